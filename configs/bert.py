@@ -1,0 +1,39 @@
+"""BERT fine-tuned on IMDB: the study's best setting (AdamW, batch 16, 3e-5, 5 epochs, 128 tokens).
+
+    python -m sentiment_jax.main --config=configs/bert.py --workdir=runs/bert \
+        --config.data.path=PREPARED_TFDS --config.model.pretrained=FOLDER_OR_HUB_ID
+
+Variants: `:tiny` (2 layers x 128, random weights, the embedded sample) runs anywhere in under a
+minute; `:long` (512 tokens, head and tail, bfloat16) is the recipe expected to be best.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import common
+
+
+def get_config(variant: str = "") -> ConfigDict:
+    """Returns the config of `variant` ("", "tiny" or "long")."""
+    config = common.base_config()
+    config.batch_size = 16
+    config.model = common.encoder_model("bert", "google/bert_uncased_L-12_H-768_A-12")
+    config.optimizer.eps = 1e-6  # BERT's own AdamW; optax has 1e-8
+    if variant == "tiny":
+        common.make_tiny(config)
+    elif variant == "long":
+        common.make_long(config)
+    elif variant:
+        raise common.unknown_variant(variant, ("tiny", "long"))
+    return config
+
+
+def get_sweep() -> dict:
+    """Returns the study's stages: best optimiser, then batch size, then learning rate."""
+    return {
+        "procedure": "stages",
+        "optimizer": ("sgd", "rmsprop", "adam", "adamw"),
+        "batch_size": (16, 32),
+        "learning_rate": (1e-4, 5e-5, 3e-5),
+        "start": {"batch_size": 32, "learning_rate": 3e-5},
+        "seeds": (0, 1, 2),
+    }

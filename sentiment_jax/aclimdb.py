@@ -1,0 +1,90 @@
+"""The aclImdb layout, {train,test}/{neg,pos}/*.txt: a directory, or its .tar.gz, streamed."""
+
+import gzip
+import re
+import tarfile
+import zlib
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+
+from sentiment_jax.errors import InputError
+
+# One folder around it at most; hidden files (macOS adds "._0_9.txt") are no reviews.
+REVIEW = re.compile(r"(?:[^/]+/)?((train|test)/(neg|pos)/[^./][^/]*\.txt)")
+Rows = tuple[list[str], list[str], list[int]]
+
+
+def read_folder(path: str) -> tuple[Rows, Rows]:
+    """Return ids ("test/neg/12_3.txt"), texts and labels of the training and the test split.
+
+    Args:
+        path: aclImdb, the folder around it, or a .tar.gz of either, in any order.
+
+    Raises:
+        InputError: missing, incomplete, damaged or not UTF-8, naming the file.
+    """
+    place = Path(path).expanduser()
+    if not path or not place.exists():
+        raise InputError(
+            f"data.path is {path!r}, which does not exist: name an aclImdb folder or its .tar.gz"
+        )
+    rows: dict[str, Rows] = {"train": ([], [], []), "test": ([], [], [])}
+    classes = set()
+    for name, raw in _walk(place) if place.is_dir() else stream_archive(place):
+        if match := REVIEW.fullmatch(name):
+            review, split, label = match.groups()
+            classes.add((split, label))
+            ids, texts, labels = rows[split]
+            ids.append(review)
+            texts.append(_decode(raw, f"{path}: {review}"))
+            labels.append(int(label == "pos"))
+    for split, (ids, _, _) in rows.items():
+        for label in ("neg", "pos"):
+            if (split, label) not in classes:
+                raise InputError(f"{path} holds no {split}/{label}/*.txt: it is not a full aclImdb")
+        if len(set(ids)) < len(ids):
+            twice = next(name for i, name in enumerate(ids) if name in ids[:i])
+            raise InputError(f"{path} holds {twice} twice")
+    return rows["train"], rows["test"]
+
+
+def _decode(raw: bytes, name: str) -> str:
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"{name}, byte {error.start}: 0x{raw[error.start]:02x} is not UTF-8: save it as UTF-8"
+        ) from None
+
+
+def _walk(path: Path) -> Iterator[tuple[str, bytes]]:
+    root = path / "aclImdb" if (path / "aclImdb").is_dir() else path
+    try:
+        for folder in ("train/neg", "train/pos", "test/neg", "test/pos"):
+            for file in sorted((root / folder).glob("*.txt")):
+                yield f"{folder}/{file.name}", file.read_bytes()
+    except OSError as error:
+        raise InputError(f"cannot read {error.filename}: {error.strerror}") from None
+
+
+def stream_archive(path: Path) -> Iterator[tuple[str, bytes]]:
+    """Yield (name, content) of each regular file; nothing is unpacked.
+
+    Raises:
+        InputError: a damaged archive, or a member that no honest archive of reviews has.
+    """
+    try:
+        # Not tarfile's own "r|gz": it ignores the CRC and lets flipped bits through as text.
+        with gzip.open(path) as stream, tarfile.open(fileobj=stream, mode="r|") as archive:
+            for member in archive:
+                name = PurePosixPath(member.name)
+                outside = name.is_absolute() or ".." in name.parts
+                if outside or not (member.isreg() or member.isdir()):
+                    what = "a path outside the archive" if outside else "a link or device"
+                    raise InputError(f"{path} holds {member.name!r}, {what}: refused")
+                if member.isreg():
+                    yield str(name), archive.extractfile(member).read()  # type: ignore[union-attr]
+            while stream.read(1 << 20):  # The CRC stands at the very end.
+                pass
+    except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
+        raise InputError(f"{path} is no .tar.gz archive, or damaged ({error})") from None

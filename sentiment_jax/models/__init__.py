@@ -1,0 +1,1 @@
+"""Flax linen models: token ids and valid lengths in, two float32 logits a review out."""

@@ -1,0 +1,260 @@
+"""The post-layer-norm transformer encoder that BERT (Devlin et al., 2019) and ELECTRA (Clark et al., 2020) share.
+
+Numerics follow Hugging Face's PyTorch models to the last digit that float32 allows. The embeddings and every layer's
+output are had with `model.apply(..., capture_intermediates=True)`.
+"""
+
+import dataclasses
+import functools
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from flax import traverse_util
+from jaxtyping import Array, Float, Int
+
+from sentiment_jax.errors import InputError
+
+
+@dataclasses.dataclass(frozen=True)
+class EncoderConfig:
+    """Sizes and rates of an encoder, Hugging Face's config.json in our names; the defaults are BERT-base's.
+
+    `embedding_size` different from `hidden_size` adds a projection (ELECTRA-small); `classifier_dropout` None means
+    `hidden_dropout`. `dtype` is what is computed in: parameters, softmax, layer-norm statistics and logits are float32.
+    """
+
+    model_type: str = "bert"
+    vocab_size: int = 30522
+    embedding_size: int = 768
+    hidden_size: int = 768
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 12
+    intermediate_size: int = 3072
+    max_position_embeddings: int = 512
+    type_vocab_size: int = 2
+    layer_norm_eps: float = 1e-12
+    hidden_act: str = "gelu"
+    hidden_dropout: float = 0.1
+    attention_dropout: float = 0.1
+    classifier_dropout: float | None = None
+    initializer_range: float = 0.02
+    dtype: str = "float32"
+    attention: str = "xla"
+    remat: bool = False
+    scan_layers: bool = False
+
+    def __post_init__(self):
+        """Refuses what can't be built, with `InputError`."""
+        choices = {
+            "model_type": ("bert", "electra"),
+            "hidden_act": ("gelu",),
+            "dtype": ("float32", "bfloat16"),
+            "attention": ("xla", "cudnn"),
+        }
+        for field, allowed in choices.items():
+            if (value := getattr(self, field)) not in allowed:
+                raise InputError(f"model.{field}={value!r} is unknown; choose from {', '.join(allowed)}")
+        if self.hidden_size % self.num_attention_heads:
+            raise InputError(
+                f"model.hidden_size={self.hidden_size} is not divisible by "
+                f"model.num_attention_heads={self.num_attention_heads}"
+            )
+        if self.attention == "cudnn" and (self.dtype != "bfloat16" or self.attention_dropout > 0):
+            raise InputError(
+                "model.attention=cudnn needs model.dtype=bfloat16 and model.attention_dropout=0.0, "
+                f"got {self.dtype} and {self.attention_dropout}"
+            )
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def einsum(spec: str, left: Float[Array, "..."], right: Float[Array, "..."]) -> Float[Array, "..."]:
+    """A product of two operands in their own dtype, accumulated and returned in float32.
+
+    The cotangent is rounded to that dtype too: JAX's own rule multiplies it in float32, which is twice as slow on the
+    CPU. Every index must be in two or three of the operands and the result, so a gradient is an einsum again.
+    """
+    a, b, out = spec.replace("->", ",").split(",")
+    if next(index for index in out if (index in a) != (index in b)) in b:
+        a, b, left, right = b, a, right, left  # XLA's CPU backend has no transposed bf16 product
+    return jnp.einsum(f"{a},{b}->{out}", left, right, preferred_element_type=jnp.float32)
+
+
+def _einsum_forward(spec, left, right):
+    return einsum(spec, left, right), (left, right)
+
+
+def _einsum_backward(spec, operands, cotangent):
+    left, right = operands
+    a, b, out = spec.replace("->", ",").split(",")
+    grad_left = einsum(f"{out},{b}->{a}", cotangent.astype(right.dtype), right)
+    grad_right = einsum(f"{a},{out}->{b}", left, cotangent.astype(left.dtype))
+    return grad_left.astype(left.dtype), grad_right.astype(right.dtype)
+
+
+einsum.defvjp(_einsum_forward, _einsum_backward)
+
+
+class Dense(nn.Module):
+    """A dense layer computed in `config.dtype`, initialised as Hugging Face does."""
+
+    config: EncoderConfig
+    features: int
+
+    @nn.compact
+    def __call__(self, inputs: Float[Array, "batch length in"]) -> Float[Array, "batch length out"]:
+        """Multiplies by the kernel with float32 accumulation and adds the bias."""
+        dtype = jnp.dtype(self.config.dtype)
+        init = nn.initializers.normal(self.config.initializer_range)
+        kernel = self.param("kernel", init, (inputs.shape[-1], self.features))
+        bias = self.param("bias", nn.initializers.zeros, (self.features,))
+        return (einsum("bli,io->blo", inputs.astype(dtype), kernel.astype(dtype)) + bias).astype(dtype)
+
+
+def layer_norm(config: EncoderConfig, name: str) -> nn.LayerNorm:
+    """Layer normalisation over the last axis; flax takes the statistics in float32."""
+    return nn.LayerNorm(
+        epsilon=config.layer_norm_eps,
+        dtype=jnp.dtype(config.dtype),
+        use_fast_variance=False,  # E[x^2] - E[x]^2 loses digits where the mean is large
+        name=name,
+    )
+
+
+class Embeddings(nn.Module):
+    """Word, position and token-type embeddings, normalised, and projected where the sizes differ."""
+
+    config: EncoderConfig
+    deterministic: bool
+
+    @nn.compact
+    def __call__(self, token_ids: Int[Array, "batch length"]) -> Float[Array, "batch length hidden"]:
+        """Embeds token ids; all tokens are of type 0. Raises `InputError` on rows longer than the position table."""
+        config = self.config
+        length = token_ids.shape[1]
+        if length > config.max_position_embeddings:
+            raise InputError(
+                f"{length} tokens a review are more than the model's {config.max_position_embeddings} positions; "
+                f"set data.max_length to at most {config.max_position_embeddings}"
+            )
+        embed = functools.partial(
+            nn.Embed,
+            features=config.embedding_size,
+            embedding_init=nn.initializers.normal(config.initializer_range),
+        )
+        words = embed(config.vocab_size, name="word_embeddings")(token_ids)
+        positions = embed(config.max_position_embeddings, name="position_embeddings")(jnp.arange(length))
+        token_type = embed(config.type_vocab_size, name="token_type_embeddings")(jnp.zeros((), jnp.int32))
+        hidden = layer_norm(config, "layer_norm")(words + positions + token_type)
+        hidden = nn.Dropout(config.hidden_dropout, deterministic=self.deterministic)(hidden)
+        if config.embedding_size != config.hidden_size:
+            hidden = Dense(config, config.hidden_size, name="projection")(hidden)
+        return hidden
+
+
+class SelfAttention(nn.Module):
+    """Multi-head self-attention with its output projection; keys past a row's length are masked."""
+
+    config: EncoderConfig
+    deterministic: bool
+
+    @nn.compact
+    def __call__(
+        self, hidden: Float[Array, "batch length hidden"], lengths: Int[Array, " batch"]
+    ) -> Float[Array, "batch length hidden"]:
+        """Attends within each row's first `lengths` tokens."""
+        config = self.config
+        heads = (*hidden.shape[:2], config.num_attention_heads, -1)
+        query, key, value = (
+            Dense(config, config.hidden_size, name=name)(hidden).reshape(heads)
+            for name in ("query", "key", "value")
+        )
+        if config.attention_dropout > 0 and not self.deterministic:
+            # jax.nn.dot_product_attention has no dropout
+            scores = einsum("bqhd,bkhd->bhqk", query, key) / math.sqrt(query.shape[-1])
+            mask = jnp.arange(hidden.shape[1]) < lengths[:, None]
+            scores = jnp.where(mask[:, None, None, :], scores, jnp.finfo(jnp.float32).min)
+            weights = nn.softmax(scores).astype(value.dtype)
+            weights = nn.Dropout(config.attention_dropout, deterministic=False)(weights)
+            context = einsum("bhqk,bkhd->bqhd", weights, value).astype(value.dtype)
+        else:
+            context = jax.nn.dot_product_attention(
+                query, key, value, key_value_seq_lengths=lengths, implementation=config.attention
+            )
+        return Dense(config, config.hidden_size, name="output")(context.reshape(hidden.shape))
+
+
+class Layer(nn.Module):
+    """One post-layer-norm transformer layer."""
+
+    config: EncoderConfig
+    deterministic: bool
+
+    @nn.compact
+    def __call__(
+        self, hidden: Float[Array, "batch length hidden"], lengths: Int[Array, " batch"]
+    ) -> Float[Array, "batch length hidden"]:
+        """Attention, then the feed-forward network, each added to its input and normalised."""
+        config = self.config
+        dropout = nn.Dropout(config.hidden_dropout, deterministic=self.deterministic)
+        attended = SelfAttention(config, self.deterministic, name="attention")(hidden, lengths)
+        hidden = layer_norm(config, "attention_norm")(hidden + dropout(attended))
+        inner = Dense(config, config.intermediate_size, name="intermediate")(hidden)
+        # exact erf GELU: Hugging Face weights were trained with it
+        inner = nn.gelu(inner, approximate=False)
+        output = Dense(config, config.hidden_size, name="output")(inner)
+        return layer_norm(config, "output_norm")(hidden + dropout(output))
+
+
+class Encoder(nn.Module):
+    """The stack of layers: parameters `layer_<i>`, or `layers` with a leading axis under `scan_layers`."""
+
+    config: EncoderConfig
+    deterministic: bool
+
+    @nn.compact
+    def __call__(
+        self, hidden: Float[Array, "batch length hidden"], lengths: Int[Array, " batch"]
+    ) -> Float[Array, "batch length hidden"]:
+        """Applies the layers in turn."""
+        config = self.config
+        layer = nn.remat(Layer) if config.remat else Layer
+        if not config.scan_layers:
+            for index in range(config.num_hidden_layers):
+                hidden = layer(config, self.deterministic, name=f"layer_{index}")(hidden, lengths)
+            return hidden
+        scan = nn.scan(
+            lambda layers, carry: (layers(carry, lengths), None),
+            variable_axes={"params": 0, "intermediates": 0},
+            split_rngs={"params": True, "dropout": True},
+            length=config.num_hidden_layers,
+        )
+        return scan(layer(config, self.deterministic, name="layers"), hidden)[0]
+
+
+def layerwise_multipliers(params: dict[str, Any], decay: float) -> dict[str, Any]:
+    """Learning-rate multipliers that fall with depth (Howard & Ruder, 2018; Clark et al., 2020).
+
+    With L layers: heads 1, layer i `decay ** (L - i)`, embeddings `decay ** (L + 1)`; scanned layers get an array that
+    broadcasts along their leading axis.
+    """
+    flat = traverse_util.flatten_dict(params, sep="/")
+    encoder = params["encoder"]
+    layers = jax.tree.leaves(encoder["layers"])[0].shape[0] if "layers" in encoder else len(encoder)
+
+    def multiplier(name: str, leaf: Array) -> float | Array:
+        part, *rest = name.split("/")
+        if part == "embeddings":
+            return decay ** (layers + 1)
+        if part != "encoder":
+            return 1.0
+        if rest[0] == "layers":
+            powers = jnp.asarray([decay ** (layers - i) for i in range(layers)], jnp.float32)
+            return powers.reshape(-1, *[1] * (leaf.ndim - 1))
+        return decay ** (layers - int(rest[0].removeprefix("layer_")))
+
+    return traverse_util.unflatten_dict(
+        {name: multiplier(name, leaf) for name, leaf in flat.items()}, sep="/"
+    )

@@ -1,0 +1,108 @@
+"""One optimiser step, jitted once: pure, its state donated, the dropout key folded with the step."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, Int
+
+from sentiment_jax.evaluate import cross_entropy
+from sentiment_jax.models import encoder
+from sentiment_jax.optimizers import OptimizerConfig, make_optimizer
+
+# Counter-based bits of the hardware's own generator: dropout masks cost far less than threefry's.
+DROPOUT_KEYS = "rbg"
+
+
+class TrainState(flax.struct.PyTreeNode):
+    """What a step changes, and the run's dropout key, which it only folds."""
+
+    step: Int[Array, ""]
+    params: Any
+    opt_state: Any
+    key: Any
+
+
+def run_optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
+    """The optimiser of a config, with layer-wise multipliers where it asks for them."""
+    if config.layerwise_decay == 1:
+        return make_optimizer(config)
+    return make_optimizer(
+        config, functools.partial(encoder.layerwise_multipliers, decay=config.layerwise_decay)
+    )
+
+
+def create_state(params: Any, optimizer: OptimizerConfig, seed: int) -> TrainState:
+    """The state before the first step."""
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        opt_state=run_optimizer(optimizer).init(params),
+        key=jax.random.key(seed, impl=DROPOUT_KEYS),
+    )
+
+
+def make_train_step(model: nn.Module, optimizer: OptimizerConfig) -> Callable[..., Any]:
+    """Returns the jitted (state, batch, learning_rate) -> (state, metrics).
+
+    Metrics: sums over the batch's valid rows (loss, correct, examples) and the norms of gradient
+    and update. Runs that differ in seed, learning rate or schedule get the same function.
+    """
+    neutral = OptimizerConfig()
+    return _make_train_step(
+        model,
+        dataclasses.replace(
+            optimizer,
+            learning_rate=neutral.learning_rate,
+            schedule=neutral.schedule,
+            warmup_fraction=neutral.warmup_fraction,
+        ),
+    )
+
+
+@functools.lru_cache(maxsize=8)
+def _make_train_step(model: nn.Module, optimizer: OptimizerConfig) -> Callable[..., Any]:
+    transformation = run_optimizer(optimizer)
+
+    def train_step(
+        state: TrainState, batch: dict[str, Array], learning_rate: Float[Array, ""]
+    ) -> tuple[TrainState, dict[str, Array]]:
+        dropout_key = jax.random.fold_in(state.key, state.step)
+        weights, labels = batch["weights"], batch["labels"]
+
+        def mean_loss(params: Any) -> tuple[Array, Array]:
+            logits = model.apply(
+                {"params": params},
+                batch["token_ids"],
+                batch["lengths"],
+                deterministic=False,
+                rngs={"dropout": dropout_key},
+            )
+            losses = cross_entropy(logits, labels)
+            return jnp.sum(losses * weights) / jnp.sum(weights), logits
+
+        (loss, logits), gradients = jax.value_and_grad(mean_loss, has_aux=True)(state.params)
+        updates, opt_state = transformation.update(gradients, state.opt_state, state.params)
+        updates = jax.tree.map(lambda update: -learning_rate * update, updates)
+        examples = jnp.sum(weights)
+        metrics = {
+            "loss": loss * examples,
+            "correct": jnp.sum((jnp.argmax(logits, axis=-1) == labels) * weights),
+            "examples": examples,
+            "gradient_norm": optax.global_norm(gradients),
+            "update_norm": optax.global_norm(updates),
+        }
+        state = state.replace(
+            step=state.step + 1,
+            params=optax.apply_updates(state.params, updates),
+            opt_state=opt_state,
+        )
+        return state, metrics
+
+    return jax.jit(train_step, donate_argnums=0)

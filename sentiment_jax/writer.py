@@ -1,0 +1,203 @@
+"""What a run writes besides checkpoints: JSON files, metrics.jsonl, the lock, progress."""
+
+import contextlib
+import csv
+import datetime
+import errno
+import fcntl
+import importlib.metadata
+import json
+import math
+import os
+import platform
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float32, Int32
+from tqdm import tqdm
+
+from sentiment_jax.errors import InputError
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Replaces `path` by `text` so that a reader sees the old file or the new one, whole."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    with temporary.open("w", encoding="utf-8", newline="") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes strict JSON (no NaN), indented, atomically."""
+    write_atomically(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Reads one JSON file of a run.
+
+    Raises:
+      InputError: missing or not JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}") from error
+    except ValueError as error:
+        raise InputError(f"{path} is not JSON ({error}): half-written or not ours") from error
+
+
+def prepare_workdir(workdir: Path) -> None:
+    """Creates the run directory and proves that it can be written.
+
+    Raises:
+      InputError: it is a file, or cannot be written.
+    """
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        probe = workdir / f".probe.{os.getpid()}"
+        probe.write_text("")
+        probe.unlink()
+    except OSError as error:
+        raise InputError(
+            f"cannot write to --workdir={workdir}: {error.strerror}; name a folder that you own"
+        ) from error
+
+
+@contextlib.contextmanager
+def lock(workdir: Path) -> Iterator[None]:
+    """Holds the run directory for this process; the kernel frees a dead process's lock.
+
+    Raises:
+      InputError: another process holds it (its pid, host and start are named).
+    """
+    with (workdir / "lock").open("a+", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno not in (errno.EACCES, errno.EAGAIN):
+                raise
+            file.seek(0)
+            holder = file.read().strip() or "another process"
+            raise InputError(
+                f"{workdir} is in use by {holder}; wait for it, or choose another --workdir"
+            ) from error
+        file.seek(0)
+        file.truncate()
+        since = datetime.datetime.now().isoformat(sep=" ", timespec="seconds")
+        file.write(f"pid {os.getpid()} on {socket.gethostname()} since {since}\n")
+        file.flush()
+        yield
+
+
+def environment() -> dict[str, Any]:
+    """Versions, devices, machine, git revision and command line, for env.json."""
+    import jax
+
+    packages = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tokenizers")
+    try:
+        revision = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=12"],
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=10,
+        ).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        revision = "unknown"
+    devices = jax.devices()
+    return {
+        "python": platform.python_version(),
+        "versions": {name: importlib.metadata.version(name) for name in packages},
+        "devices": [f"{device.platform}: {device.device_kind}" for device in devices],
+        "machine": f"{_processor()}, {os.cpu_count()} cores",
+        "git_revision": revision,
+        "command": " ".join(["python", "-m", "sentiment_jax.main", *sys.argv[1:]]),
+        "started": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
+    }
+
+
+def _processor() -> str:
+    with contextlib.suppress(OSError), open("/proc/cpuinfo", encoding="utf-8") as file:
+        for line in file:
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
+
+
+class MetricsLog:
+    """metrics.jsonl: one JSON object a line; every (step, split) once."""
+
+    def __init__(self, path: Path, *, resume_at: int):
+        """Keeps the train and val lines up to step `resume_at`, drops what came after."""
+        kept = [
+            record
+            for record in read_metrics(path)
+            if record["split"] != "test" and record["step"] <= resume_at
+        ]
+        write_atomically(path, "".join(json.dumps(record) + "\n" for record in kept))
+        self._path = path
+
+    def write(self, **record: Any) -> None:
+        """Appends one line: step, epoch, split, loss, accuracy, examples, seconds, learning_rate.
+
+        A number that is not finite becomes null: the file is strict JSON.
+        """
+        finite = {
+            name: None if isinstance(value, float) and not math.isfinite(value) else value
+            for name, value in record.items()
+        }
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(finite, allow_nan=False) + "\n")
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """All complete lines of a metrics.jsonl; a line cut short by a kill is passed over."""
+    if not path.exists():
+        return []
+    records = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        with contextlib.suppress(ValueError):
+            records.append(json.loads(line))
+    return records
+
+
+def write_predictions(
+    path: Path,
+    ids: Sequence[str],
+    labels: Int32[np.ndarray, " reviews"],
+    p_positive: Float32[np.ndarray, " reviews"],
+) -> None:
+    """Writes id,label,predicted,p_positive, one row a review, atomically."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    with temporary.open("w", encoding="utf-8", newline="") as file:
+        rows = csv.writer(file, lineterminator="\n")
+        rows.writerow(["id", "label", "predicted", "p_positive"])
+        for row_id, label, p in zip(ids, labels, p_positive, strict=True):
+            rows.writerow([row_id, label, int(p > 0.5), f"{p:.6f}"])
+    temporary.replace(path)
+
+
+def progress(total: int, description: str, *, initial: int = 0, unit: str = "step") -> tqdm:
+    """A progress bar with ETA on stderr; where that is no terminal, a line every half minute."""
+    terminal = sys.stderr.isatty()
+    return tqdm(
+        total=total,
+        initial=initial,
+        desc=description,
+        unit=unit,
+        dynamic_ncols=terminal,
+        leave=False,
+        delay=0.0 if terminal else 30.0,
+        mininterval=0.2 if terminal else 30.0,
+        maxinterval=10.0 if terminal else 60.0,
+        file=sys.stderr,
+        ascii=None if terminal else True,
+    )
