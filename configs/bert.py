@@ -7,6 +7,8 @@ Variants: `:tiny` (2 layers x 128, random weights, the embedded sample) runs any
 minute; `:long` (512 tokens, head and tail, bfloat16) is the recipe expected to be best.
 """
 
+from typing import Any
+
 from ml_collections import ConfigDict
 
 from configs import common
@@ -27,13 +29,6 @@ def get_config(variant: str = "") -> ConfigDict:
     return config
 
 
-def get_sweep() -> dict:
-    """Returns the study's stages: best optimiser, then batch size, then learning rate."""
-    return {
-        "procedure": "stages",
-        "optimizer": ("sgd", "rmsprop", "adam", "adamw"),
-        "batch_size": (16, 32),
-        "learning_rate": (1e-4, 5e-5, 3e-5),
-        "start": {"batch_size": 32, "learning_rate": 3e-5},
-        "seeds": (0, 1, 2),
-    }
+def get_sweep(variant: str = "") -> dict[str, Any]:
+    """Returns the axes and the procedure of `--mode=sweep`."""
+    return common.encoder_sweep(variant)

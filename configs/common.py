@@ -1,5 +1,7 @@
 """Fields that every config shares; the model files override what differs."""
 
+from typing import Any
+
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
@@ -55,6 +57,34 @@ def base_config() -> ConfigDict:
         "I expected to hate it, and walked out smiling.",
     )
     return config
+
+
+def base_sweep() -> dict[str, Any]:
+    """Returns the study's axes, which every model shares; `--sweep_AXIS=value,...` replaces one."""
+    return {
+        "optimizer": ("sgd", "rmsprop", "adam", "adamw"),
+        # Decay is what the study's AdamW has and its other optimisers have not.
+        "optimizer_settings": {
+            "sgd": {"weight_decay": 0.0},
+            "rmsprop": {"weight_decay": 0.0},
+            "adam": {"weight_decay": 0.0},
+            "adamw": {"weight_decay": 0.01},
+        },
+        "learning_rate": (1e-4, 5e-5, 3e-5),
+        "seeds": (0, 1, 2),  # of the winner's test scores; all choices are made with config.seed
+    }
+
+
+def encoder_sweep(variant: str) -> dict[str, Any]:
+    """Returns the study's stages: best optimiser, then batch size, then learning rate."""
+    sweep = base_sweep()
+    sweep["procedure"] = "stages"
+    sweep["batch_size"] = (16, 32)
+    sweep["start"] = {"batch_size": 32, "learning_rate": 3e-5}
+    if variant == "tiny":
+        sweep["learning_rate"] = (3e-3, 1e-3, 3e-4)
+        sweep["start"] = {"batch_size": 16, "learning_rate": 1e-3}
+    return sweep
 
 
 def encoder_model(name: str, pretrained: str) -> ConfigDict:

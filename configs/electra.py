@@ -8,6 +8,8 @@ minute; `:long` (512 tokens, head and tail, bfloat16, learning rate 1e-4 with la
 Clark et al., 2020) is the recipe expected to be best.
 """
 
+from typing import Any
+
 from ml_collections import ConfigDict
 
 from configs import common
@@ -29,8 +31,6 @@ def get_config(variant: str = "") -> ConfigDict:
     return config
 
 
-def get_sweep() -> dict:
-    """Returns the study's stages, the same as BERT's."""
-    from configs import bert
-
-    return bert.get_sweep()
+def get_sweep(variant: str = "") -> dict[str, Any]:
+    """Returns the axes and the procedure of `--mode=sweep`."""
+    return common.encoder_sweep(variant)

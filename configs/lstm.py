@@ -6,6 +6,8 @@
 Variant `:sample` trains a smaller one on the embedded sample, anywhere, in under a minute.
 """
 
+from typing import Any
+
 from ml_collections import ConfigDict
 
 from configs import common
@@ -54,12 +56,12 @@ def get_config(variant: str = "") -> ConfigDict:
     return config
 
 
-def get_sweep() -> dict:
+def get_sweep(variant: str = "") -> dict[str, Any]:
     """Returns the study's grid: every combination, the winner retrained with each seed."""
-    return {
-        "procedure": "grid",
-        "optimizer": ("sgd", "rmsprop", "adam", "adamw"),
-        "batch_size": (256, 512),
-        "learning_rate": (1e-4, 5e-5, 3e-5),
-        "seeds": (0, 1, 2),
-    }
+    sweep = common.base_sweep()
+    sweep["procedure"] = "grid"
+    sweep["batch_size"] = (256, 512)
+    if variant == "sample":
+        sweep["batch_size"] = (16, 32)
+        sweep["learning_rate"] = (1e-2, 3e-3, 1e-3)
+    return sweep

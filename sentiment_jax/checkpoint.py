@@ -13,7 +13,7 @@ from typing import Any
 import jax
 
 from sentiment_jax import writer
-from sentiment_jax.errors import InputError, RunError
+from sentiment_jax.errors import DiskFull, InputError
 
 MANIFEST = "MANIFEST.json"
 LATEST_KEPT = 2
@@ -126,7 +126,7 @@ class Checkpoints:
           metrics: validation accuracy and loss, where this step was validated.
 
         Raises:
-          RunError: not enough free space; nothing older is touched.
+          DiskFull: not enough free space; nothing older is touched.
         """
         import orbax.checkpoint as ocp
 
@@ -134,7 +134,7 @@ class Checkpoints:
         needed = sum(leaf.nbytes for leaf in jax.tree.leaves((params, opt_state)))
         free = shutil.disk_usage(self.directory).free
         if free < 1.1 * needed:
-            raise RunError(
+            raise DiskFull(
                 f"disk full: {free:,} bytes free in {self.directory}, {needed:,} needed for the "
                 f"checkpoint of step {step}; free some space and run the same command again"
             )

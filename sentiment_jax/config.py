@@ -133,10 +133,14 @@ def to_json(config: ConfigDict) -> dict[str, Any]:
 
 
 def read_run_config(workdir: Path) -> ConfigDict:
-    """Reads a run's config.json back; lists become the tuples they were."""
-    flat = flatten(writer.read_json(workdir / "config.json"))
+    """Reads a run's config.json back."""
+    return from_json(writer.read_json(workdir / "config.json"))
+
+
+def from_json(values: dict[str, Any]) -> ConfigDict:
+    """The inverse of to_json; lists become the tuples they were."""
     config = ConfigDict()
-    for name, value in flat.items():
+    for name, value in flatten(values).items():
         *groups, field = name.split(".")
         node = config
         for group in groups:

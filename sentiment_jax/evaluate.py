@@ -43,14 +43,20 @@ def cross_entropy(
     return optax.softmax_cross_entropy_with_integer_labels(logits.astype(jnp.float32), labels)
 
 
+def forward(
+    model: nn.Module, params: Any, batch: dict[str, Array], **options: Any
+) -> Float[Array, "batch 2"]:
+    """The logits of a batch; `options` are deterministic and rngs."""
+    variables = {"params": params}
+    return jnp.asarray(model.apply(variables, batch["token_ids"], batch["lengths"], **options))
+
+
 @functools.lru_cache(maxsize=8)
 def make_eval_step(model: nn.Module) -> Callable[..., Any]:
     """Returns the jitted (params, batch) -> (losses, p_positive), both float32 [batch]."""
 
     def eval_step(params: Any, batch: dict[str, Array]) -> tuple[Array, Array]:
-        logits = model.apply(
-            {"params": params}, batch["token_ids"], batch["lengths"], deterministic=True
-        )
+        logits = forward(model, params, batch, deterministic=True)
         return cross_entropy(logits, batch["labels"]), jax.nn.softmax(logits)[:, 1]
 
     return jax.jit(eval_step)

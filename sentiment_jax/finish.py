@@ -1,12 +1,14 @@
-"""The two ends of a run: what it says when it begins, and the test score, files and verdicts last."""
+"""The two ends of a run: what it says first, and the test score, files and verdicts last."""
 
+import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jax
 from jax.sharding import Mesh
 
-from sentiment_jax import checkpoint, evaluate, predict, report, writer
+from sentiment_jax import checkpoint, evaluate, plots, predict, writer
 from sentiment_jax import task as tasks
 from sentiment_jax.errors import RunError
 from sentiment_jax.resume import Bookkeeping, Stop
@@ -45,9 +47,9 @@ def describe(
 
 
 def score(
-    task: tasks.Task, workdir: Path, params: Any, split: str, mesh: Mesh, stop: Stop | None = None
+    task: tasks.Task, workdir: Path, params: Any, split: str, mesh: Mesh, stop: Callable[[], None] | None = None
 ) -> evaluate.Scores:
-    """Scores one split and writes predictions.csv."""
+    """Scores one split; writes predictions.csv and lengths.csv."""
     encoded = task.encoded[split]
     scores = evaluate.evaluate(
         task.model,
@@ -57,10 +59,17 @@ def score(
         buckets=task.buckets,
         mesh=mesh,
         description=split,
-        stop=None if stop is None else lambda: stop.check(0),
+        stop=stop,
     )
     writer.write_predictions(
         workdir / "predictions.csv", encoded.ids, encoded.labels, scores.p_positive
+    )
+    writer.write_lengths(
+        workdir / "lengths.csv",
+        encoded.ids,
+        task.words[split],
+        encoded.lengths,
+        task.config.data.max_length,
     )
     return scores
 
@@ -72,43 +81,48 @@ def finish(
     book: Bookkeeping,
     mesh: Mesh,
     stop: Stop,
+    score_test: bool = True,
 ) -> dict[str, Any]:
-    """Restores the best checkpoint, scores the test set once, writes and prints the result."""
+    """Scores the test set once with the best checkpoint; writes and prints the result."""
     if book.best is None or checkpoints.best_step() != book.best["step"]:
         raise RunError(
             f"the best checkpoint (step {book.best and book.best['step']}) is not in "
             f"{checkpoints.directory}; --fresh trains again"
         )
     best = book.best
-    params = tasks.restore_params(task.model, checkpoints, best["step"], mesh)
-    test = score(task, workdir, params, "test", mesh, stop)
-    log = writer.MetricsLog(workdir / "metrics.jsonl", resume_at=book.step)
-    log.write(
-        step=best["step"],
-        epoch=best["epoch"],
-        split="test",
-        **test.summary(),
-        seconds=round(test.seconds, 3),
-        learning_rate=0.0,
-    )
+    tested: dict[str, Any] = {}
+    if score_test:
+        params = tasks.restore_params(task.model, checkpoints, best["step"], mesh)
+        test = score(task, workdir, params, "test", mesh, lambda: stop.check(book.step))
+        tested = {"test": test.summary(), "test_seconds": round(test.seconds, 3)}
+        log = writer.MetricsLog(workdir / "metrics.jsonl", resume_at=book.step)
+        log.write(
+            step=best["step"],
+            epoch=best["epoch"],
+            split="test",
+            **test.summary(),
+            seconds=tested["test_seconds"],
+            learning_rate=0.0,
+        )
     result = {
         "model": task.config.model.name,
         "best_step": best["step"],
         "best_epoch": best["epoch"],
         "val": {name: best[name] for name in ("loss", "accuracy", "examples")},
-        "test": test.summary(),
+        **tested,
         "train_seconds": round(book.train_seconds, 3),
         "compile_seconds": round(book.compile_seconds, 3),
-        "test_seconds": round(test.seconds, 3),
         "epochs": book.epochs_done,
         "stopped_early": book.stopped_early,
-        "parameters": tasks.count_parameters(params),
+        "parameters": tasks.count_parameters(tasks.abstract_params(task.model)),
         "seed": task.config.seed,
         "data_hash": task.facts["data_hash"],
     }
-    report.curves(writer.read_metrics(workdir / "metrics.jsonl"), workdir / "curves.png")
+    plots.curves(writer.read_metrics(workdir / "metrics.jsonl"), workdir / "curves.png")
     writer.write_json(workdir / "result.json", result)
     print_scores("val", result["val"], f"epoch {best['epoch']}, the best")
+    if not score_test:
+        return result
     print_scores("test", result["test"], f"trained {book.train_seconds:,.0f} s")
     trained = tasks.TrainedModel(
         task.config, task.tokenizer, task.model, params, mesh, best["step"]
@@ -137,4 +151,5 @@ def evaluate_run(workdir: Path, split: str) -> dict[str, Any]:
     tasks.check_same_data(workdir, task.facts)
     scores = score(task, workdir, trained.params, split, trained.mesh).summary()
     print_scores(split, scores, f"step {trained.step}")
+    print(json.dumps(scores))
     return scores

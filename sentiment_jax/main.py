@@ -4,6 +4,7 @@ The only file with flags. Slow libraries are imported once the flags are known t
 """
 
 import difflib
+import importlib.util
 import os
 import re
 import sys
@@ -13,23 +14,40 @@ from typing import Any
 from absl import flags, logging
 from ml_collections import config_flags
 
-from sentiment_jax.errors import InputError, RunError
+from sentiment_jax.errors import InputError, Interrupted, RunError
 
-MODES = ("train", "evaluate", "predict", "export")
+MODES = ("train", "evaluate", "predict", "export", "sweep", "report")
+AXES = ("optimizer", "batch_size", "learning_rate", "seeds")
 
 CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Config file, with :variant where it has one; train."
 )
-WORKDIR = flags.DEFINE_string("workdir", None, "Run directory; train names one where none is given.")
+WORKDIR = flags.DEFINE_string(
+    "workdir", None, "Run directory; train names one where none is given."
+)
 MODE = flags.DEFINE_enum("mode", "train", MODES, "What to do.")
 SPLIT = flags.DEFINE_enum("split", "test", ("val", "test"), "evaluate: the split to score.")
 TEXT = flags.DEFINE_multi_string("text", [], "predict: a review; repeatable.")
 INPUT = flags.DEFINE_string("input", None, "predict: a .csv, a text file (a review a line), or -.")
-OUTPUT = flags.DEFINE_string("output", None, "export: the folder to write.")
+OUTPUT = flags.DEFINE_string(
+    "output", None, "export, report: the folder to write; predict --explain: the HTML file."
+)
 FRESH = flags.DEFINE_bool("fresh", False, "train: start over in a used --workdir.")
 ALLOW_CHANGES = flags.DEFINE_bool(
     "allow_changes", False, "train: resume although the config differs; recorded in env.json."
 )
+SWEEP = {
+    axis: flags.DEFINE_list(f"sweep_{axis}", None, f"sweep: {axis} to try instead of the config's.")
+    for axis in AXES
+}
+PROCEDURE = flags.DEFINE_enum(
+    "sweep_procedure", None, ("grid", "stages"), "sweep: every combination, or one axis at a time."
+)
+WORKERS = flags.DEFINE_integer("workers", 1, "sweep: processes to use.", lower_bound=1)
+ONLY = flags.DEFINE_string("only", None, "sweep: i/n, every n-th run from the i-th (SLURM arrays).")
+RETRY_FAILED = flags.DEFINE_bool("retry_failed", False, "sweep: try the failed runs again.")
+EXPLAIN = flags.DEFINE_bool("explain", False, "predict: show the words that pushed the verdict.")
+WITH_TEXT = flags.DEFINE_bool("with_text", False, "report: show the text of the worst mistakes.")
 
 
 def parse(arguments: list[str]) -> None:
@@ -70,13 +88,17 @@ def dispatch() -> None:
 
         devices.use_compilation_cache()
         config.validate(CONFIG.value)
-        workdir = WORKDIR.value or f"runs/{config.run_name(CONFIG.value)}"
         train.train(
-            CONFIG.value, Path(workdir), fresh=FRESH.value, allow_changes=ALLOW_CHANGES.value
+            CONFIG.value,
+            Path(WORKDIR.value or f"runs/{config.run_name(CONFIG.value)}"),
+            fresh=FRESH.value,
+            allow_changes=ALLOW_CHANGES.value,
         )
         return
     if WORKDIR.value is None:
-        raise InputError(f"--mode={MODE.value} needs --workdir, the directory of a finished run")
+        needed = {"sweep": "the sweep's directory", "report": "the directories of runs, A,B,..."}
+        what = needed.get(MODE.value, "the directory of a finished run")
+        raise InputError(f"--mode={MODE.value} needs --workdir, {what}")
     workdir = Path(WORKDIR.value)
     devices.use_compilation_cache()
     if MODE.value == "evaluate":
@@ -85,6 +107,10 @@ def dispatch() -> None:
         finish.evaluate_run(workdir, SPLIT.value)
     elif MODE.value == "predict":
         _predict(workdir)
+    elif MODE.value == "sweep":
+        _sweep(workdir)
+    elif MODE.value == "report":
+        _report(WORKDIR.value.split(","))
     else:
         _export(workdir)
 
@@ -95,10 +121,65 @@ def _predict(workdir: Path) -> None:
     from sentiment_jax import predict, task
 
     trained = task.load_run(workdir)
-    if TEXT.value:
+    if EXPLAIN.value:
+        from sentiment_jax import highlight
+
+        names, texts = [str(row + 1) for row in range(len(TEXT.value))], TEXT.value
+        if INPUT.value is not None:
+            names, texts = predict.read_input(INPUT.value, trained.config.data.text_column)
+        highlight.explain_texts(
+            trained, names, texts, Path(OUTPUT.value or workdir / "explanation.html")
+        )
+    elif TEXT.value:
         predict.print_verdicts(trained, TEXT.value)
     else:
         predict.predict_input(trained, INPUT.value)
+
+
+def _sweep(workdir: Path) -> None:
+    if CONFIG.value is None:
+        raise InputError("--config is missing: --config=configs/lstm.py, for example")
+    if FRESH.value:
+        raise InputError(f"--fresh is for one run: delete {workdir}, or name another --workdir")
+    if WORKERS.value > 1:  # each process would take three quarters of a GPU's memory
+        os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", f"{0.9 / WORKERS.value:.2f}")
+    from sentiment_jax import config, sweep
+
+    config.validate(CONFIG.value)
+    axes = _config_sweep() | {
+        axis: flag.value for axis, flag in SWEEP.items() if flag.value is not None
+    }
+    if PROCEDURE.value is not None:
+        axes["procedure"] = PROCEDURE.value
+    sweep.sweep(
+        CONFIG.value,
+        workdir,
+        axes,
+        overridden=config_flags.get_override_values(flags.FLAGS["config"]),
+        only=ONLY.value,
+        workers=WORKERS.value,
+        retry_failed=RETRY_FAILED.value,
+    )
+
+
+def _config_sweep() -> dict[str, Any]:
+    """What get_sweep(variant) of the config file returns."""
+    file, _, variant = config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")
+    spec = importlib.util.spec_from_file_location("sweep_config", file)
+    assert spec is not None and spec.loader is not None  # the flag read the same file
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    if not hasattr(module, "get_sweep"):
+        raise InputError(f"{file} has no get_sweep(variant): configs/lstm.py shows one")
+    return dict(module.get_sweep(variant))
+
+
+def _report(directories: list[str]) -> None:
+    if OUTPUT.value is None:
+        raise InputError("--mode=report needs --output, the folder to write")
+    from sentiment_jax import report
+
+    report.report([Path(name) for name in directories], Path(OUTPUT.value), WITH_TEXT.value)
 
 
 def _export(workdir: Path) -> None:
@@ -124,12 +205,10 @@ def main(arguments: list[str] | None = None) -> int:
         return _fail(error, 2)
     except RunError as error:
         return _fail(error, 1)
+    except Interrupted as error:
+        return _fail(error, 143)
     except KeyboardInterrupt:
         return _fail("interrupted", 143)
-    except Exception as error:
-        if type(error).__name__ == "Interrupted":
-            return _fail(error, 143)
-        raise
     return 0
 
 

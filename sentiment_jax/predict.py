@@ -54,12 +54,6 @@ def predict(
     return scores.p_positive
 
 
-def is_blank(text: str) -> bool:
-    """Whether a cell holds no text: empty, white space, or a table's NaN."""
-    normal = splits.normalize_text(text)
-    return not normal or normal.lower() == "nan" or splits.is_blank(normal)
-
-
 def verdict(p_positive: float) -> str:
     """The word for a probability."""
     return "positive" if p_positive > 0.5 else "negative"
@@ -67,8 +61,8 @@ def verdict(p_positive: float) -> str:
 
 def print_verdicts(trained: tasks.TrainedModel, texts: Sequence[str]) -> None:
     """Prints one aligned line per text: p(positive), verdict, text."""
-    for text, p in zip(texts, predict(trained, texts), strict=True):
-        shown = BLANK if is_blank(text) else f"{text[:80]}{'…' if len(text) > 80 else ''}"
+    for text, p in zip(texts, predict(trained, texts).tolist(), strict=True):
+        shown = BLANK if splits.is_blank(text) else f"{text[:80]}{'…' if len(text) > 80 else ''}"
         print(f"{verdict(p):8} {p:.4f}  {shown}")
 
 
@@ -107,5 +101,5 @@ def predict_input(trained: tasks.TrainedModel, source: str) -> None:
     rows, texts = read_input(source, trained.config.data.text_column)
     output = csv.writer(sys.stdout, lineterminator="\n")
     output.writerow(["row", "predicted", "p_positive", "warning"])
-    for row, text, p in zip(rows, texts, predict(trained, texts), strict=True):
-        output.writerow([row, int(p > 0.5), f"{p:.6f}", BLANK if is_blank(text) else ""])
+    for row, text, p in zip(rows, texts, predict(trained, texts).tolist(), strict=True):
+        output.writerow([row, int(p > 0.5), f"{p:.6f}", BLANK if splits.is_blank(text) else ""])

@@ -1,10 +1,9 @@
-"""Hugging Face weights into our parameters: find the folder, read it, compare every name and shape.
+"""A Hugging Face folder's config and weights into ours, every name and shape compared.
 
 Only this file and export.py know Hugging Face's names; both use the one table below.
 """
 
 import dataclasses
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,9 +14,9 @@ import numpy as np
 from flax import serialization, traverse_util
 
 from sentiment_jax.errors import InputError
+from sentiment_jax.hub import choose_weights, read_json, refuse_non_file
+from sentiment_jax.hub import find_pretrained as find_pretrained
 from sentiment_jax.models.encoder import EncoderConfig
-
-WEIGHT_FILES = ("flax_model.msgpack", "model.safetensors")  # in the order of preference
 
 # Our names -> Hugging Face's, without the root (`bert.`, `electra.`) and with our leaf names.
 NAMES = (
@@ -29,7 +28,10 @@ NAMES = (
         r"encoder.layer.\1.attention.self.\2.\3",
     ),
     (r"encoder/layer_(\d+)/attention/output/(\w+)", r"encoder.layer.\1.attention.output.dense.\2"),
-    (r"encoder/layer_(\d+)/attention_norm/(\w+)", r"encoder.layer.\1.attention.output.LayerNorm.\2"),
+    (
+        r"encoder/layer_(\d+)/attention_norm/(\w+)",
+        r"encoder.layer.\1.attention.output.LayerNorm.\2",
+    ),
     (r"encoder/layer_(\d+)/(intermediate|output)/(\w+)", r"encoder.layer.\1.\2.dense.\3"),
     (r"encoder/layer_(\d+)/output_norm/(\w+)", r"encoder.layer.\1.output.LayerNorm.\2"),
     (r"pooler/(\w+)", r"pooler.dense.\1"),
@@ -42,10 +44,14 @@ UNUSED = {
     "electra": r"(discriminator_predictions|generator_predictions|generator_lm_head)\..+"
     r"|embeddings\.(position_ids|token_type_ids)",
 }
-# What a source may lack.
-NEW = {"bert": r"classifier\..+|pooler\..+", "electra": r"classifier\..+"}
+# What a source may lack, as a whole.
+HEADS = {"bert": ("classifier", "pooler"), "electra": ("classifier",)}
 
-_CONFIG_NAMES = {
+# Fields of EncoderConfig that config.json doesn't know, and those that may differ from it.
+OUR_FIELDS = ("model_type", "dtype", "attention", "remat", "scan_layers")
+FREE_FIELDS = ("hidden_dropout", "attention_dropout", "classifier_dropout", "initializer_range")
+# config.json's names of our fields, where they differ
+CONFIG_NAMES = {
     "hidden_dropout_prob": "hidden_dropout",
     "attention_probs_dropout_prob": "attention_dropout",
 }
@@ -53,7 +59,7 @@ _CONFIG_NAMES = {
 
 @dataclasses.dataclass(frozen=True)
 class LoadReport:
-    """Names of tensors, ours where loaded or new, the source's where unused."""
+    """Sorted names of tensors, ours where loaded or new, the source's where unused."""
 
     loaded: tuple[str, ...]
     new: tuple[str, ...]
@@ -70,7 +76,7 @@ def hugging_face_name(name: str) -> str:
 
 def unstack_layers(params: Mapping[str, Any]) -> dict[str, Any]:
     """Flattens parameters to "/"-joined names, scanned layers taken apart into `layer_<i>`."""
-    flat = {}
+    flat: dict[str, Any] = {}
     for name, value in traverse_util.flatten_dict(params, sep="/").items():
         if name.startswith("encoder/layers/"):
             rest = name.removeprefix("encoder/layers/")
@@ -80,81 +86,92 @@ def unstack_layers(params: Mapping[str, Any]) -> dict[str, Any]:
     return flat
 
 
-def find_pretrained(pretrained: str, revision: str) -> tuple[Path, str]:
-    """The folder of a pretrained model and its commit hash ("" for a local folder).
+def stack_layers(flat: Mapping[str, Any], params: Mapping[str, Any]) -> dict[str, Any]:
+    """The inverse of `unstack_layers`, into the tree structure of `params`."""
 
-    Raises:
-        InputError: telling apart a missing or empty folder, a mistyped hub id and no network.
-    """
-    folder = Path(pretrained).expanduser()
-    if not folder.is_dir():
-        raise InputError(f"model.pretrained={pretrained}: no such folder")
-    return folder, ""
+    def stacked(name: str, like: Any) -> Any:
+        if not name.startswith("encoder/layers/"):
+            return jnp.asarray(flat[name])
+        rest = name.removeprefix("encoder/layers/")
+        return jnp.stack([flat[f"encoder/layer_{i}/{rest}"] for i in range(like.shape[0])])
 
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Reads a JSON object, refusing what is none."""
-    refuse_non_file(path)
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"{path} is not valid JSON ({error}): download it again") from error
-    if not isinstance(value, dict):
-        raise InputError(f"{path} is not a JSON object: download it again")
-    return value
-
-
-def refuse_non_file(path: Path) -> None:
-    """Raises `InputError` for a missing or empty file, a Git-LFS pointer or a web page, named as such."""
-    if not path.is_file():
-        raise InputError(f"{path} is missing: download the whole model folder")
-    with path.open("rb") as file:
-        start = file.read(1024).lstrip()
-    if not start:
-        what = "is empty"
-    elif start.startswith(b"version https://git-lfs"):
-        what = "is a Git-LFS pointer, not the file itself"
-    elif start[:15].lower().startswith((b"<!doctype html", b"<html")):
-        what = "is an HTML page, not the file itself"
-    else:
-        return
-    raise InputError(f"{path} {what}: download it again")
+    names = traverse_util.flatten_dict(params, sep="/")
+    return traverse_util.unflatten_dict(
+        {name: stacked(name, like) for name, like in names.items()}, sep="/"
+    )
 
 
 def read_encoder_config(folder: Path, model_type: str) -> EncoderConfig:
-    """Reads a folder's config.json, which must be of `model_type`."""
+    """Reads a folder's config.json.
+
+    Raises:
+        InputError: for another model type or values that the encoder doesn't know.
+    """
     path = Path(folder) / "config.json"
     values = read_json(path)
-    if (found := values.get("model_type")) != model_type:
-        raise InputError(f"{path} is of model_type {found!r}, the config has model.name={model_type!r}")
-    if values.get("position_embedding_type", "absolute") != "absolute":
-        raise InputError(f"{path}: position_embedding_type must be 'absolute'")
-    values = {_CONFIG_NAMES.get(name, name): value for name, value in values.items()}
-    fields = {field.name for field in dataclasses.fields(EncoderConfig)}
-    fields -= {"dtype", "attention", "remat", "scan_layers"}
-    known = {name: value for name, value in values.items() if name in fields}
-    known.setdefault("embedding_size", known.get("hidden_size"))
-    return EncoderConfig(**known)
+    # the oldest BERT folders name no type
+    if (found := values.get("model_type", model_type)) != model_type:
+        raise InputError(
+            f"{path} is of model_type {found!r}, the config says model.name={model_type!r}"
+        )
+    if (kind := values.get("position_embedding_type", "absolute")) != "absolute":
+        raise InputError(
+            f"{path}: position_embedding_type {kind!r} is unknown, only 'absolute' is built"
+        )
+    values = {CONFIG_NAMES.get(name, name): value for name, value in values.items()}
+    known: dict[str, Any] = {"model_type": model_type}
+    for field in dataclasses.fields(EncoderConfig):
+        if field.name in OUR_FIELDS or values.get(field.name) is None:
+            continue
+        value = values[field.name]
+        kind = float if field.default is None else type(field.default)
+        if kind is float and isinstance(value, int):
+            value = float(value)
+        if not isinstance(value, kind):
+            raise InputError(f"{path}: {field.name} can't be {value!r}: download it again")
+        known[field.name] = value
+    if "hidden_size" in known:
+        known.setdefault("embedding_size", known["hidden_size"])
+    try:
+        return EncoderConfig(**known)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
 
 
 def resolve_encoder(settings: Mapping[str, Any], folder: Path | None) -> dict[str, Any]:
-    """Fills every encoder field of `settings` that is None, from the folder's config.json or the defaults."""
-    settings = dict(settings)
+    """Fills every encoder field that is None or absent, from the folder's config.json or default.
+
+    Dropout rates and how to compute may differ from the folder's, sizes may not. Without a folder
+    `vocab_size` stays open: it will be the tokenizer's.
+
+    Raises:
+        InputError: where a size is set and differs from the folder's, comparing them.
+    """
+    given = {name: value for name, value in settings.items() if value is not None}
     if folder is None:
-        return settings
-    found = dataclasses.asdict(read_encoder_config(folder, settings["name"]))
-    return settings | {
-        name: value for name, value in found.items() if settings.get(name) is None and name != "model_type"
-    }
+        found = dataclasses.asdict(EncoderConfig(embedding_size=given.get("hidden_size", 768)))
+        found["vocab_size"] = None
+    else:
+        found = dataclasses.asdict(read_encoder_config(folder, settings["name"]))
+        differing = [
+            f"{name} is {value} there and {given[name]} in the config"
+            for name, value in found.items()
+            if name not in (*OUR_FIELDS, *FREE_FIELDS) and given.get(name, value) != value
+        ]
+        if differing:
+            raise InputError(
+                f"{Path(folder) / 'config.json'} differs from config.model: {'; '.join(differing)}"
+            )
+    resolved = {**settings, **found, **given}
+    if resolved["classifier_dropout"] is None:
+        resolved["classifier_dropout"] = resolved["hidden_dropout"]
+    del resolved["model_type"]  # settings["name"] says it
+    return resolved
 
 
 def _read_weights(folder: Path) -> tuple[Path, dict[str, np.ndarray]]:
     """All tensors of a folder by their names as stored, Flax's joined with "/"."""
-    path = next((folder / name for name in WEIGHT_FILES if (folder / name).exists()), None)
-    if path is None:
-        if (folder / "pytorch_model.bin").exists():
-            raise InputError(f"{folder} has only pytorch_model.bin")
-        raise InputError(f"{folder} has no {' or '.join(WEIGHT_FILES)}")
+    path = folder / choose_weights([path.name for path in folder.iterdir()], str(folder))
     refuse_non_file(path)
     try:
         if path.suffix == ".msgpack":
@@ -163,7 +180,7 @@ def _read_weights(folder: Path) -> tuple[Path, dict[str, np.ndarray]]:
         from safetensors.numpy import load_file
 
         return path, load_file(path)
-    except Exception as error:
+    except Exception as error:  # each format has its own errors
         raise InputError(f"{path} is truncated or damaged ({error}): download it again") from error
 
 
@@ -182,42 +199,62 @@ def load_pretrained(
     Args:
         folder: holds `flax_model.msgpack` or `model.safetensors`.
         config: the model's.
-        params: the classifier's initialised parameters; the heads that the source lacks keep these values.
+        params: the classifier's, freshly initialised; a head that the source lacks keeps these.
 
     Returns:
         The parameters, float32, shaped as `params`, and what was loaded, new and unused.
 
     Raises:
-        InputError: for a damaged file, and for any missing, misshapen or unexplained tensor, listing them.
+        InputError: for a damaged file, or any missing, misshapen or unexplained tensor: the lists.
     """
     path, stored = _read_weights(Path(folder))
     transposed = path.suffix == ".safetensors"  # PyTorch's Dense weights are [out, in]
-    source = {_canonical_name(name, config.model_type): name for name in stored}
-    loaded, new, wrong, flat = [], [], [], {}
-    for ours, value in unstack_layers(params).items():
+    source: dict[str, str] = {}
+    unexplained: list[str] = []
+    for name in stored:
+        if source.setdefault(_canonical_name(name, config.model_type), name) != name:
+            unexplained.append(name)
+    lacking = {
+        head
+        for head in HEADS[config.model_type]
+        if not any(name.startswith(f"{head}.") for name in source)
+    }
+    flat = unstack_layers(params)
+    faults: dict[str, list[str]] = {"missing": [], "misshapen": [], "not finite floats": []}
+    loaded: list[str] = []
+    new: list[str] = []
+    for ours, value in flat.items():
         theirs = hugging_face_name(ours)
-        flat[ours] = value
         if theirs not in source:
-            (new if re.fullmatch(NEW[config.model_type], theirs) else wrong).append(ours)
+            is_new = theirs.partition(".")[0] in lacking
+            (new if is_new else faults["missing"]).append(ours if is_new else theirs)
             continue
-        tensor = np.asarray(stored[source.pop(theirs)])
-        if transposed and ours.endswith("kernel"):
+        name = source.pop(theirs)
+        tensor = np.asarray(stored[name])
+        if transposed and ours.endswith("/kernel"):
             tensor = tensor.T
         if tensor.shape != value.shape:
-            wrong.append(ours)
-        flat[ours] = np.asarray(tensor, np.float32)
-        loaded.append(ours)
-    unused = [name for theirs, name in source.items() if re.fullmatch(UNUSED[config.model_type], theirs)]
-    wrong += sorted(set(source.values()) - set(unused))
-    if wrong:
-        raise InputError(f"{path} does not fit: {wrong}")
+            faults["misshapen"].append(f"{name} {tensor.shape} for {value.shape}")
+        elif not jnp.issubdtype(tensor.dtype, jnp.floating) or not np.isfinite(tensor).all():
+            faults["not finite floats"].append(name)
+        else:
+            flat[ours] = np.asarray(tensor, np.float32)
+            loaded.append(ours)
+    unused = [
+        name for theirs, name in source.items() if re.fullmatch(UNUSED[config.model_type], theirs)
+    ]
+    faults["unexplained"] = unexplained + [n for n in source.values() if n not in unused]
+    if any(faults.values()):
+        lists = "; ".join(f"{what}: {_shorten(names)}" for what, names in faults.items() if names)
+        raise InputError(
+            f"{path} does not fit the model, use the folder that it belongs to: {lists}"
+        )
+    return stack_layers(flat, params), LoadReport(
+        *(tuple(sorted(names)) for names in (loaded, new, unused))
+    )
 
-    def restack(name: str) -> Any:
-        if not name.startswith("encoder/layers/"):
-            return flat[name]
-        rest = name.removeprefix("encoder/layers/")
-        return np.stack([flat[f"encoder/layer_{i}/{rest}"] for i in range(config.num_hidden_layers)])
 
-    names = traverse_util.flatten_dict(params, sep="/")
-    tree = traverse_util.unflatten_dict({name: jnp.asarray(restack(name)) for name in names}, sep="/")
-    return tree, LoadReport(tuple(loaded), tuple(new), tuple(unused))
+def _shorten(names: list[str]) -> str:
+    """The first ten names: a line of hundreds helps nobody."""
+    more = f" and {len(names) - 10} more" if len(names) > 10 else ""
+    return ", ".join(names[:10]) + more

@@ -1,51 +1,308 @@
-"""Pictures and tables made from finished run directories."""
+"""`--mode=report`: the study's tables, plots and one page, from run directories alone."""
 
+import statistics
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-TRAIN_COLOUR, VALIDATION_COLOUR = "tab:red", "tab:blue"
+import numpy as np
+
+from sentiment_jax import diagnosis, page, plots, results, writer
+from sentiment_jax.errors import InputError
+from sentiment_jax.page import Block, Command, Fold, Heading, Picture, Table, Text
+from sentiment_jax.results import Group, Record
+
+TITLE = "Sentiment of movie reviews: the study's results"
+MISTAKES = 15
+AXIS_NAMES = {
+    "optimizer": "Optimizer",
+    "batch_size": "Batch size",
+    "learning_rate": "Learning rate",
+}
 
 
-def epoch_means(records: Sequence[dict[str, Any]], split: str, name: str) -> list[list[float]]:
-    """Returns [epochs, means] of a metric, weighted by examples; epochs ascending."""
-    sums: dict[int, list[float]] = {}
-    for record in records:
-        if record["split"] == split and record[name] is not None:
-            total = sums.setdefault(record["epoch"], [0.0, 0.0])
-            total[0] += record[name] * record["examples"]
-            total[1] += record["examples"]
-    epochs = sorted(sums)
-    return [[float(e) for e in epochs], [sums[e][0] / sums[e][1] for e in epochs]]
-
-
-def curves(records: Sequence[dict[str, Any]], path: Path) -> None:
-    """Draws loss and accuracy over epochs: training red, validation blue, test a dot.
+def report(directories: Sequence[Path], output: Path, with_text: bool = False) -> None:
+    """Writes report.md, report.html, a CSV file a table and a PNG a plot.
 
     Args:
-      records: the lines of a metrics.jsonl.
-      path: the PNG to write.
-    """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import MaxNLocator
+      directories: sweeps, runs, or folders of them.
+      output: the folder to write; created where it is missing.
+      with_text: show the text of the hardest mistakes; reads the data once more.
 
-    figure = Figure(figsize=(9, 3.6), layout="constrained")
-    FigureCanvasAgg(figure)
-    for axes, name in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
-        for split, colour, label in (
-            ("train", TRAIN_COLOUR, "training"),
-            ("val", VALIDATION_COLOUR, "validation"),
-        ):
-            epochs, means = epoch_means(records, split, name)
-            axes.plot(epochs, means, color=colour, marker=".", label=label)
-        for record in records:
-            if record["split"] == "test":
-                axes.plot(record["epoch"], record[name], "k*", label="test (best epoch)")
-        axes.set(xlabel="epoch", ylabel=name)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.grid(alpha=0.3)
-        axes.legend(frameon=False)
-    temporary = path.with_name(f".{path.name}")
-    figure.savefig(temporary, dpi=120, format="png")
-    temporary.replace(path)
+    Raises:
+      InputError: nothing finished, half-written files, different data, or an unwritable folder.
+    """
+    groups = results.collect(directories)
+    predictions = {
+        group.name: diagnosis.read_predictions(
+            [record.run.directory for record in group.tested],
+            [record.content["test"]["accuracy"] for record in group.tested],
+        )
+        for group in groups
+        if group.tested
+    }
+    texts = _read_texts(groups) if with_text else {}
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        blocks = [
+            *_comparison(groups, output),
+            *(block for group in groups if group.stages for block in _choice(group, output)),
+            *_diagnosis(predictions, texts, output),
+            *_all_runs(groups),
+        ]
+        for block in blocks:
+            if isinstance(block, Table):
+                writer.write_csv(output / f"{block.name}.csv", list(block.columns), block.rows)
+        writer.write_atomically(output / "report.md", page.to_markdown(TITLE, blocks))
+        writer.write_atomically(output / "report.html", page.to_html(TITLE, blocks))
+    except OSError as error:
+        raise InputError(f"cannot write to --output={output}: {error.strerror}") from error
+    for group in groups:
+        if group.tested:
+            mean, spread = _mean_and_sd([r.content["test"]["accuracy"] for r in group.tested])
+            sd = "" if spread is None else f" ± {spread:.4f}"
+            print(f"{group.name}: test accuracy {mean:.4f}{sd}, {len(group.tested)} seeds")
+    print(f"wrote {output}/report.html, report.md, tables (.csv) and plots (.png)")
+
+
+def _mean_and_sd(values: Sequence[float]) -> tuple[float, float | None]:
+    return statistics.mean(values), statistics.stdev(values) if len(values) > 1 else None
+
+
+def _setting(record: Record) -> list[Any]:
+    return list(record.run.setting.values())
+
+
+def _comparison(groups: Sequence[Group], output: Path) -> list[Block]:
+    """The models side by side, and the settings that were chosen."""
+    models, chosen = [], []
+    for group in groups:
+        best, tested = group.best, [record.content for record in group.tested]
+        if best is not None:
+            row = [group.name, *_setting(best), best.content["best_epoch"]]
+            row += [best.content["val"]["loss"], best.content["val"]["accuracy"]]
+            row.append(best.content["train_seconds"] / best.content["epochs"])
+            chosen.append(row)
+        if tested:
+            record = group.tested[0]
+            validation, _ = _mean_and_sd([result["val"]["accuracy"] for result in tested])
+            accuracy, spread = _mean_and_sd([result["test"]["accuracy"] for result in tested])
+            loss, _ = _mean_and_sd([result["test"]["loss"] for result in tested])
+            seconds, _ = _mean_and_sd([result["train_seconds"] for result in tested])
+            rate = sum(result["test"]["examples"] for result in tested) / sum(
+                result["test_seconds"] for result in tested
+            )
+            row = [group.name, record.content["model"], len(tested), accuracy, spread, loss]
+            row += [validation, record.content["parameters"], seconds, rate, record.hardware]
+            models.append(row)
+    blocks: list[Block] = []
+    if models:
+        columns = {"study": "", "model": "", "seeds": "d", "test accuracy": ".4f", "± sd": ".4f"}
+        columns |= {"test loss": ".4f", "validation accuracy": ".4f", "parameters": ",d"}
+        columns |= {"training s": ",.0f", "evaluation examples/s": ",.0f", "hardware": ""}
+        path = output / "seeds.png"
+        plots.seeds(
+            {
+                group.name: tuple(
+                    [record.content[split]["accuracy"] for record in group.tested]
+                    for split in ("val", "test")
+                )
+                for group in groups
+                if group.tested
+            },
+            path,
+        )
+        blocks += [
+            Heading("The models side by side"),
+            Text(
+                "Means over the seeds, sample standard deviation. Every choice was made on the "
+                "validation split; the test set was scored once a seed. Training without, "
+                "evaluation with compilation."
+            ),
+            Table("models", columns, models),
+            Picture(path, "Accuracy of every seed, validation hollow, test filled"),
+        ]
+    columns = {"study": "", "optimizer": "", "batch size": "d", "learning rate": "g"}
+    columns |= {"best epoch": "d", "validation loss": ".4f", "validation accuracy": ".4f"}
+    columns |= {"epoch s": ",.1f"}
+    blocks += [Heading("The best settings by validation"), Table("best", columns, chosen)]
+    return blocks
+
+
+def _choice(group: Group, output: Path) -> list[Block]:
+    """How a sweep came to its setting: axis by axis, curves, and the grid's heat maps."""
+    plan = group.plan
+    assert plan is not None
+    made, left = len(group.records), sum(record.status == "open" for record in group.records)
+    seconds = sum(record.content.get("train_seconds", 0) for record in group.records)
+    remark = f"{made} runs, {seconds:,.0f} s of training in all"
+    remark += f"; {left} are not done yet" if left else ""
+    how = "every combination" if plan.procedure == "grid" else "one axis after the other"
+    blocks: list[Block] = [
+        Heading(f"{group.name}: the choice"),
+        Text(f"Procedure: {plan.procedure}, {how}. {remark}."),
+        Command(plan.command),
+    ]
+    for axis, name in AXIS_NAMES.items():
+        line = group.along(axis)
+        if not line:
+            continue
+        fixed = next(iter(line.values())).run.setting
+        others = ", ".join(
+            f"{AXIS_NAMES[other].lower()} {value:g}" if other != "optimizer" else value
+            for other, value in fixed.items()
+            if other != axis
+        )
+        title = f"{name}, at {others}: validation loss and accuracy"
+        records = {f"{value:g}" if axis != "optimizer" else value: r for value, r in line.items()}
+        path = output / f"{group.name}-{axis}.png"
+        plots.stage_curves({value: record.metrics for value, record in records.items()}, path)
+        blocks += [
+            Heading(title, 3),
+            _epochs(f"{group.name}-{axis}-epochs", records)
+            if axis == "optimizer"
+            else _values(f"{group.name}-{axis}", name.lower(), records),
+            *_failures(records),
+            Picture(path, f"{group.name}: training (red) and validation (blue) by {name.lower()}"),
+        ]
+    path = output / f"{group.name}-grid.png"
+    accuracies: dict[str, dict[tuple[float, int], float]] = {n: {} for n in plan.axes["optimizer"]}
+    for record in (record for stage in group.stages.values() for record in stage):
+        optimizer, batch_size, rate = _setting(record)
+        if record.status != "open":
+            value = record.content.get("val", {}).get("accuracy", float("nan"))
+            accuracies[optimizer][rate, batch_size] = value
+    plots.heat_maps(accuracies, plan.axes["learning_rate"], plan.axes["batch_size"], path)
+    return [*blocks, Picture(path, f"{group.name}: best validation accuracy of every setting")]
+
+
+def _epochs(name: str, records: dict[str, Record]) -> Table:
+    """Validation loss and accuracy epoch by epoch, two columns a run."""
+    columns, rows = {"epoch": "d"}, {}
+    for value in records:
+        columns |= {f"{value} loss": ".4f", f"{value} accuracy": ".4f"}
+    for place, record in enumerate(records.values()):
+        for line in record.metrics:
+            if line["split"] == "val":
+                row = rows.setdefault(line["epoch"], [None] * 2 * len(records))
+                row[2 * place : 2 * place + 2] = line["loss"], line["accuracy"]
+    return Table(name, columns, [[epoch, *rows[epoch]] for epoch in sorted(rows)])
+
+
+def _values(name: str, axis: str, records: dict[str, Record]) -> Table:
+    """The best epoch of every value of an axis."""
+    columns = {axis: "", "best epoch": "d", "validation loss": ".4f", "validation accuracy": ".4f"}
+    columns["epoch s"] = ",.1f"
+    rows = []
+    for value, record in records.items():
+        result = record.content if record.status == "finished" else {}
+        validation = result.get("val", {})
+        seconds = result["train_seconds"] / result["epochs"] if result else None
+        rows.append(
+            [
+                *(value, result.get("best_epoch")),
+                *(validation.get("loss"), validation.get("accuracy"), seconds),
+            ]
+        )
+    return Table(name, columns, rows)
+
+
+def _failures(records: dict[str, Record]) -> list[Block]:
+    return [
+        Text(f"{value} failed: {record.content['reason']}")
+        for value, record in records.items()
+        if record.status == "failed"
+    ]
+
+
+def _read_texts(groups: Sequence[Group]) -> dict[str, str]:
+    """id -> text of the test set that all runs share."""
+    from sentiment_jax import data, sources
+
+    record = next(record for group in groups for record in group.tested)
+    corpus = data.load_corpus(sources.DataConfig(**record.run.config.data.to_dict()))
+    if corpus.facts["data_hash"] != record.content["data_hash"]:
+        raise InputError(f"--with_text: the data changed since {record.run.directory} was made")
+    test = corpus.splits["test"]
+    return dict(zip(test.ids, test.texts, strict=True))
+
+
+def _diagnosis(
+    predictions: dict[str, diagnosis.Predictions], texts: dict[str, str], output: Path
+) -> list[Block]:
+    """What the test set's predictions tell."""
+    if not predictions:
+        return []
+    paths = {name: output / f"{name}.png" for name in ("confusion", "calibration", "length")}
+    diagnosis.confusions(
+        {name: diagnosis.confusion(p) for name, p in predictions.items()}, paths["confusion"]
+    )
+    diagnosis.calibration(
+        {
+            name: (p.p_positive.ravel(), np.tile(p.labels, len(p.p_positive)))
+            for name, p in predictions.items()
+        },
+        paths["calibration"],
+    )
+    diagnosis.accuracy_by_length(
+        {name: (p.words, p.truncated, p.right) for name, p in predictions.items()},
+        paths["length"],
+    )
+    blocks: list[Block] = [
+        Heading("The test set"),
+        Picture(paths["confusion"], "Confusion matrices, mean over the seeds"),
+        Picture(paths["calibration"], "Calibration, all seeds together"),
+        Picture(paths["length"], "Accuracy by review length, truncated reviews apart"),
+        Heading("The hardest mistakes"),
+        Text(
+            "Judged wrongly with the greatest confidence; p(positive) is the mean over the seeds."
+        ),
+    ]
+    columns = {"id": "", "label": "", "p(positive)": ".4f", "seeds wrong": "", "words": "d"}
+    columns |= {"tokens read": "d", "truncated": ""} | ({"text": ""} if texts else {})
+    for name, p in predictions.items():
+        rows = []
+        for i in diagnosis.hardest_mistakes(p, MISTAKES):
+            seeds, wrong = len(p.p_positive), round((1 - p.right[i]) * len(p.p_positive))
+            row = [p.ids[i], ("negative", "positive")[p.labels[i]], p.p_positive[:, i].mean()]
+            row += [f"{wrong} of {seeds}", p.words[i], p.tokens[i]]
+            row.append("yes" if p.truncated[i] else "no")
+            rows.append(row + ([texts[p.ids[i]]] if texts else []))
+        blocks += [Heading(name, 3), Table(f"{name}-mistakes", columns, rows)]
+    return blocks
+
+
+def _all_runs(groups: Sequence[Group]) -> list[Block]:
+    """Every run: scores, time, hardware, and the command that makes it."""
+    columns = {"study": "", "stage": "", "optimizer": "", "batch size": "d", "learning rate": "g"}
+    columns |= {"seed": "d", "status": "", "best epoch": "d", "epochs": "d"}
+    columns |= {f"{split} {n}": ".4f" for split in ("val", "test") for n in ("loss", "accuracy")}
+    columns |= {"training s": ",.1f", "run": ""}
+    rows: list[list[Any]] = []
+    commands: list[Block] = []
+    for group in groups:
+        for record in group.records:
+            run, content = record.run, record.content
+            status = record.status
+            if status == "failed":
+                status = f"failed at step {content['step']}: {content['reason']}"
+            row = [group.name, run.stage, *_setting(record), run.config.seed, status]
+            row += [content.get("best_epoch"), content.get("epochs")]
+            for split in ("val", "test"):
+                scores = content.get(split, {})
+                row += [scores.get("loss"), scores.get("accuracy")]
+            rows.append([*row, content.get("train_seconds"), run.directory.name])
+            if record.status != "open":
+                seconds = content.get("train_seconds")
+                took = "" if seconds is None else f", {seconds:,.1f} s of training"
+                versions = record.env.get("versions", {})
+                what = f"jax {versions.get('jax')}, revision {record.env.get('git_revision')}"
+                commands += [
+                    Text(f"{run.directory.name}: {record.hardware}{took}, {what}"),
+                    Command(record.command),
+                ]
+    return [
+        Heading("Every run"),
+        Table("runs", columns, rows),
+        Fold("Every run's command, hardware and time", commands),
+    ]

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import math
 import os
 import shutil
 import signal
@@ -16,7 +17,7 @@ from ml_collections import ConfigDict
 
 from sentiment_jax import checkpoint, devices, writer
 from sentiment_jax import config as configs
-from sentiment_jax.errors import InputError, RunError
+from sentiment_jax.errors import InputError, Interrupted, RunError
 from sentiment_jax.train_step import DROPOUT_KEYS, TrainState
 
 # Fields that change no number of a run: where data lie (their hash is compared), and how often
@@ -38,12 +39,10 @@ RUN_FILES = (
     "result.json",
     "curves.png",
     "predictions.csv",
+    "lengths.csv",
+    "failed.json",
 )
 EMPTY_SUMS = {"loss": 0.0, "correct": 0.0, "examples": 0.0, "seconds": 0.0}
-
-
-class Interrupted(Exception):
-    """A signal asked the run to end and its state is saved: exit code 143."""
 
 
 class Stop:
@@ -134,13 +133,13 @@ class Bookkeeping:
         self.epochs_done += 1
         self.last_epoch, self.epoch = self.epoch, EMPTY_SUMS.copy()
         now = {**scores.summary(), "step": self.step, "epoch": self.epochs_done}
-        comparable = now["loss"] == now["loss"]
-        if comparable and (
-            self.best is None or checkpoint.score(now) >= checkpoint.score(self.best)
-        ):
-            self.best, self.epochs_since_best = now, 0
-        else:
-            self.epochs_since_best += 1
+        self.epochs_since_best += 1
+        if math.isfinite(now["loss"]):
+            best = self.best and checkpoint.score(self.best)
+            if best is None or checkpoint.score(now) > best:
+                self.epochs_since_best = 0
+            if best is None or checkpoint.score(now) >= best:
+                self.best = now  # of equals the newest, as Orbax keeps them
         self.stopped_early = bool(patience) and self.epochs_since_best >= patience
 
     @property

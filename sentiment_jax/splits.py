@@ -71,10 +71,9 @@ def stratified_split(
     if not 0 < fraction < 1:
         raise InputError(f"the share of reviews to hold out is {fraction}: it must lie in (0, 1)")
     order = canonical_order(hashes, labels)
-    groups = np.arange(len(order))
-    if grouped:
-        groups = np.unique(hashes[order], return_inverse=True)[1]
-    counts = np.zeros((groups.max(initial=-1) + 1, 2), np.int64)
+    keys = hashes[order] if grouped else np.arange(len(order))
+    names, groups = np.unique(keys, return_inverse=True)
+    counts = np.zeros((len(names), 2), np.int64)
     np.add.at(counts, (groups, labels[order]), 1)
     totals = counts.sum(axis=0)
     target = np.clip(np.round(fraction * totals).astype(np.int64), 1, np.maximum(totals - 1, 0))

@@ -27,6 +27,7 @@ class Task:
     tokenizer: Any
     model: nn.Module
     encoded: dict[str, data.Encoded]
+    words: dict[str, Any]  # of every whole review, split by split: int32 [reviews]
     facts: dict[str, Any]
 
     @property
@@ -68,10 +69,15 @@ def prepare(config: ConfigDict, tokenizer: Any = None) -> Task:
         config.model.to_dict(), vocab_size=tokenizer.get_vocab_size()
     )
     encoded = data.encode_corpus(corpus, tokenizer, data_config)
+    data.check_encoded(encoded, tokenizer.get_vocab_size())
     truncated = {
         name: round(split.truncated / max(len(split), 1), 4) for name, split in encoded.items()
     }
-    return Task(config, tokenizer, model, encoded, {**corpus.facts, "truncated": truncated})
+    words = {
+        name: np.array([len(text.split()) for text in split.texts], np.int32)
+        for name, split in corpus.splits.items()
+    }
+    return Task(config, tokenizer, model, encoded, words, {**corpus.facts, "truncated": truncated})
 
 
 def load_tokenizer(workdir: Path) -> Any:
@@ -94,7 +100,7 @@ def check_same_data(workdir: Path, facts: dict[str, Any]) -> None:
         )
 
 
-def _initializer(model: nn.Module) -> Callable[[jax.Array], Any]:
+def initializer(model: nn.Module) -> Callable[[jax.Array], Any]:
     def init(key: jax.Array) -> Any:
         ids, lengths = jnp.zeros((1, 8), jnp.int32), jnp.ones((1,), jnp.int32)
         return model.init(key, ids, lengths, deterministic=True)["params"]
@@ -104,7 +110,7 @@ def _initializer(model: nn.Module) -> Callable[[jax.Array], Any]:
 
 def abstract_params(model: nn.Module) -> Any:
     """The shapes and dtypes of a model's parameters, nothing allocated."""
-    return jax.eval_shape(_initializer(model), jax.random.key(0))
+    return jax.eval_shape(initializer(model), jax.random.key(0))
 
 
 def initial_params(task: Task) -> tuple[Any, Any]:
@@ -113,7 +119,7 @@ def initial_params(task: Task) -> tuple[Any, Any]:
     Returns:
       (params, LoadReport or None).
     """
-    params = jax.jit(_initializer(task.model))(jax.random.key(task.config.seed))
+    params = jax.jit(initializer(task.model))(jax.random.key(task.config.seed))
     if not task.config.model.pretrained:
         return params, None
     from sentiment_jax import pretrained

@@ -5,6 +5,7 @@ import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
 from tokenizers.implementations import BertWordPieceTokenizer
@@ -151,7 +152,6 @@ def encode(
     room = max_length - len(before) - len(after)
     if room < 1:
         raise InputError(f"data.max_length is {max_length}: it leaves no room for a word")
-    head = {"head": room, "tail": 0, "head_tail": round(room * 128 / 510)}[truncation]
     empty = [] if before else [tokenizer.token_to_id("[UNK]") or 0]
     _allow_threads()
     tokenizer.encode_special_tokens = True  # "[SEP]" in a review is text, not a separator.
@@ -159,12 +159,17 @@ def encode(
     for first in range(0, len(texts), CHUNK):
         chunk = list(texts[first : first + CHUNK])
         for encoding in tokenizer.encode_batch_fast(chunk, add_special_tokens=False):
-            ids = encoding.ids or empty
-            if len(ids) > room:
-                ids = ids[:head] + ids[len(ids) - (room - head) :]
-                truncated += 1
-            sequences.append(before + ids + after)
+            truncated += len(encoding.ids) > room
+            sequences.append(before + truncate(encoding.ids or empty, room, truncation) + after)
     return sequences, truncated
+
+
+def truncate(tokens: list[Any], room: int, truncation: str) -> list[Any]:
+    """Return those of a text's tokens (or of what goes with each) that are kept; see `encode`."""
+    if len(tokens) <= room:
+        return tokens
+    head = {"head": room, "tail": 0, "head_tail": round(room * 128 / 510)}[truncation]
+    return tokens[:head] + tokens[len(tokens) - (room - head) :]
 
 
 def tokenizer_hash(tokenizer: Tokenizer) -> str:

@@ -15,9 +15,9 @@ from tqdm import tqdm
 from sentiment_jax import batches, checkpoint, devices, evaluate, finish, resume, writer
 from sentiment_jax import config as configs
 from sentiment_jax import task as tasks
-from sentiment_jax.errors import InputError, RunError
+from sentiment_jax.errors import Diverged, InputError, Interrupted
 from sentiment_jax.optimizers import OptimizerConfig, make_schedule
-from sentiment_jax.resume import Bookkeeping, Interrupted, Stop
+from sentiment_jax.resume import Bookkeeping, Stop
 from sentiment_jax.train_step import TrainState, create_state, make_train_step
 
 
@@ -35,6 +35,7 @@ class Run:
     steps_per_epoch: int
     schedule: Callable[[int], float]
     step_function: Callable[..., Any]
+    compiled: set[int] = dataclasses.field(default_factory=set)  # padded lengths seen
 
     def save(self, state: TrainState, metrics: dict[str, float] | None = None) -> None:
         """Writes the checkpoint of the step that the bookkeeping stands at."""
@@ -44,7 +45,13 @@ class Run:
 
 
 def train(
-    config: ConfigDict, workdir: Path, *, fresh: bool = False, allow_changes: bool = False
+    config: ConfigDict,
+    workdir: Path,
+    *,
+    fresh: bool = False,
+    allow_changes: bool = False,
+    score_test: bool = True,
+    prepare: Callable[..., tasks.Task] = tasks.prepare,
 ) -> dict[str, Any]:
     """Trains, or goes on where the run directory stands, and scores the test set once.
 
@@ -53,6 +60,8 @@ def train(
       workdir: the run directory.
       fresh: start over, removing what an earlier run left there.
       allow_changes: resume although the config differs (recorded in env.json).
+      score_test: False leaves the test set alone (runs that a sweep chooses from).
+      prepare: makes the task; a sweep's keeps the encoded reviews between runs.
 
     Returns:
       The content of result.json.
@@ -68,28 +77,33 @@ def train(
         for name in ("batch_size", "eval_batch_size"):
             devices.check_batch_size(name, config[name])
         resolved = configs.resolve(config)
+        configs.validate(resolved)
         if fresh:
             resume.remove_run(workdir)
         changes = resume.check_config(workdir, resolved, allow_changes)
         if (workdir / "result.json").exists() and not changes:
             print(f"{workdir} is finished; nothing to do (--fresh starts over)")
             return writer.read_json(workdir / "result.json")
-        task = _prepare(resolved, workdir, changes)
+        task = _prepare(resolved, workdir, changes, prepare)
         run, state = _start(task, workdir, stop)
         try:
             while run.book.epochs_done < resolved.epochs and not run.book.stopped_early:
                 state = _train_epoch(run, state)
                 _validate_epoch(run, state)
             del state
-            return finish.finish(task, workdir, run.checkpoints, run.book, run.mesh, stop)
+            return finish.finish(
+                task, workdir, run.checkpoints, run.book, run.mesh, stop, score_test
+            )
         finally:
             run.checkpoints.close()
 
 
-def _prepare(config: ConfigDict, workdir: Path, changes: list[str]) -> tasks.Task:
+def _prepare(
+    config: ConfigDict, workdir: Path, changes: list[str], prepare: Callable[..., tasks.Task]
+) -> tasks.Task:
     """Builds the task and, for a new run, writes tokenizer.json, env.json and config.json."""
     resuming = (workdir / "config.json").exists()
-    task = tasks.prepare(config, tasks.load_tokenizer(workdir) if resuming else None)
+    task = prepare(config, tasks.load_tokenizer(workdir) if resuming else None)
     size = len(task.encoded["train"])
     if config.batch_size > size:
         raise InputError(
@@ -157,7 +171,6 @@ def _train_epoch(run: Run, state: TrainState) -> TrainState:
         epoch=epoch,
     )
     assert len(plan) == run.steps_per_epoch
-    seen: set[int] = set()
     pending: dict[str, jax.Array] | None = None
     clock = time.perf_counter()
     first = book.step - epoch * run.steps_per_epoch
@@ -185,9 +198,9 @@ def _train_epoch(run: Run, state: TrainState) -> TrainState:
             before = time.perf_counter()
             rate = np.float32(run.schedule(book.dispatched))
             state, metrics = run.step_function(state, batch, rate)
-            if planned.length not in seen:
+            if planned.length not in run.compiled:
                 # Tracing and compiling happen in this call; the step itself runs behind it.
-                seen.add(planned.length)
+                run.compiled.add(planned.length)
                 spent = time.perf_counter() - before
                 book.compile_seconds += spent
                 clock += spent
@@ -210,11 +223,12 @@ def _train_epoch(run: Run, state: TrainState) -> TrainState:
 
 def _check_finite(run: Run, sums: dict[str, float]) -> None:
     if not all(math.isfinite(value) for value in sums.values()):
-        step = run.book.step
-        raise RunError(
+        step, kept = run.book.step, run.checkpoints.steps[-1:] or "none"
+        raise Diverged(
             f"diverged at step {step}: loss {sums['loss'] / sums['examples']:.4g}, learning rate "
             f"{run.schedule(step - 1):.3g}, gradient norm {sums['gradient_norm']:.4g}; lower "
-            f"optimizer.learning_rate (last good checkpoint: {run.checkpoints.steps[-1:] or 'none'})"
+            f"optimizer.learning_rate (last good checkpoint: {kept})",
+            step,
         )
 
 
@@ -249,4 +263,4 @@ def _validate_epoch(run: Run, state: TrainState) -> None:
         f"{scores.accuracy:.4f}  {book.epoch_rate:7.1f} examples/s{mark}"
     )
     if book.stopped_early:
-        tqdm.write(f"stopped early: no better validation in {config.early_stopping_patience} epochs")
+        tqdm.write(f"stopped early: {config.early_stopping_patience} epochs without a better score")

@@ -1,4 +1,4 @@
-"""One optimiser step, jitted once: pure, its state donated, the dropout key folded with the step."""
+"""One optimiser step, jitted once: pure, its state donated, the step folded into the key."""
 
 import dataclasses
 import functools
@@ -10,9 +10,9 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
-from sentiment_jax.evaluate import cross_entropy
+from sentiment_jax.evaluate import cross_entropy, forward
 from sentiment_jax.models import encoder
 from sentiment_jax.optimizers import OptimizerConfig, make_optimizer
 
@@ -23,7 +23,7 @@ DROPOUT_KEYS = "rbg"
 class TrainState(flax.struct.PyTreeNode):
     """What a step changes, and the run's dropout key, which it only folds."""
 
-    step: Int[Array, ""]
+    step: Any  # int32 scalar: steps taken
     params: Any
     opt_state: Any
     key: Any
@@ -77,12 +77,8 @@ def _make_train_step(model: nn.Module, optimizer: OptimizerConfig) -> Callable[.
         weights, labels = batch["weights"], batch["labels"]
 
         def mean_loss(params: Any) -> tuple[Array, Array]:
-            logits = model.apply(
-                {"params": params},
-                batch["token_ids"],
-                batch["lengths"],
-                deterministic=False,
-                rngs={"dropout": dropout_key},
+            logits = forward(
+                model, params, batch, deterministic=False, rngs={"dropout": dropout_key}
             )
             losses = cross_entropy(logits, labels)
             return jnp.sum(losses * weights) / jnp.sum(weights), logits
@@ -95,8 +91,8 @@ def _make_train_step(model: nn.Module, optimizer: OptimizerConfig) -> Callable[.
             "loss": loss * examples,
             "correct": jnp.sum((jnp.argmax(logits, axis=-1) == labels) * weights),
             "examples": examples,
-            "gradient_norm": optax.global_norm(gradients),
-            "update_norm": optax.global_norm(updates),
+            "gradient_norm": optax.tree.norm(gradients),
+            "update_norm": optax.tree.norm(updates),
         }
         state = state.replace(
             step=state.step + 1,

@@ -6,22 +6,24 @@ import datetime
 import errno
 import fcntl
 import importlib.metadata
+import io
 import json
 import math
 import os
 import platform
+import shlex
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float32, Int32
+from jaxtyping import Float32, Int32, Int64
 from tqdm import tqdm
 
-from sentiment_jax.errors import InputError
+from sentiment_jax.errors import InputError, InUse
 
 
 def write_atomically(path: Path, text: str) -> None:
@@ -75,7 +77,7 @@ def lock(workdir: Path) -> Iterator[None]:
     """Holds the run directory for this process; the kernel frees a dead process's lock.
 
     Raises:
-      InputError: another process holds it (its pid, host and start are named).
+      InUse: another process holds it (its pid, host and start are named).
     """
     with (workdir / "lock").open("a+", encoding="utf-8") as file:
         try:
@@ -85,7 +87,7 @@ def lock(workdir: Path) -> Iterator[None]:
                 raise
             file.seek(0)
             holder = file.read().strip() or "another process"
-            raise InputError(
+            raise InUse(
                 f"{workdir} is in use by {holder}; wait for it, or choose another --workdir"
             ) from error
         file.seek(0)
@@ -119,7 +121,7 @@ def environment() -> dict[str, Any]:
         "devices": [f"{device.platform}: {device.device_kind}" for device in devices],
         "machine": f"{_processor()}, {os.cpu_count()} cores",
         "git_revision": revision,
-        "command": " ".join(["python", "-m", "sentiment_jax.main", *sys.argv[1:]]),
+        "command": shlex.join(["python", "-m", "sentiment_jax.main", *sys.argv[1:]]),
         "started": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
     }
 
@@ -176,13 +178,44 @@ def write_predictions(
     p_positive: Float32[np.ndarray, " reviews"],
 ) -> None:
     """Writes id,label,predicted,p_positive, one row a review, atomically."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with temporary.open("w", encoding="utf-8", newline="") as file:
-        rows = csv.writer(file, lineterminator="\n")
-        rows.writerow(["id", "label", "predicted", "p_positive"])
-        for row_id, label, p in zip(ids, labels, p_positive, strict=True):
-            rows.writerow([row_id, label, int(p > 0.5), f"{p:.6f}"])
-    temporary.replace(path)
+    write_csv(
+        path,
+        ["id", "label", "predicted", "p_positive"],
+        (
+            [row_id, label, int(p > 0.5), f"{p:.6f}"]
+            for row_id, label, p in zip(ids, labels, p_positive, strict=True)
+        ),
+    )
+
+
+def write_lengths(
+    path: Path,
+    ids: Sequence[str],
+    words: Int32[np.ndarray, " reviews"],
+    tokens: Int64[np.ndarray, " reviews"],
+    max_length: int,
+) -> None:
+    """Writes id,words,tokens,truncated: the whole review's words, the tokens the model read.
+
+    A review counts as truncated where it fills `max_length` (it may just be that long).
+    """
+    write_csv(
+        path,
+        ["id", "words", "tokens", "truncated"],
+        (
+            [row_id, w, t, int(t >= max_length)]
+            for row_id, w, t in zip(ids, words, tokens, strict=True)
+        ),
+    )
+
+
+def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """Writes a table atomically."""
+    text = io.StringIO(newline="")
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(header)
+    table.writerows(rows)
+    write_atomically(path, text.getvalue())
 
 
 def progress(total: int, description: str, *, initial: int = 0, unit: str = "step") -> tqdm:

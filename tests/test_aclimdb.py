@@ -2,6 +2,7 @@
 
 import gzip
 import io
+import random
 import tarfile
 
 import pytest
@@ -100,7 +101,12 @@ def test_archives_cut_short_or_of_another_kind(tmp_path):
     write_archive(path, FILES)
     whole = path.read_bytes()
     truncated = [whole[:length] for length in range(0, len(whole), 7)]
-    for raw in (b"<html>404</html>" * 99, gzip.compress(b"x" * 9999), *truncated):
+    words = random.Random(0).choices([f"word{i}" for i in range(999)], k=50_000)
+    with tarfile.open(path, "w:gz") as archive:
+        add(archive, "aclImdb/train/pos/0_9.txt", " ".join(words).encode())
+    holed = path.read_bytes()
+    holed = holed[:50_000] + b"\xff" * 100 + holed[50_100:]  # noticed while a review is read
+    for raw in (b"<html>404</html>" * 99, gzip.compress(b"x" * 9999), holed, *truncated):
         path.write_bytes(raw)
         with pytest.raises(InputError) as caught:
             read_folder(str(path))

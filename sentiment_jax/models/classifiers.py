@@ -1,4 +1,4 @@
-"""BERT and ELECTRA with the heads of Hugging Face's sequence classifiers, and `build_model` for every model by name."""
+"""BERT and ELECTRA with the heads of Hugging Face's sequence classifiers; every model by name."""
 
 import functools
 from collections.abc import Callable, Mapping
@@ -20,7 +20,7 @@ def _encode(
     lengths: Int[Array, " batch"],
     deterministic: bool,
 ) -> Float[Array, "batch hidden"]:
-    """The last hidden state of the first token, [CLS], in float32: the heads are too small for less."""
+    """The last hidden state of [CLS], the first token, in float32: the heads need no less."""
     hidden = Embeddings(config, deterministic, name="embeddings")(token_ids)
     hidden = Encoder(config, deterministic, name="encoder")(hidden, lengths)
     return hidden[:, 0].astype(jnp.float32)
@@ -28,7 +28,9 @@ def _encode(
 
 def _head(config: EncoderConfig, deterministic: bool) -> tuple[Callable[..., nn.Dense], nn.Dropout]:
     """Makers of a head's dense layers, in float32, and its dropout."""
-    dense = functools.partial(nn.Dense, kernel_init=nn.initializers.normal(config.initializer_range))
+    dense = functools.partial(
+        nn.Dense, kernel_init=nn.initializers.normal(config.initializer_range)
+    )
     rate = config.classifier_dropout
     rate = config.hidden_dropout if rate is None else rate
     return dense, nn.Dropout(rate, deterministic=deterministic)
@@ -47,7 +49,7 @@ class BertClassifier(nn.Module):
         *,
         deterministic: bool,
     ) -> Float[Array, "batch 2"]:
-        """Logits of right-padded rows, of which `lengths` tokens count; dropout unless deterministic."""
+        """Logits of rows whose first `lengths` tokens count; dropout unless deterministic."""
         dense, dropout = _head(self.config, deterministic)
         first = _encode(self.config, token_ids, lengths, deterministic)
         pooled = nn.tanh(dense(self.config.hidden_size, name="pooler")(first))
@@ -82,20 +84,20 @@ class ElectraClassifier(nn.Module):
         *,
         deterministic: bool,
     ) -> Float[Array, "batch 2"]:
-        """Logits of right-padded rows, of which `lengths` tokens count; dropout unless deterministic."""
+        """Logits of rows whose first `lengths` tokens count; dropout unless deterministic."""
         first = _encode(self.config, token_ids, lengths, deterministic)
         return ElectraHead(self.config, deterministic, name="classifier")(first)
 
 
 def build_model(settings: Mapping[str, Any], *, vocab_size: int) -> nn.Module:
-    """Builds the classifier that `settings["name"]` names from the model's own fields (None: the default).
+    """Builds the classifier that `settings["name"]` names from its own fields, None for a default.
 
     Args:
         settings: config.model; `vocab_size` in it, where set, is that of pretrained weights.
         vocab_size: number of entries of the tokenizer.
 
     Raises:
-        InputError: for an unknown name, impossible sizes, or a tokenizer larger than the embedding table.
+        InputError: for an unknown name, impossible sizes, a tokenizer larger than the embeddings.
     """
     name = settings["name"]
     fields = {

@@ -1,13 +1,13 @@
-"""The post-layer-norm transformer encoder that BERT (Devlin et al., 2019) and ELECTRA (Clark et al., 2020) share.
+"""The post-layer-norm encoder of BERT (Devlin et al., 2019) and ELECTRA (Clark et al., 2020).
 
-Numerics follow Hugging Face's PyTorch models to the last digit that float32 allows. The embeddings and every layer's
-output are had with `model.apply(..., capture_intermediates=True)`.
+Numerics follow Hugging Face's PyTorch models. The embeddings' and every layer's output are had with
+`model.apply(..., capture_intermediates=True)`.
 """
 
 import dataclasses
 import functools
 import math
-from typing import Any
+from typing import Any, Literal, cast
 
 import jax
 import jax.numpy as jnp
@@ -20,10 +20,11 @@ from sentiment_jax.errors import InputError
 
 @dataclasses.dataclass(frozen=True)
 class EncoderConfig:
-    """Sizes and rates of an encoder, Hugging Face's config.json in our names; the defaults are BERT-base's.
+    """An encoder's sizes and rates, Hugging Face's config.json in our names; defaults: BERT-base.
 
-    `embedding_size` different from `hidden_size` adds a projection (ELECTRA-small); `classifier_dropout` None means
-    `hidden_dropout`. `dtype` is what is computed in: parameters, softmax, layer-norm statistics and logits are float32.
+    An `embedding_size` other than `hidden_size` adds a projection (ELECTRA-small). None as
+    `classifier_dropout` means `hidden_dropout`. `dtype` is what is computed in: parameters,
+    softmax, layer-norm statistics and logits are float32 always.
     """
 
     model_type: str = "bert"
@@ -56,7 +57,15 @@ class EncoderConfig:
         }
         for field, allowed in choices.items():
             if (value := getattr(self, field)) not in allowed:
-                raise InputError(f"model.{field}={value!r} is unknown; choose from {', '.join(allowed)}")
+                raise InputError(
+                    f"model.{field}={value!r} is unknown; choose from {', '.join(allowed)}"
+                )
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if type(value) is int and value < 1:
+                raise InputError(f"model.{field.name}={value} must be at least 1")
+            if field.name.endswith("dropout") and value is not None and not 0 <= value < 1:
+                raise InputError(f"model.{field.name}={value} must be in [0, 1)")
         if self.hidden_size % self.num_attention_heads:
             raise InputError(
                 f"model.hidden_size={self.hidden_size} is not divisible by "
@@ -73,8 +82,9 @@ class EncoderConfig:
 def einsum(spec: str, left: Float[Array, "..."], right: Float[Array, "..."]) -> Float[Array, "..."]:
     """A product of two operands in their own dtype, accumulated and returned in float32.
 
-    The cotangent is rounded to that dtype too: JAX's own rule multiplies it in float32, which is twice as slow on the
-    CPU. Every index must be in two or three of the operands and the result, so a gradient is an einsum again.
+    The cotangent is rounded to that dtype too: JAX's own rule would multiply it in float32, which
+    takes a quarter of a bfloat16 training step on the CPU. Every index must occur in two or three
+    of the operands and the result: then a gradient is an einsum again.
     """
     a, b, out = spec.replace("->", ",").split(",")
     if next(index for index in out if (index in a) != (index in b)) in b:
@@ -110,7 +120,8 @@ class Dense(nn.Module):
         init = nn.initializers.normal(self.config.initializer_range)
         kernel = self.param("kernel", init, (inputs.shape[-1], self.features))
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
-        return (einsum("bli,io->blo", inputs.astype(dtype), kernel.astype(dtype)) + bias).astype(dtype)
+        product = einsum("bli,io->blo", inputs.astype(dtype), kernel.astype(dtype))
+        return (product + bias).astype(dtype)
 
 
 def layer_norm(config: EncoderConfig, name: str) -> nn.LayerNorm:
@@ -124,20 +135,22 @@ def layer_norm(config: EncoderConfig, name: str) -> nn.LayerNorm:
 
 
 class Embeddings(nn.Module):
-    """Word, position and token-type embeddings, normalised, and projected where the sizes differ."""
+    """Word, position and token-type embeddings, normalised; projected where the sizes differ."""
 
     config: EncoderConfig
     deterministic: bool
 
     @nn.compact
-    def __call__(self, token_ids: Int[Array, "batch length"]) -> Float[Array, "batch length hidden"]:
-        """Embeds token ids; all tokens are of type 0. Raises `InputError` on rows longer than the position table."""
+    def __call__(
+        self, token_ids: Int[Array, "batch length"]
+    ) -> Float[Array, "batch length hidden"]:
+        """Embeds token ids, all of type 0; `InputError` for rows longer than the position table."""
         config = self.config
         length = token_ids.shape[1]
         if length > config.max_position_embeddings:
             raise InputError(
-                f"{length} tokens a review are more than the model's {config.max_position_embeddings} positions; "
-                f"set data.max_length to at most {config.max_position_embeddings}"
+                f"{length} tokens are more than the model's positions: set data.max_length to at "
+                f"most {config.max_position_embeddings}"
             )
         embed = functools.partial(
             nn.Embed,
@@ -145,8 +158,12 @@ class Embeddings(nn.Module):
             embedding_init=nn.initializers.normal(config.initializer_range),
         )
         words = embed(config.vocab_size, name="word_embeddings")(token_ids)
-        positions = embed(config.max_position_embeddings, name="position_embeddings")(jnp.arange(length))
-        token_type = embed(config.type_vocab_size, name="token_type_embeddings")(jnp.zeros((), jnp.int32))
+        positions = embed(config.max_position_embeddings, name="position_embeddings")(
+            jnp.arange(length)
+        )
+        token_type = embed(config.type_vocab_size, name="token_type_embeddings")(
+            jnp.zeros((), jnp.int32)
+        )
         hidden = layer_norm(config, "layer_norm")(words + positions + token_type)
         hidden = nn.Dropout(config.hidden_dropout, deterministic=self.deterministic)(hidden)
         if config.embedding_size != config.hidden_size:
@@ -181,7 +198,11 @@ class SelfAttention(nn.Module):
             context = einsum("bhqk,bkhd->bqhd", weights, value).astype(value.dtype)
         else:
             context = jax.nn.dot_product_attention(
-                query, key, value, key_value_seq_lengths=lengths, implementation=config.attention
+                query,
+                key,
+                value,
+                key_value_seq_lengths=lengths,
+                implementation=cast(Literal["xla", "cudnn"], config.attention),
             )
         return Dense(config, config.hidden_size, name="output")(context.reshape(hidden.shape))
 
@@ -209,7 +230,7 @@ class Layer(nn.Module):
 
 
 class Encoder(nn.Module):
-    """The stack of layers: parameters `layer_<i>`, or `layers` with a leading axis under `scan_layers`."""
+    """The stack of layers: parameters `layer_<i>`, or scanned, `layers` with a leading axis."""
 
     config: EncoderConfig
     deterministic: bool
@@ -237,8 +258,8 @@ class Encoder(nn.Module):
 def layerwise_multipliers(params: dict[str, Any], decay: float) -> dict[str, Any]:
     """Learning-rate multipliers that fall with depth (Howard & Ruder, 2018; Clark et al., 2020).
 
-    With L layers: heads 1, layer i `decay ** (L - i)`, embeddings `decay ** (L + 1)`; scanned layers get an array that
-    broadcasts along their leading axis.
+    With L layers: heads 1, layer i `decay ** (L - i)`, embeddings `decay ** (L + 1)`. Scanned
+    layers get an array that broadcasts along their leading axis.
     """
     flat = traverse_util.flatten_dict(params, sep="/")
     encoder = params["encoder"]

@@ -1,0 +1,111 @@
+"""BERT-base and ELECTRA-base at full size: seconds per step, peak memory, determinism.
+
+Random weights and random token ids: time and memory do not depend on their values. One model a
+process, so that the peak is its own:
+
+    python -m benchmarks.full_size --model=bert
+"""
+
+import json
+import resource
+import statistics
+import time
+
+import jax
+import numpy as np
+from absl import app, flags
+
+from sentiment_jax import task, writer
+from sentiment_jax.evaluate import make_eval_step
+from sentiment_jax.models.classifiers import build_model
+from sentiment_jax.optimizers import OptimizerConfig
+from sentiment_jax.train_step import create_state, make_train_step
+
+MODEL = flags.DEFINE_enum("model", "bert", ("bert", "electra"), "Which model.")
+BATCH_SIZE = flags.DEFINE_integer("batch_size", 16, "Reviews per step.")
+LENGTH = flags.DEFINE_integer("length", 128, "Tokens per review.")
+STEPS = flags.DEFINE_integer("steps", 5, "Timed steps after the first, which compiles.")
+DTYPE = flags.DEFINE_enum("dtype", "float32", ("float32", "bfloat16"), "Of the computation.")
+SCAN = flags.DEFINE_bool("scan_layers", False, "One compiled layer.")
+REMAT = flags.DEFINE_bool("remat", False, "Recompute activations in the backward pass.")
+VOCABULARY = 30522
+
+
+def make_batch(seed: int) -> dict[str, np.ndarray]:
+    """A batch of random full-length reviews."""
+    rng = np.random.default_rng(seed)
+    shape = (BATCH_SIZE.value, LENGTH.value)
+    return {
+        "token_ids": rng.integers(1000, VOCABULARY, shape).astype(np.int32),
+        "lengths": np.full(shape[0], shape[1], np.int32),
+        "labels": rng.integers(0, 2, shape[0]).astype(np.int32),
+        "weights": np.ones(shape[0], np.float32),
+    }
+
+
+def timed(function, *arguments):
+    """Returns (result, seconds until it is there)."""
+    start = time.perf_counter()
+    result = jax.block_until_ready(function(*arguments))
+    return result, time.perf_counter() - start
+
+
+def checksum(params) -> list[float]:
+    """Sums of a tree's leaves in float64 on the host: equal trees have equal ones."""
+    return [float(np.sum(np.asarray(leaf, np.float64))) for leaf in jax.tree.leaves(params)]
+
+
+def main(_):
+    """Measures and prints one JSON object."""
+    settings = {
+        "name": MODEL.value,
+        "dtype": DTYPE.value,
+        "scan_layers": SCAN.value,
+        "remat": REMAT.value,
+    }
+    model = build_model(settings, vocab_size=VOCABULARY)
+    optimizer = OptimizerConfig(name="adamw", weight_decay=0.01, clip_norm=1.0, eps=1e-6)
+    step, rate = make_train_step(model, optimizer), np.float32(3e-5)
+
+    def two_steps():
+        params = jax.jit(task.initializer(model))(jax.random.key(0))
+        state = create_state(params, optimizer, seed=0)
+        del params
+        (state, _), first = timed(step, state, make_batch(0), rate)
+        (state, metrics), second = timed(step, state, make_batch(1), rate)
+        return state, first, second, float(metrics["loss"])
+
+    state, compile_seconds, _, loss = two_steps()
+    expected = checksum(state.params)
+    parameters = task.count_parameters(state.params)
+    seconds = []
+    for number in range(STEPS.value):
+        (state, _), spent = timed(step, state, make_batch(number), rate)
+        seconds.append(spent)
+    evaluate = make_eval_step(model)
+    timed(evaluate, state.params, make_batch(0))
+    scoring = [timed(evaluate, state.params, make_batch(0))[1] for _ in range(STEPS.value)]
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    del state
+    again, _, _, loss_again = two_steps()
+    environment = writer.environment()
+    result = {
+        **settings,
+        "parameters": parameters,
+        "batch_size": BATCH_SIZE.value,
+        "length": LENGTH.value,
+        "first_step_seconds": round(compile_seconds, 2),
+        "step_seconds": round(statistics.median(seconds), 3),
+        "train_examples_per_second": round(BATCH_SIZE.value / statistics.median(seconds), 2),
+        "evaluate_examples_per_second": round(BATCH_SIZE.value / statistics.median(scoring), 2),
+        "peak_memory_gib": round(peak, 2),
+        "two_steps_bitwise_equal": checksum(again.params) == expected and loss == loss_again,
+        "machine": environment["machine"],
+        "devices": environment["devices"],
+        "jax": jax.__version__,
+    }
+    print(json.dumps(result, indent=2))
+
+
+if __name__ == "__main__":
+    app.run(main)

@@ -1,0 +1,245 @@
+"""`--mode=sweep`: trains the runs of a plan, chooses by validation, retrains and tests the winner.
+
+One directory a run, its lock and its result.json are the whole state: any number of processes may
+drain one sweep, and a killed one goes on where it was.
+"""
+
+import contextlib
+import dataclasses
+import errno
+import os
+import shlex
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Callable, Collection, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from sentiment_jax import announce, devices, resume, study, tokenizers, train, writer
+from sentiment_jax import config as configs
+from sentiment_jax import task as tasks
+from sentiment_jax.errors import DiskFull, InputError, Interrupted, InUse, RunError
+from sentiment_jax.study import FINAL, Plan, Run
+
+POLL_SECONDS = 2.0  # between two looks at runs that other processes hold
+
+
+def sweep(
+    config: ConfigDict,
+    directory: Path,
+    axes: Mapping[str, Any],
+    *,
+    overridden: Collection[str] = (),
+    only: str | None = None,
+    workers: int = 1,
+    retry_failed: bool = False,
+) -> None:
+    """Drains a sweep, alone or beside other processes, and prints its table.
+
+    Args:
+      config: one of configs/, with its overrides.
+      directory: the sweep's; holds sweep.json, table.csv and a folder a run.
+      axes: the config's get_sweep(), with the command line's values in it.
+      overridden: config fields named on the command line.
+      only: "i/n" takes every n-th run, from the i-th. A grid's share ends with its last run, and
+        the share that ends last tests the winner; in stages, every share waits for the others.
+      workers: processes to use, this one included.
+      retry_failed: try the failed runs again.
+
+    Raises:
+      InputError: bad plan or data, or another sweep in `directory`.
+      RunError: nothing to choose from, a winner that could not be tested, a full disk.
+      Interrupted: SIGTERM or Ctrl-C; the current run is saved.
+    """
+    share = _parse_share(only)
+    writer.prepare_workdir(directory)
+    resolved = configs.resolve(config)
+    prepare = _keep_task()
+    plan = _join(directory, study.make_plan(resolved, axes, overridden), prepare)
+    if retry_failed:
+        for folder in (directory, directory / FINAL):
+            for failure in folder.glob("*/failed.json"):
+                failure.unlink(missing_ok=True)
+    progress = announce.Progress(plan, directory)
+    with resume.Stop() as stop, _helpers(workers - 1, directory, stop):
+        worker = _Worker(plan, resolved, prepare, share, progress, stop)
+        runs: list[Run] = []
+        for runs in study.stages(plan, directory):
+            if not worker.drain(runs):
+                announce.write_table(plan, directory)
+                left = sum(run.outcome().status == "open" for run in runs)
+                print(f"this share is done; {left} runs are open, the share that ends last goes on")
+                return
+    announce.conclude(plan, directory, runs)
+
+
+def _parse_share(only: str | None) -> tuple[int, int]:
+    if only is None:
+        return 1, 1
+    first, _, count = only.partition("/")
+    if first.isdecimal() and count.isdecimal() and 1 <= int(first) <= int(count):
+        return int(first), int(count)
+    raise InputError(f"--only={only}: write i/n with 1 <= i <= n, 2/8 for example")
+
+
+def _keep_task() -> Callable[..., tasks.Task]:
+    """A tasks.prepare that reads and encodes the reviews once for all runs of a process."""
+    kept: list[tasks.Task] = []
+
+    def prepare(config: ConfigDict, tokenizer: Any = None) -> tasks.Task:
+        if not kept:
+            kept.append(tasks.prepare(config))
+        task = kept[0]
+        same = tokenizer is None or (
+            tokenizers.tokenizer_hash(tokenizer) == tokenizers.tokenizer_hash(task.tokenizer)
+        )
+        return (
+            dataclasses.replace(task, config=config) if same else tasks.prepare(config, tokenizer)
+        )
+
+    return prepare
+
+
+def _join(directory: Path, plan: Plan, prepare: Callable[..., tasks.Task]) -> Plan:
+    """Writes sweep.json, or checks that the one there is the same; returns what is on disk."""
+    path = directory / study.PLAN_FILE
+    for size in {*plan.axes["batch_size"], plan.config.eval_batch_size}:
+        devices.check_batch_size("batch_size", size)
+    if path.exists():
+        study.check_same_plan(directory, study.read_plan(directory), plan)
+    task = prepare(plan.config)
+    reviews, largest = len(task.encoded["train"]), max(plan.axes["batch_size"])
+    if largest > reviews:
+        raise InputError(
+            f"batch_size={largest} is larger than the {reviews} training reviews; use at most "
+            f"{reviews} (--sweep_batch_size)"
+        )
+    command = shlex.join(["python", "-m", "sentiment_jax.main", *sys.argv[1:]])
+    plan = dataclasses.replace(plan, data_hash=task.facts["data_hash"], command=command)
+    if not path.exists():
+        mine = path.with_name(f".{path.name}.{os.getpid()}.new")
+        writer.write_json(mine, plan.to_json())
+        # Of two processes that begin together, only one can create the file.
+        with contextlib.suppress(FileExistsError):
+            os.link(mine, path)
+        mine.unlink()
+    stored = study.read_plan(directory)
+    study.check_same_plan(directory, stored, plan)
+    if stored.data_hash != plan.data_hash:
+        raise InputError(
+            f"the data changed since the sweep in {directory} began: hash {stored.data_hash[:12]} "
+            f"then, {plan.data_hash[:12]} now; choose another --workdir"
+        )
+    announce.describe(stored, directory, reviews)
+    return stored
+
+
+@dataclasses.dataclass
+class _Worker:
+    """One process's part in a sweep."""
+
+    plan: Plan
+    config: ConfigDict
+    prepare: Callable[..., tasks.Task]
+    share: tuple[int, int]
+    progress: announce.Progress
+    stop: resume.Stop
+
+    def drain(self, runs: list[Run]) -> bool:
+        """Trains what nobody else does; True once the stage is complete, False to leave it open."""
+        first, count = self.share
+        mine = runs if runs[0].stage == FINAL else runs[first - 1 :: count]
+        while any(run.outcome().status == "open" for run in mine):
+            if not any([self._try(run, runs) for run in mine]):
+                self._wait(runs)
+        if count > 1 and self.plan.procedure == "grid":
+            return all(run.outcome().status != "open" for run in runs)
+        while any(run.outcome().status == "open" for run in runs):
+            self._wait(runs)
+        self.progress.update(runs)
+        return True
+
+    def _wait(self, runs: list[Run]) -> None:
+        time.sleep(POLL_SECONDS)
+        self.progress.update(runs)
+        self._check_stop()
+
+    def _check_stop(self) -> None:
+        if self.stop.requested:
+            raise Interrupted("stopped between two runs; run the same command to continue")
+
+    def _try(self, run: Run, runs: list[Run]) -> bool:
+        """Trains one run to its end; False where it has ended, or another process holds it."""
+        self._check_stop()
+        if run.outcome().status != "open":
+            return False
+        # Paths and cadence as this process was told, everything else as planned.
+        config = ConfigDict(run.config.to_dict())
+        own = configs.flatten(self.config)
+        config.update_from_flattened_dict({name: own[name] for name in resume.HARMLESS})
+        try:
+            _execute(run, config, self.prepare)
+        except InUse:
+            return False
+        self.progress.update(runs)
+        return True
+
+
+def _execute(run: Run, config: ConfigDict, prepare: Callable[..., tasks.Task]) -> None:
+    """Trains one run, what it says going to its log.txt; a failure becomes its failed.json."""
+    writer.prepare_workdir(run.directory)
+    log = (run.directory / "log.txt").open("a", encoding="utf-8")
+    try:
+        with log, contextlib.redirect_stdout(log):
+            train.train(config, run.directory, score_test=run.stage == FINAL, prepare=prepare)
+    except (InputError, Interrupted, DiskFull):
+        raise
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            raise DiskFull(f"disk full while {run.directory} was trained ({error})") from error
+        reason = str(error)
+        if not isinstance(error, RunError):
+            traceback.print_exc()
+            reason = f"{type(error).__name__}: {reason}"
+        records = writer.read_metrics(run.directory / "metrics.jsonl")
+        reached = records[-1]["step"] if records else 0
+        failure = {"reason": " ".join(reason.split()), "step": getattr(error, "step", reached)}
+        writer.write_json(run.directory / "failed.json", failure)
+
+
+@contextlib.contextmanager
+def _helpers(count: int, directory: Path, stop: resume.Stop) -> Iterator[None]:
+    """Runs the same command in `count` more processes meanwhile; their output goes to log files."""
+    command = [sys.executable, "-m", "sentiment_jax.main", *sys.argv[1:]]
+    processes: list[subprocess.Popen] = []
+    try:
+        for number in range(2, count + 2):
+            with (directory / f"worker-{number}.log").open("a", encoding="utf-8") as log:
+                # A session of their own: Ctrl-C reaches this process alone, which passes it on.
+                processes.append(
+                    subprocess.Popen(
+                        [*command, "--workers=1", "--noretry_failed"],
+                        stdin=subprocess.DEVNULL,
+                        stdout=log,
+                        stderr=subprocess.STDOUT,
+                        start_new_session=True,
+                    )
+                )
+        yield
+        while any(process.poll() is None for process in processes) and not stop.requested:
+            time.sleep(0.1)
+    finally:
+        for process in processes:
+            if process.poll() is None:
+                process.terminate()
+        for number, process in enumerate(processes, start=2):
+            if process.wait() not in (0, 143):
+                where = directory / f"worker-{number}.log"
+                print(
+                    f"warning: worker {number} ended with exit code {process.returncode}: {where}",
+                    file=sys.stderr,
+                )

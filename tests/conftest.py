@@ -1,0 +1,47 @@
+"""Shapes and types are checked while the tests run; caches stay inside a temporary folder."""
+
+import os
+import tempfile
+
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="sentiment_jax_tests_")
+
+from jaxtyping import install_import_hook
+
+install_import_hook("sentiment_jax", "beartype.beartype")
+
+import pytest
+
+from configs import lstm
+from sentiment_jax import train
+
+
+def make_small_config():
+    """An LSTM on a few dozen embedded reviews: a run takes seconds."""
+    config = lstm.get_config("sample")
+    config.epochs = 3
+    config.log_every = 2
+    config.checkpoint_every = 3
+    config.early_stopping_patience = 0
+    config.data.limit = 60
+    config.data.test_limit = 30
+    config.data.max_length = 24
+    config.data.length_buckets = (12,)
+    config.model.embedding_size = 8
+    config.model.hidden_size = 6
+    config.model.dense_size = 5
+    return config
+
+
+@pytest.fixture
+def small_config():
+    """make_small_config, for a test to change."""
+    return make_small_config()
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory):
+    """The directory of an uninterrupted run of make_small_config; not to be changed."""
+    workdir = tmp_path_factory.mktemp("finished")
+    train.train(make_small_config(), workdir)
+    return workdir

@@ -1,0 +1,91 @@
+"""The tiny folders under fixtures/, as our models: what fixtures/make_*_golden.py wrote."""
+
+import functools
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from sentiment_jax import pretrained
+from sentiment_jax.models import classifiers
+
+FIXTURES = Path(__file__).parent / "fixtures"
+TORCH = ("bert", "electra", "electra_projection")
+FLAX = ("flax_bert", "flax_electra")
+
+
+def read(name):
+    """The input and output that a fixture records."""
+    with np.load(FIXTURES / name / "golden.npz") as arrays:
+        return {key: jnp.asarray(value) for key, value in arrays.items()}
+
+
+def build(folder, **settings):
+    """The model of a folder with other settings."""
+    folder = FIXTURES / folder
+    model_type = pretrained.read_json(folder / "config.json")["model_type"]
+    settings = pretrained.resolve_encoder({"name": model_type, **settings}, folder)
+    return classifiers.build_model(settings, vocab_size=settings["vocab_size"])
+
+
+def key(seed):
+    """A random key whose generator compiles fast."""
+    return jax.random.key(seed, impl="rbg")
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def init(model, key):
+    """Fresh parameters."""
+    ids, lengths = jnp.zeros((1, 4), jnp.int32), jnp.ones(1, jnp.int32)
+    return model.init(key, ids, lengths, deterministic=True)["params"]
+
+
+def fill(model, value):
+    """Parameters that all have one value: a loader must replace them."""
+    shapes = jax.eval_shape(functools.partial(init, model), key(0))
+    return jax.tree.map(lambda leaf: jnp.full(leaf.shape, value, leaf.dtype), shapes)
+
+
+def load(folder, **settings):
+    """The model of a folder and its loaded parameters."""
+    model = build(folder, **settings)
+    folder = FIXTURES / folder
+    params, report = pretrained.load_pretrained(folder, model.config, fill(model, 7.0))
+    assert report.new == report.unused == ()
+    return model, params
+
+
+@functools.partial(jax.jit, static_argnums=0, static_argnames="capture")
+def _apply(model, params, token_ids, lengths, key, capture=False):
+    return model.apply(
+        {"params": params},
+        token_ids,
+        lengths,
+        deterministic=key is None,
+        rngs={} if key is None else {"dropout": key},
+        capture_intermediates=capture,
+    )
+
+
+def logits(model, params, batch, key=None):
+    """The model's logits; with dropout where there is a key for it."""
+    return _apply(model, params, batch["token_ids"], batch["lengths"], key)
+
+
+def intermediates(model, params, batch, key=None):
+    """The output of every module by name, each a tuple over its calls."""
+    ids, lengths = batch["token_ids"], batch["lengths"]
+    return _apply(model, params, ids, lengths, key, capture=True)[1]["intermediates"]
+
+
+def hidden_states(model, params, batch):
+    """The embeddings' and every layer's output, stacked as Hugging Face's hidden_states are."""
+    captured = intermediates(model, params, batch)
+    encoder = captured["encoder"]
+    if "layers" in encoder:
+        layers = list(encoder["layers"]["__call__"][0])
+    else:
+        count = model.config.num_hidden_layers
+        layers = [encoder[f"layer_{i}"]["__call__"][0] for i in range(count)]
+    return np.stack([captured["embeddings"]["__call__"][0], *layers])

@@ -1,0 +1,130 @@
+import ast
+import json
+from pathlib import Path
+
+import pytest
+from ml_collections import ConfigDict
+
+from configs import bert, electra, lstm
+from sentiment_jax import config as configs
+from sentiment_jax import writer
+from sentiment_jax.errors import InputError
+
+ROOT = Path(__file__).parent.parent
+VARIANTS = [
+    (lstm, ""),
+    (lstm, "sample"),
+    *[(module, variant) for module in (bert, electra) for variant in ("", "tiny", "long")],
+]
+
+
+@pytest.mark.parametrize(("module", "variant"), VARIANTS)
+def test_every_config_is_valid_and_survives_json(module, variant, tmp_path):
+    config = module.get_config(variant)
+    configs.validate(config)
+    writer.write_json(tmp_path / "config.json", configs.to_json(config))
+    again = configs.read_run_config(tmp_path)
+    assert configs.flatten(again) == configs.flatten(config)
+    assert configs.digest(again) == configs.digest(config)
+
+
+@pytest.mark.parametrize("module", [lstm, bert, electra])
+def test_unknown_variants_list_the_known_ones(module):
+    with pytest.raises(ValueError, match="unknown variant 'huge': one of"):
+        module.get_config("huge")
+
+
+def test_the_study_settings():
+    def settings(config):
+        optimizer = config.optimizer
+        return (optimizer.name, config.batch_size, optimizer.learning_rate, config.epochs)
+
+    assert settings(lstm.get_config()) == ("adam", 256, 1e-4, 20)
+    assert settings(bert.get_config()) == ("adamw", 16, 3e-5, 5)
+    assert settings(electra.get_config()) == ("adamw", 32, 3e-5, 5)
+    for module in (bert, electra):
+        config = module.get_config()
+        assert (config.data.max_length, config.optimizer.warmup_fraction) == (128, 0.1)
+        assert config.optimizer.weight_decay == 0.01
+
+
+def test_validate_lists_all_problems_at_once():
+    config = lstm.get_config()
+    config.batch_size = 0
+    config.epochs = 0
+    config.model.output_dropout = 1.0
+    config.model.pooling = "first"
+    config.optimizer.name = "adagrad"
+    config.optimizer.learning_rate = float("nan")
+    config.optimizer.warmup_fraction = 1.5
+    config.optimizer.layerwise_decay = 0.8
+    config.data.source = "csv"
+    with pytest.raises(InputError) as error:
+        configs.validate(config)
+    for part in (
+        "batch_size=0 must be >= 1",
+        "epochs=0 must be >= 1",
+        "model.output_dropout=1.0 must be >= 0 and < 1",
+        "model.pooling='first' is unknown, choose last, mean, max, mean_max",
+        "optimizer.name='adagrad' is unknown, choose sgd, rmsprop, adam, adamw",
+        "optimizer.learning_rate=nan",
+        "optimizer.warmup_fraction=1.5 must be >= 0 and <= 1",
+        "optimizer.layerwise_decay needs an encoder",
+        "data.source=csv needs --config.data.path",
+    ):
+        assert part in str(error.value)
+
+
+@pytest.mark.parametrize("rate", [-1e-3, float("inf")])
+def test_bad_learning_rates(rate):
+    config = lstm.get_config()
+    config.optimizer.learning_rate = rate
+    with pytest.raises(InputError, match="optimizer.learning_rate"):
+        configs.validate(config)
+
+
+def test_max_length_beyond_the_positions():
+    config = bert.get_config("tiny")
+    config.data.max_length = 129
+    with pytest.raises(InputError, match="data.max_length=129 exceeds the model's 128 positions"):
+        configs.validate(config)
+
+
+def test_difference_is_field_by_field():
+    old, new = lstm.get_config(), lstm.get_config()
+    new.batch_size, new.optimizer.learning_rate = 512, 5e-5
+    assert configs.difference(old, new) == [
+        "batch_size: 256 -> 512",
+        "optimizer.learning_rate: 0.0001 -> 5e-05",
+    ]
+
+
+def test_run_names_are_readable_and_differ_with_any_field():
+    config = lstm.get_config()
+    name = configs.run_name(config)
+    assert name.startswith("lstm-adam-256-0.0001-seed0-")
+    config.data.max_length = 300
+    assert configs.run_name(config) != name
+
+
+def test_resolve_copies():
+    config = bert.get_config("tiny")
+    before = json.dumps(configs.to_json(config))
+    resolved = configs.resolve(config)
+    resolved.batch_size = 3
+    assert json.dumps(configs.to_json(config)) == before
+    assert isinstance(resolved, ConfigDict)
+
+
+def test_every_field_is_read_somewhere():
+    """A config field that nothing reads is a lie: its name must occur in the package."""
+    names = set()
+    for path in (ROOT / "sentiment_jax").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Attribute):
+                names.add(node.attr)
+            elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+                names.add(node.target.id)  # a field of a dataclass that a group is splatted into
+    for module, variant in VARIANTS:
+        for field in configs.flatten(module.get_config(variant)):
+            assert field.split(".")[-1] in names, field

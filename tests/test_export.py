@@ -1,0 +1,139 @@
+"""Exported folders: read back bit for bit, opened by transformers, never half written."""
+
+import json
+import os
+
+import golden
+import jax
+import numpy as np
+import pytest
+import safetensors
+import tokenizers
+import transformers
+
+from sentiment_jax import export, pretrained
+from sentiment_jax.errors import InputError
+
+WORDS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "good", "Good", "film", "##s", "bad")
+
+
+@pytest.fixture
+def tokenizer():
+    """A cased tokenizer with neither [CLS] and [SEP] around its output nor the default lengths."""
+    vocabulary = {word: i for i, word in enumerate(WORDS)}
+    model = tokenizers.models.WordPiece(vocabulary, unk_token="[UNK]")
+    tokenizer = tokenizers.Tokenizer(model)
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.BertPreTokenizer()
+    tokenizer.add_special_tokens(list(WORDS[:5]))
+    tokenizer.enable_truncation(3)
+    tokenizer.enable_padding(length=9)
+    return tokenizer
+
+
+@pytest.mark.parametrize("scan", [False, True])
+@pytest.mark.parametrize("name", golden.TORCH)
+def test_an_exported_folder_is_read_back_bit_for_bit(tmp_path, tokenizer, name, scan):
+    model, params = golden.load(name, scan_layers=scan)
+    export.export_pretrained(tmp_path / "out", model.config, params, tokenizer)
+    again = golden.build(tmp_path / "out", scan_layers=scan)
+    assert again == model
+    folder = tmp_path / "out"
+    loaded, report = pretrained.load_pretrained(folder, again.config, golden.fill(again, 7.0))
+    assert report.new == report.unused == ()
+    jax.tree.map(np.testing.assert_array_equal, loaded, params)
+    # and the same file content as Hugging Face wrote
+    with (
+        safetensors.safe_open(tmp_path / "out/model.safetensors", "np") as ours,
+        safetensors.safe_open(golden.FIXTURES / name / "model.safetensors", "np") as theirs,
+    ):
+        assert ours.metadata() == theirs.metadata() == {"format": "pt"}
+        assert set(ours.keys()) == set(theirs.keys())
+        for key in theirs.keys():  # noqa: SIM118 (no mapping)
+            np.testing.assert_array_equal(ours.get_tensor(key), theirs.get_tensor(key))
+
+
+@pytest.mark.parametrize(
+    ("name", "architecture"),
+    [
+        ("bert", "BertForSequenceClassification"),
+        ("electra_projection", "ElectraForSequenceClassification"),
+    ],
+)
+def test_transformers_reads_the_config(tmp_path, tokenizer, name, architecture):
+    model, params = golden.load(name, hidden_dropout=0.3, classifier_dropout=0.2)
+    export.export_pretrained(tmp_path / "out", model.config, params, tokenizer)
+    files = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert files == ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"]
+    config = transformers.AutoConfig.from_pretrained(tmp_path / "out")
+    original = transformers.AutoConfig.from_pretrained(golden.FIXTURES / name)
+    assert config.id2label == {0: "negative", 1: "positive"}
+    assert config.label2id == {"negative": 0, "positive": 1}
+    assert config.architectures == [architecture]
+    changed = {"hidden_dropout_prob": 0.3, "classifier_dropout": 0.2}
+    for field, value in (original.to_dict() | changed).items():
+        if field not in ("id2label", "label2id", "_name_or_path", "transformers_version"):
+            assert getattr(config, field) == value, field
+
+
+def test_transformers_opens_the_tokenizer_as_it_is(tmp_path, tokenizer):
+    model, params = golden.load("bert")
+    export.export_pretrained(tmp_path / "out", model.config, params, tokenizer)
+    opened = transformers.AutoTokenizer.from_pretrained(tmp_path / "out")
+    assert opened.model_max_length == 16
+    assert (opened.pad_token_id, opened.cls_token_id, opened.sep_token_id) == (0, 2, 3)
+    encoded = opened(["Good films good bad film", "bad"], padding=True)
+    assert encoded["input_ids"] == [[2, 6, 7, 8, 5, 9, 7, 3], [2, 9, 3, 0, 0, 0, 0, 0]]
+    assert len(opened("bad " * 50, truncation=True)["input_ids"]) == 16
+    # the tokenizer that was passed keeps its settings
+    assert tokenizer.truncation["max_length"] == 3
+    assert tokenizer.post_processor is None
+
+
+def test_a_folder_with_other_files_is_refused(tmp_path, tokenizer):
+    model, params = golden.load("bert")
+    (tmp_path / "flax_model.msgpack").write_bytes(b"other weights")
+    with pytest.raises(InputError, match="is no empty folder"):
+        export.export_pretrained(tmp_path, model.config, params, tokenizer)
+    with pytest.raises(InputError, match="is no empty folder"):
+        export.export_pretrained(tmp_path / "flax_model.msgpack", model.config, params, tokenizer)
+    assert [path.name for path in tmp_path.iterdir()] == ["flax_model.msgpack"]
+    (tmp_path / "empty").mkdir()
+    export.export_pretrained(tmp_path / "empty", model.config, params, tokenizer)
+    assert (tmp_path / "empty/model.safetensors").exists()
+
+
+def test_an_export_that_fails_leaves_nothing(tmp_path, tokenizer, monkeypatch):
+    model, params = golden.load("bert")
+
+    def disk_full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(export, "_write_json", disk_full)
+    with pytest.raises(OSError, match="No space"):
+        export.export_pretrained(tmp_path / "out", model.config, params, tokenizer)
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("scan", [False, True])
+@pytest.mark.parametrize("name", golden.TORCH)
+def test_live_pytorch_opens_the_export_with_the_same_logits(tmp_path, tokenizer, name, scan):
+    torch = pytest.importorskip("torch", reason="the files are compared without it above")
+    model, params = golden.load(name, scan_layers=scan)
+    params = jax.tree.map(lambda leaf: leaf * 1.01, params)
+    export.export_pretrained(tmp_path / "out", model.config, params, tokenizer)
+    theirs, report = transformers.AutoModelForSequenceClassification.from_pretrained(
+        tmp_path / "out", output_loading_info=True
+    )
+    assert not any(report.values())
+    architecture = json.loads((tmp_path / "out/config.json").read_text())["architectures"]
+    assert [type(theirs).__name__] == architecture
+    batch = golden.read(name)
+    mask = np.arange(12) < np.asarray(batch["lengths"])[:, None]
+    with torch.no_grad():
+        expected = theirs.eval()(
+            input_ids=torch.tensor(np.asarray(batch["token_ids"])).long(),
+            attention_mask=torch.tensor(mask).long(),
+        ).logits
+    assert np.abs(expected - np.asarray(batch["logits"])).max() > 1e-3
+    logits = golden.logits(model, params, batch)
+    np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-5)

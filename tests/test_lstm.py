@@ -1,0 +1,124 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import traverse_util
+
+from sentiment_jax.models.lstm import POOLINGS, LstmClassifier, LstmConfig, reverse_valid
+
+LENGTHS = np.array([7, 1, 4], np.int32)
+
+
+def logits(model, params, ids, **options):
+    ids, lengths = jnp.asarray(ids), jnp.asarray(LENGTHS)
+    return np.asarray(model.apply({"params": params}, ids, lengths, **options))
+
+
+def make(**options):
+    model = LstmClassifier(LstmConfig(**{"vocab_size": 50, **options}))
+    ids = np.random.default_rng(0).integers(1, 50, (3, 7)).astype(np.int32)
+    ids[np.arange(7) >= LENGTHS[:, None]] = 0
+    params = model.init(jax.random.key(0), jnp.asarray(ids), jnp.asarray(LENGTHS))["params"]
+    # Biases start at 0: random ones, so that a forgotten bias shows.
+    params = jax.tree.map(
+        lambda leaf: leaf + 0.3 * jax.random.normal(jax.random.key(1), leaf.shape), params
+    )
+    return model, params, ids
+
+
+def test_parameter_names_and_counts_of_the_study():
+    model = LstmClassifier(LstmConfig(vocab_size=1000))
+    shapes = jax.eval_shape(
+        lambda: model.init(jax.random.key(0), jnp.ones((1, 4), int), jnp.ones(1, int))["params"]
+    )
+    flat = {k: v.shape for k, v in traverse_util.flatten_dict(shapes, sep="/").items()}
+    expected = {
+        "embedding/embedding": (1000, 100),
+        "dense/kernel": (64, 128),
+        "dense/bias": (128,),
+        "classifier/kernel": (128, 2),
+        "classifier/bias": (2,),
+    }
+    for gate in "ifgo":
+        expected[f"forward/cell/i{gate}/kernel"] = (100, 64)
+        expected[f"forward/cell/h{gate}/kernel"] = (64, 64)
+        expected[f"forward/cell/h{gate}/bias"] = (64,)
+    assert flat == expected
+    total = sum(int(np.prod(shape)) for shape in flat.values())
+    assert total == 1000 * 100 + 4 * (100 * 64 + 64 * 64 + 64) + 64 * 128 + 128 + 128 * 2 + 2
+
+
+def sigmoid(x):
+    return 1 / (1 + np.exp(-x))
+
+
+def plain_lstm(params, inputs):
+    """States after every position of one row, as Hochreiter's equations say."""
+    cell = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params["cell"])
+    h = c = np.zeros(cell["hi"]["bias"].shape)
+    states = []
+    for x in inputs:
+        gates = {
+            g: x @ cell[f"i{g}"]["kernel"] + h @ cell[f"h{g}"]["kernel"] + cell[f"h{g}"]["bias"]
+            for g in "ifgo"
+        }
+        c = sigmoid(gates["f"]) * c + sigmoid(gates["i"]) * np.tanh(gates["g"])
+        h = sigmoid(gates["o"]) * np.tanh(c)
+        states.append(h)
+    return np.array(states)
+
+
+@pytest.mark.parametrize("bidirectional", [False, True])
+@pytest.mark.parametrize("pooling", POOLINGS)
+def test_equals_a_plain_numpy_loop(pooling, bidirectional):
+    model, params, ids = make(pooling=pooling, bidirectional=bidirectional)
+    actual = logits(model, params, ids)
+    p = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params)
+    for row, length in enumerate(LENGTHS):
+        embedded = p["embedding"]["embedding"][ids[row, :length]]
+        pooled = []
+        for name, inputs in (("forward", embedded), ("backward", embedded[::-1])):
+            if name in params:
+                states = plain_lstm(params[name], inputs)
+                parts = {"last": states[-1], "mean": states.mean(0), "max": states.max(0)}
+                names = ["mean", "max"] if pooling == "mean_max" else [pooling]
+                pooled += [parts[part] for part in names]
+        hidden = np.concatenate(pooled) @ p["dense"]["kernel"] + p["dense"]["bias"]
+        expected = np.maximum(hidden, 0) @ p["classifier"]["kernel"] + p["classifier"]["bias"]
+        np.testing.assert_allclose(actual[row], expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("bidirectional", [False, True])
+@pytest.mark.parametrize("pooling", POOLINGS)
+def test_padding_never_changes_a_logit(pooling, bidirectional):
+    model, params, ids = make(pooling=pooling, bidirectional=bidirectional)
+    wide = np.pad(ids, ((0, 0), (0, 5)))
+    wide[np.arange(12) >= LENGTHS[:, None]] = 49  # not even when the padding holds a word
+    np.testing.assert_array_equal(
+        logits(model, params, ids), logits(model, params, wide)
+    )
+
+
+def test_reverse_valid_leaves_padding_in_place():
+    inputs = np.arange(6, dtype=np.float32).reshape(1, 6, 1)
+    reversed_ = reverse_valid(jnp.asarray(inputs), jnp.array([4]))
+    np.testing.assert_array_equal(reversed_[0, :, 0], [3, 2, 1, 0, 4, 5])
+
+
+def test_dropout_acts_only_in_training():
+    model, params, ids = make(embedding_dropout=0.5)
+    np.testing.assert_array_equal(logits(model, params, ids), logits(model, params, ids))
+    noisy = [
+        logits(model, params, ids, deterministic=False, rngs={"dropout": jax.random.key(k)})
+        for k in (1, 1, 2)
+    ]
+    np.testing.assert_array_equal(noisy[0], noisy[1])
+    assert not np.array_equal(noisy[0], noisy[2])
+
+
+def test_bfloat16_stays_close_and_logits_are_float32():
+    model, params, ids = make()
+    half = LstmClassifier(LstmConfig(vocab_size=50, dtype="bfloat16"))
+    actual = logits(half, params, ids)
+    assert actual.dtype == np.float32
+    np.testing.assert_allclose(actual, logits(model, params, ids), atol=0.1)

@@ -1,0 +1,117 @@
+"""The command line as a person meets it: one line on stderr, the right exit code, in seconds."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+# No test reaches the network, even where there is one: this proxy refuses at once.
+NO_NETWORK = {"http_proxy": "http://127.0.0.1:9", "https_proxy": "http://127.0.0.1:9"}
+
+
+def command(*arguments, timeout=120, **options):
+    return subprocess.run(
+        [sys.executable, "-m", "sentiment_jax.main", *map(str, arguments)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        env={**os.environ, **NO_NETWORK},
+        **options,
+    )
+
+
+def refused(*arguments, code=2):
+    """Runs a command that must fail; returns its one line."""
+    done = command(*arguments)
+    assert done.returncode == code, done.stderr
+    lines = done.stderr.strip().splitlines()
+    assert len(lines) == 1, done.stderr
+    assert lines[0].startswith("error: ")
+    return lines[0]
+
+
+SAMPLE = "--config=configs/lstm.py:sample"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        ([SAMPLE, "--config.optimzer.name=adam"], ["optimzer", "optimizer"]),
+        ([SAMPLE, "--config.optimizer.nam=adam"], ["nam", "name"]),
+        ([SAMPLE, "--workdri=x"], ["unknown flag --workdri", "--workdir"]),
+        ([SAMPLE, "stray"], ["stray argument 'stray'"]),
+        ([SAMPLE, "--config.epochs=many"], ["many"]),
+        ([SAMPLE, "--config.batch_size=1e2"], ["1e2"]),
+        (["--config=configs/lstm.py:huge"], ["unknown variant 'huge'", "sample"]),
+        (["--config=configs/nothing.py"], ["configs/nothing.py"]),
+        ([], ["--config is missing"]),
+        ([SAMPLE, "--mode=dance"], ["dance", "train", "evaluate", "predict"]),
+        ([SAMPLE, "--config.optimizer.name=adagrad"], ["adagrad", "sgd, rmsprop, adam, adamw"]),
+        ([SAMPLE, "--config.model.name=gpt"], ["gpt", "bert, electra, lstm"]),
+        ([SAMPLE, "--config.data.source=web"], ["web", "tfds, folder, csv, sample"]),
+        ([SAMPLE, "--config.batch_size=0", "--config.epochs=0"], ["batch_size=0", "epochs=0"]),
+        (["--mode=evaluate"], ["--mode=evaluate needs --workdir"]),
+        (["--mode=evaluate", "--workdir=/nowhere/run"], ["/nowhere/run"]),
+        (["--mode=predict", "--workdir=x"], ["--text", "--input"]),
+    ],
+)
+def test_bad_command_lines(arguments, parts):
+    line = refused(*arguments)
+    for part in parts:
+        assert part in line
+
+
+def test_help_is_quick():
+    start = time.perf_counter()
+    done = command("--help")
+    assert "--workdir" in done.stdout
+    assert time.perf_counter() - start < 20  # 2.5 s on an idle machine
+
+
+def test_an_unwritable_workdir_fails_before_data(tmp_path):
+    (tmp_path / "file").write_text("")
+    line = refused(SAMPLE, f"--workdir={tmp_path}/file", "--config.data.path=/nowhere")
+    assert f"cannot write to --workdir={tmp_path}/file" in line
+
+
+def test_a_batch_larger_than_the_data(tmp_path):
+    line = refused(SAMPLE, f"--workdir={tmp_path}/run", "--config.batch_size=4000")
+    assert "batch_size=4000 is larger than the 308 training reviews" in line
+
+
+@pytest.mark.parametrize(
+    ("content", "parts"),
+    [
+        ("text,label\ngood film,pos\nbad film,maybe\n", ["maybe", "row", "3"]),
+        ("review,label\ngood film,pos\n", ["text", "review"]),
+        ("text,label\ngood film,pos\nfine film,pos\n", ["negative"]),
+    ],
+)
+def test_a_bad_csv(tmp_path, content, parts):
+    (tmp_path / "mine.csv").write_text(content)
+    line = refused(
+        SAMPLE,
+        f"--workdir={tmp_path}/run",
+        "--config.data.source=csv",
+        f"--config.data.path={tmp_path}/mine.csv",
+    )
+    for part in parts:
+        assert part in line
+
+
+def test_no_prepared_data_and_no_network(tmp_path):
+    start = time.perf_counter()
+    line = refused(
+        "--config=configs/lstm.py",
+        f"--workdir={tmp_path}/run",
+        f"--config.data.path={tmp_path}/tensorflow_datasets",
+    )
+    assert "data.path" in line
+    assert time.perf_counter() - start < 60  # seconds; TFDS alone retries for minutes

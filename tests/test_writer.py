@@ -1,0 +1,90 @@
+import csv
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from sentiment_jax import writer
+from sentiment_jax.errors import InputError
+
+
+def test_json_is_strict_and_atomic(tmp_path):
+    path = tmp_path / "result.json"
+    writer.write_json(path, {"a": 1})
+    with pytest.raises(ValueError, match="Out of range"):
+        writer.write_json(path, {"a": float("nan")})
+    assert writer.read_json(path) == {"a": 1}
+    assert [p.name for p in tmp_path.iterdir()] == ["result.json"]
+
+
+def test_half_written_json_is_named(tmp_path):
+    (tmp_path / "result.json").write_text('{"a": ')
+    with pytest.raises(InputError, match="result.json is not JSON"):
+        writer.read_json(tmp_path / "result.json")
+    with pytest.raises(InputError, match="cannot read .*nothing.json"):
+        writer.read_json(tmp_path / "nothing.json")
+
+
+def test_a_resumed_log_has_every_step_once(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    log = writer.MetricsLog(path, resume_at=0)
+    for step in (2, 4, 6):
+        log.write(step=step, split="train", loss=0.5)
+    log.write(step=4, split="val", loss=float("nan"))
+    log.write(step=4, split="test", loss=0.1)
+    with path.open("a") as file:
+        file.write('{"step": 8, "spl')  # killed here
+    log = writer.MetricsLog(path, resume_at=4)
+    log.write(step=6, split="train", loss=0.4)
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [(line["step"], line["split"]) for line in lines] == [
+        (2, "train"),
+        (4, "train"),
+        (4, "val"),
+        (6, "train"),
+    ]
+    assert lines[2]["loss"] is None
+    assert lines[3]["loss"] == 0.4
+
+
+def test_predictions_follow_the_contract(tmp_path):
+    path = tmp_path / "predictions.csv"
+    labels, p = np.array([1, 0], np.int32), np.array([0.75, 0.25], np.float32)
+    writer.write_predictions(path, ['a,"b"', "c"], labels, p)
+    rows = list(csv.reader(path.read_text().splitlines()))
+    assert rows == [
+        ["id", "label", "predicted", "p_positive"],
+        ['a,"b"', "1", "1", "0.750000"],
+        ["c", "0", "0", "0.250000"],
+    ]
+
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from sentiment_jax import writer
+with writer.lock(Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_lock_names_its_holder_and_dies_with_it(tmp_path):
+    command = [sys.executable, "-c", HOLD, str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout.readline() == "held\n"
+        with pytest.raises(InputError, match=f"in use by pid {holder.pid} on .* since "):
+            with writer.lock(tmp_path):
+                pass
+        holder.kill()
+    with writer.lock(tmp_path):
+        assert (tmp_path / "lock").read_text().startswith("pid ")
+
+
+def test_a_workdir_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").write_text("")
+    for workdir in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(InputError, match=f"cannot write to --workdir={workdir}"):
+            writer.prepare_workdir(workdir)
