@@ -121,9 +121,7 @@ def resolve(config: ConfigDict) -> ConfigDict:
                 config.model.pretrained, config.model.revision
             )
             resolved.model.revision = revision
-        resolved.model = ConfigDict(
-            pretrained.resolve_encoder(resolved.model.to_dict(), folder)
-        )
+        resolved.model = ConfigDict(pretrained.resolve_encoder(resolved.model.to_dict(), folder))
     return resolved
 
 

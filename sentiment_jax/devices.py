@@ -1,4 +1,4 @@
-"""Where arrays live: one mesh with a data axis; batches split along it, parameters on every device."""
+"""Where arrays live: one mesh with a data axis; batches split along it, parameters copied."""
 
 import os
 from pathlib import Path

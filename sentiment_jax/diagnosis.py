@@ -1,4 +1,4 @@
-"""What the predictions on the test set tell: confusions, calibration, accuracy by length, mistakes."""
+"""What a model's predictions tell: confusions, calibration, accuracy by length, mistakes."""
 
 import csv
 import dataclasses

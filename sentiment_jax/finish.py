@@ -28,7 +28,8 @@ def describe(
         )
     print(f"{'':8} source {facts['source']}, hash {facts['data_hash'][:12]}")
     copies = ", ".join(f"{count} in {split}" for split, count in facts["extra_copies"].items())
-    print(f"{'':8} extra copies: {copies}; test reviews also in train: {facts['shared']['train_test']}")
+    shared = facts["shared"]["train_test"]
+    print(f"{'':8} extra copies: {copies}; test reviews also in train: {shared}")
     parameters = tasks.count_parameters(tasks.abstract_params(task.model))
     print(
         f"{'model':8} {config.model.name}, {parameters:,} parameters, "
@@ -47,7 +48,12 @@ def describe(
 
 
 def score(
-    task: tasks.Task, workdir: Path, params: Any, split: str, mesh: Mesh, stop: Callable[[], None] | None = None
+    task: tasks.Task,
+    workdir: Path,
+    params: Any,
+    split: str,
+    mesh: Mesh,
+    stop: Callable[[], None] | None = None,
 ) -> evaluate.Scores:
     """Scores one split; writes predictions.csv and lengths.csv."""
     encoded = task.encoded[split]

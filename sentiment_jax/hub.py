@@ -63,7 +63,7 @@ def _download(hub_id: str, revision: str | None) -> Path:
         return Path(
             snapshot_download(
                 hub_id,
-                revision=info.sha,
+                revision=revision,  # not info.sha: so the cache learns the branch's name too
                 allow_patterns=[weights, *OTHER_FILES],
                 etag_timeout=TIMEOUT,
             )
@@ -81,11 +81,11 @@ def _download(hub_id: str, revision: str | None) -> Path:
     except Exception as error:  # the hub's HTTP library has its own errors for "no answer"
         if (snapshot := _cached(hub_id, revision)) is not None:
             return snapshot
-        reason = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
         raise InputError(
             f"{where}: no such folder, and the hub can't be reached ({reason}); set "
-            "model.pretrained to a local folder with the files, or the environment variable HF_HOME "
-            f"to where they were cached (now searched: {constants.HF_HUB_CACHE})"
+            "model.pretrained to a local folder with the files, or the environment variable "
+            f"HF_HOME to where they were cached (now searched: {constants.HF_HUB_CACHE})"
         ) from error
 
 

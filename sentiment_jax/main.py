@@ -132,7 +132,7 @@ def _predict(workdir: Path) -> None:
         )
     elif TEXT.value:
         predict.print_verdicts(trained, TEXT.value)
-    else:
+    elif INPUT.value is not None:
         predict.predict_input(trained, INPUT.value)
 
 

@@ -16,11 +16,13 @@ h2 { font-size: 1.25rem; margin: 2.2rem 0 .6rem; border-bottom: 1px solid #d0d7d
 h3 { font-size: 1rem; margin: 1.4rem 0 .4rem; }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; margin: .4rem 0 1rem; }
-th, td { padding: .25rem .7rem; border-bottom: 1px solid #d8dee4; text-align: right;
+th, td { padding: .25rem .6rem; border-bottom: 1px solid #d8dee4; text-align: right;
   white-space: nowrap; vertical-align: top; }
-th { background: #f6f8fa; }
-th:first-child, td:first-child { text-align: left; }
-td.long { text-align: left; white-space: normal; min-width: 22rem; }
+th { background: #f6f8fa; white-space: normal; vertical-align: bottom; }
+.name { text-align: left; }
+.long { text-align: left; white-space: normal; min-width: 22rem; }
+figure { margin: .6rem 0 1.4rem; }
+figcaption { color: #57606a; }
 img { max-width: 100%; height: auto; }
 pre { background: #f6f8fa; padding: .5rem .7rem; margin: .3rem 0 1rem; white-space: pre-wrap;
   overflow-wrap: anywhere; font-size: 13px; }
@@ -110,11 +112,11 @@ def _markdown(block: Block) -> str:
         case Command(text):
             return f"```bash\n{text}\n```\n\n"
         case Picture(path, description):
-            return f"![{description}]({path.name})\n\n"
+            return f"![{description}]({path.name})\n\n*{description}.*\n\n"
         case Fold():
             return ""
         case Table():
-            rule = ["---"] + ["---:"] * (len(block.columns) - 1)
+            rule = ["---:" if spec else "---" for spec in block.columns.values()]
             lines = [list(block.columns), rule, *block.cells()]
             escaped = ([cell.replace("|", "\\|") for cell in line] for line in lines)
             return "".join(f"| {' | '.join(line)} |\n" for line in escaped) + "\n"
@@ -135,18 +137,22 @@ def _html(block: Block) -> str:
             return f"<pre>{html.escape(text)}</pre>\n"
         case Picture(path, description):
             data = base64.b64encode(path.read_bytes()).decode()
-            return f'<p><img alt="{html.escape(description)}" src="data:image/png;base64,{data}"></p>\n'
+            what = html.escape(description)
+            image = f'<img alt="{what}" src="data:image/png;base64,{data}">'
+            return f"<figure>{image}<figcaption>{what}</figcaption></figure>\n"
         case Fold(title, blocks):
             inner = "".join(_html(block) for block in blocks)
             return f"<details><summary>{html.escape(title)}</summary>\n{inner}</details>\n"
         case Table():
-            head = "".join(f"<th>{html.escape(name)}</th>" for name in block.columns)
-            rows = "".join(f"<tr>{''.join(map(_cell, row))}</tr>\n" for row in block.cells())
+            kinds = ["number" if spec else "name" for spec in block.columns.values()]
+            head = "".join(map(_cell, block.columns, kinds, ["th"] * len(kinds)))
+            rows = "".join(f"<tr>{''.join(map(_cell, row, kinds))}</tr>\n" for row in block.cells())
             return f'<div class="scroll"><table>\n<tr>{head}</tr>\n{rows}</table></div>\n'
 
 
-def _cell(text: str) -> str:
-    return f"<td{' class=long' if len(text) > LONG else ''}>{html.escape(text)}</td>"
+def _cell(text: str, kind: str, tag: str = "td") -> str:
+    kind = "long" if len(text) > LONG else kind
+    return f'<{tag} class="{kind}">{html.escape(text)}</{tag}>'
 
 
 def paragraph(text: str, kind: str = "") -> str:

@@ -84,7 +84,7 @@ def stage_curves(runs: Mapping[str, Sequence[Mapping[str, Any]]], path: Path) ->
         for axes, (value, records) in zip(grid[row], runs.items(), strict=True):
             _draw_curves(axes, records, name)
             if not records:
-                axes.text(0.5, 0.5, "no epoch", ha="center", transform=axes.transAxes)
+                axes.text(0.5, 0.5, "no epoch ended", ha="center", transform=axes.transAxes)
             if row == 0:
                 axes.set_title(value, fontsize=10)
             else:
@@ -155,11 +155,11 @@ def seeds(scores: Mapping[str, tuple[Sequence[float], Sequence[float]]], path: P
       scores: model -> (validation accuracies, test accuracies), a value a seed.
       path: the PNG to write.
     """
-    figure = new_figure(max(1.7 * len(scores) + 1.8, 4.5), 3.8)
+    figure = new_figure(max(2.4 * len(scores) + 1, 4.5), 3.8)
     axes = figure.subplots()
     for place, (validation, test) in enumerate(scores.values()):
         colour = MODEL_COLOURS[place % len(MODEL_COLOURS)]
-        for side, accuracies, fill in ((-0.16, validation, "none"), (0.16, test, colour)):
+        for side, accuracies, fill in ((-0.14, validation, "none"), (0.14, test, colour)):
             # Spread sideways, or equal seeds would hide each other.
             offsets = np.linspace(-0.06, 0.06, len(accuracies)) if len(accuracies) > 1 else [0.0]
             axes.plot(
@@ -172,12 +172,11 @@ def seeds(scores: Mapping[str, tuple[Sequence[float], Sequence[float]]], path: P
                 markerfacecolor=fill,
             )
             mean = float(np.mean(accuracies))
-            axes.hlines(mean, place + side - 0.12, place + side + 0.12, color=colour, linewidth=1)
+            axes.hlines(mean, place + side - 0.1, place + side + 0.1, color=colour, linewidth=1)
             axes.annotate(
-                *(f"{mean:.4f}", (place + side, mean)),
-                xytext=(0, 12),
-                textcoords="offset points",
-                ha="center",
+                *(f"{mean:.4f}", (place + 1.9 * side, mean)),  # outside: dots hide nothing
+                ha="right" if side < 0 else "left",
+                va="center",
                 fontsize=8,
             )
     axes.plot([], [], "o", color="0.3", markerfacecolor="none", label="validation")

@@ -16,9 +16,7 @@ from sentiment_jax.errors import InputError
 BLANK = "no text"
 
 
-def predict(
-    trained: tasks.TrainedModel, texts: Sequence[str]
-) -> Float32[np.ndarray, " texts"]:
+def predict(trained: tasks.TrainedModel, texts: Sequence[str]) -> Float32[np.ndarray, " texts"]:
     """The probability that each text is positive.
 
     Args:

@@ -41,7 +41,7 @@ def report(directories: Sequence[Path], output: Path, with_text: bool = False) -
         for group in groups
         if group.tested
     }
-    texts = _read_texts(groups) if with_text else {}
+    texts = results.read_texts(groups) if with_text else {}
     try:
         output.mkdir(parents=True, exist_ok=True)
         blocks = [
@@ -116,8 +116,8 @@ def _comparison(groups: Sequence[Group], output: Path) -> list[Block]:
             Heading("The models side by side"),
             Text(
                 "Means over the seeds, sample standard deviation. Every choice was made on the "
-                "validation split; the test set was scored once a seed. Training without, "
-                "evaluation with compilation."
+                "validation split; the test set was scored once a seed. Training time is without "
+                "compilation, evaluation speed with it."
             ),
             Table("models", columns, models),
             Picture(path, "Accuracy of every seed, validation hollow, test filled"),
@@ -134,8 +134,11 @@ def _choice(group: Group, output: Path) -> list[Block]:
     plan = group.plan
     assert plan is not None
     made, left = len(group.records), sum(record.status == "open" for record in group.records)
-    seconds = sum(record.content.get("train_seconds", 0) for record in group.records)
-    remark = f"{made} runs, {seconds:,.0f} s of training in all"
+    seconds, compiling = (
+        sum(record.content.get(f"{what}_seconds", 0) for record in group.records)
+        for what in ("train", "compile")
+    )
+    remark = f"{made} runs, {seconds:,.0f} s of training and {compiling:,.0f} s of compilation"
     remark += f"; {left} are not done yet" if left else ""
     how = "every combination" if plan.procedure == "grid" else "one axis after the other"
     blocks: list[Block] = [
@@ -215,18 +218,6 @@ def _failures(records: dict[str, Record]) -> list[Block]:
     ]
 
 
-def _read_texts(groups: Sequence[Group]) -> dict[str, str]:
-    """id -> text of the test set that all runs share."""
-    from sentiment_jax import data, sources
-
-    record = next(record for group in groups for record in group.tested)
-    corpus = data.load_corpus(sources.DataConfig(**record.run.config.data.to_dict()))
-    if corpus.facts["data_hash"] != record.content["data_hash"]:
-        raise InputError(f"--with_text: the data changed since {record.run.directory} was made")
-    test = corpus.splits["test"]
-    return dict(zip(test.ids, test.texts, strict=True))
-
-
 def _diagnosis(
     predictions: dict[str, diagnosis.Predictions], texts: dict[str, str], output: Path
 ) -> list[Block]:
@@ -275,9 +266,9 @@ def _diagnosis(
 def _all_runs(groups: Sequence[Group]) -> list[Block]:
     """Every run: scores, time, hardware, and the command that makes it."""
     columns = {"study": "", "stage": "", "optimizer": "", "batch size": "d", "learning rate": "g"}
-    columns |= {"seed": "d", "status": "", "best epoch": "d", "epochs": "d"}
+    columns |= {"seed": "d", "best epoch": "d", "epochs": "d"}
     columns |= {f"{split} {n}": ".4f" for split in ("val", "test") for n in ("loss", "accuracy")}
-    columns |= {"training s": ",.1f", "run": ""}
+    columns |= {"training s": ",.1f", "status": "", "run": ""}
     rows: list[list[Any]] = []
     commands: list[Block] = []
     for group in groups:
@@ -285,13 +276,14 @@ def _all_runs(groups: Sequence[Group]) -> list[Block]:
             run, content = record.run, record.content
             status = record.status
             if status == "failed":
-                status = f"failed at step {content['step']}: {content['reason']}"
-            row = [group.name, run.stage, *_setting(record), run.config.seed, status]
+                where = "" if "at step" in content["reason"] else f" at step {content['step']}"
+                status = f"failed{where}: {content['reason']}"
+            row = [group.name, run.stage, *_setting(record), run.config.seed]
             row += [content.get("best_epoch"), content.get("epochs")]
             for split in ("val", "test"):
                 scores = content.get(split, {})
                 row += [scores.get("loss"), scores.get("accuracy")]
-            rows.append([*row, content.get("train_seconds"), run.directory.name])
+            rows.append([*row, content.get("train_seconds"), status, run.directory.name])
             if record.status != "open":
                 seconds = content.get("train_seconds")
                 took = "" if seconds is None else f", {seconds:,.1f} s of training"

@@ -29,10 +29,10 @@ class Record:
 
     @property
     def hardware(self) -> str:
-        """Machine and devices."""
-        devices = self.env.get("devices", [])
-        listed = ", ".join(f"{devices.count(name)} x {name}" for name in dict.fromkeys(devices))
-        return f"{self.env.get('machine', 'unknown machine')}; {listed}"
+        """Machine, and its accelerators where it computed on some."""
+        kinds = [name.partition(": ")[2] for name in self.env.get("devices", [])]
+        accelerators = [f"; {kinds.count(kind)} x {kind}" for kind in set(kinds) - {"cpu"}]
+        return "".join([self.env.get("machine", "unknown machine"), *accelerators])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,7 +55,10 @@ class Group:
     def records(self) -> list[Record]:
         """All runs, each once."""
         every = [*(record for stage in self.stages.values() for record in stage), *self.finals]
-        return list({record.run.directory: record for record in every}.values())
+        unique: dict[Path, Record] = {}
+        for record in every:  # a stage's winner comes again in the next
+            unique.setdefault(record.run.directory, record)
+        return list(unique.values())
 
     @property
     def tested(self) -> list[Record]:
@@ -208,3 +211,19 @@ def _rename(groups: list[Group]) -> list[Group]:
         taken.add(name)
         groups[place] = dataclasses.replace(group, name=name)
     return groups
+
+
+def read_texts(groups: Sequence[Group]) -> dict[str, str]:
+    """Reads the test set that all runs share, id -> text.
+
+    Raises:
+      InputError: it is not what it was.
+    """
+    from sentiment_jax import data, sources
+
+    record = next(record for group in groups for record in group.tested)
+    corpus = data.load_corpus(sources.DataConfig(**record.run.config.data.to_dict()))
+    if corpus.facts["data_hash"] != record.content["data_hash"]:
+        raise InputError(f"--with_text: the data changed since {record.run.directory} was made")
+    test = corpus.splits["test"]
+    return dict(zip(test.ids, test.texts, strict=True))

@@ -15,7 +15,7 @@ import jax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from sentiment_jax import checkpoint, devices, writer
+from sentiment_jax import checkpoint, devices
 from sentiment_jax import config as configs
 from sentiment_jax.errors import InputError, Interrupted, RunError
 from sentiment_jax.train_step import DROPOUT_KEYS, TrainState
@@ -135,7 +135,7 @@ class Bookkeeping:
         now = {**scores.summary(), "step": self.step, "epoch": self.epochs_done}
         self.epochs_since_best += 1
         if math.isfinite(now["loss"]):
-            best = self.best and checkpoint.score(self.best)
+            best = None if self.best is None else checkpoint.score(self.best)
             if best is None or checkpoint.score(now) > best:
                 self.epochs_since_best = 0
             if best is None or checkpoint.score(now) >= best:

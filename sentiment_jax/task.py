@@ -65,9 +65,7 @@ def prepare(config: ConfigDict, tokenizer: Any = None) -> Task:
     corpus = data.load_corpus(data_config)
     if tokenizer is None:
         tokenizer = make_tokenizer(config, corpus)
-    model = classifiers.build_model(
-        config.model.to_dict(), vocab_size=tokenizer.get_vocab_size()
-    )
+    model = classifiers.build_model(config.model.to_dict(), vocab_size=tokenizer.get_vocab_size())
     encoded = data.encode_corpus(corpus, tokenizer, data_config)
     data.check_encoded(encoded, tokenizer.get_vocab_size())
     truncated = {
@@ -101,6 +99,8 @@ def check_same_data(workdir: Path, facts: dict[str, Any]) -> None:
 
 
 def initializer(model: nn.Module) -> Callable[[jax.Array], Any]:
+    """Returns the function from a key to the model's fresh parameters."""
+
     def init(key: jax.Array) -> Any:
         ids, lengths = jnp.zeros((1, 8), jnp.int32), jnp.ones((1,), jnp.int32)
         return model.init(key, ids, lengths, deterministic=True)["params"]
@@ -171,8 +171,9 @@ def load_run(workdir: Path) -> TrainedModel:
         listed = "; ".join(f"step {bad}: {why}" for bad, why in checkpoints.faults.items())
         raise RunError(f"damaged checkpoints in {workdir} ({listed}); train again with --fresh")
     if step is None or step not in checkpoints.steps:
+        found = checkpoints.steps or "none"
         raise InputError(
-            f"{workdir} has no validated checkpoint yet (steps found: {checkpoints.steps or 'none'}); "
+            f"{workdir} has no validated checkpoint yet (steps found: {found}); "
             "let its first epoch end"
         )
     tokenizer = load_tokenizer(workdir)

@@ -194,7 +194,9 @@ def _train_epoch(run: Run, state: TrainState) -> TrainState:
 
     with bar:
         for planned in plan[first:]:
-            batch = devices.put_batch(batches.make_batch(encoded, planned, config.batch_size), run.mesh)
+            batch = devices.put_batch(
+                batches.make_batch(encoded, planned, config.batch_size), run.mesh
+            )
             before = time.perf_counter()
             rate = np.float32(run.schedule(book.dispatched))
             state, metrics = run.step_function(state, batch, rate)

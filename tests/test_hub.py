@@ -9,8 +9,8 @@ import threading
 import time
 
 import golden
-import huggingface_hub
 import pytest
+from huggingface_hub import constants
 
 from sentiment_jax import hub, pretrained
 from sentiment_jax.errors import InputError
@@ -34,7 +34,7 @@ class Hub(http.server.BaseHTTPRequestHandler):
         files = [path.name for path in self.folder.iterdir() if path.is_file()]
         if self.path.startswith(f"/api/models/{MODEL}"):
             names = [*files, *self.extra]
-            tree = [{"type": "file", "path": name, "size": 1, "oid": "0" * 40} for name in names]
+            tree = [{"type": "file", "path": n, "size": self.size(n), "oid": n} for n in names]
             info = {"id": MODEL, "sha": COMMIT, "siblings": [{"rfilename": n} for n in names]}
             action, *revision = rest[3:5] or ["info"]
             if revision and revision[0] not in ("main", "v1", COMMIT):
@@ -49,6 +49,9 @@ class Hub(http.server.BaseHTTPRequestHandler):
         else:
             self.answer(404, b"{}", {"X-Error-Code": "RepoNotFound"})
 
+    def size(self, name):
+        return (self.folder / name).stat().st_size if name not in self.extra else 1
+
     def answer(self, status, body, headers=()):
         self.send_response(status)
         for name, value in {"Content-Length": str(len(body)), **dict(headers)}.items():
@@ -61,15 +64,21 @@ class Hub(http.server.BaseHTTPRequestHandler):
         pass
 
 
+def set_endpoint(monkeypatch, port):
+    endpoint = f"http://127.0.0.1:{port}"
+    template = endpoint + "/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr(constants, "ENDPOINT", endpoint)
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+
+
 @pytest.fixture
 def cache(tmp_path, monkeypatch):
     """An empty cache, and a hub whose port is closed."""
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
-        port = unused.getsockname()[1]
-    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", f"http://127.0.0.1:{port}")
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+        set_endpoint(monkeypatch, unused.getsockname()[1])
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(hub, "TIMEOUT", 1.0)
     return tmp_path / "cache"
 
@@ -80,8 +89,7 @@ def server(cache, monkeypatch):
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub)
     server.requests = []
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    endpoint = f"http://127.0.0.1:{server.server_port}"
-    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", endpoint)
+    set_endpoint(monkeypatch, server.server_port)
     yield server
     server.shutdown()
     server.server_close()
@@ -104,7 +112,11 @@ def test_a_local_folder_is_taken_as_it_is(tmp_path, monkeypatch):
         ([], "empty", "is an empty folder"),
         (["empty/config.json"], "empty/config.json", "is a file"),
         (["empty/notes.txt"], "empty", "has neither flax_model.msgpack nor .*, only notes.txt$"),
-        (["empty/pytorch_model.bin"], "empty", "only pytorch_model.bin.* convert it .*python -c"),
+        (
+            ["empty/pytorch_model.bin"],
+            "empty",
+            "has only pytorch_model.bin.* convert it .*python -c",
+        ),
     ],
 )
 def test_folders_without_weights_are_told_apart(tmp_path, monkeypatch, files, name, message):
@@ -131,7 +143,7 @@ def test_the_commit_is_found_downloaded_and_needs_no_network_again(server, cache
     # a branch or tag may have moved: the hub is asked while it answers, the cache used when not
     assert hub.find_pretrained(MODEL, "v1") == (folder, COMMIT)
     assert len(server.requests) > asked
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     assert hub.find_pretrained(MODEL, "") == (folder, COMMIT)
     (folder / "model.safetensors").unlink()
     with pytest.raises(InputError, match="the hub can't be reached"):
@@ -167,13 +179,12 @@ def test_a_hub_model_with_pickled_weights_only_is_refused(server, monkeypatch, t
 
 
 def refuse_offline(monkeypatch):
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
 
 
 def never_answer(monkeypatch):
     silent = socket.create_server(("127.0.0.1", 0))
-    endpoint = f"http://127.0.0.1:{silent.getsockname()[1]}"
-    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", endpoint)
+    set_endpoint(monkeypatch, silent.getsockname()[1])
     return silent
 
 

@@ -94,9 +94,7 @@ def test_padding_never_changes_a_logit(pooling, bidirectional):
     model, params, ids = make(pooling=pooling, bidirectional=bidirectional)
     wide = np.pad(ids, ((0, 0), (0, 5)))
     wide[np.arange(12) >= LENGTHS[:, None]] = 49  # not even when the padding holds a word
-    np.testing.assert_array_equal(
-        logits(model, params, ids), logits(model, params, wide)
-    )
+    np.testing.assert_array_equal(logits(model, params, ids), logits(model, params, wide))
 
 
 def test_reverse_valid_leaves_padding_in_place():

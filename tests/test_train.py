@@ -29,7 +29,9 @@ def final_state(workdir):
 
     with ocp.StandardCheckpointer() as reader:
         folder = checkpoints.directory / str(checkpoints.steps[-1])
-        return [jax.tree.map(np.asarray, reader.restore(folder / n)) for n in ("params", "opt_state")]
+        return [
+            jax.tree.map(np.asarray, reader.restore(folder / n)) for n in ("params", "opt_state")
+        ]
 
 
 def metrics(workdir):
@@ -239,7 +241,9 @@ def test_divergence_stops_and_saves_no_nan(small_config, tmp_path):
     small_config.optimizer.name = "sgd"
     small_config.optimizer.learning_rate = 1e30
     small_config.optimizer.clip_norm = 0.0
-    with pytest.raises(RunError, match=r"diverged at step \d: .*learning rate 1e\+30, gradient norm"):
+    with pytest.raises(
+        RunError, match=r"diverged at step \d: .*learning rate 1e\+30, gradient norm"
+    ):
         train.train(small_config, tmp_path / "run")
     for step in checkpoint.steps_in(tmp_path / "run" / "checkpoints"):
         raise AssertionError(f"step {step} was saved")

@@ -98,9 +98,7 @@ def test_same_seed_is_bitwise_equal_and_other_seeds_are_not():
     again, _ = take(optimizer, make_batch(), 2, 0.01)
     other, _ = take(optimizer, make_batch(), 2, 0.01, seed=1)
     assert_bitwise(first.params, again.params)
-    assert not np.array_equal(
-        first.params["dense"]["kernel"], other.params["dense"]["kernel"]
-    )
+    assert not np.array_equal(first.params["dense"]["kernel"], other.params["dense"]["kernel"])
 
 
 def test_dropout_differs_from_step_to_step():

@@ -75,9 +75,9 @@ def test_a_lock_names_its_holder_and_dies_with_it(tmp_path):
     command = [sys.executable, "-c", HOLD, str(tmp_path)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as holder:
         assert holder.stdout.readline() == "held\n"
-        with pytest.raises(InputError, match=f"in use by pid {holder.pid} on .* since "):
-            with writer.lock(tmp_path):
-                pass
+        named = f"in use by pid {holder.pid} on .* since "
+        with pytest.raises(InputError, match=named), writer.lock(tmp_path):
+            pass
         holder.kill()
     with writer.lock(tmp_path):
         assert (tmp_path / "lock").read_text().startswith("pid ")
