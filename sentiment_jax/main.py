@@ -58,6 +58,7 @@ def parse(arguments: list[str]) -> None:
     """
     try:
         rest = flags.FLAGS(arguments)
+        _ = CONFIG.value  # a file that cannot be loaded says so only here
     except Exception as error:  # ml_collections raises what its parsers raise
         raise InputError(_one_line(error)) from error
     if len(rest) > 1:

@@ -10,7 +10,7 @@ TRAIN_COLOUR, VALIDATION_COLOUR = "tab:red", "tab:blue"
 MODEL_COLOURS = ("tab:green", "tab:orange", "tab:purple", "tab:brown", "tab:olive", "tab:cyan")
 
 
-def new_figure(width: float, height: float) -> Any:
+def new_figure(width: float | int, height: float | int) -> Any:
     """A figure in inches, bound to no window."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -125,8 +125,8 @@ def heat_maps(
                 value = values[name].get((rate, batch_size))
                 panel[row, place] = np.nan if value is None else value
                 finite = np.isfinite(panel[row, place])
-                dark = finite and (value - low) < 0.6 * (high - low)
-                words = "not run" if value is None else f"{value:.4f}" if finite else "failed"
+                dark = finite and panel[row, place] - low < 0.6 * (high - low)
+                words = f"{value:.4f}" if finite else "not run" if value is None else "failed"
                 axes.text(
                     *(place, row, words),
                     ha="center",

@@ -103,9 +103,9 @@ def _comparison(groups: Sequence[Group], output: Path) -> list[Block]:
         path = output / "seeds.png"
         plots.seeds(
             {
-                group.name: tuple(
-                    [record.content[split]["accuracy"] for record in group.tested]
-                    for split in ("val", "test")
+                group.name: (
+                    [record.content["val"]["accuracy"] for record in group.tested],
+                    [record.content["test"]["accuracy"] for record in group.tested],
                 )
                 for group in groups
                 if group.tested
@@ -181,7 +181,8 @@ def _choice(group: Group, output: Path) -> list[Block]:
 
 def _epochs(name: str, records: dict[str, Record]) -> Table:
     """Validation loss and accuracy epoch by epoch, two columns a run."""
-    columns, rows = {"epoch": "d"}, {}
+    columns = {"epoch": "d"}
+    rows: dict[int, list[float | None]] = {}
     for value in records:
         columns |= {f"{value} loss": ".4f", f"{value} accuracy": ".4f"}
     for place, record in enumerate(records.values()):

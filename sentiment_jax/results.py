@@ -30,8 +30,9 @@ class Record:
     @property
     def hardware(self) -> str:
         """Machine, and its accelerators where it computed on some."""
-        kinds = [name.partition(": ")[2] for name in self.env.get("devices", [])]
-        accelerators = [f"; {kinds.count(kind)} x {kind}" for kind in set(kinds) - {"cpu"}]
+        names = [name.partition(": ") for name in self.env.get("devices", [])]
+        kinds = [kind for platform, _, kind in names if platform != "cpu"]
+        accelerators = [f"; {kinds.count(kind)} x {kind}" for kind in sorted(set(kinds))]
         return "".join([self.env.get("machine", "unknown machine"), *accelerators])
 
 

@@ -1,6 +1,7 @@
 """From a resolved config to what every mode needs: encoded reviews, tokenizer, model."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -98,14 +99,15 @@ def check_same_data(workdir: Path, facts: dict[str, Any]) -> None:
         )
 
 
+@functools.lru_cache(maxsize=8)
 def initializer(model: nn.Module) -> Callable[[jax.Array], Any]:
-    """Returns the function from a key to the model's fresh parameters."""
+    """Returns the jitted function from a key to the model's fresh parameters."""
 
     def init(key: jax.Array) -> Any:
         ids, lengths = jnp.zeros((1, 8), jnp.int32), jnp.ones((1,), jnp.int32)
         return model.init(key, ids, lengths, deterministic=True)["params"]
 
-    return init
+    return jax.jit(init)
 
 
 def abstract_params(model: nn.Module) -> Any:
@@ -119,7 +121,7 @@ def initial_params(task: Task) -> tuple[Any, Any]:
     Returns:
       (params, LoadReport or None).
     """
-    params = jax.jit(initializer(task.model))(jax.random.key(task.config.seed))
+    params = initializer(task.model)(jax.random.key(task.config.seed))
     if not task.config.model.pretrained:
         return params, None
     from sentiment_jax import pretrained

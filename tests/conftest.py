@@ -13,7 +13,7 @@ install_import_hook("sentiment_jax", "beartype.beartype")
 import pytest
 
 from configs import lstm
-from sentiment_jax import train
+from sentiment_jax import sweep, train
 
 
 def make_small_config():
@@ -45,3 +45,20 @@ def finished(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("finished")
     train.train(make_small_config(), workdir)
     return workdir
+
+
+SMALL_SWEEP = {
+    "procedure": "grid",
+    "optimizer": ("sgd", "adam"),
+    "batch_size": (16,),
+    "learning_rate": (3e-3, 1e30),
+    "seeds": (0, 1),
+}
+
+
+@pytest.fixture(scope="session")
+def swept(tmp_path_factory):
+    """The directory of a sweep whose runs at 1e30 diverge; not to be changed."""
+    directory = tmp_path_factory.mktemp("sweeps") / "small"
+    sweep.sweep(make_small_config(), directory, SMALL_SWEEP)
+    return directory
