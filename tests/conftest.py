@@ -2,6 +2,8 @@
 
 import os
 import tempfile
+from pathlib import Path
+from typing import NamedTuple
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="sentiment_jax_tests_")
@@ -13,7 +15,7 @@ install_import_hook("sentiment_jax", "beartype.beartype")
 import pytest
 
 from configs import lstm
-from sentiment_jax import sweep, train
+from sentiment_jax import evaluate, sweep, task, train, train_step
 
 
 def make_small_config():
@@ -56,9 +58,30 @@ SMALL_SWEEP = {
 }
 
 
+class Swept(NamedTuple):
+    """A sweep's directory, the splits it scored in order, how often it read data and compiled."""
+
+    directory: Path
+    scored: list[str]
+    prepared: int
+    compiled: int
+
+
 @pytest.fixture(scope="session")
 def swept(tmp_path_factory):
-    """The directory of a sweep whose runs at 1e30 diverge; not to be changed."""
+    """A finished sweep whose runs at 1e30 diverged; not to be changed."""
     directory = tmp_path_factory.mktemp("sweeps") / "small"
-    sweep.sweep(make_small_config(), directory, SMALL_SWEEP)
-    return directory
+    scored, prepared = [], []
+    score, prepare = evaluate.evaluate, task.prepare
+
+    def spy(*arguments, **options):
+        scored.append(options["description"])
+        return score(*arguments, **options)
+
+    compiled = train_step._make_train_step.cache_info().misses
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(evaluate, "evaluate", spy)
+        patch.setattr(task, "prepare", lambda *a: prepared.append(a) or prepare(*a))
+        sweep.sweep(make_small_config(), directory, SMALL_SWEEP)
+    compiled = train_step._make_train_step.cache_info().misses - compiled
+    return Swept(directory, scored, len(prepared), compiled)
