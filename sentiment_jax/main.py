@@ -58,7 +58,8 @@ def parse(arguments: list[str]) -> None:
     """
     try:
         rest = flags.FLAGS(arguments)
-        _ = CONFIG.value  # a file that cannot be loaded says so only here
+        if CONFIG.value is not None:
+            CONFIG.value.items()  # a file that could not be loaded says so only when touched
     except Exception as error:  # ml_collections raises what its parsers raise
         raise InputError(_one_line(error)) from error
     if len(rest) > 1:
@@ -199,8 +200,12 @@ def _export(workdir: Path) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     """Parses, dispatches, and turns the expected errors into one line and an exit code."""
+    arguments = sys.argv if arguments is None else arguments
+    if {"--help", "-h"} & set(arguments[1:]):
+        print(f"{__doc__}{flags.FLAGS.main_module_help()}")
+        return 0
     try:
-        parse(sys.argv if arguments is None else arguments)
+        parse(arguments)
         dispatch()
     except InputError as error:
         return _fail(error, 2)
