@@ -46,7 +46,7 @@ def read_predictions(directories: Sequence[Path], accuracies: Sequence[float]) -
     for directory, accuracy in zip(directories, accuracies, strict=True):
         path = directory / "predictions.csv"
         rows = _read_csv(path, ("id", "label", "predicted", "p_positive"))
-        right = np.mean([row[1] == row[2] for row in rows]) if rows else 0.0
+        right = sum(row[1] == row[2] for row in rows) / max(len(rows), 1)
         found = [(row[0], row[1]) for row in rows]
         if abs(right - accuracy) > 1e-9 or (first is not None and found != first):
             raise InputError(

@@ -188,7 +188,8 @@ def _epochs(name: str, records: dict[str, Record]) -> Table:
     for place, record in enumerate(records.values()):
         for line in record.metrics:
             if line["split"] == "val":
-                row = rows.setdefault(line["epoch"], [None] * 2 * len(records))
+                unknown: list[float | None] = [None] * (2 * len(records))
+                row = rows.setdefault(line["epoch"], unknown)
                 row[2 * place : 2 * place + 2] = line["loss"], line["accuracy"]
     return Table(name, columns, [[epoch, *rows[epoch]] for epoch in sorted(rows)])
 
