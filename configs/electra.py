@@ -3,6 +3,8 @@
     python -m sentiment_jax.main --config=configs/electra.py --workdir=runs/electra \
         --config.data.path=PREPARED_TFDS --config.model.pretrained=FOLDER_OR_HUB_ID
 
+Not run with its weights here (no network); full-size step times are in results/full_size.
+
 Variants: `:tiny` (2 layers x 128, random weights, the embedded sample) runs anywhere in under a
 minute; `:long` (512 tokens, head and tail, bfloat16, learning rate 1e-4 with layer-wise decay 0.8:
 Clark et al., 2020) is the recipe expected to be best.

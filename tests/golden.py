@@ -1,11 +1,13 @@
 """The tiny folders under fixtures/, as our models: what fixtures/make_*_golden.py wrote."""
 
 import functools
+import shutil
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from safetensors.numpy import load_file, save_file
 
 from sentiment_jax import pretrained
 from sentiment_jax.models import classifiers
@@ -54,6 +56,17 @@ def load(folder, **settings):
     params, report = pretrained.load_pretrained(folder, model.config, fill(model, 7.0))
     assert report.new == report.unused == ()
     return model, params
+
+
+def copy(name, tmp_path):
+    """A copy of a fixture to change."""
+    return Path(shutil.copytree(FIXTURES / name, tmp_path / name))
+
+
+def rewrite(folder, change):
+    """Passes a folder's tensors, as a dict, through `change`."""
+    path = folder / "model.safetensors"
+    save_file({k: np.ascontiguousarray(v) for k, v in change(load_file(path)).items()}, path)
 
 
 @functools.partial(jax.jit, static_argnums=0, static_argnames="capture")

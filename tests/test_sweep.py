@@ -393,9 +393,7 @@ def test_a_dead_processs_run_is_taken_over(small_config, tmp_path, training, mon
     assert len(training.runs) == 15
 
 
-def test_shares_take_every_nth_run_and_the_last_tests(
-    small_config, tmp_path, training, now, capsys
-):
+def test_shares_take_every_nth_and_the_last_tests(small_config, tmp_path, training, now, capsys):
     sweep.sweep(small_config, tmp_path, AXES, only="1/2")
     first = [directory for directory, _ in training.runs]
     assert len(first) == 6
