@@ -3,8 +3,8 @@
     python -m sentiment_jax.main --config=configs/bert.py --workdir=runs/bert \
         --config.data.path=PREPARED_TFDS --config.model.pretrained=FOLDER_OR_HUB_ID
 
-Measured with all-MiniLM-L6-v2 for lack of BERT-base's weights: .9099, see results/minilm-128. BERT-base
-takes 8.6 s a step on 2 CPU cores (results/full_size): a GPU is meant.
+Measured with all-MiniLM-L6-v2, for lack of BERT-base's weights: .9099, see results/minilm-128.
+BERT-base takes 8.6 s a step on 2 CPU cores (results/full_size): a GPU is meant.
 
 Variants: `:tiny` (2 layers x 128, random weights, the embedded sample) runs anywhere in under a
 minute; `:long` (512 tokens, head and tail, bfloat16) is the recipe expected to be best.
