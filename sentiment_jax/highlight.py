@@ -104,7 +104,7 @@ def explain_texts(
     for name, text, p in zip(names, texts, verdicts, strict=True):
         explanation = explain.explain(trained, text)
         blank = f", {predict.BLANK}" if splits.is_blank(text) else ""
-        headline = f"{predict.verdict(p)} {p:.4f}{blank}"
+        headline = f"{predict.verdict(float(p))} {p:.4f}{blank}"
         lines = [
             f"log-odds {explanation.log_odds:+.3f}: {explanation.empty_log_odds:+.3f} without "
             f"words, {explanation.log_odds - explanation.empty_log_odds:+.3f} from the words"
