@@ -189,15 +189,16 @@ def accuracy_by_length(
 ) -> None:
     """Draws accuracy over review length; whole reviews filled, truncated ones hollow and dashed.
 
-    Bars are 95 % intervals (Wilson); bins of fewer than ten reviews are left out.
+    Bars are 95 % intervals (Wilson); points of fewer than ten reviews, or 1 in 500, are left out.
 
     Args:
       reviews: model -> (words, truncated, share of seeds that were right), a value a review.
       path: the PNG to write.
     """
     everything = np.concatenate([words for words, _, _ in reviews.values()])
-    edges = np.unique(np.quantile(everything, np.linspace(0, 1, 9)).astype(int))
-    edges[-1] += 1
+    bins = np.clip(len(everything) // len(reviews) // 50, 1, 8)
+    inner = np.quantile(everything, np.linspace(0, 1, bins + 1)[:-1]).astype(int)
+    edges = np.unique([*inner, everything.max() + 1])
     figure = plots.new_figure(8, 4)
     axes = figure.subplots()
     for place, (name, (words, truncated, right)) in enumerate(reviews.items()):
@@ -207,7 +208,7 @@ def accuracy_by_length(
             points = []
             for column in range(len(edges) - 1):
                 inside = part & (words >= edges[column]) & (words < edges[column + 1])
-                if inside.sum() >= 10:
+                if inside.sum() >= max(10, len(words) / 500):
                     mean = float(right[inside].mean())
                     points.append((column + shift, mean, *_wilson(mean, int(inside.sum()))))
             if points:
@@ -225,7 +226,8 @@ def accuracy_by_length(
     axes.set_xticks(range(len(edges) - 1), [f"{low}–{high}" for low, high in bounds])
     axes.set(xlabel="words in the whole review", ylabel="test accuracy")
     axes.grid(axis="y", alpha=0.3)
-    axes.legend(frameon=False, fontsize=8)
+    if axes.containers:
+        axes.legend(frameon=False, fontsize=8)
     plots.save(figure, path)
 
 

@@ -78,7 +78,7 @@ def strongest_words(explanation: explain.Explanation, sign: int, count: int = 5)
         name = explanation.text[word.start : word.end].lower()
         sums[name] = sums.get(name, 0.0) + word.attribution
     pushed = sorted(sums, key=lambda name: -sign * sums[name])[:count]
-    return ", ".join(f"{name} {sums[name]:+.2f}" for name in pushed if sign * sums[name] > 0)
+    return ", ".join(f"{name} {sums[name]:+.2f}" for name in pushed if sign * sums[name] >= 0.005)
 
 
 def explain_texts(

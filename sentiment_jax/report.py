@@ -287,14 +287,11 @@ def _all_runs(groups: Sequence[Group]) -> list[Block]:
                 row += [scores.get("loss"), scores.get("accuracy")]
             rows.append([*row, content.get("train_seconds"), status, run.directory.name])
             if record.status != "open":
-                seconds = content.get("train_seconds")
-                took = "" if seconds is None else f", {seconds:,.1f} s of training"
+                took = f"{content.get('train_seconds', 0):,.1f} s of training"
                 versions = record.env.get("versions", {})
                 what = f"jax {versions.get('jax')}, revision {record.env.get('git_revision')}"
-                commands += [
-                    Text(f"{run.directory.name}: {record.hardware}{took}, {what}"),
-                    Command(record.command),
-                ]
+                where = f"{run.directory.name}: {record.hardware}"
+                commands += [Text(f"{where}, {took}, {what}"), Command(record.command)]
     return [
         Heading("Every run"),
         Table("runs", columns, rows),

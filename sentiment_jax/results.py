@@ -1,6 +1,8 @@
 """Reads finished, failed and open runs back, from their directories alone."""
 
 import dataclasses
+import os
+import re
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
@@ -197,9 +199,15 @@ def _group_by_setting(records: Sequence[Record]) -> list[Group]:
         flat = configs.flatten(config)
         key = repr(sorted((name, flat[name]) for name in flat if name not in resume.HARMLESS))
         groups.setdefault(key, []).append(record)
-    return [
-        Group(group[0].run.directory.resolve().name, None, {}, group) for group in groups.values()
-    ]
+    return [Group(_common_name(group), None, {}, group) for group in groups.values()]
+
+
+def _common_name(group: Sequence[Record]) -> str:
+    """What the names of directories share: lstm of lstm-seed0 and lstm-seed1."""
+    names = [record.run.directory.resolve().name for record in group]
+    if len(names) == 1:
+        return names[0]
+    return re.sub(r"[-_]*(seed)?[-_]*$", "", os.path.commonprefix(names)) or names[0]
 
 
 def _rename(groups: list[Group]) -> list[Group]:

@@ -1,6 +1,7 @@
 """Shapes and types are checked while the tests run; caches stay inside a temporary folder."""
 
 import os
+import shutil
 import tempfile
 from pathlib import Path
 from typing import NamedTuple
@@ -13,6 +14,7 @@ from jaxtyping import install_import_hook
 install_import_hook("sentiment_jax", "beartype.beartype")
 
 import pytest
+import sweeping
 
 from configs import lstm
 from sentiment_jax import evaluate, sweep, task, train, train_step
@@ -85,3 +87,33 @@ def swept(tmp_path_factory):
         sweep.sweep(make_small_config(), directory, SMALL_SWEEP)
     compiled = train_step._make_train_step.cache_info().misses - compiled
     return Swept(directory, scored, len(prepared), compiled)
+
+
+@pytest.fixture
+def training(monkeypatch):
+    """A training that only writes results; counts its runs, fails where told to."""
+    training = sweeping.Training()
+    monkeypatch.setattr(sweep.train, "train", training)
+    return training
+
+
+@pytest.fixture
+def now(monkeypatch):
+    """Nobody comes to end the runs that others hold: waiting is a mistake."""
+
+    def refuse(seconds):
+        raise AssertionError("the sweep waits")
+
+    monkeypatch.setattr(sweep.time, "sleep", refuse)
+
+
+@pytest.fixture
+def sweep_copy(swept, tmp_path):
+    """A copy of swept, to be damaged."""
+    return shutil.copytree(swept.directory, tmp_path / "copy")
+
+
+@pytest.fixture
+def run_copy(finished, tmp_path):
+    """A copy of finished, to be damaged."""
+    return shutil.copytree(finished, tmp_path / "run")

@@ -21,7 +21,7 @@ TINY = EncoderConfig(
     vocab_size=40,
     embedding_size=16,
     hidden_size=16,
-    num_hidden_layers=2,
+    num_hidden_layers=1,
     num_attention_heads=2,
     intermediate_size=32,
     max_position_embeddings=32,
@@ -29,13 +29,11 @@ TINY = EncoderConfig(
 LSTM = LstmConfig(vocab_size=40, embedding_size=8, hidden_size=8, dense_size=8)
 MODELS = {
     "lstm": LstmClassifier(LSTM),
-    "lstm, mean and maximum": LstmClassifier(dataclasses.replace(LSTM, pooling="mean_max")),
-    "lstm, both ways": LstmClassifier(dataclasses.replace(LSTM, bidirectional=True)),
-    "bert": BertClassifier(TINY),
-    "electra": ElectraClassifier(dataclasses.replace(TINY, model_type="electra")),
-    "electra, projected": ElectraClassifier(
-        dataclasses.replace(TINY, model_type="electra", embedding_size=8)
+    "lstm, both ways": LstmClassifier(
+        dataclasses.replace(LSTM, bidirectional=True, pooling="mean_max")
     ),
+    "bert": BertClassifier(TINY),
+    "electra": ElectraClassifier(dataclasses.replace(TINY, model_type="electra", embedding_size=8)),
 }
 
 
@@ -63,7 +61,7 @@ def make_run(texts, model_settings, tokenizer, **data):
 @pytest.mark.parametrize("name", MODELS)
 def test_attributions_sum_to_the_difference_of_the_logits(name):
     model = MODELS[name]
-    params = make_params(model, 3 if name.startswith("lstm") else 20)
+    params = make_params(model, 3 if name.startswith("lstm") else 40)
     attributions, whole, empty = explain.attribute(model, params, TOKENS, 16)
     assert attributions.shape == (len(TOKENS),)
     difference = whole - empty
@@ -111,7 +109,7 @@ def test_a_linear_models_attributions_are_its_terms():
 @pytest.mark.parametrize("name", ["lstm, both ways", "bert"])
 def test_padding_changes_nothing(name):
     model, params = MODELS[name], make_params(MODELS[name], 3)
-    short, *_ = explain.attribute(model, params, TOKENS, 9)
+    short, *_ = explain.attribute(model, params, TOKENS, 16)
     long, *_ = explain.attribute(model, params, TOKENS, 24)
     np.testing.assert_allclose(short, long, atol=1e-4)
 

@@ -1,0 +1,56 @@
+"""What the tests of sweeps share: axes with a known best setting, a training that does nothing."""
+
+from sentiment_jax import writer
+
+AXES = {
+    "procedure": "grid",
+    "optimizer": ("sgd", "adam", "adamw"),
+    "batch_size": (8, 16),
+    "learning_rate": (1e-2, 1e-3),
+    "seeds": (0, 1, 2),
+}
+BEST = {"optimizer": "adam", "batch_size": 16, "learning_rate": 1e-3}
+
+
+def accuracy(config):
+    """Separable, its maximum at BEST."""
+    return (
+        0.5
+        + {"sgd": 0, "adam": 0.2, "adamw": 0.1}[config.optimizer.name]
+        + {8: 0, 16: 0.1}[config.batch_size]
+        + {1e-2: 0, 1e-3: 0.05, 1e-4: -0.1}[config.optimizer.learning_rate]
+        + config.seed / 100
+    )
+
+
+class Training:
+    """Stands in for train.train; remembers what it was asked for, fails where told to."""
+
+    def __init__(self):
+        self.runs, self.errors = [], {}
+
+    def __call__(self, config, directory, *, score_test, prepare):
+        with writer.lock(directory):
+            prepare(config)
+            number = len(self.runs)
+            self.runs.append((directory, score_test))
+            if number in self.errors:
+                raise self.errors[number]
+            scores = {"loss": 0.5, "accuracy": accuracy(config), "examples": 12}
+            result = {"model": "lstm", "best_epoch": 1, "val": scores, "train_seconds": 1.0}
+            result |= {"test": scores} if score_test else {}
+            writer.write_json(directory / "result.json", result)
+            return result
+
+
+def contents(directory):
+    """Every file below a directory, bytes and time of change."""
+    return {
+        path.relative_to(directory): (path.read_bytes(), path.stat().st_mtime_ns)
+        for path in directory.rglob("*")
+        if path.is_file()
+    }
+
+
+def table(directory):
+    return (directory / "table.csv").read_text()

@@ -1,0 +1,204 @@
+"""Several processes drain one sweep; one that is killed loses nothing."""
+
+import itertools
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sweeping import AXES, contents, table
+
+from configs import bert, electra
+from sentiment_jax import config as configs
+from sentiment_jax import study, sweep, writer
+from sentiment_jax.errors import InputError, InUse
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.mark.parametrize(("procedure", "trained"), [("grid", 11 + 3), ("stages", 4 + 3)])
+def test_runs_in_use_are_passed_over_and_waited_for(
+    small_config, tmp_path, training, monkeypatch, procedure, trained
+):
+    axes = {**AXES, "procedure": procedure, "start": {"batch_size": 8, "learning_rate": 1e-2}}
+    plan = study.make_plan(configs.resolve(small_config), axes)
+    (runs, *_) = study.stages(plan, tmp_path)
+    held = runs[1]
+    held.directory.mkdir()
+    lock = writer.lock(held.directory)
+    lock.__enter__()
+    waits = itertools.count()
+
+    def other_process(seconds):
+        if next(waits) == 2:
+            scores = {"loss": 0.1, "accuracy": 0.99, "examples": 12}
+            result = {"val": scores, "best_epoch": 1, "train_seconds": 1.0}
+            writer.write_json(held.directory / "result.json", result)
+            lock.__exit__(None, None, None)
+
+    monkeypatch.setattr(sweep.time, "sleep", other_process)
+    sweep.sweep(small_config, tmp_path, axes)
+    directories = [directory for directory, _ in training.runs]
+    assert held.directory not in directories
+    assert len(directories) == trained
+    # What the other process found counts.
+    best = held.directory.name.partition("-seed")[0]
+    assert directories[-1].name.startswith(f"{best}-seed2")
+
+
+def test_a_dead_processs_run_is_taken_over(small_config, tmp_path, training, monkeypatch):
+    plan = study.make_plan(configs.resolve(small_config), AXES)
+    (runs, *_) = study.stages(plan, tmp_path)
+    runs[1].directory.mkdir()
+    lock = writer.lock(runs[1].directory)
+    lock.__enter__()
+    monkeypatch.setattr(sweep.time, "sleep", lambda _: lock.__exit__(None, None, None))
+    sweep.sweep(small_config, tmp_path, AXES)
+    assert [directory for directory, _ in training.runs[11:12]] == [runs[1].directory]
+    assert len(training.runs) == 15
+
+
+def test_shares_take_every_nth_and_the_last_tests(small_config, tmp_path, training, now, capsys):
+    sweep.sweep(small_config, tmp_path, AXES, only="1/2")
+    first = [directory for directory, _ in training.runs]
+    assert len(first) == 6
+    assert "6 runs are open" in capsys.readouterr().out
+    sweep.sweep(small_config, tmp_path, AXES, only="2/2")
+    assert len(training.runs) == 15
+    assert len({directory for directory, _ in training.runs}) == 15
+    assert [score for _, score in training.runs] == [False] * 12 + [True] * 3
+
+
+def test_shares_of_stages_wait_for_each_other(small_config, tmp_path, training, monkeypatch):
+    axes = {**AXES, "procedure": "stages"}
+
+    def other_share(seconds):
+        for runs in study.stages(study.read_plan(tmp_path), tmp_path):
+            for run in runs[1::2]:
+                if run.stage != "final" and run.outcome().status == "open":
+                    run.directory.mkdir(exist_ok=True)
+                    training(run.config, run.directory, score_test=False, prepare=lambda _: None)
+
+    monkeypatch.setattr(sweep.time, "sleep", other_share)
+    sweep.sweep(small_config, tmp_path, axes, only="1/2")
+    assert len(training.runs) == len({directory for directory, _ in training.runs}) == 5 + 3
+    assert training.runs[-1][0].name.startswith("lstm-adam-16-0.001-seed2")
+
+
+@pytest.mark.parametrize("share", ["0/2", "3/2", "x", "1", "1/0", "-1/2"])
+def test_bad_shares(small_config, tmp_path, share):
+    with pytest.raises(InputError, match="--only"):
+        sweep.sweep(small_config, tmp_path, AXES, only=share)
+
+
+def test_a_held_run_directory_says_so(tmp_path):
+    with writer.lock(tmp_path), pytest.raises(InUse), writer.lock(tmp_path):
+        pass
+
+
+def start(directory, *arguments, **options):
+    small = (
+        *("--config=configs/lstm.py:sample", "--mode=sweep"),
+        *("--config.data.limit=60", "--config.data.test_limit=30", "--config.data.max_length=24"),
+        *("--config.epochs=2", "--config.checkpoint_every=2", "--config.model.hidden_size=6"),
+        *("--sweep_optimizer=adam,sgd", "--sweep_batch_size=8,16", "--sweep_learning_rate=1e-2"),
+        "--sweep_seeds=0,1",
+    )
+    return subprocess.Popen(
+        [*(sys.executable, "-m", "sentiment_jax.main", f"--workdir={directory}"), *small]
+        + list(arguments),
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        **options,
+    )
+
+
+def finish(process, code=0):
+    output, errors = process.communicate(timeout=200)
+    assert process.returncode == code, errors
+    return output + errors
+
+
+def test_the_command_line_reaches_the_sweep(tmp_path):
+    message = finish(start(tmp_path, "--sweep_learning_rate=1e-2,fast"), code=2)
+    assert message == "error: --sweep_learning_rate=1e-2,fast: float values expected\n"
+    message = finish(start(tmp_path, "--config.batch_size=3"), code=2)
+    assert message.startswith("error: --config.batch_size is an axis of the sweep")
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("uninterrupted")
+    output = finish(start(directory))
+    assert "6/6" in output
+    return directory
+
+
+@pytest.mark.slow
+def test_sigkill_in_the_middle(uninterrupted, tmp_path):
+    process = start(tmp_path)
+    deadline = time.monotonic() + 120
+    while len(list(tmp_path.glob("*/result.json"))) < 2:
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.02)
+    process.kill()
+    process.communicate()
+    before = contents(tmp_path)
+    finished = {path.parts[0] for path in before if path.name == "result.json"}
+    assert len(finished) < 4, "killed too late to show anything"
+    finish(start(tmp_path))
+    after = contents(tmp_path)
+    kept = [path for path in before if path.parts[0] in finished]
+    assert len(kept) > 10 * len(finished)
+    assert all(before[path] == after[path] for path in kept)
+    assert table(tmp_path) == table(uninterrupted)
+
+
+@pytest.mark.slow
+def test_two_workers_give_the_same_table(uninterrupted, tmp_path):
+    output = finish(start(tmp_path, "--workers=2"))
+    assert table(tmp_path) == table(uninterrupted)
+    log = (tmp_path / "worker-2.log").read_text()
+    assert "6 runs of at most 2 epochs" in log
+    # Each run was trained once, by one of the two.
+    logs = [path.read_text() for path in tmp_path.rglob("log.txt")]
+    assert len(logs) == 6
+    assert [text.count("epoch   1/2") for text in logs] == [1] * 6
+    assert "6/6" in output + log
+
+
+@pytest.mark.slow
+def test_sigterm_saves_and_ends_the_workers_too(uninterrupted, tmp_path):
+    process = start(tmp_path, "--workers=2", start_new_session=True)
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.glob("*/result.json")):
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.02)
+    process.send_signal(signal.SIGTERM)
+    assert "run the same command to continue" in finish(process, code=143)
+    running = subprocess.run(
+        ["ps", "-eo", "args"], capture_output=True, text=True, check=True
+    ).stdout
+    assert str(tmp_path) not in running, "a worker outlived the sweep"
+    finish(start(tmp_path))
+    assert table(tmp_path) == table(uninterrupted)
+
+
+@pytest.mark.slow
+def test_electra_and_bert_in_stages(tmp_path):
+    for module, name in ((electra, "electra"), (bert, "bert")):
+        config = module.get_config("tiny")
+        config.epochs = 1
+        config.data.limit, config.data.test_limit, config.data.max_length = 60, 30, 24
+        config.model.hidden_size = config.model.embedding_size = 16
+        config.model.intermediate_size = 16
+        axes = {**module.get_sweep("tiny"), "optimizer": ("adam", "adamw"), "seeds": (0, 1)}
+        sweep.sweep(config, tmp_path / name, axes)
+        results = [writer.read_json(p) for p in (tmp_path / name / "final").glob("*/result.json")]
+        assert len(results) == 2
+        assert all(np.isfinite(result["test"]["loss"]) for result in results)
