@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import hashlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -79,9 +80,25 @@ def prepare(config: ConfigDict, tokenizer: Any = None) -> Task:
     return Task(config, tokenizer, model, encoded, words, {**corpus.facts, "truncated": truncated})
 
 
+def tokenizer_sha256(workdir: Path) -> str:
+    """The hash of the run's tokenizer.json."""
+    return hashlib.sha256((workdir / "tokenizer.json").read_bytes()).hexdigest()
+
+
 def load_tokenizer(workdir: Path) -> Any:
-    """The run's tokenizer.json."""
-    return tokenizers.load_tokenizer(workdir / "tokenizer.json")
+    """The run's tokenizer.json.
+
+    Raises:
+      InputError: missing, damaged, or not the one that the run was trained with.
+    """
+    tokenizer = tokenizers.load_tokenizer(workdir / "tokenizer.json")
+    recorded = writer.read_json(workdir / "env.json").get("tokenizer_sha256")
+    if recorded not in (None, tokenizer_sha256(workdir)):  # None: a run from before it was kept
+        raise InputError(
+            f"{workdir / 'tokenizer.json'} is not the tokenizer that the run was trained with "
+            f"(sha256 {recorded[:12]} in env.json); put that file back"
+        )
+    return tokenizer
 
 
 def check_same_data(workdir: Path, facts: dict[str, Any]) -> None:

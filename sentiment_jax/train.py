@@ -117,7 +117,11 @@ def _prepare(
             env["resumed_with_changes"] = [*env.get("resumed_with_changes", []), changes]
     else:
         task.tokenizer.save(str(workdir / "tokenizer.json"))
-        env = {**writer.environment(), "data": task.facts}
+        env = {
+            **writer.environment(),
+            "data": task.facts,
+            "tokenizer_sha256": tasks.tokenizer_sha256(workdir),
+        }
     writer.write_json(workdir / "env.json", env)
     writer.write_json(workdir / "config.json", configs.to_json(config))
     return task

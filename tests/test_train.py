@@ -298,3 +298,22 @@ def test_restored_parameters_are_on_all_devices(plain):
     trained = task.load_run(plain)
     leaf = jax.tree.leaves(trained.params)[0]
     assert leaf.sharding.is_equivalent_to(devices.replicated(trained.mesh), leaf.ndim)
+
+
+def test_another_tokenizer_of_the_same_size_is_refused(plain, small_config):
+    path = plain / "tokenizer.json"
+    vocabulary = json.loads(path.read_text())
+    ids = vocabulary["model"]["vocab"]
+    first, second = list(ids)[-2:]
+    ids[first], ids[second] = ids[second], ids[first]
+    path.write_text(json.dumps(vocabulary))
+    (plain / "result.json").unlink()
+    for use in (
+        lambda: task.load_run(plain),
+        lambda: finish.evaluate_run(plain, "val"),
+        lambda: train.train(small_config, plain),
+    ):
+        with pytest.raises(
+            InputError, match=r"tokenizer.json is not the tokenizer .* trained with"
+        ):
+            use()
