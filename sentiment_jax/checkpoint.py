@@ -85,6 +85,10 @@ class Checkpoints:
                     step_directory.rename(target)
         self.steps = [step for step in steps_in(self.directory) if step not in self.faults]
 
+    def describe_faults(self) -> str:
+        """The bad steps and what is wrong with each, in words."""
+        return "; ".join(f"step {step}: {why}" for step, why in self.faults.items())
+
     @property
     def manager(self) -> Any:
         """The Orbax CheckpointManager, opened when first needed."""

@@ -202,7 +202,7 @@ def report_faults(checkpoints: checkpoint.Checkpoints) -> None:
     """
     if not checkpoints.faults:
         return
-    listed = "; ".join(f"step {step}: {why}" for step, why in checkpoints.faults.items())
+    listed = checkpoints.describe_faults()
     if not checkpoints.steps:
         raise RunError(
             f"every checkpoint in {checkpoints.directory} is bad ({listed}); --fresh starts over"

@@ -187,8 +187,10 @@ def load_run(workdir: Path) -> TrainedModel:
     if (workdir / "result.json").exists():
         step = writer.read_json(workdir / "result.json")["best_step"]
     if step in checkpoints.faults or (step is None and checkpoints.faults):
-        listed = "; ".join(f"step {bad}: {why}" for bad, why in checkpoints.faults.items())
-        raise RunError(f"damaged checkpoints in {workdir} ({listed}); train again with --fresh")
+        raise RunError(
+            f"damaged checkpoints in {workdir} ({checkpoints.describe_faults()}); "
+            "train again with --fresh"
+        )
     if step is None or step not in checkpoints.steps:
         found = checkpoints.steps or "none"
         raise InputError(

@@ -1,5 +1,6 @@
 """Shapes and types are checked while the tests run; caches stay inside a temporary folder."""
 
+import functools
 import os
 import shutil
 import tempfile
@@ -13,6 +14,7 @@ from jaxtyping import install_import_hook
 
 install_import_hook("sentiment_jax", "beartype.beartype")
 
+import golden
 import pytest
 import sweeping
 
@@ -43,12 +45,24 @@ def small_config():
     return make_small_config()
 
 
+@pytest.fixture
+def folder(tmp_path):
+    """A copy of a Hugging Face fixture to change: `folder("bert")`."""
+    return functools.partial(golden.copy, tmp_path=tmp_path)
+
+
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory):
     """The directory of an uninterrupted run of make_small_config; not to be changed."""
     workdir = tmp_path_factory.mktemp("finished")
     train.train(make_small_config(), workdir)
     return workdir
+
+
+@pytest.fixture
+def plain(finished, tmp_path):
+    """A copy of the uninterrupted run."""
+    return shutil.copytree(finished, tmp_path / "plain")
 
 
 SMALL_SWEEP = {

@@ -49,11 +49,16 @@ def fill(model, value):
     return jax.tree.map(lambda leaf: jnp.full(leaf.shape, value, leaf.dtype), shapes)
 
 
-def load(folder, **settings):
-    """The model of a folder and its loaded parameters."""
+def load_report(folder, **settings):
+    """The loaded parameters of a folder, and the report."""
     model = build(folder, **settings)
-    folder = FIXTURES / folder
-    params, report = pretrained.load_pretrained(folder, model.config, fill(model, 7.0))
+    return pretrained.load_pretrained(FIXTURES / folder, model.config, fill(model, 7.0))
+
+
+def load(folder, **settings):
+    """The model of a folder and its loaded parameters, every one of them."""
+    model = build(folder, **settings)
+    params, report = load_report(folder, **settings)
     assert report.new == report.unused == ()
     return model, params
 

@@ -1,6 +1,5 @@
 """Loading Hugging Face folders: every spelling read, the same numbers as PyTorch."""
 
-import functools
 import json
 import os
 from pathlib import Path
@@ -17,17 +16,6 @@ from sentiment_jax import pretrained
 from sentiment_jax.models import classifiers
 
 
-@pytest.fixture
-def folder(tmp_path):
-    """A copy of a fixture to change: `folder("bert")`."""
-    return functools.partial(golden.copy, tmp_path=tmp_path)
-
-
-def load(folder, **settings):
-    model = golden.build(folder, **settings)
-    return pretrained.load_pretrained(folder, model.config, golden.fill(model, 7.0))
-
-
 def assert_trees_equal(one, other):
     assert jax.tree.structure(one) == jax.tree.structure(other)
     jax.tree.map(np.testing.assert_array_equal, one, other)
@@ -35,7 +23,7 @@ def assert_trees_equal(one, other):
 
 @pytest.mark.parametrize("name", golden.TORCH + golden.FLAX)
 def test_every_parameter_is_loaded_in_float32(name):
-    params, report = load(golden.FIXTURES / name)
+    params, report = golden.load_report(golden.FIXTURES / name)
     assert set(report.loaded) == set(traverse_util.flatten_dict(params, sep="/"))
     assert report.new == report.unused == ()
     assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(params))
@@ -44,8 +32,8 @@ def test_every_parameter_is_loaded_in_float32(name):
 
 @pytest.mark.parametrize("name", ["bert", "flax_electra"])
 def test_scanned_layers_are_the_same_stacked(name):
-    loop, _ = load(golden.FIXTURES / name)
-    scanned, report = load(golden.FIXTURES / name, scan_layers=True)
+    loop, _ = golden.load_report(golden.FIXTURES / name)
+    scanned, report = golden.load_report(golden.FIXTURES / name, scan_layers=True)
     assert report.new == report.unused == ()
     assert scanned["encoder"]["layers"]["output"]["kernel"].shape == (3, 40, 24)
     unstacked = pretrained.unstack_layers(scanned)
@@ -68,12 +56,12 @@ def without_root(tensors):
 @pytest.mark.parametrize("change", [gamma_beta, without_root], ids=lambda f: f.__name__)
 @pytest.mark.parametrize("name", golden.TORCH)
 def test_other_spellings_are_read(folder, name, change):
-    expected, report = load(golden.FIXTURES / name)
+    expected, report = golden.load_report(golden.FIXTURES / name)
     changed = folder(name)
     before = set(load_file(changed / "model.safetensors"))
     golden.rewrite(changed, change)
     assert set(load_file(changed / "model.safetensors")) != before
-    params, changed_report = load(changed)
+    params, changed_report = golden.load_report(changed)
     assert_trees_equal(params, expected)
     assert changed_report == report
 
@@ -106,7 +94,7 @@ def test_pretraining_heads_are_unused_and_the_classifier_is_new(folder, name, wi
         return kept | {k: np.ones(3, np.float32) for k in HEADS_OF_PRETRAINING[name]}
 
     golden.rewrite(changed, change)
-    params, report = load(changed)
+    params, report = golden.load_report(changed)
     assert set(report.unused) == set(HEADS_OF_PRETRAINING[name])
     new = {part for part in ("classifier", "pooler") if part in params}
     if with_pooler:
@@ -126,16 +114,16 @@ def test_flax_pretraining_heads_are_unused_too(folder):
     del tree["classifier"]
     tree["discriminator_predictions"] = {"dense": {"kernel": np.ones((2, 2), np.float32)}}
     path.write_bytes(serialization.msgpack_serialize(tree))
-    _, report = load(changed)
+    _, report = golden.load_report(changed)
     assert report.unused == ("discriminator_predictions/dense/kernel",)
     assert {name.partition("/")[0] for name in report.new} == {"classifier"}
 
 
 def test_flax_weights_are_preferred(folder):
     both = folder("flax_bert")
-    expected, _ = load(both)
+    expected, _ = golden.load_report(both)
     (both / "model.safetensors").write_bytes(b"not looked at")
-    assert_trees_equal(load(both)[0], expected)
+    assert_trees_equal(golden.load_report(both)[0], expected)
 
 
 def test_config_values_are_read(folder):

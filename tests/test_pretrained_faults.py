@@ -1,6 +1,5 @@
 """Hugging Face folders that must not load: each fault is named (rows 17, 19 and 20)."""
 
-import functools
 import json
 
 import golden
@@ -10,17 +9,6 @@ from flax import serialization
 
 from sentiment_jax import pretrained
 from sentiment_jax.errors import InputError
-
-
-@pytest.fixture
-def folder(tmp_path):
-    """A copy of a fixture to change: `folder("bert")`."""
-    return functools.partial(golden.copy, tmp_path=tmp_path)
-
-
-def load(folder, **settings):
-    model = golden.build(folder, **settings)
-    return pretrained.load_pretrained(folder, model.config, golden.fill(model, 7.0))
 
 
 def without_root(tensors):
@@ -71,7 +59,7 @@ def test_tensors_that_do_not_fit_are_listed(folder, fault):
     changed = folder("bert")
     golden.rewrite(changed, change)
     with pytest.raises(InputError, match=r"^\S+model.safetensors does not fit .*" + message):
-        load(changed)
+        golden.load_report(changed)
 
 
 def test_a_flax_tensor_of_another_shape_is_refused(folder):
@@ -81,7 +69,7 @@ def test_a_flax_tensor_of_another_shape_is_refused(folder):
     tree["bert"]["embeddings"]["word_embeddings"]["embedding"] = np.ones((60, 24), np.float32)
     path.write_bytes(serialization.msgpack_serialize(tree))
     with pytest.raises(InputError, match=r"misshapen: bert/emb\S+ \(60, 24\) for \(61, 24\)$"):
-        load(changed)
+        golden.load_report(changed)
 
 
 NON_FILES = {
@@ -129,7 +117,7 @@ def test_a_bit_flip_in_the_layout_never_loads_silently(folder):
     content[name] ^= 1
     path.write_bytes(content)
     with pytest.raises(InputError, match="missing: .*LayerNorm.bias; unexplained: .*MayerNorm"):
-        load(path.parent)
+        golden.load_report(path.parent)
 
 
 @pytest.mark.parametrize(
