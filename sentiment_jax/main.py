@@ -224,5 +224,17 @@ def _fail(message: Any, code: int) -> int:
     return code
 
 
+def use_huge_pages() -> None:
+    """Starts this process again with glibc's huge pages: a fifth off a training step on the CPU.
+
+    A step fills hundreds of megabytes of fresh memory; in small pages, faults take a good part of
+    its time. glibc reads the setting only at the start of a process; elsewhere it has no effect.
+    """
+    if "GLIBC_TUNABLES" not in os.environ:
+        os.environ["GLIBC_TUNABLES"] = "glibc.malloc.hugetlb=1"
+        os.execv(sys.executable, sys.orig_argv)
+
+
 if __name__ == "__main__":
+    use_huge_pages()
     sys.exit(main())

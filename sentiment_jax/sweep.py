@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +47,7 @@ def sweep(
       overridden: config fields named on the command line.
       only: "i/n" takes every n-th run, from the i-th. A grid's share ends with its last run, and
         the share that ends last tests the winner; in stages, every share waits for the others.
-      workers: processes to use, this one included.
+      workers: processes to use, this one included; they divide the cores among them.
       retry_failed: try the failed runs again.
 
     Raises:
@@ -58,22 +58,25 @@ def sweep(
     share = _parse_share(only)
     writer.prepare_workdir(directory)
     resolved = configs.resolve(config)
-    prepare = _keep_task()
-    plan = _join(directory, study.make_plan(resolved, axes, overridden), prepare)
-    if retry_failed:
-        for folder in (directory, directory / FINAL):
-            for failure in folder.glob("*/failed.json"):
-                failure.unlink(missing_ok=True)
-    progress = announce.Progress(plan, directory)
-    with resume.Stop() as stop, _helpers(workers - 1, directory, stop):
-        worker = _Worker(plan, resolved, prepare, share, progress, stop)
-        runs: list[Run] = []
-        for runs in study.stages(plan, directory):
-            if not worker.drain(runs):
-                announce.write_table(plan, directory)
-                left = sum(run.outcome().status == "open" for run in runs)
-                print(f"this share is done; {left} runs are open, the share that ends last goes on")
-                return
+    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+    shares = [cores[worker::workers] for worker in range(workers)]
+    with _on_cores(shares[0]):
+        prepare = _keep_task()
+        plan = _join(directory, study.make_plan(resolved, axes, overridden), prepare)
+        if retry_failed:
+            for folder in (directory, directory / FINAL):
+                for failure in folder.glob("*/failed.json"):
+                    failure.unlink(missing_ok=True)
+        progress = announce.Progress(plan, directory)
+        with resume.Stop() as stop, _helpers(shares[1:], directory, stop):
+            worker = _Worker(plan, resolved, prepare, share, progress, stop)
+            runs: list[Run] = []
+            for runs in study.stages(plan, directory):
+                if not worker.drain(runs):
+                    announce.write_table(plan, directory)
+                    left = sum(run.outcome().status == "open" for run in runs)
+                    print(f"this share is done; {left} runs are open: the last share goes on")
+                    return
     announce.conclude(plan, directory, runs)
 
 
@@ -212,13 +215,36 @@ def _execute(run: Run, config: ConfigDict, prepare: Callable[..., tasks.Task]) -
 
 
 @contextlib.contextmanager
-def _helpers(count: int, directory: Path, stop: resume.Stop) -> Iterator[None]:
-    """Runs the same command in `count` more processes meanwhile; their output goes to log files."""
+def _on_cores(cores: Collection[int]) -> Iterator[None]:
+    """Keeps this thread, and what it starts meanwhile, on some cores; on all where none is named.
+
+    Two small models side by side, a core each, train far faster than one after the other on both.
+    """
+    if not cores:
+        yield
+        return
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, cores)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+@contextlib.contextmanager
+def _helpers(
+    shares: Sequence[Collection[int]], directory: Path, stop: resume.Stop
+) -> Iterator[None]:
+    """Runs the same command in more processes meanwhile, one for every share of the cores.
+
+    Their output goes to log files.
+    """
     command = [sys.executable, "-m", "sentiment_jax.main", *sys.argv[1:]]
     processes: list[subprocess.Popen] = []
     try:
-        for number in range(2, count + 2):
-            with (directory / f"worker-{number}.log").open("a", encoding="utf-8") as log:
+        for number, cores in enumerate(shares, start=2):
+            log_path = directory / f"worker-{number}.log"
+            with log_path.open("a", encoding="utf-8") as log, _on_cores(cores):
                 # A session of their own: Ctrl-C reaches this process alone, which passes it on.
                 processes.append(
                     subprocess.Popen(

@@ -1,10 +1,17 @@
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import traverse_util
 
-from sentiment_jax.models.lstm import POOLINGS, LstmClassifier, LstmConfig, reverse_valid
+from sentiment_jax.models.lstm import (
+    POOLINGS,
+    LstmClassifier,
+    LstmConfig,
+    ScannedLstm,
+    reverse_valid,
+)
 
 LENGTHS = np.array([7, 1, 4], np.int32)
 
@@ -88,6 +95,42 @@ def test_equals_a_plain_numpy_loop(pooling, bidirectional):
         np.testing.assert_allclose(actual[row], expected, atol=1e-5)
 
 
+class FlaxLstm(nn.Module):
+    """flax's own cell, scanned and differentiated by JAX: what ScannedLstm must equal."""
+
+    @nn.compact
+    def __call__(self, inputs):
+        scanned = nn.scan(
+            nn.OptimizedLSTMCell, variable_broadcast="params", split_rngs={"params": False}
+        )
+        zeros = jnp.zeros((inputs.shape[1], 8))
+        return scanned(8, name="cell")((zeros, zeros), inputs)[1]
+
+
+def test_states_and_gradients_equal_those_of_flax():
+    inputs, wanted = jax.random.normal(jax.random.key(0), (2, 20, 3, 8))
+    params = FlaxLstm().init(jax.random.key(1), inputs)["params"]
+    params = jax.tree.map(
+        lambda leaf: leaf + 0.3 * jax.random.normal(jax.random.key(2), leaf.shape), params
+    )
+
+    def loss(module):
+        return lambda params, inputs: jnp.vdot(module.apply({"params": params}, inputs), wanted)
+
+    fast, plain = ScannedLstm(8, jnp.dtype("float32")), FlaxLstm()
+    np.testing.assert_allclose(
+        fast.apply({"params": params}, inputs), plain.apply({"params": params}, inputs), atol=1e-6
+    )
+    actual = jax.grad(loss(fast), (0, 1))(params, inputs)
+    expected = jax.grad(loss(plain), (0, 1))(params, inputs)
+    assert jax.tree.structure(actual) == jax.tree.structure(expected)
+    jax.tree.map(
+        lambda a, e: np.testing.assert_allclose(a, e, atol=1e-5 * np.abs(e).max()),
+        actual,
+        expected,
+    )
+
+
 @pytest.mark.parametrize("bidirectional", [False, True])
 @pytest.mark.parametrize("pooling", POOLINGS)
 def test_padding_never_changes_a_logit(pooling, bidirectional):
@@ -98,9 +141,9 @@ def test_padding_never_changes_a_logit(pooling, bidirectional):
 
 
 def test_reverse_valid_leaves_padding_in_place():
-    inputs = np.arange(6, dtype=np.float32).reshape(1, 6, 1)
+    inputs = np.arange(6, dtype=np.float32).reshape(6, 1, 1)
     reversed_ = reverse_valid(jnp.asarray(inputs), jnp.array([4]))
-    np.testing.assert_array_equal(reversed_[0, :, 0], [3, 2, 1, 0, 4, 5])
+    np.testing.assert_array_equal(reversed_[:, 0, 0], [3, 2, 1, 0, 4, 5])
 
 
 def test_dropout_acts_only_in_training():
