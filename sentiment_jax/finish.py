@@ -7,8 +7,9 @@ from typing import Any
 
 import jax
 from jax.sharding import Mesh
+from ml_collections import ConfigDict
 
-from sentiment_jax import checkpoint, evaluate, plots, predict, writer
+from sentiment_jax import checkpoint, evaluate, flops, plots, predict, writer
 from sentiment_jax import task as tasks
 from sentiment_jax.errors import RunError
 from sentiment_jax.resume import Bookkeeping, Stop
@@ -118,6 +119,7 @@ def finish(
         **tested,
         "train_seconds": round(book.train_seconds, 3),
         "compile_seconds": round(book.compile_seconds, 3),
+        "train_flops_per_second": round(book.train_flops / book.train_seconds),
         "epochs": book.epochs_done,
         "stopped_early": book.stopped_early,
         "parameters": tasks.count_parameters(tasks.abstract_params(task.model)),
@@ -127,6 +129,7 @@ def finish(
     plots.curves(writer.read_metrics(workdir / "metrics.jsonl"), workdir / "curves.png")
     writer.write_json(workdir / "result.json", result)
     print_scores("val", result["val"], f"epoch {best['epoch']}, the best")
+    _print_speed(task.config, result["train_flops_per_second"])
     if not score_test:
         return result
     print_scores("test", result["test"], f"trained {book.train_seconds:,.0f} s")
@@ -136,6 +139,15 @@ def finish(
     predict.print_verdicts(trained, task.config.example_texts)
     print(f"{'files':8} {workdir}/result.json, curves.png, predictions.csv")
     return result
+
+
+def _print_speed(config: ConfigDict, rate: int) -> None:
+    """One line: model FLOP/s in training, and their share of what the devices multiply."""
+    peak = flops.matmul_rate(config.model.dtype) * jax.device_count()
+    print(
+        f"{'speed':8} {rate / 1e9:,.0f} GFLOP/s in training, {rate / peak:.0%} of the "
+        f"{peak / 1e9:,.0f} of a large {config.model.dtype} product"
+    )
 
 
 def print_scores(split: str, scores: dict[str, Any], remark: str) -> None:

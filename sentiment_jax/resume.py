@@ -88,6 +88,7 @@ class Bookkeeping:
     epoch: dict[str, float] = dataclasses.field(default_factory=EMPTY_SUMS.copy)
     last_epoch: dict[str, float] = dataclasses.field(default_factory=EMPTY_SUMS.copy)
     train_seconds: float = 0.0
+    train_flops: int = 0  # of the matrix products, see flops.py
     compile_seconds: float = 0.0
     best: dict[str, Any] | None = None
     epochs_since_best: int = 0
@@ -97,7 +98,7 @@ class Bookkeeping:
         """Plain values."""
         return dataclasses.asdict(self)
 
-    def add(self, sums: dict[str, float], seconds: float) -> None:
+    def add(self, sums: dict[str, float], seconds: float, flops: int) -> None:
         """Adds one finished step."""
         self.step += 1
         for total in (self.window, self.epoch):
@@ -105,6 +106,7 @@ class Bookkeeping:
                 total[name] += sums[name]
             total["seconds"] += seconds
         self.train_seconds += seconds
+        self.train_flops += flops
 
     def window_record(self, learning_rate: float, epoch: int) -> dict[str, Any]:
         """The training line of metrics.jsonl since the last one, and a new window."""

@@ -12,7 +12,7 @@ import numpy as np
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from sentiment_jax import batches, checkpoint, devices, evaluate, finish, resume, writer
+from sentiment_jax import batches, checkpoint, devices, evaluate, finish, flops, resume, writer
 from sentiment_jax import config as configs
 from sentiment_jax import task as tasks
 from sentiment_jax.errors import Diverged, InputError, Interrupted
@@ -35,6 +35,7 @@ class Run:
     steps_per_epoch: int
     schedule: Callable[[int], float]
     step_function: Callable[..., Any]
+    step_flops: dict[int, int]  # by padded length
     compiled: set[int] = dataclasses.field(default_factory=set)  # padded lengths seen
 
     def save(self, state: TrainState, metrics: dict[str, float] | None = None) -> None:
@@ -158,6 +159,10 @@ def _start(task: tasks.Task, workdir: Path, stop: Stop) -> tuple[Run, TrainState
         steps_per_epoch=steps_per_epoch,
         schedule=make_schedule(optimizer, config.epochs * steps_per_epoch),
         step_function=make_train_step(task.model, optimizer),
+        step_flops={
+            length: flops.training_flops(task.model, state.params, config.batch_size, length)
+            for length in task.buckets
+        },
     )
     finish.describe(task, workdir, report, book.step, steps_per_epoch)
     return run, state
@@ -175,7 +180,7 @@ def _train_epoch(run: Run, state: TrainState) -> TrainState:
         epoch=epoch,
     )
     assert len(plan) == run.steps_per_epoch
-    pending: dict[str, jax.Array] | None = None
+    pending: tuple[dict[str, jax.Array], int] | None = None  # metrics and cost of a step
     clock = time.perf_counter()
     first = book.step - epoch * run.steps_per_epoch
     bar = writer.progress(
@@ -187,10 +192,11 @@ def _train_epoch(run: Run, state: TrainState) -> TrainState:
         nonlocal pending, clock
         if pending is None:
             return
-        sums = {name: float(value) for name, value in jax.device_get(pending).items()}
+        metrics, cost = pending
+        sums = {name: float(value) for name, value in jax.device_get(metrics).items()}
         pending = None
         now = time.perf_counter()
-        book.add(sums, now - clock)
+        book.add(sums, now - clock, cost)
         clock = now
         _check_finite(run, sums)
         bar.update(1)
@@ -211,7 +217,7 @@ def _train_epoch(run: Run, state: TrainState) -> TrainState:
                 book.compile_seconds += spent
                 clock += spent
             drain()
-            pending = metrics
+            pending = metrics, run.step_flops[planned.length]
             book.dispatched += 1
             last = book.dispatched == (epoch + 1) * run.steps_per_epoch
             logging = last or book.dispatched % config.log_every == 0

@@ -27,7 +27,7 @@ def metrics(workdir):
 def assert_same_run(first, second):
     jax.tree.map(np.testing.assert_array_equal, final_state(first), final_state(second))
     assert metrics(first) == metrics(second)
-    timings = ("train_seconds", "compile_seconds", "test_seconds")
+    timings = ("train_seconds", "compile_seconds", "test_seconds", "train_flops_per_second")
     results = [writer.read_json(run / "result.json") for run in (first, second)]
     for result in results:
         for name in timings:
