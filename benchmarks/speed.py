@@ -1,0 +1,206 @@
+"""Ours against PyTorch, side by side: the same reviews, interleaved in one run, medians and ratios.
+
+    pip install -r requirements-bench.txt
+    python -m benchmarks.speed --data_dir=DATA_DIR --output=results/speed
+
+Each contestant is a process of its own that compiles (or warms up) first; then they take turns,
+one pass over the reviews each, `--rounds` times. Weights are random, lengths those of real reviews
+(WordPiece and words, cut at `max_length`). `--torch_python` names another interpreter for PyTorch's
+side, where one Python does not have both.
+"""
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from absl import app, flags, logging
+from ml_collections import ConfigDict
+from tqdm import tqdm
+
+from configs import bert, lstm
+from sentiment_jax import config as configs
+from sentiment_jax import flops, task, writer
+
+DATA_DIR = flags.DEFINE_string("data_dir", "", "The prepared TFDS folder; empty: its default.")
+SOURCE = flags.DEFINE_string("source", "tfds", "Reviews: tfds, or sample where there are none.")
+OUTPUT = flags.DEFINE_string("output", "results/speed", "Folder of table, JSON and plot.")
+ROUNDS = flags.DEFINE_integer("rounds", 7, "Timed passes of every contestant.")
+TORCH_PYTHON = flags.DEFINE_string("torch_python", sys.executable, "PyTorch's interpreter.")
+ONLY = flags.DEFINE_list("only", [], "Measure these parts alone: compare, length, batch, data.")
+SCALE = flags.DEFINE_float("scale", 1.0, "Share of the reviews to use: less for a quick look.")
+
+MINILM = {  # all-MiniLM-L6-v2's sizes
+    "name": "bert",
+    "embedding_size": 384,
+    "hidden_size": 384,
+    "num_hidden_layers": 6,
+    "num_attention_heads": 12,
+    "intermediate_size": 1536,
+}
+LSTM = {"name": "lstm", "embedding_size": 100, "hidden_size": 64, "dense_size": 128}
+SIDES = (("jax", "float32"), ("jax", "bfloat16"), ("torch", "float32"), ("torch", "bfloat16"))
+
+
+class Contestant:
+    """One side's process, warmed up."""
+
+    def __init__(self, side: str, job: dict[str, Any]):
+        """Starts it and waits until its first pass is over."""
+        python = sys.executable if side == "jax" else TORCH_PYTHON.value
+        # main.py gives itself the same; both sides gain by it.
+        environment = {**os.environ, "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
+        self.process = subprocess.Popen(
+            [python, "-m", f"benchmarks.speed_{side}"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=environment,
+        )
+        self.first_seconds = self.ask(json.dumps(job))["first"]
+
+    def ask(self, line: str) -> dict[str, Any]:
+        """Sends a line, returns the answer."""
+        assert self.process.stdin and self.process.stdout
+        self.process.stdin.write(line + "\n")
+        self.process.stdin.flush()
+        answer = self.process.stdout.readline()
+        if not answer:
+            raise RuntimeError(f"{self.process.args} ended before it answered")
+        return json.loads(answer)
+
+    def end(self) -> int:
+        """Ends it; returns the peak memory in bytes."""
+        peak = self.ask("end")["peak_bytes"]
+        self.process.wait()
+        return peak
+
+
+def compare(job: dict[str, Any], sides=SIDES) -> list[dict[str, Any]]:
+    """Measures one job on every side, in turns."""
+    contestants = {side: Contestant(side[0], {**job, "dtype": side[1]}) for side in sides}
+    rates: dict[Any, list[float]] = {side: [] for side in sides}
+    for _ in tqdm(range(ROUNDS.value), f"{job['what']:32}", mininterval=1):
+        for side, contestant in contestants.items():
+            rates[side].append(contestant.ask("run")["rate"])
+    return [
+        {
+            "what": job["what"],
+            "side": side[0],
+            "dtype": side[1],
+            "examples_per_second": statistics.median(rates[side]),
+            "lowest": min(rates[side]),
+            "highest": max(rates[side]),
+            "first_pass_seconds": contestant.first_seconds,
+            "peak_bytes": contestant.end(),
+        }
+        for side, contestant in contestants.items()
+    ]
+
+
+class Reviews:
+    """Encoded reviews of one model, to cut samples from."""
+
+    def __init__(self, config: ConfigDict, folder: Path):
+        """Reads and encodes (cached)."""
+        config.data.source, config.data.path = SOURCE.value, DATA_DIR.value
+        self.task = task.prepare(configs.resolve(config))
+        self.folder = folder
+
+    def job(self, what: str, split: str, count: int, width: int = 0, **job: Any) -> dict[str, Any]:
+        """A job on `count` random reviews; `width` makes every one exactly that long."""
+        encoded = self.task.encoded[split]
+        count = max(job["batch_size"], round(count * SCALE.value))
+        rng = np.random.default_rng(0)
+        rows = rng.choice(len(encoded), count, replace=count > len(encoded))
+        ids = [
+            np.resize(encoded.token_ids[begin:end], width)
+            if width
+            else encoded.token_ids[begin:end]
+            for begin, end in zip(encoded.offsets[rows], encoded.offsets[rows + 1], strict=True)
+        ]
+        path = self.folder / f"{len(list(self.folder.iterdir()))}.npz"
+        np.savez(
+            path,
+            token_ids=np.concatenate(ids),
+            offsets=np.cumsum([0, *map(len, ids)]),
+            labels=encoded.labels[rows],
+        )
+        size = self.task.tokenizer.get_vocab_size()
+        buckets = [width] if width else list(self.task.buckets)
+        return {"what": what, "data": str(path), "vocab_size": size, "buckets": buckets, **job}
+
+
+def comparisons(encoder: Reviews, recurrent: Reviews, long: Reviews) -> list[dict[str, Any]]:
+    """The jobs of the main table."""
+    bert_job = {"model": MINILM, "optimizer": "adamw"}
+    lstm_job = {"model": LSTM, "optimizer": "adam"}
+    return [
+        encoder.job("encoder, training", "train", 128, batch_size=32, mode="train", **bert_job),
+        encoder.job("encoder, inference", "test", 512, batch_size=64, mode="infer", **bert_job),
+        recurrent.job("LSTM, training", "train", 2048, batch_size=256, mode="train", **lstm_job),
+        recurrent.job("LSTM, inference", "test", 4096, batch_size=512, mode="infer", **lstm_job),
+        long.job("encoder 512, training", "train", 8, 512, batch_size=8, mode="train", **bert_job),
+    ]
+
+
+def growth(encoder: Reviews, long: Reviews, recurrent: Reviews) -> dict[str, list[dict[str, Any]]]:
+    """Jobs that differ in one thing, by name of that thing."""
+    bert_job = {"model": MINILM, "optimizer": "adamw", "mode": "train"}
+    lstm_job = {"model": LSTM, "optimizer": "adam", "mode": "train"}
+    return {
+        "length": [
+            {**long.job(str(n), "train", 16, n, batch_size=8, **bert_job), "at": n}
+            for n in (64, 128, 256, 512)
+        ],
+        "batch": [
+            {**encoder.job(str(n), "train", 64, 128, batch_size=n, **bert_job), "at": n}
+            for n in (4, 8, 16, 32, 64)
+        ],
+        "data": [
+            {**recurrent.job(str(n), "train", n, batch_size=256, **lstm_job), "at": n}
+            for n in (1024, 2048, 4096, 8192)
+        ],
+    }
+
+
+def main(_: list[str]) -> None:
+    """Measures everything and writes table.md, speed.json and speed.png."""
+    logging.set_verbosity(logging.WARNING)
+    from benchmarks import speed_report
+
+    start, wanted = time.perf_counter(), set(ONLY.value or ["compare", "length", "batch", "data"])
+    short, words, far = bert.get_config(), lstm.get_config(), bert.get_config()
+    for config, length in ((short, 128), (far, 512)):
+        config.model.pretrained, config.data.max_length = "", length
+        config.data.length_buckets = tuple(range(32, length, 32))
+    words.data.max_length, words.data.length_buckets = 256, (64, 128, 160, 192, 224)
+    with tempfile.TemporaryDirectory() as folder:
+        encoder, recurrent, long = (Reviews(c, Path(folder)) for c in (short, words, far))
+        found: dict[str, Any] = {"compare": [], "environment": writer.environment()}
+        if "compare" in wanted:
+            for job in comparisons(encoder, recurrent, long):
+                found["compare"] += compare(job)
+        for name, jobs in growth(encoder, long, recurrent).items():
+            if name in wanted:
+                dtype = "float32" if name == "data" else "bfloat16"
+                sides = (("jax", dtype), ("torch", dtype))
+                found[name] = [
+                    {**row, "at": job["at"]} for job in jobs for row in compare(job, sides)
+                ]
+    for dtype in ("float32", "bfloat16"):
+        found[f"matmul_{dtype}"] = flops.matmul_rate(dtype)
+    found["seconds"] = time.perf_counter() - start
+    found["jax"] = jax.__version__
+    speed_report.write(found, Path(OUTPUT.value))
+
+
+if __name__ == "__main__":
+    app.run(main)

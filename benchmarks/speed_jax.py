@@ -1,0 +1,64 @@
+"""Our side of benchmarks/speed.py: the package's own steps and batches."""
+
+import itertools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import numpy as np
+
+from benchmarks.speed_serve import serve
+from sentiment_jax import batches, devices
+from sentiment_jax.data import Encoded
+from sentiment_jax.evaluate import make_eval_step
+from sentiment_jax.models.classifiers import build_model
+from sentiment_jax.optimizers import OptimizerConfig
+from sentiment_jax.train_step import create_state, make_train_step
+
+
+def load(path: str) -> Encoded:
+    """The reviews that the driver wrote."""
+    with np.load(path, allow_pickle=False) as file:
+        labels, token_ids, offsets = file["labels"], file["token_ids"], file["offsets"]
+    ids = tuple(map(str, range(len(labels))))
+    return Encoded(ids=ids, labels=labels, token_ids=token_ids, offsets=offsets, truncated=0)
+
+
+def passes(job: dict[str, Any]) -> Iterator[Callable[[], int]]:
+    """Yields functions that work through the reviews once and return their number."""
+    encoded, size = load(job["data"]), job["batch_size"]
+    model = build_model({**job["model"], "dtype": job["dtype"]}, vocab_size=job["vocab_size"])
+    shapes = {"batch_size": size, "buckets": tuple(job["buckets"])}
+    ids, lengths = np.ones((1, 8), np.int32), np.ones(1, np.int32)
+    init = jax.jit(lambda key: model.init(key, ids, lengths, deterministic=True)["params"])
+    params, mesh = init(jax.random.key(0)), devices.data_mesh()
+    if job["mode"] == "infer":
+        eval_step = make_eval_step(model)
+
+        def infer() -> int:
+            plan = batches.plan_evaluation(encoded.lengths, **shapes)
+            made = (devices.put_batch(batches.make_batch(encoded, p, size), mesh) for p in plan)
+            jax.device_get([eval_step(params, batch) for batch in made])
+            return len(encoded)
+
+        yield from itertools.repeat(infer)
+    optimizer = OptimizerConfig(name=job["optimizer"], learning_rate=1e-4, clip_norm=1.0)
+    train_step, state = make_train_step(model, optimizer), create_state(params, optimizer, 0)
+    for epoch in itertools.count():
+
+        def train(epoch: int = epoch) -> int:
+            nonlocal state
+            metrics = []
+            for planned in batches.plan_epoch(encoded.lengths, **shapes, seed=0, epoch=epoch):
+                batch = devices.put_batch(batches.make_batch(encoded, planned, size), mesh)
+                state, sums = train_step(state, batch, np.float32(1e-4))
+                metrics.append(sums)
+            jax.device_get(metrics)
+            return len(encoded)
+
+        yield train
+
+
+if __name__ == "__main__":
+    devices.use_compilation_cache()
+    serve(passes)

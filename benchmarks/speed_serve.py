@@ -1,0 +1,36 @@
+"""How a contestant of benchmarks/speed.py talks to it; imports neither JAX nor PyTorch.
+
+First line on stdin: the job as JSON. Answer: the seconds to the end of the first pass, which
+compiles or warms up. Then `run` times one pass over the job's reviews; `end` gives the peak memory.
+"""
+
+import json
+import resource
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+
+def serve(make_passes: Callable[[dict[str, Any]], Iterator[Callable[[], int]]]) -> None:
+    """Answers until `end`.
+
+    Args:
+      make_passes: from a job to functions that each work through its reviews once, return their
+        number, and return only when everything is computed.
+    """
+    start = time.perf_counter()
+    passes = make_passes(json.loads(sys.stdin.readline()))
+    next(passes)()
+    _answer(first=time.perf_counter() - start)
+    for line in sys.stdin:
+        if line.strip() == "end":
+            _answer(peak_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+            return
+        once, start = next(passes), time.perf_counter()
+        examples = once()
+        _answer(rate=examples / (time.perf_counter() - start))
+
+
+def _answer(**values: float) -> None:
+    print(json.dumps(values), flush=True)
