@@ -92,6 +92,7 @@ class Bookkeeping:
     best: dict[str, Any] | None = None
     epochs_since_best: int = 0
     stopped_early: bool = False
+    records: list[dict[str, Any]] = dataclasses.field(default_factory=list)  # of metrics.jsonl
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
@@ -179,6 +180,11 @@ def check_config(workdir: Path, config: ConfigDict, allow_changes: bool) -> list
       InputError: they differ, and that was not allowed.
     """
     if not (workdir / "config.json").exists():
+        if checkpoint.steps_in(workdir / "checkpoints"):
+            raise InputError(
+                f"{workdir} holds checkpoints but no config.json: put that file back, or start "
+                "over with --fresh"
+            )
         return []
     recorded = configs.read_run_config(workdir)
     changes = [
