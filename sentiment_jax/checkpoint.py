@@ -4,8 +4,6 @@ A flipped bit in an array file restores silently as another number, so a step co
 file in it has the hash that MANIFEST.json, written last and atomically, says it has.
 """
 
-import hashlib
-import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -28,17 +26,15 @@ def _hashes(step_directory: Path) -> dict[str, str]:
     hashes = {}
     for path in sorted(step_directory.rglob("*")):
         if path.is_file() and path.name != MANIFEST:
-            with path.open("rb") as file:
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
-            hashes[str(path.relative_to(step_directory))] = digest
+            hashes[str(path.relative_to(step_directory))] = writer.file_sha256(path)
     return hashes
 
 
 def _fault(step_directory: Path) -> str:
     """Says what is wrong with a finished checkpoint; empty when its manifest holds."""
     try:
-        expected = json.loads((step_directory / MANIFEST).read_text())["files"]
-    except (OSError, ValueError, KeyError, TypeError):
+        expected = writer.read_json(step_directory / MANIFEST)["files"]
+    except (InputError, KeyError):
         return "MANIFEST.json is unreadable"
     found = _hashes(step_directory)
     wrong = [name for name in expected if found.get(name) != expected[name]]
@@ -183,7 +179,7 @@ class Checkpoints:
         """The step with the best validation score, None where none was validated."""
         scored = []
         for step in self.steps:
-            manifest = json.loads((self.directory / str(step) / MANIFEST).read_text())
+            manifest = writer.read_json(self.directory / str(step) / MANIFEST)
             if manifest["metrics"]:
                 scored.append((score(manifest["metrics"]), step))
         return max(scored)[1] if scored else None

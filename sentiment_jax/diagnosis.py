@@ -8,11 +8,12 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Int32
 
-from sentiment_jax import plots
+from sentiment_jax import plots, writer
 from sentiment_jax.errors import InputError
 
 MARKERS = ("o", "s", "^", "D", "v", "P")
 BINS = 10
+REMEDY = "--mode=evaluate --split=test --workdir={} writes it again"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,8 +52,9 @@ def read_predictions(directories: Sequence[Path], accuracies: Sequence[float]) -
         if abs(right - accuracy) > 1e-9 or (first is not None and found != first):
             raise InputError(
                 f"{path} is not of this run's test set (half-written, or of another split): "
-                f"--mode=evaluate --split=test --workdir={directory} writes it again"
+                + REMEDY.format(directory)
             )
+        _check_sha256(directory, "predictions")
         first = found
         p_positive.append([float(row[3]) for row in rows])
     assert first is not None
@@ -60,6 +62,7 @@ def read_predictions(directories: Sequence[Path], accuracies: Sequence[float]) -
     ids = tuple(row_id for row_id, _ in first)
     if tuple(row[0] for row in lengths) != ids:
         raise InputError(f"{directories[0]}/lengths.csv and predictions.csv differ in their ids")
+    _check_sha256(directories[0], "lengths")
     words, tokens, truncated = np.array([row[1:] for row in lengths], np.int32).T
     return Predictions(
         ids=ids,
@@ -71,11 +74,16 @@ def read_predictions(directories: Sequence[Path], accuracies: Sequence[float]) -
     )
 
 
+def _check_sha256(directory: Path, name: str) -> None:
+    recorded = writer.read_json(directory / "env.json").get(f"{name}_sha256")
+    writer.check_sha256(directory / f"{name}.csv", recorded, REMEDY.format(directory))
+
+
 def _read_csv(path: Path, header: Sequence[str]) -> list[list[str]]:
     try:
         with path.open(encoding="utf-8", newline="") as file:
             first, *rows = csv.reader(file)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, csv.Error) as error:
         raise InputError(f"cannot read {path}: {error}") from error
     if first != list(header) or any(len(row) != len(header) for row in rows):
         raise InputError(

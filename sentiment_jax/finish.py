@@ -78,6 +78,10 @@ def score(
         encoded.lengths,
         task.config.data.max_length,
     )
+    env = writer.read_json(workdir / "env.json")
+    for name in ("predictions", "lengths"):
+        env[f"{name}_sha256"] = writer.file_sha256(workdir / f"{name}.csv")
+    writer.write_json(workdir / "env.json", env)
     return scores
 
 
@@ -102,7 +106,7 @@ def finish(
         params = tasks.restore_params(task.model, checkpoints, best["step"], mesh)
         test = score(task, workdir, params, "test", mesh, lambda: stop.check(book.step))
         tested = {"test": test.summary(), "test_seconds": round(test.seconds, 3)}
-        log = writer.MetricsLog(workdir / "metrics.jsonl", resume_at=book.step)
+        log = writer.MetricsLog(workdir / "metrics.jsonl", list(book.records))
         log.write(
             step=best["step"],
             epoch=best["epoch"],
@@ -125,6 +129,7 @@ def finish(
         "parameters": tasks.count_parameters(tasks.abstract_params(task.model)),
         "seed": task.config.seed,
         "data_hash": task.facts["data_hash"],
+        "metrics_sha256": writer.file_sha256(workdir / "metrics.jsonl"),
     }
     plots.curves(writer.read_metrics(workdir / "metrics.jsonl"), workdir / "curves.png")
     writer.write_json(workdir / "result.json", result)

@@ -1,7 +1,11 @@
 """Where pretrained weights come from: a local folder or the Hugging Face hub, faults told apart."""
 
 import json
+import os
 import re
+import subprocess
+import sys
+import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -18,6 +22,7 @@ OTHER_FILES = (
     "added_tokens.json",
 )
 TIMEOUT = 5.0  # seconds until the hub counts as unreachable
+STALL = 8.0  # seconds without a new byte until a download counts as broken off
 _HELP = "name a folder with config.json, tokenizer and weights, or a hub id"
 
 
@@ -54,20 +59,14 @@ def find_pretrained(pretrained: str, revision: str) -> tuple[Path, str]:
 
 def _download(hub_id: str, revision: str | None) -> Path:
     """Asks the hub for the commit and gets the files that the cache lacks."""
-    from huggingface_hub import HfApi, constants, errors, snapshot_download
+    from huggingface_hub import HfApi, constants, errors
 
     where = f"model.pretrained={hub_id}"
     try:
         info = HfApi().model_info(hub_id, revision=revision, timeout=TIMEOUT)
         weights = choose_weights([file.rfilename for file in info.siblings or ()], where)
-        return Path(
-            snapshot_download(
-                hub_id,
-                revision=revision,  # not info.sha: so the cache learns the branch's name too
-                allow_patterns=[weights, *OTHER_FILES],
-                etag_timeout=TIMEOUT,
-            )
-        )
+        # not of info.sha: so the cache learns the branch's name too
+        return _fetch(hub_id, revision, [weights, *OTHER_FILES])
     except InputError:
         raise
     except errors.GatedRepoError as error:
@@ -87,6 +86,51 @@ def _download(hub_id: str, revision: str | None) -> Path:
             "model.pretrained to a local folder with the files, or the environment variable "
             f"HF_HOME to where they were cached (now searched: {constants.HF_HUB_CACHE})"
         ) from error
+
+
+def _fetch(hub_id: str, revision: str | None, patterns: list[str]) -> Path:
+    """Downloads in a process of its own, which is ended when nothing arrives any more.
+
+    The hub's library tries again and again for up to a minute, in threads that nobody can stop.
+
+    Raises:
+        OSError: the download failed or broke off; the next one goes on where it was.
+    """
+    from huggingface_hub import constants
+
+    options: dict[str, Any] = {"repo_id": hub_id, "revision": revision, "allow_patterns": patterns}
+    options |= {"etag_timeout": TIMEOUT, "endpoint": constants.ENDPOINT}
+    options |= {"cache_dir": str(constants.HF_HUB_CACHE)}
+    with subprocess.Popen(
+        [sys.executable, "-m", "sentiment_jax.hub", json.dumps(options)],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "HF_HUB_VERBOSITY": "error", "HF_HUB_DISABLE_XET": "1"},
+    ) as process:
+        assert process.stdout is not None
+        try:
+            process.stdout.readline()  # Python has started: from here on, silence is the hub's
+            size, since = -1, time.monotonic()
+            while process.poll() is None:
+                files = Path(constants.HF_HUB_CACHE).glob(f"*{hub_id.rpartition('/')[2]}/blobs/*")
+                if size != (size := sum(_size(file) for file in files)):
+                    since = time.monotonic()
+                if time.monotonic() - since > STALL:
+                    raise TimeoutError(f"the download broke off, no byte for {STALL:g} s")
+                time.sleep(0.1)
+        finally:
+            process.kill()
+        answer = process.stdout.read().strip()
+        if process.returncode:
+            raise OSError(answer or f"the download ended with exit code {process.returncode}")
+        return Path(answer)
+
+
+def _size(file: Path) -> int:
+    try:
+        return file.stat().st_size
+    except FileNotFoundError:  # renamed meanwhile: it is complete
+        return 0
 
 
 def _cached(hub_id: str, revision: str | None) -> Path | None:
@@ -157,3 +201,20 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise InputError(f"{path} is not a JSON object: download it again")
     return value
+
+
+def _snapshot(options: str) -> int:
+    """The other side of `_fetch`: prints the folder, or what went wrong."""
+    from huggingface_hub import snapshot_download
+
+    print(flush=True)
+    try:
+        print(snapshot_download(**json.loads(options)))
+    except Exception as error:
+        print(f"{type(error).__name__}: {error}")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(_snapshot(sys.argv[1]))

@@ -4,6 +4,7 @@ The only file with flags. Slow libraries are imported once the flags are known t
 """
 
 import difflib
+import errno
 import importlib.util
 import os
 import re
@@ -215,6 +216,10 @@ def main(arguments: list[str] | None = None) -> int:
         return _fail(error, 143)
     except KeyboardInterrupt:
         return _fail("interrupted", 143)
+    except Exception as error:  # an OSError, or whatever Orbax makes of one
+        if os.strerror(errno.ENOSPC) not in str(error):
+            raise
+        return _fail(f"disk full: {error}; free some space, run the same command again", 1)
     return 0
 
 

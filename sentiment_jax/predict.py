@@ -1,6 +1,8 @@
 """Verdicts on new texts: `--text`, or a csv, txt or stdin; one row out for every row in."""
 
+import codecs
 import csv
+import io
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -86,12 +88,18 @@ def read_input(source: str, text_column: str) -> tuple[list[str], list[str]]:
     if source.endswith(".csv"):
         rows, cells = sources.read_csv(raw, name, [text_column])
         return [str(row) for row in rows], [cell[0] for cell in cells]
+    raw = raw.removeprefix(codecs.BOM_UTF8)
     try:
-        lines = raw.decode("utf-8-sig").splitlines()
+        lines = _lines(raw.decode())
     except UnicodeDecodeError as error:
-        row = raw[: error.start].count(b"\n") + 1
+        row = len(_lines(raw[: error.start].decode() + "?"))
         raise InputError(f"{name}, line {row}: not UTF-8; save it as UTF-8") from error
     return [str(row) for row in range(1, len(lines) + 1)], lines
+
+
+def _lines(text: str) -> list[str]:
+    """The lines as an editor counts them; str.splitlines also ends one at a form feed or U+2028."""
+    return [line.removesuffix("\n") for line in io.StringIO(text, newline=None)]
 
 
 def predict_input(trained: tasks.TrainedModel, source: str) -> None:

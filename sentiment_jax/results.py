@@ -4,6 +4,7 @@ import dataclasses
 import os
 import re
 import shlex
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -116,6 +117,8 @@ def collect(directories: Sequence[Path]) -> list[Group]:
             f"nothing is finished in {', '.join(map(str, directories))}: {failed} runs failed, "
             f"{len(records) - failed} are open; let one end first"
         )
+    if left := sum(record.status == "open" for record in records):
+        print(f"warning: {left} of {len(records)} runs are not done yet", file=sys.stderr)
     first = finished[0]
     for record in finished:
         if record.content["data_hash"] != first.content["data_hash"]:
@@ -148,12 +151,17 @@ def _read_sweep(directory: Path) -> Group:
 
 def _read_record(run: study.Run, command: str) -> Record:
     outcome = run.outcome()
+    recorded = outcome.content.get("metrics_sha256")
     env = {}
-    if (run.directory / "env.json").exists() or outcome.status == "finished":
+    if (run.directory / "env.json").exists() or outcome.status == "finished" or recorded:
         env = writer.read_json(run.directory / "env.json")
     if outcome.status == "finished":
         _check_result(run.directory, outcome.content)
-    metrics = writer.read_metrics(run.directory / "metrics.jsonl")
+    metrics = []
+    if outcome.status != "open":  # what an open run has logged, nothing vouches for
+        path = run.directory / "metrics.jsonl"
+        writer.check_sha256(path, recorded, "put that file back, or make the run again")
+        metrics = writer.read_metrics(path)
     return Record(
         run, outcome.status, outcome.content, metrics, env, command or env.get("command", "")
     )

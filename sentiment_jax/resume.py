@@ -93,6 +93,7 @@ class Bookkeeping:
     best: dict[str, Any] | None = None
     epochs_since_best: int = 0
     stopped_early: bool = False
+    records: list[dict[str, Any]] = dataclasses.field(default_factory=list)  # of metrics.jsonl
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
@@ -181,6 +182,11 @@ def check_config(workdir: Path, config: ConfigDict, allow_changes: bool) -> list
       InputError: they differ, and that was not allowed.
     """
     if not (workdir / "config.json").exists():
+        if checkpoint.steps_in(workdir / "checkpoints"):
+            raise InputError(
+                f"{workdir} holds checkpoints but no config.json: put that file back, or start "
+                "over with --fresh"
+            )
         return []
     recorded = configs.read_run_config(workdir)
     changes = [

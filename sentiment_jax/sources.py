@@ -1,5 +1,6 @@
 """Where reviews come from: TFDS, an aclImdb folder or archive, a CSV file, the embedded sample."""
 
+import codecs
 import csv
 import io
 from collections.abc import Iterable, Sequence
@@ -116,15 +117,16 @@ def read_csv(raw: bytes, name: str, columns: Sequence[str]) -> tuple[list[int], 
     Raises:
         InputError: not UTF-8, a column missing, a row with too few or too many cells, open quote.
     """
+    csv.field_size_limit(2**31 - 1)  # The default refuses reviews over 128 KiB.
+    raw = raw.removeprefix(codecs.BOM_UTF8)
     try:
-        text = raw.decode("utf-8-sig")
+        text = raw.decode()
     except UnicodeDecodeError as error:
-        before = raw[: error.start].decode("utf-8-sig") + "?"
+        before = raw[: error.start].decode() + "?"
         row = sum(1 for _ in csv.reader(io.StringIO(before, newline="")))
         raise InputError(
             f"{name}, row {row}: byte 0x{raw[error.start]:02x} is not UTF-8: save it as UTF-8"
         ) from None
-    csv.field_size_limit(2**31 - 1)  # The default refuses reviews over 128 KiB.
     # strict: a quote that is never closed would otherwise swallow the rest of the file.
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     row, rows, cells = 1, [], []

@@ -208,9 +208,11 @@ def _execute(run: Run, config: ConfigDict, prepare: Callable[..., tasks.Task]) -
         if not isinstance(error, RunError):
             traceback.print_exc()
             reason = f"{type(error).__name__}: {reason}"
-        records = writer.read_metrics(run.directory / "metrics.jsonl")
+        metrics = run.directory / "metrics.jsonl"
+        records = writer.read_metrics(metrics)
         reached = records[-1]["step"] if records else 0
         failure = {"reason": " ".join(reason.split()), "step": getattr(error, "step", reached)}
+        failure["metrics_sha256"] = writer.file_sha256(metrics) if metrics.exists() else None
         writer.write_json(run.directory / "failed.json", failure)
 
 

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import hashlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -82,7 +81,7 @@ def prepare(config: ConfigDict, tokenizer: Any = None) -> Task:
 
 def tokenizer_sha256(workdir: Path) -> str:
     """The hash of the run's tokenizer.json."""
-    return hashlib.sha256((workdir / "tokenizer.json").read_bytes()).hexdigest()
+    return writer.file_sha256(workdir / "tokenizer.json")
 
 
 def load_tokenizer(workdir: Path) -> Any:

@@ -153,7 +153,7 @@ def _start(task: tasks.Task, workdir: Path, stop: Stop) -> tuple[Run, TrainState
         workdir=workdir,
         mesh=mesh,
         checkpoints=checkpoints,
-        log=writer.MetricsLog(workdir / "metrics.jsonl", resume_at=book.step),
+        log=writer.MetricsLog(workdir / "metrics.jsonl", book.records),
         stop=stop,
         book=book,
         steps_per_epoch=steps_per_epoch,

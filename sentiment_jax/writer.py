@@ -5,6 +5,7 @@ import csv
 import datetime
 import errno
 import fcntl
+import hashlib
 import importlib.metadata
 import io
 import json
@@ -25,6 +26,8 @@ from tqdm import tqdm
 
 from sentiment_jax.errors import InputError, InUse
 
+SEAL = "sha256"  # of a JSON file's other entries: a flipped digit would be read as a number
+
 
 def write_atomically(path: Path, text: str) -> None:
     """Replaces `path` by `text` so that a reader sees the old file or the new one, whole."""
@@ -36,23 +39,56 @@ def write_atomically(path: Path, text: str) -> None:
     temporary.replace(path)
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Writes strict JSON (no NaN), indented, atomically."""
-    write_atomically(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+def write_json(path: Path, value: dict[str, Any]) -> None:
+    """Writes strict JSON (no NaN), indented, atomically, its own sha256 as the last entry."""
+    sealed = {**value, SEAL: _seal(value)}
+    write_atomically(path, json.dumps(sealed, indent=2, allow_nan=False) + "\n")
 
 
-def read_json(path: Path) -> Any:
-    """Reads one JSON file of a run.
+def read_json(path: Path) -> dict[str, Any]:
+    """Reads one JSON file of a run; one without a seal (of an older run) is taken as it is.
 
     Raises:
-      InputError: missing or not JSON.
+      InputError: missing, not JSON, or not what was written.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}") from error
     except ValueError as error:
         raise InputError(f"{path} is not JSON ({error}): half-written or not ours") from error
+    if not isinstance(value, dict):
+        raise InputError(f"{path} is not a JSON object: half-written or not ours")
+    seal = value.pop(SEAL, None)
+    if seal not in (None, _seal(value)):
+        raise InputError(
+            f"{path} is not what was written (its sha256 differs): put that file back; if you "
+            f"changed it on purpose, remove its entry {SEAL}"
+        )
+    return value
+
+
+def _seal(value: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(value).encode()).hexdigest()
+
+
+def file_sha256(path: Path) -> str:
+    """The sha256 of a file's content."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def check_sha256(path: Path, expected: str | None, remedy: str) -> None:
+    """Refuses a file that is not what was written; None (of an older run) accepts any.
+
+    Raises:
+      InputError: missing, or another hash; ends with the remedy.
+    """
+    try:
+        if expected is not None and expected != file_sha256(path):
+            raise InputError(f"{path} is not what was written (its sha256 differs): {remedy}")
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}: {remedy}") from error
 
 
 def prepare_workdir(workdir: Path) -> None:
@@ -137,15 +173,15 @@ def _processor() -> str:
 class MetricsLog:
     """metrics.jsonl: one JSON object a line; every (step, split) once."""
 
-    def __init__(self, path: Path, *, resume_at: int):
-        """Keeps the train and val lines up to step `resume_at`, drops what came after."""
-        kept = [
-            record
-            for record in read_metrics(path)
-            if record["split"] != "test" and record["step"] <= resume_at
-        ]
-        write_atomically(path, "".join(json.dumps(record) + "\n" for record in kept))
-        self._path = path
+    def __init__(self, path: Path, records: list[dict[str, Any]]):
+        """Writes the file anew.
+
+        Args:
+          path: the file.
+          records: its lines so far, as the checkpoint knows them; `write` adds to them.
+        """
+        write_atomically(path, "".join(json.dumps(record) + "\n" for record in records))
+        self._path, self._records = path, records
 
     def write(self, **record: Any) -> None:
         """Appends one line: step, epoch, split, loss, accuracy, examples, seconds, learning_rate.
@@ -158,6 +194,7 @@ class MetricsLog:
         }
         with self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(finite, allow_nan=False) + "\n")
+        self._records.append(finite)
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
@@ -165,7 +202,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     records = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         with contextlib.suppress(ValueError):
             records.append(json.loads(line))
     return records

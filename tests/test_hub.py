@@ -203,3 +203,45 @@ def test_no_network_names_the_ways_out_and_does_not_hang(cache, monkeypatch, sta
         assert part in message
     if silent is not None:
         silent.close()
+
+
+def stop_answering(server, handler):
+    time.sleep(30)
+
+
+def close_the_hub(server, handler):
+    server.socket.close()
+    handler.connection.shutdown(socket.SHUT_RDWR)
+
+
+@pytest.mark.parametrize("fate", [stop_answering, close_the_hub])
+def test_a_hub_that_dies_in_mid_download_is_reported_and_the_next_one_goes_on(
+    server, cache, monkeypatch, fate
+):
+    assert hub.TIMEOUT + hub.STALL < 15
+    monkeypatch.setattr(hub, "STALL", 3.0)
+    whole = (Hub.folder / "model.safetensors").read_bytes()
+
+    def break_off(handler, status, body, headers=()):
+        if handler.command == "GET" and body == whole:
+            handler.send_response(status)
+            for name, value in {"Content-Length": str(len(body)), **dict(headers)}.items():
+                handler.send_header(name, value)
+            handler.end_headers()
+            handler.wfile.write(body[: len(body) // 2])
+            handler.wfile.flush()
+            fate(server, handler)
+        else:
+            answer(handler, status, body, headers)
+
+    answer = Hub.answer
+    with monkeypatch.context() as patch:
+        patch.setattr(Hub, "answer", break_off)
+        begin = time.monotonic()
+        with pytest.raises(InputError, match="the hub can't be reached .*broke off") as caught:
+            hub.find_pretrained(MODEL, "")
+        assert time.monotonic() - begin < 15
+    assert "\n" not in str(caught.value) and "HF_HOME" in str(caught.value)
+    if fate is stop_answering:
+        folder, _ = hub.find_pretrained(MODEL, "")
+        assert (folder / "model.safetensors").read_bytes() == whole

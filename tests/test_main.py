@@ -1,5 +1,6 @@
 """The command line as a person meets it: one line on stderr, the right exit code, in seconds."""
 
+import errno
 import os
 import subprocess
 import sys
@@ -7,6 +8,8 @@ import time
 from pathlib import Path
 
 import pytest
+
+from sentiment_jax import main
 
 ROOT = Path(__file__).parent.parent
 
@@ -115,3 +118,25 @@ def test_no_prepared_data_and_no_network(tmp_path):
     )
     assert "data.path" in line
     assert time.perf_counter() - start < 60  # seconds; TFDS alone retries for minutes
+
+
+def raise_(error):
+    raise error
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "runs/a/metrics.jsonl"),
+        ValueError("RESOURCE_EXHAUSTED: Error writing:\n No space left on device"),
+    ],
+)
+def test_a_disk_that_fills_up_in_the_middle_of_a_write(monkeypatch, capsys, error):
+    errors = [error, OSError(errno.EIO, "broken")]
+    monkeypatch.setattr(main, "parse", lambda arguments: None)
+    monkeypatch.setattr(main, "dispatch", lambda: raise_(errors.pop(0)))
+    assert main.main(["main"]) == 1
+    line = capsys.readouterr().err
+    assert line.startswith("error: disk full: ") and line.count("\n") == 1
+    with pytest.raises(OSError, match="broken"):  # not mistaken for one
+        main.main(["main"])

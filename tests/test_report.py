@@ -1,7 +1,6 @@
 """Reports say what the run directories say, and a browser shows them."""
 
 import csv
-import json
 import re
 import shlex
 import shutil
@@ -130,20 +129,21 @@ def test_the_same_runs_give_the_same_bytes(swept, reported, tmp_path):
         assert path.read_bytes() == (tmp_path / path.name).read_bytes(), path.name
 
 
-def test_an_open_sweep_is_reported_as_such(sweep_copy, tmp_path):
+def test_an_open_sweep_is_reported_as_such(sweep_copy, tmp_path, capsys):
     shutil.rmtree(sweep_copy / "final")
     (open_run,) = sweep_copy.glob("lstm-sgd-16-0.003-*")
     shutil.rmtree(open_run)
     report.report([sweep_copy], tmp_path / "report")
     text = (tmp_path / "report" / "report.md").read_text()
+    assert capsys.readouterr().err == "warning: 1 of 4 runs are not done yet\n"
     assert "4 runs" in text and "1 are not done yet" in text
     assert "side by side" not in text
     assert read_table(tmp_path / "report" / "runs.csv")[0]["status"] == "open"
 
 
 def test_runs_that_differ_in_the_seed_are_one_study(finished, run_copy, tmp_path):
-    config = json.loads((run_copy / "config.json").read_text())
-    (run_copy / "config.json").write_text(json.dumps({**config, "seed": 5}))
+    config = writer.read_json(run_copy / "config.json")
+    writer.write_json(run_copy / "config.json", {**config, "seed": 5})
     seeds = [
         shutil.copytree(path, tmp_path / f"lstm-seed{i}")
         for i, path in enumerate((finished, run_copy))
@@ -153,7 +153,7 @@ def test_runs_that_differ_in_the_seed_are_one_study(finished, run_copy, tmp_path
     assert (row["study"], row["seeds"]) == ("lstm", "2")
     assert float(row["± sd"]) == 0
     config["optimizer"]["learning_rate"] = 1.0
-    (run_copy / "config.json").write_text(json.dumps(config))
+    writer.write_json(run_copy / "config.json", config)
     report.report([finished, run_copy], tmp_path / "report")
     assert len(read_table(tmp_path / "report" / "models.csv")) == 2
 

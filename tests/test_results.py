@@ -1,11 +1,10 @@
 """Reading run directories back, and refusing those that are unfinished, half-written or mixed."""
 
-import json
 import shlex
 
 import pytest
 
-from sentiment_jax import report, results, study
+from sentiment_jax import report, results, study, writer
 from sentiment_jax.errors import InputError
 
 
@@ -52,6 +51,15 @@ def test_half_written_files(run_copy, name, content, message):
     assert str(run_copy) in text
 
 
+@pytest.mark.parametrize("name", ["metrics.jsonl", "predictions.csv", "lengths.csv"])
+def test_a_changed_digit_is_noticed(run_copy, name):
+    path = run_copy / name
+    raw = bytearray(path.read_bytes())
+    raw[max(i for i, byte in enumerate(raw) if chr(byte).isdigit())] ^= 1
+    path.write_bytes(raw)
+    assert f"{path} is not what was written" in refused(run_copy)
+
+
 def test_a_half_written_plan(sweep_copy):
     (sweep_copy / "sweep.json").write_text('{"procedure": "grid"}')
     assert "not a sweep's plan" in refused(sweep_copy)
@@ -66,8 +74,8 @@ def test_predictions_of_the_other_split_are_noticed(run_copy):
 
 
 def test_different_data_do_not_stand_side_by_side(finished, run_copy):
-    result = json.loads((run_copy / "result.json").read_text())
-    (run_copy / "result.json").write_text(json.dumps({**result, "data_hash": "f" * 64}))
+    result = writer.read_json(run_copy / "result.json")
+    writer.write_json(run_copy / "result.json", {**result, "data_hash": "f" * 64})
     message = refused(finished, run_copy)
     assert message.startswith("runs of different data cannot stand side by side")
     assert "ffffffffffff" in message and result["data_hash"][:12] in message

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,7 +13,7 @@ import pytest
 import runs
 
 from sentiment_jax import checkpoint, evaluate, finish, resume, task, train, writer
-from sentiment_jax.errors import InputError, Interrupted, RunError
+from sentiment_jax.errors import DiskFull, InputError, Interrupted, RunError
 
 ROOT = Path(__file__).parent.parent
 STEPS = 9  # three epochs of three batches
@@ -55,36 +56,88 @@ def test_a_signal_during_validation_loses_nothing(plain, small_config, tmp_path,
     runs.assert_same_run(plain, workdir)
 
 
-def test_sigkill_and_the_same_command_again(plain, small_config, tmp_path):
+SMALL = {
+    "epochs": 3,
+    "log_every": 2,
+    "checkpoint_every": 3,
+    "early_stopping_patience": 0,
+    "data.limit": 60,
+    "data.test_limit": 30,
+    "data.max_length": 24,
+    "data.length_buckets": "(12,)",
+    "model.embedding_size": 8,
+    "model.hidden_size": 6,
+    "model.dense_size": 5,
+}  # small_config on the command line
+
+
+@pytest.mark.parametrize(
+    ("signals", "code"),
+    [([signal.SIGKILL], -signal.SIGKILL), ([signal.SIGTERM, signal.SIGINT], 143)],
+    ids=["SIGKILL", "two signals"],
+)
+def test_killed_and_the_same_command_again(plain, small_config, tmp_path, signals, code):
     workdir = tmp_path / "killed"
-    overrides = [
-        f"--config.{name}={value}"
-        for name, value in {
-            "epochs": 3,
-            "log_every": 2,
-            "checkpoint_every": 3,
-            "early_stopping_patience": 0,
-            "data.limit": 60,
-            "data.test_limit": 30,
-            "data.max_length": 24,
-            "data.length_buckets": "(12,)",
-            "model.embedding_size": 8,
-            "model.hidden_size": 6,
-            "model.dense_size": 5,
-        }.items()
-    ]
     command = [sys.executable, "-m", "sentiment_jax.main", "--config=configs/lstm.py:sample"]
+    command += [f"--config.{name}={value}" for name, value in SMALL.items()]
     log = workdir / "metrics.jsonl"
     with subprocess.Popen(
-        [*command, f"--workdir={workdir}", *overrides], cwd=ROOT, stdout=subprocess.DEVNULL
+        [*command, f"--workdir={workdir}"],
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
     ) as process:
         deadline = time.monotonic() + 120
         while not (log.exists() and log.read_text().count("\n") >= 4):
             assert process.poll() is None, "ended before it could be killed"
             assert time.monotonic() < deadline
             time.sleep(0.005)
-        process.kill()
+        for number in signals:
+            process.send_signal(number)
+        errors = process.communicate()[1]
+    assert process.returncode == code
+    assert "Traceback" not in errors and "saved step" not in errors
     assert not (workdir / "result.json").exists()
+    train.train(small_config, workdir)
+    runs.assert_same_run(plain, workdir)
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+@pytest.mark.parametrize(("step", "saved"), [(1, []), (4, [3])])
+def test_an_exception_right_after_a_save_or_before_the_first(
+    plain, small_config, tmp_path, monkeypatch, step, saved, error
+):
+    workdir = tmp_path / "failed"
+    add = resume.Bookkeeping.add
+
+    def add_and_fail(book, sums, seconds):
+        add(book, sums, seconds)
+        if book.step == step:
+            raise error("now")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(resume.Bookkeeping, "add", add_and_fail)
+        with pytest.raises(error, match="now"):
+            train.train(small_config, workdir)
+    assert checkpoint.Checkpoints(workdir / "checkpoints", read_only=True).steps == saved
+    train.train(small_config, workdir)
+    runs.assert_same_run(plain, workdir)
+
+
+def test_a_full_disk_costs_nothing_once_there_is_room(plain, small_config, tmp_path, monkeypatch):
+    workdir = tmp_path / "full"
+    usage = shutil.disk_usage
+
+    def full_at_the_second_save(path):
+        used = usage(path)
+        return used._replace(free=7) if (workdir / "checkpoints" / "3").exists() else used
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "disk_usage", full_at_the_second_save)
+        with pytest.raises(DiskFull, match="disk full: 7 bytes free in .* needed for .* step 6"):
+            train.train(small_config, workdir)
+    assert checkpoint.Checkpoints(workdir / "checkpoints", read_only=True).steps == [3]
     train.train(small_config, workdir)
     runs.assert_same_run(plain, workdir)
 
@@ -123,6 +176,29 @@ def test_other_data_are_refused(plain, small_config, tmp_path):
         train.train(small_config, plain)
     with pytest.raises(InputError, match="the data changed"):
         finish.evaluate_run(plain, "val")
+
+
+def test_checkpoints_without_their_config_are_refused(plain, small_config):
+    for name in ("result.json", "config.json"):
+        (plain / name).unlink()
+    small_config.seed = 5
+    with pytest.raises(InputError, match="holds checkpoints but no config.json: .*--fresh"):
+        train.train(small_config, plain)
+    assert checkpoint.steps_in(plain / "checkpoints")
+
+
+@pytest.mark.parametrize("fault", ["lost", "changed"])
+def test_a_damaged_log_is_made_whole_on_resuming(plain, small_config, tmp_path, fault):
+    run = shutil.copytree(plain, tmp_path / "run")
+    (run / "result.json").unlink()
+    shutil.rmtree(run / "checkpoints" / str(STEPS))
+    log = run / "metrics.jsonl"
+    if fault == "lost":
+        log.unlink()
+    else:
+        log.write_bytes(log.read_bytes().replace(b"0.", b"1.").replace(b"train", b"tr\xffin"))
+    train.train(small_config, run)
+    runs.assert_same_run(plain, run)
 
 
 def test_fresh_starts_over_and_leaves_other_files(plain, small_config):

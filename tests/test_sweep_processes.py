@@ -190,6 +190,48 @@ def test_sigterm_saves_and_ends_the_workers_too(uninterrupted, tmp_path):
 
 
 @pytest.mark.slow
+def test_two_processes_one_killed_and_runs_that_fail(tmp_path):
+    """Row 33 at once: what the killed one had finished stays, the other completes the sweep."""
+    failing = "--sweep_learning_rate=1e-2,1e30"
+    finish(start(tmp_path / "alone", failing))
+    together = tmp_path / "together"
+    killed, survivor = (start(together, failing) for _ in range(2))
+    deadline = time.monotonic() + 120
+    while True:
+        killed.send_signal(signal.SIGSTOP)
+        if (held := _held_by(together, killed.pid)) and list(together.glob("*/result.json")):
+            break
+        killed.send_signal(signal.SIGCONT)
+        assert time.monotonic() < deadline and killed.poll() is None
+        time.sleep(0.02)
+    killed.kill()
+    killed.communicate()
+    before = contents(together)
+    done = {path.parent for path in before if path.name in ("result.json", "failed.json")}
+    assert done and not done & {path.relative_to(together) for path in held}
+    output = finish(survivor)
+    assert "10/10" in output
+    after = contents(together)
+    kept = [path for path in before if path.parent in done]
+    assert len(kept) > 3 * len(done)
+    assert all(before[path] == after[path] for path in kept)
+    assert table(together) == table(tmp_path / "alone")
+    assert table(together).count("failed at step 1,") == 4
+    assert output.count("\nfailed   lstm-") == 4
+    assert len(list((together / "final").glob("*/result.json"))) == 2
+
+
+def _held_by(directory, pid):
+    """The run directories that a process is training in."""
+    return [
+        path.parent
+        for path in directory.glob("*/lock")
+        if path.read_text().startswith(f"pid {pid} ")
+        and study.read_outcome(path.parent).status == "open"
+    ]
+
+
+@pytest.mark.slow
 def test_electra_and_bert_in_stages(tmp_path):
     for module, name in ((electra, "electra"), (bert, "bert")):
         config = module.get_config("tiny")

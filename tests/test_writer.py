@@ -23,20 +23,44 @@ def test_half_written_json_is_named(tmp_path):
     (tmp_path / "result.json").write_text('{"a": ')
     with pytest.raises(InputError, match="result.json is not JSON"):
         writer.read_json(tmp_path / "result.json")
+    (tmp_path / "result.json").write_text("[1]")
+    with pytest.raises(InputError, match="result.json is not a JSON object"):
+        writer.read_json(tmp_path / "result.json")
     with pytest.raises(InputError, match="cannot read .*nothing.json"):
         writer.read_json(tmp_path / "nothing.json")
 
 
+def test_json_that_is_not_what_was_written_is_refused(tmp_path):
+    path = tmp_path / "result.json"
+    value = {"accuracy": 0.75, "words": ["caf\xe9", 1, None], "group": {"rate": 1e-4}}
+    writer.write_json(path, value)
+    raw = path.read_bytes()
+    noticed = 0
+    for place in range(len(raw) * 8):
+        flipped = bytearray(raw)
+        flipped[place // 8] ^= 1 << place % 8
+        path.write_bytes(flipped)
+        try:
+            assert {k: v for k, v in writer.read_json(path).items() if k in value} == value
+        except InputError:
+            noticed += 1
+    assert noticed > 0.8 * len(raw) * 8  # the rest: white space, or the name of the seal itself
+    path.write_text('{"accuracy": 0.75}')  # of a run from before there was a seal
+    assert writer.read_json(path) == {"accuracy": 0.75}
+
+
 def test_a_resumed_log_has_every_step_once(tmp_path):
     path = tmp_path / "metrics.jsonl"
-    log = writer.MetricsLog(path, resume_at=0)
-    for step in (2, 4, 6):
-        log.write(step=step, split="train", loss=0.5)
+    records = []
+    log = writer.MetricsLog(path, records)
+    log.write(step=2, split="train", loss=0.5)
+    log.write(step=4, split="train", loss=0.5)
     log.write(step=4, split="val", loss=float("nan"))
-    log.write(step=4, split="test", loss=0.1)
+    saved = json.loads(json.dumps(records, allow_nan=False))  # as a checkpoint does
+    log.write(step=6, split="train", loss=0.5)
     with path.open("a") as file:
         file.write('{"step": 8, "spl')  # killed here
-    log = writer.MetricsLog(path, resume_at=4)
+    log = writer.MetricsLog(path, saved)
     log.write(step=6, split="train", loss=0.4)
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     assert [(line["step"], line["split"]) for line in lines] == [

@@ -1,0 +1,78 @@
+"""When two run or sweep directories hold the same: bit for bit, but for what a clock decides."""
+
+import collections
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from sentiment_jax import checkpoint, writer
+
+TIMES = ("train_seconds", "compile_seconds", "test_seconds")
+
+
+def checkpoints_of(workdir: Path) -> dict[int, Any]:
+    """Step -> (params, opt_state) as numpy arrays, for all checkpoints of a run.
+
+    Raises:
+      AssertionError: one of them is damaged.
+    """
+    import orbax.checkpoint as ocp
+
+    kept = checkpoint.Checkpoints(workdir / "checkpoints", read_only=True)
+    assert not kept.faults, kept.describe_faults()
+    with ocp.StandardCheckpointer() as reader:
+        return {
+            step: jax.tree.map(
+                np.asarray,
+                [
+                    reader.restore(kept.directory / str(step) / item)
+                    for item in ("params", "opt_state")
+                ],
+            )
+            for step in kept.steps
+        }
+
+
+def results_of(workdir: Path) -> dict[str, Any]:
+    """Everything that a run says of itself, times apart."""
+    read = {"metrics": [], "result": {}, "files": {}}
+    for record in writer.read_metrics(workdir / "metrics.jsonl"):
+        read["metrics"].append({k: v for k, v in record.items() if k != "seconds"})
+    result = writer.read_json(workdir / "result.json")
+    read["result"] = {k: v for k, v in result.items() if k not in (*TIMES, "metrics_sha256")}
+    for name in ("config.json", "tokenizer.json", "predictions.csv", "lengths.csv"):
+        if (workdir / name).exists():
+            read["files"][name] = (workdir / name).read_text()
+    return read
+
+
+def difference(expected: Path, found: Path) -> str:
+    """What differs between an uninterrupted run and another one; empty where nothing does."""
+    states = [checkpoints_of(workdir) for workdir in (expected, found)]
+    if states[0].keys() != states[1].keys():
+        return f"checkpoints of the steps {list(states[1])} instead of {list(states[0])}"
+    for step in states[0]:
+        leaves = [jax.tree.leaves(state[step]) for state in states]
+        same = jax.tree.map(lambda a, b: a.tobytes() == b.tobytes(), *leaves)
+        if not all(same):
+            return f"parameters or optimizer state of step {step}: {same.count(False)} tensors"
+    results = [results_of(workdir) for workdir in (expected, found)]
+    lines = collections.Counter((r["step"], r["split"]) for r in results[1]["metrics"])
+    if repeated := [line for line, count in lines.items() if count > 1]:
+        return f"metrics.jsonl has {repeated[:5]} more than once"
+    for kind in results[0]:
+        if json.dumps(results[0][kind]) != json.dumps(results[1][kind]):
+            return f"{kind} of {found}"
+    return ""
+
+
+def contents(directory: Path) -> dict[Path, tuple[bytes, int]]:
+    """Every file below a directory, its bytes and the time of its last change."""
+    return {
+        path: (path.read_bytes(), path.stat().st_mtime_ns)
+        for path in directory.rglob("*")
+        if path.is_file()
+    }

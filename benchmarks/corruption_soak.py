@@ -1,0 +1,265 @@
+"""Random truncations, deletions and bit flips in the files of runs, sweeps and the cache.
+
+    python -m benchmarks.corruption_soak --output=results/reliability/corruption_soak.md
+
+After each fault a command that a user would give next runs in this process. The fault must be
+noticed (one line, no traceback) or harmless: output and files exactly as without it. Anything else
+ends the soak with exit code 1.
+"""
+
+import argparse
+import collections
+import contextlib
+import datetime
+import io
+import os
+import platform
+import random
+import shutil
+import sys
+import tempfile
+import time
+import traceback
+from pathlib import Path
+
+import jax
+from absl import flags
+
+from benchmarks import comparing, kill_soak
+from sentiment_jax import checkpoint, main, writer
+
+UNREAD = ("lock", "log.txt", "curves.png")  # by any command
+FAULTS = ("truncated", "deleted", "bit flipped")
+TEXTS = ("--text=a wonderful film, funny and moving", "--text=a dull and predictable mess")
+SMALL = [*kill_soak.SMALL, "--config.data.limit=120", "--config.checkpoint_every=3"]
+TRAINING = [*SMALL, "--config.epochs=4"]
+SWEEP = [*kill_soak.SWEEP, "--config.data.limit=120"]
+# What a user does next with each directory.
+COMMANDS = {
+    "run": {
+        "train": TRAINING,
+        "evaluate": ["--mode=evaluate"],
+        "predict": ["--mode=predict", *TEXTS],
+        "report": ["--mode=report"],
+    },
+    "half a run": {"train": TRAINING, "predict": ["--mode=predict", *TEXTS]},
+    "sweep": {"sweep": SWEEP, "report": ["--mode=report"]},
+    "half a sweep": {"sweep": SWEEP},
+    "cache": {"train": TRAINING, "evaluate": ["--mode=evaluate"]},
+}
+
+
+def call(workdir: Path, arguments: list[str]) -> tuple[int, str, str]:
+    """Runs a command line in this process; returns exit code, stdout, stderr."""
+    for name in list(flags.FLAGS):
+        if name.startswith("config."):  # they came with the config of the last call
+            delattr(flags.FLAGS, name)
+        else:
+            flags.FLAGS[name].unparse()
+    flags.FLAGS.unparse_flags()
+    sys.argv = ["main", f"--workdir={workdir}", *arguments]
+    if "--mode=report" in arguments:
+        sys.argv.append(f"--output={workdir.parent / 'report'}")
+    output, errors = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(output), contextlib.redirect_stderr(errors):
+        try:
+            code = main.main()
+        except BaseException:
+            traceback.print_exc()
+            code = -1
+    return code, output.getvalue(), errors.getvalue()
+
+
+def make(root: Path) -> None:
+    """Makes the directories to damage: finished ones, and copies killed half-way."""
+    for name, arguments, files in (("run", TRAINING, 0), ("sweep", SWEEP, 2)):
+        code, _, errors = call(root / name, arguments)
+        assert code == 0, errors
+        half = root / f"half a {name}"
+        process = kill_soak.start(arguments, half)
+        assert kill_soak.wait_for(
+            process,
+            lambda half=half, files=files: (
+                len(list(half.glob("*/result.json"))) >= files
+                and len(list(half.glob("**/checkpoints/*/MANIFEST.json"))) >= 3
+            ),
+        )
+        process.kill()
+        process.communicate()
+        assert not list(half.glob("result.json")) and not list(half.glob("final/*/result.json"))
+    shutil.copytree(root / "cache", root / "whole cache")
+
+
+def kinds_of(directory: Path) -> dict[str, list[Path]]:
+    """File kind -> files below a directory, relative to it; what nothing reads is left out."""
+    kinds = collections.defaultdict(list)
+    for path in sorted(directory.rglob("*")):
+        name = path.name
+        unread = name.startswith(".") or name in UNREAD or "xla" in path.parts
+        if unread or not path.is_file():
+            continue
+        kind = "encoded reviews (.npz)" if path.suffix == ".npz" else name
+        if "checkpoints" in path.parts and name != checkpoint.MANIFEST:
+            kind = "checkpoint"
+        kinds[kind].append(path.relative_to(directory))
+    return kinds
+
+
+def damage(path: Path, fault: str, rng: random.Random) -> str:
+    """Damages a file; returns what was done to it."""
+    raw = bytearray(path.read_bytes())
+    if fault == "deleted" or not raw:
+        path.unlink()
+        return "deleted"
+    if fault == "truncated":
+        length = rng.randrange(len(raw))
+        path.write_bytes(raw[:length])
+        return f"truncated to {length} of {len(raw)} bytes"
+    place = rng.randrange(len(raw) * 8)
+    raw[place // 8] ^= 1 << place % 8
+    path.write_bytes(raw)
+    return f"bit {place % 8} of byte {place // 8} flipped"
+
+
+def tables(folder: Path) -> dict[str, bytes]:
+    """What a report wrote."""
+    return {path.name: path.read_bytes() for path in folder.glob("*")} if folder.is_dir() else {}
+
+
+def what_differs(root: Path, base: str, command: str, work: Path, outputs: tuple[str, str]) -> str:
+    """Compares what a command did with what it does without a fault; empty where it is the same."""
+    if command == "report":
+        expected, found = tables(root / f"report of {base}"), tables(root / "report")
+        return ", ".join(n for n in expected if expected[n] != found.get(n))
+    if command in ("evaluate", "predict"):
+        return "" if outputs[0] == outputs[1] else f"printed {outputs[1]!r}, not {outputs[0]!r}"
+    if command == "train":
+        nothing_done = base == "run" and "is finished; nothing to do" in outputs[1]
+        return "" if nothing_done else comparing.difference(root / "run", work)
+    if (work / "table.csv").read_bytes() != (root / "sweep" / "table.csv").read_bytes():
+        return "table.csv"
+    for result in sorted(work.glob("**/result.json")):  # those that were made after the fault
+        run = result.parent.relative_to(work)
+        before = root / base / run / "result.json"
+        if before.exists() and before.stat().st_mtime_ns == result.stat().st_mtime_ns:
+            continue
+        if difference := comparing.difference(root / "sweep" / run, work / run):
+            return f"{run}: {difference}"
+    return ""
+
+
+def judge(code: int, errors: str, difference: str) -> str:
+    """noticed, harmless, or what is wrong."""
+    lines = [line for line in errors.splitlines() if line.startswith(("error: ", "warning: "))]
+    if code == -1 or "Traceback" in errors:
+        return f"traceback: {errors}"
+    if code:
+        return "noticed" if code in (1, 2) and len(lines) == 1 else f"exit {code}: {errors!r}"
+    if difference:
+        return f"silently wrong: {difference} (stderr: {errors!r})"
+    return "noticed" if lines else "harmless"
+
+
+def soak(count: int, seed: int, root: Path) -> tuple[list[tuple[str, str, str, str]], list[str]]:
+    """Returns (kind, fault, command, verdict) of every fault, and a line for every failure."""
+    rng = random.Random(seed)
+    os.environ["XDG_CACHE_HOME"] = str(root / "cache")
+    make(root)
+    expected = {}
+    for base, commands in COMMANDS.items():
+        for name, arguments in commands.items():
+            if name in ("evaluate", "predict", "report"):
+                work = shutil.copytree(root / ("run" if base == "cache" else base), root / "work")
+                code, expected[base, name], errors = call(work, arguments)
+                assert code == 0 and not errors, errors
+                shutil.rmtree(work)
+                if name == "report":
+                    (root / "report").rename(root / f"report of {base}")
+    targets = [
+        (base, kind)
+        for base in COMMANDS
+        for kind in kinds_of(root / base)
+        if (base == "cache") == kind.endswith("(.npz)")
+    ]
+    verdicts, failures, clock = [], [], time.monotonic()
+    for number in range(count):
+        base, kind = targets[number % len(targets)]
+        fault = FAULTS[number // len(targets) % 3]
+        command = rng.choice(list(COMMANDS[base]))
+        work, source = root / "work", "run" if base == "cache" else base
+        if (base, command) != ("cache", "train"):  # a cache serves a new run too
+            shutil.copytree(root / source, work)
+        place = root / "cache" / "sentiment_jax" if base == "cache" else work
+        file = rng.choice(kinds_of(place)[kind])
+        done = damage(place / file, fault, rng)
+        code, output, errors = call(work, COMMANDS[base][command])
+        pair = (expected.get((base, command), ""), output)
+        try:
+            difference = "" if code else what_differs(root, base, command, work, pair)
+        except Exception as error:
+            difference = f"{type(error).__name__}: {error}"
+        verdict = judge(code, errors, difference)
+        if verdict not in ("noticed", "harmless"):
+            failures.append(f"{base}/{file} {done}, then {command}: {verdict}")
+            print(f"FAILURE: {failures[-1]}", flush=True)
+            verdict = "FAILED"
+        verdicts.append((kind, fault, command, verdict))
+        shutil.rmtree(work, ignore_errors=True)
+        shutil.rmtree(root / "report", ignore_errors=True)
+        if base == "cache":
+            shutil.copytree(root / "whole cache", root / "cache", dirs_exist_ok=True)
+        eta = (time.monotonic() - clock) / (number + 1) * (count - number - 1)
+        print(
+            f"{number + 1:>4}/{count}  {base}: {file.name} {done}, then {command}: {verdict}  "
+            f"ETA {eta:.0f} s",
+            flush=True,
+        )
+    return verdicts, failures
+
+
+def report(arguments, verdicts, failures, seconds) -> str:
+    """The log, in Markdown."""
+    command = "python -m benchmarks.corruption_soak"
+    machine = f"{writer.environment()['machine']}; Python {platform.python_version()}, "
+    outcome = f"{len(failures)} FAILED" if failures else "every fault was noticed or harmless"
+    lines = [
+        *("# Corruption soak", ""),
+        f"`{command} --faults={arguments.faults} --seed={arguments.seed}`, "
+        f"{datetime.date.today()}, {machine}jax {jax.__version__}, {seconds:.0f} s.",
+        "",
+        f"{len(verdicts)} random faults in the files of runs, sweeps (finished, and killed "
+        "half-way) and the cache of encoded reviews, each followed by one command. Noticed: a "
+        "one-line error or warning. Harmless: output and files exactly as without the fault.",
+        *("", f"**Result: {outcome}.**", ""),
+        "| file | fault | noticed | harmless | failed |",
+        "| --- | --- | ---: | ---: | ---: |",
+    ]
+    counts = collections.Counter((kind, fault, verdict) for kind, fault, _, verdict in verdicts)
+    for kind, fault in sorted({row[:2] for row in verdicts}):
+        row = [counts[kind, fault, verdict] for verdict in ("noticed", "harmless", "FAILED")]
+        lines.append(f"| {kind} | {fault} | {' | '.join(map(str, row))} |")
+    used = collections.Counter(command for _, _, command, _ in verdicts)
+    lines += ["", "Commands: " + ", ".join(f"{name} {n}" for name, n in used.most_common()) + "."]
+    return "\n".join([*lines, *(f"\nFAILED: {failure}" for failure in failures)]) + "\n"
+
+
+def run() -> int:
+    """Parses the command line, runs the soak, writes the log."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--faults", type=int, default=200)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--output", type=Path, help="log to write; stdout alone where none is")
+    arguments = parser.parse_args()
+    clock = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="corruption_soak_") as folder:
+        verdicts, failures = soak(arguments.faults, arguments.seed, Path(folder))
+    log = report(arguments, verdicts, failures, time.monotonic() - clock)
+    print(log)
+    if arguments.output:
+        arguments.output.parent.mkdir(parents=True, exist_ok=True)
+        arguments.output.write_text(log)
+    return int(bool(failures))
+
+
+if __name__ == "__main__":
+    sys.exit(run())

@@ -1,0 +1,283 @@
+"""SIGKILLs at random moments of trainings and sweeps, each followed by the same command again.
+
+    python -m benchmarks.kill_soak --kills=100 --output=results/reliability/kill_soak.md
+
+What comes out must be, bit for bit, what the uninterrupted command gives; the first difference ends
+the soak with exit code 1. Half of the kills come at a uniformly random moment of what is left, the
+others as soon as a certain file appears: a save, the end of a run, the bookkeeping of a sweep.
+"""
+
+import argparse
+import collections
+import datetime
+import math
+import os
+import platform
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+
+from benchmarks import comparing
+from sentiment_jax import checkpoint, writer
+
+SMALL = [
+    *("--config=configs/lstm.py:sample", "--config.log_every=1", "--config.checkpoint_every=4"),
+    *("--config.data.max_length=24", "--config.data.length_buckets=(12,)"),
+    *("--config.model.embedding_size=8", "--config.model.hidden_size=6"),
+    "--config.model.dense_size=5",
+]
+TRAINING = [*SMALL, "--config.epochs=8"]
+SWEEP = [
+    *(*SMALL, "--mode=sweep", "--config.epochs=2", "--config.data.limit=120"),
+    *("--sweep_optimizer=adam,sgd", "--sweep_batch_size=16", "--sweep_learning_rate=1e-2,1e30"),
+    *("--config.optimizer.clip_norm=0", "--sweep_seeds=0,1"),
+]
+KILLS_EACH = 6  # of one training or sweep; then it is left to end
+
+# What a targeted kill waits for, below the directory.
+TRAINING_MOMENTS = {
+    "a save begins": "checkpoints/*.orbax-checkpoint-tmp*",
+    "a manifest is written": "checkpoints/*/.MANIFEST.json.*",
+    "metrics.jsonl is rewritten": ".metrics.jsonl.*",
+    "config.json is written": ".config.json.*",
+    "the test set is scored": "predictions.csv",
+    "curves are drawn": "curves.png",
+    "result.json is written": ".result.json.*",
+}
+SWEEP_MOMENTS = {
+    "sweep.json is written": ".sweep.json.*",
+    "the next run begins": "*/lock",
+    "a run's result.json": "*/result.json",
+    "a run's failed.json": "*/failed.json",
+    "a save in a run": "*/checkpoints/*.orbax-checkpoint-tmp*",
+    "the winner is retrained": "final/*/lock",
+    "the winner is tested": "final/*/predictions.csv",
+    "table.csv is written": ".table.csv.*",
+}
+
+
+def start(arguments: list[str], workdir: Path) -> subprocess.Popen:
+    """Begins the command, or goes on with it."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "sentiment_jax.main", f"--workdir={workdir}", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**os.environ, "TQDM_DISABLE": "1"},
+    )
+
+
+def wait_for(
+    process: subprocess.Popen, holds: Callable[[], bool], seconds: float = math.inf
+) -> bool:
+    """Waits until something holds; False where the process or the time ended first."""
+    end = time.monotonic() + seconds
+    while not holds():
+        if process.poll() is not None or time.monotonic() > end:
+            return False
+        time.sleep(0.0003)
+    return True
+
+
+def has_begun(workdir: Path, before: int) -> bool:
+    """Tells whether the start-up (imports, data) is over: env.json was written anew."""
+    files = [*workdir.glob("env.json"), *workdir.glob("**/lock")]
+    return any(path.stat().st_mtime_ns > before for path in files)
+
+
+def kill_somewhere(
+    process: subprocess.Popen, workdir: Path, moments: dict[str, str], left: float, rng
+) -> tuple[str, float]:
+    """Kills the process, which has about `left` seconds to go once it has begun.
+
+    Returns:
+      What was aimed at, empty where the process had ended before, and the seconds it had.
+    """
+    begun = time.time_ns()
+    aim = rng.choice(["start-up", *["any moment"] * 9, *["a file"] * 10])
+    moment = rng.choice(list(moments))
+    before = set(workdir.glob(moments[moment]))
+
+    def appeared() -> bool:
+        return bool(set(workdir.glob(moments[moment])) - before)
+
+    clock = time.monotonic()
+    if aim == "start-up":
+        time.sleep(rng.uniform(0, 4))
+    elif aim == "any moment":
+        if wait_for(process, lambda: has_begun(workdir, begun)):
+            clock = time.monotonic()
+            time.sleep(rng.uniform(0, left))
+    else:
+        found = wait_for(process, lambda: has_begun(workdir, begun) or appeared())
+        clock = time.monotonic()
+        found = found and wait_for(process, appeared, left)
+        aim = moment if found else f"{moment} (in vain)"
+        time.sleep(rng.choice([0, rng.uniform(0, 0.03)]) if found else 0)
+    had = 0 if aim == "start-up" else time.monotonic() - clock
+    ended = process.poll() is not None
+    process.kill()
+    return "" if ended else aim, had
+
+
+def where_it_landed(workdir: Path, pid: int) -> str:
+    """The phase that a killed training was in, as far as its files tell."""
+    if (workdir / "result.json").exists():
+        return "after result.json"
+    folder = workdir / "checkpoints"
+    unfinished = [
+        step
+        for step in checkpoint.steps_in(folder)
+        if not (folder / str(step) / checkpoint.MANIFEST).exists()
+    ]
+    if unfinished:
+        return "between a save and its manifest"
+    if any(folder.glob("*.orbax-checkpoint-tmp*")):
+        return "in the middle of a save"
+    if any(workdir.glob(f".*.{pid}")):
+        return "while a file was written"
+    records = writer.read_metrics(workdir / "metrics.jsonl")
+    if not (workdir / "config.json").exists() or not records:
+        return "before the first step"
+    if (workdir / "curves.png").exists() or (workdir / "predictions.csv").exists():
+        return "at the run's end"
+    if records[-1]["split"] == "val":
+        return "after a validation"
+    train = sum(writer.read_json(workdir / "env.json")["data"]["counts"]["train"].values())
+    epoch = math.ceil(train / writer.read_json(workdir / "config.json")["batch_size"])
+    return "between two steps" if records[-1]["step"] % epoch else "in a validation"
+
+
+def phase(directory: Path, pid: int) -> str:
+    """The phase that a killed training or sweep was in."""
+    if not (directory / "sweep.json").exists():
+        return where_it_landed(directory, pid) if directory.exists() else "before the first file"
+    runs = [path.parent for path in directory.glob("**/lock")]
+    ended = [run for run in runs if any((run / f).exists() for f in ("result.json", "failed.json"))]
+    if not set(runs) - set(ended):
+        return "sweep: between two runs"
+    return f"sweep: {where_it_landed((set(runs) - set(ended)).pop(), pid)}"
+
+
+def finished_runs(directory: Path) -> dict:
+    """The files of the runs of a sweep that have ended, their locks apart."""
+    runs = [path.parent for path in directory.glob("**/result.json")]
+    files = [(path, f) for run in runs for path, f in comparing.contents(run).items()]
+    return {path: f for path, f in files if path.name not in ("lock", "log.txt")}
+
+
+def compare(expected: Path, found: Path) -> str:
+    """What differs between two trainings or sweeps; empty where nothing does."""
+    if not (expected / "sweep.json").exists():
+        return comparing.difference(expected, found)
+    tables = [(directory / "table.csv").read_text() for directory in (expected, found)]
+    if tables[0] != tables[1]:
+        return "table.csv"
+    for result in sorted(expected.glob("**/result.json")):
+        run = result.parent.relative_to(expected)
+        if difference := comparing.difference(expected / run, found / run):
+            return f"{run}: {difference}"
+    return ""
+
+
+def soak(kills: int, seed: int, root: Path) -> tuple[list[tuple[str, str]], int, str]:
+    """Returns (aim, phase) of every kill, how many runs and sweeps ended, and what went wrong."""
+    rng = random.Random(seed)
+    kinds = [("training", TRAINING, TRAINING_MOMENTS), ("sweep", SWEEP, SWEEP_MOMENTS)]
+    durations = {}
+    for name, arguments, _ in kinds:
+        for _ in range(2):  # the second finds the programs compiled, as all later ones do
+            shutil.rmtree(root / name, ignore_errors=True)
+            process, begun = start(arguments, root / name), time.time_ns()
+            wait_for(process, lambda b=begun, n=name: has_begun(root / n, b))
+            clock = time.monotonic()
+            output, _ = process.communicate()
+            durations[name] = time.monotonic() - clock
+        if process.returncode:
+            return [], 0, output
+    landed, ended, began = [], 0, time.monotonic()
+    while len(landed) < kills:
+        name, arguments, moments = kinds[ended % 5 in (1, 3)]
+        workdir, own, left = root / f"{name}-{ended}", 0, durations[name]
+        kept: dict = {}
+        while True:
+            process = start(arguments, workdir)
+            aim, had = "", 0.0
+            if own < KILLS_EACH and len(landed) < kills:
+                aim, had = kill_somewhere(process, workdir, moments, left, rng)
+            output, _ = process.communicate()
+            now = finished_runs(workdir)
+            if changed := [path for path, file in kept.items() if now.get(path) != file]:
+                return landed, ended, f"a finished run's {changed[0]} was touched"
+            kept = now
+            if not aim:
+                break
+            own, left = own + 1, max(left - had, durations[name] / 4)
+            landed.append((aim, phase(workdir, process.pid)))
+            done, seconds = len(landed), time.monotonic() - began
+            eta = seconds / done * (kills - done)
+            print(
+                f"{done:>4}/{kills}  {name} {ended}: {landed[-1][1]} (aimed at: {aim})  "
+                f"ETA {eta:.0f} s",
+                flush=True,
+            )
+        if process.returncode:
+            return landed, ended, f"exit code {process.returncode}: {output}"
+        if wrong := compare(root / name, workdir):
+            return landed, ended, f"{workdir} is not the uninterrupted {name}: {wrong}"
+        ended += 1
+        shutil.rmtree(workdir)
+    return landed, ended, ""
+
+
+def report(arguments, landed, ended, wrong, seconds) -> str:
+    """The log, in Markdown."""
+    command = f"python -m benchmarks.kill_soak --kills={arguments.kills} --seed={arguments.seed}"
+    machine = f"{writer.environment()['machine']}; Python {platform.python_version()}, "
+    lines = [
+        *("# Kill soak", ""),
+        f"`{command}`, {datetime.date.today()}, {machine}jax {jax.__version__}, {seconds:.0f} s.",
+        "",
+        f"{len(landed)} SIGKILLs over {ended} trainings and sweeps of the LSTM on the embedded "
+        "sample, each followed by the same command. Compared with the uninterrupted ones: "
+        "parameters and optimizer state of all checkpoints bitwise, every line of metrics.jsonl "
+        "once and equal, result.json, predictions.csv, the sweep's table; files of finished runs "
+        "untouched.",
+        *("", f"**Result: {'FAILED: ' + wrong if wrong else 'all equal.'}**"),
+    ]
+    for title, column in (("where the kill landed", 1), ("what it was aimed at", 0)):
+        lines += ["", f"| {title} | kills |", "| --- | ---: |"]
+        counts = collections.Counter(kill[column] for kill in landed)
+        lines += [f"| {name} | {count} |" for name, count in counts.most_common()]
+    return "\n".join(lines) + "\n"
+
+
+def main() -> int:
+    """Parses the command line, runs the soak, writes the log."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--kills", type=int, default=100)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--output", type=Path, help="log to write; stdout alone where none is")
+    arguments = parser.parse_args()
+    clock = time.monotonic()
+    folder = Path(tempfile.mkdtemp(prefix="kill_soak_"))
+    landed, ended, wrong = soak(arguments.kills, arguments.seed, folder)
+    if not wrong:  # else it is what to look at
+        shutil.rmtree(folder)
+    log = report(arguments, landed, ended, wrong, time.monotonic() - clock)
+    print(log)
+    if arguments.output:
+        arguments.output.parent.mkdir(parents=True, exist_ok=True)
+        arguments.output.write_text(log)
+    return int(bool(wrong))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,143 @@
+"""Whatever comes in: a finite row out for every row in, or one InputError that names the place."""
+
+import csv
+import io
+import re
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from sentiment_jax import predict, sources, splits, task
+from sentiment_jax.errors import InputError
+
+FUZZ = settings(
+    deadline=None,
+    database=None,
+    derandomize=True,  # a failure on one machine is one on every machine
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+
+
+@pytest.fixture(scope="module")
+def trained(finished):
+    return task.load_run(finished)
+
+
+# Control characters, NUL, right-to-left, combining and joining marks, markup, quotes, line ends.
+STRANGE = st.sampled_from(
+    [
+        *"\x00\x01\x07\x0c\x1b\x7f\x85\xad\u0301\u200b\u200d\u200f\u202e\u2028\u2029\ufeff\uffff",
+        *("e\u0301" * 9, "\u0645\u0631\u062d\u0628\u0627", "\u05e9\u05dc\u05d5\u05dd"),
+        *("\U0001f468\u200d\U0001f469", "<br />", "&amp;", "&#0;", "&#xd800;", "[PAD]", "nan"),
+        *('"', "'", ",", "\r", "\n", "\r\n", "\t"),
+    ]
+)
+WORDS = st.sampled_from(["good", "bad", "film", "a" * 300, " "])
+TEXTS = st.one_of(
+    st.text(max_size=40),
+    st.lists(st.one_of(STRANGE, WORDS), max_size=12).map("".join),
+    st.builds(lambda piece, n: piece * n, st.one_of(STRANGE, WORDS), st.integers(0, 3000)),
+)
+
+
+@settings(FUZZ, max_examples=120)
+@given(texts=st.lists(TEXTS, min_size=1, max_size=8))
+@example(texts=["\x00", "", "\ud800", "\u0301", "&#xd800;", "word " * 100_000])
+def test_every_text_gets_a_finite_verdict(trained, texts):
+    p = predict.predict(trained, texts)
+    assert p.shape == (len(texts),)
+    assert np.all((p > 0) & (p < 1))
+
+
+def written(rows, *, end, quoting, mark):
+    """A csv file as some program would write it."""
+    text = io.StringIO(newline="")
+    csv.writer(text, lineterminator=end, quoting=quoting).writerows(rows)
+    return (b"\xef\xbb\xbf" if mark else b"") + text.getvalue().encode("utf-8", "replace")
+
+
+CELLS = st.one_of(
+    st.text(st.characters(exclude_categories=["Cs"]), max_size=20),
+    st.lists(st.one_of(STRANGE, WORDS), max_size=6).map("".join),
+)
+
+
+@settings(FUZZ, max_examples=200)
+@given(
+    cells=st.lists(st.tuples(CELLS, CELLS), max_size=6),
+    end=st.sampled_from(["\n", "\r\n", "\r"]),
+    quoting=st.sampled_from([csv.QUOTE_MINIMAL, csv.QUOTE_ALL]),
+    mark=st.booleans(),
+)
+def test_a_well_formed_csv_comes_back_cell_by_cell(cells, end, quoting, mark):
+    raw = written([("id", "text"), *cells], end=end, quoting=quoting, mark=mark)
+    rows, found = sources.read_csv(raw, "file.csv", ["text", "id"])
+    assert found == [[text, name] for name, text in cells]
+    assert rows == list(range(2, len(cells) + 2))
+
+
+def check_reader(raw):
+    """Reads bytes as a csv; an error must be one line that names the file."""
+    try:
+        rows, cells = sources.read_csv(raw, "file.csv", ["text"])
+    except InputError as error:
+        assert re.match(r"file\.csv(, (after )?row \d+:| needs one column)", str(error)), error
+        return None
+    assert len(rows) == len(cells) and all(len(line) == 1 for line in cells)
+    assert rows == sorted(set(rows))
+    return cells
+
+
+PIECES = st.sampled_from(
+    [b'"', b",", b"\n", b"\r", b"\r\n", b"\x00", b"\xff", b"\xc3", b"\xef\xbb\xbf", b"text", b";"]
+)
+
+
+@settings(FUZZ, max_examples=300)
+@given(raw=st.one_of(st.binary(max_size=60), st.lists(PIECES, max_size=15).map(b"".join)))
+@example(raw=b"text\n" + b"x" * 200_000)
+@example(raw=b"\xef\xbb\xbf")
+@example(raw=b"\xef\xbb")
+@example(raw=b"\xef\xbb\xbf" + b"x" * 200_000 + b"\xff")
+@example(raw=b'"')
+def test_any_bytes_are_read_or_refused(raw):
+    check_reader(raw)
+    check_reader(b"text\n" + raw)
+    check_reader(b"id,text\n" + raw)
+
+
+@settings(FUZZ, max_examples=200)
+@given(
+    cells=st.lists(st.tuples(CELLS, CELLS), min_size=1, max_size=4),
+    place=st.integers(0, 10_000),
+    piece=PIECES,
+    cut=st.booleans(),
+)
+def test_a_damaged_csv_is_read_or_refused(cells, place, piece, cut):
+    raw = written([("id", "text"), *cells], end="\n", quoting=csv.QUOTE_MINIMAL, mark=False)
+    place %= len(raw) + 1
+    check_reader(raw[:place] + piece + (b"" if cut else raw[place:]))
+
+
+@settings(FUZZ, max_examples=40)
+@given(texts=st.lists(CELLS, min_size=1, max_size=6), suffix=st.sampled_from(["csv", "txt"]))
+def test_predict_writes_a_row_for_every_row(trained, tmp_path, capsys, texts, suffix):
+    path = tmp_path / f"mine.{suffix}"
+    if suffix == "csv":
+        raw = written([["text"], *([t] for t in texts)], end="\n", quoting=csv.QUOTE_ALL, mark=True)
+    else:
+        raw = "\n".join(texts).encode()
+    path.write_bytes(raw)
+    expected = texts if suffix == "csv" else re.split("\r\n|\r|\n", raw.decode("utf-8-sig"))
+    if suffix == "txt" and not expected[-1]:
+        del expected[-1]  # the last line ends, no other begins
+    capsys.readouterr()
+    predict.predict_input(trained, str(path))
+    header, *rows = csv.reader(io.StringIO(capsys.readouterr().out))
+    assert header == ["row", "predicted", "p_positive", "warning"]
+    assert len(rows) == len(expected)
+    assert all(0 < float(row[2]) < 1 for row in rows)
+    warned = [row[3] == predict.BLANK for row in rows]
+    assert warned == [splits.is_blank(text) for text in expected]

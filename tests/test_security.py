@@ -1,0 +1,90 @@
+"""What must never be called, and what must be bounded; refused archives: test_aclimdb.py,
+pickled weights: test_hub.py."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+SOURCES = [
+    path
+    for folder in ("sentiment_jax", "configs", "benchmarks")
+    for path in sorted((ROOT / folder).rglob("*.py"))
+]
+REQUIREMENTS = sorted(ROOT.glob("requirements*.txt"))
+
+MODULES = {"pickle", "cPickle", "dill", "joblib", "cloudpickle", "shelve", "marshal"}
+CALLS = {
+    *("eval", "exec", "compile", "__import__", "os.system", "os.popen", "yaml.load"),
+    *("yaml.unsafe_load", "torch.load", "np.fromfile", "subprocess.getoutput"),
+}
+METHODS = {"extract", "extractall", "unpack_archive", "read_pickle", "to_pickle"}
+
+
+def forbidden(source):
+    """Yields a line for every forbidden import or call of some source text."""
+    for node in ast.walk(ast.parse(source)):
+        line = getattr(node, "lineno", 0)
+        if isinstance(node, ast.Import):
+            modules = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            modules = [node.module or "", *(f"{node.module}.{alias.name}" for alias in node.names)]
+        else:
+            modules = []
+        for module in modules:
+            if module.partition(".")[0] in MODULES or module in CALLS:
+                yield f"line {line}: import of {module}"
+        if not isinstance(node, ast.Call):
+            continue
+        name, options = ast.unparse(node.func), {k.arg: k.value for k in node.keywords}
+        if name in CALLS or name.rpartition(".")[2] in METHODS:
+            yield f"line {line}: {name}"
+        if name in ("np.load", "numpy.load", "jnp.load"):
+            pickled = options.get("allow_pickle")
+            if not (isinstance(pickled, ast.Constant) and pickled.value is False):
+                yield f"line {line}: {name} without allow_pickle=False"
+        for option in ("shell", "trust_remote_code"):
+            value = options.get(option)
+            if value is not None and not (isinstance(value, ast.Constant) and not value.value):
+                yield f"line {line}: {name} with {option}"
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_nothing_forbidden_is_called(path):
+    assert not list(forbidden(path.read_text()))
+
+
+def test_the_search_reaches_every_file_and_finds_what_it_should():
+    names = {path.name for path in SOURCES}
+    assert names >= {"main.py", "data.py", "hub.py", "encoder.py", "lstm.py", "kill_soak.py"}
+    assert len(SOURCES) > 40
+    bad = [
+        *("import pickle", "from joblib import load", "import dill as d", "eval('1')", "exec(x)"),
+        *("os.system('ls')", "from os import system", "torch.load(path)", "yaml.load(text)"),
+        *("np.load(path)", "np.load(path, allow_pickle=True)", "numpy.load(p, allow_pickle=a)"),
+        *("archive.extractall()", "tar.extract(m)", "run(c, shell=True)", "run(c, shell=s)"),
+        "AutoModel.from_pretrained(x, trust_remote_code=True)",
+    ]
+    assert [text for text in bad if not list(forbidden(text))] == []
+    good = ["np.load(path, allow_pickle=False)", "model.eval_step()", "run(c, shell=False)"]
+    good += ["re.compile(x)", "text = 'eval(1)'", "jax.eval_shape(f)"]
+    assert [text for text in good if list(forbidden(text))] == []
+
+
+@pytest.mark.parametrize("path", REQUIREMENTS, ids=lambda path: path.name)
+def test_every_requirement_has_both_bounds(path):
+    lines = [line.partition("#")[0].strip() for line in path.read_text().splitlines()]
+    lines = [line for line in lines if line]
+    assert lines
+    for line in lines:
+        if line.startswith("-r "):
+            assert (ROOT / line.removeprefix("-r ")).is_file()
+            continue
+        assert re.fullmatch(r"[\w-]+(\[[\w-]+\])?>=[\d.]+,(!=[\d.]+,)*<[\d.]+", line), line
+
+
+def test_the_requirements_are_found():
+    names = {path.name for path in REQUIREMENTS}
+    assert names == {"requirements.txt", "requirements-cpu.txt", "requirements-test.txt"}
