@@ -10,7 +10,7 @@ import numpy as np
 
 from sentiment_jax import checkpoint, writer
 
-TIMES = ("train_seconds", "compile_seconds", "test_seconds")
+TIMES = ("train_seconds", "compile_seconds", "test_seconds", "train_flops_per_second")
 
 
 def checkpoints_of(workdir: Path) -> dict[int, Any]:
