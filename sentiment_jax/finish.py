@@ -8,7 +8,7 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from sentiment_jax import checkpoint, evaluate, plots, predict, writer
+from sentiment_jax import checkpoint, evaluate, plots, predict, processes, writer
 from sentiment_jax import task as tasks
 from sentiment_jax.errors import RunError
 from sentiment_jax.resume import Bookkeeping, Stop
@@ -41,7 +41,10 @@ def describe(
             listed = "" if kind == "loaded" else ": " + (", ".join(names) or "none")
             print(f"{'weights' if kind == 'loaded' else '':8} {len(names)} {kind}{listed}")
     device = jax.devices()[0]
-    print(f"{'device':8} {jax.device_count()} x {device.device_kind}, jax {jax.__version__}")
+    together = f" in {processes.count()} processes" if processes.count() > 1 else ""
+    print(
+        f"{'device':8} {jax.device_count()} x {device.device_kind}{together}, jax {jax.__version__}"
+    )
     total = config.epochs * steps_per_epoch
     standing = f"resuming at step {step:,} of {total:,}" if step else f"{total:,} steps"
     print(f"{'run':8} {workdir}, {config.epochs} epochs, {standing}", flush=True)
@@ -124,7 +127,8 @@ def finish(
         "seed": task.config.seed,
         "data_hash": task.facts["data_hash"],
     }
-    plots.curves(writer.read_metrics(workdir / "metrics.jsonl"), workdir / "curves.png")
+    if processes.is_first():
+        plots.curves(writer.read_metrics(workdir / "metrics.jsonl"), workdir / "curves.png")
     writer.write_json(workdir / "result.json", result)
     print_scores("val", result["val"], f"epoch {best['epoch']}, the best")
     if not score_test:
