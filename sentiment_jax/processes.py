@@ -227,8 +227,8 @@ def _watch(lost_after: int) -> None:
         page, fatal = "", False
         while True:
             if fatal and not select.select([source], [], [], 0.3)[0]:
-                message = f"\nerror: {describe_loss(page, lost_after)}\n"
-                os.write(stderr, message.encode())
+                bar = "\n" if os.isatty(stderr) else ""  # the progress bar's line is not ended
+                os.write(stderr, f"{bar}error: {describe_loss(page, lost_after)}\n".encode())
                 os._exit(1)
             chunk = os.read(source, 1 << 16)
             if not chunk:
