@@ -32,7 +32,12 @@ def folder(tmp_path_factory):
     script = [sys.executable, "tests/on_devices.py", folder, folder / "one"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
-        script, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=280
+        script,
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=int(os.environ.get("T", "280")),
     )
     assert done.returncode == 0, done.stderr
     return folder
