@@ -134,7 +134,7 @@ def connect(place: Place, lost_after: int) -> None:
 
     listen = os.environ.get("JAX_COORDINATOR_BIND_ADDRESS") or bind_address(place.coordinator)
     jax.config.update("jax_enable_preemption_service", False)  # signals are resume.Stop's
-    _watch(lost_after)
+    _watch(place, lost_after)
     try:
         jax.distributed.initialize(
             place.coordinator,
@@ -148,7 +148,9 @@ def connect(place: Place, lost_after: int) -> None:
         )
     except Exception as error:  # XLA's own types, by version
         reason = str(error).strip().splitlines()[0]
-        raise RunError(f"cannot join the processes at {place.coordinator}: {reason}") from error
+        raise RunError(
+            f"cannot join the processes at {place.coordinator}, is the port free? ({reason})"
+        ) from error
     _index, _count, _lost_after = place.index, place.count, lost_after
     if not is_first():
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115
@@ -206,7 +208,7 @@ def explain(error: Exception) -> None:
         time.sleep(_lost_after + 2 * LEAVE_SECONDS)
 
 
-def _watch(lost_after: int) -> None:
+def _watch(place: Place, lost_after: int) -> None:
     """Makes one line and exit code 1 of the end that JAX's client puts to a process.
 
     When a process is lost, C++ code of the others writes a page to stderr and calls abort(), with
@@ -228,12 +230,19 @@ def _watch(lost_after: int) -> None:
         while True:
             if fatal and not select.select([source], [], [], 0.3)[0]:
                 bar = "\n" if os.isatty(stderr) else ""  # the progress bar's line is not ended
-                os.write(stderr, f"{bar}error: {describe_loss(page, lost_after)}\n".encode())
+                message = describe_loss(page, lost_after)
+                if _count == 1:
+                    message = (
+                        f"not all {place.count} processes came to {place.coordinator} in "
+                        f"{JOIN_SECONDS} s"
+                    )
+                os.write(stderr, f"{bar}error: {message}\n".encode())
                 os._exit(1)
             chunk = os.read(source, 1 << 16)
             if not chunk:
                 return
-            if page or b"coordination_service" in chunk or b"distributed service" in chunk:
+            known = b"coordination_service" in chunk or b"distributed service" in chunk
+            if known or fatal or _count == 1:
                 page += chunk.decode(errors="replace")
                 fatal = "Terminating process" in page
             else:

@@ -112,6 +112,16 @@ def test_a_lost_process_is_named_in_one_line(count, victim):
             assert lines[0].startswith(f"error: lost process {victim} of the run")
 
 
+def test_a_port_in_use_is_one_line():
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        (lines,) = ends([start("tests/peer.py", port, 0, 2, -1)], [1])
+    assert len(lines) == 1
+    assert f"cannot join the processes at localhost:{port}, is the port free?" in lines[0]
+
+
 @pytest.mark.slow
 def test_two_processes_train_as_one_does(alone, tmp_path):
     pair = start_pair(tmp_path / "pair")
