@@ -24,17 +24,21 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
+def axis_to_split(shape: tuple[int, ...], parts: int) -> int | None:
+    """The longest axis that divides into equal parts; None where no axis does."""
+    fitting = [axis for axis, size in enumerate(shape) if size and size % parts == 0]
+    return max(fitting, key=lambda axis: shape[axis], default=None)
+
+
 def sharding(leaf: Any, mesh: Mesh, shard: bool) -> NamedSharding:
     """Where an array of the training state lives: copied, or split where `shard` asks for it.
 
-    Split means along the longest of the axes that the devices divide evenly; an array that has
-    none (a small bias, a scalar) is copied all the same.
+    An array that has no axis to split evenly (a small bias, a scalar) is copied all the same.
     """
-    fitting = [axis for axis, size in enumerate(leaf.shape) if size and size % mesh.size == 0]
-    if not (shard and fitting) or jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+    axis = axis_to_split(leaf.shape, mesh.size)
+    if not shard or axis is None:
         return replicated(mesh)
-    longest = max(fitting, key=lambda axis: leaf.shape[axis])
-    return NamedSharding(mesh, PartitionSpec(*[None] * longest, "data"))
+    return NamedSharding(mesh, PartitionSpec(*[None] * axis, "data"))
 
 
 def place(tree: Any, mesh: Mesh, shard: bool = False) -> Any:

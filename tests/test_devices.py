@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 import runs
 from conftest import make_small_config
-from jax.sharding import AbstractMesh, PartitionSpec
 
 from sentiment_jax import devices, task, train, writer
 from sentiment_jax.errors import InputError
@@ -98,7 +97,7 @@ def test_dropout_does_not_depend_on_the_devices(folder):
 def test_split_parameters_stay_split(folder):
     assert all(json.loads((folder / "four" / "whole.json").read_text()))
     split = json.loads((folder / "split" / "whole.json").read_text())
-    assert split.count(False) > len(split) / 2  # what is left is too small
+    assert split.count(False) >= 15  # sizes 5 and 6 do not divide by four
 
 
 def test_a_split_run_goes_on_whole_on_one_device(folder, tmp_path):
@@ -111,19 +110,11 @@ def test_a_split_run_goes_on_whole_on_one_device(folder, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("shape", "shard", "expected"),
-    [
-        ((8, 12), True, PartitionSpec(None, "data")),
-        ((12, 8), True, PartitionSpec("data")),
-        ((8, 13), True, PartitionSpec("data")),
-        ((7,), True, PartitionSpec()),
-        ((), True, PartitionSpec()),
-        ((8, 12), False, PartitionSpec()),
-    ],
+    ("shape", "axis"),
+    [((8, 12), 1), ((12, 8), 0), ((8, 13), 0), ((8, 8), 0), ((7,), None), ((0,), None), ((), None)],
 )
-def test_where_an_array_lives(shape, shard, expected):
-    leaf = jax.ShapeDtypeStruct(shape, np.float32)
-    assert devices.sharding(leaf, AbstractMesh((4,), ("data",)), shard).spec == expected
+def test_the_longest_axis_that_fits_is_split(shape, axis):
+    assert devices.axis_to_split(shape, 4) == axis
 
 
 @pytest.mark.parametrize(
