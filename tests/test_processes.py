@@ -70,7 +70,7 @@ def ends(pair, codes):
     errors = []
     try:
         for process, code in zip(pair, codes, strict=True):
-            _, text = process.communicate(timeout=200)
+            _, text = process.communicate(timeout=250)
             assert process.returncode == code, text
             errors.append(
                 [line for line in text.splitlines() if line.strip() and "epoch" not in line]
