@@ -10,7 +10,7 @@ from typing import Any
 
 import jax
 
-from sentiment_jax import writer
+from sentiment_jax import processes, writer
 from sentiment_jax.errors import DiskFull, InputError
 
 MANIFEST = "MANIFEST.json"
@@ -151,7 +151,9 @@ class Checkpoints:
         )
         self.manager.wait_until_finished()
         folder = self.directory / str(step)
-        writer.write_json(folder / MANIFEST, {"metrics": metrics, "files": _hashes(folder)})
+        with processes.in_turn():  # Orbax writes from all processes and waits for all
+            if processes.is_first():
+                writer.write_json(folder / MANIFEST, {"metrics": metrics, "files": _hashes(folder)})
         self.steps = steps_in(self.directory)
 
     def restore(self, step: int, **templates: Any) -> dict[str, Any]:

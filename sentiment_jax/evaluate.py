@@ -90,13 +90,14 @@ def evaluate(
     """
     start = time.perf_counter()
     eval_step = make_eval_step(model)
+    params = jax.device_put(params, devices.replicated(mesh))  # where they are split
     losses = np.full(len(encoded), np.nan, np.float64)
     p_positive = np.full(len(encoded), np.nan, np.float32)
 
     def collect(planned: batches.PlannedBatch, outputs: tuple[Array, Array]) -> None:
         rows = len(planned.indices)
-        losses[planned.indices] = np.asarray(outputs[0])[:rows]
-        p_positive[planned.indices] = np.asarray(outputs[1])[:rows]
+        losses[planned.indices] = devices.fetch(outputs[0])[:rows]
+        p_positive[planned.indices] = devices.fetch(outputs[1])[:rows]
 
     examples, pending = 0, None
     plan = batches.plan_evaluation(encoded.lengths, batch_size=batch_size, buckets=buckets)

@@ -9,7 +9,7 @@ import jax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from sentiment_jax import checkpoint, evaluate, flops, plots, predict, writer
+from sentiment_jax import checkpoint, evaluate, flops, plots, predict, processes, writer
 from sentiment_jax import task as tasks
 from sentiment_jax.errors import RunError
 from sentiment_jax.resume import Bookkeeping, Stop
@@ -42,7 +42,10 @@ def describe(
             listed = "" if kind == "loaded" else ": " + (", ".join(names) or "none")
             print(f"{'weights' if kind == 'loaded' else '':8} {len(names)} {kind}{listed}")
     device = jax.devices()[0]
-    print(f"{'device':8} {jax.device_count()} x {device.device_kind}, jax {jax.__version__}")
+    together = f" in {processes.count()} processes" if processes.count() > 1 else ""
+    print(
+        f"{'device':8} {jax.device_count()} x {device.device_kind}{together}, jax {jax.__version__}"
+    )
     total = config.epochs * steps_per_epoch
     standing = f"resuming at step {step:,} of {total:,}" if step else f"{total:,} steps"
     print(f"{'run':8} {workdir}, {config.epochs} epochs, {standing}", flush=True)
@@ -78,10 +81,11 @@ def score(
         encoded.lengths,
         task.config.data.max_length,
     )
-    env = writer.read_json(workdir / "env.json")
-    for name in ("predictions", "lengths"):
-        env[f"{name}_sha256"] = writer.file_sha256(workdir / f"{name}.csv")
-    writer.write_json(workdir / "env.json", env)
+    if processes.is_first():
+        env = writer.read_json(workdir / "env.json")
+        for name in ("predictions", "lengths"):
+            env[f"{name}_sha256"] = writer.file_sha256(workdir / f"{name}.csv")
+        writer.write_json(workdir / "env.json", env)
     return scores
 
 
@@ -131,7 +135,8 @@ def finish(
         "data_hash": task.facts["data_hash"],
         "metrics_sha256": writer.file_sha256(workdir / "metrics.jsonl"),
     }
-    plots.curves(writer.read_metrics(workdir / "metrics.jsonl"), workdir / "curves.png")
+    if processes.is_first():
+        plots.curves(writer.read_metrics(workdir / "metrics.jsonl"), workdir / "curves.png")
     writer.write_json(workdir / "result.json", result)
     print_scores("val", result["val"], f"epoch {best['epoch']}, the best")
     _print_speed(task.config, result["train_flops_per_second"])

@@ -10,6 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from sentiment_jax import task as tasks
 from sentiment_jax.evaluate import forward
 
 
@@ -35,7 +36,7 @@ def _count(jaxpr: Any) -> int:
     return total
 
 
-def training_flops(model: nn.Module, params: Any, batch_size: int, length: int) -> int:
+def training_flops(model: nn.Module, batch_size: int, length: int) -> int:
     """The model FLOPs of one training step: three times the forward pass's, padding included.
 
     The backward pass has two products for every one of the forward pass; what rematerialisation
@@ -46,7 +47,9 @@ def training_flops(model: nn.Module, params: Any, batch_size: int, length: int) 
         "lengths": jax.ShapeDtypeStruct((batch_size,), jnp.int32),
     }
     return 3 * matmul_flops(
-        lambda params, batch: forward(model, params, batch, deterministic=True), params, batch
+        lambda params, batch: forward(model, params, batch, deterministic=True),
+        tasks.abstract_params(model),
+        batch,
     )
 
 

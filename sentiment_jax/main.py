@@ -9,12 +9,14 @@ import importlib.util
 import os
 import re
 import sys
+import traceback
 from pathlib import Path
 from typing import Any
 
 from absl import flags, logging
 from ml_collections import config_flags
 
+from sentiment_jax import processes
 from sentiment_jax.errors import InputError, Interrupted, RunError
 
 MODES = ("train", "evaluate", "predict", "export", "sweep", "report")
@@ -49,6 +51,14 @@ ONLY = flags.DEFINE_string("only", None, "sweep: i/n, every n-th run from the i-
 RETRY_FAILED = flags.DEFINE_bool("retry_failed", False, "sweep: try the failed runs again.")
 EXPLAIN = flags.DEFINE_bool("explain", False, "predict: show the words that pushed the verdict.")
 WITH_TEXT = flags.DEFINE_bool("with_text", False, "report: show the text of the worst mistakes.")
+COORDINATOR = flags.DEFINE_string(
+    "coordinator", None, "Several processes: HOST:PORT of process 0, or auto (SLURM, Open MPI)."
+)
+PROCESS_ID = flags.DEFINE_integer("process_id", None, "Number of this process, from 0.")
+PROCESS_COUNT = flags.DEFINE_integer("process_count", None, "How many processes there are.")
+LOST_AFTER = flags.DEFINE_integer(
+    "lost_after", 60, "Seconds of silence after which a process counts as lost.", lower_bound=5
+)
 
 
 def parse(arguments: list[str]) -> None:
@@ -82,15 +92,16 @@ def dispatch() -> None:
     # What Orbax, TFDS and transformers have to say is nothing a user can act on.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     logging.set_verbosity(logging.ERROR)
-    from sentiment_jax import devices
-
+    place = processes.find_place(COORDINATOR.value, PROCESS_ID.value, PROCESS_COUNT.value)
+    if place is not None and MODE.value not in ("train", "evaluate"):
+        raise InputError(f"--mode={MODE.value} is for one process: leave --coordinator out")
     if MODE.value == "train":
         if CONFIG.value is None:
             raise InputError("--config is missing: --config=configs/lstm.py, for example")
         from sentiment_jax import config, train
 
-        devices.use_compilation_cache()
         config.validate(CONFIG.value)
+        _join(place)
         train.train(
             CONFIG.value,
             Path(WORKDIR.value or f"runs/{config.run_name(CONFIG.value)}"),
@@ -103,7 +114,7 @@ def dispatch() -> None:
         what = needed.get(MODE.value, "the directory of a finished run")
         raise InputError(f"--mode={MODE.value} needs --workdir, {what}")
     workdir = Path(WORKDIR.value)
-    devices.use_compilation_cache()
+    _join(place)
     if MODE.value == "evaluate":
         from sentiment_jax import finish
 
@@ -116,6 +127,14 @@ def dispatch() -> None:
         _report(WORKDIR.value.split(","))
     else:
         _export(workdir)
+
+
+def _join(place: processes.Place | None) -> None:
+    if place is not None:
+        processes.connect(place, LOST_AFTER.value)
+    from sentiment_jax import devices
+
+    devices.use_compilation_cache()
 
 
 def _predict(workdir: Path) -> None:
@@ -208,6 +227,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         parse(arguments)
         dispatch()
+        processes.barrier()
     except InputError as error:
         return _fail(error, 2)
     except RunError as error:
@@ -216,17 +236,22 @@ def main(arguments: list[str] | None = None) -> int:
         return _fail(error, 143)
     except KeyboardInterrupt:
         return _fail("interrupted", 143)
-    except Exception as error:  # an OSError, or whatever Orbax makes of one
-        if os.strerror(errno.ENOSPC) not in str(error):
+    except Exception as error:
+        # From an OSError, or from whatever Orbax makes of one.
+        if os.strerror(errno.ENOSPC) in str(error):
+            return _fail(f"disk full: {error}; free some space, run the same command again", 1)
+        if processes.count() == 1:
             raise
-        return _fail(f"disk full: {error}; free some space, run the same command again", 1)
-    return 0
+        processes.explain(error)
+        traceback.print_exc()
+        return processes.leave(1)
+    return processes.leave(0)
 
 
 def _fail(message: Any, code: int) -> int:
     text = " ".join(str(message).split())
     print(text if code == 143 else f"error: {text}", file=sys.stderr)
-    return code
+    return processes.leave(code)
 
 
 def use_huge_pages() -> None:

@@ -15,7 +15,7 @@ import jax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from sentiment_jax import checkpoint, devices
+from sentiment_jax import checkpoint, devices, processes
 from sentiment_jax import config as configs
 from sentiment_jax.errors import InputError, Interrupted, RunError
 from sentiment_jax.train_step import DROPOUT_KEYS, TrainState
@@ -29,6 +29,7 @@ HARMLESS = (
     "data.path",
     "data.cache",
     "model.pretrained",
+    "shard_params",
     "example_texts",
 )
 RUN_FILES = (
@@ -51,6 +52,7 @@ class Stop:
     def __init__(self) -> None:
         """No signal yet."""
         self.requested = False
+        self._posted: Any = False
         self._previous: dict[int, Any] = {}
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
@@ -71,10 +73,25 @@ class Stop:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
 
+    def asked(self) -> bool:
+        """Whether to stop at this step; asked once a step, all processes get the same answer.
+
+        Several processes learn what was asked up to the step before: waiting for this step's
+        answer would leave the devices idle.
+        """
+        if processes.count() == 1:
+            return self.requested
+        earlier, self._posted = self._posted, processes.any_of(self.requested)
+        return bool(earlier)
+
     def check(self, step: int) -> None:
-        """Raises Interrupted where a signal came; `step` is saved, or the caller saves it."""
-        if self.requested:
-            raise Interrupted(f"saved step {step}; run the same command to continue")
+        """Raises Interrupted where a signal came; the caller saves `step`."""
+        if self.asked():
+            self.interrupt(step)
+
+    def interrupt(self, step: int) -> None:
+        """Ends the run; `step` is saved, or the caller saves it."""
+        raise Interrupted(f"saved step {step}; run the same command to continue")
 
 
 @dataclasses.dataclass
@@ -167,6 +184,8 @@ def _rate(sums: dict[str, float]) -> float:
 
 def remove_run(workdir: Path) -> None:
     """Deletes the files of an earlier run, and nothing else."""
+    if not processes.is_first():
+        return
     for name in RUN_FILES:
         (workdir / name).unlink(missing_ok=True)
     shutil.rmtree(workdir / "checkpoints", ignore_errors=True)
@@ -224,20 +243,19 @@ def report_faults(checkpoints: checkpoint.Checkpoints) -> None:
 
 
 def restore(
-    checkpoints: checkpoint.Checkpoints, shapes: TrainState, seed: int, mesh: Mesh
+    checkpoints: checkpoint.Checkpoints, shapes: TrainState, seed: int, mesh: Mesh, shard: bool
 ) -> tuple[TrainState, Bookkeeping]:
-    """Rebuilds state and bookkeeping from the newest checkpoint."""
+    """Rebuilds state and bookkeeping from the newest checkpoint, on the devices."""
     step = checkpoints.steps[-1]
     items = checkpoints.restore(
         step,
-        params=devices.abstract(shapes.params, mesh),
-        opt_state=devices.abstract(shapes.opt_state, mesh),
+        params=devices.abstract(shapes.params, mesh, shard),
+        opt_state=devices.abstract(shapes.opt_state, mesh, shard),
     )
-    sharding = devices.replicated(mesh)
     state = TrainState(
-        step=jax.device_put(jax.numpy.int32(step), sharding),
+        step=devices.place(jax.numpy.int32(step), mesh),
         params=items["params"],
         opt_state=items["opt_state"],
-        key=jax.device_put(jax.random.key(seed, impl=DROPOUT_KEYS), sharding),
+        key=devices.place(jax.random.key(seed, impl=DROPOUT_KEYS), mesh),
     )
     return state, Bookkeeping(**items["bookkeeping"])

@@ -12,7 +12,17 @@ import numpy as np
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from sentiment_jax import batches, checkpoint, devices, evaluate, finish, flops, resume, writer
+from sentiment_jax import (
+    batches,
+    checkpoint,
+    devices,
+    evaluate,
+    finish,
+    flops,
+    processes,
+    resume,
+    writer,
+)
 from sentiment_jax import config as configs
 from sentiment_jax import task as tasks
 from sentiment_jax.errors import Diverged, InputError, Interrupted
@@ -77,15 +87,18 @@ def train(
     with writer.lock(workdir), Stop() as stop:
         for name in ("batch_size", "eval_batch_size"):
             devices.check_batch_size(name, config[name])
-        resolved = configs.resolve(config)
-        configs.validate(resolved)
-        if fresh:
-            resume.remove_run(workdir)
-        changes = resume.check_config(workdir, resolved, allow_changes)
-        if (workdir / "result.json").exists() and not changes:
-            print(f"{workdir} is finished; nothing to do (--fresh starts over)")
-            return writer.read_json(workdir / "result.json")
-        task = _prepare(resolved, workdir, changes, prepare)
+        with processes.in_turn():
+            resolved = configs.resolve(config)
+            configs.validate(resolved)
+            if fresh:
+                resume.remove_run(workdir)
+            changes = resume.check_config(workdir, resolved, allow_changes)
+            if changes:  # the old result is not this config's
+                (workdir / "result.json").unlink(missing_ok=True)
+            if (workdir / "result.json").exists():
+                print(f"{workdir} is finished; nothing to do (--fresh starts over)")
+                return writer.read_json(workdir / "result.json")
+            task = _prepare(resolved, workdir, changes, prepare)
         run, state = _start(task, workdir, stop)
         try:
             while run.book.epochs_done < resolved.epochs and not run.book.stopped_early:
@@ -134,20 +147,21 @@ def _start(task: tasks.Task, workdir: Path, stop: Stop) -> tuple[Run, TrainState
     mesh = devices.data_mesh()
     optimizer = OptimizerConfig(**config.optimizer.to_dict())
     steps_per_epoch = math.ceil(len(task.encoded["train"]) / config.batch_size)
-    checkpoints = checkpoint.Checkpoints(workdir / "checkpoints")
-    resume.report_faults(checkpoints)
+    with processes.in_turn():
+        checkpoints = checkpoint.Checkpoints(workdir / "checkpoints")
+        resume.report_faults(checkpoints)
     if checkpoints.steps:
         shapes = jax.eval_shape(
             lambda params: create_state(params, optimizer, config.seed),
             tasks.abstract_params(task.model),
         )
-        state, book = resume.restore(checkpoints, shapes, config.seed, mesh)
+        state, book = resume.restore(checkpoints, shapes, config.seed, mesh, config.shard_params)
         report = None
     else:
         params, report = tasks.initial_params(task)
         book = Bookkeeping()
         state = create_state(params, optimizer, config.seed)
-        state = jax.device_put(state, devices.replicated(mesh))
+        state = devices.place(state, mesh, config.shard_params)
     run = Run(
         task=task,
         workdir=workdir,
@@ -158,10 +172,9 @@ def _start(task: tasks.Task, workdir: Path, stop: Stop) -> tuple[Run, TrainState
         book=book,
         steps_per_epoch=steps_per_epoch,
         schedule=make_schedule(optimizer, config.epochs * steps_per_epoch),
-        step_function=make_train_step(task.model, optimizer),
+        step_function=make_train_step(task.model, optimizer, mesh if config.shard_params else None),
         step_flops={
-            length: flops.training_flops(task.model, state.params, config.batch_size, length)
-            for length in task.buckets
+            n: flops.training_flops(task.model, config.batch_size, n) for n in task.buckets
         },
     )
     finish.describe(task, workdir, report, book.step, steps_per_epoch)
@@ -222,14 +235,16 @@ def _train_epoch(run: Run, state: TrainState) -> TrainState:
             last = book.dispatched == (epoch + 1) * run.steps_per_epoch
             logging = last or book.dispatched % config.log_every == 0
             saving = not last and book.dispatched % config.checkpoint_every == 0
-            if logging or saving or run.stop.requested:
+            stopping = run.stop.asked()
+            if logging or saving or stopping:
                 drain()
             if logging:
                 run.log.write(**book.window_record(run.schedule(book.step - 1), epoch))
-            if saving or run.stop.requested:
+            if saving or stopping:
                 run.save(state)
                 clock = time.perf_counter()
-            run.stop.check(book.step)
+            if stopping:
+                run.stop.interrupt(book.step)
     return state
 
 

@@ -10,8 +10,10 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
+from sentiment_jax import devices
 from sentiment_jax.evaluate import cross_entropy, forward
 from sentiment_jax.models import encoder
 from sentiment_jax.optimizers import OptimizerConfig, make_optimizer
@@ -48,11 +50,14 @@ def create_state(params: Any, optimizer: OptimizerConfig, seed: int) -> TrainSta
     )
 
 
-def make_train_step(model: nn.Module, optimizer: OptimizerConfig) -> Callable[..., Any]:
+def make_train_step(
+    model: nn.Module, optimizer: OptimizerConfig, shard_over: Mesh | None = None
+) -> Callable[..., Any]:
     """Returns the jitted (state, batch, learning_rate) -> (state, metrics).
 
     Metrics: sums over the batch's valid rows (loss, correct, examples) and the norms of gradient
-    and update. Runs that differ in seed, learning rate or schedule get the same function.
+    and update. Runs that differ in seed, learning rate or schedule get the same function. With
+    `shard_over`, parameters and optimiser state stay split over its devices (devices.sharding).
     """
     neutral = OptimizerConfig()
     return _make_train_step(
@@ -63,11 +68,14 @@ def make_train_step(model: nn.Module, optimizer: OptimizerConfig) -> Callable[..
             schedule=neutral.schedule,
             warmup_fraction=neutral.warmup_fraction,
         ),
+        shard_over,
     )
 
 
 @functools.lru_cache(maxsize=8)
-def _make_train_step(model: nn.Module, optimizer: OptimizerConfig) -> Callable[..., Any]:
+def _make_train_step(
+    model: nn.Module, optimizer: OptimizerConfig, shard_over: Mesh | None
+) -> Callable[..., Any]:
     transformation = run_optimizer(optimizer)
 
     def train_step(
@@ -77,6 +85,8 @@ def _make_train_step(model: nn.Module, optimizer: OptimizerConfig) -> Callable[.
         weights, labels = batch["weights"], batch["labels"]
 
         def mean_loss(params: Any) -> tuple[Array, Array]:
+            if shard_over is not None:  # gathered for this pass; gradients are scattered again
+                params = devices.constrain(params, shard_over, False)
             logits = forward(
                 model, params, batch, deterministic=False, rngs={"dropout": dropout_key}
             )
@@ -99,6 +109,8 @@ def _make_train_step(model: nn.Module, optimizer: OptimizerConfig) -> Callable[.
             params=optax.apply_updates(state.params, updates),
             opt_state=opt_state,
         )
+        if shard_over is not None:
+            state = devices.constrain(state, shard_over, True)
         return state, metrics
 
     return jax.jit(train_step, donate_argnums=0)

@@ -24,13 +24,19 @@ import numpy as np
 from jaxtyping import Float32, Int32, Int64
 from tqdm import tqdm
 
+from sentiment_jax import processes
 from sentiment_jax.errors import InputError, InUse
 
 SEAL = "sha256"  # of a JSON file's other entries: a flipped digit would be read as a number
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Replaces `path` by `text` so that a reader sees the old file or the new one, whole."""
+    """Replaces `path` by `text` so that a reader sees the old file or the new one, whole.
+
+    Of several processes only the first one writes.
+    """
+    if not processes.is_first():
+        return
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     with temporary.open("w", encoding="utf-8", newline="") as file:
         file.write(text)
@@ -115,6 +121,9 @@ def lock(workdir: Path) -> Iterator[None]:
     Raises:
       InUse: another process holds it (its pid, host and start are named).
     """
+    if not processes.is_first():
+        yield
+        return
     with (workdir / "lock").open("a+", encoding="utf-8") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -192,6 +201,8 @@ class MetricsLog:
             name: None if isinstance(value, float) and not math.isfinite(value) else value
             for name, value in record.items()
         }
+        if not processes.is_first():
+            return
         with self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(finite, allow_nan=False) + "\n")
         self._records.append(finite)
@@ -270,4 +281,5 @@ def progress(total: int, description: str, *, initial: int = 0, unit: str = "ste
         maxinterval=10.0 if terminal else 60.0,
         file=sys.stderr,
         ascii=None if terminal else True,
+        disable=not processes.is_first(),
     )

@@ -1,0 +1,68 @@
+"""A process of its own with four virtual devices: `on_devices.py FOLDER RUN`.
+
+Trains on two and four of them, and split over four, into FOLDER; reads RUN's parameters on four.
+"""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=4"
+
+import jax
+import numpy as np
+from conftest import make_small_config
+from jax.sharding import Mesh
+
+from sentiment_jax import checkpoint, devices, task, train, train_step
+
+
+def on(count):
+    mesh = Mesh(np.array(jax.devices()[:count]), ("data",))
+    devices.data_mesh = lambda: mesh
+    return mesh
+
+
+def leaves(run):
+    return [np.asarray(leaf) for leaf in jax.tree.leaves(task.load_run(run).params)]
+
+
+def mask(count):
+    """A dropout mask as a training step draws it, for rows split over the devices."""
+    mesh = on(count)
+    rows = devices.put_batch({"rows": np.ones((8, 40), np.float32)}, mesh)["rows"]
+    assert rows.addressable_shards[0].data.shape == (8 // count, 40)
+    key = devices.place(jax.random.key(0, impl=train_step.DROPOUT_KEYS), mesh)
+
+    @jax.jit
+    def drop(key, rows):
+        return rows * jax.random.bernoulli(jax.random.fold_in(key, 3), 0.7, rows.shape)
+
+    return np.asarray(drop(key, rows))
+
+
+def main(folder, run):
+    assert jax.device_count() == 4
+    np.savez(folder / "masks.npz", *[mask(count) for count in (1, 2, 4)])
+    np.savez(folder / "read.npz", *leaves(run))
+    whole, save = [], checkpoint.Checkpoints.save
+
+    def spy(self, step, params, opt_state, *rest):
+        whole[:] = [
+            bool(leaf.sharding.is_fully_replicated) for leaf in jax.tree.leaves((params, opt_state))
+        ]
+        save(self, step, params, opt_state, *rest)
+
+    checkpoint.Checkpoints.save = spy
+    for name, count, split in (("two", 2, False), ("four", 4, False), ("split", 4, True)):
+        on(count)
+        config = make_small_config()
+        config.epochs, config.log_every, config.shard_params = 7, 1, split
+        train.train(config, folder / name)
+        (folder / name / "whole.json").write_text(json.dumps(whole))
+        np.savez(folder / name / "params.npz", *leaves(folder / name))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]))

@@ -1,0 +1,26 @@
+"""One of several processes that only ask each other: `peer.py PORT INDEX COUNT VICTIM`.
+
+The victim kills itself at the 40th question.
+"""
+
+import os
+import sys
+import time
+
+from sentiment_jax import main, processes
+
+
+def dispatch():
+    port, index, count, victim = map(int, sys.argv[1:])
+    place = processes.find_place(f"localhost:{port}", index, count)
+    processes.connect(place, lost_after=5)
+    for question in range(2000):
+        assert bool(processes.any_of(index == 1)), "the others heard nothing"
+        if index == victim and question == 40:
+            os.kill(os.getpid(), 9)
+        time.sleep(0.02)
+
+
+if __name__ == "__main__":
+    main.parse, main.dispatch = (lambda arguments: None), dispatch
+    sys.exit(main.main([]))
