@@ -36,7 +36,7 @@ def folder(tmp_path_factory):
         env=environment,
         capture_output=True,
         text=True,
-        timeout=int(os.environ.get("T", "280")),
+        timeout=280,
     )
     assert done.returncode == 0, done.stderr
     return folder

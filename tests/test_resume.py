@@ -111,8 +111,8 @@ def test_an_exception_right_after_a_save_or_before_the_first(
     workdir = tmp_path / "failed"
     add = resume.Bookkeeping.add
 
-    def add_and_fail(book, sums, seconds):
-        add(book, sums, seconds)
+    def add_and_fail(book, *arguments):
+        add(book, *arguments)
         if book.step == step:
             raise error("now")
 
