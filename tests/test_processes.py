@@ -161,7 +161,7 @@ def test_sigterm_to_one_stops_both_at_the_same_step(tmp_path):
 def test_sigkill_to_one_ends_the_other(tmp_path):
     workdir = tmp_path / "pair"
     pair = start_pair(workdir, "--lost_after=5", epochs=2000)
-    wait_for_steps(workdir, pair, 4)
+    wait_for_steps(workdir, pair, 5)  # three steps, their validation, and on: one is saved
     pair[1].kill()
     killed = time.monotonic()
     survivor, _ = ends(pair, [1, -signal.SIGKILL])
