@@ -258,9 +258,10 @@ def use_huge_pages() -> None:
     """Starts this process again with glibc's huge pages: a fifth off a training step on the CPU.
 
     A step fills hundreds of megabytes of fresh memory; in small pages, faults take a good part of
-    its time. glibc reads the setting only at the start of a process; elsewhere it has no effect.
+    its time. glibc reads the setting at the start of a process only; set the variable yourself, to
+    anything, to be left alone.
     """
-    if "GLIBC_TUNABLES" not in os.environ:
+    if sys.platform == "linux" and "GLIBC_TUNABLES" not in os.environ:
         os.environ["GLIBC_TUNABLES"] = "glibc.malloc.hugetlb=1"
         os.execv(sys.executable, sys.orig_argv)
 

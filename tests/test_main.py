@@ -140,3 +140,15 @@ def test_a_disk_that_fills_up_in_the_middle_of_a_write(monkeypatch, capsys, erro
     assert line.startswith("error: disk full: ") and line.count("\n") == 1
     with pytest.raises(OSError, match="broken"):  # not mistaken for one
         main.main(["main"])
+
+
+def test_starts_again_with_huge_pages_once(monkeypatch):
+    started = []
+    monkeypatch.setattr(os, "execv", lambda *arguments: started.append(arguments))
+    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.setattr(os, "environ", {})
+    main.use_huge_pages()
+    assert started == [(sys.executable, sys.orig_argv)]
+    assert os.environ["GLIBC_TUNABLES"] == "glibc.malloc.hugetlb=1"
+    main.use_huge_pages()
+    assert len(started) == 1
