@@ -118,6 +118,21 @@ def bind_address(coordinator: str) -> str:
     return f"{address}:{port}" if address.version == 4 else f"[{address}]:{port}"
 
 
+def _check_free(listen: str) -> None:
+    """Binds to an address for a moment: JAX 0.10 crashes where another program holds it."""
+    host, _, port = listen.rpartition(":")
+    family = socket.AF_INET6 if host.startswith("[") else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host.strip("[]"), int(port)))
+        except OSError as error:
+            raise InputError(
+                f"process 0 cannot listen on {listen} ({error.strerror}); name another port in "
+                "--coordinator"
+            ) from error
+
+
 def connect(place: Place, lost_after: int) -> None:
     """Joins the other processes; before anything touches a device.
 
@@ -133,6 +148,8 @@ def connect(place: Place, lost_after: int) -> None:
     import jax
 
     listen = os.environ.get("JAX_COORDINATOR_BIND_ADDRESS") or bind_address(place.coordinator)
+    if place.index == 0:
+        _check_free(listen)
     jax.config.update("jax_enable_preemption_service", False)  # signals are resume.Stop's
     _watch(place, lost_after)
     try:
