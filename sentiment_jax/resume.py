@@ -59,6 +59,9 @@ class Stop:
         if self.requested:
             os._exit(143)
         self.requested = True
+        for handler in self._previous.values():  # a sweep's, around its run's: it stops as well
+            if isinstance(outer := getattr(handler, "__self__", None), Stop):
+                outer.requested = True
         print("\nstopping after this step; a second signal exits at once", file=sys.stderr)
 
     def __enter__(self) -> "Stop":

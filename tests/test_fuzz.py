@@ -2,6 +2,7 @@
 
 import csv
 import io
+import itertools
 import re
 
 import numpy as np
@@ -72,6 +73,8 @@ CELLS = st.one_of(
     mark=st.booleans(),
 )
 def test_a_well_formed_csv_comes_back_cell_by_cell(cells, end, quoting, mark):
+    if set("\r\n") & set("".join(itertools.chain(*cells))):
+        quoting = csv.QUOTE_ALL  # Python 3.11's minimum leaves some of these without quotes
     raw = written([("id", "text"), *cells], end=end, quoting=quoting, mark=mark)
     rows, found = sources.read_csv(raw, "file.csv", ["text", "id"])
     assert found == [[text, name] for name, text in cells]

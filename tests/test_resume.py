@@ -249,3 +249,11 @@ def test_another_tokenizer_of_the_same_size_is_refused(plain, small_config):
             InputError, match=r"tokenizer.json is not the tokenizer .* trained with"
         ):
             use()
+
+
+def test_a_signal_reaches_the_stop_around_the_one_that_it_found():
+    with resume.Stop() as outer:
+        with resume.Stop() as inner:
+            os.kill(os.getpid(), signal.SIGTERM)
+        assert inner.requested
+    assert outer.requested

@@ -212,7 +212,8 @@ def test_two_processes_one_killed_and_runs_that_fail(tmp_path):
     output = finish(survivor)
     assert "10/10" in output
     after = contents(together)
-    kept = [path for path in before if path.parent in done]
+    # The survivor may have been about to write the last lines of a log.
+    kept = [path for path in before if path.parent in done and path.name != "log.txt"]
     assert len(kept) > 3 * len(done)
     assert all(before[path] == after[path] for path in kept)
     assert table(together) == table(tmp_path / "alone")
