@@ -7,6 +7,7 @@ where there are several: a run of one process pays nothing for what stands here.
 import contextlib
 import ctypes
 import dataclasses
+import functools
 import ipaddress
 import os
 import re
@@ -193,15 +194,24 @@ def in_turn() -> Iterator[None]:
 
 def any_of(flag: bool) -> Any:
     """Whether the flag is set in any process, as an array: nobody waits until it is read."""
-    import jax
-    import jax.numpy as jnp
     import numpy as np
 
     from sentiment_jax import devices
 
+    mesh, reduce = _any_over_devices()
+    return reduce(devices.put_batch({"flag": np.full(mesh.size, flag)}, mesh)["flag"])
+
+
+@functools.cache
+def _any_over_devices() -> tuple[Any, Any]:
+    """The mesh, and the jitted function; made once, they are asked for at every step."""
+    import jax
+    import jax.numpy as jnp
+
+    from sentiment_jax import devices
+
     mesh = devices.data_mesh()
-    flags = devices.put_batch({"flag": np.full(jax.device_count(), flag)}, mesh)
-    return jax.jit(jnp.any, out_shardings=devices.replicated(mesh))(flags["flag"])
+    return mesh, jax.jit(jnp.any, out_shardings=devices.replicated(mesh))
 
 
 def leave(code: int) -> int:

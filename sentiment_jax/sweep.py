@@ -75,7 +75,10 @@ def sweep(
                 if not worker.drain(runs):
                     announce.write_table(plan, directory)
                     left = sum(run.outcome().status == "open" for run in runs)
-                    print(f"this share is done; {left} runs are open: the last share goes on")
+                    print(
+                        f"this share is done; {left} runs are open, "
+                        "the share that ends last goes on"
+                    )
                     return
     announce.conclude(plan, directory, runs)
 

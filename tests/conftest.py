@@ -16,6 +16,7 @@ install_import_hook("sentiment_jax", "beartype.beartype")
 
 import golden
 import pytest
+import runs
 import sweeping
 
 from configs import lstm
@@ -25,17 +26,7 @@ from sentiment_jax import evaluate, sweep, task, train, train_step
 def make_small_config():
     """An LSTM on a few dozen embedded reviews: a run takes seconds."""
     config = lstm.get_config("sample")
-    config.epochs = 3
-    config.log_every = 2
-    config.checkpoint_every = 3
-    config.early_stopping_patience = 0
-    config.data.limit = 60
-    config.data.test_limit = 30
-    config.data.max_length = 24
-    config.data.length_buckets = (12,)
-    config.model.embedding_size = 8
-    config.model.hidden_size = 6
-    config.model.dense_size = 5
+    config.update_from_flattened_dict(runs.SMALL)
     return config
 
 

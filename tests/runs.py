@@ -1,9 +1,29 @@
-"""When two run directories hold the same run."""
+"""A small run, as fields of the sample's config, and when two run directories hold the same one."""
 
 import jax
 import numpy as np
 
+from benchmarks.comparing import TIMES
 from sentiment_jax import checkpoint, writer
+
+SMALL = {  # an LSTM on a few dozen embedded reviews: a run takes seconds
+    "epochs": 3,
+    "log_every": 2,
+    "checkpoint_every": 3,
+    "early_stopping_patience": 0,
+    "data.limit": 60,
+    "data.test_limit": 30,
+    "data.max_length": 24,
+    "data.length_buckets": (12,),
+    "model.embedding_size": 8,
+    "model.hidden_size": 6,
+    "model.dense_size": 5,
+}
+
+
+def small_flags(**changes):
+    """The small run on the command line, after --config=configs/lstm.py:sample."""
+    return [f"--config.{name}={value}" for name, value in (SMALL | changes).items()]
 
 
 def final_state(workdir):
@@ -27,10 +47,9 @@ def metrics(workdir):
 def assert_same_run(first, second):
     jax.tree.map(np.testing.assert_array_equal, final_state(first), final_state(second))
     assert metrics(first) == metrics(second)
-    measured = ("train_seconds", "compile_seconds", "test_seconds", "train_flops_per_second")
     results = [writer.read_json(run / "result.json") for run in (first, second)]
     for result in results:
-        for name in (*measured, "metrics_sha256"):
+        for name in (*TIMES, "metrics_sha256"):
             del result[name]
     assert results[0] == results[1]
     assert (first / "predictions.csv").read_text() == (second / "predictions.csv").read_text()

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+import runs
 from conftest import make_small_config
 from test_devices import assert_rounding_apart
 
@@ -19,19 +20,6 @@ from sentiment_jax.errors import InputError
 ROOT = Path(__file__).parent.parent
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
 CLUSTER = re.compile("SLURM|OMPI|PMI|KUBERNETES|JAX_")
-SMALL = {
-    "epochs": 7,
-    "log_every": 1,
-    "checkpoint_every": 3,
-    "early_stopping_patience": 0,
-    "data.limit": 60,
-    "data.test_limit": 30,
-    "data.max_length": 24,
-    "data.length_buckets": "(12,)",
-    "model.embedding_size": 8,
-    "model.hidden_size": 6,
-    "model.dense_size": 5,
-}
 
 
 def free_port():
@@ -54,7 +42,7 @@ def start(*arguments):
 def start_pair(workdir, *arguments, **changes):
     """Two processes of one training run."""
     port = free_port()
-    fields = [f"--config.{name}={value}" for name, value in (SMALL | changes).items()]
+    fields = runs.small_flags(**({"epochs": 7, "log_every": 1} | changes))
     return [
         start(
             *("-m", "sentiment_jax.main", "--config=configs/lstm.py:sample"),
@@ -187,8 +175,7 @@ def test_sigkill_to_one_ends_the_other(tmp_path):
     ],
 )
 def test_flags_that_do_not_fit(monkeypatch, arguments, message):
-    for name in [name for name in os.environ if CLUSTER.match(name)]:
-        monkeypatch.delenv(name)
+    only_cluster(monkeypatch, {})
     with pytest.raises(InputError, match=message):
         processes.find_place(*arguments)
 
@@ -197,6 +184,14 @@ def test_places():
     assert processes.find_place(None, None, None) is None
     assert processes.find_place("localhost:1234", 0, 1) is None
     assert processes.find_place("host:1234", 1, 2) == processes.Place("host:1234", 1, 2)
+
+
+def only_cluster(monkeypatch, variables):
+    """The environment of one cluster, whatever this machine is a part of."""
+    for name in [name for name in os.environ if CLUSTER.match(name)]:
+        monkeypatch.delenv(name)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
 
 
 def test_slurm_is_asked(monkeypatch):
@@ -208,10 +203,7 @@ def test_slurm_is_asked(monkeypatch):
         "SLURM_LOCALID": "1",
         "SLURM_STEP_NUM_NODES": "5",
     }
-    for name in [name for name in os.environ if CLUSTER.match(name)]:
-        monkeypatch.delenv(name)
-    for name, value in slurm.items():
-        monkeypatch.setenv(name, value)
+    only_cluster(monkeypatch, slurm)
     place = processes.find_place("auto", None, None)
     assert (place.index, place.count, place.local_devices) == (5, 8, [1])
     assert place.coordinator.startswith("node003:")
@@ -228,10 +220,7 @@ def test_open_mpi_is_asked(monkeypatch):
         "OMPI_COMM_WORLD_RANK": "0",
         "OMPI_COMM_WORLD_LOCAL_RANK": "0",
     }
-    for name in [name for name in os.environ if CLUSTER.match(name)]:
-        monkeypatch.delenv(name)
-    for name, value in ompi.items():
-        monkeypatch.setenv(name, value)
+    only_cluster(monkeypatch, ompi)
     place = processes.find_place("auto", None, None)
     assert (place.index, place.count) == (0, 2)
     assert place.coordinator.startswith("10.96.0.1:")

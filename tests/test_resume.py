@@ -56,21 +56,6 @@ def test_a_signal_during_validation_loses_nothing(plain, small_config, tmp_path,
     runs.assert_same_run(plain, workdir)
 
 
-SMALL = {
-    "epochs": 3,
-    "log_every": 2,
-    "checkpoint_every": 3,
-    "early_stopping_patience": 0,
-    "data.limit": 60,
-    "data.test_limit": 30,
-    "data.max_length": 24,
-    "data.length_buckets": "(12,)",
-    "model.embedding_size": 8,
-    "model.hidden_size": 6,
-    "model.dense_size": 5,
-}  # small_config on the command line
-
-
 @pytest.mark.parametrize(
     ("signals", "code"),
     [([signal.SIGKILL], -signal.SIGKILL), ([signal.SIGTERM, signal.SIGINT], 143)],
@@ -79,7 +64,7 @@ SMALL = {
 def test_killed_and_the_same_command_again(plain, small_config, tmp_path, signals, code):
     workdir = tmp_path / "killed"
     command = [sys.executable, "-m", "sentiment_jax.main", "--config=configs/lstm.py:sample"]
-    command += [f"--config.{name}={value}" for name, value in SMALL.items()]
+    command += runs.small_flags()
     log = workdir / "metrics.jsonl"
     with subprocess.Popen(
         [*command, f"--workdir={workdir}"],

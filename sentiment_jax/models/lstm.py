@@ -130,13 +130,10 @@ def _gradients(residuals: Any, state_gradients: Array) -> tuple[Any, Array]:
         step_back, start, steps, reverse=True
     )
     gradients = {}
-    for n, gate in enumerate(GATES):
-        of_gate = jnp.split(kernel_sum, 4, axis=1)[n]
-        gradients["i" + gate] = {"kernel": of_gate[:features]}
-        gradients["h" + gate] = {
-            "kernel": of_gate[features:],
-            "bias": jnp.split(bias_sum, 4)[n],
-        }
+    parts = zip(GATES, jnp.split(kernel_sum, 4, axis=1), jnp.split(bias_sum, 4), strict=True)
+    for gate, both_kernels, gate_bias in parts:
+        gradients["i" + gate] = {"kernel": both_kernels[:features]}
+        gradients["h" + gate] = {"kernel": both_kernels[features:], "bias": gate_bias}
     return {"params": gradients}, input_gradients
 
 
