@@ -18,7 +18,7 @@ from ml_collections import ConfigDict
 from sentiment_jax import checkpoint, devices, processes
 from sentiment_jax import config as configs
 from sentiment_jax.errors import InputError, Interrupted, RunError
-from sentiment_jax.train_step import DROPOUT_KEYS, TrainState
+from sentiment_jax.train_step import TrainState
 
 # Fields that change no number of a run: where data lie (their hash is compared), and how often
 # something is written.
@@ -259,6 +259,6 @@ def restore(
         step=devices.place(jax.numpy.int32(step), mesh),
         params=items["params"],
         opt_state=items["opt_state"],
-        key=devices.place(jax.random.key(seed, impl=DROPOUT_KEYS), mesh),
+        key=devices.place(jax.random.key(seed), mesh),
     )
     return state, Bookkeeping(**items["bookkeeping"])

@@ -18,9 +18,6 @@ from sentiment_jax.evaluate import cross_entropy, forward
 from sentiment_jax.models import encoder
 from sentiment_jax.optimizers import OptimizerConfig, make_optimizer
 
-# Counter-based bits of the hardware's own generator: dropout masks cost far less than threefry's.
-DROPOUT_KEYS = "rbg"
-
 
 class TrainState(flax.struct.PyTreeNode):
     """What a step changes, and the run's dropout key, which it only folds."""
@@ -46,7 +43,7 @@ def create_state(params: Any, optimizer: OptimizerConfig, seed: int) -> TrainSta
         step=jnp.zeros((), jnp.int32),
         params=params,
         opt_state=run_optimizer(optimizer).init(params),
-        key=jax.random.key(seed, impl=DROPOUT_KEYS),
+        key=jax.random.key(seed),
     )
 
 

@@ -8,7 +8,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 os.environ["JAX_PLATFORMS"] = "cpu"
-os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="sentiment_jax_tests_")
+if "PYTEST_XDIST_WORKER" not in os.environ:  # workers and the processes they start share one
+    os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="sentiment_jax_tests_")
+os.environ["JAX_COMPILATION_CACHE_DIR"] = os.environ["XDG_CACHE_HOME"] + "/xla"
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 
 from jaxtyping import install_import_hook
 

@@ -98,7 +98,7 @@ def intermediates(model, params, batch, key=None):
 
 
 def hidden_states(model, params, batch):
-    """The embeddings' and every layer's output, stacked as Hugging Face's hidden_states are."""
+    """The embeddings' and every layer's output; the last's for the first token, unless scanned."""
     captured = intermediates(model, params, batch)
     encoder = captured["encoder"]
     if "layers" in encoder:
@@ -106,4 +106,4 @@ def hidden_states(model, params, batch):
     else:
         count = model.config.num_hidden_layers
         layers = [encoder[f"layer_{i}"]["__call__"][0] for i in range(count)]
-    return np.stack([captured["embeddings"]["__call__"][0], *layers])
+    return [captured["embeddings"]["__call__"][0], *layers]

@@ -12,10 +12,12 @@ os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=4"
 
 import jax
 import numpy as np
+import runs
 from conftest import make_small_config
 from jax.sharding import Mesh
 
-from sentiment_jax import checkpoint, devices, task, train, train_step
+from sentiment_jax import checkpoint, devices, task, train
+from sentiment_jax.models.dropout import keep_mask
 
 
 def on(count):
@@ -33,11 +35,11 @@ def mask(count):
     mesh = on(count)
     rows = devices.put_batch({"rows": np.ones((8, 40), np.float32)}, mesh)["rows"]
     assert rows.addressable_shards[0].data.shape == (8 // count, 40)
-    key = devices.place(jax.random.key(0, impl=train_step.DROPOUT_KEYS), mesh)
+    key = devices.place(jax.random.key(0), mesh)
 
     @jax.jit
     def drop(key, rows):
-        return rows * jax.random.bernoulli(jax.random.fold_in(key, 3), 0.7, rows.shape)
+        return rows * keep_mask(jax.random.fold_in(key, 3), 0.3, rows.shape)
 
     return np.asarray(drop(key, rows))
 
@@ -58,7 +60,7 @@ def main(folder, run):
     for name, count, split in (("two", 2, False), ("four", 4, False), ("split", 4, True)):
         on(count)
         config = make_small_config()
-        config.epochs, config.log_every, config.shard_params = 7, 1, split
+        config.update({**runs.LONGER, "shard_params": split})
         train.train(config, folder / name)
         (folder / name / "whole.json").write_text(json.dumps(whole))
         np.savez(folder / name / "params.npz", *leaves(folder / name))

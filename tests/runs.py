@@ -19,6 +19,8 @@ SMALL = {  # an LSTM on a few dozen embedded reviews: a run takes seconds
     "model.hidden_size": 6,
     "model.dense_size": 5,
 }
+STEPS = 24
+LONGER = {"epochs": 2, "batch_size": 4, "log_every": 1, "checkpoint_every": 100}  # that many steps
 
 
 def small_flags(**changes):

@@ -17,7 +17,6 @@ from sentiment_jax import devices, task, train, writer
 from sentiment_jax.errors import InputError
 
 ROOT = Path(__file__).parent.parent
-STEPS = 21
 MANY = ("two", "four", "split")
 
 
@@ -26,7 +25,7 @@ def folder(tmp_path_factory):
     """Runs of the same config: `one` device here, the others in a process with four."""
     folder = tmp_path_factory.mktemp("devices")
     config = make_small_config()
-    config.epochs, config.log_every = 7, 1
+    config.update(runs.LONGER)
     train.train(config, folder / "one")
     script = [sys.executable, "tests/on_devices.py", folder, folder / "one"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
@@ -69,7 +68,7 @@ def assert_rounding_apart(first, second, steps):
 
 @pytest.mark.parametrize("name", MANY)
 def test_the_same_run_on_several_devices(folder, name):
-    assert_rounding_apart(folder / "one", folder / name, STEPS)
+    assert_rounding_apart(folder / "one", folder / name, runs.STEPS)
 
 
 @pytest.mark.parametrize("name", MANY)
@@ -104,9 +103,9 @@ def test_a_split_run_goes_on_whole_on_one_device(folder, tmp_path):
     for name in ("one", "split"):
         shutil.copytree(folder / name, tmp_path / name)
         config = make_small_config()
-        config.epochs, config.log_every = 8, 1
+        config.update({**runs.LONGER, "epochs": 3})
         train.train(config, tmp_path / name, allow_changes=True)
-    assert_rounding_apart(tmp_path / "one", tmp_path / "split", STEPS + 3)
+    assert_rounding_apart(tmp_path / "one", tmp_path / "split", runs.STEPS * 3 // 2)
 
 
 @pytest.mark.parametrize(

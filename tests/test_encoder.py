@@ -28,9 +28,10 @@ def test_hidden_states_equal_pytorch(name, way):
     model, params = golden.load(name, **WAYS[way])
     expected = golden.read(name)
     hidden = golden.hidden_states(model, params, expected)
-    assert hidden.shape == expected["hidden_states"].shape == (4, 4, 12, 24)
-    for ours, theirs in zip(hidden, expected["hidden_states"], strict=True):
-        np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-5)
+    assert expected["hidden_states"].shape == (4, 4, 12, 24)
+    tokens = [12, 12, 12, 12 if way == "scan" else 1]
+    for ours, theirs, count in zip(hidden, expected["hidden_states"], tokens, strict=True):
+        np.testing.assert_allclose(ours, theirs[:, :count], rtol=0, atol=1e-5, strict=True)
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,12 @@ def test_an_encoder_costs_what_the_textbook_says(scan_layers):
     )
     a_token = 4 * hidden * hidden + 2 * hidden * inner + 2 * length * hidden
     head = hidden * hidden + 2 * hidden
-    expected = 3 * 2 * batch * (layers * length * a_token + head)
+    if scan_layers:
+        encoder = layers * length * a_token
+    else:  # of the last layer, keys and values of every token, all else for the first one
+        last = 2 * hidden * hidden * (length + 1) + 2 * hidden * inner + 2 * length * hidden
+        encoder = (layers - 1) * length * a_token + last
+    expected = 3 * 2 * batch * (encoder + head)
     assert training_flops(model, batch, length) == expected
 
 

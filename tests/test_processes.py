@@ -42,7 +42,7 @@ def start(*arguments):
 def start_pair(workdir, *arguments, **changes):
     """Two processes of one training run."""
     port = free_port()
-    fields = runs.small_flags(**({"epochs": 7, "log_every": 1} | changes))
+    fields = runs.small_flags(**({"log_every": 1} | changes))
     return [
         start(
             *("-m", "sentiment_jax.main", "--config=configs/lstm.py:sample"),
@@ -82,7 +82,7 @@ def alone(tmp_path_factory):
     """The run of one process."""
     workdir = tmp_path_factory.mktemp("alone")
     config = make_small_config()
-    config.epochs, config.log_every = 7, 1
+    config.update(runs.LONGER)
     train.train(config, workdir)
     return workdir
 
@@ -112,9 +112,9 @@ def test_a_port_in_use_is_one_line():
 
 @pytest.mark.slow
 def test_two_processes_train_as_one_does(alone, tmp_path):
-    pair = start_pair(tmp_path / "pair")
+    pair = start_pair(tmp_path / "pair", **runs.LONGER)
     assert ends(pair, [0, 0]) == [[], []]
-    assert_rounding_apart(alone, tmp_path / "pair", 21)
+    assert_rounding_apart(alone, tmp_path / "pair", runs.STEPS)
     names = {path.name for path in alone.iterdir()}
     assert {path.name for path in (tmp_path / "pair").iterdir()} == names
     devices = writer.read_json(tmp_path / "pair" / "env.json")["devices"]

@@ -7,11 +7,13 @@ import shutil
 import statistics
 import subprocess
 import sys
+from html import unescape
 from pathlib import Path
 
 import matplotlib.image
 import numpy as np
 import pytest
+from runs import small_flags
 
 from sentiment_jax import report, sources, writer
 
@@ -214,11 +216,11 @@ def test_the_command_of_a_run_makes_that_run_again(tmp_path):
     main(
         *("--config=configs/lstm.py:sample", "--mode=sweep", f"--workdir={sweep}"),
         *("--sweep_optimizer=adamw", "--sweep_batch_size=8", "--sweep_learning_rate=2e-3"),
-        *("--sweep_seeds=3", "--config.epochs=2", "--config.data.limit=60"),
+        *("--sweep_seeds=3", *small_flags(epochs=2)),
     )
     main("--mode=report", f"--workdir={sweep}", f"--output={output}")
-    html = (output / "report.html").read_text()
-    command = re.findall("<pre>(.*)</pre>", html)[-1]
+    page = (output / "report.html").read_text()
+    command = unescape(re.findall("<pre>(.*)</pre>", page)[-1])
     assert "--mode" not in command and "--config.seed=3" in command
     *arguments, workdir = shlex.split(command)[3:]
     main(*arguments, f"--workdir={tmp_path / 'again'}")

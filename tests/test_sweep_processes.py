@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from runs import small_flags
 from sweeping import AXES, contents, table
 
 from configs import bert, electra
@@ -102,8 +103,7 @@ def test_a_held_run_directory_says_so(tmp_path):
 def start(directory, *arguments, **options):
     small = (
         *("--config=configs/lstm.py:sample", "--mode=sweep"),
-        *("--config.data.limit=60", "--config.data.test_limit=30", "--config.data.max_length=24"),
-        *("--config.epochs=2", "--config.checkpoint_every=2", "--config.model.hidden_size=6"),
+        *small_flags(epochs=2, checkpoint_every=2),
         *("--sweep_optimizer=adam,sgd", "--sweep_batch_size=8,16", "--sweep_learning_rate=1e-2"),
         "--sweep_seeds=0,1",
     )
@@ -239,7 +239,7 @@ def test_electra_and_bert_in_stages(tmp_path):
         config.epochs = 1
         config.data.limit, config.data.test_limit, config.data.max_length = 60, 30, 24
         config.model.hidden_size = config.model.embedding_size = 16
-        config.model.intermediate_size = 16
+        config.model.intermediate_size, config.model.num_hidden_layers = 16, 1
         axes = {**module.get_sweep("tiny"), "optimizer": ("adam", "adamw"), "seeds": (0, 1)}
         sweep.sweep(config, tmp_path / name, axes)
         results = [writer.read_json(p) for p in (tmp_path / name / "final").glob("*/result.json")]

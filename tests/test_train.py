@@ -102,7 +102,7 @@ def test_bert_takes_the_same_path(tmp_path):
     config.data.max_length = 16
     config.data.length_buckets = ()
     config.model.hidden_size = config.model.embedding_size = 16
-    config.model.intermediate_size = 16
+    config.model.intermediate_size, config.model.num_hidden_layers = 16, 1
     config.optimizer.layerwise_decay = 0.5
     train.train(config, tmp_path / "a")
     train.train(config, tmp_path / "b")

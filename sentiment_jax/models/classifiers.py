@@ -9,6 +9,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
 from sentiment_jax.errors import InputError
+from sentiment_jax.models.dropout import Dropout
 from sentiment_jax.models.encoder import Embeddings, Encoder, EncoderConfig
 
 NUM_LABELS = 2
@@ -22,18 +23,18 @@ def _encode(
 ) -> Float[Array, "batch hidden"]:
     """The last hidden state of [CLS], the first token, in float32: the heads need no less."""
     hidden = Embeddings(config, deterministic, name="embeddings")(token_ids)
-    hidden = Encoder(config, deterministic, name="encoder")(hidden, lengths)
-    return hidden[:, 0].astype(jnp.float32)
+    first = Encoder(config, deterministic, name="encoder")(hidden, lengths)
+    return first.astype(jnp.float32)
 
 
-def _head(config: EncoderConfig, deterministic: bool) -> tuple[Callable[..., nn.Dense], nn.Dropout]:
+def _head(config: EncoderConfig, deterministic: bool) -> tuple[Callable[..., nn.Dense], Dropout]:
     """Makers of a head's dense layers, in float32, and its dropout."""
     dense = functools.partial(
         nn.Dense, kernel_init=nn.initializers.normal(config.initializer_range)
     )
     rate = config.classifier_dropout
     rate = config.hidden_dropout if rate is None else rate
-    return dense, nn.Dropout(rate, deterministic=deterministic)
+    return dense, Dropout(rate, deterministic=deterministic)
 
 
 class BertClassifier(nn.Module):

@@ -16,6 +16,7 @@ from flax import traverse_util
 from jaxtyping import Array, Float, Int
 
 from sentiment_jax.errors import InputError
+from sentiment_jax.models.dropout import Dropout
 
 
 @dataclasses.dataclass(frozen=True)
@@ -165,7 +166,7 @@ class Embeddings(nn.Module):
             jnp.zeros((), jnp.int32)
         )
         hidden = layer_norm(config, "layer_norm")(words + positions + token_type)
-        hidden = nn.Dropout(config.hidden_dropout, deterministic=self.deterministic)(hidden)
+        hidden = Dropout(config.hidden_dropout, deterministic=self.deterministic)(hidden)
         if config.embedding_size != config.hidden_size:
             hidden = Dense(config, config.hidden_size, name="projection")(hidden)
         return hidden
@@ -179,22 +180,26 @@ class SelfAttention(nn.Module):
 
     @nn.compact
     def __call__(
-        self, hidden: Float[Array, "batch length hidden"], lengths: Int[Array, " batch"]
-    ) -> Float[Array, "batch length hidden"]:
-        """Attends within each row's first `lengths` tokens."""
+        self,
+        queries: Float[Array, "batch queries hidden"],
+        hidden: Float[Array, "batch length hidden"],
+        lengths: Int[Array, " batch"],
+    ) -> Float[Array, "batch queries hidden"]:
+        """Attends from `queries` to each row's first `lengths` tokens."""
         config = self.config
-        heads = (*hidden.shape[:2], config.num_attention_heads, -1)
-        query, key, value = (
-            Dense(config, config.hidden_size, name=name)(hidden).reshape(heads)
-            for name in ("query", "key", "value")
-        )
+
+        def heads(name: str, source: Array) -> Array:
+            projected = Dense(config, config.hidden_size, name=name)(source)
+            return projected.reshape(*source.shape[:2], config.num_attention_heads, -1)
+
+        query, key, value = heads("query", queries), heads("key", hidden), heads("value", hidden)
         if config.attention_dropout > 0 and not self.deterministic:
             # jax.nn.dot_product_attention has no dropout
             scores = einsum("bqhd,bkhd->bhqk", query, key) / math.sqrt(query.shape[-1])
             mask = jnp.arange(hidden.shape[1]) < lengths[:, None]
             scores = jnp.where(mask[:, None, None, :], scores, jnp.finfo(jnp.float32).min)
             weights = nn.softmax(scores).astype(value.dtype)
-            weights = nn.Dropout(config.attention_dropout, deterministic=False)(weights)
+            weights = Dropout(config.attention_dropout, deterministic=False)(weights)
             context = einsum("bhqk,bkhd->bqhd", weights, value).astype(value.dtype)
         else:
             context = jax.nn.dot_product_attention(
@@ -204,24 +209,27 @@ class SelfAttention(nn.Module):
                 key_value_seq_lengths=lengths,
                 implementation=cast(Literal["xla", "cudnn"], config.attention),
             )
-        return Dense(config, config.hidden_size, name="output")(context.reshape(hidden.shape))
+        return Dense(config, config.hidden_size, name="output")(context.reshape(queries.shape))
 
 
 class Layer(nn.Module):
-    """One post-layer-norm transformer layer."""
+    """One post-layer-norm transformer layer; `first_only` computes the first token's state alone."""
 
     config: EncoderConfig
     deterministic: bool
+    first_only: bool = False
 
     @nn.compact
     def __call__(
         self, hidden: Float[Array, "batch length hidden"], lengths: Int[Array, " batch"]
-    ) -> Float[Array, "batch length hidden"]:
+    ) -> Float[Array, "batch queries hidden"]:
         """Attention, then the feed-forward network, each added to its input and normalised."""
         config = self.config
-        dropout = nn.Dropout(config.hidden_dropout, deterministic=self.deterministic)
-        attended = SelfAttention(config, self.deterministic, name="attention")(hidden, lengths)
-        hidden = layer_norm(config, "attention_norm")(hidden + dropout(attended))
+        dropout = Dropout(config.hidden_dropout, deterministic=self.deterministic)
+        attention = SelfAttention(config, self.deterministic, name="attention")
+        queries = hidden[:, :1] if self.first_only else hidden
+        attended = attention(queries, hidden, lengths)
+        hidden = layer_norm(config, "attention_norm")(queries + dropout(attended))
         inner = Dense(config, config.intermediate_size, name="intermediate")(hidden)
         # exact erf GELU: Hugging Face weights were trained with it
         inner = nn.gelu(inner, approximate=False)
@@ -238,21 +246,26 @@ class Encoder(nn.Module):
     @nn.compact
     def __call__(
         self, hidden: Float[Array, "batch length hidden"], lengths: Int[Array, " batch"]
-    ) -> Float[Array, "batch length hidden"]:
-        """Applies the layers in turn."""
+    ) -> Float[Array, "batch hidden"]:
+        """Applies the layers in turn; returns the first token's last state.
+
+        Nothing else of the last layer is used, so nothing else is computed, unless it is scanned.
+        """
         config = self.config
         layer = nn.remat(Layer) if config.remat else Layer
         if not config.scan_layers:
             for index in range(config.num_hidden_layers):
-                hidden = layer(config, self.deterministic, name=f"layer_{index}")(hidden, lengths)
-            return hidden
+                last = index == config.num_hidden_layers - 1
+                name = f"layer_{index}"
+                hidden = layer(config, self.deterministic, last, name=name)(hidden, lengths)
+            return hidden[:, 0]
         scan = nn.scan(
             lambda layers, carry: (layers(carry, lengths), None),
             variable_axes={"params": 0, "intermediates": 0},
             split_rngs={"params": True, "dropout": True},
             length=config.num_hidden_layers,
         )
-        return scan(layer(config, self.deterministic, name="layers"), hidden)[0]
+        return scan(layer(config, self.deterministic, name="layers"), hidden)[0][:, 0]
 
 
 def layerwise_multipliers(params: dict[str, Any], decay: float) -> dict[str, Any]:

@@ -14,6 +14,8 @@ import jax.numpy as jnp
 from flax.linen.recurrent import DenseParams
 from jaxtyping import Array, Float, Int
 
+from sentiment_jax.models.dropout import Dropout
+
 POOLINGS = ("last", "mean", "max", "mean_max")
 GATES = "ifgo"  # input, forget, candidate, output
 
@@ -212,7 +214,7 @@ class LstmClassifier(nn.Module):
             name="embedding",
         )
         embedded = embed(token_ids)
-        embedded = nn.Dropout(config.embedding_dropout)(embedded, deterministic=deterministic)
+        embedded = Dropout(config.embedding_dropout, deterministic)(embedded)
         embedded = jnp.swapaxes(embedded, 0, 1).astype(dtype)  # scans run along the first axis
         states = ScannedLstm(config.hidden_size, dtype, name="forward")(embedded)
         pooled = pool(states, lengths, config.pooling)
@@ -220,7 +222,7 @@ class LstmClassifier(nn.Module):
             backward = ScannedLstm(config.hidden_size, dtype, name="backward")
             states = backward(reverse_valid(embedded, lengths))
             pooled = jnp.concatenate([pooled, pool(states, lengths, config.pooling)], axis=-1)
-        pooled = nn.Dropout(config.output_dropout)(pooled, deterministic=deterministic)
+        pooled = Dropout(config.output_dropout, deterministic)(pooled)
         hidden = nn.Dense(config.dense_size, kernel_init=xavier, dtype=dtype, name="dense")(pooled)
         classifier = nn.Dense(2, kernel_init=xavier, name="classifier")
         return classifier(nn.relu(hidden).astype(jnp.float32))

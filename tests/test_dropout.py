@@ -1,0 +1,95 @@
+"""Dropout masks: as likely as asked, independent as far as statistics tell, keyed by the key."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from sentiment_jax.models.dropout import Dropout, keep_mask
+
+SHAPE = (64, 128, 96)
+SIZE = 64 * 128 * 96
+
+
+def mask(seed, rate, shape=SHAPE):
+    return np.asarray(keep_mask(jax.random.key(seed), rate, shape))
+
+
+@pytest.mark.parametrize("rate", [0.1, 0.3, 0.5, 0.9])
+def test_masks_are_binomial(rate):
+    """The mean of all, of every row and of every column is a binomial's, for several keys."""
+    for seed in range(4):
+        kept = mask(seed, rate)
+        for axes in ((0, 1, 2), (0, 1), (1, 2), (0, 2), (0,), (1,), (2,)):
+            means = kept.mean(axis=axes).reshape(-1)
+            spread = np.sqrt(rate * (1 - rate) * means.size / SIZE)
+            scores = (means - (1 - rate)) / spread
+            assert np.abs(scores).max() < 6
+            if means.size > 50:
+                assert 0.75 < scores.std() < 1.25
+
+
+def test_elements_are_independent():
+    """Neighbours along each axis, masks of keys that follow each other, and bits far apart."""
+    masks = [mask(seed, 0.5) for seed in range(3)]
+    pairs = [(a, b) for a, b in itertools.combinations(masks, 2)]
+    for shift in (1, 2, 3, 7, 32, 63):
+        pairs += [(masks[0], np.roll(masks[0], shift, axis)) for axis in range(3)]
+    for first, second in pairs:
+        agreement = (first == second).mean()
+        assert abs(agreement - 0.5) < 6 * 0.5 / np.sqrt(SIZE)
+
+
+def test_runs_have_geometric_lengths():
+    edges = np.flatnonzero(np.diff(mask(0, 0.5).reshape(-1)))
+    lengths = np.bincount(np.diff(edges))[1:11] / (len(edges) - 1)
+    np.testing.assert_allclose(lengths, 0.5 ** np.arange(1, 11), atol=6 / np.sqrt(len(edges)))
+
+
+def test_a_mask_depends_on_key_and_shape_alone():
+    np.testing.assert_array_equal(mask(0, 0.3), mask(0, 0.3))
+    assert (mask(0, 0.3) != mask(1, 0.3)).mean() > 0.3
+    # A higher rate drops more of the same, so a change of rate is a change of rate only.
+    assert (mask(0, 0.3) <= mask(0, 0.1)).all()
+
+
+def test_equals_a_plain_loop():
+    """The hash by Python's integers."""
+    word = 2**32 - 1
+
+    def mix(x):
+        x = (x ^ x >> 16) * 0x21F0AAAD & word
+        x = (x ^ x >> 15) * 0xD35A2D97 & word
+        return x ^ x >> 15
+
+    key = jax.random.key(5)
+    first, second = map(int, jax.random.bits(key, (2,), jnp.uint32))
+    hashes = [mix(mix(index ^ first) + second & word) for index in range(30)]
+    assert len(set(hashes)) == 30
+    expected = np.array([value >= 0.25 * 2**32 for value in hashes]).reshape(2, 3, 5)
+    np.testing.assert_array_equal(keep_mask(key, 0.25, (2, 3, 5)), expected)
+
+
+def test_the_mean_is_kept_and_nothing_happens_where_nothing_should():
+    inputs = jnp.ones(SHAPE)
+    key = {"dropout": jax.random.key(0)}
+    outputs = Dropout(0.2, deterministic=False).apply({}, inputs, rngs=key)
+    assert set(np.unique(outputs)) == {0, np.float32(1 / 0.8)}
+    assert abs(outputs.mean() - 1) < 0.005
+    for quiet in (Dropout(0.2, deterministic=True), Dropout(0.0, deterministic=False)):
+        assert quiet.apply({}, inputs) is inputs
+    half = Dropout(0.2, deterministic=False).apply({}, inputs.astype(jnp.bfloat16), rngs=key)
+    assert half.dtype == jnp.bfloat16
+
+
+def test_gradients_pass_where_the_mask_does():
+    dropout, key = Dropout(0.4, deterministic=False), {"dropout": jax.random.key(3)}
+    inputs = jnp.arange(1.0, 201.0)
+
+    def total(inputs):
+        return dropout.apply({}, inputs, rngs=key).sum()
+
+    outputs = dropout.apply({}, inputs, rngs=key)
+    np.testing.assert_allclose(jax.grad(total)(inputs), outputs / inputs, rtol=1e-6)
