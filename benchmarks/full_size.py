@@ -31,10 +31,9 @@ REMAT = flags.DEFINE_bool("remat", False, "Recompute activations in the backward
 VOCABULARY = 30522
 
 
-def make_batch(seed: int) -> dict[str, np.ndarray]:
-    """A batch of random full-length reviews."""
+def make_batch(seed: int, *shape: int) -> dict[str, np.ndarray]:
+    """A batch of random full-length reviews, `shape` rows by tokens."""
     rng = np.random.default_rng(seed)
-    shape = (BATCH_SIZE.value, LENGTH.value)
     return {
         "token_ids": rng.integers(1000, VOCABULARY, shape).astype(np.int32),
         "lengths": np.full(shape[0], shape[1], np.int32),
@@ -65,14 +64,15 @@ def main(_):
     }
     model = build_model(settings, vocab_size=VOCABULARY)
     optimizer = OptimizerConfig(name="adamw", weight_decay=0.01, clip_norm=1.0, eps=1e-6)
+    shape = BATCH_SIZE.value, LENGTH.value
     step, rate = make_train_step(model, optimizer), np.float32(3e-5)
 
     def two_steps():
         params = jax.jit(task.initializer(model))(jax.random.key(0))
         state = create_state(params, optimizer, seed=0)
         del params
-        (state, _), first = timed(step, state, make_batch(0), rate)
-        (state, metrics), second = timed(step, state, make_batch(1), rate)
+        (state, _), first = timed(step, state, make_batch(0, *shape), rate)
+        (state, metrics), second = timed(step, state, make_batch(1, *shape), rate)
         return state, first, second, float(metrics["loss"])
 
     state, compile_seconds, _, loss = two_steps()
@@ -80,11 +80,11 @@ def main(_):
     parameters = task.count_parameters(state.params)
     seconds = []
     for number in range(STEPS.value):
-        (state, _), spent = timed(step, state, make_batch(number), rate)
+        (state, _), spent = timed(step, state, make_batch(number, *shape), rate)
         seconds.append(spent)
     evaluate = make_eval_step(model)
-    timed(evaluate, state.params, make_batch(0))
-    scoring = [timed(evaluate, state.params, make_batch(0))[1] for _ in range(STEPS.value)]
+    timed(evaluate, state.params, make_batch(0, *shape))
+    scoring = [timed(evaluate, state.params, make_batch(0, *shape))[1] for _ in range(STEPS.value)]
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     del state
     again, _, _, loss_again = two_steps()

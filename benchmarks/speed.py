@@ -133,9 +133,14 @@ class Reviews:
             offsets=np.cumsum([0, *map(len, ids)]),
             labels=encoded.labels[rows],
         )
-        size = self.task.tokenizer.get_vocab_size()
-        buckets = [width] if width else list(self.task.buckets)
-        return {"what": what, "data": str(path), "vocab_size": size, "buckets": buckets, **job}
+        return {
+            "what": what,
+            "data": str(path),
+            "vocab_size": self.task.tokenizer.get_vocab_size(),
+            "buckets": [width] if width else list(self.task.buckets),
+            "cpu_devices": self.task.config.cpu_devices,
+            **job,
+        }
 
 
 def comparisons(encoder: Reviews, recurrent: Reviews, long: Reviews) -> list[dict[str, Any]]:

@@ -26,12 +26,14 @@ def load(path: str) -> Encoded:
 
 def passes(job: dict[str, Any]) -> Iterator[Callable[[], int]]:
     """Yields functions that work through the reviews once and return their number."""
+    devices.use_cpu_devices(job["cpu_devices"])
     encoded, size = load(job["data"]), job["batch_size"]
     model = build_model({**job["model"], "dtype": job["dtype"]}, vocab_size=job["vocab_size"])
     shapes = {"batch_size": size, "buckets": tuple(job["buckets"])}
     ids, lengths = np.ones((1, 8), np.int32), np.ones(1, np.int32)
     init = jax.jit(lambda key: model.init(key, ids, lengths, deterministic=True)["params"])
-    params, mesh = init(jax.random.key(0)), devices.data_mesh()
+    mesh = devices.data_mesh()
+    params = devices.place(init(jax.random.key(0)), mesh)
     if job["mode"] == "infer":
         eval_step = make_eval_step(model)
 
@@ -43,7 +45,8 @@ def passes(job: dict[str, Any]) -> Iterator[Callable[[], int]]:
 
         yield from itertools.repeat(infer)
     optimizer = OptimizerConfig(name=job["optimizer"], learning_rate=1e-4, clip_norm=1.0)
-    train_step, state = make_train_step(model, optimizer), create_state(params, optimizer, 0)
+    train_step = make_train_step(model, optimizer)
+    state = devices.place(create_state(params, optimizer, 0), mesh)
     for epoch in itertools.count():
 
         def train(epoch: int = epoch) -> int:

@@ -16,6 +16,7 @@ def base_config() -> ConfigDict:
     config.early_stopping_patience = 0  # epochs without a better validation score; 0: never stop
     config.log_every = 50  # steps between two training lines of metrics.jsonl
     config.checkpoint_every = 500  # steps between two checkpoints, beside one at every epoch's end
+    config.cpu_devices = 1  # devices to split a CPU into, as far as they divide both batch sizes
     config.shard_params = False  # split parameters and optimiser state over the devices (FSDP)
 
     config.data = ConfigDict()

@@ -22,6 +22,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.epochs = 20
     config.batch_size = 256
     config.eval_batch_size = 512
+    config.cpu_devices = 2  # one per core is fastest: a scan's small steps use one core a device
     config.early_stopping_patience = 5
     config.log_every = 20
     config.data.max_length = 400

@@ -29,6 +29,7 @@ RANGES = {
     "early_stopping_patience": (0, math.inf, False),
     "log_every": (1, math.inf, False),
     "checkpoint_every": (1, math.inf, False),
+    "cpu_devices": (1, math.inf, False),
     "data.max_length": (3, math.inf, False),
     "data.limit": (0, math.inf, False),
     "data.test_limit": (0, math.inf, False),

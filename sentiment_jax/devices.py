@@ -108,6 +108,19 @@ def check_batch_size(name: str, batch_size: int) -> None:
         )
 
 
+def use_cpu_devices(count: int) -> None:
+    """Splits this machine's CPU into `count` devices of one thread each; call before JAX starts.
+
+    XLA runs the small steps of a scan on one core, whatever the machine has; as many devices as
+    cores use all of them. 1 leaves JAX as it is: one device, large products on all cores. Where
+    there is an accelerator, this changes nothing.
+    """
+    flags = os.environ.get("XLA_FLAGS", "")
+    if count > 1 and "device_count" not in flags:
+        os.environ["XLA_FLAGS"] = f"{flags} --xla_cpu_multi_thread_eigen=false"
+        jax.config.update("jax_num_cpu_devices", count)
+
+
 def use_compilation_cache() -> None:
     """Keeps compiled programs between runs, unless JAX_COMPILATION_CACHE_DIR says where already."""
     if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):

@@ -6,6 +6,7 @@ The only file with flags. Slow libraries are imported once the flags are known t
 import difflib
 import errno
 import importlib.util
+import math
 import os
 import re
 import sys
@@ -101,7 +102,7 @@ def dispatch() -> None:
         from sentiment_jax import config, train
 
         config.validate(CONFIG.value)
-        _join(place)
+        _start(CONFIG.value, place)
         train.train(
             CONFIG.value,
             Path(WORKDIR.value or f"runs/{config.run_name(CONFIG.value)}"),
@@ -114,7 +115,7 @@ def dispatch() -> None:
         what = needed.get(MODE.value, "the directory of a finished run")
         raise InputError(f"--mode={MODE.value} needs --workdir, {what}")
     workdir = Path(WORKDIR.value)
-    _join(place)
+    _start(_run_config(workdir), place)
     if MODE.value == "evaluate":
         from sentiment_jax import finish
 
@@ -129,11 +130,24 @@ def dispatch() -> None:
         _export(workdir)
 
 
-def _join(place: processes.Place | None) -> None:
-    if place is not None:
-        processes.connect(place, LOST_AFTER.value)
+def _run_config(workdir: Path) -> Any:
+    """The config that says how to start JAX: the command line's, a run's, or none."""
+    from sentiment_jax import config
+
+    if CONFIG.value is None and (workdir / "config.json").exists():
+        return config.read_run_config(workdir)
+    return CONFIG.value
+
+
+def _start(config: Any, place: processes.Place | None) -> None:
+    """Starts JAX: its devices, its cache, and the other processes where there are any."""
     from sentiment_jax import devices
 
+    if place is not None:
+        processes.connect(place, LOST_AFTER.value)
+    elif config is not None and "cpu_devices" in config:
+        sizes = config.batch_size, config.eval_batch_size
+        devices.use_cpu_devices(math.gcd(config.cpu_devices, *sizes))
     devices.use_compilation_cache()
 
 

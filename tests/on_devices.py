@@ -60,7 +60,7 @@ def main(folder, run):
     for name, count, split in (("two", 2, False), ("four", 4, False), ("split", 4, True)):
         on(count)
         config = make_small_config()
-        config.update({**runs.LONGER, "shard_params": split})
+        config.update_from_flattened_dict({**runs.LONGER, "shard_params": split})
         train.train(config, folder / name)
         (folder / name / "whole.json").write_text(json.dumps(whole))
         np.savez(folder / name / "params.npz", *leaves(folder / name))

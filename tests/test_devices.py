@@ -25,7 +25,7 @@ def folder(tmp_path_factory):
     """Runs of the same config: `one` device here, the others in a process with four."""
     folder = tmp_path_factory.mktemp("devices")
     config = make_small_config()
-    config.update(runs.LONGER)
+    config.update_from_flattened_dict(runs.LONGER)
     train.train(config, folder / "one")
     script = [sys.executable, "tests/on_devices.py", folder, folder / "one"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
@@ -103,7 +103,7 @@ def test_a_split_run_goes_on_whole_on_one_device(folder, tmp_path):
     for name in ("one", "split"):
         shutil.copytree(folder / name, tmp_path / name)
         config = make_small_config()
-        config.update({**runs.LONGER, "epochs": 3})
+        config.update_from_flattened_dict({**runs.LONGER, "epochs": 3})
         train.train(config, tmp_path / name, allow_changes=True)
     assert_rounding_apart(tmp_path / "one", tmp_path / "split", runs.STEPS * 3 // 2)
 

@@ -39,6 +39,8 @@ def test_the_sample_run_of_the_readme(tmp_path):
     done = run("--config=configs/lstm.py:sample", f"--workdir={tmp_path}/sample")
     assert done.stderr == ""  # no bar where there is no terminal, no warning of any library
     result = json.loads((tmp_path / "sample" / "result.json").read_text())
+    env = json.loads((tmp_path / "sample" / "env.json").read_text())
+    assert len(env["devices"]) == 2  # the config's cpu_devices
     lines = [line for line in done.stdout.splitlines() if " accuracy " in line[:20]]
     assert lines[0].startswith(f"val      accuracy {result['val']['accuracy']:.4f}")
     assert lines[1].startswith(f"test     accuracy {result['test']['accuracy']:.4f}")
@@ -66,6 +68,8 @@ def test_a_csv_of_ones_own(tmp_path):
         "--config.optimizer.name=rmsprop",
         "--config.optimizer.learning_rate=5e-3",
         "--config.batch_size=8",
+        "--config.data.length_buckets=()",
+        "--config.data.max_length=16",
     )
     result = json.loads((tmp_path / "run" / "result.json").read_text())
     assert result["test"] == {**result["test"], "examples": 12, "accuracy": 1.0}

@@ -82,7 +82,7 @@ def alone(tmp_path_factory):
     """The run of one process."""
     workdir = tmp_path_factory.mktemp("alone")
     config = make_small_config()
-    config.update(runs.LONGER)
+    config.update_from_flattened_dict(runs.LONGER)
     train.train(config, workdir)
     return workdir
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import matplotlib.image
 import numpy as np
 import pytest
-from runs import small_flags
+from runs import ONE_SHAPE, small_flags
 
 from sentiment_jax import report, sources, writer
 
@@ -216,7 +216,7 @@ def test_the_command_of_a_run_makes_that_run_again(tmp_path):
     main(
         *("--config=configs/lstm.py:sample", "--mode=sweep", f"--workdir={sweep}"),
         *("--sweep_optimizer=adamw", "--sweep_batch_size=8", "--sweep_learning_rate=2e-3"),
-        *("--sweep_seeds=3", *small_flags(epochs=2)),
+        *("--sweep_seeds=3", *small_flags(epochs=2, **ONE_SHAPE)),
     )
     main("--mode=report", f"--workdir={sweep}", f"--output={output}")
     page = (output / "report.html").read_text()

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from runs import small_flags
+from runs import ONE_SHAPE, small_flags
 from sweeping import AXES, contents, table
 
 from configs import bert, electra
@@ -103,7 +103,7 @@ def test_a_held_run_directory_says_so(tmp_path):
 def start(directory, *arguments, **options):
     small = (
         *("--config=configs/lstm.py:sample", "--mode=sweep"),
-        *small_flags(epochs=2, checkpoint_every=2),
+        *small_flags(epochs=2, checkpoint_every=2, **ONE_SHAPE),
         *("--sweep_optimizer=adam,sgd", "--sweep_batch_size=8,16", "--sweep_learning_rate=1e-2"),
         "--sweep_seeds=0,1",
     )
@@ -240,8 +240,8 @@ def test_electra_and_bert_in_stages(tmp_path):
         config.data.limit, config.data.test_limit, config.data.max_length = 60, 30, 24
         config.model.hidden_size = config.model.embedding_size = 16
         config.model.intermediate_size, config.model.num_hidden_layers = 16, 1
-        axes = {**module.get_sweep("tiny"), "optimizer": ("adam", "adamw"), "seeds": (0, 1)}
+        axes = {**module.get_sweep("tiny"), "optimizer": ("adam", "adamw"), "seeds": (0,)}
         sweep.sweep(config, tmp_path / name, axes)
         results = [writer.read_json(p) for p in (tmp_path / name / "final").glob("*/result.json")]
-        assert len(results) == 2
+        assert len(results) == 1
         assert all(np.isfinite(result["test"]["loss"]) for result in results)

@@ -213,7 +213,7 @@ class SelfAttention(nn.Module):
 
 
 class Layer(nn.Module):
-    """One post-layer-norm transformer layer; `first_only` computes the first token's state alone."""
+    """One post-layer-norm transformer layer; with `first_only`, for the first token alone."""
 
     config: EncoderConfig
     deterministic: bool

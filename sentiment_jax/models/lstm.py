@@ -38,8 +38,8 @@ class LstmConfig:
 class LstmCell(nn.Module):
     """One step of an LSTM: flax's OptimizedLSTMCell, its parameters and their names.
 
-    Two differences make it cheaper: one matrix product for input and state together, and the
-    memory and the gates are given out as well, for the backward pass.
+    Two differences make it cheaper: one matrix product for input and state together, and what the
+    backward pass needs is given out as well. Products are taken in `dtype`, all else in float32.
     """
 
     features: int
@@ -51,7 +51,7 @@ class LstmCell(nn.Module):
         carry: tuple[Float[Array, "batch hidden"], Float[Array, "batch hidden"]],
         inputs: Float[Array, "batch features"],
     ) -> Any:
-        """Returns the new (c, h), and that with the activated gates i, f, g, o side by side."""
+        """Returns the new (c, h), and: new h, old c, old h, the activated gates i, f, g, o."""
         c, h = carry
         initializers = {"i": nn.initializers.xavier_uniform(), "h": nn.initializers.orthogonal()}
         parameters: dict[str, Any] = {
@@ -67,12 +67,17 @@ class LstmCell(nn.Module):
         }
         kernel = _join({name: kernel for name, (kernel, _) in parameters.items()})
         bias = jnp.concatenate([parameters["h" + gate][1] for gate in GATES])
-        product = jnp.concatenate([inputs, h], axis=-1) @ kernel.astype(self.dtype)
-        i, f, g, o = jnp.split(product + bias.astype(self.dtype), 4, axis=-1)
+        product = _product(jnp.concatenate([inputs, h], axis=-1), kernel.astype(self.dtype))
+        i, f, g, o = jnp.split(product + bias, 4, axis=-1)
         i, f, g, o = nn.sigmoid(i), nn.sigmoid(f), jnp.tanh(g), nn.sigmoid(o)
-        c = f * c + i * g
-        h = o * jnp.tanh(c)
-        return (c, h), (c, h, jnp.concatenate([i, f, g, o], axis=-1))
+        new_c = f * c + i * g
+        new_h = (o * jnp.tanh(new_c)).astype(self.dtype)
+        gates = jnp.concatenate([i, f, g, o], axis=-1).astype(self.dtype)
+        return (new_c, new_h), (new_h, c, h, gates)
+
+
+def _product(left: Array, right: Array) -> Array:
+    return jnp.matmul(left, right, preferred_element_type=jnp.float32)
 
 
 def _join(kernels: dict[str, Array]) -> Float[Array, "features_and_hidden gates"]:
@@ -82,57 +87,58 @@ def _join(kernels: dict[str, Array]) -> Float[Array, "features_and_hidden gates"
 
 
 def _scan(cell: nn.Module, inputs: Float[Array, "length batch features"]) -> Any:
-    zeros = jnp.zeros((inputs.shape[1], cell.features), inputs.dtype)
-    return cell((zeros, zeros), inputs)[1]
+    zeros = jnp.zeros((inputs.shape[1], cell.features))
+    return cell((zeros, zeros.astype(inputs.dtype)), inputs)[1]
 
 
 def _states(cell: nn.Module, inputs: Float[Array, "length batch features"]) -> Array:
-    return _scan(cell, inputs)[1]
+    return _scan(cell, inputs)[0]
 
 
 def _states_and_residuals(
     cell: nn.Module, inputs: Float[Array, "length batch features"]
 ) -> tuple[Array, Any]:
-    memory, states, gates = _scan(cell, inputs)
-    return states, (cell.variables["params"], inputs, memory, states, gates)
+    states, *residuals = _scan(cell, inputs)
+    return states, (cell.variables["params"], inputs, *residuals)
 
 
 def _gradients(residuals: Any, state_gradients: Array) -> tuple[Any, Array]:
-    """Backpropagation through time: two matrix products a step, all gates at once.
+    """Backpropagation through time: a step finds the gradient of its gates and of the state before.
 
-    Written out because JAX's transposed scan makes four products and recomputes or stores more.
+    Those of the inputs and kernels are single products over all steps, taken afterwards: JAX's
+    transposed scan would make four products a step and carry the kernels' sums along.
     """
-    params, inputs, memory, states, gates = residuals
-    features = inputs.shape[-1]
-    kernel = _join({name: leaf["kernel"] for name, leaf in params.items()}).astype(inputs.dtype)
+    params, inputs, memory, states, gates = residuals  # memory and states: before each step
+    dtype, features = inputs.dtype, inputs.shape[-1]
+    kernel = _join({name: leaf["kernel"] for name, leaf in params.items()}).astype(dtype)
 
-    def step_back(carry: Any, at: Any) -> Any:
-        dc, dh, kernel_sum, bias_sum = carry
-        x, c_before, h_before, c, gate, dstate = at
-        i, f, g, o = jnp.split(gate, 4, axis=-1)
-        tanh_c = jnp.tanh(c)
+    def step_back(carry: tuple[Array, Array], at: Any) -> Any:
+        dc, dh = carry
+        c, gate, dstate = at
+        i, f, g, o = jnp.split(gate.astype(jnp.float32), 4, axis=-1)
+        tanh_c = jnp.tanh(f * c + i * g)
         dh = dh + dstate
         dc = dc + dh * o * (1 - tanh_c * tanh_c)
-        di, df = dc * g * i * (1 - i), dc * c_before * f * (1 - f)
+        di, df = dc * g * i * (1 - i), dc * c * f * (1 - f)
         dg, do = dc * i * (1 - g * g), dh * tanh_c * o * (1 - o)
-        dgates = jnp.concatenate([di, df, dg, do], axis=-1)
-        dx, dh = jnp.split(dgates @ kernel.T, [features], axis=-1)
-        kernel_sum += jnp.matmul(
-            jnp.concatenate([x, h_before], axis=-1).T, dgates, preferred_element_type=jnp.float32
-        )
-        return (dc * f, dh, kernel_sum, bias_sum + jnp.sum(dgates, axis=0, dtype=jnp.float32)), dx
+        dgates = jnp.concatenate([di, df, dg, do], axis=-1).astype(dtype)
+        return (dc * f, _product(dgates, kernel[features:].T)), dgates
 
-    def shifted(values: Array) -> Array:  # what each step started from
-        return jnp.concatenate([jnp.zeros_like(values[:1]), values[:-1]])
-
-    zeros = jnp.zeros_like(states[0])
-    start = (zeros, zeros, jnp.zeros(kernel.shape), jnp.zeros(kernel.shape[1]))
-    steps = (inputs, shifted(memory), shifted(states), memory, gates, state_gradients)
-    (_, _, kernel_sum, bias_sum), input_gradients = jax.lax.scan(
-        step_back, start, steps, reverse=True
+    zeros = jnp.zeros(memory.shape[1:])
+    steps = memory, gates, state_gradients
+    dgates = jax.lax.scan(step_back, (zeros, zeros), steps, reverse=True)[1]
+    input_gradients = _product(dgates, kernel[:features].T).astype(dtype)
+    kernel_gradients = jnp.einsum(
+        "lbi,lbg->ig",
+        jnp.concatenate([inputs, states], axis=-1),
+        dgates,
+        preferred_element_type=jnp.float32,
     )
+    bias_gradients = jnp.sum(dgates, axis=(0, 1), dtype=jnp.float32)
     gradients = {}
-    parts = zip(GATES, jnp.split(kernel_sum, 4, axis=1), jnp.split(bias_sum, 4), strict=True)
+    parts = zip(
+        GATES, jnp.split(kernel_gradients, 4, axis=1), jnp.split(bias_gradients, 4), strict=True
+    )
     for gate, both_kernels, gate_bias in parts:
         gradients["i" + gate] = {"kernel": both_kernels[:features]}
         gradients["h" + gate] = {"kernel": both_kernels[features:], "bias": gate_bias}
