@@ -31,7 +31,7 @@ SMALL = [
     *("--config=configs/lstm.py:sample", "--config.log_every=1", "--config.checkpoint_every=4"),
     *("--config.data.max_length=24", "--config.data.length_buckets=(12,)"),
     *("--config.model.embedding_size=8", "--config.model.hidden_size=6"),
-    "--config.model.dense_size=5",
+    *("--config.model.dense_size=5", "--config.cpu_devices=1"),
 ]
 TRAINING = [*SMALL, "--config.epochs=8"]
 SWEEP = [

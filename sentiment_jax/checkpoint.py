@@ -14,6 +14,7 @@ from sentiment_jax import processes, writer
 from sentiment_jax.errors import DiskFull, InputError
 
 MANIFEST = "MANIFEST.json"
+UNFINISHED = "unfinished"  # the fault of a step that is being written
 LATEST_KEPT = 2
 
 
@@ -32,6 +33,8 @@ def _hashes(step_directory: Path) -> dict[str, str]:
 
 def _fault(step_directory: Path) -> str:
     """Says what is wrong with a finished checkpoint; empty when its manifest holds."""
+    if not (step_directory / MANIFEST).exists():
+        return "MANIFEST.json is missing"
     try:
         expected = writer.read_json(step_directory / MANIFEST)["files"]
     except (InputError, KeyError):
@@ -65,12 +68,13 @@ class Checkpoints:
         self.faults: dict[int, str] = {}
         self._manager: Any = None
         self._read_only = read_only
-        for step in steps_in(self.directory):
+        found = steps_in(self.directory)
+        for step in found:
             step_directory = self.directory / str(step)
-            if not (step_directory / MANIFEST).exists():
+            if step == found[-1] and not (step_directory / MANIFEST).exists():
                 # Killed between Orbax's last file and the manifest: never promised to anyone.
                 if read_only:
-                    self.faults[step] = "unfinished"
+                    self.faults[step] = UNFINISHED
                 else:
                     shutil.rmtree(step_directory)
             elif fault := _fault(step_directory):

@@ -97,6 +97,11 @@ def collect(directories: Sequence[Path]) -> list[Group]:
     for directory in directories:
         if not directory.is_dir():
             raise InputError(f"no directory {directory}: --workdir names sweeps and runs, A,B,...")
+        if (directory / study.FINAL).is_dir() and not (directory / study.PLAN_FILE).exists():
+            raise InputError(
+                f"{directory} is a sweep without its {study.PLAN_FILE}: run the sweep's command "
+                "again, which writes it"
+            )
         found = [directory]
         if not _is_ours(directory):
             found = sorted(path for path in directory.iterdir() if _is_ours(path))

@@ -228,8 +228,16 @@ def report_faults(checkpoints: checkpoint.Checkpoints) -> None:
     """Warns of checkpoints set aside.
 
     Raises:
-      RunError: every checkpoint is bad.
+      RunError: every checkpoint is bad, or the best one while later ones still count on it.
     """
+    if checkpoints.steps:
+        newest = checkpoints.restore(checkpoints.steps[-1])["bookkeeping"]
+        best = newest["best"]["step"] if newest["best"] else None
+        if best not in checkpoints.steps and (checkpoints.directory / f"{best}.corrupt").exists():
+            raise RunError(
+                f"the best checkpoint in {checkpoints.directory} (step {best}) is damaged, and "
+                "none from before it is left to go on from; --fresh starts over"
+            )
     if not checkpoints.faults:
         return
     listed = checkpoints.describe_faults()

@@ -185,7 +185,10 @@ def load_run(workdir: Path) -> TrainedModel:
     step = checkpoints.best_step()
     if (workdir / "result.json").exists():
         step = writer.read_json(workdir / "result.json")["best_step"]
-    if step in checkpoints.faults or (step is None and checkpoints.faults):
+        damaged = step in checkpoints.faults
+    else:  # any of them may be the best; what is being written at this moment is not damaged
+        damaged = any(fault != checkpoint.UNFINISHED for fault in checkpoints.faults.values())
+    if damaged or (step is None and checkpoints.faults):
         raise RunError(
             f"damaged checkpoints in {workdir} ({checkpoints.describe_faults()}); "
             "train again with --fresh"

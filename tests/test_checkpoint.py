@@ -98,12 +98,16 @@ def test_a_damaged_step_is_set_aside(filled, damage):
 
 
 def test_a_step_without_a_manifest_was_never_finished(filled):
-    (filled / "40" / checkpoint.MANIFEST).unlink()
     (filled / "77").mkdir()
+    assert Checkpoints(filled).steps == [10, 30, 40]
+    assert not (filled / "77").exists()
+    (filled / "40" / checkpoint.MANIFEST).unlink()
     checkpoints = Checkpoints(filled)
     assert checkpoints.steps == [10, 30]
     assert not checkpoints.faults
-    assert not (filled / "77").exists()
+    # But one older than the newest had been finished.
+    (filled / "10" / checkpoint.MANIFEST).unlink()
+    assert Checkpoints(filled).faults == {10: "MANIFEST.json is missing"}
 
 
 def test_read_only_touches_nothing(filled):

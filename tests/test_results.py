@@ -67,6 +67,11 @@ def test_a_half_written_plan(sweep_copy):
     assert "is not JSON" in refused(sweep_copy)
 
 
+def test_a_sweep_without_its_plan(sweep_copy):
+    (sweep_copy / "sweep.json").unlink()
+    assert "is a sweep without its sweep.json: run the sweep's command" in refused(sweep_copy)
+
+
 def test_predictions_of_the_other_split_are_noticed(run_copy):
     rows = (run_copy / "predictions.csv").read_text().splitlines()
     (run_copy / "predictions.csv").write_text("\n".join(rows[:13]) + "\n")

@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import runs
 
@@ -215,6 +216,29 @@ def test_every_checkpoint_bad_is_an_error(plain, small_config):
         task.load_run(plain)
     with pytest.raises(RunError, match="every checkpoint in .* is bad .*step 9.*--fresh"):
         train.train(small_config, plain)
+
+
+def test_the_best_checkpoint_lost_is_an_error_at_once(tmp_path):
+    """Later ones count on it, and would only find out when training has ended."""
+    checkpoints = checkpoint.Checkpoints(tmp_path)
+    for step, accuracy in ((3, 0.9), (6, 0.5), (9, 0.5)):
+        scores = {"accuracy": accuracy, "loss": 1.0}
+        weights = {"w": np.zeros(2, np.float32)}
+        checkpoints.save(step, weights, weights, {"best": {"step": 3}}, scores)
+    checkpoints.close()
+    resume.report_faults(checkpoint.Checkpoints(tmp_path))
+    (tmp_path / "3" / "MANIFEST.json").unlink()  # not the newest: no save that was interrupted
+    for _ in range(2):  # also when it has been set aside before
+        with pytest.raises(RunError, match=r"best checkpoint .*step 3\) is damaged.*--fresh"):
+            resume.report_faults(checkpoint.Checkpoints(tmp_path))
+    assert (tmp_path / "3.corrupt").is_dir()
+
+
+def test_an_unfinished_run_with_a_damaged_checkpoint_predicts_nothing(plain):
+    (plain / "result.json").unlink()
+    damage(plain, checkpoint.steps_in(plain / "checkpoints")[0])
+    with pytest.raises(RunError, match="damaged checkpoints"):
+        task.load_run(plain)
 
 
 def test_another_tokenizer_of_the_same_size_is_refused(plain, small_config):
