@@ -7,7 +7,7 @@ Numerics follow Hugging Face's PyTorch models. The embeddings' and every layer's
 import dataclasses
 import functools
 import math
-from typing import Any, Literal, cast
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -193,22 +193,17 @@ class SelfAttention(nn.Module):
             return projected.reshape(*source.shape[:2], config.num_attention_heads, -1)
 
         query, key, value = heads("query", queries), heads("key", hidden), heads("value", hidden)
-        if config.attention_dropout > 0 and not self.deterministic:
-            # jax.nn.dot_product_attention has no dropout
+        if config.attention == "cudnn":
+            context = jax.nn.dot_product_attention(
+                query, key, value, key_value_seq_lengths=lengths, implementation="cudnn"
+            )
+        else:  # jax.nn.dot_product_attention has no dropout, and is slower on the CPU
             scores = einsum("bqhd,bkhd->bhqk", query, key) / math.sqrt(query.shape[-1])
             mask = jnp.arange(hidden.shape[1]) < lengths[:, None]
             scores = jnp.where(mask[:, None, None, :], scores, jnp.finfo(jnp.float32).min)
             weights = nn.softmax(scores).astype(value.dtype)
-            weights = Dropout(config.attention_dropout, deterministic=False)(weights)
+            weights = Dropout(config.attention_dropout, self.deterministic)(weights)
             context = einsum("bhqk,bkhd->bqhd", weights, value).astype(value.dtype)
-        else:
-            context = jax.nn.dot_product_attention(
-                query,
-                key,
-                value,
-                key_value_seq_lengths=lengths,
-                implementation=cast(Literal["xla", "cudnn"], config.attention),
-            )
         return Dense(config, config.hidden_size, name="output")(context.reshape(queries.shape))
 
 
