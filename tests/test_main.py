@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from sentiment_jax import main
+from sentiment_jax import main, writer
 
 ROOT = Path(__file__).parent.parent
 
@@ -82,6 +82,12 @@ def test_an_unwritable_workdir_fails_before_data(tmp_path):
     (tmp_path / "file").write_text("")
     line = refused(SAMPLE, f"--workdir={tmp_path}/file", "--config.data.path=/nowhere")
     assert f"cannot write to --workdir={tmp_path}/file" in line
+
+
+def test_two_runs_in_one_workdir(tmp_path):
+    with writer.lock(tmp_path):
+        line = refused(SAMPLE, f"--workdir={tmp_path}")
+    assert f"in use by pid {os.getpid()} on " in line
 
 
 def test_a_batch_larger_than_the_data(tmp_path):
