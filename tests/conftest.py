@@ -26,6 +26,12 @@ from configs import lstm
 from sentiment_jax import evaluate, sweep, task, train, train_step
 
 
+def pytest_collection_modifyitems(items):
+    """The files with the slow tests first: of two workers, neither ends long after the other."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 def make_small_config():
     """An LSTM on a few dozen embedded reviews: a run takes seconds."""
     config = lstm.get_config("sample")
