@@ -224,20 +224,31 @@ def check_config(workdir: Path, config: ConfigDict, allow_changes: bool) -> list
     return changes
 
 
+def check_best(checkpoints: checkpoint.Checkpoints) -> None:
+    """Refuses to go on from a checkpoint that counts on a best one that was set aside.
+
+    Of several processes all must call it together: Orbax waits for all when it reads.
+
+    Raises:
+      RunError: the best checkpoint is lost.
+    """
+    if not checkpoints.steps:
+        return
+    best = checkpoints.restore(checkpoints.steps[-1])["bookkeeping"]["best"]
+    step = best["step"] if best else None
+    if step not in checkpoints.steps and (checkpoints.directory / f"{step}.corrupt").exists():
+        raise RunError(
+            f"the best checkpoint in {checkpoints.directory} (step {step}) is damaged, and "
+            "none from before it is left to go on from; --fresh starts over"
+        )
+
+
 def report_faults(checkpoints: checkpoint.Checkpoints) -> None:
     """Warns of checkpoints set aside.
 
     Raises:
-      RunError: every checkpoint is bad, or the best one while later ones still count on it.
+      RunError: every checkpoint is bad.
     """
-    if checkpoints.steps:
-        newest = checkpoints.restore(checkpoints.steps[-1])["bookkeeping"]
-        best = newest["best"]["step"] if newest["best"] else None
-        if best not in checkpoints.steps and (checkpoints.directory / f"{best}.corrupt").exists():
-            raise RunError(
-                f"the best checkpoint in {checkpoints.directory} (step {best}) is damaged, and "
-                "none from before it is left to go on from; --fresh starts over"
-            )
     if not checkpoints.faults:
         return
     listed = checkpoints.describe_faults()

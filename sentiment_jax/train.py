@@ -149,6 +149,8 @@ def _start(task: tasks.Task, workdir: Path, stop: Stop) -> tuple[Run, TrainState
     steps_per_epoch = math.ceil(len(task.encoded["train"]) / config.batch_size)
     with processes.in_turn():
         checkpoints = checkpoint.Checkpoints(workdir / "checkpoints")
+    resume.check_best(checkpoints)
+    with processes.in_turn():
         resume.report_faults(checkpoints)
     if checkpoints.steps:
         shapes = jax.eval_shape(

@@ -226,11 +226,11 @@ def test_the_best_checkpoint_lost_is_an_error_at_once(tmp_path):
         weights = {"w": np.zeros(2, np.float32)}
         checkpoints.save(step, weights, weights, {"best": {"step": 3}}, scores)
     checkpoints.close()
-    resume.report_faults(checkpoint.Checkpoints(tmp_path))
+    resume.check_best(checkpoint.Checkpoints(tmp_path))
     (tmp_path / "3" / "MANIFEST.json").unlink()  # not the newest: no save that was interrupted
     for _ in range(2):  # also when it has been set aside before
         with pytest.raises(RunError, match=r"best checkpoint .*step 3\) is damaged.*--fresh"):
-            resume.report_faults(checkpoint.Checkpoints(tmp_path))
+            resume.check_best(checkpoint.Checkpoints(tmp_path))
     assert (tmp_path / "3.corrupt").is_dir()
 
 
