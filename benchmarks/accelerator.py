@@ -7,7 +7,6 @@ lines that it leaves out. Random weights and token ids: time and memory do not d
 """
 
 import statistics
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ import numpy as np
 from absl import app, flags, logging
 from tqdm import tqdm
 
-from benchmarks.full_size import make_batch
+from benchmarks.synthetic import VOCABULARY, make_batch, timed
 from sentiment_jax import flops, task, writer
 from sentiment_jax.models.classifiers import build_model
 from sentiment_jax.optimizers import OptimizerConfig
@@ -25,18 +24,15 @@ from sentiment_jax.train_step import create_state, make_train_step
 
 OUTPUT = flags.DEFINE_string("output", "results/accelerator", "Folder of table.md and JSON.")
 ROUNDS = flags.DEFINE_integer("rounds", 10, "Timed steps after the first, which compiles.")
-VOCABULARY = 30522
 
 
 def median_seconds(step: Callable[..., Any], state: Any, *arguments: Any) -> float:
     """Of steps that each start from the state before."""
-    state, _ = jax.block_until_ready(step(state, *arguments))
     seconds = []
-    for _ in range(ROUNDS.value):
-        start = time.perf_counter()
-        state, _ = jax.block_until_ready(step(state, *arguments))
-        seconds.append(time.perf_counter() - start)
-    return statistics.median(seconds)
+    for _ in range(1 + ROUNDS.value):
+        (state, _), spent = timed(step, state, *arguments)
+        seconds.append(spent)
+    return statistics.median(seconds[1:])
 
 
 def encoder(length: int, batch_size: int, attention: str, small: bool) -> dict[str, Any]:

@@ -9,12 +9,12 @@ process, so that the peak is its own:
 import json
 import resource
 import statistics
-import time
 
 import jax
 import numpy as np
 from absl import app, flags
 
+from benchmarks.synthetic import VOCABULARY, make_batch, timed
 from sentiment_jax import task, writer
 from sentiment_jax.evaluate import make_eval_step
 from sentiment_jax.models.classifiers import build_model
@@ -28,25 +28,6 @@ STEPS = flags.DEFINE_integer("steps", 5, "Timed steps after the first, which com
 DTYPE = flags.DEFINE_enum("dtype", "float32", ("float32", "bfloat16"), "Of the computation.")
 SCAN = flags.DEFINE_bool("scan_layers", False, "One compiled layer.")
 REMAT = flags.DEFINE_bool("remat", False, "Recompute activations in the backward pass.")
-VOCABULARY = 30522
-
-
-def make_batch(seed: int, *shape: int) -> dict[str, np.ndarray]:
-    """A batch of random full-length reviews, `shape` rows by tokens."""
-    rng = np.random.default_rng(seed)
-    return {
-        "token_ids": rng.integers(1000, VOCABULARY, shape).astype(np.int32),
-        "lengths": np.full(shape[0], shape[1], np.int32),
-        "labels": rng.integers(0, 2, shape[0]).astype(np.int32),
-        "weights": np.ones(shape[0], np.float32),
-    }
-
-
-def timed(function, *arguments):
-    """Returns (result, seconds until it is there)."""
-    start = time.perf_counter()
-    result = jax.block_until_ready(function(*arguments))
-    return result, time.perf_counter() - start
 
 
 def checksum(params) -> list[float]:

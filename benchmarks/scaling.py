@@ -27,7 +27,6 @@ COUNTS = flags.DEFINE_multi_integer("devices", [1, 2, 4], "Device counts to try.
 SPLIT = flags.DEFINE_bool("split", False, "Inner use: shard_params.")
 WORKER = flags.DEFINE_bool("worker", False, "Inner use: measure with the devices that are here.")
 COLUMNS = ("devices", "shard_params", "step_seconds", "fastest", "slowest", "loss")
-VOCABULARY = 30522
 
 
 def measure(split: bool) -> dict[str, object]:
@@ -35,19 +34,14 @@ def measure(split: bool) -> dict[str, object]:
     import jax
     import numpy as np
 
+    from benchmarks.synthetic import VOCABULARY, make_batch
     from sentiment_jax import devices, task
     from sentiment_jax.models.classifiers import build_model
     from sentiment_jax.optimizers import OptimizerConfig
     from sentiment_jax.train_step import create_state, make_train_step
 
-    mesh, rng = devices.data_mesh(), np.random.default_rng(0)
-    shape = (BATCH_SIZE.value, LENGTH.value)
-    batch = {
-        "token_ids": rng.integers(1000, VOCABULARY, shape).astype(np.int32),
-        "lengths": np.full(shape[0], shape[1], np.int32),
-        "labels": rng.integers(0, 2, shape[0]).astype(np.int32),
-        "weights": np.ones(shape[0], np.float32),
-    }
+    mesh, shape = devices.data_mesh(), (BATCH_SIZE.value, LENGTH.value)
+    batch = make_batch(0, *shape)
     model = build_model({"name": MODEL.value, "dtype": "float32"}, vocab_size=VOCABULARY)
     optimizer = OptimizerConfig(name="adamw", weight_decay=0.01)
     step = make_train_step(model, optimizer, mesh if split else None)

@@ -1,0 +1,28 @@
+"""Random batches and a stopwatch for the benchmarks that need no reviews; defines no flags."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+
+VOCABULARY = 30522  # BERT's
+
+
+def make_batch(seed: int, *shape: int) -> dict[str, np.ndarray]:
+    """A batch of random full-length reviews, `shape` rows by tokens."""
+    rng = np.random.default_rng(seed)
+    return {
+        "token_ids": rng.integers(1000, VOCABULARY, shape).astype(np.int32),
+        "lengths": np.full(shape[0], shape[1], np.int32),
+        "labels": rng.integers(0, 2, shape[0]).astype(np.int32),
+        "weights": np.ones(shape[0], np.float32),
+    }
+
+
+def timed(function: Callable[..., Any], *arguments: Any) -> tuple[Any, float]:
+    """Returns (result, seconds until it is there)."""
+    start = time.perf_counter()
+    result = jax.block_until_ready(function(*arguments))
+    return result, time.perf_counter() - start
