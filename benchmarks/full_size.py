@@ -49,7 +49,7 @@ def main(_):
     step, rate = make_train_step(model, optimizer), np.float32(3e-5)
 
     def two_steps():
-        params = jax.jit(task.initializer(model))(jax.random.key(0))
+        params = task.initializer(model)(jax.random.key(0))
         state = create_state(params, optimizer, seed=0)
         del params
         (state, _), first = timed(step, state, make_batch(0, *shape), rate)
