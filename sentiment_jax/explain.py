@@ -92,8 +92,8 @@ def _functions(model: nn.Module) -> tuple[Callable[..., Any], Callable[..., Any]
 
         def record(next_function: Any, args: Any, kwargs: Any, context: Any) -> Any:
             output = next_function(*args, **kwargs)
-            if _is_word_embedding(context):
-                found.append(output)
+            if _is_word_embedding(context):  # asked again: the LSTM wants them by length, batch
+                found.append(next_function(token_ids))
             return output
 
         with nn.intercept_methods(record):
@@ -106,11 +106,13 @@ def _functions(model: nn.Module) -> tuple[Callable[..., Any], Callable[..., Any]
         embedded: Float[Array, "rows length embedding"],
         lengths: Int[Array, " 1"],
     ) -> Float[Array, " rows"]:
-        def substitute(next_function: Any, args: Any, kwargs: Any, context: Any) -> Any:
-            return embedded if _is_word_embedding(context) else next_function(*args, **kwargs)
+        rows, length, size = embedded.shape
+        table = embedded.reshape(-1, size)
+        ids = jnp.arange(rows * length).reshape(rows, length)  # of the table's rows
 
-        rows, length, _ = embedded.shape
-        ids = jnp.zeros((rows, length), jnp.int32)
+        def substitute(next_function: Any, args: Any, kwargs: Any, context: Any) -> Any:
+            return table[args[0]] if _is_word_embedding(context) else next_function(*args, **kwargs)
+
         with nn.intercept_methods(substitute):
             logits: Any = model.apply(
                 {"params": params}, ids, jnp.broadcast_to(lengths, rows), deterministic=True

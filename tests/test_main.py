@@ -148,13 +148,15 @@ def test_a_disk_that_fills_up_in_the_middle_of_a_write(monkeypatch, capsys, erro
         main.main(["main"])
 
 
-def test_starts_again_with_huge_pages_once(monkeypatch):
+def test_starts_again_with_malloc_tuned_once(monkeypatch):
     started = []
     monkeypatch.setattr(os, "execv", lambda *arguments: started.append(arguments))
     monkeypatch.setattr(sys, "platform", "linux")
     monkeypatch.setattr(os, "environ", {})
-    main.use_huge_pages()
+    main.tune_malloc()
     assert started == [(sys.executable, sys.orig_argv)]
-    assert os.environ["GLIBC_TUNABLES"] == "glibc.malloc.hugetlb=1"
-    main.use_huge_pages()
+    assert os.environ["GLIBC_TUNABLES"].startswith(
+        "glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=134217728:"
+    )
+    main.tune_malloc()
     assert len(started) == 1

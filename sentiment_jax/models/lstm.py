@@ -51,7 +51,7 @@ class LstmCell(nn.Module):
         carry: tuple[Float[Array, "batch hidden"], Float[Array, "batch hidden"]],
         inputs: Float[Array, "batch features"],
     ) -> Any:
-        """Returns the new (c, h), and: new h, old c, old h, the activated gates i, f, g, o."""
+        """Returns the new (c, h), and: new h, old c, the activated gates i, f, g, o."""
         c, h = carry
         initializers = {"i": nn.initializers.xavier_uniform(), "h": nn.initializers.orthogonal()}
         parameters: dict[str, Any] = {
@@ -72,8 +72,8 @@ class LstmCell(nn.Module):
         i, f, g, o = nn.sigmoid(i), nn.sigmoid(f), jnp.tanh(g), nn.sigmoid(o)
         new_c = f * c + i * g
         new_h = (o * jnp.tanh(new_c)).astype(self.dtype)
-        gates = jnp.concatenate([i, f, g, o], axis=-1).astype(self.dtype)
-        return (new_c, new_h), (new_h, c, h, gates)
+        gates = tuple(gate.astype(self.dtype) for gate in (i, f, g, o))
+        return (new_c, new_h), (new_h, c, gates)
 
 
 def _product(left: Array, right: Array) -> Array:
@@ -99,7 +99,7 @@ def _states_and_residuals(
     cell: nn.Module, inputs: Float[Array, "length batch features"]
 ) -> tuple[Array, Any]:
     states, *residuals = _scan(cell, inputs)
-    return states, (cell.variables["params"], inputs, *residuals)
+    return states, (cell.variables["params"], inputs, states, *residuals)
 
 
 def _gradients(residuals: Any, state_gradients: Array) -> tuple[Any, Array]:
@@ -108,30 +108,33 @@ def _gradients(residuals: Any, state_gradients: Array) -> tuple[Any, Array]:
     Those of the inputs and kernels are single products over all steps, taken afterwards: JAX's
     transposed scan would make four products a step and carry the kernels' sums along.
     """
-    params, inputs, memory, states, gates = residuals  # memory and states: before each step
+    params, inputs, states, memory, gates = residuals  # memory: before each step
     dtype, features = inputs.dtype, inputs.shape[-1]
     kernel = _join({name: leaf["kernel"] for name, leaf in params.items()}).astype(dtype)
+    # Turned round outside the scan: inside, XLA's CPU backend makes a float32 product of it.
+    to_inputs, to_states = kernel[:features].T, kernel[features:].T
 
     def step_back(carry: tuple[Array, Array], at: Any) -> Any:
         dc, dh = carry
-        c, gate, dstate = at
-        i, f, g, o = jnp.split(gate.astype(jnp.float32), 4, axis=-1)
+        c, gates, dstate = at
+        i, f, g, o = (gate.astype(jnp.float32) for gate in gates)
         tanh_c = jnp.tanh(f * c + i * g)
         dh = dh + dstate
         dc = dc + dh * o * (1 - tanh_c * tanh_c)
         di, df = dc * g * i * (1 - i), dc * c * f * (1 - f)
         dg, do = dc * i * (1 - g * g), dh * tanh_c * o * (1 - o)
         dgates = jnp.concatenate([di, df, dg, do], axis=-1).astype(dtype)
-        return (dc * f, _product(dgates, kernel[features:].T)), dgates
+        return (dc * f, _product(dgates, to_states)), dgates
 
     zeros = jnp.zeros(memory.shape[1:])
     steps = memory, gates, state_gradients
     dgates = jax.lax.scan(step_back, (zeros, zeros), steps, reverse=True)[1]
-    input_gradients = _product(dgates, kernel[:features].T).astype(dtype)
-    kernel_gradients = jnp.einsum(
-        "lbi,lbg->ig",
-        jnp.concatenate([inputs, states], axis=-1),
+    input_gradients = _product(dgates, to_inputs).astype(dtype)
+    before = jnp.concatenate([jnp.zeros_like(states[:1]), states[:-1]])
+    kernel_gradients = jnp.tensordot(
+        jnp.concatenate([inputs, before], axis=-1),
         dgates,
+        axes=((0, 1), (0, 1)),
         preferred_element_type=jnp.float32,
     )
     bias_gradients = jnp.sum(dgates, axis=(0, 1), dtype=jnp.float32)
@@ -219,9 +222,8 @@ class LstmClassifier(nn.Module):
             embedding_init=xavier,
             name="embedding",
         )
-        embedded = embed(token_ids)
-        embedded = Dropout(config.embedding_dropout, deterministic)(embedded)
-        embedded = jnp.swapaxes(embedded, 0, 1).astype(dtype)  # scans run along the first axis
+        embedded = embed(token_ids.T)  # scans run along the first axis
+        embedded = Dropout(config.embedding_dropout, deterministic)(embedded).astype(dtype)
         states = ScannedLstm(config.hidden_size, dtype, name="forward")(embedded)
         pooled = pool(states, lengths, config.pooling)
         if config.bidirectional:
