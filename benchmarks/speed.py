@@ -27,14 +27,16 @@ from tqdm import tqdm
 
 from configs import bert, lstm
 from sentiment_jax import config as configs
-from sentiment_jax import flops, task, writer
+from sentiment_jax import flops, malloc, task, writer
+from sentiment_jax.models.classifiers import build_model
 
 DATA_DIR = flags.DEFINE_string("data_dir", "", "The prepared TFDS folder; empty: its default.")
 SOURCE = flags.DEFINE_string("source", "tfds", "Reviews: tfds, or sample where there are none.")
 OUTPUT = flags.DEFINE_string("output", "results/speed", "Folder of table, JSON and plot.")
 ROUNDS = flags.DEFINE_integer("rounds", 7, "Timed passes of every contestant.")
 TORCH_PYTHON = flags.DEFINE_string("torch_python", sys.executable, "PyTorch's interpreter.")
-ONLY = flags.DEFINE_list("only", [], "Measure these parts alone: compare, length, batch, data.")
+PARTS = ["start", "compare", "length", "batch", "data"]
+ONLY = flags.DEFINE_list("only", PARTS, "Measure these parts alone.")
 SCALE = flags.DEFINE_float("scale", 1.0, "Share of the reviews to use: less for a quick look.")
 
 MINILM = {  # all-MiniLM-L6-v2's sizes
@@ -56,7 +58,7 @@ class Contestant:
         """Starts it and waits until its first pass is over."""
         python = sys.executable if side == "jax" else TORCH_PYTHON.value
         # main.py gives itself the same; both sides gain by it.
-        environment = {**os.environ, "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
+        environment = {**os.environ, "GLIBC_TUNABLES": malloc.TUNABLES}
         self.process = subprocess.Popen(
             [python, "-m", f"benchmarks.speed_{side}"],
             stdin=subprocess.PIPE,
@@ -105,6 +107,36 @@ def compare(job: dict[str, Any], sides=SIDES) -> list[dict[str, Any]]:
     ]
 
 
+def first_step(cache: Path, workdir: Path) -> float:
+    """Seconds from the start of the sample LSTM's command to the record of its first step."""
+    command = ["-m", "sentiment_jax.main", "--config=configs/lstm.py:sample"]
+    start = time.perf_counter()
+    process = subprocess.Popen(
+        [sys.executable, *command, "--config.log_every=1", f"--workdir={workdir}"],
+        env={**os.environ, "XDG_CACHE_HOME": str(cache)},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    log = workdir / "metrics.jsonl"
+    while not (log.exists() and log.stat().st_size):
+        if process.poll() is not None:
+            raise RuntimeError("the sample run ended before its first step")
+        time.sleep(0.01)
+    seconds = time.perf_counter() - start
+    process.kill()
+    process.wait()
+    return seconds
+
+
+def first_steps(folder: Path) -> dict[str, Any]:
+    """Seconds to the first step, with no compilation cache and with the one that this leaves."""
+    times: dict[str, list[float]] = {"cold": [], "warm": []}
+    for round_ in tqdm(range(ROUNDS.value), f"{'first step':32}", mininterval=1):
+        for name in times:
+            times[name].append(first_step(folder / f"cache{round_}", folder / f"{name}{round_}"))
+    return {name: statistics.median(seconds) for name, seconds in times.items()}
+
+
 class Reviews:
     """Encoded reviews of one model, to cut samples from."""
 
@@ -149,7 +181,7 @@ def comparisons(encoder: Reviews, recurrent: Reviews, long: Reviews) -> list[dic
     lstm_job = {"model": LSTM, "optimizer": "adam"}
     return [
         encoder.job("encoder, training", "train", 128, batch_size=32, mode="train", **bert_job),
-        encoder.job("encoder, inference", "test", 512, batch_size=64, mode="infer", **bert_job),
+        encoder.job("encoder, inference", "test", 512, batch_size=16, mode="infer", **bert_job),
         recurrent.job("LSTM, training", "train", 2048, batch_size=256, mode="train", **lstm_job),
         recurrent.job("LSTM, inference", "test", 4096, batch_size=512, mode="infer", **lstm_job),
         long.job("encoder 512, training", "train", 8, 512, batch_size=8, mode="train", **bert_job),
@@ -160,9 +192,14 @@ def growth(encoder: Reviews, long: Reviews, recurrent: Reviews) -> dict[str, lis
     """Jobs that differ in one thing, by name of that thing."""
     bert_job = {"model": MINILM, "optimizer": "adamw", "mode": "train"}
     lstm_job = {"model": LSTM, "optimizer": "adam", "mode": "train"}
+    model = build_model(MINILM, vocab_size=long.task.tokenizer.get_vocab_size())
     return {
         "length": [
-            {**long.job(str(n), "train", 16, n, batch_size=8, **bert_job), "at": n}
+            {
+                **long.job(str(n), "train", 16, n, batch_size=8, **bert_job),
+                "at": n,
+                "flops": flops.training_flops(model, 1, n),
+            }
             for n in (64, 128, 256, 512)
         ],
         "batch": [
@@ -181,7 +218,7 @@ def main(_: list[str]) -> None:
     logging.set_verbosity(logging.WARNING)
     from benchmarks import speed_report
 
-    start, wanted = time.perf_counter(), set(ONLY.value or ["compare", "length", "batch", "data"])
+    start, wanted = time.perf_counter(), set(ONLY.value)
     short, words, far = bert.get_config(), lstm.get_config(), bert.get_config()
     for config, length in ((short, 128), (far, 512)):
         config.model.pretrained, config.data.max_length = "", length
@@ -190,6 +227,9 @@ def main(_: list[str]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         encoder, recurrent, long = (Reviews(c, Path(folder)) for c in (short, words, far))
         found: dict[str, Any] = {"compare": [], "environment": writer.environment()}
+        if "start" in wanted:
+            with tempfile.TemporaryDirectory() as runs:
+                found["start"] = first_steps(Path(runs))
         if "compare" in wanted:
             for job in comparisons(encoder, recurrent, long):
                 found["compare"] += compare(job)
@@ -198,7 +238,9 @@ def main(_: list[str]) -> None:
                 dtype = "float32" if name == "data" else "bfloat16"
                 sides = (("jax", dtype), ("torch", dtype))
                 found[name] = [
-                    {**row, "at": job["at"]} for job in jobs for row in compare(job, sides)
+                    {**row, **{key: job[key] for key in ("at", "flops") if key in job}}
+                    for job in jobs
+                    for row in compare(job, sides)
                 ]
     for dtype in ("float32", "bfloat16"):
         found[f"matmul_{dtype}"] = flops.matmul_rate(dtype)

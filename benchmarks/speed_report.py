@@ -37,7 +37,10 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 
 def plot(found: dict[str, Any], path: Path) -> None:
-    """Seconds per example against length and batch, seconds per pass against the data."""
+    """Seconds per example against length and batch, seconds per pass against the data.
+
+    Dashed: what our first point would grow to with the FLOPs of a review, and with the reviews.
+    """
     from matplotlib.figure import Figure
 
     wanted = [
@@ -54,6 +57,11 @@ def plot(found: dict[str, Any], path: Path) -> None:
             y = [at * s for at, s in zip(x, each, strict=True)] if name == "data" else each
             scale = 1 if name == "data" else 1e3
             axes.plot(x, [scale * value for value in y], "o-", color=color, label=NAMES[side])
+            costs = [row.get("flops", row["at"]) for row in rows]
+            if side == "jax" and rows and name != "batch":
+                floor = [scale * y[0] * cost / costs[0] for cost in costs]
+                label = "as the FLOPs" if name == "length" else "linear"
+                axes.plot(x, floor, "--", color="tab:gray", label=label, zorder=0)
         axes.set(xlabel=x_label, ylabel=y_label, xlim=(0, None), ylim=(0, None))
         axes.spines[["top", "right"]].set_visible(False)
         axes.legend(frameon=False)
@@ -64,6 +72,9 @@ def write(found: dict[str, Any], folder: Path) -> None:
     """Writes table.md, speed.json and speed.png."""
     folder.mkdir(parents=True, exist_ok=True)
     writer.write_json(folder / "speed.json", found)
+    if "start" in found:
+        cold, warm = found["start"]["cold"], found["start"]["warm"]
+        print(f"first step after {cold:.1f} s, with a full compilation cache {warm:.1f} s")
     if found["compare"]:
         (folder / "table.md").write_text(table(found["compare"]), encoding="utf-8")
         print(table(found["compare"]))

@@ -17,7 +17,7 @@ from typing import Any
 from absl import flags, logging
 from ml_collections import config_flags
 
-from sentiment_jax import processes
+from sentiment_jax import malloc, processes
 from sentiment_jax.errors import InputError, Interrupted, RunError
 
 MODES = ("train", "evaluate", "predict", "export", "sweep", "report")
@@ -268,22 +268,6 @@ def _fail(message: Any, code: int) -> int:
     return processes.leave(code)
 
 
-# Huge pages; blocks below 128 MiB are kept, for all threads alike, when they are freed.
-MALLOC = {"hugetlb": 1, "mmap_threshold": 2**27, "trim_threshold": 2**33, "arena_max": 1}
-
-
-def tune_malloc() -> None:
-    """Starts this process again with MALLOC: a fifth to two fifths off a training step on the CPU.
-
-    A step fills hundreds of megabytes, and with glibc's defaults they are fresh small pages every
-    time, whose faults take a good part of it. glibc reads its settings at the start of a process
-    only; set GLIBC_TUNABLES yourself, to anything, to be left alone.
-    """
-    if sys.platform == "linux" and "GLIBC_TUNABLES" not in os.environ:
-        os.environ["GLIBC_TUNABLES"] = ":".join(f"glibc.malloc.{k}={v}" for k, v in MALLOC.items())
-        os.execv(sys.executable, sys.orig_argv)
-
-
 if __name__ == "__main__":
-    tune_malloc()
+    malloc.tune()
     sys.exit(main())

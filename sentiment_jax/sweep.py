@@ -8,7 +8,6 @@ import contextlib
 import dataclasses
 import errno
 import os
-import shlex
 import subprocess
 import sys
 import time
@@ -124,7 +123,7 @@ def _join(directory: Path, plan: Plan, prepare: Callable[..., tasks.Task]) -> Pl
             f"batch_size={largest} is larger than the {reviews} training reviews; use at most "
             f"{reviews} (--sweep_batch_size)"
         )
-    command = shlex.join(["python", "-m", "sentiment_jax.main", *sys.argv[1:]])
+    command = writer.command_line()
     plan = dataclasses.replace(plan, data_hash=task.facts["data_hash"], command=command)
     if not path.exists():
         mine = path.with_name(f".{path.name}.{os.getpid()}.new")

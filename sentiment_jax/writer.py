@@ -143,6 +143,11 @@ def lock(workdir: Path) -> Iterator[None]:
         yield
 
 
+def command_line() -> str:
+    """The command that started this process, for a person to repeat."""
+    return shlex.join(["python", *sys.orig_argv[1:]])
+
+
 def environment() -> dict[str, Any]:
     """Versions, devices, machine, git revision and command line, for env.json."""
     import jax
@@ -166,7 +171,7 @@ def environment() -> dict[str, Any]:
         "devices": [f"{device.platform}: {device.device_kind}" for device in devices],
         "machine": f"{_processor()}, {os.cpu_count()} cores",
         "git_revision": revision,
-        "command": shlex.join(["python", "-m", "sentiment_jax.main", *sys.argv[1:]]),
+        "command": command_line(),
         "started": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
     }
 

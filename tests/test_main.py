@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from sentiment_jax import main, writer
+from sentiment_jax import main, malloc, writer
 
 ROOT = Path(__file__).parent.parent
 
@@ -153,10 +153,8 @@ def test_starts_again_with_malloc_tuned_once(monkeypatch):
     monkeypatch.setattr(os, "execv", lambda *arguments: started.append(arguments))
     monkeypatch.setattr(sys, "platform", "linux")
     monkeypatch.setattr(os, "environ", {})
-    main.tune_malloc()
+    malloc.tune()
     assert started == [(sys.executable, sys.orig_argv)]
-    assert os.environ["GLIBC_TUNABLES"].startswith(
-        "glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=134217728:"
-    )
-    main.tune_malloc()
+    assert os.environ["GLIBC_TUNABLES"].startswith("glibc.malloc.hugetlb=1:")
+    malloc.tune()
     assert len(started) == 1
