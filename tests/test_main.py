@@ -155,6 +155,9 @@ def test_starts_again_with_malloc_tuned_once(monkeypatch):
     monkeypatch.setattr(os, "environ", {})
     malloc.tune()
     assert started == [(sys.executable, sys.orig_argv)]
-    assert os.environ["GLIBC_TUNABLES"].startswith("glibc.malloc.hugetlb=1:")
+    assert os.environ["GLIBC_TUNABLES"] == (
+        "glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=134217728:"
+        "glibc.malloc.trim_threshold=8589934592:glibc.malloc.arena_max=1"
+    )
     malloc.tune()
     assert len(started) == 1
