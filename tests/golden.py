@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
-from sentiment_jax import pretrained
+from sentiment_jax import pretrained, task
 from sentiment_jax.models import classifiers
 
 FIXTURES = Path(__file__).parent / "fixtures"
@@ -41,6 +41,15 @@ def init(model, key):
     """Fresh parameters."""
     ids, lengths = jnp.zeros((1, 4), jnp.int32), jnp.ones(1, jnp.int32)
     return model.init(key, ids, lengths, deterministic=True)["params"]
+
+
+def random(model, scale=0.3, seed=0):
+    """Normal parameters, biases too: a forgotten one shows. Nothing is compiled for them."""
+    rng = np.random.default_rng(seed)
+    return jax.tree.map(
+        lambda leaf: jnp.asarray(scale * rng.normal(size=leaf.shape), leaf.dtype),
+        task.abstract_params(model),
+    )
 
 
 def fill(model, value):

@@ -14,7 +14,7 @@ SIZE = 64 * 128 * 96
 
 
 def mask(seed, rate, shape=SHAPE):
-    return np.asarray(keep_mask(jax.random.key(seed), rate, shape))
+    return np.asarray(keep_mask(jax.random.fold_in(jax.random.key(0), seed), rate, shape))
 
 
 @pytest.mark.parametrize("rate", [0.1, 0.3, 0.5, 0.9])
@@ -64,8 +64,8 @@ def test_equals_a_plain_loop():
         x = (x ^ x >> 15) * 0xD35A2D97 & word
         return x ^ x >> 15
 
-    key = jax.random.key(5)
-    first, second = map(int, jax.random.bits(key, (2,), jnp.uint32))
+    key = jax.random.fold_in(jax.random.key(5), 1)
+    first, second = map(int, jax.random.key_data(key))
     hashes = [mix(mix(index ^ first) + second & word) for index in range(30)]
     assert len(set(hashes)) == 30
     expected = np.array([value >= 0.25 * 2**32 for value in hashes]).reshape(2, 3, 5)

@@ -1,3 +1,4 @@
+import golden
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -26,7 +27,7 @@ def encoded():
 
 @pytest.fixture(scope="module")
 def params():
-    return MODEL.init(jax.random.key(0), jnp.ones((1, 5), int), jnp.ones(1, int))["params"]
+    return golden.random(MODEL)
 
 
 @pytest.fixture(scope="module")

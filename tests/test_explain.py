@@ -4,6 +4,7 @@ import dataclasses
 import re
 
 import flax.linen as nn
+import golden
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -33,12 +34,6 @@ MODELS = {
 }
 
 
-def make_params(model, scale):
-    """Weights large enough to saturate gates: a hard integral, far from a linear one."""
-    params = task.initializer(model)(jax.random.key(1))
-    return jax.tree.map(lambda leaf: scale * leaf if leaf.ndim > 1 else leaf, params)
-
-
 def make_run(texts, model_settings, tokenizer, **data):
     """A TrainedModel around random weights."""
     import conftest
@@ -50,28 +45,29 @@ def make_run(texts, model_settings, tokenizer, **data):
         config.model.to_dict(), vocab_size=tokenizer.get_vocab_size()
     )
     return task.TrainedModel(
-        config, tokenizer, model, make_params(model, 2), task.devices.data_mesh(), 0
+        config, tokenizer, model, golden.random(model, 0.5, seed=1), task.devices.data_mesh(), 0
     )
 
 
 @pytest.mark.parametrize("name", MODELS)
 def test_attributions_sum_to_the_difference_of_the_logits(name):
     model = MODELS[name]
-    params = make_params(model, 3 if name.startswith("lstm") else 40)
+    params = golden.random(model, 1.0)  # saturates gates: a hard integral, far from a linear one
     attributions, whole, empty = explain.attribute(model, params, TOKENS, 16)
     assert attributions.shape == (len(TOKENS),)
     difference = whole - empty
     assert abs(difference) > 0.05, "no difference, nothing shown"
     assert abs(attributions.sum() - difference) <= 0.01 * abs(difference)
     # The endpoints are the model's own: its logits, and those of zero vectors.
-    ids = jnp.zeros((1, 16), jnp.int32).at[0, : len(TOKENS)].set(jnp.array(TOKENS))
-    lengths = jnp.array([len(TOKENS)])
-    logits = model.apply({"params": params}, ids, lengths, deterministic=True)[0]
+    ids = np.zeros((1, 16), np.int32)
+    ids[0, : len(TOKENS)] = TOKENS
+    batch = {"token_ids": ids, "lengths": np.array([len(TOKENS)])}
+    logits = golden.logits(model, params, batch)[0]
     np.testing.assert_allclose(whole, logits[1] - logits[0], atol=1e-5)
     table = next(k for k in ("embedding", "embeddings") if k in params)
     words = params[table] if table == "embedding" else params[table]["word_embeddings"]
     words["embedding"] = jnp.zeros_like(words["embedding"])
-    logits = model.apply({"params": params}, ids, lengths, deterministic=True)[0]
+    logits = golden.logits(model, params, batch)[0]
     np.testing.assert_allclose(empty, logits[1] - logits[0], atol=1e-5)
 
 
@@ -104,7 +100,7 @@ def test_a_linear_models_attributions_are_its_terms():
 
 @pytest.mark.parametrize("name", MODELS)
 def test_padding_changes_nothing(name):
-    model, params = MODELS[name], make_params(MODELS[name], 3)
+    model, params = MODELS[name], golden.random(MODELS[name])
     short, *_ = explain.attribute(model, params, TOKENS, 16)
     long, *_ = explain.attribute(model, params, TOKENS, 24)
     np.testing.assert_allclose(short, long, atol=1e-4)
@@ -131,6 +127,7 @@ def test_the_words_are_those_that_were_read(kind, truncation, max_length):
     trained = make_run(TRAINING, settings, tokenizer, max_length=max_length, truncation=truncation)
     explanation = explain.explain(trained, TEXT)
     assert explanation.complete
+    assert explanation.log_odds != explanation.empty_log_odds
     assert explanation.text == splits.normalize_text(TEXT)
     words = [explanation.text[w.start : w.end] for w in explanation.words]
     # What the ids say, against what the places in the text say.

@@ -131,7 +131,7 @@ def test_two_processes_train_as_one_does(alone, tmp_path):
 @pytest.mark.slow
 def test_sigterm_to_one_stops_both_at_the_same_step(tmp_path):
     workdir = tmp_path / "pair"
-    pair = start_pair(workdir, epochs=2000, checkpoint_every=100000)
+    pair = start_pair(workdir, **runs.LONGER | {"epochs": 2000, "checkpoint_every": 100000})
     wait_for_steps(workdir, pair, 4)
     pair[1].send_signal(signal.SIGTERM)
     first, second = ends(pair, [143, 143])
@@ -141,22 +141,23 @@ def test_sigterm_to_one_stops_both_at_the_same_step(tmp_path):
     saved = checkpoint.Checkpoints(workdir / "checkpoints", read_only=True)
     assert (saved.steps[-1], saved.faults) == (int(step), {})
     # One process goes on where two stopped; each step is logged once.
+    epoch = runs.STEPS // runs.LONGER["epochs"]
     config = make_small_config()
-    config.log_every, config.epochs = 1, int(step) // 3 + 1
+    config.update_from_flattened_dict({**runs.LONGER, "epochs": int(step) // epoch + 1})
     train.train(config, workdir, allow_changes=True)
     steps = [
         record["step"]
         for record in writer.read_metrics(workdir / "metrics.jsonl")
         if record["split"] == "train"
     ]
-    assert steps == list(range(1, 3 * config.epochs + 1))
+    assert steps == list(range(1, epoch * config.epochs + 1))
 
 
 @pytest.mark.slow
 def test_sigkill_to_one_ends_the_other(tmp_path):
     workdir = tmp_path / "pair"
-    pair = start_pair(workdir, "--lost_after=5", epochs=2000)
-    wait_for_steps(workdir, pair, 5)  # three steps, their validation, and on: one is saved
+    pair = start_pair(workdir, "--lost_after=5", **runs.LONGER | {"epochs": 2000})
+    wait_for_steps(workdir, pair, 15)  # an epoch's steps, their validation, and on: one is saved
     pair[1].kill()
     killed = time.monotonic()
     survivor, _ = ends(pair, [1, -signal.SIGKILL])

@@ -1,8 +1,10 @@
+import golden
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from sentiment_jax import task
 from sentiment_jax.models.lstm import LstmClassifier, LstmConfig
 from sentiment_jax.optimizers import OptimizerConfig
 from sentiment_jax.train_step import create_state, make_train_step
@@ -22,9 +24,7 @@ def make_batch(rows=16, length=6, seed=0):
 
 
 def make_state(optimizer, model=MODEL, seed=0):
-    batch = make_batch()
-    params = model.init(jax.random.key(3), batch["token_ids"], batch["lengths"])["params"]
-    return create_state(params, optimizer, seed)
+    return create_state(golden.random(model), optimizer, seed)
 
 
 def take(optimizer, batch, steps, rate, model=MODEL, seed=0):
@@ -122,8 +122,10 @@ def test_golden_step():
     """One sgd step on fixed numbers: any silent change of loss, gradient or update shows."""
     model = LstmClassifier(LstmConfig(vocab_size=40, embedding_size=8, output_dropout=0.0))
     batch = make_batch()
-    params = model.init(jax.random.key(3), batch["token_ids"], batch["lengths"])["params"]
-    params = jax.tree.map(lambda leaf: jnp.sin(jnp.arange(leaf.size)).reshape(leaf.shape), params)
+    params = jax.tree.map(
+        lambda leaf: jnp.asarray(np.sin(np.arange(leaf.size)).reshape(leaf.shape), leaf.dtype),
+        task.abstract_params(model),
+    )
     state = create_state(params, OptimizerConfig(name="sgd"), 0)
     step = make_train_step(model, OptimizerConfig(name="sgd"))
     metrics = {name: float(value) for name, value in step(state, batch, np.float32(0.1))[1].items()}

@@ -1,8 +1,8 @@
 """Dropout whose masks cost a few integer operations an element.
 
 flax's own draws 32 bits an element from JAX's generators, which took half of a training step on the
-CPU. Here a hash of the element's index, keyed by two words from JAX's generator, decides: the mask
-depends on nothing but key and shape, and XLA fuses it into what it is multiplied with.
+CPU. Here a hash of the element's index, keyed by two words of a JAX key, decides: the mask depends
+on nothing but key and shape, and XLA fuses it into what it is multiplied with.
 """
 
 import flax.linen as nn
@@ -26,11 +26,11 @@ def keep_mask(key: Array, rate: float, shape: tuple[int, ...]) -> Bool[Array, ".
     """True with probability 1 - rate, independently (as far as a hash can be), for every element.
 
     Args:
-      key: a JAX key.
+      key: a JAX key made by fold_in or split, for its data are used as they are.
       rate: probability of False, at least 0 and below 1; met to 2**-32.
       shape: of the mask; at most 2**32 elements.
     """
-    first, second = jax.random.bits(key, (2,), jnp.uint32)
+    first, second = jax.random.key_data(key)[:2]
     index = jnp.zeros(shape, jnp.uint32)
     for axis, size in enumerate(shape):
         index = index * jnp.uint32(size) + jax.lax.broadcasted_iota(jnp.uint32, shape, axis)
