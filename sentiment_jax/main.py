@@ -143,6 +143,7 @@ def _start(config: Any, place: processes.Place | None) -> None:
     """Starts JAX: its devices, its cache, and the other processes where there are any."""
     from sentiment_jax import devices
 
+    devices.use_wide_vectors()
     if place is not None:
         processes.connect(place, LOST_AFTER.value)
     elif config is not None and "cpu_devices" in config:

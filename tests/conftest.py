@@ -23,7 +23,9 @@ import runs
 import sweeping
 
 from configs import lstm
-from sentiment_jax import evaluate, sweep, task, train, train_step
+from sentiment_jax import devices, evaluate, sweep, task, train, train_step
+
+devices.use_wide_vectors()  # as main does: bitwise the same runs in a process of their own
 
 
 def pytest_collection_modifyitems(items):

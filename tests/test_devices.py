@@ -108,6 +108,16 @@ def test_a_split_run_goes_on_whole_on_one_device(folder, tmp_path):
     assert_rounding_apart(tmp_path / "one", tmp_path / "split", runs.STEPS * 3 // 2)
 
 
+def test_wide_vectors_unless_the_user_says_otherwise(monkeypatch):
+    monkeypatch.setenv("XLA_FLAGS", "--xla_dump_to=x")
+    devices.use_wide_vectors()
+    devices.use_wide_vectors()
+    assert os.environ["XLA_FLAGS"] == "--xla_dump_to=x --xla_cpu_prefer_vector_width=512"
+    monkeypatch.setenv("XLA_FLAGS", "--xla_cpu_prefer_vector_width=128")
+    devices.use_wide_vectors()
+    assert os.environ["XLA_FLAGS"] == "--xla_cpu_prefer_vector_width=128"
+
+
 @pytest.mark.parametrize(
     ("shape", "axis"),
     [((8, 12), 1), ((12, 8), 0), ((8, 13), 0), ((8, 8), 0), ((7,), None), ((0,), None), ((), None)],

@@ -1,6 +1,7 @@
 """The encoder against PyTorch's numbers; masking, dropout and precision."""
 
 import collections
+import statistics
 
 import golden
 import jax
@@ -180,6 +181,19 @@ def test_einsum_and_its_gradients_equal_jax(spec):
     theirs, expected = jax.vjp(lambda x, y: jnp.einsum(spec, x, y), left, right)
     for x, y in zip((ours, *pullback(cotangent)), (theirs, *expected(cotangent)), strict=True):
         np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(("dtype", "rounding"), [("float32", 4e-7), ("bfloat16", 2**-8)])
+def test_gelu_is_x_times_the_normal_distribution(dtype, rounding):
+    x = jnp.linspace(-6, 6, 241).astype(dtype)
+    normal, values = statistics.NormalDist(), x.astype(float).tolist()
+    exact = [v * normal.cdf(v) for v in values]
+    actual = encoder.gelu(x)
+    assert actual.dtype == x.dtype
+    np.testing.assert_allclose(actual.astype(float), exact, rtol=rounding, atol=1e-6)
+    slopes = jax.vmap(jax.grad(lambda v: encoder.gelu(v).astype(jnp.float32)))(x)
+    exact = [normal.cdf(v) + v * normal.pdf(v) for v in values]
+    np.testing.assert_allclose(slopes.astype(float), exact, rtol=rounding, atol=1e-6)
 
 
 def test_initial_weights_are_hugging_faces():
