@@ -175,7 +175,7 @@ def evaluate_run(workdir: Path, split: str) -> dict[str, Any]:
       InputError: no run directory, or the data are not those of the run.
     """
     trained = tasks.load_run(workdir)
-    task = tasks.prepare(trained.config, trained.tokenizer)
+    task = tasks.prepare(trained.config, trained.tokenizer, only=split)
     tasks.check_same_data(workdir, task.facts)
     scores = score(task, workdir, trained.params, split, trained.mesh).summary()
     print_scores(split, scores, f"step {trained.step}")

@@ -55,15 +55,18 @@ def make_tokenizer(config: ConfigDict, corpus: data.Corpus) -> Any:
     return tokenizers.train_wordpiece(texts, vocabulary_size=config.data.vocabulary_size)
 
 
-def prepare(config: ConfigDict, tokenizer: Any = None) -> Task:
+def prepare(config: ConfigDict, tokenizer: Any = None, only: str | None = None) -> Task:
     """Reads and encodes the reviews and builds the model.
 
     Args:
       config: resolved.
       tokenizer: a finished run's; None makes the config's.
+      only: the one split to encode; the others are read for the data hash and dropped.
     """
     data_config = DataConfig(**config.data.to_dict())
     corpus = data.load_corpus(data_config)
+    if only is not None:
+        corpus = dataclasses.replace(corpus, splits={only: corpus.splits[only]})
     if tokenizer is None:
         tokenizer = make_tokenizer(config, corpus)
     model = classifiers.build_model(config.model.to_dict(), vocab_size=tokenizer.get_vocab_size())

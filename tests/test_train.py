@@ -47,9 +47,11 @@ def test_the_run_directory_keeps_its_contract(plain, small_config):
     assert (plain / "curves.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_evaluate_gives_the_same_digits(plain):
+def test_evaluate_gives_the_same_digits_and_encodes_no_other_split(plain, tmp_path, monkeypatch):
     result = writer.read_json(plain / "result.json")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     assert finish.evaluate_run(plain, "test") == result["test"]
+    assert len(list(tmp_path.glob("cache/sentiment_jax/*.npz"))) == 1
     assert finish.evaluate_run(plain, "val") == result["val"]
 
 
