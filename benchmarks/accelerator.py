@@ -17,7 +17,7 @@ from absl import app, flags, logging
 from tqdm import tqdm
 
 from benchmarks.synthetic import VOCABULARY, make_batch, timed
-from sentiment_jax import flops, task, writer
+from sentiment_jax import devices, flops, task, writer
 from sentiment_jax.models.classifiers import build_model
 from sentiment_jax.optimizers import OptimizerConfig
 from sentiment_jax.train_step import create_state, make_train_step
@@ -78,6 +78,7 @@ def together(count: int, length: int, batch_size: int) -> dict[str, Any]:
 
 def main(_: list[str]) -> None:
     """Measures, prints, and writes table.md and accelerator.json."""
+    devices.use_wide_vectors()
     logging.set_verbosity(logging.WARNING)
     small = jax.default_backend() == "cpu"
     shapes = ((16, 8), (32, 4)) if small else ((128, 64), (512, 16))

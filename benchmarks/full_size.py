@@ -15,7 +15,7 @@ import numpy as np
 from absl import app, flags
 
 from benchmarks.synthetic import VOCABULARY, make_batch, timed
-from sentiment_jax import task, writer
+from sentiment_jax import devices, task, writer
 from sentiment_jax.evaluate import make_eval_step
 from sentiment_jax.models.classifiers import build_model
 from sentiment_jax.optimizers import OptimizerConfig
@@ -37,6 +37,7 @@ def checksum(params) -> list[float]:
 
 def main(_):
     """Measures and prints one JSON object."""
+    devices.use_wide_vectors()
     settings = {
         "name": MODEL.value,
         "dtype": DTYPE.value,

@@ -40,6 +40,7 @@ def measure(split: bool) -> dict[str, object]:
     from sentiment_jax.optimizers import OptimizerConfig
     from sentiment_jax.train_step import create_state, make_train_step
 
+    devices.use_wide_vectors()
     mesh, shape = devices.data_mesh(), (BATCH_SIZE.value, LENGTH.value)
     batch = make_batch(0, *shape)
     model = build_model({"name": MODEL.value, "dtype": "float32"}, vocab_size=VOCABULARY)

@@ -4,9 +4,9 @@
     python -m benchmarks.speed --data_dir=DATA_DIR --output=results/speed
 
 Each contestant is a process of its own that compiles (or warms up) first; then they take turns,
-one pass over the reviews each, `--rounds` times. Weights are random, lengths those of real reviews
-(WordPiece and words, cut at `max_length`). `--torch_python` names another interpreter for PyTorch's
-side, where one Python does not have both.
+`--rounds` times: two passes over the reviews each, the second timed. Weights are random, lengths
+those of real reviews (WordPiece and words, cut at `max_length`). `--torch_python` names another
+interpreter for PyTorch's side, where one Python does not have both.
 """
 
 import json
@@ -27,7 +27,7 @@ from tqdm import tqdm
 
 from configs import bert, lstm
 from sentiment_jax import config as configs
-from sentiment_jax import flops, malloc, task, writer
+from sentiment_jax import devices, flops, malloc, task, writer
 from sentiment_jax.models.classifiers import build_model
 
 DATA_DIR = flags.DEFINE_string("data_dir", "", "The prepared TFDS folder; empty: its default.")
@@ -215,6 +215,7 @@ def growth(encoder: Reviews, long: Reviews, recurrent: Reviews) -> dict[str, lis
 
 def main(_: list[str]) -> None:
     """Measures everything and writes table.md, speed.json and speed.png."""
+    devices.use_wide_vectors()
     logging.set_verbosity(logging.WARNING)
     from benchmarks import speed_report
 

@@ -2,8 +2,8 @@
 
 First line on stdin: the job as JSON. Answer: the seconds to the end of the first pass, which
 compiles or warms up. Then `run` works through the job's reviews twice and times the second pass:
-freed memory is taken back while others have their turn, for which training never waits. `end` gives
-the peak memory.
+while the others have their turn, the system takes back freed memory, which costs the first one time
+that training, going on without a pause, does not lose. `end` gives the peak memory.
 """
 
 import json

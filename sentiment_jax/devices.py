@@ -115,9 +115,7 @@ def use_cpu_devices(count: int) -> None:
     cores use all of them. 1 leaves JAX as it is: one device, large products on all cores. Where
     there is an accelerator, this changes nothing.
     """
-    flags = os.environ.get("XLA_FLAGS", "")
-    if count > 1 and "device_count" not in flags:
-        os.environ["XLA_FLAGS"] = f"{flags} --xla_cpu_multi_thread_eigen=false"
+    if count > 1 and _add_xla_flag("--xla_cpu_multi_thread_eigen=false", unless="device_count"):
         jax.config.update("jax_num_cpu_devices", count)
 
 
@@ -125,11 +123,18 @@ def use_wide_vectors() -> None:
     """Lets XLA's own loops use all of a CPU's AVX-512 units; call before JAX starts.
 
     Its default, 256 bits, leaves half of each idle. Sums are taken in another order, so the bits of
-    a run depend on it. A CPU without such units compiles to the same as before.
+    a run depend on it. Set the flag yourself, to any width, to be left alone.
     """
-    flags = os.environ.get("XLA_FLAGS", "")
-    if "prefer_vector_width" not in flags:
-        os.environ["XLA_FLAGS"] = f"{flags} --xla_cpu_prefer_vector_width=512".strip()
+    _add_xla_flag("--xla_cpu_prefer_vector_width=512", unless="prefer_vector_width")
+
+
+def _add_xla_flag(flag: str, unless: str) -> bool:
+    """Appends to XLA_FLAGS where `unless` is not among them, nor the name of a file of flags."""
+    flags = os.environ.get("XLA_FLAGS", "").strip()
+    if unless in flags or not f"{flags}-".startswith("-"):
+        return False
+    os.environ["XLA_FLAGS"] = f"{flags} {flag}".strip()
+    return True
 
 
 def use_compilation_cache() -> None:

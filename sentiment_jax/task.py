@@ -61,14 +61,15 @@ def prepare(config: ConfigDict, tokenizer: Any = None, only: str | None = None) 
     Args:
       config: resolved.
       tokenizer: a finished run's; None makes the config's.
-      only: the one split to encode; the others are read for the data hash and dropped.
+      only: the one split to encode; the others are read for the data hash and dropped, so that
+        `words` and the share truncated cover this one alone.
     """
     data_config = DataConfig(**config.data.to_dict())
     corpus = data.load_corpus(data_config)
-    if only is not None:
-        corpus = dataclasses.replace(corpus, splits={only: corpus.splits[only]})
     if tokenizer is None:
         tokenizer = make_tokenizer(config, corpus)
+    if only is not None:
+        corpus = dataclasses.replace(corpus, splits={only: corpus.splits[only]})
     model = classifiers.build_model(config.model.to_dict(), vocab_size=tokenizer.get_vocab_size())
     encoded = data.encode_corpus(corpus, tokenizer, data_config)
     data.check_encoded(encoded, tokenizer.get_vocab_size())

@@ -81,21 +81,24 @@ def _make_train_step(
         dropout_key = jax.random.fold_in(state.key, state.step)
         weights, labels = batch["weights"], batch["labels"]
 
-        def mean_loss(params: Any) -> tuple[Array, Array]:
+        # Of the sum, and divided afterwards: the number of examples is a sum over the devices, and
+        # would have them wait for each other before the backward pass.
+        def total_loss(params: Any) -> tuple[Array, Array]:
             if shard_over is not None:  # gathered for this pass; gradients are scattered again
                 params = devices.constrain(params, shard_over, False)
             logits = forward(
                 model, params, batch, deterministic=False, rngs={"dropout": dropout_key}
             )
             losses = cross_entropy(logits, labels)
-            return jnp.sum(losses * weights) / jnp.sum(weights), logits
+            return jnp.sum(losses * weights), logits
 
-        (loss, logits), gradients = jax.value_and_grad(mean_loss, has_aux=True)(state.params)
+        (loss, logits), gradients = jax.value_and_grad(total_loss, has_aux=True)(state.params)
+        examples = jnp.sum(weights)
+        gradients = jax.tree.map(lambda gradient: gradient / examples, gradients)
         updates, opt_state = transformation.update(gradients, state.opt_state, state.params)
         updates = jax.tree.map(lambda update: -learning_rate * update, updates)
-        examples = jnp.sum(weights)
         metrics = {
-            "loss": loss * examples,
+            "loss": loss,
             "correct": jnp.sum((jnp.argmax(logits, axis=-1) == labels) * weights),
             "examples": examples,
             "gradient_norm": optax.tree.norm(gradients),

@@ -170,6 +170,7 @@ def environment() -> dict[str, Any]:
         "versions": {name: importlib.metadata.version(name) for name in packages},
         "devices": [f"{device.platform}: {device.device_kind}" for device in devices],
         "machine": f"{_processor()}, {os.cpu_count()} cores",
+        "xla_flags": os.environ.get("XLA_FLAGS", ""),
         "git_revision": revision,
         "command": command_line(),
         "started": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),

@@ -99,7 +99,7 @@ def swept(tmp_path_factory):
     compiled = train_step._make_train_step.cache_info().misses
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(evaluate, "evaluate", spy)
-        patch.setattr(task, "prepare", lambda *a: prepared.append(a) or prepare(*a))
+        patch.setattr(task, "prepare", lambda *a, **k: prepared.append(a) or prepare(*a, **k))
         sweep.sweep(make_small_config(), directory, SMALL_SWEEP)
     compiled = train_step._make_train_step.cache_info().misses - compiled
     return Swept(directory, scored, len(prepared), compiled)

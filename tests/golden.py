@@ -54,7 +54,7 @@ def random(model, scale=0.3, seed=0):
 
 def fill(model, value):
     """Parameters that all have one value: a loader must replace them."""
-    shapes = jax.eval_shape(functools.partial(init, model), key(0))
+    shapes = task.abstract_params(model)
     return jax.tree.map(lambda leaf: jnp.full(leaf.shape, value, leaf.dtype), shapes)
 
 

@@ -13,7 +13,7 @@ import pytest
 import runs
 from conftest import make_small_config
 
-from sentiment_jax import devices, task, train, writer
+from sentiment_jax import devices, main, task, train, writer
 from sentiment_jax.errors import InputError
 
 ROOT = Path(__file__).parent.parent
@@ -108,14 +108,23 @@ def test_a_split_run_goes_on_whole_on_one_device(folder, tmp_path):
     assert_rounding_apart(tmp_path / "one", tmp_path / "split", runs.STEPS * 3 // 2)
 
 
-def test_wide_vectors_unless_the_user_says_otherwise(monkeypatch):
-    monkeypatch.setenv("XLA_FLAGS", "--xla_dump_to=x")
-    devices.use_wide_vectors()
-    devices.use_wide_vectors()
-    assert os.environ["XLA_FLAGS"] == "--xla_dump_to=x --xla_cpu_prefer_vector_width=512"
-    monkeypatch.setenv("XLA_FLAGS", "--xla_cpu_prefer_vector_width=128")
-    devices.use_wide_vectors()
-    assert os.environ["XLA_FLAGS"] == "--xla_cpu_prefer_vector_width=128"
+WIDE = "--xla_cpu_prefer_vector_width=512"
+
+
+@pytest.mark.parametrize(
+    ("flags", "then"),
+    [
+        ("", WIDE),
+        ("--xla_dump_to=x", f"--xla_dump_to=x {WIDE}"),
+        ("--xla_cpu_prefer_vector_width=128", "--xla_cpu_prefer_vector_width=128"),
+        ("file_of_flags", "file_of_flags"),
+    ],
+)
+def test_every_mode_uses_wide_vectors_unless_the_user_says_otherwise(monkeypatch, flags, then):
+    monkeypatch.setenv("XLA_FLAGS", flags)
+    for _ in range(2):
+        main._start(None, None)
+        assert os.environ["XLA_FLAGS"] == then
 
 
 @pytest.mark.parametrize(

@@ -55,7 +55,8 @@ def test_a_mask_depends_on_key_and_shape_alone():
     assert (mask(0, 0.3) <= mask(0, 0.1)).all()
 
 
-def test_equals_a_plain_loop():
+@pytest.mark.parametrize("generator", ["threefry2x32", "rbg"])
+def test_equals_a_plain_loop(generator):
     """The hash by Python's integers."""
     word = 2**32 - 1
 
@@ -64,8 +65,9 @@ def test_equals_a_plain_loop():
         x = (x ^ x >> 15) * 0xD35A2D97 & word
         return x ^ x >> 15
 
-    key = jax.random.fold_in(jax.random.key(5), 1)
-    first, second = map(int, jax.random.key_data(key))
+    key = jax.random.fold_in(jax.random.key(5, impl=generator), 1)
+    first, second = jax.random.key_data(key)[:2].tolist()
+    assert 0 < first != second > 0
     hashes = [mix(mix(index ^ first) + second & word) for index in range(30)]
     assert len(set(hashes)) == 30
     expected = np.array([value >= 0.25 * 2**32 for value in hashes]).reshape(2, 3, 5)

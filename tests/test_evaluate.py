@@ -58,6 +58,7 @@ def test_equals_a_plain_loop(encoded, params, expected, batch_size):
     )
     losses, p_positive = expected
     assert scores.examples == 65
+    assert 0.1 < np.mean(p_positive > 0.5) < 0.9
     assert scores.accuracy == np.mean((p_positive > 0.5) == (encoded.labels == 1))
     np.testing.assert_allclose(scores.p_positive, p_positive, atol=1e-6)
     assert scores.loss == pytest.approx(losses.mean(), abs=1e-6)

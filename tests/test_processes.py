@@ -19,6 +19,8 @@ from sentiment_jax.errors import InputError
 
 ROOT = Path(__file__).parent.parent
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
+SEVERAL_SHAPES = {**runs.LONGER, "data.length_buckets": (12,)}
+EPOCH = runs.STEPS // runs.LONGER["epochs"]
 CLUSTER = re.compile("SLURM|OMPI|PMI|KUBERNETES|JAX_")
 
 
@@ -82,7 +84,7 @@ def alone(tmp_path_factory):
     """The run of one process."""
     workdir = tmp_path_factory.mktemp("alone")
     config = make_small_config()
-    config.update_from_flattened_dict(runs.LONGER)
+    config.update_from_flattened_dict(SEVERAL_SHAPES)
     train.train(config, workdir)
     return workdir
 
@@ -112,7 +114,7 @@ def test_a_port_in_use_is_one_line():
 
 @pytest.mark.slow
 def test_two_processes_train_as_one_does(alone, tmp_path):
-    pair = start_pair(tmp_path / "pair", **runs.LONGER)
+    pair = start_pair(tmp_path / "pair", **SEVERAL_SHAPES)
     assert ends(pair, [0, 0]) == [[], []]
     assert_rounding_apart(alone, tmp_path / "pair", runs.STEPS)
     names = {path.name for path in alone.iterdir()}
@@ -123,7 +125,7 @@ def test_two_processes_train_as_one_does(alone, tmp_path):
     path = tmp_path / "pair" / "result.json"
     before = writer.read_json(path)
     path.unlink()
-    assert ends(start_pair(tmp_path / "pair", **runs.LONGER), [0, 0]) == [[], []]
+    assert ends(start_pair(tmp_path / "pair", **SEVERAL_SHAPES), [0, 0]) == [[], []]
     after = writer.read_json(path)
     assert [after[split] for split in ("val", "test")] == [before["val"], before["test"]]
 
@@ -131,8 +133,8 @@ def test_two_processes_train_as_one_does(alone, tmp_path):
 @pytest.mark.slow
 def test_sigterm_to_one_stops_both_at_the_same_step(tmp_path):
     workdir = tmp_path / "pair"
-    pair = start_pair(workdir, **runs.LONGER | {"epochs": 2000, "checkpoint_every": 100000})
-    wait_for_steps(workdir, pair, 4)
+    pair = start_pair(workdir, **SEVERAL_SHAPES | {"epochs": 2000, "checkpoint_every": 100000})
+    wait_for_steps(workdir, pair, EPOCH + 2)  # their validation is a line, too
     pair[1].send_signal(signal.SIGTERM)
     first, second = ends(pair, [143, 143])
     (step,) = re.findall(r"saved step (\d+); run the same command", " ".join(first))
@@ -141,23 +143,22 @@ def test_sigterm_to_one_stops_both_at_the_same_step(tmp_path):
     saved = checkpoint.Checkpoints(workdir / "checkpoints", read_only=True)
     assert (saved.steps[-1], saved.faults) == (int(step), {})
     # One process goes on where two stopped; each step is logged once.
-    epoch = runs.STEPS // runs.LONGER["epochs"]
     config = make_small_config()
-    config.update_from_flattened_dict({**runs.LONGER, "epochs": int(step) // epoch + 1})
+    config.update_from_flattened_dict({**SEVERAL_SHAPES, "epochs": int(step) // EPOCH + 1})
     train.train(config, workdir, allow_changes=True)
     steps = [
         record["step"]
         for record in writer.read_metrics(workdir / "metrics.jsonl")
         if record["split"] == "train"
     ]
-    assert steps == list(range(1, epoch * config.epochs + 1))
+    assert steps == list(range(1, EPOCH * config.epochs + 1))
 
 
 @pytest.mark.slow
 def test_sigkill_to_one_ends_the_other(tmp_path):
     workdir = tmp_path / "pair"
-    pair = start_pair(workdir, "--lost_after=5", **runs.LONGER | {"epochs": 2000})
-    wait_for_steps(workdir, pair, 15)  # an epoch's steps, their validation, and on: one is saved
+    pair = start_pair(workdir, "--lost_after=5", **SEVERAL_SHAPES | {"epochs": 2000})
+    wait_for_steps(workdir, pair, EPOCH + 2)  # their validation is a line, too: one is saved
     pair[1].kill()
     killed = time.monotonic()
     survivor, _ = ends(pair, [1, -signal.SIGKILL])

@@ -130,6 +130,6 @@ def test_golden_step():
     step = make_train_step(model, OptimizerConfig(name="sgd"))
     metrics = {name: float(value) for name, value in step(state, batch, np.float32(0.1))[1].items()}
     assert metrics["update_norm"] == pytest.approx(0.1 * metrics["gradient_norm"], rel=1e-5)
-    golden = {"loss": 220.0845, "correct": 5.0, "examples": 16.0, "gradient_norm": 19.5234}
-    for name, value in golden.items():
+    expected = {"loss": 220.0845, "correct": 5.0, "examples": 16.0, "gradient_norm": 19.5234}
+    for name, value in expected.items():
         assert metrics[name] == pytest.approx(value, rel=1e-4), name

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Int
 
 from sentiment_jax.errors import InputError
 from sentiment_jax.models.dropout import Dropout
-from sentiment_jax.models.encoder import Embeddings, Encoder, EncoderConfig
+from sentiment_jax.models.encoder import Embeddings, Encoder, EncoderConfig, gelu
 
 NUM_LABELS = 2
 
@@ -68,7 +68,7 @@ class ElectraHead(nn.Module):
         """Logits from the first token's hidden state."""
         dense, dropout = _head(self.config, self.deterministic)
         inner = dense(self.config.hidden_size, name="dense")(dropout(first))
-        inner = dropout(nn.gelu(inner, approximate=False))
+        inner = dropout(gelu(inner))
         return dense(NUM_LABELS, name="out_proj")(inner)
 
 
