@@ -215,7 +215,7 @@ def growth(encoder: Reviews, long: Reviews, recurrent: Reviews) -> dict[str, lis
 
 def main(_: list[str]) -> None:
     """Measures everything and writes table.md, speed.json and speed.png."""
-    devices.use_wide_vectors()
+    devices.use_wide_vectors()  # our side's processes inherit it
     logging.set_verbosity(logging.WARNING)
     from benchmarks import speed_report
 

@@ -131,7 +131,7 @@ def use_wide_vectors() -> None:
 def _add_xla_flag(flag: str, unless: str) -> bool:
     """Appends to XLA_FLAGS where `unless` is not among them, nor the name of a file of flags."""
     flags = os.environ.get("XLA_FLAGS", "").strip()
-    if unless in flags or not f"{flags}-".startswith("-"):
+    if unless in flags or flags[:1] not in ("", "-"):
         return False
     os.environ["XLA_FLAGS"] = f"{flags} {flag}".strip()
     return True
