@@ -17,10 +17,14 @@ from absl import app, flags, logging
 from tqdm import tqdm
 
 from benchmarks.synthetic import VOCABULARY, make_batch, timed
-from sentiment_jax import devices, flops, task, writer
+from sentiment_jax.config import OptimizerConfig
 from sentiment_jax.models.classifiers import build_model
-from sentiment_jax.optimizers import OptimizerConfig
-from sentiment_jax.train_step import create_state, make_train_step
+from sentiment_jax.runtime import startup
+from sentiment_jax.storage.files import write_json
+from sentiment_jax.storage.run_directory import describe_environment
+from sentiment_jax.training import flops
+from sentiment_jax.training.experiment import initializer
+from sentiment_jax.training.steps import create_state, make_train_step
 
 OUTPUT = flags.DEFINE_string("output", "results/accelerator", "Folder of table.md and JSON.")
 ROUNDS = flags.DEFINE_integer("rounds", 10, "Timed steps after the first, which compiles.")
@@ -44,7 +48,7 @@ def encoder(length: int, batch_size: int, attention: str, small: bool) -> dict[s
         settings |= {"hidden_size": 64, "num_attention_heads": 4, "intermediate_size": 256}
     model = build_model(settings, vocab_size=VOCABULARY)
     optimizer = OptimizerConfig(name="adamw", weight_decay=0.01, clip_norm=1.0)
-    params = task.initializer(model)(jax.random.key(0))
+    params = initializer(model)(jax.random.key(0))
     state = create_state(params, optimizer, seed=0)
     batch = jax.device_put(make_batch(0, batch_size, length))
     seconds = median_seconds(make_train_step(model, optimizer), state, batch, np.float32(3e-5))
@@ -64,7 +68,7 @@ def together(count: int, length: int, batch_size: int) -> dict[str, Any]:
     model = build_model({"name": "lstm"}, vocab_size=VOCABULARY)
     optimizer = OptimizerConfig(name="adam")
     keys = jax.random.split(jax.random.key(0), count)
-    params = jax.vmap(task.initializer(model))(keys)
+    params = jax.vmap(initializer(model))(keys)
     state = jax.vmap(lambda params: create_state(params, optimizer, seed=0))(params)
     step = jax.jit(jax.vmap(make_train_step(model, optimizer), in_axes=(0, None, 0)))
     rates = np.geomspace(1e-4, 1e-3, count).astype(np.float32)
@@ -78,7 +82,7 @@ def together(count: int, length: int, batch_size: int) -> dict[str, Any]:
 
 def main(_: list[str]) -> None:
     """Measures, prints, and writes table.md and accelerator.json."""
-    devices.use_wide_vectors()
+    startup.use_wide_vectors()
     logging.set_verbosity(logging.WARNING)
     small = jax.default_backend() == "cpu"
     shapes = ((16, 8), (32, 4)) if small else ((128, 64), (512, 16))
@@ -107,9 +111,7 @@ def main(_: list[str]) -> None:
     folder = Path(OUTPUT.value)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "table.md").write_text(table, encoding="utf-8")
-    writer.write_json(
-        folder / "accelerator.json", {"rows": rows, "environment": writer.environment()}
-    )
+    write_json(folder / "accelerator.json", {"rows": rows, "environment": describe_environment()})
     print(table)
 
 

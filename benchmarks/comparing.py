@@ -8,7 +8,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from sentiment_jax import checkpoint, writer
+from sentiment_jax.storage.checkpoints import Checkpoints
+from sentiment_jax.storage.files import read_json
+from sentiment_jax.storage.metrics_log import read_metrics
 
 TIMES = ("train_seconds", "compile_seconds", "test_seconds", "train_flops_per_second")
 
@@ -21,7 +23,7 @@ def checkpoints_of(workdir: Path) -> dict[int, Any]:
     """
     import orbax.checkpoint as ocp
 
-    kept = checkpoint.Checkpoints(workdir / "checkpoints", read_only=True)
+    kept = Checkpoints(workdir / "checkpoints", read_only=True)
     assert not kept.faults, kept.describe_faults()
     with ocp.StandardCheckpointer() as reader:
         return {
@@ -39,9 +41,9 @@ def checkpoints_of(workdir: Path) -> dict[int, Any]:
 def results_of(workdir: Path) -> dict[str, Any]:
     """Everything that a run says of itself, times apart."""
     read = {"metrics": [], "result": {}, "files": {}}
-    for record in writer.read_metrics(workdir / "metrics.jsonl"):
+    for record in read_metrics(workdir / "metrics.jsonl"):
         read["metrics"].append({k: v for k, v in record.items() if k != "seconds"})
-    result = writer.read_json(workdir / "result.json")
+    result = read_json(workdir / "result.json")
     read["result"] = {k: v for k, v in result.items() if k not in (*TIMES, "metrics_sha256")}
     for name in ("config.json", "tokenizer.json", "predictions.csv", "lengths.csv"):
         if (workdir / name).exists():

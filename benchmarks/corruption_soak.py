@@ -26,7 +26,9 @@ import jax
 from absl import flags
 
 from benchmarks import comparing, kill_soak
-from sentiment_jax import checkpoint, main, writer
+from sentiment_jax import main
+from sentiment_jax.storage.checkpoints import MANIFEST
+from sentiment_jax.storage.run_directory import describe_environment
 
 UNREAD = ("lock", "log.txt", "curves.png")  # by any command
 FAULTS = ("truncated", "deleted", "bit flipped")
@@ -99,7 +101,7 @@ def kinds_of(directory: Path) -> dict[str, list[Path]]:
         if unread or not path.is_file():
             continue
         kind = "encoded reviews (.npz)" if path.suffix == ".npz" else name
-        if "checkpoints" in path.parts and name != checkpoint.MANIFEST:
+        if "checkpoints" in path.parts and name != MANIFEST:
             kind = "checkpoint"
         kinds[kind].append(path.relative_to(directory))
     return kinds
@@ -220,7 +222,7 @@ def soak(count: int, seed: int, root: Path) -> tuple[list[tuple[str, str, str, s
 def report(arguments, verdicts, failures, seconds) -> str:
     """The log, in Markdown."""
     command = "python -m benchmarks.corruption_soak"
-    machine = f"{writer.environment()['machine']}; Python {platform.python_version()}, "
+    machine = f"{describe_environment()['machine']}; Python {platform.python_version()}, "
     outcome = f"{len(failures)} FAILED" if failures else "every fault was noticed or harmless"
     lines = [
         *("# Corruption soak", ""),

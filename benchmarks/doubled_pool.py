@@ -12,7 +12,8 @@ from pathlib import Path
 
 from absl import app, flags, logging
 
-from sentiment_jax.sources import DataConfig, read_reviews
+from sentiment_jax.config import DataConfig
+from sentiment_jax.data.sources import read_reviews
 
 DATA_DIR = flags.DEFINE_string("data_dir", "", "The prepared TFDS folder; empty: its default.")
 OUTPUT = flags.DEFINE_string("output", None, "The CSV file to write.", required=True)

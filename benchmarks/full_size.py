@@ -15,11 +15,12 @@ import numpy as np
 from absl import app, flags
 
 from benchmarks.synthetic import VOCABULARY, make_batch, timed
-from sentiment_jax import devices, task, writer
-from sentiment_jax.evaluate import make_eval_step
+from sentiment_jax.config import OptimizerConfig
 from sentiment_jax.models.classifiers import build_model
-from sentiment_jax.optimizers import OptimizerConfig
-from sentiment_jax.train_step import create_state, make_train_step
+from sentiment_jax.runtime import startup
+from sentiment_jax.storage.run_directory import describe_environment
+from sentiment_jax.training.experiment import count_parameters, initializer
+from sentiment_jax.training.steps import create_state, make_eval_step, make_train_step
 
 MODEL = flags.DEFINE_enum("model", "bert", ("bert", "electra"), "Which model.")
 BATCH_SIZE = flags.DEFINE_integer("batch_size", 16, "Reviews per step.")
@@ -37,7 +38,7 @@ def checksum(params) -> list[float]:
 
 def main(_):
     """Measures and prints one JSON object."""
-    devices.use_wide_vectors()
+    startup.use_wide_vectors()
     settings = {
         "name": MODEL.value,
         "dtype": DTYPE.value,
@@ -50,7 +51,7 @@ def main(_):
     step, rate = make_train_step(model, optimizer), np.float32(3e-5)
 
     def two_steps():
-        params = task.initializer(model)(jax.random.key(0))
+        params = initializer(model)(jax.random.key(0))
         state = create_state(params, optimizer, seed=0)
         del params
         (state, _), first = timed(step, state, make_batch(0, *shape), rate)
@@ -59,7 +60,7 @@ def main(_):
 
     state, compile_seconds, _, loss = two_steps()
     expected = checksum(state.params)
-    parameters = task.count_parameters(state.params)
+    parameters = count_parameters(state.params)
     seconds = []
     for number in range(STEPS.value):
         (state, _), spent = timed(step, state, make_batch(number, *shape), rate)
@@ -70,7 +71,7 @@ def main(_):
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     del state
     again, _, _, loss_again = two_steps()
-    environment = writer.environment()
+    environment = describe_environment()
     result = {
         **settings,
         "parameters": parameters,

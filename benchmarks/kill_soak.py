@@ -25,7 +25,10 @@ from pathlib import Path
 import jax
 
 from benchmarks import comparing
-from sentiment_jax import checkpoint, writer
+from sentiment_jax.storage.checkpoints import MANIFEST, steps_in
+from sentiment_jax.storage.files import read_json
+from sentiment_jax.storage.metrics_log import read_metrics
+from sentiment_jax.storage.run_directory import describe_environment
 
 SMALL = [
     *("--config=configs/lstm.py:sample", "--config.log_every=1", "--config.checkpoint_every=4"),
@@ -132,26 +135,22 @@ def where_it_landed(workdir: Path, pid: int) -> str:
     if (workdir / "result.json").exists():
         return "after result.json"
     folder = workdir / "checkpoints"
-    unfinished = [
-        step
-        for step in checkpoint.steps_in(folder)
-        if not (folder / str(step) / checkpoint.MANIFEST).exists()
-    ]
+    unfinished = [step for step in steps_in(folder) if not (folder / str(step) / MANIFEST).exists()]
     if unfinished:
         return "between a save and its manifest"
     if any(folder.glob("*.orbax-checkpoint-tmp*")):
         return "in the middle of a save"
     if any(workdir.glob(f".*.{pid}")):
         return "while a file was written"
-    records = writer.read_metrics(workdir / "metrics.jsonl")
+    records = read_metrics(workdir / "metrics.jsonl")
     if not (workdir / "config.json").exists() or not records:
         return "before the first step"
     if (workdir / "curves.png").exists() or (workdir / "predictions.csv").exists():
         return "at the run's end"
     if records[-1]["split"] == "val":
         return "after a validation"
-    train = sum(writer.read_json(workdir / "env.json")["data"]["counts"]["train"].values())
-    epoch = math.ceil(train / writer.read_json(workdir / "config.json")["batch_size"])
+    train = sum(read_json(workdir / "env.json")["data"]["counts"]["train"].values())
+    epoch = math.ceil(train / read_json(workdir / "config.json")["batch_size"])
     return "between two steps" if records[-1]["step"] % epoch else "in a validation"
 
 
@@ -240,7 +239,7 @@ def soak(kills: int, seed: int, root: Path) -> tuple[list[tuple[str, str]], int,
 def report(arguments, landed, ended, wrong, seconds) -> str:
     """The log, in Markdown."""
     command = f"python -m benchmarks.kill_soak --kills={arguments.kills} --seed={arguments.seed}"
-    machine = f"{writer.environment()['machine']}; Python {platform.python_version()}, "
+    machine = f"{describe_environment()['machine']}; Python {platform.python_version()}, "
     lines = [
         *("# Kill soak", ""),
         f"`{command}`, {datetime.date.today()}, {machine}jax {jax.__version__}, {seconds:.0f} s.",

@@ -35,18 +35,19 @@ def measure(split: bool) -> dict[str, object]:
     import numpy as np
 
     from benchmarks.synthetic import VOCABULARY, make_batch
-    from sentiment_jax import devices, task
+    from sentiment_jax.config import OptimizerConfig
     from sentiment_jax.models.classifiers import build_model
-    from sentiment_jax.optimizers import OptimizerConfig
-    from sentiment_jax.train_step import create_state, make_train_step
+    from sentiment_jax.runtime import devices, startup
+    from sentiment_jax.training.experiment import initializer
+    from sentiment_jax.training.steps import create_state, make_train_step
 
-    devices.use_wide_vectors()
+    startup.use_wide_vectors()
     mesh, shape = devices.data_mesh(), (BATCH_SIZE.value, LENGTH.value)
     batch = make_batch(0, *shape)
     model = build_model({"name": MODEL.value, "dtype": "float32"}, vocab_size=VOCABULARY)
     optimizer = OptimizerConfig(name="adamw", weight_decay=0.01)
     step = make_train_step(model, optimizer, mesh if split else None)
-    params = task.initializer(model)(jax.random.key(0))
+    params = initializer(model)(jax.random.key(0))
     state = devices.place(create_state(params, optimizer, seed=0), mesh, split)
     del params
     seconds = []
@@ -88,9 +89,9 @@ def start_worker(count: int, split: bool) -> dict[str, str]:
 
 def plot(rows: list[dict[str, str]], path: Path) -> None:
     """Draws the medians, bars from the fastest to the slowest step."""
-    from sentiment_jax import plots
+    from sentiment_jax.analysis import figures
 
-    figure = plots.new_figure(6, 4)
+    figure = figures.new_figure(6, 4)
     axes = figure.subplots()
     for split, label in (("False", "parameters copied"), ("True", "parameters split")):
         chosen = [row for row in rows if row["shard_params"] == split]
@@ -107,7 +108,7 @@ def plot(rows: list[dict[str, str]], path: Path) -> None:
     axes.set_title(f"{MODEL.value}, batch {BATCH_SIZE.value} x {LENGTH.value} tokens in all")
     axes.grid(alpha=0.3)
     axes.legend()
-    plots.save(figure, path)
+    figures.save(figure, path)
 
 
 def main(_):

@@ -26,9 +26,11 @@ from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from configs import bert, lstm
-from sentiment_jax import config as configs
-from sentiment_jax import devices, flops, malloc, task, writer
 from sentiment_jax.models.classifiers import build_model
+from sentiment_jax.runtime import startup
+from sentiment_jax.storage.run_directory import describe_environment
+from sentiment_jax.training import flops
+from sentiment_jax.training.experiment import prepare_experiment, resolve
 
 DATA_DIR = flags.DEFINE_string("data_dir", "", "The prepared TFDS folder; empty: its default.")
 SOURCE = flags.DEFINE_string("source", "tfds", "Reviews: tfds, or sample where there are none.")
@@ -58,7 +60,7 @@ class Contestant:
         """Starts it and waits until its first pass is over."""
         python = sys.executable if side == "jax" else TORCH_PYTHON.value
         # main.py gives itself the same; both sides gain by it.
-        environment = {**os.environ, "GLIBC_TUNABLES": malloc.TUNABLES}
+        environment = {**os.environ, "GLIBC_TUNABLES": startup.TUNABLES}
         self.process = subprocess.Popen(
             [python, "-m", f"benchmarks.speed_{side}"],
             stdin=subprocess.PIPE,
@@ -143,12 +145,12 @@ class Reviews:
     def __init__(self, config: ConfigDict, folder: Path):
         """Reads and encodes (cached)."""
         config.data.source, config.data.path = SOURCE.value, DATA_DIR.value
-        self.task = task.prepare(configs.resolve(config))
+        self.experiment = prepare_experiment(resolve(config))
         self.folder = folder
 
     def job(self, what: str, split: str, count: int, width: int = 0, **job: Any) -> dict[str, Any]:
         """A job on `count` random reviews; `width` makes every one exactly that long."""
-        encoded = self.task.encoded[split]
+        encoded = self.experiment.encoded[split]
         count = max(job["batch_size"], round(count * SCALE.value))
         rng = np.random.default_rng(0)
         rows = rng.choice(len(encoded), count, replace=count > len(encoded))
@@ -168,9 +170,9 @@ class Reviews:
         return {
             "what": what,
             "data": str(path),
-            "vocab_size": self.task.tokenizer.get_vocab_size(),
-            "buckets": [width] if width else list(self.task.buckets),
-            "cpu_devices": self.task.config.cpu_devices,
+            "vocab_size": self.experiment.tokenizer.get_vocab_size(),
+            "buckets": [width] if width else list(self.experiment.buckets),
+            "cpu_devices": self.experiment.config.cpu_devices,
             **job,
         }
 
@@ -192,7 +194,7 @@ def growth(encoder: Reviews, long: Reviews, recurrent: Reviews) -> dict[str, lis
     """Jobs that differ in one thing, by name of that thing."""
     bert_job = {"model": MINILM, "optimizer": "adamw", "mode": "train"}
     lstm_job = {"model": LSTM, "optimizer": "adam", "mode": "train"}
-    model = build_model(MINILM, vocab_size=long.task.tokenizer.get_vocab_size())
+    model = build_model(MINILM, vocab_size=long.experiment.tokenizer.get_vocab_size())
     return {
         "length": [
             {
@@ -215,7 +217,7 @@ def growth(encoder: Reviews, long: Reviews, recurrent: Reviews) -> dict[str, lis
 
 def main(_: list[str]) -> None:
     """Measures everything and writes table.md, speed.json and speed.png."""
-    devices.use_wide_vectors()  # our side's processes inherit it
+    startup.use_wide_vectors()  # our side's processes inherit it
     logging.set_verbosity(logging.WARNING)
     from benchmarks import speed_report
 
@@ -227,7 +229,7 @@ def main(_: list[str]) -> None:
     words.data.max_length, words.data.length_buckets = 256, (64, 128, 160, 192, 224)
     with tempfile.TemporaryDirectory() as folder:
         encoder, recurrent, long = (Reviews(c, Path(folder)) for c in (short, words, far))
-        found: dict[str, Any] = {"compare": [], "environment": writer.environment()}
+        found: dict[str, Any] = {"compare": [], "environment": describe_environment()}
         if "start" in wanted:
             with tempfile.TemporaryDirectory() as runs:
                 found["start"] = first_steps(Path(runs))

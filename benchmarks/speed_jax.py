@@ -8,12 +8,12 @@ import jax
 import numpy as np
 
 from benchmarks.speed_serve import serve
-from sentiment_jax import batches, devices
-from sentiment_jax.data import Encoded
-from sentiment_jax.evaluate import make_eval_step
+from sentiment_jax.config import OptimizerConfig
+from sentiment_jax.data import batches
+from sentiment_jax.data.encoding import Encoded
 from sentiment_jax.models.classifiers import build_model
-from sentiment_jax.optimizers import OptimizerConfig
-from sentiment_jax.train_step import create_state, make_train_step
+from sentiment_jax.runtime import devices, startup
+from sentiment_jax.training.steps import create_state, make_eval_step, make_train_step
 
 
 def load(path: str) -> Encoded:
@@ -26,7 +26,7 @@ def load(path: str) -> Encoded:
 
 def passes(job: dict[str, Any]) -> Iterator[Callable[[], int]]:
     """Yields functions that work through the reviews once and return their number."""
-    devices.use_cpu_devices(job["cpu_devices"])
+    startup.use_cpu_devices(job["cpu_devices"])
     encoded, size = load(job["data"]), job["batch_size"]
     model = build_model({**job["model"], "dtype": job["dtype"]}, vocab_size=job["vocab_size"])
     shapes = {"batch_size": size, "buckets": tuple(job["buckets"])}
@@ -63,5 +63,5 @@ def passes(job: dict[str, Any]) -> Iterator[Callable[[], int]]:
 
 
 if __name__ == "__main__":
-    devices.use_compilation_cache()
+    startup.use_compilation_cache()
     serve(passes)

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from sentiment_jax import writer
+from sentiment_jax.storage.files import write_json
 
 COLORS = {"jax": "tab:blue", "torch": "tab:orange"}
 NAMES = {"jax": "ours", "torch": "PyTorch"}
@@ -71,7 +71,7 @@ def plot(found: dict[str, Any], path: Path) -> None:
 def write(found: dict[str, Any], folder: Path) -> None:
     """Writes table.md, speed.json and speed.png."""
     folder.mkdir(parents=True, exist_ok=True)
-    writer.write_json(folder / "speed.json", found)
+    write_json(folder / "speed.json", found)
     if "start" in found:
         cold, warm = found["start"]["cold"], found["start"]["warm"]
         print(f"first step after {cold:.1f} s, with a full compilation cache {warm:.1f} s")

@@ -1,126 +1,66 @@
-"""Scoring: a jitted step gives every review its loss and probability, the host sums them.
+"""`--mode=evaluate`: scores a split with a run's best checkpoint."""
 
-Padded rows of the last batch are never summed, and every review is counted exactly once: accuracy
-does not depend on the batch size.
-"""
-
-import dataclasses
-import functools
-import time
+import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
-import flax.linen as nn
-import jax
-import jax.numpy as jnp
-import numpy as np
-import optax
 from jax.sharding import Mesh
-from jaxtyping import Array, Float, Float32, Int
 
-from sentiment_jax import batches, data, devices, writer
-
-
-@dataclasses.dataclass(frozen=True)
-class Scores:
-    """Loss (mean, nats) and accuracy of one split, and p(positive) of every review in its order."""
-
-    loss: float
-    accuracy: float
-    examples: int
-    seconds: float
-    p_positive: Float32[np.ndarray, " reviews"]
-
-    def summary(self) -> dict[str, Any]:
-        """The part that goes into result.json."""
-        return {"loss": self.loss, "accuracy": self.accuracy, "examples": self.examples}
+from sentiment_jax.runtime import processes
+from sentiment_jax.storage.files import file_sha256, read_json, write_json
+from sentiment_jax.storage.run_directory import check_same_data, write_lengths, write_predictions
+from sentiment_jax.training import scoring
+from sentiment_jax.training.console import print_scores
+from sentiment_jax.training.experiment import Experiment, load_run, prepare_experiment
 
 
-def cross_entropy(
-    logits: Float[Array, "batch classes"], labels: Int[Array, " batch"]
-) -> Float[Array, " batch"]:
-    """The loss of every row, in float32 nats. The only loss in the code."""
-    return optax.softmax_cross_entropy_with_integer_labels(logits.astype(jnp.float32), labels)
-
-
-def forward(
-    model: nn.Module, params: Any, batch: dict[str, Array], **options: Any
-) -> Float[Array, "batch 2"]:
-    """The logits of a batch; `options` are deterministic and rngs."""
-    variables = {"params": params}
-    return jnp.asarray(model.apply(variables, batch["token_ids"], batch["lengths"], **options))
-
-
-@functools.lru_cache(maxsize=8)
-def make_eval_step(model: nn.Module) -> Callable[..., Any]:
-    """Returns the jitted (params, batch) -> (losses, p_positive), both float32 [batch]."""
-
-    def eval_step(params: Any, batch: dict[str, Array]) -> tuple[Array, Array]:
-        logits = forward(model, params, batch, deterministic=True)
-        return cross_entropy(logits, batch["labels"]), jax.nn.softmax(logits)[:, 1]
-
-    return jax.jit(eval_step)
-
-
-def evaluate(
-    model: nn.Module,
+def score_split(
+    experiment: Experiment,
+    workdir: Path,
     params: Any,
-    encoded: data.Encoded,
-    *,
-    batch_size: int,
-    buckets: tuple[int, ...],
+    split: str,
     mesh: Mesh,
-    description: str,
     stop: Callable[[], None] | None = None,
-) -> Scores:
-    """Scores one split, every review once.
-
-    Args:
-      model: called as model.apply(variables, token_ids, lengths) -> logits.
-      params: its parameters, on the devices.
-      encoded: the split.
-      batch_size: rows per batch; changes speed only.
-      buckets: the padded lengths.
-      mesh: the devices that share a batch.
-      description: label of the progress bar.
-      stop: called between batches; may raise to end the scoring.
-
-    Returns:
-      The Scores, their seconds including compilation.
-    """
-    start = time.perf_counter()
-    eval_step = make_eval_step(model)
-    params = jax.device_put(params, devices.replicated(mesh))  # where they are split
-    losses = np.full(len(encoded), np.nan, np.float64)
-    p_positive = np.full(len(encoded), np.nan, np.float32)
-
-    def collect(planned: batches.PlannedBatch, outputs: tuple[Array, Array]) -> None:
-        rows = len(planned.indices)
-        losses[planned.indices] = devices.fetch(outputs[0])[:rows]
-        p_positive[planned.indices] = devices.fetch(outputs[1])[:rows]
-
-    examples, pending = 0, None
-    plan = batches.plan_evaluation(encoded.lengths, batch_size=batch_size, buckets=buckets)
-    with writer.progress(len(encoded), description, unit="review") as bar:
-        for planned in plan:
-            if stop is not None:
-                stop()
-            batch = devices.put_batch(batches.make_batch(encoded, planned, batch_size), mesh)
-            outputs = eval_step(params, batch)
-            # The previous batch is fetched while this one runs: the device never waits.
-            if pending is not None:
-                collect(*pending)
-                bar.update(len(pending[0].indices))
-            pending = (planned, outputs)
-            examples += len(planned.indices)
-        if pending is not None:
-            collect(*pending)
-    assert examples == len(encoded), f"{examples} of {len(encoded)} reviews scored"
-    correct = int(np.sum((p_positive > 0.5) == (encoded.labels == 1)))
-    return Scores(
-        loss=float(np.mean(losses)),
-        accuracy=correct / examples,
-        examples=examples,
-        seconds=time.perf_counter() - start,
-        p_positive=p_positive,
+) -> scoring.Scores:
+    """Scores one split; writes predictions.csv and lengths.csv."""
+    encoded = experiment.encoded[split]
+    scores = scoring.score_reviews(
+        experiment.model,
+        params,
+        encoded,
+        batch_size=experiment.config.eval_batch_size,
+        buckets=experiment.buckets,
+        mesh=mesh,
+        description=split,
+        stop=stop,
     )
+    write_predictions(workdir / "predictions.csv", encoded.ids, encoded.labels, scores.p_positive)
+    write_lengths(
+        workdir / "lengths.csv",
+        encoded.ids,
+        experiment.words[split],
+        encoded.lengths,
+        experiment.config.data.max_length,
+    )
+    if processes.is_first():
+        env = read_json(workdir / "env.json")
+        for name in ("predictions", "lengths"):
+            env[f"{name}_sha256"] = file_sha256(workdir / f"{name}.csv")
+        write_json(workdir / "env.json", env)
+    return scores
+
+
+def evaluate_run(workdir: Path, split: str) -> dict[str, Any]:
+    """`--mode=evaluate`: scores a split with a run's best checkpoint, from its directory alone.
+
+    Raises:
+      InputError: no run directory, or the data are not those of the run.
+    """
+    trained = load_run(workdir)
+    experiment = prepare_experiment(trained.config, trained.tokenizer, only=split)
+    check_same_data(workdir, experiment.statistics)
+    scores = score_split(experiment, workdir, trained.params, split, trained.mesh).summary()
+    print_scores(split, scores, f"step {trained.step}")
+    print(json.dumps(scores))
+    return scores

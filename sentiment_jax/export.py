@@ -11,9 +11,14 @@ from typing import Any
 import numpy as np
 import tokenizers
 
+from sentiment_jax.config import EncoderConfig
 from sentiment_jax.errors import InputError
-from sentiment_jax.models.encoder import EncoderConfig
-from sentiment_jax.pretrained import CONFIG_NAMES, OUR_FIELDS, hugging_face_name, unstack_layers
+from sentiment_jax.huggingface.weights import (
+    CONFIG_NAMES,
+    OUR_FIELDS,
+    hugging_face_name,
+    unstack_layers,
+)
 
 ARCHITECTURES = {
     "bert": "BertForSequenceClassification",

@@ -17,12 +17,11 @@ from typing import Any
 from absl import flags, logging
 from ml_collections import config_flags
 
-from sentiment_jax import malloc, processes
 from sentiment_jax.errors import InputError, Interrupted, RunError
+from sentiment_jax.runtime import launch, processes, startup
 
 MODES = ("train", "evaluate", "predict", "export", "sweep", "report")
 AXES = ("optimizer", "batch_size", "learning_rate", "seeds")
-
 CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Config file, with :variant where it has one; train."
 )
@@ -93,19 +92,20 @@ def dispatch() -> None:
     # What Orbax, TFDS and transformers have to say is nothing a user can act on.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     logging.set_verbosity(logging.ERROR)
-    place = processes.find_place(COORDINATOR.value, PROCESS_ID.value, PROCESS_COUNT.value)
-    if place is not None and MODE.value not in ("train", "evaluate"):
+    group = launch.find_process_group(COORDINATOR.value, PROCESS_ID.value, PROCESS_COUNT.value)
+    if group is not None and MODE.value not in ("train", "evaluate"):
         raise InputError(f"--mode={MODE.value} is for one process: leave --coordinator out")
     if MODE.value == "train":
         if CONFIG.value is None:
             raise InputError("--config is missing: --config=configs/lstm.py, for example")
-        from sentiment_jax import config, train
+        from sentiment_jax import train
+        from sentiment_jax.config import run_name, validate
 
-        config.validate(CONFIG.value)
-        _start(CONFIG.value, place)
+        validate(CONFIG.value)
+        _start(CONFIG.value, group)
         train.train(
             CONFIG.value,
-            Path(WORKDIR.value or f"runs/{config.run_name(CONFIG.value)}"),
+            Path(WORKDIR.value or f"runs/{run_name(CONFIG.value)}"),
             fresh=FRESH.value,
             allow_changes=ALLOW_CHANGES.value,
         )
@@ -115,11 +115,11 @@ def dispatch() -> None:
         what = needed.get(MODE.value, "the directory of a finished run")
         raise InputError(f"--mode={MODE.value} needs --workdir, {what}")
     workdir = Path(WORKDIR.value)
-    _start(_run_config(workdir), place)
+    _start(_run_config(workdir), group)
     if MODE.value == "evaluate":
-        from sentiment_jax import finish
+        from sentiment_jax.evaluate import evaluate_run
 
-        finish.evaluate_run(workdir, SPLIT.value)
+        evaluate_run(workdir, SPLIT.value)
     elif MODE.value == "predict":
         _predict(workdir)
     elif MODE.value == "sweep":
@@ -132,41 +132,38 @@ def dispatch() -> None:
 
 def _run_config(workdir: Path) -> Any:
     """The config that says how to start JAX: the command line's, a run's, or none."""
-    from sentiment_jax import config
+    from sentiment_jax.storage.run_directory import read_run_config
 
     if CONFIG.value is None and (workdir / "config.json").exists():
-        return config.read_run_config(workdir)
+        return read_run_config(workdir)
     return CONFIG.value
 
 
-def _start(config: Any, place: processes.Place | None) -> None:
+def _start(config: Any, group: launch.ProcessGroup | None) -> None:
     """Starts JAX: its devices, its cache, and the other processes where there are any."""
-    from sentiment_jax import devices
-
-    devices.use_wide_vectors()
-    if place is not None:
-        processes.connect(place, LOST_AFTER.value)
+    startup.use_wide_vectors()
+    if group is not None:
+        launch.connect(group, LOST_AFTER.value)
     elif config is not None and "cpu_devices" in config:
         sizes = config.batch_size, config.eval_batch_size
-        devices.use_cpu_devices(math.gcd(config.cpu_devices, *sizes))
-    devices.use_compilation_cache()
+        startup.use_cpu_devices(math.gcd(config.cpu_devices, *sizes))
+    startup.use_compilation_cache()
 
 
 def _predict(workdir: Path) -> None:
     if bool(TEXT.value) == (INPUT.value is not None):
         raise InputError("--mode=predict needs --text (repeatable) or --input=FILE, not both")
-    from sentiment_jax import predict, task
+    from sentiment_jax import predict
+    from sentiment_jax.training.experiment import load_run
 
-    trained = task.load_run(workdir)
+    trained = load_run(workdir)
     if EXPLAIN.value:
-        from sentiment_jax import highlight
+        from sentiment_jax.explain import explain_texts
 
         names, texts = [str(row + 1) for row in range(len(TEXT.value))], TEXT.value
         if INPUT.value is not None:
             names, texts = predict.read_input(INPUT.value, trained.config.data.text_column)
-        highlight.explain_texts(
-            trained, names, texts, Path(OUTPUT.value or workdir / "explanation.html")
-        )
+        explain_texts(trained, names, texts, Path(OUTPUT.value or workdir / "explanation.html"))
     elif TEXT.value:
         predict.print_verdicts(trained, TEXT.value)
     elif INPUT.value is not None:
@@ -180,9 +177,10 @@ def _sweep(workdir: Path) -> None:
         raise InputError(f"--fresh is for one run: delete {workdir}, or name another --workdir")
     if WORKERS.value > 1:  # each process would take three quarters of a GPU's memory
         os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", f"{0.9 / WORKERS.value:.2f}")
-    from sentiment_jax import config, sweep
+    from sentiment_jax import sweep
+    from sentiment_jax.config import validate
 
-    config.validate(CONFIG.value)
+    validate(CONFIG.value)
     axes = _config_sweep() | {
         axis: flag.value for axis, flag in SWEEP.items() if flag.value is not None
     }
@@ -222,9 +220,10 @@ def _report(directories: list[str]) -> None:
 def _export(workdir: Path) -> None:
     if OUTPUT.value is None:
         raise InputError("--mode=export needs --output, the folder to write")
-    from sentiment_jax import export, task
+    from sentiment_jax import export
+    from sentiment_jax.training.experiment import load_run
 
-    trained = task.load_run(workdir)
+    trained = load_run(workdir)
     if trained.config.model.name == "lstm":
         raise InputError(f"{workdir} holds an lstm: only bert and electra have a Hugging Face form")
     export.export_pretrained(
@@ -270,5 +269,5 @@ def _fail(message: Any, code: int) -> int:
 
 
 if __name__ == "__main__":
-    malloc.tune()
+    startup.tune_malloc()
     sys.exit(main())

@@ -11,14 +11,17 @@ import jax
 import numpy as np
 from jaxtyping import Float32
 
-from sentiment_jax import batches, data, evaluate, sources, splits, tokenizers
-from sentiment_jax import task as tasks
+from sentiment_jax.data import batches, sources, tokenization
+from sentiment_jax.data.encoding import Encoded
+from sentiment_jax.data.reviews import is_blank, normalize_text
 from sentiment_jax.errors import InputError
+from sentiment_jax.training import scoring
+from sentiment_jax.training.experiment import TrainedModel
 
 BLANK = "no text"
 
 
-def predict(trained: tasks.TrainedModel, texts: Sequence[str]) -> Float32[np.ndarray, " texts"]:
+def predict(trained: TrainedModel, texts: Sequence[str]) -> Float32[np.ndarray, " texts"]:
     """The probability that each text is positive.
 
     Args:
@@ -28,13 +31,13 @@ def predict(trained: tasks.TrainedModel, texts: Sequence[str]) -> Float32[np.nda
     if not texts:
         return np.zeros(0, np.float32)
     settings = trained.config.data
-    sequences, truncated = tokenizers.encode(
+    sequences, truncated = tokenization.encode(
         trained.tokenizer,
-        [splits.normalize_text(text) for text in texts],
+        [normalize_text(text) for text in texts],
         max_length=settings.max_length,
         truncation=settings.truncation,
     )
-    encoded = data.Encoded(
+    encoded = Encoded(
         ids=tuple(str(row) for row in range(len(texts))),
         labels=np.zeros(len(texts), np.int32),
         token_ids=np.concatenate([np.asarray(ids, np.int32) for ids in sequences]),
@@ -42,7 +45,7 @@ def predict(trained: tasks.TrainedModel, texts: Sequence[str]) -> Float32[np.nda
         truncated=truncated,
     )
     few = 8 * jax.device_count()
-    scores = evaluate.evaluate(
+    scores = scoring.score_reviews(
         trained.model,
         trained.params,
         encoded,
@@ -59,10 +62,10 @@ def verdict(p_positive: float) -> str:
     return "positive" if p_positive > 0.5 else "negative"
 
 
-def print_verdicts(trained: tasks.TrainedModel, texts: Sequence[str]) -> None:
+def print_verdicts(trained: TrainedModel, texts: Sequence[str]) -> None:
     """Prints one aligned line per text: p(positive), verdict, text."""
     for text, p in zip(texts, predict(trained, texts).tolist(), strict=True):
-        shown = BLANK if splits.is_blank(text) else f"{text[:80]}{'…' if len(text) > 80 else ''}"
+        shown = BLANK if is_blank(text) else f"{text[:80]}{'…' if len(text) > 80 else ''}"
         print(f"{verdict(p):8} {p:.4f}  {shown}")
 
 
@@ -102,10 +105,10 @@ def _lines(text: str) -> list[str]:
     return [line.removesuffix("\n") for line in io.StringIO(text, newline=None)]
 
 
-def predict_input(trained: tasks.TrainedModel, source: str) -> None:
+def predict_input(trained: TrainedModel, source: str) -> None:
     """Writes row,predicted,p_positive,warning to stdout for every row of the input."""
     rows, texts = read_input(source, trained.config.data.text_column)
     output = csv.writer(sys.stdout, lineterminator="\n")
     output.writerow(["row", "predicted", "p_positive", "warning"])
     for row, text, p in zip(rows, texts, predict(trained, texts).tolist(), strict=True):
-        output.writerow([row, int(p > 0.5), f"{p:.6f}", BLANK if splits.is_blank(text) else ""])
+        output.writerow([row, int(p > 0.5), f"{p:.6f}", BLANK if is_blank(text) else ""])

@@ -7,10 +7,27 @@ from typing import Any
 
 import numpy as np
 
-from sentiment_jax import diagnosis, page, plots, results, writer
+from sentiment_jax.analysis import figures
+from sentiment_jax.analysis.html import (
+    Block,
+    Command,
+    Fold,
+    Heading,
+    Picture,
+    Table,
+    Text,
+    to_html,
+    to_markdown,
+)
+from sentiment_jax.analysis.predictions import (
+    Predictions,
+    confusion,
+    hardest_mistakes,
+    read_predictions,
+)
+from sentiment_jax.analysis.records import Group, Record, collect, read_texts
 from sentiment_jax.errors import InputError
-from sentiment_jax.page import Block, Command, Fold, Heading, Picture, Table, Text
-from sentiment_jax.results import Group, Record
+from sentiment_jax.storage.files import write_atomically, write_csv
 
 TITLE = "Sentiment of movie reviews: the study's results"
 MISTAKES = 15
@@ -32,16 +49,16 @@ def report(directories: Sequence[Path], output: Path, with_text: bool = False) -
     Raises:
       InputError: nothing finished, half-written files, different data, or an unwritable folder.
     """
-    groups = results.collect(directories)
+    groups = collect(directories)
     predictions = {
-        group.name: diagnosis.read_predictions(
+        group.name: read_predictions(
             [record.run.directory for record in group.tested],
             [record.content["test"]["accuracy"] for record in group.tested],
         )
         for group in groups
         if group.tested
     }
-    texts = results.read_texts(groups) if with_text else {}
+    texts = read_texts(groups) if with_text else {}
     try:
         output.mkdir(parents=True, exist_ok=True)
         blocks = [
@@ -52,9 +69,9 @@ def report(directories: Sequence[Path], output: Path, with_text: bool = False) -
         ]
         for block in blocks:
             if isinstance(block, Table):
-                writer.write_csv(output / f"{block.name}.csv", list(block.columns), block.rows)
-        writer.write_atomically(output / "report.md", page.to_markdown(TITLE, blocks))
-        writer.write_atomically(output / "report.html", page.to_html(TITLE, blocks))
+                write_csv(output / f"{block.name}.csv", list(block.columns), block.rows)
+        write_atomically(output / "report.md", to_markdown(TITLE, blocks))
+        write_atomically(output / "report.html", to_html(TITLE, blocks))
     except OSError as error:
         raise InputError(f"cannot write to --output={output}: {error.strerror}") from error
     for group in groups:
@@ -101,7 +118,7 @@ def _comparison(groups: Sequence[Group], output: Path) -> list[Block]:
         columns |= {"test loss": ".4f", "validation accuracy": ".4f", "parameters": ",d"}
         columns |= {"training s": ",.0f", "evaluation examples/s": ",.0f", "hardware": ""}
         path = output / "seeds.png"
-        plots.seeds(
+        figures.seeds(
             {
                 group.name: (
                     [record.content["val"]["accuracy"] for record in group.tested],
@@ -159,7 +176,7 @@ def _choice(group: Group, output: Path) -> list[Block]:
         title = f"{name}, at {others}: validation loss and accuracy"
         records = {f"{value:g}" if axis != "optimizer" else value: r for value, r in line.items()}
         path = output / f"{group.name}-{axis}.png"
-        plots.stage_curves({value: record.metrics for value, record in records.items()}, path)
+        figures.stage_curves({value: record.metrics for value, record in records.items()}, path)
         blocks += [
             Heading(title, 3),
             _epochs(f"{group.name}-{axis}-epochs", records)
@@ -175,7 +192,7 @@ def _choice(group: Group, output: Path) -> list[Block]:
         if record.status != "open":
             value = record.content.get("val", {}).get("accuracy", float("nan"))
             accuracies[optimizer][rate, batch_size] = value
-    plots.heat_maps(accuracies, plan.axes["learning_rate"], plan.axes["batch_size"], path)
+    figures.heat_maps(accuracies, plan.axes["learning_rate"], plan.axes["batch_size"], path)
     return [*blocks, Picture(path, f"{group.name}: best validation accuracy of every setting")]
 
 
@@ -221,23 +238,21 @@ def _failures(records: dict[str, Record]) -> list[Block]:
 
 
 def _diagnosis(
-    predictions: dict[str, diagnosis.Predictions], texts: dict[str, str], output: Path
+    predictions: dict[str, Predictions], texts: dict[str, str], output: Path
 ) -> list[Block]:
     """What the test set's predictions tell."""
     if not predictions:
         return []
     paths = {name: output / f"{name}.png" for name in ("confusion", "calibration", "length")}
-    diagnosis.confusions(
-        {name: diagnosis.confusion(p) for name, p in predictions.items()}, paths["confusion"]
-    )
-    diagnosis.calibration(
+    figures.confusions({name: confusion(p) for name, p in predictions.items()}, paths["confusion"])
+    figures.calibration(
         {
             name: (p.p_positive.ravel(), np.tile(p.labels, len(p.p_positive)))
             for name, p in predictions.items()
         },
         paths["calibration"],
     )
-    diagnosis.accuracy_by_length(
+    figures.accuracy_by_length(
         {name: (p.words, p.truncated, p.right) for name, p in predictions.items()},
         paths["length"],
     )
@@ -255,7 +270,7 @@ def _diagnosis(
     columns |= {"tokens read": "d", "truncated": ""} | ({"text": ""} if texts else {})
     for name, p in predictions.items():
         rows = []
-        for i in diagnosis.hardest_mistakes(p, MISTAKES):
+        for i in hardest_mistakes(p, MISTAKES):
             seeds, wrong = len(p.p_positive), round((1 - p.right[i]) * len(p.p_positive))
             row = [p.ids[i], ("negative", "positive")[p.labels[i]], p.p_positive[:, i].mean()]
             row += [f"{wrong} of {seeds}", p.words[i], p.tokens[i]]

@@ -18,11 +18,27 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from sentiment_jax import announce, devices, resume, study, tokenizers, train, writer
-from sentiment_jax import config as configs
-from sentiment_jax import task as tasks
+from sentiment_jax import train
+from sentiment_jax.config import HARMLESS, flatten
+from sentiment_jax.data import tokenization
 from sentiment_jax.errors import DiskFull, InputError, Interrupted, InUse, RunError
-from sentiment_jax.study import FINAL, Plan, Run
+from sentiment_jax.runtime import devices
+from sentiment_jax.storage.files import file_sha256, write_json
+from sentiment_jax.storage.metrics_log import read_metrics
+from sentiment_jax.storage.run_directory import command_line, prepare_workdir
+from sentiment_jax.sweeps.console import SweepProgress, conclude, describe_sweep, write_table
+from sentiment_jax.sweeps.plan import (
+    FINAL,
+    PLAN_FILE,
+    Plan,
+    Trial,
+    check_same_plan,
+    iterate_stages,
+    make_plan,
+    read_plan,
+)
+from sentiment_jax.training.experiment import Experiment, prepare_experiment, resolve
+from sentiment_jax.training.signals import Stop
 
 POLL_SECONDS = 2.0  # between two looks at runs that other processes hold
 
@@ -55,31 +71,31 @@ def sweep(
       Interrupted: SIGTERM or Ctrl-C; the current run is saved.
     """
     share = _parse_share(only)
-    writer.prepare_workdir(directory)
-    resolved = configs.resolve(config)
+    prepare_workdir(directory)
+    resolved = resolve(config)
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
     shares = [cores[worker::workers] for worker in range(workers)]
     with _on_cores(shares[0]):
-        prepare = _keep_task()
-        plan = _join(directory, study.make_plan(resolved, axes, overridden), prepare)
+        prepare = _keep_experiment()
+        plan = _join(directory, make_plan(resolved, axes, overridden), prepare)
         if retry_failed:
             for folder in (directory, directory / FINAL):
                 for failure in folder.glob("*/failed.json"):
                     failure.unlink(missing_ok=True)
-        progress = announce.Progress(plan, directory)
-        with resume.Stop() as stop, _helpers(shares[1:], directory, stop):
+        progress = SweepProgress(plan, directory)
+        with Stop() as stop, _helpers(shares[1:], directory, stop):
             worker = _Worker(plan, resolved, prepare, share, progress, stop)
-            runs: list[Run] = []
-            for runs in study.stages(plan, directory):
+            runs: list[Trial] = []
+            for runs in iterate_stages(plan, directory):
                 if not worker.drain(runs):
-                    announce.write_table(plan, directory)
+                    write_table(plan, directory)
                     left = sum(run.outcome().status == "open" for run in runs)
                     print(
                         f"this share is done; {left} runs are open, "
                         "the share that ends last goes on"
                     )
                     return
-    announce.conclude(plan, directory, runs)
+    conclude(plan, directory, runs)
 
 
 def _parse_share(only: str | None) -> tuple[int, int]:
@@ -91,55 +107,58 @@ def _parse_share(only: str | None) -> tuple[int, int]:
     raise InputError(f"--only={only}: write i/n with 1 <= i <= n, 2/8 for example")
 
 
-def _keep_task() -> Callable[..., tasks.Task]:
-    """A tasks.prepare that reads and encodes the reviews once for all runs of a process."""
-    kept: list[tasks.Task] = []
+def _keep_experiment() -> Callable[..., Experiment]:
+    """A prepare_experiment that reads and encodes the reviews once for all runs of a process."""
+    kept: list[Experiment] = []
 
-    def prepare(config: ConfigDict, tokenizer: Any = None) -> tasks.Task:
+    def prepare(config: ConfigDict, tokenizer: Any = None) -> Experiment:
         if not kept:
-            kept.append(tasks.prepare(config))
-        task = kept[0]
+            kept.append(prepare_experiment(config))
+        experiment = kept[0]
         same = tokenizer is None or (
-            tokenizers.tokenizer_hash(tokenizer) == tokenizers.tokenizer_hash(task.tokenizer)
+            tokenization.tokenizer_hash(tokenizer)
+            == tokenization.tokenizer_hash(experiment.tokenizer)
         )
         return (
-            dataclasses.replace(task, config=config) if same else tasks.prepare(config, tokenizer)
+            dataclasses.replace(experiment, config=config)
+            if same
+            else prepare_experiment(config, tokenizer)
         )
 
     return prepare
 
 
-def _join(directory: Path, plan: Plan, prepare: Callable[..., tasks.Task]) -> Plan:
+def _join(directory: Path, plan: Plan, prepare: Callable[..., Experiment]) -> Plan:
     """Writes sweep.json, or checks that the one there is the same; returns what is on disk."""
-    path = directory / study.PLAN_FILE
+    path = directory / PLAN_FILE
     for size in {*plan.axes["batch_size"], plan.config.eval_batch_size}:
         devices.check_batch_size("batch_size", size)
     if path.exists():
-        study.check_same_plan(directory, study.read_plan(directory), plan)
-    task = prepare(plan.config)
-    reviews, largest = len(task.encoded["train"]), max(plan.axes["batch_size"])
+        check_same_plan(directory, read_plan(directory), plan)
+    experiment = prepare(plan.config)
+    reviews, largest = len(experiment.encoded["train"]), max(plan.axes["batch_size"])
     if largest > reviews:
         raise InputError(
             f"batch_size={largest} is larger than the {reviews} training reviews; use at most "
             f"{reviews} (--sweep_batch_size)"
         )
-    command = writer.command_line()
-    plan = dataclasses.replace(plan, data_hash=task.facts["data_hash"], command=command)
+    command = command_line()
+    plan = dataclasses.replace(plan, data_hash=experiment.statistics["data_hash"], command=command)
     if not path.exists():
         mine = path.with_name(f".{path.name}.{os.getpid()}.new")
-        writer.write_json(mine, plan.to_json())
+        write_json(mine, plan.to_json())
         # Of two processes that begin together, only one can create the file.
         with contextlib.suppress(FileExistsError):
             os.link(mine, path)
         mine.unlink()
-    stored = study.read_plan(directory)
-    study.check_same_plan(directory, stored, plan)
+    stored = read_plan(directory)
+    check_same_plan(directory, stored, plan)
     if stored.data_hash != plan.data_hash:
         raise InputError(
             f"the data changed since the sweep in {directory} began: hash {stored.data_hash[:12]} "
             f"then, {plan.data_hash[:12]} now; choose another --workdir"
         )
-    announce.describe(stored, directory, reviews)
+    describe_sweep(stored, directory, reviews)
     return stored
 
 
@@ -149,12 +168,12 @@ class _Worker:
 
     plan: Plan
     config: ConfigDict
-    prepare: Callable[..., tasks.Task]
+    prepare: Callable[..., Experiment]
     share: tuple[int, int]
-    progress: announce.Progress
-    stop: resume.Stop
+    progress: SweepProgress
+    stop: Stop
 
-    def drain(self, runs: list[Run]) -> bool:
+    def drain(self, runs: list[Trial]) -> bool:
         """Trains what nobody else does; True once the stage is complete, False to leave it open."""
         first, count = self.share
         mine = runs if runs[0].stage == FINAL else runs[first - 1 :: count]
@@ -168,7 +187,7 @@ class _Worker:
         self.progress.update(runs)
         return True
 
-    def _wait(self, runs: list[Run]) -> None:
+    def _wait(self, runs: list[Trial]) -> None:
         time.sleep(POLL_SECONDS)
         self.progress.update(runs)
         self._check_stop()
@@ -177,15 +196,15 @@ class _Worker:
         if self.stop.requested:
             raise Interrupted("stopped between two runs; run the same command to continue")
 
-    def _try(self, run: Run, runs: list[Run]) -> bool:
+    def _try(self, run: Trial, runs: list[Trial]) -> bool:
         """Trains one run to its end; False where it has ended, or another process holds it."""
         self._check_stop()
         if run.outcome().status != "open":
             return False
         # Paths and cadence as this process was told, everything else as planned.
         config = ConfigDict(run.config.to_dict())
-        own = configs.flatten(self.config)
-        config.update_from_flattened_dict({name: own[name] for name in resume.HARMLESS})
+        own = flatten(self.config)
+        config.update_from_flattened_dict({name: own[name] for name in HARMLESS})
         try:
             _execute(run, config, self.prepare)
         except InUse:
@@ -194,9 +213,9 @@ class _Worker:
         return True
 
 
-def _execute(run: Run, config: ConfigDict, prepare: Callable[..., tasks.Task]) -> None:
+def _execute(run: Trial, config: ConfigDict, prepare: Callable[..., Experiment]) -> None:
     """Trains one run, what it says going to its log.txt; a failure becomes its failed.json."""
-    writer.prepare_workdir(run.directory)
+    prepare_workdir(run.directory)
     log = (run.directory / "log.txt").open("a", encoding="utf-8")
     try:
         with log, contextlib.redirect_stdout(log):
@@ -211,11 +230,11 @@ def _execute(run: Run, config: ConfigDict, prepare: Callable[..., tasks.Task]) -
             traceback.print_exc()
             reason = f"{type(error).__name__}: {reason}"
         metrics = run.directory / "metrics.jsonl"
-        records = writer.read_metrics(metrics)
+        records = read_metrics(metrics)
         reached = records[-1]["step"] if records else 0
         failure = {"reason": " ".join(reason.split()), "step": getattr(error, "step", reached)}
-        failure["metrics_sha256"] = writer.file_sha256(metrics) if metrics.exists() else None
-        writer.write_json(run.directory / "failed.json", failure)
+        failure["metrics_sha256"] = file_sha256(metrics) if metrics.exists() else None
+        write_json(run.directory / "failed.json", failure)
 
 
 @contextlib.contextmanager
@@ -236,9 +255,7 @@ def _on_cores(cores: Collection[int]) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _helpers(
-    shares: Sequence[Collection[int]], directory: Path, stop: resume.Stop
-) -> Iterator[None]:
+def _helpers(shares: Sequence[Collection[int]], directory: Path, stop: Stop) -> Iterator[None]:
     """Runs the same command in more processes meanwhile, one for every share of the cores.
 
     Their output goes to log files.

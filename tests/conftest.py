@@ -23,9 +23,13 @@ import runs
 import sweeping
 
 from configs import lstm
-from sentiment_jax import devices, evaluate, sweep, task, train, train_step
+from sentiment_jax import sweep, train
+from sentiment_jax.runtime import startup
+from sentiment_jax.training import scoring
+from sentiment_jax.training.experiment import prepare_experiment
+from sentiment_jax.training.steps import _make_train_step
 
-devices.use_wide_vectors()  # as main does: bitwise the same runs in a process of their own
+startup.use_wide_vectors()  # as main does: bitwise the same runs in a process of their own
 
 
 def pytest_collection_modifyitems(items):
@@ -90,18 +94,20 @@ def swept(tmp_path_factory):
     """A finished sweep whose runs at 1e30 diverged; not to be changed."""
     directory = tmp_path_factory.mktemp("sweeps") / "small"
     scored, prepared = [], []
-    score, prepare = evaluate.evaluate, task.prepare
+    score, prepare = scoring.score_reviews, prepare_experiment
 
     def spy(*arguments, **options):
         scored.append(options["description"])
         return score(*arguments, **options)
 
-    compiled = train_step._make_train_step.cache_info().misses
+    compiled = _make_train_step.cache_info().misses
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(evaluate, "evaluate", spy)
-        patch.setattr(task, "prepare", lambda *a, **k: prepared.append(a) or prepare(*a, **k))
+        patch.setattr(scoring, "score_reviews", spy)
+        patch.setattr(
+            sweep, "prepare_experiment", lambda *a, **k: prepared.append(a) or prepare(*a, **k)
+        )
         sweep.sweep(make_small_config(), directory, SMALL_SWEEP)
-    compiled = train_step._make_train_step.cache_info().misses - compiled
+    compiled = _make_train_step.cache_info().misses - compiled
     return Swept(directory, scored, len(prepared), compiled)
 
 

@@ -9,8 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
-from sentiment_jax import pretrained, task
+from sentiment_jax.huggingface import weights
 from sentiment_jax.models import classifiers
+from sentiment_jax.training.experiment import abstract_params
 
 FIXTURES = Path(__file__).parent / "fixtures"
 TORCH = ("bert", "electra", "electra_projection")
@@ -26,8 +27,8 @@ def read(name):
 def build(folder, **settings):
     """The model of a folder with other settings."""
     folder = FIXTURES / folder
-    model_type = pretrained.read_json(folder / "config.json")["model_type"]
-    settings = pretrained.resolve_encoder({"name": model_type, **settings}, folder)
+    model_type = weights.read_json(folder / "config.json")["model_type"]
+    settings = weights.resolve_encoder({"name": model_type, **settings}, folder)
     return classifiers.build_model(settings, vocab_size=settings["vocab_size"])
 
 
@@ -48,20 +49,20 @@ def random(model, scale=0.3, seed=0):
     rng = np.random.default_rng(seed)
     return jax.tree.map(
         lambda leaf: jnp.asarray(scale * rng.normal(size=leaf.shape), leaf.dtype),
-        task.abstract_params(model),
+        abstract_params(model),
     )
 
 
 def fill(model, value):
     """Parameters that all have one value: a loader must replace them."""
-    shapes = task.abstract_params(model)
+    shapes = abstract_params(model)
     return jax.tree.map(lambda leaf: jnp.full(leaf.shape, value, leaf.dtype), shapes)
 
 
 def load_report(folder, **settings):
     """The loaded parameters of a folder, and the report."""
     model = build(folder, **settings)
-    return pretrained.load_pretrained(FIXTURES / folder, model.config, fill(model, 7.0))
+    return weights.load_pretrained(FIXTURES / folder, model.config, fill(model, 7.0))
 
 
 def load(folder, **settings):

@@ -16,8 +16,11 @@ import runs
 from conftest import make_small_config
 from jax.sharding import Mesh
 
-from sentiment_jax import checkpoint, devices, task, train
+from sentiment_jax import train
 from sentiment_jax.models.dropout import keep_mask
+from sentiment_jax.runtime import devices
+from sentiment_jax.storage.checkpoints import Checkpoints
+from sentiment_jax.training.experiment import load_run
 
 
 def on(count):
@@ -27,7 +30,7 @@ def on(count):
 
 
 def leaves(run):
-    return [np.asarray(leaf) for leaf in jax.tree.leaves(task.load_run(run).params)]
+    return [np.asarray(leaf) for leaf in jax.tree.leaves(load_run(run).params)]
 
 
 def mask(count):
@@ -48,7 +51,7 @@ def main(folder, run):
     assert jax.device_count() == 4
     np.savez(folder / "masks.npz", *[mask(count) for count in (1, 2, 4)])
     np.savez(folder / "read.npz", *leaves(run))
-    whole, save = [], checkpoint.Checkpoints.save
+    whole, save = [], Checkpoints.save
 
     def spy(self, step, params, opt_state, *rest):
         whole[:] = [
@@ -56,7 +59,7 @@ def main(folder, run):
         ]
         save(self, step, params, opt_state, *rest)
 
-    checkpoint.Checkpoints.save = spy
+    Checkpoints.save = spy
     for name, count, split in (("two", 2, False), ("four", 4, False), ("split", 4, True)):
         on(count)
         config = make_small_config()

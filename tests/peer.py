@@ -7,15 +7,16 @@ import os
 import sys
 import time
 
-from sentiment_jax import main, processes
+from sentiment_jax import main
+from sentiment_jax.runtime import devices, launch
 
 
 def dispatch():
     port, index, count, victim = map(int, sys.argv[1:])
-    place = processes.find_place(f"localhost:{port}", index, count)
-    processes.connect(place, lost_after=5)
+    place = launch.find_process_group(f"localhost:{port}", index, count)
+    launch.connect(place, lost_after=5)
     for question in range(2000):
-        assert bool(processes.any_of(index == 1)), "the others heard nothing"
+        assert bool(devices.any_of(index == 1)), "the others heard nothing"
         if index == victim and question == 40:
             os.kill(os.getpid(), 9)
         time.sleep(0.02)

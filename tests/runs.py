@@ -4,7 +4,9 @@ import jax
 import numpy as np
 
 from benchmarks.comparing import TIMES
-from sentiment_jax import checkpoint, writer
+from sentiment_jax.storage.checkpoints import Checkpoints
+from sentiment_jax.storage.files import read_json
+from sentiment_jax.storage.metrics_log import read_metrics
 
 SMALL = {  # an LSTM on a few dozen embedded reviews: a run takes seconds
     "cpu_devices": 1,  # as in the tests' own process: other sums round differently
@@ -38,7 +40,7 @@ def small_flags(**changes):
 
 def final_state(workdir):
     """Parameters and optimiser state of the last checkpoint, as numpy."""
-    checkpoints = checkpoint.Checkpoints(workdir / "checkpoints", read_only=True)
+    checkpoints = Checkpoints(workdir / "checkpoints", read_only=True)
     import orbax.checkpoint as ocp
 
     with ocp.StandardCheckpointer() as reader:
@@ -50,14 +52,14 @@ def final_state(workdir):
 
 def metrics(workdir):
     """metrics.jsonl without what a clock decides."""
-    records = writer.read_metrics(workdir / "metrics.jsonl")
+    records = read_metrics(workdir / "metrics.jsonl")
     return [{k: v for k, v in record.items() if k != "seconds"} for record in records]
 
 
 def assert_same_run(first, second):
     jax.tree.map(np.testing.assert_array_equal, final_state(first), final_state(second))
     assert metrics(first) == metrics(second)
-    results = [writer.read_json(run / "result.json") for run in (first, second)]
+    results = [read_json(run / "result.json") for run in (first, second)]
     for result in results:
         for name in (*TIMES, "metrics_sha256"):
             del result[name]

@@ -1,6 +1,7 @@
 """What the tests of sweeps share: axes with a known best setting, a training that does nothing."""
 
-from sentiment_jax import writer
+from sentiment_jax.storage.files import write_json
+from sentiment_jax.storage.run_directory import lock_run
 
 AXES = {
     "procedure": "grid",
@@ -30,7 +31,7 @@ class Training:
         self.runs, self.errors = [], {}
 
     def __call__(self, config, directory, *, score_test, prepare):
-        with writer.lock(directory):
+        with lock_run(directory):
             prepare(config)
             number = len(self.runs)
             self.runs.append((directory, score_test))
@@ -39,7 +40,7 @@ class Training:
             scores = {"loss": 0.5, "accuracy": accuracy(config), "examples": 12}
             result = {"model": "lstm", "best_epoch": 1, "val": scores, "train_seconds": 1.0}
             result |= {"test": scores} if score_test else {}
-            writer.write_json(directory / "result.json", result)
+            write_json(directory / "result.json", result)
             return result
 
 

@@ -6,9 +6,18 @@ import pytest
 from ml_collections import ConfigDict
 
 from configs import bert, electra, lstm
-from sentiment_jax import config as configs
-from sentiment_jax import writer
+from sentiment_jax.config import (
+    config_difference,
+    config_digest,
+    config_to_json,
+    flatten,
+    run_name,
+    validate,
+)
 from sentiment_jax.errors import InputError
+from sentiment_jax.storage.files import write_json
+from sentiment_jax.storage.run_directory import read_run_config
+from sentiment_jax.training.experiment import resolve
 
 ROOT = Path(__file__).parent.parent
 VARIANTS = [
@@ -21,11 +30,11 @@ VARIANTS = [
 @pytest.mark.parametrize(("module", "variant"), VARIANTS)
 def test_every_config_is_valid_and_survives_json(module, variant, tmp_path):
     config = module.get_config(variant)
-    configs.validate(config)
-    writer.write_json(tmp_path / "config.json", configs.to_json(config))
-    again = configs.read_run_config(tmp_path)
-    assert configs.flatten(again) == configs.flatten(config)
-    assert configs.digest(again) == configs.digest(config)
+    validate(config)
+    write_json(tmp_path / "config.json", config_to_json(config))
+    again = read_run_config(tmp_path)
+    assert flatten(again) == flatten(config)
+    assert config_digest(again) == config_digest(config)
 
 
 @pytest.mark.parametrize("module", [lstm, bert, electra])
@@ -60,7 +69,7 @@ def test_validate_lists_all_problems_at_once():
     config.optimizer.layerwise_decay = 0.8
     config.data.source = "csv"
     with pytest.raises(InputError) as error:
-        configs.validate(config)
+        validate(config)
     for part in (
         "batch_size=0 must be >= 1",
         "epochs=0 must be >= 1",
@@ -80,20 +89,20 @@ def test_bad_learning_rates(rate):
     config = lstm.get_config()
     config.optimizer.learning_rate = rate
     with pytest.raises(InputError, match="optimizer.learning_rate"):
-        configs.validate(config)
+        validate(config)
 
 
 def test_max_length_beyond_the_positions():
     config = bert.get_config("tiny")
     config.data.max_length = 129
     with pytest.raises(InputError, match="data.max_length=129 exceeds the model's 128 positions"):
-        configs.validate(config)
+        validate(config)
 
 
 def test_difference_is_field_by_field():
     old, new = lstm.get_config(), lstm.get_config()
     new.batch_size, new.optimizer.learning_rate = 512, 5e-5
-    assert configs.difference(old, new) == [
+    assert config_difference(old, new) == [
         "batch_size: 256 -> 512",
         "optimizer.learning_rate: 0.0001 -> 5e-05",
     ]
@@ -101,18 +110,18 @@ def test_difference_is_field_by_field():
 
 def test_run_names_are_readable_and_differ_with_any_field():
     config = lstm.get_config()
-    name = configs.run_name(config)
+    name = run_name(config)
     assert name.startswith("lstm-adam-256-0.0001-seed0-")
     config.data.max_length = 300
-    assert configs.run_name(config) != name
+    assert run_name(config) != name
 
 
 def test_resolve_copies():
     config = bert.get_config("tiny")
-    before = json.dumps(configs.to_json(config))
-    resolved = configs.resolve(config)
+    before = json.dumps(config_to_json(config))
+    resolved = resolve(config)
     resolved.batch_size = 3
-    assert json.dumps(configs.to_json(config)) == before
+    assert json.dumps(config_to_json(config)) == before
     assert isinstance(resolved, ConfigDict)
 
 
@@ -126,5 +135,5 @@ def test_every_field_is_read_somewhere():
             elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
                 names.add(node.target.id)  # a field of a dataclass that a group is splatted into
     for module, variant in VARIANTS:
-        for field in configs.flatten(module.get_config(variant)):
+        for field in flatten(module.get_config(variant)):
             assert field.split(".")[-1] in names, field

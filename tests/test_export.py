@@ -11,8 +11,9 @@ import safetensors
 import tokenizers
 import transformers
 
-from sentiment_jax import export, pretrained
+from sentiment_jax import export
 from sentiment_jax.errors import InputError
+from sentiment_jax.huggingface import weights
 
 WORDS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "good", "Good", "film", "##s", "bad")
 
@@ -38,7 +39,7 @@ def test_an_exported_folder_is_read_back_bit_for_bit(tmp_path, tokenizer, name, 
     again = golden.build(tmp_path / "out", scan_layers=scan)
     assert again == model
     folder = tmp_path / "out"
-    loaded, report = pretrained.load_pretrained(folder, again.config, golden.fill(again, 7.0))
+    loaded, report = weights.load_pretrained(folder, again.config, golden.fill(again, 7.0))
     assert report.new == report.unused == ()
     jax.tree.map(np.testing.assert_array_equal, loaded, params)
     # and the same file content as Hugging Face wrote

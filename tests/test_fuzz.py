@@ -10,8 +10,11 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from sentiment_jax import predict, sources, splits, task
+from sentiment_jax.data import sources
+from sentiment_jax.data.reviews import is_blank
 from sentiment_jax.errors import InputError
+from sentiment_jax.predict import BLANK, predict, predict_input
+from sentiment_jax.training.experiment import load_run
 
 FUZZ = settings(
     deadline=None,
@@ -23,7 +26,7 @@ FUZZ = settings(
 
 @pytest.fixture(scope="module")
 def trained(finished):
-    return task.load_run(finished)
+    return load_run(finished)
 
 
 # Control characters, NUL, right-to-left, combining and joining marks, markup, quotes, line ends.
@@ -47,7 +50,7 @@ TEXTS = st.one_of(
 @given(texts=st.lists(TEXTS, min_size=1, max_size=8))
 @example(texts=["\x00", "", "\ud800", "\u0301", "&#xd800;", "word " * 100_000])
 def test_every_text_gets_a_finite_verdict(trained, texts):
-    p = predict.predict(trained, texts)
+    p = predict(trained, texts)
     assert p.shape == (len(texts),)
     assert np.all((p > 0) & (p < 1))
 
@@ -137,10 +140,10 @@ def test_predict_writes_a_row_for_every_row(trained, tmp_path, capsys, texts, su
     if suffix == "txt" and not expected[-1]:
         del expected[-1]  # the last line ends, no other begins
     capsys.readouterr()
-    predict.predict_input(trained, str(path))
+    predict_input(trained, str(path))
     header, *rows = csv.reader(io.StringIO(capsys.readouterr().out))
     assert header == ["row", "predicted", "p_positive", "warning"]
     assert len(rows) == len(expected)
     assert all(0 < float(row[2]) < 1 for row in rows)
-    warned = [row[3] == predict.BLANK for row in rows]
-    assert warned == [splits.is_blank(text) for text in expected]
+    warned = [row[3] == BLANK for row in rows]
+    assert warned == [is_blank(text) for text in expected]

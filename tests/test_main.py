@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from sentiment_jax import main, malloc, writer
+from sentiment_jax import main
+from sentiment_jax.runtime import startup
+from sentiment_jax.storage.run_directory import lock_run
 
 ROOT = Path(__file__).parent.parent
 
@@ -85,7 +87,7 @@ def test_an_unwritable_workdir_fails_before_data(tmp_path):
 
 
 def test_two_runs_in_one_workdir(tmp_path):
-    with writer.lock(tmp_path):
+    with lock_run(tmp_path):
         line = refused(SAMPLE, f"--workdir={tmp_path}")
     assert f"in use by pid {os.getpid()} on " in line
 
@@ -153,11 +155,11 @@ def test_starts_again_with_malloc_tuned_once(monkeypatch):
     monkeypatch.setattr(os, "execv", lambda *arguments: started.append(arguments))
     monkeypatch.setattr(sys, "platform", "linux")
     monkeypatch.setattr(os, "environ", {})
-    malloc.tune()
+    startup.tune_malloc()
     assert started == [(sys.executable, sys.orig_argv)]
     assert os.environ["GLIBC_TUNABLES"] == (
         "glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=134217728:"
         "glibc.malloc.trim_threshold=8589934592:glibc.malloc.arena_max=1"
     )
-    malloc.tune()
+    startup.tune_malloc()
     assert len(started) == 1

@@ -5,13 +5,15 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from sentiment_jax import evaluate, predict, task
 from sentiment_jax.errors import InputError
+from sentiment_jax.predict import predict, predict_input, print_verdicts, read_input
+from sentiment_jax.training import scoring
+from sentiment_jax.training.experiment import load_run, prepare_experiment
 
 
 @pytest.fixture(scope="module")
 def trained(finished):
-    return task.load_run(finished)
+    return load_run(finished)
 
 
 STRANGE = [
@@ -28,22 +30,22 @@ STRANGE = [
 
 
 def test_a_probability_for_whatever_comes_in(trained):
-    p = predict.predict(trained, STRANGE)
+    p = predict(trained, STRANGE)
     assert p.shape == (len(STRANGE),)
     assert np.all((p > 0) & (p < 1))
 
 
 def test_the_answer_does_not_depend_on_company(trained):
     texts = [f"a film of {n} good scenes" for n in range(20)]
-    together = predict.predict(trained, texts)
-    alone = np.concatenate([predict.predict(trained, [text]) for text in texts])
+    together = predict(trained, texts)
+    alone = np.concatenate([predict(trained, [text]) for text in texts])
     np.testing.assert_allclose(together, alone, atol=1e-6)
 
 
 def test_predict_is_evaluate(trained):
     """The path of --mode=predict gives what the scoring of a split gives."""
-    prepared = task.prepare(trained.config, trained.tokenizer)
-    scores = evaluate.evaluate(
+    prepared = prepare_experiment(trained.config, trained.tokenizer)
+    scores = scoring.score_reviews(
         trained.model,
         trained.params,
         prepared.encoded["val"],
@@ -52,16 +54,16 @@ def test_predict_is_evaluate(trained):
         mesh=trained.mesh,
         description="val",
     )
-    from sentiment_jax import data
-    from sentiment_jax.sources import DataConfig
+    from sentiment_jax.config import DataConfig
+    from sentiment_jax.data.corpus import load_corpus
 
-    corpus = data.load_corpus(DataConfig(**trained.config.data.to_dict()))
-    p = predict.predict(trained, corpus.splits["val"].texts)
+    corpus = load_corpus(DataConfig(**trained.config.data.to_dict()))
+    p = predict(trained, corpus.splits["val"].texts)
     np.testing.assert_allclose(p, scores.p_positive, atol=1e-6)
 
 
 def output(capsys, trained, source):
-    predict.predict_input(trained, str(source))
+    predict_input(trained, str(source))
     return [line.split(",") for line in capsys.readouterr().out.splitlines()]
 
 
@@ -89,16 +91,16 @@ def test_text_files_and_stdin_give_a_row_a_line(trained, tmp_path, capsys, monke
 def test_bad_input_is_named(trained, tmp_path):
     (tmp_path / "latin.txt").write_bytes(b"good\ncaf\xe9\n")
     with pytest.raises(InputError, match=r"latin.txt, line 2: not UTF-8"):
-        predict.read_input(str(tmp_path / "latin.txt"), "text")
+        read_input(str(tmp_path / "latin.txt"), "text")
     (tmp_path / "columns.csv").write_text("a,b\n1,2\n")
     with pytest.raises(InputError, match=r"columns.csv needs one column 'text'.*'a', 'b'"):
-        predict.read_input(str(tmp_path / "columns.csv"), "text")
+        read_input(str(tmp_path / "columns.csv"), "text")
     with pytest.raises(InputError, match="cannot read --input="):
-        predict.read_input(str(tmp_path / "nothing.txt"), "text")
+        read_input(str(tmp_path / "nothing.txt"), "text")
 
 
 def test_verdicts_are_a_line_each(trained, capsys):
-    predict.print_verdicts(trained, ["a good film", " "])
+    print_verdicts(trained, ["a good film", " "])
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 2
     assert lines[0].split()[0] in ("positive", "negative")

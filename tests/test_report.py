@@ -15,7 +15,10 @@ import numpy as np
 import pytest
 from runs import ONE_SHAPE, small_flags
 
-from sentiment_jax import report, sources, writer
+from sentiment_jax import report
+from sentiment_jax.data import sources
+from sentiment_jax.storage.files import read_json, write_json
+from sentiment_jax.storage.metrics_log import read_metrics
 
 ROOT = Path(__file__).parent.parent
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
@@ -38,7 +41,7 @@ def reported(swept, tmp_path_factory):
 
 def test_the_models_table(swept, reported):
     tests = [
-        writer.read_json(path)["test"]["accuracy"]
+        read_json(path)["test"]["accuracy"]
         for path in (swept.directory / "final").glob("*/result.json")
     ]
     (row,) = read_table(reported / "models.csv")
@@ -49,7 +52,7 @@ def test_the_models_table(swept, reported):
     text = (reported / "report.md").read_text()
     assert f"| {statistics.mean(tests):.4f} |" in text
     assert f"{int(row['parameters']):,}" in text
-    machine = writer.read_json(next(swept.directory.glob("*/env.json")))["machine"]
+    machine = read_json(next(swept.directory.glob("*/env.json")))["machine"]
     assert row["hardware"] == machine
 
 
@@ -62,7 +65,7 @@ def test_every_run_is_listed_with_its_fate(swept, reported):
             assert row["status"].startswith("failed: diverged at step 1: loss")
             assert row["val accuracy"] == ""
             continue
-        result = writer.read_json(folder / "result.json")
+        result = read_json(folder / "result.json")
         assert float(row["val accuracy"]) == result["val"]["accuracy"]
         assert (row["test accuracy"] == "") == (row["stage"] == "grid")
     assert sum("failed" in row["status"] for row in rows) == 2
@@ -78,7 +81,7 @@ def test_the_optimizers_epoch_by_epoch(swept, reported):
         (run,) = swept.directory.glob(f"lstm-{name}-16-{rate:g}-*")
         for row, line in zip(
             rows,
-            [r for r in writer.read_metrics(run / "metrics.jsonl") if r["split"] == "val"],
+            [r for r in read_metrics(run / "metrics.jsonl") if r["split"] == "val"],
             strict=True,
         ):
             assert float(row[f"{name} loss"]) == line["loss"]
@@ -144,8 +147,8 @@ def test_an_open_sweep_is_reported_as_such(sweep_copy, tmp_path, capsys):
 
 
 def test_runs_that_differ_in_the_seed_are_one_study(finished, run_copy, tmp_path):
-    config = writer.read_json(run_copy / "config.json")
-    writer.write_json(run_copy / "config.json", {**config, "seed": 5})
+    config = read_json(run_copy / "config.json")
+    write_json(run_copy / "config.json", {**config, "seed": 5})
     seeds = [
         shutil.copytree(path, tmp_path / f"lstm-seed{i}")
         for i, path in enumerate((finished, run_copy))
@@ -155,7 +158,7 @@ def test_runs_that_differ_in_the_seed_are_one_study(finished, run_copy, tmp_path
     assert (row["study"], row["seeds"]) == ("lstm", "2")
     assert float(row["± sd"]) == 0
     config["optimizer"]["learning_rate"] = 1.0
-    writer.write_json(run_copy / "config.json", config)
+    write_json(run_copy / "config.json", config)
     report.report([finished, run_copy], tmp_path / "report")
     assert len(read_table(tmp_path / "report" / "models.csv")) == 2
 
@@ -225,6 +228,6 @@ def test_the_command_of_a_run_makes_that_run_again(tmp_path):
     *arguments, workdir = shlex.split(command)[3:]
     main(*arguments, f"--workdir={tmp_path / 'again'}")
     name = workdir.rpartition("/")[2]
-    first = writer.read_json(sweep / "final" / name / "result.json")
-    again = writer.read_json(tmp_path / "again" / "result.json")
+    first = read_json(sweep / "final" / name / "result.json")
+    again = read_json(tmp_path / "again" / "result.json")
     assert first["test"] == again["test"] and first["val"] == again["val"]

@@ -7,9 +7,12 @@ from pathlib import Path
 import pytest
 from sweeping import AXES, contents, table
 
-from sentiment_jax import config as configs
-from sentiment_jax import sweep, writer
+from sentiment_jax import sweep
+from sentiment_jax.config import run_name
 from sentiment_jax.errors import DiskFull, Diverged, InputError, RunError
+from sentiment_jax.storage.files import read_json
+from sentiment_jax.storage.metrics_log import read_metrics
+from sentiment_jax.storage.run_directory import read_run_config
 
 ROOT = Path(__file__).parent.parent
 
@@ -32,23 +35,21 @@ def test_the_files_of_a_sweep(swept):
     runs = [path for path in swept.directory.iterdir() if path.is_dir() and path.name != "final"]
     assert len(runs) == 4
     for run in [*runs, *(swept.directory / "final").iterdir()]:
-        assert run.name == configs.run_name(configs.read_run_config(run))
+        assert run.name == run_name(read_run_config(run))
         final = run.parent.name == "final"
-        tests = [r for r in writer.read_metrics(run / "metrics.jsonl") if r["split"] == "test"]
+        tests = [r for r in read_metrics(run / "metrics.jsonl") if r["split"] == "test"]
         assert len(tests) == final
         assert (run / "predictions.csv").exists() == (run / "lengths.csv").exists() == final
         if (run / "result.json").exists():
-            result = writer.read_json(run / "result.json")
+            result = read_json(run / "result.json")
             assert ("test" in result) == final
             assert result["val"]["examples"] == 12
-    seeds = [configs.read_run_config(run).seed for run in (swept.directory / "final").iterdir()]
+    seeds = [read_run_config(run).seed for run in (swept.directory / "final").iterdir()]
     assert sorted(seeds) == [0, 1]
 
 
 def test_divergence_is_listed_at_its_step(swept):
-    failures = {
-        path.parent.name: writer.read_json(path) for path in swept.directory.glob("*/failed.json")
-    }
+    failures = {path.parent.name: read_json(path) for path in swept.directory.glob("*/failed.json")}
     assert sorted(name.rpartition("-")[0] for name in failures) == [
         "lstm-adam-16-1e+30-seed0",
         "lstm-sgd-16-1e+30-seed0",
@@ -117,7 +118,7 @@ def test_failures_are_listed_and_do_not_stop_the_rest(
     training.errors = {0: Diverged("diverged at step 7: no", 7), 3: ValueError("odd\nshape")}
     sweep.sweep(small_config, tmp_path, AXES)
     captured = capsys.readouterr()
-    failures = [writer.read_json(path) for path in sorted(tmp_path.glob("*/failed.json"))]
+    failures = [read_json(path) for path in sorted(tmp_path.glob("*/failed.json"))]
     assert sorted(f["reason"] for f in failures) == [
         "ValueError: odd shape",
         "diverged at step 7: no",
@@ -155,7 +156,7 @@ def test_a_full_disk_is_no_fault_of_the_run(small_config, tmp_path, training, no
 
 def test_another_plan_or_other_data_are_refused(small_config, tmp_path, training, now):
     path = tmp_path / "reviews.csv"
-    shutil.copy(ROOT / "sentiment_jax" / "sample.csv", path)
+    shutil.copy(ROOT / "sentiment_jax" / "data" / "sample.csv", path)
     small_config.data.source, small_config.data.path = "csv", str(path)
     directory = tmp_path / "sweep"
     sweep.sweep(small_config, directory, AXES)

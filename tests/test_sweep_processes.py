@@ -13,9 +13,12 @@ from runs import ONE_SHAPE, small_flags
 from sweeping import AXES, contents, table
 
 from configs import electra
-from sentiment_jax import config as configs
-from sentiment_jax import study, sweep, writer
+from sentiment_jax import sweep
 from sentiment_jax.errors import InputError, InUse
+from sentiment_jax.storage.files import read_json, write_json
+from sentiment_jax.storage.run_directory import lock_run, read_outcome
+from sentiment_jax.sweeps.plan import iterate_stages, make_plan, read_plan
+from sentiment_jax.training.experiment import resolve
 
 ROOT = Path(__file__).parent.parent
 
@@ -25,11 +28,11 @@ def test_runs_in_use_are_passed_over_and_waited_for(
     small_config, tmp_path, training, monkeypatch, procedure, trained
 ):
     axes = {**AXES, "procedure": procedure, "start": {"batch_size": 8, "learning_rate": 1e-2}}
-    plan = study.make_plan(configs.resolve(small_config), axes)
-    (runs, *_) = study.stages(plan, tmp_path)
+    plan = make_plan(resolve(small_config), axes)
+    (runs, *_) = iterate_stages(plan, tmp_path)
     held = runs[1]
     held.directory.mkdir()
-    lock = writer.lock(held.directory)
+    lock = lock_run(held.directory)
     lock.__enter__()
     waits = itertools.count()
 
@@ -37,7 +40,7 @@ def test_runs_in_use_are_passed_over_and_waited_for(
         if next(waits) == 2:
             scores = {"loss": 0.1, "accuracy": 0.99, "examples": 12}
             result = {"val": scores, "best_epoch": 1, "train_seconds": 1.0}
-            writer.write_json(held.directory / "result.json", result)
+            write_json(held.directory / "result.json", result)
             lock.__exit__(None, None, None)
 
     monkeypatch.setattr(sweep.time, "sleep", other_process)
@@ -51,10 +54,10 @@ def test_runs_in_use_are_passed_over_and_waited_for(
 
 
 def test_a_dead_processs_run_is_taken_over(small_config, tmp_path, training, monkeypatch):
-    plan = study.make_plan(configs.resolve(small_config), AXES)
-    (runs, *_) = study.stages(plan, tmp_path)
+    plan = make_plan(resolve(small_config), AXES)
+    (runs, *_) = iterate_stages(plan, tmp_path)
     runs[1].directory.mkdir()
-    lock = writer.lock(runs[1].directory)
+    lock = lock_run(runs[1].directory)
     lock.__enter__()
     monkeypatch.setattr(sweep.time, "sleep", lambda _: lock.__exit__(None, None, None))
     sweep.sweep(small_config, tmp_path, AXES)
@@ -77,7 +80,7 @@ def test_shares_of_stages_wait_for_each_other(small_config, tmp_path, training, 
     axes = {**AXES, "procedure": "stages"}
 
     def other_share(seconds):
-        for runs in study.stages(study.read_plan(tmp_path), tmp_path):
+        for runs in iterate_stages(read_plan(tmp_path), tmp_path):
             for run in runs[1::2]:
                 if run.stage != "final" and run.outcome().status == "open":
                     run.directory.mkdir(exist_ok=True)
@@ -96,7 +99,7 @@ def test_bad_shares(small_config, tmp_path, share):
 
 
 def test_a_held_run_directory_says_so(tmp_path):
-    with writer.lock(tmp_path), pytest.raises(InUse), writer.lock(tmp_path):
+    with lock_run(tmp_path), pytest.raises(InUse), lock_run(tmp_path):
         pass
 
 
@@ -227,8 +230,7 @@ def _held_by(directory, pid):
     return [
         path.parent
         for path in directory.glob("*/lock")
-        if path.read_text().startswith(f"pid {pid} ")
-        and study.read_outcome(path.parent).status == "open"
+        if path.read_text().startswith(f"pid {pid} ") and read_outcome(path.parent).status == "open"
     ]
 
 
@@ -242,6 +244,6 @@ def test_electra_in_stages(tmp_path):
     config.model.intermediate_size, config.model.num_hidden_layers = 16, 1
     axes = {**electra.get_sweep("tiny"), "optimizer": ("adam", "adamw"), "seeds": (0, 1)}
     sweep.sweep(config, tmp_path, axes)
-    results = [writer.read_json(path) for path in (tmp_path / "final").glob("*/result.json")]
+    results = [read_json(path) for path in (tmp_path / "final").glob("*/result.json")]
     assert len(results) == 2
     assert all(np.isfinite(result["test"]["loss"]) for result in results)

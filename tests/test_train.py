@@ -8,8 +8,15 @@ import pytest
 import runs
 
 from configs import bert
-from sentiment_jax import checkpoint, devices, evaluate, finish, task, train, writer
+from sentiment_jax import train
 from sentiment_jax.errors import RunError
+from sentiment_jax.evaluate import evaluate_run
+from sentiment_jax.runtime import devices
+from sentiment_jax.storage.checkpoints import steps_in
+from sentiment_jax.storage.files import read_json
+from sentiment_jax.storage.metrics_log import read_metrics
+from sentiment_jax.training import scoring
+from sentiment_jax.training.experiment import load_run
 
 
 def test_the_run_directory_keeps_its_contract(plain, small_config):
@@ -17,11 +24,11 @@ def test_the_run_directory_keeps_its_contract(plain, small_config):
         *("config.json", "env.json", "tokenizer.json", "metrics.jsonl", "checkpoints"),
         *("result.json", "curves.png", "predictions.csv"),
     }
-    result = writer.read_json(plain / "result.json")
+    result = read_json(plain / "result.json")
     assert result["model"] == "lstm"
     assert result["val"]["examples"] == 12
     assert result["test"]["examples"] == 30
-    records = writer.read_metrics(plain / "metrics.jsonl")
+    records = read_metrics(plain / "metrics.jsonl")
     assert [(r["step"], r["split"]) for r in records if r["split"] != "test"] == [
         *[(2, "train"), (3, "train"), (3, "val")],
         *[(4, "train"), (6, "train"), (6, "val")],
@@ -37,7 +44,7 @@ def test_the_run_directory_keeps_its_contract(plain, small_config):
         (r for r in records if r["split"] == "val"), key=lambda r: (r["accuracy"], -r["loss"])
     )
     assert (result["best_step"], result["val"]["loss"]) == (best["step"], best["loss"])
-    env = writer.read_json(plain / "env.json")
+    env = read_json(plain / "env.json")
     assert env["data"]["counts"]["train"] == {"neg": 24, "pos": 24}
     assert env["versions"]["jax"] == jax.__version__
     rows = list(csv.DictReader((plain / "predictions.csv").read_text().splitlines()))
@@ -48,11 +55,11 @@ def test_the_run_directory_keeps_its_contract(plain, small_config):
 
 
 def test_evaluate_gives_the_same_digits_and_encodes_no_other_split(plain, tmp_path, monkeypatch):
-    result = writer.read_json(plain / "result.json")
+    result = read_json(plain / "result.json")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    assert finish.evaluate_run(plain, "test") == result["test"]
+    assert evaluate_run(plain, "test") == result["test"]
     assert len(list(tmp_path.glob("cache/sentiment_jax/*.npz"))) == 1
-    assert finish.evaluate_run(plain, "val") == result["val"]
+    assert evaluate_run(plain, "val") == result["val"]
 
 
 def test_divergence_stops_and_saves_no_nan(small_config, tmp_path):
@@ -63,12 +70,12 @@ def test_divergence_stops_and_saves_no_nan(small_config, tmp_path):
         RunError, match=r"diverged at step \d: .*learning rate 1e\+30, gradient norm"
     ):
         train.train(small_config, tmp_path / "run")
-    for step in checkpoint.steps_in(tmp_path / "run" / "checkpoints"):
+    for step in steps_in(tmp_path / "run" / "checkpoints"):
         raise AssertionError(f"step {step} was saved")
 
 
 def test_nan_validation_is_never_best(small_config, tmp_path, monkeypatch):
-    original = evaluate.evaluate
+    original = scoring.score_reviews
     calls = []
 
     def second_is_nan(*args, **options):
@@ -80,7 +87,7 @@ def test_nan_validation_is_never_best(small_config, tmp_path, monkeypatch):
                 object.__setattr__(scores, "accuracy", 1.0)
         return scores
 
-    monkeypatch.setattr(evaluate, "evaluate", second_is_nan)
+    monkeypatch.setattr(scoring, "score_reviews", second_is_nan)
     result = train.train(small_config, tmp_path / "run")
     assert len(calls) == 3
     assert result["best_epoch"] != 2
@@ -109,10 +116,10 @@ def test_bert_takes_the_same_path(tmp_path):
     train.train(config, tmp_path / "a")
     train.train(config, tmp_path / "b")
     runs.assert_same_run(tmp_path / "a", tmp_path / "b")
-    assert finish.evaluate_run(tmp_path / "a", "test")["examples"] == 12
+    assert evaluate_run(tmp_path / "a", "test")["examples"] == 12
 
 
 def test_restored_parameters_are_on_all_devices(plain):
-    trained = task.load_run(plain)
+    trained = load_run(plain)
     leaf = jax.tree.leaves(trained.params)[0]
     assert leaf.sharding.is_equivalent_to(devices.replicated(trained.mesh), leaf.ndim)

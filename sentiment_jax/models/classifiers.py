@@ -8,9 +8,11 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
+from sentiment_jax.config import EncoderConfig
 from sentiment_jax.errors import InputError
 from sentiment_jax.models.dropout import Dropout
-from sentiment_jax.models.encoder import Embeddings, Encoder, EncoderConfig, gelu
+from sentiment_jax.models.encoder import Embeddings, Encoder
+from sentiment_jax.models.layers import gelu
 
 NUM_LABELS = 2
 
@@ -113,7 +115,8 @@ def build_model(settings: Mapping[str, Any], *, vocab_size: int) -> nn.Module:
             "use the tokenizer that the weights were trained with"
         )
     if name == "lstm":
-        from sentiment_jax.models.lstm import LstmClassifier, LstmConfig
+        from sentiment_jax.config import LstmConfig
+        from sentiment_jax.models.lstm import LstmClassifier
 
         return LstmClassifier(LstmConfig(**fields))
     if name in ("bert", "electra"):

@@ -4,7 +4,6 @@ Numerics follow Hugging Face's PyTorch models. The embeddings' and every layer's
 `model.apply(..., capture_intermediates=True)`.
 """
 
-import dataclasses
 import functools
 import math
 from typing import Any
@@ -15,134 +14,15 @@ from flax import linen as nn
 from flax import traverse_util
 from jaxtyping import Array, Float, Int
 
+from sentiment_jax.config import EncoderConfig
 from sentiment_jax.errors import InputError
 from sentiment_jax.models.dropout import Dropout
-
-
-@dataclasses.dataclass(frozen=True)
-class EncoderConfig:
-    """An encoder's sizes and rates, Hugging Face's config.json in our names; defaults: BERT-base.
-
-    An `embedding_size` other than `hidden_size` adds a projection (ELECTRA-small). None as
-    `classifier_dropout` means `hidden_dropout`. `dtype` is what is computed in: parameters,
-    softmax, layer-norm statistics and logits are float32 always.
-    """
-
-    model_type: str = "bert"
-    vocab_size: int = 30522
-    embedding_size: int = 768
-    hidden_size: int = 768
-    num_hidden_layers: int = 12
-    num_attention_heads: int = 12
-    intermediate_size: int = 3072
-    max_position_embeddings: int = 512
-    type_vocab_size: int = 2
-    layer_norm_eps: float = 1e-12
-    hidden_act: str = "gelu"
-    hidden_dropout: float = 0.1
-    attention_dropout: float = 0.1
-    classifier_dropout: float | None = None
-    initializer_range: float = 0.02
-    dtype: str = "float32"
-    attention: str = "xla"
-    remat: bool = False
-    scan_layers: bool = False
-
-    def __post_init__(self):
-        """Refuses what can't be built, with `InputError`."""
-        choices = {
-            "model_type": ("bert", "electra"),
-            "hidden_act": ("gelu",),
-            "dtype": ("float32", "bfloat16"),
-            "attention": ("xla", "cudnn"),
-        }
-        for field, allowed in choices.items():
-            if (value := getattr(self, field)) not in allowed:
-                raise InputError(
-                    f"model.{field}={value!r} is unknown; choose from {', '.join(allowed)}"
-                )
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            if type(value) is int and value < 1:
-                raise InputError(f"model.{field.name}={value} must be at least 1")
-            if field.name.endswith("dropout") and value is not None and not 0 <= value < 1:
-                raise InputError(f"model.{field.name}={value} must be in [0, 1)")
-        if self.hidden_size % self.num_attention_heads:
-            raise InputError(
-                f"model.hidden_size={self.hidden_size} is not divisible by "
-                f"model.num_attention_heads={self.num_attention_heads}"
-            )
-        if self.attention == "cudnn" and (self.dtype != "bfloat16" or self.attention_dropout > 0):
-            raise InputError(
-                "model.attention=cudnn needs model.dtype=bfloat16 and model.attention_dropout=0.0, "
-                f"got {self.dtype} and {self.attention_dropout}"
-            )
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def einsum(spec: str, left: Float[Array, "..."], right: Float[Array, "..."]) -> Float[Array, "..."]:
-    """A product of two operands in their own dtype, accumulated and returned in float32.
-
-    The cotangent is rounded to that dtype too: JAX's own rule would multiply it in float32, which
-    takes a quarter of a bfloat16 training step on the CPU. Every index must occur in two or three
-    of the operands and the result: then a gradient is an einsum again.
-    """
-    a, b, out = spec.replace("->", ",").split(",")
-    if next(index for index in out if (index in a) != (index in b)) in b:
-        a, b, left, right = b, a, right, left  # XLA's CPU backend has no transposed bf16 product
-    return jnp.einsum(f"{a},{b}->{out}", left, right, preferred_element_type=jnp.float32)
-
-
-def _einsum_forward(spec, left, right):
-    return einsum(spec, left, right), (left, right)
-
-
-def _einsum_backward(spec, operands, cotangent):
-    left, right = operands
-    a, b, out = spec.replace("->", ",").split(",")
-    grad_left = einsum(f"{out},{b}->{a}", cotangent.astype(right.dtype), right)
-    grad_right = einsum(f"{a},{out}->{b}", left, cotangent.astype(left.dtype))
-    return grad_left.astype(left.dtype), grad_right.astype(right.dtype)
-
-
-einsum.defvjp(_einsum_forward, _einsum_backward)
-
-
-class Dense(nn.Module):
-    """A dense layer computed in `config.dtype`, initialised as Hugging Face does."""
-
-    config: EncoderConfig
-    features: int
-
-    @nn.compact
-    def __call__(self, inputs: Float[Array, "batch length in"]) -> Float[Array, "batch length out"]:
-        """Multiplies by the kernel with float32 accumulation and adds the bias."""
-        dtype = jnp.dtype(self.config.dtype)
-        init = nn.initializers.normal(self.config.initializer_range)
-        kernel = self.param("kernel", init, (inputs.shape[-1], self.features))
-        bias = self.param("bias", nn.initializers.zeros, (self.features,))
-        product = einsum("bli,io->blo", inputs.astype(dtype), kernel.astype(dtype))
-        return (product + bias).astype(dtype)
-
-
-def gelu(inputs: Float[Array, "..."]) -> Float[Array, "..."]:
-    """Exact GELU in float32 by erf, as PyTorch has it; flax's, by erfc, takes twice the time."""
-    x = inputs.astype(jnp.float32)
-    return (0.5 * x * (1 + jax.lax.erf(math.sqrt(0.5) * x))).astype(inputs.dtype)
-
-
-def layer_norm(config: EncoderConfig, name: str) -> nn.LayerNorm:
-    """Layer normalisation over the last axis; flax takes the statistics in float32.
-
-    Computed again when its gradient is taken: less memory, and on a CPU no slower.
-    """
-    again = nn.remat(nn.LayerNorm, prevent_cse=not config.scan_layers)
-    return (nn.LayerNorm if config.remat else again)(
-        epsilon=config.layer_norm_eps,
-        dtype=jnp.dtype(config.dtype),
-        use_fast_variance=False,  # E[x^2] - E[x]^2 loses digits where the mean is large
-        name=name,
-    )
+from sentiment_jax.models.layers import (
+    Dense,
+    einsum,
+    gelu,
+    layer_norm,
+)
 
 
 class Embeddings(nn.Module):

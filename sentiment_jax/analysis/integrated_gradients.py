@@ -1,0 +1,238 @@
+"""`--mode=predict --explain`: which words pushed the verdict, by integrated gradients.
+
+Sundararajan et al. (2017), https://arxiv.org/abs/1703.01365, on the word embeddings: the gradient
+of the log-odds of "positive", integrated from a text whose words mean nothing (zero vectors;
+positions, [CLS] and [SEP] stay) to the text. Completeness: a text's attributions sum to the
+difference of its log-odds to those of the empty text.
+"""
+
+import dataclasses
+import functools
+import itertools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Float32, Int
+
+from sentiment_jax.data import batches, tokenization
+from sentiment_jax.data.reviews import normalize_text
+from sentiment_jax.models import classifiers
+from sentiment_jax.training.experiment import TrainedModel
+
+WORD_EMBEDDINGS = ("embedding", "word_embeddings")  # their names in models/
+# Gauss-Legendre on [0, 1], exact for polynomials; with the segment's end, a batch of eight.
+NODES, WEIGHTS = (np.polynomial.legendre.leggauss(7) + np.array([[1], [0]])) / 2
+FIRST_SEGMENTS, MOST_SEGMENTS = 4, 256
+
+
+@dataclasses.dataclass(frozen=True)
+class Word:
+    """A word that the model read: its place in the text and its push towards "positive" (nats)."""
+
+    start: int
+    end: int
+    attribution: float
+    known: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Explanation:
+    """One verdict taken apart; log-odds in nats, positive ones speak for "positive"."""
+
+    text: str
+    words: tuple[Word, ...]
+    log_odds: float
+    empty_log_odds: float
+    gap: float  # attributions minus the difference of the log-odds: the error of the integral
+
+    @property
+    def complete(self) -> bool:
+        """Whether the attributions sum to the difference of the log-odds within 1 %."""
+        return abs(self.gap) <= allowed_gap(self.log_odds - self.empty_log_odds)
+
+
+def allowed_gap(difference: float) -> float:
+    """The error that an integral may have: 1 %, or what float32 leaves of a small one."""
+    return max(0.01 * abs(difference), 1e-4)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Segment:
+    """A part of the path, the log-odds at its ends, and its part of the integral."""
+
+    low: float
+    high: float
+    before: float
+    after: float
+    attributions: np.ndarray
+
+    @property
+    def gap(self) -> float:
+        """How far it is from complete: where to look closer."""
+        return abs(float(self.attributions.sum()) - (self.after - self.before))
+
+
+def _is_word_embedding(context: Any) -> bool:
+    module = context.module
+    embeds = isinstance(module, nn.Embed) and context.method_name == "__call__"
+    return embeds and module.name in WORD_EMBEDDINGS
+
+
+@functools.lru_cache(maxsize=4)
+def _functions(model: nn.Module) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """Returns the jitted embed(params, token_ids, lengths) and integrate(params, ...)."""
+
+    def embed(
+        params: Any, token_ids: Int[Array, "1 length"], lengths: Int[Array, " 1"]
+    ) -> Float[Array, "1 length embedding"]:
+        found = []
+
+        def record(next_function: Any, args: Any, kwargs: Any, context: Any) -> Any:
+            output = next_function(*args, **kwargs)
+            if _is_word_embedding(context):  # asked again: the LSTM wants them by length, batch
+                found.append(next_function(token_ids))
+            return output
+
+        with nn.intercept_methods(record):
+            model.apply({"params": params}, token_ids, lengths, deterministic=True)
+        (embedded,) = found
+        return embedded
+
+    def log_odds(
+        params: Any,
+        embedded: Float[Array, "rows length embedding"],
+        lengths: Int[Array, " 1"],
+    ) -> Float[Array, " rows"]:
+        rows, length, size = embedded.shape
+        table = embedded.reshape(-1, size)
+        ids = jnp.arange(rows * length).reshape(rows, length)  # of the table's rows
+
+        def substitute(next_function: Any, args: Any, kwargs: Any, context: Any) -> Any:
+            return table[args[0]] if _is_word_embedding(context) else next_function(*args, **kwargs)
+
+        with nn.intercept_methods(substitute):
+            logits: Any = model.apply(
+                {"params": params}, ids, jnp.broadcast_to(lengths, rows), deterministic=True
+            )
+        return logits[:, 1] - logits[:, 0]
+
+    def integrate(
+        params: Any,
+        start: Float[Array, "1 length embedding"],
+        end: Float[Array, "1 length embedding"],
+        lengths: Int[Array, " 1"],
+        nodes: Float[Array, " rows"],
+        weights: Float[Array, " rows"],
+    ) -> tuple[Float[Array, " length"], Float[Array, " rows"]]:
+        points = start + nodes[:, None, None] * (end - start)
+
+        def weighted_sum(points: Array) -> tuple[Array, Array]:
+            values = log_odds(params, points, lengths)
+            return jnp.sum(values * weights), values
+
+        gradients, values = jax.grad(weighted_sum, has_aux=True)(points)
+        return jnp.sum(gradients * (end - start), axis=(0, 2)), values
+
+    return jax.jit(embed), jax.jit(integrate)
+
+
+def attribute(
+    model: nn.Module, params: Any, token_ids: Sequence[int], length: int, fixed: Sequence[int] = ()
+) -> tuple[Float32[np.ndarray, " tokens"], float, float]:
+    """Integrated gradients of one text.
+
+    The path is cut where it is least complete until the whole is: a kink (ReLU, maximum, saturated
+    gate) costs points around it alone.
+
+    Args:
+      model: computing in float32.
+      params: its parameters.
+      token_ids: of the text.
+      length: padded length.
+      fixed: positions whose embedding is not taken away, such as [CLS]; their attribution is 0.
+
+    Returns:
+      (attributions, log-odds of the text, log-odds of the empty text).
+    """
+    embed, integrate = _functions(model)
+    ids = np.zeros((1, length), np.int32)
+    ids[0, : len(token_ids)] = token_ids
+    lengths = np.array([len(token_ids)], np.int32)
+    end = embed(params, ids, lengths)
+    kept = np.zeros((1, length, 1), np.float32)
+    kept[0, list(fixed)] = 1
+    start = end * kept
+
+    def segment(low: float, high: float, before: float) -> _Segment:
+        nodes = np.append(low + (high - low) * NODES, high)
+        weights = np.append((high - low) * WEIGHTS, 0)
+        sums, values = integrate(
+            params, start, end, lengths, np.float32(nodes), np.float32(weights)
+        )
+        attributions = np.asarray(sums, np.float64)[: len(token_ids)]
+        return _Segment(low, high, before, float(values[-1]), attributions)
+
+    nowhere = np.zeros(len(NODES) + 1, np.float32)
+    empty = float(integrate(params, start, end, lengths, nowhere, nowhere)[1][0])
+    segments: list[_Segment] = []
+    whole = empty
+    for part in range(FIRST_SEGMENTS):
+        segments.append(segment(part / FIRST_SEGMENTS, (part + 1) / FIRST_SEGMENTS, whole))
+        whole = segments[-1].after
+    allowed = allowed_gap(whole - empty)
+    while len(segments) < MOST_SEGMENTS and sum(piece.gap for piece in segments) > allowed:
+        worst = segments.pop(max(range(len(segments)), key=lambda i: segments[i].gap))
+        middle = (worst.low + worst.high) / 2
+        first = segment(worst.low, middle, worst.before)
+        segments += [first, segment(middle, worst.high, first.after)]
+    total = sum(piece.attributions for piece in segments)
+    return np.asarray(total, np.float32), whole, empty
+
+
+def explain(trained: TrainedModel, text: str) -> Explanation:
+    """Takes the verdict on one text apart.
+
+    Args:
+      trained: a run's best model; computed in float32 whatever it was trained in.
+      text: raw.
+    """
+    settings = trained.config.model.to_dict() | {"dtype": "float32"}
+    if "attention" in settings:
+        settings["attention"] = "xla"
+    tokenizer = trained.tokenizer
+    model = classifiers.build_model(settings, vocab_size=tokenizer.get_vocab_size())
+    data = trained.config.data
+    text = normalize_text(text)
+    (ids,), _ = tokenization.encode(
+        tokenizer, [text], max_length=data.max_length, truncation=data.truncation
+    )
+    framed = None not in (tokenizer.token_to_id("[CLS]"), tokenizer.token_to_id("[SEP]"))
+    buckets = batches.effective_buckets(data.length_buckets, data.max_length)
+    length = next(bucket for bucket in buckets if bucket >= len(ids))
+    fixed = (0, len(ids) - 1) if framed else ()
+    attributions, whole, empty = attribute(model, trained.params, ids, length, fixed)
+    encoding = tokenizer.encode(text, add_special_tokens=False)
+    places = tokenization.truncate(
+        list(zip(encoding.word_ids, encoding.offsets, strict=True)),
+        data.max_length - 2 * framed,
+        data.truncation,
+    )
+    unknown = tokenizer.token_to_id("[UNK]")
+    body = zip(places, ids[framed:], attributions[framed:], strict=False)  # a blank text has none
+    words = []
+    for _, group in itertools.groupby(body, key=lambda token: token[0][0]):
+        tokens = list(group)
+        words.append(
+            Word(
+                start=tokens[0][0][1][0],
+                end=tokens[-1][0][1][1],
+                attribution=float(sum(attribution for *_, attribution in tokens)),
+                known=all(token_id != unknown for _, token_id, _ in tokens),
+            )
+        )
+    gap = float(attributions.sum()) - (whole - empty)
+    return Explanation(text, tuple(words), whole, empty, gap)

@@ -1,0 +1,1 @@
+"""From a source of reviews to splits, token ids and batches of few shapes."""

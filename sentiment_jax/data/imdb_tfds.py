@@ -1,0 +1,141 @@
+"""imdb_reviews of TensorFlow Datasets (TFDS), read and prepared without TensorFlow."""
+
+import contextlib
+import os
+import re
+import sys
+import threading
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from sentiment_jax.data.imdb_folder import Rows, stream_archive
+from sentiment_jax.errors import InputError
+
+NAME = "imdb_reviews/plain_text/1.0.0"
+URL = "http://ai.stanford.edu/~amaas/data/sentiment/aclImdb_v1.tar.gz"
+SIZE = 84_125_825
+SHA256 = "c40f74a18d3b61f90feba1e17730e0d38e8b97c05fde7008942e91923d1658fe"
+NETWORK_SECONDS = 5.0
+OTHERWISE = (
+    "set data.path to a prepared TFDS directory, "
+    "or data.source to folder and data.path to an aclImdb folder or its .tar.gz"
+)
+
+
+def read_tfds(path: str) -> tuple[Rows, Rows]:
+    """Return ids, texts and labels of the training and the test split, never the unsupervised one.
+
+    Args:
+        path: TFDS data directory, or the prepared version inside it; empty is $TFDS_DATA_DIR or
+            ~/tensorflow_datasets. What is absent is downloaded and prepared there.
+
+    Raises:
+        InputError: absent and no network, in a format that needs TensorFlow, or damaged.
+    """
+    import tensorflow_datasets as tfds
+
+    root = Path(path or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
+    folder = root if (root / "dataset_info.json").exists() else root / NAME
+    if not (folder / "dataset_info.json").exists():
+        if root.is_file() or any((root / name).is_dir() for name in ("aclImdb", "train/pos")):
+            raise InputError(f"{root} is no TFDS directory: for aclImdb set data.source to folder")
+        prepare(root)
+    try:
+        builder = tfds.builder_from_directory(folder)
+        return _read_split(builder, "train"), _read_split(builder, "test")
+    except NotImplementedError:
+        raise InputError(
+            f"{folder} is prepared in a format that only TensorFlow reads: "
+            "set data.path to a folder that is empty or prepared in array_record format"
+        ) from None
+    except Exception as error:  # TFDS, protobuf and array_record each raise their own.
+        raise InputError(f"{folder} is damaged ({_line(error)}): delete it and run again") from None
+
+
+def _read_split(builder: Any, split: str) -> Rows:
+    source = builder.as_data_source(split=split)
+    records = source.__getitems__(range(len(source)))  # One call: 25,000 single reads take longer.
+    ids = [f"{split}/{i}" for i in range(len(records))]
+    return ids, [r["text"].decode("utf-8") for r in records], [int(r["label"]) for r in records]
+
+
+def prepare(root: Path) -> None:
+    """Download aclImdb and write it as TFDS does, in array_record format, under `root`.
+
+    Raises:
+        InputError: no network (known after seconds), a wrong checksum, or no room to write.
+    """
+    problem = network_problem(URL, NETWORK_SECONDS)
+    if problem:
+        raise InputError(f"{root} has no imdb_reviews and {URL} fails ({problem}): {OTHERWISE}")
+    import tensorflow_datasets as tfds
+
+    if not sys.stderr.isatty():
+        tfds.disable_progress_bar()
+    try:
+        with contextlib.redirect_stdout(sys.stderr):  # TFDS says where it writes, in bold.
+            _builder_class()(data_dir=root, config="plain_text").download_and_prepare(
+                file_format="array_record"
+            )
+    except InputError:
+        raise
+    except Exception as error:  # requests, TFDS and the file system each raise their own.
+        raise InputError(
+            f"preparing imdb_reviews in {root} failed ({_line(error)}): {OTHERWISE}"
+        ) from None
+
+
+def _line(error: Exception) -> str:
+    return str(error).partition("\n")[0] or type(error).__name__
+
+
+def network_problem(url: str, seconds: float) -> str:
+    """Return why a URL cannot be fetched, or an empty string, within about `seconds`.
+
+    TFDS itself retries for minutes.
+    """
+    problem = [f"no answer in {seconds:g} s"]
+
+    def ask() -> None:
+        try:
+            request = urllib.request.Request(url, method="HEAD")
+            with urllib.request.urlopen(request, timeout=seconds):
+                problem[0] = ""
+        except OSError as error:  # URLError and HTTPError are OSErrors.
+            problem[0] = str(getattr(error, "reason", "") or error)
+
+    # A thread, since looking up a name heeds no time-out; a daemon, since it may outlive us.
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    return problem[0]
+
+
+def _builder_class() -> type:
+    """Return TFDS's own builder of imdb_reviews, but for the archive that it streams with TF."""
+    from tensorflow_datasets.core.download.checksums import UrlInfo
+    from tensorflow_datasets.datasets.imdb_reviews import imdb_reviews_dataset_builder as original
+
+    class Builder(original.Builder, skip_registration=True):  # type: ignore[call-arg]
+        name = original.Builder.name
+        pkg_dir_path = original.Builder._get_pkg_dir_path()
+        url_infos = {URL: UrlInfo(SIZE, SHA256, Path(URL).name)}
+
+        def _split_generators(self, dl_manager: Any) -> dict[str, Iterator]:
+            archive = Path(dl_manager.download(URL))
+            return {
+                "train": self._generate_examples(archive, "train/(neg|pos)"),
+                "test": self._generate_examples(archive, "test/(neg|pos)"),
+                "unsupervised": self._generate_examples(archive, "train/(unsup)"),
+            }
+
+        def _generate_examples(self, archive: Path, folder: str) -> Iterator[tuple[str, dict]]:
+            pattern = re.compile(f"aclImdb/{folder}/")
+            for name, raw in stream_archive(archive):
+                if match := pattern.match(name):
+                    label = -1 if match[1] == "unsup" else match[1]
+                    yield name, {"text": raw.strip(), "label": label}
+
+    return Builder

@@ -1,0 +1,1 @@
+"""Hugging Face folders: where they are found, and how their names map to ours."""

@@ -1,0 +1,1 @@
+"""The machine: what is set before JAX starts, devices, and several processes as one run."""

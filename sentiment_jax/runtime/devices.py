@@ -1,0 +1,120 @@
+"""Where arrays live: one mesh with a data axis; batches split along it, parameters copied."""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from sentiment_jax.errors import InputError
+from sentiment_jax.runtime import processes
+
+
+def data_mesh() -> Mesh:
+    """All devices in one row, its axis named "data"."""
+    return Mesh(np.array(jax.devices()), ("data",))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """The sharding of parameters and optimiser state: a copy on every device."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def axis_to_split(shape: tuple[int, ...], parts: int) -> int | None:
+    """The longest axis that divides into equal parts; None where no axis does."""
+    fitting = [axis for axis, size in enumerate(shape) if size and size % parts == 0]
+    return max(fitting, key=lambda axis: shape[axis], default=None)
+
+
+def sharding(leaf: Any, mesh: Mesh, shard: bool) -> NamedSharding:
+    """Where an array of the training state lives: copied, or split where `shard` asks for it.
+
+    An array that has no axis to split evenly (a small bias, a scalar) is copied all the same.
+    """
+    axis = axis_to_split(leaf.shape, mesh.size)
+    if not shard or axis is None:
+        return replicated(mesh)
+    return NamedSharding(mesh, PartitionSpec(*[None] * axis, "data"))
+
+
+def place(tree: Any, mesh: Mesh, shard: bool = False) -> Any:
+    """Sends a state that every process holds whole to the devices."""
+
+    def put(leaf: jax.Array) -> jax.Array:
+        where = sharding(leaf, mesh, shard)
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):  # refused on several processes
+            numbers = jax.device_put(jax.random.key_data(leaf), where)
+            return jax.random.wrap_key_data(numbers, impl=jax.random.key_impl(leaf))
+        return jax.device_put(leaf, where)
+
+    return jax.tree.map(put, tree)
+
+
+def constrain(tree: Any, mesh: Mesh, shard: bool) -> Any:
+    """Inside a jitted function: the arrays of a tree live where `sharding` says."""
+    return jax.lax.with_sharding_constraint(
+        tree, jax.tree.map(lambda leaf: sharding(leaf, mesh, shard), tree)
+    )
+
+
+def abstract(tree: Any, mesh: Mesh, shard: bool = False) -> Any:
+    """Shapes, dtypes and shardings of a tree: the target of a restore."""
+    return jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(
+            leaf.shape, leaf.dtype, sharding=sharding(leaf, mesh, shard)
+        ),
+        tree,
+    )
+
+
+def put_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
+    """Sends a batch to the devices, its rows split along the data axis.
+
+    Every process makes the whole (small) batch and sends its own devices' rows.
+    """
+    rows = NamedSharding(mesh, PartitionSpec("data"))
+    if processes.count() == 1:
+        return jax.device_put(batch, rows)
+    return {
+        name: jax.make_array_from_callback(array.shape, rows, array.__getitem__)
+        for name, array in batch.items()
+    }
+
+
+def fetch(array: jax.Array) -> np.ndarray:
+    """The whole array, also where other processes hold a part of it."""
+    if processes.count() == 1:
+        return np.asarray(array)
+    return np.asarray(multihost_utils.process_allgather(array, tiled=True))
+
+
+def check_batch_size(name: str, batch_size: int) -> None:
+    """Refuses a batch that the devices cannot share evenly.
+
+    Raises:
+      InputError: with the nearest sizes that work.
+    """
+    count = jax.device_count()
+    if batch_size % count:
+        below, above = batch_size // count * count, (batch_size // count + 1) * count
+        together = f" of {processes.count()} processes" if processes.count() > 1 else ""
+        nearest = f"{below} or {above}" if below else str(above)
+        raise InputError(
+            f"{name}={batch_size} does not divide among {count} devices{together}; use {nearest}"
+        )
+
+
+def any_of(flag: bool) -> Any:
+    """Whether the flag is set in any process, as an array: nobody waits until it is read."""
+    mesh, reduce = _any_over_devices()
+    return reduce(put_batch({"flag": np.full(mesh.size, flag)}, mesh)["flag"])
+
+
+@functools.cache
+def _any_over_devices() -> tuple[Any, Any]:
+    """The mesh, and the jitted function; made once, they are asked for at every step."""
+    mesh = data_mesh()
+    return mesh, jax.jit(jnp.any, out_shardings=replicated(mesh))

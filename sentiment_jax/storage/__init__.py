@@ -1,0 +1,1 @@
+"""Everything on disk: names of files, checksums, locks, checkpoints."""

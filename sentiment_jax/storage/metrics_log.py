@@ -1,0 +1,55 @@
+"""metrics.jsonl: one JSON object per line, each (step, split) once."""
+
+import contextlib
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from sentiment_jax.runtime import processes
+from sentiment_jax.storage.files import write_atomically
+
+
+def validation_rank(metrics: dict[str, float]) -> tuple[float, float]:
+    """What "best" means: validation accuracy, ties by the lower loss."""
+    return metrics["accuracy"], -metrics["loss"]
+
+
+class MetricsLog:
+    """metrics.jsonl: one JSON object a line; every (step, split) once."""
+
+    def __init__(self, path: Path, records: list[dict[str, Any]]):
+        """Writes the file anew.
+
+        Args:
+          path: the file.
+          records: its lines so far, as the checkpoint knows them; `write` adds to them.
+        """
+        write_atomically(path, "".join(json.dumps(record) + "\n" for record in records))
+        self._path, self._records = path, records
+
+    def write(self, **record: Any) -> None:
+        """Appends one line: step, epoch, split, loss, accuracy, examples, seconds, learning_rate.
+
+        A number that is not finite becomes null: the file is strict JSON.
+        """
+        finite = {
+            name: None if isinstance(value, float) and not math.isfinite(value) else value
+            for name, value in record.items()
+        }
+        if not processes.is_first():
+            return
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(finite, allow_nan=False) + "\n")
+        self._records.append(finite)
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """All complete lines of a metrics.jsonl; a line cut short by a kill is passed over."""
+    if not path.exists():
+        return []
+    records = []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        with contextlib.suppress(ValueError):
+            records.append(json.loads(line))
+    return records

@@ -1,0 +1,1 @@
+"""What a sweep consists of and what it prints."""

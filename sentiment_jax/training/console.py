@@ -1,0 +1,64 @@
+"""What a training run prints."""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from sentiment_jax.runtime import processes
+from sentiment_jax.training import flops
+from sentiment_jax.training.experiment import Experiment, abstract_params, count_parameters
+
+
+def describe_experiment(
+    experiment: Experiment, workdir: Path, load_report: Any, step: int, steps_per_epoch: int
+) -> None:
+    """Prints data, model, weights, device and where the run stands."""
+    statistics, config = experiment.statistics, experiment.config
+    for name, counts in statistics["counts"].items():
+        total = counts["neg"] + counts["pos"]
+        print(
+            f"{'data' if name == 'train' else '':8} {name:5} {total:>6,} reviews, "
+            f"{counts['pos']:>6,} positive, {statistics['truncated'][name]:6.2%} truncated to "
+            f"{config.data.max_length} tokens ({config.data.truncation})"
+        )
+    print(f"{'':8} source {statistics['source']}, hash {statistics['data_hash'][:12]}")
+    copies = ", ".join(f"{count} in {split}" for split, count in statistics["extra_copies"].items())
+    shared = statistics["shared"]["train_test"]
+    print(f"{'':8} extra copies: {copies}; test reviews also in train: {shared}")
+    parameters = count_parameters(abstract_params(experiment.model))
+    print(
+        f"{'model':8} {config.model.name}, {parameters:,} parameters, "
+        f"{experiment.tokenizer.get_vocab_size():,} token types"
+    )
+    if load_report is not None:
+        for kind in ("loaded", "new", "unused"):
+            names = getattr(load_report, kind)
+            listed = "" if kind == "loaded" else ": " + (", ".join(names) or "none")
+            print(f"{'weights' if kind == 'loaded' else '':8} {len(names)} {kind}{listed}")
+    device = jax.devices()[0]
+    together = f" in {processes.count()} processes" if processes.count() > 1 else ""
+    print(
+        f"{'device':8} {jax.device_count()} x {device.device_kind}{together}, jax {jax.__version__}"
+    )
+    total = config.epochs * steps_per_epoch
+    standing = f"resuming at step {step:,} of {total:,}" if step else f"{total:,} steps"
+    print(f"{'run':8} {workdir}, {config.epochs} epochs, {standing}", flush=True)
+
+
+def print_speed(config: ConfigDict, rate: int) -> None:
+    """One line: model FLOP/s in training, and their share of what the devices multiply."""
+    peak = flops.matmul_rate(config.model.dtype) * jax.device_count()
+    print(
+        f"{'speed':8} {rate / 1e9:,.0f} GFLOP/s in training, {rate / peak:.0%} of the "
+        f"{peak / 1e9:,.0f} of a large {config.model.dtype} product"
+    )
+
+
+def print_scores(split: str, scores: dict[str, Any], remark: str) -> None:
+    """One aligned line: accuracy, loss, number of reviews."""
+    print(
+        f"{split:8} accuracy {scores['accuracy']:.4f}  loss {scores['loss']:.4f}  on "
+        f"{scores['examples']:,} reviews ({remark})"
+    )

@@ -1,0 +1,62 @@
+"""SIGTERM and Ctrl-C as a request to save and stop."""
+
+import contextlib
+import os
+import signal
+import sys
+from types import FrameType
+from typing import Any
+
+from sentiment_jax.errors import Interrupted
+from sentiment_jax.runtime import devices, processes
+
+
+class Stop:
+    """Turns SIGTERM and Ctrl-C into a request; a second signal exits at once."""
+
+    def __init__(self) -> None:
+        """No signal yet."""
+        self.requested = False
+        self._posted: Any = False
+        self._previous: dict[int, Any] = {}
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self.requested:
+            os._exit(143)
+        self.requested = True
+        for handler in self._previous.values():  # a sweep's, around its run's: it stops as well
+            if isinstance(outer := getattr(handler, "__self__", None), Stop):
+                outer.requested = True
+        print("\nstopping after this step; a second signal exits at once", file=sys.stderr)
+
+    def __enter__(self) -> "Stop":
+        """Installs the handlers (in the main thread; elsewhere signals stay as they are)."""
+        with contextlib.suppress(ValueError):
+            for number in (signal.SIGTERM, signal.SIGINT):
+                self._previous[number] = signal.signal(number, self._handle)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Puts the former handlers back."""
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def asked(self) -> bool:
+        """Whether to stop at this step; asked once a step, all processes get the same answer.
+
+        Several processes learn what was asked up to the step before: waiting for this step's
+        answer would leave the devices idle.
+        """
+        if processes.count() == 1:
+            return self.requested
+        earlier, self._posted = self._posted, devices.any_of(self.requested)
+        return bool(earlier)
+
+    def check(self, step: int) -> None:
+        """Raises Interrupted where a signal came; the caller saves `step`."""
+        if self.asked():
+            self.interrupt(step)
+
+    def interrupt(self, step: int) -> None:
+        """Ends the run; `step` is saved, or the caller saves it."""
+        raise Interrupted(f"saved step {step}; run the same command to continue")

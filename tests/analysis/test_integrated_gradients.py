@@ -1,0 +1,233 @@
+"""Attributions: complete, exact where the model is linear, and on the right words."""
+
+import dataclasses
+import re
+
+import flax.linen as nn
+import golden
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from sentiment_jax.analysis import integrated_gradients
+from sentiment_jax.analysis.integrated_gradients import Explanation, Word
+from sentiment_jax.config import EncoderConfig, LstmConfig
+from sentiment_jax.data import sources, tokenization
+from sentiment_jax.data.reviews import normalize_text
+from sentiment_jax.errors import InputError
+from sentiment_jax.explain import explain_texts, strongest_words, to_html, to_terminal
+from sentiment_jax.models.classifiers import ElectraClassifier
+from sentiment_jax.models.lstm import LstmClassifier
+from sentiment_jax.training.experiment import TrainedModel, classifiers, devices, load_run
+
+TOKENS = [2, 17, 9, 30, 17, 5, 21, 8, 3]
+TINY = EncoderConfig(
+    vocab_size=40,
+    embedding_size=16,
+    hidden_size=16,
+    num_hidden_layers=1,
+    num_attention_heads=2,
+    intermediate_size=32,
+    max_position_embeddings=32,
+)
+LSTM = LstmConfig(40, 8, 8, dense_size=8, bidirectional=True, pooling="mean_max")
+MODELS = {
+    "lstm": LstmClassifier(LSTM),
+    "electra": ElectraClassifier(dataclasses.replace(TINY, model_type="electra", embedding_size=8)),
+}
+
+
+def make_run(texts, model_settings, tokenizer, **data):
+    """A TrainedModel around random weights."""
+    import conftest
+
+    config = conftest.make_small_config()
+    config.model.update(model_settings)
+    config.data.update(data)
+    model = classifiers.build_model(config.model.to_dict(), vocab_size=tokenizer.get_vocab_size())
+    return TrainedModel(
+        config, tokenizer, model, golden.random(model, 0.5, seed=1), devices.data_mesh(), 0
+    )
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_attributions_sum_to_the_difference_of_the_logits(name):
+    model = MODELS[name]
+    params = golden.random(model, 1.0)  # saturates gates: a hard integral, far from a linear one
+    attributions, whole, empty = integrated_gradients.attribute(model, params, TOKENS, 16)
+    assert attributions.shape == (len(TOKENS),)
+    difference = whole - empty
+    assert abs(difference) > 0.05, "no difference, nothing shown"
+    assert abs(attributions.sum() - difference) <= 0.01 * abs(difference)
+    # The endpoints are the model's own: its logits, and those of zero vectors.
+    ids = np.zeros((1, 16), np.int32)
+    ids[0, : len(TOKENS)] = TOKENS
+    batch = {"token_ids": ids, "lengths": np.array([len(TOKENS)])}
+    logits = golden.logits(model, params, batch)[0]
+    np.testing.assert_allclose(whole, logits[1] - logits[0], atol=1e-5)
+    table = next(k for k in ("embedding", "embeddings") if k in params)
+    words = params[table] if table == "embedding" else params[table]["word_embeddings"]
+    words["embedding"] = jnp.zeros_like(words["embedding"])
+    logits = golden.logits(model, params, batch)[0]
+    np.testing.assert_allclose(empty, logits[1] - logits[0], atol=1e-5)
+
+
+class Linear(nn.Module):
+    """Log-odds are a weighted sum of the embeddings: attributions are known."""
+
+    @nn.compact
+    def __call__(self, token_ids, lengths, *, deterministic):
+        embedded = nn.Embed(40, 4, name="embedding")(token_ids)
+        valid = (jnp.arange(token_ids.shape[1]) < lengths[:, None])[:, :, None]
+        score = jnp.sum(embedded * valid * jnp.arange(1, 5), axis=(1, 2))
+        return jnp.stack([-score, score], axis=1)
+
+
+def test_a_linear_models_attributions_are_its_terms():
+    model = Linear()
+    params = model.init(jax.random.key(0), jnp.array([TOKENS]), jnp.array([9]), deterministic=True)
+    table = np.asarray(params["params"]["embedding"]["embedding"])
+    attributions, whole, empty = integrated_gradients.attribute(model, params["params"], TOKENS, 12)
+    expected = 2 * table[TOKENS] @ np.arange(1, 5)
+    np.testing.assert_allclose(attributions, expected, atol=1e-5)
+    assert empty == 0
+    np.testing.assert_allclose(whole, expected.sum(), atol=1e-5)
+    fixed = (0, len(TOKENS) - 1)
+    attributions, _, empty = integrated_gradients.attribute(
+        model, params["params"], TOKENS, 12, fixed
+    )
+    np.testing.assert_allclose(attributions[list(fixed)], 0, atol=0)
+    np.testing.assert_allclose(attributions[1:-1], expected[1:-1], atol=1e-5)
+    np.testing.assert_allclose(empty, expected[list(fixed)].sum(), atol=1e-5)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_padding_changes_nothing(name):
+    model, params = MODELS[name], golden.random(MODELS[name], 1.0)
+    short, *_ = integrated_gradients.attribute(model, params, TOKENS, 16)
+    long, *_ = integrated_gradients.attribute(model, params, TOKENS, 24)
+    assert np.abs(short).max() > 1e-2
+    np.testing.assert_allclose(short, long, atol=1e-4)
+
+
+TEXT = "Unbelievably dull & overlong - <b>never</b> again!<br />The end."
+TRAINING = ["Unbelievably dull and overlong never again the end good bad &"] * 5
+
+
+@pytest.mark.parametrize("truncation", ["head", "tail", "head_tail"])
+@pytest.mark.parametrize("kind", ["lstm", "bert"])
+@pytest.mark.parametrize("max_length", [8, 64])
+def test_the_words_are_those_that_were_read(kind, truncation, max_length):
+    if kind == "lstm":
+        tokenizer = tokenization.train_word_level(TRAINING, vocabulary_size=40, min_frequency=1)
+        settings = {}
+    else:
+        tokenizer = tokenization.train_wordpiece(TRAINING, vocabulary_size=45)
+        sizes = dataclasses.asdict(TINY)
+        settings = {n: sizes[n] for n in ("num_hidden_layers", "num_attention_heads")}
+        settings |= {"name": "bert", "hidden_size": 16, "embedding_size": 16, "dense_size": None}
+        settings |= {"intermediate_size": 16, "max_position_embeddings": 64, "pooling": None}
+        settings |= {"bidirectional": None, "output_dropout": None, "embedding_dropout": None}
+    trained = make_run(TRAINING, settings, tokenizer, max_length=max_length, truncation=truncation)
+    explanation = integrated_gradients.explain(trained, TEXT)
+    assert explanation.complete
+    assert explanation.log_odds != explanation.empty_log_odds
+    assert explanation.text == normalize_text(TEXT)
+    words = [explanation.text[w.start : w.end] for w in explanation.words]
+    # What the ids say, against what the places in the text say.
+    (ids,), truncated = tokenization.encode(
+        tokenizer, [explanation.text], max_length=max_length, truncation=truncation
+    )
+    body = ids if kind == "lstm" else ids[1:-1]
+    assert truncated == (max_length == 8)
+    spelled = [tokenizer.id_to_token(i) for i in body]
+    known = [w for w, word in zip(words, explanation.words, strict=True) if word.known]
+    if kind == "lstm":
+        assert len(words) == len(spelled)
+        assert [w.lower() for w in known] == [s for s in spelled if s != "[UNK]"]
+    else:
+        joined = "".join(s.removeprefix("##") for s in spelled if s != "[UNK]")
+        assert joined in "".join(w.lower() for w in known) or truncated
+        assert len(words) < len(spelled), "no word of several pieces: nothing shown"
+    if not truncated:
+        assert "".join(words) == re.sub(r"\s", "", explanation.text)
+        assert "dull" in [w.lower() for w in known]
+    places = [(w.start, w.end) for w in explanation.words]
+    assert places == sorted(places)
+
+
+def make_explanation(text="so <dull> but fun", **places):
+    words = tuple(
+        Word(text.index(w), text.index(w) + len(w), value, True) for w, value in places.items()
+    )
+    return Explanation(text, words, 1.0, 0.5, 0.0)
+
+
+def test_colours_follow_sign_and_strength():
+    explanation = make_explanation(so=0.01, dull=-1.0, but=0.3, fun=0.8)
+    shown = to_terminal(explanation, colour=True)
+    assert re.sub("\x1b[^m]*m", "", shown) == explanation.text
+    assert "48;5;160mdull" in shown  # the strongest red
+    assert "48;5;27mfun" in shown  # the strongest blue
+    assert "48;5;18mbut" in shown  # the weakest
+    assert "mso" not in shown
+    plain = to_terminal(explanation, colour=False)
+    assert "\x1b" not in plain
+    page = to_html(explanation)
+    assert "&lt;</span>" in page and "<dull>" not in page
+    assert '<span title="-1.000" style="background:rgba(207,34,46,0.75)">dull</span>' in page
+    assert '<span title="+0.800" style="background:rgba(9,105,218,0.60)">fun</span>' in page
+
+
+def test_what_was_not_read_is_marked():
+    explanation = make_explanation("fun " + "x" * 500 + " end", fun=1.0)
+    assert " … " in to_terminal(explanation, colour=False)
+    assert "[not read: x" in to_terminal(explanation, colour=False)
+    assert len(to_terminal(explanation, colour=True)) < 200
+    assert '<span class="unread">' in to_html(explanation)
+
+
+def test_a_word_that_comes_again_counts_as_one():
+    words = (Word(0, 3, 0.5, True), Word(4, 7, 0.4, True), Word(8, 11, 0.7, True))
+    explanation = Explanation("Fun fun now", words, 1.0, 0.0, 0.0)
+    assert strongest_words(explanation, 1) == "fun +0.90, now +0.70"
+    assert strongest_words(explanation, -1) == ""
+
+
+def test_explains_a_finished_run(finished, tmp_path, capsys, monkeypatch):
+    monkeypatch.delenv("FORCE_COLOR", raising=False)
+    trained = load_run(finished)
+    texts = ["A dull, <i>awful</i> film, and I loved it.", "", "nan", "word " * 300]
+    path = tmp_path / "deeper" / "page.html"
+    explain_texts(trained, ["a", "b", "c", "d"], texts, path)
+    output = capsys.readouterr().out
+    assert "\x1b" not in output, "colours in a file"
+    assert [line[0] for line in output.splitlines() if re.match(r"[a-d]: ", line)] == list("abcd")
+    assert output.count("no text") == 2
+    assert "[not read: " in output
+    assert "warning" not in output
+    page = path.read_text()
+    assert page.count("<h2>") == 4
+    assert "<i>" not in page and "&lt;" in page
+    assert not re.search(r"""(src|href)=|https?://|<script""", page), "something lies elsewhere"
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    explain_texts(trained, ["a"], texts[:1], path)
+    assert "\x1b[38;5;231;48;5;" in capsys.readouterr().out
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="cannot write --output"):
+        explain_texts(trained, ["a"], texts[:1], tmp_path / "file" / "page.html")
+
+
+def test_a_bfloat16_model_is_explained_in_float32():
+    tokenizer = tokenization.train_word_level(
+        sources.SAMPLE.read_text().splitlines(), vocabulary_size=300, min_frequency=2
+    )
+    text = "A dull film, and the worst of the year, but the music is great."
+    explanations = [
+        integrated_gradients.explain(make_run([], {"dtype": dtype}, tokenizer), text)
+        for dtype in ("float32", "bfloat16")
+    ]
+    assert explanations[0] == explanations[1]
+    assert explanations[1].complete
+    assert abs(explanations[1].log_odds - explanations[1].empty_log_odds) > 0.05

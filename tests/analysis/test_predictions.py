@@ -1,0 +1,89 @@
+"""The numbers behind a report's pictures, and how its blocks are written."""
+
+import numpy as np
+import pytest
+
+from sentiment_jax.analysis import figures
+from sentiment_jax.analysis.html import Fold, Heading, Picture, Table, Text, to_html, to_markdown
+from sentiment_jax.analysis.predictions import (
+    Predictions,
+    calibration_bins,
+    confusion,
+    hardest_mistakes,
+)
+
+
+def make_predictions(p_positive, labels):
+    count = len(labels)
+    return Predictions(
+        ids=tuple(f"row {i}" for i in range(count)),
+        labels=np.array(labels, np.int32),
+        p_positive=np.array(p_positive, np.float32),
+        words=np.full(count, 9, np.int32),
+        tokens=np.full(count, 9, np.int32),
+        truncated=np.zeros(count, bool),
+    )
+
+
+def test_confusion_and_hardest_mistakes():
+    predictions = make_predictions(
+        [[0.9, 0.2, 0.8, 0.3], [0.7, 0.4, 0.1, 0.4]],
+        [1, 0, 0, 1],
+    )
+    np.testing.assert_array_equal(confusion(predictions), [[1.5, 0.5], [1, 1]])
+    np.testing.assert_array_equal(predictions.right, [1, 1, 0.5, 0])
+    # Row 2 is wrong for one seed but right in the mean.
+    assert hardest_mistakes(predictions, 5) == [3]
+    harder = make_predictions([[0.1, 0.9, 0.4, 0.8]], [1, 0, 1, 1])
+    assert hardest_mistakes(harder, 5) == [0, 1, 2]
+    assert hardest_mistakes(harder, 1) == [0]
+
+
+def test_calibration_bins():
+    p = np.array([0.05, 0.05, 0.95, 0.95, 1.0], np.float32)
+    labels = np.array([0, 1, 1, 1, 0], np.int32)
+    means, shares, error = calibration_bins(p, labels)
+    np.testing.assert_allclose(means, [0.05, 2.9 / 3], rtol=1e-6)
+    np.testing.assert_allclose(shares, [0.5, 2 / 3])
+    assert error == pytest.approx(0.4 * 0.45 + 0.6 * 0.3)
+    assert calibration_bins(labels.astype(np.float32), labels)[2] == 0
+
+
+def test_truncated_reviews_stand_apart(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(figures, "save", lambda figure, path: drawn.append(figure))
+    rng = np.random.default_rng(0)
+    words = rng.integers(10, 900, 2000).astype(np.int32)
+    truncated = words > 400
+    right = np.where(truncated, 0.0, 1.0)
+    figures.accuracy_by_length({"model": (words, truncated, right)}, tmp_path / "length.png")
+    (axes,) = drawn[0].axes
+    lines = {bars.get_label(): bars.lines[0] for bars in axes.containers}
+    assert set(lines) == {"model, whole", "model, truncated"}
+    assert set(lines["model, whole"].get_ydata()) == {1.0}
+    assert set(lines["model, truncated"].get_ydata()) == {0.0}
+    assert lines["model, truncated"].get_linestyle() == "--"
+
+
+def test_wilson_interval():
+    # Newcombe (1998), table I: 81 of 263.
+    np.testing.assert_allclose(figures._wilson(81 / 263, 263), (0.2553, 0.3662), atol=5e-5)
+
+
+def test_blocks():
+    table = Table("t", {"a|b": "", "n": ".2f"}, [["x<y", 1.005], [None, 2]])
+    blocks = [Heading("H & M"), Text("a < b"), table, Fold("more", [Text("inner")])]
+    markdown = to_markdown("T", blocks)
+    assert "| a\\|b | n |\n| --- | ---: |\n| x<y | 1.00 |\n| – | 2.00 |\n" in markdown
+    assert "inner" not in markdown
+    html = to_html("T", blocks)
+    assert "<h2>H &amp; M</h2>" in html and "x&lt;y" in html
+    assert '<td class="number">1.00</td>' in html and "<details>" in html and "inner" in html
+
+
+def test_a_picture_names_what_it_shows(tmp_path):
+    path = tmp_path / "a.png"
+    path.write_bytes(b"png")
+    html = to_html("T", [Picture(path, 'a "quoted" <plot>')])
+    assert 'alt="a &quot;quoted&quot; &lt;plot&gt;"' in html
+    assert 'src="data:image/png;base64,cG5n"' in html

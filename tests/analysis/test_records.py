@@ -1,0 +1,113 @@
+"""Reading run directories back, and refusing those that are unfinished, half-written or mixed."""
+
+import shlex
+
+import pytest
+
+from sentiment_jax import report
+from sentiment_jax.analysis.records import run_command
+from sentiment_jax.errors import InputError
+from sentiment_jax.storage.files import read_json, write_json
+from sentiment_jax.sweeps.plan import Plan, iterate_stages, read_plan
+
+
+def refused(*directories, output=None, **options):
+    with pytest.raises(InputError) as error:
+        report.report(list(directories), output or directories[0] / "report", **options)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def test_nothing_finished(sweep_copy, run_copy, tmp_path):
+    for path in [*sweep_copy.rglob("result.json"), run_copy / "result.json"]:
+        path.unlink()
+    message = refused(sweep_copy, run_copy)
+    assert message.startswith(f"nothing is finished in {sweep_copy}, {run_copy}: 2 runs failed")
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    assert refused(empty) == f"{empty} holds no sweep.json and no run's config.json"
+    assert "no directory" in refused(tmp_path / "nowhere")
+    assert not (tmp_path / "nowhere").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("result.json", '{"model": "ls', "result.json is not JSON"),
+        ("result.json", '{"model": "lstm"}', "result.json is half-written or not ours"),
+        ("result.json", '{"val": 3, "test": 4}', "result.json is half-written or not ours"),
+        ("env.json", None, "cannot read"),
+        ("predictions.csv", None, "cannot read"),
+        ("predictions.csv", "id,label,predicted,p_positive\nrow 1,1,", "half-written"),
+        ("predictions.csv", "id,label,predicted,p_positive\nrow 1,1,1,0.9\n", "--mode=evaluate"),
+        ("lengths.csv", "id,words,tokens,truncated\nrow 1,9,9,0\n", "differ in their ids"),
+    ],
+)
+def test_half_written_files(run_copy, name, content, message):
+    path = run_copy / name
+    if content is None:
+        path.unlink()
+    else:
+        path.write_text(content)
+    text = refused(run_copy)
+    assert message in text
+    assert str(run_copy) in text
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "predictions.csv", "lengths.csv"])
+def test_a_changed_digit_is_noticed(run_copy, name):
+    path = run_copy / name
+    raw = bytearray(path.read_bytes())
+    raw[max(i for i, byte in enumerate(raw) if chr(byte).isdigit())] ^= 1
+    path.write_bytes(raw)
+    assert f"{path} is not what was written" in refused(run_copy)
+
+
+def test_a_half_written_plan(sweep_copy):
+    (sweep_copy / "sweep.json").write_text('{"procedure": "grid"}')
+    assert "not a sweep's plan" in refused(sweep_copy)
+    (sweep_copy / "sweep.json").write_text('{"procedure": ')
+    assert "is not JSON" in refused(sweep_copy)
+
+
+def test_a_sweep_without_its_plan(sweep_copy):
+    (sweep_copy / "sweep.json").unlink()
+    assert "is a sweep without its sweep.json: run the sweep's command" in refused(sweep_copy)
+
+
+def test_predictions_of_the_other_split_are_noticed(run_copy):
+    rows = (run_copy / "predictions.csv").read_text().splitlines()
+    (run_copy / "predictions.csv").write_text("\n".join(rows[:13]) + "\n")
+    assert "of another split" in refused(run_copy)
+
+
+def test_different_data_do_not_stand_side_by_side(finished, run_copy):
+    result = read_json(run_copy / "result.json")
+    write_json(run_copy / "result.json", {**result, "data_hash": "f" * 64})
+    message = refused(finished, run_copy)
+    assert message.startswith("runs of different data cannot stand side by side")
+    assert "ffffffffffff" in message and result["data_hash"][:12] in message
+
+
+def test_an_unwritable_output(finished, tmp_path):
+    (tmp_path / "file").write_text("")
+    assert "cannot write to --output" in refused(finished, output=tmp_path / "file" / "report")
+
+
+def test_the_command_of_one_run(swept, small_config):
+    plan = read_plan(swept.directory)
+    command = "python -m sentiment_jax.main --config=configs/lstm.py --mode sweep --workers=2 "
+    command += "--retry_failed --config.data.path='my data' --sweep_optimizer adam --only=1/2 "
+    command += "--config.seed=7 --workdir=x --sweep_batch_size=16"
+    plan = Plan(**{**plan.__dict__, "command": command})
+    runs = [run for stage in iterate_stages(plan, swept.directory) for run in stage]
+    (run,) = [r for r in runs if r.stage == "final" and r.config.seed == 1]
+    assert shlex.split(run_command(plan, run))[3:] == [
+        *("--config=configs/lstm.py", "--config.data.path=my data", "--config.seed=1"),
+        f"--workdir=runs/{run.directory.name}",
+    ]
+    (run,) = [r for r in runs if r.setting["optimizer"] == "sgd" and r.setting["learning_rate"] > 1]
+    assert set(shlex.split(run_command(plan, run))[5:-1]) == {
+        *("--config.optimizer.name=sgd", "--config.optimizer.learning_rate=1e+30"),
+        "--config.seed=0",
+    }

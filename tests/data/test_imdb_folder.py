@@ -1,0 +1,148 @@
+"""aclImdb as a folder or archive: the same reviews, and nothing dangerous or damaged is read."""
+
+import gzip
+import io
+import random
+import tarfile
+
+import pytest
+
+from sentiment_jax.data.imdb_folder import read_folder
+from sentiment_jax.errors import InputError
+
+FILES = {
+    f"{split}/{label}/{i}_{stars}.txt": f"{split} {label} {i} é".encode()
+    for split in ("train", "test")
+    for label, stars in (("neg", 1), ("pos", 9))
+    for i in range(3)
+}
+OTHERS = {"train/unsup/0_0.txt": b"\xff never read", "README": b"x", "train/neg/._0_1.txt": b"\xff"}
+
+
+def add(archive, name, content=b"text", **fields):
+    member = tarfile.TarInfo(name)
+    member.size = len(content)
+    for key, value in fields.items():
+        setattr(member, key, value)
+    archive.addfile(member, io.BytesIO(content))
+
+
+def write_archive(path, names, prefix="aclImdb/"):
+    with tarfile.open(path, "w:gz") as archive:
+        add(archive, prefix or "./", b"", type=tarfile.DIRTYPE)
+        for name in names:
+            add(archive, prefix + name, {**FILES, **OTHERS}[name])
+    return str(path)
+
+
+def write_folder(path):
+    for name, content in {**FILES, **OTHERS}.items():
+        (path / name).parent.mkdir(parents=True, exist_ok=True)
+        (path / name).write_bytes(content)
+    return str(path)
+
+
+def by_id(path):
+    splits = []
+    for ids, texts, labels in read_folder(path):
+        assert len(set(ids)) == len(ids)
+        splits.append({i: (t, k) for i, t, k in zip(ids, texts, labels, strict=True)})
+    return splits
+
+
+def expected():
+    return [
+        {
+            name: (content.decode(), int("/pos/" in name))
+            for name, content in FILES.items()
+            if name.startswith(split)
+        }
+        for split in ("train", "test")
+    ]
+
+
+def test_folder_or_the_folder_around_it(tmp_path):
+    write_folder(tmp_path / "aclImdb")
+    assert by_id(str(tmp_path)) == by_id(str(tmp_path / "aclImdb")) == expected()
+
+
+@pytest.mark.parametrize("prefix", ["aclImdb/", "./aclImdb/", "./", ""])
+def test_archive_in_any_order(tmp_path, prefix):
+    names = [*sorted(FILES, reverse=True), *OTHERS]
+    assert by_id(write_archive(tmp_path / "a.tar.gz", names, prefix)) == expected()
+
+
+DANGEROUS = [
+    ("/etc/train/pos/1_9.txt", {}),
+    ("aclImdb/../../train/pos/1_9.txt", {}),
+    ("../evil.txt", {}),
+    ("aclImdb/train/pos/7_9.txt", {"type": tarfile.SYMTYPE, "linkname": "/etc/passwd"}),
+    ("aclImdb/train/pos/7_9.txt", {"type": tarfile.LNKTYPE, "linkname": "train/pos/0_9.txt"}),
+    ("aclImdb/train/pos/7_9.txt", {"type": tarfile.FIFOTYPE}),
+    ("aclImdb/train/pos/7_9.txt", {"type": tarfile.CHRTYPE}),
+]
+
+
+@pytest.mark.parametrize(("name", "fields"), DANGEROUS)
+def test_dangerous_members_are_refused(tmp_path, name, fields):
+    path = tmp_path / "evil.tar.gz"
+    with tarfile.open(path, "w:gz") as archive:
+        for safe, content in FILES.items():
+            add(archive, f"aclImdb/{safe}", content)
+        add(archive, name, b"" if fields else b"text", **fields)
+    with pytest.raises(InputError, match="refused") as caught:
+        read_folder(str(path))
+    assert name in str(caught.value) and str(path) in str(caught.value)
+    assert [file.name for file in tmp_path.iterdir()] == ["evil.tar.gz"]  # nothing was unpacked
+
+
+def test_archives_cut_short_or_of_another_kind(tmp_path):
+    path = tmp_path / "a.tar.gz"
+    write_archive(path, FILES)
+    whole = path.read_bytes()
+    truncated = [whole[:length] for length in range(0, len(whole), 7)]
+    words = random.Random(0).choices([f"word{i}" for i in range(999)], k=50_000)
+    with tarfile.open(path, "w:gz") as archive:
+        add(archive, "aclImdb/train/pos/0_9.txt", " ".join(words).encode())
+    holed = path.read_bytes()
+    holed = holed[:50_000] + b"\xff" * 100 + holed[50_100:]  # noticed while a review is read
+    for raw in (b"<html>404</html>" * 99, gzip.compress(b"x" * 9999), holed, *truncated):
+        path.write_bytes(raw)
+        with pytest.raises(InputError) as caught:
+            read_folder(str(path))
+        assert str(path) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_flipped_bit_never_changes_a_review(tmp_path):
+    path = tmp_path / "a.tar.gz"
+    write_archive(path, FILES)
+    whole = path.read_bytes()
+    errors = 0
+    for place in range(0, len(whole), 3):
+        flipped = bytearray(whole)
+        flipped[place] ^= 1 << place % 8
+        path.write_bytes(flipped)
+        try:
+            assert by_id(str(path)) == expected()  # a bit without meaning, as in the header's time
+        except InputError:
+            errors += 1
+    assert errors > len(whole) / 3 * 0.9
+
+
+def test_bytes_that_are_not_utf8_name_the_file(tmp_path):
+    write_folder(tmp_path)
+    (tmp_path / "train/pos/1_9.txt").write_bytes(b"caf\xe9")
+    with pytest.raises(InputError, match=r"train/pos/1_9\.txt, byte 3: 0xe9 is not UTF-8"):
+        read_folder(str(tmp_path))
+
+
+def test_missing_classes_duplicates_and_paths(tmp_path):
+    no_pos = [name for name in FILES if "test/pos" not in name]
+    with pytest.raises(InputError, match="no test/pos"):
+        read_folder(write_archive(tmp_path / "a.tar.gz", no_pos))
+    with pytest.raises(InputError, match="test/pos/2_9.txt twice"):
+        read_folder(write_archive(tmp_path / "b.tar.gz", [*FILES, "test/pos/2_9.txt"]))
+    with pytest.raises(InputError, match="does not exist"):
+        read_folder(str(tmp_path / "nowhere"))
+    with pytest.raises(InputError, match="does not exist"):
+        read_folder("")

@@ -1,0 +1,174 @@
+"""imdb_reviews prepared from a small archive on a local server, and every way that it may fail."""
+
+import functools
+import hashlib
+import http.server
+import io
+import os
+import random
+import shutil
+import socket
+import sys
+import tarfile
+import threading
+import time
+
+import pytest
+
+from sentiment_jax.config import DataConfig
+from sentiment_jax.data import imdb_tfds
+from sentiment_jax.data.sources import read_reviews
+from sentiment_jax.errors import InputError
+
+NOISE = random.Random(0).randbytes(4_000).hex()  # so that a flipped bit hits a review
+FILES = {
+    f"aclImdb/{split}/{label}/{i}_0.txt": f" {split} {label} {i} é<br />{NOISE}".encode()
+    for split in ("test", "train")
+    for label in ("neg", "pos", "unsup")
+    for i in range(5)
+    if (split, label) != ("test", "unsup")
+}
+
+
+@pytest.fixture(autouse=True)
+def _local_network_only(monkeypatch):
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setattr(imdb_tfds, "URL", "http://127.0.0.1:9/aclImdb_v1.tar.gz")  # refuses
+
+
+class QuietHandler(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *args):
+        pass
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    """A prepared TFDS directory, made through the real download and checksum code."""
+    folder = tmp_path_factory.mktemp("server")
+    archive = folder / "aclImdb_v1.tar.gz"
+    with tarfile.open(archive, "w:gz") as tar:
+        for name, content in FILES.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+    handler = functools.partial(QuietHandler, directory=str(folder))
+    root = tmp_path_factory.mktemp("tfds")
+    with pytest.MonkeyPatch.context() as patch:
+        server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            patch.setenv("NO_PROXY", "127.0.0.1")
+            url = f"http://127.0.0.1:{server.server_port}/{archive.name}"
+            patch.setattr(imdb_tfds, "URL", url)
+            with pytest.raises(InputError, match="checksum"):  # those of the real archive
+                imdb_tfds.read_tfds(str(root / "other"))
+            patch.setattr(imdb_tfds, "SIZE", archive.stat().st_size)
+            patch.setattr(imdb_tfds, "SHA256", hashlib.sha256(archive.read_bytes()).hexdigest())
+            imdb_tfds.prepare(root)
+        finally:
+            server.shutdown()
+            thread.join()
+            server.server_close()
+    return root
+
+
+def test_checksum_is_the_published_one():
+    from tensorflow_datasets.datasets import imdb_reviews
+
+    (folder,) = imdb_reviews.__path__
+    with open(os.path.join(folder, "checksums.tsv")) as file:
+        size, sha256 = file.read().split()[1:3]
+    assert (int(size), sha256) == (imdb_tfds.SIZE, imdb_tfds.SHA256)
+
+
+def test_prepared_reviews(prepared):
+    for path in (prepared, prepared / imdb_tfds.NAME):
+        pool, test = read_reviews(DataConfig("tfds", str(path)))
+        for split, reviews in (("train", pool), ("test", test)):
+            assert reviews.ids == tuple(f"{split}/{i}" for i in range(10))
+            found = dict(zip(reviews.texts, reviews.labels.tolist(), strict=True))
+            assert found == {  # both classes, stripped as TFDS does, and no unsupervised review
+                content.decode().strip(): int("/pos/" in name)
+                for name, content in FILES.items()
+                if f"/{split}/" in name and "unsup" not in name
+            }
+    assert "tensorflow" not in sys.modules
+
+
+def test_data_directory_of_the_environment(prepared, monkeypatch):
+    monkeypatch.setenv("TFDS_DATA_DIR", str(prepared))
+    assert len(read_reviews(DataConfig("tfds"))[0]) == 10
+
+
+def failure(path) -> str:
+    start = time.perf_counter()
+    with pytest.raises(InputError) as caught:
+        imdb_tfds.read_tfds(str(path))
+    assert time.perf_counter() - start < 5
+    message = str(caught.value)
+    assert str(path) in message and "\n" not in message
+    return message
+
+
+def test_no_network_says_what_to_do_and_writes_nothing(tmp_path):
+    message = failure(tmp_path / "absent")
+    assert "refused" in message and imdb_tfds.URL in message
+    assert "set data.path" in message and "folder" in message
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_network_that_never_answers_is_given_up(tmp_path, monkeypatch):
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        monkeypatch.setattr(
+            imdb_tfds, "URL", f"http://127.0.0.1:{silent.getsockname()[1]}/x.tar.gz"
+        )
+        monkeypatch.setattr(imdb_tfds, "NETWORK_SECONDS", 0.3)
+        message = failure(tmp_path)
+        assert "0.3 s" in message or "timed out" in message  # whichever comes first
+
+
+def test_slow_name_lookup_is_given_up(tmp_path, monkeypatch):
+    done = threading.Event()
+
+    def look_up(*args):
+        done.wait(20)
+        raise socket.gaierror("slow")
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    monkeypatch.setattr(imdb_tfds, "NETWORK_SECONDS", 0.3)
+    assert "no answer in 0.3 s" in failure(tmp_path)
+    done.set()
+
+
+def test_aclimdb_folder_given_as_tfds(tmp_path):
+    (tmp_path / "aclImdb").mkdir()
+    assert "data.source to folder" in failure(tmp_path)
+    (tmp_path / "aclImdb_v1.tar.gz").write_bytes(b"")
+    assert "data.source to folder" in failure(tmp_path / "aclImdb_v1.tar.gz")
+
+
+@pytest.mark.parametrize("damage", ["truncated", "flipped", "empty", "missing", "info", "format"])
+def test_damaged_files(prepared, tmp_path, damage):
+    folder = tmp_path / imdb_tfds.NAME
+    shutil.copytree(prepared / imdb_tfds.NAME, folder)
+    shard = folder / "imdb_reviews-train.array_record-00000-of-00001"
+    raw = bytearray(shard.read_bytes())
+    info = (folder / "dataset_info.json").read_text()
+    expected = "is damaged"
+    match damage:
+        case "truncated":
+            shard.write_bytes(raw[: len(raw) // 2])
+        case "flipped":
+            raw[3_000] ^= 1
+            shard.write_bytes(raw)
+        case "empty":
+            shard.write_bytes(b"")
+        case "missing":
+            shard.unlink()
+        case "info":
+            (folder / "dataset_info.json").write_text(info[:99])
+        case "format":
+            expected = "only TensorFlow reads"
+            (folder / "dataset_info.json").write_text(info.replace("array_record", "tfrecord"))
+    assert expected in failure(tmp_path)

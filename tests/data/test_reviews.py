@@ -1,0 +1,143 @@
+"""The normaliser, and splits that are stratified, seeded, leak-free and blind to file order."""
+
+import numpy as np
+import pytest
+
+from sentiment_jax.data.reviews import (
+    is_blank,
+    normalize_text,
+    stratified_sample,
+    stratified_split,
+    text_hashes,
+)
+from sentiment_jax.errors import InputError
+
+
+@pytest.mark.parametrize(
+    ("raw", "normal"),
+    [
+        ("\ufeffGood.<br /><br />Bad.<BR>Ugly.<br/>", "Good. Bad. Ugly."),
+        ("Tom &amp; Jerry &quot;live&quot; &eacute;", 'Tom & Jerry "live" é'),
+        ("&lt;br /&gt;", ""),
+        ("cafe\u0301", "café"),
+        ("  a\u00a0b\t\r\nc\u3000d ", "a b c d"),
+        ("I 😀 it \U0001f468\u200d\U0001f469", "I 😀 it \U0001f468\u200d\U0001f469"),
+        ("x < y <b>bold</b>", "x < y <b>bold</b>"),
+        ("broken \udcff byte", "broken ? byte"),
+        ("", ""),
+    ],
+)
+def test_normalize_text(raw, normal):
+    assert normalize_text(raw) == normal
+    normalize_text(raw).encode()  # nothing left that a hash or a tokenizer refuses
+
+
+def test_normalize_text_of_a_very_long_review():
+    text = "word <br /> " * 100_000
+    assert normalize_text(text) == " ".join(["word"] * 100_000)
+
+
+def test_is_blank():
+    assert all(map(is_blank, ["", " \t\n", "\ufeff", "<br /><br />", "&nbsp;", "NaN", " nan "]))
+    assert not any(map(is_blank, ["0", "-", "nan bread", "😀", "none", "null"]))
+
+
+def make_reviews(seed: int) -> tuple[list[str], np.ndarray]:
+    """About 400 texts of which many come two to four times, 60 % of them positive."""
+    rng = np.random.default_rng(seed)
+    texts, labels = [], []
+    for i in range(200):
+        copies = int(rng.choice([1, 1, 1, 2, 4]))
+        texts += [f"review {seed} {i}"] * copies
+        labels += [int(rng.random() < 0.6)] * copies
+    return texts, np.array(labels, np.int32)
+
+
+@pytest.mark.parametrize("fraction", [0.1, 0.2, 0.5])
+@pytest.mark.parametrize("seed", range(5))
+def test_split_is_stratified_complete_and_free_of_leaks(seed, fraction):
+    texts, labels = make_reviews(seed)
+    kept, held = stratified_split(text_hashes(texts), labels, fraction=fraction, seed=seed)
+    assert sorted([*kept, *held]) == list(range(len(texts)))
+    assert not {texts[i] for i in kept} & {texts[i] for i in held}
+    for label in (0, 1):
+        wanted = fraction * (labels == label).sum()
+        assert abs((labels[held] == label).sum() - wanted) <= 1
+
+
+@pytest.mark.parametrize("grouped", [True, False])
+def test_split_does_not_depend_on_the_order_of_the_files(grouped):
+    texts, labels = make_reviews(0)
+    by_class = np.argsort(labels, kind="stable")
+    orders = [np.arange(len(texts)), by_class, by_class[::-1]]
+    sides = []
+    for order in orders:
+        shuffled = [texts[i] for i in order]
+        split = stratified_split(
+            text_hashes(shuffled), labels[order], fraction=0.2, seed=3, grouped=grouped
+        )
+        sides.append([[shuffled[i] for i in side] for side in split])
+    assert sides[0] == sides[1] == sides[2]  # the same texts, in the same order
+
+
+def test_another_seed_gives_another_split():
+    texts, labels = make_reviews(0)
+    first, second = (
+        stratified_split(text_hashes(texts), labels, fraction=0.2, seed=seed)[1] for seed in (0, 1)
+    )
+    assert set(first.tolist()) != set(second.tolist())
+
+
+def test_ungrouped_split_leaks_where_the_grouped_one_does_not():
+    texts, labels = make_reviews(0)
+    kept, held = stratified_split(text_hashes(texts), labels, fraction=0.2, seed=0, grouped=False)
+    assert {texts[i] for i in kept} & {texts[i] for i in held}
+    assert [(labels[held] == k).sum() for k in (0, 1)] == [
+        round(0.2 * (labels == k).sum()) for k in (0, 1)
+    ]
+
+
+def test_text_with_both_labels_stays_on_one_side():
+    texts = [f"text {i // 2}" for i in range(40)]
+    labels = np.array([0, 1] * 20, np.int32)
+    kept, held = stratified_split(text_hashes(texts), labels, fraction=0.25, seed=0)
+    assert (len(kept), len(held)) == (30, 10)
+    assert not {texts[i] for i in kept} & {texts[i] for i in held}
+
+
+@pytest.mark.parametrize("fraction", [0.0, 1.0, -0.1, float("nan")])
+def test_fraction_outside_of_0_and_1(fraction):
+    with pytest.raises(InputError, match="share of reviews"):
+        stratified_split(
+            text_hashes(["a", "b"]), np.array([0, 1], np.int32), fraction=fraction, seed=0
+        )
+
+
+@pytest.mark.parametrize("labels", [[1, 1, 1, 1], [0, 1, 1, 1]])
+def test_class_too_small_to_split(labels):
+    with pytest.raises(InputError, match="cannot be split"):
+        stratified_split(
+            text_hashes(["a", "b", "c", "d"]), np.array(labels, np.int32), fraction=0.2, seed=0
+        )
+
+
+def test_copies_of_a_single_text_cannot_be_split():
+    labels = np.array([0, 0, 0, 1, 1, 1], np.int32)
+    with pytest.raises(InputError, match="two different texts"):
+        stratified_split(text_hashes(["a"] * 3 + ["b", "c", "d"]), labels, fraction=0.5, seed=0)
+
+
+def test_sample_is_stratified_nested_and_blind_to_order():
+    texts, labels = make_reviews(1)
+    hashes = text_hashes(texts)
+    chosen = {
+        count: stratified_sample(hashes, labels, count=count, seed=0)
+        for count in (50, 101, 0, 9999)
+    }
+    assert len(chosen[50]) == 50 and len(chosen[101]) == 101
+    assert set(chosen[50].tolist()) < set(chosen[101].tolist())
+    assert abs(labels[chosen[101]].sum() - 101 * labels.mean()) <= 1
+    assert len(chosen[0]) == len(chosen[9999]) == len(texts)
+    back = np.arange(len(texts))[::-1]
+    again = stratified_sample(hashes[back], labels[back], count=50, seed=0)
+    assert sorted(texts[i] for i in back[again]) == sorted(texts[i] for i in chosen[50])

@@ -1,0 +1,208 @@
+"""Vocabularies learned or read, truncation exact to the token, nothing [UNK] without a word."""
+
+import json
+import random
+
+import pytest
+
+from sentiment_jax.data.tokenization import (
+    encode,
+    load_pretrained_tokenizer,
+    load_tokenizer,
+    tokenizer_hash,
+    train_word_level,
+    train_wordpiece,
+)
+from sentiment_jax.errors import InputError
+
+WORDS = [f"w{i:03}" for i in range(600)]
+TEXTS = [
+    "this was a good movie, and that film wasn't bad",
+    "unbelievably bad film: a waste of a good actor",
+    "naïve café 😀 [SEP] tokens",
+] * 20
+
+
+def words(texts, **settings):
+    return train_word_level(texts, **{"vocabulary_size": 1000, "min_frequency": 1, **settings})
+
+
+@pytest.fixture
+def numbered():
+    """A word-level tokenizer in which word i has id i + 2."""
+    counted = [" ".join(WORDS[: i + 1]) for i in range(len(WORDS))]
+    tokenizer = words(counted)
+    assert [tokenizer.token_to_id(word) for word in WORDS] == list(range(2, 602))
+    return tokenizer
+
+
+def test_words_seen_less_often_than_min_frequency_are_unknown():
+    tokenizer = words(["Often OFTEN often often often", "rare rare rare rare"], min_frequency=5)
+    assert tokenizer.get_vocab() == {"[PAD]": 0, "[UNK]": 1, "often": 2}
+    ids, _ = encode(tokenizer, ["often Rare OFTEN"], max_length=9, truncation="head")
+    assert ids == [[2, 1, 2]]
+
+
+def test_vocabulary_keeps_the_most_frequent_words_whatever_the_order_of_texts():
+    texts = [f"common{i % 3} word{i}" for i in range(50)]
+    first = words(texts, vocabulary_size=5)
+    assert set(first.get_vocab()) == {"[PAD]", "[UNK]", "common0", "common1", "common2"}
+    random.Random(0).shuffle(texts)
+    assert tokenizer_hash(words(texts, vocabulary_size=5)) == tokenizer_hash(first)
+
+
+def test_words_keep_their_apostrophes():
+    text = "I didn't like 'Rock'n'Roll'... really?!"
+    tokens = words([text]).encode(text).tokens
+    assert tokens == ["i", "didn't", "like", "'", "rock'n'roll", "'...", "really", "?!"]
+
+
+def test_wordpiece_is_bert_and_the_same_every_time():
+    tokenizer = train_wordpiece(TEXTS, vocabulary_size=200)
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    assert [tokenizer.token_to_id(token) for token in special] == [0, 1, 2, 3, 4]
+    assert tokenizer.get_vocab_size() == len(set(tokenizer.get_vocab().values())) <= 200
+    encoding = tokenizer.encode("Unbelievably naïve CAFÉ")
+    assert encoding.tokens[0] == "[CLS]" and encoding.tokens[-1] == "[SEP]"
+    assert "[UNK]" not in encoding.tokens
+    assert tokenizer.decode(encoding.ids) == "unbelievably naive cafe"
+    texts = TEXTS[:]
+    random.Random(0).shuffle(texts)
+    for again in (TEXTS, TEXTS, texts):
+        assert train_wordpiece(again, vocabulary_size=200).get_vocab() == tokenizer.get_vocab()
+
+
+@pytest.mark.parametrize(
+    ("truncation", "kept"),
+    [
+        ("head", range(0, 510)),
+        ("tail", range(90, 600)),
+        ("head_tail", [*range(0, 128), *range(218, 600)]),
+    ],
+)
+def test_truncation_is_exact_without_special_tokens(numbered, truncation, kept):
+    texts = [" ".join(WORDS), " ".join(WORDS[:510]), WORDS[7]]
+    ids, truncated = encode(numbered, texts, max_length=510, truncation=truncation)
+    assert ids == [[i + 2 for i in kept], list(range(2, 512)), [9]]
+    assert truncated == 1
+
+
+@pytest.mark.parametrize("truncation", ["head", "tail", "head_tail"])
+@pytest.mark.parametrize("max_length", [3, 4, 17, 512])
+def test_cls_and_sep_survive_and_max_length_is_honoured_exactly(truncation, max_length):
+    tokenizer = train_wordpiece(TEXTS, vocabulary_size=200)
+    body = tokenizer.encode("good bad film " * 300, add_special_tokens=False).ids
+    ids, truncated = encode(
+        tokenizer, ["good bad film " * 300, "good"], max_length=max_length, truncation=truncation
+    )
+    assert len(ids[0]) == max_length and truncated == 1
+    assert ids[0][0] == ids[1][0] == 2 and ids[0][-1] == ids[1][-1] == 3
+    room = max_length - 2
+    head = {"head": room, "tail": 0, "head_tail": round(room * 128 / 510)}[truncation]
+    assert ids[0][1:-1] == body[:head] + body[len(body) - room + head :]
+
+
+def test_head_tail_at_512_is_128_and_382():
+    tokenizer = train_wordpiece(TEXTS, vocabulary_size=200)
+    good, bad = (tokenizer.token_to_id(word) for word in ("good", "bad"))
+    text = "good " * 128 + "film " * 90 + "bad " * 382
+    (ids,), _ = encode(tokenizer, [text], max_length=512, truncation="head_tail")
+    assert ids == [2] + [good] * 128 + [bad] * 382 + [3]
+
+
+def test_empty_emoji_and_endless_texts_have_tokens():
+    texts = ["", "😀", "word " * 100_000, "x" * 100_000]
+    ids, truncated = encode(words(["a b"]), texts, max_length=50, truncation="head")
+    assert [len(row) for row in ids] == [1, 1, 50, 1] and truncated == 1
+    assert ids[0] == ids[1] == [1]
+    ids, truncated = encode(
+        train_wordpiece(TEXTS, vocabulary_size=200), texts, max_length=50, truncation="tail"
+    )
+    assert ids[0] == [2, 3] and [len(row) for row in ids] == [2, 3, 50, 3] and truncated == 1
+
+
+def test_special_tokens_in_a_review_are_text():
+    ids, _ = encode(
+        train_wordpiece(TEXTS, vocabulary_size=200),
+        ["good [SEP] [PAD] [CLS] film"],
+        max_length=99,
+        truncation="head",
+    )
+    assert not {0, 2, 3} & set(ids[0][1:-1])
+
+
+def test_bad_truncation_and_too_short_max_length(numbered):
+    with pytest.raises(InputError, match="'middle': choose one of head, tail, head_tail"):
+        encode(numbered, ["a"], max_length=9, truncation="middle")
+    with pytest.raises(InputError, match="max_length is 2"):
+        encode(train_wordpiece(TEXTS, vocabulary_size=99), ["a"], max_length=2, truncation="head")
+
+
+def test_tokenizer_json_round_trip_ignores_its_own_truncation_and_padding(tmp_path):
+    tokenizer = train_wordpiece(TEXTS, vocabulary_size=200)
+    encode(tokenizer, TEXTS, max_length=9, truncation="head")
+    plain = tokenizer_hash(tokenizer)
+    tokenizer.enable_truncation(4)
+    tokenizer.enable_padding(length=50)
+    assert tokenizer_hash(tokenizer) != plain
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    for loaded in (
+        load_tokenizer(tmp_path / "tokenizer.json"),
+        load_pretrained_tokenizer(tmp_path),
+    ):
+        assert tokenizer_hash(loaded) == plain
+        ids, _ = encode(loaded, TEXTS[:2], max_length=99, truncation="head")
+        assert [len(row) for row in ids] == [len(loaded.encode(text).ids) for text in TEXTS[:2]]
+
+
+def write_vocabulary(folder, tokenizer):
+    vocabulary = tokenizer.get_vocab()
+    text = "\n".join(sorted(vocabulary, key=vocabulary.get)) + "\n"
+    (folder / "vocab.txt").write_text(text, encoding="utf-8")
+
+
+def test_folder_with_only_a_vocabulary_equals_the_transformers_tokenizer(tmp_path, monkeypatch):
+    monkeypatch.setenv("TRANSFORMERS_VERBOSITY", "error")
+    from transformers import BertTokenizer
+
+    write_vocabulary(tmp_path, train_wordpiece(TEXTS, vocabulary_size=200))
+    texts = [*TEXTS[:2], "Naïve CAFÉ, 中文 \u200b wasn't İ 😀 x\x00y", ""]
+    ours, _ = encode(load_pretrained_tokenizer(tmp_path), texts, max_length=12, truncation="head")
+    theirs = BertTokenizer.from_pretrained(str(tmp_path))
+    assert ours == theirs(texts, truncation=True, max_length=12)["input_ids"]
+
+
+def test_cased_vocabulary(tmp_path):
+    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "Good", "good"]
+    (tmp_path / "vocab.txt").write_text("\r\n".join(vocabulary))
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"do_lower_case": False}))
+    ids, _ = encode(
+        load_pretrained_tokenizer(tmp_path), ["Good good"], max_length=9, truncation="head"
+    )
+    assert ids == [[2, 4, 5, 3]]
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("tokenizer.json", ""),
+        ("tokenizer.json", '{"version": "1.0", "model": '),
+        ("tokenizer.json", "<html>404</html>"),
+        ("vocab.txt", ""),
+        ("vocab.txt", "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 231508\n"),
+        ("vocab.txt", "[PAD]\n[UNK]\n[CLS]\n[SEP]\n的\n"),
+        ("vocab.txt", "[PAD]\n[UNK]\ngood\nbad\n"),
+    ],
+)
+def test_damaged_or_useless_tokenizers_are_refused(tmp_path, name, content):
+    (tmp_path / name).write_text(content, encoding="utf-8")
+    with pytest.raises(InputError, match="download it again") as caught:
+        load_pretrained_tokenizer(tmp_path)
+    assert str(tmp_path) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_missing_tokenizers(tmp_path):
+    with pytest.raises(InputError, match=r"neither tokenizer\.json nor vocab\.txt"):
+        load_pretrained_tokenizer(tmp_path)
+    with pytest.raises(InputError, match="does not exist"):
+        load_tokenizer(tmp_path / "tokenizer.json")

@@ -1,0 +1,246 @@
+"""Finding weights: folders, a hub of our own on 127.0.0.1, and no hub at all (row 21)."""
+
+import http.server
+import json
+import re
+import shutil
+import socket
+import threading
+import time
+
+import golden
+import pytest
+from huggingface_hub import constants
+
+from sentiment_jax.errors import InputError
+from sentiment_jax.huggingface import hub, weights
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+MODEL = "someone/tiny"
+
+
+class Hub(http.server.BaseHTTPRequestHandler):
+    """Answers as the hub does for one model of one commit, tagged main and v1."""
+
+    folder = golden.FIXTURES / "bert"
+    extra = ("pytorch_model.bin",)
+
+    def do_HEAD(self):
+        self.do_GET()
+
+    def do_GET(self):
+        self.server.requests.append(self.path)
+        kind, *rest = self.path.partition("?")[0].strip("/").split("/")
+        files = [path.name for path in self.folder.iterdir() if path.is_file()]
+        if self.path.startswith(f"/api/models/{MODEL}"):
+            names = [*files, *self.extra]
+            tree = [{"type": "file", "path": n, "size": self.size(n), "oid": n} for n in names]
+            info = {"id": MODEL, "sha": COMMIT, "siblings": [{"rfilename": n} for n in names]}
+            action, *revision = rest[3:5] or ["info"]
+            if revision and revision[0] not in ("main", "v1", COMMIT):
+                self.answer(404, b"{}", {"X-Error-Code": "RevisionNotFound"})
+            else:
+                self.answer(200, json.dumps(tree if action == "tree" else info).encode())
+        elif self.path.startswith(f"/{MODEL}/resolve/{COMMIT}/") and rest[-1] in files:
+            headers = {"ETag": f'"{rest[-1]}"', "X-Repo-Commit": COMMIT}
+            self.answer(200, (self.folder / rest[-1]).read_bytes(), headers)
+        elif self.path.startswith("/api/models/someone/gated"):
+            self.answer(403, b"{}", {"X-Error-Code": "GatedRepo"})
+        else:
+            self.answer(404, b"{}", {"X-Error-Code": "RepoNotFound"})
+
+    def size(self, name):
+        return (self.folder / name).stat().st_size if name not in self.extra else 1
+
+    def answer(self, status, body, headers=()):
+        self.send_response(status)
+        for name, value in {"Content-Length": str(len(body)), **dict(headers)}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(body)
+
+    def log_message(self, *_):
+        pass
+
+
+def set_endpoint(monkeypatch, port):
+    endpoint = f"http://127.0.0.1:{port}"
+    template = endpoint + "/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr(constants, "ENDPOINT", endpoint)
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    """An empty cache, and a hub whose port is closed."""
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        set_endpoint(monkeypatch, unused.getsockname()[1])
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(hub, "TIMEOUT", 1.0)
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def server(cache, monkeypatch):
+    """The hub."""
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+    server.requests = []
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    set_endpoint(monkeypatch, server.server_port)
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+def test_a_local_folder_is_taken_as_it_is(tmp_path, monkeypatch):
+    folder = golden.FIXTURES / "bert"
+    assert hub.find_pretrained(str(folder), "v1") == (folder, "")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    shutil.copytree(folder, tmp_path / "weights")
+    assert hub.find_pretrained("~/weights", "")[0] == tmp_path / "weights"
+
+
+@pytest.mark.parametrize(
+    ("files", "name", "message"),
+    [
+        ([], "/nowhere/at all", "no such folder"),
+        ([], "./missing", "no such folder"),
+        ([], "empty", "is an empty folder"),
+        (["empty/config.json"], "empty/config.json", "is a file"),
+        (["empty/notes.txt"], "empty", "has neither flax_model.msgpack nor .*, only notes.txt$"),
+        (
+            ["empty/pytorch_model.bin"],
+            "empty",
+            "has only pytorch_model.bin.* convert it .*python -c",
+        ),
+    ],
+)
+def test_folders_without_weights_are_told_apart(tmp_path, monkeypatch, files, name, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    for file in files:
+        (tmp_path / file).write_bytes(b"x")
+    with pytest.raises(InputError, match=f"model.pretrained={re.escape(name)}:? {message}"):
+        hub.find_pretrained(name, "")
+
+
+def test_the_commit_is_found_downloaded_and_needs_no_network_again(server, cache, monkeypatch):
+    folder, commit = hub.find_pretrained(MODEL, "")
+    assert commit == COMMIT
+    assert sorted(path.name for path in folder.iterdir()) == ["config.json", "model.safetensors"]
+    for path in folder.iterdir():
+        assert path.read_bytes() == (Hub.folder / path.name).read_bytes()
+    assert not [request for request in server.requests if "pytorch_model" in request]
+    assert weights.read_encoder_config(folder, "bert").hidden_size == 24
+
+    asked = len(server.requests)
+    assert hub.find_pretrained(MODEL, COMMIT) == (folder, COMMIT)
+    assert len(server.requests) == asked
+    # a branch or tag may have moved: the hub is asked while it answers, the cache used when not
+    assert hub.find_pretrained(MODEL, "v1") == (folder, COMMIT)
+    assert len(server.requests) > asked
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert hub.find_pretrained(MODEL, "") == (folder, COMMIT)
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(InputError, match="the hub can't be reached"):
+        hub.find_pretrained(MODEL, COMMIT)
+
+
+def test_a_pinned_commit_is_downloaded_where_the_cache_lacks_it(server):
+    folder, commit = hub.find_pretrained(MODEL, COMMIT)
+    assert commit == COMMIT
+    assert (folder / "model.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    ("hub_id", "revision", "message"),
+    [
+        ("someone/tinny", "", "neither a local folder nor a public model on the hub: check the sp"),
+        ("bert-tinny", "", "neither a local folder nor a public model on the hub: check the sp"),
+        ("someone/gated", "", "ask for access on the hub"),
+        (MODEL, "v2", "model.revision=v2: the hub's someone/tiny has none such"),
+    ],
+)
+def test_answers_of_the_hub_are_told_apart(server, hub_id, revision, message):
+    with pytest.raises(InputError, match=message) as caught:
+        hub.find_pretrained(hub_id, revision)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_hub_model_with_pickled_weights_only_is_refused(server, monkeypatch, tmp_path):
+    monkeypatch.setattr(Hub, "folder", tmp_path)
+    with pytest.raises(InputError, match=f"{MODEL} has only pytorch_model.bin"):
+        hub.find_pretrained(MODEL, "")
+    assert not [request for request in server.requests if "resolve" in request]
+
+
+def refuse_offline(monkeypatch):
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+
+
+def never_answer(monkeypatch):
+    silent = socket.create_server(("127.0.0.1", 0))
+    set_endpoint(monkeypatch, silent.getsockname()[1])
+    return silent
+
+
+@pytest.mark.parametrize(
+    "state", [lambda _: None, refuse_offline, never_answer], ids=["closed", "offline", "silent"]
+)
+def test_no_network_names_the_ways_out_and_does_not_hang(cache, monkeypatch, state):
+    silent = state(monkeypatch)
+    begin = time.monotonic()
+    with pytest.raises(InputError, match="the hub can't be reached") as caught:
+        hub.find_pretrained("google/electra-base-discriminator", "")
+    assert time.monotonic() - begin < 5
+    message = str(caught.value)
+    assert "\n" not in message
+    for part in ("model.pretrained to a local folder", "HF_HOME", str(cache)):
+        assert part in message
+    if silent is not None:
+        silent.close()
+
+
+def stop_answering(server, handler):
+    time.sleep(30)
+
+
+def close_the_hub(server, handler):
+    server.socket.close()
+    handler.connection.shutdown(socket.SHUT_RDWR)
+
+
+@pytest.mark.parametrize("fate", [stop_answering, close_the_hub])
+def test_a_hub_that_dies_in_mid_download_is_reported_and_the_next_one_goes_on(
+    server, cache, monkeypatch, fate
+):
+    assert hub.TIMEOUT + hub.STALL < 15
+    monkeypatch.setattr(hub, "STALL", 3.0)
+    whole = (Hub.folder / "model.safetensors").read_bytes()
+
+    def break_off(handler, status, body, headers=()):
+        if handler.command == "GET" and body == whole:
+            handler.send_response(status)
+            for name, value in {"Content-Length": str(len(body)), **dict(headers)}.items():
+                handler.send_header(name, value)
+            handler.end_headers()
+            handler.wfile.write(body[: len(body) // 2])
+            handler.wfile.flush()
+            fate(server, handler)
+        else:
+            answer(handler, status, body, headers)
+
+    answer = Hub.answer
+    with monkeypatch.context() as patch:
+        patch.setattr(Hub, "answer", break_off)
+        begin = time.monotonic()
+        with pytest.raises(InputError, match="the hub can't be reached .*broke off") as caught:
+            hub.find_pretrained(MODEL, "")
+        assert time.monotonic() - begin < 15
+    assert "\n" not in str(caught.value) and "HF_HOME" in str(caught.value)
+    if fate is stop_answering:
+        folder, _ = hub.find_pretrained(MODEL, "")
+        assert (folder / "model.safetensors").read_bytes() == whole

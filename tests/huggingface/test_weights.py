@@ -1,0 +1,275 @@
+"""Loading Hugging Face folders: every spelling read, the same numbers as PyTorch."""
+
+import json
+import os
+from pathlib import Path
+
+import golden
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import serialization, traverse_util
+from safetensors.numpy import load_file
+
+from sentiment_jax.huggingface import weights
+from sentiment_jax.models import classifiers
+
+
+def assert_trees_equal(one, other):
+    assert jax.tree.structure(one) == jax.tree.structure(other)
+    jax.tree.map(np.testing.assert_array_equal, one, other)
+
+
+@pytest.mark.parametrize("name", golden.TORCH + golden.FLAX)
+def test_every_parameter_is_loaded_in_float32(name):
+    params, report = golden.load_report(golden.FIXTURES / name)
+    assert set(report.loaded) == set(traverse_util.flatten_dict(params, sep="/"))
+    assert report.new == report.unused == ()
+    assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(params))
+    assert not any((leaf == 7.0).any() for leaf in jax.tree.leaves(params))
+
+
+@pytest.mark.parametrize("name", ["bert", "flax_electra"])
+def test_scanned_layers_are_the_same_stacked(name):
+    loop, _ = golden.load_report(golden.FIXTURES / name)
+    scanned, report = golden.load_report(golden.FIXTURES / name, scan_layers=True)
+    assert report.new == report.unused == ()
+    assert scanned["encoder"]["layers"]["output"]["kernel"].shape == (3, 40, 24)
+    unstacked = weights.unstack_layers(scanned)
+    assert_trees_equal(traverse_util.unflatten_dict(unstacked, sep="/"), loop)
+
+
+def gamma_beta(tensors):
+    return {
+        name.replace("LayerNorm.weight", "LayerNorm.gamma").replace(
+            "LayerNorm.bias", "LayerNorm.beta"
+        ): value
+        for name, value in tensors.items()
+    }
+
+
+def without_root(tensors):
+    return {name.removeprefix("bert.").removeprefix("electra."): v for name, v in tensors.items()}
+
+
+@pytest.mark.parametrize("change", [gamma_beta, without_root], ids=lambda f: f.__name__)
+@pytest.mark.parametrize("name", golden.TORCH)
+def test_other_spellings_are_read(folder, name, change):
+    expected, report = golden.load_report(golden.FIXTURES / name)
+    changed = folder(name)
+    before = set(load_file(changed / "model.safetensors"))
+    golden.rewrite(changed, change)
+    assert set(load_file(changed / "model.safetensors")) != before
+    params, changed_report = golden.load_report(changed)
+    assert_trees_equal(params, expected)
+    assert changed_report == report
+
+
+HEADS_OF_PRETRAINING = {
+    "bert": (
+        "cls.predictions.bias",
+        "cls.predictions.transform.LayerNorm.gamma",
+        "cls.predictions.decoder.weight",
+        "cls.seq_relationship.weight",
+        "bert.embeddings.position_ids",
+    ),
+    "electra": (
+        "discriminator_predictions.dense.weight",
+        "discriminator_predictions.dense_prediction.bias",
+        "electra.embeddings.position_ids",
+    ),
+}
+
+
+@pytest.mark.parametrize("with_pooler", [True, False])
+@pytest.mark.parametrize("name", ["bert", "electra"])
+def test_pretraining_heads_are_unused_and_the_classifier_is_new(folder, name, with_pooler):
+    changed = folder(name)
+
+    def change(tensors):
+        kept = {k: v for k, v in tensors.items() if not k.startswith("classifier")}
+        if not with_pooler:
+            kept = {k: v for k, v in kept.items() if "pooler" not in k}
+        return kept | {k: np.ones(3, np.float32) for k in HEADS_OF_PRETRAINING[name]}
+
+    golden.rewrite(changed, change)
+    params, report = golden.load_report(changed)
+    assert set(report.unused) == set(HEADS_OF_PRETRAINING[name])
+    new = {part for part in ("classifier", "pooler") if part in params}
+    if with_pooler:
+        new -= {"pooler"}
+    assert {name.partition("/")[0] for name in report.new} == new
+    for head in new:
+        assert all((leaf == 7.0).all() for leaf in jax.tree.leaves(params[head]))
+    assert set(report.new).isdisjoint(report.loaded)
+    everything = set(traverse_util.flatten_dict(params, sep="/"))
+    assert set(report.new) | set(report.loaded) == everything
+
+
+def test_flax_pretraining_heads_are_unused_too(folder):
+    changed = folder("flax_electra")
+    path = changed / "flax_model.msgpack"
+    tree = serialization.msgpack_restore(path.read_bytes())
+    del tree["classifier"]
+    tree["discriminator_predictions"] = {"dense": {"kernel": np.ones((2, 2), np.float32)}}
+    path.write_bytes(serialization.msgpack_serialize(tree))
+    _, report = golden.load_report(changed)
+    assert report.unused == ("discriminator_predictions/dense/kernel",)
+    assert {name.partition("/")[0] for name in report.new} == {"classifier"}
+
+
+def test_flax_weights_are_preferred(folder):
+    both = folder("flax_bert")
+    expected, _ = golden.load_report(both)
+    (both / "model.safetensors").write_bytes(b"not looked at")
+    assert_trees_equal(golden.load_report(both)[0], expected)
+
+
+def test_config_values_are_read(folder):
+    path = folder("electra_projection") / "config.json"
+    values = json.loads(path.read_text())
+    values |= {"hidden_dropout_prob": 0, "attention_probs_dropout_prob": 0.25}
+    path.write_text(json.dumps(values))
+    config = weights.read_encoder_config(path.parent, "electra")
+    assert config.hidden_dropout == 0.0
+    assert config.attention_dropout == 0.25
+    assert config.layer_norm_eps == 1e-5
+    assert (config.embedding_size, config.hidden_size) == (10, 24)
+    del values["embedding_size"], values["model_type"]
+    path.write_text(json.dumps(values))
+    assert weights.read_encoder_config(path.parent, "bert").embedding_size == 24
+
+
+def test_settings_are_filled_from_the_folder_and_may_change_rates():
+    settings = {
+        "name": "electra",
+        "pretrained": "somewhere",
+        "revision": "",
+        "dtype": "bfloat16",
+        "hidden_size": None,
+        "hidden_dropout": 0.3,
+        "vocab_size": 61,
+    }
+    resolved = weights.resolve_encoder(settings, golden.FIXTURES / "electra_projection")
+    assert resolved == {
+        "name": "electra",
+        "pretrained": "somewhere",
+        "revision": "",
+        "vocab_size": 61,
+        "embedding_size": 10,
+        "hidden_size": 24,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 3,
+        "intermediate_size": 40,
+        "max_position_embeddings": 16,
+        "type_vocab_size": 2,
+        "layer_norm_eps": 1e-5,
+        "hidden_act": "gelu",
+        "hidden_dropout": 0.3,
+        "attention_dropout": 0.1,
+        "classifier_dropout": 0.3,
+        "initializer_range": 0.02,
+        "dtype": "bfloat16",
+        "attention": "xla",
+        "remat": False,
+        "scan_layers": False,
+    }
+    # what is recorded in a run rebuilds the model by itself
+    model = classifiers.build_model(resolved, vocab_size=61)
+    assert weights.resolve_encoder(resolved, None) == resolved
+    assert model == classifiers.build_model(json.loads(json.dumps(resolved)), vocab_size=61)
+
+
+def test_settings_without_a_folder_get_the_defaults():
+    settings = {"name": "bert", "hidden_size": 24, "num_attention_heads": 3, "vocab_size": None}
+    resolved = weights.resolve_encoder(settings, None)
+    assert resolved["vocab_size"] is None
+    assert resolved["embedding_size"] == 24
+    assert resolved["intermediate_size"] == 3072
+    assert classifiers.build_model(resolved, vocab_size=9).config.vocab_size == 9
+
+
+LIVE = {
+    "vocab_size": 83,
+    "hidden_size": 40,
+    "num_hidden_layers": 5,
+    "num_attention_heads": 5,
+    "intermediate_size": 96,
+    "max_position_embeddings": 24,
+    "initializer_range": 0.2,
+}
+
+
+def torch_output(model, batch):
+    import torch
+
+    mask = np.arange(batch["token_ids"].shape[1]) < np.asarray(batch["lengths"])[:, None]
+    with torch.no_grad():
+        return model(
+            input_ids=torch.tensor(np.asarray(batch["token_ids"])).long(),
+            attention_mask=torch.tensor(mask).long(),
+            output_hidden_states=True,
+        )
+
+
+def torch_states(output):
+    """The embeddings' and every layer's output; of the last the first token's, as ours has it."""
+    *states, last = (layer.numpy() for layer in output.hidden_states)
+    return [*states, last[:, :1]]
+
+
+@pytest.mark.parametrize("name", ["bert", "electra"])
+def test_live_pytorch_computes_the_same(tmp_path, name):
+    pytest.importorskip("torch", reason="the golden files hold what PyTorch computed")
+    import torch
+    import transformers
+
+    torch.manual_seed(0)
+    if name == "bert":
+        theirs = transformers.BertForSequenceClassification(transformers.BertConfig(**LIVE))
+    else:
+        config = transformers.ElectraConfig(**LIVE, embedding_size=12)
+        theirs = transformers.ElectraForSequenceClassification(config)
+    theirs.eval().save_pretrained(tmp_path)
+    rng = np.random.default_rng(0)
+    batch = {
+        "token_ids": jnp.asarray(rng.integers(0, 83, (5, 24)), jnp.int32),
+        "lengths": jnp.asarray([24, 1, 2, 23, 11], jnp.int32),
+    }
+    expected = torch_output(theirs, batch)
+    model, params = golden.load(tmp_path)
+    logits = golden.logits(model, params, batch)
+    np.testing.assert_allclose(logits, expected.logits, rtol=0, atol=1e-5)
+    hidden = golden.hidden_states(model, params, batch)
+    for ours, states in zip(hidden, torch_states(expected), strict=True):
+        np.testing.assert_allclose(ours, states, rtol=0, atol=1e-5, strict=True)
+
+
+@pytest.mark.skipif(
+    "SENTIMENT_JAX_MINILM" not in os.environ,
+    reason="SENTIMENT_JAX_MINILM names the folder of all-MiniLM-L6-v2 where it is at hand",
+)
+def test_real_weights_compute_what_pytorch_computes():
+    pytest.importorskip("torch")
+    import transformers
+
+    folder = Path(os.environ["SENTIMENT_JAX_MINILM"])
+    model = golden.build(folder)
+    params, report = weights.load_pretrained(folder, model.config, golden.fill(model, 7.0))
+    assert len(report.loaded) == 103
+    assert report.new == ("classifier/bias", "classifier/kernel")
+    assert report.unused == ("embeddings.position_ids",)
+    rng = np.random.default_rng(0)
+    batch = {
+        "token_ids": jnp.asarray(rng.integers(0, 30522, (4, 128)), jnp.int32),
+        "lengths": jnp.asarray([128, 1, 77, 40], jnp.int32),
+    }
+    expected = torch_output(transformers.AutoModel.from_pretrained(folder).eval(), batch)
+    hidden = golden.hidden_states(model, params, batch)
+    differences = [
+        float(np.abs(ours - states).max())
+        for ours, states in zip(hidden, torch_states(expected), strict=True)
+    ]
+    print("max |difference| of the hidden states:", differences)
+    assert max(differences) <= 1e-4

@@ -1,0 +1,155 @@
+"""Heads against PyTorch's and Flax's numbers; exact parameters; building models by name."""
+
+import math
+
+import golden
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import traverse_util
+
+from sentiment_jax.config import EncoderConfig, LstmConfig
+from sentiment_jax.errors import InputError
+from sentiment_jax.models import classifiers
+
+ELECTRA_SMALL = {
+    "name": "electra",
+    "embedding_size": 128,
+    "hidden_size": 256,
+    "num_attention_heads": 4,
+    "intermediate_size": 1024,
+}
+
+
+def shapes(settings, vocab_size=30522):
+    model = classifiers.build_model(settings, vocab_size=vocab_size)
+    tree = jax.eval_shape(lambda key: golden.init(model, key), golden.key(0))
+    flat = traverse_util.flatten_dict(tree, sep="/")
+    return {name: leaf.shape for name, leaf in flat.items()}
+
+
+@pytest.mark.parametrize("name", golden.TORCH + golden.FLAX)
+def test_logits_equal_hugging_faces(name):
+    model, params = golden.load(name)
+    expected = golden.read(name)
+    logits = golden.logits(model, params, expected)
+    assert logits.dtype == jnp.float32
+    np.testing.assert_allclose(logits, expected["logits"], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("settings", "count"),
+    [
+        ({"name": "bert"}, 109_483_778),
+        ({"name": "bert", "scan_layers": True}, 109_483_778),
+        ({"name": "electra"}, 109_483_778),
+        (ELECTRA_SMALL, 13_549_314),
+    ],
+)
+def test_parameter_counts_are_the_published_models(settings, count):
+    assert sum(math.prod(shape) for shape in shapes(settings).values()) == count
+
+
+TINY = {
+    "embedding_size": 3,
+    "hidden_size": 4,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 5,
+    "max_position_embeddings": 6,
+}
+EMBEDDINGS = {
+    "embeddings/word_embeddings/embedding": (7, 3),
+    "embeddings/position_embeddings/embedding": (6, 3),
+    "embeddings/token_type_embeddings/embedding": (2, 3),
+    "embeddings/layer_norm/scale": (3,),
+    "embeddings/layer_norm/bias": (3,),
+    "embeddings/projection/kernel": (3, 4),
+    "embeddings/projection/bias": (4,),
+}
+LAYER = {
+    "attention/query/kernel": (4, 4),
+    "attention/query/bias": (4,),
+    "attention/key/kernel": (4, 4),
+    "attention/key/bias": (4,),
+    "attention/value/kernel": (4, 4),
+    "attention/value/bias": (4,),
+    "attention/output/kernel": (4, 4),
+    "attention/output/bias": (4,),
+    "attention_norm/scale": (4,),
+    "attention_norm/bias": (4,),
+    "intermediate/kernel": (4, 5),
+    "intermediate/bias": (5,),
+    "output/kernel": (5, 4),
+    "output/bias": (4,),
+    "output_norm/scale": (4,),
+    "output_norm/bias": (4,),
+}
+LOOP = {f"encoder/layer_{i}/{name}": shape for i in range(2) for name, shape in LAYER.items()}
+SCAN = {f"encoder/layers/{name}": (2, *shape) for name, shape in LAYER.items()}
+BERT_HEAD = {
+    "pooler/kernel": (4, 4),
+    "pooler/bias": (4,),
+    "classifier/kernel": (4, 2),
+    "classifier/bias": (2,),
+}
+ELECTRA_HEAD = {
+    "classifier/dense/kernel": (4, 4),
+    "classifier/dense/bias": (4,),
+    "classifier/out_proj/kernel": (4, 2),
+    "classifier/out_proj/bias": (2,),
+}
+
+
+@pytest.mark.parametrize(("name", "head"), [("bert", BERT_HEAD), ("electra", ELECTRA_HEAD)])
+@pytest.mark.parametrize(
+    ("settings", "layers"),
+    [({}, LOOP), ({"remat": True}, LOOP), ({"scan_layers": True}, SCAN)],
+    ids=["loop", "remat", "scan"],
+)
+def test_parameter_names_and_shapes_are_exact(name, head, settings, layers):
+    found = shapes({"name": name, **TINY, **settings}, vocab_size=7)
+    assert found == {**EMBEDDINGS, **layers, **head}
+
+
+@pytest.mark.parametrize("name", ["bert", "electra"])
+def test_the_heads_dropout_is_classifier_dropout(name):
+    rates = {"hidden_dropout": 0.0, "attention_dropout": 0.0}
+    batch = golden.read(name)
+    active, params = golden.load(name, **rates, classifier_dropout=0.5)
+    first, other = (golden.logits(active, params, batch, golden.key(seed)) for seed in (0, 1))
+    assert np.abs(first - other).max() > 1e-3
+    off, _ = golden.load(name, **rates, classifier_dropout=0.0)
+    logits = golden.logits(off, params, batch, golden.key(0))
+    np.testing.assert_allclose(logits, batch["logits"], rtol=0, atol=1e-5)
+    # None: hidden_dropout
+    inherited = active.clone(config=EncoderConfig(hidden_dropout=0.25))
+    dropout = classifiers._head(inherited.config, False)[1]
+    assert dropout.rate == 0.25
+
+
+def test_build_model_fills_defaults_and_takes_the_vocabulary_from_the_tokenizer():
+    none = dict.fromkeys(("num_hidden_layers", "classifier_dropout", "embedding_size"))
+    settings = {"name": "bert", "pretrained": "", "revision": "", **none, "hidden_size": 24}
+    model = classifiers.build_model(settings, vocab_size=50)
+    assert model.config == EncoderConfig(
+        model_type="bert", vocab_size=50, hidden_size=24, embedding_size=24
+    )
+    electra = classifiers.build_model({"name": "electra"}, vocab_size=50)
+    assert isinstance(electra, classifiers.ElectraClassifier)
+    assert electra.config.model_type == "electra"
+    small = classifiers.build_model({"name": "lstm", "hidden_size": 8}, vocab_size=50)
+    assert small.config == LstmConfig(vocab_size=50, hidden_size=8)
+
+
+def test_a_tokenizer_larger_than_the_embeddings_is_refused():
+    settings = {"name": "bert", "vocab_size": 61}
+    assert classifiers.build_model(settings, vocab_size=60).config.vocab_size == 61
+    with pytest.raises(InputError, match="tokenizer has 62 entries .* only 61"):
+        classifiers.build_model(settings, vocab_size=62)
+
+
+def test_an_unknown_model_is_refused_with_the_choices():
+    with pytest.raises(InputError, match="model.name='gpt' is unknown; .* bert, electra, lstm"):
+        classifiers.build_model({"name": "gpt"}, vocab_size=5)

@@ -1,0 +1,253 @@
+"""The encoder against PyTorch's numbers; masking, dropout and precision."""
+
+import collections
+import statistics
+
+import golden
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import traverse_util
+from jax.extend import core
+
+from sentiment_jax.config import EncoderConfig
+from sentiment_jax.errors import InputError
+from sentiment_jax.huggingface import weights
+from sentiment_jax.models import encoder, layers
+
+WAYS = {"loop": {}, "scan": {"scan_layers": True}, "remat": {"remat": True}}
+NO_DROPOUT = {"hidden_dropout": 0.0, "attention_dropout": 0.0, "classifier_dropout": 0.0}
+
+
+@pytest.mark.parametrize(
+    ("name", "way"), [*((name, "loop") for name in golden.TORCH), ("bert", "scan")]
+)
+def test_hidden_states_equal_pytorch(name, way):
+    model, params = golden.load(name, **WAYS[way])
+    expected = golden.read(name)
+    hidden = golden.hidden_states(model, params, expected)
+    assert expected["hidden_states"].shape == (4, 4, 12, 24)
+    tokens = [12, 12, 12, 12 if way == "scan" else 1]
+    for ours, theirs, count in zip(hidden, expected["hidden_states"], tokens, strict=True):
+        np.testing.assert_allclose(ours, theirs[:, :count], rtol=0, atol=1e-5, strict=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        *((name, NO_DROPOUT) for name in golden.TORCH),
+        *(("bert", {**NO_DROPOUT, **WAYS[way]}) for way in ("scan", "remat")),
+    ],
+    ids=[*golden.TORCH, "bert-scan", "bert-remat"],
+)
+def test_loss_and_gradients_equal_pytorch(name, settings):
+    model, params = golden.load(name, **settings)
+    expected = golden.read(name)
+
+    def loss_function(params):
+        logits = golden.logits(model, params, expected, golden.key(0))
+        losses = optax.softmax_cross_entropy_with_integer_labels(logits, expected["labels"])
+        return losses.mean()
+
+    loss, gradients = jax.jit(jax.value_and_grad(loss_function))(params)
+    np.testing.assert_allclose(loss, expected["loss"], rtol=1e-5)
+    # gradients are stored under the parameters' names: the loader maps them
+    folder = golden.FIXTURES / name / "gradients"
+    theirs, _ = weights.load_pretrained(folder, model.config, params)
+    theirs = traverse_util.flatten_dict(theirs, sep="/")
+    ours = traverse_util.flatten_dict(gradients, sep="/")
+    assert ours.keys() == theirs.keys()
+    largest = max(np.abs(gradient).max() for gradient in theirs.values())
+    for parameter, gradient in theirs.items():
+        # keys' biases cancel in the softmax: their gradient is rounding error alone
+        scale = largest if parameter.endswith("key/bias") else np.abs(gradient).max()
+        np.testing.assert_allclose(
+            ours[parameter], gradient, rtol=0, atol=1e-4 * scale, err_msg=parameter
+        )
+
+
+@pytest.mark.parametrize("settings", [{}, NO_DROPOUT], ids=["evaluation", "training"])
+def test_padding_changes_nothing(settings):
+    model, params = golden.load("bert", **settings)
+    batch = golden.read("bert")
+
+    def logits(token_ids):
+        key = golden.key(0) if settings else None
+        return golden.logits(model, params, batch | {"token_ids": token_ids}, key)
+
+    expected = logits(batch["token_ids"])
+    padded = jnp.pad(batch["token_ids"], ((0, 0), (0, 4)))
+    np.testing.assert_allclose(logits(padded), expected, rtol=0, atol=2e-6)
+    garbage = jnp.where(jnp.arange(16) < batch["lengths"][:, None], padded, 7)
+    np.testing.assert_allclose(logits(garbage), expected, rtol=0, atol=2e-6)
+    # and a token within the length does count
+    assert np.abs(logits(garbage.at[:, 0].set(7)) - expected).max(axis=1).min() > 1e-3
+
+
+def test_rows_longer_than_the_position_table_are_refused():
+    model, params = golden.load("bert")
+    batch = {"token_ids": jnp.ones((1, 17), jnp.int32), "lengths": jnp.ones(1, jnp.int32)}
+    with pytest.raises(InputError, match=r"17 tokens .* data.max_length to at most 16"):
+        golden.logits(model, params, batch)
+
+
+@pytest.mark.parametrize("way", ["loop", "scan"])
+def test_dropout_masks_differ_between_layers_and_keys(way):
+    model, params = golden.load("bert", **WAYS[way], **{**NO_DROPOUT, "hidden_dropout": 0.5})
+    batch = golden.read("bert")
+    first, other = (golden.logits(model, params, batch, golden.key(seed)) for seed in (0, 1))
+    assert np.abs(first - other).max() > 1e-3
+    layers = golden.intermediates(model, params, batch, golden.key(0))["encoder"]
+    if way == "scan":
+        outputs = layers["layers"]["Dropout_0"]["__call__"]
+        masks = [output[i] == 0 for output in outputs for i in range(3)]
+    else:
+        masks = [o == 0 for i in range(3) for o in layers[f"layer_{i}"]["Dropout_0"]["__call__"]]
+    assert len(masks) == 6  # after attention and after the feed-forward network
+    assert all(0.4 < mask.mean() < 0.6 for mask in masks)
+    assert len({np.asarray(mask).tobytes() for mask in masks}) == 6
+
+
+def test_attention_dropout_drops_attention_weights():
+    model, params = golden.load("bert", **NO_DROPOUT | {"attention_dropout": 0.5})
+    batch = golden.read("bert")
+    sampled = [golden.logits(model, params, batch, golden.key(seed)) for seed in range(4)]
+    assert (np.std(sampled, axis=0) > 1e-3).all()  # in every row, the one of length 1 too
+    np.testing.assert_allclose(golden.logits(model, params, batch), batch["logits"], atol=1e-5)
+
+
+def dot_generals(jaxpr):
+    """Operand and result dtypes of every product in a jaxpr and those inside it."""
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == "dot_general":
+            yield tuple(str(v.aval.dtype) for v in (*equation.invars, *equation.outvars))
+        for inner in jax.tree.leaves(
+            list(equation.params.values()), is_leaf=lambda x: isinstance(x, core.ClosedJaxpr)
+        ):
+            if isinstance(inner, core.ClosedJaxpr):
+                yield from dot_generals(inner.jaxpr)
+            elif isinstance(inner, core.Jaxpr):
+                yield from dot_generals(inner)
+
+
+def test_bfloat16_products_accumulate_in_float32_forward_and_backward():
+    model, params = golden.load("bert", dtype="bfloat16")
+    batch = golden.read("bert")
+
+    def total(params):
+        return golden.logits(model, params, batch, golden.key(0)).sum()
+
+    jaxpr = jax.make_jaxpr(jax.grad(total))(params).jaxpr
+    counts = collections.Counter(dot_generals(jaxpr))
+    # a layer has 6 dense layers and 2 products of attention, each with 2 gradients
+    assert counts.pop(("bfloat16", "bfloat16", "float32")) == 3 * 8 * 3
+    # pooler and classifier are float32
+    assert counts == {("float32", "float32", "float32"): 6}
+
+
+def test_bfloat16_is_near_float32_and_leaves_float32_outside():
+    model, params = golden.load("bert", dtype="bfloat16", **NO_DROPOUT)
+    batch = golden.read("bert")
+
+    @jax.jit
+    def value_and_gradients(params):
+        def total(params):
+            logits = golden.logits(model, params, batch, golden.key(0))
+            return logits.sum(), logits
+
+        return jax.value_and_grad(total, has_aux=True)(params)
+
+    (_, logits), gradients = value_and_gradients(params)
+    assert {leaf.dtype for leaf in jax.tree.leaves((logits, gradients))} == {jnp.dtype("float32")}
+    difference = np.abs(logits - batch["logits"]).max()
+    assert 1e-5 < difference < 0.05 * np.abs(batch["logits"]).max()
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradients))
+    layer = golden.intermediates(model, params, batch)["encoder"]["layer_0"]
+    assert layer["__call__"][0].dtype == jnp.bfloat16
+
+
+@pytest.mark.parametrize("spec", ["bli,io->blo", "bqhd,bkhd->bhqk", "bhqk,bkhd->bqhd"])
+def test_einsum_and_its_gradients_equal_jax(spec):
+    sizes = dict(zip("bliohqkd", (2, 3, 5, 7, 4, 6, 8, 9), strict=True))
+    rng = np.random.default_rng(0)
+
+    def random(indices):
+        return jnp.asarray(rng.normal(size=[sizes[i] for i in indices]), jnp.float32)
+
+    a, b, out = spec.replace("->", ",").split(",")
+    left, right, cotangent = random(a), random(b), random(out)
+    ours, pullback = jax.vjp(lambda x, y: layers.einsum(spec, x, y), left, right)
+    theirs, expected = jax.vjp(lambda x, y: jnp.einsum(spec, x, y), left, right)
+    for x, y in zip((ours, *pullback(cotangent)), (theirs, *expected(cotangent)), strict=True):
+        np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(("dtype", "rounding"), [("float32", 4e-7), ("bfloat16", 2**-8)])
+def test_gelu_is_x_times_the_normal_distribution(dtype, rounding):
+    x = jnp.linspace(-6, 6, 241).astype(dtype)
+    normal, values = statistics.NormalDist(), x.astype(float).tolist()
+    exact = [v * normal.cdf(v) for v in values]
+    actual = layers.gelu(x)
+    assert actual.dtype == x.dtype
+    np.testing.assert_allclose(actual.astype(float), exact, rtol=rounding, atol=1e-6)
+    slopes = jax.vmap(jax.grad(lambda v: layers.gelu(v).astype(jnp.float32)))(x)
+    exact = [normal.cdf(v) + v * normal.pdf(v) for v in values]
+    np.testing.assert_allclose(slopes.astype(float), exact, rtol=rounding, atol=1e-6)
+
+
+def test_initial_weights_are_hugging_faces():
+    model = golden.build("electra_projection")
+    params = golden.init(model, golden.key(0))
+    assert model.config.initializer_range == 0.02
+    for name, value in traverse_util.flatten_dict(params, sep="/").items():
+        leaf = name.rpartition("/")[2]
+        assert value.dtype == jnp.float32
+        if leaf in ("bias", "scale"):
+            np.testing.assert_array_equal(value, float(leaf == "scale"), err_msg=name)
+        elif value.size > 400:
+            assert 0.017 < value.std() < 0.023, name
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"attention": "cudnn"}, "cudnn needs model.dtype=bfloat16 and .*float32"),
+        ({"attention": "cudnn", "dtype": "bfloat16"}, "attention_dropout=0.0, .* 0.1"),
+        ({"attention": "flash"}, "model.attention='flash' is unknown; choose from xla, cudnn"),
+        ({"dtype": "float16"}, "choose from float32, bfloat16"),
+        ({"hidden_act": "relu"}, "choose from gelu"),
+        ({"hidden_size": 10}, "not divisible by model.num_attention_heads=12"),
+        ({"num_hidden_layers": 0}, "model.num_hidden_layers=0 must be at least 1"),
+        ({"hidden_dropout": 1.0}, r"model.hidden_dropout=1.0 must be in \[0, 1\)"),
+        ({"classifier_dropout": float("nan")}, "model.classifier_dropout=nan"),
+    ],
+)
+def test_impossible_configs_are_refused(fields, message):
+    with pytest.raises(InputError, match=message):
+        EncoderConfig(**fields)
+
+
+def test_cudnn_is_accepted_where_it_can_work():
+    config = EncoderConfig(attention="cudnn", dtype="bfloat16", attention_dropout=0.0)
+    assert config.attention == "cudnn"
+
+
+@pytest.mark.parametrize("scan", [False, True])
+def test_layerwise_multipliers_are_exact(scan):
+    _, params = golden.load("electra_projection", scan_layers=scan)
+    multipliers = encoder.layerwise_multipliers(params, 0.5)
+    assert jax.tree.structure(multipliers) == jax.tree.structure(params)
+    scaled = jax.tree.map(lambda p, m: jnp.ones_like(p) * m, params, multipliers)
+    found = {}
+    for name, value in weights.unstack_layers(scaled).items():
+        part = "/".join(name.split("/")[:2]) if name.startswith("encoder") else name.split("/")[0]
+        found.setdefault(part, set()).update(np.unique(value).tolist())
+    assert found == {
+        "embeddings": {0.0625},
+        "encoder/layer_0": {0.125},
+        "encoder/layer_1": {0.25},
+        "encoder/layer_2": {0.5},
+        "classifier": {1.0},
+    }

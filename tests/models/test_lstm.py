@@ -1,0 +1,157 @@
+import functools
+
+import flax.linen as nn
+import golden
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import traverse_util
+
+from sentiment_jax.config import POOLINGS, LstmConfig
+from sentiment_jax.models.lstm import LstmClassifier, reverse_valid
+from sentiment_jax.models.lstm_scan import ScannedLstm
+
+LENGTHS = np.array([7, 1, 4], np.int32)
+
+
+def logits(model, params, ids, key=None):
+    batch = {"token_ids": jnp.asarray(ids), "lengths": jnp.asarray(LENGTHS)}
+    return np.asarray(golden.logits(model, params, batch, key))
+
+
+def make(**options):
+    model = LstmClassifier(LstmConfig(**{"vocab_size": 50, **options}))
+    ids = np.random.default_rng(0).integers(1, 50, (3, 7)).astype(np.int32)
+    ids[np.arange(7) >= LENGTHS[:, None]] = 0
+    return model, golden.random(model), ids
+
+
+def test_parameter_names_and_counts_of_the_study():
+    model = LstmClassifier(LstmConfig(vocab_size=1000))
+    shapes = jax.eval_shape(
+        lambda: model.init(jax.random.key(0), jnp.ones((1, 4), int), jnp.ones(1, int))["params"]
+    )
+    flat = {k: v.shape for k, v in traverse_util.flatten_dict(shapes, sep="/").items()}
+    expected = {
+        "embedding/embedding": (1000, 100),
+        "dense/kernel": (64, 128),
+        "dense/bias": (128,),
+        "classifier/kernel": (128, 2),
+        "classifier/bias": (2,),
+    }
+    for gate in "ifgo":
+        expected[f"forward/cell/i{gate}/kernel"] = (100, 64)
+        expected[f"forward/cell/h{gate}/kernel"] = (64, 64)
+        expected[f"forward/cell/h{gate}/bias"] = (64,)
+    assert flat == expected
+    total = sum(int(np.prod(shape)) for shape in flat.values())
+    assert total == 1000 * 100 + 4 * (100 * 64 + 64 * 64 + 64) + 64 * 128 + 128 + 128 * 2 + 2
+
+
+def sigmoid(x):
+    return 1 / (1 + np.exp(-x))
+
+
+def plain_lstm(params, inputs):
+    """States after every position of one row, as Hochreiter's equations say."""
+    cell = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params["cell"])
+    h = c = np.zeros(cell["hi"]["bias"].shape)
+    states = []
+    for x in inputs:
+        gates = {
+            g: x @ cell[f"i{g}"]["kernel"] + h @ cell[f"h{g}"]["kernel"] + cell[f"h{g}"]["bias"]
+            for g in "ifgo"
+        }
+        c = sigmoid(gates["f"]) * c + sigmoid(gates["i"]) * np.tanh(gates["g"])
+        h = sigmoid(gates["o"]) * np.tanh(c)
+        states.append(h)
+    return np.array(states)
+
+
+@pytest.mark.parametrize("bidirectional", [False, True])
+@pytest.mark.parametrize("pooling", POOLINGS)
+def test_equals_a_plain_numpy_loop(pooling, bidirectional):
+    model, params, ids = make(pooling=pooling, bidirectional=bidirectional)
+    actual = logits(model, params, ids)
+    p = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params)
+    for row, length in enumerate(LENGTHS):
+        embedded = p["embedding"]["embedding"][ids[row, :length]]
+        pooled = []
+        for name, inputs in (("forward", embedded), ("backward", embedded[::-1])):
+            if name in params:
+                states = plain_lstm(params[name], inputs)
+                parts = {"last": states[-1], "mean": states.mean(0), "max": states.max(0)}
+                names = ["mean", "max"] if pooling == "mean_max" else [pooling]
+                pooled += [parts[part] for part in names]
+        hidden = np.concatenate(pooled) @ p["dense"]["kernel"] + p["dense"]["bias"]
+        expected = np.maximum(hidden, 0) @ p["classifier"]["kernel"] + p["classifier"]["bias"]
+        np.testing.assert_allclose(actual[row], expected, atol=1e-5)
+
+
+class FlaxLstm(nn.Module):
+    """flax's own cell, scanned and differentiated by JAX: what ScannedLstm must equal."""
+
+    @nn.compact
+    def __call__(self, inputs):
+        scanned = nn.scan(
+            nn.OptimizedLSTMCell, variable_broadcast="params", split_rngs={"params": False}
+        )
+        zeros = jnp.zeros((inputs.shape[1], 8))
+        return scanned(8, name="cell")((zeros, zeros), inputs)[1]
+
+
+def test_states_and_gradients_equal_those_of_flax():
+    rng = np.random.default_rng(0)
+    inputs, wanted = jnp.asarray(rng.normal(size=(2, 20, 3, 8)), jnp.float32)
+    shapes = jax.eval_shape(FlaxLstm().init, jax.random.key(0), inputs)["params"]
+    params = jax.tree.map(
+        lambda leaf: jnp.asarray(0.5 * rng.normal(size=leaf.shape), jnp.float32), shapes
+    )
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def states_and_gradients(module, params, inputs):
+        states, pullback = jax.vjp(lambda p, x: module.apply({"params": p}, x), params, inputs)
+        return states, pullback(wanted)
+
+    fast, plain = ScannedLstm(8, jnp.dtype("float32")), FlaxLstm()
+    states, actual = states_and_gradients(fast, params, inputs)
+    plain_states, expected = states_and_gradients(plain, params, inputs)
+    np.testing.assert_allclose(states, plain_states, atol=1e-6)
+    assert jax.tree.structure(actual) == jax.tree.structure(expected)
+    jax.tree.map(
+        lambda a, e: np.testing.assert_allclose(a, e, atol=1e-5 * np.abs(e).max()),
+        actual,
+        expected,
+    )
+
+
+@pytest.mark.parametrize("bidirectional", [False, True])
+@pytest.mark.parametrize("pooling", POOLINGS)
+def test_padding_never_changes_a_logit(pooling, bidirectional):
+    model, params, ids = make(pooling=pooling, bidirectional=bidirectional)
+    wide = np.pad(ids, ((0, 0), (0, 5)))
+    wide[np.arange(12) >= LENGTHS[:, None]] = 49  # not even when the padding holds a word
+    np.testing.assert_array_equal(logits(model, params, ids), logits(model, params, wide))
+
+
+def test_reverse_valid_leaves_padding_in_place():
+    inputs = np.arange(6, dtype=np.float32).reshape(6, 1, 1)
+    reversed_ = reverse_valid(jnp.asarray(inputs), jnp.array([4]))
+    np.testing.assert_array_equal(reversed_[:, 0, 0], [3, 2, 1, 0, 4, 5])
+
+
+def test_dropout_acts_only_in_training():
+    model, params, ids = make(embedding_dropout=0.5)
+    np.testing.assert_array_equal(logits(model, params, ids), logits(model, params, ids))
+    noisy = [logits(model, params, ids, golden.key(k)) for k in (1, 1, 2)]
+    np.testing.assert_array_equal(noisy[0], noisy[1])
+    assert not np.array_equal(noisy[0], noisy[2])
+
+
+def test_bfloat16_stays_close_and_logits_are_float32():
+    model, params, ids = make()
+    half = LstmClassifier(LstmConfig(vocab_size=50, dtype="bfloat16"))
+    actual = logits(half, params, ids)
+    assert actual.dtype == np.float32
+    np.testing.assert_allclose(actual, logits(model, params, ids), atol=0.1)

@@ -1,0 +1,148 @@
+"""One, two and four devices: the same run to float32 rounding, the same checkpoints bit for bit."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+import runs
+from conftest import make_small_config
+
+from sentiment_jax import main, train
+from sentiment_jax.errors import InputError
+from sentiment_jax.runtime import devices
+from sentiment_jax.storage.files import read_json
+from sentiment_jax.training.experiment import load_run
+
+ROOT = Path(__file__).parents[2]
+MANY = ("two", "four", "split")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Runs of the same config: `one` device here, the others in a process with four."""
+    folder = tmp_path_factory.mktemp("devices")
+    config = make_small_config()
+    config.update_from_flattened_dict(runs.LONGER)
+    train.train(config, folder / "one")
+    script = [sys.executable, "tests/on_devices.py", folder, folder / "one"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        script,
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=280,
+    )
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def stored(file):
+    with np.load(file) as arrays:
+        return [arrays[name] for name in arrays.files]
+
+
+def assert_rounding_apart(first, second, steps):
+    """Two runs whose sums were taken in another order."""
+    losses = [
+        [record["loss"] for record in runs.metrics(run) if record["split"] == "train"]
+        for run in (first, second)
+    ]
+    assert len(losses[0]) == steps
+    assert losses[0][0] != losses[0][-1]
+    np.testing.assert_allclose(losses[1], losses[0], rtol=1e-5)
+    tables = [
+        [row.split(",")[:3] for row in (run / "predictions.csv").read_text().splitlines()]
+        for run in (first, second)
+    ]
+    assert tables[0] == tables[1]
+    results = [read_json(run / "result.json") for run in (first, second)]
+    for split in ("val", "test"):
+        assert results[0][split]["accuracy"] == results[1][split]["accuracy"]
+        assert results[0][split]["examples"] == results[1][split]["examples"]
+
+
+@pytest.mark.parametrize("name", MANY)
+def test_the_same_run_on_several_devices(folder, name):
+    assert_rounding_apart(folder / "one", folder / name, runs.STEPS)
+
+
+@pytest.mark.parametrize("name", MANY)
+def test_their_checkpoints_are_read_on_one(folder, name):
+    here = jax.tree.leaves(load_run(folder / name).params)
+    assert all(len(leaf.devices()) == 1 for leaf in here)
+    there = stored(folder / name / "params.npz")
+    jax.tree.map(np.testing.assert_array_equal, [np.asarray(leaf) for leaf in here], there)
+
+
+def test_a_checkpoint_of_one_is_read_on_four(folder):
+    here = jax.tree.leaves(load_run(folder / "one").params)
+    there = stored(folder / "read.npz")
+    jax.tree.map(np.testing.assert_array_equal, [np.asarray(leaf) for leaf in here], there)
+
+
+def test_dropout_does_not_depend_on_the_devices(folder):
+    one, two, four = stored(folder / "masks.npz")
+    assert 0.6 < one.mean() < 0.8
+    assert (one[:2] != one[2:4]).any()
+    np.testing.assert_array_equal(one, two)
+    np.testing.assert_array_equal(one, four)
+
+
+def test_split_parameters_stay_split(folder):
+    assert all(json.loads((folder / "four" / "whole.json").read_text()))
+    split = json.loads((folder / "split" / "whole.json").read_text())
+    assert split.count(False) >= 15  # sizes 5 and 6 do not divide by four
+
+
+def test_a_split_run_goes_on_whole_on_one_device(folder, tmp_path):
+    for name in ("one", "split"):
+        shutil.copytree(folder / name, tmp_path / name)
+        config = make_small_config()
+        config.update_from_flattened_dict({**runs.LONGER, "epochs": 3})
+        train.train(config, tmp_path / name, allow_changes=True)
+    assert_rounding_apart(tmp_path / "one", tmp_path / "split", runs.STEPS * 3 // 2)
+
+
+WIDE = "--xla_cpu_prefer_vector_width=512"
+
+
+@pytest.mark.parametrize(
+    ("flags", "then"),
+    [
+        ("", WIDE),
+        ("--xla_dump_to=x", f"--xla_dump_to=x {WIDE}"),
+        ("--xla_cpu_prefer_vector_width=128", "--xla_cpu_prefer_vector_width=128"),
+        ("file_of_flags", "file_of_flags"),
+    ],
+)
+def test_every_mode_uses_wide_vectors_unless_the_user_says_otherwise(monkeypatch, flags, then):
+    monkeypatch.setenv("XLA_FLAGS", flags)
+    for _ in range(2):
+        main._start(None, None)
+        assert os.environ["XLA_FLAGS"] == then
+
+
+@pytest.mark.parametrize(
+    ("shape", "axis"),
+    [((8, 12), 1), ((12, 8), 0), ((8, 13), 0), ((8, 8), 0), ((7,), None), ((0,), None), ((), None)],
+)
+def test_the_longest_axis_that_fits_is_split(shape, axis):
+    assert devices.axis_to_split(shape, 4) == axis
+
+
+@pytest.mark.parametrize(
+    ("size", "nearest"), [(6, "use 4 or 8"), (3, "use 4"), (1, "use 4"), (9, "use 8 or 12")]
+)
+def test_a_batch_that_devices_cannot_share(monkeypatch, size, nearest):
+    monkeypatch.setattr(jax, "device_count", lambda: 4)
+    devices.check_batch_size("batch_size", 8)
+    with pytest.raises(InputError, match=f"batch_size={size} does not divide .* 4 .*{nearest}$"):
+        devices.check_batch_size("batch_size", size)

@@ -1,0 +1,273 @@
+"""Several processes as one run: real ones on this machine, and how they are told apart."""
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import runs
+from conftest import make_small_config
+from test_devices import assert_rounding_apart
+
+from sentiment_jax import train
+from sentiment_jax.errors import InputError
+from sentiment_jax.runtime import launch, processes
+from sentiment_jax.storage.checkpoints import Checkpoints
+from sentiment_jax.storage.files import read_json
+from sentiment_jax.storage.metrics_log import read_metrics
+
+ROOT = Path(__file__).parents[2]
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
+SEVERAL_SHAPES = {**runs.LONGER, "data.length_buckets": (12,)}
+EPOCH = runs.STEPS // runs.LONGER["epochs"]
+CLUSTER = re.compile("SLURM|OMPI|PMI|KUBERNETES|JAX_")
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def start(*arguments):
+    return subprocess.Popen(
+        [sys.executable, *map(str, arguments)],
+        cwd=ROOT,
+        env=ENVIRONMENT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def start_pair(workdir, *arguments, **changes):
+    """Two processes of one training run."""
+    port = free_port()
+    fields = runs.small_flags(**({"log_every": 1} | changes))
+    return [
+        start(
+            *("-m", "sentiment_jax.main", "--config=configs/lstm.py:sample"),
+            *(f"--workdir={workdir}", f"--coordinator=localhost:{port}", "--process_count=2"),
+            *(f"--process_id={index}", *fields, *arguments),
+        )
+        for index in (0, 1)
+    ]
+
+
+def ends(pair, codes):
+    """What each wrote to stderr, progress bars aside, once all have ended with these codes."""
+    errors = []
+    try:
+        for process, code in zip(pair, codes, strict=True):
+            _, text = process.communicate(timeout=250)
+            assert process.returncode == code, text
+            errors.append(
+                [line for line in text.splitlines() if line.strip() and "epoch" not in line]
+            )
+    finally:
+        for process in pair:
+            process.kill()
+    return errors
+
+
+def wait_for_steps(workdir, pair, steps):
+    log, deadline = workdir / "metrics.jsonl", time.monotonic() + 150
+    while not log.exists() or log.read_text().count("\n") < steps:
+        assert all(process.poll() is None for process in pair), pair[0].communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """The run of one process."""
+    workdir = tmp_path_factory.mktemp("alone")
+    config = make_small_config()
+    config.update_from_flattened_dict(SEVERAL_SHAPES)
+    train.train(config, workdir)
+    return workdir
+
+
+@pytest.mark.parametrize(("count", "victim"), [(2, 0), (3, 1)])
+def test_a_lost_process_is_named_in_one_line(count, victim):
+    port = free_port()
+    peers = [start("tests/peer.py", port, index, count, victim) for index in range(count)]
+    began = time.monotonic()
+    errors = ends(peers, [-signal.SIGKILL if i == victim else 1 for i in range(count)])
+    assert time.monotonic() - began < 120  # all 2,000 questions would take longer yet
+    for index, lines in enumerate(errors):
+        if index != victim:
+            assert len(lines) == 1, lines
+            assert lines[0].startswith(f"error: lost process {victim} of the run")
+
+
+def test_a_port_in_use_is_one_line():
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        (lines,) = ends([start("tests/peer.py", port, 0, 2, -1)], [2])
+    assert len(lines) == 1
+    assert re.search(f"process 0 cannot listen on .*:{port} .*another port", lines[0])
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one_does(alone, tmp_path):
+    pair = start_pair(tmp_path / "pair", **SEVERAL_SHAPES)
+    assert ends(pair, [0, 0]) == [[], []]
+    assert_rounding_apart(alone, tmp_path / "pair", runs.STEPS)
+    names = {path.name for path in alone.iterdir()}
+    assert {path.name for path in (tmp_path / "pair").iterdir()} == names
+    devices = read_json(tmp_path / "pair" / "env.json")["devices"]
+    assert len(devices) == 2
+    # And two go on where two were: here at the end, with the test set still to score.
+    path = tmp_path / "pair" / "result.json"
+    before = read_json(path)
+    path.unlink()
+    assert ends(start_pair(tmp_path / "pair", **SEVERAL_SHAPES), [0, 0]) == [[], []]
+    after = read_json(path)
+    assert [after[split] for split in ("val", "test")] == [before["val"], before["test"]]
+
+
+@pytest.mark.slow
+def test_sigterm_to_one_stops_both_at_the_same_step(tmp_path):
+    workdir = tmp_path / "pair"
+    pair = start_pair(workdir, **SEVERAL_SHAPES | {"epochs": 2000, "checkpoint_every": 100000})
+    wait_for_steps(workdir, pair, EPOCH + 2)  # their validation is a line, too
+    pair[1].send_signal(signal.SIGTERM)
+    first, second = ends(pair, [143, 143])
+    (step,) = re.findall(r"saved step (\d+); run the same command", " ".join(first))
+    assert f"saved step {step};" in second[-1]
+    assert "stopping after this step" in second[0]
+    saved = Checkpoints(workdir / "checkpoints", read_only=True)
+    assert (saved.steps[-1], saved.faults) == (int(step), {})
+    # One process goes on where two stopped; each step is logged once.
+    config = make_small_config()
+    config.update_from_flattened_dict({**SEVERAL_SHAPES, "epochs": int(step) // EPOCH + 1})
+    train.train(config, workdir, allow_changes=True)
+    steps = [
+        record["step"]
+        for record in read_metrics(workdir / "metrics.jsonl")
+        if record["split"] == "train"
+    ]
+    assert steps == list(range(1, EPOCH * config.epochs + 1))
+
+
+@pytest.mark.slow
+def test_sigkill_to_one_ends_the_other(tmp_path):
+    workdir = tmp_path / "pair"
+    pair = start_pair(workdir, "--lost_after=5", **SEVERAL_SHAPES | {"epochs": 2000})
+    wait_for_steps(workdir, pair, EPOCH + 2)  # their validation is a line, too: one is saved
+    pair[1].kill()
+    killed = time.monotonic()
+    survivor, _ = ends(pair, [1, -signal.SIGKILL])
+    assert time.monotonic() - killed < 30
+    assert len(survivor) == 1 and "lost process 1" in survivor[0]
+    assert Checkpoints(workdir / "checkpoints", read_only=True).best_step()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("localhost:1234", None, 2), "go together"),
+        ((None, 0, None), "go together"),
+        ((None, 0, 2), "go together"),
+        (("localhost", 0, 2), "write HOST:PORT"),
+        (("localhost:port", 0, 2), "write HOST:PORT"),
+        ((":1234", 0, 2), "write HOST:PORT"),
+        (("localhost:70000", 0, 2), "write HOST:PORT"),
+        (("localhost:1234", 2, 2), "numbered from 0 to 1"),
+        (("localhost:1234", -1, 2), "numbered from 0 to 1"),
+        (("auto", 0, 2), "leave them out"),
+        (("auto", None, None), "no SLURM or Open MPI environment"),
+    ],
+)
+def test_flags_that_do_not_fit(monkeypatch, arguments, message):
+    only_cluster(monkeypatch, {})
+    with pytest.raises(InputError, match=message):
+        launch.find_process_group(*arguments)
+
+
+def test_places():
+    assert launch.find_process_group(None, None, None) is None
+    assert launch.find_process_group("localhost:1234", 0, 1) is None
+    assert launch.find_process_group("host:1234", 1, 2) == launch.ProcessGroup("host:1234", 1, 2)
+
+
+def only_cluster(monkeypatch, variables):
+    """The environment of one cluster, whatever this machine is a part of."""
+    for name in [name for name in os.environ if CLUSTER.match(name)]:
+        monkeypatch.delenv(name)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+
+
+def test_slurm_is_asked(monkeypatch):
+    slurm = {
+        "SLURM_JOB_ID": "4096",
+        "SLURM_STEP_NODELIST": "node[003-007]",
+        "SLURM_NTASKS": "8",
+        "SLURM_PROCID": "5",
+        "SLURM_LOCALID": "1",
+        "SLURM_STEP_NUM_NODES": "5",
+    }
+    only_cluster(monkeypatch, slurm)
+    group = launch.find_process_group("auto", None, None)
+    assert (group.index, group.count, group.local_devices) == (5, 8, [1])
+    assert group.coordinator.startswith("node003:")
+    monkeypatch.setenv("SLURM_NTASKS", "1")
+    monkeypatch.setenv("SLURM_PROCID", "0")
+    assert launch.find_process_group("auto", None, None) is None
+
+
+def test_open_mpi_is_asked(monkeypatch):
+    ompi = {
+        "OMPI_MCA_orte_hnp_uri": "1531576320.0;tcp://10.96.0.1,10.148.0.1:34911",
+        "OMPI_VERSION": "4.1.5",
+        "OMPI_COMM_WORLD_SIZE": "2",
+        "OMPI_COMM_WORLD_RANK": "0",
+        "OMPI_COMM_WORLD_LOCAL_RANK": "0",
+    }
+    only_cluster(monkeypatch, ompi)
+    group = launch.find_process_group("auto", None, None)
+    assert (group.index, group.count) == (0, 2)
+    assert group.coordinator.startswith("10.96.0.1:")
+
+
+def test_process_0_listens_on_one_address_only():
+    assert launch.bind_address("localhost:1234") in ("127.0.0.1:1234", "[::1]:1234")
+    assert launch.bind_address("10.1.2.3:99") == "10.1.2.3:99"
+    for everywhere in ("0.0.0.0:99", "[::]:99"):
+        with pytest.raises(InputError, match="every network"):
+            launch.bind_address(everywhere)
+
+
+LEADER = "UNAVAILABLE: Failed to send RPC to coordination service. Either the leader task was"
+SILENT = "(stopped sending heartbeats):\n{}\nThe tasks have crashed. Check the 3 logs"
+
+
+@pytest.mark.parametrize(
+    ("page", "who"),
+    [
+        (LEADER, "lost process 0 of"),
+        (SILENT.format("1"), "lost process 1 of"),
+        (SILENT.format("3\n12"), "lost processes 3, 12 of"),
+        (SILENT.format("/job:jax_worker/replica:0/task:2"), "lost process 2 of"),
+        ("something else", "lost another process of"),
+    ],
+)
+def test_who_was_lost(page, who):
+    assert launch.describe_loss(page, 9).startswith(who)
+
+
+def test_a_run_of_one_process_waits_for_nobody():
+    assert processes.is_first() and processes.count() == 1
+    processes.barrier()
+    with processes.in_turn():
+        pass
+    assert processes.leave(7) == 7

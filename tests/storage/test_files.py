@@ -1,0 +1,116 @@
+import csv
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from sentiment_jax.errors import InputError
+from sentiment_jax.storage.files import read_json, write_json
+from sentiment_jax.storage.metrics_log import MetricsLog
+from sentiment_jax.storage.run_directory import lock_run, prepare_workdir, write_predictions
+
+
+def test_json_is_strict_and_atomic(tmp_path):
+    path = tmp_path / "result.json"
+    write_json(path, {"a": 1})
+    with pytest.raises(ValueError, match="Out of range"):
+        write_json(path, {"a": float("nan")})
+    assert read_json(path) == {"a": 1}
+    assert [p.name for p in tmp_path.iterdir()] == ["result.json"]
+
+
+def test_half_written_json_is_named(tmp_path):
+    (tmp_path / "result.json").write_text('{"a": ')
+    with pytest.raises(InputError, match="result.json is not JSON"):
+        read_json(tmp_path / "result.json")
+    (tmp_path / "result.json").write_text("[1]")
+    with pytest.raises(InputError, match="result.json is not a JSON object"):
+        read_json(tmp_path / "result.json")
+    with pytest.raises(InputError, match="cannot read .*nothing.json"):
+        read_json(tmp_path / "nothing.json")
+
+
+def test_json_that_is_not_what_was_written_is_refused(tmp_path):
+    path = tmp_path / "result.json"
+    value = {"accuracy": 0.75, "words": ["caf\xe9", 1, None], "group": {"rate": 1e-4}}
+    write_json(path, value)
+    raw = path.read_bytes()
+    noticed = 0
+    for place in range(len(raw) * 8):
+        flipped = bytearray(raw)
+        flipped[place // 8] ^= 1 << place % 8
+        path.write_bytes(flipped)
+        try:
+            assert {k: v for k, v in read_json(path).items() if k in value} == value
+        except InputError:
+            noticed += 1
+    assert noticed > 0.8 * len(raw) * 8  # the rest: white space, or the name of the seal itself
+    path.write_text('{"accuracy": 0.75}')  # of a run from before there was a seal
+    assert read_json(path) == {"accuracy": 0.75}
+
+
+def test_a_resumed_log_has_every_step_once(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    records = []
+    log = MetricsLog(path, records)
+    log.write(step=2, split="train", loss=0.5)
+    log.write(step=4, split="train", loss=0.5)
+    log.write(step=4, split="val", loss=float("nan"))
+    saved = json.loads(json.dumps(records, allow_nan=False))  # as a checkpoint does
+    log.write(step=6, split="train", loss=0.5)
+    with path.open("a") as file:
+        file.write('{"step": 8, "spl')  # killed here
+    log = MetricsLog(path, saved)
+    log.write(step=6, split="train", loss=0.4)
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [(line["step"], line["split"]) for line in lines] == [
+        (2, "train"),
+        (4, "train"),
+        (4, "val"),
+        (6, "train"),
+    ]
+    assert lines[2]["loss"] is None
+    assert lines[3]["loss"] == 0.4
+
+
+def test_predictions_follow_the_contract(tmp_path):
+    path = tmp_path / "predictions.csv"
+    labels, p = np.array([1, 0], np.int32), np.array([0.75, 0.25], np.float32)
+    write_predictions(path, ['a,"b"', "c"], labels, p)
+    rows = list(csv.reader(path.read_text().splitlines()))
+    assert rows == [
+        ["id", "label", "predicted", "p_positive"],
+        ['a,"b"', "1", "1", "0.750000"],
+        ["c", "0", "0", "0.250000"],
+    ]
+
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from sentiment_jax.storage.run_directory import lock_run
+with lock_run(Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_lock_names_its_holder_and_dies_with_it(tmp_path):
+    command = [sys.executable, "-c", HOLD, str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout.readline() == "held\n"
+        named = f"in use by pid {holder.pid} on .* since "
+        with pytest.raises(InputError, match=named), lock_run(tmp_path):
+            pass
+        holder.kill()
+    with lock_run(tmp_path):
+        assert (tmp_path / "lock").read_text().startswith("pid ")
+
+
+def test_a_workdir_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").write_text("")
+    for workdir in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(InputError, match=f"cannot write to --workdir={workdir}"):
+            prepare_workdir(workdir)

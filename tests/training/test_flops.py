@@ -1,0 +1,50 @@
+import jax
+import pytest
+
+from sentiment_jax.models.classifiers import build_model
+from sentiment_jax.training.flops import matmul_flops, matmul_rate, training_flops
+
+
+def test_counts_products_in_scans_and_under_jit():
+    def repeated(x, kernel):
+        product = jax.jit(lambda x: x @ kernel)
+        return jax.lax.scan(lambda carry, _: (product(carry), None), x, length=5)[0]
+
+    x, kernel = jax.ShapeDtypeStruct((3, 8), "float32"), jax.ShapeDtypeStruct((8, 8), "float32")
+    assert matmul_flops(repeated, x, kernel) == 5 * 2 * 3 * 8 * 8
+
+
+@pytest.mark.parametrize("scan_layers", [False, True])
+def test_an_encoder_costs_what_the_textbook_says(scan_layers):
+    hidden, inner, layers, length, batch = 32, 64, 3, 16, 4
+    model = build_model(
+        {
+            "name": "bert",
+            "hidden_size": hidden,
+            "intermediate_size": inner,
+            "num_hidden_layers": layers,
+            "num_attention_heads": 2,
+            "embedding_size": hidden,
+            "scan_layers": scan_layers,
+        },
+        vocab_size=50,
+    )
+    a_token = 4 * hidden * hidden + 2 * hidden * inner + 2 * length * hidden
+    head = hidden * hidden + 2 * hidden
+    if scan_layers:
+        encoder = layers * length * a_token
+    else:  # of the last layer, keys and values of every token, all else for the first one
+        last = 2 * hidden * hidden * (length + 1) + 2 * hidden * inner + 2 * length * hidden
+        encoder = (layers - 1) * length * a_token + last
+    expected = 3 * 2 * batch * (encoder + head)
+    assert training_flops(model, batch, length) == expected
+
+
+def test_an_lstm_costs_its_two_products_a_word():
+    model = build_model({"name": "lstm"}, vocab_size=50)
+    expected = 3 * 2 * 4 * (16 * (100 + 64) * 4 * 64 + 64 * 128 + 128 * 2)
+    assert training_flops(model, 4, 16) == expected
+
+
+def test_the_matmul_rate_is_that_of_a_computer():
+    assert 1e8 < matmul_rate("float32", repeats=1) < 1e15

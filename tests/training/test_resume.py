@@ -1,0 +1,277 @@
+"""Going on where a run stopped, bit for bit, and what is refused or reported on the way."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import runs
+
+from sentiment_jax import train
+from sentiment_jax.errors import DiskFull, InputError, Interrupted, RunError
+from sentiment_jax.evaluate import evaluate_run
+from sentiment_jax.storage.checkpoints import Checkpoints, steps_in
+from sentiment_jax.storage.files import read_json, write_json
+from sentiment_jax.training import scoring
+from sentiment_jax.training.experiment import load_run
+from sentiment_jax.training.progress import Progress
+from sentiment_jax.training.resume import check_best
+from sentiment_jax.training.signals import Stop
+from sentiment_jax.training.steps import make_eval_step
+
+ROOT = Path(__file__).parents[2]
+STEPS = 9  # three epochs of three batches
+
+
+@pytest.mark.parametrize("step", [1, 3, 5, STEPS])
+def test_sigterm_saves_and_the_same_command_goes_on_exactly(
+    plain, small_config, tmp_path, monkeypatch, step
+):
+    workdir = tmp_path / "stopped"
+    add = Progress.add
+
+    def add_and_signal(progress, *arguments):
+        add(progress, *arguments)
+        if progress.step == step:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Progress, "add", add_and_signal)
+        with pytest.raises(Interrupted, match=r"saved step \d; run the same command"):
+            train.train(small_config, workdir)
+    assert not (workdir / "result.json").exists()
+    train.train(small_config, workdir)
+    runs.assert_same_run(plain, workdir)
+
+
+def test_a_signal_during_validation_loses_nothing(plain, small_config, tmp_path, monkeypatch):
+    workdir = tmp_path / "stopped"
+    original = make_eval_step
+
+    def signal_first(model):
+        os.kill(os.getpid(), signal.SIGINT)
+        return original(model)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(scoring, "make_eval_step", signal_first)
+        with pytest.raises(Interrupted, match="saved step 3"):
+            train.train(small_config, workdir)
+    train.train(small_config, workdir)
+    runs.assert_same_run(plain, workdir)
+
+
+@pytest.mark.parametrize(
+    ("signals", "code"),
+    [([signal.SIGKILL], -signal.SIGKILL), ([signal.SIGTERM, signal.SIGINT], 143)],
+    ids=["SIGKILL", "two signals"],
+)
+def test_killed_and_the_same_command_again(plain, small_config, tmp_path, signals, code):
+    workdir = tmp_path / "killed"
+    command = [sys.executable, "-m", "sentiment_jax.main", "--config=configs/lstm.py:sample"]
+    command += runs.small_flags()
+    log = workdir / "metrics.jsonl"
+    with subprocess.Popen(
+        [*command, f"--workdir={workdir}"],
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        deadline = time.monotonic() + 120
+        while not (log.exists() and log.read_text().count("\n") >= 4):
+            assert process.poll() is None, "ended before it could be killed"
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
+        for number in signals:
+            process.send_signal(number)
+        errors = process.communicate()[1]
+    assert process.returncode == code
+    assert "Traceback" not in errors and "saved step" not in errors
+    assert not (workdir / "result.json").exists()
+    train.train(small_config, workdir)
+    runs.assert_same_run(plain, workdir)
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+@pytest.mark.parametrize(("step", "saved"), [(1, []), (4, [3])])
+def test_an_exception_right_after_a_save_or_before_the_first(
+    plain, small_config, tmp_path, monkeypatch, step, saved, error
+):
+    workdir = tmp_path / "failed"
+    add = Progress.add
+
+    def add_and_fail(progress, *arguments):
+        add(progress, *arguments)
+        if progress.step == step:
+            raise error("now")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Progress, "add", add_and_fail)
+        with pytest.raises(error, match="now"):
+            train.train(small_config, workdir)
+    assert Checkpoints(workdir / "checkpoints", read_only=True).steps == saved
+    train.train(small_config, workdir)
+    runs.assert_same_run(plain, workdir)
+
+
+def test_a_full_disk_costs_nothing_once_there_is_room(plain, small_config, tmp_path, monkeypatch):
+    workdir = tmp_path / "full"
+    usage = shutil.disk_usage
+
+    def full_at_the_second_save(path):
+        used = usage(path)
+        return used._replace(free=7) if (workdir / "checkpoints" / "3").exists() else used
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "disk_usage", full_at_the_second_save)
+        with pytest.raises(DiskFull, match="disk full: 7 bytes free in .* needed for .* step 6"):
+            train.train(small_config, workdir)
+    assert Checkpoints(workdir / "checkpoints", read_only=True).steps == [3]
+    train.train(small_config, workdir)
+    runs.assert_same_run(plain, workdir)
+
+
+def test_a_finished_run_says_so_and_writes_nothing(plain, small_config, capsys):
+    before = {path: path.stat().st_mtime_ns for path in plain.rglob("*") if path.name != "lock"}
+    result = train.train(small_config, plain)
+    assert result == read_json(plain / "result.json")
+    assert "is finished" in capsys.readouterr().out
+    after = {path: path.stat().st_mtime_ns for path in plain.rglob("*") if path.name != "lock"}
+    assert {p: t for p, t in after.items() if p.is_file()} == {
+        p: t for p, t in before.items() if p.is_file()
+    }
+
+
+def test_another_config_is_refused_field_by_field(plain, small_config):
+    small_config.batch_size = 8
+    small_config.optimizer.learning_rate = 0.5
+    with pytest.raises(InputError, match=r"batch_size: 16 -> 8; optimizer.learning_rate: 0.003"):
+        train.train(small_config, plain)
+
+
+def test_allowed_changes_are_recorded(plain, small_config):
+    small_config.epochs = 4
+    train.train(small_config, plain, allow_changes=True)
+    assert read_json(plain / "env.json")["resumed_with_changes"] == [["epochs: 3 -> 4"]]
+    assert read_json(plain / "result.json")["epochs"] == 4
+
+
+def test_other_data_are_refused(plain, small_config, tmp_path):
+    (plain / "result.json").unlink()
+    env = read_json(plain / "env.json")
+    env["data"]["data_hash"] = "0" * 64
+    write_json(plain / "env.json", env)
+    with pytest.raises(InputError, match="the data changed since .*hash 000000000000"):
+        train.train(small_config, plain)
+    with pytest.raises(InputError, match="the data changed"):
+        evaluate_run(plain, "val")
+
+
+def test_checkpoints_without_their_config_are_refused(plain, small_config):
+    for name in ("result.json", "config.json"):
+        (plain / name).unlink()
+    small_config.seed = 5
+    with pytest.raises(InputError, match="holds checkpoints but no config.json: .*--fresh"):
+        train.train(small_config, plain)
+    assert steps_in(plain / "checkpoints")
+
+
+@pytest.mark.parametrize("fault", ["lost", "changed"])
+def test_a_damaged_log_is_made_whole_on_resuming(plain, small_config, tmp_path, fault):
+    run = shutil.copytree(plain, tmp_path / "run")
+    (run / "result.json").unlink()
+    shutil.rmtree(run / "checkpoints" / str(STEPS))
+    log = run / "metrics.jsonl"
+    if fault == "lost":
+        log.unlink()
+    else:
+        log.write_bytes(log.read_bytes().replace(b"0.", b"1.").replace(b"train", b"tr\xffin"))
+    train.train(small_config, run)
+    runs.assert_same_run(plain, run)
+
+
+def test_fresh_starts_over_and_leaves_other_files(plain, small_config):
+    (plain / "notes.txt").write_text("mine")
+    small_config.seed = 5
+    train.train(small_config, plain, fresh=True)
+    assert read_json(plain / "result.json")["seed"] == 5
+    assert (plain / "notes.txt").read_text() == "mine"
+
+
+def damage(workdir, step):
+    (workdir / "checkpoints" / str(step) / "params" / "manifest.ocdbt").write_bytes(b"")
+
+
+def test_a_damaged_checkpoint_costs_only_its_steps(plain, small_config, tmp_path, capsys):
+    (plain / "result.json").unlink()
+    damage(plain, STEPS)
+    train.train(small_config, plain)
+    assert "going on from step 6, 3 steps are computed again" in capsys.readouterr().err
+    train.train(small_config, tmp_path / "again")
+    runs.assert_same_run(plain, tmp_path / "again")
+
+
+def test_every_checkpoint_bad_is_an_error(plain, small_config):
+    (plain / "result.json").unlink()
+    for step in steps_in(plain / "checkpoints"):
+        damage(plain, step)
+    with pytest.raises(RunError, match="damaged checkpoints in .*step 9"):
+        load_run(plain)
+    with pytest.raises(RunError, match="every checkpoint in .* is bad .*step 9.*--fresh"):
+        train.train(small_config, plain)
+
+
+def test_the_best_checkpoint_lost_is_an_error_at_once(tmp_path):
+    """Later ones count on it, and would only find out when training has ended."""
+    checkpoints = Checkpoints(tmp_path)
+    for step, accuracy in ((3, 0.9), (6, 0.5), (9, 0.5)):
+        scores = {"accuracy": accuracy, "loss": 1.0}
+        weights = {"w": np.zeros(2, np.float32)}
+        checkpoints.save(step, weights, weights, {"best": {"step": 3}}, scores)
+    checkpoints.close()
+    check_best(Checkpoints(tmp_path))
+    (tmp_path / "3" / "MANIFEST.json").unlink()  # not the newest: no save that was interrupted
+    for _ in range(2):  # also when it has been set aside before
+        with pytest.raises(RunError, match=r"best checkpoint .*step 3\) is damaged.*--fresh"):
+            check_best(Checkpoints(tmp_path))
+    assert (tmp_path / "3.corrupt").is_dir()
+
+
+def test_an_unfinished_run_with_a_damaged_checkpoint_predicts_nothing(plain):
+    (plain / "result.json").unlink()
+    damage(plain, steps_in(plain / "checkpoints")[0])
+    with pytest.raises(RunError, match="damaged checkpoints"):
+        load_run(plain)
+
+
+def test_another_tokenizer_of_the_same_size_is_refused(plain, small_config):
+    path = plain / "tokenizer.json"
+    vocabulary = json.loads(path.read_text())
+    ids = vocabulary["model"]["vocab"]
+    first, second = list(ids)[-2:]
+    ids[first], ids[second] = ids[second], ids[first]
+    path.write_text(json.dumps(vocabulary))
+    (plain / "result.json").unlink()
+    for use in (
+        lambda: load_run(plain),
+        lambda: evaluate_run(plain, "val"),
+        lambda: train.train(small_config, plain),
+    ):
+        with pytest.raises(
+            InputError, match=r"tokenizer.json is not the tokenizer .* trained with"
+        ):
+            use()
+
+
+def test_a_signal_reaches_the_stop_around_the_one_that_it_found():
+    with Stop() as outer:
+        with Stop() as inner:
+            os.kill(os.getpid(), signal.SIGTERM)
+        assert inner.requested
+    assert outer.requested

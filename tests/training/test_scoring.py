@@ -1,0 +1,83 @@
+import golden
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from sentiment_jax.config import LstmConfig
+from sentiment_jax.data.encoding import Encoded
+from sentiment_jax.models.lstm import LstmClassifier
+from sentiment_jax.runtime import devices
+from sentiment_jax.training.scoring import score_reviews
+
+MODEL = LstmClassifier(LstmConfig(vocab_size=30, embedding_size=8, hidden_size=8, dense_size=8))
+BUCKETS = (5, 9)
+
+
+@pytest.fixture(scope="module")
+def encoded():
+    rng = np.random.default_rng(0)
+    lengths = rng.integers(1, 10, 65)  # 64 and one more: the last batch is partial
+    return Encoded(
+        ids=tuple(f"row {i}" for i in range(65)),
+        labels=rng.integers(0, 2, 65).astype(np.int32),
+        token_ids=rng.integers(1, 30, lengths.sum()).astype(np.int32),
+        offsets=np.cumsum([0, *lengths]).astype(np.int64),
+        truncated=0,
+    )
+
+
+@pytest.fixture(scope="module")
+def params():
+    return golden.random(MODEL)
+
+
+@pytest.fixture(scope="module")
+def expected(encoded, params):
+    """Loss and p(positive) of every review, one at a time, unpadded, summed by hand."""
+    forward = jax.jit(MODEL.apply)
+    losses, p_positive = [], []
+    for i in range(len(encoded)):
+        ids = encoded.token_ids[encoded.offsets[i] : encoded.offsets[i + 1]]
+        logits = forward({"params": params}, jnp.asarray(ids[None]), jnp.array([len(ids)]))
+        logits = np.asarray(logits[0], np.float64)
+        p = np.exp(logits) / np.exp(logits).sum()
+        losses.append(-np.log(p[encoded.labels[i]]))
+        p_positive.append(p[1])
+    return np.array(losses), np.array(p_positive)
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 64])
+def test_equals_a_plain_loop(encoded, params, expected, batch_size):
+    scores = score_reviews(
+        MODEL,
+        params,
+        encoded,
+        batch_size=batch_size,
+        buckets=BUCKETS,
+        mesh=devices.data_mesh(),
+        description="test",
+    )
+    losses, p_positive = expected
+    assert scores.examples == 65
+    assert 0.1 < np.mean(p_positive > 0.5) < 0.9
+    assert scores.accuracy == np.mean((p_positive > 0.5) == (encoded.labels == 1))
+    np.testing.assert_allclose(scores.p_positive, p_positive, atol=1e-6)
+    assert scores.loss == pytest.approx(losses.mean(), abs=1e-6)
+
+
+def test_stop_is_asked_between_batches(encoded, params):
+    def stop():
+        raise KeyError("stopped")
+
+    with pytest.raises(KeyError, match="stopped"):
+        score_reviews(
+            MODEL,
+            params,
+            encoded,
+            batch_size=8,
+            buckets=BUCKETS,
+            mesh=devices.data_mesh(),
+            description="test",
+            stop=stop,
+        )

@@ -1,0 +1,135 @@
+import golden
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from sentiment_jax.config import LstmConfig, OptimizerConfig
+from sentiment_jax.models.lstm import LstmClassifier
+from sentiment_jax.training.experiment import abstract_params
+from sentiment_jax.training.steps import create_state, make_train_step
+
+MODEL = LstmClassifier(LstmConfig(vocab_size=40, embedding_size=8, hidden_size=8, dense_size=8))
+
+
+def make_batch(rows=16, length=6, seed=0):
+    rng = np.random.default_rng(seed)
+    batch = {
+        "token_ids": rng.integers(1, 40, (rows, length)),
+        "lengths": rng.integers(1, length + 1, rows),
+        "labels": rng.integers(0, 2, rows),
+    }
+    batch = {name: jnp.asarray(value, jnp.int32) for name, value in batch.items()}
+    return {**batch, "weights": jnp.ones(rows)}
+
+
+def make_state(optimizer, model=MODEL, seed=0):
+    return create_state(golden.random(model), optimizer, seed)
+
+
+def take(optimizer, batch, steps, rate, model=MODEL, seed=0):
+    step, state = make_train_step(model, optimizer), make_state(optimizer, model, seed)
+    for _ in range(steps):
+        state, metrics = step(state, batch, np.float32(rate))
+    return state, {name: float(value) for name, value in metrics.items()}
+
+
+def assert_bitwise(first, second):
+    jax.tree.map(np.testing.assert_array_equal, first, second)
+
+
+@pytest.mark.parametrize(
+    ("name", "rate"), [("sgd", 1.0), ("rmsprop", 0.01), ("adam", 0.02), ("adamw", 0.02)]
+)
+def test_overfits_sixteen_examples(name, rate):
+    model = LstmClassifier(
+        LstmConfig(vocab_size=40, embedding_size=8, hidden_size=8, dense_size=8, output_dropout=0.0)
+    )
+    optimizer = OptimizerConfig(name=name, momentum=0.9)
+    _, metrics = take(optimizer, make_batch(), 300, rate, model)
+    assert metrics["correct"] == 16
+    assert metrics["loss"] / 16 < 0.05
+
+
+def test_one_trace_per_shape():
+    traces = []
+
+    class Counted(LstmClassifier):
+        def __call__(self, token_ids, lengths, *, deterministic=True):
+            traces.append(token_ids.shape)
+            return super().__call__(token_ids, lengths, deterministic=deterministic)
+
+    model = Counted(MODEL.config)
+    optimizer = OptimizerConfig()
+    step, state = make_train_step(model, optimizer), make_state(optimizer, MODEL)
+    for rate in (0.1, 0.2):
+        for length in (6, 9, 6, 9):
+            state, _ = step(state, make_batch(length=length), np.float32(rate))
+    assert sorted(traces) == [(16, 6), (16, 9)]
+
+
+def test_runs_of_other_rates_and_seeds_share_the_program():
+    base = OptimizerConfig(name="adam", learning_rate=1e-3)
+    other = OptimizerConfig(name="adam", learning_rate=5e-5, schedule="linear", warmup_fraction=0.1)
+    assert make_train_step(MODEL, base) is make_train_step(MODEL, other)
+    assert make_train_step(MODEL, base) is not make_train_step(MODEL, OptimizerConfig(name="sgd"))
+
+
+def test_padded_rows_change_nothing():
+    batch = make_batch(rows=12)
+    padded = make_batch(rows=16, seed=9)
+    padded = {name: padded[name].at[:12].set(value) for name, value in batch.items()}
+    padded["weights"] = padded["weights"].at[12:].set(0)
+    model = LstmClassifier(
+        LstmConfig(vocab_size=40, embedding_size=8, hidden_size=8, dense_size=8, output_dropout=0.0)
+    )
+    state, metrics = take(OptimizerConfig(name="sgd"), batch, 1, 0.5, model)
+    padded_state, padded_metrics = take(OptimizerConfig(name="sgd"), padded, 1, 0.5, model)
+    assert padded_metrics["examples"] == 12
+    assert padded_metrics["correct"] == metrics["correct"]
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), state.params, padded_state.params
+    )
+
+
+def test_same_seed_is_bitwise_equal_and_other_seeds_are_not():
+    optimizer = OptimizerConfig(name="adam")
+    first, _ = take(optimizer, make_batch(), 2, 0.01)
+    again, _ = take(optimizer, make_batch(), 2, 0.01)
+    other, _ = take(optimizer, make_batch(), 2, 0.01, seed=1)
+    assert_bitwise(first.params, again.params)
+    assert not np.array_equal(first.params["dense"]["kernel"], other.params["dense"]["kernel"])
+
+
+def test_dropout_differs_from_step_to_step():
+    optimizer = OptimizerConfig(name="sgd")
+    step, state = make_train_step(MODEL, optimizer), make_state(optimizer)
+    losses = []
+    for _ in range(3):  # rate 0: only the mask can change the loss
+        state, metrics = step(state, make_batch(), np.float32(0.0))
+        losses.append(float(metrics["loss"]))
+    assert len(set(losses)) == 3
+
+
+def test_the_state_is_donated():
+    optimizer = OptimizerConfig(name="adam")
+    state = make_state(optimizer)
+    make_train_step(MODEL, optimizer)(state, make_batch(), np.float32(0.1))
+    assert all(leaf.is_deleted() for leaf in jax.tree.leaves(state.params))
+
+
+def test_golden_step():
+    """One sgd step on fixed numbers: any silent change of loss, gradient or update shows."""
+    model = LstmClassifier(LstmConfig(vocab_size=40, embedding_size=8, output_dropout=0.0))
+    batch = make_batch()
+    params = jax.tree.map(
+        lambda leaf: jnp.asarray(np.sin(np.arange(leaf.size)).reshape(leaf.shape), leaf.dtype),
+        abstract_params(model),
+    )
+    state = create_state(params, OptimizerConfig(name="sgd"), 0)
+    step = make_train_step(model, OptimizerConfig(name="sgd"))
+    metrics = {name: float(value) for name, value in step(state, batch, np.float32(0.1))[1].items()}
+    assert metrics["update_norm"] == pytest.approx(0.1 * metrics["gradient_norm"], rel=1e-5)
+    expected = {"loss": 220.0845, "correct": 5.0, "examples": 16.0, "gradient_norm": 19.5234}
+    for name, value in expected.items():
+        assert metrics[name] == pytest.approx(value, rel=1e-4), name
