@@ -66,7 +66,7 @@ def encoder(length: int, batch_size: int, attention: str, small: bool) -> dict[s
 def together(count: int, length: int, batch_size: int) -> dict[str, Any]:
     """`count` LSTMs that differ in seed and learning rate, one program for all of them."""
     model = build_model({"name": "lstm"}, vocab_size=VOCABULARY)
-    optimizer = OptimizerConfig(name="adam")
+    optimizer = OptimizerConfig(name="adam", weight_decay=0.0, clip_norm=0.0)
     keys = jax.random.split(jax.random.key(0), count)
     params = jax.vmap(initializer(model))(keys)
     state = jax.vmap(lambda params: create_state(params, optimizer, seed=0))(params)

@@ -44,7 +44,7 @@ def passes(job: dict[str, Any]) -> Iterator[Callable[[], int]]:
             return len(encoded)
 
         yield from itertools.repeat(infer)
-    optimizer = OptimizerConfig(name=job["optimizer"], learning_rate=1e-4, clip_norm=1.0)
+    optimizer = OptimizerConfig(name=job["optimizer"], weight_decay=0.0, clip_norm=1.0)
     train_step = make_train_step(model, optimizer)
     state = devices.place(create_state(params, optimizer, 0), mesh)
     for epoch in itertools.count():

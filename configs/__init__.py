@@ -1,1 +1,4 @@
-"""One config file per model; `--config=configs/FILE.py[:variant]` calls its get_config(variant)."""
+"""One recipe per model; `--config=configs/FILE.py[:variant]` calls its get_config(variant).
+
+Defaults, allowed values and meanings stand in `sentiment_jax/config.py`.
+"""

@@ -1,121 +1,316 @@
-"""Reading, checking and comparing configs. Nothing here changes a config; `resolve` copies."""
+"""The schema of a config: each setting once, with its type, default, allowed values and meaning.
+
+The configs in `configs/`, their validation, the list that `--config=FILE --help` prints and the
+comparison of two configs all derive from the dataclasses here. Nothing here changes a config.
+"""
 
 import dataclasses
 import hashlib
 import json
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
 
 from sentiment_jax.errors import InputError
 
-CHOICES = {
-    "data.source": ("tfds", "folder", "csv", "sample"),
-    "data.truncation": ("head", "tail", "head_tail"),
-    "model.name": ("bert", "electra", "lstm"),
-    "model.dtype": ("float32", "bfloat16"),
-    "model.attention": ("xla", "cudnn"),
-    "model.pooling": ("last", "mean", "max", "mean_max"),
-    "optimizer.name": ("sgd", "rmsprop", "adam", "adamw"),
-    "optimizer.schedule": ("constant", "linear"),
-}
-# field -> (lowest, highest, whether the highest itself is allowed)
-RANGES = {
-    "epochs": (1, math.inf, False),
-    "batch_size": (1, math.inf, False),
-    "eval_batch_size": (1, math.inf, False),
-    "early_stopping_patience": (0, math.inf, False),
-    "log_every": (1, math.inf, False),
-    "checkpoint_every": (1, math.inf, False),
-    "cpu_devices": (1, math.inf, False),
-    "data.max_length": (3, math.inf, False),
-    "data.limit": (0, math.inf, False),
-    "data.test_limit": (0, math.inf, False),
-    "data.validation_fraction": (1e-6, 1, False),
-    "data.test_fraction": (1e-6, 1, False),
-    "data.vocabulary_size": (10, math.inf, False),
-    "data.min_frequency": (1, math.inf, False),
-    "model.embedding_size": (1, math.inf, False),
-    "model.hidden_size": (1, math.inf, False),
-    "model.dense_size": (1, math.inf, False),
-    "model.num_hidden_layers": (1, math.inf, False),
-    "model.num_attention_heads": (1, math.inf, False),
-    "model.intermediate_size": (1, math.inf, False),
-    "model.max_position_embeddings": (1, math.inf, False),
-    "model.embedding_dropout": (0, 1, False),
-    "model.output_dropout": (0, 1, False),
-    "model.hidden_dropout": (0, 1, False),
-    "model.attention_dropout": (0, 1, False),
-    "model.classifier_dropout": (0, 1, False),
-    "optimizer.learning_rate": (0, math.inf, False),
-    "optimizer.warmup_fraction": (0, 1, True),
-    "optimizer.weight_decay": (0, math.inf, False),
-    "optimizer.clip_norm": (0, math.inf, False),
-    "optimizer.layerwise_decay": (1e-6, 1, True),
-    "optimizer.momentum": (0, 1, False),
-    "optimizer.rms_decay": (0, 1, False),
-    "optimizer.b1": (0, 1, False),
-    "optimizer.b2": (0, 1, False),
-    "optimizer.eps": (0, math.inf, False),
-}
+SOURCES = ("tfds", "folder", "csv", "sample")
+TRUNCATIONS = ("head", "tail", "head_tail")
+POOLINGS = ("last", "mean", "max", "mean_max")
+OPTIMIZERS = ("sgd", "rmsprop", "adam", "adamw")
+SCHEDULES = ("constant", "linear")
+DTYPES = ("float32", "bfloat16")
+EXAMPLE_TEXTS = (
+    "One of the finest films I have seen in years: moving, funny and beautifully acted.",
+    "A dull, predictable mess. I want my two hours back.",
+    "The effects are great, but the story never comes alive and the jokes fall flat.",
+    "I expected to hate it, and walked out smiling.",
+)
 
 
-def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
-    """Returns "group.field" -> value, tuples for lists, so that JSON and ConfigDict compare."""
-    flat: dict[str, Any] = {}
-    for name, value in config.items():
-        if hasattr(value, "items"):
-            flat.update(flatten(value, f"{prefix}{name}."))
-        else:
-            flat[prefix + name] = tuple(value) if isinstance(value, list | tuple) else value
-    return flat
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """What the schema says of a setting besides its type.
+
+    Attributes:
+      default: its value where a recipe says nothing.
+      meaning: one line for the person who sets it.
+      choices: the allowed values; empty if a range decides.
+      at_least: lowest allowed number.
+      below: numbers must be smaller.
+      at_most: numbers may be as large.
+      inherited: None in a config stands for the pretrained weights' value, or else the default.
+      internal: of the model alone, not set in a config.
+      harmless: changes no number of a run: where data lie (their hash is compared), how often
+        something is written. A run may resume with another value.
+    """
+
+    default: Any
+    meaning: str
+    choices: tuple[str, ...] = ()
+    at_least: float | int | None = None
+    below: float | int = math.inf
+    at_most: float | int = math.inf
+    inherited: bool = False
+    internal: bool = False
+    harmless: bool = False
+
+    @property
+    def allowed(self) -> str:
+        """The allowed values in words, empty if any will do."""
+        if self.choices:
+            return " | ".join(self.choices)
+        if self.at_least is None:
+            return ""
+        upper = f" and < {self.below:g}" if self.below < math.inf else ""
+        upper = f" and <= {self.at_most:g}" if self.at_most < math.inf else upper
+        return f">= {self.at_least:g}{upper}"
+
+    def problem(self, name: str, value: Any) -> str:
+        """What is wrong with a value, in words; empty if nothing is."""
+        if self.choices:
+            known = value in self.choices
+            return "" if known else f"{name}={value!r} is unknown, choose {', '.join(self.choices)}"
+        if value is None or self.at_least is None:
+            return ""
+        if self.at_least <= value < self.below and value <= self.at_most and math.isfinite(value):
+            return ""
+        return f"{name}={value} must be {self.allowed} and finite"
 
 
-def validate(config: ConfigDict) -> None:
-    """Checks every field that can be checked before data are read.
+def setting(default: Any, meaning: str, **rules: Any) -> Any:
+    """Declare one setting; `rules` are the fields of Setting."""
+    rule = Setting(default, meaning, **rules)
+    return dataclasses.field(default=default, metadata={"setting": rule})
+
+
+def _count(default: int, meaning: str, **rules: Any) -> Any:
+    return setting(default, meaning, at_least=rules.pop("at_least", 1), **rules)
+
+
+def _share(default: float | None, meaning: str, **rules: Any) -> Any:
+    return setting(default, meaning, **{"at_least": 0, "below": 1, **rules})
+
+
+@dataclasses.dataclass(frozen=True)
+class RunConfig:
+    """The settings of a run that belong to no group."""
+
+    seed: int = setting(
+        0, "initial weights, dropout and the order of the batches", at_least=0, below=2**32
+    )
+    epochs: int = _count(5, "passes over the training reviews")
+    batch_size: int = _count(32, "reviews per optimiser step, on all devices together")
+    eval_batch_size: int = _count(128, "reviews per batch of evaluation", harmless=True)
+    early_stopping_patience: int = _count(
+        0, "epochs without a better validation score before stopping; 0: never stop", at_least=0
+    )
+    log_every: int = _count(50, "steps between training lines of metrics.jsonl", harmless=True)
+    checkpoint_every: int = _count(
+        500, "steps between checkpoints, beside one at the end of each epoch", harmless=True
+    )
+    cpu_devices: int = _count(
+        1, "devices to split a CPU into, as far as they divide both batch sizes"
+    )
+    shard_params: bool = setting(
+        False, "split parameters and optimiser state over the devices (FSDP)", harmless=True
+    )
+    example_texts: tuple[str, ...] = setting(
+        EXAMPLE_TEXTS, "texts to judge when training ends", harmless=True
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    """What to read, how to split it and how to turn it into token ids."""
+
+    source: str = setting("tfds", "where the reviews come from", choices=SOURCES)
+    path: str = setting(
+        "", "tfds: data_dir; folder: aclImdb or its .tar.gz; csv: the file", harmless=True
+    )
+    max_length: int = _count(128, "most tokens per review, [CLS] and [SEP] included", at_least=3)
+    truncation: str = setting("head", "part of a longer review to keep", choices=TRUNCATIONS)
+    validation_fraction: float = _share(
+        0.2, "share of the training reviews held out, per class", at_least=1e-6
+    )
+    limit: int = _count(0, "training and validation reviews to keep; 0: all", at_least=0)
+    test_limit: int = _count(0, "test reviews to keep; 0: all", at_least=0)
+    split_seed: int = setting(
+        0, "of splits and limits: runs of all seeds share one validation set", at_least=0
+    )
+    group_duplicates: bool = setting(
+        True, "keep equal texts on one side of a split; False leaks, to study it"
+    )
+    text_column: str = setting("text", "csv: the column of the texts")
+    label_column: str = setting("label", "csv: the column of the labels")
+    test_path: str = setting("", "csv: the test file; empty: test_fraction is held out")
+    test_fraction: float = _share(0.2, "csv: share held out for the test", at_least=1e-6)
+    vocabulary_size: int = _count(
+        30_000, "most entries of a vocabulary learned from the training reviews", at_least=10
+    )
+    min_frequency: int = _count(5, "rarer words are unknown (word-level vocabularies)")
+    length_buckets: tuple[int, ...] = setting(
+        (64, 128), "padded lengths; max_length is added as the last"
+    )
+    cache: str = setting(
+        "", "folder of encoded reviews; empty: the user's cache folder", harmless=True
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelChoice:
+    """Which network, and the weights that it starts from."""
+
+    name: str = setting("bert", "architecture", choices=("bert", "electra", "lstm"))
+    pretrained: str = setting(
+        "", "hub id or local folder of the weights; empty: random weights", harmless=True
+    )
+    revision: str = setting("", "commit on the hub; empty: the newest, which config.json records")
+
+
+@dataclasses.dataclass(frozen=True)
+class LstmConfig:
+    """An LSTM classifier; the defaults are the study's network."""
+
+    vocab_size: int = _count(30_000, "entries of the tokenizer", internal=True)
+    embedding_size: int = _count(100, "width of the word embeddings")
+    hidden_size: int = _count(64, "units per direction")
+    dense_size: int = _count(128, "units of the ReLU layer before the logits")
+    bidirectional: bool = setting(False, "read backwards as well")
+    pooling: str = setting("last", "states that reach the classifier", choices=POOLINGS)
+    embedding_dropout: float = _share(0.0, "dropout rate after the embeddings")
+    output_dropout: float = _share(0.3, "dropout rate after pooling")
+    dtype: str = setting("float32", "type of the computation; parameters: float32", choices=DTYPES)
+
+
+@dataclasses.dataclass(frozen=True)
+class EncoderConfig:
+    """An encoder's sizes and rates, Hugging Face's config.json in our names; defaults: BERT-base.
+
+    An `embedding_size` other than `hidden_size` adds a projection (ELECTRA-small). Parameters,
+    softmax, layer-norm statistics and logits are float32 whatever `dtype` is.
+    """
+
+    model_type: str = setting("bert", "architecture", choices=("bert", "electra"), internal=True)
+    vocab_size: int = _count(30522, "entries of the embedding table", inherited=True)
+    embedding_size: int = _count(768, "width of the embeddings", inherited=True)
+    hidden_size: int = _count(768, "width of the layers", inherited=True)
+    num_hidden_layers: int = _count(12, "transformer layers", inherited=True)
+    num_attention_heads: int = _count(12, "attention heads", inherited=True)
+    intermediate_size: int = _count(3072, "width of the feed-forward networks", inherited=True)
+    max_position_embeddings: int = _count(512, "longest input in tokens", inherited=True)
+    type_vocab_size: int = _count(2, "token types", inherited=True)
+    layer_norm_eps: float = setting(1e-12, "epsilon of the layer norms", internal=True)
+    hidden_act: str = setting("gelu", "activation", choices=("gelu",), internal=True)
+    hidden_dropout: float = _share(0.1, "dropout rate of the layers", inherited=True)
+    attention_dropout: float = _share(0.1, "dropout rate of attention weights", inherited=True)
+    classifier_dropout: float | None = _share(
+        None, "dropout rate of the head; None: hidden_dropout", inherited=True
+    )
+    initializer_range: float = setting(0.02, "standard deviation of new weights", internal=True)
+    dtype: str = setting("float32", "type of the computation; parameters: float32", choices=DTYPES)
+    attention: str = setting(
+        "xla", "kernel; cudnn needs bfloat16 and no attention dropout", choices=("xla", "cudnn")
+    )
+    remat: bool = setting(False, "rematerialise activations: less memory, more time")
+    scan_layers: bool = setting(False, "compile one layer for all: faster compilation")
+
+    def __post_init__(self) -> None:
+        """Refuse what can't be built, with InputError."""
+        values = {f"model.{name}": value for name, value in vars(self).items()}
+        problems = _problems(values, _settings(EncoderConfig, "model."))
+        if not problems and self.hidden_size % self.num_attention_heads:
+            problems.append(
+                f"model.hidden_size={self.hidden_size} is not divisible by "
+                f"model.num_attention_heads={self.num_attention_heads}"
+            )
+        if self.attention == "cudnn" and (self.dtype != "bfloat16" or self.attention_dropout > 0):
+            problems.append(
+                "model.attention=cudnn needs model.dtype=bfloat16 and model.attention_dropout=0.0, "
+                f"got {self.dtype} and {self.attention_dropout}"
+            )
+        if problems:
+            raise InputError("; ".join(problems))
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerConfig:
+    """One optimiser and its learning-rate schedule."""
+
+    name: str = setting("adamw", "optimiser", choices=OPTIMIZERS)
+    learning_rate: float = setting(3e-5, "peak learning rate", at_least=0)
+    schedule: str = setting("linear", "course after the warm-up", choices=SCHEDULES)
+    warmup_fraction: float = setting(
+        0.1, "share of all steps with a rising learning rate", at_least=0, at_most=1
+    )
+    weight_decay: float = setting(
+        0.01, "not of biases and LayerNorm; L2 in the gradient unless adamw", at_least=0
+    )
+    clip_norm: float = setting(1.0, "largest global gradient norm; 0: no limit", at_least=0)
+    layerwise_decay: float = setting(
+        1.0, "learning-rate factor per layer below the head", at_least=1e-6, at_most=1
+    )
+    momentum: float = _share(0.0, "sgd: momentum")
+    rms_decay: float = _share(0.9, "rmsprop: decay of the mean square")
+    b1: float = _share(0.9, "adam, adamw: decay of the first moment")
+    b2: float = _share(0.999, "adam, adamw: decay of the second moment")
+    eps: float = setting(1e-8, "added to the denominator", at_least=0)
+
+
+MODELS = {"bert": EncoderConfig, "electra": EncoderConfig, "lstm": LstmConfig}
+
+
+def _settings(group: type, prefix: str) -> dict[str, Setting]:
+    return {prefix + field.name: field.metadata["setting"] for field in dataclasses.fields(group)}
+
+
+def schema(model: str) -> dict[str, Setting]:
+    """The settings of one architecture's configs: "group.field" -> what the schema says of it."""
+    settings = _settings(RunConfig, "") | _settings(DataConfig, "data.")
+    settings |= _settings(ModelChoice, "model.") | _settings(MODELS[model], "model.")
+    if model == "lstm":  # its weights have no place on the hub
+        del settings["model.revision"]
+    return settings | _settings(OptimizerConfig, "optimizer.")
+
+
+HARMLESS = tuple(name for name, rule in schema("bert").items() if rule.harmless)
+
+
+def make_config(
+    model: str,
+    recipe: Mapping[str, Any],
+    variants: Mapping[str, Mapping[str, Any]],
+    variant: str = "",
+) -> ConfigDict:
+    """Build a config from the schema's defaults, a recipe, and what one of its variants changes.
+
+    Args:
+      model: bert, electra or lstm.
+      recipe: "group.field" -> value.
+      variants: name -> what it changes of the recipe.
+      variant: the one to build; empty for the recipe itself.
 
     Raises:
-      InputError: all problems at once, in one line.
+      ValueError: an unknown variant.
     """
-    fields = flatten(config)
-    problems = []
-    for name, allowed in CHOICES.items():
-        if name in fields and fields[name] not in allowed:
-            problems.append(f"{name}={fields[name]!r} is unknown, choose {', '.join(allowed)}")
-    for name, (lowest, highest, closed) in RANGES.items():
-        value = fields.get(name)
-        if value is None:
-            continue
-        if not (lowest <= value < highest or (closed and value == highest)):
-            upper = f" and {'<=' if closed else '<'} {highest}" if highest < math.inf else ""
-            problems.append(f"{name}={value} must be >= {lowest:g}{upper} and finite")
-    buckets = fields["data.length_buckets"]
-    if not all(isinstance(bucket, int) and bucket > 0 for bucket in buckets):
-        problems.append(f"data.length_buckets={buckets} must be positive whole numbers")
-    if fields["model.name"] == "lstm" and fields["optimizer.layerwise_decay"] != 1:
-        problems.append("optimizer.layerwise_decay needs an encoder; leave it at 1.0 for lstm")
-    positions = fields.get("model.max_position_embeddings")
-    if positions and fields["data.max_length"] > positions:
-        problems.append(
-            f"data.max_length={fields['data.max_length']} exceeds the model's {positions} positions"
-        )
-    if fields["data.source"] in ("folder", "csv") and not fields["data.path"]:
-        problems.append(f"data.source={fields['data.source']} needs --config.data.path")
-    if problems:
-        raise InputError(f"config: {'; '.join(problems)}")
+    if variant and variant not in variants:
+        raise ValueError(f"unknown variant {variant!r}: one of {', '.join(variants)}")
+    values: dict[str, Any] = {}
+    for name, rule in schema(model).items():
+        if not rule.internal:
+            kind = float if "dropout" in name else int
+            values[name] = placeholder(kind) if rule.inherited else rule.default
+    config = _nest({**values, "model.name": model})
+    config.lock()
+    config.update_from_flattened_dict({**recipe, **variants.get(variant, {})})
+    return config
 
 
-def config_to_json(config: ConfigDict) -> dict[str, Any]:
-    """The config as plain JSON values."""
-    return json.loads(json.dumps(config.to_dict()))
-
-
-def config_from_json(values: dict[str, Any]) -> ConfigDict:
-    """The inverse of to_json; lists become the tuples they were."""
+def _nest(values: Mapping[str, Any]) -> ConfigDict:
     config = ConfigDict()
-    for name, value in flatten(values).items():
+    for name, value in values.items():
         *groups, field = name.split(".")
         node = config
         for group in groups:
@@ -126,8 +321,82 @@ def config_from_json(values: dict[str, Any]) -> ConfigDict:
     return config
 
 
+def describe_settings(config: ConfigDict) -> str:
+    """A config's settings as a table: flag, value, allowed values, meaning."""
+    settings, values = schema(config.model.name), flatten(config)
+    wide = max(map(len, values))
+    lines = []
+    for name, value in values.items():
+        shown = "" if value is None else str(value)
+        allowed = f" ({settings[name].allowed})" if settings[name].allowed else ""
+        lines.append(
+            f"  --config.{name:{wide}}  {shown if len(shown) < 24 else '...':24}  "
+            f"{settings[name].meaning}{allowed}"
+        )
+    return "\n".join(lines)
+
+
+def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
+    """Return "group.field" -> value, tuples for lists, so that JSON and ConfigDict compare."""
+    flat: dict[str, Any] = {}
+    for name, value in config.items():
+        if hasattr(value, "items"):
+            flat.update(flatten(value, f"{prefix}{name}."))
+        else:
+            flat[prefix + name] = tuple(value) if isinstance(value, list | tuple) else value
+    return flat
+
+
+def _problems(values: Mapping[str, Any], settings: Mapping[str, Setting]) -> list[str]:
+    found = (rule.problem(name, values[name]) for name, rule in settings.items() if name in values)
+    return [problem for problem in found if problem]
+
+
+def validate(config: ConfigDict) -> None:
+    """Check every setting that can be checked before data are read.
+
+    Raises:
+      InputError: all problems at once, in one line.
+    """
+    values = flatten(config)
+    model = values["model.name"]
+    if model not in MODELS:
+        raise InputError(f"config: model.name={model!r} is unknown, choose {', '.join(MODELS)}")
+    settings = schema(model)
+    if foreign := [name for name in values if name not in settings]:
+        raise InputError(
+            f"config: model.name={model} does not go with {', '.join(foreign[:3])}: use "
+            f"--config=configs/{model}.py"
+        )
+    problems = _problems(values, settings)
+    buckets = values["data.length_buckets"]
+    if not all(isinstance(bucket, int) and bucket > 0 for bucket in buckets):
+        problems.append(f"data.length_buckets={buckets} must be positive whole numbers")
+    if model == "lstm" and values["optimizer.layerwise_decay"] != 1:
+        problems.append("optimizer.layerwise_decay needs an encoder; leave it at 1.0 for lstm")
+    positions = values.get("model.max_position_embeddings")
+    if positions and values["data.max_length"] > positions:
+        problems.append(
+            f"data.max_length={values['data.max_length']} exceeds the model's {positions} positions"
+        )
+    if values["data.source"] in ("folder", "csv") and not values["data.path"]:
+        problems.append(f"data.source={values['data.source']} needs --config.data.path")
+    if problems:
+        raise InputError(f"config: {'; '.join(problems)}")
+
+
+def config_to_json(config: ConfigDict) -> dict[str, Any]:
+    """The config as plain JSON values."""
+    return json.loads(json.dumps(config.to_dict()))
+
+
+def config_from_json(values: dict[str, Any]) -> ConfigDict:
+    """The inverse of `config_to_json`; lists become the tuples they were."""
+    return _nest(flatten(values))
+
+
 def config_difference(old: Any, new: Any) -> list[str]:
-    """The fields in which two configs differ, as "field: old -> new"."""
+    """The settings in which two configs differ, as "field: old -> new"."""
     before, after = flatten(old), flatten(new)
     names = sorted(before.keys() | after.keys())
     return [
@@ -150,164 +419,3 @@ def run_name(config: ConfigDict) -> str:
         f"{config.model.name}-{optimizer.name}-{config.batch_size}-{optimizer.learning_rate:g}"
         f"-seed{config.seed}-{config_digest(config)}"
     )
-
-
-# Fields that change no number of a run: where data lie (their hash is compared), and how often
-# something is written.
-HARMLESS = (
-    "eval_batch_size",
-    "log_every",
-    "checkpoint_every",
-    "data.path",
-    "data.cache",
-    "model.pretrained",
-    "shard_params",
-    "example_texts",
-)
-OPTIMIZERS = ("sgd", "rmsprop", "adam", "adamw")
-SCHEDULES = ("constant", "linear")
-
-
-@dataclasses.dataclass(frozen=True)
-class OptimizerConfig:
-    """One optimiser and its schedule; the defaults are optax's where a config says nothing."""
-
-    name: str = "adam"
-    learning_rate: float = 1e-4
-    schedule: str = "constant"
-    warmup_fraction: float = 0.0
-    weight_decay: float = 0.0
-    clip_norm: float = 0.0
-    layerwise_decay: float = 1.0
-    momentum: float = 0.0
-    rms_decay: float = 0.9
-    b1: float = 0.9
-    b2: float = 0.999
-    eps: float = 1e-8
-
-
-SOURCES = ("tfds", "folder", "csv", "sample")
-
-
-@dataclass(frozen=True)
-class DataConfig:
-    """What to read, how to split it and how to turn it into token ids (config.data).
-
-    Attributes:
-        source: tfds, folder, csv or sample.
-        path: the TFDS data directory, the aclImdb folder or archive, or the CSV file.
-        max_length: most tokens of a review, [CLS] and [SEP] included.
-        truncation: which part of a longer review is kept: head, tail or head_tail.
-        validation_fraction: share of the training reviews held out, class by class.
-        limit: how many reviews of the training pool to keep, classes in proportion; 0 keeps all.
-        test_limit: the same for the test set.
-        split_seed: seed of the splits and limits, apart from the run's own seed.
-        group_duplicates: keep identical texts on one side of a split.
-        text_column: CSV column of the texts.
-        label_column: CSV column of the labels.
-        test_path: CSV file of the test set; empty holds out a share of `path`.
-        test_fraction: that share.
-        vocabulary_size: most entries of a vocabulary learned from the training split.
-        min_frequency: rarer words are unknown.
-        length_buckets: lengths that batches are padded to; max_length is always one of them.
-        cache: folder of the token id cache; empty is sentiment_jax in the user's cache folder.
-    """
-
-    source: str = "tfds"
-    path: str = ""
-    max_length: int = 400
-    truncation: str = "head"
-    validation_fraction: float = 0.2
-    limit: int = 0
-    test_limit: int = 0
-    split_seed: int = 0
-    group_duplicates: bool = True
-    text_column: str = "text"
-    label_column: str = "label"
-    test_path: str = ""
-    test_fraction: float = 0.2
-    vocabulary_size: int = 30_000
-    min_frequency: int = 5
-    length_buckets: tuple[int, ...] = (64, 128, 192, 256, 320, 384, 448, 512)
-    cache: str = ""
-
-
-TRUNCATIONS = ("head", "tail", "head_tail")
-
-
-@dataclasses.dataclass(frozen=True)
-class EncoderConfig:
-    """An encoder's sizes and rates, Hugging Face's config.json in our names; defaults: BERT-base.
-
-    An `embedding_size` other than `hidden_size` adds a projection (ELECTRA-small). None as
-    `classifier_dropout` means `hidden_dropout`. `dtype` is what is computed in: parameters,
-    softmax, layer-norm statistics and logits are float32 always.
-    """
-
-    model_type: str = "bert"
-    vocab_size: int = 30522
-    embedding_size: int = 768
-    hidden_size: int = 768
-    num_hidden_layers: int = 12
-    num_attention_heads: int = 12
-    intermediate_size: int = 3072
-    max_position_embeddings: int = 512
-    type_vocab_size: int = 2
-    layer_norm_eps: float = 1e-12
-    hidden_act: str = "gelu"
-    hidden_dropout: float = 0.1
-    attention_dropout: float = 0.1
-    classifier_dropout: float | None = None
-    initializer_range: float = 0.02
-    dtype: str = "float32"
-    attention: str = "xla"
-    remat: bool = False
-    scan_layers: bool = False
-
-    def __post_init__(self):
-        """Refuses what can't be built, with `InputError`."""
-        choices = {
-            "model_type": ("bert", "electra"),
-            "hidden_act": ("gelu",),
-            "dtype": ("float32", "bfloat16"),
-            "attention": ("xla", "cudnn"),
-        }
-        for field, allowed in choices.items():
-            if (value := getattr(self, field)) not in allowed:
-                raise InputError(
-                    f"model.{field}={value!r} is unknown; choose from {', '.join(allowed)}"
-                )
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            if type(value) is int and value < 1:
-                raise InputError(f"model.{field.name}={value} must be at least 1")
-            if field.name.endswith("dropout") and value is not None and not 0 <= value < 1:
-                raise InputError(f"model.{field.name}={value} must be in [0, 1)")
-        if self.hidden_size % self.num_attention_heads:
-            raise InputError(
-                f"model.hidden_size={self.hidden_size} is not divisible by "
-                f"model.num_attention_heads={self.num_attention_heads}"
-            )
-        if self.attention == "cudnn" and (self.dtype != "bfloat16" or self.attention_dropout > 0):
-            raise InputError(
-                "model.attention=cudnn needs model.dtype=bfloat16 and model.attention_dropout=0.0, "
-                f"got {self.dtype} and {self.attention_dropout}"
-            )
-
-
-POOLINGS = ("last", "mean", "max", "mean_max")
-
-
-@dataclasses.dataclass(frozen=True)
-class LstmConfig:
-    """Sizes and rates of an LstmClassifier; vocab_size comes from the tokenizer."""
-
-    vocab_size: int
-    embedding_size: int = 100
-    hidden_size: int = 64
-    dense_size: int = 128
-    bidirectional: bool = False
-    pooling: str = "last"
-    embedding_dropout: float = 0.0
-    output_dropout: float = 0.3
-    dtype: str = "float32"

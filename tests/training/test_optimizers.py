@@ -1,3 +1,5 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -6,6 +8,12 @@ import pytest
 
 from sentiment_jax.config import OptimizerConfig
 from sentiment_jax.training.optimizers import decay_mask, make_optimizer, make_schedule
+
+# Neither schedule, nor decay, nor clipping.
+plain = functools.partial(
+    OptimizerConfig, schedule="constant", warmup_fraction=0.0, weight_decay=0.0, clip_norm=0.0
+)
+
 
 PARAMS = {
     "dense": {"kernel": jnp.array([[1.0, -2.0]]), "bias": jnp.array([0.5, 0.25])},
@@ -40,16 +48,16 @@ def assert_equal(actual, expected):
 @pytest.mark.parametrize(
     ("config", "expected"),
     [
-        (OptimizerConfig(name="sgd"), optax.sgd(0.1)),
-        (OptimizerConfig(name="sgd", momentum=0.9), optax.sgd(0.1, momentum=0.9)),
-        (OptimizerConfig(name="rmsprop"), optax.rmsprop(0.1)),
-        (OptimizerConfig(name="adam"), optax.adam(0.1)),
+        (plain(name="sgd"), optax.sgd(0.1)),
+        (plain(name="sgd", momentum=0.9), optax.sgd(0.1, momentum=0.9)),
+        (plain(name="rmsprop"), optax.rmsprop(0.1)),
+        (plain(name="adam"), optax.adam(0.1)),
         (
-            OptimizerConfig(name="adamw", weight_decay=0.2),
+            plain(name="adamw", weight_decay=0.2),
             optax.adamw(0.1, weight_decay=0.2, mask=decay_mask),
         ),
         (
-            OptimizerConfig(name="adam", clip_norm=0.3),
+            plain(name="adam", clip_norm=0.3),
             optax.chain(optax.clip_by_global_norm(0.3), optax.adam(0.1)),
         ),
     ],
@@ -63,7 +71,7 @@ def test_weight_decay_shrinks_under_every_optimizer():
     # Decay chained after sgd would grow the weights.
     zeros = jax.tree.map(jnp.zeros_like, PARAMS)
     for name in ("sgd", "rmsprop", "adam", "adamw"):
-        optimizer = make_optimizer(OptimizerConfig(name=name, weight_decay=0.1))
+        optimizer = make_optimizer(plain(name=name, weight_decay=0.1))
         updates, _ = optimizer.update(zeros, optimizer.init(PARAMS), PARAMS)
         kernel = PARAMS["dense"]["kernel"] - 0.1 * updates["dense"]["kernel"]
         assert np.all(np.abs(kernel) < np.abs(PARAMS["dense"]["kernel"])), name
@@ -81,23 +89,23 @@ def test_decay_mask_is_exact():
 
 def test_multipliers_scale_the_update():
     multipliers = jax.tree.map(lambda _: 0.5, PARAMS)
-    halved = run(OptimizerConfig(name="sgd"), multipliers=lambda _: multipliers)
-    assert_equal(halved, run(OptimizerConfig(name="sgd"), learning_rate=0.05))
+    halved = run(plain(name="sgd"), multipliers=lambda _: multipliers)
+    assert_equal(halved, run(plain(name="sgd"), learning_rate=0.05))
 
 
 def test_schedule_step_by_step():
-    linear = OptimizerConfig(learning_rate=8.0, schedule="linear", warmup_fraction=0.2)
+    linear = plain(learning_rate=8.0, schedule="linear", warmup_fraction=0.2)
     schedule = make_schedule(linear, 10)
     values = [schedule(step) for step in range(11)]
     assert values == [0, 4, 8, 7, 6, 5, 4, 3, 2, 1, 0]
-    constant = OptimizerConfig(learning_rate=8.0, schedule="constant", warmup_fraction=0.2)
+    constant = plain(learning_rate=8.0, schedule="constant", warmup_fraction=0.2)
     assert [make_schedule(constant, 10)(step) for step in range(4)] == [0, 4, 8, 8]
-    plain = make_schedule(OptimizerConfig(learning_rate=0.3), 10)
-    assert {plain(step) for step in range(10)} == {0.3}
+    flat = make_schedule(plain(learning_rate=0.3), 10)
+    assert {flat(step) for step in range(10)} == {0.3}
 
 
 def test_schedule_equals_optax():
-    config = OptimizerConfig(learning_rate=3e-5, schedule="linear", warmup_fraction=0.1)
+    config = plain(learning_rate=3e-5, schedule="linear", warmup_fraction=0.1)
     ours = make_schedule(config, 1000)
     theirs = optax.join_schedules(
         [optax.linear_schedule(0, 3e-5, 100), optax.linear_schedule(3e-5, 0, 900)], [100]
@@ -108,6 +116,6 @@ def test_schedule_equals_optax():
 
 def test_unknown_names_list_the_known_ones():
     with pytest.raises(ValueError, match="sgd, rmsprop, adam, adamw"):
-        make_optimizer(OptimizerConfig(name="adagrad"))
+        make_optimizer(plain(name="adagrad"))
     with pytest.raises(ValueError, match="constant, linear"):
-        make_schedule(OptimizerConfig(schedule="cosine"), 10)
+        make_schedule(plain(schedule="cosine"), 10)

@@ -1,3 +1,5 @@
+import functools
+
 import golden
 import jax
 import jax.numpy as jnp
@@ -8,6 +10,12 @@ from sentiment_jax.config import LstmConfig, OptimizerConfig
 from sentiment_jax.models.lstm import LstmClassifier
 from sentiment_jax.training.experiment import abstract_params
 from sentiment_jax.training.steps import create_state, make_train_step
+
+# Neither schedule, nor decay, nor clipping.
+plain = functools.partial(
+    OptimizerConfig, schedule="constant", warmup_fraction=0.0, weight_decay=0.0, clip_norm=0.0
+)
+
 
 MODEL = LstmClassifier(LstmConfig(vocab_size=40, embedding_size=8, hidden_size=8, dense_size=8))
 
@@ -45,7 +53,7 @@ def test_overfits_sixteen_examples(name, rate):
     model = LstmClassifier(
         LstmConfig(vocab_size=40, embedding_size=8, hidden_size=8, dense_size=8, output_dropout=0.0)
     )
-    optimizer = OptimizerConfig(name=name, momentum=0.9)
+    optimizer = plain(name=name, momentum=0.9)
     _, metrics = take(optimizer, make_batch(), 300, rate, model)
     assert metrics["correct"] == 16
     assert metrics["loss"] / 16 < 0.05
@@ -60,7 +68,7 @@ def test_one_trace_per_shape():
             return super().__call__(token_ids, lengths, deterministic=deterministic)
 
     model = Counted(MODEL.config)
-    optimizer = OptimizerConfig()
+    optimizer = plain()
     step, state = make_train_step(model, optimizer), make_state(optimizer, MODEL)
     for rate in (0.1, 0.2):
         for length in (6, 9, 6, 9):
@@ -69,10 +77,10 @@ def test_one_trace_per_shape():
 
 
 def test_runs_of_other_rates_and_seeds_share_the_program():
-    base = OptimizerConfig(name="adam", learning_rate=1e-3)
-    other = OptimizerConfig(name="adam", learning_rate=5e-5, schedule="linear", warmup_fraction=0.1)
+    base = plain(name="adam", learning_rate=1e-3)
+    other = plain(name="adam", learning_rate=5e-5, schedule="linear", warmup_fraction=0.1)
     assert make_train_step(MODEL, base) is make_train_step(MODEL, other)
-    assert make_train_step(MODEL, base) is not make_train_step(MODEL, OptimizerConfig(name="sgd"))
+    assert make_train_step(MODEL, base) is not make_train_step(MODEL, plain(name="sgd"))
 
 
 def test_padded_rows_change_nothing():
@@ -83,8 +91,8 @@ def test_padded_rows_change_nothing():
     model = LstmClassifier(
         LstmConfig(vocab_size=40, embedding_size=8, hidden_size=8, dense_size=8, output_dropout=0.0)
     )
-    state, metrics = take(OptimizerConfig(name="sgd"), batch, 1, 0.5, model)
-    padded_state, padded_metrics = take(OptimizerConfig(name="sgd"), padded, 1, 0.5, model)
+    state, metrics = take(plain(name="sgd"), batch, 1, 0.5, model)
+    padded_state, padded_metrics = take(plain(name="sgd"), padded, 1, 0.5, model)
     assert padded_metrics["examples"] == 12
     assert padded_metrics["correct"] == metrics["correct"]
     jax.tree.map(
@@ -93,7 +101,7 @@ def test_padded_rows_change_nothing():
 
 
 def test_same_seed_is_bitwise_equal_and_other_seeds_are_not():
-    optimizer = OptimizerConfig(name="adam")
+    optimizer = plain(name="adam")
     first, _ = take(optimizer, make_batch(), 2, 0.01)
     again, _ = take(optimizer, make_batch(), 2, 0.01)
     other, _ = take(optimizer, make_batch(), 2, 0.01, seed=1)
@@ -102,7 +110,7 @@ def test_same_seed_is_bitwise_equal_and_other_seeds_are_not():
 
 
 def test_dropout_differs_from_step_to_step():
-    optimizer = OptimizerConfig(name="sgd")
+    optimizer = plain(name="sgd")
     step, state = make_train_step(MODEL, optimizer), make_state(optimizer)
     losses = []
     for _ in range(3):  # rate 0: only the mask can change the loss
@@ -112,7 +120,7 @@ def test_dropout_differs_from_step_to_step():
 
 
 def test_the_state_is_donated():
-    optimizer = OptimizerConfig(name="adam")
+    optimizer = plain(name="adam")
     state = make_state(optimizer)
     make_train_step(MODEL, optimizer)(state, make_batch(), np.float32(0.1))
     assert all(leaf.is_deleted() for leaf in jax.tree.leaves(state.params))
@@ -126,8 +134,8 @@ def test_golden_step():
         lambda leaf: jnp.asarray(np.sin(np.arange(leaf.size)).reshape(leaf.shape), leaf.dtype),
         abstract_params(model),
     )
-    state = create_state(params, OptimizerConfig(name="sgd"), 0)
-    step = make_train_step(model, OptimizerConfig(name="sgd"))
+    state = create_state(params, plain(name="sgd"), 0)
+    step = make_train_step(model, plain(name="sgd"))
     metrics = {name: float(value) for name, value in step(state, batch, np.float32(0.1))[1].items()}
     assert metrics["update_norm"] == pytest.approx(0.1 * metrics["gradient_norm"], rel=1e-5)
     expected = {"loss": 220.0845, "correct": 5.0, "examples": 16.0, "gradient_norm": 19.5234}
