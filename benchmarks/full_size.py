@@ -60,7 +60,7 @@ def main(_):
 
     state, compile_seconds, _, loss = two_steps()
     expected = checksum(state.params)
-    parameters = count_parameters(state.params)
+    parameters = count_parameters(model)
     seconds = []
     for number in range(STEPS.value):
         (state, _), spent = timed(step, state, make_batch(number, *shape), rate)

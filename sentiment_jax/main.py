@@ -132,10 +132,11 @@ def dispatch() -> None:
 
 def _run_config(workdir: Path) -> Any:
     """The config that says how to start JAX: the command line's, a run's, or none."""
-    from sentiment_jax.storage.run_directory import read_run_config
+    from sentiment_jax.storage.run_directory import RunDirectory
 
-    if CONFIG.value is None and (workdir / "config.json").exists():
-        return read_run_config(workdir)
+    directory = RunDirectory(workdir)
+    if CONFIG.value is None and directory.config.exists():
+        return directory.read_config()
     return CONFIG.value
 
 

@@ -1,51 +1,38 @@
-"""The training run: resume, epochs, validation, checkpoints, and the one test score at the end."""
+"""`--mode=train`: resumes or begins, trains and validates, scores the test set once at the end."""
 
-import math
+import contextlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import jax
-from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from sentiment_jax.analysis import figures
-from sentiment_jax.config import OptimizerConfig, config_to_json, validate
+from sentiment_jax.config import config_to_json, validate
 from sentiment_jax.errors import InputError, RunError
 from sentiment_jax.evaluate import score_split
 from sentiment_jax.predict import print_verdicts
 from sentiment_jax.runtime import devices, processes
-from sentiment_jax.storage.checkpoints import Checkpoints
-from sentiment_jax.storage.files import file_sha256, read_json, write_json
+from sentiment_jax.storage.files import checksums, read_json, write_json
 from sentiment_jax.storage.metrics_log import MetricsLog, read_metrics
 from sentiment_jax.storage.run_directory import (
-    check_config,
-    check_same_data,
+    RunDirectory,
     describe_environment,
-    load_run_tokenizer,
     lock_run,
     prepare_workdir,
-    remove_run,
-    tokenizer_sha256,
 )
-from sentiment_jax.training import flops
-from sentiment_jax.training.console import describe_experiment, print_scores, print_speed
+from sentiment_jax.training.console import describe_run, print_scores, print_speed
 from sentiment_jax.training.experiment import (
     Experiment,
     TrainedModel,
-    abstract_params,
     count_parameters,
-    initial_params,
     prepare_experiment,
     resolve,
     restore_params,
 )
 from sentiment_jax.training.loop import TrainingRun, train_epoch, validate_epoch
-from sentiment_jax.training.optimizers import make_schedule
-from sentiment_jax.training.progress import Progress
-from sentiment_jax.training.resume import check_best, report_faults, restore
+from sentiment_jax.training.resume import start_run
 from sentiment_jax.training.signals import Stop
-from sentiment_jax.training.steps import TrainState, create_state, make_train_step
 
 
 def train(
@@ -56,8 +43,9 @@ def train(
     allow_changes: bool = False,
     score_test: bool = True,
     prepare: Callable[..., Experiment] = prepare_experiment,
+    stop: Stop | None = None,
 ) -> dict[str, Any]:
-    """Trains, or goes on where the run directory stands, and scores the test set once.
+    """Train, or resume where the run directory stands, and score the test set once.
 
     Args:
       config: one of configs/, with its overrides.
@@ -66,6 +54,7 @@ def train(
       allow_changes: resume although the config differs (recorded in env.json).
       score_test: False leaves the test set alone (runs that a sweep chooses from).
       prepare: makes the experiment; a sweep's keeps the encoded reviews between runs.
+      stop: a sweep's, to be asked at every step; None installs handlers for this run.
 
     Returns:
       The content of result.json.
@@ -73,44 +62,44 @@ def train(
     Raises:
       InputError: bad config, data, weights or run directory.
       RunError: divergence, damaged checkpoints, full disk.
-      Interrupted: SIGTERM or Ctrl-C; the state is saved.
+      Interrupted: SIGTERM, SIGHUP or Ctrl-C; the state is saved.
     """
     validate(config)
     prepare_workdir(workdir)
-    with lock_run(workdir), Stop() as stop:
+    directory = RunDirectory(workdir)
+    with lock_run(workdir), contextlib.nullcontext(stop) if stop else Stop() as asked:
         for name in ("batch_size", "eval_batch_size"):
             devices.check_batch_size(name, config[name])
         with processes.in_turn():
             resolved = resolve(config)
             validate(resolved)
             if fresh:
-                remove_run(workdir)
-            changes = check_config(workdir, resolved, allow_changes)
+                directory.remove()
+            changes = directory.check_config(resolved, allow_changes)
             if changes:  # the old result is not this config's
-                (workdir / "result.json").unlink(missing_ok=True)
-            if (workdir / "result.json").exists():
+                directory.result.unlink(missing_ok=True)
+            if directory.result.exists():
                 print(f"{workdir} is finished; nothing to do (--fresh starts over)")
-                return read_json(workdir / "result.json")
-            experiment = _prepare(resolved, workdir, changes, prepare)
-        run, state = _start(experiment, workdir, stop)
-        try:
-            while run.progress.epochs_done < resolved.epochs and not run.progress.stopped_early:
-                state = train_epoch(run, state)
-                validate_epoch(run, state)
-            del state
-            return finish(
-                experiment, workdir, run.checkpoints, run.progress, run.mesh, stop, score_test
-            )
-        finally:
-            run.checkpoints.close()
+                return read_json(directory.result)
+            experiment = _prepare(resolved, directory, changes, prepare)
+        run, load_report = start_run(experiment, directory, asked)
+        describe_run(run, load_report)
+        while not run.done:
+            train_epoch(run)
+            validate_epoch(run)
+        run.state = None  # its memory is free for the test
+        return _conclude(run, score_test)
 
 
 def _prepare(
-    config: ConfigDict, workdir: Path, changes: list[str], prepare: Callable[..., Experiment]
+    config: ConfigDict,
+    directory: RunDirectory,
+    changes: list[str],
+    prepare: Callable[..., Experiment],
 ) -> Experiment:
-    """Builds the experiment and, for a new run, writes tokenizer.json, env.json and config.json."""
-    resuming = (workdir / "config.json").exists()
-    experiment = prepare(config, load_run_tokenizer(workdir) if resuming else None)
+    """Build the experiment and, for a new run, write tokenizer.json, env.json and config.json."""
+    resuming = directory.config.exists()
+    experiment = prepare(config, directory.load_tokenizer() if resuming else None)
     size = len(experiment.encoded["train"])
     if config.batch_size > size:
         raise InputError(
@@ -118,92 +107,34 @@ def _prepare(
             f"use at most {size}"
         )
     if resuming:
-        check_same_data(workdir, experiment.statistics)
-        env = read_json(workdir / "env.json")
+        directory.check_data(experiment.statistics)
+        env = read_json(directory.env)
         if changes:
             env["resumed_with_changes"] = [*env.get("resumed_with_changes", []), changes]
     else:
-        experiment.tokenizer.save(str(workdir / "tokenizer.json"))
-        env = {
-            **describe_environment(),
-            "data": experiment.statistics,
-            "tokenizer_sha256": tokenizer_sha256(workdir),
-        }
-    write_json(workdir / "env.json", env)
-    write_json(workdir / "config.json", config_to_json(config))
+        experiment.tokenizer.save(str(directory.tokenizer))
+        env = describe_environment() | {"data": experiment.statistics}
+        env |= checksums(directory.tokenizer)
+    write_json(directory.env, env)
+    write_json(directory.config, config_to_json(config))
     return experiment
 
 
-def _start(experiment: Experiment, workdir: Path, stop: Stop) -> tuple[TrainingRun, TrainState]:
-    """Restores the newest good checkpoint, or initialises, and describes the run."""
-    config = experiment.config
-    mesh = devices.data_mesh()
-    optimizer = OptimizerConfig(**config.optimizer.to_dict())
-    steps_per_epoch = math.ceil(len(experiment.encoded["train"]) / config.batch_size)
-    with processes.in_turn():
-        checkpoints = Checkpoints(workdir / "checkpoints")
-    check_best(checkpoints)
-    with processes.in_turn():
-        report_faults(checkpoints)
-    if checkpoints.steps:
-        shapes = jax.eval_shape(
-            lambda params: create_state(params, optimizer, config.seed),
-            abstract_params(experiment.model),
-        )
-        state, progress = restore(checkpoints, shapes, config.seed, mesh, config.shard_params)
-        report = None
-    else:
-        params, report = initial_params(experiment)
-        progress = Progress()
-        state = create_state(params, optimizer, config.seed)
-        state = devices.place(state, mesh, config.shard_params)
-    run = TrainingRun(
-        experiment=experiment,
-        workdir=workdir,
-        mesh=mesh,
-        checkpoints=checkpoints,
-        log=MetricsLog(workdir / "metrics.jsonl", progress.records),
-        stop=stop,
-        progress=progress,
-        steps_per_epoch=steps_per_epoch,
-        schedule=make_schedule(optimizer, config.epochs * steps_per_epoch),
-        step_function=make_train_step(
-            experiment.model, optimizer, mesh if config.shard_params else None
-        ),
-        step_flops={
-            n: flops.training_flops(experiment.model, config.batch_size, n)
-            for n in experiment.buckets
-        },
-    )
-    describe_experiment(experiment, workdir, report, progress.step, steps_per_epoch)
-    return run, state
-
-
-def finish(
-    experiment: Experiment,
-    workdir: Path,
-    checkpoints: Checkpoints,
-    progress: Progress,
-    mesh: Mesh,
-    stop: Stop,
-    score_test: bool = True,
-) -> dict[str, Any]:
-    """Scores the test set once with the best checkpoint; writes and prints the result."""
-    if progress.best is None or checkpoints.best_step() != progress.best["step"]:
-        raise RunError(
-            f"the best checkpoint (step {progress.best and progress.best['step']}) is not in "
-            f"{checkpoints.directory}; --fresh trains again"
-        )
+def _conclude(run: TrainingRun, score_test: bool) -> dict[str, Any]:
+    """Score the test set once with the best checkpoint; write and print the result."""
+    experiment, directory, progress = run.experiment, run.directory, run.progress
     best = progress.best
+    if best is None or best["step"] not in run.checkpoints.steps:
+        raise RunError(
+            f"the best checkpoint (step {best and best['step']}) is not in "
+            f"{directory.checkpoints}; --fresh trains again"
+        )
     tested: dict[str, Any] = {}
     if score_test:
-        params = restore_params(experiment.model, checkpoints, best["step"], mesh)
-        test = score_split(
-            experiment, workdir, params, "test", mesh, lambda: stop.check(progress.step)
-        )
+        params = restore_params(experiment, run.checkpoints, best["step"])
+        test = score_split(experiment, directory, params, "test", run.check_stop)
         tested = {"test": test.summary(), "test_seconds": round(test.seconds, 3)}
-        log = MetricsLog(workdir / "metrics.jsonl", list(progress.records))
-        log.write(
+        MetricsLog(directory.metrics, list(progress.records)).write(
             step=best["step"],
             epoch=best["epoch"],
             split="test",
@@ -222,22 +153,20 @@ def finish(
         "train_flops_per_second": round(progress.train_flops / progress.train_seconds),
         "epochs": progress.epochs_done,
         "stopped_early": progress.stopped_early,
-        "parameters": count_parameters(abstract_params(experiment.model)),
+        "parameters": count_parameters(experiment.model),
         "seed": experiment.config.seed,
         "data_hash": experiment.statistics["data_hash"],
-        "metrics_sha256": file_sha256(workdir / "metrics.jsonl"),
+        **checksums(directory.metrics),
     }
     if processes.is_first():
-        figures.curves(read_metrics(workdir / "metrics.jsonl"), workdir / "curves.png")
-    write_json(workdir / "result.json", result)
+        figures.curves(read_metrics(directory.metrics), directory.curves)
+    write_json(directory.result, result)
     print_scores("val", result["val"], f"epoch {best['epoch']}, the best")
     print_speed(experiment.config, result["train_flops_per_second"])
-    if not score_test:
-        return result
-    print_scores("test", result["test"], f"trained {progress.train_seconds:,.0f} s")
-    trained = TrainedModel(
-        experiment.config, experiment.tokenizer, experiment.model, params, mesh, best["step"]
-    )
-    print_verdicts(trained, experiment.config.example_texts)
-    print(f"{'files':8} {workdir}/result.json, curves.png, predictions.csv")
+    if score_test:
+        print_scores("test", result["test"], f"trained {progress.train_seconds:,.0f} s")
+        classifier = (experiment.config, experiment.tokenizer, experiment.model, experiment.mesh)
+        trained = TrainedModel(*classifier, params=params, step=best["step"])
+        print_verdicts(trained, experiment.config.example_texts)
+        print(f"{'files':8} {directory.path}/result.json, curves.png, predictions.csv")
     return result

@@ -1,9 +1,28 @@
-"""Checkpoints of one run: Orbax stores, a manifest of our own (sha256 of every file) vouches.
+"""The checkpoints of one run: Orbax writes, a manifest (sha256 of every file) makes them count.
 
-A flipped bit in an array file restores silently as another number, so a step counts only when every
-file in it has the hash that MANIFEST.json, written last and atomically, says it has.
+At every instant the folder holds a complete newest checkpoint and a complete best one. A checkpoint
+is complete if it has a MANIFEST.json; the manifest is the last file written, and a folder gets or
+loses its name in one rename:
+
+    N.partial            Orbax writes params, opt_state and bookkeeping here
+        |  MANIFEST.json written: complete, whatever happens now
+        |  N, if it exists, becomes N.deleted (the same step again, now validated)
+        v
+        N                the latest two and the best by validation stay
+        |  superseded: renamed, after its successor is complete
+        v
+    N.deleted            removed, file by file
+
+After a kill, whoever opens the folder to write finishes the first half (a complete N.partial without
+N becomes N) and removes what is left of the second. A reader lists the complete ones, and looks
+again if the one it reads is renamed meanwhile. Orbax's CheckpointManager can't do this: it deletes
+the superseded checkpoint before a manifest of the new one can be written. Flipped bits in its array
+files restore silently as other numbers, hence the manifest. "Damaged" is a checkpoint whose bytes
+differ from its manifest; it is set aside as N.corrupt.
 """
 
+import contextlib
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -13,101 +32,86 @@ import jax
 from sentiment_jax.errors import DiskFull, InputError
 from sentiment_jax.runtime import processes
 from sentiment_jax.storage.files import file_sha256, read_json, write_json
-from sentiment_jax.storage.metrics_log import validation_rank
 
 MANIFEST = "MANIFEST.json"
-UNFINISHED = "unfinished"  # the fault of a step that is being written
 LATEST_KEPT = 2
+STEP = re.compile(r"(0|[1-9][0-9]*)(\.partial)?")
 
 
-def _hashes(step_directory: Path) -> dict[str, str]:
-    hashes = {}
-    for path in sorted(step_directory.rglob("*")):
-        if path.is_file() and path.name != MANIFEST:
-            hashes[str(path.relative_to(step_directory))] = file_sha256(path)
-    return hashes
-
-
-def _fault(step_directory: Path) -> str:
-    """Says what is wrong with a finished checkpoint; empty when its manifest holds."""
-    if not (step_directory / MANIFEST).exists():
-        return "MANIFEST.json is missing"
-    try:
-        expected = read_json(step_directory / MANIFEST)["files"]
-    except (InputError, KeyError):
-        return "MANIFEST.json is unreadable"
-    found = _hashes(step_directory)
-    wrong = [name for name in expected if found.get(name) != expected[name]]
-    return f"{wrong[0]} is damaged or missing" if wrong else ""
+def _folders(directory: Path) -> dict[int, Path]:
+    """Step -> folder of the complete checkpoints, ascending."""
+    found: dict[int, Path] = {}
+    for path in directory.iterdir() if directory.is_dir() else ():
+        match = STEP.fullmatch(path.name)
+        if match and not path.is_symlink() and (path / MANIFEST).is_file():
+            if not match[2] or int(match[1]) not in found:
+                found[int(match[1])] = path
+    return dict(sorted(found.items()))
 
 
 def steps_in(directory: Path) -> list[int]:
-    """The steps that have a directory of their own under `directory`, ascending."""
-    if not directory.is_dir():
-        return []
-    return sorted(int(path.name) for path in directory.iterdir() if path.name.isdecimal())
+    """The steps of the complete checkpoints in a folder, ascending."""
+    return list(_folders(directory))
+
+
+def _hashes(folder: Path) -> dict[str, str]:
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST)
+    return {str(path.relative_to(folder)): file_sha256(path) for path in files}
 
 
 class Checkpoints:
-    """The checkpoints/ folder of a run: the latest two and the best by validation."""
+    """The checkpoints/ folder of a run.
+
+    Attributes:
+      steps: of the complete checkpoints, ascending.
+      faults: step -> what is wrong with it, for the damaged ones.
+      ignored: names of entries that are no checkpoints.
+    """
 
     def __init__(self, directory: Path, *, read_only: bool = False):
-        """Verifies every step found; bad ones are set aside as N.corrupt (unless read_only).
+        """List what is there; to write, also tidy up after a kill and set damaged ones aside.
 
         Args:
           directory: the run's checkpoints/ folder; created on the first save.
-          read_only: report damage without touching anything.
-
-        Attributes:
-          faults: step -> what is wrong with it, for the steps found bad.
+          read_only: touch nothing, and verify nothing before `fault` asks for it.
         """
         self.directory = directory.resolve()
         self.faults: dict[int, str] = {}
-        self._manager: Any = None
-        self._read_only = read_only
-        found = steps_in(self.directory)
-        for step in found:
-            step_directory = self.directory / str(step)
-            if step == found[-1] and not (step_directory / MANIFEST).exists():
-                # Killed between Orbax's last file and the manifest: never promised to anyone.
-                if read_only:
-                    self.faults[step] = UNFINISHED
-                else:
-                    shutil.rmtree(step_directory)
-            elif fault := _fault(step_directory):
-                self.faults[step] = fault
-                if not read_only:
-                    target = self.directory / f"{step}.corrupt"
-                    shutil.rmtree(target, ignore_errors=True)
-                    step_directory.rename(target)
-        self.steps = [step for step in steps_in(self.directory) if step not in self.faults]
+        self.ignored: list[str] = []
+        if not read_only and self.directory.is_dir():
+            self._tidy()
+            for step in steps_in(self.directory):
+                if fault := self.fault(step):
+                    self.faults[step] = fault
+                    _move(self.directory / str(step), f"{step}.corrupt")
+        self.steps = steps_in(self.directory)
+
+    def _tidy(self) -> None:
+        for step, folder in _folders(self.directory).items():
+            if folder.name != str(step):
+                folder.rename(folder.with_name(str(step)))
+        for path in sorted(self.directory.iterdir()):
+            if re.match(r"[0-9]+\.(partial|deleted|orbax-checkpoint-tmp)", path.name):
+                shutil.rmtree(path)
+            elif path.suffix != ".corrupt" and path not in _folders(self.directory).values():
+                self.ignored.append(path.name)
+
+    def fault(self, step: int) -> str:
+        """What is wrong with a checkpoint, in words; empty if its bytes are those written."""
+        folder = _folders(self.directory).get(step)
+        if folder is None:
+            return f"no {MANIFEST}"
+        try:
+            expected = read_json(folder / MANIFEST)["files"]
+            found = _hashes(folder)
+        except (InputError, KeyError, OSError):
+            return f"{MANIFEST} is unreadable"
+        wrong = [name for name in expected if found.get(name) != expected[name]]
+        return f"{wrong[0]} is damaged or missing" if wrong else ""
 
     def describe_faults(self) -> str:
-        """The bad steps and what is wrong with each, in words."""
+        """The damaged steps and what is wrong with each, in words."""
         return "; ".join(f"step {step}: {why}" for step, why in self.faults.items())
-
-    @property
-    def manager(self) -> Any:
-        """The Orbax CheckpointManager, opened when first needed."""
-        if self._manager is None:
-            import orbax.checkpoint as ocp
-            from orbax.checkpoint.checkpoint_managers import preservation_policy
-
-            best = preservation_policy.BestN(
-                get_metric_fn=validation_rank, n=1, keep_checkpoints_without_metrics=False
-            )
-            latest = preservation_policy.LatestN(LATEST_KEPT)
-            self._manager = ocp.CheckpointManager(
-                self.directory,
-                options=ocp.CheckpointManagerOptions(
-                    preservation_policy=preservation_policy.AnyPreservationPolicy([latest, best]),
-                    best_fn=validation_rank,
-                    read_only=self._read_only,
-                    cleanup_tmp_directories=not self._read_only,
-                    enable_async_checkpointing=False,
-                ),
-            )
-        return self._manager
 
     def save(
         self,
@@ -115,50 +119,57 @@ class Checkpoints:
         params: Any,
         opt_state: Any,
         bookkeeping: dict[str, Any],
-        metrics: dict[str, float] | None = None,
+        best: int | None = None,
     ) -> None:
-        """Writes one step completely, manifest last; older steps fall to the keeping rule.
+        """Write one checkpoint completely, then delete those that it supersedes.
 
         Args:
           step: optimiser steps taken.
           params: parameter tree.
           opt_state: optimiser state tree.
-          bookkeeping: JSON-able statistics that a resumed run needs.
-          metrics: validation accuracy and loss, where this step was validated.
+          bookkeeping: JSON values that a resumed run needs.
+          best: the step with the best validation score, to be kept.
 
         Raises:
           DiskFull: not enough free space; nothing older is touched.
         """
         import orbax.checkpoint as ocp
 
+        partial, folder = (self.directory / name for name in (f"{step}.partial", str(step)))
         self.directory.mkdir(parents=True, exist_ok=True)
-        needed = sum(leaf.nbytes for leaf in jax.tree.leaves((params, opt_state)))
+        self._check_space(step, sum(x.nbytes for x in jax.tree.leaves((params, opt_state))))
+        with processes.in_turn():
+            if processes.is_first():
+                shutil.rmtree(partial, ignore_errors=True)
+                partial.mkdir()
+        with ocp.StandardCheckpointer() as arrays:
+            arrays.save(partial / "params", params)
+            arrays.save(partial / "opt_state", opt_state)
+        with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as values:
+            values.save(partial / "bookkeeping", bookkeeping)
+        with processes.in_turn():  # Orbax writes from all processes and waits for all
+            if processes.is_first():
+                write_json(partial / MANIFEST, {"files": _hashes(partial)})
+                if folder.exists():
+                    _move(folder, f"{step}.deleted" if step in self.steps else f"{step}.corrupt")
+                partial.rename(folder)
+                for old in steps_in(self.directory)[:-LATEST_KEPT]:
+                    if old != best:
+                        _move(self.directory / str(old), f"{old}.deleted")
+                for deleted in self.directory.glob("*.deleted"):
+                    shutil.rmtree(deleted)
+        self.steps = steps_in(self.directory)
+
+    def _check_space(self, step: int, needed: int) -> None:
         free = shutil.disk_usage(self.directory).free
         if free < 1.1 * needed:
             raise DiskFull(
                 f"disk full: {free:,} bytes free in {self.directory}, {needed:,} needed for the "
                 f"checkpoint of step {step}; free some space and run the same command again"
             )
-        if step in self.steps:  # the same step again, now validated
-            self.manager.delete(step)
-        self.manager.save(
-            step,
-            args=ocp.args.Composite(
-                params=ocp.args.StandardSave(params),
-                opt_state=ocp.args.StandardSave(opt_state),
-                bookkeeping=ocp.args.JsonSave(bookkeeping),
-            ),
-            metrics=metrics,
-        )
-        self.manager.wait_until_finished()
-        folder = self.directory / str(step)
-        with processes.in_turn():  # Orbax writes from all processes and waits for all
-            if processes.is_first():
-                write_json(folder / MANIFEST, {"metrics": metrics, "files": _hashes(folder)})
-        self.steps = steps_in(self.directory)
 
     def restore(self, step: int, **templates: Any) -> dict[str, Any]:
-        """Reads items of one step.
+        """Read items of one checkpoint.
 
         Args:
           step: one of `steps`.
@@ -170,25 +181,18 @@ class Checkpoints:
         """
         import orbax.checkpoint as ocp
 
-        folder = self.directory / str(step)
-        with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as reader:
-            items = {"bookkeeping": reader.restore(folder / "bookkeeping")}
-        with ocp.StandardCheckpointer() as reader:
+        folder = _folders(self.directory)[step]
+        with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as values:
+            items = {"bookkeeping": values.restore(folder / "bookkeeping")}
+        with ocp.StandardCheckpointer() as arrays:
             for name, template in templates.items():
-                items[name] = reader.restore(folder / name, template)
+                items[name] = arrays.restore(folder / name, template)
         return items
 
-    def best_step(self) -> int | None:
-        """The step with the best validation score, None where none was validated."""
-        scored = []
-        for step in self.steps:
-            manifest = read_json(self.directory / str(step) / MANIFEST)
-            if manifest["metrics"]:
-                scored.append((validation_rank(manifest["metrics"]), step))
-        return max(scored)[1] if scored else None
 
-    def close(self) -> None:
-        """Ends Orbax's threads."""
-        if self._manager is not None:
-            self._manager.close()
-            self._manager = None
+def _move(folder: Path, name: str) -> None:
+    """Give a folder another name, in place of whatever had it."""
+    target = folder.with_name(name)
+    with contextlib.suppress(FileNotFoundError):
+        shutil.rmtree(target)
+    folder.rename(target)

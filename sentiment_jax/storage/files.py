@@ -1,24 +1,28 @@
-"""What a run writes besides checkpoints: JSON files, metrics.jsonl, the lock, progress."""
+"""Files that a reader sees whole: atomic writes, sealed JSON, and checksums of all the rest.
+
+One scheme: a JSON file ends with the sha256 of its own other entries, and carries that of the files
+beside it that were written before it, as "<stem>_sha256". A flipped digit is noticed, not read.
+"""
 
 import csv
 import hashlib
 import io
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from sentiment_jax.errors import InputError
 from sentiment_jax.runtime import processes
 
-SEAL = "sha256"  # of a JSON file's other entries: a flipped digit would be read as a number
+SEAL = "sha256"
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Replaces `path` by `text` so that a reader sees the old file or the new one, whole.
+    """Replace `path` by `text` so that a reader sees the old file or the new one, whole.
 
-    Of several processes only the first one writes.
+    Of several processes only the main one writes.
     """
     if not processes.is_first():
         return
@@ -31,13 +35,13 @@ def write_atomically(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: dict[str, Any]) -> None:
-    """Writes strict JSON (no NaN), indented, atomically, its own sha256 as the last entry."""
+    """Write strict JSON (no NaN), indented, atomically, its own sha256 as the last entry."""
     sealed = {**value, SEAL: _seal(value)}
     write_atomically(path, json.dumps(sealed, indent=2, allow_nan=False) + "\n")
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Reads one JSON file of a run; one without a seal (of an older run) is taken as it is.
+    """Read one JSON file of a run; one without a seal (of an older run) is taken as it is.
 
     Raises:
       InputError: missing, not JSON, or not what was written.
@@ -69,12 +73,18 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def check_sha256(path: Path, expected: str | None, remedy: str) -> None:
-    """Refuses a file that is not what was written; None (of an older run) accepts any.
+def checksums(*paths: Path) -> dict[str, str]:
+    """The entries that a JSON file carries for files beside it."""
+    return {f"{path.stem}_sha256": file_sha256(path) for path in paths}
+
+
+def check_checksum(path: Path, register: Mapping[str, Any], remedy: str) -> None:
+    """Refuse a file that is not what was written; one of an older run, without entry, passes.
 
     Raises:
       InputError: missing, or another hash; ends with the remedy.
     """
+    expected = register.get(f"{path.stem}_sha256")
     try:
         if expected is not None and expected != file_sha256(path):
             raise InputError(f"{path} is not what was written (its sha256 differs): {remedy}")
@@ -83,7 +93,7 @@ def check_sha256(path: Path, expected: str | None, remedy: str) -> None:
 
 
 def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """Writes a table atomically."""
+    """Write a table atomically."""
     text = io.StringIO(newline="")
     table = csv.writer(text, lineterminator="\n")
     table.writerow(header)

@@ -10,16 +10,11 @@ from sentiment_jax.runtime import processes
 from sentiment_jax.storage.files import write_atomically
 
 
-def validation_rank(metrics: dict[str, float]) -> tuple[float, float]:
-    """What "best" means: validation accuracy, ties by the lower loss."""
-    return metrics["accuracy"], -metrics["loss"]
-
-
 class MetricsLog:
-    """metrics.jsonl: one JSON object a line; every (step, split) once."""
+    """Appends to metrics.jsonl."""
 
     def __init__(self, path: Path, records: list[dict[str, Any]]):
-        """Writes the file anew.
+        """Write the file anew.
 
         Args:
           path: the file.
@@ -29,7 +24,7 @@ class MetricsLog:
         self._path, self._records = path, records
 
     def write(self, **record: Any) -> None:
-        """Appends one line: step, epoch, split, loss, accuracy, examples, seconds, learning_rate.
+        """Append one line: step, epoch, split, loss, accuracy, examples, seconds, learning_rate.
 
         A number that is not finite becomes null: the file is strict JSON.
         """
@@ -53,3 +48,8 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
         with contextlib.suppress(ValueError):
             records.append(json.loads(line))
     return records
+
+
+def validation_rank(scores: dict[str, float]) -> tuple[float, float]:
+    """What "best" means: validation accuracy, ties by the lower loss."""
+    return scores["accuracy"], -scores["loss"]

@@ -1,6 +1,5 @@
 """What a training run prints."""
 
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -8,14 +7,14 @@ from ml_collections import ConfigDict
 
 from sentiment_jax.runtime import processes
 from sentiment_jax.training import flops
-from sentiment_jax.training.experiment import Experiment, abstract_params, count_parameters
+from sentiment_jax.training.experiment import count_parameters
+from sentiment_jax.training.loop import TrainingRun
 
 
-def describe_experiment(
-    experiment: Experiment, workdir: Path, load_report: Any, step: int, steps_per_epoch: int
-) -> None:
-    """Prints data, model, weights, device and where the run stands."""
-    statistics, config = experiment.statistics, experiment.config
+def describe_run(run: TrainingRun, load_report: Any) -> None:
+    """Print data, model, weights, device and where the run stands."""
+    experiment, config = run.experiment, run.experiment.config
+    statistics = experiment.statistics
     for name, counts in statistics["counts"].items():
         total = counts["neg"] + counts["pos"]
         print(
@@ -24,12 +23,11 @@ def describe_experiment(
             f"{config.data.max_length} tokens ({config.data.truncation})"
         )
     print(f"{'':8} source {statistics['source']}, hash {statistics['data_hash'][:12]}")
-    copies = ", ".join(f"{count} in {split}" for split, count in statistics["extra_copies"].items())
+    copies = ", ".join(f"{n} in {split}" for split, n in statistics["extra_copies"].items())
     shared = statistics["shared"]["train_test"]
     print(f"{'':8} extra copies: {copies}; test reviews also in train: {shared}")
-    parameters = count_parameters(abstract_params(experiment.model))
     print(
-        f"{'model':8} {config.model.name}, {parameters:,} parameters, "
+        f"{'model':8} {config.model.name}, {count_parameters(experiment.model):,} parameters, "
         f"{experiment.tokenizer.get_vocab_size():,} token types"
     )
     if load_report is not None:
@@ -42,13 +40,13 @@ def describe_experiment(
     print(
         f"{'device':8} {jax.device_count()} x {device.device_kind}{together}, jax {jax.__version__}"
     )
-    total = config.epochs * steps_per_epoch
+    step, total = run.progress.step, run.total_steps
     standing = f"resuming at step {step:,} of {total:,}" if step else f"{total:,} steps"
-    print(f"{'run':8} {workdir}, {config.epochs} epochs, {standing}", flush=True)
+    print(f"{'run':8} {run.directory.path}, {config.epochs} epochs, {standing}", flush=True)
 
 
 def print_speed(config: ConfigDict, rate: int) -> None:
-    """One line: model FLOP/s in training, and their share of what the devices multiply."""
+    """Print model FLOP/s in training, and their share of what the devices multiply."""
     peak = flops.matmul_rate(config.model.dtype) * jax.device_count()
     print(
         f"{'speed':8} {rate / 1e9:,.0f} GFLOP/s in training, {rate / peak:.0%} of the "
@@ -57,7 +55,7 @@ def print_speed(config: ConfigDict, rate: int) -> None:
 
 
 def print_scores(split: str, scores: dict[str, Any], remark: str) -> None:
-    """One aligned line: accuracy, loss, number of reviews."""
+    """Print one aligned line: accuracy, loss, number of reviews."""
     print(
         f"{split:8} accuracy {scores['accuracy']:.4f}  loss {scores['loss']:.4f}  on "
         f"{scores['examples']:,} reviews ({remark})"

@@ -1,4 +1,4 @@
-"""From a resolved config to what every mode needs: encoded reviews, tokenizer, model."""
+"""From a resolved config to what every mode needs: encoded reviews, tokenizer, model, parameters."""
 
 import dataclasses
 import functools
@@ -20,38 +20,21 @@ from sentiment_jax.data.encoding import Encoded, check_encoded, encode_corpus
 from sentiment_jax.errors import InputError, RunError
 from sentiment_jax.models import classifiers
 from sentiment_jax.runtime import devices
-from sentiment_jax.storage.checkpoints import UNFINISHED, Checkpoints
+from sentiment_jax.storage.checkpoints import Checkpoints
 from sentiment_jax.storage.files import read_json
-from sentiment_jax.storage.run_directory import find_run, load_run_tokenizer, read_run_config
+from sentiment_jax.storage.run_directory import RunDirectory
 
-
-def resolve(config: ConfigDict) -> ConfigDict:
-    """Fills in what pretrained weights decide (sizes, revision); a copy.
-
-    The result rebuilds the model without the weights' folder.
-    """
-    resolved = ConfigDict(config.to_dict())
-    if config.model.name != "lstm":
-        from sentiment_jax.huggingface import hub, weights
-
-        folder = None
-        if config.model.pretrained:
-            folder, revision = hub.find_pretrained(config.model.pretrained, config.model.revision)
-            resolved.model.revision = revision
-        resolved.model = ConfigDict(weights.resolve_encoder(resolved.model.to_dict(), folder))
-    return resolved
+READ_ATTEMPTS = 20  # at a checkpoint, beside a training that replaces it
 
 
 @dataclasses.dataclass(frozen=True)
-class Experiment:
-    """A config made concrete."""
+class Classifier:
+    """What judging a text takes besides parameters."""
 
     config: ConfigDict
     tokenizer: Any
     model: nn.Module
-    encoded: dict[str, Encoded]
-    words: dict[str, Any]  # of every whole review, split by split: int32 [reviews]
-    statistics: dict[str, Any]
+    mesh: Mesh
 
     @property
     def buckets(self) -> tuple[int, ...]:
@@ -60,42 +43,83 @@ class Experiment:
         return batches.effective_buckets(settings.length_buckets, settings.max_length)
 
 
+@dataclasses.dataclass(frozen=True)
+class Experiment(Classifier):
+    """A config made concrete: a classifier and the reviews that it is trained and judged on."""
+
+    encoded: dict[str, Encoded]
+    words: dict[str, Any]  # of every whole review, split by split: int32 [reviews]
+    statistics: dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainedModel(Classifier):
+    """The best checkpoint of a run directory."""
+
+    params: Any
+    step: int
+
+
+def resolve(config: ConfigDict) -> ConfigDict:
+    """Fill in what pretrained weights decide (sizes, revision); a copy.
+
+    The result rebuilds the model without the weights' folder.
+    """
+    resolved = ConfigDict(config.to_dict())
+    if config.model.name != "lstm":
+        from sentiment_jax.huggingface import weights
+
+        folder = None
+        if config.model.pretrained:
+            folder, resolved.model.revision = _find_weights(config)
+        resolved.model = ConfigDict(weights.resolve_encoder(resolved.model.to_dict(), folder))
+    return resolved
+
+
+def _find_weights(config: ConfigDict) -> tuple[Path, str]:
+    from sentiment_jax.huggingface import hub
+
+    return hub.find_pretrained(config.model.pretrained, config.model.revision)
+
+
 def make_tokenizer(config: ConfigDict, corpus: Corpus) -> Any:
     """The pretrained weights' tokenizer, or a vocabulary trained on the training split."""
     if config.model.pretrained:
-        from sentiment_jax.huggingface import hub
-
-        folder, _ = hub.find_pretrained(config.model.pretrained, config.model.revision)
-        return tokenization.load_pretrained_tokenizer(folder)
-    texts = corpus.splits["train"].texts
+        return tokenization.load_pretrained_tokenizer(_find_weights(config)[0])
+    texts, size = corpus.splits["train"].texts, config.data.vocabulary_size
     if config.model.name == "lstm":
         return tokenization.train_word_level(
-            texts,
-            vocabulary_size=config.data.vocabulary_size,
-            min_frequency=config.data.min_frequency,
+            texts, vocabulary_size=size, min_frequency=config.data.min_frequency
         )
-    return tokenization.train_wordpiece(texts, vocabulary_size=config.data.vocabulary_size)
+    return tokenization.train_wordpiece(texts, vocabulary_size=size)
+
+
+def make_classifier(config: ConfigDict, tokenizer: Any) -> Classifier:
+    """Build the model of a resolved config."""
+    size = tokenizer.get_vocab_size()
+    model = classifiers.build_model(config.model.to_dict(), vocab_size=size)
+    return Classifier(config, tokenizer, model, devices.data_mesh())
 
 
 def prepare_experiment(
     config: ConfigDict, tokenizer: Any = None, only: str | None = None
 ) -> Experiment:
-    """Reads and encodes the reviews and builds the model.
+    """Read and encode the reviews and build the model.
 
     Args:
       config: resolved.
-      tokenizer: a finished run's; None makes the config's.
+      tokenizer: a run's; None makes the config's.
       only: the one split to encode; the others are read for the data hash and dropped, so that
         `words` and the share truncated cover this one alone.
     """
-    data_config = DataConfig(**config.data.to_dict())
-    corpus = load_corpus(data_config)
+    data = DataConfig(**config.data.to_dict())
+    corpus = load_corpus(data)
     if tokenizer is None:
         tokenizer = make_tokenizer(config, corpus)
     if only is not None:
         corpus = dataclasses.replace(corpus, splits={only: corpus.splits[only]})
-    model = classifiers.build_model(config.model.to_dict(), vocab_size=tokenizer.get_vocab_size())
-    encoded = encode_corpus(corpus, tokenizer, data_config)
+    classifier = make_classifier(config, tokenizer)
+    encoded = encode_corpus(corpus, tokenizer, data)
     check_encoded(encoded, tokenizer.get_vocab_size())
     truncated = {
         name: round(split.truncated / max(len(split), 1), 4) for name, split in encoded.items()
@@ -104,14 +128,13 @@ def prepare_experiment(
         name: np.array([len(text.split()) for text in split.texts], np.int32)
         for name, split in corpus.splits.items()
     }
-    return Experiment(
-        config, tokenizer, model, encoded, words, {**corpus.statistics, "truncated": truncated}
-    )
+    statistics = {**corpus.statistics, "truncated": truncated}
+    return Experiment(**vars(classifier), encoded=encoded, words=words, statistics=statistics)
 
 
 @functools.lru_cache(maxsize=8)
 def initializer(model: nn.Module) -> Callable[[jax.Array], Any]:
-    """Returns the jitted function from a key to the model's fresh parameters."""
+    """Return the jitted function from a key to the model's fresh parameters."""
 
     def init(key: jax.Array) -> Any:
         ids, lengths = jnp.zeros((1, 8), jnp.int32), jnp.ones((1,), jnp.int32)
@@ -135,65 +158,66 @@ def initial_params(experiment: Experiment) -> tuple[Any, Any]:
     params = initializer(experiment.model)(jax.random.key(experiment.config.seed))
     if not experiment.config.model.pretrained:
         return params, None
-    from sentiment_jax.huggingface import hub, weights
+    from sentiment_jax.huggingface import weights
 
-    settings = experiment.config.model
-    folder, _ = hub.find_pretrained(settings.pretrained, settings.revision)
+    folder, _ = _find_weights(experiment.config)
     return weights.load_pretrained(folder, experiment.model.config, params)
 
 
-def count_parameters(params: Any) -> int:
-    """Number of scalars in a parameter tree (arrays or shapes)."""
-    return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(params))
+def count_parameters(model: nn.Module) -> int:
+    """The number of scalars in a model's parameters."""
+    return sum(leaf.size for leaf in jax.tree.leaves(abstract_params(model)))
 
 
-def restore_params(model: nn.Module, checkpoints: Checkpoints, step: int, mesh: Mesh) -> Any:
+def restore_params(classifier: Classifier, checkpoints: Checkpoints, step: int) -> Any:
     """The parameters of one checkpoint, on the devices."""
-    shapes = devices.abstract(abstract_params(model), mesh)
+    shapes = devices.abstract(abstract_params(classifier.model), classifier.mesh)
     return checkpoints.restore(step, params=shapes)["params"]
 
 
-@dataclasses.dataclass(frozen=True)
-class TrainedModel:
-    """The best checkpoint of a run directory, and what predicting with it takes."""
-
-    config: ConfigDict
-    tokenizer: Any
-    model: nn.Module
-    params: Any
-    mesh: Mesh
-    step: int
-
-
 def load_run(workdir: Path) -> TrainedModel:
-    """Reads a run directory, nothing else: no data, no pretrained weights.
+    """Read the best checkpoint of a run directory, also of one that is being trained.
+
+    Nothing else is read: no data, no pretrained weights.
 
     Raises:
       InputError: not a run directory, or nothing validated in it yet.
       RunError: the best checkpoint is damaged.
     """
-    find_run(workdir)
-    config = read_run_config(workdir)
-    checkpoints = Checkpoints(workdir / "checkpoints", read_only=True)
-    step = checkpoints.best_step()
-    if (workdir / "result.json").exists():
-        step = read_json(workdir / "result.json")["best_step"]
-        damaged = step in checkpoints.faults
-    else:  # any of them may be the best; what is being written at this moment is not damaged
-        damaged = any(fault != UNFINISHED for fault in checkpoints.faults.values())
-    if damaged or (step is None and checkpoints.faults):
+    directory = RunDirectory(workdir)
+    directory.check_found()
+    classifier = make_classifier(directory.read_config(), directory.load_tokenizer())
+    for attempt in range(1, READ_ATTEMPTS + 1):
+        checkpoints = Checkpoints(directory.checkpoints, read_only=True)
+        newest = checkpoints.steps[-1:]
+        try:
+            if directory.result.exists():
+                step = read_json(directory.result)["best_step"]
+            else:
+                (newest_step,) = newest
+                _check_intact(checkpoints, newest_step)
+                best = checkpoints.restore(newest_step)["bookkeeping"]["best"]
+                if best is None:
+                    raise InputError(
+                        f"{workdir} has no validated checkpoint yet (steps found: "
+                        f"{checkpoints.steps}); let its first epoch end"
+                    )
+                step = best["step"]
+            _check_intact(checkpoints, step)
+            params = restore_params(classifier, checkpoints, step)
+            return TrainedModel(**vars(classifier), params=params, step=step)
+        except InputError:
+            raise
+        except Exception:  # of whatever type: the training replaced it while it was read
+            now = Checkpoints(directory.checkpoints, read_only=True)
+            if now.steps == checkpoints.steps or attempt == READ_ATTEMPTS:
+                raise
+    raise AssertionError("the last attempt returns or raises")
+
+
+def _check_intact(checkpoints: Checkpoints, step: int) -> None:
+    if fault := checkpoints.fault(step):
         raise RunError(
-            f"damaged checkpoints in {workdir} ({checkpoints.describe_faults()}); "
-            "train again with --fresh"
+            f"the checkpoint of step {step} in {checkpoints.directory} is damaged ({fault}): put "
+            "its files back, or train again with --fresh"
         )
-    if step is None or step not in checkpoints.steps:
-        found = checkpoints.steps or "none"
-        raise InputError(
-            f"{workdir} has no validated checkpoint yet (steps found: {found}); "
-            "let its first epoch end"
-        )
-    tokenizer = load_run_tokenizer(workdir)
-    model = classifiers.build_model(config.model.to_dict(), vocab_size=tokenizer.get_vocab_size())
-    mesh = devices.data_mesh()
-    params = restore_params(model, checkpoints, step, mesh)
-    return TrainedModel(config, tokenizer, model, params, mesh, step)

@@ -1,55 +1,86 @@
-"""One epoch of training and its validation."""
+"""The training loop: an epoch of steps, then its validation and checkpoint."""
 
 import dataclasses
 import math
 import time
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 from tqdm import tqdm
 
+from sentiment_jax.config import OptimizerConfig
 from sentiment_jax.data import batches
 from sentiment_jax.errors import Diverged, Interrupted
 from sentiment_jax.runtime import devices
 from sentiment_jax.runtime.terminal import progress_bar
 from sentiment_jax.storage.checkpoints import Checkpoints
 from sentiment_jax.storage.metrics_log import MetricsLog
-from sentiment_jax.training import scoring
+from sentiment_jax.storage.run_directory import RunDirectory
+from sentiment_jax.training import flops, optimizers, scoring, steps
 from sentiment_jax.training.experiment import Experiment
 from sentiment_jax.training.progress import Progress
 from sentiment_jax.training.signals import Stop
-from sentiment_jax.training.steps import TrainState
 
 
 @dataclasses.dataclass
 class TrainingRun:
-    """Everything an epoch touches."""
+    """What is trained, where it writes, how far it is."""
 
     experiment: Experiment
-    workdir: Path
-    mesh: Any
+    directory: RunDirectory
     checkpoints: Checkpoints
-    log: MetricsLog
-    stop: Stop
     progress: Progress
-    steps_per_epoch: int
-    schedule: Callable[[int], float]
-    step_function: Callable[..., Any]
-    step_flops: dict[int, int]  # by padded length
-    compiled: set[int] = dataclasses.field(default_factory=set)  # padded lengths seen
+    state: Any  # steps.TrainState
+    stop: Stop
 
-    def save(self, state: TrainState, metrics: dict[str, float] | None = None) -> None:
-        """Writes the checkpoint of the step that the bookkeeping stands at."""
+    def __post_init__(self) -> None:
+        """Make what follows from these."""
+        experiment, config = self.experiment, self.experiment.config
+        optimizer = OptimizerConfig(**config.optimizer.to_dict())
+        self.steps_per_epoch = math.ceil(len(experiment.encoded["train"]) / config.batch_size)
+        self.learning_rate = optimizers.make_schedule(optimizer, self.total_steps)
+        self.train_step = steps.make_train_step(
+            experiment.model, optimizer, experiment.mesh if config.shard_params else None
+        )
+        self.step_flops = {
+            length: flops.training_flops(experiment.model, config.batch_size, length)
+            for length in experiment.buckets
+        }
+        self.log = MetricsLog(self.directory.metrics, self.progress.records)
+        self.compiled: set[int] = set()  # padded lengths
+
+    @property
+    def total_steps(self) -> int:
+        """Steps of the whole run."""
+        return self.experiment.config.epochs * self.steps_per_epoch
+
+    @property
+    def done(self) -> bool:
+        """Whether no epoch is left."""
+        progress = self.progress
+        return progress.epochs_done >= self.experiment.config.epochs or progress.stopped_early
+
+    def save(self) -> None:
+        """Write the checkpoint of the step that has been reached."""
+        progress, state = self.progress, self.state
+        best = progress.best["step"] if progress.best else None
         self.checkpoints.save(
-            self.progress.step, state.params, state.opt_state, self.progress.to_json(), metrics
+            progress.step, state.params, state.opt_state, progress.to_json(), best
         )
 
+    def check_stop(self) -> None:
+        """Raise Interrupted if a signal came; the caller saves."""
+        self.stop.check(self.progress.step)
 
-def train_epoch(run: TrainingRun, state: TrainState) -> TrainState:
-    """Takes the steps that are left of the current epoch."""
+
+def train_epoch(run: TrainingRun) -> None:
+    """Take the steps that are left of the current epoch.
+
+    Raises:
+      Diverged: a loss or gradient norm that is not finite.
+      Interrupted: a signal; the step is saved.
+    """
     config, progress = run.experiment.config, run.progress
     epoch, encoded = progress.epochs_done, run.experiment.encoded["train"]
     plan = batches.plan_epoch(
@@ -60,23 +91,14 @@ def train_epoch(run: TrainingRun, state: TrainState) -> TrainState:
         epoch=epoch,
     )
     assert len(plan) == run.steps_per_epoch
-    pending: tuple[dict[str, jax.Array], int] | None = None  # metrics and cost of a step
-    clock = time.perf_counter()
-    first = progress.step - epoch * run.steps_per_epoch
     bar = progress_bar(
-        config.epochs * run.steps_per_epoch,
-        f"epoch {epoch + 1}/{config.epochs}",
-        initial=progress.step,
+        run.total_steps, f"epoch {epoch + 1}/{config.epochs}", initial=progress.step
     )
+    clock = time.perf_counter()
 
-    def drain() -> None:
-        # Waits for the step before the one just dispatched: the device is never idle meanwhile.
-        nonlocal pending, clock
-        if pending is None:
-            return
-        metrics, cost = pending
+    def receive(metrics: dict[str, jax.Array], cost: int) -> None:
+        nonlocal clock
         sums = {name: float(value) for name, value in jax.device_get(metrics).items()}
-        pending = None
         now = time.perf_counter()
         progress.add(sums, now - clock, cost)
         clock = now
@@ -84,37 +106,36 @@ def train_epoch(run: TrainingRun, state: TrainState) -> TrainState:
         bar.update(1)
         bar.set_postfix_str(progress.rates(), refresh=False)
 
+    behind = scoring.OneBehind(receive)
     with bar:
-        for planned in plan[first:]:
-            batch = devices.put_batch(
-                batches.make_batch(encoded, planned, config.batch_size), run.mesh
-            )
+        for planned in plan[progress.step - epoch * run.steps_per_epoch :]:
+            batch = batches.make_batch(encoded, planned, config.batch_size)
+            batch = devices.put_batch(batch, run.experiment.mesh)
             before = time.perf_counter()
-            rate = np.float32(run.schedule(progress.dispatched))
-            state, metrics = run.step_function(state, batch, rate)
+            rate = np.float32(run.learning_rate(progress.dispatched))
+            run.state, metrics = run.train_step(run.state, batch, rate)
             if planned.length not in run.compiled:
                 # Tracing and compiling happen in this call; the step itself runs behind it.
                 run.compiled.add(planned.length)
                 spent = time.perf_counter() - before
                 progress.compile_seconds += spent
                 clock += spent
-            drain()
-            pending = metrics, run.step_flops[planned.length]
+            behind.push(metrics, run.step_flops[planned.length])
             progress.dispatched += 1
             last = progress.dispatched == (epoch + 1) * run.steps_per_epoch
             logging = last or progress.dispatched % config.log_every == 0
             saving = not last and progress.dispatched % config.checkpoint_every == 0
             stopping = run.stop.asked()
             if logging or saving or stopping:
-                drain()
+                behind.flush()
             if logging:
-                run.log.write(**progress.window_record(run.schedule(progress.step - 1), epoch))
+                rate = run.learning_rate(progress.step - 1)
+                run.log.write(**progress.window_record(rate, epoch))
             if saving or stopping:
-                run.save(state)
+                run.save()
                 clock = time.perf_counter()
             if stopping:
                 run.stop.interrupt(progress.step)
-    return state
 
 
 def _check_finite(run: TrainingRun, sums: dict[str, float]) -> None:
@@ -122,39 +143,44 @@ def _check_finite(run: TrainingRun, sums: dict[str, float]) -> None:
         step, kept = run.progress.step, run.checkpoints.steps[-1:] or "none"
         raise Diverged(
             f"diverged at step {step}: loss {sums['loss'] / sums['examples']:.4g}, learning rate "
-            f"{run.schedule(step - 1):.3g}, gradient norm {sums['gradient_norm']:.4g}; lower "
+            f"{run.learning_rate(step - 1):.3g}, gradient norm {sums['gradient_norm']:.4g}; lower "
             f"optimizer.learning_rate (last good checkpoint: {kept})",
             step,
         )
 
 
-def validate_epoch(run: TrainingRun, state: TrainState) -> None:
-    """Scores the validation split, updates best and patience, saves."""
+def validate_epoch(run: TrainingRun) -> None:
+    """Score the validation split, update best and patience, save.
+
+    Raises:
+      Interrupted: a signal; the step is saved, its validation is repeated on resuming.
+    """
     config, progress = run.experiment.config, run.progress
     try:
         scores = scoring.score_reviews(
-            run.experiment.model,
-            state.params,
+            run.experiment,
+            run.state.params,
             run.experiment.encoded["val"],
-            batch_size=config.eval_batch_size,
-            buckets=run.experiment.buckets,
-            mesh=run.mesh,
-            description="validation",
-            stop=lambda: run.stop.check(progress.step),
+            "validation",
+            stop=run.check_stop,
         )
     except Interrupted:
-        run.save(state)
+        run.save()
         raise
-    epoch = progress.epochs_done
     progress.end_epoch(scores, config.early_stopping_patience)
-    record = {"step": progress.step, "epoch": epoch + 1, "split": "val", **scores.summary()}
-    rate = run.schedule(progress.step - 1)
-    run.log.write(**record, seconds=round(scores.seconds, 3), learning_rate=rate)
-    finite = math.isfinite(scores.loss)
-    run.save(state, {"accuracy": scores.accuracy, "loss": scores.loss} if finite else None)
-    mark = "  best" if progress.best and progress.best["epoch"] == epoch + 1 else ""
+    epoch = progress.epochs_done
+    run.log.write(
+        step=progress.step,
+        epoch=epoch,
+        split="val",
+        **scores.summary(),
+        seconds=round(scores.seconds, 3),
+        learning_rate=run.learning_rate(progress.step - 1),
+    )
+    run.save()
+    mark = "  best" if progress.best and progress.best["epoch"] == epoch else ""
     tqdm.write(
-        f"epoch {epoch + 1:>3}/{config.epochs}  train loss {progress.epoch_loss:.4f} accuracy "
+        f"epoch {epoch:>3}/{config.epochs}  train loss {progress.epoch_loss:.4f} accuracy "
         f"{progress.epoch_accuracy:.4f}  validation loss {scores.loss:.4f} accuracy "
         f"{scores.accuracy:.4f}  {progress.epoch_rate:7.1f} examples/s{mark}"
     )

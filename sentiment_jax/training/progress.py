@@ -32,7 +32,7 @@ class Progress:
         return dataclasses.asdict(self)
 
     def add(self, sums: dict[str, float], seconds: float, flops: int) -> None:
-        """Adds one finished step."""
+        """Add one finished step."""
         self.step += 1
         for total in (self.window, self.epoch):
             for name in ("loss", "correct", "examples"):
@@ -64,7 +64,7 @@ class Progress:
         )
 
     def end_epoch(self, scores: Any, patience: int) -> None:
-        """Records a validation: epochs done, best, patience."""
+        """Record a validation: epochs done, best, patience."""
         self.epochs_done += 1
         self.last_epoch, self.epoch = self.epoch, EMPTY_SUMS.copy()
         now = {**scores.summary(), "step": self.step, "epoch": self.epochs_done}
@@ -74,7 +74,7 @@ class Progress:
             if best is None or validation_rank(now) > best:
                 self.epochs_since_best = 0
             if best is None or validation_rank(now) >= best:
-                self.best = now  # of equals the newest, as Orbax keeps them
+                self.best = now  # of equals the newest
         self.stopped_early = bool(patience) and self.epochs_since_best >= patience
 
     @property

@@ -1,61 +1,91 @@
-"""Going on where a run stopped: bookkeeping, signals, and what must not have changed."""
+"""Where a run begins: its newest good checkpoint, or fresh parameters."""
 
 import sys
+from typing import Any
 
 import jax
-from jax.sharding import Mesh
 
+from sentiment_jax.config import OptimizerConfig
 from sentiment_jax.errors import RunError
-from sentiment_jax.runtime import devices
+from sentiment_jax.runtime import devices, processes
 from sentiment_jax.storage.checkpoints import Checkpoints
+from sentiment_jax.storage.run_directory import RunDirectory
+from sentiment_jax.training.experiment import Experiment, abstract_params, initial_params
+from sentiment_jax.training.loop import TrainingRun
 from sentiment_jax.training.progress import Progress
-from sentiment_jax.training.steps import TrainState
+from sentiment_jax.training.signals import Stop
+from sentiment_jax.training.steps import TrainState, create_state
 
 
-def check_best(checkpoints: Checkpoints) -> None:
-    """Refuses to go on from a checkpoint that counts on a best one that was set aside.
+def start_run(
+    experiment: Experiment, directory: RunDirectory, stop: Stop
+) -> tuple[TrainingRun, Any]:
+    """Restore the newest good checkpoint, or initialise.
 
-    Of several processes all must call it together: Orbax waits for all when it reads.
+    Returns:
+      The run, and what was loaded of pretrained weights (a LoadReport, or None).
 
     Raises:
-      RunError: the best checkpoint is lost.
+      RunError: no checkpoint is left to resume from, or the best one is lost.
     """
-    if not checkpoints.steps:
-        return
-    best = checkpoints.restore(checkpoints.steps[-1])["bookkeeping"]["best"]
-    step = best["step"] if best else None
-    if step not in checkpoints.steps and (checkpoints.directory / f"{step}.corrupt").exists():
-        raise RunError(
-            f"the best checkpoint in {checkpoints.directory} (step {step}) is damaged, and "
-            "none from before it is left to go on from; --fresh starts over"
+    config, mesh, report = experiment.config, experiment.mesh, None
+    optimizer = OptimizerConfig(**config.optimizer.to_dict())
+    with processes.in_turn():
+        checkpoints = Checkpoints(directory.checkpoints)
+        _report_faults(checkpoints)
+    if checkpoints.steps:
+        shapes = jax.eval_shape(
+            lambda params: create_state(params, optimizer, config.seed),
+            abstract_params(experiment.model),
         )
+        state, progress = _restore(checkpoints, shapes, experiment)
+        _check_best(checkpoints, progress)
+    else:
+        params, report = initial_params(experiment)
+        state = create_state(params, optimizer, config.seed)
+        state, progress = devices.place(state, mesh, config.shard_params), Progress()
+    return TrainingRun(experiment, directory, checkpoints, progress, state, stop), report
 
 
-def report_faults(checkpoints: Checkpoints) -> None:
-    """Warns of checkpoints set aside.
-
-    Raises:
-      RunError: every checkpoint is bad.
-    """
+def _report_faults(checkpoints: Checkpoints) -> None:
+    if checkpoints.ignored:
+        names = ", ".join(checkpoints.ignored[:5])
+        print(
+            f"warning: no checkpoints, ignored in {checkpoints.directory}: {names}", file=sys.stderr
+        )
     if not checkpoints.faults:
         return
     listed = checkpoints.describe_faults()
     if not checkpoints.steps:
         raise RunError(
-            f"every checkpoint in {checkpoints.directory} is bad ({listed}); --fresh starts over"
+            f"every checkpoint in {checkpoints.directory} is damaged ({listed}) and set aside as "
+            "N.corrupt; put one back, or --fresh starts over"
         )
-    lost = max(checkpoints.faults) - checkpoints.steps[-1]
+    newest = checkpoints.steps[-1]
+    lost = max(max(checkpoints.faults) - newest, 0)
     print(
-        f"warning: damaged checkpoints set aside as N.corrupt ({listed}); going on from step "
-        f"{checkpoints.steps[-1]}, {max(lost, 0)} steps are computed again",
+        f"warning: damaged checkpoints set aside as N.corrupt ({listed}); resuming at step "
+        f"{newest}, {lost} steps are recomputed",
         file=sys.stderr,
     )
 
 
-def restore(
-    checkpoints: Checkpoints, shapes: TrainState, seed: int, mesh: Mesh, shard: bool
+def _check_best(checkpoints: Checkpoints, progress: Progress) -> None:
+    """Refuse to resume from a checkpoint that counts on a best one that was set aside."""
+    step = progress.best["step"] if progress.best else None
+    names = (f"{step}", f"{step}.corrupt")
+    found = [name for name in names if (checkpoints.directory / name).exists()]
+    if found and step not in checkpoints.steps:
+        raise RunError(
+            f"the best checkpoint (step {step}) is damaged: {checkpoints.directory / found[-1]}; "
+            "put its files back, or --fresh starts over"
+        )
+
+
+def _restore(
+    checkpoints: Checkpoints, shapes: TrainState, experiment: Experiment
 ) -> tuple[TrainState, Progress]:
-    """Rebuilds state and bookkeeping from the newest checkpoint, on the devices."""
+    mesh, shard = experiment.mesh, experiment.config.shard_params
     step = checkpoints.steps[-1]
     items = checkpoints.restore(
         step,
@@ -66,6 +96,6 @@ def restore(
         step=devices.place(jax.numpy.int32(step), mesh),
         params=items["params"],
         opt_state=items["opt_state"],
-        key=devices.place(jax.random.key(seed), mesh),
+        key=devices.place(jax.random.key(experiment.config.seed), mesh),
     )
     return state, Progress(**items["bookkeeping"])

@@ -9,17 +9,38 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-import flax.linen as nn
 import jax
 import numpy as np
-from jax.sharding import Mesh
 from jaxtyping import Array, Float32
 
 from sentiment_jax.data import batches
 from sentiment_jax.data.encoding import Encoded
 from sentiment_jax.runtime import devices
 from sentiment_jax.runtime.terminal import progress_bar
+from sentiment_jax.training.experiment import Classifier
 from sentiment_jax.training.steps import make_eval_step
+
+
+class OneBehind:
+    """Hands each result over once the next one was dispatched: the device never waits for the host.
+
+    Args:
+      receive: called with a result's values; it may block until the device has computed them.
+    """
+
+    def __init__(self, receive: Callable[..., None]):
+        self._receive = receive
+        self._pending: list[tuple[Any, ...]] = []
+
+    def push(self, *result: Any) -> None:
+        """Hand the previous result over and keep this one."""
+        self.flush()
+        self._pending.append(result)
+
+    def flush(self) -> None:
+        """Hand over what is kept."""
+        while self._pending:
+            self._receive(*self._pending.pop())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,58 +59,51 @@ class Scores:
 
 
 def score_reviews(
-    model: nn.Module,
+    classifier: Classifier,
     params: Any,
     encoded: Encoded,
-    *,
-    batch_size: int,
-    buckets: tuple[int, ...],
-    mesh: Mesh,
     description: str,
+    *,
+    batch_size: int | None = None,
     stop: Callable[[], None] | None = None,
 ) -> Scores:
-    """Scores one split, every review once.
+    """Score reviews, each of them once.
 
     Args:
-      model: called as model.apply(variables, token_ids, lengths) -> logits.
-      params: its parameters, on the devices.
-      encoded: the split.
-      batch_size: rows per batch; changes speed only.
-      buckets: the padded lengths.
-      mesh: the devices that share a batch.
+      classifier: the model and how its batches are made.
+      params: the model's parameters, on the devices.
+      encoded: the reviews.
       description: label of the progress bar.
+      batch_size: rows per batch, which changes speed only; None takes the config's.
       stop: called between batches; may raise to end the scoring.
 
     Returns:
       The Scores, their seconds including compilation.
     """
     start = time.perf_counter()
-    eval_step = make_eval_step(model)
-    params = jax.device_put(params, devices.replicated(mesh))  # where they are split
+    mesh, size = classifier.mesh, batch_size or classifier.config.eval_batch_size
+    eval_step = make_eval_step(classifier.model)
+    params = jax.device_put(params, devices.replicated(mesh))  # gathers those that are split
     losses = np.full(len(encoded), np.nan, np.float64)
     p_positive = np.full(len(encoded), np.nan, np.float32)
+    bar = progress_bar(len(encoded), description, unit="review")
 
-    def collect(planned: batches.PlannedBatch, outputs: tuple[Array, Array]) -> None:
+    def receive(planned: batches.PlannedBatch, outputs: tuple[Array, Array]) -> None:
         rows = len(planned.indices)
         losses[planned.indices] = devices.fetch(outputs[0])[:rows]
         p_positive[planned.indices] = devices.fetch(outputs[1])[:rows]
+        bar.update(rows)
 
-    examples, pending = 0, None
-    plan = batches.plan_evaluation(encoded.lengths, batch_size=batch_size, buckets=buckets)
-    with progress_bar(len(encoded), description, unit="review") as bar:
+    behind, examples = OneBehind(receive), 0
+    plan = batches.plan_evaluation(encoded.lengths, batch_size=size, buckets=classifier.buckets)
+    with bar:
         for planned in plan:
             if stop is not None:
                 stop()
-            batch = devices.put_batch(batches.make_batch(encoded, planned, batch_size), mesh)
-            outputs = eval_step(params, batch)
-            # The previous batch is fetched while this one runs: the device never waits.
-            if pending is not None:
-                collect(*pending)
-                bar.update(len(pending[0].indices))
-            pending = (planned, outputs)
+            batch = devices.put_batch(batches.make_batch(encoded, planned, size), mesh)
+            behind.push(planned, eval_step(params, batch))
             examples += len(planned.indices)
-        if pending is not None:
-            collect(*pending)
+        behind.flush()
     assert examples == len(encoded), f"{examples} of {len(encoded)} reviews scored"
     correct = int(np.sum((p_positive > 0.5) == (encoded.labels == 1)))
     return Scores(

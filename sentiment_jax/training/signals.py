@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C as a request to save and stop."""
+"""SIGTERM, SIGHUP and Ctrl-C as a request to save and stop."""
 
 import contextlib
 import os
@@ -10,12 +10,17 @@ from typing import Any
 from sentiment_jax.errors import Interrupted
 from sentiment_jax.runtime import devices, processes
 
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
 
 class Stop:
-    """Turns SIGTERM and Ctrl-C into a request; a second signal exits at once."""
+    """Turns a signal into a request; a second signal exits at once.
+
+    Attributes:
+      requested: whether a signal has come to this process.
+    """
 
     def __init__(self) -> None:
-        """No signal yet."""
         self.requested = False
         self._posted: Any = False
         self._previous: dict[int, Any] = {}
@@ -24,25 +29,23 @@ class Stop:
         if self.requested:
             os._exit(143)
         self.requested = True
-        for handler in self._previous.values():  # a sweep's, around its run's: it stops as well
-            if isinstance(outer := getattr(handler, "__self__", None), Stop):
-                outer.requested = True
         print("\nstopping after this step; a second signal exits at once", file=sys.stderr)
 
     def __enter__(self) -> "Stop":
-        """Installs the handlers (in the main thread; elsewhere signals stay as they are)."""
+        """Install the handlers (in the main thread; elsewhere signals stay as they are)."""
         with contextlib.suppress(ValueError):
-            for number in (signal.SIGTERM, signal.SIGINT):
-                self._previous[number] = signal.signal(number, self._handle)
+            for number in SIGNALS:
+                if signal.getsignal(number) != signal.SIG_IGN:  # nohup
+                    self._previous[number] = signal.signal(number, self._handle)
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Puts the former handlers back."""
+        """Put the former handlers back."""
         for number, handler in self._previous.items():
             signal.signal(number, handler)
 
     def asked(self) -> bool:
-        """Whether to stop at this step; asked once a step, all processes get the same answer.
+        """Whether to stop at this step; asked once per step, all processes get the same answer.
 
         Several processes learn what was asked up to the step before: waiting for this step's
         answer would leave the devices idle.
@@ -53,10 +56,10 @@ class Stop:
         return bool(earlier)
 
     def check(self, step: int) -> None:
-        """Raises Interrupted where a signal came; the caller saves `step`."""
+        """Raise Interrupted if a signal came; the caller saves `step`."""
         if self.asked():
             self.interrupt(step)
 
     def interrupt(self, step: int) -> None:
-        """Ends the run; `step` is saved, or the caller saves it."""
+        """End the run; `step` is saved, or the caller saves it."""
         raise Interrupted(f"saved step {step}; run the same command to continue")
