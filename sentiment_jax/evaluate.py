@@ -43,7 +43,7 @@ def score_split(
         encoded.lengths,
         experiment.config.data.max_length,
     )
-    if processes.is_first():
+    if processes.is_main():
         env = read_json(workdir / "env.json")
         for name in ("predictions", "lengths"):
             env[f"{name}_sha256"] = file_sha256(workdir / f"{name}.csv")

@@ -227,7 +227,7 @@ def finish(
         "data_hash": experiment.statistics["data_hash"],
         "metrics_sha256": file_sha256(workdir / "metrics.jsonl"),
     }
-    if processes.is_first():
+    if processes.is_main():
         figures.curves(read_metrics(workdir / "metrics.jsonl"), workdir / "curves.png")
     write_json(workdir / "result.json", result)
     print_scores("val", result["val"], f"epoch {best['epoch']}, the best")

@@ -153,7 +153,7 @@ class Checkpoints:
         self.manager.wait_until_finished()
         folder = self.directory / str(step)
         with processes.in_turn():  # Orbax writes from all processes and waits for all
-            if processes.is_first():
+            if processes.is_main():
                 write_json(folder / MANIFEST, {"metrics": metrics, "files": _hashes(folder)})
         self.steps = steps_in(self.directory)
 

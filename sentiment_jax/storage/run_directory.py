@@ -50,7 +50,7 @@ RUN_FILES = (
 
 def remove_run(workdir: Path) -> None:
     """Deletes the files of an earlier run, and nothing else."""
-    if not processes.is_first():
+    if not processes.is_main():
         return
     for name in RUN_FILES:
         (workdir / name).unlink(missing_ok=True)
@@ -169,7 +169,7 @@ def lock_run(workdir: Path) -> Iterator[None]:
     Raises:
       InUse: another process holds it (its pid, host and start are named).
     """
-    if not processes.is_first():
+    if not processes.is_main():
         yield
         return
     with (workdir / "lock").open("a+", encoding="utf-8") as file:
