@@ -49,6 +49,6 @@ def score_split(
             experiment.config.data.max_length,
         )
     except PermissionError as error:
-        if processes.is_first():
+        if processes.is_main():
             print(f"warning: predictions not written: {error}", file=sys.stderr)
     return scores

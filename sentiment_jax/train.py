@@ -158,7 +158,7 @@ def _conclude(run: TrainingRun, score_test: bool) -> dict[str, Any]:
         "data_hash": experiment.statistics["data_hash"],
         **checksums(directory.metrics),
     }
-    if processes.is_first():
+    if processes.is_main():
         figures.curves(read_metrics(directory.metrics), directory.curves)
     write_json(directory.result, result)
     print_scores("val", result["val"], f"epoch {best['epoch']}, the best")

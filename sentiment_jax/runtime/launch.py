@@ -154,7 +154,7 @@ def connect(group: ProcessGroup, lost_after: int) -> None:
             f"cannot join the processes at {group.coordinator}, is the port free? ({reason})"
         ) from error
     processes.join(group.index, group.count, lost_after)
-    if not processes.is_first():
+    if not processes.is_main():
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115
 
 

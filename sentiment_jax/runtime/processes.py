@@ -22,7 +22,7 @@ def join(index: int, count: int, lost_after: int) -> None:
     _index, _count, _lost_after = index, count, lost_after
 
 
-def is_first() -> bool:
+def is_main() -> bool:
     """Whether this process writes logs and files; True where it is alone."""
     return _index == 0
 
@@ -43,10 +43,10 @@ def barrier() -> None:
 @contextlib.contextmanager
 def in_turn() -> Iterator[None]:
     """Lets process 0 go through a block alone; the others follow, and see what it wrote."""
-    if not is_first():
+    if not is_main():
         barrier()
     yield
-    if is_first():
+    if is_main():
         barrier()
 
 

@@ -22,5 +22,5 @@ def progress_bar(total: int, description: str, *, initial: int = 0, unit: str = 
         maxinterval=10.0 if terminal else 60.0,
         file=sys.stderr,
         ascii=None if terminal else True,
-        disable=not processes.is_first(),
+        disable=not processes.is_main(),
     )

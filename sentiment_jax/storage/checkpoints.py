@@ -139,7 +139,7 @@ class Checkpoints:
         self.directory.mkdir(parents=True, exist_ok=True)
         self._check_space(step, sum(x.nbytes for x in jax.tree.leaves((params, opt_state))))
         with processes.in_turn():
-            if processes.is_first():
+            if processes.is_main():
                 shutil.rmtree(partial, ignore_errors=True)
                 partial.mkdir()
         with ocp.StandardCheckpointer() as arrays:
@@ -148,7 +148,7 @@ class Checkpoints:
         with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as values:
             values.save(partial / "bookkeeping", bookkeeping)
         with processes.in_turn():  # Orbax writes from all processes and waits for all
-            if processes.is_first():
+            if processes.is_main():
                 write_json(partial / MANIFEST, {"files": _hashes(partial)})
                 if folder.exists():
                     _move(folder, f"{step}.deleted" if step in self.steps else f"{step}.corrupt")

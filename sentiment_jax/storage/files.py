@@ -24,7 +24,7 @@ def write_atomically(path: Path, text: str) -> None:
 
     Of several processes only the main one writes.
     """
-    if not processes.is_first():
+    if not processes.is_main():
         return
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     with temporary.open("w", encoding="utf-8", newline="") as file:

@@ -58,7 +58,7 @@ class RunDirectory:
 
     def remove(self) -> None:
         """Delete the files of an earlier run, and nothing else."""
-        if processes.is_first():
+        if processes.is_main():
             files = (self.config, self.env, self.tokenizer, self.metrics, self.result, self.failed)
             for path in (*files, self.curves, *self.scored("test"), *self.scored("val")):
                 path.unlink(missing_ok=True)
@@ -186,7 +186,7 @@ class RunDirectory:
             ["id", "words", "tokens", "truncated"],
             ([row_id, w, t, int(t >= max_length)] for row_id, w, t in counts),
         )
-        if processes.is_first():
+        if processes.is_main():
             write_json(self.env, read_json(self.env) | checksums(predictions, lengths))
 
 
@@ -219,7 +219,7 @@ def lock_run(path: Path) -> Iterator[None]:
     Raises:
       InUse: another process holds it (its pid, host and start are named).
     """
-    if not processes.is_first():
+    if not processes.is_main():
         yield
         return
     with (path / "lock").open("a+", encoding="utf-8") as file:

@@ -266,7 +266,7 @@ def test_who_was_lost(page, who):
 
 
 def test_a_run_of_one_process_waits_for_nobody():
-    assert processes.is_first() and processes.count() == 1
+    assert processes.is_main() and processes.count() == 1
     processes.barrier()
     with processes.in_turn():
         pass
