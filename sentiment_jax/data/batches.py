@@ -38,11 +38,11 @@ def plan_epoch(
     of the padding is gone, yet each epoch mixes the batches anew.
 
     Args:
-        lengths: tokens per review.
-        batch_size: reviews per batch; one batch may hold fewer.
-        buckets: padded lengths, ascending; the last one holds the longest review.
-        seed: of the run.
-        epoch: the plan is a pure function of both.
+      lengths: tokens per review.
+      batch_size: reviews per batch; one batch may hold fewer.
+      buckets: padded lengths, ascending; the last one holds the longest review.
+      seed: of the run.
+      epoch: the plan is a pure function of both.
     """
     rng = np.random.default_rng((seed, epoch))
     order, bucket = rng.permutation(len(lengths)), _bucket(lengths, buckets)
@@ -84,9 +84,9 @@ def make_batch(encoded: Encoded, planned: PlannedBatch, batch_size: int) -> Batc
     """Fill the arrays of one batch, always batch_size rows.
 
     Returns:
-        token_ids int32 [batch, length], padded with 0 on the right; lengths int32 [batch]; labels
-        int32 [batch]; weights float32 [batch]. Rows beyond the reviews have weight 0, length 1
-        and token 0.
+      token_ids int32 [batch, length], padded with 0 on the right; lengths int32 [batch]; labels
+      int32 [batch]; weights float32 [batch]. Rows beyond the reviews have weight 0, length 1
+      and token 0.
     """
     rows = len(planned.indices)
     batch = {

@@ -44,9 +44,10 @@ def write_folder(path):
 
 def by_id(path):
     splits = []
-    for ids, texts, labels in read_folder(path):
-        assert len(set(ids)) == len(ids)
-        splits.append({i: (t, k) for i, t, k in zip(ids, texts, labels, strict=True)})
+    for reviews in read_folder(path):
+        assert len(set(reviews.ids)) == len(reviews)
+        rows = zip(reviews.ids, reviews.texts, reviews.labels.tolist(), strict=True)
+        splits.append({name: (text, label) for name, text, label in rows})
     return splits
 
 
