@@ -1,4 +1,4 @@
-"""Whatever comes in: a finite row out for every row in, or one InputError that names the place."""
+"""Whatever comes in: a finite row out for every row in, or one InputError that says where."""
 
 import csv
 import io
@@ -85,7 +85,7 @@ def test_a_well_formed_csv_comes_back_cell_by_cell(cells, end, quoting, mark):
 
 
 def check_reader(raw):
-    """Reads bytes as a csv; an error must be one line that names the file."""
+    """Read bytes as a csv; an error must be one line that names the file."""
     try:
         rows, cells = read_csv(raw, "file.csv", ["text"])
     except InputError as error:
@@ -117,14 +117,14 @@ def test_any_bytes_are_read_or_refused(raw):
 @settings(FUZZ, max_examples=200)
 @given(
     cells=st.lists(st.tuples(CELLS, CELLS), min_size=1, max_size=4),
-    place=st.integers(0, 10_000),
+    position=st.integers(0, 10_000),
     piece=PIECES,
     cut=st.booleans(),
 )
-def test_a_damaged_csv_is_read_or_refused(cells, place, piece, cut):
+def test_a_damaged_csv_is_read_or_refused(cells, position, piece, cut):
     raw = written([("id", "text"), *cells], end="\n", quoting=csv.QUOTE_MINIMAL, mark=False)
-    place %= len(raw) + 1
-    check_reader(raw[:place] + piece + (b"" if cut else raw[place:]))
+    position %= len(raw) + 1
+    check_reader(raw[:position] + piece + (b"" if cut else raw[position:]))
 
 
 @settings(FUZZ, max_examples=40)

@@ -1,4 +1,4 @@
-"""Batches of few shapes: which reviews, padded to which length, as a pure function of a seed."""
+"""Batches of few shapes: which reviews, padded to which length, a pure function of the seed."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -9,7 +9,7 @@ from jaxtyping import Int64, Integer
 from sentiment_jax.data.encoding import Encoded
 
 Batch = dict[str, np.ndarray]
-WINDOW = 50  # batches that are sorted by length together
+WINDOW = 50  # batches whose reviews are sorted by bucket together
 
 
 class PlannedBatch(NamedTuple):
@@ -32,10 +32,10 @@ def plan_epoch(
     seed: int,
     epoch: int,
 ) -> list[PlannedBatch]:
-    """Plan one shuffled epoch in which every review comes once.
+    """Plan one shuffled epoch in which every review appears once.
 
-    Reviews are shuffled, and within windows of 50 batches put next to others of their bucket: most
-    of the padding is gone, yet each epoch mixes the batches anew.
+    Reviews are shuffled, then sorted by bucket within windows of 50 batches. This avoids most of
+    the padding, yet every epoch has different batches.
 
     Args:
       lengths: tokens per review.
@@ -50,7 +50,7 @@ def plan_epoch(
     for first in range(0, len(order), WINDOW * batch_size):
         window = order[first : first + WINDOW * batch_size]
         window = window[np.argsort(bucket[window], kind="stable")]
-        batches += _cut(window, bucket, batch_size, buckets)
+        batches += _group(window, bucket, batch_size, buckets)
     return [batches[i] for i in rng.permutation(len(batches))]
 
 
@@ -59,7 +59,7 @@ def plan_evaluation(
 ) -> list[PlannedBatch]:
     """Plan one pass over all reviews, sorted by length; the last batch may hold fewer."""
     order = np.argsort(lengths, kind="stable")
-    return _cut(order, _bucket(lengths, buckets), batch_size, buckets)
+    return _group(order, _bucket(lengths, buckets), batch_size, buckets)
 
 
 def _bucket(
@@ -70,7 +70,7 @@ def _bucket(
     return np.searchsorted(buckets, lengths)
 
 
-def _cut(
+def _group(
     order: Int64[np.ndarray, " rows"],
     bucket: Int64[np.ndarray, " reviews"],
     batch_size: int,

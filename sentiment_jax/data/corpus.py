@@ -25,7 +25,7 @@ class Corpus:
 def load_corpus(data: DataConfig) -> Corpus:
     """Read and split the reviews.
 
-    The training and validation splits come in an order that does not depend on that of the source.
+    The order of the training and validation splits does not depend on that of the source.
 
     Returns:
       The splits, and JSON-able statistics: source, data_hash, counts (per split and class),
@@ -36,15 +36,15 @@ def load_corpus(data: DataConfig) -> Corpus:
     Raises:
       InputError: missing, malformed or blank reviews, or only one class.
     """
-    place = f"data.source {data.source}" + (f" ({data.path})" if data.path else "")
+    source = f"data.source {data.source}" + (f" ({data.path})" if data.path else "")
     pool, test = read_reviews(data)
     for reviews in (pool, test):
-        _refuse_blank(reviews, place)
+        _refuse_blank(reviews, source)
     pool = stratified_sample(pool, count=data.limit, seed=data.split_seed)
     test = stratified_sample(test, count=data.test_limit, seed=data.split_seed)
     for label, name in enumerate(("negative", "positive")):
         if label not in pool.labels:
-            raise InputError(f"{place}: none of the {len(pool)} training reviews is {name}")
+            raise InputError(f"{source}: none of the {len(pool)} training reviews is {name}")
     kept, held = stratified_split(
         pool,
         fraction=data.validation_fraction,
@@ -55,12 +55,12 @@ def load_corpus(data: DataConfig) -> Corpus:
     return Corpus(splits, {"source": data.source, **_describe(splits)})
 
 
-def _refuse_blank(reviews: Reviews, place: str) -> None:
+def _refuse_blank(reviews: Reviews, source: str) -> None:
     blank = [name for name, text in zip(reviews.ids, reviews.texts, strict=True) if is_blank(text)]
     if blank:
         more = f" and {len(blank) - 5} more" if len(blank) > 5 else ""
         raise InputError(
-            f"{place}: reviews without text ({', '.join(blank[:5])}{more}): remove them"
+            f"{source}: reviews without text ({', '.join(blank[:5])}{more}): remove them"
         )
 
 

@@ -75,7 +75,7 @@ def read_csv(raw: bytes, name: str, columns: Sequence[str]) -> tuple[list[int], 
             if header.count(column) != 1:
                 found = ", ".join(map(repr, header)) or "none (the file is empty)"
                 raise InputError(f"{name} needs one column {column!r}: its columns are {found}")
-        places = [header.index(column) for column in columns]
+        positions = [header.index(column) for column in columns]
         for row, line in enumerate(reader, start=2):  # noqa: B007
             if not line and len(header) > 1:
                 continue
@@ -86,7 +86,7 @@ def read_csv(raw: bytes, name: str, columns: Sequence[str]) -> tuple[list[int], 
                     f"({', '.join(header)}): quote texts that contain commas"
                 )
             rows.append(row)
-            cells.append([line[place] for place in places])
+            cells.append([line[position] for position in positions])
     except csv.Error as error:
         raise InputError(f"{name}, after row {row}: {error}: check the quotes") from None
     return rows, cells

@@ -20,8 +20,8 @@ from sentiment_jax.data.reviews import Reviews
 from sentiment_jax.data.tokenization import tokenizer_hash
 from sentiment_jax.errors import InputError
 
-# How many of 510 tokens come from the start of a longer text, the rest from its end. head_tail is
-# that of Sun et al. (2019), How to Fine-Tune BERT.
+# How many of 510 tokens come from the start of a longer text; the others come from its end.
+# head_tail follows Sun et al. (2019), How to Fine-Tune BERT.
 HEAD_OF_510 = {"head": 510, "tail": 0, "head_tail": 128}
 CHUNK = 2048  # Encodings carry far more than ids: this many at a time bound the memory.
 
@@ -152,7 +152,7 @@ def _write_cache(file: Path, encoded: Encoded) -> None:
 
 
 def check_encoded(encoded: Mapping[str, Encoded], vocabulary_size: int) -> None:
-    """Check what an embedding and a loss would turn into NaN or clamp without a word.
+    """Check for values that an embedding or a loss would silently clamp or turn into NaN.
 
     Raises:
       InputError: a token id that the embedding table lacks, or a label other than 0 and 1.

@@ -23,13 +23,13 @@ def read_folder(path: str) -> tuple[Reviews, Reviews]:
     Raises:
       InputError: missing, incomplete, damaged or not UTF-8, naming the file.
     """
-    place = Path(path).expanduser()
-    if not path or not place.exists():
+    root = Path(path).expanduser()
+    if not path or not root.exists():
         raise InputError(
             f"data.path is {path!r}, which does not exist: name an aclImdb folder or its .tar.gz"
         )
     splits: dict[str, dict[str, str]] = {"train": {}, "test": {}}
-    for name, raw in _walk(place) if place.is_dir() else stream_archive(place):
+    for name, raw in _walk(root) if root.is_dir() else stream_archive(root):
         if match := REVIEW.fullmatch(name):
             review, split = match.groups()
             if review in splits[split]:
@@ -70,7 +70,7 @@ def stream_archive(path: Path) -> Iterator[tuple[str, bytes]]:
     """Yield (name, content) of each regular file; nothing is unpacked.
 
     Raises:
-      InputError: a damaged archive, or a member that no honest archive of reviews has.
+      InputError: a damaged archive, or a link, device or path that leads out of it.
     """
     try:
         # Not tarfile's own "r|gz": it ignores the CRC and lets flipped bits through as text.
@@ -83,7 +83,7 @@ def stream_archive(path: Path) -> Iterator[tuple[str, bytes]]:
                     raise InputError(f"{path} holds {member.name!r}, {what}: refused")
                 if member.isreg():
                     yield str(name), archive.extractfile(member).read()  # type: ignore[union-attr]
-            while stream.read(1 << 20):  # The CRC stands at the very end.
+            while stream.read(1 << 20):  # The CRC comes at the very end.
                 pass
     except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
         raise InputError(f"{path} is no .tar.gz archive, or damaged ({error})") from None

@@ -30,7 +30,7 @@ def read_tfds(path: str) -> tuple[Reviews, Reviews]:
 
     Args:
       path: TFDS data directory, or the prepared version inside it; empty is $TFDS_DATA_DIR or
-        ~/tensorflow_datasets. What is absent is downloaded and prepared there.
+        ~/tensorflow_datasets. If it is absent, it is downloaded and prepared there.
 
     Raises:
       InputError: absent and no network, in a format that needs TensorFlow, or damaged.
@@ -52,7 +52,9 @@ def read_tfds(path: str) -> tuple[Reviews, Reviews]:
             "set data.path to a folder that is empty or prepared in array_record format"
         ) from None
     except Exception as error:  # TFDS, protobuf and array_record each raise their own.
-        raise InputError(f"{folder} is damaged ({_line(error)}): delete it and run again") from None
+        raise InputError(
+            f"{folder} is damaged ({_first_line(error)}): delete it and run again"
+        ) from None
 
 
 def _read_split(builder: Any, split: str) -> Reviews:
@@ -67,7 +69,7 @@ def prepare(root: Path) -> None:
     """Download aclImdb and write it as TFDS does, in array_record format, under `root`.
 
     Raises:
-      InputError: no network (known after seconds), a wrong checksum, or no room to write.
+      InputError: no network (noticed within seconds), a wrong checksum, or no room to write.
     """
     problem = network_problem(URL, NETWORK_SECONDS)
     if problem:
@@ -85,11 +87,11 @@ def prepare(root: Path) -> None:
         raise
     except Exception as error:  # requests, TFDS and the file system each raise their own.
         raise InputError(
-            f"preparing imdb_reviews in {root} failed ({_line(error)}): {OTHERWISE}"
+            f"preparing imdb_reviews in {root} failed ({_first_line(error)}): {OTHERWISE}"
         ) from None
 
 
-def _line(error: Exception) -> str:
+def _first_line(error: Exception) -> str:
     return str(error).partition("\n")[0] or type(error).__name__
 
 
@@ -108,7 +110,7 @@ def network_problem(url: str, seconds: float) -> str:
         except OSError as error:  # URLError and HTTPError are OSErrors.
             problem[0] = str(getattr(error, "reason", "") or error)
 
-    # A thread, since looking up a name heeds no time-out; a daemon, since it may outlive us.
+    # A thread, since a name lookup ignores the time-out; a daemon, since it may outlive us.
     thread = threading.Thread(target=ask, daemon=True)
     thread.start()
     thread.join(seconds)

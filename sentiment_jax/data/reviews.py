@@ -89,7 +89,7 @@ def stratified_split(
       reviews: with labels 0 and 1.
       fraction: share of each class to hold out, rounded to whole reviews, at least one.
       seed: another seed gives another choice.
-      grouped: False splits single rows and lets copies fall on both sides (a leak, to study).
+      grouped: False splits single rows and lets copies fall on both sides (a leak, for comparison).
 
     Returns:
       Indices of the reviews kept and held out, both in canonical order.

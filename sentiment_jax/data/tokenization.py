@@ -104,7 +104,7 @@ def load_pretrained_tokenizer(folder: str | os.PathLike[str]) -> Tokenizer:
 
 
 def _from_vocabulary(folder: Path) -> Tokenizer:
-    # google/bert_uncased_* have no tokenizer_config.json: the defaults of BERT are theirs.
+    # google/bert_uncased_* have no tokenizer_config.json: BERT's defaults apply.
     settings, file = {}, folder / "tokenizer_config.json"
     try:
         if file.exists():

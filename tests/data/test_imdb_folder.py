@@ -119,9 +119,9 @@ def test_a_flipped_bit_never_changes_a_review(tmp_path):
     write_archive(path, FILES)
     whole = path.read_bytes()
     errors = 0
-    for place in range(0, len(whole), 3):
+    for position in range(0, len(whole), 3):
         flipped = bytearray(whole)
-        flipped[place] ^= 1 << place % 8
+        flipped[position] ^= 1 << position % 8
         path.write_bytes(flipped)
         try:
             assert by_id(str(path)) == expected()  # a bit without meaning, as in the header's time
