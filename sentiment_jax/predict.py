@@ -91,16 +91,13 @@ def read_input(source: str, text_column: str) -> tuple[list[str], list[str]]:
         return [str(row) for row in rows], [cell[0] for cell in cells]
     raw = raw.removeprefix(codecs.BOM_UTF8)
     try:
-        lines = _lines(raw.decode())
+        text = raw.decode()
     except UnicodeDecodeError as error:
-        row = len(_lines(raw[: error.start].decode() + "?"))
+        row = len(list(io.StringIO(raw[: error.start].decode() + "?", newline=None)))
         raise InputError(f"{name}, line {row}: not UTF-8; save it as UTF-8") from error
+    # Lines as an editor counts them: str.splitlines also ends one at a form feed or U+2028.
+    lines = [line.removesuffix("\n") for line in io.StringIO(text, newline=None)]
     return [str(row) for row in range(1, len(lines) + 1)], lines
-
-
-def _lines(text: str) -> list[str]:
-    """Split as an editor does; str.splitlines also ends a line at a form feed or U+2028."""
-    return [line.removesuffix("\n") for line in io.StringIO(text, newline=None)]
 
 
 def predict_input(trained: TrainedModel, source: str) -> None:
