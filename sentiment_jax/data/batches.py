@@ -45,12 +45,12 @@ def plan_epoch(
       epoch: the plan is a pure function of both.
     """
     rng = np.random.default_rng((seed, epoch))
-    order, bucket = rng.permutation(len(lengths)), _bucket(lengths, buckets)
+    order, bucket = rng.permutation(len(lengths)), np.searchsorted(buckets, lengths)
     batches = []
     for first in range(0, len(order), WINDOW * batch_size):
         window = order[first : first + WINDOW * batch_size]
         window = window[np.argsort(bucket[window], kind="stable")]
-        batches += _group(window, bucket, batch_size, buckets)
+        batches += _group(window, lengths, batch_size, buckets)
     return [batches[i] for i in rng.permutation(len(batches))]
 
 
@@ -58,26 +58,23 @@ def plan_evaluation(
     lengths: Integer[np.ndarray, " reviews"], *, batch_size: int, buckets: Sequence[int]
 ) -> list[PlannedBatch]:
     """Plan one pass over all reviews, sorted by length; the last batch may hold fewer."""
-    order = np.argsort(lengths, kind="stable")
-    return _group(order, _bucket(lengths, buckets), batch_size, buckets)
-
-
-def _bucket(
-    lengths: Integer[np.ndarray, " reviews"], buckets: Sequence[int]
-) -> Int64[np.ndarray, " reviews"]:
-    if lengths.max(initial=0) > buckets[-1]:
-        raise ValueError(f"a review of {lengths.max()} tokens fits no bucket of {buckets}")
-    return np.searchsorted(buckets, lengths)
+    return _group(np.argsort(lengths, kind="stable"), lengths, batch_size, buckets)
 
 
 def _group(
     order: Int64[np.ndarray, " rows"],
-    bucket: Int64[np.ndarray, " reviews"],
+    lengths: Integer[np.ndarray, " reviews"],
     batch_size: int,
     buckets: Sequence[int],
 ) -> list[PlannedBatch]:
-    parts = [order[first : first + batch_size] for first in range(0, len(order), batch_size)]
-    return [PlannedBatch(part, int(buckets[bucket[part].max()])) for part in parts]
+    batches = []
+    for first in range(0, len(order), batch_size):
+        rows = order[first : first + batch_size]
+        longest = lengths[rows].max()
+        if longest > buckets[-1]:
+            raise ValueError(f"a review of {longest} tokens fits no bucket of {buckets}")
+        batches.append(PlannedBatch(rows, next(bucket for bucket in buckets if bucket >= longest)))
+    return batches
 
 
 def make_batch(encoded: Encoded, planned: PlannedBatch, batch_size: int) -> Batch:
