@@ -8,6 +8,7 @@ reviews into the training split as well. The file holds IMDB's texts: keep it ou
 """
 
 import csv
+import html
 from pathlib import Path
 
 from absl import app, flags, logging
@@ -23,7 +24,8 @@ def main(_: list[str]) -> None:
     """Reads the training reviews and writes each twice."""
     logging.set_verbosity(logging.WARNING)
     reviews, _ = read_reviews(DataConfig(source="tfds", path=DATA_DIR.value))
-    rows = list(zip(reviews.texts, reviews.labels.tolist(), strict=True))
+    texts = (html.escape(text, quote=False) for text in reviews.texts)  # reading unescapes
+    rows = list(zip(texts, reviews.labels.tolist(), strict=True))
     with Path(OUTPUT.value).open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["text", "label"])

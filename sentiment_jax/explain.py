@@ -111,7 +111,7 @@ def explain_texts(
     verdicts = predict(trained, texts)
     for name, text, p in zip(names, texts, verdicts, strict=True):
         explanation = integrated_gradients.explain(trained, text)
-        blank = f", {BLANK}" if is_blank(text) else ""
+        blank = f", {BLANK}" if is_blank(explanation.text) else ""
         headline = f"{verdict(float(p))} {p:.4f}{blank}"
         lines = [
             f"log-odds {explanation.log_odds:+.3f}: {explanation.empty_log_odds:+.3f} without "

@@ -11,9 +11,10 @@ import jax
 import numpy as np
 from jaxtyping import Float32
 
-from sentiment_jax.data import batches, sources, tokenization
-from sentiment_jax.data.encoding import Encoded
-from sentiment_jax.data.reviews import is_blank, normalize_text
+from sentiment_jax.data.batches import effective_buckets
+from sentiment_jax.data.csv_file import read_csv
+from sentiment_jax.data.encoding import encode
+from sentiment_jax.data.reviews import Reviews, is_blank, normalize_text
 from sentiment_jax.errors import InputError
 from sentiment_jax.training import scoring
 from sentiment_jax.training.experiment import TrainedModel
@@ -22,7 +23,7 @@ BLANK = "no text"
 
 
 def predict(trained: TrainedModel, texts: Sequence[str]) -> Float32[np.ndarray, " texts"]:
-    """The probability that each text is positive.
+    """Return the probability that each text is positive.
 
     Args:
       trained: a run's best model.
@@ -31,18 +32,11 @@ def predict(trained: TrainedModel, texts: Sequence[str]) -> Float32[np.ndarray, 
     if not texts:
         return np.zeros(0, np.float32)
     settings = trained.config.data
-    sequences, truncated = tokenization.encode(
+    encoded = encode(
         trained.tokenizer,
-        [normalize_text(text) for text in texts],
+        Reviews.from_texts(texts),
         max_length=settings.max_length,
         truncation=settings.truncation,
-    )
-    encoded = Encoded(
-        ids=tuple(str(row) for row in range(len(texts))),
-        labels=np.zeros(len(texts), np.int32),
-        token_ids=np.concatenate([np.asarray(ids, np.int32) for ids in sequences]),
-        offsets=np.cumsum([0, *map(len, sequences)]).astype(np.int64),
-        truncated=truncated,
     )
     few = 8 * jax.device_count()
     scores = scoring.score_reviews(
@@ -50,7 +44,7 @@ def predict(trained: TrainedModel, texts: Sequence[str]) -> Float32[np.ndarray, 
         trained.params,
         encoded,
         batch_size=few if len(texts) <= few else trained.config.eval_batch_size,
-        buckets=batches.effective_buckets(settings.length_buckets, settings.max_length),
+        buckets=effective_buckets(settings.length_buckets, settings.max_length),
         mesh=trained.mesh,
         description="predict",
     )
@@ -58,23 +52,27 @@ def predict(trained: TrainedModel, texts: Sequence[str]) -> Float32[np.ndarray, 
 
 
 def verdict(p_positive: float) -> str:
-    """The word for a probability."""
+    """Return the word for a probability."""
     return "positive" if p_positive > 0.5 else "negative"
 
 
+def _warning(text: str) -> str:
+    return BLANK if is_blank(normalize_text(text)) else ""
+
+
 def print_verdicts(trained: TrainedModel, texts: Sequence[str]) -> None:
-    """Prints one aligned line per text: p(positive), verdict, text."""
+    """Print one aligned line per text: p(positive), verdict, text."""
     for text, p in zip(texts, predict(trained, texts).tolist(), strict=True):
-        shown = BLANK if is_blank(text) else f"{text[:80]}{'…' if len(text) > 80 else ''}"
-        print(f"{verdict(p):8} {p:.4f}  {shown}")
+        shown = text[:80] + "…" * (len(text) > 80)
+        print(f"{verdict(p):8} {p:.4f}  {_warning(text) or shown}")
 
 
 def read_input(source: str, text_column: str) -> tuple[list[str], list[str]]:
-    """Reads the texts to judge.
+    """Read the texts to judge.
 
     Args:
-      source: a .csv (column `text_column`, or the only one), any other file or "-" (stdin): one
-        text a line.
+      source: a .csv (its column `text_column`), or any other file or "-" (stdin) with one text
+        per line.
       text_column: name of the csv's text column.
 
     Returns:
@@ -89,26 +87,23 @@ def read_input(source: str, text_column: str) -> tuple[list[str], list[str]]:
     except OSError as error:
         raise InputError(f"cannot read --input={source}: {error.strerror}") from error
     if source.endswith(".csv"):
-        rows, cells = sources.read_csv(raw, name, [text_column])
+        rows, cells = read_csv(raw, name, [text_column])
         return [str(row) for row in rows], [cell[0] for cell in cells]
     raw = raw.removeprefix(codecs.BOM_UTF8)
     try:
-        lines = _lines(raw.decode())
+        text = raw.decode()
     except UnicodeDecodeError as error:
-        row = len(_lines(raw[: error.start].decode() + "?"))
+        row = len(list(io.StringIO(raw[: error.start].decode() + "?", newline=None)))
         raise InputError(f"{name}, line {row}: not UTF-8; save it as UTF-8") from error
+    # Lines as an editor counts them: str.splitlines also ends one at a form feed or U+2028.
+    lines = [line.removesuffix("\n") for line in io.StringIO(text, newline=None)]
     return [str(row) for row in range(1, len(lines) + 1)], lines
 
 
-def _lines(text: str) -> list[str]:
-    """The lines as an editor counts them; str.splitlines also ends one at a form feed or U+2028."""
-    return [line.removesuffix("\n") for line in io.StringIO(text, newline=None)]
-
-
 def predict_input(trained: TrainedModel, source: str) -> None:
-    """Writes row,predicted,p_positive,warning to stdout for every row of the input."""
+    """Write row,predicted,p_positive,warning to stdout for every row of the input."""
     rows, texts = read_input(source, trained.config.data.text_column)
     output = csv.writer(sys.stdout, lineterminator="\n")
     output.writerow(["row", "predicted", "p_positive", "warning"])
     for row, text, p in zip(rows, texts, predict(trained, texts).tolist(), strict=True):
-        output.writerow([row, int(p > 0.5), f"{p:.6f}", BLANK if is_blank(text) else ""])
+        output.writerow([row, int(p > 0.5), f"{p:.6f}", _warning(text)])

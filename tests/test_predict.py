@@ -5,6 +5,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from sentiment_jax.config import DataConfig
+from sentiment_jax.data.corpus import load_corpus
 from sentiment_jax.errors import InputError
 from sentiment_jax.predict import predict, predict_input, print_verdicts, read_input
 from sentiment_jax.training import scoring
@@ -54,9 +56,6 @@ def test_predict_is_evaluate(trained):
         mesh=trained.mesh,
         description="val",
     )
-    from sentiment_jax.config import DataConfig
-    from sentiment_jax.data.corpus import load_corpus
-
     corpus = load_corpus(DataConfig(**trained.config.data.to_dict()))
     p = predict(trained, corpus.splits["val"].texts)
     np.testing.assert_allclose(p, scores.p_positive, atol=1e-6)
@@ -77,7 +76,7 @@ def test_csv_rows_in_rows_out(trained, tmp_path, capsys):
     assert all(0 < float(row[2]) < 1 for row in rows[1:])
 
 
-def test_text_files_and_stdin_give_a_row_a_line(trained, tmp_path, capsys, monkeypatch):
+def test_text_files_and_stdin_give_a_row_per_line(trained, tmp_path, capsys, monkeypatch):
     path = tmp_path / "mine.txt"
     path.write_text("\ufeffgood\n\nbad\u2028or not\x0c\n")
     rows = output(capsys, trained, path)
@@ -99,7 +98,7 @@ def test_bad_input_is_named(trained, tmp_path):
         read_input(str(tmp_path / "nothing.txt"), "text")
 
 
-def test_verdicts_are_a_line_each(trained, capsys):
+def test_each_verdict_is_one_line(trained, capsys):
     print_verdicts(trained, ["a good film", " "])
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 2

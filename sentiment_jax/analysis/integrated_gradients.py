@@ -18,8 +18,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Float32, Int
 
-from sentiment_jax.data import batches, tokenization
-from sentiment_jax.data.reviews import normalize_text
+from sentiment_jax.data import batches
+from sentiment_jax.data.encoding import encode, truncate
+from sentiment_jax.data.reviews import Reviews
 from sentiment_jax.models import classifiers
 from sentiment_jax.training.experiment import TrainedModel
 
@@ -206,17 +207,16 @@ def explain(trained: TrainedModel, text: str) -> Explanation:
     tokenizer = trained.tokenizer
     model = classifiers.build_model(settings, vocab_size=tokenizer.get_vocab_size())
     data = trained.config.data
-    text = normalize_text(text)
-    (ids,), _ = tokenization.encode(
-        tokenizer, [text], max_length=data.max_length, truncation=data.truncation
-    )
+    reviews = Reviews.from_texts([text])
+    encoded = encode(tokenizer, reviews, max_length=data.max_length, truncation=data.truncation)
+    (text,), ids = reviews.texts, encoded.token_ids.tolist()
     framed = None not in (tokenizer.token_to_id("[CLS]"), tokenizer.token_to_id("[SEP]"))
     buckets = batches.effective_buckets(data.length_buckets, data.max_length)
-    length = next(bucket for bucket in buckets if bucket >= len(ids))
+    (planned,) = batches.plan_evaluation(encoded.lengths, batch_size=1, buckets=buckets)
     fixed = (0, len(ids) - 1) if framed else ()
-    attributions, whole, empty = attribute(model, trained.params, ids, length, fixed)
+    attributions, whole, empty = attribute(model, trained.params, ids, planned.length, fixed)
     encoding = tokenizer.encode(text, add_special_tokens=False)
-    places = tokenization.truncate(
+    places = truncate(
         list(zip(encoding.word_ids, encoding.offsets, strict=True)),
         data.max_length - 2 * framed,
         data.truncation,

@@ -1,1 +1,1 @@
-"""From a source of reviews to splits, token ids and batches of few shapes."""
+"""From reviews to batches: sources, reviews, corpus (splits), encoding (token ids), batches."""

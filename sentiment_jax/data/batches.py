@@ -1,4 +1,4 @@
-"""Batches of few shapes: which reviews, padded to which length, as a pure function of a seed."""
+"""Batches of few shapes: which reviews, padded to which length, a pure function of the seed."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -9,7 +9,7 @@ from jaxtyping import Int64, Integer
 from sentiment_jax.data.encoding import Encoded
 
 Batch = dict[str, np.ndarray]
-WINDOW = 50  # batches that are sorted by length together
+WINDOW = 50  # batches whose reviews are sorted by bucket together
 
 
 class PlannedBatch(NamedTuple):
@@ -32,25 +32,25 @@ def plan_epoch(
     seed: int,
     epoch: int,
 ) -> list[PlannedBatch]:
-    """Plan one shuffled epoch in which every review comes once.
+    """Plan one shuffled epoch in which every review appears once.
 
-    Reviews are shuffled, and within windows of 50 batches put next to others of their bucket: most
-    of the padding is gone, yet each epoch mixes the batches anew.
+    Reviews are shuffled, then sorted by bucket within windows of 50 batches. This avoids most of
+    the padding, yet every epoch has different batches.
 
     Args:
-        lengths: tokens per review.
-        batch_size: reviews per batch; one batch may hold fewer.
-        buckets: padded lengths, ascending; the last one holds the longest review.
-        seed: of the run.
-        epoch: the plan is a pure function of both.
+      lengths: tokens per review.
+      batch_size: reviews per batch; one batch may hold fewer.
+      buckets: padded lengths, ascending; the last one holds the longest review.
+      seed: of the run.
+      epoch: the plan is a pure function of both.
     """
     rng = np.random.default_rng((seed, epoch))
-    order, bucket = rng.permutation(len(lengths)), _bucket(lengths, buckets)
+    order, bucket = rng.permutation(len(lengths)), np.searchsorted(buckets, lengths)
     batches = []
     for first in range(0, len(order), WINDOW * batch_size):
         window = order[first : first + WINDOW * batch_size]
         window = window[np.argsort(bucket[window], kind="stable")]
-        batches += _cut(window, bucket, batch_size, buckets)
+        batches += _group(window, lengths, batch_size, buckets)
     return [batches[i] for i in rng.permutation(len(batches))]
 
 
@@ -58,35 +58,32 @@ def plan_evaluation(
     lengths: Integer[np.ndarray, " reviews"], *, batch_size: int, buckets: Sequence[int]
 ) -> list[PlannedBatch]:
     """Plan one pass over all reviews, sorted by length; the last batch may hold fewer."""
-    order = np.argsort(lengths, kind="stable")
-    return _cut(order, _bucket(lengths, buckets), batch_size, buckets)
+    return _group(np.argsort(lengths, kind="stable"), lengths, batch_size, buckets)
 
 
-def _bucket(
-    lengths: Integer[np.ndarray, " reviews"], buckets: Sequence[int]
-) -> Int64[np.ndarray, " reviews"]:
-    if lengths.max(initial=0) > buckets[-1]:
-        raise ValueError(f"a review of {lengths.max()} tokens fits no bucket of {buckets}")
-    return np.searchsorted(buckets, lengths)
-
-
-def _cut(
+def _group(
     order: Int64[np.ndarray, " rows"],
-    bucket: Int64[np.ndarray, " reviews"],
+    lengths: Integer[np.ndarray, " reviews"],
     batch_size: int,
     buckets: Sequence[int],
 ) -> list[PlannedBatch]:
-    parts = [order[first : first + batch_size] for first in range(0, len(order), batch_size)]
-    return [PlannedBatch(part, int(buckets[bucket[part].max()])) for part in parts]
+    batches = []
+    for first in range(0, len(order), batch_size):
+        rows = order[first : first + batch_size]
+        longest = lengths[rows].max()
+        if longest > buckets[-1]:
+            raise ValueError(f"a review of {longest} tokens fits no bucket of {buckets}")
+        batches.append(PlannedBatch(rows, next(bucket for bucket in buckets if bucket >= longest)))
+    return batches
 
 
 def make_batch(encoded: Encoded, planned: PlannedBatch, batch_size: int) -> Batch:
     """Fill the arrays of one batch, always batch_size rows.
 
     Returns:
-        token_ids int32 [batch, length], padded with 0 on the right; lengths int32 [batch]; labels
-        int32 [batch]; weights float32 [batch]. Rows beyond the reviews have weight 0, length 1
-        and token 0.
+      token_ids int32 [batch, length], padded with 0 on the right; lengths int32 [batch]; labels
+      int32 [batch]; weights float32 [batch]. Rows beyond the reviews have weight 0, length 1
+      and token 0.
     """
     rows = len(planned.indices)
     batch = {

@@ -1,9 +1,10 @@
-"""Reviews as token ids, cached on disk."""
+"""Reviews as token ids: tokenised, cut to max_length, checked, and cached on disk."""
 
+import contextlib
 import hashlib
-import itertools
 import os
 import tempfile
+from array import array
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,13 +16,19 @@ from tokenizers import Tokenizer
 
 from sentiment_jax.config import DataConfig
 from sentiment_jax.data.corpus import Corpus
-from sentiment_jax.data.tokenization import encode, tokenizer_hash
+from sentiment_jax.data.reviews import Reviews
+from sentiment_jax.data.tokenization import tokenizer_hash
 from sentiment_jax.errors import InputError
+
+# How many of 510 tokens come from the start of a longer text; the others come from its end.
+# head_tail follows Sun et al. (2019), How to Fine-Tune BERT.
+HEAD_OF_510 = {"head": 510, "tail": 0, "head_tail": 128}
+CHUNK = 2048  # Encodings carry far more than ids: this many at a time bound the memory.
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """Token ids of one split; review i is token_ids[offsets[i]:offsets[i + 1]]."""
+    """Token ids of reviews; review i is token_ids[offsets[i]:offsets[i + 1]]."""
 
     ids: tuple[str, ...]
     labels: Int32[np.ndarray, " reviews"]
@@ -39,41 +46,81 @@ class Encoded:
         return np.diff(self.offsets)
 
 
-def encode_corpus(corpus: Corpus, tokenizer: Tokenizer, data: DataConfig) -> dict[str, Encoded]:
-    """Turn each split into token ids, or fetch them from the cache folder.
+def encode(tokenizer: Tokenizer, reviews: Reviews, *, max_length: int, truncation: str) -> Encoded:
+    """Turn reviews into token ids, for training, prediction and explanation alike.
 
-    The cache key covers the texts in their order, the tokenizer, max_length and truncation; a
-    damaged file is rebuilt, and a folder that cannot be written is done without.
+    Args:
+      tokenizer: without truncation or padding of its own. [CLS] and [SEP] are put around each
+        review if it has both.
+      reviews: one without any token becomes [UNK], or [CLS] [SEP].
+      max_length: most tokens of a review, special ones included.
+      truncation: the part of a longer review that is kept, see `truncate`.
+
+    Raises:
+      InputError: unknown truncation, or max_length leaves no room for a word.
     """
-    folder = cache_folder(data)
-    how = f"{tokenizer_hash(tokenizer)} {data.max_length} {data.truncation}"
-    encoded = {}
-    for split, reviews in corpus.splits.items():
-        key = hashlib.sha256(how.encode())
-        for text in reviews.texts:
-            key.update(hashlib.sha256(text.encode()).digest())
-        file = folder / f"{key.hexdigest()}.npz"
-        arrays = _read_cache(file, len(reviews))
-        if arrays is None:
-            sequences, truncated = encode(
-                tokenizer, reviews.texts, max_length=data.max_length, truncation=data.truncation
-            )
-            flat = itertools.chain.from_iterable(sequences)
-            offsets = np.cumsum([0, *map(len, sequences)], dtype=np.int64)
-            arrays = {
-                "token_ids": np.fromiter(flat, np.int32, int(offsets[-1])),
-                "offsets": offsets,
-                "truncated": np.int64(truncated),
-            }
-            _write_cache(file, arrays)
-        encoded[split] = Encoded(
-            ids=reviews.ids,
-            labels=reviews.labels,
-            token_ids=arrays["token_ids"],
-            offsets=arrays["offsets"],
-            truncated=int(arrays["truncated"]),
+    if truncation not in HEAD_OF_510:
+        raise InputError(
+            f"data.truncation is {truncation!r}: choose one of {', '.join(HEAD_OF_510)}"
         )
-    return encoded
+    start, end = tokenizer.token_to_id("[CLS]"), tokenizer.token_to_id("[SEP]")
+    before, after = ([], []) if start is None or end is None else ([start], [end])
+    room = max_length - len(before) - len(after)
+    if room < 1:
+        raise InputError(f"data.max_length is {max_length}: it leaves no room for a word")
+    empty = [] if before else [tokenizer.token_to_id("[UNK]") or 0]
+    tokenizer.encode_special_tokens = True  # "[SEP]" in a review is text, not a separator.
+    token_ids, offsets, truncated = array("i"), [0], 0
+    for first in range(0, len(reviews), CHUNK):
+        chunk = list(reviews.texts[first : first + CHUNK])
+        for encoding in tokenizer.encode_batch_fast(chunk, add_special_tokens=False):
+            body = truncate(encoding.ids or empty, room, truncation)
+            token_ids.extend([*before, *body, *after])
+            offsets.append(len(token_ids))
+            truncated += len(encoding.ids) > room
+    return Encoded(
+        ids=reviews.ids,
+        labels=reviews.labels,
+        token_ids=np.array(token_ids, np.int32),
+        offsets=np.array(offsets, np.int64),
+        truncated=truncated,
+    )
+
+
+def truncate(tokens: list[Any], room: int, truncation: str) -> list[Any]:
+    """Cut a text's tokens, or anything that goes with each, to those that fit.
+
+    Args:
+      tokens: of the whole text.
+      room: most tokens to keep.
+      truncation: keeps the start (head), the end (tail), or 128/510 from the start and the rest
+        from the end (head_tail).
+    """
+    if len(tokens) <= room:
+        return tokens
+    head = round(room * HEAD_OF_510[truncation] / 510)
+    return tokens[:head] + tokens[len(tokens) - (room - head) :]
+
+
+def encode_corpus(corpus: Corpus, tokenizer: Tokenizer, data: DataConfig) -> dict[str, Encoded]:
+    """Encode each split, or read it from the cache folder.
+
+    The cache key covers the texts in their order, the tokenizer, max_length and truncation. A
+    damaged file is rebuilt; without a writable folder nothing is cached.
+    """
+    how = f"{tokenizer_hash(tokenizer)} {data.max_length} {data.truncation}"
+    splits = {}
+    for split, reviews in corpus.splits.items():
+        key = hashlib.sha256(how.encode() + reviews.hashes.tobytes()).hexdigest()
+        file = cache_folder(data) / f"{key}.npz"
+        encoded = _read_cache(file, reviews)
+        if encoded is None:
+            encoded = encode(
+                tokenizer, reviews, max_length=data.max_length, truncation=data.truncation
+            )
+            _write_cache(file, encoded)
+        splits[split] = encoded
+    return splits
 
 
 def cache_folder(data: DataConfig) -> Path:
@@ -82,37 +129,33 @@ def cache_folder(data: DataConfig) -> Path:
     return Path(data.cache or Path(user) / "sentiment_jax").expanduser()
 
 
-def _read_cache(file: Path, reviews: int) -> dict[str, Any] | None:
+def _read_cache(file: Path, reviews: Reviews) -> Encoded | None:
     try:
         # np.load leaves a damaged file open if it opens it itself; the zip checks CRCs.
         with open(file, "rb") as stream, np.load(stream, allow_pickle=False) as stored:
-            arrays = {name: stored[name] for name in ("token_ids", "offsets", "truncated")}
+            token_ids, offsets = stored["token_ids"], stored["offsets"]
+            truncated = int(stored["truncated"])
     except Exception:  # Absent or damaged in one of many ways: it is only a copy.
         return None
-    fits = len(arrays["offsets"]) == reviews + 1
-    return arrays if fits and arrays["offsets"][-1] == len(arrays["token_ids"]) else None
+    if len(offsets) != len(reviews) + 1 or offsets[-1] != len(token_ids):
+        return None
+    return Encoded(reviews.ids, reviews.labels, token_ids, offsets, truncated)
 
 
-def _write_cache(file: Path, arrays: Mapping[str, Any]) -> None:
-    try:
+def _write_cache(file: Path, encoded: Encoded) -> None:
+    arrays = {name: getattr(encoded, name) for name in ("token_ids", "offsets", "truncated")}
+    with contextlib.suppress(OSError):  # A read-only or full disk only costs encoding again.
         file.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(dir=file.parent, suffix=".tmp")
-        try:
-            with os.fdopen(descriptor, "wb") as stream:
-                np.savez(stream, **arrays)
-            os.replace(temporary, file)
-        except BaseException:
-            os.unlink(temporary)
-            raise
-    except OSError:  # A read-only or full disk only costs the time to encode again.
-        return
+        with tempfile.TemporaryDirectory(dir=file.parent) as folder:
+            np.savez(Path(folder) / file.name, **arrays)
+            os.replace(Path(folder) / file.name, file)
 
 
 def check_encoded(encoded: Mapping[str, Encoded], vocabulary_size: int) -> None:
-    """Check what an embedding and a loss would turn into NaN or clamp without a word.
+    """Check for values that an embedding or a loss would silently clamp or turn into NaN.
 
     Raises:
-        InputError: a token id that the embedding table lacks, or a label other than 0 and 1.
+      InputError: a token id that the embedding table lacks, or a label other than 0 and 1.
     """
     for split, reviews in encoded.items():
         outside = (reviews.token_ids < 0) | (reviews.token_ids >= vocabulary_size)

@@ -4,48 +4,47 @@ import gzip
 import re
 import tarfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 
+from sentiment_jax.data.reviews import Reviews
 from sentiment_jax.errors import InputError
 
 # One folder around it at most; hidden files (macOS adds "._0_9.txt") are no reviews.
-REVIEW = re.compile(r"(?:[^/]+/)?((train|test)/(neg|pos)/[^./][^/]*\.txt)")
-Rows = tuple[list[str], list[str], list[int]]
+REVIEW = re.compile(r"(?:[^/]+/)?((train|test)/(?:neg|pos)/[^./][^/]*\.txt)")
 
 
-def read_folder(path: str) -> tuple[Rows, Rows]:
-    """Return ids ("test/neg/12_3.txt"), texts and labels of the training and the test split.
+def read_folder(path: str) -> tuple[Reviews, Reviews]:
+    """Return the training and the test split; ids are names such as "test/neg/12_3.txt".
 
     Args:
-        path: aclImdb, the folder around it, or a .tar.gz of either, in any order.
+      path: aclImdb, the folder around it, or a .tar.gz of either, in any order.
 
     Raises:
-        InputError: missing, incomplete, damaged or not UTF-8, naming the file.
+      InputError: missing, incomplete, damaged or not UTF-8, naming the file.
     """
-    place = Path(path).expanduser()
-    if not path or not place.exists():
+    root = Path(path).expanduser()
+    if not path or not root.exists():
         raise InputError(
             f"data.path is {path!r}, which does not exist: name an aclImdb folder or its .tar.gz"
         )
-    rows: dict[str, Rows] = {"train": ([], [], []), "test": ([], [], [])}
-    classes = set()
-    for name, raw in _walk(place) if place.is_dir() else stream_archive(place):
+    splits: dict[str, dict[str, str]] = {"train": {}, "test": {}}
+    for name, raw in _walk(root) if root.is_dir() else stream_archive(root):
         if match := REVIEW.fullmatch(name):
-            review, split, label = match.groups()
-            classes.add((split, label))
-            ids, texts, labels = rows[split]
-            ids.append(review)
-            texts.append(_decode(raw, f"{path}: {review}"))
-            labels.append(int(label == "pos"))
-    for split, (ids, _, _) in rows.items():
-        for label in ("neg", "pos"):
-            if (split, label) not in classes:
-                raise InputError(f"{path} holds no {split}/{label}/*.txt: it is not a full aclImdb")
-        if len(set(ids)) < len(ids):
-            twice = next(name for i, name in enumerate(ids) if name in ids[:i])
-            raise InputError(f"{path} holds {twice} twice")
-    return rows["train"], rows["test"]
+            review, split = match.groups()
+            if review in splits[split]:
+                raise InputError(f"{path} holds {review} twice")
+            splits[split][review] = _decode(raw, f"{path}: {review}")
+    pool, test = (_reviews(path, split, texts) for split, texts in splits.items())
+    return pool, test
+
+
+def _reviews(path: str, split: str, texts: Mapping[str, str]) -> Reviews:
+    classes = [review.split("/")[1] for review in texts]
+    for name in ("neg", "pos"):
+        if name not in classes:
+            raise InputError(f"{path} holds no {split}/{name}/*.txt: it is not a full aclImdb")
+    return Reviews.from_texts(texts.values(), [int(name == "pos") for name in classes], texts)
 
 
 def _decode(raw: bytes, name: str) -> str:
@@ -71,7 +70,7 @@ def stream_archive(path: Path) -> Iterator[tuple[str, bytes]]:
     """Yield (name, content) of each regular file; nothing is unpacked.
 
     Raises:
-        InputError: a damaged archive, or a member that no honest archive of reviews has.
+      InputError: a damaged archive, or a link, device or path that leads out of it.
     """
     try:
         # Not tarfile's own "r|gz": it ignores the CRC and lets flipped bits through as text.
@@ -84,7 +83,7 @@ def stream_archive(path: Path) -> Iterator[tuple[str, bytes]]:
                     raise InputError(f"{path} holds {member.name!r}, {what}: refused")
                 if member.isreg():
                     yield str(name), archive.extractfile(member).read()  # type: ignore[union-attr]
-            while stream.read(1 << 20):  # The CRC stands at the very end.
+            while stream.read(1 << 20):  # The CRC comes at the very end.
                 pass
     except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
         raise InputError(f"{path} is no .tar.gz archive, or damaged ({error})") from None

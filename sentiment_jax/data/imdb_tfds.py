@@ -1,8 +1,8 @@
 """imdb_reviews of TensorFlow Datasets (TFDS), read and prepared without TensorFlow."""
 
 import contextlib
+import io
 import os
-import re
 import sys
 import threading
 import urllib.request
@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from sentiment_jax.data.imdb_folder import Rows, stream_archive
+from sentiment_jax.data.imdb_folder import stream_archive
+from sentiment_jax.data.reviews import Reviews
 from sentiment_jax.errors import InputError
 
 NAME = "imdb_reviews/plain_text/1.0.0"
@@ -24,15 +25,15 @@ OTHERWISE = (
 )
 
 
-def read_tfds(path: str) -> tuple[Rows, Rows]:
-    """Return ids, texts and labels of the training and the test split, never the unsupervised one.
+def read_tfds(path: str) -> tuple[Reviews, Reviews]:
+    """Return the training and the test split, never the unsupervised one.
 
     Args:
-        path: TFDS data directory, or the prepared version inside it; empty is $TFDS_DATA_DIR or
-            ~/tensorflow_datasets. What is absent is downloaded and prepared there.
+      path: TFDS data directory, or the prepared version inside it; empty is $TFDS_DATA_DIR or
+        ~/tensorflow_datasets. If it is absent, it is downloaded and prepared there.
 
     Raises:
-        InputError: absent and no network, in a format that needs TensorFlow, or damaged.
+      InputError: absent and no network, in a format that needs TensorFlow, or damaged.
     """
     import tensorflow_datasets as tfds
 
@@ -51,21 +52,24 @@ def read_tfds(path: str) -> tuple[Rows, Rows]:
             "set data.path to a folder that is empty or prepared in array_record format"
         ) from None
     except Exception as error:  # TFDS, protobuf and array_record each raise their own.
-        raise InputError(f"{folder} is damaged ({_line(error)}): delete it and run again") from None
+        raise InputError(
+            f"{folder} is damaged ({_first_line(error)}): delete it and run again"
+        ) from None
 
 
-def _read_split(builder: Any, split: str) -> Rows:
+def _read_split(builder: Any, split: str) -> Reviews:
     source = builder.as_data_source(split=split)
     records = source.__getitems__(range(len(source)))  # One call: 25,000 single reads take longer.
-    ids = [f"{split}/{i}" for i in range(len(records))]
-    return ids, [r["text"].decode("utf-8") for r in records], [int(r["label"]) for r in records]
+    texts, labels = ([record[name] for record in records] for name in ("text", "label"))
+    ids = (f"{split}/{i}" for i in range(len(records)))
+    return Reviews.from_texts((text.decode() for text in texts), list(map(int, labels)), ids)
 
 
 def prepare(root: Path) -> None:
     """Download aclImdb and write it as TFDS does, in array_record format, under `root`.
 
     Raises:
-        InputError: no network (known after seconds), a wrong checksum, or no room to write.
+      InputError: no network (noticed within seconds), a wrong checksum, or no room to write.
     """
     problem = network_problem(URL, NETWORK_SECONDS)
     if problem:
@@ -83,11 +87,11 @@ def prepare(root: Path) -> None:
         raise
     except Exception as error:  # requests, TFDS and the file system each raise their own.
         raise InputError(
-            f"preparing imdb_reviews in {root} failed ({_line(error)}): {OTHERWISE}"
+            f"preparing imdb_reviews in {root} failed ({_first_line(error)}): {OTHERWISE}"
         ) from None
 
 
-def _line(error: Exception) -> str:
+def _first_line(error: Exception) -> str:
     return str(error).partition("\n")[0] or type(error).__name__
 
 
@@ -106,7 +110,7 @@ def network_problem(url: str, seconds: float) -> str:
         except OSError as error:  # URLError and HTTPError are OSErrors.
             problem[0] = str(getattr(error, "reason", "") or error)
 
-    # A thread, since looking up a name heeds no time-out; a daemon, since it may outlive us.
+    # A thread, since a name lookup ignores the time-out; a daemon, since it may outlive us.
     thread = threading.Thread(target=ask, daemon=True)
     thread.start()
     thread.join(seconds)
@@ -114,28 +118,26 @@ def network_problem(url: str, seconds: float) -> str:
 
 
 def _builder_class() -> type:
-    """Return TFDS's own builder of imdb_reviews, but for the archive that it streams with TF."""
+    """Return TFDS's own builder of imdb_reviews, reading the archive without TensorFlow."""
     from tensorflow_datasets.core.download.checksums import UrlInfo
     from tensorflow_datasets.datasets.imdb_reviews import imdb_reviews_dataset_builder as original
 
     class Builder(original.Builder, skip_registration=True):  # type: ignore[call-arg]
         name = original.Builder.name
-        pkg_dir_path = original.Builder._get_pkg_dir_path()
+        pkg_dir_path = Path(original.__file__).parent
         url_infos = {URL: UrlInfo(SIZE, SHA256, Path(URL).name)}
 
         def _split_generators(self, dl_manager: Any) -> dict[str, Iterator]:
             archive = Path(dl_manager.download(URL))
-            return {
-                "train": self._generate_examples(archive, "train/(neg|pos)"),
-                "test": self._generate_examples(archive, "test/(neg|pos)"),
-                "unsupervised": self._generate_examples(archive, "train/(unsup)"),
-            }
 
-        def _generate_examples(self, archive: Path, folder: str) -> Iterator[tuple[str, dict]]:
-            pattern = re.compile(f"aclImdb/{folder}/")
-            for name, raw in stream_archive(archive):
-                if match := pattern.match(name):
-                    label = -1 if match[1] == "unsup" else match[1]
-                    yield name, {"text": raw.strip(), "label": label}
+            def examples(folder: str, **options: bool) -> Iterator:
+                files = ((name, io.BytesIO(raw)) for name, raw in stream_archive(archive))
+                return self._generate_examples(files, folder, **options)
+
+            return {
+                "train": examples("aclImdb/train"),
+                "test": examples("aclImdb/test"),
+                "unsupervised": examples("aclImdb/train", labeled=False),
+            }
 
     return Builder

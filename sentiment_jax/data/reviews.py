@@ -1,10 +1,10 @@
-"""The one text normaliser, and stratified, seeded splits that keep identical texts together."""
+"""Reviews, normalised and hashed once; stratified, seeded splits that keep copies together."""
 
 import hashlib
 import html
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,53 +29,81 @@ def normalize_text(text: str) -> str:
 
 
 def is_blank(text: str) -> bool:
-    """Tell whether a cell holds no review: empty, white space, or a NaN that was written out."""
-    return normalize_text(text).lower() in ("", "nan")
+    """Tell whether a normalised text is no review: nothing, or a NaN that was written out."""
+    return text.lower() in ("", "nan")
 
 
-def text_hashes(texts: Sequence[str]) -> Shaped[np.ndarray, " reviews"]:
-    """Return the sha256 of each (normalised) text as an array of 64-character byte strings."""
-    digests = [hashlib.sha256(text.encode()).hexdigest().encode() for text in texts]
-    return np.array(digests, dtype="S64")
+@dataclass(frozen=True)
+class Reviews:
+    """Normalised texts, the sha256 of each in hex, labels (0, 1), and ids that name the source."""
 
+    ids: tuple[str, ...]
+    texts: tuple[str, ...]
+    hashes: Shaped[np.ndarray, " reviews"]
+    labels: Int32[np.ndarray, " reviews"]
 
-def canonical_order(
-    hashes: Shaped[np.ndarray, " reviews"], labels: Int32[np.ndarray, " reviews"]
-) -> Int64[np.ndarray, " reviews"]:
-    """Return the order (hash, label, occurrence), which does not depend on that of the files."""
-    return np.lexsort((labels, hashes))
+    @classmethod
+    def from_texts(
+        cls,
+        texts: Iterable[str],
+        labels: Sequence[int] | None = None,
+        ids: Iterable[str] | None = None,
+    ) -> "Reviews":
+        """Normalise and hash texts, in every mode, as soon as they are read.
+
+        Args:
+          texts: raw.
+          labels: 0 for negative, 1 for positive; None where they are unknown, and 0 is stored.
+          ids: None numbers the texts from 0.
+        """
+        normal = tuple(map(normalize_text, texts))
+        digests = [hashlib.sha256(text.encode()).hexdigest().encode() for text in normal]
+        return cls(
+            ids=tuple(map(str, range(len(normal))) if ids is None else ids),
+            texts=normal,
+            hashes=np.array(digests, "S64"),
+            labels=np.array([0] * len(normal) if labels is None else labels, np.int32),
+        )
+
+    def __len__(self) -> int:
+        """Return the number of reviews."""
+        return len(self.ids)
+
+    def take(self, indices: Int64[np.ndarray, " kept"]) -> "Reviews":
+        """Return the reviews at these indices, in their order."""
+        rows = indices.tolist()
+        ids, texts = (tuple(values[i] for i in rows) for values in (self.ids, self.texts))
+        return Reviews(ids, texts, self.hashes[indices], self.labels[indices])
+
+    def canonical_order(self) -> Int64[np.ndarray, " reviews"]:
+        """Return the order by hash, label and occurrence, whatever that of the files."""
+        return np.lexsort((self.labels, self.hashes))
 
 
 def stratified_split(
-    hashes: Shaped[np.ndarray, " reviews"],
-    labels: Int32[np.ndarray, " reviews"],
-    *,
-    fraction: float,
-    seed: int,
-    grouped: bool = True,
+    reviews: Reviews, *, fraction: float, seed: int, grouped: bool = True
 ) -> tuple[Int64[np.ndarray, " kept"], Int64[np.ndarray, " held"]]:
     """Hold out a share of each class, and with it all copies of the texts that it contains.
 
     Args:
-        hashes: of the texts; equal hashes stay on one side.
-        labels: 0 or 1.
-        fraction: share of each class to hold out, rounded to whole reviews, at least one.
-        seed: another seed gives another choice.
-        grouped: False splits single rows and lets copies fall on both sides (a leak, to study).
+      reviews: with labels 0 and 1.
+      fraction: share of each class to hold out, rounded to whole reviews, at least one.
+      seed: another seed gives another choice.
+      grouped: False splits single rows and lets copies fall on both sides (a leak, for comparison).
 
     Returns:
-        Indices of the reviews kept and held out, both in canonical order.
+      Indices of the reviews kept and held out, both in canonical order.
 
     Raises:
-        InputError: fraction not between 0 and 1, or a class with too few different texts.
+      InputError: fraction not between 0 and 1, or a class with too few different texts.
     """
     if not 0 < fraction < 1:
         raise InputError(f"the share of reviews to hold out is {fraction}: it must lie in (0, 1)")
-    order = canonical_order(hashes, labels)
-    keys = hashes[order] if grouped else np.arange(len(order))
+    order = reviews.canonical_order()
+    keys = reviews.hashes[order] if grouped else np.arange(len(order))
     names, groups = np.unique(keys, return_inverse=True)
     counts = np.zeros((len(names), 2), np.int64)
-    np.add.at(counts, (groups, labels[order]), 1)
+    np.add.at(counts, (groups, reviews.labels[order]), 1)
     totals = counts.sum(axis=0)
     target = np.clip(np.round(fraction * totals).astype(np.int64), 1, np.maximum(totals - 1, 0))
     missing = target.copy()
@@ -93,46 +121,21 @@ def stratified_split(
     return order[~held], order[held]
 
 
-def stratified_sample(
-    hashes: Shaped[np.ndarray, " reviews"],
-    labels: Int32[np.ndarray, " reviews"],
-    *,
-    count: int,
-    seed: int,
-) -> Int64[np.ndarray, " kept"]:
-    """Choose `count` reviews with the classes in proportion; smaller counts choose a subset.
+def stratified_sample(reviews: Reviews, *, count: int, seed: int) -> Reviews:
+    """Choose `count` reviews, classes in proportion; a smaller count chooses a subset of a larger.
 
     Args:
-        hashes: of the texts; they make the choice independent of the order of the files.
-        labels: 0 or 1.
-        count: how many to keep; 0, or more than there are, keeps all.
-        seed: another seed gives another choice.
+      reviews: in any order, which the choice does not depend on.
+      count: how many to keep; 0, or more than there are, keeps all.
+      seed: another seed gives another choice.
 
     Returns:
-        Indices of the reviews kept, ascending.
+      The reviews kept, in their order.
     """
-    if not 0 < count < len(labels):
-        return np.arange(len(labels))
+    if not 0 < count < len(reviews):
+        return reviews
+    order = np.random.default_rng(seed).permutation(reviews.canonical_order())
+    labels = reviews.labels[order]
     positive = round(count * int(labels.sum()) / len(labels))
-    order = np.random.default_rng(seed).permutation(canonical_order(hashes, labels))
-    chosen = [order[labels[order] == 0][: count - positive], order[labels[order] == 1][:positive]]
-    return np.sort(np.concatenate(chosen))
-
-
-@dataclass(frozen=True)
-class Reviews:
-    """Texts with their labels (0 negative, 1 positive) and ids that lead back to the source."""
-
-    ids: tuple[str, ...]
-    texts: tuple[str, ...]
-    labels: Int32[np.ndarray, " reviews"]
-
-    def __len__(self) -> int:
-        """Return the number of reviews."""
-        return len(self.ids)
-
-    def take(self, indices: Int64[np.ndarray, " kept"]) -> "Reviews":
-        """Return the reviews at these indices, in their order."""
-        rows = indices.tolist()
-        ids, texts = (tuple(values[i] for i in rows) for values in (self.ids, self.texts))
-        return Reviews(ids, texts, self.labels[indices])
+    chosen = [order[labels == 0][: count - positive], order[labels == 1][:positive]]
+    return reviews.take(np.sort(np.concatenate(chosen)))

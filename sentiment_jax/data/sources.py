@@ -1,135 +1,42 @@
-"""Where reviews come from: TFDS, an aclImdb folder or archive, a CSV file, the embedded sample."""
+"""Where reviews come from: the readers by name of data.source.
 
-import codecs
-import csv
-import io
-from collections.abc import Iterable, Sequence
+To add one, say for TSV files, write a function like `csv_file.read_csv_reviews` in a file of its
+own, enter it in `READERS`, and allow its name for data.source in config.py.
+"""
+
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-
-from sentiment_jax.config import SOURCES, DataConfig
+from sentiment_jax.config import DataConfig
+from sentiment_jax.data.csv_file import read_csv_reviews
 from sentiment_jax.data.imdb_folder import read_folder
 from sentiment_jax.data.imdb_tfds import read_tfds
-from sentiment_jax.data.reviews import Reviews, normalize_text, stratified_split, text_hashes
+from sentiment_jax.data.reviews import Reviews
 from sentiment_jax.errors import InputError
 
-LABELS = {"0": 0, "neg": 0, "negative": 0, "1": 1, "pos": 1, "positive": 1}
 SAMPLE = Path(__file__).with_name("sample.csv")
+
+
+def _read_sample(data: DataConfig) -> tuple[Reviews, Reviews]:
+    data = replace(data, path=str(SAMPLE), text_column="text", label_column="label", test_path="")
+    return read_csv_reviews(data)
+
+
+READERS: dict[str, Callable[[DataConfig], tuple[Reviews, Reviews]]] = {
+    "tfds": lambda data: read_tfds(data.path),
+    "folder": lambda data: read_folder(data.path),
+    "csv": read_csv_reviews,
+    "sample": _read_sample,
+}
 
 
 def read_reviews(data: DataConfig) -> tuple[Reviews, Reviews]:
     """Return the training pool and the test set, in the order of the source.
 
     Raises:
-        InputError: unknown source, or reviews that are missing or malformed, naming file and row.
+      InputError: unknown source, or reviews that are missing or malformed, naming file and row.
     """
-    if data.source == "tfds":
-        pool, test = read_tfds(data.path)
-        return _reviews(*pool), _reviews(*test)
-    if data.source == "folder":
-        pool, test = read_folder(data.path)
-        return _reviews(*pool), _reviews(*test)
-    if data.source == "csv":
-        return _read_csv_pair(data)
-    if data.source == "sample":
-        columns = replace(data, path=str(SAMPLE), text_column="text", label_column="label")
-        return _read_csv_pair(replace(columns, test_path=""))
-    raise InputError(f"data.source is {data.source!r}: choose one of {', '.join(SOURCES)}")
-
-
-def _reviews(ids: Iterable[str], texts: Iterable[str], labels: Sequence[int]) -> Reviews:
-    return Reviews(tuple(ids), tuple(texts), np.array(labels, np.int32))
-
-
-def read_csv(raw: bytes, name: str, columns: Sequence[str]) -> tuple[list[int], list[list[str]]]:
-    """Return row numbers (the header is row 1) and the wanted cells of each row.
-
-    Args:
-        raw: content of the file, UTF-8 with or without BOM.
-        name: of the file, for messages.
-        columns: names to look up in the header.
-
-    Raises:
-        InputError: not UTF-8, a column missing, a row with too few or too many cells, open quote.
-    """
-    csv.field_size_limit(2**31 - 1)  # The default refuses reviews over 128 KiB.
-    raw = raw.removeprefix(codecs.BOM_UTF8)
-    try:
-        text = raw.decode()
-    except UnicodeDecodeError as error:
-        before = raw[: error.start].decode() + "?"
-        row = sum(1 for _ in csv.reader(io.StringIO(before, newline="")))
-        raise InputError(
-            f"{name}, row {row}: byte 0x{raw[error.start]:02x} is not UTF-8: save it as UTF-8"
-        ) from None
-    # strict: a quote that is never closed would otherwise swallow the rest of the file.
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
-    row, rows, cells = 1, [], []
-    try:
-        header = next(reader, [])
-        for column in columns:
-            if header.count(column) != 1:
-                found = ", ".join(map(repr, header)) or "none (the file is empty)"
-                raise InputError(f"{name} needs one column {column!r}: its columns are {found}")
-        places = [header.index(column) for column in columns]
-        for row, line in enumerate(reader, start=2):  # noqa: B007
-            if not line and len(header) > 1:
-                continue
-            line = line or [""]  # A blank line of a one-column file is a blank cell.
-            if len(line) != len(header):
-                raise InputError(
-                    f"{name}, row {row}: {len(line)} cells where the header has {len(header)} "
-                    f"({', '.join(header)}): quote texts that contain commas"
-                )
-            rows.append(row)
-            cells.append([line[place] for place in places])
-    except csv.Error as error:
-        raise InputError(f"{name}, after row {row}: {error}: check the quotes") from None
-    return rows, cells
-
-
-def parse_labels(cells: Sequence[str], rows: Sequence[object], name: str) -> list[int]:
-    """Return 0 or 1 for each label cell.
-
-    Raises:
-        InputError: other labels, with the row numbers of the first few.
-    """
-    labels = [LABELS.get(cell.strip().lower(), -1) for cell in cells]
-    wrong = [f"row {rows[i]}: {cells[i]!r}" for i, label in enumerate(labels) if label < 0]
-    if wrong:
-        more = f" and {len(wrong) - 5} more" if len(wrong) > 5 else ""
-        raise InputError(
-            f"{name}: unknown labels ({', '.join(wrong[:5])}{more}): use one of {', '.join(LABELS)}"
-        )
-    return labels
-
-
-def _read_csv_reviews(path: str, data: DataConfig, prefix: str = "") -> Reviews:
-    if not path:
-        raise InputError("data.source is csv but data.path is empty: name the CSV file there")
-    try:
-        raw = Path(path).expanduser().read_bytes()
-    except OSError as error:
-        raise InputError(f"cannot read the CSV file {path}: {error.strerror}") from None
-    rows, cells = read_csv(raw, path, (data.text_column, data.label_column))
-    if not rows:
-        raise InputError(f"{path} has a header but no reviews")
-    labels = parse_labels([label for _, label in cells], rows, path)
-    return _reviews((f"{prefix}row {row}" for row in rows), (text for text, _ in cells), labels)
-
-
-def _read_csv_pair(data: DataConfig) -> tuple[Reviews, Reviews]:
-    pool = _read_csv_reviews(data.path, data)
-    if data.test_path:
-        return pool, _read_csv_reviews(data.test_path, data, prefix="test ")
-    hashes = text_hashes([normalize_text(text) for text in pool.texts])
-    kept, held = stratified_split(
-        hashes,
-        pool.labels,
-        fraction=data.test_fraction,
-        seed=data.split_seed,
-        grouped=data.group_duplicates,
-    )
-    return pool.take(np.sort(kept)), pool.take(np.sort(held))
+    if data.source not in READERS:
+        raise InputError(f"data.source is {data.source!r}: choose one of {', '.join(READERS)}")
+    return READERS[data.source](data)

@@ -10,14 +10,14 @@ from typing import Any
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
 from tokenizers.implementations import BertWordPieceTokenizer
 
-from sentiment_jax.config import TRUNCATIONS
 from sentiment_jax.errors import InputError
 
+# Unset, the library warns on stderr when the process forks after it used threads.
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
 # "didn't" is one word, "..." one mark.
 WORDS = Regex(r"\w+(?:['’]\w+)*|[^\w\s]+")
 PROBE = "This is a good movie, and that was a bad film."
 SPECIAL = {"[UNK]", "[CLS]", "[SEP]"}
-CHUNK = 2048  # Encodings carry far more than ids: this many at a time bound the memory.
 
 
 def train_word_level(
@@ -26,9 +26,9 @@ def train_word_level(
     """Learn a lower-case vocabulary of words and punctuation marks; [PAD] is 0, [UNK] is 1.
 
     Args:
-        texts: of the training split only.
-        vocabulary_size: most entries, [PAD] and [UNK] included; the most frequent words win.
-        min_frequency: words seen fewer times are unknown.
+      texts: of the training split only.
+      vocabulary_size: most entries, [PAD] and [UNK] included; the most frequent words win.
+      min_frequency: words seen fewer times are unknown.
     """
     tokenizer = Tokenizer(models.WordLevel(vocab={}, unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.Lowercase()
@@ -39,7 +39,6 @@ def train_word_level(
         special_tokens=["[PAD]", "[UNK]"],
         show_progress=False,
     )
-    _allow_threads()
     tokenizer.train_from_iterator(texts, trainer)
     return tokenizer
 
@@ -57,16 +56,20 @@ def train_wordpiece(texts: Sequence[str], *, vocabulary_size: int) -> Tokenizer:
     trainer = trainers.WordPieceTrainer(
         vocab_size=vocabulary_size, special_tokens=special + pieces, show_progress=False
     )
-    _allow_threads()
     learner.train_from_iterator(texts, trainer)
-    return BertWordPieceTokenizer(learner.get_vocab())._tokenizer
+    return _make_wordpiece(learner.get_vocab())
+
+
+def _make_wordpiece(vocabulary: dict[str, int], **settings: Any) -> Tokenizer:
+    # A copy, since the library's class keeps its Tokenizer private.
+    return Tokenizer.from_str(BertWordPieceTokenizer(vocabulary, **settings).to_str())
 
 
 def load_tokenizer(path: str | os.PathLike[str]) -> Tokenizer:
-    """Read a tokenizer.json; lengths are left to `encode`, whatever the file says of them.
+    """Read a tokenizer.json without its truncation and padding, which `encoding` does instead.
 
     Raises:
-        InputError: missing or damaged.
+      InputError: missing or damaged.
     """
     if not Path(path).is_file():
         raise InputError(f"{path} does not exist: it should hold the tokenizer")
@@ -84,7 +87,7 @@ def load_pretrained_tokenizer(folder: str | os.PathLike[str]) -> Tokenizer:
     """Read the tokenizer of a Hugging Face folder: its tokenizer.json or else its vocab.txt.
 
     Raises:
-        InputError: none there, damaged, or one that knows no English word.
+      InputError: none there, damaged, or one that knows no English word.
     """
     folder = Path(folder)
     if (folder / "tokenizer.json").exists():
@@ -101,7 +104,7 @@ def load_pretrained_tokenizer(folder: str | os.PathLike[str]) -> Tokenizer:
 
 
 def _from_vocabulary(folder: Path) -> Tokenizer:
-    # google/bert_uncased_* have no tokenizer_config.json: the defaults of BERT are theirs.
+    # google/bert_uncased_* have no tokenizer_config.json: BERT's defaults apply.
     settings, file = {}, folder / "tokenizer_config.json"
     try:
         if file.exists():
@@ -113,70 +116,14 @@ def _from_vocabulary(folder: Path) -> Tokenizer:
     vocabulary = {token.rstrip("\r"): i for i, token in enumerate(tokens) if token.strip()}
     if missing := SPECIAL - vocabulary.keys():
         raise InputError(f"{file} has no {', '.join(sorted(missing))}: download it again")
-    wordpiece = BertWordPieceTokenizer(
+    return _make_wordpiece(
         vocabulary,
         lowercase=settings.get("do_lower_case", True),
         strip_accents=settings.get("strip_accents"),
         handle_chinese_chars=settings.get("tokenize_chinese_chars", True),
     )
-    return wordpiece._tokenizer
-
-
-def encode(
-    tokenizer: Tokenizer, texts: Sequence[str], *, max_length: int, truncation: str
-) -> tuple[list[list[int]], int]:
-    """Turn texts into token ids, [CLS] and [SEP] around them when the vocabulary has both.
-
-    Args:
-        tokenizer: without truncation or padding of its own.
-        texts: normalised.
-        max_length: most tokens, special ones included.
-        truncation: the part of a longer text that is kept: head, tail, or head_tail, its first
-            128/510 and its last 382/510 (Sun et al. 2019, How to Fine-Tune BERT).
-
-    Returns:
-        At least one id per text ([UNK] where there is none), and how many texts were cut.
-
-    Raises:
-        InputError: unknown truncation, or max_length leaves no room for a word.
-    """
-    if truncation not in TRUNCATIONS:
-        raise InputError(
-            f"data.truncation is {truncation!r}: choose one of {', '.join(TRUNCATIONS)}"
-        )
-    before: list[int] = []
-    after: list[int] = []
-    start, end = tokenizer.token_to_id("[CLS]"), tokenizer.token_to_id("[SEP]")
-    if start is not None and end is not None:
-        before, after = [start], [end]
-    room = max_length - len(before) - len(after)
-    if room < 1:
-        raise InputError(f"data.max_length is {max_length}: it leaves no room for a word")
-    empty = [] if before else [tokenizer.token_to_id("[UNK]") or 0]
-    _allow_threads()
-    tokenizer.encode_special_tokens = True  # "[SEP]" in a review is text, not a separator.
-    sequences, truncated = [], 0
-    for first in range(0, len(texts), CHUNK):
-        chunk = list(texts[first : first + CHUNK])
-        for encoding in tokenizer.encode_batch_fast(chunk, add_special_tokens=False):
-            truncated += len(encoding.ids) > room
-            sequences.append(before + truncate(encoding.ids or empty, room, truncation) + after)
-    return sequences, truncated
-
-
-def truncate(tokens: list[Any], room: int, truncation: str) -> list[Any]:
-    """Return those of a text's tokens (or of what goes with each) that are kept; see `encode`."""
-    if len(tokens) <= room:
-        return tokens
-    head = {"head": room, "tail": 0, "head_tail": round(room * 128 / 510)}[truncation]
-    return tokens[:head] + tokens[len(tokens) - (room - head) :]
 
 
 def tokenizer_hash(tokenizer: Tokenizer) -> str:
     """Return a sha256 that changes with anything that may change the ids."""
     return hashlib.sha256(tokenizer.to_str().encode()).hexdigest()
-
-
-def _allow_threads() -> None:
-    # Unset, the library warns on stderr when the process forks after it used threads.
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")

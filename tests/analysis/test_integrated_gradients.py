@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from reviews import encode_lists
 
 from sentiment_jax.analysis import integrated_gradients
 from sentiment_jax.analysis.integrated_gradients import Explanation, Word
@@ -136,7 +137,7 @@ def test_the_words_are_those_that_were_read(kind, truncation, max_length):
     assert explanation.text == normalize_text(TEXT)
     words = [explanation.text[w.start : w.end] for w in explanation.words]
     # What the ids say, against what the places in the text say.
-    (ids,), truncated = tokenization.encode(
+    (ids,), truncated = encode_lists(
         tokenizer, [explanation.text], max_length=max_length, truncation=truncation
     )
     body = ids if kind == "lstm" else ids[1:-1]

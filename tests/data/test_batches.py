@@ -2,23 +2,15 @@
 
 import numpy as np
 import pytest
+from reviews import random_encoded
 
 from sentiment_jax.data.batches import effective_buckets, make_batch, plan_epoch, plan_evaluation
-from sentiment_jax.data.encoding import Encoded
 
 BUCKETS = (8, 16, 32, 40)
 
 
-def make_encoded(reviews: int, seed: int = 0) -> Encoded:
-    rng = np.random.default_rng(seed)
-    lengths = rng.integers(1, 41, reviews)
-    return Encoded(
-        ids=tuple(str(i) for i in range(reviews)),
-        labels=rng.integers(0, 2, reviews).astype(np.int32),
-        token_ids=rng.integers(1, 100, lengths.sum()).astype(np.int32),
-        offsets=np.cumsum([0, *lengths]).astype(np.int64),
-        truncated=0,
-    )
+def make_encoded(count):
+    return random_encoded(count, longest=40, vocabulary=100)
 
 
 def plans(lengths, batch_size):

@@ -44,9 +44,10 @@ def write_folder(path):
 
 def by_id(path):
     splits = []
-    for ids, texts, labels in read_folder(path):
-        assert len(set(ids)) == len(ids)
-        splits.append({i: (t, k) for i, t, k in zip(ids, texts, labels, strict=True)})
+    for reviews in read_folder(path):
+        assert len(set(reviews.ids)) == len(reviews)
+        rows = zip(reviews.ids, reviews.texts, reviews.labels.tolist(), strict=True)
+        splits.append({name: (text, label) for name, text, label in rows})
     return splits
 
 
@@ -118,9 +119,9 @@ def test_a_flipped_bit_never_changes_a_review(tmp_path):
     write_archive(path, FILES)
     whole = path.read_bytes()
     errors = 0
-    for place in range(0, len(whole), 3):
+    for position in range(0, len(whole), 3):
         flipped = bytearray(whole)
-        flipped[place] ^= 1 << place % 8
+        flipped[position] ^= 1 << position % 8
         path.write_bytes(flipped)
         try:
             assert by_id(str(path)) == expected()  # a bit without meaning, as in the header's time

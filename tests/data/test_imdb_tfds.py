@@ -17,6 +17,7 @@ import pytest
 
 from sentiment_jax.config import DataConfig
 from sentiment_jax.data import imdb_tfds
+from sentiment_jax.data.reviews import normalize_text
 from sentiment_jax.data.sources import read_reviews
 from sentiment_jax.errors import InputError
 
@@ -88,8 +89,8 @@ def test_prepared_reviews(prepared):
         for split, reviews in (("train", pool), ("test", test)):
             assert reviews.ids == tuple(f"{split}/{i}" for i in range(10))
             found = dict(zip(reviews.texts, reviews.labels.tolist(), strict=True))
-            assert found == {  # both classes, stripped as TFDS does, and no unsupervised review
-                content.decode().strip(): int("/pos/" in name)
+            assert found == {  # both classes, and no unsupervised review
+                normalize_text(content.decode()): int("/pos/" in name)
                 for name, content in FILES.items()
                 if f"/{split}/" in name and "unsup" not in name
             }

@@ -1,14 +1,16 @@
 """The normaliser, and splits that are stratified, seeded, leak-free and blind to file order."""
 
+import hashlib
+
 import numpy as np
 import pytest
 
 from sentiment_jax.data.reviews import (
+    Reviews,
     is_blank,
     normalize_text,
     stratified_sample,
     stratified_split,
-    text_hashes,
 )
 from sentiment_jax.errors import InputError
 
@@ -38,11 +40,25 @@ def test_normalize_text_of_a_very_long_review():
 
 
 def test_is_blank():
-    assert all(map(is_blank, ["", " \t\n", "\ufeff", "<br /><br />", "&nbsp;", "NaN", " nan "]))
+    blank = ["", " \t\n", "\ufeff", "<br /><br />", "&nbsp;", "NaN", " nan "]
+    assert all(map(is_blank, Reviews.from_texts(blank).texts))
     assert not any(map(is_blank, ["0", "-", "nan bread", "😀", "none", "null"]))
 
 
-def make_reviews(seed: int) -> tuple[list[str], np.ndarray]:
+def test_reviews_carry_normalised_texts_and_their_hashes():
+    reviews = Reviews.from_texts(["good &amp; bad<br />", "cafe\u0301"], [1, 0], ["row 2", "row 3"])
+    assert reviews.texts == ("good & bad", "café")
+    assert reviews.hashes.tolist() == [
+        hashlib.sha256(text.encode()).hexdigest().encode() for text in reviews.texts
+    ]
+    last = reviews.take(np.array([1]))
+    assert (last.ids, last.texts, last.labels.tolist()) == (("row 3",), ("café",), [0])
+    assert last.hashes.tolist() == reviews.hashes.tolist()[1:]
+    unlabelled = Reviews.from_texts(["a", "b"])
+    assert unlabelled.ids == ("0", "1") and unlabelled.labels.tolist() == [0, 0]
+
+
+def make_reviews(seed: int) -> Reviews:
     """About 400 texts of which many come two to four times, 60 % of them positive."""
     rng = np.random.default_rng(seed)
     texts, labels = [], []
@@ -50,14 +66,15 @@ def make_reviews(seed: int) -> tuple[list[str], np.ndarray]:
         copies = int(rng.choice([1, 1, 1, 2, 4]))
         texts += [f"review {seed} {i}"] * copies
         labels += [int(rng.random() < 0.6)] * copies
-    return texts, np.array(labels, np.int32)
+    return Reviews.from_texts(texts, labels)
 
 
 @pytest.mark.parametrize("fraction", [0.1, 0.2, 0.5])
 @pytest.mark.parametrize("seed", range(5))
 def test_split_is_stratified_complete_and_free_of_leaks(seed, fraction):
-    texts, labels = make_reviews(seed)
-    kept, held = stratified_split(text_hashes(texts), labels, fraction=fraction, seed=seed)
+    reviews = make_reviews(seed)
+    texts, labels = reviews.texts, reviews.labels
+    kept, held = stratified_split(reviews, fraction=fraction, seed=seed)
     assert sorted([*kept, *held]) == list(range(len(texts)))
     assert not {texts[i] for i in kept} & {texts[i] for i in held}
     for label in (0, 1):
@@ -67,30 +84,26 @@ def test_split_is_stratified_complete_and_free_of_leaks(seed, fraction):
 
 @pytest.mark.parametrize("grouped", [True, False])
 def test_split_does_not_depend_on_the_order_of_the_files(grouped):
-    texts, labels = make_reviews(0)
-    by_class = np.argsort(labels, kind="stable")
-    orders = [np.arange(len(texts)), by_class, by_class[::-1]]
+    reviews = make_reviews(0)
+    by_class = np.argsort(reviews.labels, kind="stable")
     sides = []
-    for order in orders:
-        shuffled = [texts[i] for i in order]
-        split = stratified_split(
-            text_hashes(shuffled), labels[order], fraction=0.2, seed=3, grouped=grouped
-        )
-        sides.append([[shuffled[i] for i in side] for side in split])
+    for order in (np.arange(len(reviews)), by_class, by_class[::-1]):
+        shuffled = reviews.take(order)
+        split = stratified_split(shuffled, fraction=0.2, seed=3, grouped=grouped)
+        sides.append([shuffled.take(side).texts for side in split])
     assert sides[0] == sides[1] == sides[2]  # the same texts, in the same order
 
 
 def test_another_seed_gives_another_split():
-    texts, labels = make_reviews(0)
-    first, second = (
-        stratified_split(text_hashes(texts), labels, fraction=0.2, seed=seed)[1] for seed in (0, 1)
-    )
+    reviews = make_reviews(0)
+    first, second = (stratified_split(reviews, fraction=0.2, seed=seed)[1] for seed in (0, 1))
     assert set(first.tolist()) != set(second.tolist())
 
 
 def test_ungrouped_split_leaks_where_the_grouped_one_does_not():
-    texts, labels = make_reviews(0)
-    kept, held = stratified_split(text_hashes(texts), labels, fraction=0.2, seed=0, grouped=False)
+    reviews = make_reviews(0)
+    texts, labels = reviews.texts, reviews.labels
+    kept, held = stratified_split(reviews, fraction=0.2, seed=0, grouped=False)
     assert {texts[i] for i in kept} & {texts[i] for i in held}
     assert [(labels[held] == k).sum() for k in (0, 1)] == [
         round(0.2 * (labels == k).sum()) for k in (0, 1)
@@ -99,8 +112,8 @@ def test_ungrouped_split_leaks_where_the_grouped_one_does_not():
 
 def test_text_with_both_labels_stays_on_one_side():
     texts = [f"text {i // 2}" for i in range(40)]
-    labels = np.array([0, 1] * 20, np.int32)
-    kept, held = stratified_split(text_hashes(texts), labels, fraction=0.25, seed=0)
+    reviews = Reviews.from_texts(texts, [0, 1] * 20)
+    kept, held = stratified_split(reviews, fraction=0.25, seed=0)
     assert (len(kept), len(held)) == (30, 10)
     assert not {texts[i] for i in kept} & {texts[i] for i in held}
 
@@ -108,36 +121,30 @@ def test_text_with_both_labels_stays_on_one_side():
 @pytest.mark.parametrize("fraction", [0.0, 1.0, -0.1, float("nan")])
 def test_fraction_outside_of_0_and_1(fraction):
     with pytest.raises(InputError, match="share of reviews"):
-        stratified_split(
-            text_hashes(["a", "b"]), np.array([0, 1], np.int32), fraction=fraction, seed=0
-        )
+        stratified_split(Reviews.from_texts(["a", "b"], [0, 1]), fraction=fraction, seed=0)
 
 
 @pytest.mark.parametrize("labels", [[1, 1, 1, 1], [0, 1, 1, 1]])
 def test_class_too_small_to_split(labels):
     with pytest.raises(InputError, match="cannot be split"):
-        stratified_split(
-            text_hashes(["a", "b", "c", "d"]), np.array(labels, np.int32), fraction=0.2, seed=0
-        )
+        stratified_split(Reviews.from_texts("abcd", labels), fraction=0.2, seed=0)
 
 
 def test_copies_of_a_single_text_cannot_be_split():
-    labels = np.array([0, 0, 0, 1, 1, 1], np.int32)
+    reviews = Reviews.from_texts("aaabcd", [0, 0, 0, 1, 1, 1])
     with pytest.raises(InputError, match="two different texts"):
-        stratified_split(text_hashes(["a"] * 3 + ["b", "c", "d"]), labels, fraction=0.5, seed=0)
+        stratified_split(reviews, fraction=0.5, seed=0)
 
 
 def test_sample_is_stratified_nested_and_blind_to_order():
-    texts, labels = make_reviews(1)
-    hashes = text_hashes(texts)
+    reviews = make_reviews(1)
     chosen = {
-        count: stratified_sample(hashes, labels, count=count, seed=0)
-        for count in (50, 101, 0, 9999)
+        count: stratified_sample(reviews, count=count, seed=0) for count in (50, 101, 0, 9999)
     }
     assert len(chosen[50]) == 50 and len(chosen[101]) == 101
-    assert set(chosen[50].tolist()) < set(chosen[101].tolist())
-    assert abs(labels[chosen[101]].sum() - 101 * labels.mean()) <= 1
-    assert len(chosen[0]) == len(chosen[9999]) == len(texts)
-    back = np.arange(len(texts))[::-1]
-    again = stratified_sample(hashes[back], labels[back], count=50, seed=0)
-    assert sorted(texts[i] for i in back[again]) == sorted(texts[i] for i in chosen[50])
+    assert set(chosen[50].ids) < set(chosen[101].ids)
+    assert abs(chosen[101].labels.sum() - 101 * reviews.labels.mean()) <= 1
+    assert chosen[0].ids == chosen[9999].ids == reviews.ids
+    backwards = reviews.take(np.arange(len(reviews))[::-1])
+    again = stratified_sample(backwards, count=50, seed=0)
+    assert sorted(again.texts) == sorted(chosen[50].texts)

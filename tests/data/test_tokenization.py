@@ -1,12 +1,12 @@
-"""Vocabularies learned or read, truncation exact to the token, nothing [UNK] without a word."""
+"""Vocabularies learned or read; a damaged or useless one is refused."""
 
 import json
 import random
 
 import pytest
+from reviews import encode_lists
 
 from sentiment_jax.data.tokenization import (
-    encode,
     load_pretrained_tokenizer,
     load_tokenizer,
     tokenizer_hash,
@@ -15,7 +15,6 @@ from sentiment_jax.data.tokenization import (
 )
 from sentiment_jax.errors import InputError
 
-WORDS = [f"w{i:03}" for i in range(600)]
 TEXTS = [
     "this was a good movie, and that film wasn't bad",
     "unbelievably bad film: a waste of a good actor",
@@ -27,19 +26,10 @@ def words(texts, **settings):
     return train_word_level(texts, **{"vocabulary_size": 1000, "min_frequency": 1, **settings})
 
 
-@pytest.fixture
-def numbered():
-    """A word-level tokenizer in which word i has id i + 2."""
-    counted = [" ".join(WORDS[: i + 1]) for i in range(len(WORDS))]
-    tokenizer = words(counted)
-    assert [tokenizer.token_to_id(word) for word in WORDS] == list(range(2, 602))
-    return tokenizer
-
-
 def test_words_seen_less_often_than_min_frequency_are_unknown():
     tokenizer = words(["Often OFTEN often often often", "rare rare rare rare"], min_frequency=5)
     assert tokenizer.get_vocab() == {"[PAD]": 0, "[UNK]": 1, "often": 2}
-    ids, _ = encode(tokenizer, ["often Rare OFTEN"], max_length=9, truncation="head")
+    ids, _ = encode_lists(tokenizer, ["often Rare OFTEN"], max_length=9)
     assert ids == [[2, 1, 2]]
 
 
@@ -72,75 +62,9 @@ def test_wordpiece_is_bert_and_the_same_every_time():
         assert train_wordpiece(again, vocabulary_size=200).get_vocab() == tokenizer.get_vocab()
 
 
-@pytest.mark.parametrize(
-    ("truncation", "kept"),
-    [
-        ("head", range(0, 510)),
-        ("tail", range(90, 600)),
-        ("head_tail", [*range(0, 128), *range(218, 600)]),
-    ],
-)
-def test_truncation_is_exact_without_special_tokens(numbered, truncation, kept):
-    texts = [" ".join(WORDS), " ".join(WORDS[:510]), WORDS[7]]
-    ids, truncated = encode(numbered, texts, max_length=510, truncation=truncation)
-    assert ids == [[i + 2 for i in kept], list(range(2, 512)), [9]]
-    assert truncated == 1
-
-
-@pytest.mark.parametrize("truncation", ["head", "tail", "head_tail"])
-@pytest.mark.parametrize("max_length", [3, 4, 17, 512])
-def test_cls_and_sep_survive_and_max_length_is_honoured_exactly(truncation, max_length):
-    tokenizer = train_wordpiece(TEXTS, vocabulary_size=200)
-    body = tokenizer.encode("good bad film " * 300, add_special_tokens=False).ids
-    ids, truncated = encode(
-        tokenizer, ["good bad film " * 300, "good"], max_length=max_length, truncation=truncation
-    )
-    assert len(ids[0]) == max_length and truncated == 1
-    assert ids[0][0] == ids[1][0] == 2 and ids[0][-1] == ids[1][-1] == 3
-    room = max_length - 2
-    head = {"head": room, "tail": 0, "head_tail": round(room * 128 / 510)}[truncation]
-    assert ids[0][1:-1] == body[:head] + body[len(body) - room + head :]
-
-
-def test_head_tail_at_512_is_128_and_382():
-    tokenizer = train_wordpiece(TEXTS, vocabulary_size=200)
-    good, bad = (tokenizer.token_to_id(word) for word in ("good", "bad"))
-    text = "good " * 128 + "film " * 90 + "bad " * 382
-    (ids,), _ = encode(tokenizer, [text], max_length=512, truncation="head_tail")
-    assert ids == [2] + [good] * 128 + [bad] * 382 + [3]
-
-
-def test_empty_emoji_and_endless_texts_have_tokens():
-    texts = ["", "😀", "word " * 100_000, "x" * 100_000]
-    ids, truncated = encode(words(["a b"]), texts, max_length=50, truncation="head")
-    assert [len(row) for row in ids] == [1, 1, 50, 1] and truncated == 1
-    assert ids[0] == ids[1] == [1]
-    ids, truncated = encode(
-        train_wordpiece(TEXTS, vocabulary_size=200), texts, max_length=50, truncation="tail"
-    )
-    assert ids[0] == [2, 3] and [len(row) for row in ids] == [2, 3, 50, 3] and truncated == 1
-
-
-def test_special_tokens_in_a_review_are_text():
-    ids, _ = encode(
-        train_wordpiece(TEXTS, vocabulary_size=200),
-        ["good [SEP] [PAD] [CLS] film"],
-        max_length=99,
-        truncation="head",
-    )
-    assert not {0, 2, 3} & set(ids[0][1:-1])
-
-
-def test_bad_truncation_and_too_short_max_length(numbered):
-    with pytest.raises(InputError, match="'middle': choose one of head, tail, head_tail"):
-        encode(numbered, ["a"], max_length=9, truncation="middle")
-    with pytest.raises(InputError, match="max_length is 2"):
-        encode(train_wordpiece(TEXTS, vocabulary_size=99), ["a"], max_length=2, truncation="head")
-
-
 def test_tokenizer_json_round_trip_ignores_its_own_truncation_and_padding(tmp_path):
     tokenizer = train_wordpiece(TEXTS, vocabulary_size=200)
-    encode(tokenizer, TEXTS, max_length=9, truncation="head")
+    encode_lists(tokenizer, TEXTS, max_length=9)
     plain = tokenizer_hash(tokenizer)
     tokenizer.enable_truncation(4)
     tokenizer.enable_padding(length=50)
@@ -151,7 +75,7 @@ def test_tokenizer_json_round_trip_ignores_its_own_truncation_and_padding(tmp_pa
         load_pretrained_tokenizer(tmp_path),
     ):
         assert tokenizer_hash(loaded) == plain
-        ids, _ = encode(loaded, TEXTS[:2], max_length=99, truncation="head")
+        ids, _ = encode_lists(loaded, TEXTS[:2])
         assert [len(row) for row in ids] == [len(loaded.encode(text).ids) for text in TEXTS[:2]]
 
 
@@ -167,7 +91,7 @@ def test_folder_with_only_a_vocabulary_equals_the_transformers_tokenizer(tmp_pat
 
     write_vocabulary(tmp_path, train_wordpiece(TEXTS, vocabulary_size=200))
     texts = [*TEXTS[:2], "Naïve CAFÉ, 中文 \u200b wasn't İ 😀 x\x00y", ""]
-    ours, _ = encode(load_pretrained_tokenizer(tmp_path), texts, max_length=12, truncation="head")
+    ours, _ = encode_lists(load_pretrained_tokenizer(tmp_path), texts, max_length=12)
     theirs = BertTokenizer.from_pretrained(str(tmp_path))
     assert ours == theirs(texts, truncation=True, max_length=12)["input_ids"]
 
@@ -176,9 +100,7 @@ def test_cased_vocabulary(tmp_path):
     vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "Good", "good"]
     (tmp_path / "vocab.txt").write_text("\r\n".join(vocabulary))
     (tmp_path / "tokenizer_config.json").write_text(json.dumps({"do_lower_case": False}))
-    ids, _ = encode(
-        load_pretrained_tokenizer(tmp_path), ["Good good"], max_length=9, truncation="head"
-    )
+    ids, _ = encode_lists(load_pretrained_tokenizer(tmp_path), ["Good good"], max_length=9)
     assert ids == [[2, 4, 5, 3]]
 
 

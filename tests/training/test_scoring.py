@@ -3,9 +3,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from reviews import random_encoded
 
 from sentiment_jax.config import LstmConfig
-from sentiment_jax.data.encoding import Encoded
 from sentiment_jax.models.lstm import LstmClassifier
 from sentiment_jax.runtime import devices
 from sentiment_jax.training.scoring import score_reviews
@@ -16,15 +16,7 @@ BUCKETS = (5, 9)
 
 @pytest.fixture(scope="module")
 def encoded():
-    rng = np.random.default_rng(0)
-    lengths = rng.integers(1, 10, 65)  # 64 and one more: the last batch is partial
-    return Encoded(
-        ids=tuple(f"row {i}" for i in range(65)),
-        labels=rng.integers(0, 2, 65).astype(np.int32),
-        token_ids=rng.integers(1, 30, lengths.sum()).astype(np.int32),
-        offsets=np.cumsum([0, *lengths]).astype(np.int64),
-        truncated=0,
-    )
+    return random_encoded(65, longest=9, vocabulary=30)  # with 64, the last batch is partial
 
 
 @pytest.fixture(scope="module")

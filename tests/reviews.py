@@ -1,0 +1,39 @@
+"""Reviews for tests: random token ids, texts encoded as lists, CSV files."""
+
+import csv
+import dataclasses
+
+import numpy as np
+
+from sentiment_jax.data.encoding import Encoded, encode
+from sentiment_jax.data.reviews import Reviews
+
+
+def random_encoded(count, *, longest, vocabulary, seed=0, **changes):
+    """Reviews of random length, up to `longest` tokens, with random ids from 1 and labels."""
+    rng = np.random.default_rng(seed)
+    lengths = rng.integers(1, longest + 1, count)
+    encoded = Encoded(
+        ids=tuple(f"row {i}" for i in range(count)),
+        labels=rng.integers(0, 2, count).astype(np.int32),
+        token_ids=rng.integers(1, vocabulary, lengths.sum()).astype(np.int32),
+        offsets=np.cumsum([0, *lengths]).astype(np.int64),
+        truncated=0,
+    )
+    return dataclasses.replace(encoded, **changes)
+
+
+def encode_lists(tokenizer, texts, *, max_length=99, truncation="head"):
+    """Token ids of each text, and how many texts were cut."""
+    encoded = encode(
+        tokenizer, Reviews.from_texts(texts), max_length=max_length, truncation=truncation
+    )
+    rows = np.split(encoded.token_ids, encoded.offsets[1:-1])
+    return [row.tolist() for row in rows], encoded.truncated
+
+
+def write_csv(path, rows, header=("text", "label")):
+    """Write the file and return its path as a config holds it."""
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([header, *rows])
+    return str(path)
