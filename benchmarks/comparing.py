@@ -24,7 +24,8 @@ def checkpoints_of(workdir: Path) -> dict[int, Any]:
     import orbax.checkpoint as ocp
 
     kept = Checkpoints(workdir / "checkpoints", read_only=True)
-    assert not kept.faults, kept.describe_faults()
+    faults = [fault for step in kept.steps if (fault := kept.fault(step))]
+    assert not faults, faults
     with ocp.StandardCheckpointer() as reader:
         return {
             step: jax.tree.map(

@@ -64,8 +64,8 @@ class Setting:
             return " | ".join(self.choices)
         if self.at_least is None:
             return ""
-        upper = f" and < {self.below:g}" if self.below < math.inf else ""
-        upper = f" and <= {self.at_most:g}" if self.at_most < math.inf else upper
+        upper = f" and < {self.below}" if self.below < math.inf else ""
+        upper = f" and <= {self.at_most}" if self.at_most < math.inf else upper
         return f">= {self.at_least:g}{upper}"
 
     def problem(self, name: str, value: Any) -> str:
@@ -330,7 +330,7 @@ def describe_settings(config: ConfigDict) -> str:
         shown = "" if value is None else str(value)
         allowed = f" ({settings[name].allowed})" if settings[name].allowed else ""
         lines.append(
-            f"  --config.{name:{wide}}  {shown if len(shown) < 24 else '...':24}  "
+            f"  --config.{name:{wide}}  {shown if len(shown) < 40 else '...':24}  "
             f"{settings[name].meaning}{allowed}"
         )
     return "\n".join(lines)

@@ -236,11 +236,11 @@ def _export(workdir: Path) -> None:
 def main(arguments: list[str] | None = None) -> int:
     """Parses, dispatches, and turns the expected errors into one line and an exit code."""
     arguments = sys.argv if arguments is None else arguments
-    if {"--help", "-h"} & set(arguments[1:]):
-        print(f"{__doc__}{flags.FLAGS.main_module_help()}")
-        return 0
+    asked = {"--help", "-h"} & set(arguments[1:])
     try:
-        parse(arguments)
+        parse([argument for argument in arguments if argument not in asked])
+        if asked:
+            return _help()
         dispatch()
         processes.barrier()
     except InputError as error:
@@ -261,6 +261,16 @@ def main(arguments: list[str] | None = None) -> int:
         traceback.print_exc()
         return processes.leave(1)
     return processes.leave(0)
+
+
+def _help() -> int:
+    """Print the flags; with --config, every setting of it."""
+    print(__doc__ + flags.FLAGS.main_module_help())
+    if CONFIG.value is not None:
+        from sentiment_jax.config import describe_settings
+
+        print("Settings of this config:\n" + describe_settings(CONFIG.value))
+    return 0
 
 
 def _fail(message: Any, code: int) -> int:

@@ -11,7 +11,6 @@ import jax
 import numpy as np
 from jaxtyping import Float32
 
-from sentiment_jax.data.batches import effective_buckets
 from sentiment_jax.data.csv_file import read_csv
 from sentiment_jax.data.encoding import encode
 from sentiment_jax.data.reviews import Reviews, is_blank, normalize_text
@@ -40,13 +39,11 @@ def predict(trained: TrainedModel, texts: Sequence[str]) -> Float32[np.ndarray, 
     )
     few = 8 * jax.device_count()
     scores = scoring.score_reviews(
-        trained.model,
+        trained,
         trained.params,
         encoded,
-        batch_size=few if len(texts) <= few else trained.config.eval_batch_size,
-        buckets=effective_buckets(settings.length_buckets, settings.max_length),
-        mesh=trained.mesh,
-        description="predict",
+        "predict",
+        batch_size=few if len(texts) <= few else None,
     )
     return scores.p_positive
 

@@ -97,7 +97,7 @@ def swept(tmp_path_factory):
     score, prepare = scoring.score_reviews, prepare_experiment
 
     def spy(*arguments, **options):
-        scored.append(options["description"])
+        scored.append(arguments[3])
         return score(*arguments, **options)
 
     compiled = _make_train_step.cache_info().misses

@@ -19,7 +19,7 @@ from sentiment_jax.config import (
 )
 from sentiment_jax.errors import InputError
 from sentiment_jax.storage.files import write_json
-from sentiment_jax.storage.run_directory import read_run_config
+from sentiment_jax.storage.run_directory import RunDirectory
 from sentiment_jax.training.experiment import resolve
 
 ROOT = Path(__file__).parent.parent
@@ -35,7 +35,7 @@ def test_every_config_is_valid_and_survives_json(module, variant, tmp_path):
     config = module.get_config(variant)
     validate(config)
     write_json(tmp_path / "config.json", config_to_json(config))
-    again = read_run_config(tmp_path)
+    again = RunDirectory(tmp_path).read_config()
     assert flatten(again) == flatten(config)
     assert config_digest(again) == config_digest(config)
 

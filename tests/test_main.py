@@ -77,6 +77,9 @@ def test_help_is_quick():
     start = time.perf_counter()
     done = command("--help")
     assert "--workdir" in done.stdout
+    done = command("--help", SAMPLE, "--config.epochs=3")
+    (line,) = [line for line in done.stdout.splitlines() if "--config.epochs" in line]
+    assert " 3 " in line and line.endswith("passes over the training reviews (>= 1)")
     assert time.perf_counter() - start < 20  # 2.5 s on an idle machine
 
 

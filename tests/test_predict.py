@@ -48,13 +48,7 @@ def test_predict_is_evaluate(trained):
     """The path of --mode=predict gives what the scoring of a split gives."""
     prepared = prepare_experiment(trained.config, trained.tokenizer)
     scores = scoring.score_reviews(
-        trained.model,
-        trained.params,
-        prepared.encoded["val"],
-        batch_size=8,
-        buckets=prepared.buckets,
-        mesh=trained.mesh,
-        description="val",
+        trained, trained.params, prepared.encoded["val"], "val", batch_size=8
     )
     corpus = load_corpus(DataConfig(**trained.config.data.to_dict()))
     p = predict(trained, corpus.splits["val"].texts)

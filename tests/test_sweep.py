@@ -12,7 +12,7 @@ from sentiment_jax.config import run_name
 from sentiment_jax.errors import DiskFull, Diverged, InputError, RunError
 from sentiment_jax.storage.files import read_json
 from sentiment_jax.storage.metrics_log import read_metrics
-from sentiment_jax.storage.run_directory import read_run_config
+from sentiment_jax.storage.run_directory import RunDirectory
 
 ROOT = Path(__file__).parent.parent
 
@@ -35,7 +35,7 @@ def test_the_files_of_a_sweep(swept):
     runs = [path for path in swept.directory.iterdir() if path.is_dir() and path.name != "final"]
     assert len(runs) == 4
     for run in [*runs, *(swept.directory / "final").iterdir()]:
-        assert run.name == run_name(read_run_config(run))
+        assert run.name == run_name(RunDirectory(run).read_config())
         final = run.parent.name == "final"
         tests = [r for r in read_metrics(run / "metrics.jsonl") if r["split"] == "test"]
         assert len(tests) == final
@@ -44,7 +44,7 @@ def test_the_files_of_a_sweep(swept):
             result = read_json(run / "result.json")
             assert ("test" in result) == final
             assert result["val"]["examples"] == 12
-    seeds = [read_run_config(run).seed for run in (swept.directory / "final").iterdir()]
+    seeds = [RunDirectory(run).read_config().seed for run in (swept.directory / "final").iterdir()]
     assert sorted(seeds) == [0, 1]
 
 

@@ -16,7 +16,7 @@ from configs import electra
 from sentiment_jax import sweep
 from sentiment_jax.errors import InputError, InUse
 from sentiment_jax.storage.files import read_json, write_json
-from sentiment_jax.storage.run_directory import lock_run, read_outcome
+from sentiment_jax.storage.run_directory import RunDirectory, lock_run
 from sentiment_jax.sweeps.plan import iterate_stages, make_plan, read_plan
 from sentiment_jax.training.experiment import resolve
 
@@ -230,7 +230,8 @@ def _held_by(directory, pid):
     return [
         path.parent
         for path in directory.glob("*/lock")
-        if path.read_text().startswith(f"pid {pid} ") and read_outcome(path.parent).status == "open"
+        if path.read_text().startswith(f"pid {pid} ")
+        and RunDirectory(path.parent).outcome()[0] == "open"
     ]
 
 

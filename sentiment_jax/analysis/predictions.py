@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Float32, Int32
 
 from sentiment_jax.errors import InputError
-from sentiment_jax.storage.files import check_sha256, read_json
+from sentiment_jax.storage.files import check_checksum, read_json
 
 BINS = 10
 REMEDY = "--mode=evaluate --split=test --workdir={} writes it again"
@@ -74,8 +74,8 @@ def read_predictions(directories: Sequence[Path], accuracies: Sequence[float]) -
 
 
 def _check_sha256(directory: Path, name: str) -> None:
-    recorded = read_json(directory / "env.json").get(f"{name}_sha256")
-    check_sha256(directory / f"{name}.csv", recorded, REMEDY.format(directory))
+    env = read_json(directory / "env.json")
+    check_checksum(directory / f"{name}.csv", env, REMEDY.format(directory))
 
 
 def _read_csv(path: Path, header: Sequence[str]) -> list[list[str]]:

@@ -13,9 +13,9 @@ from ml_collections import ConfigDict
 
 from sentiment_jax.config import HARMLESS, config_difference, flatten
 from sentiment_jax.errors import InputError
-from sentiment_jax.storage.files import check_sha256, read_json
+from sentiment_jax.storage.files import check_checksum, read_json
 from sentiment_jax.storage.metrics_log import read_metrics, validation_rank
-from sentiment_jax.storage.run_directory import read_run_config
+from sentiment_jax.storage.run_directory import RunDirectory
 from sentiment_jax.sweeps.plan import FINAL, PLAN_FILE, Plan, Trial, iterate_stages, read_plan
 
 SWEEP_FLAGS = ("mode", "sweep_", "workers", "only", "retry_failed", "noretry_failed", "workdir")
@@ -114,7 +114,7 @@ def collect(directories: Sequence[Path]) -> list[Group]:
             if (path / PLAN_FILE).exists():
                 groups.append(_read_sweep(path))
             else:
-                config = read_run_config(path)
+                config = RunDirectory(path).read_config()
                 lone.append(_read_record(Trial("run", path, config), ""))
     groups += _group_by_setting(lone)
     records = [record for group in groups for record in group.records]
@@ -168,7 +168,9 @@ def _read_record(run: Trial, command: str) -> Record:
     metrics = []
     if outcome.status != "open":  # what an open run has logged, nothing vouches for
         path = run.directory / "metrics.jsonl"
-        check_sha256(path, recorded, "put that file back, or make the run again")
+        check_checksum(
+            path, {"metrics_sha256": recorded}, "put that file back, or make the run again"
+        )
         metrics = read_metrics(path)
     return Record(
         run, outcome.status, outcome.content, metrics, env, command or env.get("command", "")

@@ -13,12 +13,12 @@ loses its name in one rename:
         v
     N.deleted            removed, file by file
 
-After a kill, whoever opens the folder to write finishes the first half (a complete N.partial without
-N becomes N) and removes what is left of the second. A reader lists the complete ones, and looks
-again if the one it reads is renamed meanwhile. Orbax's CheckpointManager can't do this: it deletes
-the superseded checkpoint before a manifest of the new one can be written. Flipped bits in its array
-files restore silently as other numbers, hence the manifest. "Damaged" is a checkpoint whose bytes
-differ from its manifest; it is set aside as N.corrupt.
+After a kill, whoever opens the folder to write finishes the first half (a complete N.partial
+without N becomes N) and removes what is left of the second. A reader lists the complete ones, and
+looks again if the one it reads is renamed meanwhile. Orbax's CheckpointManager can't do this: it
+deletes the superseded checkpoint before a manifest of the new one can be written. Flipped bits in
+its array files restore silently as other numbers, hence the manifest. "Damaged" is a checkpoint
+whose bytes differ from its manifest; it is set aside as N.corrupt.
 """
 
 import contextlib
@@ -43,9 +43,9 @@ def _folders(directory: Path) -> dict[int, Path]:
     found: dict[int, Path] = {}
     for path in directory.iterdir() if directory.is_dir() else ():
         match = STEP.fullmatch(path.name)
-        if match and not path.is_symlink() and (path / MANIFEST).is_file():
-            if not match[2] or int(match[1]) not in found:
-                found[int(match[1])] = path
+        complete = match and not path.is_symlink() and (path / MANIFEST).is_file()
+        if match and complete and not (match[2] and int(match[1]) in found):
+            found[int(match[1])] = path
     return dict(sorted(found.items()))
 
 

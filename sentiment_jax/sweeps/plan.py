@@ -24,7 +24,7 @@ from sentiment_jax.config import (
 from sentiment_jax.errors import InputError
 from sentiment_jax.storage.files import read_json
 from sentiment_jax.storage.metrics_log import validation_rank
-from sentiment_jax.storage.run_directory import Outcome, read_outcome
+from sentiment_jax.storage.run_directory import RunDirectory
 
 PLAN_FILE = "sweep.json"
 PROCEDURES = ("grid", "stages")
@@ -194,9 +194,12 @@ class Trial:
         words = "{optimizer}, batch {batch_size}, learning rate {learning_rate:g}"
         return f"{words.format(**self.setting)}, seed {self.config.seed}"
 
-    def outcome(self) -> Outcome:
+    def outcome(self) -> Any:
         """How it stands now."""
-        return read_outcome(self.directory)
+        import types
+
+        status, content = RunDirectory(self.directory).outcome()
+        return types.SimpleNamespace(status=status, content=content)
 
 
 def _make_run(plan: Plan, root: Path, stage: str, setting: Setting, seed: int) -> Trial:

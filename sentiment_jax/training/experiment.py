@@ -1,4 +1,4 @@
-"""From a resolved config to what every mode needs: encoded reviews, tokenizer, model, parameters."""
+"""From a resolved config to what every mode needs: reviews, tokenizer, model, parameters."""
 
 import dataclasses
 import functools

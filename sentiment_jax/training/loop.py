@@ -91,9 +91,7 @@ def train_epoch(run: TrainingRun) -> None:
         epoch=epoch,
     )
     assert len(plan) == run.steps_per_epoch
-    bar = progress_bar(
-        run.total_steps, f"epoch {epoch + 1}/{config.epochs}", initial=progress.step
-    )
+    bar = progress_bar(run.total_steps, f"epoch {epoch + 1}/{config.epochs}", initial=progress.step)
     clock = time.perf_counter()
 
     def receive(metrics: dict[str, jax.Array], cost: int) -> None:
@@ -109,8 +107,8 @@ def train_epoch(run: TrainingRun) -> None:
     behind = scoring.OneBehind(receive)
     with bar:
         for planned in plan[progress.step - epoch * run.steps_per_epoch :]:
-            batch = batches.make_batch(encoded, planned, config.batch_size)
-            batch = devices.put_batch(batch, run.experiment.mesh)
+            rows = batches.make_batch(encoded, planned, config.batch_size)
+            batch = devices.put_batch(rows, run.experiment.mesh)
             before = time.perf_counter()
             rate = np.float32(run.learning_rate(progress.dispatched))
             run.state, metrics = run.train_step(run.state, batch, rate)
@@ -129,8 +127,8 @@ def train_epoch(run: TrainingRun) -> None:
             if logging or saving or stopping:
                 behind.flush()
             if logging:
-                rate = run.learning_rate(progress.step - 1)
-                run.log.write(**progress.window_record(rate, epoch))
+                last_rate = run.learning_rate(progress.step - 1)
+                run.log.write(**progress.window_record(last_rate, epoch))
             if saving or stopping:
                 run.save()
                 clock = time.perf_counter()

@@ -48,7 +48,7 @@ def make_run(texts, model_settings, tokenizer, **data):
     config.data.update(data)
     model = classifiers.build_model(config.model.to_dict(), vocab_size=tokenizer.get_vocab_size())
     return TrainedModel(
-        config, tokenizer, model, golden.random(model, 0.5, seed=1), devices.data_mesh(), 0
+        config, tokenizer, model, devices.data_mesh(), golden.random(model, 0.5, seed=1), 0
     )
 
 

@@ -17,6 +17,7 @@ from sentiment_jax import main, train
 from sentiment_jax.errors import InputError
 from sentiment_jax.runtime import devices
 from sentiment_jax.storage.files import read_json
+from sentiment_jax.storage.metrics_log import read_metrics
 from sentiment_jax.training.experiment import load_run
 
 ROOT = Path(__file__).parents[2]
@@ -52,7 +53,11 @@ def stored(file):
 def assert_rounding_apart(first, second, steps):
     """Two runs whose sums were taken in another order."""
     losses = [
-        [record["loss"] for record in runs.metrics(run) if record["split"] == "train"]
+        [
+            record["loss"]
+            for record in read_metrics(run / "metrics.jsonl")
+            if record["split"] == "train"
+        ]
         for run in (first, second)
     ]
     assert len(losses[0]) == steps

@@ -20,6 +20,7 @@ from sentiment_jax.runtime import launch, processes
 from sentiment_jax.storage.checkpoints import Checkpoints
 from sentiment_jax.storage.files import read_json
 from sentiment_jax.storage.metrics_log import read_metrics
+from sentiment_jax.training.experiment import load_run
 
 ROOT = Path(__file__).parents[2]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
@@ -168,7 +169,7 @@ def test_sigkill_to_one_ends_the_other(tmp_path):
     survivor, _ = ends(pair, [1, -signal.SIGKILL])
     assert time.monotonic() - killed < 30
     assert len(survivor) == 1 and "lost process 1" in survivor[0]
-    assert Checkpoints(workdir / "checkpoints", read_only=True).best_step()
+    assert load_run(workdir).step
 
 
 @pytest.mark.parametrize(

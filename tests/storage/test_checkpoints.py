@@ -8,7 +8,7 @@ import pytest
 from sentiment_jax.errors import InputError, RunError
 from sentiment_jax.runtime import devices
 from sentiment_jax.storage.checkpoints import MANIFEST, Checkpoints
-from sentiment_jax.storage.run_directory import find_run
+from sentiment_jax.storage.run_directory import RunDirectory
 
 Usage = namedtuple("Usage", "total used free")
 
@@ -17,9 +17,8 @@ def state(value):
     return {"kernel": jnp.full((3, 2), value), "bias": jnp.arange(4.0) + value}
 
 
-def save(checkpoints, step, accuracy=None, loss=0.5):
-    metrics = None if accuracy is None else {"accuracy": accuracy, "loss": loss}
-    checkpoints.save(step, state(step), {"mu": jnp.ones(3) * step}, {"step": step}, metrics)
+def save(checkpoints, step, best=None):
+    checkpoints.save(step, state(step), {"mu": jnp.ones(3) * step}, {"step": step}, best)
 
 
 @pytest.fixture
@@ -31,9 +30,8 @@ def directory(tmp_path):
 def filled(directory):
     """Steps 10 (best), 30 and 40 are what is left of five saves that got worse."""
     checkpoints = Checkpoints(directory)
-    for step, accuracy in ((10, 0.9), (20, 0.8), (25, None), (30, 0.7), (40, 0.6)):
-        save(checkpoints, step, accuracy)
-    checkpoints.close()
+    for step in (10, 20, 25, 30, 40):
+        save(checkpoints, step, best=10)
     return directory
 
 
@@ -45,28 +43,30 @@ def restored(checkpoints, step):
 def test_the_last_two_and_the_best_are_kept(filled):
     checkpoints = Checkpoints(filled)
     assert checkpoints.steps == [10, 30, 40]
-    assert checkpoints.best_step() == 10
     items = restored(checkpoints, 10)
     np.testing.assert_array_equal(items["params"]["bias"], np.arange(4.0) + 10)
     assert items["bookkeeping"] == {"step": 10}
 
 
-def test_ties_go_to_the_lower_loss(directory):
-    checkpoints = Checkpoints(directory)
-    for step, loss in ((1, 0.3), (2, 0.2), (3, 0.4), (4, 0.5)):
-        save(checkpoints, step, 0.8, loss)
-    checkpoints.close()
-    assert Checkpoints(directory).best_step() == 2
-    assert Checkpoints(directory).steps == [2, 3, 4]
-
-
-def test_a_step_saved_again_with_its_score_counts_as_validated(directory):
+def test_a_step_saved_again_replaces_itself(directory):
     checkpoints = Checkpoints(directory)
     save(checkpoints, 5)
-    assert checkpoints.best_step() is None
-    save(checkpoints, 5, 0.7)
-    checkpoints.close()
-    assert Checkpoints(directory).best_step() == 5
+    checkpoints.save(5, state(5), {"mu": jnp.ones(3) * 5}, {"validated": True})
+    assert restored(checkpoints, 5)["bookkeeping"] == {"validated": True}
+    assert [path.name for path in directory.iterdir()] == ["5"]
+
+
+def test_orbaxs_own_manager_reads_them(filled):
+    import orbax.checkpoint as ocp
+
+    with ocp.CheckpointManager(filled, item_names=("params", "bookkeeping")) as manager:
+        assert list(manager.all_steps()) == [10, 30, 40]
+        items = ocp.args.Composite(
+            params=ocp.args.StandardRestore(state(0.0)), bookkeeping=ocp.args.JsonRestore()
+        )
+        found = manager.restore(30, args=items)
+    np.testing.assert_array_equal(found["params"]["bias"], np.arange(4.0) + 30)
+    assert found["bookkeeping"] == {"step": 30}
 
 
 def newest_array_file(directory, step):
@@ -74,7 +74,7 @@ def newest_array_file(directory, step):
     return max((path for path in files if path.is_file()), key=lambda path: path.stat().st_size)
 
 
-@pytest.mark.parametrize("damage", ["flip", "truncate", "delete", "metrics", "manifest"])
+@pytest.mark.parametrize("damage", ["flip", "truncate", "delete", "bookkeeping", "manifest"])
 def test_a_damaged_step_is_set_aside(filled, damage):
     path = newest_array_file(filled, 40)
     if damage == "flip":
@@ -85,37 +85,42 @@ def test_a_damaged_step_is_set_aside(filled, damage):
         path.write_bytes(path.read_bytes()[:-1])
     elif damage == "delete":
         path.unlink()
-    elif damage == "metrics":
-        (filled / "40" / "metrics" / "metrics").write_text("{")
+    elif damage == "bookkeeping":
+        (filled / "40" / "bookkeeping" / "metadata").write_text("{")
     else:
         (filled / "40" / MANIFEST).write_text("{")
     checkpoints = Checkpoints(filled)
     assert checkpoints.steps == [10, 30]
     assert list(checkpoints.faults) == [40]
     assert (filled / "40.corrupt").is_dir()
-    save(checkpoints, 50, 0.5)  # the manager opens and goes on
-    checkpoints.close()
+    save(checkpoints, 50, best=10)
     assert Checkpoints(filled).steps == [10, 30, 50]
 
 
-def test_a_step_without_a_manifest_was_never_finished(filled):
+def test_what_is_no_checkpoint_is_ignored_and_named(filled):
     (filled / "77").mkdir()
-    assert Checkpoints(filled).steps == [10, 30, 40]
-    assert not (filled / "77").exists()
-    (filled / "40" / MANIFEST).unlink()
+    (filled / "007").mkdir()
+    (filled / "99").write_text("")
+    (filled / "98").symlink_to(filled / "40")
+    (filled / "5.partial").mkdir()  # half-written: tidied up
+    (filled / "6.deleted").mkdir()  # half-deleted: the same
     checkpoints = Checkpoints(filled)
-    assert checkpoints.steps == [10, 30]
+    assert checkpoints.steps == [10, 30, 40]
     assert not checkpoints.faults
-    # But one older than the newest had been finished.
-    (filled / "10" / MANIFEST).unlink()
-    assert Checkpoints(filled).faults == {10: "MANIFEST.json is missing"}
+    assert sorted(checkpoints.ignored) == ["007", "77", "98", "99"]
+    assert sorted(path.name for path in filled.iterdir()) == [
+        *("007", "10", "30", "40", "77", "98", "99")
+    ]
+    save(checkpoints, 77, best=10)  # the folder of that name was not a checkpoint: set aside
+    assert Checkpoints(filled).steps == [10, 40, 77]
+    assert (filled / "77.corrupt").is_dir()
 
 
 def test_read_only_touches_nothing(filled):
     newest_array_file(filled, 40).write_bytes(b"")
     before = sorted(str(path) for path in filled.rglob("*"))
     checkpoints = Checkpoints(filled, read_only=True)
-    assert checkpoints.steps == [10, 30]
+    assert checkpoints.fault(40) and not checkpoints.fault(10)
     restored(checkpoints, 10)
     assert sorted(str(path) for path in filled.rglob("*")) == before
 
@@ -125,19 +130,18 @@ def test_a_full_disk_is_told_before_anything_is_written(filled, monkeypatch):
     checkpoints = Checkpoints(filled)
     with pytest.raises(RunError, match=r"10 bytes free .* 52 needed .* step 50"):
         save(checkpoints, 50)
-    checkpoints.close()
     monkeypatch.undo()
     assert Checkpoints(filled).steps == [10, 30, 40]
 
 
 def test_find_run_names_the_path_and_the_steps(tmp_path, filled):
     with pytest.raises(InputError, match="no run directory at"):
-        find_run(tmp_path / "nothing")
+        RunDirectory(tmp_path / "nothing").check_found()
     with pytest.raises(InputError, match=r"steps found: \[10, 30, 40\]"):
-        find_run(tmp_path)
+        RunDirectory(tmp_path).check_found()
     (tmp_path / "config.json").write_text("{}")
-    find_run(tmp_path)
+    RunDirectory(tmp_path).check_found()
     with pytest.raises(InputError, match=f"did you mean --workdir={tmp_path}"):
-        find_run(filled)
+        RunDirectory(filled).check_found()
     with pytest.raises(InputError, match=f"did you mean --workdir={tmp_path}"):
-        find_run(filled / "40")
+        RunDirectory(filled / "40").check_found()

@@ -9,7 +9,7 @@ import pytest
 from sentiment_jax.errors import InputError
 from sentiment_jax.storage.files import read_json, write_json
 from sentiment_jax.storage.metrics_log import MetricsLog
-from sentiment_jax.storage.run_directory import lock_run, prepare_workdir, write_predictions
+from sentiment_jax.storage.run_directory import RunDirectory, lock_run, prepare_workdir
 
 
 def test_json_is_strict_and_atomic(tmp_path):
@@ -76,15 +76,33 @@ def test_a_resumed_log_has_every_step_once(tmp_path):
 
 
 def test_predictions_follow_the_contract(tmp_path):
-    path = tmp_path / "predictions.csv"
-    labels, p = np.array([1, 0], np.int32), np.array([0.75, 0.25], np.float32)
-    write_predictions(path, ['a,"b"', "c"], labels, p)
-    rows = list(csv.reader(path.read_text().splitlines()))
-    assert rows == [
-        ["id", "label", "predicted", "p_positive"],
-        ['a,"b"', "1", "1", "0.750000"],
-        ["c", "0", "0", "0.250000"],
-    ]
+    directory = RunDirectory(tmp_path)
+    write_json(directory.env, {})
+    for split, suffix in (("test", ""), ("val", "-val")):  # a split has its own files
+        directory.write_scores(
+            split,
+            ['a,"b"', "c"],
+            np.array([1, 0], np.int32),
+            np.array([0.75, 0.25], np.float32),
+            np.array([7, 2], np.int32),
+            np.array([5, 2], np.int64),
+            max_length=5,
+        )
+        predictions, lengths = (
+            list(csv.reader((tmp_path / f"{name}{suffix}.csv").read_text().splitlines()))
+            for name in ("predictions", "lengths")
+        )
+        assert predictions == [
+            ["id", "label", "predicted", "p_positive"],
+            ['a,"b"', "1", "1", "0.750000"],
+            ["c", "0", "0", "0.250000"],
+        ]
+        assert lengths == [
+            ["id", "words", "tokens", "truncated"],
+            ['a,"b"', "7", "5", "1"],
+            ["c", "2", "2", "0"],
+        ]
+    assert len(read_json(directory.env)) == 4
 
 
 HOLD = """
@@ -114,3 +132,5 @@ def test_a_workdir_that_cannot_be_written(tmp_path):
     for workdir in (tmp_path / "file", tmp_path / "file" / "below"):
         with pytest.raises(InputError, match=f"cannot write to --workdir={workdir}"):
             prepare_workdir(workdir)
+    with pytest.raises(InputError, match=r"Orbax takes \* \[ \] in a path for a pattern"):
+        prepare_workdir(tmp_path / "[a]*")

@@ -21,7 +21,7 @@ from sentiment_jax.storage.files import read_json, write_json
 from sentiment_jax.training import scoring
 from sentiment_jax.training.experiment import load_run
 from sentiment_jax.training.progress import Progress
-from sentiment_jax.training.resume import check_best
+from sentiment_jax.training.resume import _check_best
 from sentiment_jax.training.signals import Stop
 from sentiment_jax.training.steps import make_eval_step
 
@@ -212,7 +212,7 @@ def test_a_damaged_checkpoint_costs_only_its_steps(plain, small_config, tmp_path
     (plain / "result.json").unlink()
     damage(plain, STEPS)
     train.train(small_config, plain)
-    assert "going on from step 6, 3 steps are computed again" in capsys.readouterr().err
+    assert "resuming at step 6, 3 steps are recomputed" in capsys.readouterr().err
     train.train(small_config, tmp_path / "again")
     runs.assert_same_run(plain, tmp_path / "again")
 
@@ -221,33 +221,33 @@ def test_every_checkpoint_bad_is_an_error(plain, small_config):
     (plain / "result.json").unlink()
     for step in steps_in(plain / "checkpoints"):
         damage(plain, step)
-    with pytest.raises(RunError, match="damaged checkpoints in .*step 9"):
+    with pytest.raises(RunError, match="checkpoint of step 9 in .* is damaged"):
         load_run(plain)
-    with pytest.raises(RunError, match="every checkpoint in .* is bad .*step 9.*--fresh"):
+    with pytest.raises(RunError, match="every checkpoint in .* is damaged .*step 9.*--fresh"):
         train.train(small_config, plain)
 
 
 def test_the_best_checkpoint_lost_is_an_error_at_once(tmp_path):
     """Later ones count on it, and would only find out when training has ended."""
-    checkpoints = Checkpoints(tmp_path)
-    for step, accuracy in ((3, 0.9), (6, 0.5), (9, 0.5)):
-        scores = {"accuracy": accuracy, "loss": 1.0}
+    checkpoints, progress = Checkpoints(tmp_path), Progress(best={"step": 3})
+    for step in (3, 6, 9):
         weights = {"w": np.zeros(2, np.float32)}
-        checkpoints.save(step, weights, weights, {"best": {"step": 3}}, scores)
-    checkpoints.close()
-    check_best(Checkpoints(tmp_path))
-    (tmp_path / "3" / "MANIFEST.json").unlink()  # not the newest: no save that was interrupted
+        checkpoints.save(step, weights, weights, {}, best=3)
+    _check_best(Checkpoints(tmp_path), progress)
+    (tmp_path / "3" / "params" / "manifest.ocdbt").write_bytes(b"")
     for _ in range(2):  # also when it has been set aside before
-        with pytest.raises(RunError, match=r"best checkpoint .*step 3\) is damaged.*--fresh"):
-            check_best(Checkpoints(tmp_path))
+        with pytest.raises(RunError, match=r"best checkpoint \(step 3\) is damaged.*--fresh"):
+            _check_best(Checkpoints(tmp_path), progress)
     assert (tmp_path / "3.corrupt").is_dir()
 
 
-def test_an_unfinished_run_with_a_damaged_checkpoint_predicts_nothing(plain):
-    (plain / "result.json").unlink()
-    damage(plain, steps_in(plain / "checkpoints")[0])
-    with pytest.raises(RunError, match="damaged checkpoints"):
-        load_run(plain)
+def test_a_run_whose_best_checkpoint_is_damaged_predicts_nothing(plain):
+    best = read_json(plain / "result.json")["best_step"]
+    damage(plain, best)
+    for _ in ("finished", "unfinished"):
+        with pytest.raises(RunError, match=f"checkpoint of step {best} in .* is damaged"):
+            load_run(plain)
+        (plain / "result.json").unlink(missing_ok=True)
 
 
 def test_another_tokenizer_of_the_same_size_is_refused(plain, small_config):
@@ -264,14 +264,26 @@ def test_another_tokenizer_of_the_same_size_is_refused(plain, small_config):
         lambda: train.train(small_config, plain),
     ):
         with pytest.raises(
-            InputError, match=r"tokenizer.json is not the tokenizer .* trained with"
+            InputError, match=r"tokenizer.json is not what was written .* trained with"
         ):
             use()
 
 
-def test_a_signal_reaches_the_stop_around_the_one_that_it_found():
-    with Stop() as outer:
-        with Stop() as inner:
-            os.kill(os.getpid(), signal.SIGTERM)
-        assert inner.requested
-    assert outer.requested
+def test_a_run_heeds_the_stop_that_it_is_given(small_config, tmp_path):
+    stop = Stop()
+    stop.requested = True  # as a sweep's, whose handler had the signal
+    with pytest.raises(Interrupted, match="saved step 1;"):
+        train.train(small_config, tmp_path / "run", stop=stop)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_signals_become_a_request(number):
+    with Stop() as stop:
+        os.kill(os.getpid(), number)
+    assert stop.requested
+
+
+def test_nohup_is_respected(monkeypatch):
+    monkeypatch.setattr(signal, "getsignal", lambda number: signal.SIG_IGN)
+    with Stop() as stop:
+        assert not stop._previous

@@ -3,15 +3,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 from reviews import random_encoded
 
 from sentiment_jax.config import LstmConfig
 from sentiment_jax.models.lstm import LstmClassifier
 from sentiment_jax.runtime import devices
-from sentiment_jax.training.scoring import score_reviews
+from sentiment_jax.training.experiment import Classifier
+from sentiment_jax.training.scoring import OneBehind, score_reviews
 
 MODEL = LstmClassifier(LstmConfig(vocab_size=30, embedding_size=8, hidden_size=8, dense_size=8))
-BUCKETS = (5, 9)
+CONFIG = ConfigDict({"data": {"length_buckets": (5,), "max_length": 9}})
+CLASSIFIER = Classifier(CONFIG, tokenizer=None, model=MODEL, mesh=devices.data_mesh())
 
 
 @pytest.fixture(scope="module")
@@ -41,15 +44,7 @@ def expected(encoded, params):
 
 @pytest.mark.parametrize("batch_size", [1, 7, 64])
 def test_equals_a_plain_loop(encoded, params, expected, batch_size):
-    scores = score_reviews(
-        MODEL,
-        params,
-        encoded,
-        batch_size=batch_size,
-        buckets=BUCKETS,
-        mesh=devices.data_mesh(),
-        description="test",
-    )
+    scores = score_reviews(CLASSIFIER, params, encoded, "test", batch_size=batch_size)
     losses, p_positive = expected
     assert scores.examples == 65
     assert 0.1 < np.mean(p_positive > 0.5) < 0.9
@@ -63,13 +58,17 @@ def test_stop_is_asked_between_batches(encoded, params):
         raise KeyError("stopped")
 
     with pytest.raises(KeyError, match="stopped"):
-        score_reviews(
-            MODEL,
-            params,
-            encoded,
-            batch_size=8,
-            buckets=BUCKETS,
-            mesh=devices.data_mesh(),
-            description="test",
-            stop=stop,
-        )
+        score_reviews(CLASSIFIER, params, encoded, "test", batch_size=8, stop=stop)
+
+
+def test_each_result_is_handed_over_once_the_next_is_there():
+    seen = []
+    behind = OneBehind(seen.append)
+    behind.flush()
+    behind.push(1)
+    assert seen == []
+    behind.push(2)
+    assert seen == [1]
+    behind.flush()
+    behind.flush()
+    assert seen == [1, 2]
