@@ -23,7 +23,7 @@ _HELP = "name a folder with config.json, tokenizer and weights, or a hub id"
 
 
 def find_pretrained(pretrained: str, revision: str) -> tuple[Path, str]:
-    """The folder of a pretrained model and its commit hash ("" for a local folder).
+    """Return the folder of a pretrained model and its commit hash ("" for a local folder).
 
     Args:
         pretrained: a local folder, or a hub id that is downloaded into the hub's cache.
@@ -104,7 +104,7 @@ def _cached(hub_id: str, revision: str | None) -> Path | None:
 
 
 def choose_weights(names: Iterable[str], where: str) -> str:
-    """The weight file to read of the files named; pickled ones run code when read and are refused.
+    """Return which of the named weight files to read; pickled ones can run code and are refused.
 
     Raises:
         InputError: where none is safe to read, naming `where`.
@@ -124,7 +124,7 @@ def choose_weights(names: Iterable[str], where: str) -> str:
 
 
 def refuse_non_file(path: Path) -> None:
-    """Raises `InputError` for a missing or empty file, a Git-LFS pointer, a web page, by name."""
+    """Raise `InputError` for a missing or empty file, a Git-LFS pointer or a web page, named so."""
     if not path.is_file():
         raise InputError(f"{path} is missing: download the whole model folder")
     with path.open("rb") as file:
@@ -141,7 +141,7 @@ def refuse_non_file(path: Path) -> None:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Reads a JSON object, refusing what is none with `InputError`."""
+    """Read a JSON object; raise `InputError` for anything else."""
     refuse_non_file(path)
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
