@@ -1,4 +1,4 @@
-"""Our parameters as a Hugging Face folder, which PyTorch's sequence classifiers open."""
+"""Export parameters as a Hugging Face folder that PyTorch's sequence classifiers open."""
 
 import dataclasses
 import json
@@ -30,7 +30,7 @@ LABELS = ("negative", "positive")
 def export_pretrained(
     folder: Path, config: EncoderConfig, params: Mapping[str, Any], tokenizer: tokenizers.Tokenizer
 ) -> None:
-    """Writes model.safetensors, config.json, tokenizer.json and tokenizer_config.json.
+    """Write model.safetensors, config.json, tokenizer.json and tokenizer_config.json.
 
     The folder appears complete or not at all. `load_pretrained` reads it back bit for bit.
 
@@ -50,7 +50,7 @@ def export_pretrained(
             theirs = hugging_face_name(ours)
             root = "" if theirs.startswith("classifier.") else f"{config.model_type}."
             tensor = np.asarray(value, np.float32)
-            # safetensors writes the memory as it lies, a transposed view would come out wrong
+            # safetensors writes memory as it lies: a transposed view would come out wrong
             tensors[root + theirs] = np.ascontiguousarray(
                 tensor.T if ours.endswith("/kernel") else tensor
             )
@@ -65,7 +65,7 @@ def export_pretrained(
 
 
 def hugging_face_config(config: EncoderConfig) -> dict[str, Any]:
-    """The content of config.json."""
+    """Return the content of config.json."""
     theirs = {ours: name for name, ours in CONFIG_NAMES.items()}
     sizes = {
         theirs.get(name, name): value
@@ -85,7 +85,7 @@ def hugging_face_config(config: EncoderConfig) -> dict[str, Any]:
 
 
 def _export_tokenizer(folder: Path, config: EncoderConfig, tokenizer: tokenizers.Tokenizer) -> None:
-    """Writes a tokenizer that adds [CLS] and [SEP] and neither pads nor truncates unasked."""
+    """Write a tokenizer that adds [CLS] and [SEP] and neither pads nor truncates unasked."""
     tokenizer = tokenizers.Tokenizer.from_str(tokenizer.to_str())
     tokenizer.no_padding()
     tokenizer.no_truncation()

@@ -3,9 +3,6 @@
 import json
 import os
 import re
-import subprocess
-import sys
-import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -21,13 +18,12 @@ OTHER_FILES = (
     "special_tokens_map.json",
     "added_tokens.json",
 )
-TIMEOUT = 5.0  # seconds until the hub counts as unreachable
-STALL = 8.0  # seconds without a new byte until a download counts as broken off
+TIMEOUT = 6.0  # seconds without a byte until the hub counts as unreachable
 _HELP = "name a folder with config.json, tokenizer and weights, or a hub id"
 
 
 def find_pretrained(pretrained: str, revision: str) -> tuple[Path, str]:
-    """The folder of a pretrained model and its commit hash ("" for a local folder).
+    """Return the folder of a pretrained model and its commit hash ("" for a local folder).
 
     Args:
         pretrained: a local folder, or a hub id that is downloaded into the hub's cache.
@@ -58,15 +54,23 @@ def find_pretrained(pretrained: str, revision: str) -> tuple[Path, str]:
 
 
 def _download(hub_id: str, revision: str | None) -> Path:
-    """Asks the hub for the commit and gets the files that the cache lacks."""
-    from huggingface_hub import HfApi, constants, errors
+    """Ask the hub for the commit and get the files that the cache lacks."""
+    os.environ.setdefault("HF_HUB_DISABLE_XET", "1")  # its connections have time-outs of their own
+    from huggingface_hub import HfApi, constants, errors, hf_hub_download
+
+    from sentiment_jax.huggingface.http_client import give_up_after
 
     where = f"model.pretrained={hub_id}"
+    give_up_after(TIMEOUT)
     try:
-        info = HfApi().model_info(hub_id, revision=revision, timeout=TIMEOUT)
-        weights = choose_weights([file.rfilename for file in info.siblings or ()], where)
-        # not of info.sha: so the cache learns the branch's name too
-        return _fetch(hub_id, revision, [weights, *OTHER_FILES])
+        commit = HfApi().resolve_revision(hub_id, revision=revision)
+        files = HfApi().model_info(hub_id, revision=commit).siblings or ()
+        names = [file.rfilename for file in files]
+        weights = choose_weights(names, where)
+        # the weights last: where the cache has them, it has the rest
+        for name in [*(name for name in OTHER_FILES if name in names), weights]:
+            path = hf_hub_download(hub_id, name, revision=commit)
+        return Path(path).parent
     except InputError:
         raise
     except errors.GatedRepoError as error:
@@ -77,7 +81,7 @@ def _download(hub_id: str, revision: str | None) -> Path:
         ) from error
     except errors.RevisionNotFoundError as error:
         raise InputError(f"model.revision={revision}: the hub's {hub_id} has none such") from error
-    except Exception as error:  # the hub's HTTP library has its own errors for "no answer"
+    except Exception as error:  # the hub's library has its own errors for "no answer"
         if (snapshot := _cached(hub_id, revision)) is not None:
             return snapshot
         reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
@@ -88,74 +92,19 @@ def _download(hub_id: str, revision: str | None) -> Path:
         ) from error
 
 
-def _fetch(hub_id: str, revision: str | None, patterns: list[str]) -> Path:
-    """Downloads in a process of its own, which is ended when nothing arrives any more.
-
-    The hub's library tries again and again for up to a minute, in threads that nobody can stop.
-
-    Raises:
-        OSError: the download failed or broke off; the next one goes on where it was.
-    """
-    from huggingface_hub import constants
-
-    options: dict[str, Any] = {"repo_id": hub_id, "revision": revision, "allow_patterns": patterns}
-    options |= {"etag_timeout": TIMEOUT, "endpoint": constants.ENDPOINT}
-    options |= {"cache_dir": str(constants.HF_HUB_CACHE)}
-    with subprocess.Popen(
-        [sys.executable, "-m", "sentiment_jax.huggingface.hub", json.dumps(options)],
-        stdout=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "HF_HUB_VERBOSITY": "error", "HF_HUB_DISABLE_XET": "1"},
-    ) as process:
-        assert process.stdout is not None
-        try:
-            process.stdout.readline()  # Python has started: from here on, silence is the hub's
-            size, since = -1, time.monotonic()
-            while process.poll() is None:
-                files = Path(constants.HF_HUB_CACHE).glob(f"*{hub_id.rpartition('/')[2]}/blobs/*")
-                if size != (size := sum(_size(file) for file in files)):
-                    since = time.monotonic()
-                if time.monotonic() - since > STALL:
-                    raise TimeoutError(f"the download broke off, no byte for {STALL:g} s")
-                time.sleep(0.1)
-        finally:
-            process.kill()
-        answer = process.stdout.read().strip()
-        if process.returncode:
-            raise OSError(answer or f"the download ended with exit code {process.returncode}")
-        return Path(answer)
-
-
-def _size(file: Path) -> int:
-    try:
-        return file.stat().st_size
-    except FileNotFoundError:  # renamed meanwhile: it is complete
-        return 0
-
-
 def _cached(hub_id: str, revision: str | None) -> Path | None:
-    """The complete folder of a revision in the hub's cache, if there is one."""
-    from huggingface_hub import errors, snapshot_download
+    """Return the complete folder of a revision in the hub's cache, if there is one."""
+    from huggingface_hub import try_to_load_from_cache
 
     for weights in WEIGHT_FILES:
-        try:
-            snapshot = Path(
-                snapshot_download(
-                    hub_id,
-                    revision=revision,
-                    local_files_only=True,
-                    allow_patterns=[weights, *OTHER_FILES],
-                )
-            )
-        except errors.LocalEntryNotFoundError:
-            continue
-        if (snapshot / weights).exists() and (snapshot / "config.json").exists():
-            return snapshot
+        path = try_to_load_from_cache(hub_id, weights, revision=revision)
+        if isinstance(path, str) and Path(path).with_name("config.json").exists():
+            return Path(path).parent
     return None
 
 
 def choose_weights(names: Iterable[str], where: str) -> str:
-    """The weight file to read of the files named; pickled ones run code when read and are refused.
+    """Return which of the named weight files to read; pickled ones can run code and are refused.
 
     Raises:
         InputError: where none is safe to read, naming `where`.
@@ -175,7 +124,7 @@ def choose_weights(names: Iterable[str], where: str) -> str:
 
 
 def refuse_non_file(path: Path) -> None:
-    """Raises `InputError` for a missing or empty file, a Git-LFS pointer, a web page, by name."""
+    """Raise `InputError` for a missing or empty file, a Git-LFS pointer or a web page, named so."""
     if not path.is_file():
         raise InputError(f"{path} is missing: download the whole model folder")
     with path.open("rb") as file:
@@ -192,7 +141,7 @@ def refuse_non_file(path: Path) -> None:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Reads a JSON object, refusing what is none with `InputError`."""
+    """Read a JSON object; raise `InputError` for anything else."""
     refuse_non_file(path)
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
@@ -201,20 +150,3 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise InputError(f"{path} is not a JSON object: download it again")
     return value
-
-
-def _snapshot(options: str) -> int:
-    """The other side of `_fetch`: prints the folder, or what went wrong."""
-    from huggingface_hub import snapshot_download
-
-    print(flush=True)
-    try:
-        print(snapshot_download(**json.loads(options)))
-    except Exception as error:
-        print(f"{type(error).__name__}: {error}")
-        return 1
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(_snapshot(sys.argv[1]))

@@ -1,4 +1,4 @@
-"""A Hugging Face folder's config and weights into ours, every name and shape compared.
+"""Read the config and weights of a Hugging Face folder, comparing every name and shape.
 
 Only this file and export.py know Hugging Face's names; both use the one table below.
 """
@@ -65,7 +65,7 @@ class LoadReport:
 
 
 def hugging_face_name(name: str) -> str:
-    """Hugging Face's PyTorch name, without root, of one of our flattened names."""
+    """Return Hugging Face's PyTorch name, without root, for one of our flattened names."""
     for pattern, replacement in NAMES:
         if match := re.fullmatch(pattern, name):
             return re.sub(r"\.(kernel|scale|embedding)$", ".weight", match.expand(replacement))
@@ -73,7 +73,7 @@ def hugging_face_name(name: str) -> str:
 
 
 def unstack_layers(params: Mapping[str, Any]) -> dict[str, Any]:
-    """Flattens parameters to "/"-joined names, scanned layers taken apart into `layer_<i>`."""
+    """Flatten parameters to "/"-joined names and split scanned layers into `layer_<i>`."""
     flat: dict[str, Any] = {}
     for name, value in traverse_util.flatten_dict(params, sep="/").items():
         if name.startswith("encoder/layers/"):
@@ -85,7 +85,7 @@ def unstack_layers(params: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def stack_layers(flat: Mapping[str, Any], params: Mapping[str, Any]) -> dict[str, Any]:
-    """The inverse of `unstack_layers`, into the tree structure of `params`."""
+    """Invert `unstack_layers`, into the tree structure of `params`."""
 
     def stacked(name: str, like: Any) -> Any:
         if not name.startswith("encoder/layers/"):
@@ -100,7 +100,7 @@ def stack_layers(flat: Mapping[str, Any], params: Mapping[str, Any]) -> dict[str
 
 
 def read_encoder_config(folder: Path, model_type: str) -> EncoderConfig:
-    """Reads a folder's config.json.
+    """Read a folder's config.json.
 
     Raises:
         InputError: for another model type or values that the encoder doesn't know.
@@ -137,7 +137,7 @@ def read_encoder_config(folder: Path, model_type: str) -> EncoderConfig:
 
 
 def resolve_encoder(settings: Mapping[str, Any], folder: Path | None) -> dict[str, Any]:
-    """Fills every encoder field that is None or absent, from the folder's config.json or default.
+    """Fill encoder fields that are None or absent from the folder's config.json or the defaults.
 
     Dropout rates and how to compute may differ from the folder's, sizes may not. Without a folder
     `vocab_size` stays open: it will be the tokenizer's.
@@ -168,7 +168,7 @@ def resolve_encoder(settings: Mapping[str, Any], folder: Path | None) -> dict[st
 
 
 def _read_weights(folder: Path) -> tuple[Path, dict[str, np.ndarray]]:
-    """All tensors of a folder by their names as stored, Flax's joined with "/"."""
+    """Read all tensors of a folder by their stored names, Flax's joined with "/"."""
     path = folder / choose_weights([path.name for path in folder.iterdir()], str(folder))
     refuse_non_file(path)
     try:
@@ -183,7 +183,7 @@ def _read_weights(folder: Path) -> tuple[Path, dict[str, np.ndarray]]:
 
 
 def _canonical_name(name: str, model_type: str) -> str:
-    """A stored name in PyTorch's spelling without the root."""
+    """Return a stored name in PyTorch's spelling without the root."""
     name = name.replace("/", ".").removeprefix(f"{model_type}.")
     name = re.sub(r"\.(kernel|scale|embedding|gamma)$", ".weight", name)
     return re.sub(r"\.beta$", ".bias", name)
@@ -192,7 +192,7 @@ def _canonical_name(name: str, model_type: str) -> str:
 def load_pretrained(
     folder: Path, config: EncoderConfig, params: Mapping[str, Any]
 ) -> tuple[dict[str, Any], LoadReport]:
-    """Replaces freshly initialised parameters by those of a Hugging Face folder, strictly.
+    """Replace freshly initialised parameters by those of a Hugging Face folder, strictly.
 
     Args:
         folder: holds `flax_model.msgpack` or `model.safetensors`.
@@ -253,6 +253,6 @@ def load_pretrained(
 
 
 def _shorten(names: list[str]) -> str:
-    """The first ten names: a line of hundreds helps nobody."""
+    """Join the first ten names and count the rest."""
     more = f" and {len(names) - 10} more" if len(names) > 10 else ""
     return ", ".join(names[:10]) + more

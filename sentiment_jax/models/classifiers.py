@@ -23,14 +23,14 @@ def _encode(
     lengths: Int[Array, " batch"],
     deterministic: bool,
 ) -> Float[Array, "batch hidden"]:
-    """The last hidden state of [CLS], the first token, in float32: the heads need no less."""
+    """Return the last hidden state of [CLS], the first token, in float32 for the heads."""
     hidden = Embeddings(config, deterministic, name="embeddings")(token_ids)
     first = Encoder(config, deterministic, name="encoder")(hidden, lengths)
     return first.astype(jnp.float32)
 
 
 def _head(config: EncoderConfig, deterministic: bool) -> tuple[Callable[..., nn.Dense], Dropout]:
-    """Makers of a head's dense layers, in float32, and its dropout."""
+    """Return a constructor of float32 dense layers for a head, and its dropout."""
     dense = functools.partial(
         nn.Dense, kernel_init=nn.initializers.normal(config.initializer_range)
     )
@@ -52,7 +52,7 @@ class BertClassifier(nn.Module):
         *,
         deterministic: bool,
     ) -> Float[Array, "batch 2"]:
-        """Logits of rows whose first `lengths` tokens count; dropout unless deterministic."""
+        """Return logits; only the first `lengths` tokens of a row count."""
         dense, dropout = _head(self.config, deterministic)
         first = _encode(self.config, token_ids, lengths, deterministic)
         pooled = nn.tanh(dense(self.config.hidden_size, name="pooler")(first))
@@ -67,7 +67,7 @@ class ElectraHead(nn.Module):
 
     @nn.compact
     def __call__(self, first: Float[Array, "batch hidden"]) -> Float[Array, "batch 2"]:
-        """Logits from the first token's hidden state."""
+        """Return the logits for the hidden state of the first token."""
         dense, dropout = _head(self.config, self.deterministic)
         inner = dense(self.config.hidden_size, name="dense")(dropout(first))
         inner = dropout(gelu(inner))
@@ -87,20 +87,21 @@ class ElectraClassifier(nn.Module):
         *,
         deterministic: bool,
     ) -> Float[Array, "batch 2"]:
-        """Logits of rows whose first `lengths` tokens count; dropout unless deterministic."""
+        """Return logits; only the first `lengths` tokens of a row count."""
         first = _encode(self.config, token_ids, lengths, deterministic)
         return ElectraHead(self.config, deterministic, name="classifier")(first)
 
 
 def build_model(settings: Mapping[str, Any], *, vocab_size: int) -> nn.Module:
-    """Builds the classifier that `settings["name"]` names from its own fields, None for a default.
+    """Build the classifier that a config's `model` group describes.
 
     Args:
-        settings: config.model; `vocab_size` in it, where set, is that of pretrained weights.
-        vocab_size: number of entries of the tokenizer.
+      settings: config.model; None stands for a field's default. A `vocab_size` in it is that of
+        pretrained weights.
+      vocab_size: number of entries of the tokenizer.
 
     Raises:
-        InputError: for an unknown name, impossible sizes, a tokenizer larger than the embeddings.
+      InputError: unknown name, impossible sizes, or a tokenizer larger than the embedding table.
     """
     name = settings["name"]
     fields = {

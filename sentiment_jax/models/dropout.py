@@ -1,8 +1,8 @@
-"""Dropout whose masks cost a few integer operations an element.
+"""Dropout whose masks cost a few integer operations per element.
 
-flax's own draws 32 bits an element from JAX's generators, which took half of a training step on the
-CPU. Here a hash of the element's index, keyed by two words of a JAX key, decides: the mask depends
-on nothing but key and shape, and XLA fuses it into what it is multiplied with.
+nn.Dropout draws 32 bits per element from JAX's generators, which took half of a training step on
+the CPU. Here the mask is a hash of the element's index, keyed by two words of a JAX key. It depends
+on key and shape alone, and XLA fuses it with the multiplication.
 """
 
 import flax.linen as nn
@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool, Float
 
 
 def _mix(words: Array) -> Array:
-    """A bijection of 32-bit words whose every output bit depends on every input bit.
+    """Map 32-bit words one to one, so that every output bit depends on every input bit.
 
     Constants: the two-round xorshift-multiply of least bias found by Wellons' search,
     https://github.com/skeeto/hash-prospector
@@ -23,10 +23,10 @@ def _mix(words: Array) -> Array:
 
 
 def keep_mask(key: Array, rate: float, shape: tuple[int, ...]) -> Bool[Array, "..."]:
-    """True with probability 1 - rate, independently (as far as a hash can be), for every element.
+    """Draw a mask whose elements are True with probability 1 - rate, as independent as a hash is.
 
     Args:
-      key: a JAX key made by fold_in or split, for its data are used as they are.
+      key: a JAX key made by fold_in or split, since its words are used as they are.
       rate: probability of False, at least 0 and below 1; met to 2**-32.
       shape: of the mask; at most 2**32 elements.
     """
@@ -38,14 +38,14 @@ def keep_mask(key: Array, rate: float, shape: tuple[int, ...]) -> Bool[Array, ".
 
 
 class Dropout(nn.Module):
-    """flax's Dropout, with masks from `keep_mask`: zero with probability `rate`, or scaled up."""
+    """nn.Dropout with masks from `keep_mask`: zero with probability `rate`, else scaled up."""
 
     rate: float
     deterministic: bool
 
     @nn.compact
     def __call__(self, inputs: Float[Array, "..."]) -> Float[Array, "..."]:
-        """Applies a mask from the "dropout" stream, unless deterministic or the rate is 0."""
+        """Apply a mask from the "dropout" stream, unless deterministic or the rate is 0."""
         if self.deterministic or self.rate == 0:
             return inputs
         keep = keep_mask(self.make_rng("dropout"), self.rate, inputs.shape)

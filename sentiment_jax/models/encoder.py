@@ -1,7 +1,7 @@
 """The post-layer-norm encoder of BERT (Devlin et al., 2019) and ELECTRA (Clark et al., 2020).
 
-Numerics follow Hugging Face's PyTorch models. The embeddings' and every layer's output are had with
-`model.apply(..., capture_intermediates=True)`.
+Numerics follow Hugging Face's PyTorch models. `model.apply(..., capture_intermediates=True)` also
+returns the outputs of the embeddings and of every layer.
 """
 
 import functools
@@ -15,14 +15,8 @@ from flax import traverse_util
 from jaxtyping import Array, Float, Int
 
 from sentiment_jax.config import EncoderConfig
-from sentiment_jax.errors import InputError
 from sentiment_jax.models.dropout import Dropout
-from sentiment_jax.models.layers import (
-    Dense,
-    einsum,
-    gelu,
-    layer_norm,
-)
+from sentiment_jax.models.layers import Dense, einsum, gelu, layer_norm
 
 
 class Embeddings(nn.Module):
@@ -35,13 +29,16 @@ class Embeddings(nn.Module):
     def __call__(
         self, token_ids: Int[Array, "batch length"]
     ) -> Float[Array, "batch length hidden"]:
-        """Embeds token ids, all of type 0; `InputError` for rows longer than the position table."""
+        """Embed token ids, all of type 0.
+
+        Raises:
+          ValueError: the rows are longer than the position table.
+        """
         config = self.config
         length = token_ids.shape[1]
         if length > config.max_position_embeddings:
-            raise InputError(
-                f"{length} tokens are more than the model's positions: set data.max_length to at "
-                f"most {config.max_position_embeddings}"
+            raise ValueError(
+                f"{length} tokens exceed the {config.max_position_embeddings} positions"
             )
         embed = functools.partial(
             nn.Embed,
@@ -75,7 +72,7 @@ class SelfAttention(nn.Module):
         hidden: Float[Array, "batch length hidden"],
         lengths: Int[Array, " batch"],
     ) -> Float[Array, "batch queries hidden"]:
-        """Attends from `queries` to each row's first `lengths` tokens."""
+        """Attend from `queries` to the first `lengths` tokens of each row."""
         config = self.config
 
         def heads(name: str, source: Array) -> Array:
@@ -108,7 +105,7 @@ class Layer(nn.Module):
     def __call__(
         self, hidden: Float[Array, "batch length hidden"], lengths: Int[Array, " batch"]
     ) -> Float[Array, "batch queries hidden"]:
-        """Attention, then the feed-forward network, each added to its input and normalised."""
+        """Apply attention, then a feed-forward network, each added to its input and normalised."""
         config = self.config
         dropout = Dropout(config.hidden_dropout, deterministic=self.deterministic)
         attention = SelfAttention(config, self.deterministic, name="attention")
@@ -116,7 +113,7 @@ class Layer(nn.Module):
         attended = attention(queries, hidden, lengths)
         hidden = layer_norm(config, "attention_norm")(queries + dropout(attended))
         inner = Dense(config, config.intermediate_size, name="intermediate")(hidden)
-        # computed again when its gradient is taken, to keep no more than its input
+        # rematerialised in the backward pass, so that only its input is stored
         inner = jax.checkpoint(gelu)(inner)
         output = Dense(config, config.hidden_size, name="output")(inner)
         return layer_norm(config, "output_norm")(hidden + dropout(output))
@@ -132,9 +129,9 @@ class Encoder(nn.Module):
     def __call__(
         self, hidden: Float[Array, "batch length hidden"], lengths: Int[Array, " batch"]
     ) -> Float[Array, "batch hidden"]:
-        """Applies the layers in turn; returns the first token's last state.
+        """Apply the layers in turn and return the last state of the first token.
 
-        Nothing else of the last layer is used, so nothing else is computed, unless it is scanned.
+        Nothing else of the last layer is used, so an unscanned one computes nothing else.
         """
         config = self.config
         layer = nn.remat(Layer) if config.remat else Layer
@@ -154,10 +151,11 @@ class Encoder(nn.Module):
 
 
 def layerwise_multipliers(params: dict[str, Any], decay: float) -> dict[str, Any]:
-    """Learning-rate multipliers that fall with depth (Howard & Ruder, 2018; Clark et al., 2020).
+    """Return multipliers of the learning rate that shrink towards the embeddings.
 
-    With L layers: heads 1, layer i `decay ** (L - i)`, embeddings `decay ** (L + 1)`. Scanned
-    layers get an array that broadcasts along their leading axis.
+    With L layers: heads 1, layer i `decay ** (L - i)`, embeddings `decay ** (L + 1)`, as in
+    Howard & Ruder (2018) and Clark et al. (2020). Scanned layers get an array that broadcasts along
+    their leading axis.
     """
     flat = traverse_util.flatten_dict(params, sep="/")
     encoder = params["encoder"]

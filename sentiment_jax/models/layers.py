@@ -1,4 +1,8 @@
-"""The encoder's products, dense layer, GELU and layer norm, as fast as they are exact."""
+"""What makes the encoder fast: its products, dense layer, GELU and layer normalisation.
+
+Each computes what its plain form does (jnp.einsum, nn.Dense, nn.gelu(approximate=False),
+nn.LayerNorm), and tests compare the two.
+"""
 
 import functools
 import math
@@ -13,11 +17,16 @@ from sentiment_jax.config import EncoderConfig
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def einsum(spec: str, left: Float[Array, "..."], right: Float[Array, "..."]) -> Float[Array, "..."]:
-    """A product of two operands in their own dtype, accumulated and returned in float32.
+    """Multiply two operands in their own dtype; accumulate and return float32.
 
-    The cotangent is rounded to that dtype too: JAX's own rule would multiply it in float32, which
-    takes a quarter of a bfloat16 training step on the CPU. Every index must occur in two or three
-    of the operands and the result: then a gradient is an einsum again.
+    The backward pass rounds the cotangent to the operands' dtype. JAX's own rule multiplies it in
+    float32, which takes a quarter of a bfloat16 training step on the CPU.
+
+    Args:
+      spec: of jnp.einsum. Every index occurs in at least two of the operands and the result, so
+        that both gradients are einsums too.
+      left: the first operand.
+      right: the second.
     """
     a, b, out = spec.replace("->", ",").split(",")
     if next(index for index in out if (index in a) != (index in b)) in b:
@@ -41,14 +50,14 @@ einsum.defvjp(_einsum_forward, _einsum_backward)
 
 
 class Dense(nn.Module):
-    """A dense layer computed in `config.dtype`, initialised as Hugging Face does."""
+    """nn.Dense over `einsum`, computed in `config.dtype` and initialised as Hugging Face does."""
 
     config: EncoderConfig
     features: int
 
     @nn.compact
     def __call__(self, inputs: Float[Array, "batch length in"]) -> Float[Array, "batch length out"]:
-        """Multiplies by the kernel with float32 accumulation and adds the bias."""
+        """Multiply by the kernel, accumulating in float32, and add the bias."""
         dtype = jnp.dtype(self.config.dtype)
         init = nn.initializers.normal(self.config.initializer_range)
         kernel = self.param("kernel", init, (inputs.shape[-1], self.features))
@@ -58,18 +67,22 @@ class Dense(nn.Module):
 
 
 def gelu(inputs: Float[Array, "..."]) -> Float[Array, "..."]:
-    """Exact GELU in float32 by erf, as PyTorch has it; flax's, by erfc, takes twice the time."""
+    """Return the exact GELU, computed in float32 by erf as in PyTorch.
+
+    nn.gelu(approximate=False) uses erfc, which takes twice the time.
+    """
     x = inputs.astype(jnp.float32)
     return (0.5 * x * (1 + jax.lax.erf(math.sqrt(0.5) * x))).astype(inputs.dtype)
 
 
 def layer_norm(config: EncoderConfig, name: str) -> nn.LayerNorm:
-    """Layer normalisation over the last axis; flax takes the statistics in float32.
+    """Return a layer normalisation over the last axis, its statistics in float32.
 
-    Computed again when its gradient is taken: less memory, and on a CPU no slower.
+    It is rematerialised in the backward pass, which saves memory and is no slower on a CPU;
+    `config.remat` already does so for whole layers.
     """
-    again = nn.remat(nn.LayerNorm, prevent_cse=not config.scan_layers)
-    return (nn.LayerNorm if config.remat else again)(
+    rematerialised = nn.remat(nn.LayerNorm, prevent_cse=not config.scan_layers)
+    return (nn.LayerNorm if config.remat else rematerialised)(
         epsilon=config.layer_norm_eps,
         dtype=jnp.dtype(config.dtype),
         use_fast_variance=False,  # E[x^2] - E[x]^2 loses digits where the mean is large

@@ -1,8 +1,8 @@
-"""An LSTM review classifier; the defaults are the study's network.
+"""An LSTM review classifier, by default the network of the study that this project replicates.
 
-Word embedding 100, one LSTM of 64 units, its state after the last valid word, dropout 0.3, a dense
-layer of 128 with ReLU, two logits; Xavier initial weights. Pooling over all states and a second
-direction follow Johnson & Zhang (2016), https://arxiv.org/abs/1602.02373.
+That is: word embedding 100, one LSTM of 64 units, its state after the last valid word, dropout 0.3,
+a dense layer of 128 with ReLU, two logits; Xavier initial weights. Pooling over all states and a
+second direction follow Johnson & Zhang (2016), https://arxiv.org/abs/1602.02373.
 """
 
 import flax.linen as nn
@@ -17,7 +17,7 @@ from sentiment_jax.models.lstm_scan import ScannedLstm
 def reverse_valid(
     inputs: Float[Array, "length batch features"], lengths: Int[Array, " batch"]
 ) -> Float[Array, "length batch features"]:
-    """Reverses the first `lengths` positions of every row; the padding stays where it is."""
+    """Reverse the first `lengths` positions of every row and leave the padding in place."""
     position = jnp.arange(inputs.shape[0])[:, None]
     source = jnp.where(position < lengths, lengths - 1 - position, position)
     return jnp.take_along_axis(inputs, source[:, :, None], axis=0)
@@ -26,7 +26,7 @@ def reverse_valid(
 def pool(
     states: Float[Array, "length batch hidden"], lengths: Int[Array, " batch"], pooling: str
 ) -> Float[Array, "batch pooled"]:
-    """Reduces the valid states of every row to one vector.
+    """Reduce the valid states of every row to one vector.
 
     Args:
       states: hidden states.
@@ -63,14 +63,11 @@ class LstmClassifier(nn.Module):
         *,
         deterministic: bool = True,
     ) -> Float[Array, "batch 2"]:
-        """Returns float32 logits (negative, positive); dropout acts unless deterministic."""
+        """Return float32 logits (negative, positive), with dropout unless deterministic."""
         config, dtype = self.config, jnp.dtype(self.config.dtype)
         xavier = nn.initializers.xavier_uniform()
         embed = nn.Embed(
-            config.vocab_size,
-            config.embedding_size,
-            embedding_init=xavier,
-            name="embedding",
+            config.vocab_size, config.embedding_size, embedding_init=xavier, name="embedding"
         )
         embedded = embed(token_ids.T)  # scans run along the first axis
         embedded = Dropout(config.embedding_dropout, deterministic)(embedded).astype(dtype)

@@ -1,21 +1,39 @@
-"""The LSTM's scan and its own backward pass."""
+"""What makes the LSTM fast: one product per step, and a backward pass of its own.
+
+The plain form is flax's OptimizedLSTMCell under nn.scan; tests compare states and gradients.
+"""
 
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from flax.linen.recurrent import DenseParams
 from jaxtyping import Array, Float
 
 GATES = "ifgo"  # input, forget, candidate, output
 
 
-class LstmCell(nn.Module):
-    """One step of an LSTM: flax's OptimizedLSTMCell, its parameters and their names.
+class _GateParameters(nn.Module):
+    """The parameters of a dense layer without its product, under the names that flax gives them."""
 
-    Two differences make it cheaper: one matrix product for input and state together, and what the
-    backward pass needs is given out as well. Products are taken in `dtype`, all else in float32.
+    features: int
+    use_bias: bool
+    kernel_init: nn.initializers.Initializer
+
+    @nn.compact
+    def __call__(self, inputs: Float[Array, "batch features"]) -> tuple[Array, Array | None]:
+        kernel = self.param("kernel", self.kernel_init, (inputs.shape[-1], self.features))
+        bias = (
+            self.param("bias", nn.initializers.zeros, (self.features,)) if self.use_bias else None
+        )
+        return kernel, bias
+
+
+class LstmCell(nn.Module):
+    """One step of an LSTM, with the parameters of flax's OptimizedLSTMCell under the same names.
+
+    Two differences make it cheaper: input and state share one matrix product, and the cell also
+    returns what the backward pass needs. Products are taken in `dtype`, all else in float32.
     """
 
     features: int
@@ -27,16 +45,12 @@ class LstmCell(nn.Module):
         carry: tuple[Float[Array, "batch hidden"], Float[Array, "batch hidden"]],
         inputs: Float[Array, "batch features"],
     ) -> Any:
-        """Returns the new (c, h), and: new h, old c, the activated gates i, f, g, o."""
+        """Return the new (c, h), and: new h, old c, the activated gates i, f, g, o."""
         c, h = carry
         initializers = {"i": nn.initializers.xavier_uniform(), "h": nn.initializers.orthogonal()}
         parameters: dict[str, Any] = {
-            side + gate: DenseParams(
-                self.features,
-                use_bias=side == "h",
-                param_dtype=jnp.float32,
-                kernel_init=initializers[side],
-                name=side + gate,
+            side + gate: _GateParameters(
+                self.features, side == "h", initializers[side], name=side + gate
             )(source)
             for gate in GATES
             for side, source in (("i", inputs), ("h", h))
@@ -62,32 +76,29 @@ def _join(kernels: dict[str, Array]) -> Float[Array, "features_and_hidden gates"
     return jnp.concatenate(sides)
 
 
-def _scan(cell: nn.Module, inputs: Float[Array, "length batch features"]) -> Any:
-    zeros = jnp.zeros((inputs.shape[1], cell.features))
-    return cell((zeros, zeros.astype(inputs.dtype)), inputs)[1]
-
-
-def _states(cell: nn.Module, inputs: Float[Array, "length batch features"]) -> Array:
-    return _scan(cell, inputs)[0]
-
-
 def _states_and_residuals(
     cell: nn.Module, inputs: Float[Array, "length batch features"]
 ) -> tuple[Array, Any]:
-    states, *residuals = _scan(cell, inputs)
+    zeros = jnp.zeros((inputs.shape[1], cell.features))
+    states, *residuals = cell((zeros, zeros.astype(inputs.dtype)), inputs)[1]
     return states, (cell.variables["params"], inputs, states, *residuals)
 
 
-def _gradients(residuals: Any, state_gradients: Array) -> tuple[Any, Array]:
-    """Backpropagation through time: a step finds the gradient of its gates and of the state before.
+def _states(cell: nn.Module, inputs: Float[Array, "length batch features"]) -> Array:
+    return _states_and_residuals(cell, inputs)[0]
 
-    Those of the inputs and kernels are single products over all steps, taken afterwards: JAX's
-    transposed scan would make four products a step and carry the kernels' sums along.
+
+def _gradients(residuals: Any, state_gradients: Array) -> tuple[Any, Array]:
+    """Backpropagation through time.
+
+    The scan computes only the gradients of each step's gates and of the state before it. Those of
+    inputs and kernels follow as single products over all steps, where JAX's transposed scan makes
+    four products per step and carries the sums of the kernels' gradients along.
     """
-    params, inputs, states, memory, gates = residuals  # memory: before each step
+    params, inputs, states, memory, gates = residuals  # memory: c before each step
     dtype, features = inputs.dtype, inputs.shape[-1]
     kernel = _join({name: leaf["kernel"] for name, leaf in params.items()}).astype(dtype)
-    # Turned round outside the scan: inside, XLA's CPU backend makes a float32 product of it.
+    # Transposed outside the scan: inside, XLA's CPU backend takes the product in float32.
     to_inputs, to_states = kernel[:features].T, kernel[features:].T
 
     def step_back(carry: tuple[Array, Array], at: Any) -> Any:
@@ -125,7 +136,7 @@ def _gradients(residuals: Any, state_gradients: Array) -> tuple[Any, Array]:
 
 
 class ScannedLstm(nn.Module):
-    """One direction of an LSTM: nn.scan over the cell, parameters shared by all positions."""
+    """One direction of an LSTM: nn.scan over the cell, all positions sharing its parameters."""
 
     features: int
     dtype: jnp.dtype
@@ -134,7 +145,7 @@ class ScannedLstm(nn.Module):
     def __call__(
         self, inputs: Float[Array, "length batch features"]
     ) -> Float[Array, "length batch hidden"]:
-        """Returns the hidden state after every position."""
+        """Return the hidden state after every position."""
         scanned_cell = nn.scan(LstmCell, variable_broadcast="params", split_rngs={"params": False})
         run = nn.custom_vjp(_states, _states_and_residuals, _gradients)
         return jnp.asarray(run(scanned_cell(self.features, self.dtype, name="cell"), inputs))

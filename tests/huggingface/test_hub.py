@@ -79,6 +79,7 @@ def cache(tmp_path, monkeypatch):
         set_endpoint(monkeypatch, unused.getsockname()[1])
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    assert hub.TIMEOUT < 15 / 2
     monkeypatch.setattr(hub, "TIMEOUT", 1.0)
     return tmp_path / "cache"
 
@@ -204,6 +205,50 @@ def test_no_network_names_the_ways_out_and_does_not_hang(cache, monkeypatch, sta
         silent.close()
 
 
+@pytest.mark.parametrize("path", ["/api/models", f"/{MODEL}/resolve"])
+def test_an_overloaded_hub_is_reported_at_once(server, monkeypatch, path):
+    """Its library would wait as long as the hub asks for."""
+    answer = Hub.answer
+
+    def overloaded(handler, *arguments):
+        busy = 503, b"", {"Retry-After": "30"}
+        answer(handler, *(busy if handler.path.startswith(path) else arguments))
+
+    monkeypatch.setattr(Hub, "answer", overloaded)
+    begin = time.monotonic()
+    with pytest.raises(InputError, match="the hub can't be reached .*status 503"):
+        hub.find_pretrained(MODEL, "")
+    assert time.monotonic() - begin < 5
+
+
+def test_a_slow_download_and_one_that_breaks_off_once_are_completed(server, monkeypatch):
+    """Only silence ends a download: this one takes twice the time-out and a second connection."""
+    whole = (Hub.folder / "model.safetensors").read_bytes()
+    answer, gets = Hub.answer, []
+
+    def slow(handler, status, body, headers=()):
+        if handler.command == "HEAD" or body != whole:
+            answer(handler, status, body, headers)
+            return
+        gets.append(handler.headers.get("Range"))
+        handler.send_response(status)
+        for name, value in {"Content-Length": str(len(body)), **dict(headers)}.items():
+            handler.send_header(name, value)
+        handler.end_headers()
+        parts = 2 if len(gets) == 1 else 5
+        size = len(body) // 4
+        for start in range(0, parts * size, size):
+            handler.wfile.write(body[start : start + size])
+            handler.wfile.flush()
+            time.sleep(0.4)
+        handler.close_connection = True
+
+    monkeypatch.setattr(Hub, "answer", slow)
+    folder, _ = hub.find_pretrained(MODEL, "")
+    assert (folder / "model.safetensors").read_bytes() == whole
+    assert len(gets) == 2
+
+
 def stop_answering(server, handler):
     time.sleep(30)
 
@@ -217,8 +262,6 @@ def close_the_hub(server, handler):
 def test_a_hub_that_dies_in_mid_download_is_reported_and_the_next_one_goes_on(
     server, cache, monkeypatch, fate
 ):
-    assert hub.TIMEOUT + hub.STALL < 15
-    monkeypatch.setattr(hub, "STALL", 3.0)
     whole = (Hub.folder / "model.safetensors").read_bytes()
 
     def break_off(handler, status, body, headers=()):
@@ -237,9 +280,9 @@ def test_a_hub_that_dies_in_mid_download_is_reported_and_the_next_one_goes_on(
     with monkeypatch.context() as patch:
         patch.setattr(Hub, "answer", break_off)
         begin = time.monotonic()
-        with pytest.raises(InputError, match="the hub can't be reached .*broke off") as caught:
+        with pytest.raises(InputError, match="the hub can't be reached .*no byte for") as caught:
             hub.find_pretrained(MODEL, "")
-        assert time.monotonic() - begin < 15
+        assert time.monotonic() - begin < 5
     assert "\n" not in str(caught.value) and "HF_HOME" in str(caught.value)
     if fate is stop_answering:
         folder, _ = hub.find_pretrained(MODEL, "")
