@@ -249,7 +249,11 @@ def test_sigterm_to_one_stops_both_at_the_same_step(tmp_path):
     workdir = tmp_path / "pair"
     pair = start_pair(workdir, **SEVERAL_SHAPES | {"epochs": 2000, "checkpoint_every": 100000})
     wait_for_steps(workdir, pair, EPOCH + 2)  # their validation is a line, too
-    pair[1].send_signal(signal.SIGTERM)
+    # As SLURM does: to every process of a step, the child too.
+    children = Path(f"/proc/{pair[1].pid}/task/{pair[1].pid}/children").read_text().split()
+    for number in (pair[1].pid, *map(int, children)):
+        os.kill(number, signal.SIGTERM)
+    assert len(children) == 1
     first, second = ends(pair, [143, 143])
     (step,) = re.findall(r"saved step (\d+); run the same command", " ".join(first))
     assert f"saved step {step};" in second[-1]
