@@ -20,6 +20,7 @@ from sentiment_jax.runtime import launch, processes
 from sentiment_jax.storage.checkpoints import Checkpoints
 from sentiment_jax.storage.files import read_json
 from sentiment_jax.storage.metrics_log import read_metrics
+from sentiment_jax.training import signals
 
 ROOT = Path(__file__).parents[2]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
@@ -412,3 +413,17 @@ def test_a_run_of_one_process_waits_for_nobody():
     with processes.in_turn():
         pass
     assert processes.leave(7) == 7
+
+
+def test_a_signal_from_both_the_cluster_and_the_parent_counts_once(monkeypatch):
+    exits, now = [], [100.0]
+    monkeypatch.setattr(processes, "count", lambda: 2)
+    monkeypatch.setattr(signals.os, "_exit", exits.append)
+    monkeypatch.setattr(signals.time, "monotonic", lambda: now[0])
+    with signals.Stop() as stop:
+        for _ in range(2):
+            signal.raise_signal(signal.SIGTERM)
+        assert stop.requested and exits == []
+        now[0] += 2  # seconds: someone means it
+        signal.raise_signal(signal.SIGTERM)
+        assert exits == [143]
