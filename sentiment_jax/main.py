@@ -95,6 +95,8 @@ def dispatch() -> None:
     group = launch.find_process_group(COORDINATOR.value, PROCESS_ID.value, PROCESS_COUNT.value)
     if group is not None and MODE.value not in ("train", "evaluate"):
         raise InputError(f"--mode={MODE.value} is for one process: leave --coordinator out")
+    if group is not None and not launch.follow_parent():
+        sys.exit(launch.run_child(group, LOST_AFTER.value))
     if MODE.value == "train":
         if CONFIG.value is None:
             raise InputError("--config is missing: --config=configs/lstm.py, for example")
@@ -257,7 +259,7 @@ def main(arguments: list[str] | None = None) -> int:
             return _fail(f"disk full: {error}; free some space, run the same command again", 1)
         if processes.count() == 1:
             raise
-        processes.explain(error)
+        processes.await_loss(error)
         traceback.print_exc()
         return processes.leave(1)
     return processes.leave(0)

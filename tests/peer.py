@@ -1,6 +1,6 @@
-"""One of several processes that only ask each other: `peer.py PORT INDEX COUNT VICTIM`.
+"""One of several processes that only ask each other: `peer.py PORT INDEX COUNT [VICTIM KILLED]`.
 
-The victim kills itself at the 40th question.
+At the 40th question the victim kills itself (`self`), or the process that watches it (`parent`).
 """
 
 import os
@@ -12,13 +12,15 @@ from sentiment_jax.runtime import devices, launch
 
 
 def dispatch():
-    port, index, count, victim = map(int, sys.argv[1:])
-    place = launch.find_process_group(f"localhost:{port}", index, count)
-    launch.connect(place, lost_after=5)
+    port, index, count, victim = map(int, [*sys.argv[1:], -1][:4])
+    group = launch.find_process_group(f"localhost:{port}", index, count)
+    if not launch.follow_parent():
+        sys.exit(launch.run_child(group, lost_after=5))
+    launch.connect(group, lost_after=5)
     for question in range(2000):
         assert bool(devices.any_of(index == 1)), "the others heard nothing"
         if index == victim and question == 40:
-            os.kill(os.getpid(), 9)
+            os.kill(os.getppid() if sys.argv[5] == "parent" else os.getpid(), 9)
         time.sleep(0.02)
 
 

@@ -14,23 +14,23 @@ from sentiment_jax.runtime import processes
 
 
 def data_mesh() -> Mesh:
-    """All devices in one row, its axis named "data"."""
+    """Return all devices in one row, its axis named "data"."""
     return Mesh(np.array(jax.devices()), ("data",))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """The sharding of parameters and optimiser state: a copy on every device."""
+    """Return the sharding of parameters and optimiser state: a copy on every device."""
     return NamedSharding(mesh, PartitionSpec())
 
 
 def axis_to_split(shape: tuple[int, ...], parts: int) -> int | None:
-    """The longest axis that divides into equal parts; None where no axis does."""
+    """Return the longest axis that divides into equal parts; None where no axis does."""
     fitting = [axis for axis, size in enumerate(shape) if size and size % parts == 0]
     return max(fitting, key=lambda axis: shape[axis], default=None)
 
 
 def sharding(leaf: Any, mesh: Mesh, shard: bool) -> NamedSharding:
-    """Where an array of the training state lives: copied, or split where `shard` asks for it.
+    """Return where an array of the training state lives: copied, or split if `shard`.
 
     An array that has no axis to split evenly (a small bias, a scalar) is copied all the same.
     """
@@ -41,7 +41,7 @@ def sharding(leaf: Any, mesh: Mesh, shard: bool) -> NamedSharding:
 
 
 def place(tree: Any, mesh: Mesh, shard: bool = False) -> Any:
-    """Sends a state that every process holds whole to the devices."""
+    """Send a state that every process holds whole to the devices."""
 
     def put(leaf: jax.Array) -> jax.Array:
         where = sharding(leaf, mesh, shard)
@@ -54,14 +54,14 @@ def place(tree: Any, mesh: Mesh, shard: bool = False) -> Any:
 
 
 def constrain(tree: Any, mesh: Mesh, shard: bool) -> Any:
-    """Inside a jitted function: the arrays of a tree live where `sharding` says."""
+    """Keep the arrays of a tree where `sharding` says, inside a jitted function."""
     return jax.lax.with_sharding_constraint(
         tree, jax.tree.map(lambda leaf: sharding(leaf, mesh, shard), tree)
     )
 
 
 def abstract(tree: Any, mesh: Mesh, shard: bool = False) -> Any:
-    """Shapes, dtypes and shardings of a tree: the target of a restore."""
+    """Return shapes, dtypes and shardings of a tree: the target of a restore."""
     return jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(
             leaf.shape, leaf.dtype, sharding=sharding(leaf, mesh, shard)
@@ -71,7 +71,7 @@ def abstract(tree: Any, mesh: Mesh, shard: bool = False) -> Any:
 
 
 def put_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
-    """Sends a batch to the devices, its rows split along the data axis.
+    """Send a batch to the devices, its rows split along the data axis.
 
     Every process makes the whole (small) batch and sends its own devices' rows.
     """
@@ -85,17 +85,17 @@ def put_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
 
 
 def fetch(array: jax.Array) -> np.ndarray:
-    """The whole array, also where other processes hold a part of it."""
+    """Return the whole array, also where other processes hold a part of it."""
     if processes.count() == 1:
         return np.asarray(array)
     return np.asarray(multihost_utils.process_allgather(array, tiled=True))
 
 
 def check_batch_size(name: str, batch_size: int) -> None:
-    """Refuses a batch that the devices cannot share evenly.
+    """Refuse a batch that the devices cannot share evenly.
 
     Raises:
-      InputError: with the nearest sizes that work.
+      InputError: With the nearest sizes that work.
     """
     count = jax.device_count()
     if batch_size % count:
@@ -108,13 +108,13 @@ def check_batch_size(name: str, batch_size: int) -> None:
 
 
 def any_of(flag: bool) -> Any:
-    """Whether the flag is set in any process, as an array: nobody waits until it is read."""
+    """Return whether the flag is set in any process, as an array: reading it is what waits."""
     mesh, reduce = _any_over_devices()
     return reduce(put_batch({"flag": np.full(mesh.size, flag)}, mesh)["flag"])
 
 
 @functools.cache
 def _any_over_devices() -> tuple[Any, Any]:
-    """The mesh, and the jitted function; made once, they are asked for at every step."""
+    """Return the mesh and the jitted function; made once, as every step asks for them."""
     mesh = data_mesh()
     return mesh, jax.jit(jnp.any, out_shardings=replicated(mesh))

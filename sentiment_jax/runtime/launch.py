@@ -1,13 +1,18 @@
-"""Joining several processes as one run."""
+"""Several processes as one run: finding the others, and a parent that watches each process.
 
-import ctypes
+Where a process is lost, JAX's C++ client writes a page to the stderr of the others and aborts them:
+Python cannot step in. So a process that is told of others starts the same command again as its
+child. The child trains; the parent outlives it and says in one line what happened.
+"""
+
+import collections
 import dataclasses
 import ipaddress
 import os
 import re
-import select
 import signal
 import socket
+import subprocess
 import sys
 import threading
 
@@ -15,6 +20,8 @@ from sentiment_jax.errors import InputError, RunError
 from sentiment_jax.runtime import processes
 
 JOIN_SECONDS = 300  # a cluster may start its processes minutes apart
+ASKS_TO_END = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+PARENT = "SENTIMENT_JAX_PARENT"  # a child's variable: the descriptors that its parent gave it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,19 +37,20 @@ class ProcessGroup:
 def find_process_group(
     coordinator: str | None, index: int | None, total: int | None
 ) -> ProcessGroup | None:
-    """Reads --coordinator, --process_id and --process_count; None for a process on its own.
+    """Read --coordinator, --process_id and --process_count; None for a process on its own.
 
     Raises:
-      InputError: they do not fit together, or there is no cluster to ask.
+      InputError: They do not fit together, or there is no cluster to ask.
     """
+    local_devices = None
     if coordinator == "auto":
         if index is not None or total is not None:
             raise InputError(
                 "--coordinator=auto takes --process_id and --process_count from the cluster: "
                 "leave them out"
             )
-        return _ask_cluster()
-    if coordinator is None and index is None and total is None:
+        coordinator, index, total, local_devices = _ask_cluster()
+    elif coordinator is None and index is None and total is None:
         return None
     if coordinator is None or index is None or total is None:
         raise InputError(
@@ -57,39 +65,45 @@ def find_process_group(
             f"--process_id={index} with --process_count={total}: processes are numbered from 0 to "
             f"{max(total - 1, 0)}"
         )
-    return ProcessGroup(coordinator, index, total) if total > 1 else None
+    return ProcessGroup(coordinator, index, total, local_devices) if total > 1 else None
 
 
-def _ask_cluster() -> ProcessGroup | None:
-    # What jax.distributed.initialize does; asked first, to know the address to bind to.
-    from jax._src.clusters import ClusterEnv
+def _ask_cluster() -> tuple[str, int, int, list[int]]:
+    """Read the environment of Open MPI or SLURM, as `jax.distributed.initialize` would.
 
+    JAX offers no public way to ask before it listens, and then it listens on every network.
+    """
+    get = os.environ.__getitem__
     try:
-        found = ClusterEnv.auto_detect_unset_distributed_params(
-            None, None, None, None, None, JOIN_SECONDS
-        )
-    except Exception as error:  # whatever a half-set environment leads to
+        if "OMPI_MCA_orte_hnp_uri" in os.environ:  # 1531576320.0;tcp://10.96.0.1,10.148.0.1:34911
+            job, host = re.findall(
+                r"^(\d+)\..*?tcp6?://(\[[^],]+|[^,:]+)", get("OMPI_MCA_orte_hnp_uri")
+            )[0]
+            job, host = int(job) // 2**12, host + "]" * host.startswith("[")
+            names = ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_RANK")
+        elif "SLURM_STEP_NODELIST" in os.environ:  # node003,node007 or node[003-007,009],other
+            job = int(get("SLURM_JOB_ID"))
+            host = "".join(re.findall(r"^([^[,]+)\[?([^],-]*)", get("SLURM_STEP_NODELIST"))[0])
+            names = ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID")
+        else:
+            raise InputError(
+                "--coordinator=auto: no SLURM or Open MPI environment here; start this with srun "
+                "or mpirun, or give --coordinator=HOST:PORT --process_id=I --process_count=N"
+            )
+        index, total, local = (int(get(name)) for name in names)
+    except (KeyError, ValueError, IndexError) as error:
         raise InputError(
-            f"--coordinator=auto: the cluster's environment is odd ({error})"
+            f"--coordinator=auto: the cluster's environment is odd ({error!r})"
         ) from error
-    coordinator, total, index, local = found
-    if coordinator is None or total is None or index is None:
-        raise InputError(
-            "--coordinator=auto: no SLURM or Open MPI environment here; start this with srun or "
-            "mpirun, or give --coordinator=HOST:PORT --process_id=I --process_count=N"
-        )
-    return (
-        ProcessGroup(coordinator, index, total, list(local) if local else None)
-        if total > 1
-        else None
-    )
+    port = os.environ.get("JAX_COORDINATOR_PORT") or 65536 - 2**12 + job % 2**12
+    return f"{host}:{port}", index, total, [local]
 
 
 def bind_address(coordinator: str) -> str:
-    """The one address that process 0 listens on: the coordinator's own, never all of them.
+    """Return the one address that process 0 listens on: the coordinator's own, never all of them.
 
     Raises:
-      InputError: no such host, or an address that stands for all.
+      InputError: No such host, or an address that stands for all.
     """
     host, _, port = coordinator.rpartition(":")
     try:
@@ -105,7 +119,7 @@ def bind_address(coordinator: str) -> str:
 
 
 def _check_free(listen: str) -> None:
-    """Binds to an address for a moment: JAX 0.10 crashes where another program holds it."""
+    """Bind to an address for a moment: JAX 0.10 crashes where another program holds it."""
     host, _, port = listen.rpartition(":")
     family = socket.AF_INET6 if host.startswith("[") else socket.AF_INET
     with socket.socket(family) as probe:
@@ -120,15 +134,15 @@ def _check_free(listen: str) -> None:
 
 
 def connect(group: ProcessGroup, lost_after: int) -> None:
-    """Joins the other processes; before anything touches a device.
+    """Join the other processes; call it before anything touches a device.
 
     Args:
-      group: of this process.
-      lost_after: seconds without a sign of life after which a process counts as lost.
+      group: Where this process stands in its run.
+      lost_after: Seconds without a sign of life after which a process counts as lost.
 
     Raises:
-      InputError: an address that cannot be listened on.
-      RunError: the others did not come.
+      InputError: An address that cannot be listened on.
+      RunError: The others did not come.
     """
     import jax
 
@@ -136,7 +150,6 @@ def connect(group: ProcessGroup, lost_after: int) -> None:
     if group.index == 0:
         _check_free(listen)
     jax.config.update("jax_enable_preemption_service", False)  # signals are training.signals.Stop's
-    _watch(group, lost_after)
     try:
         jax.distributed.initialize(
             group.coordinator,
@@ -158,56 +171,91 @@ def connect(group: ProcessGroup, lost_after: int) -> None:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115
 
 
-def _watch(group: ProcessGroup, lost_after: int) -> None:
-    """Makes one line and exit code 1 of the end that JAX's client puts to a process.
+def run_child(group: ProcessGroup, lost_after: int) -> int:
+    """Run this command again as a child that trains, and return the exit code to end with.
 
-    When a process is lost, C++ code of the others writes a page to stderr and calls abort(), with
-    no way for Python to step in. So stderr becomes a pipe that a thread passes on, all but that
-    page, and abort() finds a signal handler that sleeps until the thread has ended the process.
+    The child's Python writes to this process's stdout and stderr itself, so a progress bar sees a
+    terminal. Only descriptor 2, where C++ writes, leads here: all is passed on but JAX's reports
+    about its processes. SIGTERM, SIGINT and SIGHUP are forwarded.
+
+    Returns:
+      The child's exit code; 128 plus the signal's number where one of those signals ended it; 1,
+      with one line on stderr, where it was aborted or killed.
     """
-    libc = ctypes.CDLL(None)
-    # A handler is called with the signal's number: sleep(6).
-    libc.signal(int(signal.SIGABRT), ctypes.cast(libc.sleep, ctypes.c_void_p))
-    sys.stderr.flush()
+    lifeline, held_open = os.pipe()  # closed by the kernel when this process ends in any way
     stderr = os.dup(2)
-    source, sink = os.pipe()
-    os.dup2(sink, 2)
-    os.close(sink)
-    sys.stderr = open(stderr, "w", buffering=1, errors="backslashreplace", closefd=False)  # noqa: SIM115
-
-    def read() -> None:
-        page, fatal = "", False
-        while True:
-            if fatal and not select.select([source], [], [], 0.3)[0]:
-                bar = "\n" if os.isatty(stderr) else ""  # the progress bar's line is not ended
-                message = describe_loss(page, lost_after)
-                if processes.count() == 1:
-                    message = (
-                        f"not all {group.count} processes came to {group.coordinator} in "
-                        f"{JOIN_SECONDS} s"
-                    )
-                os.write(stderr, f"{bar}error: {message}\n".encode())
-                os._exit(1)
-            chunk = os.read(source, 1 << 16)
-            if not chunk:
-                return
-            known = b"coordination_service" in chunk or b"distributed service" in chunk
-            if known or fatal or processes.count() == 1:
-                page += chunk.decode(errors="replace")
-                fatal = "Terminating process" in page
+    reports: collections.deque[str] = collections.deque(maxlen=100)
+    is_report = False
+    with subprocess.Popen(
+        [sys.executable, *sys.orig_argv[1:]],
+        env={**os.environ, PARENT: f"{lifeline} {stderr}"},
+        pass_fds=(lifeline, stderr),
+        stderr=subprocess.PIPE,
+        text=True,
+        errors="replace",
+        process_group=0,  # a terminal's Ctrl-C comes to the child once, from here
+    ) as child:
+        os.close(lifeline)
+        os.close(stderr)
+        for number in ASKS_TO_END:  # what was ignored before is ignored by the child
+            signal.signal(number, lambda number, frame: child.send_signal(number))
+        assert child.stderr is not None
+        for line in child.stderr:
+            if re.match(r"[IWEF]\d{4} ", line):  # a record's first line; JAX's run over several
+                is_report = "coordination" in line or "distributed service" in line
+            if is_report:
+                reports.append(line)
             else:
-                os.write(stderr, chunk)
+                sys.stderr.write(line)
+    code = child.returncode
+    os.close(held_open)
+    if code >= 0:
+        return code
+    report = "".join(reports)
+    if "Terminating process" in report:
+        message = describe_loss(report, group, lost_after)
+    elif -code in ASKS_TO_END:
+        return 128 - code
+    else:
+        sys.stderr.write(report)
+        message = (
+            f"process {group.index} of the run was ended from outside or crashed "
+            f"({signal.strsignal(-code)}); the same commands go on from the last checkpoint"
+        )
+    bar = "\n" if os.isatty(2) else ""  # the progress bar's line is not ended
+    print(f"{bar}error: {message}", file=sys.stderr)
+    return 1
 
-    threading.Thread(target=read, daemon=True).start()
+
+def follow_parent() -> bool:
+    """Return whether `run_child` started this process, and if so tie this process to its parent.
+
+    A thread ends this process when its parent is gone: it reads a pipe that nobody writes to and
+    that only the parent holds open.
+    """
+    descriptors = os.environ.pop(PARENT, None)
+    if descriptors is None:
+        return False
+    lifeline, stderr = map(int, descriptors.split())
+
+    def wait() -> None:
+        os.read(lifeline, 1)
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
+    sys.stderr = open(stderr, "w", buffering=1, errors="backslashreplace")  # noqa: SIM115
+    return True
 
 
-def describe_loss(page: str, lost_after: int) -> str:
-    """One line for what JAX's client writes before it ends a process."""
-    numbers = re.search(r"stopped sending heartbeats\):\s*((?:\S*\d\s*)+)", page)
+def describe_loss(report: str, group: ProcessGroup, lost_after: int) -> str:
+    """Return one line for what JAX's client writes before it aborts a process."""
+    if "RegisterTask" in report:
+        return f"not all {group.count} processes came to {group.coordinator} in {JOIN_SECONDS} s"
+    numbers = re.search(r"stopped sending heartbeats\):\n((?:\S*\d\n)+)", report)
     if numbers:
-        lost = sorted({int(n) for n in re.findall(r"(\d+)\s", numbers[1])})
+        lost = sorted({int(n) for n in re.findall(r"(\d+)\n", numbers[1])})
         who = f"process{'es' if len(lost) > 1 else ''} {', '.join(map(str, lost))}"
-    elif "leader task" in page:
+    elif "leader task" in report:
         who = "process 0"
     else:
         who = "another process"

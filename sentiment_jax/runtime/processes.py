@@ -1,7 +1,9 @@
-"""Several processes as one run: joining, waiting for each other, and saying who was lost.
+"""Several processes as one run: waiting for each other, and leaving together.
 
-Process 0 writes what a run writes; the others compute with it and keep still. JAX is imported only
-where there are several: a run of one process pays nothing for what stands here.
+Every process reads the data and takes every step, on its own devices' rows of each batch. The main
+process, number 0, also writes the logs, the files and stdout; the others write nothing but their
+share of a checkpoint, and errors. JAX is imported only where there are several processes: a run of
+one pays nothing for this module.
 """
 
 import contextlib
@@ -17,23 +19,23 @@ _index, _count, _lost_after = 0, 1, 0
 
 
 def join(index: int, count: int, lost_after: int) -> None:
-    """Notes where this process stands in its run."""
+    """Note where this process stands in its run, and after how many seconds others are lost."""
     global _index, _count, _lost_after
     _index, _count, _lost_after = index, count, lost_after
 
 
 def is_main() -> bool:
-    """Whether this process writes logs and files; True where it is alone."""
+    """Return whether this process writes logs and files; True where it is alone."""
     return _index == 0
 
 
 def count() -> int:
-    """The number of processes of the run."""
+    """Return the number of processes of the run."""
     return _count
 
 
 def barrier() -> None:
-    """Waits until all processes are here."""
+    """Wait until all processes are here."""
     if _count > 1:
         from jax.experimental import multihost_utils
 
@@ -42,7 +44,7 @@ def barrier() -> None:
 
 @contextlib.contextmanager
 def in_turn() -> Iterator[None]:
-    """Lets process 0 go through a block alone; the others follow, and see what it wrote."""
+    """Let the main process go through a block first; the others follow, and see what it wrote."""
     if not is_main():
         barrier()
     yield
@@ -51,21 +53,27 @@ def in_turn() -> Iterator[None]:
 
 
 def leave(code: int) -> int:
-    """Ends this process of several with an exit code, giving the others a moment to end too."""
+    """End this process of several with an exit code, giving the others a moment to end too.
+
+    Returns:
+      The code, where the process is alone.
+    """
     if _count > 1:
         import jax
 
         sys.stdout.flush()
         sys.stderr.flush()
-        timer = threading.Timer(LEAVE_SECONDS, os._exit, (code,))
-        timer.start()
+        threading.Timer(LEAVE_SECONDS, os._exit, (code,)).start()
         with contextlib.suppress(Exception):
             jax.distributed.shutdown()
         os._exit(code)
     return code
 
 
-def explain(error: Exception) -> None:
-    """Where a collective broke, waits for the coordinator to say who was lost: that ends this."""
+def await_loss(error: Exception) -> None:
+    """Wait, where a collective broke, for the coordinator to report the loss and end this process.
+
+    Its report names the lost process; the error does not.
+    """
     if _count > 1 and re.search(r"gloo|nccl|collective|coordination|barrier", str(error), re.I):
         time.sleep(_lost_after + 2 * LEAVE_SECONDS)

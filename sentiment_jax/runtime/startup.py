@@ -1,4 +1,12 @@
-"""What must be set before JAX starts: XLA's flags, malloc, the CPU's devices, the cache."""
+"""What must be set before JAX starts: XLA's flags, malloc, the CPU's devices, the cache.
+
+Each is a matter of speed and can be switched off:
+
+* malloc: set GLIBC_TUNABLES, to anything.
+* AVX-512: set --xla_cpu_prefer_vector_width in XLA_FLAGS, to any width.
+* CPU devices: --config.cpu_devices=1, or a device count in XLA_FLAGS.
+* compilation cache: JAX_ENABLE_COMPILATION_CACHE=false; JAX_COMPILATION_CACHE_DIR moves it.
+"""
 
 import os
 import sys
@@ -17,9 +25,9 @@ TUNABLES = ":".join(
 
 
 def tune_malloc() -> None:
-    """Starts this process again with TUNABLES, which glibc reads at the start of a process only.
+    """Restart this process with TUNABLES, which glibc reads at the start of a process only.
 
-    Set GLIBC_TUNABLES yourself, to anything, to be left alone.
+    The processes that it starts inherit them, and need no restart.
     """
     if sys.platform == "linux" and "GLIBC_TUNABLES" not in os.environ:
         os.environ["GLIBC_TUNABLES"] = TUNABLES
@@ -27,7 +35,7 @@ def tune_malloc() -> None:
 
 
 def use_cpu_devices(count: int) -> None:
-    """Splits this machine's CPU into `count` devices of one thread each; call before JAX starts.
+    """Split this machine's CPU into `count` devices of one thread each; call before JAX starts.
 
     XLA runs the small steps of a scan on one core, whatever the machine has; as many devices as
     cores use all of them. 1 leaves JAX as it is: one device, large products on all cores. Where
@@ -40,16 +48,16 @@ def use_cpu_devices(count: int) -> None:
 
 
 def use_wide_vectors() -> None:
-    """Lets XLA's own loops use all of a CPU's AVX-512 units; call before JAX starts.
+    """Let XLA's own loops use all of a CPU's AVX-512 units; call before JAX starts.
 
     Its default, 256 bits, leaves half of each idle. Sums are taken in another order, so the bits of
-    a run depend on it. Set the flag yourself, to any width, to be left alone.
+    a run depend on it.
     """
     _add_xla_flag("--xla_cpu_prefer_vector_width=512", unless="prefer_vector_width")
 
 
 def _add_xla_flag(flag: str, unless: str) -> bool:
-    """Appends to XLA_FLAGS where `unless` is not among them, nor the name of a file of flags."""
+    """Append to XLA_FLAGS, unless they contain `unless` or are the name of a file of flags."""
     flags = os.environ.get("XLA_FLAGS", "").strip()
     if unless in flags or flags[:1] not in ("", "-"):
         return False
@@ -58,7 +66,7 @@ def _add_xla_flag(flag: str, unless: str) -> bool:
 
 
 def use_compilation_cache() -> None:
-    """Keeps all compiled programs between runs, where JAX_COMPILATION_CACHE_DIR says if it does."""
+    """Keep all compiled programs between runs, in JAX_COMPILATION_CACHE_DIR if that is set."""
     import jax
 
     if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):

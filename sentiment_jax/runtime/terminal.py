@@ -8,7 +8,7 @@ from sentiment_jax.runtime import processes
 
 
 def progress_bar(total: int, description: str, *, initial: int = 0, unit: str = "step") -> tqdm:
-    """A progress bar with ETA on stderr; where that is no terminal, a line every half minute."""
+    """Return a progress bar with ETA on stderr; a line every half minute if that is no terminal."""
     terminal = sys.stderr.isatty()
     return tqdm(
         total=total,

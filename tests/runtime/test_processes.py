@@ -20,12 +20,14 @@ from sentiment_jax.runtime import launch, processes
 from sentiment_jax.storage.checkpoints import Checkpoints
 from sentiment_jax.storage.files import read_json
 from sentiment_jax.storage.metrics_log import read_metrics
+from sentiment_jax.training import signals
 from sentiment_jax.training.experiment import load_run
 
 ROOT = Path(__file__).parents[2]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
 SEVERAL_SHAPES = {**runs.LONGER, "data.length_buckets": (12,)}
 EPOCH = runs.STEPS // runs.LONGER["epochs"]
+GROUP = launch.ProcessGroup("host:1234", 0, 4)
 CLUSTER = re.compile("SLURM|OMPI|PMI|KUBERNETES|JAX_")
 
 
@@ -94,17 +96,126 @@ def alone(tmp_path_factory):
     return workdir
 
 
-@pytest.mark.parametrize(("count", "victim"), [(2, 0), (3, 1)])
-def test_a_lost_process_is_named_in_one_line(count, victim):
+@pytest.mark.parametrize(("count", "victim", "killed"), [(2, 0, "self"), (3, 1, "parent")])
+def test_a_lost_process_is_named_in_one_line(count, victim, killed):
     port = free_port()
-    peers = [start("tests/peer.py", port, index, count, victim) for index in range(count)]
+    peers = [start("tests/peer.py", port, i, count, victim, killed) for i in range(count)]
+    codes = [1] * count
+    codes[victim] = {"self": 1, "parent": -signal.SIGKILL}[killed]
     began = time.monotonic()
-    errors = ends(peers, [-signal.SIGKILL if i == victim else 1 for i in range(count)])
+    errors = ends(peers, codes)  # waits for whoever holds their stderr: for orphans, too
     assert time.monotonic() - began < 120  # all 2,000 questions would take longer yet
-    for index, lines in enumerate(errors):
-        if index != victim:
-            assert len(lines) == 1, lines
-            assert lines[0].startswith(f"error: lost process {victim} of the run")
+    lines = errors.pop(victim)
+    if killed == "self":
+        assert len(lines) == 1 and f"process {victim} of the run was ended" in lines[0]
+        assert "(Killed)" in lines[0]
+    else:
+        assert lines == []
+    for lines in errors:
+        assert len(lines) == 1, lines
+        assert lines[0].startswith(f"error: lost process {victim} of the run")
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGKILL, -signal.SIGKILL), (signal.SIGTERM, 143)]
+)
+def test_the_child_ends_with_its_parent_even_while_it_waits_for_the_others(number, code):
+    port = free_port()
+    peer = start("tests/peer.py", port, 0, 2)  # no other comes
+    try:
+        while True:
+            assert peer.poll() is None, peer.communicate()
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", port)) == 0:
+                    break
+            time.sleep(0.1)
+        peer.send_signal(number)
+        _, text = peer.communicate(timeout=20)  # the end of stderr, which a child would hold open
+    finally:
+        peer.kill()
+    assert (peer.returncode, text) == (code, "")
+
+
+REPORT = (
+    "E1126 06:40:48.519404 1 coordination_service.cc:1549] tasks (stopped sending heartbeats):\n1\n"
+    "F1126 06:40:48.519857 1 client.h:80] Terminating process because the JAX distributed service\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("script", "code", "lines"),
+    [
+        ("sys.exit(2)", 2, []),
+        ("sys.exit('error: its last line')", 1, ["error: its last line"]),
+        ("write('I1126 xla.cc] seen'); sys.exit(143)", 143, ["I1126 xla.cc] seen"]),
+        (
+            "write('E1126 coordination.cc] hidden\\nhidden\\nW1126 xla.cc] seen')",
+            0,
+            ["W1126 xla.cc] seen"],
+        ),
+        ("os.kill(os.getpid(), 15)", 143, []),
+        (f"write({REPORT!r}); os.abort()", 1, ["error: lost process 1 of the run (it ended, or "]),
+        (f"write({REPORT!r}); sys.exit(0)", 0, []),
+        (
+            "write('E1126 coordination.cc] kept'); write('F1126 xla.cc] failed'); os.abort()",
+            1,
+            [
+                "F1126 xla.cc] failed",
+                "E1126 coordination.cc] kept",
+                "error: process 0 of the run was ended from outside or crashed (Aborted)",
+            ],
+        ),
+    ],
+)
+def test_what_the_parent_says(child, capfd, script, code, lines):
+    assert child(script) == code
+    written = capfd.readouterr().err.splitlines()
+    assert [line[: len(start)] for line, start in zip(written, lines, strict=True)] == lines
+
+
+def test_the_parent_forwards_a_signal(child, capfd):
+    """To a child that handles it; the parent itself lives on."""
+    script = (
+        "import time\n"
+        "signal.signal(signal.SIGTERM, lambda *_: sys.exit(7))\n"
+        "os.kill(os.getppid(), signal.SIGTERM)\n"
+        "time.sleep(60)"
+    )
+    assert child(script) == 7
+    assert capfd.readouterr().err == ""
+
+
+def test_a_child_writes_to_the_terminal_itself(child, capfd):
+    """So that its progress bar stays one."""
+    reader, terminal = os.openpty()
+    captured = os.dup(2)
+    os.dup2(terminal, 2)
+    try:
+        assert child("launch.follow_parent(); print(sys.stderr.isatty())") == 0
+    finally:
+        os.dup2(captured, 2)
+        for descriptor in (reader, terminal, captured):
+            os.close(descriptor)
+    assert capfd.readouterr().out == "True\n"
+
+
+@pytest.fixture
+def child(monkeypatch):
+    """Runs a script as the child of this process and returns the exit code to end with."""
+    before = {n: signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
+    prelude = (
+        "import os, signal, sys\nfrom sentiment_jax.runtime import launch\n"
+        "def write(text): os.write(2, text.encode() + b'\\n')\n"
+    )
+
+    def run(script):
+        monkeypatch.setattr(sys, "orig_argv", ["python", "-c", prelude + script])
+        return launch.run_child(GROUP, lost_after=9)
+
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    yield run
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 def test_a_port_in_use_is_one_line():
@@ -112,7 +223,7 @@ def test_a_port_in_use_is_one_line():
         other.bind(("127.0.0.1", 0))
         other.listen()
         port = other.getsockname()[1]
-        (lines,) = ends([start("tests/peer.py", port, 0, 2, -1)], [2])
+        (lines,) = ends([start("tests/peer.py", port, 0, 2)], [2])
     assert len(lines) == 1
     assert re.search(f"process 0 cannot listen on .*:{port} .*another port", lines[0])
 
@@ -140,7 +251,11 @@ def test_sigterm_to_one_stops_both_at_the_same_step(tmp_path):
     workdir = tmp_path / "pair"
     pair = start_pair(workdir, **SEVERAL_SHAPES | {"epochs": 2000, "checkpoint_every": 100000})
     wait_for_steps(workdir, pair, EPOCH + 2)  # their validation is a line, too
-    pair[1].send_signal(signal.SIGTERM)
+    # As SLURM does: to every process of a step, the child too.
+    children = Path(f"/proc/{pair[1].pid}/task/{pair[1].pid}/children").read_text().split()
+    for number in (pair[1].pid, *map(int, children)):
+        os.kill(number, signal.SIGTERM)
+    assert len(children) == 1
     first, second = ends(pair, [143, 143])
     (step,) = re.findall(r"saved step (\d+); run the same command", " ".join(first))
     assert f"saved step {step};" in second[-1]
@@ -208,22 +323,45 @@ def only_cluster(monkeypatch, variables):
         monkeypatch.setenv(name, value)
 
 
+SLURM = {
+    "SLURM_JOB_ID": "4096",
+    "SLURM_STEP_NODELIST": "node[003-007]",
+    "SLURM_NTASKS": "8",
+    "SLURM_PROCID": "5",
+    "SLURM_LOCALID": "1",
+    "SLURM_STEP_NUM_NODES": "5",
+}
+
+
 def test_slurm_is_asked(monkeypatch):
-    slurm = {
-        "SLURM_JOB_ID": "4096",
-        "SLURM_STEP_NODELIST": "node[003-007]",
-        "SLURM_NTASKS": "8",
-        "SLURM_PROCID": "5",
-        "SLURM_LOCALID": "1",
-        "SLURM_STEP_NUM_NODES": "5",
-    }
-    only_cluster(monkeypatch, slurm)
+    only_cluster(monkeypatch, SLURM)
     group = launch.find_process_group("auto", None, None)
     assert (group.index, group.count, group.local_devices) == (5, 8, [1])
     assert group.coordinator.startswith("node003:")
     monkeypatch.setenv("SLURM_NTASKS", "1")
     monkeypatch.setenv("SLURM_PROCID", "0")
     assert launch.find_process_group("auto", None, None) is None
+
+
+@pytest.mark.parametrize(
+    ("nodes", "first"),
+    [
+        ("node003", "node003"),
+        ("node003,other", "node003"),
+        ("gpu-a[12,15-17],other[1-2]", "gpu-a12"),
+        ("gpu-a[007]", "gpu-a007"),
+    ],
+)
+def test_the_first_of_slurm_nodes_is_the_coordinator(monkeypatch, nodes, first):
+    only_cluster(monkeypatch, SLURM | {"SLURM_STEP_NODELIST": nodes})
+    assert launch.find_process_group("auto", None, None).coordinator == f"{first}:61440"
+
+
+@pytest.mark.parametrize("name", ["SLURM_JOB_ID", "SLURM_PROCID"])
+def test_a_cluster_that_says_half(monkeypatch, name):
+    only_cluster(monkeypatch, {key: value for key, value in SLURM.items() if key != name})
+    with pytest.raises(InputError, match=f"environment is odd .*{name}"):
+        launch.find_process_group("auto", None, None)
 
 
 def test_open_mpi_is_asked(monkeypatch):
@@ -237,7 +375,10 @@ def test_open_mpi_is_asked(monkeypatch):
     only_cluster(monkeypatch, ompi)
     group = launch.find_process_group("auto", None, None)
     assert (group.index, group.count) == (0, 2)
-    assert group.coordinator.startswith("10.96.0.1:")
+    assert group.coordinator == "10.96.0.1:62624"
+    monkeypatch.setenv("OMPI_MCA_orte_hnp_uri", "4096.0;tcp6://[fe80::b9b:ac5d,2620:10d::2]:43370")
+    group = launch.find_process_group("auto", None, None)
+    assert group.coordinator == "[fe80::b9b:ac5d]:61441"
 
 
 def test_process_0_listens_on_one_address_only():
@@ -253,17 +394,18 @@ SILENT = "(stopped sending heartbeats):\n{}\nThe tasks have crashed. Check the 3
 
 
 @pytest.mark.parametrize(
-    ("page", "who"),
+    ("report", "who"),
     [
         (LEADER, "lost process 0 of"),
         (SILENT.format("1"), "lost process 1 of"),
         (SILENT.format("3\n12"), "lost processes 3, 12 of"),
         (SILENT.format("/job:jax_worker/replica:0/task:2"), "lost process 2 of"),
+        ("RPC: /xla.coordination/RegisterTask", "not all 4 processes came to host:1234 in 300 s"),
         ("something else", "lost another process of"),
     ],
 )
-def test_who_was_lost(page, who):
-    assert launch.describe_loss(page, 9).startswith(who)
+def test_who_was_lost(report, who):
+    assert launch.describe_loss(report, GROUP, 9).startswith(who)
 
 
 def test_a_run_of_one_process_waits_for_nobody():
@@ -272,3 +414,17 @@ def test_a_run_of_one_process_waits_for_nobody():
     with processes.in_turn():
         pass
     assert processes.leave(7) == 7
+
+
+def test_a_signal_from_both_the_cluster_and_the_parent_counts_once(monkeypatch):
+    exits, now = [], [100.0]
+    monkeypatch.setattr(processes, "count", lambda: 2)
+    monkeypatch.setattr(signals.os, "_exit", exits.append)
+    monkeypatch.setattr(signals.time, "monotonic", lambda: now[0])
+    with signals.Stop() as stop:
+        for _ in range(2):
+            signal.raise_signal(signal.SIGTERM)
+        assert stop.requested and exits == []
+        now[0] += 2  # seconds: someone means it
+        signal.raise_signal(signal.SIGTERM)
+        assert exits == [143]
