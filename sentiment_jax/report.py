@@ -269,9 +269,7 @@ def _all_trials(groups: Sequence[Group]) -> list[Block]:
             where = "" if "at step" in content["reason"] else f" at step {content['step']}"
             status = f"failed{where}: {content['reason']}"
         row = [group.name, trial.stage, *trial.setting.values(), trial.config.seed]
-        row += [content.get("best_epoch"), content.get("epochs")]
-        for split in ("val", "test"):
-            row += [content.get(split, {}).get(metric) for metric in ("loss", "accuracy")]
+        row += [content.get("best_epoch"), content.get("epochs"), *trial.scores.values()]
         rows.append([*row, content.get("train_seconds"), status, name])
         if trial.status != "open":
             took = f"{content.get('train_seconds', 0):,.1f} s of training"

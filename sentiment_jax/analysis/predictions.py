@@ -1,4 +1,4 @@
-"""What a model's predictions tell: confusions, calibration, accuracy by length, mistakes."""
+"""Error analysis: confusion matrix, calibration, accuracy by length, hardest mistakes."""
 
 import csv
 import dataclasses

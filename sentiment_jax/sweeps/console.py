@@ -14,11 +14,6 @@ from sentiment_jax.errors import RunError
 from sentiment_jax.storage.files import write_csv
 from sentiment_jax.sweeps.plan import FINAL, Sweep, Trial
 
-COLUMNS = (
-    *("stage", "optimizer", "batch_size", "learning_rate", "seed", "status", "best_epoch"),
-    *("val_loss", "val_accuracy", "test_loss", "test_accuracy", "reason", "run"),
-)
-
 
 def describe_sweep(sweep: Sweep, reviews: int) -> None:
     """Print the plan of a sweep over `reviews` training reviews, and how much work it is."""
@@ -98,7 +93,7 @@ def write_table(sweep: Sweep) -> list[dict[str, Any]]:
     No times stand in it, so that equal sweeps give equal tables.
     """
     rows = [_table_row(trial) for trials in sweep.stages() for trial in trials]
-    write_csv(sweep.directory / "table.csv", COLUMNS, ([row[c] for c in COLUMNS] for row in rows))
+    write_csv(sweep.directory / "table.csv", list(rows[0]), [list(row.values()) for row in rows])
     return rows
 
 
@@ -107,11 +102,8 @@ def _table_row(trial: Trial) -> dict[str, Any]:
     if content.get("step") is not None:
         status = f"failed at step {content['step']}"
     row = {"stage": trial.stage, **trial.setting, "seed": trial.config.seed, "status": status}
-    row |= {"best_epoch": content.get("best_epoch"), "reason": content.get("reason")}
-    for split in ("val", "test"):
-        for name in ("loss", "accuracy"):
-            row[f"{split}_{name}"] = content.get(split, {}).get(name)
-    return {**row, "run": trial.directory.name}
+    row |= {"best_epoch": content.get("best_epoch"), **trial.scores}
+    return {**row, "reason": content.get("reason"), "run": trial.directory.name}
 
 
 def conclude(sweep: Sweep, trials: Sequence[Trial]) -> None:

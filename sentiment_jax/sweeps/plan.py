@@ -77,6 +77,15 @@ class Trial:
         words = "{optimizer}, batch {batch_size}, learning rate {learning_rate:g}"
         return f"{words.format(**self.setting)}, seed {self.config.seed}"
 
+    @property
+    def scores(self) -> dict[str, float | None]:
+        """Loss and accuracy on "val" and "test", as far as they are known."""
+        return {
+            f"{split}_{metric}": self.content.get(split, {}).get(metric)
+            for split in ("val", "test")
+            for metric in ("loss", "accuracy")
+        }
+
     @functools.cached_property
     def env(self) -> dict[str, Any]:
         """The content of env.json; a trial that failed early, or is open, may have none."""
@@ -177,24 +186,19 @@ class Sweep:
         What comes next depends on how the last ones ended: ask for the next stage once they have.
         The iterator ends early where a stage is open or nothing in it finished.
         """
-        seed = self.config.seed
+        choices = {a: [{a: value} for value in values] for a, values in self.axes.items()}
         if self.procedure == "grid":
             combinations = itertools.product(*self.axes.values())
-            settings = [dict(zip(self.axes, values, strict=True)) for values in combinations]
-            trials = [self.trial("grid", setting, seed) for setting in settings]
+            choices = {"grid": [dict(zip(self.axes, c, strict=True)) for c in combinations]}
+        setting, seed = self.start, self.config.seed
+        for stage, changes in choices.items():
+            trials = [self.trial(stage, {**setting, **change}, seed) for change in changes]
             yield trials
             best = winner(trials)
-        else:
-            setting = self.start
-            for axis, values in self.axes.items():
-                trials = [self.trial(axis, {**setting, axis: value}, seed) for value in values]
-                yield trials
-                best = winner(trials)
-                if best is None:
-                    return
-                setting = best.setting
-        if best is not None:
-            yield [self.trial(FINAL, best.setting, seed) for seed in self.seeds]
+            if best is None:
+                return
+            setting = best.setting
+        yield [self.trial(FINAL, setting, seed) for seed in self.seeds]
 
     def check_same(self, new: "Sweep") -> None:
         """Compare this sweep, found in its directory, with the one asked for.
@@ -309,11 +313,8 @@ def read_sweep(directory: Path) -> Sweep:
     try:
         stored = read_json(directory / PLAN_FILE)
         stored["config"] = config_from_json(stored["config"])
-        stored["axes"] = {axis: tuple(values) for axis, values in stored["axes"].items()}
-        stored["overrides"] = {
-            field: tuple(value) if isinstance(value, list) else value
-            for field, value in stored.get("overrides", {}).items()
-        }
+        stored["axes"] = flatten(stored["axes"])  # lists become the tuples they were
+        stored["overrides"] = flatten(stored.get("overrides", {}))
         return Sweep(directory, **{**stored, "seeds": tuple(stored["seeds"])})
     except (KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{directory / PLAN_FILE} is not a sweep's plan ({error!r})") from error
