@@ -26,13 +26,13 @@ def split_text(explanation: Explanation) -> list[tuple[str, Word | None, float]]
     """
     strongest = max((abs(word.attribution) for word in explanation.words), default=0) or 1
     pieces: list[tuple[str, Word | None, float]] = []
-    place = 0
+    position = 0
     for word in explanation.words:
-        pieces.append((_shorten(explanation.text[place : word.start]), None, 0.0))
+        pieces.append((_shorten(explanation.text[position : word.start]), None, 0.0))
         characters = explanation.text[word.start : word.end]
         pieces.append((characters, word, word.attribution / strongest))
-        place = max(place, word.end)
-    return [*pieces, (_shorten(explanation.text[place:]), None, 0.0)]
+        position = max(position, word.end)
+    return [*pieces, (_shorten(explanation.text[position:]), None, 0.0)]
 
 
 def _shorten(characters: str) -> str:
@@ -71,7 +71,7 @@ def to_html(explanations: Sequence[Mapping[str, Any]]) -> str:
 
 
 def strongest_words(explanation: Explanation, sign: int, count: int = 5) -> str:
-    """Return the words that pushed hardest to one side; a word that comes again counts as one."""
+    """Return the words that pushed hardest to one side; a repeated word counts as one."""
     sums: dict[str, float] = {}
     for word in explanation.words:
         name = explanation.text[word.start : word.end].lower()

@@ -90,7 +90,9 @@ def sweep(
                 progress.update(trials)
             if left := _count_open(trials):
                 write_table(plan)
-                print(f"this share is done; {left} runs are open, the share that ends last goes on")
+                print(
+                    f"this share is done; {left} runs are open, the share that ends last continues"
+                )
                 return
     conclude(plan, trials)
 

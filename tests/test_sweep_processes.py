@@ -1,4 +1,4 @@
-"""Several processes drain one sweep; one that is killed loses nothing."""
+"""Several processes work on one sweep; one that is killed loses nothing."""
 
 import itertools
 import signal

@@ -51,10 +51,10 @@ def _panels(
     save(figure, path)
 
 
-def _style(place: int) -> dict[str, str]:
-    """Return the colour and marker of a report's model by its place."""
+def _style(index: int) -> dict[str, str]:
+    """Return the colour and marker of a report's model by its index."""
     count = len(MODEL_COLOURS)
-    return {"color": MODEL_COLOURS[place % count], "marker": MARKERS[place % len(MARKERS)]}
+    return {"color": MODEL_COLOURS[index % count], "marker": MARKERS[index % len(MARKERS)]}
 
 
 def _write(axes: Any, column: int, row: int, text: str, dark: bool, **options: Any) -> None:
@@ -94,9 +94,9 @@ def calibration(
     """
     with _panels(path, 5.2, 4.6) as ((axes,),):
         axes.plot([0, 1], [0, 1], color="0.6", linestyle="--", linewidth=1)
-        for place, (name, (means, shares, error)) in enumerate(bins.items()):
+        for index, (name, (means, shares, error)) in enumerate(bins.items()):
             label = f"{name} (calibration error {error:.3f})"
-            axes.plot(means, shares, label=label, **_style(place))
+            axes.plot(means, shares, label=label, **_style(index))
         axes.set(xlabel="p(positive) that the model gave", ylabel="share of positive reviews")
         axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), aspect="equal")
         axes.grid(alpha=0.3)
@@ -116,10 +116,10 @@ def accuracy_by_length(
     """
     with _panels(path, 8, 4) as ((axes,),):
         for (name, truncated), line in points.groupby(["model", "truncated"], sort=False):
-            place = list(models).index(name)
-            style = _style(place)
+            index = list(models).index(name)
+            style = _style(index)
             axes.errorbar(
-                line["bin"] + 0.09 * (place - (len(models) - 1) / 2),
+                line["bin"] + 0.09 * (index - (len(models) - 1) / 2),
                 line["accuracy"],
                 (line["accuracy"] - line["low"], line["high"] - line["accuracy"]),
                 **style,
@@ -249,20 +249,20 @@ def seeds(scores: Mapping[str, tuple[Sequence[float], Sequence[float]]], path: P
       path: the PNG to write.
     """
     with _panels(path, max(2.4 * len(scores) + 1, 4.5), 3.8) as ((axes,),):
-        for place, (validation, test) in enumerate(scores.values()):
-            colour = _style(place)["color"]
+        for index, (validation, test) in enumerate(scores.values()):
+            colour = _style(index)["color"]
             for side, accuracies, fill in ((-0.14, validation, "none"), (0.14, test, colour)):
                 # Spread sideways, or equal seeds would hide each other.
                 spread = np.linspace(-0.06, 0.06, len(accuracies)) if len(accuracies) > 1 else 0.0
                 x, mean = (
-                    np.full(len(accuracies), place + side) + spread,
+                    np.full(len(accuracies), index + side) + spread,
                     float(np.mean(accuracies)),
                 )
                 dots = {"markersize": 7, "color": colour, "markerfacecolor": fill}
                 axes.plot(x, accuracies, "o", **dots)
-                axes.hlines(mean, place + side - 0.1, place + side + 0.1, color=colour, linewidth=1)
+                axes.hlines(mean, index + side - 0.1, index + side + 0.1, color=colour, linewidth=1)
                 axes.annotate(
-                    *(f"{mean:.4f}", (place + 1.9 * side, mean)),  # outside: dots hide nothing
+                    *(f"{mean:.4f}", (index + 1.9 * side, mean)),  # outside: dots hide nothing
                     ha="right" if side < 0 else "left",
                     va="center",
                     fontsize=8,

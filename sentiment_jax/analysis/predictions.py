@@ -108,7 +108,7 @@ def hardest_mistakes(predictions: Predictions, count: int) -> list[int]:
     """Return the reviews judged wrongly with the greatest confidence, all seeds averaged."""
     wrongness = np.abs(predictions.p_positive.mean(axis=0) - predictions.labels)
     order = np.argsort(-wrongness, kind="stable")
-    return [int(place) for place in order[:count] if wrongness[place] > 0.5]
+    return [int(index) for index in order[:count] if wrongness[index] > 0.5]
 
 
 def calibration_bins(
@@ -120,9 +120,9 @@ def calibration_bins(
     https://arxiv.org/abs/1706.04599. Bins hold their lower edge; those of scikit-learn's
     `calibration_curve` hold the upper one, and it does not return their sizes.
     """
-    places = np.minimum((p_positive * BINS).astype(int), BINS - 1)
+    bin_of = np.minimum((p_positive * BINS).astype(int), BINS - 1)
     frame = pandas.DataFrame({"p": p_positive.astype(float), "positive": labels})
-    bins = frame.groupby(places)
+    bins = frame.groupby(bin_of)
     means, weights = bins.mean(), bins.size() / len(frame)
     error = float(((means.p - means.positive).abs() * weights).sum())
     return means.p.tolist(), means.positive.tolist(), error
@@ -143,12 +143,12 @@ def accuracy_by_length(models: Mapping[str, Predictions]) -> tuple[list[int], pa
     edges = np.unique([*inner, words.max() + 1]).tolist()
     points: list[tuple[Any, ...]] = []
     for name, predictions in models.items():
-        places = np.digitize(predictions.words, edges) - 1
+        bin_of = np.digitize(predictions.words, edges) - 1
         right = pandas.Series(predictions.right)
-        for (truncated, place), inside in right.groupby([predictions.truncated, places]):
+        for (truncated, column), inside in right.groupby([predictions.truncated, bin_of]):
             if len(inside) >= max(10, len(right) / 500):
                 mean = float(inside.to_numpy().mean())
-                points.append((name, truncated, place, mean, *wilson_interval(mean, len(inside))))
+                points.append((name, truncated, column, mean, *wilson_interval(mean, len(inside))))
     columns = ["model", "truncated", "bin", "accuracy", "low", "high"]
     return edges, pandas.DataFrame(points, columns=columns)
 

@@ -39,7 +39,7 @@ class Group:
         """All trials, each once."""
         unique: dict[Path, Trial] = {}
         for trial in itertools.chain(*self.stages.values(), self.finals):
-            unique.setdefault(trial.directory, trial)  # a stage's winner comes again in the next
+            unique.setdefault(trial.directory, trial)  # a stage's winner is part of the next
         return list(unique.values())
 
     @property

@@ -160,10 +160,7 @@ class Sweep:
         return Trial(stage, parent / run_name(config), config).refresh()
 
     def trial_command(self, trial: Trial) -> str:
-        """Return the command that repeats one trial alone; the sweep's own where that is unknown.
-
-        Only the sweep's own is known of a sweep.json from before config_file was kept.
-        """
+        """Return the command that repeats one trial; the sweep's own without a config_file."""
         if not self.config_file:
             return self.command
         flat = flatten(trial.config)
