@@ -1,13 +1,13 @@
-"""How an explained verdict looks: words coloured in the terminal and in an HTML page."""
+"""`--mode=predict --explain`: words coloured in the terminal and in an HTML page."""
 
-import html
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from sentiment_jax.analysis import integrated_gradients
-from sentiment_jax.analysis.html import document, paragraph
+from sentiment_jax.analysis.html import render
+from sentiment_jax.analysis.integrated_gradients import Explanation, Word, explain
 from sentiment_jax.data.reviews import is_blank
 from sentiment_jax.errors import InputError
 from sentiment_jax.predict import BLANK, predict, verdict
@@ -15,41 +15,41 @@ from sentiment_jax.storage.files import write_atomically
 from sentiment_jax.training.experiment import TrainedModel
 
 STRENGTHS = (0.15, 0.4, 0.75)  # of the strongest word: the steps of the terminal's colours
+LEGEND = "blue words pushed to positive, red ones to negative; grey was not read"
 TERMINAL = {1: (18, 20, 27), -1: (52, 88, 160)}  # backgrounds of the 256-colour palette
 
 
-def _pieces(
-    explanation: integrated_gradients.Explanation,
-) -> list[tuple[str, integrated_gradients.Word | None, float]]:
-    """The text in order: (characters, the word they are or None, strength from -1 to 1)."""
+def split_text(explanation: Explanation) -> list[tuple[str, Word | None, float]]:
+    """Return the text in order: (characters, their word, its strength from -1 to 1).
+
+    What the model did not read has no word, and is shortened.
+    """
     strongest = max((abs(word.attribution) for word in explanation.words), default=0) or 1
-    pieces: list[tuple[str, integrated_gradients.Word | None, float]] = []
-    place = 0
+    pieces: list[tuple[str, Word | None, float]] = []
+    position = 0
     for word in explanation.words:
-        if word.start > place:
-            pieces.append((explanation.text[place : word.start], None, 0.0))
+        pieces.append((_shorten(explanation.text[position : word.start]), None, 0.0))
         characters = explanation.text[word.start : word.end]
         pieces.append((characters, word, word.attribution / strongest))
-        place = max(place, word.end)
-    return [*pieces, (explanation.text[place:], None, 0.0)]
+        position = max(position, word.end)
+    return [*pieces, (_shorten(explanation.text[position:]), None, 0.0)]
 
 
-def _unread(characters: str) -> str:
-    """What the model did not read, shortened."""
+def _shorten(characters: str) -> str:
     return characters if len(characters) <= 100 else f"{characters[:48]} … {characters[-48:]}"
 
 
-def to_terminal(explanation: integrated_gradients.Explanation, *, colour: bool) -> str:
-    """The text, coloured word by word; what the model did not read is dim (or in brackets)."""
+def to_terminal(explanation: Explanation, *, colour: bool) -> str:
+    """Return the text in colours; what the model did not read is dim (or in brackets)."""
     parts = []
-    for characters, word, strength in _pieces(explanation):
+    for characters, word, strength in split_text(explanation):
         if word is None:
             if not characters.strip():
                 parts.append(characters)
             elif colour:
-                parts.append(f"\x1b[2m{_unread(characters)}\x1b[0m")
+                parts.append(f"\x1b[2m{characters}\x1b[0m")
             else:
-                parts.append(f" [not read: {_unread(characters).strip()}] ")
+                parts.append(f" [not read: {characters.strip()}] ")
             continue
         level = sum(abs(strength) >= step for step in STRENGTHS)
         if colour and level:
@@ -60,27 +60,18 @@ def to_terminal(explanation: integrated_gradients.Explanation, *, colour: bool) 
     return "".join(parts).strip()
 
 
-def to_html(explanation: integrated_gradients.Explanation) -> str:
-    """The text, coloured word by word, each word's attribution shown on pointing at it."""
-    parts = []
-    for characters, word, strength in _pieces(explanation):
-        escaped = html.escape(_unread(characters) if word is None else characters)
-        if word is None:
-            parts.append(f'<span class="unread">{escaped}</span>' if escaped.strip() else escaped)
-            continue
-        rgb = "9,105,218" if strength > 0 else "207,34,46"
-        title = f"{word.attribution:+.3f}{'' if word.known else ', unknown word'}"
-        parts.append(
-            f'<span title="{title}" style="background:rgba({rgb},{0.75 * abs(strength):.2f})">'
-            f"{escaped}</span>"
-        )
-    return f'<div class="words">{"".join(parts)}</div>\n'
+def to_html(explanations: Sequence[Mapping[str, Any]]) -> str:
+    """Return a page of texts, each word's attribution shown on pointing at it.
+
+    Args:
+      explanations: headline, pieces (of `split_text`) and lines of each text.
+    """
+    values = {"title": "Which words pushed the verdict", "legend": LEGEND}
+    return render("explanation.html.j2", **values, explanations=explanations)
 
 
-def strongest_words(
-    explanation: integrated_gradients.Explanation, sign: int, count: int = 5
-) -> str:
-    """The words that pushed hardest to one side; a word that comes again counts as one."""
+def strongest_words(explanation: Explanation, sign: int, count: int = 5) -> str:
+    """Return the words that pushed hardest to one side; a repeated word counts as one."""
     sums: dict[str, float] = {}
     for word in explanation.words:
         name = explanation.text[word.start : word.end].lower()
@@ -92,7 +83,7 @@ def strongest_words(
 def explain_texts(
     trained: TrainedModel, names: Sequence[str], texts: Sequence[str], path: Path
 ) -> None:
-    """Prints every text with its verdict and coloured words, and writes them as one HTML page.
+    """Print every text with its verdict and coloured words, and write them as one HTML page.
 
     Args:
       trained: a run's best model.
@@ -106,13 +97,11 @@ def explain_texts(
     colour = bool(os.environ.get("FORCE_COLOR")) or (
         sys.stdout.isatty() and not os.environ.get("NO_COLOR")
     )
-    legend = "blue words pushed to positive, red ones to negative; grey was not read"
-    body = [paragraph(f"Integrated gradients of the log-odds: {legend}.", "remark")]
-    verdicts = predict(trained, texts)
-    for name, text, p in zip(names, texts, verdicts, strict=True):
-        explanation = integrated_gradients.explain(trained, text)
+    explanations = []
+    for name, text, p in zip(names, texts, predict(trained, texts), strict=True):
+        explanation = explain(trained, text)
         blank = f", {BLANK}" if is_blank(explanation.text) else ""
-        headline = f"{verdict(float(p))} {p:.4f}{blank}"
+        headline = f"{name}: {verdict(float(p))} {p:.4f}{blank}"
         lines = [
             f"log-odds {explanation.log_odds:+.3f}: {explanation.empty_log_odds:+.3f} without "
             f"words, {explanation.log_odds - explanation.empty_log_odds:+.3f} from the words"
@@ -121,13 +110,13 @@ def explain_texts(
             lines.append(f"to {side}: {strongest_words(explanation, sign) or 'nothing'}")
         if not explanation.complete:
             lines.append(f"warning: the attributions sum to {explanation.gap:+.3f} more than that")
-        body.append(f"<h2>{html.escape(f'{name}: {headline}')}</h2>\n{to_html(explanation)}")
-        body += [paragraph(line, "remark") for line in lines]
+        pieces = split_text(explanation)
+        explanations.append({"headline": headline, "pieces": pieces, "lines": lines})
         shown = to_terminal(explanation, colour=colour)
-        print("\n  ".join(filter(None, [f"{name}: {headline}", shown, *lines])), flush=True)
+        print("\n  ".join(filter(None, [headline, shown, *lines])), flush=True)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, document("Which words pushed the verdict", "".join(body)))
+        write_atomically(path, to_html(explanations))
     except OSError as error:
         raise InputError(f"cannot write --output={path}: {error.strerror}") from error
-    print(f"{legend if colour else 'attributions in nats'}; the same as a page: {path}")
+    print(f"{LEGEND if colour else 'attributions in nats'}; the same as a page: {path}")

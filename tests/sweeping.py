@@ -30,7 +30,7 @@ class Training:
     def __init__(self):
         self.runs, self.errors = [], {}
 
-    def __call__(self, config, directory, *, score_test, prepare):
+    def __call__(self, config, directory, *, score_test, prepare, stop=None):
         with lock_run(directory):
             prepare(config)
             number = len(self.runs)

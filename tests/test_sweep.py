@@ -199,4 +199,4 @@ def test_bad_axes(small_config, tmp_path, training, changes, message):
 
 def test_a_field_of_an_axis_on_the_command_line_is_refused(small_config, tmp_path):
     with pytest.raises(InputError, match="config.batch_size is an axis .* use --sweep_batch_size"):
-        sweep.sweep(small_config, tmp_path, AXES, overridden={"batch_size": 7, "epochs": 3})
+        sweep.sweep(small_config, tmp_path, AXES, overrides={"batch_size": 7, "epochs": 3})

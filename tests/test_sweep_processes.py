@@ -1,4 +1,4 @@
-"""Several processes drain one sweep; one that is killed loses nothing."""
+"""Several processes work on one sweep; one that is killed loses nothing."""
 
 import itertools
 import signal
@@ -17,7 +17,7 @@ from sentiment_jax import sweep
 from sentiment_jax.errors import InputError, InUse
 from sentiment_jax.storage.files import read_json, write_json
 from sentiment_jax.storage.run_directory import RunDirectory, lock_run
-from sentiment_jax.sweeps.plan import iterate_stages, make_plan, read_plan
+from sentiment_jax.sweeps.plan import plan_sweep, read_sweep
 from sentiment_jax.training.experiment import resolve
 
 ROOT = Path(__file__).parent.parent
@@ -28,8 +28,8 @@ def test_runs_in_use_are_passed_over_and_waited_for(
     small_config, tmp_path, training, monkeypatch, procedure, trained
 ):
     axes = {**AXES, "procedure": procedure, "start": {"batch_size": 8, "learning_rate": 1e-2}}
-    plan = make_plan(resolve(small_config), axes)
-    (runs, *_) = iterate_stages(plan, tmp_path)
+    plan = plan_sweep(tmp_path, resolve(small_config), axes)
+    (runs, *_) = plan.stages()
     held = runs[1]
     held.directory.mkdir()
     lock = lock_run(held.directory)
@@ -54,8 +54,8 @@ def test_runs_in_use_are_passed_over_and_waited_for(
 
 
 def test_a_dead_processs_run_is_taken_over(small_config, tmp_path, training, monkeypatch):
-    plan = make_plan(resolve(small_config), AXES)
-    (runs, *_) = iterate_stages(plan, tmp_path)
+    plan = plan_sweep(tmp_path, resolve(small_config), AXES)
+    (runs, *_) = plan.stages()
     runs[1].directory.mkdir()
     lock = lock_run(runs[1].directory)
     lock.__enter__()
@@ -80,9 +80,9 @@ def test_shares_of_stages_wait_for_each_other(small_config, tmp_path, training, 
     axes = {**AXES, "procedure": "stages"}
 
     def other_share(seconds):
-        for runs in iterate_stages(read_plan(tmp_path), tmp_path):
+        for runs in read_sweep(tmp_path).stages():
             for run in runs[1::2]:
-                if run.stage != "final" and run.outcome().status == "open":
+                if run.stage != "final" and run.status == "open":
                     run.directory.mkdir(exist_ok=True)
                     training(run.config, run.directory, score_test=False, prepare=lambda _: None)
 

@@ -85,7 +85,7 @@ def _is_word_embedding(context: Any) -> bool:
 
 @functools.lru_cache(maxsize=4)
 def _functions(model: nn.Module) -> tuple[Callable[..., Any], Callable[..., Any]]:
-    """Returns the jitted embed(params, token_ids, lengths) and integrate(params, ...)."""
+    """Return the jitted embed(params, token_ids, lengths) and integrate(params, ...)."""
 
     def embed(
         params: Any, token_ids: Int[Array, "1 length"], lengths: Int[Array, " 1"]
@@ -144,7 +144,7 @@ def _functions(model: nn.Module) -> tuple[Callable[..., Any], Callable[..., Any]
 def attribute(
     model: nn.Module, params: Any, token_ids: Sequence[int], length: int, fixed: Sequence[int] = ()
 ) -> tuple[Float32[np.ndarray, " tokens"], float, float]:
-    """Integrated gradients of one text.
+    """Return the integrated gradients of one text.
 
     The path is cut where it is least complete until the whole is: a kink (ReLU, maximum, saturated
     gate) costs points around it alone.
@@ -195,7 +195,7 @@ def attribute(
 
 
 def explain(trained: TrainedModel, text: str) -> Explanation:
-    """Takes the verdict on one text apart.
+    """Attribute the verdict on one text to its words.
 
     Args:
       trained: a run's best model; computed in float32 whatever it was trained in.

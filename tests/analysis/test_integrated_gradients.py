@@ -17,7 +17,7 @@ from sentiment_jax.config import EncoderConfig, LstmConfig
 from sentiment_jax.data import sources, tokenization
 from sentiment_jax.data.reviews import normalize_text
 from sentiment_jax.errors import InputError
-from sentiment_jax.explain import explain_texts, strongest_words, to_html, to_terminal
+from sentiment_jax.explain import explain_texts, split_text, strongest_words, to_html, to_terminal
 from sentiment_jax.models.classifiers import ElectraClassifier
 from sentiment_jax.models.lstm import LstmClassifier
 from sentiment_jax.training.experiment import TrainedModel, classifiers, devices, load_run
@@ -44,7 +44,8 @@ def make_run(texts, model_settings, tokenizer, **data):
     import conftest
 
     config = conftest.make_small_config()
-    config.model.update(model_settings)
+    with config.unlocked():
+        config.model.update(model_settings)
     config.data.update(data)
     model = classifiers.build_model(config.model.to_dict(), vocab_size=tokenizer.get_vocab_size())
     return TrainedModel(
@@ -165,6 +166,10 @@ def make_explanation(text="so <dull> but fun", **places):
     return Explanation(text, words, 1.0, 0.5, 0.0)
 
 
+def to_page(explanation):
+    return to_html([{"headline": "a", "pieces": split_text(explanation), "lines": ["b"]}])
+
+
 def test_colours_follow_sign_and_strength():
     explanation = make_explanation(so=0.01, dull=-1.0, but=0.3, fun=0.8)
     shown = to_terminal(explanation, colour=True)
@@ -175,7 +180,7 @@ def test_colours_follow_sign_and_strength():
     assert "mso" not in shown
     plain = to_terminal(explanation, colour=False)
     assert "\x1b" not in plain
-    page = to_html(explanation)
+    page = to_page(explanation)
     assert "&lt;</span>" in page and "<dull>" not in page
     assert '<span title="-1.000" style="background:rgba(207,34,46,0.75)">dull</span>' in page
     assert '<span title="+0.800" style="background:rgba(9,105,218,0.60)">fun</span>' in page
@@ -186,7 +191,7 @@ def test_what_was_not_read_is_marked():
     assert " … " in to_terminal(explanation, colour=False)
     assert "[not read: x" in to_terminal(explanation, colour=False)
     assert len(to_terminal(explanation, colour=True)) < 200
-    assert '<span class="unread">' in to_html(explanation)
+    assert '<span class="unread">' in to_page(explanation)
 
 
 def test_a_word_that_comes_again_counts_as_one():

@@ -1,15 +1,20 @@
 """The numbers behind a report's pictures, and how its blocks are written."""
 
+import dataclasses
+
 import numpy as np
+import pandas
 import pytest
 
 from sentiment_jax.analysis import figures
-from sentiment_jax.analysis.html import Fold, Heading, Picture, Table, Text, to_html, to_markdown
+from sentiment_jax.analysis.html import Fold, Heading, Picture, Table, Text, render
 from sentiment_jax.analysis.predictions import (
     Predictions,
+    accuracy_by_length,
     calibration_bins,
     confusion,
     hardest_mistakes,
+    wilson_interval,
 )
 
 
@@ -49,14 +54,24 @@ def test_calibration_bins():
     assert calibration_bins(labels.astype(np.float32), labels)[2] == 0
 
 
+def test_a_score_on_an_edge_belongs_to_the_bin_above():
+    means, shares, _ = calibration_bins(
+        np.array([0.5, 0.59], np.float32), np.array([0, 1], np.int32)
+    )
+    assert len(means) == 1 and shares == [0.5]
+
+
 def test_truncated_reviews_stand_apart(tmp_path, monkeypatch):
     drawn = []
     monkeypatch.setattr(figures, "save", lambda figure, path: drawn.append(figure))
     rng = np.random.default_rng(0)
     words = rng.integers(10, 900, 2000).astype(np.int32)
-    truncated = words > 400
-    right = np.where(truncated, 0.0, 1.0)
-    figures.accuracy_by_length({"model": (words, truncated, right)}, tmp_path / "length.png")
+    predictions = make_predictions([np.where(words > 400, 0.1, 0.9)], np.ones(2000))
+    predictions = dataclasses.replace(predictions, words=words, truncated=words > 400)
+    edges, points = accuracy_by_length({"model": predictions})
+    assert (edges[0], edges[-1]) == (10, 900)
+    assert set(points["bin"]) == set(range(len(edges) - 1))
+    figures.accuracy_by_length(["model"], edges, points, tmp_path / "length.png")
     (axes,) = drawn[0].axes
     lines = {bars.get_label(): bars.lines[0] for bars in axes.containers}
     assert set(lines) == {"model, whole", "model, truncated"}
@@ -67,23 +82,24 @@ def test_truncated_reviews_stand_apart(tmp_path, monkeypatch):
 
 def test_wilson_interval():
     # Newcombe (1998), table I: 81 of 263.
-    np.testing.assert_allclose(figures._wilson(81 / 263, 263), (0.2553, 0.3662), atol=5e-5)
+    np.testing.assert_allclose(wilson_interval(81 / 263, 263), (0.2553, 0.3662), atol=5e-5)
 
 
 def test_blocks():
-    table = Table("t", {"a|b": "", "n": ".2f"}, [["x<y", 1.005], [None, 2]])
+    rows = [["x<y", 1.005], [None, 2]]
+    table = Table("t", pandas.DataFrame(rows, columns=["a|b", "test loss"], dtype=object))
     blocks = [Heading("H & M"), Text("a < b"), table, Fold("more", [Text("inner")])]
-    markdown = to_markdown("T", blocks)
-    assert "| a\\|b | n |\n| --- | ---: |\n| x<y | 1.00 |\n| – | 2.00 |\n" in markdown
-    assert "inner" not in markdown
-    html = to_html("T", blocks)
+    markdown = render("report.md.j2", title="T", blocks=blocks)
+    lines = "| a\\|b | test loss |\n| --- | ---: |\n| x<y | 1.0050 |\n| – | 2.0000 |\n"
+    assert markdown == f"# T\n\n## H & M\n\na < b\n\n{lines}\n"
+    html = render("report.html.j2", title="T", blocks=blocks)
     assert "<h2>H &amp; M</h2>" in html and "x&lt;y" in html
-    assert '<td class="number">1.00</td>' in html and "<details>" in html and "inner" in html
+    assert '<td class="number">1.0050</td>' in html and "<details>" in html and "inner" in html
 
 
 def test_a_picture_names_what_it_shows(tmp_path):
     path = tmp_path / "a.png"
     path.write_bytes(b"png")
-    html = to_html("T", [Picture(path, 'a "quoted" <plot>')])
-    assert 'alt="a &quot;quoted&quot; &lt;plot&gt;"' in html
+    html = render("report.html.j2", title="T", blocks=[Picture('a "quoted" <plot>', path)])
+    assert 'alt="a &#34;quoted&#34; &lt;plot&gt;"' in html
     assert 'src="data:image/png;base64,cG5n"' in html

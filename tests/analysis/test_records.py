@@ -1,14 +1,14 @@
 """Reading run directories back, and refusing those that are unfinished, half-written or mixed."""
 
+import dataclasses
 import shlex
 
 import pytest
 
 from sentiment_jax import report
-from sentiment_jax.analysis.records import run_command
 from sentiment_jax.errors import InputError
 from sentiment_jax.storage.files import read_json, write_json
-from sentiment_jax.sweeps.plan import Plan, iterate_stages, read_plan
+from sentiment_jax.sweeps.plan import read_sweep
 
 
 def refused(*directories, output=None, **options):
@@ -94,20 +94,34 @@ def test_an_unwritable_output(finished, tmp_path):
     assert "cannot write to --output" in refused(finished, output=tmp_path / "file" / "report")
 
 
-def test_the_command_of_one_run(swept, small_config):
-    plan = read_plan(swept.directory)
-    command = "python -m sentiment_jax.main --config=configs/lstm.py --mode sweep --workers=2 "
-    command += "--retry_failed --config.data.path='my data' --sweep_optimizer adam --only=1/2 "
-    command += "--config.seed=7 --workdir=x --sweep_batch_size=16"
-    plan = Plan(**{**plan.__dict__, "command": command})
-    runs = [run for stage in iterate_stages(plan, swept.directory) for run in stage]
-    (run,) = [r for r in runs if r.stage == "final" and r.config.seed == 1]
-    assert shlex.split(run_command(plan, run))[3:] == [
-        *("--config=configs/lstm.py", "--config.data.path=my data", "--config.seed=1"),
-        f"--workdir=runs/{run.directory.name}",
+def test_the_command_of_one_trial(swept):
+    sweep = dataclasses.replace(
+        read_sweep(swept.directory),
+        config_file="configs/lstm.py:sample",
+        overrides={"data.path": "my data", "data.length_buckets": (), "seed": 7},
+    )
+    trials = [trial for stage in sweep.stages() for trial in stage]
+    (trial,) = [t for t in trials if t.stage == "final" and t.config.seed == 1]
+    begins = ["python", "-m", "sentiment_jax.main", "--config=configs/lstm.py:sample"]
+    overrides = ["--config.data.path=my data", "--config.data.length_buckets=()"]
+    assert shlex.split(sweep.trial_command(trial)) == [
+        *(*begins, *overrides, "--config.seed=1"),
+        f"--workdir=runs/{trial.directory.name}",
     ]
-    (run,) = [r for r in runs if r.setting["optimizer"] == "sgd" and r.setting["learning_rate"] > 1]
-    assert set(shlex.split(run_command(plan, run))[5:-1]) == {
+    (trial,) = [
+        t for t in trials if t.setting["optimizer"] == "sgd" and t.setting["learning_rate"] > 1
+    ]
+    assert set(shlex.split(sweep.trial_command(trial))[6:-1]) == {
         *("--config.optimizer.name=sgd", "--config.optimizer.learning_rate=1e+30"),
         "--config.seed=0",
     }
+
+
+def test_a_sweep_from_before_config_file_was_kept(sweep_copy, tmp_path):
+    plan = read_json(sweep_copy / "sweep.json")
+    for name in ("config_file", "overrides"):
+        del plan[name]
+    write_json(sweep_copy / "sweep.json", {**plan, "command": "python the-sweeps-own"})
+    report.report([sweep_copy], tmp_path / "report")
+    page = (tmp_path / "report" / "report.html").read_text()
+    assert page.count("<pre>python the-sweeps-own</pre>") == 1 + 6

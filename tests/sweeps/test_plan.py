@@ -5,15 +5,16 @@ from sweeping import AXES, BEST, accuracy
 
 from configs import bert, electra, lstm
 from sentiment_jax.storage.files import write_json
-from sentiment_jax.sweeps.plan import iterate_stages, make_plan, winner
+from sentiment_jax.sweeps.plan import plan_sweep, winner
 
 
 def test_stages_vary_one_axis_from_the_winner_so_far(small_config, tmp_path):
-    plan = make_plan(
+    plan = plan_sweep(
+        tmp_path,
         small_config,
         {**AXES, "procedure": "stages", "start": {"batch_size": 8, "learning_rate": 1e-2}},
     )
-    stages = iterate_stages(plan, tmp_path)
+    stages = plan.stages()
     seen = {}
     for runs in stages:
         seen[runs[0].stage] = [run.setting for run in runs]
@@ -28,12 +29,14 @@ def test_stages_vary_one_axis_from_the_winner_so_far(small_config, tmp_path):
         "learning_rate": [("adam", 16, 1e-2), ("adam", 16, 1e-3)],
         "final": [("adam", 16, 1e-3)] * 3,
     }
-    assert plan.count_runs() == len(list(tmp_path.glob("lstm-*"))) + 3
+    assert plan.count_trials() == len(list(tmp_path.glob("lstm-*"))) + 3
 
 
 def test_ties_are_broken_by_the_loss_then_by_the_order(small_config, tmp_path):
-    plan = make_plan(small_config, {**AXES, "batch_size": (8,), "learning_rate": (1e-3,)})
-    (runs, *_) = iterate_stages(plan, tmp_path)
+    plan = plan_sweep(
+        tmp_path, small_config, {**AXES, "batch_size": (8,), "learning_rate": (1e-3,)}
+    )
+    (runs, *_) = plan.stages()
 
     def best_of(*scores):
         for run, score in zip(runs, scores, strict=True):
@@ -50,18 +53,18 @@ def test_ties_are_broken_by_the_loss_then_by_the_order(small_config, tmp_path):
     assert best_of((0.9, 0.4), None, (0.8, 0.1)) is None, "chosen while a run was open"
 
 
-def test_optimizer_settings_come_with_their_optimizer(small_config):
+def test_optimizer_settings_come_with_their_optimizer(small_config, tmp_path):
     settings = {"adamw": {"weight_decay": 0.01}, "adam": {"weight_decay": 0.0}}
     axes = {**AXES, "optimizer_settings": settings}
     decays = {}
-    for overridden in ((), ("optimizer.weight_decay",)):
+    for overrides in ({}, {"optimizer.weight_decay": 0.5}):
         small_config.optimizer.weight_decay = 0.5
-        plan = make_plan(small_config, axes, overridden)
-        decays[overridden] = [
-            plan.run_config({**BEST, "optimizer": name}, 0).optimizer.weight_decay
+        plan = plan_sweep(tmp_path, small_config, axes, overrides=overrides)
+        decays[len(overrides)] = [
+            plan.trial_config({**BEST, "optimizer": name}, 0).optimizer.weight_decay
             for name in ("sgd", "adam", "adamw")
         ]
-    assert decays == {(): [0.5, 0.0, 0.01], ("optimizer.weight_decay",): [0.5, 0.5, 0.5]}
+    assert decays == {0: [0.5, 0.0, 0.01], 1: [0.5, 0.5, 0.5]}
 
 
 @pytest.mark.parametrize(
@@ -72,14 +75,14 @@ def test_optimizer_settings_come_with_their_optimizer(small_config):
         *[(electra, "", 7 + 3), (electra, "tiny", 7 + 3), (electra, "long", 7 + 3)],
     ],
 )
-def test_the_configs_have_the_studys_sweeps(module, variant, runs):
+def test_the_configs_have_the_studys_sweeps(tmp_path, module, variant, runs):
     config = module.get_config(variant)
-    plan = make_plan(config, module.get_sweep(variant))
-    assert plan.count_runs() == runs
+    plan = plan_sweep(tmp_path, config, module.get_sweep(variant))
+    assert plan.count_trials() == runs
     assert plan.axes["optimizer"] == ("sgd", "rmsprop", "adam", "adamw")
     if variant != "tiny" and variant != "sample":
         assert plan.axes["learning_rate"] == (1e-4, 5e-5, 3e-5)
         assert plan.axes["batch_size"] == ((256, 512) if module is lstm else (16, 32))
-    adamw = plan.run_config({**plan.start, "optimizer": "adamw"}, 0)
-    adam = plan.run_config({**plan.start, "optimizer": "adam"}, 0)
+    adamw = plan.trial_config({**plan.start, "optimizer": "adamw"}, 0)
+    adam = plan.trial_config({**plan.start, "optimizer": "adam"}, 0)
     assert (adam.optimizer.weight_decay, adamw.optimizer.weight_decay) == (0.0, 0.01)
