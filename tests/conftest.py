@@ -45,6 +45,12 @@ def make_small_config():
     return config
 
 
+@pytest.fixture(scope="session")
+def make_small():
+    """make_small_config itself, for fixtures of a module."""
+    return make_small_config
+
+
 @pytest.fixture
 def small_config():
     """make_small_config, for a test to change."""
