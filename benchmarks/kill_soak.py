@@ -3,8 +3,9 @@
     python -m benchmarks.kill_soak --kills=100 --output=results/reliability/kill_soak.md
 
 What comes out must be, bit for bit, what the uninterrupted command gives; the first difference ends
-the soak with exit code 1. Half of the kills come at a uniformly random moment of what is left, the
-others as soon as a certain file appears: a save, the end of a run, the bookkeeping of a sweep.
+the soak with exit code 1. A third of the kills come at a uniformly random moment of what is left,
+the others within 100 ms of a certain file's appearance: of the stages of a checkpoint (begun,
+complete, named, its predecessor deleted), the end of a validation or a run, a sweep's bookkeeping.
 """
 
 import argparse
@@ -25,7 +26,7 @@ from pathlib import Path
 import jax
 
 from benchmarks import comparing
-from sentiment_jax.storage.checkpoints import MANIFEST, steps_in
+from sentiment_jax.storage.checkpoints import MANIFEST
 from sentiment_jax.storage.files import read_json
 from sentiment_jax.storage.metrics_log import read_metrics
 from sentiment_jax.storage.run_directory import describe_environment
@@ -37,6 +38,11 @@ SMALL = [
     *("--config.model.dense_size=5", "--config.cpu_devices=1"),
 ]
 TRAINING = [*SMALL, "--config.epochs=8"]
+BERT = [
+    *("--config=configs/bert.py:tiny", "--config.epochs=3", "--config.checkpoint_every=5"),
+    *("--config.log_every=1", "--config.data.limit=120", "--config.data.max_length=24"),
+    *("--config.data.length_buckets=(12,)", "--config.data.vocabulary_size=300"),
+]
 SWEEP = [
     *(*SMALL, "--mode=sweep", "--config.epochs=2", "--config.data.limit=120"),
     *("--sweep_optimizer=adam,sgd", "--sweep_batch_size=16", "--sweep_learning_rate=1e-2,1e30"),
@@ -46,8 +52,11 @@ KILLS_EACH = 6  # of one training or sweep; then it is left to end
 
 # What a targeted kill waits for, below the directory.
 TRAINING_MOMENTS = {
-    "a save begins": "checkpoints/*.orbax-checkpoint-tmp*",
-    "a manifest is written": "checkpoints/*/.MANIFEST.json.*",
+    "a save begins (after a validation, too)": "checkpoints/*.partial",
+    "a manifest is written": "checkpoints/*.partial/.MANIFEST.json.*",
+    "a manifest is there": "checkpoints/*.partial/MANIFEST.json",
+    "a checkpoint appears": "checkpoints/*[0-9]",
+    "a checkpoint is deleted": "checkpoints/*.deleted",
     "metrics.jsonl is rewritten": ".metrics.jsonl.*",
     "config.json is written": ".config.json.*",
     "the test set is scored": "predictions.csv",
@@ -59,7 +68,9 @@ SWEEP_MOMENTS = {
     "the next run begins": "*/lock",
     "a run's result.json": "*/result.json",
     "a run's failed.json": "*/failed.json",
-    "a save in a run": "*/checkpoints/*.orbax-checkpoint-tmp*",
+    "a save in a run": "*/checkpoints/*.partial",
+    "a checkpoint appears in a run": "*/checkpoints/*[0-9]",
+    "a checkpoint of a run is deleted": "*/checkpoints/*.deleted",
     "the winner is retrained": "final/*/lock",
     "the winner is tested": "final/*/predictions.csv",
     "table.csv is written": ".table.csv.*",
@@ -104,7 +115,7 @@ def kill_somewhere(
       What was aimed at, empty where the process had ended before, and the seconds it had.
     """
     begun = time.time_ns()
-    aim = rng.choice(["start-up", *["any moment"] * 9, *["a file"] * 10])
+    aim = rng.choice(["start-up", *["any moment"] * 6, *["a file"] * 13])
     moment = rng.choice(list(moments))
     before = set(workdir.glob(moments[moment]))
 
@@ -123,7 +134,7 @@ def kill_somewhere(
         clock = time.monotonic()
         found = found and wait_for(process, appeared, left)
         aim = moment if found else f"{moment} (in vain)"
-        time.sleep(rng.choice([0, rng.uniform(0, 0.03)]) if found else 0)
+        time.sleep(rng.choice([0, rng.uniform(0, 0.01), rng.uniform(0, 0.1)]) if found else 0)
     had = 0 if aim == "start-up" else time.monotonic() - clock
     ended = process.poll() is not None
     process.kill()
@@ -135,11 +146,12 @@ def where_it_landed(workdir: Path, pid: int) -> str:
     if (workdir / "result.json").exists():
         return "after result.json"
     folder = workdir / "checkpoints"
-    unfinished = [step for step in steps_in(folder) if not (folder / str(step) / MANIFEST).exists()]
-    if unfinished:
-        return "between a save and its manifest"
-    if any(folder.glob("*.orbax-checkpoint-tmp*")):
+    if any(folder.glob(f"*.partial/{MANIFEST}")):
+        return "between a manifest and the checkpoint's name"
+    if any(folder.glob("*.partial")):
         return "in the middle of a save"
+    if any(folder.glob("*.deleted")):
+        return "in a deletion"
     if any(workdir.glob(f".*.{pid}")):
         return "while a file was written"
     records = read_metrics(workdir / "metrics.jsonl")
@@ -189,7 +201,11 @@ def compare(expected: Path, found: Path) -> str:
 def soak(kills: int, seed: int, root: Path) -> tuple[list[tuple[str, str]], int, str]:
     """Returns (aim, phase) of every kill, how many runs and sweeps ended, and what went wrong."""
     rng = random.Random(seed)
-    kinds = [("training", TRAINING, TRAINING_MOMENTS), ("sweep", SWEEP, SWEEP_MOMENTS)]
+    kinds = [
+        ("training", TRAINING, TRAINING_MOMENTS),
+        ("bert", BERT, TRAINING_MOMENTS),
+        ("sweep", SWEEP, SWEEP_MOMENTS),
+    ]
     durations = {}
     for name, arguments, _ in kinds:
         for _ in range(2):  # the second finds the programs compiled, as all later ones do
@@ -203,7 +219,7 @@ def soak(kills: int, seed: int, root: Path) -> tuple[list[tuple[str, str]], int,
             return [], 0, output
     landed, ended, began = [], 0, time.monotonic()
     while len(landed) < kills:
-        name, arguments, moments = kinds[ended % 5 in (1, 3)]
+        name, arguments, moments = kinds[ended % 3]
         workdir, own, left = root / f"{name}-{ended}", 0, durations[name]
         kept: dict = {}
         while True:
@@ -229,6 +245,8 @@ def soak(kills: int, seed: int, root: Path) -> tuple[list[tuple[str, str]], int,
             )
         if process.returncode:
             return landed, ended, f"exit code {process.returncode}: {output}"
+        if left_over := list(workdir.rglob("*.corrupt")):
+            return landed, ended, f"{left_over[0]} was set aside"
         if wrong := compare(root / name, workdir):
             return landed, ended, f"{workdir} is not the uninterrupted {name}: {wrong}"
         ended += 1
@@ -244,11 +262,11 @@ def report(arguments, landed, ended, wrong, seconds) -> str:
         *("# Kill soak", ""),
         f"`{command}`, {datetime.date.today()}, {machine}jax {jax.__version__}, {seconds:.0f} s.",
         "",
-        f"{len(landed)} SIGKILLs over {ended} trainings and sweeps of the LSTM on the embedded "
-        "sample, each followed by the same command. Compared with the uninterrupted ones: "
-        "parameters and optimizer state of all checkpoints bitwise, every line of metrics.jsonl "
+        f"{len(landed)} SIGKILLs over {ended} trainings and sweeps of the LSTM and trainings of "
+        "a small BERT on the embedded sample, each followed by the same command. Compared "
+        "with the uninterrupted ones: parameters and optimizer state of all checkpoints bitwise, every line of metrics.jsonl "
         "once and equal, result.json, predictions.csv, the sweep's table; files of finished runs "
-        "untouched.",
+        "untouched; no checkpoint set aside.",
         *("", f"**Result: {'FAILED: ' + wrong if wrong else 'all equal.'}**"),
     ]
     for title, column in (("where the kill landed", 1), ("what it was aimed at", 0)):

@@ -20,10 +20,7 @@ SEAL = "sha256"
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Replace `path` by `text` so that a reader sees the old file or the new one, whole.
-
-    Of several processes only the main one writes.
-    """
+    """Replace `path` by `text` in one rename; of several processes only the main one writes."""
     if not processes.is_main():
         return
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
@@ -41,11 +38,7 @@ def write_json(path: Path, value: dict[str, Any]) -> None:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Read one JSON file of a run; one without a seal (of an older run) is taken as it is.
-
-    Raises:
-      InputError: missing, not JSON, or not what was written.
-    """
+    """Read one JSON file of a run, or raise InputError; one of an older run may have no seal."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -79,11 +72,7 @@ def checksums(*paths: Path) -> dict[str, str]:
 
 
 def check_checksum(path: Path, register: Mapping[str, Any], remedy: str) -> None:
-    """Refuse a file that is not what was written; one of an older run, without entry, passes.
-
-    Raises:
-      InputError: missing, or another hash; ends with the remedy.
-    """
+    """Refuse, with the remedy, a file that is not what was written; one without entry passes."""
     expected = register.get(f"{path.stem}_sha256")
     try:
         if expected is not None and expected != file_sha256(path):

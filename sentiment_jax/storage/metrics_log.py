@@ -11,15 +11,10 @@ from sentiment_jax.storage.files import write_atomically
 
 
 class MetricsLog:
-    """Appends to metrics.jsonl."""
+    """Appends to metrics.jsonl, and to the records that a checkpoint keeps of it."""
 
     def __init__(self, path: Path, records: list[dict[str, Any]]):
-        """Write the file anew.
-
-        Args:
-          path: the file.
-          records: its lines so far, as the checkpoint knows them; `write` adds to them.
-        """
+        """Write the file anew with the records so far."""
         write_atomically(path, "".join(json.dumps(record) + "\n" for record in records))
         self._path, self._records = path, records
 

@@ -31,16 +31,9 @@ PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "toke
 
 
 class RunDirectory:
-    """Where a run keeps what it writes; nothing is read or written before a method is called.
-
-    Attributes:
-      path: the directory.
-      config, env, tokenizer, metrics, result, failed, curves: its files.
-      checkpoints: the folder of its checkpoints.
-    """
+    """The files of the run in `path`; nothing is read or written before a method is called."""
 
     def __init__(self, path: Path):
-        """Name the files of the run in `path`."""
         self.path = path
         self.config = path / "config.json"
         self.env = path / "env.json"
@@ -76,11 +69,7 @@ class RunDirectory:
         return "open", {}
 
     def check_found(self) -> None:
-        """Check that a run with checkpoints is here.
-
-        Raises:
-          InputError: missing, empty or one level too deep; names the path and the steps found.
-        """
+        """Raise InputError unless a run with checkpoints is here, naming the path and the steps."""
         path = self.path
         if not path.is_dir():
             raise InputError(f"no run directory at {path}: --workdir names a finished run's folder")
@@ -95,13 +84,10 @@ class RunDirectory:
             )
 
     def check_config(self, config: ConfigDict, allow_changes: bool) -> list[str]:
-        """Compare the run's config with the one asked for.
-
-        Returns:
-          The differences that matter; only non-empty when they are allowed.
+        """Return how the run's config differs from the one asked for, in what changes a number.
 
         Raises:
-          InputError: they differ, and that was not allowed.
+          InputError: it does, and that was not allowed.
         """
         if not self.config.exists():
             if steps_in(self.checkpoints):
@@ -123,11 +109,7 @@ class RunDirectory:
         return changes
 
     def check_data(self, statistics: dict[str, Any]) -> None:
-        """Compare the data with those that env.json records.
-
-        Raises:
-          InputError: another data hash.
-        """
+        """Raise InputError unless the data are those that env.json records."""
         recorded = read_json(self.env)["data"]
         if recorded["data_hash"] != statistics["data_hash"]:
             raise InputError(
@@ -138,11 +120,7 @@ class RunDirectory:
             )
 
     def load_tokenizer(self) -> Any:
-        """Read the run's tokenizer.
-
-        Raises:
-          InputError: missing, damaged, or not the one that the run was trained with.
-        """
+        """Read the run's tokenizer; InputError if it is not the one that it was trained with."""
         tokenizer = tokenization.load_tokenizer(self.tokenizer)
         check_checksum(
             self.tokenizer,
@@ -163,15 +141,8 @@ class RunDirectory:
     ) -> None:
         """Write predictions and lengths, one row per review, and their checksums to env.json.
 
-        Args:
-          split: val or test.
-          ids: of the reviews, in the order of everything else.
-          labels: 0 or 1.
-          p_positive: the model's probabilities.
-          words: of the whole review.
-          tokens: that the model read; a review counts as truncated where they fill `max_length`
-            (it may just be that long).
-          max_length: of the config.
+        `words` are those of the whole review, `tokens` those that the model read. A review counts
+        as truncated if they fill `max_length` (it may just be that long).
         """
         predictions, lengths = self.scored(split)
         rows = zip(ids, labels, p_positive, strict=True)
@@ -191,11 +162,7 @@ class RunDirectory:
 
 
 def prepare_workdir(path: Path) -> None:
-    """Create a directory for a run or a sweep and prove that it can be written.
-
-    Raises:
-      InputError: it is a file, cannot be written, or has a name that Orbax can't read back.
-    """
+    """Create a directory for a run or a sweep; InputError if it can't be written and read back."""
     if odd := set(str(path.absolute())) & set("[]*?\\"):
         raise InputError(
             f"--workdir={path}: Orbax takes {' '.join(sorted(odd))} in a path for a pattern; "
