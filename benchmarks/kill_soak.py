@@ -263,10 +263,10 @@ def report(arguments, landed, ended, wrong, seconds) -> str:
         f"`{command}`, {datetime.date.today()}, {machine}jax {jax.__version__}, {seconds:.0f} s.",
         "",
         f"{len(landed)} SIGKILLs over {ended} trainings and sweeps of the LSTM and trainings of "
-        "a small BERT on the embedded sample, each followed by the same command. Compared "
-        "with the uninterrupted ones: parameters and optimizer state of all checkpoints bitwise, every line of metrics.jsonl "
-        "once and equal, result.json, predictions.csv, the sweep's table; files of finished runs "
-        "untouched; no checkpoint set aside.",
+        "a small BERT on the embedded sample, each followed by the same command. Compared with "
+        "the uninterrupted ones: parameters and optimizer state of all checkpoints bitwise, every "
+        "line of metrics.jsonl once and equal, result.json, predictions.csv, the sweep's table; "
+        "files of finished runs untouched; no checkpoint set aside.",
         *("", f"**Result: {'FAILED: ' + wrong if wrong else 'all equal.'}**"),
     ]
     for title, column in (("where the kill landed", 1), ("what it was aimed at", 0)):
