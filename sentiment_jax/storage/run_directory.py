@@ -7,6 +7,7 @@ import fcntl
 import importlib.metadata
 import os
 import platform
+import re
 import shlex
 import shutil
 import socket
@@ -74,7 +75,9 @@ class RunDirectory:
         if not path.is_dir():
             raise InputError(f"no run directory at {path}: --workdir names a finished run's folder")
         found = steps_in(self.checkpoints)
-        if not self.config.is_file() or not found:
+        if self.config.is_file() and not found:
+            raise InputError(f"{path} has no checkpoint yet: let its first epoch end")
+        if not self.config.is_file():
             parents = (path.parent, path.parent.parent)
             near = [parent for parent in parents if RunDirectory(parent).config.is_file()]
             hint = f"; did you mean --workdir={near[0]}?" if near else ""
@@ -163,11 +166,10 @@ class RunDirectory:
 
 def prepare_workdir(path: Path) -> None:
     """Create a directory for a run or a sweep; InputError if it can't be written and read back."""
-    if odd := set(str(path.absolute())) & set("[]*?\\"):
-        raise InputError(
-            f"--workdir={path}: Orbax takes {' '.join(sorted(odd))} in a path for a pattern; "
-            "choose another name"
-        )
+    # Orbax takes the first five for a pattern; a byte that is not UTF-8 is a lone surrogate.
+    if odd := re.findall(r"[][*?\\\ud800-\udfff]", str(path.absolute())):
+        listed = " ".join(dict.fromkeys(map(ascii, odd)))
+        raise InputError(f"--workdir={path!a}: {listed} can't stand in a path here; rename it")
     try:
         path.mkdir(parents=True, exist_ok=True)
         probe = path / f".probe.{os.getpid()}"

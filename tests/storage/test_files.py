@@ -132,5 +132,7 @@ def test_a_workdir_that_cannot_be_written(tmp_path):
     for workdir in (tmp_path / "file", tmp_path / "file" / "below"):
         with pytest.raises(InputError, match=f"cannot write to --workdir={workdir}"):
             prepare_workdir(workdir)
-    with pytest.raises(InputError, match=r"Orbax takes \* \[ \] in a path for a pattern"):
-        prepare_workdir(tmp_path / "[a]*")
+    for name in ("[a]", "a*", "a?", "a\\b", "a\udcff"):
+        with pytest.raises(InputError, match="can't stand in a path here; rename it"):
+            prepare_workdir(tmp_path / name)
+    prepare_workdir(tmp_path / "a, $x^$ {b}")

@@ -1,0 +1,47 @@
+"""Reading a run directory while a training writes it."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import runs
+
+from sentiment_jax.errors import InputError
+from sentiment_jax.predict import predict
+from sentiment_jax.training.experiment import load_run
+
+ROOT = Path(__file__).parent.parent
+
+
+def test_predictions_beside_a_training_that_rotates_its_checkpoints(tmp_path):
+    seconds = float(os.environ.get("READER_SECONDS", "8"))
+    workdir = tmp_path / "run"
+    command = [sys.executable, "-m", "sentiment_jax.main", "--config=configs/lstm.py:sample"]
+    command += [*runs.small_flags(epochs=100_000, checkpoint_every=2), f"--workdir={workdir}"]
+    with subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    ) as training:
+        try:
+            while not (workdir / "config.json").exists():
+                assert training.poll() is None
+                time.sleep(0.05)
+            steps, early, end = [], 0, time.monotonic() + 60
+            while time.monotonic() < end:
+                try:
+                    trained = load_run(workdir)
+                except InputError as error:
+                    assert not steps, error
+                    assert "no validated checkpoint yet" in str(error) or "is no run" in str(error)
+                    early += 1
+                    continue
+                if not steps:
+                    end = time.monotonic() + seconds
+                steps.append(trained.step)
+                assert 0 < predict(trained, ["A quiet, moving film."])[0] < 1
+            assert training.poll() is None, "the training ended: nothing was rotated"
+        finally:
+            training.kill()
+    assert len(set(steps)) > 1, "always the same checkpoint: nothing was rotated"
+    print(f"{len(steps)} readings of {len(set(steps))} checkpoints, {early} before the first one")
