@@ -18,7 +18,7 @@ from absl import flags, logging
 from ml_collections import config_flags
 
 from sentiment_jax.errors import InputError, Interrupted, RunError
-from sentiment_jax.runtime import launch, processes, startup
+from sentiment_jax.runtime import launch, processes, startup, terminal
 
 MODES = ("train", "evaluate", "predict", "export", "sweep", "report")
 AXES = ("optimizer", "batch_size", "learning_rate", "seeds")
@@ -159,6 +159,8 @@ def _predict(workdir: Path) -> None:
     from sentiment_jax import predict
     from sentiment_jax.training.experiment import load_run
 
+    if isinstance(sys.stdout, terminal.Unbreakable):
+        sys.stdout.strict = True
     trained = load_run(workdir)
     if EXPLAIN.value:
         from sentiment_jax.explain import explain_texts
@@ -171,6 +173,7 @@ def _predict(workdir: Path) -> None:
         predict.print_verdicts(trained, TEXT.value)
     elif INPUT.value is not None:
         predict.predict_input(trained, INPUT.value)
+    sys.stdout.flush()  # a full disk is found out here
 
 
 def _sweep(workdir: Path) -> None:
@@ -284,4 +287,5 @@ def _fail(message: Any, code: int) -> int:
 
 if __name__ == "__main__":
     startup.tune_malloc()
+    terminal.protect_output()
     sys.exit(main())

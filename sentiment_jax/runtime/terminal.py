@@ -1,14 +1,62 @@
-"""Progress bars with an ETA."""
+"""What a person sees: progress bars with an ETA, and output that can't break a run."""
 
+import os
 import sys
+from collections.abc import Callable
+from typing import Any
 
 from tqdm import tqdm
 
 from sentiment_jax.runtime import processes
 
 
+class Unbreakable:
+    """A text stream whose reader may go away: what can't be written is dropped, nothing raised.
+
+    Attributes:
+      strict: for output that is the command's result: all but a reader's end is raised.
+    """
+
+    def __init__(self, stream: Any):
+        self._stream, self.strict = stream, False
+
+    def write(self, text: str) -> int:
+        """Write text; messages at once, results when the buffer is full."""
+        self._try(self._stream.write, text)
+        if not self.strict:
+            self.flush()
+        return len(text)
+
+    def flush(self) -> None:
+        """Write what is buffered."""
+        self._try(self._stream.flush)
+
+    def _try(self, function: Callable[..., Any], *arguments: Any) -> None:
+        try:
+            function(*arguments)
+        except (OSError, ValueError) as error:
+            if self.strict and not isinstance(error, BrokenPipeError):
+                raise
+            null = os.open(os.devnull, os.O_WRONLY)  # for what is still buffered, too
+            os.dup2(null, self._stream.fileno())
+            os.close(null)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+def protect_output() -> None:
+    """Make stdout and stderr survive a dead pipe, a closed descriptor, a full disk and ASCII."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            stream = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+        stream.reconfigure(errors="replace")
+        setattr(sys, name, Unbreakable(stream))
+
+
 def progress_bar(total: int, description: str, *, initial: int = 0, unit: str = "step") -> tqdm:
-    """Return a progress bar with ETA on stderr; a line every half minute if that is no terminal."""
+    """A progress bar with ETA on stderr; where that is no terminal, a line every half minute."""
     terminal = sys.stderr.isatty()
     return tqdm(
         total=total,
