@@ -35,7 +35,7 @@ def score_split(
     split: str,
     stop: Callable[[], None] | None = None,
 ) -> scoring.Scores:
-    """Score one split and write its predictions and lengths, where the directory can be written."""
+    """Score a split and write its predictions and lengths, if the directory can be written."""
     encoded = experiment.encoded[split]
     scores = scoring.score_reviews(experiment, params, encoded, split, stop=stop)
     try:

@@ -61,9 +61,9 @@ class TrainedModel(Classifier):
 
 
 def resolve(config: ConfigDict) -> ConfigDict:
-    """Fill in what pretrained weights decide (sizes, revision); a copy.
+    """Return a copy with what pretrained weights decide filled in: sizes, revision.
 
-    The result rebuilds the model without the weights' folder.
+    It rebuilds the model without the weights' folder.
     """
     resolved = ConfigDict(config.to_dict())
     if config.model.name != "lstm":
@@ -83,7 +83,7 @@ def _find_weights(config: ConfigDict) -> tuple[Path, str]:
 
 
 def make_tokenizer(config: ConfigDict, corpus: Corpus) -> Any:
-    """The pretrained weights' tokenizer, or a vocabulary trained on the training split."""
+    """Return the pretrained weights' tokenizer, or one trained on the training split."""
     if config.model.pretrained:
         return tokenization.load_pretrained_tokenizer(_find_weights(config)[0])
     texts, size = corpus.splits["train"].texts, config.data.vocabulary_size
@@ -109,8 +109,7 @@ def prepare_experiment(
     Args:
       config: resolved.
       tokenizer: a run's; None makes the config's.
-      only: the one split to encode; the others are read for the data hash and dropped, so that
-        `words` and the share truncated cover this one alone.
+      only: the one split to encode; the others are read for the data hash alone.
     """
     data = DataConfig(**config.data.to_dict())
     corpus = load_corpus(data)
@@ -118,7 +117,6 @@ def prepare_experiment(
         tokenizer = make_tokenizer(config, corpus)
     if only is not None:
         corpus = dataclasses.replace(corpus, splits={only: corpus.splits[only]})
-    classifier = make_classifier(config, tokenizer)
     encoded = encode_corpus(corpus, tokenizer, data)
     check_encoded(encoded, tokenizer.get_vocab_size())
     truncated = {
@@ -128,8 +126,12 @@ def prepare_experiment(
         name: np.array([len(text.split()) for text in split.texts], np.int32)
         for name, split in corpus.splits.items()
     }
-    statistics = {**corpus.statistics, "truncated": truncated}
-    return Experiment(**vars(classifier), encoded=encoded, words=words, statistics=statistics)
+    return Experiment(
+        **vars(make_classifier(config, tokenizer)),
+        encoded=encoded,
+        words=words,
+        statistics={**corpus.statistics, "truncated": truncated},
+    )
 
 
 @functools.lru_cache(maxsize=8)
@@ -145,15 +147,14 @@ def initializer(model: nn.Module) -> Callable[[jax.Array], Any]:
 
 
 def abstract_params(model: nn.Module) -> Any:
-    """The shapes and dtypes of a model's parameters, nothing allocated."""
+    """Return the shapes and dtypes of a model's parameters; nothing is allocated."""
     return jax.eval_shape(initializer(model), jax.random.key(0))
 
 
 def initial_params(experiment: Experiment) -> tuple[Any, Any]:
-    """Fresh parameters from the config's seed, pretrained weights put in where it names some.
+    """Return fresh parameters from the config's seed, with pretrained weights where it names some.
 
-    Returns:
-      (params, LoadReport or None).
+    The second value is the LoadReport of those weights, or None.
     """
     params = initializer(experiment.model)(jax.random.key(experiment.config.seed))
     if not experiment.config.model.pretrained:
@@ -165,14 +166,15 @@ def initial_params(experiment: Experiment) -> tuple[Any, Any]:
 
 
 def count_parameters(model: nn.Module) -> int:
-    """The number of scalars in a model's parameters."""
+    """Return the number of scalars in a model's parameters."""
     return sum(leaf.size for leaf in jax.tree.leaves(abstract_params(model)))
 
 
-def restore_params(classifier: Classifier, checkpoints: Checkpoints, step: int) -> Any:
-    """The parameters of one checkpoint, on the devices."""
-    shapes = devices.abstract(abstract_params(classifier.model), classifier.mesh)
-    return checkpoints.restore(step, params=shapes)["params"]
+def restore_model(like: Classifier, checkpoints: Checkpoints, step: int) -> TrainedModel:
+    """Restore the parameters of one checkpoint, a copy on each device."""
+    shapes = devices.abstract(abstract_params(like.model), like.mesh)
+    params = checkpoints.restore(step, params=shapes)["params"]
+    return TrainedModel(like.config, like.tokenizer, like.model, like.mesh, params, step)
 
 
 def load_run(workdir: Path) -> TrainedModel:
@@ -187,16 +189,16 @@ def load_run(workdir: Path) -> TrainedModel:
     directory = RunDirectory(workdir)
     directory.check_found()
     classifier = make_classifier(directory.read_config(), directory.load_tokenizer())
-    for attempt in range(1, READ_ATTEMPTS + 1):
+    attempt = 0
+    while True:
+        attempt += 1
         checkpoints = Checkpoints(directory.checkpoints, read_only=True)
-        newest = checkpoints.steps[-1:]
         try:
             if directory.result.exists():
                 step = read_json(directory.result)["best_step"]
             else:
-                (newest_step,) = newest
-                _check_intact(checkpoints, newest_step)
-                best = checkpoints.restore(newest_step)["bookkeeping"]["best"]
+                _check_intact(checkpoints, checkpoints.steps[-1])
+                best = checkpoints.restore(checkpoints.steps[-1])["bookkeeping"]["best"]
                 if best is None:
                     raise InputError(
                         f"{workdir} has no validated checkpoint yet (steps found: "
@@ -204,15 +206,11 @@ def load_run(workdir: Path) -> TrainedModel:
                     )
                 step = best["step"]
             _check_intact(checkpoints, step)
-            params = restore_params(classifier, checkpoints, step)
-            return TrainedModel(**vars(classifier), params=params, step=step)
-        except InputError:
-            raise
+            return restore_model(classifier, checkpoints, step)
         except Exception:  # of whatever type: the training replaced it while it was read
             now = Checkpoints(directory.checkpoints, read_only=True)
             if now.steps == checkpoints.steps or attempt == READ_ATTEMPTS:
                 raise
-    raise AssertionError("the last attempt returns or raises")
 
 
 def _check_intact(checkpoints: Checkpoints, step: int) -> None:
