@@ -91,21 +91,15 @@ class RunConfig:
     log_every: int = _count(50, "steps between training lines of metrics.jsonl", harmless=True)
     checkpoint_every: int = _count(500, "steps between checkpoints within an epoch", harmless=True)
     cpu_devices: int = _count(1, "devices to split a CPU into, as far as both batch sizes divide")
-    shard_params: bool = setting(
-        False, "split parameters and optimiser state over the devices (FSDP)", harmless=True
-    )
-    example_texts: tuple[str, ...] = setting(
-        EXAMPLE_TEXTS, "texts to judge when training ends", harmless=True
-    )
+    shard_params: bool = setting(False, "split the training state (FSDP)", harmless=True)
+    example_texts: tuple[str, ...] = setting(EXAMPLE_TEXTS, "judged after training", harmless=True)
 
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
     """What to read, how to split it and how to turn it into token ids."""
 
-    source: str = setting(
-        "tfds", "where the reviews come from", choices=("tfds", "folder", "csv", "sample")
-    )
+    source: str = setting("tfds", "kind of data", choices=("tfds", "folder", "csv", "sample"))
     path: str = setting("", "tfds data_dir, aclImdb or its .tar.gz, or csv file", harmless=True)
     max_length: int = _count(128, "most tokens per review, [CLS] and [SEP] included", at_least=3)
     truncation: str = setting(
@@ -213,7 +207,7 @@ class OptimizerConfig:
     )
     clip_norm: float = setting(1.0, "largest global gradient norm; 0: no limit", at_least=0)
     layerwise_decay: float = setting(
-        1.0, "learning-rate factor per layer below the head", at_least=1e-6, at_most=1
+        1.0, "learning-rate factor per layer", at_least=1e-6, at_most=1
     )
     momentum: float = _share(0.0, "sgd: momentum")
     rms_decay: float = _share(0.9, "rmsprop: decay of the mean square")
@@ -242,10 +236,7 @@ HARMLESS = tuple(name for name, rule in schema("bert").items() if rule.harmless)
 
 
 def make_config(
-    model: str,
-    recipe: Mapping[str, Any],
-    variants: Mapping[str, Mapping[str, Any]],
-    variant: str = "",
+    model: str, recipe: Mapping[str, Any], variants: Mapping[str, Any], variant: str = ""
 ) -> ConfigDict:
     """Build a config from the schema's defaults, a recipe, and what one of its variants changes.
 

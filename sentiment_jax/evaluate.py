@@ -14,7 +14,7 @@ from sentiment_jax.training.experiment import Experiment, load_run, prepare_expe
 
 
 def evaluate_run(workdir: Path, split: str) -> dict[str, Any]:
-    """Score a split from a run directory and the data that it names.
+    """Score a split from a run directory and the data that it names, print and return the scores.
 
     Raises:
       InputError: no run directory, or the data are not those of the run.

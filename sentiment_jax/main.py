@@ -26,21 +26,13 @@ NEEDED = {  # mode -> flags that it can't do without, and what they name
     "sweep": {"config": "configs/lstm.py for example", "workdir": "the sweep's directory"},
     "report": {"workdir": "the directories of runs, A,B,...", "output": "the folder to write"},
 }
-CONFIG = config_flags.DEFINE_config_file(
-    "config", None, "Config file, with :variant where it has one; train, sweep."
-)
-WORKDIR = flags.DEFINE_string(
-    "workdir", None, "Run directory; train names one where none is given."
-)
+CONFIG = config_flags.DEFINE_config_file("config", None, "Config file, or FILE:VARIANT.")
+WORKDIR = flags.DEFINE_string("workdir", None, "Run directory; train can name one itself.")
 MODE = flags.DEFINE_enum("mode", "train", list(NEEDED), "What to do.")
 SPLIT = flags.DEFINE_enum("split", "test", ("val", "test"), "evaluate: the split to score.")
 TEXT = flags.DEFINE_multi_string("text", [], "predict: a review; repeatable.")
-INPUT = flags.DEFINE_string(
-    "input", None, "predict: a .csv, a text file (one review per line), or -."
-)
-OUTPUT = flags.DEFINE_string(
-    "output", None, "export, report: the folder to write; predict --explain: the HTML file."
-)
+INPUT = flags.DEFINE_string("input", None, "predict: a .csv, a file of one text per line, or -.")
+OUTPUT = flags.DEFINE_string("output", None, "export, report: folder; predict --explain: page.")
 FRESH = flags.DEFINE_bool("fresh", False, "train: start over in a used --workdir.")
 ALLOW_CHANGES = flags.DEFINE_bool(
     "allow_changes", False, "train: resume although the config differs; recorded in env.json."
@@ -103,9 +95,13 @@ def dispatch() -> None:
 
     if config is not None:
         validate(config)
+    from sentiment_jax.storage.run_directory import RunDirectory
+
     workdir = Path(WORKDIR.value or f"runs/{run_name(config)}")
     output = Path(OUTPUT.value or workdir / "explanation.html")
-    _start(config or _config_of(workdir), group)
+    if config is None and RunDirectory(workdir).config.exists():
+        config = RunDirectory(workdir).read_config()
+    _start(config, group)
     if mode == "train":
         from sentiment_jax.train import train
 
@@ -124,13 +120,6 @@ def dispatch() -> None:
         from sentiment_jax.report import report
 
         report([Path(name) for name in str(workdir).split(",")], output, WITH_TEXT.value)
-
-
-def _config_of(workdir: Path) -> Any:
-    from sentiment_jax.storage.run_directory import RunDirectory
-
-    directory = RunDirectory(workdir)
-    return directory.read_config() if directory.config.exists() else None
 
 
 def _start(config: Any, group: launch.ProcessGroup | None) -> None:

@@ -33,7 +33,7 @@ def train(
     prepare: Callable[..., Experiment] = prepare_experiment,
     stop: Stop | None = None,
 ) -> dict[str, Any]:
-    """Train, or resume where the run directory stands, and score the test set once.
+    """Train, or resume where `workdir` stands, score the test set once; return result.json.
 
     Args:
       config: one of configs/, with its overrides.
@@ -43,9 +43,6 @@ def train(
       score_test: False leaves the test set alone (runs that a sweep chooses from).
       prepare: makes the experiment; a sweep's keeps the encoded reviews between runs.
       stop: a sweep's, to be asked at every step; None installs handlers for this run.
-
-    Returns:
-      The content of result.json.
 
     Raises:
       InputError: bad config, data, weights or run directory.

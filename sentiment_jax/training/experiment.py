@@ -18,6 +18,7 @@ from sentiment_jax.data import batches, tokenization
 from sentiment_jax.data.corpus import Corpus, load_corpus
 from sentiment_jax.data.encoding import Encoded, check_encoded, encode_corpus
 from sentiment_jax.errors import InputError, RunError
+from sentiment_jax.huggingface import hub, weights
 from sentiment_jax.models import classifiers
 from sentiment_jax.runtime import devices
 from sentiment_jax.storage.checkpoints import Checkpoints
@@ -38,7 +39,7 @@ class Classifier:
 
     @property
     def buckets(self) -> tuple[int, ...]:
-        """The padded lengths, the last of them max_length."""
+        """Return the padded lengths, the last of them max_length."""
         settings = self.config.data
         return batches.effective_buckets(settings.length_buckets, settings.max_length)
 
@@ -61,14 +62,9 @@ class TrainedModel(Classifier):
 
 
 def resolve(config: ConfigDict) -> ConfigDict:
-    """Return a copy with what pretrained weights decide filled in: sizes, revision.
-
-    It rebuilds the model without the weights' folder.
-    """
+    """Return a copy that rebuilds the model without the folder of the pretrained weights."""
     resolved = ConfigDict(config.to_dict())
     if config.model.name != "lstm":
-        from sentiment_jax.huggingface import weights
-
         folder = None
         if config.model.pretrained:
             folder, resolved.model.revision = _find_weights(config)
@@ -77,8 +73,6 @@ def resolve(config: ConfigDict) -> ConfigDict:
 
 
 def _find_weights(config: ConfigDict) -> tuple[Path, str]:
-    from sentiment_jax.huggingface import hub
-
     return hub.find_pretrained(config.model.pretrained, config.model.revision)
 
 
@@ -86,12 +80,12 @@ def make_tokenizer(config: ConfigDict, corpus: Corpus) -> Any:
     """Return the pretrained weights' tokenizer, or one trained on the training split."""
     if config.model.pretrained:
         return tokenization.load_pretrained_tokenizer(_find_weights(config)[0])
-    texts, size = corpus.splits["train"].texts, config.data.vocabulary_size
-    if config.model.name == "lstm":
-        return tokenization.train_word_level(
-            texts, vocabulary_size=size, min_frequency=config.data.min_frequency
-        )
-    return tokenization.train_wordpiece(texts, vocabulary_size=size)
+    texts, data = corpus.splits["train"].texts, config.data
+    if config.model.name != "lstm":
+        return tokenization.train_wordpiece(texts, vocabulary_size=data.vocabulary_size)
+    return tokenization.train_word_level(
+        texts, vocabulary_size=data.vocabulary_size, min_frequency=data.min_frequency
+    )
 
 
 def make_classifier(config: ConfigDict, tokenizer: Any) -> Classifier:
@@ -117,6 +111,7 @@ def prepare_experiment(
         tokenizer = make_tokenizer(config, corpus)
     if only is not None:
         corpus = dataclasses.replace(corpus, splits={only: corpus.splits[only]})
+    classifier = make_classifier(config, tokenizer)
     encoded = encode_corpus(corpus, tokenizer, data)
     check_encoded(encoded, tokenizer.get_vocab_size())
     truncated = {
@@ -126,12 +121,8 @@ def prepare_experiment(
         name: np.array([len(text.split()) for text in split.texts], np.int32)
         for name, split in corpus.splits.items()
     }
-    return Experiment(
-        **vars(make_classifier(config, tokenizer)),
-        encoded=encoded,
-        words=words,
-        statistics={**corpus.statistics, "truncated": truncated},
-    )
+    statistics = {**corpus.statistics, "truncated": truncated}
+    return Experiment(**vars(classifier), encoded=encoded, words=words, statistics=statistics)
 
 
 @functools.lru_cache(maxsize=8)
@@ -152,15 +143,10 @@ def abstract_params(model: nn.Module) -> Any:
 
 
 def initial_params(experiment: Experiment) -> tuple[Any, Any]:
-    """Return fresh parameters from the config's seed, with pretrained weights where it names some.
-
-    The second value is the LoadReport of those weights, or None.
-    """
+    """Return parameters from seed and pretrained weights, and the LoadReport (or None) of those."""
     params = initializer(experiment.model)(jax.random.key(experiment.config.seed))
     if not experiment.config.model.pretrained:
         return params, None
-    from sentiment_jax.huggingface import weights
-
     folder, _ = _find_weights(experiment.config)
     return weights.load_pretrained(folder, experiment.model.config, params)
 
@@ -178,9 +164,7 @@ def restore_model(like: Classifier, checkpoints: Checkpoints, step: int) -> Trai
 
 
 def load_run(workdir: Path) -> TrainedModel:
-    """Read the best checkpoint of a run directory, also of one that is being trained.
-
-    Nothing else is read: no data, no pretrained weights.
+    """Read the best checkpoint of a run directory, also beside its training.
 
     Raises:
       InputError: not a run directory, or nothing validated in it yet.

@@ -59,6 +59,7 @@ def matmul_rate(dtype: str, repeats: int = 5) -> float:
     size = 1536 if jax.default_backend() == "cpu" else 8192
     left, right = jax.random.normal(jax.random.key(0), (2, size, size)).astype(dtype)
     product = jax.jit(lambda a, b: jnp.matmul(a, b, preferred_element_type=jnp.float32))
-    product(left, right).block_until_ready()
-    run = functools.partial(timeit.repeat, number=1, repeat=repeats)
-    return 2 * size**3 / min(run(lambda: product(left, right).block_until_ready()))
+    multiply = functools.partial(product, left, right)
+    multiply().block_until_ready()
+    seconds = timeit.repeat(lambda: multiply().block_until_ready(), number=1, repeat=repeats)
+    return 2 * size**3 / min(seconds)

@@ -58,6 +58,17 @@ class TrainingRun:
         progress = self.progress
         return progress.epochs_done >= self.experiment.config.epochs or progress.stopped_early
 
+    def log_scores(self, split: str, scores: dict[str, Any], seconds: float) -> None:
+        """Write a line of metrics.jsonl about the step that has been reached."""
+        self.log.write(
+            step=self.progress.step,
+            epoch=self.progress.epochs_done + 1,
+            split=split,
+            **scores,
+            seconds=round(seconds, 3),
+            learning_rate=self.learning_rate(self.progress.step - 1),
+        )
+
     def save(self) -> None:
         """Write the checkpoint of the step that has been reached."""
         progress, state = self.progress, self.state
@@ -78,15 +89,11 @@ def train_epoch(run: TrainingRun) -> None:
       Diverged: a loss or gradient norm that is not finite.
       Interrupted: a signal; the step is saved.
     """
-    config, progress = run.experiment.config, run.progress
-    epoch, encoded = progress.epochs_done, run.experiment.encoded["train"]
+    experiment, progress, config = run.experiment, run.progress, run.experiment.config
+    epoch, encoded = progress.epochs_done, experiment.encoded["train"]
     first, size = epoch * run.steps_per_epoch, config.batch_size
     plan = batches.plan_epoch(
-        encoded.lengths,
-        batch_size=size,
-        buckets=run.experiment.buckets,
-        seed=config.seed,
-        epoch=epoch,
+        encoded.lengths, batch_size=size, buckets=experiment.buckets, seed=config.seed, epoch=epoch
     )
     bar = progress_bar(run.total_steps, f"epoch {epoch + 1}/{config.epochs}", initial=progress.step)
     clock = time.perf_counter()
@@ -107,7 +114,7 @@ def train_epoch(run: TrainingRun) -> None:
     with bar:
         for planned in plan[progress.step - first :]:
             rows = batches.make_batch(encoded, planned, size)
-            batch = devices.put_batch(rows, run.experiment.mesh)
+            batch = devices.put_batch(rows, experiment.mesh)
             before = time.perf_counter()
             rate = np.float32(run.learning_rate(progress.dispatched))
             run.state, metrics = run.train_step(run.state, batch, rate)
@@ -126,7 +133,7 @@ def train_epoch(run: TrainingRun) -> None:
             if logging or saving or stopping:
                 behind.flush()
             if logging:
-                run.log.write(**progress.window_record(run.learning_rate(progress.step - 1)))
+                run.log_scores("train", *progress.end_window())
             if saving or stopping:
                 run.save()
                 clock = time.perf_counter()
@@ -159,17 +166,10 @@ def validate_epoch(run: TrainingRun) -> None:
     except Interrupted:
         run.save()
         raise
+    run.log_scores("val", scores.summary(), scores.seconds)
     progress.end_epoch(scores.summary(), config.early_stopping_patience)
-    epoch = progress.epochs_done
-    run.log.write(
-        step=progress.step,
-        epoch=epoch,
-        split="val",
-        **scores.summary(),
-        seconds=round(scores.seconds, 3),
-        learning_rate=run.learning_rate(progress.step - 1),
-    )
     run.save()
+    epoch = progress.epochs_done
     loss, accuracy, rate = averages(progress.last_epoch)
     mark = "  best" if progress.best and progress.best["epoch"] == epoch else ""
     tqdm.write(

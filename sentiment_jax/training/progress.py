@@ -38,20 +38,12 @@ class Progress:
         self.train_seconds += seconds
         self.train_flops += flops
 
-    def window_record(self, learning_rate: float) -> dict[str, Any]:
-        """Return the training line of metrics.jsonl since the last one, and begin a new window."""
+    def end_window(self) -> tuple[dict[str, Any], float]:
+        """Return scores and seconds of the steps since the last call."""
         sums, self.window = self.window, EMPTY_SUMS.copy()
         loss, accuracy, _ = averages(sums)
-        return {
-            "step": self.step,
-            "epoch": self.epochs_done + 1,
-            "split": "train",
-            "loss": loss,
-            "accuracy": accuracy,
-            "examples": int(sums["examples"]),
-            "seconds": round(sums["seconds"], 3),
-            "learning_rate": learning_rate,
-        }
+        scores = {"loss": loss, "accuracy": accuracy, "examples": int(sums["examples"])}
+        return scores, sums["seconds"]
 
     def end_epoch(self, scores: dict[str, Any], patience: int) -> None:
         """Record the scores of a validation: epochs done, best, patience."""

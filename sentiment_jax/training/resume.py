@@ -20,10 +20,7 @@ from sentiment_jax.training.steps import create_state
 def start_run(
     experiment: Experiment, directory: RunDirectory, stop: Stop
 ) -> tuple[TrainingRun, Any]:
-    """Restore the newest good checkpoint, or initialise.
-
-    Returns:
-      The run, and what was loaded of pretrained weights (a LoadReport, or None).
+    """Restore the newest good checkpoint, or initialise; return the run and any LoadReport.
 
     Raises:
       RunError: no checkpoint is left to resume from, or the best one is lost.

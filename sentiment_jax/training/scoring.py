@@ -67,13 +67,8 @@ def score_reviews(
 ) -> Scores:
     """Score each review once; the seconds include compilation.
 
-    Args:
-      classifier: the model and how its batches are made.
-      params: on the devices.
-      encoded: the reviews.
-      description: label of the progress bar.
-      batch_size: rows per batch, which changes speed only; None takes the config's.
-      stop: called between batches; may raise to end the scoring.
+    Another `batch_size` than the config's changes speed only. `stop` is called between batches and
+    may raise to end the scoring; `description` labels the progress bar.
     """
     start = time.perf_counter()
     mesh, size = classifier.mesh, batch_size or classifier.config.eval_batch_size
@@ -100,11 +95,6 @@ def score_reviews(
             examples += len(planned.indices)
         behind.flush()
     assert examples == len(encoded), f"{examples} of {len(encoded)} reviews scored"
-    correct = int(np.sum((p_positive > 0.5) == (encoded.labels == 1)))
-    return Scores(
-        loss=float(np.mean(losses)),
-        accuracy=correct / examples,
-        examples=examples,
-        seconds=time.perf_counter() - start,
-        p_positive=p_positive,
-    )
+    accuracy = int(np.sum((p_positive > 0.5) == (encoded.labels == 1))) / examples
+    seconds = time.perf_counter() - start
+    return Scores(float(np.mean(losses)), accuracy, examples, seconds, p_positive)
