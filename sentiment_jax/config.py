@@ -5,6 +5,7 @@ comparison of two configs all derive from the dataclasses here. Nothing here cha
 """
 
 import dataclasses
+import functools
 import hashlib
 import json
 import math
@@ -16,11 +17,7 @@ from ml_collections.config_dict import placeholder
 
 from sentiment_jax.errors import InputError
 
-SOURCES = ("tfds", "folder", "csv", "sample")
-TRUNCATIONS = ("head", "tail", "head_tail")
 POOLINGS = ("last", "mean", "max", "mean_max")
-OPTIMIZERS = ("sgd", "rmsprop", "adam", "adamw")
-SCHEDULES = ("constant", "linear")
 DTYPES = ("float32", "bfloat16")
 EXAMPLE_TEXTS = (
     "One of the finest films I have seen in years: moving, funny and beautifully acted.",
@@ -34,32 +31,23 @@ EXAMPLE_TEXTS = (
 class Setting:
     """What the schema says of a setting besides its type.
 
-    Attributes:
-      default: its value where a recipe says nothing.
-      meaning: one line for the person who sets it.
-      choices: the allowed values; empty if a range decides.
-      at_least: lowest allowed number.
-      below: numbers must be smaller.
-      at_most: numbers may be as large.
-      inherited: None in a config stands for the pretrained weights' value, or else the default.
-      internal: of the model alone, not set in a config.
-      harmless: changes no number of a run: where data lie (their hash is compared), how often
-        something is written. A run may resume with another value.
+    A `harmless` one changes no number of a run, only where data lie (their hash is compared) or how
+    often something is written: a run may resume with another value.
     """
 
-    default: Any
+    default: Any  # its value where a recipe says nothing
     meaning: str
-    choices: tuple[str, ...] = ()
+    choices: tuple[str, ...] = ()  # the allowed values; empty where a range decides
     at_least: float | int | None = None
     below: float | int = math.inf
     at_most: float | int = math.inf
-    inherited: bool = False
-    internal: bool = False
+    inherited: bool = False  # None stands for the pretrained weights' value, or else the default
+    internal: bool = False  # of the model alone, not set in a config
     harmless: bool = False
 
     @property
     def allowed(self) -> str:
-        """The allowed values in words, empty if any will do."""
+        """Return the allowed values in words, empty if any will do."""
         if self.choices:
             return " | ".join(self.choices)
         if self.at_least is None:
@@ -69,10 +57,9 @@ class Setting:
         return f">= {self.at_least:g}{upper}"
 
     def problem(self, name: str, value: Any) -> str:
-        """What is wrong with a value, in words; empty if nothing is."""
-        if self.choices:
-            known = value in self.choices
-            return "" if known else f"{name}={value!r} is unknown, choose {', '.join(self.choices)}"
+        """Return what is wrong with a value, in words; empty if nothing is."""
+        if self.choices and value not in self.choices:
+            return f"{name}={value!r} is unknown, choose {', '.join(self.choices)}"
         if value is None or self.at_least is None:
             return ""
         if self.at_least <= value < self.below and value <= self.at_most and math.isfinite(value):
@@ -86,21 +73,15 @@ def setting(default: Any, meaning: str, **rules: Any) -> Any:
     return dataclasses.field(default=default, metadata={"setting": rule})
 
 
-def _count(default: int, meaning: str, **rules: Any) -> Any:
-    return setting(default, meaning, at_least=rules.pop("at_least", 1), **rules)
-
-
-def _share(default: float | None, meaning: str, **rules: Any) -> Any:
-    return setting(default, meaning, **{"at_least": 0, "below": 1, **rules})
+_count = functools.partial(setting, at_least=1)
+_share = functools.partial(setting, at_least=0, below=1)
 
 
 @dataclasses.dataclass(frozen=True)
 class RunConfig:
     """The settings of a run that belong to no group."""
 
-    seed: int = setting(
-        0, "initial weights, dropout and the order of the batches", at_least=0, below=2**32
-    )
+    seed: int = _count(0, "seed of weights, dropout and batch order", at_least=0, below=2**32)
     epochs: int = _count(5, "passes over the training reviews")
     batch_size: int = _count(32, "reviews per optimiser step, on all devices together")
     eval_batch_size: int = _count(128, "reviews per batch of evaluation", harmless=True)
@@ -108,55 +89,35 @@ class RunConfig:
         0, "epochs without a better validation score before stopping; 0: never stop", at_least=0
     )
     log_every: int = _count(50, "steps between training lines of metrics.jsonl", harmless=True)
-    checkpoint_every: int = _count(
-        500, "steps between checkpoints, beside one at the end of each epoch", harmless=True
-    )
-    cpu_devices: int = _count(
-        1, "devices to split a CPU into, as far as they divide both batch sizes"
-    )
-    shard_params: bool = setting(
-        False, "split parameters and optimiser state over the devices (FSDP)", harmless=True
-    )
-    example_texts: tuple[str, ...] = setting(
-        EXAMPLE_TEXTS, "texts to judge when training ends", harmless=True
-    )
+    checkpoint_every: int = _count(500, "steps between checkpoints within an epoch", harmless=True)
+    cpu_devices: int = _count(1, "devices to split a CPU into, as far as both batch sizes divide")
+    shard_params: bool = setting(False, "split the training state (FSDP)", harmless=True)
+    example_texts: tuple[str, ...] = setting(EXAMPLE_TEXTS, "judged after training", harmless=True)
 
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
     """What to read, how to split it and how to turn it into token ids."""
 
-    source: str = setting("tfds", "where the reviews come from", choices=SOURCES)
-    path: str = setting(
-        "", "tfds: data_dir; folder: aclImdb or its .tar.gz; csv: the file", harmless=True
-    )
+    source: str = setting("tfds", "kind of data", choices=("tfds", "folder", "csv", "sample"))
+    path: str = setting("", "tfds data_dir, aclImdb or its .tar.gz, or csv file", harmless=True)
     max_length: int = _count(128, "most tokens per review, [CLS] and [SEP] included", at_least=3)
-    truncation: str = setting("head", "part of a longer review to keep", choices=TRUNCATIONS)
-    validation_fraction: float = _share(
-        0.2, "share of the training reviews held out, per class", at_least=1e-6
+    truncation: str = setting(
+        "head", "part of a longer review to keep", choices=("head", "tail", "head_tail")
     )
+    validation_fraction: float = _share(0.2, "share of each class held out", at_least=1e-6)
     limit: int = _count(0, "training and validation reviews to keep; 0: all", at_least=0)
     test_limit: int = _count(0, "test reviews to keep; 0: all", at_least=0)
-    split_seed: int = setting(
-        0, "of splits and limits: runs of all seeds share one validation set", at_least=0
-    )
-    group_duplicates: bool = setting(
-        True, "keep equal texts on one side of a split; False leaks, to study it"
-    )
+    split_seed: int = _count(0, "seed of splits and limits, apart from the run's seed", at_least=0)
+    group_duplicates: bool = setting(True, "keep equal texts on one side of a split; False leaks")
     text_column: str = setting("text", "csv: the column of the texts")
     label_column: str = setting("label", "csv: the column of the labels")
     test_path: str = setting("", "csv: the test file; empty: test_fraction is held out")
     test_fraction: float = _share(0.2, "csv: share held out for the test", at_least=1e-6)
-    vocabulary_size: int = _count(
-        30_000, "most entries of a vocabulary learned from the training reviews", at_least=10
-    )
+    vocabulary_size: int = _count(30_000, "most entries of a learned vocabulary", at_least=10)
     min_frequency: int = _count(5, "rarer words are unknown (word-level vocabularies)")
-    length_buckets: tuple[int, ...] = setting(
-        (64, 128), "padded lengths; max_length is added as the last"
-    )
-    cache: str = setting(
-        "", "folder of encoded reviews; empty: the user's cache folder", harmless=True
-    )
+    length_buckets: tuple[int, ...] = setting((64, 128), "padded lengths, besides max_length")
+    cache: str = setting("", "folder of encoded reviews; empty: the user's cache", harmless=True)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -164,9 +125,7 @@ class ModelChoice:
     """Which network, and the weights that it starts from."""
 
     name: str = setting("bert", "architecture", choices=("bert", "electra", "lstm"))
-    pretrained: str = setting(
-        "", "hub id or local folder of the weights; empty: random weights", harmless=True
-    )
+    pretrained: str = setting("", "hub id or folder of weights; empty: random", harmless=True)
     revision: str = setting("", "commit on the hub; empty: the newest, which config.json records")
 
 
@@ -239,18 +198,16 @@ class EncoderConfig:
 class OptimizerConfig:
     """One optimiser and its learning-rate schedule."""
 
-    name: str = setting("adamw", "optimiser", choices=OPTIMIZERS)
+    name: str = setting("adamw", "optimiser", choices=("sgd", "rmsprop", "adam", "adamw"))
     learning_rate: float = setting(3e-5, "peak learning rate", at_least=0)
-    schedule: str = setting("linear", "course after the warm-up", choices=SCHEDULES)
-    warmup_fraction: float = setting(
-        0.1, "share of all steps with a rising learning rate", at_least=0, at_most=1
-    )
+    schedule: str = setting("linear", "course after the warm-up", choices=("constant", "linear"))
+    warmup_fraction: float = setting(0.1, "share of steps to warm up", at_least=0, at_most=1)
     weight_decay: float = setting(
         0.01, "not of biases and LayerNorm; L2 in the gradient unless adamw", at_least=0
     )
     clip_norm: float = setting(1.0, "largest global gradient norm; 0: no limit", at_least=0)
     layerwise_decay: float = setting(
-        1.0, "learning-rate factor per layer below the head", at_least=1e-6, at_most=1
+        1.0, "learning-rate factor per layer", at_least=1e-6, at_most=1
     )
     momentum: float = _share(0.0, "sgd: momentum")
     rms_decay: float = _share(0.9, "rmsprop: decay of the mean square")
@@ -267,7 +224,7 @@ def _settings(group: type, prefix: str) -> dict[str, Setting]:
 
 
 def schema(model: str) -> dict[str, Setting]:
-    """The settings of one architecture's configs: "group.field" -> what the schema says of it."""
+    """Return the settings of one architecture's configs: "group.field" -> Setting."""
     settings = _settings(RunConfig, "") | _settings(DataConfig, "data.")
     settings |= _settings(ModelChoice, "model.") | _settings(MODELS[model], "model.")
     if model == "lstm":  # its weights have no place on the hub
@@ -279,18 +236,11 @@ HARMLESS = tuple(name for name, rule in schema("bert").items() if rule.harmless)
 
 
 def make_config(
-    model: str,
-    recipe: Mapping[str, Any],
-    variants: Mapping[str, Mapping[str, Any]],
-    variant: str = "",
+    model: str, recipe: Mapping[str, Any], variants: Mapping[str, Any], variant: str = ""
 ) -> ConfigDict:
     """Build a config from the schema's defaults, a recipe, and what one of its variants changes.
 
-    Args:
-      model: bert, electra or lstm.
-      recipe: "group.field" -> value.
-      variants: name -> what it changes of the recipe.
-      variant: the one to build; empty for the recipe itself.
+    Recipe and variants are "group.field" -> value; the variant "" is the recipe itself.
 
     Raises:
       ValueError: an unknown variant.
@@ -309,30 +259,25 @@ def make_config(
 
 
 def _nest(values: Mapping[str, Any]) -> ConfigDict:
-    config = ConfigDict()
+    nested: dict[str, Any] = {}
     for name, value in values.items():
         *groups, field = name.split(".")
-        node = config
+        node = nested
         for group in groups:
-            if group not in node:
-                node[group] = ConfigDict()
-            node = node[group]
+            node = node.setdefault(group, {})
         node[field] = value
-    return config
+    return ConfigDict(nested)
 
 
 def describe_settings(config: ConfigDict) -> str:
-    """A config's settings as a table: flag, value, allowed values, meaning."""
-    settings, values = schema(config.model.name), flatten(config)
+    """Return a config's settings as a table: flag, value, meaning, allowed values."""
+    settings, values, lines = schema(config.model.name), flatten(config), []
     wide = max(map(len, values))
-    lines = []
     for name, value in values.items():
         shown = "" if value is None else str(value)
         allowed = f" ({settings[name].allowed})" if settings[name].allowed else ""
-        lines.append(
-            f"  --config.{name:{wide}}  {shown if len(shown) < 40 else '...':24}  "
-            f"{settings[name].meaning}{allowed}"
-        )
+        shown = shown if len(shown) < 40 else "..."
+        lines.append(f"  --config.{name:{wide}}  {shown:24}  {settings[name].meaning}{allowed}")
     return "\n".join(lines)
 
 
@@ -386,34 +331,30 @@ def validate(config: ConfigDict) -> None:
 
 
 def config_to_json(config: ConfigDict) -> dict[str, Any]:
-    """The config as plain JSON values."""
+    """Return the config as plain JSON values."""
     return json.loads(json.dumps(config.to_dict()))
 
 
 def config_from_json(values: dict[str, Any]) -> ConfigDict:
-    """The inverse of `config_to_json`; lists become the tuples they were."""
+    """Invert `config_to_json`; lists become the tuples they were."""
     return _nest(flatten(values))
 
 
 def config_difference(old: Any, new: Any) -> list[str]:
-    """The settings in which two configs differ, as "field: old -> new"."""
+    """Return the settings in which two configs differ, as "field: old -> new"."""
     before, after = flatten(old), flatten(new)
-    names = sorted(before.keys() | after.keys())
-    return [
-        f"{name}: {before.get(name)} -> {after.get(name)}"
-        for name in names
-        if before.get(name) != after.get(name)
-    ]
+    pairs = {name: (before.get(name), after.get(name)) for name in sorted(before | after)}
+    return [f"{name}: {was} -> {now}" for name, (was, now) in pairs.items() if was != now]
 
 
 def config_digest(config: ConfigDict) -> str:
-    """Eight hexadecimal digits that name a resolved config."""
-    text = json.dumps(config_to_json(config), sort_keys=True)
+    """Return eight hexadecimal digits that name a resolved config."""
+    text = json.dumps(config.to_dict(), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
 def run_name(config: ConfigDict) -> str:
-    """A readable, unique folder name for a run."""
+    """Return a readable, unique folder name for a run."""
     optimizer = config.optimizer
     return (
         f"{config.model.name}-{optimizer.name}-{config.batch_size}-{optimizer.learning_rate:g}"

@@ -1,4 +1,4 @@
-"""How a command may end before its time; main.py turns each into one line and an exit code."""
+"""How a command may end early; main.py turns each into one line and an exit code."""
 
 
 class InputError(Exception):
@@ -22,7 +22,7 @@ class Diverged(RunError):
 
 
 class DiskFull(RunError):
-    """No room for a checkpoint: no fault of the run, the same command goes on later."""
+    """No room for a checkpoint: no fault of the run, the same command resumes it later."""
 
 
 class Interrupted(Exception):

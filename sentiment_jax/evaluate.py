@@ -14,7 +14,7 @@ from sentiment_jax.training.experiment import Experiment, load_run, prepare_expe
 
 
 def evaluate_run(workdir: Path, split: str) -> dict[str, Any]:
-    """Score a split from a run directory and the data that it names.
+    """Score a split from a run directory and the data that it names, print and return the scores.
 
     Raises:
       InputError: no run directory, or the data are not those of the run.
@@ -35,7 +35,7 @@ def score_split(
     split: str,
     stop: Callable[[], None] | None = None,
 ) -> scoring.Scores:
-    """Score one split and write its predictions and lengths, where the directory can be written."""
+    """Score a split and write its predictions and lengths, if the directory can be written."""
     encoded = experiment.encoded[split]
     scores = scoring.score_reviews(experiment, params, encoded, split, stop=stop)
     try:

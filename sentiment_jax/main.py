@@ -3,12 +3,10 @@
 The only file with flags. Slow libraries are imported once the flags are known to be good.
 """
 
-import difflib
 import errno
-import importlib.util
 import math
 import os
-import re
+import runpy
 import sys
 import traceback
 from pathlib import Path
@@ -20,30 +18,30 @@ from ml_collections import config_flags
 from sentiment_jax.errors import InputError, Interrupted, RunError
 from sentiment_jax.runtime import launch, processes, startup, terminal
 
-MODES = ("train", "evaluate", "predict", "export", "sweep", "report")
-AXES = ("optimizer", "batch_size", "learning_rate", "seeds")
-CONFIG = config_flags.DEFINE_config_file(
-    "config", None, "Config file, with :variant where it has one; train."
-)
-WORKDIR = flags.DEFINE_string(
-    "workdir", None, "Run directory; train names one where none is given."
-)
-MODE = flags.DEFINE_enum("mode", "train", MODES, "What to do.")
+NEEDED = {  # mode -> flags that it can't do without, and what they name
+    "train": {"config": "configs/lstm.py for example"},
+    "evaluate": {"workdir": "the directory of a finished run"},
+    "predict": {"workdir": "the directory of a finished run"},
+    "export": {"workdir": "the directory of a finished run", "output": "the folder to write"},
+    "sweep": {"config": "configs/lstm.py for example", "workdir": "the sweep's directory"},
+    "report": {"workdir": "the directories of runs, A,B,...", "output": "the folder to write"},
+}
+CONFIG = config_flags.DEFINE_config_file("config", None, "Config file, or FILE:VARIANT.")
+WORKDIR = flags.DEFINE_string("workdir", None, "Run directory; train can name one itself.")
+MODE = flags.DEFINE_enum("mode", "train", list(NEEDED), "What to do.")
 SPLIT = flags.DEFINE_enum("split", "test", ("val", "test"), "evaluate: the split to score.")
 TEXT = flags.DEFINE_multi_string("text", [], "predict: a review; repeatable.")
-INPUT = flags.DEFINE_string("input", None, "predict: a .csv, a text file (a review a line), or -.")
-OUTPUT = flags.DEFINE_string(
-    "output", None, "export, report: the folder to write; predict --explain: the HTML file."
-)
+INPUT = flags.DEFINE_string("input", None, "predict: a .csv, a file of one text per line, or -.")
+OUTPUT = flags.DEFINE_string("output", None, "export, report: folder; predict --explain: page.")
 FRESH = flags.DEFINE_bool("fresh", False, "train: start over in a used --workdir.")
 ALLOW_CHANGES = flags.DEFINE_bool(
     "allow_changes", False, "train: resume although the config differs; recorded in env.json."
 )
-SWEEP = {
+SWEEP: dict[str, flags.FlagHolder] = {
     axis: flags.DEFINE_list(f"sweep_{axis}", None, f"sweep: {axis} to try instead of the config's.")
-    for axis in AXES
+    for axis in ("optimizer", "batch_size", "learning_rate", "seeds")
 }
-PROCEDURE = flags.DEFINE_enum(
+SWEEP["procedure"] = flags.DEFINE_enum(
     "sweep_procedure", None, ("grid", "stages"), "sweep: every combination, or one axis at a time."
 )
 WORKERS = flags.DEFINE_integer("workers", 1, "sweep: processes to use.", lower_bound=1)
@@ -62,7 +60,7 @@ LOST_AFTER = flags.DEFINE_integer(
 
 
 def parse(arguments: list[str]) -> None:
-    """Parses the command line.
+    """Parse the command line.
 
     Raises:
       InputError: unknown flag or field (with the nearest name), bad value, stray argument.
@@ -72,78 +70,61 @@ def parse(arguments: list[str]) -> None:
         if CONFIG.value is not None:
             CONFIG.value.items()  # a file that could not be loaded says so only when touched
     except Exception as error:  # ml_collections raises what its parsers raise
-        raise InputError(_one_line(error)) from error
+        raise InputError(str(error) or type(error).__name__) from error
     if len(rest) > 1:
         raise InputError(f"stray argument {rest[1]!r}; options are written --name=value")
 
 
-def _one_line(error: Exception) -> str:
-    if isinstance(error, flags.UnrecognizedFlagError):
-        near = difflib.get_close_matches(error.flagname, list(flags.FLAGS), n=1)
-        return f"unknown flag --{error.flagname}" + (f"; did you mean --{near[0]}?" if near else "")
-    text = re.sub(r"\s+", " ", str(error)).strip()
-    if isinstance(error, FileNotFoundError):
-        return f"--config: no such file ({text})"
-    return text or type(error).__name__
-
-
 def dispatch() -> None:
-    """Runs the mode that the flags ask for."""
+    """Run the mode that the flags ask for."""
     # What Orbax, TFDS and transformers have to say is nothing a user can act on.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     logging.set_verbosity(logging.ERROR)
+    mode, config = MODE.value, CONFIG.value
     group = launch.find_process_group(COORDINATOR.value, PROCESS_ID.value, PROCESS_COUNT.value)
-    if group is not None and MODE.value not in ("train", "evaluate"):
-        raise InputError(f"--mode={MODE.value} is for one process: leave --coordinator out")
+    if group is not None and mode not in ("train", "evaluate"):
+        raise InputError(f"--mode={mode} is for one process: leave --coordinator out")
     if group is not None and not launch.follow_parent():
         sys.exit(launch.run_child(group, LOST_AFTER.value))
-    if MODE.value == "train":
-        if CONFIG.value is None:
-            raise InputError("--config is missing: --config=configs/lstm.py, for example")
-        from sentiment_jax import train
-        from sentiment_jax.config import run_name, validate
+    for name, what in NEEDED[mode].items():
+        if flags.FLAGS[name].value is None:
+            raise InputError(f"--mode={mode} needs --{name}, {what}")
+    if mode == "predict" and bool(TEXT.value) == (INPUT.value is not None):
+        raise InputError("--mode=predict needs --text (repeatable) or --input=FILE, not both")
+    from sentiment_jax.config import run_name, validate
 
-        validate(CONFIG.value)
-        _start(CONFIG.value, group)
-        train.train(
-            CONFIG.value,
-            Path(WORKDIR.value or f"runs/{run_name(CONFIG.value)}"),
-            fresh=FRESH.value,
-            allow_changes=ALLOW_CHANGES.value,
-        )
-        return
-    if WORKDIR.value is None:
-        needed = {"sweep": "the sweep's directory", "report": "the directories of runs, A,B,..."}
-        what = needed.get(MODE.value, "the directory of a finished run")
-        raise InputError(f"--mode={MODE.value} needs --workdir, {what}")
-    workdir = Path(WORKDIR.value)
-    _start(_run_config(workdir), group)
-    if MODE.value == "evaluate":
+    if config is not None:
+        validate(config)
+    from sentiment_jax.storage.run_directory import RunDirectory
+
+    workdir = Path(WORKDIR.value or f"runs/{run_name(config)}")
+    output = Path(OUTPUT.value or workdir / "explanation.html")
+    if config is None and RunDirectory(workdir).config.exists():
+        config = RunDirectory(workdir).read_config()
+    _start(config, group)
+    if mode == "train":
+        from sentiment_jax.train import train
+
+        train(config, workdir, fresh=FRESH.value, allow_changes=ALLOW_CHANGES.value)
+    elif mode == "evaluate":
         from sentiment_jax.evaluate import evaluate_run
 
         evaluate_run(workdir, SPLIT.value)
-    elif MODE.value == "predict":
-        _predict(workdir)
-    elif MODE.value == "sweep":
+    elif mode == "predict":
+        _predict(workdir, output)
+    elif mode == "export":
+        _export(workdir, output)
+    elif mode == "sweep":
         _sweep(workdir)
-    elif MODE.value == "report":
-        _report(WORKDIR.value.split(","))
     else:
-        _export(workdir)
+        from sentiment_jax.report import report
 
-
-def _run_config(workdir: Path) -> Any:
-    """The config that says how to start JAX: the command line's, a run's, or none."""
-    from sentiment_jax.storage.run_directory import RunDirectory
-
-    directory = RunDirectory(workdir)
-    if CONFIG.value is None and directory.config.exists():
-        return directory.read_config()
-    return CONFIG.value
+        names = [workdir] if workdir.is_dir() else map(Path, str(workdir).split(","))
+        report(list(names), output, WITH_TEXT.value)
 
 
 def _start(config: Any, group: launch.ProcessGroup | None) -> None:
-    """Starts JAX: its devices, its cache, and the other processes where there are any."""
+    """Start JAX: its devices, its cache, and the other processes where there are any."""
     startup.use_wide_vectors()
     if group is not None:
         launch.connect(group, LOST_AFTER.value)
@@ -153,9 +134,7 @@ def _start(config: Any, group: launch.ProcessGroup | None) -> None:
     startup.use_compilation_cache()
 
 
-def _predict(workdir: Path) -> None:
-    if bool(TEXT.value) == (INPUT.value is not None):
-        raise InputError("--mode=predict needs --text (repeatable) or --input=FILE, not both")
+def _predict(workdir: Path, page: Path) -> None:
     from sentiment_jax import predict
     from sentiment_jax.training.experiment import load_run
 
@@ -168,35 +147,43 @@ def _predict(workdir: Path) -> None:
         names, texts = [str(row + 1) for row in range(len(TEXT.value))], TEXT.value
         if INPUT.value is not None:
             names, texts = predict.read_input(INPUT.value, trained.config.data.text_column)
-        explain_texts(trained, names, texts, Path(OUTPUT.value or workdir / "explanation.html"))
-    elif TEXT.value:
-        predict.print_verdicts(trained, TEXT.value)
+        explain_texts(trained, names, texts, page)
     elif INPUT.value is not None:
         predict.predict_input(trained, INPUT.value)
+    else:
+        predict.print_verdicts(trained, TEXT.value)
     sys.stdout.flush()  # a full disk is found out here
 
 
+def _export(workdir: Path, folder: Path) -> None:
+    from sentiment_jax.export import export_pretrained
+    from sentiment_jax.training.experiment import load_run
+
+    run = load_run(workdir)
+    if run.config.model.name == "lstm":
+        raise InputError(f"{workdir} holds an lstm: only bert and electra have a Hugging Face form")
+    export_pretrained(folder, run.model.config, run.params, run.tokenizer)
+    print(f"wrote {folder}: open it with transformers' AutoModelForSequenceClassification")
+
+
 def _sweep(workdir: Path) -> None:
-    if CONFIG.value is None:
-        raise InputError("--config is missing: --config=configs/lstm.py, for example")
     if FRESH.value:
         raise InputError(f"--fresh is for one run: delete {workdir}, or name another --workdir")
     if WORKERS.value > 1:  # each process would take three quarters of a GPU's memory
         os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", f"{0.9 / WORKERS.value:.2f}")
-    from sentiment_jax import sweep
-    from sentiment_jax.config import validate
+    from sentiment_jax.sweep import sweep
 
-    validate(CONFIG.value)
-    axes = _config_sweep() | {
-        axis: flag.value for axis, flag in SWEEP.items() if flag.value is not None
-    }
-    if PROCEDURE.value is not None:
-        axes["procedure"] = PROCEDURE.value
-    sweep.sweep(
+    config_file = config_flags.get_config_filename(flags.FLAGS["config"])
+    file, _, variant = config_file.partition(":")
+    recipe = runpy.run_path(file)
+    if "get_sweep" not in recipe:
+        raise InputError(f"{file} has no get_sweep(variant): configs/lstm.py shows one")
+    given = {axis: flag.value for axis, flag in SWEEP.items() if flag.value is not None}
+    sweep(
         CONFIG.value,
         workdir,
-        axes,
-        config_file=config_flags.get_config_filename(flags.FLAGS["config"]),
+        recipe["get_sweep"](variant) | given,
+        config_file=config_file,
         overrides=config_flags.get_override_values(flags.FLAGS["config"]),
         only=ONLY.value,
         workers=WORKERS.value,
@@ -204,49 +191,19 @@ def _sweep(workdir: Path) -> None:
     )
 
 
-def _config_sweep() -> dict[str, Any]:
-    """What get_sweep(variant) of the config file returns."""
-    file, _, variant = config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")
-    spec = importlib.util.spec_from_file_location("sweep_config", file)
-    assert spec is not None and spec.loader is not None  # the flag read the same file
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    if not hasattr(module, "get_sweep"):
-        raise InputError(f"{file} has no get_sweep(variant): configs/lstm.py shows one")
-    return dict(module.get_sweep(variant))
-
-
-def _report(directories: list[str]) -> None:
-    if OUTPUT.value is None:
-        raise InputError("--mode=report needs --output, the folder to write")
-    from sentiment_jax import report
-
-    report.report([Path(name) for name in directories], Path(OUTPUT.value), WITH_TEXT.value)
-
-
-def _export(workdir: Path) -> None:
-    if OUTPUT.value is None:
-        raise InputError("--mode=export needs --output, the folder to write")
-    from sentiment_jax import export
-    from sentiment_jax.training.experiment import load_run
-
-    trained = load_run(workdir)
-    if trained.config.model.name == "lstm":
-        raise InputError(f"{workdir} holds an lstm: only bert and electra have a Hugging Face form")
-    export.export_pretrained(
-        Path(OUTPUT.value), trained.model.config, trained.params, trained.tokenizer
-    )
-    print(f"wrote {OUTPUT.value}: open it with transformers' AutoModelForSequenceClassification")
-
-
 def main(arguments: list[str] | None = None) -> int:
-    """Parses, dispatches, and turns the expected errors into one line and an exit code."""
+    """Parse, dispatch, and turn the expected errors into one line and an exit code."""
     arguments = sys.argv if arguments is None else arguments
     asked = {"--help", "-h"} & set(arguments[1:])
     try:
         parse([argument for argument in arguments if argument not in asked])
         if asked:
-            return _help()
+            print(__doc__ + flags.FLAGS.main_module_help())
+            if CONFIG.value is not None:
+                from sentiment_jax.config import describe_settings
+
+                print("Settings of this config:\n" + describe_settings(CONFIG.value))
+            return 0
         dispatch()
         processes.barrier()
     except InputError as error:
@@ -267,16 +224,6 @@ def main(arguments: list[str] | None = None) -> int:
         traceback.print_exc()
         return processes.leave(1)
     return processes.leave(0)
-
-
-def _help() -> int:
-    """Print the flags; with --config, every setting of it."""
-    print(__doc__ + flags.FLAGS.main_module_help())
-    if CONFIG.value is not None:
-        from sentiment_jax.config import describe_settings
-
-        print("Settings of this config:\n" + describe_settings(CONFIG.value))
-    return 0
 
 
 def _fail(message: Any, code: int) -> int:

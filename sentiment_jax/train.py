@@ -13,24 +13,12 @@ from sentiment_jax.errors import InputError, RunError
 from sentiment_jax.evaluate import score_split
 from sentiment_jax.predict import print_verdicts
 from sentiment_jax.runtime import devices, processes
+from sentiment_jax.storage import run_directory
 from sentiment_jax.storage.files import checksums, read_json, write_json
-from sentiment_jax.storage.metrics_log import MetricsLog, read_metrics
-from sentiment_jax.storage.run_directory import (
-    RunDirectory,
-    describe_environment,
-    lock_run,
-    prepare_workdir,
-)
-from sentiment_jax.training.console import describe_run, print_scores, print_speed
-from sentiment_jax.training.experiment import (
-    Experiment,
-    TrainedModel,
-    count_parameters,
-    prepare_experiment,
-    resolve,
-    restore_params,
-)
-from sentiment_jax.training.loop import TrainingRun, train_epoch, validate_epoch
+from sentiment_jax.storage.metrics_log import read_metrics
+from sentiment_jax.storage.run_directory import RunDirectory
+from sentiment_jax.training import console, loop
+from sentiment_jax.training.experiment import Experiment, prepare_experiment, resolve, restore_model
 from sentiment_jax.training.resume import start_run
 from sentiment_jax.training.signals import Stop
 
@@ -45,7 +33,7 @@ def train(
     prepare: Callable[..., Experiment] = prepare_experiment,
     stop: Stop | None = None,
 ) -> dict[str, Any]:
-    """Train, or resume where the run directory stands, and score the test set once.
+    """Train, or resume where `workdir` stands, score the test set once; return result.json.
 
     Args:
       config: one of configs/, with its overrides.
@@ -56,18 +44,15 @@ def train(
       prepare: makes the experiment; a sweep's keeps the encoded reviews between runs.
       stop: a sweep's, to be asked at every step; None installs handlers for this run.
 
-    Returns:
-      The content of result.json.
-
     Raises:
       InputError: bad config, data, weights or run directory.
       RunError: divergence, damaged checkpoints, full disk.
       Interrupted: SIGTERM, SIGHUP or Ctrl-C; the state is saved.
     """
     validate(config)
-    prepare_workdir(workdir)
+    run_directory.prepare_workdir(workdir)
     directory = RunDirectory(workdir)
-    with lock_run(workdir), contextlib.nullcontext(stop) if stop else Stop() as asked:
+    with run_directory.lock_run(workdir), contextlib.nullcontext(stop) if stop else Stop() as asked:
         for name in ("batch_size", "eval_batch_size"):
             devices.check_batch_size(name, config[name])
         with processes.in_turn():
@@ -83,10 +68,10 @@ def train(
                 return read_json(directory.result)
             experiment = _prepare(resolved, directory, changes, prepare)
         run, load_report = start_run(experiment, directory, asked)
-        describe_run(run, load_report)
+        console.describe_run(run, load_report)
         while not run.done:
-            train_epoch(run)
-            validate_epoch(run)
+            loop.train_epoch(run)
+            loop.validate_epoch(run)
         run.state = None  # its memory is free for the test
         return _conclude(run, score_test)
 
@@ -100,12 +85,9 @@ def _prepare(
     """Build the experiment and, for a new run, write tokenizer.json, env.json and config.json."""
     resuming = directory.config.exists()
     experiment = prepare(config, directory.load_tokenizer() if resuming else None)
-    size = len(experiment.encoded["train"])
-    if config.batch_size > size:
-        raise InputError(
-            f"batch_size={config.batch_size} is larger than the {size} training reviews; "
-            f"use at most {size}"
-        )
+    batch_size, reviews = config.batch_size, len(experiment.encoded["train"])
+    if batch_size > reviews:
+        raise InputError(f"{batch_size=} is larger than the {reviews} training reviews; use fewer")
     if resuming:
         directory.check_data(experiment.statistics)
         env = read_json(directory.env)
@@ -113,14 +95,14 @@ def _prepare(
             env["resumed_with_changes"] = [*env.get("resumed_with_changes", []), changes]
     else:
         experiment.tokenizer.save(str(directory.tokenizer))
-        env = describe_environment() | {"data": experiment.statistics}
+        env = run_directory.describe_environment() | {"data": experiment.statistics}
         env |= checksums(directory.tokenizer)
     write_json(directory.env, env)
     write_json(directory.config, config_to_json(config))
     return experiment
 
 
-def _conclude(run: TrainingRun, score_test: bool) -> dict[str, Any]:
+def _conclude(run: loop.TrainingRun, score_test: bool) -> dict[str, Any]:
     """Score the test set once with the best checkpoint; write and print the result."""
     experiment, directory, progress = run.experiment, run.directory, run.progress
     best = progress.best
@@ -131,10 +113,10 @@ def _conclude(run: TrainingRun, score_test: bool) -> dict[str, Any]:
         )
     tested: dict[str, Any] = {}
     if score_test:
-        params = restore_params(experiment, run.checkpoints, best["step"])
-        test = score_split(experiment, directory, params, "test", run.check_stop)
+        trained = restore_model(experiment, run.checkpoints, best["step"])
+        test = score_split(experiment, directory, trained.params, "test", run.check_stop)
         tested = {"test": test.summary(), "test_seconds": round(test.seconds, 3)}
-        MetricsLog(directory.metrics, list(progress.records)).write(
+        run.log.write(
             step=best["step"],
             epoch=best["epoch"],
             split="test",
@@ -153,7 +135,7 @@ def _conclude(run: TrainingRun, score_test: bool) -> dict[str, Any]:
         "train_flops_per_second": round(progress.train_flops / progress.train_seconds),
         "epochs": progress.epochs_done,
         "stopped_early": progress.stopped_early,
-        "parameters": count_parameters(experiment.model),
+        "parameters": run.parameters,
         "seed": experiment.config.seed,
         "data_hash": experiment.statistics["data_hash"],
         **checksums(directory.metrics),
@@ -161,12 +143,10 @@ def _conclude(run: TrainingRun, score_test: bool) -> dict[str, Any]:
     if processes.is_main():
         figures.curves(read_metrics(directory.metrics), directory.curves)
     write_json(directory.result, result)
-    print_scores("val", result["val"], f"epoch {best['epoch']}, the best")
-    print_speed(experiment.config, result["train_flops_per_second"])
+    console.print_scores("val", result["val"], f"epoch {best['epoch']}, the best")
+    console.print_speed(experiment.config, result["train_flops_per_second"])
     if score_test:
-        print_scores("test", result["test"], f"trained {progress.train_seconds:,.0f} s")
-        classifier = (experiment.config, experiment.tokenizer, experiment.model, experiment.mesh)
-        trained = TrainedModel(*classifier, params=params, step=best["step"])
+        console.print_scores("test", result["test"], f"trained {progress.train_seconds:,.0f} s")
         print_verdicts(trained, experiment.config.example_texts)
         print(f"{'files':8} {directory.path}/result.json, curves.png, predictions.csv")
     return result

@@ -67,6 +67,7 @@ def test_validate_lists_all_problems_at_once():
     config.model.output_dropout = 1.0
     config.model.pooling = "first"
     config.optimizer.name = "adagrad"
+    config.optimizer.schedule = "cosine"
     config.optimizer.learning_rate = float("nan")
     config.optimizer.warmup_fraction = 1.5
     config.optimizer.layerwise_decay = 0.8
@@ -79,6 +80,7 @@ def test_validate_lists_all_problems_at_once():
         "model.output_dropout=1.0 must be >= 0 and < 1",
         "model.pooling='first' is unknown, choose last, mean, max, mean_max",
         "optimizer.name='adagrad' is unknown, choose sgd, rmsprop, adam, adamw",
+        "optimizer.schedule='cosine' is unknown, choose constant, linear",
         "optimizer.learning_rate=nan",
         "optimizer.warmup_fraction=1.5 must be >= 0 and <= 1",
         "optimizer.layerwise_decay needs an encoder",

@@ -7,14 +7,13 @@ from ml_collections import ConfigDict
 
 from sentiment_jax.runtime import processes
 from sentiment_jax.training import flops
-from sentiment_jax.training.experiment import count_parameters
 from sentiment_jax.training.loop import TrainingRun
 
 
 def describe_run(run: TrainingRun, load_report: Any) -> None:
     """Print data, model, weights, device and where the run stands."""
     experiment, config = run.experiment, run.experiment.config
-    statistics = experiment.statistics
+    statistics, device = experiment.statistics, jax.devices()[0]
     for name, counts in statistics["counts"].items():
         total = counts["neg"] + counts["pos"]
         print(
@@ -27,7 +26,7 @@ def describe_run(run: TrainingRun, load_report: Any) -> None:
     shared = statistics["shared"]["train_test"]
     print(f"{'':8} extra copies: {copies}; test reviews also in train: {shared}")
     print(
-        f"{'model':8} {config.model.name}, {count_parameters(experiment.model):,} parameters, "
+        f"{'model':8} {config.model.name}, {run.parameters:,} parameters, "
         f"{experiment.tokenizer.get_vocab_size():,} token types"
     )
     if load_report is not None:
@@ -35,7 +34,6 @@ def describe_run(run: TrainingRun, load_report: Any) -> None:
             names = getattr(load_report, kind)
             listed = "" if kind == "loaded" else ": " + (", ".join(names) or "none")
             print(f"{'weights' if kind == 'loaded' else '':8} {len(names)} {kind}{listed}")
-    device = jax.devices()[0]
     together = f" in {processes.count()} processes" if processes.count() > 1 else ""
     print(
         f"{'device':8} {jax.device_count()} x {device.device_kind}{together}, jax {jax.__version__}"

@@ -18,6 +18,7 @@ from sentiment_jax.data import batches, tokenization
 from sentiment_jax.data.corpus import Corpus, load_corpus
 from sentiment_jax.data.encoding import Encoded, check_encoded, encode_corpus
 from sentiment_jax.errors import InputError, RunError
+from sentiment_jax.huggingface import hub, weights
 from sentiment_jax.models import classifiers
 from sentiment_jax.runtime import devices
 from sentiment_jax.storage.checkpoints import Checkpoints
@@ -38,7 +39,7 @@ class Classifier:
 
     @property
     def buckets(self) -> tuple[int, ...]:
-        """The padded lengths, the last of them max_length."""
+        """Return the padded lengths, the last of them max_length."""
         settings = self.config.data
         return batches.effective_buckets(settings.length_buckets, settings.max_length)
 
@@ -61,14 +62,9 @@ class TrainedModel(Classifier):
 
 
 def resolve(config: ConfigDict) -> ConfigDict:
-    """Fill in what pretrained weights decide (sizes, revision); a copy.
-
-    The result rebuilds the model without the weights' folder.
-    """
+    """Return a copy that rebuilds the model without the folder of the pretrained weights."""
     resolved = ConfigDict(config.to_dict())
     if config.model.name != "lstm":
-        from sentiment_jax.huggingface import weights
-
         folder = None
         if config.model.pretrained:
             folder, resolved.model.revision = _find_weights(config)
@@ -77,21 +73,19 @@ def resolve(config: ConfigDict) -> ConfigDict:
 
 
 def _find_weights(config: ConfigDict) -> tuple[Path, str]:
-    from sentiment_jax.huggingface import hub
-
     return hub.find_pretrained(config.model.pretrained, config.model.revision)
 
 
 def make_tokenizer(config: ConfigDict, corpus: Corpus) -> Any:
-    """The pretrained weights' tokenizer, or a vocabulary trained on the training split."""
+    """Return the pretrained weights' tokenizer, or one trained on the training split."""
     if config.model.pretrained:
         return tokenization.load_pretrained_tokenizer(_find_weights(config)[0])
-    texts, size = corpus.splits["train"].texts, config.data.vocabulary_size
-    if config.model.name == "lstm":
-        return tokenization.train_word_level(
-            texts, vocabulary_size=size, min_frequency=config.data.min_frequency
-        )
-    return tokenization.train_wordpiece(texts, vocabulary_size=size)
+    texts, data = corpus.splits["train"].texts, config.data
+    if config.model.name != "lstm":
+        return tokenization.train_wordpiece(texts, vocabulary_size=data.vocabulary_size)
+    return tokenization.train_word_level(
+        texts, vocabulary_size=data.vocabulary_size, min_frequency=data.min_frequency
+    )
 
 
 def make_classifier(config: ConfigDict, tokenizer: Any) -> Classifier:
@@ -109,8 +103,7 @@ def prepare_experiment(
     Args:
       config: resolved.
       tokenizer: a run's; None makes the config's.
-      only: the one split to encode; the others are read for the data hash and dropped, so that
-        `words` and the share truncated cover this one alone.
+      only: the one split to encode; the others are read for the data hash alone.
     """
     data = DataConfig(**config.data.to_dict())
     corpus = load_corpus(data)
@@ -145,40 +138,33 @@ def initializer(model: nn.Module) -> Callable[[jax.Array], Any]:
 
 
 def abstract_params(model: nn.Module) -> Any:
-    """The shapes and dtypes of a model's parameters, nothing allocated."""
+    """Return the shapes and dtypes of a model's parameters; nothing is allocated."""
     return jax.eval_shape(initializer(model), jax.random.key(0))
 
 
 def initial_params(experiment: Experiment) -> tuple[Any, Any]:
-    """Fresh parameters from the config's seed, pretrained weights put in where it names some.
-
-    Returns:
-      (params, LoadReport or None).
-    """
+    """Return parameters from seed and pretrained weights, and the LoadReport (or None) of those."""
     params = initializer(experiment.model)(jax.random.key(experiment.config.seed))
     if not experiment.config.model.pretrained:
         return params, None
-    from sentiment_jax.huggingface import weights
-
     folder, _ = _find_weights(experiment.config)
     return weights.load_pretrained(folder, experiment.model.config, params)
 
 
 def count_parameters(model: nn.Module) -> int:
-    """The number of scalars in a model's parameters."""
+    """Return the number of scalars in a model's parameters."""
     return sum(leaf.size for leaf in jax.tree.leaves(abstract_params(model)))
 
 
-def restore_params(classifier: Classifier, checkpoints: Checkpoints, step: int) -> Any:
-    """The parameters of one checkpoint, on the devices."""
-    shapes = devices.abstract(abstract_params(classifier.model), classifier.mesh)
-    return checkpoints.restore(step, params=shapes)["params"]
+def restore_model(like: Classifier, checkpoints: Checkpoints, step: int) -> TrainedModel:
+    """Restore the parameters of one checkpoint, a copy on each device."""
+    shapes = devices.abstract(abstract_params(like.model), like.mesh)
+    params = checkpoints.restore(step, params=shapes)["params"]
+    return TrainedModel(like.config, like.tokenizer, like.model, like.mesh, params, step)
 
 
 def load_run(workdir: Path) -> TrainedModel:
-    """Read the best checkpoint of a run directory, also of one that is being trained.
-
-    Nothing else is read: no data, no pretrained weights.
+    """Read the best checkpoint of a run directory, also beside its training.
 
     Raises:
       InputError: not a run directory, or nothing validated in it yet.
@@ -187,16 +173,16 @@ def load_run(workdir: Path) -> TrainedModel:
     directory = RunDirectory(workdir)
     directory.check_found()
     classifier = make_classifier(directory.read_config(), directory.load_tokenizer())
-    for attempt in range(1, READ_ATTEMPTS + 1):
+    attempt = 0
+    while True:
+        attempt += 1
         checkpoints = Checkpoints(directory.checkpoints, read_only=True)
-        newest = checkpoints.steps[-1:]
         try:
             if directory.result.exists():
                 step = read_json(directory.result)["best_step"]
             else:
-                (newest_step,) = newest
-                _check_intact(checkpoints, newest_step)
-                best = checkpoints.restore(newest_step)["bookkeeping"]["best"]
+                _check_intact(checkpoints, checkpoints.steps[-1])
+                best = checkpoints.restore(checkpoints.steps[-1])["bookkeeping"]["best"]
                 if best is None:
                     raise InputError(
                         f"{workdir} has no validated checkpoint yet (steps found: "
@@ -204,15 +190,11 @@ def load_run(workdir: Path) -> TrainedModel:
                     )
                 step = best["step"]
             _check_intact(checkpoints, step)
-            params = restore_params(classifier, checkpoints, step)
-            return TrainedModel(**vars(classifier), params=params, step=step)
-        except InputError:
-            raise
+            return restore_model(classifier, checkpoints, step)
         except Exception:  # of whatever type: the training replaced it while it was read
             now = Checkpoints(directory.checkpoints, read_only=True)
             if now.steps == checkpoints.steps or attempt == READ_ATTEMPTS:
                 raise
-    raise AssertionError("the last attempt returns or raises")
 
 
 def _check_intact(checkpoints: Checkpoints, step: int) -> None:

@@ -2,7 +2,7 @@
 
 import functools
 import math
-import time
+import timeit
 from collections.abc import Callable
 from typing import Any
 
@@ -15,10 +15,10 @@ from sentiment_jax.training.steps import forward
 
 
 def matmul_flops(function: Callable[..., Any], *arguments: Any) -> int:
-    """Counts the FLOPs of the matrix products in one call: two for a multiply-add.
+    """Count the FLOPs of the matrix products in one call: two for a multiply-add.
 
-    Counted in the traced program, so that they are those of the model as it is, whatever it is; the
-    body of a scan counts as often as it runs. Nothing is computed: arguments may be shapes.
+    They are counted in the traced program, whatever the model is; the body of a scan counts as
+    often as it runs. Nothing is computed: arguments may be shapes.
     """
     return _count(jax.make_jaxpr(function)(*arguments).jaxpr)
 
@@ -37,35 +37,29 @@ def _count(jaxpr: Any) -> int:
 
 
 def training_flops(model: nn.Module, batch_size: int, length: int) -> int:
-    """The model FLOPs of one training step: three times the forward pass's, padding included.
+    """Return the model FLOPs of one training step: three times the forward pass, padding included.
 
     The backward pass has two products for every one of the forward pass; what rematerialisation
-    computes twice counts once (as in Chowdhery et al., 2022, https://arxiv.org/abs/2204.02311).
+    recomputes counts once (as in Chowdhery et al., 2022, https://arxiv.org/abs/2204.02311).
     """
     batch = {
         "token_ids": jax.ShapeDtypeStruct((batch_size, length), jnp.int32),
         "lengths": jax.ShapeDtypeStruct((batch_size,), jnp.int32),
     }
-    return 3 * matmul_flops(
-        lambda params, batch: forward(model, params, batch, deterministic=True),
-        abstract_params(model),
-        batch,
-    )
+    deterministic = functools.partial(forward, model, deterministic=True)
+    return 3 * matmul_flops(deterministic, abstract_params(model), batch)
 
 
 @functools.cache
 def matmul_rate(dtype: str, repeats: int = 5) -> float:
-    """FLOP/s of a large square product of this type, accumulated in float32, on one device.
+    """Return the FLOP/s of a large square product, accumulated in float32, on one device.
 
     The best of a few, half a second on two CPU cores: the ceiling that a step is held against.
     """
     size = 1536 if jax.default_backend() == "cpu" else 8192
     left, right = jax.random.normal(jax.random.key(0), (2, size, size)).astype(dtype)
     product = jax.jit(lambda a, b: jnp.matmul(a, b, preferred_element_type=jnp.float32))
-    product(left, right).block_until_ready()
-    seconds = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        product(left, right).block_until_ready()
-        seconds.append(time.perf_counter() - start)
+    multiply = functools.partial(product, left, right)
+    multiply().block_until_ready()
+    seconds = timeit.repeat(lambda: multiply().block_until_ready(), number=1, repeat=repeats)
     return 2 * size**3 / min(seconds)

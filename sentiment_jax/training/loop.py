@@ -18,8 +18,8 @@ from sentiment_jax.storage.checkpoints import Checkpoints
 from sentiment_jax.storage.metrics_log import MetricsLog
 from sentiment_jax.storage.run_directory import RunDirectory
 from sentiment_jax.training import flops, optimizers, scoring, steps
-from sentiment_jax.training.experiment import Experiment
-from sentiment_jax.training.progress import Progress
+from sentiment_jax.training.experiment import Experiment, count_parameters
+from sentiment_jax.training.progress import Progress, averages
 from sentiment_jax.training.signals import Stop
 
 
@@ -35,10 +35,12 @@ class TrainingRun:
     stop: Stop
 
     def __post_init__(self) -> None:
-        """Make what follows from these."""
+        """Derive the schedule, the compiled step, its cost and the log."""
         experiment, config = self.experiment, self.experiment.config
         optimizer = OptimizerConfig(**config.optimizer.to_dict())
+        self.parameters = count_parameters(experiment.model)
         self.steps_per_epoch = math.ceil(len(experiment.encoded["train"]) / config.batch_size)
+        self.total_steps = config.epochs * self.steps_per_epoch
         self.learning_rate = optimizers.make_schedule(optimizer, self.total_steps)
         self.train_step = steps.make_train_step(
             experiment.model, optimizer, experiment.mesh if config.shard_params else None
@@ -51,27 +53,33 @@ class TrainingRun:
         self.compiled: set[int] = set()  # padded lengths
 
     @property
-    def total_steps(self) -> int:
-        """Steps of the whole run."""
-        return self.experiment.config.epochs * self.steps_per_epoch
-
-    @property
     def done(self) -> bool:
         """Whether no epoch is left."""
         progress = self.progress
         return progress.epochs_done >= self.experiment.config.epochs or progress.stopped_early
 
+    def log_scores(self, split: str, scores: dict[str, Any], seconds: float) -> None:
+        """Write a line of metrics.jsonl about the step that has been reached."""
+        self.log.write(
+            step=self.progress.step,
+            epoch=self.progress.epochs_done + 1,
+            split=split,
+            **scores,
+            seconds=round(seconds, 3),
+            learning_rate=self.learning_rate(self.progress.step - 1),
+        )
+
     def save(self) -> None:
         """Write the checkpoint of the step that has been reached."""
         progress, state = self.progress, self.state
         best = progress.best["step"] if progress.best else None
-        self.checkpoints.save(
-            progress.step, state.params, state.opt_state, progress.to_json(), best
-        )
+        bookkeeping = dataclasses.asdict(progress)
+        self.checkpoints.save(progress.step, state.params, state.opt_state, bookkeeping, best)
 
     def check_stop(self) -> None:
         """Raise Interrupted if a signal came; the caller saves."""
-        self.stop.check(self.progress.step)
+        if self.stop.asked():
+            self.stop.interrupt(self.progress.step)
 
 
 def train_epoch(run: TrainingRun) -> None:
@@ -81,16 +89,12 @@ def train_epoch(run: TrainingRun) -> None:
       Diverged: a loss or gradient norm that is not finite.
       Interrupted: a signal; the step is saved.
     """
-    config, progress = run.experiment.config, run.progress
-    epoch, encoded = progress.epochs_done, run.experiment.encoded["train"]
+    experiment, progress, config = run.experiment, run.progress, run.experiment.config
+    epoch, encoded = progress.epochs_done, experiment.encoded["train"]
+    first, size = epoch * run.steps_per_epoch, config.batch_size
     plan = batches.plan_epoch(
-        encoded.lengths,
-        batch_size=config.batch_size,
-        buckets=run.experiment.buckets,
-        seed=config.seed,
-        epoch=epoch,
+        encoded.lengths, batch_size=size, buckets=experiment.buckets, seed=config.seed, epoch=epoch
     )
-    assert len(plan) == run.steps_per_epoch
     bar = progress_bar(run.total_steps, f"epoch {epoch + 1}/{config.epochs}", initial=progress.step)
     clock = time.perf_counter()
 
@@ -102,13 +106,15 @@ def train_epoch(run: TrainingRun) -> None:
         clock = now
         _check_finite(run, sums)
         bar.update(1)
-        bar.set_postfix_str(progress.rates(), refresh=False)
+        loss, accuracy, rate = averages(progress.epoch)
+        rates = f"loss {loss:.4f} accuracy {accuracy:.4f} {rate:.1f} examples/s"
+        bar.set_postfix_str(rates, refresh=False)
 
     behind = scoring.OneBehind(receive)
     with bar:
-        for planned in plan[progress.step - epoch * run.steps_per_epoch :]:
-            rows = batches.make_batch(encoded, planned, config.batch_size)
-            batch = devices.put_batch(rows, run.experiment.mesh)
+        for planned in plan[progress.step - first :]:
+            rows = batches.make_batch(encoded, planned, size)
+            batch = devices.put_batch(rows, experiment.mesh)
             before = time.perf_counter()
             rate = np.float32(run.learning_rate(progress.dispatched))
             run.state, metrics = run.train_step(run.state, batch, rate)
@@ -120,15 +126,14 @@ def train_epoch(run: TrainingRun) -> None:
                 clock += spent
             behind.push(metrics, run.step_flops[planned.length])
             progress.dispatched += 1
-            last = progress.dispatched == (epoch + 1) * run.steps_per_epoch
+            last = progress.dispatched == first + len(plan)
             logging = last or progress.dispatched % config.log_every == 0
             saving = not last and progress.dispatched % config.checkpoint_every == 0
             stopping = run.stop.asked()
             if logging or saving or stopping:
                 behind.flush()
             if logging:
-                last_rate = run.learning_rate(progress.step - 1)
-                run.log.write(**progress.window_record(last_rate, epoch))
+                run.log_scores("train", *progress.end_window())
             if saving or stopping:
                 run.save()
                 clock = time.perf_counter()
@@ -137,7 +142,7 @@ def train_epoch(run: TrainingRun) -> None:
 
 
 def _check_finite(run: TrainingRun, sums: dict[str, float]) -> None:
-    if not all(math.isfinite(value) for value in sums.values()):
+    if not all(map(math.isfinite, sums.values())):
         step, kept = run.progress.step, run.checkpoints.steps[-1:] or "none"
         raise Diverged(
             f"diverged at step {step}: loss {sums['loss'] / sums['examples']:.4g}, learning rate "
@@ -153,34 +158,24 @@ def validate_epoch(run: TrainingRun) -> None:
     Raises:
       Interrupted: a signal; the step is saved, its validation is repeated on resuming.
     """
-    config, progress = run.experiment.config, run.progress
+    config, progress, val = run.experiment.config, run.progress, run.experiment.encoded["val"]
     try:
         scores = scoring.score_reviews(
-            run.experiment,
-            run.state.params,
-            run.experiment.encoded["val"],
-            "validation",
-            stop=run.check_stop,
+            run.experiment, run.state.params, val, "validation", stop=run.check_stop
         )
     except Interrupted:
         run.save()
         raise
-    progress.end_epoch(scores, config.early_stopping_patience)
-    epoch = progress.epochs_done
-    run.log.write(
-        step=progress.step,
-        epoch=epoch,
-        split="val",
-        **scores.summary(),
-        seconds=round(scores.seconds, 3),
-        learning_rate=run.learning_rate(progress.step - 1),
-    )
+    run.log_scores("val", scores.summary(), scores.seconds)
+    progress.end_epoch(scores.summary(), config.early_stopping_patience)
     run.save()
+    epoch = progress.epochs_done
+    loss, accuracy, rate = averages(progress.last_epoch)
     mark = "  best" if progress.best and progress.best["epoch"] == epoch else ""
     tqdm.write(
-        f"epoch {epoch:>3}/{config.epochs}  train loss {progress.epoch_loss:.4f} accuracy "
-        f"{progress.epoch_accuracy:.4f}  validation loss {scores.loss:.4f} accuracy "
-        f"{scores.accuracy:.4f}  {progress.epoch_rate:7.1f} examples/s{mark}"
+        f"epoch {epoch:>3}/{config.epochs}  train loss {loss:.4f} accuracy {accuracy:.4f}  "
+        f"validation loss {scores.loss:.4f} accuracy {scores.accuracy:.4f}  "
+        f"{rate:7.1f} examples/s{mark}"
     )
     if progress.stopped_early:
         tqdm.write(f"stopped early: {config.early_stopping_patience} epochs without a better score")

@@ -7,11 +7,12 @@ from typing import Any
 from sentiment_jax.storage.metrics_log import validation_rank
 
 EMPTY_SUMS = {"loss": 0.0, "correct": 0.0, "examples": 0.0, "seconds": 0.0}
+NO_SCORES = {"loss": math.inf, "accuracy": -math.inf}
 
 
 @dataclasses.dataclass
 class Progress:
-    """What a resumed run must know besides parameters and optimiser state; saved as JSON."""
+    """Where training stands; saved as JSON with each checkpoint."""
 
     step: int = 0  # steps whose metrics have arrived; what a checkpoint stands for
     dispatched: int = 0  # steps handed to the device
@@ -27,10 +28,6 @@ class Progress:
     stopped_early: bool = False
     records: list[dict[str, Any]] = dataclasses.field(default_factory=list)  # of metrics.jsonl
 
-    def to_json(self) -> dict[str, Any]:
-        """Plain values."""
-        return dataclasses.asdict(self)
-
     def add(self, sums: dict[str, float], seconds: float, flops: int) -> None:
         """Add one finished step."""
         self.step += 1
@@ -41,57 +38,29 @@ class Progress:
         self.train_seconds += seconds
         self.train_flops += flops
 
-    def window_record(self, learning_rate: float, epoch: int) -> dict[str, Any]:
-        """The training line of metrics.jsonl since the last one, and a new window."""
+    def end_window(self) -> tuple[dict[str, Any], float]:
+        """Return scores and seconds of the steps since the last call."""
         sums, self.window = self.window, EMPTY_SUMS.copy()
-        return {
-            "step": self.step,
-            "epoch": epoch + 1,
-            "split": "train",
-            "loss": sums["loss"] / sums["examples"],
-            "accuracy": sums["correct"] / sums["examples"],
-            "examples": int(sums["examples"]),
-            "seconds": round(sums["seconds"], 3),
-            "learning_rate": learning_rate,
-        }
+        loss, accuracy, _ = averages(sums)
+        scores = {"loss": loss, "accuracy": accuracy, "examples": int(sums["examples"])}
+        return scores, sums["seconds"]
 
-    def rates(self) -> str:
-        """Loss, accuracy and speed of the epoch so far, for the progress bar."""
-        sums = self.epoch
-        return (
-            f"loss {sums['loss'] / sums['examples']:.4f} accuracy "
-            f"{sums['correct'] / sums['examples']:.4f} {_rate(sums):.1f} examples/s"
-        )
-
-    def end_epoch(self, scores: Any, patience: int) -> None:
-        """Record a validation: epochs done, best, patience."""
+    def end_epoch(self, scores: dict[str, Any], patience: int) -> None:
+        """Record the scores of a validation: epochs done, best, patience."""
         self.epochs_done += 1
         self.last_epoch, self.epoch = self.epoch, EMPTY_SUMS.copy()
-        now = {**scores.summary(), "step": self.step, "epoch": self.epochs_done}
+        now = {**scores, "step": self.step, "epoch": self.epochs_done}
         self.epochs_since_best += 1
         if math.isfinite(now["loss"]):
-            best = None if self.best is None else validation_rank(self.best)
-            if best is None or validation_rank(now) > best:
+            rank, best = validation_rank(now), validation_rank(self.best or NO_SCORES)
+            if rank > best:
                 self.epochs_since_best = 0
-            if best is None or validation_rank(now) >= best:
+            if rank >= best:
                 self.best = now  # of equals the newest
         self.stopped_early = bool(patience) and self.epochs_since_best >= patience
 
-    @property
-    def epoch_loss(self) -> float:
-        """Mean training loss of the last complete epoch."""
-        return self.last_epoch["loss"] / self.last_epoch["examples"]
 
-    @property
-    def epoch_accuracy(self) -> float:
-        """Training accuracy of the last complete epoch (dropout on, parameters moving)."""
-        return self.last_epoch["correct"] / self.last_epoch["examples"]
-
-    @property
-    def epoch_rate(self) -> float:
-        """Training examples per second of the last complete epoch, compilation apart."""
-        return _rate(self.last_epoch)
-
-
-def _rate(sums: dict[str, float]) -> float:
-    return sums["examples"] / max(sums["seconds"], 1e-9)
+def averages(sums: dict[str, float]) -> tuple[float, float, float]:
+    """Return mean loss, accuracy (dropout on, parameters moving) and examples per second."""
+    loss, correct, examples, seconds = (sums[name] for name in EMPTY_SUMS)
+    return loss / examples, correct / examples, examples / max(seconds, 1e-9)

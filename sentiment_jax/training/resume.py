@@ -14,16 +14,13 @@ from sentiment_jax.training.experiment import Experiment, abstract_params, initi
 from sentiment_jax.training.loop import TrainingRun
 from sentiment_jax.training.progress import Progress
 from sentiment_jax.training.signals import Stop
-from sentiment_jax.training.steps import TrainState, create_state
+from sentiment_jax.training.steps import create_state
 
 
 def start_run(
     experiment: Experiment, directory: RunDirectory, stop: Stop
 ) -> tuple[TrainingRun, Any]:
-    """Restore the newest good checkpoint, or initialise.
-
-    Returns:
-      The run, and what was loaded of pretrained weights (a LoadReport, or None).
+    """Restore the newest good checkpoint, or initialise; return the run and any LoadReport.
 
     Raises:
       RunError: no checkpoint is left to resume from, or the best one is lost.
@@ -32,42 +29,45 @@ def start_run(
     optimizer = OptimizerConfig(**config.optimizer.to_dict())
     with processes.in_turn():
         checkpoints = Checkpoints(directory.checkpoints)
-        _report_faults(checkpoints)
     if checkpoints.steps:
         shapes = jax.eval_shape(
             lambda params: create_state(params, optimizer, config.seed),
             abstract_params(experiment.model),
         )
-        state, progress = _restore(checkpoints, shapes, experiment)
+        shapes = devices.abstract(shapes, mesh, config.shard_params)
+        step = checkpoints.steps[-1]
+        items = checkpoints.restore(step, params=shapes.params, opt_state=shapes.opt_state)
+        progress = Progress(**items.pop("bookkeeping"))
         _check_best(checkpoints, progress)
+        counters = {"step": jax.numpy.int32(step), "key": jax.random.key(config.seed)}
+        state = shapes.replace(**items, **devices.place(counters, mesh))
     else:
+        if any(checkpoints.directory.glob("*.corrupt")):
+            faults = checkpoints.describe_faults() or "found before"
+            raise RunError(
+                f"every checkpoint in {checkpoints.directory} is damaged ({faults}) and set aside "
+                "as N.corrupt; put one back, or --fresh starts over"
+            )
         params, report = initial_params(experiment)
         state = create_state(params, optimizer, config.seed)
         state, progress = devices.place(state, mesh, config.shard_params), Progress()
+    with processes.in_turn():
+        _report_faults(checkpoints)
     return TrainingRun(experiment, directory, checkpoints, progress, state, stop), report
 
 
 def _report_faults(checkpoints: Checkpoints) -> None:
+    folder, kept = checkpoints.directory, checkpoints.steps
     if checkpoints.ignored:
         names = ", ".join(checkpoints.ignored[:5])
+        print(f"warning: no checkpoints, ignored in {folder}: {names}", file=sys.stderr)
+    if listed := checkpoints.describe_faults():
+        lost = max(max(checkpoints.faults) - kept[-1], 0)
         print(
-            f"warning: no checkpoints, ignored in {checkpoints.directory}: {names}", file=sys.stderr
+            f"warning: damaged checkpoints set aside as N.corrupt ({listed}); resuming at step "
+            f"{kept[-1]}, {lost} steps are recomputed",
+            file=sys.stderr,
         )
-    if not checkpoints.faults:
-        return
-    listed = checkpoints.describe_faults()
-    if not checkpoints.steps:
-        raise RunError(
-            f"every checkpoint in {checkpoints.directory} is damaged ({listed}) and set aside as "
-            "N.corrupt; put one back, or --fresh starts over"
-        )
-    newest = checkpoints.steps[-1]
-    lost = max(max(checkpoints.faults) - newest, 0)
-    print(
-        f"warning: damaged checkpoints set aside as N.corrupt ({listed}); resuming at step "
-        f"{newest}, {lost} steps are recomputed",
-        file=sys.stderr,
-    )
 
 
 def _check_best(checkpoints: Checkpoints, progress: Progress) -> None:
@@ -80,22 +80,3 @@ def _check_best(checkpoints: Checkpoints, progress: Progress) -> None:
             f"the best checkpoint (step {step}) is damaged: {checkpoints.directory / found[-1]}; "
             "put its files back, or --fresh starts over"
         )
-
-
-def _restore(
-    checkpoints: Checkpoints, shapes: TrainState, experiment: Experiment
-) -> tuple[TrainState, Progress]:
-    mesh, shard = experiment.mesh, experiment.config.shard_params
-    step = checkpoints.steps[-1]
-    items = checkpoints.restore(
-        step,
-        params=devices.abstract(shapes.params, mesh, shard),
-        opt_state=devices.abstract(shapes.opt_state, mesh, shard),
-    )
-    state = TrainState(
-        step=devices.place(jax.numpy.int32(step), mesh),
-        params=items["params"],
-        opt_state=items["opt_state"],
-        key=devices.place(jax.random.key(experiment.config.seed), mesh),
-    )
-    return state, Progress(**items["bookkeeping"])

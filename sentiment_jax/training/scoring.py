@@ -1,7 +1,6 @@
-"""Scoring: a jitted step gives every review its loss and probability, the host sums them.
+"""Scoring: a jitted step gives every review its loss and probability; the host sums them.
 
-Padded rows of the last batch are never summed, and every review is counted exactly once: accuracy
-does not depend on the batch size.
+Padded rows are never summed and every review counts once: accuracy does not depend on batch size.
 """
 
 import dataclasses
@@ -22,10 +21,9 @@ from sentiment_jax.training.steps import make_eval_step
 
 
 class OneBehind:
-    """Hands each result over once the next one was dispatched: the device never waits for the host.
+    """Hands results to `receive`, which may block, each once the next one is dispatched.
 
-    Args:
-      receive: called with a result's values; it may block until the device has computed them.
+    The device never waits for the host.
     """
 
     def __init__(self, receive: Callable[..., None]):
@@ -54,7 +52,7 @@ class Scores:
     p_positive: Float32[np.ndarray, " reviews"]
 
     def summary(self) -> dict[str, Any]:
-        """The part that goes into result.json."""
+        """Return the part that goes into result.json."""
         return {"loss": self.loss, "accuracy": self.accuracy, "examples": self.examples}
 
 
@@ -67,18 +65,10 @@ def score_reviews(
     batch_size: int | None = None,
     stop: Callable[[], None] | None = None,
 ) -> Scores:
-    """Score reviews, each of them once.
+    """Score each review once; the seconds include compilation.
 
-    Args:
-      classifier: the model and how its batches are made.
-      params: the model's parameters, on the devices.
-      encoded: the reviews.
-      description: label of the progress bar.
-      batch_size: rows per batch, which changes speed only; None takes the config's.
-      stop: called between batches; may raise to end the scoring.
-
-    Returns:
-      The Scores, their seconds including compilation.
+    Another `batch_size` than the config's changes speed only. `stop` is called between batches and
+    may raise to end the scoring; `description` labels the progress bar.
     """
     start = time.perf_counter()
     mesh, size = classifier.mesh, batch_size or classifier.config.eval_batch_size
@@ -105,11 +95,6 @@ def score_reviews(
             examples += len(planned.indices)
         behind.flush()
     assert examples == len(encoded), f"{examples} of {len(encoded)} reviews scored"
-    correct = int(np.sum((p_positive > 0.5) == (encoded.labels == 1)))
-    return Scores(
-        loss=float(np.mean(losses)),
-        accuracy=correct / examples,
-        examples=examples,
-        seconds=time.perf_counter() - start,
-        p_positive=p_positive,
-    )
+    accuracy = int(np.sum((p_positive > 0.5) == (encoded.labels == 1))) / examples
+    seconds = time.perf_counter() - start
+    return Scores(float(np.mean(losses)), accuracy, examples, seconds, p_positive)

@@ -15,14 +15,10 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 class Stop:
-    """Turns a signal into a request; a second signal exits at once.
-
-    Attributes:
-      requested: whether a signal has come to this process.
-    """
+    """Turns a signal into a request; a second signal exits at once."""
 
     def __init__(self) -> None:
-        self.requested = False
+        self.requested = False  # whether a signal has come to this process
         self._since = 0.0  # of the request, in seconds
         self._posted: Any = False
         self._previous: dict[int, Any] = {}
@@ -52,7 +48,7 @@ class Stop:
             signal.signal(number, handler)
 
     def asked(self) -> bool:
-        """Whether to stop at this step; asked once per step, all processes get the same answer.
+        """Return whether to stop; ask once per step, then all processes get the same answer.
 
         Several processes learn what was asked up to the step before: waiting for this step's
         answer would leave the devices idle.
@@ -62,11 +58,6 @@ class Stop:
         earlier, self._posted = self._posted, devices.any_of(self.requested)
         return bool(earlier)
 
-    def check(self, step: int) -> None:
-        """Raise Interrupted if a signal came; the caller saves `step`."""
-        if self.asked():
-            self.interrupt(step)
-
     def interrupt(self, step: int) -> None:
-        """End the run; `step` is saved, or the caller saves it."""
+        """Raise Interrupted; `step` is saved, or the caller saves it."""
         raise Interrupted(f"saved step {step}; run the same command to continue")

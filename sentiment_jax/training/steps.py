@@ -14,7 +14,6 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
 from sentiment_jax.config import OptimizerConfig
-from sentiment_jax.models import encoder
 from sentiment_jax.runtime import devices
 from sentiment_jax.training.optimizers import make_optimizer
 
@@ -22,21 +21,21 @@ from sentiment_jax.training.optimizers import make_optimizer
 def cross_entropy(
     logits: Float[Array, "batch classes"], labels: Int[Array, " batch"]
 ) -> Float[Array, " batch"]:
-    """The loss of every row, in float32 nats. The only loss in the code."""
+    """Return the loss of every row, in float32 nats. The only loss in the code."""
     return optax.softmax_cross_entropy_with_integer_labels(logits.astype(jnp.float32), labels)
 
 
 def forward(
     model: nn.Module, params: Any, batch: dict[str, Array], **options: Any
 ) -> Float[Array, "batch 2"]:
-    """The logits of a batch; `options` are deterministic and rngs."""
+    """Return the logits of a batch; `options` are deterministic and rngs."""
     variables = {"params": params}
     return jnp.asarray(model.apply(variables, batch["token_ids"], batch["lengths"], **options))
 
 
 @functools.lru_cache(maxsize=8)
 def make_eval_step(model: nn.Module) -> Callable[..., Any]:
-    """Returns the jitted (params, batch) -> (losses, p_positive), both float32 [batch]."""
+    """Return the jitted (params, batch) -> (losses, p_positive), both float32 [batch]."""
 
     def eval_step(params: Any, batch: dict[str, Array]) -> tuple[Array, Array]:
         logits = forward(model, params, batch, deterministic=True)
@@ -54,52 +53,30 @@ class TrainState(flax.struct.PyTreeNode):
     key: Any
 
 
-def run_optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
-    """The optimiser of a config, with layer-wise multipliers where it asks for them."""
-    if config.layerwise_decay == 1:
-        return make_optimizer(config)
-    return make_optimizer(
-        config, functools.partial(encoder.layerwise_multipliers, decay=config.layerwise_decay)
-    )
-
-
 def create_state(params: Any, optimizer: OptimizerConfig, seed: int) -> TrainState:
-    """The state before the first step."""
-    return TrainState(
-        step=jnp.zeros((), jnp.int32),
-        params=params,
-        opt_state=run_optimizer(optimizer).init(params),
-        key=jax.random.key(seed),
-    )
+    """Return the state before the first step."""
+    opt_state = make_optimizer(optimizer).init(params)
+    return TrainState(jnp.zeros((), jnp.int32), params, opt_state, jax.random.key(seed))
 
 
 def make_train_step(
     model: nn.Module, optimizer: OptimizerConfig, shard_over: Mesh | None = None
 ) -> Callable[..., Any]:
-    """Returns the jitted (state, batch, learning_rate) -> (state, metrics).
+    """Return the jitted (state, batch, learning_rate) -> (state, metrics).
 
     Metrics: sums over the batch's valid rows (loss, correct, examples) and the norms of gradient
     and update. Runs that differ in seed, learning rate or schedule get the same function. With
     `shard_over`, parameters and optimiser state stay split over its devices (devices.sharding).
     """
-    neutral = OptimizerConfig()
-    return _make_train_step(
-        model,
-        dataclasses.replace(
-            optimizer,
-            learning_rate=neutral.learning_rate,
-            schedule=neutral.schedule,
-            warmup_fraction=neutral.warmup_fraction,
-        ),
-        shard_over,
-    )
+    unused: dict[str, Any] = {"learning_rate": 0.0, "schedule": "constant", "warmup_fraction": 0.0}
+    return _make_train_step(model, dataclasses.replace(optimizer, **unused), shard_over)
 
 
 @functools.lru_cache(maxsize=8)
 def _make_train_step(
     model: nn.Module, optimizer: OptimizerConfig, shard_over: Mesh | None
 ) -> Callable[..., Any]:
-    transformation = run_optimizer(optimizer)
+    transformation = make_optimizer(optimizer)
 
     def train_step(
         state: TrainState, batch: dict[str, Array], learning_rate: Float[Array, ""]
@@ -107,16 +84,14 @@ def _make_train_step(
         dropout_key = jax.random.fold_in(state.key, state.step)
         weights, labels = batch["weights"], batch["labels"]
 
-        # Of the sum, and divided afterwards: the number of examples is a sum over the devices, and
-        # would have them wait for each other before the backward pass.
+        # The sum is divided afterwards: the number of examples is a sum over the devices, which
+        # would wait for each other before the backward pass.
         def total_loss(params: Any) -> tuple[Array, Array]:
             if shard_over is not None:  # gathered for this pass; gradients are scattered again
                 params = devices.constrain(params, shard_over, False)
-            logits = forward(
-                model, params, batch, deterministic=False, rngs={"dropout": dropout_key}
-            )
-            losses = cross_entropy(logits, labels)
-            return jnp.sum(losses * weights), logits
+            rngs = {"dropout": dropout_key}
+            logits = forward(model, params, batch, deterministic=False, rngs=rngs)
+            return jnp.sum(cross_entropy(logits, labels) * weights), logits
 
         (loss, logits), gradients = jax.value_and_grad(total_loss, has_aux=True)(state.params)
         examples = jnp.sum(weights)
@@ -130,11 +105,8 @@ def _make_train_step(
             "gradient_norm": optax.tree.norm(gradients),
             "update_norm": optax.tree.norm(updates),
         }
-        state = state.replace(
-            step=state.step + 1,
-            params=optax.apply_updates(state.params, updates),
-            opt_state=opt_state,
-        )
+        params = optax.apply_updates(state.params, updates)
+        state = state.replace(step=state.step + 1, params=params, opt_state=opt_state)
         if shard_over is not None:
             state = devices.constrain(state, shard_over, True)
         return state, metrics
