@@ -1,5 +1,6 @@
 """`--mode=evaluate`: scores a split with a run's best checkpoint."""
 
+import errno
 import json
 import sys
 from collections.abc import Callable
@@ -39,16 +40,11 @@ def score_split(
     encoded = experiment.encoded[split]
     scores = scoring.score_reviews(experiment, params, encoded, split, stop=stop)
     try:
-        directory.write_scores(
-            split,
-            encoded.ids,
-            encoded.labels,
-            scores.p_positive,
-            experiment.words[split],
-            encoded.lengths,
-            experiment.config.data.max_length,
-        )
-    except PermissionError as error:
+        length, words = experiment.config.data.max_length, experiment.words[split]
+        directory.write_scores(split, encoded, words, scores.p_positive, length)
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise
         if processes.is_main():
             print(f"warning: predictions not written: {error}", file=sys.stderr)
     return scores

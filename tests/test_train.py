@@ -1,7 +1,9 @@
 """Whole runs on a few embedded reviews: the contract of the run directory, validation, best."""
 
 import csv
+import errno
 import json
+import os
 
 import jax
 import pytest
@@ -12,6 +14,7 @@ from sentiment_jax import train
 from sentiment_jax.errors import RunError
 from sentiment_jax.evaluate import evaluate_run
 from sentiment_jax.runtime import devices
+from sentiment_jax.storage import run_directory
 from sentiment_jax.storage.checkpoints import steps_in
 from sentiment_jax.storage.files import read_json
 from sentiment_jax.storage.metrics_log import read_metrics
@@ -60,6 +63,22 @@ def test_evaluate_gives_the_same_digits_and_encodes_no_other_split(plain, tmp_pa
     assert evaluate_run(plain, "test") == result["test"]
     assert len(list(tmp_path.glob("cache/sentiment_jax/*.npz"))) == 1
     assert evaluate_run(plain, "val") == result["val"]
+
+
+def test_the_score_is_printed_where_nothing_can_be_written(plain, monkeypatch, capsys):
+    def refuse(*arguments, **options):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), "predictions.csv")
+
+    monkeypatch.setattr(run_directory, "write_csv", refuse)
+    assert evaluate_run(plain, "test") == read_json(plain / "result.json")["test"]
+    assert "warning: predictions not written: " in capsys.readouterr().err
+
+
+def test_a_split_has_files_of_its_own(plain):
+    before = (plain / "predictions.csv").read_bytes()
+    evaluate_run(plain, "val")
+    assert (plain / "predictions.csv").read_bytes() == before
+    assert len((plain / "predictions-val.csv").read_text().splitlines()) == 1 + 12
 
 
 def test_divergence_stops_and_saves_no_nan(small_config, tmp_path):

@@ -13,16 +13,17 @@ import shutil
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float32, Int32, Int64
+from jaxtyping import Float32, Int32
 from ml_collections import ConfigDict
 
 from sentiment_jax.config import HARMLESS, config_difference, config_from_json
 from sentiment_jax.data import tokenization
+from sentiment_jax.data.encoding import Encoded
 from sentiment_jax.errors import InputError, InUse
 from sentiment_jax.runtime import processes
 from sentiment_jax.storage.checkpoints import steps_in
@@ -53,10 +54,10 @@ class RunDirectory:
     def remove(self) -> None:
         """Delete the files of an earlier run, and nothing else."""
         if processes.is_main():
-            files = (self.config, self.env, self.tokenizer, self.metrics, self.result, self.failed)
-            for path in (*files, self.curves, *self.scored("test"), *self.scored("val")):
-                path.unlink(missing_ok=True)
             shutil.rmtree(self.checkpoints, ignore_errors=True)
+            named = [path for path in vars(self).values() if path.is_file()]
+            for path in (*named, *self.scored("test"), *self.scored("val")):
+                path.unlink(missing_ok=True)
 
     def read_config(self) -> ConfigDict:
         """Read config.json back."""
@@ -135,26 +136,24 @@ class RunDirectory:
     def write_scores(
         self,
         split: str,
-        ids: Sequence[str],
-        labels: Int32[np.ndarray, " reviews"],
-        p_positive: Float32[np.ndarray, " reviews"],
+        encoded: Encoded,
         words: Int32[np.ndarray, " reviews"],
-        tokens: Int64[np.ndarray, " reviews"],
+        p_positive: Float32[np.ndarray, " reviews"],
         max_length: int,
     ) -> None:
         """Write predictions and lengths, one row per review, and their checksums to env.json.
 
-        `words` are those of the whole review, `tokens` those that the model read. A review counts
-        as truncated if they fill `max_length` (it may just be that long).
+        `words` are those of the whole review; one whose tokens fill `max_length` counts as
+        truncated (it may just be that long).
         """
         predictions, lengths = self.scored(split)
-        rows = zip(ids, labels, p_positive, strict=True)
+        rows = zip(encoded.ids, encoded.labels, p_positive, strict=True)
         write_csv(
             predictions,
             ["id", "label", "predicted", "p_positive"],
             ([row_id, label, int(p > 0.5), f"{p:.6f}"] for row_id, label, p in rows),
         )
-        counts = zip(ids, words, tokens, strict=True)
+        counts = zip(encoded.ids, words, encoded.lengths, strict=True)
         write_csv(
             lengths,
             ["id", "words", "tokens", "truncated"],
@@ -219,10 +218,11 @@ def describe_environment() -> dict[str, Any]:
     """Versions, devices, machine, git revision and command line, for env.json."""
     import jax
 
-    git = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
-    options: dict[str, Any] = {"cwd": Path(__file__).parent, "text": True, "timeout": 10}
+    git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
     try:
-        revision = subprocess.check_output(git, stderr=subprocess.DEVNULL, **options).strip()
+        revision = subprocess.check_output(
+            [*git, "--abbrev=12"], stderr=subprocess.DEVNULL, text=True, timeout=10
+        ).strip()
     except (OSError, subprocess.SubprocessError):
         revision = "unknown"
     return {
@@ -238,8 +238,7 @@ def describe_environment() -> dict[str, Any]:
 
 
 def _processor() -> str:
-    with contextlib.suppress(OSError), open("/proc/cpuinfo", encoding="utf-8") as file:
-        for line in file:
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
+    with contextlib.suppress(OSError):
+        if found := re.search(r"model name\s*:\s*(.*)", Path("/proc/cpuinfo").read_text()):
+            return found[1].strip()
     return platform.processor() or platform.machine()

@@ -6,6 +6,7 @@ import sys
 import numpy as np
 import pytest
 
+from sentiment_jax.data.encoding import Encoded
 from sentiment_jax.errors import InputError
 from sentiment_jax.storage.files import read_json, write_json
 from sentiment_jax.storage.metrics_log import MetricsLog
@@ -81,11 +82,15 @@ def test_predictions_follow_the_contract(tmp_path):
     for split, suffix in (("test", ""), ("val", "-val")):  # a split has its own files
         directory.write_scores(
             split,
-            ['a,"b"', "c"],
-            np.array([1, 0], np.int32),
-            np.array([0.75, 0.25], np.float32),
+            Encoded(
+                ids=('a,"b"', "c"),
+                labels=np.array([1, 0], np.int32),
+                token_ids=np.zeros(7, np.int32),
+                offsets=np.array([0, 5, 7], np.int64),
+                truncated=1,
+            ),
             np.array([7, 2], np.int32),
-            np.array([5, 2], np.int64),
+            np.array([0.75, 0.25], np.float32),
             max_length=5,
         )
         predictions, lengths = (
