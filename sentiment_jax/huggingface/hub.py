@@ -23,9 +23,8 @@ _HELP = "name a folder with config.json, tokenizer and weights, or a hub id"
 def find_pretrained(pretrained: str, revision: str) -> tuple[Path, str]:
     """Return the folder of a pretrained model and its commit hash ("" for a local folder).
 
-    Args:
-      pretrained: a local folder, or a hub id that is downloaded into the hub's cache.
-      revision: commit hash, tag or branch on the hub; "" for its newest commit.
+    `pretrained` is a local folder, or a hub id to download into the hub's cache; `revision` is a
+    commit hash, tag or branch on the hub, "" for its newest commit.
 
     Raises:
       InputError: a missing or empty folder, a mistyped hub id and no network are told apart.
@@ -102,8 +101,7 @@ def _cached(hub_id: str, revision: str) -> Path | None:
 class _Client(httpx2.Client):
     """A client that gives up once the hub has been silent for TIMEOUT, over all retries.
 
-    The hub's library by itself retries for a minute. It may go on retrying, and resuming what broke
-    off, while bytes arrive, however slowly.
+    While bytes arrive, however slowly, the hub's library may retry and resume what broke off.
     """
 
     def __init__(self, **options: Any):
