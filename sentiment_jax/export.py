@@ -1,6 +1,5 @@
 """Export parameters as a Hugging Face folder that PyTorch's sequence classifiers open."""
 
-import dataclasses
 import json
 import shutil
 import tempfile
@@ -10,21 +9,11 @@ from typing import Any
 
 import numpy as np
 import tokenizers
+from safetensors.numpy import save_file
 
 from sentiment_jax.config import EncoderConfig
 from sentiment_jax.errors import InputError
-from sentiment_jax.huggingface.weights import (
-    CONFIG_NAMES,
-    OUR_FIELDS,
-    hugging_face_name,
-    unstack_layers,
-)
-
-ARCHITECTURES = {
-    "bert": "BertForSequenceClassification",
-    "electra": "ElectraForSequenceClassification",
-}
-LABELS = ("negative", "positive")
+from sentiment_jax.huggingface.weights import CONFIG_NAMES, hugging_face_name, unstack_layers
 
 
 def export_pretrained(
@@ -35,28 +24,35 @@ def export_pretrained(
     The folder appears complete or not at all. `load_pretrained` reads it back bit for bit.
 
     Raises:
-        InputError: where the folder exists and is not empty: weights in it could be taken for ours.
+      InputError: the folder exists and is not empty: weights in it could be taken for ours.
     """
-    from safetensors.numpy import save_file
-
     folder = Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(f"{folder} exists and is no empty folder: choose another one to export to")
+    tensors = {}
+    for ours, value in unstack_layers(params).items():
+        theirs = hugging_face_name(ours)
+        root = "" if theirs.startswith("classifier.") else f"{config.model_type}."
+        tensor = np.asarray(value, np.float32)
+        # safetensors writes memory as it lies: a transposed view would come out wrong
+        tensors[root + theirs] = np.ascontiguousarray(
+            tensor.T if ours.endswith("/kernel") else tensor
+        )
+    settings = {
+        "architectures": [f"{config.model_type.capitalize()}ForSequenceClassification"],
+        **{theirs: getattr(config, ours) for ours, theirs in CONFIG_NAMES.items()},
+        "position_embedding_type": "absolute",
+        "pad_token_id": 0,
+        "torch_dtype": "float32",
+        "id2label": {"0": "negative", "1": "positive"},
+        "label2id": {"negative": 0, "positive": 1},
+    }
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
-        tensors = {}
-        for ours, value in unstack_layers(params).items():
-            theirs = hugging_face_name(ours)
-            root = "" if theirs.startswith("classifier.") else f"{config.model_type}."
-            tensor = np.asarray(value, np.float32)
-            # safetensors writes memory as it lies: a transposed view would come out wrong
-            tensors[root + theirs] = np.ascontiguousarray(
-                tensor.T if ours.endswith("/kernel") else tensor
-            )
         save_file(tensors, partial / "model.safetensors", metadata={"format": "pt"})
-        _write_json(partial / "config.json", hugging_face_config(config))
-        _export_tokenizer(partial, config, tokenizer)
+        _write_json(partial / "config.json", settings)
+        _export_tokenizer(partial, config.max_position_embeddings, tokenizer)
         partial.chmod(0o755)
         partial.rename(folder)
     except BaseException:
@@ -64,47 +60,26 @@ def export_pretrained(
         raise
 
 
-def hugging_face_config(config: EncoderConfig) -> dict[str, Any]:
-    """Return the content of config.json."""
-    theirs = {ours: name for name, ours in CONFIG_NAMES.items()}
-    sizes = {
-        theirs.get(name, name): value
-        for name, value in dataclasses.asdict(config).items()
-        if name not in OUR_FIELDS
-    }
-    return {
-        "architectures": [ARCHITECTURES[config.model_type]],
-        "model_type": config.model_type,
-        **sizes,
-        "position_embedding_type": "absolute",
-        "pad_token_id": 0,
-        "torch_dtype": "float32",
-        "id2label": {str(i): label for i, label in enumerate(LABELS)},
-        "label2id": {label: i for i, label in enumerate(LABELS)},
-    }
-
-
-def _export_tokenizer(folder: Path, config: EncoderConfig, tokenizer: tokenizers.Tokenizer) -> None:
+def _export_tokenizer(folder: Path, max_length: int, tokenizer: tokenizers.Tokenizer) -> None:
     """Write a tokenizer that adds [CLS] and [SEP] and neither pads nor truncates unasked."""
     tokenizer = tokenizers.Tokenizer.from_str(tokenizer.to_str())
     tokenizer.no_padding()
     tokenizer.no_truncation()
     special = {
-        f"{name}_token": f"[{name.upper()}]"
-        for name in ("pad", "unk", "cls", "sep", "mask")
-        if tokenizer.token_to_id(f"[{name.upper()}]") is not None
+        f"{name}_token": f"[{name.upper()}]" for name in ("pad", "unk", "cls", "sep", "mask")
     }
-    if tokenizer.post_processor is None and {"cls_token", "sep_token"} <= special.keys():
+    ids = {token: tokenizer.token_to_id(token) for token in special.values()}
+    if tokenizer.post_processor is None and None not in (ids["[CLS]"], ids["[SEP]"]):
         tokenizer.post_processor = tokenizers.processors.TemplateProcessing(
             single="[CLS] $A [SEP]",
-            special_tokens=[(name, tokenizer.token_to_id(name)) for name in ("[CLS]", "[SEP]")],
+            special_tokens=[(token, ids[token]) for token in ("[CLS]", "[SEP]")],
         )
     tokenizer.save(str(folder / "tokenizer.json"))
     settings = {
         # takes tokenizer.json as it is; BertTokenizer would build a lower-casing one of its own
         "tokenizer_class": "PreTrainedTokenizerFast",
-        "model_max_length": config.max_position_embeddings,
-        **special,
+        "model_max_length": max_length,
+        **{name: token for name, token in special.items() if ids[token] is not None},
     }
     _write_json(folder / "tokenizer_config.json", settings)
 

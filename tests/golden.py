@@ -1,6 +1,7 @@
 """The tiny folders under fixtures/, as our models: what fixtures/make_*_golden.py wrote."""
 
 import functools
+import json
 import shutil
 from pathlib import Path
 
@@ -27,7 +28,7 @@ def read(name):
 def build(folder, **settings):
     """The model of a folder with other settings."""
     folder = FIXTURES / folder
-    model_type = weights.read_json(folder / "config.json")["model_type"]
+    model_type = json.loads((folder / "config.json").read_bytes())["model_type"]
     settings = weights.resolve_encoder({"name": model_type, **settings}, folder)
     return classifiers.build_model(settings, vocab_size=settings["vocab_size"])
 

@@ -1,23 +1,21 @@
-"""Where pretrained weights come from: a local folder or the Hugging Face hub, faults told apart."""
+"""Find pretrained weights in a local folder or on the Hugging Face hub, telling faults apart."""
 
-import json
+import contextlib
+import dataclasses
 import os
 import re
-from collections.abc import Iterable
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from sentiment_jax.errors import InputError
+import httpx2
+import huggingface_hub
 
-WEIGHT_FILES = ("flax_model.msgpack", "model.safetensors")  # in the order of preference
-OTHER_FILES = (
-    "config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "vocab.txt",
-    "special_tokens_map.json",
-    "added_tokens.json",
-)
+from sentiment_jax.errors import InputError
+from sentiment_jax.huggingface.weights import WEIGHT_FILES, choose_weights
+
+OTHER_FILES = ("config.json", "tokenizer.json", "tokenizer_config.json", "vocab.txt")
 TIMEOUT = 6.0  # seconds without a byte until the hub counts as unreachable
 _HELP = "name a folder with config.json, tokenizer and weights, or a hub id"
 
@@ -25,13 +23,11 @@ _HELP = "name a folder with config.json, tokenizer and weights, or a hub id"
 def find_pretrained(pretrained: str, revision: str) -> tuple[Path, str]:
     """Return the folder of a pretrained model and its commit hash ("" for a local folder).
 
-    Args:
-        pretrained: a local folder, or a hub id that is downloaded into the hub's cache.
-        revision: commit hash, tag or branch on the hub; "" for its newest commit. A local folder
-            has none.
+    `pretrained` is a local folder, or a hub id to download into the hub's cache; `revision` is a
+    commit hash, tag or branch on the hub, "" for its newest commit.
 
     Raises:
-        InputError: telling apart a missing or empty folder, a mistyped hub id and no network.
+      InputError: a missing or empty folder, a mistyped hub id and no network are told apart.
     """
     where = f"model.pretrained={pretrained}"
     folder = Path(pretrained).expanduser()
@@ -46,30 +42,31 @@ def find_pretrained(pretrained: str, revision: str) -> tuple[Path, str]:
     if not re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", pretrained):
         raise InputError(f"{where}: no such folder: {_HELP}")
     # a commit never changes: what the cache holds of it needs no network
-    is_commit = re.fullmatch(r"[0-9a-f]{40}", revision) is not None
-    snapshot = (_cached(pretrained, revision) if is_commit else None) or _download(
-        pretrained, revision or None
+    pinned = re.fullmatch(r"[0-9a-f]{40}", revision)
+    snapshot = (_cached(pretrained, revision) if pinned else None) or _download(
+        pretrained, revision
     )
     return snapshot, snapshot.name
 
 
-def _download(hub_id: str, revision: str | None) -> Path:
+def _download(hub_id: str, revision: str) -> Path:
     """Ask the hub for the commit and get the files that the cache lacks."""
     os.environ.setdefault("HF_HUB_DISABLE_XET", "1")  # its connections have time-outs of their own
-    from huggingface_hub import HfApi, constants, errors, hf_hub_download
-
-    from sentiment_jax.huggingface.http_client import give_up_after
+    from huggingface_hub import HfApi, constants, errors
 
     where = f"model.pretrained={hub_id}"
-    give_up_after(TIMEOUT)
+    hooks = huggingface_hub.get_session().event_hooks  # they implement HF_HUB_OFFLINE
+    huggingface_hub.set_client_factory(
+        lambda: _Client(event_hooks=hooks, follow_redirects=True, timeout=TIMEOUT)
+    )
     try:
-        commit = HfApi().resolve_revision(hub_id, revision=revision)
+        commit = HfApi().resolve_revision(hub_id, revision=revision or None)
         files = HfApi().model_info(hub_id, revision=commit).siblings or ()
         names = [file.rfilename for file in files]
         weights = choose_weights(names, where)
         # the weights last: where the cache has them, it has the rest
         for name in [*(name for name in OTHER_FILES if name in names), weights]:
-            path = hf_hub_download(hub_id, name, revision=commit)
+            path = huggingface_hub.hf_hub_download(hub_id, name, revision=commit)
         return Path(path).parent
     except InputError:
         raise
@@ -92,61 +89,60 @@ def _download(hub_id: str, revision: str | None) -> Path:
         ) from error
 
 
-def _cached(hub_id: str, revision: str | None) -> Path | None:
+def _cached(hub_id: str, revision: str) -> Path | None:
     """Return the complete folder of a revision in the hub's cache, if there is one."""
-    from huggingface_hub import try_to_load_from_cache
-
     for weights in WEIGHT_FILES:
-        path = try_to_load_from_cache(hub_id, weights, revision=revision)
+        path = huggingface_hub.try_to_load_from_cache(hub_id, weights, revision=revision or None)
         if isinstance(path, str) and Path(path).with_name("config.json").exists():
             return Path(path).parent
     return None
 
 
-def choose_weights(names: Iterable[str], where: str) -> str:
-    """Return which of the named weight files to read; pickled ones can run code and are refused.
+class _Client(httpx2.Client):
+    """A client that gives up once the hub has been silent for TIMEOUT, over all retries.
 
-    Raises:
-        InputError: where none is safe to read, naming `where`.
+    While bytes arrive, however slowly, the hub's library may retry and resume what broke off.
     """
-    names = sorted(names)
-    for name in WEIGHT_FILES:
-        if name in names:
-            return name
-    if "pytorch_model.bin" in names:
-        raise InputError(
-            f"{where} has only pytorch_model.bin, which can run code when read; convert it where "
-            'PyTorch is installed: python -c "from transformers import AutoModel; '
-            "AutoModel.from_pretrained('FOLDER').save_pretrained('NEW_FOLDER')\""
-        )
-    found = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
-    raise InputError(f"{where} has neither {' nor '.join(WEIGHT_FILES)}, only {found}")
+
+    def __init__(self, **options: Any):
+        super().__init__(**options)
+        self.heard = time.monotonic()
+
+    @contextlib.contextmanager
+    def silence_is_final(self) -> Iterator[None]:
+        """Raise `OSError`, which the hub's library never retries, once the silence is too long."""
+        try:
+            yield
+        except httpx2.TransportError as error:
+            if time.monotonic() - self.heard < TIMEOUT:
+                raise
+            reason = f"no byte for {TIMEOUT:g} s, {type(error).__name__}: {error}"
+            raise TimeoutError(reason) from error
+
+    def send(self, request: httpx2.Request, **options: Any) -> httpx2.Response:
+        """Send a request under the client's time-out, whatever the request's own is."""
+        request.extensions = {**request.extensions, "timeout": self.timeout.as_dict()}
+        with self.silence_is_final():
+            response = super().send(request, **options)
+        if response.status_code == 429 or response.status_code >= 500:
+            raise OSError(f"the hub answers with status {response.status_code}")
+        self.heard = time.monotonic()
+        response.stream = _Body(self, response.stream)
+        return response
 
 
-def refuse_non_file(path: Path) -> None:
-    """Raise `InputError` for a missing or empty file, a Git-LFS pointer or a web page, named so."""
-    if not path.is_file():
-        raise InputError(f"{path} is missing: download the whole model folder")
-    with path.open("rb") as file:
-        start = file.read(1024).lstrip()
-    if not start:
-        what = "is empty"
-    elif start.startswith(b"version https://git-lfs"):
-        what = "is a Git-LFS pointer, not the file itself"
-    elif start[:15].lower().startswith((b"<!doctype html", b"<html")):
-        what = "is an HTML page, not the file itself"
-    else:
-        return
-    raise InputError(f"{path} {what}: download it again")
+@dataclasses.dataclass
+class _Body(httpx2.SyncByteStream):
+    """The body of a response, each of whose chunks proves that the hub is alive."""
 
+    client: _Client
+    stream: Any
 
-def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object; raise `InputError` for anything else."""
-    refuse_non_file(path)
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"{path} is not valid JSON ({error}): download it again") from error
-    if not isinstance(value, dict):
-        raise InputError(f"{path} is not a JSON object: download it again")
-    return value
+    def __iter__(self) -> Iterator[bytes]:
+        with self.client.silence_is_final():
+            for chunk in self.stream:
+                self.client.heard = time.monotonic()
+                yield chunk
+
+    def close(self) -> None:
+        self.stream.close()

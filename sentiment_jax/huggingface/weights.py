@@ -1,11 +1,12 @@
 """Read the config and weights of a Hugging Face folder, comparing every name and shape.
 
-Only this file and export.py know Hugging Face's names; both use the one table below.
+Only this file and export.py know Hugging Face's names; both use the tables below.
 """
 
 import dataclasses
+import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,44 +16,37 @@ from flax import serialization, traverse_util
 
 from sentiment_jax.config import EncoderConfig
 from sentiment_jax.errors import InputError
-from sentiment_jax.huggingface.hub import choose_weights, read_json, refuse_non_file
 
-# Our names -> Hugging Face's, without the root (`bert.`, `electra.`) and with our leaf names.
-NAMES = (
-    (r"embeddings/(word|position|token_type)_embeddings/(\w+)", r"embeddings.\1_embeddings.\2"),
-    (r"embeddings/layer_norm/(\w+)", r"embeddings.LayerNorm.\1"),
-    (r"embeddings/projection/(\w+)", r"embeddings_project.\1"),
-    (
-        r"encoder/layer_(\d+)/attention/(query|key|value)/(\w+)",
-        r"encoder.layer.\1.attention.self.\2.\3",
-    ),
-    (r"encoder/layer_(\d+)/attention/output/(\w+)", r"encoder.layer.\1.attention.output.dense.\2"),
-    (
-        r"encoder/layer_(\d+)/attention_norm/(\w+)",
-        r"encoder.layer.\1.attention.output.LayerNorm.\2",
-    ),
-    (r"encoder/layer_(\d+)/(intermediate|output)/(\w+)", r"encoder.layer.\1.\2.dense.\3"),
-    (r"encoder/layer_(\d+)/output_norm/(\w+)", r"encoder.layer.\1.output.LayerNorm.\2"),
-    (r"pooler/(\w+)", r"pooler.dense.\1"),
-    (r"classifier/(\w+)", r"classifier.\1"),
-    (r"classifier/(dense|out_proj)/(\w+)", r"classifier.\1.\2"),
-)
-# What a source may hold that a classifier doesn't use: pre-training heads and buffers.
-UNUSED = {
-    "bert": r"cls\..+|embeddings\.(position_ids|token_type_ids)",
-    "electra": r"(discriminator_predictions|generator_predictions|generator_lm_head)\..+"
-    r"|embeddings\.(position_ids|token_type_ids)",
+WEIGHT_FILES = ("flax_model.msgpack", "model.safetensors")  # in the order of preference
+# Our modules -> Hugging Face's, without the root (`bert.`, `electra.`); * is the layer's index. All
+# others have the same name there.
+MODULES = {
+    "embeddings/layer_norm": "embeddings.LayerNorm",
+    "embeddings/projection": "embeddings_project",
+    "encoder/layer_*/attention/query": "encoder.layer.*.attention.self.query",
+    "encoder/layer_*/attention/key": "encoder.layer.*.attention.self.key",
+    "encoder/layer_*/attention/value": "encoder.layer.*.attention.self.value",
+    "encoder/layer_*/attention/output": "encoder.layer.*.attention.output.dense",
+    "encoder/layer_*/attention_norm": "encoder.layer.*.attention.output.LayerNorm",
+    "encoder/layer_*/intermediate": "encoder.layer.*.intermediate.dense",
+    "encoder/layer_*/output": "encoder.layer.*.output.dense",
+    "encoder/layer_*/output_norm": "encoder.layer.*.output.LayerNorm",
+    "pooler": "pooler.dense",
 }
-# What a source may lack, as a whole.
-HEADS = {"bert": ("classifier", "pooler"), "electra": ("classifier",)}
-# Fields of EncoderConfig that config.json doesn't know, and those that may differ from it.
-OUR_FIELDS = ("model_type", "dtype", "attention", "remat", "scan_layers")
-FREE_FIELDS = ("hidden_dropout", "attention_dropout", "classifier_dropout", "initializer_range")
-# config.json's names of our fields, where they differ
+# What a source may hold that a classifier doesn't use, beside buffers: heads of pre-training.
+UNUSED = {"bert": "cls", "electra": "discriminator_predictions|generator_(predictions|lm_head)"}
+HEADS = ("classifier", "pooler")  # what a source may lack, as a whole
+# Fields of EncoderConfig that config.json holds, under its names; the others say how to compute.
 CONFIG_NAMES = {
-    "hidden_dropout_prob": "hidden_dropout",
-    "attention_probs_dropout_prob": "attention_dropout",
+    field.name: field.name
+    for field in dataclasses.fields(EncoderConfig)
+    if field.metadata["setting"].inherited or field.metadata["setting"].internal
+} | {
+    "hidden_dropout": "hidden_dropout_prob",
+    "attention_dropout": "attention_probs_dropout_prob",
 }
+# Those of them that may differ from it.
+FREE_FIELDS = ("hidden_dropout", "attention_dropout", "classifier_dropout", "initializer_range")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,49 +60,87 @@ class LoadReport:
 
 def hugging_face_name(name: str) -> str:
     """Return Hugging Face's PyTorch name, without root, for one of our flattened names."""
-    for pattern, replacement in NAMES:
-        if match := re.fullmatch(pattern, name):
-            return re.sub(r"\.(kernel|scale|embedding)$", ".weight", match.expand(replacement))
-    raise ValueError(f"{name} has no Hugging Face name")
+    module, _, leaf = name.rpartition("/")
+    index = "".join(re.findall(r"/layer_(\d+)", module))
+    theirs = MODULES.get(re.sub(r"/layer_\d+", "/layer_*", module), module.replace("/", "."))
+    return f"{theirs.replace('*', index)}.{'bias' if leaf == 'bias' else 'weight'}"
 
 
 def unstack_layers(params: Mapping[str, Any]) -> dict[str, Any]:
     """Flatten parameters to "/"-joined names and split scanned layers into `layer_<i>`."""
     flat: dict[str, Any] = {}
     for name, value in traverse_util.flatten_dict(params, sep="/").items():
-        if name.startswith("encoder/layers/"):
-            rest = name.removeprefix("encoder/layers/")
-            flat |= {f"encoder/layer_{i}/{rest}": value[i] for i in range(value.shape[0])}
+        if "/layers/" in name:
+            flat |= {name.replace("/layers/", f"/layer_{i}/"): value[i] for i in range(len(value))}
         else:
             flat[name] = value
     return flat
 
 
-def stack_layers(flat: Mapping[str, Any], params: Mapping[str, Any]) -> dict[str, Any]:
+def _stack_layers(flat: Mapping[str, Any], params: Mapping[str, Any]) -> dict[str, Any]:
     """Invert `unstack_layers`, into the tree structure of `params`."""
 
     def stacked(name: str, like: Any) -> Any:
-        if not name.startswith("encoder/layers/"):
+        if "/layers/" not in name:
             return jnp.asarray(flat[name])
-        rest = name.removeprefix("encoder/layers/")
-        return jnp.stack([flat[f"encoder/layer_{i}/{rest}"] for i in range(like.shape[0])])
+        return jnp.stack([flat[name.replace("/layers/", f"/layer_{i}/")] for i in range(len(like))])
 
-    names = traverse_util.flatten_dict(params, sep="/")
-    return traverse_util.unflatten_dict(
-        {name: stacked(name, like) for name, like in names.items()}, sep="/"
-    )
+    names = traverse_util.flatten_dict(params, sep="/").items()
+    return traverse_util.unflatten_dict({name: stacked(name, like) for name, like in names}, "/")
+
+
+def choose_weights(names: Iterable[str], where: str) -> str:
+    """Return which of the named weight files to read; pickled ones can run code and are refused."""
+    names = sorted(names)
+    for name in WEIGHT_FILES:
+        if name in names:
+            return name
+    if "pytorch_model.bin" in names:
+        raise InputError(
+            f"{where} has only pytorch_model.bin, which can run code when read; convert it where "
+            'PyTorch is installed: python -c "from transformers import AutoModel; '
+            "AutoModel.from_pretrained('FOLDER').save_pretrained('NEW_FOLDER')\""
+        )
+    raise InputError(f"{where} has neither {' nor '.join(WEIGHT_FILES)}, only {_shorten(names)}")
+
+
+def _shorten(names: list[str]) -> str:
+    """Join the first ten names and count the rest."""
+    more = f" and {len(names) - 10} more" if len(names) > 10 else ""
+    return ", ".join(names[:10]) + more
+
+
+def _read(path: Path, parse: Callable[[Path], Any]) -> Any:
+    """Parse a file; raise `InputError` for a missing, empty or damaged one, or one of another kind.
+
+    Downloads often leave a Git-LFS pointer or a web page in a file's place.
+    """
+    if not path.is_file():
+        raise InputError(f"{path} is missing: download the whole model folder")
+    with path.open("rb") as file:
+        start = file.read(1024).lstrip().lower()
+    if not start:
+        raise InputError(f"{path} is empty: download it again")
+    if start.startswith(b"version https://git-lfs"):
+        raise InputError(f"{path} is a Git-LFS pointer, not the file itself: download it again")
+    if start.startswith((b"<!doctype html", b"<html")):
+        raise InputError(f"{path} is an HTML page, not the file itself: download it again")
+    try:
+        return parse(path)
+    except Exception as error:  # each format has its own errors
+        raise InputError(f"{path} is truncated or damaged ({error}): download it again") from error
 
 
 def read_encoder_config(folder: Path, model_type: str) -> EncoderConfig:
     """Read a folder's config.json.
 
     Raises:
-        InputError: for another model type or values that the encoder doesn't know.
+      InputError: another model type, or values that the encoder doesn't know.
     """
     path = Path(folder) / "config.json"
-    values = read_json(path)
+    values = _read(path, lambda path: {**json.loads(path.read_bytes())})
     # the oldest BERT folders name no type
-    if (found := values.get("model_type", model_type)) != model_type:
+    if (found := values.setdefault("model_type", model_type)) != model_type:
         raise InputError(
             f"{path} is of model_type {found!r}, the config says model.name={model_type!r}"
         )
@@ -116,22 +148,16 @@ def read_encoder_config(folder: Path, model_type: str) -> EncoderConfig:
         raise InputError(
             f"{path}: position_embedding_type {kind!r} is unknown, only 'absolute' is built"
         )
-    values = {CONFIG_NAMES.get(name, name): value for name, value in values.items()}
-    known: dict[str, Any] = {"model_type": model_type}
-    for field in dataclasses.fields(EncoderConfig):
-        if field.name in OUR_FIELDS or values.get(field.name) is None:
+    known: dict[str, Any] = {}
+    for ours, theirs in CONFIG_NAMES.items():
+        if (value := values.get(theirs)) is None:
             continue
-        value = values[field.name]
-        kind = float if field.default is None else type(field.default)
-        if kind is float and isinstance(value, int):
-            value = float(value)
-        if not isinstance(value, kind):
-            raise InputError(f"{path}: {field.name} can't be {value!r}: download it again")
-        known[field.name] = value
-    if "hidden_size" in known:
-        known.setdefault("embedding_size", known["hidden_size"])
+        kind = type(getattr(EncoderConfig, ours) or 0.0)
+        if not isinstance(value, (int, float) if kind is float else kind):
+            raise InputError(f"{path}: {ours} can't be {value!r}: download it again")
+        known[ours] = kind(value)
     try:
-        return EncoderConfig(**known)
+        return EncoderConfig(**{"embedding_size": known.get("hidden_size", 768), **known})
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
 
@@ -143,7 +169,7 @@ def resolve_encoder(settings: Mapping[str, Any], folder: Path | None) -> dict[st
     `vocab_size` stays open: it will be the tokenizer's.
 
     Raises:
-        InputError: where a size is set and differs from the folder's, comparing them.
+      InputError: a size is set and differs from the folder's; both are named.
     """
     given = {name: value for name, value in settings.items() if value is not None}
     if folder is None:
@@ -152,9 +178,9 @@ def resolve_encoder(settings: Mapping[str, Any], folder: Path | None) -> dict[st
     else:
         found = dataclasses.asdict(read_encoder_config(folder, settings["name"]))
         differing = [
-            f"{name} is {value} there and {given[name]} in the config"
-            for name, value in found.items()
-            if name not in (*OUR_FIELDS, *FREE_FIELDS) and given.get(name, value) != value
+            f"{name} is {found[name]} there and {given[name]} in the config"
+            for name in CONFIG_NAMES
+            if name not in FREE_FIELDS and given.get(name, found[name]) != found[name]
         ]
         if differing:
             raise InputError(
@@ -167,26 +193,14 @@ def resolve_encoder(settings: Mapping[str, Any], folder: Path | None) -> dict[st
     return resolved
 
 
-def _read_weights(folder: Path) -> tuple[Path, dict[str, np.ndarray]]:
-    """Read all tensors of a folder by their stored names, Flax's joined with "/"."""
-    path = folder / choose_weights([path.name for path in folder.iterdir()], str(folder))
-    refuse_non_file(path)
-    try:
-        if path.suffix == ".msgpack":
-            tree = serialization.msgpack_restore(path.read_bytes())
-            return path, traverse_util.flatten_dict(tree, sep="/")
-        from safetensors.numpy import load_file
+def _read_weights(path: Path) -> dict[str, np.ndarray]:
+    """Return all tensors of a file by their stored names, Flax's joined with "/"."""
+    if path.suffix == ".msgpack":
+        tree = serialization.msgpack_restore(path.read_bytes())
+        return traverse_util.flatten_dict(tree, sep="/")
+    from safetensors.numpy import load_file
 
-        return path, load_file(path)
-    except Exception as error:  # each format has its own errors
-        raise InputError(f"{path} is truncated or damaged ({error}): download it again") from error
-
-
-def _canonical_name(name: str, model_type: str) -> str:
-    """Return a stored name in PyTorch's spelling without the root."""
-    name = name.replace("/", ".").removeprefix(f"{model_type}.")
-    name = re.sub(r"\.(kernel|scale|embedding|gamma)$", ".weight", name)
-    return re.sub(r"\.beta$", ".bias", name)
+    return load_file(path)
 
 
 def load_pretrained(
@@ -194,65 +208,45 @@ def load_pretrained(
 ) -> tuple[dict[str, Any], LoadReport]:
     """Replace freshly initialised parameters by those of a Hugging Face folder, strictly.
 
-    Args:
-        folder: holds `flax_model.msgpack` or `model.safetensors`.
-        config: the model's.
-        params: the classifier's, freshly initialised; a head that the source lacks keeps these.
-
-    Returns:
-        The parameters, float32, shaped as `params`, and what was loaded, new and unused.
+    A head that the source lacks keeps its fresh parameters. All are float32, shaped as `params`.
 
     Raises:
-        InputError: for a damaged file, or any missing, misshapen or unexplained tensor: the lists.
+      InputError: a damaged file, or any missing, misshapen or unexplained tensors, listed.
     """
-    path, stored = _read_weights(Path(folder))
-    transposed = path.suffix == ".safetensors"  # PyTorch's Dense weights are [out, in]
-    source: dict[str, str] = {}
-    unexplained: list[str] = []
+    folder = Path(folder)
+    path = folder / choose_weights([path.name for path in folder.iterdir()], str(folder))
+    stored = _read(path, _read_weights)
+    source: dict[str, str] = {}  # PyTorch's spelling without the root -> the stored name
     for name in stored:
-        if source.setdefault(_canonical_name(name, config.model_type), name) != name:
-            unexplained.append(name)
-    lacking = {
-        head
-        for head in HEADS[config.model_type]
-        if not any(name.startswith(f"{head}.") for name in source)
-    }
+        theirs = name.replace("/", ".").removeprefix(f"{config.model_type}.")
+        theirs = re.sub(r"\.(kernel|scale|embedding|gamma)$", ".weight", theirs)
+        source.setdefault(re.sub(r"\.beta$", ".bias", theirs), name)
     flat = unstack_layers(params)
-    faults: dict[str, list[str]] = {"missing": [], "misshapen": [], "not finite floats": []}
-    loaded: list[str] = []
-    new: list[str] = []
-    for ours, value in flat.items():
-        theirs = hugging_face_name(ours)
-        if theirs not in source:
-            is_new = theirs.partition(".")[0] in lacking
-            (new if is_new else faults["missing"]).append(ours if is_new else theirs)
-            continue
-        name = source.pop(theirs)
-        tensor = np.asarray(stored[name])
-        if transposed and ours.endswith("/kernel"):
-            tensor = tensor.T
-        if tensor.shape != value.shape:
-            faults["misshapen"].append(f"{name} {tensor.shape} for {value.shape}")
+    ours = {hugging_face_name(name): name for name in flat}
+    lacking = tuple(
+        f"{head}." for head in HEADS if not any(name.startswith(f"{head}.") for name in source)
+    )
+    missing = [name for name in ours if name not in source and not name.startswith(lacking)]
+    faults: dict[str, list[str]] = {"missing": missing, "misshapen": [], "not finite floats": []}
+    loaded = {name: source.pop(name) for name in ours if name in source}
+    for theirs, name in loaded.items():
+        tensor, shape = np.asarray(stored[name]), flat[ours[theirs]].shape
+        if path.suffix == ".safetensors" and ours[theirs].endswith("/kernel"):
+            tensor = tensor.T  # PyTorch's Dense weights are [out, in]
+        if tensor.shape != shape:
+            faults["misshapen"].append(f"{name} {tensor.shape} for {shape}")
         elif not jnp.issubdtype(tensor.dtype, jnp.floating) or not np.isfinite(tensor).all():
             faults["not finite floats"].append(name)
         else:
-            flat[ours] = np.asarray(tensor, np.float32)
-            loaded.append(ours)
-    unused = [
-        name for theirs, name in source.items() if re.fullmatch(UNUSED[config.model_type], theirs)
-    ]
-    faults["unexplained"] = unexplained + [n for n in source.values() if n not in unused]
+            flat[ours[theirs]] = np.asarray(tensor, np.float32)
+    known = rf"({UNUSED[config.model_type]})\..+|embeddings\.(position_ids|token_type_ids)"
+    unused = sorted(name for theirs, name in source.items() if re.fullmatch(known, theirs))
+    faults["unexplained"] = [n for n in stored if n not in {*loaded.values(), *unused}]
     if any(faults.values()):
         lists = "; ".join(f"{what}: {_shorten(names)}" for what, names in faults.items() if names)
         raise InputError(
             f"{path} does not fit the model, use the folder that it belongs to: {lists}"
         )
-    return stack_layers(flat, params), LoadReport(
-        *(tuple(sorted(names)) for names in (loaded, new, unused))
-    )
-
-
-def _shorten(names: list[str]) -> str:
-    """Join the first ten names and count the rest."""
-    more = f" and {len(names) - 10} more" if len(names) > 10 else ""
-    return ", ".join(names[:10]) + more
+    new = sorted(name for theirs, name in ours.items() if theirs.startswith(lacking))
+    report = LoadReport(tuple(sorted(ours[name] for name in loaded)), tuple(new), tuple(unused))
+    return _stack_layers(flat, params), report

@@ -23,12 +23,9 @@ def _mix(words: Array) -> Array:
 
 
 def keep_mask(key: Array, rate: float, shape: tuple[int, ...]) -> Bool[Array, "..."]:
-    """Draw a mask whose elements are True with probability 1 - rate, as independent as a hash is.
+    """Draw a mask of at most 2**32 elements, each False with probability `rate`, met to 2**-32.
 
-    Args:
-      key: a JAX key made by fold_in or split, since its words are used as they are.
-      rate: probability of False, at least 0 and below 1; met to 2**-32.
-      shape: of the mask; at most 2**32 elements.
+    The key must come from fold_in or split, since its words are used as they are.
     """
     first, second = jax.random.key_data(key)[:2]
     index = jnp.zeros(shape, jnp.uint32)

@@ -4,7 +4,6 @@ Numerics follow Hugging Face's PyTorch models. `model.apply(..., capture_interme
 returns the outputs of the embeddings and of every layer.
 """
 
-import functools
 import math
 from typing import Any
 
@@ -29,31 +28,24 @@ class Embeddings(nn.Module):
     def __call__(
         self, token_ids: Int[Array, "batch length"]
     ) -> Float[Array, "batch length hidden"]:
-        """Embed token ids, all of type 0.
-
-        Raises:
-          ValueError: the rows are longer than the position table.
-        """
+        """Embed token ids, all of type 0; raise ValueError if they exceed the position table."""
         config = self.config
         length = token_ids.shape[1]
         if length > config.max_position_embeddings:
             raise ValueError(
                 f"{length} tokens exceed the {config.max_position_embeddings} positions"
             )
-        embed = functools.partial(
-            nn.Embed,
-            features=config.embedding_size,
-            embedding_init=nn.initializers.normal(config.initializer_range),
-        )
-        words = embed(config.vocab_size, name="word_embeddings")(token_ids)
-        positions = embed(config.max_position_embeddings, name="position_embeddings")(
-            jnp.arange(length)
-        )
-        token_type = embed(config.type_vocab_size, name="token_type_embeddings")(
-            jnp.zeros((), jnp.int32)
-        )
-        hidden = layer_norm(config, "layer_norm")(words + positions + token_type)
-        hidden = Dropout(config.hidden_dropout, deterministic=self.deterministic)(hidden)
+        init = nn.initializers.normal(config.initializer_range)
+
+        def embed(kind: str, size: int, ids: Array) -> Array:
+            name = f"{kind}_embeddings"
+            return nn.Embed(size, config.embedding_size, embedding_init=init, name=name)(ids)
+
+        hidden = embed("word", config.vocab_size, token_ids)
+        hidden += embed("position", config.max_position_embeddings, jnp.arange(length))
+        hidden += embed("token_type", config.type_vocab_size, jnp.zeros((), jnp.int32))
+        hidden = layer_norm(config, "layer_norm")(hidden)
+        hidden = Dropout(config.hidden_dropout, self.deterministic)(hidden)
         if config.embedding_size != config.hidden_size:
             hidden = Dense(config, config.hidden_size, name="projection")(hidden)
         return hidden
@@ -107,7 +99,7 @@ class Layer(nn.Module):
     ) -> Float[Array, "batch queries hidden"]:
         """Apply attention, then a feed-forward network, each added to its input and normalised."""
         config = self.config
-        dropout = Dropout(config.hidden_dropout, deterministic=self.deterministic)
+        dropout = Dropout(config.hidden_dropout, self.deterministic)
         attention = SelfAttention(config, self.deterministic, name="attention")
         queries = hidden[:, :1] if self.first_only else hidden
         attended = attention(queries, hidden, lengths)
@@ -129,17 +121,13 @@ class Encoder(nn.Module):
     def __call__(
         self, hidden: Float[Array, "batch length hidden"], lengths: Int[Array, " batch"]
     ) -> Float[Array, "batch hidden"]:
-        """Apply the layers in turn and return the last state of the first token.
-
-        Nothing else of the last layer is used, so an unscanned one computes nothing else.
-        """
+        """Return the last state of the first token; an unscanned last layer computes only this."""
         config = self.config
         layer = nn.remat(Layer) if config.remat else Layer
         if not config.scan_layers:
-            for index in range(config.num_hidden_layers):
-                last = index == config.num_hidden_layers - 1
-                name = f"layer_{index}"
-                hidden = layer(config, self.deterministic, last, name=name)(hidden, lengths)
+            for i in range(config.num_hidden_layers):
+                last = i == config.num_hidden_layers - 1
+                hidden = layer(config, self.deterministic, last, name=f"layer_{i}")(hidden, lengths)
             return hidden[:, 0]
         scan = nn.scan(
             lambda layers, carry: (layers(carry, lengths), None),
@@ -154,24 +142,19 @@ def layerwise_multipliers(params: dict[str, Any], decay: float) -> dict[str, Any
     """Return multipliers of the learning rate that shrink towards the embeddings.
 
     With L layers: heads 1, layer i `decay ** (L - i)`, embeddings `decay ** (L + 1)`, as in
-    Howard & Ruder (2018) and Clark et al. (2020). Scanned layers get an array that broadcasts along
-    their leading axis.
+    Howard & Ruder (2018) and Clark et al. (2020). Scanned layers get one array for all.
     """
-    flat = traverse_util.flatten_dict(params, sep="/")
     encoder = params["encoder"]
     layers = jax.tree.leaves(encoder["layers"])[0].shape[0] if "layers" in encoder else len(encoder)
 
-    def multiplier(name: str, leaf: Array) -> float | Array:
-        part, *rest = name.split("/")
-        if part == "embeddings":
+    def multiplier(path: Any, leaf: Array) -> float | Array:
+        if path[0] == "embeddings":
             return decay ** (layers + 1)
-        if part != "encoder":
+        if path[0] != "encoder":
             return 1.0
-        if rest[0] == "layers":
+        if path[1] == "layers":
             powers = jnp.asarray([decay ** (layers - i) for i in range(layers)], jnp.float32)
             return powers.reshape(-1, *[1] * (leaf.ndim - 1))
-        return decay ** (layers - int(rest[0].removeprefix("layer_")))
+        return decay ** (layers - int(path[1].removeprefix("layer_")))
 
-    return traverse_util.unflatten_dict(
-        {name: multiplier(name, leaf) for name, leaf in flat.items()}, sep="/"
-    )
+    return dict(traverse_util.path_aware_map(multiplier, params))

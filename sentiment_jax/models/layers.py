@@ -20,13 +20,8 @@ def einsum(spec: str, left: Float[Array, "..."], right: Float[Array, "..."]) -> 
     """Multiply two operands in their own dtype; accumulate and return float32.
 
     The backward pass rounds the cotangent to the operands' dtype. JAX's own rule multiplies it in
-    float32, which takes a quarter of a bfloat16 training step on the CPU.
-
-    Args:
-      spec: of jnp.einsum. Every index occurs in at least two of the operands and the result, so
-        that both gradients are einsums too.
-      left: the first operand.
-      right: the second.
+    float32, which takes a quarter of a bfloat16 training step on the CPU. Every index of `spec`
+    must occur in two of the operands and the result, so that both gradients are einsums too.
     """
     a, b, out = spec.replace("->", ",").split(",")
     if next(index for index in out if (index in a) != (index in b)) in b:
@@ -78,8 +73,7 @@ def gelu(inputs: Float[Array, "..."]) -> Float[Array, "..."]:
 def layer_norm(config: EncoderConfig, name: str) -> nn.LayerNorm:
     """Return a layer normalisation over the last axis, its statistics in float32.
 
-    It is rematerialised in the backward pass, which saves memory and is no slower on a CPU;
-    `config.remat` already does so for whole layers.
+    Rematerialising it saves memory and is no slower on a CPU; `remat` does so for whole layers.
     """
     rematerialised = nn.remat(nn.LayerNorm, prevent_cse=not config.scan_layers)
     return (nn.LayerNorm if config.remat else rematerialised)(

@@ -26,15 +26,9 @@ def reverse_valid(
 def pool(
     states: Float[Array, "length batch hidden"], lengths: Int[Array, " batch"], pooling: str
 ) -> Float[Array, "batch pooled"]:
-    """Reduce the valid states of every row to one vector.
+    """Reduce the valid states of every row, at least one, to one vector.
 
-    Args:
-      states: hidden states.
-      lengths: valid positions per row, at least 1.
-      pooling: last | mean | max | mean_max (the two side by side).
-
-    Returns:
-      The pooled states; twice as wide for mean_max.
+    `pooling` is last, mean, max, or mean_max: the two side by side, twice as wide.
     """
     if pooling == "last":
         return jnp.take_along_axis(states, (lengths - 1)[None, :, None], axis=0)[0]
@@ -79,5 +73,5 @@ class LstmClassifier(nn.Module):
             pooled = jnp.concatenate([pooled, pool(states, lengths, config.pooling)], axis=-1)
         pooled = Dropout(config.output_dropout, deterministic)(pooled)
         hidden = nn.Dense(config.dense_size, kernel_init=xavier, dtype=dtype, name="dense")(pooled)
-        classifier = nn.Dense(2, kernel_init=xavier, name="classifier")
-        return classifier(nn.relu(hidden).astype(jnp.float32))
+        hidden = nn.relu(hidden).astype(jnp.float32)
+        return nn.Dense(2, kernel_init=xavier, name="classifier")(hidden)

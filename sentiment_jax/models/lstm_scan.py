@@ -8,25 +8,10 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax.linen.recurrent import DenseParams
 from jaxtyping import Array, Float
 
 GATES = "ifgo"  # input, forget, candidate, output
-
-
-class _GateParameters(nn.Module):
-    """The parameters of a dense layer without its product, under the names that flax gives them."""
-
-    features: int
-    use_bias: bool
-    kernel_init: nn.initializers.Initializer
-
-    @nn.compact
-    def __call__(self, inputs: Float[Array, "batch features"]) -> tuple[Array, Array | None]:
-        kernel = self.param("kernel", self.kernel_init, (inputs.shape[-1], self.features))
-        bias = (
-            self.param("bias", nn.initializers.zeros, (self.features,)) if self.use_bias else None
-        )
-        return kernel, bias
 
 
 class LstmCell(nn.Module):
@@ -48,15 +33,14 @@ class LstmCell(nn.Module):
         """Return the new (c, h), and: new h, old c, the activated gates i, f, g, o."""
         c, h = carry
         initializers = {"i": nn.initializers.xavier_uniform(), "h": nn.initializers.orthogonal()}
-        parameters: dict[str, Any] = {
-            side + gate: _GateParameters(
-                self.features, side == "h", initializers[side], name=side + gate
-            )(source)
-            for gate in GATES
-            for side, source in (("i", inputs), ("h", h))
-        }
-        kernel = _join({name: kernel for name, (kernel, _) in parameters.items()})
-        bias = jnp.concatenate([parameters["h" + gate][1] for gate in GATES])
+        kernels: dict[str, Any] = {}
+        biases: dict[str, Any] = {}
+        for gate in GATES:
+            for side, source in (("i", inputs), ("h", h)):
+                name, init = side + gate, initializers[side]
+                parameters = DenseParams(self.features, side == "h", kernel_init=init, name=name)
+                kernels[name], biases[name] = parameters(source)
+        kernel, bias = _join(kernels), jnp.concatenate([biases["h" + gate] for gate in GATES])
         product = _product(jnp.concatenate([inputs, h], axis=-1), kernel.astype(self.dtype))
         i, f, g, o = jnp.split(product + bias, 4, axis=-1)
         i, f, g, o = nn.sigmoid(i), nn.sigmoid(f), jnp.tanh(g), nn.sigmoid(o)
@@ -82,10 +66,6 @@ def _states_and_residuals(
     zeros = jnp.zeros((inputs.shape[1], cell.features))
     states, *residuals = cell((zeros, zeros.astype(inputs.dtype)), inputs)[1]
     return states, (cell.variables["params"], inputs, states, *residuals)
-
-
-def _states(cell: nn.Module, inputs: Float[Array, "length batch features"]) -> Array:
-    return _states_and_residuals(cell, inputs)[0]
 
 
 def _gradients(residuals: Any, state_gradients: Array) -> tuple[Any, Array]:
@@ -118,20 +98,16 @@ def _gradients(residuals: Any, state_gradients: Array) -> tuple[Any, Array]:
     dgates = jax.lax.scan(step_back, (zeros, zeros), steps, reverse=True)[1]
     input_gradients = _product(dgates, to_inputs).astype(dtype)
     before = jnp.concatenate([jnp.zeros_like(states[:1]), states[:-1]])
+    both = jnp.concatenate([inputs, before], axis=-1)
     kernel_gradients = jnp.tensordot(
-        jnp.concatenate([inputs, before], axis=-1),
-        dgates,
-        axes=((0, 1), (0, 1)),
-        preferred_element_type=jnp.float32,
+        both, dgates, axes=((0, 1), (0, 1)), preferred_element_type=jnp.float32
     )
     bias_gradients = jnp.sum(dgates, axis=(0, 1), dtype=jnp.float32)
+    kernels, biases = jnp.split(kernel_gradients, 4, axis=1), jnp.split(bias_gradients, 4)
     gradients = {}
-    parts = zip(
-        GATES, jnp.split(kernel_gradients, 4, axis=1), jnp.split(bias_gradients, 4), strict=True
-    )
-    for gate, both_kernels, gate_bias in parts:
-        gradients["i" + gate] = {"kernel": both_kernels[:features]}
-        gradients["h" + gate] = {"kernel": both_kernels[features:], "bias": gate_bias}
+    for gate, kernel, bias in zip(GATES, kernels, biases, strict=True):
+        gradients["i" + gate] = {"kernel": kernel[:features]}
+        gradients["h" + gate] = {"kernel": kernel[features:], "bias": bias}
     return {"params": gradients}, input_gradients
 
 
@@ -147,5 +123,7 @@ class ScannedLstm(nn.Module):
     ) -> Float[Array, "length batch hidden"]:
         """Return the hidden state after every position."""
         scanned_cell = nn.scan(LstmCell, variable_broadcast="params", split_rngs={"params": False})
-        run = nn.custom_vjp(_states, _states_and_residuals, _gradients)
+        run = nn.custom_vjp(
+            lambda *operands: _states_and_residuals(*operands)[0], _states_and_residuals, _gradients
+        )
         return jnp.asarray(run(scanned_cell(self.features, self.dtype, name="cell"), inputs))

@@ -18,7 +18,7 @@ from sentiment_jax.data import sources, tokenization
 from sentiment_jax.data.reviews import normalize_text
 from sentiment_jax.errors import InputError
 from sentiment_jax.explain import explain_texts, split_text, strongest_words, to_html, to_terminal
-from sentiment_jax.models.classifiers import ElectraClassifier
+from sentiment_jax.models.classifiers import EncoderClassifier
 from sentiment_jax.models.lstm import LstmClassifier
 from sentiment_jax.training.experiment import TrainedModel, classifiers, devices, load_run
 
@@ -35,7 +35,7 @@ TINY = EncoderConfig(
 LSTM = LstmConfig(40, 8, 8, dense_size=8, bidirectional=True, pooling="mean_max")
 MODELS = {
     "lstm": LstmClassifier(LSTM),
-    "electra": ElectraClassifier(dataclasses.replace(TINY, model_type="electra", embedding_size=8)),
+    "electra": EncoderClassifier(dataclasses.replace(TINY, model_type="electra", embedding_size=8)),
 }
 
 

@@ -137,7 +137,7 @@ def test_build_model_fills_defaults_and_takes_the_vocabulary_from_the_tokenizer(
         model_type="bert", vocab_size=50, hidden_size=24, embedding_size=24
     )
     electra = classifiers.build_model({"name": "electra"}, vocab_size=50)
-    assert isinstance(electra, classifiers.ElectraClassifier)
+    assert isinstance(electra, classifiers.EncoderClassifier)
     assert electra.config.model_type == "electra"
     small = classifiers.build_model({"name": "lstm", "hidden_size": 8}, vocab_size=50)
     assert small.config == LstmConfig(vocab_size=50, hidden_size=8)
