@@ -50,10 +50,7 @@ def _read_file(path: str, data: DataConfig, prefix: str = "") -> Reviews:
 def read_csv(raw: bytes, name: str, columns: Sequence[str]) -> tuple[list[int], list[list[str]]]:
     """Return row numbers (the header is row 1) and the cells of the wanted columns of each row.
 
-    Args:
-      raw: content of the file, UTF-8 with or without BOM.
-      name: of the file, for messages.
-      columns: names to look up in the header.
+    `raw` is UTF-8 with or without a BOM; errors call the file `name`.
 
     Raises:
       InputError: not UTF-8, a column missing, a row with too few or too many cells, open quote.

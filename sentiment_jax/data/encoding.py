@@ -48,13 +48,9 @@ class Encoded:
 def encode(tokenizer: Tokenizer, reviews: Reviews, *, max_length: int, truncation: str) -> Encoded:
     """Turn reviews into token ids, for training, prediction and explanation alike.
 
-    A review without any token becomes [UNK], or [CLS] [SEP].
-
-    Args:
-      tokenizer: does not cut or pad; [CLS] and [SEP] are put around a review if it has both.
-      reviews: in the order of the result.
-      max_length: most tokens of a review, special ones included; at least 3.
-      truncation: see `truncate`.
+    The tokenizer must not cut or pad; [CLS] and [SEP] are put around a review if it has both. A
+    review without any token becomes [UNK], or [CLS] [SEP]. A longer one is cut to max_length, at
+    least 3 and special tokens included, see `truncate`.
     """
     start, end = tokenizer.token_to_id("[CLS]"), tokenizer.token_to_id("[SEP]")
     before, after = ([], []) if start is None or end is None else ([start], [end])

@@ -18,8 +18,7 @@ REVIEW = re.compile(r"(?:[^/]+/)?((?:train|test)/(?:neg|pos)/[^./][^/]*\.txt)")
 def read_folder(path: str) -> tuple[Reviews, Reviews]:
     """Return the training and the test split; ids are names such as "test/neg/12_3.txt".
 
-    Args:
-      path: aclImdb, the folder around it, or a .tar.gz of either, in any order.
+    The path is aclImdb, the folder around it, or a .tar.gz of either, in any order.
 
     Raises:
       InputError: missing, incomplete, damaged or not UTF-8, naming the file.

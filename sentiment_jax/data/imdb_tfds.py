@@ -25,9 +25,8 @@ OTHERWISE = (
 def read_tfds(path: str) -> tuple[Reviews, Reviews]:
     """Return the training and the test split, never the unsupervised one.
 
-    Args:
-      path: TFDS data directory, or the prepared version inside it; empty is $TFDS_DATA_DIR or
-        ~/tensorflow_datasets. Absent reviews are downloaded and prepared there.
+    The path is a TFDS data directory, or the prepared version inside it; empty is $TFDS_DATA_DIR or
+    ~/tensorflow_datasets. Absent reviews are downloaded and prepared there.
 
     Raises:
       InputError: absent and no network, in a format that needs TensorFlow, or damaged.

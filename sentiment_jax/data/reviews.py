@@ -32,7 +32,7 @@ def decode(raw: bytes, name: str, place: Callable[[str], str]) -> str:
     """Decode UTF-8 with or without a BOM.
 
     Raises:
-      InputError: another encoding, at the `place` in file `name` that follows the text before it.
+      InputError: another encoding; `place` names where in the file, given the text before.
     """
     try:
         return raw.decode("utf-8-sig")
@@ -65,10 +65,7 @@ class Reviews:
     def from_texts(
         cls, texts: Iterable[str], labels: Sequence[int] = (), ids: Iterable[str] = ()
     ) -> "Reviews":
-        """Normalise and hash raw texts, in every mode, as soon as they are read.
-
-        Without labels each is 0; without ids they count from 0.
-        """
+        """Normalise and hash raw texts; labels default to 0, ids to numbers from 0."""
         normal = tuple(map(normalize_text, texts))
         digests = [hashlib.sha256(text.encode()).hexdigest().encode() for text in normal]
         return cls(
@@ -97,11 +94,8 @@ def stratified_split(
 ) -> tuple[Int64[np.ndarray, " kept"], Int64[np.ndarray, " held"]]:
     """Hold out a share of each class, and with it all copies of the texts that it contains.
 
-    The share, between 0 and 1, is rounded to whole reviews of a class, at least one. Ungrouped,
-    single rows are held out and copies fall on both sides (a leak, for comparison).
-
-    Returns:
-      Indices of the reviews kept and held out, both in canonical order.
+    The share, in (0, 1), is rounded to whole reviews of a class, at least one. Ungrouped, copies
+    fall on both sides (a leak, for comparison). Both returned indices are in canonical order.
 
     Raises:
       InputError: a class with too few different texts.

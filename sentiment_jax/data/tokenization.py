@@ -90,10 +90,10 @@ def load_pretrained_tokenizer(folder: str | os.PathLike[str]) -> Tokenizer:
         tokenizer = _from_vocabulary(folder)
     else:
         raise InputError(f"{folder} holds neither tokenizer.json nor vocab.txt")
-    known = set(tokenizer.encode(PROBE, add_special_tokens=False).tokens) - {"[UNK]"}
-    if not known or not tokenizer.get_vocab().keys() >= {"[UNK]", "[CLS]", "[SEP]"}:
-        why = "has no [CLS], [SEP] or [UNK]" if known else "maps every word to [UNK]"
-        raise InputError(f"the tokenizer in {folder} {why}: download it again")
+    if not tokenizer.get_vocab().keys() >= {"[UNK]", "[CLS]", "[SEP]"}:
+        raise InputError(f"{folder}: the tokenizer has no [CLS], [SEP] or [UNK]: download it again")
+    if {*tokenizer.encode(PROBE, add_special_tokens=False).tokens} <= {"[UNK]"}:
+        raise InputError(f"{folder}: the tokenizer knows no English word: download it again")
     return tokenizer
 
 
