@@ -25,9 +25,7 @@ def predict(trained: TrainedModel, texts: Sequence[str]) -> Float32[np.ndarray, 
     if not texts:
         return np.zeros(0, np.float32)
     data, reviews = trained.config.data, Reviews.from_texts(texts)
-    encoded = encode(
-        trained.tokenizer, reviews, max_length=data.max_length, truncation=data.truncation
-    )
+    encoded = encode(trained.tokenizer, reviews, data.max_length, data.truncation)
     few = 8 * jax.device_count()
     size = few if len(texts) <= few else None
     scores = scoring.score_reviews(trained, trained.params, encoded, "predict", batch_size=size)

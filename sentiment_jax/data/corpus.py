@@ -23,15 +23,11 @@ class Corpus:
 
 
 def load_corpus(data: DataConfig) -> Corpus:
-    """Read and split the reviews.
+    """Read and split the reviews; the source's order does not change that of train and val.
 
-    The order of the training and validation splits does not depend on that of the source.
-
-    Returns:
-      The splits, and JSON-able statistics: source, data_hash, counts (per split and class),
-      extra_copies (per split), shared (reviews of one split whose text is in another one),
-      grouped (texts of which several copies were kept on one side), contradictory (texts with
-      both labels).
+    The statistics are JSON-able: source, data_hash, counts (per split and class), extra_copies (per
+    split), shared (reviews of one split whose text is in another one), grouped (texts of which
+    several copies were kept on one side), contradictory (texts with both labels).
 
     Raises:
       InputError: missing, malformed or blank reviews, or only one class.

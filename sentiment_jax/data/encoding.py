@@ -45,7 +45,7 @@ class Encoded:
         return np.diff(self.offsets)
 
 
-def encode(tokenizer: Tokenizer, reviews: Reviews, *, max_length: int, truncation: str) -> Encoded:
+def encode(tokenizer: Tokenizer, reviews: Reviews, max_length: int, truncation: str) -> Encoded:
     """Turn reviews into token ids, for training, prediction and explanation alike.
 
     The tokenizer must not cut or pad; [CLS] and [SEP] are put around a review if it has both. A
@@ -98,9 +98,7 @@ def encode_corpus(corpus: Corpus, tokenizer: Tokenizer, data: DataConfig) -> dic
                 arrays = stored["token_ids"], stored["offsets"], int(stored["truncated"])
             encoded = Encoded(reviews.ids, reviews.labels, *arrays)
         except Exception:  # Absent or damaged in one of many ways: it is only a copy.
-            encoded = encode(
-                tokenizer, reviews, max_length=data.max_length, truncation=data.truncation
-            )
+            encoded = encode(tokenizer, reviews, data.max_length, data.truncation)
             _write_cache(file, encoded)
         splits[split] = encoded
     return splits

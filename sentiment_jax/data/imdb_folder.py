@@ -51,9 +51,8 @@ def read_folder(path: str) -> tuple[Reviews, Reviews]:
 def _walk(path: Path) -> Iterator[tuple[str, bytes]]:
     root = path / "aclImdb" if (path / "aclImdb").is_dir() else path
     try:
-        for folder in FOLDERS:
-            for file in sorted((root / folder).glob("*.txt")):
-                yield f"{folder}/{file.name}", file.read_bytes()
+        for file in sorted(file for folder in FOLDERS for file in (root / folder).glob("*.txt")):
+            yield file.relative_to(root).as_posix(), file.read_bytes()
     except OSError as error:
         raise InputError(f"cannot read {error.filename}: {error.strerror}") from None
 

@@ -30,10 +30,7 @@ def axis_to_split(shape: tuple[int, ...], parts: int) -> int | None:
 
 
 def sharding(leaf: Any, mesh: Mesh, shard: bool) -> NamedSharding:
-    """Return where an array of the training state lives: copied, or split if `shard`.
-
-    An array that has no axis to split evenly (a small bias, a scalar) is copied all the same.
-    """
+    """Return where an array lives: split if `shard` and an axis divides evenly, else copied."""
     axis = axis_to_split(leaf.shape, mesh.size)
     if not shard or axis is None:
         return replicated(mesh)
@@ -70,10 +67,7 @@ def abstract(tree: Any, mesh: Mesh, shard: bool = False) -> Any:
 
 
 def put_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
-    """Send a batch to the devices, its rows split along the data axis.
-
-    Every process makes the whole (small) batch and sends its own devices' rows.
-    """
+    """Send a batch, which every process holds whole, to the devices, its rows split over them."""
     rows = NamedSharding(mesh, PartitionSpec("data"))
     if processes.count() == 1:
         return jax.device_put(batch, rows)
@@ -91,11 +85,7 @@ def fetch(array: jax.Array) -> np.ndarray:
 
 
 def check_batch_size(name: str, batch_size: int) -> None:
-    """Refuse a batch that the devices cannot share evenly.
-
-    Raises:
-      InputError: With the nearest sizes that work.
-    """
+    """Raise an InputError with the nearest sizes that work, if devices cannot share a batch."""
     count = jax.device_count()
     if batch_size % count:
         below = batch_size - batch_size % count

@@ -42,22 +42,20 @@ def find_process_group(
     Raises:
       InputError: They do not fit together, or there is no cluster to ask.
     """
-    if coordinator == "auto":
-        if index is not None or total is not None:
-            raise InputError("--coordinator=auto asks the cluster for the others: leave them out")
-        group = _ask_cluster()
-    elif coordinator is None and index is None and total is None:
+    if coordinator is None and index is None and total is None:
         return None
-    elif coordinator is None or index is None or total is None:
+    if coordinator == "auto" and index is None and total is None:
+        group = _ask_cluster()
+    elif coordinator and coordinator != "auto" and index is not None and total is not None:
+        group = ProcessGroup(coordinator, index, total)
+    else:
         raise InputError(
             "--coordinator=HOST:PORT, --process_id=I and --process_count=N go together; "
-            "--coordinator=auto asks the cluster for all three"
+            "--coordinator=auto asks the cluster for the others: leave them out"
         )
-    else:
-        group = ProcessGroup(coordinator, index, total)
     host, _, port = group.coordinator.rpartition(":")
     if not host or not port.isdecimal() or not 0 < int(port) < 65536:
-        raise InputError(f"--coordinator={coordinator}: write HOST:PORT, localhost:12355 say")
+        raise InputError(f"--coordinator={group.coordinator}: write HOST:PORT, localhost:12355 say")
     if not 0 <= group.index < group.count:
         raise InputError(
             f"--process_id={group.index} with --process_count={group.count}: processes are "
@@ -89,9 +87,7 @@ def _ask_cluster() -> ProcessGroup:
             )
         index, total, local = (int(get(name)) for name in names)
     except (KeyError, ValueError, IndexError) as error:
-        raise InputError(
-            f"--coordinator=auto: the cluster's environment is odd ({error!r})"
-        ) from error
+        raise InputError(f"--coordinator=auto: the environment is odd ({error!r})") from error
     port = os.environ.get("JAX_COORDINATOR_PORT") or 65536 - 2**12 + job % 2**12
     return ProcessGroup(f"{host}:{port}", index, total, [local])
 
@@ -104,28 +100,23 @@ def bind_address(group: ProcessGroup) -> str:
     """
     asked = os.environ.get("JAX_COORDINATOR_BIND_ADDRESS")
     host, _, port = (asked or group.coordinator).rpartition(":")
-    where = f"--coordinator={group.coordinator}"
     try:
-        found = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM)
-    except OSError as error:
-        raise InputError(f"{where}: unknown host ({error.strerror})") from error
-    family, *_, address = found[0]
-    if ipaddress.ip_address(address[0]).is_unspecified and not asked:
-        raise InputError(
-            f"{where} would listen to every network; name one address of process 0's machine"
-        )
-    listen = f"[{address[0]}]:{port}" if family == socket.AF_INET6 else f"{address[0]}:{port}"
-    with socket.socket(family) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            if group.index == 0:  # JAX 0.10 crashes where another program holds the address
-                probe.bind(address)
-        except OSError as error:
+        family, *_, address = socket.getaddrinfo(host.strip("[]"), port)[0]
+        if ipaddress.ip_address(address[0]).is_unspecified and not asked:
             raise InputError(
-                f"process 0 cannot listen on {listen} ({error.strerror}); name another port in "
-                "--coordinator"
-            ) from error
-    return listen
+                f"--coordinator={group.coordinator} would listen to every network; name one "
+                "address of process 0's machine"
+            )
+        if group.index == 0:  # JAX 0.10 crashes where another program holds the address
+            with socket.socket(family) as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                probe.bind(address)
+    except OSError as error:
+        raise InputError(
+            f"process 0 cannot listen on {host}:{port} ({error.strerror}); name another port or "
+            "host in --coordinator"
+        ) from error
+    return f"[{address[0]}]:{port}" if family == socket.AF_INET6 else f"{address[0]}:{port}"
 
 
 def connect(group: ProcessGroup, lost_after: int) -> None:

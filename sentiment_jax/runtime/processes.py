@@ -18,7 +18,7 @@ _index, _count, _lost_after = 0, 1, 0
 
 
 def join(index: int, count: int, lost_after: int) -> None:
-    """Note where this process stands in its run, and after how many seconds others are lost."""
+    """Note where this process stands, and after how many seconds of silence others are lost."""
     global _index, _count, _lost_after
     _index, _count, _lost_after = index, count, lost_after
 

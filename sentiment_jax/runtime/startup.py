@@ -39,10 +39,7 @@ def use_cpu_devices(count: int) -> None:
 
 
 def use_wide_vectors() -> None:
-    """Let XLA's own loops use all of a CPU's AVX-512 units; call before JAX starts.
-
-    Its default is 256 bits. The width changes the order of sums, and so the bits of a run.
-    """
+    """Let XLA's own loops use whole AVX-512 units, not half of each; this changes a run's bits."""
     _add_xla_flag("--xla_cpu_prefer_vector_width=512", unless="prefer_vector_width")
 
 
