@@ -13,8 +13,7 @@ from pathlib import Path
 
 from absl import app, flags, logging
 
-from sentiment_jax.config import DataConfig
-from sentiment_jax.data.sources import read_reviews
+from sentiment_jax.data.imdb_tfds import read_tfds
 
 DATA_DIR = flags.DEFINE_string("data_dir", "", "The prepared TFDS folder; empty: its default.")
 OUTPUT = flags.DEFINE_string("output", None, "The CSV file to write.", required=True)
@@ -23,7 +22,7 @@ OUTPUT = flags.DEFINE_string("output", None, "The CSV file to write.", required=
 def main(_: list[str]) -> None:
     """Reads the training reviews and writes each twice."""
     logging.set_verbosity(logging.WARNING)
-    reviews, _ = read_reviews(DataConfig(source="tfds", path=DATA_DIR.value))
+    reviews, _ = read_tfds(DATA_DIR.value)
     texts = (html.escape(text, quote=False) for text in reviews.texts)  # reading unescapes
     rows = list(zip(texts, reviews.labels.tolist(), strict=True))
     with Path(OUTPUT.value).open("w", encoding="utf-8", newline="") as file:

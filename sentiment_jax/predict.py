@@ -1,6 +1,5 @@
 """Verdicts on new texts: `--text`, or a csv, txt or stdin; one row out for every row in."""
 
-import codecs
 import csv
 import io
 import sys
@@ -13,7 +12,7 @@ from jaxtyping import Float32
 
 from sentiment_jax.data.csv_file import read_csv
 from sentiment_jax.data.encoding import encode
-from sentiment_jax.data.reviews import Reviews, is_blank, normalize_text
+from sentiment_jax.data.reviews import Reviews, decode, is_blank, normalize_text
 from sentiment_jax.errors import InputError
 from sentiment_jax.training import scoring
 from sentiment_jax.training.experiment import TrainedModel
@@ -22,29 +21,14 @@ BLANK = "no text"
 
 
 def predict(trained: TrainedModel, texts: Sequence[str]) -> Float32[np.ndarray, " texts"]:
-    """Return the probability that each text is positive.
-
-    Args:
-      trained: a run's best model.
-      texts: raw; normalised and truncated as in training.
-    """
+    """Return the probability that each raw text is positive, normalised and cut as in training."""
     if not texts:
         return np.zeros(0, np.float32)
-    settings = trained.config.data
-    encoded = encode(
-        trained.tokenizer,
-        Reviews.from_texts(texts),
-        max_length=settings.max_length,
-        truncation=settings.truncation,
-    )
+    data, reviews = trained.config.data, Reviews.from_texts(texts)
+    encoded = encode(trained.tokenizer, reviews, data.max_length, data.truncation)
     few = 8 * jax.device_count()
-    scores = scoring.score_reviews(
-        trained,
-        trained.params,
-        encoded,
-        "predict",
-        batch_size=few if len(texts) <= few else None,
-    )
+    size = few if len(texts) <= few else None
+    scores = scoring.score_reviews(trained, trained.params, encoded, "predict", batch_size=size)
     return scores.p_positive
 
 
@@ -65,15 +49,11 @@ def print_verdicts(trained: TrainedModel, texts: Sequence[str]) -> None:
 
 
 def read_input(source: str, text_column: str) -> tuple[list[str], list[str]]:
-    """Read the texts to judge.
+    """Return the row numbers and the texts to judge, for every row of the input.
 
     Args:
-      source: a .csv (its column `text_column`), or any other file or "-" (stdin) with one text
-        per line.
-      text_column: name of the csv's text column.
-
-    Returns:
-      (row names, texts), every row of the input.
+      source: a .csv, or any other file or "-" (stdin) with one text per line.
+      text_column: of the csv.
 
     Raises:
       InputError: missing file, not UTF-8, no such column; file and row are named.
@@ -85,16 +65,14 @@ def read_input(source: str, text_column: str) -> tuple[list[str], list[str]]:
         raise InputError(f"cannot read --input={source}: {error.strerror}") from error
     if source.endswith(".csv"):
         rows, cells = read_csv(raw, name, [text_column])
-        return [str(row) for row in rows], [cell[0] for cell in cells]
-    raw = raw.removeprefix(codecs.BOM_UTF8)
-    try:
-        text = raw.decode()
-    except UnicodeDecodeError as error:
-        row = len(list(io.StringIO(raw[: error.start].decode() + "?", newline=None)))
-        raise InputError(f"{name}, line {row}: not UTF-8; save it as UTF-8") from error
-    # Lines as an editor counts them: str.splitlines also ends one at a form feed or U+2028.
-    lines = [line.removesuffix("\n") for line in io.StringIO(text, newline=None)]
-    return [str(row) for row in range(1, len(lines) + 1)], lines
+        return list(map(str, rows)), [text for (text,) in cells]
+    texts = _lines(decode(raw, name, lambda before: f"line {len(_lines(before + '?'))}"))
+    return [str(row + 1) for row in range(len(texts))], texts
+
+
+def _lines(text: str) -> list[str]:
+    # As an editor counts them: str.splitlines also ends a line at a form feed or U+2028.
+    return [line.removesuffix("\n") for line in io.StringIO(text, newline=None)]
 
 
 def predict_input(trained: TrainedModel, source: str) -> None:

@@ -83,7 +83,7 @@ def test_text_files_and_stdin_give_a_row_per_line(trained, tmp_path, capsys, mon
 
 def test_bad_input_is_named(trained, tmp_path):
     (tmp_path / "latin.txt").write_bytes(b"good\ncaf\xe9\n")
-    with pytest.raises(InputError, match=r"latin.txt, line 2: not UTF-8"):
+    with pytest.raises(InputError, match=r"latin.txt, line 2: byte 0xe9 is not UTF-8"):
         read_input(str(tmp_path / "latin.txt"), "text")
     (tmp_path / "columns.csv").write_text("a,b\n1,2\n")
     with pytest.raises(InputError, match=r"columns.csv needs one column 'text'.*'a', 'b'"):

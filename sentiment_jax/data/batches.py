@@ -9,13 +9,15 @@ from jaxtyping import Int64, Integer
 from sentiment_jax.data.encoding import Encoded
 
 Batch = dict[str, np.ndarray]
+Lengths = Integer[np.ndarray, " reviews"]  # tokens of each review
+Rows = Int64[np.ndarray, " rows"]
 WINDOW = 50  # batches whose reviews are sorted by bucket together
 
 
 class PlannedBatch(NamedTuple):
     """Which reviews a batch holds (at most batch_size) and the length they are padded to."""
 
-    indices: Int64[np.ndarray, " rows"]
+    indices: Rows
     length: int
 
 
@@ -25,56 +27,38 @@ def effective_buckets(buckets: Sequence[int], max_length: int) -> tuple[int, ...
 
 
 def plan_epoch(
-    lengths: Integer[np.ndarray, " reviews"],
-    *,
-    batch_size: int,
-    buckets: Sequence[int],
-    seed: int,
-    epoch: int,
+    lengths: Lengths, *, batch_size: int, buckets: Sequence[int], seed: int, epoch: int
 ) -> list[PlannedBatch]:
-    """Plan one shuffled epoch in which every review appears once.
+    """Plan one shuffled epoch in which every review appears once, a function of seed and epoch.
 
     Reviews are shuffled, then sorted by bucket within windows of 50 batches. This avoids most of
-    the padding, yet every epoch has different batches.
-
-    Args:
-      lengths: tokens per review.
-      batch_size: reviews per batch; one batch may hold fewer.
-      buckets: padded lengths, ascending; the last one holds the longest review.
-      seed: of the run.
-      epoch: the plan is a pure function of both.
+    the padding, yet every epoch has different batches. Buckets ascend; the last fits the longest.
     """
     rng = np.random.default_rng((seed, epoch))
-    order, bucket = rng.permutation(len(lengths)), np.searchsorted(buckets, lengths)
-    batches = []
-    for first in range(0, len(order), WINDOW * batch_size):
-        window = order[first : first + WINDOW * batch_size]
-        window = window[np.argsort(bucket[window], kind="stable")]
-        batches += _group(window, lengths, batch_size, buckets)
+    order = rng.permutation(len(lengths))
+    windows = np.arange(len(order)) // (WINDOW * batch_size)
+    order = order[np.lexsort((np.searchsorted(buckets, lengths[order]), windows))]
+    batches = _group(order, lengths, batch_size, buckets)
     return [batches[i] for i in rng.permutation(len(batches))]
 
 
 def plan_evaluation(
-    lengths: Integer[np.ndarray, " reviews"], *, batch_size: int, buckets: Sequence[int]
+    lengths: Lengths, *, batch_size: int, buckets: Sequence[int]
 ) -> list[PlannedBatch]:
     """Plan one pass over all reviews, sorted by length; the last batch may hold fewer."""
     return _group(np.argsort(lengths, kind="stable"), lengths, batch_size, buckets)
 
 
 def _group(
-    order: Int64[np.ndarray, " rows"],
-    lengths: Integer[np.ndarray, " reviews"],
-    batch_size: int,
-    buckets: Sequence[int],
+    order: Rows, lengths: Lengths, batch_size: int, buckets: Sequence[int]
 ) -> list[PlannedBatch]:
-    batches = []
-    for first in range(0, len(order), batch_size):
-        rows = order[first : first + batch_size]
-        longest = lengths[rows].max()
-        if longest > buckets[-1]:
-            raise ValueError(f"a review of {longest} tokens fits no bucket of {buckets}")
-        batches.append(PlannedBatch(rows, next(bucket for bucket in buckets if bucket >= longest)))
-    return batches
+    if (longest := lengths.max(initial=0)) > buckets[-1]:
+        raise ValueError(f"a review of {longest} tokens fits no bucket of {buckets}")
+    groups = [order[first : first + batch_size] for first in range(0, len(order), batch_size)]
+    return [
+        PlannedBatch(rows, buckets[np.searchsorted(buckets, lengths[rows].max())])
+        for rows in groups
+    ]
 
 
 def make_batch(encoded: Encoded, planned: PlannedBatch, batch_size: int) -> Batch:
@@ -90,11 +74,10 @@ def make_batch(encoded: Encoded, planned: PlannedBatch, batch_size: int) -> Batc
         "token_ids": np.zeros((batch_size, planned.length), np.int32),
         "lengths": np.ones(batch_size, np.int32),
         "labels": np.zeros(batch_size, np.int32),
-        "weights": np.zeros(batch_size, np.float32),
+        "weights": (np.arange(batch_size) < rows).astype(np.float32),
     }
     batch["lengths"][:rows] = encoded.lengths[planned.indices]
     batch["labels"][:rows] = encoded.labels[planned.indices]
-    batch["weights"][:rows] = 1
     for row, i in enumerate(planned.indices.tolist()):
         ids = encoded.token_ids[encoded.offsets[i] : encoded.offsets[i + 1]]
         batch["token_ids"][row, : len(ids)] = ids

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from sentiment_jax.config import DataConfig
-from sentiment_jax.data.reviews import Reviews, is_blank, stratified_sample, stratified_split
-from sentiment_jax.data.sources import read_reviews
+from sentiment_jax.data import reviews
+from sentiment_jax.data.sources import READERS
 from sentiment_jax.errors import InputError
 
 
@@ -18,74 +18,60 @@ from sentiment_jax.errors import InputError
 class Corpus:
     """Reviews of the splits train, val and test, and what was found on the way."""
 
-    splits: dict[str, Reviews]
+    splits: dict[str, reviews.Reviews]
     statistics: dict[str, Any]
 
 
 def load_corpus(data: DataConfig) -> Corpus:
-    """Read and split the reviews.
+    """Read and split the reviews; the source's order does not change that of train and val.
 
-    The order of the training and validation splits does not depend on that of the source.
-
-    Returns:
-      The splits, and JSON-able statistics: source, data_hash, counts (per split and class),
-      extra_copies (per split), shared (reviews of one split whose text is in another one),
-      grouped (texts of which several copies were kept on one side), contradictory (texts with
-      both labels).
+    The statistics are JSON-able: source, data_hash, counts (per split and class), extra_copies (per
+    split), shared (reviews of one split whose text is in another one), grouped (texts of which
+    several copies were kept on one side), contradictory (texts with both labels).
 
     Raises:
       InputError: missing, malformed or blank reviews, or only one class.
     """
     source = f"data.source {data.source}" + (f" ({data.path})" if data.path else "")
-    pool, test = read_reviews(data)
-    for reviews in (pool, test):
-        _refuse_blank(reviews, source)
-    pool = stratified_sample(pool, count=data.limit, seed=data.split_seed)
-    test = stratified_sample(test, count=data.test_limit, seed=data.split_seed)
+    pool, test = READERS[data.source](data)
+    named = [*zip(pool.ids, pool.texts, strict=True), *zip(test.ids, test.texts, strict=True)]
+    if blank := [name for name, text in named if reviews.is_blank(text)]:
+        raise InputError(
+            f"{source}: reviews without text ({reviews.first_five(blank)}): remove them"
+        )
+    pool = reviews.stratified_sample(pool, count=data.limit, seed=data.split_seed)
+    test = reviews.stratified_sample(test, count=data.test_limit, seed=data.split_seed)
     for label, name in enumerate(("negative", "positive")):
         if label not in pool.labels:
             raise InputError(f"{source}: none of the {len(pool)} training reviews is {name}")
-    kept, held = stratified_split(
-        pool,
-        fraction=data.validation_fraction,
-        seed=data.split_seed,
-        grouped=data.group_duplicates,
+    kept, held = reviews.stratified_split(
+        pool, data.validation_fraction, seed=data.split_seed, grouped=data.group_duplicates
     )
     splits = {"train": pool.take(kept), "val": pool.take(held), "test": test}
     return Corpus(splits, {"source": data.source, **_describe(splits)})
 
 
-def _refuse_blank(reviews: Reviews, source: str) -> None:
-    blank = [name for name, text in zip(reviews.ids, reviews.texts, strict=True) if is_blank(text)]
-    if blank:
-        more = f" and {len(blank) - 5} more" if len(blank) > 5 else ""
-        raise InputError(
-            f"{source}: reviews without text ({', '.join(blank[:5])}{more}): remove them"
-        )
-
-
-def _describe(splits: Mapping[str, Reviews]) -> dict[str, Any]:
-    lines, counts, copies = [], {}, {}
-    for split, reviews in splits.items():
-        classes = np.bincount(reviews.labels, minlength=2).tolist()
-        counts[split] = {"neg": classes[0], "pos": classes[1]}
-        copies[split] = len(reviews) - len(np.unique(reviews.hashes))
-        for label, digest in zip(reviews.labels.tolist(), reviews.hashes.tolist(), strict=True):
-            lines.append(f"{split} {label} {digest.decode()}")
-    hashes = {split: reviews.hashes for split, reviews in splits.items()}
-    shared = {
-        f"{first}_{second}": int(np.isin(hashes[second], hashes[first]).sum())
-        for first, second in itertools.combinations(hashes, 2)
-    }
-    texts, rows = np.unique(np.concatenate(list(hashes.values())), return_inverse=True)
-    labels = np.concatenate([reviews.labels for reviews in splits.values()])
-    positive = np.bincount(rows, labels, len(texts))
-    copied = np.unique(np.concatenate([hashes["train"], hashes["val"]]), return_counts=True)[1] > 1
+def _describe(splits: Mapping[str, reviews.Reviews]) -> dict[str, Any]:
+    hashes = {name: split.hashes for name, split in splits.items()}
+    labels = {name: split.labels for name, split in splits.items()}
+    lines = [
+        f"{split} {label} {digest.decode()}"
+        for split in splits
+        for label, digest in zip(labels[split].tolist(), hashes[split].tolist(), strict=True)
+    ]
+    copies = np.unique(np.concatenate([hashes["train"], hashes["val"]]), return_counts=True)[1]
+    texts, classes = (np.concatenate(list(arrays.values())) for arrays in (hashes, labels))
     return {
         "data_hash": hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest(),
-        "counts": counts,
-        "extra_copies": copies,
-        "shared": shared,
-        "grouped": int(copied.sum()),
-        "contradictory": int(((positive > 0) & (positive < np.bincount(rows))).sum()),
+        "counts": {
+            split: {"neg": int((values == 0).sum()), "pos": int((values == 1).sum())}
+            for split, values in labels.items()
+        },
+        "extra_copies": {name: len(of) - len(np.unique(of)) for name, of in hashes.items()},
+        "shared": {
+            f"{first}_{second}": int(np.isin(hashes[second], hashes[first]).sum())
+            for first, second in itertools.combinations(hashes, 2)
+        },
+        "grouped": int((copies > 1).sum()),
+        "contradictory": len(np.intersect1d(texts[classes == 0], texts[classes == 1])),
     }

@@ -1,6 +1,5 @@
 """Reviews in CSV files: rows and cells, labels, and a test set from a second file or the same."""
 
-import codecs
 import csv
 import io
 from collections.abc import Sequence
@@ -9,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from sentiment_jax.config import DataConfig
-from sentiment_jax.data.reviews import Reviews, stratified_split
+from sentiment_jax.data.reviews import Reviews, decode, first_five, stratified_split
 from sentiment_jax.errors import InputError
 
 LABELS = {"0": 0, "neg": 0, "negative": 0, "1": 1, "pos": 1, "positive": 1}
@@ -25,14 +24,12 @@ def read_csv_reviews(data: DataConfig) -> tuple[Reviews, Reviews]:
     if data.test_path:
         return pool, _read_file(data.test_path, data, prefix="test ")
     kept, held = stratified_split(
-        pool, fraction=data.test_fraction, seed=data.split_seed, grouped=data.group_duplicates
+        pool, data.test_fraction, seed=data.split_seed, grouped=data.group_duplicates
     )
     return pool.take(np.sort(kept)), pool.take(np.sort(held))
 
 
 def _read_file(path: str, data: DataConfig, prefix: str = "") -> Reviews:
-    if not path:
-        raise InputError("data.source is csv but data.path is empty: name the CSV file there")
     try:
         raw = Path(path).expanduser().read_bytes()
     except OSError as error:
@@ -40,32 +37,30 @@ def _read_file(path: str, data: DataConfig, prefix: str = "") -> Reviews:
     rows, cells = read_csv(raw, path, (data.text_column, data.label_column))
     if not rows:
         raise InputError(f"{path} has a header but no reviews")
-    labels = parse_labels([label for _, label in cells], rows, path)
-    ids = (f"{prefix}row {row}" for row in rows)
-    return Reviews.from_texts((text for text, _ in cells), labels, ids)
+    labels = [LABELS.get(label.strip().lower(), -1) for _, label in cells]
+    if wrong := [f"row {rows[i]}: {cells[i][1]!r}" for i, label in enumerate(labels) if label < 0]:
+        raise InputError(
+            f"{path}: unknown labels ({first_five(wrong)}): use one of {', '.join(LABELS)}"
+        )
+    return Reviews.from_texts(
+        (text for text, _ in cells), labels, (f"{prefix}row {row}" for row in rows)
+    )
 
 
 def read_csv(raw: bytes, name: str, columns: Sequence[str]) -> tuple[list[int], list[list[str]]]:
-    """Return row numbers (the header is row 1) and the wanted cells of each row.
+    """Return row numbers (the header is row 1) and the cells of the wanted columns of each row.
 
-    Args:
-      raw: content of the file, UTF-8 with or without BOM.
-      name: of the file, for messages.
-      columns: names to look up in the header.
+    `raw` is UTF-8 with or without a BOM; errors call the file `name`.
 
     Raises:
       InputError: not UTF-8, a column missing, a row with too few or too many cells, open quote.
     """
     csv.field_size_limit(2**31 - 1)  # The default refuses reviews over 128 KiB.
-    raw = raw.removeprefix(codecs.BOM_UTF8)
-    try:
-        text = raw.decode()
-    except UnicodeDecodeError as error:
-        before = raw[: error.start].decode() + "?"
-        row = sum(1 for _ in csv.reader(io.StringIO(before, newline="")))
-        raise InputError(
-            f"{name}, row {row}: byte 0x{raw[error.start]:02x} is not UTF-8: save it as UTF-8"
-        ) from None
+    text = decode(
+        raw,
+        name,
+        lambda before: f"row {sum(1 for _ in csv.reader(io.StringIO(before + '?', newline='')))}",
+    )
     # strict: a quote that is never closed would otherwise swallow the rest of the file.
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     row, rows, cells = 1, [], []
@@ -75,7 +70,6 @@ def read_csv(raw: bytes, name: str, columns: Sequence[str]) -> tuple[list[int], 
             if header.count(column) != 1:
                 found = ", ".join(map(repr, header)) or "none (the file is empty)"
                 raise InputError(f"{name} needs one column {column!r}: its columns are {found}")
-        positions = [header.index(column) for column in columns]
         for row, line in enumerate(reader, start=2):  # noqa: B007
             if not line and len(header) > 1:
                 continue
@@ -86,23 +80,7 @@ def read_csv(raw: bytes, name: str, columns: Sequence[str]) -> tuple[list[int], 
                     f"({', '.join(header)}): quote texts that contain commas"
                 )
             rows.append(row)
-            cells.append([line[position] for position in positions])
+            cells.append([line[header.index(column)] for column in columns])
     except csv.Error as error:
         raise InputError(f"{name}, after row {row}: {error}: check the quotes") from None
     return rows, cells
-
-
-def parse_labels(cells: Sequence[str], rows: Sequence[object], name: str) -> list[int]:
-    """Return 0 or 1 for each label cell.
-
-    Raises:
-      InputError: other labels, with the row numbers of the first few.
-    """
-    labels = [LABELS.get(cell.strip().lower(), -1) for cell in cells]
-    wrong = [f"row {rows[i]}: {cells[i]!r}" for i, label in enumerate(labels) if label < 0]
-    if wrong:
-        more = f" and {len(wrong) - 5} more" if len(wrong) > 5 else ""
-        raise InputError(
-            f"{name}: unknown labels ({', '.join(wrong[:5])}{more}): use one of {', '.join(LABELS)}"
-        )
-    return labels

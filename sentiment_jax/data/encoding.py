@@ -37,7 +37,6 @@ class Encoded:
     truncated: int
 
     def __len__(self) -> int:
-        """Return the number of reviews."""
         return len(self.ids)
 
     @property
@@ -46,28 +45,16 @@ class Encoded:
         return np.diff(self.offsets)
 
 
-def encode(tokenizer: Tokenizer, reviews: Reviews, *, max_length: int, truncation: str) -> Encoded:
+def encode(tokenizer: Tokenizer, reviews: Reviews, max_length: int, truncation: str) -> Encoded:
     """Turn reviews into token ids, for training, prediction and explanation alike.
 
-    Args:
-      tokenizer: without truncation or padding of its own. [CLS] and [SEP] are put around each
-        review if it has both.
-      reviews: one without any token becomes [UNK], or [CLS] [SEP].
-      max_length: most tokens of a review, special ones included.
-      truncation: the part of a longer review that is kept, see `truncate`.
-
-    Raises:
-      InputError: unknown truncation, or max_length leaves no room for a word.
+    The tokenizer must not cut or pad; [CLS] and [SEP] are put around a review if it has both. A
+    review without any token becomes [UNK], or [CLS] [SEP]. A longer one is cut to max_length, at
+    least 3 and special tokens included, see `truncate`.
     """
-    if truncation not in HEAD_OF_510:
-        raise InputError(
-            f"data.truncation is {truncation!r}: choose one of {', '.join(HEAD_OF_510)}"
-        )
     start, end = tokenizer.token_to_id("[CLS]"), tokenizer.token_to_id("[SEP]")
     before, after = ([], []) if start is None or end is None else ([start], [end])
     room = max_length - len(before) - len(after)
-    if room < 1:
-        raise InputError(f"data.max_length is {max_length}: it leaves no room for a word")
     empty = [] if before else [tokenizer.token_to_id("[UNK]") or 0]
     tokenizer.encode_special_tokens = True  # "[SEP]" in a review is text, not a separator.
     token_ids, offsets, truncated = array("i"), [0], 0
@@ -78,23 +65,15 @@ def encode(tokenizer: Tokenizer, reviews: Reviews, *, max_length: int, truncatio
             token_ids.extend([*before, *body, *after])
             offsets.append(len(token_ids))
             truncated += len(encoding.ids) > room
-    return Encoded(
-        ids=reviews.ids,
-        labels=reviews.labels,
-        token_ids=np.array(token_ids, np.int32),
-        offsets=np.array(offsets, np.int64),
-        truncated=truncated,
-    )
+    ids, positions = np.array(token_ids, np.int32), np.array(offsets, np.int64)
+    return Encoded(reviews.ids, reviews.labels, ids, positions, truncated)
 
 
 def truncate(tokens: list[Any], room: int, truncation: str) -> list[Any]:
-    """Cut a text's tokens, or anything that goes with each, to those that fit.
+    """Cut a text's tokens, or anything that goes with each, to the `room` that there is.
 
-    Args:
-      tokens: of the whole text.
-      room: most tokens to keep.
-      truncation: keeps the start (head), the end (tail), or 128/510 from the start and the rest
-        from the end (head_tail).
+    Keeps the start (head), the end (tail), or 128/510 from the start and the rest from the end
+    (head_tail).
     """
     if len(tokens) <= room:
         return tokens
@@ -113,11 +92,13 @@ def encode_corpus(corpus: Corpus, tokenizer: Tokenizer, data: DataConfig) -> dic
     for split, reviews in corpus.splits.items():
         key = hashlib.sha256(how.encode() + reviews.hashes.tobytes()).hexdigest()
         file = cache_folder(data) / f"{key}.npz"
-        encoded = _read_cache(file, reviews)
-        if encoded is None:
-            encoded = encode(
-                tokenizer, reviews, max_length=data.max_length, truncation=data.truncation
-            )
+        try:
+            # np.load leaves a damaged file open if it opens it itself; the zip checks CRCs.
+            with open(file, "rb") as stream, np.load(stream, allow_pickle=False) as stored:
+                arrays = stored["token_ids"], stored["offsets"], int(stored["truncated"])
+            encoded = Encoded(reviews.ids, reviews.labels, *arrays)
+        except Exception:  # Absent or damaged in one of many ways: it is only a copy.
+            encoded = encode(tokenizer, reviews, data.max_length, data.truncation)
             _write_cache(file, encoded)
         splits[split] = encoded
     return splits
@@ -127,19 +108,6 @@ def cache_folder(data: DataConfig) -> Path:
     """Return data.cache, or sentiment_jax in the user's cache folder."""
     user = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     return Path(data.cache or Path(user) / "sentiment_jax").expanduser()
-
-
-def _read_cache(file: Path, reviews: Reviews) -> Encoded | None:
-    try:
-        # np.load leaves a damaged file open if it opens it itself; the zip checks CRCs.
-        with open(file, "rb") as stream, np.load(stream, allow_pickle=False) as stored:
-            token_ids, offsets = stored["token_ids"], stored["offsets"]
-            truncated = int(stored["truncated"])
-    except Exception:  # Absent or damaged in one of many ways: it is only a copy.
-        return None
-    if len(offsets) != len(reviews) + 1 or offsets[-1] != len(token_ids):
-        return None
-    return Encoded(reviews.ids, reviews.labels, token_ids, offsets, truncated)
 
 
 def _write_cache(file: Path, encoded: Encoded) -> None:
@@ -164,7 +132,6 @@ def check_encoded(encoded: Mapping[str, Encoded], vocabulary_size: int) -> None:
                 f"token id {reviews.token_ids[outside][0]} of split {split} is not in the model's "
                 f"vocabulary of {vocabulary_size}: use the tokenizer of its training run"
             )
-        wrong = np.flatnonzero((reviews.labels != 0) & (reviews.labels != 1))
-        if len(wrong):
-            i = int(wrong[0])
-            raise InputError(f"{split}, {reviews.ids[i]}: label {reviews.labels[i]} is not 0 or 1")
+        for name, label in zip(reviews.ids, reviews.labels.tolist(), strict=True):
+            if label not in (0, 1):
+                raise InputError(f"{split}, {name}: label {label} is not 0 or 1")

@@ -4,21 +4,21 @@ import gzip
 import re
 import tarfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
-from sentiment_jax.data.reviews import Reviews
+from sentiment_jax.data.reviews import Reviews, decode
 from sentiment_jax.errors import InputError
 
+FOLDERS = ("train/neg", "train/pos", "test/neg", "test/pos")
 # One folder around it at most; hidden files (macOS adds "._0_9.txt") are no reviews.
-REVIEW = re.compile(r"(?:[^/]+/)?((train|test)/(?:neg|pos)/[^./][^/]*\.txt)")
+REVIEW = re.compile(r"(?:[^/]+/)?((?:train|test)/(?:neg|pos)/[^./][^/]*\.txt)")
 
 
 def read_folder(path: str) -> tuple[Reviews, Reviews]:
     """Return the training and the test split; ids are names such as "test/neg/12_3.txt".
 
-    Args:
-      path: aclImdb, the folder around it, or a .tar.gz of either, in any order.
+    The path is aclImdb, the folder around it, or a .tar.gz of either, in any order.
 
     Raises:
       InputError: missing, incomplete, damaged or not UTF-8, naming the file.
@@ -28,40 +28,31 @@ def read_folder(path: str) -> tuple[Reviews, Reviews]:
         raise InputError(
             f"data.path is {path!r}, which does not exist: name an aclImdb folder or its .tar.gz"
         )
-    splits: dict[str, dict[str, str]] = {"train": {}, "test": {}}
+    texts: dict[str, str] = {}
     for name, raw in _walk(root) if root.is_dir() else stream_archive(root):
         if match := REVIEW.fullmatch(name):
-            review, split = match.groups()
-            if review in splits[split]:
+            review = match[1]
+            if review in texts:
                 raise InputError(f"{path} holds {review} twice")
-            splits[split][review] = _decode(raw, f"{path}: {review}")
-    pool, test = (_reviews(path, split, texts) for split, texts in splits.items())
+            texts[review] = decode(
+                raw, f"{path}: {review}", lambda before: f"byte {len(before.encode())}"
+            )
+    for folder in FOLDERS:
+        if not any(review.startswith(folder) for review in texts):
+            raise InputError(f"{path} holds no {folder}/*.txt: it is not a full aclImdb")
+    splits = ([review for review in texts if review.startswith(s)] for s in ("train", "test"))
+    pool, test = (
+        Reviews.from_texts([texts[n] for n in names], [int("/pos/" in n) for n in names], names)
+        for names in splits
+    )
     return pool, test
-
-
-def _reviews(path: str, split: str, texts: Mapping[str, str]) -> Reviews:
-    classes = [review.split("/")[1] for review in texts]
-    for name in ("neg", "pos"):
-        if name not in classes:
-            raise InputError(f"{path} holds no {split}/{name}/*.txt: it is not a full aclImdb")
-    return Reviews.from_texts(texts.values(), [int(name == "pos") for name in classes], texts)
-
-
-def _decode(raw: bytes, name: str) -> str:
-    try:
-        return raw.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise InputError(
-            f"{name}, byte {error.start}: 0x{raw[error.start]:02x} is not UTF-8: save it as UTF-8"
-        ) from None
 
 
 def _walk(path: Path) -> Iterator[tuple[str, bytes]]:
     root = path / "aclImdb" if (path / "aclImdb").is_dir() else path
     try:
-        for folder in ("train/neg", "train/pos", "test/neg", "test/pos"):
-            for file in sorted((root / folder).glob("*.txt")):
-                yield f"{folder}/{file.name}", file.read_bytes()
+        for file in sorted(file for folder in FOLDERS for file in (root / folder).glob("*.txt")):
+            yield file.relative_to(root).as_posix(), file.read_bytes()
     except OSError as error:
         raise InputError(f"cannot read {error.filename}: {error.strerror}") from None
 

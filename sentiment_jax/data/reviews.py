@@ -4,7 +4,7 @@ import hashlib
 import html
 import re
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,9 +23,28 @@ def normalize_text(text: str) -> str:
         text = LINE_BREAK.sub(" ", text)
     if not text.isascii():
         # Lone surrogates (a command line that is not UTF-8) can be neither hashed nor tokenised.
-        text = text.encode("utf-8", "replace").decode("utf-8").replace("\ufeff", "")
+        text = text.encode("utf-8", "replace").decode().replace("\ufeff", "")
         text = unicodedata.normalize("NFC", text)
     return " ".join(text.split())
+
+
+def decode(raw: bytes, name: str, place: Callable[[str], str]) -> str:
+    """Decode UTF-8 with or without a BOM.
+
+    Raises:
+      InputError: another encoding; `place` names where in the file, given the text before.
+    """
+    try:
+        return raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        where = f"{name}, {place(error.object[: error.start].decode())}"
+        byte = error.object[error.start]
+        raise InputError(f"{where}: byte 0x{byte:02x} is not UTF-8: save it as UTF-8") from None
+
+
+def first_five(names: Sequence[str]) -> str:
+    """List at most five names in a message, and say how many more there are."""
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
 def is_blank(text: str) -> bool:
@@ -44,29 +63,19 @@ class Reviews:
 
     @classmethod
     def from_texts(
-        cls,
-        texts: Iterable[str],
-        labels: Sequence[int] | None = None,
-        ids: Iterable[str] | None = None,
+        cls, texts: Iterable[str], labels: Sequence[int] = (), ids: Iterable[str] = ()
     ) -> "Reviews":
-        """Normalise and hash texts, in every mode, as soon as they are read.
-
-        Args:
-          texts: raw.
-          labels: 0 for negative, 1 for positive; None where they are unknown, and 0 is stored.
-          ids: None numbers the texts from 0.
-        """
+        """Normalise and hash raw texts; labels default to 0, ids to numbers from 0."""
         normal = tuple(map(normalize_text, texts))
         digests = [hashlib.sha256(text.encode()).hexdigest().encode() for text in normal]
         return cls(
-            ids=tuple(map(str, range(len(normal))) if ids is None else ids),
+            ids=tuple(ids) or tuple(map(str, range(len(normal)))),
             texts=normal,
             hashes=np.array(digests, "S64"),
-            labels=np.array([0] * len(normal) if labels is None else labels, np.int32),
+            labels=np.array(labels or [0] * len(normal), np.int32),
         )
 
     def __len__(self) -> int:
-        """Return the number of reviews."""
         return len(self.ids)
 
     def take(self, indices: Int64[np.ndarray, " kept"]) -> "Reviews":
@@ -81,38 +90,29 @@ class Reviews:
 
 
 def stratified_split(
-    reviews: Reviews, *, fraction: float, seed: int, grouped: bool = True
+    reviews: Reviews, fraction: float, *, seed: int, grouped: bool = True
 ) -> tuple[Int64[np.ndarray, " kept"], Int64[np.ndarray, " held"]]:
     """Hold out a share of each class, and with it all copies of the texts that it contains.
 
-    Args:
-      reviews: with labels 0 and 1.
-      fraction: share of each class to hold out, rounded to whole reviews, at least one.
-      seed: another seed gives another choice.
-      grouped: False splits single rows and lets copies fall on both sides (a leak, for comparison).
-
-    Returns:
-      Indices of the reviews kept and held out, both in canonical order.
+    The share, in (0, 1), is rounded to whole reviews of a class, at least one. Ungrouped, copies
+    fall on both sides (a leak, for comparison). Both returned indices are in canonical order.
 
     Raises:
-      InputError: fraction not between 0 and 1, or a class with too few different texts.
+      InputError: a class with too few different texts.
     """
-    if not 0 < fraction < 1:
-        raise InputError(f"the share of reviews to hold out is {fraction}: it must lie in (0, 1)")
     order = reviews.canonical_order()
     keys = reviews.hashes[order] if grouped else np.arange(len(order))
     names, groups = np.unique(keys, return_inverse=True)
-    counts = np.zeros((len(names), 2), np.int64)
-    np.add.at(counts, (groups, reviews.labels[order]), 1)
+    cells = np.bincount(2 * groups + reviews.labels[order], minlength=2 * len(names))
+    counts = cells.reshape(-1, 2)  # per text and class
     totals = counts.sum(axis=0)
     target = np.clip(np.round(fraction * totals).astype(np.int64), 1, np.maximum(totals - 1, 0))
-    missing = target.copy()
-    held = np.zeros(len(counts), bool)
+    missing, held = target, np.zeros(len(counts), bool)
     for group in np.random.default_rng(seed).permutation(len(counts)):
         if (counts[group] <= missing).all():
             held[group] = True
-            missing -= counts[group]
-    if not held.any() or (missing == target).any():
+            missing = missing - counts[group]
+    if (missing == target).any():
         raise InputError(
             f"{totals[0]} negative and {totals[1]} positive reviews cannot be split: "
             "each class needs two different texts or more"
@@ -124,13 +124,8 @@ def stratified_split(
 def stratified_sample(reviews: Reviews, *, count: int, seed: int) -> Reviews:
     """Choose `count` reviews, classes in proportion; a smaller count chooses a subset of a larger.
 
-    Args:
-      reviews: in any order, which the choice does not depend on.
-      count: how many to keep; 0, or more than there are, keeps all.
-      seed: another seed gives another choice.
-
-    Returns:
-      The reviews kept, in their order.
+    The choice does not depend on the order of the reviews, which is kept. A count of 0, or of more
+    than there are, keeps all.
     """
     if not 0 < count < len(reviews):
         return reviews

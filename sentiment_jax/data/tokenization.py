@@ -14,10 +14,8 @@ from sentiment_jax.errors import InputError
 
 # Unset, the library warns on stderr when the process forks after it used threads.
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
-# "didn't" is one word, "..." one mark.
-WORDS = Regex(r"\w+(?:['’]\w+)*|[^\w\s]+")
+WORDS = Regex(r"\w+(?:['’]\w+)*|[^\w\s]+")  # "didn't" is one word, "..." one mark
 PROBE = "This is a good movie, and that was a bad film."
-SPECIAL = {"[UNK]", "[CLS]", "[SEP]"}
 
 
 def train_word_level(
@@ -25,10 +23,7 @@ def train_word_level(
 ) -> Tokenizer:
     """Learn a lower-case vocabulary of words and punctuation marks; [PAD] is 0, [UNK] is 1.
 
-    Args:
-      texts: of the training split only.
-      vocabulary_size: most entries, [PAD] and [UNK] included; the most frequent words win.
-      min_frequency: words seen fewer times are unknown.
+    The most frequent words win; words seen fewer than `min_frequency` times are unknown.
     """
     tokenizer = Tokenizer(models.WordLevel(vocab={}, unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.Lowercase()
@@ -77,8 +72,7 @@ def load_tokenizer(path: str | os.PathLike[str]) -> Tokenizer:
         tokenizer = Tokenizer.from_file(str(path))
     except Exception as error:  # The library raises nothing more precise.
         raise InputError(f"{path} is no tokenizer ({error}): download it again") from None
-    # all-MiniLM-L6-v2's own file truncates at 128 tokens and pads.
-    tokenizer.no_truncation()
+    tokenizer.no_truncation()  # all-MiniLM-L6-v2's own file truncates at 128 tokens and pads
     tokenizer.no_padding()
     return tokenizer
 
@@ -96,10 +90,10 @@ def load_pretrained_tokenizer(folder: str | os.PathLike[str]) -> Tokenizer:
         tokenizer = _from_vocabulary(folder)
     else:
         raise InputError(f"{folder} holds neither tokenizer.json nor vocab.txt")
-    known = set(tokenizer.encode(PROBE, add_special_tokens=False).tokens) - {"[UNK]"}
-    if not known or not tokenizer.get_vocab().keys() >= SPECIAL:
-        why = "has no [CLS], [SEP] or [UNK]" if known else "maps every word to [UNK]"
-        raise InputError(f"the tokenizer in {folder} {why}: download it again")
+    if not tokenizer.get_vocab().keys() >= {"[UNK]", "[CLS]", "[SEP]"}:
+        raise InputError(f"{folder}: the tokenizer has no [CLS], [SEP] or [UNK]: download it again")
+    if {*tokenizer.encode(PROBE, add_special_tokens=False).tokens} <= {"[UNK]"}:
+        raise InputError(f"{folder}: the tokenizer knows no English word: download it again")
     return tokenizer
 
 
@@ -111,17 +105,14 @@ def _from_vocabulary(folder: Path) -> Tokenizer:
             settings = json.loads(file.read_text("utf-8"))
         file = folder / "vocab.txt"
         tokens = file.read_text("utf-8").split("\n")
-    except ValueError as error:
+        return _make_wordpiece(
+            {token.rstrip("\r"): i for i, token in enumerate(tokens) if token.strip()},
+            lowercase=settings.get("do_lower_case", True),
+            strip_accents=settings.get("strip_accents"),
+            handle_chinese_chars=settings.get("tokenize_chinese_chars", True),
+        )
+    except (TypeError, ValueError) as error:  # TypeError: [CLS] or [SEP] is missing
         raise InputError(f"{file} is damaged ({error}): download it again") from None
-    vocabulary = {token.rstrip("\r"): i for i, token in enumerate(tokens) if token.strip()}
-    if missing := SPECIAL - vocabulary.keys():
-        raise InputError(f"{file} has no {', '.join(sorted(missing))}: download it again")
-    return _make_wordpiece(
-        vocabulary,
-        lowercase=settings.get("do_lower_case", True),
-        strip_accents=settings.get("strip_accents"),
-        handle_chinese_chars=settings.get("tokenize_chinese_chars", True),
-    )
 
 
 def tokenizer_hash(tokenizer: Tokenizer) -> str:

@@ -30,10 +30,7 @@ def axis_to_split(shape: tuple[int, ...], parts: int) -> int | None:
 
 
 def sharding(leaf: Any, mesh: Mesh, shard: bool) -> NamedSharding:
-    """Return where an array of the training state lives: copied, or split if `shard`.
-
-    An array that has no axis to split evenly (a small bias, a scalar) is copied all the same.
-    """
+    """Return where an array lives: split if `shard` and an axis divides evenly, else copied."""
     axis = axis_to_split(leaf.shape, mesh.size)
     if not shard or axis is None:
         return replicated(mesh)
@@ -55,26 +52,22 @@ def place(tree: Any, mesh: Mesh, shard: bool = False) -> Any:
 
 def constrain(tree: Any, mesh: Mesh, shard: bool) -> Any:
     """Keep the arrays of a tree where `sharding` says, inside a jitted function."""
-    return jax.lax.with_sharding_constraint(
-        tree, jax.tree.map(lambda leaf: sharding(leaf, mesh, shard), tree)
-    )
+    wanted = jax.tree.map(lambda leaf: sharding(leaf, mesh, shard), tree)
+    return jax.lax.with_sharding_constraint(tree, wanted)
 
 
 def abstract(tree: Any, mesh: Mesh, shard: bool = False) -> Any:
     """Return shapes, dtypes and shardings of a tree: the target of a restore."""
-    return jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(
-            leaf.shape, leaf.dtype, sharding=sharding(leaf, mesh, shard)
-        ),
-        tree,
-    )
+
+    def describe(leaf: Any) -> jax.ShapeDtypeStruct:
+        where = sharding(leaf, mesh, shard)
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where)
+
+    return jax.tree.map(describe, tree)
 
 
 def put_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
-    """Send a batch to the devices, its rows split along the data axis.
-
-    Every process makes the whole (small) batch and sends its own devices' rows.
-    """
+    """Send a batch, which every process holds whole, to the devices, its rows split over them."""
     rows = NamedSharding(mesh, PartitionSpec("data"))
     if processes.count() == 1:
         return jax.device_put(batch, rows)
@@ -92,29 +85,23 @@ def fetch(array: jax.Array) -> np.ndarray:
 
 
 def check_batch_size(name: str, batch_size: int) -> None:
-    """Refuse a batch that the devices cannot share evenly.
-
-    Raises:
-      InputError: With the nearest sizes that work.
-    """
+    """Raise an InputError with the nearest sizes that work, if devices cannot share a batch."""
     count = jax.device_count()
     if batch_size % count:
-        below, above = batch_size // count * count, (batch_size // count + 1) * count
+        below = batch_size - batch_size % count
+        nearest = f"{below} or {below + count}" if below else str(count)
         together = f" of {processes.count()} processes" if processes.count() > 1 else ""
-        nearest = f"{below} or {above}" if below else str(above)
         raise InputError(
             f"{name}={batch_size} does not divide among {count} devices{together}; use {nearest}"
         )
 
 
+@functools.cache
+def _any(mesh: Mesh) -> Any:
+    return jax.jit(jnp.any, out_shardings=replicated(mesh))
+
+
 def any_of(flag: bool) -> Any:
     """Return whether the flag is set in any process, as an array: reading it is what waits."""
-    mesh, reduce = _any_over_devices()
-    return reduce(put_batch({"flag": np.full(mesh.size, flag)}, mesh)["flag"])
-
-
-@functools.cache
-def _any_over_devices() -> tuple[Any, Any]:
-    """Return the mesh and the jitted function; made once, as every step asks for them."""
     mesh = data_mesh()
-    return mesh, jax.jit(jnp.any, out_shardings=replicated(mesh))
+    return _any(mesh)(put_batch({"flag": np.full(mesh.size, flag)}, mesh)["flag"])

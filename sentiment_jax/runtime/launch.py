@@ -17,11 +17,11 @@ import sys
 import threading
 
 from sentiment_jax.errors import InputError, RunError
-from sentiment_jax.runtime import processes
+from sentiment_jax.runtime import processes, terminal
 
 JOIN_SECONDS = 300  # a cluster may start its processes minutes apart
 ASKS_TO_END = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-PARENT = "SENTIMENT_JAX_PARENT"  # a child's variable: the descriptors that its parent gave it
+STDERR = "SENTIMENT_JAX_STDERR"  # a child's variable: the descriptor of its parent's stderr
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,33 +42,29 @@ def find_process_group(
     Raises:
       InputError: They do not fit together, or there is no cluster to ask.
     """
-    local_devices = None
-    if coordinator == "auto":
-        if index is not None or total is not None:
-            raise InputError(
-                "--coordinator=auto takes --process_id and --process_count from the cluster: "
-                "leave them out"
-            )
-        coordinator, index, total, local_devices = _ask_cluster()
-    elif coordinator is None and index is None and total is None:
+    if coordinator is None and index is None and total is None:
         return None
-    if coordinator is None or index is None or total is None:
+    if coordinator == "auto" and index is None and total is None:
+        group = _ask_cluster()
+    elif coordinator and coordinator != "auto" and index is not None and total is not None:
+        group = ProcessGroup(coordinator, index, total)
+    else:
         raise InputError(
             "--coordinator=HOST:PORT, --process_id=I and --process_count=N go together; "
-            "--coordinator=auto asks the cluster for all three"
+            "--coordinator=auto asks the cluster for the others: leave them out"
         )
-    host, _, port = coordinator.rpartition(":")
+    host, _, port = group.coordinator.rpartition(":")
     if not host or not port.isdecimal() or not 0 < int(port) < 65536:
-        raise InputError(f"--coordinator={coordinator}: write HOST:PORT, localhost:12355 say")
-    if not 0 <= index < total:
+        raise InputError(f"--coordinator={group.coordinator}: write HOST:PORT, localhost:12355 say")
+    if not 0 <= group.index < group.count:
         raise InputError(
-            f"--process_id={index} with --process_count={total}: processes are numbered from 0 to "
-            f"{max(total - 1, 0)}"
+            f"--process_id={group.index} with --process_count={group.count}: processes are "
+            f"numbered from 0 to {max(group.count - 1, 0)}"
         )
-    return ProcessGroup(coordinator, index, total, local_devices) if total > 1 else None
+    return group if group.count > 1 else None
 
 
-def _ask_cluster() -> tuple[str, int, int, list[int]]:
+def _ask_cluster() -> ProcessGroup:
     """Read the environment of Open MPI or SLURM, as `jax.distributed.initialize` would.
 
     JAX offers no public way to ask before it listens, and then it listens on every network.
@@ -76,9 +72,8 @@ def _ask_cluster() -> tuple[str, int, int, list[int]]:
     get = os.environ.__getitem__
     try:
         if "OMPI_MCA_orte_hnp_uri" in os.environ:  # 1531576320.0;tcp://10.96.0.1,10.148.0.1:34911
-            job, host = re.findall(
-                r"^(\d+)\..*?tcp6?://(\[[^],]+|[^,:]+)", get("OMPI_MCA_orte_hnp_uri")
-            )[0]
+            pattern = r"^(\d+)\..*?tcp6?://(\[[^],]+|[^,:]+)"
+            job, host = re.findall(pattern, get("OMPI_MCA_orte_hnp_uri"))[0]
             job, host = int(job) // 2**12, host + "]" * host.startswith("[")
             names = ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_RANK")
         elif "SLURM_STEP_NODELIST" in os.environ:  # node003,node007 or node[003-007,009],other
@@ -92,53 +87,40 @@ def _ask_cluster() -> tuple[str, int, int, list[int]]:
             )
         index, total, local = (int(get(name)) for name in names)
     except (KeyError, ValueError, IndexError) as error:
-        raise InputError(
-            f"--coordinator=auto: the cluster's environment is odd ({error!r})"
-        ) from error
+        raise InputError(f"--coordinator=auto: the environment is odd ({error!r})") from error
     port = os.environ.get("JAX_COORDINATOR_PORT") or 65536 - 2**12 + job % 2**12
-    return f"{host}:{port}", index, total, [local]
+    return ProcessGroup(f"{host}:{port}", index, total, [local])
 
 
-def bind_address(coordinator: str) -> str:
+def bind_address(group: ProcessGroup) -> str:
     """Return the one address that process 0 listens on: the coordinator's own, never all of them.
 
     Raises:
-      InputError: No such host, or an address that stands for all.
+      InputError: No such host, an address that stands for all, or (in process 0) one in use.
     """
-    host, _, port = coordinator.rpartition(":")
+    asked = os.environ.get("JAX_COORDINATOR_BIND_ADDRESS")
+    host, _, port = (asked or group.coordinator).rpartition(":")
     try:
-        address = ipaddress.ip_address(socket.getaddrinfo(host.strip("[]"), None)[0][4][0])
-    except OSError as error:
-        raise InputError(f"--coordinator={coordinator}: unknown host ({error.strerror})") from error
-    if address.is_unspecified:
-        raise InputError(
-            f"--coordinator={coordinator} would listen to every network; name one address of "
-            "process 0's machine"
-        )
-    return f"{address}:{port}" if address.version == 4 else f"[{address}]:{port}"
-
-
-def _check_free(listen: str) -> None:
-    """Bind to an address for a moment: JAX 0.10 crashes where another program holds it."""
-    host, _, port = listen.rpartition(":")
-    family = socket.AF_INET6 if host.startswith("[") else socket.AF_INET
-    with socket.socket(family) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host.strip("[]"), int(port)))
-        except OSError as error:
+        family, *_, address = socket.getaddrinfo(host.strip("[]"), port)[0]
+        if ipaddress.ip_address(address[0]).is_unspecified and not asked:
             raise InputError(
-                f"process 0 cannot listen on {listen} ({error.strerror}); name another port in "
-                "--coordinator"
-            ) from error
+                f"--coordinator={group.coordinator} would listen to every network; name one "
+                "address of process 0's machine"
+            )
+        if group.index == 0:  # JAX 0.10 crashes where another program holds the address
+            with socket.socket(family) as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                probe.bind(address)
+    except OSError as error:
+        raise InputError(
+            f"process 0 cannot listen on {host}:{port} ({error.strerror}); name another port or "
+            "host in --coordinator"
+        ) from error
+    return f"[{address[0]}]:{port}" if family == socket.AF_INET6 else f"{address[0]}:{port}"
 
 
 def connect(group: ProcessGroup, lost_after: int) -> None:
-    """Join the other processes; call it before anything touches a device.
-
-    Args:
-      group: Where this process stands in its run.
-      lost_after: Seconds without a sign of life after which a process counts as lost.
+    """Join the other processes, before anything touches a device.
 
     Raises:
       InputError: An address that cannot be listened on.
@@ -146,9 +128,7 @@ def connect(group: ProcessGroup, lost_after: int) -> None:
     """
     import jax
 
-    listen = os.environ.get("JAX_COORDINATOR_BIND_ADDRESS") or bind_address(group.coordinator)
-    if group.index == 0:
-        _check_free(listen)
+    listen = bind_address(group)
     jax.config.update("jax_enable_preemption_service", False)  # signals are training.signals.Stop's
     try:
         jax.distributed.initialize(
@@ -176,52 +156,45 @@ def run_child(group: ProcessGroup, lost_after: int) -> int:
 
     The child's Python writes to this process's stdout and stderr itself, so a progress bar sees a
     terminal. Only descriptor 2, where C++ writes, leads here: all is passed on but JAX's reports
-    about its processes. SIGTERM, SIGINT and SIGHUP are forwarded.
-
-    Returns:
-      The child's exit code; 128 plus the signal's number where one of those signals ended it; 1,
-      with one line on stderr, where it was aborted or killed.
+    about its processes. SIGTERM, SIGINT and SIGHUP are forwarded; where one of them ends the child,
+    the code is 128 plus its number. An aborted or killed child gives 1, and one line on stderr.
     """
-    lifeline, held_open = os.pipe()  # closed by the kernel when this process ends in any way
     stderr = os.dup(2)
     reports: collections.deque[str] = collections.deque(maxlen=100)
     is_report = False
     with subprocess.Popen(
         [sys.executable, *sys.orig_argv[1:]],
-        env={**os.environ, PARENT: f"{lifeline} {stderr}"},
-        pass_fds=(lifeline, stderr),
+        env={**os.environ, STDERR: str(stderr)},
+        pass_fds=(stderr,),
+        stdin=subprocess.PIPE,  # closed by the kernel when this process ends in any way
         stderr=subprocess.PIPE,
         text=True,
         errors="replace",
         process_group=0,  # a terminal's Ctrl-C comes to the child once, from here
     ) as child:
-        os.close(lifeline)
         os.close(stderr)
         for number in ASKS_TO_END:  # what was ignored before is ignored by the child
             signal.signal(number, lambda number, frame: child.send_signal(number))
-        assert child.stderr is not None
-        for line in child.stderr:
+        for line in child.stderr or ():
             if re.match(r"[IWEF]\d{4} ", line):  # a record's first line; JAX's run over several
                 is_report = "coordination" in line or "distributed service" in line
             if is_report:
                 reports.append(line)
             else:
                 sys.stderr.write(line)
-    code = child.returncode
-    os.close(held_open)
+    code, report = child.returncode, "".join(reports)
     if code >= 0:
         return code
-    report = "".join(reports)
     if "Terminating process" in report:
         message = describe_loss(report, group, lost_after)
     elif -code in ASKS_TO_END:
         return 128 - code
     else:
-        sys.stderr.write(report)
         message = (
             f"process {group.index} of the run was ended from outside or crashed "
             f"({signal.strsignal(-code)}); the same commands go on from the last checkpoint"
         )
+        sys.stderr.write(report)
     bar = "\n" if os.isatty(2) else ""  # the progress bar's line is not ended
     print(f"{bar}error: {message}", file=sys.stderr)
     return 1
@@ -230,20 +203,19 @@ def run_child(group: ProcessGroup, lost_after: int) -> int:
 def follow_parent() -> bool:
     """Return whether `run_child` started this process, and if so tie this process to its parent.
 
-    A thread ends this process when its parent is gone: it reads a pipe that nobody writes to and
-    that only the parent holds open.
+    A thread reads stdin, which nobody writes to and only the parent holds open, and ends this
+    process when the parent is gone.
     """
-    descriptors = os.environ.pop(PARENT, None)
-    if descriptors is None:
+    if STDERR not in os.environ:
         return False
-    lifeline, stderr = map(int, descriptors.split())
 
     def wait() -> None:
-        os.read(lifeline, 1)
+        os.read(0, 1)
         os._exit(1)
 
     threading.Thread(target=wait, daemon=True).start()
-    sys.stderr = open(stderr, "w", buffering=1, errors="backslashreplace")  # noqa: SIM115
+    stderr = int(os.environ.pop(STDERR))
+    sys.stderr = terminal.Unbreakable(open(stderr, "w", buffering=1, errors="backslashreplace"))  # noqa: SIM115
     return True
 
 
@@ -251,15 +223,12 @@ def describe_loss(report: str, group: ProcessGroup, lost_after: int) -> str:
     """Return one line for what JAX's client writes before it aborts a process."""
     if "RegisterTask" in report:
         return f"not all {group.count} processes came to {group.coordinator} in {JOIN_SECONDS} s"
-    numbers = re.search(r"stopped sending heartbeats\):\n((?:\S*\d\n)+)", report)
-    if numbers:
-        lost = sorted({int(n) for n in re.findall(r"(\d+)\n", numbers[1])})
-        who = f"process{'es' if len(lost) > 1 else ''} {', '.join(map(str, lost))}"
-    elif "leader task" in report:
-        who = "process 0"
-    else:
-        who = "another process"
+    silent = re.search(r"stopped sending heartbeats\):\n((?:\S*\d\n)+)", report)
+    lost = sorted({int(n) for n in re.findall(r"(\d+)\n", silent[1])}) if silent else []
+    if not lost and "leader task" in report:
+        lost = [0]
+    who = f"process{'es' * (len(lost) > 1)} {', '.join(map(str, lost))}"
     return (
-        f"lost {who} of the run (it ended, or gave no sign of life for {lost_after} s): see what "
-        "it says; the same commands go on from the last checkpoint"
+        f"lost {who if lost else 'another process'} of the run (it ended, or gave no sign of life "
+        f"for {lost_after} s): see what it says; the same commands go on from the last checkpoint"
     )

@@ -1,9 +1,8 @@
 """Several processes as one run: waiting for each other, and leaving together.
 
-Every process reads the data and takes every step, on its own devices' rows of each batch. The main
-process, number 0, also writes the logs, the files and stdout; the others write nothing but their
-share of a checkpoint, and errors. JAX is imported only where there are several processes: a run of
-one pays nothing for this module.
+Every process reads the data and takes every step, on its own devices' rows of each batch. Only the
+main process, number 0, writes logs, files and stdout; all write errors and their share of a
+checkpoint. A run of one process pays nothing: JAX is imported where there are several.
 """
 
 import contextlib
@@ -19,7 +18,7 @@ _index, _count, _lost_after = 0, 1, 0
 
 
 def join(index: int, count: int, lost_after: int) -> None:
-    """Note where this process stands in its run, and after how many seconds others are lost."""
+    """Note where this process stands, and after how many seconds of silence others are lost."""
     global _index, _count, _lost_after
     _index, _count, _lost_after = index, count, lost_after
 
@@ -53,11 +52,7 @@ def in_turn() -> Iterator[None]:
 
 
 def leave(code: int) -> int:
-    """End this process of several with an exit code, giving the others a moment to end too.
-
-    Returns:
-      The code, where the process is alone.
-    """
+    """Return the code where the process is alone; else end with it, letting the others end too."""
     if _count > 1:
         import jax
 
@@ -71,9 +66,6 @@ def leave(code: int) -> int:
 
 
 def await_loss(error: Exception) -> None:
-    """Wait, where a collective broke, for the coordinator to report the loss and end this process.
-
-    Its report names the lost process; the error does not.
-    """
+    """Where a collective broke, wait: the coordinator knows who was lost and ends this process."""
     if _count > 1 and re.search(r"gloo|nccl|collective|coordination|barrier", str(error), re.I):
         time.sleep(_lost_after + 2 * LEAVE_SECONDS)

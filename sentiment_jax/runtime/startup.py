@@ -13,22 +13,14 @@ import sys
 from pathlib import Path
 
 # Huge pages; blocks below 128 MiB are kept when they are freed, in one heap for all threads.
-TUNABLES = ":".join(
-    f"glibc.malloc.{name}={value}"
-    for name, value in {
-        "hugetlb": 1,
-        "mmap_threshold": 2**27,
-        "trim_threshold": 2**33,
-        "arena_max": 1,
-    }.items()
+TUNABLES = (
+    f"glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold={2**27}:"
+    f"glibc.malloc.trim_threshold={2**33}:glibc.malloc.arena_max=1"
 )
 
 
 def tune_malloc() -> None:
-    """Restart this process with TUNABLES, which glibc reads at the start of a process only.
-
-    The processes that it starts inherit them, and need no restart.
-    """
+    """Restart with TUNABLES, which glibc reads at the start of a process; its children inherit."""
     if sys.platform == "linux" and "GLIBC_TUNABLES" not in os.environ:
         os.environ["GLIBC_TUNABLES"] = TUNABLES
         os.execv(sys.executable, sys.orig_argv)
@@ -37,9 +29,8 @@ def tune_malloc() -> None:
 def use_cpu_devices(count: int) -> None:
     """Split this machine's CPU into `count` devices of one thread each; call before JAX starts.
 
-    XLA runs the small steps of a scan on one core, whatever the machine has; as many devices as
-    cores use all of them. 1 leaves JAX as it is: one device, large products on all cores. Where
-    there is an accelerator, this changes nothing.
+    XLA runs the small steps of a scan on one core; as many devices as cores use all of them. 1
+    leaves JAX as it is: one device, large products on all cores. An accelerator is not affected.
     """
     if count > 1 and _add_xla_flag("--xla_cpu_multi_thread_eigen=false", unless="device_count"):
         import jax
@@ -48,11 +39,7 @@ def use_cpu_devices(count: int) -> None:
 
 
 def use_wide_vectors() -> None:
-    """Let XLA's own loops use all of a CPU's AVX-512 units; call before JAX starts.
-
-    Its default, 256 bits, leaves half of each idle. Sums are taken in another order, so the bits of
-    a run depend on it.
-    """
+    """Let XLA's own loops use whole AVX-512 units, not half of each; this changes a run's bits."""
     _add_xla_flag("--xla_cpu_prefer_vector_width=512", unless="prefer_vector_width")
 
 

@@ -56,19 +56,9 @@ def protect_output() -> None:
 
 
 def progress_bar(total: int, description: str, *, initial: int = 0, unit: str = "step") -> tqdm:
-    """A progress bar with ETA on stderr; where that is no terminal, a line every half minute."""
-    terminal = sys.stderr.isatty()
-    return tqdm(
-        total=total,
-        initial=initial,
-        desc=description,
-        unit=unit,
-        dynamic_ncols=terminal,
-        leave=False,
-        delay=0.0 if terminal else 30.0,
-        mininterval=0.2 if terminal else 30.0,
-        maxinterval=10.0 if terminal else 60.0,
-        file=sys.stderr,
-        ascii=None if terminal else True,
-        disable=not processes.is_main(),
-    )
+    """Return a progress bar with ETA on stderr; a line every half minute if that is no terminal."""
+    style: dict[str, Any] = {"dynamic_ncols": True, "mininterval": 0.2}
+    if not sys.stderr.isatty():
+        style = {"delay": 30.0, "mininterval": 30.0, "maxinterval": 60.0, "ascii": True}
+    shown = {"total": total, "initial": initial, "desc": description, "unit": unit}
+    return tqdm(**shown, **style, leave=False, disable=not processes.is_main())

@@ -4,7 +4,7 @@ import pytest
 from reviews import write_csv
 
 from sentiment_jax.config import DataConfig
-from sentiment_jax.data.csv_file import parse_labels, read_csv, read_csv_reviews
+from sentiment_jax.data.csv_file import read_csv, read_csv_reviews
 from sentiment_jax.errors import InputError
 
 GOOD = [(f"a good film {i}", "pos") for i in range(10)]
@@ -91,14 +91,15 @@ def test_malformed_csv_names_file_and_row(tmp_path, raw, expected):
 
 
 def test_csv_that_is_not_there(tmp_path):
-    assert "data.path is empty" in error_of(DataConfig("csv"))
     assert "No such file" in error_of(DataConfig("csv", str(tmp_path / "no.csv")))
     assert "directory" in error_of(DataConfig("csv", str(tmp_path)))
 
 
-def test_labels_that_are_accepted():
+def test_labels_that_are_accepted(tmp_path):
     accepted = ["0", "neg", "negative", "1", "pos", "positive", " Positive ", "NEG"]
-    assert parse_labels(accepted, range(8), "x.csv") == [0, 0, 0, 1, 1, 1, 1, 0]
+    path = write_csv(tmp_path / "x.csv", [("text", label) for label in accepted])
+    pool, _ = read_csv_reviews(DataConfig("csv", path, test_path=path))
+    assert pool.labels.tolist() == [0, 0, 0, 1, 1, 1, 1, 0]
 
 
 @pytest.mark.parametrize("label", ["-1", "2", "0.5", "maybe", "", "nan", "1.0"])

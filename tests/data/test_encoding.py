@@ -83,13 +83,6 @@ def test_special_tokens_in_a_review_are_text(wordpiece):
     assert not {0, 2, 3} & set(ids[0][1:-1])
 
 
-def test_bad_truncation_and_too_short_max_length(numbered, wordpiece):
-    with pytest.raises(InputError, match="'middle': choose one of head, tail, head_tail"):
-        encode_lists(numbered, ["a"], truncation="middle")
-    with pytest.raises(InputError, match="max_length is 2"):
-        encode_lists(wordpiece, ["a"], max_length=2)
-
-
 @pytest.fixture
 def make(tmp_path):
     """A function that returns a DataConfig with a cache folder of the test's own."""

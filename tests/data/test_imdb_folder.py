@@ -133,7 +133,7 @@ def test_a_flipped_bit_never_changes_a_review(tmp_path):
 def test_bytes_that_are_not_utf8_name_the_file(tmp_path):
     write_folder(tmp_path)
     (tmp_path / "train/pos/1_9.txt").write_bytes(b"caf\xe9")
-    with pytest.raises(InputError, match=r"train/pos/1_9\.txt, byte 3: 0xe9 is not UTF-8"):
+    with pytest.raises(InputError, match=r"train/pos/1_9\.txt, byte 3: byte 0xe9 is not UTF-8"):
         read_folder(str(tmp_path))
 
 

@@ -4,7 +4,6 @@ import functools
 import hashlib
 import http.server
 import io
-import os
 import random
 import shutil
 import socket
@@ -18,7 +17,7 @@ import pytest
 from sentiment_jax.config import DataConfig
 from sentiment_jax.data import imdb_tfds
 from sentiment_jax.data.reviews import normalize_text
-from sentiment_jax.data.sources import read_reviews
+from sentiment_jax.data.sources import READERS
 from sentiment_jax.errors import InputError
 
 NOISE = random.Random(0).randbytes(4_000).hex()  # so that a flipped bit hits a review
@@ -45,6 +44,9 @@ class QuietHandler(http.server.SimpleHTTPRequestHandler):
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory):
     """A prepared TFDS directory, made through the real download and checksum code."""
+    from tensorflow_datasets.core.download.checksums import UrlInfo
+    from tensorflow_datasets.datasets.imdb_reviews import imdb_reviews_dataset_builder as builder
+
     folder = tmp_path_factory.mktemp("server")
     archive = folder / "aclImdb_v1.tar.gz"
     with tarfile.open(archive, "w:gz") as tar:
@@ -62,10 +64,14 @@ def prepared(tmp_path_factory):
             patch.setenv("NO_PROXY", "127.0.0.1")
             url = f"http://127.0.0.1:{server.server_port}/{archive.name}"
             patch.setattr(imdb_tfds, "URL", url)
+            patch.setattr(builder, "_DOWNLOAD_URL", url)
+            (published,) = builder.Builder.url_infos.values()
+            patch.setattr(builder.Builder, "url_infos", {url: published})
             with pytest.raises(InputError, match="checksum"):  # those of the real archive
                 imdb_tfds.read_tfds(str(root / "other"))
-            patch.setattr(imdb_tfds, "SIZE", archive.stat().st_size)
-            patch.setattr(imdb_tfds, "SHA256", hashlib.sha256(archive.read_bytes()).hexdigest())
+            raw = archive.read_bytes()
+            ours = UrlInfo(len(raw), hashlib.sha256(raw).hexdigest(), archive.name)
+            patch.setattr(builder.Builder, "url_infos", {url: ours})
             imdb_tfds.prepare(root)
         finally:
             server.shutdown()
@@ -74,18 +80,18 @@ def prepared(tmp_path_factory):
     return root
 
 
-def test_checksum_is_the_published_one():
-    from tensorflow_datasets.datasets import imdb_reviews
+def test_tfds_knows_the_archive_and_its_published_checksum(monkeypatch):
+    monkeypatch.undo()  # the real URL
+    from tensorflow_datasets.datasets.imdb_reviews import imdb_reviews_dataset_builder as builder
 
-    (folder,) = imdb_reviews.__path__
-    with open(os.path.join(folder, "checksums.tsv")) as file:
-        size, sha256 = file.read().split()[1:3]
-    assert (int(size), sha256) == (imdb_tfds.SIZE, imdb_tfds.SHA256)
+    ((url, info),) = builder.Builder.url_infos.items()
+    assert (url, info.size) == (imdb_tfds.URL, 84_125_825)
+    assert info.checksum == "c40f74a18d3b61f90feba1e17730e0d38e8b97c05fde7008942e91923d1658fe"
 
 
 def test_prepared_reviews(prepared):
     for path in (prepared, prepared / imdb_tfds.NAME):
-        pool, test = read_reviews(DataConfig("tfds", str(path)))
+        pool, test = READERS["tfds"](DataConfig("tfds", str(path)))
         for split, reviews in (("train", pool), ("test", test)):
             assert reviews.ids == tuple(f"{split}/{i}" for i in range(10))
             found = dict(zip(reviews.texts, reviews.labels.tolist(), strict=True))
@@ -99,7 +105,7 @@ def test_prepared_reviews(prepared):
 
 def test_data_directory_of_the_environment(prepared, monkeypatch):
     monkeypatch.setenv("TFDS_DATA_DIR", str(prepared))
-    assert len(read_reviews(DataConfig("tfds"))[0]) == 10
+    assert len(READERS["tfds"](DataConfig("tfds"))[0]) == 10
 
 
 def failure(path) -> str:

@@ -74,7 +74,7 @@ def make_reviews(seed: int) -> Reviews:
 def test_split_is_stratified_complete_and_free_of_leaks(seed, fraction):
     reviews = make_reviews(seed)
     texts, labels = reviews.texts, reviews.labels
-    kept, held = stratified_split(reviews, fraction=fraction, seed=seed)
+    kept, held = stratified_split(reviews, fraction, seed=seed)
     assert sorted([*kept, *held]) == list(range(len(texts)))
     assert not {texts[i] for i in kept} & {texts[i] for i in held}
     for label in (0, 1):
@@ -89,21 +89,21 @@ def test_split_does_not_depend_on_the_order_of_the_files(grouped):
     sides = []
     for order in (np.arange(len(reviews)), by_class, by_class[::-1]):
         shuffled = reviews.take(order)
-        split = stratified_split(shuffled, fraction=0.2, seed=3, grouped=grouped)
+        split = stratified_split(shuffled, 0.2, seed=3, grouped=grouped)
         sides.append([shuffled.take(side).texts for side in split])
     assert sides[0] == sides[1] == sides[2]  # the same texts, in the same order
 
 
 def test_another_seed_gives_another_split():
     reviews = make_reviews(0)
-    first, second = (stratified_split(reviews, fraction=0.2, seed=seed)[1] for seed in (0, 1))
+    first, second = (stratified_split(reviews, 0.2, seed=seed)[1] for seed in (0, 1))
     assert set(first.tolist()) != set(second.tolist())
 
 
 def test_ungrouped_split_leaks_where_the_grouped_one_does_not():
     reviews = make_reviews(0)
     texts, labels = reviews.texts, reviews.labels
-    kept, held = stratified_split(reviews, fraction=0.2, seed=0, grouped=False)
+    kept, held = stratified_split(reviews, 0.2, seed=0, grouped=False)
     assert {texts[i] for i in kept} & {texts[i] for i in held}
     assert [(labels[held] == k).sum() for k in (0, 1)] == [
         round(0.2 * (labels == k).sum()) for k in (0, 1)
@@ -113,27 +113,21 @@ def test_ungrouped_split_leaks_where_the_grouped_one_does_not():
 def test_text_with_both_labels_stays_on_one_side():
     texts = [f"text {i // 2}" for i in range(40)]
     reviews = Reviews.from_texts(texts, [0, 1] * 20)
-    kept, held = stratified_split(reviews, fraction=0.25, seed=0)
+    kept, held = stratified_split(reviews, 0.25, seed=0)
     assert (len(kept), len(held)) == (30, 10)
     assert not {texts[i] for i in kept} & {texts[i] for i in held}
-
-
-@pytest.mark.parametrize("fraction", [0.0, 1.0, -0.1, float("nan")])
-def test_fraction_outside_of_0_and_1(fraction):
-    with pytest.raises(InputError, match="share of reviews"):
-        stratified_split(Reviews.from_texts(["a", "b"], [0, 1]), fraction=fraction, seed=0)
 
 
 @pytest.mark.parametrize("labels", [[1, 1, 1, 1], [0, 1, 1, 1]])
 def test_class_too_small_to_split(labels):
     with pytest.raises(InputError, match="cannot be split"):
-        stratified_split(Reviews.from_texts("abcd", labels), fraction=0.2, seed=0)
+        stratified_split(Reviews.from_texts("abcd", labels), 0.2, seed=0)
 
 
 def test_copies_of_a_single_text_cannot_be_split():
     reviews = Reviews.from_texts("aaabcd", [0, 0, 0, 1, 1, 1])
     with pytest.raises(InputError, match="two different texts"):
-        stratified_split(reviews, fraction=0.5, seed=0)
+        stratified_split(reviews, 0.5, seed=0)
 
 
 def test_sample_is_stratified_nested_and_blind_to_order():

@@ -114,6 +114,7 @@ def test_cased_vocabulary(tmp_path):
         ("vocab.txt", "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 231508\n"),
         ("vocab.txt", "[PAD]\n[UNK]\n[CLS]\n[SEP]\n的\n"),
         ("vocab.txt", "[PAD]\n[UNK]\ngood\nbad\n"),
+        ("vocab.txt", "[PAD]\n[CLS]\n[SEP]\ngood\nbad\n"),
     ],
 )
 def test_damaged_or_useless_tokenizers_are_refused(tmp_path, name, content):

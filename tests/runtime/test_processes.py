@@ -381,12 +381,24 @@ def test_open_mpi_is_asked(monkeypatch):
     assert group.coordinator == "[fe80::b9b:ac5d]:61441"
 
 
-def test_process_0_listens_on_one_address_only():
-    assert launch.bind_address("localhost:1234") in ("127.0.0.1:1234", "[::1]:1234")
-    assert launch.bind_address("10.1.2.3:99") == "10.1.2.3:99"
+def bind_address(coordinator):
+    return launch.bind_address(launch.ProcessGroup(coordinator, 1, 2))
+
+
+def test_process_0_listens_on_one_address_only(monkeypatch):
+    only_cluster(monkeypatch, {})
+    assert bind_address("localhost:1234") in ("127.0.0.1:1234", "[::1]:1234")
+    assert bind_address("10.1.2.3:99") == "10.1.2.3:99"
+    assert bind_address("[fd00::1]:99") == "[fd00::1]:99"
     for everywhere in ("0.0.0.0:99", "[::]:99"):
         with pytest.raises(InputError, match="every network"):
-            launch.bind_address(everywhere)
+            bind_address(everywhere)
+    with pytest.raises(
+        InputError, match="cannot listen on no.such.host.invalid:99 .*another port or host"
+    ):
+        bind_address("no.such.host.invalid:99")
+    monkeypatch.setenv("JAX_COORDINATOR_BIND_ADDRESS", "0.0.0.0:98")  # on the user's word
+    assert bind_address("10.1.2.3:99") == "0.0.0.0:98"
 
 
 LEADER = "UNAVAILABLE: Failed to send RPC to coordination service. Either the leader task was"
