@@ -2,9 +2,8 @@
 
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from sentiment_jax.analysis.html import render
 from sentiment_jax.analysis.integrated_gradients import Explanation, Word, explain
@@ -54,12 +53,6 @@ def to_terminal(explanation: Explanation, *, colour: bool) -> str:
     return shown.strip()
 
 
-def to_html(explanations: Sequence[Mapping[str, Any]]) -> str:
-    """Return a page of texts, each given as headline, pieces (of `split_text`) and lines."""
-    values = {"title": "Which words pushed the verdict", "legend": LEGEND}
-    return render("explanation.html.j2", **values, explanations=explanations)
-
-
 def strongest_words(explanation: Explanation, sign: int, count: int = 5) -> str:
     """Return the words that pushed hardest to one side; a repeated word counts as one."""
     sums: dict[str, float] = {}
@@ -100,7 +93,8 @@ def explain_texts(
         print("\n  ".join(filter(None, [headline, shown, *lines])), flush=True)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, to_html(explanations))
+        page = render("explanation.html.j2", legend=LEGEND, explanations=explanations)
+        write_atomically(path, page)
     except OSError as error:
         raise InputError(f"cannot write --output={path}: {error.strerror}") from error
     print(f"{LEGEND if colour else 'attributions in nats'}; the same as a page: {path}")

@@ -17,7 +17,6 @@ from sentiment_jax.errors import InputError
 from sentiment_jax.storage.files import write_atomically
 from sentiment_jax.sweeps.plan import FIELDS, Trial
 
-TITLE = "Sentiment of movie reviews: the study's results"
 MISTAKES = 15
 SETTING = ["optimizer", "batch size", "learning rate"]
 BEST = ["best epoch", "validation loss", "validation accuracy", "epoch s"]
@@ -55,7 +54,7 @@ def report(directories: Sequence[Path], output: Path, with_text: bool = False) -
             write_atomically(output / f"{name}.csv", frame.to_csv(index=False))
         content = {"output": output, "groups": groups, "tables": tables, "hardware": hardware}
         for name in ("report.md", "report.html"):
-            text = render(f"{name}.j2", title=TITLE, axes=list(FIELDS), **content)
+            text = render(f"{name}.j2", axes=list(FIELDS), **content)
             write_atomically(output / name, text)
     except OSError as error:
         raise InputError(f"cannot write to --output={output}: {error.strerror}") from error

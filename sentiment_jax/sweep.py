@@ -26,7 +26,7 @@ from sentiment_jax.runtime import devices
 from sentiment_jax.storage.files import checksums, write_json
 from sentiment_jax.storage.metrics_log import read_metrics
 from sentiment_jax.storage.run_directory import RunDirectory, command_line, prepare_workdir
-from sentiment_jax.sweeps.console import SweepProgress, conclude, describe_sweep, write_table
+from sentiment_jax.sweeps.console import SweepProgress, conclude, write_table
 from sentiment_jax.sweeps.plan import FINAL, PLAN_FILE, Sweep, Trial, plan_sweep, read_sweep
 from sentiment_jax.training.experiment import Experiment, prepare_experiment, resolve
 from sentiment_jax.training.signals import Stop
@@ -47,16 +47,12 @@ def sweep(
 ) -> None:
     """Complete a sweep, alone or beside other processes, and print its result.
 
-    Args:
-      config: one of configs/, with its overrides.
-      directory: the sweep's; holds sweep.json, table.csv and a folder for each trial.
-      axes: the config's get_sweep(), updated with the command line's values.
-      config_file: the command line's --config, with the variant.
-      overrides: config field -> value, as named on the command line.
-      only: "i/n" takes every n-th trial, from the i-th. A grid's share ends with its last trial,
-        and the share that ends last tests the winner; in stages, every share waits for the others.
-      workers: processes to use, this one included; they divide the cores among them.
-      retry_failed: try the failed trials again.
+    `directory` will hold sweep.json, table.csv and a folder for each trial. `axes` are the config's
+    get_sweep(), updated with the command line's values; `config_file` and `overrides` come from
+    there too, for the commands that repeat a trial. `only="i/n"` takes every n-th trial, from the
+    i-th: a grid's share ends with its last trial, and the share that ends last tests the winner; in
+    stages, every share waits for the others. The `workers`, this process included, divide the cores
+    among them.
 
     Raises:
       InputError: bad plan or data, or another sweep in `directory`.
@@ -70,12 +66,11 @@ def sweep(
     shares = [cores[worker::workers] for worker in range(workers)]
     with contextlib.ExitStack() as stack:
         stack.enter_context(_on_cores(shares[0]))
-        plan = plan_sweep(directory, resolved, axes, config_file, overrides)
-        plan, experiment = _join(plan)
+        plan, experiment = _join(plan_sweep(directory, resolved, axes, config_file, overrides))
         if retry_failed:
             for run in (*directory.glob("*/"), *directory.glob(f"{FINAL}/*/")):
                 RunDirectory(run).failed.unlink(missing_ok=True)
-        progress = SweepProgress(plan)
+        progress = SweepProgress(plan, len(experiment.encoded["train"]))
         stop = stack.enter_context(Stop())
         stack.enter_context(_helpers(shares[1:], directory, stop))
         for trials in plan.stages():
@@ -145,7 +140,6 @@ def _join(new: Sweep) -> tuple[Sweep, Experiment]:
             f"the data changed since the sweep in {new.directory} began: hash "
             f"{stored.data_hash[:12]} then, {data_hash[:12]} now; choose another --workdir"
         )
-    describe_sweep(stored, reviews)
     return stored, experiment
 
 
@@ -239,8 +233,7 @@ def _helpers(shares: Sequence[Collection[int]], directory: Path, stop: Stop) -> 
             time.sleep(0.1)
     finally:
         for process in processes.values():
-            if process.poll() is None:
-                process.terminate()
+            process.terminate()
         for log_path, process in processes.items():
             if process.wait() not in (0, 143):
                 print(

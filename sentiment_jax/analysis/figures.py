@@ -42,7 +42,6 @@ def panels(
 
 
 def _style(index: int) -> dict[str, str]:
-    """Return the colour and marker of a report's model by its index."""
     return {"color": COLOURS[index % len(COLOURS)], "marker": MARKERS[index % len(MARKERS)]}
 
 
@@ -70,11 +69,9 @@ def confusions(counts: Mapping[str, Float[np.ndarray, "2 2"]], path: Path) -> No
 def calibration(
     bins: Mapping[str, tuple[Sequence[float], Sequence[float], float]], path: Path
 ) -> None:
-    """Draw the share of positive reviews over the probability that was given to them.
+    """Draw the share of positive reviews over the mean p(positive) of each model's bins.
 
-    Args:
-      bins: model -> (mean p(positive), share of positive reviews, calibration error).
-      path: the PNG to write.
+    `bins` are what `predictions.calibration_bins` returns.
     """
     with panels(path, 5.2, 4.6) as ((axes,),):
         axes.plot([0, 1], [0, 1], color="0.6", linestyle="--", linewidth=1)
@@ -92,11 +89,7 @@ def accuracy_by_length(
 ) -> None:
     """Draw accuracy over review length; whole reviews filled, truncated ones hollow and dashed.
 
-    Args:
-      models: their names, in the order of their colours.
-      edges: of the bins, in words.
-      points: the frame of `predictions.accuracy_by_length`.
-      path: the PNG to write.
+    `edges` and `points` are what `predictions.accuracy_by_length` returns.
     """
     with panels(path, 8, 4) as ((axes,),):
         for (name, truncated), line in points.groupby(["model", "truncated"], sort=False):
@@ -154,12 +147,7 @@ def curves(records: Sequence[Mapping[str, Any]], path: Path) -> None:
 
 
 def stage_curves(runs: Mapping[str, Sequence[Mapping[str, Any]]], path: Path) -> None:
-    """Draw one column of loss and accuracy for each value of an axis, scales shared.
-
-    Args:
-      runs: the value -> the lines of its metrics.jsonl.
-      path: the PNG to write.
-    """
+    """Draw a column of loss and accuracy for each value of an axis, scales shared."""
     width = max(2.6 * len(runs) + 0.8, 4.5)
     with panels(path, width, 5, 2, len(runs), sharex=True, sharey="row") as rows:
         for row, name in zip(rows, ("loss", "accuracy"), strict=True):
@@ -176,18 +164,15 @@ def stage_curves(runs: Mapping[str, Sequence[Mapping[str, Any]]], path: Path) ->
 
 def heat_maps(
     accuracies: Mapping[tuple[str, int, float], float | None],
-    axes_of_sweep: Mapping[str, Sequence[Any]],
+    values: Mapping[str, Sequence[Any]],
     path: Path,
 ) -> None:
     """Draw validation accuracy over learning rate x batch size, a panel for each optimizer.
 
-    Args:
-      accuracies: (optimizer, batch size, learning rate) -> accuracy; None for a failed run, nothing
-        for one that was not made.
-      axes_of_sweep: optimizers, batch sizes and learning rates, by these names.
-      path: the PNG to write.
+    `accuracies` belong to (optimizer, batch size, learning rate), the `values` that were to be
+    tried; a failed run has None, one that was not made no entry.
     """
-    optimizers, batch_sizes, learning_rates = axes_of_sweep.values()
+    optimizers, batch_sizes, learning_rates = values.values()
     numbers = [value for value in accuracies.values() if value is not None] or [0.0, 1.0]
     low, high = min(numbers), max(numbers)
     # One colour for all would make a difference of nothing look like one of everything.
@@ -218,12 +203,7 @@ def heat_maps(
 
 
 def seeds(scores: Mapping[str, Sequence[Sequence[float]]], path: Path) -> None:
-    """Draw every seed's validation accuracy (hollow) and test accuracy (filled), means as lines.
-
-    Args:
-      scores: model -> (validation accuracies, test accuracies), one value per seed.
-      path: the PNG to write.
-    """
+    """Draw validation (hollow) and test (filled) accuracies, one dot per seed, means as lines."""
     with panels(path, max(2.4 * len(scores) + 1, 4.5), 3.8) as ((axes,),):
         for index, (validation, test) in enumerate(scores.values()):
             colour = _style(index)["color"]

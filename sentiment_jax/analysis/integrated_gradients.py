@@ -26,9 +26,9 @@ from sentiment_jax.models import classifiers
 from sentiment_jax.training.experiment import TrainedModel
 
 WORD_EMBEDDINGS = ("embedding", "word_embeddings")  # their names in models/
-# Gauss-Legendre on [0, 1], exact for polynomials; with the segment's end, a batch of eight.
+# Gauss-Legendre on [0, 1], exact for polynomials; with an interval's end, eight.
 NODES, WEIGHTS = (np.polynomial.legendre.leggauss(7) + np.array([[1], [0]])) / 2
-FIRST_SEGMENTS, MOST_SEGMENTS = 4, 256
+FIRST_PARTS, MOST_PARTS = 4, 256
 
 
 class Word(NamedTuple):
@@ -59,21 +59,6 @@ class Explanation:
 def _allowed_gap(difference: float) -> float:
     """Return the error that an integral may have: 1 %, or what float32 leaves of a small one."""
     return max(0.01 * abs(difference), 1e-4)
-
-
-class _Segment(NamedTuple):
-    """A part of the path, the log-odds at its ends, and its part of the integral."""
-
-    low: float
-    high: float
-    before: float
-    after: float
-    attributions: np.ndarray
-
-    @property
-    def gap(self) -> float:
-        """How far it is from complete: where to look closer."""
-        return abs(float(self.attributions.sum()) - (self.after - self.before))
 
 
 def _log_odds(
@@ -136,37 +121,40 @@ def attribute(
       length: padded length.
       fixed: positions whose embedding is not taken away, such as [CLS]; their attribution is 0.
     """
-    ids = np.zeros(length, np.int32)
-    ids[: len(token_ids)] = token_ids
-    lengths = np.array([len(token_ids)], np.int32)
+    ids, count = np.zeros(length, np.int32), len(token_ids)
+    ids[:count] = token_ids
     flat = traverse_util.flatten_dict(params)
     (table,) = (flat[path] for path in flat if path[-2] in WORD_EMBEDDINGS)
     end = jnp.asarray(table)[ids][None]
     kept = np.zeros((length, 1), np.float32)
     kept[list(fixed)] = 1
+    lengths = np.array([count], np.int32)
     integrate = functools.partial(_integrate, model, params, end * kept, end, lengths)
+    nowhere = np.zeros(len(NODES) + 1, np.float32)
+    log_odds = {0.0: float(integrate(nowhere, nowhere)[1][0])}  # along the path
+    parts: dict[tuple[float, float], np.ndarray] = {}  # of the path -> parts of the integral
 
-    def segment(low: float, high: float, before: float) -> _Segment:
+    def add(low: float, high: float) -> None:
         nodes = np.append(low + (high - low) * NODES, high)
         weights = np.append((high - low) * WEIGHTS, 0)
         sums, values = integrate(np.float32(nodes), np.float32(weights))
-        attributions = np.asarray(sums, np.float64)[: len(token_ids)]
-        return _Segment(low, high, before, float(values[-1]), attributions)
+        log_odds[high] = float(values[-1])
+        parts[low, high] = np.asarray(sums, np.float64)[:count]
 
-    nowhere = np.zeros(len(NODES) + 1, np.float32)
-    whole = empty = float(integrate(nowhere, nowhere)[1][0])
-    segments: list[_Segment] = []
-    for part in range(FIRST_SEGMENTS):
-        segments.append(segment(part / FIRST_SEGMENTS, (part + 1) / FIRST_SEGMENTS, whole))
-        whole = segments[-1].after
+    def gap(part: tuple[float, float]) -> float:
+        low, high = part
+        return abs(float(parts[part].sum()) - (log_odds[high] - log_odds[low]))
+
+    for part in range(FIRST_PARTS):
+        add(part / FIRST_PARTS, (part + 1) / FIRST_PARTS)
+    whole, empty = log_odds[1.0], log_odds[0.0]
     allowed = _allowed_gap(whole - empty)
-    while len(segments) < MOST_SEGMENTS and sum(piece.gap for piece in segments) > allowed:
-        worst = segments.pop(max(range(len(segments)), key=lambda i: segments[i].gap))
-        middle = (worst.low + worst.high) / 2
-        first = segment(worst.low, middle, worst.before)
-        segments += [first, segment(middle, worst.high, first.after)]
-    total = sum(piece.attributions for piece in segments)
-    return np.asarray(total, np.float32), whole, empty
+    while len(parts) < MOST_PARTS and sum(map(gap, parts)) > allowed:
+        low, high = worst = max(parts, key=gap)
+        del parts[worst]
+        add(low, (low + high) / 2)
+        add((low + high) / 2, high)
+    return np.asarray(sum(parts.values()), np.float32), whole, empty
 
 
 def explain(trained: TrainedModel, text: str) -> Explanation:

@@ -19,19 +19,12 @@ from sentiment_jax.sweeps.plan import FINAL, PLAN_FILE, Sweep, Trial
 
 @dataclasses.dataclass
 class Group:
-    """Trials that are reported together: a sweep's, or runs that differ in the seed alone.
+    """Trials that are reported together: a sweep's, or runs that differ in the seed alone."""
 
-    Attributes:
-      name: readable, unique in a report.
-      sweep: None for plain runs.
-      stages: the sweep's trials, stage by stage; empty for plain runs.
-      finals: the trials that were meant to be tested.
-    """
-
-    name: str
-    sweep: Sweep | None
-    stages: dict[str, list[Trial]]
-    finals: list[Trial]
+    name: str  # readable, unique in a report
+    sweep: Sweep | None  # None for plain runs
+    stages: dict[str, list[Trial]]  # of the sweep; empty for plain runs
+    finals: list[Trial]  # those that were meant to be tested
 
     @property
     def trials(self) -> list[Trial]:
@@ -170,9 +163,9 @@ def _make_unique(groups: Sequence[Group]) -> None:
     """Number equal names: they become those of files."""
     taken: set[str] = set()
     for group in groups:
-        numbered = (f"{group.name}-{number}" for number in itertools.count(2))
-        names = itertools.chain([group.name], numbered)
-        group.name = next(name for name in names if name not in taken)
+        name, number = group.name, itertools.count(2)
+        while group.name in taken:
+            group.name = f"{name}-{next(number)}"
         taken.add(group.name)
 
 

@@ -18,33 +18,28 @@ COLUMNS = ["stage", *FIELDS, "seed", "status", "best_epoch", "val_loss", "val_ac
 COLUMNS += ["test_loss", "test_accuracy", "reason", "run"]
 
 
-def describe_sweep(sweep: Sweep, reviews: int) -> None:
-    """Print the plan of a sweep over `reviews` training reviews, and how much work it is."""
-    axes = "; ".join(
-        f"{axis} {', '.join(map(format_value, values))}" for axis, values in sweep.axes.items()
-    )
-    epochs, total = sweep.config.epochs, sweep.count_trials()
-    steps = epochs * math.ceil(reviews / min(sweep.axes["batch_size"]))
-    print(
-        f"{'sweep':8} {sweep.directory}: {sweep.procedure} of {axes}\n"
-        f"{'':8} the best by validation again with seeds {', '.join(map(str, sweep.seeds))}\n"
-        f"{'':8} {total} runs of at most {epochs} epochs, {steps:,} steps or fewer "
-        f"each, {total * steps:,} in all",
-        flush=True,
-    )
-
-
 class SweepProgress:
     """Prints a line for every trial that ends, whoever ran it, and the time that is left."""
 
-    def __init__(self, sweep: Sweep):
-        """Print how many trials have ended already."""
+    def __init__(self, sweep: Sweep, reviews: int):
+        """Print the plan over so many training reviews, and how many trials have ended."""
+        axes = "; ".join(
+            f"{axis} {', '.join(map(format_value, values))}" for axis, values in sweep.axes.items()
+        )
+        epochs, self._total = sweep.config.epochs, sweep.count_trials()
+        steps = epochs * math.ceil(reviews / min(sweep.axes["batch_size"]))
         folders = [*sweep.directory.glob("*/"), *sweep.directory.glob(f"{FINAL}/*/")]
         self._ended = {f for f in folders if RunDirectory(f).outcome()[0] != "open"}
-        self._total = sweep.count_trials()
         self._before, self._start = len(self._ended), time.monotonic()
+        print(
+            f"{'sweep':8} {sweep.directory}: {sweep.procedure} of {axes}\n"
+            f"{'':8} the best by validation again with seeds {', '.join(map(str, sweep.seeds))}\n"
+            f"{'':8} {self._total} runs of at most {epochs} epochs, {steps:,} steps or fewer "
+            f"each, {self._total * steps:,} in all"
+        )
         if self._ended:
-            print(f"{'':8} {self._before} of {self._total} runs had ended before", flush=True)
+            print(f"{'':8} {self._before} of {self._total} runs had ended before")
+        sys.stdout.flush()
 
     def update(self, trials: Sequence[Trial]) -> None:
         """Print what is new among the trials of a stage."""

@@ -180,10 +180,10 @@ class Sweep:
         Raises:
           InputError: they differ in more than what changes no number of a trial.
         """
-        names = ("procedure", "axes", "seeds", "start", "optimizer_settings", "config")
-        old, asked = ({name: getattr(plan, name) for name in names} for plan in (self, new))
-        changes = schema.config_difference(old, asked)
+        compared = ("procedure", "axes", "seeds", "start", "optimizer_settings", "config")
+        old, asked = ({name: getattr(plan, name) for name in compared} for plan in (self, new))
         harmless = {f"config.{field}" for field in schema.HARMLESS}
+        changes = schema.config_difference(old, asked)
         if changes := [change for change in changes if change.split(":")[0] not in harmless]:
             raise InputError(
                 f"{self.directory} holds another sweep ({'; '.join(changes)}); choose another "
@@ -206,20 +206,16 @@ def plan_sweep(
 ) -> Sweep:
     """Turn a config's get_sweep(), updated with the command line's values, into a sweep.
 
-    Args:
-      directory: the sweep's.
-      config: resolved.
-      axes: procedure, the three axes, seeds; optionally start and optimizer_settings.
-      config_file: the command line's --config.
-      overrides: its --config.FIELD values; they win over optimizer_settings.
+    `axes` hold procedure, the three axes, seeds; optionally start and optimizer_settings.
+    `config_file` and `overrides` (field -> value) are the command line's; overrides win over
+    optimizer_settings.
 
     Raises:
       InputError: unknown or missing names, values of the wrong kind, an overridden axis.
     """
     overrides = dict(overrides or {})
-    needed = {"procedure", *FIELDS, "seeds"}
-    known = needed | {"start", "optimizer_settings"}
-    if not needed <= axes.keys() <= known:
+    known = {"procedure", *FIELDS, "seeds", "start", "optimizer_settings"}
+    if not known - {"start", "optimizer_settings"} <= axes.keys() <= known:
         raise InputError(
             f"get_sweep() has {', '.join(sorted(axes))}; expected are {', '.join(sorted(known))}"
         )
