@@ -71,8 +71,8 @@ def explain_texts(
     Raises:
       InputError: the HTML file, `path`, cannot be written.
     """
-    force = bool(os.environ.get("FORCE_COLOR"))
-    colour = force or (sys.stdout.isatty() and not os.environ.get("NO_COLOR"))
+    forced, refused = os.environ.get("FORCE_COLOR"), os.environ.get("NO_COLOR")
+    colour = bool(forced) or (sys.stdout.isatty() and not refused)
     explanations = []
     for name, text, p in zip(names, texts, predict(trained, texts), strict=True):
         explanation = explain(trained, text)

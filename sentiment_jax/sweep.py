@@ -76,15 +76,14 @@ def sweep(
         for trials in plan.stages():
             mine = trials if trials[0].stage == FINAL else trials[first - 1 :: count]
             while _count_open(mine if plan.procedure == "grid" else trials):
-                idle = True
+                trained = 0
                 for trial in mine:
-                    if _train_if_free(trial, experiment, resolved, stop):
-                        progress.update(trials)
-                        idle = False
-                if idle:
+                    trained += _train_if_free(trial, experiment, resolved, stop)
+                    progress.update(trials)
+                if not trained:
                     time.sleep(POLL_SECONDS)
                     _check_stop(stop)
-                progress.update(trials)
+            progress.update(trials)
             if left := _count_open(trials):
                 write_table(plan)
                 print(
@@ -95,7 +94,7 @@ def sweep(
 
 
 def _parse_share(only: str | None) -> tuple[int, int]:
-    first, _, count = (only or "1/1").partition("/")
+    first, _, count = ("1/1" if only is None else only).partition("/")
     if first.isdecimal() and count.isdecimal() and 1 <= int(first) <= int(count):
         return int(first), int(count)
     raise InputError(f"--only={only}: write i/n with 1 <= i <= n, 2/8 for example")
@@ -146,8 +145,7 @@ def _join(new: Sweep) -> tuple[Sweep, Experiment]:
 def _train_if_free(trial: Trial, first: Experiment, own: ConfigDict, stop: Stop) -> bool:
     """Train one trial to its end; return False if it has ended or another process holds it.
 
-    The reviews are those of the `first` experiment, paths and cadence those of this process's `own`
-    config.
+    Reviews come from the `first` experiment, paths and cadence from this process's `own` config.
     """
 
     def prepare(config: ConfigDict, tokenizer: Any = None) -> Experiment:
@@ -215,6 +213,7 @@ def _helpers(shares: Sequence[Collection[int]], directory: Path, stop: Stop) -> 
     Their output goes to log files.
     """
     command = [sys.executable, "-m", "sentiment_jax.main", *sys.argv[1:]]
+    command += ["--workers=1", "--noretry_failed"]
     processes: dict[Path, subprocess.Popen] = {}
     try:
         for number, cores in enumerate(shares, start=2):
@@ -222,7 +221,7 @@ def _helpers(shares: Sequence[Collection[int]], directory: Path, stop: Stop) -> 
             with log_path.open("a", encoding="utf-8") as log, _on_cores(cores):
                 # A session of their own: Ctrl-C reaches this process alone, which passes it on.
                 processes[log_path] = subprocess.Popen(
-                    [*command, "--workers=1", "--noretry_failed"],
+                    command,
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=subprocess.STDOUT,
@@ -235,9 +234,6 @@ def _helpers(shares: Sequence[Collection[int]], directory: Path, stop: Stop) -> 
         for process in processes.values():
             process.terminate()
         for log_path, process in processes.items():
-            if process.wait() not in (0, 143):
-                print(
-                    f"warning: {log_path.stem.replace('-', ' ')} ended with exit code "
-                    f"{process.returncode}: {log_path}",
-                    file=sys.stderr,
-                )
+            if (code := process.wait()) not in (0, 143):
+                name = log_path.stem.replace("-", " ")
+                print(f"warning: {name} ended with exit code {code}: {log_path}", file=sys.stderr)

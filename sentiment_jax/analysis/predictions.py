@@ -45,18 +45,18 @@ def read_predictions(trials: Sequence[Trial]) -> Predictions:
     """
     frames: list[pandas.DataFrame] = []
     for trial in trials:
-        path, lengths_path = trial.files.scored("test")
+        path, remedy = trial.files.scored("test")[0], REMEDY.format(trial.directory)
         frame = _read_csv(path, PREDICTIONS)
+        frames.append(frame)
+        first = frames[0]
         right = float((frame["label"] == frame["predicted"]).sum()) / max(len(frame), 1)
-        same = all(frame[name].equals((frames or [frame])[0][name]) for name in ("id", "label"))
+        same = all(frame[name].equals(first[name]) for name in ("id", "label"))
         if abs(right - trial.content["test"]["accuracy"]) > 1e-9 or not same:
             raise InputError(
-                f"{path} is not of this run's test set (half-written, or of another split): "
-                + REMEDY.format(trial.directory)
+                f"{path} is not this run's test set (half-written, or of another split): {remedy}"
             )
-        check_checksum(path, trial.env, REMEDY.format(trial.directory))
-        frames.append(frame)
-    path, first = trials[0].files.scored("test")[1], frames[0]
+        check_checksum(path, trial.env, remedy)
+    path = trials[0].files.scored("test")[1]
     lengths = _read_csv(path, LENGTHS)
     if not lengths["id"].equals(first["id"]):
         raise InputError(f"{path} and predictions.csv differ in their ids")

@@ -87,13 +87,13 @@ def collect(directories: Sequence[Path]) -> list[Group]:
     for trial in trials:
         _check(trial)
     finished = [trial for trial in trials if trial.status == "finished"]
+    left = sum(trial.status == "open" for trial in trials)
     if not finished:
-        failed = sum(trial.status == "failed" for trial in trials)
         raise InputError(
-            f"nothing is finished in {', '.join(map(str, directories))}: {failed} runs failed, "
-            f"{len(trials) - failed} are open; let one end first"
+            f"nothing is finished in {', '.join(map(str, directories))}: {len(trials) - left} runs "
+            f"failed, {left} are open; let one end first"
         )
-    if left := sum(trial.status == "open" for trial in trials):
+    if left:
         print(f"warning: {left} of {len(trials)} runs are not done yet", file=sys.stderr)
     for trial in finished:
         if trial.content["data_hash"] != finished[0].content["data_hash"]:

@@ -17,8 +17,14 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from sentiment_jax import config as schema
-from sentiment_jax.config import flatten
+from sentiment_jax.config import (
+    HARMLESS,
+    config_difference,
+    config_from_json,
+    flatten,
+    run_name,
+    validate,
+)
 from sentiment_jax.errors import InputError
 from sentiment_jax.storage.files import check_checksum, read_json
 from sentiment_jax.storage.metrics_log import read_metrics, validation_rank
@@ -120,8 +126,8 @@ class Sweep:
     overrides: dict[str, Any] = dataclasses.field(default_factory=dict)  # as it set them
 
     def to_json(self) -> dict[str, Any]:
-        """Return the content of sweep.json as plain JSON values."""
-        fields = {**vars(self), "config": schema.config_to_json(self.config)}
+        """Return the content of sweep.json."""
+        fields = {**vars(self), "config": self.config.to_dict()}
         del fields["directory"]
         return fields
 
@@ -133,13 +139,13 @@ class Sweep:
         config = ConfigDict(self.config.to_dict())
         config.update_from_flattened_dict({**fields, "seed": seed})
         parent = self.directory / FINAL if stage == FINAL else self.directory
-        return Trial(stage, parent / schema.run_name(config), config).refresh()
+        return Trial(stage, parent / run_name(config), config).refresh()
 
     def trial_command(self, trial: Trial) -> str:
         """Return the command that repeats one trial; the sweep's own without a config_file."""
         if not self.config_file:
             return self.command
-        changes = schema.config_difference(self.config, trial.config)
+        changes = config_difference(self.config, trial.config)
         changed = [change.split(":")[0] for change in changes]
         flat = flatten(trial.config)
         fields = self.overrides | {field: flat[field] for field in (*changed, "seed")}
@@ -168,8 +174,8 @@ class Sweep:
             trials = [self.trial(stage, {**setting, **change}, seed) for change in changes]
             yield trials
             is_open = [trial.refresh().status == "open" for trial in trials]
-            best = None if any(is_open) else best_finished(trials)
-            if best is None:
+            best = best_finished(trials)
+            if any(is_open) or best is None:
                 return
             setting = best.setting
         yield [self.trial(FINAL, setting, seed) for seed in self.seeds]
@@ -182,8 +188,8 @@ class Sweep:
         """
         compared = ("procedure", "axes", "seeds", "start", "optimizer_settings", "config")
         old, asked = ({name: getattr(plan, name) for name in compared} for plan in (self, new))
-        harmless = {f"config.{field}" for field in schema.HARMLESS}
-        changes = schema.config_difference(old, asked)
+        harmless = {f"config.{field}" for field in HARMLESS}
+        changes = config_difference(old, asked)
         if changes := [change for change in changes if change.split(":")[0] not in harmless]:
             raise InputError(
                 f"{self.directory} holds another sweep ({'; '.join(changes)}); choose another "
@@ -223,14 +229,14 @@ def plan_sweep(
         raise InputError(
             f"procedure={axes['procedure']!r} is unknown, choose {', '.join(PROCEDURES)}"
         )
-    values, start, flat = {}, {}, flatten(config)
+    values, start, flat = {}, {}, flatten(config)  # a config's values have the schema's types
     for axis, field in FIELDS.items():
         if field in overrides:
             raise InputError(f"--config.{field} is an axis of the sweep: use --sweep_{axis}")
-        values[axis] = _values(axis, field, axes[axis])
+        values[axis] = _values(axis, type(flat[field]), axes[axis])
         own = axes.get("start", {}).get(axis, flat[field])
         start[axis] = own if own in values[axis] else values[axis][0]
-    seeds = _values("seeds", "seed", axes["seeds"])
+    seeds = _values("seeds", int, axes["seeds"])
     settings = {
         name: {key: v for key, v in fields.items() if f"optimizer.{key}" not in overrides}
         for name, fields in axes.get("optimizer_settings", {}).items()
@@ -242,13 +248,11 @@ def plan_sweep(
     )
     tried = [({**start, axis: value}, seeds[0]) for axis in FIELDS for value in values[axis]]
     for setting, seed in [*tried, *((start, seed) for seed in seeds)]:
-        schema.validate(sweep.trial("", setting, seed).config)
+        validate(sweep.trial("", setting, seed).config)
     return sweep
 
 
-def _values(axis: str, field: str, raw: Sequence[Any]) -> tuple:
-    """Return the values of an axis, in the type of the field that it sets."""
-    kind = type(schema.schema("bert")[field].default)
+def _values(axis: str, kind: type, raw: Sequence[Any]) -> tuple:
     with contextlib.suppress(ValueError):
         if values := tuple(dict.fromkeys(map(kind, raw))):
             return values
@@ -264,7 +268,7 @@ def read_sweep(directory: Path) -> Sweep:
     """
     try:
         stored = read_json(directory / PLAN_FILE)
-        stored["config"] = schema.config_from_json(stored["config"])
+        stored["config"] = config_from_json(stored["config"])
         stored["axes"] = flatten(stored["axes"])  # lists become the tuples they were
         stored["overrides"] = flatten(stored.get("overrides", {}))
         return Sweep(directory, **{**stored, "seeds": tuple(stored["seeds"])})
