@@ -91,24 +91,22 @@ def plot(rows: list[dict[str, str]], path: Path) -> None:
     """Draws the medians, bars from the fastest to the slowest step."""
     from sentiment_jax.analysis import figures
 
-    figure = figures.new_figure(6, 4)
-    axes = figure.subplots()
-    for split, label in (("False", "parameters copied"), ("True", "parameters split")):
-        chosen = [row for row in rows if row["shard_params"] == split]
-        median = [float(row["step_seconds"]) for row in chosen]
-        below = [m - float(row["fastest"]) for m, row in zip(median, chosen, strict=True)]
-        above = [float(row["slowest"]) - m for m, row in zip(median, chosen, strict=True)]
-        counts = [int(row["devices"]) for row in chosen]
-        axes.errorbar(counts, median, yerr=[below, above], marker="o", capsize=3, label=label)
-    axes.set_xscale("log", base=2)
-    axes.set_xticks(COUNTS.value, [str(count) for count in COUNTS.value])
-    axes.set_ylim(bottom=0)
-    axes.set_xlabel(f"devices (virtual on a CPU: they share {os.cpu_count()} cores)")
-    axes.set_ylabel("seconds per step")
-    axes.set_title(f"{MODEL.value}, batch {BATCH_SIZE.value} x {LENGTH.value} tokens in all")
-    axes.grid(alpha=0.3)
-    axes.legend()
-    figures.save(figure, path)
+    with figures.panels(path, 6, 4) as ((axes,),):
+        for split, label in (("False", "parameters copied"), ("True", "parameters split")):
+            chosen = [row for row in rows if row["shard_params"] == split]
+            median = [float(row["step_seconds"]) for row in chosen]
+            below = [m - float(row["fastest"]) for m, row in zip(median, chosen, strict=True)]
+            above = [float(row["slowest"]) - m for m, row in zip(median, chosen, strict=True)]
+            counts = [int(row["devices"]) for row in chosen]
+            axes.errorbar(counts, median, yerr=[below, above], marker="o", capsize=3, label=label)
+        axes.set_xscale("log", base=2)
+        axes.set_xticks(COUNTS.value, [str(count) for count in COUNTS.value])
+        axes.set_ylim(bottom=0)
+        axes.set_xlabel(f"devices (virtual on a CPU: they share {os.cpu_count()} cores)")
+        axes.set_ylabel("seconds per step")
+        axes.set_title(f"{MODEL.value}, batch {BATCH_SIZE.value} x {LENGTH.value} tokens in all")
+        axes.grid(alpha=0.3)
+        axes.legend()
 
 
 def main(_):

@@ -2,9 +2,8 @@
 
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from sentiment_jax.analysis.html import render
 from sentiment_jax.analysis.integrated_gradients import Explanation, Word, explain
@@ -25,14 +24,13 @@ def split_text(explanation: Explanation) -> list[tuple[str, Word | None, float]]
     What the model did not read has no word, and is shortened.
     """
     strongest = max((abs(word.attribution) for word in explanation.words), default=0) or 1
+    text, position = explanation.text, 0
     pieces: list[tuple[str, Word | None, float]] = []
-    position = 0
     for word in explanation.words:
-        pieces.append((_shorten(explanation.text[position : word.start]), None, 0.0))
-        characters = explanation.text[word.start : word.end]
-        pieces.append((characters, word, word.attribution / strongest))
+        pieces.append((_shorten(text[position : word.start]), None, 0.0))
+        pieces.append((text[word.start : word.end], word, word.attribution / strongest))
         position = max(position, word.end)
-    return [*pieces, (_shorten(explanation.text[position:]), None, 0.0)]
+    return [*pieces, (_shorten(text[position:]), None, 0.0)]
 
 
 def _shorten(characters: str) -> str:
@@ -41,33 +39,18 @@ def _shorten(characters: str) -> str:
 
 def to_terminal(explanation: Explanation, *, colour: bool) -> str:
     """Return the text in colours; what the model did not read is dim (or in brackets)."""
-    parts = []
+    shown = ""
     for characters, word, strength in split_text(explanation):
-        if word is None:
-            if not characters.strip():
-                parts.append(characters)
-            elif colour:
-                parts.append(f"\x1b[2m{characters}\x1b[0m")
-            else:
-                parts.append(f" [not read: {characters.strip()}] ")
-            continue
         level = sum(abs(strength) >= step for step in STRENGTHS)
-        if colour and level:
+        if word is None and characters.strip():
+            unread = f" [not read: {characters.strip()}] "
+            shown += f"\x1b[2m{characters}\x1b[0m" if colour else unread
+        elif colour and level:
             background = TERMINAL[1 if strength > 0 else -1][level - 1]
-            parts.append(f"\x1b[38;5;231;48;5;{background}m{characters}\x1b[0m")
+            shown += f"\x1b[38;5;231;48;5;{background}m{characters}\x1b[0m"
         else:
-            parts.append(characters)
-    return "".join(parts).strip()
-
-
-def to_html(explanations: Sequence[Mapping[str, Any]]) -> str:
-    """Return a page of texts, each word's attribution shown on pointing at it.
-
-    Args:
-      explanations: headline, pieces (of `split_text`) and lines of each text.
-    """
-    values = {"title": "Which words pushed the verdict", "legend": LEGEND}
-    return render("explanation.html.j2", **values, explanations=explanations)
+            shown += characters
+    return shown.strip()
 
 
 def strongest_words(explanation: Explanation, sign: int, count: int = 5) -> str:
@@ -83,31 +66,25 @@ def strongest_words(explanation: Explanation, sign: int, count: int = 5) -> str:
 def explain_texts(
     trained: TrainedModel, names: Sequence[str], texts: Sequence[str], path: Path
 ) -> None:
-    """Print every text with its verdict and coloured words, and write them as one HTML page.
-
-    Args:
-      trained: a run's best model.
-      names: of the texts, row numbers for example.
-      texts: raw.
-      path: the HTML file.
+    """Print every raw text with its verdict and coloured words, and write them as one HTML page.
 
     Raises:
-      InputError: the file cannot be written.
+      InputError: the HTML file, `path`, cannot be written.
     """
-    colour = bool(os.environ.get("FORCE_COLOR")) or (
-        sys.stdout.isatty() and not os.environ.get("NO_COLOR")
-    )
+    forced, refused = os.environ.get("FORCE_COLOR"), os.environ.get("NO_COLOR")
+    colour = bool(forced) or (sys.stdout.isatty() and not refused)
     explanations = []
     for name, text, p in zip(names, texts, predict(trained, texts), strict=True):
         explanation = explain(trained, text)
         blank = f", {BLANK}" if is_blank(explanation.text) else ""
         headline = f"{name}: {verdict(float(p))} {p:.4f}{blank}"
+        whole, empty = explanation.log_odds, explanation.empty_log_odds
         lines = [
-            f"log-odds {explanation.log_odds:+.3f}: {explanation.empty_log_odds:+.3f} without "
-            f"words, {explanation.log_odds - explanation.empty_log_odds:+.3f} from the words"
+            f"log-odds {whole:+.3f}: {empty:+.3f} without words, {whole - empty:+.3f} from the "
+            "words",
+            f"to positive: {strongest_words(explanation, 1) or 'nothing'}",
+            f"to negative: {strongest_words(explanation, -1) or 'nothing'}",
         ]
-        for side, sign in (("positive", 1), ("negative", -1)):
-            lines.append(f"to {side}: {strongest_words(explanation, sign) or 'nothing'}")
         if not explanation.complete:
             lines.append(f"warning: the attributions sum to {explanation.gap:+.3f} more than that")
         pieces = split_text(explanation)
@@ -116,7 +93,8 @@ def explain_texts(
         print("\n  ".join(filter(None, [headline, shown, *lines])), flush=True)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, to_html(explanations))
+        page = render("explanation.html.j2", legend=LEGEND, explanations=explanations)
+        write_atomically(path, page)
     except OSError as error:
         raise InputError(f"cannot write --output={path}: {error.strerror}") from error
     print(f"{LEGEND if colour else 'attributions in nats'}; the same as a page: {path}")

@@ -7,13 +7,12 @@ processes may work on one sweep, and a killed one continues where it was.
 import contextlib
 import dataclasses
 import errno
-import functools
 import os
 import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +26,7 @@ from sentiment_jax.runtime import devices
 from sentiment_jax.storage.files import checksums, write_json
 from sentiment_jax.storage.metrics_log import read_metrics
 from sentiment_jax.storage.run_directory import RunDirectory, command_line, prepare_workdir
-from sentiment_jax.sweeps.console import SweepProgress, conclude, describe_sweep, write_table
+from sentiment_jax.sweeps.console import SweepProgress, conclude, write_table
 from sentiment_jax.sweeps.plan import FINAL, PLAN_FILE, Sweep, Trial, plan_sweep, read_sweep
 from sentiment_jax.training.experiment import Experiment, prepare_experiment, resolve
 from sentiment_jax.training.signals import Stop
@@ -48,16 +47,12 @@ def sweep(
 ) -> None:
     """Complete a sweep, alone or beside other processes, and print its result.
 
-    Args:
-      config: one of configs/, with its overrides.
-      directory: the sweep's; holds sweep.json, table.csv and a folder for each trial.
-      axes: the config's get_sweep(), updated with the command line's values.
-      config_file: the command line's --config, with the variant.
-      overrides: config field -> value, as named on the command line.
-      only: "i/n" takes every n-th trial, from the i-th. A grid's share ends with its last trial,
-        and the share that ends last tests the winner; in stages, every share waits for the others.
-      workers: processes to use, this one included; they divide the cores among them.
-      retry_failed: try the failed trials again.
+    `directory` will hold sweep.json, table.csv and a folder for each trial. `axes` are the config's
+    get_sweep(), updated with the command line's values; `config_file` and `overrides` come from
+    there too, for the commands that repeat a trial. `only="i/n"` takes every n-th trial, from the
+    i-th: a grid's share ends with its last trial, and the share that ends last tests the winner; in
+    stages, every share waits for the others. The `workers`, this process included, divide the cores
+    among them.
 
     Raises:
       InputError: bad plan or data, or another sweep in `directory`.
@@ -71,22 +66,24 @@ def sweep(
     shares = [cores[worker::workers] for worker in range(workers)]
     with contextlib.ExitStack() as stack:
         stack.enter_context(_on_cores(shares[0]))
-        prepare = _keep_experiment()
-        plan = _join(plan_sweep(directory, resolved, axes, config_file, overrides), prepare)
+        plan, experiment = _join(plan_sweep(directory, resolved, axes, config_file, overrides))
         if retry_failed:
             for run in (*directory.glob("*/"), *directory.glob(f"{FINAL}/*/")):
                 RunDirectory(run).failed.unlink(missing_ok=True)
-        progress = SweepProgress(plan)
+        progress = SweepProgress(plan, len(experiment.encoded["train"]))
         stop = stack.enter_context(Stop())
         stack.enter_context(_helpers(shares[1:], directory, stop))
-        train_if_free = functools.partial(_train_if_free, own=resolved, prepare=prepare, stop=stop)
         for trials in plan.stages():
             mine = trials if trials[0].stage == FINAL else trials[first - 1 :: count]
             while _count_open(mine if plan.procedure == "grid" else trials):
-                if not any([train_if_free(trial, trials, progress) for trial in mine]):
+                trained = 0
+                for trial in mine:
+                    trained += _train_if_free(trial, experiment, resolved, stop)
+                    progress.update(trials)
+                if not trained:
                     time.sleep(POLL_SECONDS)
                     _check_stop(stop)
-                progress.update(trials)
+            progress.update(trials)
             if left := _count_open(trials):
                 write_table(plan)
                 print(
@@ -97,9 +94,7 @@ def sweep(
 
 
 def _parse_share(only: str | None) -> tuple[int, int]:
-    if only is None:
-        return 1, 1
-    first, _, count = only.partition("/")
+    first, _, count = ("1/1" if only is None else only).partition("/")
     if first.isdecimal() and count.isdecimal() and 1 <= int(first) <= int(count):
         return int(first), int(count)
     raise InputError(f"--only={only}: write i/n with 1 <= i <= n, 2/8 for example")
@@ -114,29 +109,14 @@ def _check_stop(stop: Stop) -> None:
         raise Interrupted("stopped between two runs; run the same command to continue")
 
 
-def _keep_experiment() -> Callable[..., Experiment]:
-    """Return a prepare_experiment that reads and encodes the reviews once per process."""
-    kept: list[Experiment] = []
-
-    def prepare(config: ConfigDict, tokenizer: Any = None) -> Experiment:
-        if not kept:
-            kept.append(prepare_experiment(config))
-        digest = tokenization.tokenizer_hash
-        if tokenizer is not None and digest(tokenizer) != digest(kept[0].tokenizer):
-            return prepare_experiment(config, tokenizer)
-        return dataclasses.replace(kept[0], config=config)
-
-    return prepare
-
-
-def _join(new: Sweep, prepare: Callable[..., Experiment]) -> Sweep:
-    """Write sweep.json, or check that the one there is the same; return what is on disk."""
+def _join(new: Sweep) -> tuple[Sweep, Experiment]:
+    """Write sweep.json, or check that the one there is the same; return it and read the reviews."""
     path = new.directory / PLAN_FILE
     for size in {*new.axes["batch_size"], new.config.eval_batch_size}:
         devices.check_batch_size("batch_size", size)
     if path.exists():
         read_sweep(new.directory).check_same(new)
-    experiment = prepare(new.config)
+    experiment = prepare_experiment(new.config)
     reviews, largest = len(experiment.encoded["train"]), max(new.axes["batch_size"])
     if largest > reviews:
         raise InputError(
@@ -144,8 +124,8 @@ def _join(new: Sweep, prepare: Callable[..., Experiment]) -> Sweep:
             f"{reviews} (--sweep_batch_size)"
         )
     data_hash = experiment.statistics["data_hash"]
-    new = dataclasses.replace(new, data_hash=data_hash, command=command_line())
     if not path.exists():
+        new = dataclasses.replace(new, data_hash=data_hash, command=command_line())
         mine = path.with_name(f".{path.name}.{os.getpid()}.new")
         write_json(mine, new.to_json())
         # Of two processes that begin together, only one can create the file.
@@ -159,29 +139,21 @@ def _join(new: Sweep, prepare: Callable[..., Experiment]) -> Sweep:
             f"the data changed since the sweep in {new.directory} began: hash "
             f"{stored.data_hash[:12]} then, {data_hash[:12]} now; choose another --workdir"
         )
-    describe_sweep(stored, reviews)
-    return stored
+    return stored, experiment
 
 
-def _train_if_free(
-    trial: Trial,
-    trials: Sequence[Trial],
-    progress: SweepProgress,
-    *,
-    own: ConfigDict,
-    prepare: Callable[..., Experiment],
-    stop: Stop,
-) -> bool:
+def _train_if_free(trial: Trial, first: Experiment, own: ConfigDict, stop: Stop) -> bool:
     """Train one trial to its end; return False if it has ended or another process holds it.
 
-    Args:
-      trial: the one to train, as planned, but with `own`'s paths and cadence.
-      trials: its stage.
-      progress: prints which of the stage have ended.
-      own: this process's config.
-      prepare: makes the experiment.
-      stop: a signal ends the sweep before the next trial.
+    Reviews come from the `first` experiment, paths and cadence from this process's `own` config.
     """
+
+    def prepare(config: ConfigDict, tokenizer: Any = None) -> Experiment:
+        digest = tokenization.tokenizer_hash
+        if tokenizer is not None and digest(tokenizer) != digest(first.tokenizer):
+            return prepare_experiment(config, tokenizer)
+        return dataclasses.replace(first, config=config)
+
     _check_stop(stop)
     if trial.refresh().status != "open":
         return False
@@ -201,7 +173,6 @@ def _train_if_free(
         if isinstance(error, OSError) and error.errno == errno.ENOSPC:
             raise DiskFull(f"disk full while {trial.directory} was trained ({error})") from error
         _record_failure(trial.files, error)
-    progress.update(trials)
     return True
 
 
@@ -211,8 +182,7 @@ def _record_failure(directory: RunDirectory, error: Exception) -> None:
     if not isinstance(error, RunError):
         traceback.print_exception(error)
         reason = f"{type(error).__name__}: {reason}"
-    records = read_metrics(directory.metrics)
-    reached = records[-1]["step"] if records else 0
+    reached = max((line["step"] for line in read_metrics(directory.metrics)), default=0)
     failure = {"reason": " ".join(reason.split()), "step": getattr(error, "step", reached)}
     if directory.metrics.exists():
         failure |= checksums(directory.metrics)
@@ -243,6 +213,7 @@ def _helpers(shares: Sequence[Collection[int]], directory: Path, stop: Stop) -> 
     Their output goes to log files.
     """
     command = [sys.executable, "-m", "sentiment_jax.main", *sys.argv[1:]]
+    command += ["--workers=1", "--noretry_failed"]
     processes: dict[Path, subprocess.Popen] = {}
     try:
         for number, cores in enumerate(shares, start=2):
@@ -250,7 +221,7 @@ def _helpers(shares: Sequence[Collection[int]], directory: Path, stop: Stop) -> 
             with log_path.open("a", encoding="utf-8") as log, _on_cores(cores):
                 # A session of their own: Ctrl-C reaches this process alone, which passes it on.
                 processes[log_path] = subprocess.Popen(
-                    [*command, "--workers=1", "--noretry_failed"],
+                    command,
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=subprocess.STDOUT,
@@ -261,12 +232,8 @@ def _helpers(shares: Sequence[Collection[int]], directory: Path, stop: Stop) -> 
             time.sleep(0.1)
     finally:
         for process in processes.values():
-            if process.poll() is None:
-                process.terminate()
+            process.terminate()
         for log_path, process in processes.items():
-            if process.wait() not in (0, 143):
-                print(
-                    f"warning: {log_path.stem.replace('-', ' ')} ended with exit code "
-                    f"{process.returncode}: {log_path}",
-                    file=sys.stderr,
-                )
+            if (code := process.wait()) not in (0, 143):
+                name = log_path.stem.replace("-", " ")
+                print(f"warning: {name} ended with exit code {code}: {log_path}", file=sys.stderr)

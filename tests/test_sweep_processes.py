@@ -129,7 +129,7 @@ def finish(process, code=0):
 
 def test_the_command_line_reaches_the_sweep(tmp_path):
     message = finish(start(tmp_path, "--sweep_learning_rate=1e-2,fast"), code=2)
-    assert message == "error: --sweep_learning_rate=1e-2,fast: float values expected\n"
+    assert message == "error: --sweep_learning_rate=1e-2,fast: one or more float values expected\n"
     message = finish(start(tmp_path, "--config.batch_size=3"), code=2)
     assert message.startswith("error: --config.batch_size is an axis of the sweep")
 

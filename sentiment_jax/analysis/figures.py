@@ -4,7 +4,6 @@ Training draws its curves with this module: nothing slow is imported before it i
 """
 
 import contextlib
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,32 +11,13 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-TRAIN_COLOUR, VALIDATION_COLOUR = "tab:red", "tab:blue"
-MODEL_COLOURS = ("tab:green", "tab:orange", "tab:purple", "tab:brown", "tab:olive", "tab:cyan")
+COLOURS = ("tab:green", "tab:orange", "tab:purple", "tab:brown", "tab:olive", "tab:cyan")
 MARKERS = ("o", "s", "^", "D", "v", "P")
 CLASSES = ("negative", "positive")
 
 
-def new_figure(width: float | int, height: float | int) -> Any:
-    """Return a figure of that size in inches, bound to no window."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
-
-
-def save(figure: Any, path: Path) -> None:
-    """Write a PNG so that a reader sees a whole one."""
-    temporary = path.with_name(f".{path.name}")
-    # No version of matplotlib in the file: equal pictures are equal bytes.
-    figure.savefig(temporary, dpi=120, format="png", metadata={"Software": None})
-    temporary.replace(path)
-
-
 @contextlib.contextmanager
-def _panels(
+def panels(
     path: Path,
     width: float | int,
     height: float | int,
@@ -45,16 +25,24 @@ def _panels(
     columns: int = 1,
     **share: Any,
 ) -> Iterator[Any]:
-    """Yield the axes [rows, columns] of a new figure; save it at `path` afterwards."""
-    figure = new_figure(width, height)
+    """Yield the axes [rows, columns] of a new figure, sizes in inches, and save it as a PNG.
+
+    A reader of `path` sees a whole file; equal pictures are equal bytes.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
     yield figure.subplots(rows, columns, squeeze=False, **share)
-    save(figure, path)
+    temporary = path.with_name(f".{path.name}")
+    # Without the metadata, the file would name the version of matplotlib.
+    figure.savefig(temporary, dpi=120, format="png", metadata={"Software": None})
+    temporary.replace(path)
 
 
 def _style(index: int) -> dict[str, str]:
-    """Return the colour and marker of a report's model by its index."""
-    count = len(MODEL_COLOURS)
-    return {"color": MODEL_COLOURS[index % count], "marker": MARKERS[index % len(MARKERS)]}
+    return {"color": COLOURS[index % len(COLOURS)], "marker": MARKERS[index % len(MARKERS)]}
 
 
 def _write(axes: Any, column: int, row: int, text: str, dark: bool, **options: Any) -> None:
@@ -64,14 +52,9 @@ def _write(axes: Any, column: int, row: int, text: str, dark: bool, **options: A
 
 
 def confusions(counts: Mapping[str, Float[np.ndarray, "2 2"]], path: Path) -> None:
-    """Draw confusion matrices, rows the truth: mean number of reviews and share of the row.
-
-    Args:
-      counts: model -> [label, predicted].
-      path: the PNG to write.
-    """
-    with _panels(path, 2.9 * len(counts) + 0.4, 3.1, columns=len(counts)) as panels:
-        for axes, (name, matrix) in zip(panels[0], counts.items(), strict=True):
+    """Draw each model's confusion matrix [label, predicted]: mean counts and shares of the row."""
+    with panels(path, 2.9 * len(counts) + 0.4, 3.1, columns=len(counts)) as (row,):
+        for axes, (name, matrix) in zip(row, counts.items(), strict=True):
             shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
             axes.imshow(shares, cmap="Greys", vmin=0, vmax=1)
             for (label, predicted), share in np.ndenumerate(shares):
@@ -86,13 +69,11 @@ def confusions(counts: Mapping[str, Float[np.ndarray, "2 2"]], path: Path) -> No
 def calibration(
     bins: Mapping[str, tuple[Sequence[float], Sequence[float], float]], path: Path
 ) -> None:
-    """Draw the share of positive reviews over the probability that was given to them.
+    """Draw the share of positive reviews over the mean p(positive) of each model's bins.
 
-    Args:
-      bins: model -> (mean p(positive), share of positive reviews, calibration error).
-      path: the PNG to write.
+    `bins` are what `predictions.calibration_bins` returns.
     """
-    with _panels(path, 5.2, 4.6) as ((axes,),):
+    with panels(path, 5.2, 4.6) as ((axes,),):
         axes.plot([0, 1], [0, 1], color="0.6", linestyle="--", linewidth=1)
         for index, (name, (means, shares, error)) in enumerate(bins.items()):
             label = f"{name} (calibration error {error:.3f})"
@@ -108,13 +89,9 @@ def accuracy_by_length(
 ) -> None:
     """Draw accuracy over review length; whole reviews filled, truncated ones hollow and dashed.
 
-    Args:
-      models: their names, in the order of their colours.
-      edges: of the bins, in words.
-      points: the frame of `predictions.accuracy_by_length`.
-      path: the PNG to write.
+    `edges` and `points` are what `predictions.accuracy_by_length` returns.
     """
-    with _panels(path, 8, 4) as ((axes,),):
+    with panels(path, 8, 4) as ((axes,),):
         for (name, truncated), line in points.groupby(["model", "truncated"], sort=False):
             index = list(models).index(name)
             style = _style(index)
@@ -138,37 +115,29 @@ def accuracy_by_length(
 
 def epoch_means(records: Sequence[Mapping[str, Any]], split: str, name: str) -> list[list[float]]:
     """Return [epochs, means] of a metric, weighted by examples; epochs ascending."""
-    sums: dict[int, list[float]] = {}
-    for record in records:
-        if record["split"] == split and record[name] is not None:
-            total = sums.setdefault(record["epoch"], [0.0, 0.0])
-            total[0] += record[name] * record["examples"]
-            total[1] += record["examples"]
-    epochs = sorted(sums)
-    return [[float(e) for e in epochs], [sums[e][0] / sums[e][1] for e in epochs]]
+    known = [line for line in records if line["split"] == split and line[name] is not None]
+    epochs, means = sorted({line["epoch"] for line in known}), []
+    for epoch in epochs:
+        lines = [line for line in known if line["epoch"] == epoch]
+        total = sum(line[name] * line["examples"] for line in lines)
+        means.append(total / sum(line["examples"] for line in lines))
+    return [list(map(float, epochs)), means]
 
 
 def _draw_curves(axes: Any, records: Sequence[Mapping[str, Any]], name: str) -> None:
     from matplotlib.ticker import MaxNLocator
 
-    for split, colour, label in (
-        ("train", TRAIN_COLOUR, "training"),
-        ("val", VALIDATION_COLOUR, "validation"),
-    ):
+    splits = ("train", "tab:red", "training"), ("val", "tab:blue", "validation")
+    for split, colour, label in splits:
         axes.plot(*epoch_means(records, split, name), color=colour, marker=".", label=label)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=0.3)
 
 
 def curves(records: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Draw loss and accuracy over epochs, the test score a star.
-
-    Args:
-      records: the lines of a metrics.jsonl.
-      path: the PNG to write.
-    """
-    with _panels(path, 9, 3.6, columns=2) as panels:
-        for axes, name in zip(panels[0], ("loss", "accuracy"), strict=True):
+    """Draw loss and accuracy of a metrics.jsonl's lines over epochs, the test score a star."""
+    with panels(path, 9, 3.6, columns=2) as (row,):
+        for axes, name in zip(row, ("loss", "accuracy"), strict=True):
             _draw_curves(axes, records, name)
             for record in records:
                 if record["split"] == "test":
@@ -178,89 +147,73 @@ def curves(records: Sequence[Mapping[str, Any]], path: Path) -> None:
 
 
 def stage_curves(runs: Mapping[str, Sequence[Mapping[str, Any]]], path: Path) -> None:
-    """Draw one column of loss and accuracy for each value of an axis, scales shared.
-
-    Args:
-      runs: the value -> the lines of its metrics.jsonl.
-      path: the PNG to write.
-    """
+    """Draw a column of loss and accuracy for each value of an axis, scales shared."""
     width = max(2.6 * len(runs) + 0.8, 4.5)
-    with _panels(path, width, 5, 2, len(runs), sharex=True, sharey="row") as panels:
-        for row, name in zip(panels, ("loss", "accuracy"), strict=True):
+    with panels(path, width, 5, 2, len(runs), sharex=True, sharey="row") as rows:
+        for row, name in zip(rows, ("loss", "accuracy"), strict=True):
             for axes, records in zip(row, runs.values(), strict=True):
                 _draw_curves(axes, records, name)
                 if not records:
                     axes.text(0.5, 0.5, "no epoch ended", ha="center", transform=axes.transAxes)
             row[0].set_ylabel(name)
         for column, value in enumerate(runs):
-            panels[0, column].set_title(value, fontsize=10)
-            panels[1, column].set_xlabel("epoch")
-        panels[0, 0].legend(frameon=False, fontsize=8)
+            rows[0, column].set_title(value, fontsize=10)
+            rows[1, column].set_xlabel("epoch")
+        rows[0, 0].legend(frameon=False, fontsize=8)
 
 
 def heat_maps(
-    values: Mapping[str, Mapping[tuple[float, int], float]],
-    learning_rates: Sequence[float],
-    batch_sizes: Sequence[int],
+    accuracies: Mapping[tuple[str, int, float], float | None],
+    values: Mapping[str, Sequence[Any]],
     path: Path,
 ) -> None:
     """Draw validation accuracy over learning rate x batch size, a panel for each optimizer.
 
-    Args:
-      values: optimizer -> (learning rate, batch size) -> accuracy; NaN for a failed run, nothing
-        for one that was not made.
-      learning_rates: rows, top to bottom.
-      batch_sizes: columns.
-      path: the PNG to write.
+    `accuracies` belong to (optimizer, batch size, learning rate), the `values` that were to be
+    tried; a failed run has None, one that was not made no entry.
     """
-    numbers = [v for panel in values.values() for v in panel.values() if np.isfinite(v)]
-    low, high = (min(numbers), max(numbers)) if numbers else (0.0, 1.0)
+    optimizers, batch_sizes, learning_rates = values.values()
+    numbers = [value for value in accuracies.values() if value is not None] or [0.0, 1.0]
+    low, high = min(numbers), max(numbers)
     # One colour for all would make a difference of nothing look like one of everything.
     scale = {"vmin": low - 0.005, "vmax": high + 0.005, "cmap": "viridis"}
-    width = max(1.1 * len(batch_sizes) + 0.5, 2.3) * len(values) + 1.4
+    width = max(1.1 * len(batch_sizes) + 0.5, 2.3) * len(optimizers) + 1.4
     height = 0.6 * len(learning_rates) + 1.3
-    with _panels(path, width, height, columns=len(values)) as (panels,):
-        for axes, (name, found) in zip(panels, values.items(), strict=True):
+    with panels(path, width, height, columns=len(optimizers)) as (maps,):
+        for axes, optimizer in zip(maps, optimizers, strict=True):
             image = np.full((len(learning_rates), len(batch_sizes)), np.nan)
             for row, column in np.ndindex(image.shape):
-                value = found.get((learning_rates[row], batch_sizes[column]))
-                text, dark = "not run" if value is None else "failed", False
-                if value is not None and math.isfinite(value):
+                setting = optimizer, batch_sizes[column], learning_rates[row]
+                value = accuracies.get(setting)
+                text, dark = "failed" if setting in accuracies else "not run", False
+                if value is not None:
                     image[row, column] = value
                     text, dark = f"{value:.4f}", value - low < 0.6 * (high - low)
                 _write(axes, column, row, text, dark, fontsize=9)
             drawn = axes.imshow(image, aspect="auto", **scale)
             axes.set_facecolor("0.9")
-            axes.set_title(name, fontsize=10)
+            axes.set_title(optimizer, fontsize=10)
             axes.set_xticks(range(len(batch_sizes)), map(str, batch_sizes))
             axes.set_yticks(range(len(learning_rates)), [f"{rate:g}" for rate in learning_rates])
             axes.set_xlabel("batch size")
-            if axes is not panels[0]:
+            if axes is not maps[0]:
                 axes.set_yticklabels([])
-        panels[0].set_ylabel("learning rate")
-        panels[0].figure.colorbar(drawn, ax=list(panels), label="validation accuracy", pad=0.02)
+        maps[0].set_ylabel("learning rate")
+        maps[0].figure.colorbar(drawn, ax=list(maps), label="validation accuracy", pad=0.02)
 
 
-def seeds(scores: Mapping[str, tuple[Sequence[float], Sequence[float]]], path: Path) -> None:
-    """Draw every seed's test accuracy (filled) and validation accuracy (hollow), means as lines.
-
-    Args:
-      scores: model -> (validation accuracies, test accuracies), one value per seed.
-      path: the PNG to write.
-    """
-    with _panels(path, max(2.4 * len(scores) + 1, 4.5), 3.8) as ((axes,),):
+def seeds(scores: Mapping[str, Sequence[Sequence[float]]], path: Path) -> None:
+    """Draw validation (hollow) and test (filled) accuracies, one dot per seed, means as lines."""
+    with panels(path, max(2.4 * len(scores) + 1, 4.5), 3.8) as ((axes,),):
         for index, (validation, test) in enumerate(scores.values()):
             colour = _style(index)["color"]
             for side, accuracies, fill in ((-0.14, validation, "none"), (0.14, test, colour)):
+                count, centre, mean = len(accuracies), index + side, float(np.mean(accuracies))
                 # Spread sideways, or equal seeds would hide each other.
-                spread = np.linspace(-0.06, 0.06, len(accuracies)) if len(accuracies) > 1 else 0.0
-                x, mean = (
-                    np.full(len(accuracies), index + side) + spread,
-                    float(np.mean(accuracies)),
-                )
+                spread = np.linspace(-0.06, 0.06, count) if count > 1 else 0.0
                 dots = {"markersize": 7, "color": colour, "markerfacecolor": fill}
-                axes.plot(x, accuracies, "o", **dots)
-                axes.hlines(mean, index + side - 0.1, index + side + 0.1, color=colour, linewidth=1)
+                axes.plot(np.full(count, centre) + spread, accuracies, "o", **dots)
+                axes.hlines(mean, centre - 0.1, centre + 0.1, color=colour, linewidth=1)
                 axes.annotate(
                     *(f"{mean:.4f}", (index + 1.9 * side, mean)),  # outside: dots hide nothing
                     ha="right" if side < 0 else "left",

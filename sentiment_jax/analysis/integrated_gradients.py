@@ -9,13 +9,14 @@ difference of its log-odds to those of the empty text.
 import dataclasses
 import functools
 import itertools
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import traverse_util
 from jaxtyping import Array, Float, Float32, Int
 
 from sentiment_jax.data import batches
@@ -25,13 +26,12 @@ from sentiment_jax.models import classifiers
 from sentiment_jax.training.experiment import TrainedModel
 
 WORD_EMBEDDINGS = ("embedding", "word_embeddings")  # their names in models/
-# Gauss-Legendre on [0, 1], exact for polynomials; with the segment's end, a batch of eight.
+# Gauss-Legendre on [0, 1], exact for polynomials; with an interval's end, eight.
 NODES, WEIGHTS = (np.polynomial.legendre.leggauss(7) + np.array([[1], [0]])) / 2
-FIRST_SEGMENTS, MOST_SEGMENTS = 4, 256
+FIRST_PARTS, MOST_PARTS = 4, 256
 
 
-@dataclasses.dataclass(frozen=True)
-class Word:
+class Word(NamedTuple):
     """A word that the model read: its place in the text and its push towards "positive" (nats)."""
 
     start: int
@@ -53,98 +53,63 @@ class Explanation:
     @property
     def complete(self) -> bool:
         """Whether the attributions sum to the difference of the log-odds within 1 %."""
-        return abs(self.gap) <= allowed_gap(self.log_odds - self.empty_log_odds)
+        return abs(self.gap) <= _allowed_gap(self.log_odds - self.empty_log_odds)
 
 
-def allowed_gap(difference: float) -> float:
-    """The error that an integral may have: 1 %, or what float32 leaves of a small one."""
+def _allowed_gap(difference: float) -> float:
+    """Return the error that an integral may have: 1 %, or what float32 leaves of a small one."""
     return max(0.01 * abs(difference), 1e-4)
 
 
-@dataclasses.dataclass(frozen=True)
-class _Segment:
-    """A part of the path, the log-odds at its ends, and its part of the integral."""
+def _log_odds(
+    model: nn.Module,
+    params: Any,
+    embedded: Float[Array, "rows length embedding"],
+    lengths: Int[Array, " 1"],
+) -> Float[Array, " rows"]:
+    """Return the log-odds of texts whose words are given as vectors, not as ids."""
+    rows, length, size = embedded.shape
+    table = embedded.reshape(-1, size)
+    ids = jnp.arange(rows * length).reshape(rows, length)  # of the table's rows
 
-    low: float
-    high: float
-    before: float
-    after: float
-    attributions: np.ndarray
+    def substitute(next_function: Any, args: Any, kwargs: Any, context: Any) -> Any:
+        module = context.module
+        embeds = isinstance(module, nn.Embed) and module.name in WORD_EMBEDDINGS
+        if embeds and context.method_name == "__call__":
+            return table[args[0]]
+        return next_function(*args, **kwargs)
 
-    @property
-    def gap(self) -> float:
-        """How far it is from complete: where to look closer."""
-        return abs(float(self.attributions.sum()) - (self.after - self.before))
-
-
-def _is_word_embedding(context: Any) -> bool:
-    module = context.module
-    embeds = isinstance(module, nn.Embed) and context.method_name == "__call__"
-    return embeds and module.name in WORD_EMBEDDINGS
+    with nn.intercept_methods(substitute):
+        repeated = jnp.broadcast_to(lengths, rows)
+        logits: Any = model.apply({"params": params}, ids, repeated, deterministic=True)
+    return logits[:, 1] - logits[:, 0]
 
 
-@functools.lru_cache(maxsize=4)
-def _functions(model: nn.Module) -> tuple[Callable[..., Any], Callable[..., Any]]:
-    """Return the jitted embed(params, token_ids, lengths) and integrate(params, ...)."""
+@functools.partial(jax.jit, static_argnums=0)
+def _integrate(
+    model: nn.Module,
+    params: Any,
+    start: Float[Array, "1 length embedding"],
+    end: Float[Array, "1 length embedding"],
+    lengths: Int[Array, " 1"],
+    nodes: Float[Array, " rows"],
+    weights: Float[Array, " rows"],
+) -> tuple[Float[Array, " length"], Float[Array, " rows"]]:
+    """Return the weighted sum of the gradients at the nodes of the path, and the log-odds there."""
+    points = start + nodes[:, None, None] * (end - start)
 
-    def embed(
-        params: Any, token_ids: Int[Array, "1 length"], lengths: Int[Array, " 1"]
-    ) -> Float[Array, "1 length embedding"]:
-        found = []
+    def weighted_sum(points: Array) -> tuple[Array, Array]:
+        values = _log_odds(model, params, points, lengths)
+        return jnp.sum(values * weights), values
 
-        def record(next_function: Any, args: Any, kwargs: Any, context: Any) -> Any:
-            output = next_function(*args, **kwargs)
-            if _is_word_embedding(context):  # asked again: the LSTM wants them by length, batch
-                found.append(next_function(token_ids))
-            return output
-
-        with nn.intercept_methods(record):
-            model.apply({"params": params}, token_ids, lengths, deterministic=True)
-        (embedded,) = found
-        return embedded
-
-    def log_odds(
-        params: Any,
-        embedded: Float[Array, "rows length embedding"],
-        lengths: Int[Array, " 1"],
-    ) -> Float[Array, " rows"]:
-        rows, length, size = embedded.shape
-        table = embedded.reshape(-1, size)
-        ids = jnp.arange(rows * length).reshape(rows, length)  # of the table's rows
-
-        def substitute(next_function: Any, args: Any, kwargs: Any, context: Any) -> Any:
-            return table[args[0]] if _is_word_embedding(context) else next_function(*args, **kwargs)
-
-        with nn.intercept_methods(substitute):
-            logits: Any = model.apply(
-                {"params": params}, ids, jnp.broadcast_to(lengths, rows), deterministic=True
-            )
-        return logits[:, 1] - logits[:, 0]
-
-    def integrate(
-        params: Any,
-        start: Float[Array, "1 length embedding"],
-        end: Float[Array, "1 length embedding"],
-        lengths: Int[Array, " 1"],
-        nodes: Float[Array, " rows"],
-        weights: Float[Array, " rows"],
-    ) -> tuple[Float[Array, " length"], Float[Array, " rows"]]:
-        points = start + nodes[:, None, None] * (end - start)
-
-        def weighted_sum(points: Array) -> tuple[Array, Array]:
-            values = log_odds(params, points, lengths)
-            return jnp.sum(values * weights), values
-
-        gradients, values = jax.grad(weighted_sum, has_aux=True)(points)
-        return jnp.sum(gradients * (end - start), axis=(0, 2)), values
-
-    return jax.jit(embed), jax.jit(integrate)
+    gradients, values = jax.grad(weighted_sum, has_aux=True)(points)
+    return jnp.sum(gradients * (end - start), axis=(0, 2)), values
 
 
 def attribute(
     model: nn.Module, params: Any, token_ids: Sequence[int], length: int, fixed: Sequence[int] = ()
 ) -> tuple[Float32[np.ndarray, " tokens"], float, float]:
-    """Return the integrated gradients of one text.
+    """Return attributions, log-odds of one text and log-odds of the empty one.
 
     The path is cut where it is least complete until the whole is: a kink (ReLU, maximum, saturated
     gate) costs points around it alone.
@@ -155,58 +120,50 @@ def attribute(
       token_ids: of the text.
       length: padded length.
       fixed: positions whose embedding is not taken away, such as [CLS]; their attribution is 0.
-
-    Returns:
-      (attributions, log-odds of the text, log-odds of the empty text).
     """
-    embed, integrate = _functions(model)
-    ids = np.zeros((1, length), np.int32)
-    ids[0, : len(token_ids)] = token_ids
-    lengths = np.array([len(token_ids)], np.int32)
-    end = embed(params, ids, lengths)
-    kept = np.zeros((1, length, 1), np.float32)
-    kept[0, list(fixed)] = 1
-    start = end * kept
+    ids, count = np.zeros(length, np.int32), len(token_ids)
+    ids[:count] = token_ids
+    flat = traverse_util.flatten_dict(params)
+    (table,) = (flat[path] for path in flat if path[-2] in WORD_EMBEDDINGS)
+    end = jnp.asarray(table)[ids][None]
+    kept = np.zeros((length, 1), np.float32)
+    kept[list(fixed)] = 1
+    lengths = np.array([count], np.int32)
+    integrate = functools.partial(_integrate, model, params, end * kept, end, lengths)
+    nowhere = np.zeros(len(NODES) + 1, np.float32)
+    log_odds = {0.0: float(integrate(nowhere, nowhere)[1][0])}  # along the path
+    parts: dict[tuple[float, float], np.ndarray] = {}  # of the path -> parts of the integral
 
-    def segment(low: float, high: float, before: float) -> _Segment:
+    def add(low: float, high: float) -> None:
         nodes = np.append(low + (high - low) * NODES, high)
         weights = np.append((high - low) * WEIGHTS, 0)
-        sums, values = integrate(
-            params, start, end, lengths, np.float32(nodes), np.float32(weights)
-        )
-        attributions = np.asarray(sums, np.float64)[: len(token_ids)]
-        return _Segment(low, high, before, float(values[-1]), attributions)
+        sums, values = integrate(np.float32(nodes), np.float32(weights))
+        log_odds[high] = float(values[-1])
+        parts[low, high] = np.asarray(sums, np.float64)[:count]
 
-    nowhere = np.zeros(len(NODES) + 1, np.float32)
-    empty = float(integrate(params, start, end, lengths, nowhere, nowhere)[1][0])
-    segments: list[_Segment] = []
-    whole = empty
-    for part in range(FIRST_SEGMENTS):
-        segments.append(segment(part / FIRST_SEGMENTS, (part + 1) / FIRST_SEGMENTS, whole))
-        whole = segments[-1].after
-    allowed = allowed_gap(whole - empty)
-    while len(segments) < MOST_SEGMENTS and sum(piece.gap for piece in segments) > allowed:
-        worst = segments.pop(max(range(len(segments)), key=lambda i: segments[i].gap))
-        middle = (worst.low + worst.high) / 2
-        first = segment(worst.low, middle, worst.before)
-        segments += [first, segment(middle, worst.high, first.after)]
-    total = sum(piece.attributions for piece in segments)
-    return np.asarray(total, np.float32), whole, empty
+    def gap(part: tuple[float, float]) -> float:
+        low, high = part
+        return abs(float(parts[part].sum()) - (log_odds[high] - log_odds[low]))
+
+    for part in range(FIRST_PARTS):
+        add(part / FIRST_PARTS, (part + 1) / FIRST_PARTS)
+    whole, empty = log_odds[1.0], log_odds[0.0]
+    allowed = _allowed_gap(whole - empty)
+    while len(parts) < MOST_PARTS and sum(map(gap, parts)) > allowed:
+        low, high = worst = max(parts, key=gap)
+        del parts[worst]
+        add(low, (low + high) / 2)
+        add((low + high) / 2, high)
+    return np.asarray(sum(parts.values()), np.float32), whole, empty
 
 
 def explain(trained: TrainedModel, text: str) -> Explanation:
-    """Attribute the verdict on one text to its words.
-
-    Args:
-      trained: a run's best model; computed in float32 whatever it was trained in.
-      text: raw.
-    """
+    """Attribute the verdict on one raw text to its words, in float32 whatever the run's dtype."""
     settings = trained.config.model.to_dict() | {"dtype": "float32"}
     if "attention" in settings:
         settings["attention"] = "xla"
-    tokenizer = trained.tokenizer
+    tokenizer, data = trained.tokenizer, trained.config.data
     model = classifiers.build_model(settings, vocab_size=tokenizer.get_vocab_size())
-    data = trained.config.data
     reviews = Reviews.from_texts([text])
     encoded = encode(tokenizer, reviews, max_length=data.max_length, truncation=data.truncation)
     (text,), ids = reviews.texts, encoded.token_ids.tolist()
@@ -216,23 +173,14 @@ def explain(trained: TrainedModel, text: str) -> Explanation:
     fixed = (0, len(ids) - 1) if framed else ()
     attributions, whole, empty = attribute(model, trained.params, ids, planned.length, fixed)
     encoding = tokenizer.encode(text, add_special_tokens=False)
-    places = truncate(
-        list(zip(encoding.word_ids, encoding.offsets, strict=True)),
-        data.max_length - 2 * framed,
-        data.truncation,
-    )
+    tokens = list(zip(encoding.word_ids, encoding.offsets, strict=True))
+    tokens = truncate(tokens, data.max_length - 2 * framed, data.truncation)
     unknown = tokenizer.token_to_id("[UNK]")
-    body = zip(places, ids[framed:], attributions[framed:], strict=False)  # a blank text has none
+    body = zip(tokens, ids[framed:], attributions[framed:], strict=False)  # a blank text has none
     words = []
     for _, group in itertools.groupby(body, key=lambda token: token[0][0]):
-        tokens = list(group)
-        words.append(
-            Word(
-                start=tokens[0][0][1][0],
-                end=tokens[-1][0][1][1],
-                attribution=float(sum(attribution for *_, attribution in tokens)),
-                known=all(token_id != unknown for _, token_id, _ in tokens),
-            )
-        )
+        places, token_ids, pushes = zip(*group, strict=True)
+        start, end = places[0][1][0], places[-1][1][1]
+        words.append(Word(start, end, float(sum(pushes)), unknown not in token_ids))
     gap = float(attributions.sum()) - (whole - empty)
     return Explanation(text, tuple(words), whole, empty, gap)

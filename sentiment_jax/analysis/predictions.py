@@ -1,10 +1,8 @@
 """Error analysis: confusion matrix, calibration, accuracy by length, hardest mistakes."""
 
-import csv
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas
@@ -13,11 +11,13 @@ from scipy.stats import norm
 from sklearn.metrics import confusion_matrix
 
 from sentiment_jax.errors import InputError
-from sentiment_jax.storage.files import check_checksum, read_json
-from sentiment_jax.storage.run_directory import RunDirectory
+from sentiment_jax.storage.files import check_checksum
+from sentiment_jax.sweeps.plan import Trial
 
 BINS = 10
 REMEDY = "--mode=evaluate --split=test --workdir={} writes it again"
+PREDICTIONS = {"id": str, "label": np.int32, "predicted": np.int32, "p_positive": float}
+LENGTHS = {"id": str, "words": np.int32, "tokens": np.int32, "truncated": np.int32}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,63 +37,49 @@ class Predictions:
         return ((self.p_positive > 0.5) == (self.labels == 1)).mean(axis=0)
 
 
-def read_predictions(directories: Sequence[Path], accuracies: Sequence[float]) -> Predictions:
-    """Read predictions.csv and lengths.csv of one model's runs, one directory per seed.
-
-    Args:
-      directories: of the runs.
-      accuracies: their test accuracies; the files must give the same.
+def read_predictions(trials: Sequence[Trial]) -> Predictions:
+    """Read predictions.csv and lengths.csv of one model's tested trials, one per seed.
 
     Raises:
-      InputError: a file is missing, half-written or of another split.
+      InputError: a file is missing, half-written, changed or of another split.
     """
-    p_positive, first = [], None
-    for directory, accuracy in zip(directories, accuracies, strict=True):
-        path = RunDirectory(directory).scored("test")[0]
-        rows = _read_csv(path, ("id", "label", "predicted", "p_positive"))
-        right = sum(row[1] == row[2] for row in rows) / max(len(rows), 1)
-        found = [(row[0], row[1]) for row in rows]
-        if abs(right - accuracy) > 1e-9 or (first is not None and found != first):
+    frames: list[pandas.DataFrame] = []
+    for trial in trials:
+        path, remedy = trial.files.scored("test")[0], REMEDY.format(trial.directory)
+        frame = _read_csv(path, PREDICTIONS)
+        frames.append(frame)
+        first = frames[0]
+        right = float((frame["label"] == frame["predicted"]).sum()) / max(len(frame), 1)
+        same = all(frame[name].equals(first[name]) for name in ("id", "label"))
+        if abs(right - trial.content["test"]["accuracy"]) > 1e-9 or not same:
             raise InputError(
-                f"{path} is not of this run's test set (half-written, or of another split): "
-                + REMEDY.format(directory)
+                f"{path} is not this run's test set (half-written, or of another split): {remedy}"
             )
-        _check(path)
-        first = found
-        p_positive.append([float(row[3]) for row in rows])
-    assert first is not None
-    path = RunDirectory(directories[0]).scored("test")[1]
-    lengths = _read_csv(path, ("id", "words", "tokens", "truncated"))
-    ids = tuple(row_id for row_id, _ in first)
-    if tuple(row[0] for row in lengths) != ids:
+        check_checksum(path, trial.env, remedy)
+    path = trials[0].files.scored("test")[1]
+    lengths = _read_csv(path, LENGTHS)
+    if not lengths["id"].equals(first["id"]):
         raise InputError(f"{path} and predictions.csv differ in their ids")
-    _check(path)
-    words, tokens, truncated = np.array([row[1:] for row in lengths], np.int32).T
+    check_checksum(path, trials[0].env, REMEDY.format(trials[0].directory))
     return Predictions(
-        ids=ids,
-        labels=np.array([label for _, label in first], np.int32),
-        p_positive=np.array(p_positive, np.float32),
-        words=words,
-        tokens=tokens,
-        truncated=truncated == 1,
+        ids=tuple(first["id"]),
+        labels=first["label"].to_numpy(),
+        p_positive=np.array([frame["p_positive"] for frame in frames], np.float32),
+        words=lengths["words"].to_numpy(),
+        tokens=lengths["tokens"].to_numpy(),
+        truncated=lengths["truncated"].to_numpy() == 1,
     )
 
 
-def _check(path: Path) -> None:
-    check_checksum(path, read_json(RunDirectory(path.parent).env), REMEDY.format(path.parent))
-
-
-def _read_csv(path: Path, header: Sequence[str]) -> list[list[str]]:
+def _read_csv(path: Path, types: Mapping[str, type]) -> pandas.DataFrame:
     try:
-        with path.open(encoding="utf-8", newline="") as file:
-            first, *rows = csv.reader(file)
-    except (OSError, ValueError, csv.Error) as error:
-        raise InputError(f"cannot read {path}: {error}") from error
-    if first != list(header) or any(len(row) != len(header) for row in rows):
-        raise InputError(
-            f"{path} is half-written or not ours: columns {', '.join(header)} expected"
-        )
-    return rows
+        frame = pandas.read_csv(path, dtype=object, na_filter=False)
+        if list(frame) != list(types):
+            raise ValueError(f"columns {', '.join(types)} expected")
+        return frame.astype(types)
+    except (OSError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"cannot read {path}: {reason}; half-written or not ours?") from error
 
 
 def confusion(predictions: Predictions) -> Float[np.ndarray, "2 2"]:
@@ -142,7 +128,7 @@ def accuracy_by_length(models: Mapping[str, Predictions]) -> tuple[list[int], pa
     bins = np.clip(len(words) // len(models) // 50, 1, 8)
     inner = np.quantile(words, np.linspace(0, 1, bins + 1)[:-1]).astype(int)
     edges = np.unique([*inner, words.max() + 1]).tolist()
-    points: list[tuple[Any, ...]] = []
+    points = []
     for name, predictions in models.items():
         bin_of = np.digitize(predictions.words, edges) - 1
         right = pandas.Series(predictions.right)

@@ -9,37 +9,29 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ml_collections import ConfigDict
-
 from sentiment_jax.config import HARMLESS, DataConfig, flatten
 from sentiment_jax.data.corpus import load_corpus
 from sentiment_jax.errors import InputError
 from sentiment_jax.storage.run_directory import RunDirectory
-from sentiment_jax.sweeps.plan import FINAL, PLAN_FILE, Sweep, Trial, best_finished, read_sweep
+from sentiment_jax.sweeps import plan
+from sentiment_jax.sweeps.plan import FINAL, PLAN_FILE, Sweep, Trial
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass
 class Group:
-    """Trials that are reported together: a sweep's, or runs that differ in the seed alone.
+    """Trials that are reported together: a sweep's, or runs that differ in the seed alone."""
 
-    Attributes:
-      name: readable, unique in a report.
-      sweep: None for plain runs.
-      stages: the sweep's trials, stage by stage; empty for plain runs.
-      finals: the trials that were meant to be tested.
-    """
-
-    name: str
-    sweep: Sweep | None
-    stages: dict[str, list[Trial]]
-    finals: list[Trial]
+    name: str  # readable, unique in a report
+    sweep: Sweep | None  # None for plain runs
+    stages: dict[str, list[Trial]]  # of the sweep; empty for plain runs
+    finals: list[Trial]  # those that were meant to be tested
 
     @property
     def trials(self) -> list[Trial]:
-        """All trials, each once."""
+        """All trials, each once: a stage's winner is part of the next."""
         unique: dict[Path, Trial] = {}
         for trial in itertools.chain(*self.stages.values(), self.finals):
-            unique.setdefault(trial.directory, trial)  # a stage's winner is part of the next
+            unique.setdefault(trial.directory, trial)
         return list(unique.values())
 
     @property
@@ -50,15 +42,19 @@ class Group:
     @property
     def best(self) -> Trial | None:
         """The best trial by validation of the last stage: the sweep's choice, if it has ended."""
-        return best_finished(next(reversed(self.stages.values()), self.finals))
+        return plan.best_finished(next(reversed(self.stages.values()), self.finals))
 
-    def along(self, axis: str) -> dict[Any, Trial]:
+    def along(self, axis: str) -> dict[str, Trial]:
         """Return value of an axis -> trial: its stage, or the grid's line through the best."""
         best, trials = self.best, self.stages.get(axis, [])
         if "grid" in self.stages and best is not None:
             here = {**best.setting, axis: None}
             trials = [t for t in self.stages["grid"] if {**t.setting, axis: None} == here]
-        return {trial.setting[axis]: trial for trial in trials}
+        return {plan.format_value(trial.setting[axis]): trial for trial in trials}
+
+    def seconds(self, what: str) -> float:
+        """Return the time that all trials took to "train" or "compile"."""
+        return sum(trial.content.get(f"{what}_seconds", 0) for trial in self.trials)
 
     def command(self, trial: Trial) -> str:
         """Return the command that repeats a trial; plain runs and old sweeps give what began it."""
@@ -73,26 +69,31 @@ def collect(directories: Sequence[Path]) -> list[Group]:
       InputError: no such directory, nothing finished in it, a half-written file, or runs that were
         made with different data.
     """
-    groups, lone = [], []
+    groups: list[Group] = []
+    alike: dict[str, list[Trial]] = {}
     for path in itertools.chain(*map(_find, directories)):
         if (path / PLAN_FILE).exists():
-            sweep = read_sweep(path)
+            sweep = plan.read_sweep(path)
             stages = {trials[0].stage: trials for trials in sweep.stages()}
             groups.append(Group(path.resolve().name, sweep, stages, stages.pop(FINAL, [])))
         else:
-            lone.append(Trial("run", path, RunDirectory(path).read_config()).refresh())
-    groups = _rename(groups + _group_by_setting(lone))
+            trial = Trial("run", path, RunDirectory(path).read_config()).refresh()
+            flat = sorted(flatten(trial.config).items())
+            key = repr([item for item in flat if item[0] not in (*HARMLESS, "seed")])
+            alike.setdefault(key, []).append(trial)
+    groups += [Group(_common_name(trials), None, {}, trials) for trials in alike.values()]
+    _make_unique(groups)
     trials = [trial for group in groups for trial in group.trials]
     for trial in trials:
         _check(trial)
     finished = [trial for trial in trials if trial.status == "finished"]
+    left = sum(trial.status == "open" for trial in trials)
     if not finished:
-        failed = sum(trial.status == "failed" for trial in trials)
         raise InputError(
-            f"nothing is finished in {', '.join(map(str, directories))}: {failed} runs failed, "
-            f"{len(trials) - failed} are open; let one end first"
+            f"nothing is finished in {', '.join(map(str, directories))}: {len(trials) - left} runs "
+            f"failed, {left} are open; let one end first"
         )
-    if left := sum(trial.status == "open" for trial in trials):
+    if left:
         print(f"warning: {left} of {len(trials)} runs are not done yet", file=sys.stderr)
     for trial in finished:
         if trial.content["data_hash"] != finished[0].content["data_hash"]:
@@ -112,15 +113,11 @@ def _find(directory: Path) -> list[Path]:
             f"{directory} is a sweep without its {PLAN_FILE}: run the sweep's command "
             "again, which writes it"
         )
-    candidates = [directory], sorted(directory.iterdir())
-    for paths in candidates:
-        if found := [path for path in paths if _is_ours(path)]:
-            return found
+    for paths in [directory], sorted(directory.iterdir()):
+        ours = [p for p in paths if (p / PLAN_FILE).is_file() or RunDirectory(p).config.is_file()]
+        if ours:
+            return ours
     raise InputError(f"{directory} holds no sweep.json and no run's config.json")
-
-
-def _is_ours(path: Path) -> bool:
-    return (path / PLAN_FILE).is_file() or RunDirectory(path).config.is_file()
 
 
 def _check(trial: Trial) -> None:
@@ -155,42 +152,29 @@ def hardware(trial: Trial) -> str:
     return "".join([trial.env.get("machine", "unknown machine"), *accelerators])
 
 
-def _group_by_setting(trials: Sequence[Trial]) -> list[Group]:
-    groups: dict[str, list[Trial]] = {}
-    for trial in trials:
-        config = ConfigDict(trial.config.to_dict())
-        config.seed = 0
-        flat = flatten(config)
-        key = repr(sorted((name, flat[name]) for name in flat if name not in HARMLESS))
-        groups.setdefault(key, []).append(trial)
-    return [Group(_common_name(group), None, {}, group) for group in groups.values()]
-
-
-def _common_name(group: Sequence[Trial]) -> str:
+def _common_name(trials: Sequence[Trial]) -> str:
     """Return what the names of directories share: lstm of lstm-seed0 and lstm-seed1."""
-    names = [trial.directory.resolve().name for trial in group]
-    if len(names) == 1:
-        return names[0]
-    return re.sub(r"[-_]*(seed)?[-_]*$", "", os.path.commonprefix(names)) or names[0]
+    first, *others = [trial.directory.resolve().name for trial in trials]
+    common = os.path.commonprefix([first, *others]) if others else ""
+    return re.sub(r"[-_]*(seed)?[-_]*$", "", common) or first
 
 
-def _rename(groups: Sequence[Group]) -> list[Group]:
-    """Make names unique: they become those of files."""
-    renamed: dict[str, Group] = {}
+def _make_unique(groups: Sequence[Group]) -> None:
+    """Number equal names: they become those of files."""
+    taken: set[str] = set()
     for group in groups:
-        names = itertools.chain([group.name], (f"{group.name}-{n}" for n in itertools.count(2)))
-        name = next(name for name in names if name not in renamed)
-        renamed[name] = dataclasses.replace(group, name=name)
-    return list(renamed.values())
+        name, number = group.name, itertools.count(2)
+        while group.name in taken:
+            group.name = f"{name}-{next(number)}"
+        taken.add(group.name)
 
 
-def read_texts(groups: Sequence[Group]) -> dict[str, str]:
-    """Read the test set that all trials share, id -> text.
+def read_texts(trial: Trial) -> dict[str, str]:
+    """Read the test set that a trial was scored on, id -> text.
 
     Raises:
       InputError: it is not what it was.
     """
-    trial = next(trial for group in groups for trial in group.tested)
     corpus = load_corpus(DataConfig(**trial.config.data.to_dict()))
     if corpus.statistics["data_hash"] != trial.content["data_hash"]:
         raise InputError(f"--with_text: the data changed since {trial.directory} was made")

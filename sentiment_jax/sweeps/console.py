@@ -5,7 +5,6 @@ import statistics
 import sys
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
@@ -13,75 +12,59 @@ from tqdm import tqdm
 from sentiment_jax.errors import RunError
 from sentiment_jax.storage.files import write_csv
 from sentiment_jax.storage.run_directory import RunDirectory
-from sentiment_jax.sweeps.plan import FINAL, Sweep, Trial
+from sentiment_jax.sweeps.plan import FIELDS, FINAL, Sweep, Trial, format_value
 
-
-def describe_sweep(sweep: Sweep, reviews: int) -> None:
-    """Print the plan of a sweep over `reviews` training reviews, and how much work it is."""
-    axes = "; ".join(
-        f"{axis} {', '.join(f'{v:g}' if isinstance(v, float) else str(v) for v in values)}"
-        for axis, values in sweep.axes.items()
-    )
-    epochs, total = sweep.config.epochs, sweep.count_trials()
-    steps = epochs * math.ceil(reviews / min(sweep.axes["batch_size"]))
-    print(f"{'sweep':8} {sweep.directory}: {sweep.procedure} of {axes}")
-    print(f"{'':8} the best by validation again with seeds {', '.join(map(str, sweep.seeds))}")
-    print(
-        f"{'':8} {total} runs of at most {epochs} epochs, {steps:,} steps or fewer "
-        f"each, {total * steps:,} in all",
-        flush=True,
-    )
+COLUMNS = ["stage", *FIELDS, "seed", "status", "best_epoch", "val_loss", "val_accuracy"]
+COLUMNS += ["test_loss", "test_accuracy", "reason", "run"]
 
 
 class SweepProgress:
     """Prints a line for every trial that ends, whoever ran it, and the time that is left."""
 
-    def __init__(self, sweep: Sweep):
-        """Print how many trials have ended already."""
-        self._directory, self._total = sweep.directory, sweep.count_trials()
-        self._known = self._ended()
-        self._before, self._start = len(self._known), time.monotonic()
-        if self._known:
-            print(f"{'':8} {self._before} of {self._total} runs had ended before", flush=True)
-
-    def _ended(self) -> set[Path]:
-        folders = (*self._directory.glob("*/"), *self._directory.glob(f"{FINAL}/*/"))
-        return {folder for folder in folders if RunDirectory(folder).outcome()[0] != "open"}
+    def __init__(self, sweep: Sweep, reviews: int):
+        """Print the plan over so many training reviews, and how many trials have ended."""
+        axes = "; ".join(
+            f"{axis} {', '.join(map(format_value, values))}" for axis, values in sweep.axes.items()
+        )
+        epochs, self._total = sweep.config.epochs, sweep.count_trials()
+        steps = epochs * math.ceil(reviews / min(sweep.axes["batch_size"]))
+        folders = [*sweep.directory.glob("*/"), *sweep.directory.glob(f"{FINAL}/*/")]
+        self._ended = {f for f in folders if RunDirectory(f).outcome()[0] != "open"}
+        self._before, self._start = len(self._ended), time.monotonic()
+        print(
+            f"{'sweep':8} {sweep.directory}: {sweep.procedure} of {axes}\n"
+            f"{'':8} the best by validation again with seeds {', '.join(map(str, sweep.seeds))}\n"
+            f"{'':8} {self._total} runs of at most {epochs} epochs, {steps:,} steps or fewer "
+            f"each, {self._total * steps:,} in all"
+        )
+        if self._ended:
+            print(f"{'':8} {self._before} of {self._total} runs had ended before")
+        sys.stdout.flush()
 
     def update(self, trials: Sequence[Trial]) -> None:
         """Print what is new among the trials of a stage."""
-        ended = self._ended() - self._known
         for trial in trials:
-            if trial.directory not in ended:
+            if trial.directory in self._ended or trial.refresh().status == "open":
                 continue
-            self._known.add(trial.directory)
-            done = len(self._known)
-            elapsed = time.monotonic() - self._start
-            left = elapsed / (done - self._before) * (self._total - done)
-            tqdm.write(
-                f"{done:>3}/{self._total}  {trial.stage:13} {trial.label}: "
-                + _verdict(trial.refresh().content)
-                + (f"  ETA {_duration(left)}" if done < self._total else "")
-            )
+            self._ended.add(trial.directory)
+            done = len(self._ended)
+            pace = (time.monotonic() - self._start) / (done - self._before)
+            left = tqdm.format_interval(pace * (self._total - done))
+            line = f"{done:>3}/{self._total}  {trial.stage:13} {trial.label}: {_verdict(trial.row)}"
+            tqdm.write(line + (f"  ETA {left}" if done < self._total else ""))
             sys.stdout.flush()
 
 
-def _verdict(content: dict[str, Any]) -> str:
-    if "reason" in content:
-        return f"FAILED: {content['reason']}"
-    tested = ""
-    if "test" in content:
-        tested = f", test accuracy {content['test']['accuracy']:.4f}"
+def _verdict(row: dict[str, Any]) -> str:
+    if row["reason"] is not None:
+        return f"FAILED: {row['reason']}"
+    tested = row["test_accuracy"]
     return (
-        f"validation accuracy {content['val']['accuracy']:.4f} loss {content['val']['loss']:.4f} "
-        f"(epoch {content['best_epoch']}){tested}, {content['train_seconds']:,.0f} s"
+        f"validation accuracy {row['val_accuracy']:.4f} loss {row['val_loss']:.4f} "
+        f"(epoch {row['best_epoch']})"
+        + ("" if tested is None else f", test accuracy {tested:.4f}")
+        + f", {row['train_seconds']:,.0f} s"
     )
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
 def write_table(sweep: Sweep) -> list[dict[str, Any]]:
@@ -89,18 +72,13 @@ def write_table(sweep: Sweep) -> list[dict[str, Any]]:
 
     No times stand in it, so that equal sweeps give equal tables.
     """
-    rows = [_table_row(trial) for trials in sweep.stages() for trial in trials]
-    write_csv(sweep.directory / "table.csv", list(rows[0]), [list(row.values()) for row in rows])
+    rows = [trial.row for trials in sweep.stages() for trial in trials]
+    for row in rows:
+        if row["step"] is not None:
+            row["status"] = f"failed at step {row['step']}"
+    table = [[row[column] for column in COLUMNS] for row in rows]
+    write_csv(sweep.directory / "table.csv", COLUMNS, table)
     return rows
-
-
-def _table_row(trial: Trial) -> dict[str, Any]:
-    content, status = trial.content, trial.status
-    if content.get("step") is not None:
-        status = f"failed at step {content['step']}"
-    row = {"stage": trial.stage, **trial.setting, "seed": trial.config.seed, "status": status}
-    row |= {"best_epoch": content.get("best_epoch"), **trial.scores}
-    return {**row, "reason": content.get("reason"), "run": trial.directory.name}
 
 
 def conclude(sweep: Sweep, trials: Sequence[Trial]) -> None:
@@ -120,12 +98,10 @@ def conclude(sweep: Sweep, trials: Sequence[Trial]) -> None:
         )
     accuracies = [result["test"]["accuracy"] for result in finished]
     spread = f" ± {statistics.stdev(accuracies):.4f}" if len(accuracies) > 1 else ""
-    print(f"{'best':8} {trials[0].label.rpartition(',')[0]}")
     print(
+        f"{'best':8} {trials[0].label.rpartition(',')[0]}\n"
         f"{'test':8} accuracy {statistics.mean(accuracies):.4f}{spread} "
-        f"(mean and standard deviation over seeds {', '.join(map(str, sweep.seeds))})"
-    )
-    print(
+        f"(mean and standard deviation over seeds {', '.join(map(str, sweep.seeds))})\n"
         f"{'files':8} {sweep.directory}/table.csv; --mode=report makes tables, plots and a page "
         "of it"
     )

@@ -5,9 +5,11 @@ then learning rate, each stage from the winner so far. The winner is then traine
 Nothing here trains.
 """
 
+import contextlib
 import dataclasses
 import functools
 import itertools
+import math
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -19,7 +21,6 @@ from sentiment_jax.config import (
     HARMLESS,
     config_difference,
     config_from_json,
-    config_to_json,
     flatten,
     run_name,
     validate,
@@ -37,27 +38,23 @@ FIELDS = {
     "batch_size": "batch_size",
     "learning_rate": "optimizer.learning_rate",
 }
-TYPES = {"optimizer": str, "batch_size": int, "learning_rate": float, "seeds": int}
 Setting = dict[str, Any]  # optimizer, batch_size, learning_rate
+
+
+def format_value(value: Any) -> str:
+    """Return an axis's value in words."""
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 @dataclasses.dataclass
 class Trial:
-    """One run of a sweep, or one that was made on its own.
+    """One run of a sweep, or one that was made on its own; its outcome as of the last `refresh`."""
 
-    Attributes:
-      stage: of the sweep; "run" outside of one.
-      directory: the run directory.
-      config: resolved.
-      status: open | finished | failed, as of the last `refresh`.
-      content: of result.json or failed.json; empty while the trial is open.
-    """
-
-    stage: str
+    stage: str  # of the sweep; "run" outside of one
     directory: Path
     config: ConfigDict
-    status: str = "open"
-    content: dict[str, Any] = dataclasses.field(default_factory=dict)
+    status: str = "open"  # or finished, failed
+    content: dict[str, Any] = dataclasses.field(default_factory=dict)  # of result or failure
 
     def refresh(self) -> "Trial":
         """Read the outcome from the directory; return the trial itself."""
@@ -82,12 +79,18 @@ class Trial:
         return f"{words.format(**self.setting)}, seed {self.config.seed}"
 
     @property
-    def scores(self) -> dict[str, float | None]:
-        """Loss and accuracy on "val" and "test", as far as they are known."""
+    def row(self) -> dict[str, Any]:
+        """What tables say of the trial; None stands for what is not known."""
+        known = ("step", "best_epoch", "epochs", "train_seconds", "reason")
         return {
-            f"{split}_{metric}": self.content.get(split, {}).get(metric)
-            for split in ("val", "test")
-            for metric in ("loss", "accuracy")
+            **{"stage": self.stage, **self.setting, "seed": self.config.seed},
+            **{"status": self.status, "run": self.directory.name},
+            **{name: self.content.get(name) for name in known},
+            **{
+                f"{split}_{metric}": self.content.get(split, {}).get(metric)
+                for split in ("val", "test")
+                for metric in ("loss", "accuracy")
+            },
         }
 
     @functools.cached_property
@@ -108,56 +111,33 @@ class Trial:
 
 @dataclasses.dataclass(frozen=True)
 class Sweep:
-    """A sweep as sweep.json describes it.
+    """A sweep as sweep.json describes it."""
 
-    Attributes:
-      directory: holds sweep.json, table.csv and a folder for each trial.
-      procedure: grid | stages.
-      axes: optimizer, batch_size, learning_rate -> the values to try.
-      seeds: the winner is trained and tested once with each.
-      start: the setting that the first stage varies.
-      optimizer_settings: optimizer -> fields of config.optimizer that come with it.
-      config: resolved; what no axis changes.
-      data_hash: of the reviews.
-      command: the command line that began the sweep.
-      config_file: its --config, with the variant; empty in a sweep.json written before it was kept.
-      overrides: config field -> value, as that command line set them.
-    """
-
-    directory: Path
+    directory: Path  # holds sweep.json, table.csv and a folder for each trial
     procedure: str
-    axes: dict[str, tuple]
-    seeds: tuple[int, ...]
-    start: Setting
-    optimizer_settings: dict[str, dict[str, Any]]
-    config: ConfigDict
+    axes: dict[str, tuple]  # optimizer, batch_size, learning_rate -> the values to try
+    seeds: tuple[int, ...]  # the winner is trained and tested once with each
+    start: Setting  # varied by the first stage
+    optimizer_settings: dict[str, dict[str, Any]]  # optimizer -> fields that come with it
+    config: ConfigDict  # resolved; what no axis changes
     data_hash: str = ""
-    command: str = ""
-    config_file: str = ""
-    overrides: dict[str, Any] = dataclasses.field(default_factory=dict)
+    command: str = ""  # the command line that began the sweep
+    config_file: str = ""  # its --config, with the variant; older sweeps did not keep it
+    overrides: dict[str, Any] = dataclasses.field(default_factory=dict)  # as it set them
 
     def to_json(self) -> dict[str, Any]:
-        """Return the content of sweep.json as plain JSON values."""
-        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        """Return the content of sweep.json."""
+        fields = {**vars(self), "config": self.config.to_dict()}
         del fields["directory"]
-        return {**fields, "config": config_to_json(self.config)}
-
-    def trial_config(self, setting: Setting, seed: int) -> ConfigDict:
-        """Return the resolved config of one trial."""
-        extra = self.optimizer_settings.get(setting["optimizer"], {})
-        config = ConfigDict(self.config.to_dict())
-        config.update_from_flattened_dict(
-            {
-                **{f"optimizer.{name}": value for name, value in extra.items()},
-                **{field: setting[axis] for axis, field in FIELDS.items()},
-                "seed": seed,
-            }
-        )
-        return config
+        return fields
 
     def trial(self, stage: str, setting: Setting, seed: int) -> Trial:
-        """Return one trial with its present outcome."""
-        config = self.trial_config(setting, seed)
+        """Return one trial with its resolved config and present outcome."""
+        extra = self.optimizer_settings.get(setting["optimizer"], {})
+        fields = {f"optimizer.{name}": value for name, value in extra.items()}
+        fields |= {field: setting[axis] for axis, field in FIELDS.items()}
+        config = ConfigDict(self.config.to_dict())
+        config.update_from_flattened_dict({**fields, "seed": seed})
         parent = self.directory / FINAL if stage == FINAL else self.directory
         return Trial(stage, parent / run_name(config), config).refresh()
 
@@ -165,8 +145,9 @@ class Sweep:
         """Return the command that repeats one trial; the sweep's own without a config_file."""
         if not self.config_file:
             return self.command
+        changes = config_difference(self.config, trial.config)
+        changed = [change.split(":")[0] for change in changes]
         flat = flatten(trial.config)
-        changed = [change.split(":")[0] for change in config_difference(self.config, trial.config)]
         fields = self.overrides | {field: flat[field] for field in (*changed, "seed")}
         command = ["python", "-m", "sentiment_jax.main", f"--config={self.config_file}"]
         command += [f"--config.{field}={value}" for field, value in fields.items()]
@@ -175,9 +156,8 @@ class Sweep:
     def count_trials(self) -> int:
         """Return the number of trials; a stage does not repeat the winner of the one before."""
         sizes = [len(values) for values in self.axes.values()]
-        if self.procedure == "grid":
-            return sizes[0] * sizes[1] * sizes[2] + len(self.seeds)
-        return sum(sizes) - 2 + len(self.seeds)
+        chosen_from = math.prod(sizes) if self.procedure == "grid" else sum(sizes) - 2
+        return chosen_from + len(self.seeds)
 
     def stages(self) -> Iterator[list[Trial]]:
         """Yield the trials of one stage after the other.
@@ -193,8 +173,9 @@ class Sweep:
         for stage, changes in choices.items():
             trials = [self.trial(stage, {**setting, **change}, seed) for change in changes]
             yield trials
-            best = winner(trials)
-            if best is None:
+            is_open = [trial.refresh().status == "open" for trial in trials]
+            best = best_finished(trials)
+            if any(is_open) or best is None:
                 return
             setting = best.setting
         yield [self.trial(FINAL, setting, seed) for seed in self.seeds]
@@ -205,32 +186,19 @@ class Sweep:
         Raises:
           InputError: they differ in more than what changes no number of a trial.
         """
-        names = ("procedure", "axes", "seeds", "start", "optimizer_settings", "config")
-        old, asked = ({name: getattr(plan, name) for name in names} for plan in (self, new))
+        compared = ("procedure", "axes", "seeds", "start", "optimizer_settings", "config")
+        old, asked = ({name: getattr(plan, name) for name in compared} for plan in (self, new))
         harmless = {f"config.{field}" for field in HARMLESS}
         changes = config_difference(old, asked)
-        changes = [change for change in changes if change.split(":")[0] not in harmless]
-        if changes:
+        if changes := [change for change in changes if change.split(":")[0] not in harmless]:
             raise InputError(
                 f"{self.directory} holds another sweep ({'; '.join(changes)}); choose another "
                 "--workdir"
             )
 
 
-def winner(trials: Sequence[Trial]) -> Trial | None:
-    """Return the trial with the best validation (accuracy, ties by loss, then the first).
-
-    None while one is open, or if none finished.
-    """
-    for trial in trials:
-        trial.refresh()
-    if any(trial.status == "open" for trial in trials):
-        return None
-    return best_finished(trials)
-
-
 def best_finished(trials: Sequence[Trial]) -> Trial | None:
-    """Return the best finished trial by validation, the first of equals; None if none finished."""
+    """Return the finished trial with the best validation accuracy, if any; ties: loss, order."""
     finished = [trial for trial in trials if trial.status == "finished"]
     return max(finished, key=lambda t: validation_rank(t.content["val"]), default=None)
 
@@ -244,20 +212,16 @@ def plan_sweep(
 ) -> Sweep:
     """Turn a config's get_sweep(), updated with the command line's values, into a sweep.
 
-    Args:
-      directory: the sweep's.
-      config: resolved.
-      axes: procedure, the three axes, seeds; optionally start and optimizer_settings.
-      config_file: the command line's --config.
-      overrides: config fields named on the command line. One that the sweep would set is refused;
-        of optimizer_settings they win.
+    `axes` hold procedure, the three axes, seeds; optionally start and optimizer_settings.
+    `config_file` and `overrides` (field -> value) are the command line's; overrides win over
+    optimizer_settings.
 
     Raises:
-      InputError: unknown or missing names, values of the wrong kind, empty axes.
+      InputError: unknown or missing names, values of the wrong kind, an overridden axis.
     """
     overrides = dict(overrides or {})
-    known = {"procedure", *TYPES, "start", "optimizer_settings"}
-    if axes.keys() - known or {"procedure", *TYPES} - axes.keys():
+    known = {"procedure", *FIELDS, "seeds", "start", "optimizer_settings"}
+    if not known - {"start", "optimizer_settings"} <= axes.keys() <= known:
         raise InputError(
             f"get_sweep() has {', '.join(sorted(axes))}; expected are {', '.join(sorted(known))}"
         )
@@ -265,17 +229,14 @@ def plan_sweep(
         raise InputError(
             f"procedure={axes['procedure']!r} is unknown, choose {', '.join(PROCEDURES)}"
         )
+    values, start, flat = {}, {}, flatten(config)  # a config's values have the schema's types
     for axis, field in FIELDS.items():
         if field in overrides:
             raise InputError(f"--config.{field} is an axis of the sweep: use --sweep_{axis}")
-    values = {axis: _values(axis, axes[axis]) for axis in TYPES}
-    seeds = values.pop("seeds")
-    if min(seeds) < 0:
-        raise InputError(f"--sweep_seeds: {min(seeds)} is negative")
-    start = {}
-    for axis, field in FIELDS.items():
-        own = axes.get("start", {}).get(axis, flatten(config)[field])
+        values[axis] = _values(axis, type(flat[field]), axes[axis])
+        own = axes.get("start", {}).get(axis, flat[field])
         start[axis] = own if own in values[axis] else values[axis][0]
+    seeds = _values("seeds", int, axes["seeds"])
     settings = {
         name: {key: v for key, v in fields.items() if f"optimizer.{key}" not in overrides}
         for name, fields in axes.get("optimizer_settings", {}).items()
@@ -285,22 +246,18 @@ def plan_sweep(
         config_file=config_file,
         overrides=overrides,
     )
-    for axis in FIELDS:
-        for value in values[axis]:
-            validate(sweep.trial_config({**start, axis: value}, seeds[0]))
+    tried = [({**start, axis: value}, seeds[0]) for axis in FIELDS for value in values[axis]]
+    for setting, seed in [*tried, *((start, seed) for seed in seeds)]:
+        validate(sweep.trial("", setting, seed).config)
     return sweep
 
 
-def _values(axis: str, raw: Sequence[Any]) -> tuple:
-    kind: Any = TYPES[axis]
-    try:
-        values = tuple(dict.fromkeys(kind(value) for value in raw))
-    except ValueError as error:
-        listed = ",".join(map(str, raw))
-        raise InputError(f"--sweep_{axis}={listed}: {kind.__name__} values expected") from error
-    if not values:
-        raise InputError(f"--sweep_{axis} is empty: name at least one value")
-    return values
+def _values(axis: str, kind: type, raw: Sequence[Any]) -> tuple:
+    with contextlib.suppress(ValueError):
+        if values := tuple(dict.fromkeys(map(kind, raw))):
+            return values
+    listed = ",".join(map(str, raw))
+    raise InputError(f"--sweep_{axis}={listed}: one or more {kind.__name__} values expected")
 
 
 def read_sweep(directory: Path) -> Sweep:

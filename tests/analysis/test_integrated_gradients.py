@@ -12,12 +12,13 @@ import pytest
 from reviews import encode_lists
 
 from sentiment_jax.analysis import integrated_gradients
+from sentiment_jax.analysis.html import render
 from sentiment_jax.analysis.integrated_gradients import Explanation, Word
 from sentiment_jax.config import EncoderConfig, LstmConfig
 from sentiment_jax.data import sources, tokenization
 from sentiment_jax.data.reviews import normalize_text
 from sentiment_jax.errors import InputError
-from sentiment_jax.explain import explain_texts, split_text, strongest_words, to_html, to_terminal
+from sentiment_jax.explain import explain_texts, split_text, strongest_words, to_terminal
 from sentiment_jax.models.classifiers import EncoderClassifier
 from sentiment_jax.models.lstm import LstmClassifier
 from sentiment_jax.training.experiment import TrainedModel, classifiers, devices, load_run
@@ -167,7 +168,8 @@ def make_explanation(text="so <dull> but fun", **places):
 
 
 def to_page(explanation):
-    return to_html([{"headline": "a", "pieces": split_text(explanation), "lines": ["b"]}])
+    explained = {"headline": "a", "pieces": split_text(explanation), "lines": ["b"]}
+    return render("explanation.html.j2", legend="c", explanations=[explained])
 
 
 def test_colours_follow_sign_and_strength():

@@ -5,9 +5,10 @@ import dataclasses
 import numpy as np
 import pandas
 import pytest
+from matplotlib.figure import Figure
 
 from sentiment_jax.analysis import figures
-from sentiment_jax.analysis.html import Fold, Heading, Picture, Table, Text, render
+from sentiment_jax.analysis.html import TEMPLATES
 from sentiment_jax.analysis.predictions import (
     Predictions,
     accuracy_by_length,
@@ -63,7 +64,10 @@ def test_a_score_on_an_edge_belongs_to_the_bin_above():
 
 def test_truncated_reviews_stand_apart(tmp_path, monkeypatch):
     drawn = []
-    monkeypatch.setattr(figures, "save", lambda figure, path: drawn.append(figure))
+    savefig = Figure.savefig
+    monkeypatch.setattr(
+        Figure, "savefig", lambda f, *a, **options: drawn.append(f) or savefig(f, *a, **options)
+    )
     rng = np.random.default_rng(0)
     words = rng.integers(10, 900, 2000).astype(np.int32)
     predictions = make_predictions([np.where(words > 400, 0.1, 0.9)], np.ones(2000))
@@ -85,21 +89,33 @@ def test_wilson_interval():
     np.testing.assert_allclose(wilson_interval(81 / 263, 263), (0.2553, 0.3662), atol=5e-5)
 
 
+def write(kind, call, **values):
+    """One call of a macro that Markdown ("md") or the page ("html") is written with."""
+    source = f'{{% import "blocks.{kind}.j2" as write %}}{call}'
+    return TEMPLATES.from_string(source).render(values)
+
+
 def test_blocks():
     rows = [["x<y", 1.005], [None, 2]]
-    table = Table("t", pandas.DataFrame(rows, columns=["a|b", "test loss"], dtype=object))
-    blocks = [Heading("H & M"), Text("a < b"), table, Fold("more", [Text("inner")])]
-    markdown = render("report.md.j2", title="T", blocks=blocks)
-    lines = "| a\\|b | test loss |\n| --- | ---: |\n| x<y | 1.0050 |\n| – | 2.0000 |\n"
-    assert markdown == f"# T\n\n## H & M\n\na < b\n\n{lines}\n"
-    html = render("report.html.j2", title="T", blocks=blocks)
-    assert "<h2>H &amp; M</h2>" in html and "x&lt;y" in html
-    assert '<td class="number">1.0050</td>' in html and "<details>" in html and "inner" in html
+    frame = pandas.DataFrame(rows, columns=["a|b", "test loss"], dtype=object)
+    lines = "| a\\|b | test loss |\n| --- | ---: |\n| x<y | 1.0050 |\n| – | 2.0000 |\n\n"
+    assert write("md", "{{ write.table(frame) }}", frame=frame) == lines
+    html = write("html", "{{ write.table(frame) }}", frame=frame)
+    assert '<td class="name">x&lt;y</td>' in html and '<td class="number">1.0050</td>' in html
+    heading = '{{ write.heading(2, "H & M") }}'
+    assert write("md", heading) == "## H & M\n\n"
+    assert write("html", heading) == "<h2>H &amp; M</h2>\n"
+    fold = '{% call write.fold("more") %}{{ write.text("a < b") }}{% endcall %}'
+    assert write("md", fold) == ""
+    html = "<details><summary>more</summary>\n<p>a &lt; b</p>\n</details>\n"
+    assert write("html", fold) == html
 
 
 def test_a_picture_names_what_it_shows(tmp_path):
     path = tmp_path / "a.png"
     path.write_bytes(b"png")
-    html = render("report.html.j2", title="T", blocks=[Picture('a "quoted" <plot>', path)])
+    picture = "{{ write.picture(path, text) }}"
+    html = write("html", picture, path=path, text='a "quoted" <plot>')
     assert 'alt="a &#34;quoted&#34; &lt;plot&gt;"' in html
     assert 'src="data:image/png;base64,cG5n"' in html
+    assert write("md", picture, path=path, text="a plot") == "![a plot](a.png)\n\n*a plot.*\n\n"
