@@ -21,7 +21,6 @@ its array files restore silently as other numbers, hence the manifest. "Damaged"
 whose bytes differ from its manifest; it is set aside as N.corrupt.
 """
 
-import contextlib
 import re
 import shutil
 from pathlib import Path
@@ -69,12 +68,7 @@ class Checkpoints:
     """
 
     def __init__(self, directory: Path, *, read_only: bool = False):
-        """List what is there; to write, also tidy up after a kill and set damaged ones aside.
-
-        Args:
-          directory: the run's checkpoints/ folder; created on the first save.
-          read_only: touch nothing, and verify nothing before `fault` asks for it.
-        """
+        """List what is there; unless `read_only`, tidy up after a kill and verify everything."""
         self.directory = directory.resolve()
         self.faults: dict[int, str] = {}
         self.ignored: list[str] = []
@@ -114,21 +108,9 @@ class Checkpoints:
         return "; ".join(f"step {step}: {why}" for step, why in self.faults.items())
 
     def save(
-        self,
-        step: int,
-        params: Any,
-        opt_state: Any,
-        bookkeeping: dict[str, Any],
-        best: int | None = None,
+        self, step: int, params: Any, opt_state: Any, bookkeeping: dict[str, Any], best: int | None
     ) -> None:
-        """Write one checkpoint completely, then delete those that it supersedes.
-
-        Args:
-          step: optimiser steps taken.
-          params: parameter tree.
-          opt_state: optimiser state tree.
-          bookkeeping: JSON values that a resumed run needs.
-          best: the step with the best validation score, to be kept.
+        """Write one checkpoint completely, then delete those that it supersedes, but for `best`.
 
         Raises:
           DiskFull: not enough free space; nothing older is touched.
@@ -137,7 +119,13 @@ class Checkpoints:
 
         partial, folder = (self.directory / name for name in (f"{step}.partial", str(step)))
         self.directory.mkdir(parents=True, exist_ok=True)
-        self._check_space(step, sum(x.nbytes for x in jax.tree.leaves((params, opt_state))))
+        needed = sum(leaf.nbytes for leaf in jax.tree.leaves((params, opt_state)))
+        free = shutil.disk_usage(self.directory).free
+        if free < 1.1 * needed:
+            raise DiskFull(
+                f"disk full: {free:,} bytes free in {self.directory}, {needed:,} needed for the "
+                f"checkpoint of step {step}; free some space and run the same command again"
+            )
         with processes.in_turn():
             if processes.is_main():
                 shutil.rmtree(partial, ignore_errors=True)
@@ -160,24 +148,10 @@ class Checkpoints:
                     shutil.rmtree(deleted)
         self.steps = steps_in(self.directory)
 
-    def _check_space(self, step: int, needed: int) -> None:
-        free = shutil.disk_usage(self.directory).free
-        if free < 1.1 * needed:
-            raise DiskFull(
-                f"disk full: {free:,} bytes free in {self.directory}, {needed:,} needed for the "
-                f"checkpoint of step {step}; free some space and run the same command again"
-            )
-
     def restore(self, step: int, **templates: Any) -> dict[str, Any]:
-        """Read items of one checkpoint.
+        """Read items of one checkpoint: the bookkeeping, and those that have a template.
 
-        Args:
-          step: one of `steps`.
-          **templates: item name -> tree of arrays or jax.ShapeDtypeStruct with shardings
-            ("params", "opt_state").
-
-        Returns:
-          Item name -> tree, and "bookkeeping".
+        `templates` are trees of jax.ShapeDtypeStruct with shardings, for params and opt_state.
         """
         import orbax.checkpoint as ocp
 
@@ -192,7 +166,5 @@ class Checkpoints:
 
 def _move(folder: Path, name: str) -> None:
     """Give a folder another name, in place of whatever had it."""
-    target = folder.with_name(name)
-    with contextlib.suppress(FileNotFoundError):
-        shutil.rmtree(target)
-    folder.rename(target)
+    shutil.rmtree(folder.with_name(name), ignore_errors=True)
+    folder.rename(folder.with_name(name))

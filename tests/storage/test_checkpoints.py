@@ -51,7 +51,7 @@ def test_the_last_two_and_the_best_are_kept(filled):
 def test_a_step_saved_again_replaces_itself(directory):
     checkpoints = Checkpoints(directory)
     save(checkpoints, 5)
-    checkpoints.save(5, state(5), {"mu": jnp.ones(3) * 5}, {"validated": True})
+    checkpoints.save(5, state(5), {"mu": jnp.ones(3) * 5}, {"validated": True}, None)
     assert restored(checkpoints, 5)["bookkeeping"] == {"validated": True}
     assert [path.name for path in directory.iterdir()] == ["5"]
 
