@@ -4,6 +4,7 @@ The only file with flags. Slow libraries are imported once the flags are known t
 """
 
 import errno
+import importlib
 import math
 import os
 import runpy
@@ -34,9 +35,7 @@ TEXT = flags.DEFINE_multi_string("text", [], "predict: a review; repeatable.")
 INPUT = flags.DEFINE_string("input", None, "predict: a .csv, a file of one text per line, or -.")
 OUTPUT = flags.DEFINE_string("output", None, "export, report: folder; predict --explain: page.")
 FRESH = flags.DEFINE_bool("fresh", False, "train: start over in a used --workdir.")
-ALLOW_CHANGES = flags.DEFINE_bool(
-    "allow_changes", False, "train: resume although the config differs; recorded in env.json."
-)
+ALLOW_CHANGES = flags.DEFINE_bool("allow_changes", False, "train: resume with another config.")
 SWEEP: dict[str, flags.FlagHolder] = {
     axis: flags.DEFINE_list(f"sweep_{axis}", None, f"sweep: {axis} to try instead of the config's.")
     for axis in ("optimizer", "batch_size", "learning_rate", "seeds")
@@ -54,17 +53,11 @@ COORDINATOR = flags.DEFINE_string(
 )
 PROCESS_ID = flags.DEFINE_integer("process_id", None, "Number of this process, from 0.")
 PROCESS_COUNT = flags.DEFINE_integer("process_count", None, "How many processes there are.")
-LOST_AFTER = flags.DEFINE_integer(
-    "lost_after", 60, "Seconds of silence after which a process counts as lost.", lower_bound=5
-)
+LOST_AFTER = flags.DEFINE_integer("lost_after", 60, "Seconds until a silent process is lost.", 5)
 
 
 def parse(arguments: list[str]) -> None:
-    """Parse the command line.
-
-    Raises:
-      InputError: unknown flag or field (with the nearest name), bad value, stray argument.
-    """
+    """Parse the command line; InputError for unknown names, bad values and stray arguments."""
     try:
         rest = flags.FLAGS(arguments)
         if CONFIG.value is not None:
@@ -102,14 +95,11 @@ def dispatch() -> None:
     if config is None and RunDirectory(workdir).config.exists():
         config = RunDirectory(workdir).read_config()
     _start(config, group)
+    module = importlib.import_module(f"sentiment_jax.{mode}")
     if mode == "train":
-        from sentiment_jax.train import train
-
-        train(config, workdir, fresh=FRESH.value, allow_changes=ALLOW_CHANGES.value)
+        module.train(config, workdir, fresh=FRESH.value, allow_changes=ALLOW_CHANGES.value)
     elif mode == "evaluate":
-        from sentiment_jax.evaluate import evaluate_run
-
-        evaluate_run(workdir, SPLIT.value)
+        module.evaluate_run(workdir, SPLIT.value)
     elif mode == "predict":
         _predict(workdir, output)
     elif mode == "export":
@@ -117,10 +107,8 @@ def dispatch() -> None:
     elif mode == "sweep":
         _sweep(workdir)
     else:
-        from sentiment_jax.report import report
-
         names = [workdir] if workdir.is_dir() else map(Path, str(workdir).split(","))
-        report(list(names), output, WITH_TEXT.value)
+        module.report(list(names), output, WITH_TEXT.value)
 
 
 def _start(config: Any, group: launch.ProcessGroup | None) -> None:

@@ -19,7 +19,6 @@ from sentiment_jax.config import (
     HARMLESS,
     config_difference,
     config_from_json,
-    config_to_json,
     flatten,
     run_name,
     validate,
@@ -137,10 +136,10 @@ class Sweep:
     overrides: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
-        """Return the content of sweep.json as plain JSON values."""
+        """Return the content of sweep.json."""
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         del fields["directory"]
-        return {**fields, "config": config_to_json(self.config)}
+        return {**fields, "config": self.config.to_dict()}
 
     def trial_config(self, setting: Setting, seed: int) -> ConfigDict:
         """Return the resolved config of one trial."""

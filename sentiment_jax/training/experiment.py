@@ -98,22 +98,18 @@ def make_classifier(config: ConfigDict, tokenizer: Any) -> Classifier:
 def prepare_experiment(
     config: ConfigDict, tokenizer: Any = None, only: str | None = None
 ) -> Experiment:
-    """Read and encode the reviews and build the model.
+    """Read and encode the reviews and build the model of a resolved config.
 
-    Args:
-      config: resolved.
-      tokenizer: a run's; None makes the config's.
-      only: the one split to encode; the others are read for the data hash alone.
+    The tokenizer is a run's, or None to make the config's. Where `only` one split is encoded, the
+    others are read for the data hash alone.
     """
     data = DataConfig(**config.data.to_dict())
     corpus = load_corpus(data)
-    if tokenizer is None:
-        tokenizer = make_tokenizer(config, corpus)
+    classifier = make_classifier(config, tokenizer or make_tokenizer(config, corpus))
     if only is not None:
         corpus = dataclasses.replace(corpus, splits={only: corpus.splits[only]})
-    classifier = make_classifier(config, tokenizer)
-    encoded = encode_corpus(corpus, tokenizer, data)
-    check_encoded(encoded, tokenizer.get_vocab_size())
+    encoded = encode_corpus(corpus, classifier.tokenizer, data)
+    check_encoded(encoded, classifier.tokenizer.get_vocab_size())
     truncated = {
         name: round(split.truncated / max(len(split), 1), 4) for name, split in encoded.items()
     }
@@ -166,16 +162,13 @@ def restore_model(like: Classifier, checkpoints: Checkpoints, step: int) -> Trai
 def load_run(workdir: Path) -> TrainedModel:
     """Read the best checkpoint of a run directory, also beside its training.
 
-    Raises:
-      InputError: not a run directory, or nothing validated in it yet.
-      RunError: the best checkpoint is damaged.
+    InputError: not a run directory, or nothing validated in it yet. RunError: damaged.
     """
     directory = RunDirectory(workdir)
     directory.check_found()
     classifier = make_classifier(directory.read_config(), directory.load_tokenizer())
-    attempt = 0
+    attempts = READ_ATTEMPTS
     while True:
-        attempt += 1
         checkpoints = Checkpoints(directory.checkpoints, read_only=True)
         try:
             if directory.result.exists():
@@ -192,8 +185,9 @@ def load_run(workdir: Path) -> TrainedModel:
             _check_intact(checkpoints, step)
             return restore_model(classifier, checkpoints, step)
         except Exception:  # of whatever type: the training replaced it while it was read
+            attempts -= 1
             now = Checkpoints(directory.checkpoints, read_only=True)
-            if now.steps == checkpoints.steps or attempt == READ_ATTEMPTS:
+            if now.steps == checkpoints.steps or not attempts:
                 raise
 
 

@@ -60,14 +60,9 @@ class TrainingRun:
 
     def log_scores(self, split: str, scores: dict[str, Any], seconds: float) -> None:
         """Write a line of metrics.jsonl about the step that has been reached."""
-        self.log.write(
-            step=self.progress.step,
-            epoch=self.progress.epochs_done + 1,
-            split=split,
-            **scores,
-            seconds=round(seconds, 3),
-            learning_rate=self.learning_rate(self.progress.step - 1),
-        )
+        step, rate = self.progress.step, self.learning_rate(self.progress.step - 1)
+        at = {"step": step, "epoch": self.progress.epochs_done + 1, "split": split}
+        self.log.write(**at, **scores, seconds=round(seconds, 3), learning_rate=rate)
 
     def save(self) -> None:
         """Write the checkpoint of the step that has been reached."""
@@ -76,10 +71,16 @@ class TrainingRun:
         bookkeeping = dataclasses.asdict(progress)
         self.checkpoints.save(progress.step, state.params, state.opt_state, bookkeeping, best)
 
+    def interrupt(self) -> None:
+        """Save, unless training has ended, and raise Interrupted."""
+        if self.state is not None:
+            self.save()
+        raise Interrupted(f"saved step {self.progress.step}; run the same command to continue")
+
     def check_stop(self) -> None:
-        """Raise Interrupted if a signal came; the caller saves."""
+        """Interrupt the run if a signal came."""
         if self.stop.asked():
-            self.stop.interrupt(self.progress.step)
+            self.interrupt()
 
 
 def train_epoch(run: TrainingRun) -> None:
@@ -134,11 +135,11 @@ def train_epoch(run: TrainingRun) -> None:
                 behind.flush()
             if logging:
                 run.log_scores("train", *progress.end_window())
-            if saving or stopping:
+            if stopping:
+                run.interrupt()
+            if saving:
                 run.save()
                 clock = time.perf_counter()
-            if stopping:
-                run.stop.interrupt(progress.step)
 
 
 def _check_finite(run: TrainingRun, sums: dict[str, float]) -> None:
@@ -155,17 +156,11 @@ def _check_finite(run: TrainingRun, sums: dict[str, float]) -> None:
 def validate_epoch(run: TrainingRun) -> None:
     """Score the validation split, update best and patience, save.
 
-    Raises:
-      Interrupted: a signal; the step is saved, its validation is repeated on resuming.
+    A signal meanwhile saves the step; its validation is repeated on resuming.
     """
     config, progress, val = run.experiment.config, run.progress, run.experiment.encoded["val"]
-    try:
-        scores = scoring.score_reviews(
-            run.experiment, run.state.params, val, "validation", stop=run.check_stop
-        )
-    except Interrupted:
-        run.save()
-        raise
+    params, stop = run.state.params, run.check_stop
+    scores = scoring.score_reviews(run.experiment, params, val, "validation", stop=stop)
     run.log_scores("val", scores.summary(), scores.seconds)
     progress.end_epoch(scores.summary(), config.early_stopping_patience)
     run.save()

@@ -8,7 +8,6 @@ import time
 from types import FrameType
 from typing import Any
 
-from sentiment_jax.errors import Interrupted
 from sentiment_jax.runtime import devices, processes
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
@@ -57,7 +56,3 @@ class Stop:
             return self.requested
         earlier, self._posted = self._posted, devices.any_of(self.requested)
         return bool(earlier)
-
-    def interrupt(self, step: int) -> None:
-        """Raise Interrupted; `step` is saved, or the caller saves it."""
-        raise Interrupted(f"saved step {step}; run the same command to continue")
