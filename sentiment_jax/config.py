@@ -30,11 +30,7 @@ EXAMPLE_TEXTS = (
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    """What the schema says of a setting besides its type.
-
-    A run may resume with another value of a `harmless` one: it changes no number, only where data
-    lie (their hash is compared) or how often something is written.
-    """
+    """What the schema says of a setting besides its type."""
 
     default: Any  # its value where a recipe says nothing
     meaning: str
@@ -44,7 +40,7 @@ class Setting:
     at_most: float | int = math.inf
     inherited: bool = False  # None stands for the pretrained weights' value, or else the default
     internal: bool = False  # of the model alone, not set in a config
-    harmless: bool = False
+    harmless: bool = False  # changes no number of a run, which may resume with another value
 
     @property
     def allowed(self) -> str:
@@ -164,9 +160,7 @@ class EncoderConfig:
     classifier_dropout: float | None = _share(None, "None: as hidden_dropout", inherited=True)
     initializer_range: float = setting(0.02, "standard deviation of new weights", internal=True)
     dtype: str = setting("float32", "type of the computation; parameters: float32", choices=DTYPES)
-    attention: str = setting(
-        "xla", "kernel; cudnn needs bfloat16 and no attention dropout", choices=("xla", "cudnn")
-    )
+    attention: str = setting("xla", "kernel; cudnn: for bfloat16", choices=("xla", "cudnn"))
     remat: bool = setting(False, "rematerialise activations: less memory, more time")
     scan_layers: bool = setting(False, "compile one layer for all: faster compilation")
 

@@ -101,11 +101,11 @@ def dispatch() -> None:
     elif mode == "evaluate":
         module.evaluate_run(workdir, SPLIT.value)
     elif mode == "predict":
-        _predict(workdir, output)
+        _predict(module, workdir, output)
     elif mode == "export":
-        _export(workdir, output)
+        _export(module, workdir, output)
     elif mode == "sweep":
-        _sweep(workdir)
+        _sweep(module, workdir)
     else:
         names = [workdir] if workdir.is_dir() else map(Path, str(workdir).split(","))
         module.report(list(names), output, WITH_TEXT.value)
@@ -122,8 +122,7 @@ def _start(config: Any, group: launch.ProcessGroup | None) -> None:
     startup.use_compilation_cache()
 
 
-def _predict(workdir: Path, page: Path) -> None:
-    from sentiment_jax import predict
+def _predict(predict: Any, workdir: Path, page: Path) -> None:
     from sentiment_jax.training.experiment import load_run
 
     if isinstance(sys.stdout, terminal.Unbreakable):
@@ -143,31 +142,28 @@ def _predict(workdir: Path, page: Path) -> None:
     sys.stdout.flush()  # a full disk is found out here
 
 
-def _export(workdir: Path, folder: Path) -> None:
-    from sentiment_jax.export import export_pretrained
+def _export(export: Any, workdir: Path, folder: Path) -> None:
     from sentiment_jax.training.experiment import load_run
 
     run = load_run(workdir)
     if run.config.model.name == "lstm":
         raise InputError(f"{workdir} holds an lstm: only bert and electra have a Hugging Face form")
-    export_pretrained(folder, run.model.config, run.params, run.tokenizer)
+    export.export_pretrained(folder, run.model.config, run.params, run.tokenizer)
     print(f"wrote {folder}: open it with transformers' AutoModelForSequenceClassification")
 
 
-def _sweep(workdir: Path) -> None:
+def _sweep(sweep: Any, workdir: Path) -> None:
     if FRESH.value:
         raise InputError(f"--fresh is for one run: delete {workdir}, or name another --workdir")
     if WORKERS.value > 1:  # each process would take three quarters of a GPU's memory
         os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", f"{0.9 / WORKERS.value:.2f}")
-    from sentiment_jax.sweep import sweep
-
     config_file = config_flags.get_config_filename(flags.FLAGS["config"])
     file, _, variant = config_file.partition(":")
     recipe = runpy.run_path(file)
     if "get_sweep" not in recipe:
         raise InputError(f"{file} has no get_sweep(variant): configs/lstm.py shows one")
     given = {axis: flag.value for axis, flag in SWEEP.items() if flag.value is not None}
-    sweep(
+    sweep.sweep(
         CONFIG.value,
         workdir,
         recipe["get_sweep"](variant) | given,
@@ -194,14 +190,10 @@ def main(arguments: list[str] | None = None) -> int:
             return 0
         dispatch()
         processes.barrier()
-    except InputError as error:
-        return _fail(error, 2)
-    except RunError as error:
-        return _fail(error, 1)
-    except Interrupted as error:
-        return _fail(error, 143)
-    except KeyboardInterrupt:
-        return _fail("interrupted", 143)
+    except (InputError, RunError) as error:
+        return _fail(error, 2 if isinstance(error, InputError) else 1)
+    except (Interrupted, KeyboardInterrupt) as error:
+        return _fail(str(error) or "interrupted", 143)
     except Exception as error:
         # From an OSError, or from whatever Orbax makes of one.
         if os.strerror(errno.ENOSPC) in str(error):

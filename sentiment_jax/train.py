@@ -39,10 +39,8 @@ def train(
     differs, and env.json records it. A sweep's trials leave the test set alone, keep the encoded
     reviews between them with a `prepare` of their own, and share one `stop`.
 
-    Raises:
-      InputError: bad config, data, weights or run directory.
-      RunError: divergence, damaged checkpoints, full disk.
-      Interrupted: SIGTERM, SIGHUP or Ctrl-C; the state is saved.
+    InputError: bad config, data, weights or run directory. RunError: divergence, damaged
+    checkpoints, full disk. Interrupted: a signal came, the state is saved.
     """
     validate(config)
     run_directory.prepare_workdir(workdir)

@@ -30,10 +30,9 @@ def describe_run(run: TrainingRun, load_report: Any) -> None:
         f"{experiment.tokenizer.get_vocab_size():,} token types"
     )
     if load_report is not None:
-        for kind in ("loaded", "new", "unused"):
-            names = getattr(load_report, kind)
-            listed = "" if kind == "loaded" else ": " + (", ".join(names) or "none")
-            print(f"{'weights' if kind == 'loaded' else '':8} {len(names)} {kind}{listed}")
+        print(f"{'weights':8} {len(load_report.loaded)} loaded")
+        for kind, names in (("new", load_report.new), ("unused", load_report.unused)):
+            print(f"{'':8} {len(names)} {kind}: {', '.join(names) or 'none'}")
     together = f" in {processes.count()} processes" if processes.count() > 1 else ""
     print(
         f"{'device':8} {jax.device_count()} x {device.device_kind}{together}, jax {jax.__version__}"

@@ -64,24 +64,21 @@ class TrainedModel(Classifier):
 def resolve(config: ConfigDict) -> ConfigDict:
     """Return a copy that rebuilds the model without the folder of the pretrained weights."""
     resolved = ConfigDict(config.to_dict())
-    if config.model.name != "lstm":
-        folder = None
-        if config.model.pretrained:
-            folder, resolved.model.revision = _find_weights(config)
-        resolved.model = ConfigDict(weights.resolve_encoder(resolved.model.to_dict(), folder))
+    model, folder = resolved.model, None
+    if model.name != "lstm":
+        if model.pretrained:
+            folder, model.revision = hub.find_pretrained(model.pretrained, model.revision)
+        resolved.model = ConfigDict(weights.resolve_encoder(model.to_dict(), folder))
     return resolved
-
-
-def _find_weights(config: ConfigDict) -> tuple[Path, str]:
-    return hub.find_pretrained(config.model.pretrained, config.model.revision)
 
 
 def make_tokenizer(config: ConfigDict, corpus: Corpus) -> Any:
     """Return the pretrained weights' tokenizer, or one trained on the training split."""
-    if config.model.pretrained:
-        return tokenization.load_pretrained_tokenizer(_find_weights(config)[0])
-    texts, data = corpus.splits["train"].texts, config.data
-    if config.model.name != "lstm":
+    model, data, texts = config.model, config.data, corpus.splits["train"].texts
+    if model.pretrained:
+        folder, _ = hub.find_pretrained(model.pretrained, model.revision)
+        return tokenization.load_pretrained_tokenizer(folder)
+    if model.name != "lstm":
         return tokenization.train_wordpiece(texts, vocabulary_size=data.vocabulary_size)
     return tokenization.train_word_level(
         texts, vocabulary_size=data.vocabulary_size, min_frequency=data.min_frequency
@@ -141,9 +138,10 @@ def abstract_params(model: nn.Module) -> Any:
 def initial_params(experiment: Experiment) -> tuple[Any, Any]:
     """Return parameters from seed and pretrained weights, and the LoadReport (or None) of those."""
     params = initializer(experiment.model)(jax.random.key(experiment.config.seed))
-    if not experiment.config.model.pretrained:
+    choice = experiment.config.model
+    if not choice.pretrained:
         return params, None
-    folder, _ = _find_weights(experiment.config)
+    folder, _ = hub.find_pretrained(choice.pretrained, choice.revision)
     return weights.load_pretrained(folder, experiment.model.config, params)
 
 

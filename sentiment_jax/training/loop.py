@@ -35,7 +35,6 @@ class TrainingRun:
     stop: Stop
 
     def __post_init__(self) -> None:
-        """Derive the schedule, the compiled step, its cost and the log."""
         experiment, config = self.experiment, self.experiment.config
         optimizer = OptimizerConfig(**config.optimizer.to_dict())
         self.parameters = count_parameters(experiment.model)
@@ -86,9 +85,7 @@ class TrainingRun:
 def train_epoch(run: TrainingRun) -> None:
     """Take the steps that are left of the current epoch.
 
-    Raises:
-      Diverged: a loss or gradient norm that is not finite.
-      Interrupted: a signal; the step is saved.
+    Diverged: a loss or norm is not finite. Interrupted: a signal came; the step is saved.
     """
     experiment, progress, config = run.experiment, run.progress, run.experiment.config
     epoch, encoded = progress.epochs_done, experiment.encoded["train"]
@@ -107,9 +104,8 @@ def train_epoch(run: TrainingRun) -> None:
         clock = now
         _check_finite(run, sums)
         bar.update(1)
-        loss, accuracy, rate = averages(progress.epoch)
-        rates = f"loss {loss:.4f} accuracy {accuracy:.4f} {rate:.1f} examples/s"
-        bar.set_postfix_str(rates, refresh=False)
+        shown = "loss {:.4f} accuracy {:.4f} {:.1f} examples/s".format(*averages(progress.epoch))
+        bar.set_postfix_str(shown, refresh=False)
 
     behind = scoring.OneBehind(receive)
     with bar:

@@ -68,8 +68,8 @@ def make_train_step(
     and update. Runs that differ in seed, learning rate or schedule get the same function. With
     `shard_over`, parameters and optimiser state stay split over its devices (devices.sharding).
     """
-    unused: dict[str, Any] = {"learning_rate": 0.0, "schedule": "constant", "warmup_fraction": 0.0}
-    return _make_train_step(model, dataclasses.replace(optimizer, **unused), shard_over)
+    same = dataclasses.replace(optimizer, learning_rate=0.0, schedule="linear", warmup_fraction=0.0)
+    return _make_train_step(model, same, shard_over)
 
 
 @functools.lru_cache(maxsize=8)
