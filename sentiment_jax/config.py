@@ -165,7 +165,6 @@ class EncoderConfig:
     scan_layers: bool = setting(False, "compile one layer for all: faster compilation")
 
     def __post_init__(self) -> None:
-        """Refuse what can't be built, with InputError."""
         values = {f"model.{name}": value for name, value in vars(self).items()}
         problems = _problems(values, _settings(EncoderConfig, "model."))
         if not problems and self.hidden_size % self.num_attention_heads:
@@ -224,8 +223,7 @@ def make_config(
 ) -> ConfigDict:
     """Build a config from the schema's defaults, a recipe, and what one of its variants changes.
 
-    Recipe and variants are "group.field" -> value; the variant "" is the recipe itself, and an
-    unknown one a ValueError.
+    Those are "group.field" -> value. Variant "" is the recipe; an unknown one is a ValueError.
     """
     if variant and variant not in variants:
         raise ValueError(f"unknown variant {variant!r}: one of {', '.join(variants)}")

@@ -21,7 +21,7 @@ from sentiment_jax.errors import InputError, RunError
 from sentiment_jax.huggingface import hub, weights
 from sentiment_jax.models import classifiers
 from sentiment_jax.runtime import devices
-from sentiment_jax.storage.checkpoints import Checkpoints
+from sentiment_jax.storage.checkpoints import Checkpoints, steps_in
 from sentiment_jax.storage.files import read_json
 from sentiment_jax.storage.run_directory import RunDirectory
 
@@ -184,8 +184,7 @@ def load_run(workdir: Path) -> TrainedModel:
             return restore_model(classifier, checkpoints, step)
         except Exception:  # of whatever type: the training replaced it while it was read
             attempts -= 1
-            now = Checkpoints(directory.checkpoints, read_only=True)
-            if now.steps == checkpoints.steps or not attempts:
+            if steps_in(directory.checkpoints) == checkpoints.steps or not attempts:
                 raise
 
 

@@ -160,13 +160,12 @@ def validate_epoch(run: TrainingRun) -> None:
     run.log_scores("val", scores.summary(), scores.seconds)
     progress.end_epoch(scores.summary(), config.early_stopping_patience)
     run.save()
-    epoch = progress.epochs_done
     loss, accuracy, rate = averages(progress.last_epoch)
-    mark = "  best" if progress.best and progress.best["epoch"] == epoch else ""
+    mark = "  best" if progress.best and progress.best["epoch"] == progress.epochs_done else ""
     tqdm.write(
-        f"epoch {epoch:>3}/{config.epochs}  train loss {loss:.4f} accuracy {accuracy:.4f}  "
-        f"validation loss {scores.loss:.4f} accuracy {scores.accuracy:.4f}  "
-        f"{rate:7.1f} examples/s{mark}"
+        f"epoch {progress.epochs_done:>3}/{config.epochs}  train loss {loss:.4f} "
+        f"accuracy {accuracy:.4f}  validation loss {scores.loss:.4f} "
+        f"accuracy {scores.accuracy:.4f}  {rate:7.1f} examples/s{mark}"
     )
     if progress.stopped_early:
         tqdm.write(f"stopped early: {config.early_stopping_patience} epochs without a better score")

@@ -91,6 +91,5 @@ def score_reviews(
         behind.flush()
     assert examples == len(encoded), f"{examples} of {len(encoded)} reviews scored"
     accuracy = int(np.sum((p_positive > 0.5) == (encoded.labels == 1))) / examples
-    seconds = time.perf_counter() - start
     loss, p_positive = float(np.mean(losses)), p_positive.astype(np.float32)
-    return Scores(loss, accuracy, examples, seconds, p_positive)
+    return Scores(loss, accuracy, examples, time.perf_counter() - start, p_positive)

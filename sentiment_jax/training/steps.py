@@ -81,7 +81,7 @@ def _make_train_step(
     def train_step(
         state: TrainState, batch: dict[str, Array], learning_rate: Float[Array, ""]
     ) -> tuple[TrainState, dict[str, Array]]:
-        dropout_key = jax.random.fold_in(state.key, state.step)
+        rngs = {"dropout": jax.random.fold_in(state.key, state.step)}
         weights, labels = batch["weights"], batch["labels"]
 
         # The sum is divided afterwards: the number of examples is a sum over the devices, which
@@ -89,7 +89,6 @@ def _make_train_step(
         def total_loss(params: Any) -> tuple[Array, Array]:
             if shard_over is not None:  # gathered for this pass; gradients are scattered again
                 params = devices.constrain(params, shard_over, False)
-            rngs = {"dropout": dropout_key}
             logits = forward(model, params, batch, deterministic=False, rngs=rngs)
             return jnp.sum(cross_entropy(logits, labels) * weights), logits
 
