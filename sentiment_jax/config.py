@@ -17,6 +17,7 @@ from ml_collections.config_dict import placeholder
 
 from sentiment_jax.errors import InputError
 
+TRUNCATIONS = ("head", "tail", "head_tail")
 POOLINGS = ("last", "mean", "max", "mean_max")
 DTYPES = ("float32", "bfloat16")
 EXAMPLE_TEXTS = (
@@ -29,11 +30,7 @@ EXAMPLE_TEXTS = (
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    """What the schema says of a setting besides its type.
-
-    A `harmless` one changes no number of a run, only where data lie (their hash is compared) or how
-    often something is written: a run may resume with another value.
-    """
+    """What the schema says of a setting besides its type."""
 
     default: Any  # its value where a recipe says nothing
     meaning: str
@@ -43,15 +40,13 @@ class Setting:
     at_most: float | int = math.inf
     inherited: bool = False  # None stands for the pretrained weights' value, or else the default
     internal: bool = False  # of the model alone, not set in a config
-    harmless: bool = False
+    harmless: bool = False  # changes no number of a run, which may resume with another value
 
     @property
     def allowed(self) -> str:
         """Return the allowed values in words, empty if any will do."""
-        if self.choices:
-            return " | ".join(self.choices)
         if self.at_least is None:
-            return ""
+            return " | ".join(self.choices)
         upper = f" and < {self.below}" if self.below < math.inf else ""
         upper = f" and <= {self.at_most}" if self.at_most < math.inf else upper
         return f">= {self.at_least:g}{upper}"
@@ -74,6 +69,7 @@ def setting(default: Any, meaning: str, **rules: Any) -> Any:
 
 
 _count = functools.partial(setting, at_least=1)
+_from_zero = functools.partial(setting, at_least=0)
 _share = functools.partial(setting, at_least=0, below=1)
 
 
@@ -81,13 +77,11 @@ _share = functools.partial(setting, at_least=0, below=1)
 class RunConfig:
     """The settings of a run that belong to no group."""
 
-    seed: int = _count(0, "seed of weights, dropout and batch order", at_least=0, below=2**32)
+    seed: int = _from_zero(0, "seed of weights, dropout and batch order", below=2**32)
     epochs: int = _count(5, "passes over the training reviews")
     batch_size: int = _count(32, "reviews per optimiser step, on all devices together")
     eval_batch_size: int = _count(128, "reviews per batch of evaluation", harmless=True)
-    early_stopping_patience: int = _count(
-        0, "epochs without a better validation score before stopping; 0: never stop", at_least=0
-    )
+    early_stopping_patience: int = _from_zero(0, "epochs without a better score; 0: never stop")
     log_every: int = _count(50, "steps between training lines of metrics.jsonl", harmless=True)
     checkpoint_every: int = _count(500, "steps between checkpoints within an epoch", harmless=True)
     cpu_devices: int = _count(1, "devices to split a CPU into, as far as both batch sizes divide")
@@ -102,13 +96,11 @@ class DataConfig:
     source: str = setting("tfds", "kind of data", choices=("tfds", "folder", "csv", "sample"))
     path: str = setting("", "tfds data_dir, aclImdb or its .tar.gz, or csv file", harmless=True)
     max_length: int = _count(128, "most tokens per review, [CLS] and [SEP] included", at_least=3)
-    truncation: str = setting(
-        "head", "part of a longer review to keep", choices=("head", "tail", "head_tail")
-    )
+    truncation: str = setting("head", "part of a longer review to keep", choices=TRUNCATIONS)
     validation_fraction: float = _share(0.2, "share of each class held out", at_least=1e-6)
-    limit: int = _count(0, "training and validation reviews to keep; 0: all", at_least=0)
-    test_limit: int = _count(0, "test reviews to keep; 0: all", at_least=0)
-    split_seed: int = _count(0, "seed of splits and limits, apart from the run's seed", at_least=0)
+    limit: int = _from_zero(0, "training and validation reviews to keep; 0: all")
+    test_limit: int = _from_zero(0, "test reviews to keep; 0: all")
+    split_seed: int = _from_zero(0, "seed of splits and limits, apart from the run's seed")
     group_duplicates: bool = setting(True, "keep equal texts on one side of a split; False leaks")
     text_column: str = setting("text", "csv: the column of the texts")
     label_column: str = setting("label", "csv: the column of the labels")
@@ -165,19 +157,14 @@ class EncoderConfig:
     hidden_act: str = setting("gelu", "activation", choices=("gelu",), internal=True)
     hidden_dropout: float = _share(0.1, "dropout rate of the layers", inherited=True)
     attention_dropout: float = _share(0.1, "dropout rate of attention weights", inherited=True)
-    classifier_dropout: float | None = _share(
-        None, "dropout rate of the head; None: hidden_dropout", inherited=True
-    )
+    classifier_dropout: float | None = _share(None, "None: as hidden_dropout", inherited=True)
     initializer_range: float = setting(0.02, "standard deviation of new weights", internal=True)
     dtype: str = setting("float32", "type of the computation; parameters: float32", choices=DTYPES)
-    attention: str = setting(
-        "xla", "kernel; cudnn needs bfloat16 and no attention dropout", choices=("xla", "cudnn")
-    )
+    attention: str = setting("xla", "kernel; cudnn: for bfloat16", choices=("xla", "cudnn"))
     remat: bool = setting(False, "rematerialise activations: less memory, more time")
     scan_layers: bool = setting(False, "compile one layer for all: faster compilation")
 
     def __post_init__(self) -> None:
-        """Refuse what can't be built, with InputError."""
         values = {f"model.{name}": value for name, value in vars(self).items()}
         problems = _problems(values, _settings(EncoderConfig, "model."))
         if not problems and self.hidden_size % self.num_attention_heads:
@@ -199,21 +186,17 @@ class OptimizerConfig:
     """One optimiser and its learning-rate schedule."""
 
     name: str = setting("adamw", "optimiser", choices=("sgd", "rmsprop", "adam", "adamw"))
-    learning_rate: float = setting(3e-5, "peak learning rate", at_least=0)
+    learning_rate: float = _from_zero(3e-5, "peak learning rate")
     schedule: str = setting("linear", "course after the warm-up", choices=("constant", "linear"))
-    warmup_fraction: float = setting(0.1, "share of steps to warm up", at_least=0, at_most=1)
-    weight_decay: float = setting(
-        0.01, "not of biases and LayerNorm; L2 in the gradient unless adamw", at_least=0
-    )
-    clip_norm: float = setting(1.0, "largest global gradient norm; 0: no limit", at_least=0)
-    layerwise_decay: float = setting(
-        1.0, "learning-rate factor per layer", at_least=1e-6, at_most=1
-    )
+    warmup_fraction: float = _from_zero(0.1, "share of steps to warm up", at_most=1)
+    weight_decay: float = _from_zero(0.01, "not of biases and LayerNorm; L2 unless adamw")
+    clip_norm: float = _from_zero(1.0, "largest global gradient norm; 0: no limit")
+    layerwise_decay: float = setting(1.0, "rate factor per layer", at_least=1e-6, at_most=1)
     momentum: float = _share(0.0, "sgd: momentum")
     rms_decay: float = _share(0.9, "rmsprop: decay of the mean square")
     b1: float = _share(0.9, "adam, adamw: decay of the first moment")
     b2: float = _share(0.999, "adam, adamw: decay of the second moment")
-    eps: float = setting(1e-8, "added to the denominator", at_least=0)
+    eps: float = _from_zero(1e-8, "added to the denominator")
 
 
 MODELS = {"bert": EncoderConfig, "electra": EncoderConfig, "lstm": LstmConfig}
@@ -240,18 +223,15 @@ def make_config(
 ) -> ConfigDict:
     """Build a config from the schema's defaults, a recipe, and what one of its variants changes.
 
-    Recipe and variants are "group.field" -> value; the variant "" is the recipe itself.
-
-    Raises:
-      ValueError: an unknown variant.
+    Those are "group.field" -> value. Variant "" is the recipe; an unknown one is a ValueError.
     """
     if variant and variant not in variants:
         raise ValueError(f"unknown variant {variant!r}: one of {', '.join(variants)}")
-    values: dict[str, Any] = {}
-    for name, rule in schema(model).items():
-        if not rule.internal:
-            kind = float if "dropout" in name else int
-            values[name] = placeholder(kind) if rule.inherited else rule.default
+    values = {
+        name: placeholder(float if "dropout" in name else int) if rule.inherited else rule.default
+        for name, rule in schema(model).items()
+        if not rule.internal
+    }
     config = _nest({**values, "model.name": model})
     config.lock()
     config.update_from_flattened_dict({**recipe, **variants.get(variant, {})})
@@ -259,14 +239,9 @@ def make_config(
 
 
 def _nest(values: Mapping[str, Any]) -> ConfigDict:
-    nested: dict[str, Any] = {}
-    for name, value in values.items():
-        *groups, field = name.split(".")
-        node = nested
-        for group in groups:
-            node = node.setdefault(group, {})
-        node[field] = value
-    return ConfigDict(nested)
+    config = ConfigDict({name.split(".")[0]: {} for name in values if "." in name})
+    config.update_from_flattened_dict(values)
+    return config
 
 
 def describe_settings(config: ConfigDict) -> str:
@@ -298,45 +273,33 @@ def _problems(values: Mapping[str, Any], settings: Mapping[str, Setting]) -> lis
 
 
 def validate(config: ConfigDict) -> None:
-    """Check every setting that can be checked before data are read.
-
-    Raises:
-      InputError: all problems at once, in one line.
-    """
+    """Raise one InputError with all the problems that can be seen before data are read."""
     values = flatten(config)
     model = values["model.name"]
     if model not in MODELS:
         raise InputError(f"config: model.name={model!r} is unknown, choose {', '.join(MODELS)}")
     settings = schema(model)
     if foreign := [name for name in values if name not in settings]:
-        raise InputError(
-            f"config: model.name={model} does not go with {', '.join(foreign[:3])}: use "
-            f"--config=configs/{model}.py"
-        )
+        names = ", ".join(foreign[:3])
+        remedy = f"use --config=configs/{model}.py"
+        raise InputError(f"config: model.name={model} does not go with {names}: {remedy}")
     problems = _problems(values, settings)
     buckets = values["data.length_buckets"]
     if not all(isinstance(bucket, int) and bucket > 0 for bucket in buckets):
         problems.append(f"data.length_buckets={buckets} must be positive whole numbers")
     if model == "lstm" and values["optimizer.layerwise_decay"] != 1:
         problems.append("optimizer.layerwise_decay needs an encoder; leave it at 1.0 for lstm")
-    positions = values.get("model.max_position_embeddings")
-    if positions and values["data.max_length"] > positions:
-        problems.append(
-            f"data.max_length={values['data.max_length']} exceeds the model's {positions} positions"
-        )
+    length, positions = values["data.max_length"], values.get("model.max_position_embeddings")
+    if positions and length > positions:
+        problems.append(f"data.max_length={length} exceeds the model's {positions} positions")
     if values["data.source"] in ("folder", "csv") and not values["data.path"]:
         problems.append(f"data.source={values['data.source']} needs --config.data.path")
     if problems:
         raise InputError(f"config: {'; '.join(problems)}")
 
 
-def config_to_json(config: ConfigDict) -> dict[str, Any]:
-    """Return the config as plain JSON values."""
-    return json.loads(json.dumps(config.to_dict()))
-
-
 def config_from_json(values: dict[str, Any]) -> ConfigDict:
-    """Invert `config_to_json`; lists become the tuples they were."""
+    """Return the config whose `to_dict` was written as JSON; lists become the tuples they were."""
     return _nest(flatten(values))
 
 
@@ -347,16 +310,9 @@ def config_difference(old: Any, new: Any) -> list[str]:
     return [f"{name}: {was} -> {now}" for name, (was, now) in pairs.items() if was != now]
 
 
-def config_digest(config: ConfigDict) -> str:
-    """Return eight hexadecimal digits that name a resolved config."""
-    text = json.dumps(config.to_dict(), sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:8]
-
-
 def run_name(config: ConfigDict) -> str:
-    """Return a readable, unique folder name for a run."""
-    optimizer = config.optimizer
-    return (
-        f"{config.model.name}-{optimizer.name}-{config.batch_size}-{optimizer.learning_rate:g}"
-        f"-seed{config.seed}-{config_digest(config)}"
-    )
+    """Return a readable folder name for a run; its last eight digits differ with any setting."""
+    text, optimizer = json.dumps(config.to_dict(), sort_keys=True), config.optimizer
+    digest = hashlib.sha256(text.encode()).hexdigest()[:8]
+    chosen = f"{optimizer.name}-{config.batch_size}-{optimizer.learning_rate:g}"
+    return f"{config.model.name}-{chosen}-seed{config.seed}-{digest}"

@@ -15,11 +15,7 @@ from sentiment_jax.training.experiment import Experiment, load_run, prepare_expe
 
 
 def evaluate_run(workdir: Path, split: str) -> dict[str, Any]:
-    """Score a split from a run directory and the data that it names, print and return the scores.
-
-    Raises:
-      InputError: no run directory, or the data are not those of the run.
-    """
+    """Print and return a run's scores on a split; InputError if the data are not the run's."""
     trained, directory = load_run(workdir), RunDirectory(workdir)
     experiment = prepare_experiment(trained.config, trained.tokenizer, only=split)
     directory.check_data(experiment.statistics)

@@ -4,6 +4,7 @@ The only file with flags. Slow libraries are imported once the flags are known t
 """
 
 import errno
+import importlib
 import math
 import os
 import runpy
@@ -34,9 +35,7 @@ TEXT = flags.DEFINE_multi_string("text", [], "predict: a review; repeatable.")
 INPUT = flags.DEFINE_string("input", None, "predict: a .csv, a file of one text per line, or -.")
 OUTPUT = flags.DEFINE_string("output", None, "export, report: folder; predict --explain: page.")
 FRESH = flags.DEFINE_bool("fresh", False, "train: start over in a used --workdir.")
-ALLOW_CHANGES = flags.DEFINE_bool(
-    "allow_changes", False, "train: resume although the config differs; recorded in env.json."
-)
+ALLOW_CHANGES = flags.DEFINE_bool("allow_changes", False, "train: resume with another config.")
 SWEEP: dict[str, flags.FlagHolder] = {
     axis: flags.DEFINE_list(f"sweep_{axis}", None, f"sweep: {axis} to try instead of the config's.")
     for axis in ("optimizer", "batch_size", "learning_rate", "seeds")
@@ -54,17 +53,11 @@ COORDINATOR = flags.DEFINE_string(
 )
 PROCESS_ID = flags.DEFINE_integer("process_id", None, "Number of this process, from 0.")
 PROCESS_COUNT = flags.DEFINE_integer("process_count", None, "How many processes there are.")
-LOST_AFTER = flags.DEFINE_integer(
-    "lost_after", 60, "Seconds of silence after which a process counts as lost.", lower_bound=5
-)
+LOST_AFTER = flags.DEFINE_integer("lost_after", 60, "Seconds until a silent process is lost.", 5)
 
 
 def parse(arguments: list[str]) -> None:
-    """Parse the command line.
-
-    Raises:
-      InputError: unknown flag or field (with the nearest name), bad value, stray argument.
-    """
+    """Parse the command line; InputError for unknown names, bad values and stray arguments."""
     try:
         rest = flags.FLAGS(arguments)
         if CONFIG.value is not None:
@@ -102,25 +95,20 @@ def dispatch() -> None:
     if config is None and RunDirectory(workdir).config.exists():
         config = RunDirectory(workdir).read_config()
     _start(config, group)
+    module = importlib.import_module(f"sentiment_jax.{mode}")
     if mode == "train":
-        from sentiment_jax.train import train
-
-        train(config, workdir, fresh=FRESH.value, allow_changes=ALLOW_CHANGES.value)
+        module.train(config, workdir, fresh=FRESH.value, allow_changes=ALLOW_CHANGES.value)
     elif mode == "evaluate":
-        from sentiment_jax.evaluate import evaluate_run
-
-        evaluate_run(workdir, SPLIT.value)
+        module.evaluate_run(workdir, SPLIT.value)
     elif mode == "predict":
-        _predict(workdir, output)
+        _predict(module, workdir, output)
     elif mode == "export":
-        _export(workdir, output)
+        _export(module, workdir, output)
     elif mode == "sweep":
-        _sweep(workdir)
+        _sweep(module, workdir)
     else:
-        from sentiment_jax.report import report
-
         names = [workdir] if workdir.is_dir() else map(Path, str(workdir).split(","))
-        report(list(names), output, WITH_TEXT.value)
+        module.report(list(names), output, WITH_TEXT.value)
 
 
 def _start(config: Any, group: launch.ProcessGroup | None) -> None:
@@ -134,8 +122,7 @@ def _start(config: Any, group: launch.ProcessGroup | None) -> None:
     startup.use_compilation_cache()
 
 
-def _predict(workdir: Path, page: Path) -> None:
-    from sentiment_jax import predict
+def _predict(predict: Any, workdir: Path, page: Path) -> None:
     from sentiment_jax.training.experiment import load_run
 
     if isinstance(sys.stdout, terminal.Unbreakable):
@@ -155,31 +142,28 @@ def _predict(workdir: Path, page: Path) -> None:
     sys.stdout.flush()  # a full disk is found out here
 
 
-def _export(workdir: Path, folder: Path) -> None:
-    from sentiment_jax.export import export_pretrained
+def _export(export: Any, workdir: Path, folder: Path) -> None:
     from sentiment_jax.training.experiment import load_run
 
     run = load_run(workdir)
     if run.config.model.name == "lstm":
         raise InputError(f"{workdir} holds an lstm: only bert and electra have a Hugging Face form")
-    export_pretrained(folder, run.model.config, run.params, run.tokenizer)
+    export.export_pretrained(folder, run.model.config, run.params, run.tokenizer)
     print(f"wrote {folder}: open it with transformers' AutoModelForSequenceClassification")
 
 
-def _sweep(workdir: Path) -> None:
+def _sweep(sweep: Any, workdir: Path) -> None:
     if FRESH.value:
         raise InputError(f"--fresh is for one run: delete {workdir}, or name another --workdir")
     if WORKERS.value > 1:  # each process would take three quarters of a GPU's memory
         os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", f"{0.9 / WORKERS.value:.2f}")
-    from sentiment_jax.sweep import sweep
-
     config_file = config_flags.get_config_filename(flags.FLAGS["config"])
     file, _, variant = config_file.partition(":")
     recipe = runpy.run_path(file)
     if "get_sweep" not in recipe:
         raise InputError(f"{file} has no get_sweep(variant): configs/lstm.py shows one")
     given = {axis: flag.value for axis, flag in SWEEP.items() if flag.value is not None}
-    sweep(
+    sweep.sweep(
         CONFIG.value,
         workdir,
         recipe["get_sweep"](variant) | given,
@@ -206,14 +190,10 @@ def main(arguments: list[str] | None = None) -> int:
             return 0
         dispatch()
         processes.barrier()
-    except InputError as error:
-        return _fail(error, 2)
-    except RunError as error:
-        return _fail(error, 1)
-    except Interrupted as error:
-        return _fail(error, 143)
-    except KeyboardInterrupt:
-        return _fail("interrupted", 143)
+    except (InputError, RunError) as error:
+        return _fail(error, 2 if isinstance(error, InputError) else 1)
+    except (Interrupted, KeyboardInterrupt) as error:
+        return _fail(str(error) or "interrupted", 143)
     except Exception as error:
         # From an OSError, or from whatever Orbax makes of one.
         if os.strerror(errno.ENOSPC) in str(error):

@@ -8,7 +8,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from sentiment_jax.analysis import figures
-from sentiment_jax.config import config_to_json, validate
+from sentiment_jax.config import validate
 from sentiment_jax.errors import InputError, RunError
 from sentiment_jax.evaluate import score_split
 from sentiment_jax.predict import print_verdicts
@@ -35,19 +35,12 @@ def train(
 ) -> dict[str, Any]:
     """Train, or resume where `workdir` stands, score the test set once; return result.json.
 
-    Args:
-      config: one of configs/, with its overrides.
-      workdir: the run directory.
-      fresh: start over, removing what an earlier run left there.
-      allow_changes: resume although the config differs (recorded in env.json).
-      score_test: False leaves the test set alone (runs that a sweep chooses from).
-      prepare: makes the experiment; a sweep's keeps the encoded reviews between runs.
-      stop: a sweep's, to be asked at every step; None installs handlers for this run.
+    `fresh` removes what an earlier run left there; `allow_changes` resumes although the config
+    differs, and env.json records it. A sweep's trials leave the test set alone, keep the encoded
+    reviews between them with a `prepare` of their own, and share one `stop`.
 
-    Raises:
-      InputError: bad config, data, weights or run directory.
-      RunError: divergence, damaged checkpoints, full disk.
-      Interrupted: SIGTERM, SIGHUP or Ctrl-C; the state is saved.
+    InputError: bad config, data, weights or run directory. RunError: divergence, damaged
+    checkpoints, full disk. Interrupted: a signal came, the state is saved.
     """
     validate(config)
     run_directory.prepare_workdir(workdir)
@@ -66,7 +59,9 @@ def train(
             if directory.result.exists():
                 print(f"{workdir} is finished; nothing to do (--fresh starts over)")
                 return read_json(directory.result)
-            experiment = _prepare(resolved, directory, changes, prepare)
+            resuming = directory.config.exists()
+            experiment = prepare(resolved, directory.load_tokenizer() if resuming else None)
+            _record(experiment, directory, changes)
         run, load_report = start_run(experiment, directory, asked)
         console.describe_run(run, load_report)
         while not run.done:
@@ -76,19 +71,12 @@ def train(
         return _conclude(run, score_test)
 
 
-def _prepare(
-    config: ConfigDict,
-    directory: RunDirectory,
-    changes: list[str],
-    prepare: Callable[..., Experiment],
-) -> Experiment:
-    """Build the experiment and, for a new run, write tokenizer.json, env.json and config.json."""
-    resuming = directory.config.exists()
-    experiment = prepare(config, directory.load_tokenizer() if resuming else None)
-    batch_size, reviews = config.batch_size, len(experiment.encoded["train"])
+def _record(experiment: Experiment, directory: RunDirectory, changes: list[str]) -> None:
+    """Write tokenizer.json, env.json and config.json, or check that the data are still the same."""
+    batch_size, reviews = experiment.config.batch_size, len(experiment.encoded["train"])
     if batch_size > reviews:
         raise InputError(f"{batch_size=} is larger than the {reviews} training reviews; use fewer")
-    if resuming:
+    if directory.config.exists():
         directory.check_data(experiment.statistics)
         env = read_json(directory.env)
         if changes:
@@ -98,8 +86,7 @@ def _prepare(
         env = run_directory.describe_environment() | {"data": experiment.statistics}
         env |= checksums(directory.tokenizer)
     write_json(directory.env, env)
-    write_json(directory.config, config_to_json(config))
-    return experiment
+    write_json(directory.config, experiment.config.to_dict())
 
 
 def _conclude(run: loop.TrainingRun, score_test: bool) -> dict[str, Any]:
@@ -115,15 +102,9 @@ def _conclude(run: loop.TrainingRun, score_test: bool) -> dict[str, Any]:
     if score_test:
         trained = restore_model(experiment, run.checkpoints, best["step"])
         test = score_split(experiment, directory, trained.params, "test", run.check_stop)
-        tested = {"test": test.summary(), "test_seconds": round(test.seconds, 3)}
-        run.log.write(
-            step=best["step"],
-            epoch=best["epoch"],
-            split="test",
-            **test.summary(),
-            seconds=tested["test_seconds"],
-            learning_rate=0.0,
-        )
+        seconds, at = round(test.seconds, 3), {"step": best["step"], "epoch": best["epoch"]}
+        run.log.write(**at, split="test", **test.summary(), seconds=seconds, learning_rate=0.0)
+        tested = {"test": test.summary(), "test_seconds": seconds}
     result = {
         "model": experiment.config.model.name,
         "best_step": best["step"],

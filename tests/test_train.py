@@ -32,6 +32,7 @@ def test_the_run_directory_keeps_its_contract(plain, small_config):
     assert result["val"]["examples"] == 12
     assert result["test"]["examples"] == 30
     records = read_metrics(plain / "metrics.jsonl")
+    assert records == strict_records(plain / "metrics.jsonl")
     assert [(r["step"], r["split"]) for r in records if r["split"] != "test"] == [
         *[(2, "train"), (3, "train"), (3, "val")],
         *[(4, "train"), (6, "train"), (6, "val")],
@@ -93,6 +94,15 @@ def test_divergence_stops_and_saves_no_nan(small_config, tmp_path):
         raise AssertionError(f"step {step} was saved")
 
 
+def strict_records(path):
+    """The records of a metrics.jsonl; NaN and Infinity, which Python would read, are refused."""
+
+    def refuse(constant):
+        raise AssertionError(f"{path.name} holds {constant}: that is no JSON")
+
+    return [json.loads(line, parse_constant=refuse) for line in path.read_text().splitlines()]
+
+
 def test_nan_validation_is_never_best(small_config, tmp_path, monkeypatch):
     original = scoring.score_reviews
     calls = []
@@ -110,7 +120,9 @@ def test_nan_validation_is_never_best(small_config, tmp_path, monkeypatch):
     result = train.train(small_config, tmp_path / "run")
     assert len(calls) == 3
     assert result["best_epoch"] != 2
-    json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[5])
+    losses = [record["loss"] for record in strict_records(tmp_path / "run" / "metrics.jsonl")]
+    assert losses[5] is None
+    assert losses.count(None) == 1
 
 
 def test_early_stopping_counts_epochs_without_a_better_score(small_config, tmp_path):

@@ -13,7 +13,7 @@ from sentiment_jax.training.loop import TrainingRun
 def describe_run(run: TrainingRun, load_report: Any) -> None:
     """Print data, model, weights, device and where the run stands."""
     experiment, config = run.experiment, run.experiment.config
-    statistics, device = experiment.statistics, jax.devices()[0]
+    statistics, kind = experiment.statistics, jax.devices()[0].device_kind
     for name, counts in statistics["counts"].items():
         total = counts["neg"] + counts["pos"]
         print(
@@ -25,19 +25,14 @@ def describe_run(run: TrainingRun, load_report: Any) -> None:
     copies = ", ".join(f"{n} in {split}" for split, n in statistics["extra_copies"].items())
     shared = statistics["shared"]["train_test"]
     print(f"{'':8} extra copies: {copies}; test reviews also in train: {shared}")
-    print(
-        f"{'model':8} {config.model.name}, {run.parameters:,} parameters, "
-        f"{experiment.tokenizer.get_vocab_size():,} token types"
-    )
+    size = experiment.tokenizer.get_vocab_size()
+    print(f"{'model':8} {config.model.name}, {run.parameters:,} parameters, {size:,} token types")
     if load_report is not None:
-        for kind in ("loaded", "new", "unused"):
-            names = getattr(load_report, kind)
-            listed = "" if kind == "loaded" else ": " + (", ".join(names) or "none")
-            print(f"{'weights' if kind == 'loaded' else '':8} {len(names)} {kind}{listed}")
+        print(f"{'weights':8} {len(load_report.loaded)} loaded")
+        for kind, names in (("new", load_report.new), ("unused", load_report.unused)):
+            print(f"{'':8} {len(names)} {kind}: {', '.join(names) or 'none'}")
     together = f" in {processes.count()} processes" if processes.count() > 1 else ""
-    print(
-        f"{'device':8} {jax.device_count()} x {device.device_kind}{together}, jax {jax.__version__}"
-    )
+    print(f"{'device':8} {jax.device_count()} x {kind}{together}, jax {jax.__version__}")
     step, total = run.progress.step, run.total_steps
     standing = f"resuming at step {step:,} of {total:,}" if step else f"{total:,} steps"
     print(f"{'run':8} {run.directory.path}, {config.epochs} epochs, {standing}", flush=True)

@@ -21,7 +21,7 @@ from sentiment_jax.errors import InputError, RunError
 from sentiment_jax.huggingface import hub, weights
 from sentiment_jax.models import classifiers
 from sentiment_jax.runtime import devices
-from sentiment_jax.storage.checkpoints import Checkpoints
+from sentiment_jax.storage.checkpoints import Checkpoints, steps_in
 from sentiment_jax.storage.files import read_json
 from sentiment_jax.storage.run_directory import RunDirectory
 
@@ -64,24 +64,21 @@ class TrainedModel(Classifier):
 def resolve(config: ConfigDict) -> ConfigDict:
     """Return a copy that rebuilds the model without the folder of the pretrained weights."""
     resolved = ConfigDict(config.to_dict())
-    if config.model.name != "lstm":
-        folder = None
-        if config.model.pretrained:
-            folder, resolved.model.revision = _find_weights(config)
-        resolved.model = ConfigDict(weights.resolve_encoder(resolved.model.to_dict(), folder))
+    model, folder = resolved.model, None
+    if model.name != "lstm":
+        if model.pretrained:
+            folder, model.revision = hub.find_pretrained(model.pretrained, model.revision)
+        resolved.model = ConfigDict(weights.resolve_encoder(model.to_dict(), folder))
     return resolved
-
-
-def _find_weights(config: ConfigDict) -> tuple[Path, str]:
-    return hub.find_pretrained(config.model.pretrained, config.model.revision)
 
 
 def make_tokenizer(config: ConfigDict, corpus: Corpus) -> Any:
     """Return the pretrained weights' tokenizer, or one trained on the training split."""
-    if config.model.pretrained:
-        return tokenization.load_pretrained_tokenizer(_find_weights(config)[0])
-    texts, data = corpus.splits["train"].texts, config.data
-    if config.model.name != "lstm":
+    model, data, texts = config.model, config.data, corpus.splits["train"].texts
+    if model.pretrained:
+        folder, _ = hub.find_pretrained(model.pretrained, model.revision)
+        return tokenization.load_pretrained_tokenizer(folder)
+    if model.name != "lstm":
         return tokenization.train_wordpiece(texts, vocabulary_size=data.vocabulary_size)
     return tokenization.train_word_level(
         texts, vocabulary_size=data.vocabulary_size, min_frequency=data.min_frequency
@@ -98,22 +95,18 @@ def make_classifier(config: ConfigDict, tokenizer: Any) -> Classifier:
 def prepare_experiment(
     config: ConfigDict, tokenizer: Any = None, only: str | None = None
 ) -> Experiment:
-    """Read and encode the reviews and build the model.
+    """Read and encode the reviews and build the model of a resolved config.
 
-    Args:
-      config: resolved.
-      tokenizer: a run's; None makes the config's.
-      only: the one split to encode; the others are read for the data hash alone.
+    The tokenizer is a run's, or None to make the config's. Where `only` one split is encoded, the
+    others are read for the data hash alone.
     """
     data = DataConfig(**config.data.to_dict())
     corpus = load_corpus(data)
-    if tokenizer is None:
-        tokenizer = make_tokenizer(config, corpus)
+    classifier = make_classifier(config, tokenizer or make_tokenizer(config, corpus))
     if only is not None:
         corpus = dataclasses.replace(corpus, splits={only: corpus.splits[only]})
-    classifier = make_classifier(config, tokenizer)
-    encoded = encode_corpus(corpus, tokenizer, data)
-    check_encoded(encoded, tokenizer.get_vocab_size())
+    encoded = encode_corpus(corpus, classifier.tokenizer, data)
+    check_encoded(encoded, classifier.tokenizer.get_vocab_size())
     truncated = {
         name: round(split.truncated / max(len(split), 1), 4) for name, split in encoded.items()
     }
@@ -145,9 +138,10 @@ def abstract_params(model: nn.Module) -> Any:
 def initial_params(experiment: Experiment) -> tuple[Any, Any]:
     """Return parameters from seed and pretrained weights, and the LoadReport (or None) of those."""
     params = initializer(experiment.model)(jax.random.key(experiment.config.seed))
-    if not experiment.config.model.pretrained:
+    choice = experiment.config.model
+    if not choice.pretrained:
         return params, None
-    folder, _ = _find_weights(experiment.config)
+    folder, _ = hub.find_pretrained(choice.pretrained, choice.revision)
     return weights.load_pretrained(folder, experiment.model.config, params)
 
 
@@ -166,16 +160,13 @@ def restore_model(like: Classifier, checkpoints: Checkpoints, step: int) -> Trai
 def load_run(workdir: Path) -> TrainedModel:
     """Read the best checkpoint of a run directory, also beside its training.
 
-    Raises:
-      InputError: not a run directory, or nothing validated in it yet.
-      RunError: the best checkpoint is damaged.
+    InputError: not a run directory, or nothing validated in it yet. RunError: damaged.
     """
     directory = RunDirectory(workdir)
     directory.check_found()
     classifier = make_classifier(directory.read_config(), directory.load_tokenizer())
-    attempt = 0
+    attempts = READ_ATTEMPTS
     while True:
-        attempt += 1
         checkpoints = Checkpoints(directory.checkpoints, read_only=True)
         try:
             if directory.result.exists():
@@ -192,8 +183,8 @@ def load_run(workdir: Path) -> TrainedModel:
             _check_intact(checkpoints, step)
             return restore_model(classifier, checkpoints, step)
         except Exception:  # of whatever type: the training replaced it while it was read
-            now = Checkpoints(directory.checkpoints, read_only=True)
-            if now.steps == checkpoints.steps or attempt == READ_ATTEMPTS:
+            attempts -= 1
+            if steps_in(directory.checkpoints) == checkpoints.steps or not attempts:
                 raise
 
 

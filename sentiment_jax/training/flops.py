@@ -2,6 +2,7 @@
 
 import functools
 import math
+import time
 import timeit
 from collections.abc import Callable
 from typing import Any
@@ -17,8 +18,7 @@ from sentiment_jax.training.steps import forward
 def matmul_flops(function: Callable[..., Any], *arguments: Any) -> int:
     """Count the FLOPs of the matrix products in one call: two for a multiply-add.
 
-    They are counted in the traced program, whatever the model is; the body of a scan counts as
-    often as it runs. Nothing is computed: arguments may be shapes.
+    The program is traced, not run (arguments may be shapes); a scan's body counts once per step.
     """
     return _count(jax.make_jaxpr(function)(*arguments).jaxpr)
 
@@ -51,15 +51,15 @@ def training_flops(model: nn.Module, batch_size: int, length: int) -> int:
 
 
 @functools.cache
-def matmul_rate(dtype: str, repeats: int = 5) -> float:
-    """Return the FLOP/s of a large square product, accumulated in float32, on one device.
+def matmul_rate(dtype: str) -> float:
+    """Return the best FLOP/s of five large square products, accumulated in float32, on one device.
 
-    The best of a few, half a second on two CPU cores: the ceiling that a step is held against.
+    It is the ceiling that a step is held against; half a second on two CPU cores.
     """
     size = 1536 if jax.default_backend() == "cpu" else 8192
     left, right = jax.random.normal(jax.random.key(0), (2, size, size)).astype(dtype)
     product = jax.jit(lambda a, b: jnp.matmul(a, b, preferred_element_type=jnp.float32))
-    multiply = functools.partial(product, left, right)
-    multiply().block_until_ready()
-    seconds = timeit.repeat(lambda: multiply().block_until_ready(), number=1, repeat=repeats)
+    once = functools.partial(product, left, right)
+    once().block_until_ready()  # compiles
+    seconds = timeit.repeat(lambda: once().block_until_ready(), timer=time.perf_counter, number=1)
     return 2 * size**3 / min(seconds)

@@ -35,7 +35,6 @@ class TrainingRun:
     stop: Stop
 
     def __post_init__(self) -> None:
-        """Derive the schedule, the compiled step, its cost and the log."""
         experiment, config = self.experiment, self.experiment.config
         optimizer = OptimizerConfig(**config.optimizer.to_dict())
         self.parameters = count_parameters(experiment.model)
@@ -60,14 +59,9 @@ class TrainingRun:
 
     def log_scores(self, split: str, scores: dict[str, Any], seconds: float) -> None:
         """Write a line of metrics.jsonl about the step that has been reached."""
-        self.log.write(
-            step=self.progress.step,
-            epoch=self.progress.epochs_done + 1,
-            split=split,
-            **scores,
-            seconds=round(seconds, 3),
-            learning_rate=self.learning_rate(self.progress.step - 1),
-        )
+        step, rate = self.progress.step, self.learning_rate(self.progress.step - 1)
+        at = {"step": step, "epoch": self.progress.epochs_done + 1, "split": split}
+        self.log.write(**at, **scores, seconds=round(seconds, 3), learning_rate=rate)
 
     def save(self) -> None:
         """Write the checkpoint of the step that has been reached."""
@@ -76,18 +70,22 @@ class TrainingRun:
         bookkeeping = dataclasses.asdict(progress)
         self.checkpoints.save(progress.step, state.params, state.opt_state, bookkeeping, best)
 
+    def interrupt(self) -> None:
+        """Save, unless training has ended, and raise Interrupted."""
+        if self.state is not None:
+            self.save()
+        raise Interrupted(f"saved step {self.progress.step}; run the same command to continue")
+
     def check_stop(self) -> None:
-        """Raise Interrupted if a signal came; the caller saves."""
+        """Interrupt the run if a signal came."""
         if self.stop.asked():
-            self.stop.interrupt(self.progress.step)
+            self.interrupt()
 
 
 def train_epoch(run: TrainingRun) -> None:
     """Take the steps that are left of the current epoch.
 
-    Raises:
-      Diverged: a loss or gradient norm that is not finite.
-      Interrupted: a signal; the step is saved.
+    Diverged: a loss or norm is not finite. Interrupted: a signal came; the step is saved.
     """
     experiment, progress, config = run.experiment, run.progress, run.experiment.config
     epoch, encoded = progress.epochs_done, experiment.encoded["train"]
@@ -106,9 +104,8 @@ def train_epoch(run: TrainingRun) -> None:
         clock = now
         _check_finite(run, sums)
         bar.update(1)
-        loss, accuracy, rate = averages(progress.epoch)
-        rates = f"loss {loss:.4f} accuracy {accuracy:.4f} {rate:.1f} examples/s"
-        bar.set_postfix_str(rates, refresh=False)
+        shown = "loss {:.4f} accuracy {:.4f} {:.1f} examples/s".format(*averages(progress.epoch))
+        bar.set_postfix_str(shown, refresh=False)
 
     behind = scoring.OneBehind(receive)
     with bar:
@@ -134,11 +131,11 @@ def train_epoch(run: TrainingRun) -> None:
                 behind.flush()
             if logging:
                 run.log_scores("train", *progress.end_window())
-            if saving or stopping:
+            if stopping:
+                run.interrupt()
+            if saving:
                 run.save()
                 clock = time.perf_counter()
-            if stopping:
-                run.stop.interrupt(progress.step)
 
 
 def _check_finite(run: TrainingRun, sums: dict[str, float]) -> None:
@@ -155,27 +152,20 @@ def _check_finite(run: TrainingRun, sums: dict[str, float]) -> None:
 def validate_epoch(run: TrainingRun) -> None:
     """Score the validation split, update best and patience, save.
 
-    Raises:
-      Interrupted: a signal; the step is saved, its validation is repeated on resuming.
+    A signal meanwhile saves the step; its validation is repeated on resuming.
     """
     config, progress, val = run.experiment.config, run.progress, run.experiment.encoded["val"]
-    try:
-        scores = scoring.score_reviews(
-            run.experiment, run.state.params, val, "validation", stop=run.check_stop
-        )
-    except Interrupted:
-        run.save()
-        raise
+    params, stop = run.state.params, run.check_stop
+    scores = scoring.score_reviews(run.experiment, params, val, "validation", stop=stop)
     run.log_scores("val", scores.summary(), scores.seconds)
     progress.end_epoch(scores.summary(), config.early_stopping_patience)
     run.save()
-    epoch = progress.epochs_done
     loss, accuracy, rate = averages(progress.last_epoch)
-    mark = "  best" if progress.best and progress.best["epoch"] == epoch else ""
+    mark = "  best" if progress.best and progress.best["epoch"] == progress.epochs_done else ""
     tqdm.write(
-        f"epoch {epoch:>3}/{config.epochs}  train loss {loss:.4f} accuracy {accuracy:.4f}  "
-        f"validation loss {scores.loss:.4f} accuracy {scores.accuracy:.4f}  "
-        f"{rate:7.1f} examples/s{mark}"
+        f"epoch {progress.epochs_done:>3}/{config.epochs}  train loss {loss:.4f} "
+        f"accuracy {accuracy:.4f}  validation loss {scores.loss:.4f} "
+        f"accuracy {scores.accuracy:.4f}  {rate:7.1f} examples/s{mark}"
     )
     if progress.stopped_early:
         tqdm.write(f"stopped early: {config.early_stopping_patience} epochs without a better score")

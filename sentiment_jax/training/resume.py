@@ -22,20 +22,16 @@ def start_run(
 ) -> tuple[TrainingRun, Any]:
     """Restore the newest good checkpoint, or initialise; return the run and any LoadReport.
 
-    Raises:
-      RunError: no checkpoint is left to resume from, or the best one is lost.
+    RunError: every checkpoint is damaged, or the best one.
     """
     config, mesh, report = experiment.config, experiment.mesh, None
     optimizer = OptimizerConfig(**config.optimizer.to_dict())
     with processes.in_turn():
         checkpoints = Checkpoints(directory.checkpoints)
     if checkpoints.steps:
-        shapes = jax.eval_shape(
-            lambda params: create_state(params, optimizer, config.seed),
-            abstract_params(experiment.model),
-        )
+        params, step = abstract_params(experiment.model), checkpoints.steps[-1]
+        shapes = jax.eval_shape(lambda p: create_state(p, optimizer, config.seed), params)
         shapes = devices.abstract(shapes, mesh, config.shard_params)
-        step = checkpoints.steps[-1]
         items = checkpoints.restore(step, params=shapes.params, opt_state=shapes.opt_state)
         progress = Progress(**items.pop("bookkeeping"))
         _check_best(checkpoints, progress)

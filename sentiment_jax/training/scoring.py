@@ -21,10 +21,7 @@ from sentiment_jax.training.steps import make_eval_step
 
 
 class OneBehind:
-    """Hands results to `receive`, which may block, each once the next one is dispatched.
-
-    The device never waits for the host.
-    """
+    """Hands each result to `receive`, which may wait for it, once the next one is dispatched."""
 
     def __init__(self, receive: Callable[..., None]):
         self._receive = receive
@@ -70,12 +67,10 @@ def score_reviews(
     Another `batch_size` than the config's changes speed only. `stop` is called between batches and
     may raise to end the scoring; `description` labels the progress bar.
     """
-    start = time.perf_counter()
+    start, eval_step = time.perf_counter(), make_eval_step(classifier.model)
     mesh, size = classifier.mesh, batch_size or classifier.config.eval_batch_size
-    eval_step = make_eval_step(classifier.model)
     params = jax.device_put(params, devices.replicated(mesh))  # gathers those that are split
-    losses = np.full(len(encoded), np.nan, np.float64)
-    p_positive = np.full(len(encoded), np.nan, np.float32)
+    losses, p_positive = np.full((2, len(encoded)), np.nan)
     bar = progress_bar(len(encoded), description, unit="review")
 
     def receive(planned: batches.PlannedBatch, outputs: tuple[Array, Array]) -> None:
@@ -96,5 +91,5 @@ def score_reviews(
         behind.flush()
     assert examples == len(encoded), f"{examples} of {len(encoded)} reviews scored"
     accuracy = int(np.sum((p_positive > 0.5) == (encoded.labels == 1))) / examples
-    seconds = time.perf_counter() - start
-    return Scores(float(np.mean(losses)), accuracy, examples, seconds, p_positive)
+    loss, p_positive = float(np.mean(losses)), p_positive.astype(np.float32)
+    return Scores(loss, accuracy, examples, time.perf_counter() - start, p_positive)

@@ -8,10 +8,7 @@ import time
 from types import FrameType
 from typing import Any
 
-from sentiment_jax.errors import Interrupted
-from sentiment_jax.runtime import devices, processes
-
-SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+from sentiment_jax.runtime import devices, launch, processes
 
 
 class Stop:
@@ -37,27 +34,21 @@ class Stop:
     def __enter__(self) -> "Stop":
         """Install the handlers (in the main thread; elsewhere signals stay as they are)."""
         with contextlib.suppress(ValueError):
-            for number in SIGNALS:
+            for number in launch.ASKS_TO_END:
                 if signal.getsignal(number) != signal.SIG_IGN:  # nohup
                     self._previous[number] = signal.signal(number, self._handle)
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Put the former handlers back."""
         for number, handler in self._previous.items():
             signal.signal(number, handler)
 
     def asked(self) -> bool:
         """Return whether to stop; ask once per step, then all processes get the same answer.
 
-        Several processes learn what was asked up to the step before: waiting for this step's
-        answer would leave the devices idle.
+        Several processes hear of the step before: waiting for this one's would idle the devices.
         """
         if processes.count() == 1:
             return self.requested
         earlier, self._posted = self._posted, devices.any_of(self.requested)
         return bool(earlier)
-
-    def interrupt(self, step: int) -> None:
-        """Raise Interrupted; `step` is saved, or the caller saves it."""
-        raise Interrupted(f"saved step {step}; run the same command to continue")

@@ -68,8 +68,8 @@ def make_train_step(
     and update. Runs that differ in seed, learning rate or schedule get the same function. With
     `shard_over`, parameters and optimiser state stay split over its devices (devices.sharding).
     """
-    unused: dict[str, Any] = {"learning_rate": 0.0, "schedule": "constant", "warmup_fraction": 0.0}
-    return _make_train_step(model, dataclasses.replace(optimizer, **unused), shard_over)
+    same = dataclasses.replace(optimizer, learning_rate=0.0, schedule="linear", warmup_fraction=0.0)
+    return _make_train_step(model, same, shard_over)
 
 
 @functools.lru_cache(maxsize=8)
@@ -81,7 +81,7 @@ def _make_train_step(
     def train_step(
         state: TrainState, batch: dict[str, Array], learning_rate: Float[Array, ""]
     ) -> tuple[TrainState, dict[str, Array]]:
-        dropout_key = jax.random.fold_in(state.key, state.step)
+        rngs = {"dropout": jax.random.fold_in(state.key, state.step)}
         weights, labels = batch["weights"], batch["labels"]
 
         # The sum is divided afterwards: the number of examples is a sum over the devices, which
@@ -89,7 +89,6 @@ def _make_train_step(
         def total_loss(params: Any) -> tuple[Array, Array]:
             if shard_over is not None:  # gathered for this pass; gradients are scattered again
                 params = devices.constrain(params, shard_over, False)
-            rngs = {"dropout": dropout_key}
             logits = forward(model, params, batch, deterministic=False, rngs=rngs)
             return jnp.sum(cross_entropy(logits, labels) * weights), logits
 
