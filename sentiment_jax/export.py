@@ -1,7 +1,6 @@
 """Export parameters as a Hugging Face folder that PyTorch's sequence classifiers open."""
 
 import json
-import shutil
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,12 +20,9 @@ def export_pretrained(
 ) -> None:
     """Write model.safetensors, config.json, tokenizer.json and tokenizer_config.json.
 
-    The folder appears complete or not at all. `load_pretrained` reads it back bit for bit.
-
-    Raises:
-      InputError: the folder exists and is not empty: weights in it could be taken for ours.
+    The folder appears complete or not at all. `load_pretrained` reads it back bit for bit. A folder
+    that holds anything is refused: weights in it could be taken for ours.
     """
-    folder = Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(f"{folder} exists and is no empty folder: choose another one to export to")
     tensors = {}
@@ -34,10 +30,9 @@ def export_pretrained(
         theirs = hugging_face_name(ours)
         root = "" if theirs.startswith("classifier.") else f"{config.model_type}."
         tensor = np.asarray(value, np.float32)
+        tensor = tensor.T if ours.endswith("/kernel") else tensor
         # safetensors writes memory as it lies: a transposed view would come out wrong
-        tensors[root + theirs] = np.ascontiguousarray(
-            tensor.T if ours.endswith("/kernel") else tensor
-        )
+        tensors[root + theirs] = np.ascontiguousarray(tensor)
     settings = {
         "architectures": [f"{config.model_type.capitalize()}ForSequenceClassification"],
         **{theirs: getattr(config, ours) for ours, theirs in CONFIG_NAMES.items()},
@@ -48,16 +43,14 @@ def export_pretrained(
         "label2id": {"negative": 0, "positive": 1},
     }
     folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    try:
+    with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as temporary:
+        partial = Path(temporary) / folder.name
+        partial.mkdir()
         save_file(tensors, partial / "model.safetensors", metadata={"format": "pt"})
         _write_json(partial / "config.json", settings)
         _export_tokenizer(partial, config.max_position_embeddings, tokenizer)
         partial.chmod(0o755)
         partial.rename(folder)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
 
 
 def _export_tokenizer(folder: Path, max_length: int, tokenizer: tokenizers.Tokenizer) -> None:
@@ -65,9 +58,8 @@ def _export_tokenizer(folder: Path, max_length: int, tokenizer: tokenizers.Token
     tokenizer = tokenizers.Tokenizer.from_str(tokenizer.to_str())
     tokenizer.no_padding()
     tokenizer.no_truncation()
-    special = {
-        f"{name}_token": f"[{name.upper()}]" for name in ("pad", "unk", "cls", "sep", "mask")
-    }
+    names = "pad", "unk", "cls", "sep", "mask"
+    special = {f"{name}_token": f"[{name.upper()}]" for name in names}
     ids = {token: tokenizer.token_to_id(token) for token in special.values()}
     if tokenizer.post_processor is None and None not in (ids["[CLS]"], ids["[SEP]"]):
         tokenizer.post_processor = tokenizers.processors.TemplateProcessing(

@@ -24,10 +24,7 @@ def find_pretrained(pretrained: str, revision: str) -> tuple[Path, str]:
     """Return the folder of a pretrained model and its commit hash ("" for a local folder).
 
     `pretrained` is a local folder, or a hub id to download into the hub's cache; `revision` is a
-    commit hash, tag or branch on the hub, "" for its newest commit.
-
-    Raises:
-      InputError: a missing or empty folder, a mistyped hub id and no network are told apart.
+    commit hash, tag or branch on the hub, "" for its newest commit. Each fault has its InputError.
     """
     where = f"model.pretrained={pretrained}"
     folder = Path(pretrained).expanduser()
@@ -42,10 +39,9 @@ def find_pretrained(pretrained: str, revision: str) -> tuple[Path, str]:
     if not re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", pretrained):
         raise InputError(f"{where}: no such folder: {_HELP}")
     # a commit never changes: what the cache holds of it needs no network
-    pinned = re.fullmatch(r"[0-9a-f]{40}", revision)
-    snapshot = (_cached(pretrained, revision) if pinned else None) or _download(
-        pretrained, revision
-    )
+    is_commit = re.fullmatch(r"[0-9a-f]{40}", revision)
+    snapshot = _cached(pretrained, revision) if is_commit else None
+    snapshot = snapshot or _download(pretrained, revision)
     return snapshot, snapshot.name
 
 
@@ -77,7 +73,7 @@ def _download(hub_id: str, revision: str) -> Path:
             f"{where}: neither a local folder nor a public model on the hub: check the spelling"
         ) from error
     except errors.RevisionNotFoundError as error:
-        raise InputError(f"model.revision={revision}: the hub's {hub_id} has none such") from error
+        raise InputError(f"model.revision={revision}: {hub_id} has no such revision") from error
     except Exception as error:  # the hub's library has its own errors for "no answer"
         if (snapshot := _cached(hub_id, revision)) is not None:
             return snapshot

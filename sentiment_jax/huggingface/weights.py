@@ -6,10 +6,11 @@ Only this file and export.py know Hugging Face's names; both use the tables belo
 import dataclasses
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import serialization, traverse_util
@@ -33,9 +34,9 @@ MODULES = {
     "encoder/layer_*/output_norm": "encoder.layer.*.output.LayerNorm",
     "pooler": "pooler.dense",
 }
-# What a source may hold that a classifier doesn't use, beside buffers: heads of pre-training.
+# What a source may hold that a classifier doesn't use, besides buffers: heads of pre-training.
 UNUSED = {"bert": "cls", "electra": "discriminator_predictions|generator_(predictions|lm_head)"}
-HEADS = ("classifier", "pooler")  # what a source may lack, as a whole
+HEADS = ("classifier.", "pooler.")  # what a source may lack, as a whole
 # Fields of EncoderConfig that config.json holds, under its names; the others say how to compute.
 CONFIG_NAMES = {
     field.name: field.name
@@ -67,7 +68,10 @@ def hugging_face_name(name: str) -> str:
 
 
 def unstack_layers(params: Mapping[str, Any]) -> dict[str, Any]:
-    """Flatten parameters to "/"-joined names and split scanned layers into `layer_<i>`."""
+    """Flatten parameters to "/"-joined names and split scanned layers into `layer_<i>`.
+
+    Given NumPy arrays, it returns views: writing to them writes to `params`.
+    """
     flat: dict[str, Any] = {}
     for name, value in traverse_util.flatten_dict(params, sep="/").items():
         if "/layers/" in name:
@@ -77,24 +81,11 @@ def unstack_layers(params: Mapping[str, Any]) -> dict[str, Any]:
     return flat
 
 
-def _stack_layers(flat: Mapping[str, Any], params: Mapping[str, Any]) -> dict[str, Any]:
-    """Invert `unstack_layers`, into the tree structure of `params`."""
-
-    def stacked(name: str, like: Any) -> Any:
-        if "/layers/" not in name:
-            return jnp.asarray(flat[name])
-        return jnp.stack([flat[name.replace("/layers/", f"/layer_{i}/")] for i in range(len(like))])
-
-    names = traverse_util.flatten_dict(params, sep="/").items()
-    return traverse_util.unflatten_dict({name: stacked(name, like) for name, like in names}, "/")
-
-
 def choose_weights(names: Iterable[str], where: str) -> str:
     """Return which of the named weight files to read; pickled ones can run code and are refused."""
     names = sorted(names)
-    for name in WEIGHT_FILES:
-        if name in names:
-            return name
+    if found := [name for name in WEIGHT_FILES if name in names]:
+        return found[0]
     if "pytorch_model.bin" in names:
         raise InputError(
             f"{where} has only pytorch_model.bin, which can run code when read; convert it where "
@@ -110,8 +101,8 @@ def _shorten(names: list[str]) -> str:
     return ", ".join(names[:10]) + more
 
 
-def _read(path: Path, parse: Callable[[Path], Any]) -> Any:
-    """Parse a file; raise `InputError` for a missing, empty or damaged one, or one of another kind.
+def _read(path: Path) -> dict[str, Any]:
+    """Return a config's values, or all tensors by their stored names, Flax's joined with "/".
 
     Downloads often leave a Git-LFS pointer or a web page in a file's place.
     """
@@ -126,28 +117,27 @@ def _read(path: Path, parse: Callable[[Path], Any]) -> Any:
     if start.startswith((b"<!doctype html", b"<html")):
         raise InputError(f"{path} is an HTML page, not the file itself: download it again")
     try:
-        return parse(path)
+        if path.suffix == ".json":
+            return {**json.loads(path.read_bytes())}
+        if path.suffix == ".msgpack":
+            tree = serialization.msgpack_restore(path.read_bytes())
+            return traverse_util.flatten_dict(tree, sep="/")
+        from safetensors.numpy import load_file
+
+        return load_file(path)
     except Exception as error:  # each format has its own errors
         raise InputError(f"{path} is truncated or damaged ({error}): download it again") from error
 
 
-def read_encoder_config(folder: Path, model_type: str) -> EncoderConfig:
-    """Read a folder's config.json.
-
-    Raises:
-      InputError: another model type, or values that the encoder doesn't know.
-    """
+def read_encoder_config(folder: Path, name: str) -> EncoderConfig:
+    """Read a folder's config.json; refuse a model type other than `name`, and unknown values."""
     path = Path(folder) / "config.json"
-    values = _read(path, lambda path: {**json.loads(path.read_bytes())})
+    values = _read(path)
     # the oldest BERT folders name no type
-    if (found := values.setdefault("model_type", model_type)) != model_type:
-        raise InputError(
-            f"{path} is of model_type {found!r}, the config says model.name={model_type!r}"
-        )
+    if (found := values.setdefault("model_type", name)) != name:
+        raise InputError(f"{path} is of model_type {found!r}, the config says model.name={name!r}")
     if (kind := values.get("position_embedding_type", "absolute")) != "absolute":
-        raise InputError(
-            f"{path}: position_embedding_type {kind!r} is unknown, only 'absolute' is built"
-        )
+        raise InputError(f"{path}: position_embedding_type {kind!r} is unknown, not 'absolute'")
     known: dict[str, Any] = {}
     for ours, theirs in CONFIG_NAMES.items():
         if (value := values.get(theirs)) is None:
@@ -165,11 +155,8 @@ def read_encoder_config(folder: Path, model_type: str) -> EncoderConfig:
 def resolve_encoder(settings: Mapping[str, Any], folder: Path | None) -> dict[str, Any]:
     """Fill encoder fields that are None or absent from the folder's config.json or the defaults.
 
-    Dropout rates and how to compute may differ from the folder's, sizes may not. Without a folder
-    `vocab_size` stays open: it will be the tokenizer's.
-
-    Raises:
-      InputError: a size is set and differs from the folder's; both are named.
+    Dropout rates and how to compute may differ from the folder's; a size that does is an
+    InputError. Without a folder `vocab_size` stays open: it will be the tokenizer's.
     """
     given = {name: value for name, value in settings.items() if value is not None}
     if folder is None:
@@ -183,24 +170,13 @@ def resolve_encoder(settings: Mapping[str, Any], folder: Path | None) -> dict[st
             if name not in FREE_FIELDS and given.get(name, found[name]) != found[name]
         ]
         if differing:
-            raise InputError(
-                f"{Path(folder) / 'config.json'} differs from config.model: {'; '.join(differing)}"
-            )
+            path = folder / "config.json"
+            raise InputError(f"{path} differs from config.model: {'; '.join(differing)}")
     resolved = {**settings, **found, **given}
     if resolved["classifier_dropout"] is None:
         resolved["classifier_dropout"] = resolved["hidden_dropout"]
     del resolved["model_type"]  # settings["name"] says it
     return resolved
-
-
-def _read_weights(path: Path) -> dict[str, np.ndarray]:
-    """Return all tensors of a file by their stored names, Flax's joined with "/"."""
-    if path.suffix == ".msgpack":
-        tree = serialization.msgpack_restore(path.read_bytes())
-        return traverse_util.flatten_dict(tree, sep="/")
-    from safetensors.numpy import load_file
-
-    return load_file(path)
 
 
 def load_pretrained(
@@ -209,23 +185,19 @@ def load_pretrained(
     """Replace freshly initialised parameters by those of a Hugging Face folder, strictly.
 
     A head that the source lacks keeps its fresh parameters. All are float32, shaped as `params`.
-
-    Raises:
-      InputError: a damaged file, or any missing, misshapen or unexplained tensors, listed.
+    An InputError lists tensors that are missing, misshapen, not finite floats or unexplained.
     """
-    folder = Path(folder)
     path = folder / choose_weights([path.name for path in folder.iterdir()], str(folder))
-    stored = _read(path, _read_weights)
+    stored = _read(path)
     source: dict[str, str] = {}  # PyTorch's spelling without the root -> the stored name
     for name in stored:
         theirs = name.replace("/", ".").removeprefix(f"{config.model_type}.")
         theirs = re.sub(r"\.(kernel|scale|embedding|gamma)$", ".weight", theirs)
         source.setdefault(re.sub(r"\.beta$", ".bias", theirs), name)
-    flat = unstack_layers(params)
+    filled: dict[str, Any] = jax.tree.map(np.array, params)
+    flat = unstack_layers(filled)
     ours = {hugging_face_name(name): name for name in flat}
-    lacking = tuple(
-        f"{head}." for head in HEADS if not any(name.startswith(f"{head}.") for name in source)
-    )
+    lacking = tuple(head for head in HEADS if not any(name.startswith(head) for name in source))
     missing = [name for name in ours if name not in source and not name.startswith(lacking)]
     faults: dict[str, list[str]] = {"missing": missing, "misshapen": [], "not finite floats": []}
     loaded = {name: source.pop(name) for name in ours if name in source}
@@ -238,15 +210,13 @@ def load_pretrained(
         elif not jnp.issubdtype(tensor.dtype, jnp.floating) or not np.isfinite(tensor).all():
             faults["not finite floats"].append(name)
         else:
-            flat[ours[theirs]] = np.asarray(tensor, np.float32)
+            flat[ours[theirs]][...] = tensor
     known = rf"({UNUSED[config.model_type]})\..+|embeddings\.(position_ids|token_type_ids)"
     unused = sorted(name for theirs, name in source.items() if re.fullmatch(known, theirs))
     faults["unexplained"] = [n for n in stored if n not in {*loaded.values(), *unused}]
     if any(faults.values()):
         lists = "; ".join(f"{what}: {_shorten(names)}" for what, names in faults.items() if names)
-        raise InputError(
-            f"{path} does not fit the model, use the folder that it belongs to: {lists}"
-        )
+        raise InputError(f"{path} does not fit the model, use the folder it belongs to: {lists}")
     new = sorted(name for theirs, name in ours.items() if theirs.startswith(lacking))
     report = LoadReport(tuple(sorted(ours[name] for name in loaded)), tuple(new), tuple(unused))
-    return _stack_layers(flat, params), report
+    return jax.tree.map(jnp.asarray, filled), report

@@ -1,1 +1,1 @@
-"""Flax linen models: token ids and valid lengths in, two float32 logits a review out."""
+"""Flax linen models: token ids and valid lengths in, two float32 logits per review out."""

@@ -19,8 +19,7 @@ from sentiment_jax.models.lstm import LstmClassifier
 def _head(config: EncoderConfig, deterministic: bool) -> tuple[Callable[..., nn.Dense], Dropout]:
     """Return a constructor of float32 dense layers for a head, and its dropout."""
     init = nn.initializers.normal(config.initializer_range)
-    rate = config.classifier_dropout
-    rate = config.hidden_dropout if rate is None else rate
+    rate = config.hidden_dropout if config.classifier_dropout is None else config.classifier_dropout
     return functools.partial(nn.Dense, kernel_init=init), Dropout(rate, deterministic)
 
 
@@ -66,10 +65,7 @@ def build_model(settings: Mapping[str, Any], *, vocab_size: int) -> nn.Module:
     """Build the classifier that a config's `model` group describes.
 
     None stands for a field's default. A `vocab_size` in `settings` is that of pretrained weights,
-    the other one the tokenizer's.
-
-    Raises:
-      InputError: unknown name, impossible sizes, or a tokenizer larger than the embedding table.
+    the other one the tokenizer's: an InputError if it is larger.
     """
     name, elsewhere = settings["name"], ("name", "pretrained", "revision")
     chosen = {k: v for k, v in settings.items() if v is not None and k not in elsewhere}

@@ -30,11 +30,9 @@ class Embeddings(nn.Module):
     ) -> Float[Array, "batch length hidden"]:
         """Embed token ids, all of type 0; raise ValueError if they exceed the position table."""
         config = self.config
-        length = token_ids.shape[1]
-        if length > config.max_position_embeddings:
-            raise ValueError(
-                f"{length} tokens exceed the {config.max_position_embeddings} positions"
-            )
+        length, positions = token_ids.shape[1], config.max_position_embeddings
+        if length > positions:
+            raise ValueError(f"{length} tokens exceed the {positions} positions")
         init = nn.initializers.normal(config.initializer_range)
 
         def embed(kind: str, size: int, ids: Array) -> Array:
@@ -42,7 +40,7 @@ class Embeddings(nn.Module):
             return nn.Embed(size, config.embedding_size, embedding_init=init, name=name)(ids)
 
         hidden = embed("word", config.vocab_size, token_ids)
-        hidden += embed("position", config.max_position_embeddings, jnp.arange(length))
+        hidden += embed("position", positions, jnp.arange(length))
         hidden += embed("token_type", config.type_vocab_size, jnp.zeros((), jnp.int32))
         hidden = layer_norm(config, "layer_norm")(hidden)
         hidden = Dropout(config.hidden_dropout, self.deterministic)(hidden)
@@ -102,12 +100,11 @@ class Layer(nn.Module):
         dropout = Dropout(config.hidden_dropout, self.deterministic)
         attention = SelfAttention(config, self.deterministic, name="attention")
         queries = hidden[:, :1] if self.first_only else hidden
-        attended = attention(queries, hidden, lengths)
-        hidden = layer_norm(config, "attention_norm")(queries + dropout(attended))
+        attended = dropout(attention(queries, hidden, lengths))
+        hidden = layer_norm(config, "attention_norm")(queries + attended)
         inner = Dense(config, config.intermediate_size, name="intermediate")(hidden)
-        # rematerialised in the backward pass, so that only its input is stored
-        inner = jax.checkpoint(gelu)(inner)
-        output = Dense(config, config.hidden_size, name="output")(inner)
+        activated = jax.checkpoint(gelu)(inner)  # rematerialised: only its input is stored
+        output = Dense(config, config.hidden_size, name="output")(activated)
         return layer_norm(config, "output_norm")(hidden + dropout(output))
 
 

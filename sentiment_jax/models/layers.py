@@ -29,10 +29,6 @@ def einsum(spec: str, left: Float[Array, "..."], right: Float[Array, "..."]) -> 
     return jnp.einsum(f"{a},{b}->{out}", left, right, preferred_element_type=jnp.float32)
 
 
-def _einsum_forward(spec, left, right):
-    return einsum(spec, left, right), (left, right)
-
-
 def _einsum_backward(spec, operands, cotangent):
     left, right = operands
     a, b, out = spec.replace("->", ",").split(",")
@@ -41,7 +37,9 @@ def _einsum_backward(spec, operands, cotangent):
     return grad_left.astype(left.dtype), grad_right.astype(right.dtype)
 
 
-einsum.defvjp(_einsum_forward, _einsum_backward)
+einsum.defvjp(
+    lambda spec, left, right: (einsum(spec, left, right), (left, right)), _einsum_backward
+)
 
 
 class Dense(nn.Module):

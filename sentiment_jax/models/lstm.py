@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from sentiment_jax.config import POOLINGS, LstmConfig
+from sentiment_jax.config import LstmConfig
 from sentiment_jax.models.dropout import Dropout
 from sentiment_jax.models.lstm_scan import ScannedLstm
 
@@ -34,14 +34,9 @@ def pool(
         return jnp.take_along_axis(states, (lengths - 1)[None, :, None], axis=0)[0]
     valid = (jnp.arange(states.shape[0])[:, None] < lengths)[:, :, None]
     mean = jnp.sum(states * valid, axis=0) / lengths[:, None].astype(states.dtype)
-    if pooling == "mean":
-        return mean
     maximum = jnp.max(jnp.where(valid, states, jnp.finfo(states.dtype).min), axis=0)
-    if pooling == "max":
-        return maximum
-    if pooling == "mean_max":
-        return jnp.concatenate([mean, maximum], axis=-1)
-    raise ValueError(f"unknown pooling {pooling!r}: one of {', '.join(POOLINGS)}")
+    both = jnp.concatenate([mean, maximum], axis=-1)
+    return {"mean": mean, "max": maximum, "mean_max": both}[pooling]
 
 
 class LstmClassifier(nn.Module):
@@ -60,9 +55,8 @@ class LstmClassifier(nn.Module):
         """Return float32 logits (negative, positive), with dropout unless deterministic."""
         config, dtype = self.config, jnp.dtype(self.config.dtype)
         xavier = nn.initializers.xavier_uniform()
-        embed = nn.Embed(
-            config.vocab_size, config.embedding_size, embedding_init=xavier, name="embedding"
-        )
+        sizes = config.vocab_size, config.embedding_size
+        embed = nn.Embed(*sizes, embedding_init=xavier, name="embedding")
         embedded = embed(token_ids.T)  # scans run along the first axis
         embedded = Dropout(config.embedding_dropout, deterministic)(embedded).astype(dtype)
         states = ScannedLstm(config.hidden_size, dtype, name="forward")(embedded)

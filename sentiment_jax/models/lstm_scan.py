@@ -3,6 +3,7 @@
 The plain form is flax's OptimizedLSTMCell under nn.scan; tests compare states and gradients.
 """
 
+import functools
 from typing import Any
 
 import flax.linen as nn
@@ -12,6 +13,7 @@ from flax.linen.recurrent import DenseParams
 from jaxtyping import Array, Float
 
 GATES = "ifgo"  # input, forget, candidate, output
+_product = functools.partial(jnp.matmul, preferred_element_type=jnp.float32)
 
 
 class LstmCell(nn.Module):
@@ -48,10 +50,6 @@ class LstmCell(nn.Module):
         new_h = (o * jnp.tanh(new_c)).astype(self.dtype)
         gates = tuple(gate.astype(self.dtype) for gate in (i, f, g, o))
         return (new_c, new_h), (new_h, c, gates)
-
-
-def _product(left: Array, right: Array) -> Array:
-    return jnp.matmul(left, right, preferred_element_type=jnp.float32)
 
 
 def _join(kernels: dict[str, Array]) -> Float[Array, "features_and_hidden gates"]:
@@ -99,10 +97,9 @@ def _gradients(residuals: Any, state_gradients: Array) -> tuple[Any, Array]:
     input_gradients = _product(dgates, to_inputs).astype(dtype)
     before = jnp.concatenate([jnp.zeros_like(states[:1]), states[:-1]])
     both = jnp.concatenate([inputs, before], axis=-1)
-    kernel_gradients = jnp.tensordot(
-        both, dgates, axes=((0, 1), (0, 1)), preferred_element_type=jnp.float32
-    )
-    bias_gradients = jnp.sum(dgates, axis=(0, 1), dtype=jnp.float32)
+    axes = (0, 1)  # sums run over positions and rows
+    kernel_gradients = jnp.tensordot(both, dgates, (axes, axes), preferred_element_type=jnp.float32)
+    bias_gradients = jnp.sum(dgates, axis=axes, dtype=jnp.float32)
     kernels, biases = jnp.split(kernel_gradients, 4, axis=1), jnp.split(bias_gradients, 4)
     gradients = {}
     for gate, kernel, bias in zip(GATES, kernels, biases, strict=True):

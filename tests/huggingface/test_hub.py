@@ -162,7 +162,7 @@ def test_a_pinned_commit_is_downloaded_where_the_cache_lacks_it(server):
         ("someone/tinny", "", "neither a local folder nor a public model on the hub: check the sp"),
         ("bert-tinny", "", "neither a local folder nor a public model on the hub: check the sp"),
         ("someone/gated", "", "ask for access on the hub"),
-        (MODEL, "v2", "model.revision=v2: the hub's someone/tiny has none such"),
+        (MODEL, "v2", "model.revision=v2: someone/tiny has no such revision"),
     ],
 )
 def test_answers_of_the_hub_are_told_apart(server, hub_id, revision, message):
