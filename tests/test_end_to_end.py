@@ -2,27 +2,9 @@
 
 import csv
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
-
-ROOT = Path(__file__).parent.parent
-
-
-def run(*arguments):
-    done = subprocess.run(
-        [sys.executable, "-m", "sentiment_jax.main", *map(str, arguments)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=280,
-        env=dict(os.environ),
-    )
-    assert done.returncode == 0, done.stderr
-    return done
+from commands import run
 
 
 @pytest.mark.slow

@@ -2,13 +2,12 @@
 
 import errno
 import os
-import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 from absl.testing import flagsaver
+from commands import ROOT, SAMPLE, run
 
 from sentiment_jax import main
 from sentiment_jax.runtime import startup
@@ -16,21 +15,6 @@ from sentiment_jax.storage.run_directory import lock_run
 
 # ml_collections loads a config file in a way that Python deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
-ROOT = Path(__file__).parent.parent
-# No test reaches the network, even where there is one: this proxy refuses at once.
-NO_NETWORK = {"http_proxy": "http://127.0.0.1:9", "https_proxy": "http://127.0.0.1:9"}
-
-
-def command(*arguments, timeout=120, **options):
-    return subprocess.run(
-        [sys.executable, "-m", "sentiment_jax.main", *map(str, arguments)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-        env={**os.environ, **NO_NETWORK},
-        **options,
-    )
 
 
 def one_line(code, stderr):
@@ -46,16 +30,15 @@ def refused(monkeypatch, capsys):
     monkeypatch.chdir(ROOT)
     monkeypatch.setenv("TRANSFORMERS_VERBOSITY", "error")  # main would set it for the later tests
 
-    def run(*arguments):
+    def call(*arguments):
         monkeypatch.setattr(sys, "argv", ["main", *arguments])  # config_flags reads overrides there
         with flagsaver.flagsaver():
             code = main.main()
         return one_line(code, capsys.readouterr().err)
 
-    return run
+    return call
 
 
-SAMPLE = "--config=configs/lstm.py:sample"
 STARTS = [SAMPLE, "--config.cpu_devices=1"]  # in a process where JAX has its devices
 
 
@@ -91,9 +74,9 @@ def test_bad_command_lines(refused, arguments, parts):
 
 def test_help_is_quick():
     start = time.perf_counter()
-    done = command("--help")
+    done = run("--help")
     assert "--workdir" in done.stdout
-    done = command("--help", SAMPLE, "--config.epochs=3")
+    done = run("--help", SAMPLE, "--config.epochs=3")
     (line,) = [line for line in done.stdout.splitlines() if "--config.epochs" in line]
     assert " 3 " in line and line.endswith("passes over the training reviews (>= 1)")
     assert time.perf_counter() - start < 20  # 2.5 s on an idle machine
@@ -138,10 +121,11 @@ def test_a_bad_csv(refused, tmp_path, content, parts):
 
 def test_no_prepared_data_and_no_network(tmp_path):
     start = time.perf_counter()
-    done = command(
+    done = run(
         "--config=configs/lstm.py",
         f"--workdir={tmp_path}/run",
         f"--config.data.path={tmp_path}/tensorflow_datasets",
+        code=2,
     )
     assert "data.path" in one_line(done.returncode, done.stderr)
     assert time.perf_counter() - start < 60  # seconds; TFDS alone retries for minutes

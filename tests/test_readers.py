@@ -2,28 +2,21 @@
 
 import os
 import re
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import runs
+from commands import SAMPLE, start
 
 from sentiment_jax.errors import InputError
 from sentiment_jax.predict import predict
 from sentiment_jax.training.experiment import load_run
 
-ROOT = Path(__file__).parent.parent
-
 
 def test_predictions_beside_a_training_that_rotates_its_checkpoints(tmp_path):
     seconds = float(os.environ.get("READER_SECONDS", "8"))
     workdir = tmp_path / "run"
-    command = [sys.executable, "-m", "sentiment_jax.main", "--config=configs/lstm.py:sample"]
-    command += [*runs.small_flags(epochs=100_000, checkpoint_every=2), f"--workdir={workdir}"]
-    with subprocess.Popen(
-        command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    ) as training:
+    fields = runs.small_flags(epochs=100_000, checkpoint_every=2)
+    with start(SAMPLE, *fields, f"--workdir={workdir}") as training:
         try:
             while not (workdir / "config.json").exists():
                 assert training.poll() is None

@@ -1,25 +1,22 @@
 """Messages can't break a run: dead pipes, closed descriptors, ASCII streams, a full disk."""
 
 import os
+import shlex
 import signal
 import subprocess
-import sys
 import time
-from pathlib import Path
 
 import pytest
 import runs
+from commands import MAIN, ROOT, SAMPLE, start
 
 from sentiment_jax.storage.checkpoints import steps_in
 
-ROOT = Path(__file__).parents[2]
-TRAIN = [sys.executable, "-m", "sentiment_jax.main", "--config=configs/lstm.py:sample"]
-TRAIN += runs.small_flags(epochs=1)
-PREDICT = [sys.executable, "-m", "sentiment_jax.main", "--mode=predict"]
+TRAIN = [SAMPLE, *runs.small_flags(epochs=1)]
 
 
 def shell(command, redirection, tmp_path, **environment):
-    script = " ".join(f"'{word}'" for word in command) + redirection
+    script = shlex.join([*MAIN, *command]) + redirection
     return subprocess.run(
         ["bash", "-o", "pipefail", "-c", script],
         cwd=ROOT,
@@ -43,14 +40,16 @@ def test_a_training_outlives_its_readers(tmp_path, redirection):
 
 def test_a_stream_of_ascii_gets_replacements(plain, tmp_path):
     text = "--text=\u00e7a va \U0001f600 " + "long " * 40
-    done = shell([*PREDICT, f"--workdir={plain}", text], "", tmp_path, PYTHONIOENCODING="ascii")
+    done = shell(
+        ["--mode=predict", f"--workdir={plain}", text], "", tmp_path, PYTHONIOENCODING="ascii"
+    )
     assert done.returncode == 0, done.stderr
     assert "?a va ?" in done.stdout
 
 
 def test_predictions_end_quietly_with_their_reader_but_not_on_a_full_disk(plain, tmp_path):
     (tmp_path / "many.txt").write_text("a fine film\n" * 5000)
-    command = [*PREDICT, f"--workdir={plain}", f"--input={tmp_path}/many.txt"]
+    command = ["--mode=predict", f"--workdir={plain}", f"--input={tmp_path}/many.txt"]
     done = shell(command, " | head -1", tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout == "row,predicted,p_positive,warning\n"
@@ -62,12 +61,8 @@ def test_predictions_end_quietly_with_their_reader_but_not_on_a_full_disk(plain,
 def test_ctrl_c_that_ends_the_reader_as_well_saves(tmp_path):
     """As `2>&1 | tee log` does: Ctrl-C reaches tee too, and tee ends first."""
     workdir = tmp_path / "run"
-    with subprocess.Popen(
-        [*TRAIN, "--config.epochs=10000", f"--workdir={workdir}"],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-    ) as training:
+    arguments = [*TRAIN, "--config.epochs=10000", f"--workdir={workdir}"]
+    with start(*arguments, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as training:
         deadline = time.monotonic() + 100
         while not (workdir / "checkpoints").exists():
             assert training.poll() is None and time.monotonic() < deadline

@@ -5,13 +5,12 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
 import runs
+from commands import SAMPLE, start
 
 from sentiment_jax import train
 from sentiment_jax.errors import DiskFull, InputError, Interrupted, RunError
@@ -25,7 +24,6 @@ from sentiment_jax.training.resume import _check_best
 from sentiment_jax.training.signals import Stop
 from sentiment_jax.training.steps import make_eval_step
 
-ROOT = Path(__file__).parents[2]
 STEPS = 9  # three epochs of three batches
 
 
@@ -73,15 +71,9 @@ def test_a_signal_during_validation_loses_nothing(plain, small_config, tmp_path,
 )
 def test_killed_and_the_same_command_again(plain, small_config, tmp_path, signals, code):
     workdir = tmp_path / "killed"
-    command = [sys.executable, "-m", "sentiment_jax.main", "--config=configs/lstm.py:sample"]
-    command += runs.small_flags()
     log = workdir / "metrics.jsonl"
-    with subprocess.Popen(
-        [*command, f"--workdir={workdir}"],
-        cwd=ROOT,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
+    with start(
+        SAMPLE, *runs.small_flags(), f"--workdir={workdir}", stderr=subprocess.PIPE
     ) as process:
         deadline = time.monotonic() + 120
         while not (log.exists() and log.read_text().count("\n") >= 4):

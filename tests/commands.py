@@ -1,0 +1,31 @@
+"""The command line in a process of its own, started in one way."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+MAIN = [sys.executable, "-m", "sentiment_jax.main"]
+SAMPLE = "--config=configs/lstm.py:sample"
+# No test reaches the network, even where there is one: this proxy refuses at once.
+ENVIRONMENT = {
+    **os.environ,
+    "http_proxy": "http://127.0.0.1:9",
+    "https_proxy": "http://127.0.0.1:9",
+}
+
+
+def start(*arguments, **options):
+    """Begin a command; its output is nobody's unless `options` say otherwise."""
+    settings = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "text": True}
+    command = [*MAIN, *map(str, arguments)]
+    return subprocess.Popen(command, cwd=ROOT, env=ENVIRONMENT, **settings | options)
+
+
+def run(*arguments, code=0):
+    """Run a command to its end, which must have this exit code."""
+    with start(*arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        output, errors = process.communicate(timeout=280)
+    assert process.returncode == code, errors
+    return subprocess.CompletedProcess(process.args, code, output, errors)
