@@ -62,12 +62,9 @@ def _group(
 
 
 def make_batch(encoded: Encoded, planned: PlannedBatch, batch_size: int) -> Batch:
-    """Fill the arrays of one batch, always batch_size rows.
+    """Fill one batch: int32 token_ids [batch, length], lengths and labels, float32 weights [batch].
 
-    Returns:
-      token_ids int32 [batch, length], padded with 0 on the right; lengths int32 [batch]; labels
-      int32 [batch]; weights float32 [batch]. Rows beyond the reviews have weight 0, length 1
-      and token 0.
+    Ids are padded with 0 on the right. Rows beyond the reviews have weight 0, length 1 and token 0.
     """
     rows = len(planned.indices)
     batch = {

@@ -2,7 +2,6 @@
 
 import hashlib
 import itertools
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,18 +26,15 @@ def load_corpus(data: DataConfig) -> Corpus:
 
     The statistics are JSON-able: source, data_hash, counts (per split and class), extra_copies (per
     split), shared (reviews of one split whose text is in another one), grouped (texts of which
-    several copies were kept on one side), contradictory (texts with both labels).
-
-    Raises:
-      InputError: missing, malformed or blank reviews, or only one class.
+    several copies were kept on one side), contradictory (texts with both labels). An InputError
+    names missing, malformed or blank reviews, or the only class.
     """
     source = f"data.source {data.source}" + (f" ({data.path})" if data.path else "")
     pool, test = READERS[data.source](data)
     named = [*zip(pool.ids, pool.texts, strict=True), *zip(test.ids, test.texts, strict=True)]
     if blank := [name for name, text in named if reviews.is_blank(text)]:
-        raise InputError(
-            f"{source}: reviews without text ({reviews.first_five(blank)}): remove them"
-        )
+        names = reviews.first_five(blank)
+        raise InputError(f"{source}: reviews without text ({names}): remove them")
     pool = reviews.stratified_sample(pool, count=data.limit, seed=data.split_seed)
     test = reviews.stratified_sample(test, count=data.test_limit, seed=data.split_seed)
     for label, name in enumerate(("negative", "positive")):
@@ -51,7 +47,7 @@ def load_corpus(data: DataConfig) -> Corpus:
     return Corpus(splits, {"source": data.source, **_describe(splits)})
 
 
-def _describe(splits: Mapping[str, reviews.Reviews]) -> dict[str, Any]:
+def _describe(splits: dict[str, reviews.Reviews]) -> dict[str, Any]:
     hashes = {name: split.hashes for name, split in splits.items()}
     labels = {name: split.labels for name, split in splits.items()}
     lines = [

@@ -15,11 +15,7 @@ LABELS = {"0": 0, "neg": 0, "negative": 0, "1": 1, "pos": 1, "positive": 1}
 
 
 def read_csv_reviews(data: DataConfig) -> tuple[Reviews, Reviews]:
-    """Return the reviews of data.path and data.test_path, or hold out a share of data.path.
-
-    Raises:
-      InputError: a file that is missing, malformed or without reviews, naming file and row.
-    """
+    """Return the reviews of data.path and data.test_path, or hold out a share of data.path."""
     pool = _read_file(data.path, data)
     if data.test_path:
         return pool, _read_file(data.test_path, data, prefix="test ")
@@ -39,9 +35,8 @@ def _read_file(path: str, data: DataConfig, prefix: str = "") -> Reviews:
         raise InputError(f"{path} has a header but no reviews")
     labels = [LABELS.get(label.strip().lower(), -1) for _, label in cells]
     if wrong := [f"row {rows[i]}: {cells[i][1]!r}" for i, label in enumerate(labels) if label < 0]:
-        raise InputError(
-            f"{path}: unknown labels ({first_five(wrong)}): use one of {', '.join(LABELS)}"
-        )
+        known = ", ".join(LABELS)
+        raise InputError(f"{path}: unknown labels ({first_five(wrong)}): use one of {known}")
     return Reviews.from_texts(
         (text for text, _ in cells), labels, (f"{prefix}row {row}" for row in rows)
     )
@@ -50,10 +45,7 @@ def _read_file(path: str, data: DataConfig, prefix: str = "") -> Reviews:
 def read_csv(raw: bytes, name: str, columns: Sequence[str]) -> tuple[list[int], list[list[str]]]:
     """Return row numbers (the header is row 1) and the cells of the wanted columns of each row.
 
-    `raw` is UTF-8 with or without a BOM; errors call the file `name`.
-
-    Raises:
-      InputError: not UTF-8, a column missing, a row with too few or too many cells, open quote.
+    `raw` is UTF-8 with or without a BOM. An InputError names the file, as `name`, and the row.
     """
     csv.field_size_limit(2**31 - 1)  # The default refuses reviews over 128 KiB.
     text = decode(

@@ -5,7 +5,6 @@ import hashlib
 import os
 import tempfile
 from array import array
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -70,11 +69,7 @@ def encode(tokenizer: Tokenizer, reviews: Reviews, max_length: int, truncation: 
 
 
 def truncate(tokens: list[Any], room: int, truncation: str) -> list[Any]:
-    """Cut a text's tokens, or anything that goes with each, to the `room` that there is.
-
-    Keeps the start (head), the end (tail), or 128/510 from the start and the rest from the end
-    (head_tail).
-    """
+    """Keep the start, the end, or both, of a text's tokens or of what goes with each of them."""
     if len(tokens) <= room:
         return tokens
     head = round(room * HEAD_OF_510[truncation] / 510)
@@ -119,12 +114,8 @@ def _write_cache(file: Path, encoded: Encoded) -> None:
             os.replace(Path(folder) / file.name, file)
 
 
-def check_encoded(encoded: Mapping[str, Encoded], vocabulary_size: int) -> None:
-    """Check for values that an embedding or a loss would silently clamp or turn into NaN.
-
-    Raises:
-      InputError: a token id that the embedding table lacks, or a label other than 0 and 1.
-    """
+def check_encoded(encoded: dict[str, Encoded], vocabulary_size: int) -> None:
+    """Refuse ids and labels that an embedding or a loss would silently clamp or turn into NaN."""
     for split, reviews in encoded.items():
         outside = (reviews.token_ids < 0) | (reviews.token_ids >= vocabulary_size)
         if outside.any():

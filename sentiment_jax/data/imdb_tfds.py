@@ -27,9 +27,6 @@ def read_tfds(path: str) -> tuple[Reviews, Reviews]:
 
     The path is a TFDS data directory, or the prepared version inside it; empty is $TFDS_DATA_DIR or
     ~/tensorflow_datasets. Absent reviews are downloaded and prepared there.
-
-    Raises:
-      InputError: absent and no network, in a format that needs TensorFlow, or damaged.
     """
     import tensorflow_datasets as tfds
 
@@ -63,11 +60,7 @@ def _read_split(builder: Any, split: str) -> Reviews:
 
 
 def prepare(root: Path) -> None:
-    """Download aclImdb and write it as TFDS does, in array_record format, under `root`.
-
-    Raises:
-      InputError: an aclImdb folder, or no network (noticed within seconds).
-    """
+    """Download aclImdb and write it as TFDS does, in array_record format, under `root`."""
     if root.is_file() or any((root / name).is_dir() for name in ("aclImdb", "train/pos")):
         raise InputError(f"{root} is no TFDS directory: for aclImdb set data.source to folder")
     if problem := _network_problem():

@@ -29,11 +29,7 @@ def normalize_text(text: str) -> str:
 
 
 def decode(raw: bytes, name: str, place: Callable[[str], str]) -> str:
-    """Decode UTF-8 with or without a BOM.
-
-    Raises:
-      InputError: another encoding; `place` names where in the file, given the text before.
-    """
+    """Decode UTF-8 with or without a BOM; `place` names an error's, given the text before it."""
     try:
         return raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -96,9 +92,7 @@ def stratified_split(
 
     The share, in (0, 1), is rounded to whole reviews of a class, at least one. Ungrouped, copies
     fall on both sides (a leak, for comparison). Both returned indices are in canonical order.
-
-    Raises:
-      InputError: a class with too few different texts.
+    An InputError says that a class has too few different texts.
     """
     order = reviews.canonical_order()
     keys = reviews.hashes[order] if grouped else np.arange(len(order))

@@ -61,11 +61,7 @@ def _make_wordpiece(vocabulary: dict[str, int], **settings: Any) -> Tokenizer:
 
 
 def load_tokenizer(path: str | os.PathLike[str]) -> Tokenizer:
-    """Read a tokenizer.json without its truncation and padding, which `encoding` does instead.
-
-    Raises:
-      InputError: missing or damaged.
-    """
+    """Read a tokenizer.json without its truncation and padding, which `encoding` does instead."""
     if not Path(path).is_file():
         raise InputError(f"{path} does not exist: it should hold the tokenizer")
     try:
@@ -78,11 +74,7 @@ def load_tokenizer(path: str | os.PathLike[str]) -> Tokenizer:
 
 
 def load_pretrained_tokenizer(folder: str | os.PathLike[str]) -> Tokenizer:
-    """Read the tokenizer of a Hugging Face folder: its tokenizer.json or else its vocab.txt.
-
-    Raises:
-      InputError: none there, damaged, or one that knows no English word.
-    """
+    """Read the tokenizer of a Hugging Face folder: its tokenizer.json or else its vocab.txt."""
     folder = Path(folder)
     if (folder / "tokenizer.json").exists():
         tokenizer = load_tokenizer(folder / "tokenizer.json")

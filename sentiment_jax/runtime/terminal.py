@@ -11,14 +11,11 @@ from sentiment_jax.runtime import processes
 
 
 class Unbreakable:
-    """A text stream whose reader may go away: what can't be written is dropped, nothing raised.
-
-    Attributes:
-      strict: for output that is the command's result: all but a reader's end is raised.
-    """
+    """A text stream whose reader may go away: what can't be written is dropped, nothing raised."""
 
     def __init__(self, stream: Any):
-        self._stream, self.strict = stream, False
+        self._stream = stream
+        self.strict = False  # True for a command's result: all but the reader's end is raised
 
     def write(self, text: str) -> int:
         """Write text; messages at once, results when the buffer is full."""
