@@ -49,10 +49,7 @@ def print_verdicts(trained: TrainedModel, texts: Sequence[str]) -> None:
 
 
 def read_input(source: str, text_column: str) -> tuple[list[str], list[str]]:
-    """Return the row numbers and texts of a .csv, or of a file or "-" (stdin) of one per line.
-
-    An InputError names the file, and the row that is not UTF-8 or the column that is missing.
-    """
+    """Return the row numbers and texts of a .csv, or of a file or "-" (stdin) of one per line."""
     name = "standard input" if source == "-" else source
     try:
         raw = sys.stdin.buffer.read() if source == "-" else Path(source).read_bytes()

@@ -43,10 +43,7 @@ def _read_file(path: str, data: DataConfig, prefix: str = "") -> Reviews:
 
 
 def read_csv(raw: bytes, name: str, columns: Sequence[str]) -> tuple[list[int], list[list[str]]]:
-    """Return row numbers (the header is row 1) and the cells of the wanted columns of each row.
-
-    `raw` is UTF-8 with or without a BOM. An InputError names the file, as `name`, and the row.
-    """
+    """Return row numbers (the header is 1) and wanted cells, or raise an InputError with `name`."""
     csv.field_size_limit(2**31 - 1)  # The default refuses reviews over 128 KiB.
     text = decode(
         raw,
@@ -67,10 +64,9 @@ def read_csv(raw: bytes, name: str, columns: Sequence[str]) -> tuple[list[int], 
                 continue
             line = line or [""]  # A blank line of a one-column file is a blank cell.
             if len(line) != len(header):
-                raise InputError(
-                    f"{name}, row {row}: {len(line)} cells where the header has {len(header)} "
-                    f"({', '.join(header)}): quote texts that contain commas"
-                )
+                wanted = f"the header has {len(header)} ({', '.join(header)})"
+                advice = "quote texts that contain commas"
+                raise InputError(f"{name}, row {row}: {len(line)} cells where {wanted}: {advice}")
             rows.append(row)
             cells.append([line[header.index(column)] for column in columns])
     except csv.Error as error:

@@ -30,9 +30,7 @@ def read_folder(path: str) -> tuple[Reviews, Reviews]:
             review = match[1]
             if review in texts:
                 raise InputError(f"{path} holds {review} twice")
-            texts[review] = decode(
-                raw, f"{path}: {review}", lambda before: f"byte {len(before.encode())}"
-            )
+            texts[review] = decode(raw, f"{path}: {review}")
     for folder in FOLDERS:
         if not any(review.startswith(folder) for review in texts):
             raise InputError(f"{path} holds no {folder}/*.txt: it is not a full aclImdb")

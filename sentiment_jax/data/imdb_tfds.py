@@ -42,10 +42,9 @@ def read_tfds(path: str) -> tuple[Reviews, Reviews]:
     except InputError:
         raise
     except NotImplementedError:
-        raise InputError(
-            f"{folder} is prepared in a format that only TensorFlow reads: "
-            "set data.path to a folder that is empty or prepared in array_record format"
-        ) from None
+        advice = "set data.path to a folder that is empty or prepared in array_record format"
+        what = f"{folder} is prepared in a format that only TensorFlow reads"
+        raise InputError(f"{what}: {advice}") from None
     except Exception as error:  # requests, TFDS, protobuf and array_record each raise their own.
         reason = str(error).partition("\n")[0] or type(error).__name__
         raise InputError(f"{what} ({reason}): {advice}") from None

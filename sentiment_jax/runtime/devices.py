@@ -71,10 +71,9 @@ def put_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
     rows = NamedSharding(mesh, PartitionSpec("data"))
     if processes.count() == 1:
         return jax.device_put(batch, rows)
-    return {
-        name: jax.make_array_from_callback(array.shape, rows, array.__getitem__)
-        for name, array in batch.items()
-    }
+    return jax.tree.map(
+        lambda array: jax.make_array_from_callback(array.shape, rows, array.__getitem__), batch
+    )
 
 
 def fetch(array: jax.Array) -> np.ndarray:
@@ -89,10 +88,8 @@ def check_batch_size(name: str, batch_size: int) -> None:
     if batch_size % count:
         below = batch_size - batch_size % count
         nearest = f"{below} or {below + count}" if below else str(count)
-        together = f" of {processes.count()} processes" if processes.count() > 1 else ""
-        raise InputError(
-            f"{name}={batch_size} does not divide among {count} devices{together}; use {nearest}"
-        )
+        many = f"{count} devices" + f" of {processes.count()} processes" * (processes.count() > 1)
+        raise InputError(f"{name}={batch_size} does not divide among {many}; use {nearest}")
 
 
 def any_of(flag: bool) -> Any:

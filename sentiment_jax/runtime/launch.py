@@ -21,6 +21,7 @@ from sentiment_jax.runtime import processes, terminal
 
 JOIN_SECONDS = 300  # a cluster may start its processes minutes apart
 ASKS_TO_END = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+RESUME = "the same commands go on from the last checkpoint"
 STDERR = "SENTIMENT_JAX_STDERR"  # a child's variable: the descriptor of its parent's stderr
 
 
@@ -53,10 +54,8 @@ def find_process_group(
     if not host or not port.isdecimal() or not 0 < int(port) < 65536:
         raise InputError(f"--coordinator={group.coordinator}: write HOST:PORT, localhost:12355 say")
     if not 0 <= group.index < group.count:
-        raise InputError(
-            f"--process_id={group.index} with --process_count={group.count}: processes are "
-            f"numbered from 0 to {max(group.count - 1, 0)}"
-        )
+        given = f"--process_id={group.index} with --process_count={group.count}"
+        raise InputError(f"{given}: processes are numbered from 0 to {max(group.count - 1, 0)}")
     return group if group.count > 1 else None
 
 
@@ -74,10 +73,8 @@ def _ask_cluster() -> ProcessGroup:
             host = "".join(re.findall(r"^([^[,]+)\[?([^],-]*)", get("SLURM_STEP_NODELIST"))[0])
             names = ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID")
         else:
-            raise InputError(
-                "--coordinator=auto: no SLURM or Open MPI environment here; use srun or mpirun, or "
-                "give --coordinator=HOST:PORT --process_id=I --process_count=N"
-            )
+            instead = "use srun or mpirun, or give HOST:PORT, --process_id and --process_count"
+            raise InputError(f"--coordinator=auto: no SLURM or Open MPI environment; {instead}")
         index, total, local = (int(get(name)) for name in names)
     except (KeyError, ValueError, IndexError) as error:
         raise InputError(f"--coordinator=auto: the environment is odd ({error!r})") from error
@@ -102,9 +99,9 @@ def bind_address(group: ProcessGroup) -> str:
                 probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 probe.bind(address)
     except OSError as error:
+        where = f"{host}:{port} ({error.strerror})"
         raise InputError(
-            f"process 0 cannot listen on {host}:{port} ({error.strerror}); name another port or "
-            "host in --coordinator"
+            f"process 0 cannot listen on {where}; name another port or host"
         ) from error
     return f"[{address[0]}]:{port}" if family == socket.AF_INET6 else f"{address[0]}:{port}"
 
@@ -173,10 +170,8 @@ def run_child(group: ProcessGroup, lost_after: int) -> int:
     elif -code in ASKS_TO_END:
         return 128 - code
     else:
-        message = (
-            f"process {group.index} of the run was ended from outside or crashed "
-            f"({signal.strsignal(-code)}); the same commands go on from the last checkpoint"
-        )
+        reason = f"was ended from outside or crashed ({signal.strsignal(-code)}); {RESUME}"
+        message = f"process {group.index} of the run {reason}"
         sys.stderr.write(report)
     bar = "\n" if os.isatty(2) else ""  # the progress bar's line is not ended
     print(f"{bar}error: {message}", file=sys.stderr)
@@ -205,8 +200,7 @@ def describe_loss(report: str, group: ProcessGroup, lost_after: int) -> str:
     silent = re.search(r"stopped sending heartbeats\):\n((?:\S*\d\n)+)", report)
     numbers = silent[1] if silent else "0\n" * ("leader task" in report)
     lost = sorted({int(number) for number in re.findall(r"(\d+)\n", numbers)})
-    who = f"process{'es' * (len(lost) > 1)} {', '.join(map(str, lost))}"
-    return (
-        f"lost {who if lost else 'another process'} of the run (it ended, or gave no sign of life "
-        f"for {lost_after} s): see what it says; the same commands go on from the last checkpoint"
-    )
+    many = f"process{'es' * (len(lost) > 1)} {', '.join(map(str, lost))}"
+    who = f"{many if lost else 'another process'} of the run"
+    silence = f"it ended, or gave no sign of life for {lost_after} s"
+    return f"lost {who} ({silence}): see what it says; {RESUME}"

@@ -45,9 +45,7 @@ class Unbreakable:
 def protect_output() -> None:
     """Make stdout and stderr survive a dead pipe, a closed descriptor, a full disk and ASCII."""
     for name in ("stdout", "stderr"):
-        stream = getattr(sys, name)
-        if stream is None:
-            stream = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+        stream = getattr(sys, name) or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
         stream.reconfigure(errors="replace")
         setattr(sys, name, Unbreakable(stream))
 
