@@ -43,7 +43,7 @@ def _read_file(path: str, data: DataConfig, prefix: str = "") -> Reviews:
 
 
 def read_csv(raw: bytes, name: str, columns: Sequence[str]) -> tuple[list[int], list[list[str]]]:
-    """Return row numbers (the header is 1) and wanted cells, or raise an InputError with `name`."""
+    """Return row numbers (the header is 1) and the columns' cells; errors call the file `name`."""
     csv.field_size_limit(2**31 - 1)  # The default refuses reviews over 128 KiB.
     text = decode(
         raw,

@@ -94,9 +94,8 @@ def encode_corpus(corpus: Corpus, tokenizer: Tokenizer, data: DataConfig) -> dic
         except Exception:  # Absent or damaged in one of many ways: it is only a copy.
             splits[split] = encoded = encode(tokenizer, reviews, data.max_length, data.truncation)
             copy = {name: getattr(encoded, name) for name in ("token_ids", "offsets", "truncated")}
-            with contextlib.suppress(
-                OSError
-            ):  # A read-only or full disk only costs encoding again.
+            # A read-only or full disk only costs encoding again.
+            with contextlib.suppress(OSError):
                 file.parent.mkdir(parents=True, exist_ok=True)
                 with tempfile.TemporaryDirectory(dir=file.parent) as folder:
                     np.savez(Path(folder) / file.name, **copy)
@@ -115,11 +114,9 @@ def check_encoded(encoded: dict[str, Encoded], vocabulary_size: int) -> None:
     for split, reviews in encoded.items():
         outside = (reviews.token_ids < 0) | (reviews.token_ids >= vocabulary_size)
         if outside.any():
-            wrong = (
-                f"token id {reviews.token_ids[outside][0]} of split {split} is not in the model's"
-            )
-            advice = "use the tokenizer of its training run"
-            raise InputError(f"{wrong} vocabulary of {vocabulary_size}: {advice}")
+            wrong = f"token id {reviews.token_ids[outside][0]} of split {split} is not in"
+            known = f"the model's vocabulary of {vocabulary_size}"
+            raise InputError(f"{wrong} {known}: use the tokenizer of its training run")
         for name, label in zip(reviews.ids, reviews.labels.tolist(), strict=True):
             if label not in (0, 1):
                 raise InputError(f"{split}, {name}: label {label} is not 0 or 1")

@@ -99,10 +99,8 @@ def bind_address(group: ProcessGroup) -> str:
                 probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 probe.bind(address)
     except OSError as error:
-        where = f"{host}:{port} ({error.strerror})"
-        raise InputError(
-            f"process 0 cannot listen on {where}; name another port or host"
-        ) from error
+        problem = f"process 0 cannot listen on {host}:{port} ({error.strerror})"
+        raise InputError(f"{problem}; name another port or host in --coordinator") from error
     return f"[{address[0]}]:{port}" if family == socket.AF_INET6 else f"{address[0]}:{port}"
 
 
