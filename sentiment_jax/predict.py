@@ -24,9 +24,9 @@ def predict(trained: TrainedModel, texts: Sequence[str]) -> Float32[np.ndarray, 
     """Return the probability that each raw text is positive, normalised and cut as in training."""
     if not texts:
         return np.zeros(0, np.float32)
-    data, reviews = trained.config.data, Reviews.from_texts(texts)
+    data, few = trained.config.data, 8 * jax.device_count()
+    reviews = Reviews.from_texts(texts)
     encoded = encode(trained.tokenizer, reviews, data.max_length, data.truncation)
-    few = 8 * jax.device_count()
     size = few if len(texts) <= few else None
     scores = scoring.score_reviews(trained, trained.params, encoded, "predict", batch_size=size)
     return scores.p_positive
@@ -49,15 +49,7 @@ def print_verdicts(trained: TrainedModel, texts: Sequence[str]) -> None:
 
 
 def read_input(source: str, text_column: str) -> tuple[list[str], list[str]]:
-    """Return the row numbers and the texts to judge, for every row of the input.
-
-    Args:
-      source: a .csv, or any other file or "-" (stdin) with one text per line.
-      text_column: of the csv.
-
-    Raises:
-      InputError: missing file, not UTF-8, no such column; file and row are named.
-    """
+    """Return the row numbers and texts of a .csv, or of a file or "-" (stdin) of one per line."""
     name = "standard input" if source == "-" else source
     try:
         raw = sys.stdin.buffer.read() if source == "-" else Path(source).read_bytes()

@@ -16,7 +16,7 @@ import pytest
 from runs import ONE_SHAPE, small_flags
 
 from sentiment_jax import report
-from sentiment_jax.data import sources
+from sentiment_jax.data import corpus
 from sentiment_jax.storage.files import read_json, write_json
 from sentiment_jax.storage.metrics_log import read_metrics
 
@@ -114,7 +114,7 @@ def test_the_page_holds_everything(reported):
 
 
 def test_no_review_is_quoted_unasked(swept, reported, tmp_path):
-    with sources.SAMPLE.open(newline="") as file:
+    with corpus.SAMPLE.open(newline="") as file:
         reviews = [row["text"] for row in csv.DictReader(file)]
     report.report([swept.directory], tmp_path, with_text=True)
     counts = {}

@@ -1,1 +1,1 @@
-"""From reviews to batches: sources, reviews, corpus (splits), encoding (token ids), batches."""
+"""From reviews to batches: reviews, corpus (sources, splits), encoding (token ids), batches."""

@@ -11,6 +11,7 @@ from sentiment_jax.data.encoding import Encoded
 Batch = dict[str, np.ndarray]
 Lengths = Integer[np.ndarray, " reviews"]  # tokens of each review
 Rows = Int64[np.ndarray, " rows"]
+Plan = list["PlannedBatch"]
 WINDOW = 50  # batches whose reviews are sorted by bucket together
 
 
@@ -28,7 +29,7 @@ def effective_buckets(buckets: Sequence[int], max_length: int) -> tuple[int, ...
 
 def plan_epoch(
     lengths: Lengths, *, batch_size: int, buckets: Sequence[int], seed: int, epoch: int
-) -> list[PlannedBatch]:
+) -> Plan:
     """Plan one shuffled epoch in which every review appears once, a function of seed and epoch.
 
     Reviews are shuffled, then sorted by bucket within windows of 50 batches. This avoids most of
@@ -42,16 +43,12 @@ def plan_epoch(
     return [batches[i] for i in rng.permutation(len(batches))]
 
 
-def plan_evaluation(
-    lengths: Lengths, *, batch_size: int, buckets: Sequence[int]
-) -> list[PlannedBatch]:
+def plan_evaluation(lengths: Lengths, *, batch_size: int, buckets: Sequence[int]) -> Plan:
     """Plan one pass over all reviews, sorted by length; the last batch may hold fewer."""
     return _group(np.argsort(lengths, kind="stable"), lengths, batch_size, buckets)
 
 
-def _group(
-    order: Rows, lengths: Lengths, batch_size: int, buckets: Sequence[int]
-) -> list[PlannedBatch]:
+def _group(order: Rows, lengths: Lengths, batch_size: int, buckets: Sequence[int]) -> Plan:
     if (longest := lengths.max(initial=0)) > buckets[-1]:
         raise ValueError(f"a review of {longest} tokens fits no bucket of {buckets}")
     groups = [order[first : first + batch_size] for first in range(0, len(order), batch_size)]
@@ -62,12 +59,9 @@ def _group(
 
 
 def make_batch(encoded: Encoded, planned: PlannedBatch, batch_size: int) -> Batch:
-    """Fill the arrays of one batch, always batch_size rows.
+    """Fill one batch: int32 token_ids [batch, length], lengths and labels, float32 weights [batch].
 
-    Returns:
-      token_ids int32 [batch, length], padded with 0 on the right; lengths int32 [batch]; labels
-      int32 [batch]; weights float32 [batch]. Rows beyond the reviews have weight 0, length 1
-      and token 0.
+    Ids are padded with 0 on the right. Rows beyond the reviews have weight 0, length 1 and token 0.
     """
     rows = len(planned.indices)
     batch = {

@@ -1,17 +1,35 @@
-"""From a source to the splits train, val and test, without leaks between them."""
+"""From a source to the splits train, val and test, without leaks between them.
+
+To add a source, say TSV files, write a reader like `csv_file.read_csv_reviews` in a file of its
+own, enter it in `READERS`, and allow its name for data.source in config.py. A reader returns the
+training pool and the test set in the source's order, or raises an InputError with file and row.
+"""
 
 import hashlib
 import itertools
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from sentiment_jax.config import DataConfig
 from sentiment_jax.data import reviews
-from sentiment_jax.data.sources import READERS
+from sentiment_jax.data.csv_file import read_csv_reviews
+from sentiment_jax.data.imdb_folder import read_folder
+from sentiment_jax.data.imdb_tfds import read_tfds
 from sentiment_jax.errors import InputError
+
+SAMPLE = Path(__file__).with_name("sample.csv")
+READERS: dict[str, Callable[[DataConfig], tuple[reviews.Reviews, reviews.Reviews]]] = {
+    "tfds": lambda data: read_tfds(data.path),
+    "folder": lambda data: read_folder(data.path),
+    "csv": read_csv_reviews,
+    "sample": lambda data: read_csv_reviews(
+        replace(data, path=str(SAMPLE), text_column="text", label_column="label", test_path="")
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -28,22 +46,15 @@ def load_corpus(data: DataConfig) -> Corpus:
     The statistics are JSON-able: source, data_hash, counts (per split and class), extra_copies (per
     split), shared (reviews of one split whose text is in another one), grouped (texts of which
     several copies were kept on one side), contradictory (texts with both labels).
-
-    Raises:
-      InputError: missing, malformed or blank reviews, or only one class.
     """
     source = f"data.source {data.source}" + (f" ({data.path})" if data.path else "")
     pool, test = READERS[data.source](data)
     named = [*zip(pool.ids, pool.texts, strict=True), *zip(test.ids, test.texts, strict=True)]
     if blank := [name for name, text in named if reviews.is_blank(text)]:
-        raise InputError(
-            f"{source}: reviews without text ({reviews.first_five(blank)}): remove them"
-        )
+        names = reviews.first_five(blank)
+        raise InputError(f"{source}: reviews without text ({names}): remove them")
     pool = reviews.stratified_sample(pool, count=data.limit, seed=data.split_seed)
     test = reviews.stratified_sample(test, count=data.test_limit, seed=data.split_seed)
-    for label, name in enumerate(("negative", "positive")):
-        if label not in pool.labels:
-            raise InputError(f"{source}: none of the {len(pool)} training reviews is {name}")
     kept, held = reviews.stratified_split(
         pool, data.validation_fraction, seed=data.split_seed, grouped=data.group_duplicates
     )
@@ -51,7 +62,7 @@ def load_corpus(data: DataConfig) -> Corpus:
     return Corpus(splits, {"source": data.source, **_describe(splits)})
 
 
-def _describe(splits: Mapping[str, reviews.Reviews]) -> dict[str, Any]:
+def _describe(splits: dict[str, reviews.Reviews]) -> dict[str, Any]:
     hashes = {name: split.hashes for name, split in splits.items()}
     labels = {name: split.labels for name, split in splits.items()}
     lines = [

@@ -15,11 +15,7 @@ LABELS = {"0": 0, "neg": 0, "negative": 0, "1": 1, "pos": 1, "positive": 1}
 
 
 def read_csv_reviews(data: DataConfig) -> tuple[Reviews, Reviews]:
-    """Return the reviews of data.path and data.test_path, or hold out a share of data.path.
-
-    Raises:
-      InputError: a file that is missing, malformed or without reviews, naming file and row.
-    """
+    """Return the reviews of data.path and data.test_path, or hold out a share of data.path."""
     pool = _read_file(data.path, data)
     if data.test_path:
         return pool, _read_file(data.test_path, data, prefix="test ")
@@ -39,22 +35,15 @@ def _read_file(path: str, data: DataConfig, prefix: str = "") -> Reviews:
         raise InputError(f"{path} has a header but no reviews")
     labels = [LABELS.get(label.strip().lower(), -1) for _, label in cells]
     if wrong := [f"row {rows[i]}: {cells[i][1]!r}" for i, label in enumerate(labels) if label < 0]:
-        raise InputError(
-            f"{path}: unknown labels ({first_five(wrong)}): use one of {', '.join(LABELS)}"
-        )
+        known = ", ".join(LABELS)
+        raise InputError(f"{path}: unknown labels ({first_five(wrong)}): use one of {known}")
     return Reviews.from_texts(
         (text for text, _ in cells), labels, (f"{prefix}row {row}" for row in rows)
     )
 
 
 def read_csv(raw: bytes, name: str, columns: Sequence[str]) -> tuple[list[int], list[list[str]]]:
-    """Return row numbers (the header is row 1) and the cells of the wanted columns of each row.
-
-    `raw` is UTF-8 with or without a BOM; errors call the file `name`.
-
-    Raises:
-      InputError: not UTF-8, a column missing, a row with too few or too many cells, open quote.
-    """
+    """Return row numbers (the header is 1) and the columns' cells; errors call the file `name`."""
     csv.field_size_limit(2**31 - 1)  # The default refuses reviews over 128 KiB.
     text = decode(
         raw,
@@ -75,10 +64,9 @@ def read_csv(raw: bytes, name: str, columns: Sequence[str]) -> tuple[list[int], 
                 continue
             line = line or [""]  # A blank line of a one-column file is a blank cell.
             if len(line) != len(header):
-                raise InputError(
-                    f"{name}, row {row}: {len(line)} cells where the header has {len(header)} "
-                    f"({', '.join(header)}): quote texts that contain commas"
-                )
+                wanted = f"the header has {len(header)} ({', '.join(header)})"
+                advice = "quote texts that contain commas"
+                raise InputError(f"{name}, row {row}: {len(line)} cells where {wanted}: {advice}")
             rows.append(row)
             cells.append([line[header.index(column)] for column in columns])
     except csv.Error as error:

@@ -5,7 +5,6 @@ import hashlib
 import os
 import tempfile
 from array import array
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,9 +47,8 @@ class Encoded:
 def encode(tokenizer: Tokenizer, reviews: Reviews, max_length: int, truncation: str) -> Encoded:
     """Turn reviews into token ids, for training, prediction and explanation alike.
 
-    The tokenizer must not cut or pad; [CLS] and [SEP] are put around a review if it has both. A
-    review without any token becomes [UNK], or [CLS] [SEP]. A longer one is cut to max_length, at
-    least 3 and special tokens included, see `truncate`.
+    The tokenizer must not cut or pad. [CLS] and [SEP] are put around a review if it has both; a
+    review without any token becomes [UNK], or [CLS] [SEP]. max_length counts them; 3 is the least.
     """
     start, end = tokenizer.token_to_id("[CLS]"), tokenizer.token_to_id("[SEP]")
     before, after = ([], []) if start is None or end is None else ([start], [end])
@@ -70,11 +68,7 @@ def encode(tokenizer: Tokenizer, reviews: Reviews, max_length: int, truncation: 
 
 
 def truncate(tokens: list[Any], room: int, truncation: str) -> list[Any]:
-    """Cut a text's tokens, or anything that goes with each, to the `room` that there is.
-
-    Keeps the start (head), the end (tail), or 128/510 from the start and the rest from the end
-    (head_tail).
-    """
+    """Keep the start, the end, or both, of a text's tokens or of what goes with each of them."""
     if len(tokens) <= room:
         return tokens
     head = round(room * HEAD_OF_510[truncation] / 510)
@@ -96,11 +90,16 @@ def encode_corpus(corpus: Corpus, tokenizer: Tokenizer, data: DataConfig) -> dic
             # np.load leaves a damaged file open if it opens it itself; the zip checks CRCs.
             with open(file, "rb") as stream, np.load(stream, allow_pickle=False) as stored:
                 arrays = stored["token_ids"], stored["offsets"], int(stored["truncated"])
-            encoded = Encoded(reviews.ids, reviews.labels, *arrays)
+            splits[split] = Encoded(reviews.ids, reviews.labels, *arrays)
         except Exception:  # Absent or damaged in one of many ways: it is only a copy.
-            encoded = encode(tokenizer, reviews, data.max_length, data.truncation)
-            _write_cache(file, encoded)
-        splits[split] = encoded
+            splits[split] = encoded = encode(tokenizer, reviews, data.max_length, data.truncation)
+            copy = {name: getattr(encoded, name) for name in ("token_ids", "offsets", "truncated")}
+            # A read-only or full disk only costs encoding again.
+            with contextlib.suppress(OSError):
+                file.parent.mkdir(parents=True, exist_ok=True)
+                with tempfile.TemporaryDirectory(dir=file.parent) as folder:
+                    np.savez(Path(folder) / file.name, **copy)
+                    os.replace(Path(folder) / file.name, file)
     return splits
 
 
@@ -110,28 +109,14 @@ def cache_folder(data: DataConfig) -> Path:
     return Path(data.cache or Path(user) / "sentiment_jax").expanduser()
 
 
-def _write_cache(file: Path, encoded: Encoded) -> None:
-    arrays = {name: getattr(encoded, name) for name in ("token_ids", "offsets", "truncated")}
-    with contextlib.suppress(OSError):  # A read-only or full disk only costs encoding again.
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=file.parent) as folder:
-            np.savez(Path(folder) / file.name, **arrays)
-            os.replace(Path(folder) / file.name, file)
-
-
-def check_encoded(encoded: Mapping[str, Encoded], vocabulary_size: int) -> None:
-    """Check for values that an embedding or a loss would silently clamp or turn into NaN.
-
-    Raises:
-      InputError: a token id that the embedding table lacks, or a label other than 0 and 1.
-    """
+def check_encoded(encoded: dict[str, Encoded], vocabulary_size: int) -> None:
+    """Refuse ids and labels that an embedding or a loss would silently clamp or turn into NaN."""
     for split, reviews in encoded.items():
         outside = (reviews.token_ids < 0) | (reviews.token_ids >= vocabulary_size)
         if outside.any():
-            raise InputError(
-                f"token id {reviews.token_ids[outside][0]} of split {split} is not in the model's "
-                f"vocabulary of {vocabulary_size}: use the tokenizer of its training run"
-            )
+            wrong = f"token id {reviews.token_ids[outside][0]} of split {split} is not in"
+            known = f"the model's vocabulary of {vocabulary_size}"
+            raise InputError(f"{wrong} {known}: use the tokenizer of its training run")
         for name, label in zip(reviews.ids, reviews.labels.tolist(), strict=True):
             if label not in (0, 1):
                 raise InputError(f"{split}, {name}: label {label} is not 0 or 1")

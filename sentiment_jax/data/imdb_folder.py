@@ -19,24 +19,18 @@ def read_folder(path: str) -> tuple[Reviews, Reviews]:
     """Return the training and the test split; ids are names such as "test/neg/12_3.txt".
 
     The path is aclImdb, the folder around it, or a .tar.gz of either, in any order.
-
-    Raises:
-      InputError: missing, incomplete, damaged or not UTF-8, naming the file.
     """
     root = Path(path).expanduser()
     if not path or not root.exists():
-        raise InputError(
-            f"data.path is {path!r}, which does not exist: name an aclImdb folder or its .tar.gz"
-        )
+        missing = f"data.path is {path!r}, which does not exist"
+        raise InputError(f"{missing}: name an aclImdb folder or its .tar.gz")
     texts: dict[str, str] = {}
     for name, raw in _walk(root) if root.is_dir() else stream_archive(root):
         if match := REVIEW.fullmatch(name):
             review = match[1]
             if review in texts:
                 raise InputError(f"{path} holds {review} twice")
-            texts[review] = decode(
-                raw, f"{path}: {review}", lambda before: f"byte {len(before.encode())}"
-            )
+            texts[review] = decode(raw, f"{path}: {review}")
     for folder in FOLDERS:
         if not any(review.startswith(folder) for review in texts):
             raise InputError(f"{path} holds no {folder}/*.txt: it is not a full aclImdb")
@@ -58,11 +52,7 @@ def _walk(path: Path) -> Iterator[tuple[str, bytes]]:
 
 
 def stream_archive(path: Path) -> Iterator[tuple[str, bytes]]:
-    """Yield (name, content) of each regular file; nothing is unpacked.
-
-    Raises:
-      InputError: a damaged archive, or a link, device or path that leads out of it.
-    """
+    """Yield (name, content) of each regular file; links and paths that lead out are refused."""
     try:
         # Not tarfile's own "r|gz": it ignores the CRC and lets flipped bits through as text.
         with gzip.open(path) as stream, tarfile.open(fileobj=stream, mode="r|") as archive:

@@ -27,9 +27,6 @@ def read_tfds(path: str) -> tuple[Reviews, Reviews]:
 
     The path is a TFDS data directory, or the prepared version inside it; empty is $TFDS_DATA_DIR or
     ~/tensorflow_datasets. Absent reviews are downloaded and prepared there.
-
-    Raises:
-      InputError: absent and no network, in a format that needs TensorFlow, or damaged.
     """
     import tensorflow_datasets as tfds
 
@@ -45,10 +42,9 @@ def read_tfds(path: str) -> tuple[Reviews, Reviews]:
     except InputError:
         raise
     except NotImplementedError:
-        raise InputError(
-            f"{folder} is prepared in a format that only TensorFlow reads: "
-            "set data.path to a folder that is empty or prepared in array_record format"
-        ) from None
+        advice = "set data.path to a folder that is empty or prepared in array_record format"
+        what = f"{folder} is prepared in a format that only TensorFlow reads"
+        raise InputError(f"{what}: {advice}") from None
     except Exception as error:  # requests, TFDS, protobuf and array_record each raise their own.
         reason = str(error).partition("\n")[0] or type(error).__name__
         raise InputError(f"{what} ({reason}): {advice}") from None
@@ -63,11 +59,7 @@ def _read_split(builder: Any, split: str) -> Reviews:
 
 
 def prepare(root: Path) -> None:
-    """Download aclImdb and write it as TFDS does, in array_record format, under `root`.
-
-    Raises:
-      InputError: an aclImdb folder, or no network (noticed within seconds).
-    """
+    """Download aclImdb and write it as TFDS does, in array_record format, under `root`."""
     if root.is_file() or any((root / name).is_dir() for name in ("aclImdb", "train/pos")):
         raise InputError(f"{root} is no TFDS directory: for aclImdb set data.source to folder")
     if problem := _network_problem():

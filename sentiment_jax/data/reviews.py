@@ -17,29 +17,21 @@ LINE_BREAK = re.compile(r"<br\s*/?>", re.IGNORECASE)
 
 def normalize_text(text: str) -> str:
     """Return the text as every mode sees it: no BOM, `<br />`, HTML entity or double space; NFC."""
-    if "&" in text:
-        text = html.unescape(text)
-    if "<" in text:
-        text = LINE_BREAK.sub(" ", text)
-    if not text.isascii():
-        # Lone surrogates (a command line that is not UTF-8) can be neither hashed nor tokenised.
-        text = text.encode("utf-8", "replace").decode().replace("\ufeff", "")
-        text = unicodedata.normalize("NFC", text)
-    return " ".join(text.split())
+    text = LINE_BREAK.sub(" ", html.unescape(text)).replace("\ufeff", "")
+    # Lone surrogates (a command line that is not UTF-8) can be neither hashed nor tokenised.
+    text = text.encode("utf-8", "replace").decode()
+    return " ".join(unicodedata.normalize("NFC", text).split())
 
 
-def decode(raw: bytes, name: str, place: Callable[[str], str]) -> str:
-    """Decode UTF-8 with or without a BOM.
-
-    Raises:
-      InputError: another encoding; `place` names where in the file, given the text before.
-    """
+def decode(raw: bytes, name: str, position: Callable[[str], str] | None = None) -> str:
+    """Decode UTF-8, with a BOM or none; `position` tells where it fails, given the text before."""
     try:
         return raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        where = f"{name}, {place(error.object[: error.start].decode())}"
-        byte = error.object[error.start]
-        raise InputError(f"{where}: byte 0x{byte:02x} is not UTF-8: save it as UTF-8") from None
+        before, byte = error.object[: error.start].decode(), error.object[error.start]
+        where = position(before) if position else f"byte {error.start}"
+        what = f"byte 0x{byte:02x} is not UTF-8"
+        raise InputError(f"{name}, {where}: {what}: save it as UTF-8") from None
 
 
 def first_five(names: Sequence[str]) -> str:
@@ -84,10 +76,6 @@ class Reviews:
         ids, texts = (tuple(values[i] for i in rows) for values in (self.ids, self.texts))
         return Reviews(ids, texts, self.hashes[indices], self.labels[indices])
 
-    def canonical_order(self) -> Int64[np.ndarray, " reviews"]:
-        """Return the order by hash, label and occurrence, whatever that of the files."""
-        return np.lexsort((self.labels, self.hashes))
-
 
 def stratified_split(
     reviews: Reviews, fraction: float, *, seed: int, grouped: bool = True
@@ -95,12 +83,10 @@ def stratified_split(
     """Hold out a share of each class, and with it all copies of the texts that it contains.
 
     The share, in (0, 1), is rounded to whole reviews of a class, at least one. Ungrouped, copies
-    fall on both sides (a leak, for comparison). Both returned indices are in canonical order.
-
-    Raises:
-      InputError: a class with too few different texts.
+    fall on both sides (a leak, for comparison). Both returned indices are in the order of hash,
+    label and occurrence. An InputError says that a class has too few different texts.
     """
-    order = reviews.canonical_order()
+    order = np.lexsort((reviews.labels, reviews.hashes))
     keys = reviews.hashes[order] if grouped else np.arange(len(order))
     names, groups = np.unique(keys, return_inverse=True)
     cells = np.bincount(2 * groups + reviews.labels[order], minlength=2 * len(names))
@@ -113,10 +99,8 @@ def stratified_split(
             held[group] = True
             missing = missing - counts[group]
     if (missing == target).any():
-        raise InputError(
-            f"{totals[0]} negative and {totals[1]} positive reviews cannot be split: "
-            "each class needs two different texts or more"
-        )
+        found = f"{totals[0]} negative and {totals[1]} positive reviews cannot be split"
+        raise InputError(f"{found}: each class needs two different texts or more")
     held = held[groups]
     return order[~held], order[held]
 
@@ -129,7 +113,7 @@ def stratified_sample(reviews: Reviews, *, count: int, seed: int) -> Reviews:
     """
     if not 0 < count < len(reviews):
         return reviews
-    order = np.random.default_rng(seed).permutation(reviews.canonical_order())
+    order = np.random.default_rng(seed).permutation(np.lexsort((reviews.labels, reviews.hashes)))
     labels = reviews.labels[order]
     positive = round(count * int(labels.sum()) / len(labels))
     chosen = [order[labels == 0][: count - positive], order[labels == 1][:positive]]

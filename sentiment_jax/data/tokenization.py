@@ -18,9 +18,7 @@ WORDS = Regex(r"\w+(?:['’]\w+)*|[^\w\s]+")  # "didn't" is one word, "..." one 
 PROBE = "This is a good movie, and that was a bad film."
 
 
-def train_word_level(
-    texts: Sequence[str], *, vocabulary_size: int, min_frequency: int
-) -> Tokenizer:
+def train_word_level(texts: Sequence[str], vocabulary_size: int, min_frequency: int) -> Tokenizer:
     """Learn a lower-case vocabulary of words and punctuation marks; [PAD] is 0, [UNK] is 1.
 
     The most frequent words win; words seen fewer than `min_frequency` times are unknown.
@@ -60,13 +58,9 @@ def _make_wordpiece(vocabulary: dict[str, int], **settings: Any) -> Tokenizer:
     return Tokenizer.from_str(BertWordPieceTokenizer(vocabulary, **settings).to_str())
 
 
-def load_tokenizer(path: str | os.PathLike[str]) -> Tokenizer:
-    """Read a tokenizer.json without its truncation and padding, which `encoding` does instead.
-
-    Raises:
-      InputError: missing or damaged.
-    """
-    if not Path(path).is_file():
+def load_tokenizer(path: Path) -> Tokenizer:
+    """Read a tokenizer.json without its truncation and padding, which `encoding` does instead."""
+    if not path.is_file():
         raise InputError(f"{path} does not exist: it should hold the tokenizer")
     try:
         tokenizer = Tokenizer.from_file(str(path))
@@ -77,13 +71,8 @@ def load_tokenizer(path: str | os.PathLike[str]) -> Tokenizer:
     return tokenizer
 
 
-def load_pretrained_tokenizer(folder: str | os.PathLike[str]) -> Tokenizer:
-    """Read the tokenizer of a Hugging Face folder: its tokenizer.json or else its vocab.txt.
-
-    Raises:
-      InputError: none there, damaged, or one that knows no English word.
-    """
-    folder = Path(folder)
+def load_pretrained_tokenizer(folder: Path) -> Tokenizer:
+    """Read the tokenizer of a Hugging Face folder: its tokenizer.json or else its vocab.txt."""
     if (folder / "tokenizer.json").exists():
         tokenizer = load_tokenizer(folder / "tokenizer.json")
     elif (folder / "vocab.txt").exists():

@@ -1,6 +1,5 @@
 """Where arrays live: one mesh with a data axis; batches split along it, parameters copied."""
 
-import functools
 from typing import Any
 
 import jax
@@ -18,6 +17,9 @@ def data_mesh() -> Mesh:
     return Mesh(np.array(jax.devices()), ("data",))
 
 
+_any = jax.jit(jnp.any)  # of a whole array gives a copy on every device
+
+
 def replicated(mesh: Mesh) -> NamedSharding:
     """Return the sharding of parameters and optimiser state: a copy on every device."""
     return NamedSharding(mesh, PartitionSpec())
@@ -31,10 +33,8 @@ def axis_to_split(shape: tuple[int, ...], parts: int) -> int | None:
 
 def sharding(leaf: Any, mesh: Mesh, shard: bool) -> NamedSharding:
     """Return where an array lives: split if `shard` and an axis divides evenly, else copied."""
-    axis = axis_to_split(leaf.shape, mesh.size)
-    if not shard or axis is None:
-        return replicated(mesh)
-    return NamedSharding(mesh, PartitionSpec(*[None] * axis, "data"))
+    axis = axis_to_split(leaf.shape, mesh.size) if shard else None
+    return NamedSharding(mesh, PartitionSpec(*([] if axis is None else [None] * axis + ["data"])))
 
 
 def place(tree: Any, mesh: Mesh, shard: bool = False) -> Any:
@@ -71,17 +71,15 @@ def put_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
     rows = NamedSharding(mesh, PartitionSpec("data"))
     if processes.count() == 1:
         return jax.device_put(batch, rows)
-    return {
-        name: jax.make_array_from_callback(array.shape, rows, array.__getitem__)
-        for name, array in batch.items()
-    }
+    return jax.tree.map(
+        lambda array: jax.make_array_from_callback(array.shape, rows, array.__getitem__), batch
+    )
 
 
 def fetch(array: jax.Array) -> np.ndarray:
     """Return the whole array, also where other processes hold a part of it."""
-    if processes.count() == 1:
-        return np.asarray(array)
-    return np.asarray(multihost_utils.process_allgather(array, tiled=True))
+    several = processes.count() > 1
+    return np.asarray(multihost_utils.process_allgather(array, tiled=True) if several else array)
 
 
 def check_batch_size(name: str, batch_size: int) -> None:
@@ -90,18 +88,11 @@ def check_batch_size(name: str, batch_size: int) -> None:
     if batch_size % count:
         below = batch_size - batch_size % count
         nearest = f"{below} or {below + count}" if below else str(count)
-        together = f" of {processes.count()} processes" if processes.count() > 1 else ""
-        raise InputError(
-            f"{name}={batch_size} does not divide among {count} devices{together}; use {nearest}"
-        )
-
-
-@functools.cache
-def _any(mesh: Mesh) -> Any:
-    return jax.jit(jnp.any, out_shardings=replicated(mesh))
+        many = f"{count} devices" + f" of {processes.count()} processes" * (processes.count() > 1)
+        raise InputError(f"{name}={batch_size} does not divide among {many}; use {nearest}")
 
 
 def any_of(flag: bool) -> Any:
     """Return whether the flag is set in any process, as an array: reading it is what waits."""
     mesh = data_mesh()
-    return _any(mesh)(put_batch({"flag": np.full(mesh.size, flag)}, mesh)["flag"])
+    return _any(put_batch({"flag": np.full(mesh.size, flag)}, mesh)["flag"])

@@ -6,7 +6,6 @@ child. The child trains; the parent outlives it and says in one line what happen
 """
 
 import collections
-import dataclasses
 import ipaddress
 import os
 import re
@@ -15,16 +14,18 @@ import socket
 import subprocess
 import sys
 import threading
+from dataclasses import dataclass
 
 from sentiment_jax.errors import InputError, RunError
 from sentiment_jax.runtime import processes, terminal
 
 JOIN_SECONDS = 300  # a cluster may start its processes minutes apart
 ASKS_TO_END = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+RESUME = "the same commands go on from the last checkpoint"
 STDERR = "SENTIMENT_JAX_STDERR"  # a child's variable: the descriptor of its parent's stderr
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class ProcessGroup:
     """Where a process stands in its run."""
 
@@ -37,14 +38,10 @@ class ProcessGroup:
 def find_process_group(
     coordinator: str | None, index: int | None, total: int | None
 ) -> ProcessGroup | None:
-    """Read --coordinator, --process_id and --process_count; None for a process on its own.
-
-    Raises:
-      InputError: They do not fit together, or there is no cluster to ask.
-    """
-    if coordinator is None and index is None and total is None:
+    """Read --coordinator, --process_id and --process_count; None for a process on its own."""
+    if coordinator is index is total is None:
         return None
-    if coordinator == "auto" and index is None and total is None:
+    if coordinator == "auto" and index is total is None:
         group = _ask_cluster()
     elif coordinator and coordinator != "auto" and index is not None and total is not None:
         group = ProcessGroup(coordinator, index, total)
@@ -57,18 +54,13 @@ def find_process_group(
     if not host or not port.isdecimal() or not 0 < int(port) < 65536:
         raise InputError(f"--coordinator={group.coordinator}: write HOST:PORT, localhost:12355 say")
     if not 0 <= group.index < group.count:
-        raise InputError(
-            f"--process_id={group.index} with --process_count={group.count}: processes are "
-            f"numbered from 0 to {max(group.count - 1, 0)}"
-        )
+        given = f"--process_id={group.index} with --process_count={group.count}"
+        raise InputError(f"{given}: processes are numbered from 0 to {max(group.count - 1, 0)}")
     return group if group.count > 1 else None
 
 
 def _ask_cluster() -> ProcessGroup:
-    """Read the environment of Open MPI or SLURM, as `jax.distributed.initialize` would.
-
-    JAX offers no public way to ask before it listens, and then it listens on every network.
-    """
+    # As `jax.distributed.initialize` does, which would then listen on every network at once.
     get = os.environ.__getitem__
     try:
         if "OMPI_MCA_orte_hnp_uri" in os.environ:  # 1531576320.0;tcp://10.96.0.1,10.148.0.1:34911
@@ -81,10 +73,8 @@ def _ask_cluster() -> ProcessGroup:
             host = "".join(re.findall(r"^([^[,]+)\[?([^],-]*)", get("SLURM_STEP_NODELIST"))[0])
             names = ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID")
         else:
-            raise InputError(
-                "--coordinator=auto: no SLURM or Open MPI environment here; start this with srun "
-                "or mpirun, or give --coordinator=HOST:PORT --process_id=I --process_count=N"
-            )
+            instead = "use srun or mpirun, or give HOST:PORT, --process_id and --process_count"
+            raise InputError(f"--coordinator=auto: no SLURM or Open MPI environment; {instead}")
         index, total, local = (int(get(name)) for name in names)
     except (KeyError, ValueError, IndexError) as error:
         raise InputError(f"--coordinator=auto: the environment is odd ({error!r})") from error
@@ -95,37 +85,27 @@ def _ask_cluster() -> ProcessGroup:
 def bind_address(group: ProcessGroup) -> str:
     """Return the one address that process 0 listens on: the coordinator's own, never all of them.
 
-    Raises:
-      InputError: No such host, an address that stands for all, or (in process 0) one in use.
+    An InputError says that no such host exists or, in process 0, that the address is in use.
     """
     asked = os.environ.get("JAX_COORDINATOR_BIND_ADDRESS")
     host, _, port = (asked or group.coordinator).rpartition(":")
     try:
         family, *_, address = socket.getaddrinfo(host.strip("[]"), port)[0]
         if ipaddress.ip_address(address[0]).is_unspecified and not asked:
-            raise InputError(
-                f"--coordinator={group.coordinator} would listen to every network; name one "
-                "address of process 0's machine"
-            )
+            every = f"--coordinator={group.coordinator} would listen to every network"
+            raise InputError(f"{every}; name one address of process 0's machine")
         if group.index == 0:  # JAX 0.10 crashes where another program holds the address
             with socket.socket(family) as probe:
                 probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 probe.bind(address)
     except OSError as error:
-        raise InputError(
-            f"process 0 cannot listen on {host}:{port} ({error.strerror}); name another port or "
-            "host in --coordinator"
-        ) from error
+        problem = f"process 0 cannot listen on {host}:{port} ({error.strerror})"
+        raise InputError(f"{problem}; name another port or host in --coordinator") from error
     return f"[{address[0]}]:{port}" if family == socket.AF_INET6 else f"{address[0]}:{port}"
 
 
 def connect(group: ProcessGroup, lost_after: int) -> None:
-    """Join the other processes, before anything touches a device.
-
-    Raises:
-      InputError: An address that cannot be listened on.
-      RunError: The others did not come.
-    """
+    """Join the other processes, before anything touches a device, or raise a RunError."""
     import jax
 
     listen = bind_address(group)
@@ -142,10 +122,8 @@ def connect(group: ProcessGroup, lost_after: int) -> None:
             coordinator_bind_address=listen,
         )
     except Exception as error:  # XLA's own types, by version
-        reason = str(error).strip().splitlines()[0]
-        raise RunError(
-            f"cannot join the processes at {group.coordinator}, is the port free? ({reason})"
-        ) from error
+        reason = f"is the port free? ({str(error).strip().splitlines()[0]})"
+        raise RunError(f"cannot join the processes at {group.coordinator}, {reason}") from error
     processes.join(group.index, group.count, lost_after)
     if not processes.is_main():
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115
@@ -155,9 +133,9 @@ def run_child(group: ProcessGroup, lost_after: int) -> int:
     """Run this command again as a child that trains, and return the exit code to end with.
 
     The child's Python writes to this process's stdout and stderr itself, so a progress bar sees a
-    terminal. Only descriptor 2, where C++ writes, leads here: all is passed on but JAX's reports
-    about its processes. SIGTERM, SIGINT and SIGHUP are forwarded; where one of them ends the child,
-    the code is 128 plus its number. An aborted or killed child gives 1, and one line on stderr.
+    terminal. C++ writes to descriptor 2, which leads here: all but JAX's reports on processes is
+    passed on. Signals are forwarded; one that ends the child gives 128 plus its number. An aborted
+    or killed child gives 1, and one line on stderr.
     """
     stderr = os.dup(2)
     reports: collections.deque[str] = collections.deque(maxlen=100)
@@ -190,10 +168,8 @@ def run_child(group: ProcessGroup, lost_after: int) -> int:
     elif -code in ASKS_TO_END:
         return 128 - code
     else:
-        message = (
-            f"process {group.index} of the run was ended from outside or crashed "
-            f"({signal.strsignal(-code)}); the same commands go on from the last checkpoint"
-        )
+        reason = f"was ended from outside or crashed ({signal.strsignal(-code)}); {RESUME}"
+        message = f"process {group.index} of the run {reason}"
         sys.stderr.write(report)
     bar = "\n" if os.isatty(2) else ""  # the progress bar's line is not ended
     print(f"{bar}error: {message}", file=sys.stderr)
@@ -201,16 +177,12 @@ def run_child(group: ProcessGroup, lost_after: int) -> int:
 
 
 def follow_parent() -> bool:
-    """Return whether `run_child` started this process, and if so tie this process to its parent.
-
-    A thread reads stdin, which nobody writes to and only the parent holds open, and ends this
-    process when the parent is gone.
-    """
+    """Return whether `run_child` started this process; if so, end it when the parent is gone."""
     if STDERR not in os.environ:
         return False
 
     def wait() -> None:
-        os.read(0, 1)
+        os.read(0, 1)  # nobody writes to stdin, and only the parent holds it open
         os._exit(1)
 
     threading.Thread(target=wait, daemon=True).start()
@@ -224,11 +196,9 @@ def describe_loss(report: str, group: ProcessGroup, lost_after: int) -> str:
     if "RegisterTask" in report:
         return f"not all {group.count} processes came to {group.coordinator} in {JOIN_SECONDS} s"
     silent = re.search(r"stopped sending heartbeats\):\n((?:\S*\d\n)+)", report)
-    lost = sorted({int(n) for n in re.findall(r"(\d+)\n", silent[1])}) if silent else []
-    if not lost and "leader task" in report:
-        lost = [0]
-    who = f"process{'es' * (len(lost) > 1)} {', '.join(map(str, lost))}"
-    return (
-        f"lost {who if lost else 'another process'} of the run (it ended, or gave no sign of life "
-        f"for {lost_after} s): see what it says; the same commands go on from the last checkpoint"
-    )
+    numbers = silent[1] if silent else "0\n" * ("leader task" in report)
+    lost = sorted({int(number) for number in re.findall(r"(\d+)\n", numbers)})
+    many = f"process{'es' * (len(lost) > 1)} {', '.join(map(str, lost))}"
+    who = f"{many if lost else 'another process'} of the run"
+    silence = f"it ended, or gave no sign of life for {lost_after} s"
+    return f"lost {who} ({silence}): see what it says; {RESUME}"

@@ -1,8 +1,7 @@
 """Several processes as one run: waiting for each other, and leaving together.
 
-Every process reads the data and takes every step, on its own devices' rows of each batch. Only the
-main process, number 0, writes logs, files and stdout; all write errors and their share of a
-checkpoint. A run of one process pays nothing: JAX is imported where there are several.
+Every process reads the data and takes every step, on its devices' rows of each batch. Only number
+0, the main process, writes logs, files and stdout; all write errors and their part of a checkpoint.
 """
 
 import contextlib

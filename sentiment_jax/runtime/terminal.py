@@ -11,14 +11,11 @@ from sentiment_jax.runtime import processes
 
 
 class Unbreakable:
-    """A text stream whose reader may go away: what can't be written is dropped, nothing raised.
-
-    Attributes:
-      strict: for output that is the command's result: all but a reader's end is raised.
-    """
+    """A text stream whose reader may go away: what can't be written is dropped, nothing raised."""
 
     def __init__(self, stream: Any):
-        self._stream, self.strict = stream, False
+        self._stream = stream
+        self.strict = False  # True for a command's result: all but the reader's end is raised
 
     def write(self, text: str) -> int:
         """Write text; messages at once, results when the buffer is full."""
@@ -48,9 +45,7 @@ class Unbreakable:
 def protect_output() -> None:
     """Make stdout and stderr survive a dead pipe, a closed descriptor, a full disk and ASCII."""
     for name in ("stdout", "stderr"):
-        stream = getattr(sys, name)
-        if stream is None:
-            stream = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+        stream = getattr(sys, name) or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
         stream.reconfigure(errors="replace")
         setattr(sys, name, Unbreakable(stream))
 

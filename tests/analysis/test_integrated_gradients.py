@@ -15,7 +15,7 @@ from sentiment_jax.analysis import integrated_gradients
 from sentiment_jax.analysis.html import render
 from sentiment_jax.analysis.integrated_gradients import Explanation, Word
 from sentiment_jax.config import EncoderConfig, LstmConfig
-from sentiment_jax.data import sources, tokenization
+from sentiment_jax.data import corpus, tokenization
 from sentiment_jax.data.reviews import normalize_text
 from sentiment_jax.errors import InputError
 from sentiment_jax.explain import explain_texts, split_text, strongest_words, to_terminal
@@ -229,7 +229,7 @@ def test_explains_a_finished_run(finished, tmp_path, capsys, monkeypatch):
 
 def test_a_bfloat16_model_is_explained_in_float32():
     tokenizer = tokenization.train_word_level(
-        sources.SAMPLE.read_text().splitlines(), vocabulary_size=300, min_frequency=2
+        corpus.SAMPLE.read_text().splitlines(), vocabulary_size=300, min_frequency=2
     )
     text = "A dull film, and the worst of the year, but the music is great."
     explanations = [

@@ -1,12 +1,13 @@
-"""From a source to splits without leaks, and the data hash."""
+"""The readers by name, the embedded sample, splits without leaks, and the data hash."""
 
 import json
 
 import pytest
 from reviews import write_csv
 
-from sentiment_jax.config import DataConfig
-from sentiment_jax.data.corpus import load_corpus
+from configs import lstm
+from sentiment_jax.config import DataConfig, validate
+from sentiment_jax.data.corpus import READERS, load_corpus
 from sentiment_jax.errors import InputError
 
 TRAIN = [(f"{'good' if i % 2 else 'bad'} film number {i} &amp; more", i % 2) for i in range(100)]
@@ -116,6 +117,38 @@ def test_blank_reviews_are_refused_with_their_rows(make, blank, split):
 @pytest.mark.parametrize("label", [0, 1])
 def test_one_class_only_is_refused(make, label):
     rows = [row for row in TRAIN if row[1] == label]
-    other = ("positive", "negative")[label]
-    with pytest.raises(InputError, match=f"none of the 50 training reviews is {other}"):
+    counts = ("50 negative and 0 positive", "0 negative and 50 positive")[label]
+    with pytest.raises(InputError, match=f"{counts} reviews cannot be split"):
         load_corpus(make(rows))
+
+
+def test_sample_is_balanced_and_unlike_itself():
+    pool, test = READERS["sample"](DataConfig("sample", "ignored", text_column="x", test_path="y"))
+    assert len(pool) + len(test) >= 400
+    assert abs(len(test) - 0.2 * (len(pool) + len(test))) <= 1
+    for reviews in (pool, test):
+        assert reviews.labels.sum() * 2 == len(reviews)
+    assert len({*pool.texts, *test.texts}) == len(pool) + len(test)
+
+
+def test_every_source_of_the_settings_has_a_reader():
+    choices = DataConfig.__dataclass_fields__["source"].metadata["setting"].choices
+    assert tuple(READERS) == choices
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("source", "imdb"),
+        ("truncation", "middle"),
+        ("max_length", 2),
+        ("test_fraction", 0.0),
+        ("validation_fraction", 1.0),
+        ("validation_fraction", float("nan")),
+    ],
+)
+def test_settings_that_the_data_code_relies_on_are_checked_before(name, value):
+    config = lstm.get_config("sample")
+    config.data[name] = value
+    with pytest.raises(InputError, match=f"data.{name}="):
+        validate(config)

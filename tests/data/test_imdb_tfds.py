@@ -16,8 +16,8 @@ import pytest
 
 from sentiment_jax.config import DataConfig
 from sentiment_jax.data import imdb_tfds
+from sentiment_jax.data.corpus import READERS
 from sentiment_jax.data.reviews import normalize_text
-from sentiment_jax.data.sources import READERS
 from sentiment_jax.errors import InputError
 
 NOISE = random.Random(0).randbytes(4_000).hex()  # so that a flipped bit hits a review
