@@ -70,8 +70,8 @@ def sweep(
         stack.enter_context(_on_cores(shares[0]))
         plan, experiment = _join(plan_sweep(directory, resolved, axes, config_file, overrides))
         if retry_failed:
-            for failed in directory.rglob(RunDirectory(directory).failed.name):
-                failed.unlink(missing_ok=True)
+            for run in (*directory.glob("*/"), *directory.glob(f"{FINAL}/*/")):
+                RunDirectory(run).failed.unlink(missing_ok=True)
         progress = SweepProgress(plan, len(experiment.encoded["train"]))
         stop = stack.enter_context(Stop())
         stack.enter_context(_helpers(shares[1:], directory, stop))

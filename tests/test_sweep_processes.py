@@ -210,7 +210,9 @@ def test_two_processes_one_killed_and_runs_that_fail(tmp_path):
         time.sleep(0.02)
     killed.kill()
     killed.communicate()
+    survivor.send_signal(signal.SIGSTOP)  # or it could delete a checkpoint that is being read
     before = contents(together)
+    survivor.send_signal(signal.SIGCONT)
     done = {path.parent for path in before if path.name in ("result.json", "failed.json")}
     assert done and not done & {path.relative_to(together) for path in held}
     output = finish(survivor)
@@ -230,7 +232,7 @@ def _held_by(directory, pid):
     """The run directories that a process is training in."""
     return [
         path.parent
-        for path in directory.rglob("lock")
+        for path in [*directory.glob("*/lock"), *directory.glob("final/*/lock")]
         if path.read_text().startswith(f"pid {pid} ")
         and RunDirectory(path.parent).outcome()[0] == "open"
     ]

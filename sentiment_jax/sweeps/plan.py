@@ -237,8 +237,8 @@ def plan_sweep(
         name: {key: v for key, v in fields.items() if f"optimizer.{key}" not in overrides}
         for name, fields in axes.get("optimizer_settings", {}).items()
     }
-    origin = {"config_file": config_file, "overrides": overrides}
-    sweep = Sweep(directory, axes["procedure"], values, seeds, start, settings, config, **origin)
+    fields = directory, axes["procedure"], values, seeds, start, settings, config
+    sweep = Sweep(*fields, config_file=config_file, overrides=overrides)
     tried = [({**start, axis: value}, seeds[0]) for axis in FIELDS for value in values[axis]]
     for setting, seed in [*tried, *((start, seed) for seed in seeds)]:
         validate(sweep.trial("", setting, seed).config)
