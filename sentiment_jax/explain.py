@@ -66,11 +66,7 @@ def strongest_words(explanation: Explanation, sign: int, count: int = 5) -> str:
 def explain_texts(
     trained: TrainedModel, names: Sequence[str], texts: Sequence[str], path: Path
 ) -> None:
-    """Print every raw text with its verdict and coloured words, and write them as one HTML page.
-
-    Raises:
-      InputError: the HTML file, `path`, cannot be written.
-    """
+    """Print every raw text with its verdict and coloured words, and write them as one HTML page."""
     forced, refused = os.environ.get("FORCE_COLOR"), os.environ.get("NO_COLOR")
     colour = bool(forced) or (sys.stdout.isatty() and not refused)
     explanations = []

@@ -6,7 +6,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas
 
 from sentiment_jax.analysis import figures, predictions
@@ -26,10 +25,8 @@ SCORES = ["val loss", "val accuracy", "test loss", "test accuracy", "training s"
 def report(directories: Sequence[Path], output: Path, with_text: bool = False) -> None:
     """Write report.md, report.html, one CSV file per table and one PNG per plot.
 
-    Args:
-      directories: sweeps, runs, or folders of them.
-      output: the folder to write; created where it is missing.
-      with_text: show the text of the hardest mistakes; reads the data once more.
+    `directories` are sweeps, runs, or folders of them. With `with_text`, the page shows the text of
+    the hardest mistakes; the data are read once more for it.
 
     Raises:
       InputError: nothing finished, half-written files, different data, or an unwritable folder.
@@ -169,21 +166,13 @@ def _draw_choice(group: Group, output: Path) -> None:
 
 
 def _draw_test(tested: Sequence[Group], judged: Mapping[str, Predictions], output: Path) -> None:
-    accuracies = {
-        group.name: [
-            [t.row[f"{split}_accuracy"] for t in group.tested] for split in ("val", "test")
-        ]
-        for group in tested
-    }
+    scores = ("val_accuracy", "test_accuracy")
+    accuracies = {g.name: [[t.row[name] for t in g.tested] for name in scores] for g in tested}
     figures.seeds(accuracies, output / "seeds.png")
     confusions = {name: predictions.confusion(read) for name, read in judged.items()}
     figures.confusions(confusions, output / "confusion.png")
-    bins = {
-        name: predictions.calibration_bins(
-            p.p_positive.ravel(), np.tile(p.labels, len(p.p_positive))
-        )
-        for name, p in judged.items()
-    }
+    calibrate = predictions.calibration_bins
+    bins = {name: calibrate(read.p_positive, read.labels) for name, read in judged.items()}
     figures.calibration(bins, output / "calibration.png")
     lengths = predictions.accuracy_by_length(judged)
     figures.accuracy_by_length(list(judged), *lengths, output / "length.png")

@@ -59,7 +59,9 @@ def sweep(
       RunError: nothing to choose from, a winner that could not be tested, a full disk.
       Interrupted: SIGTERM or Ctrl-C; the current trial is saved.
     """
-    first, count = _parse_share(only)
+    first, _, count = ("1/1" if only is None else only).partition("/")
+    if not (first.isdecimal() and count.isdecimal() and 1 <= int(first) <= int(count)):
+        raise InputError(f"--only={only}: write i/n with 1 <= i <= n, 2/8 for example")
     prepare_workdir(directory)
     resolved = resolve(config)
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
@@ -74,7 +76,7 @@ def sweep(
         stop = stack.enter_context(Stop())
         stack.enter_context(_helpers(shares[1:], directory, stop))
         for trials in plan.stages():
-            mine = trials if trials[0].stage == FINAL else trials[first - 1 :: count]
+            mine = trials if trials[0].stage == FINAL else trials[int(first) - 1 :: int(count)]
             while _count_open(mine if plan.procedure == "grid" else trials):
                 trained = 0
                 for trial in mine:
@@ -86,18 +88,9 @@ def sweep(
             progress.update(trials)
             if left := _count_open(trials):
                 write_table(plan)
-                print(
-                    f"this share is done; {left} runs are open, the share that ends last continues"
-                )
+                print(f"this share is done; {left} runs are open, the last share to end continues")
                 return
     conclude(plan, trials)
-
-
-def _parse_share(only: str | None) -> tuple[int, int]:
-    first, _, count = ("1/1" if only is None else only).partition("/")
-    if first.isdecimal() and count.isdecimal() and 1 <= int(first) <= int(count):
-        return int(first), int(count)
-    raise InputError(f"--only={only}: write i/n with 1 <= i <= n, 2/8 for example")
 
 
 def _count_open(trials: Sequence[Trial]) -> int:
@@ -125,13 +118,7 @@ def _join(new: Sweep) -> tuple[Sweep, Experiment]:
         )
     data_hash = experiment.statistics["data_hash"]
     if not path.exists():
-        new = dataclasses.replace(new, data_hash=data_hash, command=command_line())
-        mine = path.with_name(f".{path.name}.{os.getpid()}.new")
-        write_json(mine, new.to_json())
-        # Of two processes that begin together, only one can create the file.
-        with contextlib.suppress(FileExistsError):
-            os.link(mine, path)
-        mine.unlink()
+        dataclasses.replace(new, data_hash=data_hash, command=command_line()).write()
     stored = read_sweep(new.directory)
     stored.check_same(new)
     if stored.data_hash != data_hash:
@@ -172,21 +159,16 @@ def _train_if_free(trial: Trial, first: Experiment, own: ConfigDict, stop: Stop)
     except Exception as error:
         if isinstance(error, OSError) and error.errno == errno.ENOSPC:
             raise DiskFull(f"disk full while {trial.directory} was trained ({error})") from error
-        _record_failure(trial.files, error)
+        reason = str(error)
+        if not isinstance(error, RunError):  # no run should end with it
+            traceback.print_exception(error)
+            reason = f"{type(error).__name__}: {reason}"
+        metrics = trial.files.metrics
+        reached = max((line["step"] for line in read_metrics(metrics)), default=0)
+        failure = {"reason": " ".join(reason.split()), "step": getattr(error, "step", reached)}
+        sums = checksums(metrics) if metrics.exists() else {}
+        write_json(trial.files.failed, failure | sums)
     return True
-
-
-def _record_failure(directory: RunDirectory, error: Exception) -> None:
-    """Write failed.json; print the trace of an error that no run should end with."""
-    reason = str(error)
-    if not isinstance(error, RunError):
-        traceback.print_exception(error)
-        reason = f"{type(error).__name__}: {reason}"
-    reached = max((line["step"] for line in read_metrics(directory.metrics)), default=0)
-    failure = {"reason": " ".join(reason.split()), "step": getattr(error, "step", reached)}
-    if directory.metrics.exists():
-        failure |= checksums(directory.metrics)
-    write_json(directory.failed, failure)
 
 
 @contextlib.contextmanager
@@ -195,23 +177,19 @@ def _on_cores(cores: Collection[int]) -> Iterator[None]:
 
     Two small models side by side, one core each, train far faster than one after the other on both.
     """
-    if not cores:
-        yield
-        return
-    before = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, cores)
+    if cores:
+        before = os.sched_getaffinity(0)
+        os.sched_setaffinity(0, cores)
     try:
         yield
     finally:
-        os.sched_setaffinity(0, before)
+        if cores:
+            os.sched_setaffinity(0, before)
 
 
 @contextlib.contextmanager
 def _helpers(shares: Sequence[Collection[int]], directory: Path, stop: Stop) -> Iterator[None]:
-    """Run the same command in more processes meanwhile, one for each share of the cores.
-
-    Their output goes to log files.
-    """
+    """Meanwhile run the same command once per share of the cores, its output in a log file."""
     command = [sys.executable, "-m", "sentiment_jax.main", *sys.argv[1:]]
     command += ["--workers=1", "--noretry_failed"]
     processes: dict[Path, subprocess.Popen] = {}
@@ -224,7 +202,7 @@ def _helpers(shares: Sequence[Collection[int]], directory: Path, stop: Stop) -> 
                     command,
                     stdin=subprocess.DEVNULL,
                     stdout=log,
-                    stderr=subprocess.STDOUT,
+                    stderr=log,
                     start_new_session=True,
                 )
         yield

@@ -17,24 +17,18 @@ CLASSES = ("negative", "positive")
 
 
 @contextlib.contextmanager
-def panels(
-    path: Path,
-    width: float | int,
-    height: float | int,
-    rows: int = 1,
-    columns: int = 1,
-    **share: Any,
-) -> Iterator[Any]:
+def panels(path: Path, width: float | int, height: float | int, **grid: Any) -> Iterator[Any]:
     """Yield the axes [rows, columns] of a new figure, sizes in inches, and save it as a PNG.
 
-    A reader of `path` sees a whole file; equal pictures are equal bytes.
+    `grid` holds options of `Figure.subplots`. A reader of `path` sees a whole file; equal pictures
+    are equal bytes.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
-    yield figure.subplots(rows, columns, squeeze=False, **share)
+    yield figure.subplots(squeeze=False, **grid)
     temporary = path.with_name(f".{path.name}")
     # Without the metadata, the file would name the version of matplotlib.
     figure.savefig(temporary, dpi=120, format="png", metadata={"Software": None})
@@ -53,7 +47,7 @@ def _write(axes: Any, column: int, row: int, text: str, dark: bool, **options: A
 
 def confusions(counts: Mapping[str, Float[np.ndarray, "2 2"]], path: Path) -> None:
     """Draw each model's confusion matrix [label, predicted]: mean counts and shares of the row."""
-    with panels(path, 2.9 * len(counts) + 0.4, 3.1, columns=len(counts)) as (row,):
+    with panels(path, 2.9 * len(counts) + 0.4, 3.1, ncols=len(counts)) as (row,):
         for axes, (name, matrix) in zip(row, counts.items(), strict=True):
             shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
             axes.imshow(shares, cmap="Greys", vmin=0, vmax=1)
@@ -66,13 +60,8 @@ def confusions(counts: Mapping[str, Float[np.ndarray, "2 2"]], path: Path) -> No
             axes.set(xlabel="predicted", ylabel="label")
 
 
-def calibration(
-    bins: Mapping[str, tuple[Sequence[float], Sequence[float], float]], path: Path
-) -> None:
-    """Draw the share of positive reviews over the mean p(positive) of each model's bins.
-
-    `bins` are what `predictions.calibration_bins` returns.
-    """
+def calibration(bins: Mapping[str, tuple[Any, ...]], path: Path) -> None:
+    """Draw a calibration curve for each model's `predictions.calibration_bins`."""
     with panels(path, 5.2, 4.6) as ((axes,),):
         axes.plot([0, 1], [0, 1], color="0.6", linestyle="--", linewidth=1)
         for index, (name, (means, shares, error)) in enumerate(bins.items()):
@@ -87,10 +76,7 @@ def calibration(
 def accuracy_by_length(
     models: Sequence[str], edges: Sequence[int], points: Any, path: Path
 ) -> None:
-    """Draw accuracy over review length; whole reviews filled, truncated ones hollow and dashed.
-
-    `edges` and `points` are what `predictions.accuracy_by_length` returns.
-    """
+    """Draw what `predictions.accuracy_by_length` returns: truncated reviews hollow and dashed."""
     with panels(path, 8, 4) as ((axes,),):
         for (name, truncated), line in points.groupby(["model", "truncated"], sort=False):
             index = list(models).index(name)
@@ -136,7 +122,7 @@ def _draw_curves(axes: Any, records: Sequence[Mapping[str, Any]], name: str) -> 
 
 def curves(records: Sequence[Mapping[str, Any]], path: Path) -> None:
     """Draw loss and accuracy of a metrics.jsonl's lines over epochs, the test score a star."""
-    with panels(path, 9, 3.6, columns=2) as (row,):
+    with panels(path, 9, 3.6, ncols=2) as (row,):
         for axes, name in zip(row, ("loss", "accuracy"), strict=True):
             _draw_curves(axes, records, name)
             for record in records:
@@ -149,7 +135,8 @@ def curves(records: Sequence[Mapping[str, Any]], path: Path) -> None:
 def stage_curves(runs: Mapping[str, Sequence[Mapping[str, Any]]], path: Path) -> None:
     """Draw a column of loss and accuracy for each value of an axis, scales shared."""
     width = max(2.6 * len(runs) + 0.8, 4.5)
-    with panels(path, width, 5, 2, len(runs), sharex=True, sharey="row") as rows:
+    grid = {"nrows": 2, "ncols": len(runs), "sharex": True, "sharey": "row"}
+    with panels(path, width, 5, **grid) as rows:
         for row, name in zip(rows, ("loss", "accuracy"), strict=True):
             for axes, records in zip(row, runs.values(), strict=True):
                 _draw_curves(axes, records, name)
@@ -169,8 +156,8 @@ def heat_maps(
 ) -> None:
     """Draw validation accuracy over learning rate x batch size, a panel for each optimizer.
 
-    `accuracies` belong to (optimizer, batch size, learning rate), the `values` that were to be
-    tried; a failed run has None, one that was not made no entry.
+    `accuracies` belong to (optimizer, batch size, learning rate); a failed run has None, one that
+    was not made no entry. `values` are those to be tried on each axis.
     """
     optimizers, batch_sizes, learning_rates = values.values()
     numbers = [value for value in accuracies.values() if value is not None] or [0.0, 1.0]
@@ -179,7 +166,7 @@ def heat_maps(
     scale = {"vmin": low - 0.005, "vmax": high + 0.005, "cmap": "viridis"}
     width = max(1.1 * len(batch_sizes) + 0.5, 2.3) * len(optimizers) + 1.4
     height = 0.6 * len(learning_rates) + 1.3
-    with panels(path, width, height, columns=len(optimizers)) as (maps,):
+    with panels(path, width, height, ncols=len(optimizers)) as (maps,):
         for axes, optimizer in zip(maps, optimizers, strict=True):
             image = np.full((len(learning_rates), len(batch_sizes)), np.nan)
             for row, column in np.ndindex(image.shape):
@@ -214,12 +201,9 @@ def seeds(scores: Mapping[str, Sequence[Sequence[float]]], path: Path) -> None:
                 dots = {"markersize": 7, "color": colour, "markerfacecolor": fill}
                 axes.plot(np.full(count, centre) + spread, accuracies, "o", **dots)
                 axes.hlines(mean, centre - 0.1, centre + 0.1, color=colour, linewidth=1)
-                axes.annotate(
-                    *(f"{mean:.4f}", (index + 1.9 * side, mean)),  # outside: dots hide nothing
-                    ha="right" if side < 0 else "left",
-                    va="center",
-                    fontsize=8,
-                )
+                # Outside, where the dots hide nothing.
+                options = {"ha": "right" if side < 0 else "left", "va": "center", "fontsize": 8}
+                axes.annotate(f"{mean:.4f}", (index + 1.9 * side, mean), **options)
         axes.plot([], [], "o", color="0.3", markerfacecolor="none", label="validation")
         axes.plot([], [], "o", color="0.3", label="test")
         axes.set_xticks(range(len(scores)), list(scores))

@@ -6,8 +6,7 @@ from typing import Any
 
 import jinja2
 
-# The format of a column of numbers by its heading, or by the heading's last word; the others are
-# text.
+# The format of a column of numbers by its heading, or the heading's last word; others are text.
 FORMATS = {
     **dict.fromkeys(("accuracy", "loss", "± sd", "p(positive)"), ".4f"),
     **dict.fromkeys(("seed", "seeds", "epoch", "epochs", "batch size"), "d"),

@@ -61,30 +61,6 @@ def _allowed_gap(difference: float) -> float:
     return max(0.01 * abs(difference), 1e-4)
 
 
-def _log_odds(
-    model: nn.Module,
-    params: Any,
-    embedded: Float[Array, "rows length embedding"],
-    lengths: Int[Array, " 1"],
-) -> Float[Array, " rows"]:
-    """Return the log-odds of texts whose words are given as vectors, not as ids."""
-    rows, length, size = embedded.shape
-    table = embedded.reshape(-1, size)
-    ids = jnp.arange(rows * length).reshape(rows, length)  # of the table's rows
-
-    def substitute(next_function: Any, args: Any, kwargs: Any, context: Any) -> Any:
-        module = context.module
-        embeds = isinstance(module, nn.Embed) and module.name in WORD_EMBEDDINGS
-        if embeds and context.method_name == "__call__":
-            return table[args[0]]
-        return next_function(*args, **kwargs)
-
-    with nn.intercept_methods(substitute):
-        repeated = jnp.broadcast_to(lengths, rows)
-        logits: Any = model.apply({"params": params}, ids, repeated, deterministic=True)
-    return logits[:, 1] - logits[:, 0]
-
-
 @functools.partial(jax.jit, static_argnums=0)
 def _integrate(
     model: nn.Module,
@@ -97,9 +73,21 @@ def _integrate(
 ) -> tuple[Float[Array, " length"], Float[Array, " rows"]]:
     """Return the weighted sum of the gradients at the nodes of the path, and the log-odds there."""
     points = start + nodes[:, None, None] * (end - start)
+    rows, length, size = points.shape
+    ids = jnp.arange(rows * length).reshape(rows, length)  # of a table of all points' vectors
 
     def weighted_sum(points: Array) -> tuple[Array, Array]:
-        values = _log_odds(model, params, points, lengths)
+        def substitute(next_function: Any, args: Any, kwargs: Any, context: Any) -> Any:
+            module = context.module
+            embeds = isinstance(module, nn.Embed) and module.name in WORD_EMBEDDINGS
+            if embeds and context.method_name == "__call__":
+                return points.reshape(-1, size)[args[0]]
+            return next_function(*args, **kwargs)
+
+        with nn.intercept_methods(substitute):
+            repeated = jnp.broadcast_to(lengths, rows)
+            logits: Any = model.apply({"params": params}, ids, repeated, deterministic=True)
+        values = logits[:, 1] - logits[:, 0]
         return jnp.sum(values * weights), values
 
     gradients, values = jax.grad(weighted_sum, has_aux=True)(points)
@@ -111,15 +99,10 @@ def attribute(
 ) -> tuple[Float32[np.ndarray, " tokens"], float, float]:
     """Return attributions, log-odds of one text and log-odds of the empty one.
 
-    The path is cut where it is least complete until the whole is: a kink (ReLU, maximum, saturated
-    gate) costs points around it alone.
-
-    Args:
-      model: computing in float32.
-      params: its parameters.
-      token_ids: of the text.
-      length: padded length.
-      fixed: positions whose embedding is not taken away, such as [CLS]; their attribution is 0.
+    The model must compute in float32; it reads the text padded to `length`. The embeddings at the
+    `fixed` positions, such as [CLS], stay: their attribution is 0. The path is cut where it is
+    least complete until the whole is: a kink (ReLU, maximum, saturated gate) costs points around it
+    alone.
     """
     ids, count = np.zeros(length, np.int32), len(token_ids)
     ids[:count] = token_ids
@@ -132,29 +115,27 @@ def attribute(
     integrate = functools.partial(_integrate, model, params, end * kept, end, lengths)
     nowhere = np.zeros(len(NODES) + 1, np.float32)
     log_odds = {0.0: float(integrate(nowhere, nowhere)[1][0])}  # along the path
-    parts: dict[tuple[float, float], np.ndarray] = {}  # of the path -> parts of the integral
+    # Part of the path -> (its gap, its part of the integral).
+    parts: dict[tuple[float, float], tuple[float, np.ndarray]] = {}
 
     def add(low: float, high: float) -> None:
         nodes = np.append(low + (high - low) * NODES, high)
         weights = np.append((high - low) * WEIGHTS, 0)
         sums, values = integrate(np.float32(nodes), np.float32(weights))
         log_odds[high] = float(values[-1])
-        parts[low, high] = np.asarray(sums, np.float64)[:count]
-
-    def gap(part: tuple[float, float]) -> float:
-        low, high = part
-        return abs(float(parts[part].sum()) - (log_odds[high] - log_odds[low]))
+        sums = np.asarray(sums, np.float64)[:count]
+        parts[low, high] = abs(float(sums.sum()) - (log_odds[high] - log_odds[low])), sums
 
     for part in range(FIRST_PARTS):
         add(part / FIRST_PARTS, (part + 1) / FIRST_PARTS)
     whole, empty = log_odds[1.0], log_odds[0.0]
     allowed = _allowed_gap(whole - empty)
-    while len(parts) < MOST_PARTS and sum(map(gap, parts)) > allowed:
-        low, high = worst = max(parts, key=gap)
+    while len(parts) < MOST_PARTS and sum(gap for gap, _ in parts.values()) > allowed:
+        low, high = worst = max(parts, key=lambda part: parts[part][0])
         del parts[worst]
         add(low, (low + high) / 2)
         add((low + high) / 2, high)
-    return np.asarray(sum(parts.values()), np.float32), whole, empty
+    return np.asarray(sum(sums for _, sums in parts.values()), np.float32), whole, empty
 
 
 def explain(trained: TrainedModel, text: str) -> Explanation:

@@ -38,11 +38,7 @@ class Predictions:
 
 
 def read_predictions(trials: Sequence[Trial]) -> Predictions:
-    """Read predictions.csv and lengths.csv of one model's tested trials, one per seed.
-
-    Raises:
-      InputError: a file is missing, half-written, changed or of another split.
-    """
+    """Read predictions.csv and lengths.csv of one model's tested trials; InputError if damaged."""
     frames: list[pandas.DataFrame] = []
     for trial in trials:
         path, remedy = trial.files.scored("test")[0], REMEDY.format(trial.directory)
@@ -84,10 +80,8 @@ def _read_csv(path: Path, types: Mapping[str, type]) -> pandas.DataFrame:
 
 def confusion(predictions: Predictions) -> Float[np.ndarray, "2 2"]:
     """Return mean counts over the seeds, [label, predicted]."""
-    counts = [
-        confusion_matrix(predictions.labels, p_positive > 0.5, labels=(0, 1))
-        for p_positive in predictions.p_positive
-    ]
+    verdicts = predictions.p_positive > 0.5
+    counts = [confusion_matrix(predictions.labels, seed, labels=(0, 1)) for seed in verdicts]
     return np.mean(counts, axis=0)
 
 
@@ -99,7 +93,7 @@ def hardest_mistakes(predictions: Predictions, count: int) -> list[int]:
 
 
 def calibration_bins(
-    p_positive: Float32[np.ndarray, " reviews"], labels: Int32[np.ndarray, " reviews"]
+    p_positive: Float32[np.ndarray, "*seeds reviews"], labels: Int32[np.ndarray, " reviews"]
 ) -> tuple[list[float], list[float], float]:
     """Return mean p(positive) and share of positives in ten equal bins, and the calibration error.
 
@@ -107,8 +101,9 @@ def calibration_bins(
     https://arxiv.org/abs/1706.04599. Bins hold their lower edge; those of scikit-learn's
     `calibration_curve` hold the upper one, and it does not return their sizes.
     """
-    bin_of = np.minimum((p_positive * BINS).astype(int), BINS - 1)
-    frame = pandas.DataFrame({"p": p_positive.astype(float), "positive": labels})
+    labels = np.broadcast_to(labels, p_positive.shape)
+    frame = pandas.DataFrame({"p": p_positive.ravel().astype(float), "positive": labels.ravel()})
+    bin_of = np.minimum((p_positive.ravel() * BINS).astype(int), BINS - 1)
     bins = frame.groupby(bin_of)
     means, weights = bins.mean(), bins.size() / len(frame)
     error = float(((means.p - means.positive).abs() * weights).sum())
@@ -116,13 +111,10 @@ def calibration_bins(
 
 
 def accuracy_by_length(models: Mapping[str, Predictions]) -> tuple[list[int], pandas.DataFrame]:
-    """Return accuracies by review length, truncated reviews apart.
+    """Return the edges of bins in words, and a frame of the accuracies in them.
 
-    Points of fewer than ten reviews, or 1 in 500, are left out.
-
-    Returns:
-      (edges of the bins in words, a frame with a row for each point: model, truncated, bin,
-      accuracy, and its 95 % interval from low to high).
+    Truncated reviews stand apart; points of fewer than ten reviews, or 1 in 500, are left out. An
+    accuracy's 95 % interval is from low to high.
     """
     words = np.concatenate([predictions.words for predictions in models.values()])
     bins = np.clip(len(words) // len(models) // 50, 1, 8)

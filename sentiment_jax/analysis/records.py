@@ -52,22 +52,12 @@ class Group:
             trials = [t for t in self.stages["grid"] if {**t.setting, axis: None} == here]
         return {plan.format_value(trial.setting[axis]): trial for trial in trials}
 
-    def seconds(self, what: str) -> float:
-        """Return the time that all trials took to "train" or "compile"."""
-        return sum(trial.content.get(f"{what}_seconds", 0) for trial in self.trials)
-
-    def command(self, trial: Trial) -> str:
-        """Return the command that repeats a trial; plain runs and old sweeps give what began it."""
-        own = self.sweep.trial_command(trial) if self.sweep is not None else ""
-        return own or trial.env.get("command", "")
-
 
 def collect(directories: Sequence[Path]) -> list[Group]:
-    """Find the sweeps and runs in (or right under) some directories and read them.
+    """Find, read and check the sweeps and runs in (or right under) some directories.
 
     Raises:
-      InputError: no such directory, nothing finished in it, a half-written file, or runs that were
-        made with different data.
+      InputError: nothing finished, a half-written file, or runs made with different data.
     """
     groups: list[Group] = []
     alike: dict[str, list[Trial]] = {}
@@ -82,7 +72,11 @@ def collect(directories: Sequence[Path]) -> list[Group]:
             key = repr([item for item in flat if item[0] not in (*HARMLESS, "seed")])
             alike.setdefault(key, []).append(trial)
     groups += [Group(_common_name(trials), None, {}, trials) for trials in alike.values()]
-    _make_unique(groups)
+    taken: set[str] = set()
+    for group in groups:  # names become those of files
+        numbered = (f"{group.name}-{number}" for number in itertools.count(2))
+        group.name = next(n for n in itertools.chain([group.name], numbered) if n not in taken)
+        taken.add(group.name)
     trials = [trial for group in groups for trial in group.trials]
     for trial in trials:
         _check(trial)
@@ -126,9 +120,8 @@ def _check(trial: Trial) -> None:
     if trial.status == "finished":
         result: Any = trial.content
         try:
-            for split in {"val", *result} & {"val", "test"}:
-                scores = result[split]
-                _ = scores["loss"] + scores["accuracy"] + scores["examples"]
+            splits = {"val", *result} & {"val", "test"}
+            _ = sum(result[s][n] for s in splits for n in ("loss", "accuracy", "examples"))
             _ = sum(result[n] for n in ("best_epoch", "train_seconds", "epochs", "parameters"))
             _ = result["data_hash"][:12]
         except (KeyError, TypeError) as error:
@@ -159,22 +152,8 @@ def _common_name(trials: Sequence[Trial]) -> str:
     return re.sub(r"[-_]*(seed)?[-_]*$", "", common) or first
 
 
-def _make_unique(groups: Sequence[Group]) -> None:
-    """Number equal names: they become those of files."""
-    taken: set[str] = set()
-    for group in groups:
-        name, number = group.name, itertools.count(2)
-        while group.name in taken:
-            group.name = f"{name}-{next(number)}"
-        taken.add(group.name)
-
-
 def read_texts(trial: Trial) -> dict[str, str]:
-    """Read the test set that a trial was scored on, id -> text.
-
-    Raises:
-      InputError: it is not what it was.
-    """
+    """Read the test set that a trial was scored on, id -> text; InputError if it changed."""
     corpus = load_corpus(DataConfig(**trial.config.data.to_dict()))
     if corpus.statistics["data_hash"] != trial.content["data_hash"]:
         raise InputError(f"--with_text: the data changed since {trial.directory} was made")

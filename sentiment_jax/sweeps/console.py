@@ -51,8 +51,7 @@ class SweepProgress:
             pace = (time.monotonic() - self._start) / (done - self._before)
             left = tqdm.format_interval(pace * (self._total - done))
             line = f"{done:>3}/{self._total}  {trial.stage:13} {trial.label}: {_verdict(trial.row)}"
-            tqdm.write(line + (f"  ETA {left}" if done < self._total else ""))
-            sys.stdout.flush()
+            print(line + (f"  ETA {left}" if done < self._total else ""), flush=True)
 
 
 def _verdict(row: dict[str, Any]) -> str:
@@ -68,25 +67,18 @@ def _verdict(row: dict[str, Any]) -> str:
 
 
 def write_table(sweep: Sweep) -> list[dict[str, Any]]:
-    """Write table.csv, one row per trial; return the rows.
-
-    No times stand in it, so that equal sweeps give equal tables.
-    """
+    """Write table.csv and return its rows; without times, equal sweeps give equal tables."""
     rows = [trial.row for trials in sweep.stages() for trial in trials]
     for row in rows:
         if row["step"] is not None:
             row["status"] = f"failed at step {row['step']}"
-    table = [[row[column] for column in COLUMNS] for row in rows]
+    table = ([row[column] for column in COLUMNS] for row in rows)
     write_csv(sweep.directory / "table.csv", COLUMNS, table)
     return rows
 
 
 def conclude(sweep: Sweep, trials: Sequence[Trial]) -> None:
-    """Write table.csv and print what came out, `trials` being those of the last stage.
-
-    Raises:
-      RunError: no winner, or one that could not be trained again.
-    """
+    """Write table.csv and print what came of the last stage's `trials`; RunError if no winner."""
     for row in write_table(sweep):
         if row["reason"]:
             print(f"{'failed':8} {row['run']}: {row['reason']}")

@@ -10,6 +10,7 @@ import dataclasses
 import functools
 import itertools
 import math
+import os
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -26,7 +27,7 @@ from sentiment_jax.config import (
     validate,
 )
 from sentiment_jax.errors import InputError
-from sentiment_jax.storage.files import check_checksum, read_json
+from sentiment_jax.storage.files import check_checksum, read_json, write_json
 from sentiment_jax.storage.metrics_log import read_metrics, validation_rank
 from sentiment_jax.storage.run_directory import RunDirectory
 
@@ -125,11 +126,15 @@ class Sweep:
     config_file: str = ""  # its --config, with the variant; older sweeps did not keep it
     overrides: dict[str, Any] = dataclasses.field(default_factory=dict)  # as it set them
 
-    def to_json(self) -> dict[str, Any]:
-        """Return the content of sweep.json."""
+    def write(self) -> None:
+        """Write sweep.json, unless another process that began at the same time has done it."""
         fields = {**vars(self), "config": self.config.to_dict()}
-        del fields["directory"]
-        return fields
+        path = fields.pop("directory") / PLAN_FILE
+        mine = path.with_name(f".{path.name}.{os.getpid()}.new")
+        write_json(mine, fields)
+        with contextlib.suppress(FileExistsError):
+            os.link(mine, path)
+        mine.unlink()
 
     def trial(self, stage: str, setting: Setting, seed: int) -> Trial:
         """Return one trial with its resolved config and present outcome."""
@@ -145,10 +150,9 @@ class Sweep:
         """Return the command that repeats one trial; the sweep's own without a config_file."""
         if not self.config_file:
             return self.command
-        changes = config_difference(self.config, trial.config)
-        changed = [change.split(":")[0] for change in changes]
-        flat = flatten(trial.config)
-        fields = self.overrides | {field: flat[field] for field in (*changed, "seed")}
+        base, flat = flatten(self.config), sorted(flatten(trial.config).items())
+        changed = {field: value for field, value in flat if value != base.get(field)}
+        fields = self.overrides | changed | {"seed": trial.config.seed}
         command = ["python", "-m", "sentiment_jax.main", f"--config={self.config_file}"]
         command += [f"--config.{field}={value}" for field, value in fields.items()]
         return shlex.join([*command, f"--workdir=runs/{trial.directory.name}"])
@@ -160,9 +164,8 @@ class Sweep:
         return chosen_from + len(self.seeds)
 
     def stages(self) -> Iterator[list[Trial]]:
-        """Yield the trials of one stage after the other.
+        """Yield the trials of a stage; ask for the next stage once they have ended.
 
-        What comes next depends on how the last ones ended: ask for the next stage once they have.
         The iterator ends early where a stage is open or nothing in it finished.
         """
         choices = {a: [{a: value} for value in values] for a, values in self.axes.items()}
@@ -173,19 +176,14 @@ class Sweep:
         for stage, changes in choices.items():
             trials = [self.trial(stage, {**setting, **change}, seed) for change in changes]
             yield trials
-            is_open = [trial.refresh().status == "open" for trial in trials]
-            best = best_finished(trials)
-            if any(is_open) or best is None:
+            open_trials = [trial for trial in trials if trial.refresh().status == "open"]
+            if open_trials or (best := best_finished(trials)) is None:
                 return
             setting = best.setting
         yield [self.trial(FINAL, setting, seed) for seed in self.seeds]
 
     def check_same(self, new: "Sweep") -> None:
-        """Compare this sweep, found in its directory, with the one asked for.
-
-        Raises:
-          InputError: they differ in more than what changes no number of a trial.
-        """
+        """Raise InputError if the new sweep differs from this one in what changes a number."""
         compared = ("procedure", "axes", "seeds", "start", "optimizer_settings", "config")
         old, asked = ({name: getattr(plan, name) for name in compared} for plan in (self, new))
         harmless = {f"config.{field}" for field in HARMLESS}
@@ -210,11 +208,10 @@ def plan_sweep(
     config_file: str = "",
     overrides: Mapping[str, Any] | None = None,
 ) -> Sweep:
-    """Turn a config's get_sweep(), updated with the command line's values, into a sweep.
+    """Turn `axes`, a config's get_sweep() updated with the command line's values, into a sweep.
 
-    `axes` hold procedure, the three axes, seeds; optionally start and optimizer_settings.
-    `config_file` and `overrides` (field -> value) are the command line's; overrides win over
-    optimizer_settings.
+    They hold procedure, the three axes, seeds; optionally start and optimizer_settings, which the
+    command line's `overrides` (field -> value) win over.
 
     Raises:
       InputError: unknown or missing names, values of the wrong kind, an overridden axis.
@@ -226,9 +223,8 @@ def plan_sweep(
             f"get_sweep() has {', '.join(sorted(axes))}; expected are {', '.join(sorted(known))}"
         )
     if axes["procedure"] not in PROCEDURES:
-        raise InputError(
-            f"procedure={axes['procedure']!r} is unknown, choose {', '.join(PROCEDURES)}"
-        )
+        choices = ", ".join(PROCEDURES)
+        raise InputError(f"procedure={axes['procedure']!r} is unknown, choose {choices}")
     values, start, flat = {}, {}, flatten(config)  # a config's values have the schema's types
     for axis, field in FIELDS.items():
         if field in overrides:
@@ -241,11 +237,8 @@ def plan_sweep(
         name: {key: v for key, v in fields.items() if f"optimizer.{key}" not in overrides}
         for name, fields in axes.get("optimizer_settings", {}).items()
     }
-    sweep = Sweep(
-        *(directory, axes["procedure"], values, seeds, start, settings, config),
-        config_file=config_file,
-        overrides=overrides,
-    )
+    fields = directory, axes["procedure"], values, seeds, start, settings, config
+    sweep = Sweep(*fields, config_file=config_file, overrides=overrides)
     tried = [({**start, axis: value}, seeds[0]) for axis in FIELDS for value in values[axis]]
     for setting, seed in [*tried, *((start, seed) for seed in seeds)]:
         validate(sweep.trial("", setting, seed).config)
@@ -261,11 +254,7 @@ def _values(axis: str, kind: type, raw: Sequence[Any]) -> tuple:
 
 
 def read_sweep(directory: Path) -> Sweep:
-    """Read sweep.json back.
-
-    Raises:
-      InputError: missing, half-written or not a sweep's.
-    """
+    """Read sweep.json back; InputError if it is missing, half-written or not a sweep's."""
     try:
         stored = read_json(directory / PLAN_FILE)
         stored["config"] = config_from_json(stored["config"])
