@@ -8,6 +8,7 @@ import contextlib
 import dataclasses
 import errno
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -22,7 +23,7 @@ from sentiment_jax import train
 from sentiment_jax.config import HARMLESS, flatten
 from sentiment_jax.data import tokenization
 from sentiment_jax.errors import DiskFull, InputError, Interrupted, InUse, RunError
-from sentiment_jax.runtime import devices
+from sentiment_jax.runtime import devices, launch
 from sentiment_jax.storage.files import checksums, write_json
 from sentiment_jax.storage.metrics_log import read_metrics
 from sentiment_jax.storage.run_directory import RunDirectory, command_line, prepare_workdir
@@ -31,6 +32,7 @@ from sentiment_jax.sweeps.plan import FINAL, PLAN_FILE, Sweep, Trial, plan_sweep
 from sentiment_jax.training.experiment import Experiment, prepare_experiment, resolve
 from sentiment_jax.training.signals import Stop
 
+WORKER = "SENTIMENT_JAX_WORKER"  # a variable of the processes that a sweep starts
 POLL_SECONDS = 2.0  # between two looks at trials that other processes hold
 
 
@@ -74,6 +76,8 @@ def sweep(
                 RunDirectory(run).failed.unlink(missing_ok=True)
         progress = SweepProgress(plan, len(experiment.encoded["train"]))
         stop = stack.enter_context(Stop())
+        if os.environ.pop(WORKER, ""):
+            launch.when_parent_ends(lambda: os.kill(os.getpid(), signal.SIGTERM))
         stack.enter_context(_helpers(shares[1:], directory, stop))
         for trials in plan.stages():
             mine = trials if trials[0].stage == FINAL else trials[int(first) - 1 :: int(count)]
@@ -200,7 +204,8 @@ def _helpers(shares: Sequence[Collection[int]], directory: Path, stop: Stop) -> 
                 # A session of their own: Ctrl-C reaches this process alone, which passes it on.
                 processes[log_path] = subprocess.Popen(
                     command,
-                    stdin=subprocess.DEVNULL,
+                    env={**os.environ, WORKER: "yes"},
+                    stdin=subprocess.PIPE,  # closed by the kernel when this process ends
                     stdout=log,
                     stderr=log,
                     start_new_session=True,

@@ -1,6 +1,7 @@
 """`--mode=train`: resumes or begins, trains and validates, scores the test set once at the end."""
 
 import contextlib
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -76,15 +77,21 @@ def _record(experiment: Experiment, directory: RunDirectory, changes: list[str])
     batch_size, reviews = experiment.config.batch_size, len(experiment.encoded["train"])
     if batch_size > reviews:
         raise InputError(f"{batch_size=} is larger than the {reviews} training reviews; use fewer")
+    now = run_directory.describe_environment()
     if directory.config.exists():
         directory.check_data(experiment.statistics)
         env = read_json(directory.env)
         if changes:
             env["resumed_with_changes"] = [*env.get("resumed_with_changes", []), changes]
+        before = env.get("resumed", [env])[-1]
+        differing = [name for name in run_directory.DECIDE_BITS if before.get(name) != now[name]]
+        if differing:
+            was = "; ".join(f"{name} was {before.get(name)}, is {now[name]}" for name in differing)
+            print(f"warning: not bit-exact from here on: {was}", file=sys.stderr)
+        env["resumed"] = [*env.get("resumed", []), now]
     else:
         experiment.tokenizer.save(str(directory.tokenizer))
-        env = run_directory.describe_environment() | {"data": experiment.statistics}
-        env |= checksums(directory.tokenizer)
+        env = now | {"data": experiment.statistics} | checksums(directory.tokenizer)
     write_json(directory.env, env)
     write_json(directory.config, experiment.config.to_dict())
 

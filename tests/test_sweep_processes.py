@@ -193,6 +193,23 @@ def test_sigterm_saves_and_ends_the_workers_too(uninterrupted, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("signals", [["SIGKILL"], ["SIGTERM", "SIGTERM"]])
+def test_the_workers_of_a_sweep_that_is_gone_end_by_themselves(tmp_path, signals):
+    with start(tmp_path, "--workers=2", "--config.epochs=500") as process:
+        deadline = time.monotonic() + 120
+        while len(list(tmp_path.glob("*/checkpoints"))) < 2:  # one trial for each process
+            assert time.monotonic() < deadline and process.poll() is None
+            time.sleep(0.02)
+        for name in signals:
+            process.send_signal(getattr(signal, name))
+        process.wait(30)
+    deadline = time.monotonic() + 30
+    while str(tmp_path) in subprocess.check_output(["ps", "-eo", "args"], text=True):
+        assert time.monotonic() < deadline, "a worker outlived the sweep"
+        time.sleep(0.2)
+
+
+@pytest.mark.slow
 def test_two_processes_one_killed_and_runs_that_fail(tmp_path):
     """Row 33 at once: what the killed one had finished stays, the other completes the sweep."""
     # Those that fail end at once: with three that do not, each process has some to be caught in.

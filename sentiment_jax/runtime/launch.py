@@ -14,6 +14,7 @@ import socket
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from sentiment_jax.errors import InputError, RunError
@@ -176,16 +177,21 @@ def run_child(group: ProcessGroup, lost_after: int) -> int:
     return 1
 
 
+def when_parent_ends(end: Callable[[], None]) -> None:
+    """Call `end` once the parent is gone, whose pipe is this process's stdin."""
+
+    def wait() -> None:
+        os.read(0, 1)  # nobody writes to it, and only the parent holds it open
+        end()
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
 def follow_parent() -> bool:
     """Return whether `run_child` started this process; if so, end it when the parent is gone."""
     if STDERR not in os.environ:
         return False
-
-    def wait() -> None:
-        os.read(0, 1)  # nobody writes to stdin, and only the parent holds it open
-        os._exit(1)
-
-    threading.Thread(target=wait, daemon=True).start()
+    when_parent_ends(lambda: os._exit(1))
     stderr = int(os.environ.pop(STDERR))
     sys.stderr = terminal.Unbreakable(open(stderr, "w", buffering=1, errors="backslashreplace"))  # noqa: SIM115
     return True

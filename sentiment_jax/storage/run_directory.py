@@ -29,6 +29,7 @@ from sentiment_jax.runtime import processes
 from sentiment_jax.storage.checkpoints import steps_in
 from sentiment_jax.storage.files import check_checksum, checksums, read_json, write_csv, write_json
 
+DECIDE_BITS = ("python", "versions", "devices", "machine", "xla_flags")  # of env.json
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tokenizers")
 
 

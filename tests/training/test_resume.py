@@ -17,6 +17,7 @@ from sentiment_jax.errors import DiskFull, InputError, Interrupted, RunError
 from sentiment_jax.evaluate import evaluate_run
 from sentiment_jax.storage.checkpoints import Checkpoints, steps_in
 from sentiment_jax.storage.files import read_json, write_json
+from sentiment_jax.storage.run_directory import RunDirectory
 from sentiment_jax.training import scoring
 from sentiment_jax.training.experiment import load_run
 from sentiment_jax.training.progress import Progress
@@ -152,6 +153,22 @@ def test_allowed_changes_are_recorded(plain, small_config):
     train.train(small_config, plain, allow_changes=True)
     assert read_json(plain / "env.json")["resumed_with_changes"] == [["epochs: 3 -> 4"]]
     assert read_json(plain / "result.json")["epochs"] == 4
+
+
+def test_another_environment_ends_the_promise_in_one_line(plain, small_config, capsys):
+    directory = RunDirectory(plain)
+    env = read_json(directory.env)
+    write_json(directory.env, env | {"xla_flags": "--other", "python": "3.99"})
+    directory.result.unlink()
+    train.train(small_config, plain)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("warning: not bit-exact from here on: python was 3.99, is ")
+    assert "xla_flags was --other, is " in line
+    directory.result.unlink()
+    train.train(small_config, plain)  # the same environment as the last time
+    assert capsys.readouterr().err == ""
+    starts = read_json(directory.env)["resumed"]
+    assert [start["python"] for start in starts] == [env["python"]] * 2
 
 
 def test_other_data_are_refused(plain, small_config, tmp_path):
