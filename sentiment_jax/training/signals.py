@@ -35,7 +35,8 @@ class Stop:
         """Install the handlers (in the main thread; elsewhere signals stay as they are)."""
         with contextlib.suppress(ValueError):
             for number in launch.ASKS_TO_END:
-                if signal.getsignal(number) != signal.SIG_IGN:  # nohup
+                nohup = number == signal.SIGHUP and signal.getsignal(number) == signal.SIG_IGN
+                if not nohup:
                     self._previous[number] = signal.signal(number, self._handle)
         return self
 

@@ -69,6 +69,9 @@ def test_ctrl_c_that_ends_the_reader_as_well_saves(tmp_path):
             time.sleep(0.01)
         training.stdout.close()
         training.send_signal(signal.SIGINT)
-        assert training.wait(60) == 143
+        try:
+            assert training.wait(60) == 143
+        finally:
+            training.kill()
     assert steps_in(workdir / "checkpoints")
     assert not list((workdir / "checkpoints").glob("*.partial"))
