@@ -4,6 +4,7 @@ import os
 import re
 import time
 
+import pytest
 import runs
 from commands import SAMPLE, start
 
@@ -12,6 +13,8 @@ from sentiment_jax.predict import predict
 from sentiment_jax.training.experiment import load_run
 
 
+# Orbax leaves a coroutine behind when a file that it reads is gone: a reading that is repeated.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_predictions_beside_a_training_that_rotates_its_checkpoints(tmp_path):
     seconds = float(os.environ.get("READER_SECONDS", "8"))
     workdir = tmp_path / "run"
