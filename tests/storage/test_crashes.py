@@ -4,6 +4,7 @@ Seen are the operations that Python makes (an audit hook reports them). What Orb
 lies in N.partial before its manifest, and counts for nothing there; that is tried by cutting it.
 """
 
+import contextlib
 import os
 import shutil
 import sys
@@ -42,14 +43,17 @@ class Recorder:
 
     def snapshot(self):
         watched, self.watched = self.watched, None  # copying is no change
-        content = tuple(
-            (str(path.relative_to(watched)), path.read_bytes() if path.is_file() else None)
-            for path in sorted(watched.rglob("*"))
-        )
-        if content not in self.states:
-            self.states[content] = shutil.copytree(
-                watched, watched.with_name(f"state-{len(self.states):03}")
-            )
+        for _ in range(100):  # Orbax's threads may change it meanwhile: then once more
+            with contextlib.suppress(OSError, shutil.Error):
+                content = tuple(
+                    (str(path.relative_to(watched)), path.read_bytes() if path.is_file() else None)
+                    for path in sorted(watched.rglob("*"))
+                )
+                if content not in self.states:
+                    copy = watched.with_name(f"state-{len(self.states):03}")
+                    shutil.rmtree(copy, ignore_errors=True)
+                    self.states[content] = shutil.copytree(watched, copy)
+                break
         self.watched = watched
 
 
