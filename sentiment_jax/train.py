@@ -85,7 +85,7 @@ def _record(experiment: Experiment, directory: RunDirectory, changes: list[str])
             env["resumed_with_changes"] = [*env.get("resumed_with_changes", []), changes]
         before = env.get("resumed", [env])[-1]
         differing = [name for name in run_directory.DECIDE_BITS if before.get(name) != now[name]]
-        if differing:
+        if differing and processes.is_main():
             was = "; ".join(f"{name} was {before.get(name)}, is {now[name]}" for name in differing)
             print(f"warning: not bit-exact from here on: {was}", file=sys.stderr)
         env["resumed"] = [*env.get("resumed", []), now]
