@@ -81,7 +81,7 @@ def together(count: int, length: int, batch_size: int) -> dict[str, Any]:
 
 
 def main(_: list[str]) -> None:
-    """Measures, prints, and writes table.md and accelerator.json."""
+    """Measure, print and write table.md and accelerator.json."""
     startup.use_wide_vectors()
     logging.set_verbosity(logging.WARNING)
     small = jax.default_backend() == "cpu"

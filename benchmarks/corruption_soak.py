@@ -52,7 +52,7 @@ COMMANDS = {
 
 
 def call(workdir: Path, arguments: list[str]) -> tuple[int, str, str]:
-    """Runs a command line in this process; returns exit code, stdout, stderr."""
+    """Run a command line in this process; return exit code, stdout, stderr."""
     for name in list(flags.FLAGS):
         if name.startswith("config."):  # they came with the config of the last call
             delattr(flags.FLAGS, name)
@@ -73,7 +73,7 @@ def call(workdir: Path, arguments: list[str]) -> tuple[int, str, str]:
 
 
 def make(root: Path) -> None:
-    """Makes the directories to damage: finished ones, and copies killed half-way."""
+    """Make the directories to damage: finished ones, and copies killed half-way."""
     for name, arguments, files in (("run", TRAINING, 0), ("sweep", SWEEP, 2)):
         code, _, errors = call(root / name, arguments)
         assert code == 0, errors
@@ -108,7 +108,7 @@ def kinds_of(directory: Path) -> dict[str, list[Path]]:
 
 
 def damage(path: Path, fault: str, rng: random.Random) -> str:
-    """Damages a file; returns what was done to it."""
+    """Damage a file; return what was done to it."""
     raw = bytearray(path.read_bytes())
     if fault == "deleted" or not raw:
         path.unlink()
@@ -129,7 +129,7 @@ def tables(folder: Path) -> dict[str, bytes]:
 
 
 def what_differs(root: Path, base: str, command: str, work: Path, outputs: tuple[str, str]) -> str:
-    """Compares what a command did with what it does without a fault; empty where it is the same."""
+    """Compare what a command did with what it does without a fault; empty where it is the same."""
     if command == "report":
         expected, found = tables(root / f"report of {base}"), tables(root / "report")
         return ", ".join(n for n in expected if expected[n] != found.get(n))
@@ -163,7 +163,7 @@ def judge(command: str, code: int, errors: str, difference: str) -> str:
 
 
 def soak(count: int, seed: int, root: Path) -> tuple[list[tuple[str, str, str, str]], list[str]]:
-    """Returns (kind, fault, command, verdict) of every fault, and a line for every failure."""
+    """Return (kind, fault, command, verdict) of every fault, and a line for every failure."""
     rng = random.Random(seed)
     os.environ["XDG_CACHE_HOME"] = str(root / "cache")
     make(root)
@@ -246,7 +246,7 @@ def report(arguments, verdicts, failures, seconds) -> str:
 
 
 def run() -> int:
-    """Parses the command line, runs the soak, writes the log."""
+    """Parse the command line, run the soak, write the log."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--faults", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)

@@ -20,7 +20,7 @@ OUTPUT = flags.DEFINE_string("output", None, "The CSV file to write.", required=
 
 
 def main(_: list[str]) -> None:
-    """Reads the training reviews and writes each twice."""
+    """Read the training reviews and write each twice."""
     logging.set_verbosity(logging.WARNING)
     reviews, _ = read_tfds(DATA_DIR.value)
     texts = (html.escape(text, quote=False) for text in reviews.texts)  # reading unescapes

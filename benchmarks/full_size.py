@@ -37,7 +37,7 @@ def checksum(params) -> list[float]:
 
 
 def main(_):
-    """Measures and prints one JSON object."""
+    """Measure and print one JSON object."""
     startup.use_wide_vectors()
     settings = {
         "name": MODEL.value,

@@ -78,7 +78,7 @@ SWEEP_MOMENTS = {
 
 
 def start(arguments: list[str], workdir: Path) -> subprocess.Popen:
-    """Begins the command, or goes on with it."""
+    """Begin the command, or go on with it."""
     return subprocess.Popen(
         [sys.executable, "-m", "sentiment_jax.main", f"--workdir={workdir}", *arguments],
         stdout=subprocess.PIPE,
@@ -91,7 +91,7 @@ def start(arguments: list[str], workdir: Path) -> subprocess.Popen:
 def wait_for(
     process: subprocess.Popen, holds: Callable[[], bool], seconds: float = math.inf
 ) -> bool:
-    """Waits until something holds; False where the process or the time ended first."""
+    """Wait until something holds; False where the process or the time ended first."""
     end = time.monotonic() + seconds
     while not holds():
         if process.poll() is not None or time.monotonic() > end:
@@ -101,7 +101,7 @@ def wait_for(
 
 
 def has_begun(workdir: Path, before: int) -> bool:
-    """Tells whether the start-up (imports, data) is over: env.json was written anew."""
+    """Tell whether the start-up (imports, data) is over: env.json was written anew."""
     files = [*workdir.glob("env.json"), *workdir.glob("**/lock")]
     return any(path.stat().st_mtime_ns > before for path in files)
 
@@ -109,7 +109,7 @@ def has_begun(workdir: Path, before: int) -> bool:
 def kill_somewhere(
     process: subprocess.Popen, workdir: Path, moments: dict[str, str], left: float, rng
 ) -> tuple[str, float]:
-    """Kills the process, which has about `left` seconds to go once it has begun.
+    """Kill the process, which has about `left` seconds to go once it has begun.
 
     Returns:
       What was aimed at, empty where the process had ended before, and the seconds it had.
@@ -199,7 +199,7 @@ def compare(expected: Path, found: Path) -> str:
 
 
 def soak(kills: int, seed: int, root: Path) -> tuple[list[tuple[str, str]], int, str]:
-    """Returns (aim, phase) of every kill, how many runs and sweeps ended, and what went wrong."""
+    """Return (aim, phase) of every kill, how many runs and sweeps ended, and what went wrong."""
     rng = random.Random(seed)
     kinds = [
         ("training", TRAINING, TRAINING_MOMENTS),
@@ -277,7 +277,7 @@ def report(arguments, landed, ended, wrong, seconds) -> str:
 
 
 def main() -> int:
-    """Parses the command line, runs the soak, writes the log."""
+    """Parse the command line, run the soak, write the log."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)

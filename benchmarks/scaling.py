@@ -30,7 +30,7 @@ COLUMNS = ("devices", "shard_params", "step_seconds", "fastest", "slowest", "los
 
 
 def measure(split: bool) -> dict[str, object]:
-    """Times training steps on all devices of this process."""
+    """Time training steps on all devices of this process."""
     import jax
     import numpy as np
 
@@ -67,7 +67,7 @@ def measure(split: bool) -> dict[str, object]:
 
 
 def start_worker(count: int, split: bool) -> dict[str, str]:
-    """Measures in a process that has `count` devices: virtual CPU ones, or the first GPUs."""
+    """Measure in a process that has `count` devices: virtual CPU ones, or the first GPUs."""
     environment = {
         **os.environ,
         "XLA_FLAGS": f"--xla_force_host_platform_device_count={count}",
@@ -88,7 +88,7 @@ def start_worker(count: int, split: bool) -> dict[str, str]:
 
 
 def plot(rows: list[dict[str, str]], path: Path) -> None:
-    """Draws the medians, bars from the fastest to the slowest step."""
+    """Draw the medians, bars from the fastest to the slowest step."""
     from sentiment_jax.analysis import figures
 
     with figures.panels(path, 6, 4) as ((axes,),):
@@ -110,7 +110,7 @@ def plot(rows: list[dict[str, str]], path: Path) -> None:
 
 
 def main(_):
-    """Measures one process a row, writes the table and the plot."""
+    """Measure one process per row, write the table and the plot."""
     if WORKER.value:
         output = csv.DictWriter(sys.stdout, COLUMNS)
         output.writeheader()

@@ -57,7 +57,7 @@ class Contestant:
     """One side's process, warmed up."""
 
     def __init__(self, side: str, job: dict[str, Any]):
-        """Starts it and waits until its first pass is over."""
+        """Start it and wait until its first pass is over."""
         python = sys.executable if side == "jax" else TORCH_PYTHON.value
         # main.py gives itself the same; both sides gain by it.
         environment = {**os.environ, "GLIBC_TUNABLES": startup.TUNABLES}
@@ -71,7 +71,7 @@ class Contestant:
         self.first_seconds = self.ask(json.dumps(job))["first"]
 
     def ask(self, line: str) -> dict[str, Any]:
-        """Sends a line, returns the answer."""
+        """Send a line, return the answer."""
         assert self.process.stdin and self.process.stdout
         self.process.stdin.write(line + "\n")
         self.process.stdin.flush()
@@ -81,14 +81,14 @@ class Contestant:
         return json.loads(answer)
 
     def end(self) -> int:
-        """Ends it; returns the peak memory in bytes."""
+        """End it; return the peak memory in bytes."""
         peak = self.ask("end")["peak_bytes"]
         self.process.wait()
         return peak
 
 
 def compare(job: dict[str, Any], sides=SIDES) -> list[dict[str, Any]]:
-    """Measures one job on every side, in turns."""
+    """Measure one job on every side, in turns."""
     contestants = {side: Contestant(side[0], {**job, "dtype": side[1]}) for side in sides}
     rates: dict[Any, list[float]] = {side: [] for side in sides}
     for _ in tqdm(range(ROUNDS.value), f"{job['what']:32}", mininterval=1):
@@ -143,7 +143,7 @@ class Reviews:
     """Encoded reviews of one model, to cut samples from."""
 
     def __init__(self, config: ConfigDict, folder: Path):
-        """Reads and encodes (cached)."""
+        """Read and encode (cached)."""
         config.data.source, config.data.path = SOURCE.value, DATA_DIR.value
         self.experiment = prepare_experiment(resolve(config))
         self.folder = folder
@@ -216,7 +216,7 @@ def growth(encoder: Reviews, long: Reviews, recurrent: Reviews) -> dict[str, lis
 
 
 def main(_: list[str]) -> None:
-    """Measures everything and writes table.md, speed.json and speed.png."""
+    """Measure everything and write table.md, speed.json and speed.png."""
     startup.use_wide_vectors()  # our side's processes inherit it
     logging.set_verbosity(logging.WARNING)
     from benchmarks import speed_report

@@ -25,7 +25,7 @@ def load(path: str) -> Encoded:
 
 
 def passes(job: dict[str, Any]) -> Iterator[Callable[[], int]]:
-    """Yields functions that work through the reviews once and return their number."""
+    """Yield functions that work through the reviews once and return their number."""
     startup.use_cpu_devices(job["cpu_devices"])
     encoded, size = load(job["data"]), job["batch_size"]
     model = build_model({**job["model"], "dtype": job["dtype"]}, vocab_size=job["vocab_size"])

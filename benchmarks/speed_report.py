@@ -10,7 +10,7 @@ NAMES = {"jax": "ours", "torch": "PyTorch"}
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """Markdown: a line a job, medians of every contestant, the ratio of each side's best."""
+    """Return Markdown: a line per job, medians, and the ratio of each side's best."""
     lines = [
         "| job (examples/s, median) | ours float32 | ours bfloat16 | PyTorch float32 "
         "| PyTorch bfloat16 | best to best | peak MB, ours : PyTorch (of these) |",
@@ -69,7 +69,7 @@ def plot(found: dict[str, Any], path: Path) -> None:
 
 
 def write(found: dict[str, Any], folder: Path) -> None:
-    """Writes table.md, speed.json and speed.png."""
+    """Write table.md, speed.json and speed.png."""
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "speed.json", found)
     if "start" in found:

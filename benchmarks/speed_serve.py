@@ -14,7 +14,7 @@ from typing import Any
 
 
 def serve(make_passes: Callable[[dict[str, Any]], Iterator[Callable[[], int]]]) -> None:
-    """Answers until `end`.
+    """Answer until `end`.
 
     Args:
       make_passes: from a job to functions that each work through its reviews once, return their

@@ -21,7 +21,7 @@ class Lstm(torch.nn.Module):
     """The study's LSTM."""
 
     def __init__(self, vocab_size: int, embedding_size: int, hidden_size: int, dense_size: int):
-        """Builds the layers."""
+        """Build the layers."""
         super().__init__()
         self.embedding = torch.nn.Embedding(vocab_size, embedding_size)
         self.lstm = torch.nn.LSTM(embedding_size, hidden_size, batch_first=True)
@@ -40,7 +40,7 @@ class Bert(torch.nn.Module):
     """Hugging Face's classifier behind the same call."""
 
     def __init__(self, vocab_size: int, **sizes: int):
-        """Builds it from a config, with random weights."""
+        """Build it from a config, with random weights."""
         super().__init__()
         from transformers import BertConfig, BertForSequenceClassification
 
@@ -69,7 +69,7 @@ def make_batches(job: dict[str, Any], order: np.ndarray) -> Iterator[tuple[torch
 
 
 def passes(job: dict[str, Any]) -> Iterator[Callable[[], int]]:
-    """Yields functions that work through the reviews once and return their number."""
+    """Yield functions that work through the reviews once and return their number."""
     torch.manual_seed(0)
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     sizes = dict(job["model"])

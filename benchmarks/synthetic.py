@@ -22,7 +22,7 @@ def make_batch(seed: int, *shape: int) -> dict[str, np.ndarray]:
 
 
 def timed(function: Callable[..., Any], *arguments: Any) -> tuple[Any, float]:
-    """Returns (result, seconds until it is there)."""
+    """Return (result, seconds until it is there)."""
     start = time.perf_counter()
     result = jax.block_until_ready(function(*arguments))
     return result, time.perf_counter() - start

@@ -80,7 +80,7 @@ def copy(name, tmp_path):
 
 
 def rewrite(folder, change):
-    """Passes a folder's tensors, as a dict, through `change`."""
+    """Pass a folder's tensors, as a dict, through `change`."""
     path = folder / "model.safetensors"
     save_file({k: np.ascontiguousarray(v) for k, v in change(load_file(path)).items()}, path)
 

@@ -24,7 +24,7 @@ METHODS = {"extract", "extractall", "unpack_archive", "read_pickle", "to_pickle"
 
 
 def forbidden(source):
-    """Yields a line for every forbidden import or call of some source text."""
+    """Yield a line for every forbidden import or call of some source text."""
     for node in ast.walk(ast.parse(source)):
         line = getattr(node, "lineno", 0)
         if isinstance(node, ast.Import):

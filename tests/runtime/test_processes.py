@@ -201,7 +201,7 @@ def test_a_child_writes_to_the_terminal_itself(child, capfd):
 
 @pytest.fixture
 def child(monkeypatch):
-    """Runs a script as the child of this process and returns the exit code to end with."""
+    """Run a script as the child of this process and return the exit code to end with."""
     before = {n: signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
     prelude = (
         "import os, signal, sys\nfrom sentiment_jax.runtime import launch\n"
