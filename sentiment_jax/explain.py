@@ -7,9 +7,8 @@ from pathlib import Path
 
 from sentiment_jax.analysis.html import render
 from sentiment_jax.analysis.integrated_gradients import Explanation, Word, explain
-from sentiment_jax.data.reviews import is_blank
 from sentiment_jax.errors import InputError
-from sentiment_jax.predict import BLANK, predict, verdict
+from sentiment_jax.predict import count_warnings, predict, verdict
 from sentiment_jax.storage.files import write_atomically
 from sentiment_jax.training.experiment import TrainedModel
 
@@ -70,10 +69,11 @@ def explain_texts(
     forced, refused = os.environ.get("FORCE_COLOR"), os.environ.get("NO_COLOR")
     colour = bool(forced) or (sys.stdout.isatty() and not refused)
     explanations = []
-    for name, text, p in zip(names, texts, predict(trained, texts), strict=True):
+    p_positive, warnings = predict(trained, texts)
+    count_warnings(warnings)
+    for name, text, p, warning in zip(names, texts, p_positive, warnings, strict=True):
         explanation = explain(trained, text)
-        blank = f", {BLANK}" if is_blank(explanation.text) else ""
-        headline = f"{name}: {verdict(float(p))} {p:.4f}{blank}"
+        headline = f"{name}: {verdict(float(p))} {p:.4f}{warning and f', {warning}'}"
         whole, empty = explanation.log_odds, explanation.empty_log_odds
         lines = [
             f"log-odds {whole:+.3f}: {empty:+.3f} without words, {whole - empty:+.3f} from the "

@@ -50,22 +50,23 @@ TEXTS = st.one_of(
 @given(texts=st.lists(TEXTS, min_size=1, max_size=8))
 @example(texts=["\x00", "", "\ud800", "\u0301", "&#xd800;", "word " * 100_000])
 def test_every_text_gets_a_finite_verdict(trained, texts):
-    p = predict(trained, texts)
+    p, warnings = predict(trained, texts)
+    assert len(warnings) == len(texts)
     assert p.shape == (len(texts),)
     assert np.all((p > 0) & (p < 1))
 
 
-def written(rows, *, end, quoting, mark):
+def written(rows, *, end="\n", quoting=csv.QUOTE_MINIMAL, encoding="utf-8", delimiter=","):
     """A csv file as some program would write it."""
     text = io.StringIO(newline="")
-    csv.writer(text, lineterminator=end, quoting=quoting).writerows(rows)
-    return (b"\xef\xbb\xbf" if mark else b"") + text.getvalue().encode("utf-8", "replace")
+    csv.writer(text, lineterminator=end, quoting=quoting, delimiter=delimiter).writerows(rows)
+    return text.getvalue().encode(encoding)
 
 
 CELLS = st.one_of(
     st.text(st.characters(exclude_categories=["Cs"]), max_size=20),
     st.lists(st.one_of(STRANGE, WORDS), max_size=6).map("".join),
-)
+).map(lambda cell: cell.replace("\0", ""))  # a file with NUL bytes is refused
 
 
 @settings(FUZZ, max_examples=200)
@@ -73,13 +74,16 @@ CELLS = st.one_of(
     cells=st.lists(st.tuples(CELLS, CELLS), max_size=6),
     end=st.sampled_from(["\n", "\r\n", "\r"]),
     quoting=st.sampled_from([csv.QUOTE_MINIMAL, csv.QUOTE_ALL]),
-    mark=st.booleans(),
+    encoding=st.sampled_from(["utf-8", "utf-8-sig", "utf-16"]),
+    delimiter=st.sampled_from(",\t;"),
+    name=st.sampled_from(["file.csv", "file.CSV", "file.tsv", "file"]),
 )
-def test_a_well_formed_csv_comes_back_cell_by_cell(cells, end, quoting, mark):
+def test_a_well_formed_csv_comes_back_cell_by_cell(cells, end, quoting, encoding, delimiter, name):
     if set("\r\n") & set("".join(itertools.chain(*cells))):
         quoting = csv.QUOTE_ALL  # Python 3.11's minimum leaves some of these without quotes
-    raw = written([("id", "text"), *cells], end=end, quoting=quoting, mark=mark)
-    rows, found = read_csv(raw, "file.csv", ["text", "id"])
+    settings = {"end": end, "quoting": quoting, "encoding": encoding, "delimiter": delimiter}
+    raw = written([("id", "text"), *cells], **settings)
+    rows, found = read_csv(raw, name, ["text", "id"])
     assert found == [[text, name] for name, text in cells]
     assert rows == list(range(2, len(cells) + 2))
 
@@ -98,6 +102,7 @@ def check_reader(raw):
 
 PIECES = st.sampled_from(
     [b'"', b",", b"\n", b"\r", b"\r\n", b"\x00", b"\xff", b"\xc3", b"\xef\xbb\xbf", b"text", b";"]
+    + [b"\xff\xfe", b"\xfe\xff", b"\t"]
 )
 
 
@@ -122,21 +127,22 @@ def test_any_bytes_are_read_or_refused(raw):
     cut=st.booleans(),
 )
 def test_a_damaged_csv_is_read_or_refused(cells, position, piece, cut):
-    raw = written([("id", "text"), *cells], end="\n", quoting=csv.QUOTE_MINIMAL, mark=False)
+    raw = written([("id", "text"), *cells])
     position %= len(raw) + 1
     check_reader(raw[:position] + piece + (b"" if cut else raw[position:]))
 
 
 @settings(FUZZ, max_examples=40)
-@given(texts=st.lists(CELLS, min_size=1, max_size=6), suffix=st.sampled_from(["csv", "txt"]))
+@given(texts=st.lists(CELLS, min_size=1, max_size=6), suffix=st.sampled_from(["CSV", "tsv", "txt"]))
 def test_predict_writes_a_row_for_every_row(trained, tmp_path, capsys, texts, suffix):
     path = tmp_path / f"mine.{suffix}"
-    if suffix == "csv":
-        raw = written([["text"], *([t] for t in texts)], end="\n", quoting=csv.QUOTE_ALL, mark=True)
-    else:
+    if suffix == "txt":
         raw = "\n".join(texts).encode()
+    else:
+        rows = [["text"], *([text] for text in texts)]
+        raw = written(rows, quoting=csv.QUOTE_ALL, encoding="utf-8-sig")
     path.write_bytes(raw)
-    expected = texts if suffix == "csv" else re.split("\r\n|\r|\n", raw.decode("utf-8-sig"))
+    expected = re.split("\r\n|\r|\n", raw.decode("utf-8-sig")) if suffix == "txt" else texts
     if suffix == "txt" and not expected[-1]:
         del expected[-1]  # the last line ends, no other begins
     capsys.readouterr()

@@ -1,13 +1,19 @@
 import io
+import os
+import re
 import sys
+import threading
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from commands import start
 
 from sentiment_jax.config import DataConfig
 from sentiment_jax.data.corpus import load_corpus
 from sentiment_jax.errors import InputError
+from sentiment_jax.explain import explain_texts
 from sentiment_jax.predict import predict, predict_input, print_verdicts, read_input
 from sentiment_jax.training import scoring
 from sentiment_jax.training.experiment import load_run, prepare_experiment
@@ -32,15 +38,16 @@ STRANGE = [
 
 
 def test_a_probability_for_whatever_comes_in(trained):
-    p = predict(trained, STRANGE)
+    p, warnings = predict(trained, STRANGE)
+    assert len(warnings) == len(STRANGE)
     assert p.shape == (len(STRANGE),)
     assert np.all((p > 0) & (p < 1))
 
 
 def test_the_answer_does_not_depend_on_company(trained):
     texts = [f"a film of {n} good scenes" for n in range(20)]
-    together = predict(trained, texts)
-    alone = np.concatenate([predict(trained, [text]) for text in texts])
+    together, _ = predict(trained, texts)
+    alone = np.concatenate([predict(trained, [text])[0] for text in texts])
     np.testing.assert_allclose(together, alone, atol=1e-6)
 
 
@@ -51,7 +58,7 @@ def test_predict_is_evaluate(trained):
         trained, trained.params, prepared.encoded["val"], "val", batch_size=8
     )
     corpus = load_corpus(DataConfig(**trained.config.data.to_dict()))
-    p = predict(trained, corpus.splits["val"].texts)
+    p, _ = predict(trained, corpus.splits["val"].texts)
     np.testing.assert_allclose(p, scores.p_positive, atol=1e-6)
 
 
@@ -90,6 +97,118 @@ def test_bad_input_is_named(trained, tmp_path):
         read_input(str(tmp_path / "columns.csv"), "text")
     with pytest.raises(InputError, match="cannot read --input="):
         read_input(str(tmp_path / "nothing.txt"), "text")
+
+
+HEADED = "text,label\na good film,1\n"
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
+@pytest.mark.parametrize(
+    ("name", "delimiter"),
+    [("a.csv", ","), ("a.CSV", ","), ("a.tsv", "\t"), ("a.TSV", "\t"), ("a.txt", "\t"), ("-", ",")],
+)
+def test_a_header_is_never_judged(
+    trained, tmp_path, capsys, monkeypatch, name, delimiter, encoding
+):
+    """Row 53: a table is one by its name in any case, or by its header; a .txt is Excel's."""
+    raw = HEADED.replace(",", delimiter).encode(encoding)
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(raw)))
+    monkeypatch.chdir(tmp_path)
+    Path(name).write_bytes(raw)
+    (header, row) = output(capsys, trained, name)
+    assert header[0] == "row" and row[0] == "2"
+    assert float(row[2]) == pytest.approx(predict(trained, ["a good film"])[0][0], abs=1e-6)
+
+
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be", "utf-32"])
+@pytest.mark.parametrize("text", ["good\nbad\n", "\u043d\u0435 \u0432\u0438\u0434\u0435\u043b\n"])
+def test_utf_16_that_does_not_say_so_is_refused(tmp_path, text, encoding):
+    """Row 53: read as UTF-8, it gives texts of single letters."""
+    for name in ("a.txt", "a.csv"):
+        (tmp_path / name).write_bytes(text.encode(encoding))
+        with pytest.raises(InputError, match=f"{name}, (line|row) 1: a NUL byte, as in UTF-16"):
+            read_input(str(tmp_path / name), "text")
+
+
+def test_texts_that_mention_the_column_are_texts(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_bytes("The text, a label\nand\ttext\n".encode("utf-16"))
+    assert read_input(str(path), "text")[1] == ["The text, a label", "and\ttext"]
+
+
+def test_an_only_column_needs_no_name(trained, tmp_path, capsys):
+    """Row 54: the docstring promised it."""
+    (tmp_path / "a.csv").write_text("review\na good film\n\n")
+    predict_input(trained, str(tmp_path / "a.csv"))
+    rows, errors = capsys.readouterr()
+    assert [row.split(",")[0] for row in rows.splitlines()] == ["row", "2", "3"]
+    assert "a.csv has no column 'text': its first line, 'review'" in errors.splitlines()[0]
+
+
+EMPTY = {"": "no text", "<br />": "no text", "nan": "no text", "good film": ""}
+UNKNOWN = {
+    "😀😀": "100 % unknown words",
+    "очень плохой фильм": "100 % unknown words",
+    "这部电影太糟糕了": "100 % unknown words",
+    "xqzzy film xqzzy xqzzy": "75 % unknown words",
+    "xqzzy film": "",
+}
+
+
+def test_verdicts_on_what_the_model_cannot_read_carry_a_warning(trained, tmp_path, capsys):
+    """Row 55: in the table, in the terminal, in an explanation, and counted on stderr."""
+    texts = {**EMPTY, **UNKNOWN}
+    (tmp_path / "a.txt").write_text("\n".join(texts) + "\n")
+    predict_input(trained, str(tmp_path / "a.txt"))
+    rows, errors = capsys.readouterr()
+    assert [row.split(",")[3] for row in rows.splitlines()[1:]] == list(texts.values())
+    (line,) = errors.splitlines()
+    assert line.startswith("warning: 7 of 9 texts have no text or mostly unknown words")
+    print_verdicts(trained, list(texts))
+    shown = capsys.readouterr().out.splitlines()
+    explain_texts(trained, list(texts), list(texts), tmp_path / "page.html")
+    explained, errors = capsys.readouterr()
+    assert errors == f"{line}\n"
+    for (text, warning), row in zip(texts.items(), shown, strict=True):
+        assert row.endswith(warning if text in EMPTY else text + f" ({warning})" * bool(warning))
+        (headline,) = re.findall(rf"^{text}: (?:posi|nega)tive 0\.\d{{4}}(.*)$", explained, re.M)
+        assert headline == f", {warning}" * bool(warning)
+
+
+def test_known_words_are_warned_of_nowhere(trained, capsys):
+    assert predict(trained, ["a good film", "bad"])[1] == ["", ""]
+    print_verdicts(trained, ["a good film"])
+    shown, errors = capsys.readouterr()
+    assert shown.endswith("  a good film\n") and errors == ""
+
+
+def test_a_fifo_can_be_the_input_but_no_device(tmp_path):
+    """Row 57: the shell's <(...) is a FIFO; some devices never end."""
+    path = tmp_path / "fifo"
+    os.mkfifo(path)
+    writer = threading.Thread(target=path.write_text, args=["good\nbad\n"])
+    writer.start()
+    assert read_input(str(path), "text") == (["1", "2"], ["good", "bad"])
+    writer.join()
+    with pytest.raises(InputError, match="cannot read --input=/dev/null: it is a FIFO, socket or"):
+        read_input("/dev/null", "text")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["a.txt", "a.csv"])
+def test_a_line_of_200_mb_needs_little_memory(finished, tmp_path, name):
+    """Row 56: 12 to 17 GB, before; the verdict is that on its head."""
+    head = "a good film and a bad one, " * 1000
+    (tmp_path / name).write_text(f'text\n"{head * 7500}"\n' if name == "a.csv" else head * 7500)
+    answer = tmp_path / "answer"
+    with answer.open("w") as file:
+        arguments = "--mode=predict", f"--workdir={finished}", f"--input={tmp_path / name}"
+        process = start(*arguments, stdout=file)
+        _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    assert process.returncode == 0 and usage.ru_maxrss < 3e6  # KiB
+    row = answer.read_text().splitlines()[1].split(",")
+    assert float(row[2]) == pytest.approx(predict(load_run(finished), [head])[0][0], abs=2e-6)
 
 
 def test_each_verdict_is_one_line(trained, capsys):

@@ -1,6 +1,6 @@
 """From a source to the splits train, val and test, without leaks between them.
 
-To add a source, say TSV files, write a reader like `csv_file.read_csv_reviews` in a file of its
+To add a source, say JSON lines, write a reader like `csv_file.read_csv_reviews` in a file of its
 own, enter it in `READERS`, and allow its name for data.source in config.py. A reader returns the
 training pool and the test set in the source's order, or raises an InputError with file and row.
 """

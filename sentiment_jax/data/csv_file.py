@@ -1,16 +1,18 @@
-"""Reviews in CSV files: rows and cells, labels, and a test set from a second file or the same."""
+"""Reviews in CSV and TSV files: cells, labels, and a test set from a second file or the same."""
 
 import csv
-import io
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from sentiment_jax.config import DataConfig
-from sentiment_jax.data.reviews import Reviews, decode, first_five, stratified_split
+from sentiment_jax.data import reviews
+from sentiment_jax.data.reviews import Reviews, lines
 from sentiment_jax.errors import InputError
 
+DELIMITERS = {".csv": ",", ".tsv": "\t"}  # by the end of a table's name, in any case
 LABELS = {"0": 0, "neg": 0, "negative": 0, "1": 1, "pos": 1, "positive": 1}
 
 
@@ -19,7 +21,7 @@ def read_csv_reviews(data: DataConfig) -> tuple[Reviews, Reviews]:
     pool = _read_file(data.path, data)
     if data.test_path:
         return pool, _read_file(data.test_path, data, prefix="test ")
-    kept, held = stratified_split(
+    kept, held = reviews.stratified_split(
         pool, data.test_fraction, seed=data.split_seed, grouped=data.group_duplicates
     )
     return pool.take(np.sort(kept)), pool.take(np.sort(held))
@@ -27,7 +29,7 @@ def read_csv_reviews(data: DataConfig) -> tuple[Reviews, Reviews]:
 
 def _read_file(path: str, data: DataConfig, prefix: str = "") -> Reviews:
     try:
-        raw = Path(path).expanduser().read_bytes()
+        raw = reviews.regular(Path(path).expanduser()).read_bytes()
     except OSError as error:
         raise InputError(f"cannot read the CSV file {path}: {error.strerror}") from None
     rows, cells = read_csv(raw, path, (data.text_column, data.label_column))
@@ -36,25 +38,44 @@ def _read_file(path: str, data: DataConfig, prefix: str = "") -> Reviews:
     labels = [LABELS.get(label.strip().lower(), -1) for _, label in cells]
     if wrong := [f"row {rows[i]}: {cells[i][1]!r}" for i, label in enumerate(labels) if label < 0]:
         known = ", ".join(LABELS)
-        raise InputError(f"{path}: unknown labels ({first_five(wrong)}): use one of {known}")
+        raise InputError(
+            f"{path}: unknown labels ({reviews.first_five(wrong)}): use one of {known}"
+        )
     return Reviews.from_texts(
         (text for text, _ in cells), labels, (f"{prefix}row {row}" for row in rows)
     )
 
 
+def find_delimiter(raw: bytes, name: str, columns: Sequence[str]) -> str:
+    """Return what separates a table's cells, by its header or else its name; "": it is no table."""
+    usual = DELIMITERS.get(Path(name).suffix.lower(), "")
+    header = raw[:10_000].decode(reviews.find_encoding(raw), "replace").splitlines()[:1]
+    for delimiter in filter(None, (usual, *DELIMITERS.values(), ";")):
+        if {*columns} <= {*next(csv.reader(header, delimiter=delimiter), [])}:
+            return delimiter
+    return usual
+
+
 def read_csv(raw: bytes, name: str, columns: Sequence[str]) -> tuple[list[int], list[list[str]]]:
-    """Return row numbers (the header is 1) and the columns' cells; errors call the file `name`."""
+    """Return row numbers (the header is 1) and the columns' cells; errors call the file `name`.
+
+    A file's only column is the one wanted, whatever its header.
+    """
     csv.field_size_limit(2**31 - 1)  # The default refuses reviews over 128 KiB.
-    text = decode(
-        raw,
-        name,
-        lambda before: f"row {sum(1 for _ in csv.reader(io.StringIO(before + '?', newline='')))}",
+    text = reviews.decode(
+        raw, name, lambda before: f"row {sum(1 for _ in csv.reader(lines(before + '?')))}"
     )
+    delimiter = find_delimiter(raw, name, columns) or ","
     # strict: a quote that is never closed would otherwise swallow the rest of the file.
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    reader = csv.reader(lines(text), delimiter=delimiter, strict=True)
     row, rows, cells = 1, [], []
     try:
         header = next(reader, [])
+        alone = len(header) == len(columns) == 1 and header[0] not in columns
+        if alone and {*",;\t"}.isdisjoint(header[0]):
+            taken = f"its first line, {header[0][:80]!r}, is taken as the header of its only column"
+            print(f"warning: {name} has no column {columns[0]!r}: {taken}", file=sys.stderr)
+            columns = header
         for column in columns:
             if header.count(column) != 1:
                 found = ", ".join(map(repr, header)) or "none (the file is empty)"

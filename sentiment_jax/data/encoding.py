@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int32, Int64
+from jaxtyping import Float64, Int32, Int64
 from tokenizers import Tokenizer
 
 from sentiment_jax.config import DataConfig
@@ -22,7 +22,7 @@ from sentiment_jax.errors import InputError
 # How many of 510 tokens come from the start of a longer text; the others come from its end.
 # head_tail follows Sun et al. (2019), How to Fine-Tune BERT.
 HEAD_OF_510 = {"head": 510, "tail": 0, "head_tail": 128}
-CHUNK = 2048  # Encodings carry far more than ids: this many at a time bound the memory.
+CHUNK = 8_000_000  # Encodings take 80 bytes a character: so many at a time bound the memory.
 
 
 @dataclass(frozen=True)
@@ -56,8 +56,9 @@ def encode(tokenizer: Tokenizer, reviews: Reviews, max_length: int, truncation: 
     empty = [] if before else [tokenizer.token_to_id("[UNK]") or 0]
     tokenizer.encode_special_tokens = True  # "[SEP]" in a review is text, not a separator.
     token_ids, offsets, truncated = array("i"), [0], 0
-    for first in range(0, len(reviews), CHUNK):
-        chunk = list(reviews.texts[first : first + CHUNK])
+    rows = CHUNK // max([4000, *map(len, reviews.texts)])
+    for first in range(0, len(reviews), rows):
+        chunk = list(reviews.texts[first : first + rows])
         for encoding in tokenizer.encode_batch_fast(chunk, add_special_tokens=False):
             body = truncate(encoding.ids or empty, room, truncation)
             token_ids.extend([*before, *body, *after])
@@ -73,6 +74,16 @@ def truncate(tokens: list[Any], room: int, truncation: str) -> list[Any]:
         return tokens
     head = round(room * HEAD_OF_510[truncation] / 510)
     return tokens[:head] + tokens[len(tokens) - (room - head) :]
+
+
+def unknown_shares(tokenizer: Tokenizer, encoded: Encoded) -> Float64[np.ndarray, " reviews"]:
+    """Return the share of [UNK] among the words that are left of each review; without any, 1."""
+    vocabulary, framing = tokenizer.get_vocab(), ("[CLS]", "[SEP]")
+    others = [i for token, i in vocabulary.items() if token in framing or token.startswith("##")]
+    ids, starts = encoded.token_ids, encoded.offsets[:-1]
+    words = np.add.reduceat(~np.isin(ids, others), starts, dtype=np.int64)
+    unknown = np.add.reduceat(ids == vocabulary.get("[UNK]", 0), starts, dtype=np.int64)
+    return np.where(words == 0, 1, unknown / np.maximum(words, 1))
 
 
 def encode_corpus(corpus: Corpus, tokenizer: Tokenizer, data: DataConfig) -> dict[str, Encoded]:

@@ -1,13 +1,14 @@
 """The aclImdb layout, {train,test}/{neg,pos}/*.txt: a directory, or its .tar.gz, streamed."""
 
 import gzip
+import os
 import re
 import tarfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
-from sentiment_jax.data.reviews import Reviews, decode
+from sentiment_jax.data.reviews import Reviews, decode, regular
 from sentiment_jax.errors import InputError
 
 FOLDERS = ("train/neg", "train/pos", "test/neg", "test/pos")
@@ -45,8 +46,13 @@ def read_folder(path: str) -> tuple[Reviews, Reviews]:
 def _walk(path: Path) -> Iterator[tuple[str, bytes]]:
     root = path / "aclImdb" if (path / "aclImdb").is_dir() else path
     try:
-        for file in sorted(file for folder in FOLDERS for file in (root / folder).glob("*.txt")):
-            yield file.relative_to(root).as_posix(), file.read_bytes()
+        for folder in FOLDERS:
+            files = sorted((root / folder).glob("*.txt"))
+            for path in (root / folder, *filter(Path.is_symlink, files)):
+                if not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(root)):
+                    raise InputError(f"{path} is a link out of {root}: put a copy in its place")
+            for file in files:
+                yield file.relative_to(root).as_posix(), regular(file).read_bytes()
     except OSError as error:
         raise InputError(f"cannot read {error.filename}: {error.strerror}") from None
 
@@ -55,7 +61,7 @@ def stream_archive(path: Path) -> Iterator[tuple[str, bytes]]:
     """Yield (name, content) of each regular file; links and paths that lead out are refused."""
     try:
         # Not tarfile's own "r|gz": it ignores the CRC and lets flipped bits through as text.
-        with gzip.open(path) as stream, tarfile.open(fileobj=stream, mode="r|") as archive:
+        with gzip.open(regular(path)) as stream, tarfile.open(fileobj=stream, mode="r|") as archive:
             for member in archive:
                 name = PurePosixPath(member.name)
                 outside = name.is_absolute() or ".." in name.parts

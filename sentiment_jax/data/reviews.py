@@ -1,11 +1,15 @@
 """Reviews, normalised and hashed once; stratified, seeded splits that keep copies together."""
 
+import codecs
+import errno
 import hashlib
 import html
 import re
+import stat
 import unicodedata
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from jaxtyping import Int32, Int64, Shaped
@@ -13,25 +17,58 @@ from jaxtyping import Int32, Int64, Shaped
 from sentiment_jax.errors import InputError
 
 LINE_BREAK = re.compile(r"<br\s*/?>", re.IGNORECASE)
+LINE = re.compile(r"[^\r\n]++(?:\r\n?|\n)?|\r\n?|\n")
+KEPT = 1_000_000  # characters at either end of a longer text: far more than any model reads
 
 
 def normalize_text(text: str) -> str:
-    """Return the text as every mode sees it: no BOM, `<br />`, HTML entity or double space; NFC."""
+    """Return the text as every mode sees it: no BOM, `<br />`, HTML entity or double space; NFC.
+
+    Of more than 2 * KEPT characters the whole words at both ends stay: tokens take far more memory.
+    """
+    text = text.strip()
+    if len(text) > 2 * KEPT:
+        head, tail = text[:KEPT].rsplit(maxsplit=1), text[-KEPT:].split(maxsplit=1)
+        # An endless word stays one.
+        text = (" " if len(head) + len(tail) > 2 else "").join((head[0], tail[-1]))
     text = LINE_BREAK.sub(" ", html.unescape(text)).replace("\ufeff", "")
     # Lone surrogates (a command line that is not UTF-8) can be neither hashed nor tokenised.
     text = text.encode("utf-8", "replace").decode()
     return " ".join(unicodedata.normalize("NFC", text).split())
 
 
+def regular(path: Path, *, pipe: bool = False) -> Path:
+    """Return a path to read to its end; OSError for a socket, a device or (if no `pipe`) a FIFO."""
+    kind = stat.S_IFMT(path.stat().st_mode)
+    if kind not in (stat.S_IFREG, stat.S_IFDIR, stat.S_IFIFO if pipe else None):
+        raise OSError(errno.EINVAL, "it is a FIFO, socket or device, not a file", str(path))
+    return path
+
+
+def find_encoding(raw: bytes) -> str:
+    """Return UTF-16 where a byte order mark says so, or else UTF-8, whose mark is optional."""
+    wide = raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    return "UTF-16" if wide else "UTF-8-SIG"
+
+
 def decode(raw: bytes, name: str, position: Callable[[str], str] | None = None) -> str:
-    """Decode UTF-8, with a BOM or none; `position` tells where it fails, given the text before."""
+    """Decode text; `position` tells where it fails, given the text before, or else a line does."""
+    encoding = find_encoding(raw)
     try:
-        return raw.decode("utf-8-sig")
+        before, nul, _ = raw.decode(encoding).partition("\0")
+        if not nul:
+            return before
+        what = "a NUL byte, as in UTF-16 without a byte order mark"
     except UnicodeDecodeError as error:
-        before, byte = error.object[: error.start].decode(), error.object[error.start]
-        where = position(before) if position else f"byte {error.start}"
-        what = f"byte 0x{byte:02x} is not UTF-8"
-        raise InputError(f"{name}, {where}: {what}: save it as UTF-8") from None
+        before, byte = error.object[: error.start].decode(encoding), error.object[error.start]
+        what = f"byte 0x{byte:02x} is not {encoding.removesuffix('-SIG')}"
+    where = position(before) if position else f"line {sum(1 for _ in lines(before + '?'))}"
+    raise InputError(f"{name}, {where}: {what}: save it as UTF-8")
+
+
+def lines(text: str) -> Iterator[str]:
+    """Yield the lines of an editor; str.splitlines also ends one at a form feed or U+2028."""
+    return (match[0] for match in LINE.finditer(text))
 
 
 def first_five(names: Sequence[str]) -> str:

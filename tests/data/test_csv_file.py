@@ -1,5 +1,7 @@
 """CSV files and their labels: what is read, and what is said of bad input."""
 
+import os
+
 import pytest
 from reviews import write_csv
 
@@ -80,7 +82,10 @@ def test_column_that_is_missing_or_there_twice(tmp_path):
         (b"text,label\ngood, but long,1\n", "row 2: 3 cells where the header has 2"),
         (b'text,label\ngood,1\n"never closed,0\nfine,1\n', "after row 2"),
         (b'text,label\n"caf\xc3\xa9\nau lait",1\ncaf\xe9,1\n', "row 3: byte 0xe9 is not UTF-8"),
-        ("text,label\ngood,1\n".encode("utf-16"), "row 1: byte 0xff is not UTF-8"),
+        ("text,label\ngood,1\n".encode("utf-16")[:-1], "row 2: byte 0x0a is not UTF-16"),
+        ("text,label\ngood,1\n".encode("utf-16-le"), "row 1: a NUL byte, as in UTF-16 without"),
+        ("text,label\ngood,1\n".encode("utf-16-be"), "row 1: a NUL byte, as in UTF-16 without"),
+        ("text,label\nвидел,1\n".encode("utf-32"), "row 1: a NUL byte"),
     ],
 )
 def test_malformed_csv_names_file_and_row(tmp_path, raw, expected):
@@ -88,6 +93,46 @@ def test_malformed_csv_names_file_and_row(tmp_path, raw, expected):
     path.write_bytes(raw)
     message = error_of(DataConfig("csv", str(path)))
     assert str(path) in message and expected in message
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+@pytest.mark.parametrize(
+    ("name", "delimiter"),
+    [("a.csv", ","), ("a.CSV", ","), ("a.tsv", "\t"), ("a.TSV", "\t"), ("a", ","), ("a", "\t")]
+    + [("a.csv", "\t"), ("a.csv", ";"), ("a.tsv", ",")],
+)
+def test_tables_are_read_as_what_they_are(tmp_path, name, delimiter, encoding):
+    """Row 53: by name and header, in any case; UTF-16 with a byte order mark."""
+    header, *rows = ["n", "text", "label"], ["1", "a good, 😀 film; yes", "1"], ["2", "bad", "0"]
+    quoted = "\r\n".join(delimiter.join(f'"{cell}"' for cell in row) for row in [header, *rows])
+    (tmp_path / name).write_bytes(quoted.encode(encoding))
+    reviews, _ = read_csv_reviews(
+        DataConfig("csv", str(tmp_path / name), test_path=str(tmp_path / name))
+    )
+    assert reviews.texts == ("a good, 😀 film; yes", "bad") and reviews.labels.tolist() == [1, 0]
+
+
+def test_an_only_column_is_read_whatever_its_header(capsys):
+    """Row 54, where one column is wanted: its header is named, for it may be a text."""
+    raw = b"Great film\r\ngood\r\n\r\nbad\r\n"
+    assert read_csv(raw, "x.csv", ["text"]) == ([2, 3, 4], [["good"], [""], ["bad"]])
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("warning: x.csv has no column 'text'") and "'Great film'" in line
+    assert read_csv(b"text\na, b\n", "x.tsv", ["text"]) == ([2], [["a, b"]])
+    for header in (b"review;label", b"review\tlabel", b'"review,label"'):
+        with pytest.raises(InputError, match="x.csv needs one column 'text'"):
+            read_csv(header + b"\na;1\n", "x.csv", ["text"])
+    with pytest.raises(InputError, match="its columns are 'text'"):
+        read_csv(b"text\ngood\n", "x.csv", ["text", "label"])
+    assert capsys.readouterr().err == ""
+
+
+def test_a_fifo_or_device_is_no_csv_file(tmp_path):
+    """Row 57: reading them would wait for ever, or never end."""
+    os.mkfifo(tmp_path / "a.csv")
+    for path in (str(tmp_path / "a.csv"), os.devnull):
+        message = error_of(DataConfig("csv", path))
+        assert path in message and "FIFO, socket or device" in message
 
 
 def test_csv_that_is_not_there(tmp_path):

@@ -7,7 +7,14 @@ from reviews import encode_lists, random_encoded
 from sentiment_jax.config import DataConfig
 from sentiment_jax.data import encoding
 from sentiment_jax.data.corpus import Corpus
-from sentiment_jax.data.encoding import Encoded, cache_folder, check_encoded, encode_corpus
+from sentiment_jax.data.encoding import (
+    Encoded,
+    cache_folder,
+    check_encoded,
+    encode,
+    encode_corpus,
+    unknown_shares,
+)
 from sentiment_jax.data.reviews import Reviews
 from sentiment_jax.data.tokenization import train_word_level, train_wordpiece
 from sentiment_jax.errors import InputError
@@ -81,6 +88,32 @@ def test_empty_emoji_and_endless_texts_have_tokens(wordpiece):
 def test_special_tokens_in_a_review_are_text(wordpiece):
     ids, _ = encode_lists(wordpiece, ["good [SEP] [PAD] [CLS] film"])
     assert not {0, 2, 3} & set(ids[0][1:-1])
+
+
+def test_texts_are_encoded_few_characters_at_a_time(numbered, monkeypatch):
+    """Row 56: not only one long text, but many rather long ones, too, need bounded memory."""
+    texts = ["", *(" ".join(WORDS[i:]) for i in range(100)), *[""] * 100]
+    whole = encode_lists(numbered, texts)
+    steps = []
+    monkeypatch.setattr(encoding, "range", lambda *a: steps.append(a) or range(*a), raising=False)
+    for chunk, step in ((10_000, 2), (8_000_000, 2000)):
+        monkeypatch.setattr(encoding, "CHUNK", chunk)
+        assert encode_lists(numbered, texts) == whole
+        assert steps.pop() == (0, len(texts), step)
+
+
+def test_the_share_of_unknown_words_that_are_read(numbered, wordpiece):
+    """Row 55: [UNK] among words, whole ones also where they have several pieces."""
+
+    def shares(tokenizer, *texts):
+        reviews = Reviews.from_texts(texts)
+        return unknown_shares(tokenizer, encode(tokenizer, reviews, 9, "head")).tolist()
+
+    assert shares(numbered, "w001 w002", "w001 what", "это 😀", "") == [0, 0.5, 1, 1]
+    assert shares(numbered, "w001 " * 9 + "what " * 99) == [0]
+    assert len(wordpiece.encode("bdgo", add_special_tokens=False)) > 1, "no word of several pieces"
+    assert shares(wordpiece, "good bdgo", "good 😀 bad 😀", "bdgo 😀", "это") == [0, 0.5, 0.5, 1]
+    assert shares(wordpiece, "", "\u200b", "[SEP]") == [1, 1, 1]
 
 
 @pytest.fixture

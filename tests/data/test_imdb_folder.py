@@ -2,8 +2,12 @@
 
 import gzip
 import io
+import os
 import random
+import re
+import socket
 import tarfile
+from pathlib import Path
 
 import pytest
 
@@ -133,8 +137,68 @@ def test_a_flipped_bit_never_changes_a_review(tmp_path):
 def test_bytes_that_are_not_utf8_name_the_file(tmp_path):
     write_folder(tmp_path)
     (tmp_path / "train/pos/1_9.txt").write_bytes(b"caf\xe9")
-    with pytest.raises(InputError, match=r"train/pos/1_9\.txt, byte 3: byte 0xe9 is not UTF-8"):
+    with pytest.raises(InputError, match=r"train/pos/1_9\.txt, line 1: byte 0xe9 is not UTF-8"):
         read_folder(str(tmp_path))
+
+
+def make_socket(path):
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(path))
+
+
+INTRUDERS = {
+    "a FIFO": (os.mkfifo, "FIFO, socket or device"),
+    "a socket": (make_socket, "FIFO, socket or device"),
+    "a device": (lambda path: path.symlink_to("/dev/zero"), "is a link out of"),
+    "a folder": (os.mkdir, "directory"),
+    "a link out": (
+        lambda path: path.symlink_to(path.parents[3] / "secret.txt"),
+        "is a link out of",
+    ),
+    "a link to nothing": (lambda path: path.symlink_to("9_9.txt"), "No such file"),
+    "a link to itself": (lambda path: path.symlink_to(path.name), "symbolic links"),
+}
+
+
+@pytest.mark.parametrize("kind", INTRUDERS)
+def test_what_is_no_review_is_refused_by_name(tmp_path, monkeypatch, kind):
+    """Row 57: a FIFO was waited for, a link led out of the folder."""
+    write_folder(tmp_path / "aclImdb")
+    (tmp_path / "secret.txt").write_text("a password")
+    monkeypatch.chdir(tmp_path)  # a socket's path must be short
+    path = Path("aclImdb/train/pos/7_9.txt").absolute()
+    make, what = INTRUDERS[kind]
+    make(path.relative_to(tmp_path) if kind == "a socket" else path)
+    with pytest.raises(InputError, match=f"{re.escape(str(path))}.*{what}"):
+        read_folder(str(tmp_path))
+
+
+def test_a_folder_of_reviews_that_lies_elsewhere_is_refused(tmp_path):
+    """Row 57, a folder instead of a file."""
+    write_folder(tmp_path / "aclImdb")
+    (tmp_path / "aclImdb/test").rename(tmp_path / "test")
+    (tmp_path / "aclImdb/test").symlink_to(tmp_path / "test")
+    with pytest.raises(InputError, match="aclImdb/test/neg is a link out of"):
+        read_folder(str(tmp_path / "aclImdb"))
+
+
+def test_links_to_the_data_and_inside_of_it_are_followed(tmp_path):
+    write_folder(tmp_path / "disk/aclImdb")
+    review = tmp_path / "disk/aclImdb/train/pos/2_9.txt"
+    review.rename(tmp_path / "disk/aclImdb/train/kept.txt")
+    review.symlink_to("../kept.txt")
+    (tmp_path / "data").symlink_to("disk")
+    (tmp_path / "reviews").symlink_to("disk/aclImdb")
+    (tmp_path / "around").mkdir()
+    (tmp_path / "around/aclImdb").symlink_to(tmp_path / "disk/aclImdb")
+    for name in ("disk", "data", "reviews", "around"):
+        assert by_id(str(tmp_path / name)) == expected()
+
+
+def test_an_archive_that_is_no_file_is_refused(tmp_path):
+    os.mkfifo(tmp_path / "a.tar.gz")
+    with pytest.raises(InputError, match="a.tar.gz is no .tar.gz archive.*FIFO"):
+        read_folder(str(tmp_path / "a.tar.gz"))
 
 
 def test_missing_classes_duplicates_and_paths(tmp_path):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from sentiment_jax.data.reviews import (
+    KEPT,
     Reviews,
     is_blank,
     normalize_text,
@@ -37,6 +38,21 @@ def test_normalize_text(raw, normal):
 def test_normalize_text_of_a_very_long_review():
     text = "word <br /> " * 100_000
     assert normalize_text(text) == " ".join(["word"] * 100_000)
+
+
+@pytest.mark.parametrize("piece", ["word ", "x", "😀", "&amp;\n\n"])
+def test_endless_texts_are_cut_to_their_ends(piece):
+    """Row 56: up to 2 million characters nothing changes, of more both ends are kept."""
+    longest = piece * (2 * KEPT // len(piece))
+    assert normalize_text(longest) == " ".join(longest.replace("&amp;", "&").split())
+    cut = normalize_text(longest * 3)
+    assert len(cut) <= 2 * KEPT
+    size = KEPT // 20
+    assert cut[:size] == normalize_text(longest)[:size]
+    assert cut[-size:] == normalize_text(longest)[-size:]
+    assert {*cut.split()} <= {*normalize_text(longest).split(), cut}  # no word is cut
+    marked = normalize_text(f" {' ' * KEPT} First{longest} middle {longest}last\n ")
+    assert marked.startswith("First") and marked.endswith("last") and "middle" not in marked
 
 
 def test_is_blank():
