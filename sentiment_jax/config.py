@@ -15,7 +15,7 @@ from typing import Any
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
-from sentiment_jax.errors import InputError
+from sentiment_jax.errors import InputError, did_you_mean
 
 TRUNCATIONS = ("head", "tail", "head_tail")
 POOLINGS = ("last", "mean", "max", "mean_max")
@@ -48,7 +48,7 @@ class Setting:
         if self.at_least is None:
             return " | ".join(self.choices)
         upper = f" and < {self.below}" if self.below < math.inf else ""
-        upper = f" and <= {self.at_most}" if self.at_most < math.inf else upper
+        upper = f" and <= {self.at_most:g}" if self.at_most < math.inf else upper
         return f">= {self.at_least:g}{upper}"
 
     def problem(self, name: str, value: Any) -> str:
@@ -68,8 +68,12 @@ def setting(default: Any, meaning: str, **rules: Any) -> Any:
     return dataclasses.field(default=default, metadata={"setting": rule})
 
 
-_count = functools.partial(setting, at_least=1)
-_from_zero = functools.partial(setting, at_least=0)
+# Upper bounds are beyond any honest use: what exceeds them is a slip that would fill the memory.
+_count = functools.partial(setting, at_least=1, at_most=10**9)
+_size = functools.partial(_count, at_most=2**15)
+_entries = functools.partial(_count, at_most=10**6)
+_seed = functools.partial(setting, at_least=0, below=2**32)
+_from_zero = functools.partial(setting, at_least=0, at_most=10**9)
 _share = functools.partial(setting, at_least=0, below=1)
 
 
@@ -77,14 +81,14 @@ _share = functools.partial(setting, at_least=0, below=1)
 class RunConfig:
     """The settings of a run that belong to no group."""
 
-    seed: int = _from_zero(0, "seed of weights, dropout and batch order", below=2**32)
-    epochs: int = _count(5, "passes over the training reviews")
-    batch_size: int = _count(32, "reviews per optimiser step, on all devices together")
-    eval_batch_size: int = _count(128, "reviews per batch of evaluation", harmless=True)
+    seed: int = _seed(0, "seed of weights, dropout and batch order")
+    epochs: int = _count(5, "passes over the training reviews", at_most=100_000)
+    batch_size: int = _size(32, "reviews per optimiser step, on all devices together")
+    eval_batch_size: int = _size(128, "reviews per batch of evaluation", harmless=True)
     early_stopping_patience: int = _from_zero(0, "epochs without a better score; 0: never stop")
     log_every: int = _count(50, "steps between training lines of metrics.jsonl", harmless=True)
     checkpoint_every: int = _count(500, "steps between checkpoints within an epoch", harmless=True)
-    cpu_devices: int = _count(1, "devices to split a CPU into, as far as both batch sizes divide")
+    cpu_devices: int = _count(1, "parts of a CPU, as far as both batch sizes divide", at_most=1024)
     shard_params: bool = setting(False, "split the training state (FSDP)", harmless=True)
     example_texts: tuple[str, ...] = setting(EXAMPLE_TEXTS, "judged after training", harmless=True)
 
@@ -95,18 +99,18 @@ class DataConfig:
 
     source: str = setting("tfds", "kind of data", choices=("tfds", "folder", "csv", "sample"))
     path: str = setting("", "tfds data_dir, aclImdb or its .tar.gz, or csv file", harmless=True)
-    max_length: int = _count(128, "most tokens per review, [CLS] and [SEP] included", at_least=3)
+    max_length: int = _size(128, "most tokens per review, [CLS] and [SEP] included", at_least=3)
     truncation: str = setting("head", "part of a longer review to keep", choices=TRUNCATIONS)
     validation_fraction: float = _share(0.2, "share of each class held out", at_least=1e-6)
     limit: int = _from_zero(0, "training and validation reviews to keep; 0: all")
     test_limit: int = _from_zero(0, "test reviews to keep; 0: all")
-    split_seed: int = _from_zero(0, "seed of splits and limits, apart from the run's seed")
+    split_seed: int = _seed(0, "seed of splits and limits, apart from the run's seed")
     group_duplicates: bool = setting(True, "keep equal texts on one side of a split; False leaks")
     text_column: str = setting("text", "csv: the column of the texts")
     label_column: str = setting("label", "csv: the column of the labels")
     test_path: str = setting("", "csv: the test file; empty: test_fraction is held out")
     test_fraction: float = _share(0.2, "csv: share held out for the test", at_least=1e-6)
-    vocabulary_size: int = _count(30_000, "most entries of a learned vocabulary", at_least=10)
+    vocabulary_size: int = _entries(30_000, "most entries of a learned vocabulary", at_least=10)
     min_frequency: int = _count(5, "rarer words are unknown (word-level vocabularies)")
     length_buckets: tuple[int, ...] = setting((64, 128), "padded lengths, besides max_length")
     cache: str = setting("", "folder of encoded reviews; empty: the user's cache", harmless=True)
@@ -125,10 +129,10 @@ class ModelChoice:
 class LstmConfig:
     """An LSTM classifier; the defaults are the study's network."""
 
-    vocab_size: int = _count(30_000, "entries of the tokenizer", internal=True)
-    embedding_size: int = _count(100, "width of the word embeddings")
-    hidden_size: int = _count(64, "units per direction")
-    dense_size: int = _count(128, "units of the ReLU layer before the logits")
+    vocab_size: int = _entries(30_000, "entries of the tokenizer", internal=True)
+    embedding_size: int = _size(100, "width of the word embeddings")
+    hidden_size: int = _size(64, "units per direction")
+    dense_size: int = _size(128, "units of the ReLU layer before the logits")
     bidirectional: bool = setting(False, "read backwards as well")
     pooling: str = setting("last", "states that reach the classifier", choices=POOLINGS)
     embedding_dropout: float = _share(0.0, "dropout rate after the embeddings")
@@ -145,14 +149,14 @@ class EncoderConfig:
     """
 
     model_type: str = setting("bert", "architecture", choices=("bert", "electra"), internal=True)
-    vocab_size: int = _count(30522, "entries of the embedding table", inherited=True)
-    embedding_size: int = _count(768, "width of the embeddings", inherited=True)
-    hidden_size: int = _count(768, "width of the layers", inherited=True)
-    num_hidden_layers: int = _count(12, "transformer layers", inherited=True)
-    num_attention_heads: int = _count(12, "attention heads", inherited=True)
-    intermediate_size: int = _count(3072, "width of the feed-forward networks", inherited=True)
-    max_position_embeddings: int = _count(512, "longest input in tokens", inherited=True)
-    type_vocab_size: int = _count(2, "token types", inherited=True)
+    vocab_size: int = _entries(30522, "entries of the embedding table", inherited=True)
+    embedding_size: int = _size(768, "width of the embeddings", inherited=True)
+    hidden_size: int = _size(768, "width of the layers", inherited=True)
+    num_hidden_layers: int = _count(12, "transformer layers", at_most=256, inherited=True)
+    num_attention_heads: int = _size(12, "attention heads", inherited=True)
+    intermediate_size: int = _size(3072, "width of the feed-forward networks", inherited=True)
+    max_position_embeddings: int = _size(512, "longest input in tokens", inherited=True)
+    type_vocab_size: int = _size(2, "token types", inherited=True)
     layer_norm_eps: float = setting(1e-12, "epsilon of the layer norms", internal=True)
     hidden_act: str = setting("gelu", "activation", choices=("gelu",), internal=True)
     hidden_dropout: float = _share(0.1, "dropout rate of the layers", inherited=True)
@@ -186,7 +190,7 @@ class OptimizerConfig:
     """One optimiser and its learning-rate schedule."""
 
     name: str = setting("adamw", "optimiser", choices=("sgd", "rmsprop", "adam", "adamw"))
-    learning_rate: float = _from_zero(3e-5, "peak learning rate")
+    learning_rate: float = _from_zero(3e-5, "peak learning rate", at_most=1e30)
     schedule: str = setting("linear", "course after the warm-up", choices=("constant", "linear"))
     warmup_fraction: float = _from_zero(0.1, "share of steps to warm up", at_most=1)
     weight_decay: float = _from_zero(0.01, "not of biases and LayerNorm; L2 unless adamw")
@@ -196,7 +200,7 @@ class OptimizerConfig:
     rms_decay: float = _share(0.9, "rmsprop: decay of the mean square")
     b1: float = _share(0.9, "adam, adamw: decay of the first moment")
     b2: float = _share(0.999, "adam, adamw: decay of the second moment")
-    eps: float = _from_zero(1e-8, "added to the denominator")
+    eps: float = _from_zero(1e-8, "added to the denominator", at_least=1e-30)
 
 
 MODELS = {"bert": EncoderConfig, "electra": EncoderConfig, "lstm": LstmConfig}
@@ -223,10 +227,11 @@ def make_config(
 ) -> ConfigDict:
     """Build a config from the schema's defaults, a recipe, and what one of its variants changes.
 
-    Those are "group.field" -> value. Variant "" is the recipe; an unknown one is a ValueError.
+    Those are "group.field" -> value. Variant "" is the recipe; an unknown one is an InputError.
     """
     if variant and variant not in variants:
-        raise ValueError(f"unknown variant {variant!r}: one of {', '.join(variants)}")
+        near = did_you_mean(variant, variants)
+        raise InputError(f"unknown variant {variant!r}: one of {', '.join(variants)}{near}")
     values = {
         name: placeholder(float if "dropout" in name else int) if rule.inherited else rule.default
         for name, rule in schema(model).items()
@@ -275,20 +280,21 @@ def _problems(values: Mapping[str, Any], settings: Mapping[str, Setting]) -> lis
 def validate(config: ConfigDict) -> None:
     """Raise one InputError with all the problems that can be seen before data are read."""
     values = flatten(config)
-    model = values["model.name"]
+    model = values.get("model.name")
     if model not in MODELS:
         raise InputError(f"config: model.name={model!r} is unknown, choose {', '.join(MODELS)}")
     settings = schema(model)
-    if foreign := [name for name in values if name not in settings]:
-        names = ", ".join(foreign[:3])
+    missing = {n for n, rule in settings.items() if not rule.internal} - values.keys()
+    if odd := [*(name for name in values if name not in settings), *sorted(missing)]:
         remedy = f"use --config=configs/{model}.py"
-        raise InputError(f"config: model.name={model} does not go with {names}: {remedy}")
+        raise InputError(f"config: model.name={model} and {', '.join(odd[:3])}: {remedy}")
     problems = _problems(values, settings)
     buckets = values["data.length_buckets"]
-    if not all(isinstance(bucket, int) and bucket > 0 for bucket in buckets):
+    if not all(type(bucket) is int and bucket > 0 for bucket in buckets):
         problems.append(f"data.length_buckets={buckets} must be positive whole numbers")
-    if model == "lstm" and values["optimizer.layerwise_decay"] != 1:
-        problems.append("optimizer.layerwise_decay needs an encoder; leave it at 1.0 for lstm")
+    for name, none in ("optimizer.layerwise_decay", 1.0), ("model.pretrained", ""):
+        if model == "lstm" and values[name] != none:
+            problems.append(f"{name} needs an encoder; leave it at {none!r} for lstm")
     length, positions = values["data.max_length"], values.get("model.max_position_embeddings")
     if positions and length > positions:
         problems.append(f"data.max_length={length} exceeds the model's {positions} positions")

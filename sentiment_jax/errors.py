@@ -1,5 +1,8 @@
 """How a command may end early; main.py turns each into one line and an exit code."""
 
+import difflib
+from collections.abc import Iterable
+
 
 class InputError(Exception):
     """Bad input (config, data, weights, paths): one line, exit code 2."""
@@ -27,3 +30,14 @@ class DiskFull(RunError):
 
 class Interrupted(Exception):
     """A signal asked the run to end and its state is saved: exit code 143."""
+
+
+def did_you_mean(name: str, known: Iterable[str], shown: str = "{}") -> str:
+    """Return "; did you mean X?" with the known name most like it; a last part counts twice."""
+
+    def likeness(other: str) -> float:
+        pairs = (name, other), (name.rpartition(".")[2], other.rpartition(".")[2])
+        return sum(difflib.SequenceMatcher(None, *pair).ratio() for pair in pairs)
+
+    best = max(known, key=likeness, default="")
+    return f"; did you mean {shown.replace('{}', best)}?" if best and likeness(best) > 1 else ""

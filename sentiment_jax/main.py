@@ -7,6 +7,7 @@ import errno
 import importlib
 import math
 import os
+import re
 import runpy
 import sys
 import traceback
@@ -14,10 +15,48 @@ from pathlib import Path
 from typing import Any
 
 from absl import flags, logging
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
 
-from sentiment_jax.errors import InputError, Interrupted, RunError
+from sentiment_jax.config import describe_settings, flatten, run_name, validate
+from sentiment_jax.errors import InputError, Interrupted, RunError, did_you_mean
 from sentiment_jax.runtime import launch, processes, startup, terminal
+
+
+class ConfigFile(flags.ArgumentParser):
+    """Reads --config=FILE or FILE:VARIANT; what is wrong there or in an override is one line."""
+
+    def parse(self, argument: str) -> ConfigDict:
+        """Return the config that the file makes."""
+        config = _call(argument, "get_config")
+        if not isinstance(config, ConfigDict):
+            raise InputError(f"{argument}: get_config() must return what make_config() makes")
+        known = flatten(config)
+        for given in flags.FLAGS.read_flags_from_files(sys.argv, force_gnu=False):
+            override = re.match(r"--?(?:no)?config\.([^=]*)", given)
+            if override and override[1] not in known:
+                near = did_you_mean(override[1], known, "--config.{}")
+                raise InputError(f"no setting --config.{override[1]}{near or ': see --help'}")
+        return config.lock()
+
+
+def _call(config_file: str, function: str) -> Any:
+    """Call a function of FILE or FILE:VARIANT; an InputError names the line that raised."""
+    file, _, variant = config_file.partition(":")
+    if not Path(file).is_file():
+        known = [path.stem for path in Path(file).parent.glob("*.py")]
+        raise InputError(f"no config file {file!r}{did_you_mean(Path(file).stem, known)}")
+    try:
+        recipe = runpy.run_path(file)
+        if function not in recipe:
+            raise InputError(f"{file} has no {function}(variant): configs/lstm.py shows one")
+        return recipe[function](*filter(None, [variant]))
+    except InputError:
+        raise
+    except Exception as error:
+        lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == file]
+        line = lines[-1] if lines else getattr(error, "lineno", 1)
+        raise InputError(f"{file}, line {line}: {type(error).__name__}: {error}") from error
+
 
 NEEDED = {  # mode -> flags that it can't do without, and what they name
     "train": {"config": "configs/lstm.py for example"},
@@ -27,13 +66,15 @@ NEEDED = {  # mode -> flags that it can't do without, and what they name
     "sweep": {"config": "configs/lstm.py for example", "workdir": "the sweep's directory"},
     "report": {"workdir": "the directories of runs, A,B,...", "output": "the folder to write"},
 }
-CONFIG = config_flags.DEFINE_config_file("config", None, "Config file, or FILE:VARIANT.")
+# A help text begins with the modes that read the flag, if not all do: the others refuse it.
+CONFIG = config_flags.DEFINE_config_file("config", None, "train, sweep: FILE or FILE:VARIANT.")
+flags.FLAGS["config"].parser = ConfigFile()
 WORKDIR = flags.DEFINE_string("workdir", None, "Run directory; train can name one itself.")
 MODE = flags.DEFINE_enum("mode", "train", list(NEEDED), "What to do.")
 SPLIT = flags.DEFINE_enum("split", "test", ("val", "test"), "evaluate: the split to score.")
 TEXT = flags.DEFINE_multi_string("text", [], "predict: a review; repeatable.")
 INPUT = flags.DEFINE_string("input", None, "predict: .csv, .tsv, a text per line, or -.")
-OUTPUT = flags.DEFINE_string("output", None, "export, report: folder; predict --explain: page.")
+OUTPUT = flags.DEFINE_string("output", None, "export, report, predict: folder, or a page.")
 FRESH = flags.DEFINE_bool("fresh", False, "train: start over in a used --workdir.")
 ALLOW_CHANGES = flags.DEFINE_bool("allow_changes", False, "train: resume with another config.")
 SWEEP: dict[str, flags.FlagHolder] = {
@@ -43,29 +84,51 @@ SWEEP: dict[str, flags.FlagHolder] = {
 SWEEP["procedure"] = flags.DEFINE_enum(
     "sweep_procedure", None, ("grid", "stages"), "sweep: every combination, or one axis at a time."
 )
-WORKERS = flags.DEFINE_integer("workers", 1, "sweep: processes to use.", lower_bound=1)
+WORKERS = flags.DEFINE_integer("workers", 1, "sweep: processes to use.", 1, 256)
 ONLY = flags.DEFINE_string("only", None, "sweep: i/n, every n-th run from the i-th (SLURM arrays).")
 RETRY_FAILED = flags.DEFINE_bool("retry_failed", False, "sweep: try the failed runs again.")
 EXPLAIN = flags.DEFINE_bool("explain", False, "predict: show the words that pushed the verdict.")
 WITH_TEXT = flags.DEFINE_bool("with_text", False, "report: show the text of the worst mistakes.")
 COORDINATOR = flags.DEFINE_string(
-    "coordinator", None, "Several processes: HOST:PORT of process 0, or auto (SLURM, Open MPI)."
+    "coordinator", None, "train, evaluate: HOST:PORT of process 0, or auto (SLURM, Open MPI)."
 )
-PROCESS_ID = flags.DEFINE_integer("process_id", None, "Number of this process, from 0.")
-PROCESS_COUNT = flags.DEFINE_integer("process_count", None, "How many processes there are.")
-LOST_AFTER = flags.DEFINE_integer("lost_after", 60, "Seconds until a silent process is lost.", 5)
+PROCESS_ID = flags.DEFINE_integer("process_id", None, "train, evaluate: this one's number.")
+PROCESS_COUNT = flags.DEFINE_integer("process_count", None, "train, evaluate: how many there are.")
+LOST_AFTER = flags.DEFINE_integer("lost_after", 60, "train, evaluate: until one is lost.", 5)
 
 
 def parse(arguments: list[str]) -> None:
     """Parse the command line; InputError for unknown names, bad values and stray arguments."""
     try:
         rest = flags.FLAGS(arguments)
-        if CONFIG.value is not None:
-            CONFIG.value.items()  # a file that could not be loaded says so only when touched
+    except flags.UnrecognizedFlagError as error:
+        settings = flatten(flags.FLAGS["config"].value or {})
+        known = [*flags.FLAGS, *(f"config.{name}" for name in settings)]
+        near = did_you_mean(error.flagname, known, "--{}") or ": see --config=FILE --help"
+        raise InputError(f"no flag --{error.flagname}{near}") from error
     except Exception as error:  # ml_collections raises what its parsers raise
-        raise InputError(str(error) or type(error).__name__) from error
+        choices = re.search(r"=(.*): value should be one of <(.*)>", str(error))
+        near = did_you_mean(choices[1], choices[2].split("|")) if choices else ""
+        raise InputError(f"{str(error) or type(error).__name__}{near}") from error
     if len(rest) > 1:
         raise InputError(f"stray argument {rest[1]!r}; options are written --name=value")
+
+
+def _check_flags(mode: str) -> None:
+    """Raise InputError for a flag that the mode needs and lacks, or that it would ignore."""
+    for name in flags.FLAGS:
+        text = re.sub("^<.*?>: ", "", flags.FLAGS[name].help)  # absl puts an enum's values there
+        readers = text.partition(":")[0].split(", ")
+        if flags.FLAGS[name].present and NEEDED.keys() >= {*readers} and mode not in readers:
+            modes = " and ".join(f"--mode={reader}" for reader in readers)
+            raise InputError(f"--{name} is a flag of {modes}: leave it out of --mode={mode}")
+    for name, what in NEEDED[mode].items():
+        if not flags.FLAGS[name].value:
+            raise InputError(f"--mode={mode} needs --{name}, {what}")
+    if mode == "predict" and bool(TEXT.value) == (INPUT.value is not None):
+        raise InputError("--mode=predict needs --text (repeatable) or --input=FILE, not both")
+    if mode == "predict" and OUTPUT.value is not None and not EXPLAIN.value:
+        raise InputError("--output is --explain's page; verdicts go to stdout: use > FILE")
 
 
 def dispatch() -> None:
@@ -74,18 +137,10 @@ def dispatch() -> None:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     logging.set_verbosity(logging.ERROR)
     mode, config = MODE.value, CONFIG.value
+    _check_flags(mode)
     group = launch.find_process_group(COORDINATOR.value, PROCESS_ID.value, PROCESS_COUNT.value)
-    if group is not None and mode not in ("train", "evaluate"):
-        raise InputError(f"--mode={mode} is for one process: leave --coordinator out")
     if group is not None and not launch.follow_parent():
         sys.exit(launch.run_child(group, LOST_AFTER.value))
-    for name, what in NEEDED[mode].items():
-        if flags.FLAGS[name].value is None:
-            raise InputError(f"--mode={mode} needs --{name}, {what}")
-    if mode == "predict" and bool(TEXT.value) == (INPUT.value is not None):
-        raise InputError("--mode=predict needs --text (repeatable) or --input=FILE, not both")
-    from sentiment_jax.config import run_name, validate
-
     if config is not None:
         validate(config)
     from sentiment_jax.storage.run_directory import RunDirectory
@@ -153,20 +208,14 @@ def _export(export: Any, workdir: Path, folder: Path) -> None:
 
 
 def _sweep(sweep: Any, workdir: Path) -> None:
-    if FRESH.value:
-        raise InputError(f"--fresh is for one run: delete {workdir}, or name another --workdir")
     if WORKERS.value > 1:  # each process would take three quarters of a GPU's memory
         os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", f"{0.9 / WORKERS.value:.2f}")
     config_file = config_flags.get_config_filename(flags.FLAGS["config"])
-    file, _, variant = config_file.partition(":")
-    recipe = runpy.run_path(file)
-    if "get_sweep" not in recipe:
-        raise InputError(f"{file} has no get_sweep(variant): configs/lstm.py shows one")
     given = {axis: flag.value for axis, flag in SWEEP.items() if flag.value is not None}
     sweep.sweep(
         CONFIG.value,
         workdir,
-        recipe["get_sweep"](variant) | given,
+        _call(config_file, "get_sweep") | given,
         config_file=config_file,
         overrides=config_flags.get_override_values(flags.FLAGS["config"]),
         only=ONLY.value,
@@ -184,8 +233,6 @@ def main(arguments: list[str] | None = None) -> int:
         if asked:
             print(__doc__ + flags.FLAGS.main_module_help())
             if CONFIG.value is not None:
-                from sentiment_jax.config import describe_settings
-
                 print("Settings of this config:\n" + describe_settings(CONFIG.value))
             return 0
         dispatch()
@@ -198,6 +245,9 @@ def main(arguments: list[str] | None = None) -> int:
         # From an OSError, or from whatever Orbax makes of one.
         if os.strerror(errno.ENOSPC) in str(error):
             return _fail(f"disk full: {error}; free some space, run the same command again", 1)
+        if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
+            reason = (str(error).splitlines() or ["no more to be had"])[0]
+            return _fail(f"out of memory: {reason}; lower batch_size or data.max_length", 1)
         if processes.count() == 1:
             raise
         processes.await_loss(error)

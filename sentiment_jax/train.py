@@ -135,6 +135,7 @@ def _conclude(run: loop.TrainingRun, score_test: bool) -> dict[str, Any]:
     console.print_speed(experiment.config, result["train_flops_per_second"])
     if score_test:
         console.print_scores("test", result["test"], f"trained {progress.train_seconds:,.0f} s")
+        console.warn_of_chance(run)
         print_verdicts(trained, experiment.config.example_texts)
         print(f"{'files':8} {directory.path}/result.json, curves.png, predictions.csv")
     return result

@@ -40,7 +40,7 @@ def test_every_config_is_valid_and_survives_json(module, variant, tmp_path):
 
 @pytest.mark.parametrize("module", [lstm, bert, electra])
 def test_unknown_variants_list_the_known_ones(module):
-    with pytest.raises(ValueError, match="unknown variant 'huge': one of"):
+    with pytest.raises(InputError, match="unknown variant 'huge': one of"):
         module.get_config("huge")
 
 
@@ -69,6 +69,7 @@ def test_validate_lists_all_problems_at_once():
     config.optimizer.learning_rate = float("nan")
     config.optimizer.warmup_fraction = 1.5
     config.optimizer.layerwise_decay = 0.8
+    config.model.pretrained = "google/bert_uncased_L-12_H-768_A-12"
     config.data.source = "csv"
     with pytest.raises(InputError) as error:
         validate(config)
@@ -82,6 +83,7 @@ def test_validate_lists_all_problems_at_once():
         "optimizer.learning_rate=nan",
         "optimizer.warmup_fraction=1.5 must be >= 0 and <= 1",
         "optimizer.layerwise_decay needs an encoder",
+        "model.pretrained needs an encoder; leave it at '' for lstm",
         "data.source=csv needs --config.data.path",
     ):
         assert part in str(error.value)
@@ -159,4 +161,12 @@ def test_another_models_name_is_refused():
     config = bert.get_config("tiny")
     config.model.name = "lstm"
     with pytest.raises(InputError, match="use --config=configs/lstm.py"):
+        validate(config)
+
+
+def test_a_config_without_all_settings_is_refused():
+    """Row 50: a config file of another making."""
+    config = ConfigDict(lstm.get_config().to_dict())
+    del config.data["max_length"]
+    with pytest.raises(InputError, match="model.name=lstm and data.max_length: use --config="):
         validate(config)

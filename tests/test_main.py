@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shutil
 import sys
 import time
 
@@ -39,20 +40,25 @@ def refused(monkeypatch, capsys):
     return call
 
 
+@pytest.fixture
+def nothing_starts(monkeypatch):
+    """What is not refused fails at once, instead of training."""
+    monkeypatch.setattr(main, "_start", lambda *arguments: raise_(AssertionError("it starts")))
+
+
 STARTS = [SAMPLE, "--config.cpu_devices=1"]  # in a process where JAX has its devices
 
 
 @pytest.mark.parametrize(
     ("arguments", "parts"),
     [
-        ([SAMPLE, "--config.optimzer.name=adam"], ["optimzer", "optimizer"]),
-        ([SAMPLE, "--config.optimizer.nam=adam"], ["nam", "name"]),
-        ([SAMPLE, "--workdri=x"], ["Unknown command line flag 'workdri'", "mean: workdir"]),
         ([SAMPLE, "stray"], ["stray argument 'stray'"]),
         ([SAMPLE, "--config.epochs=many"], ["many"]),
         ([SAMPLE, "--config.batch_size=1e2"], ["1e2"]),
         (["--config=configs/lstm.py:huge"], ["unknown variant 'huge'", "sample"]),
-        (["--config=configs/nothing.py"], ["configs/nothing.py"]),
+        (["--config=configs"], ["no config file 'configs'"]),
+        (["--config="], ["no config file ''"]),
+        (["--config.epochs=3"], ["no flag --config.epochs: see --config=FILE --help"]),
         ([], ["--mode=train needs --config, configs/lstm.py"]),
         ([SAMPLE, "--mode=dance"], ["dance", "train", "evaluate", "predict"]),
         ([SAMPLE, "--config.optimizer.name=adagrad"], ["adagrad", "sgd, rmsprop, adam, adamw"]),
@@ -60,6 +66,7 @@ STARTS = [SAMPLE, "--config.cpu_devices=1"]  # in a process where JAX has its de
         ([SAMPLE, "--config.data.source=web"], ["web", "tfds, folder, csv, sample"]),
         ([SAMPLE, "--config.batch_size=0", "--config.epochs=0"], ["batch_size=0", "epochs=0"]),
         (["--mode=evaluate"], ["--mode=evaluate needs --workdir"]),
+        (["--mode=evaluate", "--workdir="], ["--mode=evaluate needs --workdir"]),
         (["--mode=export", "--workdir=x"], ["--mode=export needs --output"]),
         (["--mode=sweep", "--workdir=x"], ["--mode=sweep needs --config"]),
         (["--mode=evaluate", "--workdir=/nowhere/run"], ["/nowhere/run"]),
@@ -72,13 +79,136 @@ def test_bad_command_lines(refused, arguments, parts):
         assert part in line
 
 
+@pytest.mark.parametrize(
+    ("arguments", "nearest"),
+    [
+        ([SAMPLE, "--config.learning_rate=1"], "--config.optimizer.learning_rate"),
+        ([SAMPLE, "--config.model.learning_rate=1"], "--config.optimizer.learning_rate"),
+        ([SAMPLE, "--config.optimzer.name=adam"], "--config.optimizer.name"),
+        ([SAMPLE, "--config.optimizer.nam=adam"], "--config.optimizer.name"),
+        ([SAMPLE, "--config.optimizer.seed=1"], "--config.seed"),
+        ([SAMPLE, "--config.model.hiden_size=8"], "--config.model.hidden_size"),
+        ([SAMPLE, "--config.batchsize", "8"], "--config.batch_size"),
+        ([SAMPLE, "--noconfig.shard_param"], "--config.shard_params"),
+        ([SAMPLE, "--batch_size=8"], "--config.batch_size"),
+        ([SAMPLE, "--wrokdir=x"], "--workdir"),
+        (["--config=configs/lstm.py:sampel"], "sample"),
+        (["--config=configs/lstn.py"], "lstm"),
+        (["--mode=evalute"], "evaluate"),
+        (["--mode=sweep", "--sweep_procedure=stage"], "stages"),
+    ],
+)
+def test_a_misspelt_name_is_answered_with_the_nearest(refused, arguments, nearest):
+    """Row 50."""
+    assert refused(*arguments).endswith(f"; did you mean {nearest}?")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("def get_config(:", "line 1: SyntaxError: invalid syntax"),
+        ("import os\nimport nothing_like_it\n", "line 2: ModuleNotFoundError: No module named"),
+        ("def get_config():\n    return int('x')\n", "line 2: ValueError: invalid literal"),
+        ("def get_config():\n    return {}['x']\n", "line 2: KeyError: 'x'"),
+        ("x = 1\n", "has no get_config(variant)"),
+        ("def get_config():\n    pass\n", "get_config() must return what make_config() makes"),
+    ],
+)
+def test_a_config_file_that_raises_is_named_with_its_line(refused, tmp_path, content, message):
+    """Row 50: never a squeezed traceback."""
+    (tmp_path / "mine.py").write_text(content)
+    line = refused(f"--config={tmp_path}/mine.py")
+    assert line.startswith(f"error: {tmp_path}/mine.py") and message in line
+    assert "Traceback" not in line
+
+
+RUN = "--workdir=x"
+
+
+@pytest.mark.parametrize(
+    ("mode", "arguments", "flag"),
+    [
+        ("train", [SAMPLE, "--text=good"], "text"),
+        ("train", [SAMPLE, "--sweep_optimizer=adam"], "sweep_optimizer"),
+        ("train", [SAMPLE, "--workers=1"], "workers"),
+        ("evaluate", [RUN, "--fresh"], "fresh"),
+        ("evaluate", [RUN, "--with_text"], "with_text"),
+        ("evaluate", [RUN, SAMPLE], "config"),
+        ("predict", [RUN, "--text=good", "--split=val"], "split"),
+        ("predict", [RUN, "--text=good", "--coordinator=localhost:1"], "coordinator"),
+        ("export", [RUN, "--output=y", "--explain"], "explain"),
+        ("sweep", [SAMPLE, RUN, "--nofresh"], "fresh"),
+        ("sweep", [SAMPLE, RUN, "--lost_after=9"], "lost_after"),
+        ("report", [RUN, "--output=y", "--input=z"], "input"),
+    ],
+)
+def test_a_flag_of_another_mode_is_refused(refused, nothing_starts, mode, arguments, flag):
+    """Row 52."""
+    line = refused(f"--mode={mode}", *arguments)
+    assert line.startswith(f"error: --{flag} is a flag of --mode=") and line.endswith(f"={mode}")
+
+
+def test_the_output_of_predict_is_the_page_of_explain(refused):
+    """Row 52."""
+    line = refused("--mode=predict", RUN, "--text=good", "--output=verdicts.csv")
+    assert "--output is --explain's page" in line
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        *("seed=-1", "seed=4294967296", "data.split_seed=-1", "data.split_seed=4294967296"),
+        *(f"{name}={10**11}" for name in ("data.max_length", "batch_size", "eval_batch_size")),
+        *(f"model.{name}_size={10**11}" for name in ("embedding", "hidden", "dense")),
+        *(f"{name}={10**400}" for name in ("epochs", "data.limit", "log_every")),
+        *(f"data.vocabulary_size={10**11}", "cpu_devices=1000000", "data.min_frequency=1e3"),
+        *("optimizer.learning_rate=1e39", "optimizer.eps=0", "optimizer.eps=nan"),
+        *("data.length_buckets=(64,1.5)", "data.length_buckets=True", "epochs=", "epochs=inf"),
+        *("optimizer.clip_norm=fast", "shard_params=maybe", "model.name=bert"),
+    ],
+)
+def test_values_beyond_sense_are_one_line(refused, nothing_starts, tmp_path, override):
+    """Row 49, and nothing is written."""
+    line = refused(*STARTS, f"--config.{override}", f"--workdir={tmp_path}/run")
+    assert override.split("=")[0] in line
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("names", [["a,b"], ["$x^$"], ["_b"], ["$x^$", "c"]])
+def test_a_report_of_runs_whatever_their_names(finished, tmp_path, monkeypatch, capsys, names):
+    """Row 44: a comma, and what matplotlib takes for mathematics."""
+    for name in names:
+        shutil.copytree(finished, tmp_path / name)
+    workdir = ",".join(f"{tmp_path}/{name}" for name in names)
+    command = ["main", "--mode=report", f"--workdir={workdir}", f"--output={tmp_path}/report"]
+    monkeypatch.setattr(sys, "argv", command)
+    with flagsaver.flagsaver():
+        assert main.main() == 0
+    assert (tmp_path / "report" / "confusion.png").exists()
+
+
+def test_a_report_of_a_name_that_is_not_utf8(refused, tmp_path):
+    """Row 44: a run that was renamed; training itself refuses such a name."""
+    (tmp_path / "run\udcff").mkdir()
+    line = refused("--mode=report", f"--workdir={tmp_path}/run\udcff", "--output=x")
+    assert "run\\udcff" in line and "rename it" in line
+
+
+def test_a_comma_in_one_of_several_names_is_explained(refused, tmp_path):
+    """Row 44."""
+    for name in ("a,b", "c"):
+        (tmp_path / name).mkdir()
+    line = refused("--mode=report", f"--workdir={tmp_path}/a,b,{tmp_path}/c", "--output=x")
+    assert f"no directory {tmp_path}/a:" in line and "one whose name holds a comma" in line
+
+
 def test_help_is_quick():
     start = time.perf_counter()
     done = run("--help")
     assert "--workdir" in done.stdout
     done = run("--help", SAMPLE, "--config.epochs=3")
     (line,) = [line for line in done.stdout.splitlines() if "--config.epochs" in line]
-    assert " 3 " in line and line.endswith("passes over the training reviews (>= 1)")
+    assert " 3 " in line and "passes over the training reviews (>= 1 and <= " in line
     assert time.perf_counter() - start < 20  # 2.5 s on an idle machine
 
 
@@ -151,6 +281,16 @@ def test_a_disk_that_fills_up_in_the_middle_of_a_write(monkeypatch, capsys, erro
     assert line.startswith("error: disk full: ") and line.count("\n") == 1
     with pytest.raises(OSError, match="broken"):  # not mistaken for one
         main.main(["main"])
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("RESOURCE_EXHAUSTED: 9 GiB\nat")])
+def test_too_little_memory_is_one_line(monkeypatch, capsys, error):
+    """Row 49: sizes that are allowed and still too much for this machine."""
+    monkeypatch.setattr(main, "parse", lambda arguments: None)
+    monkeypatch.setattr(main, "dispatch", lambda: raise_(error))
+    assert main.main(["main"]) == 1
+    line = capsys.readouterr().err
+    assert line.startswith("error: out of memory: ") and line.count("\n") == 1
 
 
 def test_starts_again_with_malloc_tuned_once(monkeypatch):

@@ -23,15 +23,17 @@ def panels(path: Path, width: float | int, height: float | int, **grid: Any) -> 
     `grid` holds options of `Figure.subplots`. A reader of `path` sees a whole file; equal pictures
     are equal bytes.
     """
+    from matplotlib import rc_context
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    yield figure.subplots(squeeze=False, **grid)
     temporary = path.with_name(f".{path.name}")
-    # Without the metadata, the file would name the version of matplotlib.
-    figure.savefig(temporary, dpi=120, format="png", metadata={"Software": None})
+    with rc_context({"text.parse_math": False}):  # a run's name may hold dollar signs
+        figure = Figure(figsize=(width, height), layout="constrained")
+        FigureCanvasAgg(figure)
+        yield figure.subplots(squeeze=False, **grid)
+        # Without the metadata, the file would name the version of matplotlib.
+        figure.savefig(temporary, dpi=120, format="png", metadata={"Software": None})
     temporary.replace(path)
 
 
@@ -65,7 +67,8 @@ def calibration(bins: Mapping[str, tuple[Any, ...]], path: Path) -> None:
     with panels(path, 5.2, 4.6) as ((axes,),):
         axes.plot([0, 1], [0, 1], color="0.6", linestyle="--", linewidth=1)
         for index, (name, (means, shares, error)) in enumerate(bins.items()):
-            label = f"{name} (calibration error {error:.3f})"
+            # Matplotlib leaves labels that begin with an underscore out of the legend.
+            label = f"{name.lstrip('_')} (calibration error {error:.3f})"
             axes.plot(means, shares, label=label, **_style(index))
         axes.set(xlabel="p(positive) that the model gave", ylabel="share of positive reviews")
         axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), aspect="equal")
@@ -89,7 +92,7 @@ def accuracy_by_length(
                 linestyle="--" if truncated else "-",
                 markerfacecolor="white" if truncated else style["color"],
                 capsize=2,
-                label=f"{name}, {'truncated' if truncated else 'whole'}",
+                label=f"{name.lstrip('_')}, {'truncated' if truncated else 'whole'}",
             )
         bounds = zip(edges[:-1], edges[1:], strict=True)
         axes.set_xticks(range(len(edges) - 1), [f"{low}–{high - 1}" for low, high in bounds])

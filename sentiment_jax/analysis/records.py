@@ -101,7 +101,10 @@ def collect(directories: Sequence[Path]) -> list[Group]:
 def _find(directory: Path) -> list[Path]:
     """Return a directory that is a sweep or a run, or those right under it."""
     if not directory.is_dir():
-        raise InputError(f"no directory {directory}: --workdir names sweeps and runs, A,B,...")
+        remedy = "--workdir names sweeps and runs, A,B,..., or one whose name holds a comma"
+        raise InputError(f"no directory {directory}: {remedy}")
+    if re.search("[\ud800-\udfff]", str(directory.resolve())):
+        raise InputError(f"{directory!a}: a name that is not UTF-8 can't be printed; rename it")
     if (directory / FINAL).is_dir() and not (directory / PLAN_FILE).exists():
         raise InputError(
             f"{directory} is a sweep without its {PLAN_FILE}: run the sweep's command "

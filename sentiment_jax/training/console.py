@@ -1,13 +1,50 @@
 """What a training run prints."""
 
+import functools
+import math
+import sys
 from typing import Any
 
 import jax
+import numpy as np
 from ml_collections import ConfigDict
 
 from sentiment_jax.runtime import processes
 from sentiment_jax.training import flops
+from sentiment_jax.training.experiment import Experiment
 from sentiment_jax.training.loop import TrainingRun
+
+
+@functools.cache  # once in a process: the trials of a sweep share their reviews
+def _warn(message: str) -> None:
+    if processes.is_main():
+        print(f"warning: {message}", file=sys.stderr)
+
+
+def _warn_of_data(experiment: Experiment) -> None:
+    """Say what in the reviews would make the scores worthless, with the figures."""
+    statistics, size = experiment.statistics, experiment.tokenizer.get_vocab_size()
+    if both := statistics["contradictory"]:
+        _warn(f"{both:,} texts have both labels: nothing can be learned from them")
+    for split in ("val", "test"):
+        shared, total = statistics["shared"][f"train_{split}"], len(experiment.encoded[split])
+        if shared > total / 100:  # IMDB's test set: 0.4 %
+            _warn(f"{shared:,} of {total:,} {split} reviews are in train too: their score misleads")
+    unknown = experiment.tokenizer.token_to_id("[UNK]")
+    share = np.mean(experiment.encoded["train"].token_ids == unknown)
+    if size < 50 or share > 0.5:
+        _warn(f"{share:.0%} of the training tokens are unknown, the vocabulary has {size:,} words")
+
+
+def warn_of_chance(run: TrainingRun) -> None:
+    """Say that the best validation accuracy is a guess's, or the loss ten times one's."""
+    counts, best = run.experiment.statistics["counts"]["val"].values(), run.progress.best or {}
+    guess, accuracy, loss = max(counts) / sum(counts), best["accuracy"], best["loss"]
+    if accuracy <= guess or loss > 10 * math.log(2):
+        _warn(
+            f"{run.directory.path} is no better than guessing: validation accuracy {accuracy:.4f} "
+            f"(the larger class: {guess:.4f}), loss {loss:.4g} (log 2: {math.log(2):.4f})"
+        )
 
 
 def describe_run(run: TrainingRun, load_report: Any) -> None:
@@ -36,6 +73,7 @@ def describe_run(run: TrainingRun, load_report: Any) -> None:
     step, total = run.progress.step, run.total_steps
     standing = f"resuming at step {step:,} of {total:,}" if step else f"{total:,} steps"
     print(f"{'run':8} {run.directory.path}, {config.epochs} epochs, {standing}", flush=True)
+    _warn_of_data(experiment)
 
 
 def print_speed(config: ConfigDict, rate: int) -> None:
