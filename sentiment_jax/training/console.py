@@ -32,7 +32,7 @@ def describe_run(run: TrainingRun, load_report: Any) -> None:
         for kind, names in (("new", load_report.new), ("unused", load_report.unused)):
             print(f"{'':8} {len(names)} {kind}: {', '.join(names) or 'none'}")
         if size < (known := config.model.vocab_size):
-            terminal.warn(f"the tokenizer has {size:,} token types, the weights {known:,}")
+            terminal.warn(f"the tokenizer has {size:,} of the weights' {known:,} token types")
     together = f" in {processes.count()} processes" if processes.count() > 1 else ""
     print(f"{'device':8} {jax.device_count()} x {kind}{together}, jax {jax.__version__}")
     step, total = run.progress.step, run.total_steps
