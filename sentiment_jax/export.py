@@ -1,6 +1,7 @@
 """Export parameters as a Hugging Face folder that PyTorch's sequence classifiers open."""
 
 import json
+import shutil
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -49,7 +50,8 @@ def export_pretrained(
         save_file(tensors, partial / "model.safetensors", metadata={"format": "pt"})
         _write_json(partial / "config.json", settings)
         _export_tokenizer(partial, config.max_position_embeddings, tokenizer)
-        partial.chmod(0o755)
+        # safetensors makes a file for the user alone; this one has the mode of the others
+        shutil.copymode(partial / "config.json", partial / "model.safetensors")
         partial.rename(folder)
 
 

@@ -11,7 +11,7 @@ import safetensors
 import tokenizers
 import transformers
 
-from sentiment_jax import export
+from sentiment_jax import export, train
 from sentiment_jax.errors import InputError
 from sentiment_jax.huggingface import weights
 
@@ -101,6 +101,21 @@ def test_a_folder_with_other_files_is_refused(tmp_path, tokenizer):
     (tmp_path / "empty").mkdir()
     export.export_pretrained(tmp_path / "empty", model.config, params, tokenizer)
     assert (tmp_path / "empty/model.safetensors").exists()
+
+
+def test_what_is_written_has_the_mode_that_the_umask_says(tmp_path, tokenizer, make_small):
+    """Row 48: an export, a run directory and encoded reviews, for colleagues to read or not."""
+    model, params = golden.load("bert")
+    config = make_small()
+    config.epochs, config.data.cache = 1, str(tmp_path / "cache")
+    before = os.umask(0o027)
+    try:
+        export.export_pretrained(tmp_path / "out", model.config, params, tokenizer)
+        train.train(config, tmp_path / "run")
+    finally:
+        os.umask(before)
+    for path in tmp_path.rglob("*"):
+        assert oct(path.stat().st_mode & 0o777) == oct(0o750 if path.is_dir() else 0o640), path
 
 
 def test_an_export_that_fails_leaves_nothing(tmp_path, tokenizer, monkeypatch):

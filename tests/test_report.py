@@ -129,6 +129,22 @@ def test_no_review_is_quoted_unasked(swept, reported, tmp_path):
     assert counts[tmp_path] > 0
 
 
+def test_a_quoted_text_is_shown_not_run(swept, tmp_path, monkeypatch):
+    """Row 58: no tag in the page, no formula in a table, no character that turns a line around."""
+    text, read = '=1+1 <script>alert("x")</script> | `a` \u202e\x1b[2J', report.read_texts
+    monkeypatch.setattr(report, "read_texts", lambda trial: dict.fromkeys(read(trial), text))
+    report.report([swept.directory], tmp_path, with_text=True)
+    pages = {kind: (tmp_path / f"report.{kind}").read_text() for kind in ("md", "html")}
+    rows = read_table(tmp_path / "small-mistakes.csv")
+    assert rows and {row["text"] for row in rows} == {
+        r"""'=1+1 <script>alert("x")</script> | `a` \u202e\x1b[2J"""
+    }
+    for page in pages.values():
+        assert "=1+1 &lt;script&gt;alert" in page and "<script" not in page
+        assert "\u202e" not in page and "\x1b" not in page
+    assert r"&lt;/script&gt; \| \`a\` " in pages["md"]
+
+
 def test_the_same_runs_give_the_same_bytes(swept, reported, tmp_path):
     report.report([swept.directory], tmp_path)
     for path in reported.iterdir():

@@ -1,10 +1,14 @@
 """The templates of reports and explanations, and the format of a table's columns."""
 
 import base64
+import html
+import re
 from pathlib import Path
 from typing import Any
 
 import jinja2
+
+from sentiment_jax.runtime.terminal import visible
 
 # The format of a column of numbers by its heading, or the heading's last word; others are text.
 FORMATS = {
@@ -28,6 +32,11 @@ def cell(value: Any, name: str) -> str:
     return value if isinstance(value, str) else format(value, column_format(name))
 
 
+def markdown(text: str) -> str:
+    """Return a text as Markdown that shows it: no tag, link, code or end of a table's cell."""
+    return re.sub(r"([\\`|\[\]])", r"\\\1", html.escape(" ".join(text.split("\n")), quote=False))
+
+
 TEMPLATES = jinja2.Environment(
     loader=jinja2.FileSystemLoader(Path(__file__).parent),
     autoescape=jinja2.select_autoescape(["html.j2"]),
@@ -35,8 +44,9 @@ TEMPLATES = jinja2.Environment(
     trim_blocks=True,
     lstrip_blocks=True,
     keep_trailing_newline=True,
+    finalize=lambda value: type(value)(visible(value)) if isinstance(value, str) else value,
 )
-TEMPLATES.filters |= {"column_format": column_format, "cell": cell}
+TEMPLATES.filters |= {"column_format": column_format, "cell": cell, "markdown": markdown}
 TEMPLATES.filters["base64"] = lambda path: base64.b64encode(path.read_bytes()).decode()
 
 

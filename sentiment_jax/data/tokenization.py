@@ -93,9 +93,13 @@ def _from_vocabulary(folder: Path) -> Tokenizer:
         if file.exists():
             settings = json.loads(file.read_text("utf-8"))
         file = folder / "vocab.txt"
-        tokens = file.read_text("utf-8").split("\n")
+        tokens = file.read_text("utf-8").rstrip("\r\n").split("\n")
+        vocabulary: dict[str, int] = {}
+        for i, token in enumerate(tokens):
+            if not token.strip() or vocabulary.setdefault(token.rstrip("\r"), i) != i:
+                raise ValueError(f"line {i + 1} is blank or repeats another one")
         return _make_wordpiece(
-            {token.rstrip("\r"): i for i, token in enumerate(tokens) if token.strip()},
+            vocabulary,
             lowercase=settings.get("do_lower_case", True),
             strip_accents=settings.get("strip_accents"),
             handle_chinese_chars=settings.get("tokenize_chinese_chars", True),

@@ -5,6 +5,7 @@ Only this file and export.py know Hugging Face's names; both use the tables belo
 
 import dataclasses
 import json
+import math
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -52,8 +53,9 @@ FREE_FIELDS = ("hidden_dropout", "attention_dropout", "classifier_dropout", "ini
 
 @dataclasses.dataclass(frozen=True)
 class LoadReport:
-    """Sorted names of tensors, ours where loaded or new, the source's where unused."""
+    """What was read, and sorted names of tensors: ours, or the source's where unused."""
 
+    files: str
     loaded: tuple[str, ...]
     new: tuple[str, ...]
     unused: tuple[str, ...]
@@ -143,8 +145,9 @@ def read_encoder_config(folder: Path, name: str) -> EncoderConfig:
         if (value := values.get(theirs)) is None:
             continue
         kind = type(getattr(EncoderConfig, ours) or 0.0)
-        if not isinstance(value, (int, float) if kind is float else kind):
-            raise InputError(f"{path}: {ours} can't be {value!r}: download it again")
+        infinite = isinstance(value, float) and not math.isfinite(value)  # json reads NaN
+        if infinite or not isinstance(value, (int, float) if kind is float else kind):
+            raise InputError(f"{path}: {theirs} can't be {value!r}: download it again")
         known[ours] = kind(value)
     try:
         return EncoderConfig(**{"embedding_size": known.get("hidden_size", 768), **known})
@@ -187,7 +190,8 @@ def load_pretrained(
     A head that the source lacks keeps its fresh parameters. All are float32, shaped as `params`.
     An InputError lists tensors that are missing, misshapen, not finite floats or unexplained.
     """
-    path = folder / choose_weights([path.name for path in folder.iterdir()], str(folder))
+    names = [path.name for path in folder.iterdir()]
+    path = folder / choose_weights(names, str(folder))
     stored = _read(path)
     source: dict[str, str] = {}  # PyTorch's spelling without the root -> the stored name
     for name in stored:
@@ -218,5 +222,7 @@ def load_pretrained(
         lists = "; ".join(f"{what}: {_shorten(names)}" for what, names in faults.items() if names)
         raise InputError(f"{path} does not fit the model, use the folder it belongs to: {lists}")
     new = sorted(name for theirs, name in ours.items() if theirs.startswith(lacking))
-    report = LoadReport(tuple(sorted(ours[name] for name in loaded)), tuple(new), tuple(unused))
+    files = ", not from ".join(name for name in WEIGHT_FILES if name in names)
+    read = sorted(ours[name] for name in loaded)
+    report = LoadReport(files, tuple(read), tuple(new), tuple(unused))
     return jax.tree.map(jnp.asarray, filled), report

@@ -1,5 +1,8 @@
 """Where arrays live: one mesh with a data axis; batches split along it, parameters copied."""
 
+import functools
+import logging.handlers
+import sys
 from typing import Any
 
 import jax
@@ -9,12 +12,41 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from sentiment_jax.errors import InputError
-from sentiment_jax.runtime import processes
+from sentiment_jax.runtime import processes, terminal
+
+
+@functools.cache
+def find_devices() -> list[Any]:
+    """Start JAX and return its devices, saying in one line what JAX has to say about a GPU.
+
+    InputError: JAX_PLATFORMS asks for a device that is not there, or a GPU that is there fails.
+    """
+    asked = jax.config.jax_platforms  # type: ignore[attr-defined]
+    reports = logging.handlers.BufferingHandler(100)
+    logging.root.addHandler(reports)  # without a handler, a traceback goes to stderr
+    found, said = [], []
+    try:
+        found = jax.devices()
+    except (AssertionError, RuntimeError) as error:  # an assertion without a word, if none is found
+        said.append(str(error))
+    logging.root.removeHandler(reports)
+    said += [str(r.exc_info[1] if r.exc_info else r.getMessage()) for r in reports.buffer]
+    reason = " ".join(" ".join(said).split())
+    if not found:
+        problem = f"JAX_PLATFORMS={asked}, but there is no such device" if asked else "no device"
+        raise InputError(f"{problem}: {reason or 'none is found'}; JAX_PLATFORMS=cpu uses the CPU")
+    if found[0].platform == "cpu" and any("jax_plugins.xla_cuda" in name for name in sys.modules):
+        reason = (
+            f"CUDA is installed, but no GPU was found ({reason or 'no driver'}): running on the CPU"
+        )
+    if reason and asked != "cpu":
+        terminal.warn(reason)
+    return found
 
 
 def data_mesh() -> Mesh:
     """Return all devices in one row, its axis named "data"."""
-    return Mesh(np.array(jax.devices()), ("data",))
+    return Mesh(np.array(find_devices()), ("data",))
 
 
 _any = jax.jit(jnp.any)  # of a whole array gives a copy on every device
@@ -84,7 +116,7 @@ def fetch(array: jax.Array) -> np.ndarray:
 
 def check_batch_size(name: str, batch_size: int) -> None:
     """Raise an InputError with the nearest sizes that work, if devices cannot share a batch."""
-    count = jax.device_count()
+    count = len(find_devices())
     if batch_size % count:
         below = batch_size - batch_size % count
         nearest = f"{below} or {below + count}" if below else str(count)

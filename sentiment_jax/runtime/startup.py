@@ -1,8 +1,17 @@
 """What must be set before JAX starts. Each is for speed, and says how it is switched off."""
 
+import contextlib
+import glob
+import logging
 import os
+import re
 import sys
+import tempfile
+import warnings
 from pathlib import Path
+from typing import Any
+
+from sentiment_jax.runtime import terminal
 
 # Huge pages; blocks below 128 MiB are kept when they are freed, in one heap for all threads.
 TUNABLES = (
@@ -47,7 +56,38 @@ def use_compilation_cache() -> None:
     """Keep all compiled programs between runs, unless JAX_ENABLE_COMPILATION_CACHE is false."""
     import jax
 
-    if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
-        root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        jax.config.update("jax_compilation_cache_dir", str(root / "sentiment_jax" / "xla"))
+    cache = find_cache()
+    if cache and not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+        jax.config.update("jax_compilation_cache_dir", str(cache / "xla"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+    show = warnings.showwarning
+
+    def repair(message: Warning | str, *details: Any) -> None:
+        # JAX never replaces an entry that it can't read, and warns of it in every run.
+        found = re.match(r"Error \w+ persistent compilation cache entry for '(.+?)'", str(message))
+        if found is None:
+            return show(message, *details)
+        folder = Path(jax.config.jax_compilation_cache_dir)  # type: ignore[attr-defined]
+        for entry in folder.glob(f"{glob.escape(found[1])}-*"):
+            with contextlib.suppress(OSError):
+                entry.unlink()
+        terminal.warn(f"{folder} is damaged, or can't be written: programs are compiled anew")
+
+    warnings.showwarning = repair  # type: ignore[assignment]
+
+
+def find_cache() -> Path | None:
+    """Return our folder in the user's cache, or None, and say so, if it can't be written."""
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it copes, but warns in every run
+    if os.path.expanduser("~") == "~":  # neither HOME nor an entry for this user's number
+        os.environ["HOME"] = "/"
+    try:
+        root = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+        for folder in (root / "sentiment_jax", root / "sentiment_jax" / "xla"):
+            folder.mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=folder).close()
+        return root / "sentiment_jax"
+    except OSError as error:
+        problem = f"cannot write to {root} ({error.strerror}): nothing is cached"
+        terminal.warn(f"{problem}; set XDG_CACHE_HOME to a folder of yours")
+        return None

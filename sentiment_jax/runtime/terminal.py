@@ -1,6 +1,8 @@
 """What a person sees: progress bars with an ETA, and output that can't break a run."""
 
+import functools
 import os
+import re
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -8,6 +10,16 @@ from typing import Any
 from tqdm import tqdm
 
 from sentiment_jax.runtime import processes
+
+# Control characters (ESC begins a terminal's commands), and those that turn the direction of text.
+UNSEEN = "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]"
+# How progress bars begin, and the colours of explain.py.
+OURS = r"\A(\r|\x1b\[A)|\x1b\[(0|2|38;5;231;48;5;\d+)m"
+
+
+def visible(text: str, but: str = r"\Z") -> str:
+    """Escape what a terminal or page obeys instead of showing it, except what `but` matches."""
+    return re.sub(f"(?!{but}){UNSEEN}", lambda found: ascii(found[0])[1:-1], text)
 
 
 class Unbreakable:
@@ -19,7 +31,7 @@ class Unbreakable:
 
     def write(self, text: str) -> int:
         """Write text; messages at once, results when the buffer is full."""
-        self._try(self._stream.write, text)
+        self._try(self._stream.write, visible(text, but=OURS))
         if not self.strict:
             self.flush()
         return len(text)
@@ -48,6 +60,13 @@ def protect_output() -> None:
         stream = getattr(sys, name) or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
         stream.reconfigure(errors="replace")
         setattr(sys, name, Unbreakable(stream))
+
+
+@functools.cache
+def warn(text: str) -> None:
+    """Write one line to stderr, once, from the main process alone."""
+    if processes.is_main():
+        print(f"warning: {text}", file=sys.stderr)
 
 
 def progress_bar(total: int, description: str, *, initial: int = 0, unit: str = "step") -> tqdm:

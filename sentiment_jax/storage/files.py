@@ -15,6 +15,7 @@ from typing import Any
 
 from sentiment_jax.errors import InputError
 from sentiment_jax.runtime import processes
+from sentiment_jax.runtime.terminal import visible
 
 SEAL = "sha256"
 
@@ -81,10 +82,17 @@ def check_checksum(path: Path, register: Mapping[str, Any], remedy: str) -> None
         raise InputError(f"cannot read {path}: {error.strerror}: {remedy}") from error
 
 
+def spreadsheet_cell(value: Any) -> Any:
+    """Return a value as a table shows it: a spreadsheet would run a text that starts like these."""
+    if not isinstance(value, str):
+        return value
+    return ("'" if value.startswith(("=", "+", "-", "@", "\t", "\r")) else "") + visible(value)
+
+
 def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     """Write a table atomically."""
     text = io.StringIO(newline="")
     table = csv.writer(text, lineterminator="\n")
     table.writerow(header)
-    table.writerows(rows)
+    table.writerows(map(spreadsheet_cell, row) for row in rows)
     write_atomically(path, text.getvalue())

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from sentiment_jax.runtime import processes
+from sentiment_jax.runtime import processes, terminal
 from sentiment_jax.training import flops
 from sentiment_jax.training.experiment import Experiment
 from sentiment_jax.training.loop import TrainingRun
@@ -65,9 +65,11 @@ def describe_run(run: TrainingRun, load_report: Any) -> None:
     size = experiment.tokenizer.get_vocab_size()
     print(f"{'model':8} {config.model.name}, {run.parameters:,} parameters, {size:,} token types")
     if load_report is not None:
-        print(f"{'weights':8} {len(load_report.loaded)} loaded")
+        print(f"{'weights':8} {len(load_report.loaded)} loaded from {load_report.files}")
         for kind, names in (("new", load_report.new), ("unused", load_report.unused)):
             print(f"{'':8} {len(names)} {kind}: {', '.join(names) or 'none'}")
+        if size < (known := config.model.vocab_size):
+            terminal.warn(f"the tokenizer has {size:,} of the weights' {known:,} token types")
     together = f" in {processes.count()} processes" if processes.count() > 1 else ""
     print(f"{'device':8} {jax.device_count()} x {kind}{together}, jax {jax.__version__}")
     step, total = run.progress.step, run.total_steps

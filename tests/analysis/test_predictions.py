@@ -98,17 +98,28 @@ def write(kind, call, **values):
 def test_blocks():
     rows = [["x<y", 1.005], [None, 2]]
     frame = pandas.DataFrame(rows, columns=["a|b", "test loss"], dtype=object)
-    lines = "| a\\|b | test loss |\n| --- | ---: |\n| x<y | 1.0050 |\n| – | 2.0000 |\n\n"
+    lines = "| a\\|b | test loss |\n| --- | ---: |\n| x&lt;y | 1.0050 |\n| – | 2.0000 |\n\n"
     assert write("md", "{{ write.table(frame) }}", frame=frame) == lines
     html = write("html", "{{ write.table(frame) }}", frame=frame)
     assert '<td class="name">x&lt;y</td>' in html and '<td class="number">1.0050</td>' in html
     heading = '{{ write.heading(2, "H & M") }}'
-    assert write("md", heading) == "## H & M\n\n"
+    assert write("md", heading) == "## H &amp; M\n\n"
     assert write("html", heading) == "<h2>H &amp; M</h2>\n"
     fold = '{% call write.fold("more") %}{{ write.text("a < b") }}{% endcall %}'
     assert write("md", fold) == ""
     html = "<details><summary>more</summary>\n<p>a &lt; b</p>\n</details>\n"
     assert write("html", fold) == html
+
+
+def test_texts_are_shown_not_obeyed():
+    """Row 58: tags, links, code, a cell's end, and characters that turn a text's direction."""
+    frame = pandas.DataFrame([["<b>`![x](http://y)`\\|\nz\u202e\x1b[2J"]], columns=["text"])
+    cell = write("md", "{{ write.table(frame) }}", frame=frame).splitlines()[2]
+    assert cell == r"| &lt;b&gt;\`!\[x\](http://y)\`\\\| z\u202e\x1b\[2J |"
+    html = write("html", "{{ write.table(frame) }}", frame=frame)
+    assert "<b>" not in html and "\u202e" not in html and r"z\u202e\x1b[2J" in html
+    command = write("md", "{{ write.command(text) }}", text="a\n```\n<script>")
+    assert command == "```bash\na ``` <script>\n```\n\n"
 
 
 def test_a_picture_names_what_it_shows(tmp_path):

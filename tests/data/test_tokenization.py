@@ -115,6 +115,8 @@ def test_cased_vocabulary(tmp_path):
         ("vocab.txt", "[PAD]\n[UNK]\n[CLS]\n[SEP]\n的\n"),
         ("vocab.txt", "[PAD]\n[UNK]\ngood\nbad\n"),
         ("vocab.txt", "[PAD]\n[CLS]\n[SEP]\ngood\nbad\n"),
+        ("vocab.txt", "[PAD]\n[UNK]\n[CLS]\n[SEP]\n\ngood\n"),  # row 47: ids 4 and 5, or 5 and 6?
+        ("vocab.txt", "[PAD]\n[UNK]\n[CLS]\n[SEP]\ngood\ngood\n"),
     ],
 )
 def test_damaged_or_useless_tokenizers_are_refused(tmp_path, name, content):

@@ -1,6 +1,7 @@
 """Hugging Face folders that must not load: each fault is named (rows 17, 19 and 20)."""
 
 import json
+import math
 
 import golden
 import numpy as np
@@ -127,6 +128,8 @@ def test_a_bit_flip_in_the_layout_never_loads_silently(folder):
         ({"position_embedding_type": "relative_key"}, "'relative_key' is unknown"),
         ({"hidden_act": "gelu_new"}, "config.json: model.hidden_act='gelu_new' is unknown"),
         ({"hidden_size": "24"}, "hidden_size can't be '24'"),
+        ({"initializer_range": math.nan}, "initializer_range can't be nan"),  # row 47
+        ({"hidden_dropout_prob": math.inf}, "hidden_dropout_prob can't be inf"),
         ({"num_attention_heads": 5}, "config.json: model.hidden_size=24 is not divisible"),
     ],
 )

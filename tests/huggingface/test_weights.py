@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from pathlib import Path
 
 import golden
@@ -9,9 +10,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import runs
 from flax import serialization, traverse_util
 from safetensors.numpy import load_file
 
+from configs import bert
+from sentiment_jax import train
 from sentiment_jax.huggingface import weights
 from sentiment_jax.models import classifiers
 
@@ -121,9 +125,28 @@ def test_flax_pretraining_heads_are_unused_too(folder):
 
 def test_flax_weights_are_preferred(folder):
     both = folder("flax_bert")
-    expected, _ = golden.load_report(both)
+    expected, report = golden.load_report(both)
+    assert report.files == "flax_model.msgpack"
     (both / "model.safetensors").write_bytes(b"not looked at")
-    assert_trees_equal(golden.load_report(both)[0], expected)
+    params, report = golden.load_report(both)
+    assert_trees_equal(params, expected)
+    assert report.files == "flax_model.msgpack, not from model.safetensors"  # row 47: it is said
+
+
+def test_a_training_names_its_weights_and_a_smaller_tokenizer(folder, tmp_path, capsys):
+    """Row 47: which of two files was read, and that a table has rows that no token uses."""
+    source = folder("flax_bert")
+    (source / "model.safetensors").write_bytes(b"not looked at")
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "this", "is", "a", "good", "movie"]
+    (source / "vocab.txt").write_text("\n".join(words) + "\n")
+    small = {name: value for name, value in runs.SMALL.items() if "model" not in name}
+    limits = {"data.max_length": 12, "data.source": "sample", "model.pretrained": str(source)}
+    config = bert.get_config()
+    config.update_from_flattened_dict(small | runs.ONE_SHAPE | limits | {"epochs": 1})
+    train.train(config, tmp_path / "run")
+    said = capsys.readouterr()
+    assert re.search(r"\d+ loaded from flax_model.msgpack, not from model.safetensors\n", said.out)
+    assert said.err == "warning: the tokenizer has 9 of the weights' 61 token types\n"
 
 
 def test_config_values_are_read(folder):

@@ -116,6 +116,49 @@ def test_a_split_run_goes_on_whole_on_one_device(folder, tmp_path):
     assert_rounding_apart(tmp_path / "one", tmp_path / "split", runs.STEPS * 3 // 2)
 
 
+PLUGIN = """
+def initialize():
+    try:
+        raise OSError("libcuda.so.1 is missing")
+    except OSError as error:
+        raise RuntimeError("Unable to load CUDA.\\nIs it installed?") from error
+"""
+
+
+@pytest.mark.parametrize(
+    ("platforms", "code", "message"),
+    [
+        (
+            "",
+            0,
+            "warning: CUDA is installed, but no GPU was found (Unable to load CUDA. Is it "
+            "installed?): running on the CPU\n",
+        ),
+        ("cpu", 0, ""),
+        ("cuda", 2, "error: JAX_PLATFORMS=cuda, but there is no such device: Unable to load CUDA"),
+        ("abacus", 2, "error: JAX_PLATFORMS=abacus, but there is no such device: Unable to init"),
+    ],
+)
+def test_cuda_without_a_gpu_is_one_line(plain, tmp_path, platforms, code, message):
+    """Row 46: JAX logs a traceback and takes the CPU, or raises an assertion without a word."""
+    plugin = tmp_path / "jax_plugins" / "xla_cuda_of_this_test"
+    plugin.mkdir(parents=True)
+    (plugin / "__init__.py").write_text(PLUGIN)
+    done = subprocess.run(
+        [sys.executable, "-m", "sentiment_jax.main", "--mode=predict", f"--workdir={plain}"]
+        + ["--text=A fine film."],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(tmp_path), "JAX_PLATFORMS": platforms},
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+    assert done.returncode == code, done.stderr
+    assert done.stderr == message if code == 0 else done.stderr.startswith(message)
+    assert done.stderr.count("\n") == bool(message)
+    assert bool(done.stdout) == (code == 0)
+
+
 WIDE = "--xla_cpu_prefer_vector_width=512"
 
 
@@ -147,7 +190,7 @@ def test_the_longest_axis_that_fits_is_split(shape, axis):
     ("size", "nearest"), [(6, "use 4 or 8"), (3, "use 4"), (1, "use 4"), (9, "use 8 or 12")]
 )
 def test_a_batch_that_devices_cannot_share(monkeypatch, size, nearest):
-    monkeypatch.setattr(jax, "device_count", lambda: 4)
+    monkeypatch.setattr(devices, "find_devices", lambda: [None] * 4)
     devices.check_batch_size("batch_size", 8)
     with pytest.raises(InputError, match=f"batch_size={size} does not divide .* 4 .*{nearest}$"):
         devices.check_batch_size("batch_size", size)

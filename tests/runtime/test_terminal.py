@@ -1,6 +1,7 @@
 """Messages can't break a run: dead pipes, closed descriptors, ASCII streams, a full disk."""
 
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -10,6 +11,7 @@ import pytest
 import runs
 from commands import MAIN, ROOT, SAMPLE, start
 
+from sentiment_jax.runtime.terminal import OURS, UNSEEN
 from sentiment_jax.storage.checkpoints import steps_in
 
 TRAIN = [SAMPLE, *runs.small_flags(epochs=1)]
@@ -56,6 +58,21 @@ def test_predictions_end_quietly_with_their_reader_but_not_on_a_full_disk(plain,
     done = shell(command, " > /dev/full", tmp_path)
     assert done.returncode == 1
     assert done.stderr.startswith("error: disk full") and done.stderr.count("\n") == 1
+
+
+def test_texts_give_a_terminal_no_commands(plain, tmp_path):
+    """Row 58: ESC sequences, and characters that turn the direction of what follows."""
+    text = "--text=good \x1b[2J\x1b]0;title\x07 \u202etxet\u2066 \x1b[8mhidden\r\x9b31m"
+    for options in ([], ["--explain", f"--output={tmp_path}/page.html"]):
+        command = ["--mode=predict", f"--workdir={plain}", text, *options]
+        done = shell(command, "", tmp_path, FORCE_COLOR="1")
+        assert done.returncode == 0, done.stderr
+        assert not re.search(f"(?!{OURS}){UNSEEN}", done.stdout), done.stdout
+        for escape in (r"\x1b", r"\x07", r"\u202e", r"\u2066", r"\x9b"):
+            assert escape in done.stdout, escape
+        assert ("\x1b[0m" in done.stdout) == bool(options)  # the colours are ours
+    page = (tmp_path / "page.html").read_text()
+    assert not re.search(UNSEEN, page) and r"\u202e" in page
 
 
 def test_ctrl_c_that_ends_the_reader_as_well_saves(tmp_path):

@@ -8,7 +8,7 @@ import pytest
 
 from sentiment_jax.data.encoding import Encoded
 from sentiment_jax.errors import InputError
-from sentiment_jax.storage.files import read_json, write_json
+from sentiment_jax.storage.files import read_json, write_csv, write_json
 from sentiment_jax.storage.metrics_log import MetricsLog
 from sentiment_jax.storage.run_directory import RunDirectory, lock_run, prepare_workdir
 
@@ -108,6 +108,16 @@ def test_predictions_follow_the_contract(tmp_path):
             ["c", "2", "2", "0"],
         ]
     assert len(read_json(directory.env)) == 4
+
+
+def test_a_spreadsheet_runs_no_text(tmp_path):
+    """Row 58: cells that start as formulas get a quote, control characters become visible."""
+    cells = ["=1+1", "+1", "-1", "@a", "\t=1", "\r=1", "a=1", "\u202e\x1b", -1, 0.5, None]
+    write_csv(tmp_path / "a.csv", ["cell"], [[cell] for cell in cells])
+    with (tmp_path / "a.csv").open(newline="") as file:
+        read = [row[0] if row else "" for row in csv.reader(file)][1:]
+    assert read[:6] == ["'=1+1", "'+1", "'-1", "'@a", "'\t=1", "'\\r=1"]
+    assert read[6:] == ["a=1", "\\u202e\\x1b", "-1", "0.5", ""]
 
 
 HOLD = """

@@ -1,0 +1,86 @@
+"""Caches that can't be used cost time and one line, never a run (row 45)."""
+
+import os
+import pwd
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from sentiment_jax.config import DataConfig
+from sentiment_jax.data.encoding import cache_folder
+from sentiment_jax.runtime import startup, terminal
+
+COMPILE = """
+import jax
+from sentiment_jax.runtime import startup
+startup.use_compilation_cache()
+for size in (2, 3):
+    print(jax.jit(lambda x: x + 1)(jax.numpy.zeros(size)).tolist())
+"""
+
+
+def compile_two(cache):
+    """Compile in a process of its own, as two runs with this XDG_CACHE_HOME; return its stderr."""
+    environment = {**os.environ, "XDG_CACHE_HOME": str(cache)}
+    del environment["JAX_COMPILATION_CACHE_DIR"]
+    done = subprocess.run(
+        [sys.executable, "-c", COMPILE],
+        cwd=Path(__file__).parents[2],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+    assert (done.returncode, done.stdout) == (0, "[1.0, 1.0]\n[1.0, 1.0, 1.0]\n"), done.stderr
+    return done.stderr
+
+
+def test_damaged_compiled_programs_are_replaced_with_one_warning(tmp_path):
+    assert compile_two(tmp_path) == ""
+    folder = tmp_path / "sentiment_jax" / "xla"
+    whole = {path: path.read_bytes() for path in folder.glob("*-cache")}
+    assert len(whole) >= 2
+    for index, (path, content) in enumerate(sorted(whole.items())):
+        path.write_bytes([b"", b"garbage", content[:-9]][index % 3])
+    errors = compile_two(tmp_path)
+    assert errors == (
+        f"warning: {folder} is damaged, or can't be written: programs are compiled anew\n"
+    )
+    assert {path: len(path.read_bytes()) > 99 for path in whole} == dict.fromkeys(whole, True)
+    assert compile_two(tmp_path) == ""
+
+
+def test_nothing_is_cached_below_a_file_and_it_is_said_once(tmp_path):
+    (tmp_path / "file").write_text("")
+    assert compile_two(tmp_path / "file") == (
+        f"warning: cannot write to {tmp_path}/file (Not a directory): nothing is cached; set "
+        "XDG_CACHE_HOME to a folder of yours\n"
+    )
+
+
+@pytest.mark.parametrize("blocked", ["sentiment_jax", "sentiment_jax/xla"])
+def test_a_file_in_place_of_a_cache_folder(tmp_path, monkeypatch, capsys, blocked):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    (tmp_path / blocked).parent.mkdir(exist_ok=True)
+    (tmp_path / blocked).write_text("")
+    terminal.warn.cache_clear()
+    assert startup.find_cache() is None
+    assert f"warning: cannot write to {tmp_path} (File exists)" in capsys.readouterr().err
+
+
+def test_a_user_without_home_and_entry(tmp_path, monkeypatch):
+    """As in a container that runs under a number: neither HOME nor a line of /etc/passwd."""
+
+    def nobody(uid):
+        raise KeyError(uid)
+
+    monkeypatch.setattr(pwd, "getpwuid", nobody)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("HOME", "")  # for it to be put back
+    monkeypatch.delenv("HOME")
+    with pytest.raises(RuntimeError, match="home directory"):
+        Path.home()
+    assert startup.find_cache() == cache_folder(DataConfig()) == tmp_path / "sentiment_jax"
+    assert Path("~/tensorflow_datasets").expanduser() == Path("/tensorflow_datasets")
