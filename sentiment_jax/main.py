@@ -3,6 +3,12 @@
 The only file with flags. Slow libraries are imported once the flags are known to be good.
 """
 
+# isort: off
+from sentiment_jax.runtime import startup
+
+if __name__ == "__main__":
+    startup.tune_malloc()  # before the other imports: Python starts again
+# isort: on
 import errno
 import importlib
 import math
@@ -19,7 +25,7 @@ from ml_collections import ConfigDict, config_flags
 
 from sentiment_jax.config import describe_settings, flatten, run_name, validate
 from sentiment_jax.errors import InputError, Interrupted, RunError, did_you_mean
-from sentiment_jax.runtime import launch, processes, startup, terminal
+from sentiment_jax.runtime import launch, processes, terminal
 
 
 class ConfigFile(flags.ArgumentParser):
@@ -263,6 +269,5 @@ def _fail(message: Any, code: int) -> int:
 
 
 if __name__ == "__main__":
-    startup.tune_malloc()
     terminal.protect_output()
     sys.exit(main())

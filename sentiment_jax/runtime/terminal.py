@@ -7,8 +7,6 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from tqdm import tqdm
-
 from sentiment_jax.runtime import processes
 
 # Control characters (ESC begins a terminal's commands), and those that turn the direction of text.
@@ -69,8 +67,10 @@ def warn(text: str) -> None:
         print(f"warning: {text}", file=sys.stderr)
 
 
-def progress_bar(total: int, description: str, *, initial: int = 0, unit: str = "step") -> tqdm:
+def progress_bar(total: int, description: str, *, initial: int = 0, unit: str = "step") -> Any:
     """Return a progress bar with ETA on stderr; a line every half minute if that is no terminal."""
+    from tqdm import tqdm
+
     style: dict[str, Any] = {"dynamic_ncols": True, "mininterval": 0.2}
     if not sys.stderr.isatty():
         style = {"delay": 30.0, "mininterval": 30.0, "maxinterval": 60.0, "ascii": True}
