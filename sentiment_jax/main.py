@@ -80,7 +80,7 @@ MODE = flags.DEFINE_enum("mode", "train", list(NEEDED), "What to do.")
 SPLIT = flags.DEFINE_enum("split", "test", ("val", "test"), "evaluate: the split to score.")
 TEXT = flags.DEFINE_multi_string("text", [], "predict: a review; repeatable.")
 INPUT = flags.DEFINE_string("input", None, "predict: .csv, .tsv, a text per line, or -.")
-OUTPUT = flags.DEFINE_string("output", None, "export, report, predict: folder, or a page.")
+OUTPUT = flags.DEFINE_string("output", None, "export, report, predict: folder (--explain: page).")
 FRESH = flags.DEFINE_bool("fresh", False, "train: start over in a used --workdir.")
 ALLOW_CHANGES = flags.DEFINE_bool("allow_changes", False, "train: resume with another config.")
 SWEEP: dict[str, flags.FlagHolder] = {
@@ -98,9 +98,9 @@ WITH_TEXT = flags.DEFINE_bool("with_text", False, "report: show the text of the 
 COORDINATOR = flags.DEFINE_string(
     "coordinator", None, "train, evaluate: HOST:PORT of process 0, or auto (SLURM, Open MPI)."
 )
-PROCESS_ID = flags.DEFINE_integer("process_id", None, "train, evaluate: this one's number.")
-PROCESS_COUNT = flags.DEFINE_integer("process_count", None, "train, evaluate: how many there are.")
-LOST_AFTER = flags.DEFINE_integer("lost_after", 60, "train, evaluate: until one is lost.", 5)
+PROCESS_ID = flags.DEFINE_integer("process_id", None, "train, evaluate: this process, from 0.")
+PROCESS_COUNT = flags.DEFINE_integer("process_count", None, "train, evaluate: how many processes.")
+LOST_AFTER = flags.DEFINE_integer("lost_after", 60, "train, evaluate: longest silence, seconds.", 5)
 
 
 def parse(arguments: list[str]) -> None:
