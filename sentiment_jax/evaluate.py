@@ -3,20 +3,27 @@
 import errno
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from sentiment_jax.runtime import processes
+from sentiment_jax.runtime import devices, processes
 from sentiment_jax.storage.run_directory import RunDirectory
 from sentiment_jax.training import scoring
 from sentiment_jax.training.console import print_scores
 from sentiment_jax.training.experiment import Experiment, load_run, prepare_experiment
 
 
-def evaluate_run(workdir: Path, split: str) -> dict[str, Any]:
-    """Print and return a run's scores on a split; InputError if the data are not the run's."""
+def evaluate_run(
+    workdir: Path, split: str, changes: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """Print and return a run's scores on a split; InputError if the data are not the run's.
+
+    `changes` are settings, "group.field" -> value, that change no score: where the data are now.
+    """
     trained, directory = load_run(workdir), RunDirectory(workdir)
+    trained.config.update_from_flattened_dict(changes or {})
+    devices.check_batch_size("eval_batch_size", trained.config.eval_batch_size)
     experiment = prepare_experiment(trained.config, trained.tokenizer, only=split)
     directory.check_data(experiment.statistics)
     scores = score_split(experiment, directory, trained.params, split).summary()

@@ -72,8 +72,9 @@ NEEDED = {  # mode -> flags that it can't do without, and what they name
     "sweep": {"config": "configs/lstm.py for example", "workdir": "the sweep's directory"},
     "report": {"workdir": "the directories of runs, A,B,...", "output": "the folder to write"},
 }
+READ_AGAIN = ("eval_batch_size", "data.path", "data.test_path", "data.cache")  # by evaluate
 # A help text begins with the modes that read the flag, if not all do: the others refuse it.
-CONFIG = config_flags.DEFINE_config_file("config", None, "train, sweep: FILE or FILE:VARIANT.")
+CONFIG = config_flags.DEFINE_config_file("config", None, "Config file, or FILE:VARIANT.")
 flags.FLAGS["config"].parser = ConfigFile()
 WORKDIR = flags.DEFINE_string("workdir", None, "Run directory; train can name one itself.")
 MODE = flags.DEFINE_enum("mode", "train", list(NEEDED), "What to do.")
@@ -149,18 +150,17 @@ def dispatch() -> None:
         sys.exit(launch.run_child(group, LOST_AFTER.value))
     if config is not None:
         validate(config)
-    from sentiment_jax.storage.run_directory import RunDirectory
-
     workdir = Path(WORKDIR.value or f"runs/{run_name(config)}")
     output = Path(OUTPUT.value or workdir / "explanation.html")
-    if config is None and RunDirectory(workdir).config.exists():
-        config = RunDirectory(workdir).read_config()
+    changes = config_flags.get_override_values(flags.FLAGS["config"]) if config else {}
+    if mode not in ("train", "sweep"):
+        config = _read_run_config(workdir, mode, changes)
     _start(config, group)
     module = importlib.import_module(f"sentiment_jax.{mode}")
     if mode == "train":
         module.train(config, workdir, fresh=FRESH.value, allow_changes=ALLOW_CHANGES.value)
     elif mode == "evaluate":
-        module.evaluate_run(workdir, SPLIT.value)
+        module.evaluate_run(workdir, SPLIT.value, changes)
     elif mode == "predict":
         _predict(module, workdir, output)
     elif mode == "export":
@@ -170,6 +170,21 @@ def dispatch() -> None:
     else:
         names = [workdir] if workdir.is_dir() else map(Path, str(workdir).split(","))
         module.report(list(names), output, WITH_TEXT.value)
+
+
+def _read_run_config(workdir: Path, mode: str, changes: dict[str, Any]) -> ConfigDict | None:
+    """Return the config that a run keeps, with what evaluate may change; None if there is none."""
+    from sentiment_jax.storage.run_directory import RunDirectory
+
+    allowed = READ_AGAIN if mode == "evaluate" else ()
+    if fixed := [name for name in changes if name not in allowed]:
+        may = f"may change {', '.join(allowed)}" if allowed else "takes no setting"
+        raise InputError(f"--config.{fixed[0]}: a run keeps its config; --mode={mode} {may}")
+    if not RunDirectory(workdir).config.exists():
+        return None
+    config = RunDirectory(workdir).read_config()
+    config.update_from_flattened_dict(changes)
+    return config
 
 
 def _start(config: Any, group: launch.ProcessGroup | None) -> None:

@@ -5,12 +5,13 @@ import os
 import shutil
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from absl.testing import flagsaver
 from commands import ROOT, SAMPLE, run
 
-from sentiment_jax import main
+from sentiment_jax import evaluate, main
 from sentiment_jax.runtime import startup
 from sentiment_jax.storage.run_directory import lock_run
 
@@ -133,7 +134,6 @@ RUN = "--workdir=x"
         ("train", [SAMPLE, "--workers=1"], "workers"),
         ("evaluate", [RUN, "--fresh"], "fresh"),
         ("evaluate", [RUN, "--with_text"], "with_text"),
-        ("evaluate", [RUN, SAMPLE], "config"),
         ("predict", [RUN, "--text=good", "--split=val"], "split"),
         ("predict", [RUN, "--text=good", "--coordinator=localhost:1"], "coordinator"),
         ("export", [RUN, "--output=y", "--explain"], "explain"),
@@ -146,6 +146,33 @@ def test_a_flag_of_another_mode_is_refused(refused, nothing_starts, mode, argume
     """Row 52."""
     line = refused(f"--mode={mode}", *arguments)
     assert line.startswith(f"error: --{flag} is a flag of --mode=") and line.endswith(f"={mode}")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "allowed"),
+    [
+        (["--mode=evaluate", "--config.epochs=3"], "may change eval_batch_size, data.path"),
+        (["--mode=evaluate", "--config.eval_batch_size=8", "--config.seed=3"], "data.path"),
+        (["--mode=predict", "--text=x", "--config.data.path=x"], "takes no setting"),
+        (["--mode=report", "--output=y", "--config.data.path=x"], "takes no setting"),
+    ],
+)
+def test_a_setting_that_a_run_keeps_is_refused(refused, nothing_starts, arguments, allowed):
+    """Row 52: it was ignored."""
+    line = refused(RUN, SAMPLE, *arguments)
+    assert "a run keeps its config" in line and allowed in line
+
+
+def test_evaluate_may_be_told_where_the_data_are_now(monkeypatch):
+    asked = []
+    monkeypatch.setattr(main, "_start", lambda *arguments: None)
+    monkeypatch.setattr(evaluate, "evaluate_run", lambda *arguments: asked.append(arguments))
+    monkeypatch.chdir(ROOT)
+    moved = ["--config.data.path=there", "--config.eval_batch_size=64"]
+    monkeypatch.setattr(sys, "argv", ["main", "--mode=evaluate", RUN, SAMPLE, *moved])
+    with flagsaver.flagsaver():
+        assert main.main() == 0
+    assert asked == [(Path("x"), "test", {"data.path": "there", "eval_batch_size": 64})]
 
 
 def test_the_output_of_predict_is_the_page_of_explain(refused):

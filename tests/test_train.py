@@ -64,6 +64,8 @@ def test_evaluate_gives_the_same_digits_and_encodes_no_other_split(plain, tmp_pa
     assert evaluate_run(plain, "test") == result["test"]
     assert len(list(tmp_path.glob("cache/sentiment_jax/*.npz"))) == 1
     assert evaluate_run(plain, "val") == result["val"]
+    assert evaluate_run(plain, "val", {"data.cache": str(tmp_path / "mine")}) == result["val"]
+    assert len(list(tmp_path.glob("mine/*.npz"))) == 1
 
 
 def test_the_score_is_printed_where_nothing_can_be_written(plain, monkeypatch, capsys):
