@@ -120,6 +120,14 @@ def test_a_header_is_never_judged(
     assert float(row[2]) == pytest.approx(predict(trained, ["a good film"])[0][0], abs=1e-6)
 
 
+@pytest.mark.parametrize("name", ["a.csv", "a.CSV", "a.tsv", "a.TSV"])
+def test_a_table_without_the_column_is_refused_whatever_its_names_case(tmp_path, name):
+    """Row 53, where the header says nothing."""
+    (tmp_path / name).write_text("id,review\n1,good\n")
+    with pytest.raises(InputError, match=f"{name} needs one column 'text'"):
+        read_input(str(tmp_path / name), "text")
+
+
 @pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be", "utf-32"])
 @pytest.mark.parametrize("text", ["good\nbad\n", "\u043d\u0435 \u0432\u0438\u0434\u0435\u043b\n"])
 def test_utf_16_that_does_not_say_so_is_refused(tmp_path, text, encoding):
