@@ -13,7 +13,7 @@ from sentiment_jax.analysis.html import render
 from sentiment_jax.analysis.predictions import Predictions
 from sentiment_jax.analysis.records import Group, collect, hardware, read_texts
 from sentiment_jax.errors import InputError
-from sentiment_jax.storage.files import spreadsheet_cell, write_atomically
+from sentiment_jax.storage.files import write_atomically, write_csv
 from sentiment_jax.sweeps.plan import FIELDS, Trial
 
 MISTAKES = 15
@@ -48,9 +48,7 @@ def report(directories: Sequence[Path], output: Path, with_text: bool = False) -
         if tested:
             _draw_test(tested, judged, output)
         for name, frame in tables.items():
-            rows = ([spreadsheet_cell(value) for value in row] for row in frame.values.tolist())
-            text = _table(rows, frame.columns).to_csv(index=False)
-            write_atomically(output / f"{name}.csv", text)
+            write_csv(output / f"{name}.csv", list(frame), frame.values.tolist())
         content = {"output": output, "groups": groups, "tables": tables, "hardware": hardware}
         for name in ("report.md", "report.html"):
             text = render(f"{name}.j2", axes=list(FIELDS), **content)
@@ -63,7 +61,7 @@ def report(directories: Sequence[Path], output: Path, with_text: bool = False) -
     print(f"wrote {output}/report.html, report.md, tables (.csv) and plots (.png)")
 
 
-def _table(rows: Iterable[Any], columns: Iterable[str]) -> pandas.DataFrame:
+def _table(rows: Iterable[Mapping[str, Any]], columns: Iterable[str]) -> pandas.DataFrame:
     """Make a table whose values stay what they are: no missing one turns integers into floats."""
     return pandas.DataFrame(list(rows), columns=list(columns), dtype=object)
 

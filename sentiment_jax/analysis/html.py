@@ -1,8 +1,6 @@
 """The templates of reports and explanations, and the format of a table's columns."""
 
 import base64
-import html
-import re
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +16,8 @@ FORMATS = {
     **{"learning rate": "g", "parameters": ",d", "evaluation examples/s": ",.0f"},
     **dict.fromkeys(("training s", "epoch s"), ",.1f"),
 }
+# What Markdown would take for a tag, a link, code, or the end of a table's cell.
+MARKDOWN = {"<": "&lt;", ">": "&gt;", "&": "&amp;", "\n": " ", **{c: f"\\{c}" for c in "\\`|[]"}}
 
 
 def column_format(name: str) -> str:
@@ -32,11 +32,6 @@ def cell(value: Any, name: str) -> str:
     return value if isinstance(value, str) else format(value, column_format(name))
 
 
-def markdown(text: str) -> str:
-    """Return a text as Markdown that shows it: no tag, link, code or end of a table's cell."""
-    return re.sub(r"([\\`|\[\]])", r"\\\1", html.escape(" ".join(text.split("\n")), quote=False))
-
-
 TEMPLATES = jinja2.Environment(
     loader=jinja2.FileSystemLoader(Path(__file__).parent),
     autoescape=jinja2.select_autoescape(["html.j2"]),
@@ -46,7 +41,8 @@ TEMPLATES = jinja2.Environment(
     keep_trailing_newline=True,
     finalize=lambda value: type(value)(visible(value)) if isinstance(value, str) else value,
 )
-TEMPLATES.filters |= {"column_format": column_format, "cell": cell, "markdown": markdown}
+TEMPLATES.filters |= {"column_format": column_format, "cell": cell}
+TEMPLATES.filters["markdown"] = lambda text: text.translate(str.maketrans(MARKDOWN))
 TEMPLATES.filters["base64"] = lambda path: base64.b64encode(path.read_bytes()).decode()
 
 

@@ -12,7 +12,6 @@ from typing import Any
 from sentiment_jax.config import HARMLESS, DataConfig, flatten
 from sentiment_jax.data.corpus import load_corpus
 from sentiment_jax.errors import InputError
-from sentiment_jax.storage.files import spreadsheet_cell
 from sentiment_jax.storage.run_directory import RunDirectory
 from sentiment_jax.sweeps import plan
 from sentiment_jax.sweeps.plan import FINAL, PLAN_FILE, Sweep, Trial
@@ -162,4 +161,4 @@ def read_texts(trial: Trial) -> dict[str, str]:
     if corpus.statistics["data_hash"] != trial.content["data_hash"]:
         raise InputError(f"--with_text: the data changed since {trial.directory} was made")
     test = corpus.splits["test"]
-    return dict(zip(map(spreadsheet_cell, test.ids), test.texts, strict=True))
+    return dict(zip(test.ids, test.texts, strict=True))

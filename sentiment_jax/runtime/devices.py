@@ -24,21 +24,18 @@ def find_devices() -> list[Any]:
     asked = jax.config.jax_platforms  # type: ignore[attr-defined]
     reports = logging.handlers.BufferingHandler(100)
     logging.root.addHandler(reports)  # without a handler, a traceback goes to stderr
-    found, said = [], []
+    found, reason = [], ""
     try:
         found = jax.devices()
     except (AssertionError, RuntimeError) as error:  # an assertion without a word, if none is found
-        said.append(str(error))
+        reason = str(error)
     logging.root.removeHandler(reports)
-    said += [str(r.exc_info[1] if r.exc_info else r.getMessage()) for r in reports.buffer]
-    reason = " ".join(" ".join(said).split())
+    said = [r.exc_info[1] if r.exc_info else r.getMessage() for r in reports.buffer]
+    reason = " ".join(" ".join(map(str, [reason, *said])).split())
     if not found:
-        problem = f"JAX_PLATFORMS={asked}, but there is no such device" if asked else "no device"
-        raise InputError(f"{problem}: {reason or 'none is found'}; JAX_PLATFORMS=cpu uses the CPU")
+        raise InputError(f"JAX_PLATFORMS={asked or ''} finds no device: {reason or 'no driver'}")
     if found[0].platform == "cpu" and any("jax_plugins.xla_cuda" in name for name in sys.modules):
-        reason = (
-            f"CUDA is installed, but no GPU was found ({reason or 'no driver'}): running on the CPU"
-        )
+        reason = f"CUDA is installed, but no GPU was found ({reason}): running on the CPU"
     if reason and asked != "cpu":
         terminal.warn(reason)
     return found

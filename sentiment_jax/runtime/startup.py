@@ -1,10 +1,8 @@
 """What must be set before JAX starts. Each is for speed, and says how it is switched off."""
 
 import contextlib
-import glob
 import logging
 import os
-import re
 import sys
 import tempfile
 import warnings
@@ -64,11 +62,10 @@ def use_compilation_cache() -> None:
 
     def repair(message: Warning | str, *details: Any) -> None:
         # JAX never replaces an entry that it can't read, and warns of it in every run.
-        found = re.match(r"Error \w+ persistent compilation cache entry for '(.+?)'", str(message))
-        if found is None:
+        if "persistent compilation cache entry" not in str(message):
             return show(message, *details)
         folder = Path(jax.config.jax_compilation_cache_dir)  # type: ignore[attr-defined]
-        for entry in folder.glob(f"{glob.escape(found[1])}-*"):
+        for entry in folder.glob(str(message).split("'")[1] + "-*"):
             with contextlib.suppress(OSError):
                 entry.unlink()
         terminal.warn(f"{folder} is damaged, or can't be written: programs are compiled anew")

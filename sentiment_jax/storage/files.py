@@ -82,17 +82,16 @@ def check_checksum(path: Path, register: Mapping[str, Any], remedy: str) -> None
         raise InputError(f"cannot read {path}: {error.strerror}: {remedy}") from error
 
 
-def spreadsheet_cell(value: Any) -> Any:
-    """Return a value as a table shows it: a spreadsheet would run a text that starts like these."""
+def _cell(value: Any) -> Any:
     if not isinstance(value, str):
-        return value
-    return ("'" if value.startswith(("=", "+", "-", "@", "\t", "\r")) else "") + visible(value)
+        return None if value != value else value
+    return "'" * value.startswith(("=", "+", "-", "@", "\t", "\r")) + visible(value)
 
 
 def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """Write a table atomically."""
+    """Write a table atomically, NaN as an empty cell, and no text that a spreadsheet would run."""
     text = io.StringIO(newline="")
     table = csv.writer(text, lineterminator="\n")
     table.writerow(header)
-    table.writerows(map(spreadsheet_cell, row) for row in rows)
+    table.writerows(map(_cell, row) for row in rows)
     write_atomically(path, text.getvalue())

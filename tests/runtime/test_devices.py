@@ -135,8 +135,8 @@ def initialize():
             "installed?): running on the CPU\n",
         ),
         ("cpu", 0, ""),
-        ("cuda", 2, "error: JAX_PLATFORMS=cuda, but there is no such device: Unable to load CUDA"),
-        ("abacus", 2, "error: JAX_PLATFORMS=abacus, but there is no such device: Unable to init"),
+        ("cuda", 2, "error: JAX_PLATFORMS=cuda finds no device: Unable to load CUDA"),
+        ("abacus", 2, "error: JAX_PLATFORMS=abacus finds no device: Unable to init"),
     ],
 )
 def test_cuda_without_a_gpu_is_one_line(plain, tmp_path, platforms, code, message):
