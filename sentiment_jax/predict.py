@@ -57,7 +57,8 @@ def print_verdicts(trained: TrainedModel, texts: Sequence[str]) -> None:
     """Print one aligned line per text: p(positive), verdict, text and warning."""
     p_positive, warnings = predict(trained, texts)
     for text, p, warning in zip(texts, p_positive.tolist(), warnings, strict=True):
-        shown = text[:80] + "…" * (len(text) > 80)
+        shown = " ".join(text.split())
+        shown = shown[:80] + "…" * (len(shown) > 80)
         if warning:
             shown = warning if warning == BLANK else f"{shown} ({warning})"
         print(f"{verdict(p):8} {p:.4f}  {shown}")
