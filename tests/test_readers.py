@@ -8,9 +8,40 @@ import pytest
 import runs
 from commands import SAMPLE, start
 
-from sentiment_jax.errors import InputError
+from sentiment_jax.errors import InputError, RunError
 from sentiment_jax.predict import predict
+from sentiment_jax.storage import checkpoints
 from sentiment_jax.training.experiment import load_run
+
+
+def test_a_checkpoint_that_gets_its_name_while_it_is_read_is_read_again(plain, monkeypatch):
+    """Row 39: the same steps before and after, and yet what was read is gone."""
+    (plain / "result.json").unlink()
+    newest = max((plain / "checkpoints").glob("[0-9]*"), key=lambda path: int(path.name))
+    step, partial = load_run(plain).step, newest.with_name(f"{newest.name}.partial")
+    newest.rename(partial)
+    read, asked = checkpoints.read_json, []
+
+    def late(path):
+        asked.append(path)
+        if partial.exists():  # the training's rename comes between listing and reading
+            partial.rename(newest)
+        return read(path)
+
+    monkeypatch.setattr(checkpoints, "read_json", late)
+    assert load_run(plain).step == step
+    assert asked[0].parent == partial and asked[1].parent == newest
+
+
+def test_a_damaged_checkpoint_is_read_once(plain, monkeypatch):
+    for manifest in plain.glob("checkpoints/*/MANIFEST.json"):
+        manifest.write_text("{}")
+    asked = []
+    read = checkpoints.read_json
+    monkeypatch.setattr(checkpoints, "read_json", lambda path: asked.append(path) or read(path))
+    with pytest.raises(RunError, match="is damaged"):
+        load_run(plain)
+    assert len(asked) == 1
 
 
 # Orbax leaves a coroutine behind when a file that it reads is gone: a reading that is repeated.

@@ -15,12 +15,13 @@ loses its name in one rename:
 
 After a kill, whoever opens the folder to write finishes the first half (a complete N.partial
 without N becomes N) and removes what is left of the second. A reader lists the complete ones, and
-looks again if the one it reads is renamed meanwhile. Orbax's CheckpointManager can't do this: it
-deletes the superseded checkpoint before a manifest of the new one can be written. Flipped bits in
-its array files restore silently as other numbers, hence the manifest. "Damaged" is a checkpoint
-whose bytes differ from its manifest; it is set aside as N.corrupt.
+starts again if it fails and any entry was renamed meanwhile (`entries`). Orbax's CheckpointManager
+can't do this: it deletes the superseded checkpoint before a manifest of the new one can be written.
+Flipped bits in its array files restore silently as other numbers, hence the manifest. "Damaged" is
+a checkpoint whose bytes differ from its manifest; it is set aside as N.corrupt.
 """
 
+import os
 import re
 import shutil
 from pathlib import Path
@@ -56,6 +57,12 @@ def steps_in(directory: Path) -> list[int]:
 def _hashes(folder: Path) -> dict[str, str]:
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST)
     return {str(path.relative_to(folder)): file_sha256(path) for path in files}
+
+
+def entries(directory: Path) -> set[tuple[str, int]]:
+    """The names in a folder and their inodes, which a rename or deletion changes."""
+    found = os.scandir(directory) if directory.is_dir() else ()
+    return {(entry.name, entry.inode()) for entry in found}
 
 
 class Checkpoints:

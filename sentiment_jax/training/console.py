@@ -2,7 +2,6 @@
 
 import functools
 import math
-import sys
 from typing import Any
 
 import jax
@@ -14,11 +13,7 @@ from sentiment_jax.training import flops
 from sentiment_jax.training.experiment import Experiment
 from sentiment_jax.training.loop import TrainingRun
 
-
-@functools.cache  # once in a process: the trials of a sweep share their reviews
-def _warn(message: str) -> None:
-    if processes.is_main():
-        print(f"warning: {message}", file=sys.stderr)
+_warn = functools.cache(terminal.warn)  # once in a process: a sweep's trials share their reviews
 
 
 def _warn_of_data(experiment: Experiment) -> None:

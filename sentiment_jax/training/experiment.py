@@ -21,7 +21,7 @@ from sentiment_jax.errors import InputError, RunError
 from sentiment_jax.huggingface import hub, weights
 from sentiment_jax.models import classifiers
 from sentiment_jax.runtime import devices
-from sentiment_jax.storage.checkpoints import Checkpoints, steps_in
+from sentiment_jax.storage.checkpoints import Checkpoints, entries
 from sentiment_jax.storage.files import read_json
 from sentiment_jax.storage.run_directory import RunDirectory
 
@@ -163,29 +163,34 @@ def load_run(workdir: Path) -> TrainedModel:
     InputError: not a run directory, or nothing validated in it yet. RunError: damaged.
     """
     directory = RunDirectory(workdir)
-    directory.check_found()
-    classifier = make_classifier(directory.read_config(), directory.load_tokenizer())
     attempts = READ_ATTEMPTS
     while True:
-        checkpoints = Checkpoints(directory.checkpoints, read_only=True)
+        before = entries(directory.checkpoints)
         try:
-            if directory.result.exists():
-                step = read_json(directory.result)["best_step"]
-            else:
-                _check_intact(checkpoints, checkpoints.steps[-1])
-                best = checkpoints.restore(checkpoints.steps[-1])["bookkeeping"]["best"]
-                if best is None:
-                    raise InputError(
-                        f"{workdir} has no validated checkpoint yet (steps found: "
-                        f"{checkpoints.steps}); let its first epoch end"
-                    )
-                step = best["step"]
-            _check_intact(checkpoints, step)
-            return restore_model(classifier, checkpoints, step)
-        except Exception:  # of whatever type: the training replaced it while it was read
+            return _load_best(directory)
+        except Exception:  # of whatever type: the training may have moved what was read
             attempts -= 1
-            if steps_in(directory.checkpoints) == checkpoints.steps or not attempts:
+            if not attempts or entries(directory.checkpoints) == before:
                 raise
+
+
+def _load_best(directory: RunDirectory) -> TrainedModel:
+    directory.check_found()
+    classifier = make_classifier(directory.read_config(), directory.load_tokenizer())
+    checkpoints = Checkpoints(directory.checkpoints, read_only=True)
+    if directory.result.exists():
+        step = read_json(directory.result)["best_step"]
+    else:
+        _check_intact(checkpoints, checkpoints.steps[-1])
+        best = checkpoints.restore(checkpoints.steps[-1])["bookkeeping"]["best"]
+        if best is None:
+            raise InputError(
+                f"{directory.path} has no validated checkpoint yet (steps found: "
+                f"{checkpoints.steps}); let its first epoch end"
+            )
+        step = best["step"]
+    _check_intact(checkpoints, step)
+    return restore_model(classifier, checkpoints, step)
 
 
 def _check_intact(checkpoints: Checkpoints, step: int) -> None:
