@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, Int
 
 from sentiment_jax.config import EncoderConfig
 from sentiment_jax.models.dropout import Dropout
-from sentiment_jax.models.layers import Dense, einsum, gelu, layer_norm
+from sentiment_jax.models.layers import Dense, einsum, fits_cudnn, gelu, layer_norm
 
 
 class Embeddings(nn.Module):
@@ -70,7 +70,7 @@ class SelfAttention(nn.Module):
             return projected.reshape(*source.shape[:2], config.num_attention_heads, -1)
 
         query, key, value = heads("query", queries), heads("key", hidden), heads("value", hidden)
-        if config.attention == "cudnn":
+        if config.attention == "cudnn" and fits_cudnn(query, key):
             context = jax.nn.dot_product_attention(
                 query, key, value, key_value_seq_lengths=lengths, implementation="cudnn"
             )

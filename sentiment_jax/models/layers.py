@@ -15,6 +15,23 @@ from jaxtyping import Array, Float
 from sentiment_jax.config import EncoderConfig
 
 
+def on_gpu() -> bool:
+    """Return whether programs are traced for a GPU: asked wherever its fastest form differs."""
+    device = getattr(jax.config, "jax_default_device", None)  # initialisation sets a CPU's
+    return (getattr(device, "platform", device) or jax.default_backend()) == "gpu"
+
+
+def fits_cudnn(
+    query: Float[Array, "batch queries heads size"], key: Float[Array, "batch keys heads size"]
+) -> bool:
+    """Return whether cuDNN's attention takes these shapes, in training too.
+
+    JAX refuses odd lengths, and so the last layer's single query, and heads of other widths.
+    """
+    even = query.shape[1] % 2 == key.shape[1] % 2 == 0
+    return on_gpu() and even and query.shape[-1] % 8 == 0 and query.shape[-1] <= 128
+
+
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def einsum(spec: str, left: Float[Array, "..."], right: Float[Array, "..."]) -> Float[Array, "..."]:
     """Multiply two operands in their own dtype; accumulate and return float32.

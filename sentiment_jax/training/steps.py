@@ -10,7 +10,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import Mesh
+from jax.sharding import AbstractMesh, Mesh
 from jaxtyping import Array, Float, Int
 
 from sentiment_jax.config import OptimizerConfig
@@ -60,7 +60,7 @@ def create_state(params: Any, optimizer: OptimizerConfig, seed: int) -> TrainSta
 
 
 def make_train_step(
-    model: nn.Module, optimizer: OptimizerConfig, shard_over: Mesh | None = None
+    model: nn.Module, optimizer: OptimizerConfig, shard_over: Mesh | AbstractMesh | None = None
 ) -> Callable[..., Any]:
     """Return the jitted (state, batch, learning_rate) -> (state, metrics).
 
@@ -74,7 +74,7 @@ def make_train_step(
 
 @functools.lru_cache(maxsize=8)
 def _make_train_step(
-    model: nn.Module, optimizer: OptimizerConfig, shard_over: Mesh | None
+    model: nn.Module, optimizer: OptimizerConfig, shard_over: Mesh | AbstractMesh | None
 ) -> Callable[..., Any]:
     transformation = make_optimizer(optimizer)
 

@@ -273,6 +273,50 @@ def test_cudnn_is_accepted_where_it_can_work():
     assert config.attention == "cudnn"
 
 
+@pytest.mark.parametrize(
+    ("queries", "length", "width", "fits"),
+    [(16, 16, 8, True), (1, 16, 8, False), (15, 15, 8, False), (16, 16, 6, False)],
+    ids=["even", "one query", "odd", "narrow heads"],
+)
+def test_cudnns_attention_is_the_plain_one(queries, length, width, fits, monkeypatch):
+    """JAX's own stands in for cuDNN's; what that refuses, such as one query, goes the other way."""
+    rng = np.random.default_rng(0)
+    hidden = jnp.asarray(rng.normal(size=(4, length, 4 * width)), jnp.bfloat16)
+    lengths = jnp.asarray([length, 1, 5, 8], jnp.int32)
+    config = {"dtype": "bfloat16", "hidden_size": 4 * width, "num_attention_heads": 4}
+
+    def outputs_and_gradients(attention):
+        settings = EncoderConfig(**config, attention=attention, attention_dropout=0.0)
+        module = encoder.SelfAttention(settings, deterministic=True)
+        operands = hidden[:, :queries], hidden, lengths
+        shapes = jax.eval_shape(module.init, jax.random.key(0), *operands)
+        rng = np.random.default_rng(1)
+        params = jax.tree.map(lambda leaf: jnp.asarray(rng.normal(size=leaf.shape) / 4), shapes)
+
+        @jax.jit
+        def run(params):
+            outputs, pullback = jax.vjp(lambda p: module.apply(p, *operands), params)
+            return outputs, pullback(jnp.ones_like(outputs) * hidden[:, :queries])[0]
+
+        outputs, gradients = run(params)
+        del gradients["params"]["key"]["bias"]  # rounding error alone: it cancels in the softmax
+        return jax.tree.leaves((outputs, gradients))
+
+    given, attend = [], jax.nn.dot_product_attention
+
+    def by_jax(*arguments, implementation, **options):
+        given.append(implementation)
+        return attend(*arguments, implementation="xla", **options)
+
+    monkeypatch.setattr(jax.nn, "dot_product_attention", by_jax)
+    plain = outputs_and_gradients("cudnn")  # a CPU has no cuDNN
+    assert given == []
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    for ours, theirs in zip(outputs_and_gradients("cudnn"), plain, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=0.02 * np.abs(theirs).max())
+    assert set(given) == ({"cudnn"} if fits else set())
+
+
 @pytest.mark.parametrize("scan", [False, True])
 def test_layerwise_multipliers_are_exact(scan):
     _, params = golden.load("electra_projection", scan_layers=scan)
