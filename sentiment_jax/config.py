@@ -19,7 +19,7 @@ from sentiment_jax.errors import InputError, did_you_mean
 
 TRUNCATIONS = ("head", "tail", "head_tail")
 POOLINGS = ("last", "mean", "max", "mean_max")
-DTYPES = ("float32", "bfloat16")
+DTYPES = ("float32", "bfloat16", "tensorfloat32")  # the last: float32 with fast products
 EXAMPLE_TEXTS = (
     "One of the finest films I have seen in years: moving, funny and beautifully acted.",
     "A dull, predictable mess. I want my two hours back.",

@@ -97,7 +97,13 @@ def products(text):
 
 
 def check_products(text, dtype):
-    """A bfloat16 step has float32 products in the heads alone: of rows, not of tokens."""
+    """A bfloat16 step has float32 products in the heads alone: of rows, not of tokens.
+
+    A float32 product is one on a GPU too, unless TensorFloat-32 was asked for.
+    """
+    wide = [line for line in text.splitlines() if "dot_general" in line and "xf32>, " in line]
+    exact = ["precision = [HIGHEST, HIGHEST]" in line for line in wide]
+    assert exact == [dtype != "tensorfloat32"] * len(wide)
     found = collections.Counter(products(text))
     assert found
     wide = [pair for pair in found if "f32" in pair]
@@ -114,6 +120,10 @@ def test_an_encoders_training_step_lowers(name, kind, way):
     text = lower_training(build(name, **KINDS[kind], **WAYS[way]))
     assert calls(text) == (CALLS[way] if kind == "cudnn" else (0, 0))
     check_products(text, KINDS[kind]["dtype"])
+
+
+def test_tensorfloat32_is_what_a_gpu_does_unless_told_otherwise():
+    check_products(lower_training(build("bert", dtype="tensorfloat32")), "tensorfloat32")
 
 
 @every_encoder

@@ -15,7 +15,14 @@ from jaxtyping import Array, Float, Int
 
 from sentiment_jax.config import EncoderConfig
 from sentiment_jax.models.dropout import Dropout
-from sentiment_jax.models.layers import Dense, einsum, fits_cudnn, gelu, layer_norm
+from sentiment_jax.models.layers import (
+    Dense,
+    einsum,
+    fits_cudnn,
+    gelu,
+    layer_norm,
+    product_precision,
+)
 
 
 class Embeddings(nn.Module):
@@ -75,12 +82,13 @@ class SelfAttention(nn.Module):
                 query, key, value, key_value_seq_lengths=lengths, implementation="cudnn"
             )
         else:  # jax.nn.dot_product_attention has no dropout, and is slower on the CPU
-            scores = einsum("bqhd,bkhd->bhqk", query, key) / math.sqrt(query.shape[-1])
+            precision = product_precision(config.dtype, query.dtype)
+            scores = einsum("bqhd,bkhd->bhqk", query, key, precision) / math.sqrt(query.shape[-1])
             mask = jnp.arange(hidden.shape[1]) < lengths[:, None]
             scores = jnp.where(mask[:, None, None, :], scores, jnp.finfo(jnp.float32).min)
             weights = nn.softmax(scores).astype(value.dtype)
             weights = Dropout(config.attention_dropout, self.deterministic)(weights)
-            context = einsum("bhqk,bkhd->bqhd", weights, value).astype(value.dtype)
+            context = einsum("bhqk,bkhd->bqhd", weights, value, precision).astype(value.dtype)
         return Dense(config, config.hidden_size, name="output")(context.reshape(queries.shape))
 
 

@@ -25,6 +25,7 @@ class LstmCell(nn.Module):
 
     features: int
     dtype: jnp.dtype
+    precision: jax.lax.Precision | None = None
 
     @nn.compact
     def __call__(
@@ -43,7 +44,8 @@ class LstmCell(nn.Module):
                 parameters = DenseParams(self.features, side == "h", kernel_init=init, name=name)
                 kernels[name], biases[name] = parameters(source)
         kernel, bias = _join(kernels), jnp.concatenate([biases["h" + gate] for gate in GATES])
-        product = _product(jnp.concatenate([inputs, h], axis=-1), kernel.astype(self.dtype))
+        both = jnp.concatenate([inputs, h], axis=-1)
+        product = _product(both, kernel.astype(self.dtype), precision=self.precision)
         i, f, g, o = jnp.split(product + bias, 4, axis=-1)
         i, f, g, o = nn.sigmoid(i), nn.sigmoid(f), jnp.tanh(g), nn.sigmoid(o)
         new_c = f * c + i * g
@@ -66,7 +68,9 @@ def _states_and_residuals(
     return states, (cell.variables["params"], inputs, states, *residuals)
 
 
-def _gradients(residuals: Any, state_gradients: Array) -> tuple[Any, Array]:
+def _gradients(
+    precision: jax.lax.Precision | None, residuals: Any, state_gradients: Array
+) -> tuple[Any, Array]:
     """Backpropagation through time.
 
     The scan computes only the gradients of each step's gates and of the state before it. Those of
@@ -75,6 +79,7 @@ def _gradients(residuals: Any, state_gradients: Array) -> tuple[Any, Array]:
     """
     params, inputs, states, memory, gates = residuals  # memory: c before each step
     dtype, features = inputs.dtype, inputs.shape[-1]
+    product = functools.partial(_product, precision=precision)
     kernel = _join({name: leaf["kernel"] for name, leaf in params.items()}).astype(dtype)
     # Transposed outside the scan: inside, XLA's CPU backend takes the product in float32.
     to_inputs, to_states = kernel[:features].T, kernel[features:].T
@@ -89,16 +94,18 @@ def _gradients(residuals: Any, state_gradients: Array) -> tuple[Any, Array]:
         di, df = dc * g * i * (1 - i), dc * c * f * (1 - f)
         dg, do = dc * i * (1 - g * g), dh * tanh_c * o * (1 - o)
         dgates = jnp.concatenate([di, df, dg, do], axis=-1).astype(dtype)
-        return (dc * f, _product(dgates, to_states)), dgates
+        return (dc * f, product(dgates, to_states)), dgates
 
     zeros = jnp.zeros(memory.shape[1:])
     steps = memory, gates, state_gradients
     dgates = jax.lax.scan(step_back, (zeros, zeros), steps, reverse=True)[1]
-    input_gradients = _product(dgates, to_inputs).astype(dtype)
+    input_gradients = product(dgates, to_inputs).astype(dtype)
     before = jnp.concatenate([jnp.zeros_like(states[:1]), states[:-1]])
     both = jnp.concatenate([inputs, before], axis=-1)
     axes = (0, 1)  # sums run over positions and rows
-    kernel_gradients = jnp.tensordot(both, dgates, (axes, axes), preferred_element_type=jnp.float32)
+    kernel_gradients = jnp.tensordot(
+        both, dgates, (axes, axes), precision=precision, preferred_element_type=jnp.float32
+    )
     bias_gradients = jnp.sum(dgates, axis=axes, dtype=jnp.float32)
     kernels, biases = jnp.split(kernel_gradients, 4, axis=1), jnp.split(bias_gradients, 4)
     gradients = {}
@@ -113,6 +120,7 @@ class ScannedLstm(nn.Module):
 
     features: int
     dtype: jnp.dtype
+    precision: jax.lax.Precision | None = None
 
     @nn.compact
     def __call__(
@@ -121,6 +129,9 @@ class ScannedLstm(nn.Module):
         """Return the hidden state after every position."""
         scanned_cell = nn.scan(LstmCell, variable_broadcast="params", split_rngs={"params": False})
         run = nn.custom_vjp(
-            lambda *operands: _states_and_residuals(*operands)[0], _states_and_residuals, _gradients
+            lambda *operands: _states_and_residuals(*operands)[0],
+            _states_and_residuals,
+            functools.partial(_gradients, self.precision),
         )
-        return jnp.asarray(run(scanned_cell(self.features, self.dtype, name="cell"), inputs))
+        cell = scanned_cell(self.features, self.dtype, self.precision, name="cell")
+        return jnp.asarray(run(cell, inputs))
