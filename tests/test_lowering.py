@@ -15,9 +15,11 @@ from jax.sharding import AbstractMesh, AxisType, NamedSharding, PartitionSpec
 
 from sentiment_jax.analysis.integrated_gradients import _integrate
 from sentiment_jax.config import DTYPES, OptimizerConfig
+from sentiment_jax.models import layers
 from sentiment_jax.models.classifiers import build_model
 from sentiment_jax.runtime import devices
 from sentiment_jax.training.experiment import abstract_params
+from sentiment_jax.training.flops import training_flops
 from sentiment_jax.training.steps import create_state, make_eval_step, make_train_step
 
 LAYERS = 3
@@ -172,3 +174,19 @@ def test_training_split_over_four_devices_lowers(way):
     text = lower_training(model, mesh=mesh)
     check_products(text, "float32" if lstm else "bfloat16")
     assert re.search(r'<@mesh, \[\{\}, \{"data"\}\]>|devices=\[1,4\]', text)  # a split kernel
+
+
+def test_programs_for_the_cpu_take_its_forms_beside_a_gpu():
+    """Parameters are initialised there: cuDNN's calls would not lower."""
+    assert layers.on_gpu()
+    with layers.on_cpu():
+        assert not layers.on_gpu()
+    with jax.default_device("cpu"):
+        assert not layers.on_gpu()
+
+
+@pytest.mark.parametrize("kind", ["bfloat16", "cudnn"])
+def test_a_gpus_step_counts_as_many_flops_as_a_cpus(kind):
+    """cuDNN's calls hide their products from the count."""
+    expected = training_flops(build("bert"), ROWS, 8)
+    assert training_flops(build("bert", **KINDS[kind]), ROWS, 8) == expected

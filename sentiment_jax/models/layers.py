@@ -4,8 +4,10 @@ Each computes what its plain form does (jnp.einsum, nn.Dense, nn.gelu(approximat
 nn.LayerNorm), and tests compare the two.
 """
 
+import contextlib
 import functools
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +22,17 @@ def on_gpu() -> bool:
     """Return whether programs are traced for a GPU: asked wherever its fastest form differs."""
     device = getattr(jax.config, "jax_default_device", None)  # initialisation sets a CPU's
     return (getattr(device, "platform", device) or jax.default_backend()) == "gpu"
+
+
+def on_cpu() -> contextlib.AbstractContextManager[Any]:
+    """Return a context that traces for the CPU and places new arrays there, whatever the backend.
+
+    It does nothing where JAX_PLATFORMS leaves the CPU out.
+    """
+    try:
+        return jax.default_device(jax.local_devices(backend="cpu")[0])
+    except RuntimeError:
+        return contextlib.nullcontext()
 
 
 def fits_cudnn(

@@ -11,7 +11,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from sentiment_jax.models.layers import compute_dtype, product_precision
+from sentiment_jax.models.layers import compute_dtype, on_cpu, product_precision
 from sentiment_jax.training.experiment import abstract_params
 from sentiment_jax.training.steps import forward
 
@@ -48,7 +48,8 @@ def training_flops(model: nn.Module, batch_size: int, length: int) -> int:
         "lengths": jax.ShapeDtypeStruct((batch_size,), jnp.int32),
     }
     deterministic = functools.partial(forward, model, deterministic=True)
-    return 3 * matmul_flops(deterministic, abstract_params(model), batch)
+    with on_cpu():  # in its forms: cuDNN's calls hide their products
+        return 3 * matmul_flops(deterministic, abstract_params(model), batch)
 
 
 @functools.cache
