@@ -90,12 +90,16 @@ def calls(text):
     return targets[""], targets["Backward"]
 
 
+def dots(text):
+    """The lines of all products."""
+    return "\n".join(line for line in text.splitlines() if "stablehlo.dot_general" in line)
+
+
 def products(text):
     """Of every product the types of its two operands, with their ranks, e.g. "f32[2]"."""
-    for line in text.splitlines():
-        if "stablehlo.dot_general" in line:
-            left, right, _ = re.findall(r"tensor<((?:\d+x)*)(\w+)>", line.rpartition(" : ")[2])
-            yield " ".join(f"{dtype}[{shape.count('x')}]" for shape, dtype in (left, right))
+    for line in dots(text).splitlines():
+        left, right, _ = re.findall(r"tensor<((?:\d+x)*)(\w+)>", line.rpartition(" : ")[2])
+        yield " ".join(f"{dtype}[{shape.count('x')}]" for shape, dtype in (left, right))
 
 
 def check_products(text, dtype):
@@ -103,7 +107,7 @@ def check_products(text, dtype):
 
     A float32 product is one on a GPU too, unless TensorFloat-32 was asked for.
     """
-    wide = [line for line in text.splitlines() if "dot_general" in line and "xf32>, " in line]
+    wide = [line for line in dots(text).splitlines() if "xf32>, " in line]
     exact = ["precision = [HIGHEST, HIGHEST]" in line for line in wide]
     assert exact == [dtype != "tensorfloat32"] * len(wide)
     found = collections.Counter(products(text))
@@ -126,6 +130,13 @@ def test_an_encoders_training_step_lowers(name, kind, way):
 
 def test_tensorfloat32_is_what_a_gpu_does_unless_told_otherwise():
     check_products(lower_training(build("bert", dtype="tensorfloat32")), "tensorfloat32")
+
+
+def test_bfloat16_products_but_the_scores_are_written_in_bfloat16():
+    text = lower_training(build("bert", **KINDS["bfloat16"]))
+    results = collections.Counter(re.findall(r"xbf16>\) -> tensor<[\dx]*x(\w+)>", dots(text)))
+    # a layer has six dense layers and two products of attention, each with two gradients
+    assert results == {"bf16": LAYERS * 8 * 3 - LAYERS, "f32": LAYERS}
 
 
 @every_encoder

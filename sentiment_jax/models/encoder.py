@@ -88,7 +88,8 @@ class SelfAttention(nn.Module):
             scores = jnp.where(mask[:, None, None, :], scores, jnp.finfo(jnp.float32).min)
             weights = nn.softmax(scores).astype(value.dtype)
             weights = Dropout(config.attention_dropout, self.deterministic)(weights)
-            context = einsum("bhqk,bkhd->bqhd", weights, value, precision).astype(value.dtype)
+            context = einsum("bhqk,bkhd->bqhd", weights, value, precision, rounds=True)
+            context = context.astype(value.dtype)
         return Dense(config, config.hidden_size, name="output")(context.reshape(queries.shape))
 
 

@@ -170,6 +170,29 @@ def test_bfloat16_is_near_float32_and_leaves_float32_outside():
     assert layer["__call__"][0].dtype == jnp.bfloat16
 
 
+def test_dense_layers_of_a_gpu_round_their_product_before_the_bias(monkeypatch):
+    """Which differs from a CPU's by one rounding to bfloat16; gradients do not differ."""
+    rng = np.random.default_rng(0)
+    inputs = jnp.asarray(rng.normal(size=(2, 4, 64)), jnp.bfloat16)
+    kernel, bias = (jnp.asarray(rng.normal(size=shape), jnp.float32) for shape in ((64, 9), 9))
+    dense = layers.Dense(EncoderConfig(dtype="bfloat16"), 9)
+
+    def run():
+        variables = {"params": {"kernel": kernel, "bias": bias}}
+        outputs, pullback = jax.vjp(lambda v: dense.apply(v, inputs), variables)
+        return outputs, pullback(inputs[..., :9])
+
+    plain, expected = run()
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    outputs, gradients = run()
+    assert outputs.dtype == plain.dtype == jnp.bfloat16
+    assert (outputs != plain).any()
+    outputs, plain = (np.asarray(array, np.float32) for array in (outputs, plain))
+    product = np.abs(plain - bias)  # three roundings: of a product, of an output, of the other
+    assert (np.abs(outputs - plain) <= 1.01 * 2**-8 * (product + 2 * np.abs(plain))).all()
+    jax.tree.map(np.testing.assert_array_equal, gradients, expected)
+
+
 @pytest.mark.parametrize("spec", ["bli,io->blo", "bqhd,bkhd->bhqk", "bhqk,bkhd->bqhd"])
 def test_einsum_and_its_gradients_equal_jax(spec):
     sizes = dict(zip("bliohqkd", (2, 3, 5, 7, 4, 6, 8, 9), strict=True))
