@@ -1,12 +1,15 @@
-"""What an accelerator makes of the models: BERT-base's share of its matmul rate, LSTMs by `vmap`.
+"""What an accelerator makes of the models: their share of its matmul rate, LSTMs by `vmap`.
 
     python -m benchmarks.accelerator --output=results/accelerator
 
 Needs a GPU to say anything: on a CPU it takes smaller shapes, to show that it runs, and names the
 lines that it leaves out. Random weights and token ids: time and memory do not depend on them.
+Steps are queued as training and scoring queue them: a result is read when the next step has been
+dispatched. No row has dropout of attention weights, which cuDNN's kernel lacks, unless it says so.
 """
 
-import statistics
+import functools
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,52 +17,68 @@ from typing import Any
 import jax
 import numpy as np
 from absl import app, flags, logging
-from tqdm import tqdm
 
-from benchmarks.synthetic import VOCABULARY, make_batch, timed
+from benchmarks.synthetic import VOCABULARY, make_batch
 from sentiment_jax.config import OptimizerConfig
 from sentiment_jax.models.classifiers import build_model
+from sentiment_jax.models.layers import on_cpu
 from sentiment_jax.runtime import startup
 from sentiment_jax.storage.files import write_json
 from sentiment_jax.storage.run_directory import describe_environment
 from sentiment_jax.training import flops
 from sentiment_jax.training.experiment import initializer
-from sentiment_jax.training.steps import create_state, make_train_step
+from sentiment_jax.training.steps import create_state, make_eval_step, make_train_step
 
 OUTPUT = flags.DEFINE_string("output", "results/accelerator", "Folder of table.md and JSON.")
-ROUNDS = flags.DEFINE_integer("rounds", 10, "Timed steps after the first, which compiles.")
+ROUNDS = flags.DEFINE_integer("rounds", 20, "Timed steps after the first.")
+
+SMALL = {"hidden_size": 64, "num_attention_heads": 4, "intermediate_size": 256}
+NO_DROPOUT = {"attention_dropout": 0.0}
+KINDS: dict[str, dict[str, Any]] = {
+    "bfloat16, attention dropout": {"dtype": "bfloat16"},
+    "bfloat16": {"dtype": "bfloat16", **NO_DROPOUT},
+    "bfloat16, cudnn": {"dtype": "bfloat16", "attention": "cudnn", **NO_DROPOUT},
+    "float32": {"dtype": "float32", **NO_DROPOUT},
+    "tensorfloat32": {"dtype": "tensorfloat32", **NO_DROPOUT},
+}
 
 
-def median_seconds(step: Callable[..., Any], state: Any, *arguments: Any) -> float:
-    """Of steps that each start from the state before."""
-    seconds = []
-    for _ in range(1 + ROUNDS.value):
-        (state, _), spent = timed(step, state, *arguments)
-        seconds.append(spent)
-    return statistics.median(seconds[1:])
-
-
-def encoder(length: int, batch_size: int, attention: str, small: bool) -> dict[str, Any]:
-    """BERT-base (or a small one) in bfloat16: examples/s and the share of the matmul rate."""
-    settings: dict[str, Any] = {"name": "bert", "dtype": "bfloat16", "attention": attention}
-    if attention == "cudnn":
-        settings["attention_dropout"] = 0.0
-    if small:
-        settings |= {"hidden_size": 64, "num_attention_heads": 4, "intermediate_size": 256}
-    model = build_model(settings, vocab_size=VOCABULARY)
-    optimizer = OptimizerConfig(name="adamw", weight_decay=0.01, clip_norm=1.0)
-    params = initializer(model)(jax.random.key(0))
-    state = create_state(params, optimizer, seed=0)
-    batch = jax.device_put(make_batch(0, batch_size, length))
-    seconds = median_seconds(make_train_step(model, optimizer), state, batch, np.float32(3e-5))
-    cost = flops.training_flops(model, batch_size, length)
-    memory = (jax.local_devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
+def measure(compiled: Any, advance: Callable[[Any], tuple[Any, Any]], carry: Any) -> dict[str, Any]:
+    """Seconds per step, and the bytes that the program needs at once by its compiler's account."""
+    carry, result = jax.block_until_ready(advance(carry))
+    start = time.perf_counter()
+    for _ in range(ROUNDS.value):
+        carry, newer = advance(carry)
+        jax.device_get(result)
+        result = newer
+    jax.block_until_ready((carry, result))
+    memory = compiled.memory_analysis()
+    peak = memory.argument_size_in_bytes + memory.output_size_in_bytes + memory.temp_size_in_bytes
     return {
-        "what": f"BERT, {length} tokens, batch {batch_size}, {attention} attention",
-        "seconds": seconds,
-        "examples_per_second": batch_size / seconds,
-        "share_of_matmul_rate": cost / seconds / flops.matmul_rate("bfloat16"),
-        "peak_bytes_so_far": memory,
+        "seconds": (time.perf_counter() - start) / ROUNDS.value,
+        "peak_bytes": peak - memory.alias_size_in_bytes,
+    }
+
+
+def job(settings: dict[str, Any], length: int, batch_size: int, trains: bool) -> dict[str, Any]:
+    """One model alone: examples/s and the share of the matmul rate."""
+    model = build_model(settings, vocab_size=VOCABULARY)
+    with on_cpu():
+        params = initializer(model)(jax.random.key(0))
+    batch = jax.device_put(make_batch(0, batch_size, length))
+    cost = flops.training_flops(model, batch_size, length) // (1 if trains else 3)
+    if trains:
+        optimizer = OptimizerConfig(name="adamw", weight_decay=0.01, clip_norm=1.0)
+        state, rate = create_state(params, optimizer, seed=0), np.float32(3e-5)
+        compiled = make_train_step(model, optimizer).lower(state, batch, rate).compile()
+        row = measure(compiled, lambda state: compiled(state, batch, rate), state)
+    else:
+        compiled = make_eval_step(model).lower(params, batch).compile()
+        row = measure(compiled, lambda params: (params, compiled(params, batch)), params)
+    rate = cost / row["seconds"]
+    return row | {
+        "examples_per_second": batch_size / row["seconds"],
+        "share_of_matmul_rate": rate / flops.matmul_rate(settings.get("dtype", "float32")),
     }
 
 
@@ -68,51 +87,76 @@ def together(count: int, length: int, batch_size: int) -> dict[str, Any]:
     model = build_model({"name": "lstm"}, vocab_size=VOCABULARY)
     optimizer = OptimizerConfig(name="adam", weight_decay=0.0, clip_norm=0.0)
     keys = jax.random.split(jax.random.key(0), count)
-    params = jax.vmap(initializer(model))(keys)
+    with on_cpu():
+        params = jax.vmap(initializer(model))(keys)
     state = jax.vmap(lambda params: create_state(params, optimizer, seed=0))(params)
-    step = jax.jit(jax.vmap(make_train_step(model, optimizer), in_axes=(0, None, 0)))
+    step = jax.vmap(make_train_step(model, optimizer), in_axes=(0, None, 0))
     rates = np.geomspace(1e-4, 1e-3, count).astype(np.float32)
-    seconds = median_seconds(step, state, jax.device_put(make_batch(0, batch_size, length)), rates)
-    return {
-        "what": f"{count} LSTMs by vmap, {length} words, batch {batch_size}",
-        "seconds": seconds,
-        "examples_per_second": count * batch_size / seconds,
-    }
+    batch = jax.device_put(make_batch(0, batch_size, length))
+    compiled = jax.jit(step, donate_argnums=0).lower(state, batch, rates).compile()
+    row = measure(compiled, lambda state: compiled(state, batch, rates), state)
+    return row | {"examples_per_second": count * batch_size / row["seconds"]}
+
+
+def jobs(small: bool) -> dict[str, Callable[[], dict[str, Any]]]:
+    """The rows of the table by name; on a CPU a few small ones."""
+    listed: dict[str, Callable[[], dict[str, Any]]] = {}
+    shapes = ((16, 8), (32, 4)) if small else ((128, 16), (128, 32), (512, 16), (512, 32))
+    for length, batch_size in shapes:
+        for kind, settings in KINDS.items():
+            model = {"name": "bert", **settings, **(SMALL if small else {})}
+            for mode, trains in (("training", True), ("inference", False)):
+                if not (small and "cudnn" in kind):
+                    listed[f"BERT {length} tokens, batch {batch_size}, {kind}, {mode}"] = (
+                        functools.partial(job, model, length, batch_size, trains)
+                    )
+    words, sizes = (16, (8,)) if small else (400, (256, 512))
+    for size in sizes:
+        for mode, trains in (("training", True), ("inference", False)):
+            listed[f"LSTM {words} words, batch {size}, {mode}"] = functools.partial(
+                job, {"name": "lstm"}, words, size, trains
+            )
+    for count in (2, 4, 8):
+        listed[f"{count} LSTMs by vmap, {words} words, batch {sizes[0]}, training"] = (
+            functools.partial(together, count, words, sizes[0])
+        )
+    return listed
 
 
 def main(_: list[str]) -> None:
-    """Measure, print and write table.md and accelerator.json."""
+    """Measure; after each job print its row and write table.md and accelerator.json."""
     startup.use_wide_vectors()
     logging.set_verbosity(logging.WARNING)
     small = jax.default_backend() == "cpu"
-    shapes = ((16, 8), (32, 4)) if small else ((128, 64), (512, 16))
-    jobs: list[Callable[[], dict[str, Any]]] = [
-        lambda shape=shape, attention=attention: encoder(*shape, attention, small)
-        for shape in shapes
-        for attention in (("xla",) if small else ("xla", "cudnn"))
-    ]
-    words, batch_size = (16, 8) if small else (256, 256)
-    jobs += [lambda count=count: together(count, words, batch_size) for count in (1, 2, 4, 8)]
-    rows = [job() for job in tqdm(jobs, mininterval=1)]
-    lines = ["| job | ms a step | examples/s | of the matmul rate |", "|---|---|---|---|"]
-    for row in rows:
-        share = row.get("share_of_matmul_rate")
-        lines.append(
-            f"| {row['what']} | {1e3 * row['seconds']:.1f} | {row['examples_per_second']:,.0f} | "
-            f"{'' if share is None else f'{share:.1%}'} |"
-        )
-    if small:
-        lines += [
-            "",
-            "No GPU: shapes and BERT's width are small, and these numbers show only that it runs. "
-            "Needs a GPU: BERT-base at 128 and 512 tokens, cuDNN's attention, LSTMs at 256 x 256.",
-        ]
-    table = "\n".join(lines) + "\n"
     folder = Path(OUTPUT.value)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "table.md").write_text(table, encoding="utf-8")
-    write_json(folder / "accelerator.json", {"rows": rows, "environment": describe_environment()})
-    print(table)
+    rows: list[dict[str, Any]] = []
+    heads = "job", "ms a step", "examples/s", "of the matmul rate", "peak GiB"
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    for what, run in jobs(small).items():
+        try:
+            row = run()
+            share = row.get("share_of_matmul_rate")
+            cells = [
+                f"{1e3 * row['seconds']:.2f}",
+                f"{row['examples_per_second']:,.0f}",
+                "" if share is None else f"{share:.1%}",
+                f"{row['peak_bytes'] / 2**30:.2f}",
+            ]
+        except Exception as error:  # the other jobs' rows are worth having
+            row = {"error": f"{type(error).__name__}: {str(error).splitlines()[0]}"}
+            cells = [row["error"], "", "", ""]
+        rows.append({"what": what, **row})
+        lines.append(f"| {what} | {' | '.join(cells)} |")
+        print(lines[-1], flush=True)
+        environment = describe_environment()
+        write_json(folder / "accelerator.json", {"rows": rows, "environment": environment})
+        (folder / "table.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    if small:
+        print(
+            "No GPU: shapes and BERT's width are small, and these numbers show only that it runs. "
+            "Needs a GPU: BERT-base at 128 and 512 tokens, cuDNN's attention, LSTMs at 400 words."
+        )
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from sentiment_jax.errors import InputError, did_you_mean
 
 TRUNCATIONS = ("head", "tail", "head_tail")
 POOLINGS = ("last", "mean", "max", "mean_max")
-DTYPES = ("float32", "bfloat16")
+DTYPES = ("float32", "bfloat16", "tensorfloat32")  # the last: float32 with fast products
 EXAMPLE_TEXTS = (
     "One of the finest films I have seen in years: moving, funny and beautifully acted.",
     "A dull, predictable mess. I want my two hours back.",
@@ -164,7 +164,7 @@ class EncoderConfig:
     classifier_dropout: float | None = _share(None, "None: as hidden_dropout", inherited=True)
     initializer_range: float = setting(0.02, "standard deviation of new weights", internal=True)
     dtype: str = setting("float32", "type of the computation; parameters: float32", choices=DTYPES)
-    attention: str = setting("xla", "kernel; cudnn: for bfloat16", choices=("xla", "cudnn"))
+    attention: str = setting("xla", "kernel; cudnn: bfloat16 on a GPU", choices=("xla", "cudnn"))
     remat: bool = setting(False, "rematerialise activations: less memory, more time")
     scan_layers: bool = setting(False, "compile one layer for all: faster compilation")
 

@@ -20,7 +20,7 @@ from sentiment_jax import train
 from sentiment_jax.models.dropout import keep_mask
 from sentiment_jax.runtime import devices
 from sentiment_jax.storage.checkpoints import Checkpoints
-from sentiment_jax.training.experiment import load_run
+from sentiment_jax.training.experiment import initial_params, load_run
 
 
 def on(count):
@@ -47,8 +47,17 @@ def mask(count):
     return np.asarray(drop(key, rows))
 
 
+def initial_devices(run):
+    """Where fresh parameters are, while another device than the first is the default."""
+    with jax.default_device(jax.devices()[1]):
+        assert jax.numpy.zeros(1).device.id == 1
+        params, _ = initial_params(load_run(run))
+    return sorted({leaf.device.id for leaf in jax.tree.leaves(params)})
+
+
 def main(folder, run):
     assert jax.device_count() == 4
+    (folder / "initial.json").write_text(json.dumps(initial_devices(run)))
     np.savez(folder / "masks.npz", *[mask(count) for count in (1, 2, 4)])
     np.savez(folder / "read.npz", *leaves(run))
     whole, save = [], Checkpoints.save

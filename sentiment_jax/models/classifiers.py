@@ -12,7 +12,7 @@ from sentiment_jax.config import MODELS, EncoderConfig
 from sentiment_jax.errors import InputError
 from sentiment_jax.models.dropout import Dropout
 from sentiment_jax.models.encoder import Embeddings, Encoder
-from sentiment_jax.models.layers import gelu
+from sentiment_jax.models.layers import gelu, product_precision
 from sentiment_jax.models.lstm import LstmClassifier
 
 
@@ -20,7 +20,8 @@ def _head(config: EncoderConfig, deterministic: bool) -> tuple[Callable[..., nn.
     """Return a constructor of float32 dense layers for a head, and its dropout."""
     init = nn.initializers.normal(config.initializer_range)
     rate = config.hidden_dropout if config.classifier_dropout is None else config.classifier_dropout
-    return functools.partial(nn.Dense, kernel_init=init), Dropout(rate, deterministic)
+    dense = functools.partial(nn.Dense, kernel_init=init, precision=product_precision(config.dtype))
+    return dense, Dropout(rate, deterministic)
 
 
 class ElectraHead(nn.Module):

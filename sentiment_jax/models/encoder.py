@@ -15,7 +15,14 @@ from jaxtyping import Array, Float, Int
 
 from sentiment_jax.config import EncoderConfig
 from sentiment_jax.models.dropout import Dropout
-from sentiment_jax.models.layers import Dense, einsum, gelu, layer_norm
+from sentiment_jax.models.layers import (
+    Dense,
+    einsum,
+    fits_cudnn,
+    gelu,
+    layer_norm,
+    product_precision,
+)
 
 
 class Embeddings(nn.Module):
@@ -70,17 +77,19 @@ class SelfAttention(nn.Module):
             return projected.reshape(*source.shape[:2], config.num_attention_heads, -1)
 
         query, key, value = heads("query", queries), heads("key", hidden), heads("value", hidden)
-        if config.attention == "cudnn":
+        if config.attention == "cudnn" and fits_cudnn(query, key):
             context = jax.nn.dot_product_attention(
                 query, key, value, key_value_seq_lengths=lengths, implementation="cudnn"
             )
         else:  # jax.nn.dot_product_attention has no dropout, and is slower on the CPU
-            scores = einsum("bqhd,bkhd->bhqk", query, key) / math.sqrt(query.shape[-1])
+            precision = product_precision(config.dtype, query.dtype)
+            scores = einsum("bqhd,bkhd->bhqk", query, key, precision) / math.sqrt(query.shape[-1])
             mask = jnp.arange(hidden.shape[1]) < lengths[:, None]
             scores = jnp.where(mask[:, None, None, :], scores, jnp.finfo(jnp.float32).min)
             weights = nn.softmax(scores).astype(value.dtype)
             weights = Dropout(config.attention_dropout, self.deterministic)(weights)
-            context = einsum("bhqk,bkhd->bqhd", weights, value).astype(value.dtype)
+            context = einsum("bhqk,bkhd->bqhd", weights, value, precision, rounds=True)
+            context = context.astype(value.dtype)
         return Dense(config, config.hidden_size, name="output")(context.reshape(queries.shape))
 
 

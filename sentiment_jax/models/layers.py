@@ -4,20 +4,75 @@ Each computes what its plain form does (jnp.einsum, nn.Dense, nn.gelu(approximat
 nn.LayerNorm), and tests compare the two.
 """
 
+import contextlib
 import functools
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from sentiment_jax.config import EncoderConfig
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def einsum(spec: str, left: Float[Array, "..."], right: Float[Array, "..."]) -> Float[Array, "..."]:
+def on_gpu() -> bool:
+    """Return whether programs are traced for a GPU: asked wherever its fastest form differs."""
+    device = getattr(jax.config, "jax_default_device", None)  # initialisation sets a CPU's
+    return (getattr(device, "platform", device) or jax.default_backend()) == "gpu"
+
+
+def on_cpu() -> contextlib.AbstractContextManager[Any]:
+    """Return a context that traces for the CPU and places new arrays there, whatever the backend.
+
+    It does nothing where JAX_PLATFORMS leaves the CPU out.
+    """
+    try:
+        return jax.default_device(jax.local_devices(backend="cpu")[0])
+    except RuntimeError:
+        return contextlib.nullcontext()
+
+
+def fits_cudnn(
+    query: Float[Array, "batch queries heads size"], key: Float[Array, "batch keys heads size"]
+) -> bool:
+    """Return whether cuDNN's attention takes these shapes, in training too.
+
+    JAX refuses odd lengths, and so the last layer's single query, and heads of other widths.
+    """
+    even = query.shape[1] % 2 == key.shape[1] % 2 == 0
+    return on_gpu() and even and query.shape[-1] % 8 == 0 and query.shape[-1] <= 128
+
+
+def compute_dtype(dtype: str) -> jnp.dtype:
+    """Return the type of a model's arrays, given its `dtype` setting."""
+    return jnp.dtype("float32" if dtype == "tensorfloat32" else dtype)
+
+
+def product_precision(dtype: str, operands: DTypeLike = "float32") -> jax.lax.Precision | None:
+    """Return the precision of a model's products: float32 means float32 on every backend.
+
+    A GPU rounds float32 operands to TensorFloat-32 (11 significant bits) unless told not to, which
+    `dtype` "tensorfloat32" leaves out. A CPU never does.
+    """
+    exact = operands == "float32" and dtype != "tensorfloat32"
+    return jax.lax.Precision.HIGHEST if exact else None
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 3, 4))
+def einsum(
+    spec: str,
+    left: Float[Array, "..."],
+    right: Float[Array, "..."],
+    precision: jax.lax.Precision | None = None,
+    rounds: bool = False,
+) -> Float[Array, "..."]:
     """Multiply two operands in their own dtype; accumulate and return float32.
+
+    Where the caller `rounds` the result to the operands' dtype, a GPU does so in the product
+    itself, which saves writing and reading twice the bytes; a CPU's products are faster without.
 
     The backward pass rounds the cotangent to the operands' dtype. JAX's own rule multiplies it in
     float32, which takes a quarter of a bfloat16 training step on the CPU. Every index of `spec`
@@ -26,20 +81,25 @@ def einsum(spec: str, left: Float[Array, "..."], right: Float[Array, "..."]) -> 
     a, b, out = spec.replace("->", ",").split(",")
     if next(index for index in out if (index in a) != (index in b)) in b:
         a, b, left, right = b, a, right, left  # XLA's CPU backend has no transposed bf16 product
-    return jnp.einsum(f"{a},{b}->{out}", left, right, preferred_element_type=jnp.float32)
+    dtype = left.dtype if rounds and on_gpu() else jnp.float32
+    return jnp.einsum(
+        f"{a},{b}->{out}", left, right, precision=precision, preferred_element_type=dtype
+    )
 
 
-def _einsum_backward(spec, operands, cotangent):
+def _einsum_forward(spec, left, right, precision, rounds):
+    return einsum(spec, left, right, precision, rounds), (left, right)
+
+
+def _einsum_backward(spec, precision, _, operands, cotangent):
     left, right = operands
     a, b, out = spec.replace("->", ",").split(",")
-    grad_left = einsum(f"{out},{b}->{a}", cotangent.astype(right.dtype), right)
-    grad_right = einsum(f"{a},{out}->{b}", left, cotangent.astype(left.dtype))
+    grad_left = einsum(f"{out},{b}->{a}", cotangent.astype(right.dtype), right, precision, True)
+    grad_right = einsum(f"{a},{out}->{b}", left, cotangent.astype(left.dtype), precision, True)
     return grad_left.astype(left.dtype), grad_right.astype(right.dtype)
 
 
-einsum.defvjp(
-    lambda spec, left, right: (einsum(spec, left, right), (left, right)), _einsum_backward
-)
+einsum.defvjp(_einsum_forward, _einsum_backward)
 
 
 class Dense(nn.Module):
@@ -51,11 +111,13 @@ class Dense(nn.Module):
     @nn.compact
     def __call__(self, inputs: Float[Array, "batch length in"]) -> Float[Array, "batch length out"]:
         """Multiply by the kernel, accumulating in float32, and add the bias."""
-        dtype = jnp.dtype(self.config.dtype)
+        dtype = compute_dtype(self.config.dtype)
         init = nn.initializers.normal(self.config.initializer_range)
         kernel = self.param("kernel", init, (inputs.shape[-1], self.features))
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
-        product = einsum("bli,io->blo", inputs.astype(dtype), kernel.astype(dtype))
+        precision = product_precision(self.config.dtype, dtype)
+        operands = inputs.astype(dtype), kernel.astype(dtype)
+        product = einsum("bli,io->blo", *operands, precision, rounds=True)
         return (product + bias).astype(dtype)
 
 
@@ -76,7 +138,7 @@ def layer_norm(config: EncoderConfig, name: str) -> nn.LayerNorm:
     rematerialised = nn.remat(nn.LayerNorm, prevent_cse=not config.scan_layers)
     return (nn.LayerNorm if config.remat else rematerialised)(
         epsilon=config.layer_norm_eps,
-        dtype=jnp.dtype(config.dtype),
+        dtype=compute_dtype(config.dtype),
         use_fast_variance=False,  # E[x^2] - E[x]^2 loses digits where the mean is large
         name=name,
     )

@@ -5,12 +5,15 @@ a dense layer of 128 with ReLU, two logits; Xavier initial weights. Pooling over
 second direction follow Johnson & Zhang (2016), https://arxiv.org/abs/1602.02373.
 """
 
+import functools
+
 import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from sentiment_jax.config import LstmConfig
 from sentiment_jax.models.dropout import Dropout
+from sentiment_jax.models.layers import compute_dtype, product_precision
 from sentiment_jax.models.lstm_scan import ScannedLstm
 
 
@@ -53,19 +56,21 @@ class LstmClassifier(nn.Module):
         deterministic: bool = True,
     ) -> Float[Array, "batch 2"]:
         """Return float32 logits (negative, positive), with dropout unless deterministic."""
-        config, dtype = self.config, jnp.dtype(self.config.dtype)
+        config, dtype = self.config, compute_dtype(self.config.dtype)
+        precision = product_precision(config.dtype, dtype)
         xavier = nn.initializers.xavier_uniform()
         sizes = config.vocab_size, config.embedding_size
         embed = nn.Embed(*sizes, embedding_init=xavier, name="embedding")
         embedded = embed(token_ids.T)  # scans run along the first axis
         embedded = Dropout(config.embedding_dropout, deterministic)(embedded).astype(dtype)
-        states = ScannedLstm(config.hidden_size, dtype, name="forward")(embedded)
+        lstm = functools.partial(ScannedLstm, config.hidden_size, dtype, precision)
+        states = lstm(name="forward")(embedded)
         pooled = pool(states, lengths, config.pooling)
         if config.bidirectional:
-            backward = ScannedLstm(config.hidden_size, dtype, name="backward")
-            states = backward(reverse_valid(embedded, lengths))
+            states = lstm(name="backward")(reverse_valid(embedded, lengths))
             pooled = jnp.concatenate([pooled, pool(states, lengths, config.pooling)], axis=-1)
         pooled = Dropout(config.output_dropout, deterministic)(pooled)
-        hidden = nn.Dense(config.dense_size, kernel_init=xavier, dtype=dtype, name="dense")(pooled)
+        dense = functools.partial(nn.Dense, kernel_init=xavier)
+        hidden = dense(config.dense_size, dtype=dtype, precision=precision, name="dense")(pooled)
         hidden = nn.relu(hidden).astype(jnp.float32)
-        return nn.Dense(2, kernel_init=xavier, name="classifier")(hidden)
+        return dense(2, precision=product_precision(config.dtype), name="classifier")(hidden)

@@ -1,6 +1,8 @@
 """What makes the LSTM fast: one product per step, and a backward pass of its own.
 
-The plain form is flax's OptimizedLSTMCell under nn.scan; tests compare states and gradients.
+The plain form is flax's OptimizedLSTMCell under nn.scan; tests compare states and gradients. A GPU
+waits for launches, not for arithmetic: there a step is a product of the state alone and one fused
+kernel, UNROLL steps to an iteration.
 """
 
 import functools
@@ -12,7 +14,10 @@ import jax.numpy as jnp
 from flax.linen.recurrent import DenseParams
 from jaxtyping import Array, Float
 
+from sentiment_jax.models.layers import on_gpu
+
 GATES = "ifgo"  # input, forget, candidate, output
+UNROLL = 10  # positions to an iteration on a GPU
 _product = functools.partial(jnp.matmul, preferred_element_type=jnp.float32)
 
 
@@ -25,6 +30,7 @@ class LstmCell(nn.Module):
 
     features: int
     dtype: jnp.dtype
+    precision: jax.lax.Precision | None = None
 
     @nn.compact
     def __call__(
@@ -35,38 +41,81 @@ class LstmCell(nn.Module):
         """Return the new (c, h), and: new h, old c, the activated gates i, f, g, o."""
         c, h = carry
         initializers = {"i": nn.initializers.xavier_uniform(), "h": nn.initializers.orthogonal()}
-        kernels: dict[str, Any] = {}
-        biases: dict[str, Any] = {}
+        params: dict[str, Any] = {}
         for gate in GATES:
             for side, source in (("i", inputs), ("h", h)):
                 name, init = side + gate, initializers[side]
-                parameters = DenseParams(self.features, side == "h", kernel_init=init, name=name)
-                kernels[name], biases[name] = parameters(source)
-        kernel, bias = _join(kernels), jnp.concatenate([biases["h" + gate] for gate in GATES])
-        product = _product(jnp.concatenate([inputs, h], axis=-1), kernel.astype(self.dtype))
-        i, f, g, o = jnp.split(product + bias, 4, axis=-1)
-        i, f, g, o = nn.sigmoid(i), nn.sigmoid(f), jnp.tanh(g), nn.sigmoid(o)
-        new_c = f * c + i * g
-        new_h = (o * jnp.tanh(new_c)).astype(self.dtype)
-        gates = tuple(gate.astype(self.dtype) for gate in (i, f, g, o))
-        return (new_c, new_h), (new_h, c, gates)
+                dense = DenseParams(self.features, side == "h", kernel_init=init, name=name)
+                params[name] = dict(zip(("kernel", "bias"), dense(source), strict=True))
+        kernel, bias = _join(params)
+        both = jnp.concatenate([inputs, h], axis=-1)
+        product = _product(both, kernel.astype(self.dtype), precision=self.precision)
+        gates = _activate(product + bias)
+        new_c, new_h = _advance(c, gates, self.dtype)
+        return (new_c, new_h), (new_h, c, tuple(gate.astype(self.dtype) for gate in gates))
 
 
-def _join(kernels: dict[str, Array]) -> Float[Array, "features_and_hidden gates"]:
-    """The eight kernels of a cell as one: [input; state] x [i, f, g, o]."""
-    sides = [jnp.concatenate([kernels[side + gate] for gate in GATES], axis=1) for side in "ih"]
-    return jnp.concatenate(sides)
+def _activate(sums: Float[Array, "*rows gates"]) -> tuple[Array, Array, Array, Array]:
+    """Return the activated gates i, f, g, o."""
+    i, f, g, o = jnp.split(sums, 4, axis=-1)
+    return nn.sigmoid(i), nn.sigmoid(f), jnp.tanh(g), nn.sigmoid(o)
+
+
+def _advance(c: Array, gates: tuple[Array, ...], dtype: jnp.dtype) -> tuple[Array, Array]:
+    """Return the new c and h."""
+    i, f, g, o = gates
+    new_c = f * c + i * g
+    return new_c, (o * jnp.tanh(new_c)).astype(dtype)
+
+
+def _join(
+    params: Any,
+) -> tuple[Float[Array, "features_and_hidden gates"], Float[Array, " gates"]]:
+    """Return the eight kernels of a cell as one, [input; state] x [i, f, g, o], and the biases."""
+    sides = [
+        jnp.concatenate([params[side + gate]["kernel"] for gate in GATES], axis=1) for side in "ih"
+    ]
+    return jnp.concatenate(sides), jnp.concatenate([params["h" + gate]["bias"] for gate in GATES])
 
 
 def _states_and_residuals(
     cell: nn.Module, inputs: Float[Array, "length batch features"]
 ) -> tuple[Array, Any]:
     zeros = jnp.zeros((inputs.shape[1], cell.features))
-    states, *residuals = cell((zeros, zeros.astype(inputs.dtype)), inputs)[1]
-    return states, (cell.variables["params"], inputs, states, *residuals)
+    carry = zeros, zeros.astype(inputs.dtype)
+    if on_gpu() and not cell.is_initializing():
+        states, memory = _scan_on_gpu(cell, carry, inputs)
+        gates = None  # the backward pass recomputes them, in one product for all positions
+    else:
+        states, memory, gates = cell(carry, inputs)[1]
+    return states, (cell.variables["params"], inputs, states, memory, gates)
 
 
-def _gradients(residuals: Any, state_gradients: Array) -> tuple[Any, Array]:
+def _scan_on_gpu(cell: nn.Module, carry: Any, inputs: Array) -> tuple[Array, Array]:
+    """Return the states after every position and c before it; the inputs' product comes first."""
+    kernel, bias = _join(cell.variables["params"])
+    kernel, features = kernel.astype(cell.dtype), inputs.shape[-1]
+    product = functools.partial(_product, precision=cell.precision)
+
+    def step(carry: tuple[Array, Array], sums: Array) -> Any:
+        c, h = carry
+        sums = sums + product(h, kernel[features:])
+        new_c, new_h = _advance(c, _activate(sums), cell.dtype)
+        return (new_c, new_h), (new_h, c)
+
+    sums = product(inputs, kernel[:features]) + bias
+    return jax.lax.scan(step, carry, sums, unroll=UNROLL)[1]
+
+
+def _beside_states(inputs: Array, states: Array) -> Float[Array, "length batch both"]:
+    """Return the inputs of every position beside the state before it."""
+    before = jnp.concatenate([jnp.zeros_like(states[:1]), states[:-1]])
+    return jnp.concatenate([inputs, before], axis=-1)
+
+
+def _gradients(
+    precision: jax.lax.Precision | None, residuals: Any, state_gradients: Array
+) -> tuple[Any, Array]:
     """Backpropagation through time.
 
     The scan computes only the gradients of each step's gates and of the state before it. Those of
@@ -75,7 +124,11 @@ def _gradients(residuals: Any, state_gradients: Array) -> tuple[Any, Array]:
     """
     params, inputs, states, memory, gates = residuals  # memory: c before each step
     dtype, features = inputs.dtype, inputs.shape[-1]
-    kernel = _join({name: leaf["kernel"] for name, leaf in params.items()}).astype(dtype)
+    product = functools.partial(_product, precision=precision)
+    kernel, bias = _join(params)
+    kernel = kernel.astype(dtype)
+    if gates is None:
+        gates = _activate(product(_beside_states(inputs, states), kernel) + bias)
     # Transposed outside the scan: inside, XLA's CPU backend takes the product in float32.
     to_inputs, to_states = kernel[:features].T, kernel[features:].T
 
@@ -89,16 +142,17 @@ def _gradients(residuals: Any, state_gradients: Array) -> tuple[Any, Array]:
         di, df = dc * g * i * (1 - i), dc * c * f * (1 - f)
         dg, do = dc * i * (1 - g * g), dh * tanh_c * o * (1 - o)
         dgates = jnp.concatenate([di, df, dg, do], axis=-1).astype(dtype)
-        return (dc * f, _product(dgates, to_states)), dgates
+        return (dc * f, product(dgates, to_states)), dgates
 
     zeros = jnp.zeros(memory.shape[1:])
     steps = memory, gates, state_gradients
-    dgates = jax.lax.scan(step_back, (zeros, zeros), steps, reverse=True)[1]
-    input_gradients = _product(dgates, to_inputs).astype(dtype)
-    before = jnp.concatenate([jnp.zeros_like(states[:1]), states[:-1]])
-    both = jnp.concatenate([inputs, before], axis=-1)
-    axes = (0, 1)  # sums run over positions and rows
-    kernel_gradients = jnp.tensordot(both, dgates, (axes, axes), preferred_element_type=jnp.float32)
+    unroll = UNROLL if on_gpu() else 1
+    dgates = jax.lax.scan(step_back, (zeros, zeros), steps, reverse=True, unroll=unroll)[1]
+    input_gradients = product(dgates, to_inputs).astype(dtype)
+    axes, both = (0, 1), _beside_states(inputs, states)  # sums run over positions and rows
+    kernel_gradients = jnp.tensordot(
+        both, dgates, (axes, axes), precision=precision, preferred_element_type=jnp.float32
+    )
     bias_gradients = jnp.sum(dgates, axis=axes, dtype=jnp.float32)
     kernels, biases = jnp.split(kernel_gradients, 4, axis=1), jnp.split(bias_gradients, 4)
     gradients = {}
@@ -113,6 +167,7 @@ class ScannedLstm(nn.Module):
 
     features: int
     dtype: jnp.dtype
+    precision: jax.lax.Precision | None = None
 
     @nn.compact
     def __call__(
@@ -121,6 +176,9 @@ class ScannedLstm(nn.Module):
         """Return the hidden state after every position."""
         scanned_cell = nn.scan(LstmCell, variable_broadcast="params", split_rngs={"params": False})
         run = nn.custom_vjp(
-            lambda *operands: _states_and_residuals(*operands)[0], _states_and_residuals, _gradients
+            lambda *operands: _states_and_residuals(*operands)[0],
+            _states_and_residuals,
+            functools.partial(_gradients, self.precision),
         )
-        return jnp.asarray(run(scanned_cell(self.features, self.dtype, name="cell"), inputs))
+        cell = scanned_cell(self.features, self.dtype, self.precision, name="cell")
+        return jnp.asarray(run(cell, inputs))

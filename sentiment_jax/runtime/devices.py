@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 from sentiment_jax.errors import InputError
 from sentiment_jax.runtime import processes, terminal
@@ -60,7 +60,7 @@ def axis_to_split(shape: tuple[int, ...], parts: int) -> int | None:
     return max(fitting, key=lambda axis: shape[axis], default=None)
 
 
-def sharding(leaf: Any, mesh: Mesh, shard: bool) -> NamedSharding:
+def sharding(leaf: Any, mesh: Mesh | AbstractMesh, shard: bool) -> NamedSharding:
     """Return where an array lives: split if `shard` and an axis divides evenly, else copied."""
     axis = axis_to_split(leaf.shape, mesh.size) if shard else None
     return NamedSharding(mesh, PartitionSpec(*([] if axis is None else [None] * axis + ["data"])))
@@ -79,13 +79,13 @@ def place(tree: Any, mesh: Mesh, shard: bool = False) -> Any:
     return jax.tree.map(put, tree)
 
 
-def constrain(tree: Any, mesh: Mesh, shard: bool) -> Any:
+def constrain(tree: Any, mesh: Mesh | AbstractMesh, shard: bool) -> Any:
     """Keep the arrays of a tree where `sharding` says, inside a jitted function."""
     wanted = jax.tree.map(lambda leaf: sharding(leaf, mesh, shard), tree)
     return jax.lax.with_sharding_constraint(tree, wanted)
 
 
-def abstract(tree: Any, mesh: Mesh, shard: bool = False) -> Any:
+def abstract(tree: Any, mesh: Mesh | AbstractMesh, shard: bool = False) -> Any:
     """Return shapes, dtypes and shardings of a tree: the target of a restore."""
 
     def describe(leaf: Any) -> jax.ShapeDtypeStruct:

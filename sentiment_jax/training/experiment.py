@@ -19,7 +19,7 @@ from sentiment_jax.data.corpus import Corpus, load_corpus
 from sentiment_jax.data.encoding import Encoded, check_encoded, encode_corpus
 from sentiment_jax.errors import InputError, RunError
 from sentiment_jax.huggingface import hub, weights
-from sentiment_jax.models import classifiers
+from sentiment_jax.models import classifiers, layers
 from sentiment_jax.runtime import devices
 from sentiment_jax.storage.checkpoints import Checkpoints, entries
 from sentiment_jax.storage.files import read_json
@@ -135,9 +135,14 @@ def abstract_params(model: nn.Module) -> Any:
     return jax.eval_shape(initializer(model), jax.random.key(0))
 
 
-def initial_params(experiment: Experiment) -> tuple[Any, Any]:
-    """Return parameters from seed and pretrained weights, and the LoadReport (or None) of those."""
-    params = initializer(experiment.model)(jax.random.key(experiment.config.seed))
+def initial_params(experiment: Classifier) -> tuple[Any, Any]:
+    """Return parameters from seed and pretrained weights, and the LoadReport (or None) of those.
+
+    The CPU draws them, so that every backend starts from the same bits and none compiles an
+    orthogonal matrix, which takes a GPU up to a minute.
+    """
+    with layers.on_cpu():
+        params = initializer(experiment.model)(jax.random.key(experiment.config.seed))
     choice = experiment.config.model
     if not choice.pretrained:
         return params, None

@@ -11,6 +11,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from sentiment_jax.models.layers import compute_dtype, on_cpu, product_precision
 from sentiment_jax.training.experiment import abstract_params
 from sentiment_jax.training.steps import forward
 
@@ -47,19 +48,22 @@ def training_flops(model: nn.Module, batch_size: int, length: int) -> int:
         "lengths": jax.ShapeDtypeStruct((batch_size,), jnp.int32),
     }
     deterministic = functools.partial(forward, model, deterministic=True)
-    return 3 * matmul_flops(deterministic, abstract_params(model), batch)
+    with on_cpu():  # in its forms: cuDNN's calls hide their products
+        return 3 * matmul_flops(deterministic, abstract_params(model), batch)
 
 
 @functools.cache
 def matmul_rate(dtype: str) -> float:
     """Return the best FLOP/s of five large square products, accumulated in float32, on one device.
 
-    It is the ceiling that a step is held against; half a second on two CPU cores.
+    It is the ceiling that a step of that `model.dtype` is held against; half a second on two CPU
+    cores.
     """
     size = 1536 if jax.default_backend() == "cpu" else 8192
-    left, right = jax.random.normal(jax.random.key(0), (2, size, size)).astype(dtype)
-    product = jax.jit(lambda a, b: jnp.matmul(a, b, preferred_element_type=jnp.float32))
-    once = functools.partial(product, left, right)
+    operands = compute_dtype(dtype)
+    left, right = jax.random.normal(jax.random.key(0), (2, size, size)).astype(operands)
+    exact = {"precision": product_precision(dtype, operands), "preferred_element_type": jnp.float32}
+    once = functools.partial(jax.jit(functools.partial(jnp.matmul, **exact)), left, right)
     once().block_until_ready()  # compiles
     seconds = timeit.repeat(lambda: once().block_until_ready(), timer=time.perf_counter, number=1)
     return 2 * size**3 / min(seconds)

@@ -10,7 +10,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import Mesh
+from jax.sharding import AbstractMesh, Mesh
 from jaxtyping import Array, Float, Int
 
 from sentiment_jax.config import OptimizerConfig
@@ -60,7 +60,7 @@ def create_state(params: Any, optimizer: OptimizerConfig, seed: int) -> TrainSta
 
 
 def make_train_step(
-    model: nn.Module, optimizer: OptimizerConfig, shard_over: Mesh | None = None
+    model: nn.Module, optimizer: OptimizerConfig, shard_over: Mesh | AbstractMesh | None = None
 ) -> Callable[..., Any]:
     """Return the jitted (state, batch, learning_rate) -> (state, metrics).
 
@@ -72,9 +72,24 @@ def make_train_step(
     return _make_train_step(model, same, shard_over)
 
 
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def gather(mesh: Mesh | AbstractMesh, params: Any) -> Any:
+    """Return split parameters whole on every device; sum and scatter their gradients in one.
+
+    JAX's own rule would sum each gradient whole on every device, as the parameters are.
+    """
+    return devices.constrain(params, mesh, False)
+
+
+gather.defvjp(
+    lambda mesh, params: (gather(mesh, params), None),
+    lambda mesh, _, gradients: (devices.constrain(gradients, mesh, True),),
+)
+
+
 @functools.lru_cache(maxsize=8)
 def _make_train_step(
-    model: nn.Module, optimizer: OptimizerConfig, shard_over: Mesh | None
+    model: nn.Module, optimizer: OptimizerConfig, shard_over: Mesh | AbstractMesh | None
 ) -> Callable[..., Any]:
     transformation = make_optimizer(optimizer)
 
@@ -87,8 +102,8 @@ def _make_train_step(
         # The sum is divided afterwards: the number of examples is a sum over the devices, which
         # would wait for each other before the backward pass.
         def total_loss(params: Any) -> tuple[Array, Array]:
-            if shard_over is not None:  # gathered for this pass; gradients are scattered again
-                params = devices.constrain(params, shard_over, False)
+            if shard_over is not None:
+                params = gather(shard_over, params)
             logits = forward(model, params, batch, deterministic=False, rngs=rngs)
             return jnp.sum(cross_entropy(logits, labels) * weights), logits
 

@@ -170,6 +170,29 @@ def test_bfloat16_is_near_float32_and_leaves_float32_outside():
     assert layer["__call__"][0].dtype == jnp.bfloat16
 
 
+def test_dense_layers_of_a_gpu_round_their_product_before_the_bias(monkeypatch):
+    """Which differs from a CPU's by one rounding to bfloat16; gradients do not differ."""
+    rng = np.random.default_rng(0)
+    inputs = jnp.asarray(rng.normal(size=(2, 4, 64)), jnp.bfloat16)
+    kernel, bias = (jnp.asarray(rng.normal(size=shape), jnp.float32) for shape in ((64, 9), 9))
+    dense = layers.Dense(EncoderConfig(dtype="bfloat16"), 9)
+
+    def run():
+        variables = {"params": {"kernel": kernel, "bias": bias}}
+        outputs, pullback = jax.vjp(lambda v: dense.apply(v, inputs), variables)
+        return outputs, pullback(inputs[..., :9])
+
+    plain, expected = run()
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    outputs, gradients = run()
+    assert outputs.dtype == plain.dtype == jnp.bfloat16
+    assert (outputs != plain).any()
+    outputs, plain = (np.asarray(array, np.float32) for array in (outputs, plain))
+    product = np.abs(plain - bias)  # three roundings: of a product, of an output, of the other
+    assert (np.abs(outputs - plain) <= 1.01 * 2**-8 * (product + 2 * np.abs(plain))).all()
+    jax.tree.map(np.testing.assert_array_equal, gradients, expected)
+
+
 @pytest.mark.parametrize("spec", ["bli,io->blo", "bqhd,bkhd->bhqk", "bhqk,bkhd->bqhd"])
 def test_einsum_and_its_gradients_equal_jax(spec):
     sizes = dict(zip("bliohqkd", (2, 3, 5, 7, 4, 6, 8, 9), strict=True))
@@ -271,6 +294,50 @@ def test_impossible_configs_are_refused(fields, message):
 def test_cudnn_is_accepted_where_it_can_work():
     config = EncoderConfig(attention="cudnn", dtype="bfloat16", attention_dropout=0.0)
     assert config.attention == "cudnn"
+
+
+@pytest.mark.parametrize(
+    ("queries", "length", "width", "fits"),
+    [(16, 16, 8, True), (1, 16, 8, False), (15, 15, 8, False), (16, 16, 6, False)],
+    ids=["even", "one query", "odd", "narrow heads"],
+)
+def test_cudnns_attention_is_the_plain_one(queries, length, width, fits, monkeypatch):
+    """JAX's own stands in for cuDNN's; what that refuses, such as one query, goes the other way."""
+    rng = np.random.default_rng(0)
+    hidden = jnp.asarray(rng.normal(size=(4, length, 4 * width)), jnp.bfloat16)
+    lengths = jnp.asarray([length, 1, 5, 8], jnp.int32)
+    config = {"dtype": "bfloat16", "hidden_size": 4 * width, "num_attention_heads": 4}
+
+    def outputs_and_gradients(attention):
+        settings = EncoderConfig(**config, attention=attention, attention_dropout=0.0)
+        module = encoder.SelfAttention(settings, deterministic=True)
+        operands = hidden[:, :queries], hidden, lengths
+        shapes = jax.eval_shape(module.init, jax.random.key(0), *operands)
+        rng = np.random.default_rng(1)
+        params = jax.tree.map(lambda leaf: jnp.asarray(rng.normal(size=leaf.shape) / 4), shapes)
+
+        @jax.jit
+        def run(params):
+            outputs, pullback = jax.vjp(lambda p: module.apply(p, *operands), params)
+            return outputs, pullback(jnp.ones_like(outputs) * hidden[:, :queries])[0]
+
+        outputs, gradients = run(params)
+        del gradients["params"]["key"]["bias"]  # rounding error alone: it cancels in the softmax
+        return jax.tree.leaves((outputs, gradients))
+
+    given, attend = [], jax.nn.dot_product_attention
+
+    def by_jax(*arguments, implementation, **options):
+        given.append(implementation)
+        return attend(*arguments, implementation="xla", **options)
+
+    monkeypatch.setattr(jax.nn, "dot_product_attention", by_jax)
+    plain = outputs_and_gradients("cudnn")  # a CPU has no cuDNN
+    assert given == []
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    for ours, theirs in zip(outputs_and_gradients("cudnn"), plain, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=0.02 * np.abs(theirs).max())
+    assert set(given) == ({"cudnn"} if fits else set())
 
 
 @pytest.mark.parametrize("scan", [False, True])

@@ -101,9 +101,12 @@ class FlaxLstm(nn.Module):
         return scanned(8, name="cell")((zeros, zeros), inputs)[1]
 
 
-def test_states_and_gradients_equal_those_of_flax():
+@pytest.mark.parametrize("backend", ["cpu", "gpu"])
+def test_states_and_gradients_equal_those_of_flax(backend, monkeypatch):
+    """In both forms; the length is no multiple of the unrolled steps."""
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
     rng = np.random.default_rng(0)
-    inputs, wanted = jnp.asarray(rng.normal(size=(2, 20, 3, 8)), jnp.float32)
+    inputs, wanted = jnp.asarray(rng.normal(size=(2, 24, 3, 8)), jnp.float32)
     shapes = jax.eval_shape(FlaxLstm().init, jax.random.key(0), inputs)["params"]
     params = jax.tree.map(
         lambda leaf: jnp.asarray(0.5 * rng.normal(size=leaf.shape), jnp.float32), shapes

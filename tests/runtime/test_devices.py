@@ -93,6 +93,10 @@ def test_a_checkpoint_of_one_is_read_on_four(folder):
     jax.tree.map(np.testing.assert_array_equal, [np.asarray(leaf) for leaf in here], there)
 
 
+def test_parameters_are_initialised_on_the_cpu_whatever_device_is_the_default(folder):
+    assert json.loads((folder / "initial.json").read_text()) == [0]
+
+
 def test_dropout_does_not_depend_on_the_devices(folder):
     one, two, four = stored(folder / "masks.npz")
     assert 0.6 < one.mean() < 0.8

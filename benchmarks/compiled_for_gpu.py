@@ -1,0 +1,175 @@
+"""What XLA makes of the study's steps for an H100, without one: launches, bytes, memory, a ceiling.
+
+    python -m benchmarks.compiled_for_gpu --output=results/gpu [--only=REGEX]
+
+Needs the CUDA wheels (`requirements.txt`), but neither driver nor device; up to a minute of CPU for
+each case. Nothing here is a measurement: no kernel was run, and none was tuned, which XLA does on
+the device. The roofline takes each kernel's products at the card's rate or its bytes at the
+memory's bandwidth, whichever is slower; the ceiling of MFU is the model's FLOPs over that time and
+the rate of products in its dtype.
+"""
+
+import os
+
+os.environ["JAX_PLATFORMS"] = "cpu"  # keeps the CUDA plug-in from asking for a driver
+
+import argparse
+import importlib.metadata
+import re
+import time
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import topologies
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from benchmarks import hlo
+from benchmarks.synthetic import VOCABULARY
+from sentiment_jax.config import OptimizerConfig
+from sentiment_jax.models.classifiers import build_model
+from sentiment_jax.runtime import devices
+from sentiment_jax.storage.files import read_json, write_json
+from sentiment_jax.training import flops
+from sentiment_jax.training.experiment import abstract_params
+from sentiment_jax.training.steps import create_state, make_eval_step, make_train_step
+
+# An H100 SXM of 80 GB as CUDA's queries describe it: XLA's GpuTargetConfigProto, in text.
+H100 = """
+gpu_device_info {
+  threads_per_block_limit: 1024
+  threads_per_warp: 32
+  shared_memory_per_block: 49152
+  shared_memory_per_block_optin: 232448
+  shared_memory_per_core: 233472
+  threads_per_core_limit: 2048
+  registers_per_block_limit: 65536
+  registers_per_core_limit: 65536
+  block_dim_limit_x: 2147483647
+  block_dim_limit_y: 65535
+  block_dim_limit_z: 65535
+  core_count: 132
+  fpus_per_core: 128
+  clock_rate_ghz: 1.98
+  memory_bandwidth: 3352320000000
+  device_memory_size: 84942979072
+  l2_cache_size: 52428800
+  cuda_compute_capability { major: 9 feature_extension: ACCELERATED_FEATURES }
+  name: "NVIDIA H100 80GB HBM3"
+}
+platform_name: "CUDA"
+runtime_version { major: 12 minor: 9 patch: 0 }
+dnn_version_info { major: 9 minor: 10 patch: 0 }
+device_description_str: "NVIDIA H100 80GB HBM3"
+"""
+# Untuned, XLA takes Triton for every product and fuses what follows into it. A device may choose
+# cuBLAS, which fuses less: this counts the bytes of the second.
+OPTIONS = {"xla_gpu_enable_triton_gemm": False}
+CUDNN = {"attention": "cudnn", "attention_dropout": 0.0}
+ADAM = OptimizerConfig(name="adam", weight_decay=0.0, clip_norm=0.0)
+ADAMW = OptimizerConfig(name="adamw", weight_decay=0.01, clip_norm=1.0)
+PACKAGES = ("jax", "jaxlib", "jax-cuda12-plugin", "nvidia-cuda-nvcc-cu12", "nvidia-cudnn-cu12")
+Case = tuple[str, dict[str, Any], int, int, bool, int]
+
+
+def cases() -> list[Case]:
+    """The study's jobs: name, model, length, batch size, whether it trains, devices."""
+    listed: list[Case] = []
+    for encoder in ("bert", "electra"):
+        for length in (128, 512):
+            for batch_size in (16, 32):
+                for attention, settings in (("xla", {}), ("cudnn", CUDNN)):
+                    model = {"name": encoder, "dtype": "bfloat16", **settings}
+                    what = f"{encoder} {length} tokens, batch {batch_size}, {attention}"
+                    listed += [
+                        (f"{what}, training", model, length, batch_size, True, 1),
+                        (f"{what}, evaluation", model, length, batch_size, False, 1),
+                    ]
+    exact = {"name": "bert", "dtype": "float32"}
+    listed.append(("bert 128 tokens, batch 32, float32, training", exact, 128, 32, True, 1))
+    split = {"name": "bert", "dtype": "bfloat16"}
+    listed.append(("bert 512 tokens, batch 128, FSDP over 4, training", split, 512, 128, True, 4))
+    for batch_size in (256, 512):
+        what = f"lstm 400 words, batch {batch_size}"
+        for trains, mode in ((True, "training"), (False, "evaluation")):
+            listed.append((f"{what}, {mode}", {"name": "lstm"}, 400, batch_size, trains, 1))
+    return listed
+
+
+def compile_case(case: Case) -> dict[str, Any]:
+    """Compile one step; return a row of the table."""
+    what, settings, length, batch_size, trains, count = case
+    topology = topologies.get_topology_desc(
+        "h100", "cuda", target_config=H100, topology=f"1x1x{count}"
+    )
+    mesh = Mesh(np.array(topology.devices), ("data",))
+    model = build_model(settings, vocab_size=VOCABULARY)
+    cost = flops.training_flops(model, batch_size, length) // (1 if trains else 3)
+    rows = NamedSharding(mesh, PartitionSpec("data"))
+    shapes = {name: (batch_size,) for name in ("lengths", "labels", "weights")}
+    batch = {
+        name: jax.ShapeDtypeStruct(
+            shape, "float32" if name == "weights" else "int32", sharding=rows
+        )
+        for name, shape in {"token_ids": (batch_size, length), **shapes}.items()
+    }
+    params = abstract_params(model)
+    with mock.patch.object(jax, "default_backend", return_value="gpu"):
+        if trains:
+            optimizer = ADAM if settings["name"] == "lstm" else ADAMW
+            state = jax.eval_shape(lambda p: create_state(p, optimizer, 0), params)
+            state = devices.abstract(state, mesh, shard=count > 1)
+            rate = jax.ShapeDtypeStruct((), jnp.float32, sharding=devices.replicated(mesh))
+            step = make_train_step(model, optimizer, mesh if count > 1 else None)
+            traced = step.trace(state, batch, rate)
+        else:
+            traced = make_eval_step(model).trace(devices.abstract(params, mesh), batch)
+        start = time.perf_counter()
+        compiled = traced.lower(lowering_platforms=("cuda",)).compile(compiler_options=OPTIONS)
+    seconds = time.perf_counter() - start
+    best = hlo.RATES["bf16" if settings.get("dtype") == "bfloat16" else "f32"]
+    row = hlo.describe(what, compiled, cost / count / best)
+    versions = {package: importlib.metadata.version(package) for package in PACKAGES}
+    return row | {"compile_seconds": round(seconds, 1), "compiler": versions}
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """The rows in Markdown."""
+    lines = [
+        "| step | kernels | launches | TFLOP | GB moved | peak GiB | compute ms | memory ms | "
+        "roofline ms | ceiling of MFU |",
+        "|---|" + "---:|" * 9,
+    ]
+    for row in rows:
+        lines.append(
+            f"| {row['what']} | {row['kernels']:,} | {row['launches']:,} | "
+            f"{sum(row['teraflops'].values()):.2f} | {row['gigabytes']:.1f} | "
+            f"{row['peak_gibibytes']:.2f} | {row['compute_ms']:.1f} | {row['memory_ms']:.1f} | "
+            f"{row['roofline_ms']:.1f} | {row['mfu_ceiling']:.0%} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    """Compile the cases; after each, add its row to compiled.json and write table.md."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--output", type=Path, default=Path("results/gpu"))
+    parser.add_argument("--only", default="", help="a regular expression of cases")
+    options = parser.parse_args()
+    options.output.mkdir(parents=True, exist_ok=True)
+    path = options.output / "compiled.json"
+    found = {row["what"]: row for row in read_json(path)["rows"]} if path.exists() else {}
+    for case in cases():
+        if re.search(options.only, case[0]):
+            found[case[0]] = compile_case(case)
+            print(found[case[0]], flush=True)
+            rows = [found[what] for what, *_ in cases() if what in found]
+            write_json(path, {"rows": rows})
+            (options.output / "table.md").write_text(table(rows), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

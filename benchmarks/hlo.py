@@ -1,0 +1,263 @@
+"""What a compiled GPU program launches, multiplies and moves, counted in its HLO text."""
+
+import dataclasses
+import math
+import re
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+SIZES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "f32": 4, "s32": 4, "u32": 4} | {
+    "s64": 8,
+    "u64": 8,
+}
+# NVIDIA's figures for an H100 SXM without sparsity, FLOP/s; exact float32 has no tensor cores.
+RATES = {"bf16": 989e12, "tf32": 494.5e12, "f32": 66.9e12}
+BANDWIDTH = 3.35e12  # bytes/s
+ARRAY = re.compile(r"(\w+)\[([\d,]*)\]")
+INSTRUCTION = re.compile(r"(?:ROOT )?%?([\w.\-]+) = (\(.*?\)|\S+) ([\w\-]+)\(")
+# No kernels: names for places in memory, and the ends of asynchronous operations.
+FREE = {"parameter", "get-tuple-element", "tuple", "bitcast", "constant", "after-all"}
+FREE |= {"partition-id", "replica-id", "opt-barrier"}
+COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
+
+
+def arrays(shape: str) -> list[tuple[str, list[int]]]:
+    """The (dtype, sizes) of an instruction's result, one or a tuple."""
+    return [(kind, [int(n) for n in sizes.split(",") if n]) for kind, sizes in ARRAY.findall(shape)]
+
+
+def size(shape: str) -> int:
+    """Bytes."""
+    return sum(SIZES.get(kind, 0) * math.prod(sizes) for kind, sizes in arrays(shape))
+
+
+@dataclasses.dataclass
+class Instruction:
+    """One line of a computation."""
+
+    name: str
+    shape: str
+    op: str
+    line: str
+    operands: list[str]
+
+    def named(self, attribute: str) -> str | None:
+        """The computation that an attribute names."""
+        found = re.search(rf"\b{attribute}=%?([\w.\-]+)", self.line)
+        return found[1] if found else None
+
+    @property
+    def target(self) -> str:
+        """The library function of a custom call."""
+        found = re.search(r'custom_call_target="([^"]+)"', self.line)
+        return found[1] if found else ""
+
+
+Computation = dict[str, Instruction]
+
+
+def parse(text: str) -> tuple[dict[str, Computation], str]:
+    """The computations of a module, and the name of its entry."""
+    computations: dict[str, Computation] = {}
+    entry, current = "", None
+    for line in re.sub(r"/\*.*?\*/", "", text).splitlines():
+        header = re.match(r"(ENTRY )?%?([\w.\-]+) .*\{$", line)
+        if header and not line.startswith(" "):
+            current = computations.setdefault(header[2], {})
+            entry = header[2] if header[1] else entry
+        elif line.startswith("}"):
+            current = None
+        elif current is not None and (match := INSTRUCTION.match(line.strip())):
+            name, shape, op = match.groups()
+            operands = _operands(line.strip()[match.end() :])
+            current[name] = Instruction(name, shape, op, line.strip(), operands)
+    return computations, entry
+
+
+def _operands(rest: str) -> list[str]:
+    """The names up to the closing bracket of an instruction's arguments."""
+    parts, depth = [""], 1
+    for character in rest:
+        depth += (character in "([{") - (character in ")]}")
+        if not depth:
+            break
+        if depth == 1 and character == ",":
+            parts.append("")
+        else:
+            parts[-1] += character
+    return [part.split()[-1].lstrip("%") for part in parts if part.strip()]
+
+
+@dataclasses.dataclass
+class Kernel:
+    """An instruction that runs on the device, and how often a step launches it."""
+
+    instruction: Instruction
+    computation: Computation
+    launches: int
+    flops: Counter[str]  # by kind of product
+    moved: int  # bytes read and written by one launch
+
+    @property
+    def seconds(self) -> float:
+        """The least that one launch can take: its products or its bytes, whichever is slower."""
+        compute = sum(flops / RATES[kind] for kind, flops in self.flops.items())
+        return max(compute, self.moved / BANDWIDTH)
+
+
+def kernels(text: str) -> list[Kernel]:
+    """All kernels of a compiled module."""
+    computations, entry = parse(text)
+    return [
+        Kernel(
+            instruction,
+            computation,
+            launches,
+            _flops(instruction, computation, computations),
+            _moved(instruction, computation, computations),
+        )
+        for instruction, computation, launches in _walk(computations, entry, 1)
+    ]
+
+
+def _walk(
+    computations: dict[str, Computation], name: str, times: int
+) -> Iterator[tuple[Instruction, Computation, int]]:
+    for instruction in computations[name].values():
+        if instruction.op in FREE or instruction.op.endswith(("-done", "-update")):
+            continue
+        if instruction.op == "while":
+            trips = re.search(r'known_trip_count":\{"n":"(\d+)"', instruction.line)
+            repeats = times * (int(trips[1]) if trips else 1)
+            for part in ("body", "condition"):
+                yield from _walk(computations, instruction.named(part), repeats)
+        elif instruction.op == "call":
+            yield from _walk(computations, instruction.named("to_apply"), times)
+        else:
+            yield instruction, computations[name], times
+
+
+def _inside(
+    instruction: Instruction, computation: Computation, computations: dict[str, Computation]
+) -> Iterator[tuple[Instruction, Computation]]:
+    """The instruction, or those that it fuses, at any depth."""
+    fused = instruction.named("calls")
+    if fused is None:
+        yield instruction, computation
+        return
+    for inner in computations[fused].values():
+        yield from _inside(inner, computations[fused], computations)
+
+
+def _flops(
+    instruction: Instruction, computation: Computation, computations: dict[str, Computation]
+) -> Counter[str]:
+    """Two for a multiply-add, by the kind of product: bf16, tf32 or f32."""
+    found: Counter[str] = Counter()
+    for inner, around in _inside(instruction, computation, computations):
+        if "$fmha" in inner.target:
+            # Two products forward; five backward, which recomputes the scores.
+            query, key = (arrays(around[name].shape)[0][1] for name in inner.operands[:2])
+            batch, queries, heads, width = query
+            products = 5 if "Backward" in inner.target else 2
+            found["bf16"] += products * 2 * batch * heads * queries * key[1] * width
+        if inner.op != "dot" and not re.search("gemm|matmul", inner.target):
+            continue
+        kind, left = arrays(around[inner.operands[0]].shape)[0]
+        contracted = re.search(r'lhs_contracting_dim(?:s=\{|ensions":\[)([\d,"]*)', inner.line)[
+            1
+        ].replace('"', "")
+        depth = math.prod(left[int(axis)] for axis in contracted.split(",") if axis)
+        exact = re.search(r"operand_precision[^a-zA-Z]*(?:\{|\[)\W*highest", inner.line, re.I)
+        kind = kind if kind != "f32" or exact else "tf32"
+        found[kind] += 2 * math.prod(arrays(inner.shape)[0][1]) * depth
+    return found
+
+
+def _moved(
+    instruction: Instruction, computation: Computation, computations: dict[str, Computation]
+) -> int:
+    """Bytes that a kernel reads and writes: slices as far as they go, updates in place once."""
+    whole = [size(computation[name].shape) for name in instruction.operands if name in computation]
+    fused = computations.get(instruction.named("calls") or "")
+    while fused and len(inner := [i for i in fused.values() if i.op not in FREE]) == 1:
+        if inner[0].op != "fusion":  # else: a wrapper of one fusion
+            break
+        fused = computations[inner[0].named("calls")]
+    if fused:
+        parameters = [i for i in fused.values() if i.op == "parameter"]
+        parameters.sort(key=lambda i: int(re.search(r"parameter\((\d+)\)", i.line)[1]))
+        read = sum(_read(i, fused) for i in parameters)
+        root = next(i for i in fused.values() if i.line.startswith("ROOT"))
+        return read + _written(root, fused)
+    if instruction.op == "dynamic-slice":
+        return 2 * size(instruction.shape)
+    if instruction.op == "dynamic-update-slice":
+        return 2 * whole[1]
+    return sum(whole) + size(instruction.shape)
+
+
+def _read(parameter: Instruction, fused: Computation) -> int:
+    """Bytes read of a fusion's parameter."""
+    names, total = {parameter.name}, 0
+    for user in fused.values():  # in the order of their definition
+        if not names.intersection(user.operands):
+            continue
+        first = user.operands[0] in names
+        if user.op == "bitcast":
+            names.add(user.name)
+        elif first and user.op in ("dynamic-slice", "slice", "gather"):
+            total += size(user.shape)
+        elif not first or user.op != "dynamic-update-slice":
+            return size(parameter.shape)
+    return min(total, size(parameter.shape))
+
+
+def _written(root: Instruction, fused: Computation) -> int:
+    """Bytes that a fusion writes."""
+    if root.op == "tuple":
+        return sum(_written(fused[name], fused) for name in root.operands)
+    if root.op == "bitcast":
+        return _written(fused[root.operands[0]], fused)
+    if root.op == "dynamic-update-slice":
+        return size(fused[root.operands[1]].shape)
+    return size(root.shape)
+
+
+def collectives(found: list[Kernel]) -> str:
+    """Exchanges between devices and their results' bytes, in words."""
+    counts: Counter[str] = Counter()
+    moved: Counter[str] = Counter()
+    for kernel in found:
+        for name in COLLECTIVES:
+            if kernel.instruction.op.startswith(name):
+                counts[name] += kernel.launches
+                moved[name] += kernel.launches * size(kernel.instruction.shape)
+    return ", ".join(f"{counts[name]} {name} {moved[name] / 1e9:.2f} GB" for name in sorted(counts))
+
+
+def describe(what: str, compiled: Any, least_seconds: float) -> dict[str, Any]:
+    """Count a compiled step; `least_seconds` is what its model FLOPs take at the best rate."""
+    found, memory = kernels(compiled.as_text()), compiled.memory_analysis()
+    peak = memory.argument_size_in_bytes + memory.output_size_in_bytes + memory.temp_size_in_bytes
+    products: Counter[str] = Counter()
+    for kernel in found:
+        for kind, count in kernel.flops.items():
+            products[kind] += count * kernel.launches
+    moved = sum(kernel.moved * kernel.launches for kernel in found)
+    roofline = sum(kernel.seconds * kernel.launches for kernel in found)
+    return {
+        "what": what,
+        "kernels": len(found),
+        "launches": sum(kernel.launches for kernel in found),
+        "teraflops": {kind: round(count / 1e12, 3) for kind, count in products.items()},
+        "gigabytes": round(moved / 1e9, 2),
+        "peak_gibibytes": round((peak - memory.alias_size_in_bytes) / 2**30, 2),
+        "compute_ms": round(1e3 * sum(n / RATES[kind] for kind, n in products.items()), 2),
+        "memory_ms": round(1e3 * moved / BANDWIDTH, 2),
+        "roofline_ms": round(1e3 * roofline, 2),
+        "mfu_ceiling": round(least_seconds / roofline, 3),
+        "attention_calls": sum(k.launches for k in found if "$fmha" in k.instruction.target),
+        "collectives": collectives(found),
+    }

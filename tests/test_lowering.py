@@ -1,0 +1,209 @@
+"""Every step that can run on a GPU lowers for CUDA where there is none.
+
+Lowering is all that JAX does before XLA compiles. It refuses shapes and types that cuDNN's
+attention does not take, and its text shows every product and library call.
+"""
+
+import collections
+import re
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax._src.cudnn import fused_attention_stablehlo  # asks the installed cuDNN for its version
+from jax.sharding import AbstractMesh, AxisType, NamedSharding, PartitionSpec
+
+from sentiment_jax.analysis.integrated_gradients import _integrate
+from sentiment_jax.config import DTYPES, OptimizerConfig
+from sentiment_jax.models import layers
+from sentiment_jax.models.classifiers import build_model
+from sentiment_jax.runtime import devices
+from sentiment_jax.training.experiment import abstract_params
+from sentiment_jax.training.flops import training_flops
+from sentiment_jax.training.steps import create_state, make_eval_step, make_train_step
+
+LAYERS = 3
+ENCODER = {
+    "hidden_size": 32,
+    "embedding_size": 32,
+    "num_hidden_layers": LAYERS,
+    "num_attention_heads": 4,
+    "intermediate_size": 64,
+    "max_position_embeddings": 16,
+}
+KINDS = {
+    "float32": {"dtype": "float32"},
+    "bfloat16": {"dtype": "bfloat16"},
+    "cudnn": {"dtype": "bfloat16", "attention": "cudnn", "attention_dropout": 0.0},
+}
+WAYS = {"loop": {}, "remat": {"remat": True}, "scan": {"scan_layers": True}}
+# cuDNN's calls in a training step, forward and backward. Unscanned, the last layer has one query
+# and takes the other path; rematerialised, the forward pass runs twice.
+CALLS = {"loop": (LAYERS - 1, LAYERS - 1), "remat": (2 * LAYERS - 2, LAYERS - 1), "scan": (1, 1)}
+ROWS = 8
+every_kind = pytest.mark.parametrize("kind", KINDS)
+every_encoder = pytest.mark.parametrize("name", ["bert", "electra"])
+
+
+@pytest.fixture(autouse=True)
+def on_gpu(monkeypatch):
+    """Trace what a GPU would get, with a cuDNN new enough."""
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(fused_attention_stablehlo, "check_cudnn_version", lambda: 91000)
+
+
+def build(name, **settings):
+    """A small model; its vocabulary's size is that of no other test, whose traces are cached."""
+    sizes = {"embedding_size": 12, "hidden_size": 8} if name == "lstm" else ENCODER
+    return build_model({"name": name, **sizes, **settings}, vocab_size=61)
+
+
+def batch(length, mesh=None):
+    rows = NamedSharding(mesh, PartitionSpec("data")) if mesh else None
+    kinds = {"token_ids": jnp.int32, "lengths": jnp.int32, "labels": jnp.int32}
+    kinds["weights"] = jnp.float32
+    shapes = {name: (ROWS,) for name in kinds} | {"token_ids": (ROWS, length)}
+    return {
+        name: jax.ShapeDtypeStruct(shapes[name], dtype, sharding=rows)
+        for name, dtype in kinds.items()
+    }
+
+
+def lower(step, *arguments):
+    return step.trace(*arguments).lower(lowering_platforms=("cuda",)).as_text()
+
+
+def lower_training(model, length=8, mesh=None):
+    """The text of a training step; on a mesh, its state is split over the devices (FSDP)."""
+    optimizer = OptimizerConfig(name="adamw")
+    state = jax.eval_shape(lambda p: create_state(p, optimizer, 0), abstract_params(model))
+    rate = jax.ShapeDtypeStruct((), jnp.float32)
+    if mesh:
+        state = devices.abstract(state, mesh, shard=True)
+    return lower(make_train_step(model, optimizer, mesh), state, batch(length, mesh), rate)
+
+
+def calls(text):
+    """How often cuDNN's attention is called: forward, backward."""
+    targets = collections.Counter(re.findall(r"@__cudnn\$fmhaSoftmax(\w*)", text))
+    assert targets.keys() <= {"", "Backward"}
+    return targets[""], targets["Backward"]
+
+
+def dots(text):
+    """The lines of all products."""
+    return "\n".join(line for line in text.splitlines() if "stablehlo.dot_general" in line)
+
+
+def products(text):
+    """Of every product the types of its two operands, with their ranks, e.g. "f32[2]"."""
+    for line in dots(text).splitlines():
+        left, right, _ = re.findall(r"tensor<((?:\d+x)*)(\w+)>", line.rpartition(" : ")[2])
+        yield " ".join(f"{dtype}[{shape.count('x')}]" for shape, dtype in (left, right))
+
+
+def check_products(text, dtype):
+    """A bfloat16 step has float32 products in the heads alone: of rows, not of tokens.
+
+    A float32 product is one on a GPU too, unless TensorFloat-32 was asked for.
+    """
+    wide = [line for line in dots(text).splitlines() if "xf32>, " in line]
+    exact = ["precision = [HIGHEST, HIGHEST]" in line for line in wide]
+    assert exact == [dtype != "tensorfloat32"] * len(wide)
+    found = collections.Counter(products(text))
+    assert found
+    wide = [pair for pair in found if "f32" in pair]
+    if dtype == "bfloat16":
+        assert wide == ["f32[2] f32[2]"] and found[wide[0]] <= 6  # two dense layers, each with
+    else:  # two gradients
+        assert wide == list(found)
+
+
+@every_encoder
+@every_kind
+@pytest.mark.parametrize("way", WAYS)
+def test_an_encoders_training_step_lowers(name, kind, way):
+    text = lower_training(build(name, **KINDS[kind], **WAYS[way]))
+    assert calls(text) == (CALLS[way] if kind == "cudnn" else (0, 0))
+    check_products(text, KINDS[kind]["dtype"])
+
+
+def test_tensorfloat32_is_what_a_gpu_does_unless_told_otherwise():
+    check_products(lower_training(build("bert", dtype="tensorfloat32")), "tensorfloat32")
+
+
+def test_bfloat16_products_but_the_scores_are_written_in_bfloat16():
+    text = lower_training(build("bert", **KINDS["bfloat16"]))
+    results = collections.Counter(re.findall(r"xbf16>\) -> tensor<[\dx]*x(\w+)>", dots(text)))
+    # a layer has six dense layers and two products of attention, each with two gradients
+    assert results == {"bf16": LAYERS * 8 * 3 - LAYERS, "f32": LAYERS}
+
+
+@every_encoder
+@every_kind
+@pytest.mark.parametrize("way", ["loop", "scan"])
+def test_an_encoders_evaluation_lowers(name, kind, way):
+    model = build(name, **KINDS[kind], **WAYS[way])
+    text = lower(make_eval_step(model), abstract_params(model), batch(8))
+    assert calls(text) == (CALLS[way][0] if kind == "cudnn" else 0, 0)
+    check_products(text, KINDS[kind]["dtype"])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("bidirectional", [False, True])
+def test_an_lstms_steps_lower(dtype, bidirectional):
+    model = build("lstm", dtype=dtype, bidirectional=bidirectional)
+    for length in (8, 25):
+        check_products(lower_training(model, length), dtype)
+    text = lower(make_eval_step(model), abstract_params(model), batch(8))
+    check_products(text, dtype)
+
+
+def test_an_odd_length_trains_without_cudnn():
+    """JAX refuses it in cuDNN's backward pass."""
+    text = lower_training(build("bert", **KINDS["cudnn"]), length=7)
+    assert calls(text) == (0, 0)
+
+
+@pytest.mark.parametrize("name", ["bert", "electra", "lstm"])
+def test_attributions_lower(name):
+    model = build(name)
+    word, nodes = (jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((1, 8, 32), (ROWS,)))
+    if name == "lstm":
+        word = jax.ShapeDtypeStruct((1, 8, 12), jnp.float32)
+    lengths = jax.ShapeDtypeStruct((1,), jnp.int32)
+    text = lower(_integrate, model, abstract_params(model), word, word, lengths, nodes, nodes)
+    check_products(text, "float32")
+
+
+@pytest.mark.parametrize("way", [*WAYS, "lstm"])
+def test_training_split_over_four_devices_lowers(way):
+    """The devices need not exist, unless cuDNN's calls are split over them."""
+    lstm = way == "lstm"
+    model = build("lstm") if lstm else build("bert", **KINDS["bfloat16"], **WAYS[way])
+    mesh = AbstractMesh((4,), ("data",), axis_types=(AxisType.Auto,))
+    text = lower_training(model, mesh=mesh)
+    check_products(text, "float32" if lstm else "bfloat16")
+    # Kernels of that shape are whole in the forward pass alone: their gradients are scattered, as
+    # are parameters and the optimiser's two moments.
+    size, count = ("8x8", 4) if lstm else ("3x32x64" if way == "scan" else "32x64", LAYERS)
+    count = 1 if way == "scan" else count
+    constraint = r"sdy.sharding_constraint .* <@mesh, (.*)> : tensor<" + size + "xf32>"
+    found = collections.Counter("data" in where for where in re.findall(constraint, text))
+    assert found == {False: count, True: 4 * count}
+
+
+def test_programs_for_the_cpu_take_its_forms_beside_a_gpu():
+    """Parameters are initialised there: cuDNN's calls would not lower."""
+    assert layers.on_gpu()
+    with layers.on_cpu():
+        assert not layers.on_gpu()
+    with jax.default_device("cpu"):
+        assert not layers.on_gpu()
+
+
+@pytest.mark.parametrize("kind", ["bfloat16", "cudnn"])
+def test_a_gpus_step_counts_as_many_flops_as_a_cpus(kind):
+    """cuDNN's calls hide their products from the count."""
+    expected = training_flops(build("bert"), ROWS, 8)
+    assert training_flops(build("bert", **KINDS[kind]), ROWS, 8) == expected
