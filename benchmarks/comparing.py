@@ -26,15 +26,18 @@ def checkpoints_of(workdir: Path) -> dict[int, Any]:
     kept = Checkpoints(workdir / "checkpoints", read_only=True)
     faults = [fault for step in kept.steps if (fault := kept.fault(step))]
     assert not faults, faults
+    here = jax.sharding.SingleDeviceSharding(jax.devices()[0])  # wherever they were written
     with ocp.StandardCheckpointer() as reader:
-        return {
-            step: jax.tree.map(
-                np.asarray,
-                [
-                    reader.restore(kept.directory / str(step) / item)
-                    for item in ("params", "opt_state")
-                ],
+
+        def read(folder: Path) -> Any:
+            shapes = jax.tree.map(
+                lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here),
+                reader.metadata(folder).item_metadata.tree,
             )
+            return jax.tree.map(np.asarray, reader.restore(folder, shapes))
+
+        return {
+            step: [read(kept.directory / str(step) / item) for item in ("params", "opt_state")]
             for step in kept.steps
         }
 

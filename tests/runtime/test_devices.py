@@ -12,12 +12,11 @@ import numpy as np
 import pytest
 import runs
 from conftest import make_small_config
+from runs import assert_rounding_apart
 
 from sentiment_jax import main, train
 from sentiment_jax.errors import InputError
 from sentiment_jax.runtime import devices
-from sentiment_jax.storage.files import read_json
-from sentiment_jax.storage.metrics_log import read_metrics
 from sentiment_jax.training.experiment import load_run
 
 ROOT = Path(__file__).parents[2]
@@ -48,30 +47,6 @@ def folder(tmp_path_factory):
 def stored(file):
     with np.load(file) as arrays:
         return [arrays[name] for name in arrays.files]
-
-
-def assert_rounding_apart(first, second, steps):
-    """Two runs whose sums were taken in another order."""
-    losses = [
-        [
-            record["loss"]
-            for record in read_metrics(run / "metrics.jsonl")
-            if record["split"] == "train"
-        ]
-        for run in (first, second)
-    ]
-    assert len(losses[0]) == steps
-    assert losses[0][0] != losses[0][-1]
-    np.testing.assert_allclose(losses[1], losses[0], rtol=1e-5)
-    tables = [
-        [row.split(",")[:3] for row in (run / "predictions.csv").read_text().splitlines()]
-        for run in (first, second)
-    ]
-    assert tables[0] == tables[1]
-    results = [read_json(run / "result.json") for run in (first, second)]
-    for split in ("val", "test"):
-        assert results[0][split]["accuracy"] == results[1][split]["accuracy"]
-        assert results[0][split]["examples"] == results[1][split]["examples"]
 
 
 @pytest.mark.parametrize("name", MANY)

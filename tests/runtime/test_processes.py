@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import runs
 from conftest import make_small_config
-from test_devices import assert_rounding_apart
+from runs import assert_rounding_apart
 
 from sentiment_jax import train
 from sentiment_jax.errors import InputError

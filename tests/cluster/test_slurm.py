@@ -1,0 +1,192 @@
+"""Training, evaluation and sweeps on a real SLURM: the scripts of docs/cluster.md, run as they are.
+
+Only their sizes are this cluster's: two nodes, one task on each.
+"""
+
+import json
+import os
+import re
+import signal
+import time
+
+import loopback
+import pytest
+import runs
+from conftest import make_small_config
+from runs import assert_rounding_apart
+
+from sentiment_jax import train
+from sentiment_jax.storage.files import read_json
+
+PAGE = loopback.ROOT / "docs" / "cluster.md"
+CONFIG = "--config=configs/lstm.py:sample"
+# 150 steps: the processes are caught at the ones that a test wants.
+LONG = {**runs.LONGER, "batch_size": 2, "data.limit": 190, "checkpoint_every": 30}
+PAIR = ("--nodes=2", "--ntasks-per-node=1", "--cpus-per-task=1")
+pytestmark = pytest.mark.slow
+if reason := loopback.missing():
+    pytest.skip(reason, allow_module_level=True)
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory):
+    try:
+        with loopback.Cluster(tmp_path_factory.mktemp("slurm")) as cluster:
+            yield cluster
+    except loopback.Unavailable as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture(scope="module")
+def submit(cluster):
+    """Submit a script of the page and return its job."""
+    scripts = {
+        name: script
+        for script, name in re.findall(
+            r"```bash\n(#!/bin/bash\n# (\S+\.sbatch).*?)```", PAGE.read_text(), re.DOTALL
+        )
+    }
+
+    def submit(name, options, *arguments):
+        path = cluster.folder / name
+        path.write_text(scripts[name])
+        options = (*options, f"--output={cluster.folder}/%j.log")
+        return Job(cluster, cluster.call("sbatch", "--parsable", *options, path, *arguments))
+
+    return submit
+
+
+class Job:
+    """A job of the cluster, and what it wrote."""
+
+    def __init__(self, cluster, number):
+        self.cluster, self.number = cluster, number
+
+    @property
+    def log(self):
+        return (self.cluster.folder / f"{self.number}.log").read_text()
+
+    def ends(self, code=0, seconds=150):
+        """Wait until the job has ended for good, with this exit code."""
+        ended = {"COMPLETED", "FAILED", "CANCELLED", "NODE_FAIL", "TIMEOUT"}
+
+        def state():
+            found = self.cluster.state(self.number)
+            return found if found["JobState"] in ended else None
+
+        last = self.cluster.wait_until(state, seconds)
+        assert last["ExitCode"] == f"{code}:0", self.log
+        return int(last["Restarts"])
+
+
+def two_tasks(cluster, *arguments):
+    """Run a command as two tasks, waiting for their end."""
+    main = ("python", "-m", "sentiment_jax.main", "--coordinator=auto")
+    return cluster.run("srun", *PAIR, *main, *arguments)
+
+
+def scores_of(done):
+    """What an evaluation printed last."""
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def preempt(cluster):
+    """Take the whole cluster for a moment."""
+    first = ("--partition=high", "--nodes=2", "--exclusive", "--output=/dev/null")
+    job = cluster.call("sbatch", "--parsable", *first, "--wrap=true")
+    cluster.wait_until(lambda: cluster.state(job)["JobState"] == "COMPLETED")
+
+
+def pause(cluster, workdir, reached):
+    """Stop the main process where `reached()` holds; SLURM, or SIGCONT, lets it go on."""
+
+    def stop():
+        if not reached():
+            return None
+        process = int((workdir / "lock").read_text().split()[1])
+        os.kill(process, signal.SIGSTOP)
+        time.sleep(0.1)
+        if reached():
+            return process
+        os.kill(process, signal.SIGCONT)  # it went on meanwhile
+        return None
+
+    return cluster.wait_until(stop, 150, pause=0.002)
+
+
+def steps_of(workdir):
+    log = workdir / "metrics.jsonl"
+    return log.read_text().count("\n") if log.exists() else 0
+
+
+def arguments(workdir, **changes):
+    return (CONFIG, f"--workdir={workdir}", *runs.small_flags(**LONG | changes))
+
+
+@pytest.fixture(scope="module")
+def undisturbed(submit, tmp_path_factory):
+    """The run of two tasks on two nodes."""
+    workdir = tmp_path_factory.mktemp("undisturbed") / "run"
+    job = submit("train.sbatch", PAIR, *arguments(workdir))
+    assert job.ends() == 0
+    return workdir
+
+
+def test_two_tasks_train_and_evaluate_as_one_process(cluster, undisturbed, tmp_path):
+    config = make_small_config()
+    config.update_from_flattened_dict(LONG)
+    train.train(config, tmp_path)
+    assert_rounding_apart(tmp_path, undisturbed, 2 * 76)
+    assert len(read_json(undisturbed / "env.json")["devices"]) == 2
+    done = two_tasks(cluster, "--mode=evaluate", f"--workdir={undisturbed}")
+    assert scores_of(done) == read_json(undisturbed / "result.json")["test"]
+
+
+def test_a_preempted_job_is_requeued_and_ends_with_the_same_bits(
+    cluster, submit, undisturbed, tmp_path
+):
+    """Twice in a row, the second time while a checkpoint is being written; then time is up."""
+    workdir = tmp_path / "run"
+    job = submit("train.sbatch", PAIR, *arguments(workdir))
+    pause(cluster, workdir, lambda: steps_of(workdir) > 15)
+    preempt(cluster)
+    pause(cluster, workdir, lambda: list(workdir.glob("checkpoints/*.partial")))
+    preempt(cluster)
+    pause(cluster, workdir, lambda: steps_of(workdir) > 90)
+    cluster.call("scancel", "--signal=CONT", job.number)
+    cluster.call("scancel", "--signal=TERM", job.number)  # as --signal=TERM@120 does
+    assert job.ends() == 3
+    assert len(set(re.findall(r"saved step (\d+)", job.log))) == 3
+    assert len(set(re.findall(r"resuming at step (\d+)", job.log))) == 3
+    runs.assert_same_run(undisturbed, workdir)
+
+
+def test_a_dead_node_ends_the_other_task_and_the_job_goes_on(
+    cluster, submit, undisturbed, tmp_path
+):
+    workdir = tmp_path / "run"
+    job = submit("train.sbatch", PAIR, *arguments(workdir), "--lost_after=5")
+    survivor = pause(cluster, workdir, lambda: steps_of(workdir) > 40)
+    cluster.kill_node(loopback.NODES[1])
+    os.kill(survivor, signal.SIGCONT)
+    cluster.wait_until(lambda: "error: lost process 1 of the run" in job.log, 30)
+    cluster.wait_until(lambda: cluster.state(job.number)["Restarts"] == "1", 60)
+    cluster.start_node(loopback.NODES[1])
+    assert job.ends() == 1
+    assert len(re.findall("^error: ", job.log, re.MULTILINE)) == 1, job.log
+    assert "resuming at step 30 of" in job.log
+    runs.assert_same_run(undisturbed, workdir)
+
+
+def test_split_parameters_are_evaluated_by_two_and_explained_by_one(cluster, submit, tmp_path):
+    workdir = tmp_path / "run"
+    job = submit("train.sbatch", PAIR, *arguments(workdir, epochs=1, shard_params=True))
+    assert job.ends() == 0
+    done = two_tasks(cluster, "--mode=evaluate", f"--workdir={workdir}")
+    assert scores_of(done) == read_json(workdir / "result.json")["test"]
+    for more in (("--text=fine",), ("--text=fine", "--explain")):
+        done = two_tasks(cluster, "--mode=predict", f"--workdir={workdir}", *more)
+        lines = [line for line in done.stderr.splitlines() if not line.startswith("srun: ")]
+        assert lines == ["error: --mode=predict is for one process: leave --coordinator out"] * 2
+        assert done.returncode == 2
