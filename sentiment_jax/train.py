@@ -109,6 +109,7 @@ def _conclude(run: loop.TrainingRun, score_test: bool) -> dict[str, Any]:
     if score_test:
         trained = restore_model(experiment, run.checkpoints, best["step"])
         test = score_split(experiment, directory, trained.params, "test", run.check_stop)
+        directory.check_lock()
         seconds, at = round(test.seconds, 3), {"step": best["step"], "epoch": best["epoch"]}
         run.log.write(**at, split="test", **test.summary(), seconds=seconds, learning_rate=0.0)
         tested = {"test": test.summary(), "test_seconds": seconds}

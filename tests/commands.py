@@ -19,8 +19,8 @@ ENVIRONMENT = {
 def start(*arguments, **options):
     """Begin a command; its output is nobody's unless `options` say otherwise."""
     settings = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "text": True}
-    command = [*MAIN, *map(str, arguments)]
-    return subprocess.Popen(command, cwd=ROOT, env=ENVIRONMENT, **settings | options)
+    settings |= {"cwd": ROOT, "env": ENVIRONMENT}
+    return subprocess.Popen([*MAIN, *map(str, arguments)], **settings | options)
 
 
 def run(*arguments, code=0):

@@ -30,6 +30,7 @@ from sentiment_jax.storage.checkpoints import steps_in
 from sentiment_jax.storage.files import check_checksum, checksums, read_json, write_csv, write_json
 
 DECIDE_BITS = ("python", "versions", "devices", "machine", "xla_flags")  # of env.json
+NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)  # Lustre or NFS, mounted without
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tokenizers")
 
 
@@ -113,6 +114,17 @@ class RunDirectory:
             )
         return changes
 
+    def check_lock(self) -> None:
+        """Raise InUse if another process has locked this directory too, since this one did."""
+        lock = self.path / "lock"
+        if processes.is_main() and lock.exists():
+            *_, holder = ["", *lock.read_text(encoding="utf-8").splitlines()]
+            if holder and not holder.startswith(_this_process()):
+                raise InUse(
+                    f"{self.path} is now in use by {holder}: this file system does not honour "
+                    "locks; this process ends, that one has the run"
+                )
+
     def check_data(self, statistics: dict[str, Any]) -> None:
         """Raise InputError unless the data are those that env.json records."""
         recorded = read_json(self.env)["data"]
@@ -185,6 +197,9 @@ def prepare_workdir(path: Path) -> None:
 def lock_run(path: Path) -> Iterator[None]:
     """Hold a directory for this process; the kernel frees a dead process's lock.
 
+    On a file system that has no locks, or only says so, the last process that came has the run: the
+    others notice by `RunDirectory.check_lock`, before they write on.
+
     Raises:
       InUse: another process holds it (its pid, host and start are named).
     """
@@ -195,19 +210,29 @@ def lock_run(path: Path) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            if error.errno not in (errno.EACCES, errno.EAGAIN):
+            if error.errno in (errno.EACCES, errno.EAGAIN):
+                file.seek(0)
+                holder = file.read().strip() or "another process"
+                raise InUse(
+                    f"{path} is in use by {holder}; wait for it, or choose another --workdir"
+                ) from error
+            if error.errno not in NO_LOCKS:
                 raise
-            file.seek(0)
-            holder = file.read().strip() or "another process"
-            raise InUse(
-                f"{path} is in use by {holder}; wait for it, or choose another --workdir"
-            ) from error
+            print(
+                f"warning: {path} is on a file system without locks ({error.strerror}); of two "
+                "processes in it, the first will end",
+                file=sys.stderr,
+            )
         file.seek(0)
         file.truncate()
         since = datetime.datetime.now().isoformat(sep=" ", timespec="seconds")
-        file.write(f"pid {os.getpid()} on {socket.gethostname()} since {since}\n")
+        file.write(f"{_this_process()}since {since}\n")
         file.flush()
         yield
+
+
+def _this_process() -> str:
+    return f"pid {os.getpid()} on {socket.gethostname()} "
 
 
 def command_line() -> str:

@@ -1,0 +1,78 @@
+"""The lock of a run directory: who holds it, and what happens on file systems that have none."""
+
+import errno
+import os
+import signal
+import time
+
+import commands
+import pytest
+import runs
+from sweeping import contents
+
+from sentiment_jax.errors import InUse
+from sentiment_jax.storage import run_directory
+from sentiment_jax.storage.run_directory import RunDirectory, lock_run
+
+# 152 steps: the first process is caught at one of them.
+LONG = {**runs.LONGER, "batch_size": 2, "data.limit": 190, "checkpoint_every": 30}
+
+
+def test_a_file_system_without_locks_is_used_with_a_warning(tmp_path, monkeypatch, capsys):
+    for code in (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP):
+
+        def refuse(*_, code=code):
+            raise OSError(code, os.strerror(code))
+
+        monkeypatch.setattr(run_directory.fcntl, "flock", refuse)
+        with lock_run(tmp_path):
+            RunDirectory(tmp_path).check_lock()
+        assert capsys.readouterr().err == (
+            f"warning: {tmp_path} is on a file system without locks ({os.strerror(code)}); of two "
+            "processes in it, the first will end\n"
+        )
+
+
+def test_whoever_came_first_notices_the_other(tmp_path, monkeypatch):
+    monkeypatch.setattr(run_directory.fcntl, "flock", lambda *_: None)
+    directory = RunDirectory(tmp_path)
+    directory.check_lock()  # nobody has locked it
+    with lock_run(tmp_path):
+        directory.check_lock()
+        monkeypatch.setattr(run_directory.os, "getpid", lambda: 7)
+        with lock_run(tmp_path):
+            directory.check_lock()
+        monkeypatch.undo()
+        with pytest.raises(InUse, match="is now in use by pid 7 on .* does not honour locks"):
+            directory.check_lock()
+
+
+@pytest.mark.slow
+def test_of_two_processes_in_one_run_the_first_ends_and_changes_nothing(tmp_path):
+    """Where flock lies: the first hangs in a step, the second resumes and ends, the first wakes."""
+    command = (commands.SAMPLE, *runs.small_flags(**LONG))
+    (tmp_path / "lies").mkdir()
+    (tmp_path / "lies" / "sitecustomize.py").write_text(
+        "import fcntl\nfcntl.flock = lambda *_: None\n"
+    )
+    environment = {**commands.ENVIRONMENT, "PYTHONPATH": str(tmp_path / "lies")}
+    commands.run(f"--workdir={tmp_path}/alone", *command)
+    log = tmp_path / "run" / "metrics.jsonl"
+    pipe = commands.subprocess.PIPE
+    workdir = f"--workdir={tmp_path}/run"
+    with commands.start(workdir, *command, env=environment, stderr=pipe) as first:
+        deadline = time.monotonic() + 100
+        while not log.exists() or log.read_text().count("\n") < 40:
+            assert time.monotonic() < deadline and first.poll() is None
+            time.sleep(0.002)
+        first.send_signal(signal.SIGSTOP)
+        with commands.start(workdir, *command, env=environment) as second:
+            assert second.wait(200) == 0
+        runs.assert_same_run(tmp_path / "alone", tmp_path / "run")
+        before = contents(tmp_path / "run")
+        first.send_signal(signal.SIGCONT)
+        _, errors = first.communicate(timeout=100)
+    (line,) = [line for line in errors.splitlines() if "error" in line]
+    assert f"run is now in use by pid {second.pid} on " in line
+    assert first.returncode == 2
+    assert contents(tmp_path / "run") == before
