@@ -45,6 +45,18 @@ class ConfigFile(flags.ArgumentParser):
         return config.lock()
 
 
+class Duration(flags.ArgumentParser):
+    """Reads 1h50m, 90m or 45s as seconds."""
+
+    def parse(self, argument: str) -> float:
+        """Return the seconds."""
+        match = re.fullmatch(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?", argument)
+        if not argument or not match:
+            raise ValueError("write 1h50m, 90m or 45s")
+        hours, minutes, seconds = (int(part or 0) for part in match.groups())
+        return 60.0 * (60 * hours + minutes) + seconds
+
+
 def _call(config_file: str, function: str) -> Any:
     """Call a function of FILE or FILE:VARIANT; an InputError names the line that raised."""
     file, _, variant = config_file.partition(":")
@@ -84,6 +96,9 @@ INPUT = flags.DEFINE_string("input", None, "predict: .csv, .tsv, a text per line
 OUTPUT = flags.DEFINE_string("output", None, "export, report, predict: folder (--explain: page).")
 FRESH = flags.DEFINE_bool("fresh", False, "train: start over in a used --workdir.")
 ALLOW_CHANGES = flags.DEFINE_bool("allow_changes", False, "train: resume with another config.")
+STOP_AFTER = flags.DEFINE(
+    Duration(), "stop_after", None, "train, sweep: time until it saves and exits (143), 1h50m say."
+)
 SWEEP: dict[str, flags.FlagHolder] = {
     axis: flags.DEFINE_list(f"sweep_{axis}", None, f"sweep: {axis} to try instead of the config's.")
     for axis in ("optimizer", "batch_size", "learning_rate", "seeds")
@@ -158,7 +173,11 @@ def dispatch() -> None:
     _start(config, group)
     module = importlib.import_module(f"sentiment_jax.{mode}")
     if mode == "train":
-        module.train(config, workdir, fresh=FRESH.value, allow_changes=ALLOW_CHANGES.value)
+        from sentiment_jax.training.signals import Stop
+
+        with Stop(STOP_AFTER.value) as stop:
+            options = {"fresh": FRESH.value, "allow_changes": ALLOW_CHANGES.value}
+            module.train(config, workdir, **options, stop=stop)
     elif mode == "evaluate":
         module.evaluate_run(workdir, SPLIT.value, changes)
     elif mode == "predict":
@@ -242,6 +261,7 @@ def _sweep(sweep: Any, workdir: Path) -> None:
         only=ONLY.value,
         workers=WORKERS.value,
         retry_failed=RETRY_FAILED.value,
+        stop_after=STOP_AFTER.value,
     )
 
 

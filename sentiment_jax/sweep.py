@@ -46,6 +46,7 @@ def sweep(
     only: str | None = None,
     workers: int = 1,
     retry_failed: bool = False,
+    stop_after: float | None = None,
 ) -> None:
     """Complete a sweep, alone or beside other processes, and print its result.
 
@@ -54,12 +55,12 @@ def sweep(
     there too, for the commands that repeat a trial. `only="i/n"` takes every n-th trial, from the
     i-th: a grid's share ends with its last trial, and the share that ends last tests the winner; in
     stages, every share waits for the others. The `workers`, this process included, divide the cores
-    among them.
+    among them. After `stop_after` seconds the sweep ends as it does on a signal.
 
     Raises:
       InputError: bad plan or data, or another sweep in `directory`.
       RunError: nothing to choose from, a winner that could not be tested, a full disk.
-      Interrupted: SIGTERM or Ctrl-C; the current trial is saved.
+      Interrupted: SIGTERM, Ctrl-C or the end of the time; the current trial is saved.
     """
     first, _, count = ("1/1" if only is None else only).partition("/")
     if not (first.isdecimal() and count.isdecimal() and 1 <= int(first) <= int(count)):
@@ -75,7 +76,7 @@ def sweep(
             for run in (*directory.glob("*/"), *directory.glob(f"{FINAL}/*/")):
                 RunDirectory(run).failed.unlink(missing_ok=True)
         progress = SweepProgress(plan, len(experiment.encoded["train"]))
-        stop = stack.enter_context(Stop())
+        stop = stack.enter_context(Stop(stop_after))
         if os.environ.pop(WORKER, ""):
             launch.when_parent_ends(lambda: os.kill(os.getpid(), signal.SIGTERM))
         stack.enter_context(_helpers(shares[1:], directory, stop))

@@ -72,6 +72,7 @@ STARTS = [SAMPLE, "--config.cpu_devices=1"]  # in a process where JAX has its de
         (["--mode=sweep", "--workdir=x"], ["--mode=sweep needs --config"]),
         (["--mode=evaluate", "--workdir=/nowhere/run"], ["/nowhere/run"]),
         (["--mode=predict", "--workdir=x"], ["--text", "--input"]),
+        ([SAMPLE, "--stop_after=2"], ["--stop_after=2: write 1h50m, 90m or 45s"]),
     ],
 )
 def test_bad_command_lines(refused, arguments, parts):

@@ -1,6 +1,7 @@
-"""SIGTERM, SIGHUP and Ctrl-C as a request to save and stop."""
+"""SIGTERM, SIGHUP, Ctrl-C and the end of the given time as a request to save and stop."""
 
 import contextlib
+import math
 import os
 import signal
 import sys
@@ -12,23 +13,30 @@ from sentiment_jax.runtime import devices, launch, processes
 
 
 class Stop:
-    """Turns a signal into a request; a second signal exits at once."""
+    """Turns a signal, or the end of its time, into a request; a second signal exits at once."""
 
-    def __init__(self) -> None:
-        self.requested = False  # whether a signal has come to this process
-        self._since = 0.0  # of the request, in seconds
+    def __init__(self, after: float | None = None) -> None:
+        """Begin to count the time, `after` seconds, if there is a limit."""
+        self.signalled = False  # whether a signal has come to this process
+        self._since = 0.0  # of the signal, in seconds
+        self._end = math.inf if after is None else time.monotonic() + after
         self._posted: Any = False
         self._previous: dict[int, Any] = {}
 
+    @property
+    def requested(self) -> bool:
+        """Whether this process is asked to save and stop."""
+        return self.signalled or time.monotonic() >= self._end
+
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self.requested:
+        if self.signalled:
             # SLURM and systemd signal every process they know: of several processes, this one hears
             # of the same signal again from its parent (see runtime.launch).
             if processes.count() == 1 or time.monotonic() > self._since + 1:
                 os._exit(143)
             return
         self._since = time.monotonic()
-        self.requested = True
+        self.signalled = True
         print("\nstopping after this step; a second signal exits at once", file=sys.stderr)
 
     def __enter__(self) -> "Stop":

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -10,7 +11,7 @@ import time
 import numpy as np
 import pytest
 import runs
-from commands import SAMPLE, start
+from commands import SAMPLE, run, start
 
 from sentiment_jax import train
 from sentiment_jax.errors import DiskFull, InputError, Interrupted, RunError
@@ -281,9 +282,23 @@ def test_another_tokenizer_of_the_same_size_is_refused(plain, small_config):
 
 def test_a_run_heeds_the_stop_that_it_is_given(small_config, tmp_path):
     stop = Stop()
-    stop.requested = True  # as a sweep's, whose handler had the signal
+    stop.signalled = True  # as a sweep's, whose handler had the signal
     with pytest.raises(Interrupted, match="saved step 1;"):
         train.train(small_config, tmp_path / "run", stop=stop)
+
+
+def test_the_time_that_is_up_is_no_signal(small_config, tmp_path):
+    """One that comes now is not the second, which would exit before the step is saved."""
+    with Stop(after=0.0) as stop:
+        os.kill(os.getpid(), signal.SIGTERM)
+        with pytest.raises(Interrupted, match="saved step 1;"):
+            train.train(small_config, tmp_path / "run", stop=stop)
+    assert not Stop(after=100.0).requested and not Stop().requested
+
+
+def test_the_command_line_sets_the_time(tmp_path):
+    done = run(SAMPLE, f"--workdir={tmp_path}", "--config.epochs=5000", "--stop_after=5s", code=143)
+    assert re.search(r"saved step \d+; run the same command to continue\n$", done.stderr)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
