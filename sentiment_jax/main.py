@@ -107,6 +107,11 @@ SWEEP["procedure"] = flags.DEFINE_enum(
     "sweep_procedure", None, ("grid", "stages"), "sweep: every combination, or one axis at a time."
 )
 WORKERS = flags.DEFINE_integer("workers", 1, "sweep: processes to use.", 1, 256)
+LAUNCHER = flags.DEFINE_enum(
+    "launcher", "local", ("local", "slurm"), "sweep: --workers here, or --jobs of a job array."
+)
+JOBS = flags.DEFINE_integer("jobs", 0, "sweep: SLURM jobs to submit.", 0, 10000)
+SBATCH = flags.DEFINE_string("sbatch", "", "sweep: options of sbatch, --gres=gpu:1 say.")
 ONLY = flags.DEFINE_string("only", None, "sweep: i/n, every n-th run from the i-th (SLURM arrays).")
 RETRY_FAILED = flags.DEFINE_bool("retry_failed", False, "sweep: try the failed runs again.")
 EXPLAIN = flags.DEFINE_bool("explain", False, "predict: show the words that pushed the verdict.")
@@ -151,6 +156,10 @@ def _check_flags(mode: str) -> None:
         raise InputError("--mode=predict needs --text (repeatable) or --input=FILE, not both")
     if mode == "predict" and OUTPUT.value is not None and not EXPLAIN.value:
         raise InputError("--output is --explain's page; verdicts go to stdout: use > FILE")
+    if bool(JOBS.value) != (LAUNCHER.value == "slurm") or (SBATCH.value and not JOBS.value):
+        raise InputError("--launcher=slurm and --jobs=N go together; --sbatch is for them")
+    if JOBS.value and ONLY.value:
+        raise InputError("--only names one share: leave it out, --jobs share all runs")
 
 
 def dispatch() -> None:
@@ -262,6 +271,8 @@ def _sweep(sweep: Any, workdir: Path) -> None:
         workers=WORKERS.value,
         retry_failed=RETRY_FAILED.value,
         stop_after=STOP_AFTER.value,
+        jobs=JOBS.value,
+        sbatch=SBATCH.value,
     )
 
 

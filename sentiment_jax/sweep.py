@@ -27,6 +27,7 @@ from sentiment_jax.runtime import devices, launch
 from sentiment_jax.storage.files import checksums, write_json
 from sentiment_jax.storage.metrics_log import read_metrics
 from sentiment_jax.storage.run_directory import RunDirectory, command_line, prepare_workdir
+from sentiment_jax.sweeps import slurm
 from sentiment_jax.sweeps.console import SweepProgress, conclude, write_table
 from sentiment_jax.sweeps.plan import FINAL, PLAN_FILE, Sweep, Trial, plan_sweep, read_sweep
 from sentiment_jax.training.experiment import Experiment, prepare_experiment, resolve
@@ -47,6 +48,8 @@ def sweep(
     workers: int = 1,
     retry_failed: bool = False,
     stop_after: float | None = None,
+    jobs: int = 0,
+    sbatch: str = "",
 ) -> None:
     """Complete a sweep, alone or beside other processes, and print its result.
 
@@ -55,7 +58,9 @@ def sweep(
     there too, for the commands that repeat a trial. `only="i/n"` takes every n-th trial, from the
     i-th: a grid's share ends with its last trial, and the share that ends last tests the winner; in
     stages, every share waits for the others. The `workers`, this process included, divide the cores
-    among them. After `stop_after` seconds the sweep ends as it does on a signal.
+    among them; with `jobs`, an array of so many SLURM jobs, submitted with the options `sbatch`,
+    trains instead, and this process follows. After `stop_after` seconds the sweep ends as it does
+    on a signal.
 
     Raises:
       InputError: bad plan or data, or another sweep in `directory`.
@@ -79,16 +84,21 @@ def sweep(
         stop = stack.enter_context(Stop(stop_after))
         if os.environ.pop(WORKER, ""):
             launch.when_parent_ends(lambda: os.kill(os.getpid(), signal.SIGTERM))
-        stack.enter_context(_helpers(shares[1:], directory, stop))
+        array = slurm.Array(directory, jobs, sbatch, _worker_command()) if jobs else None
+        helpers = () if array else shares[1:]
+        stack.enter_context(_helpers(helpers, directory, stop))
         for trials in plan.stages():
             mine = trials if trials[0].stage == FINAL else trials[int(first) - 1 :: int(count)]
             while _count_open(mine if plan.procedure == "grid" else trials):
                 trained = 0
-                for trial in mine:
+                for trial in () if array else mine:
                     trained += _train_if_free(trial, experiment, resolved, stop)
                     progress.update(trials)
                 if not trained:
                     time.sleep(POLL_SECONDS)
+                    progress.update(trials)
+                    if array:
+                        array.check(stop.requested)
                     _check_stop(stop)
             progress.update(trials)
             if left := _count_open(trials):
@@ -192,11 +202,16 @@ def _on_cores(cores: Collection[int]) -> Iterator[None]:
             os.sched_setaffinity(0, before)
 
 
+def _worker_command() -> list[str]:
+    """This command, for another process of the same sweep."""
+    alone = ("--noretry_failed", "--launcher=local", "--jobs=0", "--sbatch=")
+    return [sys.executable, "-m", "sentiment_jax.main", *sys.argv[1:], *alone]
+
+
 @contextlib.contextmanager
 def _helpers(shares: Sequence[Collection[int]], directory: Path, stop: Stop) -> Iterator[None]:
     """Meanwhile run the same command once per share of the cores, its output in a log file."""
-    command = [sys.executable, "-m", "sentiment_jax.main", *sys.argv[1:]]
-    command += ["--workers=1", "--noretry_failed"]
+    command = [*_worker_command(), "--workers=1"]
     processes: dict[Path, subprocess.Popen] = {}
     try:
         for number, cores in enumerate(shares, start=2):

@@ -47,6 +47,8 @@ def nothing_starts(monkeypatch):
     monkeypatch.setattr(main, "_start", lambda *arguments: raise_(AssertionError("it starts")))
 
 
+SWEEP = ["--mode=sweep", "--workdir=x"]
+ARRAY = ["--launcher=slurm", "--jobs=2"]
 STARTS = [SAMPLE, "--config.cpu_devices=1"]  # in a process where JAX has its devices
 
 
@@ -72,6 +74,9 @@ STARTS = [SAMPLE, "--config.cpu_devices=1"]  # in a process where JAX has its de
         (["--mode=sweep", "--workdir=x"], ["--mode=sweep needs --config"]),
         (["--mode=evaluate", "--workdir=/nowhere/run"], ["/nowhere/run"]),
         (["--mode=predict", "--workdir=x"], ["--text", "--input"]),
+        ([SAMPLE, *SWEEP, "--jobs=2"], ["--launcher=slurm and --jobs=N go together"]),
+        ([SAMPLE, *SWEEP, "--sbatch=-p low"], ["--sbatch is for them"]),
+        ([SAMPLE, *SWEEP, *ARRAY, "--only=1/2"], ["--only names one share"]),
         ([SAMPLE, "--stop_after=2"], ["--stop_after=2: write 1h50m, 90m or 45s"]),
     ],
 )

@@ -3,11 +3,15 @@
 Only their sizes are this cluster's: two nodes, one task on each.
 """
 
+import contextlib
 import json
 import os
 import re
 import signal
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import loopback
 import pytest
@@ -15,7 +19,7 @@ import runs
 from conftest import make_small_config
 from runs import assert_rounding_apart
 
-from sentiment_jax import train
+from sentiment_jax import sweep, train
 from sentiment_jax.storage.files import read_json
 
 PAGE = loopback.ROOT / "docs" / "cluster.md"
@@ -191,3 +195,87 @@ def test_split_parameters_are_evaluated_by_two_and_explained_by_one(cluster, sub
         assert len(lines) == 2 and len(set(lines)) == 1
         assert lines[0].startswith("error: --coordinator is a flag of --mode=train")
         assert done.returncode == 2
+
+
+AXES = {
+    "procedure": "grid",
+    "optimizer": ("adam", "sgd"),
+    "batch_size": (2,),
+    "learning_rate": (1e-2, 3e-3, 1e-3),
+    "seeds": (0, 1),
+}
+
+
+def follow(cluster, directory):
+    """The command that submits a sweep as an array of two, and follows it."""
+    axes = (f"--sweep_{name}={','.join(map(str, AXES[name]))}" for name in list(AXES)[1:])
+    return subprocess.Popen(
+        [
+            *(sys.executable, "-m", "sentiment_jax.main", "--mode=sweep", *axes),
+            *("--launcher=slurm", "--jobs=2", "--sbatch=--partition=low --gres=gpu:1"),
+            *(flag for flag in arguments(directory, epochs=1) if "batch_size" not in flag),
+        ],
+        cwd=loopback.ROOT,
+        env=cluster.environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def pause_worker(cluster, command, directory, apart_from=()):
+    """Stop a worker in the middle of a run; return its process and its number in the array."""
+
+    def stop():
+        assert command.poll() is None, command.communicate()
+        for log in directory.glob("*/metrics.jsonl"):
+            process = int((log.parent / "lock").read_text().split()[1])
+            if steps_of(log.parent) > 5 and process not in apart_from:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(process, signal.SIGSTOP)
+                    if not (log.parent / "result.json").exists():
+                        return process
+                    os.kill(process, signal.SIGCONT)
+        return None
+
+    process = cluster.wait_until(stop, 150, pause=0.002)
+    variables = Path(f"/proc/{process}/environ").read_text().split("\0")
+    (worker,) = (v for v in variables if v.startswith("SLURM_ARRAY_TASK_ID="))
+    return process, worker.partition("=")[2]
+
+
+def test_an_array_loses_a_worker_and_is_preempted_and_gives_the_same_table(cluster, tmp_path):
+    """Eight runs. Ctrl-C leaves the jobs alone; a worker is killed and submitted again."""
+    config = make_small_config()
+    config.update_from_flattened_dict(LONG | {"epochs": 1})
+    sweep.sweep(config, tmp_path / "alone", AXES)
+    directory = tmp_path / "a sweep"  # with a space
+    with follow(cluster, directory) as command:
+        first, killed = pause_worker(cluster, command, directory)
+        _, other = pause_worker(cluster, command, directory, apart_from=[first])
+        command.send_signal(signal.SIGINT)
+        _, errors = command.communicate(timeout=60)
+    array = (directory / "array.txt").read_text().strip()
+    assert command.returncode == 143
+    assert errors.splitlines()[-1] == (
+        f"array {array} goes on, the same command follows it again; to see it: "
+        f"squeue --jobs={array}; to end it: scancel {array}"
+    )
+    assert cluster.state(f"{array}_{killed}")["JobState"] == "RUNNING"
+    with follow(cluster, directory) as command:
+        os.kill(first, signal.SIGKILL)
+        job = f"{array}_{killed}"
+        cluster.wait_until(lambda: cluster.state(job)["JobState"] == "FAILED")
+        again = cluster.call(
+            "sbatch", "--parsable", f"--array={killed}", directory / "worker.sbatch"
+        )
+        cluster.wait_until(lambda: cluster.state(f"{again}_{killed}")["JobState"] == "RUNNING")
+        preempt(cluster)
+        output, errors = command.communicate(timeout=200)
+    assert command.returncode == 0, errors
+    assert cluster.state(f"{array}_{other}")["Restarts"] == "1"
+    assert f"array    {array} was submitted before and goes on" in output
+    assert "8/8" in output and "\ntest     accuracy" in output
+    assert (directory / "table.csv").read_text() == (tmp_path / "alone" / "table.csv").read_text()
+    for log in directory.rglob("log.txt"):
+        assert log.read_text().count("epoch   1/1") == 1, log
