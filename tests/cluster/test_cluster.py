@@ -279,3 +279,10 @@ def test_an_array_loses_a_worker_and_is_preempted_and_gives_the_same_table(clust
     assert (directory / "table.csv").read_text() == (tmp_path / "alone" / "table.csv").read_text()
     for log in directory.rglob("log.txt"):
         assert log.read_text().count("epoch   1/1") == 1, log
+
+
+def test_the_pages_question_about_locks_has_an_answer(cluster, tmp_path):
+    """Two tasks ask for one lock: here, where locks are honoured, one is refused."""
+    (line,) = re.findall(r"<!-- locks -->\n```bash\n(srun .*)\n```", PAGE.read_text())
+    command = line.replace("runs/probe", str(tmp_path / "probe")).split()
+    assert cluster.run(*command).stderr.count("Exited with exit code 1") == 1
