@@ -126,6 +126,8 @@ def test_a_crash_at_any_moment_of_a_save_loses_nothing(crashed, tmp_path, capsys
     assert len(chosen) > 8
     if os.environ.get("EVERY_PREFIX"):
         chosen = states
+        with capsys.disabled():
+            print(f"{len(states)} states")
     check(config, expected, copies(chosen, tmp_path))
     assert "damaged" not in capsys.readouterr().err
 
