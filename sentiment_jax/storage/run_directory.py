@@ -181,7 +181,7 @@ def prepare_workdir(path: Path) -> None:
     # Orbax takes the first five for a pattern; a byte that is not UTF-8 is a lone surrogate.
     if odd := re.findall(r"[][*?\\\ud800-\udfff]", str(path.absolute())):
         listed = " ".join(dict.fromkeys(map(ascii, odd)))
-        raise InputError(f"--workdir={path!a}: {listed} can't stand in a path here; rename it")
+        raise InputError(f"--workdir={str(path)!a}: {listed} can't stand in a path here; rename it")
     try:
         path.mkdir(parents=True, exist_ok=True)
         probe = path / f".probe.{os.getpid()}"
