@@ -22,6 +22,8 @@ from sentiment_jax.training.experiment import abstract_params
 from sentiment_jax.training.flops import training_flops
 from sentiment_jax.training.steps import create_state, make_eval_step, make_train_step
 
+pytestmark = pytest.mark.slow  # half a minute in all; every commit runs it, on one Python
+
 LAYERS = 3
 ENCODER = {
     "hidden_size": 32,
