@@ -28,7 +28,7 @@ from jax.experimental import topologies
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from benchmarks import hlo
-from benchmarks.synthetic import VOCABULARY
+from benchmarks.synthetic import VOCABULARY, abstract_batch
 from sentiment_jax.config import OptimizerConfig
 from sentiment_jax.models.classifiers import build_model
 from sentiment_jax.runtime import devices
@@ -99,8 +99,11 @@ def cases() -> list[Case]:
     return listed
 
 
-def compile_case(case: Case) -> dict[str, Any]:
-    """Compile one step; return a row of the table."""
+def compile_case(case: Case, split: bool = True) -> dict[str, Any]:
+    """Compile one step; return a row of the table.
+
+    On several devices the training state is `split` over them (FSDP), or copied to each.
+    """
     what, settings, length, batch_size, trains, count = case
     topology = topologies.get_topology_desc(
         "h100", "cuda", target_config=H100, topology=f"1x1x{count}"
@@ -108,22 +111,15 @@ def compile_case(case: Case) -> dict[str, Any]:
     mesh = Mesh(np.array(topology.devices), ("data",))
     model = build_model(settings, vocab_size=VOCABULARY)
     cost = flops.training_flops(model, batch_size, length) // (1 if trains else 3)
-    rows = NamedSharding(mesh, PartitionSpec("data"))
-    shapes = {name: (batch_size,) for name in ("lengths", "labels", "weights")}
-    batch = {
-        name: jax.ShapeDtypeStruct(
-            shape, "float32" if name == "weights" else "int32", sharding=rows
-        )
-        for name, shape in {"token_ids": (batch_size, length), **shapes}.items()
-    }
-    params = abstract_params(model)
+    batch = abstract_batch(batch_size, length, NamedSharding(mesh, PartitionSpec("data")))
+    params, split = abstract_params(model), split and count > 1
     with mock.patch.object(jax, "default_backend", return_value="gpu"):
         if trains:
             optimizer = ADAM if settings["name"] == "lstm" else ADAMW
             state = jax.eval_shape(lambda p: create_state(p, optimizer, 0), params)
-            state = devices.abstract(state, mesh, shard=count > 1)
+            state = devices.abstract(state, mesh, shard=split)
             rate = jax.ShapeDtypeStruct((), jnp.float32, sharding=devices.replicated(mesh))
-            step = make_train_step(model, optimizer, mesh if count > 1 else None)
+            step = make_train_step(model, optimizer, mesh if split else None)
             traced = step.trace(state, batch, rate)
         else:
             traced = make_eval_step(model).trace(devices.abstract(params, mesh), batch)
@@ -137,7 +133,7 @@ def compile_case(case: Case) -> dict[str, Any]:
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """The rows in Markdown."""
+    """Return the rows in Markdown."""
     lines = [
         "| step | kernels | launches | TFLOP | GB moved | peak GiB | compute ms | memory ms | "
         "roofline ms | ceiling of MFU |",

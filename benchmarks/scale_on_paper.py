@@ -11,60 +11,24 @@ import argparse
 import re
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
-import jax
-import jax.numpy as jnp
-import numpy as np
-from jax.experimental import topologies
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
-
-from benchmarks import hlo
-from benchmarks.compiled_for_gpu import ADAMW, H100, OPTIONS
-from benchmarks.synthetic import VOCABULARY
-from sentiment_jax.models.classifiers import build_model
-from sentiment_jax.runtime import devices
+from benchmarks.compiled_for_gpu import compile_case
 from sentiment_jax.storage.files import write_json
-from sentiment_jax.training import flops
-from sentiment_jax.training.experiment import abstract_params
-from sentiment_jax.training.steps import create_state, make_train_step
 
 PER_GPU = 32  # reviews
 LINKS = {8: 450e9, 32: 50e9}  # bytes/s from each GPU: NVLink inside a node; 400 Gb/s between nodes
 
 
-def compile_step(length: int, count: int, shard: bool) -> dict[str, Any]:
-    """BERT-base's training step in bfloat16 on `count` GPUs, described."""
-    topology = topologies.get_topology_desc(
-        "h100", "cuda", target_config=H100, topology=f"1x1x{count}"
-    )
-    mesh = Mesh(np.array(topology.devices), ("data",))
-    model = build_model({"name": "bert", "dtype": "bfloat16"}, vocab_size=VOCABULARY)
-    size = PER_GPU * count
-    shapes = {"token_ids": (size, length)}
-    shapes |= {name: (size,) for name in ("lengths", "labels", "weights")}
-    rows = NamedSharding(mesh, PartitionSpec("data"))
-    batch = {
-        name: jax.ShapeDtypeStruct(
-            shape, "float32" if name == "weights" else "int32", sharding=rows
-        )
-        for name, shape in shapes.items()
-    }
-    with mock.patch.object(jax, "default_backend", return_value="gpu"):
-        params = abstract_params(model)
-        state = jax.eval_shape(lambda p: create_state(p, ADAMW, 0), params)
-        state = devices.abstract(state, mesh, shard=shard)
-        rate = jax.ShapeDtypeStruct((), jnp.float32, sharding=devices.replicated(mesh))
-        step = make_train_step(model, ADAMW, mesh if shard else None)
-        traced = step.trace(state, batch, rate)
-        compiled = traced.lower(lowering_platforms=("cuda",)).compile(compiler_options=OPTIONS)
-    least = flops.training_flops(model, size, length) / count / hlo.RATES["bf16"]
-    row = hlo.describe(f"{length} tokens, {count} GPUs", compiled, least)
-    return row | {"length": length, "gpus": count, "split": shard}
+def compile_step(length: int, count: int, split: bool) -> dict[str, Any]:
+    """Compile BERT-base's training step in bfloat16 on `count` GPUs and describe it."""
+    model = {"name": "bert", "dtype": "bfloat16"}
+    what = f"{length} tokens, {count} GPUs"
+    row = compile_case((what, model, length, PER_GPU * count, True, count), split)
+    return row | {"length": length, "gpus": count, "split": split}
 
 
 def sent(row: dict[str, Any]) -> float:
-    """Bytes that a GPU sends in one step."""
+    """Return the bytes that a GPU sends in one step."""
     found = re.findall(r"\d+ ([\w-]+) ([\d.]+) GB", row["collectives"])
     listed = {name: 1e9 * float(size) for name, size in found}
     count = row["gpus"]
@@ -77,7 +41,7 @@ def sent(row: dict[str, Any]) -> float:
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """The rows in Markdown."""
+    """Return the rows in Markdown."""
     lines = [
         "| tokens | GPUs | parameters | peak GiB per GPU | GB sent per GPU and step | step ms | "
         "exchange ms | efficiency, exchange after the step | behind it |",

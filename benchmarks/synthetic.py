@@ -11,13 +11,23 @@ VOCABULARY = 30522  # BERT's
 
 
 def make_batch(seed: int, *shape: int) -> dict[str, np.ndarray]:
-    """A batch of random full-length reviews, `shape` rows by tokens."""
+    """Return a batch of random full-length reviews, `shape` rows by tokens."""
     rng = np.random.default_rng(seed)
     return {
         "token_ids": rng.integers(1000, VOCABULARY, shape).astype(np.int32),
         "lengths": np.full(shape[0], shape[1], np.int32),
         "labels": rng.integers(0, 2, shape[0]).astype(np.int32),
         "weights": np.ones(shape[0], np.float32),
+    }
+
+
+def abstract_batch(rows: int, length: int, sharding: Any = None) -> dict[str, Any]:
+    """Return the shapes and dtypes of such a batch, its rows placed by `sharding`."""
+    kinds = dict.fromkeys(("token_ids", "lengths", "labels"), np.int32) | {"weights": np.float32}
+    shapes = {name: (rows,) for name in kinds} | {"token_ids": (rows, length)}
+    return {
+        name: jax.ShapeDtypeStruct(shapes[name], dtype, sharding=sharding)
+        for name, dtype in kinds.items()
     }
 
 

@@ -2,12 +2,11 @@
 
 import errno
 import json
-import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from sentiment_jax.runtime import devices, processes
+from sentiment_jax.runtime import devices, terminal
 from sentiment_jax.storage.run_directory import RunDirectory
 from sentiment_jax.training import scoring
 from sentiment_jax.training.console import print_scores
@@ -48,6 +47,5 @@ def score_split(
     except OSError as error:
         if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise
-        if processes.is_main():
-            print(f"warning: predictions not written: {error}", file=sys.stderr)
+        terminal.warn(f"predictions not written: {error}")
     return scores

@@ -13,6 +13,7 @@ from sentiment_jax.data.csv_file import find_delimiter, read_csv
 from sentiment_jax.data.encoding import encode, unknown_shares
 from sentiment_jax.data.reviews import Reviews, decode, is_blank, lines, regular
 from sentiment_jax.errors import InputError
+from sentiment_jax.runtime import terminal
 from sentiment_jax.training import scoring
 from sentiment_jax.training.experiment import TrainedModel
 
@@ -45,7 +46,7 @@ def count_warnings(warnings: Sequence[str]) -> None:
     """Say on stderr how many verdicts mean little."""
     if count := sum(map(bool, warnings)):
         what = "texts have no text or mostly unknown words: their verdicts mean little"
-        print(f"warning: {count} of {len(warnings)} {what}", file=sys.stderr)
+        terminal.warn(f"{count} of {len(warnings)} {what}")
 
 
 def verdict(p_positive: float) -> str:

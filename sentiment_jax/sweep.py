@@ -23,7 +23,7 @@ from sentiment_jax import train
 from sentiment_jax.config import HARMLESS, flatten
 from sentiment_jax.data import tokenization
 from sentiment_jax.errors import DiskFull, InputError, Interrupted, InUse, RunError
-from sentiment_jax.runtime import devices, launch
+from sentiment_jax.runtime import devices, launch, terminal
 from sentiment_jax.storage.files import checksums, write_json
 from sentiment_jax.storage.metrics_log import read_metrics
 from sentiment_jax.storage.run_directory import RunDirectory, command_line, prepare_workdir
@@ -235,4 +235,4 @@ def _helpers(shares: Sequence[Collection[int]], directory: Path, stop: Stop) -> 
         for log_path, process in processes.items():
             if (code := process.wait()) not in (0, 143):
                 name = log_path.stem.replace("-", " ")
-                print(f"warning: {name} ended with exit code {code}: {log_path}", file=sys.stderr)
+                terminal.warn(f"{name} ended with exit code {code}: {log_path}")

@@ -1,7 +1,6 @@
 """`--mode=train`: resumes or begins, trains and validates, scores the test set once at the end."""
 
 import contextlib
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from sentiment_jax.config import validate
 from sentiment_jax.errors import InputError, RunError
 from sentiment_jax.evaluate import score_split
 from sentiment_jax.predict import print_verdicts
-from sentiment_jax.runtime import devices, processes
+from sentiment_jax.runtime import devices, processes, terminal
 from sentiment_jax.storage import run_directory
 from sentiment_jax.storage.files import checksums, read_json, write_json
 from sentiment_jax.storage.metrics_log import read_metrics
@@ -85,9 +84,9 @@ def _record(experiment: Experiment, directory: RunDirectory, changes: list[str])
             env["resumed_with_changes"] = [*env.get("resumed_with_changes", []), changes]
         before = env.get("resumed", [env])[-1]
         differing = [name for name in run_directory.DECIDE_BITS if before.get(name) != now[name]]
-        if differing and processes.is_main():
+        if differing:
             was = "; ".join(f"{name} was {before.get(name)}, is {now[name]}" for name in differing)
-            print(f"warning: not bit-exact from here on: {was}", file=sys.stderr)
+            terminal.warn(f"not bit-exact from here on: {was}")
         env["resumed"] = [*env.get("resumed", []), now]
     else:
         experiment.tokenizer.save(str(directory.tokenizer))

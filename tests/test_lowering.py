@@ -13,6 +13,7 @@ import pytest
 from jax._src.cudnn import fused_attention_stablehlo  # asks the installed cuDNN for its version
 from jax.sharding import AbstractMesh, AxisType, NamedSharding, PartitionSpec
 
+from benchmarks import synthetic
 from sentiment_jax.analysis.integrated_gradients import _integrate
 from sentiment_jax.config import DTYPES, OptimizerConfig
 from sentiment_jax.models import layers
@@ -62,13 +63,7 @@ def build(name, **settings):
 
 def batch(length, mesh=None):
     rows = NamedSharding(mesh, PartitionSpec("data")) if mesh else None
-    kinds = {"token_ids": jnp.int32, "lengths": jnp.int32, "labels": jnp.int32}
-    kinds["weights"] = jnp.float32
-    shapes = {name: (ROWS,) for name in kinds} | {"token_ids": (ROWS, length)}
-    return {
-        name: jax.ShapeDtypeStruct(shapes[name], dtype, sharding=rows)
-        for name, dtype in kinds.items()
-    }
+    return synthetic.abstract_batch(ROWS, length, rows)
 
 
 def lower(step, *arguments):

@@ -4,7 +4,6 @@ import dataclasses
 import itertools
 import os
 import re
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 from sentiment_jax.config import HARMLESS, DataConfig, flatten
 from sentiment_jax.data.corpus import load_corpus
 from sentiment_jax.errors import InputError
+from sentiment_jax.runtime import terminal
 from sentiment_jax.storage.run_directory import RunDirectory
 from sentiment_jax.sweeps import plan
 from sentiment_jax.sweeps.plan import FINAL, PLAN_FILE, Sweep, Trial
@@ -88,7 +88,7 @@ def collect(directories: Sequence[Path]) -> list[Group]:
             f"failed, {left} are open; let one end first"
         )
     if left:
-        print(f"warning: {left} of {len(trials)} runs are not done yet", file=sys.stderr)
+        terminal.warn(f"{left} of {len(trials)} runs are not done yet")
     for trial in finished:
         if trial.content["data_hash"] != finished[0].content["data_hash"]:
             raise InputError(

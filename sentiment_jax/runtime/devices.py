@@ -37,7 +37,7 @@ def find_devices() -> list[Any]:
     if found[0].platform == "cpu" and any("jax_plugins.xla_cuda" in name for name in sys.modules):
         reason = f"CUDA is installed, but no GPU was found ({reason}): running on the CPU"
     if reason and asked != "cpu":
-        terminal.warn(reason)
+        terminal.warn_once(reason)
     return found
 
 

@@ -68,7 +68,7 @@ def use_compilation_cache() -> None:
         for entry in folder.glob(str(message).split("'")[1] + "-*"):
             with contextlib.suppress(OSError):
                 entry.unlink()
-        terminal.warn(f"{folder} is damaged, or can't be written: programs are compiled anew")
+        terminal.warn_once(f"{folder} is damaged, or can't be written: programs are compiled anew")
 
     warnings.showwarning = repair  # type: ignore[assignment]
 
@@ -86,5 +86,5 @@ def find_cache() -> Path | None:
         return root / "sentiment_jax"
     except OSError as error:
         problem = f"cannot write to {root} ({error.strerror}): nothing is cached"
-        terminal.warn(f"{problem}; set XDG_CACHE_HOME to a folder of yours")
+        terminal.warn_once(f"{problem}; set XDG_CACHE_HOME to a folder of yours")
         return None

@@ -60,11 +60,13 @@ def protect_output() -> None:
         setattr(sys, name, Unbreakable(stream))
 
 
-@functools.cache
 def warn(text: str) -> None:
-    """Write one line to stderr, once, from the main process alone."""
+    """Write one line to stderr, from the main process alone."""
     if processes.is_main():
         print(f"warning: {text}", file=sys.stderr)
+
+
+warn_once = functools.cache(warn)  # for what is met again and again, as by a sweep's trials
 
 
 def progress_bar(total: int, description: str, *, initial: int = 0, unit: str = "step") -> Any:

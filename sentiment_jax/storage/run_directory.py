@@ -25,7 +25,7 @@ from sentiment_jax.config import HARMLESS, config_difference, config_from_json
 from sentiment_jax.data import tokenization
 from sentiment_jax.data.encoding import Encoded
 from sentiment_jax.errors import InputError, InUse
-from sentiment_jax.runtime import processes
+from sentiment_jax.runtime import processes, terminal
 from sentiment_jax.storage.checkpoints import steps_in
 from sentiment_jax.storage.files import check_checksum, checksums, read_json, write_csv, write_json
 
@@ -218,10 +218,9 @@ def lock_run(path: Path) -> Iterator[None]:
                 ) from error
             if error.errno not in NO_LOCKS:
                 raise
-            print(
-                f"warning: {path} is on a file system without locks ({error.strerror}); of two "
-                "processes in it, the first will end",
-                file=sys.stderr,
+            terminal.warn(
+                f"{path} is on a file system without locks ({error.strerror}); of two processes "
+                "in it, the first will end"
             )
         file.seek(0)
         file.truncate()

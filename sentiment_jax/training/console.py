@@ -1,6 +1,5 @@
 """What a training run prints."""
 
-import functools
 import math
 from typing import Any
 
@@ -13,22 +12,24 @@ from sentiment_jax.training import flops
 from sentiment_jax.training.experiment import Experiment
 from sentiment_jax.training.loop import TrainingRun
 
-_warn = functools.cache(terminal.warn)  # once in a process: a sweep's trials share their reviews
-
 
 def _warn_of_data(experiment: Experiment) -> None:
     """Say what in the reviews would make the scores worthless, with the figures."""
     statistics, size = experiment.statistics, experiment.tokenizer.get_vocab_size()
     if both := statistics["contradictory"]:
-        _warn(f"{both:,} texts have both labels: nothing can be learned from them")
+        terminal.warn_once(f"{both:,} texts have both labels: nothing can be learned from them")
     for split in ("val", "test"):
         shared, total = statistics["shared"][f"train_{split}"], len(experiment.encoded[split])
         if shared > total / 100:  # IMDB's test set: 0.4 %
-            _warn(f"{shared:,} of {total:,} {split} reviews are in train too: their score misleads")
+            terminal.warn_once(
+                f"{shared:,} of {total:,} {split} reviews are in train too: their score misleads"
+            )
     unknown = experiment.tokenizer.token_to_id("[UNK]")
     share = np.mean(experiment.encoded["train"].token_ids == unknown)
     if size < 50 or share > 0.5:
-        _warn(f"{share:.0%} of the training tokens are unknown, the vocabulary has {size:,} words")
+        terminal.warn_once(
+            f"{share:.0%} of the training tokens are unknown, the vocabulary has {size:,} words"
+        )
 
 
 def warn_of_chance(run: TrainingRun) -> None:
@@ -36,7 +37,7 @@ def warn_of_chance(run: TrainingRun) -> None:
     counts, best = run.experiment.statistics["counts"]["val"].values(), run.progress.best or {}
     guess, accuracy, loss = max(counts) / sum(counts), best["accuracy"], best["loss"]
     if accuracy <= guess or loss > 10 * math.log(2):
-        _warn(
+        terminal.warn_once(
             f"{run.directory.path} is no better than guessing: validation accuracy {accuracy:.4f} "
             f"(the larger class: {guess:.4f}), loss {loss:.4g} (log 2: {math.log(2):.4f})"
         )
@@ -64,7 +65,7 @@ def describe_run(run: TrainingRun, load_report: Any) -> None:
         for kind, names in (("new", load_report.new), ("unused", load_report.unused)):
             print(f"{'':8} {len(names)} {kind}: {', '.join(names) or 'none'}")
         if size < (known := config.model.vocab_size):
-            terminal.warn(f"the tokenizer has {size:,} of the weights' {known:,} token types")
+            terminal.warn_once(f"the tokenizer has {size:,} of the weights' {known:,} token types")
     together = f" in {processes.count()} processes" if processes.count() > 1 else ""
     print(f"{'device':8} {jax.device_count()} x {kind}{together}, jax {jax.__version__}")
     step, total = run.progress.step, run.total_steps

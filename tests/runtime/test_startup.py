@@ -65,7 +65,7 @@ def test_a_file_in_place_of_a_cache_folder(tmp_path, monkeypatch, capsys, blocke
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     (tmp_path / blocked).parent.mkdir(exist_ok=True)
     (tmp_path / blocked).write_text("")
-    terminal.warn.cache_clear()
+    terminal.warn_once.cache_clear()
     assert startup.find_cache() is None
     assert f"warning: cannot write to {tmp_path} (File exists)" in capsys.readouterr().err
 
