@@ -16,7 +16,7 @@ from sentiment_jax import train
 from sentiment_jax.errors import InputError
 from sentiment_jax.predict import predict
 from sentiment_jax.storage import checkpoints
-from sentiment_jax.storage.checkpoints import MANIFEST, Checkpoints
+from sentiment_jax.storage.checkpoints import MANIFEST, Checkpoints, steps_in
 from sentiment_jax.training.experiment import load_run
 
 TEXTS = ["A quiet, moving film.", "Dull."]
@@ -118,9 +118,8 @@ def copies(states, folder):
     return [shutil.copytree(state, folder / state.name) for state in states]
 
 
-def test_a_crash_at_any_moment_of_a_save_loses_nothing(crashed, tmp_path, capsys):
-    """Tried before every rename, or with EVERY_PREFIX=1 before every operation (minutes)."""
-    config, expected, states = crashed
+def choose(states, capsys):
+    """The states before a rename, or with EVERY_PREFIX=1 all (minutes)."""
     assert len(states) > 40
     chosen = [s for i, s in enumerate(states) if i == 0 or names(s) != names(states[i - 1])]
     assert len(chosen) > 8
@@ -128,8 +127,73 @@ def test_a_crash_at_any_moment_of_a_save_loses_nothing(crashed, tmp_path, capsys
         chosen = states
         with capsys.disabled():
             print(f"{len(states)} states")
-    check(config, expected, copies(chosen, tmp_path))
+    return chosen
+
+
+def test_a_crash_at_any_moment_of_a_save_loses_nothing(crashed, tmp_path, capsys):
+    config, expected, states = crashed
+    check(config, expected, copies(choose(states, capsys), tmp_path))
     assert "damaged" not in capsys.readouterr().err
+
+
+class Crash(BaseException):
+    """The end of a process."""
+
+
+class Fuse:
+    """Lets `changes` changes of files happen, then crashes before the next one."""
+
+    def __init__(self):
+        self.left = None
+        sys.addaudithook(self)
+
+    def __call__(self, event, arguments):
+        if self.left is not None and event in CHANGES:
+            self.left -= 1
+            if self.left < 0:
+                raise Crash
+
+    def tidy(self, directory, changes):
+        """Tidy up after a crash; return whether it came to its end."""
+        self.left = changes
+        try:
+            Checkpoints(directory)
+        except Crash:
+            return False
+        finally:
+            self.left = None
+        return True
+
+
+FUSE = Fuse()
+
+
+def content(directory):
+    files = sorted(directory.rglob("*"))
+    return {p.relative_to(directory): p.is_file() and p.read_bytes() for p in files}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800 if os.environ.get("EVERY_PREFIX") else 300)
+def test_a_second_crash_while_the_first_is_tidied_up_changes_nothing(crashed, tmp_path, capsys):
+    """The tidying of a state is cut off before each of its changes, then done again."""
+    cuts = 0
+    for state in choose(crashed[2], capsys):
+        once = shutil.copytree(state / "checkpoints", tmp_path / "once")
+        assert FUSE.tidy(once, sys.maxsize)
+        expected, complete = content(once), steps_in(once)
+        shutil.rmtree(once)
+        for changes in range(sys.maxsize):
+            twice = shutil.copytree(state / "checkpoints", tmp_path / "twice")
+            ended = FUSE.tidy(twice, changes)
+            assert steps_in(twice) == complete  # what a reader finds meanwhile
+            assert FUSE.tidy(twice, sys.maxsize)
+            assert content(twice) == expected, (state.name, changes)
+            shutil.rmtree(twice)
+            if ended:
+                break
+            cuts += 1
+    assert cuts > 100
 
 
 def test_whatever_orbax_has_written_of_a_partial_one_is_tidied_up(crashed, tmp_path):
