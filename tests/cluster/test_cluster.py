@@ -206,14 +206,27 @@ AXES = {
 }
 
 
+def sweep_arguments(directory):
+    axes = (f"--sweep_{name}={','.join(map(str, AXES[name]))}" for name in list(AXES)[1:])
+    return *axes, *(flag for flag in arguments(directory, epochs=1) if "batch_size" not in flag)
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """The table of the sweep that one process completes."""
+    directory, config = tmp_path_factory.mktemp("alone") / "sweep", make_small_config()
+    config.update_from_flattened_dict(LONG | {"epochs": 1})
+    sweep.sweep(config, directory, AXES)
+    return (directory / "table.csv").read_text()
+
+
 def follow(cluster, directory):
     """The command that submits a sweep as an array of two, and follows it."""
-    axes = (f"--sweep_{name}={','.join(map(str, AXES[name]))}" for name in list(AXES)[1:])
     return subprocess.Popen(
         [
-            *(sys.executable, "-m", "sentiment_jax.main", "--mode=sweep", *axes),
+            *(sys.executable, "-m", "sentiment_jax.main", "--mode=sweep"),
             *("--launcher=slurm", "--jobs=2", "--sbatch=--partition=low --gres=gpu:1"),
-            *(flag for flag in arguments(directory, epochs=1) if "batch_size" not in flag),
+            *sweep_arguments(directory),
         ],
         cwd=loopback.ROOT,
         env=cluster.environment,
@@ -244,11 +257,10 @@ def pause_worker(cluster, command, directory, apart_from=()):
     return process, worker.partition("=")[2]
 
 
-def test_an_array_loses_a_worker_and_is_preempted_and_gives_the_same_table(cluster, tmp_path):
+def test_an_array_loses_a_worker_and_is_preempted_and_gives_the_same_table(
+    cluster, alone, tmp_path
+):
     """Eight runs. Ctrl-C leaves the jobs alone; a worker is killed and submitted again."""
-    config = make_small_config()
-    config.update_from_flattened_dict(LONG | {"epochs": 1})
-    sweep.sweep(config, tmp_path / "alone", AXES)
     directory = tmp_path / "a sweep"  # with a space
     with follow(cluster, directory) as command:
         first, killed = pause_worker(cluster, command, directory)
@@ -276,9 +288,17 @@ def test_an_array_loses_a_worker_and_is_preempted_and_gives_the_same_table(clust
     assert cluster.state(f"{array}_{other}")["Restarts"] == "1"
     assert f"array    {array} was submitted before and goes on" in output
     assert "8/8" in output and "\ntest     accuracy" in output
-    assert (directory / "table.csv").read_text() == (tmp_path / "alone" / "table.csv").read_text()
+    assert (directory / "table.csv").read_text() == alone
     for log in directory.rglob("log.txt"):
         assert log.read_text().count("epoch   1/1") == 1, log
+
+
+def test_jobs_with_shares_of_their_own_give_the_same_table(cluster, submit, alone, tmp_path):
+    """For file systems whose locks lie: none of two jobs takes a run of the other."""
+    array = submit("shares.sbatch", ("--array=1-2",), *sweep_arguments(tmp_path / "sweep"))
+    for share in (1, 2):
+        Job(cluster, f"{array.number}_{share}").ends()
+    assert (tmp_path / "sweep" / "table.csv").read_text() == alone
 
 
 def test_the_pages_question_about_locks_has_an_answer(cluster, tmp_path):
