@@ -41,6 +41,7 @@ class Setting:
     inherited: bool = False  # None stands for the pretrained weights' value, or else the default
     internal: bool = False  # of the model alone, not set in a config
     harmless: bool = False  # changes no number of a run, which may resume with another value
+    younger: bool = False  # than some runs, which did what its default does
 
     @property
     def allowed(self) -> str:
@@ -85,6 +86,9 @@ class RunConfig:
     epochs: int = _count(5, "passes over the training reviews", at_most=100_000)
     batch_size: int = _size(32, "reviews per optimiser step, on all devices together")
     eval_batch_size: int = _size(128, "reviews per batch of evaluation", harmless=True)
+    gradient_accumulation: int = _count(
+        1, "parts of a batch, computed in turn: less memory", younger=True
+    )
     early_stopping_patience: int = _from_zero(0, "epochs without a better score; 0: never stop")
     log_every: int = _count(50, "steps between training lines of metrics.jsonl", harmless=True)
     checkpoint_every: int = _count(500, "steps between checkpoints within an epoch", harmless=True)
@@ -219,6 +223,7 @@ def schema(model: str) -> dict[str, Setting]:
     return settings | _settings(OptimizerConfig, "optimizer.")
 
 
+YOUNGER = {name: r.default for name, r in _settings(RunConfig, "").items() if r.younger}
 HARMLESS = tuple(name for name, rule in schema("bert").items() if rule.harmless)
 
 
@@ -306,7 +311,7 @@ def validate(config: ConfigDict) -> None:
 
 def config_from_json(values: dict[str, Any]) -> ConfigDict:
     """Return the config whose `to_dict` was written as JSON; lists become the tuples they were."""
-    return _nest(flatten(values))
+    return _nest(YOUNGER | flatten(values))
 
 
 def config_difference(old: Any, new: Any) -> list[str]:
@@ -318,7 +323,8 @@ def config_difference(old: Any, new: Any) -> list[str]:
 
 def run_name(config: ConfigDict) -> str:
     """Return a readable folder name for a run; its last eight digits differ with any setting."""
-    text, optimizer = json.dumps(config.to_dict(), sort_keys=True), config.optimizer
+    values = {n: v for n, v in config.to_dict().items() if (n, v) not in YOUNGER.items()}
+    text, optimizer = json.dumps(values, sort_keys=True), config.optimizer
     digest = hashlib.sha256(text.encode()).hexdigest()[:8]
     chosen = f"{optimizer.name}-{config.batch_size}-{optimizer.learning_rate:g}"
     return f"{config.model.name}-{chosen}-seed{config.seed}-{digest}"

@@ -220,8 +220,8 @@ def _start(config: Any, group: launch.ProcessGroup | None) -> None:
     startup.use_wide_vectors()
     if group is not None:
         launch.connect(group, LOST_AFTER.value)
-    elif config is not None and "cpu_devices" in config:
-        sizes = config.batch_size, config.eval_batch_size
+    elif config is not None:
+        sizes = config.batch_size // config.gradient_accumulation, config.eval_batch_size
         startup.use_cpu_devices(math.gcd(config.cpu_devices, *sizes))
     startup.use_compilation_cache()
 

@@ -120,8 +120,9 @@ def _check_stop(stop: Stop) -> None:
 def _join(new: Sweep) -> tuple[Sweep, Experiment]:
     """Write sweep.json, or check that the one there is the same; return it and read the reviews."""
     path = new.directory / PLAN_FILE
-    for size in {*new.axes["batch_size"], new.config.eval_batch_size}:
-        devices.check_batch_size("batch_size", size)
+    for size in new.axes["batch_size"]:
+        devices.check_batch_size("batch_size", size, new.config.gradient_accumulation)
+    devices.check_batch_size("eval_batch_size", new.config.eval_batch_size)
     if path.exists():
         read_sweep(new.directory).check_same(new)
     experiment = prepare_experiment(new.config)

@@ -46,8 +46,8 @@ def train(
     run_directory.prepare_workdir(workdir)
     directory = RunDirectory(workdir)
     with run_directory.lock_run(workdir), contextlib.nullcontext(stop) if stop else Stop() as asked:
-        for name in ("batch_size", "eval_batch_size"):
-            devices.check_batch_size(name, config[name])
+        devices.check_batch_size("batch_size", config.batch_size, config.gradient_accumulation)
+        devices.check_batch_size("eval_batch_size", config.eval_batch_size)
         with processes.in_turn():
             resolved = resolve(config)
             validate(resolved)

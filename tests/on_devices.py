@@ -3,6 +3,7 @@
 Trains on two and four of them, and split over four, into FOLDER; reads RUN's parameters on four.
 """
 
+import dataclasses
 import json
 import os
 import sys
@@ -10,17 +11,22 @@ from pathlib import Path
 
 os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=4"  # conftest adds our own
 
+import golden
 import jax
 import numpy as np
 import runs
 from conftest import make_small_config
 from jax.sharding import Mesh
 
+from benchmarks import synthetic
 from sentiment_jax import train
+from sentiment_jax.config import LstmConfig, OptimizerConfig
 from sentiment_jax.models.dropout import keep_mask
+from sentiment_jax.models.lstm import LstmClassifier
 from sentiment_jax.runtime import devices
 from sentiment_jax.storage.checkpoints import Checkpoints
 from sentiment_jax.training.experiment import initial_params, load_run
+from sentiment_jax.training.steps import create_state, make_train_step
 
 
 def on(count):
@@ -47,6 +53,19 @@ def mask(count):
     return np.asarray(drop(key, rows))
 
 
+def take_step(count, split, parts):
+    """The parameters after a step without dropout, the last of its eight rows padded."""
+    mesh, optimizer = on(count), OptimizerConfig(name="sgd")
+    lstm = LstmConfig(vocab_size=40, embedding_size=8, hidden_size=8, dense_size=8)
+    model = LstmClassifier(dataclasses.replace(lstm, output_dropout=0.0))
+    rows, weights = synthetic.make_batch(0, 8, 6), np.arange(8) < 7
+    batch = rows | {"token_ids": rows["token_ids"] % 40, "weights": weights.astype(np.float32)}
+    state = devices.place(create_state(golden.random(model), optimizer, 0), mesh, split)
+    step = make_train_step(model, optimizer, mesh if split else None, parts)
+    state, _ = step(state, devices.put_batch(batch, mesh), np.float32(0.1))
+    return np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(state.params)])
+
+
 def initial_devices(run):
     """Where fresh parameters are, while another device than the first is the default."""
     with jax.default_device(jax.devices()[1]):
@@ -60,6 +79,8 @@ def main(folder, run):
     (folder / "initial.json").write_text(json.dumps(initial_devices(run)))
     np.savez(folder / "masks.npz", *[mask(count) for count in (1, 2, 4)])
     np.savez(folder / "read.npz", *leaves(run))
+    ways = (1, False, 1), (2, False, 4), (4, True, 2)
+    np.savez(folder / "parts.npz", *[take_step(*way) for way in ways])
     whole, save = [], Checkpoints.save
 
     def spy(self, step, params, opt_state, *rest):

@@ -8,6 +8,7 @@ from ml_collections import ConfigDict
 from configs import bert, electra, lstm
 from sentiment_jax.config import (
     MODELS,
+    YOUNGER,
     config_difference,
     describe_settings,
     flatten,
@@ -119,6 +120,18 @@ def test_run_names_are_readable_and_differ_with_any_field():
     assert name.startswith("lstm-adam-256-0.0001-seed0-")
     config.data.max_length = 300
     assert run_name(config) != name
+
+
+def test_settings_that_came_later_change_nothing_of_earlier_runs(tmp_path):
+    """Their names, which find a sweep's runs again, and their config, which must not differ."""
+    config = lstm.get_config("sample")
+    assert run_name(config) == "lstm-adam-16-0.003-seed0-e2ac789b"  # of b497a15
+    before = {name: value for name, value in config.to_dict().items() if name not in YOUNGER}
+    assert len(before) < len(config)
+    write_json(tmp_path / "config.json", before)
+    assert not config_difference(RunDirectory(tmp_path).read_config(), config)
+    config.gradient_accumulation = 2
+    assert not run_name(config).endswith("e2ac789b")
 
 
 def test_resolve_copies():

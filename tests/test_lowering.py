@@ -70,14 +70,14 @@ def lower(step, *arguments):
     return step.trace(*arguments).lower(lowering_platforms=("cuda",)).as_text()
 
 
-def lower_training(model, length=8, mesh=None):
+def lower_training(model, length=8, mesh=None, parts=1):
     """The text of a training step; on a mesh, its state is split over the devices (FSDP)."""
     optimizer = OptimizerConfig(name="adamw")
     state = jax.eval_shape(lambda p: create_state(p, optimizer, 0), abstract_params(model))
     rate = jax.ShapeDtypeStruct((), jnp.float32)
     if mesh:
         state = devices.abstract(state, mesh, shard=True)
-    return lower(make_train_step(model, optimizer, mesh), state, batch(length, mesh), rate)
+    return lower(make_train_step(model, optimizer, mesh, parts), state, batch(length, mesh), rate)
 
 
 def calls(text):
@@ -188,6 +188,18 @@ def test_training_split_over_four_devices_lowers(way):
     constraint = r"sdy.sharding_constraint .* <@mesh, (.*)> : tensor<" + size + "xf32>"
     found = collections.Counter("data" in where for where in re.findall(constraint, text))
     assert found == {False: count, True: 4 * count}
+
+
+@pytest.mark.parametrize("split", [False, True])
+@pytest.mark.parametrize("name", ["bert", "lstm"])
+def test_a_batch_in_parts_lowers(name, split):
+    """One loop around the same products; cuDNN's calls are inside it once."""
+    model = build(name, **(KINDS["cudnn"] if name == "bert" else {}))
+    mesh = AbstractMesh((2,), ("data",), axis_types=(AxisType.Auto,)) if split else None
+    whole, parts = (lower_training(model, mesh=mesh, parts=parts) for parts in (1, 2))
+    assert parts.count("stablehlo.while") == whole.count("stablehlo.while") + 1
+    assert calls(parts) == calls(whole)
+    assert collections.Counter(products(parts)) == collections.Counter(products(whole))
 
 
 def test_programs_for_the_cpu_take_its_forms_beside_a_gpu():

@@ -111,13 +111,14 @@ def fetch(array: jax.Array) -> np.ndarray:
     return np.asarray(multihost_utils.process_allgather(array, tiled=True) if several else array)
 
 
-def check_batch_size(name: str, batch_size: int) -> None:
-    """Raise an InputError with the nearest sizes that work, if devices cannot share a batch."""
+def check_batch_size(name: str, batch_size: int, parts: int = 1) -> None:
+    """Raise an InputError with the nearest sizes that work, if devices cannot share each part."""
     count = len(find_devices())
-    if batch_size % count:
-        below = batch_size - batch_size % count
-        nearest = f"{below} or {below + count}" if below else str(count)
+    if batch_size % (each := count * parts):
+        below = batch_size - batch_size % each
+        nearest = f"{below} or {below + each}" if below else str(each)
         many = f"{count} devices" + f" of {processes.count()} processes" * (processes.count() > 1)
+        many += f" in gradient_accumulation={parts} parts" * (parts > 1)
         raise InputError(f"{name}={batch_size} does not divide among {many}; use {nearest}")
 
 

@@ -42,7 +42,10 @@ class TrainingRun:
         self.total_steps = config.epochs * self.steps_per_epoch
         self.learning_rate = optimizers.make_schedule(optimizer, self.total_steps)
         self.train_step = steps.make_train_step(
-            experiment.model, optimizer, experiment.mesh if config.shard_params else None
+            experiment.model,
+            optimizer,
+            experiment.mesh if config.shard_params else None,
+            config.gradient_accumulation,
         )
         self.step_flops = {
             length: flops.training_flops(experiment.model, config.batch_size, length)

@@ -60,16 +60,20 @@ def create_state(params: Any, optimizer: OptimizerConfig, seed: int) -> TrainSta
 
 
 def make_train_step(
-    model: nn.Module, optimizer: OptimizerConfig, shard_over: Mesh | AbstractMesh | None = None
+    model: nn.Module,
+    optimizer: OptimizerConfig,
+    shard_over: Mesh | AbstractMesh | None = None,
+    parts: int = 1,
 ) -> Callable[..., Any]:
     """Return the jitted (state, batch, learning_rate) -> (state, metrics).
 
     Metrics: sums over the batch's valid rows (loss, correct, examples) and the norms of gradient
     and update. Runs that differ in seed, learning rate or schedule get the same function. With
     `shard_over`, parameters and optimiser state stay split over its devices (devices.sharding).
+    The `parts` of a batch are computed one after another (gradient accumulation).
     """
     same = dataclasses.replace(optimizer, learning_rate=0.0, schedule="linear", warmup_fraction=0.0)
-    return _make_train_step(model, same, shard_over)
+    return _make_train_step(model, same, shard_over, parts)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -87,35 +91,63 @@ gather.defvjp(
 )
 
 
+def _sum_over_parts(
+    compute: Callable[..., Any], parts: int, batch: dict[str, Array], key: Array
+) -> Any:
+    """Sum what `compute(part, its own key)` returns over the parts of a batch, one at a time.
+
+    A part has every `parts`-th row, so that each device takes its own rows in each part.
+    """
+    apart = jax.tree.map(lambda a: a.reshape(-1, parts, *a.shape[1:]).swapaxes(0, 1), batch)
+
+    def compute_part(number: Array) -> Any:
+        part = jax.tree.map(lambda array: array[number], apart)
+        return compute(part, jax.random.fold_in(key, number))
+
+    shapes = jax.eval_shape(compute_part, 0)
+    return jax.lax.fori_loop(
+        0,
+        parts,
+        lambda number, sums: jax.tree.map(jnp.add, sums, compute_part(number)),
+        jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes),
+    )
+
+
 @functools.lru_cache(maxsize=8)
 def _make_train_step(
-    model: nn.Module, optimizer: OptimizerConfig, shard_over: Mesh | AbstractMesh | None
+    model: nn.Module, optimizer: OptimizerConfig, shard_over: Mesh | AbstractMesh | None, parts: int
 ) -> Callable[..., Any]:
     transformation = make_optimizer(optimizer)
+
+    def sums(params: Any, batch: dict[str, Array], key: Array) -> tuple[Any, dict[str, Array]]:
+        weights, labels = batch["weights"], batch["labels"]
+
+        # The sum is divided afterwards: the number of examples is a sum over the devices, which
+        # would wait for each other before the backward pass, and over the parts.
+        def total_loss(params: Any) -> tuple[Array, Array]:
+            if shard_over is not None:
+                params = gather(shard_over, params)
+            logits = forward(model, params, batch, deterministic=False, rngs={"dropout": key})
+            return jnp.sum(cross_entropy(logits, labels) * weights), logits
+
+        (loss, logits), gradients = jax.value_and_grad(total_loss, has_aux=True)(params)
+        correct = jnp.sum((jnp.argmax(logits, axis=-1) == labels) * weights)
+        return gradients, {"loss": loss, "correct": correct, "examples": jnp.sum(weights)}
 
     def train_step(
         state: TrainState, batch: dict[str, Array], learning_rate: Float[Array, ""]
     ) -> tuple[TrainState, dict[str, Array]]:
-        rngs = {"dropout": jax.random.fold_in(state.key, state.step)}
-        weights, labels = batch["weights"], batch["labels"]
-
-        # The sum is divided afterwards: the number of examples is a sum over the devices, which
-        # would wait for each other before the backward pass.
-        def total_loss(params: Any) -> tuple[Array, Array]:
-            if shard_over is not None:
-                params = gather(shard_over, params)
-            logits = forward(model, params, batch, deterministic=False, rngs=rngs)
-            return jnp.sum(cross_entropy(logits, labels) * weights), logits
-
-        (loss, logits), gradients = jax.value_and_grad(total_loss, has_aux=True)(state.params)
-        examples = jnp.sum(weights)
-        gradients = jax.tree.map(lambda gradient: gradient / examples, gradients)
+        compute = functools.partial(sums, state.params)
+        key = jax.random.fold_in(state.key, state.step)
+        if parts == 1:
+            gradients, metrics = compute(batch, key)
+        else:
+            gradients, metrics = _sum_over_parts(compute, parts, batch, key)
+        gradients = jax.tree.map(lambda gradient: gradient / metrics["examples"], gradients)
         updates, opt_state = transformation.update(gradients, state.opt_state, state.params)
         updates = jax.tree.map(lambda update: -learning_rate * update, updates)
         metrics = {
-            "loss": loss,
-            "correct": jnp.sum((jnp.argmax(logits, axis=-1) == labels) * weights),
-            "examples": examples,
+            **metrics,
             "gradient_norm": optax.tree.norm(gradients),
             "update_norm": optax.tree.norm(updates),
         }

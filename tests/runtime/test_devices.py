@@ -80,6 +80,12 @@ def test_dropout_does_not_depend_on_the_devices(folder):
     np.testing.assert_array_equal(one, four)
 
 
+def test_a_batch_in_parts_on_several_devices(folder):
+    one, *others = stored(folder / "parts.npz")
+    for other in others:
+        np.testing.assert_allclose(other, one, atol=1e-6)
+
+
 def test_split_parameters_stay_split(folder):
     assert all(json.loads((folder / "four" / "whole.json").read_text()))
     split = json.loads((folder / "split" / "whole.json").read_text())
@@ -171,5 +177,8 @@ def test_the_longest_axis_that_fits_is_split(shape, axis):
 def test_a_batch_that_devices_cannot_share(monkeypatch, size, nearest):
     monkeypatch.setattr(devices, "find_devices", lambda: [None] * 4)
     devices.check_batch_size("batch_size", 8)
+    devices.check_batch_size("batch_size", 8, parts=2)
+    with pytest.raises(InputError, match="12 .*4 devices in gradient_accumulation=2 .*use 8 or 16"):
+        devices.check_batch_size("batch_size", 12, parts=2)
     with pytest.raises(InputError, match=f"batch_size={size} does not divide .* 4 .*{nearest}$"):
         devices.check_batch_size("batch_size", size)

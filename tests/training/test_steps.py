@@ -4,12 +4,14 @@ import golden
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from sentiment_jax.config import LstmConfig, OptimizerConfig
+from sentiment_jax.models.classifiers import build_model
 from sentiment_jax.models.lstm import LstmClassifier
 from sentiment_jax.training.experiment import abstract_params
-from sentiment_jax.training.steps import create_state, make_train_step
+from sentiment_jax.training.steps import create_state, cross_entropy, forward, make_train_step
 
 # Neither schedule, nor decay, nor clipping.
 plain = functools.partial(
@@ -35,8 +37,9 @@ def make_state(optimizer, model=MODEL, seed=0):
     return create_state(golden.random(model), optimizer, seed)
 
 
-def take(optimizer, batch, steps, rate, model=MODEL, seed=0):
-    step, state = make_train_step(model, optimizer), make_state(optimizer, model, seed)
+def take(optimizer, batch, steps, rate, model=MODEL, seed=0, parts=1):
+    step = make_train_step(model, optimizer, parts=parts)
+    state = make_state(optimizer, model, seed)
     for _ in range(steps):
         state, metrics = step(state, batch, np.float32(rate))
     return state, {name: float(value) for name, value in metrics.items()}
@@ -98,6 +101,55 @@ def test_padded_rows_change_nothing():
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), state.params, padded_state.params
     )
+
+
+ENCODER = {"hidden_size": 16, "embedding_size": 16, "num_hidden_layers": 1}
+ENCODER |= {"num_attention_heads": 2, "intermediate_size": 32, "max_position_embeddings": 16}
+NO_DROPOUT = {"hidden_dropout": 0.0, "attention_dropout": 0.0}
+MODELS = {
+    "lstm": {"embedding_size": 8, "hidden_size": 8, "dense_size": 8, "output_dropout": 0.0},
+    "bert": ENCODER | NO_DROPOUT,
+}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_batch_in_parts_is_the_whole_batch_in_less_memory(name):
+    """Also with padded rows: of eight parts, five have six reviews and three have five."""
+    model = build_model({"name": name, **MODELS[name]}, vocab_size=40)
+    batch, optimizer = make_batch(rows=64, length=12), plain(name="sgd")
+    batch["weights"] = batch["weights"].at[45:].set(0)
+    whole, expected = take(optimizer, batch, 1, 0.5, model)
+    split, metrics = take(optimizer, batch, 1, 0.5, model, parts=8)
+    assert metrics.keys() == expected.keys() and metrics["examples"] == 45
+    assert metrics == pytest.approx(expected, rel=1e-5)
+    start = make_state(optimizer, model)
+    moved = [jax.tree.map(jnp.subtract, end.params, start.params) for end in (whole, split)]
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), *moved)
+    assert optax.tree.norm(moved[0]) > 0.01
+    memory = [
+        make_train_step(model, optimizer, parts=parts)
+        .lower(start, batch, np.float32(0.5))
+        .compile()  # not again
+        .memory_analysis()
+        .temp_size_in_bytes
+        for parts in (1, 8)
+    ]
+    assert memory[1] < memory[0] / 2
+
+
+def test_the_dropout_of_a_part_depends_on_seed_step_and_part_alone():
+    batch, step_key = make_batch(), jax.random.fold_in(jax.random.key(3), 0)
+
+    @jax.jit
+    def loss(rows, part):
+        rngs = {"dropout": jax.random.fold_in(step_key, part)}
+        logits = forward(MODEL, golden.random(MODEL), rows, deterministic=False, rngs=rngs)
+        return cross_entropy(logits, rows["labels"]).sum()
+
+    even, odd = (jax.tree.map(lambda array, n=n: array[n::2], batch) for n in (0, 1))
+    _, metrics = take(plain(name="sgd"), batch, 1, 0.0, seed=3, parts=2)
+    assert metrics["loss"] == pytest.approx(float(loss(even, 0) + loss(odd, 1)), rel=1e-6)
+    assert metrics["loss"] != pytest.approx(float(loss(even, 0) + loss(odd, 0)), rel=1e-3)
 
 
 def test_same_seed_is_bitwise_equal_and_other_seeds_are_not():
