@@ -96,6 +96,7 @@ INPUT = flags.DEFINE_string("input", None, "predict: .csv, .tsv, a text per line
 OUTPUT = flags.DEFINE_string("output", None, "export, report, predict: folder (--explain: page).")
 FRESH = flags.DEFINE_bool("fresh", False, "train: start over in a used --workdir.")
 ALLOW_CHANGES = flags.DEFINE_bool("allow_changes", False, "train: resume with another config.")
+DRY_RUN = flags.DEFINE_bool("dry_run", False, "train: compile, print memory and FLOPs, stop.")
 STOP_AFTER = flags.DEFINE(
     Duration(), "stop_after", None, "train, sweep: time until it saves and exits (143), 1h50m say."
 )
@@ -181,7 +182,9 @@ def dispatch() -> None:
         config = _read_run_config(workdir, mode, changes)
     _start(config, group)
     module = importlib.import_module(f"sentiment_jax.{mode}")
-    if mode == "train":
+    if mode == "train" and DRY_RUN.value:
+        module.dry_run(config)
+    elif mode == "train":
         from sentiment_jax.training.signals import Stop
 
         with Stop(STOP_AFTER.value) as stop:

@@ -17,7 +17,7 @@ from sentiment_jax.storage import run_directory
 from sentiment_jax.storage.files import checksums, read_json, write_json
 from sentiment_jax.storage.metrics_log import read_metrics
 from sentiment_jax.storage.run_directory import RunDirectory
-from sentiment_jax.training import console, loop
+from sentiment_jax.training import compilation, console, loop
 from sentiment_jax.training.experiment import Experiment, prepare_experiment, resolve, restore_model
 from sentiment_jax.training.resume import start_run
 from sentiment_jax.training.signals import Stop
@@ -46,8 +46,7 @@ def train(
     run_directory.prepare_workdir(workdir)
     directory = RunDirectory(workdir)
     with run_directory.lock_run(workdir), contextlib.nullcontext(stop) if stop else Stop() as asked:
-        devices.check_batch_size("batch_size", config.batch_size, config.gradient_accumulation)
-        devices.check_batch_size("eval_batch_size", config.eval_batch_size)
+        _check_batch_sizes(config)
         with processes.in_turn():
             resolved = resolve(config)
             validate(resolved)
@@ -61,8 +60,12 @@ def train(
                 return read_json(directory.result)
             resuming = directory.config.exists()
             experiment = prepare(resolved, directory.load_tokenizer() if resuming else None)
+        _check_reviews(experiment)
+        compile_seconds = compilation.check_memory(experiment)
+        with processes.in_turn():
             _record(experiment, directory, changes)
         run, load_report = start_run(experiment, directory, asked)
+        run.progress.compile_seconds += compile_seconds
         console.describe_run(run, load_report)
         while not run.done:
             loop.train_epoch(run)
@@ -71,11 +74,35 @@ def train(
         return _conclude(run, score_test)
 
 
-def _record(experiment: Experiment, directory: RunDirectory, changes: list[str]) -> None:
-    """Write tokenizer.json, env.json and config.json, or check that the data are still the same."""
+def dry_run(config: ConfigDict) -> None:
+    """Compile the steps of a training and print what they need; no run directory is touched.
+
+    InputError, RunError: as `train` would raise before its first step.
+    """
+    validate(config)
+    _check_batch_sizes(config)
+    with processes.in_turn():
+        resolved = resolve(config)
+        validate(resolved)
+        experiment = prepare_experiment(resolved)
+    _check_reviews(experiment)
+    console.print_steps(compilation.compile_all(experiment))
+    compilation.check_memory(experiment)
+
+
+def _check_batch_sizes(config: ConfigDict) -> None:
+    devices.check_batch_size("batch_size", config.batch_size, config.gradient_accumulation)
+    devices.check_batch_size("eval_batch_size", config.eval_batch_size)
+
+
+def _check_reviews(experiment: Experiment) -> None:
     batch_size, reviews = experiment.config.batch_size, len(experiment.encoded["train"])
     if batch_size > reviews:
         raise InputError(f"{batch_size=} is larger than the {reviews} training reviews; use fewer")
+
+
+def _record(experiment: Experiment, directory: RunDirectory, changes: list[str]) -> None:
+    """Write tokenizer.json, env.json and config.json, or check that the data are still the same."""
     now = run_directory.describe_environment()
     if directory.config.exists():
         directory.check_data(experiment.statistics)

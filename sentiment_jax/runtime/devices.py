@@ -122,6 +122,11 @@ def check_batch_size(name: str, batch_size: int, parts: int = 1) -> None:
         raise InputError(f"{name}={batch_size} does not divide among {many}; use {nearest}")
 
 
+def memory_limit() -> int | None:
+    """Return the bytes that each device may take; None where it does not say, as a CPU."""
+    return (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit")
+
+
 def any_of(flag: bool) -> Any:
     """Return whether the flag is set in any process, as an array: reading it is what waits."""
     mesh = data_mesh()

@@ -1,14 +1,16 @@
 """What a training run prints."""
 
 import math
+from collections.abc import Iterable
 from typing import Any
 
 import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from sentiment_jax.runtime import processes, terminal
+from sentiment_jax.runtime import devices, processes, terminal
 from sentiment_jax.training import flops
+from sentiment_jax.training.compilation import CompiledStep, mebibytes
 from sentiment_jax.training.experiment import Experiment
 from sentiment_jax.training.loop import TrainingRun
 
@@ -46,7 +48,7 @@ def warn_of_chance(run: TrainingRun) -> None:
 def describe_run(run: TrainingRun, load_report: Any) -> None:
     """Print data, model, weights, device and where the run stands."""
     experiment, config = run.experiment, run.experiment.config
-    statistics, kind = experiment.statistics, jax.devices()[0].device_kind
+    statistics = experiment.statistics
     for name, counts in statistics["counts"].items():
         total = counts["neg"] + counts["pos"]
         print(
@@ -66,12 +68,30 @@ def describe_run(run: TrainingRun, load_report: Any) -> None:
             print(f"{'':8} {len(names)} {kind}: {', '.join(names) or 'none'}")
         if size < (known := config.model.vocab_size):
             terminal.warn_once(f"the tokenizer has {size:,} of the weights' {known:,} token types")
-    together = f" in {processes.count()} processes" if processes.count() > 1 else ""
-    print(f"{'device':8} {jax.device_count()} x {kind}{together}, jax {jax.__version__}")
+    print(f"{'device':8} {describe_devices()}")
     step, total = run.progress.step, run.total_steps
     standing = f"resuming at step {step:,} of {total:,}" if step else f"{total:,} steps"
     print(f"{'run':8} {run.directory.path}, {config.epochs} epochs, {standing}", flush=True)
     _warn_of_data(experiment)
+
+
+def describe_devices() -> str:
+    """Return how many devices of which kind a run uses."""
+    together = f" in {processes.count()} processes" if processes.count() > 1 else ""
+    kind = jax.devices()[0].device_kind
+    return f"{jax.device_count()} x {kind}{together}, jax {jax.__version__}"
+
+
+def print_steps(compiled: Iterable[CompiledStep]) -> None:
+    """Print what the devices have and, line by line, what each step needs of it."""
+    limit = devices.memory_limit()
+    print(f"{'device':8} {describe_devices()}{f', {mebibytes(limit)} each' if limit else ''}")
+    line = "{:8} {:10} {:>16} {:>14} {:>12} {:>11}".format
+    print(line("step", "", "reviews x tokens", "peak memory", "GFLOP", "compiled in"))
+    for step in compiled:
+        shape, seconds = f"{step.rows} x {step.length}", f"{step.compile_seconds:.1f} s"
+        needs = mebibytes(step.peak_bytes), f"{step.flops / 1e9:,.2f}"
+        print(line("", step.mode, shape, *needs, seconds), flush=True)
 
 
 def print_speed(config: ConfigDict, rate: int) -> None:

@@ -17,7 +17,7 @@ from sentiment_jax.runtime.terminal import progress_bar
 from sentiment_jax.storage.checkpoints import Checkpoints
 from sentiment_jax.storage.metrics_log import MetricsLog
 from sentiment_jax.storage.run_directory import RunDirectory
-from sentiment_jax.training import flops, optimizers, scoring, steps
+from sentiment_jax.training import compilation, flops, optimizers, scoring
 from sentiment_jax.training.experiment import Experiment, count_parameters
 from sentiment_jax.training.progress import Progress, averages
 from sentiment_jax.training.signals import Stop
@@ -37,16 +37,11 @@ class TrainingRun:
     def __post_init__(self) -> None:
         experiment, config = self.experiment, self.experiment.config
         optimizer = OptimizerConfig(**config.optimizer.to_dict())
+        self.train_step = compilation.make_train_step(experiment)
         self.parameters = count_parameters(experiment.model)
         self.steps_per_epoch = math.ceil(len(experiment.encoded["train"]) / config.batch_size)
         self.total_steps = config.epochs * self.steps_per_epoch
         self.learning_rate = optimizers.make_schedule(optimizer, self.total_steps)
-        self.train_step = steps.make_train_step(
-            experiment.model,
-            optimizer,
-            experiment.mesh if config.shard_params else None,
-            config.gradient_accumulation,
-        )
         self.step_flops = {
             length: flops.training_flops(experiment.model, config.batch_size, length)
             for length in experiment.buckets

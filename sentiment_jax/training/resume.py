@@ -10,7 +10,8 @@ from sentiment_jax.errors import RunError
 from sentiment_jax.runtime import devices, processes
 from sentiment_jax.storage.checkpoints import Checkpoints
 from sentiment_jax.storage.run_directory import RunDirectory
-from sentiment_jax.training.experiment import Experiment, abstract_params, initial_params
+from sentiment_jax.training.compilation import abstract_state
+from sentiment_jax.training.experiment import Experiment, initial_params
 from sentiment_jax.training.loop import TrainingRun
 from sentiment_jax.training.progress import Progress
 from sentiment_jax.training.signals import Stop
@@ -25,13 +26,10 @@ def start_run(
     RunError: every checkpoint is damaged, or the best one.
     """
     config, mesh, report = experiment.config, experiment.mesh, None
-    optimizer = OptimizerConfig(**config.optimizer.to_dict())
     with processes.in_turn():
         checkpoints = Checkpoints(directory.checkpoints)
     if checkpoints.steps:
-        params, step = abstract_params(experiment.model), checkpoints.steps[-1]
-        shapes = jax.eval_shape(lambda p: create_state(p, optimizer, config.seed), params)
-        shapes = devices.abstract(shapes, mesh, config.shard_params)
+        shapes, step = abstract_state(experiment), checkpoints.steps[-1]
         items = checkpoints.restore(step, params=shapes.params, opt_state=shapes.opt_state)
         progress = Progress(**items.pop("bookkeeping"))
         _check_best(checkpoints, progress)
@@ -45,7 +43,7 @@ def start_run(
                 "as N.corrupt; put one back, or --fresh starts over"
             )
         params, report = initial_params(experiment)
-        state = create_state(params, optimizer, config.seed)
+        state = create_state(params, OptimizerConfig(**config.optimizer.to_dict()), config.seed)
         state, progress = devices.place(state, mesh, config.shard_params), Progress()
     with processes.in_turn():
         _report_faults(checkpoints)

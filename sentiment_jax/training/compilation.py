@@ -1,0 +1,146 @@
+"""What an experiment's steps take on the devices at hand, by their compiler, before one runs.
+
+JAX compiles a function once per shape: a step that is compiled here is the one that runs later.
+"""
+
+import bisect
+import dataclasses
+import math
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import numpy as np
+
+from sentiment_jax.config import OptimizerConfig
+from sentiment_jax.data import batches
+from sentiment_jax.errors import RunError
+from sentiment_jax.runtime import devices
+from sentiment_jax.training import flops, steps
+from sentiment_jax.training.experiment import Experiment, abstract_params
+
+
+def make_train_step(experiment: Experiment, parts: int | None = None) -> Any:
+    """Return the training step of the config, or one with another number of `parts`."""
+    config, mesh = experiment.config, experiment.mesh if experiment.config.shard_params else None
+    optimizer = OptimizerConfig(**config.optimizer.to_dict())
+    parts = parts or config.gradient_accumulation
+    return steps.make_train_step(experiment.model, optimizer, mesh, parts)
+
+
+def abstract_state(experiment: Experiment) -> Any:
+    """Return shapes, dtypes and shardings of the training state; nothing is allocated."""
+    config, params = experiment.config, abstract_params(experiment.model)
+    optimizer = OptimizerConfig(**config.optimizer.to_dict())
+    state = jax.eval_shape(lambda p: steps.create_state(p, optimizer, config.seed), params)
+    return devices.abstract(state, experiment.mesh, config.shard_params)
+
+
+@dataclasses.dataclass(frozen=True)
+class CompiledStep:
+    """What a compiled step needs: memory on each device, FLOPs on all together."""
+
+    mode: str  # training or evaluation
+    rows: int
+    length: int
+    peak_bytes: int
+    flops: int  # of the matrix products
+    compile_seconds: float
+
+    def __str__(self) -> str:
+        return f"{self.mode} of {self.rows} reviews x {self.length} tokens"
+
+
+def peak_bytes(compiled: Any) -> int:
+    """Return what a compiled program holds at once on a device, by its compiler's account."""
+    memory = compiled.memory_analysis()
+    held = memory.argument_size_in_bytes + memory.output_size_in_bytes + memory.temp_size_in_bytes
+    return held - memory.alias_size_in_bytes
+
+
+def compile_step(
+    experiment: Experiment, mode: str, length: int, rows: int = 0, parts: int | None = None
+) -> CompiledStep:
+    """Compile training or evaluation at a padded length; `rows` and `parts` as in the config."""
+    config, trains, start = experiment.config, mode == "training", time.perf_counter()
+    rows = rows or (config.batch_size if trains else config.eval_batch_size)
+    padding = batches.PlannedBatch(np.zeros(0, np.int64), length)
+    padded = batches.make_batch(experiment.encoded["train"], padding, rows)
+    batch, state = devices.put_batch(padded, experiment.mesh), abstract_state(experiment)
+    step: Any = steps.make_eval_step(experiment.model)
+    arguments: tuple[Any, ...] = devices.abstract(state.params, experiment.mesh), batch
+    if trains:
+        step, arguments = make_train_step(experiment, parts), (state, batch, np.float32(0))
+    peak = peak_bytes(step.lower(*arguments).compile())
+    seconds = time.perf_counter() - start
+    cost = flops.training_flops(experiment.model, rows, length) // (1 if trains else 3)
+    return CompiledStep(mode, rows, length, peak, cost, seconds)
+
+
+def padded_lengths(experiment: Experiment, mode: str) -> tuple[int, ...]:
+    """Return the lengths that batches are padded to, up to that of the longest review."""
+    splits = ("train",) if mode == "training" else ("val", "test")
+    longest = max(experiment.encoded[split].lengths.max(initial=0) for split in splits)
+    return experiment.buckets[: int(np.searchsorted(experiment.buckets, longest)) + 1]
+
+
+def compile_all(experiment: Experiment) -> Iterator[CompiledStep]:
+    """Compile, one by one, every step that training and its evaluations may take."""
+    for mode in ("training", "evaluation"):
+        for length in padded_lengths(experiment, mode):
+            yield compile_step(experiment, mode, length)
+
+
+def mebibytes(count: int) -> str:
+    """Return a number of bytes as a person reads it."""
+    return f"{count / 2**20:,.1f} MiB"
+
+
+def check_memory(experiment: Experiment) -> float:
+    """Compile the longest steps where devices report their memory; return the seconds spent.
+
+    RunError: a step needs more than a device has. The settings that fit are named.
+    """
+    limit, start = devices.memory_limit(), time.perf_counter()
+    if limit is None:
+        return 0.0
+    config, each, state = experiment.config, experiment.mesh.size, abstract_state(experiment)
+    size, parts = config.batch_size, config.gradient_accumulation
+    finer = [n for n in range(parts + 1, size // each + 1) if size // each % n == 0]
+    remedies = {
+        f"gradient_accumulation={n} or --config.batch_size={size * parts // n}": {"parts": n}
+        for n in finer
+    }
+    _check_fits(experiment, "training", limit, remedies)
+    kept = state if config.shard_params else state.opt_state  # beside the parameters evaluated
+    limit -= sum(
+        math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+        for leaf in jax.tree.leaves(kept)
+    )
+    halves = [config.eval_batch_size >> n for n in range(1, config.eval_batch_size.bit_length())]
+    remedies = {f"eval_batch_size={n}": {"rows": n} for n in halves if n % each == 0}
+    _check_fits(experiment, "evaluation", limit, remedies)
+    return time.perf_counter() - start
+
+
+def _check_fits(
+    experiment: Experiment, mode: str, limit: int, remedies: dict[str, dict[str, int]]
+) -> None:
+    """Raise a RunError if a mode's longest step needs more; `remedies` need less and less."""
+
+    def needs(**changes: int) -> int:
+        length = padded_lengths(experiment, mode)[-1]
+        return compile_step(experiment, mode, length, **changes).peak_bytes
+
+    if needs() <= limit:
+        return
+    step = compile_step(experiment, mode, padded_lengths(experiment, mode)[-1])
+    problem = f"{step} needs {mebibytes(needs())}; a device has {mebibytes(limit)} for it"
+    names = list(remedies)
+    first = bisect.bisect_left(names, True, key=lambda name: needs(**remedies[name]) <= limit)
+    if first == len(names):
+        smaller = "lower data.max_length or choose a smaller model"
+        raise RunError(f"{problem}, and one review at a time needs more too: {smaller}")
+    needed = mebibytes(needs(**remedies[names[first]]))
+    raise RunError(f"{problem}: use --config.{names[first]} ({needed})")

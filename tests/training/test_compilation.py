@@ -1,0 +1,130 @@
+"""Memory by the compiler's account: printed by a dry run, compared with a device's before a run."""
+
+import collections
+import copy
+import re
+
+import jax
+import numpy as np
+import pytest
+import runs
+from commands import SAMPLE, run
+
+from sentiment_jax import train
+from sentiment_jax.config import OptimizerConfig
+from sentiment_jax.data import batches
+from sentiment_jax.errors import RunError
+from sentiment_jax.runtime import devices
+from sentiment_jax.training import compilation
+from sentiment_jax.training.experiment import initial_params, prepare_experiment, resolve
+from sentiment_jax.training.steps import create_state, make_eval_step
+
+# Wide enough for tenths of a MiB to show; of a length that no other test has.
+WIDE = runs.ONE_SHAPE | {"model.embedding_size": 200, "data.max_length": 23}
+
+
+@pytest.fixture
+def config(small_config):
+    small_config.update_from_flattened_dict(WIDE)
+    return small_config
+
+
+@pytest.fixture
+def experiment(config):
+    return prepare_experiment(resolve(config))
+
+
+def needs(experiment, mode, **changes):
+    return compilation.compile_step(experiment, mode, 23, **changes).peak_bytes
+
+
+@pytest.fixture
+def has(monkeypatch):
+    """Let each device report so much memory."""
+    return lambda limit: monkeypatch.setattr(devices, "memory_limit", lambda: limit)
+
+
+def test_the_dry_run_of_the_command_line_prints_the_compilers_account(experiment, tmp_path):
+    """Compared with steps whose arguments are those of a run."""
+    config = experiment.config
+    optimizer = OptimizerConfig(**config.optimizer.to_dict())
+    state = create_state(initial_params(experiment)[0], optimizer, 0)
+    state, reports = devices.place(state, experiment.mesh), {}
+    for mode, rows in ("training", config.batch_size), ("evaluation", config.eval_batch_size):
+        split = experiment.encoded["train"]
+        plan = batches.plan_evaluation(split.lengths, batch_size=rows, buckets=(23,))
+        batch = devices.put_batch(batches.make_batch(split, plan[0], rows), experiment.mesh)
+        step, arguments = make_eval_step(experiment.model), (state.params, batch)
+        if mode == "training":
+            step = compilation.make_train_step(experiment)
+            arguments = state, batch, np.float32(0.1)
+        memory = step.lower(*arguments).compile().memory_analysis()
+        reports[mode] = (
+            memory.argument_size_in_bytes
+            + memory.output_size_in_bytes
+            + memory.temp_size_in_bytes
+            - memory.alias_size_in_bytes
+        ) / 2**20
+    flags = [f"--config.{name}={value}" for name, value in (runs.SMALL | WIDE).items()]
+    done = run(SAMPLE, "--dry_run", f"--workdir={tmp_path}/run", *flags)
+    assert done.stderr == "" and not (tmp_path / "run").exists()
+    device, _, *lines = done.stdout.splitlines()
+    assert device.startswith("device   1 x cpu")
+    pattern = r" {9}(\w+) +(\d+) x 23 +([\d.]+) MiB +[\d.]+ +[\d.]+ s"
+    printed = {m[1]: float(m[3]) for m in (re.fullmatch(pattern, line) for line in lines)}
+    assert printed == pytest.approx(reports, rel=0.1)
+
+
+def test_a_step_that_was_measured_is_not_compiled_again(config, has, tmp_path):
+    compiled = collections.Counter()
+
+    def listen(event, seconds, fun_name="", **_):
+        if event.endswith("backend_compile_duration"):
+            compiled.update(name for name in ("train_step", "eval_step") if name in fun_name)
+
+    has(2**40)
+    alone = {"data.max_length": 22, "epochs": 1, "example_texts": ()}  # those are evaluated too
+    config.update_from_flattened_dict(alone)
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    result = train.train(config, tmp_path / "run")
+    jax.monitoring.unregister_event_duration_listener(listen)
+    assert compiled == {"train_step": 1, "eval_step": 1}
+    assert result["compile_seconds"] > 0
+
+
+def test_a_training_that_does_not_fit_is_told_what_does(config, experiment, has, tmp_path):
+    """Nothing is recorded, so that the same command goes on with what fits."""
+    quarter, whole = needs(experiment, "training", parts=4), needs(experiment, "training")
+    assert quarter < needs(experiment, "training", parts=2) < whole
+    has((needs(experiment, "training", parts=2) + quarter) // 2)
+    config.eval_batch_size = 1
+    advice = "use --config.gradient_accumulation=4 or --config.batch_size=4 "
+    with pytest.raises(RunError, match=f"training of 16 reviews x 23 tokens needs .*{advice}"):
+        train.train(config, tmp_path / "run")
+    for advised in ({"gradient_accumulation": 4}, {"batch_size": 4}):
+        changed = copy.deepcopy(config)
+        changed.update_from_flattened_dict(advised | {"epochs": 1})
+        train.train(changed, tmp_path / "run", fresh=True)
+
+
+def test_an_evaluation_that_does_not_fit_is_told_what_does(experiment, has):
+    """Beside it stays the optimiser's state."""
+    config = experiment.config
+    config.eval_batch_size = 4096
+    moments = 2 * 4 * sum(leaf.size for leaf in jax.tree.leaves(initial_params(experiment)[0]))
+    has(needs(experiment, "evaluation", rows=1024) + moments + 1000)
+    message = "evaluation of 4096 reviews x 23 tokens .*use --config.eval_batch_size=1024 "
+    with pytest.raises(RunError, match=message):
+        compilation.check_memory(experiment)
+
+
+def test_a_model_that_fits_in_no_way(experiment, has):
+    has(1000)
+    with pytest.raises(RunError, match="one review at a time needs more too: lower data.max_len"):
+        compilation.check_memory(experiment)
+
+
+def test_a_cpu_does_not_say_what_it_has(experiment, monkeypatch):
+    monkeypatch.setattr(compilation, "compile_step", None)
+    assert devices.memory_limit() is None
+    assert compilation.check_memory(experiment) == 0.0
