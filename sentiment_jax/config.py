@@ -94,6 +94,9 @@ class RunConfig:
     checkpoint_every: int = _count(500, "steps between checkpoints within an epoch", harmless=True)
     cpu_devices: int = _count(1, "parts of a CPU, as far as both batch sizes divide", at_most=1024)
     shard_params: bool = setting(False, "split the training state (FSDP)", harmless=True)
+    deterministic: bool = setting(
+        True, "GPU: the same bits each time, untuned kernels", harmless=True, younger=True
+    )
     example_texts: tuple[str, ...] = setting(EXAMPLE_TEXTS, "judged after training", harmless=True)
 
 

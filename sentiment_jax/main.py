@@ -221,6 +221,8 @@ def _read_run_config(workdir: Path, mode: str, changes: dict[str, Any]) -> Confi
 def _start(config: Any, group: launch.ProcessGroup | None) -> None:
     """Start JAX: its devices, its cache, and the other processes where there are any."""
     startup.use_wide_vectors()
+    if config is not None and config.deterministic:
+        startup.use_deterministic_kernels()
     if group is not None:
         launch.connect(group, LOST_AFTER.value)
     elif config is not None:

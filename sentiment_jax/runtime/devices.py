@@ -2,7 +2,6 @@
 
 import functools
 import logging.handlers
-import sys
 from typing import Any
 
 import jax
@@ -12,7 +11,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 from sentiment_jax.errors import InputError
-from sentiment_jax.runtime import processes, terminal
+from sentiment_jax.runtime import processes, startup, terminal
 
 
 @functools.cache
@@ -34,7 +33,7 @@ def find_devices() -> list[Any]:
     reason = " ".join(" ".join(map(str, [reason, *said])).split())
     if not found:
         raise InputError(f"JAX_PLATFORMS={asked or ''} finds no device: {reason or 'no driver'}")
-    if found[0].platform == "cpu" and any("jax_plugins.xla_cuda" in name for name in sys.modules):
+    if found[0].platform == "cpu" and startup.has_cuda():
         reason = f"CUDA is installed, but no GPU was found ({reason}): running on the CPU"
     if reason and asked != "cpu":
         terminal.warn_once(reason)

@@ -1,8 +1,11 @@
-"""What must be set before JAX starts. Each is for speed, and says how it is switched off."""
+"""What must be set before JAX starts, for speed or the same bits; each can be switched off."""
 
 import contextlib
+import importlib.util
 import logging
 import os
+import pkgutil
+import re
 import sys
 import tempfile
 import warnings
@@ -40,6 +43,30 @@ def use_cpu_devices(count: int) -> None:
 def use_wide_vectors() -> None:
     """Let XLA's loops use whole AVX-512 units, which changes bits, unless XLA_FLAGS name one."""
     _add_xla_flag("--xla_cpu_prefer_vector_width=512", unless="prefer_vector_width")
+
+
+def use_deterministic_kernels() -> None:
+    """Let a GPU give the same bits each time, unless XLA_FLAGS say otherwise; no CUDA, no flag.
+
+    It takes scatter-adds without atomics: for BERT-base on an H100, compiled without one, 15 more
+    kernels and .44 GB moved per step, about .1 ms. It also ends XLA's timing of kernels on the
+    device, to choose the fastest: what that costs has not been measured.
+    """
+    if has_cuda():
+        _add_xla_flag("--xla_gpu_deterministic_ops=true", unless="xla_gpu_deterministic_ops")
+
+
+def is_deterministic() -> bool:
+    """Return whether XLA_FLAGS ask a GPU for the same bits each time."""
+    flags = os.environ.get("XLA_FLAGS", "")
+    return bool(re.search("--xla_gpu_deterministic_ops(?!=(false|0))", flags))
+
+
+def has_cuda() -> bool:
+    """Return whether JAX's CUDA plug-in is installed."""
+    plugins = importlib.util.find_spec("jax_plugins")
+    found = pkgutil.iter_modules(plugins.submodule_search_locations if plugins else [])
+    return any(module.name.startswith("xla_cuda") for module in found)
 
 
 def _add_xla_flag(flag: str, unless: str) -> bool:

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from sentiment_jax.runtime import devices, processes, terminal
+from sentiment_jax.runtime import devices, processes, startup, terminal
 from sentiment_jax.training import flops
 from sentiment_jax.training.compilation import CompiledStep, mebibytes
 from sentiment_jax.training.experiment import Experiment
@@ -32,6 +32,12 @@ def _warn_of_data(experiment: Experiment) -> None:
         terminal.warn_once(
             f"{share:.0%} of the training tokens are unknown, the vocabulary has {size:,} words"
         )
+
+
+def warn_of_bits() -> None:
+    """Say that a GPU may add in another order each time."""
+    if jax.default_backend() == "gpu" and not startup.is_deterministic():
+        terminal.warn_once("not deterministic: a killed run will not resume bit-exactly")
 
 
 def warn_of_chance(run: TrainingRun) -> None:
@@ -72,6 +78,7 @@ def describe_run(run: TrainingRun, load_report: Any) -> None:
     step, total = run.progress.step, run.total_steps
     standing = f"resuming at step {step:,} of {total:,}" if step else f"{total:,} steps"
     print(f"{'run':8} {run.directory.path}, {config.epochs} epochs, {standing}", flush=True)
+    warn_of_bits()
     _warn_of_data(experiment)
 
 

@@ -16,7 +16,7 @@ from runs import assert_rounding_apart
 
 from sentiment_jax import main, train
 from sentiment_jax.errors import InputError
-from sentiment_jax.runtime import devices
+from sentiment_jax.runtime import devices, startup
 from sentiment_jax.training.experiment import load_run
 
 ROOT = Path(__file__).parents[2]
@@ -161,6 +161,34 @@ def test_every_mode_uses_wide_vectors_unless_the_user_says_otherwise(monkeypatch
     for _ in range(2):
         main._start(None, None)
         assert os.environ["XLA_FLAGS"] == then
+
+
+DETERMINISTIC = "--xla_gpu_deterministic_ops=true"
+
+
+@pytest.mark.parametrize(
+    ("flags", "deterministic", "then", "holds"),
+    [
+        (WIDE, True, f"{WIDE} {DETERMINISTIC}", True),
+        (WIDE, False, WIDE, False),
+        (f"{WIDE} --xla_gpu_deterministic_ops=false", True, None, False),
+        (f"{WIDE} --xla_gpu_deterministic_ops", True, None, True),
+    ],
+)
+def test_a_gpu_is_deterministic_unless_the_user_says_otherwise(
+    monkeypatch, tmp_path, small_config, flags, deterministic, then, holds
+):
+    """A flag of a GPU is set only where CUDA is installed: it would be news to runs on a CPU."""
+    monkeypatch.setenv("XLA_FLAGS", flags)
+    small_config.deterministic = deterministic
+    main._start(small_config, None)
+    assert os.environ["XLA_FLAGS"] == flags
+    (tmp_path / "jax_plugins" / "xla_cuda12").mkdir(parents=True)
+    (tmp_path / "jax_plugins" / "xla_cuda12" / "__init__.py").write_text("")
+    monkeypatch.syspath_prepend(tmp_path)
+    main._start(small_config, None)
+    assert os.environ["XLA_FLAGS"] == (then or flags)
+    assert startup.is_deterministic() == holds
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,12 @@
 """Warnings of a training that runs and means nothing: row 51, each with its figure."""
 
+import jax
 import pytest
 from reviews import write_csv
 
 from sentiment_jax import train
+from sentiment_jax.runtime import terminal
+from sentiment_jax.training import console
 
 
 @pytest.fixture
@@ -51,6 +54,23 @@ def test_a_best_model_that_is_none(warnings, tmp_path):
     (line,) = [line for line in found if "guessing" in line]
     assert line.startswith(f"warning: {tmp_path}/$x^$ is no better than guessing: validation")
     assert "accuracy 0." in line and "e+" in line and line.endswith("(log 2: 0.6931)")
+
+
+@pytest.mark.parametrize(
+    ("backend", "flags", "said"),
+    [
+        ("gpu", "", 1),
+        ("gpu", "--xla_gpu_deterministic_ops=true", 0),
+        ("cpu", "", 0),
+    ],
+)
+def test_a_gpu_that_is_not_deterministic(monkeypatch, capsys, backend, flags, said):
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    monkeypatch.setenv("XLA_FLAGS", flags)
+    terminal.warn_once.cache_clear()
+    console.warn_of_bits()
+    line = "warning: not deterministic: a killed run will not resume bit-exactly\n"
+    assert capsys.readouterr().err == line * said
 
 
 def test_a_sound_training_says_nothing(warnings):
