@@ -4,6 +4,7 @@ import csv
 import errno
 import json
 import os
+import types
 
 import jax
 import pytest
@@ -56,6 +57,21 @@ def test_the_run_directory_keeps_its_contract(plain, small_config):
     assert len(rows) == 30
     assert right / 30 == result["test"]["accuracy"]
     assert (plain / "curves.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_environment_of_a_gpu_names_cuda_and_cudnn(monkeypatch, tmp_path):
+    here = run_directory.describe_environment()
+    assert "driver" not in here and not [name for name in here["versions"] if "nvidia" in name]
+    wheels = {"nvidia-cudnn-cu12": "9.28.0", "jax-cuda12-plugin": "0.10.2", "torch": "2.13"}
+    found = [types.SimpleNamespace(name=name, version=wheels[name]) for name in wheels]
+    monkeypatch.setattr(run_directory.importlib.metadata, "distributions", lambda: found)
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(run_directory, "NVIDIA_DRIVER", tmp_path / "version")
+    env = run_directory.describe_environment()
+    assert env["versions"].keys() - here["versions"].keys() == wheels.keys() - {"torch"}
+    assert env["driver"] == "unknown"
+    (tmp_path / "version").write_text("NVRM version: 570.86\nGCC version: 12\n")
+    assert run_directory.describe_environment()["driver"] == "NVRM version: 570.86"
 
 
 def test_evaluate_gives_the_same_digits_and_encodes_no_other_split(plain, tmp_path, monkeypatch):

@@ -31,6 +31,8 @@ from sentiment_jax.storage.files import check_checksum, checksums, read_json, wr
 
 DECIDE_BITS = ("python", "versions", "devices", "machine", "xla_flags")  # of env.json
 NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)  # Lustre or NFS, mounted without
+NVIDIA = "nvidia-|jax-cuda"  # wheels of CUDA, cuDNN, and of XLA for them
+NVIDIA_DRIVER = Path("/proc/driver/nvidia/version")
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tokenizers")
 
 
@@ -250,9 +252,15 @@ def describe_environment() -> dict[str, Any]:
         ).strip()
     except (OSError, subprocess.SubprocessError):
         revision = "unknown"
+    versions, driver = {name: importlib.metadata.version(name) for name in PACKAGES}, {}
+    if jax.default_backend() == "gpu":  # CUDA's compiler and cuDNN's kernels decide bits too
+        found = {d.name: d.version for d in importlib.metadata.distributions()}
+        versions |= {name: found[name] for name in sorted(found) if re.match(NVIDIA, name)}
+        driver = {"driver": _driver()}
     return {
         "python": platform.python_version(),
-        "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
+        "versions": versions,
+        **driver,
         "devices": [f"{device.platform}: {device.device_kind}" for device in jax.devices()],
         "machine": f"{_processor()}, {os.cpu_count()} cores",
         "xla_flags": os.environ.get("XLA_FLAGS", ""),
@@ -260,6 +268,12 @@ def describe_environment() -> dict[str, Any]:
         "command": command_line(),
         "started": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
     }
+
+
+def _driver() -> str:
+    with contextlib.suppress(OSError):
+        return NVIDIA_DRIVER.read_text().splitlines()[0]
+    return "unknown"
 
 
 def _processor() -> str:
