@@ -126,8 +126,24 @@ def connect(group: ProcessGroup, lost_after: int) -> None:
         reason = f"is the port free? ({str(error).strip().splitlines()[0]})"
         raise RunError(f"cannot join the processes at {group.coordinator}, {reason}") from error
     processes.join(group.index, group.count, lost_after)
+    if idle := describe_idle_gpus(group):
+        terminal.warn(idle)
     if not processes.is_main():
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+
+
+def describe_idle_gpus(group: ProcessGroup) -> str:
+    """Return one line if processes that take one GPU each leave some of their machine idle."""
+    visible = len(os.environ.get("CUDA_VISIBLE_DEVICES", "").split(","))
+    # SLURM has a number for each node, 4(x2),3 say: the first is that of process 0's.
+    names = ("OMPI_COMM_WORLD_LOCAL_SIZE", "SLURM_STEP_TASKS_PER_NODE")
+    here = re.match(r"\d+", next(filter(None, map(os.environ.get, names)), ""))
+    if group.local_devices is None or here is None or int(here[0]) >= visible:
+        return ""
+    return (
+        f"{here[0]} of the {visible} GPUs of a machine are used, one per process: start {visible} "
+        "processes on each (srun --ntasks-per-node, mpirun --map-by=node)"
+    )
 
 
 def run_child(group: ProcessGroup, lost_after: int) -> int:

@@ -383,6 +383,28 @@ def test_open_mpi_is_asked(monkeypatch):
     assert group.coordinator == "[fe80::b9b:ac5d]:61441"
 
 
+@pytest.mark.parametrize(
+    ("tasks", "visible", "said"),
+    [
+        (
+            {"SLURM_STEP_TASKS_PER_NODE": "1(x2)"},
+            "0,1,2,3",
+            "1 of the 4 GPUs of a machine",
+        ),
+        ({"OMPI_COMM_WORLD_LOCAL_SIZE": "2"}, "0,1,2,3", "2 of the 4 GPUs of a machine"),
+        ({"SLURM_STEP_TASKS_PER_NODE": "4(x2),3"}, "0,1,2,3", ""),
+        ({"SLURM_STEP_TASKS_PER_NODE": "1(x2)"}, "0", ""),
+        ({}, "0,1,2,3", ""),
+    ],
+)
+def test_gpus_that_no_process_takes(monkeypatch, tasks, visible, said):
+    only_cluster(monkeypatch, SLURM | tasks)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    line = launch.describe_idle_gpus(launch.find_process_group("auto", None, None))
+    assert line.startswith(said) and bool(line) == bool(said)
+    assert not launch.describe_idle_gpus(GROUP)  # which takes all that it sees
+
+
 def bind_address(coordinator):
     return launch.bind_address(launch.ProcessGroup(coordinator, 1, 2))
 
