@@ -6,6 +6,8 @@ Needs a GPU to say anything: on a CPU it takes smaller shapes, to show that it r
 lines that it leaves out. Random weights and token ids: time and memory do not depend on them.
 Steps are queued as training and scoring queue them: a result is read when the next step has been
 dispatched. No row has dropout of attention weights, which cuDNN's kernel lacks, unless it says so.
+Kernels are deterministic, as in training; XLA_FLAGS=--xla_gpu_deterministic_ops=false and another
+folder show what that costs.
 """
 
 import functools
@@ -26,6 +28,7 @@ from sentiment_jax.runtime import startup
 from sentiment_jax.storage.files import write_json
 from sentiment_jax.storage.run_directory import describe_environment
 from sentiment_jax.training import flops
+from sentiment_jax.training.compilation import peak_bytes
 from sentiment_jax.training.experiment import initializer
 from sentiment_jax.training.steps import create_state, make_eval_step, make_train_step
 
@@ -33,6 +36,9 @@ OUTPUT = flags.DEFINE_string("output", "results/accelerator", "Folder of table.m
 ROUNDS = flags.DEFINE_integer("rounds", 20, "Timed steps after the first.")
 
 SMALL = {"hidden_size": 64, "num_attention_heads": 4, "intermediate_size": 256}
+SMALL |= {"num_hidden_layers": 2}
+ENCODERS = OptimizerConfig(name="adamw", weight_decay=0.01, clip_norm=1.0)  # the study's
+LSTMS = OptimizerConfig(name="adam", weight_decay=0.0, clip_norm=0.0)
 NO_DROPOUT = {"attention_dropout": 0.0}
 KINDS: dict[str, dict[str, Any]] = {
     "bfloat16, attention dropout": {"dtype": "bfloat16"},
@@ -52,12 +58,8 @@ def measure(compiled: Any, advance: Callable[[Any], tuple[Any, Any]], carry: Any
         jax.device_get(result)
         result = newer
     jax.block_until_ready((carry, result))
-    memory = compiled.memory_analysis()
-    peak = memory.argument_size_in_bytes + memory.output_size_in_bytes + memory.temp_size_in_bytes
-    return {
-        "seconds": (time.perf_counter() - start) / ROUNDS.value,
-        "peak_bytes": peak - memory.alias_size_in_bytes,
-    }
+    seconds = (time.perf_counter() - start) / ROUNDS.value
+    return {"seconds": seconds, "peak_bytes": peak_bytes(compiled)}
 
 
 def job(settings: dict[str, Any], length: int, batch_size: int, trains: bool) -> dict[str, Any]:
@@ -65,10 +67,11 @@ def job(settings: dict[str, Any], length: int, batch_size: int, trains: bool) ->
     model = build_model(settings, vocab_size=VOCABULARY)
     with on_cpu():
         params = initializer(model)(jax.random.key(0))
+    params = jax.device_put(params, jax.devices()[0])  # or each inference would send them anew
     batch = jax.device_put(make_batch(0, batch_size, length))
     cost = flops.training_flops(model, batch_size, length) // (1 if trains else 3)
     if trains:
-        optimizer = OptimizerConfig(name="adamw", weight_decay=0.01, clip_norm=1.0)
+        optimizer = LSTMS if settings["name"] == "lstm" else ENCODERS
         state, rate = create_state(params, optimizer, seed=0), np.float32(3e-5)
         compiled = make_train_step(model, optimizer).lower(state, batch, rate).compile()
         row = measure(compiled, lambda state: compiled(state, batch, rate), state)
@@ -85,12 +88,11 @@ def job(settings: dict[str, Any], length: int, batch_size: int, trains: bool) ->
 def together(count: int, length: int, batch_size: int) -> dict[str, Any]:
     """`count` LSTMs that differ in seed and learning rate, one program for all of them."""
     model = build_model({"name": "lstm"}, vocab_size=VOCABULARY)
-    optimizer = OptimizerConfig(name="adam", weight_decay=0.0, clip_norm=0.0)
     keys = jax.random.split(jax.random.key(0), count)
     with on_cpu():
         params = jax.vmap(initializer(model))(keys)
-    state = jax.vmap(lambda params: create_state(params, optimizer, seed=0))(params)
-    step = jax.vmap(make_train_step(model, optimizer), in_axes=(0, None, 0))
+    state = jax.vmap(lambda params: create_state(params, LSTMS, seed=0))(params)
+    step = jax.vmap(make_train_step(model, LSTMS), in_axes=(0, None, 0))
     rates = np.geomspace(1e-4, 1e-3, count).astype(np.float32)
     batch = jax.device_put(make_batch(0, batch_size, length))
     compiled = jax.jit(step, donate_argnums=0).lower(state, batch, rates).compile()
@@ -126,6 +128,7 @@ def jobs(small: bool) -> dict[str, Callable[[], dict[str, Any]]]:
 def main(_: list[str]) -> None:
     """Measure; after each job print its row and write table.md and accelerator.json."""
     startup.use_wide_vectors()
+    startup.use_deterministic_kernels()
     logging.set_verbosity(logging.WARNING)
     small = jax.default_backend() == "cpu"
     folder = Path(OUTPUT.value)
