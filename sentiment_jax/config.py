@@ -4,12 +4,14 @@ The configs in `configs/`, their validation, the list that `--config=FILE --help
 comparison of two configs all derive from the dataclasses here. Nothing here changes a config.
 """
 
+import csv
 import dataclasses
 import functools
 import hashlib
+import io
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -19,6 +21,8 @@ from sentiment_jax.errors import InputError, did_you_mean
 
 TRUNCATIONS = ("head", "tail", "head_tail")
 POOLINGS = ("last", "mean", "max", "mean_max")
+CLASSES = ("negative", "positive")  # where the labels say no more
+MOST_CLASSES = 100
 DTYPES = ("float32", "bfloat16", "tensorfloat32")  # the last: float32 with fast products
 EXAMPLE_TEXTS = (
     "One of the finest films I have seen in years: moving, funny and beautifully acted.",
@@ -41,7 +45,7 @@ class Setting:
     inherited: bool = False  # None stands for the pretrained weights' value, or else the default
     internal: bool = False  # of the model alone, not set in a config
     harmless: bool = False  # changes no number of a run, which may resume with another value
-    younger: bool = False  # than some runs, which did what its default does
+    later: bool = False  # came after runs were made: stored, and named after, unless the default
 
     @property
     def allowed(self) -> str:
@@ -87,15 +91,18 @@ class RunConfig:
     batch_size: int = _size(32, "reviews per optimiser step, on all devices together")
     eval_batch_size: int = _size(128, "reviews per batch of evaluation", harmless=True)
     gradient_accumulation: int = _count(
-        1, "parts of a batch, computed in turn: less memory", younger=True
+        1, "parts of a batch, computed in turn: less memory", later=True
     )
     early_stopping_patience: int = _from_zero(0, "epochs without a better score; 0: never stop")
     log_every: int = _count(50, "steps between training lines of metrics.jsonl", harmless=True)
     checkpoint_every: int = _count(500, "steps between checkpoints within an epoch", harmless=True)
     cpu_devices: int = _count(1, "parts of a CPU, as far as both batch sizes divide", at_most=1024)
+    class_weights: str = setting(
+        "none", "of the training loss", choices=("none", "balanced"), later=True
+    )
     shard_params: bool = setting(False, "split the training state (FSDP)", harmless=True)
     deterministic: bool = setting(
-        True, "GPU: the same bits each time, untuned kernels", harmless=True, younger=True
+        True, "GPU: the same bits each time, untuned kernels", harmless=True, later=True
     )
     example_texts: tuple[str, ...] = setting(EXAMPLE_TEXTS, "judged after training", harmless=True)
 
@@ -115,6 +122,11 @@ class DataConfig:
     group_duplicates: bool = setting(True, "keep equal texts on one side of a split; False leaks")
     text_column: str = setting("text", "csv: the column of the texts")
     label_column: str = setting("label", "csv: the column of the labels")
+    labels: str = setting(
+        "", "the classes, A,B,...; empty: those found", harmless=True, later=True
+    )  # the data's hash tells whether they are the run's
+    positive_labels: str = setting("", "csv: 4,5 say; the other class: below", later=True)
+    negative_labels: str = setting("", "csv: 1,2 say; what is in neither is dropped", later=True)
     test_path: str = setting("", "csv: the test file; empty: test_fraction is held out")
     test_fraction: float = _share(0.2, "csv: share held out for the test", at_least=1e-6)
     vocabulary_size: int = _entries(30_000, "most entries of a learned vocabulary", at_least=10)
@@ -226,7 +238,6 @@ def schema(model: str) -> dict[str, Setting]:
     return settings | _settings(OptimizerConfig, "optimizer.")
 
 
-YOUNGER = {name: r.default for name, r in _settings(RunConfig, "").items() if r.younger}
 HARMLESS = tuple(name for name, rule in schema("bert").items() if rule.harmless)
 
 
@@ -285,6 +296,22 @@ def _problems(values: Mapping[str, Any], settings: Mapping[str, Setting]) -> lis
     return [problem for problem in found if problem]
 
 
+def split_names(text: str) -> tuple[str, ...]:
+    """Return the names in A,B,...; one that holds a comma stands in double quotes."""
+    return tuple(name.strip() for name in next(csv.reader([text]), []))
+
+
+def join_names(names: Sequence[str]) -> str:
+    """Return what split_names takes apart."""
+    csv.writer(text := io.StringIO(), lineterminator="").writerow(names)
+    return text.getvalue()
+
+
+def class_names(config: ConfigDict) -> tuple[str, ...]:
+    """Return a resolved config's classes in the order of their numbers."""
+    return split_names(config.data.labels) or CLASSES
+
+
 def validate(config: ConfigDict) -> None:
     """Raise one InputError with all the problems that can be seen before data are read."""
     values = flatten(config)
@@ -306,15 +333,46 @@ def validate(config: ConfigDict) -> None:
     length, positions = values["data.max_length"], values.get("model.max_position_embeddings")
     if positions and length > positions:
         problems.append(f"data.max_length={length} exceeds the model's {positions} positions")
+    problems += _label_problems(values)
     if values["data.source"] in ("folder", "csv") and not values["data.path"]:
         problems.append(f"data.source={values['data.source']} needs --config.data.path")
     if problems:
         raise InputError(f"config: {'; '.join(problems)}")
 
 
+def _label_problems(values: Mapping[str, Any]) -> list[str]:
+    fields = ("data.labels", "data.positive_labels", "data.negative_labels")
+    labels, positive, negative = ({*split_names(values[field])} for field in fields)
+    problems = []
+    if labels and (positive or negative) or bool(positive) != bool(negative):
+        problems.append(
+            "data.positive_labels and data.negative_labels go together, without data.labels"
+        )
+    if both := positive & negative:
+        problems.append(f"label {min(both)!r} cannot be both positive and negative")
+    if labels and not 2 <= len(labels) <= MOST_CLASSES:
+        problems.append(f"data.labels={values['data.labels']!r}: 2 to {MOST_CLASSES} expected")
+    if (labels or positive) and values["data.source"] != "csv":
+        problems.append(f"data.source={values['data.source']} has labels of its own")
+    return problems
+
+
+def _later(settings: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: rule.default for name, rule in settings.items() if rule.later}
+
+
+def config_to_json(config: ConfigDict) -> dict[str, Any]:
+    """Return what is stored of a config: settings that came later only where they say something."""
+    later = _later(schema(config.model.name))
+    said = {n: v for n, v in flatten(config).items() if n not in later or v != later[n]}
+    return _nest(said).to_dict()
+
+
 def config_from_json(values: dict[str, Any]) -> ConfigDict:
-    """Return the config whose `to_dict` was written as JSON; lists become the tuples they were."""
-    return _nest(YOUNGER | flatten(values))
+    """Return the config of which JSON holds `config_to_json`; lists become the tuples they were."""
+    flat = flatten(values)
+    model = flat.get("model.name")
+    return _nest(flat | (_later(schema(model)) if model in MODELS else {}) | flat)
 
 
 def config_difference(old: Any, new: Any) -> list[str]:
@@ -326,8 +384,7 @@ def config_difference(old: Any, new: Any) -> list[str]:
 
 def run_name(config: ConfigDict) -> str:
     """Return a readable folder name for a run; its last eight digits differ with any setting."""
-    values = {n: v for n, v in config.to_dict().items() if (n, v) not in YOUNGER.items()}
-    text, optimizer = json.dumps(values, sort_keys=True), config.optimizer
+    text, optimizer = json.dumps(config_to_json(config), sort_keys=True), config.optimizer
     digest = hashlib.sha256(text.encode()).hexdigest()[:8]
     chosen = f"{optimizer.name}-{config.batch_size}-{optimizer.learning_rate:g}"
     return f"{config.model.name}-{chosen}-seed{config.seed}-{digest}"

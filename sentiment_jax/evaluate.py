@@ -9,8 +9,9 @@ from typing import Any
 from sentiment_jax.runtime import devices, terminal
 from sentiment_jax.storage.run_directory import RunDirectory
 from sentiment_jax.training import scoring
-from sentiment_jax.training.console import print_scores
+from sentiment_jax.training.console import print_metrics, print_scores
 from sentiment_jax.training.experiment import Experiment, load_run, prepare_experiment
+from sentiment_jax.training.metrics import measure
 
 
 def evaluate_run(
@@ -25,8 +26,10 @@ def evaluate_run(
     devices.check_batch_size("eval_batch_size", trained.config.eval_batch_size)
     experiment = prepare_experiment(trained.config, trained.tokenizer, only=split)
     directory.check_data(experiment.statistics)
-    scores = score_split(experiment, directory, trained.params, split).summary()
+    found = score_split(experiment, directory, trained.params, split)
+    scores = found.summary()
     print_scores(split, scores, f"step {trained.step}")
+    print_metrics(measure(experiment.encoded[split].labels, found.probabilities, trained.classes))
     print(json.dumps(scores))
     return scores
 
@@ -43,7 +46,8 @@ def score_split(
     scores = scoring.score_reviews(experiment, params, encoded, split, stop=stop)
     try:
         length, words = experiment.config.data.max_length, experiment.words[split]
-        directory.write_scores(split, encoded, words, scores.p_positive, length)
+        found = scores.probabilities, length, experiment.classes
+        directory.write_scores(split, encoded, words, *found)
     except OSError as error:
         if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise

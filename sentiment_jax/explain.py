@@ -7,13 +7,13 @@ from pathlib import Path
 
 from sentiment_jax.analysis.html import render
 from sentiment_jax.analysis.integrated_gradients import Explanation, Word, explain
+from sentiment_jax.data.labels import decide
 from sentiment_jax.errors import InputError
-from sentiment_jax.predict import count_warnings, predict, verdict
+from sentiment_jax.predict import count_warnings, predict, verdicts
 from sentiment_jax.storage.files import write_atomically
 from sentiment_jax.training.experiment import TrainedModel
 
 STRENGTHS = (0.15, 0.4, 0.75)  # of the strongest word: the steps of the terminal's colours
-LEGEND = "blue words pushed to positive, red ones to negative; grey was not read"
 TERMINAL = {1: (18, 20, 27), -1: (52, 88, 160)}  # backgrounds of the 256-colour palette
 
 
@@ -68,18 +68,22 @@ def explain_texts(
     """Print every raw text with its verdict and coloured words, and write them as one HTML page."""
     forced, refused = os.environ.get("FORCE_COLOR"), os.environ.get("NO_COLOR")
     colour = bool(forced) or (sys.stdout.isatty() and not refused)
-    explanations = []
-    p_positive, warnings = predict(trained, texts)
+    explanations, classes = [], trained.classes
+    probabilities, warnings = predict(trained, texts)
     count_warnings(warnings)
-    for name, text, p, warning in zip(names, texts, p_positive, warnings, strict=True):
-        explanation = explain(trained, text)
-        headline = f"{name}: {verdict(float(p))} {p:.4f}{warning and f', {warning}'}"
+    # Of two classes, always towards the second: the colours mean the same in every text.
+    towards = decide(probabilities).tolist() if len(classes) > 2 else [1] * len(texts)
+    said = verdicts(trained, probabilities)
+    for name, text, i, verdict, warning in zip(names, texts, towards, said, warnings, strict=True):
+        explanation = explain(trained, text, i)
+        headline = f"{name}: {' '.join(verdict.split())}{warning and f', {warning}'}"
+        to, away = classes[i], f"to {classes[0]}" if len(classes) == 2 else "away from it"
         whole, empty = explanation.log_odds, explanation.empty_log_odds
         lines = [
             f"log-odds {whole:+.3f}: {empty:+.3f} without words, {whole - empty:+.3f} from the "
             "words",
-            f"to positive: {strongest_words(explanation, 1) or 'nothing'}",
-            f"to negative: {strongest_words(explanation, -1) or 'nothing'}",
+            f"to {to}: {strongest_words(explanation, 1) or 'nothing'}",
+            f"{away}: {strongest_words(explanation, -1) or 'nothing'}",
         ]
         if not explanation.complete:
             lines.append(f"warning: the attributions sum to {explanation.gap:+.3f} more than that")
@@ -87,10 +91,14 @@ def explain_texts(
         explanations.append({"headline": headline, "pieces": pieces, "lines": lines})
         shown = to_terminal(explanation, colour=colour)
         print("\n  ".join(filter(None, [headline, shown, *lines])), flush=True)
+    to, away = (
+        ("the verdict", "away from it") if len(classes) > 2 else (classes[1], f"to {classes[0]}")
+    )
+    legend = f"blue words pushed to {to}, red ones {away}; grey was not read"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        page = render("explanation.html.j2", legend=LEGEND, explanations=explanations)
+        page = render("explanation.html.j2", legend=legend, explanations=explanations)
         write_atomically(path, page)
     except OSError as error:
         raise InputError(f"cannot write --output={path}: {error.strerror}") from error
-    print(f"{LEGEND if colour else 'attributions in nats'}; the same as a page: {path}")
+    print(f"{legend if colour else 'attributions in nats'}; the same as a page: {path}")

@@ -3,7 +3,7 @@
 import json
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +11,17 @@ import numpy as np
 import tokenizers
 from safetensors.numpy import save_file
 
-from sentiment_jax.config import EncoderConfig
+from sentiment_jax.config import CLASSES, EncoderConfig
 from sentiment_jax.errors import InputError
 from sentiment_jax.huggingface.weights import CONFIG_NAMES, hugging_face_name, unstack_layers
 
 
 def export_pretrained(
-    folder: Path, config: EncoderConfig, params: Mapping[str, Any], tokenizer: tokenizers.Tokenizer
+    folder: Path,
+    config: EncoderConfig,
+    params: Mapping[str, Any],
+    tokenizer: tokenizers.Tokenizer,
+    classes: Sequence[str] = CLASSES,
 ) -> None:
     """Write model.safetensors, config.json, tokenizer.json and tokenizer_config.json.
 
@@ -40,8 +44,8 @@ def export_pretrained(
         "position_embedding_type": "absolute",
         "pad_token_id": 0,
         "torch_dtype": "float32",
-        "id2label": {"0": "negative", "1": "positive"},
-        "label2id": {"negative": 0, "positive": 1},
+        "id2label": {str(i): name for i, name in enumerate(classes)},
+        "label2id": {name: i for i, name in enumerate(classes)},
     }
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as temporary:

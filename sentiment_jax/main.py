@@ -257,7 +257,7 @@ def _export(export: Any, workdir: Path, folder: Path) -> None:
     run = load_run(workdir)
     if run.config.model.name == "lstm":
         raise InputError(f"{workdir} holds an lstm: only bert and electra have a Hugging Face form")
-    export.export_pretrained(folder, run.model.config, run.params, run.tokenizer)
+    export.export_pretrained(folder, run.model.config, run.params, run.tokenizer, run.classes)
     print(f"wrote {folder}: open it with transformers' AutoModelForSequenceClassification")
 
 

@@ -6,12 +6,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas
 
 from sentiment_jax.analysis import figures, predictions
 from sentiment_jax.analysis.html import render
 from sentiment_jax.analysis.predictions import Predictions
 from sentiment_jax.analysis.records import Group, collect, hardware, read_texts
+from sentiment_jax.data.labels import decide
 from sentiment_jax.errors import InputError
 from sentiment_jax.storage.files import write_atomically, write_csv
 from sentiment_jax.sweeps.plan import FIELDS, Trial
@@ -37,6 +39,8 @@ def report(directories: Sequence[Path], output: Path, with_text: bool = False) -
     texts = read_texts(tested[0].tested[0]) if with_text and tested else {}
     tables = _sweep_tables(groups)
     tables |= {f"{name}-mistakes": _mistakes(read, texts) for name, read in judged.items()}
+    if judged:
+        tables |= _metrics(judged)
     models = [_over_seeds(group) for group in tested]
     if models:
         tables["models"] = _table(models, models[0])
@@ -132,13 +136,17 @@ def _over_seeds(group: Group) -> dict[str, Any]:
 
 
 def _mistakes(read: Predictions, texts: Mapping[str, str]) -> pandas.DataFrame:
-    columns = ["id", "label", "p(positive)", "seeds wrong", "words", "tokens read", "truncated"]
-    seeds = len(read.p_positive)
+    means, classes, seeds = read.probabilities.mean(axis=0), read.classes, len(read.verdicts)
+    judged = decide(means)
+    shown = ["p(positive)"] if len(classes) == 2 else ["verdict", "p(verdict)"]
+    columns = ["id", "label", *shown, "seeds wrong", "words", "tokens read", "truncated"]
     rows = [
         {
             "id": read.ids[i],
-            "label": figures.CLASSES[read.labels[i]],
-            "p(positive)": read.p_positive[:, i].mean(),
+            "label": classes[read.labels[i]],
+            "p(positive)": means[i, 1],
+            "verdict": classes[judged[i]],
+            "p(verdict)": means[i, judged[i]],
             "seeds wrong": f"{round((1 - read.right[i]) * seeds)} of {seeds}",
             "words": read.words[i],
             "tokens read": read.tokens[i],
@@ -148,6 +156,30 @@ def _mistakes(read: Predictions, texts: Mapping[str, str]) -> pandas.DataFrame:
         for i in predictions.hardest_mistakes(read, MISTAKES)
     ]
     return _table(rows, [*columns, "text"] if texts else columns)
+
+
+def _metrics(judged: Mapping[str, Predictions]) -> dict[str, pandas.DataFrame]:
+    """Tabulate all figures of the verdicts, each class's, and McNemar's test of any two models."""
+    models, classes, pairs = [], [], []
+    for name, read in judged.items():
+        measured = predictions.mean_metrics(read)
+        low, high = measured.pop("accuracy_interval")
+        for label, of in measured.pop("classes").items():
+            classes.append({"study": name, "class": label, **of, "examples": round(of["examples"])})
+        interval = {"low (95 %)": low, "high (95 %)": high}
+        models.append({"study": name, "accuracy": measured.pop("accuracy"), **interval, **measured})
+    for (first, one), (second, other) in itertools.combinations(judged.items(), 2):
+        # The files' order is the readers', and ids name the same reviews.
+        right = [(r.verdicts[0] == r.labels)[np.argsort(r.ids)] for r in (one, other)]
+        only_first, only_second, p = predictions.mcnemar(*right)
+        row = {"first": first, "second": second, "only the first right": only_first}
+        pairs.append({**row, "only the second right": only_second, "p": p})
+    tables = {"metrics": models, "classes": classes, "mcnemar": pairs}
+    return {
+        name: _table(rows, rows[0]).rename(columns=lambda column: column.replace("_", " "))
+        for name, rows in tables.items()
+        if rows
+    }
 
 
 def _draw_choice(group: Group, output: Path) -> None:
@@ -170,9 +202,12 @@ def _draw_test(tested: Sequence[Group], judged: Mapping[str, Predictions], outpu
     accuracies = {g.name: [[t.row[name] for t in g.tested] for name in scores] for g in tested}
     figures.seeds(accuracies, output / "seeds.png")
     confusions = {name: predictions.confusion(read) for name, read in judged.items()}
-    figures.confusions(confusions, output / "confusion.png")
-    calibrate = predictions.calibration_bins
-    bins = {name: calibrate(read.p_positive, read.labels) for name, read in judged.items()}
-    figures.calibration(bins, output / "calibration.png")
+    classes = next(iter(judged.values())).classes
+    figures.confusions(confusions, classes, output / "confusion.png")
+    bins = {name: predictions.calibration(read) for name, read in judged.items()}
+    what = f"p({classes[1]}) that the model gave", f"share of {classes[1]} reviews"
+    if len(classes) > 2:
+        what = "probability that the model gave to its verdict", "share of right verdicts"
+    figures.calibration(bins, what, output / "calibration.png")
     lengths = predictions.accuracy_by_length(judged)
     figures.accuracy_by_length(list(judged), *lengths, output / "length.png")

@@ -30,7 +30,12 @@ from sentiment_jax.storage.run_directory import RunDirectory, command_line, prep
 from sentiment_jax.sweeps import slurm
 from sentiment_jax.sweeps.console import SweepProgress, conclude, write_table
 from sentiment_jax.sweeps.plan import FINAL, PLAN_FILE, Sweep, Trial, plan_sweep, read_sweep
-from sentiment_jax.training.experiment import Experiment, prepare_experiment, resolve
+from sentiment_jax.training.experiment import (
+    Experiment,
+    prepare_experiment,
+    resolve,
+    with_classes,
+)
 from sentiment_jax.training.signals import Stop
 
 WORKER = "SENTIMENT_JAX_WORKER"  # a variable of the processes that a sweep starts
@@ -155,7 +160,7 @@ def _train_if_free(trial: Trial, first: Experiment, own: ConfigDict, stop: Stop)
         digest = tokenization.tokenizer_hash
         if tokenizer is not None and digest(tokenizer) != digest(first.tokenizer):
             return prepare_experiment(config, tokenizer)
-        return dataclasses.replace(first, config=config)
+        return dataclasses.replace(first, config=with_classes(config, first.classes))
 
     _check_stop(stop)
     if trial.refresh().status != "open":

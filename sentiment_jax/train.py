@@ -8,7 +8,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from sentiment_jax.analysis import figures
-from sentiment_jax.config import validate
+from sentiment_jax.config import config_to_json, validate
 from sentiment_jax.errors import InputError, RunError
 from sentiment_jax.evaluate import score_split
 from sentiment_jax.predict import print_verdicts
@@ -19,6 +19,7 @@ from sentiment_jax.storage.metrics_log import read_metrics
 from sentiment_jax.storage.run_directory import RunDirectory
 from sentiment_jax.training import compilation, console, loop
 from sentiment_jax.training.experiment import Experiment, prepare_experiment, resolve, restore_model
+from sentiment_jax.training.metrics import measure
 from sentiment_jax.training.resume import start_run
 from sentiment_jax.training.signals import Stop
 
@@ -119,7 +120,7 @@ def _record(experiment: Experiment, directory: RunDirectory, changes: list[str])
         experiment.tokenizer.save(str(directory.tokenizer))
         env = now | {"data": experiment.statistics} | checksums(directory.tokenizer)
     write_json(directory.env, env)
-    write_json(directory.config, experiment.config.to_dict())
+    write_json(directory.config, config_to_json(experiment.config))
 
 
 def _conclude(run: loop.TrainingRun, score_test: bool) -> dict[str, Any]:
@@ -132,6 +133,7 @@ def _conclude(run: loop.TrainingRun, score_test: bool) -> dict[str, Any]:
             f"{directory.checkpoints}; --fresh trains again"
         )
     tested: dict[str, Any] = {}
+    measured = {"val": best["metrics"]} if "metrics" in best else {}  # not in old checkpoints
     if score_test:
         trained = restore_model(experiment, run.checkpoints, best["step"])
         test = score_split(experiment, directory, trained.params, "test", run.check_stop)
@@ -139,6 +141,8 @@ def _conclude(run: loop.TrainingRun, score_test: bool) -> dict[str, Any]:
         seconds, at = round(test.seconds, 3), {"step": best["step"], "epoch": best["epoch"]}
         run.log.write(**at, split="test", **test.summary(), seconds=seconds, learning_rate=0.0)
         tested = {"test": test.summary(), "test_seconds": seconds}
+        labels = experiment.encoded["test"].labels
+        measured["test"] = measure(labels, test.probabilities, experiment.classes)
     result = {
         "model": experiment.config.model.name,
         "best_step": best["step"],
@@ -153,6 +157,7 @@ def _conclude(run: loop.TrainingRun, score_test: bool) -> dict[str, Any]:
         "parameters": run.parameters,
         "seed": experiment.config.seed,
         "data_hash": experiment.statistics["data_hash"],
+        "metrics": measured,
         **checksums(directory.metrics),
     }
     if processes.is_main():
@@ -162,6 +167,7 @@ def _conclude(run: loop.TrainingRun, score_test: bool) -> dict[str, Any]:
     console.print_speed(experiment.config, result["train_flops_per_second"])
     if score_test:
         console.print_scores("test", result["test"], f"trained {progress.train_seconds:,.0f} s")
+        console.print_metrics(measured["test"])
         console.warn_of_chance(run)
         print_verdicts(trained, experiment.config.example_texts)
         print(f"{'files':8} {directory.path}/result.json, curves.png, predictions.csv")

@@ -40,7 +40,7 @@ STRANGE = [
 def test_a_probability_for_whatever_comes_in(trained):
     p, warnings = predict(trained, STRANGE)
     assert len(warnings) == len(STRANGE)
-    assert p.shape == (len(STRANGE),)
+    assert p.shape == (len(STRANGE), 2)
     assert np.all((p > 0) & (p < 1))
 
 
@@ -59,7 +59,7 @@ def test_predict_is_evaluate(trained):
     )
     corpus = load_corpus(DataConfig(**trained.config.data.to_dict()))
     p, _ = predict(trained, corpus.splits["val"].texts)
-    np.testing.assert_allclose(p, scores.p_positive, atol=1e-6)
+    np.testing.assert_allclose(p, scores.probabilities, atol=1e-6)
 
 
 def output(capsys, trained, source):
@@ -117,7 +117,7 @@ def test_a_header_is_never_judged(
     Path(name).write_bytes(raw)
     (header, row) = output(capsys, trained, name)
     assert header[0] == "row" and row[0] == "2"
-    assert float(row[2]) == pytest.approx(predict(trained, ["a good film"])[0][0], abs=1e-6)
+    assert float(row[2]) == pytest.approx(predict(trained, ["a good film"])[0][0, 1], abs=1e-6)
 
 
 @pytest.mark.parametrize("name", ["a.csv", "a.CSV", "a.tsv", "a.TSV"])
@@ -179,7 +179,7 @@ def test_verdicts_on_what_the_model_cannot_read_carry_a_warning(trained, tmp_pat
     assert errors == f"{line}\n"
     for (text, warning), row in zip(texts.items(), shown, strict=True):
         assert row.endswith(warning if text in EMPTY else text + f" ({warning})" * bool(warning))
-        (headline,) = re.findall(rf"^{text}: (?:posi|nega)tive 0\.\d{{4}}(.*)$", explained, re.M)
+        (headline,) = re.findall(rf"^{text}: (?:posi|nega)tive [5-9]\d\.\d %(.*)$", explained, re.M)
         assert headline == f", {warning}" * bool(warning)
 
 
@@ -216,7 +216,7 @@ def test_a_line_of_200_mb_needs_little_memory(finished, tmp_path, name):
     process.returncode = os.waitstatus_to_exitcode(status)
     assert process.returncode == 0 and usage.ru_maxrss < 3e6  # KiB
     row = answer.read_text().splitlines()[1].split(",")
-    assert float(row[2]) == pytest.approx(predict(load_run(finished), [head])[0][0], abs=2e-6)
+    assert float(row[2]) == pytest.approx(predict(load_run(finished), [head])[0][0, 1], abs=2e-6)
 
 
 def test_each_verdict_is_one_line(trained, capsys):

@@ -13,7 +13,6 @@ from jaxtyping import Float
 
 COLOURS = ("tab:green", "tab:orange", "tab:purple", "tab:brown", "tab:olive", "tab:cyan")
 MARKERS = ("o", "s", "^", "D", "v", "P")
-CLASSES = ("negative", "positive")
 
 
 @contextlib.contextmanager
@@ -47,30 +46,39 @@ def _write(axes: Any, column: int, row: int, text: str, dark: bool, **options: A
     axes.text(column, row, text, ha="center", va="center", color=colour, **options)
 
 
-def confusions(counts: Mapping[str, Float[np.ndarray, "2 2"]], path: Path) -> None:
-    """Draw each model's confusion matrix [label, predicted]: mean counts and shares of the row."""
-    with panels(path, 2.9 * len(counts) + 0.4, 3.1, ncols=len(counts)) as (row,):
+def confusions(
+    counts: Mapping[str, Float[np.ndarray, "classes classes"]], classes: Sequence[str], path: Path
+) -> None:
+    """Draw each model's confusion matrix [label, predicted]: mean counts and shares of the row.
+
+    Of more than ten classes, the colours alone tell the shares.
+    """
+    many, size, ticks = len(classes) > 10, 1.45 * min(max(len(classes), 2), 5), range(len(classes))
+    with panels(path, size * len(counts) + 0.4, size + 0.2, ncols=len(counts)) as (row,):
         for axes, (name, matrix) in zip(row, counts.items(), strict=True):
             shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
             axes.imshow(shares, cmap="Greys", vmin=0, vmax=1)
-            for (label, predicted), share in np.ndenumerate(shares):
+            for (label, predicted), share in () if many else np.ndenumerate(shares):
                 text = f"{matrix[label, predicted]:,.0f}\n{share:.1%}"
                 _write(axes, predicted, label, text, bool(share > 0.5))
             axes.set_title(name, fontsize=10)
-            axes.set_xticks((0, 1), CLASSES)
-            axes.set_yticks((0, 1), CLASSES, rotation=90, va="center")
+            small = {"fontsize": 4 if many else 6} if len(classes) > 5 else {}
+            axes.set_xticks(ticks, classes, rotation=90 if len(classes) > 3 else 0, **small)
+            axes.set_yticks(
+                ticks, classes, rotation=0 if len(classes) > 3 else 90, va="center", **small
+            )
             axes.set(xlabel="predicted", ylabel="label")
 
 
-def calibration(bins: Mapping[str, tuple[Any, ...]], path: Path) -> None:
-    """Draw a calibration curve for each model's `predictions.calibration_bins`."""
+def calibration(bins: Mapping[str, tuple[Any, ...]], what: tuple[str, str], path: Path) -> None:
+    """Draw a calibration curve for each model's `predictions.calibration`; `what` are the axes."""
     with panels(path, 5.2, 4.6) as ((axes,),):
         axes.plot([0, 1], [0, 1], color="0.6", linestyle="--", linewidth=1)
         for index, (name, (means, shares, error)) in enumerate(bins.items()):
             # Matplotlib leaves labels that begin with an underscore out of the legend.
             label = f"{name.lstrip('_')} (calibration error {error:.3f})"
             axes.plot(means, shares, label=label, **_style(index))
-        axes.set(xlabel="p(positive) that the model gave", ylabel="share of positive reviews")
+        axes.set(xlabel=what[0], ylabel=what[1])
         axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), aspect="equal")
         axes.grid(alpha=0.3)
         axes.legend(frameon=False, fontsize=8, loc="upper left")

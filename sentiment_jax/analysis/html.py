@@ -10,7 +10,10 @@ from sentiment_jax.runtime.terminal import visible
 
 # The format of a column of numbers by its heading, or the heading's last word; others are text.
 FORMATS = {
-    **dict.fromkeys(("accuracy", "loss", "± sd", "p(positive)"), ".4f"),
+    **dict.fromkeys(("accuracy", "loss", "± sd", "p(positive)", "p(verdict)", "p"), ".4f"),
+    **dict.fromkeys(("low (95 %)", "high (95 %)", "majority baseline", "macro f1", "mcc"), ".4f"),
+    **dict.fromkeys(("auc", "brier score", "precision", "recall", "f1"), ".4f"),
+    **dict.fromkeys(("examples", "only the first right", "only the second right"), ",d"),
     **dict.fromkeys(("seed", "seeds", "epoch", "epochs", "batch size"), "d"),
     **dict.fromkeys(("words", "tokens read"), "d"),
     **{"learning rate": "g", "parameters": ",d", "evaluation examples/s": ",.0f"},

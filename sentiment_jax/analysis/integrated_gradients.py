@@ -1,7 +1,7 @@
 """`--mode=predict --explain`: which words pushed the verdict, by integrated gradients.
 
 Sundararajan et al. (2017), https://arxiv.org/abs/1703.01365, on the word embeddings: the gradient
-of the log-odds of "positive", integrated from a text whose words mean nothing (zero vectors;
+of a class's log-odds, integrated from a text whose words mean nothing (zero vectors;
 positions, [CLS] and [SEP] stay) to the text. Completeness: a text's attributions sum to the
 difference of its log-odds to those of the empty text.
 """
@@ -32,7 +32,7 @@ FIRST_PARTS, MOST_PARTS = 4, 256
 
 
 class Word(NamedTuple):
-    """A word that the model read: its place in the text and its push towards "positive" (nats)."""
+    """A word that the model read: its place in the text and its push towards the class (nats)."""
 
     start: int
     end: int
@@ -42,7 +42,7 @@ class Word(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Explanation:
-    """One verdict taken apart; log-odds in nats, positive ones speak for "positive"."""
+    """One verdict taken apart; log-odds in nats, positive ones speak for the class."""
 
     text: str
     words: tuple[Word, ...]
@@ -70,6 +70,7 @@ def _integrate(
     lengths: Int[Array, " 1"],
     nodes: Float[Array, " rows"],
     weights: Float[Array, " rows"],
+    towards: Int[Array, ""],
 ) -> tuple[Float[Array, " length"], Float[Array, " rows"]]:
     """Return the weighted sum of the gradients at the nodes of the path, and the log-odds there."""
     points = start + nodes[:, None, None] * (end - start)
@@ -87,7 +88,8 @@ def _integrate(
         with nn.intercept_methods(substitute):
             repeated = jnp.broadcast_to(lengths, rows)
             logits: Any = model.apply({"params": params}, ids, repeated, deterministic=True)
-        values = logits[:, 1] - logits[:, 0]
+        others = jnp.where(jnp.arange(logits.shape[1]) == towards, -jnp.inf, logits)
+        values = logits[:, towards] - jax.nn.logsumexp(others, axis=1)
         return jnp.sum(values * weights), values
 
     gradients, values = jax.grad(weighted_sum, has_aux=True)(points)
@@ -95,9 +97,14 @@ def _integrate(
 
 
 def attribute(
-    model: nn.Module, params: Any, token_ids: Sequence[int], length: int, fixed: Sequence[int] = ()
+    model: nn.Module,
+    params: Any,
+    token_ids: Sequence[int],
+    length: int,
+    fixed: Sequence[int] = (),
+    towards: int = 1,
 ) -> tuple[Float32[np.ndarray, " tokens"], float, float]:
-    """Return attributions, log-odds of one text and log-odds of the empty one.
+    """Return attributions, log-odds (of class `towards`) of one text and of the empty one.
 
     The model must compute in float32; it reads the text padded to `length`. The embeddings at the
     `fixed` positions, such as [CLS], stay: their attribution is 0. The path is cut where it is
@@ -114,14 +121,14 @@ def attribute(
     lengths = np.array([count], np.int32)
     integrate = functools.partial(_integrate, model, params, end * kept, end, lengths)
     nowhere = np.zeros(len(NODES) + 1, np.float32)
-    log_odds = {0.0: float(integrate(nowhere, nowhere)[1][0])}  # along the path
+    log_odds = {0.0: float(integrate(nowhere, nowhere, towards)[1][0])}  # along the path
     # Part of the path -> (its gap, its part of the integral).
     parts: dict[tuple[float, float], tuple[float, np.ndarray]] = {}
 
     def add(low: float, high: float) -> None:
         nodes = np.append(low + (high - low) * NODES, high)
         weights = np.append((high - low) * WEIGHTS, 0)
-        sums, values = integrate(np.float32(nodes), np.float32(weights))
+        sums, values = integrate(np.float32(nodes), np.float32(weights), towards)
         log_odds[high] = float(values[-1])
         sums = np.asarray(sums, np.float64)[:count]
         parts[low, high] = abs(float(sums.sum()) - (log_odds[high] - log_odds[low])), sums
@@ -138,13 +145,14 @@ def attribute(
     return np.asarray(sum(sums for _, sums in parts.values()), np.float32), whole, empty
 
 
-def explain(trained: TrainedModel, text: str) -> Explanation:
-    """Attribute the verdict on one raw text to its words, in float32 whatever the run's dtype."""
+def explain(trained: TrainedModel, text: str, towards: int = 1) -> Explanation:
+    """Attribute a class's log-odds to the words of one raw text, in float32 whatever the dtype."""
     settings = trained.config.model.to_dict() | {"dtype": "float32"}
     if "attention" in settings:
         settings["attention"] = "xla"
     tokenizer, data = trained.tokenizer, trained.config.data
-    model = classifiers.build_model(settings, vocab_size=tokenizer.get_vocab_size())
+    sizes = {"vocab_size": tokenizer.get_vocab_size(), "classes": len(trained.classes)}
+    model = classifiers.build_model(settings, **sizes)
     reviews = Reviews.from_texts([text])
     encoded = encode(tokenizer, reviews, max_length=data.max_length, truncation=data.truncation)
     (text,), ids = reviews.texts, encoded.token_ids.tolist()
@@ -152,7 +160,8 @@ def explain(trained: TrainedModel, text: str) -> Explanation:
     buckets = batches.effective_buckets(data.length_buckets, data.max_length)
     (planned,) = batches.plan_evaluation(encoded.lengths, batch_size=1, buckets=buckets)
     fixed = (0, len(ids) - 1) if framed else ()
-    attributions, whole, empty = attribute(model, trained.params, ids, planned.length, fixed)
+    where = planned.length, fixed, towards
+    attributions, whole, empty = attribute(model, trained.params, ids, *where)
     encoding = tokenizer.encode(text, add_special_tokens=False)
     tokens = list(zip(encoding.word_ids, encoding.offsets, strict=True))
     tokens = truncate(tokens, data.max_length - 2 * framed, data.truncation)

@@ -1,48 +1,63 @@
-"""Error analysis: confusion matrix, calibration, accuracy by length, hardest mistakes."""
+"""Error analysis: confusion matrix, calibration, McNemar's test, accuracy by length, mistakes."""
 
 import dataclasses
+import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+import jax
 import numpy as np
 import pandas
-from jaxtyping import Bool, Float, Float32, Int32
-from scipy.stats import norm
+from jaxtyping import Bool, Float, Float32, Int32, Int64
+from scipy.stats import binomtest
 from sklearn.metrics import confusion_matrix
 
+from sentiment_jax.config import class_names
+from sentiment_jax.data.labels import decide, verdict_columns, written
 from sentiment_jax.errors import InputError
-from sentiment_jax.storage.files import check_checksum
+from sentiment_jax.storage.files import check_checksum, safe_cell
 from sentiment_jax.sweeps.plan import Trial
+from sentiment_jax.training.metrics import measure, wilson_interval
 
 BINS = 10
 REMEDY = "--mode=evaluate --split=test --workdir={} writes it again"
-PREDICTIONS = {"id": str, "label": np.int32, "predicted": np.int32, "p_positive": float}
 LENGTHS = {"id": str, "words": np.int32, "tokens": np.int32, "truncated": np.int32}
 
 
 @dataclasses.dataclass(frozen=True)
 class Predictions:
-    """One model's verdicts on the test set, one row of p_positive per seed."""
+    """One model's verdicts on the test set, each seed's apart."""
 
     ids: tuple[str, ...]
+    classes: tuple[str, ...]
     labels: Int32[np.ndarray, " reviews"]
-    p_positive: Float32[np.ndarray, "seeds reviews"]
+    probabilities: Float32[np.ndarray, "seeds reviews classes"]
     words: Int32[np.ndarray, " reviews"]
     tokens: Int32[np.ndarray, " reviews"]
     truncated: Bool[np.ndarray, " reviews"]
 
+    @functools.cached_property
+    def verdicts(self) -> Int64[np.ndarray, "seeds reviews"]:
+        """The class that each seed judged each review to be of."""
+        return decide(self.probabilities)
+
     @property
     def right(self) -> Float[np.ndarray, " reviews"]:
         """The share of seeds that judged each review rightly."""
-        return ((self.p_positive > 0.5) == (self.labels == 1)).mean(axis=0)
+        return (self.verdicts == self.labels).mean(axis=0)
 
 
 def read_predictions(trials: Sequence[Trial]) -> Predictions:
     """Read predictions.csv and lengths.csv of one model's tested trials; InputError if damaged."""
     frames: list[pandas.DataFrame] = []
+    classes = class_names(trials[0].files.read_config())
+    names = {str(safe_cell(name)): i for i, name in enumerate(written(classes))}
+    columns = verdict_columns(classes)
+    types = {"id": str, "label": str, "predicted": str, **dict.fromkeys(columns[1:], float)}
     for trial in trials:
         path, remedy = trial.files.scored("test")[0], REMEDY.format(trial.directory)
-        frame = _read_csv(path, PREDICTIONS)
+        frame = _read_csv(path, types)
         frames.append(frame)
         first = frames[0]
         right = float((frame["label"] == frame["predicted"]).sum()) / max(len(frame), 1)
@@ -57,10 +72,12 @@ def read_predictions(trials: Sequence[Trial]) -> Predictions:
     if not lengths["id"].equals(first["id"]):
         raise InputError(f"{path} and predictions.csv differ in their ids")
     check_checksum(path, trials[0].env, REMEDY.format(trials[0].directory))
+    given = np.array([frame[columns[1:]] for frame in frames], np.float32)
     return Predictions(
         ids=tuple(first["id"]),
-        labels=first["label"].to_numpy(),
-        p_positive=np.array([frame["p_positive"] for frame in frames], np.float32),
+        classes=classes,
+        labels=first["label"].map(names).to_numpy(np.int32),
+        probabilities=np.concatenate([1 - given, given], axis=2) if len(classes) == 2 else given,
         words=lengths["words"].to_numpy(),
         tokens=lengths["tokens"].to_numpy(),
         truncated=lengths["truncated"].to_numpy() == 1,
@@ -78,36 +95,73 @@ def _read_csv(path: Path, types: Mapping[str, type]) -> pandas.DataFrame:
         raise InputError(f"cannot read {path}: {reason}; half-written or not ours?") from error
 
 
-def confusion(predictions: Predictions) -> Float[np.ndarray, "2 2"]:
+def confusion(predictions: Predictions) -> Float[np.ndarray, "classes classes"]:
     """Return mean counts over the seeds, [label, predicted]."""
-    verdicts = predictions.p_positive > 0.5
-    counts = [confusion_matrix(predictions.labels, seed, labels=(0, 1)) for seed in verdicts]
+    labels, numbers = predictions.labels, range(len(predictions.classes))
+    counts = [confusion_matrix(labels, seed, labels=numbers) for seed in predictions.verdicts]
     return np.mean(counts, axis=0)
+
+
+def mean_metrics(predictions: Predictions) -> dict[str, Any]:
+    """Return `metrics.measure` of the verdicts, each figure the mean over the seeds."""
+    labels, classes = predictions.labels, predictions.classes
+    seeds = [measure(labels, seed, classes) for seed in predictions.probabilities]
+    right = float(predictions.right.mean())
+    means = jax.tree.map(lambda *figures: float(np.mean(figures)), *seeds)
+    return {"accuracy": right, **means} | {
+        "accuracy_interval": [*wilson_interval(right, len(labels))]
+    }
+
+
+def mcnemar(
+    first: Bool[np.ndarray, " reviews"], second: Bool[np.ndarray, " reviews"]
+) -> tuple[int, int, float]:
+    """Return how many reviews only the first judged rightly, how many only the second, and p.
+
+    McNemar's test (1947) in its exact form: if neither model is better, each of these reviews is
+    as likely to be of the one kind as of the other. p is two-sided.
+    """
+    only_first, only_second = int((first & ~second).sum()), int((second & ~first).sum())
+    both = only_first + only_second
+    return only_first, only_second, float(binomtest(only_first, both).pvalue) if both else 1.0
 
 
 def hardest_mistakes(predictions: Predictions, count: int) -> list[int]:
     """Return the reviews judged wrongly with the greatest confidence, all seeds averaged."""
-    wrongness = np.abs(predictions.p_positive.mean(axis=0) - predictions.labels)
-    order = np.argsort(-wrongness, kind="stable")
-    return [int(index) for index in order[:count] if wrongness[index] > 0.5]
+    means = predictions.probabilities.mean(axis=0)
+    wrongness = 1 - np.take_along_axis(means, predictions.labels[:, None], axis=1)[:, 0]
+    wrong = decide(means) != predictions.labels
+    return [int(i) for i in np.argsort(-wrongness, kind="stable") if wrong[i]][:count]
 
 
 def calibration_bins(
-    p_positive: Float32[np.ndarray, "*seeds reviews"], labels: Int32[np.ndarray, " reviews"]
+    p: Float32[np.ndarray, "*seeds reviews"], true: Bool[np.ndarray, "*seeds reviews"]
 ) -> tuple[list[float], list[float], float]:
-    """Return mean p(positive) and share of positives in ten equal bins, and the calibration error.
+    """Return means of p and share of what is true in ten equal bins, and the calibration error.
 
     The error (ECE) is the mean distance of the two, weighted by the bins' sizes: Guo et al. (2017),
     https://arxiv.org/abs/1706.04599. Bins hold their lower edge; those of scikit-learn's
     `calibration_curve` hold the upper one, and it does not return their sizes.
     """
-    labels = np.broadcast_to(labels, p_positive.shape)
-    frame = pandas.DataFrame({"p": p_positive.ravel().astype(float), "positive": labels.ravel()})
-    bin_of = np.minimum((p_positive.ravel() * BINS).astype(int), BINS - 1)
+    frame = pandas.DataFrame({"p": p.ravel().astype(float), "true": true.ravel()})
+    bin_of = np.minimum((p.ravel() * BINS).astype(int), BINS - 1)
     bins = frame.groupby(bin_of)
     means, weights = bins.mean(), bins.size() / len(frame)
-    error = float(((means.p - means.positive).abs() * weights).sum())
-    return means.p.tolist(), means.positive.tolist(), error
+    error = float(((means.p - means.true).abs() * weights).sum())
+    return means.p.tolist(), means.true.tolist(), error
+
+
+def calibration(predictions: Predictions) -> tuple[list[float], list[float], float]:
+    """Return the bins of p(positive); of more classes, of the verdicts' probability and rightness.
+
+    So Guo et al. (2017) treat many classes.
+    """
+    labels, shape = predictions.labels, predictions.verdicts.shape
+    if len(predictions.classes) == 2:
+        return calibration_bins(
+            predictions.probabilities[..., 1], np.broadcast_to(labels == 1, shape)
+        )
+    return calibration_bins(predictions.probabilities.max(axis=2), predictions.verdicts == labels)
 
 
 def accuracy_by_length(models: Mapping[str, Predictions]) -> tuple[list[int], pandas.DataFrame]:
@@ -130,14 +184,3 @@ def accuracy_by_length(models: Mapping[str, Predictions]) -> tuple[list[int], pa
                 points.append((name, truncated, column, mean, *wilson_interval(mean, len(inside))))
     columns = ["model", "truncated", "bin", "accuracy", "low", "high"]
     return edges, pandas.DataFrame(points, columns=columns)
-
-
-def wilson_interval(mean: float, count: int) -> tuple[float, float]:
-    """Return the 95 % interval of a share: Wilson (1927).
-
-    Written out, as the share is a mean over seeds: scipy's `binomtest` wants whole counts.
-    """
-    z = float(norm.ppf(0.975))
-    centre = (mean + z * z / (2 * count)) / (1 + z * z / count)
-    half = z * np.sqrt(mean * (1 - mean) / count + z * z / (4 * count**2)) / (1 + z * z / count)
-    return min(float(centre - half), mean), max(float(centre + half), mean)

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from sentiment_jax.config import DataConfig
+from sentiment_jax.config import CLASSES, DataConfig
 from sentiment_jax.data import reviews
 from sentiment_jax.data.csv_file import read_csv_reviews
 from sentiment_jax.data.imdb_folder import read_folder
@@ -45,7 +45,7 @@ def load_corpus(data: DataConfig) -> Corpus:
 
     The statistics are JSON-able: source, data_hash, counts (per split and class), extra_copies (per
     split), shared (reviews of one split whose text is in another one), grouped (texts of which
-    several copies were kept on one side), contradictory (texts with both labels).
+    several copies were kept on one side), contradictory (texts with several labels).
     """
     source = f"data.source {data.source}" + (f" ({data.path})" if data.path else "")
     pool, test = READERS[data.source](data)
@@ -72,10 +72,13 @@ def _describe(splits: dict[str, reviews.Reviews]) -> dict[str, Any]:
     ]
     copies = np.unique(np.concatenate([hashes["train"], hashes["val"]]), return_counts=True)[1]
     texts, classes = (np.concatenate(list(arrays.values())) for arrays in (hashes, labels))
+    names = splits["train"].classes
+    pairs = np.unique(len(names) * np.unique(texts, return_inverse=True)[1] + classes)
+    keys = ("neg", "pos") if names == CLASSES else names
     return {
         "data_hash": hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest(),
         "counts": {
-            split: {"neg": int((values == 0).sum()), "pos": int((values == 1).sum())}
+            split: dict(zip(keys, np.bincount(values, minlength=len(names)).tolist(), strict=True))
             for split, values in labels.items()
         },
         "extra_copies": {name: len(of) - len(np.unique(of)) for name, of in hashes.items()},
@@ -84,5 +87,5 @@ def _describe(splits: dict[str, reviews.Reviews]) -> dict[str, Any]:
             for first, second in itertools.combinations(hashes, 2)
         },
         "grouped": int((copies > 1).sum()),
-        "contradictory": len(np.intersect1d(texts[classes == 0], texts[classes == 1])),
+        "contradictory": int((np.unique(pairs // len(names), return_counts=True)[1] > 1).sum()),
     }

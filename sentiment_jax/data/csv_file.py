@@ -9,25 +9,32 @@ import numpy as np
 
 from sentiment_jax.config import DataConfig
 from sentiment_jax.data import reviews
+from sentiment_jax.data.labels import number_labels
 from sentiment_jax.data.reviews import Reviews, lines
 from sentiment_jax.errors import InputError
 
 DELIMITERS = {".csv": ",", ".tsv": "\t"}  # by the end of a table's name, in any case
-LABELS = {"0": 0, "neg": 0, "negative": 0, "1": 1, "pos": 1, "positive": 1}
 
 
 def read_csv_reviews(data: DataConfig) -> tuple[Reviews, Reviews]:
     """Return the reviews of data.path and data.test_path, or hold out a share of data.path."""
-    pool = _read_file(data.path, data)
+    rows = _read_file(data.path, data)
+    tested = _read_file(data.test_path, data, prefix="test ") if data.test_path else []
+    ids, texts, labels = zip(*rows, *tested, strict=True)
+    numbers, classes = number_labels(labels, ids, data)
+    everything = Reviews.from_texts(texts, numbers.tolist(), ids, classes)
+    kept = np.flatnonzero(numbers >= 0)
+    pool = everything.take(kept[kept < len(rows)])
     if data.test_path:
-        return pool, _read_file(data.test_path, data, prefix="test ")
+        return pool, everything.take(kept[kept >= len(rows)])
     kept, held = reviews.stratified_split(
         pool, data.test_fraction, seed=data.split_seed, grouped=data.group_duplicates
     )
     return pool.take(np.sort(kept)), pool.take(np.sort(held))
 
 
-def _read_file(path: str, data: DataConfig, prefix: str = "") -> Reviews:
+def _read_file(path: str, data: DataConfig, prefix: str = "") -> list[tuple[str, str, str]]:
+    """Return id, text and label of each row."""
     try:
         raw = reviews.regular(Path(path).expanduser()).read_bytes()
     except OSError as error:
@@ -35,15 +42,9 @@ def _read_file(path: str, data: DataConfig, prefix: str = "") -> Reviews:
     rows, cells = read_csv(raw, path, (data.text_column, data.label_column))
     if not rows:
         raise InputError(f"{path} has a header but no reviews")
-    labels = [LABELS.get(label.strip().lower(), -1) for _, label in cells]
-    if wrong := [f"row {rows[i]}: {cells[i][1]!r}" for i, label in enumerate(labels) if label < 0]:
-        known = ", ".join(LABELS)
-        raise InputError(
-            f"{path}: unknown labels ({reviews.first_five(wrong)}): use one of {known}"
-        )
-    return Reviews.from_texts(
-        (text for text, _ in cells), labels, (f"{prefix}row {row}" for row in rows)
-    )
+    return [
+        (f"{prefix}row {row}", text, label) for row, (text, label) in zip(rows, cells, strict=True)
+    ]
 
 
 def find_delimiter(raw: bytes, name: str, columns: Sequence[str]) -> str:

@@ -120,7 +120,7 @@ def cache_folder(data: DataConfig) -> Path:
     return Path(data.cache or Path(user) / "sentiment_jax").expanduser()
 
 
-def check_encoded(encoded: dict[str, Encoded], vocabulary_size: int) -> None:
+def check_encoded(encoded: dict[str, Encoded], vocabulary_size: int, classes: int = 2) -> None:
     """Refuse ids and labels that an embedding or a loss would silently clamp or turn into NaN."""
     for split, reviews in encoded.items():
         outside = (reviews.token_ids < 0) | (reviews.token_ids >= vocabulary_size)
@@ -129,5 +129,6 @@ def check_encoded(encoded: dict[str, Encoded], vocabulary_size: int) -> None:
             known = f"the model's vocabulary of {vocabulary_size}"
             raise InputError(f"{wrong} {known}: use the tokenizer of its training run")
         for name, label in zip(reviews.ids, reviews.labels.tolist(), strict=True):
-            if label not in (0, 1):
-                raise InputError(f"{split}, {name}: label {label} is not 0 or 1")
+            if not 0 <= label < classes:
+                known = "0 or 1" if classes == 2 else f"from 0 to {classes - 1}"
+                raise InputError(f"{split}, {name}: label {label} is not {known}")

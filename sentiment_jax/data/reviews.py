@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int32, Int64, Shaped
 
+from sentiment_jax.config import CLASSES
 from sentiment_jax.errors import InputError
 
 LINE_BREAK = re.compile(r"<br\s*/?>", re.IGNORECASE)
@@ -83,16 +84,21 @@ def is_blank(text: str) -> bool:
 
 @dataclass(frozen=True)
 class Reviews:
-    """Normalised texts, the sha256 of each in hex, labels (0, 1), and ids that name the source."""
+    """Normalised texts, the sha256 of each in hex, ids that name the source, labels from 0."""
 
     ids: tuple[str, ...]
     texts: tuple[str, ...]
     hashes: Shaped[np.ndarray, " reviews"]
     labels: Int32[np.ndarray, " reviews"]
+    classes: tuple[str, ...] = CLASSES  # the labels' names
 
     @classmethod
     def from_texts(
-        cls, texts: Iterable[str], labels: Sequence[int] = (), ids: Iterable[str] = ()
+        cls,
+        texts: Iterable[str],
+        labels: Sequence[int] = (),
+        ids: Iterable[str] = (),
+        classes: tuple[str, ...] = CLASSES,
     ) -> "Reviews":
         """Normalise and hash raw texts; labels default to 0, ids to numbers from 0."""
         normal = tuple(map(normalize_text, texts))
@@ -102,6 +108,7 @@ class Reviews:
             texts=normal,
             hashes=np.array(digests, "S64"),
             labels=np.array(labels or [0] * len(normal), np.int32),
+            classes=classes,
         )
 
     def __len__(self) -> int:
@@ -111,7 +118,7 @@ class Reviews:
         """Return the reviews at these indices, in their order."""
         rows = indices.tolist()
         ids, texts = (tuple(values[i] for i in rows) for values in (self.ids, self.texts))
-        return Reviews(ids, texts, self.hashes[indices], self.labels[indices])
+        return Reviews(ids, texts, self.hashes[indices], self.labels[indices], self.classes)
 
 
 def stratified_split(
@@ -126,8 +133,9 @@ def stratified_split(
     order = np.lexsort((reviews.labels, reviews.hashes))
     keys = reviews.hashes[order] if grouped else np.arange(len(order))
     names, groups = np.unique(keys, return_inverse=True)
-    cells = np.bincount(2 * groups + reviews.labels[order], minlength=2 * len(names))
-    counts = cells.reshape(-1, 2)  # per text and class
+    classes = len(reviews.classes)
+    cells = groups * classes + reviews.labels[order]
+    counts = np.bincount(cells, minlength=len(names) * classes).reshape(-1, classes)  # per text
     totals = counts.sum(axis=0)
     target = np.clip(np.round(fraction * totals).astype(np.int64), 1, np.maximum(totals - 1, 0))
     missing, held = target, np.zeros(len(counts), bool)
@@ -136,8 +144,10 @@ def stratified_split(
             held[group] = True
             missing = missing - counts[group]
     if (missing == target).any():
-        found = f"{totals[0]} negative and {totals[1]} positive reviews cannot be split"
-        raise InputError(f"{found}: each class needs two different texts or more")
+        named = zip(totals, reviews.classes, missing == target, strict=True)
+        found = [f"{total} {name}" for total, name, fails in named if fails or classes == 2]
+        what = f"{' and '.join(found)} reviews cannot be split"
+        raise InputError(f"{what}: each class needs two different texts or more")
     held = held[groups]
     return order[~held], order[held]
 
@@ -151,7 +161,10 @@ def stratified_sample(reviews: Reviews, *, count: int, seed: int) -> Reviews:
     if not 0 < count < len(reviews):
         return reviews
     order = np.random.default_rng(seed).permutation(np.lexsort((reviews.labels, reviews.hashes)))
-    labels = reviews.labels[order]
-    positive = round(count * int(labels.sum()) / len(labels))
-    chosen = [order[labels == 0][: count - positive], order[labels == 1][:positive]]
+    labels, left, size, chosen = reviews.labels[order], count, len(order), []
+    for label in reversed(range(len(reviews.classes))):
+        rows = order[labels == label]
+        taken = round(left * len(rows) / max(size, 1))
+        chosen.append(rows[:taken])
+        left, size = left - taken, size - len(rows)
     return reviews.take(np.sort(np.concatenate(chosen)))

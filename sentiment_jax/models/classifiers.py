@@ -28,20 +28,22 @@ class ElectraHead(nn.Module):
     """ELECTRA's classification head: dropout, dense, exact GELU, dropout, output projection."""
 
     config: EncoderConfig
+    classes: int
     deterministic: bool
 
     @nn.compact
-    def __call__(self, first: Float[Array, "batch hidden"]) -> Float[Array, "batch 2"]:
+    def __call__(self, first: Float[Array, "batch hidden"]) -> Float[Array, "batch classes"]:
         """Return the logits for the hidden state of the first token."""
         dense, dropout = _head(self.config, self.deterministic)
         inner = dense(self.config.hidden_size, name="dense")(dropout(first))
-        return dense(2, name="out_proj")(dropout(gelu(inner)))
+        return dense(self.classes, name="out_proj")(dropout(gelu(inner)))
 
 
 class EncoderClassifier(nn.Module):
     """An encoder under ELECTRA's head, or BERT's: pooler, dropout and a linear classifier."""
 
     config: EncoderConfig
+    classes: int = 2
 
     @nn.compact
     def __call__(
@@ -50,20 +52,20 @@ class EncoderClassifier(nn.Module):
         lengths: Int[Array, " batch"],
         *,
         deterministic: bool,
-    ) -> Float[Array, "batch 2"]:
+    ) -> Float[Array, "batch classes"]:
         """Return logits; only the first `lengths` tokens of a row count."""
         config = self.config
         hidden = Embeddings(config, deterministic, name="embeddings")(token_ids)
         first = Encoder(config, deterministic, name="encoder")(hidden, lengths).astype(jnp.float32)
         if config.model_type == "electra":
-            return ElectraHead(config, deterministic, name="classifier")(first)
+            return ElectraHead(config, self.classes, deterministic, name="classifier")(first)
         dense, dropout = _head(config, deterministic)
         pooled = nn.tanh(dense(config.hidden_size, name="pooler")(first))
-        return dense(2, name="classifier")(dropout(pooled))
+        return dense(self.classes, name="classifier")(dropout(pooled))
 
 
-def build_model(settings: Mapping[str, Any], *, vocab_size: int) -> nn.Module:
-    """Build the classifier that a config's `model` group describes.
+def build_model(settings: Mapping[str, Any], *, vocab_size: int, classes: int = 2) -> nn.Module:
+    """Build the classifier that a config's `model` group describes, with a logit for each class.
 
     None stands for a field's default. A `vocab_size` in `settings` is that of pretrained weights,
     the other one the tokenizer's: an InputError if it is larger.
@@ -79,6 +81,6 @@ def build_model(settings: Mapping[str, Any], *, vocab_size: int) -> nn.Module:
             "use the tokenizer that the weights were trained with"
         )
     if name == "lstm":
-        return LstmClassifier(MODELS[name](**chosen))
+        return LstmClassifier(MODELS[name](**chosen), classes)
     chosen.setdefault("embedding_size", chosen.get("hidden_size", EncoderConfig.hidden_size))
-    return EncoderClassifier(EncoderConfig(**{**chosen, "model_type": name}))
+    return EncoderClassifier(EncoderConfig(**{**chosen, "model_type": name}), classes)

@@ -46,6 +46,7 @@ class LstmClassifier(nn.Module):
     """Embedding, LSTM, pooling, dense layer, logits. Padding never changes a logit."""
 
     config: LstmConfig
+    classes: int = 2
 
     @nn.compact
     def __call__(
@@ -54,8 +55,8 @@ class LstmClassifier(nn.Module):
         lengths: Int[Array, " batch"],
         *,
         deterministic: bool = True,
-    ) -> Float[Array, "batch 2"]:
-        """Return float32 logits (negative, positive), with dropout unless deterministic."""
+    ) -> Float[Array, "batch classes"]:
+        """Return float32 logits, with dropout unless deterministic."""
         config, dtype = self.config, compute_dtype(self.config.dtype)
         precision = product_precision(config.dtype, dtype)
         xavier = nn.initializers.xavier_uniform()
@@ -73,4 +74,5 @@ class LstmClassifier(nn.Module):
         dense = functools.partial(nn.Dense, kernel_init=xavier)
         hidden = dense(config.dense_size, dtype=dtype, precision=precision, name="dense")(pooled)
         hidden = nn.relu(hidden).astype(jnp.float32)
-        return dense(2, precision=product_precision(config.dtype), name="classifier")(hidden)
+        exact = product_precision(config.dtype)
+        return dense(self.classes, precision=exact, name="classifier")(hidden)

@@ -82,16 +82,17 @@ def check_checksum(path: Path, register: Mapping[str, Any], remedy: str) -> None
         raise InputError(f"cannot read {path}: {error.strerror}: {remedy}") from error
 
 
-def _cell(value: Any) -> Any:
+def safe_cell(value: Any) -> Any:
+    """Return a table's cell: NaN as None, and no text that a spreadsheet would run."""
     if not isinstance(value, str):
         return None if value != value else value
     return "'" * value.startswith(("=", "+", "-", "@", "\t", "\r")) + visible(value)
 
 
 def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """Write a table atomically, NaN as an empty cell, and no text that a spreadsheet would run."""
+    """Write a table atomically, its cells made safe."""
     text = io.StringIO(newline="")
     table = csv.writer(text, lineterminator="\n")
     table.writerow(header)
-    table.writerows(map(_cell, row) for row in rows)
+    table.writerows(map(safe_cell, row) for row in rows)
     write_atomically(path, text.getvalue())

@@ -13,7 +13,7 @@ import shutil
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +21,8 @@ import numpy as np
 from jaxtyping import Float32, Int32
 from ml_collections import ConfigDict
 
-from sentiment_jax.config import HARMLESS, config_difference, config_from_json
-from sentiment_jax.data import tokenization
+from sentiment_jax.config import CLASSES, HARMLESS, config_difference, config_from_json
+from sentiment_jax.data import labels, tokenization
 from sentiment_jax.data.encoding import Encoded
 from sentiment_jax.errors import InputError, InUse
 from sentiment_jax.runtime import processes, terminal
@@ -153,8 +153,9 @@ class RunDirectory:
         split: str,
         encoded: Encoded,
         words: Int32[np.ndarray, " reviews"],
-        p_positive: Float32[np.ndarray, " reviews"],
+        probabilities: Float32[np.ndarray, "reviews classes"],
         max_length: int,
+        classes: Sequence[str] = CLASSES,
     ) -> None:
         """Write predictions and lengths, one row per review, and their checksums to env.json.
 
@@ -162,11 +163,12 @@ class RunDirectory:
         truncated (it may just be that long).
         """
         predictions, lengths = self.scored(split)
-        rows = zip(encoded.ids, encoded.labels, p_positive, strict=True)
+        names, verdicts = labels.written(classes), labels.verdict_cells(classes, probabilities)
+        rows = zip(encoded.ids, encoded.labels, verdicts, strict=True)
         write_csv(
             predictions,
-            ["id", "label", "predicted", "p_positive"],
-            ([row_id, label, int(p > 0.5), f"{p:.6f}"] for row_id, label, p in rows),
+            ["id", "label", *labels.verdict_columns(classes)],
+            ([row_id, names[label], *verdict] for row_id, label, verdict in rows),
         )
         counts = zip(encoded.ids, words, encoded.lengths, strict=True)
         write_csv(

@@ -22,6 +22,7 @@ from sentiment_jax.config import (
     HARMLESS,
     config_difference,
     config_from_json,
+    config_to_json,
     flatten,
     run_name,
     validate,
@@ -128,7 +129,7 @@ class Sweep:
 
     def write(self) -> None:
         """Write sweep.json, unless another process that began at the same time has done it."""
-        fields = {**vars(self), "config": self.config.to_dict()}
+        fields = {**vars(self), "config": config_to_json(self.config)}
         path = fields.pop("directory") / PLAN_FILE
         mine = path.with_name(f".{path.name}.{os.getpid()}.new")
         write_json(mine, fields)

@@ -26,7 +26,15 @@ def make_train_step(experiment: Experiment, parts: int | None = None) -> Any:
     config, mesh = experiment.config, experiment.mesh if experiment.config.shard_params else None
     optimizer = OptimizerConfig(**config.optimizer.to_dict())
     parts = parts or config.gradient_accumulation
-    return steps.make_train_step(experiment.model, optimizer, mesh, parts)
+    weights = balanced_weights(experiment) if config.class_weights == "balanced" else ()
+    return steps.make_train_step(experiment.model, optimizer, mesh, parts, weights)
+
+
+def balanced_weights(experiment: Experiment) -> tuple[float, ...]:
+    """Return a weight for each class, as many times as rare as the mean class: their mean is 1."""
+    labels, classes = experiment.encoded["train"].labels, len(experiment.classes)
+    counts = np.bincount(labels, minlength=classes)
+    return tuple((len(labels) / (classes * np.maximum(counts, 1))).tolist())
 
 
 def abstract_state(experiment: Experiment) -> Any:

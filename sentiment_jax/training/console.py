@@ -41,25 +41,39 @@ def warn_of_bits() -> None:
 
 
 def warn_of_chance(run: TrainingRun) -> None:
-    """Say that the best validation accuracy is a guess's, or the loss ten times one's."""
+    """Say that the best verdicts on validation are a guess's, or their loss ten times one's.
+
+    Where classes differ, accuracy below the largest one's share may still be worth having: what
+    counts is whether verdicts and labels go together (MCC).
+    """
     counts, best = run.experiment.statistics["counts"]["val"].values(), run.progress.best or {}
     guess, accuracy, loss = max(counts) / sum(counts), best["accuracy"], best["loss"]
-    if accuracy <= guess or loss > 10 * math.log(2):
+    classes, related = len(counts), best.get("metrics", {}).get("mcc", accuracy - guess)
+    if related <= 0 or loss > 10 * math.log(classes):
         terminal.warn_once(
             f"{run.directory.path} is no better than guessing: validation accuracy {accuracy:.4f} "
-            f"(the larger class: {guess:.4f}), loss {loss:.4g} (log 2: {math.log(2):.4f})"
+            f"(the largest class: {guess:.4f}), MCC {related:.4f}, loss {loss:.4g} "
+            f"(log {classes}: {math.log(classes):.4f})"
         )
 
 
 def describe_run(run: TrainingRun, load_report: Any) -> None:
     """Print data, model, weights, device and where the run stands."""
     experiment, config = run.experiment, run.experiment.config
-    statistics = experiment.statistics
-    for name, counts in statistics["counts"].items():
-        total = counts["neg"] + counts["pos"]
+    statistics, classes = experiment.statistics, experiment.classes
+    if config.data.labels:
+        numbered = [f"{name} ({number})" for number, name in enumerate(classes)]
+        second = f"; {classes[1]} is positive, --config.data.labels=B,A turns them round"
+        print(f"{'labels':8} {', '.join(numbered)}{second * (len(classes) == 2)}")
+    for name, by_class in statistics["counts"].items():
+        counts = [*zip(by_class.values(), classes, strict=True)]
+        counts = counts[1:] if len(classes) == 2 else counts
+        if len(classes) > 5:
+            counts = [min(counts), max(counts)]
+        named = ", ".join(f"{count:>6,} {label}" for count, label in counts)
         print(
-            f"{'data' if name == 'train' else '':8} {name:5} {total:>6,} reviews, "
-            f"{counts['pos']:>6,} positive, {statistics['truncated'][name]:6.2%} truncated to "
+            f"{'data' if name == 'train' else '':8} {name:5} {sum(by_class.values()):>6,} reviews, "
+            f"{named}, {statistics['truncated'][name]:6.2%} truncated to "
             f"{config.data.max_length} tokens ({config.data.truncation})"
         )
     print(f"{'':8} source {statistics['source']}, hash {statistics['data_hash'][:12]}")
@@ -116,3 +130,26 @@ def print_scores(split: str, scores: dict[str, Any], remark: str) -> None:
         f"{split:8} accuracy {scores['accuracy']:.4f}  loss {scores['loss']:.4f}  on "
         f"{scores['examples']:,} reviews ({remark})"
     )
+
+
+def print_metrics(measured: dict[str, Any]) -> None:
+    """Print `metrics.measure` where classes differ by more than 60:40: accuracy alone misleads."""
+    examples = {name: figures["examples"] for name, figures in measured["classes"].items()}
+    if min(examples.values()) >= max(examples.values()) * 40 / 60:
+        return
+    low, high = measured["accuracy_interval"]
+    auc = "" if measured["auc"] is None else f", AUC {measured['auc']:.4f}"
+    print(
+        f"{'':8} accuracy is from {low:.4f} to {high:.4f} (95 %); always saying "
+        f"{max(examples, key=examples.__getitem__)!r} gives {measured['majority_baseline']:.4f}\n"
+        f"{'':8} balanced accuracy {measured['balanced_accuracy']:.4f}, macro F1 "
+        f"{measured['macro_f1']:.4f}, MCC {measured['mcc']:.4f}{auc}"
+    )
+    if len(examples) > 10:
+        print(f"{'':8} precision and recall of {len(examples)} classes: in result.json")
+        return
+    for name, of in measured["classes"].items():
+        print(
+            f"{'':8} {name}: precision {of['precision']:.4f}, recall {of['recall']:.4f} of "
+            f"{of['examples']:,} reviews"
+        )

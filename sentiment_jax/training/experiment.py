@@ -13,7 +13,7 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from sentiment_jax.config import DataConfig
+from sentiment_jax.config import CLASSES, DataConfig, class_names, join_names
 from sentiment_jax.data import batches, tokenization
 from sentiment_jax.data.corpus import Corpus, load_corpus
 from sentiment_jax.data.encoding import Encoded, check_encoded, encode_corpus
@@ -36,6 +36,11 @@ class Classifier:
     tokenizer: Any
     model: nn.Module
     mesh: Mesh
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Return the classes' names in the order of the logits."""
+        return class_names(self.config)
 
     @property
     def buckets(self) -> tuple[int, ...]:
@@ -72,6 +77,13 @@ def resolve(config: ConfigDict) -> ConfigDict:
     return resolved
 
 
+def with_classes(config: ConfigDict, classes: tuple[str, ...]) -> ConfigDict:
+    """Return a copy that names the classes of the data, unless they are negative and positive."""
+    named = ConfigDict(config.to_dict())
+    named.data.labels = "" if classes == CLASSES else join_names(classes)
+    return named
+
+
 def make_tokenizer(config: ConfigDict, corpus: Corpus) -> Any:
     """Return the pretrained weights' tokenizer, or one trained on the training split."""
     model, data, texts = config.model, config.data, corpus.splits["train"].texts
@@ -88,7 +100,8 @@ def make_tokenizer(config: ConfigDict, corpus: Corpus) -> Any:
 def make_classifier(config: ConfigDict, tokenizer: Any) -> Classifier:
     """Build the model of a resolved config."""
     size = tokenizer.get_vocab_size()
-    model = classifiers.build_model(config.model.to_dict(), vocab_size=size)
+    settings, classes = config.model.to_dict(), len(class_names(config))
+    model = classifiers.build_model(settings, vocab_size=size, classes=classes)
     return Classifier(config, tokenizer, model, devices.data_mesh())
 
 
@@ -102,11 +115,12 @@ def prepare_experiment(
     """
     data = DataConfig(**config.data.to_dict())
     corpus = load_corpus(data)
+    config = with_classes(config, corpus.splits["train"].classes)
     classifier = make_classifier(config, tokenizer or make_tokenizer(config, corpus))
     if only is not None:
         corpus = dataclasses.replace(corpus, splits={only: corpus.splits[only]})
     encoded = encode_corpus(corpus, classifier.tokenizer, data)
-    check_encoded(encoded, classifier.tokenizer.get_vocab_size())
+    check_encoded(encoded, classifier.tokenizer.get_vocab_size(), len(classifier.classes))
     truncated = {
         name: round(split.truncated / max(len(split), 1), 4) for name, split in encoded.items()
     }

@@ -14,6 +14,7 @@ from jaxtyping import Array, Float32
 
 from sentiment_jax.data import batches
 from sentiment_jax.data.encoding import Encoded
+from sentiment_jax.data.labels import decide
 from sentiment_jax.runtime import devices
 from sentiment_jax.runtime.terminal import progress_bar
 from sentiment_jax.training.experiment import Classifier
@@ -40,13 +41,13 @@ class OneBehind:
 
 @dataclasses.dataclass(frozen=True)
 class Scores:
-    """Loss (mean, nats) and accuracy of one split, and p(positive) of every review in its order."""
+    """Loss (mean, nats) and accuracy of one split; each review's probabilities in its order."""
 
     loss: float
     accuracy: float
     examples: int
     seconds: float
-    p_positive: Float32[np.ndarray, " reviews"]
+    probabilities: Float32[np.ndarray, "reviews classes"]
 
     def summary(self) -> dict[str, Any]:
         """Return the part that goes into result.json."""
@@ -70,13 +71,14 @@ def score_reviews(
     start, eval_step = time.perf_counter(), make_eval_step(classifier.model)
     mesh, size = classifier.mesh, batch_size or classifier.config.eval_batch_size
     params = jax.device_put(params, devices.replicated(mesh))  # gathers those that are split
-    losses, p_positive = np.full((2, len(encoded)), np.nan)
+    losses = np.full(len(encoded), np.nan)
+    probabilities = np.full((len(encoded), len(classifier.classes)), np.nan, np.float32)
     bar = progress_bar(len(encoded), description, unit="review")
 
     def receive(planned: batches.PlannedBatch, outputs: tuple[Array, Array]) -> None:
         rows = len(planned.indices)
         losses[planned.indices] = devices.fetch(outputs[0])[:rows]
-        p_positive[planned.indices] = devices.fetch(outputs[1])[:rows]
+        probabilities[planned.indices] = devices.fetch(outputs[1])[:rows]
         bar.update(rows)
 
     behind, examples = OneBehind(receive), 0
@@ -90,6 +92,6 @@ def score_reviews(
             examples += len(planned.indices)
         behind.flush()
     assert examples == len(encoded), f"{examples} of {len(encoded)} reviews scored"
-    accuracy = int(np.sum((p_positive > 0.5) == (encoded.labels == 1))) / examples
-    loss, p_positive = float(np.mean(losses)), p_positive.astype(np.float32)
-    return Scores(loss, accuracy, examples, time.perf_counter() - start, p_positive)
+    accuracy = int(np.sum(decide(probabilities) == encoded.labels)) / examples
+    seconds = time.perf_counter() - start
+    return Scores(float(np.mean(losses)), accuracy, examples, seconds, probabilities)

@@ -27,7 +27,7 @@ def cross_entropy(
 
 def forward(
     model: nn.Module, params: Any, batch: dict[str, Array], **options: Any
-) -> Float[Array, "batch 2"]:
+) -> Float[Array, "batch classes"]:
     """Return the logits of a batch; `options` are deterministic and rngs."""
     variables = {"params": params}
     return jnp.asarray(model.apply(variables, batch["token_ids"], batch["lengths"], **options))
@@ -35,11 +35,11 @@ def forward(
 
 @functools.lru_cache(maxsize=8)
 def make_eval_step(model: nn.Module) -> Callable[..., Any]:
-    """Return the jitted (params, batch) -> (losses, p_positive), both float32 [batch]."""
+    """Return the jitted (params, batch) -> losses [batch], probabilities [batch, classes]."""
 
     def eval_step(params: Any, batch: dict[str, Array]) -> tuple[Array, Array]:
         logits = forward(model, params, batch, deterministic=True)
-        return cross_entropy(logits, batch["labels"]), jax.nn.softmax(logits)[:, 1]
+        return cross_entropy(logits, batch["labels"]), jax.nn.softmax(logits)
 
     return jax.jit(eval_step)
 
@@ -64,16 +64,18 @@ def make_train_step(
     optimizer: OptimizerConfig,
     shard_over: Mesh | AbstractMesh | None = None,
     parts: int = 1,
+    class_weights: tuple[float, ...] = (),
 ) -> Callable[..., Any]:
     """Return the jitted (state, batch, learning_rate) -> (state, metrics).
 
     Metrics: sums over the batch's valid rows (loss, correct, examples) and the norms of gradient
     and update. Runs that differ in seed, learning rate or schedule get the same function. With
     `shard_over`, parameters and optimiser state stay split over its devices (devices.sharding).
-    The `parts` of a batch are computed one after another (gradient accumulation).
+    The `parts` of a batch are computed one after another (gradient accumulation). The losses are
+    multiplied by the `class_weights`, one for each class, if there are any.
     """
     same = dataclasses.replace(optimizer, learning_rate=0.0, schedule="linear", warmup_fraction=0.0)
-    return _make_train_step(model, same, shard_over, parts)
+    return _make_train_step(model, same, shard_over, parts, class_weights)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -115,7 +117,11 @@ def _sum_over_parts(
 
 @functools.lru_cache(maxsize=8)
 def _make_train_step(
-    model: nn.Module, optimizer: OptimizerConfig, shard_over: Mesh | AbstractMesh | None, parts: int
+    model: nn.Module,
+    optimizer: OptimizerConfig,
+    shard_over: Mesh | AbstractMesh | None,
+    parts: int,
+    class_weights: tuple[float, ...],
 ) -> Callable[..., Any]:
     transformation = make_optimizer(optimizer)
 
@@ -128,7 +134,10 @@ def _make_train_step(
             if shard_over is not None:
                 params = gather(shard_over, params)
             logits = forward(model, params, batch, deterministic=False, rngs={"dropout": key})
-            return jnp.sum(cross_entropy(logits, labels) * weights), logits
+            losses = cross_entropy(logits, labels) * weights
+            if class_weights:
+                losses *= jnp.array(class_weights)[labels]
+            return jnp.sum(losses), logits
 
         (loss, logits), gradients = jax.value_and_grad(total_loss, has_aux=True)(params)
         correct = jnp.sum((jnp.argmax(logits, axis=-1) == labels) * weights)

@@ -12,19 +12,22 @@ from sentiment_jax.analysis.html import TEMPLATES
 from sentiment_jax.analysis.predictions import (
     Predictions,
     accuracy_by_length,
+    calibration,
     calibration_bins,
     confusion,
     hardest_mistakes,
-    wilson_interval,
+    mcnemar,
 )
+from sentiment_jax.config import CLASSES
 
 
 def make_predictions(p_positive, labels):
     count = len(labels)
     return Predictions(
         ids=tuple(f"row {i}" for i in range(count)),
+        classes=CLASSES,
         labels=np.array(labels, np.int32),
-        p_positive=np.array(p_positive, np.float32),
+        probabilities=np.stack([1 - np.float32(p_positive), np.float32(p_positive)], axis=2),
         words=np.full(count, 9, np.int32),
         tokens=np.full(count, 9, np.int32),
         truncated=np.zeros(count, bool),
@@ -47,7 +50,7 @@ def test_confusion_and_hardest_mistakes():
 
 def test_calibration_bins():
     p = np.array([0.05, 0.05, 0.95, 0.95, 1.0], np.float32)
-    labels = np.array([0, 1, 1, 1, 0], np.int32)
+    labels = np.array([0, 1, 1, 1, 0]) == 1
     means, shares, error = calibration_bins(p, labels)
     np.testing.assert_allclose(means, [0.05, 2.9 / 3], rtol=1e-6)
     np.testing.assert_allclose(shares, [0.5, 2 / 3])
@@ -55,10 +58,32 @@ def test_calibration_bins():
     assert calibration_bins(labels.astype(np.float32), labels)[2] == 0
 
 
+def test_many_classes_are_calibrated_by_their_verdicts():
+    """Three classes: the verdict's probability against how often it is right."""
+    probabilities = np.float32([[[0.7, 0.2, 0.1], [0.1, 0.1, 0.8], [0.3, 0.3, 0.4]]])
+    two = make_predictions([[0.5] * 3], [0, 0, 0])
+    labels = np.array([0, 1, 2], np.int32)
+    three = dataclasses.replace(two, classes=("a", "b", "c"), labels=labels)
+    three = dataclasses.replace(three, probabilities=probabilities)
+    means, shares, error = calibration(three)
+    np.testing.assert_allclose(means, [0.4, 0.7, 0.8], rtol=1e-6)
+    assert shares == [1, 1, 0] and error == pytest.approx((0.6 + 0.3 + 0.8) / 3)
+    np.testing.assert_array_equal(confusion(three), [[1, 0, 0], [0, 0, 1], [0, 0, 1]])
+    assert hardest_mistakes(three, 5) == [1]
+
+
+def test_mcnemar_against_a_table_worked_by_hand():
+    """Of ten reviews on which two models differ, nine for the second: 2 * (1 + 10) / 2**10."""
+    first = np.array([True] * 30 + [False] * 6 + [True] + [False] * 9)
+    second = np.array([True] * 30 + [False] * 6 + [False] + [True] * 9)
+    only_first, only_second, p = mcnemar(first, second)
+    assert (only_first, only_second) == (1, 9) and p == pytest.approx(22 / 1024)
+    assert mcnemar(second, first) == (9, 1, p)
+    assert mcnemar(first, first) == (0, 0, 1.0)  # models that never differ
+
+
 def test_a_score_on_an_edge_belongs_to_the_bin_above():
-    means, shares, _ = calibration_bins(
-        np.array([0.5, 0.59], np.float32), np.array([0, 1], np.int32)
-    )
+    means, shares, _ = calibration_bins(np.array([0.5, 0.59], np.float32), np.array([False, True]))
     assert len(means) == 1 and shares == [0.5]
 
 
@@ -82,11 +107,6 @@ def test_truncated_reviews_stand_apart(tmp_path, monkeypatch):
     assert set(lines["model, whole"].get_ydata()) == {1.0}
     assert set(lines["model, truncated"].get_ydata()) == {0.0}
     assert lines["model, truncated"].get_linestyle() == "--"
-
-
-def test_wilson_interval():
-    # Newcombe (1998), table I: 81 of 263.
-    np.testing.assert_allclose(wilson_interval(81 / 263, 263), (0.2553, 0.3662), atol=5e-5)
 
 
 def write(kind, call, **values):

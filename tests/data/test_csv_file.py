@@ -138,26 +138,3 @@ def test_a_fifo_or_device_is_no_csv_file(tmp_path):
 def test_csv_that_is_not_there(tmp_path):
     assert "No such file" in error_of(DataConfig("csv", str(tmp_path / "no.csv")))
     assert "directory" in error_of(DataConfig("csv", str(tmp_path)))
-
-
-def test_labels_that_are_accepted(tmp_path):
-    accepted = ["0", "neg", "negative", "1", "pos", "positive", " Positive ", "NEG"]
-    path = write_csv(tmp_path / "x.csv", [("text", label) for label in accepted])
-    pool, _ = read_csv_reviews(DataConfig("csv", path, test_path=path))
-    assert pool.labels.tolist() == [0, 0, 0, 1, 1, 1, 1, 0]
-
-
-@pytest.mark.parametrize("label", ["-1", "2", "0.5", "maybe", "", "nan", "1.0"])
-def test_other_labels_are_named_with_their_rows(tmp_path, label):
-    rows = [*GOOD, ("unclear", label), *BAD, ("again", label)]
-    path = write_csv(tmp_path / "x.csv", rows)
-    message = error_of(DataConfig("csv", path))
-    assert path in message
-    assert f"row 12: {label!r}" in message and f"row 23: {label!r}" in message
-    assert "positive" in message  # says what would be accepted
-
-
-def test_many_wrong_labels_are_counted(tmp_path):
-    path = write_csv(tmp_path / "x.csv", [("text", "?")] * 100)
-    message = error_of(DataConfig("csv", path))
-    assert "row 6: '?' and 95 more" in message and len(message) < 400

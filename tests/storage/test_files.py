@@ -90,7 +90,7 @@ def test_predictions_follow_the_contract(tmp_path):
                 truncated=1,
             ),
             np.array([7, 2], np.int32),
-            np.array([0.75, 0.25], np.float32),
+            np.array([[0.25, 0.75], [0.75, 0.25]], np.float32),
             max_length=5,
         )
         predictions, lengths = (

@@ -13,7 +13,7 @@ from sentiment_jax.training.experiment import Classifier
 from sentiment_jax.training.scoring import OneBehind, score_reviews
 
 MODEL = LstmClassifier(LstmConfig(vocab_size=30, embedding_size=8, hidden_size=8, dense_size=8))
-CONFIG = ConfigDict({"data": {"length_buckets": (5,), "max_length": 9}})
+CONFIG = ConfigDict({"data": {"length_buckets": (5,), "max_length": 9, "labels": ""}})
 CLASSIFIER = Classifier(CONFIG, tokenizer=None, model=MODEL, mesh=devices.data_mesh())
 
 
@@ -49,7 +49,8 @@ def test_equals_a_plain_loop(encoded, params, expected, batch_size):
     assert scores.examples == 65
     assert 0.1 < np.mean(p_positive > 0.5) < 0.9
     assert scores.accuracy == np.mean((p_positive > 0.5) == (encoded.labels == 1))
-    np.testing.assert_allclose(scores.p_positive, p_positive, atol=1e-6)
+    np.testing.assert_allclose(scores.probabilities[:, 1], p_positive, atol=1e-6)
+    np.testing.assert_allclose(scores.probabilities.sum(axis=1), 1, atol=1e-6)
     assert scores.loss == pytest.approx(losses.mean(), abs=1e-6)
 
 
