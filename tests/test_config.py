@@ -9,6 +9,7 @@ from configs import bert, electra, lstm
 from sentiment_jax.config import (
     MODELS,
     config_difference,
+    config_from_json,
     config_to_json,
     describe_settings,
     flatten,
@@ -168,6 +169,40 @@ def test_the_settings_of_a_config_are_listed_with_what_is_allowed():
     assert len(listed.splitlines()) == len(flatten(lstm.get_config()))
     (line,) = [line for line in listed.splitlines() if "--config.optimizer.name" in line]
     assert "adam " in line and "optimiser (sgd | rmsprop | adam | adamw)" in line
+
+
+def test_later_settings_leave_no_trace_at_their_defaults():
+    """config.json and the names of runs are what they were before these settings came."""
+    config = lstm.get_config()
+    later = {"class_weights": "balanced", "data.labels": "bad,good"}
+    later |= {"data.positive_labels": "4,5", "data.negative_labels": "1,2"}
+    before, name = config_to_json(config), run_name(config)
+    assert not {*later} & {*flatten(before)}
+    assert name == "lstm-adam-256-0.0001-seed0-ce08b286"
+    assert flatten(config_from_json(before)) == flatten(config)
+    for field, value in later.items():
+        changed = ConfigDict(config.to_dict())
+        changed.update_from_flattened_dict({field: value})
+        assert flatten(config_from_json(config_to_json(changed))) == flatten(changed)
+        assert flatten(config_to_json(changed))[field] == value and run_name(changed) != name
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"positive_labels": "4,5"}, "go together"),
+        ({"positive_labels": "5", "negative_labels": "1", "labels": "1,5"}, "go together"),
+        ({"positive_labels": "4,5", "negative_labels": "1, 4"}, "'4' cannot be both positive and"),
+        ({"labels": "one"}, "data.labels='one': 2 to 100 expected"),
+        ({"labels": ",".join(map(str, range(101)))}, "2 to 100 expected"),
+        ({"labels": "a,b", "source": "sample"}, "data.source=sample has labels of its own"),
+    ],
+)
+def test_labels_that_contradict_each_other_are_refused(changes, problem):
+    config = lstm.get_config()
+    config.data.update({"source": "csv", "path": "my.csv", **changes})
+    with pytest.raises(InputError, match=problem):
+        validate(config)
 
 
 def test_another_models_name_is_refused():

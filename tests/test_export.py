@@ -14,6 +14,7 @@ import transformers
 from sentiment_jax import export, train
 from sentiment_jax.errors import InputError
 from sentiment_jax.huggingface import weights
+from sentiment_jax.models.classifiers import EncoderClassifier
 
 WORDS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "good", "Good", "film", "##s", "bad")
 
@@ -74,6 +75,21 @@ def test_transformers_reads_the_config(tmp_path, tokenizer, name, architecture):
     for field, value in (original.to_dict() | changed).items():
         if field not in ("id2label", "label2id", "_name_or_path", "transformers_version"):
             assert config.to_dict()[field] == value, field
+
+
+@pytest.mark.parametrize("name", ["bert", "electra_projection"])
+def test_many_classes_have_their_names_and_logits(tmp_path, tokenizer, name):
+    """transformers takes the size of the head from id2label."""
+    two, _ = golden.load(name)
+    model = EncoderClassifier(two.config, classes=3)
+    params, names = golden.random(model), ("bad", "so so", "good")
+    export.export_pretrained(tmp_path / "out", model.config, params, tokenizer, names)
+    config = transformers.AutoConfig.from_pretrained(tmp_path / "out")
+    assert config.num_labels == 3 and config.id2label == dict(enumerate(names))
+    assert config.label2id == {"bad": 0, "so so": 1, "good": 2}
+    loaded, report = weights.load_pretrained(tmp_path / "out", model.config, golden.random(model))
+    assert report.new == report.unused == ()
+    jax.tree.map(np.testing.assert_array_equal, loaded, params)
 
 
 def test_transformers_opens_the_tokenizer_as_it_is(tmp_path, tokenizer):

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 import pandas
 from jaxtyping import Bool, Float, Float32, Int32, Int64
@@ -107,10 +106,17 @@ def mean_metrics(predictions: Predictions) -> dict[str, Any]:
     labels, classes = predictions.labels, predictions.classes
     seeds = [measure(labels, seed, classes) for seed in predictions.probabilities]
     right = float(predictions.right.mean())
-    means = jax.tree.map(lambda *figures: float(np.mean(figures)), *seeds)
+    means = _mean(seeds)
     return {"accuracy": right, **means} | {
         "accuracy_interval": [*wilson_interval(right, len(labels))]
     }
+
+
+def _mean(seeds: Sequence[Any]) -> Any:
+    first = seeds[0]
+    if isinstance(first, dict):
+        return {name: _mean([seed[name] for seed in seeds]) for name in first}
+    return first if first is None else float(np.mean(seeds))
 
 
 def mcnemar(

@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jaxtyping import Int32
 
 from sentiment_jax.config import OptimizerConfig
 from sentiment_jax.data import batches
@@ -26,13 +27,16 @@ def make_train_step(experiment: Experiment, parts: int | None = None) -> Any:
     config, mesh = experiment.config, experiment.mesh if experiment.config.shard_params else None
     optimizer = OptimizerConfig(**config.optimizer.to_dict())
     parts = parts or config.gradient_accumulation
-    weights = balanced_weights(experiment) if config.class_weights == "balanced" else ()
+    labels, classes = experiment.encoded["train"].labels, len(experiment.classes)
+    weights = () if config.class_weights == "none" else balanced_weights(labels, classes)
     return steps.make_train_step(experiment.model, optimizer, mesh, parts, weights)
 
 
-def balanced_weights(experiment: Experiment) -> tuple[float, ...]:
-    """Return a weight for each class, as many times as rare as the mean class: their mean is 1."""
-    labels, classes = experiment.encoded["train"].labels, len(experiment.classes)
+def balanced_weights(labels: Int32[np.ndarray, " reviews"], classes: int) -> tuple[float, ...]:
+    """Return a weight for each class that makes up for its size; over the reviews, their mean is 1.
+
+    As scikit-learn's "balanced", which wants every class to occur.
+    """
     counts = np.bincount(labels, minlength=classes)
     return tuple((len(labels) / (classes * np.maximum(counts, 1))).tolist())
 

@@ -152,6 +152,30 @@ def test_the_dropout_of_a_part_depends_on_seed_step_and_part_alone():
     assert metrics["loss"] != pytest.approx(float(loss(even, 0) + loss(odd, 0)), rel=1e-3)
 
 
+def test_class_weights_multiply_the_losses_of_their_class_and_nothing_else():
+    """Against the two classes' own steps: gradients add up, counts and examples stay plain."""
+    model = LstmClassifier(
+        LstmConfig(vocab_size=40, embedding_size=8, hidden_size=8, dense_size=8, output_dropout=0.0)
+    )
+    batch, sgd = make_batch(), plain(name="sgd")
+    step = make_train_step(model, sgd, class_weights=(0.5, 3.0))
+    state, metrics = step(make_state(sgd, model), batch, np.float32(0.5))
+    start, own, losses = make_state(sgd, model).params, [], []
+    for label, weight in ((0, 0.5), (1, 3.0)):
+        alone = {**batch, "weights": jnp.where(batch["labels"] == label, 1.0, 0.0)}
+        moved, of_class = take(sgd, alone, 1, 0.5, model)
+        share = weight * of_class["examples"] / 16
+        own.append(jax.tree.map(lambda new, old, s=share: s * (new - old), moved.params, start))
+        losses.append(weight * of_class["loss"])
+    assert float(metrics["loss"]) == pytest.approx(sum(losses), rel=1e-6)
+    jax.tree.map(
+        lambda new, old, *moves: np.testing.assert_allclose(new, old + sum(moves), atol=1e-6),
+        *(state.params, start, *own),
+    )
+    _, without = take(sgd, batch, 1, 0.5, model)
+    assert (metrics["examples"], metrics["correct"]) == (16, without["correct"])
+
+
 def test_same_seed_is_bitwise_equal_and_other_seeds_are_not():
     optimizer = plain(name="adam")
     first, _ = take(optimizer, make_batch(), 2, 0.01)
