@@ -74,7 +74,7 @@ def peak_bytes(compiled: Any) -> int:
 def compile_step(
     experiment: Experiment, mode: str, length: int, rows: int = 0, parts: int | None = None
 ) -> CompiledStep:
-    """Compile training or evaluation at a padded length; `rows` and `parts` as in the config."""
+    """Compile training or evaluation at a padded length, or with other `rows` or `parts`."""
     config, trains, start = experiment.config, mode == "training", time.perf_counter()
     rows = rows or (config.batch_size if trains else config.eval_batch_size)
     padding = batches.PlannedBatch(np.zeros(0, np.int64), length)
@@ -140,19 +140,18 @@ def _check_fits(
     experiment: Experiment, mode: str, limit: int, remedies: dict[str, dict[str, int]]
 ) -> None:
     """Raise a RunError if a mode's longest step needs more; `remedies` need less and less."""
-
-    def needs(**changes: int) -> int:
-        length = padded_lengths(experiment, mode)[-1]
-        return compile_step(experiment, mode, length, **changes).peak_bytes
-
-    if needs() <= limit:
+    length = padded_lengths(experiment, mode)[-1]
+    step = compile_step(experiment, mode, length)
+    if step.peak_bytes <= limit:
         return
-    step = compile_step(experiment, mode, padded_lengths(experiment, mode)[-1])
-    problem = f"{step} needs {mebibytes(needs())}; a device has {mebibytes(limit)} for it"
+
+    def needs(remedy: str) -> int:
+        return compile_step(experiment, mode, length, **remedies[remedy]).peak_bytes
+
+    problem = f"{step} needs {mebibytes(step.peak_bytes)}; a device has {mebibytes(limit)} for it"
     names = list(remedies)
-    first = bisect.bisect_left(names, True, key=lambda name: needs(**remedies[name]) <= limit)
+    first = bisect.bisect_left(names, True, key=lambda name: needs(name) <= limit)
     if first == len(names):
         smaller = "lower data.max_length or choose a smaller model"
         raise RunError(f"{problem}, and one review at a time needs more too: {smaller}")
-    needed = mebibytes(needs(**remedies[names[first]]))
-    raise RunError(f"{problem}: use --config.{names[first]} ({needed})")
+    raise RunError(f"{problem}: use --config.{names[first]} ({mebibytes(needs(names[first]))})")
