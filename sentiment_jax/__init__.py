@@ -1,1 +1,37 @@
-"""Text classification in plain JAX: BERT, ELECTRA and an LSTM on movie reviews."""
+"""Text classification in plain JAX: BERT, ELECTRA and an LSTM on movie reviews.
+
+From Python: `get_config`, `train`, and `load`, which returns a `Model`. They come from `api`, which
+is imported, and JAX with it, when the first of them is used.
+"""
+
+import importlib
+import sys
+import types
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sentiment_jax.api import Model, get_config, load, train
+
+__version__ = "0.1.0"
+__all__ = ["Model", "get_config", "load", "train"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module("sentiment_jax.api"), name)
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *__all__]
+
+
+class _Package(types.ModuleType):
+    """Keeps `train` the function: Python enters a submodule, train.py, once it is imported."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name not in __all__:
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package

@@ -1,9 +1,10 @@
 """The schema of a config: each setting once, with its type, default, allowed values and meaning.
 
 The configs in `configs/`, their validation, the list that `--config=FILE --help` prints and the
-comparison of two configs all derive from the dataclasses here. Nothing here changes a config.
+comparison of two configs all derive from the dataclasses here.
 """
 
+import copy
 import csv
 import dataclasses
 import functools
@@ -11,7 +12,10 @@ import hashlib
 import io
 import json
 import math
-from collections.abc import Mapping, Sequence
+import runpy
+import traceback
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -262,17 +266,90 @@ def make_config(
     return config
 
 
+def call_recipe(recipe: str, function: str) -> Any:
+    """Call a function of a config file: of ours by NAME or NAME:VARIANT, else FILE or FILE:VARIANT.
+
+    An InputError names the nearest file, or the line that raised.
+    """
+    name, _, variant = recipe.partition(":")
+    package = Path(__file__).parent
+    folders = package / "configs", package.parent / "configs"  # installed, or in a checkout
+    ours = {path.stem: path for folder in folders for path in folder.glob("[!_]*.py")}
+    file = ours.get(name, Path(name).expanduser())
+    if not file.is_file():
+        known = [*(path.stem for path in file.parent.glob("*.py")), *ours]
+        near = did_you_mean(file.stem, known) or f": ours are {', '.join(sorted(ours))}"
+        raise InputError(f"no config file {name!r}{near}")
+    try:
+        content = runpy.run_path(str(file))
+        if function not in content:
+            raise InputError(f"{file} has no {function}(variant): configs/lstm.py shows one")
+        return content[function](*filter(None, [variant]))
+    except InputError:
+        raise
+    except Exception as error:
+        frames = traceback.extract_tb(error.__traceback__)
+        lines = [frame.lineno for frame in frames if frame.filename == str(file)]
+        line = lines[-1] if lines else getattr(error, "lineno", 1)
+        raise InputError(f"{file}, line {line}: {type(error).__name__}: {error}") from error
+
+
+def read_recipe(recipe: str) -> ConfigDict:
+    """Return the config that a config file makes; see `call_recipe`."""
+    config = call_recipe(recipe, "get_config")
+    if not isinstance(config, ConfigDict):
+        raise InputError(f"{recipe}: get_config() must return what make_config() makes")
+    return config
+
+
+def check_names(config: ConfigDict, names: Iterable[str], shown: str = "{}") -> None:
+    """Raise InputError for a name that is no setting of a config, with the nearest that is one."""
+    known = flatten(config)
+    for name in names:
+        if name not in known:
+            near = did_you_mean(name, known, shown) or ": see --help"
+            raise InputError(f"no setting {shown.replace('{}', name)}{near}")
+
+
+def override(config: ConfigDict, changes: Mapping[str, Any]) -> ConfigDict:
+    """Return a copy with other values for some settings, nested or as "group.field" -> value."""
+    changed, values = copy.deepcopy(config), flatten(changes)
+    check_names(changed, values)
+    for name, value in values.items():
+        try:
+            changed.update_from_flattened_dict({name: value})
+        except (TypeError, ValueError) as error:
+            raise InputError(f"{name}={value!r}: {error}") from error
+    return changed
+
+
 def _nest(values: Mapping[str, Any]) -> ConfigDict:
     config = ConfigDict({name.split(".")[0]: {} for name in values if "." in name})
     config.update_from_flattened_dict(values)
     return config
 
 
+def sweep_fields() -> list[str]:
+    """Return the settings that a sweep may vary: they change numbers, but not which reviews."""
+    encoding = ("data.max_length", "data.truncation", "data.vocabulary_size", "data.min_frequency")
+    fixed = ("seed", "cpu_devices", "model.name", "model.revision")
+    settings = {name: rule for model in MODELS for name, rule in schema(model).items()}
+    return [
+        name
+        for name, rule in settings.items()
+        if not (rule.harmless or rule.internal or name in fixed or isinstance(rule.default, tuple))
+        and (name in encoding or not name.startswith("data."))
+    ]
+
+
 def describe_settings(config: ConfigDict) -> str:
-    """Return a config's settings as a table: flag, value, meaning, allowed values."""
-    settings, values, lines = schema(config.model.name), flatten(config), []
-    wide = max(map(len, values))
-    for name, value in values.items():
+    """Return a config's settings, group by group: flag, value, meaning, allowed values."""
+    settings, values = schema(config.model.name), flatten(config)
+    wide, group, lines = max(map(len, values)), None, []
+    for name in filter(values.__contains__, settings):
+        value = values[name]
+        if group != (group := name.rpartition(".")[0]):
+            lines.append(f"\n{group}" if group else "run")
         shown = "" if value is None else str(value)
         allowed = f" ({settings[name].allowed})" if settings[name].allowed else ""
         shown = shown if len(shown) < 40 else "..."

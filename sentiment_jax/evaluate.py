@@ -10,7 +10,12 @@ from sentiment_jax.runtime import devices, terminal
 from sentiment_jax.storage.run_directory import RunDirectory
 from sentiment_jax.training import scoring
 from sentiment_jax.training.console import print_metrics, print_scores
-from sentiment_jax.training.experiment import Experiment, load_run, prepare_experiment
+from sentiment_jax.training.experiment import (
+    Experiment,
+    TrainedModel,
+    load_run,
+    prepare_experiment,
+)
 from sentiment_jax.training.metrics import measure
 
 
@@ -21,17 +26,29 @@ def evaluate_run(
 
     `changes` are settings, "group.field" -> value, that change no score: where the data are now.
     """
-    trained, directory = load_run(workdir), RunDirectory(workdir)
+    trained = load_run(workdir)
     trained.config.update_from_flattened_dict(changes or {})
+    scores, metrics = score_run(trained, RunDirectory(workdir), split)
+    print_scores(split, scores, f"step {trained.step}")
+    print_metrics(metrics)
+    print(json.dumps(scores))
+    return scores
+
+
+def score_run(
+    trained: TrainedModel, directory: RunDirectory, split: str
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Read a run's reviews again; return a split's scores and metrics.
+
+    Raises:
+      InputError: the data are not the run's.
+    """
     devices.check_batch_size("eval_batch_size", trained.config.eval_batch_size)
     experiment = prepare_experiment(trained.config, trained.tokenizer, only=split)
     directory.check_data(experiment.statistics)
     found = score_split(experiment, directory, trained.params, split)
-    scores = found.summary()
-    print_scores(split, scores, f"step {trained.step}")
-    print_metrics(measure(experiment.encoded[split].labels, found.probabilities, trained.classes))
-    print(json.dumps(scores))
-    return scores
+    labels = experiment.encoded[split].labels
+    return found.summary(), measure(labels, found.probabilities, trained.classes)
 
 
 def score_split(

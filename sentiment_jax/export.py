@@ -14,6 +14,14 @@ from safetensors.numpy import save_file
 from sentiment_jax.config import CLASSES, EncoderConfig
 from sentiment_jax.errors import InputError
 from sentiment_jax.huggingface.weights import CONFIG_NAMES, hugging_face_name, unstack_layers
+from sentiment_jax.training.experiment import TrainedModel
+
+
+def export_run(run: TrainedModel, folder: Path) -> None:
+    """Write a run's model as a Hugging Face folder; InputError for one without such a form."""
+    if run.config.model.name == "lstm":
+        raise InputError("the run holds an lstm: only bert and electra have a Hugging Face form")
+    export_pretrained(folder, run.model.config, run.params, run.tokenizer, run.classes)
 
 
 def export_pretrained(

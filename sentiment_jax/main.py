@@ -1,47 +1,78 @@
-"""The command line: `python -m sentiment_jax.main --config=configs/lstm.py --workdir=runs/lstm`.
+"""The command line: `python -m sentiment_jax.main`, or `sentiment-jax` where it is installed.
 
 The only file with flags. Slow libraries are imported once the flags are known to be good.
 """
 
 # isort: off
+import os
+import sys
 from sentiment_jax.runtime import startup
 
-if __name__ == "__main__":
+COMMAND = "sentiment-jax"
+if __name__ == "__main__" or os.path.basename(sys.argv[0]) == COMMAND:
     startup.tune_malloc()  # before the other imports: Python starts again
 # isort: on
 import errno
 import importlib
-import math
-import os
 import re
-import runpy
-import sys
 import traceback
 from pathlib import Path
 from typing import Any
 
-from absl import flags, logging
+from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from sentiment_jax.config import describe_settings, flatten, run_name, validate
+from sentiment_jax import __version__
+from sentiment_jax.config import (
+    call_recipe,
+    check_names,
+    describe_settings,
+    flatten,
+    read_recipe,
+    run_name,
+    sweep_fields,
+    validate,
+)
 from sentiment_jax.errors import InputError, Interrupted, RunError, did_you_mean
 from sentiment_jax.runtime import launch, processes, terminal
 
+HELP = """\
+Trains classifiers of reviews (BERT, ELECTRA, an LSTM) and judges texts with them.
+
+  {command} --mode=MODE --name=value ...
+
+modes
+  train     train, or resume where --workdir stands, and test once at the end (the default)
+  evaluate  score a run again, on its test or validation reviews; also called eval or test
+  predict   judge texts with a run
+  export    write a run of BERT or ELECTRA as a folder for Hugging Face's transformers
+  sweep     train many settings, choose by validation, test the best with several seeds
+  report    compare runs and sweeps in tables, plots and one page
+
+examples
+  Train an LSTM on the embedded sample, in under a minute:
+    {command} --config=lstm:sample --workdir=runs/sample
+  Train on reviews of your own, a CSV file with the columns text and label:
+    {command} --config=lstm:sample --workdir=runs/mine \\
+      --config.data.source=csv --config.data.path=reviews.csv
+  Judge every row of a file:
+    {command} --mode=predict --workdir=runs/mine --input=new.csv > verdicts.csv
+  Try learning rates, and report what came of them:
+    {command} --mode=sweep --config=lstm:sample --workdir=runs/rates \\
+      --sweep_learning_rate=1e-3,3e-3
+    {command} --mode=report --workdir=runs/rates --output=runs/rates-report
+"""
+
 
 class ConfigFile(flags.ArgumentParser):
-    """Reads --config=FILE or FILE:VARIANT; what is wrong there or in an override is one line."""
+    """Reads --config=NAME or FILE, or either with :VARIANT; what is wrong there is one line."""
 
     def parse(self, argument: str) -> ConfigDict:
-        """Return the config that the file makes."""
-        config = _call(argument, "get_config")
-        if not isinstance(config, ConfigDict):
-            raise InputError(f"{argument}: get_config() must return what make_config() makes")
-        known = flatten(config)
-        for given in flags.FLAGS.read_flags_from_files(sys.argv, force_gnu=False):
-            override = re.match(r"--?(?:no)?config\.([^=]*)", given)
-            if override and override[1] not in known:
-                near = did_you_mean(override[1], known, "--config.{}")
-                raise InputError(f"no setting --config.{override[1]}{near or ': see --help'}")
+        """Return the config, whose settings the command line's overrides name."""
+        config = read_recipe(argument)
+        given = flags.FLAGS.read_flags_from_files(sys.argv, force_gnu=False)
+        overrides = (re.match(r"--?(?:no)?config\.([^=]*)", argument) for argument in given)
+        check_names(config, (found[1] for found in overrides if found), "--config.{}")
         return config.lock()
 
 
@@ -57,39 +88,25 @@ class Duration(flags.ArgumentParser):
         return 60.0 * (60 * hours + minutes) + seconds
 
 
-def _call(config_file: str, function: str) -> Any:
-    """Call a function of FILE or FILE:VARIANT; an InputError names the line that raised."""
-    file, _, variant = config_file.partition(":")
-    if not Path(file).is_file():
-        known = [path.stem for path in Path(file).parent.glob("*.py")]
-        raise InputError(f"no config file {file!r}{did_you_mean(Path(file).stem, known)}")
-    try:
-        recipe = runpy.run_path(file)
-        if function not in recipe:
-            raise InputError(f"{file} has no {function}(variant): configs/lstm.py shows one")
-        return recipe[function](*filter(None, [variant]))
-    except InputError:
-        raise
-    except Exception as error:
-        lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == file]
-        line = lines[-1] if lines else getattr(error, "lineno", 1)
-        raise InputError(f"{file}, line {line}: {type(error).__name__}: {error}") from error
-
-
 NEEDED = {  # mode -> flags that it can't do without, and what they name
-    "train": {"config": "configs/lstm.py for example"},
+    "train": {"config": "lstm:sample or configs/lstm.py for example"},
     "evaluate": {"workdir": "the directory of a finished run"},
     "predict": {"workdir": "the directory of a finished run"},
     "export": {"workdir": "the directory of a finished run", "output": "the folder to write"},
-    "sweep": {"config": "configs/lstm.py for example", "workdir": "the sweep's directory"},
+    "sweep": {"config": "lstm:sample for example", "workdir": "the sweep's directory"},
     "report": {"workdir": "the directories of runs, A,B,...", "output": "the folder to write"},
 }
+ALIASES = {"eval": "evaluate", "test": "evaluate"}
 READ_AGAIN = ("eval_batch_size", "data.path", "data.test_path", "data.cache")  # by evaluate
 # A help text begins with the modes that read the flag, if not all do: the others refuse it.
-CONFIG = config_flags.DEFINE_config_file("config", None, "Config file, or FILE:VARIANT.")
+MODE = flags.DEFINE_enum("mode", "train", [*NEEDED, *ALIASES], "The mode.")
+CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "bert, electra, lstm, a file of yours; any with :VARIANT. Its settings: --help."
+)
 flags.FLAGS["config"].parser = ConfigFile()
-WORKDIR = flags.DEFINE_string("workdir", None, "Run directory; train can name one itself.")
-MODE = flags.DEFINE_enum("mode", "train", list(NEEDED), "What to do.")
+WORKDIR = flags.DEFINE_string(
+    "workdir", None, "The run's directory; a sweep's stands for its winner."
+)
 SPLIT = flags.DEFINE_enum("split", "test", ("val", "test"), "evaluate: the split to score.")
 TEXT = flags.DEFINE_multi_string("text", [], "predict: a review; repeatable.")
 INPUT = flags.DEFINE_string("input", None, "predict: .csv, .tsv, a text per line, or -.")
@@ -103,6 +120,13 @@ STOP_AFTER = flags.DEFINE(
 SWEEP: dict[str, flags.FlagHolder] = {
     axis: flags.DEFINE_list(f"sweep_{axis}", None, f"sweep: {axis} to try instead of the config's.")
     for axis in ("optimizer", "batch_size", "learning_rate", "seeds")
+}
+FIELDS = [field for field in sweep_fields() if field not in SWEEP]
+SWEEP |= {
+    field: flags.DEFINE_list(
+        f"sweep_{field}", None, "sweep: another setting's, --sweep_model.hidden_size=64,128 say."
+    )
+    for field in FIELDS
 }
 SWEEP["procedure"] = flags.DEFINE_enum(
     "sweep_procedure", None, ("grid", "stages"), "sweep: every combination, or one axis at a time."
@@ -131,7 +155,9 @@ def parse(arguments: list[str]) -> None:
         rest = flags.FLAGS(arguments)
     except flags.UnrecognizedFlagError as error:
         settings = flatten(flags.FLAGS["config"].value or {})
-        known = [*flags.FLAGS, *(f"config.{name}" for name in settings)]
+        known = [name for name in flags.FLAGS if name.removeprefix("sweep_") not in FIELDS]
+        more = ("sweep_", FIELDS) if error.flagname.startswith("sweep_") else ("config.", settings)
+        known += [more[0] + name for name in more[1]]
         near = did_you_mean(error.flagname, known, "--{}") or ": see --config=FILE --help"
         raise InputError(f"no flag --{error.flagname}{near}") from error
     except Exception as error:  # ml_collections raises what its parsers raise
@@ -142,12 +168,37 @@ def parse(arguments: list[str]) -> None:
         raise InputError(f"stray argument {rest[1]!r}; options are written --name=value")
 
 
+def _describe(name: str) -> tuple[list[str], str]:
+    """Return the modes that read a flag, none standing for all, and what it means."""
+    text = re.sub("^<.*?>: ", "", flags.FLAGS[name].help)  # absl puts an enum's values there
+    readers, _, rest = text.partition(": ")
+    modes = readers.split(", ")
+    return (modes, rest) if NEEDED.keys() >= {*modes} else ([], text)
+
+
+def _help() -> str:
+    """Return what --help prints: modes, examples, and the flags by the modes that read them."""
+    called = os.path.basename(sys.argv[0]) == COMMAND
+    text = HELP.format(command=COMMAND if called else "python -m sentiment_jax.main")
+    groups: dict[tuple[str, ...], dict[str, str]] = {}
+    for flag in flags.FLAGS.get_key_flags_for_module(sys.modules[__name__]):
+        readers, meaning = _describe(flag.name)
+        values = " | ".join(getattr(flag.parser, "enum_values", ()))
+        name = "sweep_SETTING" if flag.name.removeprefix("sweep_") in FIELDS else flag.name
+        meaning = meaning.splitlines()[0].rstrip(".;") + f" ({values})" * bool(values)
+        groups.setdefault(tuple(readers), {})[name] = meaning
+    modes = ["", *NEEDED]
+    for group in sorted(groups, key=lambda readers: min(map(modes.index, readers or [""]))):
+        text += f"\n{', '.join(group) or 'every mode'}\n"
+        text += "".join(f"  --{name:20} {groups[group][name]}\n" for name in groups[group])
+    return text
+
+
 def _check_flags(mode: str) -> None:
     """Raise InputError for a flag that the mode needs and lacks, or that it would ignore."""
     for name in flags.FLAGS:
-        text = re.sub("^<.*?>: ", "", flags.FLAGS[name].help)  # absl puts an enum's values there
-        readers = text.partition(":")[0].split(", ")
-        if flags.FLAGS[name].present and NEEDED.keys() >= {*readers} and mode not in readers:
+        readers, _ = _describe(name)
+        if flags.FLAGS[name].present and readers and mode not in readers:
             modes = " and ".join(f"--mode={reader}" for reader in readers)
             raise InputError(f"--{name} is a flag of {modes}: leave it out of --mode={mode}")
     for name, what in NEEDED[mode].items():
@@ -165,10 +216,7 @@ def _check_flags(mode: str) -> None:
 
 def dispatch() -> None:
     """Run the mode that the flags ask for."""
-    # What Orbax, TFDS and transformers have to say is nothing a user can act on.
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    logging.set_verbosity(logging.ERROR)
-    mode, config = MODE.value, CONFIG.value
+    mode, config = ALIASES.get(MODE.value, MODE.value), CONFIG.value
     _check_flags(mode)
     group = launch.find_process_group(COORDINATOR.value, PROCESS_ID.value, PROCESS_COUNT.value)
     if group is not None and not launch.follow_parent():
@@ -176,11 +224,10 @@ def dispatch() -> None:
     if config is not None:
         validate(config)
     workdir = Path(WORKDIR.value or f"runs/{run_name(config)}")
-    output = Path(OUTPUT.value or workdir / "explanation.html")
     changes = config_flags.get_override_values(flags.FLAGS["config"]) if config else {}
     if mode not in ("train", "sweep"):
-        config = _read_run_config(workdir, mode, changes)
-    _start(config, group)
+        workdir, config = _find_run(workdir, mode, changes)
+    startup.start(config, group, LOST_AFTER.value)
     module = importlib.import_module(f"sentiment_jax.{mode}")
     if mode == "train" and DRY_RUN.value:
         module.dry_run(config)
@@ -193,45 +240,35 @@ def dispatch() -> None:
     elif mode == "evaluate":
         module.evaluate_run(workdir, SPLIT.value, changes)
     elif mode == "predict":
-        _predict(module, workdir, output)
+        _predict(module, workdir)
     elif mode == "export":
-        _export(module, workdir, output)
+        _export(module, workdir)
     elif mode == "sweep":
         _sweep(module, workdir)
     else:
         names = [workdir] if workdir.is_dir() else map(Path, str(workdir).split(","))
-        module.report(list(names), output, WITH_TEXT.value)
+        module.report(list(names), Path(OUTPUT.value or ""), WITH_TEXT.value)
 
 
-def _read_run_config(workdir: Path, mode: str, changes: dict[str, Any]) -> ConfigDict | None:
-    """Return the config that a run keeps, with what evaluate may change; None if there is none."""
+def _find_run(workdir: Path, mode: str, changes: dict[str, Any]) -> tuple[Path, ConfigDict | None]:
+    """Return the run that --workdir stands for, and its config with what evaluate may change."""
     from sentiment_jax.storage.run_directory import RunDirectory
+    from sentiment_jax.sweeps.plan import find_run
 
     allowed = READ_AGAIN if mode == "evaluate" else ()
     if fixed := [name for name in changes if name not in allowed]:
         may = f"may change {', '.join(allowed)}" if allowed else "takes no setting"
         raise InputError(f"--config.{fixed[0]}: a run keeps its config; --mode={mode} {may}")
+    if mode != "report":  # which shows a sweep whole
+        workdir = find_run(workdir)
     if not RunDirectory(workdir).config.exists():
-        return None
+        return workdir, None
     config = RunDirectory(workdir).read_config()
     config.update_from_flattened_dict(changes)
-    return config
+    return workdir, config
 
 
-def _start(config: Any, group: launch.ProcessGroup | None) -> None:
-    """Start JAX: its devices, its cache, and the other processes where there are any."""
-    startup.use_wide_vectors()
-    if config is not None and config.deterministic:
-        startup.use_deterministic_kernels()
-    if group is not None:
-        launch.connect(group, LOST_AFTER.value)
-    elif config is not None:
-        sizes = config.batch_size // config.gradient_accumulation, config.eval_batch_size
-        startup.use_cpu_devices(math.gcd(config.cpu_devices, *sizes))
-    startup.use_compilation_cache()
-
-
-def _predict(predict: Any, workdir: Path, page: Path) -> None:
+def _predict(predict: Any, workdir: Path) -> None:
     from sentiment_jax.training.experiment import load_run
 
     if isinstance(sys.stdout, terminal.Unbreakable):
@@ -243,6 +280,7 @@ def _predict(predict: Any, workdir: Path, page: Path) -> None:
         names, texts = [str(row + 1) for row in range(len(TEXT.value))], TEXT.value
         if INPUT.value is not None:
             names, texts = predict.read_input(INPUT.value, trained.config.data.text_column)
+        page = Path(OUTPUT.value or workdir / "explanation.html")
         explain_texts(trained, names, texts, page)
     elif INPUT.value is not None:
         predict.predict_input(trained, INPUT.value)
@@ -251,13 +289,11 @@ def _predict(predict: Any, workdir: Path, page: Path) -> None:
     sys.stdout.flush()  # a full disk is found out here
 
 
-def _export(export: Any, workdir: Path, folder: Path) -> None:
+def _export(export: Any, workdir: Path) -> None:
     from sentiment_jax.training.experiment import load_run
 
-    run = load_run(workdir)
-    if run.config.model.name == "lstm":
-        raise InputError(f"{workdir} holds an lstm: only bert and electra have a Hugging Face form")
-    export.export_pretrained(folder, run.model.config, run.params, run.tokenizer, run.classes)
+    folder = Path(OUTPUT.value or "")
+    export.export_run(load_run(workdir), folder)
     print(f"wrote {folder}: open it with transformers' AutoModelForSequenceClassification")
 
 
@@ -269,7 +305,7 @@ def _sweep(sweep: Any, workdir: Path) -> None:
     sweep.sweep(
         CONFIG.value,
         workdir,
-        _call(config_file, "get_sweep") | given,
+        call_recipe(config_file, "get_sweep") | given,
         config_file=config_file,
         overrides=config_flags.get_override_values(flags.FLAGS["config"]),
         only=ONLY.value,
@@ -285,12 +321,18 @@ def main(arguments: list[str] | None = None) -> int:
     """Parse, dispatch, and turn the expected errors into one line and an exit code."""
     arguments = sys.argv if arguments is None else arguments
     asked = {"--help", "-h"} & set(arguments[1:])
+    if "--version" in arguments[1:]:
+        print(f"{COMMAND} {__version__}")
+        return 0
     try:
         parse([argument for argument in arguments if argument not in asked])
         if asked:
-            print(__doc__ + flags.FLAGS.main_module_help())
-            if CONFIG.value is not None:
-                print("Settings of this config:\n" + describe_settings(CONFIG.value))
+            if CONFIG.value is None:
+                print(_help(), end="")
+            else:
+                file = config_flags.get_config_filename(flags.FLAGS["config"])
+                print(f"Settings of {file}: flag, value, meaning (what is allowed)\n")
+                print(describe_settings(CONFIG.value))
             return 0
         dispatch()
         processes.barrier()
@@ -319,6 +361,11 @@ def _fail(message: Any, code: int) -> int:
     return processes.leave(code)
 
 
-if __name__ == "__main__":
+def run() -> int:
+    """Do what `main` does as a program of its own."""
     terminal.protect_output()
-    sys.exit(main())
+    return main()
+
+
+if __name__ == "__main__":
+    sys.exit(run())

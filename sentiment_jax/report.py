@@ -13,13 +13,13 @@ from sentiment_jax.analysis import figures, predictions
 from sentiment_jax.analysis.html import render
 from sentiment_jax.analysis.predictions import Predictions
 from sentiment_jax.analysis.records import Group, collect, hardware, read_texts
+from sentiment_jax.config import flatten
 from sentiment_jax.data.labels import decide
 from sentiment_jax.errors import InputError
 from sentiment_jax.storage.files import write_atomically, write_csv
 from sentiment_jax.sweeps.plan import FIELDS, Trial
 
 MISTAKES = 15
-SETTING = ["optimizer", "batch size", "learning rate"]
 BEST = ["best epoch", "validation loss", "validation accuracy", "epoch s"]
 SCORES = ["val loss", "val accuracy", "test loss", "test accuracy", "training s", "status", "run"]
 
@@ -55,7 +55,7 @@ def report(directories: Sequence[Path], output: Path, with_text: bool = False) -
             write_csv(output / f"{name}.csv", list(frame), frame.values.tolist())
         content = {"output": output, "groups": groups, "tables": tables, "hardware": hardware}
         for name in ("report.md", "report.html"):
-            text = render(f"{name}.j2", axes=list(FIELDS), **content)
+            text = render(f"{name}.j2", **content)
             write_atomically(output / name, text)
     except OSError as error:
         raise InputError(f"cannot write to --output={output}: {error.strerror}") from error
@@ -72,13 +72,15 @@ def _table(rows: Iterable[Mapping[str, Any]], columns: Iterable[str]) -> pandas.
 
 def _sweep_tables(groups: Sequence[Group]) -> dict[str, pandas.DataFrame]:
     """Return all trials, the best ones, and those along each axis of a sweep: name -> table."""
-    columns = ["study", "stage", *SETTING, "seed", "best epoch", "epochs", *SCORES]
+    axes = dict.fromkeys([*FIELDS, *itertools.chain(*(group.axes for group in groups))])
+    setting = [axis.replace("_", " ") for axis in axes]
+    columns = ["study", "stage", *setting, "seed", "best epoch", "epochs", *SCORES]
     best = [_row(group, group.best) for group in groups if group.best is not None]
     tables = {
         "runs": _table((_row(g, trial) for g in groups for trial in g.trials), columns),
-        "best": _table(best, ["study", *SETTING, *BEST]),
+        "best": _table(best, ["study", *setting, *BEST]),
     }
-    for group, axis in itertools.product(groups, FIELDS):
+    for group, axis in ((g, axis) for g in groups for axis in g.axes):
         if trials := group.along(axis):
             name, rows = f"{group.name}-{axis}", [_row(group, t) for t in trials.values()]
             if axis == "optimizer":
@@ -90,7 +92,7 @@ def _sweep_tables(groups: Sequence[Group]) -> dict[str, pandas.DataFrame]:
 
 def _row(group: Group, trial: Trial) -> dict[str, Any]:
     """Return all that a table may say of a trial."""
-    known = trial.row
+    known = flatten(trial.config) | trial.row  # another sweep's axis is a setting of this one
     row = {"study": group.name, **{name.replace("_", " "): known[name] for name in known}}
     row |= {f"validation {name}": known[f"val_{name}"] for name in ("loss", "accuracy")}
     seconds = row["training s"] = known["train_seconds"]
@@ -184,17 +186,19 @@ def _metrics(judged: Mapping[str, Predictions]) -> dict[str, pandas.DataFrame]:
 
 def _draw_choice(group: Group, output: Path) -> None:
     """Draw how a sweep came to its setting: curves along each axis, and every setting's score."""
-    for axis in FIELDS:
+    for axis in group.axes:
         if trials := group.along(axis):
             curves = {value: trial.metrics for value, trial in trials.items()}
             figures.stage_curves(curves, output / f"{group.name}-{axis}.png")
-    accuracies = {
-        tuple(trial.setting.values()): trial.row["val_accuracy"]
-        for trial in itertools.chain(*group.stages.values())
-        if trial.status != "open"
-    }
+    accuracies: dict[tuple, float | None] = {}  # the best over further axes
+    for trial in itertools.chain(*group.stages.values()):
+        if trial.status != "open":
+            here = tuple(trial.setting[axis] for axis in FIELDS)
+            found = {accuracies.get(here), trial.row["val_accuracy"]} - {None}
+            accuracies[here] = max(found, default=None)
     assert group.sweep is not None
-    figures.heat_maps(accuracies, group.sweep.axes, output / f"{group.name}-grid.png")
+    axes = {axis: group.sweep.axes[axis] for axis in FIELDS}
+    figures.heat_maps(accuracies, axes, output / f"{group.name}-grid.png")
 
 
 def _draw_test(tested: Sequence[Group], judged: Mapping[str, Predictions], output: Path) -> None:

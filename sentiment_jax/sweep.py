@@ -19,7 +19,6 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from sentiment_jax import train
 from sentiment_jax.config import HARMLESS, flatten
 from sentiment_jax.data import tokenization
 from sentiment_jax.errors import DiskFull, InputError, Interrupted, InUse, RunError
@@ -30,8 +29,10 @@ from sentiment_jax.storage.run_directory import RunDirectory, command_line, prep
 from sentiment_jax.sweeps import slurm
 from sentiment_jax.sweeps.console import SweepProgress, conclude, write_table
 from sentiment_jax.sweeps.plan import FINAL, PLAN_FILE, Sweep, Trial, plan_sweep, read_sweep
+from sentiment_jax.train import train
 from sentiment_jax.training.experiment import (
     Experiment,
+    make_classifier,
     prepare_experiment,
     resolve,
     with_classes,
@@ -158,9 +159,11 @@ def _train_if_free(trial: Trial, first: Experiment, own: ConfigDict, stop: Stop)
 
     def prepare(config: ConfigDict, tokenizer: Any = None) -> Experiment:
         digest = tokenization.tokenizer_hash
-        if tokenizer is not None and digest(tokenizer) != digest(first.tokenizer):
+        same = tokenizer is None or digest(tokenizer) == digest(first.tokenizer)
+        named = with_classes(config, first.classes)
+        if not same or named.data != first.config.data:
             return prepare_experiment(config, tokenizer)
-        return dataclasses.replace(first, config=with_classes(config, first.classes))
+        return dataclasses.replace(first, **vars(make_classifier(named, first.tokenizer)))
 
     _check_stop(stop)
     if trial.refresh().status != "open":
@@ -172,7 +175,7 @@ def _train_if_free(trial: Trial, first: Experiment, own: ConfigDict, stop: Stop)
     try:
         with log, contextlib.redirect_stdout(log):
             tested = trial.stage == FINAL
-            train.train(config, trial.directory, score_test=tested, prepare=prepare, stop=stop)
+            train(config, trial.directory, score_test=tested, prepare=prepare, stop=stop)
     except InUse:
         return False
     except (InputError, Interrupted, DiskFull):

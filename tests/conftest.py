@@ -23,8 +23,9 @@ import runs
 import sweeping
 
 from configs import lstm
-from sentiment_jax import sweep, train
+from sentiment_jax import sweep
 from sentiment_jax.runtime import startup
+from sentiment_jax.train import train
 from sentiment_jax.training import scoring
 from sentiment_jax.training.experiment import prepare_experiment
 from sentiment_jax.training.steps import _make_train_step
@@ -67,7 +68,7 @@ def folder(tmp_path):
 def finished(tmp_path_factory):
     """The directory of an uninterrupted run of make_small_config; not to be changed."""
     workdir = tmp_path_factory.mktemp("finished")
-    train.train(make_small_config(), workdir)
+    train(make_small_config(), workdir)
     return workdir
 
 
@@ -121,7 +122,7 @@ def swept(tmp_path_factory):
 def training(monkeypatch):
     """A training that only writes results; counts its runs, fails where told to."""
     training = sweeping.Training()
-    monkeypatch.setattr(sweep.train, "train", training)
+    monkeypatch.setattr(sweep, "train", training)
     return training
 
 

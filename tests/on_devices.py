@@ -19,12 +19,12 @@ from conftest import make_small_config
 from jax.sharding import Mesh
 
 from benchmarks import synthetic
-from sentiment_jax import train
 from sentiment_jax.config import LstmConfig, OptimizerConfig
 from sentiment_jax.models.dropout import keep_mask
 from sentiment_jax.models.lstm import LstmClassifier
 from sentiment_jax.runtime import devices
 from sentiment_jax.storage.checkpoints import Checkpoints
+from sentiment_jax.train import train
 from sentiment_jax.training.experiment import initial_params, load_run
 from sentiment_jax.training.steps import create_state, make_train_step
 
@@ -94,7 +94,7 @@ def main(folder, run):
         on(count)
         config = make_small_config()
         config.update_from_flattened_dict({**runs.LONGER, "shard_params": split})
-        train.train(config, folder / name)
+        train(config, folder / name)
         (folder / name / "whole.json").write_text(json.dumps(whole))
         np.savez(folder / name / "params.npz", *leaves(folder / name))
 

@@ -25,7 +25,7 @@ def accuracy(config):
 
 
 class Training:
-    """Stands in for train.train; remembers what it was asked for, fails where told to."""
+    """Stands in for train; remembers what it was asked for, fails where told to."""
 
     def __init__(self):
         self.runs, self.errors = [], {}

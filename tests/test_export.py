@@ -11,10 +11,11 @@ import safetensors
 import tokenizers
 import transformers
 
-from sentiment_jax import export, train
+from sentiment_jax import export
 from sentiment_jax.errors import InputError
 from sentiment_jax.huggingface import weights
 from sentiment_jax.models.classifiers import EncoderClassifier
+from sentiment_jax.train import train
 
 WORDS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "good", "Good", "film", "##s", "bad")
 
@@ -127,7 +128,7 @@ def test_what_is_written_has_the_mode_that_the_umask_says(tmp_path, tokenizer, m
     before = os.umask(0o027)
     try:
         export.export_pretrained(tmp_path / "out", model.config, params, tokenizer)
-        train.train(config, tmp_path / "run")
+        train(config, tmp_path / "run")
     finally:
         os.umask(before)
     for path in tmp_path.rglob("*"):

@@ -6,11 +6,12 @@ import golden
 import numpy as np
 import pytest
 
-from sentiment_jax import report, train
+from sentiment_jax import report
 from sentiment_jax.evaluate import evaluate_run
 from sentiment_jax.predict import predict
 from sentiment_jax.storage.files import read_json
 from sentiment_jax.storage.run_directory import RunDirectory
+from sentiment_jax.train import train
 from sentiment_jax.training.experiment import load_run
 
 # What c9406f5 said of the two texts.
@@ -49,7 +50,7 @@ def test_an_old_run_that_was_stopped_resumes(old, capsys):
     before = read_json(directory.result)
     directory.result.unlink()
     config = directory.read_config()
-    result = train.train(config, directory.path)
+    result = train(config, directory.path)
     assert "12 of 12" in capsys.readouterr().out
     assert result["val"] == before["val"]
     assert result["test"]["loss"] == pytest.approx(before["test"]["loss"], abs=1e-6)

@@ -191,7 +191,8 @@ def test_sweeps_and_runs_side_by_side(swept, finished, tmp_path):
 
 def test_the_other_modes_import_no_table_library():
     modes = ("main", "train", "evaluate", "predict", "export", "sweep")
-    code = f"import sys; from sentiment_jax import {', '.join(modes)}; print(*sys.modules)"
+    imported = ", ".join(f"sentiment_jax.{mode}" for mode in modes)
+    code = f"import sys, {imported}; print(*sys.modules)"
     command = [sys.executable, "-c", code]
     output = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
     assert "sentiment_jax.analysis.figures" in output.split()

@@ -1,5 +1,6 @@
 """What a sweep does with its runs; their training is replaced where it does not matter."""
 
+import csv
 import errno
 import shutil
 from pathlib import Path
@@ -7,12 +8,13 @@ from pathlib import Path
 import pytest
 from sweeping import AXES, contents, table
 
-from sentiment_jax import sweep
+from sentiment_jax import report, sweep
 from sentiment_jax.config import run_name
 from sentiment_jax.errors import DiskFull, Diverged, InputError, RunError
 from sentiment_jax.storage.files import read_json
 from sentiment_jax.storage.metrics_log import read_metrics
 from sentiment_jax.storage.run_directory import RunDirectory
+from sentiment_jax.sweeps.plan import find_run, plan_sweep, read_sweep
 
 ROOT = Path(__file__).parent.parent
 
@@ -82,6 +84,57 @@ def test_finds_the_best_setting(small_config, tmp_path, training, now, capsys, p
     assert "ETA" in output
     assert "best     adam, batch 16, learning rate 0.001\n" in output
     assert "accuracy 0.8600 ± 0.0100" in output
+    assert f"winner   {tested[2]}, its best seed by validation" in output
+
+
+@pytest.mark.parametrize("procedure", ["grid", "stages"])
+def test_any_setting_is_an_axis(small_config, tmp_path, training, now, capsys, procedure):
+    """Beside the three of every sweep; values come from the command line as text."""
+    more = {"model.hidden_size": ("4", "6"), "model.bidirectional": ("True", "false")}
+    axes = {**AXES, "optimizer": ("adam",), "procedure": procedure, **more}
+    plan = plan_sweep(tmp_path, small_config, axes)
+    sweep.sweep(small_config, tmp_path, axes)
+    output = capsys.readouterr().out
+    assert len(training.runs) == plan.count_trials() == (16 if procedure == "grid" else 5) + 3
+    assert len({directory for directory, _ in training.runs}) == len(training.runs)
+    winner = (
+        "best     adam, batch 16, learning rate 0.001, model.hidden_size 4, model.bidirectional "
+    )
+    assert winner + "True\n" in output
+    rows = list(csv.DictReader(table(tmp_path).splitlines()))
+    assert {row["model.hidden_size"] for row in rows} == {"4", "6"}
+    assert {row["model.bidirectional"] for row in rows} == {"True", "False"}
+
+
+def test_an_axis_of_the_model_or_the_encoding_trains_another_one(small_config, tmp_path):
+    """The reviews are read again, or another network is built, where an axis asks for it."""
+    axes = {**AXES, "optimizer": ("adam",), "batch_size": (16,), "learning_rate": (3e-3,)}
+    axes |= {"seeds": (0,), "model.hidden_size": (5, 6), "data.max_length": (12, 24)}
+    small_config.epochs = 1
+    sweep.sweep(small_config, tmp_path / "sweep", axes)
+    trials = [trial for stage in read_sweep(tmp_path / "sweep").stages() for trial in stage]
+    made = {}
+    for trial in trials[:4]:
+        truncated = read_json(trial.files.env)["data"]["truncated"]["train"]
+        made[tuple(trial.setting.values())[3:]] = trial.content["parameters"], truncated
+    assert made[5, 12][0] == made[5, 24][0] < made[6, 12][0] == made[6, 24][0]
+    assert made[5, 24][1] == made[6, 24][1] < made[5, 12][1] == made[6, 12][1]
+    report.report([tmp_path / "sweep"], tmp_path / "page")
+    page = (tmp_path / "page" / "report.md").read_text()
+    assert "Data.max length, at" in page or "Model.hidden size, at" in page
+    best = (tmp_path / "page" / "best.csv").read_text().splitlines()
+    assert "model.hidden size,data.max length" in best[0]
+
+
+def test_the_winner_is_named(swept, sweep_copy, tmp_path):
+    """The best seed by validation of the last stage; without one, it is said."""
+    assert find_run(tmp_path) == tmp_path
+    winner = find_run(swept.directory)
+    assert winner.parent == swept.directory / "final"
+    for path in (sweep_copy / "final").glob("*/result.json"):
+        path.unlink()
+    with pytest.raises(InputError, match="copy is a sweep without a winner yet"):
+        find_run(sweep_copy)
 
 
 # State on disk
@@ -187,7 +240,15 @@ def test_another_plan_or_other_data_are_refused(small_config, tmp_path, training
         ({"learning_rate": ("nan",)}, "optimizer.learning_rate=nan"),
         ({"seeds": (-1,)}, "config: seed=-1 must be >= 0"),
         ({"procedure": "random"}, "procedure='random' is unknown, choose grid, stages"),
-        ({"momentum": (1,)}, r"get_sweep\(\) has batch_size, .*momentum"),
+        ({"momentum": (1,)}, r"momentum is no axis .* did you mean optimizer.momentum\?"),
+        ({"model.hidden_sizes": (8,)}, r"no axis .* lstm; did you mean model.hidden_size\?"),
+        ({"model.hidden_size": ("8", "x")}, "--sweep_model.hidden_size=8,x: one or more int"),
+        ({"model.hidden_size": (0,)}, "model.hidden_size=0 must be >= 1"),
+        ({"model.bidirectional": ("True", "no")}, "=True,no: one or more bool values"),
+        ({"model.attention_dropout": (0.1,)}, "attention_dropout is no axis for a sweep of lstm"),
+        ({"data.limit": (10, 20)}, "data.limit is no axis"),
+        ({"data.length_buckets": (8,)}, "data.length_buckets is no axis"),
+        ({"seed": (1, 2)}, "seed is no axis for a sweep of lstm; did you mean seeds"),
     ],
 )
 def test_bad_axes(small_config, tmp_path, training, changes, message):

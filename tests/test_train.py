@@ -11,7 +11,6 @@ import pytest
 import runs
 
 from configs import bert
-from sentiment_jax import train
 from sentiment_jax.errors import RunError
 from sentiment_jax.evaluate import evaluate_run
 from sentiment_jax.runtime import devices
@@ -19,6 +18,7 @@ from sentiment_jax.storage import run_directory
 from sentiment_jax.storage.checkpoints import steps_in
 from sentiment_jax.storage.files import read_json
 from sentiment_jax.storage.metrics_log import read_metrics
+from sentiment_jax.train import train
 from sentiment_jax.training import scoring
 from sentiment_jax.training.experiment import load_run
 
@@ -107,7 +107,7 @@ def test_divergence_stops_and_saves_no_nan(small_config, tmp_path):
     with pytest.raises(
         RunError, match=r"diverged at step \d: .*learning rate 1e\+30, gradient norm"
     ):
-        train.train(small_config, tmp_path / "run")
+        train(small_config, tmp_path / "run")
     for step in steps_in(tmp_path / "run" / "checkpoints"):
         raise AssertionError(f"step {step} was saved")
 
@@ -135,7 +135,7 @@ def test_nan_validation_is_never_best(small_config, tmp_path, monkeypatch):
         return scores
 
     monkeypatch.setattr(scoring, "score_reviews", second_is_nan)
-    result = train.train(small_config, tmp_path / "run")
+    result = train(small_config, tmp_path / "run")
     assert len(calls) == 3
     assert result["best_epoch"] != 2
     losses = [record["loss"] for record in strict_records(tmp_path / "run" / "metrics.jsonl")]
@@ -147,7 +147,7 @@ def test_early_stopping_counts_epochs_without_a_better_score(small_config, tmp_p
     small_config.epochs = 30
     small_config.early_stopping_patience = 2
     small_config.optimizer.learning_rate = 0.0
-    result = train.train(small_config, tmp_path / "run")
+    result = train(small_config, tmp_path / "run")
     # Rate 0: every epoch ties with the first; the newest of equals is the best.
     assert (result["epochs"], result["best_epoch"], result["stopped_early"]) == (3, 3, True)
 
@@ -162,8 +162,8 @@ def test_bert_takes_the_same_path(tmp_path):
     config.model.hidden_size = config.model.embedding_size = 16
     config.model.intermediate_size, config.model.num_hidden_layers = 16, 1
     config.optimizer.layerwise_decay = 0.5
-    train.train(config, tmp_path / "a")
-    train.train(config, tmp_path / "b")
+    train(config, tmp_path / "a")
+    train(config, tmp_path / "b")
     runs.assert_same_run(tmp_path / "a", tmp_path / "b")
     assert evaluate_run(tmp_path / "a", "test")["examples"] == 12
 

@@ -35,6 +35,11 @@ class Group:
         return list(unique.values())
 
     @property
+    def axes(self) -> Sequence[str]:
+        """The names of the axes of the sweep."""
+        return tuple(self.sweep.axes) if self.sweep else tuple(plan.FIELDS)
+
+    @property
     def tested(self) -> list[Trial]:
         """The finished trials with a test score."""
         return [trial for trial in self.finals if "test" in trial.content]

@@ -3,6 +3,7 @@
 import contextlib
 import importlib.util
 import logging
+import math
 import os
 import pkgutil
 import re
@@ -19,6 +20,45 @@ TUNABLES = (
     f"glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold={2**27}:"
     f"glibc.malloc.trim_threshold={2**33}:glibc.malloc.arena_max=1"
 )
+
+
+def start(config: Any, group: Any = None, lost_after: int = 60) -> None:
+    """Start JAX as a run of `config` wants it; join the other processes of a launch.ProcessGroup.
+
+    In a Python that has used JAX already, its devices and flags stay as they are.
+    """
+    import absl.logging
+
+    from sentiment_jax.runtime import launch
+
+    # What Orbax, TFDS and transformers have to say is nothing a user can act on.
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    absl.logging.set_verbosity(absl.logging.ERROR)
+    if not _has_devices():
+        use_wide_vectors()
+        if config is not None and config.deterministic:
+            use_deterministic_kernels()
+        if group is not None:
+            launch.connect(group, lost_after)
+        elif config is not None:
+            sizes = config.batch_size // config.gradient_accumulation, config.eval_batch_size
+            use_cpu_devices(math.gcd(config.cpu_devices, *sizes))
+    use_compilation_cache()
+
+
+def _has_devices() -> bool:
+    """Whether JAX has started its devices, which is when it reads XLA_FLAGS."""
+    if "jax" not in sys.modules:
+        return False
+    import jax
+
+    try:  # what JAX says of it is private; another number of CPU devices is refused from then on
+        count = jax.config.jax_num_cpu_devices  # type: ignore[attr-defined]
+        jax.config.update("jax_num_cpu_devices", count + 1)
+        jax.config.update("jax_num_cpu_devices", count)
+    except RuntimeError:
+        return True
+    return False
 
 
 def tune_malloc() -> None:

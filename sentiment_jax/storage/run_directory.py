@@ -55,6 +55,10 @@ class RunDirectory:
         suffix = "" if split == "test" else f"-{split}"
         return self.path / f"predictions{suffix}.csv", self.path / f"lengths{suffix}.csv"
 
+    def reviews(self, split: str) -> Path:
+        """The reviews that Python gave the run; no part of it, and left where it is removed."""
+        return self.path / f"reviews{'' if split == 'train' else f'-{split}'}.csv"
+
     def remove(self) -> None:
         """Delete the files of an earlier run, and nothing else."""
         if processes.is_main():

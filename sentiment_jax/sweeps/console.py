@@ -12,9 +12,9 @@ from tqdm import tqdm
 from sentiment_jax.errors import RunError
 from sentiment_jax.storage.files import write_csv
 from sentiment_jax.storage.run_directory import RunDirectory
-from sentiment_jax.sweeps.plan import FIELDS, FINAL, Sweep, Trial, format_value
+from sentiment_jax.sweeps.plan import FINAL, Sweep, Trial, find_run, format_value
 
-COLUMNS = ["stage", *FIELDS, "seed", "status", "best_epoch", "val_loss", "val_accuracy"]
+COLUMNS = ["seed", "status", "best_epoch", "val_loss", "val_accuracy"]
 COLUMNS += ["test_loss", "test_accuracy", "reason", "run"]
 
 
@@ -26,7 +26,8 @@ class SweepProgress:
         axes = "; ".join(
             f"{axis} {', '.join(map(format_value, values))}" for axis, values in sweep.axes.items()
         )
-        epochs, self._total = sweep.config.epochs, sweep.count_trials()
+        epochs = max(sweep.axes.get("epochs", (sweep.config.epochs,)))
+        self._total = sweep.count_trials()
         steps = epochs * math.ceil(reviews / min(sweep.axes["batch_size"]))
         folders = [*sweep.directory.glob("*/"), *sweep.directory.glob(f"{FINAL}/*/")]
         self._ended = {f for f in folders if RunDirectory(f).outcome()[0] != "open"}
@@ -72,8 +73,9 @@ def write_table(sweep: Sweep) -> list[dict[str, Any]]:
     for row in rows:
         if row["step"] is not None:
             row["status"] = f"failed at step {row['step']}"
-    table = ([row[column] for column in COLUMNS] for row in rows)
-    write_csv(sweep.directory / "table.csv", COLUMNS, table)
+    columns = ["stage", *sweep.axes, *COLUMNS]
+    table = ([row[column] for column in columns] for row in rows)
+    write_csv(sweep.directory / "table.csv", columns, table)
     return rows
 
 
@@ -94,6 +96,8 @@ def conclude(sweep: Sweep, trials: Sequence[Trial]) -> None:
         f"{'best':8} {trials[0].label.rpartition(',')[0]}\n"
         f"{'test':8} accuracy {statistics.mean(accuracies):.4f}{spread} "
         f"(mean and standard deviation over seeds {', '.join(map(str, sweep.seeds))})\n"
+        f"{'winner':8} {find_run(sweep.directory)}, its best seed by validation: other modes take "
+        f"--workdir={sweep.directory} for it\n"
         f"{'files':8} {sweep.directory}/table.csv; --mode=report makes tables, plots and a page "
         "of it"
     )

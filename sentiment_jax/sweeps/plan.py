@@ -25,9 +25,10 @@ from sentiment_jax.config import (
     config_to_json,
     flatten,
     run_name,
+    sweep_fields,
     validate,
 )
-from sentiment_jax.errors import InputError
+from sentiment_jax.errors import InputError, did_you_mean
 from sentiment_jax.storage.files import check_checksum, read_json, write_json
 from sentiment_jax.storage.metrics_log import read_metrics, validation_rank
 from sentiment_jax.storage.run_directory import RunDirectory
@@ -35,12 +36,12 @@ from sentiment_jax.storage.run_directory import RunDirectory
 PLAN_FILE = "sweep.json"
 PROCEDURES = ("grid", "stages")
 FINAL = "final"  # the stage that retrains the winner, and the folder of its trials
-FIELDS = {
+FIELDS = {  # the axes of every sweep; further ones are called as their field
     "optimizer": "optimizer.name",
     "batch_size": "batch_size",
     "learning_rate": "optimizer.learning_rate",
 }
-Setting = dict[str, Any]  # optimizer, batch_size, learning_rate
+Setting = dict[str, Any]  # axis -> value
 
 
 def format_value(value: Any) -> str:
@@ -57,6 +58,7 @@ class Trial:
     config: ConfigDict
     status: str = "open"  # or finished, failed
     content: dict[str, Any] = dataclasses.field(default_factory=dict)  # of result or failure
+    axes: Sequence[str] = tuple(FIELDS)  # of its sweep
 
     def refresh(self) -> "Trial":
         """Read the outcome from the directory; return the trial itself."""
@@ -72,13 +74,14 @@ class Trial:
     def setting(self) -> Setting:
         """The trial's value on each axis."""
         flat = flatten(self.config)
-        return {axis: flat[field] for axis, field in FIELDS.items()}
+        return {axis: flat[FIELDS.get(axis, axis)] for axis in self.axes}
 
     @property
     def label(self) -> str:
         """The setting and seed in words."""
         words = "{optimizer}, batch {batch_size}, learning rate {learning_rate:g}"
-        return f"{words.format(**self.setting)}, seed {self.config.seed}"
+        more = [f"{a} {format_value(v)}" for a, v in self.setting.items() if a not in FIELDS]
+        return ", ".join([words.format(**self.setting), *more, f"seed {self.config.seed}"])
 
     @property
     def row(self) -> dict[str, Any]:
@@ -117,7 +120,7 @@ class Sweep:
 
     directory: Path  # holds sweep.json, table.csv and a folder for each trial
     procedure: str
-    axes: dict[str, tuple]  # optimizer, batch_size, learning_rate -> the values to try
+    axes: dict[str, tuple]  # optimizer, batch_size, learning_rate, more -> the values to try
     seeds: tuple[int, ...]  # the winner is trained and tested once with each
     start: Setting  # varied by the first stage
     optimizer_settings: dict[str, dict[str, Any]]  # optimizer -> fields that come with it
@@ -141,11 +144,12 @@ class Sweep:
         """Return one trial with its resolved config and present outcome."""
         extra = self.optimizer_settings.get(setting["optimizer"], {})
         fields = {f"optimizer.{name}": value for name, value in extra.items()}
-        fields |= {field: setting[axis] for axis, field in FIELDS.items()}
+        fields |= {FIELDS.get(axis, axis): setting[axis] for axis in self.axes}
         config = ConfigDict(self.config.to_dict())
         config.update_from_flattened_dict({**fields, "seed": seed})
         parent = self.directory / FINAL if stage == FINAL else self.directory
-        return Trial(stage, parent / run_name(config), config).refresh()
+        path = parent / run_name(config)
+        return Trial(stage, path, config, axes=tuple(self.axes)).refresh()
 
     def trial_command(self, trial: Trial) -> str:
         """Return the command that repeats one trial; the sweep's own without a config_file."""
@@ -161,8 +165,8 @@ class Sweep:
     def count_trials(self) -> int:
         """Return the number of trials; a stage does not repeat the winner of the one before."""
         sizes = [len(values) for values in self.axes.values()]
-        chosen_from = math.prod(sizes) if self.procedure == "grid" else sum(sizes) - 2
-        return chosen_from + len(self.seeds)
+        stages = sum(sizes) - (len(sizes) - 1)
+        return (math.prod(sizes) if self.procedure == "grid" else stages) + len(self.seeds)
 
     def stages(self) -> Iterator[list[Trial]]:
         """Yield the trials of a stage; ask for the next stage once they have ended.
@@ -202,6 +206,21 @@ def best_finished(trials: Sequence[Trial]) -> Trial | None:
     return max(finished, key=lambda t: validation_rank(t.content["val"]), default=None)
 
 
+def find_run(directory: Path) -> Path:
+    """Return the run that a directory stands for: a sweep's is its winner with the best seed.
+
+    The best by validation, that is; ties: loss, order of the seeds. An InputError says that the
+    sweep has no winner yet.
+    """
+    if not (directory / PLAN_FILE).is_file():
+        return directory
+    *_, trials = read_sweep(directory).stages()
+    best = best_finished(trials)
+    if best is None or best.stage != FINAL:
+        raise InputError(f"{directory} is a sweep without a winner yet: let its command end")
+    return best.directory
+
+
 def plan_sweep(
     directory: Path,
     config: ConfigDict,
@@ -211,44 +230,54 @@ def plan_sweep(
 ) -> Sweep:
     """Turn `axes`, a config's get_sweep() updated with the command line's values, into a sweep.
 
-    They hold procedure, the three axes, seeds; optionally start and optimizer_settings, which the
-    command line's `overrides` (field -> value) win over.
+    They hold procedure, the three axes, seeds; optionally other settings as further axes, start,
+    and optimizer_settings, which the command line's `overrides` (field -> value) win over.
 
     Raises:
       InputError: unknown or missing names, values of the wrong kind, an overridden axis.
     """
-    overrides = dict(overrides or {})
-    known = {"procedure", *FIELDS, "seeds", "start", "optimizer_settings"}
-    if not known - {"start", "optimizer_settings"} <= axes.keys() <= known:
-        raise InputError(
-            f"get_sweep() has {', '.join(sorted(axes))}; expected are {', '.join(sorted(known))}"
-        )
+    overrides, flat = dict(overrides or {}), flatten(config)
+    short = {field: axis for axis, field in FIELDS.items()}
+    axes = {short.get(name, name): values for name, values in axes.items()}
+    needed = {"procedure", *FIELDS, "seeds"}
+    more = [name for name in axes if name not in needed | {"start", "optimizer_settings"}]
+    if missing := needed - axes.keys():
+        raise InputError(f"get_sweep() has no {', '.join(sorted(missing))}")
+    for name in more:
+        if name not in sweep_fields() or name not in flat:
+            near = did_you_mean(name, ["seeds", *FIELDS, *(f for f in sweep_fields() if f in flat)])
+            raise InputError(f"{name} is no axis for a sweep of {config.model.name}{near}")
     if axes["procedure"] not in PROCEDURES:
         choices = ", ".join(PROCEDURES)
         raise InputError(f"procedure={axes['procedure']!r} is unknown, choose {choices}")
-    values, start, flat = {}, {}, flatten(config)  # a config's values have the schema's types
-    for axis, field in FIELDS.items():
+    values, start = {}, {}
+    for axis, field in (FIELDS | {name: name for name in more}).items():
         if field in overrides:
             raise InputError(f"--config.{field} is an axis of the sweep: use --sweep_{axis}")
-        values[axis] = _values(axis, type(flat[field]), axes[axis])
+        values[axis] = _values(axis, flat[field], axes[axis])
         own = axes.get("start", {}).get(axis, flat[field])
         start[axis] = own if own in values[axis] else values[axis][0]
-    seeds = _values("seeds", int, axes["seeds"])
+    seeds = _values("seeds", config.seed, axes["seeds"])
     settings = {
         name: {key: v for key, v in fields.items() if f"optimizer.{key}" not in overrides}
         for name, fields in axes.get("optimizer_settings", {}).items()
     }
     fields = directory, axes["procedure"], values, seeds, start, settings, config
     sweep = Sweep(*fields, config_file=config_file, overrides=overrides)
-    tried = [({**start, axis: value}, seeds[0]) for axis in FIELDS for value in values[axis]]
+    tried = [({**start, axis: value}, seeds[0]) for axis in values for value in values[axis]]
     for setting, seed in [*tried, *((start, seed) for seed in seeds)]:
         validate(sweep.trial("", setting, seed).config)
     return sweep
 
 
-def _values(axis: str, kind: type, raw: Sequence[Any]) -> tuple:
-    with contextlib.suppress(ValueError):
-        if values := tuple(dict.fromkeys(map(kind, raw))):
+def _values(axis: str, like: Any, raw: Sequence[Any]) -> tuple:
+    """Return values of the type of another one; None stands for a rate that a model inherits."""
+    kind = float if like is None else type(like)
+    read = (
+        (lambda value: {"true": True, "false": False}[str(value).lower()]) if kind is bool else kind
+    )
+    with contextlib.suppress(ValueError, KeyError):
+        if values := tuple(dict.fromkeys(map(read, raw))):
             return values
     listed = ",".join(map(str, raw))
     raise InputError(f"--sweep_{axis}={listed}: one or more {kind.__name__} values expected")

@@ -19,8 +19,9 @@ import runs
 from conftest import make_small_config
 from runs import assert_rounding_apart
 
-from sentiment_jax import sweep, train
+from sentiment_jax import sweep
 from sentiment_jax.storage.files import read_json
+from sentiment_jax.train import train
 
 PAGE = loopback.ROOT / "docs" / "cluster.md"
 CONFIG = "--config=configs/lstm.py:sample"
@@ -140,7 +141,7 @@ def undisturbed(submit, tmp_path_factory):
 def test_two_tasks_train_and_evaluate_as_one_process(cluster, undisturbed, tmp_path):
     config = make_small_config()
     config.update_from_flattened_dict(LONG)
-    train.train(config, tmp_path)
+    train(config, tmp_path)
     assert_rounding_apart(tmp_path, undisturbed, 2 * 76)
     assert len(read_json(undisturbed / "env.json")["devices"]) == 2
     done = two_tasks(cluster, "--mode=evaluate", f"--workdir={undisturbed}")

@@ -15,9 +15,9 @@ from flax import serialization, traverse_util
 from safetensors.numpy import load_file
 
 from configs import bert
-from sentiment_jax import train
 from sentiment_jax.huggingface import weights
 from sentiment_jax.models import classifiers
+from sentiment_jax.train import train
 
 
 def assert_trees_equal(one, other):
@@ -143,7 +143,7 @@ def test_a_training_names_its_weights_and_a_smaller_tokenizer(folder, tmp_path, 
     limits = {"data.max_length": 12, "data.source": "sample", "model.pretrained": str(source)}
     config = bert.get_config()
     config.update_from_flattened_dict(small | runs.ONE_SHAPE | limits | {"epochs": 1})
-    train.train(config, tmp_path / "run")
+    train(config, tmp_path / "run")
     said = capsys.readouterr()
     assert re.search(r"\d+ loaded from flax_model.msgpack, not from model.safetensors\n", said.out)
     assert "warning: the tokenizer has 9 of the weights' 61 token types\n" in said.err

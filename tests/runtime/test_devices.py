@@ -14,9 +14,9 @@ import runs
 from conftest import make_small_config
 from runs import assert_rounding_apart
 
-from sentiment_jax import main, train
 from sentiment_jax.errors import InputError
 from sentiment_jax.runtime import devices, startup
+from sentiment_jax.train import train
 from sentiment_jax.training.experiment import load_run
 
 ROOT = Path(__file__).parents[2]
@@ -29,7 +29,7 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("devices")
     config = make_small_config()
     config.update_from_flattened_dict(runs.LONGER)
-    train.train(config, folder / "one")
+    train(config, folder / "one")
     script = [sys.executable, "tests/on_devices.py", folder, folder / "one"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
@@ -97,7 +97,7 @@ def test_a_split_run_goes_on_whole_on_one_device(folder, tmp_path):
         shutil.copytree(folder / name, tmp_path / name)
         config = make_small_config()
         config.update_from_flattened_dict({**runs.LONGER, "epochs": 3})
-        train.train(config, tmp_path / name, allow_changes=True)
+        train(config, tmp_path / name, allow_changes=True)
     assert_rounding_apart(tmp_path / "one", tmp_path / "split", runs.STEPS * 3 // 2)
 
 
@@ -158,8 +158,9 @@ WIDE = "--xla_cpu_prefer_vector_width=512"
 )
 def test_every_mode_uses_wide_vectors_unless_the_user_says_otherwise(monkeypatch, flags, then):
     monkeypatch.setenv("XLA_FLAGS", flags)
+    monkeypatch.setattr(startup, "_has_devices", lambda: False)
     for _ in range(2):
-        main._start(None, None)
+        startup.start(None)
         assert os.environ["XLA_FLAGS"] == then
 
 
@@ -180,13 +181,14 @@ def test_a_gpu_is_deterministic_unless_the_user_says_otherwise(
 ):
     """A flag of a GPU is set only where CUDA is installed: it would be news to runs on a CPU."""
     monkeypatch.setenv("XLA_FLAGS", flags)
+    monkeypatch.setattr(startup, "_has_devices", lambda: False)
     small_config.deterministic = deterministic
-    main._start(small_config, None)
+    startup.start(small_config)
     assert os.environ["XLA_FLAGS"] == flags
     (tmp_path / "jax_plugins" / "xla_cuda12").mkdir(parents=True)
     (tmp_path / "jax_plugins" / "xla_cuda12" / "__init__.py").write_text("")
     monkeypatch.syspath_prepend(tmp_path)
-    main._start(small_config, None)
+    startup.start(small_config)
     assert os.environ["XLA_FLAGS"] == (then or flags)
     assert startup.is_deterministic() == holds
 

@@ -14,12 +14,12 @@ import runs
 from conftest import make_small_config
 from runs import assert_rounding_apart
 
-from sentiment_jax import train
 from sentiment_jax.errors import InputError
 from sentiment_jax.runtime import launch, processes
 from sentiment_jax.storage.checkpoints import Checkpoints
 from sentiment_jax.storage.files import read_json
 from sentiment_jax.storage.metrics_log import read_metrics
+from sentiment_jax.train import train
 from sentiment_jax.training import signals
 from sentiment_jax.training.experiment import load_run
 
@@ -94,7 +94,7 @@ def alone(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("alone")
     config = make_small_config()
     config.update_from_flattened_dict(SEVERAL_SHAPES)
-    train.train(config, workdir)
+    train(config, workdir)
     return workdir
 
 
@@ -267,7 +267,7 @@ def test_sigterm_to_one_stops_both_at_the_same_step(tmp_path):
     # One process goes on where two stopped; each step is logged once.
     config = make_small_config()
     config.update_from_flattened_dict({**SEVERAL_SHAPES, "epochs": int(step) // EPOCH + 1})
-    train.train(config, workdir, allow_changes=True)
+    train(config, workdir, allow_changes=True)
     steps = [
         record["step"]
         for record in read_metrics(workdir / "metrics.jsonl")

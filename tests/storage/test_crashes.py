@@ -12,11 +12,11 @@ import sys
 import pytest
 import runs
 
-from sentiment_jax import train
 from sentiment_jax.errors import InputError
 from sentiment_jax.predict import predict
 from sentiment_jax.storage import checkpoints
 from sentiment_jax.storage.checkpoints import MANIFEST, Checkpoints, steps_in
+from sentiment_jax.train import train
 from sentiment_jax.training.experiment import load_run
 
 TEXTS = ["A quiet, moving film.", "Dull."]
@@ -84,7 +84,7 @@ def crashed(tmp_path_factory, make_small):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(checkpoints.Checkpoints, "save", recorded)
-        train.train(config, root / "run")
+        train(config, root / "run")
     return config, root / "run", list(states.values())
 
 
@@ -100,7 +100,7 @@ def judge(workdir):
 def check(config, expected, states):
     verdicts = [judge(state) for state in states]
     for state in states:
-        train.train(config, state)
+        train(config, state)
         runs.assert_same_run(expected, state)
         assert not list(state.rglob("*.corrupt"))
     # A reader finds a validated checkpoint throughout, from one moment on the new one.
@@ -207,6 +207,6 @@ def test_whatever_orbax_has_written_of_a_partial_one_is_tidied_up(crashed, tmp_p
             path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     for path in state.glob(f"checkpoints/*.partial/{MANIFEST}"):
         path.unlink()
-    train.train(config, state)
+    train(config, state)
     runs.assert_same_run(expected, state)
     assert not list(state.rglob("*.corrupt"))

@@ -10,11 +10,11 @@ import pytest
 import runs
 from commands import SAMPLE, run
 
-from sentiment_jax import train
 from sentiment_jax.config import OptimizerConfig
 from sentiment_jax.data import batches
 from sentiment_jax.errors import RunError
 from sentiment_jax.runtime import devices
+from sentiment_jax.train import train
 from sentiment_jax.training import compilation
 from sentiment_jax.training.experiment import initial_params, prepare_experiment, resolve
 from sentiment_jax.training.steps import create_state, make_eval_step
@@ -86,7 +86,7 @@ def test_a_step_that_was_measured_is_not_compiled_again(config, has, tmp_path):
     alone = {"data.max_length": 22, "epochs": 1, "example_texts": ()}  # those are evaluated too
     config.update_from_flattened_dict(alone)
     jax.monitoring.register_event_duration_secs_listener(listen)
-    result = train.train(config, tmp_path / "run")
+    result = train(config, tmp_path / "run")
     jax.monitoring.unregister_event_duration_listener(listen)
     assert compiled == {"train_step": 1, "eval_step": 1}
     assert result["compile_seconds"] > 0
@@ -100,11 +100,11 @@ def test_a_training_that_does_not_fit_is_told_what_does(config, experiment, has,
     config.eval_batch_size = 1
     advice = "use --config.gradient_accumulation=4 or --config.batch_size=4 "
     with pytest.raises(RunError, match=f"training of 16 reviews x 23 tokens needs .*{advice}"):
-        train.train(config, tmp_path / "run")
+        train(config, tmp_path / "run")
     for advised in ({"gradient_accumulation": 4}, {"batch_size": 4}):
         changed = copy.deepcopy(config)
         changed.update_from_flattened_dict(advised | {"epochs": 1})
-        train.train(changed, tmp_path / "run", fresh=True)
+        train(changed, tmp_path / "run", fresh=True)
 
 
 def test_an_evaluation_that_does_not_fit_is_told_what_does(experiment, has):

@@ -4,8 +4,8 @@ import jax
 import pytest
 from reviews import write_csv
 
-from sentiment_jax import train
 from sentiment_jax.runtime import terminal
+from sentiment_jax.train import train
 from sentiment_jax.training import console
 
 
@@ -19,7 +19,7 @@ def warnings(small_config, tmp_path, capsys):
             {"epochs": 1, "data.source": "csv", "data.path": path, "data.limit": 0}
             | {name.replace("__", "."): value for name, value in changes.items()}
         )
-        train.train(small_config, tmp_path / "$x^$")
+        train(small_config, tmp_path / "$x^$")
         return capsys.readouterr().err.splitlines()
 
     return call

@@ -13,12 +13,12 @@ import pytest
 import runs
 from commands import SAMPLE, run, start
 
-from sentiment_jax import train
 from sentiment_jax.errors import DiskFull, InputError, Interrupted, RunError
 from sentiment_jax.evaluate import evaluate_run
 from sentiment_jax.storage.checkpoints import Checkpoints, steps_in
 from sentiment_jax.storage.files import read_json, write_json
 from sentiment_jax.storage.run_directory import RunDirectory
+from sentiment_jax.train import train
 from sentiment_jax.training import scoring
 from sentiment_jax.training.experiment import load_run
 from sentiment_jax.training.progress import Progress
@@ -44,9 +44,9 @@ def test_sigterm_saves_and_the_same_command_goes_on_exactly(
     with monkeypatch.context() as patch:
         patch.setattr(Progress, "add", add_and_signal)
         with pytest.raises(Interrupted, match=r"saved step \d; run the same command"):
-            train.train(small_config, workdir)
+            train(small_config, workdir)
     assert not (workdir / "result.json").exists()
-    train.train(small_config, workdir)
+    train(small_config, workdir)
     runs.assert_same_run(plain, workdir)
 
 
@@ -61,8 +61,8 @@ def test_a_signal_during_validation_loses_nothing(plain, small_config, tmp_path,
     with monkeypatch.context() as patch:
         patch.setattr(scoring, "make_eval_step", signal_first)
         with pytest.raises(Interrupted, match="saved step 3"):
-            train.train(small_config, workdir)
-    train.train(small_config, workdir)
+            train(small_config, workdir)
+    train(small_config, workdir)
     runs.assert_same_run(plain, workdir)
 
 
@@ -88,7 +88,7 @@ def test_killed_and_the_same_command_again(plain, small_config, tmp_path, signal
     assert process.returncode == code
     assert "Traceback" not in errors and "saved step" not in errors
     assert not (workdir / "result.json").exists()
-    train.train(small_config, workdir)
+    train(small_config, workdir)
     runs.assert_same_run(plain, workdir)
 
 
@@ -108,9 +108,9 @@ def test_an_exception_right_after_a_save_or_before_the_first(
     with monkeypatch.context() as patch:
         patch.setattr(Progress, "add", add_and_fail)
         with pytest.raises(error, match="now"):
-            train.train(small_config, workdir)
+            train(small_config, workdir)
     assert Checkpoints(workdir / "checkpoints", read_only=True).steps == saved
-    train.train(small_config, workdir)
+    train(small_config, workdir)
     runs.assert_same_run(plain, workdir)
 
 
@@ -125,15 +125,15 @@ def test_a_full_disk_costs_nothing_once_there_is_room(plain, small_config, tmp_p
     with monkeypatch.context() as patch:
         patch.setattr(shutil, "disk_usage", full_at_the_second_save)
         with pytest.raises(DiskFull, match="disk full: 7 bytes free in .* needed for .* step 6"):
-            train.train(small_config, workdir)
+            train(small_config, workdir)
     assert Checkpoints(workdir / "checkpoints", read_only=True).steps == [3]
-    train.train(small_config, workdir)
+    train(small_config, workdir)
     runs.assert_same_run(plain, workdir)
 
 
 def test_a_finished_run_says_so_and_writes_nothing(plain, small_config, capsys):
     before = {path: path.stat().st_mtime_ns for path in plain.rglob("*") if path.name != "lock"}
-    result = train.train(small_config, plain)
+    result = train(small_config, plain)
     assert result == read_json(plain / "result.json")
     assert "is finished" in capsys.readouterr().out
     after = {path: path.stat().st_mtime_ns for path in plain.rglob("*") if path.name != "lock"}
@@ -146,12 +146,12 @@ def test_another_config_is_refused_field_by_field(plain, small_config):
     small_config.batch_size = 8
     small_config.optimizer.learning_rate = 0.5
     with pytest.raises(InputError, match=r"batch_size: 16 -> 8; optimizer.learning_rate: 0.003"):
-        train.train(small_config, plain)
+        train(small_config, plain)
 
 
 def test_allowed_changes_are_recorded(plain, small_config):
     small_config.epochs = 4
-    train.train(small_config, plain, allow_changes=True)
+    train(small_config, plain, allow_changes=True)
     assert read_json(plain / "env.json")["resumed_with_changes"] == [["epochs: 3 -> 4"]]
     assert read_json(plain / "result.json")["epochs"] == 4
 
@@ -161,12 +161,12 @@ def test_another_environment_ends_the_promise_in_one_line(plain, small_config, c
     env = read_json(directory.env)
     write_json(directory.env, env | {"xla_flags": "--other", "python": "3.99"})
     directory.result.unlink()
-    train.train(small_config, plain)
+    train(small_config, plain)
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("warning: not bit-exact from here on: python was 3.99, is ")
     assert "xla_flags was --other, is " in line
     directory.result.unlink()
-    train.train(small_config, plain)  # the same environment as the last time
+    train(small_config, plain)  # the same environment as the last time
     assert capsys.readouterr().err == ""
     starts = read_json(directory.env)["resumed"]
     assert [start["python"] for start in starts] == [env["python"]] * 2
@@ -178,7 +178,7 @@ def test_other_data_are_refused(plain, small_config, tmp_path):
     env["data"]["data_hash"] = "0" * 64
     write_json(plain / "env.json", env)
     with pytest.raises(InputError, match="the data changed since .*hash 000000000000"):
-        train.train(small_config, plain)
+        train(small_config, plain)
     with pytest.raises(InputError, match="the data changed"):
         evaluate_run(plain, "val")
 
@@ -188,7 +188,7 @@ def test_checkpoints_without_their_config_are_refused(plain, small_config):
         (plain / name).unlink()
     small_config.seed = 5
     with pytest.raises(InputError, match="holds checkpoints but no config.json: .*--fresh"):
-        train.train(small_config, plain)
+        train(small_config, plain)
     assert steps_in(plain / "checkpoints")
 
 
@@ -202,14 +202,14 @@ def test_a_damaged_log_is_made_whole_on_resuming(plain, small_config, tmp_path, 
         log.unlink()
     else:
         log.write_bytes(log.read_bytes().replace(b"0.", b"1.").replace(b"train", b"tr\xffin"))
-    train.train(small_config, run)
+    train(small_config, run)
     runs.assert_same_run(plain, run)
 
 
 def test_fresh_starts_over_and_leaves_other_files(plain, small_config):
     (plain / "notes.txt").write_text("mine")
     small_config.seed = 5
-    train.train(small_config, plain, fresh=True)
+    train(small_config, plain, fresh=True)
     assert read_json(plain / "result.json")["seed"] == 5
     assert (plain / "notes.txt").read_text() == "mine"
 
@@ -221,9 +221,9 @@ def damage(workdir, step):
 def test_a_damaged_checkpoint_costs_only_its_steps(plain, small_config, tmp_path, capsys):
     (plain / "result.json").unlink()
     damage(plain, STEPS)
-    train.train(small_config, plain)
+    train(small_config, plain)
     assert "resuming at step 6, 3 steps are recomputed" in capsys.readouterr().err
-    train.train(small_config, tmp_path / "again")
+    train(small_config, tmp_path / "again")
     runs.assert_same_run(plain, tmp_path / "again")
 
 
@@ -235,7 +235,7 @@ def test_every_checkpoint_bad_is_an_error(plain, small_config):
         load_run(plain)
     for found in ("step 9", "found before"):  # the second time as well: never from scratch
         with pytest.raises(RunError, match=f"every checkpoint in .* is damaged .*{found}.*--fresh"):
-            train.train(small_config, plain)
+            train(small_config, plain)
 
 
 def test_the_best_checkpoint_lost_is_an_error_at_once(tmp_path):
@@ -272,7 +272,7 @@ def test_another_tokenizer_of_the_same_size_is_refused(plain, small_config):
     for use in (
         lambda: load_run(plain),
         lambda: evaluate_run(plain, "val"),
-        lambda: train.train(small_config, plain),
+        lambda: train(small_config, plain),
     ):
         with pytest.raises(
             InputError, match=r"tokenizer.json is not what was written .* trained with"
@@ -284,7 +284,7 @@ def test_a_run_heeds_the_stop_that_it_is_given(small_config, tmp_path):
     stop = Stop()
     stop.signalled = True  # as a sweep's, whose handler had the signal
     with pytest.raises(Interrupted, match="saved step 1;"):
-        train.train(small_config, tmp_path / "run", stop=stop)
+        train(small_config, tmp_path / "run", stop=stop)
 
 
 def test_the_time_that_is_up_is_no_signal(small_config, tmp_path):
@@ -292,7 +292,7 @@ def test_the_time_that_is_up_is_no_signal(small_config, tmp_path):
     with Stop(after=0.0) as stop:
         os.kill(os.getpid(), signal.SIGTERM)
         with pytest.raises(Interrupted, match="saved step 1;"):
-            train.train(small_config, tmp_path / "run", stop=stop)
+            train(small_config, tmp_path / "run", stop=stop)
     assert not Stop(after=100.0).requested and not Stop().requested
 
 

@@ -1,0 +1,261 @@
+"""The package from Python: what its functions give is what the command line gives."""
+
+import csv
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pandas
+import pytest
+import runs
+from commands import ROOT, SAMPLE, run
+
+import sentiment_jax
+import sentiment_jax.train  # the module of that name, which must not take the function's place
+from sentiment_jax import api
+from sentiment_jax.config import DataConfig, flatten
+from sentiment_jax.data.corpus import load_corpus
+from sentiment_jax.errors import InputError
+from sentiment_jax.predict import predict_input
+from sentiment_jax.storage.files import read_json
+
+ALONE = {name: value for name, value in os.environ.items() if name != "GLIBC_TUNABLES"}
+TEXTS = ["a good film", "", "xqzzy xqzzy", "bad, dull and long"]
+
+
+@pytest.fixture(scope="module")
+def model(finished):
+    return sentiment_jax.load(str(finished))
+
+
+def python(code, cwd, *arguments):
+    """Run Python in a process of its own that finds the package, and return what it prints."""
+    environment = {**ALONE, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_importing_the_package_imports_nothing_else(tmp_path):
+    heavy = {"absl", "jax", "ml_collections", "numpy", "pandas", "sentiment_jax.api"}
+    code = "import sys, sentiment_jax; print(*dir(sentiment_jax)); print(*sys.modules)"
+    names, modules = python(code, tmp_path).splitlines()
+    assert {"get_config", "load", "train"} <= {*names.split()}
+    assert not heavy & {*modules.split()}
+
+
+def test_names():
+    assert sentiment_jax.train is api.train
+    assert sys.modules["sentiment_jax.train"].train is not api.train
+    with pytest.raises(AttributeError, match="has no attribute 'fit'"):
+        _ = sentiment_jax.fit
+
+
+IN_PYTHON = """
+import json, os, sys
+import sentiment_jax
+config = sentiment_jax.get_config("lstm:sample", json.loads(sys.argv[1]))
+sentiment_jax.train(config, sys.argv[2])
+print(os.environ.get("GLIBC_TUNABLES"), os.environ["XLA_FLAGS"])
+"""
+
+
+def test_a_training_from_python_is_the_command_lines_bit_for_bit(tmp_path):
+    """JAX starts with the same flags and devices; Python does not start again for malloc."""
+    changes = {**runs.SMALL, "cpu_devices": 2}
+    output = python(IN_PYTHON, tmp_path, json.dumps(changes), "here")
+    assert output.splitlines()[-1].startswith("None --xla_cpu_prefer_vector_width=512")
+    run(SAMPLE, *runs.small_flags(cpu_devices=2), f"--workdir={tmp_path}/there")
+    runs.assert_same_run(tmp_path / "here", tmp_path / "there")
+    envs = [read_json(tmp_path / name / "env.json") for name in ("here", "there")]
+    assert len(envs[0]["devices"]) == 2
+    for name in ("devices", "xla_flags", "data"):
+        assert envs[0][name] == envs[1][name]
+
+
+def test_a_config_by_name_with_changes():
+    nested = sentiment_jax.get_config("lstm:sample", epochs=2, data={"length_buckets": [8, 16]})
+    dotted = sentiment_jax.get_config(
+        ROOT / "configs" / "lstm.py", {"epochs": 2, "data.length_buckets": (8, 16)}
+    )
+    assert nested.epochs == 2 and nested.data.length_buckets == (8, 16)
+    assert nested.data.source == "sample" and dotted.data.source == "tfds"
+    assert flatten(dotted)["data.length_buckets"] == (8, 16)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "changes", "message"),
+    [
+        ("lstn", {}, r"no config file 'lstn'; did you mean lstm\?"),
+        ("lstm:sampel", {}, r"did you mean sample\?"),
+        ("nothing/like_it.py", {}, "no config file .*: ours are bert, electra, lstm"),
+        ("lstm", {"learning_rate": 1}, r"no setting learning_rate; did you mean optimizer.learn"),
+        ("lstm", {"model": {"hiden_size": 8}}, r"model.hiden_size; did you mean model.hidden_size"),
+        ("lstm", {"epochs": "many"}, "epochs='many'"),
+    ],
+)
+def test_bad_names_and_values(recipe, changes, message):
+    with pytest.raises(InputError, match=message):
+        sentiment_jax.get_config(recipe, changes)
+
+
+def test_verdicts_are_those_of_the_command_line(model, tmp_path, capsys):
+    (tmp_path / "new.txt").write_text("\n".join(TEXTS) + "\n")
+    predict_input(model._trained, str(tmp_path / "new.txt"))
+    rows = list(csv.DictReader(capsys.readouterr().out.splitlines()))
+    table = model.predict(TEXTS)
+    assert list(table) == list(rows[0])[1:]
+    assert [str(p) for p in table.predicted] == [row["predicted"] for row in rows]
+    assert [f"{p:.6f}" for p in table.p_positive] == [row["p_positive"] for row in rows]
+    assert list(table.warning) == [row["warning"] for row in rows]
+    shares = model.predict_proba(TEXTS)
+    np.testing.assert_allclose(shares.sum(axis=1), 1, atol=1e-6)
+    np.testing.assert_allclose(shares[:, 1], table.p_positive, atol=1e-6)
+    assert model.classes == ("negative", "positive")
+
+
+def test_texts_in_every_shape(model):
+    expected = model.predict(["a good film", "bad"]).p_positive.tolist()
+    table = pandas.DataFrame({"stars": [5, 1], "text": ["a good film", "bad"]}, index=["x", "y"])
+    for texts in (iter(table.text), table.text, table, table.text.to_numpy()):
+        assert model.predict(texts).p_positive.tolist() == expected
+    assert list(model.predict(table).index) == list(model.predict(table.text).index) == ["x", "y"]
+    assert model.predict("a good film").p_positive.tolist() == pytest.approx(expected[:1])
+    missing = model.predict([None, float("nan"), pandas.NA, "", 7])
+    assert missing.warning.tolist() == [*["no text"] * 4, "100 % unknown words"]
+    assert model.predict([]).empty
+    with pytest.raises(InputError, match="no column 'text': their columns are 'stars'"):
+        model.predict(table[["stars"]])
+
+
+def test_an_explanation_adds_up(model):
+    explanation = model.explain("a good film")
+    assert explanation.complete
+    assert [explanation.text[w.start : w.end] for w in explanation.words] == ["a", "good", "film"]
+
+
+def test_scores_are_those_of_the_run(model, finished):
+    result = read_json(finished / "result.json")
+    for split, scores in (("test", model.evaluate()), ("val", model.evaluate("val"))):
+        assert scores == result[split] | result["metrics"][split]
+    test = load_corpus(DataConfig(**model.config.data.to_dict())).splits["test"]
+    labels = np.array(["neg", "pos"])[test.labels]
+    for data in ((test.texts, labels), {"text": test.texts, "label": test.labels}):
+        scores = model.evaluate(data)
+        assert scores["loss"] == pytest.approx(result["test"]["loss"], abs=1e-6)
+        assert scores["accuracy"] == result["test"]["accuracy"]
+        assert scores["classes"] == result["metrics"]["test"]["classes"]
+    with pytest.raises(InputError, match="classes bad, good; the model's are negative, positive"):
+        model.evaluate((["a", "b"] * 5, ["good", "bad"] * 5))
+    with pytest.raises(InputError, match="choose test or val"):
+        model.evaluate("train")
+
+
+def test_an_lstm_is_not_exported(model, tmp_path):
+    with pytest.raises(InputError, match="only bert and electra"):
+        model.export(str(tmp_path / "folder"))
+
+
+def test_what_is_no_run_is_refused(tmp_path):
+    for path, message in ((tmp_path, "is no run directory"), (tmp_path / "x", "no run directory")):
+        with pytest.raises(InputError, match=message):
+            sentiment_jax.load(path)
+
+
+STRANGE = ['=1+1, "quoted"', "two\r\nlines", "caf\u00e9", "x" * 200_000, " spaces "]
+
+
+@pytest.fixture
+def own():
+    """A table of reviews, some of them odd, with an index and a column that are nobody's."""
+    texts = [*STRANGE, *(f"a {('bad', 'good')[i % 2]} pan, number {i}" for i in range(55))]
+    table = pandas.DataFrame({"review": texts, "stars": 3, "verdict": 1.0})
+    table.loc[::2, "verdict"] = 0.0
+    return table.set_axis(range(100, 160))
+
+
+def test_training_on_a_table(small_config, own, tmp_path):
+    """It enters as a CSV file in the run's folder: the run can be scored and resumed from there."""
+    columns = {"text_column": "review", "label_column": "verdict"}
+    sizes = {
+        "vocabulary_size": 10,
+        "limit": 0,
+        "test_limit": 0,
+    }  # the same programs, whatever the words
+    small_config.update({"data": columns | sizes, "epochs": 1})
+    workdir = tmp_path / "run"
+    result = sentiment_jax.train(small_config, str(workdir), own)
+    assert small_config.data.source == "sample", "the caller's config changed"
+    stored = read_json(workdir / "config.json")["data"]
+    assert (stored["source"], stored["path"]) == ("csv", str(workdir / "reviews.csv"))
+    assert read_json(workdir / "env.json")["data"]["source"] == "csv"
+    model = sentiment_jax.load(workdir)
+    assert model.evaluate()["loss"] == result["test"]["loss"]
+    settings = DataConfig(**model.config.data.to_dict())
+    assert sum(map(len, load_corpus(settings).splits.values())) == 60
+    assert model.evaluate(own)["examples"] == 60
+    assert sentiment_jax.train(small_config, workdir, own) == result
+    with pytest.raises(InputError, match="reviews.csv holds other reviews"):
+        sentiment_jax.train(small_config, workdir, own.head(50))
+    again = sentiment_jax.train(small_config, workdir, own.head(50), test=own, fresh=True)
+    assert again["test"]["examples"] == 60
+    assert read_json(workdir / "config.json")["data"]["test_path"].endswith("reviews-test.csv")
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ({"text": ["a"]}, "no column 'label': their columns are 'text'"),
+        ((["a", "b"], [1]), "data must be a table, or"),
+        ((["good", "bad\ud800"], [1, 0]), "data must be a table, or .*surrogates"),
+        ((["good", "bad"], [1, 7]), "'7'"),
+    ],
+)
+def test_tables_that_cannot_be_read(small_config, tmp_path, data, message):
+    with pytest.raises(InputError, match=message):
+        sentiment_jax.train(small_config, tmp_path / "run", data)
+    assert not (tmp_path / "run" / "config.json").exists()
+
+
+def test_a_test_table_alone_is_refused(small_config, tmp_path):
+    with pytest.raises(InputError, match="test= goes with data="):
+        sentiment_jax.train(small_config, tmp_path / "run", test=(["good"], [1]))
+
+
+@pytest.mark.slow
+def test_the_wheel_holds_all_and_runs_from_an_empty_folder(tmp_path):
+    """`pip install .`: the command, its recipes by name, the page templates and the sample."""
+    source, site, empty = (tmp_path / name for name in ("source", "site", "empty"))
+    ignored = shutil.ignore_patterns("__pycache__", ".*", "results", "tests", "build", "*.egg-info")
+    shutil.copytree(ROOT, source, ignore=ignored)
+    empty.mkdir()
+    pip = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-build-isolation"]
+    subprocess.run([*pip, f"--target={site}", source], check=True, timeout=200)
+    for folder in ("sentiment_jax", "configs"):
+        inside = site / "sentiment_jax" / folder.removeprefix("sentiment_jax")
+        for path in (source / folder).rglob("*"):
+            if path.is_file() and "egg-info" not in str(path):
+                assert (inside / path.relative_to(source / folder)).is_file(), path
+    assert not (site / "configs").exists(), "a name that other packages may have"
+
+    def command(*arguments):
+        done = subprocess.run(
+            [site / "bin" / "sentiment-jax", *arguments],
+            cwd=empty,
+            env={**ALONE, "PYTHONPATH": str(site)},
+            capture_output=True,
+            text=True,
+            timeout=200,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    assert command("--version") == f"sentiment-jax {sentiment_jax.__version__}\n"
+    assert "\n    sentiment-jax --config=" in command("--help")
+    command("--config=lstm:sample", "--workdir=run", *runs.small_flags())
+    assert "a good film" in command("--mode=predict", "--workdir=run", "--text=a good film")
+    assert "wrote page/report.html" in command("--mode=report", "--workdir=run", "--output=page")
