@@ -1,0 +1,220 @@
+"""Writes product reviews that no one wrote: text, label, domain; four domains, English or French.
+
+What a newcomer's own data look like, with a known ceiling. Every review has a number of stars that
+decides how likely each of its statements is to praise. Statements contradict each other, negate,
+exaggerate and name expectations ("I feared the lid would be flimsy, but it is solid"); names and
+numbers are noise, and some labels are wrong. A seed gives the same file everywhere.
+
+    python -m benchmarks.product_reviews --output=reviews.csv                      # neg, pos
+    python -m benchmarks.product_reviews --output=reviews.csv --labels=three       # and neutral
+    python -m benchmarks.product_reviews --output=reviews.csv --labels=stars       # 1 to 5
+    python -m benchmarks.product_reviews --output=reviews.csv --rows=1000 --positive=0.95
+    python -m benchmarks.product_reviews --output=reviews.csv --rows=40 --language=french
+"""
+
+import bisect
+import csv
+import dataclasses
+import itertools
+import random
+from pathlib import Path
+
+from absl import app, flags
+
+OUTPUT = flags.DEFINE_string("output", None, "The CSV file to write.", required=True)
+ROWS = flags.DEFINE_integer("rows", 2000, "How many reviews.", 1)
+LABELS = flags.DEFINE_enum("labels", "two", ("two", "three", "stars"), "What to predict.")
+POSITIVE = flags.DEFINE_float("positive", 0.5, "--labels=two: share of positive reviews.", 0, 1)
+LANGUAGE = flags.DEFINE_enum("language", "english", ("english", "french"), "Of the texts.")
+SEED = flags.DEFINE_integer("seed", 0, "Decides everything.")
+
+PRAISE = {1: 0.05, 2: 0.2, 3: 0.5, 4: 0.8, 5: 0.95}  # share of statements that praise, by stars
+NOISE = 0.06  # share of labels that are drawn blindly, every class in its share
+NAMES = {"two": ("neg", "pos"), "three": ("negative", "neutral", "positive"), "stars": "12345"}
+STARS = {  # the stars of each label
+    "two": ((1, 2), (4, 5)),
+    "three": ((1, 2), (3,), (4, 5)),
+    "stars": ((1,), (2,), (3,), (4,), (5,)),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Language:
+    """Words and sentences; {a} is an aspect, {good} and {bad} are swapped where one complains."""
+
+    aspects: dict[str, str]  # of each domain's product
+    good: str
+    bad: str
+    facts: dict[str, tuple[str, str]]  # of each domain: what praises and what complains
+    degrees: tuple[str, ...]  # before an adjective; the first half goes with few or many stars
+    opinions: tuple[str, ...]
+    fillers: tuple[str, ...]
+    people: str
+    months: str
+    colours: str
+    closing: tuple[str, str]
+
+
+ENGLISH = Language(
+    aspects={
+        "kettle": "lid handle switch spout base cord filter finish",
+        "headphones": "sound bass headband cable microphone case fit mute-button",
+        "backpack": "zip strap frame pocket lining buckle hip-belt rain-cover",
+        "drill": "chuck battery grip trigger motor charger clutch bit-holder",
+    },
+    good="solid handy reliable sturdy clever smooth comfortable superb neat precise durable",
+    bad="flimsy clumsy erratic wobbly pointless rough awkward shoddy messy vague brittle",
+    facts={
+        "kettle": (
+            "it boils in two minutes;it pours without a drip;it whispers where my old one roared",
+            "it takes for ever to boil;it leaks on the worktop;it tastes of plastic after weeks",
+        ),
+        "headphones": (
+            "they last days on one charge;they pair in a second;they shut out the whole train",
+            "they last an hour on one charge;they drop every call;they hurt after ten minutes",
+        ),
+        "backpack": (
+            "it carries like half its weight;it kept all dry for a week;it swallows a tent",
+            "it carries like twice its weight;it let the rain in on day one;it tore with a tent",
+        ),
+        "drill": (
+            "it goes through oak like butter;it holds its charge for a month;it never gets hot",
+            "it gives up at the first oak;it loses its charge in a week;it gets hot and smells",
+        ),
+    },
+    degrees=("really", "extremely", "so", "fairly", "rather", "a bit"),
+    opinions=(
+        *("the {a} is {good}", "the {a} is {good}", "the {a} is {good} and {good}"),
+        *("the {a} is not {bad}", "the {a} is never {bad}", "nobody could call the {a} {bad}"),
+        *("I feared the {a} would be {bad}, but it is {good}", "my {p} finds the {a} {good}"),
+        *("the {a} is anything but {bad}", "where others have a {bad} {a}, this one is {good}"),
+    ),
+    fillers=(
+        *("I bought it in {m} for my {p}", "it came in a {c} box", "mine is the {c} one"),
+        *("the model is {x}", "my {p} ordered number {x}", "I paid {n} for it"),
+    ),
+    people="brother sister neighbour daughter father colleague landlord cousin",
+    months="January March April June August October November",
+    colours="red grey blue green black orange",
+    closing=("would buy it again", "it went back to the shop"),
+)
+FRENCH = Language(
+    aspects={
+        "bouilloire": "couvercle manche bouton bec socle cordon filtre voyant",
+        "casque": "son grave bandeau micro câble boîtier maintien volume",
+        "sac": "zip rabat cadre fond revêtement clip ceinturon dos",
+        "perceuse": "mandrin moteur chargeur embrayage support accu levier carter",
+    },
+    good="solide pratique fiable stable agréable superbe confortable durable remarquable utile",
+    bad="fragile pénible instable bancal désagréable médiocre lourd bruyant minable inutile",
+    facts={
+        "bouilloire": (
+            "elle chauffe en deux minutes;elle verse sans une goutte à côté;elle se fait oublier",
+            "elle met une éternité à chauffer;elle fuit sur la table;elle sent le plastique",
+        ),
+        "casque": (
+            "il tient des jours sur une charge;il se connecte vite;il isole de tout le train",
+            "il tient une heure sur une charge;il coupe chaque appel;il fait mal en dix minutes",
+        ),
+        "sac": (
+            "il se porte comme une plume;il a gardé tout au sec;il avale une tente sans effort",
+            "il pèse une tonne;il a pris l'eau dès le premier jour;il s'est déchiré avec une tente",
+        ),
+        "perceuse": (
+            "elle traverse le chêne sans peine;elle garde sa charge un mois;elle reste froide",
+            "elle cale au premier chêne;elle perd sa charge en un jour;elle sent le brûlé",
+        ),
+    },
+    degrees=("vraiment", "extrêmement", "si", "assez", "plutôt", "un peu"),
+    opinions=(
+        *("le {a} est {good}", "le {a} est {good}", "le {a} est {good} et {good}"),
+        *("le {a} n'est pas {bad}", "le {a} n'est jamais {bad}", "personne ne dirait {bad} le {a}"),
+        *("je craignais un {a} {bad}, mais il est {good}", "mon {p} trouve le {a} {good}"),
+        *("le {a} est tout sauf {bad}", "ailleurs le {a} est {bad}, ici il est {good}"),
+    ),
+    fillers=(
+        *("acheté en {m} pour mon {p}", "livré dans un carton {c}", "le mien est {c}"),
+        *("le modèle est {x}", "mon {p} a commandé le numéro {x}", "je l'ai payé {n}"),
+    ),
+    people="frère voisin neveu père collègue cousin locataire copain",
+    months="janvier mars avril juin août octobre novembre",
+    colours="rouge gris bleu vert noir orange",
+    closing=("à racheter sans hésiter", "retour au magasin"),
+)
+LANGUAGES = {"english": ENGLISH, "french": FRENCH}
+
+
+def make_review(rng: random.Random, language: str, stars: int) -> tuple[str, str]:
+    """Return a text of 4 to 11 sentences, and its domain."""
+    words = LANGUAGES[language]
+    domain = rng.choice(list(words.aspects))
+    aspects = rng.sample(words.aspects[domain].split(), 4)
+    degrees = words.degrees[:3] if stars in (1, 5) else words.degrees
+
+    def statement(praises: bool) -> str:
+        if rng.random() < 0.25:
+            return rng.choice(words.facts[domain][not praises].split(";"))
+        kinds = {"{good}": words.good, "{bad}": words.bad}
+        if not praises:
+            kinds = {"{good}": words.bad, "{bad}": words.good}
+        text = rng.choice(words.opinions)
+        for kind, adjectives in kinds.items():
+            while kind in text:
+                degree = f"{rng.choice(degrees)} " if rng.random() < 0.3 else ""
+                text = text.replace(kind, degree + rng.choice(adjectives.split()), 1)
+        return text
+
+    def fill(text: str) -> str:
+        return text.format(
+            a=rng.choice(aspects).replace("-", " "),
+            p=rng.choice(words.people.split()),
+            m=rng.choice(words.months.split()),
+            c=rng.choice(words.colours.split()),
+            x=f"{rng.choice('ABKMTVX')}{rng.choice('AEIOU')}{rng.randrange(10, 1000)}",
+            n=rng.randrange(12, 240),
+        )
+
+    praises = [rng.random() < PRAISE[stars] for _ in range(rng.randint(3, 7))]
+    parts = [statement(each) for each in praises]
+    parts += rng.sample(words.fillers, rng.randint(1, 3))
+    rng.shuffle(parts)
+    if rng.random() < 0.15:
+        parts.append(words.closing[rng.random() >= PRAISE[stars]])
+    sentences = (fill(part) for part in parts)
+    return " ".join(f"{s[0].upper()}{s[1:]}{rng.choice('...!')}" for s in sentences), domain
+
+
+def make_rows(
+    count: int, labels: str = "two", *, positive: float = 0.5, language: str = "english", seed=0
+) -> list[tuple[str, str, str]]:
+    """Return (text, label, domain) of so many different reviews, classes in their shares."""
+    rng, rows, classes = random.Random(seed), {}, range(len(NAMES[labels]))
+    shares = [1 - positive, positive] if labels == "two" else [1 / len(classes)] * len(classes)
+    borders = list(itertools.accumulate(shares))[:-1]
+    while len(rows) < count:
+        label = bisect.bisect(borders, (len(rows) + 0.5) / count)
+        text, domain = make_review(rng, language, rng.choice(STARS[labels][label]))
+        if rng.random() < NOISE:
+            (label,) = rng.choices(classes, shares)
+        rows.setdefault(text, (text, NAMES[labels][label], domain))
+    made = list(rows.values())
+    rng.shuffle(made)
+    return made
+
+
+def main(_: list[str]) -> None:
+    """Write the file."""
+    rows = make_rows(
+        ROWS.value,
+        LABELS.value,
+        positive=POSITIVE.value,
+        language=LANGUAGE.value,
+        seed=SEED.value,
+    )
+    with Path(OUTPUT.value).open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows([("text", "label", "domain"), *rows])
+    print(f"{OUTPUT.value}: {len(rows):,} reviews")
+
+
+if __name__ == "__main__":
+    app.run(main)
