@@ -227,8 +227,9 @@ def dispatch() -> None:
     changes = config_flags.get_override_values(flags.FLAGS["config"]) if config else {}
     if mode not in ("train", "sweep"):
         workdir, config = _find_run(workdir, mode, changes)
-    startup.start(config, group, LOST_AFTER.value)
-    module = importlib.import_module(f"sentiment_jax.{mode}")
+    with terminal.progress_bar(None, "starting"):
+        startup.start(config, group, LOST_AFTER.value)
+        module = importlib.import_module(f"sentiment_jax.{mode}")
     if mode == "train" and DRY_RUN.value:
         module.dry_run(config)
     elif mode == "train":

@@ -62,10 +62,12 @@ def train(
             resuming = directory.config.exists()
             experiment = prepare(resolved, directory.load_tokenizer() if resuming else None)
         _check_reviews(experiment)
-        compile_seconds = compilation.check_memory(experiment)
+        with terminal.progress_bar(None, "checking the memory"):
+            compile_seconds = compilation.check_memory(experiment)
         with processes.in_turn():
             _record(experiment, directory, changes)
-        run, load_report = start_run(experiment, directory, asked)
+        with terminal.progress_bar(None, "preparing the model"):
+            run, load_report = start_run(experiment, directory, asked)
         run.progress.compile_seconds += compile_seconds
         console.describe_run(run, load_report)
         while not run.done:
@@ -135,7 +137,8 @@ def _conclude(run: loop.TrainingRun, score_test: bool) -> dict[str, Any]:
     tested: dict[str, Any] = {}
     measured = {"val": best["metrics"]} if "metrics" in best else {}  # not in old checkpoints
     if score_test:
-        trained = restore_model(experiment, run.checkpoints, best["step"])
+        with terminal.progress_bar(None, "reading the best checkpoint"):
+            trained = restore_model(experiment, run.checkpoints, best["step"])
         test = score_split(experiment, directory, trained.params, "test", run.check_stop)
         directory.check_lock()
         seconds, at = round(test.seconds, 3), {"step": best["step"], "epoch": best["epoch"]}
@@ -161,7 +164,8 @@ def _conclude(run: loop.TrainingRun, score_test: bool) -> dict[str, Any]:
         **checksums(directory.metrics),
     }
     if processes.is_main():
-        figures.curves(read_metrics(directory.metrics), directory.curves)
+        with terminal.progress_bar(None, "drawing the curves"):
+            figures.curves(read_metrics(directory.metrics), directory.curves)
     write_json(directory.result, result)
     console.print_scores("val", result["val"], f"epoch {best['epoch']}, the best")
     console.print_speed(experiment.config, result["train_flops_per_second"])

@@ -5,6 +5,7 @@ import hashlib
 import os
 import tempfile
 from array import array
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,11 +45,18 @@ class Encoded:
         return np.diff(self.offsets)
 
 
-def encode(tokenizer: Tokenizer, reviews: Reviews, max_length: int, truncation: str) -> Encoded:
+def encode(
+    tokenizer: Tokenizer,
+    reviews: Reviews,
+    max_length: int,
+    truncation: str,
+    advance: Callable[[int], Any] = lambda count: None,
+) -> Encoded:
     """Turn reviews into token ids, for training, prediction and explanation alike.
 
     The tokenizer must not cut or pad. [CLS] and [SEP] are put around a review if it has both; a
     review without any token becomes [UNK], or [CLS] [SEP]. max_length counts them; 3 is the least.
+    `advance` hears how many more reviews are done.
     """
     start, end = tokenizer.token_to_id("[CLS]"), tokenizer.token_to_id("[SEP]")
     before, after = ([], []) if start is None or end is None else ([start], [end])
@@ -64,6 +72,7 @@ def encode(tokenizer: Tokenizer, reviews: Reviews, max_length: int, truncation: 
             token_ids.extend([*before, *body, *after])
             offsets.append(len(token_ids))
             truncated += len(encoding.ids) > room
+        advance(len(chunk))
     ids, positions = np.array(token_ids, np.int32), np.array(offsets, np.int64)
     return Encoded(reviews.ids, reviews.labels, ids, positions, truncated)
 
@@ -86,8 +95,13 @@ def unknown_shares(tokenizer: Tokenizer, encoded: Encoded) -> Float64[np.ndarray
     return np.where(words == 0, 1, unknown / np.maximum(words, 1))
 
 
-def encode_corpus(corpus: Corpus, tokenizer: Tokenizer, data: DataConfig) -> dict[str, Encoded]:
-    """Encode each split, or read it from the cache folder.
+def encode_corpus(
+    corpus: Corpus,
+    tokenizer: Tokenizer,
+    data: DataConfig,
+    advance: Callable[[int], Any] = lambda count: None,
+) -> dict[str, Encoded]:
+    """Encode each split, or read it from the cache folder; `advance` hears of each review done.
 
     The cache key covers the texts in their order, the tokenizer, max_length and truncation. A
     damaged file is rebuilt; without a writable folder nothing is cached.
@@ -102,8 +116,10 @@ def encode_corpus(corpus: Corpus, tokenizer: Tokenizer, data: DataConfig) -> dic
             with open(file, "rb") as stream, np.load(stream, allow_pickle=False) as stored:
                 arrays = stored["token_ids"], stored["offsets"], int(stored["truncated"])
             splits[split] = Encoded(reviews.ids, reviews.labels, *arrays)
+            advance(len(reviews))
         except Exception:  # Absent or damaged in one of many ways: it is only a copy.
-            splits[split] = encoded = encode(tokenizer, reviews, data.max_length, data.truncation)
+            cut = data.max_length, data.truncation
+            splits[split] = encoded = encode(tokenizer, reviews, *cut, advance)
             copy = {name: getattr(encoded, name) for name in ("token_ids", "offsets", "truncated")}
             # A read-only or full disk only costs encoding again.
             with contextlib.suppress(OSError):

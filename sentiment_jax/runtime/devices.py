@@ -25,7 +25,8 @@ def find_devices() -> list[Any]:
     logging.root.addHandler(reports)  # without a handler, a traceback goes to stderr
     found, reason = [], ""
     try:
-        found = jax.devices()
+        with terminal.progress_bar(None, "starting JAX"):
+            found = jax.devices()
     except (AssertionError, RuntimeError) as error:  # an assertion without a word, if none is found
         reason = str(error)
     logging.root.removeHandler(reports)

@@ -4,6 +4,8 @@ import functools
 import os
 import re
 import sys
+import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -61,20 +63,43 @@ def protect_output() -> None:
 
 
 def warn(text: str) -> None:
-    """Write one line to stderr, from the main process alone."""
+    """Write one line to stderr, from the main process alone; progress bars make room for it."""
+    from tqdm import tqdm
+
     if processes.is_main():
-        print(f"warning: {text}", file=sys.stderr)
+        tqdm.write(f"warning: {text}", file=sys.stderr)
 
 
 warn_once = functools.cache(warn)  # for what is met again and again, as by a sweep's trials
 
 
-def progress_bar(total: int, description: str, *, initial: int = 0, unit: str = "step") -> Any:
-    """Return a progress bar with ETA on stderr; a line every half minute if that is no terminal."""
+def progress_bar(
+    total: int | None, description: str, *, initial: int = 0, unit: str = "step"
+) -> Any:
+    """Return a progress bar with ETA on stderr; a line every half minute if that is no terminal.
+
+    A terminal sees its clock go on whatever the program waits for: a compilation, a slow step. With
+    a total of None, for what can't be counted, there is that clock alone.
+    """
     from tqdm import tqdm
 
-    style: dict[str, Any] = {"dynamic_ncols": True, "mininterval": 0.2}
-    if not sys.stderr.isatty():
-        style = {"delay": 30.0, "mininterval": 30.0, "maxinterval": 60.0, "ascii": True}
+    seen = sys.stderr.isatty()
+    style: dict[str, Any] = {"delay": 30.0, "mininterval": 30.0, "maxinterval": 60.0, "ascii": True}
+    if seen:
+        style = {"dynamic_ncols": True, "mininterval": 0.2}
+    if total is None:
+        style["bar_format"] = "{desc} {elapsed}"
     shown = {"total": total, "initial": initial, "desc": description, "unit": unit}
-    return tqdm(**shown, **style, leave=False, disable=not processes.is_main())
+    hidden = not processes.is_main() or (total is None and not seen)
+    bar = tqdm(**shown, **style, leave=False, disable=hidden)
+    if seen:
+        threading.Thread(target=_keep_moving, args=(bar,), daemon=True).start()
+    return bar
+
+
+def _keep_moving(bar: Any) -> None:
+    while not bar.disable:  # which close() sets
+        time.sleep(1)
+        with bar.get_lock():
+            if not bar.disable:
+                bar.refresh(nolock=True)

@@ -117,7 +117,8 @@ def print_steps(compiled: Iterable[CompiledStep]) -> None:
 
 def print_speed(config: ConfigDict, rate: int) -> None:
     """Print model FLOP/s in training, and their share of what the devices multiply."""
-    peak = flops.matmul_rate(config.model.dtype) * jax.device_count()
+    with terminal.progress_bar(None, "measuring a large product"):
+        peak = flops.matmul_rate(config.model.dtype) * jax.device_count()
     print(
         f"{'speed':8} {rate / 1e9:,.0f} GFLOP/s in training, {rate / peak:.0%} of the "
         f"{peak / 1e9:,.0f} of a large {config.model.dtype} product"

@@ -21,6 +21,7 @@ from sentiment_jax.errors import InputError, RunError
 from sentiment_jax.huggingface import hub, weights
 from sentiment_jax.models import classifiers, layers
 from sentiment_jax.runtime import devices
+from sentiment_jax.runtime.terminal import progress_bar
 from sentiment_jax.storage.checkpoints import Checkpoints, entries
 from sentiment_jax.storage.files import read_json
 from sentiment_jax.storage.run_directory import RunDirectory
@@ -114,19 +115,25 @@ def prepare_experiment(
     others are read for the data hash alone.
     """
     data = DataConfig(**config.data.to_dict())
-    corpus = load_corpus(data)
+    with progress_bar(None, "reading reviews"):
+        corpus = load_corpus(data)
     config = with_classes(config, corpus.splits["train"].classes)
-    classifier = make_classifier(config, tokenizer or make_tokenizer(config, corpus))
+    if tokenizer is None:
+        with progress_bar(None, "making the vocabulary"):
+            tokenizer = make_tokenizer(config, corpus)
+    classifier = make_classifier(config, tokenizer)
     if only is not None:
         corpus = dataclasses.replace(corpus, splits={only: corpus.splits[only]})
-    encoded = encode_corpus(corpus, classifier.tokenizer, data)
-    check_encoded(encoded, classifier.tokenizer.get_vocab_size(), len(classifier.classes))
+    total = sum(map(len, corpus.splits.values()))
+    with progress_bar(total, "encoding", unit="review") as bar:
+        encoded = encode_corpus(corpus, tokenizer, data, bar.update)
+        check_encoded(encoded, tokenizer.get_vocab_size(), len(classifier.classes))
+        words = {
+            name: np.array([len(text.split()) for text in split.texts], np.int32)
+            for name, split in corpus.splits.items()
+        }
     truncated = {
         name: round(split.truncated / max(len(split), 1), 4) for name, split in encoded.items()
-    }
-    words = {
-        name: np.array([len(text.split()) for text in split.texts], np.int32)
-        for name, split in corpus.splits.items()
     }
     statistics = {**corpus.statistics, "truncated": truncated}
     return Experiment(**vars(classifier), encoded=encoded, words=words, statistics=statistics)

@@ -69,7 +69,10 @@ class TrainingRun:
         bookkeeping = dataclasses.asdict(progress)
         self.directory.check_lock()
         try:
-            self.checkpoints.save(progress.step, state.params, state.opt_state, bookkeeping, best)
+            with progress_bar(None, f"saving step {progress.step}"):
+                self.checkpoints.save(
+                    progress.step, state.params, state.opt_state, bookkeeping, best
+                )
         finally:  # whoever came meanwhile has removed what was half-written
             self.directory.check_lock()
 
@@ -115,6 +118,8 @@ def train_epoch(run: TrainingRun) -> None:
         for planned in plan[progress.step - first :]:
             rows = batches.make_batch(encoded, planned, size)
             batch = devices.put_batch(rows, experiment.mesh)
+            if planned.length not in run.compiled:
+                bar.set_postfix_str(f"compiling for {planned.length} tokens", refresh=False)
             before = time.perf_counter()
             rate = np.float32(run.learning_rate(progress.dispatched))
             run.state, metrics = run.train_step(run.state, batch, rate)

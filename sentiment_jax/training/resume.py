@@ -1,13 +1,12 @@
 """Where a run begins: its newest good checkpoint, or fresh parameters."""
 
-import sys
 from typing import Any
 
 import jax
 
 from sentiment_jax.config import OptimizerConfig
 from sentiment_jax.errors import RunError
-from sentiment_jax.runtime import devices, processes
+from sentiment_jax.runtime import devices, processes, terminal
 from sentiment_jax.storage.checkpoints import Checkpoints
 from sentiment_jax.storage.run_directory import RunDirectory
 from sentiment_jax.training.compilation import abstract_state
@@ -54,13 +53,12 @@ def _report_faults(checkpoints: Checkpoints) -> None:
     folder, kept = checkpoints.directory, checkpoints.steps
     if checkpoints.ignored:
         names = ", ".join(checkpoints.ignored[:5])
-        print(f"warning: no checkpoints, ignored in {folder}: {names}", file=sys.stderr)
+        terminal.warn(f"no checkpoints, ignored in {folder}: {names}")
     if listed := checkpoints.describe_faults():
         lost = max(max(checkpoints.faults) - kept[-1], 0)
-        print(
-            f"warning: damaged checkpoints set aside as N.corrupt ({listed}); resuming at step "
-            f"{kept[-1]}, {lost} steps are recomputed",
-            file=sys.stderr,
+        terminal.warn(
+            f"damaged checkpoints set aside as N.corrupt ({listed}); resuming at step "
+            f"{kept[-1]}, {lost} steps are recomputed"
         )
 
 

@@ -5,12 +5,14 @@ import re
 import shlex
 import signal
 import subprocess
+import sys
 import time
 
 import pytest
 import runs
 from commands import MAIN, ROOT, SAMPLE, start
 
+from benchmarks.silence import watch
 from sentiment_jax.runtime.terminal import OURS, UNSEEN
 from sentiment_jax.storage.checkpoints import steps_in
 
@@ -92,3 +94,46 @@ def test_ctrl_c_that_ends_the_reader_as_well_saves(tmp_path):
             training.kill()
     assert steps_in(workdir / "checkpoints")
     assert not list((workdir / "checkpoints").glob("*.partial"))
+
+
+WAITING = """
+import sys, time
+from sentiment_jax.runtime import terminal
+terminal.protect_output()
+with terminal.progress_bar({total}, "reading reviews"):
+    time.sleep(3.5)
+    terminal.warn("no such thing")
+print("done")
+"""
+
+
+@pytest.mark.parametrize("total", [None, 5])
+def test_a_terminal_sees_the_clock_go_on_whatever_a_program_waits_for(total):
+    pieces = watch([sys.executable, "-c", WAITING.format(total=total)], cwd=ROOT)
+    shown = "".join(text for _, text in pieces)
+    clocks = re.findall(r"reading reviews.*?(\d\d:\d\d)", shown)
+    assert clocks[0] == "00:00" and {"00:01", "00:02"} <= {*clocks}, clocks
+    assert re.search("\rwarning: no such thing\r\n", shown), "on a line of its own"
+    assert shown.endswith("\rdone\r\n"), "the bar is gone"
+    assert not re.search(f"(?!{OURS}|\r){UNSEEN}", shown)
+
+
+def test_a_pipe_stays_quiet():
+    pieces = watch([sys.executable, "-c", WAITING.format(total=None)], cwd=ROOT, pipe=True)
+    assert "".join(text for _, text in pieces) == "warning: no such thing\ndone\n"
+
+
+def test_a_training_says_what_it_does(tmp_path):
+    """Each stage by its name, on a cold cache; the first of them before anything slow is loaded."""
+    command = [*MAIN, *TRAIN, f"--workdir={tmp_path}/run", f"--config.data.cache={tmp_path}/cache"]
+    shown = "".join(text for _, text in watch(command, cwd=ROOT))
+    stages = ["starting", "reading reviews", "making the vocabulary", "encoding"]
+    stages += [
+        "preparing the model",
+        "epoch 1/1",
+        "validation",
+        "saving step 3",
+        "drawing the curves",
+    ]
+    positions = [shown.find(stage) for stage in stages]
+    assert -1 not in positions and positions == sorted(positions), positions

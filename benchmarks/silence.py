@@ -1,0 +1,69 @@
+"""How long a command leaves its reader without a sign of life: on a terminal, and in a pipe.
+
+Everything after `--` is the command; what it writes goes to --log, each piece behind its time.
+
+    python -m benchmarks.silence -- python -m sentiment_jax.main --config=configs/lstm.py ...
+    python -m benchmarks.silence --pipe -- python -m sentiment_jax.main ...
+"""
+
+import os
+import pty
+import select
+import subprocess
+import termios
+import time
+from pathlib import Path
+
+from absl import app, flags
+
+PIPE = flags.DEFINE_bool("pipe", False, "Give the command a pipe instead of a terminal.")
+LOG = flags.DEFINE_string("log", None, "A file for what the command wrote, and when.")
+
+
+def watch(command: list[str], *, pipe: bool = False, **options) -> list[tuple[float, str]]:
+    """Run a command; return the seconds since its start and text of each piece of output.
+
+    The last piece is empty: its time is that of the end.
+    """
+    ours, theirs = os.pipe() if pipe else pty.openpty()
+    if not pipe:
+        termios.tcsetwinsize(theirs, (24, 100))  # it has no columns, and bars show nothing
+    start, pieces = time.monotonic(), []
+    process = subprocess.Popen(command, stdout=theirs, stderr=theirs, **options)
+    os.close(theirs)
+    while True:
+        select.select([ours], [], [])
+        try:
+            raw = os.read(ours, 1 << 16)
+        except OSError:  # EIO: a terminal whose other side has closed
+            raw = b""
+        pieces.append((time.monotonic() - start, raw.decode(errors="replace")))
+        if not raw:
+            break
+    os.close(ours)
+    if process.wait() not in (0, 143):
+        raise SystemExit(f"{command} failed: {pieces[-2:]}")
+    return pieces
+
+
+def gaps(pieces: list[tuple[float, str]]) -> list[tuple[float, float, str]]:
+    """Return the silences, longest first: seconds, when they began, what was written last."""
+    times = [0.0, *(when for when, _ in pieces)]
+    texts = ["(nothing yet)", *(text for _, text in pieces)]
+    silences = zip(times, times[1:], texts, strict=False)
+    return sorted(((end - begin, begin, text) for begin, end, text in silences), reverse=True)
+
+
+def main(arguments: list[str]) -> None:
+    """Watch the command and print its first sign of life and its longest silences."""
+    pieces = watch(arguments[1:], pipe=PIPE.value)
+    if LOG.value:
+        Path(LOG.value).write_text("".join(f"{when:8.2f} {text!r}\n" for when, text in pieces))
+    print(f"first output after {pieces[0][0]:.1f} s, end after {pieces[-1][0]:.1f} s")
+    for seconds, begin, text in gaps(pieces)[:5]:
+        shown = " ".join(text.split())[-70:]
+        print(f"{seconds:6.1f} s of silence from {begin:.1f} s on, after: {shown}")
+
+
+if __name__ == "__main__":
+    app.run(main)
