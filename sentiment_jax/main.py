@@ -112,6 +112,9 @@ TEXT = flags.DEFINE_multi_string("text", [], "predict: a review; repeatable.")
 INPUT = flags.DEFINE_string("input", None, "predict: .csv, .tsv, a text per line, or -.")
 OUTPUT = flags.DEFINE_string("output", None, "export, report, predict: folder (--explain: page).")
 FRESH = flags.DEFINE_bool("fresh", False, "train: start over in a used --workdir.")
+TENSORBOARD = flags.DEFINE_bool(
+    "tensorboard", False, "train: write the metrics for TensorBoard too (needs tensorboardX)."
+)
 ALLOW_CHANGES = flags.DEFINE_bool("allow_changes", False, "train: resume with another config.")
 DRY_RUN = flags.DEFINE_bool("dry_run", False, "train: compile, print memory and FLOPs, stop.")
 STOP_AFTER = flags.DEFINE(
@@ -237,7 +240,7 @@ def dispatch() -> None:
 
         with Stop(STOP_AFTER.value) as stop:
             options = {"fresh": FRESH.value, "allow_changes": ALLOW_CHANGES.value}
-            module.train(config, workdir, **options, stop=stop)
+            module.train(config, workdir, **options, stop=stop, tensorboard=TENSORBOARD.value)
     elif mode == "evaluate":
         module.evaluate_run(workdir, SPLIT.value, changes)
     elif mode == "predict":

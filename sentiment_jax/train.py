@@ -13,7 +13,7 @@ from sentiment_jax.errors import InputError, RunError
 from sentiment_jax.evaluate import score_split
 from sentiment_jax.predict import print_verdicts
 from sentiment_jax.runtime import devices, processes, terminal
-from sentiment_jax.storage import run_directory
+from sentiment_jax.storage import event_files, run_directory
 from sentiment_jax.storage.files import checksums, read_json, write_json
 from sentiment_jax.storage.metrics_log import read_metrics
 from sentiment_jax.storage.run_directory import RunDirectory
@@ -33,20 +33,26 @@ def train(
     score_test: bool = True,
     prepare: Callable[..., Experiment] = prepare_experiment,
     stop: Stop | None = None,
+    tensorboard: bool = False,
 ) -> dict[str, Any]:
     """Train, or resume where `workdir` stands, score the test set once; return result.json.
 
     `fresh` removes what an earlier run left there; `allow_changes` resumes although the config
-    differs, and env.json records it. A sweep's trials leave the test set alone, keep the encoded
-    reviews between them with a `prepare` of their own, and share one `stop`.
+    differs, and env.json records it; `tensorboard` writes event files as well. A sweep's trials
+    leave the test set alone, keep the encoded reviews between them with a `prepare` of their own,
+    and share one `stop`.
 
     InputError: bad config, data, weights or run directory. RunError: divergence, damaged
     checkpoints, full disk. Interrupted: a signal came, the state is saved.
     """
     validate(config)
+    if tensorboard:
+        event_files.find_writer()
     run_directory.prepare_workdir(workdir)
     directory = RunDirectory(workdir)
-    with run_directory.lock_run(workdir), contextlib.nullcontext(stop) if stop else Stop() as asked:
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(run_directory.lock_run(workdir))
+        asked = stop or stack.enter_context(Stop())
         _check_batch_sizes(config)
         with processes.in_turn():
             resolved = resolve(config)
@@ -69,6 +75,9 @@ def train(
         with terminal.progress_bar(None, "preparing the model"):
             run, load_report = start_run(experiment, directory, asked)
         run.progress.compile_seconds += compile_seconds
+        if tensorboard and processes.is_main():
+            events = event_files.write_events(directory.tensorboard, run.progress.records)
+            run.log.copies.append(stack.enter_context(events))
         console.describe_run(run, load_report)
         while not run.done:
             loop.train_epoch(run)

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ class MetricsLog:
         """Write the file anew with the records so far."""
         write_atomically(path, "".join(json.dumps(record) + "\n" for record in records))
         self._path, self._records = path, records
+        self.copies: list[Callable[[dict[str, Any]], None]] = []  # hear of every new line
 
     def write(self, **record: Any) -> None:
         """Append one line: step, epoch, split, loss, accuracy, examples, seconds, learning_rate.
@@ -32,6 +34,8 @@ class MetricsLog:
         with self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(finite, allow_nan=False) + "\n")
         self._records.append(finite)
+        for copy in self.copies:
+            copy(finite)
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

@@ -49,6 +49,7 @@ class RunDirectory:
         self.failed = path / "failed.json"
         self.curves = path / "curves.png"
         self.checkpoints = path / "checkpoints"
+        self.tensorboard = path / "tensorboard"
 
     def scored(self, split: str) -> tuple[Path, Path]:
         """The predictions and lengths of a split's reviews; the test set's have no suffix."""
@@ -62,7 +63,8 @@ class RunDirectory:
     def remove(self) -> None:
         """Delete the files of an earlier run, and nothing else."""
         if processes.is_main():
-            shutil.rmtree(self.checkpoints, ignore_errors=True)
+            for folder in (self.checkpoints, self.tensorboard):
+                shutil.rmtree(folder, ignore_errors=True)
             named = [path for path in vars(self).values() if path.is_file()]
             for path in (*named, *self.scored("test"), *self.scored("val")):
                 path.unlink(missing_ok=True)

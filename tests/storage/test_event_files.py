@@ -1,0 +1,65 @@
+"""TensorBoard's event files hold what metrics.jsonl holds, each step once, also after resuming."""
+
+import struct
+import sys
+
+import pytest
+from tensorboardX.proto.event_pb2 import Event
+
+from sentiment_jax import train
+from sentiment_jax.errors import InputError, Interrupted
+from sentiment_jax.storage.metrics_log import read_metrics
+from sentiment_jax.training.signals import Stop
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*google._upb:DeprecationWarning")
+
+
+def scalars(folder):
+    """(tag, step, value) of every scalar, in the order written."""
+    found = []
+    for path in sorted(folder.iterdir()):
+        raw, at = path.read_bytes(), 0
+        while at < len(raw):  # length, its checksum, an event, its checksum
+            (length,) = struct.unpack_from("<Q", raw, at)
+            event = Event.FromString(raw[at + 12 : at + 12 + length])
+            found += [(value.tag, event.step, value.simple_value) for value in event.summary.value]
+            at += 16 + length
+    return found
+
+
+def expected(workdir):
+    return [
+        (f"{record['split']}/{name}", record["step"], pytest.approx(value, rel=1e-6))
+        for record in read_metrics(workdir / "metrics.jsonl")
+        for name, value in record.items()
+        if name not in ("step", "split")
+    ]
+
+
+def test_the_events_are_those_of_the_metrics_also_after_resuming(small_config, tmp_path):
+    with pytest.raises(Interrupted):
+        train.train(small_config, tmp_path / "run", tensorboard=True, stop=Stop(after=0.0))
+    before = scalars(tmp_path / "run" / "tensorboard")
+    train.train(small_config, tmp_path / "run", tensorboard=True)
+    found = scalars(tmp_path / "run" / "tensorboard")
+    assert found == expected(tmp_path / "run")
+    assert len(before) < len(found)
+    assert {"train/loss", "val/accuracy", "test/accuracy", "train/learning_rate"} <= {
+        tag for tag, *_ in found
+    }
+
+
+def test_without_the_flag_there_are_none_and_fresh_removes_them(finished, small_config, tmp_path):
+    assert not (finished / "tensorboard").exists()
+    small_config.epochs = 1
+    train.train(small_config, tmp_path, tensorboard=True)
+    assert (tmp_path / "tensorboard").is_dir()
+    train.train(small_config, tmp_path, fresh=True)
+    assert not (tmp_path / "tensorboard").exists()
+
+
+def test_without_tensorboardx_it_says_what_to_install(small_config, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorboardX", None)
+    with pytest.raises(InputError, match="--tensorboard needs tensorboardX: pip install"):
+        train.train(small_config, tmp_path / "run", tensorboard=True)
+    assert not (tmp_path / "run").exists()
