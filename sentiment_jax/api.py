@@ -169,7 +169,7 @@ class Model:
 
     def export(self, folder: str | Path) -> None:
         """Write an encoder as a folder that Hugging Face's transformers open."""
-        export.export_run(self._trained, Path(folder).expanduser())
+        export.export_run(self._trained, self.workdir, Path(folder).expanduser())
 
     def _texts(self, texts: str | Iterable[Any] | pandas.DataFrame) -> pandas.Series:
         if isinstance(texts, pandas.DataFrame):

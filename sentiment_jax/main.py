@@ -297,7 +297,7 @@ def _export(export: Any, workdir: Path) -> None:
     from sentiment_jax.training.experiment import load_run
 
     folder = Path(OUTPUT.value or "")
-    export.export_run(load_run(workdir), folder)
+    export.export_run(load_run(workdir), workdir, folder)
     print(f"wrote {folder}: open it with transformers' AutoModelForSequenceClassification")
 
 

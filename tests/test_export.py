@@ -15,6 +15,7 @@ from sentiment_jax import export
 from sentiment_jax.errors import InputError
 from sentiment_jax.huggingface import weights
 from sentiment_jax.models.classifiers import EncoderClassifier
+from sentiment_jax.storage.files import read_json
 from sentiment_jax.train import train
 
 WORDS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "good", "Good", "film", "##s", "bad")
@@ -170,3 +171,37 @@ def test_live_pytorch_opens_the_export_with_the_same_logits(tmp_path, tokenizer,
     assert np.abs(expected - np.asarray(batch["logits"])).max() > 1e-3
     logits = golden.logits(model, params, batch)
     np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-5)
+
+
+def test_the_model_card_says_what_the_run_says(finished, tmp_path, tokenizer):
+    card, result = export.model_card(finished), read_json(finished / "result.json")
+    env = read_json(finished / "env.json")
+    for split in ("val", "test"):
+        scores = result[split]
+        row = (
+            f"| {split} | {scores['accuracy']:.4f} | {scores['loss']:.4f} | {scores['examples']} |"
+        )
+        assert row in card.splitlines()
+    assert "| train | 48 | 24 | 24 |" in card.splitlines()
+    assert env["command"] in card and env["data"]["data_hash"][:12] in card
+    assert "Licence of the base: none, it had random weights." in card
+    assert card.startswith("---\nlibrary_name: transformers\n") and "\nlicense:" not in card
+    model, params = golden.load("bert")
+    export.export_pretrained(tmp_path / "out", model.config, params, tokenizer, card=card)
+    assert (tmp_path / "out" / "README.md").read_text() == card
+
+
+def test_the_card_of_a_run_that_goes_on(run_copy):
+    (run_copy / "result.json").unlink()
+    card = export.model_card(run_copy)
+    assert "its best checkpoint so far" in card and "| test |" not in card.split("## Scores")[1]
+
+
+def test_the_licence_of_the_base_is_what_is_written_beside_it(tmp_path):
+    assert export.find_licence("google/bert_uncased_L-12_H-768_A-12") == "apache-2.0"
+    assert export.find_licence("google/electra-base-discriminator") == "apache-2.0"
+    assert export.find_licence("someone/else") == export.find_licence("") == ""
+    (tmp_path / "README.md").write_text("---\ntags:\n- x\nlicense: mit\n---\nlicense: gpl\n")
+    assert export.find_licence(str(tmp_path)) == "mit"
+    (tmp_path / "README.md").write_text("# A model\nlicense: gpl\n")
+    assert export.find_licence(str(tmp_path)) == ""
