@@ -1,5 +1,6 @@
 """What a sweep says: its plan, a line and the time left whenever a trial ends, the result."""
 
+import datetime
 import math
 import statistics
 import sys
@@ -10,7 +11,7 @@ from typing import Any
 from tqdm import tqdm
 
 from sentiment_jax.errors import RunError
-from sentiment_jax.storage.files import write_csv
+from sentiment_jax.storage.files import read_json, write_csv
 from sentiment_jax.storage.run_directory import RunDirectory
 from sentiment_jax.sweeps.plan import FINAL, Sweep, Trial, find_run, format_value
 
@@ -32,6 +33,7 @@ class SweepProgress:
         folders = [*sweep.directory.glob("*/"), *sweep.directory.glob(f"{FINAL}/*/")]
         self._ended = {f for f in folders if RunDirectory(f).outcome()[0] != "open"}
         self._before, self._start = len(self._ended), time.monotonic()
+        self._wall = self._compiling = 0.0  # seconds of the trials that ended since
         print(
             f"{'sweep':8} {sweep.directory}: {sweep.procedure} of {axes}\n"
             f"{'':8} the best by validation again with seeds {', '.join(map(str, sweep.seeds))}\n"
@@ -48,11 +50,29 @@ class SweepProgress:
             if trial.directory in self._ended or trial.refresh().status == "open":
                 continue
             self._ended.add(trial.directory)
-            done = len(self._ended)
-            pace = (time.monotonic() - self._start) / (done - self._before)
+            done, seconds = len(self._ended), wall_seconds(trial)
+            self._wall += seconds
+            self._compiling += min(trial.content.get("compile_seconds", 0.0), seconds)
+            # The trials to come find the programs compiled, or most of them.
+            share = 1 - self._compiling / self._wall if self._wall else 1.0
+            pace = share * (time.monotonic() - self._start) / (done - self._before)
             left = tqdm.format_interval(pace * (self._total - done))
-            line = f"{done:>3}/{self._total}  {trial.stage:13} {trial.label}: {_verdict(trial.row)}"
+            said = f"{_verdict(trial.row)}, {seconds:,.0f} s"
+            line = f"{done:>3}/{self._total}  {trial.stage:13} {trial.label}: {said}"
             print(line + (f"  ETA {left}" if done < self._total else ""), flush=True)
+
+
+def wall_seconds(trial: Trial) -> float:
+    """Return how long an ended trial took, compilation and validation included.
+
+    Of one that was stopped and resumed, the last part; 0 where it failed before it began.
+    """
+    if not trial.files.env.exists():
+        return 0.0
+    env, files = read_json(trial.files.env), (trial.files.result, trial.files.failed)
+    began = datetime.datetime.fromisoformat(env.get("resumed", [env])[-1]["started"])
+    ended = max(file.stat().st_mtime for file in files if file.exists())
+    return max(ended - began.timestamp(), 0.0)
 
 
 def _verdict(row: dict[str, Any]) -> str:
@@ -61,9 +81,7 @@ def _verdict(row: dict[str, Any]) -> str:
     tested = row["test_accuracy"]
     return (
         f"validation accuracy {row['val_accuracy']:.4f} loss {row['val_loss']:.4f} "
-        f"(epoch {row['best_epoch']})"
-        + ("" if tested is None else f", test accuracy {tested:.4f}")
-        + f", {row['train_seconds']:,.0f} s"
+        f"(epoch {row['best_epoch']})" + ("" if tested is None else f", test accuracy {tested:.4f}")
     )
 
 
