@@ -6,7 +6,15 @@
 Measured: the best of the study's 24 settings by validation; test accuracy .8686 +- .0031 over 3
 seeds, best epoch 4 to 6; see results/lstm.
 
-Variant `:sample` trains a smaller one on the embedded sample, anywhere, in under a minute.
+Variant `:small` suits hundreds or thousands of reviews, yours for example:
+
+    python -m sentiment_jax.main --config=configs/lstm.py:small --workdir=runs/mine \
+        --config.data.source=csv --config.data.path=reviews.csv
+
+Measured: .897 of 400 test reviews (3 seeds) with 1,280 to train on, 28 s on 2 busy CPU cores, where
+the study's recipe gives .572; see results/small.
+
+Variant `:sample` trains such a one on the embedded sample, anywhere, in under a minute.
 """
 
 from typing import Any
@@ -37,16 +45,20 @@ RECIPE = {
     "optimizer.weight_decay": 0.0,
     "optimizer.clip_norm": 1.0,
 }
+SMALL = {
+    "batch_size": 16,
+    "data.min_frequency": 2,  # few words are seen five times in so little text
+    "model.pooling": "mean_max",  # learns from hundreds of reviews; `last` needs thousands
+    "optimizer.learning_rate": 3e-3,
+}
 VARIANTS = {
+    "small": SMALL,
     "sample": {
+        **SMALL,
         "epochs": 15,
-        "batch_size": 16,
         "data.source": "sample",
         "data.max_length": 96,
         "data.length_buckets": (32, 64),
-        "data.min_frequency": 2,  # few words are seen five times in so little text
-        "model.pooling": "mean_max",  # learns from hundreds of reviews; `last` needs thousands
-        "optimizer.learning_rate": 3e-3,
     },
 }
 SWEEP = {
@@ -62,14 +74,14 @@ SWEEP = {
     "learning_rate": (1e-4, 5e-5, 3e-5),
     "seeds": (0, 1, 2),  # of the winner's test scores; all choices are made with config.seed
 }
-SAMPLE_SWEEP = {"batch_size": (16, 32), "learning_rate": (1e-2, 3e-3, 1e-3)}
+SMALL_SWEEP = {"batch_size": (16, 32), "learning_rate": (1e-2, 3e-3, 1e-3)}
 
 
 def get_config(variant: str = "") -> ConfigDict:
-    """Return the config of `variant` ("" or "sample")."""
+    """Return the config of `variant` ("", "small" or "sample")."""
     return make_config("lstm", RECIPE, VARIANTS, variant)
 
 
 def get_sweep(variant: str = "") -> dict[str, Any]:
     """Return the axes and the procedure of `--mode=sweep`."""
-    return SWEEP | (SAMPLE_SWEEP if variant == "sample" else {})
+    return SWEEP | (SMALL_SWEEP if variant else {})

@@ -108,7 +108,9 @@ class RunConfig:
     deterministic: bool = setting(
         True, "GPU: the same bits each time, untuned kernels", harmless=True, later=True
     )
-    example_texts: tuple[str, ...] = setting(EXAMPLE_TEXTS, "judged after training", harmless=True)
+    example_texts: tuple[str, ...] = setting(
+        EXAMPLE_TEXTS, "judged after training; empty: some test reviews", harmless=True
+    )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -181,7 +181,8 @@ def _conclude(run: loop.TrainingRun, score_test: bool) -> dict[str, Any]:
     if score_test:
         console.print_scores("test", result["test"], f"trained {progress.train_seconds:,.0f} s")
         console.print_metrics(measured["test"])
-        console.warn_of_chance(run)
-        print_verdicts(trained, experiment.config.example_texts)
+        console.warn_of_chance(run, {name: result[name] for name in ("val", "test")}, measured)
+        console.print_advice(progress, experiment.config.optimizer.learning_rate)
+        print_verdicts(trained, experiment.examples)
         print(f"{'files':8} {directory.path}/result.json, curves.png, predictions.csv")
     return result

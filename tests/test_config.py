@@ -25,6 +25,7 @@ from sentiment_jax.training.experiment import resolve
 ROOT = Path(__file__).parent.parent
 VARIANTS = [
     (lstm, ""),
+    (lstm, "small"),
     (lstm, "sample"),
     *[(module, variant) for module in (bert, electra) for variant in ("", "tiny", "long")],
 ]

@@ -13,6 +13,9 @@ from sentiment_jax.training import flops
 from sentiment_jax.training.compilation import CompiledStep, mebibytes
 from sentiment_jax.training.experiment import Experiment
 from sentiment_jax.training.loop import TrainingRun
+from sentiment_jax.training.progress import Progress
+
+FEW_FOR_LAST = 5_000  # training reviews: below, an LSTM's last state learns little (results/small)
 
 
 def _warn_of_data(experiment: Experiment) -> None:
@@ -26,6 +29,12 @@ def _warn_of_data(experiment: Experiment) -> None:
             terminal.warn_once(
                 f"{shared:,} of {total:,} {split} reviews are in train too: their score misleads"
             )
+    model, reviews = experiment.config.model, len(experiment.encoded["train"])
+    if model.name == "lstm" and model.pooling == "last" and reviews < FEW_FOR_LAST:
+        terminal.warn_once(
+            f"{reviews:,} training reviews are few for this recipe: --config=configs/lstm.py:small "
+            "suits them"
+        )
     unknown = experiment.tokenizer.token_to_id("[UNK]")
     share = np.mean(experiment.encoded["train"].token_ids == unknown)
     if size < 50 or share > 0.5:
@@ -40,21 +49,50 @@ def warn_of_bits() -> None:
         terminal.warn_once("not deterministic: a killed run will not resume bit-exactly")
 
 
-def warn_of_chance(run: TrainingRun) -> None:
-    """Say that the best verdicts on validation are a guess's, or their loss ten times one's.
+def warn_of_chance(
+    run: TrainingRun, scores: dict[str, dict[str, Any]], measured: dict[str, Any]
+) -> None:
+    """Say that the verdicts on a split may be a guesser's, or their loss is ten times one's.
 
     Where classes differ, accuracy below the largest one's share may still be worth having: what
-    counts is whether verdicts and labels go together (MCC).
+    counts is that verdicts and labels go together (MCC) more than they do by luck.
     """
-    counts, best = run.experiment.statistics["counts"]["val"].values(), run.progress.best or {}
-    guess, accuracy, loss = max(counts) / sum(counts), best["accuracy"], best["loss"]
-    classes, related = len(counts), best.get("metrics", {}).get("mcc", accuracy - guess)
-    if related <= 0 or loss > 10 * math.log(classes):
-        terminal.warn_once(
-            f"{run.directory.path} is no better than guessing: validation accuracy {accuracy:.4f} "
-            f"(the largest class: {guess:.4f}), MCC {related:.4f}, loss {loss:.4g} "
-            f"(log {classes}: {math.log(classes):.4f})"
-        )
+    for split, score in scores.items():
+        counts = run.experiment.statistics["counts"][split].values()
+        accuracy, loss, total = score["accuracy"], score["loss"], sum(counts)
+        guess, classes = max(counts) / total, len(counts)
+        related = measured.get(split, {}).get("mcc", accuracy - guess)
+        luck = 1.645 / math.sqrt(total)  # of 20 guessers, one has a larger MCC
+        if related <= luck or loss > 10 * math.log(classes):
+            terminal.warn_once(
+                f"{run.directory.path} may be no better than guessing: {split} accuracy "
+                f"{accuracy:.4f} on {total:,} reviews (the largest class: {guess:.4f}), MCC "
+                f"{related:.4f} (by luck: {luck:.4f}), loss {loss:.4g} "
+                f"(log {classes}: {math.log(classes):.4f})"
+            )
+            return
+
+
+def print_advice(progress: Progress, learning_rate: float) -> None:
+    """Print what the course of the validation asks for, the first that is due."""
+    records = (record for record in progress.records if record["split"] == "val")
+    losses = [math.inf if record["loss"] is None else record["loss"] for record in records]
+    best, epochs = progress.best or {}, progress.epochs_done
+    advice = (
+        (
+            best.get("epoch") == epochs,
+            f"the last epoch was the best: more may be better still (--config.epochs={2 * epochs})",
+        ),
+        (
+            epochs > 2 and losses[0] == min(losses),
+            "validation loss rose from the first epoch on, the model over-fits: lower the learning "
+            f"rate (--config.optimizer.learning_rate={learning_rate / 3:.1g}) or raise dropout",
+        ),
+    )
+    for due, text in advice:
+        if due:
+            print(f"{'advice':8} {text}")
+            return
 
 
 def describe_run(run: TrainingRun, load_report: Any) -> None:

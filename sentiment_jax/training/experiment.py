@@ -13,10 +13,11 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from sentiment_jax.config import CLASSES, DataConfig, class_names, join_names
+from sentiment_jax.config import CLASSES, EXAMPLE_TEXTS, DataConfig, class_names, join_names
 from sentiment_jax.data import batches, tokenization
 from sentiment_jax.data.corpus import Corpus, load_corpus
 from sentiment_jax.data.encoding import Encoded, check_encoded, encode_corpus
+from sentiment_jax.data.reviews import Reviews, stratified_sample
 from sentiment_jax.errors import InputError, RunError
 from sentiment_jax.huggingface import hub, weights
 from sentiment_jax.models import classifiers, layers
@@ -57,6 +58,7 @@ class Experiment(Classifier):
     encoded: dict[str, Encoded]
     words: dict[str, Any]  # of every whole review, split by split: int32 [reviews]
     statistics: dict[str, Any]
+    examples: tuple[str, ...]  # to judge after training
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,6 +108,14 @@ def make_classifier(config: ConfigDict, tokenizer: Any) -> Classifier:
     return Classifier(config, tokenizer, model, devices.data_mesh())
 
 
+def choose_examples(config: ConfigDict, test: Reviews) -> tuple[str, ...]:
+    """Return the texts that a config names; for data of one's own, some of the test reviews."""
+    named = config.example_texts
+    if named == EXAMPLE_TEXTS and config.data.source == "csv":  # they speak of films
+        named = ()
+    return named or stratified_sample(test, count=4, seed=config.data.split_seed).texts
+
+
 def prepare_experiment(
     config: ConfigDict, tokenizer: Any = None, only: str | None = None
 ) -> Experiment:
@@ -122,6 +132,7 @@ def prepare_experiment(
         with progress_bar(None, "making the vocabulary"):
             tokenizer = make_tokenizer(config, corpus)
     classifier = make_classifier(config, tokenizer)
+    examples = choose_examples(config, corpus.splits["test"])
     if only is not None:
         corpus = dataclasses.replace(corpus, splits={only: corpus.splits[only]})
     total = sum(map(len, corpus.splits.values()))
@@ -136,7 +147,9 @@ def prepare_experiment(
         name: round(split.truncated / max(len(split), 1), 4) for name, split in encoded.items()
     }
     statistics = {**corpus.statistics, "truncated": truncated}
-    return Experiment(**vars(classifier), encoded=encoded, words=words, statistics=statistics)
+    return Experiment(
+        **vars(classifier), encoded=encoded, words=words, statistics=statistics, examples=examples
+    )
 
 
 @functools.lru_cache(maxsize=8)

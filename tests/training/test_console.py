@@ -1,12 +1,16 @@
-"""Warnings of a training that runs and means nothing: row 51, each with its figure."""
+"""Warnings of a training that means nothing (row 51), each with its figure; advice; examples."""
+
+import re
 
 import jax
 import pytest
 from reviews import write_csv
 
+from sentiment_jax.config import EXAMPLE_TEXTS
 from sentiment_jax.runtime import terminal
 from sentiment_jax.train import train
 from sentiment_jax.training import console
+from sentiment_jax.training.progress import Progress
 
 
 @pytest.fixture
@@ -52,8 +56,9 @@ def test_a_vocabulary_of_two_words(warnings):
 def test_a_best_model_that_is_none(warnings, tmp_path):
     found = warnings(rows(80), optimizer__learning_rate=1e10)
     (line,) = [line for line in found if "guessing" in line]
-    assert line.startswith(f"warning: {tmp_path}/$x^$ is no better than guessing: validation")
-    assert "accuracy 0." in line and "e+" in line and line.endswith("(log 2: 0.6931)")
+    said = "may be no better than guessing: val accuracy 0."
+    assert line.startswith(f"warning: {tmp_path}/$x^$ {said}")
+    assert "e+" in line and line.endswith("(log 2: 0.6931)")
 
 
 @pytest.mark.parametrize(
@@ -78,3 +83,53 @@ def test_a_sound_training_says_nothing(warnings):
     sound = [(f"{text} {many}", label) for text, label in rows(80)]
     changes = {"epochs": 8, "optimizer__learning_rate": 1e-2}
     assert not warnings(sound, **changes)
+
+
+def test_scores_that_a_guesser_may_have(warnings, tmp_path):
+    """Forty rows: whatever the few of the validation say, it is no score."""
+    found = warnings(rows(40), optimizer__learning_rate=0.0)
+    (line,) = [line for line in found if "guessing" in line]
+    assert "may be no better than guessing: val accuracy" in line
+    assert "on 6 reviews (the largest class: 0.5000), MCC" in line and "(by luck: 0.6716)" in line
+
+
+def test_few_reviews_for_the_last_state(warnings):
+    found = warnings(rows(80), model__pooling="last")
+    few = re.compile("warning: [45][0-9] training reviews are few for this recipe: .*lstm.py:small")
+    assert any(map(few.match, found)), found
+
+
+def advice(losses, best_epoch, capsys):
+    """What is said after epochs with these validation losses."""
+    progress = Progress(epochs_done=len(losses), best={"epoch": best_epoch})
+    progress.records = [{"split": "val", "loss": loss} for loss in losses]
+    console.print_advice(progress, 3e-3)
+    return capsys.readouterr().out
+
+
+def test_one_line_of_advice_where_it_is_due(capsys):
+    assert advice([0.6, 0.5, 0.4], 3, capsys) == (
+        "advice   the last epoch was the best: more may be better still (--config.epochs=6)\n"
+    )
+    rising = advice([0.4, 0.5, None, 0.6], 2, capsys)
+    assert rising.startswith("advice   validation loss rose from the first epoch on")
+    assert "--config.optimizer.learning_rate=0.001" in rising and rising.count("\n") == 1
+    assert advice([0.4, 0.5, 0.6], 3, capsys).count("\n") == 1, "one line where two are due"
+    assert advice([0.6, 0.5, 0.6], 2, capsys) == ""
+
+
+def test_examples_are_ones_own_reviews_unless_the_config_names_texts(
+    small_config, tmp_path, capsys
+):
+    reviews = rows(80)
+    small_config.data.source, small_config.data.limit = "csv", 0
+    small_config.data.path = write_csv(tmp_path / "mine.csv", reviews)
+    small_config.epochs = 1
+    for named in ((), ("a text of my own",)):
+        small_config.example_texts = named or EXAMPLE_TEXTS
+        train.train(small_config, tmp_path / f"run{len(named)}")
+        output = capsys.readouterr().out
+        shown = [text for text, _ in reviews if f"  {text.strip()}\n" in output]
+        assert len(shown) == (0 if named else 4)
+        assert ("a text of my own" in output) == bool(named)
+        assert "film" not in output
