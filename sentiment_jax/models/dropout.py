@@ -34,16 +34,27 @@ def keep_mask(key: Array, rate: float, shape: tuple[int, ...]) -> Bool[Array, ".
     return _mix(_mix(index ^ first) + second) >= jnp.uint32(round(rate * 2**32))
 
 
+def drop(
+    inputs: Float[Array, "*sizes"], keep: Bool[Array, "*sizes"] | None, rate: float
+) -> Float[Array, "*sizes"]:
+    """Apply a mask, if there is one: zero where it is False, else scaled up."""
+    if keep is None:
+        return inputs
+    return jnp.where(keep, inputs / (1 - rate), jnp.zeros_like(inputs))
+
+
 class Dropout(nn.Module):
     """nn.Dropout with masks from `keep_mask`: zero with probability `rate`, else scaled up."""
 
     rate: float
     deterministic: bool
 
-    @nn.compact
-    def __call__(self, inputs: Float[Array, "..."]) -> Float[Array, "..."]:
-        """Apply a mask from the "dropout" stream, unless deterministic or the rate is 0."""
+    def mask(self, shape: tuple[int, ...]) -> Bool[Array, "..."] | None:
+        """Draw a mask from the "dropout" stream; None if deterministic or the rate is 0."""
         if self.deterministic or self.rate == 0:
-            return inputs
-        keep = keep_mask(self.make_rng("dropout"), self.rate, inputs.shape)
-        return jnp.where(keep, inputs / (1 - self.rate), jnp.zeros_like(inputs))
+            return None
+        return keep_mask(self.make_rng("dropout"), self.rate, shape)
+
+    def __call__(self, inputs: Float[Array, "..."]) -> Float[Array, "..."]:
+        """Draw a mask and apply it."""
+        return drop(inputs, self.mask(inputs.shape), self.rate)

@@ -14,13 +14,14 @@ from flax import traverse_util
 from jaxtyping import Array, Float, Int
 
 from sentiment_jax.config import EncoderConfig
-from sentiment_jax.models.dropout import Dropout
+from sentiment_jax.models.dropout import Dropout, drop
 from sentiment_jax.models.layers import (
     Dense,
     einsum,
     fits_cudnn,
     gelu,
     layer_norm,
+    on_gpu,
     product_precision,
 )
 
@@ -83,11 +84,18 @@ class SelfAttention(nn.Module):
             )
         else:  # jax.nn.dot_product_attention has no dropout, and is slower on the CPU
             precision = product_precision(config.dtype, query.dtype)
-            scores = einsum("bqhd,bkhd->bhqk", query, key, precision) / math.sqrt(query.shape[-1])
-            mask = jnp.arange(hidden.shape[1]) < lengths[:, None]
-            scores = jnp.where(mask[:, None, None, :], scores, jnp.finfo(jnp.float32).min)
-            weights = nn.softmax(scores).astype(value.dtype)
-            weights = Dropout(config.attention_dropout, self.deterministic)(weights)
+            scores = einsum("bqhd,bkhd->bhqk", query, key, precision)
+            rate = config.attention_dropout
+            keep = Dropout(rate, self.deterministic).mask(scores.shape)
+
+            def weigh(scores: Float[Array, "batch heads queries keys"]) -> Array:
+                scores = scores / math.sqrt(query.shape[-1])
+                mask = jnp.arange(hidden.shape[1]) < lengths[:, None]
+                scores = jnp.where(mask[:, None, None, :], scores, jnp.finfo(jnp.float32).min)
+                return drop(nn.softmax(scores).astype(value.dtype), keep, rate)
+
+            # Rematerialised on a GPU, all of it is one kernel, which reads the scores once.
+            weights = (jax.checkpoint(weigh) if on_gpu() else weigh)(scores)
             context = einsum("bhqk,bkhd->bqhd", weights, value, precision, rounds=True)
             context = context.astype(value.dtype)
         return Dense(config, config.hidden_size, name="output")(context.reshape(queries.shape))
@@ -111,8 +119,7 @@ class Layer(nn.Module):
         queries = hidden[:, :1] if self.first_only else hidden
         attended = dropout(attention(queries, hidden, lengths))
         hidden = layer_norm(config, "attention_norm")(queries + attended)
-        inner = Dense(config, config.intermediate_size, name="intermediate")(hidden)
-        activated = jax.checkpoint(gelu)(inner)  # rematerialised: only its input is stored
+        activated = Dense(config, config.intermediate_size, gelu, name="intermediate")(hidden)
         output = Dense(config, config.hidden_size, name="output")(activated)
         return layer_norm(config, "output_norm")(hidden + dropout(output))
 

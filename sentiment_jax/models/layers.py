@@ -7,6 +7,7 @@ nn.LayerNorm), and tests compare the two.
 import contextlib
 import functools
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -107,6 +108,7 @@ class Dense(nn.Module):
 
     config: EncoderConfig
     features: int
+    activation: Callable[[Array], Array] | None = None
 
     @nn.compact
     def __call__(self, inputs: Float[Array, "batch length in"]) -> Float[Array, "batch length out"]:
@@ -118,7 +120,17 @@ class Dense(nn.Module):
         precision = product_precision(self.config.dtype, dtype)
         operands = inputs.astype(dtype), kernel.astype(dtype)
         product = einsum("bli,io->blo", *operands, precision, rounds=True)
-        return (product + bias).astype(dtype)
+
+        def finish(product: Array, bias: Array) -> Array:
+            return (product + bias).astype(dtype)
+
+        if self.activation is None:
+            return finish(product, bias)
+        # Rematerialised: only its input is stored. A GPU stores what the product has written.
+        activation = self.activation
+        if on_gpu():
+            return jax.checkpoint(lambda *terms: activation(finish(*terms)))(product, bias)
+        return jax.checkpoint(activation)(finish(product, bias))
 
 
 def gelu(inputs: Float[Array, "..."]) -> Float[Array, "..."]:

@@ -193,6 +193,43 @@ def test_dense_layers_of_a_gpu_round_their_product_before_the_bias(monkeypatch):
     jax.tree.map(np.testing.assert_array_equal, gradients, expected)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_gpus_layer_is_the_plain_one_and_stores_the_scores_alone(dtype, monkeypatch):
+    """What it rematerialises has the plain form's values and masks, to rounding."""
+    rng = np.random.default_rng(0)
+    config = EncoderConfig(
+        dtype=dtype,
+        hidden_size=32,
+        num_attention_heads=4,
+        intermediate_size=64,
+        hidden_dropout=0.0,
+        attention_dropout=0.5,
+    )
+    layer, lengths = encoder.Layer(config, deterministic=False), jnp.asarray([9, 1])
+    hidden = jnp.asarray(rng.normal(size=(2, 9, 32)), dtype)
+    key = {"params": jax.random.key(0), "dropout": jax.random.key(1)}
+    variables = layer.init(key, hidden, lengths)
+
+    def run():
+        outputs, pullback = jax.vjp(
+            lambda *operands: layer.apply(*operands, lengths, rngs=key), variables, hidden
+        )
+        leaves = (leaf for leaf in jax.tree.leaves(pullback) if leaf.shape == (2, 4, 9, 9))
+        stored = collections.Counter(str(leaf.dtype) for leaf in leaves)
+        return stored, (outputs, pullback(hidden))
+
+    stored, plain = run()
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    stored_on_gpu, ours = run()
+    # Scores and mask, and the dropped weights, which the product with the values needs.
+    assert stored_on_gpu == collections.Counter(["float32", "bool", dtype])
+    assert stored_on_gpu.total() < stored.total()
+    tolerance = 1e-6 if dtype == "float32" else 2**-6
+    for x, y in zip(*map(jax.tree.leaves, (ours, plain)), strict=True):
+        x, y = np.asarray(x, np.float32), np.asarray(y, np.float32)
+        np.testing.assert_allclose(x, y, rtol=0, atol=tolerance * max(1, np.abs(y).max()))
+
+
 @pytest.mark.parametrize("spec", ["bli,io->blo", "bqhd,bkhd->bhqk", "bhqk,bkhd->bqhd"])
 def test_einsum_and_its_gradients_equal_jax(spec):
     sizes = dict(zip("bliohqkd", (2, 3, 5, 7, 4, 6, 8, 9), strict=True))
