@@ -181,13 +181,19 @@ def test_training_split_over_four_devices_lowers(way):
     mesh = AbstractMesh((4,), ("data",), axis_types=(AxisType.Auto,))
     text = lower_training(model, mesh=mesh)
     check_products(text, "float32" if lstm else "bfloat16")
-    # Kernels of that shape are whole in the forward pass alone: their gradients are scattered, as
-    # are parameters and the optimiser's two moments.
+    constraint = r"sdy.sharding_constraint .* <@mesh, (.*)> : tensor<([\dx]*)x(\w+)>"
+    found = collections.Counter(
+        (shape, dtype, "data" in where) for where, shape, dtype in re.findall(constraint, text)
+    )
+    # Kernels of that shape are whole in the forward pass alone, and gathered in the type that it
+    # computes in; their gradients are scattered, as are parameters and the optimiser's two moments.
     size, count = ("8x8", 4) if lstm else ("3x32x64" if way == "scan" else "32x64", LAYERS)
     count = 1 if way == "scan" else count
-    constraint = r"sdy.sharding_constraint .* <@mesh, (.*)> : tensor<" + size + "xf32>"
-    found = collections.Counter("data" in where for where in re.findall(constraint, text))
-    assert found == {False: count, True: 4 * count}
+    dtype = "f32" if lstm else "bf16"
+    assert found[size, dtype, False] == count
+    assert found[size, dtype, True] + found[size, "f32", True] * (not lstm) == 5 * count
+    if not lstm:  # the gradient of the words' table is summed whole, so that it is scattered too
+        assert found["61x32", "f32", False] == 2
 
 
 @pytest.mark.parametrize(

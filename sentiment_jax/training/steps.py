@@ -10,10 +10,12 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
+from flax import traverse_util
 from jax.sharding import AbstractMesh, Mesh
 from jaxtyping import Array, Float, Int
 
 from sentiment_jax.config import OptimizerConfig
+from sentiment_jax.models.layers import compute_dtype
 from sentiment_jax.runtime import devices
 from sentiment_jax.training.optimizers import make_optimizer
 
@@ -78,19 +80,37 @@ def make_train_step(
     return _make_train_step(model, same, shard_over, parts, class_weights)
 
 
+def _round_kernels(model: nn.Module, params: Any) -> Any:
+    """Round what an encoder's layers would round: in bfloat16, half the bytes to gather."""
+
+    def round_kernel(path: Any, param: Array) -> Array:
+        kernel = path[0] == "encoder" and path[-1] == "kernel"
+        return param.astype(compute_dtype(model.config.dtype)) if kernel else param
+
+    return traverse_util.path_aware_map(round_kernel, params)
+
+
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def gather(mesh: Mesh | AbstractMesh, params: Any) -> Any:
     """Return split parameters whole on every device; sum and scatter their gradients in one.
 
     JAX's own rule would sum each gradient whole on every device, as the parameters are.
     """
-    return devices.constrain(params, mesh, False)
+    split = devices.constrain(params, mesh, True)  # else XLA gathers before it rounds
+    return devices.constrain(split, mesh, False)
 
 
-gather.defvjp(
-    lambda mesh, params: (gather(mesh, params), None),
-    lambda mesh, _, gradients: (devices.constrain(gradients, mesh, True),),
-)
+def _scatter(mesh: Mesh | AbstractMesh, _: None, gradients: Any) -> tuple[Any]:
+    def sum_table(path: Any, gradient: Array) -> Array:
+        # Else XLA sends every token's gradient to the device that has its part: an all-to-all.
+        table = "word_embeddings" in path
+        return devices.constrain(gradient, mesh, False) if table else gradient
+
+    gradients = traverse_util.path_aware_map(sum_table, gradients)
+    return (devices.constrain(gradients, mesh, True),)
+
+
+gather.defvjp(lambda mesh, params: (gather(mesh, params), None), _scatter)
 
 
 def _sum_over_parts(
@@ -132,7 +152,7 @@ def _make_train_step(
         # would wait for each other before the backward pass, and over the parts.
         def total_loss(params: Any) -> tuple[Array, Array]:
             if shard_over is not None:
-                params = gather(shard_over, params)
+                params = gather(shard_over, _round_kernels(model, params))
             logits = forward(model, params, batch, deterministic=False, rngs={"dropout": key})
             losses = cross_entropy(logits, labels) * weights
             if class_weights:
