@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 from reviews import write_csv
 
-from sentiment_jax import report, sweep, train
+from sentiment_jax import report, sweep
 from sentiment_jax.analysis.integrated_gradients import explain
 from sentiment_jax.errors import InputError
 from sentiment_jax.evaluate import evaluate_run
 from sentiment_jax.explain import explain_texts
 from sentiment_jax.predict import predict, predict_input, print_verdicts
 from sentiment_jax.storage.files import read_json
+from sentiment_jax.train import train
 from sentiment_jax.training.experiment import load_run
 
 WORDS = {"bad": "awful dull dreary", "Fair": "plain usual middling", "good": "lovely witty superb"}
@@ -45,7 +46,7 @@ def config(make_small, tmp_path_factory):
 @pytest.fixture(scope="module")
 def run(config, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("classes") / "run"
-    train.train(config, workdir)
+    train(config, workdir)
     return workdir
 
 
@@ -71,7 +72,7 @@ def test_a_run_keeps_the_names(run, config, capsys):
     assert right == result["test"]["accuracy"] > 0.8
     assert list(result["metrics"]["val"]["classes"]) == list(NAMES)
     assert result["metrics"]["test"]["auc"] is None
-    train.train(config, run)  # the user's config says nothing of the names
+    train(config, run)  # the user's config says nothing of the names
     assert "is finished" in capsys.readouterr().out
 
 
@@ -83,8 +84,8 @@ def test_a_stopped_run_resumes(run, config, tmp_path):
     other = config.copy_and_resolve_references()
     other.data.labels = "good,Fair,bad"
     with pytest.raises(InputError, match="the data changed"):
-        train.train(other, copy)
-    again = train.train(config, copy)
+        train(other, copy)
+    again = train(config, copy)
     assert again["metrics"] == before["metrics"] and again["test"] == before["test"]
 
 
@@ -163,7 +164,7 @@ def test_unequal_classes_are_told_as_such(make_small, tmp_path, capsys):
     path = write_csv(tmp_path / "a.csv", rows(bad=15, good=60))
     settings = {"data.source": "csv", "data.path": path, "optimizer.learning_rate": 0.0}
     config.update_from_flattened_dict({**settings, "data.length_buckets": (), "epochs": 1})
-    result = train.train(config, tmp_path / "run")
+    result = train(config, tmp_path / "run")
     shown, errors = capsys.readouterr()
     assert "labels   bad (0), good (1); good is positive" in shown
     assert "always saying 'good' gives 0.8000" in shown and "balanced accuracy 0.5" in shown
@@ -178,7 +179,7 @@ def test_two_models_are_compared_by_mcnemars_test(run, config, tmp_path):
     """A report of two runs has the table of their first seeds."""
     other = config.copy_and_resolve_references()
     other.epochs, other.optimizer.learning_rate, other.class_weights = 1, 1e-4, "balanced"
-    train.train(other, tmp_path / "other")
+    train(other, tmp_path / "other")
     report.report([run, tmp_path / "other"], tmp_path / "report")
     (row,) = read_table(tmp_path / "report" / "mcnemar.csv")
     verdicts = [

@@ -6,9 +6,9 @@ import sys
 import pytest
 from tensorboardX.proto.event_pb2 import Event
 
-from sentiment_jax import train
 from sentiment_jax.errors import InputError, Interrupted
 from sentiment_jax.storage.metrics_log import read_metrics
+from sentiment_jax.train import train
 from sentiment_jax.training.signals import Stop
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*google._upb:DeprecationWarning")
@@ -38,9 +38,9 @@ def expected(workdir):
 
 def test_the_events_are_those_of_the_metrics_also_after_resuming(small_config, tmp_path):
     with pytest.raises(Interrupted):
-        train.train(small_config, tmp_path / "run", tensorboard=True, stop=Stop(after=0.0))
+        train(small_config, tmp_path / "run", tensorboard=True, stop=Stop(after=0.0))
     before = scalars(tmp_path / "run" / "tensorboard")
-    train.train(small_config, tmp_path / "run", tensorboard=True)
+    train(small_config, tmp_path / "run", tensorboard=True)
     found = scalars(tmp_path / "run" / "tensorboard")
     assert found == expected(tmp_path / "run")
     assert len(before) < len(found)
@@ -52,14 +52,14 @@ def test_the_events_are_those_of_the_metrics_also_after_resuming(small_config, t
 def test_without_the_flag_there_are_none_and_fresh_removes_them(finished, small_config, tmp_path):
     assert not (finished / "tensorboard").exists()
     small_config.epochs = 1
-    train.train(small_config, tmp_path, tensorboard=True)
+    train(small_config, tmp_path, tensorboard=True)
     assert (tmp_path / "tensorboard").is_dir()
-    train.train(small_config, tmp_path, fresh=True)
+    train(small_config, tmp_path, fresh=True)
     assert not (tmp_path / "tensorboard").exists()
 
 
 def test_without_tensorboardx_it_says_what_to_install(small_config, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorboardX", None)
     with pytest.raises(InputError, match="--tensorboard needs tensorboardX: pip install"):
-        train.train(small_config, tmp_path / "run", tensorboard=True)
+        train(small_config, tmp_path / "run", tensorboard=True)
     assert not (tmp_path / "run").exists()

@@ -127,7 +127,7 @@ def test_examples_are_ones_own_reviews_unless_the_config_names_texts(
     small_config.epochs = 1
     for named in ((), ("a text of my own",)):
         small_config.example_texts = named or EXAMPLE_TEXTS
-        train.train(small_config, tmp_path / f"run{len(named)}")
+        train(small_config, tmp_path / f"run{len(named)}")
         output = capsys.readouterr().out
         shown = [text for text, _ in reviews if f"  {text.strip()}\n" in output]
         assert len(shown) == (0 if named else 4)
