@@ -118,7 +118,7 @@ class DataConfig:
     """What to read, how to split it and how to turn it into token ids."""
 
     source: str = setting("tfds", "kind of data", choices=("tfds", "folder", "csv", "sample"))
-    path: str = setting("", "tfds data_dir, aclImdb or its .tar.gz, or csv file", harmless=True)
+    path: str = setting("", "tfds data_dir, aclImdb or its .tar.gz, or a table", harmless=True)
     max_length: int = _size(128, "most tokens per review, [CLS] and [SEP] included", at_least=3)
     truncation: str = setting("head", "part of a longer review to keep", choices=TRUNCATIONS)
     validation_fraction: float = _share(0.2, "share of each class held out", at_least=1e-6)

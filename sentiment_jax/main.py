@@ -109,8 +109,9 @@ WORKDIR = flags.DEFINE_string(
 )
 SPLIT = flags.DEFINE_enum("split", "test", ("val", "test"), "evaluate: the split to score.")
 TEXT = flags.DEFINE_multi_string("text", [], "predict: a review; repeatable.")
-INPUT = flags.DEFINE_string("input", None, "predict: .csv, .tsv, a text per line, or -.")
-OUTPUT = flags.DEFINE_string("output", None, "export, report, predict: folder (--explain: page).")
+INPUT = flags.DEFINE_string("input", None, "predict: .csv, .tsv, .jsonl, a text per line, or -.")
+TEXT_COLUMN = flags.DEFINE_string("text_column", None, "predict: the input's column, if not text.")
+OUTPUT = flags.DEFINE_string("output", None, "export, report, predict: folder, table or page.")
 FRESH = flags.DEFINE_bool("fresh", False, "train: start over in a used --workdir.")
 TENSORBOARD = flags.DEFINE_bool(
     "tensorboard", False, "train: write the metrics for TensorBoard too (needs tensorboardX)."
@@ -209,8 +210,8 @@ def _check_flags(mode: str) -> None:
             raise InputError(f"--mode={mode} needs --{name}, {what}")
     if mode == "predict" and bool(TEXT.value) == (INPUT.value is not None):
         raise InputError("--mode=predict needs --text (repeatable) or --input=FILE, not both")
-    if mode == "predict" and OUTPUT.value is not None and not EXPLAIN.value:
-        raise InputError("--output is --explain's page; verdicts go to stdout: use > FILE")
+    if TEXT_COLUMN.value is not None and INPUT.value is None:
+        raise InputError("--text_column names a column of --input=FILE")
     if bool(JOBS.value) != (LAUNCHER.value == "slurm") or (SBATCH.value and not JOBS.value):
         raise InputError("--launcher=slurm and --jobs=N go together; --sbatch is for them")
     if JOBS.value and ONLY.value:
@@ -277,17 +278,23 @@ def _predict(predict: Any, workdir: Path) -> None:
 
     if isinstance(sys.stdout, terminal.Unbreakable):
         sys.stdout.strict = True
+    output, to_file = Path(OUTPUT.value or ""), OUTPUT.value is not None and not EXPLAIN.value
+    if to_file:
+        predict.check_output(output, INPUT.value)
     trained = load_run(workdir)
+    if INPUT.value is not None:
+        column = TEXT_COLUMN.value or trained.config.data.text_column
+        options = {"otherwise": ","} if TEXT_COLUMN.value else {}
+        table = predict.read_input(INPUT.value, column, whole=to_file, **options)
+    else:
+        table = predict.Table.from_texts(TEXT.value)
     if EXPLAIN.value:
         from sentiment_jax.explain import explain_texts
 
-        names, texts = [str(row + 1) for row in range(len(TEXT.value))], TEXT.value
-        if INPUT.value is not None:
-            names, texts = predict.read_input(INPUT.value, trained.config.data.text_column)
-        page = Path(OUTPUT.value or workdir / "explanation.html")
-        explain_texts(trained, names, texts, page)
-    elif INPUT.value is not None:
-        predict.predict_input(trained, INPUT.value)
+        page = output if OUTPUT.value else workdir / "explanation.html"
+        explain_texts(trained, list(map(str, table.rows)), [t for (t,) in table.texts], page)
+    elif INPUT.value is not None or to_file:
+        predict.predict_table(trained, table, output if to_file else None)
     else:
         predict.print_verdicts(trained, TEXT.value)
     sys.stdout.flush()  # a full disk is found out here

@@ -1,21 +1,23 @@
-"""Verdicts on new texts: `--text`, or a csv, tsv, txt or stdin; one row out for every row in."""
+"""Verdicts on new texts: `--text`, a table or a text per line; one row out for every row in."""
 
 import csv
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 from jaxtyping import Float32
 
-from sentiment_jax.data.csv_file import find_delimiter, read_csv
 from sentiment_jax.data.encoding import encode, unknown_shares
 from sentiment_jax.data.labels import decide, verdict_cells, verdict_columns
-from sentiment_jax.data.reviews import Reviews, decode, is_blank, lines, regular
+from sentiment_jax.data.reviews import Reviews, is_blank, regular
+from sentiment_jax.data.table import FORMATS, JSON_LINES, Table, read_table
 from sentiment_jax.errors import InputError
 from sentiment_jax.runtime import terminal
-from sentiment_jax.storage.files import safe_cell
+from sentiment_jax.storage.files import safe_cell, write_table
 from sentiment_jax.training import scoring
 from sentiment_jax.training.experiment import TrainedModel
 
@@ -72,10 +74,10 @@ def print_verdicts(trained: TrainedModel, texts: Sequence[str]) -> None:
         print(f"{verdict}  {shown}")
 
 
-def read_input(source: str, text_column: str) -> tuple[list[str], list[str]]:
-    """Return the row numbers and texts of a table, or of a file or "-" (stdin) of one per line.
+def read_input(source: str, text_column: str, **options: Any) -> Table:
+    """Read the texts of a table, or of a file or "-" (stdin) of one per line.
 
-    A table is named .csv or .tsv, or its first line names the text column among its cells.
+    `options` are those of `read_table`.
     """
     stdin = source == "-"
     name = "standard input" if stdin else source
@@ -83,20 +85,46 @@ def read_input(source: str, text_column: str) -> tuple[list[str], list[str]]:
         raw = sys.stdin.buffer.read() if stdin else regular(Path(source), pipe=True).read_bytes()
     except OSError as error:
         raise InputError(f"cannot read --input={source}: {error.strerror}") from error
-    if find_delimiter(raw, name, [text_column]):
-        rows, cells = read_csv(raw, name, [text_column])
-        return list(map(str, rows)), [text for (text,) in cells]
-    texts = [line.rstrip("\r\n") for line in lines(decode(raw, name))]
-    return [str(row + 1) for row in range(len(texts))], texts
+    return read_table(raw, name, [text_column], **{"otherwise": "", **options})
 
 
-def predict_input(trained: TrainedModel, source: str) -> None:
-    """Write row, verdict, probabilities and warning to stdout for every row of the input."""
-    rows, texts = read_input(source, trained.config.data.text_column)
-    output = csv.writer(sys.stdout, lineterminator="\n")
-    output.writerow(["row", *verdict_columns(trained.classes), "warning"])
-    probabilities, warnings = predict(trained, texts)
-    cells = verdict_cells(trained.classes, probabilities)
-    for row, verdict, warning in zip(rows, cells, warnings, strict=True):
-        output.writerow([row, *map(safe_cell, verdict), warning])
+def check_output(output: Path, source: str | None) -> None:
+    """Raise InputError for a name or place that the input's verdicts could not be written to."""
+    if output.suffix.lower() not in FORMATS:
+        raise InputError(f"--output={output}: end its name in .csv, .tsv or .jsonl")
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=output.parent).close()
+        if output.exists():
+            if not output.is_file():
+                raise InputError(f"--output={output} is no file: choose another name")
+            if source not in (None, "-") and output.samefile(source):
+                raise InputError(f"--output={output} is the input: choose another name")
+    except OSError as error:
+        raise InputError(f"cannot write --output={output}: {error.strerror}") from error
+
+
+def predict_table(trained: TrainedModel, table: Table, output: Path | None = None) -> None:
+    """Write row, verdict, probabilities and warning to stdout, or after the rows' cells to a file.
+
+    The file is CSV, TSV or JSON lines by its name.
+    """
+    columns = ["row", *verdict_columns(trained.classes), "warning"]
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    number: type = str
+    if output is None:
+        writer.writerow(columns)
+    elif taken := [name for name in columns if name in table.columns]:
+        raise InputError(f"the input has a column {taken[0]!r} already: rename it there")
+    elif FORMATS[output.suffix.lower()] == JSON_LINES:
+        number = float
+    probabilities, warnings = predict(trained, [text for (text,) in table.texts])
+    found = zip(table.rows, verdict_cells(trained.classes, probabilities), warnings, strict=True)
+    verdicts = [[row, name, *map(number, p), warning] for row, (name, *p), warning in found]
+    if output is None:
+        writer.writerows(map(safe_cell, verdict) for verdict in verdicts)
+    else:
+        rows = ([*cells, *verdict] for cells, verdict in zip(table.cells, verdicts, strict=True))
+        write_table(output, [*table.columns, *columns], rows)
+        print(f"wrote {output}: {len(verdicts):,} verdicts")
     count_warnings(warnings)

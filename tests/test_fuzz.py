@@ -3,6 +3,7 @@
 import csv
 import io
 import itertools
+import json
 import re
 
 import numpy as np
@@ -10,10 +11,11 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from sentiment_jax.data.csv_file import read_csv
 from sentiment_jax.data.reviews import is_blank, normalize_text
+from sentiment_jax.data.table import read_table
 from sentiment_jax.errors import InputError
-from sentiment_jax.predict import BLANK, predict, predict_input
+from sentiment_jax.predict import BLANK, predict, predict_table, read_input
+from sentiment_jax.storage.files import NUMBER
 from sentiment_jax.training.experiment import load_run
 
 FUZZ = settings(
@@ -83,26 +85,58 @@ def test_a_well_formed_csv_comes_back_cell_by_cell(cells, end, quoting, encoding
         quoting = csv.QUOTE_ALL  # Python 3.11's minimum leaves some of these without quotes
     settings = {"end": end, "quoting": quoting, "encoding": encoding, "delimiter": delimiter}
     raw = written([("id", "text"), *cells], **settings)
-    rows, found = read_csv(raw, name, ["text", "id"])
-    assert found == [[text, name] for name, text in cells]
-    assert rows == list(range(2, len(cells) + 2))
+    table = read_table(raw, name, ["text", "id"], whole=True)
+    assert table.texts == [[text, name] for name, text in cells]
+    assert (table.columns, table.cells) == (["id", "text"], [[*line] for line in cells])
+    assert table.rows == list(range(2, len(cells) + 2))
 
 
-def check_reader(raw):
-    """Read bytes as a csv; an error must be one line that names the file."""
+def check_reader(raw, name="file.csv"):
+    """Read bytes as a table; an error must be one line that names the file and the place in it."""
     try:
-        rows, cells = read_csv(raw, "file.csv", ["text"])
+        table = read_table(raw, name, ["text"], whole=True)
     except InputError as error:
-        assert re.match(r"file\.csv(, (after )?row \d+:| needs one column)", str(error)), error
-        return None
-    assert len(rows) == len(cells) and all(len(line) == 1 for line in cells)
-    assert rows == sorted(set(rows))
-    return cells
+        place = r"(, (after )?row \d+:|, line \d+[:,]| needs one column)"
+        assert re.match(re.escape(name) + place, str(error)) and "\n" not in str(error), error
+        return
+    assert len(table.rows) == len(table.cells) == len(table.texts)
+    assert all(len(line) == 1 for line in table.texts)
+    assert all(len(line) == len(table.columns) for line in table.cells)
+    assert table.rows == sorted(set(table.rows))
+
+
+VALUES = st.recursive(
+    st.one_of(st.none(), st.booleans(), st.integers(), st.floats(allow_nan=False), st.text()),
+    lambda inner: st.one_of(st.lists(inner), st.dictionaries(st.text(), inner)),
+    max_leaves=4,
+)
+
+
+@settings(FUZZ, max_examples=200)
+@given(
+    cells=st.lists(st.tuples(TEXTS, VALUES), min_size=1, max_size=6),
+    end=st.sampled_from(["\n", "\r\n", "\r", "\n\n"]),
+    encoding=st.sampled_from(["utf-8", "utf-8-sig", "utf-16"]),
+    name=st.sampled_from(["file.jsonl", "file.JSON", "file.ndjson", "file.txt", "file"]),
+    readable=st.booleans(),
+)
+def test_well_formed_json_lines_come_back_value_by_value(cells, end, encoding, name, readable):
+    if readable:  # no encoding has lone surrogates, and a file with NUL bytes is refused
+        cells = [(text.encode("utf-8", "replace").decode(), value) for text, value in cells]
+    objects = [{"id": value, "text": text} for text, value in cells]
+    lines = [json.dumps(value, ensure_ascii=not readable) for value in objects]
+    try:
+        raw = "".join(line + end for line in lines).encode(encoding)
+    except UnicodeEncodeError:
+        return
+    table = read_table(raw, name, ["text"], whole=True)
+    assert table.texts == [[text] for text, _ in cells]
+    assert (table.columns, table.cells) == (["id", "text"], [[v, text] for text, v in cells])
 
 
 PIECES = st.sampled_from(
     [b'"', b",", b"\n", b"\r", b"\r\n", b"\x00", b"\xff", b"\xc3", b"\xef\xbb\xbf", b"text", b";"]
-    + [b"\xff\xfe", b"\xfe\xff", b"\t"]
+    + [b"\xff\xfe", b"\xfe\xff", b"\t", b"{", b"}", b":", b"[", b'{"text": "a"}', b"1e999"]
 )
 
 
@@ -117,6 +151,8 @@ def test_any_bytes_are_read_or_refused(raw):
     check_reader(raw)
     check_reader(b"text\n" + raw)
     check_reader(b"id,text\n" + raw)
+    check_reader(raw, "file.jsonl")
+    check_reader(b'{"text": "a"}\n' + raw)
 
 
 @settings(FUZZ, max_examples=200)
@@ -126,18 +162,26 @@ def test_any_bytes_are_read_or_refused(raw):
     piece=PIECES,
     cut=st.booleans(),
 )
-def test_a_damaged_csv_is_read_or_refused(cells, position, piece, cut):
-    raw = written([("id", "text"), *cells])
-    position %= len(raw) + 1
-    check_reader(raw[:position] + piece + (b"" if cut else raw[position:]))
+def test_a_damaged_table_is_read_or_refused(cells, position, piece, cut):
+    table = written([("id", "text"), *cells])
+    objects = "\n".join(json.dumps({"id": name, "text": text}) for name, text in cells).encode()
+    for raw, name in (table, "file.csv"), (objects, "file.jsonl"):
+        at = position % (len(raw) + 1)
+        check_reader(raw[:at] + piece + (b"" if cut else raw[at:]), name)
 
 
-@settings(FUZZ, max_examples=40)
-@given(texts=st.lists(CELLS, min_size=1, max_size=6), suffix=st.sampled_from(["CSV", "tsv", "txt"]))
-def test_predict_writes_a_row_for_every_row(trained, tmp_path, capsys, texts, suffix):
-    path = tmp_path / f"mine.{suffix}"
+@settings(FUZZ, max_examples=60)
+@given(
+    texts=st.lists(CELLS, min_size=1, max_size=6),
+    suffix=st.sampled_from(["CSV", "tsv", "txt", "jsonl"]),
+    kind=st.sampled_from(["csv", "tsv", "jsonl"]),
+)
+def test_predict_writes_a_row_for_every_row(trained, tmp_path, capsys, texts, suffix, kind):
+    path, output = tmp_path / f"mine.{suffix}", tmp_path / f"verdicts.{kind}"
     if suffix == "txt":
         raw = "\n".join(texts).encode()
+    elif suffix == "jsonl":
+        raw = "\n".join(json.dumps({"text": text}) for text in texts).encode()
     else:
         rows = [["text"], *([text] for text in texts)]
         raw = written(rows, quoting=csv.QUOTE_ALL, encoding="utf-8-sig")
@@ -146,10 +190,20 @@ def test_predict_writes_a_row_for_every_row(trained, tmp_path, capsys, texts, su
     if suffix == "txt" and not expected[-1]:
         del expected[-1]  # the last line ends, no other begins
     capsys.readouterr()
-    predict_input(trained, str(path))
+    table = read_input(str(path), "text", whole=True)
+    predict_table(trained, table)
     header, *rows = csv.reader(io.StringIO(capsys.readouterr().out))
     assert header == ["row", "predicted", "p_positive", "warning"]
     assert len(rows) == len(expected)
     assert all(0 < float(row[2]) < 1 for row in rows)
     warned = [row[3] == BLANK for row in rows]
     assert warned == [is_blank(normalize_text(text)) for text in expected]
+    predict_table(trained, table, output)
+    back = read_table(output.read_bytes(), str(output), header)
+    assert [[*row[:2], f"{float(row[2]):.6f}", row[3]] for row in back.texts] == rows
+    shown = [line[0] for line in read_table(output.read_bytes(), output.name, ["text"]).texts]
+    assert len(shown) == len(expected)
+    if kind == "jsonl":
+        assert shown == expected
+    else:
+        assert not any(re.match("[=+@-]", text) and not NUMBER.fullmatch(text) for text in shown)

@@ -49,6 +49,21 @@ def refused(monkeypatch, capsys):
 
 
 @pytest.fixture
+def done(monkeypatch, capsys):
+    """Run a command that must succeed, in this process, and return its stdout and stderr."""
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(main, "_start", lambda *arguments: None)  # JAX has its devices
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["main", *map(str, arguments)])
+        with flagsaver.flagsaver():
+            assert main.main() == 0
+        return capsys.readouterr()
+
+    return call
+
+
+@pytest.fixture
 def nothing_starts(monkeypatch):
     """What is not refused fails at once, instead of training."""
     monkeypatch.setattr(startup, "start", lambda *arguments: raise_(AssertionError("it starts")))
@@ -196,10 +211,29 @@ def test_evaluate_may_be_told_where_the_data_are_now(monkeypatch):
     assert asked == [(Path("x"), "test", {"data.path": "there", "eval_batch_size": 64})]
 
 
-def test_the_output_of_predict_is_the_page_of_explain(refused):
-    """Row 52."""
-    line = refused("--mode=predict", RUN, "--text=good", "--output=verdicts.csv")
-    assert "--output is --explain's page" in line
+def test_flags_of_predict_that_say_nothing_alone(refused, nothing_starts):
+    """Row 52: they were ignored."""
+    line = refused("--mode=predict", RUN, "--text=good", "--text_column=review")
+    assert "--text_column names a column of --input=FILE" in line
+
+
+def test_predict_reads_any_column_and_writes_a_table(done, refused, finished, tmp_path):
+    (tmp_path / "in.txt").write_text("id\treview\n1\tgood\n")
+    command = ["--mode=predict", f"--workdir={finished}", f"--input={tmp_path}/in.txt"]
+    shown, _ = done(*command, "--text_column=review", f"--output={tmp_path}/out.csv")
+    assert shown == f"wrote {tmp_path}/out.csv: 1 verdicts\n"
+    written = (tmp_path / "out.csv").read_text()
+    assert written.startswith("id,review,row,predicted,p_positive,warning\n1,good,2,")
+    shown, _ = done(*command, "--text_column=review")
+    assert shown.startswith("row,predicted,p_positive,warning\n2,")
+    assert shown.splitlines()[1] in written
+    # A column that is named is one of a table's: what has no such header is no text per line.
+    line = refused(*command, "--text_column=reviews")
+    assert "in.txt needs one column 'reviews'" in line
+    done(*command[:2], "--text=good", f"--output={tmp_path}/out.jsonl")
+    assert (tmp_path / "out.jsonl").read_text().startswith('{"text": "good", "row": 1, "predicted"')
+    line = refused(*command, f"--output={tmp_path}/in.txt")
+    assert "in.txt: end its name in .csv, .tsv or .jsonl" in line
 
 
 @pytest.mark.parametrize(

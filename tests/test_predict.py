@@ -1,3 +1,4 @@
+import csv
 import io
 import os
 import re
@@ -12,9 +13,16 @@ from commands import start
 
 from sentiment_jax.config import DataConfig
 from sentiment_jax.data.corpus import load_corpus
+from sentiment_jax.data.table import Table, read_table
 from sentiment_jax.errors import InputError
 from sentiment_jax.explain import explain_texts
-from sentiment_jax.predict import predict, predict_input, print_verdicts, read_input
+from sentiment_jax.predict import (
+    check_output,
+    predict,
+    predict_table,
+    print_verdicts,
+    read_input,
+)
 from sentiment_jax.training import scoring
 from sentiment_jax.training.experiment import load_run, prepare_experiment
 
@@ -63,7 +71,7 @@ def test_predict_is_evaluate(trained):
 
 
 def output(capsys, trained, source):
-    predict_input(trained, str(source))
+    predict_table(trained, read_input(str(source), "text"))
     return [line.split(",") for line in capsys.readouterr().out.splitlines()]
 
 
@@ -97,6 +105,78 @@ def test_bad_input_is_named(trained, tmp_path):
         read_input(str(tmp_path / "columns.csv"), "text")
     with pytest.raises(InputError, match="cannot read --input="):
         read_input(str(tmp_path / "nothing.txt"), "text")
+
+
+def test_json_lines_give_a_row_per_line(trained, tmp_path, capsys, monkeypatch):
+    """Row 53, for a third kind of table: by its name, or by its first line."""
+    lines = ['{"id": 1, "text": "a good film"}', "", '{"text": null}', '{"text": "bad"}']
+    for name in ("a.jsonl", "a.txt", "-"):
+        raw = "\n".join(lines).encode()
+        (tmp_path / name).write_bytes(raw)
+        monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(raw)))
+        rows = output(capsys, trained, name if name == "-" else tmp_path / name)
+        assert [row[0] for row in rows[1:]] == ["1", "3", "4"]
+        assert [row[3] for row in rows[1:]] == ["", "no text", ""]
+        alone = predict(trained, ["a good film"])[0][0]
+        assert float(rows[1][2]) == pytest.approx(alone, abs=1e-6)
+
+
+COLUMNS = ["row", "predicted", "p_positive", "warning"]
+
+
+@pytest.mark.parametrize("name", ["out.csv", "out.TSV", "out.jsonl"])
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"id;review;n\r\n-1;a good film;=1+1\r\n2;;\r\n",
+        b'{"id": -1, "review": "a good film", "n": "=1+1"}\n{"id": 2, "review": null}\n',
+    ],
+)
+def test_verdicts_go_to_a_file_beside_the_cells_of_the_input(trained, tmp_path, capsys, name, raw):
+    (tmp_path / "in").write_bytes(raw)
+    table = read_input(str(tmp_path / "in"), "review", whole=True)
+    predict_table(trained, table, tmp_path / name)
+    shown, errors = capsys.readouterr()
+    assert shown == f"wrote {tmp_path / name}: 2 verdicts\n"
+    assert errors.startswith("warning: 1 of 2 texts")
+    predict_table(trained, table)
+    rows = list(csv.reader(capsys.readouterr().out.splitlines()[1:]))
+    written = read_table((tmp_path / name).read_bytes(), name, COLUMNS, whole=True)
+    assert written.columns == ["id", "review", "n", *COLUMNS]
+    if name == "out.jsonl":  # values, as they were
+        assert [line[:3] for line in written.cells] == table.cells
+        values = [[int(row), int(label), float(p), warning] for row, label, p, warning in rows]
+        assert [line[3:] for line in written.cells] == values
+    else:  # row 58: no formula
+        assert [line[:3] for line in written.cells] == [
+            ["-1", "a good film", "'=1+1"],
+            ["2", "", ""],
+        ]
+        assert written.texts == rows
+
+
+def test_an_output_that_cannot_be_written_is_refused_before_anything_is_judged(trained, tmp_path):
+    source, folder, file = tmp_path / "in.csv", tmp_path / "out.csv", tmp_path / "file"
+    folder.mkdir()
+    for path in (source, file):
+        path.write_text("text,row\na,1\n")
+    (tmp_path / "link.csv").symlink_to(source)
+    for path, expected in (
+        (tmp_path / "out.xlsx", r"out.xlsx: end its name in .csv, .tsv or .jsonl"),
+        (tmp_path / "out", "out: end its name in"),
+        (source, "in.csv is the input: choose another name"),
+        (tmp_path / "link.csv", "link.csv is the input"),
+        (folder, "out.csv is no file"),
+        (file / "out.csv", "cannot write --output=.*file/out.csv: Not a directory|File exists"),
+    ):
+        with pytest.raises(InputError, match=expected):
+            check_output(path, str(source))
+    check_output(tmp_path / "new" / "out.csv", str(source))
+    check_output(tmp_path / "new" / "out.csv", "-")
+    table = read_input(str(source), "text", whole=True)
+    with pytest.raises(InputError, match="the input has a column 'row' already: rename it there"):
+        predict_table(trained, table, tmp_path / "new.csv")
+    assert source.read_text() == "text,row\na,1\n" and not (tmp_path / "new.csv").exists()
 
 
 HEADED = "text,label\na good film,1\n"
@@ -141,13 +221,13 @@ def test_utf_16_that_does_not_say_so_is_refused(tmp_path, text, encoding):
 def test_texts_that_mention_the_column_are_texts(tmp_path):
     path = tmp_path / "a.txt"
     path.write_bytes("The text, a label\nand\ttext\n".encode("utf-16"))
-    assert read_input(str(path), "text")[1] == ["The text, a label", "and\ttext"]
+    assert read_input(str(path), "text").texts == [["The text, a label"], ["and\ttext"]]
 
 
 def test_an_only_column_needs_no_name(trained, tmp_path, capsys):
     """Row 54: the docstring promised it."""
     (tmp_path / "a.csv").write_text("review\na good film\n\n")
-    predict_input(trained, str(tmp_path / "a.csv"))
+    predict_table(trained, read_input(str(tmp_path / "a.csv"), "text"))
     rows, errors = capsys.readouterr()
     assert [row.split(",")[0] for row in rows.splitlines()] == ["row", "2", "3"]
     assert "a.csv has no column 'text': its first line, 'review'" in errors.splitlines()[0]
@@ -167,7 +247,7 @@ def test_verdicts_on_what_the_model_cannot_read_carry_a_warning(trained, tmp_pat
     """Row 55: in the table, in the terminal, in an explanation, and counted on stderr."""
     texts = {**EMPTY, **UNKNOWN}
     (tmp_path / "a.txt").write_text("\n".join(texts) + "\n")
-    predict_input(trained, str(tmp_path / "a.txt"))
+    predict_table(trained, read_input(str(tmp_path / "a.txt"), "text"))
     rows, errors = capsys.readouterr()
     assert [row.split(",")[3] for row in rows.splitlines()[1:]] == list(texts.values())
     (line,) = errors.splitlines()
@@ -196,18 +276,20 @@ def test_a_fifo_can_be_the_input_but_no_device(tmp_path):
     os.mkfifo(path)
     writer = threading.Thread(target=path.write_text, args=["good\nbad\n"])
     writer.start()
-    assert read_input(str(path), "text") == (["1", "2"], ["good", "bad"])
+    assert read_input(str(path), "text") == Table.from_texts(["good", "bad"])
     writer.join()
     with pytest.raises(InputError, match="cannot read --input=/dev/null: it is a FIFO, socket or"):
         read_input("/dev/null", "text")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["a.txt", "a.csv"])
-def test_a_line_of_200_mb_needs_little_memory(finished, tmp_path, name):
+@pytest.mark.parametrize(
+    ("name", "frame"), [("a.txt", "{}"), ("a.csv", 'text\n"{}"\n'), ("a.jsonl", '{{"text": "{}"}}')]
+)
+def test_a_line_of_200_mb_needs_little_memory(finished, tmp_path, name, frame):
     """Row 56: 12 to 17 GB, before; the verdict is that on its head."""
     head = "a good film and a bad one, " * 1000
-    (tmp_path / name).write_text(f'text\n"{head * 7500}"\n' if name == "a.csv" else head * 7500)
+    (tmp_path / name).write_text(frame.format(head * 7500))
     answer = tmp_path / "answer"
     with answer.open("w") as file:
         arguments = "--mode=predict", f"--workdir={finished}", f"--input={tmp_path / name}"

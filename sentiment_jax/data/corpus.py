@@ -1,7 +1,7 @@
 """From a source to the splits train, val and test, without leaks between them.
 
-To add a source, say JSON lines, write a reader like `csv_file.read_csv_reviews` in a file of its
-own, enter it in `READERS`, and allow its name for data.source in config.py. A reader returns the
+To add a source, say a database, write a reader like `table.read_reviews` in a file of its own,
+enter it in `READERS`, and allow its name for data.source in config.py. A reader returns the
 training pool and the test set in the source's order, or raises an InputError with file and row.
 """
 
@@ -16,17 +16,17 @@ import numpy as np
 
 from sentiment_jax.config import CLASSES, DataConfig
 from sentiment_jax.data import reviews
-from sentiment_jax.data.csv_file import read_csv_reviews
 from sentiment_jax.data.imdb_folder import read_folder
 from sentiment_jax.data.imdb_tfds import read_tfds
+from sentiment_jax.data.table import read_reviews
 from sentiment_jax.errors import InputError
 
 SAMPLE = Path(__file__).with_name("sample.csv")
 READERS: dict[str, Callable[[DataConfig], tuple[reviews.Reviews, reviews.Reviews]]] = {
     "tfds": lambda data: read_tfds(data.path),
     "folder": lambda data: read_folder(data.path),
-    "csv": read_csv_reviews,
-    "sample": lambda data: read_csv_reviews(
+    "csv": read_reviews,
+    "sample": lambda data: read_reviews(
         replace(data, path=str(SAMPLE), text_column="text", label_column="label", test_path="")
     ),
 }

@@ -9,15 +9,18 @@ import hashlib
 import io
 import json
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from sentiment_jax.data.table import FORMATS, JSON_LINES, to_text
 from sentiment_jax.errors import InputError
 from sentiment_jax.runtime import processes
 from sentiment_jax.runtime.terminal import visible
 
 SEAL = "sha256"
+NUMBER = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)(e[-+]?[0-9]+)?", re.I)  # no formula
 
 
 def write_atomically(path: Path, text: str) -> None:
@@ -86,13 +89,26 @@ def safe_cell(value: Any) -> Any:
     """Return a table's cell: NaN as None, and no text that a spreadsheet would run."""
     if not isinstance(value, str):
         return None if value != value else value
-    return "'" * value.startswith(("=", "+", "-", "@", "\t", "\r")) + visible(value)
+    formula = value.startswith(("=", "+", "-", "@", "\t", "\r")) and not NUMBER.fullmatch(value)
+    return "'" * formula + visible(value.replace("\r\n", "\n"))
 
 
-def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+def write_csv(
+    path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]], delimiter: str = ","
+) -> None:
     """Write a table atomically, its cells made safe."""
     text = io.StringIO(newline="")
-    table = csv.writer(text, lineterminator="\n")
-    table.writerow(header)
+    table = csv.writer(text, delimiter=delimiter, lineterminator="\n")
+    table.writerow(map(safe_cell, header))
     table.writerows(map(safe_cell, row) for row in rows)
     write_atomically(path, text.getvalue())
+
+
+def write_table(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """Write values as JSON lines, CSV or TSV, by the path's name: what `read_table` reads."""
+    kind = FORMATS[path.suffix.lower()]
+    if kind == JSON_LINES:
+        objects = (dict(zip(header, row, strict=True)) for row in rows)
+        write_atomically(path, "".join(f"{json.dumps(value)}\n" for value in objects))
+    else:
+        write_csv(path, header, ([*map(to_text, row)] for row in rows), kind)

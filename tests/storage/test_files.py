@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from sentiment_jax.data.encoding import Encoded
+from sentiment_jax.data.table import read_table
 from sentiment_jax.errors import InputError
-from sentiment_jax.storage.files import read_json, write_csv, write_json
+from sentiment_jax.storage.files import read_json, write_csv, write_json, write_table
 from sentiment_jax.storage.metrics_log import MetricsLog
 from sentiment_jax.storage.run_directory import RunDirectory, lock_run, prepare_workdir
 
@@ -112,12 +113,28 @@ def test_predictions_follow_the_contract(tmp_path):
 
 def test_a_spreadsheet_runs_no_text(tmp_path):
     """Row 58: cells that start as formulas get a quote, control characters become visible."""
-    cells = ["=1+1", "+1", "-1", "@a", "\t=1", "\r=1", "a=1", "\u202e\x1b", -1, 0.5, None]
-    write_csv(tmp_path / "a.csv", ["cell"], [[cell] for cell in cells])
+    cells = ["=1+1", "+1+1", "-1+1", "@a", "\t=1", "\r=1", "a=1", "\u202e\x1b", -1, 0.5, None]
+    numbers = ["-1", "+1.50", "-.5e-3", "-1."]  # a number is no formula: data stay what they were
+    write_csv(tmp_path / "a.csv", ["=cell"], [[cell] for cell in [*cells, *numbers]])
     with (tmp_path / "a.csv").open(newline="") as file:
-        read = [row[0] if row else "" for row in csv.reader(file)][1:]
-    assert read[:6] == ["'=1+1", "'+1", "'-1", "'@a", "'\t=1", "'\\r=1"]
-    assert read[6:] == ["a=1", "\\u202e\\x1b", "-1", "0.5", ""]
+        header, *read = [row[0] if row else "" for row in csv.reader(file)]
+    assert header == "'=cell"
+    assert read[:6] == ["'=1+1", "'+1+1", "'-1+1", "'@a", "'\t=1", "'\\r=1"]
+    assert read[6:] == ["a=1", "\\u202e\\x1b", "-1", "0.5", "", *numbers]
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.TSV", "a.jsonl"])
+def test_a_table_that_is_written_is_read_back(tmp_path, name):
+    values = ["a", 7, -2.5, True, None, {"b": [1, "é"]}, "x,\ty\nz", '"', "\ud800"]
+    header = [f"column {i}" for i in range(len(values))]
+    write_table(tmp_path / name, header, [values, values[::-1]])
+    table = read_table((tmp_path / name).read_bytes(), name, header[:1], whole=True)
+    assert table.columns == header
+    if name == "a.jsonl":
+        assert table.cells == [values, values[::-1]]
+    else:
+        cells = ["a", "7", "-2.5", "true", "", '{"b": [1, "\\u00e9"]}', *values[6:8], "\\ud800"]
+        assert table.cells == [cells, cells[::-1]]
 
 
 HOLD = """

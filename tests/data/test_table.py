@@ -1,4 +1,4 @@
-"""CSV files and their labels: what is read, and what is said of bad input."""
+"""Tables and their labels: what is read, and what is said of bad input."""
 
 import os
 
@@ -6,7 +6,7 @@ import pytest
 from reviews import write_csv
 
 from sentiment_jax.config import DataConfig
-from sentiment_jax.data.csv_file import read_csv, read_csv_reviews
+from sentiment_jax.data.table import Table, find_format, read_reviews, read_table
 from sentiment_jax.errors import InputError
 
 GOOD = [(f"a good film {i}", "pos") for i in range(10)]
@@ -15,7 +15,7 @@ BAD = [(f"a bad film {i}", "neg") for i in range(10)]
 
 def error_of(data: DataConfig) -> str:
     with pytest.raises(InputError) as caught:
-        read_csv_reviews(data)
+        read_reviews(data)
     message = str(caught.value)
     assert "\n" not in message
     return message
@@ -25,7 +25,7 @@ def test_csv_with_a_test_file(tmp_path):
     train = write_csv(tmp_path / "train.csv", [(9, *row) for row in GOOD + BAD], ("n", "x", "y"))
     test = write_csv(tmp_path / "test.csv", [("negative", "dull"), ("1", "fun")], ("y", "x"))
     data = DataConfig("csv", train, text_column="x", label_column="y", test_path=test)
-    pool, held = read_csv_reviews(data)
+    pool, held = read_reviews(data)
     assert list(zip(pool.texts, pool.labels.tolist(), strict=True)) == [
         (text, int(label == "pos")) for text, label in GOOD + BAD
     ]
@@ -37,7 +37,7 @@ def test_csv_with_a_test_file(tmp_path):
 def test_csv_without_a_test_file_holds_out_a_stratified_share_without_leaks(tmp_path):
     rows = GOOD + BAD + GOOD[:3]
     path = write_csv(tmp_path / "all.csv", rows)
-    pool, test = read_csv_reviews(DataConfig("csv", path, test_fraction=0.3))
+    pool, test = read_reviews(DataConfig("csv", path, test_fraction=0.3))
     assert test.labels.tolist().count(0) == 3 and abs(test.labels.tolist().count(1) - 4) <= 1
     assert not set(pool.texts) & set(test.texts)
     for reviews in (pool, test):  # ids lead back to the rows, in the order of the file
@@ -45,7 +45,7 @@ def test_csv_without_a_test_file_holds_out_a_stratified_share_without_leaks(tmp_
         assert numbers == sorted(numbers)
         assert [rows[n - 2][0] for n in numbers] == list(reviews.texts)
     backwards = write_csv(tmp_path / "backwards.csv", rows[::-1])
-    assert set(read_csv_reviews(DataConfig("csv", backwards, test_fraction=0.3))[1].texts) == set(
+    assert set(read_reviews(DataConfig("csv", backwards, test_fraction=0.3))[1].texts) == set(
         test.texts
     )
 
@@ -53,16 +53,14 @@ def test_csv_without_a_test_file_holds_out_a_stratified_share_without_leaks(tmp_
 def test_csv_cells_may_hold_newlines_commas_quotes_and_100_000_words():
     long = "word " * 100_000
     raw = f'\ufefftext,label\r\n"a ""b"",\r\nc",1\r\n\r\n{long},0\r\n'.encode()
-    rows, cells = read_csv(raw, "file.csv", ["label", "text"])
-    assert cells == [["1", 'a "b",\r\nc'], ["0", long]]
-    assert rows == [2, 4]  # row 3 is the blank line
+    table = read_table(raw, "file.csv", ["label", "text"])
+    assert table.texts == [["1", 'a "b",\r\nc'], ["0", long]]
+    assert table.rows == [2, 4]  # row 3 is the blank line
 
 
 def test_blank_line_of_a_single_column_is_a_row():
-    assert read_csv(b"text\nfirst\n\nthird\n", "x", ["text"]) == (
-        [2, 3, 4],
-        [["first"], [""], ["third"]],
-    )
+    table = read_table(b"text\nfirst\n\nthird\n", "x", ["text"])
+    assert (table.rows, table.texts) == ([2, 3, 4], [["first"], [""], ["third"]])
 
 
 def test_column_that_is_missing_or_there_twice(tmp_path):
@@ -106,7 +104,7 @@ def test_tables_are_read_as_what_they_are(tmp_path, name, delimiter, encoding):
     header, *rows = ["n", "text", "label"], ["1", "a good, 😀 film; yes", "1"], ["2", "bad", "0"]
     quoted = "\r\n".join(delimiter.join(f'"{cell}"' for cell in row) for row in [header, *rows])
     (tmp_path / name).write_bytes(quoted.encode(encoding))
-    reviews, _ = read_csv_reviews(
+    reviews, _ = read_reviews(
         DataConfig("csv", str(tmp_path / name), test_path=str(tmp_path / name))
     )
     assert reviews.texts == ("a good, 😀 film; yes", "bad") and reviews.labels.tolist() == [1, 0]
@@ -115,19 +113,117 @@ def test_tables_are_read_as_what_they_are(tmp_path, name, delimiter, encoding):
 def test_an_only_column_is_read_whatever_its_header(capsys):
     """Row 54, where one column is wanted: its header is named, for it may be a text."""
     raw = b"Great film\r\ngood\r\n\r\nbad\r\n"
-    assert read_csv(raw, "x.csv", ["text"]) == ([2, 3, 4], [["good"], [""], ["bad"]])
+    table = read_table(raw, "x.csv", ["text"])
+    assert (table.rows, table.texts) == ([2, 3, 4], [["good"], [""], ["bad"]])
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("warning: x.csv has no column 'text'") and "'Great film'" in line
-    assert read_csv(b"text\na, b\n", "x.tsv", ["text"]) == ([2], [["a, b"]])
+    assert read_table(b"text\na, b\n", "x.tsv", ["text"]).texts == [["a, b"]]
     for header in (b"review;label", b"review\tlabel", b'"review,label"'):
         with pytest.raises(InputError, match="x.csv needs one column 'text'"):
-            read_csv(header + b"\na;1\n", "x.csv", ["text"])
+            read_table(header + b"\na;1\n", "x.csv", ["text"])
     with pytest.raises(InputError, match="its columns are 'text'"):
-        read_csv(b"text\ngood\n", "x.csv", ["text", "label"])
+        read_table(b"text\ngood\n", "x.csv", ["text", "label"])
     assert capsys.readouterr().err == ""
 
 
-def test_a_fifo_or_device_is_no_csv_file(tmp_path):
+GOOD_LINE = '{"text": "good", "label": 1}'
+
+
+def test_json_lines_with_labels_of_every_kind(tmp_path):
+    lines = [
+        *('{"id": 7, "text": "caf\\u00e9", "label": "pos"}', "", GOOD_LINE, "  "),
+        *(
+            '{"label": 0, "more": {"a": [1]}, "text": "b,\\n\\"c\\""}',
+            '{"text": "d", "label": "0"}',
+        ),
+    ]
+    path = tmp_path / "reviews.jsonl"
+    path.write_text("\r\n".join(lines))
+    reviews, _ = read_reviews(DataConfig("csv", str(path), test_path=str(path)))
+    assert reviews.texts == ("café", "good", 'b, "c"', "d")
+    assert reviews.labels.tolist() == [1, 1, 0, 0]
+    assert reviews.ids == ("row 1", "row 3", "row 5", "row 6")  # the lines of the file
+
+
+@pytest.mark.parametrize(
+    ("name", "first", "kind"),
+    [
+        ("a.jsonl", GOOD_LINE, "{"),
+        ("a.txt", GOOD_LINE, "{"),
+        ("a.csv", GOOD_LINE, "{"),
+        ("a", ' {"x": 1}', "{"),
+        ("a.NDJSON", "", "{"),
+        ("a.json", "[", "{"),
+        ("a.jsonl", "text,label", ","),
+        ("a.txt", "{so} good", ""),
+        ("a.csv", "{so} good", ","),
+        ("a.txt", "{" * 100_000, ""),
+        ("a.txt", '{"text": ' * 100_000, ""),
+        ("a.txt", "[1]", ""),
+        ("a.txt", "text\tlabel", "\t"),
+        ("a.tsv", "text;label", ";"),
+        ("a.txt", "the text, a label", ""),
+    ],
+)
+def test_a_format_is_told_by_the_first_line_or_else_the_name(name, first, kind):
+    assert find_format(f"{first}\nand more\n", name, ["text", "label"]) == kind
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ('{"text": "good", "label": 1', "line 2: Expecting ',' delimiter at column 28: write an"),
+        ("good", "line 2: Expecting value at column 1: write an object per line, like {"),
+        ('["good", 1]', "line 2: '[\"good\", 1]' is no object: write an object per line"),
+        ('{"text": ["good"], "label": 1}', "line 2: 'text' is no text"),
+        ('{"text": "good", "label": 1, "text": ""}', "line 2: a name stands there twice"),
+        ('{"texts": "good", "label": 1}', "needs one column 'text': its columns are 'texts', 'la"),
+        ('{"text": "good", "label": "?"}', "row 2: '?'"),
+        ('{"text": "good", "label": null}', "row 2: ''"),
+        ("[" * 100_000, "line 2: "),
+        (
+            '{"text": "good", "label": ' + "1" * 5000 + "}",
+            "line 2: Exceeds the limit (4300 digits)",
+        ),
+        ('{"text": "caf\xe9", "label": 1}', "line 2: byte 0xe9 is not UTF-8"),
+        ('{"text": "caf\x00", "label": 1}', "line 2: a NUL byte, as in UTF-16"),
+    ],
+)
+def test_broken_json_lines_name_file_and_line(tmp_path, line, expected):
+    path = tmp_path / "reviews.jsonl"
+    path.write_bytes(f"{GOOD_LINE}\n{line}\n{GOOD_LINE}\n".encode("latin-1"))
+    message = error_of(DataConfig("csv", str(path)))
+    assert message.startswith(str(path)) and expected in message and len(message) < 400
+    assert ("'texts'" in message) == message.endswith("; did you mean texts?")
+
+
+def test_a_json_file_that_holds_no_lines_of_objects(tmp_path):
+    path = tmp_path / "reviews.json"
+    for content, expected in ("", "holds no reviews"), ('[\n{"text": "a"}\n]', "line 1: "):
+        path.write_text(content)
+        message = error_of(DataConfig("csv", str(path)))
+        assert str(path) in message and expected in message
+
+
+def test_the_whole_table_is_kept_where_it_is_asked_for():
+    json_lines = b'{"id": 1, "text": "good"}\n{"text": "bad", "stars": 2.5, "id": null}\n'
+    table = read_table(json_lines, "standard input", ["text"], whole=True)
+    assert table.columns == ["id", "text", "stars"]
+    assert table.cells == [[1, "good", None], [None, "bad", 2.5]]
+    delimited = read_table(b"id;text;n\n1;good;\n", "-", ["text"], whole=True)
+    assert (delimited.columns, delimited.cells) == (["id", "text", "n"], [["1", "good", ""]])
+    assert read_table(json_lines, "-", ["text"]).cells == []
+    plain = read_table(b"good\nbad\n", "-", ["text"], otherwise="")
+    assert plain == Table.from_texts(["good", "bad"])
+
+
+def test_a_missing_column_is_answered_with_the_nearest():
+    for raw in (b"id,review_text\n1,good\n", b'{"id": 1, "review_text": "good"}\n'):
+        with pytest.raises(InputError, match=r"'review_text'; did you mean review_text\?$"):
+            read_table(raw, "x", ["text"])
+
+
+def test_a_fifo_or_device_is_no_table(tmp_path):
     """Row 57: reading them would wait for ever, or never end."""
     os.mkfifo(tmp_path / "a.csv")
     for path in (str(tmp_path / "a.csv"), os.devnull):
