@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from jaxtyping import Float32
 
-from sentiment_jax.data.encoding import encode, unknown_shares
+from sentiment_jax.data.encoding import Encoded, encode, foreign_scripts, unknown_shares
 from sentiment_jax.data.labels import decide, verdict_cells, verdict_columns
 from sentiment_jax.data.reviews import Reviews, is_blank, regular
 from sentiment_jax.data.table import FORMATS, JSON_LINES, Table, read_table
@@ -29,8 +29,8 @@ def predict(
 ) -> tuple[Float32[np.ndarray, "texts classes"], list[str]]:
     """Return the probabilities of each raw text's classes, normalised and cut as in training.
 
-    The second list warns of verdicts that mean little: on no text, or on more unknown words than
-    known ones in what the model reads of it.
+    The second list warns of verdicts that mean little: on no text, on letters of another script, or
+    on more unknown words than known ones in what the model reads of it.
     """
     if not texts:
         return np.zeros((0, len(trained.classes)), np.float32), []
@@ -39,17 +39,27 @@ def predict(
     encoded = encode(trained.tokenizer, reviews, data.max_length, data.truncation)
     size = few if len(texts) <= few else None
     scores = scoring.score_reviews(trained, trained.params, encoded, "predict", batch_size=size)
-    shares = unknown_shares(trained.tokenizer, encoded).tolist()
-    return scores.probabilities, [
-        BLANK if is_blank(text) else f"{100 * share:.0f} % unknown words" * (share > 0.5)
-        for text, share in zip(reviews.texts, shares, strict=True)
+    return scores.probabilities, _warn(trained.tokenizer, reviews.texts, encoded)
+
+
+def _warn(tokenizer: Any, texts: Sequence[str], encoded: Encoded) -> list[str]:
+    """Return what makes each text's verdict worthless, or ""."""
+    shares, scripts = unknown_shares(tokenizer, encoded), foreign_scripts(tokenizer, texts)
+    reasons = zip(texts, scripts, shares.tolist(), strict=True)
+    return [
+        BLANK * is_blank(text)
+        or f"{script} script" * bool(script)
+        or f"{100 * share:.0f} % unknown words" * (share > 0.5)
+        for text, script, share in reasons
     ]
 
 
 def count_warnings(warnings: Sequence[str]) -> None:
     """Say on stderr how many verdicts mean little."""
     if count := sum(map(bool, warnings)):
-        what = "texts have no text or mostly unknown words: their verdicts mean little"
+        what = (
+            "texts have no text, mostly unknown words or another script: their verdicts mean little"
+        )
         terminal.warn(f"{count} of {len(warnings)} {what}")
 
 

@@ -236,8 +236,8 @@ def test_an_only_column_needs_no_name(trained, tmp_path, capsys):
 EMPTY = {"": "no text", "<br />": "no text", "nan": "no text", "good film": ""}
 UNKNOWN = {
     "😀😀": "100 % unknown words",
-    "очень плохой фильм": "100 % unknown words",
-    "这部电影太糟糕了": "100 % unknown words",
+    "очень плохой фильм": "Cyrillic script",
+    "这部电影太糟糕了": "CJK script",
     "xqzzy film xqzzy xqzzy": "75 % unknown words",
     "xqzzy film": "",
 }
@@ -251,7 +251,7 @@ def test_verdicts_on_what_the_model_cannot_read_carry_a_warning(trained, tmp_pat
     rows, errors = capsys.readouterr()
     assert [row.split(",")[3] for row in rows.splitlines()[1:]] == list(texts.values())
     (line,) = errors.splitlines()
-    assert line.startswith("warning: 7 of 9 texts have no text or mostly unknown words")
+    assert line.startswith("warning: 7 of 9 texts have no text, mostly unknown words or another")
     print_verdicts(trained, list(texts))
     shown = capsys.readouterr().out.splitlines()
     explain_texts(trained, list(texts), list(texts), tmp_path / "page.html")

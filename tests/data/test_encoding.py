@@ -13,6 +13,7 @@ from sentiment_jax.data.encoding import (
     check_encoded,
     encode,
     encode_corpus,
+    foreign_scripts,
     unknown_shares,
 )
 from sentiment_jax.data.reviews import Reviews
@@ -114,6 +115,22 @@ def test_the_share_of_unknown_words_that_are_read(numbered, wordpiece):
     assert len(wordpiece.encode("bdgo", add_special_tokens=False)) > 1, "no word of several pieces"
     assert shares(wordpiece, "good bdgo", "good 😀 bad 😀", "bdgo 😀", "это") == [0, 0.5, 0.5, 1]
     assert shares(wordpiece, "", "\u200b", "[SEP]") == [1, 1, 1]
+
+
+@pytest.mark.parametrize("learn", [word_level, lambda t: train_wordpiece(t, vocabulary_size=9000)])
+def test_a_text_in_a_script_that_the_vocabulary_hardly_has_is_told(learn):
+    """As in BERT's: it spells Cyrillic in single letters, of which none is unknown."""
+    russian, greek, japanese = "очень плохой фильм", "πολύ κακή ταινία", "映画はとてもひどい"
+    english = learn([*WORDS, *(f"good{word}film" for word in WORDS), *russian, *greek])
+    if "[CLS]" in english.get_vocab():
+        assert "[UNK]" not in english.encode(russian, add_special_tokens=False).tokens
+    texts = [russian, greek, japanese, f"film {russian}", "a « très » déjà-vu film", "", "😀 12 !"]
+    expected = ["Cyrillic", "Greek", "Hiragana", "Cyrillic", "", "", ""]
+    assert foreign_scripts(english, [*texts, f"filmfilmfilmfilm {russian}"]) == [*expected, ""]
+    both = learn([*WORDS[:50], *russian.split(), "映画"])
+    assert foreign_scripts(both, [russian, "good", f"{japanese} 映画"]) == ["", "", "Hiragana"]
+    own = learn(["очень", "плохой", "фильм"])  # [PAD], [UNK] and [CLS] are no Latin words
+    assert foreign_scripts(own, [russian, "a good film"]) == ["", "Latin"]
 
 
 @pytest.fixture
