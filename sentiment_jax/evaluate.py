@@ -2,19 +2,28 @@
 
 import errno
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from sentiment_jax.data.corpus import Corpus
+from sentiment_jax.data.labels import decide
+from sentiment_jax.errors import InputError
 from sentiment_jax.runtime import devices, terminal
+from sentiment_jax.storage.files import read_json, write_json
 from sentiment_jax.storage.run_directory import RunDirectory
 from sentiment_jax.training import scoring
+from sentiment_jax.training.calibration import apply_temperature, fit_temperature
 from sentiment_jax.training.console import print_metrics, print_scores
 from sentiment_jax.training.experiment import (
     Experiment,
     TrainedModel,
+    load_mean,
     load_run,
     prepare_experiment,
+    read_corpus,
 )
 from sentiment_jax.training.metrics import measure
 
@@ -27,8 +36,7 @@ def evaluate_run(
     `changes` are settings, "group.field" -> value, that change no score: where the data are now.
     """
     trained = load_run(workdir)
-    trained.config.update_from_flattened_dict(changes or {})
-    scores, metrics = score_run(trained, RunDirectory(workdir), split)
+    scores, metrics = score_run(trained, RunDirectory(workdir), split, changes)
     print_scores(split, scores, f"step {trained.step}")
     print_metrics(metrics)
     print(json.dumps(scores))
@@ -36,19 +44,74 @@ def evaluate_run(
 
 
 def score_run(
-    trained: TrainedModel, directory: RunDirectory, split: str
+    trained: TrainedModel,
+    directory: RunDirectory,
+    split: str,
+    changes: Mapping[str, Any] | None = None,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Read a run's reviews again; return a split's scores and metrics.
 
     Raises:
       InputError: the data are not the run's.
     """
-    devices.check_batch_size("eval_batch_size", trained.config.eval_batch_size)
-    experiment = prepare_experiment(trained.config, trained.tokenizer, only=split)
-    directory.check_data(experiment.statistics)
+    experiment, _ = _read_again(trained, directory, split, changes)
     found = score_split(experiment, directory, trained.params, split)
     labels = experiment.encoded[split].labels
     return found.summary(), measure(labels, found.probabilities, trained.classes)
+
+
+def evaluate_mean(
+    workdirs: Sequence[Path],
+    split: str,
+    changes: Mapping[str, Any] | None = None,
+    *,
+    calibrated: bool = False,
+) -> dict[str, Any]:
+    """Print and return the scores of the mean of the probabilities of runs of the same data.
+
+    If `calibrated`, each run's are at its temperature. Nothing is written to the runs.
+    """
+    first = load_mean(workdirs, calibrated=calibrated)
+    directories, corpus, found = [*map(RunDirectory, workdirs)], None, []
+    hashes = [read_json(directory.env)["data"]["data_hash"] for directory in directories]
+    for workdir, other in zip(workdirs, hashes, strict=True):
+        if other != hashes[0]:
+            raise InputError(
+                f"{workdirs[0]} and {workdir} were made with different data (hash "
+                f"{hashes[0][:12]} and {other[:12]}): they have no {split} split in common"
+            )
+    for directory, trained in zip(directories, (first, *first.others), strict=True):
+        experiment, corpus = _read_again(trained, directory, split, changes, corpus)
+        encoded = experiment.encoded[split]
+        scores = scoring.score_reviews(experiment, trained.params, encoded, split)
+        found.append(apply_temperature(scores.probabilities, trained.temperature))
+    probabilities, labels = np.mean(found, axis=0), encoded.labels
+    measured = measure(labels, probabilities, trained.classes)
+    accuracy = int(np.sum(decide(probabilities) == labels)) / len(labels)
+    mean = {"loss": measured["log_loss"], "accuracy": accuracy, "examples": len(labels)}
+    remark = f"{len(workdirs)} runs, their mean" if len(workdirs) > 1 else f"step {trained.step}"
+    print_scores(split, mean, remark + ", calibrated" * calibrated)
+    print_metrics(measured)
+    print(json.dumps(mean))
+    return mean
+
+
+def _read_again(
+    trained: TrainedModel,
+    directory: RunDirectory,
+    split: str,
+    changes: Mapping[str, Any] | None,
+    corpus: Corpus | None = None,
+) -> tuple[Experiment, Corpus]:
+    """Read a run's reviews again, or take those of an equal run, which may lie in another order.
+
+    InputError: they are not those that it was made with.
+    """
+    trained.config.update_from_flattened_dict(changes or {})
+    devices.check_batch_size("eval_batch_size", trained.config.eval_batch_size)
+    corpus = corpus or read_corpus(trained.config)
+    directory.check_data(corpus.statistics)
+    return prepare_experiment(trained.config, trained.tokenizer, split, corpus), corpus
 
 
 def score_split(
@@ -58,13 +121,21 @@ def score_split(
     split: str,
     stop: Callable[[], None] | None = None,
 ) -> scoring.Scores:
-    """Score a split and write its predictions and lengths, if the directory can be written."""
+    """Score a split and write its predictions and lengths, if the directory can be written.
+
+    Validation adds the temperature to the result.json of an earlier revision.
+    """
     encoded = experiment.encoded[split]
     scores = scoring.score_reviews(experiment, params, encoded, split, stop=stop)
     try:
         length, words = experiment.config.data.max_length, experiment.words[split]
         found = scores.probabilities, length, experiment.classes
         directory.write_scores(split, encoded, words, *found)
+        if split == "val" and directory.result.exists():
+            result = read_json(directory.result)
+            if "temperature" not in result:
+                result["temperature"] = fit_temperature(scores.probabilities, encoded.labels)
+                write_json(directory.result, result)
     except OSError as error:
         if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise

@@ -14,8 +14,11 @@ if __name__ == "__main__" or os.path.basename(sys.argv[0]) == COMMAND:
 # isort: on
 import errno
 import importlib
+import itertools
+import math
 import re
 import traceback
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -90,8 +93,8 @@ class Duration(flags.ArgumentParser):
 
 NEEDED = {  # mode -> flags that it can't do without, and what they name
     "train": {"config": "lstm:sample or configs/lstm.py for example"},
-    "evaluate": {"workdir": "the directory of a finished run"},
-    "predict": {"workdir": "the directory of a finished run"},
+    "evaluate": {"workdir": "the directory of a finished run, or A,B,... for the mean"},
+    "predict": {"workdir": "the directory of a finished run, or A,B,... for the mean"},
     "export": {"workdir": "the directory of a finished run", "output": "the folder to write"},
     "sweep": {"config": "lstm:sample for example", "workdir": "the sweep's directory"},
     "report": {"workdir": "the directories of runs, A,B,...", "output": "the folder to write"},
@@ -112,6 +115,9 @@ TEXT = flags.DEFINE_multi_string("text", [], "predict: a review; repeatable.")
 INPUT = flags.DEFINE_string("input", None, "predict: .csv, .tsv, .jsonl, a text per line, or -.")
 TEXT_COLUMN = flags.DEFINE_string("text_column", None, "predict: the input's column, if not text.")
 OUTPUT = flags.DEFINE_string("output", None, "export, report, predict: folder, table or page.")
+CALIBRATED = flags.DEFINE_bool(
+    "calibrated", False, "predict, evaluate: use the temperature fitted on validation."
+)
 FRESH = flags.DEFINE_bool("fresh", False, "train: start over in a used --workdir.")
 TENSORBOARD = flags.DEFINE_bool(
     "tensorboard", False, "train: write the metrics for TensorBoard too (needs tensorboardX)."
@@ -229,8 +235,10 @@ def dispatch() -> None:
         validate(config)
     workdir = Path(WORKDIR.value or f"runs/{run_name(config)}")
     changes = config_flags.get_override_values(flags.FLAGS["config"]) if config else {}
+    several = mode in ("evaluate", "predict", "report") and not workdir.is_dir()
+    workdirs = [*map(Path, str(workdir).split(","))] if several else [workdir]
     if mode not in ("train", "sweep"):
-        workdir, config = _find_run(workdir, mode, changes)
+        workdirs, config = _find_runs(workdirs, mode, changes)
     with terminal.progress_bar(None, "starting"):
         startup.start(config, group, LOST_AFTER.value)
         module = importlib.import_module(f"sentiment_jax.{mode}")
@@ -242,21 +250,27 @@ def dispatch() -> None:
         with Stop(STOP_AFTER.value) as stop:
             options = {"fresh": FRESH.value, "allow_changes": ALLOW_CHANGES.value}
             module.train(config, workdir, **options, stop=stop, tensorboard=TENSORBOARD.value)
+    elif mode == "evaluate" and (CALIBRATED.value or len(workdirs) > 1):
+        module.evaluate_mean(workdirs, SPLIT.value, changes, calibrated=CALIBRATED.value)
     elif mode == "evaluate":
-        module.evaluate_run(workdir, SPLIT.value, changes)
+        module.evaluate_run(workdirs[0], SPLIT.value, changes)
     elif mode == "predict":
-        _predict(module, workdir)
+        _predict(module, workdirs)
     elif mode == "export":
-        _export(module, workdir)
+        _export(module, workdirs[0])
     elif mode == "sweep":
         _sweep(module, workdir)
     else:
-        names = [workdir] if workdir.is_dir() else map(Path, str(workdir).split(","))
-        module.report(list(names), Path(OUTPUT.value or ""), WITH_TEXT.value)
+        module.report(workdirs, Path(OUTPUT.value or ""), WITH_TEXT.value)
 
 
-def _find_run(workdir: Path, mode: str, changes: dict[str, Any]) -> tuple[Path, ConfigDict | None]:
-    """Return the run that --workdir stands for, and its config with what evaluate may change."""
+def _find_runs(
+    workdirs: list[Path], mode: str, changes: dict[str, Any]
+) -> tuple[list[Path], ConfigDict | None]:
+    """Return the runs that --workdir stands for, and their config with what evaluate may change.
+
+    Of several runs it is the first one's, with as many CPU devices as all can use.
+    """
     from sentiment_jax.storage.run_directory import RunDirectory
     from sentiment_jax.sweeps.plan import find_run
 
@@ -265,23 +279,28 @@ def _find_run(workdir: Path, mode: str, changes: dict[str, Any]) -> tuple[Path, 
         may = f"may change {', '.join(allowed)}" if allowed else "takes no setting"
         raise InputError(f"--config.{fixed[0]}: a run keeps its config; --mode={mode} {may}")
     if mode != "report":  # which shows a sweep whole
-        workdir = find_run(workdir)
-    if not RunDirectory(workdir).config.exists():
-        return workdir, None
-    config = RunDirectory(workdir).read_config()
-    config.update_from_flattened_dict(changes)
-    return workdir, config
+        workdirs = [*map(find_run, workdirs)]
+    directories = map(RunDirectory, workdirs)
+    configs = [directory.read_config() for directory in directories if directory.config.exists()]
+    for config in configs:
+        config.update_from_flattened_dict(changes)
+    if len(configs) > 1:
+        sizes = ((c.get("cpu_devices", 1), c.batch_size, c.eval_batch_size) for c in configs)
+        configs[0].cpu_devices = math.gcd(*itertools.chain(*sizes))
+    return workdirs, configs[0] if configs else None
 
 
-def _predict(predict: Any, workdir: Path) -> None:
-    from sentiment_jax.training.experiment import load_run
+def _predict(predict: Any, workdirs: Sequence[Path]) -> None:
+    from sentiment_jax.training.experiment import load_mean
 
+    if EXPLAIN.value and (len(workdirs) > 1 or CALIBRATED.value):
+        raise InputError("--explain takes one run as it is: no other --workdir, no --calibrated")
     if isinstance(sys.stdout, terminal.Unbreakable):
         sys.stdout.strict = True
     output, to_file = Path(OUTPUT.value or ""), OUTPUT.value is not None and not EXPLAIN.value
     if to_file:
         predict.check_output(output, INPUT.value)
-    trained = load_run(workdir)
+    trained = load_mean(workdirs, calibrated=CALIBRATED.value)
     if INPUT.value is not None:
         column = TEXT_COLUMN.value or trained.config.data.text_column
         options = {"otherwise": ","} if TEXT_COLUMN.value else {}
@@ -291,7 +310,7 @@ def _predict(predict: Any, workdir: Path) -> None:
     if EXPLAIN.value:
         from sentiment_jax.explain import explain_texts
 
-        page = output if OUTPUT.value else workdir / "explanation.html"
+        page = output if OUTPUT.value else workdirs[0] / "explanation.html"
         explain_texts(trained, list(map(str, table.rows)), [t for (t,) in table.texts], page)
     elif INPUT.value is not None or to_file:
         predict.predict_table(trained, table, output if to_file else None)

@@ -9,7 +9,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Float32
+from jaxtyping import Float
 
 from sentiment_jax.data.encoding import Encoded, encode, foreign_scripts, unknown_shares
 from sentiment_jax.data.labels import decide, verdict_cells, verdict_columns
@@ -19,6 +19,7 @@ from sentiment_jax.errors import InputError
 from sentiment_jax.runtime import terminal
 from sentiment_jax.storage.files import safe_cell, write_table
 from sentiment_jax.training import scoring
+from sentiment_jax.training.calibration import apply_temperature
 from sentiment_jax.training.experiment import TrainedModel
 
 BLANK = "no text"
@@ -26,20 +27,30 @@ BLANK = "no text"
 
 def predict(
     trained: TrainedModel, texts: Sequence[str]
-) -> tuple[Float32[np.ndarray, "texts classes"], list[str]]:
+) -> tuple[Float[np.ndarray, "texts classes"], list[str]]:
     """Return the probabilities of each raw text's classes, normalised and cut as in training.
 
     The second list warns of verdicts that mean little: on no text, on letters of another script, or
     on more unknown words than known ones in what the model reads of it.
     """
+    judged = (_predict(run, texts) for run in (trained, *trained.others))
+    probabilities, warnings = zip(*judged, strict=True)
+    of_texts = zip(*warnings, strict=True)
+    return np.mean(probabilities, axis=0), [next(filter(None, found), "") for found in of_texts]
+
+
+def _predict(
+    run: TrainedModel, texts: Sequence[str]
+) -> tuple[Float[np.ndarray, "texts classes"], list[str]]:
     if not texts:
-        return np.zeros((0, len(trained.classes)), np.float32), []
-    data, few = trained.config.data, 8 * jax.device_count()
+        return np.zeros((0, len(run.classes)), np.float32), []
+    data, few = run.config.data, 8 * jax.device_count()
     reviews = Reviews.from_texts(texts)
-    encoded = encode(trained.tokenizer, reviews, data.max_length, data.truncation)
+    encoded = encode(run.tokenizer, reviews, data.max_length, data.truncation)
     size = few if len(texts) <= few else None
-    scores = scoring.score_reviews(trained, trained.params, encoded, "predict", batch_size=size)
-    return scores.probabilities, _warn(trained.tokenizer, reviews.texts, encoded)
+    scores = scoring.score_reviews(run, run.params, encoded, "predict", batch_size=size)
+    probabilities = apply_temperature(scores.probabilities, run.temperature)
+    return probabilities, _warn(run.tokenizer, reviews.texts, encoded)
 
 
 def _warn(tokenizer: Any, texts: Sequence[str], encoded: Encoded) -> list[str]:
@@ -57,15 +68,11 @@ def _warn(tokenizer: Any, texts: Sequence[str], encoded: Encoded) -> list[str]:
 def count_warnings(warnings: Sequence[str]) -> None:
     """Say on stderr how many verdicts mean little."""
     if count := sum(map(bool, warnings)):
-        what = (
-            "texts have no text, mostly unknown words or another script: their verdicts mean little"
-        )
-        terminal.warn(f"{count} of {len(warnings)} {what}")
+        what = "no text, mostly unknown words or another script: their verdicts mean little"
+        terminal.warn(f"{count} of {len(warnings)} texts have {what}")
 
 
-def verdicts(
-    trained: TrainedModel, probabilities: Float32[np.ndarray, "texts classes"]
-) -> list[str]:
+def verdicts(trained: TrainedModel, probabilities: Float[np.ndarray, "texts classes"]) -> list[str]:
     """Return each verdict in words, aligned: the class and its probability."""
     names, wide = trained.classes, max(map(len, trained.classes))
     found = zip(decide(probabilities).tolist(), probabilities, strict=True)

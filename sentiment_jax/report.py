@@ -212,6 +212,14 @@ def _draw_test(tested: Sequence[Group], judged: Mapping[str, Predictions], outpu
     what = f"p({classes[1]}) that the model gave", f"share of {classes[1]} reviews"
     if len(classes) > 2:
         what = "probability that the model gave to its verdict", "share of right verdicts"
-    figures.calibration(bins, what, output / "calibration.png")
+    kept: dict[str, list[Any]] = {
+        group.name: [trial.content.get("temperature") for trial in group.tested] for group in tested
+    }
+    calibrated = {
+        name: predictions.calibration(predictions.calibrate(read, kept[name]))
+        for name, read in judged.items()
+        if all(kept[name])  # runs of earlier revisions have none
+    }
+    figures.calibration(bins, calibrated, what, output / "calibration.png")
     lengths = predictions.accuracy_by_length(judged)
     figures.accuracy_by_length(list(judged), *lengths, output / "length.png")

@@ -145,6 +145,7 @@ def _conclude(run: loop.TrainingRun, score_test: bool) -> dict[str, Any]:
         )
     tested: dict[str, Any] = {}
     measured = {"val": best["metrics"]} if "metrics" in best else {}  # not in old checkpoints
+    kept = {name: best[name] for name in ("temperature",) if name in best}  # nor is this
     if score_test:
         with terminal.progress_bar(None, "reading the best checkpoint"):
             trained = restore_model(experiment, run.checkpoints, best["step"])
@@ -160,6 +161,7 @@ def _conclude(run: loop.TrainingRun, score_test: bool) -> dict[str, Any]:
         "best_step": best["step"],
         "best_epoch": best["epoch"],
         "val": {name: best[name] for name in ("loss", "accuracy", "examples")},
+        **kept,
         **tested,
         "train_seconds": round(progress.train_seconds, 3),
         "compile_seconds": round(progress.compile_seconds, 3),

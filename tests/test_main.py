@@ -236,6 +236,26 @@ def test_predict_reads_any_column_and_writes_a_table(done, refused, finished, tm
     assert "in.txt: end its name in .csv, .tsv or .jsonl" in line
 
 
+def test_several_runs_and_their_temperatures(done, refused, finished, run_copy, tmp_path):
+    workdirs = f"--workdir={finished},{run_copy}"
+    one, _ = done("--mode=predict", f"--workdir={finished}", "--text=good", "--text=bad")
+    two, _ = done("--mode=predict", workdirs, "--text=good", "--text=bad")
+    assert two == one  # the mean of two equal runs
+    softer, _ = done("--mode=predict", workdirs, "--text=good", "--text=bad", "--calibrated")
+    assert softer != one
+    plain, calibrated = (
+        json.loads(done("--mode=evaluate", workdirs, "--split=val", *more)[0].splitlines()[-1])
+        for more in ([], ["--calibrated"])
+    )
+    assert calibrated["accuracy"] == plain["accuracy"] and calibrated["loss"] < plain["loss"]
+    line = refused("--mode=predict", workdirs, "--text=good", "--explain")
+    assert "--explain takes one run as it is" in line
+    line = refused("--mode=predict", f"--workdir={finished},{tmp_path}/no", "--text=good")
+    assert f"no run directory at {tmp_path}/no" in line
+    comma = shutil.copytree(finished, tmp_path / "a,b")
+    assert done("--mode=predict", f"--workdir={comma}", "--text=good", "--text=bad")[0] == one
+
+
 @pytest.mark.parametrize(
     "override",
     [

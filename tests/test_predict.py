@@ -117,7 +117,7 @@ def test_json_lines_give_a_row_per_line(trained, tmp_path, capsys, monkeypatch):
         rows = output(capsys, trained, name if name == "-" else tmp_path / name)
         assert [row[0] for row in rows[1:]] == ["1", "3", "4"]
         assert [row[3] for row in rows[1:]] == ["", "no text", ""]
-        alone = predict(trained, ["a good film"])[0][0]
+        alone = predict(trained, ["a good film"])[0][0, 1]
         assert float(rows[1][2]) == pytest.approx(alone, abs=1e-6)
 
 

@@ -70,14 +70,26 @@ def confusions(
             axes.set(xlabel="predicted", ylabel="label")
 
 
-def calibration(bins: Mapping[str, tuple[Any, ...]], what: tuple[str, str], path: Path) -> None:
-    """Draw a calibration curve for each model's `predictions.calibration`; `what` are the axes."""
+def calibration(
+    bins: Mapping[str, tuple[Any, ...]],
+    calibrated: Mapping[str, tuple[Any, ...]],
+    what: tuple[str, str],
+    path: Path,
+) -> None:
+    """Draw a calibration curve for each model's `predictions.calibration`; `what` are the axes.
+
+    Those of models at their temperatures, where `calibrated` has them, are hollow and dotted.
+    """
     with panels(path, 5.2, 4.6) as ((axes,),):
         axes.plot([0, 1], [0, 1], color="0.6", linestyle="--", linewidth=1)
         for index, (name, (means, shares, error)) in enumerate(bins.items()):
             # Matplotlib leaves labels that begin with an underscore out of the legend.
             label = f"{name.lstrip('_')} (calibration error {error:.3f})"
             axes.plot(means, shares, label=label, **_style(index))
+            if name in calibrated:
+                means, shares, error = calibrated[name]
+                hollow = {**_style(index), "linestyle": ":", "markerfacecolor": "white"}
+                axes.plot(means, shares, label=f"calibrated ({error:.3f})", **hollow)
         axes.set(xlabel=what[0], ylabel=what[1])
         axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), aspect="equal")
         axes.grid(alpha=0.3)

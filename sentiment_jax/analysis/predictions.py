@@ -17,6 +17,7 @@ from sentiment_jax.data.labels import decide, verdict_columns, written
 from sentiment_jax.errors import InputError
 from sentiment_jax.storage.files import check_checksum, safe_cell
 from sentiment_jax.sweeps.plan import Trial
+from sentiment_jax.training.calibration import apply_temperature
 from sentiment_jax.training.metrics import measure, wilson_interval
 
 BINS = 10
@@ -168,6 +169,16 @@ def calibration(predictions: Predictions) -> tuple[list[float], list[float], flo
             predictions.probabilities[..., 1], np.broadcast_to(labels == 1, shape)
         )
     return calibration_bins(predictions.probabilities.max(axis=2), predictions.verdicts == labels)
+
+
+def calibrate(predictions: Predictions, temperatures: Sequence[float]) -> Predictions:
+    """Return the predictions with each seed's probabilities at its temperature.
+
+    What predictions.csv rounds to 0 counts as half of its last digit.
+    """
+    seeds = zip(np.maximum(predictions.probabilities, 5e-7), temperatures, strict=True)
+    calibrated = np.array([apply_temperature(seed, kept) for seed, kept in seeds], np.float32)
+    return dataclasses.replace(predictions, probabilities=calibrated)
 
 
 def accuracy_by_length(models: Mapping[str, Predictions]) -> tuple[list[int], pandas.DataFrame]:

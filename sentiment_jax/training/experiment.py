@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +67,8 @@ class TrainedModel(Classifier):
 
     params: Any
     step: int
+    temperature: float = 1.0  # of its probabilities in predict.py and evaluate.py
+    others: tuple["TrainedModel", ...] = ()  # the mean of their probabilities and its own counts
 
 
 def resolve(config: ConfigDict) -> ConfigDict:
@@ -116,17 +118,25 @@ def choose_examples(config: ConfigDict, test: Reviews) -> tuple[str, ...]:
     return named or stratified_sample(test, count=4, seed=config.data.split_seed).texts
 
 
+def read_corpus(config: ConfigDict) -> Corpus:
+    """Read a config's reviews."""
+    with progress_bar(None, "reading reviews"):
+        return load_corpus(DataConfig(**config.data.to_dict()))
+
+
 def prepare_experiment(
-    config: ConfigDict, tokenizer: Any = None, only: str | None = None
+    config: ConfigDict,
+    tokenizer: Any = None,
+    only: str | None = None,
+    corpus: Corpus | None = None,
 ) -> Experiment:
     """Read and encode the reviews and build the model of a resolved config.
 
     The tokenizer is a run's, or None to make the config's. Where `only` one split is encoded, the
-    others are read for the data hash alone.
+    others are read for the data hash alone; a `corpus` was read before.
     """
     data = DataConfig(**config.data.to_dict())
-    with progress_bar(None, "reading reviews"):
-        corpus = load_corpus(data)
+    corpus = corpus or read_corpus(config)
     config = with_classes(config, corpus.splits["train"].classes)
     if tokenizer is None:
         with progress_bar(None, "making the vocabulary"):
@@ -196,8 +206,10 @@ def restore_model(like: Classifier, checkpoints: Checkpoints, step: int) -> Trai
     return TrainedModel(like.config, like.tokenizer, like.model, like.mesh, params, step)
 
 
-def load_run(workdir: Path) -> TrainedModel:
+def load_run(workdir: Path, *, calibrated: bool = False) -> TrainedModel:
     """Read the best checkpoint of a run directory, also beside its training.
+
+    If `calibrated`, the temperature is the one that was fitted on validation.
 
     InputError: not a run directory, or nothing validated in it yet. RunError: damaged.
     """
@@ -206,19 +218,33 @@ def load_run(workdir: Path) -> TrainedModel:
     while True:
         before = entries(directory.checkpoints)
         try:
-            return _load_best(directory)
+            return _load_best(directory, calibrated)
         except Exception:  # of whatever type: the training may have moved what was read
             attempts -= 1
             if not attempts or entries(directory.checkpoints) == before:
                 raise
 
 
-def _load_best(directory: RunDirectory) -> TrainedModel:
+def load_mean(workdirs: Sequence[Path], *, calibrated: bool = False) -> TrainedModel:
+    """Read several runs as one model, the mean of them; InputError if their classes differ."""
+    first, *others = (load_run(workdir, calibrated=calibrated) for workdir in workdirs)
+    for workdir, other in zip(workdirs[1:], others, strict=True):
+        if other.classes != first.classes:
+            known = ", ".join(first.classes), ", ".join(other.classes)
+            raise InputError(
+                f"{workdirs[0]} tells {known[0]}, {workdir} tells {known[1]}: there is no mean of "
+                "different classes"
+            )
+    return dataclasses.replace(first, others=tuple(others))
+
+
+def _load_best(directory: RunDirectory, calibrated: bool) -> TrainedModel:
     directory.check_found()
     classifier = make_classifier(directory.read_config(), directory.load_tokenizer())
     checkpoints = Checkpoints(directory.checkpoints, read_only=True)
     if directory.result.exists():
-        step = read_json(directory.result)["best_step"]
+        best = read_json(directory.result)
+        step = best["best_step"]
     else:
         _check_intact(checkpoints, checkpoints.steps[-1])
         best = checkpoints.restore(checkpoints.steps[-1])["bookkeeping"]["best"]
@@ -229,7 +255,15 @@ def _load_best(directory: RunDirectory) -> TrainedModel:
             )
         step = best["step"]
     _check_intact(checkpoints, step)
-    return restore_model(classifier, checkpoints, step)
+    trained = restore_model(classifier, checkpoints, step)
+    if not calibrated:
+        return trained
+    if "temperature" not in best:
+        raise InputError(
+            f"{directory.path} keeps no temperature, as runs of earlier revisions: "
+            f"--mode=evaluate --split=val --workdir={directory.path} fits it"
+        )
+    return dataclasses.replace(trained, temperature=best["temperature"])
 
 
 def _check_intact(checkpoints: Checkpoints, step: int) -> None:

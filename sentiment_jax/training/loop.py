@@ -17,7 +17,14 @@ from sentiment_jax.runtime.terminal import progress_bar
 from sentiment_jax.storage.checkpoints import Checkpoints
 from sentiment_jax.storage.metrics_log import MetricsLog
 from sentiment_jax.storage.run_directory import RunDirectory
-from sentiment_jax.training import compilation, flops, metrics, optimizers, scoring
+from sentiment_jax.training import (
+    calibration,
+    compilation,
+    flops,
+    metrics,
+    optimizers,
+    scoring,
+)
 from sentiment_jax.training.experiment import Experiment, count_parameters
 from sentiment_jax.training.progress import Progress, averages
 from sentiment_jax.training.signals import Stop
@@ -169,7 +176,8 @@ def validate_epoch(run: TrainingRun) -> None:
     progress.end_epoch(scores.summary(), config.early_stopping_patience)
     if progress.best and progress.best["epoch"] == progress.epochs_done:
         figures = metrics.measure(val.labels, scores.probabilities, run.experiment.classes)
-        progress.best["metrics"] = figures
+        temperature = calibration.fit_temperature(scores.probabilities, val.labels)
+        progress.best |= {"metrics": figures, "temperature": temperature}
     run.save()
     loss, accuracy, rate = averages(progress.last_epoch)
     mark = "  best" if progress.best and progress.best["epoch"] == progress.epochs_done else ""

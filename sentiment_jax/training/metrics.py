@@ -5,7 +5,7 @@ from statistics import NormalDist
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float32, Int
+from jaxtyping import Float, Int
 
 from sentiment_jax.data.labels import decide
 
@@ -14,7 +14,7 @@ OF_A_CLASS = ("precision", "recall", "f1", "examples")
 
 def measure(
     labels: Int[np.ndarray, " reviews"],
-    probabilities: Float32[np.ndarray, "reviews classes"],
+    probabilities: Float[np.ndarray, "reviews classes"],
     names: Sequence[str],
 ) -> dict[str, Any]:
     """Return what scikit-learn says of the verdicts, JSON-able, and accuracy's 95 % interval.

@@ -12,6 +12,7 @@ from sentiment_jax.analysis.html import TEMPLATES
 from sentiment_jax.analysis.predictions import (
     Predictions,
     accuracy_by_length,
+    calibrate,
     calibration,
     calibration_bins,
     confusion,
@@ -87,12 +88,17 @@ def test_a_score_on_an_edge_belongs_to_the_bin_above():
     assert len(means) == 1 and shares == [0.5]
 
 
-def test_truncated_reviews_stand_apart(tmp_path, monkeypatch):
-    drawn = []
-    savefig = Figure.savefig
+@pytest.fixture
+def drawn(monkeypatch):
+    """The figures that were saved."""
+    figures, savefig = [], Figure.savefig
     monkeypatch.setattr(
-        Figure, "savefig", lambda f, *a, **options: drawn.append(f) or savefig(f, *a, **options)
+        Figure, "savefig", lambda f, *a, **options: figures.append(f) or savefig(f, *a, **options)
     )
+    return figures
+
+
+def test_truncated_reviews_stand_apart(tmp_path, drawn):
     rng = np.random.default_rng(0)
     words = rng.integers(10, 900, 2000).astype(np.int32)
     predictions = make_predictions([np.where(words > 400, 0.1, 0.9)], np.ones(2000))
@@ -107,6 +113,26 @@ def test_truncated_reviews_stand_apart(tmp_path, monkeypatch):
     assert set(lines["model, whole"].get_ydata()) == {1.0}
     assert set(lines["model, truncated"].get_ydata()) == {0.0}
     assert lines["model, truncated"].get_linestyle() == "--"
+
+
+def test_a_calibrated_curve_stands_beside_the_models_own(tmp_path, drawn):
+    """Two seeds that are too sure, each by a temperature of its own."""
+    rng = np.random.default_rng(0)
+    logits = rng.normal(size=5000)
+    labels = rng.random(5000) < 1 / (1 + np.exp(-logits))
+    sure = [1 / (1 + np.exp(-scale * logits)) for scale in (2, 4)]
+    own = make_predictions(np.round(sure, 6), labels)  # as in predictions.csv
+    softened = calibrate(own, [2.0, 4.0])
+    np.testing.assert_allclose(softened.probabilities[0], softened.probabilities[1], atol=0.01)
+    np.testing.assert_array_equal(softened.verdicts, own.verdicts)
+    curves = {"model": calibration(own)}, {"model": calibration(softened)}
+    assert curves[1]["model"][2] < 0.02 < 0.1 < curves[0]["model"][2]
+    figures.calibration(*curves, ("p", "share"), tmp_path / "calibration.png")
+    figures.calibration(curves[0], {}, ("p", "share"), tmp_path / "calibration.png")
+    shown = [[line.get_label() for line in figure.axes[0].lines[1:]] for figure in drawn]
+    errors = [f"{of['model'][2]:.3f}" for of in curves]
+    first = f"model (calibration error {errors[0]})"
+    assert shown == [[first, f"calibrated ({errors[1]})"], [first]]
 
 
 def write(kind, call, **values):
