@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import sweeping
 
-from sentiment_jax import train
+from sentiment_jax.train import train
 from sentiment_jax.data import corpus
 from sentiment_jax.data.labels import decide
 from sentiment_jax.data.table import Table
@@ -31,7 +31,7 @@ def three(finished, make_small, tmp_path_factory):
         config.update_from_flattened_dict({"seed": seed, "epochs": 1, "data.min_frequency": seed})
         config.update_from_flattened_dict({"data.max_length": 24 - seed, "eval_batch_size": 16})
         workdirs.append(tmp_path_factory.mktemp("mean") / f"seed{seed}")
-        train.train(config, workdirs[-1])
+        train(config, workdirs[-1])
     sizes = {load_run(workdir).tokenizer.get_vocab_size() for workdir in workdirs}
     assert len(sizes) > 1, "one tokenizer would do for all"
     return workdirs
