@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import sweeping
 
-from sentiment_jax.train import train
 from sentiment_jax.data import corpus
 from sentiment_jax.data.labels import decide
 from sentiment_jax.data.table import Table
@@ -15,6 +14,7 @@ from sentiment_jax.evaluate import evaluate_mean, evaluate_run
 from sentiment_jax.predict import predict, predict_table, print_verdicts
 from sentiment_jax.storage.files import read_json, write_json
 from sentiment_jax.storage.run_directory import RunDirectory
+from sentiment_jax.train import train
 from sentiment_jax.training import scoring
 from sentiment_jax.training.calibration import apply_temperature, fit_temperature, log_loss
 from sentiment_jax.training.experiment import load_mean, load_run, prepare_experiment
