@@ -169,7 +169,9 @@ def test_attributions_lower(name):
     if name == "lstm":
         word = jax.ShapeDtypeStruct((1, 8, 12), jnp.float32)
     lengths = jax.ShapeDtypeStruct((1,), jnp.int32)
-    text = lower(_integrate, model, abstract_params(model), word, word, lengths, nodes, nodes)
+    towards = jax.ShapeDtypeStruct((), jnp.int32)
+    path = word, word, lengths, nodes, nodes, towards
+    text = lower(_integrate, model, abstract_params(model), *path)
     check_products(text, "float32")
 
 
