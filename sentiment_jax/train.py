@@ -145,7 +145,7 @@ def _conclude(run: loop.TrainingRun, score_test: bool) -> dict[str, Any]:
         )
     tested: dict[str, Any] = {}
     measured = {"val": best["metrics"]} if "metrics" in best else {}  # not in old checkpoints
-    kept = {name: best[name] for name in ("temperature",) if name in best}  # nor is this
+    kept = {"temperature": best["temperature"]} if "temperature" in best else {}  # nor is this
     if score_test:
         with terminal.progress_bar(None, "reading the best checkpoint"):
             trained = restore_model(experiment, run.checkpoints, best["step"])

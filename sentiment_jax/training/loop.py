@@ -17,14 +17,7 @@ from sentiment_jax.runtime.terminal import progress_bar
 from sentiment_jax.storage.checkpoints import Checkpoints
 from sentiment_jax.storage.metrics_log import MetricsLog
 from sentiment_jax.storage.run_directory import RunDirectory
-from sentiment_jax.training import (
-    calibration,
-    compilation,
-    flops,
-    metrics,
-    optimizers,
-    scoring,
-)
+from sentiment_jax.training import calibration, compilation, flops, metrics, optimizers, scoring
 from sentiment_jax.training.experiment import Experiment, count_parameters
 from sentiment_jax.training.progress import Progress, averages
 from sentiment_jax.training.signals import Stop
