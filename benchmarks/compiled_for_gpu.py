@@ -68,7 +68,6 @@ device_description_str: "NVIDIA H100 80GB HBM3"
 # Untuned, XLA takes Triton for every product and fuses what follows into it. A device may choose
 # cuBLAS, which fuses less: this counts the bytes of the second.
 OPTIONS = {"xla_gpu_enable_triton_gemm": False}
-OPTIONS["xla_gpu_deterministic_ops"] = True  # as in training, unless a config says otherwise
 CUDNN = {"attention": "cudnn", "attention_dropout": 0.0}
 ADAM = OptimizerConfig(name="adam", weight_decay=0.0, clip_norm=0.0)
 ADAMW = OptimizerConfig(name="adamw", weight_decay=0.01, clip_norm=1.0)
