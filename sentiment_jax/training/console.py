@@ -8,6 +8,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from sentiment_jax.config import join_names
 from sentiment_jax.runtime import devices, processes, startup, terminal
 from sentiment_jax.training import flops
 from sentiment_jax.training.compilation import CompiledStep, mebibytes
@@ -21,8 +22,9 @@ FEW_FOR_LAST = 5_000  # training reviews: below, an LSTM's last state learns lit
 def _warn_of_data(experiment: Experiment) -> None:
     """Say what in the reviews would make the scores worthless, with the figures."""
     statistics, size = experiment.statistics, experiment.tokenizer.get_vocab_size()
-    if both := statistics["contradictory"]:
-        terminal.warn_once(f"{both:,} texts have both labels: nothing can be learned from them")
+    if odd := statistics["contradictory"]:
+        what = "both labels" if len(experiment.classes) == 2 else "several labels"
+        terminal.warn_once(f"{odd:,} texts have {what}: nothing can be learned from them")
     for split in ("val", "test"):
         shared, total = statistics["shared"][f"train_{split}"], len(experiment.encoded[split])
         if shared > total / 100:  # IMDB's test set: 0.4 %
@@ -101,16 +103,18 @@ def describe_run(run: TrainingRun, load_report: Any) -> None:
     statistics, classes = experiment.statistics, experiment.classes
     if config.data.labels:
         numbered = [f"{name} ({number})" for number, name in enumerate(classes)]
-        second = f"; {classes[1]} is positive, --config.data.labels=B,A turns them round"
-        print(f"{'labels':8} {', '.join(numbered)}{second * (len(classes) == 2)}")
+        turned = f"--config.data.labels={join_names(classes[::-1])} turns them round"
+        second = f"; {classes[1]} is positive, {turned}" if len(classes) == 2 else ""
+        print(f"{'labels':8} {', '.join(numbered)}{second}")
     for name, by_class in statistics["counts"].items():
-        counts = [*zip(by_class.values(), classes, strict=True)]
-        counts = counts[1:] if len(classes) == 2 else counts
-        if len(classes) > 5:
-            counts = [min(counts), max(counts)]
-        named = ", ".join(f"{count:>6,} {label}" for count, label in counts)
+        counts = [*by_class.values()]
+        named = ", ".join(f"{label}: {count:,}" for label, count in by_class.items())
+        if len(classes) == 2:
+            named = f"{counts[1]:>6,} {classes[1]}"
+        elif len(classes) > 5:
+            named = f"{len(classes)} classes of {min(counts):,} to {max(counts):,}"
         print(
-            f"{'data' if name == 'train' else '':8} {name:5} {sum(by_class.values()):>6,} reviews, "
+            f"{'data' if name == 'train' else '':8} {name:5} {sum(counts):>6,} reviews, "
             f"{named}, {statistics['truncated'][name]:6.2%} truncated to "
             f"{config.data.max_length} tokens ({config.data.truncation})"
         )
