@@ -53,10 +53,10 @@ modes
   report    compare runs and sweeps in tables, plots and one page
 
 examples
-  Train an LSTM on the embedded sample, in under a minute:
+  Train an LSTM on the embedded sample:
     {command} --config=lstm:sample --workdir=runs/sample
   Train on reviews of your own, a CSV file with the columns text and label:
-    {command} --config=lstm:sample --workdir=runs/mine \\
+    {command} --config=lstm:small --workdir=runs/mine \\
       --config.data.source=csv --config.data.path=reviews.csv
   Judge every row of a file:
     {command} --mode=predict --workdir=runs/mine --input=new.csv > verdicts.csv
@@ -102,9 +102,9 @@ NEEDED = {  # mode -> flags that it can't do without, and what they name
 ALIASES = {"eval": "evaluate", "test": "evaluate"}
 READ_AGAIN = ("eval_batch_size", "data.path", "data.test_path", "data.cache")  # by evaluate
 # A help text begins with the modes that read the flag, if not all do: the others refuse it.
-MODE = flags.DEFINE_enum("mode", "train", [*NEEDED, *ALIASES], "The mode.")
+MODE = flags.DEFINE_enum("mode", "train", [*NEEDED, *ALIASES], "Mode.")
 CONFIG = config_flags.DEFINE_config_file(
-    "config", None, "bert, electra, lstm, a file of yours; any with :VARIANT. Its settings: --help."
+    "config", None, "bert, electra, lstm or a file; any with :VARIANT. Its settings: --help."
 )
 flags.FLAGS["config"].parser = ConfigFile()
 WORKDIR = flags.DEFINE_string(

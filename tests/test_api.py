@@ -3,7 +3,6 @@
 import csv
 import json
 import os
-import shutil
 import subprocess
 import sys
 
@@ -224,38 +223,3 @@ def test_tables_that_cannot_be_read(small_config, tmp_path, data, message):
 def test_a_test_table_alone_is_refused(small_config, tmp_path):
     with pytest.raises(InputError, match="test= goes with data="):
         sentiment_jax.train(small_config, tmp_path / "run", test=(["good"], [1]))
-
-
-@pytest.mark.slow
-def test_the_wheel_holds_all_and_runs_from_an_empty_folder(tmp_path):
-    """`pip install .`: the command, its recipes by name, the page templates and the sample."""
-    source, site, empty = (tmp_path / name for name in ("source", "site", "empty"))
-    ignored = shutil.ignore_patterns("__pycache__", ".*", "results", "tests", "build", "*.egg-info")
-    shutil.copytree(ROOT, source, ignore=ignored)
-    empty.mkdir()
-    pip = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-build-isolation"]
-    subprocess.run([*pip, f"--target={site}", source], check=True, timeout=200)
-    for folder in ("sentiment_jax", "configs"):
-        inside = site / "sentiment_jax" / folder.removeprefix("sentiment_jax")
-        for path in (source / folder).rglob("*"):
-            if path.is_file() and "egg-info" not in str(path):
-                assert (inside / path.relative_to(source / folder)).is_file(), path
-    assert not (site / "configs").exists(), "a name that other packages may have"
-
-    def command(*arguments):
-        done = subprocess.run(
-            [site / "bin" / "sentiment-jax", *arguments],
-            cwd=empty,
-            env={**ALONE, "PYTHONPATH": str(site)},
-            capture_output=True,
-            text=True,
-            timeout=200,
-        )
-        assert done.returncode == 0, done.stderr
-        return done.stdout
-
-    assert command("--version") == f"sentiment-jax {sentiment_jax.__version__}\n"
-    assert "\n    sentiment-jax --config=" in command("--help")
-    command("--config=lstm:sample", "--workdir=run", *runs.small_flags())
-    assert "a good film" in command("--mode=predict", "--workdir=run", "--text=a good film")
-    assert "wrote page/report.html" in command("--mode=report", "--workdir=run", "--output=page")

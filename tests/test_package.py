@@ -1,0 +1,48 @@
+"""What pip installs runs without the checkout: the command, its recipes, templates and sample."""
+
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+import runs
+from commands import ROOT
+
+import sentiment_jax
+
+
+@pytest.mark.slow
+def test_the_wheel_holds_all_and_runs_from_an_empty_folder(tmp_path):
+    """Nothing is downloaded: the environment of the tests has what a build needs."""
+    source, site, empty = (tmp_path / name for name in ("source", "site", "empty"))
+    ignored = shutil.ignore_patterns("__pycache__", ".*", "results", "tests", "build", "*.egg-info")
+    shutil.copytree(ROOT, source, ignore=ignored)
+    empty.mkdir()
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "install", "-q"]
+    pip += ["--no-deps", "--no-build-isolation"]
+    subprocess.run([*pip, f"--target={site}", source], check=True, timeout=200)
+    for folder in ("sentiment_jax", "configs"):
+        inside = site / "sentiment_jax" / folder.removeprefix("sentiment_jax")
+        for path in (source / folder).rglob("*"):
+            if path.is_file():
+                assert (inside / path.relative_to(source / folder)).is_file(), path
+    assert not (site / "configs").exists(), "a name that other packages may have"
+
+    def command(*arguments):
+        done = subprocess.run(
+            [site / "bin" / "sentiment-jax", *arguments],
+            cwd=empty,
+            env={**os.environ, "PYTHONPATH": str(site)},
+            capture_output=True,
+            text=True,
+            timeout=200,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    assert command("--version") == f"sentiment-jax {sentiment_jax.__version__}\n"
+    assert "\n    sentiment-jax --config=" in command("--help")
+    command("--config=lstm:sample", "--workdir=run", *runs.small_flags())
+    assert "a good film" in command("--mode=predict", "--workdir=run", "--text=a good film")
+    assert "wrote page/report.html" in command("--mode=report", "--workdir=run", "--output=page")
