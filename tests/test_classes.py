@@ -13,10 +13,10 @@ from sentiment_jax.analysis.integrated_gradients import explain
 from sentiment_jax.errors import InputError
 from sentiment_jax.evaluate import evaluate_run
 from sentiment_jax.explain import explain_texts
-from sentiment_jax.predict import predict, predict_input, print_verdicts
+from sentiment_jax.predict import predict, predict_table, print_verdicts, read_input
 from sentiment_jax.storage.files import read_json
 from sentiment_jax.train import train
-from sentiment_jax.training.experiment import load_run
+from sentiment_jax.training.experiment import load_run, with_classes
 
 WORDS = {"bad": "awful dull dreary", "Fair": "plain usual middling", "good": "lovely witty superb"}
 NAMES = ("bad", "Fair", "good")
@@ -89,6 +89,14 @@ def test_a_stopped_run_resumes(run, config, tmp_path):
     assert again["metrics"] == before["metrics"] and again["test"] == before["test"]
 
 
+def test_classes_that_were_asked_for_are_kept_whatever_their_names(config):
+    """Of three, these two: without their names, evaluate would find the third again."""
+    config = config.copy_and_resolve_references()
+    assert with_classes(config, ("negative", "positive")).data.labels == ""
+    config.data.labels = "negative,positive"
+    assert with_classes(config, ("negative", "positive")).data.labels == "negative,positive"
+
+
 def test_evaluate_and_predict(run, tmp_path, capsys):
     result = read_json(run / "result.json")
     capsys.readouterr()
@@ -98,7 +106,7 @@ def test_evaluate_and_predict(run, tmp_path, capsys):
     p, _ = predict(trained, ["awful dull", "plain usual", "witty superb"])
     assert p.shape == (3, 3) and p.argmax(axis=1).tolist() == [0, 1, 2]
     (tmp_path / "a.txt").write_text("plain usual\n\n")
-    predict_input(trained, str(tmp_path / "a.txt"))
+    predict_table(trained, read_input(str(tmp_path / "a.txt"), "text"))
     header, first, blank = read_rows(capsys.readouterr().out)
     assert header == ["row", "predicted", "p_bad", "p_Fair", "p_good", "warning"]
     assert first[:2] == ["1", "Fair"] and float(first[3]) == pytest.approx(p[1, 1], abs=1e-6)

@@ -83,9 +83,10 @@ def resolve(config: ConfigDict) -> ConfigDict:
 
 
 def with_classes(config: ConfigDict, classes: tuple[str, ...]) -> ConfigDict:
-    """Return a copy that names the classes of the data, unless they are negative and positive."""
+    """Return a copy that names the classes found, unless they are negative and positive."""
     named = ConfigDict(config.to_dict())
-    named.data.labels = "" if classes == CLASSES else join_names(classes)
+    if not named.data.labels and classes != CLASSES:
+        named.data.labels = join_names(classes)
     return named
 
 
