@@ -54,7 +54,7 @@ TEXTS = st.one_of(
 def test_every_text_gets_a_finite_verdict(trained, texts):
     p, warnings = predict(trained, texts)
     assert len(warnings) == len(texts)
-    assert p.shape == (len(texts),)
+    assert p.shape == (len(texts), 2)
     assert np.all((p > 0) & (p < 1))
 
 
@@ -106,7 +106,13 @@ def check_reader(raw, name="file.csv"):
 
 
 VALUES = st.recursive(
-    st.one_of(st.none(), st.booleans(), st.integers(), st.floats(allow_nan=False), st.text()),
+    st.one_of(
+        st.none(),
+        st.booleans(),
+        st.integers(),
+        st.floats(allow_nan=False, allow_infinity=False),
+        st.text(),
+    ),
     lambda inner: st.one_of(st.lists(inner), st.dictionaries(st.text(), inner)),
     max_leaves=4,
 )

@@ -49,21 +49,6 @@ def refused(monkeypatch, capsys):
 
 
 @pytest.fixture
-def done(monkeypatch, capsys):
-    """Run a command that must succeed, in this process, and return its stdout and stderr."""
-    monkeypatch.chdir(ROOT)
-    monkeypatch.setattr(main, "_start", lambda *arguments: None)  # JAX has its devices
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["main", *map(str, arguments)])
-        with flagsaver.flagsaver():
-            assert main.main() == 0
-        return capsys.readouterr()
-
-    return call
-
-
-@pytest.fixture
 def nothing_starts(monkeypatch):
     """What is not refused fails at once, instead of training."""
     monkeypatch.setattr(startup, "start", lambda *arguments: raise_(AssertionError("it starts")))
@@ -217,34 +202,34 @@ def test_flags_of_predict_that_say_nothing_alone(refused, nothing_starts):
     assert "--text_column names a column of --input=FILE" in line
 
 
-def test_predict_reads_any_column_and_writes_a_table(done, refused, finished, tmp_path):
+def test_predict_reads_any_column_and_writes_a_table(printed, refused, finished, tmp_path):
     (tmp_path / "in.txt").write_text("id\treview\n1\tgood\n")
     command = ["--mode=predict", f"--workdir={finished}", f"--input={tmp_path}/in.txt"]
-    shown, _ = done(*command, "--text_column=review", f"--output={tmp_path}/out.csv")
+    shown = printed(*command, "--text_column=review", f"--output={tmp_path}/out.csv")
     assert shown == f"wrote {tmp_path}/out.csv: 1 verdicts\n"
     written = (tmp_path / "out.csv").read_text()
     assert written.startswith("id,review,row,predicted,p_positive,warning\n1,good,2,")
-    shown, _ = done(*command, "--text_column=review")
+    shown = printed(*command, "--text_column=review")
     assert shown.startswith("row,predicted,p_positive,warning\n2,")
     assert shown.splitlines()[1] in written
     # A column that is named is one of a table's: what has no such header is no text per line.
     line = refused(*command, "--text_column=reviews")
     assert "in.txt needs one column 'reviews'" in line
-    done(*command[:2], "--text=good", f"--output={tmp_path}/out.jsonl")
+    printed(*command[:2], "--text=good", f"--output={tmp_path}/out.jsonl")
     assert (tmp_path / "out.jsonl").read_text().startswith('{"text": "good", "row": 1, "predicted"')
     line = refused(*command, f"--output={tmp_path}/in.txt")
     assert "in.txt: end its name in .csv, .tsv or .jsonl" in line
 
 
-def test_several_runs_and_their_temperatures(done, refused, finished, run_copy, tmp_path):
+def test_several_runs_and_their_temperatures(printed, refused, finished, run_copy, tmp_path):
     workdirs = f"--workdir={finished},{run_copy}"
-    one, _ = done("--mode=predict", f"--workdir={finished}", "--text=good", "--text=bad")
-    two, _ = done("--mode=predict", workdirs, "--text=good", "--text=bad")
+    one = printed("--mode=predict", f"--workdir={finished}", "--text=good", "--text=bad")
+    two = printed("--mode=predict", workdirs, "--text=good", "--text=bad")
     assert two == one  # the mean of two equal runs
-    softer, _ = done("--mode=predict", workdirs, "--text=good", "--text=bad", "--calibrated")
+    softer = printed("--mode=predict", workdirs, "--text=good", "--text=bad", "--calibrated")
     assert softer != one
     plain, calibrated = (
-        json.loads(done("--mode=evaluate", workdirs, "--split=val", *more)[0].splitlines()[-1])
+        json.loads(printed("--mode=evaluate", workdirs, "--split=val", *more).splitlines()[-1])
         for more in ([], ["--calibrated"])
     )
     assert calibrated["accuracy"] == plain["accuracy"] and calibrated["loss"] < plain["loss"]
@@ -253,7 +238,7 @@ def test_several_runs_and_their_temperatures(done, refused, finished, run_copy, 
     line = refused("--mode=predict", f"--workdir={finished},{tmp_path}/no", "--text=good")
     assert f"no run directory at {tmp_path}/no" in line
     comma = shutil.copytree(finished, tmp_path / "a,b")
-    assert done("--mode=predict", f"--workdir={comma}", "--text=good", "--text=bad")[0] == one
+    assert printed("--mode=predict", f"--workdir={comma}", "--text=good", "--text=bad") == one
 
 
 @pytest.mark.parametrize(

@@ -210,6 +210,8 @@ def test_the_whole_table_is_kept_where_it_is_asked_for():
     table = read_table(json_lines, "standard input", ["text"], whole=True)
     assert table.columns == ["id", "text", "stars"]
     assert table.cells == [[1, "good", None], [None, "bad", 2.5]]
+    odd = b'{"text": "good", "n": NaN, "more": [-Infinity]}'  # no JSON, but written by Python
+    assert read_table(odd, "-", ["text"], whole=True).cells == [["good", None, [None]]]
     delimited = read_table(b"id;text;n\n1;good;\n", "-", ["text"], whole=True)
     assert (delimited.columns, delimited.cells) == (["id", "text", "n"], [["1", "good", ""]])
     assert read_table(json_lines, "-", ["text"]).cells == []
