@@ -16,7 +16,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import pandas
-from jaxtyping import Float32
+from jaxtyping import Float
 from ml_collections import ConfigDict
 
 from sentiment_jax import evaluate, export, predict
@@ -136,7 +136,7 @@ class Model:
 
     def predict_proba(
         self, texts: str | Iterable[Any] | pandas.DataFrame
-    ) -> Float32[np.ndarray, "texts classes"]:
+    ) -> Float[np.ndarray, "texts classes"]:
         """Return the probability of each class, `classes`, for each text."""
         return predict.predict(self._trained, self._texts(texts).tolist())[0]
 

@@ -18,7 +18,7 @@ from sentiment_jax import api
 from sentiment_jax.config import DataConfig, flatten
 from sentiment_jax.data.corpus import load_corpus
 from sentiment_jax.errors import InputError
-from sentiment_jax.predict import predict_input
+from sentiment_jax.predict import Table, predict_table
 from sentiment_jax.storage.files import read_json
 
 ALONE = {name: value for name, value in os.environ.items() if name != "GLIBC_TUNABLES"}
@@ -102,9 +102,8 @@ def test_bad_names_and_values(recipe, changes, message):
         sentiment_jax.get_config(recipe, changes)
 
 
-def test_verdicts_are_those_of_the_command_line(model, tmp_path, capsys):
-    (tmp_path / "new.txt").write_text("\n".join(TEXTS) + "\n")
-    predict_input(model._trained, str(tmp_path / "new.txt"))
+def test_verdicts_are_those_of_the_command_line(model, capsys):
+    predict_table(model._trained, Table.from_texts(TEXTS))
     rows = list(csv.DictReader(capsys.readouterr().out.splitlines()))
     table = model.predict(TEXTS)
     assert list(table) == list(rows[0])[1:]
