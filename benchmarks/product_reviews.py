@@ -12,21 +12,13 @@ numbers are noise, and some labels are wrong. A seed gives the same file everywh
     python -m benchmarks.product_reviews --output=reviews.csv --rows=40 --language=french
 """
 
+import argparse
 import bisect
 import csv
 import dataclasses
 import itertools
 import random
 from pathlib import Path
-
-from absl import app, flags
-
-OUTPUT = flags.DEFINE_string("output", None, "The CSV file to write.", required=True)
-ROWS = flags.DEFINE_integer("rows", 2000, "How many reviews.", 1)
-LABELS = flags.DEFINE_enum("labels", "two", ("two", "three", "stars"), "What to predict.")
-POSITIVE = flags.DEFINE_float("positive", 0.5, "--labels=two: share of positive reviews.", 0, 1)
-LANGUAGE = flags.DEFINE_enum("language", "english", ("english", "french"), "Of the texts.")
-SEED = flags.DEFINE_integer("seed", 0, "Decides everything.")
 
 PRAISE = {1: 0.05, 2: 0.2, 3: 0.5, 4: 0.8, 5: 0.95}  # share of statements that praise, by stars
 NOISE = 0.06  # share of labels that are drawn blindly, every class in its share
@@ -202,19 +194,22 @@ def make_rows(
     return made
 
 
-def main(_: list[str]) -> None:
+def main() -> None:
     """Write the file."""
-    rows = make_rows(
-        ROWS.value,
-        LABELS.value,
-        positive=POSITIVE.value,
-        language=LANGUAGE.value,
-        seed=SEED.value,
-    )
-    with Path(OUTPUT.value).open("w", encoding="utf-8", newline="") as file:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--output", type=Path, required=True, help="the CSV file to write")
+    parser.add_argument("--rows", type=int, default=2000)
+    parser.add_argument("--labels", choices=tuple(NAMES), default="two")
+    parser.add_argument("--positive", type=float, default=0.5, help="share, of --labels=two")
+    parser.add_argument("--language", choices=("english", "french"), default="english")
+    parser.add_argument("--seed", type=int, default=0)
+    given = vars(parser.parse_args())
+    output, count = given.pop("output"), given.pop("rows")
+    rows = make_rows(count, **given)
+    with output.open("w", encoding="utf-8", newline="") as file:
         csv.writer(file).writerows([("text", "label", "domain"), *rows])
-    print(f"{OUTPUT.value}: {len(rows):,} reviews")
+    print(f"{output}: {len(rows):,} reviews")
 
 
 if __name__ == "__main__":
-    app.run(main)
+    main()

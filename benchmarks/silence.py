@@ -6,6 +6,7 @@ Everything after `--` is the command; what it writes goes to --log, each piece b
     python -m benchmarks.silence --pipe -- python -m sentiment_jax.main ...
 """
 
+import argparse
 import os
 import pty
 import select
@@ -13,11 +14,6 @@ import subprocess
 import termios
 import time
 from pathlib import Path
-
-from absl import app, flags
-
-PIPE = flags.DEFINE_bool("pipe", False, "Give the command a pipe instead of a terminal.")
-LOG = flags.DEFINE_string("log", None, "A file for what the command wrote, and when.")
 
 
 def watch(command: list[str], *, pipe: bool = False, **options) -> list[tuple[float, str]]:
@@ -54,11 +50,16 @@ def gaps(pieces: list[tuple[float, str]]) -> list[tuple[float, float, str]]:
     return sorted(((end - begin, begin, text) for begin, end, text in silences), reverse=True)
 
 
-def main(arguments: list[str]) -> None:
+def main() -> None:
     """Watch the command and print its first sign of life and its longest silences."""
-    pieces = watch(arguments[1:], pipe=PIPE.value)
-    if LOG.value:
-        Path(LOG.value).write_text("".join(f"{when:8.2f} {text!r}\n" for when, text in pieces))
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--pipe", action="store_true", help="a pipe instead of a terminal")
+    parser.add_argument("--log", type=Path, help="for what the command wrote, and when")
+    parser.add_argument("command", nargs="+")
+    given = parser.parse_args()
+    pieces = watch(given.command, pipe=given.pipe)
+    if given.log:
+        given.log.write_text("".join(f"{when:8.2f} {text!r}\n" for when, text in pieces))
     print(f"first output after {pieces[0][0]:.1f} s, end after {pieces[-1][0]:.1f} s")
     for seconds, begin, text in gaps(pieces)[:5]:
         shown = " ".join(text.split())[-70:]
@@ -66,4 +67,4 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    main()
