@@ -63,6 +63,7 @@ print(os.environ.get("GLIBC_TUNABLES"), os.environ["XLA_FLAGS"])
 """
 
 
+@pytest.mark.slow
 def test_a_training_from_python_is_the_command_lines_bit_for_bit(tmp_path):
     """JAX starts with the same flags and devices; Python does not start again for malloc."""
     changes = {**runs.SMALL, "cpu_devices": 2}

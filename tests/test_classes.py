@@ -140,6 +140,7 @@ def test_words_are_explained_towards_the_verdict(run, tmp_path, capsys):
     assert "blue words pushed to the verdict" in (tmp_path / "a.html").read_text()
 
 
+@pytest.mark.slow
 def test_a_sweep_and_its_report(config, tmp_path, capsys):
     """Trials take the classes from the reviews that they share; a report names them."""
     axes = {"procedure": "grid", "optimizer": ("adam", "sgd"), "batch_size": (16,)}

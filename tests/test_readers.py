@@ -1,5 +1,6 @@
 """Reading a run directory while a training writes it."""
 
+import gc
 import os
 import re
 import time
@@ -73,4 +74,5 @@ def test_predictions_beside_a_training_that_rotates_its_checkpoints(tmp_path):
         finally:
             training.kill()
     assert len(set(steps)) > 1, "always the same checkpoint: nothing was rotated"
+    gc.collect()  # or a later test would hear of it
     print(f"{len(steps)} readings of {len(set(steps))} checkpoints, {early} before the first one")

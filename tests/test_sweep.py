@@ -106,6 +106,7 @@ def test_any_setting_is_an_axis(small_config, tmp_path, training, now, capsys, p
     assert {row["model.bidirectional"] for row in rows} == {"True", "False"}
 
 
+@pytest.mark.slow
 def test_an_axis_of_the_model_or_the_encoding_trains_another_one(small_config, tmp_path):
     """The reviews are read again, or another network is built, where an axis asks for it."""
     axes = {**AXES, "optimizer": ("adam",), "batch_size": (16,), "learning_rate": (3e-3,)}

@@ -152,6 +152,7 @@ def test_early_stopping_counts_epochs_without_a_better_score(small_config, tmp_p
     assert (result["epochs"], result["best_epoch"], result["stopped_early"]) == (3, 3, True)
 
 
+@pytest.mark.slow
 def test_bert_takes_the_same_path(tmp_path):
     config = bert.get_config("tiny")
     config.epochs = 2

@@ -133,6 +133,7 @@ def test_flax_weights_are_preferred(folder):
     assert report.files == "flax_model.msgpack, not from model.safetensors"  # row 47: it is said
 
 
+@pytest.mark.slow
 def test_a_training_names_its_weights_and_a_smaller_tokenizer(folder, tmp_path, capsys):
     """Row 47: which of two files was read, and that a table has rows that no token uses."""
     source = folder("flax_bert")

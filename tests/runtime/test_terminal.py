@@ -31,6 +31,7 @@ def shell(command, redirection, tmp_path, **environment):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "redirection",
     [" | true", " 2>&1 | true", " | head -1", " >&-", " >&- 2>&-", " > /dev/full 2>&1"],

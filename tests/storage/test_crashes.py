@@ -130,6 +130,7 @@ def choose(states, capsys):
     return chosen
 
 
+@pytest.mark.slow
 def test_a_crash_at_any_moment_of_a_save_loses_nothing(crashed, tmp_path, capsys):
     config, expected, states = crashed
     check(config, expected, copies(choose(states, capsys), tmp_path))
@@ -196,6 +197,7 @@ def test_a_second_crash_while_the_first_is_tidied_up_changes_nothing(crashed, tm
     assert cuts > 100
 
 
+@pytest.mark.slow
 def test_whatever_orbax_has_written_of_a_partial_one_is_tidied_up(crashed, tmp_path):
     config, expected, states = crashed
     partial = [state for state in states if any(state.glob("checkpoints/*.partial/*/*"))]

@@ -91,6 +91,7 @@ def test_a_step_that_was_measured_is_not_compiled_again(config, has, tmp_path):
     assert result["compile_seconds"] > 0
 
 
+@pytest.mark.slow
 def test_a_training_that_does_not_fit_is_told_what_does(config, experiment, has, tmp_path):
     """Nothing is recorded, so that the same command goes on with what fits."""
     quarter, whole = needs(experiment, "training", parts=4), needs(experiment, "training")
