@@ -192,5 +192,5 @@ def to_text(value: Any) -> str:
 def _no_column(where: str, column: str, found: Sequence[str]) -> InputError:
     names = [repr(column[:80]) for column in found]
     listed = reviews.first_five(names) or "none (the file is empty)"
-    near = did_you_mean(column, found)
+    near = did_you_mean(column, filter(str.isprintable, found))
     return InputError(f"{where} needs one column {column!r}: its columns are {listed}{near}")
