@@ -23,6 +23,8 @@ from sentiment_jax.training.metrics import measure
 from sentiment_jax.training.resume import start_run
 from sentiment_jax.training.signals import Stop
 
+VALIDATION = ("loss", "accuracy", "examples", "balanced_accuracy")  # the last if it chose
+
 
 def train(
     config: ConfigDict,
@@ -160,7 +162,7 @@ def _conclude(run: loop.TrainingRun, score_test: bool) -> dict[str, Any]:
         "model": experiment.config.model.name,
         "best_step": best["step"],
         "best_epoch": best["epoch"],
-        "val": {name: best[name] for name in ("loss", "accuracy", "examples")},
+        "val": {name: best[name] for name in VALIDATION if name in best},
         **kept,
         **tested,
         "train_seconds": round(progress.train_seconds, 3),

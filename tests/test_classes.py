@@ -17,6 +17,7 @@ from sentiment_jax.predict import predict, predict_table, print_verdicts, read_i
 from sentiment_jax.storage.files import read_json
 from sentiment_jax.train import train
 from sentiment_jax.training.experiment import load_run, with_classes
+from sentiment_jax.training.progress import Progress
 
 WORDS = {"bad": "awful dull dreary", "Fair": "plain usual middling", "good": "lovely witty superb"}
 NAMES = ("bad", "Fair", "good")
@@ -165,6 +166,23 @@ def test_a_sweep_and_its_report(config, tmp_path, capsys):
     assert "test" not in read_json(sgd / "result.json")["metrics"]
     page = (tmp_path / "report" / "report.md").read_text()
     assert "Fair" in page and "McNemar" not in page  # one model
+
+
+def test_balanced_weights_choose_the_epoch_by_balanced_accuracy(make_small, tmp_path):
+    """The epoch with the best accuracy may be that of the larger class's share."""
+    config = make_small()
+    path = write_csv(tmp_path / "a.csv", rows(bad=15, good=60))
+    settings = {"data.source": "csv", "data.path": path, "data.length_buckets": (), "epochs": 2}
+    config.update_from_flattened_dict({**settings, "class_weights": "balanced"})
+    found = train(config, tmp_path / "run")
+    assert found["val"]["balanced_accuracy"] == found["metrics"]["val"]["balanced_accuracy"]
+    config.class_weights = "none"
+    assert "balanced_accuracy" not in train(config, tmp_path / "plain")["val"]
+    progress = Progress()
+    for accuracy, balanced in ((0.95, 0.5), (0.6, 0.7), (0.9, 0.6)):
+        scores = {"loss": 1.0, "accuracy": accuracy, "balanced_accuracy": balanced}
+        progress.end_epoch(scores, patience=0)
+    assert (progress.best["epoch"], progress.epochs_since_best) == (2, 1)
 
 
 def test_unequal_classes_are_told_as_such(make_small, tmp_path, capsys):

@@ -50,5 +50,8 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 
 def validation_rank(scores: dict[str, float]) -> tuple[float, float]:
-    """What "best" means: validation accuracy, ties by the lower loss."""
-    return scores["accuracy"], -scores["loss"]
+    """What "best" means: validation accuracy, ties by the lower loss.
+
+    Balanced accuracy where the scores have it: those of a run whose class weights are balanced.
+    """
+    return scores.get("balanced_accuracy", scores["accuracy"]), -scores["loss"]

@@ -166,9 +166,11 @@ def validate_epoch(run: TrainingRun) -> None:
     params, stop = run.state.params, run.check_stop
     scores = scoring.score_reviews(run.experiment, params, val, "validation", stop=stop)
     run.log_scores("val", scores.summary(), scores.seconds)
-    progress.end_epoch(scores.summary(), config.early_stopping_patience)
+    figures = metrics.measure(val.labels, scores.probabilities, run.experiment.classes)
+    chosen_by = ["balanced_accuracy"] if config.class_weights == "balanced" else []
+    ranked = scores.summary() | {name: figures[name] for name in chosen_by}
+    progress.end_epoch(ranked, config.early_stopping_patience)
     if progress.best and progress.best["epoch"] == progress.epochs_done:
-        figures = metrics.measure(val.labels, scores.probabilities, run.experiment.classes)
         temperature = calibration.fit_temperature(scores.probabilities, val.labels)
         progress.best |= {"metrics": figures, "temperature": temperature}
     run.save()
