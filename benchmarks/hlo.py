@@ -7,6 +7,8 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
+from sentiment_jax.training.compilation import peak_bytes
+
 SIZES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "f32": 4, "s32": 4, "u32": 4} | {
     "s64": 8,
     "u64": 8,
@@ -239,8 +241,7 @@ def collectives(found: list[Kernel]) -> str:
 
 def describe(what: str, compiled: Any, least_seconds: float) -> dict[str, Any]:
     """Count a compiled step; `least_seconds` is what its model FLOPs take at the best rate."""
-    found, memory = kernels(compiled.as_text()), compiled.memory_analysis()
-    peak = memory.argument_size_in_bytes + memory.output_size_in_bytes + memory.temp_size_in_bytes
+    found = kernels(compiled.as_text())
     products: Counter[str] = Counter()
     for kernel in found:
         for kind, count in kernel.flops.items():
@@ -253,7 +254,7 @@ def describe(what: str, compiled: Any, least_seconds: float) -> dict[str, Any]:
         "launches": sum(kernel.launches for kernel in found),
         "teraflops": {kind: round(count / 1e12, 3) for kind, count in products.items()},
         "gigabytes": round(moved / 1e9, 2),
-        "peak_gibibytes": round((peak - memory.alias_size_in_bytes) / 2**30, 2),
+        "peak_gibibytes": round(peak_bytes(compiled) / 2**30, 2),
         "compute_ms": round(1e3 * sum(n / RATES[kind] for kind, n in products.items()), 2),
         "memory_ms": round(1e3 * moved / BANDWIDTH, 2),
         "roofline_ms": round(1e3 * roofline, 2),

@@ -37,9 +37,7 @@ def evaluate_run(
     """
     trained = load_run(workdir)
     scores, metrics = score_run(trained, RunDirectory(workdir), split, changes)
-    print_scores(split, scores, f"step {trained.step}")
-    print_metrics(metrics)
-    print(json.dumps(scores))
+    _print(split, scores, metrics, f"step {trained.step}")
     return scores
 
 
@@ -90,10 +88,15 @@ def evaluate_mean(
     accuracy = int(np.sum(decide(probabilities) == labels)) / len(labels)
     mean = {"loss": measured["log_loss"], "accuracy": accuracy, "examples": len(labels)}
     remark = f"{len(workdirs)} runs, their mean" if len(workdirs) > 1 else f"step {trained.step}"
-    print_scores(split, mean, remark + ", calibrated" * calibrated)
-    print_metrics(measured)
-    print(json.dumps(mean))
+    _print(split, mean, measured, remark + ", calibrated" * calibrated)
     return mean
+
+
+def _print(split: str, scores: dict[str, Any], metrics: dict[str, Any], remark: str) -> None:
+    """Print scores for a person, then, on the last line, for a script."""
+    print_scores(split, scores, remark)
+    print_metrics(metrics)
+    print(json.dumps(scores))
 
 
 def _read_again(

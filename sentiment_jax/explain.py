@@ -74,15 +74,17 @@ def explain_texts(
     # Of two classes, always towards the second: the colours mean the same in every text.
     towards = decide(probabilities).tolist() if len(classes) > 2 else [1] * len(texts)
     said = verdicts(trained, probabilities)
+    away = f"to {classes[0]}" if len(classes) == 2 else "away from it"
+    to = classes[1] if len(classes) == 2 else "the verdict"
+    legend = f"blue words pushed to {to}, red ones {away}; grey was not read"
     for name, text, i, verdict, warning in zip(names, texts, towards, said, warnings, strict=True):
         explanation = explain(trained, text, i)
         headline = f"{name}: {' '.join(verdict.split())}{warning and f', {warning}'}"
-        to, away = classes[i], f"to {classes[0]}" if len(classes) == 2 else "away from it"
         whole, empty = explanation.log_odds, explanation.empty_log_odds
         lines = [
             f"log-odds {whole:+.3f}: {empty:+.3f} without words, {whole - empty:+.3f} from the "
             "words",
-            f"to {to}: {strongest_words(explanation, 1) or 'nothing'}",
+            f"to {classes[i]}: {strongest_words(explanation, 1) or 'nothing'}",
             f"{away}: {strongest_words(explanation, -1) or 'nothing'}",
         ]
         if not explanation.complete:
@@ -91,10 +93,6 @@ def explain_texts(
         explanations.append({"headline": headline, "pieces": pieces, "lines": lines})
         shown = to_terminal(explanation, colour=colour)
         print("\n  ".join(filter(None, [headline, shown, *lines])), flush=True)
-    to, away = (
-        ("the verdict", "away from it") if len(classes) > 2 else (classes[1], f"to {classes[0]}")
-    )
-    legend = f"blue words pushed to {to}, red ones {away}; grey was not read"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         page = render("explanation.html.j2", legend=legend, explanations=explanations)

@@ -29,3 +29,17 @@ def run(*arguments, code=0):
         output, errors = process.communicate(timeout=280)
     assert process.returncode == code, errors
     return subprocess.CompletedProcess(process.args, code, output, errors)
+
+
+def run_elsewhere(command, folder, packages):
+    """Run a program in a folder, with Python's packages from another one; return what it prints."""
+    done = subprocess.run(
+        [*map(str, command)],
+        cwd=folder,
+        env={**ENVIRONMENT, "PYTHONPATH": str(packages)},
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout

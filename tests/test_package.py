@@ -1,13 +1,12 @@
 """What pip installs runs without the checkout: the command, its recipes, templates and sample."""
 
-import os
 import shutil
 import subprocess
 import sys
 
 import pytest
 import runs
-from commands import ROOT
+from commands import ROOT, run_elsewhere
 
 import sentiment_jax
 
@@ -30,16 +29,7 @@ def test_the_wheel_holds_all_and_runs_from_an_empty_folder(tmp_path):
     assert not (site / "configs").exists(), "a name that other packages may have"
 
     def command(*arguments):
-        done = subprocess.run(
-            [site / "bin" / "sentiment-jax", *arguments],
-            cwd=empty,
-            env={**os.environ, "PYTHONPATH": str(site)},
-            capture_output=True,
-            text=True,
-            timeout=200,
-        )
-        assert done.returncode == 0, done.stderr
-        return done.stdout
+        return run_elsewhere([site / "bin" / "sentiment-jax", *arguments], empty, site)
 
     assert command("--version") == f"sentiment-jax {sentiment_jax.__version__}\n"
     assert "\n    sentiment-jax --config=" in command("--help")

@@ -5,6 +5,7 @@ JAX compiles a function once per shape: a step that is compiled here is the one 
 
 import bisect
 import dataclasses
+import functools
 import math
 import time
 from collections.abc import Iterator
@@ -14,7 +15,6 @@ import jax
 import numpy as np
 from jaxtyping import Int32
 
-from sentiment_jax.config import OptimizerConfig
 from sentiment_jax.data import batches
 from sentiment_jax.errors import RunError
 from sentiment_jax.runtime import devices
@@ -25,11 +25,10 @@ from sentiment_jax.training.experiment import Experiment, abstract_params
 def make_train_step(experiment: Experiment, parts: int | None = None) -> Any:
     """Return the training step of the config, or one with another number of `parts`."""
     config, mesh = experiment.config, experiment.mesh if experiment.config.shard_params else None
-    optimizer = OptimizerConfig(**config.optimizer.to_dict())
     parts = parts or config.gradient_accumulation
     labels, classes = experiment.encoded["train"].labels, len(experiment.classes)
     weights = () if config.class_weights == "none" else balanced_weights(labels, classes)
-    return steps.make_train_step(experiment.model, optimizer, mesh, parts, weights)
+    return steps.make_train_step(experiment.model, experiment.optimizer, mesh, parts, weights)
 
 
 def balanced_weights(labels: Int32[np.ndarray, " reviews"], classes: int) -> tuple[float, ...]:
@@ -44,8 +43,8 @@ def balanced_weights(labels: Int32[np.ndarray, " reviews"], classes: int) -> tup
 def abstract_state(experiment: Experiment) -> Any:
     """Return shapes, dtypes and shardings of the training state; nothing is allocated."""
     config, params = experiment.config, abstract_params(experiment.model)
-    optimizer = OptimizerConfig(**config.optimizer.to_dict())
-    state = jax.eval_shape(lambda p: steps.create_state(p, optimizer, config.seed), params)
+    create = functools.partial(steps.create_state, optimizer=experiment.optimizer, seed=config.seed)
+    state = jax.eval_shape(create, params)
     return devices.abstract(state, experiment.mesh, config.shard_params)
 
 

@@ -13,7 +13,14 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from sentiment_jax.config import CLASSES, EXAMPLE_TEXTS, DataConfig, class_names, join_names
+from sentiment_jax.config import (
+    CLASSES,
+    EXAMPLE_TEXTS,
+    DataConfig,
+    OptimizerConfig,
+    class_names,
+    join_names,
+)
 from sentiment_jax.data import batches, tokenization
 from sentiment_jax.data.corpus import Corpus, load_corpus
 from sentiment_jax.data.encoding import Encoded, check_encoded, encode_corpus
@@ -59,6 +66,11 @@ class Experiment(Classifier):
     words: dict[str, Any]  # of every whole review, split by split: int32 [reviews]
     statistics: dict[str, Any]
     examples: tuple[str, ...]  # to judge after training
+
+    @property
+    def optimizer(self) -> OptimizerConfig:
+        """Return the config's optimiser."""
+        return OptimizerConfig(**self.config.optimizer.to_dict())
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,7 +9,6 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from sentiment_jax.config import OptimizerConfig
 from sentiment_jax.data import batches
 from sentiment_jax.errors import Diverged, Interrupted
 from sentiment_jax.runtime import devices
@@ -36,12 +35,11 @@ class TrainingRun:
 
     def __post_init__(self) -> None:
         experiment, config = self.experiment, self.experiment.config
-        optimizer = OptimizerConfig(**config.optimizer.to_dict())
         self.train_step = compilation.make_train_step(experiment)
         self.parameters = count_parameters(experiment.model)
         self.steps_per_epoch = math.ceil(len(experiment.encoded["train"]) / config.batch_size)
         self.total_steps = config.epochs * self.steps_per_epoch
-        self.learning_rate = optimizers.make_schedule(optimizer, self.total_steps)
+        self.learning_rate = optimizers.make_schedule(experiment.optimizer, self.total_steps)
         self.step_flops = {
             length: flops.training_flops(experiment.model, config.batch_size, length)
             for length in experiment.buckets

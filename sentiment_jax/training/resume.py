@@ -4,7 +4,6 @@ from typing import Any
 
 import jax
 
-from sentiment_jax.config import OptimizerConfig
 from sentiment_jax.errors import RunError
 from sentiment_jax.runtime import devices, processes, terminal
 from sentiment_jax.storage.checkpoints import Checkpoints
@@ -42,7 +41,7 @@ def start_run(
                 "as N.corrupt; put one back, or --fresh starts over"
             )
         params, report = initial_params(experiment)
-        state = create_state(params, OptimizerConfig(**config.optimizer.to_dict()), config.seed)
+        state = create_state(params, experiment.optimizer, config.seed)
         state, progress = devices.place(state, mesh, config.shard_params), Progress()
     with processes.in_turn():
         _report_faults(checkpoints)
