@@ -66,10 +66,11 @@ print(os.environ.get("GLIBC_TUNABLES"), os.environ["XLA_FLAGS"])
 @pytest.mark.slow
 def test_a_training_from_python_is_the_command_lines_bit_for_bit(tmp_path):
     """JAX starts with the same flags and devices; Python does not start again for malloc."""
-    changes = {**runs.SMALL, "cpu_devices": 2}
+    few = {**runs.ONE_SHAPE, "cpu_devices": 2, "epochs": 1}
+    changes = {**runs.SMALL, **few}
     output = python(IN_PYTHON, tmp_path, json.dumps(changes), "here")
     assert output.splitlines()[-1].startswith("None --xla_cpu_prefer_vector_width=512")
-    run(SAMPLE, *runs.small_flags(cpu_devices=2), f"--workdir={tmp_path}/there")
+    run(SAMPLE, *runs.small_flags(**few), f"--workdir={tmp_path}/there")
     runs.assert_same_run(tmp_path / "here", tmp_path / "there")
     envs = [read_json(tmp_path / name / "env.json") for name in ("here", "there")]
     assert len(envs[0]["devices"]) == 2

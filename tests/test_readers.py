@@ -48,7 +48,7 @@ def test_a_damaged_checkpoint_is_read_once(plain, monkeypatch):
 # Orbax leaves a coroutine behind when a file that it reads is gone: a reading that is repeated.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_predictions_beside_a_training_that_rotates_its_checkpoints(tmp_path):
-    seconds = float(os.environ.get("READER_SECONDS", "8"))
+    seconds = float(os.environ.get("READER_SECONDS", "4"))
     workdir = tmp_path / "run"
     fields = runs.small_flags(epochs=100_000, checkpoint_every=2)
     with start(SAMPLE, *fields, f"--workdir={workdir}") as training:

@@ -28,7 +28,7 @@ CONFIG = "--config=configs/lstm.py:sample"
 # 150 steps: the processes are caught at the ones that a test wants.
 LONG = {**runs.LONGER, "batch_size": 2, "data.limit": 190, "checkpoint_every": 30}
 PAIR = ("--nodes=2", "--ntasks-per-node=1", "--cpus-per-task=1")
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.cluster]
 if reason := loopback.missing():
     pytest.skip(reason, allow_module_level=True)
 

@@ -20,7 +20,7 @@ from sentiment_jax.train import train
 from sentiment_jax.training.experiment import load_run
 
 ROOT = Path(__file__).parents[2]
-MANY = ("two", "four", "split")
+MANY = ("four", "split")
 
 
 @pytest.fixture(scope="module")

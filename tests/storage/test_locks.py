@@ -13,6 +13,7 @@ from sweeping import contents
 from sentiment_jax.errors import InUse
 from sentiment_jax.storage import run_directory
 from sentiment_jax.storage.run_directory import RunDirectory, lock_run
+from sentiment_jax.train import train
 
 # 152 steps: the first process is caught at one of them.
 LONG = {**runs.LONGER, "batch_size": 2, "data.limit": 190, "checkpoint_every": 30}
@@ -48,7 +49,7 @@ def test_whoever_came_first_notices_the_other(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_of_two_processes_in_one_run_the_first_ends_and_changes_nothing(tmp_path):
+def test_of_two_processes_in_one_run_the_first_ends_and_changes_nothing(small_config, tmp_path):
     """Where flock lies: the first hangs in a step, the second resumes and ends, the first wakes."""
     command = (commands.SAMPLE, *runs.small_flags(**LONG))
     (tmp_path / "lies").mkdir()
@@ -56,7 +57,8 @@ def test_of_two_processes_in_one_run_the_first_ends_and_changes_nothing(tmp_path
         "import fcntl\nfcntl.flock = lambda *_: None\n"
     )
     environment = {**commands.ENVIRONMENT, "PYTHONPATH": str(tmp_path / "lies")}
-    commands.run(f"--workdir={tmp_path}/alone", *command)
+    small_config.update_from_flattened_dict(LONG)
+    train(small_config, tmp_path / "alone")
     log = tmp_path / "run" / "metrics.jsonl"
     pipe = commands.subprocess.PIPE
     workdir = f"--workdir={tmp_path}/run"

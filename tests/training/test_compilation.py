@@ -103,8 +103,9 @@ def test_a_training_that_does_not_fit_is_told_what_does(config, experiment, has,
         train(config, tmp_path / "run")
     config.batch_size = 4
     compilation.check_memory(dataclasses.replace(experiment, config=config))
-    config.update_from_flattened_dict({"batch_size": 16, "gradient_accumulation": 4, "epochs": 1})
-    train(config, tmp_path / "run")
+    config.update_from_flattened_dict({"batch_size": 16, "gradient_accumulation": 4})
+    compilation.check_memory(dataclasses.replace(experiment, config=config))
+    assert not (tmp_path / "run" / "config.json").exists()
 
 
 def test_an_evaluation_that_does_not_fit_is_told_what_does(experiment, has):
