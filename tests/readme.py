@@ -1,0 +1,46 @@
+"""The fenced blocks of README.md and docs/, and the terminal session that README.md shows.
+
+    python tests/readme.py > results/tour/session.txt
+
+in a fresh clone runs the README's blocks that are followed by their output.
+"""
+
+import re
+import subprocess
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+class Block(NamedTuple):
+    """A fenced block: its language and what stands in it."""
+
+    language: str
+    text: str
+
+
+def blocks(page: Path) -> list[Block]:
+    found = re.findall(r"^```(\w*)\n(.*?)^```$", page.read_text(encoding="utf-8"), re.M | re.S)
+    return [Block(*block) for block in found]
+
+
+def shown(page: Path) -> list[tuple[Block, Block]]:
+    """Return the blocks of commands or Python that a block of text follows, and that text."""
+    every = blocks(page)
+    return [pair for pair in zip(every, every[1:], strict=False) if pair[1].language == "text"]
+
+
+def record() -> None:
+    script = "exec 2>&1\nset -e\n"
+    for block, _ in shown(ROOT / "README.md"):
+        prompt = "".join(f"$ {line}\n" for line in block.text.splitlines())
+        script += f"cat <<'END'\n{prompt}END\n"
+        script += f"python - <<'END'\n{block.text}END\n" * (block.language == "python")
+        script += block.text * (block.language == "bash")
+    subprocess.run(["bash", "-c", script], cwd=ROOT, check=True)
+
+
+if __name__ == "__main__":
+    record()

@@ -1,0 +1,391 @@
+"""README.md and docs/: every command is accepted, what can run here runs, every figure is traced.
+
+The commands run in this process, in the pages' order, in one folder: each finds what those before
+it left there.
+"""
+
+import contextlib
+import csv
+import functools
+import io
+import json
+import re
+import shlex
+import statistics
+import sys
+import tarfile
+from importlib import import_module
+from pathlib import Path
+from types import SimpleNamespace
+
+import jax
+import numpy as np
+import pytest
+import runs
+from absl.testing import flagsaver
+from readme import PAGES, ROOT, blocks, shown
+
+from benchmarks.product_reviews import make_rows
+from sentiment_jax import main
+from sentiment_jax.config import flatten, read_recipe, validate
+from sentiment_jax.storage.files import read_json
+from sentiment_jax.sweeps.plan import plan_sweep
+
+# ml_collections loads a config file in a way that Python deprecates.
+pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
+
+README, RESULTS = ROOT / "README.md", ROOT / "results"
+OURS = r"(?:\S*python -m sentiment_jax\.main|sentiment-jax|sbatch .*?\w+\.sbatch) (?=-)"
+
+
+def commands(block):
+    """Return the commands of a block, a line each, without comments; scripts are left out."""
+    if block.language != "bash" or block.text.startswith("#!"):
+        return []
+    lines = re.sub(r"\\\n\s*", "", block.text).splitlines()
+    return [line for line in (re.sub(r"(^|\s)# .*", "", line).strip() for line in lines) if line]
+
+
+def all_commands(page):
+    """Return the commands of a page's blocks and sentences."""
+    inline = re.findall(r"`((?:sbatch|srun|python -m) [^`]*)`", page.read_text())
+    return [*(line for block in blocks(page) for line in commands(block)), *inline]
+
+
+EVERY = [(page.name, command) for page in PAGES for command in all_commands(page)]
+
+
+def arguments(command):
+    """Return what a line of the shell gives to the command line of main."""
+    given = re.split(r"\s[>|]|&&", re.split(OURS, command, maxsplit=1)[1])[0]
+    return shlex.split(given.replace("--help", ""))
+
+
+@contextlib.contextmanager
+def command_line(monkeypatch, given):
+    monkeypatch.setenv("TRANSFORMERS_VERBOSITY", "error")  # main would set it for the later tests
+    monkeypatch.setattr(sys, "argv", ["main", *given])  # config_flags reads overrides there
+    with flagsaver.flagsaver():
+        yield
+
+
+# Every command is accepted
+
+
+@pytest.mark.parametrize(("page", "command"), [e for e in EVERY if re.search(OURS, e[1])])
+def test_its_flags_and_settings_exist(page, command, monkeypatch):
+    with command_line(monkeypatch, arguments(command)):
+        main.parse(list(sys.argv))
+        main._check_flags(main.MODE.value)
+        if main.CONFIG.value is not None:
+            validate(main.CONFIG.value)
+        if main.MODE.value == "sweep":
+            options = ("config_file", "overrides")
+
+            def plan(config, workdir, axes, **given):
+                plan_sweep(workdir, config, axes, **{name: given[name] for name in options})
+
+            main._sweep(SimpleNamespace(sweep=plan), Path(main.WORKDIR.value))
+
+
+@pytest.mark.parametrize(("page", "command"), [e for e in EVERY if "-m benchmarks." in e[1]])
+def test_the_flags_of_a_benchmark_exist(page, command):
+    name, *flags = shlex.split(command.partition("-m benchmarks.")[2])
+    source = (ROOT / "benchmarks" / f"{name}.py").read_text()
+    for flag in flags:
+        assert re.search(rf'"(--)?{flag[2:].partition("=")[0]}"', source), flag
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_the_flags_in_its_sentences_exist(page):
+    settings = set().union(*(flatten(read_recipe(name)) for name in ("bert", "electra", "lstm")))
+    others = {"help", "version", "config", "sbatch", "gres", "time", "signal", "partition"}
+    for span in re.findall(r"`([^`\n]+)`", re.sub("```.*?```", "", page.read_text(), flags=re.S)):
+        if span.startswith(("srun", "squeue", "sacct", "scancel", "sbatch", "#SBATCH")):
+            continue
+        for name in re.findall(r"(?<!\S)--([a-z_.]+)(?![a-z-])", span):
+            setting = name.removeprefix("config.").removeprefix("sweep_")
+            assert name in main.flags.FLAGS or setting in settings or name in others, name
+
+
+# What can run here runs
+
+
+def as_flags(settings):
+    return " ".join(f"--config.{name}={value}" for name, value in settings.items())
+
+
+# A pattern in a command, what the test puts there, and why.
+ARCHIVE = "--config.data.source=folder --config.data.path=aclImdb_v1.tar.gz"
+BERT = {  # one layer; the run of tests/test_train.py, whose programs it shares
+    **dict.fromkeys(("data.max_length", "model.hidden_size", "model.embedding_size"), 16),
+    **{"model.intermediate_size": 16, "model.num_hidden_layers": 1},
+    **{"data.limit": 40, "data.test_limit": 12, "data.length_buckets": "()"},
+    **{"optimizer.layerwise_decay": 0.5, "epochs": 1},
+}
+LSTM = {"epochs": 1, "batch_size": 8, "eval_batch_size": 8}
+SUBSTITUTES = [
+    (r".*&& ", ""),  # the installation
+    (r"^\S*python ", ""),  # this process
+    (r"product_reviews", "product_reviews --rows=60"),  # 2,000 take half a minute to train on
+    (r"structure", f"structure --path={ROOT}"),
+    (r"--config=bert ", "--config=bert:tiny --config.data.source=sample "),  # no network
+    (r"--config=lstm (?!.*(--help|data.path))", rf"--config=lstm {ARCHIVE} "),  # no network
+    (r"--config.data.path=DATA_DIR", ARCHIVE),  # 32 reviews instead of 50,000
+    (r"--config.model.pretrained=FOLDER", "--config.model.pretrained=bert-imdb"),  # the export
+    (r"--config=bert:tiny .*", rf"\g<0> {as_flags(BERT)}"),  # seconds, not hours
+    (r"--config=lstm (?!.*--help).*", rf"\g<0> {as_flags(runs.SMALL | LSTM)}"),
+    (r"--config=lstm:small .*", r"\g<0> --config.epochs=2"),
+    (r"--mode=sweep.*", r"\g<0> --sweep_seeds=0,1 --config.epochs=1"),
+]
+# Set-up; two processes, real clusters and GPUs; hours.
+NOT_RUN = r"^(source|pip) |pytest|10\.0\.0\.1|^s(run|batch)|benchmarks\.(speed|accelerator)|:long"
+SESSION = [(page, block) for page in PAGES if page.stem != "cluster" for block in blocks(page)]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Where the commands run, with the files that a reader has."""
+    jax.devices()  # later tests want one, whatever the recipes' cpu_devices
+    folder = tmp_path_factory.mktemp("reader")
+    with tarfile.open(folder / "aclImdb_v1.tar.gz", "w:gz") as archive:
+        for i in range(64):
+            split, label = ("test", "train")[i % 2], ("neg", "pos")[i // 2 % 2]
+            content = f"a {('dull', 'fine')[i // 2 % 2]} film, number {i}".encode()
+            member = tarfile.TarInfo(f"aclImdb/{split}/{label}/{i}_0.txt")
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    with (folder / "own.csv").open("w", newline="") as file:  # as many words as reviews.csv has
+        csv.writer(file).writerows([("review", "verdict", "domain"), *make_rows(60)])
+    (folder / "new.csv").write_text("review,page\nThe lid leaks.,7\nThe lid is superb.,8\n")
+    return folder
+
+
+@pytest.fixture
+def execute(folder, monkeypatch, capsys):
+    """Run a block of a page in the folder, and return what it prints."""
+
+    def call(command):
+        for pattern, text in SUBSTITUTES:
+            command = re.sub(pattern, text, command)
+        command, _, target = command.partition(" > ")
+        _, module, *given = shlex.split(command)
+        capsys.readouterr()
+        with command_line(monkeypatch, given):
+            done = main.main() if module == main.__name__ else import_module(module).main()
+        output = "".join(capsys.readouterr())
+        assert not done, output
+        if target:
+            (folder / target).write_text(output)
+        return output
+
+    def execute(block):
+        monkeypatch.chdir(folder)
+        monkeypatch.setattr(sys, "path", [*sys.path])
+        if block.language == "python":
+            exec(block.text, {})
+            return "".join(capsys.readouterr())
+        lines = [line for line in commands(block) if not re.search(NOT_RUN, line)]
+        return "".join(map(call, lines))
+
+    return execute
+
+
+def forms(text):
+    """The lines of an output without what differs between machines: figures, verdicts, names."""
+    text = re.sub(r"(?m)^( *(away )?to \w+:).*", r"\1", text)  # the words that pushed hardest
+    text = re.sub(r"[-+]?\d[\d,.:]*(e-\d+)?", "N", re.sub(r"-\w{8}\b", "-HASH", text))
+    text = re.sub(r"\b(positive|negative)\b", "VERDICT", text.replace("  best\n", "\n"))
+    return {re.sub("N( N)+", "N", " ".join(line.split())) for line in text.splitlines()}
+
+
+def name(entry):
+    page, block = entry
+    return f"{page.stem}: {block.text[:60].splitlines()[0] if block.text else ''}"
+
+
+RUN = [(p, b) for p, b in SESSION if b.language in ("bash", "python")]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("page", "block"), RUN, ids=map(name, RUN))
+def test_its_commands_run(page, block, execute):
+    output = execute(block)
+    for other, text in shown(page):
+        if other == block:
+            assert forms(text.text) - {"..."} <= forms(output)
+
+
+@pytest.mark.slow
+def test_the_sample_was_learnt_and_the_table_held_out(folder):
+    """By the runs of the README's first commands."""
+    result = read_json(folder / "runs/sample/result.json")
+    assert result["test"]["accuracy"] > 0.58  # 96 reviews, chance is 0.5 +- 0.05
+    assert read_json(folder / "runs/mine/result.json")["test"]["examples"] == 12
+    with (folder / "verdicts.csv").open(newline="") as file:
+        assert next(csv.reader(file)) == ["row", "predicted", "p_positive", "warning"]
+
+
+NOTEBOOK = json.loads((ROOT / "docs" / "tour.ipynb").read_text(encoding="utf-8"))["cells"]
+
+
+@pytest.mark.slow
+def test_the_notebook_runs_from_top_to_bottom(tmp_path, monkeypatch):
+    """Its cells one after the other, without Jupyter, and no outputs kept in it."""
+    assert len(NOTEBOOK) == 10
+    assert not any(cell.get("outputs") or cell.get("execution_count") for cell in NOTEBOOK)
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    for cell in NOTEBOOK:
+        if cell["cell_type"] == "code":
+            exec("".join(cell["source"]), names)
+    assert "quiet" in names["words"]["word"].tolist()
+    assert names["own"].predict(names["new"]).predicted.tolist() == [0, 1]
+
+
+def test_the_model_to_add_ignores_padding():
+    """docs/adding_a_model.md: its class gives logits that no padding changes."""
+    names = {}
+    (block,) = (b for b in blocks(ROOT / "docs/adding_a_model.md") if b.language == "python")
+    exec(block.text, names)
+    model = names["BagClassifier"](SimpleNamespace(vocab_size=9, embedding_size=4), classes=3)
+    embedding, kernel = np.arange(36.0).reshape(9, 4), np.eye(4, 3)
+    params = {
+        "embedding": {"embedding": embedding},
+        "classifier": {"kernel": kernel, "bias": np.ones(3)},
+    }
+    ids, lengths = np.array([[5, 7, 0, 0], [5, 7, 8, 8]]), np.array([2, 2])
+    logits = jax.jit(lambda: model.apply({"params": params}, ids, lengths))()
+    assert logits.shape == (2, 3) and (logits[0] == logits[1]).all()
+
+
+# Every figure is traced
+
+TOUR = (RESULTS / "tour" / "session.txt").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(("block", "text"), shown(README))
+def test_what_it_shows_was_printed(block, text):
+    """results/tour/session.txt is what `python tests/readme.py` recorded."""
+    prompts = {f"$ {line}".rstrip() for line in block.text.splitlines()}
+    assert prompts | {*text.text.splitlines()} - {"..."} <= {*map(str.rstrip, TOUR.splitlines())}
+
+
+def numbers(text):
+    """Return the numbers of a text as they are written, but for commas; none inside of names."""
+    text = re.sub(r"\]\([^)]*\)", "]", text)
+    found = re.findall(
+        r"(?<![\w./-])(?:\d{1,3}(?:,\d{3})+|\d*)(?:\.\d+|(?<=\d))(?:e-\d+)?(?![\w/])", text
+    )
+    return [number.replace(",", "") for number in found]
+
+
+# What is no measurement: a figure of a page and where it comes from.
+NOT_MEASURED = {
+    "3.11": "the Python that pyproject.toml asks for",
+    "480": "the reviews of sentiment_jax/data/sample.csv",
+    "96.2": "results/tour/session.txt, of the picture's sentence",
+    "597": "the study's course",
+    "143": "an exit code",
+    "22.7": "million parameters, results/minilm-128",
+    "84": "MB, the archive's size in the checksums of tensorflow-datasets",
+    "100": "the most classes, config.py",
+    "120": "seconds of SLURM's warning, in the scripts of docs/cluster.md",
+    "512": "tokens, configs/bert.py:long",
+}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_figure_stands_in_the_results_it_links_to(page):
+    """A row of a table, or a paragraph, links the page of results/ that has its figures.
+
+    For a row without a link the paragraph before the table counts. Small whole numbers are checked
+    in rows alone; what measures nothing is in NOT_MEASURED.
+    """
+    text = re.sub("(?ms)^```.*?^```$", "", page.read_text())
+    before = []
+    for part in re.split(r"\n\n|\n(?=\||- )", text):
+        linked = re.findall(r"\(((?:\.\./)?results/(?:[\w-]+/)?README\.md)\)", part)
+        linked, before = (linked or before, before) if part.startswith("|") else (linked, linked)
+        known = set().union(*(numbers((page.parent / path).read_text()) for path in linked))
+        row = part.startswith("|") and linked
+        for number in numbers(re.sub("`[^`]*`", " ", part)):
+            claim = row or re.search(r"[.]|\d{3}", number)
+            places = len(number.partition(".")[2])  # it may be rounded, to a decimal at least
+            rounded = {format(float(n), f".{places}f").lstrip("0") for n in known if places}
+            assert not claim or number in known | rounded | NOT_MEASURED.keys(), (number, part)
+
+
+PER_SEED = {"lstm": ".4f", "minilm-stages": ".4f", "electra-tiny": ".3f"}  # test accuracies
+SCORES = dict.fromkeys(("test.accuracy", "val.accuracy"), ".4f")
+SIZES = {"step_seconds": ".3f", "peak_memory_gib": ".2f", "parameters": "d"}
+ONCE = {
+    "minilm-128/result.json": SCORES | {"train_seconds": ".0f"},
+    "leak/result.json": SCORES,
+    "full_size/bert.json": SIZES,
+    "full_size/electra.json": SIZES,
+}
+
+
+def stands(folder, value, form):
+    """Whether the page of a folder of results/ has this value."""
+    text = format(value, form)
+    written = numbers((RESULTS / folder / "README.md").read_text())
+    return text in written or text.removeprefix("0") in written
+
+
+@pytest.mark.parametrize("folder", PER_SEED)
+def test_mean_and_deviation_are_those_of_the_seeds(folder):
+    paths = (RESULTS / folder).glob("seed*/result.json")
+    scores = [read_json(path)["test"]["accuracy"] for path in paths]
+    assert len(scores) == 3
+    assert stands(folder, statistics.mean(scores), PER_SEED[folder])
+    assert stands(folder, statistics.stdev(scores), PER_SEED[folder])
+
+
+@pytest.mark.parametrize("path", ONCE)
+def test_a_page_has_the_figures_of_its_run(path):
+    values = json.loads((RESULTS / path).read_text())
+    for name, form in ONCE[path].items():
+        value = functools.reduce(lambda group, key: group[key], name.split("."), values)
+        assert stands(path.partition("/")[0], value, form), name
+
+
+def test_the_speed_page_has_the_figures_of_its_measurement():
+    for entry in json.loads((RESULTS / "speed" / "speed.json").read_text())["compare"]:
+        assert stands("speed", entry["examples_per_second"], ".1f"), entry
+
+
+def test_each_folder_of_results_has_four_headings_and_a_row_in_the_index():
+    index = (RESULTS / "README.md").read_text()
+    for folder in filter(Path.is_dir, RESULTS.iterdir()):
+        heads = re.findall("(?m)^## (.*)$", (folder / "README.md").read_text())
+        assert heads == ["What", "Result", "Command", "Machine"], folder
+        assert f"]({folder.name}/README.md) |" in index
+
+
+# Links
+
+
+@pytest.mark.parametrize("page", [*PAGES, *sorted(RESULTS.rglob("*.md"))], ids=str)
+def test_its_links_lead_somewhere(page):
+    for target in re.findall(r"\]\((?!https?:)([^)\s]+)\)", page.read_text()):
+        path, _, anchor = target.partition("#")
+        other = page.parent / path if path else page
+        assert other.exists(), target
+        if anchor:
+            heads = re.findall(r"(?m)^#+ (.*)$", other.read_text())
+            assert anchor in {re.sub(r"[^\w -]", "", h).lower().replace(" ", "-") for h in heads}
+
+
+def test_the_messages_of_the_troubleshooting_are_the_programs():
+    """Each quoted message, but for its …, stands in the code."""
+    code = "\n".join(path.read_text() for path in (ROOT / "sentiment_jax").rglob("*.py"))
+    code = re.sub(r'"\s*\n\s*f?"', "", code)  # strings that go on in the next line
+    code = re.sub(r"\{[^{}]*\}", "…", code)
+    section = README.read_text().partition("## Troubleshooting")[2].partition("\n## ")[0]
+    messages = re.findall(r"(?m)^\| `([^`]*…[^`]*)` \|", section)
+    assert len(messages) >= 8
+    for message in messages:
+        for part in filter(None, map(str.strip, message.split("…"))):
+            assert part in code, part
