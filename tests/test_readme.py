@@ -52,7 +52,8 @@ def all_commands(page):
     return [*(line for block in blocks(page) for line in commands(block)), *inline]
 
 
-EVERY = [(page.name, command) for page in PAGES for command in all_commands(page)]
+COMMANDED = [*PAGES, *sorted(RESULTS.glob("*/README.md"))]
+EVERY = [(page, command) for page in COMMANDED for command in all_commands(page)]
 
 
 def arguments(command):
@@ -74,6 +75,7 @@ def command_line(monkeypatch, given):
 
 @pytest.mark.parametrize(("page", "command"), [e for e in EVERY if re.search(OURS, e[1])])
 def test_its_flags_and_settings_exist(page, command, monkeypatch):
+    monkeypatch.chdir(ROOT)
     with command_line(monkeypatch, arguments(command)):
         main.parse(list(sys.argv))
         main._check_flags(main.MODE.value)
