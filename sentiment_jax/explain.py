@@ -1,9 +1,11 @@
 """`--mode=predict --explain`: words coloured in the terminal and in an HTML page."""
 
+import itertools
 import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from sentiment_jax.analysis.html import render
 from sentiment_jax.analysis.integrated_gradients import Explanation, Word, explain
@@ -17,17 +19,26 @@ STRENGTHS = (0.15, 0.4, 0.75)  # of the strongest word: the steps of the termina
 TERMINAL = {1: (18, 20, 27), -1: (52, 88, 160)}  # backgrounds of the 256-colour palette
 
 
-def split_text(explanation: Explanation) -> list[tuple[str, Word | None, float]]:
+def strongest(explanations: Sequence[Explanation]) -> float:
+    """Return the strongest push of any word."""
+    words = itertools.chain(*(explanation.words for explanation in explanations))
+    return max((abs(word.attribution) for word in words), default=0.0) or 1.0
+
+
+def split_text(
+    explanation: Explanation, full: float | None = None
+) -> list[tuple[str, Word | None, float]]:
     """Return the text in order: (characters, their word, its strength from -1 to 1).
 
-    What the model did not read has no word, and is shortened.
+    A strength of 1 is a push of `full`, by default that of the text's strongest word. What the
+    model did not read has no word, and is shortened.
     """
-    strongest = max((abs(word.attribution) for word in explanation.words), default=0) or 1
+    full = full or strongest([explanation])
     text, position = explanation.text, 0
     pieces: list[tuple[str, Word | None, float]] = []
     for word in explanation.words:
         pieces.append((_shorten(text[position : word.start]), None, 0.0))
-        pieces.append((text[word.start : word.end], word, word.attribution / strongest))
+        pieces.append((text[word.start : word.end], word, word.attribution / full))
         position = max(position, word.end)
     return [*pieces, (_shorten(text[position:]), None, 0.0)]
 
@@ -53,10 +64,14 @@ def to_terminal(explanation: Explanation, *, colour: bool) -> str:
 
 
 def strongest_words(explanation: Explanation, sign: int, count: int = 5) -> str:
-    """Return the words that pushed hardest to one side; a repeated word counts as one."""
+    """Return the words that pushed hardest to one side; a repeated word counts as one.
+
+    Punctuation stands in quotes.
+    """
     sums: dict[str, float] = {}
     for word in explanation.words:
         name = explanation.text[word.start : word.end].lower()
+        name = name if any(map(str.isalnum, name)) else f"“{name}”"
         sums[name] = sums.get(name, 0.0) + word.attribution
     pushed = sorted(sums, key=lambda name: -sign * sums[name])[:count]
     return ", ".join(f"{name} {sums[name]:+.2f}" for name in pushed if sign * sums[name] >= 0.005)
@@ -77,26 +92,40 @@ def explain_texts(
     away = f"to {classes[0]}" if len(classes) == 2 else "away from it"
     to = classes[1] if len(classes) == 2 else "the verdict"
     legend = f"blue words pushed to {to}, red ones {away}; grey was not read"
-    for name, text, i, verdict, warning in zip(names, texts, towards, said, warnings, strict=True):
+    rows = zip(names, texts, probabilities, towards, said, warnings, strict=True)
+    for name, text, p, i, verdict, warning in rows:
         explanation = explain(trained, text, i)
         headline = f"{name}: {' '.join(verdict.split())}{warning and f', {warning}'}"
         whole, empty = explanation.log_odds, explanation.empty_log_odds
+        odds = f"{whole:+.3f}: {empty:+.3f} without words, {whole - empty:+.3f} from the words"
         lines = [
-            f"log-odds {whole:+.3f}: {empty:+.3f} without words, {whole - empty:+.3f} from the "
-            "words",
             f"to {classes[i]}: {strongest_words(explanation, 1) or 'nothing'}",
             f"{away}: {strongest_words(explanation, -1) or 'nothing'}",
         ]
         if not explanation.complete:
             lines.append(f"warning: the attributions sum to {explanation.gap:+.3f} more than that")
-        pieces = split_text(explanation)
-        explanations.append({"headline": headline, "pieces": pieces, "lines": lines})
+        share = 100 * float(p[i])
+        block = {"headline": headline, "share": share, "label": classes[i]}
+        block |= {"lines": lines, "odds": odds}
+        explanations.append((explanation, block))
         shown = to_terminal(explanation, colour=colour)
-        print("\n  ".join(filter(None, [headline, shown, *lines])), flush=True)
+        print("\n  ".join(filter(None, [headline, shown, f"log-odds {odds}", *lines])), flush=True)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        page = render("explanation.html.j2", legend=legend, explanations=explanations)
-        write_atomically(path, page)
+        write_atomically(path, to_page(explanations, legend, (away, f"to {to}")))
     except OSError as error:
         raise InputError(f"cannot write --output={path}: {error.strerror}") from error
     print(f"{legend if colour else 'attributions in nats'}; the same as a page: {path}")
+
+
+def to_page(
+    explanations: Sequence[tuple[Explanation, dict[str, Any]]], legend: str, ends: tuple[str, str]
+) -> str:
+    """Return a page of explained texts, with what is to be said of each, in one scale of colours.
+
+    `ends` name the scale's left and right.
+    """
+    full = strongest([explanation for explanation, _ in explanations])
+    blocks = [{**said, "pieces": split_text(of, full)} for of, said in explanations]
+    values = {"legend": legend, "explanations": blocks, "full": full, "ends": ends}
+    return render("explanation.html.j2", title="Which words pushed the verdict", **values)

@@ -13,13 +13,12 @@ import pytest
 from reviews import encode_lists
 
 from sentiment_jax.analysis import integrated_gradients
-from sentiment_jax.analysis.html import render
 from sentiment_jax.analysis.integrated_gradients import Explanation, Word
 from sentiment_jax.config import EncoderConfig, LstmConfig
 from sentiment_jax.data import corpus, tokenization
 from sentiment_jax.data.reviews import normalize_text
 from sentiment_jax.errors import InputError
-from sentiment_jax.explain import explain_texts, split_text, strongest_words, to_terminal
+from sentiment_jax.explain import explain_texts, strongest_words, to_page, to_terminal
 from sentiment_jax.models.classifiers import EncoderClassifier
 from sentiment_jax.models.lstm import LstmClassifier
 from sentiment_jax.training.experiment import TrainedModel, classifiers, devices, load_run
@@ -170,9 +169,9 @@ def make_explanation(text="so <dull> but fun", **places):
     return Explanation(text, words, 1.0, 0.5, 0.0)
 
 
-def to_page(explanation):
-    explained = {"headline": "a", "pieces": split_text(explanation), "lines": ["b"]}
-    return render("explanation.html.j2", legend="c", explanations=[explained])
+def page_of(*explanations):
+    said = {"headline": "a", "share": 73.0, "label": "positive", "lines": ["b"], "odds": "c"}
+    return to_page([(explanation, said) for explanation in explanations], "d", ("e", "f"))
 
 
 def test_colours_follow_sign_and_strength():
@@ -185,10 +184,26 @@ def test_colours_follow_sign_and_strength():
     assert "mso" not in shown
     plain = to_terminal(explanation, colour=False)
     assert "\x1b" not in plain
-    page = to_page(explanation)
+    page = page_of(explanation)
     assert "&lt;</span>" in page and "<dull>" not in page
-    assert '<span title="-1.000" style="background:rgba(207,34,46,0.75)">dull</span>' in page
-    assert '<span title="+0.800" style="background:rgba(9,105,218,0.60)">fun</span>' in page
+    assert 'class="against" style="--push:1.00" data-push="dull: -1.000">dull</span>' in page
+    assert 'class="for" style="--push:0.80" data-push="fun: +0.800">fun</span>' in page
+    assert '<span style="background-size:73.0%"></span>73.0 % positive<' in page
+
+
+def test_a_page_has_one_scale_for_every_text():
+    page = page_of(make_explanation(dull=-2.0), make_explanation(fun=0.5))
+    assert 'style="--push:1.00" data-push="dull: -2.000"' in page
+    assert 'style="--push:0.25" data-push="fun: +0.500"' in page
+    assert "<div></div><span>-2.00 e</span><span>+2.00 f</span>" in page
+
+
+def test_punctuation_is_quoted_and_unknown_words_are_marked():
+    words = (Word(0, 3, 0.5, False), Word(3, 4, 0.4, True), Word(5, 7, -0.2, True))
+    explanation = Explanation("Zyx, it", words, 1.0, 0.0, 0.0)
+    assert strongest_words(explanation, 1) == "zyx +0.50, “,” +0.40"
+    page = page_of(explanation)
+    assert 'class="for unknown" style="--push:1.00" data-push="Zyx: +0.500, unknown word"' in page
 
 
 def test_what_was_not_read_is_marked():
@@ -196,7 +211,7 @@ def test_what_was_not_read_is_marked():
     assert " … " in to_terminal(explanation, colour=False)
     assert "[not read: x" in to_terminal(explanation, colour=False)
     assert len(to_terminal(explanation, colour=True)) < 200
-    assert '<span class="unread">' in to_page(explanation)
+    assert '<span class="unread">' in page_of(explanation)
 
 
 def test_a_word_that_comes_again_counts_as_one():
