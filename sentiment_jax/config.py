@@ -23,6 +23,8 @@ from ml_collections.config_dict import placeholder
 
 from sentiment_jax.errors import InputError, did_you_mean
 
+PACKAGE = Path(__file__).parent
+CONFIG_FOLDERS = PACKAGE / "configs", PACKAGE.parent / "configs"  # installed, or in a checkout
 TRUNCATIONS = ("head", "tail", "head_tail")
 POOLINGS = ("last", "mean", "max", "mean_max")
 CLASSES = ("negative", "positive")  # where the labels say no more
@@ -274,9 +276,7 @@ def call_recipe(recipe: str, function: str) -> Any:
     An InputError names the nearest file, or the line that raised.
     """
     name, _, variant = recipe.partition(":")
-    package = Path(__file__).parent
-    folders = package / "configs", package.parent / "configs"  # installed, or in a checkout
-    ours = {path.stem: path for folder in folders for path in folder.glob("[!_]*.py")}
+    ours = {path.stem: path for folder in CONFIG_FOLDERS for path in folder.glob("[!_]*.py")}
     file = ours.get(name, Path(name).expanduser())
     if not file.is_file():
         known = [*(path.stem for path in file.parent.glob("*.py")), *ours]

@@ -1,4 +1,4 @@
-"""`--mode=report`: the study's tables, plots and one page, from run directories alone."""
+"""`--mode=report`: what was found, in a sentence, tables, plots and one page, from runs alone."""
 
 import itertools
 import statistics
@@ -9,17 +9,19 @@ from typing import Any
 import numpy as np
 import pandas
 
-from sentiment_jax.analysis import figures, predictions
-from sentiment_jax.analysis.html import render
+from sentiment_jax.analysis import figures, findings, predictions, study
+from sentiment_jax.analysis.html import format_rate, render
 from sentiment_jax.analysis.predictions import Predictions
-from sentiment_jax.analysis.records import Group, collect, hardware, read_texts
+from sentiment_jax.analysis.records import Group, collect, hardware, in_words, read_texts
 from sentiment_jax.config import flatten
 from sentiment_jax.data.labels import decide
 from sentiment_jax.errors import InputError
 from sentiment_jax.storage.files import write_atomically, write_csv
+from sentiment_jax.sweeps import plan
 from sentiment_jax.sweeps.plan import FIELDS, Trial
 
 MISTAKES = 15
+SPLITS = {"val": "validation", "test": "test"}
 BEST = ["best epoch", "validation loss", "validation accuracy", "epoch s"]
 SCORES = ["val loss", "val accuracy", "test loss", "test accuracy", "training s", "status", "run"]
 
@@ -41,21 +43,29 @@ def report(directories: Sequence[Path], output: Path, with_text: bool = False) -
     tables |= {f"{name}-mistakes": _mistakes(read, texts) for name, read in judged.items()}
     if judged:
         tables |= _metrics(judged)
+    tables |= (compared := study.tables(groups))
     models = [_over_seeds(group) for group in tested]
     if models:
         tables["models"] = _table(models, models[0])
+    calibrated = {group.name: _calibrate(group, judged[group.name]) for group in tested}
+    content = {
+        **{"groups": groups, "tables": tables, "hardware": hardware, "in_words": in_words},
+        "title": findings.title(groups),
+        "data": findings.data_in_words(groups),
+        "lead": findings.lead(groups, tables),
+        "compared": [*compared],
+        "remarks": study.remarks() if findings.of_imdb(groups[0].trials[0]) else [],
+        "sureness": [findings.sureness(name, judged[name], of) for name, of in calibrated.items()],
+    }
     try:
         output.mkdir(parents=True, exist_ok=True)
-        for group in groups:
-            if group.sweep is not None and group.stages:
-                _draw_choice(group, output)
+        drawn = [path for group in groups for path in _draw_choice(group, output)]
         if tested:
-            _draw_test(tested, judged, output)
+            drawn += _draw_test(tested, judged, calibrated, output)
         for name, frame in tables.items():
             write_csv(output / f"{name}.csv", list(frame), frame.values.tolist())
-        content = {"output": output, "groups": groups, "tables": tables, "hardware": hardware}
         for name in ("report.md", "report.html"):
-            text = render(f"{name}.j2", **content)
+            text = render(f"{name}.j2", **content, drawn={p.stem: p for p in drawn}, sections=[])
             write_atomically(output / name, text)
     except OSError as error:
         raise InputError(f"cannot write to --output={output}: {error.strerror}") from error
@@ -142,6 +152,8 @@ def _mistakes(read: Predictions, texts: Mapping[str, str]) -> pandas.DataFrame:
     judged = decide(means)
     shown = ["p(positive)"] if len(classes) == 2 else ["verdict", "p(verdict)"]
     columns = ["id", "label", *shown, "seeds wrong", "words", "tokens read", "truncated"]
+    if texts:  # a phone shows a table's left
+        columns = ["text", *columns[1:], "id"]
     rows = [
         {
             "id": read.ids[i],
@@ -157,7 +169,7 @@ def _mistakes(read: Predictions, texts: Mapping[str, str]) -> pandas.DataFrame:
         }
         for i in predictions.hardest_mistakes(read, MISTAKES)
     ]
-    return _table(rows, [*columns, "text"] if texts else columns)
+    return _table(rows, columns)
 
 
 def _metrics(judged: Mapping[str, Predictions]) -> dict[str, pandas.DataFrame]:
@@ -184,42 +196,83 @@ def _metrics(judged: Mapping[str, Predictions]) -> dict[str, pandas.DataFrame]:
     }
 
 
-def _draw_choice(group: Group, output: Path) -> None:
-    """Draw how a sweep came to its setting: curves along each axis, and every setting's score."""
-    for axis in group.axes:
+def _draw_choice(group: Group, output: Path) -> list[Path]:
+    """Draw how a sweep came to its setting and its seeds' curves; return the files."""
+    paths, best = [], group.best
+    for axis in group.axes if group.stages else ():
         if trials := group.along(axis):
-            curves = {value: trial.metrics for value, trial in trials.items()}
-            figures.stage_curves(curves, output / f"{group.name}-{axis}.png")
+            runs = {words: trial.metrics for words, trial in trials.items()}
+            first = next(iter(trials.values()))
+            alike = in_words({name: v for name, v in first.setting.items() if name != axis})
+            paths += [output / f"{group.name}-{axis}{end}.png" for end in ("", "-runs")]
+            winner = plan.best_finished([*trials.values()])
+            chosen = in_words({axis: winner.setting[axis]}) if winner else ""
+            theirs = study.epochs(first.config.model.name, axis) if findings.of_imdb(first) else {}
+            figures.overlay(runs, chosen, paths[-2], f"all at {alike}", theirs)
+            figures.curves(runs, paths[-1], f"all at {alike}")
+    if tested := [trial for trial in group.tested if trial.metrics]:
+        paths.append(output / f"{group.name}-seeds.png")
+        runs = {f"seed {trial.config.seed}": trial.metrics for trial in tested}
+        figures.curves(runs, paths[-1], in_words(tested[0].setting))
+    if group.sweep is None or not group.stages:
+        return paths
     accuracies: dict[tuple, float | None] = {}  # the best over further axes
+    chance: dict[tuple, bool] = {}
     for trial in itertools.chain(*group.stages.values()):
         if trial.status != "open":
             here = tuple(trial.setting[axis] for axis in FIELDS)
             found = {accuracies.get(here), trial.row["val_accuracy"]} - {None}
             accuracies[here] = max(found, default=None)
-    assert group.sweep is not None
+            if trial.status == "finished":
+                chance[here] = chance.get(here, True) and findings.at_chance(trial)
     axes = {axis: group.sweep.axes[axis] for axis in FIELDS}
-    figures.heat_maps(accuracies, axes, output / f"{group.name}-grid.png")
+    rates = [format_rate(rate) for rate in axes["learning_rate"]]
+    outlined = None if best is None else tuple(best.setting[axis] for axis in FIELDS)
+    guessed = [here for here, at_chance in chance.items() if at_chance]
+    paths.append(output / f"{group.name}-grid.png")
+    figures.heat_maps(accuracies, axes, rates, outlined, guessed, paths[-1])
+    return paths
 
 
-def _draw_test(tested: Sequence[Group], judged: Mapping[str, Predictions], output: Path) -> None:
-    scores = ("val_accuracy", "test_accuracy")
-    accuracies = {g.name: [[t.row[name] for t in g.tested] for name in scores] for g in tested}
-    figures.seeds(accuracies, output / "seeds.png")
+def _calibrate(group: Group, read: Predictions) -> Predictions | None:
+    """Return the predictions at the seeds' temperatures; runs of earlier revisions have none."""
+    kept = [trial.content.get("temperature", 0.0) for trial in group.tested]
+    return predictions.calibrate(read, kept) if all(kept) else None
+
+
+def _draw_test(
+    tested: Sequence[Group],
+    judged: Mapping[str, Predictions],
+    calibrated: Mapping[str, Predictions | None],
+    output: Path,
+) -> list[Path]:
+    """Draw what the test set says of the models; return the files."""
+    paths = [output / f"{name}.png" for name in ("confusion", "calibration")]
+    scores: dict[str, Any] = {group.name: {} for group in tested}
+    for group, (split, name) in itertools.product(tested, SPLITS.items()):
+        accuracies = [trial.row[f"{split}_accuracy"] for trial in group.tested]
+        scores[group.name][name] = accuracies, *predictions.mean_interval(accuracies)
+    numbers = {group.name: [trial.config.seed for trial in group.tested] for group in tested}
+    if sum(map(len, numbers.values())) > 1:
+        paths.append(output / "seeds.png")
+        figures.seeds(scores, numbers, paths[-1])
     confusions = {name: predictions.confusion(read) for name, read in judged.items()}
     classes = next(iter(judged.values())).classes
-    figures.confusions(confusions, classes, output / "confusion.png")
-    bins = {name: predictions.calibration(read) for name, read in judged.items()}
+    figures.confusions(confusions, classes, paths[0])
     what = f"p({classes[1]}) that the model gave", f"share of {classes[1]} reviews"
     if len(classes) > 2:
         what = "probability that the model gave to its verdict", "share of right verdicts"
-    kept: dict[str, list[Any]] = {
-        group.name: [trial.content.get("temperature") for trial in group.tested] for group in tested
-    }
-    calibrated = {
-        name: predictions.calibration(predictions.calibrate(read, kept[name]))
+    curves = {
+        name: [
+            (label, *predictions.calibration(of))
+            for label, of in (("", read), ("at its temperature", calibrated[name]))
+            if of is not None
+        ]
         for name, read in judged.items()
-        if all(kept[name])  # runs of earlier revisions have none
     }
-    figures.calibration(bins, calibrated, what, output / "calibration.png")
-    lengths = predictions.accuracy_by_length(judged)
-    figures.accuracy_by_length(list(judged), *lengths, output / "length.png")
+    figures.calibration(curves, what, paths[1])
+    edges, points = predictions.accuracy_by_length(judged)
+    if len(edges) > 2:  # one bin says nothing about length
+        paths.append(output / "length.png")
+        figures.accuracy_by_length(list(judged), edges, points, paths[-1])
+    return paths

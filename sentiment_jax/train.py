@@ -178,7 +178,7 @@ def _conclude(run: loop.TrainingRun, score_test: bool) -> dict[str, Any]:
     }
     if processes.is_main():
         with terminal.progress_bar(None, "drawing the curves"):
-            figures.curves(read_metrics(directory.metrics), directory.curves)
+            figures.curves({"": read_metrics(directory.metrics)}, directory.curves)
     write_json(directory.result, result)
     console.print_scores("val", result["val"], f"epoch {best['epoch']}, the best")
     console.print_speed(experiment.config, result["train_flops_per_second"])

@@ -16,7 +16,7 @@ FORMATS = {
     **dict.fromkeys(("examples", "only the first right", "only the second right"), ",d"),
     **dict.fromkeys(("seed", "seeds", "epoch", "epochs", "batch size"), "d"),
     **dict.fromkeys(("words", "tokens read"), "d"),
-    **{"learning rate": "g", "parameters": ",d", "evaluation examples/s": ",.0f"},
+    **{"learning rate": "rate", "parameters": ",d", "evaluation examples/s": ",.0f"},
     **dict.fromkeys(("training s", "epoch s"), ",.1f"),
 }
 # What Markdown would take for a tag, a link, code, or the end of a table's cell.
@@ -28,11 +28,20 @@ def column_format(name: str) -> str:
     return FORMATS.get(name) or FORMATS.get(name.split()[-1], "")
 
 
+def format_rate(rate: float) -> str:
+    """Return a learning rate as a power of ten: 3e-5, 1e-2, 1e0."""
+    mantissa, _, exponent = f"{rate:.5e}".partition("e")
+    return f"{float(mantissa):g}e{int(exponent)}"
+
+
 def cell(value: Any, name: str) -> str:
     """Return a column's value as text, an en dash where it is None or NaN."""
     if value is None or value != value:
         return "–"
-    return value if isinstance(value, str) else format(value, column_format(name))
+    if isinstance(value, str):
+        return value
+    style = column_format(name)
+    return format_rate(value) if style == "rate" else format(value, style)
 
 
 TEMPLATES = jinja2.Environment(

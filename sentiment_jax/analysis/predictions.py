@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas
 from jaxtyping import Bool, Float, Float32, Int32, Int64
-from scipy.stats import binomtest
+from scipy.stats import binomtest, norm, t
 from sklearn.metrics import confusion_matrix
 
 from sentiment_jax.config import class_names
@@ -133,6 +133,24 @@ def mcnemar(
     return only_first, only_second, float(binomtest(only_first, both).pvalue) if both else 1.0
 
 
+def mean_interval(values: Sequence[float]) -> tuple[float, float, float]:
+    """Return seeds' mean accuracy and the ends of its 95 % interval, by Student's t (1908)."""
+    mean, count = float(np.mean(values)), len(values)
+    half = t.ppf(0.975, count - 1) * np.std(values, ddof=1) / count**0.5 if count > 1 else 0.0
+    return mean, max(mean - float(half), 0.0), min(mean + float(half), 1.0)
+
+
+def told_apart(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:
+    """Whether two scores {"accuracy", "examples"} differ by more than chance: z-test, p < .05.
+
+    As if they were of different reviews: of the same ones, McNemar's test would find more.
+    """
+    counts = [score["examples"] for score in (first, second)]
+    both = np.average([score["accuracy"] for score in (first, second)], weights=counts)
+    error = np.sqrt(both * (1 - both) * sum(1 / count for count in counts))
+    return bool(abs(first["accuracy"] - second["accuracy"]) > norm.ppf(0.975) * error)
+
+
 def hardest_mistakes(predictions: Predictions, count: int) -> list[int]:
     """Return the reviews judged wrongly with the greatest confidence, all seeds averaged."""
     means = predictions.probabilities.mean(axis=0)
@@ -143,22 +161,22 @@ def hardest_mistakes(predictions: Predictions, count: int) -> list[int]:
 
 def calibration_bins(
     p: Float32[np.ndarray, "*seeds reviews"], true: Bool[np.ndarray, "*seeds reviews"]
-) -> tuple[list[float], list[float], float]:
-    """Return means of p and share of what is true in ten equal bins, and the calibration error.
+) -> tuple[pandas.DataFrame, float]:
+    """Return mean p, share of what is true and count in ten equal bins, and the calibration error.
 
     The error (ECE) is the mean distance of the two, weighted by the bins' sizes: Guo et al. (2017),
     https://arxiv.org/abs/1706.04599. Bins hold their lower edge; those of scikit-learn's
     `calibration_curve` hold the upper one, and it does not return their sizes.
     """
     frame = pandas.DataFrame({"p": p.ravel().astype(float), "true": true.ravel()})
-    bin_of = np.minimum((p.ravel() * BINS).astype(int), BINS - 1)
-    bins = frame.groupby(bin_of)
-    means, weights = bins.mean(), bins.size() / len(frame)
-    error = float(((means.p - means.true).abs() * weights).sum())
-    return means.p.tolist(), means.true.tolist(), error
+    groups = frame.groupby(np.minimum((p.ravel() * BINS).astype(int), BINS - 1))
+    bins = groups.mean().assign(count=groups.size()).reindex(range(BINS))
+    bins["count"] = bins["count"].fillna(0).astype(int)
+    error = float(((bins.p - bins.true).abs() * bins["count"]).sum() / len(frame))
+    return bins, error
 
 
-def calibration(predictions: Predictions) -> tuple[list[float], list[float], float]:
+def calibration(predictions: Predictions) -> tuple[pandas.DataFrame, float]:
     """Return the bins of p(positive); of more classes, of the verdicts' probability and rightness.
 
     So Guo et al. (2017) treat many classes.
@@ -169,6 +187,17 @@ def calibration(predictions: Predictions) -> tuple[list[float], list[float], flo
             predictions.probabilities[..., 1], np.broadcast_to(labels == 1, shape)
         )
     return calibration_bins(predictions.probabilities.max(axis=2), predictions.verdicts == labels)
+
+
+def confidence(predictions: Predictions) -> list[tuple[str, float, float]]:
+    """Return for each class judged, then for all: its name, mean probability, share that is right.
+
+    Where the probability is the larger, these verdicts are over-confident.
+    """
+    p, right = predictions.probabilities.max(axis=2), predictions.verdicts == predictions.labels
+    sides = [predictions.verdicts == i for i in range(len(predictions.classes))]
+    named = zip([*predictions.classes, "all"], [*sides, right | True], strict=True)
+    return [(name, float(p[of].mean()), float(right[of].mean())) for name, of in named if of.any()]
 
 
 def calibrate(predictions: Predictions, temperatures: Sequence[float]) -> Predictions:

@@ -4,10 +4,11 @@ import dataclasses
 import itertools
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from sentiment_jax.analysis.html import format_rate
 from sentiment_jax.config import HARMLESS, DataConfig, flatten
 from sentiment_jax.data.corpus import load_corpus
 from sentiment_jax.errors import InputError
@@ -55,7 +56,17 @@ class Group:
         if "grid" in self.stages and best is not None:
             here = {**best.setting, axis: None}
             trials = [t for t in self.stages["grid"] if {**t.setting, axis: None} == here]
-        return {plan.format_value(trial.setting[axis]): trial for trial in trials}
+        return {in_words({axis: trial.setting[axis]}): trial for trial in trials}
+
+
+def in_words(setting: Mapping[str, Any]) -> str:
+    """Return values on axes in words: adam, batch 16, learning rate 3e-5."""
+    words = []
+    for axis, value in setting.items():
+        name = {"optimizer": "", "batch_size": "batch"}.get(axis, axis.replace("_", " "))
+        shown = format_rate(value) if axis == "learning_rate" else plan.format_value(value)
+        words.append(f"{name} {shown}".strip())
+    return ", ".join(words)
 
 
 def collect(directories: Sequence[Path]) -> list[Group]:

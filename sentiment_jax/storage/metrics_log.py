@@ -3,7 +3,7 @@
 import contextlib
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +49,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     return records
 
 
-def validation_rank(scores: dict[str, float]) -> tuple[float, float]:
+def validation_rank(scores: Mapping[str, Any]) -> tuple[float, float]:
     """What "best" means: validation accuracy, ties by the lower loss.
 
     Balanced accuracy where the scores have it: those of a run whose class weights are balanced.

@@ -7,17 +7,20 @@ import pandas
 import pytest
 from matplotlib.figure import Figure
 
-from sentiment_jax.analysis import figures
-from sentiment_jax.analysis.html import TEMPLATES
+from sentiment_jax.analysis import figures, findings
+from sentiment_jax.analysis.html import TEMPLATES, format_rate
 from sentiment_jax.analysis.predictions import (
     Predictions,
     accuracy_by_length,
     calibrate,
     calibration,
     calibration_bins,
+    confidence,
     confusion,
     hardest_mistakes,
     mcnemar,
+    mean_interval,
+    told_apart,
 )
 from sentiment_jax.config import CLASSES
 
@@ -52,11 +55,12 @@ def test_confusion_and_hardest_mistakes():
 def test_calibration_bins():
     p = np.array([0.05, 0.05, 0.95, 0.95, 1.0], np.float32)
     labels = np.array([0, 1, 1, 1, 0]) == 1
-    means, shares, error = calibration_bins(p, labels)
-    np.testing.assert_allclose(means, [0.05, 2.9 / 3], rtol=1e-6)
-    np.testing.assert_allclose(shares, [0.5, 2 / 3])
+    bins, error = calibration_bins(p, labels)
+    assert bins["count"].tolist() == [2, *[0] * 8, 3]
+    np.testing.assert_allclose(bins["p"].dropna(), [0.05, 2.9 / 3], rtol=1e-6)
+    np.testing.assert_allclose(bins["true"].dropna(), [0.5, 2 / 3])
     assert error == pytest.approx(0.4 * 0.45 + 0.6 * 0.3)
-    assert calibration_bins(labels.astype(np.float32), labels)[2] == 0
+    assert calibration_bins(labels.astype(np.float32), labels)[1] == 0
 
 
 def test_many_classes_are_calibrated_by_their_verdicts():
@@ -66,9 +70,11 @@ def test_many_classes_are_calibrated_by_their_verdicts():
     labels = np.array([0, 1, 2], np.int32)
     three = dataclasses.replace(two, classes=("a", "b", "c"), labels=labels)
     three = dataclasses.replace(three, probabilities=probabilities)
-    means, shares, error = calibration(three)
-    np.testing.assert_allclose(means, [0.4, 0.7, 0.8], rtol=1e-6)
-    assert shares == [1, 1, 0] and error == pytest.approx((0.6 + 0.3 + 0.8) / 3)
+    bins, error = calibration(three)
+    bins = bins[bins["count"] > 0]
+    np.testing.assert_allclose(bins["p"], [0.4, 0.7, 0.8], rtol=1e-6)
+    assert bins["true"].tolist() == [1, 1, 0]
+    assert error == pytest.approx((0.6 + 0.3 + 0.8) / 3)
     np.testing.assert_array_equal(confusion(three), [[1, 0, 0], [0, 0, 1], [0, 0, 1]])
     assert hardest_mistakes(three, 5) == [1]
 
@@ -84,8 +90,8 @@ def test_mcnemar_against_a_table_worked_by_hand():
 
 
 def test_a_score_on_an_edge_belongs_to_the_bin_above():
-    means, shares, _ = calibration_bins(np.array([0.5, 0.59], np.float32), np.array([False, True]))
-    assert len(means) == 1 and shares == [0.5]
+    bins, _ = calibration_bins(np.array([0.5, 0.59], np.float32), np.array([False, True]))
+    assert bins["count"].tolist() == [0, 0, 0, 0, 0, 2, 0, 0, 0, 0]
 
 
 @pytest.fixture
@@ -125,14 +131,67 @@ def test_a_calibrated_curve_stands_beside_the_models_own(tmp_path, drawn):
     softened = calibrate(own, [2.0, 4.0])
     np.testing.assert_allclose(softened.probabilities[0], softened.probabilities[1], atol=0.01)
     np.testing.assert_array_equal(softened.verdicts, own.verdicts)
-    curves = {"model": calibration(own)}, {"model": calibration(softened)}
-    assert curves[1]["model"][2] < 0.02 < 0.1 < curves[0]["model"][2]
-    figures.calibration(*curves, ("p", "share"), tmp_path / "calibration.png")
-    figures.calibration(curves[0], {}, ("p", "share"), tmp_path / "calibration.png")
+    lines = [("", *calibration(own)), ("at its temperature", *calibration(softened))]
+    errors = [error for *_, error in lines]
+    assert errors[1] < 0.02 < 0.1 < errors[0]
+    for drawn_lines in (lines, lines[:1]):
+        path = tmp_path / "calibration.png"
+        figures.calibration({"model": drawn_lines}, ("p", "share"), path)
     shown = [[line.get_label() for line in figure.axes[0].lines[1:]] for figure in drawn]
-    errors = [f"{of['model'][2]:.3f}" for of in curves]
-    first = f"model (calibration error {errors[0]})"
-    assert shown == [[first, f"calibrated ({errors[1]})"], [first]]
+    labels = [f"model (error {errors[0]:.3f})", f"at its temperature (error {errors[1]:.3f})"]
+    assert shown == [labels, labels[:1]]
+    text = findings.sureness("model", own, softened)
+    assert text.startswith("model is over-confident: its verdicts have probability 0.8")
+    means = [side[1] for side in confidence(own)]
+    assert f"positive {means[1]:.3f}" in text
+    assert text.endswith(f"their probability is {confidence(softened)[-1][1]:.3f}.")
+
+
+def test_a_bin_of_few_verdicts_is_not_drawn(tmp_path, drawn):
+    bins, error = calibration_bins(np.float32([0.05] * 9 + [0.95] * 10), np.array([False] * 19))
+    figures.calibration({"model": [("", bins, error)]}, ("p", "share"), tmp_path / "x.png")
+    upper, lower = drawn[0].axes
+    np.testing.assert_allclose(upper.lines[1].get_xdata(), [0.95])
+    assert [bar.get_height() for bar in lower.patches if bar.get_height()] == [9, 10]
+
+
+def epochs(*losses):
+    """Lines of a metrics.jsonl with these validation losses; accuracy grows by epoch."""
+    line = {"split": "val", "examples": 10, "seconds": 1.0}
+    return [
+        {**line, "epoch": e, "loss": v, "accuracy": 0.5 + e / 10} for e, v in enumerate(losses, 1)
+    ]
+
+
+def test_a_loss_that_explodes_is_cut_off_and_said(tmp_path, drawn):
+    runs = {"calm": epochs(0.7, 0.6), "wild": epochs(0.7, 3e9), "late": epochs(0.7, 0.8)}
+    figures.overlay(runs, "calm", tmp_path / "overlay.png")
+    figures.curves(runs, tmp_path / "curves.png")
+    for axes in (drawn[0].axes[1], drawn[1].axes[2]):
+        assert axes.get_ylim()[1] < 3
+        assert [text.get_text() for text in axes.texts] == ["cut off: up to 3e+09"]
+    assert not drawn[1].axes[0].texts
+    (best,) = [line for line in drawn[1].axes[0].lines if line.get_label() == "best epoch"]
+    assert set(best.get_xdata()) == {2}
+
+
+def test_scores_that_chance_explains_are_not_told_apart():
+    """Worked by hand: of 100 each, .60 and .50 are 1.42 standard errors apart, .65 is 2.15."""
+    of = [{"accuracy": accuracy, "examples": 100} for accuracy in (0.5, 0.6, 0.65)]
+    assert not told_apart(of[0], of[1]) and told_apart(of[0], of[2])
+    assert not told_apart(of[0], of[0])
+    mean, low, high = mean_interval([0.4, 0.5, 0.6])
+    assert mean == pytest.approx(0.5)
+    assert (low, high) == pytest.approx((0.5 - 0.24841, 0.5 + 0.24841), abs=1e-4)  # t = 4.3027
+    assert mean_interval([0.4]) == (0.4, 0.4, 0.4)
+
+
+@pytest.mark.parametrize(
+    ("rate", "words"),
+    [(1e-4, "1e-4"), (3e-5, "3e-5"), (0.0025, "2.5e-3"), (1.0, "1e0"), (1e30, "1e30")],
+)
+def test_learning_rates_have_one_format(rate, words):
+    assert format_rate(rate) == words
 
 
 def write(kind, call, **values):
@@ -148,11 +207,16 @@ def test_blocks():
     assert write("md", "{{ write.table(frame) }}", frame=frame) == lines
     html = write("html", "{{ write.table(frame) }}", frame=frame)
     assert '<td class="name">x&lt;y</td>' in html and '<td class="number">1.0050</td>' in html
+    turned = "{{ write.turned(frame) }}"
+    lines = "| a\\|b | x&lt;y | – |\n| --- | ---: | ---: |\n| test loss | 1.0050 | 2.0000 |\n\n"
+    assert write("md", turned, frame=frame) == lines
+    assert "<tr><th scope" in write("html", turned, frame=frame)
     heading = '{{ write.heading(2, "H & M") }}'
     assert write("md", heading) == "## H &amp; M\n\n"
     assert write("html", heading) == "<h2>H &amp; M</h2>\n"
     fold = '{% call write.fold("more") %}{{ write.text("a < b") }}{% endcall %}'
-    assert write("md", fold) == ""
+    folded = "<details><summary>more</summary>\n\na &lt; b\n\n</details>\n\n"
+    assert write("md", fold) == folded
     html = "<details><summary>more</summary>\n<p>a &lt; b</p>\n</details>\n"
     assert write("html", fold) == html
 
