@@ -49,7 +49,7 @@ def report(directories: Sequence[Path], output: Path, with_text: bool = False) -
         tables["models"] = _table(models, models[0])
     calibrated = {group.name: _calibrate(group, judged[group.name]) for group in tested}
     content = {
-        **{"groups": groups, "tables": tables, "hardware": hardware, "in_words": in_words},
+        **{"groups": groups, "tables": tables, "hardware": hardware},
         "title": findings.title(groups),
         "data": findings.data_in_words(groups),
         "lead": findings.lead(groups, tables),

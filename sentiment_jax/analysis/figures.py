@@ -137,10 +137,9 @@ def accuracy_by_length(
     models: Sequence[str], edges: Sequence[int], points: Any, path: Path
 ) -> None:
     """Draw what `predictions.accuracy_by_length` returns: truncated reviews hollow and dashed."""
-    with panels(path, WIDTH, 3.3 + 0.17 * len(points.groupby(["model", "truncated"]))) as (
-        (axes,),
-    ):
-        for (name, truncated), line in points.groupby(["model", "truncated"], sort=False):
+    lines = points.groupby(["model", "truncated"], sort=False)
+    with panels(path, WIDTH, 3.3 + 0.17 * len(lines)) as ((axes,),):
+        for (name, truncated), line in lines:
             index = list(models).index(name)
             style = _style(index)
             axes.errorbar(
@@ -311,20 +310,15 @@ def heat_maps(
                     text, dark = f"{value:.4f}", value > best - SCALE / 2
                     text += "\nat chance" * (setting in chance)
                     image[row, column] = value if value >= best - SCALE else np.nan
-                cell: dict[str, Any] = {
-                    "xy": (column - 0.5, row - 0.5),
-                    "width": 1,
-                    "height": 1,
-                    "fill": False,
-                }
+                cell = (column - 0.5, row - 0.5), 1, 1
                 options: dict[str, Any] = {"fontsize": 9 if columns <= 4 else 8}
                 if np.isnan(image[row, column]):
-                    axes.add_patch(Rectangle(**cell, hatch="////", linewidth=0))
+                    axes.add_patch(Rectangle(*cell, fill=False, hatch="////", linewidth=0))
                     options["bbox"] = {"facecolor": "white", "edgecolor": "none", "pad": 1}
                 _write(axes, column, row, text, dark, **options)
                 if setting == winner:
-                    cell |= {"edgecolor": RED, "linewidth": 3, "clip_on": False, "zorder": 3}
-                    axes.add_patch(Rectangle(**cell))
+                    frame: dict[str, Any] = {"edgecolor": RED, "linewidth": 3, "zorder": 3}
+                    axes.add_patch(Rectangle(*cell, fill=False, clip_on=False, **frame))
             drawn = axes.imshow(image, aspect="auto", **scale)
             axes.set_title(optimizer)
             axes.set_xticks(range(len(batch_sizes)), [f"batch {size}" for size in batch_sizes])
@@ -375,7 +369,6 @@ def seeds(
 
 def _beside(axes: Any, x: float, row: int, value: float, side: int = 1) -> None:
     """Write a number to the right of a place, or to its left."""
-    where = {"xytext": (7 * side, 0), "textcoords": "offset points", "fontsize": 8}
-    axes.annotate(
-        f"{value:.4f}", (x, row), ha="right" if side < 0 else "left", va="center", **where
-    )
+    where = {"xytext": (7 * side, 0), "textcoords": "offset points", "va": "center"}
+    align = "right" if side < 0 else "left"
+    axes.annotate(f"{value:.4f}", (x, row), ha=align, fontsize=8, **where)

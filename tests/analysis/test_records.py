@@ -117,7 +117,9 @@ def test_the_command_of_one_trial(swept):
     }
 
 
-def test_a_sweep_from_before_config_file_was_kept(sweep_copy, tmp_path):
+def test_a_sweep_from_before_config_file_was_kept(sweep_copy, tmp_path, monkeypatch):
+    for name in ("_draw_choice", "_draw_test"):  # they take seconds
+        monkeypatch.setattr(report, name, lambda *arguments: [])
     plan = read_json(sweep_copy / "sweep.json")
     for name in ("config_file", "overrides"):
         del plan[name]
