@@ -6,7 +6,8 @@
 Each contestant is a process of its own that compiles (or warms up) first; then they take turns,
 `--rounds` times: two passes over the reviews each, the second timed. Weights are random, lengths
 those of real reviews (WordPiece and words, cut at `max_length`). `--torch_python` names another
-interpreter for PyTorch's side, where one Python does not have both.
+interpreter for PyTorch's side, where one Python does not have both. `--before` names a checkout of
+another revision, which then takes turns with the other two.
 """
 
 import json
@@ -39,6 +40,7 @@ ROUNDS = flags.DEFINE_integer("rounds", 7, "Timed passes of every contestant.")
 TORCH_PYTHON = flags.DEFINE_string("torch_python", sys.executable, "PyTorch's interpreter.")
 PARTS = ["start", "compare", "length", "batch", "data"]
 ONLY = flags.DEFINE_list("only", PARTS, "Measure these parts alone.")
+BEFORE = flags.DEFINE_string("before", "", "A checkout of ours to compare with; empty: none.")
 SCALE = flags.DEFINE_float("scale", 1.0, "Share of the reviews to use: less for a quick look.")
 
 MINILM = {  # all-MiniLM-L6-v2's sizes
@@ -50,7 +52,7 @@ MINILM = {  # all-MiniLM-L6-v2's sizes
     "intermediate_size": 1536,
 }
 LSTM = {"name": "lstm", "embedding_size": 100, "hidden_size": 64, "dense_size": 128}
-SIDES = (("jax", "float32"), ("jax", "bfloat16"), ("torch", "float32"), ("torch", "bfloat16"))
+SIDES = [(side, dtype) for side in ("jax", "torch") for dtype in ("float32", "bfloat16")]
 
 
 class Contestant:
@@ -58,11 +60,13 @@ class Contestant:
 
     def __init__(self, side: str, job: dict[str, Any]):
         """Start it and wait until its first pass is over."""
-        python = sys.executable if side == "jax" else TORCH_PYTHON.value
+        python = TORCH_PYTHON.value if side == "torch" else sys.executable
+        module = f"benchmarks.speed_{'torch' if side == 'torch' else 'jax'}"
         # main.py gives itself the same; both sides gain by it.
         environment = {**os.environ, "GLIBC_TUNABLES": startup.TUNABLES}
         self.process = subprocess.Popen(
-            [python, "-m", f"benchmarks.speed_{side}"],
+            [python, "-m", module],
+            cwd=BEFORE.value if side == "before" else None,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -234,8 +238,9 @@ def main(_: list[str]) -> None:
             with tempfile.TemporaryDirectory() as runs:
                 found["start"] = first_steps(Path(runs))
         if "compare" in wanted:
+            before = [("before", dtype) for dtype in ("float32", "bfloat16") if BEFORE.value]
             for job in comparisons(encoder, recurrent, long):
-                found["compare"] += compare(job)
+                found["compare"] += compare(job, [*SIDES, *before])
         for name, jobs in growth(encoder, long, recurrent).items():
             if name in wanted:
                 dtype = "float32" if name == "data" else "bfloat16"

@@ -6,34 +6,33 @@ from typing import Any
 from sentiment_jax.storage.files import write_json
 
 COLORS = {"jax": "tab:blue", "torch": "tab:orange"}
-NAMES = {"jax": "ours", "torch": "PyTorch"}
+SIDES = {"jax": "ours", "before": "before", "torch": "PyTorch"}
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """Return Markdown: a line per job, medians, and the ratio of each side's best."""
-    lines = [
-        "| job (examples/s, median) | ours float32 | ours bfloat16 | PyTorch float32 "
-        "| PyTorch bfloat16 | best to best | peak MB, ours : PyTorch (of these) |",
-        "|---|---|---|---|---|---|---|",
-    ]
+    """Return Markdown: a line per job, medians, and ours over each other side's, best to best."""
+    sides = [side for side in SIDES if any(row["side"] == side for row in rows)]
+    others = sides[1:]
+    columns = [f"{SIDES[side]} {dtype}" for side in sides for dtype in ("float32", "bfloat16")]
+    columns += [f"over {SIDES[side]}, best to best" for side in others]
+    peaks = " : ".join(SIDES[side] for side in sides)
+    columns = ["job (examples/s, median)", *columns, f"peak MB, {peaks} (of these)"]
+    lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     for what in dict.fromkeys(row["what"] for row in rows):
-        found = {(row["side"], row["dtype"]): row for row in rows if row["what"] == what}
+        found = [row for row in rows if row["what"] == what]
         best = {
-            side: max(
-                (row for (of, _), row in found.items() if of == side),
-                key=lambda row: row["examples_per_second"],
-            )
-            for side in ("jax", "torch")
+            side: max((row for row in found if row["side"] == side), key=_rate) for side in sides
         }
-        rates = " | ".join(
-            f"{found[key]['examples_per_second']:,.1f}"
-            for side in ("jax", "torch")
-            for key in ((side, "float32"), (side, "bfloat16"))
-        )
-        ratio = best["jax"]["examples_per_second"] / best["torch"]["examples_per_second"]
-        peaks = " : ".join(f"{best[side]['peak_bytes'] / 1e6:,.0f}" for side in ("jax", "torch"))
-        lines.append(f"| {what} | {rates} | **{ratio:.2f}** | {peaks} |")
+        cells = [f"{_rate(row):,.1f}" for side in sides for row in found if row["side"] == side]
+        ours = _rate(best["jax"])
+        cells += [f"**{ours / _rate(best[side]):.2f}**" for side in others]
+        cells.append(" : ".join(f"{best[side]['peak_bytes'] / 1e6:,.0f}" for side in sides))
+        lines.append(f"| {what} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
+
+
+def _rate(row: dict[str, Any]) -> float:
+    return row["examples_per_second"]
 
 
 def plot(found: dict[str, Any], path: Path) -> None:
@@ -56,7 +55,7 @@ def plot(found: dict[str, Any], path: Path) -> None:
             each = [1 / row["examples_per_second"] for row in rows]
             y = [at * s for at, s in zip(x, each, strict=True)] if name == "data" else each
             scale = 1 if name == "data" else 1e3
-            axes.plot(x, [scale * value for value in y], "o-", color=color, label=NAMES[side])
+            axes.plot(x, [scale * value for value in y], "o-", color=color, label=SIDES[side])
             costs = [row.get("flops", row["at"]) for row in rows]
             if side == "jax" and rows and name != "batch":
                 floor = [scale * y[0] * cost / costs[0] for cost in costs]
