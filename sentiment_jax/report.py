@@ -200,7 +200,7 @@ def _draw_choice(group: Group, output: Path) -> list[Path]:
     """Draw how a sweep came to its setting and its seeds' curves; return the files."""
     paths, best = [], group.best
     for axis in group.axes if group.stages else ():
-        if trials := group.along(axis):
+        if len(trials := group.along(axis)) > 1:  # of one value, there is no choice
             runs = {words: trial.metrics for words, trial in trials.items()}
             first = next(iter(trials.values()))
             alike = in_words({name: v for name, v in first.setting.items() if name != axis})
