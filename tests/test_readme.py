@@ -125,7 +125,10 @@ BERT = {  # one layer; the run of tests/test_train.py, whose programs it shares
     **{"data.limit": 40, "data.test_limit": 12, "data.length_buckets": "()"},
     **{"optimizer.layerwise_decay": 0.5, "epochs": 1},
 }
-LSTM = {"epochs": 1, "batch_size": 8, "eval_batch_size": 8}
+LSTM = runs.SMALL | {  # one vocabulary, so one program, whatever the texts
+    **{"epochs": 1, "batch_size": 16, "eval_batch_size": 16, "data.limit": 0, "data.test_limit": 0},
+    **{"data.vocabulary_size": 80, "data.min_frequency": 1, "model.pooling": "mean_max"},
+}
 SUBSTITUTES = [
     (r".*&& ", ""),  # the installation
     (r"^\S*python ", ""),  # this process
@@ -133,11 +136,10 @@ SUBSTITUTES = [
     (r"structure", f"structure --path={ROOT}"),
     (r"--config=bert ", "--config=bert:tiny --config.data.source=sample "),  # no network
     (r"--config=lstm (?!.*(--help|data.path))", rf"--config=lstm {ARCHIVE} "),  # no network
-    (r"--config.data.path=DATA_DIR", ARCHIVE),  # 32 reviews instead of 50,000
+    (r"--config.data.path=DATA_DIR", ARCHIVE),  # 60 reviews instead of 50,000
     (r"--config.model.pretrained=FOLDER", "--config.model.pretrained=bert-imdb"),  # the export
     (r"--config=bert:tiny .*", rf"\g<0> {as_flags(BERT)}"),  # seconds, not hours
-    (r"--config=lstm (?!.*--help).*", rf"\g<0> {as_flags(runs.SMALL | LSTM)}"),
-    (r"--config=lstm:small .*", r"\g<0> --config.epochs=2"),
+    (r"--config=lstm(:small)? (?!.*--help).*", rf"\g<0> {as_flags(LSTM)}"),
     (r"--mode=sweep.*", r"\g<0> --sweep_seeds=0,1 --config.epochs=1"),
 ]
 # Set-up; two processes, real clusters and GPUs; hours.
@@ -150,15 +152,15 @@ def folder(tmp_path_factory):
     """Where the commands run, with the files that a reader has."""
     jax.devices()  # later tests want one, whatever the recipes' cpu_devices
     folder = tmp_path_factory.mktemp("reader")
+    texts = make_rows(60)  # those of reviews.csv
     with tarfile.open(folder / "aclImdb_v1.tar.gz", "w:gz") as archive:
-        for i in range(64):
-            split, label = ("test", "train")[i % 2], ("neg", "pos")[i // 2 % 2]
-            content = f"a {('dull', 'fine')[i // 2 % 2]} film, number {i}".encode()
+        for i, (text, label, _) in enumerate(texts):
+            split, content = "test" if i % 5 == 0 else "train", text.encode()
             member = tarfile.TarInfo(f"aclImdb/{split}/{label}/{i}_0.txt")
             member.size = len(content)
             archive.addfile(member, io.BytesIO(content))
-    with (folder / "own.csv").open("w", newline="") as file:  # as many words as reviews.csv has
-        csv.writer(file).writerows([("review", "verdict", "domain"), *make_rows(60)])
+    with (folder / "own.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([("review", "verdict", "domain"), *texts])
     (folder / "new.csv").write_text("review,page\nThe lid leaks.,7\nThe lid is superb.,8\n")
     return folder
 
