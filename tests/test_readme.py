@@ -355,6 +355,14 @@ def test_a_page_has_the_figures_of_its_run(path):
         assert stands(path.partition("/")[0], value, form), name
 
 
+def test_the_studys_numbers_are_those_of_the_configs():
+    """configs/study.csv has them all, with their source."""
+    known = {format(float(n), ".4f") for n in numbers((ROOT / "configs/study.csv").read_text())}
+    table = (RESULTS / "README.md").read_text().partition("## The study's numbers")[2]
+    scores = re.findall(r"(?<!\d)\.\d{4}\b", table)
+    assert len(scores) == 6 and {f"0{score}" for score in scores} <= known
+
+
 def test_the_speed_page_has_the_figures_of_its_measurement():
     for entry in json.loads((RESULTS / "speed" / "speed.json").read_text())["compare"]:
         assert stands("speed", entry["examples_per_second"], ".1f"), entry
