@@ -6,6 +6,14 @@
 Measured with all-MiniLM-L6-v2, for lack of BERT-base's weights: .9099, see results/minilm-128.
 BERT-base takes 8.6 s per step on 2 CPU cores (results/full_size): it wants a GPU.
 
+Variant `:pretrain` learns from the 50,000 unlabeled reviews and the training reviews, before
+fine-tuning (masked words; settings as in Sun et al., 2019, How to Fine-Tune BERT):
+
+    python -m sentiment_jax.main --mode=pretrain --config=configs/bert.py:pretrain \
+        --workdir=runs/bert-reviews --config.data.path=PREPARED_TFDS
+    python -m sentiment_jax.main --config=configs/bert.py:long --workdir=runs/bert-long \
+        --config.data.path=PREPARED_TFDS --config.model.pretrained=runs/bert-reviews
+
 Variants: `:tiny` (2 layers x 128, random weights, the embedded sample) runs anywhere in under a
 minute; `:long` (512 tokens, head and tail, bfloat16) is the recipe expected to be best.
 """
@@ -56,6 +64,14 @@ VARIANTS = {
         "model.attention": "cudnn",  # on a GPU; it has no dropout of attention weights, which
         "model.attention_dropout": 0.0,  # did not matter where both were trained (results/gpu)
     },
+    "pretrain": {
+        "epochs": 3,
+        "batch_size": 32,
+        "data.max_length": 256,
+        "data.length_buckets": (96, 128, 160, 192, 224),
+        "model.dtype": "bfloat16",
+        "optimizer.learning_rate": 5e-5,
+    },
 }
 SWEEP = {
     "procedure": "stages",  # the study's: best optimiser, then batch size, then learning rate
@@ -78,7 +94,7 @@ TINY_SWEEP = {
 
 
 def get_config(variant: str = "") -> ConfigDict:
-    """Return the config of `variant` ("", "tiny" or "long")."""
+    """Return the config of `variant` ("", "tiny", "long" or "pretrain")."""
     return make_config("bert", RECIPE, VARIANTS, variant)
 
 

@@ -5,6 +5,14 @@
 
 Not run with its weights here (no network); full-size step times are in results/full_size.
 
+Variant `:pretrain` learns from the 50,000 unlabeled reviews and the training reviews, before
+fine-tuning (replaced tokens; a generator a quarter as wide, from random weights, trained together):
+
+    python -m sentiment_jax.main --mode=pretrain --config=configs/electra.py:pretrain \
+        --workdir=runs/electra-reviews --config.data.path=PREPARED_TFDS
+    python -m sentiment_jax.main --config=configs/electra.py:long --workdir=runs/electra-long \
+        --config.data.path=PREPARED_TFDS --config.model.pretrained=runs/electra-reviews
+
 Variants: `:tiny` (2 layers x 128, random weights, the embedded sample) runs anywhere in under a
 minute; `:long` (512 tokens, head and tail, bfloat16, learning rate 1e-4 with layer-wise decay 0.8:
 Clark et al., 2020) is the recipe expected to be best.
@@ -58,6 +66,13 @@ VARIANTS = {
         "optimizer.learning_rate": 1e-4,
         "optimizer.layerwise_decay": 0.8,
     },
+    "pretrain": {
+        "epochs": 3,
+        "data.max_length": 256,
+        "data.length_buckets": (96, 128, 160, 192, 224),
+        "model.dtype": "bfloat16",
+        "optimizer.learning_rate": 5e-5,
+    },
 }
 SWEEP = {
     "procedure": "stages",  # the study's: best optimiser, then batch size, then learning rate
@@ -80,7 +95,7 @@ TINY_SWEEP = {
 
 
 def get_config(variant: str = "") -> ConfigDict:
-    """Return the config of `variant` ("", "tiny" or "long")."""
+    """Return the config of `variant` ("", "tiny", "long" or "pretrain")."""
     return make_config("electra", RECIPE, VARIANTS, variant)
 
 

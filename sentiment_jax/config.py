@@ -29,6 +29,7 @@ TRUNCATIONS = ("head", "tail", "head_tail")
 POOLINGS = ("last", "mean", "max", "mean_max")
 CLASSES = ("negative", "positive")  # where the labels say no more
 MOST_CLASSES = 100
+OBJECTIVES = {"bert": "masked_words", "electra": "replaced_tokens"}  # of pre-training
 DTYPES = ("float32", "bfloat16", "tensorfloat32")  # the last: float32 with fast products
 EXAMPLE_TEXTS = (
     "One of the finest films I have seen in years: moving, funny and beautifully acted.",
@@ -230,6 +231,19 @@ class OptimizerConfig:
     eps: float = _from_zero(1e-8, "added to the denominator", at_least=1e-30)
 
 
+@dataclasses.dataclass(frozen=True)
+class PretrainConfig:
+    """Learning from text without labels: `--mode=pretrain`."""
+
+    objective: str = setting(
+        "", "left empty: --mode=pretrain sets it", choices=("", *OBJECTIVES.values()), later=True
+    )
+    text: str = setting(
+        "", "file or folder of text; empty: the source's unlabeled", harmless=True, later=True
+    )
+    mask_fraction: float = _share(0.15, "share of tokens to predict", at_most=0.5, later=True)
+
+
 MODELS = {"bert": EncoderConfig, "electra": EncoderConfig, "lstm": LstmConfig}
 
 
@@ -243,7 +257,8 @@ def schema(model: str) -> dict[str, Setting]:
     settings |= _settings(ModelChoice, "model.") | _settings(MODELS[model], "model.")
     if model == "lstm":  # its weights have no place on the hub
         del settings["model.revision"]
-    return settings | _settings(OptimizerConfig, "optimizer.")
+    settings |= _settings(OptimizerConfig, "optimizer.")
+    return settings | _settings(PretrainConfig, "pretrain.")
 
 
 HARMLESS = tuple(name for name, rule in schema("bert").items() if rule.harmless)
@@ -340,7 +355,7 @@ def sweep_fields() -> list[str]:
         name
         for name, rule in settings.items()
         if not (rule.harmless or rule.internal or name in fixed or isinstance(rule.default, tuple))
-        and (name in encoding or not name.startswith("data."))
+        and (name in encoding or not name.startswith(("data.", "pretrain.")))
     ]
 
 

@@ -8,27 +8,39 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import tokenizers
 from safetensors.numpy import save_file
 
 from sentiment_jax.analysis.html import render
 from sentiment_jax.config import CLASSES, EncoderConfig, class_names
+from sentiment_jax.data.unlabeled import KINDS
 from sentiment_jax.errors import InputError
-from sentiment_jax.huggingface.weights import CONFIG_NAMES, hugging_face_name, unstack_layers
+from sentiment_jax.huggingface.weights import CONFIG_NAMES, to_tensors
+from sentiment_jax.models.pretrainers import generator_config, generator_params
 from sentiment_jax.storage.files import read_json
 from sentiment_jax.storage.run_directory import RunDirectory
 from sentiment_jax.training.experiment import TrainedModel
 
+CLASSIFIER = "ForSequenceClassification"  # what follows Bert or Electra in Hugging Face's names
+ARCHITECTURES = {  # by objective
+    "": CLASSIFIER,
+    "masked_words": "ForMaskedLM",
+    "replaced_tokens": "ForPreTraining",
+}
 LICENCES = {"google/bert_": "apache-2.0", "google/electra-": "apache-2.0"}  # of hub ids
 
 
-def export_run(run: TrainedModel, workdir: Path, folder: Path) -> None:
-    """Write a run's model as a Hugging Face folder; InputError for one without such a form."""
+def export_run(run: TrainedModel, workdir: Path, folder: Path) -> str:
+    """Write a run's model as a Hugging Face folder; return the name of the class that opens it.
+
+    InputError: it has no such form.
+    """
     if run.config.model.name == "lstm":
         raise InputError(f"{workdir} holds an lstm: only bert and electra have a Hugging Face form")
-    parts = run.model.config, run.params, run.tokenizer, run.classes
-    export_pretrained(folder, *parts, model_card(workdir))
+    architecture = ARCHITECTURES[run.config.pretrain.objective]
+    parts = run.model.config, run.params, run.tokenizer, run.classes, model_card(workdir)
+    export_pretrained(folder, *parts, architecture)
+    return f"AutoModel{architecture}"
 
 
 def export_pretrained(
@@ -38,43 +50,57 @@ def export_pretrained(
     tokenizer: tokenizers.Tokenizer,
     classes: Sequence[str] = CLASSES,
     card: str = "",
+    architecture: str = CLASSIFIER,
 ) -> None:
     """Write model.safetensors, config.json, tokenizer files and, as README.md, a model card.
 
-    The folder appears complete or not at all. `load_pretrained` reads it back bit for bit. A folder
-    that holds anything is refused: weights in it could be taken for ours.
+    A pre-trained ELECTRA's generator is written to generator/ inside. The folder appears complete
+    or not at all. `load_pretrained` reads it back bit for bit. A folder that holds anything is
+    refused: weights in it could be taken for ours.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(f"{folder} exists and is no empty folder: choose another one to export to")
-    tensors = {}
-    for ours, value in unstack_layers(params).items():
-        theirs = hugging_face_name(ours)
-        root = "" if theirs.startswith("classifier.") else f"{config.model_type}."
-        tensor = np.asarray(value, np.float32)
-        tensor = tensor.T if ours.endswith("/kernel") else tensor
-        # safetensors writes memory as it lies: a transposed view would come out wrong
-        tensors[root + theirs] = np.ascontiguousarray(tensor)
-    settings = {
-        "architectures": [f"{config.model_type.capitalize()}ForSequenceClassification"],
-        **{theirs: getattr(config, ours) for ours, theirs in CONFIG_NAMES.items()},
-        "position_embedding_type": "absolute",
-        "pad_token_id": 0,
-        "torch_dtype": "float32",
-        "id2label": {str(i): name for i, name in enumerate(classes)},
-        "label2id": {name: i for i, name in enumerate(classes)},
-    }
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as temporary:
         partial = Path(temporary) / folder.name
         partial.mkdir()
-        save_file(tensors, partial / "model.safetensors", metadata={"format": "pt"})
-        _write_json(partial / "config.json", settings)
+        own = {name: leaves for name, leaves in params.items() if name != "generator"}
+        _write_model(partial, config, own, tokenizer, classes, architecture)
+        if own.keys() != params.keys():
+            generator = partial / "generator"
+            generator.mkdir()
+            parts = generator_config(config), generator_params(params), tokenizer
+            _write_model(generator, *parts, (), ARCHITECTURES["masked_words"])
         if card:
             (partial / "README.md").write_text(card, encoding="utf-8")
-        _export_tokenizer(partial, config.max_position_embeddings, tokenizer)
-        # safetensors makes a file for the user alone; this one has the mode of the others
-        shutil.copymode(partial / "config.json", partial / "model.safetensors")
         partial.rename(folder)
+
+
+def _write_model(
+    folder: Path,
+    config: EncoderConfig,
+    params: Mapping[str, Any],
+    tokenizer: tokenizers.Tokenizer,
+    classes: Sequence[str],
+    architecture: str,
+) -> None:
+    """Write model.safetensors, config.json and tokenizer files."""
+    settings: dict[str, Any] = {
+        "architectures": [config.model_type.capitalize() + architecture],
+        **{theirs: getattr(config, ours) for ours, theirs in CONFIG_NAMES.items()},
+        "position_embedding_type": "absolute",
+        "pad_token_id": 0,
+        "torch_dtype": "float32",
+    }
+    if architecture == CLASSIFIER:
+        settings["id2label"] = {str(i): name for i, name in enumerate(classes)}
+        settings["label2id"] = {name: i for i, name in enumerate(classes)}
+    tensors = to_tensors(params, config.model_type)
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    _write_json(folder / "config.json", settings)
+    _export_tokenizer(folder, config.max_position_embeddings, tokenizer)
+    # safetensors makes a file for the user alone; this one has the mode of the others
+    shutil.copymode(folder / "config.json", folder / "model.safetensors")
 
 
 def model_card(workdir: Path) -> str:
@@ -84,7 +110,8 @@ def model_card(workdir: Path) -> str:
     return render(
         "model_card.md.j2",
         name=workdir.resolve().name,
-        classes=class_names(config),
+        objective=config.pretrain.objective,
+        classes=KINDS if config.pretrain.objective else class_names(config),
         model=config.model,
         base=config.model.pretrained,
         licence=find_licence(config.model.pretrained),

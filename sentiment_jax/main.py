@@ -46,6 +46,7 @@ Trains classifiers of reviews (BERT, ELECTRA, an LSTM) and judges texts with the
 
 modes
   train     train, or resume where --workdir stands, and test once at the end (the default)
+  pretrain  learn from reviews without labels; --config.model.pretrained=RUN starts from the result
   evaluate  score a run again, on its test or validation reviews; also called eval or test
   predict   judge texts with a run
   export    write a run of BERT or ELECTRA as a folder for Hugging Face's transformers
@@ -93,6 +94,7 @@ class Duration(flags.ArgumentParser):
 
 NEEDED = {  # mode -> flags that it can't do without, and what they name
     "train": {"config": "lstm:sample or configs/lstm.py for example"},
+    "pretrain": {"config": "bert:pretrain or configs/electra.py:pretrain for example"},
     "evaluate": {"workdir": "the directory of a finished run, or A,B,... for the mean"},
     "predict": {"workdir": "the directory of a finished run, or A,B,... for the mean"},
     "export": {"workdir": "the directory of a finished run", "output": "the folder to write"},
@@ -101,7 +103,8 @@ NEEDED = {  # mode -> flags that it can't do without, and what they name
 }
 ALIASES = {"eval": "evaluate", "test": "evaluate"}
 READ_AGAIN = ("eval_batch_size", "data.path", "data.test_path", "data.cache")  # by evaluate
-# A help text begins with the modes that read the flag, if not all do: the others refuse it.
+# A help text begins with the modes that read the flag, if not all do: the others refuse it. What
+# train reads, pretrain does too.
 MODE = flags.DEFINE_enum("mode", "train", [*NEEDED, *ALIASES], "Mode.")
 CONFIG = config_flags.DEFINE_config_file(
     "config", None, "bert, electra, lstm or a file; any with :VARIANT. Its settings: --help."
@@ -182,7 +185,7 @@ def _describe(name: str) -> tuple[list[str], str]:
     """Return the modes that read a flag, none standing for all, and what it means."""
     text = re.sub("^<.*?>: ", "", flags.FLAGS[name].help)  # absl puts an enum's values there
     readers, _, rest = text.partition(": ")
-    modes = readers.split(", ")
+    modes = re.sub(r"\btrain\b", "train, pretrain", readers).split(", ")
     return (modes, rest) if NEEDED.keys() >= {*modes} else ([], text)
 
 
@@ -237,19 +240,20 @@ def dispatch() -> None:
     changes = config_flags.get_override_values(flags.FLAGS["config"]) if config else {}
     several = mode in ("evaluate", "predict", "report") and not workdir.is_dir()
     workdirs = [*map(Path, str(workdir).split(","))] if several else [workdir]
-    if mode not in ("train", "sweep"):
+    if mode not in ("train", "pretrain", "sweep"):
         workdirs, config = _find_runs(workdirs, mode, changes)
     with terminal.progress_bar(None, "starting"):
         startup.start(config, group, LOST_AFTER.value)
         module = importlib.import_module(f"sentiment_jax.{mode}")
-    if mode == "train" and DRY_RUN.value:
+    if mode in ("train", "pretrain") and DRY_RUN.value:
         module.dry_run(config)
-    elif mode == "train":
+    elif mode in ("train", "pretrain"):
         from sentiment_jax.training.signals import Stop
 
         with Stop(STOP_AFTER.value) as stop:
             options = {"fresh": FRESH.value, "allow_changes": ALLOW_CHANGES.value}
-            module.train(config, workdir, **options, stop=stop, tensorboard=TENSORBOARD.value)
+            begin = getattr(module, mode)
+            begin(config, workdir, **options, stop=stop, tensorboard=TENSORBOARD.value)
     elif mode == "evaluate" and (CALIBRATED.value or len(workdirs) > 1):
         module.evaluate_mean(workdirs, SPLIT.value, changes, calibrated=CALIBRATED.value)
     elif mode == "evaluate":
@@ -323,8 +327,8 @@ def _export(export: Any, workdir: Path) -> None:
     from sentiment_jax.training.experiment import load_run
 
     folder = Path(OUTPUT.value or "")
-    export.export_run(load_run(workdir), workdir, folder)
-    print(f"wrote {folder}: open it with transformers' AutoModelForSequenceClassification")
+    opener = export.export_run(load_run(workdir, judges=False), workdir, folder)
+    print(f"wrote {folder}: open it with transformers' {opener}")
 
 
 def _sweep(sweep: Any, workdir: Path) -> None:

@@ -23,7 +23,7 @@ from sentiment_jax.training.metrics import measure
 from sentiment_jax.training.resume import start_run
 from sentiment_jax.training.signals import Stop
 
-VALIDATION = ("loss", "accuracy", "examples", "balanced_accuracy")  # the last if it chose
+VALIDATION = ("loss", "accuracy", "examples", "balanced_accuracy", "perplexity")  # what there is
 
 
 def train(
@@ -88,7 +88,7 @@ def train(
         return _conclude(run, score_test)
 
 
-def dry_run(config: ConfigDict) -> None:
+def dry_run(config: ConfigDict, prepare: Callable[..., Experiment] = prepare_experiment) -> None:
     """Compile the steps of a training and print what they need; no run directory is touched.
 
     InputError, RunError: as `train` would raise before its first step.
@@ -98,7 +98,7 @@ def dry_run(config: ConfigDict) -> None:
     with processes.in_turn():
         resolved = resolve(config)
         validate(resolved)
-        experiment = prepare_experiment(resolved)
+        experiment = prepare(resolved)
     _check_reviews(experiment)
     console.print_steps(compilation.compile_all(experiment))
     compilation.check_memory(experiment)

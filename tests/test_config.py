@@ -169,7 +169,9 @@ def test_the_settings_of_a_config_are_listed_with_what_is_allowed():
     listed = describe_settings(lstm.get_config())
     lines = listed.splitlines()
     assert listed.count("--config.") == len(flatten(lstm.get_config()))
-    assert [line for line in lines if line[:1].isalpha()] == ["run", "data", "model", "optimizer"]
+    assert [line for line in lines if line[:1].isalpha()] == [
+        *("run", "data", "model", "optimizer", "pretrain"),
+    ]
     (line,) = [line for line in listed.splitlines() if "--config.optimizer.name" in line]
     assert "adam " in line and "optimiser (sgd | rmsprop | adam | adamw)" in line
 

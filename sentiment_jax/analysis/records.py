@@ -84,6 +84,8 @@ def collect(directories: Sequence[Path]) -> list[Group]:
             groups.append(Group(path.resolve().name, sweep, stages, stages.pop(FINAL, [])))
         else:
             trial = Trial("run", path, RunDirectory(path).read_config()).refresh()
+            if trial.config.pretrain.objective:
+                raise InputError(f"{path} is a pre-training, which judges no review: leave it out")
             flat = sorted(flatten(trial.config).items())
             key = repr([item for item in flat if item[0] not in (*HARMLESS, "seed")])
             alike.setdefault(key, []).append(trial)

@@ -22,7 +22,7 @@ from sentiment_jax.data.table import read_reviews
 from sentiment_jax.errors import InputError
 
 SAMPLE = Path(__file__).with_name("sample.csv")
-READERS: dict[str, Callable[[DataConfig], tuple[reviews.Reviews, reviews.Reviews]]] = {
+READERS: dict[str, Callable[[DataConfig], tuple[reviews.Reviews, ...]]] = {
     "tfds": lambda data: read_tfds(data.path),
     "folder": lambda data: read_folder(data.path),
     "csv": read_reviews,
@@ -59,10 +59,11 @@ def load_corpus(data: DataConfig) -> Corpus:
         pool, data.validation_fraction, seed=data.split_seed, grouped=data.group_duplicates
     )
     splits = {"train": pool.take(kept), "val": pool.take(held), "test": test}
-    return Corpus(splits, {"source": data.source, **_describe(splits)})
+    return Corpus(splits, {"source": data.source, **describe(splits)})
 
 
-def _describe(splits: dict[str, reviews.Reviews]) -> dict[str, Any]:
+def describe(splits: dict[str, reviews.Reviews]) -> dict[str, Any]:
+    """Return what `load_corpus` says of splits, but for their source."""
     hashes = {name: split.hashes for name, split in splits.items()}
     labels = {name: split.labels for name, split in splits.items()}
     lines = [

@@ -61,8 +61,7 @@ def encode(
     review without any token becomes [UNK], or [CLS] [SEP]. max_length counts them; 3 is the least.
     `advance` hears how many more reviews are done.
     """
-    start, end = tokenizer.token_to_id("[CLS]"), tokenizer.token_to_id("[SEP]")
-    before, after = ([], []) if start is None or end is None else ([start], [end])
+    before, after = framing(tokenizer)
     room = max_length - len(before) - len(after)
     empty = [] if before else [tokenizer.token_to_id("[UNK]") or 0]
     tokenizer.encode_special_tokens = True  # "[SEP]" in a review is text, not a separator.
@@ -78,6 +77,26 @@ def encode(
         advance(len(chunk))
     ids, positions = np.array(token_ids, np.int32), np.array(offsets, np.int64)
     return Encoded(reviews.ids, reviews.labels, ids, positions, truncated)
+
+
+def framing(tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
+    """Return the ids around the tokens of a review: [CLS] and [SEP], or none."""
+    start, end = tokenizer.token_to_id("[CLS]"), tokenizer.token_to_id("[SEP]")
+    return ([], []) if start is None or end is None else ([start], [end])
+
+
+def segment(tokenizer: Tokenizer, encoded: Encoded, max_length: int) -> Encoded:
+    """Cut whole reviews into segments of nearly equal length, none left out; labels number them."""
+    before, after = framing(tokenizer)
+    room, ids, rows = max_length - len(before) - len(after), [], []
+    for name, start, end in zip(encoded.ids, encoded.offsets, encoded.offsets[1:], strict=False):
+        body = encoded.token_ids[start + len(before) : end - len(after)]
+        for part in np.array_split(body, max(-(-len(body) // room), 1)):
+            ids.append(name)
+            rows.append(np.array([*before, *part, *after], np.int32))
+    offsets = np.cumsum([0, *map(len, rows)])
+    numbers = np.arange(len(rows), dtype=np.int32)
+    return Encoded(tuple(ids), numbers, np.concatenate(rows), offsets, 0)
 
 
 def truncate(tokens: list[Any], room: int, truncation: str) -> list[Any]:

@@ -6,6 +6,7 @@ import os
 import sys
 import threading
 import urllib.request
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,8 @@ OTHERWISE = (
 )
 
 
-def read_tfds(path: str) -> tuple[Reviews, Reviews]:
-    """Return the training and the test split, never the unsupervised one.
+def read_tfds(path: str, splits: Sequence[str] = ("train", "test")) -> tuple[Reviews, ...]:
+    """Return some splits, one of which may be "unsupervised": its labels are 0 and mean nothing.
 
     The path is a TFDS data directory, or the prepared version inside it; empty is $TFDS_DATA_DIR or
     ~/tensorflow_datasets. Absent reviews are downloaded and prepared there.
@@ -38,7 +39,7 @@ def read_tfds(path: str) -> tuple[Reviews, Reviews]:
             what, advice = f"preparing imdb_reviews in {root} failed", OTHERWISE
             prepare(root)
         builder = tfds.builder_from_directory(folder)
-        return _read_split(builder, "train"), _read_split(builder, "test")
+        return tuple(_read_split(builder, split) for split in splits)
     except InputError:
         raise
     except NotImplementedError:
@@ -54,7 +55,7 @@ def _read_split(builder: Any, split: str) -> Reviews:
     source = builder.as_data_source(split=split)
     records = source.__getitems__(range(len(source)))  # One call: 25,000 single reads take longer.
     texts = [record["text"].decode() for record in records]
-    labels = [int(record["label"]) for record in records]
+    labels = [max(int(record["label"]), 0) for record in records]  # -1: there is none
     return Reviews.from_texts(texts, labels, (f"{split}/{i}" for i in range(len(records))))
 
 

@@ -34,10 +34,22 @@ MODULES = {
     "encoder/layer_*/output": "encoder.layer.*.output.dense",
     "encoder/layer_*/output_norm": "encoder.layer.*.output.LayerNorm",
     "pooler": "pooler.dense",
+    "predictions": "cls.predictions",
+    "predictions/dense": "cls.predictions.transform.dense",
+    "predictions/layer_norm": "cls.predictions.transform.LayerNorm",
+    "generator_predictions": "generator_lm_head",
+    "generator_predictions/layer_norm": "generator_predictions.LayerNorm",
 }
-# What a source may hold that a classifier doesn't use, besides buffers: heads of pre-training.
-UNUSED = {"bert": "cls", "electra": "discriminator_predictions|generator_(predictions|lm_head)"}
-HEADS = ("classifier.", "pooler.")  # what a source may lack, as a whole
+# What a source may lack, as a whole, or hold although the model doesn't: heads. `generator/` is
+# an ELECTRA generator inside the pre-training run that trained it.
+HEADS = {
+    "bert": ("classifier.", "pooler.", "cls."),
+    "electra": ("classifier.", "discriminator_predictions.", "generator"),
+}
+# What else it may hold: buffers, BERT's second head, copies of the word embeddings.
+UNUSED = (
+    r"embeddings\.(position_ids|token_type_ids)|cls\.(seq_relationship|predictions\.decoder)\..+"
+)
 # Fields of EncoderConfig that config.json holds, under its names; the others say how to compute.
 CONFIG_NAMES = {
     field.name: field.name
@@ -155,18 +167,21 @@ def read_encoder_config(folder: Path, name: str) -> EncoderConfig:
         raise InputError(f"{path}: {error}") from error
 
 
-def resolve_encoder(settings: Mapping[str, Any], folder: Path | None) -> dict[str, Any]:
+def resolve_encoder(
+    settings: Mapping[str, Any], folder: Path | None, config: EncoderConfig | None = None
+) -> dict[str, Any]:
     """Fill encoder fields that are None or absent from the folder's config.json or the defaults.
 
     Dropout rates and how to compute may differ from the folder's; a size that does is an
-    InputError. Without a folder `vocab_size` stays open: it will be the tokenizer's.
+    InputError. Without a folder `vocab_size` stays open: it will be the tokenizer's. The folder of
+    a run gives its `config`.
     """
     given = {name: value for name, value in settings.items() if value is not None}
     if folder is None:
         found = dataclasses.asdict(EncoderConfig(embedding_size=given.get("hidden_size", 768)))
         found["vocab_size"] = None
     else:
-        found = dataclasses.asdict(read_encoder_config(folder, settings["name"]))
+        found = dataclasses.asdict(config or read_encoder_config(folder, settings["name"]))
         differing = [
             f"{name} is {found[name]} there and {given[name]} in the config"
             for name in CONFIG_NAMES
@@ -192,7 +207,34 @@ def load_pretrained(
     """
     names = [path.name for path in folder.iterdir()]
     path = folder / choose_weights(names, str(folder))
-    stored = _read(path)
+    files = ", not from ".join(name for name in WEIGHT_FILES if name in names)
+    stored, transposed = _read(path), path.suffix == ".safetensors"
+    return load_tensors(stored, config, params, str(path), files, transposed)
+
+
+def to_tensors(params: Mapping[str, Any], model_type: str) -> dict[str, np.ndarray]:
+    """Return parameters under the names and in the layout that PyTorch's models have."""
+    tensors = {}
+    for ours, value in unstack_layers(params).items():
+        theirs = hugging_face_name(ours)
+        rootless = theirs.startswith(HEADS[model_type]) and not theirs.startswith("pooler.")
+        root = "" if rootless else f"{model_type}."
+        tensor = np.asarray(value, np.float32)
+        tensor = tensor.T if ours.endswith("/kernel") else tensor
+        # safetensors writes memory as it lies: a transposed view would come out wrong
+        tensors[root + theirs] = np.ascontiguousarray(tensor)
+    return tensors
+
+
+def load_tensors(
+    stored: Mapping[str, Any],
+    config: EncoderConfig,
+    params: Mapping[str, Any],
+    where: str,
+    files: str,
+    transposed: bool = True,
+) -> tuple[dict[str, Any], LoadReport]:
+    """Do what `load_pretrained` does, with tensors found `where`; kernels are PyTorch's or ours."""
     source: dict[str, str] = {}  # PyTorch's spelling without the root -> the stored name
     for name in stored:
         theirs = name.replace("/", ".").removeprefix(f"{config.model_type}.")
@@ -201,13 +243,14 @@ def load_pretrained(
     filled: dict[str, Any] = jax.tree.map(np.array, params)
     flat = unstack_layers(filled)
     ours = {hugging_face_name(name): name for name in flat}
-    lacking = tuple(head for head in HEADS if not any(name.startswith(head) for name in source))
+    heads = HEADS[config.model_type]
+    lacking = tuple(head for head in heads if not any(name.startswith(head) for name in source))
     missing = [name for name in ours if name not in source and not name.startswith(lacking)]
     faults: dict[str, list[str]] = {"missing": missing, "misshapen": [], "not finite floats": []}
     loaded = {name: source.pop(name) for name in ours if name in source}
     for theirs, name in loaded.items():
         tensor, shape = np.asarray(stored[name]), flat[ours[theirs]].shape
-        if path.suffix == ".safetensors" and ours[theirs].endswith("/kernel"):
+        if transposed and ours[theirs].endswith("/kernel"):
             tensor = tensor.T  # PyTorch's Dense weights are [out, in]
         if tensor.shape != shape:
             faults["misshapen"].append(f"{name} {tensor.shape} for {shape}")
@@ -215,14 +258,14 @@ def load_pretrained(
             faults["not finite floats"].append(name)
         else:
             flat[ours[theirs]][...] = tensor
-    known = rf"({UNUSED[config.model_type]})\..+|embeddings\.(position_ids|token_type_ids)"
-    unused = sorted(name for theirs, name in source.items() if re.fullmatch(known, theirs))
+    idle = tuple(head for head in heads if not any(name.startswith(head) for name in ours))
+    known = [name for name in source if name.startswith(idle) or re.fullmatch(UNUSED, name)]
+    unused = sorted(source[name] for name in known)
     faults["unexplained"] = [n for n in stored if n not in {*loaded.values(), *unused}]
     if any(faults.values()):
         lists = "; ".join(f"{what}: {_shorten(names)}" for what, names in faults.items() if names)
-        raise InputError(f"{path} does not fit the model, use the folder it belongs to: {lists}")
+        raise InputError(f"{where} does not fit the model, use the folder it belongs to: {lists}")
     new = sorted(name for theirs, name in ours.items() if theirs.startswith(lacking))
-    files = ", not from ".join(name for name in WEIGHT_FILES if name in names)
     read = sorted(ours[name] for name in loaded)
     report = LoadReport(files, tuple(read), tuple(new), tuple(unused))
     return jax.tree.map(jnp.asarray, filled), report

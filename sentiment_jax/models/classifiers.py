@@ -14,6 +14,7 @@ from sentiment_jax.models.dropout import Dropout
 from sentiment_jax.models.encoder import Embeddings, Encoder
 from sentiment_jax.models.layers import gelu, product_precision
 from sentiment_jax.models.lstm import LstmClassifier
+from sentiment_jax.models.pretrainers import PRETRAINERS
 
 
 def _head(config: EncoderConfig, deterministic: bool) -> tuple[Callable[..., nn.Dense], Dropout]:
@@ -56,7 +57,8 @@ class EncoderClassifier(nn.Module):
         """Return logits; only the first `lengths` tokens of a row count."""
         config = self.config
         hidden = Embeddings(config, deterministic, name="embeddings")(token_ids)
-        first = Encoder(config, deterministic, name="encoder")(hidden, lengths).astype(jnp.float32)
+        states = Encoder(config, deterministic, name="encoder")(hidden, lengths)
+        first = states[:, 0].astype(jnp.float32)
         if config.model_type == "electra":
             return ElectraHead(config, self.classes, deterministic, name="classifier")(first)
         dense, dropout = _head(config, deterministic)
@@ -64,9 +66,12 @@ class EncoderClassifier(nn.Module):
         return dense(self.classes, name="classifier")(dropout(pooled))
 
 
-def build_model(settings: Mapping[str, Any], *, vocab_size: int, classes: int = 2) -> nn.Module:
+def build_model(
+    settings: Mapping[str, Any], *, vocab_size: int, classes: int = 2, pretraining: bool = False
+) -> nn.Module:
     """Build the classifier that a config's `model` group describes, with a logit for each class.
 
+    In `pretraining` it has the heads of that instead.
     None stands for a field's default. A `vocab_size` in `settings` is that of pretrained weights,
     the other one the tokenizer's: an InputError if it is larger.
     """
@@ -83,4 +88,5 @@ def build_model(settings: Mapping[str, Any], *, vocab_size: int, classes: int = 
     if name == "lstm":
         return LstmClassifier(MODELS[name](**chosen), classes)
     chosen.setdefault("embedding_size", chosen.get("hidden_size", EncoderConfig.hidden_size))
-    return EncoderClassifier(EncoderConfig(**{**chosen, "model_type": name}), classes)
+    config = EncoderConfig(**{**chosen, "model_type": name})
+    return PRETRAINERS[name](config) if pretraining else EncoderClassifier(config, classes)

@@ -34,7 +34,7 @@ class Embeddings(nn.Module):
 
     @nn.compact
     def __call__(
-        self, token_ids: Int[Array, "batch length"]
+        self, token_ids: Int[Array, "batch length"], project: bool = True
     ) -> Float[Array, "batch length hidden"]:
         """Embed token ids, all of type 0; raise ValueError if they exceed the position table."""
         config = self.config
@@ -52,7 +52,7 @@ class Embeddings(nn.Module):
         hidden += embed("token_type", config.type_vocab_size, jnp.zeros((), jnp.int32))
         hidden = layer_norm(config, "layer_norm")(hidden)
         hidden = Dropout(config.hidden_dropout, self.deterministic)(hidden)
-        if config.embedding_size != config.hidden_size:
+        if project and config.embedding_size != config.hidden_size:
             hidden = Dense(config, config.hidden_size, name="projection")(hidden)
         return hidden
 
@@ -101,8 +101,20 @@ class SelfAttention(nn.Module):
         return Dense(config, config.hidden_size, name="output")(context.reshape(queries.shape))
 
 
+def take_tokens(
+    hidden: Float[Array, "batch length hidden"], positions: Int[Array, "batch queries"] | None
+) -> Float[Array, "batch queries hidden"]:
+    """Return the states at some positions of each row; None: at all."""
+    if positions is None:
+        return hidden
+    return jnp.take_along_axis(hidden, positions[:, :, None], axis=1)
+
+
 class Layer(nn.Module):
-    """One post-layer-norm transformer layer; with `first_only`, for the first token alone."""
+    """One post-layer-norm transformer layer.
+
+    With `first_only` it computes the first token alone, given positions, the tokens there.
+    """
 
     config: EncoderConfig
     deterministic: bool
@@ -110,13 +122,16 @@ class Layer(nn.Module):
 
     @nn.compact
     def __call__(
-        self, hidden: Float[Array, "batch length hidden"], lengths: Int[Array, " batch"]
+        self,
+        hidden: Float[Array, "batch length hidden"],
+        lengths: Int[Array, " batch"],
+        positions: Int[Array, "batch queries"] | None = None,
     ) -> Float[Array, "batch queries hidden"]:
         """Apply attention, then a feed-forward network, each added to its input and normalised."""
         config = self.config
         dropout = Dropout(config.hidden_dropout, self.deterministic)
         attention = SelfAttention(config, self.deterministic, name="attention")
-        queries = hidden[:, :1] if self.first_only else hidden
+        queries = hidden[:, :1] if self.first_only else take_tokens(hidden, positions)
         attended = dropout(attention(queries, hidden, lengths))
         hidden = layer_norm(config, "attention_norm")(queries + attended)
         activated = Dense(config, config.intermediate_size, gelu, name="intermediate")(hidden)
@@ -129,26 +144,36 @@ class Encoder(nn.Module):
 
     config: EncoderConfig
     deterministic: bool
+    first_only: bool = True
 
     @nn.compact
     def __call__(
-        self, hidden: Float[Array, "batch length hidden"], lengths: Int[Array, " batch"]
-    ) -> Float[Array, "batch hidden"]:
-        """Return the last state of the first token; an unscanned last layer computes only this."""
+        self,
+        hidden: Float[Array, "batch length hidden"],
+        lengths: Int[Array, " batch"],
+        positions: Int[Array, "batch queries"] | None = None,
+    ) -> Float[Array, "batch queries hidden"]:
+        """Return the last states of the first token, or of those at some positions or at all.
+
+        An unscanned last layer computes only these.
+        """
         config = self.config
         layer = nn.remat(Layer) if config.remat else Layer
         if not config.scan_layers:
             for i in range(config.num_hidden_layers):
                 last = i == config.num_hidden_layers - 1
-                hidden = layer(config, self.deterministic, last, name=f"layer_{i}")(hidden, lengths)
-            return hidden[:, 0]
+                first_only, wanted = last and self.first_only, positions if last else None
+                one = layer(config, self.deterministic, first_only, name=f"layer_{i}")
+                hidden = one(hidden, lengths, wanted)
+            return hidden
         scan = nn.scan(
             lambda layers, carry: (layers(carry, lengths), None),
             variable_axes={"params": 0, "intermediates": 0},
             split_rngs={"params": True, "dropout": True},
             length=config.num_hidden_layers,
         )
-        return scan(layer(config, self.deterministic, name="layers"), hidden)[0][:, 0]
+        hidden = scan(layer(config, self.deterministic, name="layers"), hidden)[0]
+        return hidden[:, :1] if self.first_only else take_tokens(hidden, positions)
 
 
 def layerwise_multipliers(params: dict[str, Any], decay: float) -> dict[str, Any]:

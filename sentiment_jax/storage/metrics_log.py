@@ -52,6 +52,9 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 def validation_rank(scores: Mapping[str, Any]) -> tuple[float, float]:
     """What "best" means: validation accuracy, ties by the lower loss.
 
-    Balanced accuracy where the scores have it: those of a run whose class weights are balanced.
+    Balanced accuracy where the scores have it: those of a run whose class weights are balanced. A
+    pre-training's are ranked by the loss.
     """
+    if "perplexity" in scores:
+        return -scores["loss"], 0.0
     return scores.get("balanced_accuracy", scores["accuracy"]), -scores["loss"]

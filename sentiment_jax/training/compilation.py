@@ -13,31 +13,21 @@ from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Int32
 
 from sentiment_jax.data import batches
 from sentiment_jax.errors import RunError
 from sentiment_jax.runtime import devices
 from sentiment_jax.training import flops, steps
 from sentiment_jax.training.experiment import Experiment, abstract_params
+from sentiment_jax.training.objectives import make_objective
 
 
 def make_train_step(experiment: Experiment, parts: int | None = None) -> Any:
     """Return the training step of the config, or one with another number of `parts`."""
     config, mesh = experiment.config, experiment.mesh if experiment.config.shard_params else None
     parts = parts or config.gradient_accumulation
-    labels, classes = experiment.encoded["train"].labels, len(experiment.classes)
-    weights = () if config.class_weights == "none" else balanced_weights(labels, classes)
-    return steps.make_train_step(experiment.model, experiment.optimizer, mesh, parts, weights)
-
-
-def balanced_weights(labels: Int32[np.ndarray, " reviews"], classes: int) -> tuple[float, ...]:
-    """Return a weight for each class that makes up for its size; over the reviews, their mean is 1.
-
-    As scikit-learn's "balanced", which wants every class to occur.
-    """
-    counts = np.bincount(labels, minlength=classes)
-    return tuple((len(labels) / (classes * np.maximum(counts, 1))).tolist())
+    objective = make_objective(experiment)
+    return steps.make_train_step(experiment.model, experiment.optimizer, mesh, parts, objective)
 
 
 def abstract_state(experiment: Experiment) -> Any:
@@ -79,20 +69,24 @@ def compile_step(
     padding = batches.PlannedBatch(np.zeros(0, np.int64), length)
     padded = batches.make_batch(experiment.encoded["train"], padding, rows)
     batch, state = devices.put_batch(padded, experiment.mesh), abstract_state(experiment)
+    objective = make_objective(experiment)
     step: Any = steps.make_eval_step(experiment.model)
+    if config.pretrain.objective:
+        step = steps.make_sums_step(experiment.model, objective, config.seed)
     arguments: tuple[Any, ...] = devices.abstract(state.params, experiment.mesh), batch
     if trains:
         step, arguments = make_train_step(experiment, parts), (state, batch, np.float32(0))
     peak = peak_bytes(step.lower(*arguments).compile())
     seconds = time.perf_counter() - start
-    cost = flops.training_flops(experiment.model, rows, length) // (1 if trains else 3)
+    cost = flops.training_flops(experiment.model, rows, length, objective) // (1 if trains else 3)
     return CompiledStep(mode, rows, length, peak, cost, seconds)
 
 
 def padded_lengths(experiment: Experiment, mode: str) -> tuple[int, ...]:
     """Return the lengths that batches are padded to, up to that of the longest review."""
-    splits = ("train",) if mode == "training" else ("val", "test")
-    longest = max(experiment.encoded[split].lengths.max(initial=0) for split in splits)
+    of_mode = {"train"} if mode == "training" else {"val", "test"}
+    splits = [reviews for name, reviews in experiment.encoded.items() if name in of_mode]
+    longest = max(reviews.lengths.max(initial=0) for reviews in splits)
     return experiment.buckets[: int(np.searchsorted(experiment.buckets, longest)) + 1]
 
 

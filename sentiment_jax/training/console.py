@@ -100,7 +100,45 @@ def print_advice(progress: Progress, learning_rate: float) -> None:
 def describe_run(run: TrainingRun, load_report: Any) -> None:
     """Print data, model, weights, device and where the run stands."""
     experiment, config = run.experiment, run.experiment.config
-    statistics, classes = experiment.statistics, experiment.classes
+    (_describe_text if config.pretrain.objective else _describe_reviews)(experiment)
+    size = experiment.tokenizer.get_vocab_size()
+    print(f"{'model':8} {config.model.name}, {run.parameters:,} parameters, {size:,} token types")
+    if load_report is not None:
+        print(f"{'weights':8} {len(load_report.loaded)} loaded from {load_report.files}")
+        for kind, names in (("new", load_report.new), ("unused", load_report.unused)):
+            print(f"{'':8} {len(names)} {kind}: {', '.join(names) or 'none'}")
+        if size < (known := config.model.vocab_size):
+            terminal.warn_once(f"the tokenizer has {size:,} of the weights' {known:,} token types")
+    print(f"{'device':8} {describe_devices()}")
+    step, total = run.progress.step, run.total_steps
+    standing = f"resuming at step {step:,} of {total:,}" if step else f"{total:,} steps"
+    print(f"{'run':8} {run.directory.path}, {config.epochs} epochs, {standing}", flush=True)
+    warn_of_bits()
+    if not config.pretrain.objective:
+        _warn_of_data(experiment)
+
+
+def _describe_text(experiment: Experiment) -> None:
+    """Print what a pre-training learns from, what it is tested on, and what was dropped."""
+    statistics, length = experiment.statistics, experiment.config.data.max_length
+    for name, encoded in experiment.encoded.items():
+        kinds = statistics["counts"][name]
+        print(
+            f"{'data' if name == 'train' else '':8} {name:5} {sum(kinds.values()):>6,} reviews, "
+            f"{kinds['unlabeled']:,} unlabeled: {len(encoded):,} segments of at most {length} "
+            f"tokens, {len(encoded.token_ids):,} in all"
+        )
+    dropped, found = statistics["dropped"], statistics["shared"]
+    print(f"{'':8} source {statistics['source']}, hash {statistics['data_hash'][:12]}")
+    print(
+        f"{'':8} dropped: {dropped['unlabeled']:,} unlabeled and {dropped['labelled']:,} labelled "
+        f"reviews that are in validation or test, {dropped['copies']:,} copies; left of them: "
+        f"{found['train_val'] + found['train_test']}"
+    )
+
+
+def _describe_reviews(experiment: Experiment) -> None:
+    config, statistics, classes = experiment.config, experiment.statistics, experiment.classes
     if config.data.labels:
         numbered = [f"{name} ({number})" for number, name in enumerate(classes)]
         turned = f"--config.data.labels={join_names(classes[::-1])} turns them round"
@@ -122,20 +160,6 @@ def describe_run(run: TrainingRun, load_report: Any) -> None:
     copies = ", ".join(f"{n} in {split}" for split, n in statistics["extra_copies"].items())
     shared = statistics["shared"]["train_test"]
     print(f"{'':8} extra copies: {copies}; test reviews also in train: {shared}")
-    size = experiment.tokenizer.get_vocab_size()
-    print(f"{'model':8} {config.model.name}, {run.parameters:,} parameters, {size:,} token types")
-    if load_report is not None:
-        print(f"{'weights':8} {len(load_report.loaded)} loaded from {load_report.files}")
-        for kind, names in (("new", load_report.new), ("unused", load_report.unused)):
-            print(f"{'':8} {len(names)} {kind}: {', '.join(names) or 'none'}")
-        if size < (known := config.model.vocab_size):
-            terminal.warn_once(f"the tokenizer has {size:,} of the weights' {known:,} token types")
-    print(f"{'device':8} {describe_devices()}")
-    step, total = run.progress.step, run.total_steps
-    standing = f"resuming at step {step:,} of {total:,}" if step else f"{total:,} steps"
-    print(f"{'run':8} {run.directory.path}, {config.epochs} epochs, {standing}", flush=True)
-    warn_of_bits()
-    _warn_of_data(experiment)
 
 
 def describe_devices() -> str:
@@ -168,10 +192,12 @@ def print_speed(config: ConfigDict, rate: int) -> None:
 
 
 def print_scores(split: str, scores: dict[str, Any], remark: str) -> None:
-    """Print one aligned line: accuracy, loss, number of reviews."""
+    """Print one aligned line: accuracy, loss, number of reviews, or of a pre-training's tokens."""
+    perplexity = scores.get("perplexity")
+    more = f"perplexity {perplexity:.2f}  " if perplexity else ""
     print(
-        f"{split:8} accuracy {scores['accuracy']:.4f}  loss {scores['loss']:.4f}  on "
-        f"{scores['examples']:,} reviews ({remark})"
+        f"{split:8} accuracy {scores['accuracy']:.4f}  loss {scores['loss']:.4f}  {more}on "
+        f"{scores['examples']:,} {'tokens' if perplexity else 'reviews'} ({remark})"
     )
 
 

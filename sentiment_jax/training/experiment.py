@@ -28,12 +28,14 @@ from sentiment_jax.data.reviews import Reviews, stratified_sample
 from sentiment_jax.errors import InputError, RunError
 from sentiment_jax.huggingface import hub, weights
 from sentiment_jax.models import classifiers, layers
-from sentiment_jax.runtime import devices
+from sentiment_jax.runtime import devices, terminal
 from sentiment_jax.runtime.terminal import progress_bar
 from sentiment_jax.storage.checkpoints import Checkpoints, entries
 from sentiment_jax.storage.files import read_json
 from sentiment_jax.storage.run_directory import RunDirectory
+from sentiment_jax.sweeps.plan import find_run
 
+DECIDE_SPLITS = ("source", "limit", "split_seed", "validation_fraction", "test_fraction")
 READ_ATTEMPTS = 20  # at a checkpoint, beside a training that replaces it
 
 
@@ -83,15 +85,43 @@ class TrainedModel(Classifier):
     others: tuple["TrainedModel", ...] = ()  # the mean of their probabilities and its own counts
 
 
+def pretrained_run(pretrained: str) -> Path | None:
+    """Return the run that model.pretrained names, itself or as a sweep's winner, if it does."""
+    if not pretrained:
+        return None
+    path = find_run(Path(pretrained).expanduser())
+    return path if RunDirectory(path).env.is_file() else None
+
+
 def resolve(config: ConfigDict) -> ConfigDict:
     """Return a copy that rebuilds the model without the folder of the pretrained weights."""
     resolved = ConfigDict(config.to_dict())
-    model, folder = resolved.model, None
+    model, folder, sizes = resolved.model, None, None
     if model.name != "lstm":
-        if model.pretrained:
+        if run := pretrained_run(model.pretrained):
+            folder, sizes = run, _read_source(run, config).model.config
+        elif model.pretrained:
             folder, model.revision = hub.find_pretrained(model.pretrained, model.revision)
-        resolved.model = ConfigDict(weights.resolve_encoder(model.to_dict(), folder))
+        resolved.model = ConfigDict(weights.resolve_encoder(model.to_dict(), folder, sizes))
     return resolved
+
+
+def _read_source(run: Path, config: ConfigDict) -> Classifier:
+    """Read the classifier of the run that a config starts from; InputError: it is of another model.
+
+    Where its splits are others, it may have learnt from reviews that are held out now.
+    """
+    directory = RunDirectory(run)
+    directory.check_found()
+    source = directory.read_config()
+    if source.model.name != config.model.name:
+        kinds = f"{source.model.name}, the config says model.name={config.model.name}"
+        raise InputError(f"model.pretrained={run} is a run of {kinds}")
+    now = config.data
+    differing = [f"data.{name}" for name in DECIDE_SPLITS if source.data[name] != now[name]]
+    if differing and not config.pretrain.objective:
+        terminal.warn_once(f"{run} may know reviews that are held out here: {differing[0]} differs")
+    return make_classifier(source, directory.load_tokenizer())
 
 
 def with_classes(config: ConfigDict, classes: tuple[str, ...]) -> ConfigDict:
@@ -105,6 +135,8 @@ def with_classes(config: ConfigDict, classes: tuple[str, ...]) -> ConfigDict:
 def make_tokenizer(config: ConfigDict, corpus: Corpus) -> Any:
     """Return the pretrained weights' tokenizer, or one trained on the training split."""
     model, data, texts = config.model, config.data, corpus.splits["train"].texts
+    if run := pretrained_run(model.pretrained):
+        return RunDirectory(run).load_tokenizer()
     if model.pretrained:
         folder, _ = hub.find_pretrained(model.pretrained, model.revision)
         return tokenization.load_pretrained_tokenizer(folder)
@@ -119,7 +151,8 @@ def make_classifier(config: ConfigDict, tokenizer: Any) -> Classifier:
     """Build the model of a resolved config."""
     size = tokenizer.get_vocab_size()
     settings, classes = config.model.to_dict(), len(class_names(config))
-    model = classifiers.build_model(settings, vocab_size=size, classes=classes)
+    head: dict[str, Any] = {"classes": classes, "pretraining": bool(config.pretrain.objective)}
+    model = classifiers.build_model(settings, vocab_size=size, **head)
     return Classifier(config, tokenizer, model, devices.data_mesh())
 
 
@@ -148,6 +181,8 @@ def prepare_experiment(
     The tokenizer is a run's, or None to make the config's. Where `only` one split is encoded, the
     others are read for the data hash alone; a `corpus` was read before.
     """
+    if config.pretrain.objective:
+        raise InputError("pretrain.objective is what --mode=pretrain sets: leave it empty")
     data = DataConfig(**config.data.to_dict())
     corpus = corpus or read_corpus(config)
     config = with_classes(config, corpus.splits["train"].classes)
@@ -203,6 +238,11 @@ def initial_params(experiment: Classifier) -> tuple[Any, Any]:
     choice = experiment.config.model
     if not choice.pretrained:
         return params, None
+    if run := pretrained_run(choice.pretrained):
+        found = load_run(run, judges=False)
+        tensors = weights.to_tensors(found.params, choice.name)
+        where, files = f"model.pretrained={run}", f"{run}, step {found.step}"
+        return weights.load_tensors(tensors, experiment.model.config, params, where, files)
     folder, _ = hub.find_pretrained(choice.pretrained, choice.revision)
     return weights.load_pretrained(folder, experiment.model.config, params)
 
@@ -219,14 +259,21 @@ def restore_model(like: Classifier, checkpoints: Checkpoints, step: int) -> Trai
     return TrainedModel(like.config, like.tokenizer, like.model, like.mesh, params, step)
 
 
-def load_run(workdir: Path, *, calibrated: bool = False) -> TrainedModel:
+def load_run(workdir: Path, *, calibrated: bool = False, judges: bool = True) -> TrainedModel:
     """Read the best checkpoint of a run directory, also beside its training.
 
-    If `calibrated`, the temperature is the one that was fitted on validation.
+    If `calibrated`, the temperature is the one that was fitted on validation. A pre-training, which
+    judges nothing, is read only where that is not asked for.
 
     InputError: not a run directory, or nothing validated in it yet. RunError: damaged.
     """
     directory = RunDirectory(workdir)
+    directory.check_found()
+    if judges and directory.read_config().pretrain.objective:
+        raise InputError(
+            f"{workdir} is a pre-training, which judges no review: fine-tune from it by "
+            f"--config.model.pretrained={workdir}"
+        )
     attempts = READ_ATTEMPTS
     while True:
         before = entries(directory.checkpoints)
@@ -252,7 +299,6 @@ def load_mean(workdirs: Sequence[Path], *, calibrated: bool = False) -> TrainedM
 
 
 def _load_best(directory: RunDirectory, calibrated: bool) -> TrainedModel:
-    directory.check_found()
     classifier = make_classifier(directory.read_config(), directory.load_tokenizer())
     checkpoints = Checkpoints(directory.checkpoints, read_only=True)
     if directory.result.exists():

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from sentiment_jax.models.layers import compute_dtype, on_cpu, product_precision
 from sentiment_jax.training.experiment import abstract_params
-from sentiment_jax.training.steps import forward
+from sentiment_jax.training.steps import CLASSIFICATION, Objective
 
 
 def matmul_flops(function: Callable[..., Any], *arguments: Any) -> int:
@@ -37,7 +37,9 @@ def _count(jaxpr: Any) -> int:
     return total
 
 
-def training_flops(model: nn.Module, batch_size: int, length: int) -> int:
+def training_flops(
+    model: nn.Module, batch_size: int, length: int, objective: Objective = CLASSIFICATION
+) -> int:
     """Return the model FLOPs of one training step: three times the forward pass, padding included.
 
     The backward pass has two products for every one of the forward pass; what rematerialisation
@@ -46,10 +48,12 @@ def training_flops(model: nn.Module, batch_size: int, length: int) -> int:
     batch = {
         "token_ids": jax.ShapeDtypeStruct((batch_size, length), jnp.int32),
         "lengths": jax.ShapeDtypeStruct((batch_size,), jnp.int32),
+        "labels": jax.ShapeDtypeStruct((batch_size,), jnp.int32),
+        "weights": jax.ShapeDtypeStruct((batch_size,), jnp.float32),
     }
-    deterministic = functools.partial(forward, model, deterministic=True)
+    forward = functools.partial(objective, model, key=jax.random.key(0), deterministic=True)
     with on_cpu():  # in its forms: cuDNN's calls hide their products
-        return 3 * matmul_flops(deterministic, abstract_params(model), batch)
+        return 3 * matmul_flops(forward, abstract_params(model), batch)
 
 
 @functools.cache

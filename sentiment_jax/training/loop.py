@@ -18,6 +18,7 @@ from sentiment_jax.storage.metrics_log import MetricsLog
 from sentiment_jax.storage.run_directory import RunDirectory
 from sentiment_jax.training import calibration, compilation, flops, metrics, optimizers, scoring
 from sentiment_jax.training.experiment import Experiment, count_parameters
+from sentiment_jax.training.objectives import make_objective
 from sentiment_jax.training.progress import Progress, averages
 from sentiment_jax.training.signals import Stop
 
@@ -36,12 +37,13 @@ class TrainingRun:
     def __post_init__(self) -> None:
         experiment, config = self.experiment, self.experiment.config
         self.train_step = compilation.make_train_step(experiment)
+        objective = make_objective(experiment)
         self.parameters = count_parameters(experiment.model)
         self.steps_per_epoch = math.ceil(len(experiment.encoded["train"]) / config.batch_size)
         self.total_steps = config.epochs * self.steps_per_epoch
         self.learning_rate = optimizers.make_schedule(experiment.optimizer, self.total_steps)
         self.step_flops = {
-            length: flops.training_flops(experiment.model, config.batch_size, length)
+            length: flops.training_flops(experiment.model, config.batch_size, length, objective)
             for length in experiment.buckets
         }
         self.log = MetricsLog(self.directory.metrics, self.progress.records)
@@ -162,22 +164,27 @@ def validate_epoch(run: TrainingRun) -> None:
     """
     config, progress, val = run.experiment.config, run.progress, run.experiment.encoded["val"]
     params, stop = run.state.params, run.check_stop
-    scores = scoring.score_reviews(run.experiment, params, val, "validation", stop=stop)
-    run.log_scores("val", scores.summary(), scores.seconds)
-    figures = metrics.measure(val.labels, scores.probabilities, run.experiment.classes)
-    chosen_by = ["balanced_accuracy"] if config.class_weights == "balanced" else []
-    ranked = scores.summary() | {name: figures[name] for name in chosen_by}
+    score = scoring.score_text if config.pretrain.objective else scoring.score_reviews
+    scores: Any = score(run.experiment, params, val, "validation", stop=stop)
+    ranked, more = scores.summary(), ""
+    run.log_scores("val", ranked, scores.seconds)
+    if config.pretrain.objective:
+        more = f" perplexity {scores.perplexity:.2f}"
+    else:
+        figures = metrics.measure(val.labels, scores.probabilities, run.experiment.classes)
+        chosen_by = ["balanced_accuracy"] if config.class_weights == "balanced" else []
+        ranked |= {name: figures[name] for name in chosen_by}
     progress.end_epoch(ranked, config.early_stopping_patience)
-    if progress.best and progress.best["epoch"] == progress.epochs_done:
+    best = progress.best if progress.best and progress.best["epoch"] == progress.epochs_done else {}
+    if best and not config.pretrain.objective:
         temperature = calibration.fit_temperature(scores.probabilities, val.labels)
-        progress.best |= {"metrics": figures, "temperature": temperature}
+        best |= {"metrics": figures, "temperature": temperature}
     run.save()
     loss, accuracy, rate = averages(progress.last_epoch)
-    mark = "  best" if progress.best and progress.best["epoch"] == progress.epochs_done else ""
     tqdm.write(
         f"epoch {progress.epochs_done:>3}/{config.epochs}  train loss {loss:.4f} "
         f"accuracy {accuracy:.4f}  validation loss {scores.loss:.4f} "
-        f"accuracy {scores.accuracy:.4f}  {rate:7.1f} examples/s{mark}"
+        f"accuracy {scores.accuracy:.4f}{more}  {rate:7.1f} examples/s{'  best' * bool(best)}"
     )
     if progress.stopped_early:
         tqdm.write(f"stopped early: {config.early_stopping_patience} epochs without a better score")

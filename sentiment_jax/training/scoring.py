@@ -4,7 +4,10 @@ Padded rows are never summed and every review counts once: accuracy does not dep
 """
 
 import dataclasses
+import functools
+import math
 import time
+from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
 
@@ -17,8 +20,9 @@ from sentiment_jax.data.encoding import Encoded
 from sentiment_jax.data.labels import decide
 from sentiment_jax.runtime import devices
 from sentiment_jax.runtime.terminal import progress_bar
-from sentiment_jax.training.experiment import Classifier
-from sentiment_jax.training.steps import make_eval_step
+from sentiment_jax.training.experiment import Classifier, Experiment
+from sentiment_jax.training.objectives import make_objective
+from sentiment_jax.training.steps import make_eval_step, make_sums_step
 
 
 class OneBehind:
@@ -54,6 +58,21 @@ class Scores:
         return {"loss": self.loss, "accuracy": self.accuracy, "examples": self.examples}
 
 
+@dataclasses.dataclass(frozen=True)
+class TextScores:
+    """A pre-training's loss and accuracy per example, and its perplexity, on held-out text."""
+
+    loss: float
+    accuracy: float
+    examples: int
+    perplexity: float
+    seconds: float
+
+    def summary(self) -> dict[str, Any]:
+        """Return the part that goes into result.json."""
+        return {name: value for name, value in vars(self).items() if name != "seconds"}
+
+
 def score_reviews(
     classifier: Classifier,
     params: Any,
@@ -73,25 +92,78 @@ def score_reviews(
     params = jax.device_put(params, devices.replicated(mesh))  # gathers those that are split
     losses = np.full(len(encoded), np.nan)
     probabilities = np.full((len(encoded), len(classifier.classes)), np.nan, np.float32)
-    bar = progress_bar(len(encoded), description, unit="review")
 
     def receive(planned: batches.PlannedBatch, outputs: tuple[Array, Array]) -> None:
         rows = len(planned.indices)
         losses[planned.indices] = devices.fetch(outputs[0])[:rows]
         probabilities[planned.indices] = devices.fetch(outputs[1])[:rows]
-        bar.update(rows)
 
-    behind, examples = OneBehind(receive), 0
+    step = functools.partial(eval_step, params)
+    examples = _evaluate(classifier, step, encoded, description, size, receive, stop)
+    assert examples == len(encoded), f"{examples} of {len(encoded)} reviews scored"
+    accuracy = int(np.sum(decide(probabilities) == encoded.labels)) / examples
+    seconds = time.perf_counter() - start
+    return Scores(float(np.mean(losses)), accuracy, examples, seconds, probabilities)
+
+
+def score_text(
+    experiment: Experiment,
+    params: Any,
+    encoded: Encoded,
+    description: str,
+    *,
+    stop: Callable[[], None] | None = None,
+) -> TextScores:
+    """Score each segment once by the objective of a pre-training, its masks always the same."""
+    start = time.perf_counter()
+    objective: Any = make_objective(experiment)
+    step = make_sums_step(experiment.model, objective, experiment.config.seed)
+    params = jax.device_put(params, devices.replicated(experiment.mesh))
+
+    totals: dict[str, float] = defaultdict(float)
+
+    def receive(_: batches.PlannedBatch, sums: dict[str, Array]) -> None:
+        for name, value in jax.device_get(sums).items():
+            totals[name] += float(value)
+
+    size = experiment.config.eval_batch_size
+    _evaluate(
+        experiment, functools.partial(step, params), encoded, description, size, receive, stop
+    )
+    examples = totals["examples"]
+    return TextScores(
+        loss=objective.mean_loss(totals),
+        accuracy=totals["correct"] / examples,
+        examples=round(examples),
+        perplexity=math.exp(min(totals["nats"] / totals["predictions"], 700)),
+        seconds=time.perf_counter() - start,
+    )
+
+
+def _evaluate(
+    classifier: Classifier,
+    step: Callable[[dict[str, Array]], Any],
+    encoded: Encoded,
+    description: str,
+    size: int,
+    receive: Callable[[batches.PlannedBatch, Any], None],
+    stop: Callable[[], None] | None,
+) -> int:
+    """Hand what a step makes of each batch to `receive`; return how many rows there were."""
+    bar, rows = progress_bar(len(encoded), description, unit="review"), 0
+
+    def advance(planned: batches.PlannedBatch, outputs: Any) -> None:
+        receive(planned, outputs)
+        bar.update(len(planned.indices))
+
+    behind = OneBehind(advance)
     plan = batches.plan_evaluation(encoded.lengths, batch_size=size, buckets=classifier.buckets)
     with bar:
         for planned in plan:
             if stop is not None:
                 stop()
-            batch = devices.put_batch(batches.make_batch(encoded, planned, size), mesh)
-            behind.push(planned, eval_step(params, batch))
-            examples += len(planned.indices)
+            batch = batches.make_batch(encoded, planned, size)
+            behind.push(planned, step(devices.put_batch(batch, classifier.mesh)))
+            rows += len(planned.indices)
         behind.flush()
-    assert examples == len(encoded), f"{examples} of {len(encoded)} reviews scored"
-    accuracy = int(np.sum(decide(probabilities) == encoded.labels)) / examples
-    seconds = time.perf_counter() - start
-    return Scores(float(np.mean(losses)), accuracy, examples, seconds, probabilities)
+    return rows

@@ -19,11 +19,15 @@ from sentiment_jax.models.layers import compute_dtype
 from sentiment_jax.runtime import devices
 from sentiment_jax.training.optimizers import make_optimizer
 
+# (model, params, batch, key, deterministic) -> sums over the batch, by name: `loss`, which training
+# minimises, divided by the number of `examples`, of which `correct` were right; others as it likes.
+Objective = Callable[..., dict[str, Array]]
+
 
 def cross_entropy(
-    logits: Float[Array, "batch classes"], labels: Int[Array, " batch"]
-) -> Float[Array, " batch"]:
-    """Return the loss of every row, in float32 nats. The only loss in the code."""
+    logits: Float[Array, "*batch classes"], labels: Int[Array, "*batch"]
+) -> Float[Array, "*batch"]:
+    """Return the loss of every row, in float32 nats."""
     return optax.softmax_cross_entropy_with_integer_labels(logits.astype(jnp.float32), labels)
 
 
@@ -33,6 +37,44 @@ def forward(
     """Return the logits of a batch; `options` are deterministic and rngs."""
     variables = {"params": params}
     return jnp.asarray(model.apply(variables, batch["token_ids"], batch["lengths"], **options))
+
+
+@dataclasses.dataclass(frozen=True)
+class Classification:
+    """The objective of fine-tuning: cross-entropy, times its class's weight if there are any."""
+
+    class_weights: tuple[float, ...] = ()
+
+    def __call__(
+        self,
+        model: nn.Module,
+        params: Any,
+        batch: dict[str, Array],
+        key: Array,
+        deterministic: bool = False,
+    ) -> dict[str, Array]:
+        """Return the sums over the batch's valid rows."""
+        weights, labels = batch["weights"], batch["labels"]
+        rngs = {} if deterministic else {"dropout": key}
+        logits = forward(model, params, batch, deterministic=deterministic, rngs=rngs)
+        losses = cross_entropy(logits, labels) * weights
+        if self.class_weights:
+            losses *= jnp.array(self.class_weights)[labels]
+        correct = jnp.sum((jnp.argmax(logits, axis=-1) == labels) * weights)
+        return {"loss": jnp.sum(losses), "correct": correct, "examples": jnp.sum(weights)}
+
+
+CLASSIFICATION = Classification()
+
+
+@functools.lru_cache(maxsize=8)
+def make_sums_step(model: nn.Module, objective: Objective, seed: int) -> Callable[..., Any]:
+    """Return the jitted (params, batch) -> an objective's sums, the same each time."""
+
+    def sums_step(params: Any, batch: dict[str, Array]) -> dict[str, Array]:
+        return objective(model, params, batch, jax.random.key(seed), deterministic=True)
+
+    return jax.jit(sums_step)
 
 
 @functools.lru_cache(maxsize=8)
@@ -66,18 +108,17 @@ def make_train_step(
     optimizer: OptimizerConfig,
     shard_over: Mesh | AbstractMesh | None = None,
     parts: int = 1,
-    class_weights: tuple[float, ...] = (),
+    objective: Objective = CLASSIFICATION,
 ) -> Callable[..., Any]:
     """Return the jitted (state, batch, learning_rate) -> (state, metrics).
 
-    Metrics: sums over the batch's valid rows (loss, correct, examples) and the norms of gradient
-    and update. Runs that differ in seed, learning rate or schedule get the same function. With
+    Metrics: the objective's sums over the batch's valid rows and the norms of gradient and update.
+    Runs that differ in seed, learning rate or schedule get the same function. With
     `shard_over`, parameters and optimiser state stay split over its devices (devices.sharding).
-    The `parts` of a batch are computed one after another (gradient accumulation). The losses are
-    multiplied by the `class_weights`, one for each class, if there are any.
+    The `parts` of a batch are computed one after another (gradient accumulation).
     """
     same = dataclasses.replace(optimizer, learning_rate=0.0, schedule="linear", warmup_fraction=0.0)
-    return _make_train_step(model, same, shard_over, parts, class_weights)
+    return _make_train_step(model, same, shard_over, parts, objective)
 
 
 def _round_kernels(model: nn.Module, params: Any) -> Any:
@@ -141,27 +182,21 @@ def _make_train_step(
     optimizer: OptimizerConfig,
     shard_over: Mesh | AbstractMesh | None,
     parts: int,
-    class_weights: tuple[float, ...],
+    objective: Objective,
 ) -> Callable[..., Any]:
     transformation = make_optimizer(optimizer)
 
     def sums(params: Any, batch: dict[str, Array], key: Array) -> tuple[Any, dict[str, Array]]:
-        weights, labels = batch["weights"], batch["labels"]
-
         # The sum is divided afterwards: the number of examples is a sum over the devices, which
         # would wait for each other before the backward pass, and over the parts.
-        def total_loss(params: Any) -> tuple[Array, Array]:
+        def total_loss(params: Any) -> tuple[Array, dict[str, Array]]:
             if shard_over is not None:
                 params = gather(shard_over, _round_kernels(model, params))
-            logits = forward(model, params, batch, deterministic=False, rngs={"dropout": key})
-            losses = cross_entropy(logits, labels) * weights
-            if class_weights:
-                losses *= jnp.array(class_weights)[labels]
-            return jnp.sum(losses), logits
+            found = objective(model, params, batch, key)
+            return found["loss"], found
 
-        (loss, logits), gradients = jax.value_and_grad(total_loss, has_aux=True)(params)
-        correct = jnp.sum((jnp.argmax(logits, axis=-1) == labels) * weights)
-        return gradients, {"loss": loss, "correct": correct, "examples": jnp.sum(weights)}
+        (_, found), gradients = jax.value_and_grad(total_loss, has_aux=True)(params)
+        return gradients, found
 
     def train_step(
         state: TrainState, batch: dict[str, Array], learning_rate: Float[Array, ""]

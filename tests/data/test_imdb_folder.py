@@ -5,13 +5,14 @@ import io
 import os
 import random
 import re
+import shutil
 import socket
 import tarfile
 from pathlib import Path
 
 import pytest
 
-from sentiment_jax.data.imdb_folder import read_folder
+from sentiment_jax.data.imdb_folder import read_folder, read_unlabeled
 from sentiment_jax.errors import InputError
 
 FILES = {
@@ -211,3 +212,19 @@ def test_missing_classes_duplicates_and_paths(tmp_path):
         read_folder(str(tmp_path / "nowhere"))
     with pytest.raises(InputError, match="does not exist"):
         read_folder("")
+
+
+@pytest.mark.parametrize("archived", [False, True])
+def test_reviews_without_labels_are_read_by_themselves(tmp_path, archived):
+    path = write_folder(tmp_path / "aclImdb")
+    (tmp_path / "aclImdb" / "train" / "unsup" / "0_0.txt").write_bytes("none <br /> é".encode())
+    (tmp_path / "aclImdb" / "test" / "pos" / "0_9.txt").write_bytes(b"\xff never read")
+    if archived:
+        with tarfile.open(tmp_path / "own.tar.gz", "w:gz") as archive:
+            archive.add(path, "aclImdb")
+        path = str(tmp_path / "own.tar.gz")
+    found = read_unlabeled(path)
+    assert (found.ids, found.texts) == (("train/unsup/0_0.txt",), ("none é",))
+    with pytest.raises(InputError, match=r"holds no train/unsup/\*.txt"):
+        shutil.rmtree(tmp_path / "aclImdb" / "train" / "unsup")
+        read_unlabeled(str(tmp_path / "aclImdb"))

@@ -103,6 +103,13 @@ def test_prepared_reviews(prepared):
     assert "tensorflow" not in sys.modules
 
 
+def test_reviews_without_labels_are_read_by_name(prepared):
+    (found,) = imdb_tfds.read_tfds(str(prepared), ["unsupervised"])
+    names = [name for name in FILES if "unsup" in name]
+    assert sorted(found.texts) == sorted(normalize_text(FILES[name].decode()) for name in names)
+    assert not found.labels.any()
+
+
 def test_data_directory_of_the_environment(prepared, monkeypatch):
     monkeypatch.setenv("TFDS_DATA_DIR", str(prepared))
     assert len(READERS["tfds"](DataConfig("tfds"))[0]) == 10

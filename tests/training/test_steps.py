@@ -11,7 +11,13 @@ from sentiment_jax.config import LstmConfig, OptimizerConfig
 from sentiment_jax.models.classifiers import build_model
 from sentiment_jax.models.lstm import LstmClassifier
 from sentiment_jax.training.experiment import abstract_params
-from sentiment_jax.training.steps import create_state, cross_entropy, forward, make_train_step
+from sentiment_jax.training.steps import (
+    Classification,
+    create_state,
+    cross_entropy,
+    forward,
+    make_train_step,
+)
 
 # Neither schedule, nor decay, nor clipping.
 plain = functools.partial(
@@ -158,7 +164,7 @@ def test_class_weights_multiply_the_losses_of_their_class_and_nothing_else():
         LstmConfig(vocab_size=40, embedding_size=8, hidden_size=8, dense_size=8, output_dropout=0.0)
     )
     batch, sgd = make_batch(), plain(name="sgd")
-    step = make_train_step(model, sgd, class_weights=(0.5, 3.0))
+    step = make_train_step(model, sgd, objective=Classification((0.5, 3.0)))
     state, metrics = step(make_state(sgd, model), batch, np.float32(0.5))
     start, own, losses = make_state(sgd, model).params, [], []
     for label, weight in ((0, 0.5), (1, 3.0)):

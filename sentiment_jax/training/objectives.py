@@ -1,0 +1,246 @@
+"""What an experiment minimises: classification, or its architecture's objective of pre-training.
+
+Masked words are BERT's (Devlin et al., 2019, and whole words as in its later release), replaced
+tokens ELECTRA's (Clark et al., 2020). Another objective is a class like `MaskedWords`, a function
+of model, batch and key, with an entry in `PRETRAINING` and in config.OBJECTIVES. Its sums (see
+steps.Objective) include the `nats` of all its `predictions` of tokens, for the perplexity.
+"""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Bool, Float, Int, Int32, UInt8
+
+from sentiment_jax.errors import InputError
+from sentiment_jax.training.experiment import Experiment
+from sentiment_jax.training.steps import Classification, Objective, cross_entropy
+
+SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")  # never predicted
+DETECTION_WEIGHT = 50.0  # of the discriminator's mean loss beside the generator's
+NEVER, WORD, PIECE = range(3)  # kinds of tokens: a piece goes on with the word before it
+
+
+def draw_rows(key: Array, numbers: Int[Array, " batch"], shape: tuple[int, ...]) -> Array:
+    """Draw uniform numbers from [0, 1) for each row: a function of the key and the row's number.
+
+    More columns, where a batch is padded to more tokens, begin with those that fewer have.
+    """
+    return jax.vmap(lambda row: jax.random.uniform(jax.random.fold_in(key, row), shape))(numbers)
+
+
+def choose_words(
+    kinds: UInt8[Array, "batch length"],
+    lengths: Int[Array, " batch"],
+    numbers: Int[Array, " batch"],
+    key: Array,
+    fraction: float,
+) -> tuple[Int[Array, "batch chosen"], Bool[Array, "batch chosen"]]:
+    """Choose whole words at random, as many as make up at most a fraction of each row's tokens.
+
+    A row's words depend on the key and the row's number alone, not on its batch or padding.
+
+    Returns:
+      Positions, of all rows as many as the fraction of the longest row is, and which of them count.
+    """
+    length = kinds.shape[1]
+    most = math.ceil(fraction * length)
+    drawn = draw_rows(key, numbers, (length,))
+    word = jnp.cumsum(kinds != PIECE, axis=1) - 1
+    eligible = (kinds != NEVER) & (jnp.arange(length) < lengths[:, None])
+    # One draw for all tokens of a word: in the order of the draws they are neighbours.
+    draws = jnp.where(eligible, jnp.take_along_axis(drawn, word, axis=1), jnp.inf)
+    order = jnp.argsort(draws, axis=1)
+    draws = jnp.take_along_axis(draws, order, axis=1)
+    budget = jnp.ceil(fraction * jnp.sum(eligible, axis=1)).astype(jnp.int32)
+    first_left = jnp.take_along_axis(draws, jnp.minimum(budget, most)[:, None], axis=1)
+    return order[:, :most], draws[:, :most] < first_left  # no part of a word that is cut there
+
+
+@dataclasses.dataclass(frozen=True)
+class MaskedWords:
+    """Predict the tokens of masked words: 80 % are hidden, 10 % replaced at random, 10 % kept."""
+
+    kinds: bytes  # NEVER, WORD or PIECE of each token id
+    mask: int  # the id of [MASK]
+    fraction: float  # of the tokens to predict
+    hidden: float = 0.8
+    replaced: float = 0.1
+
+    def mask_batch(
+        self, batch: dict[str, Array], key: Array
+    ) -> tuple[Int[Array, "batch length"], Int[Array, "batch picks"], Float[Array, "batch picks"]]:
+        """Return a batch's tokens with words masked, the positions, and their weights, 1 or 0."""
+        token_ids, numbers = batch["token_ids"], batch["labels"]
+        kinds = jnp.asarray(np.frombuffer(self.kinds, np.uint8))[token_ids]
+        where, how, what = jax.random.split(key, 3)
+        chosen = choose_words(kinds, batch["lengths"], numbers, where, self.fraction)
+        positions, weights = chosen[0], chosen[1] * batch["weights"][:, None]
+        chance = draw_rows(how, numbers, positions.shape[1:])
+        others = draw_rows(what, numbers, positions.shape[1:]) * len(self.kinds)
+        targets = jnp.take_along_axis(token_ids, positions, axis=1)
+        tokens = jnp.where(chance < self.hidden + self.replaced, others.astype(jnp.int32), targets)
+        tokens = jnp.where(chance < self.hidden, self.mask, tokens)
+        tokens = jnp.where(weights > 0, tokens, targets)
+        return put_tokens(token_ids, positions, tokens), positions, weights
+
+    def __call__(
+        self,
+        model: nn.Module,
+        params: Any,
+        batch: dict[str, Array],
+        key: Array,
+        deterministic: bool = False,
+    ) -> dict[str, Array]:
+        """Return the sums over the chosen tokens; masks need the key even where dropout doesn't."""
+        masking, dropout = jax.random.split(key)
+        token_ids, positions, weights = self.mask_batch(batch, masking)
+        logits = model.apply(
+            {"params": params},
+            token_ids,
+            batch["lengths"],
+            positions,
+            deterministic=deterministic,
+            rngs={} if deterministic else {"dropout": dropout},
+        )
+        sums = score_tokens(jnp.asarray(logits), batch["token_ids"], positions, weights)
+        return {**sums, "nats": sums["loss"], "predictions": sums["examples"]}
+
+    @staticmethod
+    def mean_loss(sums: Mapping[str, float]) -> float:
+        """Return the loss per example of sums over any number of batches."""
+        return sums["nats"] / sums["predictions"]
+
+
+@dataclasses.dataclass(frozen=True)
+class ReplacedTokens(MaskedWords):
+    """Tell which tokens are not the text's, but drawn by a generator that predicts masked words."""
+
+    hidden: float = 0.85
+    replaced: float = 0.0
+
+    def __call__(
+        self,
+        model: nn.Module,
+        params: Any,
+        batch: dict[str, Array],
+        key: Array,
+        deterministic: bool = False,
+    ) -> dict[str, Array]:
+        """Return the sums over all tokens; nats and predictions are the generator's."""
+        masking, drawing, dropout = jax.random.split(key, 3)
+        token_ids, lengths = batch["token_ids"], batch["lengths"]
+        masked, positions, weights = self.mask_batch(batch, masking)
+
+        def corrupt(logits: Float[Array, "batch chosen vocabulary"]) -> Array:
+            noise = draw_rows(drawing, batch["labels"], logits.shape[1:])
+            gumbel = -jnp.log(-jnp.log(noise))
+            drawn = jnp.argmax(jax.lax.stop_gradient(logits) + gumbel, axis=-1)
+            kept = jnp.take_along_axis(token_ids, positions, axis=1)
+            return put_tokens(token_ids, positions, jnp.where(weights > 0, drawn, kept))
+
+        outputs: Any = model.apply(
+            {"params": params},
+            masked,
+            lengths,
+            positions,
+            corrupt,
+            deterministic=deterministic,
+            rngs={} if deterministic else {"dropout": dropout},
+        )
+        predicted, detected, read = outputs
+        of_text = (jnp.arange(token_ids.shape[1]) < lengths[:, None]) * batch["weights"][:, None]
+        sums = score_tokens(predicted, token_ids, positions, weights)
+        found = score_detection(detected, read != token_ids, of_text)
+        ratio = found["examples"] / sums["examples"]
+        return {
+            **found,
+            "loss": ratio * sums["loss"] + DETECTION_WEIGHT * found["loss"],
+            "detection": found["loss"],
+            "nats": sums["loss"],
+            "predictions": sums["examples"],
+        }
+
+    @staticmethod
+    def mean_loss(sums: Mapping[str, float]) -> float:
+        """Return the generator's loss per prediction, and 50 times that of detection per token."""
+        detection = DETECTION_WEIGHT * sums["detection"] / sums["examples"]
+        return sums["nats"] / sums["predictions"] + detection
+
+
+def put_tokens(
+    token_ids: Int[Array, "batch length"],
+    positions: Int[Array, "batch chosen"],
+    tokens: Int[Array, "batch chosen"],
+) -> Int[Array, "batch length"]:
+    """Return rows with other tokens at some positions."""
+    return token_ids.at[jnp.arange(len(token_ids))[:, None], positions].set(tokens)
+
+
+def score_tokens(
+    logits: Float[Array, "batch chosen vocabulary"],
+    token_ids: Int[Array, "batch length"],
+    positions: Int[Array, "batch chosen"],
+    weights: Float[Array, "batch chosen"],
+) -> dict[str, Array]:
+    """Return loss, correct and examples of predicting a row's tokens at some positions."""
+    targets = jnp.take_along_axis(token_ids, positions, axis=1)
+    correct = jnp.argmax(logits, axis=-1) == targets
+    return {
+        "loss": jnp.sum(cross_entropy(logits, targets) * weights),
+        "correct": jnp.sum(correct * weights),
+        "examples": jnp.maximum(jnp.sum(weights), 1),  # rows of one long word choose none
+    }
+
+
+def score_detection(
+    logits: Float[Array, "batch length"],
+    replaced: Bool[Array, "batch length"],
+    weights: Float[Array, "batch length"],
+) -> dict[str, Array]:
+    """Return loss, correct and examples of telling which tokens were replaced."""
+    losses = optax.sigmoid_binary_cross_entropy(logits, replaced.astype(jnp.float32))
+    return {
+        "loss": jnp.sum(losses * weights),
+        "correct": jnp.sum(((logits > 0) == replaced) * weights),
+        "examples": jnp.sum(weights),
+    }
+
+
+PRETRAINING = {"masked_words": MaskedWords, "replaced_tokens": ReplacedTokens}
+
+
+def make_objective(experiment: Experiment) -> Objective:
+    """Return what a config minimises.
+
+    InputError: a pre-training's tokenizer has no [MASK].
+    """
+    config, tokenizer = experiment.config, experiment.tokenizer
+    if not config.pretrain.objective:
+        labels, classes = experiment.encoded["train"].labels, len(experiment.classes)
+        balanced = config.class_weights == "balanced"
+        return Classification(balanced_weights(labels, classes) if balanced else ())
+    mask = tokenizer.token_to_id("[MASK]")
+    if mask is None:
+        raise InputError("the tokenizer has no [MASK]: take the one of a BERT, or none to learn it")
+    kinds = bytearray(tokenizer.get_vocab_size())
+    for token, i in tokenizer.get_vocab().items():
+        if token not in SPECIAL:
+            kinds[i] = PIECE if token.startswith("##") else WORD
+    objective = PRETRAINING[config.pretrain.objective]
+    return objective(bytes(kinds), mask, config.pretrain.mask_fraction)
+
+
+def balanced_weights(labels: Int32[np.ndarray, " reviews"], classes: int) -> tuple[float, ...]:
+    """Return a weight for each class that makes up for its size; over the reviews, their mean is 1.
+
+    As scikit-learn's "balanced", which wants every class to occur.
+    """
+    counts = np.bincount(labels, minlength=classes)
+    return tuple((len(labels) / (classes * np.maximum(counts, 1))).tolist())

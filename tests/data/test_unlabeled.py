@@ -1,0 +1,92 @@
+"""Text for pre-training: where it is read, and that no held-out review is among it."""
+
+import dataclasses
+import os
+import re
+
+import numpy as np
+import pytest
+import reviews
+
+from sentiment_jax.config import DataConfig
+from sentiment_jax.data.corpus import load_corpus
+from sentiment_jax.data.unlabeled import load_text, read_text
+from sentiment_jax.errors import InputError
+
+
+@pytest.fixture
+def data(tmp_path):
+    """60 labelled reviews; 12 are held out for the test and 10 for validation."""
+    rows = [(f"Review number {i}, good or bad.", i % 2) for i in range(60)]
+    path = reviews.write_csv(tmp_path / "labelled.csv", rows)
+    return DataConfig(source="csv", path=path)
+
+
+@pytest.mark.parametrize("limit", [0, 30])
+def test_no_review_of_validation_or_test_is_learnt_from(data, tmp_path, limit):
+    """However it is spaced, and whichever a limit would hold out."""
+    data = dataclasses.replace(data, limit=limit)
+    splits = load_corpus(dataclasses.replace(data, limit=0)).splits
+    held = [*splits["val"].texts, *splits["test"].texts]
+    own = ["Not seen before.", "Nor this.", "Nor this."]
+    text = tmp_path / "own.txt"
+    spaced = (line.replace(" ", " <br />  ") for line in held)
+    text.write_text("\n".join([*own, "", *spaced, splits["train"].texts[0]]))
+    corpus = load_text(data, str(text))
+    val = {*load_corpus(data).splits["val"].texts}
+    in_train = len(val & {*splits["train"].texts})
+    assert (in_train > 0) == (limit > 0)
+    dropped = {"labelled": in_train, "unlabeled": len(held), "copies": 1}
+    assert corpus.statistics["dropped"] == dropped
+    assert corpus.statistics["shared"] == {"train_val": 0, "train_test": 0, "val_test": 0}
+    learnt = corpus.splits["train"].texts
+    assert not {*learnt} & ({*held} | val)
+    if limit:
+        assert len(learnt) == limit
+    else:
+        extra = ["Not seen before.", "Nor this.", splits["train"].texts[0]]
+        assert sorted(learnt) == sorted([*splits["train"].texts, *extra])
+    counts = corpus.statistics["counts"]["train"]
+    assert counts["labelled"] + counts["unlabeled"] == len(learnt)
+
+
+def test_a_held_out_review_that_is_in_train_too_is_dropped(data, tmp_path):
+    """`group_duplicates` keeps copies together; a test file of one's own does not."""
+    rows = [("Review number 3, good or bad.", 1), ("Another one.", 0)]
+    test = reviews.write_csv(tmp_path / "test.csv", rows)
+    corpus = load_text(dataclasses.replace(data, test_path=test))
+    in_train = "Review number 3, good or bad." not in corpus.splits["val"].texts
+    assert corpus.statistics["dropped"]["labelled"] == in_train
+    assert "Review number 3, good or bad." not in corpus.splits["train"].texts
+
+
+def test_own_text_is_a_table_lines_or_a_folder(tmp_path):
+    table = reviews.write_csv(tmp_path / "own.csv", [("One.", "x"), ("Two.", "y")], ("body", "z"))
+    assert read_text(table, "body").texts == ("One.", "Two.")
+    folder = tmp_path / "folder" / "inner"
+    folder.mkdir(parents=True)
+    for name, text in {"b.txt": "Two\nlines.", "a.txt": "One.", "._a.txt": "\0", "c": "-"}.items():
+        (folder / name).write_text(text)
+    found = read_text(str(folder.parent), "body")
+    assert (found.ids, found.texts) == (("inner/a.txt", "inner/b.txt"), ("One.", "Two lines."))
+    (folder / "d.txt").symlink_to(table)
+    with pytest.raises(InputError, match=r"d.txt is a link out of .*: put a copy in its place"):
+        read_text(str(folder.parent), "body")
+    with pytest.raises(InputError, match="cannot read pretrain.text=.*nowhere: No such file"):
+        read_text(str(tmp_path / "nowhere"), "body")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match="pretrain.text=.*empty holds no text"):
+        read_text(str(tmp_path / "empty"), "body")
+
+
+@pytest.mark.skipif("TFDS_DATA_DIR" not in os.environ, reason="TFDS_DATA_DIR has no IMDB")
+def test_the_counts_of_imdb():
+    corpus = load_text(DataConfig(source="tfds"))
+    assert corpus.statistics["counts"]["train"] == {"labelled": 19_900, "unlabeled": 49_166}
+    assert corpus.statistics["dropped"] == {"labelled": 100, "unlabeled": 339, "copies": 495}
+
+    def letters(split):
+        return {re.sub("[^a-z0-9]", "", text.lower()) for text in corpus.splits[split].texts}
+
+    assert not letters("train") & (letters("val") | letters("test"))
+    assert np.isin(corpus.splits["train"].labels, (0, 1)).all()

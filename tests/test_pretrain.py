@@ -1,0 +1,229 @@
+"""`--mode=pretrain`: a run like any, resumed bit-exactly, and what fine-tuning takes from it."""
+
+import functools
+import math
+import re
+
+import golden
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import runs
+import safetensors
+import transformers
+
+from configs import bert, electra
+from sentiment_jax import export
+from sentiment_jax.analysis import records
+from sentiment_jax.config import override
+from sentiment_jax.errors import InputError
+from sentiment_jax.huggingface import weights
+from sentiment_jax.pretrain import dry_run, prepare_pretraining, pretrain
+from sentiment_jax.storage.files import read_json
+from sentiment_jax.storage.metrics_log import read_metrics
+from sentiment_jax.storage.run_directory import RunDirectory
+from sentiment_jax.training import experiment, scoring
+from sentiment_jax.training.progress import Progress
+
+SMALL = {
+    "epochs": 2,
+    "log_every": 2,
+    "checkpoint_every": 3,
+    "data.limit": 60,
+    "data.max_length": 24,
+    "data.length_buckets": (),
+    "data.vocabulary_size": 300,
+    "model.hidden_size": 16,
+    "model.embedding_size": 16,
+    "model.intermediate_size": 16,
+    "model.num_hidden_layers": 1,
+}
+
+
+def make_config(recipe, **changes):
+    config = recipe.get_config("tiny")
+    config.update_from_flattened_dict(SMALL | changes)
+    return config
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _compiles_faster():
+    """Half the time of these tests: what is compiled for so few steps need not be fast."""
+    level = {"xla_backend_optimization_level": 0}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jax, "jit", functools.partial(jax.jit, compiler_options=level))
+        yield
+
+
+@pytest.fixture(scope="module")
+def pretrained(tmp_path_factory):
+    """The directory of an uninterrupted pre-training of a BERT; not to be changed."""
+    workdir = tmp_path_factory.mktemp("pretrained") / "run"
+    pretrain(make_config(bert), workdir)
+    return workdir
+
+
+@pytest.fixture(scope="module")
+def detector(tmp_path_factory):
+    """The same of an ELECTRA."""
+    workdir = tmp_path_factory.mktemp("detector") / "run"
+    pretrain(make_config(electra, epochs=1, **{"model.embedding_size": 8}), workdir)
+    return workdir
+
+
+def test_a_pretraining_is_a_run_like_any(pretrained):
+    names = {path.name for path in pretrained.iterdir()}
+    assert names >= {"config.json", "env.json", "tokenizer.json", "metrics.jsonl", "checkpoints"}
+    assert names >= {"result.json", "curves.png"}
+    result, env = (read_json(pretrained / f"{name}.json") for name in ("result", "env"))
+    assert "test" not in result
+    assert env["data"]["counts"]["train"] == {"labelled": 60, "unlabeled": 0}
+    assert env["data"]["shared"] == {"train_val": 0, "train_test": 0, "val_test": 0}
+    validations = [r for r in read_metrics(pretrained / "metrics.jsonl") if r["split"] == "val"]
+    assert [record["epoch"] for record in validations] == [1, 2]
+    for record in validations:
+        assert record["perplexity"] == pytest.approx(math.exp(record["loss"]))
+    vocabulary = experiment.load_run(pretrained, judges=False).model.config.vocab_size
+    assert vocabulary > validations[0]["perplexity"] > validations[1]["perplexity"]
+    assert result["val"] == {name: validations[1][name] for name in result["val"]}
+    assert result["val"].keys() >= {"perplexity", "loss", "accuracy", "examples"}
+
+
+def test_killed_and_the_same_command_again(pretrained, tmp_path, monkeypatch):
+    add = Progress.add
+
+    def add_and_die(progress, *arguments):
+        add(progress, *arguments)
+        if progress.step == 5:
+            raise MemoryError  # nothing is saved any more
+
+    with monkeypatch.context() as patch, pytest.raises(MemoryError):
+        patch.setattr(Progress, "add", add_and_die)
+        pretrain(make_config(bert), tmp_path / "run")
+    pretrain(make_config(bert), tmp_path / "run")
+    runs.assert_same_run(pretrained, tmp_path / "run")
+
+
+def test_the_perplexity_depends_on_neither_batches_nor_padding(pretrained):
+    trained = experiment.load_run(pretrained, judges=False)
+    found = []
+    for changes in {}, {"eval_batch_size": 7, "data.length_buckets": (16,)}:
+        prepared = prepare_pretraining(override(trained.config, changes), trained.tokenizer)
+        held = prepared.encoded["val"]
+        found.append(scoring.score_text(prepared, trained.params, held, "val").summary())
+    assert found[0] == pytest.approx(found[1], rel=1e-5)
+    result = read_json(pretrained / "result.json")["val"]
+    assert found[0] == result
+
+
+def test_fine_tuning_starts_from_its_best_checkpoint(pretrained, tmp_path, capsys):
+    sizes = ("hidden_size", "embedding_size", "intermediate_size", "num_hidden_layers")
+    open_sizes = {f"model.{name}": None for name in sizes} | {"data.limit": 60}
+    config = make_config(bert, **open_sizes, **{"model.pretrained": str(pretrained)})
+    resolved = experiment.resolve(config)
+    assert resolved.model.hidden_size == 16
+    prepared = experiment.prepare_experiment(resolved)
+    own = (pretrained / "tokenizer.json").read_text()
+    assert prepared.tokenizer.to_str(pretty=True) == own
+    params, report = experiment.initial_params(prepared)
+    assert {name.partition("/")[0] for name in report.new} == {"classifier", "pooler"}
+    assert {name.rpartition(".")[0] for name in report.unused} >= {"cls.predictions"}
+    best = experiment.load_run(pretrained, judges=False)
+    assert report.files == f"{pretrained}, step {best.step}"
+    for part in ("embeddings", "encoder"):
+        jax.tree.map(np.testing.assert_array_equal, params[part], best.params[part])
+    assert "held out" not in capsys.readouterr().err
+    config.data.split_seed = 1
+    experiment.resolve(config)
+    assert "may know reviews that are held out here: data.split_seed" in capsys.readouterr().err
+    with pytest.raises(InputError, match="is a run of bert, the config says model.name=electra"):
+        experiment.resolve(make_config(electra, **{"model.pretrained": str(pretrained)}))
+
+
+def test_a_pretraining_judges_nothing(pretrained, small_config, tmp_path):
+    with pytest.raises(InputError, match="is a pre-training, .*--config.model.pretrained="):
+        experiment.load_run(pretrained)
+    with pytest.raises(InputError, match="is a pre-training, which judges no review"):
+        records.collect([pretrained])
+    with pytest.raises(InputError, match="has no objective for lstm: bert, electra"):
+        dry_run(small_config)
+    config = RunDirectory(pretrained).read_config()
+    with pytest.raises(InputError, match="is what --mode=pretrain sets"):
+        experiment.prepare_experiment(config)
+
+
+def names_in(folder):
+    """The names of a folder's tensors, of all layers as one."""
+    with safetensors.safe_open(folder / "model.safetensors", "np") as file:
+        return {re.sub(r"layer\.\d", "layer", name) for name in file.keys()}  # noqa: SIM118
+
+
+def test_an_export_has_the_tensors_that_pytorch_has(pretrained, detector, tmp_path):
+    opened = {"bert_masked": "AutoModelForMaskedLM", "electra_replaced": "AutoModelForPreTraining"}
+    for run, (name, opener) in zip((pretrained, detector), opened.items(), strict=True):
+        trained = experiment.load_run(run, judges=False)
+        assert export.export_run(trained, run, tmp_path / name) == opener
+        assert names_in(tmp_path / name) == names_in(golden.FIXTURES / name)
+        model, fresh = trained.model, golden.fill(trained.model, 7.0)
+        again, report = weights.load_pretrained(tmp_path / name, model.config, fresh)
+        assert {name.partition("/")[0] for name in report.new} <= {"generator"}
+        assert report.unused == ()
+        for part in again.keys() - {"generator"}:
+            jax.tree.map(np.testing.assert_array_equal, again[part], trained.params[part])
+        assert "| val | " in (tmp_path / name / "README.md").read_text()
+    generator = "electra_replaced/generator"
+    assert names_in(tmp_path / generator) == names_in(golden.FIXTURES / generator)
+
+
+def test_electra_trains_a_generator_a_quarter_as_wide(detector):
+    result = read_json(detector / "result.json")
+    assert result["val"]["loss"] > math.log(result["val"]["perplexity"]) > 0
+    trained = experiment.load_run(detector, judges=False)
+    assert trained.params["generator"]["projection"]["kernel"].shape == (16, 4)
+    config = make_config(electra, **{"model.pretrained": str(detector), "model.embedding_size": 8})
+    prepared = experiment.prepare_experiment(experiment.resolve(config))
+    loaded, report = experiment.initial_params(prepared)
+    assert {name.partition("/")[0] for name in report.new} == {"classifier"}
+    for part in ("embeddings", "encoder"):
+        jax.tree.map(np.testing.assert_array_equal, loaded[part], trained.params[part])
+
+
+def torch_logits(folder, batch):
+    """What the class named in a folder's config.json computes from it."""
+    import torch
+
+    config = transformers.AutoConfig.from_pretrained(folder)
+    opener = getattr(transformers, config.architectures[0])
+    theirs, report = opener.from_pretrained(folder, output_loading_info=True)
+    assert not any(report.values())
+    mask = np.arange(24) < np.asarray(batch["lengths"])[:, None]
+    with torch.no_grad():
+        return theirs.eval()(
+            input_ids=torch.tensor(np.asarray(batch["token_ids"])).long(),
+            attention_mask=torch.tensor(mask).long(),
+        ).logits.numpy()
+
+
+@pytest.mark.parametrize("run", ["pretrained", "detector"])
+def test_live_pytorch_computes_the_same_from_the_export(run, request, tmp_path):
+    pytest.importorskip("torch", reason="the golden files hold what PyTorch computed")
+    workdir, folder = request.getfixturevalue(run), tmp_path / "out"
+    trained = experiment.load_run(workdir, judges=False)
+    export.export_run(trained, workdir, folder)
+    rng = np.random.default_rng(0)
+    batch = {
+        "token_ids": jnp.asarray(
+            rng.integers(5, trained.model.config.vocab_size, (4, 24)), "int32"
+        ),
+        "lengths": jnp.array([24, 3, 11, 20]),
+    }
+    expected, ours = (
+        [torch_logits(folder, batch)],
+        golden.logits(trained.model, trained.params, batch),
+    )
+    if run == "detector":
+        expected, ours = [torch_logits(folder / "generator", batch), *expected], ours[:2]
+    valid = np.arange(24) < np.asarray(batch["lengths"])[:, None]
+    for logits, theirs in zip(ours if run == "detector" else [ours], expected, strict=True):
+        np.testing.assert_allclose(logits[valid], theirs[valid], rtol=0, atol=1e-4)
