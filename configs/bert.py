@@ -67,6 +67,7 @@ VARIANTS = {
     "pretrain": {
         "epochs": 3,
         "batch_size": 32,
+        "eval_batch_size": 32,  # the logits of a larger batch fill gigabytes
         "data.max_length": 256,
         "data.length_buckets": (96, 128, 160, 192, 224),
         "model.dtype": "bfloat16",

@@ -66,7 +66,7 @@ def export_pretrained(
         partial.mkdir()
         own = {name: leaves for name, leaves in params.items() if name != "generator"}
         _write_model(partial, config, own, tokenizer, classes, architecture)
-        if own.keys() != params.keys():
+        if "generator" in params:
             generator = partial / "generator"
             generator.mkdir()
             parts = generator_config(config), generator_params(params), tokenizer

@@ -132,8 +132,8 @@ def _describe_text(experiment: Experiment) -> None:
     print(f"{'':8} source {statistics['source']}, hash {statistics['data_hash'][:12]}")
     print(
         f"{'':8} dropped: {dropped['unlabeled']:,} unlabeled and {dropped['labelled']:,} labelled "
-        f"reviews that are in validation or test, {dropped['copies']:,} copies; left of them: "
-        f"{found['train_val'] + found['train_test']}"
+        f"reviews that are in validation or test ({found['train_val'] + found['train_test']} are "
+        f"left), {dropped['copies']:,} copies"
     )
 
 

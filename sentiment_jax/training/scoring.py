@@ -119,7 +119,6 @@ def score_text(
     objective: Any = make_objective(experiment)
     step = make_sums_step(experiment.model, objective, experiment.config.seed)
     params = jax.device_put(params, devices.replicated(experiment.mesh))
-
     totals: dict[str, float] = defaultdict(float)
 
     def receive(_: batches.PlannedBatch, sums: dict[str, Array]) -> None:
