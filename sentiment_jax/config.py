@@ -149,7 +149,7 @@ class ModelChoice:
     """Which network, and the weights that it starts from."""
 
     name: str = setting("bert", "architecture", choices=("bert", "electra", "lstm"))
-    pretrained: str = setting("", "hub id or folder of weights; empty: random", harmless=True)
+    pretrained: str = setting("", "hub id, folder of weights, or run; empty: random", harmless=True)
     revision: str = setting("", "commit on the hub; empty: the newest, which config.json records")
 
 

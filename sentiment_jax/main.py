@@ -236,7 +236,8 @@ def dispatch() -> None:
         sys.exit(launch.run_child(group, LOST_AFTER.value))
     if config is not None:
         validate(config)
-    workdir = Path(WORKDIR.value or f"runs/{run_name(config)}")
+    kind = "pretrain-" if mode == "pretrain" else ""
+    workdir = Path(WORKDIR.value or f"runs/{kind}{run_name(config)}")
     changes = config_flags.get_override_values(flags.FLAGS["config"]) if config else {}
     several = mode in ("evaluate", "predict", "report") and not workdir.is_dir()
     workdirs = [*map(Path, str(workdir).split(","))] if several else [workdir]

@@ -180,7 +180,7 @@ def test_electra_trains_a_generator_a_quarter_as_wide(detector):
     result = read_json(detector / "result.json")
     assert result["val"]["loss"] > math.log(result["val"]["perplexity"]) > 0
     trained = experiment.load_run(detector, judges=False)
-    assert trained.params["generator"]["projection"]["kernel"].shape == (16, 4)
+    assert trained.params["generator"]["projection"]["kernel"].shape == (8, 4)
     config = make_config(electra, **{"model.pretrained": str(detector), "model.embedding_size": 8})
     prepared = experiment.prepare_experiment(experiment.resolve(config))
     loaded, report = experiment.initial_params(prepared)

@@ -17,7 +17,7 @@ from sentiment_jax.huggingface.weights import WEIGHT_FILES, choose_weights
 
 OTHER_FILES = ("config.json", "tokenizer.json", "tokenizer_config.json", "vocab.txt")
 TIMEOUT = 6.0  # seconds without a byte until the hub counts as unreachable
-_HELP = "name a folder with config.json, tokenizer and weights, or a hub id"
+_HELP = "name a folder with config.json, tokenizer and weights, a run's, or a hub id"
 
 
 def find_pretrained(pretrained: str, revision: str) -> tuple[Path, str]:
