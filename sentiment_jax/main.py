@@ -105,7 +105,7 @@ ALIASES = {"eval": "evaluate", "test": "evaluate"}
 READ_AGAIN = ("eval_batch_size", "data.path", "data.test_path", "data.cache")  # by evaluate
 # A help text begins with the modes that read the flag, if not all do: the others refuse it. What
 # train reads, pretrain does too.
-MODE = flags.DEFINE_enum("mode", "train", [*NEEDED, *ALIASES], "Mode.")
+MODE = flags.DEFINE_enum("mode", "train", [*NEEDED, *ALIASES], "One of those above.")
 CONFIG = config_flags.DEFINE_config_file(
     "config", None, "bert, electra, lstm or a file; any with :VARIANT. Its settings: --help."
 )
@@ -196,7 +196,8 @@ def _help() -> str:
     groups: dict[tuple[str, ...], dict[str, str]] = {}
     for flag in flags.FLAGS.get_key_flags_for_module(sys.modules[__name__]):
         readers, meaning = _describe(flag.name)
-        values = " | ".join(getattr(flag.parser, "enum_values", ()))
+        choices = () if flag.name == "mode" else getattr(flag.parser, "enum_values", ())
+        values = " | ".join(choices)
         name = "sweep_SETTING" if flag.name.removeprefix("sweep_") in FIELDS else flag.name
         meaning = meaning.splitlines()[0].rstrip(".;") + f" ({values})" * bool(values)
         groups.setdefault(tuple(readers), {})[name] = meaning
