@@ -134,7 +134,10 @@ SUBSTITUTES = [
     (r"^\S*python ", ""),  # this process
     (r"product_reviews", "product_reviews --rows=60"),  # 2,000 take half a minute to train on
     (r"structure", f"structure --path={ROOT}"),
-    (r"--config=bert ", "--config=bert:tiny --config.data.source=sample "),  # no network
+    (
+        r"--config=bert(:pretrain)? ",
+        "--config=bert:tiny --config.data.source=sample ",
+    ),  # no network
     (r"--config=lstm (?!.*(--help|data.path))", rf"--config=lstm {ARCHIVE} "),  # no network
     (r"--config.data.path=DATA_DIR", ARCHIVE),  # 60 reviews instead of 50,000
     (r"--config.model.pretrained=FOLDER", "--config.model.pretrained=bert-imdb"),  # the export
