@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import runs
 import safetensors
-import transformers
 
 from configs import bert, electra
 from sentiment_jax import export
@@ -192,6 +191,7 @@ def test_electra_trains_a_generator_a_quarter_as_wide(detector):
 def torch_logits(folder, batch):
     """What the class named in a folder's config.json computes from it."""
     import torch
+    import transformers
 
     config = transformers.AutoConfig.from_pretrained(folder)
     opener = getattr(transformers, config.architectures[0])
