@@ -12,6 +12,9 @@ if "PYTEST_XDIST_WORKER" not in os.environ:  # workers and the processes they st
     os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="sentiment_jax_tests_")
 os.environ["JAX_COMPILATION_CACHE_DIR"] = os.environ["XDG_CACHE_HOME"] + "/xla"
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+# Compiling takes most of the tests' time: what runs for moments is left as LLVM finds it.
+QUICK = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {QUICK}".strip()
 
 from jaxtyping import install_import_hook
 

@@ -1,6 +1,5 @@
 """`--mode=pretrain`: a run like any, resumed bit-exactly, and what fine-tuning takes from it."""
 
-import functools
 import math
 import re
 
@@ -44,15 +43,6 @@ def make_config(recipe, **changes):
     config = recipe.get_config("tiny")
     config.update_from_flattened_dict(SMALL | changes)
     return config
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _compiles_faster():
-    """Half the time of these tests: what is compiled for so few steps need not be fast."""
-    level = {"xla_backend_optimization_level": 0}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(jax, "jit", functools.partial(jax.jit, compiler_options=level))
-        yield
 
 
 @pytest.fixture(scope="module")

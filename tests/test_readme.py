@@ -145,8 +145,11 @@ SUBSTITUTES = [
     (r"--config=lstm(:small)? (?!.*--help).*", rf"\g<0> {as_flags(LSTM)}"),
     (r"--mode=sweep.*", r"\g<0> --sweep_seeds=0,1 --config.epochs=1"),
 ]
-# Set-up; two processes, real clusters and GPUs; hours.
-NOT_RUN = r"^(source|pip) |pytest|10\.0\.0\.1|^s(run|batch)|benchmarks\.(speed|accelerator)|:long"
+# Set-up; two processes, real clusters and GPUs; hours; what tests/test_pretrain.py runs.
+NOT_RUN = (
+    r"^(source|pip) |pytest|10\.0\.0\.1|^s(run|batch)|benchmarks\.(speed|accelerator)|:long"
+    r"|--mode=pretrain|pretrained=runs/"
+)
 SESSION = [(page, block) for page in PAGES if page.stem != "cluster" for block in blocks(page)]
 
 

@@ -122,7 +122,7 @@ def test_an_axis_of_the_model_or_the_encoding_trains_another_one(small_config, t
     assert made[5, 24][1] == made[6, 24][1] < made[5, 12][1] == made[6, 12][1]
     report.report([tmp_path / "sweep"], tmp_path / "page")
     page = (tmp_path / "page" / "report.md").read_text()
-    assert "Data.max length, at" in page or "Model.hidden size, at" in page
+    assert "### Data.max length\n" in page and "### Model.hidden size\n" in page
     best = (tmp_path / "page" / "best.csv").read_text().splitlines()
     assert "model.hidden size,data.max length" in best[0]
 

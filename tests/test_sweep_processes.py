@@ -159,10 +159,9 @@ def wait_for_workers_to_end(directory):
 
 @pytest.mark.slow
 def test_sigkill_in_the_middle_ends_the_worker_too(uninterrupted, tmp_path):
-    process = start(tmp_path, "--workers=2")
-    wait_for(process, lambda: list(tmp_path.glob("*/result.json")))
-    process.kill()
-    process.wait(30)
+    with start(tmp_path, "--workers=2") as process:
+        wait_for(process, lambda: list(tmp_path.glob("*/result.json")))
+        process.kill()
     wait_for_workers_to_end(tmp_path)
     before = contents(tmp_path)
     finished = {path.parts[0] for path in before if path.name == "result.json"}
