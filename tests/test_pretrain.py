@@ -148,6 +148,7 @@ def names_in(folder):
         return {re.sub(r"layer\.\d", "layer", name) for name in file.keys()}  # noqa: SIM118
 
 
+@pytest.mark.slow
 def test_an_export_has_the_tensors_that_pytorch_has(pretrained, detector, tmp_path):
     opened = {"bert_masked": "AutoModelForMaskedLM", "electra_replaced": "AutoModelForPreTraining"}
     for run, (name, opener) in zip((pretrained, detector), opened.items(), strict=True):

@@ -46,6 +46,7 @@ def test_a_damaged_checkpoint_is_read_once(plain, monkeypatch):
 
 
 # Orbax leaves a coroutine behind when a file that it reads is gone: a reading that is repeated.
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_predictions_beside_a_training_that_rotates_its_checkpoints(tmp_path):
     seconds = float(os.environ.get("READER_SECONDS", "4"))

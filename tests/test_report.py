@@ -345,7 +345,7 @@ def test_the_command_of_a_run_makes_that_run_again(tmp_path):
         *("--sweep_optimizer=adamw", "--sweep_batch_size=8", "--sweep_learning_rate=2e-3"),
         *("--sweep_seeds=3", *small_flags(epochs=2, **ONE_SHAPE)),
     )
-    main("--mode=report", f"--workdir={sweep}", f"--output={output}")
+    report.report([sweep], output)
     page = (output / "report.html").read_text()
     command = unescape(re.findall("<pre>(.*)</pre>", page)[-1])
     assert "--mode" not in command and "--config.seed=3" in command

@@ -98,6 +98,7 @@ def alone(tmp_path_factory):
     return workdir
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("count", "victim", "killed"), [(2, 0, "self"), (3, 1, "parent")])
 def test_a_lost_process_is_named_in_one_line(count, victim, killed):
     port = free_port()

@@ -60,6 +60,7 @@ def test_predictions_end_quietly_with_their_reader_but_not_on_a_full_disk(plain,
     assert done.stderr.startswith("error: disk full") and done.stderr.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_texts_give_a_terminal_no_commands(plain, tmp_path):
     """Row 58: ESC sequences, and characters that turn the direction of what follows."""
     text = "--text=good \x1b[2J\x1b]0;title\x07 \u202etxet\u2066 \x1b[8mhidden\r\x9b31m"
@@ -121,6 +122,7 @@ def test_a_pipe_stays_quiet():
     assert "".join(text for _, text in pieces) == "warning: no such thing\ndone\n"
 
 
+@pytest.mark.slow
 def test_a_training_says_what_it_does(tmp_path):
     """Each stage by its name, on a cold cache; the first of them before anything slow is loaded."""
     command = [*MAIN, *TRAIN, f"--workdir={tmp_path}/run", f"--config.data.cache={tmp_path}/cache"]

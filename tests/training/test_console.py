@@ -79,6 +79,7 @@ def test_a_gpu_that_is_not_deterministic(monkeypatch, capsys, backend, flags, sa
     assert capsys.readouterr().err == line * said
 
 
+@pytest.mark.slow
 def test_a_sound_training_says_nothing(warnings):
     many = "".join(f"word{i} " for i in range(60))
     sound = [(f"{text} {many}", label) for text, label in rows(80)]

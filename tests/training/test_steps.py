@@ -118,6 +118,7 @@ MODELS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
 def test_a_batch_in_parts_is_the_whole_batch_in_less_memory(name):
     """Also with padded rows: of eight parts, five have six reviews and three have five."""
