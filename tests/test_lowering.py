@@ -25,7 +25,7 @@ from sentiment_jax.training.steps import create_state, make_eval_step, make_trai
 
 pytestmark = pytest.mark.slow  # half a minute in all; every commit runs it, on one Python
 
-LAYERS = 3
+LAYERS = 2
 ENCODER = {
     "hidden_size": 32,
     "embedding_size": 32,
@@ -186,7 +186,7 @@ def test_training_split_over_four_devices_lowers(way):
     )
     # Kernels of that shape are whole in the forward pass alone, and gathered in the type that it
     # computes in; their gradients are scattered, as are parameters and the optimiser's two moments.
-    size, count = ("8x8", 4) if lstm else ("3x32x64" if way == "scan" else "32x64", LAYERS)
+    size, count = ("8x8", 4) if lstm else (f"{LAYERS}x32x64" if way == "scan" else "32x64", LAYERS)
     count = 1 if way == "scan" else count
     dtype = "f32" if lstm else "bf16"
     assert found[size, dtype, False] == count

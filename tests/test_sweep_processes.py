@@ -203,17 +203,6 @@ def test_sigterm_saves_and_ends_the_workers_too(uninterrupted, tmp_path):
 
 
 @pytest.mark.slow
-def test_the_workers_of_a_sweep_that_is_told_twice_end_by_themselves(tmp_path):
-    with start(tmp_path, "--workers=2", "--config.epochs=500") as process:
-        # one trial for each process
-        wait_for(process, lambda: len(list(tmp_path.glob("*/checkpoints"))) == 2)
-        for _ in range(2):
-            process.send_signal(signal.SIGTERM)
-        process.wait(30)
-    wait_for_workers_to_end(tmp_path)
-
-
-@pytest.mark.slow
 def test_two_processes_one_killed_and_runs_that_fail(tmp_path):
     """Row 33 at once: what the killed one had finished stays, the other completes the sweep."""
     # Those that fail end at once: with three that do not, each process has some to be caught in.

@@ -32,7 +32,7 @@ def shell(command, redirection, tmp_path, **environment):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("redirection", [" 2>&1 | true", " >&- 2>&-", " > /dev/full 2>&1"])
+@pytest.mark.parametrize("redirection", [" >&- 2>&-", " > /dev/full 2>&1"])
 def test_a_training_outlives_its_readers(tmp_path, redirection):
     done = shell([*TRAIN, f"--workdir={tmp_path}/run"], redirection, tmp_path)
     assert done.returncode == 0, done.stderr
