@@ -101,12 +101,12 @@ def _other_models(best: str, tables: Mapping[str, pandas.DataFrame]) -> list[str
             (other,) = (name for name in names if name != best)
             words = f"{other} ({accuracies[other]:.4f}, p = {row['p']:.4f})"
             (equal if row["p"] >= 0.05 else behind).append(words)
-    said = (("Statistically equal to it", equal), ("Behind it", behind))
+    said = (("Not shown to differ from it", equal), ("Behind it", behind))
     return [f"{what}: {'; '.join(words)}." for what, words in said if words]
 
 
 def _settings(group: Group) -> list[str]:
-    """Say of a sweep which setting is the best, which are equal to it, which stayed at chance."""
+    """Say of a sweep which setting is the best, which may be as good, which stayed at chance."""
     unique = {t.directory: t for trials in group.stages.values() for t in trials}
     trials, best = [*unique.values()], group.best
     if best is None or len(trials) < 2:
@@ -116,10 +116,10 @@ def _settings(group: Group) -> list[str]:
     others = [trial for trial in finished if trial not in (best, *guessing)]
     equal = [t for t in others if not predictions.told_apart(t.content["val"], score)]
     failed = [trial for trial in trials if trial.status == "failed"]
-    said = {"Statistically equal to it": equal, "Stayed at chance": guessing, "Failed": failed}
+    said = {"Not shown to differ from it": equal, "Stayed at chance": guessing, "Failed": failed}
     return [
         f"Of the {len(trials)} settings of {group.name}, {in_words(best.setting)} is the best on "
-        f"validation ({score['accuracy']:.4f} of {score['examples']:,} reviews).",
+        f"validation ({score['accuracy']:.4f} on {score['examples']:,} reviews).",
         *(f"{what}: {_summed_up(of, trials)}." for what, of in said.items() if of),
     ]
 
