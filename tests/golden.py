@@ -8,6 +8,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import traverse_util
 from safetensors.numpy import load_file, save_file
 
 from sentiment_jax.huggingface import weights
@@ -72,6 +73,19 @@ def load(folder, **settings):
     params, report = load_report(folder, **settings)
     assert report.new == report.unused == ()
     return model, params
+
+
+def assert_gradients_equal(ours, theirs):
+    """Compare gradients, each to 1e-4 of its largest value."""
+    ours, theirs = (traverse_util.flatten_dict(tree, sep="/") for tree in (ours, theirs))
+    assert ours.keys() == theirs.keys()
+    largest = max(np.abs(gradient).max() for gradient in theirs.values())
+    for parameter, gradient in theirs.items():
+        # keys' biases cancel in the softmax: their gradient is rounding error alone
+        scale = largest if parameter.endswith("key/bias") else np.abs(gradient).max()
+        np.testing.assert_allclose(
+            ours[parameter], gradient, rtol=0, atol=1e-4 * scale, err_msg=parameter
+        )
 
 
 def copy(name, tmp_path):

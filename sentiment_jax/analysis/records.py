@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 import os
 import re
+import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,10 @@ class Group:
     def tested(self) -> list[Trial]:
         """The finished trials with a test score."""
         return [trial for trial in self.finals if "test" in trial.content]
+
+    def mean_test(self, metric: str) -> float:
+        """Return the mean of a test score over the seeds."""
+        return statistics.mean(trial.content["test"][metric] for trial in self.tested)
 
     @property
     def best(self) -> Trial | None:

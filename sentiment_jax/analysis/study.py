@@ -1,5 +1,6 @@
 """The study's tables, filled by ours: its own numbers come with the configs, marked as theirs."""
 
+import functools
 import itertools
 from collections.abc import Sequence
 from typing import Any
@@ -20,8 +21,13 @@ def remarks() -> list[str]:
     return [line.removeprefix("# ") for line in lines if line.startswith("# ")]
 
 
+@functools.cache
+def _numbers() -> pandas.DataFrame:
+    return pandas.read_csv(_FILE, comment="#")
+
+
 def _theirs(table: str, model: str) -> pandas.DataFrame:
-    frame = pandas.read_csv(_FILE, comment="#")
+    frame = _numbers()
     return frame[(frame["table"] == table) & (frame["model"] == model)]
 
 
@@ -59,7 +65,11 @@ def tables(groups: Sequence[Group]) -> dict[str, pandas.DataFrame]:
         frame = pandas.DataFrame(columns, index=[*order], dtype=object)
         found[f"study-{axis}"] = frame.rename_axis(axis.replace("_", " ")).reset_index()
     rows = [
-        [group.name, in_words(group.tested[0].setting), *_mean_test(group)]
+        [
+            group.name,
+            in_words(group.tested[0].setting),
+            *(group.mean_test(metric) for metric in ("loss", "accuracy")),
+        ]
         for group in groups
         if group.tested
     ]
@@ -68,8 +78,3 @@ def tables(groups: Sequence[Group]) -> dict[str, pandas.DataFrame]:
         rows += [[f"{model.upper()}, theirs", *row] for row in theirs]
     heads = ["model", "setting", "test loss", "test accuracy"]
     return {**found, "study-test": pandas.DataFrame(rows, columns=heads, dtype=object)}
-
-
-def _mean_test(group: Group) -> list[float]:
-    tests = [trial.content["test"] for trial in group.tested]
-    return [sum(test[name] for test in tests) / len(tests) for name in ("loss", "accuracy")]

@@ -20,7 +20,7 @@ from jaxtyping import Array, Bool, Float, Int, Int32, UInt8
 
 from sentiment_jax.errors import InputError
 from sentiment_jax.training.experiment import Experiment
-from sentiment_jax.training.steps import Classification, Objective, cross_entropy
+from sentiment_jax.training.steps import Classification, Objective, cross_entropy, forward
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")  # never predicted
 DETECTION_WEIGHT = 50.0  # of the discriminator's mean loss beside the generator's
@@ -101,15 +101,9 @@ class MaskedWords:
         """Return the sums over the chosen tokens; masks need the key even where dropout doesn't."""
         masking, dropout = jax.random.split(key)
         token_ids, positions, weights = self.mask_batch(batch, masking)
-        logits = model.apply(
-            {"params": params},
-            token_ids,
-            batch["lengths"],
-            positions,
-            deterministic=deterministic,
-            rngs={} if deterministic else {"dropout": dropout},
-        )
-        sums = score_tokens(jnp.asarray(logits), batch["token_ids"], positions, weights)
+        inputs = token_ids, batch["lengths"], positions
+        logits = forward(model, params, *inputs, dropout=None if deterministic else dropout)
+        sums = score_tokens(logits, batch["token_ids"], positions, weights)
         return {**sums, "nats": sums["loss"], "predictions": sums["examples"]}
 
     @staticmethod
@@ -145,15 +139,8 @@ class ReplacedTokens(MaskedWords):
             kept = jnp.take_along_axis(token_ids, positions, axis=1)
             return put_tokens(token_ids, positions, jnp.where(weights > 0, drawn, kept))
 
-        outputs: Any = model.apply(
-            {"params": params},
-            masked,
-            lengths,
-            positions,
-            corrupt,
-            deterministic=deterministic,
-            rngs={} if deterministic else {"dropout": dropout},
-        )
+        inputs = masked, lengths, positions, corrupt
+        outputs = forward(model, params, *inputs, dropout=None if deterministic else dropout)
         predicted, detected, read = outputs
         of_text = (jnp.arange(token_ids.shape[1]) < lengths[:, None]) * batch["weights"][:, None]
         sums = score_tokens(predicted, token_ids, positions, weights)

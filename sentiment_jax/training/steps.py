@@ -32,11 +32,22 @@ def cross_entropy(
 
 
 def forward(
-    model: nn.Module, params: Any, batch: dict[str, Array], **options: Any
-) -> Float[Array, "batch classes"]:
-    """Return the logits of a batch; `options` are deterministic and rngs."""
-    variables = {"params": params}
-    return jnp.asarray(model.apply(variables, batch["token_ids"], batch["lengths"], **options))
+    model: nn.Module,
+    params: Any,
+    token_ids: Int[Array, "batch length"],
+    lengths: Int[Array, " batch"],
+    *inputs: Any,
+    dropout: Array | None = None,
+) -> Any:
+    """Return what a model makes of a batch; `dropout` is a key, or None to go without.
+
+    `inputs` are those that a model takes for its pre-training beside tokens and lengths.
+    """
+    variables, rngs = {"params": params}, {} if dropout is None else {"dropout": dropout}
+    deterministic = dropout is None
+    return model.apply(
+        variables, token_ids, lengths, *inputs, deterministic=deterministic, rngs=rngs
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,8 +66,8 @@ class Classification:
     ) -> dict[str, Array]:
         """Return the sums over the batch's valid rows."""
         weights, labels = batch["weights"], batch["labels"]
-        rngs = {} if deterministic else {"dropout": key}
-        logits = forward(model, params, batch, deterministic=deterministic, rngs=rngs)
+        dropout = None if deterministic else key
+        logits = forward(model, params, batch["token_ids"], batch["lengths"], dropout=dropout)
         losses = cross_entropy(logits, labels) * weights
         if self.class_weights:
             losses *= jnp.array(self.class_weights)[labels]
@@ -82,7 +93,7 @@ def make_eval_step(model: nn.Module) -> Callable[..., Any]:
     """Return the jitted (params, batch) -> losses [batch], probabilities [batch, classes]."""
 
     def eval_step(params: Any, batch: dict[str, Array]) -> tuple[Array, Array]:
-        logits = forward(model, params, batch, deterministic=True)
+        logits = forward(model, params, batch["token_ids"], batch["lengths"])
         return cross_entropy(logits, batch["labels"]), jax.nn.softmax(logits)
 
     return jax.jit(eval_step)

@@ -58,16 +58,7 @@ def test_loss_and_gradients_equal_pytorch(name, settings):
     # gradients are stored under the parameters' names: the loader maps them
     folder = golden.FIXTURES / name / "gradients"
     theirs, _ = weights.load_pretrained(folder, model.config, params)
-    theirs = traverse_util.flatten_dict(theirs, sep="/")
-    ours = traverse_util.flatten_dict(gradients, sep="/")
-    assert ours.keys() == theirs.keys()
-    largest = max(np.abs(gradient).max() for gradient in theirs.values())
-    for parameter, gradient in theirs.items():
-        # keys' biases cancel in the softmax: their gradient is rounding error alone
-        scale = largest if parameter.endswith("key/bias") else np.abs(gradient).max()
-        np.testing.assert_allclose(
-            ours[parameter], gradient, rtol=0, atol=1e-4 * scale, err_msg=parameter
-        )
+    golden.assert_gradients_equal(gradients, theirs)
 
 
 @pytest.mark.parametrize("settings", [{}, NO_DROPOUT], ids=["evaluation", "training"])

@@ -149,8 +149,8 @@ def test_the_dropout_of_a_part_depends_on_seed_step_and_part_alone():
 
     @jax.jit
     def loss(rows, part):
-        rngs = {"dropout": jax.random.fold_in(step_key, part)}
-        logits = forward(MODEL, golden.random(MODEL), rows, deterministic=False, rngs=rngs)
+        key, inputs = jax.random.fold_in(step_key, part), (rows["token_ids"], rows["lengths"])
+        logits = forward(MODEL, golden.random(MODEL), *inputs, dropout=key)
         return cross_entropy(logits, rows["labels"]).sum()
 
     even, odd = (jax.tree.map(lambda array, n=n: array[n::2], batch) for n in (0, 1))
