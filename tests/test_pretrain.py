@@ -124,8 +124,8 @@ def test_fine_tuning_starts_from_its_best_checkpoint(pretrained, tmp_path, capsy
         jax.tree.map(np.testing.assert_array_equal, params[part], best.params[part])
     assert "held out" not in capsys.readouterr().err
     config.data.split_seed = 1
-    experiment.resolve(config)
-    assert "may know reviews that are held out here: data.split_seed" in capsys.readouterr().err
+    experiment.prepare_experiment(experiment.resolve(config))
+    assert re.search(r"learnt from \d+ of the \d+ reviews", capsys.readouterr().err)
     with pytest.raises(InputError, match="is a run of bert, the config says model.name=electra"):
         experiment.resolve(make_config(electra, **{"model.pretrained": str(pretrained)}))
 

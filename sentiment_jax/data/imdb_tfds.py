@@ -31,11 +31,10 @@ def read_tfds(path: str, splits: Sequence[str] = ("train", "test")) -> tuple[Rev
     """
     import tensorflow_datasets as tfds
 
-    root = Path(path or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
-    folder = root if (root / "dataset_info.json").exists() else root / NAME
+    root, folder = _locate(path)
     what, advice = f"{folder} is damaged", "delete it and run again"
     try:
-        if not (folder / "dataset_info.json").exists():
+        if not is_prepared(path):
             what, advice = f"preparing imdb_reviews in {root} failed", OTHERWISE
             prepare(root)
         builder = tfds.builder_from_directory(folder)
@@ -49,6 +48,16 @@ def read_tfds(path: str, splits: Sequence[str] = ("train", "test")) -> tuple[Rev
     except Exception as error:  # requests, TFDS, protobuf and array_record each raise their own.
         reason = str(error).partition("\n")[0] or type(error).__name__
         raise InputError(f"{what} ({reason}): {advice}") from None
+
+
+def is_prepared(path: str) -> bool:
+    """Tell whether `read_tfds` has nothing to download."""
+    return (_locate(path)[1] / "dataset_info.json").exists()
+
+
+def _locate(path: str) -> tuple[Path, Path]:
+    root = Path(path or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
+    return root, root if (root / "dataset_info.json").exists() else root / NAME
 
 
 def _read_split(builder: Any, split: str) -> Reviews:

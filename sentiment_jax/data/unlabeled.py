@@ -27,10 +27,12 @@ def load_text(data: DataConfig, path: str = "") -> Corpus:
 
     The text: the training reviews and unlabeled ones, the source's or those at a path of one's own,
     of equal ones the first. A review whose text is in validation or test, whatever the limits, is
-    dropped; the statistics count what was `dropped`. The limit is of what is left.
+    dropped; the statistics count what was `dropped`, and `labelled_hash` is the data_hash of a
+    training that holds out the same reviews. The limit is of what is left.
     """
-    splits = load_corpus(dataclasses.replace(data, limit=0, test_limit=0)).splits
-    limited = load_corpus(data).splits if data.limit else splits
+    whole = load_corpus(dataclasses.replace(data, limit=0, test_limit=0))
+    labelled = load_corpus(data) if data.limit else whole
+    splits, limited = whole.splits, labelled.splits
     unlabeled = Reviews.from_texts([])
     if path:
         unlabeled = read_text(path, data.text_column)
@@ -48,7 +50,8 @@ def load_text(data: DataConfig, path: str = "") -> Corpus:
     kept = train.take(np.flatnonzero(~(held | blank)))
     kept = reviews.stratified_sample(kept, count=data.limit, seed=data.split_seed)
     parts |= {"train": kept, "val": _mark(limited["val"], 0)}
-    return Corpus(parts, {"source": data.source, **describe(parts), "dropped": dropped})
+    statistics = {"source": data.source, **describe(parts), "dropped": dropped}
+    return Corpus(parts, {**statistics, "labelled_hash": labelled.statistics["data_hash"]})
 
 
 def read_text(path: str, column: str) -> Reviews:

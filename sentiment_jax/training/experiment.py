@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
+from jaxtyping import Shaped
 from ml_collections import ConfigDict
 
 from sentiment_jax.config import (
@@ -24,7 +25,9 @@ from sentiment_jax.config import (
 from sentiment_jax.data import batches, tokenization
 from sentiment_jax.data.corpus import Corpus, load_corpus
 from sentiment_jax.data.encoding import Encoded, check_encoded, encode_corpus
+from sentiment_jax.data.imdb_tfds import is_prepared
 from sentiment_jax.data.reviews import Reviews, stratified_sample
+from sentiment_jax.data.unlabeled import load_text
 from sentiment_jax.errors import InputError, RunError
 from sentiment_jax.huggingface import hub, weights
 from sentiment_jax.models import classifiers, layers
@@ -35,7 +38,6 @@ from sentiment_jax.storage.files import read_json
 from sentiment_jax.storage.run_directory import RunDirectory
 from sentiment_jax.sweeps.plan import find_run
 
-DECIDE_SPLITS = ("source", "limit", "split_seed", "validation_fraction", "test_fraction")
 READ_ATTEMPTS = 20  # at a checkpoint, beside a training that replaces it
 
 
@@ -107,20 +109,13 @@ def resolve(config: ConfigDict) -> ConfigDict:
 
 
 def _read_source(run: Path, config: ConfigDict) -> Classifier:
-    """Read the classifier of the run that a config starts from; InputError: it is of another model.
-
-    Where its splits are others, it may have learnt from reviews that are held out now.
-    """
+    """Read the classifier of the run that a config starts from; InputError: it is another model."""
     directory = RunDirectory(run)
     directory.check_found()
     source = directory.read_config()
     if source.model.name != config.model.name:
         kinds = f"{source.model.name}, the config says model.name={config.model.name}"
         raise InputError(f"model.pretrained={run} is a run of {kinds}")
-    now = config.data
-    differing = [f"data.{name}" for name in DECIDE_SPLITS if source.data[name] != now[name]]
-    if differing and not config.pretrain.objective:
-        terminal.warn_once(f"{run} may know reviews that are held out here: {differing[0]} differs")
     return make_classifier(source, directory.load_tokenizer())
 
 
@@ -170,6 +165,55 @@ def read_corpus(config: ConfigDict) -> Corpus:
         return load_corpus(DataConfig(**config.data.to_dict()))
 
 
+def warn_of_known_reviews(config: ConfigDict, corpus: Corpus) -> None:
+    """Warn if the run that a config starts from, or one before it, learnt from held-out reviews.
+
+    Held-out reviews that are in the training split too are no news: the statistics count those.
+    """
+    held = np.concatenate([corpus.splits[name].hashes for name in ("val", "test")])
+    held = np.setdiff1d(held, corpus.splits["train"].hashes)
+    pretrained, runs = config.model.pretrained, []
+    while (run := pretrained_run(pretrained)) and run not in runs:
+        runs.append(run)
+        try:
+            learnt, pretrained = _read_learnt(run, config, corpus.statistics["data_hash"])
+        except InputError as error:
+            terminal.warn_once(f"{run} may know reviews that are held out here: {error}")
+            return
+        if known := np.isin(held, learnt).sum():
+            terminal.warn_once(
+                f"{run} learnt from {known:,} of the {len(held):,} reviews that are held out "
+                "here: their scores mislead"
+            )
+
+
+def _read_learnt(
+    run: Path, config: ConfigDict, data_hash: str
+) -> tuple[Shaped[np.ndarray, " texts"], str]:
+    """Return the hashes of what a run has learnt from, and what it started from itself.
+
+    They are read again; none are returned if the run held out the reviews of this `data_hash`.
+    InputError: its data are gone or have changed.
+    """
+    directory = RunDirectory(run)
+    source, recorded = directory.read_config(), read_json(directory.env)["data"]
+    if data_hash in (recorded["data_hash"], recorded.get("labelled_hash")):
+        return np.array([], "S64"), source.model.pretrained
+    data = DataConfig(**source.data.to_dict())
+    if data.source == config.data.source == "tfds":  # the same reviews wherever they are
+        data = dataclasses.replace(data, path=config.data.path)
+    if data.source == "tfds" and not is_prepared(data.path):
+        raise InputError("IMDB, which it learnt from, is not here to compare")
+    with progress_bar(None, f"reading what {run.name} has learnt from"):
+        if source.pretrain.objective:
+            corpus = load_text(data, source.pretrain.text)
+        else:
+            corpus = load_corpus(data)
+    if corpus.statistics["data_hash"] != recorded["data_hash"]:
+        raise InputError("its own reviews have changed since")
+    return corpus.splits["train"].hashes, source.model.pretrained
+
+
 def prepare_experiment(
     config: ConfigDict,
     tokenizer: Any = None,
@@ -185,6 +229,8 @@ def prepare_experiment(
         raise InputError("pretrain.objective is what --mode=pretrain sets: leave it empty")
     data = DataConfig(**config.data.to_dict())
     corpus = corpus or read_corpus(config)
+    if only is None:
+        warn_of_known_reviews(config, corpus)
     config = with_classes(config, corpus.splits["train"].classes)
     if tokenizer is None:
         with progress_bar(None, "making the vocabulary"):
