@@ -374,6 +374,12 @@ def test_the_speed_page_has_the_figures_of_its_measurement():
         assert stands("speed", entry["examples_per_second"], ".1f"), entry
 
 
+def test_the_baselines_page_has_the_figures_of_its_trainings():
+    for result in read_json(RESULTS / "nb_svm" / "result.json")["trained"]:
+        assert stands("nb_svm", result["test"]["accuracy"], ".4f"), result
+        assert stands("nb_svm", result["training"]["cpu_seconds"], ".1f"), result
+
+
 def test_each_folder_of_results_has_four_headings_and_a_row_in_the_index():
     index = (RESULTS / "README.md").read_text()
     for folder in filter(Path.is_dir, RESULTS.iterdir()):
