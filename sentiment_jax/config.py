@@ -16,7 +16,7 @@ import runpy
 import traceback
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
@@ -138,6 +138,9 @@ class DataConfig:
     negative_labels: str = setting("", "csv: 1,2 say; what is in neither is dropped", later=True)
     test_path: str = setting("", "csv: the test file; empty: test_fraction is held out")
     test_fraction: float = _share(0.2, "csv: share held out for the test", at_least=1e-6)
+    unlabeled: bool = setting(
+        False, "train on reviews without labels too: what is in pretrain.text", later=True
+    )
     vocabulary_size: int = _entries(30_000, "most entries of a learned vocabulary", at_least=10)
     min_frequency: int = _count(5, "rarer words are unknown (word-level vocabularies)")
     length_buckets: tuple[int, ...] = setting((64, 128), "padded lengths, besides max_length")
@@ -157,6 +160,7 @@ class ModelChoice:
 class LstmConfig:
     """An LSTM classifier; the defaults are the study's network."""
 
+    model_type: ClassVar[str] = "lstm"
     vocab_size: int = _entries(30_000, "entries of the tokenizer", internal=True)
     embedding_size: int = _size(100, "width of the word embeddings")
     hidden_size: int = _size(64, "units per direction")
@@ -164,6 +168,10 @@ class LstmConfig:
     bidirectional: bool = setting(False, "read backwards as well")
     pooling: str = setting("last", "states that reach the classifier", choices=POOLINGS)
     embedding_dropout: float = _share(0.0, "dropout rate after the embeddings")
+    segment_length: int = _from_zero(
+        0, "words read in one go; a text's segments meet in pooling; 0: all", later=True
+    )
+    word_dropout: float = _share(0.0, "share of words unknown in training", later=True)
     output_dropout: float = _share(0.3, "dropout rate after pooling")
     dtype: str = setting("float32", "type of the computation; parameters: float32", choices=DTYPES)
 
@@ -224,11 +232,23 @@ class OptimizerConfig:
     weight_decay: float = _from_zero(0.01, "not of biases and LayerNorm; L2 unless adamw")
     clip_norm: float = _from_zero(1.0, "largest global gradient norm; 0: no limit")
     layerwise_decay: float = setting(1.0, "rate factor per layer", at_least=1e-6, at_most=1)
+    frozen: str = setting("none", "left as it is", choices=("none", "embeddings"), later=True)
     momentum: float = _share(0.0, "sgd: momentum")
     rms_decay: float = _share(0.9, "rmsprop: decay of the mean square")
     b1: float = _share(0.9, "adam, adamw: decay of the first moment")
     b2: float = _share(0.999, "adam, adamw: decay of the second moment")
     eps: float = _from_zero(1e-8, "added to the denominator", at_least=1e-30)
+
+
+@dataclasses.dataclass(frozen=True)
+class LossConfig:
+    """What is added to the cross-entropy, off by default: see training/regularizers.py."""
+
+    adversarial: float = _from_zero(0.0, "length of the worst step of a text; 0: off", later=True)
+    virtual_adversarial: float = _from_zero(
+        0.0, "the same of the most sensitive, for text without labels too; 0: off", later=True
+    )
+    entropy: float = _from_zero(0.0, "weight of the verdicts' entropy; 0: off", later=True)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -257,7 +277,7 @@ def schema(model: str) -> dict[str, Setting]:
     settings |= _settings(ModelChoice, "model.") | _settings(MODELS[model], "model.")
     if model == "lstm":  # its weights have no place on the hub
         del settings["model.revision"]
-    settings |= _settings(OptimizerConfig, "optimizer.")
+    settings |= _settings(OptimizerConfig, "optimizer.") | _settings(LossConfig, "loss.")
     return settings | _settings(PretrainConfig, "pretrain.")
 
 
@@ -421,9 +441,6 @@ def validate(config: ConfigDict) -> None:
     buckets = values["data.length_buckets"]
     if not all(type(bucket) is int and bucket > 0 for bucket in buckets):
         problems.append(f"data.length_buckets={buckets} must be positive whole numbers")
-    for name, none in ("optimizer.layerwise_decay", 1.0), ("model.pretrained", ""):
-        if model == "lstm" and values[name] != none:
-            problems.append(f"{name} needs an encoder; leave it at {none!r} for lstm")
     length, positions = values["data.max_length"], values.get("model.max_position_embeddings")
     if positions and length > positions:
         problems.append(f"data.max_length={length} exceeds the model's {positions} positions")

@@ -71,8 +71,7 @@ def test_validate_lists_all_problems_at_once():
     config.optimizer.schedule = "cosine"
     config.optimizer.learning_rate = float("nan")
     config.optimizer.warmup_fraction = 1.5
-    config.optimizer.layerwise_decay = 0.8
-    config.model.pretrained = "google/bert_uncased_L-12_H-768_A-12"
+    config.optimizer.layerwise_decay = 1.5
     config.data.source = "csv"
     with pytest.raises(InputError) as error:
         validate(config)
@@ -85,8 +84,7 @@ def test_validate_lists_all_problems_at_once():
         "optimizer.schedule='cosine' is unknown, choose constant, linear",
         "optimizer.learning_rate=nan",
         "optimizer.warmup_fraction=1.5 must be >= 0 and <= 1",
-        "optimizer.layerwise_decay needs an encoder",
-        "model.pretrained needs an encoder; leave it at '' for lstm",
+        "optimizer.layerwise_decay=1.5 must be >= 1e-06 and <= 1",
         "data.source=csv needs --config.data.path",
     ):
         assert part in str(error.value)
@@ -170,7 +168,7 @@ def test_the_settings_of_a_config_are_listed_with_what_is_allowed():
     lines = listed.splitlines()
     assert listed.count("--config.") == len(flatten(lstm.get_config()))
     assert [line for line in lines if line[:1].isalpha()] == [
-        *("run", "data", "model", "optimizer", "pretrain"),
+        *("run", "data", "model", "optimizer", "loss", "pretrain"),
     ]
     (line,) = [line for line in listed.splitlines() if "--config.optimizer.name" in line]
     assert "adam " in line and "optimiser (sgd | rmsprop | adam | adamw)" in line

@@ -79,6 +79,14 @@ def encode(
     return Encoded(reviews.ids, reviews.labels, ids, positions, truncated)
 
 
+def concatenate(first: Encoded, second: Encoded) -> Encoded:
+    """Return the reviews of both, one after the other."""
+    names, both = ("labels", "token_ids"), (first, second)
+    joined = (np.concatenate([getattr(of, name) for of in both]) for name in names)
+    offsets = np.concatenate([first.offsets, first.offsets[-1] + second.offsets[1:]])
+    return Encoded(first.ids + second.ids, *joined, offsets, first.truncated + second.truncated)
+
+
 def framing(tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
     """Return the ids around the tokens of a review: [CLS] and [SEP], or none."""
     start, end = tokenizer.token_to_id("[CLS]"), tokenizer.token_to_id("[SEP]")

@@ -54,6 +54,16 @@ def load_text(data: DataConfig, path: str = "") -> Corpus:
     return Corpus(parts, {**statistics, "labelled_hash": labelled.statistics["data_hash"]})
 
 
+def unlabeled_reviews(data: DataConfig, path: str = "") -> Reviews:
+    """Return those reviews of `load_text` that have no label; InputError: there are none."""
+    text = load_text(data, path).splits["train"]
+    found = text.take(np.flatnonzero(text.labels == KINDS.index("unlabeled")))
+    if not len(found):
+        where = path or f"data.source={data.source}"
+        raise InputError(f"data.unlabeled=True, but {where} has no reviews without labels")
+    return found
+
+
 def read_text(path: str, column: str) -> Reviews:
     """Read a table's column, a file of one text per line, or the .txt files of a folder."""
     root = Path(path).expanduser()

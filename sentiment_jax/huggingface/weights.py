@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import serialization, traverse_util
 
-from sentiment_jax.config import EncoderConfig
+from sentiment_jax.config import EncoderConfig, LstmConfig
 from sentiment_jax.errors import InputError
 
 WEIGHT_FILES = ("flax_model.msgpack", "model.safetensors")  # in the order of preference
@@ -45,6 +45,7 @@ MODULES = {
 HEADS = {
     "bert": ("classifier.", "pooler.", "cls."),
     "electra": ("classifier.", "discriminator_predictions.", "generator"),
+    "lstm": ("classifier.", "dense.", "words."),
 }
 # What else it may hold: buffers, BERT's second head, copies of the word embeddings.
 UNUSED = (
@@ -228,7 +229,7 @@ def to_tensors(params: Mapping[str, Any], model_type: str) -> dict[str, np.ndarr
 
 def load_tensors(
     stored: Mapping[str, Any],
-    config: EncoderConfig,
+    config: EncoderConfig | LstmConfig,
     params: Mapping[str, Any],
     where: str,
     files: str,

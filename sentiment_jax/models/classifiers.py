@@ -51,12 +51,17 @@ class EncoderClassifier(nn.Module):
         self,
         token_ids: Int[Array, "batch length"],
         lengths: Int[Array, " batch"],
+        perturbation: Float[Array, "batch length embedding"] | None = None,
         *,
         deterministic: bool,
     ) -> Float[Array, "batch classes"]:
-        """Return logits; only the first `lengths` tokens of a row count."""
+        """Return logits; only the first `lengths` tokens of a row count.
+
+        A `perturbation` is added to the words' embeddings.
+        """
         config = self.config
-        hidden = Embeddings(config, deterministic, name="embeddings")(token_ids)
+        embeddings = Embeddings(config, deterministic, name="embeddings")
+        hidden = embeddings(token_ids, perturbation=perturbation)
         states = Encoder(config, deterministic, name="encoder")(hidden, lengths)
         first = states[:, 0].astype(jnp.float32)
         if config.model_type == "electra":

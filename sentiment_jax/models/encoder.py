@@ -10,7 +10,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from flax import traverse_util
 from jaxtyping import Array, Float, Int
 
 from sentiment_jax.config import EncoderConfig
@@ -34,9 +33,15 @@ class Embeddings(nn.Module):
 
     @nn.compact
     def __call__(
-        self, token_ids: Int[Array, "batch length"], project: bool = True
+        self,
+        token_ids: Int[Array, "batch length"],
+        project: bool = True,
+        perturbation: Float[Array, "batch length embedding"] | None = None,
     ) -> Float[Array, "batch length hidden"]:
-        """Embed token ids, all of type 0; raise ValueError if they exceed the position table."""
+        """Embed token ids, all of type 0; raise ValueError if they exceed the position table.
+
+        A `perturbation` is added to the words' embeddings.
+        """
         config = self.config
         length, positions = token_ids.shape[1], config.max_position_embeddings
         if length > positions:
@@ -48,6 +53,8 @@ class Embeddings(nn.Module):
             return nn.Embed(size, config.embedding_size, embedding_init=init, name=name)(ids)
 
         hidden = embed("word", config.vocab_size, token_ids)
+        if perturbation is not None:
+            hidden += perturbation
         hidden += embed("position", positions, jnp.arange(length))
         hidden += embed("token_type", config.type_vocab_size, jnp.zeros((), jnp.int32))
         hidden = layer_norm(config, "layer_norm")(hidden)
@@ -186,13 +193,14 @@ def layerwise_multipliers(params: dict[str, Any], decay: float) -> dict[str, Any
     layers = jax.tree.leaves(encoder["layers"])[0].shape[0] if "layers" in encoder else len(encoder)
 
     def multiplier(path: Any, leaf: Array) -> float | Array:
-        if path[0] == "embeddings":
+        names = [entry.key for entry in path]
+        if names[0] == "embeddings":
             return decay ** (layers + 1)
-        if path[0] != "encoder":
+        if names[0] != "encoder":
             return 1.0
-        if path[1] == "layers":
+        if names[1] == "layers":
             powers = jnp.asarray([decay ** (layers - i) for i in range(layers)], jnp.float32)
             return powers.reshape(-1, *[1] * (leaf.ndim - 1))
-        return decay ** (layers - int(path[1].removeprefix("layer_")))
+        return decay ** (layers - int(names[1].removeprefix("layer_")))
 
-    return dict(traverse_util.path_aware_map(multiplier, params))
+    return jax.tree_util.tree_map_with_path(multiplier, params)

@@ -1,20 +1,25 @@
 """An LSTM review classifier, by default the network of the study that this project replicates.
 
 That is: word embedding 100, one LSTM of 64 units, its state after the last valid word, dropout 0.3,
-a dense layer of 128 with ReLU, two logits; Xavier initial weights. Pooling over all states and a
-second direction follow Johnson & Zhang (2016), https://arxiv.org/abs/1602.02373.
+a dense layer of 128 with ReLU, two logits; Xavier initial weights. Pooling over all states, a
+second direction and reading a text in segments: Johnson & Zhang (2016),
+https://arxiv.org/abs/1602.02373.
 """
 
 import functools
+from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Shaped
 
 from sentiment_jax.config import LstmConfig
 from sentiment_jax.models.dropout import Dropout
 from sentiment_jax.models.layers import compute_dtype, product_precision
 from sentiment_jax.models.lstm_scan import ScannedLstm
+
+UNKNOWN = 1  # [UNK] of a word-level vocabulary
 
 
 def reverse_valid(
@@ -42,8 +47,38 @@ def pool(
     return {"mean": mean, "max": maximum, "mean_max": both}[pooling]
 
 
+def cut(
+    rows: Shaped[Array, "batch length *features"], segment: int
+) -> Shaped[Array, "segment segments *features"]:
+    """Cut rows into segments side by side, padded with zeros; positions come first."""
+    batch, length, *features = rows.shape
+    count = -(-length // segment)
+    padded = jnp.pad(rows, ((0, 0), (0, count * segment - length), *[(0, 0)] * len(features)))
+    return padded.reshape(batch * count, segment, *features).swapaxes(0, 1)
+
+
+def segment_lengths(
+    lengths: Int[Array, " batch"], length: int, segment: int
+) -> Int[Array, " segments"]:
+    """Return how much of each segment is its row's: from 0 to `segment`."""
+    starts = jnp.arange(0, length, segment)
+    return jnp.clip(lengths[:, None] - starts, 0, segment).reshape(-1)
+
+
+def join(
+    states: Float[Array, "segment segments hidden"], batch: int
+) -> Float[Array, "length batch hidden"]:
+    """Put the states of each row's segments one after another."""
+    segment, segments, hidden = states.shape
+    apart = states.reshape(segment, batch, segments // batch, hidden)
+    return apart.transpose(2, 0, 1, 3).reshape(-1, batch, hidden)
+
+
 class LstmClassifier(nn.Module):
-    """Embedding, LSTM, pooling, dense layer, logits. Padding never changes a logit."""
+    """Embedding, LSTM, pooling, dense layer, logits. Padding never changes a logit.
+
+    With a `segment_length`, the LSTM reads a row's segments side by side, each from a zero state.
+    """
 
     config: LstmConfig
     classes: int = 2
@@ -53,26 +88,48 @@ class LstmClassifier(nn.Module):
         self,
         token_ids: Int[Array, "batch length"],
         lengths: Int[Array, " batch"],
+        perturbation: Float[Array, "batch length embedding"] | None = None,
         *,
         deterministic: bool = True,
     ) -> Float[Array, "batch classes"]:
-        """Return float32 logits, with dropout unless deterministic."""
+        """Return float32 logits, with dropout unless deterministic.
+
+        A `perturbation` is added to the words' embeddings.
+        """
         config, dtype = self.config, compute_dtype(self.config.dtype)
         precision = product_precision(config.dtype, dtype)
         xavier = nn.initializers.xavier_uniform()
         sizes = config.vocab_size, config.embedding_size
         embed = nn.Embed(*sizes, embedding_init=xavier, name="embedding")
-        embedded = embed(token_ids.T)  # scans run along the first axis
+        keep = Dropout(config.word_dropout, deterministic).mask(token_ids.shape)
+        token_ids = token_ids if keep is None else jnp.where(keep, token_ids, UNKNOWN)
+        batch, length = token_ids.shape
+        segment = config.segment_length or length
+        embedded = embed(cut(token_ids, segment))  # scans run along the first axis
+        if perturbation is not None:
+            embedded += cut(perturbation, segment)
         embedded = Dropout(config.embedding_dropout, deterministic)(embedded).astype(dtype)
         lstm = functools.partial(ScannedLstm, config.hidden_size, dtype, precision)
         states = lstm(name="forward")(embedded)
-        pooled = pool(states, lengths, config.pooling)
+        pooled = pool(join(states, batch), lengths, config.pooling)
         if config.bidirectional:
-            states = lstm(name="backward")(reverse_valid(embedded, lengths))
-            pooled = jnp.concatenate([pooled, pool(states, lengths, config.pooling)], axis=-1)
+            left = segment_lengths(lengths, length, segment)
+            states = lstm(name="backward")(reverse_valid(embedded, left))
+            back = pool(join(states, batch), lengths, config.pooling)
+            pooled = jnp.concatenate([pooled, back], axis=-1)
         pooled = Dropout(config.output_dropout, deterministic)(pooled)
         dense = functools.partial(nn.Dense, kernel_init=xavier)
         hidden = dense(config.dense_size, dtype=dtype, precision=precision, name="dense")(pooled)
         hidden = nn.relu(hidden).astype(jnp.float32)
         exact = product_precision(config.dtype)
         return dense(self.classes, precision=exact, name="classifier")(hidden)
+
+
+def layerwise_multipliers(params: dict[str, Any], decay: float) -> dict[str, Any]:
+    """Return multipliers of the learning rate: heads 1, LSTM `decay`, embedding `decay ** 2`."""
+    powers = {"embedding": 2, "forward": 1, "backward": 1}
+
+    def multiplier(path: Any, _: Array) -> float:
+        return decay ** powers.get(path[0].key, 0)
+
+    return jax.tree_util.tree_map_with_path(multiplier, params)

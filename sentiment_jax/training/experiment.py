@@ -24,10 +24,10 @@ from sentiment_jax.config import (
 )
 from sentiment_jax.data import batches, tokenization
 from sentiment_jax.data.corpus import Corpus, load_corpus
-from sentiment_jax.data.encoding import Encoded, check_encoded, encode_corpus
+from sentiment_jax.data.encoding import Encoded, check_encoded, concatenate, encode_corpus
 from sentiment_jax.data.imdb_tfds import is_prepared
 from sentiment_jax.data.reviews import Reviews, stratified_sample
-from sentiment_jax.data.unlabeled import load_text
+from sentiment_jax.data.unlabeled import load_text, unlabeled_reviews
 from sentiment_jax.errors import InputError, RunError
 from sentiment_jax.huggingface import hub, weights
 from sentiment_jax.models import classifiers, layers
@@ -99,11 +99,13 @@ def resolve(config: ConfigDict) -> ConfigDict:
     """Return a copy that rebuilds the model without the folder of the pretrained weights."""
     resolved = ConfigDict(config.to_dict())
     model, folder, sizes = resolved.model, None, None
+    if run := pretrained_run(model.pretrained):
+        folder, sizes = run, _read_source(run, config).model.config
+    elif model.pretrained and model.name == "lstm":
+        raise InputError(f"model.pretrained={model.pretrained} is no run: an LSTM starts from one")
+    elif model.pretrained:
+        folder, model.revision = hub.find_pretrained(model.pretrained, model.revision)
     if model.name != "lstm":
-        if run := pretrained_run(model.pretrained):
-            folder, sizes = run, _read_source(run, config).model.config
-        elif model.pretrained:
-            folder, model.revision = hub.find_pretrained(model.pretrained, model.revision)
         resolved.model = ConfigDict(weights.resolve_encoder(model.to_dict(), folder, sizes))
     return resolved
 
@@ -239,6 +241,9 @@ def prepare_experiment(
     examples = choose_examples(config, corpus.splits["test"])
     if only is not None:
         corpus = dataclasses.replace(corpus, splits={only: corpus.splits[only]})
+    elif data.unlabeled:
+        more = {"unlabeled": unlabeled_reviews(data, config.pretrain.text)}
+        corpus = dataclasses.replace(corpus, splits=corpus.splits | more)
     total = sum(map(len, corpus.splits.values()))
     with progress_bar(total, "encoding", unit="review") as bar:
         encoded = encode_corpus(corpus, tokenizer, data, bar.update)
@@ -251,6 +256,10 @@ def prepare_experiment(
         name: round(split.truncated / max(len(split), 1), 4) for name, split in encoded.items()
     }
     statistics = {**corpus.statistics, "truncated": truncated}
+    if more := encoded.pop("unlabeled", None):
+        more = dataclasses.replace(more, labels=np.full(len(more), -1, np.int32))
+        encoded["train"] = concatenate(encoded["train"], more)
+        statistics["unlabeled"] = len(more)
     return Experiment(
         **vars(classifier), encoded=encoded, words=words, statistics=statistics, examples=examples
     )

@@ -18,6 +18,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Bool, Float, Int, Int32, UInt8
 
+from sentiment_jax.config import LossConfig
 from sentiment_jax.errors import InputError
 from sentiment_jax.training.experiment import Experiment
 from sentiment_jax.training.steps import Classification, Objective, cross_entropy, forward
@@ -212,7 +213,8 @@ def make_objective(experiment: Experiment) -> Objective:
     if not config.pretrain.objective:
         labels, classes = experiment.encoded["train"].labels, len(experiment.classes)
         balanced = config.class_weights == "balanced"
-        return Classification(balanced_weights(labels, classes) if balanced else ())
+        weights = balanced_weights(labels[labels >= 0], classes) if balanced else ()
+        return Classification(weights, LossConfig(**config.loss.to_dict()))
     mask = tokenizer.token_to_id("[MASK]")
     if mask is None:
         raise InputError("the tokenizer has no [MASK]: take the one of a BERT, or none to learn it")

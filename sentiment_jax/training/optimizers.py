@@ -12,7 +12,7 @@ import jax
 import optax
 
 from sentiment_jax.config import OptimizerConfig
-from sentiment_jax.models import encoder
+from sentiment_jax.models import encoder, lstm
 
 
 def make_schedule(config: OptimizerConfig, total_steps: int) -> Callable[[int], float]:
@@ -38,6 +38,13 @@ def decay_mask(params: Any) -> Any:
     )
 
 
+def label_embeddings(params: Any) -> Any:
+    """Return "embeddings" for an encoder's or an LSTM's, and "others" for the other leaves."""
+    return jax.tree_util.tree_map_with_path(
+        lambda path, _: "embeddings" if path[0].key.startswith("embedding") else "others", params
+    )
+
+
 def make_optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
     """Build the chain whose updates are to be scaled by minus the learning rate.
 
@@ -56,13 +63,18 @@ def make_optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
         decay = optax.add_decayed_weights(config.weight_decay, mask=decay_mask)
 
     def scale_layers(updates: Any, params: Any) -> Any:
-        multipliers = encoder.layerwise_multipliers(params, config.layerwise_decay)
+        model = encoder if "encoder" in params else lstm
+        multipliers = model.layerwise_multipliers(params, config.layerwise_decay)
         return jax.tree.map(lambda update, factor: update * factor, updates, multipliers)
 
-    return optax.chain(
+    whole = optax.chain(
         optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else identity,
         identity if decoupled else decay,
         scale,
         decay if decoupled else identity,
         identity if config.layerwise_decay == 1 else optax.stateless(scale_layers),
     )
+    if config.frozen == "none":
+        return whole
+    parts = {"embeddings": optax.set_to_zero(), "others": whole}
+    return optax.partition(parts, label_embeddings)

@@ -14,9 +14,10 @@ from flax import traverse_util
 from jax.sharding import AbstractMesh, Mesh
 from jaxtyping import Array, Float, Int
 
-from sentiment_jax.config import OptimizerConfig
+from sentiment_jax.config import LossConfig, OptimizerConfig
 from sentiment_jax.models.layers import compute_dtype
 from sentiment_jax.runtime import devices
+from sentiment_jax.training import regularizers
 from sentiment_jax.training.optimizers import make_optimizer
 
 # (model, params, batch, key, deterministic) -> sums over the batch, by name: `loss`, which training
@@ -52,9 +53,13 @@ def forward(
 
 @dataclasses.dataclass(frozen=True)
 class Classification:
-    """The objective of fine-tuning: cross-entropy, times its class's weight if there are any."""
+    """The objective of fine-tuning: cross-entropy, times its class's weight if there are any.
+
+    Rows whose label is -1 have none: they count in the regularizers alone.
+    """
 
     class_weights: tuple[float, ...] = ()
+    regularizers: LossConfig = LossConfig()
 
     def __call__(
         self,
@@ -65,14 +70,33 @@ class Classification:
         deterministic: bool = False,
     ) -> dict[str, Array]:
         """Return the sums over the batch's valid rows."""
-        weights, labels = batch["weights"], batch["labels"]
+        token_ids, weights, labels = batch["token_ids"], batch["weights"], batch["labels"]
+        labelled, labels = weights * (labels >= 0), jnp.maximum(labels, 0)
         dropout = None if deterministic else key
-        logits = forward(model, params, batch["token_ids"], batch["lengths"], dropout=dropout)
-        losses = cross_entropy(logits, labels) * weights
+
+        def classify(perturbation: Array | None = None) -> Array:
+            inputs = token_ids, batch["lengths"], perturbation
+            return forward(model, params, *inputs, dropout=dropout)
+
+        logits = classify()
+        losses, examples = cross_entropy(logits, labels), jnp.sum(labelled)
+        more, of_all = self.regularizers, jnp.zeros(())
+        if more.adversarial or more.virtual_adversarial:
+            zeros = jnp.zeros((*token_ids.shape, model.config.embedding_size))
+        if more.adversarial:
+            losses += regularizers.adversarial(classify, labels, zeros, more.adversarial)
         if self.class_weights:
             losses *= jnp.array(self.class_weights)[labels]
-        correct = jnp.sum((jnp.argmax(logits, axis=-1) == labels) * weights)
-        return {"loss": jnp.sum(losses), "correct": correct, "examples": jnp.sum(weights)}
+        if more.virtual_adversarial:
+            of_step = more.virtual_adversarial, jax.random.fold_in(key, 1)
+            of_all += regularizers.virtual_adversarial(classify, logits, zeros, *of_step)
+        if more.entropy:
+            of_all += more.entropy * regularizers.entropy(logits)
+        loss = jnp.sum(losses * labelled)
+        if of_all.shape:  # their mean over all rows, beside the labelled rows' mean
+            loss += examples / jnp.sum(weights) * jnp.sum(of_all * weights)
+        correct = jnp.sum((jnp.argmax(logits, axis=-1) == labels) * labelled)
+        return {"loss": loss, "correct": correct, "examples": examples}
 
 
 CLASSIFICATION = Classification()

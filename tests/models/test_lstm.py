@@ -9,7 +9,7 @@ import pytest
 from flax import traverse_util
 
 from sentiment_jax.config import POOLINGS, LstmConfig
-from sentiment_jax.models.lstm import LstmClassifier, reverse_valid
+from sentiment_jax.models.lstm import LstmClassifier, layerwise_multipliers, reverse_valid
 from sentiment_jax.models.lstm_scan import ScannedLstm
 
 LENGTHS = np.array([7, 1, 4], np.int32)
@@ -87,6 +87,39 @@ def test_equals_a_plain_numpy_loop(pooling, bidirectional):
         hidden = np.concatenate(pooled) @ p["dense"]["kernel"] + p["dense"]["bias"]
         expected = np.maximum(hidden, 0) @ p["classifier"]["kernel"] + p["classifier"]["bias"]
         np.testing.assert_allclose(actual[row], expected, atol=1e-5)
+
+
+def test_segments_are_read_apart_and_pooled_together():
+    """Padding of the last segment and segments beyond a row's end add nothing."""
+    options = {"pooling": "mean_max", "bidirectional": True}
+    model, params, ids = make(segment_length=3, **options)
+    p = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params)
+    actual = logits(model, params, ids)
+    for row, length in enumerate(LENGTHS):
+        embedded = p["embedding"]["embedding"][ids[row, :length]]
+        pooled = []
+        for name, way in (("forward", 1), ("backward", -1)):
+            parts = [embedded[start : start + 3][::way] for start in range(0, length, 3)]
+            states = np.concatenate([plain_lstm(params[name], part) for part in parts])
+            pooled += [states.mean(0), states.max(0)]
+        hidden = np.concatenate(pooled) @ p["dense"]["kernel"] + p["dense"]["bias"]
+        expected = np.maximum(hidden, 0) @ p["classifier"]["kernel"] + p["classifier"]["bias"]
+        np.testing.assert_allclose(actual[row], expected, atol=1e-5)
+
+
+def test_word_dropout_makes_words_unknown_in_training_alone():
+    model, params, ids = make(word_dropout=0.999, output_dropout=0.0)
+    unknown = logits(model, params, np.ones_like(ids))
+    np.testing.assert_array_equal(logits(model, params, ids, jax.random.key(0)), unknown)
+    assert np.any(logits(model, params, ids) != unknown)
+
+
+def test_layerwise_multipliers():
+    _, params, _ = make(bidirectional=True)
+    multipliers = layerwise_multipliers(params, 0.5)
+    found = {name: set(jax.tree.leaves(part)) for name, part in multipliers.items()}
+    expected = {"embedding": {0.25}, "forward": {0.5}, "backward": {0.5}}
+    assert found == {**expected, "dense": {1.0}, "classifier": {1.0}}
 
 
 class FlaxLstm(nn.Module):

@@ -1,3 +1,4 @@
+import dataclasses
 import functools
 
 import jax
@@ -94,6 +95,24 @@ def test_layerwise_decay_scales_the_update():
     updates, _ = optimizer.update(params, optimizer.init(params), params)
     factors = [float(leaf[0]) for leaf in jax.tree.leaves(updates)]
     assert factors == [1.0, 0.25, 0.5]  # classifier, embeddings, encoder
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_frozen_embeddings_stay_and_count_in_no_norm(name):
+    """Not even their decay moves them; the rest is trained as if they were not there."""
+    config = plain(
+        name=name, weight_decay=0.1, clip_norm=0.3, frozen="embeddings", layerwise_decay=0.5
+    )
+    found = run(config)
+    assert_equal(found["embedding"], PARAMS["embedding"])
+    optimizer = make_optimizer(dataclasses.replace(config, frozen="none"))
+    rest = {key: value for key, value in PARAMS.items() if key != "embedding"}
+    state = optimizer.init(rest)
+    for gradients in GRADIENTS:
+        gradients = {key: value for key, value in gradients.items() if key in rest}
+        updates, state = optimizer.update(gradients, state, rest)
+        rest = jax.tree.map(lambda p, u: p - 0.1 * u, rest, updates)
+    assert_equal({key: found[key] for key in rest}, rest)
 
 
 def test_schedule_step_by_step():
