@@ -29,7 +29,11 @@ TRUNCATIONS = ("head", "tail", "head_tail")
 POOLINGS = ("last", "mean", "max", "mean_max")
 CLASSES = ("negative", "positive")  # where the labels say no more
 MOST_CLASSES = 100
-OBJECTIVES = {"bert": "masked_words", "electra": "replaced_tokens"}  # of pre-training
+OBJECTIVES = {  # of pre-training
+    "bert": "masked_words",
+    "electra": "replaced_tokens",
+    "lstm": "words_elsewhere",
+}
 DTYPES = ("float32", "bfloat16", "tensorfloat32")  # the last: float32 with fast products
 EXAMPLE_TEXTS = (
     "One of the finest films I have seen in years: moving, funny and beautifully acted.",

@@ -1,5 +1,6 @@
 """`--mode=pretrain`: a run like any, resumed bit-exactly, and what fine-tuning takes from it."""
 
+import functools
 import math
 import re
 
@@ -11,16 +12,17 @@ import pytest
 import runs
 import safetensors
 
-from configs import bert, electra
+from configs import bert, electra, lstm
 from sentiment_jax import export
 from sentiment_jax.analysis import records
 from sentiment_jax.config import override
 from sentiment_jax.errors import InputError
 from sentiment_jax.huggingface import weights
-from sentiment_jax.pretrain import dry_run, prepare_pretraining, pretrain
+from sentiment_jax.pretrain import prepare_pretraining, pretrain
 from sentiment_jax.storage.files import read_json
 from sentiment_jax.storage.metrics_log import read_metrics
 from sentiment_jax.storage.run_directory import RunDirectory
+from sentiment_jax.train import train
 from sentiment_jax.training import experiment, scoring
 from sentiment_jax.training.progress import Progress
 
@@ -61,6 +63,23 @@ def detector(tmp_path_factory):
     return workdir
 
 
+@pytest.fixture(scope="module")
+def vectors(tmp_path_factory):
+    """The same of an LSTM's word vectors."""
+    workdir = tmp_path_factory.mktemp("vectors") / "run"
+    pretrain(make_lstm(), workdir)
+    return workdir
+
+
+def make_lstm(**changes):
+    config = lstm.get_config("sample")
+    small = {name: value for name, value in SMALL.items() if not name.startswith("model.")}
+    sizes = {"model.segment_length": 8, "model.embedding_size": 16, "model.hidden_size": 8}
+    learning = {"model.word_dropout": 0.1, "optimizer.learning_rate": 0.03}
+    config.update_from_flattened_dict(small | sizes | learning | changes)
+    return config
+
+
 def test_a_pretraining_is_a_run_like_any(pretrained):
     names = {path.name for path in pretrained.iterdir()}
     assert names >= {"config.json", "env.json", "tokenizer.json", "metrics.jsonl", "checkpoints"}
@@ -79,7 +98,9 @@ def test_a_pretraining_is_a_run_like_any(pretrained):
     assert result["val"].keys() >= {"perplexity", "loss", "accuracy", "examples"}
 
 
-def test_killed_and_the_same_command_again(pretrained, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("run", "make"), [("pretrained", None), ("vectors", make_lstm)])
+def test_killed_and_the_same_command_again(run, make, request, tmp_path, monkeypatch):
+    pretrained, make = request.getfixturevalue(run), make or functools.partial(make_config, bert)
     add = Progress.add
 
     def add_and_die(progress, *arguments):
@@ -89,12 +110,14 @@ def test_killed_and_the_same_command_again(pretrained, tmp_path, monkeypatch):
 
     with monkeypatch.context() as patch, pytest.raises(MemoryError):
         patch.setattr(Progress, "add", add_and_die)
-        pretrain(make_config(bert), tmp_path / "run")
-    pretrain(make_config(bert), tmp_path / "run")
+        pretrain(make(), tmp_path / "run")
+    pretrain(make(), tmp_path / "run")
     runs.assert_same_run(pretrained, tmp_path / "run")
 
 
-def test_the_perplexity_depends_on_neither_batches_nor_padding(pretrained):
+@pytest.mark.parametrize("run", ["pretrained", "vectors"])
+def test_the_perplexity_depends_on_neither_batches_nor_padding(run, request):
+    pretrained = request.getfixturevalue(run)
     trained = experiment.load_run(pretrained, judges=False)
     found = []
     for changes in {}, {"eval_batch_size": 7, "data.length_buckets": (16,)}:
@@ -130,13 +153,38 @@ def test_fine_tuning_starts_from_its_best_checkpoint(pretrained, tmp_path, capsy
         experiment.resolve(make_config(electra, **{"model.pretrained": str(pretrained)}))
 
 
-def test_a_pretraining_judges_nothing(pretrained, small_config, tmp_path):
+def test_an_lstm_reads_the_vectors_as_they_are(vectors, tmp_path):
+    """Its embedding is the pre-training's, and stays it where it is frozen; all else is new."""
+    result = read_json(vectors / "result.json")
+    validations = [r for r in read_metrics(vectors / "metrics.jsonl") if r["split"] == "val"]
+    assert (
+        validations[0]["perplexity"] > validations[1]["perplexity"] == result["val"]["perplexity"]
+    )
+    starts = {"model.pretrained": str(vectors), "optimizer.frozen": "embeddings", "epochs": 1}
+    config = make_lstm(**starts)
+    train(config, tmp_path / "run")
+    frozen, source = (experiment.load_run(run, judges=False) for run in (tmp_path / "run", vectors))
+    np.testing.assert_array_equal(
+        frozen.params["embedding"]["embedding"], source.params["embedding"]["embedding"]
+    )
+    prepared = experiment.prepare_experiment(experiment.resolve(config))
+    _, report = experiment.initial_params(prepared)
+    assert {name.partition("/")[0] for name in report.new} == {"forward", "dense", "classifier"}
+    assert report.unused == ("words.weight",)
+    config.model.embedding_size = 8
+    prepared = experiment.prepare_experiment(experiment.resolve(config))
+    with pytest.raises(InputError, match=r"embedding.weight \(\d+, 16\) for"):
+        experiment.initial_params(prepared)
+    config.model.pretrained = str(tmp_path)
+    with pytest.raises(InputError, match="is no run: an LSTM starts from one"):
+        experiment.resolve(config)
+
+
+def test_a_pretraining_judges_nothing(pretrained, tmp_path):
     with pytest.raises(InputError, match="is a pre-training, .*--config.model.pretrained="):
         experiment.load_run(pretrained)
     with pytest.raises(InputError, match="is a pre-training, which judges no review"):
         records.collect([pretrained])
-    with pytest.raises(InputError, match="has no objective for lstm: bert, electra"):
-        dry_run(small_config)
     config = RunDirectory(pretrained).read_config()
     with pytest.raises(InputError, match="is what --mode=pretrain sets"):
         experiment.prepare_experiment(config)

@@ -45,7 +45,7 @@ MODULES = {
 HEADS = {
     "bert": ("classifier.", "pooler.", "cls."),
     "electra": ("classifier.", "discriminator_predictions.", "generator"),
-    "lstm": ("classifier.", "dense.", "words."),
+    "lstm": ("classifier.", "dense.", "forward.", "backward.", "words."),
 }
 # What else it may hold: buffers, BERT's second head, copies of the word embeddings.
 UNUSED = (

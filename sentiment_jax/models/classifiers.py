@@ -90,8 +90,9 @@ def build_model(
             f"the tokenizer has {vocab_size} entries but the embedding table only {table}; "
             "use the tokenizer that the weights were trained with"
         )
-    if name == "lstm":
-        return LstmClassifier(MODELS[name](**chosen), classes)
-    chosen.setdefault("embedding_size", chosen.get("hidden_size", EncoderConfig.hidden_size))
-    config = EncoderConfig(**{**chosen, "model_type": name})
-    return PRETRAINERS[name](config) if pretraining else EncoderClassifier(config, classes)
+    if name != "lstm":
+        chosen.setdefault("embedding_size", chosen.get("hidden_size", EncoderConfig.hidden_size))
+        chosen["model_type"] = name
+    config = MODELS[name](**chosen)
+    classifier = LstmClassifier if name == "lstm" else EncoderClassifier
+    return PRETRAINERS[name](config) if pretraining else classifier(config, classes)

@@ -1,17 +1,19 @@
-"""BERT and ELECTRA with the heads of their pre-training: Hugging Face's, to the last tensor.
+"""The models of pre-training: BERT and ELECTRA with their heads, and an LSTM's word vectors.
 
-BertForMaskedLM (Devlin et al., 2019), and ElectraForPreTraining beside the ElectraForMaskedLM that
-is its generator (Clark et al., 2020).
+The heads are Hugging Face's, to the last tensor: BertForMaskedLM (Devlin et al., 2019), and
+ElectraForPreTraining beside the ElectraForMaskedLM that is its generator (Clark et al., 2020).
 """
 
 import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
-from sentiment_jax.config import EncoderConfig
+from sentiment_jax.config import EncoderConfig, LstmConfig
+from sentiment_jax.models.dropout import Dropout
 from sentiment_jax.models.encoder import Embeddings, Encoder
 from sentiment_jax.models.layers import (
     Dense,
@@ -21,6 +23,7 @@ from sentiment_jax.models.layers import (
     layer_norm,
     product_precision,
 )
+from sentiment_jax.models.lstm import cut, segment_lengths
 
 Positions = Int[Array, "batch chosen"] | None  # of the tokens to predict; None: all
 
@@ -165,4 +168,47 @@ class ReplacedTokenModel(nn.Module):
         return predicted, detector(states), read
 
 
-PRETRAINERS = {"bert": MaskedLanguageModel, "electra": ReplacedTokenModel}
+class WordVectors(nn.Module):
+    """The embedding that an LSTM reads, learnt as vectors of segments that predict words.
+
+    A segment's vector is the sum of its words', over the square root of their number.
+    """
+
+    config: LstmConfig
+
+    @nn.compact
+    def __call__(
+        self,
+        token_ids: Int[Array, "batch length"],
+        lengths: Int[Array, " batch"],
+        targets: Int[Array, "batch segments targets"] | None = None,
+        others: Int[Array, " others"] | None = None,
+        *,
+        deterministic: bool,
+    ) -> tuple[Float[Array, "batch segments targets"], Float[Array, "batch segments others"]]:
+        """Return how well each segment's vector goes with some words, and with words for all.
+
+        Without words to compare with, all of the vocabulary.
+        """
+        config, dtype = self.config, compute_dtype(self.config.dtype)
+        sizes = config.vocab_size, config.embedding_size
+        embed = nn.Embed(*sizes, embedding_init=nn.initializers.normal(0.1), name="embedding")
+        words = nn.Embed(*sizes, embedding_init=nn.initializers.normal(0.05), name="words")
+        batch, length = token_ids.shape
+        segment = config.segment_length or length
+        left = segment_lengths(lengths, length, segment)
+        read = jnp.arange(segment)[:, None] < left
+        keep = Dropout(config.word_dropout, deterministic).mask(read.shape)
+        read = read if keep is None else read & keep
+        sums = jnp.sum(embed(cut(token_ids, segment)) * read[:, :, None], axis=0)
+        vectors = sums / jnp.sqrt(jnp.maximum(jnp.sum(read, axis=0), 1))[:, None]
+        vectors = vectors.reshape(batch, -1, config.embedding_size)
+        targets = jnp.zeros((*vectors.shape[:2], 1), jnp.int32) if targets is None else targets
+        of_targets = jnp.einsum("bse,bste->bst", vectors, words(targets))
+        table = words.embedding if others is None else words(others)
+        operands = vectors.astype(dtype), table.astype(dtype)
+        precision = product_precision(config.dtype, dtype)
+        return of_targets, einsum("bse,oe->bso", *operands, precision)
+
+
+PRETRAINERS = {"bert": MaskedLanguageModel, "electra": ReplacedTokenModel, "lstm": WordVectors}

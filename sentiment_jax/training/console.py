@@ -107,7 +107,7 @@ def describe_run(run: TrainingRun, load_report: Any) -> None:
         print(f"{'weights':8} {len(load_report.loaded)} loaded from {load_report.files}")
         for kind, names in (("new", load_report.new), ("unused", load_report.unused)):
             print(f"{'':8} {len(names)} {kind}: {', '.join(names) or 'none'}")
-        if size < (known := config.model.vocab_size):
+        if size < (known := config.model.get("vocab_size", size)):
             terminal.warn_once(f"the tokenizer has {size:,} of the weights' {known:,} token types")
     print(f"{'device':8} {describe_devices()}")
     step, total = run.progress.step, run.total_steps

@@ -1,7 +1,10 @@
 """What an experiment minimises: classification, or its architecture's objective of pre-training.
 
 Masked words are BERT's (Devlin et al., 2019, and whole words as in its later release), replaced
-tokens ELECTRA's (Clark et al., 2020). Another objective is a class like `MaskedWords`, a function
+tokens ELECTRA's (Clark et al., 2020). An LSTM's word vectors are learnt as Chen (2017,
+https://arxiv.org/abs/1707.02377) learns them: what a part of a text is about predicts the words of
+its other parts, by a softmax over a sample of words (Jean et al., 2015,
+https://arxiv.org/abs/1412.2007). Another objective is a class like `MaskedWords`, a function
 of model, batch and key, with an entry in `PRETRAINING` and in config.OBJECTIVES. Its sums (see
 steps.Objective) include the `nats` of all its `predictions` of tokens, for the perplexity.
 """
@@ -20,6 +23,7 @@ from jaxtyping import Array, Bool, Float, Int, Int32, UInt8
 
 from sentiment_jax.config import LossConfig
 from sentiment_jax.errors import InputError
+from sentiment_jax.models.lstm import segment_lengths
 from sentiment_jax.training.experiment import Experiment
 from sentiment_jax.training.steps import Classification, Objective, cross_entropy, forward
 
@@ -162,6 +166,95 @@ class ReplacedTokens(MaskedWords):
         return sums["nats"] / sums["predictions"] + detection
 
 
+@dataclasses.dataclass(frozen=True)
+class WordsElsewhere:
+    """Predict, from each segment of a text, words of its other segments.
+
+    Frequent words are thinned out as in word2vec (Mikolov et al., 2013): one of frequency f counts
+    sqrt(threshold / f), if that is less than 1. The model's scores are log-odds against how often a
+    word is a target, so that the sum in the softmax is an expectation, of which a sample of words,
+    the same for all segments, is an unbiased estimate.
+    """
+
+    frequencies: bytes  # float32, of each token id in the text; 0 for those never predicted
+    targets: int = 64  # per segment
+    sample: int = 2048
+    threshold: float = 1e-4
+
+    def counts_and_shares(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return how much each word counts as a target, and its share of all targets."""
+        frequency = np.frombuffer(self.frequencies, np.float32).astype(np.float64)
+        counts = np.sqrt(self.threshold / np.maximum(frequency, self.threshold)) * (frequency > 0)
+        return counts, counts * frequency / np.sum(counts * frequency)
+
+    def choose_targets(
+        self, batch: dict[str, Array], segment: int, key: Array
+    ) -> tuple[Int[Array, "batch segments targets"], Float[Array, "batch segments targets"]]:
+        """Draw words outside each segment, and return how much each counts.
+
+        They depend on the key and the row's number, not on its batch or padding.
+        """
+        token_ids, lengths = batch["token_ids"], batch["lengths"]
+        rows, length = token_ids.shape
+        left = segment_lengths(lengths, length, segment).reshape(rows, -1)
+        outside = jnp.where(left > 0, lengths[:, None] - left, 0)
+        drawn = draw_rows(key, batch["labels"], (left.shape[1], self.targets))
+        places = (drawn * outside[:, :, None]).astype(jnp.int32)
+        places = jnp.minimum(places, jnp.maximum(outside - 1, 0)[:, :, None])
+        starts = segment * jnp.arange(left.shape[1])[:, None]
+        places += jnp.where(places >= starts, left[:, :, None], 0)
+        chosen = jnp.take_along_axis(token_ids, places.reshape(rows, -1), axis=1)
+        chosen = chosen.reshape(places.shape)
+        counts = jnp.asarray(self.counts_and_shares()[0], jnp.float32)[chosen]
+        return chosen, counts * (outside > 0)[:, :, None] * batch["weights"][:, None, None]
+
+    def __call__(
+        self,
+        model: nn.Module,
+        params: Any,
+        batch: dict[str, Array],
+        key: Array,
+        deterministic: bool = False,
+    ) -> dict[str, Array]:
+        """Return the sums over the targets; right is a target that beats all of the sample."""
+        choosing, sampling, dropout = jax.random.split(key, 3)
+        segment = model.config.segment_length or batch["token_ids"].shape[1]
+        targets, weights = self.choose_targets(batch, segment, choosing)
+        shares = self.counts_and_shares()[1]
+        uniform = jax.random.uniform(sampling, (self.sample,))
+        others = jnp.searchsorted(jnp.asarray(np.cumsum(shares), jnp.float32), uniform)
+        others = jnp.minimum(others, len(shares) - 1)
+        inputs = batch["token_ids"], batch["lengths"], targets, others
+        scores = forward(model, params, *inputs, dropout=None if deterministic else dropout)
+        losses = (
+            sampled_losses(*scores) - jnp.log(jnp.asarray(shares + 1e-30, jnp.float32))[targets]
+        )
+        nats = jnp.sum(jnp.where(weights > 0, losses, 0) * weights)
+        best = jnp.max(scores[1], axis=-1, keepdims=True)
+        total = jnp.maximum(jnp.sum(weights), 1e-6)  # texts of one segment have no targets
+        correct = jnp.sum((scores[0] > best) * weights)
+        return {
+            **{"loss": nats, "correct": correct, "examples": total},
+            **{"nats": nats, "predictions": total},
+        }
+
+    @staticmethod
+    def mean_loss(sums: Mapping[str, float]) -> float:
+        """Return the loss per target of sums over any number of batches."""
+        return sums["nats"] / sums["predictions"]
+
+
+def sampled_losses(
+    of_targets: Float[Array, "*rows targets"], of_others: Float[Array, "*rows others"]
+) -> Float[Array, "*rows targets"]:
+    """Return each target's loss beside that of its share: -score + log of the mean exp(score).
+
+    The mean is over a sample of words, drawn by their shares, and the target.
+    """
+    total = jax.nn.logsumexp(of_others, axis=-1, keepdims=True)
+    return jnp.logaddexp(total, of_targets) - math.log(of_others.shape[-1] + 1) - of_targets
+
+
 def put_tokens(
     token_ids: Int[Array, "batch length"],
     positions: Int[Array, "batch chosen"],
@@ -204,6 +297,13 @@ def score_detection(
 PRETRAINING = {"masked_words": MaskedWords, "replaced_tokens": ReplacedTokens}
 
 
+def word_frequencies(token_ids: Int32[np.ndarray, " tokens"], tokenizer: Any) -> bytes:
+    """Return what `WordsElsewhere` wants to know of a text: [PAD] and [UNK] are never predicted."""
+    counts = np.bincount(token_ids, minlength=tokenizer.get_vocab_size())
+    counts[[i for token in SPECIAL if (i := tokenizer.token_to_id(token)) is not None]] = 0
+    return (counts / max(counts.sum(), 1)).astype(np.float32).tobytes()
+
+
 def make_objective(experiment: Experiment) -> Objective:
     """Return what a config minimises.
 
@@ -215,6 +315,8 @@ def make_objective(experiment: Experiment) -> Objective:
         balanced = config.class_weights == "balanced"
         weights = balanced_weights(labels[labels >= 0], classes) if balanced else ()
         return Classification(weights, LossConfig(**config.loss.to_dict()))
+    if config.pretrain.objective == "words_elsewhere":
+        return WordsElsewhere(word_frequencies(experiment.encoded["train"].token_ids, tokenizer))
     mask = tokenizer.token_to_id("[MASK]")
     if mask is None:
         raise InputError("the tokenizer has no [MASK]: take the one of a BERT, or none to learn it")
