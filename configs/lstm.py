@@ -45,6 +45,36 @@ RECIPE = {
     "optimizer.weight_decay": 0.0,
     "optimizer.clip_norm": 1.0,
 }
+WHOLE = {  # whole reviews, in segments of 64 words that are read side by side
+    "batch_size": 64,
+    "eval_batch_size": 128,
+    "data.max_length": 1024,
+    "data.length_buckets": (128, 192, 256, 384, 512, 768),
+    "model.segment_length": 64,
+    "model.dtype": "bfloat16",
+    "optimizer.schedule": "linear",
+    "optimizer.warmup_fraction": 0.05,
+}
+STRONG = {
+    **WHOLE,
+    "epochs": 5,
+    "model.bidirectional": True,
+    "model.pooling": "mean_max",
+    "model.word_dropout": 0.1,
+    "model.embedding_dropout": 0.4,
+    "model.output_dropout": 0.5,
+    "optimizer.learning_rate": 2e-3,
+}
+PRETRAIN = {
+    **WHOLE,
+    "epochs": 6,
+    "batch_size": 128,
+    "early_stopping_patience": 0,
+    "model.embedding_size": 256,
+    "model.word_dropout": 0.3,
+    "optimizer.learning_rate": 5e-3,
+    "optimizer.b2": 0.99,
+}
 SMALL = {
     "batch_size": 16,
     "data.min_frequency": 2,  # few words are seen five times in so little text
@@ -52,6 +82,9 @@ SMALL = {
     "optimizer.learning_rate": 3e-3,
 }
 VARIANTS = {
+    "strong": STRONG,
+    "pretrain": PRETRAIN,
+    "semi": {**STRONG, "model.embedding_size": 256, "optimizer.frozen": "embeddings"},
     "small": SMALL,
     "sample": {
         **SMALL,

@@ -180,6 +180,23 @@ def test_an_lstm_reads_the_vectors_as_they_are(vectors, tmp_path):
         experiment.resolve(config)
 
 
+def test_reviews_without_labels_join_the_training(vectors, tmp_path, capsys):
+    text = tmp_path / "more.txt"
+    text.write_text("\n".join(f"A film that I saw on day {i}." for i in range(30)))
+    joined = {"data.unlabeled": True, "pretrain.text": str(text), "epochs": 1}
+    starts = {"model.pretrained": str(vectors), "loss.virtual_adversarial": 1.0}
+    config = make_lstm(**joined, **starts)
+    prepared = experiment.prepare_experiment(experiment.resolve(config))
+    labels = prepared.encoded["train"].labels
+    more = len(labels) - 48  # the limit holds for labelled and unlabeled reviews together
+    assert 0 < more == (labels[48:] == -1).sum() < 30
+    train(config, tmp_path / "run")
+    assert f"{more} reviews without labels" in capsys.readouterr().out
+    records = read_metrics(tmp_path / "run" / "metrics.jsonl")
+    assert sum(r["examples"] for r in records if r["split"] == "train") == 48
+    assert records[-1]["examples"] == 96
+
+
 def test_a_pretraining_judges_nothing(pretrained, tmp_path):
     with pytest.raises(InputError, match="is a pre-training, .*--config.model.pretrained="):
         experiment.load_run(pretrained)

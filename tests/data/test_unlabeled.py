@@ -10,7 +10,7 @@ import reviews
 
 from sentiment_jax.config import DataConfig
 from sentiment_jax.data.corpus import load_corpus
-from sentiment_jax.data.unlabeled import load_text, read_text
+from sentiment_jax.data.unlabeled import load_text, read_text, unlabeled_reviews
 from sentiment_jax.errors import InputError
 
 
@@ -58,6 +58,15 @@ def test_a_held_out_review_that_is_in_train_too_is_dropped(data, tmp_path):
     in_train = "Review number 3, good or bad." not in corpus.splits["val"].texts
     assert corpus.statistics["dropped"]["labelled"] == in_train
     assert "Review number 3, good or bad." not in corpus.splits["train"].texts
+
+
+def test_reviews_without_labels_are_neither_labelled_nor_held_out(data, tmp_path):
+    splits = load_corpus(data).splits
+    text = tmp_path / "own.txt"
+    text.write_text("\n".join(["Not seen before.", *splits["val"].texts, *splits["test"].texts]))
+    assert unlabeled_reviews(data, str(text)).texts == ("Not seen before.",)
+    with pytest.raises(InputError, match="data.source=csv has no reviews without labels"):
+        unlabeled_reviews(data)
 
 
 def test_own_text_is_a_table_lines_or_a_folder(tmp_path):
