@@ -81,10 +81,11 @@ def encode(
 
 def concatenate(first: Encoded, second: Encoded) -> Encoded:
     """Return the reviews of both, one after the other."""
-    names, both = ("labels", "token_ids"), (first, second)
-    joined = (np.concatenate([getattr(of, name) for of in both]) for name in names)
+    labels = np.concatenate([first.labels, second.labels])
+    token_ids = np.concatenate([first.token_ids, second.token_ids])
     offsets = np.concatenate([first.offsets, first.offsets[-1] + second.offsets[1:]])
-    return Encoded(first.ids + second.ids, *joined, offsets, first.truncated + second.truncated)
+    truncated = first.truncated + second.truncated
+    return Encoded(first.ids + second.ids, labels, token_ids, offsets, truncated)
 
 
 def framing(tokenizer: Tokenizer) -> tuple[list[int], list[int]]:

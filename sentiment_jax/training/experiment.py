@@ -242,8 +242,8 @@ def prepare_experiment(
     if only is not None:
         corpus = dataclasses.replace(corpus, splits={only: corpus.splits[only]})
     elif data.unlabeled:
-        more = {"unlabeled": unlabeled_reviews(data, config.pretrain.text)}
-        corpus = dataclasses.replace(corpus, splits=corpus.splits | more)
+        unlabeled = unlabeled_reviews(data, config.pretrain.text)
+        corpus = dataclasses.replace(corpus, splits={**corpus.splits, "unlabeled": unlabeled})
     total = sum(map(len, corpus.splits.values()))
     with progress_bar(total, "encoding", unit="review") as bar:
         encoded = encode_corpus(corpus, tokenizer, data, bar.update)
@@ -256,7 +256,8 @@ def prepare_experiment(
         name: round(split.truncated / max(len(split), 1), 4) for name, split in encoded.items()
     }
     statistics = {**corpus.statistics, "truncated": truncated}
-    if more := encoded.pop("unlabeled", None):
+    if "unlabeled" in encoded:
+        more = encoded.pop("unlabeled")
         more = dataclasses.replace(more, labels=np.full(len(more), -1, np.int32))
         encoded["train"] = concatenate(encoded["train"], more)
         statistics["unlabeled"] = len(more)
