@@ -14,7 +14,16 @@ Variant `:small` suits hundreds or thousands of reviews, yours for example:
 Measured: .897 of 400 test reviews (3 seeds) with 1,280 to train on, 28 s on 2 busy CPU cores, where
 the study's recipe gives .572; see results/small.
 
-Variant `:sample` trains such a one on the embedded sample, anywhere, in under a minute.
+Variant `:strong` reads whole reviews, in segments of 64 words, both ways, with dropout of words:
+labels only. Variant `:pretrain` learns word vectors from the 50,000 unlabeled reviews and the
+training reviews (docs/data.md), which `:semi`, else as `:strong`, reads as they are:
+
+    python -m sentiment_jax.main --mode=pretrain --config=configs/lstm.py:pretrain \
+        --workdir=runs/vectors --config.data.path=PREPARED_TFDS
+    python -m sentiment_jax.main --config=configs/lstm.py:semi --workdir=runs/lstm-after \
+        --config.data.path=PREPARED_TFDS --config.model.pretrained=runs/vectors
+
+Variant `:sample` trains a small one on the embedded sample, anywhere, in under a minute.
 """
 
 from typing import Any
@@ -111,7 +120,7 @@ SMALL_SWEEP = {"batch_size": (16, 32), "learning_rate": (1e-2, 3e-3, 1e-3)}
 
 
 def get_config(variant: str = "") -> ConfigDict:
-    """Return the config of `variant` ("", "small" or "sample")."""
+    """Return the config of `variant`: "" or a key of `VARIANTS`."""
     return make_config("lstm", RECIPE, VARIANTS, variant)
 
 

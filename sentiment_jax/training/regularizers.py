@@ -19,8 +19,8 @@ import optax
 from jaxtyping import Array, Float, Int
 
 Embedded = Float[Array, "batch length embedding"]
-# From a perturbation of the embeddings, or none, to logits; the dropout is the same each time.
-Classify = Callable[[Embedded | None], Float[Array, "batch classes"]]
+# From a perturbation of the embeddings to logits; the dropout is the same each time.
+Classify = Callable[[Embedded], Float[Array, "batch classes"]]
 PROBE = 0.1  # length of the random step at which the divergence's gradient is taken
 
 

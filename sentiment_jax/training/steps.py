@@ -74,8 +74,8 @@ class Classification:
         labelled, labels = weights * (labels >= 0), jnp.maximum(labels, 0)
         dropout = None if deterministic else key
 
-        def classify(perturbation: Array | None = None) -> Array:
-            inputs = token_ids, batch["lengths"], perturbation
+        def classify(*perturbation: Array) -> Array:
+            inputs = token_ids, batch["lengths"], *perturbation
             return forward(model, params, *inputs, dropout=dropout)
 
         logits = classify()
