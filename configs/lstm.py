@@ -74,6 +74,14 @@ STRONG = {
     "model.output_dropout": 0.5,
     "optimizer.learning_rate": 2e-3,
 }
+SEMI = {  # frozen vectors over-fit late: wider, longer, less dropout
+    **STRONG,
+    "epochs": 8,
+    "model.embedding_size": 256,
+    "model.hidden_size": 128,
+    "model.embedding_dropout": 0.2,
+    "optimizer.frozen": "embeddings",
+}
 PRETRAIN = {
     **WHOLE,
     "epochs": 6,
@@ -93,7 +101,7 @@ SMALL = {
 VARIANTS = {
     "strong": STRONG,
     "pretrain": PRETRAIN,
-    "semi": {**STRONG, "model.embedding_size": 256, "optimizer.frozen": "embeddings"},
+    "semi": SEMI,
     "small": SMALL,
     "sample": {
         **SMALL,
