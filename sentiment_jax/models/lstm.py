@@ -101,7 +101,9 @@ class LstmClassifier(nn.Module):
         xavier = nn.initializers.xavier_uniform()
         sizes = config.vocab_size, config.embedding_size
         embed = nn.Embed(*sizes, embedding_init=xavier, name="embedding")
-        keep = Dropout(config.word_dropout, deterministic).mask(token_ids.shape)
+        # Named: the others' masks depend on how many nameless ones come before them.
+        of_words = Dropout(config.word_dropout, deterministic, name="word_dropout")
+        keep = of_words.mask(token_ids.shape)
         token_ids = token_ids if keep is None else jnp.where(keep, token_ids, UNKNOWN)
         batch, length = token_ids.shape
         segment = config.segment_length or length

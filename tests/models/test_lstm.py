@@ -9,6 +9,7 @@ import pytest
 from flax import traverse_util
 
 from sentiment_jax.config import POOLINGS, LstmConfig
+from sentiment_jax.models.dropout import Dropout
 from sentiment_jax.models.lstm import LstmClassifier, layerwise_multipliers, reverse_valid
 from sentiment_jax.models.lstm_scan import ScannedLstm
 
@@ -112,6 +113,21 @@ def test_word_dropout_makes_words_unknown_in_training_alone():
     unknown = logits(model, params, np.ones_like(ids))
     np.testing.assert_array_equal(logits(model, params, ids, jax.random.key(0)), unknown)
     assert np.any(logits(model, params, ids) != unknown)
+
+
+def test_a_seed_draws_the_masks_that_it_drew():
+    """Flax folds a module's name into its key: renamed, old runs could not be repeated."""
+    model, params, ids = make()
+    names = []
+
+    def note(next_function, args, kwargs, context):
+        if isinstance(context.module, Dropout) and context.method_name == "__call__":
+            names.append(context.module.name)
+        return next_function(*args, **kwargs)
+
+    with nn.intercept_methods(note):
+        logits(model, params, ids, jax.random.key(0))
+    assert names == ["Dropout_0", "Dropout_1"]
 
 
 def test_layerwise_multipliers():
