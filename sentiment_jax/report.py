@@ -151,7 +151,8 @@ def _mistakes(read: Predictions, texts: Mapping[str, str]) -> pandas.DataFrame:
     means, classes, seeds = read.probabilities.mean(axis=0), read.classes, len(read.verdicts)
     judged = decide(means)
     shown = ["p(positive)"] if len(classes) == 2 else ["verdict", "p(verdict)"]
-    columns = ["id", "label", *shown, "seeds wrong", "words", "tokens read", "truncated"]
+    wrong = ["seeds wrong"] * (seeds > 1)
+    columns = ["id", "label", *shown, *wrong, "words", "tokens read", "truncated"]
     if texts:  # a phone shows a table's left
         columns = ["text", *columns[1:], "id"]
     rows = [

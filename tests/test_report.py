@@ -228,6 +228,14 @@ def test_runs_that_differ_in_the_seed_are_one_study(finished, run_copy, tmp_path
     assert len(read_table(tmp_path / "report" / "models.csv")) == 2
 
 
+def test_one_seed_is_no_mean(finished, tmp_path, without_pictures):
+    report.report([finished], tmp_path)
+    page = (tmp_path / "report.md").read_text()
+    assert "One seed: " in page and "over the seeds" not in page and "per seed" not in page
+    (name,) = tmp_path.glob("*-mistakes.csv")
+    assert "seeds wrong" not in read_table(name)[0]
+
+
 def test_sweeps_and_runs_side_by_side(several):
     rows = read_table(several / "models.csv")
     assert [row["study"] for row in rows] == ["sweep", "run"]

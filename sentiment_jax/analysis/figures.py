@@ -22,7 +22,7 @@ COLOURS = (BLUE, "#e69f00", "#009e73", RED, "#cc79a7", "#56b4e9")
 MARKERS = ("o", "s", "^", "D", "v", "P")
 WIDTH = 4.8  # inches
 FEW = 10  # verdicts: a bin of fewer is not drawn
-SCALE = 0.05  # of a heat map: what is further below the best is hatched
+SCALE = 0.05  # of a heat map: what is further below the best has its palest colour
 STYLE: Any = {
     "text.parse_math": False,  # a run's name may hold dollar signs
     "font.size": 10,
@@ -286,7 +286,7 @@ def heat_maps(
 
     `accuracies` belong to (optimizer, batch size, learning rate); a failed run has None, one that
     was not made no entry. `values` are those to be tried on each axis, `names` the learning rates
-    in words. The `winner` is outlined; hatched is what is too far below it for the scale.
+    in words. The `winner` is outlined, what learned nothing (`chance`) is hatched, not coloured.
     """
     from matplotlib.patches import Rectangle
 
@@ -308,11 +308,11 @@ def heat_maps(
                 text, dark = "failed" if setting in accuracies else "not run", False
                 if value is not None:
                     text, dark = f"{value:.4f}", value > best - SCALE / 2
-                    text += "\nat chance" * (setting in chance)
-                    image[row, column] = value if value >= best - SCALE else np.nan
+                    image[row, column] = value
                 cell = (column - 0.5, row - 0.5), 1, 1
                 options: dict[str, Any] = {"fontsize": 9 if columns <= 4 else 8}
-                if np.isnan(image[row, column]):
+                if setting in chance:
+                    text, dark, image[row, column] = f"{text}\nat chance", False, np.nan
                     axes.add_patch(Rectangle(*cell, fill=False, hatch="////", linewidth=0))
                     options["bbox"] = {"facecolor": "white", "edgecolor": "none", "pad": 1}
                 _write(axes, column, row, text, dark, **options)
@@ -325,9 +325,8 @@ def heat_maps(
             axes.set_yticks(range(len(learning_rates)), names)
         for row in maps:
             row[0].set_ylabel("learning rate")
-        label = f"validation accuracy (hatched: under {best - SCALE:.4f})"
-        figure = maps[0, 0].figure
-        figure.colorbar(drawn, ax=maps, label=label, location="bottom", pad=0.02, aspect=40)
+        bar = {"label": "validation accuracy", "extend": "min", "location": "bottom"}
+        maps[0, 0].figure.colorbar(drawn, ax=maps, **bar, pad=0.02, aspect=40)
 
 
 def seeds(

@@ -27,7 +27,9 @@ def title(groups: Sequence[Group]) -> str:
     models = dict.fromkeys(trial.config.model.name.upper() for trial in trials)
     data = trials[0].config.data
     name = "the embedded sample" if data.source == "sample" else Path(data.path).name
-    return f"{' and '.join(models)} on {'IMDB' if of_imdb(trials[0]) else name or 'reviews'}"
+    *others, last = models
+    listed = f"{', '.join(others)} and {last}" if others else last
+    return f"{listed} on {'IMDB' if of_imdb(trials[0]) else name or 'reviews'}"
 
 
 def data_in_words(groups: Sequence[Group]) -> str:
@@ -85,7 +87,7 @@ def lead(groups: Sequence[Group], tables: Mapping[str, pandas.DataFrame]) -> lis
             f"{model}: test accuracy {row['accuracy']:.4f} (95 % interval {low:.4f} to "
             f"{row['high (95 %)']:.4f}{mean}; guessing: {guess:.4f})."
         ]
-        sentences += ["That is no better than guessing."] * bool(low <= guess)
+        sentences += ["That is at chance: the interval reaches guessing."] * bool(low <= guess)
         sentences += _other_models(name, tables)
     for group in groups:
         sentences += _settings(group)
@@ -116,7 +118,11 @@ def _settings(group: Group) -> list[str]:
     others = [trial for trial in finished if trial not in (best, *guessing)]
     equal = [t for t in others if not predictions.told_apart(t.content["val"], score)]
     failed = [trial for trial in trials if trial.status == "failed"]
-    said = {"Not shown to differ from it": equal, "Stayed at chance": guessing, "Failed": failed}
+    said = {
+        "Not shown to differ from it (z-test, p ≥ .05)": equal,
+        "Stayed at chance (hatched in the figure)": guessing,
+        "Failed": failed,
+    }
     return [
         f"Of the {len(trials)} settings of {group.name}, {in_words(best.setting)} is the best on "
         f"validation ({score['accuracy']:.4f} on {score['examples']:,} reviews).",
@@ -135,5 +141,6 @@ def sureness(name: str, read: Predictions, calibrated: Predictions | None) -> st
         text += f" ({'; '.join(means)})"
     if calibrated is not None:
         softer = predictions.confidence(calibrated)[-1][1]
-        text += f"; at the temperature fitted on validation, their probability is {softer:.3f}"
+        text += "; a temperature (one number that divides the logits, fitted on validation) "
+        text += f"makes that probability {softer:.3f}"
     return f"{text}."

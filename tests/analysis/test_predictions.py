@@ -144,7 +144,7 @@ def test_a_calibrated_curve_stands_beside_the_models_own(tmp_path, drawn):
     assert text.startswith("model is over-confident: its verdicts have probability 0.8")
     means = [side[1] for side in confidence(own)]
     assert f"positive {means[1]:.3f}" in text
-    assert text.endswith(f"their probability is {confidence(softened)[-1][1]:.3f}.")
+    assert text.endswith(f"makes that probability {confidence(softened)[-1][1]:.3f}.")
 
 
 def test_a_bin_of_few_verdicts_is_not_drawn(tmp_path, drawn):
@@ -173,6 +173,21 @@ def test_a_loss_that_explodes_is_cut_off_and_said(tmp_path, drawn):
     assert not drawn[1].axes[0].texts
     (best,) = [line for line in drawn[1].axes[0].lines if line.get_label() == "best epoch"]
     assert set(best.get_xdata()) == {2}
+
+
+def test_a_heat_map_hatches_chance_alone(tmp_path, drawn):
+    values = {"optimizer": ("sgd", "adam"), "batch_size": (16,), "learning_rate": (0.1, 0.01)}
+    accuracies = {("sgd", 16, 0.1): 0.5, ("sgd", 16, 0.01): 0.6, ("adam", 16, 0.1): None}
+    accuracies[winner := ("adam", 16, 0.01)] = 0.9
+    chance = [("sgd", 16, 0.1)]
+    figures.heat_maps(accuracies, values, ("1e-1", "1e-2"), winner, chance, tmp_path / "map.png")
+    sgd, adam, _ = drawn[0].axes
+    said = [[text.get_text() for text in axes.texts] for axes in (sgd, adam)]
+    assert said == [["0.5000\nat chance", "0.6000"], ["failed", "0.9000"]]
+    assert [patch.get_hatch() for patch in sgd.patches] == ["////"]
+    assert [patch.get_hatch() for patch in adam.patches] == [None], "the winner's outline"
+    coloured = np.isfinite(np.ma.filled(sgd.images[0].get_array(), np.nan)).ravel()
+    assert coloured.tolist() == [False, True], "0.6 is far below, and has the palest colour"
 
 
 def test_scores_that_chance_explains_are_not_told_apart():
