@@ -242,7 +242,7 @@ def overlay(
     from matplotlib.ticker import MaxNLocator
 
     shape = {"nrows": 3, "height_ratios": (4, 4, 0.4 + 0.5 * len(runs))}
-    with panels(path, WIDTH, 5.4 + 0.27 * len(runs), **shape) as rows:
+    with panels(path, WIDTH, 5.7 + 0.33 * len(runs), **shape) as rows:
         accuracy, loss, time = rows[:, 0]
         for index, (label, records) in enumerate(runs.items()):
             style = _style(index)
@@ -266,7 +266,8 @@ def overlay(
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
             axes.grid()
         _clip_losses([(loss, epoch_means(of, "val", "loss")[1]) for of in runs.values()])
-        accuracy.legend(fontsize=8, frameon=True, framealpha=0.7, edgecolor="none")
+        handles = accuracy.get_legend_handles_labels()
+        accuracy.figure.legend(*handles, loc="outside lower center", ncols=2, fontsize=8)
         loss.set_xlabel("epoch")
         time.set_yticks(range(len(runs)), list(runs))
         time.set_title("seconds of training per epoch")
