@@ -44,37 +44,42 @@ def tables(groups: Sequence[Group]) -> dict[str, pandas.DataFrame]:
     """Return the study's tables of several sweeps, or of one on the study's data: name -> table.
 
     A column each is a model's best validation accuracy by the value on an axis; in the last, a row
-    each is a model's test score.
+    each is a model's test score. The study's own stand beside ours of the same model.
     """
     sweeps = [group for group in groups if group.sweep and group.stages]
     same = findings.of_imdb(groups[0].trials[0])
     if not sweeps or (len(sweeps) == 1 and not same):
         return {}
-    models = dict.fromkeys(group.trials[0].config.model.name for group in groups)
+    ours: dict[str, list[Group]] = {}
+    for group in groups:
+        ours.setdefault(group.trials[0].config.model.name, []).append(group)
     found = {}
     for axis in FIELDS:
         columns = {}
-        for model in models if same else ():
+        for model, alike in ours.items():
+            for group in (group for group in alike if group in sweeps):
+                trials = group.along(axis)
+                scores = {value: trial.row["val_accuracy"] for value, trial in trials.items()}
+                columns[f"{group.name}: accuracy"] = pandas.Series(scores, dtype=object)
             of = _theirs(axis, model).groupby("setting", sort=False)["accuracy"].max()
-            columns[f"{model.upper()}, theirs: accuracy"] = of
-        for group in sweeps:
-            trials = group.along(axis)
-            scores = {value: trial.row["val_accuracy"] for value, trial in trials.items()}
-            columns[f"{group.name}: accuracy"] = pandas.Series(scores, dtype=object)
+            if same and len(of):
+                columns[f"{model.upper()}, theirs: accuracy"] = of
         order = dict.fromkeys(itertools.chain(*(column.index for column in columns.values())))
-        frame = pandas.DataFrame(columns, index=[*order], dtype=object)
+        values = sorted(order, key=_number) if axis != "optimizer" else [*order]
+        frame = pandas.DataFrame(columns, index=values, dtype=object)
         found[f"study-{axis}"] = frame.rename_axis(axis.replace("_", " ")).reset_index()
-    rows = [
-        [
-            group.name,
-            in_words(group.tested[0].setting),
-            *(group.mean_test(metric) for metric in ("loss", "accuracy")),
-        ]
-        for group in groups
-        if group.tested
-    ]
-    for model in models if same else ():
-        theirs = _theirs("test", model)[["setting", "loss", "accuracy"]].values.tolist()
-        rows += [[f"{model.upper()}, theirs", *row] for row in theirs]
+    rows = []
+    for model, alike in ours.items():
+        for group in (group for group in alike if group.tested):
+            setting, means = group.tested[0].setting, map(group.mean_test, ("loss", "accuracy"))
+            rows.append([group.name, in_words(setting), *means])
+        if same:
+            theirs = _theirs("test", model)[["setting", "loss", "accuracy"]].values.tolist()
+            rows += [[f"{model.upper()}, theirs", *row] for row in theirs]
     heads = ["model", "setting", "test loss", "test accuracy"]
     return {**found, "study-test": pandas.DataFrame(rows, columns=heads, dtype=object)}
+
+
+def _number(setting: str) -> float:
+    """Return the number of `learning rate 3e-5`."""
+    return float(setting.split()[-1])
