@@ -6,6 +6,7 @@ from pathlib import Path
 import pandas
 
 from sentiment_jax.analysis import predictions
+from sentiment_jax.analysis.html import cell
 from sentiment_jax.analysis.predictions import Predictions
 from sentiment_jax.analysis.records import Group, in_words
 from sentiment_jax.config import class_names
@@ -101,7 +102,9 @@ def _other_models(best: str, tables: Mapping[str, pandas.DataFrame]) -> list[str
     for row in tables["mcnemar"].to_dict("records") if "mcnemar" in tables else ():
         if best in (names := [row["first"], row["second"]]):
             (other,) = (name for name in names if name != best)
-            words = f"{other} ({accuracies[other]:.4f}, p = {row['p']:.4f})"
+            p = cell(row["p"], "p")
+            said_p = p if p.startswith("<") else f"= {p}"
+            words = f"{other} ({accuracies[other]:.4f}, p {said_p})"
             (equal if row["p"] >= 0.05 else behind).append(words)
     said = (("Not shown to differ from it", equal), ("Behind it", behind))
     return [f"{what}: {'; '.join(words)}." for what, words in said if words]

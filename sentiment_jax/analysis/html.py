@@ -19,6 +19,7 @@ FORMATS = {
     **{"learning rate": "rate", "parameters": ",d", "evaluation examples/s": ",.0f"},
     **dict.fromkeys(("training s", "epoch s"), ",.1f"),
 }
+LEAST_P = 0.0001
 # What Markdown would take for a tag, a link, code, or the end of a table's cell.
 MARKDOWN = {"<": "&lt;", ">": "&gt;", "&": "&amp;", "\n": " ", **{c: f"\\{c}" for c in "\\`|[]"}}
 
@@ -40,6 +41,8 @@ def cell(value: Any, name: str) -> str:
         return "–"
     if isinstance(value, str):
         return value
+    if name == "p" and value < LEAST_P:
+        return f"< {LEAST_P}"
     style = column_format(name)
     return format_rate(value) if style == "rate" else format(value, style)
 
