@@ -419,6 +419,14 @@ def test_the_studys_numbers_are_those_of_the_configs():
     assert len(scores) == 6 and {f"0{score}" for score in scores} <= known
 
 
+def test_the_page_of_three_sweeps_has_the_reports_figures():
+    folder = RESULTS / "study"
+    values = re.findall(r"(?<![\w.])0\.\d+", " ".join(p.read_text() for p in folder.glob("*.csv")))
+    known = {format(float(value), ".4f").removeprefix("0") for value in values}
+    scores = re.findall(r"(?<!\d)\.\d{4}\b", (folder / "README.md").read_text())
+    assert len(scores) > 40 and {*scores} <= known
+
+
 def test_the_speed_page_has_the_figures_of_its_measurement():
     for entry in json.loads((RESULTS / "speed" / "speed.json").read_text())["compare"]:
         assert stands("speed", entry["examples_per_second"], ".1f"), entry

@@ -242,6 +242,8 @@ def test_sweeps_and_runs_side_by_side(several):
     page = (several / "report.md").read_text()
     assert re.search(r"^- (sweep|run), LSTM with .* is the best of 2 models: test", page, re.M)
     assert re.search(r"^- Not shown to differ from it: (sweep|run) \(0\.\d{4}, p = ", page, re.M)
+    contents = re.findall(r'<a href="#part\d">(.*?)</a>', (several / "report.html").read_text())
+    assert contents[:2] == ["The models side by side", "sweep: the choice"]
     assert (several / "run-seeds.png").exists(), "a single run has its learning curves"
     assert "study-" not in " ".join(path.name for path in several.iterdir()), "not of IMDB"
 

@@ -216,7 +216,7 @@ def curves(runs: Mapping[str, Records], path: Path, title: str = "") -> None:
                     axes.plot(record["epoch"], record[name], "k*", label="test")
                 if not records:
                     axes.text(0.5, 0.5, "no epoch ended", ha="center", transform=axes.transAxes)
-                axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+                axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
                 axes.grid()
             row[0].set_title(f"{label}: loss" if label else "loss")
             row[1].set_title("accuracy")
@@ -263,7 +263,7 @@ def overlay(
                 said = {} if number else {"label": "dotted: the study's own"}
                 axes.plot(*epoch_means(records, "val", name), **style, **said)
             axes.set_title(f"validation {name}")
-            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
             axes.grid()
         _clip_losses([(loss, epoch_means(of, "val", "loss")[1]) for of in runs.values()])
         handles = accuracy.get_legend_handles_labels()

@@ -65,8 +65,9 @@ def tables(groups: Sequence[Group]) -> dict[str, pandas.DataFrame]:
             if same and len(of):
                 columns[f"{model.upper()}, theirs: accuracy"] = of
         order = dict.fromkeys(itertools.chain(*(column.index for column in columns.values())))
-        values = sorted(order, key=_number) if axis != "optimizer" else [*order]
-        frame = pandas.DataFrame(columns, index=values, dtype=object)
+        frame = pandas.DataFrame(columns, index=[*order], dtype=object)
+        if axis != "optimizer":  # batch 16, batch 32
+            frame = frame.rename(lambda words: words.split()[-1]).sort_index(key=_as_numbers)
         found[f"study-{axis}"] = frame.rename_axis(axis.replace("_", " ")).reset_index()
     rows = []
     for model, alike in ours.items():
@@ -80,6 +81,5 @@ def tables(groups: Sequence[Group]) -> dict[str, pandas.DataFrame]:
     return {**found, "study-test": pandas.DataFrame(rows, columns=heads, dtype=object)}
 
 
-def _number(setting: str) -> float:
-    """Return the number of `learning rate 3e-5`."""
-    return float(setting.split()[-1])
+def _as_numbers(index: pandas.Index) -> pandas.Index:
+    return index.astype(float)

@@ -173,6 +173,9 @@ def test_a_loss_that_explodes_is_cut_off_and_said(tmp_path, drawn):
     assert not drawn[1].axes[0].texts
     (best,) = [line for line in drawn[1].axes[0].lines if line.get_label() == "best epoch"]
     assert set(best.get_xdata()) == {2}
+    figures.curves({"": epochs(0.7)}, tmp_path / "one.png")
+    ticks = [label.get_text() for label in drawn[2].axes[0].get_xticklabels()]
+    assert "1" in ticks and all(map(str.isdigit, ticks)), "half an epoch is none"
 
 
 def test_a_heat_map_hatches_chance_alone(tmp_path, drawn):
