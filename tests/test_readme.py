@@ -136,6 +136,7 @@ LSTM = runs.SMALL | {  # as many words as conftest's `finished` knows: the same 
     **{"epochs": 1, "batch_size": 16, "data.limit": 0, "data.test_limit": 0},
     **{"data.vocabulary_size": 198, "data.min_frequency": 1, "model.pooling": "mean_max"},
 }
+SEMI = LSTM | {"data.source": "sample", "data.limit": 60, "model.segment_length": 8}
 SUBSTITUTES = [
     (r".*&& ", ""),  # the installation
     (r"^\S*python ", ""),  # this process
@@ -148,6 +149,7 @@ SUBSTITUTES = [
     (r"--config.model.pretrained=FOLDER", "--config.model.pretrained=bert-imdb"),  # the export
     (r"--config=bert:tiny .*", rf"\g<0> {as_flags(BERT)}"),  # seconds, not hours
     (r"--config=lstm(:small)? (?!.*--help).*", rf"\g<0> {as_flags(LSTM)}"),
+    (r"--config=lstm:(pretrain|semi) .*", rf"\g<0> {as_flags(SEMI)}"),
     (r"--mode=sweep.*", r"\g<0> --sweep_seeds=0,1 --config.epochs=1"),
     (r"--workdir=(\S+) --coordinator", r"--workdir=\1-pair --coordinator"),  # not finished yet
     (r"(benchmarks.speed) .*", r"\1 --source=sample --only=start --rounds=1 --output=speed"),
@@ -171,6 +173,7 @@ def folder(tmp_path_factory):
     """Where the commands run, with the files that a reader has."""
     jax.devices()  # later tests want one, whatever the recipes' cpu_devices
     folder = tmp_path_factory.mktemp("reader")
+    (folder / "configs").symlink_to(ROOT / "configs")
     texts = make_rows(60)  # those of reviews.csv
     with tarfile.open(folder / "aclImdb_v1.tar.gz", "w:gz") as archive:
         for i, (text, label, _) in enumerate(texts):
