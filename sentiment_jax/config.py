@@ -449,6 +449,10 @@ def validate(config: ConfigDict) -> None:
     if positions and length > positions:
         problems.append(f"data.max_length={length} exceeds the model's {positions} positions")
     problems += _label_problems(values)
+    if values["data.unlabeled"] and not (
+        values["loss.virtual_adversarial"] or values["loss.entropy"]
+    ):
+        problems.append("data.unlabeled=True needs loss.virtual_adversarial or loss.entropy")
     if values["data.source"] in ("folder", "csv") and not values["data.path"]:
         problems.append(f"data.source={values['data.source']} needs --config.data.path")
     if problems:

@@ -44,6 +44,11 @@ def _with_objective(config: ConfigDict) -> ConfigDict:
     name = config.model.name
     if name not in OBJECTIVES:
         raise InputError(f"--mode=pretrain has no objective for {name}: {', '.join(OBJECTIVES)}")
+    if name == "lstm" and not 0 < config.model.segment_length < config.data.max_length:
+        raise InputError(
+            f"model.segment_length={config.model.segment_length} leaves nothing to predict: "
+            f"--mode=pretrain of an lstm wants 1 to {config.data.max_length - 1}, as lstm:pretrain"
+        )
     return override(config, {"pretrain.objective": OBJECTIVES[name]})
 
 

@@ -175,6 +175,8 @@ def test_an_lstm_reads_the_vectors_as_they_are(vectors, tmp_path):
     prepared = experiment.prepare_experiment(experiment.resolve(config))
     with pytest.raises(InputError, match=r"embedding.weight \(\d+, 16\) for"):
         experiment.initial_params(prepared)
+    with pytest.raises(InputError, match="segment_length=0 leaves nothing to predict"):
+        pretrain(make_lstm(**{"model.segment_length": 0}), tmp_path / "nothing")
     config.model.pretrained = str(tmp_path)
     with pytest.raises(InputError, match="is no run: an LSTM starts from one"):
         experiment.resolve(config)

@@ -226,9 +226,8 @@ class WordsElsewhere:
         others = jnp.minimum(others, len(shares) - 1)
         inputs = batch["token_ids"], batch["lengths"], targets, others
         scores = forward(model, params, *inputs, dropout=None if deterministic else dropout)
-        losses = (
-            sampled_losses(*scores) - jnp.log(jnp.asarray(shares + 1e-30, jnp.float32))[targets]
-        )
+        log_shares = jnp.asarray(np.log(shares + 1e-30), jnp.float32)
+        losses = sampled_losses(*scores) - log_shares[targets]
         nats = jnp.sum(jnp.where(weights > 0, losses, 0) * weights)
         best = jnp.max(scores[1], axis=-1, keepdims=True)
         total = jnp.maximum(jnp.sum(weights), 1e-6)  # texts of one segment have no targets

@@ -79,7 +79,8 @@ class Classification:
             return forward(model, params, *inputs, dropout=dropout)
 
         logits = classify()
-        losses, examples = cross_entropy(logits, labels), jnp.sum(labelled)
+        losses = cross_entropy(logits, labels)
+        examples = jnp.maximum(jnp.sum(labelled), 1e-6)  # no row may have a label
         more, of_all = self.regularizers, jnp.zeros(())
         if more.adversarial or more.virtual_adversarial:
             zeros = jnp.zeros((*token_ids.shape, model.config.embedding_size))

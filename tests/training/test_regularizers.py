@@ -105,6 +105,7 @@ def sums(rows, labels, **more):
 
 def test_reviews_without_labels_count_in_the_regularizers_alone():
     assert sums(4, [0, 1, -1, -1]) == pytest.approx(sums(2, [0, 1]))
+    assert 0 < sums(2, [-1, -1], entropy=0.5)["examples"] < 1e-5  # nothing is divided by 0
     plain, more = sums(4, [0, 1, -1, -1]), sums(4, [0, 1, -1, -1], entropy=0.5)
     both = sums(2, [0, 1], entropy=0.5)
     assert more["examples"] == plain["examples"] == 2
