@@ -130,10 +130,10 @@ def test_the_words_are_those_that_were_read(kind, truncation, max_length):
     else:
         tokenizer = tokenization.train_wordpiece(TRAINING, vocabulary_size=45)
         sizes = dataclasses.asdict(TINY)
-        settings = {n: sizes[n] for n in ("num_hidden_layers", "num_attention_heads")}
-        settings |= {"name": "bert", "hidden_size": 16, "embedding_size": 16, "dense_size": None}
-        settings |= {"intermediate_size": 16, "max_position_embeddings": 64, "pooling": None}
-        settings |= {"bidirectional": None, "output_dropout": None, "embedding_dropout": None}
+        settings = dict.fromkeys(dataclasses.asdict(LSTM).keys() - sizes.keys())  # not an encoder's
+        settings |= {n: sizes[n] for n in ("num_hidden_layers", "num_attention_heads")}
+        settings |= {"name": "bert", "hidden_size": 16, "embedding_size": 16}
+        settings |= {"intermediate_size": 16, "max_position_embeddings": 64}
     trained = make_run(TRAINING, settings, tokenizer, max_length=max_length, truncation=truncation)
     explanation = integrated_gradients.explain(trained, TEXT)
     assert explanation.complete
