@@ -154,7 +154,7 @@ def test_the_first_sentences_say_what_was_found(swept, reported):
     assert data.startswith("6 runs; reviews: 48 to train on, 12 to choose by, 30 to test with; ")
     assert data.endswith("classes: negative, positive.")
     assert first.startswith(f"- LSTM with {won}: test accuracy {accuracy} (95 % interval {low} to")
-    assert f"{high}, mean of 2 seeds" in first
+    assert f"{high} on 30 reviews, mean of 2 seeds" in first
     assert any(
         line.startswith(f"- Of the 4 settings of small, {won} is the best") for line in others
     )
@@ -240,7 +240,7 @@ def test_sweeps_and_runs_side_by_side(several):
     rows = read_table(several / "models.csv")
     assert [row["study"] for row in rows] == ["sweep", "run"]
     page = (several / "report.md").read_text()
-    assert re.search(r"^- (sweep|run), LSTM with .* is the best of 2 models: test", page, re.M)
+    assert re.search(r"^- (sweep|run), LSTM with .* scores highest of 2 models: test", page, re.M)
     assert re.search(r"^- Not shown to differ from it: (sweep|run) \(0\.\d{4}, p = ", page, re.M)
     contents = re.findall(r'<a href="#part\d">(.*?)</a>', (several / "report.html").read_text())
     assert contents[:2] == ["The models side by side", "sweep: the choice"]

@@ -82,16 +82,20 @@ def lead(groups: Sequence[Group], tables: Mapping[str, pandas.DataFrame]) -> lis
         low, guess, several = row["low (95 %)"], row["majority baseline"], len(trials) > 1
         model = f"{trials[0].config.model.name.upper()} with {in_words(trials[0].setting)}"
         if len(tested) > 1:
-            model = f"{name}, {model}, is the best of {len(tested)} models"
+            model = f"{name}, {model}, scores highest of {len(tested)} models"
         mean = f", mean of {len(trials)} seeds" if several else ""
         sentences += [
             f"{model}: test accuracy {row['accuracy']:.4f} (95 % interval {low:.4f} to "
-            f"{row['high (95 %)']:.4f}{mean}; guessing: {guess:.4f})."
+            f"{row['high (95 %)']:.4f} on {trials[0].content['test']['examples']:,} reviews{mean}; "
+            f"guessing: {guess:.4f})."
         ]
         sentences += ["That is at chance: the interval reaches guessing."] * bool(low <= guess)
         sentences += _other_models(name, tables)
     for group in groups:
-        sentences += _settings(group)
+        first, *more = _settings(group) or [""]
+        whose = f"{group.name}: " if len(groups) > 1 else ""
+        more = [f"{whose}{text[0].lower()}{text[1:]}" if whose else text for text in more]
+        sentences += [*filter(None, [first]), *more]
     return sentences
 
 
