@@ -98,7 +98,10 @@ def test_a_pretraining_is_a_run_like_any(pretrained):
     assert result["val"].keys() >= {"perplexity", "loss", "accuracy", "examples"}
 
 
-@pytest.mark.parametrize(("run", "make"), [("pretrained", None), ("vectors", make_lstm)])
+@pytest.mark.parametrize(
+    ("run", "make"),
+    [("pretrained", None), pytest.param("vectors", make_lstm, marks=pytest.mark.slow)],
+)
 def test_killed_and_the_same_command_again(run, make, request, tmp_path, monkeypatch):
     pretrained, make = request.getfixturevalue(run), make or functools.partial(make_config, bert)
     add = Progress.add
@@ -115,7 +118,7 @@ def test_killed_and_the_same_command_again(run, make, request, tmp_path, monkeyp
     runs.assert_same_run(pretrained, tmp_path / "run")
 
 
-@pytest.mark.parametrize("run", ["pretrained", "vectors"])
+@pytest.mark.parametrize("run", ["pretrained", pytest.param("vectors", marks=pytest.mark.slow)])
 def test_the_perplexity_depends_on_neither_batches_nor_padding(run, request):
     pretrained = request.getfixturevalue(run)
     trained = experiment.load_run(pretrained, judges=False)
@@ -182,6 +185,7 @@ def test_an_lstm_reads_the_vectors_as_they_are(vectors, tmp_path):
         experiment.resolve(config)
 
 
+@pytest.mark.slow
 def test_reviews_without_labels_join_the_training(vectors, tmp_path, capsys):
     text = tmp_path / "more.txt"
     text.write_text("\n".join(f"A film that I saw on day {i}." for i in range(30)))
