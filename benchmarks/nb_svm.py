@@ -27,12 +27,11 @@ from sklearn.svm import LinearSVC
 
 from sentiment_jax.config import DataConfig
 from sentiment_jax.data.corpus import load_corpus
-from sentiment_jax.data.encoding import Encoded, encode
+from sentiment_jax.data.encoding import WHOLE, Encoded, encode
 from sentiment_jax.data.reviews import Reviews
 from sentiment_jax.data.tokenization import train_word_level
 from sentiment_jax.storage.files import write_json
 
-WHOLE = 2**31 - 1  # words: more than any review has
 MOST_WORDS = 2**21  # three of them fit into a number of 63 bits
 # Of equally good choices the first is taken.
 ORDERS = (1, 2, 3)

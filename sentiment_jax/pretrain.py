@@ -13,15 +13,13 @@ from ml_collections import ConfigDict
 
 from sentiment_jax.config import OBJECTIVES, DataConfig, override
 from sentiment_jax.data.corpus import Corpus
-from sentiment_jax.data.encoding import check_encoded, encode_corpus, segment
+from sentiment_jax.data.encoding import WHOLE, check_encoded, encode_corpus, segment
 from sentiment_jax.data.unlabeled import load_text
 from sentiment_jax.errors import InputError
 from sentiment_jax.runtime.terminal import progress_bar
 from sentiment_jax.train import dry_run as compile_steps
 from sentiment_jax.train import train
 from sentiment_jax.training.experiment import Experiment, make_classifier, make_tokenizer
-
-WHOLE = 2**31 - 1  # tokens: more than any text has
 
 
 def pretrain(config: ConfigDict, workdir: Path, **options: Any) -> dict[str, Any]:

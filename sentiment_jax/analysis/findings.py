@@ -92,10 +92,7 @@ def lead(groups: Sequence[Group], tables: Mapping[str, pandas.DataFrame]) -> lis
         sentences += ["That is at chance: the interval reaches guessing."] * bool(low <= guess)
         sentences += _other_models(name, tables)
     for group in groups:
-        first, *more = _settings(group) or [""]
-        whose = f"{group.name}: " if len(groups) > 1 else ""
-        more = [f"{whose}{text[0].lower()}{text[1:]}" if whose else text for text in more]
-        sentences += [*filter(None, [first]), *more]
+        sentences += _settings(group, named=len(groups) > 1)
     return sentences
 
 
@@ -114,8 +111,11 @@ def _other_models(best: str, tables: Mapping[str, pandas.DataFrame]) -> list[str
     return [f"{what}: {'; '.join(words)}." for what, words in said if words]
 
 
-def _settings(group: Group) -> list[str]:
-    """Say of a sweep which setting is the best, which may be as good, which stayed at chance."""
+def _settings(group: Group, named: bool) -> list[str]:
+    """Say of a sweep which setting is the best, which may be as good, which stayed at chance.
+
+    If it is `named`, one of several, each line says whose it is.
+    """
     unique = {t.directory: t for trials in group.stages.values() for t in trials}
     trials, best = [*unique.values()], group.best
     if best is None or len(trials) < 2:
@@ -126,14 +126,15 @@ def _settings(group: Group) -> list[str]:
     equal = [t for t in others if not predictions.told_apart(t.content["val"], score)]
     failed = [trial for trial in trials if trial.status == "failed"]
     said = {
-        "Not shown to differ from it (z-test, p ≥ .05)": equal,
-        "Stayed at chance (hatched in the figure)": guessing,
-        "Failed": failed,
+        "not shown to differ from it (z-test, p ≥ .05)": equal,
+        "stayed at chance (hatched in the figure)": guessing,
+        "failed": failed,
     }
+    lines = [f"{what}: {_summed_up(of, trials)}." for what, of in said.items() if of]
     return [
         f"Of the {len(trials)} settings of {group.name}, {in_words(best.setting)} is the best on "
         f"validation ({score['accuracy']:.4f} on {score['examples']:,} reviews).",
-        *(f"{what}: {_summed_up(of, trials)}." for what, of in said.items() if of),
+        *(f"{group.name}: {line}" if named else line[0].upper() + line[1:] for line in lines),
     ]
 
 

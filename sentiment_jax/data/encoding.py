@@ -26,6 +26,7 @@ from sentiment_jax.errors import InputError
 # How many of 510 tokens come from the start of a longer text; the others come from its end.
 # head_tail follows Sun et al. (2019), How to Fine-Tune BERT.
 HEAD_OF_510 = {"head": 510, "tail": 0, "head_tail": 128}
+WHOLE = 2**31 - 1  # tokens: a max_length that cuts no text
 CHUNK = 8_000_000  # Encodings take 80 bytes a character: so many at a time bound the memory.
 
 

@@ -68,6 +68,11 @@ def choose_words(
     return order[:, :most], draws[:, :most] < first_left  # no part of a word that is cut there
 
 
+def mean_nats(sums: Mapping[str, float]) -> float:
+    """Return the nats per prediction of sums over any number of batches."""
+    return sums["nats"] / sums["predictions"]
+
+
 @dataclasses.dataclass(frozen=True)
 class MaskedWords:
     """Predict the tokens of masked words: 80 % are hidden, 10 % replaced at random, 10 % kept."""
@@ -77,6 +82,21 @@ class MaskedWords:
     fraction: float  # of the tokens to predict
     hidden: float = 0.8
     replaced: float = 0.1
+
+    @classmethod
+    def of(cls, experiment: Experiment) -> "MaskedWords":
+        """Make it for a pre-training; InputError: its tokenizer has no [MASK]."""
+        tokenizer, fraction = experiment.tokenizer, experiment.config.pretrain.mask_fraction
+        mask = tokenizer.token_to_id("[MASK]")
+        if mask is None:
+            raise InputError(
+                "the tokenizer has no [MASK]: take the one of a BERT, or none to learn it"
+            )
+        kinds = bytearray(tokenizer.get_vocab_size())
+        for token, i in tokenizer.get_vocab().items():
+            if token not in SPECIAL:
+                kinds[i] = PIECE if token.startswith("##") else WORD
+        return cls(bytes(kinds), mask, fraction)
 
     def mask_batch(
         self, batch: dict[str, Array], key: Array
@@ -111,10 +131,7 @@ class MaskedWords:
         sums = score_tokens(logits, batch["token_ids"], positions, weights)
         return {**sums, "nats": sums["loss"], "predictions": sums["examples"]}
 
-    @staticmethod
-    def mean_loss(sums: Mapping[str, float]) -> float:
-        """Return the loss per example of sums over any number of batches."""
-        return sums["nats"] / sums["predictions"]
+    mean_loss = staticmethod(mean_nats)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -163,7 +180,7 @@ class ReplacedTokens(MaskedWords):
     def mean_loss(sums: Mapping[str, float]) -> float:
         """Return the generator's loss per prediction, and 50 times that of detection per token."""
         detection = DETECTION_WEIGHT * sums["detection"] / sums["examples"]
-        return sums["nats"] / sums["predictions"] + detection
+        return mean_nats(sums) + detection
 
 
 @dataclasses.dataclass(frozen=True)
@@ -180,6 +197,14 @@ class WordsElsewhere:
     targets: int = 64  # per segment
     sample: int = 2048
     threshold: float = 1e-4
+
+    @classmethod
+    def of(cls, experiment: Experiment) -> "WordsElsewhere":
+        """Make it for a pre-training, by its text."""
+        tokenizer, ids = experiment.tokenizer, experiment.encoded["train"].token_ids
+        counts = np.bincount(ids, minlength=tokenizer.get_vocab_size())
+        counts[[i for token in SPECIAL if (i := tokenizer.token_to_id(token)) is not None]] = 0
+        return cls((counts / max(counts.sum(), 1)).astype(np.float32).tobytes())
 
     def counts_and_shares(self) -> tuple[np.ndarray, np.ndarray]:
         """Return how much each word counts as a target, and its share of all targets."""
@@ -238,10 +263,7 @@ class WordsElsewhere:
             **{"nats": nats, "predictions": total},
         }
 
-    @staticmethod
-    def mean_loss(sums: Mapping[str, float]) -> float:
-        """Return the loss per target of sums over any number of batches."""
-        return sums["nats"] / sums["predictions"]
+    mean_loss = staticmethod(mean_nats)
 
 
 def sampled_losses(
@@ -294,14 +316,11 @@ def score_detection(
     }
 
 
-PRETRAINING = {"masked_words": MaskedWords, "replaced_tokens": ReplacedTokens}
-
-
-def word_frequencies(token_ids: Int32[np.ndarray, " tokens"], tokenizer: Any) -> bytes:
-    """Return what `WordsElsewhere` wants to know of a text: [PAD] and [UNK] are never predicted."""
-    counts = np.bincount(token_ids, minlength=tokenizer.get_vocab_size())
-    counts[[i for token in SPECIAL if (i := tokenizer.token_to_id(token)) is not None]] = 0
-    return (counts / max(counts.sum(), 1)).astype(np.float32).tobytes()
+PRETRAINING: dict[str, type[MaskedWords] | type[WordsElsewhere]] = {
+    "masked_words": MaskedWords,
+    "replaced_tokens": ReplacedTokens,
+    "words_elsewhere": WordsElsewhere,
+}
 
 
 def make_objective(experiment: Experiment) -> Objective:
@@ -309,23 +328,13 @@ def make_objective(experiment: Experiment) -> Objective:
 
     InputError: a pre-training's tokenizer has no [MASK].
     """
-    config, tokenizer = experiment.config, experiment.tokenizer
-    if not config.pretrain.objective:
-        labels, classes = experiment.encoded["train"].labels, len(experiment.classes)
-        balanced = config.class_weights == "balanced"
-        weights = balanced_weights(labels[labels >= 0], classes) if balanced else ()
-        return Classification(weights, LossConfig(**config.loss.to_dict()))
-    if config.pretrain.objective == "words_elsewhere":
-        return WordsElsewhere(word_frequencies(experiment.encoded["train"].token_ids, tokenizer))
-    mask = tokenizer.token_to_id("[MASK]")
-    if mask is None:
-        raise InputError("the tokenizer has no [MASK]: take the one of a BERT, or none to learn it")
-    kinds = bytearray(tokenizer.get_vocab_size())
-    for token, i in tokenizer.get_vocab().items():
-        if token not in SPECIAL:
-            kinds[i] = PIECE if token.startswith("##") else WORD
-    objective = PRETRAINING[config.pretrain.objective]
-    return objective(bytes(kinds), mask, config.pretrain.mask_fraction)
+    config = experiment.config
+    if config.pretrain.objective:
+        return PRETRAINING[config.pretrain.objective].of(experiment)
+    labels, classes = experiment.encoded["train"].labels, len(experiment.classes)
+    balanced = config.class_weights == "balanced"
+    weights = balanced_weights(labels[labels >= 0], classes) if balanced else ()
+    return Classification(weights, LossConfig(**config.loss.to_dict()))
 
 
 def balanced_weights(labels: Int32[np.ndarray, " reviews"], classes: int) -> tuple[float, ...]:

@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int
+from optax.losses import kl_divergence_with_log_targets
 
 Embedded = Float[Array, "batch length embedding"]
 # From a perturbation of the embeddings to logits; the dropout is the same each time.
@@ -30,12 +31,12 @@ def unit(direction: Embedded) -> Embedded:
     return direction * jax.lax.rsqrt(squares + 1e-24)
 
 
-def divergence(
-    logits: Float[Array, "batch classes"], others: Float[Array, "batch classes"]
+def after_worst_step(
+    losses: Callable[[Embedded], Float[Array, " batch"]], start: Embedded, size: float
 ) -> Float[Array, " batch"]:
-    """Return the Kullback-Leibler divergence of `others` from the distribution of `logits`."""
-    own, other = jax.nn.log_softmax(logits), jax.nn.log_softmax(others)
-    return jnp.sum(jnp.exp(own) * (own - other), axis=-1)
+    """Return the losses after the step of `size` along their gradient at `start`."""
+    worst = unit(jax.grad(lambda step: jnp.sum(losses(step)))(start))
+    return losses(jax.lax.stop_gradient(size * worst))
 
 
 def adversarial(
@@ -46,12 +47,10 @@ def adversarial(
 ) -> Float[Array, " batch"]:
     """Return the cross-entropy after a step of `size` that raises it fastest, to first order."""
 
-    def losses(perturbation: Embedded) -> Float[Array, " batch"]:
-        logits = classify(perturbation)
-        return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+    def losses(step: Embedded) -> Float[Array, " batch"]:
+        return optax.softmax_cross_entropy_with_integer_labels(classify(step), labels)
 
-    worst = unit(jax.grad(lambda step: jnp.sum(losses(step)))(zeros))
-    return losses(jax.lax.stop_gradient(size * worst))
+    return after_worst_step(losses, zeros, size)
 
 
 def virtual_adversarial(
@@ -66,14 +65,13 @@ def virtual_adversarial(
     That direction is the divergence's largest curvature: one power iteration from a random one.
     `logits` are those without a step; they are taken as given.
     """
-    logits = jax.lax.stop_gradient(logits)
+    given = jax.lax.stop_gradient(jax.nn.log_softmax(logits))
 
-    def moved(perturbation: Embedded) -> Float[Array, " batch"]:
-        return divergence(logits, classify(perturbation))
+    def moved(step: Embedded) -> Float[Array, " batch"]:
+        return kl_divergence_with_log_targets(jax.nn.log_softmax(classify(step)), given)
 
     probe = PROBE * unit(jax.random.normal(key, zeros.shape))
-    worst = unit(jax.grad(lambda step: jnp.sum(moved(step)))(probe))
-    return moved(jax.lax.stop_gradient(size * worst))
+    return after_worst_step(moved, probe, size)
 
 
 def entropy(logits: Float[Array, "batch classes"]) -> Float[Array, " batch"]:

@@ -21,7 +21,7 @@ from sentiment_jax.data.labels import decide
 from sentiment_jax.runtime import devices
 from sentiment_jax.runtime.terminal import progress_bar
 from sentiment_jax.training.experiment import Classifier, Experiment
-from sentiment_jax.training.objectives import make_objective
+from sentiment_jax.training.objectives import make_objective, mean_nats
 from sentiment_jax.training.steps import make_eval_step, make_sums_step
 
 
@@ -134,7 +134,7 @@ def score_text(
         loss=objective.mean_loss(totals),
         accuracy=totals["correct"] / examples,
         examples=round(examples),
-        perplexity=math.exp(min(totals["nats"] / totals["predictions"], 700)),
+        perplexity=math.exp(min(mean_nats(totals), 700)),
         seconds=time.perf_counter() - start,
     )
 

@@ -42,7 +42,7 @@ def forward(
 ) -> Any:
     """Return what a model makes of a batch; `dropout` is a key, or None to go without.
 
-    `inputs` are those that a model takes for its pre-training beside tokens and lengths.
+    `inputs` are what a model takes beside tokens and lengths: in pre-training, or a perturbation.
     """
     variables, rngs = {"params": params}, {} if dropout is None else {"dropout": dropout}
     deterministic = dropout is None
@@ -81,7 +81,8 @@ class Classification:
         logits = classify()
         losses = cross_entropy(logits, labels)
         examples = jnp.maximum(jnp.sum(labelled), 1e-6)  # no row may have a label
-        more, of_all = self.regularizers, jnp.zeros(())
+        more = self.regularizers
+        of_all: list[Array] = []  # losses of every row, with a label or without
         if more.adversarial or more.virtual_adversarial:
             zeros = jnp.zeros((*token_ids.shape, model.config.embedding_size))
         if more.adversarial:
@@ -90,12 +91,12 @@ class Classification:
             losses *= jnp.array(self.class_weights)[labels]
         if more.virtual_adversarial:
             of_step = more.virtual_adversarial, jax.random.fold_in(key, 1)
-            of_all += regularizers.virtual_adversarial(classify, logits, zeros, *of_step)
+            of_all.append(regularizers.virtual_adversarial(classify, logits, zeros, *of_step))
         if more.entropy:
-            of_all += more.entropy * regularizers.entropy(logits)
+            of_all.append(more.entropy * regularizers.entropy(logits))
         loss = jnp.sum(losses * labelled)
-        if of_all.shape:  # their mean over all rows, beside the labelled rows' mean
-            loss += examples / jnp.sum(weights) * jnp.sum(of_all * weights)
+        if of_all:  # their mean over all rows, beside the labelled rows' mean
+            loss += examples / jnp.sum(weights) * jnp.sum(sum(of_all) * weights)
         correct = jnp.sum((jnp.argmax(logits, axis=-1) == labels) * labelled)
         return {"loss": loss, "correct": correct, "examples": examples}
 
