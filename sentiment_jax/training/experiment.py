@@ -211,9 +211,13 @@ def _read_learnt(
             corpus = load_text(data, source.pretrain.text)
         else:
             corpus = load_corpus(data)
+        learnt = corpus.splits["train"].hashes
+        if data.unlabeled and not source.pretrain.objective:
+            more = unlabeled_reviews(data, source.pretrain.text)
+            learnt = np.concatenate([learnt, more.hashes])
     if corpus.statistics["data_hash"] != recorded["data_hash"]:
         raise InputError("its own reviews have changed since")
-    return corpus.splits["train"].hashes, source.model.pretrained
+    return learnt, source.model.pretrained
 
 
 def prepare_experiment(

@@ -110,6 +110,18 @@ def test_what_it_learnt_may_be_gone_or_changed(data, tmp_path, now, reason, warn
     assert re.fullmatch(expected, warned(run, other))
 
 
+def test_what_it_learnt_without_labels_counts_too(data, tmp_path, warned):
+    other = dataclasses.replace(data, path=write_table(tmp_path / "other.csv", 60, 120))
+    held = load_corpus(other).splits["test"].texts
+    (text := tmp_path / "more.txt").write_text("\n".join(held[:5]))
+    run, _ = make_run(tmp_path / "run", dataclasses.replace(data, unlabeled=True))
+    directory = RunDirectory(run)
+    config = directory.read_config()
+    config.pretrain.text = str(text)
+    write_json(directory.config, config_to_json(config))
+    assert warned(run, other).startswith(f"warning: {run} learnt from 5 of the 22 reviews that")
+
+
 def test_imdb_is_not_downloaded_for_a_comparison(data, tmp_path, warned, monkeypatch):
     run, _ = make_run(tmp_path / "run", data)
     directory = RunDirectory(run)
