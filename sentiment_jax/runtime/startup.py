@@ -9,6 +9,7 @@ import pkgutil
 import re
 import sys
 import tempfile
+import time
 import warnings
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ TUNABLES = (
     f"glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold={2**27}:"
     f"glibc.malloc.trim_threshold={2**33}:glibc.malloc.arena_max=1"
 )
+UNFINISHED = 60  # seconds in which another process may still be writing a compiled program
 
 
 def start(config: Any, group: Any = None, lost_after: int = 60) -> None:
@@ -132,10 +134,15 @@ def use_compilation_cache() -> None:
         if "persistent compilation cache entry" not in str(message):
             return show(message, *details)
         folder = Path(jax.config.jax_compilation_cache_dir)  # type: ignore[attr-defined]
+        damaged = "writing" in str(message)
         for entry in folder.glob(str(message).split("'")[1] + "-*"):
             with contextlib.suppress(OSError):
-                entry.unlink()
-        terminal.warn_once(f"{folder} is damaged, or can't be written: programs are compiled anew")
+                if time.time() - entry.stat().st_mtime > UNFINISHED:
+                    damaged = True
+                    entry.unlink()
+        if damaged:
+            problem = f"{folder} is damaged, or can't be written"
+            terminal.warn_once(f"{problem}: programs are compiled anew")
 
     warnings.showwarning = repair  # type: ignore[assignment]
 
