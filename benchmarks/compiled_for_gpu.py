@@ -35,7 +35,14 @@ from sentiment_jax.runtime import devices
 from sentiment_jax.storage.files import read_json, write_json
 from sentiment_jax.training import flops
 from sentiment_jax.training.experiment import abstract_params
-from sentiment_jax.training.steps import create_state, make_eval_step, make_train_step
+from sentiment_jax.training.objectives import WORD, MaskedWords, ReplacedTokens
+from sentiment_jax.training.steps import (
+    CLASSIFICATION,
+    Objective,
+    create_state,
+    make_eval_step,
+    make_train_step,
+)
 
 # An H100 SXM of 80 GB as CUDA's queries describe it: XLA's GpuTargetConfigProto, in text.
 H100 = """
@@ -72,11 +79,16 @@ CUDNN = {"attention": "cudnn", "attention_dropout": 0.0}
 ADAM = OptimizerConfig(name="adam", weight_decay=0.0, clip_norm=0.0)
 ADAMW = OptimizerConfig(name="adamw", weight_decay=0.01, clip_norm=1.0)
 PACKAGES = ("jax", "jaxlib", "jax-cuda12-plugin", "nvidia-cuda-nvcc-cu12", "nvidia-cudnn-cu12")
-Case = tuple[str, dict[str, Any], int, int, bool, int]
+Case = tuple[str, dict[str, Any], int, int, Objective | None, int]
+ANY_WORD = bytes([WORD]) * VOCABULARY, 103, 0.15  # which tokens to choose doesn't change a program
+PRETRAINING = {"bert": MaskedWords(*ANY_WORD), "electra": ReplacedTokens(*ANY_WORD)}
 
 
 def cases() -> list[Case]:
-    """The study's jobs: name, model, length, batch size, whether it trains, devices."""
+    """The study's jobs, and `:pretrain`: name, model, length, batch size, objective, devices.
+
+    Without an objective it is evaluation.
+    """
     listed: list[Case] = []
     for encoder in ("bert", "electra"):
         for length in (128, 512):
@@ -85,17 +97,23 @@ def cases() -> list[Case]:
                     model = {"name": encoder, "dtype": "bfloat16", **settings}
                     what = f"{encoder} {length} tokens, batch {batch_size}, {attention}"
                     listed += [
-                        (f"{what}, training", model, length, batch_size, True, 1),
-                        (f"{what}, evaluation", model, length, batch_size, False, 1),
+                        (f"{what}, training", model, length, batch_size, CLASSIFICATION, 1),
+                        (f"{what}, evaluation", model, length, batch_size, None, 1),
                     ]
+        for attention, settings in (("xla", {}), ("cudnn", CUDNN)):
+            model = {"name": encoder, "dtype": "bfloat16", **settings}
+            what = f"{encoder} 256 tokens, batch 32, {attention}, pre-training"
+            listed.append((what, model, 256, 32, PRETRAINING[encoder], 1))
     exact = {"name": "bert", "dtype": "float32"}
-    listed.append(("bert 128 tokens, batch 32, float32, training", exact, 128, 32, True, 1))
+    what = "bert 128 tokens, batch 32, float32, training"
+    listed.append((what, exact, 128, 32, CLASSIFICATION, 1))
     split = {"name": "bert", "dtype": "bfloat16"}
-    listed.append(("bert 512 tokens, batch 128, FSDP over 4, training", split, 512, 128, True, 4))
+    what = "bert 512 tokens, batch 128, FSDP over 4, training"
+    listed.append((what, split, 512, 128, CLASSIFICATION, 4))
     for batch_size in (256, 512):
         what = f"lstm 400 words, batch {batch_size}"
-        for trains, mode in ((True, "training"), (False, "evaluation")):
-            listed.append((f"{what}, {mode}", {"name": "lstm"}, 400, batch_size, trains, 1))
+        for objective, mode in ((CLASSIFICATION, "training"), (None, "evaluation")):
+            listed.append((f"{what}, {mode}", {"name": "lstm"}, 400, batch_size, objective, 1))
     return listed
 
 
@@ -104,22 +122,25 @@ def compile_case(case: Case, split: bool = True) -> dict[str, Any]:
 
     On several devices the training state is `split` over them (FSDP), or copied to each.
     """
-    what, settings, length, batch_size, trains, count = case
+    what, settings, length, batch_size, objective, count = case
     topology = topologies.get_topology_desc(
         "h100", "cuda", target_config=H100, topology=f"1x1x{count}"
     )
     mesh = Mesh(np.array(topology.devices), ("data",))
-    model = build_model(settings, vocab_size=VOCABULARY)
-    cost = flops.training_flops(model, batch_size, length) // (1 if trains else 3)
+    pretraining = objective in PRETRAINING.values()
+    model = build_model(settings, vocab_size=VOCABULARY, pretraining=pretraining)
+    cost = flops.training_flops(model, batch_size, length, objective or CLASSIFICATION)
+    cost //= 3 if objective is None else 1
     batch = abstract_batch(batch_size, length, NamedSharding(mesh, PartitionSpec("data")))
     params, split = abstract_params(model), split and count > 1
     with mock.patch.object(jax, "default_backend", return_value="gpu"):
-        if trains:
+        if objective:
             optimizer = ADAM if settings["name"] == "lstm" else ADAMW
             state = jax.eval_shape(lambda p: create_state(p, optimizer, 0), params)
             state = devices.abstract(state, mesh, shard=split)
             rate = jax.ShapeDtypeStruct((), jnp.float32, sharding=devices.replicated(mesh))
-            step = make_train_step(model, optimizer, mesh if split else None)
+            mesh_of_state = mesh if split else None
+            step = make_train_step(model, optimizer, mesh_of_state, objective=objective)
             traced = step.trace(state, batch, rate)
         else:
             traced = make_eval_step(model).trace(devices.abstract(params, mesh), batch)

@@ -14,6 +14,7 @@ from typing import Any
 
 from benchmarks.compiled_for_gpu import compile_case
 from sentiment_jax.storage.files import write_json
+from sentiment_jax.training.steps import CLASSIFICATION
 
 PER_GPU = 32  # reviews
 LINKS = {8: 450e9, 32: 50e9}  # bytes/s from each GPU: NVLink inside a node; 400 Gb/s between nodes
@@ -23,7 +24,7 @@ def compile_step(length: int, count: int, split: bool) -> dict[str, Any]:
     """Compile BERT-base's training step in bfloat16 on `count` GPUs and describe it."""
     model = {"name": "bert", "dtype": "bfloat16"}
     what = f"{length} tokens, {count} GPUs"
-    row = compile_case((what, model, length, PER_GPU * count, True, count), split)
+    row = compile_case((what, model, length, PER_GPU * count, CLASSIFICATION, count), split)
     return row | {"length": length, "gpus": count, "split": split}
 
 

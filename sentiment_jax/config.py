@@ -128,7 +128,7 @@ class DataConfig:
     path: str = setting("", "tfds data_dir, aclImdb or its .tar.gz, or a table", harmless=True)
     max_length: int = _size(128, "most tokens per review, [CLS] and [SEP] included", at_least=3)
     truncation: str = setting("head", "part of a longer review to keep", choices=TRUNCATIONS)
-    validation_fraction: float = _share(0.2, "share of each class held out", at_least=1e-6)
+    validation_fraction: float = _share(0.2, "share of each class held out; 0: none")
     limit: int = _from_zero(0, "training and validation reviews to keep; 0: all")
     test_limit: int = _from_zero(0, "test reviews to keep; 0: all")
     split_seed: int = _seed(0, "seed of splits and limits, apart from the run's seed")

@@ -114,6 +114,8 @@ def _read_again(
     devices.check_batch_size("eval_batch_size", trained.config.eval_batch_size)
     corpus = corpus or read_corpus(trained.config)
     directory.check_data(corpus.statistics)
+    if not len(corpus.splits[split]):
+        raise InputError(f"{directory.path} held out no reviews: data.validation_fraction was 0")
     return prepare_experiment(trained.config, trained.tokenizer, split, corpus), corpus
 
 

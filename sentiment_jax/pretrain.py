@@ -42,6 +42,8 @@ def _with_objective(config: ConfigDict) -> ConfigDict:
     name = config.model.name
     if name not in OBJECTIVES:
         raise InputError(f"--mode=pretrain has no objective for {name}: {', '.join(OBJECTIVES)}")
+    if not config.data.validation_fraction:
+        raise InputError("data.validation_fraction=0 leaves --mode=pretrain no text to test on")
     if name == "lstm" and not 0 < config.model.segment_length < config.data.max_length:
         raise InputError(
             f"model.segment_length={config.model.segment_length} leaves nothing to predict: "

@@ -180,12 +180,19 @@ def _conclude(run: loop.TrainingRun, score_test: bool) -> dict[str, Any]:
         with terminal.progress_bar(None, "drawing the curves"):
             figures.curves({"": read_metrics(directory.metrics)}, directory.curves)
     write_json(directory.result, result)
-    console.print_scores("val", result["val"], f"epoch {best['epoch']}, the best")
+    if result["val"]:
+        console.print_scores("val", result["val"], f"epoch {best['epoch']}, the best")
+    else:
+        reviews = len(experiment.encoded["train"])
+        print(
+            f"{'val':8} none: trained on all {reviews:,} reviews for the {best['epoch']} epochs set"
+        )
     console.print_speed(experiment.config, result["train_flops_per_second"])
     if score_test:
         console.print_scores("test", result["test"], f"trained {progress.train_seconds:,.0f} s")
         console.print_metrics(measured["test"])
-        console.warn_of_chance(run, {name: result[name] for name in ("val", "test")}, measured)
+        scored = {name: result[name] for name in ("val", "test") if result[name]}
+        console.warn_of_chance(run, scored, measured)
         console.print_advice(progress, experiment.config.optimizer.learning_rate)
         print_verdicts(trained, experiment.examples)
         print(f"{'files':8} {directory.path}/result.json, curves.png, predictions.csv")

@@ -11,16 +11,20 @@ import pytest
 import runs
 
 from configs import bert
-from sentiment_jax.errors import RunError
+from sentiment_jax.analysis.records import collect
+from sentiment_jax.errors import InputError, Interrupted, RunError
 from sentiment_jax.evaluate import evaluate_run
+from sentiment_jax.pretrain import pretrain
 from sentiment_jax.runtime import devices
 from sentiment_jax.storage import run_directory
 from sentiment_jax.storage.checkpoints import steps_in
 from sentiment_jax.storage.files import read_json
 from sentiment_jax.storage.metrics_log import read_metrics
+from sentiment_jax.sweeps.plan import plan_sweep
 from sentiment_jax.train import train
 from sentiment_jax.training import scoring
 from sentiment_jax.training.experiment import load_run
+from sentiment_jax.training.signals import Stop
 
 
 def test_the_run_directory_keeps_its_contract(plain, small_config):
@@ -173,3 +177,39 @@ def test_restored_parameters_are_on_all_devices(plain):
     trained = load_run(plain)
     leaf = jax.tree.leaves(trained.params)[0]
     assert leaf.sharding.is_equivalent_to(devices.replicated(trained.mesh), leaf.ndim)
+
+
+def test_a_refit_trains_on_all_reviews_for_the_epochs_set(small_config, tmp_path, capsys):
+    small_config.data.validation_fraction = 0
+    small_config.early_stopping_patience = 1
+    result = train(small_config, tmp_path / "run")
+    assert "none: trained on all 60 reviews for the 3 epochs set" in capsys.readouterr().out
+    assert (result["val"], result["best_epoch"], result["stopped_early"]) == ({}, 3, False)
+    assert set(result["metrics"]) == {"test"}
+    records = read_metrics(tmp_path / "run" / "metrics.jsonl")
+    assert sum(r["examples"] for r in records if r["split"] == "train") == 3 * 60
+    assert {r["split"] for r in records} == {"train", "test"}
+    assert evaluate_run(tmp_path / "run", "test") == result["test"]
+    for ask in (
+        lambda: evaluate_run(tmp_path / "run", "val"),
+        lambda: load_run(tmp_path / "run", calibrated=True),
+        lambda: collect([tmp_path / "run"]),
+        lambda: plan_sweep(tmp_path, small_config, {}),
+        lambda: pretrain(small_config, tmp_path / "pretrained"),
+    ):
+        with pytest.raises(InputError, match="validation_fraction"):
+            ask()
+
+
+@pytest.mark.parametrize("steps", [4, 6])  # before the first epoch is saved; in the second
+def test_a_stopped_refit_goes_on(small_config, tmp_path, steps):
+    small_config.data.validation_fraction = 0
+    small_config.epochs = 2
+    train(small_config, tmp_path / "whole")
+    stop = Stop()
+    asked = iter([False] * (steps - 1))
+    stop.asked = lambda: next(asked, True)
+    with pytest.raises(Interrupted, match=f"saved step {steps};"):
+        train(small_config, tmp_path / "stopped", stop=stop)
+    train(small_config, tmp_path / "stopped")
+    runs.assert_same_run(tmp_path / "whole", tmp_path / "stopped")

@@ -208,7 +208,8 @@ def curves(runs: Mapping[str, Records], path: Path, title: str = "") -> None:
             for axes, name in zip(row, ("loss", "accuracy"), strict=True):
                 train, val = (epoch_means(records, split, name) for split in ("train", "val"))
                 axes.plot(*train, color=RED, marker=".", linestyle="--", label="training")
-                axes.plot(*val, color=BLUE, marker=".", label="validation")
+                if val[0]:  # or no reviews are held out
+                    axes.plot(*val, color=BLUE, marker=".", label="validation")
                 losses += [(axes, train[1]), (axes, val[1])] if name == "loss" else []
                 if best:
                     axes.axvline(best["epoch"], color="0.5", linestyle=":", label="best epoch")

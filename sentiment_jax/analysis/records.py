@@ -145,6 +145,11 @@ def _check(trial: Trial) -> None:
     _ = trial.env
     if trial.status == "finished":
         result: Any = trial.content
+        if result.get("val") == {}:
+            raise InputError(
+                f"{trial.directory} held out no reviews (data.validation_fraction=0): a report "
+                "compares scores on those; --mode=evaluate scores it"
+            )
         try:
             splits = {"val", *result} & {"val", "test"}
             _ = sum(result[s][n] for s in splits for n in ("loss", "accuracy", "examples"))

@@ -126,9 +126,9 @@ def stratified_split(
 ) -> tuple[Int64[np.ndarray, " kept"], Int64[np.ndarray, " held"]]:
     """Hold out a share of each class, and with it all copies of the texts that it contains.
 
-    The share, in (0, 1), is rounded to whole reviews of a class, at least one. Ungrouped, copies
-    fall on both sides (a leak, for comparison). Both returned indices are in the order of hash,
-    label and occurrence. An InputError says that a class has too few different texts.
+    The share, in (0, 1), is rounded to whole reviews of a class, at least one; 0 holds out none.
+    Ungrouped, copies fall on both sides (a leak, for comparison). Both returned indices are in the
+    order of hash, label and occurrence. InputError: a class has too few different texts.
     """
     order = np.lexsort((reviews.labels, reviews.hashes))
     keys = reviews.hashes[order] if grouped else np.arange(len(order))
@@ -137,14 +137,16 @@ def stratified_split(
     cells = groups * classes + reviews.labels[order]
     counts = np.bincount(cells, minlength=len(names) * classes).reshape(-1, classes)  # per text
     totals = counts.sum(axis=0)
-    target = np.clip(np.round(fraction * totals).astype(np.int64), 1, np.maximum(totals - 1, 0))
+    least, most = int(fraction > 0), np.maximum(totals - 1, 0)
+    target = np.clip(np.round(fraction * totals).astype(np.int64), least, most)
     missing, held = target, np.zeros(len(counts), bool)
     for group in np.random.default_rng(seed).permutation(len(counts)):
         if (counts[group] <= missing).all():
             held[group] = True
             missing = missing - counts[group]
-    if (missing == target).any():
-        named = zip(totals, reviews.classes, missing == target, strict=True)
+    short = missing == target if fraction else totals == 0
+    if short.any():
+        named = zip(totals, reviews.classes, short, strict=True)
         found = [f"{total} {name}" for total, name, fails in named if fails or classes == 2]
         what = f"{' and '.join(found)} reviews cannot be split"
         raise InputError(f"{what}: each class needs two different texts or more")

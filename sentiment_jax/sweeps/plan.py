@@ -236,6 +236,8 @@ def plan_sweep(
     Raises:
       InputError: unknown or missing names, values of the wrong kind, an overridden axis.
     """
+    if not config.data.validation_fraction:
+        raise InputError("data.validation_fraction=0 leaves a sweep no reviews to choose by")
     overrides, flat = dict(overrides or {}), flatten(config)
     short = {field: axis for axis, field in FIELDS.items()}
     axes = {short.get(name, name): values for name, values in axes.items()}

@@ -79,6 +79,8 @@ def print_advice(progress: Progress, learning_rate: float) -> None:
     """Print what the course of the validation asks for, the first that is due."""
     records = (record for record in progress.records if record["split"] == "val")
     losses = [math.inf if record["loss"] is None else record["loss"] for record in records]
+    if not losses:
+        return
     best, epochs = progress.best or {}, progress.epochs_done
     advice = (
         (

@@ -377,6 +377,11 @@ def _load_best(directory: RunDirectory, calibrated: bool) -> TrainedModel:
     trained = restore_model(classifier, checkpoints, step)
     if not calibrated:
         return trained
+    if "temperature" not in best and not classifier.config.data.validation_fraction:
+        raise InputError(
+            f"{directory.path} held out no reviews (data.validation_fraction=0) to fit a "
+            "temperature on: leave the probabilities as they are"
+        )
     if "temperature" not in best:
         raise InputError(
             f"{directory.path} keeps no temperature, as runs of earlier revisions: "

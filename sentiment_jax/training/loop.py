@@ -158,11 +158,16 @@ def _check_finite(run: TrainingRun, sums: dict[str, float]) -> None:
 
 
 def validate_epoch(run: TrainingRun) -> None:
-    """Score the validation split, update best and patience, save.
+    """Score the validation split, if there is one, update best and patience, save.
 
     A signal meanwhile saves the step; its validation is repeated on resuming.
     """
     config, progress, val = run.experiment.config, run.progress, run.experiment.encoded["val"]
+    if not len(val):
+        progress.end_epoch({}, patience=0)
+        run.save()
+        _write_epoch(run, "")
+        return
     params, stop = run.state.params, run.check_stop
     score = scoring.score_text if config.pretrain.objective else scoring.score_reviews
     scores: Any = score(run.experiment, params, val, "validation", stop=stop)
@@ -180,11 +185,17 @@ def validate_epoch(run: TrainingRun) -> None:
         temperature = calibration.fit_temperature(scores.probabilities, val.labels)
         best |= {"metrics": figures, "temperature": temperature}
     run.save()
-    loss, accuracy, rate = averages(progress.last_epoch)
-    tqdm.write(
-        f"epoch {progress.epochs_done:>3}/{config.epochs}  train loss {loss:.4f} "
-        f"accuracy {accuracy:.4f}  validation loss {scores.loss:.4f} "
-        f"accuracy {scores.accuracy:.4f}{more}  {rate:7.1f} examples/s{'  best' * bool(best)}"
-    )
+    validated = f"  validation loss {scores.loss:.4f} accuracy {scores.accuracy:.4f}{more}"
+    _write_epoch(run, validated, "  best" * bool(best))
     if progress.stopped_early:
         tqdm.write(f"stopped early: {config.early_stopping_patience} epochs without a better score")
+
+
+def _write_epoch(run: TrainingRun, validated: str, remark: str = "") -> None:
+    """Print the line of the epoch that has ended."""
+    progress = run.progress
+    loss, accuracy, rate = averages(progress.last_epoch)
+    tqdm.write(
+        f"epoch {progress.epochs_done:>3}/{run.experiment.config.epochs}  train loss {loss:.4f} "
+        f"accuracy {accuracy:.4f}{validated}  {rate:7.1f} examples/s{remark}"
+    )

@@ -46,10 +46,16 @@ class Progress:
         return scores, sums["seconds"]
 
     def end_epoch(self, scores: dict[str, Any], patience: int) -> None:
-        """Record the scores of a validation: epochs done, best, patience."""
+        """Record the scores of a validation: epochs done, best, patience.
+
+        Without scores, where no reviews are held out, the newest epoch is the best.
+        """
         self.epochs_done += 1
         self.last_epoch, self.epoch = self.epoch, EMPTY_SUMS.copy()
         now = {**scores, "step": self.step, "epoch": self.epochs_done}
+        if not scores:
+            self.best = now
+            return
         self.epochs_since_best += 1
         if math.isfinite(now["loss"]):
             rank, best = validation_rank(now), validation_rank(self.best or NO_SCORES)

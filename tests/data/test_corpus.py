@@ -95,6 +95,14 @@ def test_validation_fraction(make, fraction):
     assert counts["val"] == {"neg": round(55 * fraction), "pos": round(55 * fraction)}
 
 
+def test_without_a_validation_split_all_are_trained_on(make):
+    splits = load_corpus(make(validation_fraction=0.0)).splits
+    assert (len(splits["train"]), len(splits["val"])) == (110, 0)
+    halves = load_corpus(make()).splits
+    expected = sorted([*halves["train"].texts, *halves["val"].texts])
+    assert sorted(splits["train"].texts) == expected
+
+
 def test_limits_keep_classes_in_proportion(make):
     config = make(limit=40, test_limit=2, validation_fraction=0.25)
     counts = load_corpus(config).statistics["counts"]
@@ -115,11 +123,12 @@ def test_blank_reviews_are_refused_with_their_rows(make, blank, split):
 
 
 @pytest.mark.parametrize("label", [0, 1])
-def test_one_class_only_is_refused(make, label):
+@pytest.mark.parametrize("fraction", [0.2, 0.0])
+def test_one_class_only_is_refused(make, label, fraction):
     rows = [row for row in TRAIN if row[1] == label]
     counts = ("50 negative and 0 positive", "0 negative and 50 positive")[label]
     with pytest.raises(InputError, match=f"{counts} reviews cannot be split"):
-        load_corpus(make(rows))
+        load_corpus(make(rows, validation_fraction=fraction))
 
 
 def test_sample_is_balanced_and_unlike_itself():
