@@ -21,7 +21,13 @@ from sentiment_jax.models.classifiers import build_model
 from sentiment_jax.runtime import devices
 from sentiment_jax.training.experiment import abstract_params
 from sentiment_jax.training.flops import training_flops
-from sentiment_jax.training.steps import create_state, make_eval_step, make_train_step
+from sentiment_jax.training.objectives import WORD, MaskedWords, ReplacedTokens
+from sentiment_jax.training.steps import (
+    CLASSIFICATION,
+    create_state,
+    make_eval_step,
+    make_train_step,
+)
 
 pytestmark = pytest.mark.slow  # half a minute in all; every commit runs it, on one Python
 
@@ -43,7 +49,7 @@ WAYS = {"loop": {}, "remat": {"remat": True}, "scan": {"scan_layers": True}}
 # cuDNN's calls in a training step, forward and backward. Unscanned, the last layer has one query
 # and takes the other path; rematerialised, the forward pass runs twice.
 CALLS = {"loop": (LAYERS - 1, LAYERS - 1), "remat": (2 * LAYERS - 2, LAYERS - 1), "scan": (1, 1)}
-ROWS = 8
+ROWS, VOCABULARY = 8, 61
 every_kind = pytest.mark.parametrize("kind", KINDS)
 
 
@@ -54,10 +60,12 @@ def on_gpu(monkeypatch):
     monkeypatch.setattr(fused_attention_stablehlo, "check_cudnn_version", lambda: 91000)
 
 
-def build(name, **settings):
+def build(name, pretraining=False, **settings):
     """A small model; its vocabulary's size is that of no other test, whose traces are cached."""
     sizes = {"embedding_size": 12, "hidden_size": 8} if name == "lstm" else ENCODER
-    return build_model({"name": name, **sizes, **settings}, vocab_size=61)
+    return build_model(
+        {"name": name, **sizes, **settings}, vocab_size=VOCABULARY, pretraining=pretraining
+    )
 
 
 def batch(length, mesh=None):
@@ -69,14 +77,15 @@ def lower(step, *arguments):
     return step.trace(*arguments).lower(lowering_platforms=("cuda",)).as_text()
 
 
-def lower_training(model, length=8, mesh=None, parts=1):
+def lower_training(model, length=8, mesh=None, parts=1, objective=CLASSIFICATION):
     """The text of a training step; on a mesh, its state is split over the devices (FSDP)."""
     optimizer = OptimizerConfig(name="adamw")
     state = jax.eval_shape(lambda p: create_state(p, optimizer, 0), abstract_params(model))
     rate = jax.ShapeDtypeStruct((), jnp.float32)
     if mesh:
         state = devices.abstract(state, mesh, shard=True)
-    return lower(make_train_step(model, optimizer, mesh, parts), state, batch(length, mesh), rate)
+    step = make_train_step(model, optimizer, mesh, parts, objective)
+    return lower(step, state, batch(length, mesh), rate)
 
 
 def calls(text):
@@ -121,6 +130,17 @@ def test_an_encoders_training_step_lowers(name, kind, way):
     text = lower_training(build(name, **KINDS[kind], **WAYS[way]))
     assert calls(text) == (CALLS[way] if kind == "cudnn" else (0, 0))
     check_products(text, KINDS[kind]["dtype"])
+
+
+@every_kind
+@pytest.mark.parametrize(
+    ("name", "objective"), [("bert", MaskedWords), ("electra", ReplacedTokens)]
+)
+def test_a_pretraining_step_lowers(name, objective, kind):
+    chooses = objective(bytes([WORD]) * VOCABULARY, mask=4, fraction=0.15)
+    text = lower_training(build(name, pretraining=True, **KINDS[kind]), objective=chooses)
+    layers = {"bert": LAYERS, "electra": 2 * LAYERS}[name] if kind == "cudnn" else 0
+    assert calls(text) == (layers, layers)  # two words are masked; an odd number takes another path
 
 
 def test_tensorfloat32_is_what_a_gpu_does_unless_told_otherwise():

@@ -129,7 +129,7 @@ class TokenDetector(nn.Module):
     def __call__(self, states: Float[Array, "batch length hidden"]) -> Float[Array, "batch length"]:
         """Return float32 logits of each token's being replaced."""
         inner = Dense(self.config, self.config.hidden_size, gelu, name="dense")(states)
-        exact = dataclasses.replace(self.config, dtype="float32")
+        exact = dataclasses.replace(self.config, dtype="float32", attention="xla")
         return Dense(exact, 1, name="dense_prediction")(inner)[:, :, 0]
 
 
