@@ -1,4 +1,4 @@
-"""The package from Python: `train`, `load`, and what a trained model does.
+"""The package from Python: `train`, `pretrain`, `load`, and what a trained model does.
 
     config = sentiment_jax.get_config("lstm:sample", epochs=3)
     sentiment_jax.train(config, "runs/sample")
@@ -27,6 +27,7 @@ from sentiment_jax.data.corpus import READERS
 from sentiment_jax.data.encoding import encode
 from sentiment_jax.data.labels import verdict_cells, verdict_columns
 from sentiment_jax.errors import InputError
+from sentiment_jax.pretrain import pretrain as pretrain_run
 from sentiment_jax.runtime import startup
 from sentiment_jax.storage.files import write_atomically
 from sentiment_jax.storage.run_directory import RunDirectory, lock_run, prepare_workdir
@@ -86,6 +87,25 @@ def train(
         raise InputError("test= goes with data=; a config has data.test_path")
     startup.start(config)
     return train_run(config, directory.path, fresh=fresh, allow_changes=allow_changes)
+
+
+def pretrain(
+    config: ConfigDict | str | Path,
+    workdir: str | Path,
+    *,
+    fresh: bool = False,
+    allow_changes: bool = False,
+) -> dict[str, Any]:
+    """Learn from reviews without labels, or resume, in `workdir`; return result.json.
+
+    The text is the config's: its source's reviews and unlabeled ones, or pretrain.text. A training
+    starts from it by `{"model.pretrained": workdir}`. Arguments and errors are those of `train`.
+    """
+    config = config if isinstance(config, ConfigDict) else get_config(config)
+    validate(config)
+    startup.start(config)
+    directory = Path(workdir).expanduser()
+    return pretrain_run(config, directory, fresh=fresh, allow_changes=allow_changes)
 
 
 def load(workdir: str | Path) -> "Model":

@@ -43,13 +43,14 @@ def test_importing_the_package_imports_nothing_else(tmp_path):
     heavy = {"absl", "jax", "ml_collections", "numpy", "pandas", "sentiment_jax.api"}
     code = "import sys, sentiment_jax; print(*dir(sentiment_jax)); print(*sys.modules)"
     names, modules = python(code, tmp_path).splitlines()
-    assert {"get_config", "load", "train"} <= {*names.split()}
+    assert {"get_config", "load", "pretrain", "train"} <= {*names.split()}
     assert not heavy & {*modules.split()}
 
 
 def test_names():
     assert sentiment_jax.train is api.train
     assert sys.modules["sentiment_jax.train"].train is not api.train
+    assert sentiment_jax.pretrain is api.pretrain
     with pytest.raises(AttributeError, match="has no attribute 'fit'"):
         _ = sentiment_jax.fit
 

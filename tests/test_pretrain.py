@@ -13,7 +13,7 @@ import runs
 import safetensors
 
 from configs import bert, electra, lstm
-from sentiment_jax import export
+from sentiment_jax import api, export
 from sentiment_jax.analysis import records
 from sentiment_jax.config import override
 from sentiment_jax.errors import InputError
@@ -67,7 +67,8 @@ def detector(tmp_path_factory):
 def vectors(tmp_path_factory):
     """The same of an LSTM's word vectors."""
     workdir = tmp_path_factory.mktemp("vectors") / "run"
-    pretrain(make_lstm(), workdir)
+    result = api.pretrain(make_lstm(), str(workdir))
+    assert result == read_json(workdir / "result.json")
     return workdir
 
 

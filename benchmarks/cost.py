@@ -1,0 +1,80 @@
+"""What a test accuracy costs: results/cost/costs.csv as a table and a picture.
+
+    python -m benchmarks.cost
+
+A row of costs.csv names the folders under results/ whose result.json have its accuracy, one for
+each seed; where there are none, `test` is what another file there says. The CPU seconds are those
+of training alone, on all cores together, pre-training included. Where only wall time is known, they
+are that times the cores: `at most`.
+"""
+
+import statistics
+from pathlib import Path
+
+import pandas as pd
+
+from sentiment_jax.analysis.figures import COLOURS, MARKERS, WIDTH, panels
+from sentiment_jax.storage.files import read_json
+
+RESULTS = Path("results")
+
+
+def read_costs(results: Path) -> pd.DataFrame:
+    """Return the rows of costs.csv, cheapest first, with `test` and its `spread` over seeds."""
+    costs = pd.read_csv(results / "cost" / "costs.csv")
+    for index, folders in costs["results"].dropna().items():
+        scores = [read_json(results / f / "result.json")["test"] for f in folders.split()]
+        assert all(score["examples"] == 25_000 for score in scores)
+        accuracies = [score["accuracy"] for score in scores]
+        costs.loc[index, "test"] = statistics.mean(accuracies)
+        if len(accuracies) > 1:
+            costs.loc[index, "spread"] = statistics.stdev(accuracies)
+    return costs.sort_values("cpu seconds")
+
+
+def table(costs: pd.DataFrame) -> str:
+    """Return the rows in Markdown."""
+    lines = ["| recipe | learns from | test (25,000) | CPU s |", "|---|---|---|---:|"]
+    for row in costs.to_dict("records"):
+        test = f"{row['test']:.4f}" + ("" if pd.isna(row["spread"]) else f" ± {row['spread']:.4f}")
+        bound = "at most " if row["measured"] == "at most" else ""
+        what = f"{row['recipe']} | {row['learns from']} | {test.replace('0.', '.')}"
+        lines.append(f"| {what} | {bound}{row['cpu seconds']:,.0f} |")
+    return "\n".join(lines) + "\n"
+
+
+def draw(costs: pd.DataFrame, path: Path) -> None:
+    """Draw accuracy over CPU hours; hollow where those are an upper bound."""
+    with panels(path, 1.5 * WIDTH, 3.6) as [[axes]]:
+        for index, (family, rows) in enumerate(costs.groupby("family", sort=False)):
+            style = {"color": COLOURS[index], "marker": MARKERS[index], "linestyle": "none"}
+            for row in rows.to_dict("records"):
+                fill = style["color"] if row["measured"] == "yes" else "none"
+                axes.errorbar(
+                    *(row["cpu seconds"] / 3600, row["test"], row["spread"]),
+                    **style,
+                    markerfacecolor=fill,
+                )
+                above = row["test"] == rows["test"].max()
+                offset = {"xytext": (7, 3 if above else -10), "textcoords": "offset points"}
+                axes.annotate(row["recipe"], (row["cpu seconds"] / 3600, row["test"]), **offset)
+            axes.plot([], [], label=family, **style)
+        axes.set_xscale("log")
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.set_xlim(0.004, 20)
+        axes.margins(y=0.12)
+        axes.set_xlabel("CPU hours of training (hollow: at most)")
+        axes.set_ylabel("accuracy, 25,000 test reviews")
+        axes.grid()
+        axes.legend(loc="lower right")
+
+
+def main() -> None:
+    """Write cost.png and print the table."""
+    costs = read_costs(RESULTS)
+    draw(costs, RESULTS / "cost" / "cost.png")
+    print(table(costs))
+
+
+if __name__ == "__main__":
+    main()
