@@ -19,7 +19,7 @@ from sentiment_jax.huggingface.weights import CONFIG_NAMES, to_tensors
 from sentiment_jax.models.pretrainers import generator_config, generator_params
 from sentiment_jax.storage.files import read_json
 from sentiment_jax.storage.run_directory import RunDirectory
-from sentiment_jax.training.experiment import TrainedModel
+from sentiment_jax.training.experiment import TrainedModel, pretrained_run
 
 CLASSIFIER = "ForSequenceClassification"  # what follows Bert or Electra in Hugging Face's names
 ARCHITECTURES = {  # by objective
@@ -107,6 +107,9 @@ def model_card(workdir: Path) -> str:
     """Return what a reader of an exported run should know: data, scores, command, licence."""
     directory = RunDirectory(workdir)
     config, env = directory.read_config(), read_json(directory.env)
+    origin = config.model.pretrained
+    while run := pretrained_run(origin):  # what a pre-training started from has the licence
+        origin = RunDirectory(run).read_config().model.pretrained
     return render(
         "model_card.md.j2",
         name=workdir.resolve().name,
@@ -114,7 +117,8 @@ def model_card(workdir: Path) -> str:
         classes=KINDS if config.pretrain.objective else class_names(config),
         model=config.model,
         base=config.model.pretrained,
-        licence=find_licence(config.model.pretrained),
+        origin=origin,
+        licence=find_licence(origin),
         data=config.data,
         statistics=env["data"],
         result=directory.outcome()[1],

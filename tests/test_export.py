@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 
 import golden
 import jax
@@ -15,7 +16,7 @@ from sentiment_jax import export
 from sentiment_jax.errors import InputError
 from sentiment_jax.huggingface import weights
 from sentiment_jax.models.classifiers import EncoderClassifier
-from sentiment_jax.storage.files import read_json
+from sentiment_jax.storage.files import read_json, write_json
 from sentiment_jax.train import train
 
 WORDS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "good", "Good", "film", "##s", "bad")
@@ -189,6 +190,26 @@ def test_the_model_card_says_what_the_run_says(finished, tmp_path, tokenizer):
     model, params = golden.load("bert")
     export.export_pretrained(tmp_path / "out", model.config, params, tokenizer, card=card)
     assert (tmp_path / "out" / "README.md").read_text() == card
+
+
+def test_the_card_of_a_run_without_validation(run_copy):
+    result = read_json(run_copy / "result.json")
+    write_json(run_copy / "result.json", {**result, "val": {}})
+    card = export.model_card(run_copy).split("## Scores")[1]
+    assert "the last: no reviews were held out to choose by" in card
+    assert "| val |" not in card and f"| test | {result['test']['accuracy']:.4f} |" in card
+
+
+def test_the_licence_is_that_of_what_a_pretraining_started_from(run_copy, finished, tmp_path):
+    (tmp_path / "README.md").write_text("---\nlicense: mit\n---\n")
+    source = tmp_path / "source"
+    shutil.copytree(finished, source)
+    for run, base in ((run_copy, source), (source, tmp_path)):
+        config = read_json(run / "config.json")
+        config["model"]["pretrained"] = str(base)
+        write_json(run / "config.json", config)
+    card = export.model_card(run_copy)
+    assert "Licence of the base: mit." in card and "\nlicense: mit\n" in card
 
 
 def test_the_card_of_a_run_that_goes_on(run_copy):
