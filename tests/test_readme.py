@@ -28,6 +28,7 @@ import runs
 from absl.testing import flagsaver
 from readme import PAGES, ROOT, blocks, shown
 
+from benchmarks import cost
 from benchmarks.product_reviews import make_rows
 from sentiment_jax import main
 from sentiment_jax.config import flatten, read_recipe, validate
@@ -384,6 +385,7 @@ SCORES = dict.fromkeys(("test.accuracy", "val.accuracy"), ".4f")
 SIZES = {"step_seconds": ".3f", "peak_memory_gib": ".2f", "parameters": "d"}
 ONCE = {
     "minilm-128/result.json": SCORES | {"train_seconds": ".0f"},
+    "minilm-512/result.json": SCORES | {"train_seconds": ".0f"},
     "leak/result.json": SCORES,
     "full_size/bert.json": SIZES,
     "full_size/electra.json": SIZES,
@@ -439,6 +441,11 @@ def test_the_baselines_page_has_the_figures_of_its_trainings():
     for result in read_json(RESULTS / "nb_svm" / "result.json")["trained"]:
         assert stands("nb_svm", result["test"]["accuracy"], ".4f"), result
         assert stands("nb_svm", result["training"]["cpu_seconds"], ".1f"), result
+
+
+def test_the_page_of_costs_has_its_table():
+    table = cost.table(cost.read_costs(RESULTS))
+    assert table.count("\n") > 6 and table in (RESULTS / "cost" / "README.md").read_text()
 
 
 def test_each_folder_of_results_has_four_headings_and_a_row_in_the_index():
