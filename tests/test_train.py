@@ -201,6 +201,7 @@ def test_a_refit_trains_on_all_reviews_for_the_epochs_set(small_config, tmp_path
             ask()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("steps", [4, 6])  # before the first epoch is saved; in the second
 def test_a_stopped_refit_goes_on(small_config, tmp_path, steps):
     small_config.data.validation_fraction = 0
