@@ -4,8 +4,8 @@
 
 A row of costs.csv names the folders under results/ whose result.json have its accuracy, one for
 each seed; where there are none, `test` is what another file there says. The CPU seconds are those
-of training alone, on all cores together, pre-training included. Where only wall time is known, they
-are that times the cores: `at most`.
+of all cores together, pre-training included. Where only wall time is known, they are that times the
+cores: `at most`.
 """
 
 import statistics

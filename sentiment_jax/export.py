@@ -19,7 +19,7 @@ from sentiment_jax.huggingface.weights import CONFIG_NAMES, to_tensors
 from sentiment_jax.models.pretrainers import generator_config, generator_params
 from sentiment_jax.storage.files import read_json
 from sentiment_jax.storage.run_directory import RunDirectory
-from sentiment_jax.training.experiment import TrainedModel, pretrained_run
+from sentiment_jax.training.experiment import TrainedModel, source_runs
 
 CLASSIFIER = "ForSequenceClassification"  # what follows Bert or Electra in Hugging Face's names
 ARCHITECTURES = {  # by objective
@@ -108,7 +108,7 @@ def model_card(workdir: Path) -> str:
     directory = RunDirectory(workdir)
     config, env = directory.read_config(), read_json(directory.env)
     origin = config.model.pretrained
-    while run := pretrained_run(origin):  # what a pre-training started from has the licence
+    for run in source_runs(origin):  # what a pre-training started from has the licence
         origin = RunDirectory(run).read_config().model.pretrained
     return render(
         "model_card.md.j2",

@@ -134,7 +134,7 @@ def use_compilation_cache() -> None:
         if "persistent compilation cache entry" not in str(message):
             return show(message, *details)
         folder = Path(jax.config.jax_compilation_cache_dir)  # type: ignore[attr-defined]
-        damaged = "writing" in str(message)
+        damaged = str(message).startswith("Error writing")
         for entry in folder.glob(str(message).split("'")[1] + "-*"):
             with contextlib.suppress(OSError):
                 if time.time() - entry.stat().st_mtime > UNFINISHED:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +95,15 @@ def pretrained_run(pretrained: str) -> Path | None:
     return path if RunDirectory(path).env.is_file() else None
 
 
+def source_runs(pretrained: str) -> Iterator[Path]:
+    """Yield the run that model.pretrained names, if it does, the run that this started from, ..."""
+    seen: list[Path] = []
+    while (run := pretrained_run(pretrained)) and run not in seen:
+        seen.append(run)
+        yield run
+        pretrained = RunDirectory(run).read_config().model.pretrained
+
+
 def resolve(config: ConfigDict) -> ConfigDict:
     """Return a copy that rebuilds the model without the folder of the pretrained weights."""
     resolved = ConfigDict(config.to_dict())
@@ -174,11 +183,9 @@ def warn_of_known_reviews(config: ConfigDict, corpus: Corpus) -> None:
     """
     held = np.concatenate([corpus.splits[name].hashes for name in ("val", "test")])
     held = np.setdiff1d(held, corpus.splits["train"].hashes)
-    pretrained, runs = config.model.pretrained, []
-    while (run := pretrained_run(pretrained)) and run not in runs:
-        runs.append(run)
+    for run in source_runs(config.model.pretrained):
         try:
-            learnt, pretrained = _read_learnt(run, config, corpus.statistics["data_hash"])
+            learnt = _read_learnt(run, config, corpus.statistics["data_hash"])
         except InputError as error:
             terminal.warn_once(f"{run} may know reviews that are held out here: {error}")
             return
@@ -189,10 +196,8 @@ def warn_of_known_reviews(config: ConfigDict, corpus: Corpus) -> None:
             )
 
 
-def _read_learnt(
-    run: Path, config: ConfigDict, data_hash: str
-) -> tuple[Shaped[np.ndarray, " texts"], str]:
-    """Return the hashes of what a run has learnt from, and what it started from itself.
+def _read_learnt(run: Path, config: ConfigDict, data_hash: str) -> Shaped[np.ndarray, " texts"]:
+    """Return the hashes of what a run has learnt from.
 
     They are read again; none are returned if the run held out the reviews of this `data_hash`.
     InputError: its data are gone or have changed.
@@ -200,7 +205,7 @@ def _read_learnt(
     directory = RunDirectory(run)
     source, recorded = directory.read_config(), read_json(directory.env)["data"]
     if data_hash in (recorded["data_hash"], recorded.get("labelled_hash")):
-        return np.array([], "S64"), source.model.pretrained
+        return np.array([], "S64")
     data = DataConfig(**source.data.to_dict())
     if data.source == config.data.source == "tfds":  # the same reviews wherever they are
         data = dataclasses.replace(data, path=config.data.path)
@@ -217,7 +222,7 @@ def _read_learnt(
             learnt = np.concatenate([learnt, more.hashes])
     if corpus.statistics["data_hash"] != recorded["data_hash"]:
         raise InputError("its own reviews have changed since")
-    return learnt, source.model.pretrained
+    return learnt
 
 
 def prepare_experiment(
@@ -377,16 +382,15 @@ def _load_best(directory: RunDirectory, calibrated: bool) -> TrainedModel:
     trained = restore_model(classifier, checkpoints, step)
     if not calibrated:
         return trained
-    if "temperature" not in best and not classifier.config.data.validation_fraction:
-        raise InputError(
-            f"{directory.path} held out no reviews (data.validation_fraction=0) to fit a "
-            "temperature on: leave the probabilities as they are"
-        )
     if "temperature" not in best:
-        raise InputError(
-            f"{directory.path} keeps no temperature, as runs of earlier revisions: "
-            f"--mode=evaluate --split=val --workdir={directory.path} fits it"
+        reason = (
+            "keeps no temperature, as runs of earlier revisions: --mode=evaluate --split=val "
+            f"--workdir={directory.path} fits it"
+            if classifier.config.data.validation_fraction
+            else "held out no reviews (data.validation_fraction=0) to fit a temperature on: leave "
+            "the probabilities as they are"
         )
+        raise InputError(f"{directory.path} {reason}")
     return dataclasses.replace(trained, temperature=best["temperature"])
 
 
