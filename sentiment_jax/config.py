@@ -32,7 +32,7 @@ MOST_CLASSES = 100
 OBJECTIVES = {  # of pre-training
     "bert": "masked_words",
     "electra": "replaced_tokens",
-    "lstm": "words_elsewhere",
+    "lstm": "paragraph_vectors",
 }
 DTYPES = ("float32", "bfloat16", "tensorfloat32")  # the last: float32 with fast products
 EXAMPLE_TEXTS = (
@@ -147,6 +147,10 @@ class DataConfig:
     )
     vocabulary_size: int = _entries(30_000, "most entries of a learned vocabulary", at_least=10)
     min_frequency: int = _count(5, "rarer words are unknown (word-level vocabularies)")
+    ngrams: int = _count(
+        1, "lstm: most words in a run that has a vector of its own", at_most=3, later=True
+    )
+    ngram_frequency: int = _count(10, "rarer runs of words have none", later=True)
     length_buckets: tuple[int, ...] = setting((64, 128), "padded lengths, besides max_length")
     cache: str = setting("", "folder of encoded reviews; empty: the user's cache", harmless=True)
 
@@ -372,7 +376,8 @@ def _nest(values: Mapping[str, Any]) -> ConfigDict:
 
 def sweep_fields() -> list[str]:
     """Return the settings that a sweep may vary: they change numbers, but not which reviews."""
-    encoding = ("data.max_length", "data.truncation", "data.vocabulary_size", "data.min_frequency")
+    of_text = "max_length truncation vocabulary_size min_frequency ngrams ngram_frequency".split()
+    encoding = [f"data.{field}" for field in of_text]
     fixed = ("seed", "cpu_devices", "model.name", "model.revision")
     settings = {name: rule for model in MODELS for name, rule in schema(model).items()}
     return [
@@ -449,6 +454,8 @@ def validate(config: ConfigDict) -> None:
     if positions and length > positions:
         problems.append(f"data.max_length={length} exceeds the model's {positions} positions")
     problems += _label_problems(values)
+    if values["data.ngrams"] > 1 and model != "lstm":
+        problems.append(f"data.ngrams={values['data.ngrams']} wants model.name=lstm, not {model}")
     if values["data.unlabeled"] and not (
         values["loss.virtual_adversarial"] or values["loss.entropy"]
     ):

@@ -44,11 +44,6 @@ def _with_objective(config: ConfigDict) -> ConfigDict:
         raise InputError(f"--mode=pretrain has no objective for {name}: {', '.join(OBJECTIVES)}")
     if not config.data.validation_fraction:
         raise InputError("data.validation_fraction=0 leaves --mode=pretrain no text to test on")
-    if name == "lstm" and not 0 < config.model.segment_length < config.data.max_length:
-        raise InputError(
-            f"model.segment_length={config.model.segment_length} leaves nothing to predict: "
-            f"--mode=pretrain of an lstm wants 1 to {config.data.max_length - 1}, as lstm:pretrain"
-        )
     return override(config, {"pretrain.objective": OBJECTIVES[name]})
 
 

@@ -17,12 +17,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
-from jaxtyping import Array, Float, Float32, Int
+from jaxtyping import Array, Float, Float32, Int, Int32
 
 from sentiment_jax.data import batches
 from sentiment_jax.data.encoding import encode, truncate
 from sentiment_jax.data.reviews import Reviews
 from sentiment_jax.models import classifiers
+from sentiment_jax.models.lstm import embed_positions
 from sentiment_jax.training.experiment import TrainedModel
 
 WORD_EMBEDDINGS = ("embedding", "word_embeddings")  # their names in models/
@@ -99,7 +100,7 @@ def _integrate(
 def attribute(
     model: nn.Module,
     params: Any,
-    token_ids: Sequence[int],
+    token_ids: Sequence[int] | Int32[np.ndarray, "tokens *lengths"],
     length: int,
     fixed: Sequence[int] = (),
     towards: int = 1,
@@ -111,11 +112,12 @@ def attribute(
     least complete until the whole is: a kink (ReLU, maximum, saturated gate) costs points around it
     alone.
     """
-    ids, count = np.zeros(length, np.int32), len(token_ids)
-    ids[:count] = token_ids
+    count = len(token_ids)
+    ids = np.zeros((1, length, *np.shape(token_ids)[1:]), np.int32)
+    ids[0, :count] = token_ids
     flat = traverse_util.flatten_dict(params)
     (table,) = (flat[path] for path in flat if path[-2] in WORD_EMBEDDINGS)
-    end = jnp.asarray(table)[ids][None]
+    end = embed_positions(jnp.asarray(table).__getitem__, jnp.asarray(ids))
     kept = np.zeros((length, 1), np.float32)
     kept[list(fixed)] = 1
     lengths = np.array([count], np.int32)
@@ -155,13 +157,13 @@ def explain(trained: TrainedModel, text: str, towards: int = 1) -> Explanation:
     model = classifiers.build_model(settings, **sizes)
     reviews = Reviews.from_texts([text])
     encoded = encode(tokenizer, reviews, max_length=data.max_length, truncation=data.truncation)
-    (text,), ids = reviews.texts, encoded.token_ids.tolist()
+    (text,), ids = reviews.texts, encoded.tokens.tolist()
     framed = None not in (tokenizer.token_to_id("[CLS]"), tokenizer.token_to_id("[SEP]"))
     buckets = batches.effective_buckets(data.length_buckets, data.max_length)
     (planned,) = batches.plan_evaluation(encoded.lengths, batch_size=1, buckets=buckets)
     fixed = (0, len(ids) - 1) if framed else ()
     where = planned.length, fixed, towards
-    attributions, whole, empty = attribute(model, trained.params, ids, *where)
+    attributions, whole, empty = attribute(model, trained.params, encoded.token_ids, *where)
     encoding = tokenizer.encode(text, add_special_tokens=False)
     tokens = list(zip(encoding.word_ids, encoding.offsets, strict=True))
     tokens = truncate(tokens, data.max_length - 2 * framed, data.truncation)

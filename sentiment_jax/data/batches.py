@@ -61,11 +61,12 @@ def _group(order: Rows, lengths: Lengths, batch_size: int, buckets: Sequence[int
 def make_batch(encoded: Encoded, planned: PlannedBatch, batch_size: int) -> Batch:
     """Fill one batch: int32 token_ids [batch, length], lengths and labels, float32 weights [batch].
 
+    Where runs of words have ids, token_ids are [batch, length, longest run].
     Ids are padded with 0 on the right. Rows beyond the reviews have weight 0, length 1 and token 0.
     """
     rows = len(planned.indices)
     batch = {
-        "token_ids": np.zeros((batch_size, planned.length), np.int32),
+        "token_ids": np.zeros((batch_size, planned.length, *encoded.token_ids.shape[1:]), np.int32),
         "lengths": np.ones(batch_size, np.int32),
         "labels": np.zeros(batch_size, np.int32),
         "weights": (np.arange(batch_size) < rows).astype(np.float32),

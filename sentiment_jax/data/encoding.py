@@ -19,6 +19,7 @@ from tokenizers import Tokenizer
 
 from sentiment_jax.config import DataConfig
 from sentiment_jax.data.corpus import Corpus
+from sentiment_jax.data.ngrams import with_runs
 from sentiment_jax.data.reviews import Reviews
 from sentiment_jax.data.tokenization import tokenizer_hash
 from sentiment_jax.errors import InputError
@@ -36,12 +37,17 @@ class Encoded:
 
     ids: tuple[str, ...]
     labels: Int32[np.ndarray, " reviews"]
-    token_ids: Int32[np.ndarray, " tokens"]
+    token_ids: Int32[np.ndarray, "tokens *lengths"]  # two axes: see ngrams.with_runs
     offsets: Int64[np.ndarray, " reviews_and_one"]
     truncated: int
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    @property
+    def tokens(self) -> Int32[np.ndarray, " tokens"]:
+        """The token ids without those of runs of words."""
+        return self.token_ids.reshape(len(self.token_ids), -1)[:, 0]
 
     @property
     def lengths(self) -> Int64[np.ndarray, " reviews"]:
@@ -60,6 +66,7 @@ def encode(
 
     The tokenizer must not cut or pad. [CLS] and [SEP] are put around a review if it has both; a
     review without any token becomes [UNK], or [CLS] [SEP]. max_length counts them; 3 is the least.
+    If the vocabulary has runs of words, their ids are in columns beside the tokens'.
     `advance` hears how many more reviews are done.
     """
     before, after = framing(tokenizer)
@@ -77,6 +84,7 @@ def encode(
             truncated += len(encoding.ids) > room
         advance(len(chunk))
     ids, positions = np.array(token_ids, np.int32), np.array(offsets, np.int64)
+    ids = with_runs(tokenizer, ids, positions)
     return Encoded(reviews.ids, reviews.labels, ids, positions, truncated)
 
 
@@ -103,10 +111,10 @@ def segment(tokenizer: Tokenizer, encoded: Encoded, max_length: int) -> Encoded:
         body = encoded.token_ids[start + len(before) : end - len(after)]
         for part in np.array_split(body, max(-(-len(body) // room), 1)):
             ids.append(name)
-            rows.append(np.array([*before, *part, *after], np.int32))
+            rows.append(np.concatenate([before, part, after]) if before else part)
     offsets = np.cumsum([0, *map(len, rows)])
-    numbers = np.arange(len(rows), dtype=np.int32)
-    return Encoded(tuple(ids), numbers, np.concatenate(rows), offsets, 0)
+    numbers, token_ids = np.arange(len(rows), dtype=np.int32), np.concatenate(rows)
+    return Encoded(tuple(ids), numbers, token_ids.astype(np.int32), offsets, 0)
 
 
 def truncate(tokens: list[Any], room: int, truncation: str) -> list[Any]:
@@ -121,7 +129,7 @@ def unknown_shares(tokenizer: Tokenizer, encoded: Encoded) -> Float64[np.ndarray
     """Return the share of [UNK] among the words that are left of each review; without any, 1."""
     vocabulary, framing = tokenizer.get_vocab(), ("[CLS]", "[SEP]")
     others = [i for token, i in vocabulary.items() if token in framing or token.startswith("##")]
-    ids, starts = encoded.token_ids, encoded.offsets[:-1]
+    ids, starts = encoded.tokens, encoded.offsets[:-1]
     words = np.add.reduceat(~np.isin(ids, others), starts, dtype=np.int64)
     unknown = np.add.reduceat(ids == vocabulary.get("[UNK]", 0), starts, dtype=np.int64)
     return np.where(words == 0, 1, unknown / np.maximum(words, 1))

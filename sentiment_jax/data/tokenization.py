@@ -3,13 +3,17 @@
 import hashlib
 import json
 import os
+from array import array
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from jaxtyping import Int32, Int64
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
 from tokenizers.implementations import BertWordPieceTokenizer
 
+from sentiment_jax.data.ngrams import frequent_runs
 from sentiment_jax.errors import InputError
 
 # Unset, the library warns on stderr when the process forks after it used threads.
@@ -18,10 +22,17 @@ WORDS = Regex(r"\w+(?:['’]\w+)*|[^\w\s]+")  # "didn't" is one word, "..." one 
 PROBE = "This is a good movie, and that was a bad film."
 
 
-def train_word_level(texts: Sequence[str], vocabulary_size: int, min_frequency: int) -> Tokenizer:
+def train_word_level(
+    texts: Sequence[str],
+    vocabulary_size: int,
+    min_frequency: int,
+    ngrams: int = 1,
+    ngram_frequency: int = 10,
+) -> Tokenizer:
     """Learn a lower-case vocabulary of words and punctuation marks; [PAD] is 0, [UNK] is 1.
 
-    The most frequent words win; words seen fewer than `min_frequency` times are unknown.
+    The most frequent words win; words seen fewer than `min_frequency` times are unknown. Behind
+    them come the runs of 2 to `ngrams` words seen `ngram_frequency` times (data/ngrams.py).
     """
     tokenizer = Tokenizer(models.WordLevel(vocab={}, unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.Lowercase()
@@ -33,7 +44,29 @@ def train_word_level(texts: Sequence[str], vocabulary_size: int, min_frequency: 
         show_progress=False,
     )
     tokenizer.train_from_iterator(texts, trainer)
+    if ngrams > 1:
+        vocabulary = tokenizer.get_vocab()
+        runs = frequent_runs(
+            *_encode_words(tokenizer, texts),
+            words=sorted(vocabulary, key=vocabulary.__getitem__),
+            longest=ngrams,
+            min_frequency=ngram_frequency,
+        )
+        vocabulary |= {run: len(vocabulary) + i for i, run in enumerate(runs)}
+        tokenizer.model = models.WordLevel(vocab=vocabulary, unk_token="[UNK]")
     return tokenizer
+
+
+def _encode_words(
+    tokenizer: Tokenizer, texts: Sequence[str]
+) -> tuple[Int32[np.ndarray, " tokens"], Int64[np.ndarray, " texts_and_one"]]:
+    """Return all texts' ids one after another, and where each text begins and the last one ends."""
+    ids, offsets = array("i"), [0]
+    for first in range(0, len(texts), 1000):  # encodings are large
+        for encoding in tokenizer.encode_batch_fast(list(texts[first : first + 1000])):
+            ids.extend(encoding.ids)
+            offsets.append(len(ids))
+    return np.array(ids, np.int32), np.array(offsets, np.int64)
 
 
 def train_wordpiece(texts: Sequence[str], *, vocabulary_size: int) -> Tokenizer:

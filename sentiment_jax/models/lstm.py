@@ -7,12 +7,13 @@ https://arxiv.org/abs/1602.02373.
 """
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Shaped
+from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from sentiment_jax.config import LstmConfig
 from sentiment_jax.models.dropout import Dropout
@@ -20,6 +21,27 @@ from sentiment_jax.models.layers import compute_dtype, product_precision
 from sentiment_jax.models.lstm_scan import ScannedLstm
 
 UNKNOWN = 1  # [UNK] of a word-level vocabulary
+
+
+def embed_positions(
+    embed: Callable[[Array], Array], token_ids: Int[Array, "rows columns *lengths"]
+) -> Float[Array, "rows columns features"]:
+    """Return each position's vector: its word's, plus those of the runs of words that begin there.
+
+    Three axes of ids hold those of the runs behind the word's, 0 for none; two, words alone.
+    """
+    vectors = embed(token_ids)
+    return vectors if token_ids.ndim == 2 else jnp.sum(vectors * (token_ids > 0)[..., None], axis=2)
+
+
+def drop_words(
+    token_ids: Int[Array, "batch length *lengths"], keep: Bool[Array, "batch length"]
+) -> Int[Array, "batch length *lengths"]:
+    """Make words unknown, and with each the runs that begin there."""
+    if token_ids.ndim == 2:
+        return jnp.where(keep, token_ids, UNKNOWN)
+    unknown = jnp.zeros(token_ids.shape[2], jnp.int32).at[0].set(UNKNOWN)
+    return jnp.where(keep[:, :, None], token_ids, unknown)
 
 
 def reverse_valid(
@@ -86,7 +108,7 @@ class LstmClassifier(nn.Module):
     @nn.compact
     def __call__(
         self,
-        token_ids: Int[Array, "batch length"],
+        token_ids: Int[Array, "batch length *lengths"],
         lengths: Int[Array, " batch"],
         perturbation: Float[Array, "batch length embedding"] | None = None,
         *,
@@ -94,6 +116,7 @@ class LstmClassifier(nn.Module):
     ) -> Float[Array, "batch classes"]:
         """Return float32 logits, with dropout unless deterministic.
 
+        Token ids are those of `embed_positions`.
         A `perturbation` is added to the words' embeddings.
         """
         config, dtype = self.config, compute_dtype(self.config.dtype)
@@ -103,11 +126,11 @@ class LstmClassifier(nn.Module):
         embed = nn.Embed(*sizes, embedding_init=xavier, name="embedding")
         # Named: the others' masks depend on how many nameless ones come before them.
         of_words = Dropout(config.word_dropout, deterministic, name="word_dropout")
-        keep = of_words.mask(token_ids.shape)
-        token_ids = token_ids if keep is None else jnp.where(keep, token_ids, UNKNOWN)
-        batch, length = token_ids.shape
+        batch, length = token_ids.shape[:2]
+        keep = of_words.mask((batch, length))
+        token_ids = token_ids if keep is None else drop_words(token_ids, keep)
         segment = config.segment_length or length
-        embedded = embed(cut(token_ids, segment))  # scans run along the first axis
+        embedded = embed_positions(embed, cut(token_ids, segment))  # scans run along the first axis
         if perturbation is not None:
             embedded += cut(perturbation, segment)
         embedded = Dropout(config.embedding_dropout, deterministic)(embedded).astype(dtype)

@@ -8,12 +8,12 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
 from sentiment_jax.config import EncoderConfig, LstmConfig
-from sentiment_jax.models.dropout import Dropout
 from sentiment_jax.models.encoder import Embeddings, Encoder
 from sentiment_jax.models.layers import (
     Dense,
@@ -23,8 +23,8 @@ from sentiment_jax.models.layers import (
     layer_norm,
     product_precision,
 )
-from sentiment_jax.models.lstm import cut, segment_lengths
 
+PRIOR = 0.15  # of a text's vector: added to the variance of the words' vectors, about 1
 Positions = Int[Array, "batch chosen"] | None  # of the tokens to predict; None: all
 
 
@@ -169,9 +169,10 @@ class ReplacedTokenModel(nn.Module):
 
 
 class WordVectors(nn.Module):
-    """The embedding that an LSTM reads, learnt as vectors of segments that predict words.
+    """The embedding that an LSTM reads, learnt as vectors that predict which words a text has.
 
-    A segment's vector is the sum of its words', over the square root of their number.
+    A text's own vector is the one that explains best, to second order, the words read of it: how
+    their mean differs from all words', whitened. So no text has parameters, and any has a vector.
     """
 
     config: LstmConfig
@@ -179,36 +180,33 @@ class WordVectors(nn.Module):
     @nn.compact
     def __call__(
         self,
-        token_ids: Int[Array, "batch length"],
+        token_ids: Int[Array, "batch length *lengths"],
         lengths: Int[Array, " batch"],
-        targets: Int[Array, "batch segments targets"] | None = None,
+        read: Float[Array, "batch length runs"] | None = None,
         others: Int[Array, " others"] | None = None,
         *,
         deterministic: bool,
-    ) -> tuple[Float[Array, "batch segments targets"], Float[Array, "batch segments others"]]:
-        """Return how well each segment's vector goes with some words, and with words for all.
+    ) -> tuple[Float[Array, "batch length runs"], Float[Array, "batch others"]]:
+        """Return how well each text's vector goes with its words and runs, and with `others`.
 
-        Without words to compare with, all of the vocabulary.
+        `read` weighs those that the text's vector comes from; None: all alike. The others are a
+        sample of what is common, or None for all of the vocabulary.
         """
         config, dtype = self.config, compute_dtype(self.config.dtype)
         sizes = config.vocab_size, config.embedding_size
-        embed = nn.Embed(*sizes, embedding_init=nn.initializers.normal(0.1), name="embedding")
-        words = nn.Embed(*sizes, embedding_init=nn.initializers.normal(0.05), name="words")
-        batch, length = token_ids.shape
-        segment = config.segment_length or length
-        left = segment_lengths(lengths, length, segment)
-        read = jnp.arange(segment)[:, None] < left
-        keep = Dropout(config.word_dropout, deterministic).mask(read.shape)
-        read = read if keep is None else read & keep
-        sums = jnp.sum(embed(cut(token_ids, segment)) * read[:, :, None], axis=0)
-        vectors = sums / jnp.sqrt(jnp.maximum(jnp.sum(read, axis=0), 1))[:, None]
-        vectors = vectors.reshape(batch, -1, config.embedding_size)
-        targets = jnp.zeros((*vectors.shape[:2], 1), jnp.int32) if targets is None else targets
-        of_targets = jnp.einsum("bse,bste->bst", vectors, words(targets))
-        table = words.embedding if others is None else words(others)
-        operands = vectors.astype(dtype), table.astype(dtype)
-        precision = product_precision(config.dtype, dtype)
-        return of_targets, einsum("bse,oe->bso", *operands, precision)
+        embed = nn.Embed(*sizes, embedding_init=nn.initializers.normal(0.25), name="embedding")
+        token_ids = token_ids.reshape(*token_ids.shape[:2], -1)
+        if read is None:
+            within = jnp.arange(token_ids.shape[1]) < lengths[:, None]
+            read = (within[:, :, None] & (token_ids > 0)).astype(jnp.float32)
+        vectors, common = embed(token_ids), embed.embedding if others is None else embed(others)
+        count = jnp.maximum(jnp.sum(read, axis=(1, 2)), 1)[:, None]
+        apart = jnp.einsum("blr,blre->be", read, vectors) / count - jnp.mean(common, axis=0)
+        spread = jnp.cov(common, rowvar=False, bias=True) + PRIOR * jnp.eye(config.embedding_size)
+        texts = jax.scipy.linalg.solve(spread, apart.T, assume_a="pos").T
+        operands = texts.astype(dtype), common.astype(dtype)
+        of_others = einsum("be,oe->bo", *operands, product_precision(config.dtype, dtype))
+        return jnp.einsum("be,blre->blr", texts, vectors), of_others
 
 
 PRETRAINERS = {"bert": MaskedLanguageModel, "electra": ReplacedTokenModel, "lstm": WordVectors}

@@ -38,7 +38,7 @@ def _warn_of_data(experiment: Experiment) -> None:
             "suits them"
         )
     unknown = experiment.tokenizer.token_to_id("[UNK]")
-    share = np.mean(experiment.encoded["train"].token_ids == unknown)
+    share = np.mean(experiment.encoded["train"].tokens == unknown)
     if size < 50 or share > 0.5:
         terminal.warn_once(
             f"{share:.0%} of the training tokens are unknown, the vocabulary has {size:,} words"

@@ -149,7 +149,7 @@ def make_tokenizer(config: ConfigDict, corpus: Corpus) -> Any:
     if model.name != "lstm":
         return tokenization.train_wordpiece(texts, vocabulary_size=data.vocabulary_size)
     return tokenization.train_word_level(
-        texts, vocabulary_size=data.vocabulary_size, min_frequency=data.min_frequency
+        texts, data.vocabulary_size, data.min_frequency, data.ngrams, data.ngram_frequency
     )
 
 

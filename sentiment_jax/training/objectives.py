@@ -1,12 +1,13 @@
 """What an experiment minimises: classification, or its architecture's objective of pre-training.
 
 Masked words are BERT's (Devlin et al., 2019, and whole words as in its later release), replaced
-tokens ELECTRA's (Clark et al., 2020). An LSTM's word vectors are learnt as Chen (2017,
-https://arxiv.org/abs/1707.02377) learns them: what a part of a text is about predicts the words of
-its other parts, by a softmax over a sample of words (Jean et al., 2015,
-https://arxiv.org/abs/1412.2007). Another objective is a class like `MaskedWords`, a function
-of model, batch and key, with an entry in `PRETRAINING` and in config.OBJECTIVES. Its sums (see
-steps.Objective) include the `nats` of all its `predictions` of tokens, for the perplexity.
+tokens ELECTRA's (Clark et al., 2020). An LSTM's vectors, of words and runs of words (Li et al.,
+2016, https://arxiv.org/abs/1512.08183), are learnt much as Chen (2017,
+https://arxiv.org/abs/1707.02377) learns those of words: a vector of some of a text predicts the
+rest, by a softmax over a sample of words (Jean et al., 2015, https://arxiv.org/abs/1412.2007).
+Another objective is a class like `MaskedWords`, a function of model, batch and key, with an entry
+in `PRETRAINING` and in config.OBJECTIVES. Its sums (see steps.Objective) include the `nats` of all
+its `predictions` of tokens, for the perplexity.
 """
 
 import dataclasses
@@ -23,7 +24,6 @@ from jaxtyping import Array, Bool, Float, Int, Int32, UInt8
 
 from sentiment_jax.config import LossConfig
 from sentiment_jax.errors import InputError
-from sentiment_jax.models.lstm import segment_lengths
 from sentiment_jax.training.experiment import Experiment
 from sentiment_jax.training.steps import Classification, Objective, cross_entropy, forward
 
@@ -184,24 +184,23 @@ class ReplacedTokens(MaskedWords):
 
 
 @dataclasses.dataclass(frozen=True)
-class WordsElsewhere:
-    """Predict, from each segment of a text, words of its other segments.
+class ParagraphVectors:
+    """Predict, from a random half of a text's words and runs of words, the other half.
 
-    Frequent words are thinned out as in word2vec (Mikolov et al., 2013): one of frequency f counts
+    Frequent ones are thinned out as in word2vec (Mikolov et al., 2013): one of frequency f counts
     sqrt(threshold / f), if that is less than 1. The model's scores are log-odds against how often a
     word is a target, so that the sum in the softmax is an expectation, of which a sample of words,
-    the same for all segments, is an unbiased estimate.
+    the same for all texts, is an unbiased estimate.
     """
 
     frequencies: bytes  # float32, of each token id in the text; 0 for those never predicted
-    targets: int = 64  # per segment
-    sample: int = 2048
+    sample: int = 4096
     threshold: float = 1e-4
 
     @classmethod
-    def of(cls, experiment: Experiment) -> "WordsElsewhere":
+    def of(cls, experiment: Experiment) -> "ParagraphVectors":
         """Make it for a pre-training, by its text."""
-        tokenizer, ids = experiment.tokenizer, experiment.encoded["train"].token_ids
+        tokenizer, ids = experiment.tokenizer, experiment.encoded["train"].token_ids.ravel()
         counts = np.bincount(ids, minlength=tokenizer.get_vocab_size())
         counts[[i for token in SPECIAL if (i := tokenizer.token_to_id(token)) is not None]] = 0
         return cls((counts / max(counts.sum(), 1)).astype(np.float32).tobytes())
@@ -212,26 +211,20 @@ class WordsElsewhere:
         counts = np.sqrt(self.threshold / np.maximum(frequency, self.threshold)) * (frequency > 0)
         return counts, counts * frequency / np.sum(counts * frequency)
 
-    def choose_targets(
-        self, batch: dict[str, Array], segment: int, key: Array
-    ) -> tuple[Int[Array, "batch segments targets"], Float[Array, "batch segments targets"]]:
-        """Draw words outside each segment, and return how much each counts.
+    def halve(
+        self, batch: dict[str, Array], key: Array
+    ) -> tuple[Float[Array, "batch length runs"], Float[Array, "batch length runs"]]:
+        """Return how much each word and run counts where it is read, and where it is predicted.
 
-        They depend on the key and the row's number, not on its batch or padding.
+        What begins at one position is in one half; a run that is read may hold words that are
+        predicted (halves of whole blocks, without that, gave worse vectors). The halves depend on
+        the key and the row's number, not on its batch or padding.
         """
-        token_ids, lengths = batch["token_ids"], batch["lengths"]
-        rows, length = token_ids.shape
-        left = segment_lengths(lengths, length, segment).reshape(rows, -1)
-        outside = jnp.where(left > 0, lengths[:, None] - left, 0)
-        drawn = draw_rows(key, batch["labels"], (left.shape[1], self.targets))
-        places = (drawn * outside[:, :, None]).astype(jnp.int32)
-        places = jnp.minimum(places, jnp.maximum(outside - 1, 0)[:, :, None])
-        starts = segment * jnp.arange(left.shape[1])[:, None]
-        places += jnp.where(places >= starts, left[:, :, None], 0)
-        chosen = jnp.take_along_axis(token_ids, places.reshape(rows, -1), axis=1)
-        chosen = chosen.reshape(places.shape)
-        counts = jnp.asarray(self.counts_and_shares()[0], jnp.float32)[chosen]
-        return chosen, counts * (outside > 0)[:, :, None] * batch["weights"][:, None, None]
+        rows, length = batch["token_ids"].shape[:2]
+        counts = jnp.asarray(self.counts_and_shares()[0], jnp.float32)[batch["token_ids"]]
+        counts = counts.reshape(rows, length, -1) * batch["weights"][:, None, None]
+        half = (draw_rows(key, batch["labels"], (length,)) < 0.5)[:, :, None]
+        return counts * half, counts * ~half
 
     def __call__(
         self,
@@ -242,22 +235,23 @@ class WordsElsewhere:
         deterministic: bool = False,
     ) -> dict[str, Array]:
         """Return the sums over the targets; right is a target that no word of the sample beats."""
-        choosing, sampling, dropout = jax.random.split(key, 3)
-        segment = model.config.segment_length or batch["token_ids"].shape[1]
-        targets, weights = self.choose_targets(batch, segment, choosing)
+        halving, sampling = jax.random.split(key)
+        read, weights = self.halve(batch, halving)
         shares = self.counts_and_shares()[1]
         uniform = jax.random.uniform(sampling, (self.sample,))
         others = jnp.searchsorted(jnp.asarray(np.cumsum(shares), jnp.float32), uniform)
         others = jnp.minimum(others, len(shares) - 1)
-        inputs = batch["token_ids"], batch["lengths"], targets, others
-        scores = forward(model, params, *inputs, dropout=None if deterministic else dropout)
+        inputs = batch["token_ids"], batch["lengths"], read, others
+        of_targets, of_others = forward(model, params, *inputs)
+        of_targets, weights = (a.reshape(len(of_others), -1) for a in (of_targets, weights))
         log_shares = jnp.asarray(np.log(shares + 1e-30), jnp.float32)
-        losses = sampled_losses(*scores) - log_shares[targets]
+        log_shares = log_shares[batch["token_ids"]].reshape(weights.shape)
+        losses = sampled_losses(of_targets, of_others) - log_shares
         nats = jnp.sum(jnp.where(weights > 0, losses, 0) * weights)
-        best = jnp.max(scores[1], axis=-1, keepdims=True)
-        total = jnp.maximum(jnp.sum(weights), 1e-6)  # texts of one segment have no targets
+        total = jnp.maximum(jnp.sum(weights), 1e-6)  # texts of unknown words have no targets
         # The target may be in the sample, where another order of summing rounds its score.
-        correct = jnp.sum((scores[0] > best - 1e-4) * weights)
+        best = jnp.max(of_others, axis=-1, keepdims=True)
+        correct = jnp.sum((of_targets > best - 1e-4) * weights)
         return {
             **{"loss": nats, "correct": correct, "examples": total},
             **{"nats": nats, "predictions": total},
@@ -316,10 +310,10 @@ def score_detection(
     }
 
 
-PRETRAINING: dict[str, type[MaskedWords] | type[WordsElsewhere]] = {
+PRETRAINING: dict[str, type[MaskedWords] | type[ParagraphVectors]] = {
     "masked_words": MaskedWords,
     "replaced_tokens": ReplacedTokens,
-    "words_elsewhere": WordsElsewhere,
+    "paragraph_vectors": ParagraphVectors,
 }
 
 

@@ -45,6 +45,11 @@ def label_embeddings(params: Any) -> Any:
     )
 
 
+def frozen_leaves(config: OptimizerConfig, params: Any) -> Any:
+    """Return True for the leaves that a step leaves as they are."""
+    return jax.tree.map(lambda label: label == config.frozen, label_embeddings(params))
+
+
 def make_optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
     """Build the chain whose updates are to be scaled by minus the learning rate.
 

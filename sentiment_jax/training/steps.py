@@ -18,7 +18,7 @@ from sentiment_jax.config import LossConfig, OptimizerConfig
 from sentiment_jax.models.layers import compute_dtype
 from sentiment_jax.runtime import devices
 from sentiment_jax.training import regularizers
-from sentiment_jax.training.optimizers import make_optimizer
+from sentiment_jax.training.optimizers import frozen_leaves, make_optimizer
 
 # (model, params, batch, key, deterministic) -> sums over the batch, by name: `loss`, which training
 # minimises, divided by the number of `examples`, of which `correct` were right; others as it likes.
@@ -35,7 +35,7 @@ def cross_entropy(
 def forward(
     model: nn.Module,
     params: Any,
-    token_ids: Int[Array, "batch length"],
+    token_ids: Int[Array, "batch length *lengths"],
     lengths: Int[Array, " batch"],
     *inputs: Any,
     dropout: Array | None = None,
@@ -84,7 +84,7 @@ class Classification:
         more = self.regularizers
         of_all: list[Array] = []  # losses of every row, with a label or without
         if more.adversarial or more.virtual_adversarial:
-            zeros = jnp.zeros((*token_ids.shape, model.config.embedding_size))
+            zeros = jnp.zeros((*token_ids.shape[:2], model.config.embedding_size))
         if more.adversarial:
             losses += regularizers.adversarial(classify, labels, zeros, more.adversarial)
         if self.class_weights:
@@ -227,6 +227,11 @@ def _make_train_step(
         # The sum is divided afterwards: the number of examples is a sum over the devices, which
         # would wait for each other before the backward pass, and over the parts.
         def total_loss(params: Any) -> tuple[Array, dict[str, Array]]:
+            # A frozen table's gradient would take longer than the rest of a step.
+            frozen = frozen_leaves(optimizer, params)
+            params = jax.tree.map(
+                lambda leaf, stays: jax.lax.stop_gradient(leaf) if stays else leaf, params, frozen
+            )
             if shard_over is not None:
                 params = gather(shard_over, _round_kernels(model, params))
             found = objective(model, params, batch, key)
@@ -252,7 +257,12 @@ def _make_train_step(
             "gradient_norm": optax.tree.norm(gradients),
             "update_norm": optax.tree.norm(updates),
         }
-        params = optax.apply_updates(state.params, updates)
+        params = jax.tree.map(
+            lambda stays, leaf, new: leaf if stays else new,
+            frozen_leaves(optimizer, state.params),
+            state.params,
+            optax.apply_updates(state.params, updates),
+        )
         state = state.replace(step=state.step + 1, params=params, opt_state=opt_state)
         if shard_over is not None:
             state = devices.constrain(state, shard_over, True)
