@@ -190,11 +190,13 @@ class ParagraphVectors:
     Frequent ones are thinned out as in word2vec (Mikolov et al., 2013): one of frequency f counts
     sqrt(threshold / f), if that is less than 1. The model's scores are log-odds against how often a
     word is a target, so that the sum in the softmax is an expectation, of which a sample of words,
-    the same for all texts, is an unbiased estimate.
+    the same for all texts, is an unbiased estimate. The loss has a target stand out among a few
+    words, not among all: rare ones would be learnt by heart. The perplexity is among all.
     """
 
     frequencies: bytes  # float32, of each token id in the text; 0 for those never predicted
     sample: int = 4096
+    negatives: int = 5  # words that a target stands out among
     threshold: float = 1e-4
 
     @classmethod
@@ -246,29 +248,36 @@ class ParagraphVectors:
         of_targets, weights = (a.reshape(len(of_others), -1) for a in (of_targets, weights))
         log_shares = jnp.asarray(np.log(shares + 1e-30), jnp.float32)
         log_shares = log_shares[batch["token_ids"]].reshape(weights.shape)
-        losses = sampled_losses(of_targets, of_others) - log_shares
+        loss = jnp.sum(sampled_losses(of_targets, of_others, self.negatives) * weights)
+        losses = sampled_losses(of_targets, of_others, self.sample) - log_shares
         nats = jnp.sum(jnp.where(weights > 0, losses, 0) * weights)
         total = jnp.maximum(jnp.sum(weights), 1e-6)  # texts of unknown words have no targets
         # The target may be in the sample, where another order of summing rounds its score.
         best = jnp.max(of_others, axis=-1, keepdims=True)
         correct = jnp.sum((of_targets > best - 1e-4) * weights)
         return {
-            **{"loss": nats, "correct": correct, "examples": total},
+            **{"loss": loss, "correct": correct, "examples": total},
             **{"nats": nats, "predictions": total},
         }
 
-    mean_loss = staticmethod(mean_nats)
+    @staticmethod
+    def mean_loss(sums: Mapping[str, float]) -> float:
+        """Return the loss per target: 0 where scores say nothing."""
+        return sums["loss"] / sums["examples"]
 
 
 def sampled_losses(
-    of_targets: Float[Array, "*rows targets"], of_others: Float[Array, "*rows others"]
+    of_targets: Float[Array, "*rows targets"],
+    of_others: Float[Array, "*rows others"],
+    count: int,
 ) -> Float[Array, "*rows targets"]:
     """Return each target's loss beside that of its share: -score + log of the mean exp(score).
 
-    The mean is over a sample of words, drawn by their shares, and the target.
+    The mean is over the target and `count` words as a sample of words is, drawn by their shares.
     """
     total = jax.nn.logsumexp(of_others, axis=-1, keepdims=True)
-    return jnp.logaddexp(total, of_targets) - math.log(of_others.shape[-1] + 1) - of_targets
+    total += math.log(count / of_others.shape[-1])
+    return jnp.logaddexp(total, of_targets) - math.log(count + 1) - of_targets
 
 
 def put_tokens(
