@@ -107,6 +107,13 @@ def test_max_length_beyond_the_positions():
         validate(config)
 
 
+def test_runs_of_words_are_an_lstms():
+    config = bert.get_config("tiny")
+    config.data.ngrams = 2
+    with pytest.raises(InputError, match="data.ngrams=2 wants model.name=lstm, not bert"):
+        validate(config)
+
+
 def test_difference_is_field_by_field():
     old, new = lstm.get_config(), lstm.get_config()
     new.batch_size, new.optimizer.learning_rate = 512, 5e-5

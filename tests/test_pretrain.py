@@ -181,6 +181,9 @@ def test_an_lstm_reads_the_vectors_as_they_are(vectors, tmp_path):
     prepared = experiment.prepare_experiment(experiment.resolve(config))
     with pytest.raises(InputError, match=r"embedding.weight \(\d+, 16\) for"):
         experiment.initial_params(prepared)
+    earlier = override(source.config, {"pretrain.objective": "words_elsewhere"})
+    with pytest.raises(InputError, match="words_elsewhere is an earlier revision's: pre-train"):
+        experiment.make_classifier(earlier, source.tokenizer)
     config.model.pretrained = str(tmp_path)
     with pytest.raises(InputError, match="is no run: an LSTM starts from one"):
         experiment.resolve(config)

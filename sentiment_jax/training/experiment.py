@@ -17,6 +17,7 @@ from ml_collections import ConfigDict
 from sentiment_jax.config import (
     CLASSES,
     EXAMPLE_TEXTS,
+    OBJECTIVES,
     DataConfig,
     OptimizerConfig,
     class_names,
@@ -154,10 +155,14 @@ def make_tokenizer(config: ConfigDict, corpus: Corpus) -> Any:
 
 
 def make_classifier(config: ConfigDict, tokenizer: Any) -> Classifier:
-    """Build the model of a resolved config."""
+    """Build the model of a resolved config; InputError: that of an earlier revision's objective."""
+    if (objective := config.pretrain.objective) not in ("", *OBJECTIVES.values()):
+        raise InputError(
+            f"pretrain.objective={objective} is an earlier revision's: pre-train again"
+        )
     size = tokenizer.get_vocab_size()
     settings, classes = config.model.to_dict(), len(class_names(config))
-    head: dict[str, Any] = {"classes": classes, "pretraining": bool(config.pretrain.objective)}
+    head: dict[str, Any] = {"classes": classes, "pretraining": bool(objective)}
     model = classifiers.build_model(settings, vocab_size=size, **head)
     return Classifier(config, tokenizer, model, devices.data_mesh())
 

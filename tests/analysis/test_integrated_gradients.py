@@ -121,11 +121,13 @@ TRAINING = ["Unbelievably dull and overlong never again the end good bad &"] * 5
 
 
 @pytest.mark.parametrize("truncation", ["head", "tail", "head_tail"])
-@pytest.mark.parametrize("kind", ["lstm", "bert"])
+@pytest.mark.parametrize("kind", ["lstm", "runs", "bert"])
 @pytest.mark.parametrize("max_length", [8, 64])
 def test_the_words_are_those_that_were_read(kind, truncation, max_length):
-    if kind == "lstm":
-        tokenizer = tokenization.train_word_level(TRAINING, vocabulary_size=40, min_frequency=1)
+    runs = kind == "runs"
+    if runs or kind == "lstm":
+        tokenizer = tokenization.train_word_level(TRAINING, 40, 1, 3 if runs else 1, 5)
+        assert any(" " in word for word in tokenizer.get_vocab()) == runs
         settings = {}
     else:
         tokenizer = tokenization.train_wordpiece(TRAINING, vocabulary_size=45)
@@ -144,11 +146,12 @@ def test_the_words_are_those_that_were_read(kind, truncation, max_length):
     (ids,), truncated = encode_lists(
         tokenizer, [explanation.text], max_length=max_length, truncation=truncation
     )
-    body = ids if kind == "lstm" else ids[1:-1]
+    ids = [i[0] for i in ids] if runs else ids
+    body = ids[1:-1] if kind == "bert" else ids
     assert truncated == (max_length == 8)
     spelled = [tokenizer.id_to_token(i) for i in body]
     known = [w for w, word in zip(words, explanation.words, strict=True) if word.known]
-    if kind == "lstm":
+    if kind != "bert":
         assert len(words) == len(spelled)
         assert [w.lower() for w in known] == [s for s in spelled if s != "[UNK]"]
     else:

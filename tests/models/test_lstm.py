@@ -115,6 +115,39 @@ def test_word_dropout_makes_words_unknown_in_training_alone():
     assert np.any(logits(model, params, ids) != unknown)
 
 
+def with_runs(ids, seed=1):
+    """The ids of runs beside those of some words, none beside padding."""
+    rng = np.random.default_rng(seed)
+    runs = rng.integers(1, 50, (*ids.shape, 2)) * (rng.random((*ids.shape, 2)) < 0.6)
+    return np.concatenate([ids[:, :, None], runs * (ids > 0)[:, :, None]], axis=2).astype(np.int32)
+
+
+@pytest.mark.parametrize("segment_length", [0, 3])
+def test_a_run_of_words_adds_its_vector_where_it_begins(segment_length):
+    """As words do that have the sums for their vectors; id 0 adds nothing, whatever its vector."""
+    model, params, ids = make(pooling="mean", segment_length=segment_length)
+    runs = with_runs(ids)
+    table = np.asarray(params["embedding"]["embedding"])
+    sums = np.sum(table[runs] * (runs > 0)[..., None], axis=2).reshape(-1, table.shape[1])
+    assert np.abs(table[0]).min() > 0
+    params["embedding"]["embedding"] = jnp.asarray(np.pad(sums, ((0, 50 - len(sums)), (0, 0))))
+    expected = logits(model, params, np.arange(ids.size).reshape(ids.shape))
+    params["embedding"]["embedding"] = jnp.asarray(table)
+    np.testing.assert_allclose(logits(model, params, runs), expected, atol=1e-6)
+    assert np.abs(logits(model, params, ids) - expected).min() > 1e-4
+
+
+def test_runs_change_no_logit_in_padding_and_are_dropped_with_their_word():
+    model, params, ids = make(word_dropout=0.999, output_dropout=0.0)
+    runs = with_runs(ids)
+    wide = np.pad(runs, ((0, 0), (0, 5), (0, 0)))
+    wide[np.arange(12) >= LENGTHS[:, None]] = 49
+    np.testing.assert_array_equal(logits(model, params, runs), logits(model, params, wide))
+    unknown = logits(model, params, np.ones_like(ids))
+    dropped = logits(model, params, runs, jax.random.key(0))
+    np.testing.assert_allclose(dropped, unknown, atol=1e-6)
+
+
 def test_a_seed_draws_the_masks_that_it_drew():
     """Flax folds a module's name into its key: renamed, old runs could not be repeated."""
     model, params, ids = make()

@@ -92,6 +92,22 @@ def test_runs_of_other_rates_and_seeds_share_the_program():
     assert make_train_step(MODEL, base) is not make_train_step(MODEL, plain(name="sgd"))
 
 
+def test_a_frozen_table_has_no_gradient_and_the_rest_learns_as_beside_a_trained_one():
+    """A step from one state: the other leaves move as they would; norms leave the table out."""
+    optimizer, batch = plain(name="sgd"), make_batch()
+    frozen = dataclasses.replace(optimizer, frozen="embeddings")
+    (state, metrics), (trained, all_metrics) = (
+        take(one, batch, 1, 0.5) for one in (frozen, optimizer)
+    )
+    start = make_state(optimizer)
+    moved = trained.params.pop("embedding")
+    table = state.params.pop("embedding")
+    assert_bitwise(table, start.params["embedding"])
+    assert np.any(np.asarray(moved["embedding"]) != np.asarray(table["embedding"]))
+    assert_bitwise(state.params, trained.params)
+    assert 0 < metrics["gradient_norm"] < all_metrics["gradient_norm"]
+
+
 def test_padded_rows_change_nothing():
     batch = make_batch(rows=12)
     padded = make_batch(rows=16, seed=9)
