@@ -78,20 +78,20 @@ SEMI = {  # frozen vectors over-fit late: wider, longer, less dropout
     **STRONG,
     "epochs": 6,
     "data.ngrams": 3,
-    "model.embedding_size": 192,
+    "model.embedding_size": 128,
     "model.hidden_size": 128,
     "model.embedding_dropout": 0.2,
     "optimizer.frozen": "embeddings",
 }
 PRETRAIN = {
     **WHOLE,
-    "epochs": 4,
+    "epochs": 3,
     "batch_size": 512,
     "cpu_devices": 1,  # a step's time goes into one large table
     "early_stopping_patience": 0,
     "data.ngrams": 3,
     "model.dtype": "float32",
-    "model.embedding_size": 192,
+    "model.embedding_size": 128,
     "optimizer.learning_rate": 0.05,
     "optimizer.b2": 0.99,
     "optimizer.clip_norm": 0.0,
