@@ -145,7 +145,9 @@ class DataConfig:
     unlabeled: bool = setting(
         False, "train on reviews without labels too: what is in pretrain.text", later=True
     )
-    vocabulary_size: int = _entries(30_000, "most entries of a learned vocabulary", at_least=10)
+    vocabulary_size: int = _entries(
+        30_000, "most entries of a learned vocabulary, runs apart", at_least=10
+    )
     min_frequency: int = _count(5, "rarer words are unknown (word-level vocabularies)")
     ngrams: int = _count(
         1, "lstm: most words in a run that has a vector of its own", at_most=3, later=True

@@ -158,11 +158,11 @@ def test_fine_tuning_starts_from_its_best_checkpoint(pretrained, tmp_path, capsy
         experiment.resolve(make_config(electra, **{"model.pretrained": str(pretrained)}))
 
 
-def test_an_lstm_reads_the_vectors_as_they_are(vectors, tmp_path):
+def test_an_lstm_reads_the_vectors_as_they_are(vectors, tmp_path, monkeypatch):
     """Its embedding is the pre-training's, and stays it where it is frozen; all else is new."""
     result = read_json(vectors / "result.json")
     validations = [r for r in read_metrics(vectors / "metrics.jsonl") if r["split"] == "val"]
-    assert result["val"]["perplexity"] == min(record["perplexity"] for record in validations)
+    assert result["val"]["loss"] == min(record["loss"] for record in validations)
     runs = [word for word in RunDirectory(vectors).load_tokenizer().get_vocab() if " " in word]
     assert runs
     starts = {"model.pretrained": str(vectors), "optimizer.frozen": "embeddings", "epochs": 1}
@@ -181,9 +181,14 @@ def test_an_lstm_reads_the_vectors_as_they_are(vectors, tmp_path):
     prepared = experiment.prepare_experiment(experiment.resolve(config))
     with pytest.raises(InputError, match=r"embedding.weight \(\d+, 16\) for"):
         experiment.initial_params(prepared)
-    earlier = override(source.config, {"pretrain.objective": "words_elsewhere"})
-    with pytest.raises(InputError, match="words_elsewhere is an earlier revision's: pre-train"):
-        experiment.make_classifier(earlier, source.tokenizer)
+    with pytest.raises(InputError, match="frozen=embeddings leaves --mode=pretrain of an lstm"):
+        pretrain(make_lstm(**{"optimizer.frozen": "embeddings"}), tmp_path / "nothing")
+    earlier = source.config.copy_and_resolve_references()
+    earlier.pretrain.objective = "words_elsewhere"
+    monkeypatch.setattr(RunDirectory, "read_config", lambda directory: earlier)
+    with pytest.raises(InputError, match="run learnt words_elsewhere, which later revisions"):
+        experiment.load_run(vectors, judges=False)
+    monkeypatch.undo()
     config.model.pretrained = str(tmp_path)
     with pytest.raises(InputError, match="is no run: an LSTM starts from one"):
         experiment.resolve(config)

@@ -74,17 +74,21 @@ def encode(
     empty = [] if before else [tokenizer.token_to_id("[UNK]") or 0]
     tokenizer.encode_special_tokens = True  # "[SEP]" in a review is text, not a separator.
     token_ids, offsets, truncated = array("i"), [0], 0
+    head, seams = _head(room, truncation), [0]  # no run of words goes over a seam
     rows = CHUNK // max([4000, *map(len, reviews.texts)])
     for first in range(0, len(reviews), rows):
         chunk = list(reviews.texts[first : first + rows])
         for encoding in tokenizer.encode_batch_fast(chunk, add_special_tokens=False):
             body = truncate(encoding.ids or empty, room, truncation)
+            if len(encoding.ids) > room:
+                seams.append(offsets[-1] + len(before) + head)
             token_ids.extend([*before, *body, *after])
             offsets.append(len(token_ids))
+            seams.append(offsets[-1])
             truncated += len(encoding.ids) > room
         advance(len(chunk))
     ids, positions = np.array(token_ids, np.int32), np.array(offsets, np.int64)
-    ids = with_runs(tokenizer, ids, positions)
+    ids = with_runs(tokenizer, ids, np.array(seams, np.int64))
     return Encoded(reviews.ids, reviews.labels, ids, positions, truncated)
 
 
@@ -121,18 +125,29 @@ def truncate(tokens: list[Any], room: int, truncation: str) -> list[Any]:
     """Keep the start, the end, or both, of a text's tokens or of what goes with each of them."""
     if len(tokens) <= room:
         return tokens
-    head = round(room * HEAD_OF_510[truncation] / 510)
+    head = _head(room, truncation)
     return tokens[:head] + tokens[len(tokens) - (room - head) :]
+
+
+def _head(room: int, truncation: str) -> int:
+    """Return how many tokens of a longer text are kept from its start."""
+    return round(room * HEAD_OF_510[truncation] / 510)
 
 
 def unknown_shares(tokenizer: Tokenizer, encoded: Encoded) -> Float64[np.ndarray, " reviews"]:
     """Return the share of [UNK] among the words that are left of each review; without any, 1."""
-    vocabulary, framing = tokenizer.get_vocab(), ("[CLS]", "[SEP]")
-    others = [i for token, i in vocabulary.items() if token in framing or token.startswith("##")]
     ids, starts = encoded.tokens, encoded.offsets[:-1]
+    others, unknown_id = _no_words(tokenizer), tokenizer.token_to_id("[UNK]") or 0
     words = np.add.reduceat(~np.isin(ids, others), starts, dtype=np.int64)
-    unknown = np.add.reduceat(ids == vocabulary.get("[UNK]", 0), starts, dtype=np.int64)
+    unknown = np.add.reduceat(ids == unknown_id, starts, dtype=np.int64)
     return np.where(words == 0, 1, unknown / np.maximum(words, 1))
+
+
+@functools.lru_cache(maxsize=4)
+def _no_words(tokenizer: Tokenizer) -> list[int]:
+    """Return the ids of [CLS], [SEP] and of pieces that go on with a word."""
+    entries, framing = tokenizer.get_vocab().items(), ("[CLS]", "[SEP]")
+    return [i for token, i in entries if token in framing or token.startswith("##")]
 
 
 @functools.cache
@@ -149,6 +164,14 @@ def _scripts(text: str) -> Counter[str]:
     return counts
 
 
+@functools.lru_cache(maxsize=4)
+def _own_scripts(tokenizer: Tokenizer) -> set[str]:
+    """Return the scripts that make up 1 in 200 letters of a vocabulary; runs of words apart."""
+    entries = (entry for entry in tokenizer.get_vocab() if entry[0] != "[" and " " not in entry)
+    letters = _scripts("".join(entries))
+    return {name for name, count in letters.items() if count > letters.total() / 200}
+
+
 def foreign_scripts(tokenizer: Tokenizer, texts: Sequence[str]) -> list[str]:
     """Return the script of each text that is mostly in ones foreign to the vocabulary, or else "".
 
@@ -157,9 +180,7 @@ def foreign_scripts(tokenizer: Tokenizer, texts: Sequence[str]) -> list[str]:
     in the vocabulary: 1 in 120 of BERT's are not Latin, 1 in 350 Chinese, 1 in 1,700 Cyrillic. The
     first thousand characters stand for a text.
     """
-    vocabulary = _scripts("".join(p for p in tokenizer.get_vocab() if not p.startswith("[")))
-    own = {name for name, count in vocabulary.items() if count > vocabulary.total() / 200}
-    found = []
+    own, found = _own_scripts(tokenizer), []
     for text in texts:
         letters = _scripts("" if text.isascii() and "LATIN" in own else text[:1000])
         foreign = Counter({name: count for name, count in letters.items() if name not in own})

@@ -90,6 +90,8 @@ def with_runs(
 ) -> Int32[np.ndarray, "tokens *lengths"]:
     """Return the ids, and beside each those of the runs that begin there, in columns; 0 for none.
 
+    The offsets are those of texts, or of parts of texts over whose ends no run goes.
+
     Without runs in the vocabulary, the ids as they are.
     """
     base, known = known_runs(tokenizer)

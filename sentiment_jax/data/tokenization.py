@@ -62,6 +62,7 @@ def _encode_words(
 ) -> tuple[Int32[np.ndarray, " tokens"], Int64[np.ndarray, " texts_and_one"]]:
     """Return all texts' ids one after another, and where each text begins and the last one ends."""
     ids, offsets = array("i"), [0]
+    tokenizer.encode_special_tokens = True  # as in encoding.encode
     for first in range(0, len(texts), 1000):  # encodings are large
         for encoding in tokenizer.encode_batch_fast(list(texts[first : first + 1000])):
             ids.extend(encoding.ids)

@@ -78,7 +78,9 @@ def compile_step(
         step, arguments = make_train_step(experiment, parts), (state, batch, np.float32(0))
     peak = peak_bytes(step.lower(*arguments).compile())
     seconds = time.perf_counter() - start
-    cost = flops.training_flops(experiment.model, rows, length, objective) // (1 if trains else 3)
+    runs = padded["token_ids"].shape[2:]
+    cost = flops.training_flops(experiment.model, rows, length, objective, runs)
+    cost //= 1 if trains else 3
     return CompiledStep(mode, rows, length, peak, cost, seconds)
 
 

@@ -21,7 +21,7 @@ FEW_FOR_LAST = 5_000  # training reviews: below, an LSTM's last state learns lit
 
 def _warn_of_data(experiment: Experiment) -> None:
     """Say what in the reviews would make the scores worthless, with the figures."""
-    statistics, size = experiment.statistics, experiment.tokenizer.get_vocab_size()
+    statistics = experiment.statistics
     if odd := statistics["contradictory"]:
         what = "both labels" if len(experiment.classes) == 2 else "several labels"
         terminal.warn_once(f"{odd:,} texts have {what}: nothing can be learned from them")
@@ -37,6 +37,9 @@ def _warn_of_data(experiment: Experiment) -> None:
             f"{reviews:,} training reviews are few for this recipe: --config=configs/lstm.py:small "
             "suits them"
         )
+    size = sum(
+        " " not in entry for entry in experiment.tokenizer.get_vocab()
+    )  # runs of words apart
     unknown = experiment.tokenizer.token_to_id("[UNK]")
     share = np.mean(experiment.encoded["train"].tokens == unknown)
     if size < 50 or share > 0.5:

@@ -110,7 +110,10 @@ def resolve(config: ConfigDict) -> ConfigDict:
     resolved = ConfigDict(config.to_dict())
     model, folder, sizes = resolved.model, None, None
     if run := pretrained_run(model.pretrained):
-        folder, sizes = run, _read_source(run, config).model.config
+        folder, source = run, _read_source(run, config)
+        if model.name != "lstm":
+            tokenizer = RunDirectory(run).load_tokenizer()
+            sizes = make_classifier(source, tokenizer).model.config
     elif model.pretrained and model.name == "lstm":
         raise InputError(f"model.pretrained={model.pretrained} is no run: an LSTM starts from one")
     elif model.pretrained:
@@ -120,15 +123,15 @@ def resolve(config: ConfigDict) -> ConfigDict:
     return resolved
 
 
-def _read_source(run: Path, config: ConfigDict) -> Classifier:
-    """Read the classifier of the run that a config starts from; InputError: it is another model."""
+def _read_source(run: Path, config: ConfigDict) -> ConfigDict:
+    """Read the config of the run that a config starts from; InputError: it is another model."""
     directory = RunDirectory(run)
     directory.check_found()
     source = directory.read_config()
     if source.model.name != config.model.name:
         kinds = f"{source.model.name}, the config says model.name={config.model.name}"
         raise InputError(f"model.pretrained={run} is a run of {kinds}")
-    return make_classifier(source, directory.load_tokenizer())
+    return source
 
 
 def with_classes(config: ConfigDict, classes: tuple[str, ...]) -> ConfigDict:
@@ -155,14 +158,10 @@ def make_tokenizer(config: ConfigDict, corpus: Corpus) -> Any:
 
 
 def make_classifier(config: ConfigDict, tokenizer: Any) -> Classifier:
-    """Build the model of a resolved config; InputError: that of an earlier revision's objective."""
-    if (objective := config.pretrain.objective) not in ("", *OBJECTIVES.values()):
-        raise InputError(
-            f"pretrain.objective={objective} is an earlier revision's: pre-train again"
-        )
+    """Build the model of a resolved config."""
     size = tokenizer.get_vocab_size()
     settings, classes = config.model.to_dict(), len(class_names(config))
-    head: dict[str, Any] = {"classes": classes, "pretraining": bool(objective)}
+    head: dict[str, Any] = {"classes": classes, "pretraining": bool(config.pretrain.objective)}
     model = classifiers.build_model(settings, vocab_size=size, **head)
     return Classifier(config, tokenizer, model, devices.data_mesh())
 
@@ -339,7 +338,13 @@ def load_run(workdir: Path, *, calibrated: bool = False, judges: bool = True) ->
     """
     directory = RunDirectory(workdir)
     directory.check_found()
-    if judges and directory.read_config().pretrain.objective:
+    objective = directory.read_config().pretrain.objective
+    if objective not in ("", *OBJECTIVES.values()):
+        raise InputError(
+            f"{workdir} learnt {objective}, which later revisions don't: pre-train again "
+            "(--mode=pretrain)"
+        )
+    if judges and objective:
         raise InputError(
             f"{workdir} is a pre-training, which judges no review: fine-tune from it by "
             f"--config.model.pretrained={workdir}"

@@ -38,15 +38,20 @@ def _count(jaxpr: Any) -> int:
 
 
 def training_flops(
-    model: nn.Module, batch_size: int, length: int, objective: Objective = CLASSIFICATION
+    model: nn.Module,
+    batch_size: int,
+    length: int,
+    objective: Objective = CLASSIFICATION,
+    runs: tuple[int, ...] = (),
 ) -> int:
     """Return the model FLOPs of one training step: three times the forward pass, padding included.
 
     The backward pass has two products for every one of the forward pass; what rematerialisation
-    recomputes counts once (as in Chowdhery et al., 2022, https://arxiv.org/abs/2204.02311).
+    recomputes counts once (as in Chowdhery et al., 2022, https://arxiv.org/abs/2204.02311). `runs`
+    are the axes of token ids beyond those two: see data/ngrams.py.
     """
     batch = {
-        "token_ids": jax.ShapeDtypeStruct((batch_size, length), jnp.int32),
+        "token_ids": jax.ShapeDtypeStruct((batch_size, length, *runs), jnp.int32),
         "lengths": jax.ShapeDtypeStruct((batch_size,), jnp.int32),
         "labels": jax.ShapeDtypeStruct((batch_size,), jnp.int32),
         "weights": jax.ShapeDtypeStruct((batch_size,), jnp.float32),

@@ -42,8 +42,9 @@ class TrainingRun:
         self.steps_per_epoch = math.ceil(len(experiment.encoded["train"]) / config.batch_size)
         self.total_steps = config.epochs * self.steps_per_epoch
         self.learning_rate = optimizers.make_schedule(experiment.optimizer, self.total_steps)
+        model, runs = experiment.model, experiment.encoded["train"].token_ids.shape[1:]
         self.step_flops = {
-            length: flops.training_flops(experiment.model, config.batch_size, length, objective)
+            length: flops.training_flops(model, config.batch_size, length, objective, runs)
             for length in experiment.buckets
         }
         self.log = MetricsLog(self.directory.metrics, self.progress.records)

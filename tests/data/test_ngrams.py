@@ -7,7 +7,7 @@ import pytest
 from tokenizers import Tokenizer
 
 from sentiment_jax.data.batches import PlannedBatch, make_batch
-from sentiment_jax.data.encoding import encode, segment, unknown_shares
+from sentiment_jax.data.encoding import encode, foreign_scripts, segment, unknown_shares
 from sentiment_jax.data.ngrams import frequent_runs, run_keys
 from sentiment_jax.data.reviews import Reviews
 from sentiment_jax.data.tokenization import train_word_level
@@ -21,8 +21,8 @@ def learn(ngrams=3, ngram_frequency=6, **settings):
 
 def counted(longest, least):
     """The runs of known words by a plain loop."""
-    known = {word for word, count in Counter(" ".join(TEXTS).replace(",", " ,").split()).items()}
-    known = {word for word in known if " ".join(TEXTS).replace(",", " ,").split().count(word) >= 4}
+    often = Counter(" ".join(TEXTS).replace(",", " ,").split())
+    known = {word for word, count in often.items() if count >= 4}
     found = Counter()
     for text in TEXTS:
         words = text.replace(",", " ,").split()
@@ -71,6 +71,29 @@ def test_runs_end_where_a_text_is_cut():
     cut = encode(tokenizer, reviews, max_length=3, truncation="head").token_ids
     alone = encode(tokenizer, Reviews.from_texts(["not a good"]), max_length=9, truncation="head")
     np.testing.assert_array_equal(cut, alone.token_ids)
+    # Of nine tokens, the first two and the last six: between them no run of words.
+    text = ["film", "not", "a", "good", "film", "a", "a", "a", "good"]
+    both = encode(tokenizer, Reviews.from_texts([" ".join(text)]), 8, "head_tail").token_ids
+    kept = [text[:2], text[3:]]
+    assert [tokenizer.id_to_token(i) for i in both[:, 0]] == [*kept[0], *kept[1]]
+    parts = [encode(tokenizer, Reviews.from_texts([" ".join(p)]), 99, "head") for p in kept]
+    np.testing.assert_array_equal(both, np.concatenate([part.token_ids for part in parts]))
+
+
+@pytest.mark.parametrize("texts", [[], [""], ["", "a", ""], ["rare rare"]])
+def test_texts_of_few_words_have_no_runs(texts):
+    encoded = encode(learn(), Reviews.from_texts(texts), max_length=9, truncation="head")
+    assert encoded.token_ids.shape == (len(encoded.tokens), 3)
+    assert not encoded.token_ids[:, 1:].any()
+    plain = encode(learn(3, 999), Reviews.from_texts(["not a"]), max_length=9, truncation="head")
+    assert plain.token_ids.shape == (2,)
+
+
+def test_runs_make_no_script_foreign():
+    texts = ["a good film"] * 300 + ["хорош плохо"] * 5
+    for ngrams in (1, 3):
+        tokenizer = train_word_level(texts, 1000, 2, ngrams, 10)
+        assert foreign_scripts(tokenizer, ["хорош плохо", "好好好好"]) == ["", "CJK"]
 
 
 def test_batches_and_segments_keep_the_columns():

@@ -103,7 +103,8 @@ def test_scores_equal_a_plain_loop(runs):
         for place in np.ndindex(read.shape[1:]):
             vector += float(read[row][place]) * table[ids[row][place]]
             count += float(read[row][place])
-        text = np.linalg.solve(spread, vector / max(count, 1) - common.mean(0))
+        text = np.linalg.solve(spread, (vector - count * common.mean(0)) / max(count, 1))
+        assert np.any(text) == (count > 0)  # of nothing read, nothing said
         np.testing.assert_allclose(found[0][row], table[ids[row]] @ text, rtol=1e-3, atol=1e-4)
         np.testing.assert_allclose(found[1][row], common @ text, rtol=1e-3, atol=1e-4)
 
