@@ -47,7 +47,7 @@ class Encoded:
     @property
     def tokens(self) -> Int32[np.ndarray, " tokens"]:
         """The token ids without those of runs of words."""
-        return self.token_ids.reshape(len(self.token_ids), -1)[:, 0]
+        return self.token_ids[:, 0] if self.token_ids.ndim > 1 else self.token_ids
 
     @property
     def lengths(self) -> Int64[np.ndarray, " reviews"]:
