@@ -249,7 +249,8 @@ class ParagraphVectors:
         log_shares = jnp.asarray(np.log(shares + 1e-30), jnp.float32)
         log_shares = log_shares[batch["token_ids"]].reshape(weights.shape)
         loss = jnp.sum(sampled_losses(of_targets, of_others, self.negatives) * weights)
-        losses = sampled_losses(of_targets, of_others, self.sample) - log_shares
+        losses = sampled_losses(of_targets, of_others, self.sample)
+        losses -= log_shares + math.log(self.sample + 1)
         nats = jnp.sum(jnp.where(weights > 0, losses, 0) * weights)
         total = jnp.maximum(jnp.sum(weights), 1e-6)  # texts of unknown words have no targets
         # The target may be in the sample, where another order of summing rounds its score.
@@ -262,7 +263,7 @@ class ParagraphVectors:
 
     @staticmethod
     def mean_loss(sums: Mapping[str, float]) -> float:
-        """Return the loss per target: 0 where scores say nothing."""
+        """Return the loss per target: log 6 where scores say nothing and negatives are 5."""
         return sums["loss"] / sums["examples"]
 
 
@@ -271,13 +272,13 @@ def sampled_losses(
     of_others: Float[Array, "*rows others"],
     count: int,
 ) -> Float[Array, "*rows targets"]:
-    """Return each target's loss beside that of its share: -score + log of the mean exp(score).
+    """Return each target's cross-entropy among itself and `count` words, in nats.
 
-    The mean is over the target and `count` words as a sample of words is, drawn by their shares.
+    Those are what a sample of any size, drawn by the words' shares, is in the mean.
     """
     total = jax.nn.logsumexp(of_others, axis=-1, keepdims=True)
     total += math.log(count / of_others.shape[-1])
-    return jnp.logaddexp(total, of_targets) - math.log(count + 1) - of_targets
+    return jnp.logaddexp(total, of_targets) - of_targets
 
 
 def put_tokens(

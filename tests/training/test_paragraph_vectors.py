@@ -74,13 +74,13 @@ def test_sampled_softmax_is_unbiased():
     drawn = scores[rng.choice(SIZE, (4000, 50), p=shares)]
     # Without its target, which the estimate includes.
     losses = np.asarray(sampled_losses(jnp.full((4000, 1), -50.0), jnp.asarray(drawn), 50))[:, 0]
-    sums = np.exp(losses - 50.0) * 51 / 50
+    sums = np.exp(losses - 50.0) / 50
     assert abs(sums.mean() - full) < 4 * sums.std() / np.sqrt(len(sums))
     many = jnp.asarray(scores[rng.choice(SIZE, 400_000, p=shares)])
     exact = np.log(full) - scores
-    found = sampled_losses(jnp.asarray(scores), many, len(many))
+    found = sampled_losses(jnp.asarray(scores), many, len(many)) - np.log(len(many) + 1)
     np.testing.assert_allclose(found, exact, atol=0.01)
-    among_five = np.log((np.exp(scores) + 5 * full) / 6) - scores
+    among_five = np.log(np.exp(scores) + 5 * full) - scores
     found = sampled_losses(jnp.asarray(scores), many, 5)
     np.testing.assert_allclose(found, among_five, atol=0.01)
 
@@ -121,6 +121,7 @@ def test_an_untrained_model_guesses_by_the_words_shares():
     )
     assert float(sums["nats"]) == pytest.approx(expected, rel=1e-5)
     assert float(sums["predictions"]) == pytest.approx(float(weights.sum()))
+    assert float(sums["loss"]) == pytest.approx(float(weights.sum()) * np.log(6), rel=1e-5)
 
 
 def test_it_learns_which_words_go_together():
