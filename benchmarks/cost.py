@@ -56,8 +56,9 @@ def draw(costs: pd.DataFrame, path: Path) -> None:
                     markerfacecolor=fill,
                 )
                 above = row["test"] == rows["test"].max()
-                offset = {"xytext": (7, 3 if above else -10), "textcoords": "offset points"}
-                axes.annotate(row["recipe"], (row["cpu seconds"] / 3600, row["test"]), **offset)
+                style_of_text = {"textcoords": "offset points", "fontsize": "small"}
+                place = row["cpu seconds"] / 3600, row["test"]
+                axes.annotate(row["recipe"], place, (7, 3 if above else -10), **style_of_text)
             axes.plot([], [], label=family, **style)
         axes.set_xscale("log")
         axes.xaxis.set_major_formatter("{x:g}")
