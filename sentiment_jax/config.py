@@ -378,15 +378,8 @@ def _nest(values: Mapping[str, Any]) -> ConfigDict:
 
 def sweep_fields() -> list[str]:
     """Return the settings that a sweep may vary: they change numbers, but not which reviews."""
-    of_text = [
-        "max_length",
-        "truncation",
-        "vocabulary_size",
-        "min_frequency",
-        "ngrams",
-        "ngram_frequency",
-    ]
-    encoding = [f"data.{field}" for field in of_text]
+    of_words = ("vocabulary_size", "min_frequency", "ngrams", "ngram_frequency")
+    encoding = [f"data.{field}" for field in ("max_length", "truncation", *of_words)]
     fixed = ("seed", "cpu_devices", "model.name", "model.revision")
     settings = {name: rule for model in MODELS for name, rule in schema(model).items()}
     return [

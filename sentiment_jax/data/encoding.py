@@ -19,7 +19,7 @@ from tokenizers import Tokenizer
 
 from sentiment_jax.config import DataConfig
 from sentiment_jax.data.corpus import Corpus
-from sentiment_jax.data.ngrams import with_runs
+from sentiment_jax.data.ngrams import with_runs, words_alone
 from sentiment_jax.data.reviews import Reviews
 from sentiment_jax.data.tokenization import tokenizer_hash
 from sentiment_jax.errors import InputError
@@ -167,8 +167,8 @@ def _scripts(text: str) -> Counter[str]:
 @functools.lru_cache(maxsize=4)
 def _own_scripts(tokenizer: Tokenizer) -> set[str]:
     """Return the scripts that make up 1 in 200 letters of a vocabulary; runs of words apart."""
-    entries = (entry for entry in tokenizer.get_vocab() if entry[0] != "[" and " " not in entry)
-    letters = _scripts("".join(entries))
+    entries = words_alone(tokenizer)
+    letters = _scripts("".join(entry for entry in entries if not entry.startswith("[")))
     return {name for name, count in letters.items() if count > letters.total() / 200}
 
 

@@ -67,13 +67,18 @@ def frequent_runs(
     return found
 
 
+def words_alone(tokenizer: Tokenizer) -> list[str]:
+    """Return the entries of a vocabulary that are no runs, in no order."""
+    return [entry for entry in tokenizer.get_vocab() if " " not in entry]
+
+
 @functools.lru_cache(maxsize=4)
 def known_runs(tokenizer: Tokenizer) -> tuple[int, dict[int, Runs]]:
     """Return the base of a tokenizer's keys, and by their lengths the runs in its vocabulary."""
     if tokenizer.token_to_id("[CLS]") is not None:  # not a word-level one of ours
         return 0, {}
     vocabulary, found = tokenizer.get_vocab(), defaultdict(list)
-    base = sum(" " not in entry for entry in vocabulary)
+    base = len(words_alone(tokenizer))
     for entry, i in vocabulary.items():
         if " " in entry:
             ids = [vocabulary[word] for word in entry.split(" ")]
@@ -98,9 +103,8 @@ def with_runs(
     if not known:
         return token_ids
     columns = [token_ids]
-    for length in range(2, max(known) + 1):
+    for length, runs in sorted(known.items()):  # without runs of two there are none of three
         keys = run_keys(token_ids, offsets, length, base)
-        runs = known.get(length, Runs(np.array([-2]), np.array([NONE])))
         place = np.minimum(np.searchsorted(runs.keys, keys), len(runs.keys) - 1)
         columns.append(np.where(runs.keys[place] == keys, runs.ids[place], NONE))
     return np.stack(columns, axis=1).astype(np.int32)

@@ -9,6 +9,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from sentiment_jax.config import join_names
+from sentiment_jax.data.ngrams import words_alone
 from sentiment_jax.runtime import devices, processes, startup, terminal
 from sentiment_jax.training import flops
 from sentiment_jax.training.compilation import CompiledStep, mebibytes
@@ -37,9 +38,7 @@ def _warn_of_data(experiment: Experiment) -> None:
             f"{reviews:,} training reviews are few for this recipe: --config=configs/lstm.py:small "
             "suits them"
         )
-    size = sum(
-        " " not in entry for entry in experiment.tokenizer.get_vocab()
-    )  # runs of words apart
+    size = len(words_alone(experiment.tokenizer))
     unknown = experiment.tokenizer.token_to_id("[UNK]")
     share = np.mean(experiment.encoded["train"].tokens == unknown)
     if size < 50 or share > 0.5:
