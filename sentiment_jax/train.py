@@ -76,6 +76,7 @@ def train(
             _record(experiment, directory, changes)
         with terminal.progress_bar(None, "preparing the model"):
             run, load_report = start_run(experiment, directory, asked)
+        stack.callback(run.log.close)
         run.progress.compile_seconds += compile_seconds
         if tensorboard and processes.is_main():
             events = event_files.write_events(directory.tensorboard, run.progress.records)

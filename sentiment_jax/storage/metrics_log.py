@@ -12,12 +12,18 @@ from sentiment_jax.storage.files import write_atomically
 
 
 class MetricsLog:
-    """Appends to metrics.jsonl, and to the records that a checkpoint keeps of it."""
+    """Appends to metrics.jsonl, and to the records that a checkpoint keeps of it.
+
+    The file stays open: where another process takes the run over and replaces it, what this one is
+    about to append ends in the file that was replaced, not in the other's.
+    """
 
     def __init__(self, path: Path, records: list[dict[str, Any]]):
         """Write the file anew with the records so far."""
-        write_atomically(path, "".join(json.dumps(record) + "\n" for record in records))
-        self._path, self._records = path, records
+        self._records = records
+        if processes.is_main():
+            write_atomically(path, "".join(json.dumps(record) + "\n" for record in records))
+            self._file = path.open("a", encoding="utf-8")
         self.copies: list[Callable[[dict[str, Any]], None]] = []  # hear of every new line
 
     def write(self, **record: Any) -> None:
@@ -31,11 +37,16 @@ class MetricsLog:
         }
         if not processes.is_main():
             return
-        with self._path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(finite, allow_nan=False) + "\n")
+        self._file.write(json.dumps(finite, allow_nan=False) + "\n")
+        self._file.flush()
         self._records.append(finite)
         for copy in self.copies:
             copy(finite)
+
+    def close(self) -> None:
+        """Close the file."""
+        if processes.is_main():
+            self._file.close()
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

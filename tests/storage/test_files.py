@@ -1,4 +1,5 @@
 import csv
+import contextlib
 import json
 import subprocess
 import sys
@@ -64,8 +65,10 @@ def test_a_resumed_log_has_every_step_once(tmp_path):
     log.write(step=6, split="train", loss=0.5)
     with path.open("a") as file:
         file.write('{"step": 8, "spl')  # killed here
+    log.close()
     log = MetricsLog(path, saved)
     log.write(step=6, split="train", loss=0.4)
+    log.close()
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     assert [(line["step"], line["split"]) for line in lines] == [
         (2, "train"),
@@ -75,6 +78,17 @@ def test_a_resumed_log_has_every_step_once(tmp_path):
     ]
     assert lines[2]["loss"] is None
     assert lines[3]["loss"] == 0.4
+
+
+def test_a_log_that_another_process_took_over_gets_no_line(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    with contextlib.closing(MetricsLog(path, [])) as first:
+        first.write(step=2, loss=0.5)
+        assert path.read_text() == '{"step": 2, "loss": 0.5}\n'
+        with contextlib.closing(MetricsLog(path, [])) as second:
+            second.write(step=2, loss=0.25)
+            first.write(step=4, loss=0.5)  # it had looked at the lock before the second came
+        assert path.read_text() == '{"step": 2, "loss": 0.25}\n'
 
 
 def test_predictions_follow_the_contract(tmp_path):
