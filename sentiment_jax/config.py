@@ -145,6 +145,9 @@ class DataConfig:
     unlabeled: bool = setting(
         False, "train on reviews without labels too: what is in pretrain.text", later=True
     )
+    teacher: str = setting(
+        "", "run, or RUN,RUN,...: their mean verdicts stand for missing labels", later=True
+    )
     vocabulary_size: int = _entries(
         30_000, "most entries of a learned vocabulary, runs apart", at_least=10
     )
@@ -270,6 +273,9 @@ class PretrainConfig:
     )
     text: str = setting(
         "", "file or folder of text; empty: the source's unlabeled", harmless=True, later=True
+    )
+    unlabeled: bool = setting(
+        True, "False: learn from the text of the training reviews alone", later=True
     )
     mask_fraction: float = _share(0.15, "share of tokens to predict", at_most=0.5, later=True)
 
@@ -458,10 +464,13 @@ def validate(config: ConfigDict) -> None:
     problems += _label_problems(values)
     if values["data.ngrams"] > 1 and model != "lstm":
         problems.append(f"data.ngrams={values['data.ngrams']} wants model.name=lstm, not {model}")
-    if values["data.unlabeled"] and not (
-        values["loss.virtual_adversarial"] or values["loss.entropy"]
-    ):
-        problems.append("data.unlabeled=True needs loss.virtual_adversarial or loss.entropy")
+    learn = ("data.teacher", "loss.virtual_adversarial", "loss.entropy")
+    if values["data.unlabeled"] and not any(values[name] for name in learn):
+        problems.append(f"data.unlabeled=True needs {', '.join(learn[:-1])} or {learn[-1]}")
+    if values["data.teacher"] and not values["data.unlabeled"]:
+        problems.append("data.teacher judges reviews without labels: set data.unlabeled=True")
+    if values["pretrain.text"] and not values["pretrain.unlabeled"]:
+        problems.append("pretrain.unlabeled=False leaves pretrain.text out: set only one")
     if values["data.source"] in ("folder", "csv") and not values["data.path"]:
         problems.append(f"data.source={values['data.source']} needs --config.data.path")
     if problems:

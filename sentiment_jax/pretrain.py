@@ -56,7 +56,7 @@ def prepare_pretraining(config: ConfigDict, tokenizer: Any = None) -> Experiment
     """
     data = DataConfig(**config.data.to_dict())
     with progress_bar(None, "reading reviews"):
-        corpus = load_text(data, config.pretrain.text)
+        corpus = load_text(data, config.pretrain.text, config.pretrain.unlabeled)
     if tokenizer is None:
         with progress_bar(None, "making the vocabulary"):
             tokenizer = make_tokenizer(config, corpus)

@@ -22,6 +22,7 @@ from sentiment_jax.training.experiment import Experiment, prepare_experiment, re
 from sentiment_jax.training.metrics import measure
 from sentiment_jax.training.resume import start_run
 from sentiment_jax.training.signals import Stop
+from sentiment_jax.training.teaching import teach
 
 VALIDATION = ("loss", "accuracy", "examples", "balanced_accuracy", "perplexity")  # what there is
 
@@ -69,6 +70,7 @@ def train(
                 return read_json(directory.result)
             resuming = directory.config.exists()
             experiment = prepare(resolved, directory.load_tokenizer() if resuming else None)
+        experiment = teach(experiment, asked)
         _check_reviews(experiment)
         with terminal.progress_bar(None, "checking the memory"):
             compile_seconds = compilation.check_memory(experiment)
@@ -129,6 +131,8 @@ def _record(experiment: Experiment, directory: RunDirectory, changes: list[str])
         if differing:
             was = "; ".join(f"{name} was {before.get(name)}, is {now[name]}" for name in differing)
             terminal.warn(f"not bit-exact from here on: {was}")
+        if env["data"].get("verdicts_hash") != experiment.statistics.get("verdicts_hash"):
+            terminal.warn("not bit-exact from here on: the teachers' verdicts have changed")
         env["resumed"] = [*env.get("resumed", []), now]
     else:
         experiment.tokenizer.save(str(directory.tokenizer))

@@ -74,6 +74,7 @@ def test_validate_lists_all_problems_at_once():
     config.optimizer.layerwise_decay = 1.5
     config.data.source = "csv"
     config.data.unlabeled = True
+    config.pretrain.text, config.pretrain.unlabeled = "own.txt", False
     with pytest.raises(InputError) as error:
         validate(config)
     for part in (
@@ -87,7 +88,8 @@ def test_validate_lists_all_problems_at_once():
         "optimizer.warmup_fraction=1.5 must be >= 0 and <= 1",
         "optimizer.layerwise_decay=1.5 must be >= 1e-06 and <= 1",
         "data.source=csv needs --config.data.path",
-        "data.unlabeled=True needs loss.virtual_adversarial or loss.entropy",
+        "pretrain.unlabeled=False leaves pretrain.text out",
+        "data.unlabeled=True needs data.teacher, loss.virtual_adversarial or loss.entropy",
     ):
         assert part in str(error.value)
 

@@ -1,23 +1,19 @@
 """Reviews as token ids: tokenised, cut to max_length, checked, and cached on disk."""
 
-import contextlib
 import functools
-import hashlib
-import os
-import tempfile
 import unicodedata
 from array import array
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float64, Int32, Int64
+from jaxtyping import Float32, Float64, Int32, Int64
 from tokenizers import Tokenizer
 
 from sentiment_jax.config import DataConfig
+from sentiment_jax.data.cache import keep_copy, read_copy
 from sentiment_jax.data.corpus import Corpus
 from sentiment_jax.data.ngrams import with_runs, words_alone
 from sentiment_jax.data.reviews import Reviews
@@ -40,6 +36,7 @@ class Encoded:
     token_ids: Int32[np.ndarray, "tokens *lengths"]  # two axes: see ngrams.with_runs
     offsets: Int64[np.ndarray, " reviews_and_one"]
     truncated: int
+    targets: Float32[np.ndarray, "reviews classes"] | None = None  # in place of labels, in training
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -196,39 +193,24 @@ def encode_corpus(
     data: DataConfig,
     advance: Callable[[int], Any] = lambda count: None,
 ) -> dict[str, Encoded]:
-    """Encode each split, or read it from the cache folder; `advance` hears of each review done.
+    """Encode each split, or read a copy of that; `advance` hears of each review done.
 
-    The cache key covers the texts in their order, the tokenizer, max_length and truncation. A
-    damaged file is rebuilt; without a writable folder nothing is cached.
+    The copy's key covers the texts in their order, the tokenizer, max_length and truncation.
     """
     how = f"{tokenizer_hash(tokenizer)} {data.max_length} {data.truncation}"
     splits = {}
     for split, reviews in corpus.splits.items():
-        key = hashlib.sha256(how.encode() + reviews.hashes.tobytes()).hexdigest()
-        file = cache_folder(data) / f"{key}.npz"
-        try:
-            # np.load leaves a damaged file open if it opens it itself; the zip checks CRCs.
-            with open(file, "rb") as stream, np.load(stream, allow_pickle=False) as stored:
-                arrays = stored["token_ids"], stored["offsets"], int(stored["truncated"])
-            splits[split] = Encoded(reviews.ids, reviews.labels, *arrays)
+        key = how.encode() + reviews.hashes.tobytes()
+        if arrays := read_copy(data, key):
+            arrays["truncated"] = int(arrays["truncated"])
+            splits[split] = Encoded(reviews.ids, reviews.labels, **arrays)
             advance(len(reviews))
-        except Exception:  # Absent or damaged in one of many ways: it is only a copy.
+        else:
             cut = data.max_length, data.truncation
             splits[split] = encoded = encode(tokenizer, reviews, *cut, advance)
-            copy = {name: getattr(encoded, name) for name in ("token_ids", "offsets", "truncated")}
-            # A read-only or full disk only costs encoding again.
-            with contextlib.suppress(OSError):
-                file.parent.mkdir(parents=True, exist_ok=True)
-                with tempfile.TemporaryDirectory(dir=file.parent) as folder:
-                    np.savez(Path(folder) / file.name, **copy)
-                    os.replace(Path(folder) / file.name, file)
+            names = ("token_ids", "offsets", "truncated")
+            keep_copy(data, key, **{name: getattr(encoded, name) for name in names})
     return splits
-
-
-def cache_folder(data: DataConfig) -> Path:
-    """Return data.cache, or sentiment_jax in the user's cache folder."""
-    user = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(data.cache or Path(user) / "sentiment_jax").expanduser()
 
 
 def check_encoded(encoded: dict[str, Encoded], vocabulary_size: int, classes: int = 2) -> None:

@@ -22,26 +22,26 @@ READERS: dict[str, Callable[[DataConfig], Reviews]] = {  # sources that have rev
 }
 
 
-def load_text(data: DataConfig, path: str = "") -> Corpus:
+def load_text(data: DataConfig, path: str = "", unlabeled: bool = True) -> Corpus:
     """Read the text to learn from (split train) and reviews to test that on (val).
 
-    The text: the training reviews and unlabeled ones, the source's or those at a path of one's own,
-    of equal ones the first. A review whose text is in validation or test, whatever the limits, is
-    dropped; the statistics count what was `dropped`, and `labelled_hash` is the data_hash of a
-    training that holds out the same reviews. The limit is of what is left.
+    The text: the training reviews and, if asked for, unlabeled ones, the source's or those at a
+    path of one's own, of equal ones the first. A review whose text is in validation or test,
+    whatever the limits, is dropped; the statistics count what was `dropped`, and `labelled_hash` is
+    the data_hash of a training that holds out the same reviews. The limit is of what is left.
     """
     whole = load_corpus(dataclasses.replace(data, limit=0, test_limit=0))
     labelled = load_corpus(data) if data.limit else whole
     splits, limited = whole.splits, labelled.splits
-    unlabeled = Reviews.from_texts([])
-    if path:
-        unlabeled = read_text(path, data.text_column)
-    elif data.source in READERS:
-        unlabeled = READERS[data.source](data)
-    first = np.sort(np.unique(unlabeled.hashes, return_index=True)[1])
-    copies, unlabeled = len(unlabeled) - len(first), unlabeled.take(first)
+    more = Reviews.from_texts([])
+    if unlabeled and path:
+        more = read_text(path, data.text_column)
+    elif unlabeled and data.source in READERS:
+        more = READERS[data.source](data)
+    first = np.sort(np.unique(more.hashes, return_index=True)[1])
+    copies, more = len(more) - len(first), more.take(first)
     parts = {name: _mark(split, 0) for name, split in splits.items()}
-    train = _join(parts["train"], _mark(unlabeled, 1))
+    train = _join(parts["train"], _mark(more, 1))
     blank = np.array([reviews.is_blank(text) for text in train.texts], bool)
     held_out = splits["val"].hashes, splits["test"].hashes, limited["val"].hashes
     held = np.isin(train.hashes, np.concatenate(held_out))

@@ -161,7 +161,8 @@ def _describe_reviews(experiment: Experiment) -> None:
             f"{config.data.max_length} tokens ({config.data.truncation})"
         )
     if "unlabeled" in statistics:
-        print(f"{'':14} {statistics['unlabeled']:>6,} reviews without labels")
+        judges = f", judged by {config.data.teacher}" * bool(config.data.teacher)
+        print(f"{'':14} {statistics['unlabeled']:>6,} reviews without labels{judges}")
     print(f"{'':8} source {statistics['source']}, hash {statistics['data_hash'][:12]}")
     copies = ", ".join(f"{n} in {split}" for split, n in statistics["extra_copies"].items())
     shared = statistics["shared"]["train_test"]

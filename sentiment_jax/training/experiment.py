@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -105,9 +106,16 @@ def source_runs(pretrained: str) -> Iterator[Path]:
         pretrained = RunDirectory(run).read_config().model.pretrained
 
 
+def teachers(config: ConfigDict) -> list[Path]:
+    """Return the runs that data.teacher names, each itself or as a sweep's winner."""
+    return [find_run(Path(name).expanduser()) for name in config.data.teacher.split(",") if name]
+
+
 def resolve(config: ConfigDict) -> ConfigDict:
     """Return a copy that rebuilds the model without the folder of the pretrained weights."""
     resolved = ConfigDict(config.to_dict())
+    for teacher in teachers(config):
+        RunDirectory(teacher).check_found()
     model, folder, sizes = resolved.model, None, None
     if run := pretrained_run(model.pretrained):
         folder, source = run, _read_source(run, config)
@@ -181,18 +189,19 @@ def read_corpus(config: ConfigDict) -> Corpus:
 
 
 def warn_of_known_reviews(config: ConfigDict, corpus: Corpus) -> None:
-    """Warn if the run that a config starts from, or one before it, learnt from held-out reviews.
+    """Warn if a run that a config learns from, or one before it, learnt from held-out reviews.
 
     Held-out reviews that are in the training split too are no news: the statistics count those.
     """
     held = np.concatenate([corpus.splits[name].hashes for name in ("val", "test")])
     held = np.setdiff1d(held, corpus.splits["train"].hashes)
-    for run in source_runs(config.model.pretrained):
+    names = config.model.pretrained, *map(str, teachers(config))
+    for run in dict.fromkeys(itertools.chain.from_iterable(map(source_runs, names))):
         try:
             learnt = _read_learnt(run, config, corpus.statistics["data_hash"])
         except InputError as error:
             terminal.warn_once(f"{run} may know reviews that are held out here: {error}")
-            return
+            continue
         if known := np.isin(held, learnt).sum():
             terminal.warn_once(
                 f"{run} learnt from {known:,} of the {len(held):,} reviews that are held out "
@@ -217,7 +226,7 @@ def _read_learnt(run: Path, config: ConfigDict, data_hash: str) -> Shaped[np.nda
         raise InputError("IMDB, which it learnt from, is not here to compare")
     with progress_bar(None, f"reading what {run.name} has learnt from"):
         if source.pretrain.objective:
-            corpus = load_text(data, source.pretrain.text)
+            corpus = load_text(data, source.pretrain.text, source.pretrain.unlabeled)
         else:
             corpus = load_corpus(data)
         learnt = corpus.splits["train"].hashes

@@ -55,7 +55,8 @@ def forward(
 class Classification:
     """The objective of fine-tuning: cross-entropy, times its class's weight if there are any.
 
-    Rows whose label is -1 have none: they count in the regularizers alone.
+    Rows whose label is -1 have none: they count in the regularizers alone. Where a batch has
+    `targets`, distributions over the classes, the cross-entropy is with these.
     """
 
     class_weights: tuple[float, ...] = ()
@@ -80,6 +81,8 @@ class Classification:
 
         logits = classify()
         losses = cross_entropy(logits, labels)
+        if "targets" in batch:
+            losses = optax.softmax_cross_entropy(logits.astype(jnp.float32), batch["targets"])
         examples = jnp.maximum(jnp.sum(labelled), 1e-6)  # no row may have a label
         more = self.regularizers
         of_all: list[Array] = []  # losses of every row, with a label or without

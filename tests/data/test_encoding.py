@@ -6,10 +6,10 @@ from reviews import encode_lists, random_encoded
 
 from sentiment_jax.config import DataConfig
 from sentiment_jax.data import encoding
+from sentiment_jax.data.cache import cache_folder
 from sentiment_jax.data.corpus import Corpus
 from sentiment_jax.data.encoding import (
     Encoded,
-    cache_folder,
     check_encoded,
     encode,
     encode_corpus,

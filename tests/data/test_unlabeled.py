@@ -69,6 +69,13 @@ def test_reviews_without_labels_are_neither_labelled_nor_held_out(data, tmp_path
         unlabeled_reviews(data)
 
 
+def test_of_the_labelled_text_alone_nothing_else_is_read(data, tmp_path):
+    alone = load_text(data, str(tmp_path / "never read"), unlabeled=False)
+    assert alone.splits["train"].texts == load_corpus(data).splits["train"].texts
+    assert alone.statistics["dropped"] == {"labelled": 0, "unlabeled": 0, "copies": 0}
+    assert alone.statistics["counts"]["train"]["unlabeled"] == 0
+
+
 def test_own_text_is_a_table_lines_or_a_folder(tmp_path):
     table = reviews.write_csv(tmp_path / "own.csv", [("One.", "x"), ("Two.", "y")], ("body", "z"))
     assert read_text(table, "body").texts == ("One.", "Two.")

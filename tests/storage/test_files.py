@@ -1,5 +1,5 @@
-import csv
 import contextlib
+import csv
 import json
 import subprocess
 import sys

@@ -122,6 +122,17 @@ def test_what_it_learnt_without_labels_counts_too(data, tmp_path, warned):
     assert warned(run, other).startswith(f"warning: {run} learnt from 5 of the 22 reviews that")
 
 
+def test_what_a_teacher_learnt_counts_too(data, tmp_path, capsys):
+    run, learnt = make_run(tmp_path / "run", data)
+    other = DataConfig(source="csv", path=write_table(tmp_path / "other.csv", 30, 90))
+    held = load_corpus(other).splits
+    known = len(learnt & {*held["val"].texts, *held["test"].texts})
+    config = make_config(dataclasses.replace(other, unlabeled=True, teacher=str(run)))
+    warn_of_known_reviews(config, load_corpus(other))
+    assert capsys.readouterr().err.startswith(f"warning: {run} learnt from {known} of the ")
+    assert known
+
+
 def test_imdb_is_not_downloaded_for_a_comparison(data, tmp_path, warned, monkeypatch):
     run, _ = make_run(tmp_path / "run", data)
     directory = RunDirectory(run)

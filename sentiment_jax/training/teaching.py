@@ -1,0 +1,85 @@
+"""Verdicts of finished runs on the reviews without labels: the targets of those in training.
+
+With runs of the student's own architecture this is self-training (Xie et al., 2020, Noisy Student:
+the teacher judges without dropout, the student learns with it); with larger ones it is distillation
+(Hinton et al., 2015). The targets are probabilities, so that a doubt stays a doubt.
+"""
+
+import dataclasses
+import hashlib
+import json
+
+import jax
+import numpy as np
+from jaxtyping import Float32
+
+from sentiment_jax.config import DataConfig, config_to_json
+from sentiment_jax.data.cache import keep_copy, read_copy
+from sentiment_jax.data.encoding import encode
+from sentiment_jax.data.reviews import Reviews
+from sentiment_jax.data.tokenization import tokenizer_hash
+from sentiment_jax.data.unlabeled import unlabeled_reviews
+from sentiment_jax.errors import InputError, Interrupted
+from sentiment_jax.runtime import processes
+from sentiment_jax.training.experiment import Experiment, TrainedModel, load_mean, teachers
+from sentiment_jax.training.scoring import score_reviews
+from sentiment_jax.training.signals import Stop
+
+
+def teach(experiment: Experiment, stop: Stop) -> Experiment:
+    """Give the reviews without labels the mean of the verdicts of data.teacher, if it names runs.
+
+    A labelled review keeps its label, as a distribution; a taught one's label is the likeliest.
+
+    InputError: a teacher is no finished run, or tells other classes. Interrupted: a signal came.
+    """
+    runs = teachers(experiment.config)
+    if not runs:
+        return experiment
+    data, train = DataConfig(**experiment.config.data.to_dict()), experiment.encoded["train"]
+    first = load_mean(runs)
+    if first.classes != experiment.classes:
+        raise InputError(
+            f"data.teacher={runs[0]} tells {', '.join(first.classes)}, the reviews' labels are "
+            f"{', '.join(experiment.classes)}"
+        )
+    reviews = unlabeled_reviews(data, experiment.config.pretrain.text)
+    judged = [
+        _judge(run, reviews, data, f"teacher {i}/{len(runs)}", stop)
+        for i, run in enumerate((first, *first.others), start=1)
+    ]
+    verdicts, unknown = np.mean(judged, axis=0, dtype=np.float32), train.labels < 0
+    targets = np.eye(len(experiment.classes), dtype=np.float32)[train.labels]
+    targets[unknown] = verdicts
+    labels = np.where(unknown, targets.argmax(axis=1), train.labels).astype(np.int32)
+    train = dataclasses.replace(train, labels=labels, targets=targets)
+    statistics = {"verdicts_hash": hashlib.sha256(verdicts.tobytes()).hexdigest()}
+    return dataclasses.replace(
+        experiment,
+        encoded={**experiment.encoded, "train": train},
+        statistics={**experiment.statistics, **statistics},
+    )
+
+
+def _judge(
+    run: TrainedModel, reviews: Reviews, data: DataConfig, description: str, stop: Stop
+) -> Float32[np.ndarray, "reviews classes"]:
+    """Return a run's probabilities for each review; where the process is alone, a copy is kept."""
+
+    def end() -> None:
+        if stop.asked():
+            raise Interrupted("nothing was trained yet; run the same command to continue")
+
+    alone, key = processes.count() == 1, hashlib.sha256(reviews.hashes.tobytes())
+    key.update(json.dumps([config_to_json(run.config), tokenizer_hash(run.tokenizer)]).encode())
+    for leaf in jax.tree.leaves(run.params) if alone else ():
+        key.update(np.asarray(leaf).tobytes())
+    if alone and (copy := read_copy(data, key.digest())):
+        return copy["probabilities"]
+    settings, devices = run.config.data, jax.device_count()
+    size = -(-run.config.eval_batch_size // devices) * devices
+    encoded = encode(run.tokenizer, reviews, settings.max_length, settings.truncation)
+    scores = score_reviews(run, run.params, encoded, description, batch_size=size, stop=end)
+    if alone:
+        keep_copy(data, key.digest(), probabilities=scores.probabilities)
+    return scores.probabilities

@@ -1,0 +1,159 @@
+"""Verdicts that stand for missing labels: the teachers' own, kept, and learnt from."""
+
+import jax
+import numpy as np
+import pytest
+import runs
+
+from sentiment_jax.config import override, validate
+from sentiment_jax.data import batches
+from sentiment_jax.data.unlabeled import unlabeled_reviews
+from sentiment_jax.errors import InputError, Interrupted
+from sentiment_jax.predict import predict
+from sentiment_jax.storage.files import read_json
+from sentiment_jax.storage.metrics_log import read_metrics
+from sentiment_jax.storage.run_directory import RunDirectory
+from sentiment_jax.train import train
+from sentiment_jax.training import teaching
+from sentiment_jax.training.experiment import load_mean, prepare_experiment, resolve
+from sentiment_jax.training.signals import Stop
+from sentiment_jax.training.steps import Classification, cross_entropy, forward
+from sentiment_jax.training.teaching import teach
+
+
+@pytest.fixture
+def config(small_config, finished, tmp_path):
+    """A student of two teachers, the same run twice, and the 24 of 200 reviews within its limit."""
+    text = tmp_path / "more.txt"
+    text.write_text(
+        "\n".join(f"{'the film ' * (i % 9)} it was {'good ' * (i % 7)} {i}" for i in range(200))
+    )
+    taught = {"data.unlabeled": True, "data.teacher": f"{finished},{finished}"}
+    return override(
+        small_config, {"pretrain.text": str(text), "data.cache": str(tmp_path), **taught}
+    )
+
+
+def read_reviews(config):
+    prepared = prepare_experiment(resolve(config))
+    data = teaching.DataConfig(**config.data.to_dict())
+    return prepared, unlabeled_reviews(data, config.pretrain.text)
+
+
+def test_a_review_without_label_gets_the_mean_verdict(config, finished):
+    trained = load_mean([finished, finished])
+    prepared, reviews = read_reviews(config)
+    before, train = prepared.encoded["train"], teach(prepared, Stop()).encoded["train"]
+    assert len(reviews) == 24 and (before.labels[-24:] == -1).all() and before.targets is None
+    np.testing.assert_array_equal(train.labels[:-24], before.labels[:-24])
+    np.testing.assert_array_equal(train.targets[:-24], np.eye(2)[before.labels[:-24]])
+    expected, _ = predict(trained, reviews.texts)
+    np.testing.assert_allclose(train.targets[-24:], expected, rtol=1e-6)
+    np.testing.assert_array_equal(train.labels[-24:], expected.argmax(axis=1))
+    assert len(np.unique(expected)) > 20  # no constant verdict
+
+
+def test_the_mean_is_of_all_teachers(config, finished, monkeypatch):
+    prepared, _ = read_reviews(config)
+    verdicts = iter([[0.9, 0.1], [0.4, 0.6]])
+    monkeypatch.setattr(teaching, "_judge", lambda *_: np.full((24, 2), next(verdicts), np.float32))
+    train = teach(prepared, Stop()).encoded["train"]
+    np.testing.assert_allclose(train.targets[-24:], np.full((24, 2), [0.65, 0.35]), rtol=1e-6)
+    assert (train.labels[-24:] == 0).all()
+
+
+def test_verdicts_are_kept_for_the_same_teacher_and_texts_alone(config, finished, monkeypatch):
+    prepared, _ = read_reviews(config)
+    first, judged = teach(prepared, Stop()), []
+    score = teaching.score_reviews
+
+    def count(run, params, encoded, *rest, **options):
+        judged.append(len(encoded))
+        return score(run, params, encoded, *rest, **options)
+
+    monkeypatch.setattr(teaching, "score_reviews", count)
+    again = teach(prepared, Stop())
+    assert not judged and first.statistics == again.statistics
+    np.testing.assert_array_equal(again.encoded["train"].targets, first.encoded["train"].targets)
+    other = load_mean([finished])
+    changed = jax.tree.map(lambda leaf: 2 * leaf, other.params)
+    monkeypatch.setattr(
+        teaching, "load_mean", lambda runs: teaching.dataclasses.replace(other, params=changed)
+    )
+    assert teach(prepared, Stop()).statistics != first.statistics
+    assert judged == [24]
+
+
+def test_the_cross_entropy_is_with_the_targets(config, finished):
+    prepared, _ = read_reviews(config)
+    encoded = teach(prepared, Stop()).encoded["train"]
+    rows = np.arange(len(encoded) - 6, len(encoded))  # without labels
+    planned = batches.PlannedBatch(np.concatenate([np.arange(3), rows]), 24)
+    batch = jax.device_put(batches.make_batch(encoded, planned, 12))
+    params = load_mean([finished]).params
+    logits = forward(prepared.model, params, batch["token_ids"], batch["lengths"])
+    sums = Classification()(prepared.model, params, batch, jax.random.key(0), deterministic=True)
+    logs = np.asarray(jax.nn.log_softmax(logits), np.float64)[:9]
+    targets = encoded.targets[planned.indices]
+    assert ((targets > 0.01) & (targets < 0.99)).any()
+    np.testing.assert_allclose(sums["loss"], -(logs * targets).sum(), rtol=1e-5)
+    assert sums["examples"] == 9
+    plain = np.asarray(cross_entropy(logits, batch["labels"]))
+    np.testing.assert_allclose(plain[:3], -(logs * targets).sum(axis=1)[:3], rtol=1e-5)
+
+
+@pytest.mark.slow
+def test_a_student_resumes_bit_exactly_and_says_who_taught(config, finished, tmp_path, capsys):
+    train(config, tmp_path / "alone")
+    assert f"24 reviews without labels, judged by {finished}," in capsys.readouterr().out
+    records = read_metrics(tmp_path / "alone" / "metrics.jsonl")
+    assert sum(r["examples"] for r in records if r["split"] == "train") == 3 * (48 + 24)
+
+    class Later(Stop):
+        """Ends the run at its seventh question."""
+
+        asks = 0
+
+        def asked(self):
+            self.asks += 1
+            return self.asks == 7
+
+    with pytest.raises(Interrupted, match="saved step"):
+        train(config, tmp_path / "run", stop=Later())
+    train(config, tmp_path / "run")
+    runs.assert_same_run(tmp_path / "alone", tmp_path / "run")
+    assert "not bit-exact" not in capsys.readouterr().err
+    env = RunDirectory(tmp_path / "run").env
+    assert read_json(env)["data"]["verdicts_hash"]
+
+
+@pytest.mark.slow
+def test_other_verdicts_on_resuming_are_said(config, tmp_path, monkeypatch, capsys):
+    one = override(config, {"epochs": 1})
+    train(one, tmp_path / "run")
+    monkeypatch.setattr(teaching, "_judge", lambda *_: np.full((24, 2), 0.5, np.float32))
+    train(config, tmp_path / "run", allow_changes=True)
+    expected = "warning: not bit-exact from here on: the teachers' verdicts have changed\n"
+    assert expected in capsys.readouterr().err
+
+
+def test_a_signal_ends_the_judging(config, tmp_path):
+    prepared, _ = read_reviews(config)
+    with Stop() as stop:
+        stop.asked = lambda: True
+        with pytest.raises(Interrupted, match="nothing was trained yet"):
+            teach(prepared, stop)
+
+
+def test_teachers_that_cannot_teach(config, finished, tmp_path, monkeypatch):
+    with pytest.raises(InputError, match=r"data\.teacher judges reviews without labels"):
+        validate(override(config, {"data.unlabeled": False}))
+    with pytest.raises(InputError, match=f"no run directory at {tmp_path}/none"):
+        resolve(override(config, {"data.teacher": f"{finished},{tmp_path}/none"}))
+    prepared, _ = read_reviews(config)
+    trained = load_mean([finished])
+    named = override(trained.config, {"data.labels": "bad,good"})
+    other = teaching.dataclasses.replace(trained, config=named)
+    monkeypatch.setattr(teaching, "load_mean", lambda runs: other)
+    with pytest.raises(InputError, match="tells bad, good, the reviews' labels are negative, pos"):
+        teach(prepared, Stop())
