@@ -138,6 +138,7 @@ LSTM = runs.SMALL | {  # as many words as conftest's `finished` knows: the same 
     **{"data.vocabulary_size": 198, "data.min_frequency": 1, "model.pooling": "mean_max"},
 }
 SEMI = LSTM | {"data.source": "sample", "data.limit": 60, "model.segment_length": 8}
+UNLABELED = "--config.pretrain.text=new.csv --config.data.text_column=review --config.data.limit=0"
 SUBSTITUTES = [
     (r".*&& ", ""),  # the installation
     (r"^\S*python ", ""),  # this process
@@ -151,6 +152,7 @@ SUBSTITUTES = [
     (r"--config=bert:tiny .*", rf"\g<0> {as_flags(BERT)}"),  # seconds, not hours
     (r"--config=lstm(:small)? (?!.*--help).*", rf"\g<0> {as_flags(LSTM)}"),
     (r"--config=lstm:(pretrain|semi) .*", rf"\g<0> {as_flags(SEMI)}"),
+    (r"--config.data.teacher=.*", rf"\g<0> {UNLABELED}"),
     (r"--mode=sweep.*", r"\g<0> --sweep_seeds=0,1 --config.epochs=1"),
     (r"--workdir=(\S+) --coordinator", r"--workdir=\1-pair --coordinator"),  # not finished yet
     (r"(benchmarks.speed) .*", r"\1 --source=sample --only=start --rounds=1 --output=speed"),

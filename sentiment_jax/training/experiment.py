@@ -115,7 +115,8 @@ def resolve(config: ConfigDict) -> ConfigDict:
     """Return a copy that rebuilds the model without the folder of the pretrained weights."""
     resolved = ConfigDict(config.to_dict())
     for teacher in teachers(config):
-        RunDirectory(teacher).check_found()
+        if not RunDirectory(teacher).config.is_file():
+            raise InputError(f"data.teacher={teacher} is no run directory: name a finished run's")
     model, folder, sizes = resolved.model, None, None
     if run := pretrained_run(model.pretrained):
         folder, source = run, _read_source(run, config)

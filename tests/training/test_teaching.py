@@ -148,7 +148,7 @@ def test_a_signal_ends_the_judging(config, tmp_path):
 def test_teachers_that_cannot_teach(config, finished, tmp_path, monkeypatch):
     with pytest.raises(InputError, match=r"data\.teacher judges reviews without labels"):
         validate(override(config, {"data.unlabeled": False}))
-    with pytest.raises(InputError, match=f"no run directory at {tmp_path}/none"):
+    with pytest.raises(InputError, match=f"data.teacher={tmp_path}/none is no run directory"):
         resolve(override(config, {"data.teacher": f"{finished},{tmp_path}/none"}))
     prepared, _ = read_reviews(config)
     trained = load_mean([finished])
