@@ -44,6 +44,8 @@ def _with_objective(config: ConfigDict) -> ConfigDict:
         raise InputError(f"--mode=pretrain has no objective for {name}: {', '.join(OBJECTIVES)}")
     if not config.data.validation_fraction:
         raise InputError("data.validation_fraction=0 leaves --mode=pretrain no text to test on")
+    if config.data.teacher:
+        raise InputError("data.teacher gives labels, which --mode=pretrain does not read")
     if name == "lstm" and config.optimizer.frozen != "none":
         raise InputError("optimizer.frozen=embeddings leaves --mode=pretrain of an lstm nothing")
     return override(config, {"pretrain.objective": OBJECTIVES[name]})

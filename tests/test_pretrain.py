@@ -183,6 +183,9 @@ def test_an_lstm_reads_the_vectors_as_they_are(vectors, tmp_path, monkeypatch):
         experiment.initial_params(prepared)
     with pytest.raises(InputError, match="frozen=embeddings leaves --mode=pretrain of an lstm"):
         pretrain(make_lstm(**{"optimizer.frozen": "embeddings"}), tmp_path / "nothing")
+    taught = {"data.unlabeled": True, "data.teacher": str(vectors)}
+    with pytest.raises(InputError, match="data.teacher gives labels, which --mode=pretrain does"):
+        pretrain(make_lstm(**taught), tmp_path / "nothing")
     earlier = source.config.copy_and_resolve_references()
     earlier.pretrain.objective = "words_elsewhere"
     monkeypatch.setattr(RunDirectory, "read_config", lambda directory: earlier)
