@@ -469,8 +469,11 @@ def validate(config: ConfigDict) -> None:
         problems.append(f"data.unlabeled=True needs {', '.join(learn[:-1])} or {learn[-1]}")
     if values["data.teacher"] and not values["data.unlabeled"]:
         problems.append("data.teacher judges reviews without labels: set data.unlabeled=True")
-    if values["pretrain.text"] and not values["pretrain.unlabeled"]:
-        problems.append("pretrain.unlabeled=False leaves pretrain.text out: set only one")
+    if values["data.teacher"] and not all(split_names(values["data.teacher"])):
+        problems.append(f"data.teacher={values['data.teacher']!r} names no run: RUN or RUN,RUN,...")
+    more = "pretrain.text" if values["pretrain.text"] else "data.unlabeled"
+    if values[more] and not values["pretrain.unlabeled"]:
+        problems.append(f"pretrain.unlabeled=False leaves {more} out: set only one")
     if values["data.source"] in ("folder", "csv") and not values["data.path"]:
         problems.append(f"data.source={values['data.source']} needs --config.data.path")
     if problems:

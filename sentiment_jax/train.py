@@ -133,6 +133,7 @@ def _record(experiment: Experiment, directory: RunDirectory, changes: list[str])
             terminal.warn(f"not bit-exact from here on: {was}")
         if env["data"].get("verdicts_hash") != experiment.statistics.get("verdicts_hash"):
             terminal.warn("not bit-exact from here on: the teachers' verdicts have changed")
+            env["data"]["verdicts_hash"] = experiment.statistics.get("verdicts_hash")
         env["resumed"] = [*env.get("resumed", []), now]
     else:
         experiment.tokenizer.save(str(directory.tokenizer))

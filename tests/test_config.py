@@ -102,6 +102,21 @@ def test_bad_learning_rates(rate):
         validate(config)
 
 
+@pytest.mark.parametrize("teacher", [",", "runs/a,", "runs/a,,runs/b"])
+def test_teachers_without_a_name(teacher):
+    config = lstm.get_config()
+    config.data.unlabeled, config.data.teacher = True, teacher
+    with pytest.raises(InputError, match=r"data\.teacher=.* names no run"):
+        validate(config)
+
+
+def test_reviews_without_labels_are_asked_for_or_left_out():
+    config = lstm.get_config()
+    config.data.unlabeled, config.loss.entropy, config.pretrain.unlabeled = True, 1.0, False
+    with pytest.raises(InputError, match="unlabeled=False leaves data.unlabeled out: set only one"):
+        validate(config)
+
+
 def test_max_length_beyond_the_positions():
     config = bert.get_config("tiny")
     config.data.max_length = 129

@@ -1,6 +1,7 @@
 """Text for pre-training: labels unread, and no review of validation or test among it."""
 
 import dataclasses
+import hashlib
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -28,7 +29,8 @@ def load_text(data: DataConfig, path: str = "", unlabeled: bool = True) -> Corpu
     The text: the training reviews and, if asked for, unlabeled ones, the source's or those at a
     path of one's own, of equal ones the first. A review whose text is in validation or test,
     whatever the limits, is dropped; the statistics count what was `dropped`, and `labelled_hash` is
-    the data_hash of a training that holds out the same reviews. The limit is of what is left.
+    the data_hash of a training that holds out the same reviews. The limit is of what is left; of
+    labelled reviews alone, it keeps those that a training would.
     """
     whole = load_corpus(dataclasses.replace(data, limit=0, test_limit=0))
     labelled = load_corpus(data) if data.limit else whole
@@ -41,7 +43,8 @@ def load_text(data: DataConfig, path: str = "", unlabeled: bool = True) -> Corpu
     first = np.sort(np.unique(more.hashes, return_index=True)[1])
     copies, more = len(more) - len(first), more.take(first)
     parts = {name: _mark(split, 0) for name, split in splits.items()}
-    train = _join(parts["train"], _mark(more, 1))
+    own = parts["train"] if unlabeled else _mark(limited["train"], 0)
+    train = _join(own, _mark(more, 1))
     blank = np.array([reviews.is_blank(text) for text in train.texts], bool)
     held_out = splits["val"].hashes, splits["test"].hashes, limited["val"].hashes
     held = np.isin(train.hashes, np.concatenate(held_out))
@@ -62,6 +65,11 @@ def unlabeled_reviews(data: DataConfig, path: str = "") -> Reviews:
         where = path or f"data.source={data.source}"
         raise InputError(f"data.unlabeled=True, but {where} has no reviews without labels")
     return found
+
+
+def texts_hash(reviews: Reviews) -> str:
+    """Return the sha256 of the texts in their order."""
+    return hashlib.sha256(reviews.hashes.tobytes()).hexdigest()
 
 
 def read_text(path: str, column: str) -> Reviews:

@@ -143,6 +143,11 @@ class RunDirectory:
                 f"{statistics['counts']} now; point --config.data.path at the data of the run, or "
                 "start in another --workdir"
             )
+        if recorded.get("unlabeled_hash", now := statistics.get("unlabeled_hash")) != now:
+            raise InputError(
+                f"the reviews without labels changed since {self.path} began: point "
+                "--config.pretrain.text at those of the run, or start in another --workdir"
+            )
 
     def load_tokenizer(self) -> Any:
         """Read the run's tokenizer; InputError if it is not the one that it was trained with."""

@@ -67,7 +67,9 @@ def compile_step(
     config, trains, start = experiment.config, mode == "training", time.perf_counter()
     rows = rows or (config.batch_size if trains else config.eval_batch_size)
     padding = batches.PlannedBatch(np.zeros(0, np.int64), length)
-    padded = batches.make_batch(experiment.encoded["train"], padding, rows)
+    encoded = experiment.encoded["train"]
+    encoded = encoded if trains else dataclasses.replace(encoded, targets=None)
+    padded = batches.make_batch(encoded, padding, rows)
     batch, state = devices.put_batch(padded, experiment.mesh), abstract_state(experiment)
     objective = make_objective(experiment)
     step: Any = steps.make_eval_step(experiment.model)

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import itertools
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,13 +22,14 @@ from sentiment_jax.config import (
     OptimizerConfig,
     class_names,
     join_names,
+    split_names,
 )
 from sentiment_jax.data import batches, tokenization
 from sentiment_jax.data.corpus import Corpus, load_corpus
 from sentiment_jax.data.encoding import Encoded, check_encoded, concatenate, encode_corpus
 from sentiment_jax.data.imdb_tfds import is_prepared
 from sentiment_jax.data.reviews import Reviews, stratified_sample
-from sentiment_jax.data.unlabeled import load_text, unlabeled_reviews
+from sentiment_jax.data.unlabeled import load_text, texts_hash, unlabeled_reviews
 from sentiment_jax.errors import InputError, RunError
 from sentiment_jax.huggingface import hub, weights
 from sentiment_jax.models import classifiers, layers
@@ -108,15 +108,39 @@ def source_runs(pretrained: str) -> Iterator[Path]:
 
 def teachers(config: ConfigDict) -> list[Path]:
     """Return the runs that data.teacher names, each itself or as a sweep's winner."""
-    return [find_run(Path(name).expanduser()) for name in config.data.teacher.split(",") if name]
+    return [find_run(Path(name).expanduser()) for name in split_names(config.data.teacher)]
+
+
+def _check_teacher(teacher: Path) -> None:
+    """Raise InputError unless a run is finished and judges reviews."""
+    directory = RunDirectory(teacher)
+    if not directory.config.is_file():
+        raise InputError(f"data.teacher={teacher} is no run directory: name a finished run's")
+    if directory.outcome()[0] != "finished":
+        raise InputError(f"data.teacher={teacher} is not finished: let its training end")
+    if directory.read_config().pretrain.objective:
+        raise InputError(f"data.teacher={teacher} is a pre-training, which judges no review")
+
+
+def known_runs(config: ConfigDict) -> Iterator[Path]:
+    """Yield the runs that a config learns from: where it starts, its teachers, and theirs."""
+    pending: list[ConfigDict] = [config]
+    seen: set[Path] = set()
+    while pending:
+        config = pending.pop(0)
+        start = pretrained_run(config.model.pretrained)
+        for run in (*filter(None, [start]), *teachers(config)):
+            if run not in seen and RunDirectory(run).config.is_file():
+                seen.add(run)
+                yield run
+                pending.append(RunDirectory(run).read_config())
 
 
 def resolve(config: ConfigDict) -> ConfigDict:
     """Return a copy that rebuilds the model without the folder of the pretrained weights."""
     resolved = ConfigDict(config.to_dict())
     for teacher in teachers(config):
-        if not RunDirectory(teacher).config.is_file():
-            raise InputError(f"data.teacher={teacher} is no run directory: name a finished run's")
+        _check_teacher(teacher)
     model, folder, sizes = resolved.model, None, None
     if run := pretrained_run(model.pretrained):
         folder, source = run, _read_source(run, config)
@@ -196,8 +220,7 @@ def warn_of_known_reviews(config: ConfigDict, corpus: Corpus) -> None:
     """
     held = np.concatenate([corpus.splits[name].hashes for name in ("val", "test")])
     held = np.setdiff1d(held, corpus.splits["train"].hashes)
-    names = config.model.pretrained, *map(str, teachers(config))
-    for run in dict.fromkeys(itertools.chain.from_iterable(map(source_runs, names))):
+    for run in known_runs(config):
         try:
             learnt = _read_learnt(run, config, corpus.statistics["data_hash"])
         except InputError as error:
@@ -260,6 +283,11 @@ def prepare_experiment(
     if tokenizer is None:
         with progress_bar(None, "making the vocabulary"):
             tokenizer = make_tokenizer(config, corpus)
+    for teacher in teachers(config) if only is None else ():
+        told = class_names(RunDirectory(teacher).read_config())
+        if told != class_names(config):
+            known = ", ".join(told), ", ".join(class_names(config))
+            raise InputError(f"data.teacher={teacher} tells {known[0]}, the labels are {known[1]}")
     classifier = make_classifier(config, tokenizer)
     examples = choose_examples(config, corpus.splits["test"])
     if only is not None:
@@ -283,7 +311,7 @@ def prepare_experiment(
         more = encoded.pop("unlabeled")
         more = dataclasses.replace(more, labels=np.full(len(more), -1, np.int32))
         encoded["train"] = concatenate(encoded["train"], more)
-        statistics["unlabeled"] = len(more)
+        statistics |= {"unlabeled": len(more), "unlabeled_hash": texts_hash(unlabeled)}
     return Experiment(
         **vars(classifier), encoded=encoded, words=words, statistics=statistics, examples=examples
     )

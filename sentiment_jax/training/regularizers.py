@@ -15,8 +15,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-import optax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 from optax.losses import kl_divergence_with_log_targets
 
 Embedded = Float[Array, "batch length embedding"]
@@ -41,14 +40,17 @@ def after_worst_step(
 
 def adversarial(
     classify: Classify,
-    labels: Int[Array, " batch"],
+    score: Callable[[Float[Array, "batch classes"]], Float[Array, " batch"]],
     zeros: Embedded,
     size: float,
 ) -> Float[Array, " batch"]:
-    """Return the cross-entropy after a step of `size` that raises it fastest, to first order."""
+    """Return the cross-entropy after a step of `size` that raises it fastest, to first order.
+
+    `score` makes that of logits.
+    """
 
     def losses(step: Embedded) -> Float[Array, " batch"]:
-        return optax.softmax_cross_entropy_with_integer_labels(classify(step), labels)
+        return score(classify(step))
 
     return after_worst_step(losses, zeros, size)
 

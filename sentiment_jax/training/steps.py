@@ -79,19 +79,22 @@ class Classification:
             inputs = token_ids, batch["lengths"], *perturbation
             return forward(model, params, *inputs, dropout=dropout)
 
+        def score(logits: Array) -> Array:
+            if "targets" in batch:
+                shares = batch["targets"] * jnp.array(self.class_weights or 1.0)
+                return optax.softmax_cross_entropy(logits.astype(jnp.float32), shares)
+            losses = cross_entropy(logits, labels)
+            return losses * jnp.array(self.class_weights)[labels] if self.class_weights else losses
+
         logits = classify()
-        losses = cross_entropy(logits, labels)
-        if "targets" in batch:
-            losses = optax.softmax_cross_entropy(logits.astype(jnp.float32), batch["targets"])
+        losses = score(logits)
         examples = jnp.maximum(jnp.sum(labelled), 1e-6)  # no row may have a label
         more = self.regularizers
         of_all: list[Array] = []  # losses of every row, with a label or without
         if more.adversarial or more.virtual_adversarial:
             zeros = jnp.zeros((*token_ids.shape[:2], model.config.embedding_size))
         if more.adversarial:
-            losses += regularizers.adversarial(classify, labels, zeros, more.adversarial)
-        if self.class_weights:
-            losses *= jnp.array(self.class_weights)[labels]
+            losses += regularizers.adversarial(classify, score, zeros, more.adversarial)
         if more.virtual_adversarial:
             of_step = more.virtual_adversarial, jax.random.fold_in(key, 1)
             of_all.append(regularizers.virtual_adversarial(classify, logits, zeros, *of_step))

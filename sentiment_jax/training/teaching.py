@@ -18,7 +18,7 @@ from sentiment_jax.data.cache import keep_copy, read_copy
 from sentiment_jax.data.encoding import encode
 from sentiment_jax.data.reviews import Reviews
 from sentiment_jax.data.tokenization import tokenizer_hash
-from sentiment_jax.data.unlabeled import unlabeled_reviews
+from sentiment_jax.data.unlabeled import texts_hash, unlabeled_reviews
 from sentiment_jax.errors import InputError, Interrupted
 from sentiment_jax.runtime import processes
 from sentiment_jax.training.experiment import Experiment, TrainedModel, load_mean, teachers
@@ -31,19 +31,16 @@ def teach(experiment: Experiment, stop: Stop) -> Experiment:
 
     A labelled review keeps its label, as a distribution; a taught one's label is the likeliest.
 
-    InputError: a teacher is no finished run, or tells other classes. Interrupted: a signal came.
+    InputError: the reviews without labels changed meanwhile. Interrupted: a signal came.
     """
     runs = teachers(experiment.config)
     if not runs:
         return experiment
     data, train = DataConfig(**experiment.config.data.to_dict()), experiment.encoded["train"]
-    first = load_mean(runs)
-    if first.classes != experiment.classes:
-        raise InputError(
-            f"data.teacher={runs[0]} tells {', '.join(first.classes)}, the reviews' labels are "
-            f"{', '.join(experiment.classes)}"
-        )
     reviews = unlabeled_reviews(data, experiment.config.pretrain.text)
+    if texts_hash(reviews) != experiment.statistics["unlabeled_hash"]:
+        raise InputError("the reviews without labels changed meanwhile: run the same command again")
+    first = load_mean(runs)
     judged = [
         _judge(run, reviews, data, f"teacher {i}/{len(runs)}", stop)
         for i, run in enumerate((first, *first.others), start=1)
@@ -68,7 +65,7 @@ def _judge(
 
     def end() -> None:
         if stop.asked():
-            raise Interrupted("nothing was trained yet; run the same command to continue")
+            raise Interrupted("no step was taken; run the same command to continue")
 
     alone, key = processes.count() == 1, hashlib.sha256(reviews.hashes.tobytes())
     key.update(json.dumps([config_to_json(run.config), tokenizer_hash(run.tokenizer)]).encode())

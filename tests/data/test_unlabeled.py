@@ -69,10 +69,15 @@ def test_reviews_without_labels_are_neither_labelled_nor_held_out(data, tmp_path
         unlabeled_reviews(data)
 
 
-def test_of_the_labelled_text_alone_nothing_else_is_read(data, tmp_path):
+@pytest.mark.parametrize("limit", [0, 30])
+def test_of_the_labelled_text_alone_nothing_else_is_read(data, tmp_path, limit):
+    data = dataclasses.replace(data, limit=limit)
     alone = load_text(data, str(tmp_path / "never read"), unlabeled=False)
-    assert alone.splits["train"].texts == load_corpus(data).splits["train"].texts
-    assert alone.statistics["dropped"] == {"labelled": 0, "unlabeled": 0, "copies": 0}
+    whole = load_corpus(dataclasses.replace(data, limit=0)).splits
+    held = {*whole["val"].texts, *whole["test"].texts}
+    trained = [text for text in load_corpus(data).splits["train"].texts if text not in held]
+    assert sorted(alone.splits["train"].texts) == sorted(trained)
+    assert len(trained) == 24 - alone.statistics["dropped"]["labelled"] if limit else trained
     assert alone.statistics["counts"]["train"]["unlabeled"] == 0
 
 

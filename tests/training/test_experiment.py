@@ -13,6 +13,7 @@ from sentiment_jax.config import DataConfig, config_to_json
 from sentiment_jax.data import imdb_tfds
 from sentiment_jax.data.corpus import load_corpus
 from sentiment_jax.data.unlabeled import load_text
+from sentiment_jax.runtime import terminal
 from sentiment_jax.storage.files import write_json
 from sentiment_jax.storage.run_directory import RunDirectory
 from sentiment_jax.training.experiment import warn_of_known_reviews
@@ -131,6 +132,13 @@ def test_what_a_teacher_learnt_counts_too(data, tmp_path, capsys):
     warn_of_known_reviews(config, load_corpus(other))
     assert capsys.readouterr().err.startswith(f"warning: {run} learnt from {known} of the ")
     assert known
+    student, _ = make_run(tmp_path / "student", other)
+    write_json(RunDirectory(student).config, config_to_json(config))
+    for names in ({"teacher": str(student), "unlabeled": True}, {}):
+        pupil = make_config(dataclasses.replace(other, **names), "" if names else student)
+        terminal.warn_once.cache_clear()
+        warn_of_known_reviews(pupil, load_corpus(other))
+        assert capsys.readouterr().err.startswith(f"warning: {run} learnt from {known} of the ")
 
 
 def test_imdb_is_not_downloaded_for_a_comparison(data, tmp_path, warned, monkeypatch):

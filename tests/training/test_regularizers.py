@@ -6,7 +6,7 @@ import pytest
 from sentiment_jax.config import LossConfig, LstmConfig
 from sentiment_jax.models.lstm import LstmClassifier
 from sentiment_jax.training import regularizers
-from sentiment_jax.training.steps import Classification
+from sentiment_jax.training.steps import Classification, cross_entropy
 
 ROWS, LENGTH, WIDTH = 3, 2, 4
 RNG = np.random.default_rng(0)
@@ -26,6 +26,10 @@ def classify(perturbation=None):
 def log_softmax(logits):
     shifted = np.asarray(logits, np.float64)
     return shifted - np.log(np.exp(shifted).sum(1, keepdims=True))
+
+
+def score(logits):
+    return cross_entropy(logits, LABELS)
 
 
 def losses(perturbation):
@@ -50,7 +54,7 @@ def steepest(function, at):
 
 def test_adversarial_step_is_the_steepest():
     worst = steepest(losses, np.zeros(np.shape(ZEROS), np.float32))
-    found = regularizers.adversarial(classify, LABELS, ZEROS, 0.5)
+    found = regularizers.adversarial(classify, score, ZEROS, 0.5)
     np.testing.assert_allclose(found, losses(0.5 * worst), rtol=1e-3)
     assert np.all(found > losses(np.zeros(np.shape(ZEROS), np.float32)))
 

@@ -1,16 +1,19 @@
 """Verdicts that stand for missing labels: the teachers' own, kept, and learnt from."""
 
+import dataclasses
+from pathlib import Path
+
 import jax
 import numpy as np
 import pytest
 import runs
 
-from sentiment_jax.config import override, validate
+from sentiment_jax.config import LossConfig, config_to_json, override, validate
 from sentiment_jax.data import batches
 from sentiment_jax.data.unlabeled import unlabeled_reviews
 from sentiment_jax.errors import InputError, Interrupted
 from sentiment_jax.predict import predict
-from sentiment_jax.storage.files import read_json
+from sentiment_jax.storage.files import read_json, write_json
 from sentiment_jax.storage.metrics_log import read_metrics
 from sentiment_jax.storage.run_directory import RunDirectory
 from sentiment_jax.train import train
@@ -78,10 +81,17 @@ def test_verdicts_are_kept_for_the_same_teacher_and_texts_alone(config, finished
     other = load_mean([finished])
     changed = jax.tree.map(lambda leaf: 2 * leaf, other.params)
     monkeypatch.setattr(
-        teaching, "load_mean", lambda runs: teaching.dataclasses.replace(other, params=changed)
+        teaching, "load_mean", lambda runs: dataclasses.replace(other, params=changed)
     )
     assert teach(prepared, Stop()).statistics != first.statistics
     assert judged == [24]
+    monkeypatch.setattr(teaching, "load_mean", load_mean)
+    text = Path(config.pretrain.text)
+    text.write_text(text.read_text().replace("good", "bad"))
+    with pytest.raises(InputError, match="the reviews without labels changed meanwhile"):
+        teach(prepared, Stop())
+    teach(read_reviews(config)[0], Stop())
+    assert judged == [24, 24]
 
 
 def test_the_cross_entropy_is_with_the_targets(config, finished):
@@ -98,8 +108,29 @@ def test_the_cross_entropy_is_with_the_targets(config, finished):
     assert ((targets > 0.01) & (targets < 0.99)).any()
     np.testing.assert_allclose(sums["loss"], -(logs * targets).sum(), rtol=1e-5)
     assert sums["examples"] == 9
+    weighted = Classification((0.5, 2.0))(prepared.model, params, batch, jax.random.key(0), True)
+    np.testing.assert_allclose(weighted["loss"], -(logs * targets * [0.5, 2]).sum(), rtol=1e-5)
     plain = np.asarray(cross_entropy(logits, batch["labels"]))
     np.testing.assert_allclose(plain[:3], -(logs * targets).sum(axis=1)[:3], rtol=1e-5)
+
+
+@pytest.mark.parametrize("weights", [(), (0.5, 2.0)])
+def test_a_verdict_that_tips_over_hardly_changes_the_loss(config, finished, weights):
+    """Not even where words are moved in the worst direction: that of the targets, no label's."""
+    prepared, _ = read_reviews(config)
+    encoded = teach(prepared, Stop()).encoded["train"]
+    params, losses = load_mean([finished]).params, []
+    objective = Classification(weights, LossConfig(adversarial=0.5))
+    for positive in (0.49, 0.51):
+        row = dataclasses.replace(
+            encoded,
+            targets=np.full_like(encoded.targets, [1 - positive, positive]),
+            labels=np.full_like(encoded.labels, positive > 0.5),
+        )
+        batch = batches.make_batch(row, batches.PlannedBatch(np.arange(4), 24), 4)
+        sums = objective(prepared.model, params, jax.device_put(batch), jax.random.key(0), True)
+        losses.append(float(sums["loss"]))
+    assert abs(losses[1] - losses[0]) < 0.05 * losses[0]
 
 
 @pytest.mark.slow
@@ -128,10 +159,16 @@ def test_a_student_resumes_bit_exactly_and_says_who_taught(config, finished, tmp
 
 
 @pytest.mark.slow
-def test_other_verdicts_on_resuming_are_said(config, tmp_path, monkeypatch, capsys):
+def test_other_verdicts_or_texts_on_resuming_are_said(config, tmp_path, monkeypatch, capsys):
     one = override(config, {"epochs": 1})
     train(one, tmp_path / "run")
     monkeypatch.setattr(teaching, "_judge", lambda *_: np.full((24, 2), 0.5, np.float32))
+    text = Path(config.pretrain.text)
+    before, changed = text.read_text(), text.read_text().replace("good", "bad")
+    text.write_text(changed)
+    with pytest.raises(InputError, match="the reviews without labels changed since .* began"):
+        train(config, tmp_path / "run", allow_changes=True)
+    text.write_text(before)
     train(config, tmp_path / "run", allow_changes=True)
     expected = "warning: not bit-exact from here on: the teachers' verdicts have changed\n"
     assert expected in capsys.readouterr().err
@@ -141,19 +178,25 @@ def test_a_signal_ends_the_judging(config, tmp_path):
     prepared, _ = read_reviews(config)
     with Stop() as stop:
         stop.asked = lambda: True
-        with pytest.raises(Interrupted, match="nothing was trained yet"):
+        with pytest.raises(Interrupted, match="no step was taken"):
             teach(prepared, stop)
 
 
-def test_teachers_that_cannot_teach(config, finished, tmp_path, monkeypatch):
+def test_teachers_that_cannot_teach(config, finished, plain, tmp_path):
     with pytest.raises(InputError, match=r"data\.teacher judges reviews without labels"):
         validate(override(config, {"data.unlabeled": False}))
-    with pytest.raises(InputError, match=f"data.teacher={tmp_path}/none is no run directory"):
-        resolve(override(config, {"data.teacher": f"{finished},{tmp_path}/none"}))
-    prepared, _ = read_reviews(config)
-    trained = load_mean([finished])
-    named = override(trained.config, {"data.labels": "bad,good"})
-    other = teaching.dataclasses.replace(trained, config=named)
-    monkeypatch.setattr(teaching, "load_mean", lambda runs: other)
-    with pytest.raises(InputError, match="tells bad, good, the reviews' labels are negative, pos"):
-        teach(prepared, Stop())
+
+    def refuse(reason, **changes):
+        directory = RunDirectory(plain)
+        changed = override(directory.read_config(), changes)
+        write_json(directory.config, config_to_json(changed))
+        with pytest.raises(InputError, match=reason):
+            read_reviews(override(config, {"data.teacher": f"{finished},{plain}"}))
+
+    refuse(f"{plain} tells bad, good, the labels are negative, pos", **{"data.labels": "bad,good"})
+    refuse("is a pre-training, which judges", **{"pretrain.objective": "paragraph_vectors"})
+    RunDirectory(plain).result.unlink()
+    refuse(f"data.teacher={plain} is not finished: let its training end")
+    RunDirectory(plain).config.unlink()
+    with pytest.raises(InputError, match=f"data.teacher={plain} is no run directory"):
+        resolve(override(config, {"data.teacher": str(plain)}))
