@@ -134,7 +134,10 @@ class RunDirectory:
                 )
 
     def check_data(self, statistics: dict[str, Any]) -> None:
-        """Raise InputError unless the data are those that env.json records."""
+        """Raise InputError unless the data are those that env.json records.
+
+        Reviews without labels are compared where they were read: an evaluation needs none.
+        """
         recorded = read_json(self.env)["data"]
         if recorded["data_hash"] != statistics["data_hash"]:
             raise InputError(
@@ -143,7 +146,8 @@ class RunDirectory:
                 f"{statistics['counts']} now; point --config.data.path at the data of the run, or "
                 "start in another --workdir"
             )
-        if recorded.get("unlabeled_hash", now := statistics.get("unlabeled_hash")) != now:
+        hashes = {of["unlabeled_hash"] for of in (recorded, statistics) if "unlabeled_hash" in of}
+        if len(hashes) > 1:
             raise InputError(
                 f"the reviews without labels changed since {self.path} began: point "
                 "--config.pretrain.text at those of the run, or start in another --workdir"

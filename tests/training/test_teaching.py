@@ -12,6 +12,7 @@ from sentiment_jax.config import LossConfig, config_to_json, override, validate
 from sentiment_jax.data import batches
 from sentiment_jax.data.unlabeled import unlabeled_reviews
 from sentiment_jax.errors import InputError, Interrupted
+from sentiment_jax.evaluate import evaluate_run
 from sentiment_jax.predict import predict
 from sentiment_jax.storage.files import read_json, write_json
 from sentiment_jax.storage.metrics_log import read_metrics
@@ -156,6 +157,10 @@ def test_a_student_resumes_bit_exactly_and_says_who_taught(config, finished, tmp
     assert "not bit-exact" not in capsys.readouterr().err
     env = RunDirectory(tmp_path / "run").env
     assert read_json(env)["data"]["verdicts_hash"]
+    Path(config.pretrain.text).unlink()  # no evaluation needs it
+    result = read_json(RunDirectory(tmp_path / "run").result)
+    assert evaluate_run(tmp_path / "run", "val") == result["val"]
+    assert evaluate_run(tmp_path / "run", "test") == result["test"]
 
 
 @pytest.mark.slow
