@@ -24,7 +24,6 @@ from sentiment_jax.analysis import integrated_gradients
 from sentiment_jax.analysis.integrated_gradients import Explanation
 from sentiment_jax.config import DataConfig, override, read_recipe, validate
 from sentiment_jax.data.corpus import READERS
-from sentiment_jax.data.encoding import encode
 from sentiment_jax.data.labels import verdict_cells, verdict_columns
 from sentiment_jax.errors import InputError
 from sentiment_jax.pretrain import pretrain as pretrain_run
@@ -183,7 +182,7 @@ class Model:
         if reviews.classes != self.classes:
             found, known = (", ".join(names) for names in (reviews.classes, self.classes))
             raise InputError(f"the data have the classes {found}; the model's are {known}")
-        encoded = encode(self._trained.tokenizer, reviews, settings.max_length, settings.truncation)
+        encoded = self._trained.encode(reviews)
         scored = scoring.score_reviews(self._trained, self._trained.params, encoded, "evaluate")
         return scored.summary() | measure(reviews.labels, scored.probabilities, self.classes)
 

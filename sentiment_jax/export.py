@@ -108,7 +108,7 @@ def model_card(workdir: Path) -> str:
     directory = RunDirectory(workdir)
     config, env = directory.read_config(), read_json(directory.env)
     origin = config.model.pretrained
-    for run in source_runs(origin):  # what a pre-training started from has the licence
+    for run in source_runs(config):  # what a pre-training started from has the licence
         origin = RunDirectory(run).read_config().model.pretrained
     return render(
         "model_card.md.j2",

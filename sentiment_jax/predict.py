@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from jaxtyping import Float
 
-from sentiment_jax.data.encoding import Encoded, encode, foreign_scripts, unknown_shares
+from sentiment_jax.data.encoding import Encoded, foreign_scripts, unknown_shares
 from sentiment_jax.data.labels import decide, verdict_cells, verdict_columns
 from sentiment_jax.data.reviews import Reviews, is_blank, regular
 from sentiment_jax.data.table import FORMATS, JSON_LINES, Table, read_table
@@ -44,9 +44,8 @@ def _predict(
 ) -> tuple[Float[np.ndarray, "texts classes"], list[str]]:
     if not texts:
         return np.zeros((0, len(run.classes)), np.float32), []
-    data, few = run.config.data, 8 * jax.device_count()
-    reviews = Reviews.from_texts(texts)
-    encoded = encode(run.tokenizer, reviews, data.max_length, data.truncation)
+    few, reviews = 8 * jax.device_count(), Reviews.from_texts(texts)
+    encoded = run.encode(reviews)
     size = few if len(texts) <= few else None
     scores = scoring.score_reviews(run, run.params, encoded, "predict", batch_size=size)
     probabilities = apply_temperature(scores.probabilities, run.temperature)

@@ -20,7 +20,7 @@ from flax import traverse_util
 from jaxtyping import Array, Float, Float32, Int, Int32
 
 from sentiment_jax.data import batches
-from sentiment_jax.data.encoding import encode, truncate
+from sentiment_jax.data.encoding import truncate
 from sentiment_jax.data.reviews import Reviews
 from sentiment_jax.models import classifiers
 from sentiment_jax.models.lstm import embed_positions
@@ -156,7 +156,7 @@ def explain(trained: TrainedModel, text: str, towards: int = 1) -> Explanation:
     sizes = {"vocab_size": tokenizer.get_vocab_size(), "classes": len(trained.classes)}
     model = classifiers.build_model(settings, **sizes)
     reviews = Reviews.from_texts([text])
-    encoded = encode(tokenizer, reviews, max_length=data.max_length, truncation=data.truncation)
+    encoded = trained.encode(reviews)
     (text,), ids = reviews.texts, encoded.tokens.tolist()
     framed = None not in (tokenizer.token_to_id("[CLS]"), tokenizer.token_to_id("[SEP]"))
     buckets = batches.effective_buckets(data.length_buckets, data.max_length)

@@ -26,7 +26,13 @@ from sentiment_jax.config import (
 )
 from sentiment_jax.data import batches, tokenization
 from sentiment_jax.data.corpus import Corpus, load_corpus
-from sentiment_jax.data.encoding import Encoded, check_encoded, concatenate, encode_corpus
+from sentiment_jax.data.encoding import (
+    Encoded,
+    check_encoded,
+    concatenate,
+    encode,
+    encode_corpus,
+)
 from sentiment_jax.data.imdb_tfds import is_prepared
 from sentiment_jax.data.reviews import Reviews, stratified_sample
 from sentiment_jax.data.unlabeled import load_text, texts_hash, unlabeled_reviews
@@ -63,6 +69,12 @@ class Classifier:
         settings = self.config.data
         return batches.effective_buckets(settings.length_buckets, settings.max_length)
 
+    def encode(self, reviews: Reviews) -> Encoded:
+        """Turn reviews into token ids, cut as in training."""
+        return encode(
+            self.tokenizer, reviews, self.config.data.max_length, self.config.data.truncation
+        )
+
 
 @dataclasses.dataclass(frozen=True)
 class Experiment(Classifier):
@@ -97,15 +109,6 @@ def pretrained_run(pretrained: str) -> Path | None:
     return path if RunDirectory(path).env.is_file() else None
 
 
-def source_runs(pretrained: str) -> Iterator[Path]:
-    """Yield the run that model.pretrained names, if it does, the run that this started from, ..."""
-    seen: list[Path] = []
-    while (run := pretrained_run(pretrained)) and run not in seen:
-        seen.append(run)
-        yield run
-        pretrained = RunDirectory(run).read_config().model.pretrained
-
-
 def teachers(config: ConfigDict) -> list[Path]:
     """Return the runs that data.teacher names, each itself or as a sweep's winner."""
     return [find_run(Path(name).expanduser()) for name in split_names(config.data.teacher)]
@@ -122,18 +125,23 @@ def _check_teacher(teacher: Path) -> None:
         raise InputError(f"data.teacher={teacher} is a pre-training, which judges no review")
 
 
-def known_runs(config: ConfigDict) -> Iterator[Path]:
-    """Yield the runs that a config learns from: where it starts, its teachers, and theirs."""
+def source_runs(config: ConfigDict, taught: bool = False) -> Iterator[Path]:
+    """Yield the run that a config starts from, the run that this started from, ...
+
+    If `taught`, also the teachers of each of them.
+    """
     pending: list[ConfigDict] = [config]
     seen: set[Path] = set()
     while pending:
         config = pending.pop(0)
         start = pretrained_run(config.model.pretrained)
-        for run in (*filter(None, [start]), *teachers(config)):
-            if run not in seen and RunDirectory(run).config.is_file():
+        runs = [start] if start else []
+        for run in (*runs, *(teachers(config) if taught else ())):
+            if run not in seen:
                 seen.add(run)
                 yield run
-                pending.append(RunDirectory(run).read_config())
+                if RunDirectory(run).config.is_file():
+                    pending.append(RunDirectory(run).read_config())
 
 
 def resolve(config: ConfigDict) -> ConfigDict:
@@ -220,7 +228,7 @@ def warn_of_known_reviews(config: ConfigDict, corpus: Corpus) -> None:
     """
     held = np.concatenate([corpus.splits[name].hashes for name in ("val", "test")])
     held = np.setdiff1d(held, corpus.splits["train"].hashes)
-    for run in known_runs(config):
+    for run in source_runs(config, taught=True):
         try:
             learnt = _read_learnt(run, config, corpus.statistics["data_hash"])
         except InputError as error:

@@ -15,7 +15,6 @@ from jaxtyping import Float32
 
 from sentiment_jax.config import DataConfig, config_to_json
 from sentiment_jax.data.cache import keep_copy, read_copy
-from sentiment_jax.data.encoding import encode
 from sentiment_jax.data.reviews import Reviews
 from sentiment_jax.data.tokenization import tokenizer_hash
 from sentiment_jax.data.unlabeled import texts_hash, unlabeled_reviews
@@ -67,16 +66,23 @@ def _judge(
         if stop.asked():
             raise Interrupted("no step was taken; run the same command to continue")
 
-    alone, key = processes.count() == 1, hashlib.sha256(reviews.hashes.tobytes())
-    key.update(json.dumps([config_to_json(run.config), tokenizer_hash(run.tokenizer)]).encode())
-    for leaf in jax.tree.leaves(run.params) if alone else ():
-        key.update(np.asarray(leaf).tobytes())
-    if alone and (copy := read_copy(data, key.digest())):
+    alone = processes.count() == 1  # several judge together: all must, or none
+    key = _key(run, reviews) if alone else b""
+    if alone and (copy := read_copy(data, key)):
         return copy["probabilities"]
-    settings, devices = run.config.data, jax.device_count()
+    devices = jax.device_count()
     size = -(-run.config.eval_batch_size // devices) * devices
-    encoded = encode(run.tokenizer, reviews, settings.max_length, settings.truncation)
+    encoded = run.encode(reviews)
     scores = score_reviews(run, run.params, encoded, description, batch_size=size, stop=end)
     if alone:
-        keep_copy(data, key.digest(), probabilities=scores.probabilities)
+        keep_copy(data, key, probabilities=scores.probabilities)
     return scores.probabilities
+
+
+def _key(run: TrainedModel, reviews: Reviews) -> bytes:
+    """Return a digest of all that verdicts depend on: run, parameters, texts in their order."""
+    key = hashlib.sha256(reviews.hashes.tobytes())
+    key.update(json.dumps([config_to_json(run.config), tokenizer_hash(run.tokenizer)]).encode())
+    for leaf in jax.tree.leaves(run.params):
+        key.update(np.asarray(leaf).tobytes())
+    return key.digest()

@@ -139,6 +139,10 @@ def test_what_a_teacher_learnt_counts_too(data, tmp_path, capsys):
         terminal.warn_once.cache_clear()
         warn_of_known_reviews(pupil, load_corpus(other))
         assert capsys.readouterr().err.startswith(f"warning: {run} learnt from {known} of the ")
+    shutil.rmtree(run)  # whatever it knew
+    terminal.warn_once.cache_clear()
+    warn_of_known_reviews(pupil, load_corpus(other))
+    assert f"{run} may know reviews that are held out here: cannot read" in capsys.readouterr().err
 
 
 def test_imdb_is_not_downloaded_for_a_comparison(data, tmp_path, warned, monkeypatch):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import runs
 
-from sentiment_jax.config import LossConfig, config_to_json, override, validate
+from sentiment_jax.config import DataConfig, LossConfig, config_to_json, override, validate
 from sentiment_jax.data import batches
 from sentiment_jax.data.unlabeled import unlabeled_reviews
 from sentiment_jax.errors import InputError, Interrupted
@@ -40,7 +40,7 @@ def config(small_config, finished, tmp_path):
 
 def read_reviews(config):
     prepared = prepare_experiment(resolve(config))
-    data = teaching.DataConfig(**config.data.to_dict())
+    data = DataConfig(**config.data.to_dict())
     return prepared, unlabeled_reviews(data, config.pretrain.text)
 
 
