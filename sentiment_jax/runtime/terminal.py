@@ -45,11 +45,11 @@ class Unbreakable:
         try:
             function(*arguments)
         except (OSError, ValueError) as error:
-            if self.strict and not isinstance(error, BrokenPipeError):
-                raise
             null = os.open(os.devnull, os.O_WRONLY)  # for what is still buffered, too
             os.dup2(null, self._stream.fileno())
             os.close(null)
+            if self.strict and not isinstance(error, BrokenPipeError):
+                raise
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)

@@ -49,13 +49,17 @@ def test_a_stream_of_ascii_gets_replacements(plain, tmp_path):
     assert "?a va ?" in done.stdout
 
 
-def test_predictions_end_quietly_with_their_reader_but_not_on_a_full_disk(plain, tmp_path):
+@pytest.mark.parametrize("unbuffered", ["", "1"])  # what is buffered is written, too, at the exit
+def test_predictions_end_quietly_with_their_reader_but_not_on_a_full_disk(
+    plain, tmp_path, unbuffered
+):
+    environment = {"PYTHONUNBUFFERED": unbuffered}
     (tmp_path / "many.txt").write_text("a fine film\n" * 5000)
     command = ["--mode=predict", f"--workdir={plain}", f"--input={tmp_path}/many.txt"]
-    done = shell(command, " | head -1", tmp_path)
+    done = shell(command, " | head -1", tmp_path, **environment)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout == "row,predicted,p_positive,warning\n"
-    done = shell(command, " > /dev/full", tmp_path)
+    done = shell(command, " > /dev/full", tmp_path, **environment)
     assert done.returncode == 1
     assert done.stderr.startswith("error: disk full") and done.stderr.count("\n") == 1
 
