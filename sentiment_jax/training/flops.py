@@ -71,8 +71,9 @@ def matmul_rate(dtype: str) -> float:
     size = 1536 if jax.default_backend() == "cpu" else 8192
     operands = compute_dtype(dtype)
     left, right = jax.random.normal(jax.random.key(0), (2, size, size)).astype(operands)
-    exact = {"precision": product_precision(dtype, operands), "preferred_element_type": jnp.float32}
-    once = functools.partial(jax.jit(functools.partial(jnp.matmul, **exact)), left, right)
+    precision = product_precision(dtype, operands)
+    product = functools.partial(jnp.matmul, precision=precision, preferred_element_type=jnp.float32)
+    once = functools.partial(jax.jit(product), left, right)
     once().block_until_ready()  # compiles
     seconds = timeit.repeat(lambda: once().block_until_ready(), timer=time.perf_counter, number=1)
     return 2 * size**3 / min(seconds)

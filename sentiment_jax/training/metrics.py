@@ -36,7 +36,7 @@ def measure(
     rows = zip(precision.tolist(), recall.tolist(), f1.tolist(), map(int, counts), strict=True)
     return {
         "accuracy_interval": [*wilson_interval(float(np.mean(verdicts == labels)), total)],
-        "majority_baseline": float(counts.max()) / total,
+        "majority_baseline": float(np.max(counts)) / total,
         "balanced_accuracy": float(recall[counts > 0].mean()),
         "macro_f1": float(f1.mean()),
         "mcc": float((right.sum() * total - counts @ judged) / spread) if spread else 0.0,

@@ -205,7 +205,7 @@ class ParagraphVectors:
         tokenizer, ids = experiment.tokenizer, experiment.encoded["train"].token_ids.ravel()
         counts = np.bincount(ids, minlength=tokenizer.get_vocab_size())
         counts[[i for token in SPECIAL if (i := tokenizer.token_to_id(token)) is not None]] = 0
-        return cls((counts / max(counts.sum(), 1)).astype(np.float32).tobytes())
+        return cls((counts / np.maximum(counts.sum(), 1)).astype(np.float32).tobytes())
 
     def counts_and_shares(self) -> tuple[np.ndarray, np.ndarray]:
         """Return how much each word counts as a target, and its share of all targets."""
