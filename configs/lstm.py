@@ -88,15 +88,16 @@ SEMI = {  # frozen vectors over-fit late: wider, longer, less dropout
 }
 PRETRAIN = {
     **WHOLE,
-    "epochs": 3,
-    "batch_size": 512,
-    "cpu_devices": 1,  # a step's time goes into one large table
+    "epochs": 10,
+    "batch_size": 256,
+    "cpu_devices": 1,  # a step's time goes into rows of one large table
     "early_stopping_patience": 0,
     "data.ngrams": 3,
     "model.dtype": "float32",
     "model.embedding_size": 128,
+    "optimizer.name": "sgd",
     "optimizer.learning_rate": 0.05,
-    "optimizer.b2": 0.99,
+    "optimizer.warmup_fraction": 0.0,
     "optimizer.clip_norm": 0.0,
 }
 SMALL = {

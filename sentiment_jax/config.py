@@ -32,7 +32,7 @@ MOST_CLASSES = 100
 OBJECTIVES = {  # of pre-training
     "bert": "masked_words",
     "electra": "replaced_tokens",
-    "lstm": "paragraph_vectors",
+    "lstm": "negative_sampling",
 }
 DTYPES = ("float32", "bfloat16", "tensorfloat32")  # the last: float32 with fast products
 EXAMPLE_TEXTS = (

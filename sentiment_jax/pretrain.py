@@ -11,7 +11,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from sentiment_jax.config import OBJECTIVES, DataConfig, override
+from sentiment_jax.config import OBJECTIVES, DataConfig, flatten, override
 from sentiment_jax.data.corpus import Corpus
 from sentiment_jax.data.encoding import WHOLE, check_encoded, encode_corpus, segment
 from sentiment_jax.data.unlabeled import load_text
@@ -20,6 +20,18 @@ from sentiment_jax.runtime.terminal import progress_bar
 from sentiment_jax.train import dry_run as compile_steps
 from sentiment_jax.train import train
 from sentiment_jax.training.experiment import Experiment, make_classifier, make_tokenizer
+
+OWN_STEPS = {  # of an LSTM's vectors: the only settings that they are made for
+    "optimizer.name": "sgd",
+    "optimizer.momentum": 0.0,
+    "optimizer.weight_decay": 0.0,
+    "optimizer.clip_norm": 0.0,
+    "optimizer.layerwise_decay": 1.0,
+    "optimizer.frozen": "none",
+    "gradient_accumulation": 1,
+    "shard_params": False,
+    "model.dtype": "float32",
+}
 
 
 def pretrain(config: ConfigDict, workdir: Path, **options: Any) -> dict[str, Any]:
@@ -46,8 +58,14 @@ def _with_objective(config: ConfigDict) -> ConfigDict:
         raise InputError("data.validation_fraction=0 leaves --mode=pretrain no text to test on")
     if config.data.teacher:
         raise InputError("data.teacher gives labels, which --mode=pretrain does not read")
-    if name == "lstm" and config.optimizer.frozen != "none":
-        raise InputError("optimizer.frozen=embeddings leaves --mode=pretrain of an lstm nothing")
+    if name == "lstm":
+        set_to = flatten(config)
+        wanted = [f"{key}={value}" for key, value in OWN_STEPS.items() if set_to[key] != value]
+        if wanted:
+            raise InputError(
+                "--mode=pretrain of an lstm takes plain steps: use --config=lstm:pretrain, or set "
+                f"{', '.join(wanted)}"
+            )
     return override(config, {"pretrain.objective": OBJECTIVES[name]})
 
 

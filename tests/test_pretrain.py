@@ -67,9 +67,12 @@ def detector(tmp_path_factory):
 def vectors(tmp_path_factory):
     """The same of an LSTM's word vectors."""
     workdir = tmp_path_factory.mktemp("vectors") / "run"
-    result = api.pretrain(make_lstm(), str(workdir))
+    result = api.pretrain(make_lstm(**PLAIN), str(workdir))
     assert result == read_json(workdir / "result.json")
     return workdir
+
+
+PLAIN = {"optimizer.name": "sgd", "optimizer.clip_norm": 0.0}
 
 
 def make_lstm(**changes):
@@ -181,11 +184,12 @@ def test_an_lstm_reads_the_vectors_as_they_are(vectors, tmp_path, monkeypatch):
     prepared = experiment.prepare_experiment(experiment.resolve(config))
     with pytest.raises(InputError, match=r"embedding.weight \(\d+, 16\) for"):
         experiment.initial_params(prepared)
-    with pytest.raises(InputError, match="frozen=embeddings leaves --mode=pretrain of an lstm"):
-        pretrain(make_lstm(**{"optimizer.frozen": "embeddings"}), tmp_path / "nothing")
+    for field, value in {"optimizer.frozen": "embeddings", "optimizer.name": "adam"}.items():
+        with pytest.raises(InputError, match=f"takes plain steps: .* set {field}=(none|sgd)"):
+            pretrain(make_lstm(**PLAIN | {field: value}), tmp_path / "nothing")
     taught = {"data.unlabeled": True, "data.teacher": str(vectors)}
     with pytest.raises(InputError, match="data.teacher gives labels, which --mode=pretrain does"):
-        pretrain(make_lstm(**taught), tmp_path / "nothing")
+        pretrain(make_lstm(**PLAIN, **taught), tmp_path / "nothing")
     earlier = source.config.copy_and_resolve_references()
     earlier.pretrain.objective = "words_elsewhere"
     monkeypatch.setattr(RunDirectory, "read_config", lambda directory: earlier)

@@ -5,12 +5,9 @@ ElectraForPreTraining beside the ElectraForMaskedLM that is its generator (Clark
 """
 
 import dataclasses
-import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
@@ -25,7 +22,6 @@ from sentiment_jax.models.layers import (
     product_precision,
 )
 
-PRIOR = 0.15  # of a text's vector: added to the variance of the words' vectors, .06 at first
 Positions = Int[Array, "batch chosen"] | None  # of the tokens to predict; None: all
 
 
@@ -170,11 +166,7 @@ class ReplacedTokenModel(nn.Module):
 
 
 class WordVectors(nn.Module):
-    """The embedding that an LSTM reads, learnt as vectors that predict which words a text has.
-
-    A text's own vector is the one that explains best, to second order, the words read of it: how
-    their mean differs from all words', whitened. So no text has parameters, and any has a vector.
-    """
+    """The embedding that an LSTM reads, to be learnt by itself: a vector for each word and run."""
 
     config: LstmConfig
 
@@ -183,33 +175,12 @@ class WordVectors(nn.Module):
         self,
         token_ids: Int[Array, "batch length *lengths"],
         lengths: Int[Array, " batch"],
-        read: Float[Array, "batch length runs"] | None = None,
-        others: Int[Array, " others"] | None = None,
         *,
         deterministic: bool,
-    ) -> tuple[Float[Array, "batch length runs"], Float[Array, "batch others"]]:
-        """Return how well each text's vector goes with its words and runs, and with `others`.
-
-        `read` weighs those that the text's vector comes from; None: all alike. The others are a
-        sample of what is common, or None for all of the vocabulary.
-        """
-        config, dtype = self.config, compute_dtype(self.config.dtype)
-        sizes = config.vocab_size, config.embedding_size
-        embed = nn.Embed(*sizes, embedding_init=nn.initializers.normal(0.25), name="embedding")
-        token_ids = token_ids.reshape(*token_ids.shape[:2], -1)
-        if read is None:
-            within = jnp.arange(token_ids.shape[1]) < lengths[:, None]
-            read = (within[:, :, None] & (token_ids > 0)).astype(jnp.float32)
-        vectors, common = embed(token_ids), embed.embedding if others is None else embed(others)
-        product = functools.partial(jnp.einsum, precision=product_precision(config.dtype))
-        count, mean = jnp.sum(read, axis=(1, 2))[:, None], jnp.mean(common, axis=0)
-        apart = product("blr,blre->be", read, vectors) - count * mean
-        spread = product("oe,of->ef", common - mean, common - mean) / len(common)
-        spread += PRIOR * jnp.eye(config.embedding_size)
-        texts = jax.scipy.linalg.solve(spread, (apart / jnp.maximum(count, 1)).T, assume_a="pos").T
-        operands = texts.astype(dtype), common.astype(dtype)
-        of_others = einsum("be,oe->bo", *operands, product_precision(config.dtype, dtype))
-        return product("be,blre->blr", texts, vectors), of_others
+    ) -> Float[Array, "batch length *lengths embedding"]:
+        """Return the vectors of words and runs, at first all zero."""
+        sizes = self.config.vocab_size, self.config.embedding_size
+        return nn.Embed(*sizes, embedding_init=nn.initializers.zeros, name="embedding")(token_ids)
 
 
 PRETRAINERS = {"bert": MaskedLanguageModel, "electra": ReplacedTokenModel, "lstm": WordVectors}

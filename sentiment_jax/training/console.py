@@ -184,12 +184,14 @@ def print_steps(compiled: Iterable[CompiledStep]) -> None:
     print(line("step", "", "reviews x tokens", "peak memory", "GFLOP", "compiled in"))
     for step in compiled:
         shape, seconds = f"{step.rows} x {step.length}", f"{step.compile_seconds:.1f} s"
-        needs = mebibytes(step.peak_bytes), f"{step.flops / 1e9:,.2f}"
+        needs = mebibytes(step.peak_bytes), f"{step.flops / 1e9:,.2f}" if step.flops else "-"
         print(line("", step.mode, shape, *needs, seconds), flush=True)
 
 
 def print_speed(config: ConfigDict, rate: int) -> None:
-    """Print model FLOP/s in training, and their share of what the devices multiply."""
+    """Print model FLOP/s in training, if known, and their share of what the devices multiply."""
+    if not rate:
+        return
     with terminal.progress_bar(None, "measuring a large product"):
         peak = flops.matmul_rate(config.model.dtype) * jax.device_count()
     print(

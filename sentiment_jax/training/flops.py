@@ -48,8 +48,11 @@ def training_flops(
 
     The backward pass has two products for every one of the forward pass; what rematerialisation
     recomputes counts once (as in Chowdhery et al., 2022, https://arxiv.org/abs/2204.02311). `runs`
-    are the axes of token ids beyond those two: see data/ngrams.py.
+    are the axes of token ids beyond those two: see data/ngrams.py. 0 where an objective has its own
+    descent: what that costs depends on the tokens.
     """
+    if hasattr(objective, "descend"):
+        return 0
     batch = {
         "token_ids": jax.ShapeDtypeStruct((batch_size, length, *runs), jnp.int32),
         "lengths": jax.ShapeDtypeStruct((batch_size,), jnp.int32),

@@ -1,16 +1,16 @@
 """What an experiment minimises: classification, or its architecture's objective of pre-training.
 
 Masked words are BERT's (Devlin et al., 2019, and whole words as in its later release), replaced
-tokens ELECTRA's (Clark et al., 2020). An LSTM's vectors, of words and runs of words (Li et al.,
-2016, https://arxiv.org/abs/1512.08183), are learnt much as Chen (2017,
-https://arxiv.org/abs/1707.02377) learns those of words: a vector of some of a text predicts the
-rest, by a softmax over a sample of words (Jean et al., 2015, https://arxiv.org/abs/1412.2007).
+tokens ELECTRA's (Clark et al., 2020). An LSTM's vectors, of words and runs of words, are those that
+paragraph vectors go with (the distributed bag of words of Le & Mikolov, 2014,
+https://arxiv.org/abs/1405.4053; with runs, Li et al., 2016, https://arxiv.org/abs/1512.08183).
 Another objective is a class like `MaskedWords`, a function of model, batch and key, with an entry
 in `PRETRAINING` and in config.OBJECTIVES. Its sums (see steps.Objective) include the `nats` of all
 its `predictions` of tokens, for the perplexity.
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -20,16 +20,22 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int, Int32, UInt8
 
 from sentiment_jax.config import LossConfig
 from sentiment_jax.errors import InputError
+from sentiment_jax.models.layers import product_precision
+from sentiment_jax.runtime import devices
 from sentiment_jax.training.experiment import Experiment
 from sentiment_jax.training.steps import Classification, Objective, cross_entropy, forward
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")  # never predicted
 DETECTION_WEIGHT = 50.0  # of the discriminator's mean loss beside the generator's
+SAMPLE = 4096  # words, that stand for all in the perplexity of an LSTM's vectors
 NEVER, WORD, PIECE = range(3)  # kinds of tokens: a piece goes on with the word before it
+
+dot = functools.partial(jnp.einsum, precision=product_precision("float32"))
 
 
 def draw_rows(key: Array, numbers: Int[Array, " batch"], shape: tuple[int, ...]) -> Array:
@@ -184,49 +190,164 @@ class ReplacedTokens(MaskedWords):
 
 
 @dataclasses.dataclass(frozen=True)
-class ParagraphVectors:
-    """Predict, from a random half of a text's words and runs of words, the other half.
+class NegativeSampling:
+    """Find a vector for each text that tells its words and runs of words from drawn ones.
 
-    Frequent ones are thinned out as in word2vec (Mikolov et al., 2013): one of frequency f counts
-    sqrt(threshold / f), if that is less than 1. The model's scores are log-odds against how often a
-    word is a target, so that the sum in the softmax is an expectation, of which a sample of words,
-    the same for all texts, is an unbiased estimate. The loss has a target stand out among a few
-    words, not among all: rare ones would be learnt by heart. The perplexity is among all.
+    Each is a yes or no (negative sampling, Mikolov et al., 2013), `negatives` drawn ones beside one
+    of the text. Frequent ones are thinned out as there: of frequency f, sqrt(threshold / f) are
+    left, if that is less than 1, and drawn ones by the 3/4 power of what is left.
+
+    A text's vector is no parameter: it is found anew whenever the text is read, in a pass over its
+    words with their vectors held. In a second pass both move, by plain gradient descent, a few of
+    each text's words at a time: only rows of these and of the drawn ones change. So rare words move
+    little, and an epoch takes no more time than its words, where a gradient for optax, as large as
+    the table, would take most of it.
     """
 
     frequencies: bytes  # float32, of each token id in the text; 0 for those never predicted
-    sample: int = 4096
-    negatives: int = 5  # words that a target stands out among
+    negatives: int = 5
     threshold: float = 1e-4
+    at_once: int = 8  # words of each text
+    sample: int = 512  # words drawn at a time, for all texts
+    text_rate: float = 0.1  # of the descent of a text's vector
+    most: int = 16  # times that a word is told at once before it moves less each time
+    mesh: Mesh | None = None  # whose devices all take every step: the table's rows are everywhere
 
     @classmethod
-    def of(cls, experiment: Experiment) -> "ParagraphVectors":
+    def of(cls, experiment: Experiment) -> "NegativeSampling":
         """Make it for a pre-training, by its text."""
         tokenizer, ids = experiment.tokenizer, experiment.encoded["train"].token_ids.ravel()
         counts = np.bincount(ids, minlength=tokenizer.get_vocab_size())
         counts[[i for token in SPECIAL if (i := tokenizer.token_to_id(token)) is not None]] = 0
-        return cls((counts / np.maximum(counts.sum(), 1)).astype(np.float32).tobytes())
+        frequencies = (counts / np.maximum(counts.sum(), 1)).astype(np.float32)
+        return cls(frequencies.tobytes(), mesh=experiment.mesh)
 
-    def counts_and_shares(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return how much each word counts as a target, and its share of all targets."""
+    def kept_and_noise(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return the share of each word's places that are left, and how often it is drawn."""
         frequency = np.frombuffer(self.frequencies, np.float32).astype(np.float64)
-        counts = np.sqrt(self.threshold / np.maximum(frequency, self.threshold)) * (frequency > 0)
-        return counts, counts * frequency / np.sum(counts * frequency)
+        kept = np.sqrt(self.threshold / np.maximum(frequency, self.threshold)) * (frequency > 0)
+        noise = (kept * frequency) ** 0.75
+        return kept, noise / np.maximum(np.sum(noise), 1e-30)  # a text may have unknown words alone
 
-    def halve(
-        self, batch: dict[str, Array], key: Array
-    ) -> tuple[Float[Array, "batch length runs"], Float[Array, "batch length runs"]]:
-        """Return how much each word and run counts where it is read, and where it is predicted.
+    def steps(self, rows: int) -> np.ndarray:
+        """Return how far each word moves, as a share of the learning rate, with so many texts.
 
-        What begins at one position is in one half; a run that is read may hold words that are
-        predicted (halves of whole blocks, without that, gave worse vectors). The halves depend on
-        the key and the row's number, not on its batch or padding.
+        Moves add up: a word that half the texts have, as in a small vocabulary, would overshoot.
+        """
+        kept, noise = self.kept_and_noise()
+        left = kept * np.frombuffer(self.frequencies, np.float32)
+        told = left / np.maximum(np.sum(left), 1e-30) + self.negatives * noise
+        return np.minimum(1, self.most / np.maximum(rows * self.at_once * told, 1e-9))
+
+    def draw(self, key: Array, count: int) -> Int[Array, " drawn"]:
+        """Draw words by their noise."""
+        noise = self.kept_and_noise()[1]
+        places = jax.random.uniform(key, (count,))
+        words = jnp.searchsorted(jnp.asarray(np.cumsum(noise), jnp.float32), places)
+        return jnp.minimum(words, len(noise) - 1)
+
+    def thin(self, batch: dict[str, Array], key: Array) -> Bool[Array, "batch words"]:
+        """Return which of a batch's words and runs are left, as row number and key decide."""
+        kept = jnp.asarray(self.kept_and_noise()[0], jnp.float32)[batch["token_ids"]]
+        drawn = draw_rows(key, batch["labels"], kept.shape[1:])
+        left = (drawn < kept) & (batch["weights"] > 0).reshape(-1, *[1] * (kept.ndim - 1))
+        return left.reshape(len(left), -1)
+
+    def told(self, batch: dict[str, Array], key: Array) -> Bool[Array, "batch words"]:
+        """Return which half of the words a held-out text's vector has to tell, not come from.
+
+        What begins at one position is in one half; a run that is read may hold words that are told.
         """
         rows, length = batch["token_ids"].shape[:2]
-        counts = jnp.asarray(self.counts_and_shares()[0], jnp.float32)[batch["token_ids"]]
-        counts = counts.reshape(rows, length, -1) * batch["weights"][:, None, None]
-        half = (draw_rows(key, batch["labels"], (length,)) < 0.5)[:, :, None]
-        return counts * half, counts * ~half
+        half = draw_rows(key, batch["labels"], (length,)) < 0.5
+        return jnp.repeat(half, batch["token_ids"].size // (rows * length), axis=1)
+
+    def loss(
+        self,
+        texts: Float[Array, "batch embedding"],
+        words: Float[Array, "batch some embedding"],
+        others: Float[Array, "drawn embedding"],
+        present: Bool[Array, "batch some"],
+    ) -> Float[Array, ""]:
+        """Return the nats of telling all that is present, in as many times `negatives` others."""
+        told = jnp.sum(nn.softplus(-dot("be,bce->bc", texts, words)) * present)
+        weights = self.negatives / len(others) * jnp.sum(present, axis=1, keepdims=True)
+        return told + jnp.sum(nn.softplus(dot("be,oe->bo", texts, others)) * weights)
+
+    def read(
+        self,
+        table: Float[Array, "vocabulary embedding"],
+        texts: Float[Array, "batch embedding"],
+        token_ids: Int[Array, "batch words"],
+        left: Bool[Array, "batch words"],
+        key: Array,
+        learning_rate: Array | None = None,
+    ) -> tuple[Array, Array, dict[str, Array]]:
+        """Move the texts' vectors along what is left of their words, and the words' at some rate.
+
+        Returns:
+          The table, the vectors, and sums over the words before they moved.
+        """
+        rows, places = left.shape
+        steps = jnp.asarray(self.steps(rows), jnp.float32)
+        each = -(-jnp.sum(left, axis=1) // self.at_once)  # times that a row is looked at
+        order = jnp.where(left, jnp.cumsum(left, axis=1) - 1, places)
+        ids = jnp.zeros((rows, places + 1), jnp.int32)  # what is left of a row comes first
+        ids = ids.at[jnp.arange(rows)[:, None], order].set(jnp.where(left, token_ids, 0))
+
+        def look(number: Array, carry: tuple[Array, Array, dict[str, Array]]) -> Any:
+            table, texts, sums = carry
+            columns = number + each[:, None] * jnp.arange(self.at_once)
+            some = jnp.take_along_axis(ids, jnp.minimum(columns, places), axis=1)
+            some = jnp.where(number < each[:, None], some, 0)
+            others = self.draw(jax.random.fold_in(key, number), self.sample)
+            operands = texts, table[some], table[others], some > 0
+            loss, (of_texts, of_words, of_others) = jax.value_and_grad(self.loss, (0, 1, 2))(
+                *operands
+            )
+            told = jnp.sum((dot("be,bce->bc", *operands[:2]) > 0) & operands[3])
+            found = {"loss": loss, "correct": told, "examples": jnp.sum(operands[3])}
+            if learning_rate is not None:
+                moved = jnp.concatenate([of_words.reshape(-1, of_words.shape[2]), of_others])
+                indices = jnp.concatenate([some.reshape(-1), others])
+                table = table.at[indices].add(-learning_rate * steps[indices, None] * moved)
+                found["squares"] = jnp.sum(moved**2)
+            texts -= self.text_rate * of_texts
+            return table, texts, {name: sums[name] + found[name] for name in sums}
+
+        sums = {name: jnp.zeros(()) for name in ("loss", "correct", "examples", "squares")}
+        if learning_rate is None:
+            del sums["squares"]
+        return jax.lax.fori_loop(0, jnp.max(each), look, (table, texts, sums))
+
+    def find_texts(
+        self,
+        table: Float[Array, "vocabulary embedding"],
+        batch: dict[str, Array],
+        left: Bool[Array, "batch words"],
+        key: Array,
+    ) -> Float[Array, "batch embedding"]:
+        """Return vectors of texts from what is left of their words: from small ones, one pass."""
+        size = table.shape[1]
+        small = (draw_rows(jax.random.key(0), batch["labels"], (size,)) - 0.5) / size
+        token_ids = batch["token_ids"].reshape(left.shape)
+        return self.read(table, small, token_ids, left, key)[1]
+
+    def descend(
+        self, params: Any, batch: dict[str, Array], key: Array, learning_rate: Array
+    ) -> tuple[Any, dict[str, Array]]:
+        """Return parameters after the words of a batch have moved, and sums before they did."""
+        if self.mesh is not None:
+            batch = devices.constrain(batch, self.mesh, False)
+        thinning, finding, learning = jax.random.split(key, 3)
+        left, table = self.thin(batch, thinning), params["embedding"]["embedding"]
+        texts = self.find_texts(table, batch, left, finding)
+        token_ids = batch["token_ids"].reshape(left.shape)
+        table, _, sums = self.read(table, texts, token_ids, left, learning, learning_rate)
+        norm = jnp.sqrt(sums.pop("squares"))  # of all moves, as if they were at right angles
+        sums["examples"] = jnp.maximum(sums["examples"], 1)  # texts of unknown words have none
+        norms = {"gradient_norm": norm, "update_norm": learning_rate * norm}
+        return {"embedding": {"embedding": table}}, sums | norms
 
     def __call__(
         self,
@@ -236,49 +357,46 @@ class ParagraphVectors:
         key: Array,
         deterministic: bool = False,
     ) -> dict[str, Array]:
-        """Return the sums over the targets; right is a target that no word of the sample beats."""
-        halving, sampling = jax.random.split(key)
-        read, weights = self.halve(batch, halving)
-        shares = self.counts_and_shares()[1]
-        uniform = jax.random.uniform(sampling, (self.sample,))
-        others = jnp.searchsorted(jnp.asarray(np.cumsum(shares), jnp.float32), uniform)
-        others = jnp.minimum(others, len(shares) - 1)
-        inputs = batch["token_ids"], batch["lengths"], read, others
-        of_targets, of_others = forward(model, params, *inputs)
-        of_targets, weights = (a.reshape(len(of_others), -1) for a in (of_targets, weights))
-        log_shares = jnp.asarray(np.log(shares + 1e-30), jnp.float32)
-        log_shares = log_shares[batch["token_ids"]].reshape(weights.shape)
-        loss = jnp.sum(sampled_losses(of_targets, of_others, self.negatives) * weights)
-        losses = sampled_losses(of_targets, of_others, self.sample)
-        losses -= log_shares + math.log(self.sample + 1)
-        nats = jnp.sum(jnp.where(weights > 0, losses, 0) * weights)
-        total = jnp.maximum(jnp.sum(weights), 1e-6)  # texts of unknown words have no targets
-        # The target may be in the sample, where another order of summing rounds its score.
-        best = jnp.max(of_others, axis=-1, keepdims=True)
-        correct = jnp.sum((of_targets > best - 1e-4) * weights)
+        """Return the sums over one half of each text's words by a vector from the other half.
+
+        The nats are those of the softmax over all words, whose sum a large sample estimates.
+        """
+        thinning, halving, finding, sampling = jax.random.split(key, 4)
+        left, token_ids = self.thin(batch, thinning), batch["token_ids"]
+        told, table = self.told(batch, halving), params["embedding"]["embedding"]
+        texts = self.find_texts(table, batch, left & ~told, finding)
+        vectors = forward(model, params, token_ids, batch["lengths"])
+        of_words = dot("be,bce->bc", texts, vectors.reshape(*left.shape, table.shape[1]))
+        of_others = dot("be,oe->bo", texts, table[self.draw(sampling, SAMPLE)])
+        weights = (left & told).astype(jnp.float32)
+        others = self.negatives * jnp.mean(nn.softplus(of_others), axis=1, keepdims=True)
+        log_noise = jnp.asarray(np.log(self.kept_and_noise()[1] + 1e-30), jnp.float32)
+        losses = sampled_losses(of_words, of_others) - log_noise[token_ids].reshape(weights.shape)
+        total = jnp.maximum(jnp.sum(weights), 1e-6)
         return {
-            **{"loss": loss, "correct": correct, "examples": total},
-            **{"nats": nats, "predictions": total},
+            "loss": jnp.sum((nn.softplus(-of_words) + others) * weights),
+            "correct": jnp.sum((of_words > 0) * weights),
+            "examples": total,
+            "nats": jnp.sum(losses * weights),
+            "predictions": total,
         }
 
     @staticmethod
     def mean_loss(sums: Mapping[str, float]) -> float:
-        """Return the loss per target: log 6 where scores say nothing and negatives are 5."""
+        """Return the loss per word told: 6 log 2 where scores say nothing and negatives are 5."""
         return sums["loss"] / sums["examples"]
 
 
 def sampled_losses(
-    of_targets: Float[Array, "*rows targets"],
-    of_others: Float[Array, "*rows others"],
-    count: int,
+    of_targets: Float[Array, "*rows targets"], of_others: Float[Array, "*rows others"]
 ) -> Float[Array, "*rows targets"]:
-    """Return each target's cross-entropy among itself and `count` words, in nats.
+    """Return each target's cross-entropy, in nats, among all words, less the log of its noise.
 
-    Those are what a sample of any size, drawn by the words' shares, is in the mean.
+    The scores are log-odds against the noise, by which the others were drawn (Jean et al., 2015,
+    https://arxiv.org/abs/1412.2007); the target counts as one of them.
     """
     total = jax.nn.logsumexp(of_others, axis=-1, keepdims=True)
-    total += math.log(count / of_others.shape[-1])
-    return jnp.logaddexp(total, of_targets) - of_targets
+    return jnp.logaddexp(total, of_targets) - of_targets - math.log(of_others.shape[-1] + 1)
 
 
 def put_tokens(
@@ -320,10 +438,10 @@ def score_detection(
     }
 
 
-PRETRAINING: dict[str, type[MaskedWords] | type[ParagraphVectors]] = {
+PRETRAINING: dict[str, type[MaskedWords] | type[NegativeSampling]] = {
     "masked_words": MaskedWords,
     "replaced_tokens": ReplacedTokens,
-    "paragraph_vectors": ParagraphVectors,
+    "negative_sampling": NegativeSampling,
 }
 
 

@@ -22,6 +22,7 @@ from sentiment_jax.training.optimizers import frozen_leaves, make_optimizer
 
 # (model, params, batch, key, deterministic) -> sums over the batch, by name: `loss`, which training
 # minimises, divided by the number of `examples`, of which `correct` were right; others as it likes.
+# One that has `descend` goes its own way: (params, batch, key, learning_rate) -> (params, sums).
 Objective = Callable[..., dict[str, Array]]
 
 
@@ -228,6 +229,7 @@ def _make_train_step(
     objective: Objective,
 ) -> Callable[..., Any]:
     transformation = make_optimizer(optimizer)
+    descend = getattr(objective, "descend", None)
 
     def sums(params: Any, batch: dict[str, Array], key: Array) -> tuple[Any, dict[str, Array]]:
         # The sum is divided afterwards: the number of examples is a sum over the devices, which
@@ -251,6 +253,9 @@ def _make_train_step(
     ) -> tuple[TrainState, dict[str, Array]]:
         compute = functools.partial(sums, state.params)
         key = jax.random.fold_in(state.key, state.step)
+        if descend is not None:
+            params, metrics = descend(state.params, batch, key, learning_rate)
+            return state.replace(step=state.step + 1, params=params), metrics
         if parts == 1:
             gradients, metrics = compute(batch, key)
         else:

@@ -199,7 +199,7 @@ def test_teachers_that_cannot_teach(config, finished, plain, tmp_path):
             read_reviews(override(config, {"data.teacher": f"{finished},{plain}"}))
 
     refuse(f"{plain} tells bad, good, the labels are negative, pos", **{"data.labels": "bad,good"})
-    refuse("is a pre-training, which judges", **{"pretrain.objective": "paragraph_vectors"})
+    refuse("is a pre-training, which judges", **{"pretrain.objective": "negative_sampling"})
     RunDirectory(plain).result.unlink()
     refuse(f"data.teacher={plain} is not finished: let its training end")
     RunDirectory(plain).config.unlink()
