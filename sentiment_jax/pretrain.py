@@ -21,7 +21,7 @@ from sentiment_jax.train import dry_run as compile_steps
 from sentiment_jax.train import train
 from sentiment_jax.training.experiment import Experiment, make_classifier, make_tokenizer
 
-OWN_STEPS = {  # of an LSTM's vectors: the only settings that they are made for
+OWN_STEPS = {  # what an LSTM's vectors are learnt with, and no other value
     "optimizer.name": "sgd",
     "optimizer.momentum": 0.0,
     "optimizer.weight_decay": 0.0,
@@ -60,7 +60,7 @@ def _with_objective(config: ConfigDict) -> ConfigDict:
         raise InputError("data.teacher gives labels, which --mode=pretrain does not read")
     if name == "lstm":
         set_to = flatten(config)
-        wanted = [f"{key}={value}" for key, value in OWN_STEPS.items() if set_to[key] != value]
+        wanted = [f"{key}={value}" for key, value in OWN_STEPS.items() if set_to.get(key) != value]
         if wanted:
             raise InputError(
                 "--mode=pretrain of an lstm takes plain steps: use --config=lstm:pretrain, or set "

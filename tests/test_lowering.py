@@ -9,6 +9,7 @@ import re
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from jax._src.cudnn import fused_attention_stablehlo  # asks the installed cuDNN for its version
 from jax.sharding import AbstractMesh, AxisType, NamedSharding, PartitionSpec
@@ -21,7 +22,7 @@ from sentiment_jax.models.classifiers import build_model
 from sentiment_jax.runtime import devices
 from sentiment_jax.training.experiment import abstract_params
 from sentiment_jax.training.flops import training_flops
-from sentiment_jax.training.objectives import WORD, MaskedWords, ReplacedTokens
+from sentiment_jax.training.objectives import WORD, MaskedWords, NegativeSampling, ReplacedTokens
 from sentiment_jax.training.steps import (
     CLASSIFICATION,
     create_state,
@@ -141,6 +142,16 @@ def test_a_pretraining_step_lowers(name, objective, kind):
     text = lower_training(build(name, pretraining=True, **KINDS[kind]), objective=chooses)
     layers = {"bert": LAYERS, "electra": 2 * LAYERS}[name] if kind == "cudnn" else 0
     assert calls(text) == (layers, layers)  # two words are masked; an odd number takes another path
+
+
+def test_a_pretraining_step_of_an_lstm_lowers():
+    """Its own descent: exact products, rows of the table changed in place."""
+    frequencies = np.full(VOCABULARY, 1 / VOCABULARY, np.float32)
+    objective = NegativeSampling(frequencies.tobytes())
+    text = lower_training(build("lstm", pretraining=True), objective=objective)
+    assert "stablehlo.scatter" in text and "stablehlo.while" in text
+    wide = dots(text).splitlines()
+    assert wide and all("precision = [HIGHEST, HIGHEST]" in line for line in wide)
 
 
 def test_tensorfloat32_is_what_a_gpu_does_unless_told_otherwise():

@@ -18,7 +18,7 @@ from sentiment_jax.analysis import records
 from sentiment_jax.config import override
 from sentiment_jax.errors import InputError
 from sentiment_jax.huggingface import weights
-from sentiment_jax.pretrain import prepare_pretraining, pretrain
+from sentiment_jax.pretrain import OWN_STEPS, prepare_pretraining, pretrain
 from sentiment_jax.storage.files import read_json
 from sentiment_jax.storage.metrics_log import read_metrics
 from sentiment_jax.storage.run_directory import RunDirectory
@@ -26,6 +26,7 @@ from sentiment_jax.train import train
 from sentiment_jax.training import experiment, scoring
 from sentiment_jax.training.progress import Progress
 
+PLAIN = {"optimizer.name": "sgd", "optimizer.clip_norm": 0.0}  # of an LSTM's vectors
 SMALL = {
     "epochs": 2,
     "log_every": 2,
@@ -70,9 +71,6 @@ def vectors(tmp_path_factory):
     result = api.pretrain(make_lstm(**PLAIN), str(workdir))
     assert result == read_json(workdir / "result.json")
     return workdir
-
-
-PLAIN = {"optimizer.name": "sgd", "optimizer.clip_norm": 0.0}
 
 
 def make_lstm(**changes):
@@ -184,8 +182,12 @@ def test_an_lstm_reads_the_vectors_as_they_are(vectors, tmp_path, monkeypatch):
     prepared = experiment.prepare_experiment(experiment.resolve(config))
     with pytest.raises(InputError, match=r"embedding.weight \(\d+, 16\) for"):
         experiment.initial_params(prepared)
-    for field, value in {"optimizer.frozen": "embeddings", "optimizer.name": "adam"}.items():
-        with pytest.raises(InputError, match=f"takes plain steps: .* set {field}=(none|sgd)"):
+    others = {"optimizer.frozen": "embeddings", "optimizer.name": "adam", "shard_params": True}
+    others |= {"model.dtype": "bfloat16", "gradient_accumulation": 2, "optimizer.momentum": 0.1}
+    others |= {"optimizer.weight_decay": 0.1, "optimizer.layerwise_decay": 0.5}
+    assert OWN_STEPS.keys() == others.keys() | {"optimizer.clip_norm"}
+    for field, value in others.items():
+        with pytest.raises(InputError, match=f"plain steps: .* set {field}={OWN_STEPS[field]}$"):
             pretrain(make_lstm(**PLAIN | {field: value}), tmp_path / "nothing")
     taught = {"data.unlabeled": True, "data.teacher": str(vectors)}
     with pytest.raises(InputError, match="data.teacher gives labels, which --mode=pretrain does"):

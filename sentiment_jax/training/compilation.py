@@ -121,6 +121,8 @@ def check_memory(experiment: Experiment) -> float:
         f"gradient_accumulation={n} or --config.batch_size={size * parts // n}": {"parts": n}
         for n in finer
     }
+    if hasattr(make_objective(experiment), "descend"):  # which has no parts
+        remedies = {f"batch_size={size // n}": {"rows": size // n} for n in finer}
     _check_fits(experiment, "training", limit, remedies)
     kept = state if config.shard_params else state.opt_state  # beside the parameters evaluated
     limit -= sum(

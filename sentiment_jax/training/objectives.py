@@ -1,8 +1,8 @@
 """What an experiment minimises: classification, or its architecture's objective of pre-training.
 
 Masked words are BERT's (Devlin et al., 2019, and whole words as in its later release), replaced
-tokens ELECTRA's (Clark et al., 2020). An LSTM's vectors, of words and runs of words, are those that
-paragraph vectors go with (the distributed bag of words of Le & Mikolov, 2014,
+tokens ELECTRA's (Clark et al., 2020). An LSTM's vectors, of words and runs, tell what is in a text
+by a vector of the text (the distributed bag of words of Le & Mikolov, 2014,
 https://arxiv.org/abs/1405.4053; with runs, Li et al., 2016, https://arxiv.org/abs/1512.08183).
 Another objective is a class like `MaskedWords`, a function of model, batch and key, with an entry
 in `PRETRAINING` and in config.OBJECTIVES. Its sums (see steps.Objective) include the `nats` of all
@@ -32,7 +32,7 @@ from sentiment_jax.training.steps import Classification, Objective, cross_entrop
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")  # never predicted
 DETECTION_WEIGHT = 50.0  # of the discriminator's mean loss beside the generator's
-SAMPLE = 4096  # words, that stand for all in the perplexity of an LSTM's vectors
+DRAWN = 4096  # words, that stand for all in the perplexity of an LSTM's vectors
 NEVER, WORD, PIECE = range(3)  # kinds of tokens: a piece goes on with the word before it
 
 dot = functools.partial(jnp.einsum, precision=product_precision("float32"))
@@ -195,7 +195,7 @@ class NegativeSampling:
 
     Each is a yes or no (negative sampling, Mikolov et al., 2013), `negatives` drawn ones beside one
     of the text. Frequent ones are thinned out as there: of frequency f, sqrt(threshold / f) are
-    left, if that is less than 1, and drawn ones by the 3/4 power of what is left.
+    kept, if that is less than 1. Drawn ones go by the 3/4 power of what is kept (there: of all).
 
     A text's vector is no parameter: it is found anew whenever the text is read, in a pass over its
     words with their vectors held. In a second pass both move, by plain gradient descent, a few of
@@ -208,9 +208,9 @@ class NegativeSampling:
     negatives: int = 5
     threshold: float = 1e-4
     at_once: int = 8  # words of each text
-    sample: int = 512  # words drawn at a time, for all texts
+    drawn: int = 512  # at a time, for all texts; two for each of them that words move by, if more
     text_rate: float = 0.1  # of the descent of a text's vector
-    most: int = 16  # times that a word is told at once before it moves less each time
+    most_at_once: int = 20  # times that a word is told before it moves less each time
     mesh: Mesh | None = None  # whose devices all take every step: the table's rows are everywhere
 
     @classmethod
@@ -229,7 +229,7 @@ class NegativeSampling:
         noise = (kept * frequency) ** 0.75
         return kept, noise / np.maximum(np.sum(noise), 1e-30)  # a text may have unknown words alone
 
-    def steps(self, rows: int) -> np.ndarray:
+    def rate_factors(self, rows: int) -> np.ndarray:
         """Return how far each word moves, as a share of the learning rate, with so many texts.
 
         Moves add up: a word that half the texts have, as in a small vocabulary, would overshoot.
@@ -237,21 +237,21 @@ class NegativeSampling:
         kept, noise = self.kept_and_noise()
         left = kept * np.frombuffer(self.frequencies, np.float32)
         told = left / np.maximum(np.sum(left), 1e-30) + self.negatives * noise
-        return np.minimum(1, self.most / np.maximum(rows * self.at_once * told, 1e-9))
+        return np.minimum(1, self.most_at_once / np.maximum(rows * self.at_once * told, 1e-9))
 
     def draw(self, key: Array, count: int) -> Int[Array, " drawn"]:
         """Draw words by their noise."""
         noise = self.kept_and_noise()[1]
         places = jax.random.uniform(key, (count,))
-        words = jnp.searchsorted(jnp.asarray(np.cumsum(noise), jnp.float32), places)
+        words = jnp.searchsorted(jnp.asarray(np.cumsum(noise), jnp.float32), places, side="right")
         return jnp.minimum(words, len(noise) - 1)
 
     def thin(self, batch: dict[str, Array], key: Array) -> Bool[Array, "batch words"]:
-        """Return which of a batch's words and runs are left, as row number and key decide."""
+        """Return which of a batch's words and runs are kept, as row number and key decide."""
         kept = jnp.asarray(self.kept_and_noise()[0], jnp.float32)[batch["token_ids"]]
         drawn = draw_rows(key, batch["labels"], kept.shape[1:])
-        left = (drawn < kept) & (batch["weights"] > 0).reshape(-1, *[1] * (kept.ndim - 1))
-        return left.reshape(len(left), -1)
+        kept = (drawn < kept) & (batch["weights"] > 0).reshape(-1, *[1] * (kept.ndim - 1))
+        return kept.reshape(len(kept), -1)
 
     def told(self, batch: dict[str, Array], key: Array) -> Bool[Array, "batch words"]:
         """Return which half of the words a held-out text's vector has to tell, not come from.
@@ -279,28 +279,29 @@ class NegativeSampling:
         table: Float[Array, "vocabulary embedding"],
         texts: Float[Array, "batch embedding"],
         token_ids: Int[Array, "batch words"],
-        left: Bool[Array, "batch words"],
+        kept: Bool[Array, "batch words"],
         key: Array,
         learning_rate: Array | None = None,
     ) -> tuple[Array, Array, dict[str, Array]]:
-        """Move the texts' vectors along what is left of their words, and the words' at some rate.
+        """Move the texts' vectors by what is kept of their words and, at a rate, the words' too.
 
         Returns:
-          The table, the vectors, and sums over the words before they moved.
+          The table, the vectors, and sums over the words, each as it is told before that moves it.
         """
-        rows, places = left.shape
-        steps = jnp.asarray(self.steps(rows), jnp.float32)
-        each = -(-jnp.sum(left, axis=1) // self.at_once)  # times that a row is looked at
-        order = jnp.where(left, jnp.cumsum(left, axis=1) - 1, places)
-        ids = jnp.zeros((rows, places + 1), jnp.int32)  # what is left of a row comes first
-        ids = ids.at[jnp.arange(rows)[:, None], order].set(jnp.where(left, token_ids, 0))
+        rows, places = kept.shape
+        drawn = self.drawn if learning_rate is None else max(self.drawn, 2 * rows)
+        factors = jnp.asarray(self.rate_factors(rows), jnp.float32)
+        each = -(-jnp.sum(kept, axis=1) // self.at_once)  # times that a row is looked at
+        order = jnp.where(kept, jnp.cumsum(kept, axis=1) - 1, places)
+        ids = jnp.zeros((rows, places + 1), jnp.int32)  # what is kept of a row comes first
+        ids = ids.at[jnp.arange(rows)[:, None], order].set(jnp.where(kept, token_ids, 0))
 
         def look(number: Array, carry: tuple[Array, Array, dict[str, Array]]) -> Any:
             table, texts, sums = carry
             columns = number + each[:, None] * jnp.arange(self.at_once)
             some = jnp.take_along_axis(ids, jnp.minimum(columns, places), axis=1)
             some = jnp.where(number < each[:, None], some, 0)
-            others = self.draw(jax.random.fold_in(key, number), self.sample)
+            others = self.draw(jax.random.fold_in(key, number), drawn)
             operands = texts, table[some], table[others], some > 0
             loss, (of_texts, of_words, of_others) = jax.value_and_grad(self.loss, (0, 1, 2))(
                 *operands
@@ -308,45 +309,51 @@ class NegativeSampling:
             told = jnp.sum((dot("be,bce->bc", *operands[:2]) > 0) & operands[3])
             found = {"loss": loss, "correct": told, "examples": jnp.sum(operands[3])}
             if learning_rate is not None:
-                moved = jnp.concatenate([of_words.reshape(-1, of_words.shape[2]), of_others])
+                gradients = jnp.concatenate([of_words.reshape(-1, of_words.shape[2]), of_others])
                 indices = jnp.concatenate([some.reshape(-1), others])
-                table = table.at[indices].add(-learning_rate * steps[indices, None] * moved)
-                found["squares"] = jnp.sum(moved**2)
+                updates = learning_rate * factors[indices, None] * gradients
+                table = table.at[indices].add(-updates)
+                found |= {"gradients": jnp.sum(gradients**2), "updates": jnp.sum(updates**2)}
             texts -= self.text_rate * of_texts
             return table, texts, {name: sums[name] + found[name] for name in sums}
 
-        sums = {name: jnp.zeros(()) for name in ("loss", "correct", "examples", "squares")}
-        if learning_rate is None:
-            del sums["squares"]
+        names = ["loss", "correct", "examples"]
+        names += [] if learning_rate is None else ["gradients", "updates"]
+        sums = {name: jnp.zeros(()) for name in names}
         return jax.lax.fori_loop(0, jnp.max(each), look, (table, texts, sums))
 
     def find_texts(
         self,
         table: Float[Array, "vocabulary embedding"],
         batch: dict[str, Array],
-        left: Bool[Array, "batch words"],
+        kept: Bool[Array, "batch words"],
         key: Array,
     ) -> Float[Array, "batch embedding"]:
-        """Return vectors of texts from what is left of their words: from small ones, one pass."""
+        """Return vectors of texts by what is kept of their words: from small ones, in one pass."""
         size = table.shape[1]
         small = (draw_rows(jax.random.key(0), batch["labels"], (size,)) - 0.5) / size
-        token_ids = batch["token_ids"].reshape(left.shape)
-        return self.read(table, small, token_ids, left, key)[1]
+        token_ids = batch["token_ids"].reshape(kept.shape)
+        return self.read(table, small, token_ids, kept, key)[1]
 
     def descend(
         self, params: Any, batch: dict[str, Array], key: Array, learning_rate: Array
     ) -> tuple[Any, dict[str, Array]]:
-        """Return parameters after the words of a batch have moved, and sums before they did."""
+        """Return parameters after the words of a batch have moved, and sums over them.
+
+        Texts' vectors come from the words that they tell: the loss is lower than on held-out ones.
+        """
         if self.mesh is not None:
             batch = devices.constrain(batch, self.mesh, False)
         thinning, finding, learning = jax.random.split(key, 3)
-        left, table = self.thin(batch, thinning), params["embedding"]["embedding"]
-        texts = self.find_texts(table, batch, left, finding)
-        token_ids = batch["token_ids"].reshape(left.shape)
-        table, _, sums = self.read(table, texts, token_ids, left, learning, learning_rate)
-        norm = jnp.sqrt(sums.pop("squares"))  # of all moves, as if they were at right angles
+        kept, table = self.thin(batch, thinning), params["embedding"]["embedding"]
+        texts = self.find_texts(table, batch, kept, finding)
+        token_ids = batch["token_ids"].reshape(kept.shape)
+        table, _, sums = self.read(table, texts, token_ids, kept, learning, learning_rate)
         sums["examples"] = jnp.maximum(sums["examples"], 1)  # texts of unknown words have none
-        norms = {"gradient_norm": norm, "update_norm": learning_rate * norm}
+        norms = {  # as if all moves were at right angles
+            "gradient_norm": jnp.sqrt(sums.pop("gradients")),
+            "update_norm": jnp.sqrt(sums.pop("updates")),
+        }
         return {"embedding": {"embedding": table}}, sums | norms
 
     def __call__(
@@ -359,19 +366,19 @@ class NegativeSampling:
     ) -> dict[str, Array]:
         """Return the sums over one half of each text's words by a vector from the other half.
 
-        The nats are those of the softmax over all words, whose sum a large sample estimates.
+        Correct are those that are taken for the text's: none where scores say nothing. The nats are
+        those of the softmax over all words, whose sum a large sample estimates.
         """
         thinning, halving, finding, sampling = jax.random.split(key, 4)
-        left, token_ids = self.thin(batch, thinning), batch["token_ids"]
-        told, table = self.told(batch, halving), params["embedding"]["embedding"]
-        texts = self.find_texts(table, batch, left & ~told, finding)
-        vectors = forward(model, params, token_ids, batch["lengths"])
-        of_words = dot("be,bce->bc", texts, vectors.reshape(*left.shape, table.shape[1]))
-        of_others = dot("be,oe->bo", texts, table[self.draw(sampling, SAMPLE)])
-        weights = (left & told).astype(jnp.float32)
+        kept, table = self.thin(batch, thinning), params["embedding"]["embedding"]
+        told, token_ids = self.told(batch, halving), batch["token_ids"].reshape(kept.shape)
+        texts = self.find_texts(table, batch, kept & ~told, finding)
+        of_words = dot("be,bce->bc", texts, table[token_ids])
+        of_others = dot("be,oe->bo", texts, table[self.draw(sampling, DRAWN)])
+        weights = (kept & told).astype(jnp.float32)
         others = self.negatives * jnp.mean(nn.softplus(of_others), axis=1, keepdims=True)
         log_noise = jnp.asarray(np.log(self.kept_and_noise()[1] + 1e-30), jnp.float32)
-        losses = sampled_losses(of_words, of_others) - log_noise[token_ids].reshape(weights.shape)
+        losses = sampled_losses(of_words, of_others) - log_noise[token_ids]
         total = jnp.maximum(jnp.sum(weights), 1e-6)
         return {
             "loss": jnp.sum((nn.softplus(-of_words) + others) * weights),

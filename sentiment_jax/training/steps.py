@@ -22,7 +22,8 @@ from sentiment_jax.training.optimizers import frozen_leaves, make_optimizer
 
 # (model, params, batch, key, deterministic) -> sums over the batch, by name: `loss`, which training
 # minimises, divided by the number of `examples`, of which `correct` were right; others as it likes.
-# One that has `descend` goes its own way: (params, batch, key, learning_rate) -> (params, sums).
+# One that has `descend` moves parameters itself: (params, batch, key, learning_rate) -> (params,
+# sums and the two norms of make_train_step).
 Objective = Callable[..., dict[str, Array]]
 
 
@@ -251,11 +252,11 @@ def _make_train_step(
     def train_step(
         state: TrainState, batch: dict[str, Array], learning_rate: Float[Array, ""]
     ) -> tuple[TrainState, dict[str, Array]]:
-        compute = functools.partial(sums, state.params)
         key = jax.random.fold_in(state.key, state.step)
         if descend is not None:
             params, metrics = descend(state.params, batch, key, learning_rate)
             return state.replace(step=state.step + 1, params=params), metrics
+        compute = functools.partial(sums, state.params)
         if parts == 1:
             gradients, metrics = compute(batch, key)
         else:

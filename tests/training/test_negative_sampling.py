@@ -8,6 +8,7 @@ import pytest
 
 from sentiment_jax.config import LstmConfig
 from sentiment_jax.models.pretrainers import WordVectors
+from sentiment_jax.training.objectives import DRAWN as DRAWN_TO_SCORE
 from sentiment_jax.training.objectives import NegativeSampling, sampled_losses
 
 SIZE, RUNS, WIDTH = 60, 3, 6
@@ -15,14 +16,17 @@ LENGTHS = np.array([11, 4, 9, 1], np.int32)
 FREQUENCIES = np.zeros(SIZE, np.float32)
 FREQUENCIES[2:] = 1 / np.arange(2, SIZE)
 FREQUENCIES /= FREQUENCIES.sum()
-OBJECTIVE = NegativeSampling(FREQUENCIES.tobytes(), threshold=0.02, at_once=4, sample=7, most=5)
+OBJECTIVE = NegativeSampling(
+    FREQUENCIES.tobytes(), threshold=0.02, at_once=4, drawn=7, most_at_once=5
+)
 MODEL = WordVectors(LstmConfig(vocab_size=SIZE, embedding_size=WIDTH))
 RATE = 0.3
-STEPS = OBJECTIVE.steps(5)
+FACTORS = OBJECTIVE.rate_factors(5)
+DRAWN = 10  # two for each row where words move
 
 
 def make_batch(length=12, rows=4):
-    """Words with runs beside some, an unknown one, and a padding row behind them."""
+    """Words with runs beside some, an unknown one, and padding: a copy of the first row."""
     rng = np.random.default_rng(0)
     ids = np.zeros((rows + 1, length, RUNS), np.int32)
     for row, count in enumerate(LENGTHS[:rows]):
@@ -30,10 +34,9 @@ def make_batch(length=12, rows=4):
         drawn[:, 1:] *= rng.random((count, RUNS - 1)) < 0.6
         drawn[0, 0] = 1
         ids[row, :count] = drawn
-    lengths, numbers = (
-        np.append(LENGTHS[:rows], np.int32(1)),
-        np.arange(rows + 1, dtype=np.int32) + 5,
-    )
+    ids[rows] = ids[0]
+    lengths = np.append(LENGTHS[:rows], LENGTHS[0])
+    numbers = np.arange(rows + 1, dtype=np.int32) + 5
     weights = (np.arange(rows + 1) < rows).astype(np.float32)
     batch = {"token_ids": ids, "lengths": lengths, "labels": numbers, "weights": weights}
     return {name: jnp.asarray(array) for name, array in batch.items()}
@@ -67,37 +70,42 @@ def test_words_that_are_told_often_at_once_move_less():
     left = kept * FREQUENCIES
     told = 5 * 4 * (left / left.sum() + 5 * noise)
     assert 0 < (told > 5).sum() < SIZE
-    np.testing.assert_allclose(STEPS * told, np.minimum(told, 5), rtol=1e-6)
+    np.testing.assert_allclose(FACTORS * told, np.minimum(told, 5), rtol=1e-6)
+
+
+def sigmoid(x):
+    return 1 / (1 + np.exp(-x))
 
 
 def plain_read(table, texts, words, others_of, rate):
     """A loop over looks, texts, words and drawn ones; everything moves after each look."""
     each = [-(-len(row) // OBJECTIVE.at_once) for row in words]
-    loss = 0.0
+    sums = dict.fromkeys(("loss", "correct", "gradients", "updates"), 0.0)
 
-    def sigmoid(x):
-        return 1 / (1 + np.exp(-x))
+    def move(gradients, words):
+        sums["gradients"] += np.sum(gradients**2)
+        sums["updates"] += np.sum((rate * FACTORS[words, None] * gradients) ** 2)
+        np.add.at(after, words, -rate * FACTORS[words, None] * gradients)
 
     for number in range(max(each)):
-        of_table, of_texts = np.zeros_like(table), np.zeros_like(texts)
+        after, of_texts, others = table.copy(), np.zeros_like(texts), others_of(number)
+        of_others, weight = np.zeros((len(others), WIDTH)), OBJECTIVE.negatives / len(others)
         for row, text in enumerate(texts):
             some = words[row][number :: each[row]] if number < each[row] else []
             for word in some:
-                loss -= np.log(sigmoid(text @ table[word]))
-                share = sigmoid(text @ table[word]) - 1
-                of_texts[row] += share * table[word]
-                of_table[word] += share * text
-                for other in others_of(number):
-                    weight = OBJECTIVE.negatives / OBJECTIVE.sample
-                    loss -= weight * np.log(sigmoid(-text @ table[other]))
-                    share = weight * sigmoid(text @ table[other])
-                    of_texts[row] += share * table[other]
-                    of_table[other] += share * text
-        table, texts = (
-            table - rate * STEPS[:, None] * of_table,
-            texts - OBJECTIVE.text_rate * of_texts,
-        )
-    return table, texts, loss
+                score = text @ table[word]
+                sums["loss"] -= np.log(sigmoid(score))
+                sums["correct"] += score > 0
+                of_texts[row] += (sigmoid(score) - 1) * table[word]
+                move((sigmoid(score) - 1) * text[None], np.array([word]))
+                for slot, other in enumerate(others):
+                    score = text @ table[other]
+                    sums["loss"] -= weight * np.log(sigmoid(-score))
+                    of_texts[row] += weight * sigmoid(score) * table[other]
+                    of_others[slot] += weight * sigmoid(score) * text
+        move(of_others, others)
+        table, texts = after, texts - OBJECTIVE.text_rate * of_texts
+    return table, texts, sums
 
 
 def test_a_step_equals_a_plain_loop():
@@ -105,26 +113,29 @@ def test_a_step_equals_a_plain_loop():
     params = golden.random(MODEL)
     found, sums = jax.jit(OBJECTIVE.descend)(params, batch, key, jnp.float32(RATE))
     thinning, finding, learning = jax.random.split(key, 3)
-    left = np.asarray(OBJECTIVE.thin(batch, thinning))
-    ids = np.asarray(batch["token_ids"]).reshape(left.shape)
-    words = [row[kept] for row, kept in zip(ids, left, strict=True)]
+    kept = OBJECTIVE.thin(batch, thinning)
+    ids = np.asarray(batch["token_ids"]).reshape(kept.shape)
+    words = [row[those] for row, those in zip(ids, np.asarray(kept), strict=True)]
     assert not len(words[4]) and max(map(len, words)) > 2 * OBJECTIVE.at_once
 
-    def drawn(key):
-        return lambda number: np.asarray(OBJECTIVE.draw(jax.random.fold_in(key, number), 7))
+    def drawn(key, count):
+        return lambda number: np.asarray(OBJECTIVE.draw(jax.random.fold_in(key, number), count))
 
-    table = np.asarray(params["embedding"]["embedding"], np.float64)
-    nothing = jnp.zeros(left.shape, bool)
-    texts = np.asarray(OBJECTIVE.find_texts(jnp.asarray(table), batch, nothing, key), np.float64)
-    assert 0 < np.abs(texts).max() <= 0.5 / WIDTH
-    _, texts, _ = plain_read(table, texts, words, drawn(finding), 0.0)
-    kept = OBJECTIVE.find_texts(params["embedding"]["embedding"], batch, jnp.asarray(left), finding)
-    np.testing.assert_allclose(kept, texts, rtol=1e-4, atol=1e-6)
-    moved, _, loss = plain_read(table, texts, words, drawn(learning), RATE)
+    table = params["embedding"]["embedding"]
+    small = np.asarray(OBJECTIVE.find_texts(table, batch, jnp.zeros_like(kept), key), np.float64)
+    assert 0 < np.abs(small).max() <= 0.5 / WIDTH
+    exact = np.asarray(table, np.float64)
+    _, texts, _ = plain_read(exact, small, words, drawn(finding, 7), 0.0)
+    np.testing.assert_allclose(
+        OBJECTIVE.find_texts(table, batch, kept, finding), texts, rtol=1e-4, atol=1e-6
+    )
+    moved, _, expected = plain_read(exact, texts, words, drawn(learning, DRAWN), RATE)
     np.testing.assert_allclose(found["embedding"]["embedding"], moved, rtol=1e-4, atol=1e-6)
-    assert np.abs(moved - table).max() > 0.01
-    assert float(sums["loss"]) == pytest.approx(loss, rel=1e-4)
-    assert float(sums["examples"]) == sum(map(len, words))
+    assert np.abs(moved - exact).max() > 0.01
+    for name, norm in {"gradients": "gradient_norm", "updates": "update_norm"}.items():
+        assert float(sums.pop(norm)) == pytest.approx(np.sqrt(expected.pop(name)), rel=1e-4)
+    expected["examples"] = sum(map(len, words))
+    assert {name: float(value) for name, value in sums.items()} == pytest.approx(expected, rel=1e-4)
 
 
 def test_a_texts_vector_depends_on_neither_batch_nor_padding():
@@ -132,29 +143,57 @@ def test_a_texts_vector_depends_on_neither_batch_nor_padding():
     batches = make_batch(), make_batch(length=20, rows=3)
     found = []
     for batch in batches:
-        left = OBJECTIVE.thin(batch, jax.random.key(0))
-        found.append(np.asarray(OBJECTIVE.find_texts(table, batch, left, jax.random.key(1))))
+        kept = OBJECTIVE.thin(batch, jax.random.key(0))
+        found.append(np.asarray(OBJECTIVE.find_texts(table, batch, kept, jax.random.key(1))))
     np.testing.assert_allclose(found[1][:3], found[0][:3], rtol=1e-5, atol=1e-7)
 
 
 def test_held_out_words_are_told_by_the_others_vector():
-    """What is told is no part of what the vector comes from: other words there change no vector."""
-    params, batch, key = golden.random(MODEL), make_batch(), jax.random.key(2)
+    """Scored are the words of one half by a vector of the other, which has no word of the first."""
+    params, batch, key = golden.random(MODEL, scale=1.0), make_batch(), jax.random.key(2)
     sums = OBJECTIVE(MODEL, params, batch, key, deterministic=True)
-    thinning, halving, finding, _ = jax.random.split(key, 4)
-    left = np.asarray(OBJECTIVE.thin(batch, thinning))
-    told = np.asarray(OBJECTIVE.told(batch, halving))
-    assert (left & told).sum() > 5 < (left & ~told).sum()
-    assert float(sums["examples"]) == (left & told).sum()
-    by_position = told.reshape(5, -1, RUNS)
+    thinning, halving, finding, sampling = jax.random.split(key, 4)
+    kept, told = OBJECTIVE.thin(batch, thinning), OBJECTIVE.told(batch, halving)
+    by_position = np.asarray(told).reshape(5, -1, RUNS)
     np.testing.assert_array_equal(by_position, by_position[:, :, :1].repeat(RUNS, axis=2))
-    read = jnp.asarray(left & ~told)
-    texts = OBJECTIVE.find_texts(params["embedding"]["embedding"], batch, read, finding)
-    ids = np.asarray(batch["token_ids"]).reshape(left.shape)
-    table, correct = np.asarray(params["embedding"]["embedding"]), 0
-    for row, column in zip(*np.nonzero(left & told), strict=True):
-        correct += table[ids[row, column]] @ np.asarray(texts[row]) > 0
-    assert float(sums["correct"]) == correct
+    table = params["embedding"]["embedding"]
+    found = OBJECTIVE.find_texts(table, batch, kept & ~told, finding)
+    texts, table = np.asarray(found, np.float64), np.asarray(table, np.float64)
+    others = table[np.asarray(OBJECTIVE.draw(sampling, DRAWN_TO_SCORE))]
+    ids, noise = np.asarray(batch["token_ids"]).reshape(kept.shape), OBJECTIVE.kept_and_noise()[1]
+    expected = dict.fromkeys(sums, 0.0)
+    for row, column in zip(*np.nonzero(np.asarray(kept & told)), strict=True):
+        word, scores = ids[row, column], others @ texts[row]
+        score = table[word] @ texts[row]
+        expected["loss"] -= np.log(sigmoid(score)) + 5 * np.mean(np.log(sigmoid(-scores)))
+        total = (np.exp(scores).sum() + np.exp(score)) / (len(scores) + 1)
+        expected["nats"] -= score + np.log(noise[word]) - np.log(total)
+        expected["correct"] += score > 0
+        expected["examples"] += 1
+        expected["predictions"] += 1
+    assert expected["examples"] > 5 < (kept & ~told).sum()
+    assert {name: float(value) for name, value in sums.items()} == pytest.approx(expected, rel=1e-4)
+
+
+def test_many_texts_at_once_do_not_overshoot():
+    """With 512 drawn words and no more, each would move by 80 times one text's share."""
+    vocabulary, rows = 2500, 1024
+    flat = np.where(np.arange(vocabulary) < 2, 0, 1 / (vocabulary - 2)).astype(np.float32)
+    objective = NegativeSampling(flat.tobytes())
+    model = WordVectors(LstmConfig(vocab_size=vocabulary, embedding_size=8))
+    params, rng = jax.tree.map(jnp.zeros_like, golden.random(model)), np.random.default_rng(0)
+    step = jax.jit(objective.descend)
+    for number in range(6):
+        topics = rng.integers(0, 20, (rows, 1))
+        ids = (
+            2 + topics * (vocabulary // 20 - 1) + rng.integers(0, vocabulary // 20 - 1, (rows, 96))
+        )
+        batch = {"token_ids": ids.astype(np.int32), "lengths": np.full(rows, 96, np.int32)}
+        batch |= {"labels": np.arange(rows, dtype=np.int32), "weights": np.ones(rows, np.float32)}
+        params, sums = step(
+            params, jax.tree.map(jnp.asarray, batch), jax.random.key(number), jnp.float32(0.1)
+        )
+    assert float(sums["loss"] / sums["examples"]) < 0.5 * 6 * np.log(2)
 
 
 def test_sampled_softmax_is_unbiased():
