@@ -1,11 +1,12 @@
-"""What a test accuracy costs: results/cost/costs.csv as a table and a picture.
+"""What a test accuracy costs: results/cost/costs.csv as a table and a picture; its curve.
 
     python -m benchmarks.cost
 
 A row of costs.csv names the folders under results/ whose result.json have its accuracy, one for
 each seed; where there are none, `test` is what another file there says. The CPU seconds are those
 of all cores together, pre-training included. Where only wall time is known, they are that times the
-cores: `at most`.
+cores: `at most`. pretraining.csv is of the same kind, one recipe after longer and longer
+pre-trainings, whose own seconds it has.
 """
 
 import statistics
@@ -19,9 +20,9 @@ from sentiment_jax.storage.files import read_json
 RESULTS = Path("results")
 
 
-def read_costs(results: Path) -> pd.DataFrame:
-    """Return the rows of costs.csv, cheapest first, with `test` and its `spread` over seeds."""
-    costs = pd.read_csv(results / "cost" / "costs.csv")
+def read_costs(results: Path, file: str = "costs.csv") -> pd.DataFrame:
+    """Return the rows of a file, cheapest first, with `test` and its `spread` over seeds."""
+    costs = pd.read_csv(results / "cost" / file)
     for index, folders in costs["results"].dropna().items():
         scores = [read_json(results / f / "result.json")["test"] for f in folders.split()]
         assert all(score["examples"] == 25_000 for score in scores)
@@ -70,10 +71,26 @@ def draw(costs: pd.DataFrame, path: Path) -> None:
         axes.legend(loc="lower right")
 
 
+def draw_curve(costs: pd.DataFrame, path: Path) -> None:
+    """Draw accuracy over the CPU minutes of a pre-training."""
+    with panels(path, WIDTH, 3.2) as [[axes]]:
+        place = costs["cpu seconds"] / 60, costs["test"]
+        axes.errorbar(*place, costs["spread"], color=COLOURS[0], marker=MARKERS[0])
+        for x, y, recipe in zip(*place, costs["recipe"], strict=True):
+            side = "right" if x == place[0].max() else "left"
+            style = {"textcoords": "offset points", "fontsize": "small", "va": "top"}
+            axes.annotate(recipe, (x, y), (2, -8), ha=side, **style)
+        axes.margins(y=0.15)
+        axes.set_xlabel("CPU minutes of pre-training")
+        axes.set_ylabel("accuracy, 25,000 test reviews")
+        axes.grid()
+
+
 def main() -> None:
-    """Write cost.png and print the table."""
+    """Write the pictures and print the table."""
     costs = read_costs(RESULTS)
     draw(costs, RESULTS / "cost" / "cost.png")
+    draw_curve(read_costs(RESULTS, "pretraining.csv"), RESULTS / "cost" / "pretraining.png")
     print(table(costs))
 
 
