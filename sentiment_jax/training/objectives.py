@@ -268,11 +268,13 @@ class NegativeSampling:
         words: Float[Array, "batch some embedding"],
         others: Float[Array, "drawn embedding"],
         present: Bool[Array, "batch some"],
-    ) -> Float[Array, ""]:
-        """Return the nats of telling all that is present, in as many times `negatives` others."""
-        told = jnp.sum(nn.softplus(-dot("be,bce->bc", texts, words)) * present)
+    ) -> tuple[Float[Array, ""], Array]:
+        """Return the nats of telling what is present, and `negatives` others each; those told."""
+        of_words = dot("be,bce->bc", texts, words)
+        told = jnp.sum(nn.softplus(-of_words) * present)
         weights = self.negatives / len(others) * jnp.sum(present, axis=1, keepdims=True)
-        return told + jnp.sum(nn.softplus(dot("be,oe->bo", texts, others)) * weights)
+        loss = told + jnp.sum(nn.softplus(dot("be,oe->bo", texts, others)) * weights)
+        return loss, jnp.sum((of_words > 0) & present)
 
     def read(
         self,
@@ -286,11 +288,11 @@ class NegativeSampling:
         """Move the texts' vectors by what is kept of their words and, at a rate, the words' too.
 
         Returns:
-          The table, the vectors, and sums over the words, each as it is told before that moves it.
+          The table, the vectors and, at a rate, sums over the words, as they are told before each
+          move.
         """
         rows, places = kept.shape
         drawn = self.drawn if learning_rate is None else max(self.drawn, 2 * rows)
-        factors = jnp.asarray(self.rate_factors(rows), jnp.float32)
         each = -(-jnp.sum(kept, axis=1) // self.at_once)  # times that a row is looked at
         order = jnp.where(kept, jnp.cumsum(kept, axis=1) - 1, places)
         ids = jnp.zeros((rows, places + 1), jnp.int32)  # what is kept of a row comes first
@@ -302,24 +304,24 @@ class NegativeSampling:
             some = jnp.take_along_axis(ids, jnp.minimum(columns, places), axis=1)
             some = jnp.where(number < each[:, None], some, 0)
             others = self.draw(jax.random.fold_in(key, number), drawn)
-            operands = texts, table[some], table[others], some > 0
-            loss, (of_texts, of_words, of_others) = jax.value_and_grad(self.loss, (0, 1, 2))(
-                *operands
+            differentiate = jax.value_and_grad(self.loss, (0, 1, 2), has_aux=True)
+            told, (of_texts, of_words, of_others) = differentiate(
+                texts, table[some], table[others], some > 0
             )
-            told = jnp.sum((dot("be,bce->bc", *operands[:2]) > 0) & operands[3])
-            found = {"loss": loss, "correct": told, "examples": jnp.sum(operands[3])}
             if learning_rate is not None:
+                factors = jnp.asarray(self.rate_factors(rows), jnp.float32)
                 gradients = jnp.concatenate([of_words.reshape(-1, of_words.shape[2]), of_others])
                 indices = jnp.concatenate([some.reshape(-1), others])
                 updates = learning_rate * factors[indices, None] * gradients
                 table = table.at[indices].add(-updates)
+                found = dict(zip(("loss", "correct"), told, strict=True))
+                found |= {"examples": jnp.sum(some > 0)}
                 found |= {"gradients": jnp.sum(gradients**2), "updates": jnp.sum(updates**2)}
-            texts -= self.text_rate * of_texts
-            return table, texts, {name: sums[name] + found[name] for name in sums}
+                sums = {name: sums[name] + found[name] for name in sums}
+            return table, texts - self.text_rate * of_texts, sums
 
-        names = ["loss", "correct", "examples"]
-        names += [] if learning_rate is None else ["gradients", "updates"]
-        sums = {name: jnp.zeros(()) for name in names}
+        names = ("loss", "correct", "examples", "gradients", "updates")
+        sums = {} if learning_rate is None else {name: jnp.zeros(()) for name in names}
         return jax.lax.fori_loop(0, jnp.max(each), look, (table, texts, sums))
 
     def find_texts(

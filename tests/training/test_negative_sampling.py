@@ -25,7 +25,7 @@ FACTORS = OBJECTIVE.rate_factors(5)
 DRAWN = 10  # two for each row where words move
 
 
-def make_batch(length=12, rows=4):
+def make_batch(length=12, rows=4, runs=True):
     """Words with runs beside some, an unknown one, and padding: a copy of the first row."""
     rng = np.random.default_rng(0)
     ids = np.zeros((rows + 1, length, RUNS), np.int32)
@@ -38,6 +38,7 @@ def make_batch(length=12, rows=4):
     lengths = np.append(LENGTHS[:rows], LENGTHS[0])
     numbers = np.arange(rows + 1, dtype=np.int32) + 5
     weights = (np.arange(rows + 1) < rows).astype(np.float32)
+    ids = ids if runs else ids[:, :, 0]
     batch = {"token_ids": ids, "lengths": lengths, "labels": numbers, "weights": weights}
     return {name: jnp.asarray(array) for name, array in batch.items()}
 
@@ -108,15 +109,16 @@ def plain_read(table, texts, words, others_of, rate):
     return table, texts, sums
 
 
-def test_a_step_equals_a_plain_loop():
-    batch, key = make_batch(), jax.random.key(3)
+@pytest.mark.parametrize("runs", [True, False])
+def test_a_step_equals_a_plain_loop(runs):
+    batch, key = make_batch(runs=runs), jax.random.key(3)
     params = golden.random(MODEL)
     found, sums = jax.jit(OBJECTIVE.descend)(params, batch, key, jnp.float32(RATE))
     thinning, finding, learning = jax.random.split(key, 3)
     kept = OBJECTIVE.thin(batch, thinning)
     ids = np.asarray(batch["token_ids"]).reshape(kept.shape)
     words = [row[those] for row, those in zip(ids, np.asarray(kept), strict=True)]
-    assert not len(words[4]) and max(map(len, words)) > 2 * OBJECTIVE.at_once
+    assert not len(words[4]) and max(map(len, words)) > (1 + runs) * OBJECTIVE.at_once
 
     def drawn(key, count):
         return lambda number: np.asarray(OBJECTIVE.draw(jax.random.fold_in(key, number), count))
@@ -146,16 +148,19 @@ def test_a_texts_vector_depends_on_neither_batch_nor_padding():
         kept = OBJECTIVE.thin(batch, jax.random.key(0))
         found.append(np.asarray(OBJECTIVE.find_texts(table, batch, kept, jax.random.key(1))))
     np.testing.assert_allclose(found[1][:3], found[0][:3], rtol=1e-5, atol=1e-7)
+    told = [np.asarray(OBJECTIVE.told(batch, jax.random.key(2))) for batch in batches]
+    np.testing.assert_array_equal(told[1][:3, : told[0].shape[1]], told[0][:3])
 
 
-def test_held_out_words_are_told_by_the_others_vector():
+@pytest.mark.parametrize("runs", [True, False])
+def test_held_out_words_are_told_by_the_others_vector(runs):
     """Scored are the words of one half by a vector of the other, which has no word of the first."""
-    params, batch, key = golden.random(MODEL, scale=1.0), make_batch(), jax.random.key(2)
+    params, batch, key = golden.random(MODEL, scale=1.0), make_batch(runs=runs), jax.random.key(2)
     sums = OBJECTIVE(MODEL, params, batch, key, deterministic=True)
     thinning, halving, finding, sampling = jax.random.split(key, 4)
     kept, told = OBJECTIVE.thin(batch, thinning), OBJECTIVE.told(batch, halving)
-    by_position = np.asarray(told).reshape(5, -1, RUNS)
-    np.testing.assert_array_equal(by_position, by_position[:, :, :1].repeat(RUNS, axis=2))
+    by_position = np.asarray(told).reshape(*batch["token_ids"].shape[:2], -1)
+    assert (by_position == by_position[:, :, :1]).all()
     table = params["embedding"]["embedding"]
     found = OBJECTIVE.find_texts(table, batch, kept & ~told, finding)
     texts, table = np.asarray(found, np.float64), np.asarray(table, np.float64)
