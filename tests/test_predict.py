@@ -2,6 +2,7 @@ import csv
 import io
 import os
 import re
+import subprocess
 import sys
 import threading
 from pathlib import Path
@@ -9,7 +10,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from commands import start
+from commands import ENVIRONMENT, MAIN, ROOT
 
 from sentiment_jax.config import DataConfig
 from sentiment_jax.data.corpus import load_corpus
@@ -282,6 +283,14 @@ def test_a_fifo_can_be_the_input_but_no_device(tmp_path):
         read_input("/dev/null", "text")
 
 
+# Linux counts a child's peak from before its exec, when its memory is its parent's: pytest's own.
+PEAK = """
+import resource, subprocess, sys
+subprocess.run(sys.argv[1:], check=True)
+print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss, file=sys.stderr)
+"""
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "frame"), [("a.txt", "{}"), ("a.csv", 'text\n"{}"\n'), ("a.jsonl", '{{"text": "{}"}}')]
@@ -290,14 +299,14 @@ def test_a_line_of_70_mb_needs_little_memory(finished, tmp_path, name, frame):
     """Row 56: 12 to 17 GB for 200 MB, before; the verdict is that on its head."""
     head = "a good film and a bad one, " * 1000
     (tmp_path / name).write_text(frame.format(head * 2600))
-    answer = tmp_path / "answer"
-    with answer.open("w") as file:
-        arguments = "--mode=predict", f"--workdir={finished}", f"--input={tmp_path / name}"
-        process = start(*arguments, stdout=file)
-        _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    assert process.returncode == 0 and usage.ru_maxrss < 1.5e6  # KiB
-    row = answer.read_text().splitlines()[1].split(",")
+    arguments = "--mode=predict", f"--workdir={finished}", f"--input={tmp_path / name}"
+    command = [sys.executable, "-c", PEAK, *MAIN, *arguments]
+    done = subprocess.run(
+        command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=200
+    )
+    assert done.returncode == 0, done.stderr
+    assert int(done.stderr.split()[-1]) < 1e6  # KiB
+    row = done.stdout.splitlines()[1].split(",")
     assert float(row[2]) == pytest.approx(predict(load_run(finished), [head])[0][0, 1], abs=2e-6)
 
 

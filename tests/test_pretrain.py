@@ -18,7 +18,7 @@ from sentiment_jax.analysis import records
 from sentiment_jax.config import override
 from sentiment_jax.errors import InputError
 from sentiment_jax.huggingface import weights
-from sentiment_jax.pretrain import OWN_STEPS, prepare_pretraining, pretrain
+from sentiment_jax.pretrain import OWN_STEPS, UNREAD, prepare_pretraining, pretrain
 from sentiment_jax.storage.files import read_json
 from sentiment_jax.storage.metrics_log import read_metrics
 from sentiment_jax.storage.run_directory import RunDirectory
@@ -192,9 +192,12 @@ def test_an_lstm_reads_the_vectors_as_they_are(vectors, tmp_path, monkeypatch):
     for field, value in others.items():
         with pytest.raises(InputError, match=f"plain steps: .* set {field}={OWN_STEPS[field]}$"):
             pretrain(make_lstm(**PLAIN | {field: value}), tmp_path / "nothing")
-    taught = {"data.unlabeled": True, "data.teacher": str(vectors)}
-    with pytest.raises(InputError, match="data.teacher gives labels, which --mode=pretrain does"):
-        pretrain(make_lstm(**PLAIN, **taught), tmp_path / "nothing")
+    unread = {"class_weights": "balanced", "data.unlabeled": True, "data.teacher": str(vectors)}
+    unread |= {f"loss.{name}": 0.1 for name in ("adversarial", "virtual_adversarial", "entropy")}
+    assert {*UNREAD} == {*unread}
+    for field, value in (unread | {"pretrain.mask_fraction": 0.3}).items():
+        with pytest.raises(InputError, match=f"pretrain has no use for {field}: leave that out"):
+            pretrain(make_lstm(**PLAIN | {field: value}), tmp_path / "nothing")
     earlier = source.config.copy_and_resolve_references()
     earlier.pretrain.objective = "words_elsewhere"
     monkeypatch.setattr(RunDirectory, "read_config", lambda directory: earlier)
