@@ -101,7 +101,7 @@ def pretrain(
     starts from it by `{"model.pretrained": workdir}`. Arguments and errors are those of `train`.
     """
     config = config if isinstance(config, ConfigDict) else get_config(config)
-    validate(config)
+    validate(config, pretraining=True)
     startup.start(config)
     directory = Path(workdir).expanduser()
     return pretrain_run(config, directory, fresh=fresh, allow_changes=allow_changes)

@@ -14,7 +14,7 @@ import json
 import math
 import runpy
 import traceback
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -34,6 +34,13 @@ OBJECTIVES = {  # of pre-training
     "electra": "replaced_tokens",
     "lstm": "negative_sampling",
 }
+NO_LABELS = (  # settings that no pre-training has a use for
+    *("class_weights", "data.unlabeled", "data.teacher"),
+    *("loss.adversarial", "loss.virtual_adversarial", "loss.entropy"),
+)
+OF_VOCABULARY = tuple(
+    f"data.{field}" for field in ("vocabulary_size", "min_frequency", "ngrams", "ngram_frequency")
+)
 DTYPES = ("float32", "bfloat16", "tensorfloat32")  # the last: float32 with fast products
 EXAMPLE_TEXTS = (
     "One of the finest films I have seen in years: moving, funny and beautifully acted.",
@@ -384,8 +391,7 @@ def _nest(values: Mapping[str, Any]) -> ConfigDict:
 
 def sweep_fields() -> list[str]:
     """Return the settings that a sweep may vary: they change numbers, but not which reviews."""
-    of_words = ("vocabulary_size", "min_frequency", "ngrams", "ngram_frequency")
-    encoding = [f"data.{field}" for field in ("max_length", "truncation", *of_words)]
+    encoding = ("data.max_length", "data.truncation", *OF_VOCABULARY)
     fixed = ("seed", "cpu_devices", "model.name", "model.revision")
     settings = {name: rule for model in MODELS for name, rule in schema(model).items()}
     return [
@@ -443,8 +449,11 @@ def class_names(config: ConfigDict) -> tuple[str, ...]:
     return split_names(config.data.labels) or CLASSES
 
 
-def validate(config: ConfigDict) -> None:
-    """Raise one InputError with all the problems that can be seen before data are read."""
+def validate(config: ConfigDict, *, pretraining: bool = False) -> None:
+    """Raise one InputError with all the problems that can be seen before data are read.
+
+    A config that has an objective of pre-training is one for it, whatever `pretraining` says.
+    """
     values = flatten(config)
     model = values.get("model.name")
     if model not in MODELS:
@@ -464,13 +473,11 @@ def validate(config: ConfigDict) -> None:
     problems += _label_problems(values)
     if values["data.ngrams"] > 1 and model != "lstm":
         problems.append(f"data.ngrams={values['data.ngrams']} wants model.name=lstm, not {model}")
-    learn = ("data.teacher", "loss.virtual_adversarial", "loss.entropy")
-    if values["data.unlabeled"] and not any(values[name] for name in learn):
-        problems.append(f"data.unlabeled=True needs {', '.join(learn[:-1])} or {learn[-1]}")
-    if values["data.teacher"] and not values["data.unlabeled"]:
-        problems.append("data.teacher judges reviews without labels: set data.unlabeled=True")
-    if values["data.teacher"] and not all(split_names(values["data.teacher"])):
-        problems.append(f"data.teacher={values['data.teacher']!r} names no run: RUN or RUN,RUN,...")
+    changed = {name for name, rule in settings.items() if values.get(name) != rule.default}
+    if pretraining or values["pretrain.objective"]:
+        problems += _pretraining_problems(values, changed)
+    else:
+        problems += _training_problems(values, changed)
     more = "pretrain.text" if values["pretrain.text"] else "data.unlabeled"
     if values[more] and not values["pretrain.unlabeled"]:
         problems.append(f"pretrain.unlabeled=False leaves {more} out: set only one")
@@ -478,6 +485,38 @@ def validate(config: ConfigDict) -> None:
         problems.append(f"data.source={values['data.source']} needs --config.data.path")
     if problems:
         raise InputError(f"config: {'; '.join(problems)}")
+
+
+def _training_problems(values: Mapping[str, Any], changed: Set[str]) -> list[str]:
+    """Say what contradicts itself, or would do nothing, in a training with labels."""
+    problems, of_all = [], ("loss.virtual_adversarial", "loss.entropy")
+    if values["data.unlabeled"] and not changed & {"data.teacher", *of_all}:
+        problems.append(f"data.unlabeled=True needs data.teacher, {of_all[0]} or {of_all[1]}")
+    if values["data.teacher"] and not values["data.unlabeled"]:
+        problems.append("data.teacher judges reviews without labels: set data.unlabeled=True")
+    if values["data.teacher"] and not all(split_names(values["data.teacher"])):
+        problems.append(f"data.teacher={values['data.teacher']!r} names no run: RUN or RUN,RUN,...")
+    if values["gradient_accumulation"] > 1 and (of_batch := [n for n in of_all if n in changed]):
+        problems.append(f"{of_batch[0]} is a mean over whole batches: set gradient_accumulation=1")
+    if values["optimizer.frozen"] != "none" and not values["model.pretrained"]:
+        problems.append("optimizer.frozen keeps random embeddings: set model.pretrained")
+    unread = ["pretrain.mask_fraction"]
+    if not values["data.unlabeled"]:
+        unread += ["pretrain.text", "pretrain.unlabeled"]
+    return problems + [f"{n} is for --mode=pretrain: leave it out" for n in unread if n in changed]
+
+
+def _pretraining_problems(values: Mapping[str, Any], changed: Set[str]) -> list[str]:
+    """Say what would do nothing in a pre-training, or ask for another one than it is."""
+    model, objective = values["model.name"], values["pretrain.objective"]
+    problems, unread = [], [*NO_LABELS, *["pretrain.mask_fraction"] * (model == "lstm")]
+    if objective not in ("", OBJECTIVES[model]):
+        problems.append(f"pretrain.objective={objective}: {model} learns {OBJECTIVES[model]}")
+    if not values["data.validation_fraction"]:
+        problems.append("data.validation_fraction=0 leaves --mode=pretrain no text to test on")
+    return problems + [
+        f"--mode=pretrain has no use for {name}: leave it out" for name in unread if name in changed
+    ]
 
 
 def _label_problems(values: Mapping[str, Any]) -> list[str]:

@@ -236,7 +236,7 @@ def dispatch() -> None:
     if group is not None and not launch.follow_parent():
         sys.exit(launch.run_child(group, LOST_AFTER.value))
     if config is not None:
-        validate(config)
+        validate(config, pretraining=mode == "pretrain")
     kind = "pretrain-" if mode == "pretrain" else ""
     workdir = Path(WORKDIR.value or f"runs/{kind}{run_name(config)}")
     changes = config_flags.get_override_values(flags.FLAGS["config"]) if config else {}

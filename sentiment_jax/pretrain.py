@@ -11,7 +11,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from sentiment_jax.config import OBJECTIVES, DataConfig, flatten, override, schema
+from sentiment_jax.config import OBJECTIVES, DataConfig, flatten, override, validate
 from sentiment_jax.data.corpus import Corpus
 from sentiment_jax.data.encoding import WHOLE, check_encoded, encode_corpus, segment
 from sentiment_jax.data.unlabeled import load_text
@@ -32,10 +32,6 @@ OWN_STEPS = {  # what an LSTM's vectors are learnt with, and no other value
     "shard_params": False,
     "model.dtype": "float32",
 }
-UNREAD = (  # settings that a pre-training has no use for, whatever its architecture
-    *("class_weights", "data.unlabeled", "data.teacher"),
-    *("loss.adversarial", "loss.virtual_adversarial", "loss.entropy"),
-)
 
 
 def pretrain(config: ConfigDict, workdir: Path, **options: Any) -> dict[str, Any]:
@@ -56,15 +52,9 @@ def dry_run(config: ConfigDict) -> None:
 
 def _with_objective(config: ConfigDict) -> ConfigDict:
     name = config.model.name
-    if name not in OBJECTIVES:
-        raise InputError(f"--mode=pretrain has no objective for {name}: {', '.join(OBJECTIVES)}")
-    if not config.data.validation_fraction:
-        raise InputError("data.validation_fraction=0 leaves --mode=pretrain no text to test on")
-    set_to, rules = flatten(config), schema(name)
-    unread = (*UNREAD, "pretrain.mask_fraction") if name == "lstm" else UNREAD
-    if changed := [key for key in unread if set_to.get(key) != rules[key].default]:
-        raise InputError(f"--mode=pretrain has no use for {', '.join(changed)}: leave that out")
+    validate(config, pretraining=True)
     if name == "lstm":
+        set_to = flatten(config)
         wanted = [f"{key}={value}" for key, value in OWN_STEPS.items() if set_to.get(key) != value]
         if wanted:
             raise InputError(

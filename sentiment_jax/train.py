@@ -14,6 +14,7 @@ from sentiment_jax.evaluate import score_split
 from sentiment_jax.predict import print_verdicts
 from sentiment_jax.runtime import devices, processes, terminal
 from sentiment_jax.storage import event_files, run_directory
+from sentiment_jax.storage.checkpoints import steps_in
 from sentiment_jax.storage.files import checksums, read_json, write_json
 from sentiment_jax.storage.metrics_log import read_metrics
 from sentiment_jax.storage.run_directory import RunDirectory
@@ -68,14 +69,16 @@ def train(
             if directory.result.exists():
                 print(f"{workdir} is finished; nothing to do (--fresh starts over)")
                 return read_json(directory.result)
-            resuming = directory.config.exists()
-            experiment = prepare(resolved, directory.load_tokenizer() if resuming else None)
+            # Before the first checkpoint model.pretrained, and so the tokenizer, may still change.
+            saved = directory.checkpoints
+            began = bool(steps_in(saved)) or any(saved.glob("*.corrupt"))
+            experiment = prepare(resolved, directory.load_tokenizer() if began else None)
         experiment = teach(experiment, asked)
         _check_reviews(experiment)
         with terminal.progress_bar(None, "checking the memory"):
             compile_seconds = compilation.check_memory(experiment)
         with processes.in_turn():
-            _record(experiment, directory, changes)
+            _record(experiment, directory, changes, began)
         with terminal.progress_bar(None, "preparing the model"):
             run, load_report = start_run(experiment, directory, asked)
         stack.callback(run.log.close)
@@ -118,7 +121,9 @@ def _check_reviews(experiment: Experiment) -> None:
         raise InputError(f"{batch_size=} is larger than the {reviews} training reviews; use fewer")
 
 
-def _record(experiment: Experiment, directory: RunDirectory, changes: list[str]) -> None:
+def _record(
+    experiment: Experiment, directory: RunDirectory, changes: list[str], began: bool
+) -> None:
     """Write tokenizer.json, env.json and config.json, or check that the data are still the same."""
     now = run_directory.describe_environment()
     if directory.config.exists():
@@ -136,8 +141,10 @@ def _record(experiment: Experiment, directory: RunDirectory, changes: list[str])
             env["data"]["verdicts_hash"] = experiment.statistics.get("verdicts_hash")
         env["resumed"] = [*env.get("resumed", []), now]
     else:
+        env = now | {"data": experiment.statistics}
+    if not began:
         experiment.tokenizer.save(str(directory.tokenizer))
-        env = now | {"data": experiment.statistics} | checksums(directory.tokenizer)
+        env |= checksums(directory.tokenizer)
     write_json(directory.env, env)
     write_json(directory.config, config_to_json(experiment.config))
 

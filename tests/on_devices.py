@@ -22,6 +22,7 @@ from benchmarks import synthetic
 from sentiment_jax.config import LstmConfig, OptimizerConfig
 from sentiment_jax.models.dropout import keep_mask
 from sentiment_jax.models.lstm import LstmClassifier
+from sentiment_jax.predict import predict
 from sentiment_jax.runtime import devices
 from sentiment_jax.storage.checkpoints import Checkpoints
 from sentiment_jax.train import train
@@ -66,6 +67,13 @@ def take_step(count, split, parts):
     return np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(state.params)])
 
 
+def verdicts(run, eval_batch_size):
+    """Probabilities of more texts than a small batch holds."""
+    trained = load_run(run)
+    trained.config.eval_batch_size = eval_batch_size
+    return predict(trained, [f"a film of {n} good scenes" for n in range(40)])[0]
+
+
 def initial_devices(run):
     """Where fresh parameters are, while another device than the first is the default."""
     with jax.default_device(jax.devices()[1]):
@@ -81,6 +89,7 @@ def main(folder, run):
     np.savez(folder / "read.npz", *leaves(run))
     ways = (1, False, 1), (2, False, 4), (4, True, 2)
     np.savez(folder / "parts.npz", *[take_step(*way) for way in ways])
+    np.savez(folder / "verdicts.npz", verdicts(run, 8), verdicts(run, 6))
     whole, save = [], Checkpoints.save
 
     def spy(self, step, params, opt_state, *rest):

@@ -15,10 +15,10 @@ import safetensors
 from configs import bert, electra, lstm
 from sentiment_jax import api, export
 from sentiment_jax.analysis import records
-from sentiment_jax.config import override
+from sentiment_jax.config import NO_LABELS, override
 from sentiment_jax.errors import InputError
 from sentiment_jax.huggingface import weights
-from sentiment_jax.pretrain import OWN_STEPS, UNREAD, prepare_pretraining, pretrain
+from sentiment_jax.pretrain import OWN_STEPS, prepare_pretraining, pretrain
 from sentiment_jax.storage.files import read_json
 from sentiment_jax.storage.metrics_log import read_metrics
 from sentiment_jax.storage.run_directory import RunDirectory
@@ -155,6 +155,8 @@ def test_fine_tuning_starts_from_its_best_checkpoint(pretrained, tmp_path, capsy
     for part in ("embeddings", "encoder"):
         jax.tree.map(np.testing.assert_array_equal, params[part], best.params[part])
     assert "held out" not in capsys.readouterr().err
+    wilder = experiment.resolve(override(config, {"model.hidden_dropout": 0.3})).model
+    assert (resolved.model.classifier_dropout, wilder.classifier_dropout) == (0.1, 0.3)
     config.data.split_seed = 1
     experiment.prepare_experiment(experiment.resolve(config))
     assert re.search(r"learnt from \d+ of the \d+ reviews", capsys.readouterr().err)
@@ -181,10 +183,9 @@ def test_an_lstm_reads_the_vectors_as_they_are(vectors, tmp_path, monkeypatch):
     assert {name.partition("/")[0] for name in report.new} == {"forward", "dense", "classifier"}
     assert not report.unused
     assert prepared.encoded["test"].token_ids.shape[1] == 2
-    config.model.embedding_size = 8
-    prepared = experiment.prepare_experiment(experiment.resolve(config))
-    with pytest.raises(InputError, match=r"embedding.weight \(\d+, 16\) for"):
-        experiment.initial_params(prepared)
+    for setting, was in {"model.embedding_size": 16, "data.ngrams": 2}.items():
+        with pytest.raises(InputError, match=f"has {setting}={was}, the config 1$"):
+            experiment.resolve(override(config, {setting: 1}))
     others = {"optimizer.frozen": "embeddings", "optimizer.name": "adam", "shard_params": True}
     others |= {"model.dtype": "bfloat16", "gradient_accumulation": 2, "optimizer.momentum": 0.1}
     others |= {"optimizer.weight_decay": 0.1, "optimizer.layerwise_decay": 0.5}
@@ -194,9 +195,9 @@ def test_an_lstm_reads_the_vectors_as_they_are(vectors, tmp_path, monkeypatch):
             pretrain(make_lstm(**PLAIN | {field: value}), tmp_path / "nothing")
     unread = {"class_weights": "balanced", "data.unlabeled": True, "data.teacher": str(vectors)}
     unread |= {f"loss.{name}": 0.1 for name in ("adversarial", "virtual_adversarial", "entropy")}
-    assert {*UNREAD} == {*unread}
+    assert {*NO_LABELS} == {*unread}
     for field, value in (unread | {"pretrain.mask_fraction": 0.3}).items():
-        with pytest.raises(InputError, match=f"pretrain has no use for {field}: leave that out"):
+        with pytest.raises(InputError, match=f"pretrain has no use for {field}: leave it out"):
             pretrain(make_lstm(**PLAIN | {field: value}), tmp_path / "nothing")
     earlier = source.config.copy_and_resolve_references()
     earlier.pretrain.objective = "words_elsewhere"

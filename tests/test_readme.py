@@ -84,7 +84,7 @@ def test_its_flags_and_settings_exist(page, command, monkeypatch):
         main.parse(list(sys.argv))
         main._check_flags(main.MODE.value)
         if main.CONFIG.value is not None:
-            validate(main.CONFIG.value)
+            validate(main.CONFIG.value, pretraining=main.MODE.value == "pretrain")
         if main.MODE.value == "sweep":
             options = ("config_file", "overrides")
 

@@ -259,6 +259,14 @@ def test_bad_axes(small_config, tmp_path, training, changes, message):
     assert not (tmp_path / "sweep.json").exists()
 
 
+def test_a_vocabulary_that_comes_with_the_weights_is_no_axis(small_config, tmp_path):
+    """Every trial would read the same words, and one of them be called the best."""
+    small_config.model.pretrained = "runs/vectors"
+    for axis in ("data.vocabulary_size", "data.min_frequency", "data.ngrams"):
+        with pytest.raises(InputError, match=f"{axis} is no axis here: model.pretrained brings"):
+            plan_sweep(tmp_path, small_config, {**AXES, axis: (1, 2)})
+
+
 def test_a_field_of_an_axis_on_the_command_line_is_refused(small_config, tmp_path):
     with pytest.raises(InputError, match="config.batch_size is an axis .* use --sweep_batch_size"):
         sweep.sweep(small_config, tmp_path, AXES, overrides={"batch_size": 7, "epochs": 3})

@@ -45,7 +45,7 @@ MODULES = {
 HEADS = {
     "bert": ("classifier.", "pooler.", "cls."),
     "electra": ("classifier.", "discriminator_predictions.", "generator"),
-    "lstm": ("classifier.", "dense.", "forward.", "backward.", "words."),
+    "lstm": ("classifier.", "dense.", "forward.", "backward."),
 }
 # What else it may hold: buffers, BERT's second head, copies of the word embeddings.
 UNUSED = (
@@ -183,6 +183,8 @@ def resolve_encoder(
         found["vocab_size"] = None
     else:
         found = dataclasses.asdict(config or read_encoder_config(folder, settings["name"]))
+        if config and config.classifier_dropout == config.hidden_dropout:
+            found["classifier_dropout"] = None  # a run has it resolved
         differing = [
             f"{name} is {found[name]} there and {given[name]} in the config"
             for name in CONFIG_NAMES

@@ -20,6 +20,7 @@ from ml_collections import ConfigDict
 
 from sentiment_jax.config import (
     HARMLESS,
+    OF_VOCABULARY,
     config_difference,
     config_from_json,
     config_to_json,
@@ -249,6 +250,8 @@ def plan_sweep(
         if name not in sweep_fields() or name not in flat:
             near = did_you_mean(name, ["seeds", *FIELDS, *(f for f in sweep_fields() if f in flat)])
             raise InputError(f"{name} is no axis for a sweep of {config.model.name}{near}")
+        if name in OF_VOCABULARY and config.model.pretrained:
+            raise InputError(f"{name} is no axis here: model.pretrained brings its vocabulary")
     if axes["procedure"] not in PROCEDURES:
         choices = ", ".join(PROCEDURES)
         raise InputError(f"procedure={axes['procedure']!r} is unknown, choose {choices}")

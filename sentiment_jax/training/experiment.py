@@ -21,6 +21,7 @@ from sentiment_jax.config import (
     DataConfig,
     OptimizerConfig,
     class_names,
+    flatten,
     join_names,
     split_names,
 )
@@ -172,7 +173,21 @@ def _read_source(run: Path, config: ConfigDict) -> ConfigDict:
     if source.model.name != config.model.name:
         kinds = f"{source.model.name}, the config says model.name={config.model.name}"
         raise InputError(f"model.pretrained={run} is a run of {kinds}")
+    check_objective(run, source)
+    for name in ("model.embedding_size", "data.ngrams") if source.model.name == "lstm" else ():
+        was, asked = flatten(source)[name], flatten(config)[name]
+        if was != asked:
+            raise InputError(f"model.pretrained={run} has {name}={was}, the config {asked}")
     return source
+
+
+def check_objective(run: Path, config: ConfigDict) -> None:
+    """Raise InputError for a pre-training that this revision can't read."""
+    if (objective := config.pretrain.objective) not in ("", *OBJECTIVES.values()):
+        raise InputError(
+            f"{run} learnt {objective}, which later revisions don't: pre-train again "
+            "(--mode=pretrain)"
+        )
 
 
 def with_classes(config: ConfigDict, classes: tuple[str, ...]) -> ConfigDict:
@@ -384,13 +399,9 @@ def load_run(workdir: Path, *, calibrated: bool = False, judges: bool = True) ->
     """
     directory = RunDirectory(workdir)
     directory.check_found()
-    objective = directory.read_config().pretrain.objective
-    if objective not in ("", *OBJECTIVES.values()):
-        raise InputError(
-            f"{workdir} learnt {objective}, which later revisions don't: pre-train again "
-            "(--mode=pretrain)"
-        )
-    if judges and objective:
+    config = directory.read_config()
+    check_objective(workdir, config)
+    if judges and config.pretrain.objective:
         raise InputError(
             f"{workdir} is a pre-training, which judges no review: fine-tune from it by "
             f"--config.model.pretrained={workdir}"

@@ -84,11 +84,13 @@ def score_reviews(
 ) -> Scores:
     """Score each review once; the seconds include compilation.
 
-    Another `batch_size` than the config's changes speed only. `stop` is called between batches and
-    may raise to end the scoring; `description` labels the progress bar.
+    Another `batch_size` than the config's changes speed only; it is rounded up to a multiple of
+    the devices' number. `stop` is called between batches and may raise to end the scoring;
+    `description` labels the progress bar.
     """
     start, eval_step = time.perf_counter(), make_eval_step(classifier.model)
     mesh, size = classifier.mesh, batch_size or classifier.config.eval_batch_size
+    size = -(-size // mesh.size) * mesh.size
     params = jax.device_put(params, devices.replicated(mesh))  # gathers those that are split
     losses = np.full(len(encoded), np.nan)
     probabilities = np.full((len(encoded), len(classifier.classes)), np.nan, np.float32)

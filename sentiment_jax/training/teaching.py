@@ -70,10 +70,7 @@ def _judge(
     key = _key(run, reviews) if alone else b""
     if alone and (copy := read_copy(data, key)):
         return copy["probabilities"]
-    devices = jax.device_count()
-    size = -(-run.config.eval_batch_size // devices) * devices
-    encoded = run.encode(reviews)
-    scores = score_reviews(run, run.params, encoded, description, batch_size=size, stop=end)
+    scores = score_reviews(run, run.params, run.encode(reviews), description, stop=end)
     if alone:
         keep_copy(data, key, probabilities=scores.probabilities)
     return scores.probabilities

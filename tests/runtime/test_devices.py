@@ -86,6 +86,12 @@ def test_a_batch_in_parts_on_several_devices(folder):
         np.testing.assert_allclose(other, one, atol=1e-6)
 
 
+def test_four_devices_judge_in_batches_of_six(folder):
+    """A run of one device may have a batch that several do not divide."""
+    divided, not_divided = stored(folder / "verdicts.npz")
+    np.testing.assert_array_equal(not_divided, divided)
+
+
 def test_split_parameters_stay_split(folder):
     assert all(json.loads((folder / "four" / "whole.json").read_text()))
     split = json.loads((folder / "split" / "whole.json").read_text())

@@ -280,6 +280,17 @@ def test_another_tokenizer_of_the_same_size_is_refused(plain, small_config):
             use()
 
 
+def test_before_the_first_checkpoint_the_vocabulary_is_made_anew(plain, small_config, finished):
+    """Until then the same directory may be given another model.pretrained, of other words."""
+    shutil.rmtree(plain / "checkpoints")
+    for name in ("result.json", "metrics.jsonl"):
+        (plain / name).unlink()
+    (plain / "tokenizer.json").write_text("another's")
+    train(small_config, plain)
+    runs.assert_same_run(finished, plain)
+    assert load_run(plain).tokenizer.to_str() == load_run(finished).tokenizer.to_str()
+
+
 def test_a_run_heeds_the_stop_that_it_is_given(small_config, tmp_path):
     stop = Stop()
     stop.signalled = True  # as a sweep's, whose handler had the signal
