@@ -488,7 +488,7 @@ def validate(config: ConfigDict, *, pretraining: bool = False) -> None:
 
 
 def _training_problems(values: Mapping[str, Any], changed: Set[str]) -> list[str]:
-    """Say what contradicts itself, or would do nothing, in a training with labels."""
+    """Say what contradicts itself in a training with labels."""
     problems, of_all = [], ("loss.virtual_adversarial", "loss.entropy")
     if values["data.unlabeled"] and not changed & {"data.teacher", *of_all}:
         problems.append(f"data.unlabeled=True needs data.teacher, {of_all[0]} or {of_all[1]}")
@@ -496,14 +496,17 @@ def _training_problems(values: Mapping[str, Any], changed: Set[str]) -> list[str
         problems.append("data.teacher judges reviews without labels: set data.unlabeled=True")
     if values["data.teacher"] and not all(split_names(values["data.teacher"])):
         problems.append(f"data.teacher={values['data.teacher']!r} names no run: RUN or RUN,RUN,...")
-    if values["gradient_accumulation"] > 1 and (of_batch := [n for n in of_all if n in changed]):
-        problems.append(f"{of_batch[0]} is a mean over whole batches: set gradient_accumulation=1")
-    if values["optimizer.frozen"] != "none" and not values["model.pretrained"]:
-        problems.append("optimizer.frozen keeps random embeddings: set model.pretrained")
-    unread = ["pretrain.mask_fraction"]
-    if not values["data.unlabeled"]:
-        unread += ["pretrain.text", "pretrain.unlabeled"]
-    return problems + [f"{n} is for --mode=pretrain: leave it out" for n in unread if n in changed]
+    if mixes_rows(values) and values["gradient_accumulation"] > 1:
+        problems.append(
+            "data.unlabeled=True without data.teacher takes means over whole batches: set "
+            "gradient_accumulation=1"
+        )
+    return problems
+
+
+def mixes_rows(values: Mapping[str, Any]) -> bool:
+    """Whether a flat config's loss has one mean of labelled rows and another of all."""
+    return values["data.unlabeled"] and not values["data.teacher"]
 
 
 def _pretraining_problems(values: Mapping[str, Any], changed: Set[str]) -> list[str]:

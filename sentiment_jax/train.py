@@ -19,7 +19,13 @@ from sentiment_jax.storage.files import checksums, read_json, write_json
 from sentiment_jax.storage.metrics_log import read_metrics
 from sentiment_jax.storage.run_directory import RunDirectory
 from sentiment_jax.training import compilation, console, loop
-from sentiment_jax.training.experiment import Experiment, prepare_experiment, resolve, restore_model
+from sentiment_jax.training.experiment import (
+    Experiment,
+    check_start,
+    prepare_experiment,
+    resolve,
+    restore_model,
+)
 from sentiment_jax.training.metrics import measure
 from sentiment_jax.training.resume import start_run
 from sentiment_jax.training.signals import Stop
@@ -72,6 +78,8 @@ def train(
             # Before the first checkpoint model.pretrained, and so the tokenizer, may still change.
             saved = directory.checkpoints
             began = bool(steps_in(saved)) or any(saved.glob("*.corrupt"))
+            if not began:
+                check_start(resolved)
             experiment = prepare(resolved, directory.load_tokenizer() if began else None)
         experiment = teach(experiment, asked)
         _check_reviews(experiment)
@@ -104,6 +112,7 @@ def dry_run(config: ConfigDict, prepare: Callable[..., Experiment] = prepare_exp
     with processes.in_turn():
         resolved = resolve(config)
         validate(resolved)
+        check_start(resolved)
         experiment = prepare(resolved)
     _check_reviews(experiment)
     console.print_steps(compilation.compile_all(experiment))
@@ -142,7 +151,7 @@ def _record(
         env["resumed"] = [*env.get("resumed", []), now]
     else:
         env = now | {"data": experiment.statistics}
-    if not began:
+    if not began and processes.is_main():
         experiment.tokenizer.save(str(directory.tokenizer))
         env |= checksums(directory.tokenizer)
     write_json(directory.env, env)

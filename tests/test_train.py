@@ -12,6 +12,7 @@ import runs
 
 from configs import bert
 from sentiment_jax.analysis.records import collect
+from sentiment_jax.config import config_to_json, override
 from sentiment_jax.errors import InputError, Interrupted, RunError
 from sentiment_jax.evaluate import evaluate_run
 from sentiment_jax.pretrain import pretrain
@@ -23,8 +24,30 @@ from sentiment_jax.storage.metrics_log import read_metrics
 from sentiment_jax.sweeps.plan import plan_sweep
 from sentiment_jax.train import train
 from sentiment_jax.training import scoring
-from sentiment_jax.training.experiment import load_run
+from sentiment_jax.training.experiment import load_run, resolve
 from sentiment_jax.training.signals import Stop
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"pretrain.mask_fraction": 0.3}, "pretrain.mask_fraction is for --mode=pretrain: leave"),
+        ({"pretrain.text": "a.txt"}, "pretrain.text is for --mode=pretrain: leave it out"),
+        ({"optimizer.frozen": "embeddings"}, "frozen keeps random embeddings: set model.pretra"),
+    ],
+)
+def test_what_would_do_nothing_is_refused_where_a_run_begins(
+    plain, small_config, tmp_path, monkeypatch, changes, problem
+):
+    """One that began before this was asked goes on."""
+    config = override(small_config, changes)
+    with pytest.raises(InputError, match=problem):
+        train(config, tmp_path / "new")
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["lock"]
+    if "optimizer.frozen" not in changes:  # whose checkpoints have another optimiser state
+        (plain / "result.json").unlink()
+        (plain / "config.json").write_text(json.dumps(config_to_json(resolve(config))))
+        assert train(config, plain)["epochs"] == 3
 
 
 def test_the_run_directory_keeps_its_contract(plain, small_config):

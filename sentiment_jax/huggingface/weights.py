@@ -183,8 +183,6 @@ def resolve_encoder(
         found["vocab_size"] = None
     else:
         found = dataclasses.asdict(config or read_encoder_config(folder, settings["name"]))
-        if config and config.classifier_dropout == config.hidden_dropout:
-            found["classifier_dropout"] = None  # a run has it resolved
         differing = [
             f"{name} is {found[name]} there and {given[name]} in the config"
             for name in CONFIG_NAMES

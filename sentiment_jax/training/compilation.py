@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from sentiment_jax.config import flatten, mixes_rows
 from sentiment_jax.data import batches
 from sentiment_jax.errors import RunError
 from sentiment_jax.runtime import devices
@@ -121,7 +122,7 @@ def check_memory(experiment: Experiment) -> float:
         f"gradient_accumulation={n} or --config.batch_size={size * parts // n}": {"parts": n}
         for n in finer
     }
-    if hasattr(make_objective(experiment), "descend"):  # which has no parts
+    if hasattr(make_objective(experiment), "descend") or mixes_rows(flatten(config)):  # no parts
         remedies = {f"batch_size={size // n}": {"rows": size // n} for n in finer}
     _check_fits(experiment, "training", limit, remedies)
     kept = state if config.shard_params else state.opt_state  # beside the parameters evaluated

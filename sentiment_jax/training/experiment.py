@@ -23,6 +23,7 @@ from sentiment_jax.config import (
     class_names,
     flatten,
     join_names,
+    schema,
     split_names,
 )
 from sentiment_jax.data import batches, tokenization
@@ -173,12 +174,28 @@ def _read_source(run: Path, config: ConfigDict) -> ConfigDict:
     if source.model.name != config.model.name:
         kinds = f"{source.model.name}, the config says model.name={config.model.name}"
         raise InputError(f"model.pretrained={run} is a run of {kinds}")
-    check_objective(run, source)
-    for name in ("model.embedding_size", "data.ngrams") if source.model.name == "lstm" else ():
-        was, asked = flatten(source)[name], flatten(config)[name]
-        if was != asked:
-            raise InputError(f"model.pretrained={run} has {name}={was}, the config {asked}")
     return source
+
+
+def check_start(config: ConfigDict) -> None:
+    """Raise InputError for what a run that begins would do in vain, or fail at minutes later."""
+    values, rules = flatten(config), schema(config.model.name)
+    if run := pretrained_run(config.model.pretrained):
+        source = RunDirectory(run).read_config()
+        check_objective(run, source)
+        for name in ("model.embedding_size", "data.ngrams") if config.model.name == "lstm" else ():
+            if (was := flatten(source)[name]) != values[name]:
+                which = f"{name}={was}, the config {values[name]}"
+                raise InputError(f"model.pretrained={run} has {which}")
+    if values["optimizer.frozen"] != "none" and not values["model.pretrained"]:
+        raise InputError("optimizer.frozen keeps random embeddings: set model.pretrained")
+    if not config.pretrain.objective:
+        unread = ["pretrain.mask_fraction"]
+        if not config.data.unlabeled:
+            unread += ["pretrain.text", "pretrain.unlabeled"]
+        for name in unread:
+            if values[name] != rules[name].default:
+                raise InputError(f"{name} is for --mode=pretrain: leave it out")
 
 
 def check_objective(run: Path, config: ConfigDict) -> None:

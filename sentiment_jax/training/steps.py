@@ -104,7 +104,8 @@ class Classification:
             of_all.append(more.entropy * regularizers.entropy(logits))
         loss = jnp.sum(losses * labelled)
         if of_all:  # their mean over all rows, beside the labelled rows' mean
-            loss += examples / jnp.sum(weights) * jnp.sum(sum(of_all) * weights)
+            rows = jnp.maximum(jnp.sum(weights), 1e-6)  # a part of a batch may have none
+            loss += examples / rows * jnp.sum(sum(of_all) * weights)
         correct = jnp.sum((jnp.argmax(logits, axis=-1) == labels) * labelled)
         return {"loss": loss, "correct": correct, "examples": examples}
 

@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from sentiment_jax.config import LstmConfig, OptimizerConfig
+from sentiment_jax.config import LossConfig, LstmConfig, OptimizerConfig
 from sentiment_jax.models.classifiers import build_model
 from sentiment_jax.models.lstm import LstmClassifier
 from sentiment_jax.training.experiment import abstract_params
@@ -159,6 +159,19 @@ def test_a_batch_in_parts_is_the_whole_batch_in_less_memory(name):
         for parts in (1, 8)
     ]
     assert memory[1] < memory[0] / 2
+
+
+def test_parts_without_a_row_add_nothing_to_a_loss_of_all_rows():
+    """Of four parts, two have no review; where all have labels, parts are the whole batch."""
+    model = LstmClassifier(dataclasses.replace(MODEL.config, output_dropout=0.0))
+    batch, optimizer = make_batch(rows=8), plain(name="sgd")
+    batch["weights"] = batch["weights"].at[2:].set(0)
+    objective, found = Classification(regularizers=LossConfig(entropy=0.5)), []
+    for parts in (1, 4):
+        step = make_train_step(model, optimizer, parts=parts, objective=objective)
+        state, metrics = step(make_state(optimizer, model), batch, np.float32(0.5))
+        found.append((state.params, metrics["loss"]))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), *found)
 
 
 def test_the_dropout_of_a_part_depends_on_seed_step_and_part_alone():
