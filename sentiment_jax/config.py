@@ -14,7 +14,7 @@ import json
 import math
 import runpy
 import traceback
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -473,11 +473,10 @@ def validate(config: ConfigDict, *, pretraining: bool = False) -> None:
     problems += _label_problems(values)
     if values["data.ngrams"] > 1 and model != "lstm":
         problems.append(f"data.ngrams={values['data.ngrams']} wants model.name=lstm, not {model}")
-    changed = {name for name, rule in settings.items() if values.get(name) != rule.default}
     if pretraining or values["pretrain.objective"]:
-        problems += _pretraining_problems(values, changed)
+        problems += _pretraining_problems(values, settings)
     else:
-        problems += _training_problems(values, changed)
+        problems += _training_problems(values)
     more = "pretrain.text" if values["pretrain.text"] else "data.unlabeled"
     if values[more] and not values["pretrain.unlabeled"]:
         problems.append(f"pretrain.unlabeled=False leaves {more} out: set only one")
@@ -487,11 +486,11 @@ def validate(config: ConfigDict, *, pretraining: bool = False) -> None:
         raise InputError(f"config: {'; '.join(problems)}")
 
 
-def _training_problems(values: Mapping[str, Any], changed: Set[str]) -> list[str]:
+def _training_problems(values: Mapping[str, Any]) -> list[str]:
     """Say what contradicts itself in a training with labels."""
-    problems, of_all = [], ("loss.virtual_adversarial", "loss.entropy")
-    if values["data.unlabeled"] and not changed & {"data.teacher", *of_all}:
-        problems.append(f"data.unlabeled=True needs data.teacher, {of_all[0]} or {of_all[1]}")
+    problems, learn = [], ("data.teacher", "loss.virtual_adversarial", "loss.entropy")
+    if values["data.unlabeled"] and not any(values[name] for name in learn):
+        problems.append(f"data.unlabeled=True needs {', '.join(learn[:-1])} or {learn[-1]}")
     if values["data.teacher"] and not values["data.unlabeled"]:
         problems.append("data.teacher judges reviews without labels: set data.unlabeled=True")
     if values["data.teacher"] and not all(split_names(values["data.teacher"])):
@@ -509,7 +508,7 @@ def mixes_rows(values: Mapping[str, Any]) -> bool:
     return values["data.unlabeled"] and not values["data.teacher"]
 
 
-def _pretraining_problems(values: Mapping[str, Any], changed: Set[str]) -> list[str]:
+def _pretraining_problems(values: Mapping[str, Any], settings: Mapping[str, Setting]) -> list[str]:
     """Say what would do nothing in a pre-training, or ask for another one than it is."""
     model, objective = values["model.name"], values["pretrain.objective"]
     problems, unread = [], [*NO_LABELS, *["pretrain.mask_fraction"] * (model == "lstm")]
@@ -517,9 +516,8 @@ def _pretraining_problems(values: Mapping[str, Any], changed: Set[str]) -> list[
         problems.append(f"pretrain.objective={objective}: {model} learns {OBJECTIVES[model]}")
     if not values["data.validation_fraction"]:
         problems.append("data.validation_fraction=0 leaves --mode=pretrain no text to test on")
-    return problems + [
-        f"--mode=pretrain has no use for {name}: leave it out" for name in unread if name in changed
-    ]
+    unread = [name for name in unread if values.get(name) != settings[name].default]
+    return problems + [f"--mode=pretrain has no use for {name}: leave it out" for name in unread]
 
 
 def _label_problems(values: Mapping[str, Any]) -> list[str]:

@@ -14,7 +14,6 @@ from sentiment_jax.evaluate import score_split
 from sentiment_jax.predict import print_verdicts
 from sentiment_jax.runtime import devices, processes, terminal
 from sentiment_jax.storage import event_files, run_directory
-from sentiment_jax.storage.checkpoints import steps_in
 from sentiment_jax.storage.files import checksums, read_json, write_json
 from sentiment_jax.storage.metrics_log import read_metrics
 from sentiment_jax.storage.run_directory import RunDirectory
@@ -75,9 +74,7 @@ def train(
             if directory.result.exists():
                 print(f"{workdir} is finished; nothing to do (--fresh starts over)")
                 return read_json(directory.result)
-            # Before the first checkpoint model.pretrained, and so the tokenizer, may still change.
-            saved = directory.checkpoints
-            began = bool(steps_in(saved)) or any(saved.glob("*.corrupt"))
+            began = directory.began()
             if not began:
                 check_start(resolved)
             experiment = prepare(resolved, directory.load_tokenizer() if began else None)
@@ -86,7 +83,7 @@ def train(
         with terminal.progress_bar(None, "checking the memory"):
             compile_seconds = compilation.check_memory(experiment)
         with processes.in_turn():
-            _record(experiment, directory, changes, began)
+            _record(experiment, directory, changes)
         with terminal.progress_bar(None, "preparing the model"):
             run, load_report = start_run(experiment, directory, asked)
         stack.callback(run.log.close)
@@ -130,9 +127,7 @@ def _check_reviews(experiment: Experiment) -> None:
         raise InputError(f"{batch_size=} is larger than the {reviews} training reviews; use fewer")
 
 
-def _record(
-    experiment: Experiment, directory: RunDirectory, changes: list[str], began: bool
-) -> None:
+def _record(experiment: Experiment, directory: RunDirectory, changes: list[str]) -> None:
     """Write tokenizer.json, env.json and config.json, or check that the data are still the same."""
     now = run_directory.describe_environment()
     if directory.config.exists():
@@ -151,7 +146,7 @@ def _record(
         env["resumed"] = [*env.get("resumed", []), now]
     else:
         env = now | {"data": experiment.statistics}
-    if not began and processes.is_main():
+    if not directory.began() and processes.is_main():
         experiment.tokenizer.save(str(directory.tokenizer))
         env |= checksums(directory.tokenizer)
     write_json(directory.env, env)

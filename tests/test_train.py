@@ -37,7 +37,7 @@ from sentiment_jax.training.signals import Stop
     ],
 )
 def test_what_would_do_nothing_is_refused_where_a_run_begins(
-    plain, small_config, tmp_path, monkeypatch, changes, problem
+    plain, small_config, tmp_path, changes, problem
 ):
     """One that began before this was asked goes on."""
     config = override(small_config, changes)

@@ -80,6 +80,13 @@ class RunDirectory:
                 return status, read_json(path)
         return "open", {}
 
+    def began(self) -> bool:
+        """Whether a checkpoint was ever completed here, be it damaged since.
+
+        Before, model.pretrained may still be another one, and with it the tokenizer.
+        """
+        return bool(steps_in(self.checkpoints)) or any(self.checkpoints.glob("*.corrupt"))
+
     def check_found(self) -> None:
         """Raise InputError unless a run with checkpoints is here, naming the path and the steps."""
         path = self.path

@@ -183,9 +183,10 @@ def check_start(config: ConfigDict) -> None:
     if run := pretrained_run(config.model.pretrained):
         source = RunDirectory(run).read_config()
         check_objective(run, source)
+        was = flatten(source)
         for name in ("model.embedding_size", "data.ngrams") if config.model.name == "lstm" else ():
-            if (was := flatten(source)[name]) != values[name]:
-                which = f"{name}={was}, the config {values[name]}"
+            if was[name] != values[name]:
+                which = f"{name}={was[name]}, the config {values[name]}"
                 raise InputError(f"model.pretrained={run} has {which}")
     if values["optimizer.frozen"] != "none" and not values["model.pretrained"]:
         raise InputError("optimizer.frozen keeps random embeddings: set model.pretrained")
