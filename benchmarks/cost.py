@@ -5,8 +5,8 @@
 A row of costs.csv names the folders under results/ whose result.json have its accuracy, one for
 each seed; where there are none, `test` is what another file there says. The CPU seconds are those
 of all cores together, pre-training included. Where only wall time is known, they are that times the
-cores: `at most`. pretraining.csv is of the same kind, one recipe after longer and longer
-pre-trainings, whose own seconds it has.
+cores: `at most`. `label` is where the picture names the row. pretraining.csv is of the same kind,
+one recipe after longer and longer pre-trainings, whose own seconds it has.
 """
 
 import statistics
@@ -18,6 +18,13 @@ from sentiment_jax.analysis.figures import COLOURS, MARKERS, WIDTH, panels
 from sentiment_jax.storage.files import read_json
 
 RESULTS = Path("results")
+LABELS = {  # where a row's name stands: points from its mark, and the side that touches it
+    "right above": (7, 3, "left"),
+    "right below": (7, -10, "left"),
+    "above": (0, 7, "center"),
+    "left above": (-7, 3, "right"),
+    "left below": (-7, -10, "right"),
+}
 
 
 def read_costs(results: Path, file: str = "costs.csv") -> pd.DataFrame:
@@ -56,14 +63,14 @@ def draw(costs: pd.DataFrame, path: Path) -> None:
                     **style,
                     markerfacecolor=fill,
                 )
-                above = row["test"] == rows["test"].max()
-                style_of_text = {"textcoords": "offset points", "fontsize": "small"}
+                x, y, side = LABELS[row["label"]]
+                style_of_text = {"textcoords": "offset points", "fontsize": "small", "ha": side}
                 place = row["cpu seconds"] / 3600, row["test"]
-                axes.annotate(row["recipe"], place, (7, 3 if above else -10), **style_of_text)
+                axes.annotate(row["recipe"], place, (x, y), **style_of_text)
             axes.plot([], [], label=family, **style)
         axes.set_xscale("log")
         axes.xaxis.set_major_formatter("{x:g}")
-        axes.set_xlim(0.004, 20)
+        axes.set_xlim(0.004, 150)
         axes.margins(y=0.12)
         axes.set_xlabel("CPU hours of training (hollow: at most)")
         axes.set_ylabel("accuracy, 25,000 test reviews")

@@ -192,7 +192,8 @@ def resolve_encoder(
             path = folder / "config.json"
             raise InputError(f"{path} differs from config.model: {'; '.join(differing)}")
     resolved = {**settings, **found, **given}
-    if resolved["classifier_dropout"] is None:
+    follows = found["classifier_dropout"] in (None, found["hidden_dropout"])
+    if follows and "classifier_dropout" not in given:  # a run's may have followed its own
         resolved["classifier_dropout"] = resolved["hidden_dropout"]
     del resolved["model_type"]  # settings["name"] says it
     return resolved

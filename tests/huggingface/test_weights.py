@@ -15,6 +15,7 @@ from flax import serialization, traverse_util
 from safetensors.numpy import load_file
 
 from configs import bert
+from sentiment_jax.config import EncoderConfig
 from sentiment_jax.huggingface import weights
 from sentiment_jax.models import classifiers
 from sentiment_jax.train import train
@@ -204,6 +205,18 @@ def test_settings_are_filled_from_the_folder_and_may_change_rates():
     model = classifiers.build_model(resolved, vocab_size=61)
     assert weights.resolve_encoder(resolved, None) == resolved
     assert model == classifiers.build_model(json.loads(json.dumps(resolved)), vocab_size=61)
+
+
+def test_the_heads_dropout_follows_the_configs_not_the_source_runs():
+    def head(there, **given):
+        source = EncoderConfig(hidden_dropout=0.0, classifier_dropout=there)
+        resolved = weights.resolve_encoder({"name": "bert", **given}, Path("run"), source)
+        return resolved["classifier_dropout"]
+
+    assert head(0.0, hidden_dropout=0.1) == 0.1  # the source's followed its own hidden_dropout
+    assert head(0.0) == 0.0
+    assert head(0.4, hidden_dropout=0.1) == 0.4  # chosen there
+    assert head(0.0, hidden_dropout=0.1, classifier_dropout=0.3) == 0.3
 
 
 def test_settings_without_a_folder_get_the_defaults():
