@@ -22,6 +22,7 @@ LABELS = {  # where a row's name stands: points from its mark, and the side that
     "right above": (7, 3, "left"),
     "right below": (7, -10, "left"),
     "above": (0, 7, "center"),
+    "below": (0, -18, "center"),
     "left above": (-7, 3, "right"),
     "left below": (-7, -10, "right"),
 }
