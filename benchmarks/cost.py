@@ -3,10 +3,10 @@
     python -m benchmarks.cost
 
 A row of costs.csv names the folders under results/ whose result.json have its accuracy, one for
-each seed; where there are none, `test` is what another file there says. The CPU seconds are those
+each seed; where there are none, `test` is what a README.md there says. The CPU seconds are those
 of all cores together, pre-training included. Where only wall time is known, they are that times the
-cores: `at most`. `label` is where the picture names the row. pretraining.csv is of the same kind,
-one recipe after longer and longer pre-trainings, whose own seconds it has.
+cores: `at most`. `label` is where the picture names the row. pretraining.csv has one recipe
+after longer and longer pre-trainings, and their own seconds.
 """
 
 import statistics

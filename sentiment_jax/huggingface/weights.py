@@ -175,7 +175,8 @@ def resolve_encoder(
 
     Dropout rates and how to compute may differ from the folder's; a size that does is an
     InputError. Without a folder `vocab_size` stays open: it will be the tokenizer's. The folder of
-    a run gives its `config`.
+    a run gives its `config`. The head's dropout rate follows `hidden_dropout` unless it is given
+    here, set in the folder's config.json, or another one than the run's hidden rate.
     """
     given = {name: value for name, value in settings.items() if value is not None}
     if folder is None:
@@ -192,8 +193,8 @@ def resolve_encoder(
             path = folder / "config.json"
             raise InputError(f"{path} differs from config.model: {'; '.join(differing)}")
     resolved = {**settings, **found, **given}
-    follows = found["classifier_dropout"] in (None, found["hidden_dropout"])
-    if follows and "classifier_dropout" not in given:  # a run's may have followed its own
+    unset = {None, found["hidden_dropout"] if config else None}  # a run has resolved its own
+    if found["classifier_dropout"] in unset and "classifier_dropout" not in given:
         resolved["classifier_dropout"] = resolved["hidden_dropout"]
     del resolved["model_type"]  # settings["name"] says it
     return resolved

@@ -207,7 +207,7 @@ def test_settings_are_filled_from_the_folder_and_may_change_rates():
     assert model == classifiers.build_model(json.loads(json.dumps(resolved)), vocab_size=61)
 
 
-def test_the_heads_dropout_follows_the_configs_not_the_source_runs():
+def test_the_heads_dropout_follows_the_configs_not_the_source_runs(tmp_path):
     def head(there, **given):
         source = EncoderConfig(hidden_dropout=0.0, classifier_dropout=there)
         resolved = weights.resolve_encoder({"name": "bert", **given}, Path("run"), source)
@@ -217,6 +217,10 @@ def test_the_heads_dropout_follows_the_configs_not_the_source_runs():
     assert head(0.0) == 0.0
     assert head(0.4, hidden_dropout=0.1) == 0.4  # chosen there
     assert head(0.0, hidden_dropout=0.1, classifier_dropout=0.3) == 0.3
+    stated = {"hidden_dropout_prob": 0.1, "classifier_dropout": 0.1}  # by a folder, is no default
+    (tmp_path / "config.json").write_text(json.dumps(stated))
+    resolved = weights.resolve_encoder({"name": "bert", "hidden_dropout": 0.3}, tmp_path)
+    assert resolved["classifier_dropout"] == 0.1
 
 
 def test_settings_without_a_folder_get_the_defaults():
