@@ -42,6 +42,10 @@ FIELDS = {  # the axes of every sweep; further ones are called as their field
     "batch_size": "batch_size",
     "learning_rate": "optimizer.learning_rate",
 }
+FOLLOWERS = {  # what a run alone sets like another setting, and a trial takes from its sweep
+    "model.hidden_dropout": "model.classifier_dropout",
+    "model.hidden_size": "model.embedding_size",
+}
 Setting = dict[str, Any]  # axis -> value
 
 
@@ -156,8 +160,10 @@ class Sweep:
         """Return the command that repeats one trial; the sweep's own without a config_file."""
         if not self.config_file:
             return self.command
-        base, flat = flatten(self.config), sorted(flatten(trial.config).items())
-        changed = {field: value for field, value in flat if value != base.get(field)}
+        base, flat = flatten(self.config), flatten(trial.config)
+        changed = {field: flat[field] for field in sorted(flat) if flat[field] != base.get(field)}
+        if trial.config.model.name != "lstm":
+            changed |= {FOLLOWERS[f]: flat[FOLLOWERS[f]] for f in changed if f in FOLLOWERS}
         fields = self.overrides | changed | {"seed": trial.config.seed}
         command = ["python", "-m", "sentiment_jax.main", f"--config={self.config_file}"]
         command += [f"--config.{field}={value}" for field, value in fields.items()]

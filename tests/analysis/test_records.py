@@ -5,10 +5,13 @@ import shlex
 
 import pytest
 
+from configs import bert
 from sentiment_jax import report
+from sentiment_jax.config import flatten, override
 from sentiment_jax.errors import InputError
 from sentiment_jax.storage.files import read_json, write_json
-from sentiment_jax.sweeps.plan import read_sweep
+from sentiment_jax.sweeps.plan import plan_sweep, read_sweep
+from sentiment_jax.training.experiment import resolve
 
 
 def refused(*directories, output=None, **options):
@@ -115,6 +118,21 @@ def test_the_command_of_one_trial(swept):
         *("--config.optimizer.name=sgd", "--config.optimizer.learning_rate=1e+30"),
         "--config.seed=0",
     }
+
+
+def test_a_trials_command_resolves_to_its_config(tmp_path):
+    overrides = {"model.pretrained": "", "model.num_attention_heads": 4}
+    axes = {"model.hidden_size": (768, 128), "model.hidden_dropout": (0.1, 0.3)}
+    resolved = resolve(override(bert.get_config(), overrides))
+    plan = plan_sweep(tmp_path, resolved, bert.SWEEP | axes, "configs/bert.py", overrides)
+    for change in {}, {"model.hidden_size": 128}, {"model.hidden_dropout": 0.3}:
+        trial = plan.trial("", plan.start | change, seed=0)
+        given = shlex.split(plan.trial_command(trial))[4:-1]
+        config = bert.get_config()
+        for name, _, value in (flag.removeprefix("--config.").partition("=") for flag in given):
+            kind = type(flatten(trial.config)[name])
+            config.update_from_flattened_dict({name: kind(value)})
+        assert flatten(resolve(config)) == flatten(trial.config), change
 
 
 def test_a_sweep_from_before_config_file_was_kept(sweep_copy, tmp_path, monkeypatch):
