@@ -184,6 +184,8 @@ def resolve_encoder(
         found["vocab_size"] = None
     else:
         found = dataclasses.asdict(config or read_encoder_config(folder, settings["name"]))
+        if config and config.classifier_dropout == config.hidden_dropout:
+            found["classifier_dropout"] = None  # it followed in that run, and does here
         differing = [
             f"{name} is {found[name]} there and {given[name]} in the config"
             for name in CONFIG_NAMES
@@ -193,8 +195,7 @@ def resolve_encoder(
             path = folder / "config.json"
             raise InputError(f"{path} differs from config.model: {'; '.join(differing)}")
     resolved = {**settings, **found, **given}
-    unset = {None, found["hidden_dropout"] if config else None}  # a run has resolved its own
-    if found["classifier_dropout"] in unset and "classifier_dropout" not in given:
+    if resolved["classifier_dropout"] is None:
         resolved["classifier_dropout"] = resolved["hidden_dropout"]
     del resolved["model_type"]  # settings["name"] says it
     return resolved
