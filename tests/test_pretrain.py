@@ -3,6 +3,7 @@
 import functools
 import math
 import re
+import shutil
 
 import golden
 import jax
@@ -16,9 +17,10 @@ from configs import bert, electra, lstm
 from sentiment_jax import api, export
 from sentiment_jax.analysis import records
 from sentiment_jax.config import NO_LABELS, override
-from sentiment_jax.errors import InputError
+from sentiment_jax.errors import InputError, RunError
 from sentiment_jax.huggingface import weights
 from sentiment_jax.pretrain import OWN_STEPS, prepare_pretraining, pretrain
+from sentiment_jax.storage.checkpoints import Checkpoints
 from sentiment_jax.storage.files import read_json
 from sentiment_jax.storage.metrics_log import read_metrics
 from sentiment_jax.storage.run_directory import RunDirectory
@@ -208,6 +210,27 @@ def test_an_lstm_reads_the_vectors_as_they_are(vectors, tmp_path, monkeypatch):
     config.model.pretrained = str(tmp_path)
     with pytest.raises(InputError, match="is no run: an LSTM starts from one"):
         experiment.resolve(config)
+
+
+def test_what_a_training_starts_from_is_checked_before_any_review_is_read(
+    vectors, tmp_path, monkeypatch
+):
+    source, step = tmp_path / "source", str(read_json(vectors / "result.json")["best_step"])
+    shutil.copytree(vectors, source)
+    config = make_lstm(**{"model.pretrained": str(source)})
+
+    def prepare(*_):
+        pytest.fail("reviews are read")
+
+    begin = functools.partial(train, config, tmp_path / "run", prepare=prepare)
+    (source / "checkpoints" / step / "MANIFEST.json").rename(source / "kept")
+    with pytest.raises(RunError, match=f"the checkpoint of step {step} in .* is damaged"):
+        begin()
+    (source / "kept").rename(source / "checkpoints" / step / "MANIFEST.json")
+    (source / "result.json").unlink()
+    monkeypatch.setattr(Checkpoints, "bookkeeping", lambda checkpoints, step: {"best": None})
+    with pytest.raises(InputError, match="source has no validated checkpoint yet .*first epoch"):
+        begin()
 
 
 @pytest.mark.slow

@@ -155,6 +155,13 @@ class Checkpoints:
                     shutil.rmtree(deleted)
         self.steps = steps_in(self.directory)
 
+    def bookkeeping(self, step: int) -> dict[str, Any]:
+        """Read one checkpoint's bookkeeping; no other process is waited for."""
+        import orbax.checkpoint as ocp
+
+        folder = _folders(self.directory)[step]
+        return dict(ocp.JsonCheckpointHandler().restore(folder / "bookkeeping"))
+
     def restore(self, step: int, **templates: Any) -> dict[str, Any]:
         """Read items of one checkpoint: the bookkeeping, and those that have a template.
 
@@ -163,8 +170,7 @@ class Checkpoints:
         import orbax.checkpoint as ocp
 
         folder = _folders(self.directory)[step]
-        with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as values:
-            items = {"bookkeeping": values.restore(folder / "bookkeeping")}
+        items = {"bookkeeping": self.bookkeeping(step)}
         with ocp.StandardCheckpointer() as arrays:
             for name, template in templates.items():
                 items[name] = arrays.restore(folder / name, template)

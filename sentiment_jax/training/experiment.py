@@ -4,7 +4,7 @@ import dataclasses
 import functools
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import flax.linen as nn
 import jax
@@ -49,6 +49,7 @@ from sentiment_jax.storage.run_directory import RunDirectory
 from sentiment_jax.sweeps.plan import find_run
 
 READ_ATTEMPTS = 20  # at a checkpoint, beside a training that replaces it
+Found = TypeVar("Found")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -181,8 +182,10 @@ def check_start(config: ConfigDict) -> None:
     """Raise InputError for what a run that begins would do in vain, or fail at minutes later."""
     values, rules = flatten(config), schema(config.model.name)
     if run := pretrained_run(config.model.pretrained):
-        source = RunDirectory(run).read_config()
+        directory = RunDirectory(run)
+        source = directory.read_config()
         check_objective(run, source)
+        _beside_training(directory, _find_best)
         was = flatten(source)
         for name in ("model.embedding_size", "data.ngrams") if config.model.name == "lstm" else ():
             if was[name] != values[name]:
@@ -424,11 +427,16 @@ def load_run(workdir: Path, *, calibrated: bool = False, judges: bool = True) ->
             f"{workdir} is a pre-training, which judges no review: fine-tune from it by "
             f"--config.model.pretrained={workdir}"
         )
+    return _beside_training(directory, functools.partial(_load_best, calibrated=calibrated))
+
+
+def _beside_training(directory: RunDirectory, read: Callable[[RunDirectory], Found]) -> Found:
+    """Return what `read` finds, trying again where checkpoints were replaced meanwhile."""
     attempts = READ_ATTEMPTS
     while True:
         before = entries(directory.checkpoints)
         try:
-            return _load_best(directory, calibrated)
+            return read(directory)
         except Exception:  # of whatever type: the training may have moved what was read
             attempts -= 1
             if not attempts or entries(directory.checkpoints) == before:
@@ -448,23 +456,29 @@ def load_mean(workdirs: Sequence[Path], *, calibrated: bool = False) -> TrainedM
     return dataclasses.replace(first, others=tuple(others))
 
 
-def _load_best(directory: RunDirectory, calibrated: bool) -> TrainedModel:
-    classifier = make_classifier(directory.read_config(), directory.load_tokenizer())
+def _find_best(directory: RunDirectory) -> dict[str, Any]:
+    """Return what is recorded of the best checkpoint, which is intact; no parameter is read."""
     checkpoints = Checkpoints(directory.checkpoints, read_only=True)
     if directory.result.exists():
         best = read_json(directory.result)
-        step = best["best_step"]
+        best["step"] = best["best_step"]
     else:
         _check_intact(checkpoints, checkpoints.steps[-1])
-        best = checkpoints.restore(checkpoints.steps[-1])["bookkeeping"]["best"]
+        best = checkpoints.bookkeeping(checkpoints.steps[-1])["best"]
         if best is None:
             raise InputError(
                 f"{directory.path} has no validated checkpoint yet (steps found: "
                 f"{checkpoints.steps}); let its first epoch end"
             )
-        step = best["step"]
-    _check_intact(checkpoints, step)
-    trained = restore_model(classifier, checkpoints, step)
+    _check_intact(checkpoints, best["step"])
+    return best
+
+
+def _load_best(directory: RunDirectory, calibrated: bool) -> TrainedModel:
+    classifier = make_classifier(directory.read_config(), directory.load_tokenizer())
+    best = _find_best(directory)
+    checkpoints = Checkpoints(directory.checkpoints, read_only=True)
+    trained = restore_model(classifier, checkpoints, best["step"])
     if not calibrated:
         return trained
     if "temperature" not in best:
