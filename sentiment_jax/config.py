@@ -136,7 +136,7 @@ class DataConfig:
     max_length: int = _size(128, "most tokens per review, [CLS] and [SEP] included", at_least=3)
     truncation: str = setting("head", "part of a longer review to keep", choices=TRUNCATIONS)
     validation_fraction: float = _share(0.2, "share of each class held out; 0: none")
-    limit: int = _from_zero(0, "training and validation reviews to keep; 0: all")
+    limit: int = _from_zero(0, "training and validation reviews, and unlabeled, to keep; 0: all")
     test_limit: int = _from_zero(0, "test reviews to keep; 0: all")
     split_seed: int = _seed(0, "seed of splits and limits, apart from the run's seed")
     group_duplicates: bool = setting(True, "keep equal texts on one side of a split; False leaks")
@@ -284,7 +284,9 @@ class PretrainConfig:
     unlabeled: bool = setting(
         True, "False: learn from the text of the training reviews alone", later=True
     )
-    mask_fraction: float = _share(0.15, "share of tokens to predict", at_most=0.5, later=True)
+    mask_fraction: float = _share(
+        0.15, "share of tokens to predict", at_least=1e-6, at_most=0.5, later=True
+    )
 
 
 MODELS = {"bert": EncoderConfig, "electra": EncoderConfig, "lstm": LstmConfig}

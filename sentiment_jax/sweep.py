@@ -32,6 +32,8 @@ from sentiment_jax.sweeps.plan import FINAL, PLAN_FILE, Sweep, Trial, plan_sweep
 from sentiment_jax.train import train
 from sentiment_jax.training.experiment import (
     Experiment,
+    check_settings,
+    check_sources,
     make_classifier,
     prepare_experiment,
     resolve,
@@ -82,7 +84,10 @@ def sweep(
     shares = [cores[worker::workers] for worker in range(workers)]
     with contextlib.ExitStack() as stack:
         stack.enter_context(_on_cores(shares[0]))
-        plan, experiment = _join(plan_sweep(directory, resolved, axes, config_file, overrides))
+        planned = plan_sweep(directory, resolved, axes, config_file, overrides)
+        for tried in planned.tried():
+            check_settings(tried)
+        plan, experiment = _join(planned)
         if retry_failed:
             for run in (*directory.glob("*/"), *directory.glob(f"{FINAL}/*/")):
                 RunDirectory(run).failed.unlink(missing_ok=True)
@@ -131,6 +136,8 @@ def _join(new: Sweep) -> tuple[Sweep, Experiment]:
     devices.check_batch_size("eval_batch_size", new.config.eval_batch_size)
     if path.exists():
         read_sweep(new.directory).check_same(new)
+    else:
+        check_sources(new.config)
     experiment = prepare_experiment(new.config)
     reviews, largest = len(experiment.encoded["train"]), max(new.axes["batch_size"])
     if largest > reviews:

@@ -20,6 +20,7 @@ from sentiment_jax.storage.run_directory import RunDirectory
 from sentiment_jax.training import compilation, console, loop
 from sentiment_jax.training.experiment import (
     Experiment,
+    check_apart,
     check_start,
     prepare_experiment,
     resolve,
@@ -66,7 +67,9 @@ def train(
         with processes.in_turn():
             resolved = resolve(config)
             validate(resolved)
+            check_apart(resolved, workdir)
             if fresh:
+                check_start(resolved)
                 directory.remove()
             changes = directory.check_config(resolved, allow_changes)
             if changes:  # the old result is not this config's
@@ -75,7 +78,7 @@ def train(
                 print(f"{workdir} is finished; nothing to do (--fresh starts over)")
                 return read_json(directory.result)
             began = directory.began()
-            if not began:
+            if not (began or fresh):
                 check_start(resolved)
             experiment = prepare(resolved, directory.load_tokenizer() if began else None)
         experiment = teach(experiment, asked)

@@ -16,7 +16,7 @@ from jax.sharding import AbstractMesh, AxisType, NamedSharding, PartitionSpec
 
 from benchmarks import synthetic
 from sentiment_jax.analysis.integrated_gradients import _integrate
-from sentiment_jax.config import DTYPES, OptimizerConfig
+from sentiment_jax.config import DTYPES, LossConfig, OptimizerConfig
 from sentiment_jax.models import layers
 from sentiment_jax.models.classifiers import build_model
 from sentiment_jax.runtime import devices
@@ -25,6 +25,7 @@ from sentiment_jax.training.flops import training_flops
 from sentiment_jax.training.objectives import WORD, MaskedWords, NegativeSampling, ReplacedTokens
 from sentiment_jax.training.steps import (
     CLASSIFICATION,
+    Classification,
     create_state,
     make_eval_step,
     make_train_step,
@@ -142,6 +143,15 @@ def test_a_pretraining_step_lowers(name, objective, kind):
     text = lower_training(build(name, pretraining=True, **KINDS[kind]), objective=chooses)
     layers = {"bert": LAYERS, "electra": 2 * LAYERS}[name] if kind == "cudnn" else 0
     assert calls(text) == (layers, layers)  # two words are masked; an odd number takes another path
+
+
+@every_kind
+@pytest.mark.parametrize("loss", ["adversarial", "virtual_adversarial"])
+def test_a_step_with_a_loss_of_the_worst_direction_lowers(loss, kind):
+    objective = Classification(regularizers=LossConfig(**{loss: 0.5}))
+    forward, backward = calls(lower_training(build("bert", **KINDS[kind]), objective=objective))
+    if kind == "cudnn":  # the logits, each direction's gradient, the loss after the step
+        assert (forward, backward) == (3 * (LAYERS - 1), 3 * (LAYERS - 1))
 
 
 def test_a_pretraining_step_of_an_lstm_lowers():

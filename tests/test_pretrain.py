@@ -14,7 +14,7 @@ import runs
 import safetensors
 
 from configs import bert, electra, lstm
-from sentiment_jax import api, export
+from sentiment_jax import api, export, sweep
 from sentiment_jax.analysis import records
 from sentiment_jax.config import NO_LABELS, override
 from sentiment_jax.errors import InputError, RunError
@@ -226,11 +226,25 @@ def test_what_a_training_starts_from_is_checked_before_any_review_is_read(
     (source / "checkpoints" / step / "MANIFEST.json").rename(source / "kept")
     with pytest.raises(RunError, match=f"the checkpoint of step {step} in .* is damaged"):
         begin()
+    plan = {"optimizer": ("adam",), "batch_size": (8,), "learning_rate": (1e-3,), "seeds": (0,)}
+    plan |= {"procedure": "grid"}
+    monkeypatch.setattr(sweep, "prepare_experiment", prepare)
+    with pytest.raises(RunError, match=f"the checkpoint of step {step} in .* is damaged"):
+        sweep.sweep(config, tmp_path / "sweep", plan)
     (source / "kept").rename(source / "checkpoints" / step / "MANIFEST.json")
-    (source / "result.json").unlink()
+    with pytest.raises(InputError, match=r"has model.embedding_size=16, the config 8$"):
+        sweep.sweep(config, tmp_path / "sweep", plan | {"model.embedding_size": (16, 8)})
+    for fresh in (False, True):
+        with pytest.raises(InputError, match=f"the config learns from {source}, its own --workdir"):
+            train(config, source, fresh=fresh, prepare=prepare)
+    (source / "result.json").unlink()  # nothing was removed
     monkeypatch.setattr(Checkpoints, "bookkeeping", lambda checkpoints, step: {"best": None})
     with pytest.raises(InputError, match="source has no validated checkpoint yet .*first epoch"):
         begin()
+    earlier = shutil.copytree(vectors, tmp_path / "earlier")
+    with pytest.raises(InputError, match="source has no validated checkpoint yet"):
+        train(config, earlier, fresh=True, prepare=prepare)
+    assert (earlier / "result.json").exists()  # what could not be replaced is left
 
 
 @pytest.mark.slow

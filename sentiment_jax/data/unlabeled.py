@@ -33,7 +33,7 @@ def load_text(data: DataConfig, path: str = "", unlabeled: bool = True) -> Corpu
     labelled reviews alone, it keeps those that a training would.
     """
     whole = load_corpus(dataclasses.replace(data, limit=0, test_limit=0))
-    labelled = load_corpus(data) if data.limit else whole
+    labelled = load_corpus(data) if data.limit or data.test_limit else whole
     splits, limited = whole.splits, labelled.splits
     more = Reviews.from_texts([])
     if unlabeled and path:
@@ -85,6 +85,13 @@ def read_text(path: str, column: str) -> Reviews:
         raise InputError(f"cannot read pretrain.text={path}: {error.strerror}") from None
     if not texts:
         raise InputError(f"pretrain.text={path} holds no text: a table, lines or .txt files")
+    most = 2 * reviews.KEPT
+    for name, text in texts.items():
+        if len(text) > most:
+            raise InputError(
+                f"pretrain.text={path}: {name} has {len(text):,} characters, a text {most:,} at "
+                "most: split it, or name one file, a text per line"
+            )
     return Reviews.from_texts(texts.values(), ids=texts)
 
 

@@ -156,6 +156,14 @@ class Sweep:
         path = parent / run_name(config)
         return Trial(stage, path, config, axes=tuple(self.axes)).refresh()
 
+    def tried(self) -> Iterator[ConfigDict]:
+        """Yield the config of each value of each axis, the others as at the start; of each seed."""
+        for axis, values in self.axes.items():
+            for value in values:
+                yield self.trial("", {**self.start, axis: value}, self.seeds[0]).config
+        for seed in self.seeds:
+            yield self.trial("", self.start, seed).config
+
     def trial_command(self, trial: Trial) -> str:
         """Return the command that repeats one trial; the sweep's own without a config_file."""
         if not self.config_file:
@@ -275,9 +283,8 @@ def plan_sweep(
     }
     fields = directory, axes["procedure"], values, seeds, start, settings, config
     sweep = Sweep(*fields, config_file=config_file, overrides=overrides)
-    tried = [({**start, axis: value}, seeds[0]) for axis in values for value in values[axis]]
-    for setting, seed in [*tried, *((start, seed) for seed in seeds)]:
-        validate(sweep.trial("", setting, seed).config)
+    for tried in sweep.tried():
+        validate(tried)
     return sweep
 
 

@@ -178,14 +178,37 @@ def _read_source(run: Path, config: ConfigDict) -> ConfigDict:
     return source
 
 
+def check_apart(config: ConfigDict, workdir: Path) -> None:
+    """Raise InputError if a run would be written where it starts from, or where its teacher is."""
+    read = teachers(config)
+    if config.model.pretrained:
+        read.append(find_run(Path(config.model.pretrained).expanduser()))
+    if workdir.resolve() in [path.resolve() for path in read]:
+        raise InputError(f"the config learns from {workdir}, its own --workdir: choose another one")
+
+
 def check_start(config: ConfigDict) -> None:
-    """Raise InputError for what a run that begins would do in vain, or fail at minutes later."""
+    """Raise InputError for what a run that begins would do in vain, or fail at minutes later.
+
+    RunError: the run that it starts from, or a teacher, is damaged.
+    """
+    check_settings(config)
+    check_sources(config)
+
+
+def check_sources(config: ConfigDict) -> None:
+    """Raise InputError, or RunError, unless the runs that a config learns from can be read."""
+    start = pretrained_run(config.model.pretrained)
+    for run in (*([start] if start else []), *teachers(config)):
+        _beside_training(RunDirectory(run), _find_best)
+
+
+def check_settings(config: ConfigDict) -> None:
+    """Raise InputError for settings that don't go together, or with the run it starts from."""
     values, rules = flatten(config), schema(config.model.name)
     if run := pretrained_run(config.model.pretrained):
-        directory = RunDirectory(run)
-        source = directory.read_config()
+        source = RunDirectory(run).read_config()
         check_objective(run, source)
-        _beside_training(directory, _find_best)
         was = flatten(source)
         for name in ("model.embedding_size", "data.ngrams") if config.model.name == "lstm" else ():
             if was[name] != values[name]:
@@ -301,6 +324,8 @@ def _read_learnt(run: Path, config: ConfigDict, data_hash: str) -> Shaped[np.nda
         if data.unlabeled and not source.pretrain.objective:
             more = unlabeled_reviews(data, source.pretrain.text)
             learnt = np.concatenate([learnt, more.hashes])
+            if recorded.get("unlabeled_hash", texts_hash(more)) != texts_hash(more):
+                raise InputError("its reviews without labels have changed since")
     if corpus.statistics["data_hash"] != recorded["data_hash"]:
         raise InputError("its own reviews have changed since")
     return learnt

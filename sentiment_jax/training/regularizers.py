@@ -12,6 +12,7 @@ A step of training takes about twice as long with `adversarial`, three times wit
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,8 +20,8 @@ from jaxtyping import Array, Float
 from optax.losses import kl_divergence_with_log_targets
 
 Embedded = Float[Array, "batch length embedding"]
-# From a perturbation of the embeddings to logits; the dropout is the same each time.
-Classify = Callable[[Embedded], Float[Array, "batch classes"]]
+# From parameters and a perturbation of the embeddings to logits; the same dropout each time.
+Classify = Callable[[Any, Embedded], Float[Array, "batch classes"]]
 PROBE = 0.1  # length of the random step at which the divergence's gradient is taken
 
 
@@ -31,15 +32,23 @@ def unit(direction: Embedded) -> Embedded:
 
 
 def after_worst_step(
-    losses: Callable[[Embedded], Float[Array, " batch"]], start: Embedded, size: float
+    losses: Callable[[Any, Embedded], Float[Array, " batch"]],
+    params: Any,
+    start: Embedded,
+    size: float,
 ) -> Float[Array, " batch"]:
-    """Return the losses after the step of `size` along their gradient at `start`."""
-    worst = unit(jax.grad(lambda step: jnp.sum(losses(step)))(start))
-    return losses(jax.lax.stop_gradient(size * worst))
+    """Return the losses after the step of `size` along their gradient at `start`.
+
+    For that the parameters are given numbers: cuDNN's attention has no second derivative.
+    """
+    given = jax.lax.stop_gradient(params)
+    worst = unit(jax.grad(lambda step: jnp.sum(losses(given, step)))(start))
+    return losses(params, jax.lax.stop_gradient(size * worst))
 
 
 def adversarial(
     classify: Classify,
+    params: Any,
     score: Callable[[Float[Array, "batch classes"]], Float[Array, " batch"]],
     zeros: Embedded,
     size: float,
@@ -49,14 +58,15 @@ def adversarial(
     `score` makes that of logits.
     """
 
-    def losses(step: Embedded) -> Float[Array, " batch"]:
-        return score(classify(step))
+    def losses(params: Any, step: Embedded) -> Float[Array, " batch"]:
+        return score(classify(params, step))
 
-    return after_worst_step(losses, zeros, size)
+    return after_worst_step(losses, params, zeros, size)
 
 
 def virtual_adversarial(
     classify: Classify,
+    params: Any,
     logits: Float[Array, "batch classes"],
     zeros: Embedded,
     size: float,
@@ -69,11 +79,11 @@ def virtual_adversarial(
     """
     given = jax.lax.stop_gradient(jax.nn.log_softmax(logits))
 
-    def moved(step: Embedded) -> Float[Array, " batch"]:
-        return kl_divergence_with_log_targets(jax.nn.log_softmax(classify(step)), given)
+    def moved(params: Any, step: Embedded) -> Float[Array, " batch"]:
+        return kl_divergence_with_log_targets(jax.nn.log_softmax(classify(params, step)), given)
 
     probe = PROBE * unit(jax.random.normal(key, zeros.shape))
-    return after_worst_step(moved, probe, size)
+    return after_worst_step(moved, params, probe, size)
 
 
 def entropy(logits: Float[Array, "batch classes"]) -> Float[Array, " batch"]:

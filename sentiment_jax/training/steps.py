@@ -77,7 +77,7 @@ class Classification:
         labelled, labels = weights * (labels >= 0), jnp.maximum(labels, 0)
         dropout = None if deterministic else key
 
-        def classify(*perturbation: Array) -> Array:
+        def classify(params: Any, *perturbation: Array) -> Array:
             inputs = token_ids, batch["lengths"], *perturbation
             return forward(model, params, *inputs, dropout=dropout)
 
@@ -88,7 +88,7 @@ class Classification:
             losses = cross_entropy(logits, labels)
             return losses * jnp.array(self.class_weights)[labels] if self.class_weights else losses
 
-        logits = classify()
+        logits = classify(params)
         losses = score(logits)
         examples = jnp.maximum(jnp.sum(labelled), 1e-6)  # no row may have a label
         more = self.regularizers
@@ -96,10 +96,12 @@ class Classification:
         if more.adversarial or more.virtual_adversarial:
             zeros = jnp.zeros((*token_ids.shape[:2], model.config.embedding_size))
         if more.adversarial:
-            losses += regularizers.adversarial(classify, score, zeros, more.adversarial)
+            losses += regularizers.adversarial(classify, params, score, zeros, more.adversarial)
         if more.virtual_adversarial:
             of_step = more.virtual_adversarial, jax.random.fold_in(key, 1)
-            of_all.append(regularizers.virtual_adversarial(classify, logits, zeros, *of_step))
+            of_all.append(
+                regularizers.virtual_adversarial(classify, params, logits, zeros, *of_step)
+            )
         if more.entropy:
             of_all.append(more.entropy * regularizers.entropy(logits))
         loss = jnp.sum(losses * labelled)

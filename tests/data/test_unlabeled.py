@@ -69,6 +69,13 @@ def test_reviews_without_labels_are_neither_labelled_nor_held_out(data, tmp_path
         unlabeled_reviews(data)
 
 
+@pytest.mark.parametrize("limits", [{}, {"limit": 30}, {"test_limit": 5}])
+def test_the_hash_that_is_kept_is_that_of_a_training(data, tmp_path, limits):
+    data = dataclasses.replace(data, **limits)
+    found = load_text(data, unlabeled=False).statistics["labelled_hash"]
+    assert found == load_corpus(data).statistics["data_hash"]
+
+
 @pytest.mark.parametrize("limit", [0, 30])
 def test_of_the_labelled_text_alone_nothing_else_is_read(data, tmp_path, limit):
     data = dataclasses.replace(data, limit=limit)
@@ -95,6 +102,11 @@ def test_own_text_is_a_table_lines_or_a_folder(tmp_path):
         read_text(str(folder.parent), "body")
     with pytest.raises(InputError, match="cannot read pretrain.text=.*nowhere: No such file"):
         read_text(str(tmp_path / "nowhere"), "body")
+    (folder / "d.txt").unlink()
+    (folder / "a.txt").write_text("so " * 700_000)
+    for path, name in {folder: "a.txt", folder / "a.txt": "row 1"}.items():
+        with pytest.raises(InputError, match=f"{name} has 2,100,000 characters, .* 2,000,000 at"):
+            read_text(str(path), "body")
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="pretrain.text=.*empty holds no text"):
         read_text(str(tmp_path / "empty"), "body")

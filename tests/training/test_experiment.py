@@ -121,6 +121,9 @@ def test_what_it_learnt_without_labels_counts_too(data, tmp_path, warned):
     config.pretrain.text = str(text)
     write_json(directory.config, config_to_json(config))
     assert warned(run, other).startswith(f"warning: {run} learnt from 5 of the 22 reviews that")
+    recorded = {**load_corpus(data).statistics, "unlabeled_hash": "of other text"}
+    write_json(directory.env, {"data": recorded})
+    assert "here: its reviews without labels have changed since\n" in warned(run, other)
 
 
 def test_what_a_teacher_learnt_counts_too(data, tmp_path, capsys):

@@ -18,9 +18,9 @@ LABELS = jnp.array([0, 2, 1])
 ZEROS = jnp.zeros_like(EMBEDDED)
 
 
-def classify(perturbation=None):
+def classify(scale=1.0, perturbation=None):
     embedded = EMBEDDED if perturbation is None else EMBEDDED + perturbation
-    return jnp.tanh(embedded.reshape(ROWS, -1) @ INNER) @ OUTER
+    return scale * jnp.tanh(embedded.reshape(ROWS, -1) @ INNER) @ OUTER
 
 
 def log_softmax(logits):
@@ -33,11 +33,11 @@ def score(logits):
 
 
 def losses(perturbation):
-    return -log_softmax(classify(jnp.asarray(perturbation)))[np.arange(ROWS), LABELS]
+    return -log_softmax(classify(1.0, jnp.asarray(perturbation)))[np.arange(ROWS), LABELS]
 
 
 def divergences(perturbation):
-    own, other = log_softmax(classify()), log_softmax(classify(jnp.asarray(perturbation)))
+    own, other = log_softmax(classify()), log_softmax(classify(1.0, jnp.asarray(perturbation)))
     return (np.exp(own) * (own - other)).sum(1)
 
 
@@ -54,7 +54,7 @@ def steepest(function, at):
 
 def test_adversarial_step_is_the_steepest():
     worst = steepest(losses, np.zeros(np.shape(ZEROS), np.float32))
-    found = regularizers.adversarial(classify, score, ZEROS, 0.5)
+    found = regularizers.adversarial(classify, 1.0, score, ZEROS, 0.5)
     np.testing.assert_allclose(found, losses(0.5 * worst), rtol=1e-3)
     assert np.all(found > losses(np.zeros(np.shape(ZEROS), np.float32)))
 
@@ -63,7 +63,7 @@ def test_virtual_adversarial_step_is_a_power_iteration_by_finite_differences():
     key = jax.random.key(1)
     probe = regularizers.PROBE * regularizers.unit(jax.random.normal(key, ZEROS.shape))
     worst = steepest(divergences, np.asarray(probe))
-    found = regularizers.virtual_adversarial(classify, classify(), ZEROS, 0.5, key)
+    found = regularizers.virtual_adversarial(classify, 1.0, classify(), ZEROS, 0.5, key)
     np.testing.assert_allclose(found, divergences(0.5 * worst), rtol=2e-3)
 
 
@@ -73,9 +73,7 @@ def test_virtual_adversarial_loss_changes_the_model_where_it_was_moved_alone():
     def loss(scale, given):
         logits = given * classify()
         return jnp.sum(
-            regularizers.virtual_adversarial(
-                lambda step: scale * classify(step), logits, ZEROS, 0.5, jax.random.key(1)
-            )
+            regularizers.virtual_adversarial(classify, scale, logits, ZEROS, 0.5, jax.random.key(1))
         )
 
     own, given = jax.grad(loss, argnums=(0, 1))(1.0, 1.0)
