@@ -33,7 +33,7 @@ from sentiment_jax.storage.run_directory import RunDirectory, lock_run, prepare_
 from sentiment_jax.sweeps.plan import find_run
 from sentiment_jax.train import train as train_run
 from sentiment_jax.training import scoring
-from sentiment_jax.training.experiment import load_run
+from sentiment_jax.training.experiment import check_apart, load_run
 from sentiment_jax.training.metrics import measure
 
 # A table with the columns that data.text_column and data.label_column name, or (texts, labels).
@@ -79,6 +79,7 @@ def train(
     config = config if isinstance(config, ConfigDict) else get_config(config)
     validate(config)
     directory = RunDirectory(Path(workdir).expanduser())
+    check_apart(config, directory.path)
     if data is not None:
         given = {"train": data} | ({} if test is None else {"test": test})
         config = _keep_reviews(config, directory, given, fresh)
@@ -190,7 +191,11 @@ class Model:
         """Write an encoder as a folder that Hugging Face's transformers open."""
         export.export_run(self._trained, self.workdir, Path(folder).expanduser())
 
-    def _texts(self, texts: str | Iterable[Any] | pandas.DataFrame) -> pandas.Series:
+    def _texts(
+        self, texts: str | Iterable[Any] | Mapping[str, Any] | pandas.DataFrame
+    ) -> pandas.Series:
+        if isinstance(texts, Mapping):
+            texts = pandas.DataFrame(texts)
         if isinstance(texts, pandas.DataFrame):
             name = self.config.data.text_column
             _check_columns(texts, [name])

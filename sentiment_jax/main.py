@@ -303,6 +303,8 @@ def _predict(predict: Any, workdirs: Sequence[Path]) -> None:
         raise InputError("--explain takes one run as it is: no other --workdir, no --calibrated")
     if isinstance(sys.stdout, terminal.Unbreakable):
         sys.stdout.strict = True
+    if EXPLAIN.value and not (OUTPUT.value or ".html").endswith(".html"):
+        raise InputError(f"--output={OUTPUT.value}: --explain writes a page, end its name in .html")
     output, to_file = Path(OUTPUT.value or ""), OUTPUT.value is not None and not EXPLAIN.value
     if to_file:
         predict.check_output(output, INPUT.value)

@@ -114,7 +114,7 @@ def check_output(output: Path, source: str | None) -> None:
         if output.exists():
             if not output.is_file():
                 raise InputError(f"--output={output} is no file: choose another name")
-            if source not in (None, "-") and output.samefile(source):
+            if source not in (None, "-") and Path(source).exists() and output.samefile(source):
                 raise InputError(f"--output={output} is the input: choose another name")
     except OSError as error:
         raise InputError(f"cannot write --output={output}: {error.strerror}") from error

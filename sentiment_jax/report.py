@@ -16,6 +16,7 @@ from sentiment_jax.analysis.records import Group, collect, hardware, in_words, r
 from sentiment_jax.config import flatten
 from sentiment_jax.data.labels import decide
 from sentiment_jax.errors import InputError
+from sentiment_jax.runtime import terminal
 from sentiment_jax.storage.files import write_atomically, write_csv
 from sentiment_jax.sweeps import plan
 from sentiment_jax.sweeps.plan import FIELDS, Trial
@@ -40,7 +41,9 @@ def report(directories: Sequence[Path], output: Path, with_text: bool = False) -
     judged = {group.name: predictions.read_predictions(group.tested) for group in tested}
     texts = read_texts(tested[0].tested[0]) if with_text and tested else {}
     tables = _sweep_tables(groups)
-    tables |= {f"{name}-mistakes": _mistakes(read, texts) for name, read in judged.items()}
+    for name, read in judged.items():
+        known = predictions.same_reviews(read, judged[tested[0].name])
+        tables[f"{name}-mistakes"] = _mistakes(read, texts if known else {})
     if judged:
         tables |= _metrics(judged)
     tables |= (compared := study.tables(groups))
@@ -84,7 +87,7 @@ def _sweep_tables(groups: Sequence[Group]) -> dict[str, pandas.DataFrame]:
     """Return all trials, the best ones, and those along each axis of a sweep: name -> table."""
     axes = dict.fromkeys([*FIELDS, *itertools.chain(*(group.axes for group in groups))])
     setting = [axis.replace("_", " ") for axis in axes]
-    columns = ["study", "stage", *setting, "seed", "best epoch", "epochs", *SCORES]
+    columns = dict.fromkeys(["study", "stage", *setting, "seed", "best epoch", "epochs", *SCORES])
     best = [_row(group, group.best) for group in groups if group.best is not None]
     tables = {
         "runs": _table((_row(g, trial) for g in groups for trial in g.trials), columns),
@@ -106,7 +109,7 @@ def _row(group: Group, trial: Trial) -> dict[str, Any]:
     row = {"study": group.name, **{name.replace("_", " "): known[name] for name in known}}
     row |= {f"validation {name}": known[f"val_{name}"] for name in ("loss", "accuracy")}
     seconds = row["training s"] = known["train_seconds"]
-    row["epoch s"] = None if seconds is None else seconds / known["epochs"]
+    row["epoch s"] = None if seconds is None else seconds / trial.content["epochs"]
     if reason := known["reason"]:
         where = "" if "at step" in reason else f" at step {known['step']}"
         row["status"] = f"failed{where}: {reason}"
@@ -184,7 +187,10 @@ def _metrics(judged: Mapping[str, Predictions]) -> dict[str, pandas.DataFrame]:
         interval = {"low (95 %)": low, "high (95 %)": high}
         models.append({"study": name, "accuracy": measured.pop("accuracy"), **interval, **measured})
     for (first, one), (second, other) in itertools.combinations(judged.items(), 2):
-        # The files' order is the readers', and ids name the same reviews.
+        if not predictions.same_reviews(one, other):
+            terminal.warn(f"{first} and {second} have other ids for the same reviews: not compared")
+            continue
+        # The files' order is the readers'.
         right = [(r.verdicts[0] == r.labels)[np.argsort(r.ids)] for r in (one, other)]
         only_first, only_second, p = predictions.mcnemar(*right)
         row = {"first": first, "second": second, "only the first right": only_first}

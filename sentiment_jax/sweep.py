@@ -84,10 +84,7 @@ def sweep(
     shares = [cores[worker::workers] for worker in range(workers)]
     with contextlib.ExitStack() as stack:
         stack.enter_context(_on_cores(shares[0]))
-        planned = plan_sweep(directory, resolved, axes, config_file, overrides)
-        for tried in planned.tried():
-            check_settings(tried)
-        plan, experiment = _join(planned)
+        plan, experiment = _join(plan_sweep(directory, resolved, axes, config_file, overrides))
         if retry_failed:
             for run in (*directory.glob("*/"), *directory.glob(f"{FINAL}/*/")):
                 RunDirectory(run).failed.unlink(missing_ok=True)
@@ -136,7 +133,11 @@ def _join(new: Sweep) -> tuple[Sweep, Experiment]:
     devices.check_batch_size("eval_batch_size", new.config.eval_batch_size)
     if path.exists():
         read_sweep(new.directory).check_same(new)
+    elif RunDirectory(new.directory).config.exists():
+        raise InputError(f"{new.directory} holds a run: choose another --workdir for a sweep")
     else:
+        for tried in new.tried():
+            check_settings(tried)
         check_sources(new.config)
     experiment = prepare_experiment(new.config)
     reviews, largest = len(experiment.encoded["train"]), max(new.axes["batch_size"])

@@ -68,17 +68,12 @@ def train(
             resolved = resolve(config)
             validate(resolved)
             check_apart(resolved, workdir)
-            if fresh:
-                check_start(resolved)
-                directory.remove()
-            changes = directory.check_config(resolved, allow_changes)
-            if changes:  # the old result is not this config's
-                directory.result.unlink(missing_ok=True)
-            if directory.result.exists():
+            changes = [] if fresh else directory.check_config(resolved, allow_changes)
+            if directory.result.exists() and not (fresh or changes):
                 print(f"{workdir} is finished; nothing to do (--fresh starts over)")
                 return read_json(directory.result)
-            began = directory.began()
-            if not (began or fresh):
+            began = directory.began() and not fresh
+            if not began:
                 check_start(resolved)
             experiment = prepare(resolved, directory.load_tokenizer() if began else None)
         experiment = teach(experiment, asked)
@@ -86,6 +81,10 @@ def train(
         with terminal.progress_bar(None, "checking the memory"):
             compile_seconds = compilation.check_memory(experiment)
         with processes.in_turn():
+            if fresh:  # only what can be replaced
+                directory.remove()
+            if changes:  # the old result is not this config's
+                directory.result.unlink(missing_ok=True)
             _record(experiment, directory, changes)
         with terminal.progress_bar(None, "preparing the model"):
             run, load_report = start_run(experiment, directory, asked)

@@ -15,7 +15,7 @@ from commands import ROOT, SAMPLE, run
 import sentiment_jax
 import sentiment_jax.train  # the module of that name, which must not take the function's place
 from sentiment_jax import api
-from sentiment_jax.config import DataConfig, flatten
+from sentiment_jax.config import DataConfig, flatten, override
 from sentiment_jax.data.corpus import load_corpus
 from sentiment_jax.errors import InputError
 from sentiment_jax.predict import Table, predict_table
@@ -123,7 +123,8 @@ def test_verdicts_are_those_of_the_command_line(model, capsys):
 def test_texts_in_every_shape(model):
     expected = model.predict(["a good film", "bad"]).p_positive.tolist()
     table = pandas.DataFrame({"stars": [5, 1], "text": ["a good film", "bad"]}, index=["x", "y"])
-    for texts in (iter(table.text), table.text, table, table.text.to_numpy()):
+    lists = {"text": table.text.tolist()}
+    for texts in (iter(table.text), table.text, table, table.text.to_numpy(), lists):
         assert model.predict(texts).p_positive.tolist() == expected
     assert list(model.predict(table).index) == list(model.predict(table.text).index) == ["x", "y"]
     assert model.predict("a good film").p_positive.tolist() == pytest.approx(expected[:1])
@@ -203,6 +204,10 @@ def test_training_on_a_table(small_config, own, tmp_path):
     assert sentiment_jax.train(small_config, workdir, own) == result
     with pytest.raises(InputError, match="reviews.csv holds other reviews"):
         sentiment_jax.train(small_config, workdir, own.head(50))
+    learns = override(small_config, {"model.pretrained": str(workdir)})
+    with pytest.raises(InputError, match="learns from .*, its own --workdir"):
+        sentiment_jax.train(learns, workdir, own.head(50), fresh=True)
+    assert sentiment_jax.train(small_config, workdir, own) == result  # all is still there
     again = sentiment_jax.train(small_config, workdir, own.head(50), test=own, fresh=True)
     assert again["test"]["examples"] == 60
     assert read_json(workdir / "config.json")["data"]["test_path"].endswith("reviews-test.csv")

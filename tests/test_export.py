@@ -117,6 +117,10 @@ def test_a_folder_with_other_files_is_refused(tmp_path, tokenizer):
     with pytest.raises(InputError, match="is no empty folder"):
         export.export_pretrained(tmp_path / "flax_model.msgpack", model.config, params, tokenizer)
     assert [path.name for path in tmp_path.iterdir()] == ["flax_model.msgpack"]
+    with pytest.raises(InputError, match="cannot write to .*msgpack/inside: "):
+        export.export_pretrained(
+            tmp_path / "flax_model.msgpack" / "inside", model.config, params, tokenizer
+        )
     (tmp_path / "empty").mkdir()
     export.export_pretrained(tmp_path / "empty", model.config, params, tokenizer)
     assert (tmp_path / "empty/model.safetensors").exists()

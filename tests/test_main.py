@@ -202,6 +202,11 @@ def test_flags_of_predict_that_say_nothing_alone(refused, nothing_starts):
     assert "--text_column names a column of --input=FILE" in line
 
 
+def test_an_explanation_is_written_over_no_table(refused):
+    line = refused("--mode=predict", RUN, "--input=a.csv", "--explain", "--output=a.csv")
+    assert line == "error: --output=a.csv: --explain writes a page, end its name in .html"
+
+
 def test_predict_reads_any_column_and_writes_a_table(printed, refused, finished, tmp_path):
     (tmp_path / "in.txt").write_text("id\treview\n1\tgood\n")
     command = ["--mode=predict", f"--workdir={finished}", f"--input={tmp_path}/in.txt"]

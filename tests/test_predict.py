@@ -173,6 +173,7 @@ def test_an_output_that_cannot_be_written_is_refused_before_anything_is_judged(t
         with pytest.raises(InputError, match=expected):
             check_output(path, str(source))
     check_output(tmp_path / "new" / "out.csv", str(source))
+    check_output(tmp_path / "link.csv", str(tmp_path / "misspelt.csv"))  # that is said on reading
     check_output(tmp_path / "new" / "out.csv", "-")
     table = read_input(str(source), "text", whole=True)
     with pytest.raises(InputError, match="the input has a column 'row' already: rename it there"):

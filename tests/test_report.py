@@ -22,7 +22,7 @@ from sentiment_jax.analysis import findings, study
 from sentiment_jax.analysis.integrated_gradients import Explanation, Word
 from sentiment_jax.data import corpus
 from sentiment_jax.explain import to_page
-from sentiment_jax.storage.files import read_json, write_json
+from sentiment_jax.storage.files import checksums, read_json, write_json
 from sentiment_jax.storage.metrics_log import read_metrics
 
 ROOT = Path(__file__).parent.parent
@@ -234,6 +234,27 @@ def test_one_seed_is_no_mean(finished, tmp_path, without_pictures):
     assert "One seed: " in page and "over the seeds" not in page and "per seed" not in page
     (name,) = tmp_path.glob("*-mistakes.csv")
     assert "seeds wrong" not in read_table(name)[0]
+
+
+def test_reviews_of_other_ids_are_not_compared(
+    finished, run_copy, tmp_path, without_pictures, capsys
+):
+    """The same rows in another order are the same data: row 5 is another review."""
+    for name in ("predictions.csv", "lengths.csv"):
+        head, *rows = [line.split(",") for line in (run_copy / name).read_text().splitlines()]
+        ids = [row[0] for row in rows]
+        moved = zip([*ids[1:], ids[0]], rows, strict=True)
+        lines = [",".join(head), *(",".join([row_id, *row[1:]]) for row_id, row in moved)]
+        (run_copy / name).write_text("\n".join(lines) + "\n")
+    files = (run_copy / name for name in ("predictions.csv", "lengths.csv"))
+    write_json(run_copy / "env.json", read_json(run_copy / "env.json") | checksums(*files))
+    config = read_json(run_copy / "config.json")
+    write_json(run_copy / "config.json", config | {"log_every": 3, "epochs": 9})
+    report.report([finished, run_copy], tmp_path / "page", with_text=True)
+    assert "have other ids for the same reviews: not compared" in capsys.readouterr().err
+    assert not (tmp_path / "page" / "mcnemar.csv").exists()
+    pages = map(read_table, (tmp_path / "page").glob("*-mistakes.csv"))
+    assert sorted("text" in rows[0] for rows in pages) == [False, True]
 
 
 def test_sweeps_and_runs_side_by_side(several):

@@ -11,10 +11,11 @@ from sweeping import AXES, contents, table
 from sentiment_jax import report, sweep
 from sentiment_jax.config import run_name
 from sentiment_jax.errors import DiskFull, Diverged, InputError, RunError
-from sentiment_jax.storage.files import read_json
+from sentiment_jax.storage.files import read_json, write_json
 from sentiment_jax.storage.metrics_log import read_metrics
 from sentiment_jax.storage.run_directory import RunDirectory
 from sentiment_jax.sweeps.plan import find_run, plan_sweep, read_sweep
+from sentiment_jax.train import train
 
 ROOT = Path(__file__).parent.parent
 
@@ -164,6 +165,40 @@ def test_a_finished_sweep_trains_nothing_again(small_config, tmp_path, training,
     assert len(training.runs) == count
     assert table(tmp_path) == before
     assert "15 of 15 runs had ended before" in capsys.readouterr().out
+
+
+def test_a_sweep_and_a_run_do_not_share_a_directory(small_config, tmp_path, plain, training, now):
+    with pytest.raises(InputError, match=f"{plain} holds a run: choose another --workdir"):
+        sweep.sweep(small_config, plain, AXES)
+    sweep.sweep(small_config, tmp_path / "sweep", AXES)
+    with pytest.raises(InputError, match="sweep holds a sweep: choose another --workdir"):
+        train(small_config, tmp_path / "sweep")
+
+
+def test_what_is_refused_at_the_beginning_is_not_later(
+    small_config, tmp_path, training, now, monkeypatch
+):
+    axes = AXES | {"optimizer.frozen": ("none", "embeddings")}
+    with pytest.raises(InputError, match="frozen keeps random embeddings"):
+        sweep.sweep(small_config, tmp_path, axes)
+    assert not training.runs
+    with monkeypatch.context() as patch:
+        patch.setattr(sweep, "check_settings", lambda config: None)  # an earlier revision
+        sweep.sweep(small_config, tmp_path, axes)
+    count = len(training.runs)
+    sweep.sweep(small_config, tmp_path, axes)
+    assert len(training.runs) == count == 27
+
+
+def test_epochs_as_an_axis_are_those_asked_for(small_config, tmp_path, training, now):
+    axes = AXES | {"optimizer": ("adam",), "batch_size": (16,), "epochs": (2, 3)}
+    sweep.sweep(small_config, tmp_path, axes)
+    trials = [trial for stage in read_sweep(tmp_path).stages() for trial in stage]
+    for trial in trials:
+        write_json(trial.files.result, trial.content | {"epochs": 1})  # stopped early
+    sweep.sweep(small_config, tmp_path, axes)
+    rows = [*csv.DictReader(table(tmp_path).splitlines())]
+    assert [row["epochs"] for row in rows[:4]] == ["2", "3", "2", "3"]
 
 
 def test_failures_are_listed_and_do_not_stop_the_rest(

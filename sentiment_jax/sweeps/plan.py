@@ -95,7 +95,7 @@ class Trial:
         return {
             **{"stage": self.stage, **self.setting, "seed": self.config.seed},
             **{"status": self.status, "run": self.directory.name},
-            **{name: self.content.get(name) for name in known},
+            **{name: self.content.get(name) for name in known if name not in self.axes},
             **{
                 f"{split}_{metric}": self.content.get(split, {}).get(metric)
                 for split in ("val", "test")

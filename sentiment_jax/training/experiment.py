@@ -46,7 +46,7 @@ from sentiment_jax.runtime.terminal import progress_bar
 from sentiment_jax.storage.checkpoints import Checkpoints, entries
 from sentiment_jax.storage.files import read_json
 from sentiment_jax.storage.run_directory import RunDirectory
-from sentiment_jax.sweeps.plan import find_run
+from sentiment_jax.sweeps.plan import PLAN_FILE, find_run
 
 READ_ATTEMPTS = 20  # at a checkpoint, beside a training that replaces it
 Found = TypeVar("Found")
@@ -179,12 +179,14 @@ def _read_source(run: Path, config: ConfigDict) -> ConfigDict:
 
 
 def check_apart(config: ConfigDict, workdir: Path) -> None:
-    """Raise InputError if a run would be written where it starts from, or where its teacher is."""
+    """Raise InputError if a run would be written over what it learns from, or into a sweep."""
     read = teachers(config)
     if config.model.pretrained:
         read.append(find_run(Path(config.model.pretrained).expanduser()))
     if workdir.resolve() in [path.resolve() for path in read]:
         raise InputError(f"the config learns from {workdir}, its own --workdir: choose another one")
+    if (workdir / PLAN_FILE).is_file() and not RunDirectory(workdir).config.exists():
+        raise InputError(f"{workdir} holds a sweep: choose another --workdir for a run")
 
 
 def check_start(config: ConfigDict) -> None:

@@ -7,10 +7,12 @@ import pytest
 
 from configs import bert
 from sentiment_jax import report
+from sentiment_jax.analysis.predictions import read_predictions
 from sentiment_jax.config import flatten, override
 from sentiment_jax.errors import InputError
-from sentiment_jax.storage.files import read_json, write_json
-from sentiment_jax.sweeps.plan import plan_sweep, read_sweep
+from sentiment_jax.storage.files import checksums, read_json, write_json
+from sentiment_jax.storage.run_directory import RunDirectory
+from sentiment_jax.sweeps.plan import Trial, plan_sweep, read_sweep
 from sentiment_jax.training.experiment import resolve
 
 
@@ -82,6 +84,21 @@ def test_predictions_of_the_other_split_are_noticed(run_copy):
     rows = (run_copy / "predictions.csv").read_text().splitlines()
     (run_copy / "predictions.csv").write_text("\n".join(rows[:13]) + "\n")
     assert "of another split" in refused(run_copy)
+
+
+def test_a_verdict_that_another_device_rounds_away_is_no_damage(run_copy):
+    trial = Trial("run", run_copy, RunDirectory(run_copy).read_config()).refresh()
+    path = run_copy / "predictions.csv"
+    head, *rows = (line.split(",") for line in path.read_text().splitlines())
+    right = [i for i, (_, label, predicted, _) in enumerate(rows) if label == predicted]
+    for turned in (2, 3):
+        for i in right[:turned]:
+            rows[i][2] = str(1 - int(rows[i][1]))
+        path.write_text("".join(",".join(row) + "\n" for row in (head, *rows)))
+        write_json(run_copy / "env.json", read_json(run_copy / "env.json") | checksums(path))
+        if turned == 2:
+            assert len(read_predictions([dataclasses.replace(trial)]).ids) == len(rows)
+    assert "is not this run's test set" in refused(run_copy)
 
 
 def test_different_data_do_not_stand_side_by_side(finished, run_copy):

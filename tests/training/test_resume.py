@@ -7,12 +7,15 @@ import shutil
 import signal
 import subprocess
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 import runs
 from commands import SAMPLE, run, start
+from sweeping import contents
 
+from sentiment_jax.config import override
 from sentiment_jax.errors import DiskFull, InputError, Interrupted, RunError
 from sentiment_jax.evaluate import evaluate_run
 from sentiment_jax.storage.checkpoints import Checkpoints, steps_in
@@ -212,6 +215,18 @@ def test_fresh_starts_over_and_leaves_other_files(plain, small_config):
     train(small_config, plain, fresh=True)
     assert read_json(plain / "result.json")["seed"] == 5
     assert (plain / "notes.txt").read_text() == "mine"
+
+
+def test_fresh_removes_nothing_before_what_replaces_it_is_read(plain, small_config):
+    before = contents(plain)
+    for changes, message in (
+        ({"data.source": "csv", "data.path": "reviws.csv"}, "cannot read the table reviws.csv"),
+        ({"batch_size": 4096}, "batch_size=4096 is larger than"),
+    ):
+        with pytest.raises(InputError, match=message):
+            train(override(small_config, changes), plain, fresh=True)
+    after = contents(plain)
+    assert {**after, Path("lock"): None} == {**before, Path("lock"): None}
 
 
 def damage(workdir, step):
