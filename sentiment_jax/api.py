@@ -7,10 +7,11 @@
 Each function does what a mode of the command line does, by the same code.
 """
 
+import contextlib
 import csv
 import dataclasses
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -80,13 +81,14 @@ def train(
     validate(config)
     directory = RunDirectory(Path(workdir).expanduser())
     check_apart(config, directory.path)
-    if data is not None:
-        given = {"train": data} | ({} if test is None else {"test": test})
-        config = _keep_reviews(config, directory, given, fresh)
-    elif test is not None:
+    if data is None and test is not None:
         raise InputError("test= goes with data=; a config has data.test_path")
-    startup.start(config)
-    return train_run(config, directory.path, fresh=fresh, allow_changes=allow_changes)
+    with _put_back(directory):
+        if data is not None:
+            given = {"train": data} | ({} if test is None else {"test": test})
+            config = _keep_reviews(config, directory, given, fresh)
+        startup.start(config)
+        return train_run(config, directory.path, fresh=fresh, allow_changes=allow_changes)
 
 
 def pretrain(
@@ -229,6 +231,21 @@ def _to_csv(data: Labelled, text_column: str, label_column: str) -> str:
     except (TypeError, ValueError) as error:  # a lone surrogate, which is no text, among them
         raise InputError(f"data must be a table, or (texts, labels): {error}") from error
     return text
+
+
+@contextlib.contextmanager
+def _put_back(directory: RunDirectory) -> Iterator[None]:
+    """Put a run's reviews back where what follows fails and leaves that run as it was."""
+    files = [directory.env, directory.reviews("train"), directory.reviews("test")]
+    before = {path: path.read_bytes() for path in files if path.is_file()}
+    try:
+        yield
+    except BaseException:
+        now = directory.env.read_bytes() if directory.env.is_file() else None
+        if before.get(directory.env, b"") == now:
+            for path, content in before.items():
+                path.write_bytes(content)
+        raise
 
 
 def _keep_reviews(

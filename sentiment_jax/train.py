@@ -81,9 +81,10 @@ def train(
         with terminal.progress_bar(None, "checking the memory"):
             compile_seconds = compilation.check_memory(experiment)
         with processes.in_turn():
-            if fresh:  # only what can be replaced
+            if fresh:  # what replaces it was read, and fits
                 directory.remove()
             if changes:  # the old result is not this config's
+                directory.check_data(experiment.statistics)
                 directory.result.unlink(missing_ok=True)
             _record(experiment, directory, changes)
         with terminal.progress_bar(None, "preparing the model"):

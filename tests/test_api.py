@@ -207,7 +207,11 @@ def test_training_on_a_table(small_config, own, tmp_path):
     learns = override(small_config, {"model.pretrained": str(workdir)})
     with pytest.raises(InputError, match="learns from .*, its own --workdir"):
         sentiment_jax.train(learns, workdir, own.head(50), fresh=True)
+    larger = override(small_config, {"batch_size": 4096})
+    with pytest.raises(InputError, match="is larger than the"):
+        sentiment_jax.train(larger, workdir, own.head(50), fresh=True)
     assert sentiment_jax.train(small_config, workdir, own) == result  # all is still there
+    assert sentiment_jax.load(workdir).evaluate()["loss"] == result["test"]["loss"]
     again = sentiment_jax.train(small_config, workdir, own.head(50), test=own, fresh=True)
     assert again["test"]["examples"] == 60
     assert read_json(workdir / "config.json")["data"]["test_path"].endswith("reviews-test.csv")

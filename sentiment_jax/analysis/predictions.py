@@ -63,7 +63,7 @@ def read_predictions(trials: Sequence[Trial]) -> Predictions:
         right = float((frame["label"] == frame["predicted"]).sum()) / max(len(frame), 1)
         same = all(frame[name].equals(first[name]) for name in ("id", "label"))
         test = trial.content["test"]  # a score on another device may round a few verdicts away
-        off = abs(right - test["accuracy"]) * len(frame)
+        off = round(abs(right - test["accuracy"]) * len(frame))
         if len(frame) != test["examples"] or off > max(2, len(frame) / 1000) or not same:
             raise InputError(
                 f"{path} is not this run's test set (half-written, or of another split): {remedy}"
