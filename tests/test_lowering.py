@@ -145,13 +145,12 @@ def test_a_pretraining_step_lowers(name, objective, kind):
     assert calls(text) == (layers, layers)  # two words are masked; an odd number takes another path
 
 
-@every_kind
 @pytest.mark.parametrize("loss", ["adversarial", "virtual_adversarial"])
-def test_a_step_with_a_loss_of_the_worst_direction_lowers(loss, kind):
+def test_a_step_with_a_loss_of_the_worst_direction_lowers(loss):
+    """With three passes: the logits, the direction's gradient, the loss after the step."""
     objective = Classification(regularizers=LossConfig(**{loss: 0.5}))
-    forward, backward = calls(lower_training(build("bert", **KINDS[kind]), objective=objective))
-    if kind == "cudnn":  # the logits, each direction's gradient, the loss after the step
-        assert (forward, backward) == (3 * (LAYERS - 1), 3 * (LAYERS - 1))
+    text = lower_training(build("bert", **KINDS["cudnn"]), objective=objective)
+    assert calls(text) == (3 * (LAYERS - 1), 3 * (LAYERS - 1))
 
 
 def test_a_pretraining_step_of_an_lstm_lowers():
