@@ -196,10 +196,8 @@ class Model:
     def _texts(
         self, texts: str | Iterable[Any] | Mapping[str, Any] | pandas.DataFrame
     ) -> pandas.Series:
-        if isinstance(texts, Mapping):
-            texts = pandas.DataFrame(texts)
-        if isinstance(texts, pandas.DataFrame):
-            name = self.config.data.text_column
+        if isinstance(texts, Mapping | pandas.DataFrame):
+            texts, name = pandas.DataFrame(texts), self.config.data.text_column
             _check_columns(texts, [name])
             texts = texts[name]
         elif isinstance(texts, str):
@@ -236,15 +234,14 @@ def _to_csv(data: Labelled, text_column: str, label_column: str) -> str:
 @contextlib.contextmanager
 def _put_back(directory: RunDirectory) -> Iterator[None]:
     """Put a run's reviews back where what follows fails and leaves that run as it was."""
-    files = [directory.env, directory.reviews("train"), directory.reviews("test")]
-    before = {path: path.read_bytes() for path in files if path.is_file()}
+    env, reviews = directory.env, map(directory.reviews, ("train", "test"))
+    before = {path: path.read_bytes() for path in (env, *reviews) if path.is_file()}
     try:
         yield
     except BaseException:
-        now = directory.env.read_bytes() if directory.env.is_file() else None
-        if before.get(directory.env, b"") == now:
+        if env.is_file() and before.pop(env, None) == env.read_bytes():
             for path, content in before.items():
-                path.write_bytes(content)
+                write_atomically(path, content.decode())
         raise
 
 

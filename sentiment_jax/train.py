@@ -81,11 +81,8 @@ def train(
         with terminal.progress_bar(None, "checking the memory"):
             compile_seconds = compilation.check_memory(experiment)
         with processes.in_turn():
-            if fresh:  # what replaces it was read, and fits
+            if fresh:  # what replaces it was read, and fits as far as the devices tell
                 directory.remove()
-            if changes:  # the old result is not this config's
-                directory.check_data(experiment.statistics)
-                directory.result.unlink(missing_ok=True)
             _record(experiment, directory, changes)
         with terminal.progress_bar(None, "preparing the model"):
             run, load_report = start_run(experiment, directory, asked)
@@ -137,6 +134,7 @@ def _record(experiment: Experiment, directory: RunDirectory, changes: list[str])
         directory.check_data(experiment.statistics)
         env = read_json(directory.env)
         if changes:
+            directory.result.unlink(missing_ok=True)  # it is not this config's
             env["resumed_with_changes"] = [*env.get("resumed_with_changes", []), changes]
         before = env.get("resumed", [env])[-1]
         differing = [name for name in run_directory.DECIDE_BITS if before.get(name) != now[name]]

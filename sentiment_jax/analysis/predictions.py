@@ -91,8 +91,8 @@ def same_reviews(first: Predictions, second: Predictions) -> bool:
 
     Rows in another order, and IMDB from a folder or from TFDS, are the same data by other ids.
     """
-    rows = ({*zip(p.ids, p.labels, p.words, strict=True)} for p in (first, second))
-    return next(rows) == next(rows)
+    one, other = ({*zip(p.ids, p.labels, p.words, strict=True)} for p in (first, second))
+    return one == other
 
 
 def _read_csv(path: Path, types: Mapping[str, type]) -> pandas.DataFrame:

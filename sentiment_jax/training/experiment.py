@@ -326,7 +326,7 @@ def _read_learnt(run: Path, config: ConfigDict, data_hash: str) -> Shaped[np.nda
         if data.unlabeled and not source.pretrain.objective:
             more = unlabeled_reviews(data, source.pretrain.text)
             learnt = np.concatenate([learnt, more.hashes])
-            if recorded.get("unlabeled_hash", texts_hash(more)) != texts_hash(more):
+            if recorded.get("unlabeled_hash") not in (None, texts_hash(more)):
                 raise InputError("its reviews without labels have changed since")
     if corpus.statistics["data_hash"] != recorded["data_hash"]:
         raise InputError("its own reviews have changed since")
