@@ -21,16 +21,17 @@ import numpy as np
 from absl import app, flags, logging
 
 from benchmarks.synthetic import VOCABULARY, make_batch
-from sentiment_jax.config import OptimizerConfig
+from sentiment_jax.config.schema import OptimizerConfig
 from sentiment_jax.models.classifiers import build_model
 from sentiment_jax.models.layers import on_cpu
+from sentiment_jax.models.parameters import initializer
 from sentiment_jax.runtime import startup
 from sentiment_jax.storage.files import write_json
 from sentiment_jax.storage.run_directory import describe_environment
 from sentiment_jax.training import flops
 from sentiment_jax.training.compilation import peak_bytes
-from sentiment_jax.training.experiment import initializer
-from sentiment_jax.training.steps import create_state, make_eval_step, make_train_step
+from sentiment_jax.training.scoring import make_eval_step
+from sentiment_jax.training.steps import create_state, make_train_step
 
 OUTPUT = flags.DEFINE_string("output", "results/accelerator", "Folder of table.md and JSON.")
 ROUNDS = flags.DEFINE_integer("rounds", 20, "Timed steps after the first.")

@@ -29,20 +29,18 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from benchmarks import hlo
 from benchmarks.synthetic import VOCABULARY, abstract_batch
-from sentiment_jax.config import OptimizerConfig
+from sentiment_jax.config.schema import OptimizerConfig
 from sentiment_jax.models.classifiers import build_model
+from sentiment_jax.models.parameters import abstract_params
 from sentiment_jax.runtime import devices
 from sentiment_jax.storage.files import read_json, write_json
 from sentiment_jax.training import flops
-from sentiment_jax.training.experiment import abstract_params
-from sentiment_jax.training.objectives import WORD, MaskedWords, ReplacedTokens
-from sentiment_jax.training.steps import (
-    CLASSIFICATION,
-    Objective,
-    create_state,
-    make_eval_step,
-    make_train_step,
-)
+from sentiment_jax.training.objectives.classification import CLASSIFICATION
+from sentiment_jax.training.objectives.masked_language_modeling import WORD, MaskedLanguageModeling
+from sentiment_jax.training.objectives.objective import Objective
+from sentiment_jax.training.objectives.replaced_token_detection import ReplacedTokenDetection
+from sentiment_jax.training.scoring import make_eval_step
+from sentiment_jax.training.steps import create_state, make_train_step
 
 # An H100 SXM of 80 GB as CUDA's queries describe it: XLA's GpuTargetConfigProto, in text.
 H100 = """
@@ -81,7 +79,10 @@ ADAMW = OptimizerConfig(name="adamw", weight_decay=0.01, clip_norm=1.0)
 PACKAGES = ("jax", "jaxlib", "jax-cuda12-plugin", "nvidia-cuda-nvcc-cu12", "nvidia-cudnn-cu12")
 Case = tuple[str, dict[str, Any], int, int, Objective | None, int]
 ANY_WORD = bytes([WORD]) * VOCABULARY, 103, 0.15  # which tokens to choose doesn't change a program
-PRETRAINING = {"bert": MaskedWords(*ANY_WORD), "electra": ReplacedTokens(*ANY_WORD)}
+PRETRAINING = {
+    "bert": MaskedLanguageModeling(*ANY_WORD),
+    "electra": ReplacedTokenDetection(*ANY_WORD),
+}
 
 
 def cases() -> list[Case]:

@@ -15,12 +15,13 @@ import numpy as np
 from absl import app, flags
 
 from benchmarks.synthetic import VOCABULARY, make_batch, timed
-from sentiment_jax.config import OptimizerConfig
+from sentiment_jax.config.schema import OptimizerConfig
 from sentiment_jax.models.classifiers import build_model
+from sentiment_jax.models.parameters import count_parameters, initializer
 from sentiment_jax.runtime import startup
 from sentiment_jax.storage.run_directory import describe_environment
-from sentiment_jax.training.experiment import count_parameters, initializer
-from sentiment_jax.training.steps import create_state, make_eval_step, make_train_step
+from sentiment_jax.training.scoring import make_eval_step
+from sentiment_jax.training.steps import create_state, make_train_step
 
 MODEL = flags.DEFINE_enum("model", "bert", ("bert", "electra"), "Which model.")
 BATCH_SIZE = flags.DEFINE_integer("batch_size", 16, "Reviews per step.")

@@ -5,7 +5,7 @@ of the one class have it than those of the other. Unlike in the paper, the weigh
 scaled to unit length, so that long reviews are not surer. A linear classifier of scikit-learn adds
 them up. Words and marks are those of the LSTM's tokenizer. What can be chosen is chosen on
 validation, for each classifier; the choices are then trained twice, on the training split and on
-all labelled reviews, and scored once on the test set.
+all labeled reviews, and scored once on the test set.
 
     python -m benchmarks.nb_svm --data_dir=DATA_DIR --output=results/nb_svm
 """
@@ -25,7 +25,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import normalize
 from sklearn.svm import LinearSVC
 
-from sentiment_jax.config import DataConfig
+from sentiment_jax.config.schema import DataConfig
 from sentiment_jax.data.corpus import load_corpus
 from sentiment_jax.data.encoding import WHOLE, Encoded, encode
 from sentiment_jax.data.reviews import Reviews

@@ -43,7 +43,7 @@ class Language:
     fillers: tuple[str, ...]
     people: str
     months: str
-    colours: str
+    colors: str
     closing: tuple[str, str]
 
 
@@ -87,7 +87,7 @@ ENGLISH = Language(
     ),
     people="brother sister neighbour daughter father colleague landlord cousin",
     months="January March April June August October November",
-    colours="red grey blue green black orange",
+    colors="red gray blue green black orange",
     closing=("would buy it again", "it went back to the shop"),
 )
 FRENCH = Language(
@@ -130,7 +130,7 @@ FRENCH = Language(
     ),
     people="frère voisin neveu père collègue cousin locataire copain",
     months="janvier mars avril juin août octobre novembre",
-    colours="rouge gris bleu vert noir orange",
+    colors="rouge gris bleu vert noir orange",
     closing=("à racheter sans hésiter", "retour au magasin"),
 )
 LANGUAGES = {"english": ENGLISH, "french": FRENCH}
@@ -161,7 +161,7 @@ def make_review(rng: random.Random, language: str, stars: int) -> tuple[str, str
             a=rng.choice(aspects).replace("-", " "),
             p=rng.choice(words.people.split()),
             m=rng.choice(words.months.split()),
-            c=rng.choice(words.colours.split()),
+            c=rng.choice(words.colors.split()),
             x=f"{rng.choice('ABKMTVX')}{rng.choice('AEIOU')}{rng.randrange(10, 1000)}",
             n=rng.randrange(12, 240),
         )

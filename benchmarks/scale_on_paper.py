@@ -14,7 +14,7 @@ from typing import Any
 
 from benchmarks.compiled_for_gpu import compile_case
 from sentiment_jax.storage.files import write_json
-from sentiment_jax.training.steps import CLASSIFICATION
+from sentiment_jax.training.objectives.classification import CLASSIFICATION
 
 PER_GPU = 32  # reviews
 LINKS = {8: 450e9, 32: 50e9}  # bytes/s from each GPU: NVLink inside a node; 400 Gb/s between nodes

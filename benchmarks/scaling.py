@@ -35,10 +35,10 @@ def measure(split: bool) -> dict[str, object]:
     import numpy as np
 
     from benchmarks.synthetic import VOCABULARY, make_batch
-    from sentiment_jax.config import OptimizerConfig
+    from sentiment_jax.config.schema import OptimizerConfig
     from sentiment_jax.models.classifiers import build_model
+    from sentiment_jax.models.parameters import initializer
     from sentiment_jax.runtime import devices, startup
-    from sentiment_jax.training.experiment import initializer
     from sentiment_jax.training.steps import create_state, make_train_step
 
     startup.use_wide_vectors()

@@ -31,7 +31,8 @@ from sentiment_jax.models.classifiers import build_model
 from sentiment_jax.runtime import startup
 from sentiment_jax.storage.run_directory import describe_environment
 from sentiment_jax.training import flops
-from sentiment_jax.training.experiment import prepare_experiment, resolve
+from sentiment_jax.training.checks import resolve
+from sentiment_jax.training.experiment import prepare_experiment
 
 DATA_DIR = flags.DEFINE_string("data_dir", "", "The prepared TFDS folder; empty: its default.")
 SOURCE = flags.DEFINE_string("source", "tfds", "Reviews: tfds, or sample where there are none.")

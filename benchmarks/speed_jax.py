@@ -8,12 +8,13 @@ import jax
 import numpy as np
 
 from benchmarks.speed_serve import serve
-from sentiment_jax.config import OptimizerConfig
+from sentiment_jax.config.schema import OptimizerConfig
 from sentiment_jax.data import batches
 from sentiment_jax.data.encoding import Encoded
 from sentiment_jax.models.classifiers import build_model
 from sentiment_jax.runtime import devices, startup
-from sentiment_jax.training.steps import create_state, make_eval_step, make_train_step
+from sentiment_jax.training.scoring import make_eval_step
+from sentiment_jax.training.steps import create_state, make_train_step
 
 
 def load(path: str) -> Encoded:

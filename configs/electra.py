@@ -22,7 +22,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from sentiment_jax.config import make_config
+from sentiment_jax.config.recipes import make_config
 
 RECIPE = {
     "epochs": 5,
@@ -76,10 +76,10 @@ VARIANTS = {
     },
 }
 SWEEP = {
-    "procedure": "stages",  # the study's: best optimiser, then batch size, then learning rate
+    "procedure": "stages",  # the study's: best optimizer, then batch size, then learning rate
     "start": {"batch_size": 32, "learning_rate": 3e-5},
     "optimizer": ("sgd", "rmsprop", "adam", "adamw"),
-    "optimizer_settings": {  # the study's AdamW decays weights, its other optimisers do not
+    "optimizer_settings": {  # the study's AdamW decays weights, its other optimizers do not
         "sgd": {"weight_decay": 0.0},
         "rmsprop": {"weight_decay": 0.0},
         "adam": {"weight_decay": 0.0},

@@ -34,7 +34,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from sentiment_jax.config import make_config
+from sentiment_jax.config.recipes import make_config
 
 RECIPE = {
     "epochs": 20,
@@ -123,7 +123,7 @@ VARIANTS = {
 SWEEP = {
     "procedure": "grid",  # every combination, the winner retrained with each seed
     "optimizer": ("sgd", "rmsprop", "adam", "adamw"),
-    "optimizer_settings": {  # the study's AdamW decays weights, its other optimisers do not
+    "optimizer_settings": {  # the study's AdamW decays weights, its other optimizers do not
         "sgd": {"weight_decay": 0.0},
         "rmsprop": {"weight_decay": 0.0},
         "adam": {"weight_decay": 0.0},

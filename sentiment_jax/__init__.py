@@ -5,8 +5,6 @@ From Python: `get_config`, `train`, `pretrain`, and `load`, which returns a `Mod
 """
 
 import importlib
-import sys
-import types
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -24,14 +22,3 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return [*globals(), *__all__]
-
-
-class _Package(types.ModuleType):
-    """Keeps `train` the function: Python enters a submodule, train.py, once it is imported."""
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if name not in __all__:
-            super().__setattr__(name, value)
-
-
-sys.modules[__name__].__class__ = _Package

@@ -20,25 +20,28 @@ import pandas
 from jaxtyping import Float
 from ml_collections import ConfigDict
 
-from sentiment_jax import evaluate, export, predict
 from sentiment_jax.analysis import integrated_gradients
 from sentiment_jax.analysis.integrated_gradients import Explanation
-from sentiment_jax.config import DataConfig, override, read_recipe, validate
+from sentiment_jax.config.recipes import override, read_recipe
+from sentiment_jax.config.schema import DataConfig
+from sentiment_jax.config.validation import validate
 from sentiment_jax.data.corpus import READERS
-from sentiment_jax.data.labels import verdict_cells, verdict_columns
+from sentiment_jax.data.labels import prediction_cells, prediction_columns
 from sentiment_jax.errors import InputError
-from sentiment_jax.pretrain import pretrain as pretrain_run
+from sentiment_jax.modes import evaluate, export, predict
+from sentiment_jax.modes.pretrain import pretrain as pretrain_run
+from sentiment_jax.modes.train import train as train_run
 from sentiment_jax.runtime import startup
 from sentiment_jax.storage.files import write_atomically
 from sentiment_jax.storage.run_directory import RunDirectory, lock_run, prepare_workdir
 from sentiment_jax.sweeps.plan import find_run
-from sentiment_jax.train import train as train_run
 from sentiment_jax.training import scoring
-from sentiment_jax.training.experiment import check_apart, load_run
+from sentiment_jax.training.checks import check_apart
 from sentiment_jax.training.metrics import measure
+from sentiment_jax.training.trained_model import load_run
 
 # A table with the columns that data.text_column and data.label_column name, or (texts, labels).
-Labelled: TypeAlias = pandas.DataFrame | Mapping[str, Any] | tuple[Iterable[Any], Iterable[Any]]
+Labeled: TypeAlias = pandas.DataFrame | Mapping[str, Any] | tuple[Iterable[Any], Iterable[Any]]
 
 
 def get_config(
@@ -55,9 +58,9 @@ def get_config(
 def train(
     config: ConfigDict | str | Path,
     workdir: str | Path,
-    data: Labelled | None = None,
+    data: Labeled | None = None,
     *,
-    test: Labelled | None = None,
+    test: Labeled | None = None,
     fresh: bool = False,
     allow_changes: bool = False,
 ) -> dict[str, Any]:
@@ -151,8 +154,8 @@ class Model:
         """
         column, classes = self._texts(texts), self._trained.classes
         probabilities, warnings = predict.predict(self._trained, column.tolist())
-        names = verdict_columns(classes)
-        cells = verdict_cells(classes, probabilities)
+        names = prediction_columns(classes)
+        cells = prediction_cells(classes, probabilities)
         table = pandas.DataFrame(cells, columns=names, index=column.index)
         return table.astype(dict.fromkeys(names[1:], float)).assign(warning=warnings)
 
@@ -166,7 +169,7 @@ class Model:
         """Return which words pushed the verdict, and how far: integrated gradients."""
         return integrated_gradients.explain(self._trained, text)
 
-    def evaluate(self, data: str | Labelled = "test") -> dict[str, Any]:
+    def evaluate(self, data: str | Labeled = "test") -> dict[str, Any]:
         """Return scores and metrics on a split of the run's data, "test" or "val", or on others.
 
         A split's predictions are written to the run directory, as by --mode=evaluate.
@@ -216,7 +219,7 @@ def _check_columns(table: pandas.DataFrame, names: Sequence[str]) -> None:
             )
 
 
-def _to_csv(data: Labelled, text_column: str, label_column: str) -> str:
+def _to_csv(data: Labeled, text_column: str, label_column: str) -> str:
     """Return reviews as the CSV file that our reader takes."""
     columns = [text_column, label_column]
     try:
@@ -246,7 +249,7 @@ def _put_back(directory: RunDirectory) -> Iterator[None]:
 
 
 def _keep_reviews(
-    config: ConfigDict, directory: RunDirectory, given: Mapping[str, Labelled], fresh: bool
+    config: ConfigDict, directory: RunDirectory, given: Mapping[str, Labeled], fresh: bool
 ) -> ConfigDict:
     """Write reviews to the run directory; return the config that reads them there."""
     files = {split: directory.reviews(split) for split in given}

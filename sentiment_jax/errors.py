@@ -17,7 +17,7 @@ class RunError(Exception):
 
 
 class Diverged(RunError):
-    """The loss or the gradient of optimiser step `step` is not finite."""
+    """The loss or the gradient of optimizer step `step` is not finite."""
 
     def __init__(self, message: str, step: int):
         super().__init__(message)

@@ -26,18 +26,12 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from sentiment_jax import __version__
-from sentiment_jax.config import (
-    call_recipe,
-    check_names,
-    describe_settings,
-    flatten,
-    read_recipe,
-    run_name,
-    sweep_fields,
-    validate,
-)
+from sentiment_jax.config.recipes import call_recipe, check_names, describe_settings, read_recipe
+from sentiment_jax.config.stored import flatten, run_name
+from sentiment_jax.config.validation import validate
 from sentiment_jax.errors import InputError, Interrupted, RunError, did_you_mean
 from sentiment_jax.runtime import launch, processes, terminal
+from sentiment_jax.sweeps.plan import sweep_fields
 
 HELP = """\
 Trains classifiers of reviews (BERT, ELECTRA, an LSTM) and judges texts with them.
@@ -246,7 +240,7 @@ def dispatch() -> None:
         workdirs, config = _find_runs(workdirs, mode, changes)
     with terminal.progress_bar(None, "starting"):
         startup.start(config, group, LOST_AFTER.value)
-        module = importlib.import_module(f"sentiment_jax.{mode}")
+        module = importlib.import_module(f"sentiment_jax.modes.{mode}")
     if mode in ("train", "pretrain") and DRY_RUN.value:
         module.dry_run(config)
     elif mode in ("train", "pretrain"):
@@ -257,7 +251,7 @@ def dispatch() -> None:
             begin = getattr(module, mode)
             begin(config, workdir, **options, stop=stop, tensorboard=TENSORBOARD.value)
     elif mode == "evaluate" and (CALIBRATED.value or len(workdirs) > 1):
-        module.evaluate_mean(workdirs, SPLIT.value, changes, calibrated=CALIBRATED.value)
+        module.evaluate_ensemble(workdirs, SPLIT.value, changes, calibrated=CALIBRATED.value)
     elif mode == "evaluate":
         module.evaluate_run(workdirs[0], SPLIT.value, changes)
     elif mode == "predict":
@@ -297,7 +291,7 @@ def _find_runs(
 
 
 def _predict(predict: Any, workdirs: Sequence[Path]) -> None:
-    from sentiment_jax.training.experiment import load_mean
+    from sentiment_jax.training.trained_model import load_ensemble
 
     if EXPLAIN.value and (len(workdirs) > 1 or CALIBRATED.value):
         raise InputError("--explain takes one run as it is: no other --workdir, no --calibrated")
@@ -308,7 +302,7 @@ def _predict(predict: Any, workdirs: Sequence[Path]) -> None:
     output, to_file = Path(OUTPUT.value or ""), OUTPUT.value is not None and not EXPLAIN.value
     if to_file:
         predict.check_output(output, INPUT.value)
-    trained = load_mean(workdirs, calibrated=CALIBRATED.value)
+    trained = load_ensemble(workdirs, calibrated=CALIBRATED.value)
     if INPUT.value is not None:
         column = TEXT_COLUMN.value or trained.config.data.text_column
         options = {"otherwise": ","} if TEXT_COLUMN.value else {}
@@ -316,22 +310,22 @@ def _predict(predict: Any, workdirs: Sequence[Path]) -> None:
     else:
         table = predict.Table.from_texts(TEXT.value)
     if EXPLAIN.value:
-        from sentiment_jax.explain import explain_texts
+        from sentiment_jax.modes.explain import explain_texts
 
         page = output if OUTPUT.value else workdirs[0] / "explanation.html"
         explain_texts(trained, list(map(str, table.rows)), [t for (t,) in table.texts], page)
     elif INPUT.value is not None or to_file:
         predict.predict_table(trained, table, output if to_file else None)
     else:
-        predict.print_verdicts(trained, TEXT.value)
+        predict.print_predictions(trained, TEXT.value)
     sys.stdout.flush()  # a full disk is found out here
 
 
 def _export(export: Any, workdir: Path) -> None:
-    from sentiment_jax.training.experiment import load_run
+    from sentiment_jax.training.trained_model import load_run
 
     folder = Path(OUTPUT.value or "")
-    opener = export.export_run(load_run(workdir, judges=False), workdir, folder)
+    opener = export.export_run(load_run(workdir, classifies=False), workdir, folder)
     print(f"wrote {folder}: open it with transformers' {opener}")
 
 

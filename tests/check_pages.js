@@ -2,8 +2,8 @@
 const found = [];
 
 // WCAG 2: https://www.w3.org/TR/WCAG22/#dfn-contrast-ratio
-function luminance(colour) {
-  const [r, g, b] = colour.map((value) => {
+function luminance(color) {
+  const [r, g, b] = color.map((value) => {
     const share = value / 255;
     return share <= 0.04045 ? share / 12.92 : ((share + 0.055) / 1.055) ** 2.4;
   });
@@ -15,7 +15,7 @@ function contrast(one, other) {
   return (light + 0.05) / (dark + 0.05);
 }
 
-// A computed colour over an opaque one.
+// A computed color over an opaque one.
 function over(text, ground) {
   const [r, g, b, alpha = 1] = text.match(/[\d.]+/g).map(Number);
   return [r, g, b].map((value, i) => alpha * value + (1 - alpha) * ground[i]);
@@ -30,7 +30,7 @@ function check(frame) {
       ? over(view.getComputedStyle(element).backgroundColor, behind(element.parentElement))
       : [255, 255, 255];
   const scheme = `(prefers-color-scheme: ${frame.style.colorScheme})`;
-  if (!view.matchMedia(scheme).matches) say("another colour scheme");
+  if (!view.matchMedia(scheme).matches) say("another color scheme");
   for (const fold of page.querySelectorAll("details")) fold.open = true;
   if (page.documentElement.scrollWidth > view.innerWidth) say("scrolls sideways");
   for (const image of page.images) if (!image.naturalWidth) say("broken image");

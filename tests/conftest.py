@@ -26,9 +26,9 @@ import runs
 import sweeping
 
 from configs import lstm
-from sentiment_jax import sweep
+from sentiment_jax.modes import sweep
+from sentiment_jax.modes.train import train
 from sentiment_jax.runtime import startup
-from sentiment_jax.train import train
 from sentiment_jax.training import scoring
 from sentiment_jax.training.experiment import prepare_experiment
 from sentiment_jax.training.steps import _make_train_step

@@ -13,7 +13,7 @@ from safetensors.numpy import load_file, save_file
 
 from sentiment_jax.huggingface import weights
 from sentiment_jax.models import classifiers
-from sentiment_jax.training.experiment import abstract_params
+from sentiment_jax.models.parameters import abstract_params
 
 FIXTURES = Path(__file__).parent / "fixtures"
 TORCH = ("bert", "electra", "electra_projection")

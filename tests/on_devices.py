@@ -19,15 +19,16 @@ from conftest import make_small_config
 from jax.sharding import Mesh
 
 from benchmarks import synthetic
-from sentiment_jax.config import LstmConfig, OptimizerConfig
+from sentiment_jax.config.schema import LstmConfig, OptimizerConfig
 from sentiment_jax.models.dropout import keep_mask
 from sentiment_jax.models.lstm import LstmClassifier
-from sentiment_jax.predict import predict
+from sentiment_jax.modes.predict import predict
+from sentiment_jax.modes.train import train
 from sentiment_jax.runtime import devices
 from sentiment_jax.storage.checkpoints import Checkpoints
-from sentiment_jax.train import train
-from sentiment_jax.training.experiment import initial_params, load_run
+from sentiment_jax.training.parameters import initial_params
 from sentiment_jax.training.steps import create_state, make_train_step
+from sentiment_jax.training.trained_model import load_run
 
 
 def on(count):

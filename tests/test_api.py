@@ -13,12 +13,13 @@ import runs
 from commands import ROOT, SAMPLE, run
 
 import sentiment_jax
-import sentiment_jax.train  # the module of that name, which must not take the function's place
 from sentiment_jax import api
-from sentiment_jax.config import DataConfig, flatten, override
+from sentiment_jax.config.recipes import override
+from sentiment_jax.config.schema import DataConfig
+from sentiment_jax.config.stored import flatten
 from sentiment_jax.data.corpus import load_corpus
 from sentiment_jax.errors import InputError
-from sentiment_jax.predict import Table, predict_table
+from sentiment_jax.modes.predict import Table, predict_table
 from sentiment_jax.storage.files import read_json
 
 ALONE = {name: value for name, value in os.environ.items() if name != "GLIBC_TUNABLES"}

@@ -8,16 +8,17 @@ import numpy as np
 import pytest
 from reviews import write_csv
 
-from sentiment_jax import report, sweep
 from sentiment_jax.analysis.integrated_gradients import explain
 from sentiment_jax.errors import InputError
-from sentiment_jax.evaluate import evaluate_run
-from sentiment_jax.explain import explain_texts
-from sentiment_jax.predict import predict, predict_table, print_verdicts, read_input
+from sentiment_jax.modes import report, sweep
+from sentiment_jax.modes.evaluate import evaluate_run
+from sentiment_jax.modes.explain import explain_texts
+from sentiment_jax.modes.predict import predict, predict_table, print_predictions, read_input
+from sentiment_jax.modes.train import train
 from sentiment_jax.storage.files import read_json
-from sentiment_jax.train import train
-from sentiment_jax.training.experiment import load_run, with_classes
+from sentiment_jax.training.experiment import with_classes
 from sentiment_jax.training.progress import Progress
+from sentiment_jax.training.trained_model import load_run
 
 WORDS = {"bad": "awful dull dreary", "Fair": "plain usual middling", "good": "lovely witty superb"}
 NAMES = ("bad", "Fair", "good")
@@ -112,7 +113,7 @@ def test_evaluate_and_predict(run, tmp_path, capsys):
     assert header == ["row", "predicted", "p_bad", "p_Fair", "p_good", "warning"]
     assert first[:2] == ["1", "Fair"] and float(first[3]) == pytest.approx(p[1, 1], abs=1e-6)
     assert blank[5] == "no text"
-    print_verdicts(trained, ["witty superb"])
+    print_predictions(trained, ["witty superb"])
     assert capsys.readouterr().out == f"good {100 * p[2, 2]:5.1f} %  witty superb\n"
 
 

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from sentiment_jax.data.reviews import is_blank, normalize_text
 from sentiment_jax.data.table import read_table
 from sentiment_jax.errors import InputError
-from sentiment_jax.predict import BLANK, predict, predict_table, read_input
+from sentiment_jax.modes.predict import BLANK, predict, predict_table, read_input
 from sentiment_jax.storage.files import NUMBER
-from sentiment_jax.training.experiment import load_run
+from sentiment_jax.training.trained_model import load_run
 
 FUZZ = settings(
     deadline=None,

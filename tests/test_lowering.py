@@ -16,20 +16,18 @@ from jax.sharding import AbstractMesh, AxisType, NamedSharding, PartitionSpec
 
 from benchmarks import synthetic
 from sentiment_jax.analysis.integrated_gradients import _integrate
-from sentiment_jax.config import DTYPES, LossConfig, OptimizerConfig
+from sentiment_jax.config.schema import DTYPES, LossConfig, OptimizerConfig
 from sentiment_jax.models import layers
 from sentiment_jax.models.classifiers import build_model
+from sentiment_jax.models.parameters import abstract_params
 from sentiment_jax.runtime import devices
-from sentiment_jax.training.experiment import abstract_params
 from sentiment_jax.training.flops import training_flops
-from sentiment_jax.training.objectives import WORD, MaskedWords, NegativeSampling, ReplacedTokens
-from sentiment_jax.training.steps import (
-    CLASSIFICATION,
-    Classification,
-    create_state,
-    make_eval_step,
-    make_train_step,
-)
+from sentiment_jax.training.objectives.classification import CLASSIFICATION, Classification
+from sentiment_jax.training.objectives.masked_language_modeling import WORD, MaskedLanguageModeling
+from sentiment_jax.training.objectives.ngram_vectors import NgramVectors
+from sentiment_jax.training.objectives.replaced_token_detection import ReplacedTokenDetection
+from sentiment_jax.training.scoring import make_eval_step
+from sentiment_jax.training.steps import create_state, make_train_step
 
 pytestmark = pytest.mark.slow  # half a minute in all; every commit runs it, on one Python
 
@@ -49,7 +47,7 @@ KINDS = {
 }
 WAYS = {"loop": {}, "remat": {"remat": True}, "scan": {"scan_layers": True}}
 # cuDNN's calls in a training step, forward and backward. Unscanned, the last layer has one query
-# and takes the other path; rematerialised, the forward pass runs twice.
+# and takes the other path; rematerialized, the forward pass runs twice.
 CALLS = {"loop": (LAYERS - 1, LAYERS - 1), "remat": (2 * LAYERS - 2, LAYERS - 1), "scan": (1, 1)}
 ROWS, VOCABULARY = 8, 61
 every_kind = pytest.mark.parametrize("kind", KINDS)
@@ -136,7 +134,7 @@ def test_an_encoders_training_step_lowers(name, kind, way):
 
 @every_kind
 @pytest.mark.parametrize(
-    ("name", "objective"), [("bert", MaskedWords), ("electra", ReplacedTokens)]
+    ("name", "objective"), [("bert", MaskedLanguageModeling), ("electra", ReplacedTokenDetection)]
 )
 def test_a_pretraining_step_lowers(name, objective, kind):
     chooses = objective(bytes([WORD]) * VOCABULARY, mask=4, fraction=0.15)
@@ -156,7 +154,7 @@ def test_a_step_with_a_loss_of_the_worst_direction_lowers(loss):
 def test_a_pretraining_step_of_an_lstm_lowers():
     """Its own descent: exact products, rows of the table changed in place."""
     frequencies = np.full(VOCABULARY, 1 / VOCABULARY, np.float32)
-    objective = NegativeSampling(frequencies.tobytes())
+    objective = NgramVectors(frequencies.tobytes())
     text = lower_training(build("lstm", pretraining=True), objective=objective)
     assert "stablehlo.scatter" in text and "stablehlo.while" in text
     wide = dots(text).splitlines()
@@ -225,7 +223,7 @@ def test_training_split_over_four_devices_lowers(way):
         (shape, dtype, "data" in where) for where, shape, dtype in re.findall(constraint, text)
     )
     # Kernels of that shape are whole in the forward pass alone, and gathered in the type that it
-    # computes in; their gradients are scattered, as are parameters and the optimiser's two moments.
+    # computes in; their gradients are scattered, as are parameters and the optimizer's two moments.
     size, count = ("8x8", 4) if lstm else (f"{LAYERS}x32x64" if way == "scan" else "32x64", LAYERS)
     count = 1 if way == "scan" else count
     dtype = "f32" if lstm else "bf16"
@@ -250,7 +248,7 @@ def test_a_batch_in_parts_lowers(name, kind, split):
 
 
 def test_programs_for_the_cpu_take_its_forms_beside_a_gpu():
-    """Parameters are initialised there: cuDNN's calls would not lower."""
+    """Parameters are initialized there: cuDNN's calls would not lower."""
     assert layers.on_gpu()
     with layers.on_cpu():
         assert not layers.on_gpu()

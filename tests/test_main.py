@@ -16,11 +16,12 @@ from absl.testing import flagsaver
 from commands import ROOT, SAMPLE, run
 
 import sentiment_jax
-from sentiment_jax import evaluate, export, main
+from sentiment_jax import main
+from sentiment_jax.modes import evaluate, export
 from sentiment_jax.runtime import startup
 from sentiment_jax.storage.files import read_json
-from sentiment_jax.storage.metrics_log import validation_rank
 from sentiment_jax.storage.run_directory import RunDirectory, lock_run
+from sentiment_jax.storage.selection import validation_rank
 
 # ml_collections loads a config file in a way that Python deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
@@ -103,7 +104,7 @@ def test_bad_command_lines(refused, arguments, parts):
         (["--config=nowhere/bret.py"], "bert"),
         ([SAMPLE, "--mode=sweep", "--sweep_model.hiden_size=8"], "--sweep_model.hidden_size"),
         ([SAMPLE, "--mode=sweep", "--sweep_hidden_size=8"], "--sweep_model.hidden_size"),
-        ([SAMPLE, "--mode=sweep", "--sweep_optimiser=sgd"], "--sweep_optimizer"),
+        ([SAMPLE, "--mode=sweep", "--sweep_optimizer=sgd"], "--sweep_optimizer"),
         ([SAMPLE, "--config.model.learning_rate=1"], "--config.optimizer.learning_rate"),
         ([SAMPLE, "--config.optimzer.name=adam"], "--config.optimizer.name"),
         ([SAMPLE, "--config.optimizer.nam=adam"], "--config.optimizer.name"),

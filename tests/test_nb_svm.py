@@ -7,7 +7,7 @@ import re
 import numpy as np
 
 from benchmarks.nb_svm import Choice, Features, train_and_test, try_all
-from sentiment_jax.config import DataConfig
+from sentiment_jax.config.schema import DataConfig
 from sentiment_jax.data.corpus import load_corpus
 from sentiment_jax.data.reviews import Reviews
 

@@ -6,13 +6,13 @@ import golden
 import numpy as np
 import pytest
 
-from sentiment_jax import report
-from sentiment_jax.evaluate import evaluate_run
-from sentiment_jax.predict import predict
+from sentiment_jax.modes import report
+from sentiment_jax.modes.evaluate import evaluate_run
+from sentiment_jax.modes.predict import predict
+from sentiment_jax.modes.train import train
 from sentiment_jax.storage.files import read_json
 from sentiment_jax.storage.run_directory import RunDirectory
-from sentiment_jax.train import train
-from sentiment_jax.training.experiment import load_run
+from sentiment_jax.training.trained_model import load_run
 
 # What c9406f5 said of the two texts.
 P_POSITIVE = {"lstm": [0.5041, 0.5030], "bert": [0.4985, 0.4985]}

@@ -10,9 +10,9 @@ import runs
 from commands import SAMPLE, start
 
 from sentiment_jax.errors import InputError, RunError
-from sentiment_jax.predict import predict
+from sentiment_jax.modes.predict import predict
 from sentiment_jax.storage import checkpoints
-from sentiment_jax.training.experiment import load_run
+from sentiment_jax.training.trained_model import load_run
 
 
 def test_a_checkpoint_that_gets_its_name_while_it_is_read_is_read_again(plain, monkeypatch):

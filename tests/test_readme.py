@@ -31,7 +31,9 @@ from readme import PAGES, ROOT, blocks, shown
 from benchmarks import cost
 from benchmarks.product_reviews import make_rows
 from sentiment_jax import main
-from sentiment_jax.config import flatten, read_recipe, validate
+from sentiment_jax.config.recipes import read_recipe
+from sentiment_jax.config.stored import flatten
+from sentiment_jax.config.validation import validate
 from sentiment_jax.storage.files import read_json
 from sentiment_jax.sweeps.plan import plan_sweep
 
@@ -282,7 +284,7 @@ def test_its_commands_run(page, block, execute):
 
 
 @pytest.mark.slow
-def test_the_sample_was_learnt_and_the_table_held_out(folder):
+def test_the_sample_was_learned_and_the_table_held_out(folder):
     """By the runs of the README's first commands."""
     result = read_json(folder / "runs/sample/result.json")
     assert result["test"]["accuracy"] > 0.58  # 96 reviews, chance is 0.5 +- 0.05

@@ -14,15 +14,15 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from sentiment_jax.storage.metrics_log import validation_rank
+from sentiment_jax.storage.selection import validation_rank
 
-# Okabe and Ito's colours (2008): apart for the colour-blind too, and in their lightness.
+# Okabe and Ito's colors (2008): apart for the color-blind too, and in their lightness.
 RED, BLUE = "#d55e00", "#0072b2"
 COLOURS = (BLUE, "#e69f00", "#009e73", RED, "#cc79a7", "#56b4e9")
 MARKERS = ("o", "s", "^", "D", "v", "P")
 WIDTH = 4.8  # inches
 FEW = 10  # verdicts: a bin of fewer is not drawn
-SCALE = 0.05  # of a heat map: what is further below the best has its palest colour
+SCALE = 0.05  # of a heat map: what is further below the best has its palest color
 STYLE: Any = {
     "text.parse_math": False,  # a run's name may hold dollar signs
     "font.size": 10,
@@ -70,8 +70,8 @@ def _folded(names: Collection[str], columns: int = 2) -> dict[str, int]:
 
 def _write(axes: Any, column: int, row: int, text: str, dark: bool, **options: Any) -> None:
     """Write into a cell of an image, white on dark."""
-    colour = "white" if dark else "black"
-    axes.text(column, row, text, ha="center", va="center", color=colour, **options)
+    color = "white" if dark else "black"
+    axes.text(column, row, text, ha="center", va="center", color=color, **options)
 
 
 def confusions(
@@ -79,7 +79,7 @@ def confusions(
 ) -> None:
     """Draw each model's confusion matrix [label, predicted]: mean counts and shares of the row.
 
-    A label's own accuracy stands beside its name. Of more than ten classes, the colours alone tell
+    A label's own accuracy stands beside its name. Of more than ten classes, the colors alone tell
     the shares.
     """
     many, ticks = len(classes) > 10, range(len(classes))
@@ -288,7 +288,7 @@ def heat_maps(
 
     `accuracies` belong to (optimizer, batch size, learning rate); a failed run has None, one that
     was not made no entry. `values` are those to be tried on each axis, `names` the learning rates
-    in words. The `winner` is outlined, what learned nothing (`chance`) is hatched, not coloured.
+    in words. The `winner` is outlined, what learned nothing (`chance`) is hatched, not colored.
     """
     from matplotlib.patches import Rectangle
 
@@ -345,10 +345,10 @@ def seeds(
     rows = sum(map(len, numbers.values())) + 3 * len(scores)
     with panels(path, WIDTH, 0.23 * rows + 1.1) as ((axes,),):
         for index, (name, splits) in enumerate(scores.items()):
-            colour, first = COLOURS[index % len(COLOURS)], len(labels) + 1
+            color, first = COLOURS[index % len(COLOURS)], len(labels) + 1
             labels += [name, *(f"seed {number}" for number in numbers[name])]
             for split, (accuracies, mean, low, high) in splits.items():
-                fill = {"color": colour, "markerfacecolor": colour if split == "test" else "white"}
+                fill = {"color": color, "markerfacecolor": color if split == "test" else "white"}
                 axes.plot(accuracies, range(first, first + len(accuracies)), "o", **fill)
                 if len(accuracies) > 1:
                     spread = [[mean - low], [high - mean]]

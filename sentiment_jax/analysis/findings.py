@@ -9,7 +9,7 @@ from sentiment_jax.analysis import predictions
 from sentiment_jax.analysis.html import cell
 from sentiment_jax.analysis.predictions import Predictions
 from sentiment_jax.analysis.records import Group, in_words
-from sentiment_jax.config import class_names
+from sentiment_jax.config.schema import class_names
 from sentiment_jax.sweeps.plan import Trial
 from sentiment_jax.training.metrics import wilson_interval
 
@@ -123,7 +123,7 @@ def _settings(group: Group, named: bool) -> list[str]:
     finished = [trial for trial in trials if trial.status == "finished"]
     score, guessing = best.content["val"], [trial for trial in finished if at_chance(trial)]
     others = [trial for trial in finished if trial not in (best, *guessing)]
-    equal = [t for t in others if not predictions.told_apart(t.content["val"], score)]
+    equal = [t for t in others if not predictions.differ_significantly(t.content["val"], score)]
     failed = [trial for trial in trials if trial.status == "failed"]
     said = {
         "not shown to differ from it (z-test, p ≥ .05)": equal,

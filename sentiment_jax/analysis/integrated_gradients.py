@@ -24,7 +24,7 @@ from sentiment_jax.data.encoding import truncate
 from sentiment_jax.data.reviews import Reviews
 from sentiment_jax.models import classifiers
 from sentiment_jax.models.lstm import embed_positions
-from sentiment_jax.training.experiment import TrainedModel
+from sentiment_jax.training.trained_model import TrainedModel
 
 WORD_EMBEDDINGS = ("embedding", "word_embeddings")  # their names in models/
 # Gauss-Legendre on [0, 1], exact for polynomials; with an interval's end, eight.

@@ -12,8 +12,8 @@ from jaxtyping import Bool, Float, Float32, Int32, Int64
 from scipy.stats import binomtest, norm, t
 from sklearn.metrics import confusion_matrix
 
-from sentiment_jax.config import class_names
-from sentiment_jax.data.labels import decide, verdict_columns, written
+from sentiment_jax.config.schema import class_names
+from sentiment_jax.data.labels import decide, prediction_columns, written
 from sentiment_jax.errors import InputError
 from sentiment_jax.storage.files import check_checksum, safe_cell
 from sentiment_jax.sweeps.plan import Trial
@@ -53,7 +53,7 @@ def read_predictions(trials: Sequence[Trial]) -> Predictions:
     frames: list[pandas.DataFrame] = []
     classes = class_names(trials[0].files.read_config())
     names = {str(safe_cell(name)): i for i, name in enumerate(written(classes))}
-    columns = verdict_columns(classes)
+    columns = prediction_columns(classes)
     types = {"id": str, "label": str, "predicted": str, **dict.fromkeys(columns[1:], float)}
     for trial in trials:
         path, remedy = trial.files.scored("test")[0], REMEDY.format(trial.directory)
@@ -151,7 +151,7 @@ def mean_interval(values: Sequence[float]) -> tuple[float, float, float]:
     return mean, max(mean - float(half), 0.0), min(mean + float(half), 1.0)
 
 
-def told_apart(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:
+def differ_significantly(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:
     """Whether two scores {"accuracy", "examples"} differ by more than chance: z-test, p < .05.
 
     As if they were of different reviews: of the same ones, McNemar's test would find more.

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from sentiment_jax.analysis.html import format_rate
-from sentiment_jax.config import HARMLESS, DataConfig, flatten
+from sentiment_jax.config.schema import DataConfig
+from sentiment_jax.config.stored import HARMLESS, flatten
 from sentiment_jax.data.corpus import load_corpus
 from sentiment_jax.errors import InputError
 from sentiment_jax.runtime import terminal

@@ -9,7 +9,7 @@ import pandas
 
 from sentiment_jax.analysis import findings
 from sentiment_jax.analysis.records import Group, in_words
-from sentiment_jax.config import CONFIG_FOLDERS
+from sentiment_jax.config.recipes import CONFIG_FOLDERS
 from sentiment_jax.sweeps.plan import FIELDS
 
 _FILE = next(path for folder in CONFIG_FOLDERS if (path := folder / "study.csv").exists())

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from sentiment_jax.config import DataConfig
+from sentiment_jax.config.schema import DataConfig
 
 
 def cache_folder(data: DataConfig) -> Path:

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from sentiment_jax.config import CLASSES, DataConfig
+from sentiment_jax.config.schema import CLASSES, DataConfig
 from sentiment_jax.data import reviews
 from sentiment_jax.data.imdb_folder import read_folder
 from sentiment_jax.data.imdb_tfds import read_tfds

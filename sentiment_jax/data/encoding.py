@@ -1,21 +1,18 @@
-"""Reviews as token ids: tokenised, cut to max_length, checked, and cached on disk."""
+"""Reviews as token ids: tokenized, cut to max_length, checked, and cached on disk."""
 
-import functools
-import unicodedata
 from array import array
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float32, Float64, Int32, Int64
+from jaxtyping import Float32, Int32, Int64
 from tokenizers import Tokenizer
 
-from sentiment_jax.config import DataConfig
+from sentiment_jax.config.schema import DataConfig
 from sentiment_jax.data.cache import keep_copy, read_copy
 from sentiment_jax.data.corpus import Corpus
-from sentiment_jax.data.ngrams import with_runs, words_alone
+from sentiment_jax.data.ngrams import with_ngrams
 from sentiment_jax.data.reviews import Reviews
 from sentiment_jax.data.tokenization import tokenizer_hash
 from sentiment_jax.errors import InputError
@@ -23,7 +20,11 @@ from sentiment_jax.errors import InputError
 # How many of 510 tokens come from the start of a longer text; the others come from its end.
 # head_tail follows Sun et al. (2019), How to Fine-Tune BERT.
 HEAD_OF_510 = {"head": 510, "tail": 0, "head_tail": 128}
+
+
 WHOLE = 2**31 - 1  # tokens: a max_length that cuts no text
+
+
 CHUNK = 8_000_000  # Encodings take 80 bytes a character: so many at a time bound the memory.
 
 
@@ -33,7 +34,7 @@ class Encoded:
 
     ids: tuple[str, ...]
     labels: Int32[np.ndarray, " reviews"]
-    token_ids: Int32[np.ndarray, "tokens *lengths"]  # two axes: see ngrams.with_runs
+    token_ids: Int32[np.ndarray, "tokens *lengths"]  # two axes: see ngrams.with_ngrams
     offsets: Int64[np.ndarray, " reviews_and_one"]
     truncated: int
     targets: Float32[np.ndarray, "reviews classes"] | None = None  # in place of labels, in training
@@ -85,7 +86,7 @@ def encode(
             truncated += len(encoding.ids) > room
         advance(len(chunk))
     ids, positions = np.array(token_ids, np.int32), np.array(offsets, np.int64)
-    ids = with_runs(tokenizer, ids, np.array(seams, np.int64))
+    ids = with_ngrams(tokenizer, ids, np.array(seams, np.int64))
     return Encoded(reviews.ids, reviews.labels, ids, positions, truncated)
 
 
@@ -129,62 +130,6 @@ def truncate(tokens: list[Any], room: int, truncation: str) -> list[Any]:
 def _head(room: int, truncation: str) -> int:
     """Return how many tokens of a longer text are kept from its start."""
     return round(room * HEAD_OF_510[truncation] / 510)
-
-
-def unknown_shares(tokenizer: Tokenizer, encoded: Encoded) -> Float64[np.ndarray, " reviews"]:
-    """Return the share of [UNK] among the words that are left of each review; without any, 1."""
-    ids, starts = encoded.tokens, encoded.offsets[:-1]
-    others, unknown_id = _no_words(tokenizer), tokenizer.token_to_id("[UNK]") or 0
-    words = np.add.reduceat(~np.isin(ids, others), starts, dtype=np.int64)
-    unknown = np.add.reduceat(ids == unknown_id, starts, dtype=np.int64)
-    return np.where(words == 0, 1, unknown / np.maximum(words, 1))
-
-
-@functools.lru_cache(maxsize=4)
-def _no_words(tokenizer: Tokenizer) -> list[int]:
-    """Return the ids of [CLS], [SEP] and of pieces that go on with a word."""
-    entries, framing = tokenizer.get_vocab().items(), ("[CLS]", "[SEP]")
-    return [i for token, i in entries if token in framing or token.startswith("##")]
-
-
-@functools.cache
-def _script(character: str) -> str:
-    """Return a letter's script, the first word of its name, or "" for any other character."""
-    return character.isalpha() * unicodedata.name(character, "unnamed").split()[0]
-
-
-def _scripts(text: str) -> Counter[str]:
-    counts: Counter[str] = Counter()
-    for character, count in Counter(text).items():
-        counts[_script(character)] += count
-    del counts[""]
-    return counts
-
-
-@functools.lru_cache(maxsize=4)
-def _own_scripts(tokenizer: Tokenizer) -> set[str]:
-    """Return the scripts that make up 1 in 200 letters of a vocabulary; runs of words apart."""
-    entries = words_alone(tokenizer)
-    letters = _scripts("".join(entry for entry in entries if not entry.startswith("[")))
-    return {name for name, count in letters.items() if count > letters.total() / 200}
-
-
-def foreign_scripts(tokenizer: Tokenizer, texts: Sequence[str]) -> list[str]:
-    """Return the script of each text that is mostly in ones foreign to the vocabulary, or else "".
-
-    BERT's English vocabulary knows the letters of many scripts, but no word in them: a text becomes
-    single letters, none of them unknown. Foreign is what makes up less than 1 in 200 of all letters
-    in the vocabulary: 1 in 120 of BERT's are not Latin, 1 in 350 Chinese, 1 in 1,700 Cyrillic. The
-    first thousand characters stand for a text.
-    """
-    own, found = _own_scripts(tokenizer), []
-    for text in texts:
-        letters = _scripts("" if text.isascii() and "LATIN" in own else text[:1000])
-        foreign = Counter({name: count for name, count in letters.items() if name not in own})
-        mostly = 2 * foreign.total() > letters.total()
-        name = foreign.most_common(1)[0][0] if mostly else ""
-        found.append(name if name == "CJK" else name.title())
-    return found
 
 
 def encode_corpus(

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float, Int32, Int64
 
-from sentiment_jax.config import CLASSES, MOST_CLASSES, DataConfig, split_names
+from sentiment_jax.config.schema import CLASSES, MOST_CLASSES, DataConfig, split_names
 from sentiment_jax.data.reviews import first_five, is_blank
 from sentiment_jax.errors import InputError
 
@@ -45,10 +45,10 @@ def number_labels(
     numbers = np.array([class_of.get(key, -1) for key in keys], np.int32)
     for i, group in enumerate(members):
         if members != [*SPELLINGS] and i not in numbers:
-            absent = f"no row is labelled {' or '.join(group)}"
+            absent = f"no row is labeled {' or '.join(group)}"
             raise InputError(f"{data.path}: {absent}; found are {_counted(keys)}")
     if dropped := [key for key, number in zip(keys, numbers, strict=True) if number < 0]:
-        counts = f"{len(dropped):,} of {len(keys):,} reviews, labelled {_counted(dropped)}"
+        counts = f"{len(dropped):,} of {len(keys):,} reviews, labeled {_counted(dropped)}"
         print(f"dropped  {counts}", file=sys.stderr)
     return numbers, names
 
@@ -69,12 +69,12 @@ def written(classes: Sequence[str]) -> list[int | str]:
     return [int(name) if re.fullmatch(r"0|-?[1-9]\d*", name) else name for name in classes]
 
 
-def verdict_columns(classes: Sequence[str]) -> list[str]:
-    """Return the headings of `verdict_cells`."""
+def prediction_columns(classes: Sequence[str]) -> list[str]:
+    """Return the headings of `prediction_cells`."""
     return ["predicted", *(["p_positive"] if len(classes) == 2 else [f"p_{c}" for c in classes])]
 
 
-def verdict_cells(
+def prediction_cells(
     classes: Sequence[str], probabilities: Float[np.ndarray, "reviews classes"]
 ) -> list[list[int | str]]:
     """Return verdict and probabilities of each review: of two classes, that of the second."""

@@ -16,14 +16,14 @@ NONE = 0  # [PAD], where no known run begins
 FIRST_WORD = 2  # after [PAD] and [UNK]
 
 
-class Runs(NamedTuple):
+class Ngrams(NamedTuple):
     """The known runs of one length: sorted keys of their words' ids, and their own ids."""
 
     keys: Int64[np.ndarray, " runs"]
     ids: Int32[np.ndarray, " runs"]
 
 
-def run_keys(
+def ngram_keys(
     token_ids: Int[np.ndarray, " tokens"],
     offsets: Int64[np.ndarray, " texts_and_one"],
     length: int,
@@ -45,7 +45,7 @@ def run_keys(
     return keys
 
 
-def frequent_runs(
+def frequent_ngrams(
     token_ids: Int[np.ndarray, " tokens"],
     offsets: Int64[np.ndarray, " texts_and_one"],
     words: list[str],
@@ -58,7 +58,7 @@ def frequent_runs(
     """
     found = []
     for length in range(2, longest + 1):
-        keys = run_keys(token_ids, offsets, length, len(words))
+        keys = ngram_keys(token_ids, offsets, length, len(words))
         keys, first, counts = np.unique(keys[keys >= 0], return_index=True, return_counts=True)
         order = np.lexsort((first, -counts))
         for key in keys[order[counts[order] >= min_frequency]].tolist():
@@ -67,28 +67,30 @@ def frequent_runs(
     return found
 
 
-def words_alone(tokenizer: Tokenizer) -> list[str]:
+def unigrams(tokenizer: Tokenizer) -> list[str]:
     """Return the entries of a vocabulary that are no runs, in no order."""
     return [entry for entry in tokenizer.get_vocab() if " " not in entry]
 
 
 @functools.lru_cache(maxsize=4)
-def known_runs(tokenizer: Tokenizer) -> tuple[int, dict[int, Runs]]:
+def known_ngrams(tokenizer: Tokenizer) -> tuple[int, dict[int, Ngrams]]:
     """Return the base of a tokenizer's keys, and by their lengths the runs in its vocabulary."""
     if tokenizer.token_to_id("[CLS]") is not None:  # not a word-level one of ours
         return 0, {}
     vocabulary, found = tokenizer.get_vocab(), defaultdict(list)
-    base = len(words_alone(tokenizer))
+    base = len(unigrams(tokenizer))
     for entry, i in vocabulary.items():
         if " " in entry:
             ids = [vocabulary[word] for word in entry.split(" ")]
             key = functools.reduce(lambda key, part: key * base + part, ids)
             found[len(ids)].append((key, i))
     runs = {length: np.array(sorted(pairs), np.int64).T for length, pairs in found.items()}
-    return base, {length: Runs(keys, ids.astype(np.int32)) for length, (keys, ids) in runs.items()}
+    return base, {
+        length: Ngrams(keys, ids.astype(np.int32)) for length, (keys, ids) in runs.items()
+    }
 
 
-def with_runs(
+def with_ngrams(
     tokenizer: Tokenizer,
     token_ids: Int32[np.ndarray, " tokens"],
     offsets: Int64[np.ndarray, " texts_and_one"],
@@ -99,12 +101,12 @@ def with_runs(
 
     Without runs in the vocabulary, the ids as they are.
     """
-    base, known = known_runs(tokenizer)
+    base, known = known_ngrams(tokenizer)
     if not known:
         return token_ids
     columns = [token_ids]
     for length, runs in sorted(known.items()):  # without runs of two there are none of three
-        keys = run_keys(token_ids, offsets, length, base)
+        keys = ngram_keys(token_ids, offsets, length, base)
         place = np.minimum(np.searchsorted(runs.keys, keys), len(runs.keys) - 1)
         columns.append(np.where(runs.keys[place] == keys, runs.ids[place], NONE))
     return np.stack(columns, axis=1).astype(np.int32)

@@ -1,4 +1,4 @@
-"""Reviews, normalised and hashed once; stratified, seeded splits that keep copies together."""
+"""Reviews, normalized and hashed once; stratified, seeded splits that keep copies together."""
 
 import codecs
 import errno
@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int32, Int64, Shaped
 
-from sentiment_jax.config import CLASSES
+from sentiment_jax.config.schema import CLASSES
 from sentiment_jax.errors import InputError
 
 LINE_BREAK = re.compile(r"<br\s*/?>", re.IGNORECASE)
@@ -33,7 +33,7 @@ def normalize_text(text: str) -> str:
         # An endless word stays one.
         text = (" " if len(head) + len(tail) > 2 else "").join((head[0], tail[-1]))
     text = LINE_BREAK.sub(" ", html.unescape(text)).replace("\ufeff", "")
-    # Lone surrogates (a command line that is not UTF-8) can be neither hashed nor tokenised.
+    # Lone surrogates (a command line that is not UTF-8) can be neither hashed nor tokenized.
     text = text.encode("utf-8", "replace").decode()
     return " ".join(unicodedata.normalize("NFC", text).split())
 
@@ -78,13 +78,13 @@ def first_five(names: Sequence[str]) -> str:
 
 
 def is_blank(text: str) -> bool:
-    """Tell whether a normalised text is no review: nothing, or a NaN that was written out."""
+    """Tell whether a normalized text is no review: nothing, or a NaN that was written out."""
     return text.lower() in ("", "nan")
 
 
 @dataclass(frozen=True)
 class Reviews:
-    """Normalised texts, the sha256 of each in hex, ids that name the source, labels from 0."""
+    """Normalized texts, the sha256 of each in hex, ids that name the source, labels from 0."""
 
     ids: tuple[str, ...]
     texts: tuple[str, ...]
@@ -100,7 +100,7 @@ class Reviews:
         ids: Iterable[str] = (),
         classes: tuple[str, ...] = CLASSES,
     ) -> "Reviews":
-        """Normalise and hash raw texts; labels default to 0, ids to numbers from 0."""
+        """Normalize and hash raw texts; labels default to 0, ids to numbers from 0."""
         normal = tuple(map(normalize_text, texts))
         digests = [hashlib.sha256(text.encode()).hexdigest().encode() for text in normal]
         return cls(

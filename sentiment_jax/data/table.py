@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from sentiment_jax.config import DataConfig
+from sentiment_jax.config.schema import DataConfig
 from sentiment_jax.data import reviews
 from sentiment_jax.data.labels import number_labels
 from sentiment_jax.data.reviews import Reviews, lines

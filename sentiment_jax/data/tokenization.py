@@ -13,7 +13,7 @@ from jaxtyping import Int32, Int64
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
 from tokenizers.implementations import BertWordPieceTokenizer
 
-from sentiment_jax.data.ngrams import frequent_runs
+from sentiment_jax.data.ngrams import frequent_ngrams
 from sentiment_jax.errors import InputError
 
 # Unset, the library warns on stderr when the process forks after it used threads.
@@ -46,7 +46,7 @@ def train_word_level(
     tokenizer.train_from_iterator(texts, trainer)
     if ngrams > 1:
         vocabulary = tokenizer.get_vocab()
-        runs = frequent_runs(
+        runs = frequent_ngrams(
             *_encode_words(tokenizer, texts),
             words=sorted(vocabulary, key=vocabulary.__getitem__),
             longest=ngrams,
@@ -71,7 +71,7 @@ def _encode_words(
 
 
 def train_wordpiece(texts: Sequence[str], *, vocabulary_size: int) -> Tokenizer:
-    """Learn an uncased WordPiece vocabulary with BERT's normaliser and special tokens."""
+    """Learn an uncased WordPiece vocabulary with BERT's normalizer and special tokens."""
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
     learner = Tokenizer(models.WordPiece(vocab={}, unk_token="[UNK]"))
     learner.normalizer = normalizers.BertNormalizer(lowercase=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from sentiment_jax.config import DataConfig
+from sentiment_jax.config.schema import DataConfig
 from sentiment_jax.data import imdb_folder, reviews
 from sentiment_jax.data.corpus import Corpus, describe, load_corpus
 from sentiment_jax.data.imdb_tfds import read_tfds
@@ -16,7 +16,7 @@ from sentiment_jax.data.reviews import Reviews
 from sentiment_jax.data.table import read_table
 from sentiment_jax.errors import InputError
 
-KINDS = ("labelled", "unlabeled")
+KINDS = ("labeled", "unlabeled")
 READERS: dict[str, Callable[[DataConfig], Reviews]] = {  # sources that have reviews without labels
     "tfds": lambda data: read_tfds(data.path, ["unsupervised"])[0],
     "folder": lambda data: imdb_folder.read_unlabeled(data.path),
@@ -28,13 +28,13 @@ def load_text(data: DataConfig, path: str = "", unlabeled: bool = True) -> Corpu
 
     The text: the training reviews and, if asked for, unlabeled ones, the source's or those at a
     path of one's own, of equal ones the first. A review whose text is in validation or test,
-    whatever the limits, is dropped; the statistics count what was `dropped`, and `labelled_hash` is
+    whatever the limits, is dropped; the statistics count what was `dropped`, and `labeled_hash` is
     the data_hash of a training that holds out the same reviews. The limit is of what is left; of
-    labelled reviews alone, it keeps those that a training would.
+    labeled reviews alone, it keeps those that a training would.
     """
     whole = load_corpus(dataclasses.replace(data, limit=0, test_limit=0))
-    labelled = load_corpus(data) if data.limit or data.test_limit else whole
-    splits, limited = whole.splits, labelled.splits
+    labeled = load_corpus(data) if data.limit or data.test_limit else whole
+    splits, limited = whole.splits, labeled.splits
     more = Reviews.from_texts([])
     if unlabeled and path:
         more = read_text(path, data.text_column)
@@ -54,7 +54,7 @@ def load_text(data: DataConfig, path: str = "", unlabeled: bool = True) -> Corpu
     kept = reviews.stratified_sample(kept, count=data.limit, seed=data.split_seed)
     parts |= {"train": kept, "val": _mark(limited["val"], 0)}
     statistics = {"source": data.source, **describe(parts), "dropped": dropped}
-    return Corpus(parts, {**statistics, "labelled_hash": labelled.statistics["data_hash"]})
+    return Corpus(parts, {**statistics, "labeled_hash": labeled.statistics["data_hash"]})
 
 
 def unlabeled_reviews(data: DataConfig, path: str = "") -> Reviews:

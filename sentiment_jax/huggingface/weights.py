@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import serialization, traverse_util
 
-from sentiment_jax.config import EncoderConfig, LstmConfig
+from sentiment_jax.config.schema import EncoderConfig, LstmConfig
 from sentiment_jax.errors import InputError
 
 WEIGHT_FILES = ("flax_model.msgpack", "model.safetensors")  # in the order of preference
@@ -204,7 +204,7 @@ def resolve_encoder(
 def load_pretrained(
     folder: Path, config: EncoderConfig, params: Mapping[str, Any]
 ) -> tuple[dict[str, Any], LoadReport]:
-    """Replace freshly initialised parameters by those of a Hugging Face folder, strictly.
+    """Replace freshly initialized parameters by those of a Hugging Face folder, strictly.
 
     A head that the source lacks keeps its fresh parameters. All are float32, shaped as `params`.
     An InputError lists tensors that are missing, misshapen, not finite floats or unexplained.

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
-from sentiment_jax.config import MODELS, EncoderConfig
+from sentiment_jax.config.schema import MODELS, EncoderConfig
 from sentiment_jax.errors import InputError
 from sentiment_jax.models.dropout import Dropout
 from sentiment_jax.models.encoder import Embeddings, Encoder

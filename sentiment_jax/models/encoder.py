@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
-from sentiment_jax.config import EncoderConfig
+from sentiment_jax.config.schema import EncoderConfig
 from sentiment_jax.models.dropout import Dropout, drop
 from sentiment_jax.models.layers import (
     Dense,
@@ -26,7 +26,7 @@ from sentiment_jax.models.layers import (
 
 
 class Embeddings(nn.Module):
-    """Word, position and token-type embeddings, normalised; projected where the sizes differ."""
+    """Word, position and token-type embeddings, normalized; projected where the sizes differ."""
 
     config: EncoderConfig
     deterministic: bool
@@ -101,7 +101,7 @@ class SelfAttention(nn.Module):
                 scores = jnp.where(mask[:, None, None, :], scores, jnp.finfo(jnp.float32).min)
                 return drop(nn.softmax(scores).astype(value.dtype), keep, rate)
 
-            # Rematerialised on a GPU, all of it is one kernel, which reads the scores once.
+            # Rematerialized on a GPU, all of it is one kernel, which reads the scores once.
             weights = (jax.checkpoint(weigh) if on_gpu() else weigh)(scores)
             context = einsum("bhqk,bkhd->bqhd", weights, value, precision, rounds=True)
             context = context.astype(value.dtype)
@@ -134,7 +134,7 @@ class Layer(nn.Module):
         lengths: Int[Array, " batch"],
         positions: Int[Array, "batch queries"] | None = None,
     ) -> Float[Array, "batch queries hidden"]:
-        """Apply attention, then a feed-forward network, each added to its input and normalised."""
+        """Apply attention, then a feed-forward network, each added to its input and normalized."""
         config = self.config
         dropout = Dropout(config.hidden_dropout, self.deterministic)
         attention = SelfAttention(config, self.deterministic, name="attention")

@@ -1,4 +1,4 @@
-"""What makes the encoder fast: its products, dense layer, GELU and layer normalisation.
+"""What makes the encoder fast: its products, dense layer, GELU and layer normalization.
 
 Each computes what its plain form does (jnp.einsum, nn.Dense, nn.gelu(approximate=False),
 nn.LayerNorm), and tests compare the two.
@@ -16,12 +16,12 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from sentiment_jax.config import EncoderConfig
+from sentiment_jax.config.schema import EncoderConfig
 
 
 def on_gpu() -> bool:
     """Return whether programs are traced for a GPU: asked wherever its fastest form differs."""
-    device = getattr(jax.config, "jax_default_device", None)  # initialisation sets a CPU's
+    device = getattr(jax.config, "jax_default_device", None)  # initialization sets a CPU's
     return (getattr(device, "platform", device) or jax.default_backend()) == "gpu"
 
 
@@ -104,7 +104,7 @@ einsum.defvjp(_einsum_forward, _einsum_backward)
 
 
 class Dense(nn.Module):
-    """nn.Dense over `einsum`, computed in `config.dtype` and initialised as Hugging Face does."""
+    """nn.Dense over `einsum`, computed in `config.dtype` and initialized as Hugging Face does."""
 
     config: EncoderConfig
     features: int
@@ -126,7 +126,7 @@ class Dense(nn.Module):
 
         if self.activation is None:
             return finish(product, bias)
-        # Rematerialised: only its input is stored. A GPU stores what the product has written.
+        # Rematerialized: only its input is stored. A GPU stores what the product has written.
         activation = self.activation
         if on_gpu():
             return jax.checkpoint(lambda *terms: activation(finish(*terms)))(product, bias)
@@ -143,12 +143,12 @@ def gelu(inputs: Float[Array, "..."]) -> Float[Array, "..."]:
 
 
 def layer_norm(config: EncoderConfig, name: str) -> nn.LayerNorm:
-    """Return a layer normalisation over the last axis, its statistics in float32.
+    """Return a layer normalization over the last axis, its statistics in float32.
 
-    Rematerialising it saves memory and is no slower on a CPU; `remat` does so for whole layers.
+    Rematerializing it saves memory and is no slower on a CPU; `remat` does so for whole layers.
     """
-    rematerialised = nn.remat(nn.LayerNorm, prevent_cse=not config.scan_layers)
-    return (nn.LayerNorm if config.remat else rematerialised)(
+    rematerialized = nn.remat(nn.LayerNorm, prevent_cse=not config.scan_layers)
+    return (nn.LayerNorm if config.remat else rematerialized)(
         epsilon=config.layer_norm_eps,
         dtype=compute_dtype(config.dtype),
         use_fast_variance=False,  # E[x^2] - E[x]^2 loses digits where the mean is large

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
-from sentiment_jax.config import LstmConfig
+from sentiment_jax.config.schema import LstmConfig
 from sentiment_jax.models.dropout import Dropout
 from sentiment_jax.models.layers import compute_dtype, product_precision
 from sentiment_jax.models.lstm_scan import ScannedLstm

@@ -11,7 +11,7 @@ from typing import Any
 from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
-from sentiment_jax.config import EncoderConfig, LstmConfig
+from sentiment_jax.config.schema import EncoderConfig, LstmConfig
 from sentiment_jax.models.encoder import Embeddings, Encoder
 from sentiment_jax.models.layers import (
     Dense,
@@ -25,7 +25,7 @@ from sentiment_jax.models.layers import (
 Positions = Int[Array, "batch chosen"] | None  # of the tokens to predict; None: all
 
 
-class TokenHead(nn.Module):
+class TokenPredictionHead(nn.Module):
     """Dense, GELU, layer norm, and the product with the table of word embeddings (tied)."""
 
     config: EncoderConfig
@@ -55,7 +55,7 @@ def _predict_tokens(
     encoder = Encoder(config, deterministic, first_only=False, name="encoder")
     table = embeddings.variables["params"]["word_embeddings"]["embedding"]
     name = "generator_predictions" if config.model_type == "electra" else "predictions"
-    return TokenHead(config, name=name)(encoder(hidden, lengths, positions), table)
+    return TokenPredictionHead(config, name=name)(encoder(hidden, lengths, positions), table)
 
 
 class MaskedLanguageModel(nn.Module):
@@ -110,14 +110,14 @@ class Generator(nn.Module):
 
 
 def generator_params(params: Mapping[str, Any]) -> dict[str, Any]:
-    """Return those of a `ReplacedTokenModel`'s generator, as a `MaskedLanguageModel` has them."""
+    """Extract the generator's parameters as those of a `MaskedLanguageModel`."""
     own = dict(params["generator"])
     shared = {name: leaf for name, leaf in params["embeddings"].items() if name != "projection"}
     projection = {"projection": own.pop("projection")} if "projection" in own else {}
     return {**own, "embeddings": {**shared, **projection}}
 
 
-class TokenDetector(nn.Module):
+class DiscriminatorHead(nn.Module):
     """ELECTRA's discriminator head: dense, GELU, one logit per token."""
 
     config: EncoderConfig
@@ -130,7 +130,7 @@ class TokenDetector(nn.Module):
         return Dense(exact, 1, name="dense_prediction")(inner)[:, :, 0]
 
 
-class ReplacedTokenModel(nn.Module):
+class ReplacedTokenDetectionModel(nn.Module):
     """An encoder that tells which tokens a smaller one, the generator, has replaced."""
 
     config: EncoderConfig
@@ -161,12 +161,12 @@ class ReplacedTokenModel(nn.Module):
         read = token_ids if corrupt is None else corrupt(predicted)
         encoder = Encoder(config, deterministic, first_only=False, name="encoder")
         states = encoder(embeddings(read), lengths)
-        detector = TokenDetector(config, name="discriminator_predictions")
+        detector = DiscriminatorHead(config, name="discriminator_predictions")
         return predicted, detector(states), read
 
 
-class WordVectors(nn.Module):
-    """The embedding that an LSTM reads, to be learnt by itself: a vector for each word and run."""
+class NgramEmbeddings(nn.Module):
+    """The embedding that an LSTM reads, to be learned by itself: a vector for each word and run."""
 
     config: LstmConfig
 
@@ -183,4 +183,8 @@ class WordVectors(nn.Module):
         return nn.Embed(*sizes, embedding_init=nn.initializers.zeros, name="embedding")(token_ids)
 
 
-PRETRAINERS = {"bert": MaskedLanguageModel, "electra": ReplacedTokenModel, "lstm": WordVectors}
+PRETRAINERS = {
+    "bert": MaskedLanguageModel,
+    "electra": ReplacedTokenDetectionModel,
+    "lstm": NgramEmbeddings,
+}

@@ -50,7 +50,7 @@ _any = jax.jit(jnp.any)  # of a whole array gives a copy on every device
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """Return the sharding of parameters and optimiser state: a copy on every device."""
+    """Return the sharding of parameters and optimizer state: a copy on every device."""
     return NamedSharding(mesh, PartitionSpec())
 
 

@@ -3,7 +3,7 @@
 import contextlib
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -58,14 +58,3 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
         with contextlib.suppress(ValueError):
             records.append(json.loads(line))
     return records
-
-
-def validation_rank(scores: Mapping[str, Any]) -> tuple[float, float]:
-    """What "best" means: validation accuracy, ties by the lower loss.
-
-    Balanced accuracy where the scores have it: those of a run whose class weights are balanced. A
-    pre-training's are ranked by the loss.
-    """
-    if "perplexity" in scores:
-        return -scores["loss"], 0.0
-    return scores.get("balanced_accuracy", scores["accuracy"]), -scores["loss"]

@@ -21,7 +21,8 @@ import numpy as np
 from jaxtyping import Float32, Int32
 from ml_collections import ConfigDict
 
-from sentiment_jax.config import CLASSES, HARMLESS, config_difference, config_from_json
+from sentiment_jax.config.schema import CLASSES
+from sentiment_jax.config.stored import HARMLESS, config_difference, config_from_json
 from sentiment_jax.data import labels, tokenization
 from sentiment_jax.data.encoding import Encoded
 from sentiment_jax.errors import InputError, InUse
@@ -136,7 +137,7 @@ class RunDirectory:
             *_, holder = ["", *lock.read_text(encoding="utf-8").splitlines()]
             if holder and not holder.startswith(_this_process()):
                 raise InUse(
-                    f"{self.path} is now in use by {holder}: this file system does not honour "
+                    f"{self.path} is now in use by {holder}: this file system does not honor "
                     "locks; this process ends, that one has the run"
                 )
 
@@ -185,11 +186,11 @@ class RunDirectory:
         truncated (it may just be that long).
         """
         predictions, lengths = self.scored(split)
-        names, verdicts = labels.written(classes), labels.verdict_cells(classes, probabilities)
+        names, verdicts = labels.written(classes), labels.prediction_cells(classes, probabilities)
         rows = zip(encoded.ids, encoded.labels, verdicts, strict=True)
         write_csv(
             predictions,
-            ["id", "label", *labels.verdict_columns(classes)],
+            ["id", "label", *labels.prediction_columns(classes)],
             ([row_id, names[label], *verdict] for row_id, label, verdict in rows),
         )
         counts = zip(encoded.ids, words, encoded.lengths, strict=True)

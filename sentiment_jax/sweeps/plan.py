@@ -18,21 +18,21 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from sentiment_jax.config import (
+from sentiment_jax.config.schema import MODELS, schema
+from sentiment_jax.config.stored import (
     HARMLESS,
-    OF_VOCABULARY,
     config_difference,
     config_from_json,
     config_to_json,
     flatten,
     run_name,
-    sweep_fields,
-    validate,
 )
+from sentiment_jax.config.validation import validate
 from sentiment_jax.errors import InputError, did_you_mean
 from sentiment_jax.storage.files import check_checksum, read_json, write_json
-from sentiment_jax.storage.metrics_log import read_metrics, validation_rank
+from sentiment_jax.storage.metrics_log import read_metrics
 from sentiment_jax.storage.run_directory import RunDirectory
+from sentiment_jax.storage.selection import validation_rank
 
 PLAN_FILE = "sweep.json"
 PROCEDURES = ("grid", "stages")
@@ -46,7 +46,7 @@ FOLLOWERS = {  # what a run alone sets like another setting, and a trial takes f
     "model.hidden_dropout": "model.classifier_dropout",
     "model.hidden_size": "model.embedding_size",
 }
-Setting = dict[str, Any]  # axis -> value
+Values = dict[str, Any]  # axis -> value
 
 
 def format_value(value: Any) -> str:
@@ -76,7 +76,7 @@ class Trial:
         return RunDirectory(self.directory)
 
     @property
-    def setting(self) -> Setting:
+    def setting(self) -> Values:
         """The trial's value on each axis."""
         flat = flatten(self.config)
         return {axis: flat[FIELDS.get(axis, axis)] for axis in self.axes}
@@ -127,7 +127,7 @@ class Sweep:
     procedure: str
     axes: dict[str, tuple]  # optimizer, batch_size, learning_rate, more -> the values to try
     seeds: tuple[int, ...]  # the winner is trained and tested once with each
-    start: Setting  # varied by the first stage
+    start: Values  # varied by the first stage
     optimizer_settings: dict[str, dict[str, Any]]  # optimizer -> fields that come with it
     config: ConfigDict  # resolved; what no axis changes
     data_hash: str = ""
@@ -145,7 +145,7 @@ class Sweep:
             os.link(mine, path)
         mine.unlink()
 
-    def trial(self, stage: str, setting: Setting, seed: int) -> Trial:
+    def trial(self, stage: str, setting: Values, seed: int) -> Trial:
         """Return one trial with its resolved config and present outcome."""
         extra = self.optimizer_settings.get(setting["optimizer"], {})
         fields = {f"optimizer.{name}": value for name, value in extra.items()}
@@ -311,3 +311,21 @@ def read_sweep(directory: Path) -> Sweep:
         return Sweep(directory, **{**stored, "seeds": tuple(stored["seeds"])})
     except (KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{directory / PLAN_FILE} is not a sweep's plan ({error!r})") from error
+
+
+OF_VOCABULARY = tuple(
+    f"data.{field}" for field in ("vocabulary_size", "min_frequency", "ngrams", "ngram_frequency")
+)
+
+
+def sweep_fields() -> list[str]:
+    """Return the settings that a sweep may vary: they change numbers, but not which reviews."""
+    encoding = ("data.max_length", "data.truncation", *OF_VOCABULARY)
+    fixed = ("seed", "cpu_devices", "model.name", "model.revision")
+    settings = {name: rule for model in MODELS for name, rule in schema(model).items()}
+    return [
+        name
+        for name, rule in settings.items()
+        if not (rule.harmless or rule.internal or name in fixed or isinstance(rule.default, tuple))
+        and (name in encoding or not name.startswith(("data.", "pretrain.")))
+    ]

@@ -33,7 +33,7 @@ def log_loss(
 def fit_temperature(
     probabilities: Float[np.ndarray, "reviews classes"], labels: Int32[np.ndarray, " reviews"]
 ) -> float:
-    """Return the temperature that minimises the log loss, or 1.0 where none is better than that.
+    """Return the temperature that minimizes the log loss, or 1.0 where none is better than that.
 
     The loss is convex in 1 / temperature: its slope is halved to 0 between the ends of RANGE.
     """

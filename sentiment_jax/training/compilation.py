@@ -14,13 +14,15 @@ from typing import Any
 import jax
 import numpy as np
 
-from sentiment_jax.config import flatten, mixes_rows
+from sentiment_jax.config.stored import flatten
+from sentiment_jax.config.validation import mixes_rows
 from sentiment_jax.data import batches
 from sentiment_jax.errors import RunError
+from sentiment_jax.models.parameters import abstract_params
 from sentiment_jax.runtime import devices
 from sentiment_jax.training import flops, steps
-from sentiment_jax.training.experiment import Experiment, abstract_params
-from sentiment_jax.training.objectives import make_objective
+from sentiment_jax.training.experiment import Experiment
+from sentiment_jax.training.objectives.registry import make_objective
 
 
 def make_train_step(experiment: Experiment, parts: int | None = None) -> Any:

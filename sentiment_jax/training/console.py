@@ -8,8 +8,8 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from sentiment_jax.config import join_names
-from sentiment_jax.data.ngrams import words_alone
+from sentiment_jax.config.schema import join_names
+from sentiment_jax.data.ngrams import unigrams
 from sentiment_jax.runtime import devices, processes, startup, terminal
 from sentiment_jax.training import flops
 from sentiment_jax.training.compilation import CompiledStep, mebibytes
@@ -38,7 +38,7 @@ def _warn_of_data(experiment: Experiment) -> None:
             f"{reviews:,} training reviews are few for this recipe: --config=configs/lstm.py:small "
             "suits them"
         )
-    size = len(words_alone(experiment.tokenizer))
+    size = len(unigrams(experiment.tokenizer))
     unknown = experiment.tokenizer.token_to_id("[UNK]")
     share = np.mean(experiment.encoded["train"].tokens == unknown)
     if size < 50 or share > 0.5:
@@ -135,7 +135,7 @@ def _describe_text(experiment: Experiment) -> None:
     dropped, found = statistics["dropped"], statistics["shared"]
     print(f"{'':8} source {statistics['source']}, hash {statistics['data_hash'][:12]}")
     print(
-        f"{'':8} dropped: {dropped['unlabeled']:,} unlabeled and {dropped['labelled']:,} labelled "
+        f"{'':8} dropped: {dropped['unlabeled']:,} unlabeled and {dropped['labeled']:,} labeled "
         f"reviews that are in validation or test ({found['train_val'] + found['train_test']} are "
         f"left), {dropped['copies']:,} copies"
     )

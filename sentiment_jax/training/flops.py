@@ -12,8 +12,9 @@ import jax
 import jax.numpy as jnp
 
 from sentiment_jax.models.layers import compute_dtype, on_cpu, product_precision
-from sentiment_jax.training.experiment import abstract_params
-from sentiment_jax.training.steps import CLASSIFICATION, Objective
+from sentiment_jax.models.parameters import abstract_params
+from sentiment_jax.training.objectives.classification import CLASSIFICATION
+from sentiment_jax.training.objectives.objective import Objective
 
 
 def matmul_flops(function: Callable[..., Any], *arguments: Any) -> int:
@@ -46,7 +47,7 @@ def training_flops(
 ) -> int:
     """Return the model FLOPs of one training step: three times the forward pass, padding included.
 
-    The backward pass has two products for every one of the forward pass; what rematerialisation
+    The backward pass has two products for every one of the forward pass; what rematerialization
     recomputes counts once (as in Chowdhery et al., 2022, https://arxiv.org/abs/2204.02311). `runs`
     are the axes of token ids beyond those two: see data/ngrams.py. 0 where an objective has its own
     descent: what that costs depends on the tokens.

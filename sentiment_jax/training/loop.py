@@ -11,14 +11,15 @@ from tqdm import tqdm
 
 from sentiment_jax.data import batches
 from sentiment_jax.errors import Diverged, Interrupted
+from sentiment_jax.models.parameters import count_parameters
 from sentiment_jax.runtime import devices
 from sentiment_jax.runtime.terminal import progress_bar
 from sentiment_jax.storage.checkpoints import Checkpoints
 from sentiment_jax.storage.metrics_log import MetricsLog
 from sentiment_jax.storage.run_directory import RunDirectory
 from sentiment_jax.training import calibration, compilation, flops, metrics, optimizers, scoring
-from sentiment_jax.training.experiment import Experiment, count_parameters
-from sentiment_jax.training.objectives import make_objective
+from sentiment_jax.training.experiment import Experiment
+from sentiment_jax.training.objectives.registry import make_objective
 from sentiment_jax.training.progress import Progress, averages
 from sentiment_jax.training.signals import Stop
 

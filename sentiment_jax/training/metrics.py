@@ -71,6 +71,6 @@ def wilson_interval(mean: float, count: int) -> tuple[float, float]:
     Written out, as the share may be a mean over seeds: scipy's `binomtest` wants whole counts.
     """
     z = NormalDist().inv_cdf(0.975)
-    centre = (mean + z * z / (2 * count)) / (1 + z * z / count)
+    center = (mean + z * z / (2 * count)) / (1 + z * z / count)
     half = z * np.sqrt(mean * (1 - mean) / count + z * z / (4 * count**2)) / (1 + z * z / count)
-    return min(float(centre - half), mean), max(float(centre + half), mean)
+    return min(float(center - half), mean), max(float(center + half), mean)

@@ -1,4 +1,4 @@
-"""Optimisers as optax chains: clip, adaptive scaling, weight decay, layer-wise multipliers.
+"""Optimizers as optax chains: clip, adaptive scaling, weight decay, layer-wise multipliers.
 
 The learning rate is the last factor and is applied by the train step (`make_schedule` gives it on
 the host), so that runs differing in it alone share one compiled program. AdamW: Loshchilov &
@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import optax
 
-from sentiment_jax.config import OptimizerConfig
+from sentiment_jax.config.schema import OptimizerConfig
 from sentiment_jax.models import encoder, lstm
 
 

@@ -1,10 +1,10 @@
-"""How far a run is: what a resumed run needs besides parameters and optimiser state."""
+"""How far a run is: what a resumed run needs besides parameters and optimizer state."""
 
 import dataclasses
 import math
 from typing import Any
 
-from sentiment_jax.storage.metrics_log import validation_rank
+from sentiment_jax.storage.selection import validation_rank
 
 EMPTY_SUMS = {"loss": 0.0, "correct": 0.0, "examples": 0.0, "seconds": 0.0}
 NO_SCORES = {"loss": math.inf, "accuracy": -math.inf}

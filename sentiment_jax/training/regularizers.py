@@ -2,7 +2,7 @@
 
 Adversarial and virtual adversarial training are Miyato et al.'s (2017) for texts,
 https://arxiv.org/abs/1605.07725: the classifier should not change its mind where the embeddings of
-a text move a little in the worst direction. Entropy minimisation is Grandvalet & Bengio's (2005).
+a text move a little in the worst direction. Entropy minimization is Grandvalet & Bengio's (2005).
 All but the first can learn from reviews without labels. The size of a step is the Euclidean length
 over a whole text, so its meaning depends on the embeddings' scale, which training can inflate:
 with `optimizer.frozen=embeddings` it cannot.

@@ -9,8 +9,9 @@ from sentiment_jax.runtime import devices, processes, terminal
 from sentiment_jax.storage.checkpoints import Checkpoints
 from sentiment_jax.storage.run_directory import RunDirectory
 from sentiment_jax.training.compilation import abstract_state
-from sentiment_jax.training.experiment import Experiment, initial_params
+from sentiment_jax.training.experiment import Experiment
 from sentiment_jax.training.loop import TrainingRun
+from sentiment_jax.training.parameters import initial_params
 from sentiment_jax.training.progress import Progress
 from sentiment_jax.training.signals import Stop
 from sentiment_jax.training.steps import create_state
@@ -19,7 +20,7 @@ from sentiment_jax.training.steps import create_state
 def start_run(
     experiment: Experiment, directory: RunDirectory, stop: Stop
 ) -> tuple[TrainingRun, Any]:
-    """Restore the newest good checkpoint, or initialise; return the run and any LoadReport.
+    """Restore the newest good checkpoint, or initialize; return the run and any LoadReport.
 
     RunError: every checkpoint is damaged, or the best one.
     """

@@ -11,6 +11,7 @@ from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
 
+import flax.linen as nn
 import jax
 import numpy as np
 from jaxtyping import Array, Float32
@@ -20,9 +21,11 @@ from sentiment_jax.data.encoding import Encoded
 from sentiment_jax.data.labels import decide
 from sentiment_jax.runtime import devices
 from sentiment_jax.runtime.terminal import progress_bar
-from sentiment_jax.training.experiment import Classifier, Experiment
-from sentiment_jax.training.objectives import make_objective, mean_nats
-from sentiment_jax.training.steps import make_eval_step, make_sums_step
+from sentiment_jax.training.experiment import Experiment
+from sentiment_jax.training.objectives.masked_language_modeling import mean_nats
+from sentiment_jax.training.objectives.objective import Objective, cross_entropy, forward
+from sentiment_jax.training.objectives.registry import make_objective
+from sentiment_jax.training.trained_model import Classifier
 
 
 class OneBehind:
@@ -168,3 +171,24 @@ def _evaluate(
             rows += len(planned.indices)
         behind.flush()
     return rows
+
+
+@functools.lru_cache(maxsize=8)
+def make_sums_step(model: nn.Module, objective: Objective, seed: int) -> Callable[..., Any]:
+    """Return the jitted (params, batch) -> an objective's sums, the same each time."""
+
+    def sums_step(params: Any, batch: dict[str, Array]) -> dict[str, Array]:
+        return objective(model, params, batch, jax.random.key(seed), deterministic=True)
+
+    return jax.jit(sums_step)
+
+
+@functools.lru_cache(maxsize=8)
+def make_eval_step(model: nn.Module) -> Callable[..., Any]:
+    """Return the jitted (params, batch) -> losses [batch], probabilities [batch, classes]."""
+
+    def eval_step(params: Any, batch: dict[str, Array]) -> tuple[Array, Array]:
+        logits = forward(model, params, batch["token_ids"], batch["lengths"])
+        return cross_entropy(logits, batch["labels"]), jax.nn.softmax(logits)
+
+    return jax.jit(eval_step)

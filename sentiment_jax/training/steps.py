@@ -1,4 +1,4 @@
-"""One optimiser step, jitted once: pure, its state donated, the step folded into the key."""
+"""One optimizer step, jitted once: pure, its state donated, the step folded into the key."""
 
 import dataclasses
 import functools
@@ -12,128 +12,14 @@ import jax.numpy as jnp
 import optax
 from flax import traverse_util
 from jax.sharding import AbstractMesh, Mesh
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
-from sentiment_jax.config import LossConfig, OptimizerConfig
+from sentiment_jax.config.schema import OptimizerConfig
 from sentiment_jax.models.layers import compute_dtype
 from sentiment_jax.runtime import devices
-from sentiment_jax.training import regularizers
+from sentiment_jax.training.objectives.classification import CLASSIFICATION
+from sentiment_jax.training.objectives.objective import Objective
 from sentiment_jax.training.optimizers import frozen_leaves, make_optimizer
-
-# (model, params, batch, key, deterministic) -> sums over the batch, by name: `loss`, which training
-# minimises, divided by the number of `examples`, of which `correct` were right; others as it likes.
-# One that has `descend` moves parameters itself: (params, batch, key, learning_rate) -> (params,
-# sums and the two norms of make_train_step).
-Objective = Callable[..., dict[str, Array]]
-
-
-def cross_entropy(
-    logits: Float[Array, "*batch classes"], labels: Int[Array, "*batch"]
-) -> Float[Array, "*batch"]:
-    """Return the loss of every row, in float32 nats."""
-    return optax.softmax_cross_entropy_with_integer_labels(logits.astype(jnp.float32), labels)
-
-
-def forward(
-    model: nn.Module,
-    params: Any,
-    token_ids: Int[Array, "batch length *lengths"],
-    lengths: Int[Array, " batch"],
-    *inputs: Any,
-    dropout: Array | None = None,
-) -> Any:
-    """Return what a model makes of a batch; `dropout` is a key, or None to go without.
-
-    `inputs` are what a model takes beside tokens and lengths: in pre-training, or a perturbation.
-    """
-    variables, rngs = {"params": params}, {} if dropout is None else {"dropout": dropout}
-    deterministic = dropout is None
-    return model.apply(
-        variables, token_ids, lengths, *inputs, deterministic=deterministic, rngs=rngs
-    )
-
-
-@dataclasses.dataclass(frozen=True)
-class Classification:
-    """The objective of fine-tuning: cross-entropy, times its class's weight if there are any.
-
-    Rows whose label is -1 have none: they count in the regularizers alone. Where a batch has
-    `targets`, distributions over the classes, the cross-entropy is with these.
-    """
-
-    class_weights: tuple[float, ...] = ()
-    regularizers: LossConfig = LossConfig()
-
-    def __call__(
-        self,
-        model: nn.Module,
-        params: Any,
-        batch: dict[str, Array],
-        key: Array,
-        deterministic: bool = False,
-    ) -> dict[str, Array]:
-        """Return the sums over the batch's valid rows."""
-        token_ids, weights, labels = batch["token_ids"], batch["weights"], batch["labels"]
-        labelled, labels = weights * (labels >= 0), jnp.maximum(labels, 0)
-        dropout = None if deterministic else key
-
-        def classify(params: Any, *perturbation: Array) -> Array:
-            inputs = token_ids, batch["lengths"], *perturbation
-            return forward(model, params, *inputs, dropout=dropout)
-
-        def score(logits: Array) -> Array:
-            if "targets" in batch:
-                shares = batch["targets"] * jnp.array(self.class_weights or 1.0)
-                return optax.softmax_cross_entropy(logits.astype(jnp.float32), shares)
-            losses = cross_entropy(logits, labels)
-            return losses * jnp.array(self.class_weights)[labels] if self.class_weights else losses
-
-        logits = classify(params)
-        losses = score(logits)
-        examples = jnp.maximum(jnp.sum(labelled), 1e-6)  # no row may have a label
-        more = self.regularizers
-        of_all: list[Array] = []  # losses of every row, with a label or without
-        if more.adversarial or more.virtual_adversarial:
-            zeros = jnp.zeros((*token_ids.shape[:2], model.config.embedding_size))
-        if more.adversarial:
-            losses += regularizers.adversarial(classify, params, score, zeros, more.adversarial)
-        if more.virtual_adversarial:
-            of_step = more.virtual_adversarial, jax.random.fold_in(key, 1)
-            of_all.append(
-                regularizers.virtual_adversarial(classify, params, logits, zeros, *of_step)
-            )
-        if more.entropy:
-            of_all.append(more.entropy * regularizers.entropy(logits))
-        loss = jnp.sum(losses * labelled)
-        if of_all:  # their mean over all rows, beside the labelled rows' mean
-            rows = jnp.maximum(jnp.sum(weights), 1e-6)  # a part of a batch may have none
-            loss += examples / rows * jnp.sum(sum(of_all) * weights)
-        correct = jnp.sum((jnp.argmax(logits, axis=-1) == labels) * labelled)
-        return {"loss": loss, "correct": correct, "examples": examples}
-
-
-CLASSIFICATION = Classification()
-
-
-@functools.lru_cache(maxsize=8)
-def make_sums_step(model: nn.Module, objective: Objective, seed: int) -> Callable[..., Any]:
-    """Return the jitted (params, batch) -> an objective's sums, the same each time."""
-
-    def sums_step(params: Any, batch: dict[str, Array]) -> dict[str, Array]:
-        return objective(model, params, batch, jax.random.key(seed), deterministic=True)
-
-    return jax.jit(sums_step)
-
-
-@functools.lru_cache(maxsize=8)
-def make_eval_step(model: nn.Module) -> Callable[..., Any]:
-    """Return the jitted (params, batch) -> losses [batch], probabilities [batch, classes]."""
-
-    def eval_step(params: Any, batch: dict[str, Array]) -> tuple[Array, Array]:
-        logits = forward(model, params, batch["token_ids"], batch["lengths"])
-        return cross_entropy(logits, batch["labels"]), jax.nn.softmax(logits)
-
-    return jax.jit(eval_step)
 
 
 class TrainState(flax.struct.PyTreeNode):
@@ -162,7 +48,7 @@ def make_train_step(
 
     Metrics: the objective's sums over the batch's valid rows and the norms of gradient and update.
     Runs that differ in seed, learning rate or schedule get the same function. With
-    `shard_over`, parameters and optimiser state stay split over its devices (devices.sharding).
+    `shard_over`, parameters and optimizer state stay split over its devices (devices.sharding).
     The `parts` of a batch are computed one after another (gradient accumulation).
     """
     same = dataclasses.replace(optimizer, learning_rate=0.0, schedule="linear", warmup_fraction=0.0)

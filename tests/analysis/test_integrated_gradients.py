@@ -14,14 +14,16 @@ from reviews import encode_lists
 
 from sentiment_jax.analysis import integrated_gradients
 from sentiment_jax.analysis.integrated_gradients import Explanation, Word
-from sentiment_jax.config import EncoderConfig, LstmConfig
+from sentiment_jax.config.schema import EncoderConfig, LstmConfig
 from sentiment_jax.data import corpus, tokenization
 from sentiment_jax.data.reviews import normalize_text
 from sentiment_jax.errors import InputError
-from sentiment_jax.explain import explain_texts, strongest_words, to_page, to_terminal
+from sentiment_jax.models import classifiers
 from sentiment_jax.models.classifiers import EncoderClassifier
 from sentiment_jax.models.lstm import LstmClassifier
-from sentiment_jax.training.experiment import TrainedModel, classifiers, devices, load_run
+from sentiment_jax.modes.explain import explain_texts, strongest_words, to_page, to_terminal
+from sentiment_jax.runtime import devices
+from sentiment_jax.training.trained_model import TrainedModel, load_run
 
 TOKENS = [2, 17, 9, 30, 17, 5, 21, 8, 3]
 TINY = EncoderConfig(
@@ -177,15 +179,15 @@ def page_of(*explanations):
     return to_page([(explanation, said) for explanation in explanations], "d", ("e", "f"))
 
 
-def test_colours_follow_sign_and_strength():
+def test_colors_follow_sign_and_strength():
     explanation = make_explanation(so=0.01, dull=-1.0, but=0.3, fun=0.8)
-    shown = to_terminal(explanation, colour=True)
+    shown = to_terminal(explanation, color=True)
     assert re.sub("\x1b[^m]*m", "", shown) == explanation.text
     assert "48;5;160mdull" in shown  # the strongest red
     assert "48;5;27mfun" in shown  # the strongest blue
     assert "48;5;18mbut" in shown  # the weakest
     assert "mso" not in shown
-    plain = to_terminal(explanation, colour=False)
+    plain = to_terminal(explanation, color=False)
     assert "\x1b" not in plain
     page = page_of(explanation)
     assert "&lt;</span>" in page and "<dull>" not in page
@@ -211,9 +213,9 @@ def test_punctuation_is_quoted_and_unknown_words_are_marked():
 
 def test_what_was_not_read_is_marked():
     explanation = make_explanation("fun " + "x" * 500 + " end", fun=1.0)
-    assert " … " in to_terminal(explanation, colour=False)
-    assert "[not read: x" in to_terminal(explanation, colour=False)
-    assert len(to_terminal(explanation, colour=True)) < 200
+    assert " … " in to_terminal(explanation, color=False)
+    assert "[not read: x" in to_terminal(explanation, color=False)
+    assert len(to_terminal(explanation, color=True)) < 200
     assert '<span class="unread">' in page_of(explanation)
 
 
@@ -231,7 +233,7 @@ def test_explains_a_finished_run(finished, tmp_path, capsys, monkeypatch):
     path = tmp_path / "deeper" / "page.html"
     explain_texts(trained, ["a", "b", "c", "d"], texts, path)
     output = capsys.readouterr().out
-    assert "\x1b" not in output, "colours in a file"
+    assert "\x1b" not in output, "colors in a file"
     assert [line[0] for line in output.splitlines() if re.match(r"[a-d]: ", line)] == list("abcd")
     assert output.count("no text") == 2
     assert "[not read: " in output

@@ -17,12 +17,12 @@ from sentiment_jax.analysis.predictions import (
     calibration_bins,
     confidence,
     confusion,
+    differ_significantly,
     hardest_mistakes,
     mcnemar,
     mean_interval,
-    told_apart,
 )
-from sentiment_jax.config import CLASSES
+from sentiment_jax.config.schema import CLASSES
 
 
 def make_predictions(p_positive, labels):
@@ -189,15 +189,15 @@ def test_a_heat_map_hatches_chance_alone(tmp_path, drawn):
     assert said == [["0.5000\nat chance", "0.6000"], ["failed", "0.9000"]]
     assert [patch.get_hatch() for patch in sgd.patches] == ["////"]
     assert [patch.get_hatch() for patch in adam.patches] == [None], "the winner's outline"
-    coloured = np.isfinite(np.ma.filled(sgd.images[0].get_array(), np.nan)).ravel()
-    assert coloured.tolist() == [False, True], "0.6 is far below, and has the palest colour"
+    colored = np.isfinite(np.ma.filled(sgd.images[0].get_array(), np.nan)).ravel()
+    assert colored.tolist() == [False, True], "0.6 is far below, and has the palest color"
 
 
 def test_scores_that_chance_explains_are_not_told_apart():
     """Worked by hand: of 100 each, .60 and .50 are 1.42 standard errors apart, .65 is 2.15."""
     of = [{"accuracy": accuracy, "examples": 100} for accuracy in (0.5, 0.6, 0.65)]
-    assert not told_apart(of[0], of[1]) and told_apart(of[0], of[2])
-    assert not told_apart(of[0], of[0])
+    assert not differ_significantly(of[0], of[1]) and differ_significantly(of[0], of[2])
+    assert not differ_significantly(of[0], of[0])
     mean, low, high = mean_interval([0.4, 0.5, 0.6])
     assert mean == pytest.approx(0.5)
     assert (low, high) == pytest.approx((0.5 - 0.24841, 0.5 + 0.24841), abs=1e-4)  # t = 4.3027

@@ -6,14 +6,15 @@ import shlex
 import pytest
 
 from configs import bert
-from sentiment_jax import report
 from sentiment_jax.analysis.predictions import read_predictions
-from sentiment_jax.config import flatten, override
+from sentiment_jax.config.recipes import override
+from sentiment_jax.config.stored import flatten
 from sentiment_jax.errors import InputError
+from sentiment_jax.modes import report
 from sentiment_jax.storage.files import checksums, read_json, write_json
 from sentiment_jax.storage.run_directory import RunDirectory
 from sentiment_jax.sweeps.plan import Trial, plan_sweep, read_sweep
-from sentiment_jax.training.experiment import resolve
+from sentiment_jax.training.checks import resolve
 
 
 def refused(*directories, output=None, **options):

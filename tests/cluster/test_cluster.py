@@ -19,9 +19,9 @@ import runs
 from conftest import make_small_config
 from runs import assert_rounding_apart
 
-from sentiment_jax import sweep
+from sentiment_jax.modes import sweep
+from sentiment_jax.modes.train import train
 from sentiment_jax.storage.files import read_json
-from sentiment_jax.train import train
 
 PAGE = loopback.ROOT / "docs" / "cluster.md"
 CONFIG = "--config=configs/lstm.py:sample"
@@ -303,7 +303,7 @@ def test_jobs_with_shares_of_their_own_give_the_same_table(cluster, submit, alon
 
 
 def test_the_pages_question_about_locks_has_an_answer(cluster, tmp_path):
-    """Two tasks ask for one lock: here, where locks are honoured, one is refused."""
+    """Two tasks ask for one lock: here, where locks are honored, one is refused."""
     (line,) = re.findall(r"<!-- locks -->\n```bash\n(srun .*)\n```", PAGE.read_text())
     command = line.replace("runs/probe", str(tmp_path / "probe")).split()
     assert cluster.run(*command).stderr.count("Exited with exit code 1") == 1

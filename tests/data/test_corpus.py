@@ -6,12 +6,13 @@ import pytest
 from reviews import write_csv
 
 from configs import lstm
-from sentiment_jax.config import DataConfig, validate
+from sentiment_jax.config.schema import DataConfig
+from sentiment_jax.config.validation import validate
 from sentiment_jax.data.corpus import READERS, load_corpus
 from sentiment_jax.errors import InputError
 
 TRAIN = [(f"{'good' if i % 2 else 'bad'} film number {i} &amp; more", i % 2) for i in range(100)]
-COPIES = [(f"  {text}<br />", label) for text, label in TRAIN[:10]]  # equal once normalised
+COPIES = [(f"  {text}<br />", label) for text, label in TRAIN[:10]]  # equal once normalized
 TEST = [("a fine new film", 1), ("a dull new film", 0), TRAIN[3], TRAIN[4], TRAIN[4]]
 
 

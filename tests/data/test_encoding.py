@@ -4,18 +4,12 @@ import numpy as np
 import pytest
 from reviews import encode_lists, random_encoded
 
-from sentiment_jax.config import DataConfig
+from sentiment_jax.config.schema import DataConfig
 from sentiment_jax.data import encoding
 from sentiment_jax.data.cache import cache_folder
 from sentiment_jax.data.corpus import Corpus
-from sentiment_jax.data.encoding import (
-    Encoded,
-    check_encoded,
-    encode,
-    encode_corpus,
-    foreign_scripts,
-    unknown_shares,
-)
+from sentiment_jax.data.encoding import Encoded, check_encoded, encode, encode_corpus
+from sentiment_jax.data.legibility import foreign_scripts, unknown_shares
 from sentiment_jax.data.reviews import Reviews
 from sentiment_jax.data.tokenization import train_word_level, train_wordpiece
 from sentiment_jax.errors import InputError
@@ -58,7 +52,7 @@ def test_truncation_is_exact_without_special_tokens(numbered, truncation, kept):
 
 @pytest.mark.parametrize("truncation", ["head", "tail", "head_tail"])
 @pytest.mark.parametrize("max_length", [3, 4, 17, 512])
-def test_cls_and_sep_survive_and_max_length_is_honoured_exactly(wordpiece, truncation, max_length):
+def test_cls_and_sep_survive_and_max_length_is_honored_exactly(wordpiece, truncation, max_length):
     body = wordpiece.encode("good bad film " * 300, add_special_tokens=False).ids
     ids, truncated = encode_lists(
         wordpiece, ["good bad film " * 300, "good"], max_length=max_length, truncation=truncation

@@ -14,7 +14,7 @@ import time
 
 import pytest
 
-from sentiment_jax.config import DataConfig
+from sentiment_jax.config.schema import DataConfig
 from sentiment_jax.data import imdb_tfds
 from sentiment_jax.data.corpus import READERS
 from sentiment_jax.data.reviews import normalize_text

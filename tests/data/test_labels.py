@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from reviews import write_csv
 
-from sentiment_jax.config import CLASSES, DataConfig, join_names, split_names
+from sentiment_jax.config.schema import CLASSES, DataConfig, join_names, split_names
 from sentiment_jax.data.corpus import load_corpus
-from sentiment_jax.data.labels import decide, number_labels, verdict_cells, verdict_columns
+from sentiment_jax.data.labels import decide, number_labels, prediction_cells, prediction_columns
 from sentiment_jax.errors import InputError
 
 
@@ -60,9 +60,9 @@ def test_stars_are_mapped_and_the_rest_is_dropped_and_counted(capsys):
     labels = ["5", "4.0", "3", "2", "1.0", "3", "2.5"]
     stars = {"positive_labels": "4,5", "negative_labels": "1,2"}
     assert number(labels, **stars) == ([1, 1, -1, 0, 0, -1, -1], CLASSES)
-    line = "dropped  3 of 7 reviews, labelled 3 (2), 2.5 (1)\n"
+    line = "dropped  3 of 7 reviews, labeled 3 (2), 2.5 (1)\n"
     assert capsys.readouterr().err == line
-    assert "no row is labelled 6 or 7; found are 3 (2), 5 (1)" in error_of(
+    assert "no row is labeled 6 or 7; found are 3 (2), 5 (1)" in error_of(
         labels, positive_labels="6,7", negative_labels="1"
     )
 
@@ -70,8 +70,8 @@ def test_stars_are_mapped_and_the_rest_is_dropped_and_counted(capsys):
 def test_named_classes_keep_their_order_and_drop_the_others(capsys):
     found = ["ham", "spam", "?", "Spam"]
     assert number(found, labels="spam,ham") == ([1, 0, -1, 0], ("spam", "ham"))
-    assert "1 of 4 reviews, labelled ? (1)" in capsys.readouterr().err
-    assert "no row is labelled eggs" in error_of(found, labels="ham,eggs")
+    assert "1 of 4 reviews, labeled ? (1)" in capsys.readouterr().err
+    assert "no row is labeled eggs" in error_of(found, labels="ham,eggs")
 
 
 @pytest.mark.parametrize("label", ["-1", "2", "0.5", "maybe", "posi"])
@@ -107,13 +107,13 @@ def test_names_may_hold_commas_and_quotes():
 def test_verdicts_in_a_table():
     """Two classes keep their columns; the names of others stand in the cells."""
     two = np.float32([[0.25, 0.75], [0.5, 0.5]])
-    assert verdict_columns(CLASSES) == ["predicted", "p_positive"]
-    assert verdict_cells(CLASSES, two) == [[1, "0.750000"], [0, "0.500000"]]
-    assert verdict_cells(("bad", "good"), two)[0] == ["good", "0.750000"]
+    assert prediction_columns(CLASSES) == ["predicted", "p_positive"]
+    assert prediction_cells(CLASSES, two) == [[1, "0.750000"], [0, "0.500000"]]
+    assert prediction_cells(("bad", "good"), two)[0] == ["good", "0.750000"]
     stars = ("-1", "0", "01")
     three = np.float32([[0.25, 0.25, 0.5], [0.5, 0.5, 0]])
-    assert verdict_columns(stars) == ["predicted", "p_-1", "p_0", "p_01"]
-    assert verdict_cells(stars, three) == [
+    assert prediction_columns(stars) == ["predicted", "p_-1", "p_0", "p_01"]
+    assert prediction_cells(stars, three) == [
         ["01", "0.250000", "0.250000", "0.500000"],
         [-1, "0.500000", "0.500000", "0.000000"],
     ]

@@ -1,4 +1,4 @@
-"""Runs of words in a vocabulary: which are learnt, and where a text has them."""
+"""Runs of words in a vocabulary: which are learned, and where a text has them."""
 
 from collections import Counter
 
@@ -7,8 +7,9 @@ import pytest
 from tokenizers import Tokenizer
 
 from sentiment_jax.data.batches import PlannedBatch, make_batch
-from sentiment_jax.data.encoding import encode, foreign_scripts, segment, unknown_shares
-from sentiment_jax.data.ngrams import frequent_runs, run_keys
+from sentiment_jax.data.encoding import encode, segment
+from sentiment_jax.data.legibility import foreign_scripts, unknown_shares
+from sentiment_jax.data.ngrams import frequent_ngrams, ngram_keys
 from sentiment_jax.data.reviews import Reviews
 from sentiment_jax.data.tokenization import train_word_level
 
@@ -122,12 +123,12 @@ def test_a_stored_vocabulary_finds_the_same(tmp_path):
 def test_keys_of_large_vocabularies_do_not_overflow():
     base, offsets = 10**6, np.array([0, 3])
     ids = np.array([base - 1, base - 2, base - 3])
-    key = run_keys(ids, offsets, 3, base)[0]
+    key = ngram_keys(ids, offsets, 3, base)[0]
     assert key == ((base - 1) * base + base - 2) * base + base - 3
-    assert run_keys(ids[:1], np.array([0, 1]), 2, base).tolist() == [-1]
+    assert ngram_keys(ids[:1], np.array([0, 1]), 2, base).tolist() == [-1]
 
 
 def test_no_run_crosses_from_text_to_text():
     words = ["[PAD]", "[UNK]", "a", "b"]
     ids, offsets = np.array([2, 3, 2, 3, 1, 3]), np.array([0, 1, 4, 6])
-    assert frequent_runs(ids, offsets, words, 3, 1) == ["b a", "a b", "b a b"]
+    assert frequent_ngrams(ids, offsets, words, 3, 1) == ["b a", "a b", "b a b"]

@@ -1,4 +1,4 @@
-"""The normaliser, and splits that are stratified, seeded, leak-free and blind to file order."""
+"""The normalizer, and splits that are stratified, seeded, leak-free and blind to file order."""
 
 import hashlib
 
@@ -61,7 +61,7 @@ def test_is_blank():
     assert not any(map(is_blank, ["0", "-", "nan bread", "😀", "none", "null"]))
 
 
-def test_reviews_carry_normalised_texts_and_their_hashes():
+def test_reviews_carry_normalized_texts_and_their_hashes():
     reviews = Reviews.from_texts(["good &amp; bad<br />", "cafe\u0301"], [1, 0], ["row 2", "row 3"])
     assert reviews.texts == ("good & bad", "café")
     assert reviews.hashes.tolist() == [
@@ -70,8 +70,8 @@ def test_reviews_carry_normalised_texts_and_their_hashes():
     last = reviews.take(np.array([1]))
     assert (last.ids, last.texts, last.labels.tolist()) == (("row 3",), ("café",), [0])
     assert last.hashes.tolist() == reviews.hashes.tolist()[1:]
-    unlabelled = Reviews.from_texts(["a", "b"])
-    assert unlabelled.ids == ("0", "1") and unlabelled.labels.tolist() == [0, 0]
+    unlabeled = Reviews.from_texts(["a", "b"])
+    assert unlabeled.ids == ("0", "1") and unlabeled.labels.tolist() == [0, 0]
 
 
 def make_reviews(seed: int) -> Reviews:

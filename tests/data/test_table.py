@@ -5,7 +5,7 @@ import os
 import pytest
 from reviews import write_csv
 
-from sentiment_jax.config import DataConfig
+from sentiment_jax.config.schema import DataConfig
 from sentiment_jax.data.table import Table, find_format, read_reviews, read_table
 from sentiment_jax.errors import InputError
 

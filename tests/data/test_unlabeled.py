@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import reviews
 
-from sentiment_jax.config import DataConfig
+from sentiment_jax.config.schema import DataConfig
 from sentiment_jax.data.corpus import load_corpus
 from sentiment_jax.data.unlabeled import load_text, read_text, unlabeled_reviews
 from sentiment_jax.errors import InputError
@@ -16,14 +16,14 @@ from sentiment_jax.errors import InputError
 
 @pytest.fixture
 def data(tmp_path):
-    """60 labelled reviews; 12 are held out for the test and 10 for validation."""
+    """60 labeled reviews; 12 are held out for the test and 10 for validation."""
     rows = [(f"Review number {i}, good or bad.", i % 2) for i in range(60)]
-    path = reviews.write_csv(tmp_path / "labelled.csv", rows)
+    path = reviews.write_csv(tmp_path / "labeled.csv", rows)
     return DataConfig(source="csv", path=path)
 
 
 @pytest.mark.parametrize("limit", [0, 30])
-def test_no_review_of_validation_or_test_is_learnt_from(data, tmp_path, limit):
+def test_no_review_of_validation_or_test_is_learned_from(data, tmp_path, limit):
     """However it is spaced, and whichever a limit would hold out."""
     data = dataclasses.replace(data, limit=limit)
     splits = load_corpus(dataclasses.replace(data, limit=0)).splits
@@ -36,18 +36,18 @@ def test_no_review_of_validation_or_test_is_learnt_from(data, tmp_path, limit):
     val = {*load_corpus(data).splits["val"].texts}
     in_train = len(val & {*splits["train"].texts})
     assert (in_train > 0) == (limit > 0)
-    dropped = {"labelled": in_train, "unlabeled": len(held), "copies": 1}
+    dropped = {"labeled": in_train, "unlabeled": len(held), "copies": 1}
     assert corpus.statistics["dropped"] == dropped
     assert corpus.statistics["shared"] == {"train_val": 0, "train_test": 0, "val_test": 0}
-    learnt = corpus.splits["train"].texts
-    assert not {*learnt} & ({*held} | val)
+    learned = corpus.splits["train"].texts
+    assert not {*learned} & ({*held} | val)
     if limit:
-        assert len(learnt) == limit
+        assert len(learned) == limit
     else:
         extra = ["Not seen before.", "Nor this.", splits["train"].texts[0]]
-        assert sorted(learnt) == sorted([*splits["train"].texts, *extra])
+        assert sorted(learned) == sorted([*splits["train"].texts, *extra])
     counts = corpus.statistics["counts"]["train"]
-    assert counts["labelled"] + counts["unlabeled"] == len(learnt)
+    assert counts["labeled"] + counts["unlabeled"] == len(learned)
 
 
 def test_a_held_out_review_that_is_in_train_too_is_dropped(data, tmp_path):
@@ -56,11 +56,11 @@ def test_a_held_out_review_that_is_in_train_too_is_dropped(data, tmp_path):
     test = reviews.write_csv(tmp_path / "test.csv", rows)
     corpus = load_text(dataclasses.replace(data, test_path=test))
     in_train = "Review number 3, good or bad." not in corpus.splits["val"].texts
-    assert corpus.statistics["dropped"]["labelled"] == in_train
+    assert corpus.statistics["dropped"]["labeled"] == in_train
     assert "Review number 3, good or bad." not in corpus.splits["train"].texts
 
 
-def test_reviews_without_labels_are_neither_labelled_nor_held_out(data, tmp_path):
+def test_reviews_without_labels_are_neither_labeled_nor_held_out(data, tmp_path):
     splits = load_corpus(data).splits
     text = tmp_path / "own.txt"
     text.write_text("\n".join(["Not seen before.", *splits["val"].texts, *splits["test"].texts]))
@@ -72,19 +72,19 @@ def test_reviews_without_labels_are_neither_labelled_nor_held_out(data, tmp_path
 @pytest.mark.parametrize("limits", [{}, {"limit": 30}, {"test_limit": 5}])
 def test_the_hash_that_is_kept_is_that_of_a_training(data, tmp_path, limits):
     data = dataclasses.replace(data, **limits)
-    found = load_text(data, unlabeled=False).statistics["labelled_hash"]
+    found = load_text(data, unlabeled=False).statistics["labeled_hash"]
     assert found == load_corpus(data).statistics["data_hash"]
 
 
 @pytest.mark.parametrize("limit", [0, 30])
-def test_of_the_labelled_text_alone_nothing_else_is_read(data, tmp_path, limit):
+def test_of_the_labeled_text_alone_nothing_else_is_read(data, tmp_path, limit):
     data = dataclasses.replace(data, limit=limit)
     alone = load_text(data, str(tmp_path / "never read"), unlabeled=False)
     whole = load_corpus(dataclasses.replace(data, limit=0)).splits
     held = {*whole["val"].texts, *whole["test"].texts}
     trained = [text for text in load_corpus(data).splits["train"].texts if text not in held]
     assert sorted(alone.splits["train"].texts) == sorted(trained)
-    assert len(trained) == 24 - alone.statistics["dropped"]["labelled"] if limit else trained
+    assert len(trained) == 24 - alone.statistics["dropped"]["labeled"] if limit else trained
     assert alone.statistics["counts"]["train"]["unlabeled"] == 0
 
 
@@ -115,8 +115,8 @@ def test_own_text_is_a_table_lines_or_a_folder(tmp_path):
 @pytest.mark.skipif("TFDS_DATA_DIR" not in os.environ, reason="TFDS_DATA_DIR has no IMDB")
 def test_the_counts_of_imdb():
     corpus = load_text(DataConfig(source="tfds"))
-    assert corpus.statistics["counts"]["train"] == {"labelled": 19_900, "unlabeled": 49_166}
-    assert corpus.statistics["dropped"] == {"labelled": 100, "unlabeled": 339, "copies": 495}
+    assert corpus.statistics["counts"]["train"] == {"labeled": 19_900, "unlabeled": 49_166}
+    assert corpus.statistics["dropped"] == {"labeled": 100, "unlabeled": 339, "copies": 495}
 
     def letters(split):
         return {re.sub("[^a-z0-9]", "", text.lower()) for text in corpus.splits[split].texts}

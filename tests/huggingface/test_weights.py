@@ -15,10 +15,10 @@ from flax import serialization, traverse_util
 from safetensors.numpy import load_file
 
 from configs import bert
-from sentiment_jax.config import EncoderConfig
+from sentiment_jax.config.schema import EncoderConfig
 from sentiment_jax.huggingface import weights
 from sentiment_jax.models import classifiers
-from sentiment_jax.train import train
+from sentiment_jax.modes.train import train
 
 
 def assert_trees_equal(one, other):

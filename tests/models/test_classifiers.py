@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from flax import traverse_util
 
-from sentiment_jax.config import EncoderConfig, LstmConfig
+from sentiment_jax.config.schema import EncoderConfig, LstmConfig
 from sentiment_jax.errors import InputError
 from sentiment_jax.models import classifiers
 

@@ -14,7 +14,7 @@ from flax import linen as nn
 from flax import traverse_util
 from jax.extend import core
 
-from sentiment_jax.config import EncoderConfig
+from sentiment_jax.config.schema import EncoderConfig
 from sentiment_jax.errors import InputError
 from sentiment_jax.huggingface import weights
 from sentiment_jax.models import encoder, layers
@@ -186,7 +186,7 @@ def test_dense_layers_of_a_gpu_round_their_product_before_the_bias(monkeypatch):
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_a_gpus_layer_is_the_plain_one_and_stores_the_scores_alone(dtype, monkeypatch):
-    """What it rematerialises has the plain form's values and masks, to rounding."""
+    """What it rematerializes has the plain form's values and masks, to rounding."""
     rng = np.random.default_rng(0)
     config = EncoderConfig(
         dtype=dtype,

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from flax import traverse_util
 
-from sentiment_jax.config import POOLINGS, LstmConfig
+from sentiment_jax.config.schema import POOLINGS, LstmConfig
 from sentiment_jax.models.dropout import Dropout
 from sentiment_jax.models.lstm import LstmClassifier, layerwise_multipliers, reverse_valid
 from sentiment_jax.models.lstm_scan import ScannedLstm
@@ -115,7 +115,7 @@ def test_word_dropout_makes_words_unknown_in_training_alone():
     assert np.any(logits(model, params, ids) != unknown)
 
 
-def with_runs(ids, seed=1):
+def with_ngrams(ids, seed=1):
     """The ids of runs beside those of some words, none beside padding."""
     rng = np.random.default_rng(seed)
     runs = rng.integers(1, 50, (*ids.shape, 2)) * (rng.random((*ids.shape, 2)) < 0.6)
@@ -126,7 +126,7 @@ def with_runs(ids, seed=1):
 def test_a_run_of_words_adds_its_vector_where_it_begins(segment_length):
     """As words do that have the sums for their vectors; id 0 adds nothing, whatever its vector."""
     model, params, ids = make(pooling="mean", segment_length=segment_length)
-    runs = with_runs(ids)
+    runs = with_ngrams(ids)
     table = np.asarray(params["embedding"]["embedding"])
     sums = np.sum(table[runs] * (runs > 0)[..., None], axis=2).reshape(-1, table.shape[1])
     assert np.abs(table[0]).min() > 0
@@ -139,7 +139,7 @@ def test_a_run_of_words_adds_its_vector_where_it_begins(segment_length):
 
 def test_runs_change_no_logit_in_padding_and_are_dropped_with_their_word():
     model, params, ids = make(word_dropout=0.999, output_dropout=0.0)
-    runs = with_runs(ids)
+    runs = with_ngrams(ids)
     wide = np.pad(runs, ((0, 0), (0, 5), (0, 0)))
     wide[np.arange(12) >= LENGTHS[:, None]] = 49
     np.testing.assert_array_equal(logits(model, params, runs), logits(model, params, wide))

@@ -48,11 +48,11 @@ class Recorded:
         return batch["masked"], batch["positions"], jnp.ones(batch["positions"].shape)
 
 
-class MaskedWords(Recorded, objectives.MaskedWords):
+class MaskedLanguageModeling(Recorded, objectives.MaskedLanguageModeling):
     pass
 
 
-class ReplacedTokens(Recorded, objectives.ReplacedTokens):
+class ReplacedTokenDetection(Recorded, objectives.ReplacedTokenDetection):
     pass
 
 
@@ -71,7 +71,7 @@ def test_logits_losses_and_gradients_equal_pytorch(name, monkeypatch):
     # Noise that makes every other token a thousand times less likely than the recorded one.
     noise = jnp.where(jax.nn.one_hot(wanted, 61) > 0, 1 - 1e-7, 1e-30)
     monkeypatch.setattr(objectives, "draw_rows", lambda key, numbers, shape: noise)
-    kind = MaskedWords if model.config.model_type == "bert" else ReplacedTokens
+    kind = MaskedLanguageModeling if model.config.model_type == "bert" else ReplacedTokenDetection
     objective = kind(b"", 0, 0.15)
 
     def compute(params):
@@ -83,14 +83,14 @@ def test_logits_losses_and_gradients_equal_pytorch(name, monkeypatch):
         outputs = model.apply({"params": params}, *where, *corrupt, deterministic=True)
         return jax.value_and_grad(mean, has_aux=True)(params), outputs
 
-    corrupt = [lambda _: batch["replaced"]] if kind is ReplacedTokens else []
+    corrupt = [lambda _: batch["replaced"]] if kind is ReplacedTokenDetection else []
     ((loss, sums), gradients), logits = jax.jit(compute)(params)
     sums = {name: float(value) for name, value in sums.items()}
     detection = 50 * batch.get("detection_loss", 0)
     assert sums["nats"] / sums["predictions"] == pytest.approx(float(batch["loss"]), rel=1e-5)
     assert float(loss) == pytest.approx(float(batch["loss"] + detection), rel=1e-5)
     assert objective.mean_loss(sums) == pytest.approx(float(loss), rel=1e-6)
-    if kind is ReplacedTokens:
+    if kind is ReplacedTokenDetection:
         logits, detected, _ = logits
         valid = jnp.arange(12) < batch["lengths"][:, None]
         expected = jnp.where(valid, batch["detection_logits"], 0)

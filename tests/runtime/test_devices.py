@@ -15,9 +15,9 @@ from conftest import make_small_config
 from runs import assert_rounding_apart
 
 from sentiment_jax.errors import InputError
+from sentiment_jax.modes.train import train
 from sentiment_jax.runtime import devices, startup
-from sentiment_jax.train import train
-from sentiment_jax.training.experiment import load_run
+from sentiment_jax.training.trained_model import load_run
 
 ROOT = Path(__file__).parents[2]
 MANY = ("four", "split")
@@ -68,7 +68,7 @@ def test_a_checkpoint_of_one_is_read_on_four(folder):
     jax.tree.map(np.testing.assert_array_equal, [np.asarray(leaf) for leaf in here], there)
 
 
-def test_parameters_are_initialised_on_the_cpu_whatever_device_is_the_default(folder):
+def test_parameters_are_initialized_on_the_cpu_whatever_device_is_the_default(folder):
     assert json.loads((folder / "initial.json").read_text()) == [0]
 
 

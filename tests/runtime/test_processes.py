@@ -15,13 +15,13 @@ from conftest import make_small_config
 from runs import assert_rounding_apart
 
 from sentiment_jax.errors import InputError
+from sentiment_jax.modes.train import train
 from sentiment_jax.runtime import launch, processes
 from sentiment_jax.storage.checkpoints import Checkpoints
 from sentiment_jax.storage.files import read_json
 from sentiment_jax.storage.metrics_log import read_metrics
-from sentiment_jax.train import train
 from sentiment_jax.training import signals
-from sentiment_jax.training.experiment import load_run
+from sentiment_jax.training.trained_model import load_run
 
 ROOT = Path(__file__).parents[2]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from sentiment_jax.config import DataConfig
+from sentiment_jax.config.schema import DataConfig
 from sentiment_jax.data.cache import cache_folder
 from sentiment_jax.runtime import startup, terminal
 

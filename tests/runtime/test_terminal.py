@@ -75,7 +75,7 @@ def test_texts_give_a_terminal_no_commands(plain, tmp_path):
         assert not re.search(f"(?!{OURS}){UNSEEN}", done.stdout), done.stdout
         for escape in (r"\x1b", r"\x07", r"\u202e", r"\u2066", r"\x9b"):
             assert escape in done.stdout, escape
-        assert ("\x1b[0m" in done.stdout) == bool(options)  # the colours are ours
+        assert ("\x1b[0m" in done.stdout) == bool(options)  # the colors are ours
     page = (tmp_path / "page.html").read_text()
     assert not re.search(UNSEEN, page) and r"\u202e" in page
 

@@ -13,11 +13,11 @@ import pytest
 import runs
 
 from sentiment_jax.errors import InputError
-from sentiment_jax.predict import predict
+from sentiment_jax.modes.predict import predict
+from sentiment_jax.modes.train import train
 from sentiment_jax.storage import checkpoints
 from sentiment_jax.storage.checkpoints import MANIFEST, Checkpoints, steps_in
-from sentiment_jax.train import train
-from sentiment_jax.training.experiment import load_run
+from sentiment_jax.training.trained_model import load_run
 
 TEXTS = ["A quiet, moving film.", "Dull."]
 CHANGES = {"os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.link", "os.symlink"}

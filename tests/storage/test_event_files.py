@@ -7,8 +7,8 @@ import pytest
 from tensorboardX.proto.event_pb2 import Event
 
 from sentiment_jax.errors import InputError, Interrupted
+from sentiment_jax.modes.train import train
 from sentiment_jax.storage.metrics_log import read_metrics
-from sentiment_jax.train import train
 from sentiment_jax.training.signals import Stop
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*google._upb:DeprecationWarning")

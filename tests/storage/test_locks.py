@@ -11,9 +11,9 @@ import runs
 from sweeping import contents
 
 from sentiment_jax.errors import InUse
+from sentiment_jax.modes.train import train
 from sentiment_jax.storage import run_directory
 from sentiment_jax.storage.run_directory import RunDirectory, lock_run
-from sentiment_jax.train import train
 
 # 152 steps: the first process is caught at one of them.
 LONG = {**runs.LONGER, "batch_size": 2, "data.limit": 190, "checkpoint_every": 30}
@@ -44,7 +44,7 @@ def test_whoever_came_first_notices_the_other(tmp_path, monkeypatch):
         with lock_run(tmp_path):
             directory.check_lock()
         monkeypatch.undo()
-        with pytest.raises(InUse, match="is now in use by pid 7 on .* does not honour locks"):
+        with pytest.raises(InUse, match="is now in use by pid 7 on .* does not honor locks"):
             directory.check_lock()
 
 

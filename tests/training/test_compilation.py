@@ -10,14 +10,17 @@ import pytest
 import runs
 from commands import SAMPLE, run
 
-from sentiment_jax.config import OptimizerConfig
+from sentiment_jax.config.schema import OptimizerConfig
 from sentiment_jax.data import batches
 from sentiment_jax.errors import RunError
+from sentiment_jax.modes.train import train
 from sentiment_jax.runtime import devices
-from sentiment_jax.train import train
 from sentiment_jax.training import compilation
-from sentiment_jax.training.experiment import initial_params, prepare_experiment, resolve
-from sentiment_jax.training.steps import create_state, make_eval_step
+from sentiment_jax.training.checks import resolve
+from sentiment_jax.training.experiment import prepare_experiment
+from sentiment_jax.training.parameters import initial_params
+from sentiment_jax.training.scoring import make_eval_step
+from sentiment_jax.training.steps import create_state
 
 # Wide enough for tenths of a MiB to show; of a length that no other test has.
 WIDE = runs.ONE_SHAPE | {"model.embedding_size": 200, "data.max_length": 23}
@@ -109,7 +112,7 @@ def test_a_training_that_does_not_fit_is_told_what_does(config, experiment, has,
 
 
 def test_an_evaluation_that_does_not_fit_is_told_what_does(experiment, has):
-    """Beside it stays the optimiser's state."""
+    """Beside it stays the optimizer's state."""
     config = experiment.config
     config.eval_batch_size = 4096
     moments = 2 * 4 * sum(leaf.size for leaf in jax.tree.leaves(initial_params(experiment)[0]))

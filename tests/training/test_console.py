@@ -6,9 +6,9 @@ import jax
 import pytest
 from reviews import write_csv
 
-from sentiment_jax.config import EXAMPLE_TEXTS
+from sentiment_jax.config.schema import EXAMPLE_TEXTS
+from sentiment_jax.modes.train import train
 from sentiment_jax.runtime import terminal
-from sentiment_jax.train import train
 from sentiment_jax.training import console
 from sentiment_jax.training.progress import Progress
 

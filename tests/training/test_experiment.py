@@ -9,14 +9,15 @@ import pytest
 import reviews
 
 from configs import bert
-from sentiment_jax.config import DataConfig, config_to_json
+from sentiment_jax.config.schema import DataConfig
+from sentiment_jax.config.stored import config_to_json
 from sentiment_jax.data import imdb_tfds
 from sentiment_jax.data.corpus import load_corpus
 from sentiment_jax.data.unlabeled import load_text
 from sentiment_jax.runtime import terminal
 from sentiment_jax.storage.files import write_json
 from sentiment_jax.storage.run_directory import RunDirectory
-from sentiment_jax.training.experiment import warn_of_known_reviews
+from sentiment_jax.training.lineage import warn_of_leakage
 
 
 def write_table(path, first, last):
@@ -38,7 +39,7 @@ def make_config(data, pretrained="", objective=""):
 
 
 def make_run(path, data, pretrained="", objective=""):
-    """Write what stands of a run's reviews in its directory; return that and what it learnt."""
+    """Write what stands of a run's reviews in its directory; return that and what it learned."""
     corpus = load_text(data) if objective else load_corpus(data)
     path.mkdir()
     config = make_config(data, pretrained, objective)
@@ -52,13 +53,13 @@ def warned(capsys):
     """A function from a source run and data of today to the warning."""
 
     def warned(run, data):
-        warn_of_known_reviews(make_config(data, run), load_corpus(data))
+        warn_of_leakage(make_config(data, run), load_corpus(data))
         return capsys.readouterr().err
 
     return warned
 
 
-@pytest.mark.parametrize("objective", ["", "masked_words"])
+@pytest.mark.parametrize("objective", ["", "masked_language_modeling"])
 def test_the_same_reviews_at_another_path_are_known_to_be_safe(data, tmp_path, objective, warned):
     run, _ = make_run(tmp_path / "run", data, objective=objective)
     moved = shutil.move(data.path, tmp_path / "moved.csv")
@@ -76,20 +77,20 @@ CHANGES = {
 }
 
 
-@pytest.mark.parametrize("objective", ["", "masked_words"])
+@pytest.mark.parametrize("objective", ["", "masked_language_modeling"])
 @pytest.mark.parametrize("change", CHANGES)
-def test_what_it_learnt_of_the_held_out_reviews_is_counted(
+def test_what_it_learned_of_the_held_out_reviews_is_counted(
     data, tmp_path, change, objective, warned
 ):
-    run, learnt = make_run(tmp_path / "run", data, objective=objective)
+    run, learned = make_run(tmp_path / "run", data, objective=objective)
     changes, knows = CHANGES[change]
     for name in {*changes} & {"path", "test_path"}:
         changes = {**changes, name: write_table(tmp_path / f"{name}.csv", *changes[name])}
     data = dataclasses.replace(data, **changes)
     splits = load_corpus(data).splits
     held = {*splits["val"].texts, *splits["test"].texts} - {*splits["train"].texts}
-    assert bool(held & learnt) == knows
-    expected = f"warning: {run} learnt from {len(held & learnt)} of the {len(held)} reviews that"
+    assert bool(held & learned) == knows
+    expected = f"warning: {run} learned from {len(held & learned)} of the {len(held)} reviews that"
     found = warned(run, data)
     assert found.startswith(expected) if knows else not found
 
@@ -101,7 +102,7 @@ def test_what_it_learnt_of_the_held_out_reviews_is_counted(
         ((0, 61), "its own reviews have changed since"),
     ],
 )
-def test_what_it_learnt_may_be_gone_or_changed(data, tmp_path, now, reason, warned):
+def test_what_it_learned_may_be_gone_or_changed(data, tmp_path, now, reason, warned):
     run, _ = make_run(tmp_path / "run", data)
     other = dataclasses.replace(data, path=write_table(tmp_path / "other.csv", 60, 120))
     Path(data.path).unlink()
@@ -111,7 +112,7 @@ def test_what_it_learnt_may_be_gone_or_changed(data, tmp_path, now, reason, warn
     assert re.fullmatch(expected, warned(run, other))
 
 
-def test_what_it_learnt_without_labels_counts_too(data, tmp_path, warned):
+def test_what_it_learned_without_labels_counts_too(data, tmp_path, warned):
     other = dataclasses.replace(data, path=write_table(tmp_path / "other.csv", 60, 120))
     held = load_corpus(other).splits["test"].texts
     (text := tmp_path / "more.txt").write_text("\n".join(held[:5]))
@@ -120,31 +121,31 @@ def test_what_it_learnt_without_labels_counts_too(data, tmp_path, warned):
     config = directory.read_config()
     config.pretrain.text = str(text)
     write_json(directory.config, config_to_json(config))
-    assert warned(run, other).startswith(f"warning: {run} learnt from 5 of the 22 reviews that")
+    assert warned(run, other).startswith(f"warning: {run} learned from 5 of the 22 reviews that")
     recorded = {**load_corpus(data).statistics, "unlabeled_hash": "of other text"}
     write_json(directory.env, {"data": recorded})
     assert "here: its reviews without labels have changed since\n" in warned(run, other)
 
 
-def test_what_a_teacher_learnt_counts_too(data, tmp_path, capsys):
-    run, learnt = make_run(tmp_path / "run", data)
+def test_what_a_teacher_learned_counts_too(data, tmp_path, capsys):
+    run, learned = make_run(tmp_path / "run", data)
     other = DataConfig(source="csv", path=write_table(tmp_path / "other.csv", 30, 90))
     held = load_corpus(other).splits
-    known = len(learnt & {*held["val"].texts, *held["test"].texts})
+    known = len(learned & {*held["val"].texts, *held["test"].texts})
     config = make_config(dataclasses.replace(other, unlabeled=True, teacher=str(run)))
-    warn_of_known_reviews(config, load_corpus(other))
-    assert capsys.readouterr().err.startswith(f"warning: {run} learnt from {known} of the ")
+    warn_of_leakage(config, load_corpus(other))
+    assert capsys.readouterr().err.startswith(f"warning: {run} learned from {known} of the ")
     assert known
     student, _ = make_run(tmp_path / "student", other)
     write_json(RunDirectory(student).config, config_to_json(config))
     for names in ({"teacher": str(student), "unlabeled": True}, {}):
         pupil = make_config(dataclasses.replace(other, **names), "" if names else student)
         terminal.warn_once.cache_clear()
-        warn_of_known_reviews(pupil, load_corpus(other))
-        assert capsys.readouterr().err.startswith(f"warning: {run} learnt from {known} of the ")
+        warn_of_leakage(pupil, load_corpus(other))
+        assert capsys.readouterr().err.startswith(f"warning: {run} learned from {known} of the ")
     shutil.rmtree(run)  # whatever it knew
     terminal.warn_once.cache_clear()
-    warn_of_known_reviews(pupil, load_corpus(other))
+    warn_of_leakage(pupil, load_corpus(other))
     assert f"{run} may know reviews that are held out here: cannot read" in capsys.readouterr().err
 
 
@@ -158,9 +159,9 @@ def test_imdb_is_not_downloaded_for_a_comparison(data, tmp_path, warned, monkeyp
     assert "may know reviews that are held out here: IMDB" in warned(run, other)
 
 
-def test_what_its_own_source_learnt_counts_too(data, tmp_path, warned):
+def test_what_its_own_source_learned_counts_too(data, tmp_path, warned):
     first, _ = make_run(tmp_path / "first", data, pretrained=tmp_path / "second")  # in a circle
     other = dataclasses.replace(data, path=write_table(tmp_path / "other.csv", 60, 120))
     second, _ = make_run(tmp_path / "second", other, pretrained=first)
     found = warned(second, dataclasses.replace(data, split_seed=1))
-    assert found.count("\n") == 1 and found.startswith(f"warning: {first} learnt from ")
+    assert found.count("\n") == 1 and found.startswith(f"warning: {first} learned from ")

@@ -7,7 +7,7 @@ import numpy as np
 import optax
 import pytest
 
-from sentiment_jax.config import OptimizerConfig
+from sentiment_jax.config.schema import OptimizerConfig
 from sentiment_jax.training.optimizers import decay_mask, make_optimizer, make_schedule
 
 # Neither schedule, nor decay, nor clipping.

@@ -3,10 +3,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sentiment_jax.config import LossConfig, LstmConfig
+from sentiment_jax.config.schema import LossConfig, LstmConfig
 from sentiment_jax.models.lstm import LstmClassifier
 from sentiment_jax.training import regularizers
-from sentiment_jax.training.steps import Classification, cross_entropy
+from sentiment_jax.training.objectives.classification import Classification
+from sentiment_jax.training.objectives.objective import cross_entropy
 
 ROWS, LENGTH, WIDTH = 3, 2, 4
 RNG = np.random.default_rng(0)

@@ -15,19 +15,19 @@ import runs
 from commands import SAMPLE, run, start
 from sweeping import contents
 
-from sentiment_jax.config import override
+from sentiment_jax.config.recipes import override
 from sentiment_jax.errors import DiskFull, InputError, Interrupted, RunError
-from sentiment_jax.evaluate import evaluate_run
+from sentiment_jax.modes.evaluate import evaluate_run
+from sentiment_jax.modes.train import train
 from sentiment_jax.storage.checkpoints import Checkpoints, steps_in
 from sentiment_jax.storage.files import read_json, write_json
 from sentiment_jax.storage.run_directory import RunDirectory
-from sentiment_jax.train import train
 from sentiment_jax.training import scoring
-from sentiment_jax.training.experiment import load_run
 from sentiment_jax.training.progress import Progress
 from sentiment_jax.training.resume import _check_best
+from sentiment_jax.training.scoring import make_eval_step
 from sentiment_jax.training.signals import Stop
-from sentiment_jax.training.steps import make_eval_step
+from sentiment_jax.training.trained_model import load_run
 
 STEPS = 9  # three epochs of three batches
 

@@ -6,11 +6,11 @@ import pytest
 from ml_collections import ConfigDict
 from reviews import random_encoded
 
-from sentiment_jax.config import LstmConfig
+from sentiment_jax.config.schema import LstmConfig
 from sentiment_jax.models.lstm import LstmClassifier
 from sentiment_jax.runtime import devices
-from sentiment_jax.training.experiment import Classifier
 from sentiment_jax.training.scoring import OneBehind, score_reviews
+from sentiment_jax.training.trained_model import Classifier
 
 MODEL = LstmClassifier(LstmConfig(vocab_size=30, embedding_size=8, hidden_size=8, dense_size=8))
 CONFIG = ConfigDict({"data": {"length_buckets": (5,), "max_length": 9, "labels": ""}})

@@ -1,0 +1,1 @@
+"""Settings: the schema, recipes and overrides, validation, the stored form."""

@@ -1,0 +1,333 @@
+"""The schema of a config: each setting once, with its type, default, allowed values and meaning.
+
+The configs in `configs/`, their validation, the list that `--config=FILE --help` prints and the
+comparison of two configs all derive from the dataclasses here.
+"""
+
+import csv
+import dataclasses
+import functools
+import io
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+from ml_collections import ConfigDict
+
+from sentiment_jax.errors import InputError
+
+TRUNCATIONS = ("head", "tail", "head_tail")
+
+
+POOLINGS = ("last", "mean", "max", "mean_max")
+
+
+CLASSES = ("negative", "positive")  # where the labels say no more
+
+
+MOST_CLASSES = 100
+
+
+OBJECTIVES = {  # of pre-training
+    "bert": "masked_language_modeling",
+    "electra": "replaced_token_detection",
+    "lstm": "ngram_vectors",
+}
+
+
+DTYPES = ("float32", "bfloat16", "tensorfloat32")  # the last: float32 with fast products
+
+
+EXAMPLE_TEXTS = (
+    "One of the finest films I have seen in years: moving, funny and beautifully acted.",
+    "A dull, predictable mess. I want my two hours back.",
+    "The effects are great, but the story never comes alive and the jokes fall flat.",
+    "I expected to hate it, and walked out smiling.",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """What the schema says of a setting besides its type."""
+
+    default: Any  # its value where a recipe says nothing
+    meaning: str
+    choices: tuple[str, ...] = ()  # the allowed values; empty where a range decides
+    at_least: float | int | None = None
+    below: float | int = math.inf
+    at_most: float | int = math.inf
+    inherited: bool = False  # None stands for the pretrained weights' value, or else the default
+    internal: bool = False  # of the model alone, not set in a config
+    harmless: bool = False  # changes no number of a run, which may resume with another value
+    later: bool = False  # came after runs were made: stored, and named after, unless the default
+
+    @property
+    def allowed(self) -> str:
+        """Return the allowed values in words, empty if any will do."""
+        if self.at_least is None:
+            return " | ".join(self.choices)
+        upper = f" and < {self.below}" if self.below < math.inf else ""
+        upper = f" and <= {self.at_most:g}" if self.at_most < math.inf else upper
+        return f">= {self.at_least:g}{upper}"
+
+    def problem(self, name: str, value: Any) -> str:
+        """Return what is wrong with a value, in words; empty if nothing is."""
+        if self.choices and value not in self.choices:
+            return f"{name}={value!r} is unknown, choose {', '.join(self.choices)}"
+        if value is None or self.at_least is None:
+            return ""
+        if self.at_least <= value < self.below and value <= self.at_most and math.isfinite(value):
+            return ""
+        return f"{name}={value} must be {self.allowed} and finite"
+
+
+def setting(default: Any, meaning: str, **rules: Any) -> Any:
+    """Declare one setting; `rules` are the fields of Setting."""
+    rule = Setting(default, meaning, **rules)
+    return dataclasses.field(default=default, metadata={"setting": rule})
+
+
+# Upper bounds are beyond any honest use: what exceeds them is a slip that would fill the memory.
+_count = functools.partial(setting, at_least=1, at_most=10**9)
+
+
+_size = functools.partial(_count, at_most=2**15)
+
+
+_entries = functools.partial(_count, at_most=10**6)
+
+
+_seed = functools.partial(setting, at_least=0, below=2**32)
+
+
+_from_zero = functools.partial(setting, at_least=0, at_most=10**9)
+
+
+_share = functools.partial(setting, at_least=0, below=1)
+
+
+@dataclasses.dataclass(frozen=True)
+class RunConfig:
+    """The settings of a run that belong to no group."""
+
+    seed: int = _seed(0, "seed of weights, dropout and batch order")
+    epochs: int = _count(5, "passes over the training reviews", at_most=100_000)
+    batch_size: int = _size(32, "reviews per optimizer step, on all devices together")
+    eval_batch_size: int = _size(128, "reviews per batch of evaluation", harmless=True)
+    gradient_accumulation: int = _count(
+        1, "parts of a batch, computed in turn: less memory", later=True
+    )
+    early_stopping_patience: int = _from_zero(0, "epochs without a better score; 0: never stop")
+    log_every: int = _count(50, "steps between training lines of metrics.jsonl", harmless=True)
+    checkpoint_every: int = _count(500, "steps between checkpoints within an epoch", harmless=True)
+    cpu_devices: int = _count(1, "parts of a CPU, as far as both batch sizes divide", at_most=1024)
+    class_weights: str = setting(
+        "none", "of the training loss", choices=("none", "balanced"), later=True
+    )
+    shard_params: bool = setting(False, "split the training state (FSDP)", harmless=True)
+    deterministic: bool = setting(
+        True, "GPU: the same bits each time, untuned kernels", harmless=True, later=True
+    )
+    example_texts: tuple[str, ...] = setting(
+        EXAMPLE_TEXTS, "judged after training; empty: some test reviews", harmless=True
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    """What to read, how to split it and how to turn it into token ids."""
+
+    source: str = setting("tfds", "kind of data", choices=("tfds", "folder", "csv", "sample"))
+    path: str = setting("", "tfds data_dir, aclImdb or its .tar.gz, or a table", harmless=True)
+    max_length: int = _size(128, "most tokens per review, [CLS] and [SEP] included", at_least=3)
+    truncation: str = setting("head", "part of a longer review to keep", choices=TRUNCATIONS)
+    validation_fraction: float = _share(0.2, "share of each class held out; 0: none")
+    limit: int = _from_zero(0, "training and validation reviews, and unlabeled, to keep; 0: all")
+    test_limit: int = _from_zero(0, "test reviews to keep; 0: all")
+    split_seed: int = _seed(0, "seed of splits and limits, apart from the run's seed")
+    group_duplicates: bool = setting(True, "keep equal texts on one side of a split; False leaks")
+    text_column: str = setting("text", "csv: the column of the texts")
+    label_column: str = setting("label", "csv: the column of the labels")
+    labels: str = setting(
+        "", "the classes, A,B,...; empty: those found", harmless=True, later=True
+    )  # the data's hash tells whether they are the run's
+    positive_labels: str = setting("", "csv: 4,5 say; the other class: below", later=True)
+    negative_labels: str = setting("", "csv: 1,2 say; what is in neither is dropped", later=True)
+    test_path: str = setting("", "csv: the test file; empty: test_fraction is held out")
+    test_fraction: float = _share(0.2, "csv: share held out for the test", at_least=1e-6)
+    unlabeled: bool = setting(
+        False, "train on reviews without labels too: what is in pretrain.text", later=True
+    )
+    teacher: str = setting(
+        "", "run, or RUN,RUN,...: their mean verdicts stand for missing labels", later=True
+    )
+    vocabulary_size: int = _entries(
+        30_000, "most entries of a learned vocabulary, runs apart", at_least=10
+    )
+    min_frequency: int = _count(5, "rarer words are unknown (word-level vocabularies)")
+    ngrams: int = _count(
+        1, "lstm: most words in a run that has a vector of its own", at_most=3, later=True
+    )
+    ngram_frequency: int = _count(10, "rarer runs of words have none", later=True)
+    length_buckets: tuple[int, ...] = setting((64, 128), "padded lengths, besides max_length")
+    cache: str = setting("", "folder of encoded reviews; empty: the user's cache", harmless=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelChoice:
+    """Which network, and the weights that it starts from."""
+
+    name: str = setting("bert", "architecture", choices=("bert", "electra", "lstm"))
+    pretrained: str = setting("", "hub id, folder of weights, or run; empty: random", harmless=True)
+    revision: str = setting("", "commit on the hub; empty: the newest, which config.json records")
+
+
+@dataclasses.dataclass(frozen=True)
+class LstmConfig:
+    """An LSTM classifier; the defaults are the study's network."""
+
+    model_type: ClassVar[str] = "lstm"
+    vocab_size: int = _entries(30_000, "entries of the tokenizer", internal=True)
+    embedding_size: int = _size(100, "width of the word embeddings")
+    hidden_size: int = _size(64, "units per direction")
+    dense_size: int = _size(128, "units of the ReLU layer before the logits")
+    bidirectional: bool = setting(False, "read backwards as well")
+    pooling: str = setting("last", "states that reach the classifier", choices=POOLINGS)
+    embedding_dropout: float = _share(0.0, "dropout rate after the embeddings")
+    segment_length: int = _from_zero(
+        0, "words read in one go; a text's segments meet in pooling; 0: all", later=True
+    )
+    word_dropout: float = _share(0.0, "share of words unknown in training", later=True)
+    output_dropout: float = _share(0.3, "dropout rate after pooling")
+    dtype: str = setting("float32", "type of the computation; parameters: float32", choices=DTYPES)
+
+
+@dataclasses.dataclass(frozen=True)
+class EncoderConfig:
+    """An encoder's sizes and rates, Hugging Face's config.json in our names; defaults: BERT-base.
+
+    An `embedding_size` other than `hidden_size` adds a projection (ELECTRA-small). Parameters,
+    softmax, layer-norm statistics and logits are float32 whatever `dtype` is.
+    """
+
+    model_type: str = setting("bert", "architecture", choices=("bert", "electra"), internal=True)
+    vocab_size: int = _entries(30522, "entries of the embedding table", inherited=True)
+    embedding_size: int = _size(768, "width of the embeddings", inherited=True)
+    hidden_size: int = _size(768, "width of the layers", inherited=True)
+    num_hidden_layers: int = _count(12, "transformer layers", at_most=256, inherited=True)
+    num_attention_heads: int = _size(12, "attention heads", inherited=True)
+    intermediate_size: int = _size(3072, "width of the feed-forward networks", inherited=True)
+    max_position_embeddings: int = _size(512, "longest input in tokens", inherited=True)
+    type_vocab_size: int = _size(2, "token types", inherited=True)
+    layer_norm_eps: float = setting(1e-12, "epsilon of the layer norms", internal=True)
+    hidden_act: str = setting("gelu", "activation", choices=("gelu",), internal=True)
+    hidden_dropout: float = _share(0.1, "dropout rate of the layers", inherited=True)
+    attention_dropout: float = _share(0.1, "dropout rate of attention weights", inherited=True)
+    classifier_dropout: float | None = _share(None, "None: as hidden_dropout", inherited=True)
+    initializer_range: float = setting(0.02, "standard deviation of new weights", internal=True)
+    dtype: str = setting("float32", "type of the computation; parameters: float32", choices=DTYPES)
+    attention: str = setting("xla", "kernel; cudnn: bfloat16 on a GPU", choices=("xla", "cudnn"))
+    remat: bool = setting(False, "rematerialize activations: less memory, more time")
+    scan_layers: bool = setting(False, "compile one layer for all: faster compilation")
+
+    def __post_init__(self) -> None:
+        values = {f"model.{name}": value for name, value in vars(self).items()}
+        problems = _problems(values, _settings(EncoderConfig, "model."))
+        if not problems and self.hidden_size % self.num_attention_heads:
+            problems.append(
+                f"model.hidden_size={self.hidden_size} is not divisible by "
+                f"model.num_attention_heads={self.num_attention_heads}"
+            )
+        if self.attention == "cudnn" and (self.dtype != "bfloat16" or self.attention_dropout > 0):
+            problems.append(
+                "model.attention=cudnn needs model.dtype=bfloat16 and model.attention_dropout=0.0, "
+                f"got {self.dtype} and {self.attention_dropout}"
+            )
+        if problems:
+            raise InputError("; ".join(problems))
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerConfig:
+    """One optimizer and its learning-rate schedule."""
+
+    name: str = setting("adamw", "optimizer", choices=("sgd", "rmsprop", "adam", "adamw"))
+    learning_rate: float = _from_zero(3e-5, "peak learning rate", at_most=1e30)
+    schedule: str = setting("linear", "course after the warm-up", choices=("constant", "linear"))
+    warmup_fraction: float = _from_zero(0.1, "share of steps to warm up", at_most=1)
+    weight_decay: float = _from_zero(0.01, "not of biases and LayerNorm; L2 unless adamw")
+    clip_norm: float = _from_zero(1.0, "largest global gradient norm; 0: no limit")
+    layerwise_decay: float = setting(1.0, "rate factor per layer", at_least=1e-6, at_most=1)
+    frozen: str = setting("none", "left as it is", choices=("none", "embeddings"), later=True)
+    momentum: float = _share(0.0, "sgd: momentum")
+    rms_decay: float = _share(0.9, "rmsprop: decay of the mean square")
+    b1: float = _share(0.9, "adam, adamw: decay of the first moment")
+    b2: float = _share(0.999, "adam, adamw: decay of the second moment")
+    eps: float = _from_zero(1e-8, "added to the denominator", at_least=1e-30)
+
+
+@dataclasses.dataclass(frozen=True)
+class LossConfig:
+    """What is added to the cross-entropy, off by default: see training/regularizers.py."""
+
+    adversarial: float = _from_zero(0.0, "length of the worst step of a text; 0: off", later=True)
+    virtual_adversarial: float = _from_zero(
+        0.0, "the same of the most sensitive, for text without labels too; 0: off", later=True
+    )
+    entropy: float = _from_zero(0.0, "weight of the verdicts' entropy; 0: off", later=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class PretrainConfig:
+    """Learning from text without labels: `--mode=pretrain`."""
+
+    objective: str = setting(
+        "", "left empty: --mode=pretrain sets it", choices=("", *OBJECTIVES.values()), later=True
+    )
+    text: str = setting(
+        "", "file or folder of text; empty: the source's unlabeled", harmless=True, later=True
+    )
+    unlabeled: bool = setting(
+        True, "False: learn from the text of the training reviews alone", later=True
+    )
+    mask_fraction: float = _share(
+        0.15, "share of tokens to predict", at_least=1e-6, at_most=0.5, later=True
+    )
+
+
+MODELS = {"bert": EncoderConfig, "electra": EncoderConfig, "lstm": LstmConfig}
+
+
+def _settings(group: type, prefix: str) -> dict[str, Setting]:
+    return {prefix + field.name: field.metadata["setting"] for field in dataclasses.fields(group)}
+
+
+def schema(model: str) -> dict[str, Setting]:
+    """Return the settings of one architecture's configs: "group.field" -> Setting."""
+    settings = _settings(RunConfig, "") | _settings(DataConfig, "data.")
+    settings |= _settings(ModelChoice, "model.") | _settings(MODELS[model], "model.")
+    if model == "lstm":  # its weights have no place on the hub
+        del settings["model.revision"]
+    settings |= _settings(OptimizerConfig, "optimizer.") | _settings(LossConfig, "loss.")
+    return settings | _settings(PretrainConfig, "pretrain.")
+
+
+def _problems(values: Mapping[str, Any], settings: Mapping[str, Setting]) -> list[str]:
+    found = (rule.problem(name, values[name]) for name, rule in settings.items() if name in values)
+    return [problem for problem in found if problem]
+
+
+def split_names(text: str) -> tuple[str, ...]:
+    """Return the names in A,B,...; one that holds a comma stands in double quotes."""
+    return tuple(name.strip() for name in next(csv.reader([text]), []))
+
+
+def join_names(names: Sequence[str]) -> str:
+    """Return what split_names takes apart."""
+    csv.writer(text := io.StringIO(), lineterminator="").writerow(names)
+    return text.getvalue()
+
+
+def class_names(config: ConfigDict) -> tuple[str, ...]:
+    """Return a resolved config's classes in the order of their numbers."""
+    return split_names(config.data.labels) or CLASSES

@@ -1,0 +1,1 @@
+"""One mode each, top to bottom: what --mode=NAME does."""

@@ -1,0 +1,168 @@
+"""Export parameters as a Hugging Face folder that PyTorch's sequence classifiers open."""
+
+import json
+import re
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import tokenizers
+from safetensors.numpy import save_file
+
+from sentiment_jax.analysis.html import render
+from sentiment_jax.config.schema import CLASSES, EncoderConfig, class_names
+from sentiment_jax.data.unlabeled import KINDS
+from sentiment_jax.errors import InputError
+from sentiment_jax.huggingface.weights import CONFIG_NAMES, to_tensors
+from sentiment_jax.models.pretrainers import generator_config, generator_params
+from sentiment_jax.storage.files import read_json
+from sentiment_jax.storage.run_directory import RunDirectory
+from sentiment_jax.training.lineage import ancestors
+from sentiment_jax.training.trained_model import TrainedModel
+
+CLASSIFIER = "ForSequenceClassification"  # what follows Bert or Electra in Hugging Face's names
+ARCHITECTURES = {  # by objective
+    "": CLASSIFIER,
+    "masked_language_modeling": "ForMaskedLM",
+    "replaced_token_detection": "ForPreTraining",
+}
+LICENSES = {"google/bert_": "apache-2.0", "google/electra-": "apache-2.0"}  # of hub ids
+
+
+def export_run(run: TrainedModel, workdir: Path, folder: Path) -> str:
+    """Write a run's model as a Hugging Face folder; return the name of the class that opens it.
+
+    InputError: it has no such form.
+    """
+    if run.config.model.name == "lstm":
+        raise InputError(f"{workdir} holds an lstm: only bert and electra have a Hugging Face form")
+    architecture = ARCHITECTURES[run.config.pretrain.objective]
+    parts = run.model.config, run.params, run.tokenizer, run.classes, model_card(workdir)
+    export_pretrained(folder, *parts, architecture)
+    return f"AutoModel{architecture}"
+
+
+def export_pretrained(
+    folder: Path,
+    config: EncoderConfig,
+    params: Mapping[str, Any],
+    tokenizer: tokenizers.Tokenizer,
+    classes: Sequence[str] = CLASSES,
+    card: str = "",
+    architecture: str = CLASSIFIER,
+) -> None:
+    """Write model.safetensors, config.json, tokenizer files and, as README.md, a model card.
+
+    A pre-trained ELECTRA's generator is written to generator/ inside. The folder appears complete
+    or not at all. `load_pretrained` reads it back bit for bit. A folder that holds anything is
+    refused: weights in it could be taken for ours.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise InputError(f"{folder} exists and is no empty folder: choose another one to export to")
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        beside = tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent)
+    except OSError as error:
+        raise InputError(f"cannot write to {folder}: {error.strerror}") from error
+    with beside as temporary:
+        partial = Path(temporary) / folder.name
+        partial.mkdir()
+        own = {name: leaves for name, leaves in params.items() if name != "generator"}
+        _write_model(partial, config, own, tokenizer, classes, architecture)
+        if "generator" in params:
+            generator = partial / "generator"
+            generator.mkdir()
+            parts = generator_config(config), generator_params(params), tokenizer
+            _write_model(generator, *parts, (), ARCHITECTURES["masked_language_modeling"])
+        if card:
+            (partial / "README.md").write_text(card, encoding="utf-8")
+        partial.rename(folder)
+
+
+def _write_model(
+    folder: Path,
+    config: EncoderConfig,
+    params: Mapping[str, Any],
+    tokenizer: tokenizers.Tokenizer,
+    classes: Sequence[str],
+    architecture: str,
+) -> None:
+    """Write model.safetensors, config.json and tokenizer files."""
+    settings: dict[str, Any] = {
+        "architectures": [config.model_type.capitalize() + architecture],
+        **{theirs: getattr(config, ours) for ours, theirs in CONFIG_NAMES.items()},
+        "position_embedding_type": "absolute",
+        "pad_token_id": 0,
+        "torch_dtype": "float32",
+    }
+    if architecture == CLASSIFIER:
+        settings["id2label"] = {str(i): name for i, name in enumerate(classes)}
+        settings["label2id"] = {name: i for i, name in enumerate(classes)}
+    tensors = to_tensors(params, config.model_type)
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    _write_json(folder / "config.json", settings)
+    _export_tokenizer(folder, config.max_position_embeddings, tokenizer)
+    # safetensors makes a file for the user alone; this one has the mode of the others
+    shutil.copymode(folder / "config.json", folder / "model.safetensors")
+
+
+def model_card(workdir: Path) -> str:
+    """Return what a reader of an exported run should know: data, scores, command, license."""
+    directory = RunDirectory(workdir)
+    config, env = directory.read_config(), read_json(directory.env)
+    origin = config.model.pretrained
+    for run in ancestors(config):  # what a pre-training started from has the license
+        origin = RunDirectory(run).read_config().model.pretrained
+    return render(
+        "model_card.md.j2",
+        name=workdir.resolve().name,
+        objective=config.pretrain.objective,
+        classes=KINDS if config.pretrain.objective else class_names(config),
+        model=config.model,
+        base=config.model.pretrained,
+        origin=origin,
+        license=find_license(origin),
+        data=config.data,
+        statistics=env["data"],
+        result=directory.outcome()[1],
+        command=env["command"],
+    )
+
+
+def find_license(pretrained: str) -> str:
+    """Return the license that pretrained weights come with; empty where nothing says."""
+    card = Path(pretrained).expanduser() / "README.md"
+    if pretrained and card.is_file():
+        text = card.read_text(encoding="utf-8", errors="replace")
+        found = re.search(r"\A---\n(?:.*\n)*?license: *([\w.-]+) *\n", text)
+        return found[1] if found else ""
+    return next((of for name, of in LICENSES.items() if pretrained.startswith(name)), "")
+
+
+def _export_tokenizer(folder: Path, max_length: int, tokenizer: tokenizers.Tokenizer) -> None:
+    """Write a tokenizer that adds [CLS] and [SEP] and neither pads nor truncates unasked."""
+    tokenizer = tokenizers.Tokenizer.from_str(tokenizer.to_str())
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    names = "pad", "unk", "cls", "sep", "mask"
+    special = {f"{name}_token": f"[{name.upper()}]" for name in names}
+    ids = {token: tokenizer.token_to_id(token) for token in special.values()}
+    if tokenizer.post_processor is None and None not in (ids["[CLS]"], ids["[SEP]"]):
+        tokenizer.post_processor = tokenizers.processors.TemplateProcessing(
+            single="[CLS] $A [SEP]",
+            special_tokens=[(token, ids[token]) for token in ("[CLS]", "[SEP]")],
+        )
+    tokenizer.save(str(folder / "tokenizer.json"))
+    settings = {
+        # takes tokenizer.json as it is; BertTokenizer would build a lower-casing one of its own
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "model_max_length": max_length,
+        **{name: token for name, token in special.items() if ids[token] is not None},
+    }
+    _write_json(folder / "tokenizer_config.json", settings)
+
+
+def _write_json(path: Path, value: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")

@@ -1,0 +1,150 @@
+"""TODO training.objectives.masked_language_modeling."""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, UInt8
+
+from sentiment_jax.errors import InputError
+from sentiment_jax.training.experiment import Experiment
+from sentiment_jax.training.objectives.objective import cross_entropy, forward
+
+SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")  # never predicted
+
+
+NEVER, WORD, PIECE = range(3)  # kinds of tokens: a piece goes on with the word before it
+
+
+def draw_rows(key: Array, numbers: Int[Array, " batch"], shape: tuple[int, ...]) -> Array:
+    """Draw uniform numbers from [0, 1) for each row: a function of the key and the row's number.
+
+    More columns, where a batch is padded to more tokens, begin with those that fewer have.
+    """
+    return jax.vmap(lambda row: jax.random.uniform(jax.random.fold_in(key, row), shape))(numbers)
+
+
+def choose_words(
+    kinds: UInt8[Array, "batch length"],
+    lengths: Int[Array, " batch"],
+    numbers: Int[Array, " batch"],
+    key: Array,
+    fraction: float,
+) -> tuple[Int[Array, "batch chosen"], Bool[Array, "batch chosen"]]:
+    """Choose whole words at random, as many as make up at most a fraction of each row's tokens.
+
+    A row's words depend on the key and the row's number alone, not on its batch or padding.
+
+    Returns:
+      Positions, of all rows as many as the fraction of the longest row is, and which of them count.
+    """
+    length = kinds.shape[1]
+    most = math.ceil(fraction * length)
+    drawn = draw_rows(key, numbers, (length,))
+    word = jnp.cumsum(kinds != PIECE, axis=1) - 1
+    eligible = (kinds != NEVER) & (jnp.arange(length) < lengths[:, None])
+    # One draw for all tokens of a word: in the order of the draws they are neighbours.
+    draws = jnp.where(eligible, jnp.take_along_axis(drawn, word, axis=1), jnp.inf)
+    order = jnp.argsort(draws, axis=1)
+    draws = jnp.take_along_axis(draws, order, axis=1)
+    budget = jnp.ceil(fraction * jnp.sum(eligible, axis=1)).astype(jnp.int32)
+    first_left = jnp.take_along_axis(draws, jnp.minimum(budget, most)[:, None], axis=1)
+    return order[:, :most], draws[:, :most] < first_left  # no part of a word that is cut there
+
+
+def mean_nats(sums: Mapping[str, float]) -> float:
+    """Return the nats per prediction of sums over any number of batches."""
+    return sums["nats"] / sums["predictions"]
+
+
+@dataclasses.dataclass(frozen=True)
+class MaskedLanguageModeling:
+    """Predict the tokens of masked words: 80 % are hidden, 10 % replaced at random, 10 % kept."""
+
+    kinds: bytes  # NEVER, WORD or PIECE of each token id
+    mask: int  # the id of [MASK]
+    fraction: float  # of the tokens to predict
+    hidden: float = 0.8
+    replaced: float = 0.1
+
+    @classmethod
+    def of(cls, experiment: Experiment) -> "MaskedLanguageModeling":
+        """Make it for a pre-training; InputError: its tokenizer has no [MASK]."""
+        tokenizer, fraction = experiment.tokenizer, experiment.config.pretrain.mask_fraction
+        mask = tokenizer.token_to_id("[MASK]")
+        if mask is None:
+            raise InputError(
+                "the tokenizer has no [MASK]: take the one of a BERT, or none to learn it"
+            )
+        kinds = bytearray(tokenizer.get_vocab_size())
+        for token, i in tokenizer.get_vocab().items():
+            if token not in SPECIAL:
+                kinds[i] = PIECE if token.startswith("##") else WORD
+        return cls(bytes(kinds), mask, fraction)
+
+    def mask_batch(
+        self, batch: dict[str, Array], key: Array
+    ) -> tuple[Int[Array, "batch length"], Int[Array, "batch picks"], Float[Array, "batch picks"]]:
+        """Return a batch's tokens with words masked, the positions, and their weights, 1 or 0."""
+        token_ids, numbers = batch["token_ids"], batch["labels"]
+        kinds = jnp.asarray(np.frombuffer(self.kinds, np.uint8))[token_ids]
+        where, how, what = jax.random.split(key, 3)
+        chosen = choose_words(kinds, batch["lengths"], numbers, where, self.fraction)
+        positions, weights = chosen[0], chosen[1] * batch["weights"][:, None]
+        chance = draw_rows(how, numbers, positions.shape[1:])
+        others = draw_rows(what, numbers, positions.shape[1:]) * len(self.kinds)
+        targets = jnp.take_along_axis(token_ids, positions, axis=1)
+        tokens = jnp.where(chance < self.hidden + self.replaced, others.astype(jnp.int32), targets)
+        tokens = jnp.where(chance < self.hidden, self.mask, tokens)
+        tokens = jnp.where(weights > 0, tokens, targets)
+        return put_tokens(token_ids, positions, tokens), positions, weights
+
+    def __call__(
+        self,
+        model: nn.Module,
+        params: Any,
+        batch: dict[str, Array],
+        key: Array,
+        deterministic: bool = False,
+    ) -> dict[str, Array]:
+        """Return the sums over the chosen tokens; masks need the key even where dropout doesn't."""
+        masking, dropout = jax.random.split(key)
+        token_ids, positions, weights = self.mask_batch(batch, masking)
+        inputs = token_ids, batch["lengths"], positions
+        logits = forward(model, params, *inputs, dropout=None if deterministic else dropout)
+        sums = score_tokens(logits, batch["token_ids"], positions, weights)
+        return {**sums, "nats": sums["loss"], "predictions": sums["examples"]}
+
+    mean_loss = staticmethod(mean_nats)
+
+
+def put_tokens(
+    token_ids: Int[Array, "batch length"],
+    positions: Int[Array, "batch chosen"],
+    tokens: Int[Array, "batch chosen"],
+) -> Int[Array, "batch length"]:
+    """Return rows with other tokens at some positions."""
+    return token_ids.at[jnp.arange(len(token_ids))[:, None], positions].set(tokens)
+
+
+def score_tokens(
+    logits: Float[Array, "batch chosen vocabulary"],
+    token_ids: Int[Array, "batch length"],
+    positions: Int[Array, "batch chosen"],
+    weights: Float[Array, "batch chosen"],
+) -> dict[str, Array]:
+    """Return loss, correct and examples of predicting a row's tokens at some positions."""
+    targets = jnp.take_along_axis(token_ids, positions, axis=1)
+    # argmax takes longer than all of the loss, of which this is the log-sum-exp's largest term.
+    best = jnp.max(logits, axis=-1, keepdims=True)
+    correct = jnp.take_along_axis(logits, targets[:, :, None], axis=-1) == best
+    return {
+        "loss": jnp.sum(cross_entropy(logits, targets) * weights),
+        "correct": jnp.sum(correct[:, :, 0] * weights),
+        "examples": jnp.maximum(jnp.sum(weights), 1),  # rows of one long word choose none
+    }

@@ -1,0 +1,232 @@
+"""Exported folders: read back bit for bit, opened by transformers, never half written."""
+
+import json
+import os
+import shutil
+
+import golden
+import jax
+import numpy as np
+import pytest
+import safetensors
+import tokenizers
+import transformers
+
+from sentiment_jax.errors import InputError
+from sentiment_jax.huggingface import weights
+from sentiment_jax.models.classifiers import EncoderClassifier
+from sentiment_jax.modes import export
+from sentiment_jax.modes.train import train
+from sentiment_jax.storage.files import read_json, write_json
+
+WORDS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "good", "Good", "film", "##s", "bad")
+
+
+@pytest.fixture
+def tokenizer():
+    """A cased tokenizer with neither [CLS] and [SEP] around its output nor the default lengths."""
+    vocabulary = {word: i for i, word in enumerate(WORDS)}
+    model = tokenizers.models.WordPiece(vocabulary, unk_token="[UNK]")
+    tokenizer = tokenizers.Tokenizer(model)
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.BertPreTokenizer()
+    tokenizer.add_special_tokens(list(WORDS[:5]))
+    tokenizer.enable_truncation(3)
+    tokenizer.enable_padding(length=9)
+    return tokenizer
+
+
+@pytest.mark.parametrize("scan", [False, True])
+@pytest.mark.parametrize("name", golden.TORCH)
+def test_an_exported_folder_is_read_back_bit_for_bit(tmp_path, tokenizer, name, scan):
+    model, params = golden.load(name, scan_layers=scan)
+    export.export_pretrained(tmp_path / "out", model.config, params, tokenizer)
+    again = golden.build(tmp_path / "out", scan_layers=scan)
+    assert again == model
+    folder = tmp_path / "out"
+    loaded, report = weights.load_pretrained(folder, again.config, golden.fill(again, 7.0))
+    assert report.new == report.unused == ()
+    jax.tree.map(np.testing.assert_array_equal, loaded, params)
+    # and the same file content as Hugging Face wrote
+    with (
+        safetensors.safe_open(tmp_path / "out/model.safetensors", "np") as ours,
+        safetensors.safe_open(golden.FIXTURES / name / "model.safetensors", "np") as theirs,
+    ):
+        assert ours.metadata() == theirs.metadata() == {"format": "pt"}
+        assert set(ours.keys()) == set(theirs.keys())
+        for key in theirs.keys():  # noqa: SIM118 (no mapping)
+            np.testing.assert_array_equal(ours.get_tensor(key), theirs.get_tensor(key))
+
+
+@pytest.mark.parametrize(
+    ("name", "architecture"),
+    [
+        ("bert", "BertForSequenceClassification"),
+        ("electra_projection", "ElectraForSequenceClassification"),
+    ],
+)
+def test_transformers_reads_the_config(tmp_path, tokenizer, name, architecture):
+    model, params = golden.load(name, hidden_dropout=0.3, classifier_dropout=0.2)
+    export.export_pretrained(tmp_path / "out", model.config, params, tokenizer)
+    files = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert files == ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"]
+    config = transformers.AutoConfig.from_pretrained(tmp_path / "out")
+    original = transformers.AutoConfig.from_pretrained(golden.FIXTURES / name)
+    assert config.id2label == {0: "negative", 1: "positive"}
+    assert config.label2id == {"negative": 0, "positive": 1}
+    assert config.architectures == [architecture]
+    changed = {"hidden_dropout_prob": 0.3, "classifier_dropout": 0.2}
+    for field, value in (original.to_dict() | changed).items():
+        if field not in ("id2label", "label2id", "_name_or_path", "transformers_version"):
+            assert config.to_dict()[field] == value, field
+
+
+@pytest.mark.parametrize("name", ["bert", "electra_projection"])
+def test_many_classes_have_their_names_and_logits(tmp_path, tokenizer, name):
+    """transformers takes the size of the head from id2label."""
+    two, _ = golden.load(name)
+    model = EncoderClassifier(two.config, classes=3)
+    params, names = golden.random(model), ("bad", "so so", "good")
+    export.export_pretrained(tmp_path / "out", model.config, params, tokenizer, names)
+    config = transformers.AutoConfig.from_pretrained(tmp_path / "out")
+    assert config.num_labels == 3 and config.id2label == dict(enumerate(names))
+    assert config.label2id == {"bad": 0, "so so": 1, "good": 2}
+    loaded, report = weights.load_pretrained(tmp_path / "out", model.config, golden.random(model))
+    assert report.new == report.unused == ()
+    jax.tree.map(np.testing.assert_array_equal, loaded, params)
+
+
+def test_transformers_opens_the_tokenizer_as_it_is(tmp_path, tokenizer):
+    model, params = golden.load("bert")
+    export.export_pretrained(tmp_path / "out", model.config, params, tokenizer)
+    opened = transformers.AutoTokenizer.from_pretrained(tmp_path / "out")
+    assert opened.model_max_length == 16
+    assert (opened.pad_token_id, opened.cls_token_id, opened.sep_token_id) == (0, 2, 3)
+    encoded = opened(["Good films good bad film", "bad"], padding=True)
+    assert encoded["input_ids"] == [[2, 6, 7, 8, 5, 9, 7, 3], [2, 9, 3, 0, 0, 0, 0, 0]]
+    assert len(opened("bad " * 50, truncation=True)["input_ids"]) == 16
+    # the tokenizer that was passed keeps its settings
+    assert tokenizer.truncation["max_length"] == 3
+    assert tokenizer.post_processor is None
+
+
+def test_a_folder_with_other_files_is_refused(tmp_path, tokenizer):
+    model, params = golden.load("bert")
+    (tmp_path / "flax_model.msgpack").write_bytes(b"other weights")
+    with pytest.raises(InputError, match="is no empty folder"):
+        export.export_pretrained(tmp_path, model.config, params, tokenizer)
+    with pytest.raises(InputError, match="is no empty folder"):
+        export.export_pretrained(tmp_path / "flax_model.msgpack", model.config, params, tokenizer)
+    assert [path.name for path in tmp_path.iterdir()] == ["flax_model.msgpack"]
+    with pytest.raises(InputError, match="cannot write to .*msgpack/inside: "):
+        export.export_pretrained(
+            tmp_path / "flax_model.msgpack" / "inside", model.config, params, tokenizer
+        )
+    (tmp_path / "empty").mkdir()
+    export.export_pretrained(tmp_path / "empty", model.config, params, tokenizer)
+    assert (tmp_path / "empty/model.safetensors").exists()
+
+
+def test_what_is_written_has_the_mode_that_the_umask_says(tmp_path, tokenizer, make_small):
+    """Row 48: an export, a run directory and encoded reviews, for colleagues to read or not."""
+    model, params = golden.load("bert")
+    config = make_small()
+    config.epochs, config.data.cache = 1, str(tmp_path / "cache")
+    before = os.umask(0o027)
+    try:
+        export.export_pretrained(tmp_path / "out", model.config, params, tokenizer)
+        train(config, tmp_path / "run")
+    finally:
+        os.umask(before)
+    for path in tmp_path.rglob("*"):
+        assert oct(path.stat().st_mode & 0o777) == oct(0o750 if path.is_dir() else 0o640), path
+
+
+def test_an_export_that_fails_leaves_nothing(tmp_path, tokenizer, monkeypatch):
+    model, params = golden.load("bert")
+
+    def disk_full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(export, "_write_json", disk_full)
+    with pytest.raises(OSError, match="No space"):
+        export.export_pretrained(tmp_path / "out", model.config, params, tokenizer)
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("scan", [False, True])
+@pytest.mark.parametrize("name", golden.TORCH)
+def test_live_pytorch_opens_the_export_with_the_same_logits(tmp_path, tokenizer, name, scan):
+    torch = pytest.importorskip("torch", reason="the files are compared without it above")
+    model, params = golden.load(name, scan_layers=scan)
+    params = jax.tree.map(lambda leaf: leaf * 1.01, params)
+    export.export_pretrained(tmp_path / "out", model.config, params, tokenizer)
+    theirs, report = transformers.AutoModelForSequenceClassification.from_pretrained(
+        tmp_path / "out", output_loading_info=True
+    )
+    assert not any(report.values())
+    architecture = json.loads((tmp_path / "out/config.json").read_text())["architectures"]
+    assert [type(theirs).__name__] == architecture
+    batch = golden.read(name)
+    mask = np.arange(12) < np.asarray(batch["lengths"])[:, None]
+    with torch.no_grad():
+        expected = theirs.eval()(
+            input_ids=torch.tensor(np.asarray(batch["token_ids"])).long(),
+            attention_mask=torch.tensor(mask).long(),
+        ).logits.numpy()
+    assert np.abs(expected - np.asarray(batch["logits"])).max() > 1e-3
+    logits = golden.logits(model, params, batch)
+    np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-5)
+
+
+def test_the_model_card_says_what_the_run_says(finished, tmp_path, tokenizer):
+    card, result = export.model_card(finished), read_json(finished / "result.json")
+    env = read_json(finished / "env.json")
+    for split in ("val", "test"):
+        scores = result[split]
+        row = (
+            f"| {split} | {scores['accuracy']:.4f} | {scores['loss']:.4f} | {scores['examples']} |"
+        )
+        assert row in card.splitlines()
+    assert "| train | 48 | 24 | 24 |" in card.splitlines()
+    assert env["command"] in card and env["data"]["data_hash"][:12] in card
+    assert "License of the base: none, it had random weights." in card
+    assert card.startswith("---\nlibrary_name: transformers\n") and "\nlicense:" not in card
+    model, params = golden.load("bert")
+    export.export_pretrained(tmp_path / "out", model.config, params, tokenizer, card=card)
+    assert (tmp_path / "out" / "README.md").read_text() == card
+
+
+def test_the_card_of_a_run_without_validation(run_copy):
+    result = read_json(run_copy / "result.json")
+    write_json(run_copy / "result.json", {**result, "val": {}})
+    card = export.model_card(run_copy).split("## Scores")[1]
+    assert "the last: no reviews were held out to choose by" in card
+    assert "| val |" not in card and f"| test | {result['test']['accuracy']:.4f} |" in card
+
+
+def test_the_license_is_that_of_what_a_pretraining_started_from(run_copy, finished, tmp_path):
+    (tmp_path / "README.md").write_text("---\nlicense: mit\n---\n")
+    source = tmp_path / "source"
+    shutil.copytree(finished, source)
+    for run, base in ((run_copy, source), (source, tmp_path)):
+        config = read_json(run / "config.json")
+        config["model"]["pretrained"] = str(base)
+        write_json(run / "config.json", config)
+    card = export.model_card(run_copy)
+    assert "License of the base: mit." in card and "\nlicense: mit\n" in card
+
+
+def test_the_card_of_a_run_that_goes_on(run_copy):
+    (run_copy / "result.json").unlink()
+    card = export.model_card(run_copy)
+    assert "its best checkpoint so far" in card and "| test |" not in card.split("## Scores")[1]
+
+
+def test_the_license_of_the_base_is_what_is_written_beside_it(tmp_path):
+    assert export.find_license("google/bert_uncased_L-12_H-768_A-12") == "apache-2.0"
+    assert export.find_license("google/electra-base-discriminator") == "apache-2.0"
+    assert export.find_license("someone/else") == export.find_license("") == ""
+    (tmp_path / "README.md").write_text("---\ntags:\n- x\nlicense: mit\n---\nlicense: gpl\n")
+    assert export.find_license(str(tmp_path)) == "mit"
+    (tmp_path / "README.md").write_text("# A model\nlicense: gpl\n")
+    assert export.find_license(str(tmp_path)) == ""

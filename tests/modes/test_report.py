@@ -1,0 +1,393 @@
+"""Reports say what the run directories say, and a browser shows them."""
+
+import csv
+import json
+import os
+import re
+import shlex
+import shutil
+import statistics
+import subprocess
+import sys
+from html import escape, unescape
+from pathlib import Path
+
+import matplotlib.image
+import numpy as np
+import pytest
+from runs import ONE_SHAPE, small_flags
+
+from sentiment_jax.analysis import findings, study
+from sentiment_jax.analysis.integrated_gradients import Explanation, Word
+from sentiment_jax.data import corpus
+from sentiment_jax.modes import report
+from sentiment_jax.modes.explain import to_page
+from sentiment_jax.storage.files import checksums, read_json, write_json
+from sentiment_jax.storage.metrics_log import read_metrics
+
+ROOT = Path(__file__).parents[2]
+ONLY_REPORTS = {"pandas", "sklearn", "scipy.stats", "jinja2"}  # JAX itself loads some of scipy
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+
+
+def read_table(path):
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture(scope="module")
+def reported(swept, tmp_path_factory):
+    output = tmp_path_factory.mktemp("report")
+    report.report([swept.directory], output)
+    return output
+
+
+@pytest.fixture(scope="module")
+def several(swept, finished, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("all")
+    shutil.copytree(swept.directory, folder / "sweep")
+    shutil.copytree(finished, folder / "run")
+    report.report([folder], folder / "report")
+    return folder / "report"
+
+
+@pytest.fixture
+def without_pictures(monkeypatch):
+    """What takes longest, where only words count."""
+    for name in ("_draw_choice", "_draw_test"):
+        monkeypatch.setattr(report, name, lambda *arguments: [])
+
+
+# What it says
+
+
+def test_the_models_table(swept, reported):
+    tests = [
+        read_json(path)["test"]["accuracy"]
+        for path in (swept.directory / "final").glob("*/result.json")
+    ]
+    (row,) = read_table(reported / "models.csv")
+    assert row["study"] == "small"
+    assert float(row["test accuracy"]) == pytest.approx(statistics.mean(tests))
+    assert float(row["± sd"]) == pytest.approx(statistics.stdev(tests))
+    assert row["seeds"] == "2"
+    text = (reported / "report.md").read_text()
+    assert f"| {statistics.mean(tests):.4f} |" in text
+    assert f"{int(row['parameters']):,}" in text
+    machine = read_json(next(swept.directory.glob("*/env.json")))["machine"]
+    assert row["hardware"] == machine
+
+
+def test_every_run_is_listed_with_its_fate(swept, reported):
+    rows = read_table(reported / "runs.csv")
+    assert [row["stage"] for row in rows] == ["grid"] * 4 + ["final"] * 2
+    for row in rows:
+        folder = swept.directory / ("final" if row["stage"] == "final" else "") / row["run"]
+        if "failed" in row["status"]:
+            assert row["status"].startswith("failed: diverged at step 1: loss")
+            assert row["val accuracy"] == ""
+            continue
+        result = read_json(folder / "result.json")
+        assert float(row["val accuracy"]) == result["val"]["accuracy"]
+        assert (row["test accuracy"] == "") == (row["stage"] == "grid")
+    assert sum("failed" in row["status"] for row in rows) == 2
+    failed = "learning rate 1e30 failed: diverged at step 1"
+    assert (reported / "report.md").read_text().count(failed) == 1
+
+
+def test_the_optimizers_epoch_by_epoch(swept, reported):
+    rows = read_table(reported / "small-optimizer-epochs.csv")
+    assert [row["epoch"] for row in rows] == ["1", "2", "3"]
+    (best,) = read_table(reported / "best.csv")
+    rate = float(best["learning rate"])
+    for name in ("sgd", "adam"):
+        (run,) = swept.directory.glob(f"lstm-{name}-16-{rate:g}-*")
+        for row, line in zip(
+            rows,
+            [r for r in read_metrics(run / "metrics.jsonl") if r["split"] == "val"],
+            strict=True,
+        ):
+            assert float(row[f"{name} loss"]) == line["loss"]
+            assert float(row[f"{name} accuracy"]) == line["accuracy"]
+
+
+def test_all_pictures_are_there_and_show_something(reported):
+    names = {path.name for path in reported.glob("*.png")}
+    assert names == {
+        *("small-optimizer.png", "small-learning_rate.png"),  # there was one batch size
+        *("small-optimizer-runs.png", "small-learning_rate-runs.png"),
+        *("small-grid.png", "small-seeds.png", "seeds.png", "confusion.png", "calibration.png"),
+    }, "of 30 reviews, all are in one bin of lengths: nothing to draw"
+    for path in reported.glob("*.png"):
+        pixels = matplotlib.image.imread(path)
+        assert min(pixels.shape[:2]) > 200
+        assert len(np.unique(pixels[..., 0])) > 20
+        assert f"]({path.name})" in (reported / "report.md").read_text()
+
+
+def test_the_page_holds_everything(reported):
+    html = (reported / "report.html").read_text()
+    pictures = re.findall(r'src="([^"]+)"', html)
+    assert len(pictures) == 9
+    assert all(source.startswith("data:image/png;base64,") for source in pictures)
+    assert not re.search(r"<script|<link|https?://|@import|url\(", html)
+    assert html.count("<pre>") == 6 + 1, "a command for every run, and the sweep's"
+    contents = re.findall(r'<a href="#(.*?)">(.*?)</a>', html)
+    assert [*dict(contents).values()] == [
+        *("small: the choice", "The model", "The test set", "The hardest mistakes", "Every run")
+    ]
+    for name, title in contents:
+        assert f'<h2 id="{name}">{title}</h2>' in html
+
+
+def test_the_first_sentences_say_what_was_found(swept, reported):
+    """Made from the data: the winner, its interval, what is equal to it, what failed."""
+    (best,) = read_table(reported / "best.csv")
+    (row,) = read_table(reported / "metrics.csv")
+    accuracy, low, high = (
+        f"{float(row[k]):.4f}" for k in ("accuracy", "low (95 %)", "high (95 %)")
+    )
+    won = f"{best['optimizer']}, batch 16, learning rate 3e-3"
+    page = (reported / "report.md").read_text()
+    title, data, first, *others = re.sub("\n+", "\n", page).split("\n")
+    assert title == "# LSTM on the embedded sample"
+    assert data.startswith("6 runs; reviews: 48 to train on, 12 to choose by, 30 to test with; ")
+    assert data.endswith("classes: negative, positive.")
+    assert first.startswith(f"- LSTM with {won}: test accuracy {accuracy} (95 % interval {low} to")
+    assert f"{high} on 30 reviews, mean of 2 seeds" in first
+    assert any(
+        line.startswith(f"- Of the 4 settings of small, {won} is the best") for line in others
+    )
+    assert "- Failed: 2 (all 2 with learning rate 1e30)." in others
+
+
+def test_no_review_is_quoted_unasked(swept, reported, tmp_path, without_pictures):
+    with corpus.SAMPLE.open(newline="") as file:
+        reviews = [row["text"] for row in csv.DictReader(file)]
+    report.report([swept.directory], tmp_path, with_text=True)
+    counts = {}
+    for folder in (reported, tmp_path):
+        words = " ".join(
+            path.read_text() for path in folder.iterdir() if path.suffix in (".md", ".csv")
+        )
+        counts[folder] = sum(review[:40] in words for review in reviews)
+        html = (folder / "report.html").read_text()
+        assert (sum(f">{review}</td>" in html for review in reviews) > 0) == (folder == tmp_path)
+    assert counts[reported] == 0
+    assert counts[tmp_path] > 0
+
+
+def test_a_quoted_text_is_shown_not_run(swept, tmp_path, monkeypatch, without_pictures):
+    """Row 58: no tag in the page, no formula in a table, no character that turns a line around."""
+    text, read = '=1+1 <script>alert("x")</script> | `a` \u202e\x1b[2J', report.read_texts
+    monkeypatch.setattr(report, "read_texts", lambda trial: dict.fromkeys(read(trial), text))
+    report.report([swept.directory], tmp_path, with_text=True)
+    pages = {kind: (tmp_path / f"report.{kind}").read_text() for kind in ("md", "html")}
+    rows = read_table(tmp_path / "small-mistakes.csv")
+    assert rows and {row["text"] for row in rows} == {
+        r"""'=1+1 <script>alert("x")</script> | `a` \u202e\x1b[2J"""
+    }
+    for page in pages.values():
+        assert "=1+1 &lt;script&gt;alert" in page and "<script" not in page
+        assert "\u202e" not in page and "\x1b" not in page
+    assert r"&lt;/script&gt; \| \`a\` " in pages["md"]
+
+
+def test_the_same_runs_give_the_same_bytes(swept, reported, tmp_path):
+    report.report([swept.directory], tmp_path)
+    for path in reported.iterdir():
+        assert path.read_bytes() == (tmp_path / path.name).read_bytes(), path.name
+
+
+def test_an_open_sweep_is_reported_as_such(sweep_copy, tmp_path, capsys):
+    shutil.rmtree(sweep_copy / "final")
+    (open_run,) = sweep_copy.glob("lstm-sgd-16-0.003-*")
+    shutil.rmtree(open_run)
+    report.report([sweep_copy], tmp_path / "report")
+    text = (tmp_path / "report" / "report.md").read_text()
+    assert capsys.readouterr().err == "warning: 1 of 4 runs are not done yet\n"
+    assert "4 runs" in text and "1 are not done yet" in text
+    assert "side by side" not in text
+    assert read_table(tmp_path / "report" / "runs.csv")[0]["status"] == "open"
+
+
+def test_runs_that_differ_in_the_seed_are_one_study(finished, run_copy, tmp_path, without_pictures):
+    config = read_json(run_copy / "config.json")
+    write_json(run_copy / "config.json", {**config, "seed": 5})
+    seeds = [
+        shutil.copytree(path, tmp_path / f"lstm-seed{i}")
+        for i, path in enumerate((finished, run_copy))
+    ]
+    report.report(seeds, tmp_path / "report")
+    (row,) = read_table(tmp_path / "report" / "models.csv")
+    assert (row["study"], row["seeds"]) == ("lstm", "2")
+    assert float(row["± sd"]) == 0
+    config["optimizer"]["learning_rate"] = 1.0
+    write_json(run_copy / "config.json", config)
+    report.report([finished, run_copy], tmp_path / "report")
+    assert len(read_table(tmp_path / "report" / "models.csv")) == 2
+
+
+def test_one_seed_is_no_mean(finished, tmp_path, without_pictures):
+    report.report([finished], tmp_path)
+    page = (tmp_path / "report.md").read_text()
+    assert "One seed: " in page and "over the seeds" not in page and "per seed" not in page
+    (name,) = tmp_path.glob("*-mistakes.csv")
+    assert "seeds wrong" not in read_table(name)[0]
+
+
+def test_reviews_of_other_ids_are_not_compared(
+    finished, run_copy, tmp_path, without_pictures, capsys
+):
+    """The same rows in another order are the same data: row 5 is another review."""
+    for name in ("predictions.csv", "lengths.csv"):
+        head, *rows = [line.split(",") for line in (run_copy / name).read_text().splitlines()]
+        ids = [row[0] for row in rows]
+        moved = zip([*ids[1:], ids[0]], rows, strict=True)
+        lines = [",".join(head), *(",".join([row_id, *row[1:]]) for row_id, row in moved)]
+        (run_copy / name).write_text("\n".join(lines) + "\n")
+    files = (run_copy / name for name in ("predictions.csv", "lengths.csv"))
+    write_json(run_copy / "env.json", read_json(run_copy / "env.json") | checksums(*files))
+    config = read_json(run_copy / "config.json")
+    write_json(run_copy / "config.json", config | {"log_every": 3, "epochs": 9})
+    report.report([finished, run_copy], tmp_path / "page", with_text=True)
+    assert "have other ids for the same reviews: not compared" in capsys.readouterr().err
+    assert not (tmp_path / "page" / "mcnemar.csv").exists()
+    pages = map(read_table, (tmp_path / "page").glob("*-mistakes.csv"))
+    assert sorted("text" in rows[0] for rows in pages) == [False, True]
+
+
+def test_sweeps_and_runs_side_by_side(several):
+    rows = read_table(several / "models.csv")
+    assert [row["study"] for row in rows] == ["sweep", "run"]
+    page = (several / "report.md").read_text()
+    assert re.search(r"^- (sweep|run), LSTM with .* scores highest of 2 models: test", page, re.M)
+    assert re.search(r"^- Not shown to differ from it: (sweep|run) \(0\.\d{4}, p = ", page, re.M)
+    contents = re.findall(r'<a href="#part\d">(.*?)</a>', (several / "report.html").read_text())
+    assert contents[:2] == ["The models side by side", "sweep: the choice"]
+    assert (several / "run-seeds.png").exists(), "a single run has its learning curves"
+    assert "study-" not in " ".join(path.name for path in several.iterdir()), "not of IMDB"
+
+
+def test_the_studys_numbers_stand_beside_ours(swept, tmp_path, monkeypatch, without_pictures):
+    monkeypatch.setattr(findings, "of_imdb", lambda trial: True)
+    report.report([swept.directory], tmp_path)
+    rows = {row["optimizer"]: row for row in read_table(tmp_path / "study-optimizer.csv")}
+    assert {name: row["LSTM, theirs: accuracy"] for name, row in rows.items()} == {
+        **{"adam": "0.9511", "adamw": "0.9297"},
+        "sgd": "",
+    }
+    ours = {row["run"]: row["val accuracy"] for row in read_table(tmp_path / "runs.csv")}
+    (run,) = (name for name in ours if name.startswith("lstm-sgd-16-0.003-"))
+    assert rows["sgd"]["small: accuracy"] == ours[run]
+    tested = read_table(tmp_path / "study-test.csv")
+    assert [row["model"] for row in tested] == ["small", "LSTM, theirs"]
+    assert tested[1]["test accuracy"] == "0.9463"
+    page = (tmp_path / "report.html").read_text()
+    assert "LSTM on IMDB" in page and "github.com/ashwathraghav/IST597-Assignment5" in page
+    assert "What is wrong about them" in page
+    (*_, last) = study.epochs("bert", "optimizer")["adamw"]
+    assert (last["epoch"], last["loss"], last["accuracy"]) == (5, 0.6635, 0.8798)
+
+
+def test_the_other_modes_import_no_table_library():
+    modes = ("main", "train", "evaluate", "predict", "sweep")  # export writes a card
+    imported = ", ".join(f"sentiment_jax.{mode}" for mode in modes)
+    code = f"import sys, {imported}; print(*sys.modules)"
+    command = [sys.executable, "-c", code]
+    output = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    assert "sentiment_jax.analysis.figures" in output.split()
+    assert not ONLY_REPORTS & set(output.split())
+
+
+# In a browser
+
+
+CHECK = (Path(__file__).parents[1] / "check_pages.js").read_text()
+BAD = """<!DOCTYPE html><body style="background: #fff"><p style="color: #999">pale</p>
+<div style="width: 1500px">wide</div><img src="data:image/png;base64,"><script>wrong()</script>"""
+
+
+def make_explanation_page():
+    words = [Word(0, 4, -2.0, True), Word(5, 10, 0.1, False), Word(10, 11, 2.0, True)]
+    explanation = Explanation("Dull Zyxxy! " + "x" * 300, tuple(words), 1.0, 0.0, 0.0)
+    said = {"headline": "a", "share": 3.5, "label": "positive", "lines": ["b"], "odds": "c"}
+    return to_page([(explanation, said)], "legend", ("to negative", "to positive"))
+
+
+@pytest.mark.skipif(
+    not any(map(shutil.which, BROWSERS)), reason="needs a browser, chromium for one"
+)
+def test_a_browser_shows_the_pages(reported, several, tmp_path):
+    """A desk's and a phone's width, light and dark, in one browser; a page with faults has them."""
+    pages = {
+        "report": (reported / "report.html").read_text(),
+        "several": (several / "report.html").read_text(),
+        "explanation": make_explanation_page(),
+        "bad": BAD,
+    }
+    frames = "\n".join(
+        f'<iframe title="{name} {width} {scheme}" width="{width}" height="800" srcdoc="'
+        f'{escape(page)}" style="color-scheme: {scheme}; border: 0; vertical-align: top"></iframe>'
+        for name, page in pages.items()
+        for width in (360, 1280)
+        for scheme in ("light", "dark")
+    )
+    harness = tmp_path / "harness.html"
+    findings = f'<pre id="findings"></pre><script>{CHECK}</script>'
+    harness.write_text(f"<!DOCTYPE html><title>pages</title><body>{frames}{findings}</body>")
+    folder = Path(os.environ.get("SCREENSHOTS", tmp_path))  # CI keeps them
+    picture = folder / "pages.png"
+    done = subprocess.run(
+        [
+            *(next(filter(None, map(shutil.which, BROWSERS))), "--headless", "--no-sandbox"),
+            *("--disable-gpu", "--hide-scrollbars", "--disable-background-networking"),
+            *(f"--user-data-dir={tmp_path / 'user'}", "--enable-logging=stderr", "--dump-dom"),
+            *("--window-size=3320,6800", f"--screenshot={picture}", harness.as_uri()),
+        ],
+        capture_output=True,
+        timeout=100,
+        check=True,
+        text=True,
+    )
+    (found,) = re.findall('<pre id="findings">(.*?)</pre>', done.stdout)
+    faults = [fault.partition(": ") for fault in json.loads(unescape(found))]
+    assert [(where, fault) for where, _, fault in faults if not where.startswith("bad")] == []
+    bad = {fault for where, _, fault in faults if where == "bad 360 dark"}
+    assert bad == {"scrolls sideways", "broken image", "contrast 2.8 of pale"}
+    errors = [line for line in done.stderr.splitlines() if "CONSOLE" in line]
+    assert errors and all("wrong is not defined" in line for line in errors)
+    pixels = matplotlib.image.imread(picture)
+    assert 0.01 < (pixels[..., :3].min(axis=-1) < 0.5).mean() < 0.9, "blank, or black"
+
+
+@pytest.mark.slow
+def test_the_command_of_a_run_makes_that_run_again(tmp_path):
+    def run(*command):
+        options = {"capture_output": True, "text": True, "timeout": 200}
+        return subprocess.run(command, cwd=ROOT, check=True, **options)
+
+    def main(*arguments):
+        run(sys.executable, "-m", "sentiment_jax.main", *arguments)
+
+    sweep, output = tmp_path / "sweep", tmp_path / "report"
+    main(
+        *("--config=configs/lstm.py:sample", "--mode=sweep", f"--workdir={sweep}"),
+        *("--sweep_optimizer=adamw", "--sweep_batch_size=8", "--sweep_learning_rate=2e-3"),
+        *("--sweep_seeds=3", *small_flags(epochs=2, **ONE_SHAPE)),
+    )
+    report.report([sweep], output)
+    page = (output / "report.html").read_text()
+    command = unescape(re.findall("<pre>(.*)</pre>", page)[-1])
+    assert "--mode" not in command and "--config.seed=3" in command
+    *arguments, workdir = shlex.split(command)[3:]
+    # A training loads scikit-learn (and it, pandas) for its scores, but nothing to write pages.
+    code = "import sys; from sentiment_jax.main import main; main(); print(*sys.modules)"
+    again = tmp_path / "again"
+    modules = run(sys.executable, "-c", code, *arguments, f"--workdir={again}").stdout.split()
+    assert "optax" in modules
+    assert "jinja2" not in modules
+    name = workdir.rpartition("/")[2]
+    first = read_json(sweep / "final" / name / "result.json")
+    second = read_json(again / "result.json")
+    assert first["test"] == second["test"] and first["val"] == second["val"]

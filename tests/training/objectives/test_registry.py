@@ -1,0 +1,108 @@
+"""Which tokens are masked, and by what; the two models' losses: models/test_pretrainers.py."""
+
+import jax
+import numpy as np
+import pytest
+
+from sentiment_jax.training.objectives.masked_language_modeling import (
+    NEVER,
+    PIECE,
+    WORD,
+    MaskedLanguageModeling,
+)
+
+SIZE, MASK, ROWS, LENGTH = 500, 4, 400, 64
+KINDS = np.full(SIZE, WORD, np.uint8)
+KINDS[:5] = NEVER
+KINDS[300:] = PIECE
+OBJECTIVE = MaskedLanguageModeling(KINDS.tobytes(), MASK, 0.15)
+
+
+def make_batch(rows=ROWS, length=LENGTH):
+    """[CLS], words of one or more tokens, [SEP]; the first row starts in the middle of a word."""
+    rng = np.random.default_rng(0)
+    tokens = rng.integers(5, 300, (rows, length)).astype(np.int32)
+    pieces = rng.random((rows, length)) < 0.15
+    tokens[pieces] = rng.integers(300, SIZE, pieces.sum())
+    lengths = rng.integers(length // 2, length + 1, rows).astype(np.int32)
+    at = np.arange(length)
+    tokens[:, 0], tokens[0, 1] = 2, 400
+    tokens[at == lengths[:, None] - 1] = 3
+    tokens[at >= lengths[:, None]] = 0
+    weights = np.ones(rows, np.float32)
+    return {
+        "token_ids": tokens,
+        "lengths": lengths,
+        "labels": np.arange(rows, dtype=np.int32),
+        "weights": weights,
+    }
+
+
+mask = jax.jit(lambda batch, seed: OBJECTIVE.mask_batch(batch, jax.random.key(seed)))
+
+
+@pytest.fixture(scope="module")
+def masked():
+    batch = make_batch()
+    return batch, *map(np.asarray, mask(batch, 0))
+
+
+def words_of(row):
+    """The word that each token of a row belongs to."""
+    return np.cumsum(KINDS[row] != PIECE)
+
+
+def test_fifteen_percent_are_predicted_in_whole_words_and_no_special_token(masked):
+    batch, _, positions, weights = masked
+    assert positions.shape == (ROWS, 10)  # 15 % of 64 tokens, in every row
+    chosen = np.zeros((ROWS, LENGTH), bool)
+    chosen[np.nonzero(weights)[0], positions[weights > 0]] = True
+    assert chosen.sum() == weights.sum()  # no position twice
+    eligible = KINDS[batch["token_ids"]] != NEVER
+    assert not chosen[~eligible].any()
+    budget = np.ceil(0.15 * eligible.sum(axis=1))
+    assert (chosen.sum(axis=1) <= budget).all()
+    assert 0.14 < chosen.sum() / eligible.sum() < 0.16
+    for row, picked in zip(batch["token_ids"], chosen, strict=True):
+        words = words_of(row)
+        inside = np.isin(words, words[picked]) & (KINDS[row] != NEVER)
+        np.testing.assert_array_equal(inside, picked)
+    # wherever a token stands, it is as likely to be chosen
+    rates = chosen[:, 1:11].mean(axis=0)
+    assert (np.abs(rates - rates.mean()) < 4 * np.sqrt(0.15 * 0.85 / ROWS)).all()
+
+
+def test_eighty_percent_are_hidden_ten_replaced_ten_kept(masked):
+    batch, tokens, positions, weights = masked
+    rows, columns = np.nonzero(weights)
+    at = rows, positions[rows, columns]
+    now, then = tokens[at], batch["token_ids"][at]
+    few = 4 * np.sqrt(0.1 * 0.9 / len(now))
+    assert abs((now == MASK).mean() - 0.8) < 1.4 * few
+    assert abs((now == then).mean() - 0.1) < few
+    others = now[(now != MASK) & (now != then)]
+    assert abs(len(others) / len(now) - 0.1) < few
+    assert len(np.unique(others)) > 0.6 * len(others) > 50  # from the whole vocabulary
+    untouched = np.ones_like(tokens, bool)
+    untouched[at] = False
+    np.testing.assert_array_equal(tokens[untouched], batch["token_ids"][untouched])
+
+
+def test_masks_depend_on_the_key_and_the_rows_number_alone(masked):
+    batch, tokens, _, weights = masked
+    few = {name: value[5:9] for name, value in batch.items()}
+    longer = {**few, "token_ids": np.pad(few["token_ids"], ((0, 0), (0, 16)))}
+    again, _, now = mask(longer, 0)
+    np.testing.assert_array_equal(again[:, :LENGTH], tokens[5:9])
+    assert now.sum() == weights[5:9].sum()
+    other, _, _ = mask(longer, 1)
+    assert (np.asarray(other)[:, :LENGTH] != tokens[5:9]).any(axis=1).all()
+
+
+def test_rows_that_only_fill_a_batch_and_single_long_words_choose_none():
+    batch = make_batch(4, LENGTH + 16)
+    batch["weights"] = np.array([0, 1, 1, 0], np.float32)
+    batch["token_ids"][1:3, 1:] = 400  # pieces of one word
+    tokens, _, weights = mask(batch, 0)
+    assert np.sum(weights) == 0
+    np.testing.assert_array_equal(tokens, batch["token_ids"])
