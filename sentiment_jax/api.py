@@ -23,7 +23,7 @@ from ml_collections import ConfigDict
 from sentiment_jax.analysis import integrated_gradients
 from sentiment_jax.analysis.integrated_gradients import Explanation
 from sentiment_jax.config.recipes import override, read_recipe
-from sentiment_jax.config.schema import DataConfig
+from sentiment_jax.config.schema import Config
 from sentiment_jax.config.validation import validate
 from sentiment_jax.data.corpus import READERS
 from sentiment_jax.data.labels import prediction_cells, prediction_columns
@@ -34,7 +34,7 @@ from sentiment_jax.modes.train import train as train_run
 from sentiment_jax.runtime import startup
 from sentiment_jax.storage.files import write_atomically
 from sentiment_jax.storage.run_directory import RunDirectory, lock_run, prepare_workdir
-from sentiment_jax.sweeps.plan import find_run
+from sentiment_jax.sweeps.plan import find_run, name_winners
 from sentiment_jax.training import scoring
 from sentiment_jax.training.checks import check_apart
 from sentiment_jax.training.metrics import measure
@@ -83,7 +83,7 @@ def train(
     config = config if isinstance(config, ConfigDict) else get_config(config)
     validate(config)
     directory = RunDirectory(Path(workdir).expanduser())
-    check_apart(config, directory.path)
+    check_apart(name_winners(config), directory)
     if data is None and test is not None:
         raise InputError("test= goes with data=; a config has data.test_path")
     with _put_back(directory):
@@ -101,9 +101,9 @@ def pretrain(
     fresh: bool = False,
     allow_changes: bool = False,
 ) -> dict[str, Any]:
-    """Learn from reviews without labels, or resume, in `workdir`; return result.json.
+    """Learn from unlabeled text, or resume, in `workdir`; return result.json.
 
-    The text is the config's: its source's reviews and unlabeled ones, or pretrain.text. A training
+    The text is the config's: its source's reviews and unlabeled text, or pretrain.text. A training
     starts from it by `{"model.pretrained": workdir}`. Arguments and errors are those of `train`.
     """
     config = config if isinstance(config, ConfigDict) else get_config(config)
@@ -137,7 +137,7 @@ class Model:
         return f"Model({str(self.workdir)!r}): {self.config.model.name}, step {self._trained.step}"
 
     @property
-    def config(self) -> ConfigDict:
+    def config(self) -> Config:
         """The config of its run."""
         return self._trained.config
 
@@ -147,15 +147,15 @@ class Model:
         return self._trained.classes
 
     def predict(self, texts: str | Iterable[Any] | pandas.DataFrame) -> pandas.DataFrame:
-        """Return the verdicts: a row per text, its columns those of --mode=predict.
+        """Return the predictions: a row per text, its columns those of --mode=predict.
 
         `texts` are strings, or a table with the column data.text_column; a Series' or a table's
-        index is kept. The verdict on a missing or unreadable text carries a `warning`.
+        index is kept. The prediction for a missing or unreadable text carries a `warning`.
         """
-        column, classes = self._texts(texts), self._trained.classes
-        probabilities, warnings = predict.predict(self._trained, column.tolist())
-        names = prediction_columns(classes)
-        cells = prediction_cells(classes, probabilities)
+        column = self._texts(texts)
+        probabilities, warnings = predict.predict([self._trained], column.tolist())
+        names = prediction_columns(self.classes)
+        cells = prediction_cells(self.classes, probabilities)
         table = pandas.DataFrame(cells, columns=names, index=column.index)
         return table.astype(dict.fromkeys(names[1:], float)).assign(warning=warnings)
 
@@ -163,10 +163,11 @@ class Model:
         self, texts: str | Iterable[Any] | pandas.DataFrame
     ) -> Float[np.ndarray, "texts classes"]:
         """Return the probability of each class, `classes`, for each text."""
-        return predict.predict(self._trained, self._texts(texts).tolist())[0]
+        probabilities, _ = predict.predict([self._trained], self._texts(texts).tolist())
+        return probabilities
 
     def explain(self, text: str) -> Explanation:
-        """Return which words pushed the verdict, and how far: integrated gradients."""
+        """Return each word's attribution to the predicted class: integrated gradients."""
         return integrated_gradients.explain(self._trained, text)
 
     def evaluate(self, data: str | Labeled = "test") -> dict[str, Any]:
@@ -179,15 +180,17 @@ class Model:
                 raise InputError(f"evaluate({data!r}): choose test or val, or give reviews")
             scores, metrics = evaluate.score_run(self._trained, self._directory, data)
             return scores | metrics
-        settings = DataConfig(**self.config.data.to_dict())
+        settings = self.config.data
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "data.csv"
             write_atomically(path, _to_csv(data, settings.text_column, settings.label_column))
             file = dataclasses.replace(settings, path=str(path), test_path=str(path))
             _, reviews = READERS["csv"](file)
         if reviews.classes != self.classes:
-            found, known = (", ".join(names) for names in (reviews.classes, self.classes))
-            raise InputError(f"the data have the classes {found}; the model's are {known}")
+            raise InputError(
+                f"the data have the classes {', '.join(reviews.classes)}; the model's are "
+                f"{', '.join(self.classes)}"
+            )
         encoded = self._trained.encode(reviews)
         scored = scoring.score_reviews(self._trained, self._trained.params, encoded, "evaluate")
         return scored.summary() | measure(reviews.labels, scored.probabilities, self.classes)
@@ -200,7 +203,8 @@ class Model:
         self, texts: str | Iterable[Any] | Mapping[str, Any] | pandas.DataFrame
     ) -> pandas.Series:
         if isinstance(texts, Mapping | pandas.DataFrame):
-            texts, name = pandas.DataFrame(texts), self.config.data.text_column
+            name = self.config.data.text_column
+            texts = pandas.DataFrame(texts)
             _check_columns(texts, [name])
             texts = texts[name]
         elif isinstance(texts, str):
@@ -237,8 +241,9 @@ def _to_csv(data: Labeled, text_column: str, label_column: str) -> str:
 @contextlib.contextmanager
 def _put_back(directory: RunDirectory) -> Iterator[None]:
     """Put a run's reviews back where what follows fails and leaves that run as it was."""
-    env, reviews = directory.env, map(directory.reviews, ("train", "test"))
-    before = {path: path.read_bytes() for path in (env, *reviews) if path.is_file()}
+    env = directory.env
+    files = (env, directory.reviews("train"), directory.reviews("test"))
+    before = {path: path.read_bytes() for path in files if path.is_file()}
     try:
         yield
     except BaseException:

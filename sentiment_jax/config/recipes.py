@@ -1,4 +1,4 @@
-"""TODO config.recipes."""
+"""Recipes: the ConfigDict that a config file makes, and what overrides change in it."""
 
 import copy
 import runpy
@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
 from sentiment_jax.config.schema import schema
-from sentiment_jax.config.stored import _nest, flatten
+from sentiment_jax.config.stored import flatten
 from sentiment_jax.errors import InputError, did_you_mean
 
 PACKAGE = Path(__file__).parents[1]
@@ -28,12 +28,13 @@ def make_config(
     if variant and variant not in variants:
         near = did_you_mean(variant, variants)
         raise InputError(f"unknown variant {variant!r}: one of {', '.join(variants)}{near}")
-    values = {
-        name: placeholder(float if "dropout" in name else int) if rule.inherited else rule.default
-        for name, rule in schema(model).items()
-        if not rule.internal
-    }
-    config = _nest({**values, "model.name": model})
+    config = ConfigDict({"data": {}, "model": {}, "optimizer": {}, "pretrain": {}})
+    for name, rule in schema(model).items():
+        default = rule.default
+        if rule.inherited:
+            default = placeholder(float if "dropout" in name else int)
+        config.update_from_flattened_dict({name: default})
+    config.model.name = model
     config.lock()
     config.update_from_flattened_dict({**recipe, **variants.get(variant, {})})
     return config
@@ -84,7 +85,8 @@ def check_names(config: ConfigDict, names: Iterable[str], shown: str = "{}") -> 
 
 def override(config: ConfigDict, changes: Mapping[str, Any]) -> ConfigDict:
     """Return a copy with other values for some settings, nested or as "group.field" -> value."""
-    changed, values = copy.deepcopy(config), flatten(changes)
+    changed = copy.deepcopy(config)
+    values = flatten(changes)
     check_names(changed, values)
     for name, value in values.items():
         try:
@@ -96,14 +98,18 @@ def override(config: ConfigDict, changes: Mapping[str, Any]) -> ConfigDict:
 
 def describe_settings(config: ConfigDict) -> str:
     """Return a config's settings, group by group: flag, value, meaning, allowed values."""
-    settings, values = schema(config.model.name), flatten(config)
-    wide, group, lines = max(map(len, values)), None, []
-    for name in filter(values.__contains__, settings):
-        value = values[name]
-        if group != (group := name.rpartition(".")[0]):
-            lines.append(f"\n{group}" if group else "run")
-        shown = "" if value is None else str(value)
-        allowed = f" ({settings[name].allowed})" if settings[name].allowed else ""
-        shown = shown if len(shown) < 40 else "..."
-        lines.append(f"  --config.{name:{wide}}  {shown:24}  {settings[name].meaning}{allowed}")
+    settings = schema(config.model.name)
+    values = flatten(config)
+    wide = max(map(len, values))
+    group = ""
+    lines = ["run"]
+    for name, rule in settings.items():
+        if name.rpartition(".")[0] != group:
+            group = name.rpartition(".")[0]
+            lines.append(f"\n{group}")
+        shown = "" if values[name] is None else str(values[name])
+        if len(shown) >= 40:
+            shown = "..."
+        allowed = f" ({rule.allowed})" if rule.allowed else ""
+        lines.append(f"  --config.{name:{wide}}  {shown:24}  {rule.meaning}{allowed}")
     return "\n".join(lines)

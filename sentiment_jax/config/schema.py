@@ -1,7 +1,8 @@
-"""The schema of a config: each setting once, with its type, default, allowed values and meaning.
+"""The schema: each setting once, with its type, default, allowed values and meaning.
 
-The configs in `configs/`, their validation, the list that `--config=FILE --help` prints and the
-comparison of two configs all derive from the dataclasses here.
+A recipe in `configs/`, its validation, the list that `--config=FILE --help` prints and the
+comparison of two configs all derive from these dataclasses. What a user edits is a ConfigDict
+(recipes.py); inside the package a config is a frozen `Config`, which `resolve` makes of it.
 """
 
 import csv
@@ -9,41 +10,18 @@ import dataclasses
 import functools
 import io
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
-
-from ml_collections import ConfigDict
+from collections.abc import Sequence
+from typing import Any
 
 from sentiment_jax.errors import InputError
 
 TRUNCATIONS = ("head", "tail", "head_tail")
-
-
 POOLINGS = ("last", "mean", "max", "mean_max")
-
-
-CLASSES = ("negative", "positive")  # where the labels say no more
-
-
-MOST_CLASSES = 100
-
-
-OBJECTIVES = {  # of pre-training
-    "bert": "masked_language_modeling",
-    "electra": "replaced_token_detection",
-    "lstm": "ngram_vectors",
-}
-
-
 DTYPES = ("float32", "bfloat16", "tensorfloat32")  # the last: float32 with fast products
-
-
-EXAMPLE_TEXTS = (
-    "One of the finest films I have seen in years: moving, funny and beautifully acted.",
-    "A dull, predictable mess. I want my two hours back.",
-    "The effects are great, but the story never comes alive and the jokes fall flat.",
-    "I expected to hate it, and walked out smiling.",
-)
+CLASSES = ("negative", "positive")  # where the labels say no more
+MOST_CLASSES = 100
+ARCHITECTURES = ("bert", "electra", "lstm")
+PRETRAINING = ("masked_language_modeling", "replaced_token_detection", "ngram_vectors")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,10 +34,8 @@ class Setting:
     at_least: float | int | None = None
     below: float | int = math.inf
     at_most: float | int = math.inf
-    inherited: bool = False  # None stands for the pretrained weights' value, or else the default
-    internal: bool = False  # of the model alone, not set in a config
-    harmless: bool = False  # changes no number of a run, which may resume with another value
-    later: bool = False  # came after runs were made: stored, and named after, unless the default
+    inherited: bool = False  # in a recipe, None stands for the pretrained weights' value
+    harmless: bool = False  # does not affect results: a run may resume with another value
 
     @property
     def allowed(self) -> str:
@@ -87,50 +63,25 @@ def setting(default: Any, meaning: str, **rules: Any) -> Any:
     return dataclasses.field(default=default, metadata={"setting": rule})
 
 
+def problems_of(group: Any, prefix: str = "") -> list[str]:
+    """Say what is wrong with the values of a dataclass of settings."""
+    rules = settings_of(type(group), prefix)
+    found = (
+        rule.problem(name, getattr(group, name.removeprefix(prefix)))
+        for name, rule in rules.items()
+    )
+    return [problem for problem in found if problem]
+
+
 # Upper bounds are beyond any honest use: what exceeds them is a slip that would fill the memory.
 _count = functools.partial(setting, at_least=1, at_most=10**9)
-
-
 _size = functools.partial(_count, at_most=2**15)
-
-
 _entries = functools.partial(_count, at_most=10**6)
-
-
 _seed = functools.partial(setting, at_least=0, below=2**32)
 
 
 _from_zero = functools.partial(setting, at_least=0, at_most=10**9)
-
-
 _share = functools.partial(setting, at_least=0, below=1)
-
-
-@dataclasses.dataclass(frozen=True)
-class RunConfig:
-    """The settings of a run that belong to no group."""
-
-    seed: int = _seed(0, "seed of weights, dropout and batch order")
-    epochs: int = _count(5, "passes over the training reviews", at_most=100_000)
-    batch_size: int = _size(32, "reviews per optimizer step, on all devices together")
-    eval_batch_size: int = _size(128, "reviews per batch of evaluation", harmless=True)
-    gradient_accumulation: int = _count(
-        1, "parts of a batch, computed in turn: less memory", later=True
-    )
-    early_stopping_patience: int = _from_zero(0, "epochs without a better score; 0: never stop")
-    log_every: int = _count(50, "steps between training lines of metrics.jsonl", harmless=True)
-    checkpoint_every: int = _count(500, "steps between checkpoints within an epoch", harmless=True)
-    cpu_devices: int = _count(1, "parts of a CPU, as far as both batch sizes divide", at_most=1024)
-    class_weights: str = setting(
-        "none", "of the training loss", choices=("none", "balanced"), later=True
-    )
-    shard_params: bool = setting(False, "split the training state (FSDP)", harmless=True)
-    deterministic: bool = setting(
-        True, "GPU: the same bits each time, untuned kernels", harmless=True, later=True
-    )
-    example_texts: tuple[str, ...] = setting(
-        EXAMPLE_TEXTS, "judged after training; empty: some test reviews", harmless=True
-    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,91 +99,79 @@ class DataConfig:
     group_duplicates: bool = setting(True, "keep equal texts on one side of a split; False leaks")
     text_column: str = setting("text", "csv: the column of the texts")
     label_column: str = setting("label", "csv: the column of the labels")
-    labels: str = setting(
-        "", "the classes, A,B,...; empty: those found", harmless=True, later=True
-    )  # the data's hash tells whether they are the run's
-    positive_labels: str = setting("", "csv: 4,5 say; the other class: below", later=True)
-    negative_labels: str = setting("", "csv: 1,2 say; what is in neither is dropped", later=True)
+    # Harmless: the data's hash changes with them.
+    labels: str = setting("", "the classes, A,B,...; empty: those found", harmless=True)
+    positive_labels: str = setting("", "csv: 4,5 say; the other class: below")
+    negative_labels: str = setting("", "csv: 1,2 say; what is in neither is dropped")
     test_path: str = setting("", "csv: the test file; empty: test_fraction is held out")
     test_fraction: float = _share(0.2, "csv: share held out for the test", at_least=1e-6)
-    unlabeled: bool = setting(
-        False, "train on reviews without labels too: what is in pretrain.text", later=True
-    )
-    teacher: str = setting(
-        "", "run, or RUN,RUN,...: their mean verdicts stand for missing labels", later=True
-    )
+    teacher: str = setting("", "run, or RUN,RUN,...: label the unlabeled text for distillation")
     vocabulary_size: int = _entries(
-        30_000, "most entries of a learned vocabulary, runs apart", at_least=10
+        30_000, "most entries of a learned vocabulary, n-grams apart", at_least=10
     )
     min_frequency: int = _count(5, "rarer words are unknown (word-level vocabularies)")
-    ngrams: int = _count(
-        1, "lstm: most words in a run that has a vector of its own", at_most=3, later=True
-    )
-    ngram_frequency: int = _count(10, "rarer runs of words have none", later=True)
+    ngrams: int = _count(1, "lstm: longest n-gram with an embedding of its own", at_most=3)
     length_buckets: tuple[int, ...] = setting((64, 128), "padded lengths, besides max_length")
-    cache: str = setting("", "folder of encoded reviews; empty: the user's cache", harmless=True)
 
 
 @dataclasses.dataclass(frozen=True)
-class ModelChoice:
-    """Which network, and the weights that it starts from."""
+class ModelConfig:
+    """What every architecture has: its name, the weights that it starts from, its number type.
 
-    name: str = setting("bert", "architecture", choices=("bert", "electra", "lstm"))
+    Parameters, softmax, layer-norm statistics and logits are float32 whatever `dtype` is.
+    """
+
+    name: str = setting("bert", "architecture", choices=ARCHITECTURES)
     pretrained: str = setting("", "hub id, folder of weights, or run; empty: random", harmless=True)
-    revision: str = setting("", "commit on the hub; empty: the newest, which config.json records")
+    dtype: str = setting("float32", "type of the computation; parameters: float32", choices=DTYPES)
+    vocab_size: int = 0  # entries of the embedding table; 0: as many as the tokenizer has
 
 
 @dataclasses.dataclass(frozen=True)
-class LstmConfig:
+class LstmConfig(ModelConfig):
     """An LSTM classifier; the defaults are the study's network."""
 
-    model_type: ClassVar[str] = "lstm"
-    vocab_size: int = _entries(30_000, "entries of the tokenizer", internal=True)
+    name: str = setting("lstm", "architecture", choices=ARCHITECTURES)
     embedding_size: int = _size(100, "width of the word embeddings")
     hidden_size: int = _size(64, "units per direction")
     dense_size: int = _size(128, "units of the ReLU layer before the logits")
     bidirectional: bool = setting(False, "read backwards as well")
     pooling: str = setting("last", "states that reach the classifier", choices=POOLINGS)
     embedding_dropout: float = _share(0.0, "dropout rate after the embeddings")
-    segment_length: int = _from_zero(
-        0, "words read in one go; a text's segments meet in pooling; 0: all", later=True
-    )
-    word_dropout: float = _share(0.0, "share of words unknown in training", later=True)
+    segment_length: int = _from_zero(0, "words per segment, pooled over a text; 0: all")
+    word_dropout: float = _share(0.0, "share of words unknown in training")
     output_dropout: float = _share(0.3, "dropout rate after pooling")
-    dtype: str = setting("float32", "type of the computation; parameters: float32", choices=DTYPES)
 
 
 @dataclasses.dataclass(frozen=True)
-class EncoderConfig:
+class EncoderConfig(ModelConfig):
     """An encoder's sizes and rates, Hugging Face's config.json in our names; defaults: BERT-base.
 
-    An `embedding_size` other than `hidden_size` adds a projection (ELECTRA-small). Parameters,
-    softmax, layer-norm statistics and logits are float32 whatever `dtype` is.
+    An `embedding_size` other than `hidden_size` adds a projection (ELECTRA-small).
     """
 
-    model_type: str = setting("bert", "architecture", choices=("bert", "electra"), internal=True)
-    vocab_size: int = _entries(30522, "entries of the embedding table", inherited=True)
+    revision: str = setting("", "commit on the hub; empty: the newest, which config.json records")
     embedding_size: int = _size(768, "width of the embeddings", inherited=True)
     hidden_size: int = _size(768, "width of the layers", inherited=True)
     num_hidden_layers: int = _count(12, "transformer layers", at_most=256, inherited=True)
     num_attention_heads: int = _size(12, "attention heads", inherited=True)
     intermediate_size: int = _size(3072, "width of the feed-forward networks", inherited=True)
     max_position_embeddings: int = _size(512, "longest input in tokens", inherited=True)
-    type_vocab_size: int = _size(2, "token types", inherited=True)
-    layer_norm_eps: float = setting(1e-12, "epsilon of the layer norms", internal=True)
-    hidden_act: str = setting("gelu", "activation", choices=("gelu",), internal=True)
     hidden_dropout: float = _share(0.1, "dropout rate of the layers", inherited=True)
     attention_dropout: float = _share(0.1, "dropout rate of attention weights", inherited=True)
     classifier_dropout: float | None = _share(None, "None: as hidden_dropout", inherited=True)
-    initializer_range: float = setting(0.02, "standard deviation of new weights", internal=True)
-    dtype: str = setting("float32", "type of the computation; parameters: float32", choices=DTYPES)
     attention: str = setting("xla", "kernel; cudnn: bfloat16 on a GPU", choices=("xla", "cudnn"))
     remat: bool = setting(False, "rematerialize activations: less memory, more time")
-    scan_layers: bool = setting(False, "compile one layer for all: faster compilation")
+    # The weights' own, which no recipe sets:
+    type_vocab_size: int = 2
+    layer_norm_eps: float = 1e-12
+    hidden_act: str = "gelu"
+    initializer_range: float = 0.02
 
     def __post_init__(self) -> None:
-        values = {f"model.{name}": value for name, value in vars(self).items()}
-        problems = _problems(values, _settings(EncoderConfig, "model."))
+        problems = problems_of(self, "model.")
+        if self.hidden_act != "gelu":
+            problems.append(f"hidden_act={self.hidden_act!r} is unknown, only 'gelu' is supported")
         if not problems and self.hidden_size % self.num_attention_heads:
             problems.append(
                 f"model.hidden_size={self.hidden_size} is not divisible by "
@@ -258,7 +197,7 @@ class OptimizerConfig:
     weight_decay: float = _from_zero(0.01, "not of biases and LayerNorm; L2 unless adamw")
     clip_norm: float = _from_zero(1.0, "largest global gradient norm; 0: no limit")
     layerwise_decay: float = setting(1.0, "rate factor per layer", at_least=1e-6, at_most=1)
-    frozen: str = setting("none", "left as it is", choices=("none", "embeddings"), later=True)
+    frozen: str = setting("none", "left as it is", choices=("none", "embeddings"))
     momentum: float = _share(0.0, "sgd: momentum")
     rms_decay: float = _share(0.9, "rmsprop: decay of the mean square")
     b1: float = _share(0.9, "adam, adamw: decay of the first moment")
@@ -267,54 +206,78 @@ class OptimizerConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class LossConfig:
-    """What is added to the cross-entropy, off by default: see training/regularizers.py."""
+class PretrainConfig:
+    """Learning from unlabeled text: `--mode=pretrain`, and `data.teacher` in training."""
 
-    adversarial: float = _from_zero(0.0, "length of the worst step of a text; 0: off", later=True)
-    virtual_adversarial: float = _from_zero(
-        0.0, "the same of the most sensitive, for text without labels too; 0: off", later=True
+    objective: str = setting(
+        "", "of --mode=pretrain; empty: the architecture's first", choices=("", *PRETRAINING)
     )
-    entropy: float = _from_zero(0.0, "weight of the verdicts' entropy; 0: off", later=True)
+    text: str = setting("", "file or folder of text; empty: the source's unlabeled", harmless=True)
+    unlabeled: bool = setting(True, "False: learn from the text of the training reviews alone")
+    mask_fraction: float = _share(0.15, "share of tokens to predict", at_least=1e-6, at_most=0.5)
 
 
 @dataclasses.dataclass(frozen=True)
-class PretrainConfig:
-    """Learning from text without labels: `--mode=pretrain`."""
+class Config:
+    """All settings of a run."""
 
-    objective: str = setting(
-        "", "left empty: --mode=pretrain sets it", choices=("", *OBJECTIVES.values()), later=True
-    )
-    text: str = setting(
-        "", "file or folder of text; empty: the source's unlabeled", harmless=True, later=True
-    )
-    unlabeled: bool = setting(
-        True, "False: learn from the text of the training reviews alone", later=True
-    )
-    mask_fraction: float = _share(
-        0.15, "share of tokens to predict", at_least=1e-6, at_most=0.5, later=True
-    )
+    seed: int = _seed(0, "seed of weights, dropout and batch order")
+    epochs: int = _count(5, "passes over the training reviews", at_most=100_000)
+    batch_size: int = _size(32, "reviews per optimizer step, on all devices together")
+    eval_batch_size: int = _size(128, "reviews per batch of evaluation", harmless=True)
+    gradient_accumulation: int = _count(1, "parts of a batch, computed in turn: less memory")
+    early_stopping_patience: int = _from_zero(0, "epochs without a better score; 0: never stop")
+    log_every: int = _count(50, "steps between training lines of metrics.jsonl", harmless=True)
+    checkpoint_every: int = _count(500, "steps between checkpoints within an epoch", harmless=True)
+    cpu_devices: int = _count(1, "parts of a CPU, as far as both batch sizes divide", at_most=1024)
+    class_weights: str = setting("none", "of the training loss", choices=("none", "balanced"))
+    data: DataConfig = DataConfig()
+    model: LstmConfig | EncoderConfig = EncoderConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    pretrain: PretrainConfig = PretrainConfig()
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The names of the classes in the order of their numbers."""
+        return split_names(self.data.labels) or CLASSES
 
 
-MODELS = {"bert": EncoderConfig, "electra": EncoderConfig, "lstm": LstmConfig}
+MODELS: dict[str, type[LstmConfig] | type[EncoderConfig]] = {
+    "bert": EncoderConfig,
+    "electra": EncoderConfig,
+    "lstm": LstmConfig,
+}
+OBJECTIVES = {  # of pre-training, by architecture; the first is the default
+    "bert": ("masked_language_modeling",),
+    "electra": ("replaced_token_detection",),
+    "lstm": ("ngram_vectors",),
+}
 
 
-def _settings(group: type, prefix: str) -> dict[str, Setting]:
-    return {prefix + field.name: field.metadata["setting"] for field in dataclasses.fields(group)}
+def settings_of(group: type, prefix: str = "") -> dict[str, Setting]:
+    """Return the settings of one dataclass: prefix + field -> Setting."""
+    return {
+        prefix + field.name: field.metadata["setting"]
+        for field in dataclasses.fields(group)
+        if "setting" in field.metadata
+    }
 
 
 def schema(model: str) -> dict[str, Setting]:
     """Return the settings of one architecture's configs: "group.field" -> Setting."""
-    settings = _settings(RunConfig, "") | _settings(DataConfig, "data.")
-    settings |= _settings(ModelChoice, "model.") | _settings(MODELS[model], "model.")
-    if model == "lstm":  # its weights have no place on the hub
-        del settings["model.revision"]
-    settings |= _settings(OptimizerConfig, "optimizer.") | _settings(LossConfig, "loss.")
-    return settings | _settings(PretrainConfig, "pretrain.")
+    groups = {
+        "data.": DataConfig,
+        "model.": MODELS[model],
+        "optimizer.": OptimizerConfig,
+        "pretrain.": PretrainConfig,
+    }
+    settings = settings_of(Config)
+    for prefix, group in groups.items():
+        settings |= settings_of(group, prefix)
+    return settings
 
 
-def _problems(values: Mapping[str, Any], settings: Mapping[str, Setting]) -> list[str]:
-    found = (rule.problem(name, values[name]) for name, rule in settings.items() if name in values)
-    return [problem for problem in found if problem]
+HARMLESS = tuple(name for name, rule in schema("bert").items() if rule.harmless)
 
 
 def split_names(text: str) -> tuple[str, ...]:
@@ -326,8 +289,3 @@ def join_names(names: Sequence[str]) -> str:
     """Return what split_names takes apart."""
     csv.writer(text := io.StringIO(), lineterminator="").writerow(names)
     return text.getvalue()
-
-
-def class_names(config: ConfigDict) -> tuple[str, ...]:
-    """Return a resolved config's classes in the order of their numbers."""
-    return split_names(config.data.labels) or CLASSES

@@ -1,62 +1,93 @@
-"""TODO config.stored."""
+"""The stored form of a config: nested as in config.json, or flat, "group.field" -> value."""
 
+import dataclasses
 import hashlib
 import json
 from collections.abc import Mapping
 from typing import Any
 
-from ml_collections import ConfigDict
-
-from sentiment_jax.config.schema import MODELS, schema
-
-HARMLESS = tuple(name for name, rule in schema("bert").items() if rule.harmless)
-
-
-def _nest(values: Mapping[str, Any]) -> ConfigDict:
-    config = ConfigDict({name.split(".")[0]: {} for name in values if "." in name})
-    config.update_from_flattened_dict(values)
-    return config
+from sentiment_jax.config.schema import (
+    MODELS,
+    Config,
+    DataConfig,
+    OptimizerConfig,
+    PretrainConfig,
+)
+from sentiment_jax.errors import InputError
 
 
 def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
-    """Return "group.field" -> value, tuples for lists, so that JSON and ConfigDict compare."""
+    """Return "group.field" -> value of a Config, a ConfigDict or nested dicts; lists as tuples."""
+    values = vars(config) if dataclasses.is_dataclass(config) else config
     flat: dict[str, Any] = {}
-    for name, value in config.items():
-        if hasattr(value, "items"):
-            flat.update(flatten(value, f"{prefix}{name}."))
+    for name, value in values.items():
+        if hasattr(value, "items") or dataclasses.is_dataclass(value):
+            flat |= flatten(value, f"{prefix}{name}.")
         else:
             flat[prefix + name] = tuple(value) if isinstance(value, list | tuple) else value
     return flat
 
 
-def _later(settings: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: rule.default for name, rule in settings.items() if rule.later}
+def make_frozen(values: Mapping[str, Any]) -> Config:
+    """Return the Config of "group.field" -> value; a field that is absent has its default.
+
+    InputError: an unknown architecture or setting.
+    """
+    kinds: dict[str, Any] = {
+        "data": DataConfig,
+        "model": MODELS.get(values.get("model.name", ""), MODELS["bert"]),
+        "optimizer": OptimizerConfig,
+        "pretrain": PretrainConfig,
+    }
+    groups: dict[str, dict[str, Any]] = {"": {}, **{name: {} for name in kinds}}
+    for name, value in values.items():
+        group, _, field = name.rpartition(".")
+        groups.setdefault(group, {})[field] = value
+    try:
+        made = {name: kind(**groups.pop(name)) for name, kind in kinds.items()}
+        config = Config(**groups.pop(""), **made)
+    except TypeError as error:
+        raise InputError(f"config: {error}") from error
+    if groups:
+        raise InputError(f"config: unknown group {', '.join(groups)}")
+    return config
 
 
-def config_to_json(config: ConfigDict) -> dict[str, Any]:
-    """Return what is stored of a config: settings that came later only where they say something."""
-    later = _later(schema(config.model.name))
-    said = {n: v for n, v in flatten(config).items() if n not in later or v != later[n]}
-    return _nest(said).to_dict()
+def replace_settings(config: Config, changes: Mapping[str, Any]) -> Config:
+    """Return a copy with other values for some settings, "group.field" -> value."""
+    return make_frozen(flatten(config) | dict(changes))
 
 
-def config_from_json(values: dict[str, Any]) -> ConfigDict:
-    """Return the config of which JSON holds `config_to_json`; lists become the tuples they were."""
-    flat = flatten(values)
-    model = flat.get("model.name")
-    return _nest(flat | (_later(schema(model)) if model in MODELS else {}) | flat)
+def config_to_json(config: Any) -> dict[str, Any]:
+    """Return a config as nested dicts of JSON values."""
+    nested: dict[str, Any] = {}
+    for name, value in flatten(config).items():
+        group, _, field = name.rpartition(".")
+        place = nested.setdefault(group, {}) if group else nested
+        place[field] = list(value) if isinstance(value, tuple) else value
+    return nested
+
+
+def config_from_json(values: Mapping[str, Any]) -> Config:
+    """Return the config that `config_to_json` took apart."""
+    return make_frozen(flatten(values))
 
 
 def config_difference(old: Any, new: Any) -> list[str]:
     """Return the settings in which two configs differ, as "field: old -> new"."""
-    before, after = flatten(old), flatten(new)
-    pairs = {name: (before.get(name), after.get(name)) for name in sorted(before | after)}
-    return [f"{name}: {was} -> {now}" for name, (was, now) in pairs.items() if was != now]
+    before = flatten(old)
+    after = flatten(new)
+    return [
+        f"{name}: {before.get(name)} -> {after.get(name)}"
+        for name in sorted(before | after)
+        if before.get(name) != after.get(name)
+    ]
 
 
-def run_name(config: ConfigDict) -> str:
+def run_name(config: Any) -> str:
     """Return a readable folder name for a run; its last eight digits differ with any setting."""
-    text, optimizer = json.dumps(config_to_json(config), sort_keys=True), config.optimizer
+    text = json.dumps(config_to_json(config), sort_keys=True)
     digest = hashlib.sha256(text.encode()).hexdigest()[:8]
+    optimizer = config.optimizer
     chosen = f"{optimizer.name}-{config.batch_size}-{optimizer.learning_rate:g}"
     return f"{config.model.name}-{chosen}-seed{config.seed}-{digest}"

@@ -1,5 +1,6 @@
-"""`--mode=evaluate`: scores a split with a run's best checkpoint."""
+"""`--mode=evaluate`: scores a split with a run's best checkpoint, or with an ensemble of runs."""
 
+import dataclasses
 import errno
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -8,17 +9,17 @@ from typing import Any
 
 import numpy as np
 
+from sentiment_jax.config.stored import replace_settings
 from sentiment_jax.data.corpus import Corpus
 from sentiment_jax.data.labels import decide
 from sentiment_jax.errors import InputError
 from sentiment_jax.runtime import devices, terminal
-from sentiment_jax.storage.files import read_json, write_json
+from sentiment_jax.storage.files import read_json
 from sentiment_jax.storage.run_directory import RunDirectory
 from sentiment_jax.training import scoring
-from sentiment_jax.training.calibration import apply_temperature, fit_temperature
+from sentiment_jax.training.calibration import apply_temperature
 from sentiment_jax.training.console import print_metrics, print_scores
-from sentiment_jax.training.experiment import Experiment, prepare_experiment
-from sentiment_jax.training.lineage import read_corpus
+from sentiment_jax.training.experiment import Experiment, prepare_split, read_corpus
 from sentiment_jax.training.metrics import measure
 from sentiment_jax.training.trained_model import TrainedModel, load_ensemble, load_run
 
@@ -28,7 +29,7 @@ def evaluate_run(
 ) -> dict[str, Any]:
     """Print and return a run's scores on a split; InputError if the data are not the run's.
 
-    `changes` are settings, "group.field" -> value, that change no score: where the data are now.
+    `changes` are settings, "group.field" -> value, that affect no score: where the data are now.
     """
     trained = load_run(workdir)
     scores, metrics = score_run(trained, RunDirectory(workdir), split, changes)
@@ -47,7 +48,8 @@ def score_run(
     Raises:
       InputError: the data are not the run's.
     """
-    experiment, _ = _read_again(trained, directory, split, changes)
+    trained = _with_changes(trained, changes)
+    experiment = _prepare(trained, directory, split, read_corpus(trained.config))
     found = score_split(experiment, directory, trained.params, split)
     labels = experiment.encoded[split].labels
     return found.summary(), measure(labels, found.probabilities, trained.classes)
@@ -60,12 +62,15 @@ def evaluate_ensemble(
     *,
     calibrated: bool = False,
 ) -> dict[str, Any]:
-    """Print and return the scores of the mean of the probabilities of runs of the same data.
+    """Print and return the scores of the averaged probabilities of runs on the same data.
 
     If `calibrated`, each run's are at its temperature. Nothing is written to the runs.
     """
-    first = load_ensemble(workdirs, calibrated=calibrated)
-    directories, corpus, found = [*map(RunDirectory, workdirs)], None, []
+    models = [
+        _with_changes(trained, changes)
+        for trained in load_ensemble(workdirs, calibrated=calibrated)
+    ]
+    directories = [RunDirectory(workdir) for workdir in workdirs]
     hashes = [read_json(directory.env)["data"]["data_hash"] for directory in directories]
     for workdir, other in zip(workdirs, hashes, strict=True):
         if other != hashes[0]:
@@ -73,18 +78,27 @@ def evaluate_ensemble(
                 f"{workdirs[0]} and {workdir} were made with different data (hash "
                 f"{hashes[0][:12]} and {other[:12]}): they have no {split} split in common"
             )
-    for directory, trained in zip(directories, (first, *first.others), strict=True):
-        experiment, corpus = _read_again(trained, directory, split, changes, corpus)
-        encoded = experiment.encoded[split]
-        scores = scoring.score_reviews(experiment, trained.params, encoded, split)
-        found.append(apply_temperature(scores.probabilities, trained.temperature))
-    probabilities, labels = np.mean(found, axis=0), encoded.labels
-    measured = measure(labels, probabilities, trained.classes)
-    accuracy = int(np.sum(decide(probabilities) == labels)) / len(labels)
-    mean = {"loss": measured["log_loss"], "accuracy": accuracy, "examples": len(labels)}
-    remark = f"{len(workdirs)} runs, their mean" if len(workdirs) > 1 else f"step {trained.step}"
-    _print(split, mean, measured, remark + ", calibrated" * calibrated)
-    return mean
+    corpus = read_corpus(models[0].config)  # equal runs may hold it in another order
+    predicted = []
+    for directory, trained in zip(directories, models, strict=True):
+        experiment = _prepare(trained, directory, split, corpus)
+        scores = scoring.score_reviews(experiment, trained.params, experiment.encoded[split], split)
+        predicted.append(apply_temperature(scores.probabilities, trained.temperature))
+    probabilities = np.mean(predicted, axis=0)
+    labels = experiment.encoded[split].labels
+    measured = measure(labels, probabilities, models[0].classes)
+    averaged = {
+        "loss": measured["log_loss"],
+        "accuracy": int(np.sum(decide(probabilities) == labels)) / len(labels),
+        "examples": len(labels),
+    }
+    remark = f"step {models[0].step}"
+    if len(models) > 1:
+        remark = f"ensemble of {len(models)} runs"
+    if calibrated:
+        remark += ", calibrated"
+    _print(split, averaged, measured, remark)
+    return averaged
 
 
 def _print(split: str, scores: dict[str, Any], metrics: dict[str, Any], remark: str) -> None:
@@ -94,24 +108,19 @@ def _print(split: str, scores: dict[str, Any], metrics: dict[str, Any], remark: 
     print(json.dumps(scores))
 
 
-def _read_again(
-    trained: TrainedModel,
-    directory: RunDirectory,
-    split: str,
-    changes: Mapping[str, Any] | None,
-    corpus: Corpus | None = None,
-) -> tuple[Experiment, Corpus]:
-    """Read a run's reviews again, or take those of an equal run, which may lie in another order.
+def _with_changes(trained: TrainedModel, changes: Mapping[str, Any] | None) -> TrainedModel:
+    return dataclasses.replace(trained, config=replace_settings(trained.config, changes or {}))
 
-    InputError: they are not those that it was made with.
-    """
-    trained.config.update_from_flattened_dict(changes or {})
+
+def _prepare(
+    trained: TrainedModel, directory: RunDirectory, split: str, corpus: Corpus
+) -> Experiment:
+    """Encode a split of a run's reviews; InputError: they are not those that it was made with."""
     devices.check_batch_size("eval_batch_size", trained.config.eval_batch_size)
-    corpus = corpus or read_corpus(trained.config)
     directory.check_data(corpus.statistics)
     if not len(corpus.splits[split]):
         raise InputError(f"{directory.path} held out no reviews: data.validation_fraction was 0")
-    return prepare_experiment(trained.config, trained.tokenizer, split, corpus), corpus
+    return prepare_split(trained.config, trained.tokenizer, corpus, split)
 
 
 def score_split(
@@ -121,21 +130,18 @@ def score_split(
     split: str,
     stop: Callable[[], None] | None = None,
 ) -> scoring.Scores:
-    """Score a split and write its predictions and lengths, if the directory can be written.
-
-    Validation adds the temperature to the result.json of an earlier revision.
-    """
+    """Score a split and write its predictions and lengths, if the directory can be written."""
     encoded = experiment.encoded[split]
     scores = scoring.score_reviews(experiment, params, encoded, split, stop=stop)
     try:
-        length, words = experiment.config.data.max_length, experiment.words[split]
-        found = scores.probabilities, length, experiment.classes
-        directory.write_scores(split, encoded, words, *found)
-        if split == "val" and directory.result.exists():
-            result = read_json(directory.result)
-            if "temperature" not in result:
-                result["temperature"] = fit_temperature(scores.probabilities, encoded.labels)
-                write_json(directory.result, result)
+        directory.write_scores(
+            split,
+            encoded,
+            experiment.words[split],
+            scores.probabilities,
+            max_length=experiment.config.data.max_length,
+            classes=experiment.classes,
+        )
     except OSError as error:
         if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise

@@ -8,18 +8,18 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from sentiment_jax.analysis import figures
-from sentiment_jax.config.stored import config_to_json
-from sentiment_jax.config.validation import validate
+from sentiment_jax.config.schema import Config
 from sentiment_jax.errors import InputError, RunError
 from sentiment_jax.modes.evaluate import score_split
 from sentiment_jax.modes.predict import print_predictions
-from sentiment_jax.runtime import devices, processes, terminal
+from sentiment_jax.runtime import processes, terminal
 from sentiment_jax.storage import event_files, run_directory
 from sentiment_jax.storage.files import checksums, read_json, write_json
 from sentiment_jax.storage.metrics_log import read_metrics
 from sentiment_jax.storage.run_directory import RunDirectory
+from sentiment_jax.sweeps.plan import name_winners
 from sentiment_jax.training import compilation, console, loop
-from sentiment_jax.training.checks import check_apart, check_start, resolve
+from sentiment_jax.training.checks import check_batch_sizes, check_sources, check_start, resolve
 from sentiment_jax.training.distillation import distill
 from sentiment_jax.training.experiment import Experiment, prepare_experiment
 from sentiment_jax.training.metrics import measure
@@ -27,11 +27,11 @@ from sentiment_jax.training.resume import start_run
 from sentiment_jax.training.signals import Stop
 from sentiment_jax.training.trained_model import restore_model
 
-VALIDATION = ("loss", "accuracy", "examples", "balanced_accuracy", "perplexity")  # what there is
+VALIDATION = ("loss", "accuracy", "examples", "balanced_accuracy", "perplexity")  # if present
 
 
 def train(
-    config: ConfigDict,
+    recipe: ConfigDict | Config,
     workdir: Path,
     *,
     fresh: bool = False,
@@ -43,45 +43,46 @@ def train(
 ) -> dict[str, Any]:
     """Train, or resume where `workdir` stands, score the test set once; return result.json.
 
-    `fresh` removes what an earlier run left there; `allow_changes` resumes although the config
-    differs, and env.json records it; `tensorboard` writes event files as well. A sweep's trials
-    leave the test set alone, keep the encoded reviews between them with a `prepare` of their own,
-    and share one `stop`.
+    Args:
+      recipe: a validated config.
+      workdir: the run directory.
+      fresh: remove what an earlier run left there.
+      allow_changes: resume although the config differs; env.json records it.
+      score_test: False for the trials of a sweep, which leave the test set alone.
+      prepare: (config, tokenizer or None) -> Experiment; a sweep's keeps the encoded reviews.
+      stop: what asks the run to end, shared by the trials of a sweep.
+      tensorboard: write event files as well.
 
-    InputError: bad config, data, weights or run directory. RunError: divergence, damaged
-    checkpoints, full disk. Interrupted: a signal came, the state is saved.
+    Raises:
+      InputError: bad config, data, weights or run directory.
+      RunError: divergence, damaged checkpoints, full disk.
+      Interrupted: a signal came, the state is saved.
     """
-    validate(config)
     if tensorboard:
         event_files.find_writer()
     run_directory.prepare_workdir(workdir)
     directory = RunDirectory(workdir)
     with contextlib.ExitStack() as stack:
         stack.enter_context(run_directory.lock_run(workdir))
-        asked = stop or stack.enter_context(Stop())
-        _check_batch_sizes(config)
+        stop = stop or stack.enter_context(Stop())
         with processes.in_turn():
-            resolved = resolve(config)
-            validate(resolved)
-            check_apart(resolved, workdir)
-            changes = [] if fresh else directory.check_config(resolved, allow_changes)
+            config = recipe if isinstance(recipe, Config) else resolve(name_winners(recipe))
+            changes = check_start(config, directory, fresh=fresh, allow_changes=allow_changes)
             if directory.result.exists() and not (fresh or changes):
                 print(f"{workdir} is finished; nothing to do (--fresh starts over)")
                 return read_json(directory.result)
             began = directory.began() and not fresh
-            if not began:
-                check_start(resolved)
-            experiment = prepare(resolved, directory.load_tokenizer() if began else None)
-        experiment = distill(experiment, asked)
+            experiment = prepare(config, directory.load_tokenizer() if began else None)
+        experiment = distill(experiment, stop)
         _check_reviews(experiment)
         with terminal.progress_bar(None, "checking the memory"):
             compile_seconds = compilation.check_memory(experiment)
         with processes.in_turn():
-            if fresh:  # what replaces it was read, and fits as far as the devices tell
+            if fresh:  # its replacement was read, and fits as far as the devices report
                 directory.remove()
             _record(experiment, directory, changes)
         with terminal.progress_bar(None, "preparing the model"):
-            run, load_report = start_run(experiment, directory, asked)
+            run, load_report = start_run(experiment, directory, stop)
         stack.callback(run.log.close)
         run.progress.compile_seconds += compile_seconds
         if tensorboard and processes.is_main():
@@ -95,64 +96,72 @@ def train(
         return _conclude(run, score_test)
 
 
-def dry_run(config: ConfigDict, prepare: Callable[..., Experiment] = prepare_experiment) -> None:
+def dry_run(recipe: ConfigDict, prepare: Callable[..., Experiment] = prepare_experiment) -> None:
     """Compile the steps of a training and print what they need; no run directory is touched.
 
     InputError, RunError: as `train` would raise before its first step.
     """
-    validate(config)
-    _check_batch_sizes(config)
     with processes.in_turn():
-        resolved = resolve(config)
-        validate(resolved)
-        check_start(resolved)
-        experiment = prepare(resolved)
+        config = resolve(name_winners(recipe))
+        check_batch_sizes(config)
+        check_sources(config)
+        experiment = prepare(config)
     _check_reviews(experiment)
     console.print_steps(compilation.compile_all(experiment))
     compilation.check_memory(experiment)
 
 
-def _check_batch_sizes(config: ConfigDict) -> None:
-    devices.check_batch_size("batch_size", config.batch_size, config.gradient_accumulation)
-    devices.check_batch_size("eval_batch_size", config.eval_batch_size)
-
-
 def _check_reviews(experiment: Experiment) -> None:
-    batch_size, reviews = experiment.config.batch_size, len(experiment.encoded["train"])
+    batch_size = experiment.config.batch_size
+    reviews = len(experiment.encoded["train"])
     if batch_size > reviews:
         raise InputError(f"{batch_size=} is larger than the {reviews} training reviews; use fewer")
 
 
 def _record(experiment: Experiment, directory: RunDirectory, changes: list[str]) -> None:
-    """Write tokenizer.json, env.json and config.json, or check that the data are still the same."""
+    """Write tokenizer.json, env.json and config.json; on resuming, check that the data are equal."""
     now = run_directory.describe_environment()
     if directory.config.exists():
-        directory.check_data(experiment.statistics)
-        env = read_json(directory.env)
-        if changes:
-            directory.result.unlink(missing_ok=True)  # it is not this config's
-            env["resumed_with_changes"] = [*env.get("resumed_with_changes", []), changes]
-        before = env.get("resumed", [env])[-1]
-        differing = [name for name in run_directory.DECIDE_BITS if before.get(name) != now[name]]
-        if differing:
-            was = "; ".join(f"{name} was {before.get(name)}, is {now[name]}" for name in differing)
-            terminal.warn(f"not bit-exact from here on: {was}")
-        if env["data"].get("pseudo_labels_hash") != experiment.statistics.get("pseudo_labels_hash"):
-            terminal.warn("not bit-exact from here on: the teachers' verdicts have changed")
-            env["data"]["pseudo_labels_hash"] = experiment.statistics.get("pseudo_labels_hash")
-        env["resumed"] = [*env.get("resumed", []), now]
+        env = _record_resumption(experiment, directory, changes, now)
     else:
         env = now | {"data": experiment.statistics}
     if not directory.began() and processes.is_main():
         experiment.tokenizer.save(str(directory.tokenizer))
         env |= checksums(directory.tokenizer)
     write_json(directory.env, env)
-    write_json(directory.config, config_to_json(experiment.config))
+    directory.write_config(experiment.config)
+
+
+def _record_resumption(
+    experiment: Experiment, directory: RunDirectory, changes: list[str], now: dict[str, Any]
+) -> dict[str, Any]:
+    """Return env.json with one more start, and warn of what makes the run no longer bit-exact."""
+    directory.check_data(experiment.statistics)
+    env = read_json(directory.env)
+    if changes:
+        directory.result.unlink(missing_ok=True)  # it is not this config's
+        env["resumed_with_changes"] = [*env.get("resumed_with_changes", []), changes]
+    before = env.get("resumed", [env])[-1]
+    differing = [
+        f"{name} was {before.get(name)}, is {now[name]}"
+        for name in run_directory.DECIDE_BITS
+        if before.get(name) != now[name]
+    ]
+    if differing:
+        terminal.warn(f"not bit-exact from here on: {'; '.join(differing)}")
+    pseudo_labels = experiment.statistics.get("pseudo_labels_hash")
+    if env["data"].get("pseudo_labels_hash") != pseudo_labels:
+        terminal.warn("not bit-exact from here on: the teachers' predictions have changed")
+        env["data"]["pseudo_labels_hash"] = pseudo_labels
+    env["resumed"] = [*env.get("resumed", []), now]
+    return env
 
 
 def _conclude(run: loop.TrainingRun, score_test: bool) -> dict[str, Any]:
     """Score the test set once with the best checkpoint; write and print the result."""
-    experiment, directory, progress = run.experiment, run.directory, run.progress
+    experiment = run.experiment
+    directory = run.directory
+    progress = run.progress
     best = progress.best
     if best is None or best["step"] not in run.checkpoints.steps:
         raise RunError(
@@ -160,15 +169,21 @@ def _conclude(run: loop.TrainingRun, score_test: bool) -> dict[str, Any]:
             f"{directory.checkpoints}; --fresh trains again"
         )
     tested: dict[str, Any] = {}
-    measured = {"val": best["metrics"]} if "metrics" in best else {}  # not in old checkpoints
-    kept = {"temperature": best["temperature"]} if "temperature" in best else {}  # nor is this
+    measured = {"val": best["metrics"]} if "metrics" in best else {}  # not of a pre-training
     if score_test:
         with terminal.progress_bar(None, "reading the best checkpoint"):
             trained = restore_model(experiment, run.checkpoints, best["step"])
         test = score_split(experiment, directory, trained.params, "test", run.check_stop)
         directory.check_lock()
-        seconds, at = round(test.seconds, 3), {"step": best["step"], "epoch": best["epoch"]}
-        run.log.write(**at, split="test", **test.summary(), seconds=seconds, learning_rate=0.0)
+        seconds = round(test.seconds, 3)
+        run.log.write(
+            step=best["step"],
+            epoch=best["epoch"],
+            split="test",
+            **test.summary(),
+            seconds=seconds,
+            learning_rate=0.0,
+        )
         tested = {"test": test.summary(), "test_seconds": seconds}
         labels = experiment.encoded["test"].labels
         measured["test"] = measure(labels, test.probabilities, experiment.classes)
@@ -177,7 +192,7 @@ def _conclude(run: loop.TrainingRun, score_test: bool) -> dict[str, Any]:
         "best_step": best["step"],
         "best_epoch": best["epoch"],
         "val": {name: best[name] for name in VALIDATION if name in best},
-        **kept,
+        **{name: best[name] for name in ("temperature",) if name in best},
         **tested,
         "train_seconds": round(progress.train_seconds, 3),
         "compile_seconds": round(progress.compile_seconds, 3),
@@ -208,6 +223,6 @@ def _conclude(run: loop.TrainingRun, score_test: bool) -> dict[str, Any]:
         scored = {name: result[name] for name in ("val", "test") if result[name]}
         console.warn_of_chance(run, scored, measured)
         console.print_advice(progress, experiment.config.optimizer.learning_rate)
-        print_predictions(trained, experiment.examples)
+        print_predictions([trained], experiment.examples)
         print(f"{'files':8} {directory.path}/result.json, curves.png, predictions.csv")
     return result

@@ -1,82 +1,134 @@
-"""TODO training.checks."""
+"""What is refused before a training reads its first review, in this order.
+
+1. The settings by themselves (config/validation.py), at the door, before JAX is imported.
+2. The run directory: writable, no characters that Orbax takes for a pattern, not in use.
+3. `resolve`: teachers are finished runs that classify; the run or folder of weights that the model
+   starts from is there and has the config's architecture and sizes; the resolved settings are valid.
+4. `check_start`: batches divide among the devices; the run is no source of its own and no sweep; a
+   run that is resumed has the same config; one that begins fits its source, whose best checkpoint
+   is intact.
+
+What needs the reviews follows: modes/train.py has the data hash, the tokenizer and the memory.
+"""
 
 from pathlib import Path
+from typing import Any
 
 from ml_collections import ConfigDict
 
-from sentiment_jax.config.schema import schema
-from sentiment_jax.config.stored import flatten
+from sentiment_jax.config.schema import Config, EncoderConfig
+from sentiment_jax.config.stored import flatten, make_frozen
+from sentiment_jax.config.validation import validate
 from sentiment_jax.errors import InputError
 from sentiment_jax.huggingface import hub, weights
-from sentiment_jax.storage.run_directory import RunDirectory
-from sentiment_jax.sweeps.plan import PLAN_FILE, find_run
-from sentiment_jax.training.lineage import (
-    _check_teacher,
-    _read_source,
-    check_sources,
-    source_run,
-    teachers,
-)
-from sentiment_jax.training.trained_model import check_objective, make_classifier
+from sentiment_jax.runtime import devices
+from sentiment_jax.storage.run_directory import SWEEP_FILE, RunDirectory
+from sentiment_jax.training.lineage import find_teachers, parents, source_run
+from sentiment_jax.training.trained_model import check_readable
 
 
-def resolve(config: ConfigDict) -> ConfigDict:
-    """Return a copy that rebuilds the model without the folder of the pretrained weights."""
-    resolved = ConfigDict(config.to_dict())
-    for teacher in teachers(config):
+def resolve(recipe: ConfigDict) -> Config:
+    """Return the frozen config of a recipe, complete without the folder of pretrained weights."""
+    values = flatten(recipe)
+    for teacher in find_teachers(values["data.teacher"]):
         _check_teacher(teacher)
-    model, folder, sizes = resolved.model, None, None
-    if run := source_run(model.pretrained):
-        folder, source = run, _read_source(run, config)
-        if model.name != "lstm":
-            tokenizer = RunDirectory(run).load_tokenizer()
-            sizes = make_classifier(source, tokenizer).model.config
-    elif model.pretrained and model.name == "lstm":
-        raise InputError(f"model.pretrained={model.pretrained} is no run: an LSTM starts from one")
-    elif model.pretrained:
-        folder, model.revision = hub.find_pretrained(model.pretrained, model.revision)
-    if model.name != "lstm":
-        resolved.model = ConfigDict(weights.resolve_encoder(model.to_dict(), folder, sizes))
-    return resolved
+    name = values["model.name"]
+    pretrained = values["model.pretrained"]
+    source = source_run(pretrained)
+    folder = None
+    sizes = None
+    if source:
+        sizes = _read_source(source, name)
+        folder = source
+    elif pretrained and name == "lstm":
+        raise InputError(f"model.pretrained={pretrained} is no run: an LSTM starts from one")
+    elif pretrained:
+        folder, values["model.revision"] = hub.find_pretrained(pretrained, values["model.revision"])
+    if name != "lstm":
+        model = {key.removeprefix("model."): v for key, v in values.items() if "model." in key}
+        resolved = weights.resolve_encoder(model, folder, sizes)
+        values |= {f"model.{field}": value for field, value in resolved.items()}
+    validate(values, pretraining=bool(values["pretrain.objective"]))
+    return make_frozen(values)
 
 
-def check_apart(config: ConfigDict, workdir: Path) -> None:
+def _check_teacher(teacher: Path) -> None:
+    """Raise InputError unless a run is finished and classifies reviews."""
+    directory = RunDirectory(teacher)
+    if not directory.config.is_file():
+        raise InputError(f"data.teacher={teacher} is no run directory: name a finished run's")
+    status, _ = directory.outcome()
+    if status != "finished":
+        raise InputError(f"data.teacher={teacher} is not finished: let its training end")
+    if directory.read_config().pretrain.objective:
+        raise InputError(f"data.teacher={teacher} is a pre-training run, which has no classifier")
+
+
+def _read_source(run: Path, name: str) -> EncoderConfig | None:
+    """Return the encoder's sizes in the run that a config starts from, None for an LSTM.
+
+    InputError: it is another architecture.
+    """
+    directory = RunDirectory(run)
+    directory.check_found()
+    source = directory.read_config().model
+    if source.name != name:
+        raise InputError(
+            f"model.pretrained={run} is a run of {source.name}, the config says model.name={name}"
+        )
+    return source if isinstance(source, EncoderConfig) else None
+
+
+def check_start(
+    config: Config, directory: RunDirectory, *, fresh: bool, allow_changes: bool
+) -> list[str]:
+    """Check a resolved config against devices, run directory and sources.
+
+    Returns:
+      How the config of a run to resume differs, if that is allowed.
+    """
+    check_batch_sizes(config)
+    check_apart(config, directory)
+    changes = [] if fresh else directory.check_config(config, allow_changes)
+    if fresh or not directory.began():
+        check_sources(config)
+    return changes
+
+
+def check_apart(config: ConfigDict | Config, directory: RunDirectory) -> None:
     """Raise InputError if a run would be written over what it learns from, or into a sweep."""
-    read = teachers(config)
-    if config.model.pretrained:
-        read.append(find_run(Path(config.model.pretrained).expanduser()))
-    if workdir.resolve() in [path.resolve() for path in read]:
+    workdir = directory.path
+    if workdir.resolve() in [run.resolve() for run in parents(config)]:
         raise InputError(f"the config learns from {workdir}, its own --workdir: choose another one")
-    if (workdir / PLAN_FILE).is_file() and not RunDirectory(workdir).config.exists():
+    if (workdir / SWEEP_FILE).is_file() and not directory.config.exists():
         raise InputError(f"{workdir} holds a sweep: choose another --workdir for a run")
 
 
-def check_start(config: ConfigDict) -> None:
-    """Raise InputError for what a run that begins would do in vain, or fail at minutes later.
+def check_batch_sizes(config: Any) -> None:
+    """Raise InputError unless batches divide among the devices."""
+    devices.check_batch_size("batch_size", config.batch_size, config.gradient_accumulation)
+    devices.check_batch_size("eval_batch_size", config.eval_batch_size)
 
-    RunError: the run that it starts from, or a teacher, is damaged.
+
+def check_sources(config: Config) -> None:
+    """Raise InputError, or RunError, unless a new run fits the runs that it learns from.
+
+    Their best checkpoints must be intact.
     """
-    check_settings(config)
-    check_sources(config)
+    check_source_settings(config)
+    for run in parents(config):
+        check_readable(run)
 
 
-def check_settings(config: ConfigDict) -> None:
-    """Raise InputError for settings that don't go together, or with the run it starts from."""
-    values, rules = flatten(config), schema(config.model.name)
-    if run := source_run(config.model.pretrained):
-        source = RunDirectory(run).read_config()
-        check_objective(run, source)
-        was = flatten(source)
-        for name in ("model.embedding_size", "data.ngrams") if config.model.name == "lstm" else ():
-            if was[name] != values[name]:
-                which = f"{name}={was[name]}, the config {values[name]}"
-                raise InputError(f"model.pretrained={run} has {which}")
-    if values["optimizer.frozen"] != "none" and not values["model.pretrained"]:
-        raise InputError("optimizer.frozen keeps random embeddings: set model.pretrained")
-    if not config.pretrain.objective:
-        unread = ["pretrain.mask_fraction"]
-        if not config.data.unlabeled:
-            unread += ["pretrain.text", "pretrain.unlabeled"]
-        for name in unread:
-            if values[name] != rules[name].default:
-                raise InputError(f"{name} is for --mode=pretrain: leave it out")
+def check_source_settings(config: Config) -> None:
+    """Raise InputError for settings that differ from those of the run that an LSTM starts from."""
+    source = source_run(config.model.pretrained)
+    if source is None or config.model.name != "lstm":
+        return
+    values = flatten(config)
+    there = flatten(RunDirectory(source).read_config())
+    for name in ("model.embedding_size", "data.ngrams"):
+        if there[name] != values[name]:
+            raise InputError(
+                f"model.pretrained={source} has {name}={there[name]}, the config {values[name]}"
+            )

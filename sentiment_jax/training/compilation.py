@@ -13,32 +13,33 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.stages import Wrapped
 
-from sentiment_jax.config.stored import flatten
-from sentiment_jax.config.validation import mixes_rows
 from sentiment_jax.data import batches
 from sentiment_jax.errors import RunError
 from sentiment_jax.models.parameters import abstract_params
 from sentiment_jax.runtime import devices
-from sentiment_jax.training import flops, steps
+from sentiment_jax.training import flops, scoring, steps
 from sentiment_jax.training.experiment import Experiment
-from sentiment_jax.training.objectives.registry import make_objective
+from sentiment_jax.training.objectives import ngram_vectors
 
 
-def make_train_step(experiment: Experiment, parts: int | None = None) -> Any:
+def make_train_step(experiment: Experiment, parts: int | None = None) -> Wrapped:
     """Return the training step of the config, or one with another number of `parts`."""
-    config, mesh = experiment.config, experiment.mesh if experiment.config.shard_params else None
+    objective = experiment.objective
+    if isinstance(objective, ngram_vectors.NgramVectors):
+        return ngram_vectors.make_train_step(objective)
+    config = experiment.config
     parts = parts or config.gradient_accumulation
-    objective = make_objective(experiment)
-    return steps.make_train_step(experiment.model, experiment.optimizer, mesh, parts, objective)
+    return steps.make_train_step(experiment.model, config.optimizer, objective, parts)
 
 
 def abstract_state(experiment: Experiment) -> Any:
     """Return shapes, dtypes and shardings of the training state; nothing is allocated."""
-    config, params = experiment.config, abstract_params(experiment.model)
-    create = functools.partial(steps.create_state, optimizer=experiment.optimizer, seed=config.seed)
-    state = jax.eval_shape(create, params)
-    return devices.abstract(state, experiment.mesh, config.shard_params)
+    config = experiment.config
+    create = functools.partial(steps.create_state, optimizer=config.optimizer, seed=config.seed)
+    state = jax.eval_shape(create, abstract_params(experiment.model))
+    return devices.abstract(state, experiment.mesh)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,25 +68,31 @@ def compile_step(
     experiment: Experiment, mode: str, length: int, rows: int = 0, parts: int | None = None
 ) -> CompiledStep:
     """Compile training or evaluation at a padded length, or with other `rows` or `parts`."""
-    config, trains, start = experiment.config, mode == "training", time.perf_counter()
+    start = time.perf_counter()
+    config = experiment.config
+    trains = mode == "training"
     rows = rows or (config.batch_size if trains else config.eval_batch_size)
     padding = batches.PlannedBatch(np.zeros(0, np.int64), length)
     encoded = experiment.encoded["train"]
-    encoded = encoded if trains else dataclasses.replace(encoded, targets=None)
+    if not trains:
+        encoded = dataclasses.replace(encoded, targets=None)
     padded = batches.make_batch(encoded, padding, rows)
-    batch, state = devices.put_batch(padded, experiment.mesh), abstract_state(experiment)
-    objective = make_objective(experiment)
-    step: Any = steps.make_eval_step(experiment.model)
-    if config.pretrain.objective:
-        step = steps.make_sums_step(experiment.model, objective, config.seed)
-    arguments: tuple[Any, ...] = devices.abstract(state.params, experiment.mesh), batch
+    batch = devices.put_batch(padded, experiment.mesh)
+    state = abstract_state(experiment)
+    params = devices.abstract(state.params, experiment.mesh)
     if trains:
-        step, arguments = make_train_step(experiment, parts), (state, batch, np.float32(0))
-    peak = peak_bytes(step.lower(*arguments).compile())
+        lowered = make_train_step(experiment, parts).lower(state, batch, np.float32(0))
+    elif config.pretrain.objective:
+        step = scoring.make_sums_step(experiment.model, experiment.objective, config.seed)
+        lowered = step.lower(params, batch)
+    else:
+        lowered = scoring.make_eval_step(experiment.model).lower(params, batch)
+    peak = peak_bytes(lowered.compile())
     seconds = time.perf_counter() - start
-    runs = padded["token_ids"].shape[2:]
-    cost = flops.training_flops(experiment.model, rows, length, objective, runs)
-    cost //= 1 if trains else 3
+    shape = padded["token_ids"].shape
+    cost = flops.training_flops(experiment.model, experiment.objective, shape)
+    if not trains:
+        cost //= 3
     return CompiledStep(mode, rows, length, peak, cost, seconds)
 
 
@@ -114,26 +121,28 @@ def check_memory(experiment: Experiment) -> float:
 
     RunError: a step needs more than a device has. The settings that fit are named.
     """
-    limit, start = devices.memory_limit(), time.perf_counter()
+    start = time.perf_counter()
+    limit = devices.memory_limit()
     if limit is None:
         return 0.0
-    config, each, state = experiment.config, experiment.mesh.size, abstract_state(experiment)
-    size, parts = config.batch_size, config.gradient_accumulation
-    finer = [n for n in range(parts + 1, size // each + 1) if size // each % n == 0]
-    remedies = {
-        f"gradient_accumulation={n} or --config.batch_size={size * parts // n}": {"parts": n}
-        for n in finer
-    }
-    if hasattr(make_objective(experiment), "descend") or mixes_rows(flatten(config)):  # no parts
-        remedies = {f"batch_size={size // n}": {"rows": size // n} for n in finer}
+    config = experiment.config
+    devices_count = experiment.mesh.size
+    size = config.batch_size
+    parts = config.gradient_accumulation
+    finer = [
+        n for n in range(parts + 1, size // devices_count + 1) if size // devices_count % n == 0
+    ]
+    remedies = {f"batch_size={size // n}": {"rows": size // n} for n in finer}
+    if experiment.objective.gradient_based:
+        remedies = {
+            f"gradient_accumulation={n} or --config.batch_size={size * parts // n}": {"parts": n}
+            for n in finer
+        }
     _check_fits(experiment, "training", limit, remedies)
-    kept = state if config.shard_params else state.opt_state  # beside the parameters evaluated
-    limit -= sum(
-        math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
-        for leaf in jax.tree.leaves(kept)
-    )
+    optimizer_state = jax.tree.leaves(abstract_state(experiment).opt_state)
+    limit -= sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in optimizer_state)
     halves = [config.eval_batch_size >> n for n in range(1, config.eval_batch_size.bit_length())]
-    remedies = {f"eval_batch_size={n}": {"rows": n} for n in halves if n % each == 0}
+    remedies = {f"eval_batch_size={n}": {"rows": n} for n in halves if n % devices_count == 0}
     _check_fits(experiment, "evaluation", limit, remedies)
     return time.perf_counter() - start
 

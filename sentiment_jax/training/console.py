@@ -6,10 +6,10 @@ from typing import Any
 
 import jax
 import numpy as np
-from ml_collections import ConfigDict
 
-from sentiment_jax.config.schema import join_names
+from sentiment_jax.config.schema import Config, LstmConfig, join_names
 from sentiment_jax.data.ngrams import unigrams
+from sentiment_jax.huggingface.weights import LoadReport
 from sentiment_jax.runtime import devices, processes, startup, terminal
 from sentiment_jax.training import flops
 from sentiment_jax.training.compilation import CompiledStep, mebibytes
@@ -21,19 +21,21 @@ FEW_FOR_LAST = 5_000  # training reviews: below, an LSTM's last state learns lit
 
 
 def _warn_of_data(experiment: Experiment) -> None:
-    """Say what in the reviews would make the scores worthless, with the figures."""
+    """Warn of what would make the scores worthless, with the figures."""
     statistics = experiment.statistics
-    if odd := statistics["contradictory"]:
+    if contradictory := statistics["contradictory"]:
         what = "both labels" if len(experiment.classes) == 2 else "several labels"
-        terminal.warn_once(f"{odd:,} texts have {what}: nothing can be learned from them")
+        terminal.warn_once(f"{contradictory:,} texts have {what}: nothing can be learned from them")
     for split in ("val", "test"):
-        shared, total = statistics["shared"][f"train_{split}"], len(experiment.encoded[split])
+        shared = statistics["shared"][f"train_{split}"]
+        total = len(experiment.encoded[split])
         if shared > total / 100:  # IMDB's test set: 0.4 %
             terminal.warn_once(
                 f"{shared:,} of {total:,} {split} reviews are in train too: their score misleads"
             )
-    model, reviews = experiment.config.model, len(experiment.encoded["train"])
-    if model.name == "lstm" and model.pooling == "last" and reviews < FEW_FOR_LAST:
+    model = experiment.config.model
+    reviews = len(experiment.encoded["train"])
+    if isinstance(model, LstmConfig) and model.pooling == "last" and reviews < FEW_FOR_LAST:
         terminal.warn_once(
             f"{reviews:,} training reviews are few for this recipe: --config=configs/lstm.py:small "
             "suits them"
@@ -56,66 +58,75 @@ def warn_of_bits() -> None:
 def warn_of_chance(
     run: TrainingRun, scores: dict[str, dict[str, Any]], measured: dict[str, Any]
 ) -> None:
-    """Say that the verdicts on a split may be a guesser's, or their loss is ten times one's.
+    """Warn if a split's predictions may be at chance, or their loss is ten times that of chance.
 
-    Where classes differ, accuracy below the largest one's share may still be worth having: what
-    counts is that verdicts and labels go together (MCC) more than they do by luck.
+    For unequal classes an accuracy below the largest class's share may still be useful: what counts
+    is that predictions correlate with labels (MCC) more than by chance.
     """
     for split, score in scores.items():
         counts = run.experiment.statistics["counts"][split].values()
-        accuracy, loss, total = score["accuracy"], score["loss"], sum(counts)
-        guess, classes = max(counts) / total, len(counts)
-        related = measured.get(split, {}).get("mcc", accuracy - guess)
-        luck = 1.645 / math.sqrt(total)  # of 20 guessers, one has a larger MCC
-        if related <= luck or loss > 10 * math.log(classes):
+        accuracy = score["accuracy"]
+        loss = score["loss"]
+        total = sum(counts)
+        classes = len(counts)
+        majority = max(counts) / total
+        mcc = measured.get(split, {}).get("mcc", accuracy - majority)
+        chance = 1.645 / math.sqrt(total)  # exceeded by one random guesser in twenty
+        if mcc <= chance or loss > 10 * math.log(classes):
             terminal.warn_once(
                 f"{run.directory.path} may be no better than guessing: {split} accuracy "
-                f"{accuracy:.4f} on {total:,} reviews (the largest class: {guess:.4f}), MCC "
-                f"{related:.4f} (by luck: {luck:.4f}), loss {loss:.4g} "
+                f"{accuracy:.4f} on {total:,} reviews (the largest class: {majority:.4f}), MCC "
+                f"{mcc:.4f} (by chance: {chance:.4f}), loss {loss:.4g} "
                 f"(log {classes}: {math.log(classes):.4f})"
             )
             return
 
 
 def print_advice(progress: Progress, learning_rate: float) -> None:
-    """Print what the course of the validation asks for, the first that is due."""
-    records = (record for record in progress.records if record["split"] == "val")
+    """Print the first advice that the course of validation calls for."""
+    records = [record for record in progress.records if record["split"] == "val"]
     losses = [math.inf if record["loss"] is None else record["loss"] for record in records]
-    if not losses:
+    if not losses or progress.best is None:
         return
-    best, epochs = progress.best or {}, progress.epochs_done
-    advice = (
-        (
-            best.get("epoch") == epochs,
-            f"the last epoch was the best: more may be better still (--config.epochs={2 * epochs})",
-        ),
-        (
-            epochs > 2 and losses[0] == min(losses),
+    epochs = progress.epochs_done
+    if progress.best["epoch"] == epochs:
+        advice = (
+            f"the last epoch was the best: more may be better still (--config.epochs={2 * epochs})"
+        )
+    elif epochs > 2 and losses[0] == min(losses):
+        advice = (
             "validation loss rose from the first epoch on, the model over-fits: lower the learning "
-            f"rate (--config.optimizer.learning_rate={learning_rate / 3:.1g}) or raise dropout",
-        ),
-    )
-    for due, text in advice:
-        if due:
-            print(f"{'advice':8} {text}")
-            return
+            f"rate (--config.optimizer.learning_rate={learning_rate / 3:.1g}) or raise dropout"
+        )
+    else:
+        return
+    print(f"{'advice':8} {advice}")
 
 
-def describe_run(run: TrainingRun, load_report: Any) -> None:
+def describe_run(run: TrainingRun, load_report: LoadReport | None) -> None:
     """Print data, model, weights, device and where the run stands."""
-    experiment, config = run.experiment, run.experiment.config
-    (_describe_text if config.pretrain.objective else _describe_reviews)(experiment)
+    experiment = run.experiment
+    config = experiment.config
+    if config.pretrain.objective:
+        _describe_text(experiment)
+    else:
+        _describe_reviews(experiment)
     size = experiment.tokenizer.get_vocab_size()
     print(f"{'model':8} {config.model.name}, {run.parameters:,} parameters, {size:,} token types")
     if load_report is not None:
         print(f"{'weights':8} {len(load_report.loaded)} loaded from {load_report.files}")
         for kind, names in (("new", load_report.new), ("unused", load_report.unused)):
             print(f"{'':8} {len(names)} {kind}: {', '.join(names) or 'none'}")
-        if size < (known := config.model.get("vocab_size", size)):
-            terminal.warn_once(f"the tokenizer has {size:,} of the weights' {known:,} token types")
+        if size < config.model.vocab_size:
+            terminal.warn_once(
+                f"the tokenizer has {size:,} of the weights' {config.model.vocab_size:,} token "
+                "types"
+            )
     print(f"{'device':8} {describe_devices()}")
-    step, total = run.progress.step, run.total_steps
-    standing = f"resuming at step {step:,} of {total:,}" if step else f"{total:,} steps"
+    step = run.progress.step
+    standing = f"{run.total_steps:,} steps"
+    if step:
+        standing = f"resuming at step {step:,} of {run.total_steps:,}"
     print(f"{'run':8} {run.directory.path}, {config.epochs} epochs, {standing}", flush=True)
     warn_of_bits()
     if not config.pretrain.objective:
@@ -123,8 +134,9 @@ def describe_run(run: TrainingRun, load_report: Any) -> None:
 
 
 def _describe_text(experiment: Experiment) -> None:
-    """Print what a pre-training learns from, what it is tested on, and what was dropped."""
-    statistics, length = experiment.statistics, experiment.config.data.max_length
+    """Print what a pre-training learns from, what it is validated on, and what was dropped."""
+    statistics = experiment.statistics
+    length = experiment.config.data.max_length
     for name, encoded in experiment.encoded.items():
         kinds = statistics["counts"][name]
         print(
@@ -132,46 +144,53 @@ def _describe_text(experiment: Experiment) -> None:
             f"{kinds['unlabeled']:,} unlabeled: {len(encoded):,} segments of at most {length} "
             f"tokens, {len(encoded.token_ids):,} in all"
         )
-    dropped, found = statistics["dropped"], statistics["shared"]
+    dropped = statistics["dropped"]
+    shared = statistics["shared"]
     print(f"{'':8} source {statistics['source']}, hash {statistics['data_hash'][:12]}")
     print(
         f"{'':8} dropped: {dropped['unlabeled']:,} unlabeled and {dropped['labeled']:,} labeled "
-        f"reviews that are in validation or test ({found['train_val'] + found['train_test']} are "
-        f"left), {dropped['copies']:,} copies"
+        f"reviews that are in validation or test ({shared['train_val'] + shared['train_test']} are "
+        f"left), {dropped['copies']:,} duplicates"
     )
 
 
 def _describe_reviews(experiment: Experiment) -> None:
-    config, statistics, classes = experiment.config, experiment.statistics, experiment.classes
-    if config.data.labels:
-        numbered = [f"{name} ({number})" for number, name in enumerate(classes)]
-        turned = f"--config.data.labels={join_names(classes[::-1])} turns them round"
-        second = f"; {classes[1]} is positive, {turned}" if len(classes) == 2 else ""
-        print(f"{'labels':8} {', '.join(numbered)}{second}")
-    for name, by_class in statistics["counts"].items():
-        counts = [*by_class.values()]
-        named = ", ".join(f"{label}: {count:,}" for label, count in by_class.items())
+    """Print classes, splits and where the reviews are from."""
+    data = experiment.config.data
+    statistics = experiment.statistics
+    classes = experiment.classes
+    if data.labels:
+        numbered = ", ".join(f"{name} ({number})" for number, name in enumerate(classes))
         if len(classes) == 2:
-            named = f"{counts[1]:>6,} {classes[1]}"
-        elif len(classes) > 5:
-            named = f"{len(classes)} classes of {min(counts):,} to {max(counts):,}"
+            swapped = join_names(classes[::-1])
+            numbered += f"; {classes[1]} is positive, --config.data.labels={swapped} swaps them"
+        print(f"{'labels':8} {numbered}")
+    for name, by_class in statistics["counts"].items():
+        counts = list(by_class.values())
+        if len(classes) == 2:
+            described = f"{counts[1]:>6,} {classes[1]}"
+        elif len(classes) <= 5:
+            described = ", ".join(f"{label}: {count:,}" for label, count in by_class.items())
+        else:
+            described = f"{len(classes)} classes of {min(counts):,} to {max(counts):,}"
         print(
             f"{'data' if name == 'train' else '':8} {name:5} {sum(counts):>6,} reviews, "
-            f"{named}, {statistics['truncated'][name]:6.2%} truncated to "
-            f"{config.data.max_length} tokens ({config.data.truncation})"
+            f"{described}, {statistics['truncated'][name]:6.2%} truncated to "
+            f"{data.max_length} tokens ({data.truncation})"
         )
-    if "unlabeled" in statistics:
-        judges = f", judged by {config.data.teacher}" * bool(config.data.teacher)
-        print(f"{'':14} {statistics['unlabeled']:>6,} reviews without labels{judges}")
+    if data.teacher:
+        print(f"{'':14} {statistics['unlabeled']:>6,} unlabeled, labeled by {data.teacher}")
     print(f"{'':8} source {statistics['source']}, hash {statistics['data_hash'][:12]}")
     copies = ", ".join(f"{n} in {split}" for split, n in statistics["extra_copies"].items())
     shared = statistics["shared"]["train_test"]
-    print(f"{'':8} extra copies: {copies}; test reviews also in train: {shared}")
+    print(f"{'':8} duplicates: {copies}; test reviews also in train: {shared}")
 
 
 def describe_devices() -> str:
     """Return how many devices of which kind a run uses."""
-    together = f" in {processes.count()} processes" if processes.count() > 1 else ""
+    together = ""
+    if processes.count() > 1:
+        together = f" in {processes.count()} processes"
     kind = jax.devices()[0].device_kind
     return f"{jax.device_count()} x {kind}{together}, jax {jax.__version__}"
 
@@ -183,12 +202,13 @@ def print_steps(compiled: Iterable[CompiledStep]) -> None:
     line = "{:8} {:10} {:>16} {:>14} {:>12} {:>11}".format
     print(line("step", "", "reviews x tokens", "peak memory", "GFLOP", "compiled in"))
     for step in compiled:
-        shape, seconds = f"{step.rows} x {step.length}", f"{step.compile_seconds:.1f} s"
-        needs = mebibytes(step.peak_bytes), f"{step.flops / 1e9:,.2f}" if step.flops else "-"
-        print(line("", step.mode, shape, *needs, seconds), flush=True)
+        shape = f"{step.rows} x {step.length}"
+        cost = f"{step.flops / 1e9:,.2f}" if step.flops else "-"
+        seconds = f"{step.compile_seconds:.1f} s"
+        print(line("", step.mode, shape, mebibytes(step.peak_bytes), cost, seconds), flush=True)
 
 
-def print_speed(config: ConfigDict, rate: int) -> None:
+def print_speed(config: Config, rate: int) -> None:
     """Print model FLOP/s in training, if known, and their share of what the devices multiply."""
     if not rate:
         return
@@ -211,23 +231,24 @@ def print_scores(split: str, scores: dict[str, Any], remark: str) -> None:
 
 
 def print_metrics(measured: dict[str, Any]) -> None:
-    """Print `metrics.measure` where classes differ by more than 60:40: accuracy alone misleads."""
-    examples = {name: figures["examples"] for name, figures in measured["classes"].items()}
-    if min(examples.values()) >= max(examples.values()) * 40 / 60:
+    """Print `metrics.measure` if classes differ by more than 60:40: accuracy alone misleads."""
+    examples = {name: metrics["examples"] for name, metrics in measured["classes"].items()}
+    largest = max(examples, key=examples.__getitem__)
+    if min(examples.values()) >= examples[largest] * 40 / 60:
         return
     low, high = measured["accuracy_interval"]
     auc = "" if measured["auc"] is None else f", AUC {measured['auc']:.4f}"
     print(
-        f"{'':8} accuracy is from {low:.4f} to {high:.4f} (95 %); always saying "
-        f"{max(examples, key=examples.__getitem__)!r} gives {measured['majority_baseline']:.4f}\n"
+        f"{'':8} accuracy is from {low:.4f} to {high:.4f} (95 %); always saying {largest!r} gives "
+        f"{measured['majority_baseline']:.4f}\n"
         f"{'':8} balanced accuracy {measured['balanced_accuracy']:.4f}, macro F1 "
         f"{measured['macro_f1']:.4f}, MCC {measured['mcc']:.4f}{auc}"
     )
     if len(examples) > 10:
         print(f"{'':8} precision and recall of {len(examples)} classes: in result.json")
         return
-    for name, of in measured["classes"].items():
+    for name, metrics in measured["classes"].items():
         print(
-            f"{'':8} {name}: precision {of['precision']:.4f}, recall {of['recall']:.4f} of "
-            f"{of['examples']:,} reviews"
+            f"{'':8} {name}: precision {metrics['precision']:.4f}, recall {metrics['recall']:.4f} "
+            f"of {metrics['examples']:,} reviews"
         )

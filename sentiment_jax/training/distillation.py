@@ -1,8 +1,8 @@
-"""Verdicts of finished runs on the reviews without labels: the targets of those in training.
+"""Distillation: teachers label the unlabeled text, and the student learns from their probabilities.
 
-With runs of the student's own architecture this is self-training (Xie et al., 2020, Noisy Student:
-the teacher judges without dropout, the student learns with it); with larger ones it is distillation
-(Hinton et al., 2015). The targets are probabilities, so that a doubt stays a doubt.
+With teachers of the student's own architecture this is self-training (Xie et al., 2020, Noisy
+Student: the teacher predicts without dropout, the student learns with it); with larger ones, or an
+ensemble, it is distillation (Hinton et al., 2015). The targets are probabilities, not classes.
 """
 
 import dataclasses
@@ -13,76 +13,74 @@ import jax
 import numpy as np
 from jaxtyping import Float32
 
-from sentiment_jax.config.schema import DataConfig
 from sentiment_jax.config.stored import config_to_json
 from sentiment_jax.data.cache import keep_copy, read_copy
 from sentiment_jax.data.reviews import Reviews
 from sentiment_jax.data.tokenization import tokenizer_hash
-from sentiment_jax.data.unlabeled import texts_hash, unlabeled_reviews
-from sentiment_jax.errors import InputError, Interrupted
+from sentiment_jax.errors import Interrupted
 from sentiment_jax.runtime import processes
 from sentiment_jax.training.experiment import Experiment
-from sentiment_jax.training.lineage import teachers
+from sentiment_jax.training.lineage import find_teachers
 from sentiment_jax.training.scoring import score_reviews
 from sentiment_jax.training.signals import Stop
 from sentiment_jax.training.trained_model import TrainedModel, load_ensemble
 
 
 def distill(experiment: Experiment, stop: Stop) -> Experiment:
-    """Give the reviews without labels the mean of the verdicts of data.teacher, if it names runs.
+    """Label the unlabeled texts with the averaged probabilities of the teachers, if there are any.
 
-    A labeled review keeps its label, as a distribution; a taught one's label is the likeliest.
-
-    InputError: the reviews without labels changed meanwhile. Interrupted: a signal came.
+    These are their targets, the most probable class is their label. A labeled review's target is
+    its own class. Interrupted: a signal came.
     """
-    runs = teachers(experiment.config)
-    if not runs:
+    runs = find_teachers(experiment.config.data.teacher)
+    if experiment.unlabeled is None:
         return experiment
-    data, train = DataConfig(**experiment.config.data.to_dict()), experiment.encoded["train"]
-    reviews = unlabeled_reviews(data, experiment.config.pretrain.text)
-    if texts_hash(reviews) != experiment.statistics["unlabeled_hash"]:
-        raise InputError("the reviews without labels changed meanwhile: run the same command again")
-    first = load_ensemble(runs)
-    judged = [
-        _judge(run, reviews, data, f"teacher {i}/{len(runs)}", stop)
-        for i, run in enumerate((first, *first.others), start=1)
-    ]
-    verdicts, unknown = np.mean(judged, axis=0, dtype=np.float32), train.labels < 0
+    predicted = []
+    for number, teacher in enumerate(load_ensemble(runs), start=1):
+        description = f"teacher {number}/{len(runs)}"
+        predicted.append(_predict(teacher, experiment, description, stop))
+    probabilities = np.mean(predicted, axis=0, dtype=np.float32)
+    train = experiment.encoded["train"]
+    unlabeled = train.labels < 0
     targets = np.eye(len(experiment.classes), dtype=np.float32)[train.labels]
-    targets[unknown] = verdicts
-    labels = np.where(unknown, targets.argmax(axis=1), train.labels).astype(np.int32)
+    targets[unlabeled] = probabilities
+    labels = np.where(unlabeled, targets.argmax(axis=1), train.labels).astype(np.int32)
     train = dataclasses.replace(train, labels=labels, targets=targets)
-    statistics = {"pseudo_labels_hash": hashlib.sha256(verdicts.tobytes()).hexdigest()}
+    digest = {"pseudo_labels_hash": hashlib.sha256(probabilities.tobytes()).hexdigest()}
     return dataclasses.replace(
         experiment,
         encoded={**experiment.encoded, "train": train},
-        statistics={**experiment.statistics, **statistics},
+        statistics={**experiment.statistics, **digest},
     )
 
 
-def _judge(
-    run: TrainedModel, reviews: Reviews, data: DataConfig, description: str, stop: Stop
+def _predict(
+    teacher: TrainedModel, experiment: Experiment, description: str, stop: Stop
 ) -> Float32[np.ndarray, "reviews classes"]:
-    """Return a run's probabilities for each review; where the process is alone, a copy is kept."""
+    """Return a teacher's probabilities for each text, cached if this is the only process."""
 
-    def end() -> None:
+    def check_stop() -> None:
         if stop.asked():
             raise Interrupted("no step was taken; run the same command to continue")
 
-    alone = processes.count() == 1  # several judge together: all must, or none
-    key = _key(run, reviews) if alone else b""
-    if alone and (copy := read_copy(data, key)):
-        return copy["probabilities"]
-    scores = score_reviews(run, run.params, run.encode(reviews), description, stop=end)
+    texts = experiment.unlabeled
+    assert texts is not None
+    alone = processes.count() == 1  # several predict together: all must, or none
+    key = _key(teacher, texts) if alone else b""
+    if alone and (cached := read_copy(experiment.config.data, key)):
+        return cached["probabilities"]
+    encoded = teacher.encode(texts)
+    scores = score_reviews(teacher, teacher.params, encoded, description, stop=check_stop)
     if alone:
-        keep_copy(data, key, probabilities=scores.probabilities)
+        keep_copy(experiment.config.data, key, probabilities=scores.probabilities)
     return scores.probabilities
 
 
-def _key(run: TrainedModel, reviews: Reviews) -> bytes:
-    """Return a digest of all that verdicts depend on: run, parameters, texts in their order."""
-    key = hashlib.sha256(reviews.hashes.tobytes())
-    key.update(json.dumps([config_to_json(run.config), tokenizer_hash(run.tokenizer)]).encode())
-    for leaf in jax.tree.leaves(run.params):
+def _key(teacher: TrainedModel, texts: Reviews) -> bytes:
+    """Return a digest of all that predictions depend on: run, parameters, texts in their order."""
+    key = hashlib.sha256(texts.hashes.tobytes())
+    settings = config_to_json(teacher.config)
+    key.update(json.dumps([settings, tokenizer_hash(teacher.tokenizer)]).encode())
+    for leaf in jax.tree.leaves(teacher.params):
         key.update(np.asarray(leaf).tobytes())
     return key.digest()

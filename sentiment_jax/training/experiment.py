@@ -1,21 +1,16 @@
-"""From a resolved config to what every mode needs: reviews, tokenizer, model, parameters."""
+"""An experiment: a config made concrete, with reviews, tokenizer, network and objective."""
 
 import dataclasses
+import functools
 from typing import Any
 
 import numpy as np
-from ml_collections import ConfigDict
+from jaxtyping import Int32
+from tokenizers import Tokenizer
 
-from sentiment_jax.config.schema import (
-    CLASSES,
-    EXAMPLE_TEXTS,
-    DataConfig,
-    OptimizerConfig,
-    class_names,
-    join_names,
-)
+from sentiment_jax.config.schema import CLASSES, Config, join_names
 from sentiment_jax.data import tokenization
-from sentiment_jax.data.corpus import Corpus
+from sentiment_jax.data.corpus import Corpus, load_corpus
 from sentiment_jax.data.encoding import Encoded, check_encoded, concatenate, encode_corpus
 from sentiment_jax.data.reviews import Reviews, stratified_sample
 from sentiment_jax.data.unlabeled import texts_hash, unlabeled_reviews
@@ -23,97 +18,106 @@ from sentiment_jax.errors import InputError
 from sentiment_jax.huggingface import hub
 from sentiment_jax.runtime.terminal import progress_bar
 from sentiment_jax.storage.run_directory import RunDirectory
-from sentiment_jax.training.lineage import (
-    read_corpus,
-    source_run,
-    teachers,
-    warn_of_leakage,
-)
+from sentiment_jax.training.lineage import find_teachers, source_run, warn_of_leakage
+from sentiment_jax.training.objectives.objective import Objective
+from sentiment_jax.training.objectives.registry import make_objective
 from sentiment_jax.training.trained_model import Classifier, make_classifier
+
+EXAMPLE_TEXTS = (  # classified after a training on films
+    "One of the finest films I have seen in years: moving, funny and beautifully acted.",
+    "A dull, predictable mess. I want my two hours back.",
+    "The effects are great, but the story never comes alive and the jokes fall flat.",
+    "I expected to hate it, and walked out smiling.",
+)
 
 
 @dataclasses.dataclass(frozen=True)
 class Experiment(Classifier):
-    """A config made concrete: a classifier and the reviews that it is trained and judged on."""
+    """A classifier and the reviews that it is trained and scored on."""
 
     encoded: dict[str, Encoded]
-    words: dict[str, Any]  # of every whole review, split by split: int32 [reviews]
+    words: dict[str, Int32[np.ndarray, " reviews"]]  # of every whole review, by split
     statistics: dict[str, Any]
-    examples: tuple[str, ...]  # to judge after training
+    examples: tuple[str, ...]  # to classify after training
+    unlabeled: Reviews | None = None  # texts for the teachers to label, last in the training split
 
-    @property
-    def optimizer(self) -> OptimizerConfig:
-        """Return the config's optimizer."""
-        return OptimizerConfig(**self.config.optimizer.to_dict())
-
-
-def with_classes(config: ConfigDict, classes: tuple[str, ...]) -> ConfigDict:
-    """Return a copy that names the classes found, unless they are negative and positive."""
-    named = ConfigDict(config.to_dict())
-    if not named.data.labels and classes != CLASSES:
-        named.data.labels = join_names(classes)
-    return named
+    @functools.cached_property
+    def objective(self) -> Objective:
+        """What the training minimizes."""
+        return make_objective(self.config, self.tokenizer, self.encoded["train"], self.mesh)
 
 
-def make_tokenizer(config: ConfigDict, corpus: Corpus) -> Any:
+def with_classes(config: Config, classes: tuple[str, ...]) -> Config:
+    """Return a config that names the classes found, unless they are negative and positive."""
+    if config.data.labels or classes == CLASSES:
+        return config
+    data = dataclasses.replace(config.data, labels=join_names(classes))
+    return dataclasses.replace(config, data=data)
+
+
+def make_tokenizer(config: Config, corpus: Corpus) -> Tokenizer:
     """Return the pretrained weights' tokenizer, or one trained on the training split."""
-    model, data, texts = config.model, config.data, corpus.splits["train"].texts
+    model = config.model
+    data = config.data
     if run := source_run(model.pretrained):
         return RunDirectory(run).load_tokenizer()
     if model.pretrained:
         folder, _ = hub.find_pretrained(model.pretrained, model.revision)
         return tokenization.load_pretrained_tokenizer(folder)
+    texts = corpus.splits["train"].texts
     if model.name != "lstm":
         return tokenization.train_wordpiece(texts, vocabulary_size=data.vocabulary_size)
     return tokenization.train_word_level(
-        texts, data.vocabulary_size, data.min_frequency, data.ngrams, data.ngram_frequency
+        texts, data.vocabulary_size, data.min_frequency, data.ngrams
     )
 
 
-def choose_examples(config: ConfigDict, test: Reviews) -> tuple[str, ...]:
-    """Return the texts that a config names; for data of one's own, some of the test reviews."""
-    named = config.example_texts
-    if named == EXAMPLE_TEXTS and config.data.source == "csv":  # they speak of films
-        named = ()
-    return named or stratified_sample(test, count=4, seed=config.data.split_seed).texts
+def choose_examples(config: Config, test: Reviews) -> tuple[str, ...]:
+    """Return texts to classify after training: on films, or some of the user's test reviews."""
+    if config.data.source == "csv":
+        return stratified_sample(test, count=4, seed=config.data.split_seed).texts
+    return EXAMPLE_TEXTS
 
 
-def prepare_experiment(
-    config: ConfigDict,
-    tokenizer: Any = None,
-    only: str | None = None,
-    corpus: Corpus | None = None,
-) -> Experiment:
-    """Read and encode the reviews and build the model of a resolved config.
+def read_corpus(config: Config) -> Corpus:
+    """Read a config's reviews."""
+    with progress_bar(None, "reading reviews"):
+        return load_corpus(config.data)
 
-    The tokenizer is a run's, or None to make the config's. Where `only` one split is encoded, the
-    others are read for the data hash alone; a `corpus` was read before.
+
+def prepare_experiment(config: Config, tokenizer: Tokenizer | None = None) -> Experiment:
+    """Read and encode the reviews and build the network of a resolved config.
+
+    The tokenizer is a run's, or None to make the config's.
     """
-    if config.pretrain.objective:
-        raise InputError("pretrain.objective is what --mode=pretrain sets: leave it empty")
-    data = DataConfig(**config.data.to_dict())
-    corpus = corpus or read_corpus(config)
-    if only is None:
-        warn_of_leakage(config, corpus)
+    corpus = read_corpus(config)
+    warn_of_leakage(config, corpus)
     config = with_classes(config, corpus.splits["train"].classes)
     if tokenizer is None:
         with progress_bar(None, "making the vocabulary"):
             tokenizer = make_tokenizer(config, corpus)
-    for teacher in teachers(config) if only is None else ():
-        told = class_names(RunDirectory(teacher).read_config())
-        if told != class_names(config):
-            known = ", ".join(told), ", ".join(class_names(config))
-            raise InputError(f"data.teacher={teacher} tells {known[0]}, the labels are {known[1]}")
+    _check_teacher_classes(config)
+    if not config.data.teacher:
+        return encode_experiment(config, tokenizer, corpus)
+    unlabeled = unlabeled_reviews(config.data, config.pretrain.text)
+    splits = {**corpus.splits, "unlabeled": unlabeled}
+    experiment = encode_experiment(config, tokenizer, dataclasses.replace(corpus, splits=splits))
+    return _join_unlabeled(experiment, unlabeled)
+
+
+def prepare_split(config: Config, tokenizer: Tokenizer, corpus: Corpus, split: str) -> Experiment:
+    """Encode one split of a run's reviews, to score it again."""
+    config = with_classes(config, corpus.splits["train"].classes)
+    corpus = dataclasses.replace(corpus, splits={split: corpus.splits[split]})
+    return encode_experiment(config, tokenizer, corpus)
+
+
+def encode_experiment(config: Config, tokenizer: Tokenizer, corpus: Corpus) -> Experiment:
+    """Encode the splits of a corpus and build the network."""
     classifier = make_classifier(config, tokenizer)
-    examples = choose_examples(config, corpus.splits["test"])
-    if only is not None:
-        corpus = dataclasses.replace(corpus, splits={only: corpus.splits[only]})
-    elif data.unlabeled:
-        unlabeled = unlabeled_reviews(data, config.pretrain.text)
-        corpus = dataclasses.replace(corpus, splits={**corpus.splits, "unlabeled": unlabeled})
     total = sum(map(len, corpus.splits.values()))
     with progress_bar(total, "encoding", unit="review") as bar:
-        encoded = encode_corpus(corpus, tokenizer, data, bar.update)
+        encoded = encode_corpus(corpus, tokenizer, config.data, bar.update)
         check_encoded(encoded, tokenizer.get_vocab_size(), len(classifier.classes))
         words = {
             name: np.array([len(text.split()) for text in split.texts], np.int32)
@@ -122,12 +126,32 @@ def prepare_experiment(
     truncated = {
         name: round(split.truncated / max(len(split), 1), 4) for name, split in encoded.items()
     }
-    statistics = {**corpus.statistics, "truncated": truncated}
-    if "unlabeled" in encoded:
-        more = encoded.pop("unlabeled")
-        more = dataclasses.replace(more, labels=np.full(len(more), -1, np.int32))
-        encoded["train"] = concatenate(encoded["train"], more)
-        statistics |= {"unlabeled": len(more), "unlabeled_hash": texts_hash(unlabeled)}
+    test = corpus.splits.get("test")
     return Experiment(
-        **vars(classifier), encoded=encoded, words=words, statistics=statistics, examples=examples
+        **vars(classifier),
+        encoded=encoded,
+        words=words,
+        statistics={**corpus.statistics, "truncated": truncated},
+        examples=choose_examples(config, test) if test else (),
     )
+
+
+def _check_teacher_classes(config: Config) -> None:
+    for teacher in find_teachers(config.data.teacher):
+        classes = RunDirectory(teacher).read_config().classes
+        if classes != config.classes:
+            raise InputError(
+                f"data.teacher={teacher} has the classes {', '.join(classes)}, the data have "
+                f"{', '.join(config.classes)}"
+            )
+
+
+def _join_unlabeled(experiment: Experiment, texts: Reviews) -> Experiment:
+    """Append the unlabeled texts, their labels -1, to the training split."""
+    encoded = dict(experiment.encoded)
+    unlabeled = encoded.pop("unlabeled")
+    unlabeled = dataclasses.replace(unlabeled, labels=np.full(len(unlabeled), -1, np.int32))
+    encoded["train"] = concatenate(encoded["train"], unlabeled)
+    counts = {"unlabeled": len(unlabeled), "unlabeled_hash": texts_hash(texts)}
+    statistics = {**experiment.statistics, **counts}
+    return dataclasses.replace(experiment, encoded=encoded, statistics=statistics, unlabeled=texts)

@@ -13,7 +13,6 @@ import jax.numpy as jnp
 
 from sentiment_jax.models.layers import compute_dtype, on_cpu, product_precision
 from sentiment_jax.models.parameters import abstract_params
-from sentiment_jax.training.objectives.classification import CLASSIFICATION
 from sentiment_jax.training.objectives.objective import Objective
 
 
@@ -30,7 +29,8 @@ def _count(jaxpr: Any) -> int:
     for equation in jaxpr.eqns:
         if equation.primitive.name == "dot_general":
             (contracted, _), _ = equation.params["dimension_numbers"]
-            left, out = equation.invars[0].aval.shape, equation.outvars[0].aval.shape
+            left = equation.invars[0].aval.shape
+            out = equation.outvars[0].aval.shape
             total += 2 * math.prod(out) * math.prod(left[axis] for axis in contracted)
         repeats = equation.params["length"] if equation.primitive.name == "scan" else 1
         inner = (getattr(value, "jaxpr", value) for value in equation.params.values())
@@ -38,27 +38,22 @@ def _count(jaxpr: Any) -> int:
     return total
 
 
-def training_flops(
-    model: nn.Module,
-    batch_size: int,
-    length: int,
-    objective: Objective = CLASSIFICATION,
-    runs: tuple[int, ...] = (),
-) -> int:
+def training_flops(model: nn.Module, objective: Objective, shape: tuple[int, ...]) -> int:
     """Return the model FLOPs of one training step: three times the forward pass, padding included.
 
     The backward pass has two products for every one of the forward pass; what rematerialization
-    recomputes counts once (as in Chowdhery et al., 2022, https://arxiv.org/abs/2204.02311). `runs`
-    are the axes of token ids beyond those two: see data/ngrams.py. 0 where an objective has its own
-    descent: what that costs depends on the tokens.
+    recomputes counts once (as in Chowdhery et al., 2022, https://arxiv.org/abs/2204.02311). `shape`
+    is that of the token ids. 0 for an objective with a step of its own, whose cost depends on the
+    tokens.
     """
-    if hasattr(objective, "descend"):
+    if not objective.gradient_based:
         return 0
+    rows = shape[:1]
     batch = {
-        "token_ids": jax.ShapeDtypeStruct((batch_size, length, *runs), jnp.int32),
-        "lengths": jax.ShapeDtypeStruct((batch_size,), jnp.int32),
-        "labels": jax.ShapeDtypeStruct((batch_size,), jnp.int32),
-        "weights": jax.ShapeDtypeStruct((batch_size,), jnp.float32),
+        "token_ids": jax.ShapeDtypeStruct(shape, jnp.int32),
+        "lengths": jax.ShapeDtypeStruct(rows, jnp.int32),
+        "labels": jax.ShapeDtypeStruct(rows, jnp.int32),
+        "weights": jax.ShapeDtypeStruct(rows, jnp.float32),
     }
     forward = functools.partial(objective, model, key=jax.random.key(0), deterministic=True)
     with on_cpu():  # in its forms: cuDNN's calls hide their products

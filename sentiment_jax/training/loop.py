@@ -10,6 +10,7 @@ import numpy as np
 from tqdm import tqdm
 
 from sentiment_jax.data import batches
+from sentiment_jax.data.encoding import Encoded
 from sentiment_jax.errors import Diverged, Interrupted
 from sentiment_jax.models.parameters import count_parameters
 from sentiment_jax.runtime import devices
@@ -19,7 +20,6 @@ from sentiment_jax.storage.metrics_log import MetricsLog
 from sentiment_jax.storage.run_directory import RunDirectory
 from sentiment_jax.training import calibration, compilation, flops, metrics, optimizers, scoring
 from sentiment_jax.training.experiment import Experiment
-from sentiment_jax.training.objectives.registry import make_objective
 from sentiment_jax.training.progress import Progress, averages
 from sentiment_jax.training.signals import Stop
 
@@ -36,18 +36,19 @@ class TrainingRun:
     stop: Stop
 
     def __post_init__(self) -> None:
-        experiment, config = self.experiment, self.experiment.config
+        experiment = self.experiment
+        config = experiment.config
+        train = experiment.encoded["train"]
         self.train_step = compilation.make_train_step(experiment)
-        objective = make_objective(experiment)
         self.parameters = count_parameters(experiment.model)
-        self.steps_per_epoch = math.ceil(len(experiment.encoded["train"]) / config.batch_size)
+        self.steps_per_epoch = math.ceil(len(train) / config.batch_size)
         self.total_steps = config.epochs * self.steps_per_epoch
-        self.learning_rate = optimizers.make_schedule(experiment.optimizer, self.total_steps)
-        model, runs = experiment.model, experiment.encoded["train"].token_ids.shape[1:]
-        self.step_flops = {
-            length: flops.training_flops(model, config.batch_size, length, objective, runs)
-            for length in experiment.buckets
-        }
+        self.learning_rate = optimizers.make_schedule(config.optimizer, self.total_steps)
+        self.step_flops = {}
+        for length in experiment.buckets:
+            shape = (config.batch_size, length, *train.token_ids.shape[1:])
+            cost = flops.training_flops(experiment.model, experiment.objective, shape)
+            self.step_flops[length] = cost
         self.log = MetricsLog(self.directory.metrics, self.progress.records)
         self.compiled: set[int] = set()  # padded lengths
 
@@ -60,22 +61,31 @@ class TrainingRun:
     def log_scores(self, split: str, scores: dict[str, Any], seconds: float) -> None:
         """Write a line of metrics.jsonl about the step that has been reached."""
         self.directory.check_lock()
-        step, rate = self.progress.step, self.learning_rate(self.progress.step - 1)
-        at = {"step": step, "epoch": self.progress.epochs_done + 1, "split": split}
-        self.log.write(**at, **scores, seconds=round(seconds, 3), learning_rate=rate)
+        step = self.progress.step
+        self.log.write(
+            step=step,
+            epoch=self.progress.epochs_done + 1,
+            split=split,
+            **scores,
+            seconds=round(seconds, 3),
+            learning_rate=self.learning_rate(step - 1),
+        )
 
     def save(self) -> None:
         """Write the checkpoint of the step that has been reached."""
-        progress, state = self.progress, self.state
+        progress = self.progress
         best = progress.best["step"] if progress.best else None
-        bookkeeping = dataclasses.asdict(progress)
         self.directory.check_lock()
         try:
             with progress_bar(None, f"saving step {progress.step}"):
                 self.checkpoints.save(
-                    progress.step, state.params, state.opt_state, bookkeeping, best
+                    progress.step,
+                    self.state.params,
+                    self.state.opt_state,
+                    bookkeeping=dataclasses.asdict(progress),
+                    best=best,
                 )
-        finally:  # whoever came meanwhile has removed what was half-written
+        finally:  # another process may have taken over and deleted the partial checkpoint
             self.directory.check_lock()
 
     def interrupt(self) -> None:
@@ -95,11 +105,18 @@ def train_epoch(run: TrainingRun) -> None:
 
     Diverged: a loss or norm is not finite. Interrupted: a signal came; the step is saved.
     """
-    experiment, progress, config = run.experiment, run.progress, run.experiment.config
-    epoch, encoded = progress.epochs_done, experiment.encoded["train"]
-    first, size = epoch * run.steps_per_epoch, config.batch_size
+    experiment = run.experiment
+    progress = run.progress
+    config = experiment.config
+    encoded = experiment.encoded["train"]
+    epoch = progress.epochs_done
+    first = epoch * run.steps_per_epoch
     plan = batches.plan_epoch(
-        encoded.lengths, batch_size=size, buckets=experiment.buckets, seed=config.seed, epoch=epoch
+        encoded.lengths,
+        batch_size=config.batch_size,
+        buckets=experiment.buckets,
+        seed=config.seed,
+        epoch=epoch,
     )
     bar = progress_bar(run.total_steps, f"epoch {epoch + 1}/{config.epochs}", initial=progress.step)
     clock = time.perf_counter()
@@ -118,7 +135,7 @@ def train_epoch(run: TrainingRun) -> None:
     behind = scoring.OneBehind(receive)
     with bar:
         for planned in plan[progress.step - first :]:
-            rows = batches.make_batch(encoded, planned, size)
+            rows = batches.make_batch(encoded, planned, config.batch_size)
             batch = devices.put_batch(rows, experiment.mesh)
             if planned.length not in run.compiled:
                 bar.set_postfix_str(f"compiling for {planned.length} tokens", refresh=False)
@@ -150,7 +167,8 @@ def train_epoch(run: TrainingRun) -> None:
 
 def _check_finite(run: TrainingRun, sums: dict[str, float]) -> None:
     if not all(map(math.isfinite, sums.values())):
-        step, kept = run.progress.step, run.checkpoints.steps[-1:] or "none"
+        step = run.progress.step
+        kept = run.checkpoints.steps[-1:] or "none"
         raise Diverged(
             f"diverged at step {step}: loss {sums['loss'] / sums['examples']:.4g}, learning rate "
             f"{run.learning_rate(step - 1):.3g}, gradient norm {sums['gradient_norm']:.4g}; lower "
@@ -164,36 +182,59 @@ def validate_epoch(run: TrainingRun) -> None:
 
     A signal meanwhile saves the step; its validation is repeated on resuming.
     """
-    config, progress, val = run.experiment.config, run.progress, run.experiment.encoded["val"]
+    experiment = run.experiment
+    progress = run.progress
+    val = experiment.encoded["val"]
     if not len(val):
         progress.end_epoch({}, patience=0)
         run.save()
-        _write_epoch(run, "")
+        _print_epoch(run)
         return
-    params, stop = run.state.params, run.check_stop
-    score = scoring.score_text if config.pretrain.objective else scoring.score_reviews
-    scores: Any = score(run.experiment, params, val, "validation", stop=stop)
-    ranked, more = scores.summary(), ""
-    run.log_scores("val", ranked, scores.seconds)
-    if config.pretrain.objective:
-        more = f" perplexity {scores.perplexity:.2f}"
+    if experiment.config.pretrain.objective:
+        validated = _validate_text(run, val)
     else:
-        figures = metrics.measure(val.labels, scores.probabilities, run.experiment.classes)
-        chosen_by = ["balanced_accuracy"] if config.class_weights == "balanced" else []
-        ranked |= {name: figures[name] for name in chosen_by}
-    progress.end_epoch(ranked, config.early_stopping_patience)
-    best = progress.best if progress.best and progress.best["epoch"] == progress.epochs_done else {}
-    if best and not config.pretrain.objective:
-        temperature = calibration.fit_temperature(scores.probabilities, val.labels)
-        best |= {"metrics": figures, "temperature": temperature}
+        validated = _validate_reviews(run, val)
     run.save()
-    validated = f"  validation loss {scores.loss:.4f} accuracy {scores.accuracy:.4f}{more}"
-    _write_epoch(run, validated, "  best" * bool(best))
+    remark = "  best" if progress.is_best else ""
+    _print_epoch(run, validated, remark)
     if progress.stopped_early:
-        tqdm.write(f"stopped early: {config.early_stopping_patience} epochs without a better score")
+        patience = experiment.config.early_stopping_patience
+        tqdm.write(f"stopped early: {patience} epochs without a better score")
 
 
-def _write_epoch(run: TrainingRun, validated: str, remark: str = "") -> None:
+def _validate_text(run: TrainingRun, val: Encoded) -> str:
+    """Score held-out text by the objective of a pre-training; return the scores in words."""
+    scores = scoring.score_text(
+        run.experiment, run.state.params, val, "validation", stop=run.check_stop
+    )
+    run.log_scores("val", scores.summary(), scores.seconds)
+    run.progress.end_epoch(scores.summary(), run.experiment.config.early_stopping_patience)
+    return f"{_describe(scores)} perplexity {scores.perplexity:.2f}"
+
+
+def _validate_reviews(run: TrainingRun, val: Encoded) -> str:
+    """Score held-out reviews; fit the temperature if they are the best so far."""
+    experiment = run.experiment
+    scores = scoring.score_reviews(
+        experiment, run.state.params, val, "validation", stop=run.check_stop
+    )
+    run.log_scores("val", scores.summary(), scores.seconds)
+    measured = metrics.measure(val.labels, scores.probabilities, experiment.classes)
+    ranked = scores.summary()
+    if experiment.config.class_weights == "balanced":
+        ranked["balanced_accuracy"] = measured["balanced_accuracy"]
+    run.progress.end_epoch(ranked, experiment.config.early_stopping_patience)
+    if run.progress.best and run.progress.is_best:
+        temperature = calibration.fit_temperature(scores.probabilities, val.labels)
+        run.progress.best |= {"metrics": measured, "temperature": temperature}
+    return _describe(scores)
+
+
+def _describe(scores: scoring.Scores | scoring.TextScores) -> str:
+    return f"  validation loss {scores.loss:.4f} accuracy {scores.accuracy:.4f}"
+
+
+def _print_epoch(run: TrainingRun, validated: str = "", remark: str = "") -> None:
     """Print the line of the epoch that has ended."""
     progress = run.progress
     loss, accuracy, rate = averages(progress.last_epoch)

@@ -5,7 +5,7 @@ the host), so that runs differing in it alone share one compiled program. AdamW:
 Hutter (2019), https://arxiv.org/abs/1711.05101.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -38,16 +38,21 @@ def decay_mask(params: Any) -> Any:
     )
 
 
-def label_embeddings(params: Any) -> Any:
-    """Return "embeddings" for an encoder's or an LSTM's, and "others" for the other leaves."""
-    return jax.tree_util.tree_map_with_path(
-        lambda path, _: "embeddings" if path[0].key.startswith("embedding") else "others", params
-    )
+def split_frozen(
+    params: Mapping[str, Any], config: OptimizerConfig
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Split parameters into those that are trained and those that `optimizer.frozen` keeps.
 
-
-def frozen_leaves(config: OptimizerConfig, params: Any) -> Any:
-    """Return True for the leaves that a step leaves as they are."""
-    return jax.tree.map(lambda label: label == config.frozen, label_embeddings(params))
+    The latter have no gradient, which for a large table would take longer than the rest of a step.
+    """
+    trained = {}
+    frozen = {}
+    for name, leaves in params.items():
+        if config.frozen == "embeddings" and name.startswith("embedding"):
+            frozen[name] = leaves
+        else:
+            trained[name] = leaves
+    return trained, frozen
 
 
 def make_optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
@@ -56,30 +61,26 @@ def make_optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
     Weight decay is decoupled for adamw and plain L2 (added to the gradient) for the others.
     """
     identity = optax.identity()
-    adam = optax.scale_by_adam(b1=config.b1, b2=config.b2, eps=config.eps)
     scale = {
         "sgd": optax.trace(decay=config.momentum) if config.momentum else identity,
         "rmsprop": optax.scale_by_rms(decay=config.rms_decay, eps=config.eps),
-        "adam": adam,
-        "adamw": adam,
+        "adam": optax.scale_by_adam(b1=config.b1, b2=config.b2, eps=config.eps),
+        "adamw": optax.scale_by_adam(b1=config.b1, b2=config.b2, eps=config.eps),
     }[config.name]
-    decay, decoupled = identity, config.name == "adamw"
+    decay = identity
     if config.weight_decay:
         decay = optax.add_decayed_weights(config.weight_decay, mask=decay_mask)
+    decoupled = config.name == "adamw"
 
     def scale_layers(updates: Any, params: Any) -> Any:
         model = encoder if "encoder" in params else lstm
         multipliers = model.layerwise_multipliers(params, config.layerwise_decay)
         return jax.tree.map(lambda update, factor: update * factor, updates, multipliers)
 
-    whole = optax.chain(
+    return optax.chain(
         optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else identity,
         identity if decoupled else decay,
         scale,
         decay if decoupled else identity,
         identity if config.layerwise_decay == 1 else optax.stateless(scale_layers),
     )
-    if config.frozen == "none":
-        return whole
-    parts = {"embeddings": optax.set_to_zero(), "others": whole}
-    return optax.partition(parts, label_embeddings)

@@ -1,31 +1,37 @@
-"""TODO training.parameters."""
+"""The parameters that a training starts from: random, or pretrained."""
 
 from typing import Any
 
 import jax
 
 from sentiment_jax.huggingface import hub, weights
+from sentiment_jax.huggingface.weights import LoadReport
 from sentiment_jax.models import layers
 from sentiment_jax.models.parameters import initializer
 from sentiment_jax.training.lineage import source_run
 from sentiment_jax.training.trained_model import Classifier, load_run
 
 
-def initial_params(experiment: Classifier) -> tuple[Any, Any]:
-    """Return parameters from seed and pretrained weights, and the LoadReport (or None) of those.
+def initial_params(classifier: Classifier) -> tuple[Any, LoadReport | None]:
+    """Return parameters from seed and pretrained weights, and the report on loading those.
 
     The CPU draws them, so that every backend starts from the same bits and none compiles an
     orthogonal matrix, which takes a GPU up to a minute.
     """
     with layers.on_cpu():
-        params = initializer(experiment.model)(jax.random.key(experiment.config.seed))
-    choice = experiment.config.model
-    if not choice.pretrained:
+        params = initializer(classifier.model)(jax.random.key(classifier.config.seed))
+    model = classifier.config.model
+    if not model.pretrained:
         return params, None
-    if run := source_run(choice.pretrained):
-        found = load_run(run, classifies=False)
-        tensors = weights.to_tensors(found.params, choice.name)
-        where, files = f"model.pretrained={run}", f"{run}, step {found.step}"
-        return weights.load_tensors(tensors, experiment.model.config, params, where, files)
-    folder, _ = hub.find_pretrained(choice.pretrained, choice.revision)
-    return weights.load_pretrained(folder, experiment.model.config, params)
+    if run := source_run(model.pretrained):
+        source = load_run(run, classifies=False)
+        tensors = weights.to_tensors(source.params, model.name)
+        return weights.load_tensors(
+            tensors,
+            classifier.model.config,
+            params,
+            where=f"model.pretrained={run}",
+            files=f"{run}, step {source.step}",
+        )
+    folder, _ = hub.find_pretrained(model.pretrained, model.revision)
+    return weights.load_pretrained(folder, classifier.model.config, params)

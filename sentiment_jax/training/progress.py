@@ -40,10 +40,16 @@ class Progress:
 
     def end_window(self) -> tuple[dict[str, Any], float]:
         """Return scores and seconds of the steps since the last call."""
-        sums, self.window = self.window, EMPTY_SUMS.copy()
+        sums = self.window
+        self.window = EMPTY_SUMS.copy()
         loss, accuracy, _ = averages(sums)
         scores = {"loss": loss, "accuracy": accuracy, "examples": int(sums["examples"])}
         return scores, sums["seconds"]
+
+    @property
+    def is_best(self) -> bool:
+        """Whether the epoch that has ended is the best one so far."""
+        return self.best is not None and self.best["epoch"] == self.epochs_done
 
     def end_epoch(self, scores: dict[str, Any], patience: int) -> None:
         """Record the scores of a validation: epochs done, best, patience.
@@ -51,22 +57,25 @@ class Progress:
         Without scores, where no reviews are held out, the newest epoch is the best.
         """
         self.epochs_done += 1
-        self.last_epoch, self.epoch = self.epoch, EMPTY_SUMS.copy()
+        self.last_epoch = self.epoch
+        self.epoch = EMPTY_SUMS.copy()
         now = {**scores, "step": self.step, "epoch": self.epochs_done}
         if not scores:
             self.best = now
             return
         self.epochs_since_best += 1
         if math.isfinite(now["loss"]):
-            rank, best = validation_rank(now), validation_rank(self.best or NO_SCORES)
+            rank = validation_rank(now)
+            best = validation_rank(self.best or NO_SCORES)
             if rank > best:
                 self.epochs_since_best = 0
             if rank >= best:
-                self.best = now  # of equals the newest
+                self.best = now  # of equally good epochs the newest
         self.stopped_early = bool(patience) and self.epochs_since_best >= patience
 
 
 def averages(sums: dict[str, float]) -> tuple[float, float, float]:
     """Return mean loss, accuracy (dropout on, parameters moving) and examples per second."""
-    loss, correct, examples, seconds = (sums[name] for name in EMPTY_SUMS)
-    return loss / examples, correct / examples, examples / max(seconds, 1e-9)
+    examples = sums["examples"]
+    rate = examples / max(sums["seconds"], 1e-9)
+    return sums["loss"] / examples, sums["correct"] / examples, rate

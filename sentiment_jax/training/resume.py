@@ -1,10 +1,9 @@
 """Where a run begins: its newest good checkpoint, or fresh parameters."""
 
-from typing import Any
-
 import jax
 
 from sentiment_jax.errors import RunError
+from sentiment_jax.huggingface.weights import LoadReport
 from sentiment_jax.runtime import devices, processes, terminal
 from sentiment_jax.storage.checkpoints import Checkpoints
 from sentiment_jax.storage.run_directory import RunDirectory
@@ -14,26 +13,22 @@ from sentiment_jax.training.loop import TrainingRun
 from sentiment_jax.training.parameters import initial_params
 from sentiment_jax.training.progress import Progress
 from sentiment_jax.training.signals import Stop
-from sentiment_jax.training.steps import create_state
+from sentiment_jax.training.steps import TrainState, create_state
 
 
 def start_run(
     experiment: Experiment, directory: RunDirectory, stop: Stop
-) -> tuple[TrainingRun, Any]:
+) -> tuple[TrainingRun, LoadReport | None]:
     """Restore the newest good checkpoint, or initialize; return the run and any LoadReport.
 
     RunError: every checkpoint is damaged, or the best one.
     """
-    config, mesh, report = experiment.config, experiment.mesh, None
+    config = experiment.config
+    report = None
     with processes.in_turn():
         checkpoints = Checkpoints(directory.checkpoints)
     if checkpoints.steps:
-        shapes, step = abstract_state(experiment), checkpoints.steps[-1]
-        items = checkpoints.restore(step, params=shapes.params, opt_state=shapes.opt_state)
-        progress = Progress(**items.pop("bookkeeping"))
-        _check_best(checkpoints, progress)
-        counters = {"step": jax.numpy.int32(step), "key": jax.random.key(config.seed)}
-        state = shapes.replace(**items, **devices.place(counters, mesh))
+        state, progress = _restore(experiment, checkpoints)
     else:
         if any(checkpoints.directory.glob("*.corrupt")):
             faults = checkpoints.describe_faults() or "found before"
@@ -42,23 +37,35 @@ def start_run(
                 "as N.corrupt; put one back, or --fresh starts over"
             )
         params, report = initial_params(experiment)
-        state = create_state(params, experiment.optimizer, config.seed)
-        state, progress = devices.place(state, mesh, config.shard_params), Progress()
+        state = create_state(params, config.optimizer, config.seed)
+        state = devices.place(state, experiment.mesh)
+        progress = Progress()
     with processes.in_turn():
         _report_faults(checkpoints)
     return TrainingRun(experiment, directory, checkpoints, progress, state, stop), report
 
 
+def _restore(experiment: Experiment, checkpoints: Checkpoints) -> tuple[TrainState, Progress]:
+    """Restore the newest checkpoint; RunError: the best one is damaged."""
+    step = checkpoints.steps[-1]
+    shapes = abstract_state(experiment)
+    items = checkpoints.restore(step, params=shapes.params, opt_state=shapes.opt_state)
+    progress = Progress(**items.pop("bookkeeping"))
+    _check_best(checkpoints, progress)
+    counters = {"step": jax.numpy.int32(step), "key": jax.random.key(experiment.config.seed)}
+    return shapes.replace(**items, **devices.place(counters, experiment.mesh)), progress
+
+
 def _report_faults(checkpoints: Checkpoints) -> None:
-    folder, kept = checkpoints.directory, checkpoints.steps
     if checkpoints.ignored:
         names = ", ".join(checkpoints.ignored[:5])
-        terminal.warn(f"no checkpoints, ignored in {folder}: {names}")
+        terminal.warn(f"no checkpoints, ignored in {checkpoints.directory}: {names}")
     if listed := checkpoints.describe_faults():
-        lost = max(max(checkpoints.faults) - kept[-1], 0)
+        newest = checkpoints.steps[-1]
+        lost = max(max(checkpoints.faults) - newest, 0)
         terminal.warn(
-            f"damaged checkpoints set aside as N.corrupt ({listed}); resuming at step "
-            f"{kept[-1]}, {lost} steps are recomputed"
+            f"damaged checkpoints set aside as N.corrupt ({listed}); resuming at step {newest}, "
+            f"{lost} steps are recomputed"
         )
 
 

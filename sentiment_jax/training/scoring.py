@@ -14,6 +14,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import numpy as np
+from jax.stages import Wrapped
 from jaxtyping import Array, Float32
 
 from sentiment_jax.data import batches
@@ -24,7 +25,6 @@ from sentiment_jax.runtime.terminal import progress_bar
 from sentiment_jax.training.experiment import Experiment
 from sentiment_jax.training.objectives.masked_language_modeling import mean_nats
 from sentiment_jax.training.objectives.objective import Objective, cross_entropy, forward
-from sentiment_jax.training.objectives.registry import make_objective
 from sentiment_jax.training.trained_model import Classifier
 
 
@@ -87,28 +87,35 @@ def score_reviews(
 ) -> Scores:
     """Score each review once; the seconds include compilation.
 
-    Another `batch_size` than the config's changes speed only; it is rounded up to a multiple of
-    the devices' number. `stop` is called between batches and may raise to end the scoring;
+    Another `batch_size` than the config's affects speed only; it is rounded up to a multiple of
+    the number of devices. `stop` is called between batches and may raise to end the scoring;
     `description` labels the progress bar.
     """
-    start, eval_step = time.perf_counter(), make_eval_step(classifier.model)
-    mesh, size = classifier.mesh, batch_size or classifier.config.eval_batch_size
-    size = -(-size // mesh.size) * mesh.size
-    params = jax.device_put(params, devices.replicated(mesh))  # gathers those that are split
+    start = time.perf_counter()
+    eval_step = make_eval_step(classifier.model)
+    devices_count = classifier.mesh.size
+    size = batch_size or classifier.config.eval_batch_size
+    size = -(-size // devices_count) * devices_count
     losses = np.full(len(encoded), np.nan)
     probabilities = np.full((len(encoded), len(classifier.classes)), np.nan, np.float32)
 
     def receive(planned: batches.PlannedBatch, outputs: tuple[Array, Array]) -> None:
         rows = len(planned.indices)
-        losses[planned.indices] = devices.fetch(outputs[0])[:rows]
-        probabilities[planned.indices] = devices.fetch(outputs[1])[:rows]
+        batch_losses, batch_probabilities = outputs
+        losses[planned.indices] = devices.fetch(batch_losses)[:rows]
+        probabilities[planned.indices] = devices.fetch(batch_probabilities)[:rows]
 
-    step = functools.partial(eval_step, params)
-    examples = _evaluate(classifier, step, encoded, description, size, receive, stop)
+    step = functools.partial(eval_step, jax.device_put(params, devices.replicated(classifier.mesh)))
+    passes = EvaluationPass(classifier, encoded, description, size, stop)
+    examples = passes.run(step, receive)
     assert examples == len(encoded), f"{examples} of {len(encoded)} reviews scored"
-    accuracy = int(np.sum(decide(probabilities) == encoded.labels)) / examples
-    seconds = time.perf_counter() - start
-    return Scores(float(np.mean(losses)), accuracy, examples, seconds, probabilities)
+    return Scores(
+        loss=float(np.mean(losses)),
+        accuracy=int(np.sum(decide(probabilities) == encoded.labels)) / examples,
+        examples=examples,
+        seconds=time.perf_counter() - start,
+        probabilities=probabilities,
+    )
 
 
 def score_text(
@@ -121,19 +128,17 @@ def score_text(
 ) -> TextScores:
     """Score each segment once by the objective of a pre-training, its masks always the same."""
     start = time.perf_counter()
-    objective: Any = make_objective(experiment)
-    step = make_sums_step(experiment.model, objective, experiment.config.seed)
-    params = jax.device_put(params, devices.replicated(experiment.mesh))
+    objective: Any = experiment.objective
+    sums_step = make_sums_step(experiment.model, objective, experiment.config.seed)
     totals: dict[str, float] = defaultdict(float)
 
     def receive(_: batches.PlannedBatch, sums: dict[str, Array]) -> None:
         for name, value in jax.device_get(sums).items():
             totals[name] += float(value)
 
+    step = functools.partial(sums_step, jax.device_put(params, devices.replicated(experiment.mesh)))
     size = experiment.config.eval_batch_size
-    _evaluate(
-        experiment, functools.partial(step, params), encoded, description, size, receive, stop
-    )
+    EvaluationPass(experiment, encoded, description, size, stop).run(step, receive)
     examples = totals["examples"]
     return TextScores(
         loss=objective.mean_loss(totals),
@@ -144,37 +149,46 @@ def score_text(
     )
 
 
-def _evaluate(
-    classifier: Classifier,
-    step: Callable[[dict[str, Array]], Any],
-    encoded: Encoded,
-    description: str,
-    size: int,
-    receive: Callable[[batches.PlannedBatch, Any], None],
-    stop: Callable[[], None] | None,
-) -> int:
-    """Hand what a step makes of each batch to `receive`; return how many rows there were."""
-    bar, rows = progress_bar(len(encoded), description, unit="review"), 0
+@dataclasses.dataclass(frozen=True)
+class EvaluationPass:
+    """One pass over encoded reviews in batches of few shapes."""
 
-    def advance(planned: batches.PlannedBatch, outputs: Any) -> None:
-        receive(planned, outputs)
-        bar.update(len(planned.indices))
+    classifier: Classifier
+    encoded: Encoded
+    description: str
+    batch_size: int
+    stop: Callable[[], None] | None
 
-    behind = OneBehind(advance)
-    plan = batches.plan_evaluation(encoded.lengths, batch_size=size, buckets=classifier.buckets)
-    with bar:
-        for planned in plan:
-            if stop is not None:
-                stop()
-            batch = batches.make_batch(encoded, planned, size)
-            behind.push(planned, step(devices.put_batch(batch, classifier.mesh)))
-            rows += len(planned.indices)
-        behind.flush()
-    return rows
+    def run(
+        self,
+        step: Callable[[dict[str, Array]], Any],
+        receive: Callable[[batches.PlannedBatch, Any], None],
+    ) -> int:
+        """Hand the outputs of each batch to `receive`; return the number of reviews."""
+        bar = progress_bar(len(self.encoded), self.description, unit="review")
+        rows = 0
+
+        def advance(planned: batches.PlannedBatch, outputs: Any) -> None:
+            receive(planned, outputs)
+            bar.update(len(planned.indices))
+
+        behind = OneBehind(advance)
+        plan = batches.plan_evaluation(
+            self.encoded.lengths, batch_size=self.batch_size, buckets=self.classifier.buckets
+        )
+        with bar:
+            for planned in plan:
+                if self.stop is not None:
+                    self.stop()
+                batch = batches.make_batch(self.encoded, planned, self.batch_size)
+                behind.push(planned, step(devices.put_batch(batch, self.classifier.mesh)))
+                rows += len(planned.indices)
+            behind.flush()
+        return rows
 
 
 @functools.lru_cache(maxsize=8)
-def make_sums_step(model: nn.Module, objective: Objective, seed: int) -> Callable[..., Any]:
+def make_sums_step(model: nn.Module, objective: Objective, seed: int) -> Wrapped:
     """Return the jitted (params, batch) -> an objective's sums, the same each time."""
 
     def sums_step(params: Any, batch: dict[str, Array]) -> dict[str, Array]:
@@ -184,7 +198,7 @@ def make_sums_step(model: nn.Module, objective: Objective, seed: int) -> Callabl
 
 
 @functools.lru_cache(maxsize=8)
-def make_eval_step(model: nn.Module) -> Callable[..., Any]:
+def make_eval_step(model: nn.Module) -> Wrapped:
     """Return the jitted (params, batch) -> losses [batch], probabilities [batch, classes]."""
 
     def eval_step(params: Any, batch: dict[str, Array]) -> tuple[Array, Array]:

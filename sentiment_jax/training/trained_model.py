@@ -1,4 +1,4 @@
-"""TODO training.trained_model."""
+"""A classifier, and a trained one as it is loaded from its run, also beside the training."""
 
 import dataclasses
 import functools
@@ -8,9 +8,9 @@ from typing import Any, TypeVar
 
 import flax.linen as nn
 from jax.sharding import Mesh
-from ml_collections import ConfigDict
+from tokenizers import Tokenizer
 
-from sentiment_jax.config.schema import OBJECTIVES, class_names
+from sentiment_jax.config.schema import Config
 from sentiment_jax.data import batches
 from sentiment_jax.data.encoding import Encoded, encode
 from sentiment_jax.data.reviews import Reviews
@@ -23,36 +23,33 @@ from sentiment_jax.storage.files import read_json
 from sentiment_jax.storage.run_directory import RunDirectory
 
 READ_ATTEMPTS = 20  # at a checkpoint, beside a training that replaces it
-
-
 Found = TypeVar("Found")
 
 
 @dataclasses.dataclass(frozen=True)
 class Classifier:
-    """What judging a text takes besides parameters."""
+    """Everything needed to classify text, except parameters."""
 
-    config: ConfigDict
-    tokenizer: Any
+    config: Config
+    tokenizer: Tokenizer
     model: nn.Module
     mesh: Mesh
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Return the classes' names in the order of the logits."""
-        return class_names(self.config)
+        """The classes' names in the order of the logits."""
+        return self.config.classes
 
     @property
     def buckets(self) -> tuple[int, ...]:
-        """Return the padded lengths, the last of them max_length."""
-        settings = self.config.data
-        return batches.effective_buckets(settings.length_buckets, settings.max_length)
+        """The padded lengths, the last of them max_length."""
+        data = self.config.data
+        return batches.effective_buckets(data.length_buckets, data.max_length)
 
     def encode(self, reviews: Reviews) -> Encoded:
-        """Turn reviews into token ids, cut as in training."""
-        return encode(
-            self.tokenizer, reviews, self.config.data.max_length, self.config.data.truncation
-        )
+        """Turn reviews into token ids, truncated as in training."""
+        data = self.config.data
+        return encode(self.tokenizer, reviews, data.max_length, data.truncation)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,25 +58,17 @@ class TrainedModel(Classifier):
 
     params: Any
     step: int
-    temperature: float = 1.0  # of its probabilities in predict.py and evaluate.py
-    others: tuple["TrainedModel", ...] = ()  # the mean of their probabilities and its own counts
+    temperature: float = 1.0  # of its probabilities in modes/predict.py and modes/evaluate.py
 
 
-def check_objective(run: Path, config: ConfigDict) -> None:
-    """Raise InputError for a pre-training that this revision can't read."""
-    if (objective := config.pretrain.objective) not in ("", *OBJECTIVES.values()):
-        raise InputError(
-            f"{run} learned {objective}, which later revisions don't: pre-train again "
-            "(--mode=pretrain)"
-        )
-
-
-def make_classifier(config: ConfigDict, tokenizer: Any) -> Classifier:
-    """Build the model of a resolved config."""
-    size = tokenizer.get_vocab_size()
-    settings, classes = config.model.to_dict(), len(class_names(config))
-    head: dict[str, Any] = {"classes": classes, "pretraining": bool(config.pretrain.objective)}
-    model = classifiers.build_model(settings, vocab_size=size, **head)
+def make_classifier(config: Config, tokenizer: Tokenizer) -> Classifier:
+    """Build the network of a config."""
+    model = classifiers.build_model(
+        config.model,
+        vocab_size=tokenizer.get_vocab_size(),
+        classes=len(config.classes),
+        objective=config.pretrain.objective,
+    )
     return Classifier(config, tokenizer, model, devices.data_mesh())
 
 
@@ -87,31 +76,53 @@ def restore_model(like: Classifier, checkpoints: Checkpoints, step: int) -> Trai
     """Restore the parameters of one checkpoint, a copy on each device."""
     shapes = devices.abstract(abstract_params(like.model), like.mesh)
     params = checkpoints.restore(step, params=shapes)["params"]
-    return TrainedModel(like.config, like.tokenizer, like.model, like.mesh, params, step)
+    return TrainedModel(
+        config=like.config,
+        tokenizer=like.tokenizer,
+        model=like.model,
+        mesh=like.mesh,
+        params=params,
+        step=step,
+    )
 
 
 def load_run(workdir: Path, *, calibrated: bool = False, classifies: bool = True) -> TrainedModel:
     """Read the best checkpoint of a run directory, also beside its training.
 
-    If `calibrated`, the temperature is the one that was fitted on validation. A pre-training, which
-    judges nothing, is read only where that is not asked for.
+    If `calibrated`, the temperature is the one that was fitted on validation. `classifies=False`
+    also accepts pre-training runs.
 
     InputError: not a run directory, or nothing validated in it yet. RunError: damaged.
     """
     directory = RunDirectory(workdir)
     directory.check_found()
-    config = directory.read_config()
-    check_objective(workdir, config)
-    if classifies and config.pretrain.objective:
+    if classifies and directory.read_config().pretrain.objective:
         raise InputError(
-            f"{workdir} is a pre-training, which judges no review: fine-tune from it by "
+            f"{workdir} is a pre-training run, which has no classifier: fine-tune from it by "
             f"--config.model.pretrained={workdir}"
         )
     return _beside_training(directory, functools.partial(_load_best, calibrated=calibrated))
 
 
+def load_ensemble(workdirs: Sequence[Path], *, calibrated: bool = False) -> list[TrainedModel]:
+    """Read several runs; InputError if their classes differ."""
+    models = [load_run(workdir, calibrated=calibrated) for workdir in workdirs]
+    for workdir, model in zip(workdirs, models, strict=True):
+        if model.classes != models[0].classes:
+            raise InputError(
+                f"{workdirs[0]} has the classes {', '.join(models[0].classes)}, {workdir} has "
+                f"{', '.join(model.classes)}: runs with different classes cannot be averaged"
+            )
+    return models
+
+
+def check_readable(run: Path) -> None:
+    """Raise InputError or RunError unless the best checkpoint of a run is there and intact."""
+    _beside_training(RunDirectory(run), _find_best)
+
+
 def _beside_training(directory: RunDirectory, read: Callable[[RunDirectory], Found]) -> Found:
-    """Return what `read` finds, trying again where checkpoints were replaced meanwhile."""
+    """Return what `read` finds, trying again if checkpoints were replaced meanwhile."""
     attempts = READ_ATTEMPTS
     while True:
         before = entries(directory.checkpoints)
@@ -123,21 +134,8 @@ def _beside_training(directory: RunDirectory, read: Callable[[RunDirectory], Fou
                 raise
 
 
-def load_ensemble(workdirs: Sequence[Path], *, calibrated: bool = False) -> TrainedModel:
-    """Read several runs as one model, the mean of them; InputError if their classes differ."""
-    first, *others = (load_run(workdir, calibrated=calibrated) for workdir in workdirs)
-    for workdir, other in zip(workdirs[1:], others, strict=True):
-        if other.classes != first.classes:
-            known = ", ".join(first.classes), ", ".join(other.classes)
-            raise InputError(
-                f"{workdirs[0]} tells {known[0]}, {workdir} tells {known[1]}: there is no mean of "
-                "different classes"
-            )
-    return dataclasses.replace(first, others=tuple(others))
-
-
 def _find_best(directory: RunDirectory) -> dict[str, Any]:
-    """Return what is recorded of the best checkpoint, which is intact; no parameter is read."""
+    """Return the record of the best checkpoint, which is intact; no parameter is read."""
     checkpoints = Checkpoints(directory.checkpoints, read_only=True)
     if directory.result.exists():
         best = read_json(directory.result)
@@ -162,14 +160,10 @@ def _load_best(directory: RunDirectory, calibrated: bool) -> TrainedModel:
     if not calibrated:
         return trained
     if "temperature" not in best:
-        reason = (
-            "keeps no temperature, as runs of earlier revisions: --mode=evaluate --split=val "
-            f"--workdir={directory.path} fits it"
-            if classifier.config.data.validation_fraction
-            else "held out no reviews (data.validation_fraction=0) to fit a temperature on: leave "
-            "the probabilities as they are"
+        raise InputError(
+            f"{directory.path} held out no reviews (data.validation_fraction=0) to fit a "
+            "temperature on: leave the probabilities as they are"
         )
-        raise InputError(f"{directory.path} {reason}")
     return dataclasses.replace(trained, temperature=best["temperature"])
 
 

@@ -1,29 +1,27 @@
-"""TODO training.objectives.classification."""
+"""The objective of training on labels: cross-entropy with classes or soft targets."""
 
 import dataclasses
-from typing import Any
+from typing import Any, ClassVar
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
-from jaxtyping import Array
+from jaxtyping import Array, Int32
 
-from sentiment_jax.config.schema import LossConfig
-from sentiment_jax.training import regularizers
 from sentiment_jax.training.objectives.objective import cross_entropy, forward
 
 
 @dataclasses.dataclass(frozen=True)
 class Classification:
-    """The objective of fine-tuning: cross-entropy, times its class's weight if there are any.
+    """Cross-entropy, times the weight of a review's class if classes have weights.
 
-    Rows whose label is -1 have none: they count in the regularizers alone. Where a batch has
-    `targets`, distributions over the classes, the cross-entropy is with these.
+    Where a batch has `targets`, distributions over the classes, the cross-entropy is with these
+    (distillation: Hinton et al., 2015, https://arxiv.org/abs/1503.02531).
     """
 
+    gradient_based: ClassVar[bool] = True
     class_weights: tuple[float, ...] = ()
-    regularizers: LossConfig = LossConfig()
 
     def __call__(
         self,
@@ -34,43 +32,28 @@ class Classification:
         deterministic: bool = False,
     ) -> dict[str, Array]:
         """Return the sums over the batch's valid rows."""
-        token_ids, weights, labels = batch["token_ids"], batch["weights"], batch["labels"]
-        labeled, labels = weights * (labels >= 0), jnp.maximum(labels, 0)
+        weights = batch["weights"]
+        labels = batch["labels"]
         dropout = None if deterministic else key
-
-        def classify(params: Any, *perturbation: Array) -> Array:
-            inputs = token_ids, batch["lengths"], *perturbation
-            return forward(model, params, *inputs, dropout=dropout)
-
-        def score(logits: Array) -> Array:
-            if "targets" in batch:
-                shares = batch["targets"] * jnp.array(self.class_weights or 1.0)
-                return optax.softmax_cross_entropy(logits.astype(jnp.float32), shares)
+        logits = forward(model, params, batch["token_ids"], batch["lengths"], dropout=dropout)
+        if "targets" in batch:
+            shares = batch["targets"] * jnp.array(self.class_weights or 1.0)
+            losses = optax.softmax_cross_entropy(logits.astype(jnp.float32), shares)
+        else:
             losses = cross_entropy(logits, labels)
-            return losses * jnp.array(self.class_weights)[labels] if self.class_weights else losses
-
-        logits = classify(params)
-        losses = score(logits)
-        examples = jnp.maximum(jnp.sum(labeled), 1e-6)  # no row may have a label
-        more = self.regularizers
-        of_all: list[Array] = []  # losses of every row, with a label or without
-        if more.adversarial or more.virtual_adversarial:
-            zeros = jnp.zeros((*token_ids.shape[:2], model.config.embedding_size))
-        if more.adversarial:
-            losses += regularizers.adversarial(classify, params, score, zeros, more.adversarial)
-        if more.virtual_adversarial:
-            of_step = more.virtual_adversarial, jax.random.fold_in(key, 1)
-            of_all.append(
-                regularizers.virtual_adversarial(classify, params, logits, zeros, *of_step)
-            )
-        if more.entropy:
-            of_all.append(more.entropy * regularizers.entropy(logits))
-        loss = jnp.sum(losses * labeled)
-        if of_all:  # their mean over all rows, beside the labeled rows' mean
-            rows = jnp.maximum(jnp.sum(weights), 1e-6)  # a part of a batch may have none
-            loss += examples / rows * jnp.sum(sum(of_all) * weights)
-        correct = jnp.sum((jnp.argmax(logits, axis=-1) == labels) * labeled)
-        return {"loss": loss, "correct": correct, "examples": examples}
+            if self.class_weights:
+                losses *= jnp.array(self.class_weights)[labels]
+        return {
+            "loss": jnp.sum(losses * weights),
+            "correct": jnp.sum((jnp.argmax(logits, axis=-1) == labels) * weights),
+            "examples": jnp.maximum(jnp.sum(weights), 1e-6),  # a part of a batch may have none
+        }
 
 
-CLASSIFICATION = Classification()
+def balanced_weights(labels: Int32[np.ndarray, " reviews"], classes: int) -> tuple[float, ...]:
+    """Return class weights inversely proportional to class frequencies; their mean is 1.
+
+    As scikit-learn's "balanced", which requires that every class occurs.
+    """
+    counts = np.bincount(labels, minlength=classes)
+    return tuple((len(labels) / (classes * np.maximum(counts, 1))).tolist())

@@ -1,30 +1,31 @@
-"""TODO training.objectives.masked_language_modeling."""
+"""Masked language modeling: BERT's objective, with whole-word masking.
+
+Devlin et al. (2019), https://arxiv.org/abs/1810.04805; whole words as in BERT's later release.
+"""
 
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, UInt8
+from tokenizers import Tokenizer
 
 from sentiment_jax.errors import InputError
-from sentiment_jax.training.experiment import Experiment
 from sentiment_jax.training.objectives.objective import cross_entropy, forward
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")  # never predicted
-
-
-NEVER, WORD, PIECE = range(3)  # kinds of tokens: a piece goes on with the word before it
+NEVER, WORD, PIECE = range(3)  # kinds of tokens: a piece continues the word before it
 
 
 def draw_rows(key: Array, numbers: Int[Array, " batch"], shape: tuple[int, ...]) -> Array:
     """Draw uniform numbers from [0, 1) for each row: a function of the key and the row's number.
 
-    More columns, where a batch is padded to more tokens, begin with those that fewer have.
+    Where a batch is padded to more tokens, the first columns stay the same.
     """
     return jax.vmap(lambda row: jax.random.uniform(jax.random.fold_in(key, row), shape))(numbers)
 
@@ -35,37 +36,38 @@ def choose_words(
     numbers: Int[Array, " batch"],
     key: Array,
     fraction: float,
-) -> tuple[Int[Array, "batch chosen"], Bool[Array, "batch chosen"]]:
-    """Choose whole words at random, as many as make up at most a fraction of each row's tokens.
+) -> tuple[Int[Array, "batch masked"], Bool[Array, "batch masked"]]:
+    """Choose whole words at random, at most a fraction of each row's tokens.
 
     A row's words depend on the key and the row's number alone, not on its batch or padding.
 
     Returns:
-      Positions, of all rows as many as the fraction of the longest row is, and which of them count.
+      Positions, the fraction of the longest row in number, and which of them count.
     """
     length = kinds.shape[1]
     most = math.ceil(fraction * length)
     drawn = draw_rows(key, numbers, (length,))
     word = jnp.cumsum(kinds != PIECE, axis=1) - 1
     eligible = (kinds != NEVER) & (jnp.arange(length) < lengths[:, None])
-    # One draw for all tokens of a word: in the order of the draws they are neighbours.
+    # One draw for all tokens of a word: in the order of the draws they are neighbors.
     draws = jnp.where(eligible, jnp.take_along_axis(drawn, word, axis=1), jnp.inf)
     order = jnp.argsort(draws, axis=1)
     draws = jnp.take_along_axis(draws, order, axis=1)
     budget = jnp.ceil(fraction * jnp.sum(eligible, axis=1)).astype(jnp.int32)
     first_left = jnp.take_along_axis(draws, jnp.minimum(budget, most)[:, None], axis=1)
-    return order[:, :most], draws[:, :most] < first_left  # no part of a word that is cut there
+    return order[:, :most], draws[:, :most] < first_left  # no word is masked in part
 
 
 def mean_nats(sums: Mapping[str, float]) -> float:
-    """Return the nats per prediction of sums over any number of batches."""
+    """Return the nats per predicted token, given sums over any number of batches."""
     return sums["nats"] / sums["predictions"]
 
 
 @dataclasses.dataclass(frozen=True)
 class MaskedLanguageModeling:
-    """Predict the tokens of masked words: 80 % are hidden, 10 % replaced at random, 10 % kept."""
+    """Predict masked tokens: 80 % become [MASK], 10 % a random token, 10 % stay."""
 
+    gradient_based: ClassVar[bool] = True
     kinds: bytes  # NEVER, WORD or PIECE of each token id
     mask: int  # the id of [MASK]
     fraction: float  # of the tokens to predict
@@ -73,9 +75,8 @@ class MaskedLanguageModeling:
     replaced: float = 0.1
 
     @classmethod
-    def of(cls, experiment: Experiment) -> "MaskedLanguageModeling":
-        """Make it for a pre-training; InputError: its tokenizer has no [MASK]."""
-        tokenizer, fraction = experiment.tokenizer, experiment.config.pretrain.mask_fraction
+    def of(cls, tokenizer: Tokenizer, fraction: float) -> "MaskedLanguageModeling":
+        """Make the objective of a pre-training; InputError: its tokenizer has no [MASK]."""
         mask = tokenizer.token_to_id("[MASK]")
         if mask is None:
             raise InputError(
@@ -89,13 +90,16 @@ class MaskedLanguageModeling:
 
     def mask_batch(
         self, batch: dict[str, Array], key: Array
-    ) -> tuple[Int[Array, "batch length"], Int[Array, "batch picks"], Float[Array, "batch picks"]]:
-        """Return a batch's tokens with words masked, the positions, and their weights, 1 or 0."""
-        token_ids, numbers = batch["token_ids"], batch["labels"]
+    ) -> tuple[
+        Int[Array, "batch length"], Int[Array, "batch masked"], Float[Array, "batch masked"]
+    ]:
+        """Return a batch's tokens after masking, the masked positions, and their weights, 1 or 0."""
+        token_ids = batch["token_ids"]
+        numbers = batch["labels"]
         kinds = jnp.asarray(np.frombuffer(self.kinds, np.uint8))[token_ids]
         where, how, what = jax.random.split(key, 3)
-        chosen = choose_words(kinds, batch["lengths"], numbers, where, self.fraction)
-        positions, weights = chosen[0], chosen[1] * batch["weights"][:, None]
+        positions, chosen = choose_words(kinds, batch["lengths"], numbers, where, self.fraction)
+        weights = chosen * batch["weights"][:, None]
         chance = draw_rows(how, numbers, positions.shape[1:])
         others = draw_rows(what, numbers, positions.shape[1:]) * len(self.kinds)
         targets = jnp.take_along_axis(token_ids, positions, axis=1)
@@ -112,11 +116,11 @@ class MaskedLanguageModeling:
         key: Array,
         deterministic: bool = False,
     ) -> dict[str, Array]:
-        """Return the sums over the chosen tokens; masks need the key even where dropout doesn't."""
-        masking, dropout = jax.random.split(key)
+        """Return the sums over the masked tokens; masking needs the key even without dropout."""
+        masking, dropout_key = jax.random.split(key)
+        dropout = None if deterministic else dropout_key
         token_ids, positions, weights = self.mask_batch(batch, masking)
-        inputs = token_ids, batch["lengths"], positions
-        logits = forward(model, params, *inputs, dropout=None if deterministic else dropout)
+        logits = forward(model, params, token_ids, batch["lengths"], positions, dropout=dropout)
         sums = score_tokens(logits, batch["token_ids"], positions, weights)
         return {**sums, "nats": sums["loss"], "predictions": sums["examples"]}
 
@@ -125,18 +129,18 @@ class MaskedLanguageModeling:
 
 def put_tokens(
     token_ids: Int[Array, "batch length"],
-    positions: Int[Array, "batch chosen"],
-    tokens: Int[Array, "batch chosen"],
+    positions: Int[Array, "batch masked"],
+    tokens: Int[Array, "batch masked"],
 ) -> Int[Array, "batch length"]:
     """Return rows with other tokens at some positions."""
     return token_ids.at[jnp.arange(len(token_ids))[:, None], positions].set(tokens)
 
 
 def score_tokens(
-    logits: Float[Array, "batch chosen vocabulary"],
+    logits: Float[Array, "batch masked vocabulary"],
     token_ids: Int[Array, "batch length"],
-    positions: Int[Array, "batch chosen"],
-    weights: Float[Array, "batch chosen"],
+    positions: Int[Array, "batch masked"],
+    weights: Float[Array, "batch masked"],
 ) -> dict[str, Array]:
     """Return loss, correct and examples of predicting a row's tokens at some positions."""
     targets = jnp.take_along_axis(token_ids, positions, axis=1)
@@ -146,5 +150,5 @@ def score_tokens(
     return {
         "loss": jnp.sum(cross_entropy(logits, targets) * weights),
         "correct": jnp.sum(correct[:, :, 0] * weights),
-        "examples": jnp.maximum(jnp.sum(weights), 1),  # rows of one long word choose none
+        "examples": jnp.maximum(jnp.sum(weights), 1),  # a row may be one long word
     }

@@ -1,103 +1,106 @@
-"""What an experiment minimizes: classification, or its architecture's objective of pre-training.
+"""N-gram vectors: the embeddings of words and n-grams for an LSTM, learned by PV-DBOW.
 
-Masked words are BERT's (Devlin et al., 2019, and whole words as in its later release), replaced
-tokens ELECTRA's (Clark et al., 2020). An LSTM's vectors, of words and runs, tell what is in a text
-by a vector of the text (the distributed bag of words of Le & Mikolov, 2014,
-https://arxiv.org/abs/1405.4053; with runs, Li et al., 2016, https://arxiv.org/abs/1512.08183).
+The distributed bag of words of paragraph vectors (Le & Mikolov, 2014, arXiv:1405.4053), which
+predicts n-grams too (Li et al., 2016, arXiv:1512.08183), with negative sampling and subsampling of
+frequent words (Mikolov et al., 2013, arXiv:1310.4546).
 """
 
 import dataclasses
 import functools
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
+from jax.stages import Wrapped
 from jaxtyping import Array, Bool, Float, Int
+from tokenizers import Tokenizer
 
 from sentiment_jax.models.layers import product_precision
 from sentiment_jax.runtime import devices
-from sentiment_jax.training.experiment import Experiment
 from sentiment_jax.training.objectives.masked_language_modeling import SPECIAL, draw_rows
 
-DRAWN = 4096  # words, that stand for all in the perplexity of an LSTM's vectors
-
+NOISE_SAMPLES = 4096  # that estimate the softmax over the vocabulary, for the perplexity
+STEP_SUMS = ("loss", "correct", "examples", "gradients", "updates")
 
 dot = functools.partial(jnp.einsum, precision=product_precision("float32"))
 
 
 @dataclasses.dataclass(frozen=True)
 class NgramVectors:
-    """Find a vector for each text that tells its words and runs of words from drawn ones.
+    """Learn a paragraph vector of each text that predicts the text's words and n-grams.
 
-    Each is a yes or no (negative sampling, Mikolov et al., 2013), `negatives` drawn ones beside one
-    of the text. Frequent ones are thinned out as there: of frequency f, sqrt(threshold / f) are
-    kept, if that is less than 1. Drawn ones go by the 3/4 power of what is kept (there: of all).
+    A word or n-gram of frequency f is kept with probability min(1, sqrt(threshold / f)). Negative
+    samples are drawn from the noise distribution: the 3/4 power of what is kept (Mikolov et al.: of
+    all).
 
-    A text's vector is no parameter: it is found anew whenever the text is read, in a pass over its
-    words with their vectors held. In a second pass both move, by plain gradient descent, a few of
-    each text's words at a time: only rows of these and of the drawn ones change. So rare words move
-    little, and an epoch takes no more time than its words, where a gradient for optax, as large as
-    the table, would take most of it.
+    A paragraph vector is no parameter: it is inferred whenever the text is read, in a pass over its
+    words with their embeddings fixed. In a second pass both are updated by plain stochastic
+    gradient descent, a few words of each text at a time. Only rows of the table for these words and
+    for the negative samples change: a gradient for optax, as large as the table, would take most of
+    an epoch's time.
     """
 
+    gradient_based: ClassVar[bool] = False
     frequencies: bytes  # float32, of each token id in the text; 0 for those never predicted
     negatives: int = 5
     threshold: float = 1e-4
     at_once: int = 8  # words of each text
-    drawn: int = 512  # at a time, for all texts; two for each of them that words move by, if more
-    text_rate: float = 0.1  # of the descent of a text's vector
-    most_at_once: int = 20  # times that a word is told before it moves less each time
-    mesh: Mesh | None = None  # whose devices all take every step: the table's rows are everywhere
+    noise_samples: int = 512  # shared by all texts; at least two per text when embeddings move
+    text_rate: float = 0.1  # learning rate of paragraph vectors
+    most_at_once: int = 20  # occurrences of a word in an update, before its rate shrinks
+    mesh: Mesh | None = None  # all its devices take every step: each holds the whole table
 
     @classmethod
-    def of(cls, experiment: Experiment) -> "NgramVectors":
-        """Make it for a pre-training, by its text."""
-        tokenizer, ids = experiment.tokenizer, experiment.encoded["train"].token_ids.ravel()
-        counts = np.bincount(ids, minlength=tokenizer.get_vocab_size())
+    def of(
+        cls, tokenizer: Tokenizer, token_ids: Int[np.ndarray, "tokens *ngrams"], mesh: Mesh
+    ) -> "NgramVectors":
+        """Make the objective of a pre-training on a text."""
+        counts = np.bincount(token_ids.ravel(), minlength=tokenizer.get_vocab_size())
         counts[[i for token in SPECIAL if (i := tokenizer.token_to_id(token)) is not None]] = 0
         frequencies = (counts / np.maximum(counts.sum(), 1)).astype(np.float32)
-        return cls(frequencies.tobytes(), mesh=experiment.mesh)
+        return cls(frequencies.tobytes(), mesh=mesh)
 
     def kept_and_noise(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return the share of each word's places that are left, and how often it is drawn."""
+        """Return each word's probability of being kept, and the noise distribution."""
         frequency = np.frombuffer(self.frequencies, np.float32).astype(np.float64)
         kept = np.sqrt(self.threshold / np.maximum(frequency, self.threshold)) * (frequency > 0)
         noise = (kept * frequency) ** 0.75
-        return kept, noise / np.maximum(np.sum(noise), 1e-30)  # a text may have unknown words alone
+        return kept, noise / np.maximum(np.sum(noise), 1e-30)  # all words may be unknown
 
     def rate_factors(self, rows: int) -> np.ndarray:
-        """Return how far each word moves, as a share of the learning rate, with so many texts.
+        """Return each word's share of the learning rate in a batch of so many texts.
 
-        Moves add up: a word that half the texts have, as in a small vocabulary, would overshoot.
+        Updates of a word add up: one that half the texts contain would overshoot.
         """
         kept, noise = self.kept_and_noise()
         left = kept * np.frombuffer(self.frequencies, np.float32)
-        told = left / np.maximum(np.sum(left), 1e-30) + self.negatives * noise
-        return np.minimum(1, self.most_at_once / np.maximum(rows * self.at_once * told, 1e-9))
+        share = left / np.maximum(np.sum(left), 1e-30) + self.negatives * noise
+        return np.minimum(1, self.most_at_once / np.maximum(rows * self.at_once * share, 1e-9))
 
-    def draw(self, key: Array, count: int) -> Int[Array, " drawn"]:
-        """Draw words by their noise."""
-        noise = self.kept_and_noise()[1]
+    def sample_noise(self, key: Array, count: int) -> Int[Array, " samples"]:
+        """Draw words from the noise distribution."""
+        _, noise = self.kept_and_noise()
         places = jax.random.uniform(key, (count,))
         words = jnp.searchsorted(jnp.asarray(np.cumsum(noise), jnp.float32), places, side="right")
         return jnp.minimum(words, len(noise) - 1)
 
-    def thin(self, batch: dict[str, Array], key: Array) -> Bool[Array, "batch words"]:
-        """Return which of a batch's words and runs are kept, as row number and key decide."""
-        kept = jnp.asarray(self.kept_and_noise()[0], jnp.float32)[batch["token_ids"]]
+    def subsample(self, batch: dict[str, Array], key: Array) -> Bool[Array, "batch words"]:
+        """Return which of a batch's words and n-grams are kept, by row number and key."""
+        probabilities, _ = self.kept_and_noise()
+        kept = jnp.asarray(probabilities, jnp.float32)[batch["token_ids"]]
         drawn = draw_rows(key, batch["labels"], kept.shape[1:])
-        kept = (drawn < kept) & (batch["weights"] > 0).reshape(-1, *[1] * (kept.ndim - 1))
-        return kept.reshape(len(kept), -1)
+        valid = (batch["weights"] > 0).reshape(-1, *[1] * (kept.ndim - 1))
+        return ((drawn < kept) & valid).reshape(len(kept), -1)
 
-    def told(self, batch: dict[str, Array], key: Array) -> Bool[Array, "batch words"]:
-        """Return which half of the words a held-out text's vector has to tell, not come from.
+    def held_out_half(self, batch: dict[str, Array], key: Array) -> Bool[Array, "batch words"]:
+        """Return which half of the words the paragraph vector of a held-out text has to predict.
 
-        What begins at one position is in one half; a run that is read may hold words that are told.
+        It is inferred from the other half. All that begins at one position is in one half.
         """
         rows, length = batch["token_ids"].shape[:2]
         half = draw_rows(key, batch["labels"], (length,)) < 0.5
@@ -107,17 +110,20 @@ class NgramVectors:
         self,
         texts: Float[Array, "batch embedding"],
         words: Float[Array, "batch some embedding"],
-        others: Float[Array, "drawn embedding"],
+        noise: Float[Array, "samples embedding"],
         present: Bool[Array, "batch some"],
     ) -> tuple[Float[Array, ""], Array]:
-        """Return the nats of telling what is present, and `negatives` others each; those told."""
-        of_words = dot("be,bce->bc", texts, words)
-        told = jnp.sum(nn.softplus(-of_words) * present)
-        weights = self.negatives / len(others) * jnp.sum(present, axis=1, keepdims=True)
-        loss = told + jnp.sum(nn.softplus(dot("be,oe->bo", texts, others)) * weights)
-        return loss, jnp.sum((of_words > 0) & present)
+        """Return the negative-sampling loss in nats, and how many words score above 0.
 
-    def read(
+        The noise samples are weighted as `negatives` for each word that is present.
+        """
+        scores = dot("be,bce->bc", texts, words)
+        positive = jnp.sum(nn.softplus(-scores) * present)
+        weights = self.negatives / len(noise) * jnp.sum(present, axis=1, keepdims=True)
+        loss = positive + jnp.sum(nn.softplus(dot("be,oe->bo", texts, noise)) * weights)
+        return loss, jnp.sum((scores > 0) & present)
+
+    def descend(
         self,
         table: Float[Array, "vocabulary embedding"],
         texts: Float[Array, "batch embedding"],
@@ -126,78 +132,90 @@ class NgramVectors:
         key: Array,
         learning_rate: Array | None = None,
     ) -> tuple[Array, Array, dict[str, Array]]:
-        """Move the texts' vectors by what is kept of their words and, at a rate, the words' too.
+        """Update paragraph vectors by the kept words and, given a rate, the words' embeddings.
 
         Returns:
-          The table, the vectors and, at a rate, sums over the words, as they are told before each
-          move.
+          The table, the paragraph vectors and, given a rate, sums over the words, each taken before
+          its update.
         """
         rows, places = kept.shape
-        drawn = self.drawn if learning_rate is None else max(self.drawn, 2 * rows)
-        each = -(-jnp.sum(kept, axis=1) // self.at_once)  # times that a row is looked at
+        samples = self.noise_samples
+        if learning_rate is not None:
+            samples = max(samples, 2 * rows)
+        each = -(-jnp.sum(kept, axis=1) // self.at_once)  # updates of a row
         order = jnp.where(kept, jnp.cumsum(kept, axis=1) - 1, places)
-        ids = jnp.zeros((rows, places + 1), jnp.int32)  # what is kept of a row comes first
+        ids = jnp.zeros((rows, places + 1), jnp.int32)  # the kept words of a row come first
         ids = ids.at[jnp.arange(rows)[:, None], order].set(jnp.where(kept, token_ids, 0))
 
-        def look(number: Array, carry: tuple[Array, Array, dict[str, Array]]) -> Any:
+        def update(number: Array, carry: tuple[Array, Array, dict[str, Array]]) -> Any:
             table, texts, sums = carry
             columns = number + each[:, None] * jnp.arange(self.at_once)
             some = jnp.take_along_axis(ids, jnp.minimum(columns, places), axis=1)
             some = jnp.where(number < each[:, None], some, 0)
-            others = self.draw(jax.random.fold_in(key, number), drawn)
+            noise = self.sample_noise(jax.random.fold_in(key, number), samples)
             differentiate = jax.value_and_grad(self.loss, (0, 1, 2), has_aux=True)
-            told, (of_texts, of_words, of_others) = differentiate(
-                texts, table[some], table[others], some > 0
+            (loss, correct), (of_texts, of_words, of_noise) = differentiate(
+                texts, table[some], table[noise], some > 0
             )
             if learning_rate is not None:
                 factors = jnp.asarray(self.rate_factors(rows), jnp.float32)
-                gradients = jnp.concatenate([of_words.reshape(-1, of_words.shape[2]), of_others])
-                indices = jnp.concatenate([some.reshape(-1), others])
+                gradients = jnp.concatenate([of_words.reshape(-1, of_words.shape[2]), of_noise])
+                indices = jnp.concatenate([some.reshape(-1), noise])
                 updates = learning_rate * factors[indices, None] * gradients
                 table = table.at[indices].add(-updates)
-                found = dict(zip(("loss", "correct"), told, strict=True))
-                found |= {"examples": jnp.sum(some > 0)}
-                found |= {"gradients": jnp.sum(gradients**2), "updates": jnp.sum(updates**2)}
+                found = {
+                    "loss": loss,
+                    "correct": correct,
+                    "examples": jnp.sum(some > 0),
+                    "gradients": jnp.sum(gradients**2),
+                    "updates": jnp.sum(updates**2),
+                }
                 sums = {name: sums[name] + found[name] for name in sums}
             return table, texts - self.text_rate * of_texts, sums
 
-        names = ("loss", "correct", "examples", "gradients", "updates")
-        sums = {} if learning_rate is None else {name: jnp.zeros(()) for name in names}
-        return jax.lax.fori_loop(0, jnp.max(each), look, (table, texts, sums))
+        sums = {}
+        if learning_rate is not None:
+            sums = {name: jnp.zeros(()) for name in STEP_SUMS}
+        return jax.lax.fori_loop(0, jnp.max(each), update, (table, texts, sums))
 
-    def find_texts(
+    def infer_texts(
         self,
         table: Float[Array, "vocabulary embedding"],
         batch: dict[str, Array],
         kept: Bool[Array, "batch words"],
         key: Array,
     ) -> Float[Array, "batch embedding"]:
-        """Return vectors of texts by what is kept of their words: from small ones, in one pass."""
+        """Infer paragraph vectors from the kept words: from small random ones, in one pass."""
         size = table.shape[1]
         small = (draw_rows(jax.random.key(0), batch["labels"], (size,)) - 0.5) / size
         token_ids = batch["token_ids"].reshape(kept.shape)
-        return self.read(table, small, token_ids, kept, key)[1]
+        _, texts, _ = self.descend(table, small, token_ids, kept, key)
+        return texts
 
-    def descend(
-        self, params: Any, batch: dict[str, Array], key: Array, learning_rate: Array
+    def train_step(
+        self, state: Any, batch: dict[str, Array], learning_rate: Float[Array, ""]
     ) -> tuple[Any, dict[str, Array]]:
-        """Return parameters after the words of a batch have moved, and sums over them.
+        """Return the steps.TrainState after the words of a batch were updated, and sums over them.
 
-        Texts' vectors come from the words that they tell: the loss is lower than on held-out ones.
+        Paragraph vectors are inferred from the words that they predict: the loss is lower than on
+        held-out text.
         """
+        key = jax.random.fold_in(state.key, state.step)
         if self.mesh is not None:
             batch = devices.constrain(batch, self.mesh, False)
-        thinning, finding, learning = jax.random.split(key, 3)
-        kept, table = self.thin(batch, thinning), params["embedding"]["embedding"]
-        texts = self.find_texts(table, batch, kept, finding)
+        thinning, inferring, learning = jax.random.split(key, 3)
+        table = state.params["embedding"]["embedding"]
+        kept = self.subsample(batch, thinning)
+        texts = self.infer_texts(table, batch, kept, inferring)
         token_ids = batch["token_ids"].reshape(kept.shape)
-        table, _, sums = self.read(table, texts, token_ids, kept, learning, learning_rate)
-        sums["examples"] = jnp.maximum(sums["examples"], 1)  # texts of unknown words have none
-        norms = {  # as if all moves were at right angles
+        table, _, sums = self.descend(table, texts, token_ids, kept, learning, learning_rate)
+        sums["examples"] = jnp.maximum(sums["examples"], 1)  # all words may be unknown
+        norms = {  # as if all updates were orthogonal
             "gradient_norm": jnp.sqrt(sums.pop("gradients")),
             "update_norm": jnp.sqrt(sums.pop("updates")),
         }
-        return {"embedding": {"embedding": table}}, sums | norms
+        params = {"embedding": {"embedding": table}}
+        return state.replace(step=state.step + 1, params=params), sums | norms
 
     def __call__(
         self,
@@ -207,25 +225,28 @@ class NgramVectors:
         key: Array,
         deterministic: bool = False,
     ) -> dict[str, Array]:
-        """Return the sums over one half of each text's words by a vector from the other half.
+        """Return the sums over one half of each text's words, predicted from the other half.
 
-        Correct are those that are taken for the text's: none where scores say nothing. The nats are
-        those of the softmax over all words, whose sum a large sample estimates.
+        Correct are those whose score is above 0: none where scores are all 0. The nats are those of
+        the softmax over the vocabulary, whose sum a large sample estimates.
         """
-        thinning, halving, finding, sampling = jax.random.split(key, 4)
-        kept, table = self.thin(batch, thinning), params["embedding"]["embedding"]
-        told, token_ids = self.told(batch, halving), batch["token_ids"].reshape(kept.shape)
-        texts = self.find_texts(table, batch, kept & ~told, finding)
-        of_words = dot("be,bce->bc", texts, table[token_ids])
-        of_others = dot("be,oe->bo", texts, table[self.draw(sampling, DRAWN)])
-        weights = (kept & told).astype(jnp.float32)
-        others = self.negatives * jnp.mean(nn.softplus(of_others), axis=1, keepdims=True)
-        log_noise = jnp.asarray(np.log(self.kept_and_noise()[1] + 1e-30), jnp.float32)
-        losses = sampled_losses(of_words, of_others) - log_noise[token_ids]
+        thinning, halving, inferring, sampling = jax.random.split(key, 4)
+        table = params["embedding"]["embedding"]
+        kept = self.subsample(batch, thinning)
+        predicted = self.held_out_half(batch, halving)
+        token_ids = batch["token_ids"].reshape(kept.shape)
+        texts = self.infer_texts(table, batch, kept & ~predicted, inferring)
+        scores = dot("be,bce->bc", texts, table[token_ids])
+        noise_scores = dot("be,oe->bo", texts, table[self.sample_noise(sampling, NOISE_SAMPLES)])
+        weights = (kept & predicted).astype(jnp.float32)
+        noise_loss = self.negatives * jnp.mean(nn.softplus(noise_scores), axis=1, keepdims=True)
+        _, noise = self.kept_and_noise()
+        log_noise = jnp.asarray(np.log(noise + 1e-30), jnp.float32)
+        losses = sampled_losses(scores, noise_scores) - log_noise[token_ids]
         total = jnp.maximum(jnp.sum(weights), 1e-6)
         return {
-            "loss": jnp.sum((nn.softplus(-of_words) + others) * weights),
-            "correct": jnp.sum((of_words > 0) * weights),
+            "loss": jnp.sum((nn.softplus(-scores) + noise_loss) * weights),
+            "correct": jnp.sum((scores > 0) * weights),
             "examples": total,
             "nats": jnp.sum(losses * weights),
             "predictions": total,
@@ -233,17 +254,23 @@ class NgramVectors:
 
     @staticmethod
     def mean_loss(sums: Mapping[str, float]) -> float:
-        """Return the loss per word told: 6 log 2 where scores say nothing and negatives are 5."""
+        """Return the loss per predicted word: 6 log 2 where all scores are 0, with 5 negatives."""
         return sums["loss"] / sums["examples"]
 
 
-def sampled_losses(
-    of_targets: Float[Array, "*rows targets"], of_others: Float[Array, "*rows others"]
-) -> Float[Array, "*rows targets"]:
-    """Return each target's cross-entropy, in nats, among all words, less the log of its noise.
+@functools.lru_cache(maxsize=8)
+def make_train_step(objective: NgramVectors) -> Wrapped:
+    """Return the jitted train_step: the parallel of steps.make_train_step."""
+    return jax.jit(objective.train_step, donate_argnums=0)
 
-    The scores are log-odds against the noise, by which the others were drawn (Jean et al., 2015,
-    https://arxiv.org/abs/1412.2007); the target counts as one of them.
+
+def sampled_losses(
+    targets: Float[Array, "*rows targets"], noise: Float[Array, "*rows samples"]
+) -> Float[Array, "*rows targets"]:
+    """Return each target's cross-entropy in nats over the vocabulary, less the log of its noise.
+
+    Both are scores: log-odds against the noise distribution (Jean et al., 2015,
+    https://arxiv.org/abs/1412.2007). The target counts as one of the samples.
     """
-    total = jax.nn.logsumexp(of_others, axis=-1, keepdims=True)
-    return jnp.logaddexp(total, of_targets) - of_targets - math.log(of_others.shape[-1] + 1)
+    total = jax.nn.logsumexp(noise, axis=-1, keepdims=True)
+    return jnp.logaddexp(total, targets) - targets - math.log(noise.shape[-1] + 1)

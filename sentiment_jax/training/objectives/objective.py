@@ -1,18 +1,37 @@
-"""TODO training.objectives.objective."""
+"""What every objective has in common: its interface, the forward pass, the cross-entropy."""
 
-from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar, Protocol
 
 import flax.linen as nn
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int
 
-# (model, params, batch, key, deterministic) -> sums over the batch, by name: `loss`, which training
-# minimizes, divided by the number of `examples`, of which `correct` were right; others as it likes.
-# One that has `descend` moves parameters itself: (params, batch, key, learning_rate) -> (params,
-# sums and the two norms of make_train_step).
-Objective = Callable[..., dict[str, Array]]
+
+class Objective(Protocol):
+    """What a training minimizes: a function of model, parameters, batch and key."""
+
+    # Whether steps.make_train_step trains it, by the gradient of its loss for an optax optimizer;
+    # else it has a `train_step` of its own, and a batch can't be computed in parts.
+    gradient_based: ClassVar[bool]
+
+    def __hash__(self) -> int: ...  # steps are compiled once per objective
+
+    def __call__(
+        self,
+        model: nn.Module,
+        params: Any,
+        batch: dict[str, Array],
+        key: Array,
+        deterministic: bool = False,
+    ) -> dict[str, Array]:
+        """Return sums over the batch by name.
+
+        They are `loss`, which training minimizes divided by the number of `examples`, of which
+        `correct` were right; others as the objective likes. An objective of pre-training has the
+        `nats` of all its `predictions` of tokens among them, for the perplexity.
+        """
+        ...
 
 
 def cross_entropy(
@@ -25,17 +44,16 @@ def cross_entropy(
 def forward(
     model: nn.Module,
     params: Any,
-    token_ids: Int[Array, "batch length *lengths"],
+    token_ids: Int[Array, "batch length *ngrams"],
     lengths: Int[Array, " batch"],
     *inputs: Any,
     dropout: Array | None = None,
 ) -> Any:
-    """Return what a model makes of a batch; `dropout` is a key, or None to go without.
+    """Apply a model to a batch; `dropout` is a key, or None for no dropout.
 
-    `inputs` are what a model takes beside tokens and lengths: in pre-training, or a perturbation.
+    `inputs` are what a pre-training network takes besides tokens and lengths.
     """
-    variables, rngs = {"params": params}, {} if dropout is None else {"dropout": dropout}
-    deterministic = dropout is None
+    rngs = {} if dropout is None else {"dropout": dropout}
     return model.apply(
-        variables, token_ids, lengths, *inputs, deterministic=deterministic, rngs=rngs
+        {"params": params}, token_ids, lengths, *inputs, deterministic=dropout is None, rngs=rngs
     )

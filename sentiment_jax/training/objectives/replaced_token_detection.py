@@ -1,4 +1,8 @@
-"""TODO training.objectives.replaced_token_detection."""
+"""Replaced token detection: ELECTRA's objective (Clark et al., 2020, arXiv:2003.10555).
+
+A generator, trained with the discriminator by masked language modeling, fills in the masked tokens;
+the discriminator predicts which tokens are not the original ones.
+"""
 
 import dataclasses
 from collections.abc import Mapping
@@ -24,7 +28,7 @@ DETECTION_WEIGHT = 50.0  # of the discriminator's mean loss beside the generator
 
 @dataclasses.dataclass(frozen=True)
 class ReplacedTokenDetection(MaskedLanguageModeling):
-    """Tell which tokens are not the text's, but drawn by a generator that predicts masked words."""
+    """Detect tokens that a generator has drawn from its predictions of masked tokens."""
 
     hidden: float = 0.85
     replaced: float = 0.0
@@ -38,35 +42,36 @@ class ReplacedTokenDetection(MaskedLanguageModeling):
         deterministic: bool = False,
     ) -> dict[str, Array]:
         """Return the sums over all tokens; nats and predictions are the generator's."""
-        masking, drawing, dropout = jax.random.split(key, 3)
-        token_ids, lengths = batch["token_ids"], batch["lengths"]
+        masking, drawing, dropout_key = jax.random.split(key, 3)
+        dropout = None if deterministic else dropout_key
+        token_ids = batch["token_ids"]
+        lengths = batch["lengths"]
         masked, positions, weights = self.mask_batch(batch, masking)
 
-        def corrupt(logits: Float[Array, "batch chosen vocabulary"]) -> Array:
+        def corrupt(logits: Float[Array, "batch masked vocabulary"]) -> Array:
             noise = draw_rows(drawing, batch["labels"], logits.shape[1:])
             gumbel = -jnp.log(-jnp.log(noise))
             drawn = jnp.argmax(jax.lax.stop_gradient(logits) + gumbel, axis=-1)
             kept = jnp.take_along_axis(token_ids, positions, axis=1)
             return put_tokens(token_ids, positions, jnp.where(weights > 0, drawn, kept))
 
-        inputs = masked, lengths, positions, corrupt
-        outputs = forward(model, params, *inputs, dropout=None if deterministic else dropout)
+        outputs = forward(model, params, masked, lengths, positions, corrupt, dropout=dropout)
         predicted, detected, read = outputs
-        of_text = (jnp.arange(token_ids.shape[1]) < lengths[:, None]) * batch["weights"][:, None]
-        sums = score_tokens(predicted, token_ids, positions, weights)
-        found = score_detection(detected, read != token_ids, of_text)
-        ratio = found["examples"] / sums["examples"]
+        valid = (jnp.arange(token_ids.shape[1]) < lengths[:, None]) * batch["weights"][:, None]
+        generated = score_tokens(predicted, token_ids, positions, weights)
+        found = score_detection(detected, read != token_ids, valid)
+        ratio = found["examples"] / generated["examples"]
         return {
             **found,
-            "loss": ratio * sums["loss"] + DETECTION_WEIGHT * found["loss"],
+            "loss": ratio * generated["loss"] + DETECTION_WEIGHT * found["loss"],
             "detection": found["loss"],
-            "nats": sums["loss"],
-            "predictions": sums["examples"],
+            "nats": generated["loss"],
+            "predictions": generated["examples"],
         }
 
     @staticmethod
     def mean_loss(sums: Mapping[str, float]) -> float:
-        """Return the generator's loss per prediction, and 50 times that of detection per token."""
+        """Return the generator's loss per prediction plus 50 times the detection's per token."""
         detection = DETECTION_WEIGHT * sums["detection"] / sums["examples"]
         return mean_nats(sums) + detection
 
@@ -76,7 +81,7 @@ def score_detection(
     replaced: Bool[Array, "batch length"],
     weights: Float[Array, "batch length"],
 ) -> dict[str, Array]:
-    """Return loss, correct and examples of telling which tokens were replaced."""
+    """Return loss, correct and examples of detecting the replaced tokens."""
     losses = optax.sigmoid_binary_cross_entropy(logits, replaced.astype(jnp.float32))
     return {
         "loss": jnp.sum(losses * weights),
