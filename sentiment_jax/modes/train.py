@@ -119,7 +119,7 @@ def _check_reviews(experiment: Experiment) -> None:
 
 
 def _record(experiment: Experiment, directory: RunDirectory, changes: list[str]) -> None:
-    """Write tokenizer.json, env.json and config.json; on resuming, check that the data are equal."""
+    """Write tokenizer.json, env.json and config.json; on resuming, compare the data."""
     now = run_directory.describe_environment()
     if directory.config.exists():
         env = _record_resumption(experiment, directory, changes, now)

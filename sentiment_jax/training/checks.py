@@ -3,7 +3,7 @@
 1. The settings by themselves (config/validation.py), at the door, before JAX is imported.
 2. The run directory: writable, no characters that Orbax takes for a pattern, not in use.
 3. `resolve`: teachers are finished runs that classify; the run or folder of weights that the model
-   starts from is there and has the config's architecture and sizes; the resolved settings are valid.
+   starts from is there, with the config's architecture and sizes; the resolved config is valid.
 4. `check_start`: batches divide among the devices; the run is no source of its own and no sweep; a
    run that is resumed has the same config; one that begins fits its source, whose best checkpoint
    is intact.

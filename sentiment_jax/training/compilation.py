@@ -129,9 +129,8 @@ def check_memory(experiment: Experiment) -> float:
     devices_count = experiment.mesh.size
     size = config.batch_size
     parts = config.gradient_accumulation
-    finer = [
-        n for n in range(parts + 1, size // devices_count + 1) if size // devices_count % n == 0
-    ]
+    rows = size // devices_count
+    finer = [n for n in range(parts + 1, rows + 1) if rows % n == 0]
     remedies = {f"batch_size={size // n}": {"rows": size // n} for n in finer}
     if experiment.objective.gradient_based:
         remedies = {

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Int32
 from tokenizers import Tokenizer
 
-from sentiment_jax.config.schema import CLASSES, Config, join_names
+from sentiment_jax.config.schema import CLASSES, Config, EncoderConfig, join_names
 from sentiment_jax.data import tokenization
 from sentiment_jax.data.corpus import Corpus, load_corpus
 from sentiment_jax.data.encoding import Encoded, check_encoded, concatenate, encode_corpus
@@ -61,7 +61,7 @@ def make_tokenizer(config: Config, corpus: Corpus) -> Tokenizer:
     data = config.data
     if run := source_run(model.pretrained):
         return RunDirectory(run).load_tokenizer()
-    if model.pretrained:
+    if isinstance(model, EncoderConfig) and model.pretrained:
         folder, _ = hub.find_pretrained(model.pretrained, model.revision)
         return tokenization.load_pretrained_tokenizer(folder)
     texts = corpus.splits["train"].texts

@@ -4,6 +4,7 @@ from typing import Any
 
 import jax
 
+from sentiment_jax.config.schema import EncoderConfig
 from sentiment_jax.huggingface import hub, weights
 from sentiment_jax.huggingface.weights import LoadReport
 from sentiment_jax.models import layers
@@ -33,5 +34,6 @@ def initial_params(classifier: Classifier) -> tuple[Any, LoadReport | None]:
             where=f"model.pretrained={run}",
             files=f"{run}, step {source.step}",
         )
+    assert isinstance(model, EncoderConfig)  # an LSTM starts from a run: checks.resolve
     folder, _ = hub.find_pretrained(model.pretrained, model.revision)
     return weights.load_pretrained(folder, classifier.model.config, params)

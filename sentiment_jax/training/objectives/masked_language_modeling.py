@@ -93,7 +93,7 @@ class MaskedLanguageModeling:
     ) -> tuple[
         Int[Array, "batch length"], Int[Array, "batch masked"], Float[Array, "batch masked"]
     ]:
-        """Return a batch's tokens after masking, the masked positions, and their weights, 1 or 0."""
+        """Return a batch's tokens after masking, the masked positions, their weights: 1 or 0."""
         token_ids = batch["token_ids"]
         numbers = batch["labels"]
         kinds = jnp.asarray(np.frombuffer(self.kinds, np.uint8))[token_ids]
