@@ -1,4 +1,7 @@
+"""Recipes, their validation, and a config's stored form."""
+
 import ast
+import dataclasses
 import json
 from pathlib import Path
 
@@ -7,37 +10,48 @@ from ml_collections import ConfigDict
 
 from configs import bert, electra, lstm
 from sentiment_jax.config.recipes import describe_settings, override
-from sentiment_jax.config.schema import MODELS, schema
+from sentiment_jax.config.schema import MODELS, Config, EncoderConfig, LstmConfig, schema
 from sentiment_jax.config.stored import (
     config_difference,
     config_from_json,
     config_to_json,
     flatten,
+    replace_settings,
     run_name,
 )
 from sentiment_jax.config.validation import validate
 from sentiment_jax.errors import InputError
-from sentiment_jax.storage.files import write_json
-from sentiment_jax.storage.run_directory import RunDirectory
 from sentiment_jax.training.checks import resolve
 
 ROOT = Path(__file__).parents[2]
-VARIANTS = [
-    (lstm, ""),
-    (lstm, "small"),
-    (lstm, "sample"),
-    *[(module, variant) for module in (bert, electra) for variant in ("", "tiny", "long")],
+RECIPES = [(of, variant) for of in (lstm, bert, electra) for variant in ("", *of.VARIANTS)]
+    (module, variant) for module in (lstm, bert, electra) for variant in ("", *module.VARIANTS)
 ]
 
 
-@pytest.mark.parametrize(("module", "variant"), VARIANTS)
-def test_every_config_is_valid_and_survives_json(module, variant, tmp_path):
-    config = module.get_config(variant)
-    validate(config)
-    write_json(tmp_path / "config.json", config.to_dict())
-    again = RunDirectory(tmp_path).read_config()
-    assert flatten(again) == flatten(config)
-    assert run_name(again) == run_name(config)
+@pytest.mark.parametrize(("module", "variant"), RECIPES)
+def test_every_recipe_is_valid(module, variant):
+    validate(module.get_config(variant), pretraining=variant == "pretrain")
+
+
+@pytest.mark.parametrize("module", [lstm, bert, electra])
+def test_a_resolved_config_is_frozen_and_survives_json(module):
+    recipe = override(module.get_config("sample" if module is lstm else "tiny"), {"seed": 7})
+    config = resolve(recipe)
+    again = config_from_json(json.loads(json.dumps(config_to_json(config))))
+    assert isinstance(config, Config) and again == config and run_name(again) == run_name(config)
+    assert isinstance(config.model, LstmConfig if module is lstm else EncoderConfig)
+    assert None not in flatten(config).values()
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        config.seed = 8
+    assert replace_settings(config, {"seed": 8, "data.max_length": 40}).data.max_length == 40
+
+
+@pytest.mark.parametrize("change", [{"data.batch": 1}, {"loss.entropy": 0.1}, {"model.hidden": 3}])
+def test_unknown_stored_settings_are_refused(change):
+    stored = flatten(resolve(lstm.get_config("sample")))
+    with pytest.raises(InputError, match="^config: "):
+        config_from_json(stored | change)
 
 
 @pytest.mark.parametrize("module", [lstm, bert, electra])
@@ -46,199 +60,96 @@ def test_unknown_variants_list_the_known_ones(module):
         module.get_config("huge")
 
 
-def test_the_study_settings():
-    def settings(config):
-        optimizer = config.optimizer
-        return (optimizer.name, config.batch_size, optimizer.learning_rate, config.epochs)
-
-    assert settings(lstm.get_config()) == ("adam", 256, 1e-4, 20)
-    assert settings(bert.get_config()) == ("adamw", 16, 3e-5, 5)
-    assert settings(electra.get_config()) == ("adamw", 32, 3e-5, 5)
-    for module in (bert, electra):
-        config = module.get_config()
-        assert (config.data.max_length, config.optimizer.warmup_fraction) == (128, 0.1)
-        assert config.optimizer.weight_decay == 0.01
+@pytest.mark.parametrize(
+    ("module", "expected"),
+    [
+        (lstm, ("adam", 256, 1e-4, 20)),
+        (bert, ("adamw", 16, 3e-5, 5)),
+        (electra, ("adamw", 32, 3e-5, 5)),
+    ],
+)
+def test_the_settings_of_the_study(module, expected):
+    config = module.get_config()
+    optimizer = config.optimizer
+    found = (optimizer.name, config.batch_size, optimizer.learning_rate, config.epochs)
+    assert found == expected
+    if module is not lstm:
+        assert (config.data.max_length, optimizer.warmup_fraction) == (128, 0.1)
+        assert optimizer.weight_decay == 0.01
 
 
 def test_validate_lists_all_problems_at_once():
-    config = lstm.get_config()
-    config.batch_size = 0
-    config.epochs = 0
-    config.model.output_dropout = 1.0
-    config.model.pooling = "first"
-    config.optimizer.name = "adagrad"
-    config.optimizer.schedule = "cosine"
-    config.optimizer.learning_rate = float("nan")
-    config.optimizer.warmup_fraction = 1.5
-    config.optimizer.layerwise_decay = 1.5
-    config.data.source = "csv"
-    config.data.unlabeled = True
-    config.pretrain.text, config.pretrain.unlabeled = "own.txt", False
+    problems = {
+        "batch_size": (0, "batch_size=0 must be >= 1"),
+        "epochs": (0, "epochs=0 must be >= 1"),
+        "model.output_dropout": (1.0, "model.output_dropout=1.0 must be >= 0 and < 1"),
+        "model.pooling": ("first", "model.pooling='first' is unknown, choose last, mean, max"),
+        "optimizer.name": ("adagrad", "optimizer.name='adagrad' is unknown, choose sgd, rmsprop"),
+        "optimizer.schedule": ("cosine", "optimizer.schedule='cosine' is unknown, choose constant"),
+        "optimizer.learning_rate": (float("nan"), "optimizer.learning_rate=nan"),
+        "optimizer.warmup_fraction": (1.5, "optimizer.warmup_fraction=1.5 must be >= 0 and <= 1"),
+        "optimizer.layerwise_decay": (1.5, "layerwise_decay=1.5 must be >= 1e-06 and <= 1"),
+        "data.source": ("csv", "data.source=csv needs --config.data.path"),
+        "pretrain.mask_fraction": (0.3, "pretrain.mask_fraction is for --mode=pretrain: leave it"),
+        "optimizer.frozen": ("embeddings", "optimizer.frozen keeps random embeddings: set model."),
+    }
+    changes = {name: value for name, (value, _) in problems.items()}
     with pytest.raises(InputError) as error:
-        validate(config)
-    for part in (
-        "batch_size=0 must be >= 1",
-        "epochs=0 must be >= 1",
-        "model.output_dropout=1.0 must be >= 0 and < 1",
-        "model.pooling='first' is unknown, choose last, mean, max, mean_max",
-        "optimizer.name='adagrad' is unknown, choose sgd, rmsprop, adam, adamw",
-        "optimizer.schedule='cosine' is unknown, choose constant, linear",
-        "optimizer.learning_rate=nan",
-        "optimizer.warmup_fraction=1.5 must be >= 0 and <= 1",
-        "optimizer.layerwise_decay=1.5 must be >= 1e-06 and <= 1",
-        "data.source=csv needs --config.data.path",
-        "pretrain.unlabeled=False leaves pretrain.text out",
-        "data.unlabeled=True needs data.teacher, loss.virtual_adversarial or loss.entropy",
-    ):
-        assert part in str(error.value)
+        validate(override(lstm.get_config(), changes))
+    for _, problem in problems.values():
+        assert problem in str(error.value)
+
+
+REPLACED = "replaced_token_detection"
 
 
 @pytest.mark.parametrize(
-    ("pretraining", "changes", "problem"),
+    ("module", "mode", "changes", "problem"),
     [
+        (bert, "train", {"pretrain.text": "own.txt"}, "pretrain.text is for --mode=pretrain"),
+        (bert, "train", {"pretrain.objective": REPLACED}, "pretrain.objective is for --mode=pre"),
         (
-            False,
-            {"gradient_accumulation": 2, "loss.entropy": 0.1, "data.unlabeled": True},
-            "without data.teacher takes means over whole batches: set gradient_accumulation=1",
+            bert,
+            "train",
+            {"data.max_length": 129},
+            "data.max_length=129 exceeds the model's 128 pos",
         ),
-        (False, {"data.teacher": "runs/a"}, "judges reviews without labels: set data.unlabeled="),
-        (True, {"data.teacher": "runs/a"}, "--mode=pretrain has no use for data.teacher: leave it"),
-        (True, {"data.unlabeled": True}, "--mode=pretrain has no use for data.unlabeled: leave it"),
+        (bert, "train", {"data.ngrams": 2}, "data.ngrams=2 wants model.name=lstm, not bert"),
+        (bert, "train", {"data.teacher": ","}, "data.teacher=',' names no run"),
+        (bert, "train", {"data.teacher": "runs/a,,runs/b"}, "data.teacher='runs/a,,runs/b' names"),
         (
-            True,
-            {"pretrain.objective": "replaced_token_detection"},
-            "pretrain.objective=replaced_token_detection: bert learns masked_language_modeling",
+            bert,
+            "train",
+            {"data.teacher": "runs/a", "pretrain.unlabeled": False},
+            "pretrain.unlabeled=False leaves data.teacher out: set only one",
         ),
-        (True, {"data.validation_fraction": 0.0}, "leaves --mode=pretrain no text to test on"),
+        (bert, "train", {"optimizer.learning_rate": -1e-3}, "optimizer.learning_rate"),
+        (bert, "train", {"optimizer.learning_rate": float("inf")}, "optimizer.learning_rate"),
+        (bert, "pretrain", {"data.teacher": "runs/a"}, "has no use for data.teacher: leave it out"),
+        (bert, "pretrain", {"class_weights": "balanced"}, "has no use for class_weights: leave it"),
+        (
+            bert,
+            "pretrain",
+            {"pretrain.objective": REPLACED},
+            "bert learns masked_language_modeling",
+        ),
+        (bert, "pretrain", {"data.validation_fraction": 0.0}, "leaves --mode=pretrain no text to"),
+        (lstm, "pretrain", {"optimizer.name": "adam"}, "takes plain steps: use --config=lstm:pre"),
+        (
+            lstm,
+            "pretrain",
+            {"pretrain.mask_fraction": 0.3},
+            "has no use for pretrain.mask_fraction",
+        ),
     ],
 )
-def test_what_contradicts_itself_or_would_do_nothing_is_refused(pretraining, changes, problem):
-    config = bert.get_config("tiny")
+def test_what_contradicts_itself_or_would_do_nothing_is_refused(module, mode, changes, problem):
+    variant = "pretrain" if module is lstm else "tiny"
+    config = module.get_config(variant)
+    pretraining = mode == "pretrain"
     validate(config, pretraining=pretraining)
-    with pytest.raises(InputError, match=f"^config: [^;]*{problem}[^;]*$"):
+    with pytest.raises(InputError, match=f"^config: [^;]*{problem}[^;]*"):
         validate(override(config, changes), pretraining=pretraining)
-
-
-@pytest.mark.parametrize("rate", [-1e-3, float("inf")])
-def test_bad_learning_rates(rate):
-    config = lstm.get_config()
-    config.optimizer.learning_rate = rate
-    with pytest.raises(InputError, match="optimizer.learning_rate"):
-        validate(config)
-
-
-@pytest.mark.parametrize("teacher", [",", "runs/a,", "runs/a,,runs/b"])
-def test_teachers_without_a_name(teacher):
-    config = lstm.get_config()
-    config.data.unlabeled, config.data.teacher = True, teacher
-    with pytest.raises(InputError, match=r"data\.teacher=.* names no run"):
-        validate(config)
-
-
-def test_reviews_without_labels_are_asked_for_or_left_out():
-    config = lstm.get_config()
-    config.data.unlabeled, config.loss.entropy, config.pretrain.unlabeled = True, 1.0, False
-    with pytest.raises(InputError, match="unlabeled=False leaves data.unlabeled out: set only one"):
-        validate(config)
-
-
-def test_max_length_beyond_the_positions():
-    config = bert.get_config("tiny")
-    config.data.max_length = 129
-    with pytest.raises(InputError, match="data.max_length=129 exceeds the model's 128 positions"):
-        validate(config)
-
-
-def test_runs_of_words_are_an_lstms():
-    config = bert.get_config("tiny")
-    config.data.ngrams = 2
-    with pytest.raises(InputError, match="data.ngrams=2 wants model.name=lstm, not bert"):
-        validate(config)
-
-
-def test_difference_is_field_by_field():
-    old, new = lstm.get_config(), lstm.get_config()
-    new.batch_size, new.optimizer.learning_rate = 512, 5e-5
-    assert config_difference(old, new) == [
-        "batch_size: 256 -> 512",
-        "optimizer.learning_rate: 0.0001 -> 5e-05",
-    ]
-
-
-def test_run_names_are_readable_and_differ_with_any_field():
-    config = lstm.get_config()
-    name = run_name(config)
-    assert name.startswith("lstm-adam-256-0.0001-seed0-")
-    config.data.max_length = 300
-    assert run_name(config) != name
-
-
-def test_settings_that_came_later_change_nothing_of_earlier_runs(tmp_path):
-    """Their names, which find a sweep's runs again, and their config, which must not differ."""
-    config = lstm.get_config("sample")
-    assert run_name(config) == "lstm-adam-16-0.003-seed0-e2ac789b"  # of b497a15
-    before = config_to_json(config)
-    assert len(before) < len(config)
-    write_json(tmp_path / "config.json", before)
-    assert not config_difference(RunDirectory(tmp_path).read_config(), config)
-    config.gradient_accumulation = 2
-    assert not run_name(config).endswith("e2ac789b")
-
-
-def test_resolve_copies():
-    config = bert.get_config("tiny")
-    before = json.dumps(config.to_dict())
-    resolved = resolve(config)
-    resolved.batch_size = 3
-    assert json.dumps(config.to_dict()) == before
-    assert isinstance(resolved, ConfigDict)
-
-
-def test_every_setting_is_read_somewhere():
-    """A setting that nothing reads is a lie: the package must use its name outside the schema."""
-    read = set()
-    for path in (ROOT / "sentiment_jax").rglob("*.py"):
-        if path.name == "config.py":
-            continue
-        for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load):
-                read.add(node.attr)
-    unread = {name for model in MODELS for name in schema(model) if name.split(".")[-1] not in read}
-    assert unread == {"model.hidden_act"}  # checked only: there is one activation
-
-
-def test_every_setting_has_a_meaning_and_an_allowed_default():
-    for model in MODELS:
-        for name, rule in schema(model).items():
-            assert rule.meaning, name
-            assert not rule.problem(name, rule.default), name
-
-
-def test_the_settings_of_a_config_are_listed_with_what_is_allowed():
-    listed = describe_settings(lstm.get_config())
-    lines = listed.splitlines()
-    assert listed.count("--config.") == len(flatten(lstm.get_config()))
-    assert [line for line in lines if line[:1].isalpha()] == [
-        *("run", "data", "model", "optimizer", "loss", "pretrain"),
-    ]
-    (line,) = [line for line in listed.splitlines() if "--config.optimizer.name" in line]
-    assert "adam " in line and "optimizer (sgd | rmsprop | adam | adamw)" in line
-
-
-def test_later_settings_leave_no_trace_at_their_defaults():
-    """config.json and the names of runs are what they were before these settings came."""
-    config = lstm.get_config()
-    later = {"class_weights": "balanced", "data.labels": "bad,good"}
-    later |= {"data.positive_labels": "4,5", "data.negative_labels": "1,2"}
-    before, name = config_to_json(config), run_name(config)
-    assert not {*later} & {*flatten(before)}
-    assert name == "lstm-adam-256-0.0001-seed0-ce08b286"
-    assert flatten(config_from_json(before)) == flatten(config)
-    for field, value in later.items():
-        changed = ConfigDict(config.to_dict())
-        changed.update_from_flattened_dict({field: value})
-        assert flatten(config_from_json(config_to_json(changed))) == flatten(changed)
-        assert flatten(config_to_json(changed))[field] == value and run_name(changed) != name
 
 
 @pytest.mark.parametrize(
@@ -259,16 +170,57 @@ def test_labels_that_contradict_each_other_are_refused(changes, problem):
         validate(config)
 
 
-def test_another_models_name_is_refused():
-    config = bert.get_config("tiny")
-    config.model.name = "lstm"
-    with pytest.raises(InputError, match="use --config=configs/lstm.py"):
-        validate(config)
-
-
-def test_a_config_without_all_settings_is_refused():
+def test_a_config_of_another_architecture_or_with_a_setting_missing_is_refused():
     """Row 50: a config file of another making."""
-    config = ConfigDict(lstm.get_config().to_dict())
-    del config.data["max_length"]
+    other = bert.get_config("tiny")
+    other.model.name = "lstm"
+    with pytest.raises(InputError, match="use --config=configs/lstm.py"):
+        validate(other)
+    short = ConfigDict(lstm.get_config().to_dict())
+    del short.data["max_length"]
     with pytest.raises(InputError, match="model.name=lstm and data.max_length: use --config="):
-        validate(config)
+        validate(short)
+
+
+def test_difference_is_field_by_field():
+    old = lstm.get_config()
+    new = override(old, {"batch_size": 512, "optimizer.learning_rate": 5e-5})
+    assert config_difference(old, new) == [
+        "batch_size: 256 -> 512",
+        "optimizer.learning_rate: 0.0001 -> 5e-05",
+    ]
+
+
+def test_run_names_are_readable_and_differ_with_any_field():
+    config = lstm.get_config()
+    assert run_name(config).startswith("lstm-adam-256-0.0001-seed0-")
+    assert run_name(override(config, {"data.max_length": 300})) != run_name(config)
+
+
+def test_every_setting_is_read_somewhere():
+    """A setting that nothing reads is a lie: the package must use its name outside the schema."""
+    read = set()
+    for path in (ROOT / "sentiment_jax").rglob("*.py"):
+        if path.name != "schema.py":
+            for node in ast.walk(ast.parse(path.read_text())):
+                if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load):
+                    read.add(node.attr)
+    assert not {
+        name for model in MODELS for name in schema(model) if name.split(".")[-1] not in read
+    }
+
+
+def test_every_setting_has_a_meaning_and_an_allowed_default():
+    for model in MODELS:
+        for name, rule in schema(model).items():
+            assert rule.meaning, name
+            assert not rule.problem(name, rule.default), name
+
+
+def test_the_settings_of_a_config_are_listed_with_what_is_allowed():
+    lines = describe_settings(lstm.get_config()).splitlines()
+    assert sum("--config." in line for line in lines) == len(flatten(lstm.get_config()))
+    groups = [line for line in lines if line[:1].isalpha()]
+    assert groups == ["run", "data", "model", "optimizer", "pretrain"]
+    (line,) = [line for line in lines if "--config.optimizer.name" in line]
+    assert "adam " in line and "optimizer (sgd | rmsprop | adam | adamw)" in line
