@@ -475,6 +475,15 @@ def test_its_links_lead_somewhere(page):
             assert anchor in {re.sub(r"[^\w -]", "", h).lower().replace(" ", "-") for h in heads}
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_the_functions_it_names_are_in_the_files_it_names(page):
+    text = page.read_text()
+    for file, names in re.findall(r"`([\w/]+\.py)`:\s((?:`\w+`(?:, )?)+)", text):
+        code = (ROOT / "sentiment_jax" / file).read_text()
+        for name in re.findall(r"\w+", names):
+            assert re.search(rf"(?m)(def|class) {name}\b|^{name}\b", code), (file, name)
+
+
 def test_the_messages_of_the_troubleshooting_page_are_in_the_code():
     """Whatever stands for … in them."""
     code = "\n".join(path.read_text() for path in (ROOT / "sentiment_jax").rglob("*.py"))
