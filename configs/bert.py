@@ -3,13 +3,13 @@
     python -m sentiment_jax.main --config=configs/bert.py --workdir=runs/bert \
         --config.data.path=PREPARED_TFDS --config.model.pretrained=FOLDER_OR_HUB_ID
 
-Measured with all-MiniLM-L6-v2, for lack of BERT-base's weights: .9099, `:long` .9317, the same
-after `:pretrain` .9305, and that one taught by itself and an LSTM (data.teacher) .9381, with the
-settings in results/minilm-128 and results/minilm-512.
-BERT-base takes 8.6 s per step on 2 CPU cores (results/full_size): it wants a GPU.
+Measured with all-MiniLM-L6-v2, because BERT-base's weights were not available: .9099 (settings in
+results/minilm-128), `:long` .9317, `:long` after `:pretrain` .9305, and that model distilled from
+itself and an LSTM (data.teacher) .9381 (settings in results/minilm-512).
+BERT-base takes 8.6 s per step on 2 CPU cores (results/full_size): use a GPU.
 
-Variant `:pretrain` learns from the 50,000 unlabeled reviews and the training reviews, before
-fine-tuning (masked words; settings as in Sun et al., 2019, How to Fine-Tune BERT):
+Variant `:pretrain` continues with masked language modeling on the 50,000 unlabeled reviews and the
+training reviews, before fine-tuning (settings of Sun et al., 2019, How to Fine-Tune BERT):
 
     python -m sentiment_jax.main --mode=pretrain --config=configs/bert.py:pretrain \
         --workdir=runs/bert-reviews --config.data.path=PREPARED_TFDS
@@ -63,13 +63,13 @@ VARIANTS = {
         "data.truncation": "head_tail",
         "data.length_buckets": (128, 192, 256, 320, 384, 448),
         "model.dtype": "bfloat16",
-        "model.attention": "cudnn",  # on a GPU; it has no dropout of attention weights, which
-        "model.attention_dropout": 0.0,  # did not matter where both were trained (results/gpu)
+        "model.attention": "cudnn",  # on a GPU; it has no attention dropout, which did not
+        "model.attention_dropout": 0.0,  # matter when both were trained (results/gpu)
     },
     "pretrain": {
         "epochs": 3,
         "batch_size": 32,
-        "eval_batch_size": 32,  # the logits of a larger batch fill gigabytes
+        "eval_batch_size": 32,  # the logits of a larger batch take gigabytes
         "data.max_length": 256,
         "data.length_buckets": (96, 128, 160, 192, 224),
         "model.dtype": "bfloat16",
@@ -88,7 +88,7 @@ SWEEP = {
     },
     "batch_size": (16, 32),
     "learning_rate": (1e-4, 5e-5, 3e-5),
-    "seeds": (0, 1, 2),  # of the winner's test scores; all choices are made with config.seed
+    "seeds": (0, 1, 2),  # for the winner's test scores; choices are made with config.seed
 }
 TINY_SWEEP = {
     "start": {"batch_size": 16, "learning_rate": 1e-3},

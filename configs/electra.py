@@ -5,8 +5,9 @@
 
 Not run with its weights here (no network); full-size step times are in results/full_size.
 
-Variant `:pretrain` learns from the 50,000 unlabeled reviews and the training reviews, before
-fine-tuning (replaced tokens; a generator a quarter as wide, from random weights, trained together):
+Variant `:pretrain` continues with replaced token detection on the 50,000 unlabeled reviews and the
+training reviews, before fine-tuning. A generator a quarter as wide, from random weights, is trained
+together with the discriminator:
 
     python -m sentiment_jax.main --mode=pretrain --config=configs/electra.py:pretrain \
         --workdir=runs/electra-reviews --config.data.path=PREPARED_TFDS
@@ -61,14 +62,14 @@ VARIANTS = {
         "data.truncation": "head_tail",
         "data.length_buckets": (128, 192, 256, 320, 384, 448),
         "model.dtype": "bfloat16",
-        "model.attention": "cudnn",  # on a GPU; it has no dropout of attention weights, which
-        "model.attention_dropout": 0.0,  # did not matter where both were trained (results/gpu)
+        "model.attention": "cudnn",  # on a GPU; it has no attention dropout, which did not
+        "model.attention_dropout": 0.0,  # matter when both were trained (results/gpu)
         "optimizer.learning_rate": 1e-4,
         "optimizer.layerwise_decay": 0.8,
     },
     "pretrain": {
         "epochs": 3,
-        "eval_batch_size": 32,  # the logits of a larger batch fill gigabytes
+        "eval_batch_size": 32,  # the logits of a larger batch take gigabytes
         "data.max_length": 256,
         "data.length_buckets": (96, 128, 160, 192, 224),
         "model.dtype": "bfloat16",
@@ -87,7 +88,7 @@ SWEEP = {
     },
     "batch_size": (16, 32),
     "learning_rate": (1e-4, 5e-5, 3e-5),
-    "seeds": (0, 1, 2),  # of the winner's test scores; all choices are made with config.seed
+    "seeds": (0, 1, 2),  # for the winner's test scores; choices are made with config.seed
 }
 TINY_SWEEP = {
     "start": {"batch_size": 16, "learning_rate": 1e-3},

@@ -11,23 +11,24 @@ Variant `:small` suits hundreds or thousands of reviews, yours for example:
     python -m sentiment_jax.main --config=configs/lstm.py:small --workdir=runs/mine \
         --config.data.source=csv --config.data.path=reviews.csv
 
-Measured: .897 of 400 test reviews (3 seeds) with 1,280 to train on, 28 s on 2 busy CPU cores, where
-the study's recipe gives .572; see results/small.
+Measured: .897 on 400 synthetic test reviews, which a program generates (3 seeds), with 1,280 to
+train on, 28 s on 2 busy CPU cores; the study's recipe has .572 there; see results/small.
 
-Variant `:strong` reads whole reviews, in segments of 64 words, both ways, with dropout of words:
-labels only. Variant `:pretrain` learns vectors of words and of runs of two or three from the
-50,000 unlabeled reviews and the training reviews (docs/data.md), which `:semi` reads as they are:
+Variant `:strong` reads whole reviews in segments of 64 words, in both directions, with word
+dropout, and learns from labels only. Variant `:pretrain` learns embeddings of words, bigrams and
+trigrams from the 50,000 unlabeled reviews and the training reviews (docs/unlabeled_text.md).
+`:semi` trains an LSTM on these embeddings, frozen:
 
     python -m sentiment_jax.main --mode=pretrain --config=configs/lstm.py:pretrain \
         --workdir=runs/vectors --config.data.path=PREPARED_TFDS
     python -m sentiment_jax.main --config=configs/lstm.py:semi --workdir=runs/lstm-after \
         --config.data.path=PREPARED_TFDS --config.model.pretrained=runs/vectors
 
-Measured: .9308 +- .0005 of 25,000 test reviews over 3 seeds; with the vectors of the training
-reviews' text alone .9223 +- .0019, where `:strong` has .8810; taught by a `:semi` and a small BERT
-.9340; see results/semi.
+Measured: .9308 +- .0005 on 25,000 test reviews over 3 seeds; .9223 +- .0019 if the embeddings are
+learned from the text of the training reviews alone, where `:strong` has .8810; .9340 if distilled
+from a `:semi` and a small BERT; see results/semi.
 
-Variant `:sample` trains a small one on the embedded sample, anywhere, in under a minute.
+Variant `:sample` trains a small LSTM on the embedded sample, anywhere, in under a minute.
 """
 
 from typing import Any
@@ -58,7 +59,7 @@ RECIPE = {
     "optimizer.weight_decay": 0.0,
     "optimizer.clip_norm": 1.0,
 }
-WHOLE = {  # whole reviews, in segments of 64 words that are read side by side
+WHOLE = {  # whole reviews, in segments of 64 words that are read in parallel
     "batch_size": 64,
     "eval_batch_size": 128,
     "data.max_length": 1024,
@@ -78,7 +79,7 @@ STRONG = {
     "model.output_dropout": 0.5,
     "optimizer.learning_rate": 2e-3,
 }
-SEMI = {  # frozen vectors over-fit late: wider, longer, less dropout
+SEMI = {  # frozen embeddings overfit late: wider, longer, less dropout
     **STRONG,
     "epochs": 6,
     "data.ngrams": 3,
@@ -91,7 +92,7 @@ PRETRAIN = {
     **WHOLE,
     "epochs": 10,
     "batch_size": 256,
-    "cpu_devices": 1,  # a step's time goes into rows of one large table
+    "cpu_devices": 1,  # a step spends its time on rows of one large table
     "early_stopping_patience": 0,
     "data.ngrams": 3,
     "model.dtype": "float32",
@@ -103,7 +104,7 @@ PRETRAIN = {
 }
 SMALL = {
     "batch_size": 16,
-    "data.min_frequency": 2,  # few words are seen five times in so little text
+    "data.min_frequency": 2,  # few words occur five times in so little text
     "model.pooling": "mean_max",  # learns from hundreds of reviews; `last` needs thousands
     "optimizer.learning_rate": 3e-3,
 }
@@ -131,7 +132,7 @@ SWEEP = {
     },
     "batch_size": (256, 512),
     "learning_rate": (1e-4, 5e-5, 3e-5),
-    "seeds": (0, 1, 2),  # of the winner's test scores; all choices are made with config.seed
+    "seeds": (0, 1, 2),  # for the winner's test scores; choices are made with config.seed
 }
 SMALL_SWEEP = {"batch_size": (16, 32), "learning_rate": (1e-2, 3e-3, 1e-3)}
 

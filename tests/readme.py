@@ -15,7 +15,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
 class Block(NamedTuple):
-    """A fenced block: its language and what stands in it."""
+    """A fenced block: its language and its content."""
 
     language: str
     text: str
@@ -27,7 +27,7 @@ def blocks(page: Path) -> list[Block]:
 
 
 def shown(page: Path) -> list[tuple[Block, Block]]:
-    """Return the blocks of commands or Python that a block of text follows, and that text."""
+    """Return each block of commands or Python that is followed by its output, with the output."""
     every = blocks(page)
     return [pair for pair in zip(every, every[1:], strict=False) if pair[1].language == "text"]
 
@@ -37,8 +37,10 @@ def record() -> None:
     for block, _ in shown(ROOT / "README.md"):
         prompt = "".join(f"$ {line}\n" for line in block.text.splitlines())
         script += f"cat <<'END'\n{prompt}END\n"
-        script += f"python - <<'END'\n{block.text}END\n" * (block.language == "python")
-        script += block.text * (block.language == "bash")
+        if block.language == "python":
+            script += f"python - <<'END'\n{block.text}END\n"
+        else:
+            script += block.text
     subprocess.run(["bash", "-c", script], cwd=ROOT, check=True)
 
 

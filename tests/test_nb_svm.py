@@ -21,8 +21,8 @@ def ngrams(text, order):
 
 
 def test_features_are_binary_ngrams_times_their_log_count_ratios():
-    reviews, order = Reviews.from_texts(TEXTS, LABELS), 3
-    features = Features(reviews, order)
+    order = 3
+    features = Features(Reviews.from_texts(TEXTS, LABELS), order)
     counts = [collections.Counter() for _ in range(2)]
     for text, label in zip(TEXTS, LABELS, strict=True):
         counts[label].update(ngrams(text, order))

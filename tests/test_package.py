@@ -1,4 +1,4 @@
-"""What pip installs runs without the checkout: the command, its recipes, templates and sample."""
+"""The installed package runs without the checkout: the command, recipes, templates and sample."""
 
 import shutil
 import subprocess
@@ -12,9 +12,11 @@ import sentiment_jax
 
 
 @pytest.mark.slow
-def test_the_wheel_holds_all_and_runs_from_an_empty_folder(tmp_path):
-    """Nothing is downloaded: the environment of the tests has what a build needs."""
-    source, site, empty = (tmp_path / name for name in ("source", "site", "empty"))
+def test_the_wheel_is_complete_and_runs_from_an_empty_folder(tmp_path):
+    """Nothing is downloaded: the tests' environment has what a build needs."""
+    source = tmp_path / "source"
+    site = tmp_path / "site"
+    empty = tmp_path / "empty"
     ignored = shutil.ignore_patterns("__pycache__", ".*", "results", "tests", "build", "*.egg-info")
     shutil.copytree(ROOT, source, ignore=ignored)
     empty.mkdir()
@@ -26,7 +28,7 @@ def test_the_wheel_holds_all_and_runs_from_an_empty_folder(tmp_path):
         for path in (source / folder).rglob("*"):
             if path.is_file():
                 assert (inside / path.relative_to(source / folder)).is_file(), path
-    assert not (site / "configs").exists(), "a name that other packages may have"
+    assert not (site / "configs").exists(), "other packages may use that name"
 
     def command(*arguments):
         return run_elsewhere([site / "bin" / "sentiment-jax", *arguments], empty, site)

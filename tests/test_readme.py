@@ -1,4 +1,4 @@
-"""README.md and docs/: every command is accepted, what can run here runs, every figure is traced.
+"""README.md and docs/: commands are accepted, those that can run here run, figures are traced.
 
 The commands run in the pages' order, in one folder: each finds what those before it left there. All
 but a few run in this process, made small by SUBSTITUTES.
@@ -40,7 +40,8 @@ from sentiment_jax.sweeps.plan import plan_sweep
 # ml_collections loads a config file in a way that Python deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
 
-README, RESULTS = ROOT / "README.md", ROOT / "results"
+README = ROOT / "README.md"
+RESULTS = ROOT / "results"
 OURS = r"(?:\S*python -m sentiment_jax\.main|sentiment-jax|sbatch .*?\w+\.sbatch) (?=-)"
 
 
@@ -63,7 +64,7 @@ EVERY = [(page, command) for page in COMMANDED for command in all_commands(page)
 
 
 def arguments(command):
-    """Return what a line of the shell gives to the command line of main."""
+    """Return the arguments that a line of the shell passes to main."""
     given = re.split(r"\s[>|]|&&", re.split(OURS, command, maxsplit=1)[1])[0]
     return shlex.split(given.replace("--help", ""))
 
@@ -131,11 +132,11 @@ BERT = {  # one layer; the run of tests/test_train.py, whose programs it shares
     **{"data.limit": 40, "data.test_limit": 12, "data.length_buckets": "()"},
     **{"optimizer.layerwise_decay": 0.5, "epochs": 1},
 }
-LONG = BERT | {  # as few heads as fit, random weights
+LONG = BERT | {  # random weights
     **{"data.source": "sample", "model.pretrained": "", "data.vocabulary_size": 300},
     **{"model.num_attention_heads": 2, "model.max_position_embeddings": 16},
 }
-LSTM = runs.SMALL | {  # as many words as conftest's `finished` knows: the same programs
+LSTM = runs.SMALL | {  # the vocabulary size of conftest's `finished`: the same programs
     **{"epochs": 1, "batch_size": 16, "data.limit": 0, "data.test_limit": 0},
     **{"data.vocabulary_size": 198, "data.min_frequency": 1, "model.pooling": "mean_max"},
 }
@@ -165,10 +166,10 @@ NOT_RUN = {
     r"^source ": ".ci/run does, with the first set-up and what follows it",
     r"^pip ": "PyTorch, which no test needs; benchmarks.speed starts beside it below",
     r"^srun ": "tests/cluster trains on a SLURM with --coordinator=auto",
-    r"benchmarks\.accelerator": "compiles 21 programs on a CPU, to say nothing there",
+    r"benchmarks\.accelerator": "compiles 21 programs on a CPU and measures nothing there",
 }
 REMOTE = r"10\.0\.0\.1:12355"
-# In processes of their own: two of one run; a benchmark whose flags have the names of main's.
+# In processes of their own: two of one run, and a benchmark whose flags have names of main's.
 APART = rf"{REMOTE}|benchmarks\.speed"
 SESSION = [(page, block) for page in PAGES if page.stem != "cluster" for block in blocks(page)]
 
@@ -176,18 +177,19 @@ SESSION = [(page, block) for page in PAGES if page.stem != "cluster" for block i
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """Where the commands run, with the files that a reader has."""
-    jax.devices()  # later tests want one, whatever the recipes' cpu_devices
+    jax.devices()  # later tests need one device, whatever the recipes' cpu_devices
     folder = tmp_path_factory.mktemp("reader")
     (folder / "configs").symlink_to(ROOT / "configs")
     texts = make_rows(60)  # those of reviews.csv
     with tarfile.open(folder / "aclImdb_v1.tar.gz", "w:gz") as archive:
         for i, (text, label, _) in enumerate(texts):
-            split, content = "test" if i % 5 == 0 else "train", text.encode()
+            split = "test" if i % 5 == 0 else "train"
+            content = text.encode()
             member = tarfile.TarInfo(f"aclImdb/{split}/{label}/{i}_0.txt")
             member.size = len(content)
             archive.addfile(member, io.BytesIO(content))
     with (folder / "own.csv").open("w", newline="") as file:
-        csv.writer(file).writerows([("review", "verdict", "domain"), *texts])
+        csv.writer(file).writerows([("review", "rating", "domain"), *texts])
     (folder / "new.csv").write_text("review,page\nThe lid leaks.,7\nThe lid is superb.,8\n")
     return folder
 
@@ -199,7 +201,7 @@ def substitute(command):
 
 
 def reasons(command):
-    """Why a command does not run here; nothing of one that does."""
+    """Return why a command does not run here; nothing for one that does."""
     return [reason for pattern, reason in NOT_RUN.items() if re.search(pattern, command)]
 
 
@@ -253,10 +255,10 @@ def execute(folder, monkeypatch, capsys):
 
 
 def forms(text):
-    """The lines of an output without what differs between machines: figures, verdicts, names."""
-    text = re.sub(r"(?m)^( *(away )?to \w+:).*", r"\1", text)  # the words that pushed hardest
+    """Return an output's lines without what differs between machines: figures, classes, names."""
+    text = re.sub(r"(?m)^( *(away )?to \w+:).*", r"\1", text)  # the strongest words
     text = re.sub(r"[-+]?\d[\d,.:]*(e-\d+)?", "N", re.sub(r"-\w{8}\b", "-HASH", text))
-    text = re.sub(r"\b(positive|negative)\b", "VERDICT", text.replace("  best\n", "\n"))
+    text = re.sub(r"\b(positive|negative)\b", "CLASS", text.replace("  best\n", "\n"))
     return {re.sub("N( N)+", "N", " ".join(line.split())) for line in text.splitlines()}
 
 
@@ -285,11 +287,11 @@ def test_its_commands_run(page, block, execute):
 
 @pytest.mark.slow
 def test_the_sample_was_learned_and_the_table_held_out(folder):
-    """By the runs of the README's first commands."""
+    """The runs of the README's first commands."""
     result = read_json(folder / "runs/sample/result.json")
     assert result["test"]["accuracy"] > 0.58  # 96 reviews, chance is 0.5 +- 0.05
     assert read_json(folder / "runs/mine/result.json")["test"]["examples"] == 12
-    with (folder / "verdicts.csv").open(newline="") as file:
+    with (folder / "predictions.csv").open(newline="") as file:
         assert next(csv.reader(file)) == ["row", "predicted", "p_positive", "warning"]
 
 
@@ -311,17 +313,17 @@ def test_the_notebook_runs_from_top_to_bottom(tmp_path, monkeypatch):
 
 
 def test_the_model_to_add_ignores_padding():
-    """docs/adding_a_model.md: its class gives logits that no padding changes."""
+    """Padding does not change the logits of the class in docs/adding_a_model.md."""
     names = {}
     (block,) = (b for b in blocks(ROOT / "docs/adding_a_model.md") if b.language == "python")
     exec(block.text, names)
     model = names["BagClassifier"](SimpleNamespace(vocab_size=9, embedding_size=4), classes=3)
-    embedding, kernel = np.arange(36.0).reshape(9, 4), np.eye(4, 3)
     params = {
-        "embedding": {"embedding": embedding},
-        "classifier": {"kernel": kernel, "bias": np.ones(3)},
+        "embedding": {"embedding": np.arange(36.0).reshape(9, 4)},
+        "classifier": {"kernel": np.eye(4, 3), "bias": np.ones(3)},
     }
-    ids, lengths = np.array([[5, 7, 0, 0], [5, 7, 8, 8]]), np.array([2, 2])
+    ids = np.array([[5, 7, 0, 0], [5, 7, 8, 8]])
+    lengths = np.array([2, 2])
     logits = jax.jit(lambda: model.apply({"params": params}, ids, lengths))()
     assert logits.shape == (2, 3) and (logits[0] == logits[1]).all()
 
@@ -347,17 +349,16 @@ def numbers(text):
     return [number.replace(",", "") for number in found]
 
 
-# What is no measurement: a figure of a page and where it comes from.
+# Figures that are not measurements, and where they come from.
 NOT_MEASURED = {
     "3.11": "the Python that pyproject.toml asks for",
     "480": "the reviews of sentiment_jax/data/sample.csv",
-    "96.2": "results/tour/session.txt, of the picture's sentence",
-    "308": "the same, the reviews that its model was trained on",
-    "597": "the study's course",
+    "96.2": "results/tour/session.txt, for the picture's sentence",
+    "308": "results/tour/session.txt, the training reviews of its model",
     "143": "an exit code",
     "22.7": "million parameters, results/minilm-128",
     "84": "MB, the archive's size in the checksums of tensorflow-datasets",
-    "100": "the most classes, config.py",
+    "100": "the most classes, config/schema.py",
     "120": "seconds of SLURM's warning, in the scripts of docs/cluster.md",
     "512": "tokens, configs/bert.py:long",
 }
@@ -367,8 +368,8 @@ NOT_MEASURED = {
 def test_every_figure_stands_in_the_results_it_links_to(page):
     """A row of a table, or a paragraph, links the page of results/ that has its figures.
 
-    For a row without a link the paragraph before the table counts. Small whole numbers are checked
-    in rows alone; what measures nothing is in NOT_MEASURED.
+    For a row without a link, the paragraph before the table counts. Small whole numbers are checked
+    in rows alone. Figures that are not measurements are in NOT_MEASURED.
     """
     text = re.sub("(?ms)^```.*?^```$", "", page.read_text())
     before = []
@@ -379,7 +380,7 @@ def test_every_figure_stands_in_the_results_it_links_to(page):
         row = part.startswith("|") and linked
         for number in numbers(re.sub("`[^`]*`", " ", part)):
             claim = row or re.search(r"[.]|\d{3}", number)
-            places = len(number.partition(".")[2])  # it may be rounded, to a decimal at least
+            places = len(number.partition(".")[2])  # rounding is fine, to one decimal or more
             rounded = {format(float(n), f".{places}f").lstrip("0") for n in known if places}
             assert not claim or number in known | rounded | NOT_MEASURED.keys(), (number, part)
 
@@ -474,13 +475,22 @@ def test_its_links_lead_somewhere(page):
             assert anchor in {re.sub(r"[^\w -]", "", h).lower().replace(" ", "-") for h in heads}
 
 
-def test_the_messages_of_the_troubleshooting_are_the_programs():
-    """Each quoted message, but for its …, stands in the code."""
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_the_functions_it_names_are_in_the_files_it_names(page):
+    text = page.read_text()
+    for file, names in re.findall(r"`([\w/]+\.py)`:\s((?:`\w+`(?:, )?)+)", text):
+        code = (ROOT / "sentiment_jax" / file).read_text()
+        for name in re.findall(r"\w+", names):
+            assert re.search(rf"(?m)(def|class) {name}\b|^{name}\b", code), (file, name)
+
+
+def test_the_messages_of_the_troubleshooting_page_are_in_the_code():
+    """Whatever stands for … in them."""
     code = "\n".join(path.read_text() for path in (ROOT / "sentiment_jax").rglob("*.py"))
     code = re.sub(r'"\s*\n\s*f?"', "", code)  # strings that go on in the next line
     code = re.sub(r"\{[^{}]*\}", "…", code)
-    section = README.read_text().partition("## Troubleshooting")[2].partition("\n## ")[0]
-    messages = re.findall(r"(?m)^\| `([^`]*…[^`]*)` \|", section)
+    page = (ROOT / "docs" / "troubleshooting.md").read_text()
+    messages = re.findall(r"(?m)^\| `([^`]*…[^`]*)` \|", page)
     assert len(messages) >= 8
     for message in messages:
         for part in filter(None, map(str.strip, message.split("…"))):
