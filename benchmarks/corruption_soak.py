@@ -82,14 +82,19 @@ def make(root: Path) -> None:
         assert kill_soak.wait_for(
             process,
             lambda half=half, files=files: (
-                len(list(half.glob("*/result.json"))) >= files
-                and len(list(half.glob("**/checkpoints/*/MANIFEST.json"))) >= 3
+                len(list(half.glob("*/result.json"))) >= files and count_checkpoints(half) >= 3
             ),
         )
         process.kill()
         process.communicate()
         assert not list(half.glob("result.json")) and not list(half.glob("final/*/result.json"))
     shutil.copytree(root / "cache", root / "whole cache")
+
+
+def count_checkpoints(directory: Path) -> int:
+    """Count the complete checkpoints of a run or of a sweep's trials, while they are written."""
+    patterns = ("checkpoints/*/MANIFEST.json", "*/checkpoints/*/MANIFEST.json")
+    return sum(len(list(directory.glob(pattern))) for pattern in patterns)
 
 
 def kinds_of(directory: Path) -> dict[str, list[Path]]:
