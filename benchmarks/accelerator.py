@@ -1,11 +1,11 @@
-"""What an accelerator makes of the models: their share of its matmul rate, LSTMs by `vmap`.
+"""Measure the models on an accelerator: share of its matmul rate, and LSTMs batched by `vmap`.
 
     python -m benchmarks.accelerator --output=results/accelerator
 
-Needs a GPU to say anything: on a CPU it takes smaller shapes, to show that it runs, and names the
-lines that it leaves out. Random weights and token ids: time and memory do not depend on them.
-Steps are queued as training and scoring queue them: a result is read when the next step has been
-dispatched. No row has dropout of attention weights, which cuDNN's kernel lacks, unless it says so.
+It needs a GPU. On a CPU it uses smaller shapes, which only shows that it runs, and lists the rows
+that it leaves out. Weights and token ids are random: time and memory do not depend on them. Steps
+are queued as in training and scoring: a result is read after the next step has been dispatched. A
+row has dropout of attention weights, which cuDNN's kernel lacks, only if its name includes it.
 Kernels are deterministic, as in training; XLA_FLAGS=--xla_gpu_deterministic_ops=false and another
 folder show what that costs.
 """
@@ -51,7 +51,7 @@ KINDS: dict[str, dict[str, Any]] = {
 
 
 def measure(compiled: Any, advance: Callable[[Any], tuple[Any, Any]], carry: Any) -> dict[str, Any]:
-    """Seconds per step, and the bytes that the program needs at once by its compiler's account."""
+    """Return seconds per step, and the compiler's estimate of the program's peak memory."""
     carry, result = jax.block_until_ready(advance(carry))
     start = time.perf_counter()
     for _ in range(ROUNDS.value):
@@ -64,11 +64,11 @@ def measure(compiled: Any, advance: Callable[[Any], tuple[Any, Any]], carry: Any
 
 
 def job(settings: dict[str, Any], length: int, batch_size: int, trains: bool) -> dict[str, Any]:
-    """One model alone: examples/s and the share of the matmul rate."""
+    """Return one model's examples/s and its share of the matmul rate."""
     model = build_model(settings, vocab_size=VOCABULARY)
     with on_cpu():
         params = initializer(model)(jax.random.key(0))
-    params = jax.device_put(params, jax.devices()[0])  # or each inference would send them anew
+    params = jax.device_put(params, jax.devices()[0])  # else each inference would copy them
     batch = jax.device_put(make_batch(0, batch_size, length))
     cost = flops.training_flops(model, batch_size, length) // (1 if trains else 3)
     if trains:
@@ -87,7 +87,7 @@ def job(settings: dict[str, Any], length: int, batch_size: int, trains: bool) ->
 
 
 def together(count: int, length: int, batch_size: int) -> dict[str, Any]:
-    """`count` LSTMs that differ in seed and learning rate, one program for all of them."""
+    """Measure `count` LSTMs that differ in seed and learning rate, in one program."""
     model = build_model({"name": "lstm"}, vocab_size=VOCABULARY)
     keys = jax.random.split(jax.random.key(0), count)
     with on_cpu():
@@ -102,7 +102,7 @@ def together(count: int, length: int, batch_size: int) -> dict[str, Any]:
 
 
 def jobs(small: bool) -> dict[str, Callable[[], dict[str, Any]]]:
-    """The rows of the table by name; on a CPU a few small ones."""
+    """Return the rows of the table by name; on a CPU a few small ones."""
     listed: dict[str, Callable[[], dict[str, Any]]] = {}
     shapes = ((16, 8), (32, 4)) if small else ((128, 16), (128, 32), (512, 16), (512, 32))
     for length, batch_size in shapes:
@@ -127,7 +127,7 @@ def jobs(small: bool) -> dict[str, Callable[[], dict[str, Any]]]:
 
 
 def main(_: list[str]) -> None:
-    """Measure; after each job print its row and write table.md and accelerator.json."""
+    """Measure each job; print its row and update table.md and accelerator.json."""
     startup.use_wide_vectors()
     startup.use_deterministic_kernels()
     logging.set_verbosity(logging.WARNING)
@@ -147,7 +147,7 @@ def main(_: list[str]) -> None:
                 "" if share is None else f"{share:.1%}",
                 f"{row['peak_bytes'] / 2**30:.2f}",
             ]
-        except Exception as error:  # the other jobs' rows are worth having
+        except Exception as error:  # the other jobs still run
             row = {"error": f"{type(error).__name__}: {str(error).splitlines()[0]}"}
             cells = [row["error"], "", "", ""]
         rows.append({"what": what, **row})
@@ -158,8 +158,8 @@ def main(_: list[str]) -> None:
         (folder / "table.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
     if small:
         print(
-            "No GPU: shapes and BERT's width are small, and these numbers show only that it runs. "
-            "Needs a GPU: BERT-base at 128 and 512 tokens, cuDNN's attention, LSTMs at 400 words."
+            "No GPU: shapes and BERT's width are small, so these numbers only show that it runs. "
+            "Only on a GPU: BERT-base at 128 and 512 tokens, cuDNN's attention, LSTMs at 400 words."
         )
 
 

@@ -1,4 +1,4 @@
-"""When two run or sweep directories hold the same: bit for bit, but for what a clock decides."""
+"""Compare two run or sweep directories bit for bit, except for timings."""
 
 import collections
 import json
@@ -16,7 +16,7 @@ TIMES = ("train_seconds", "compile_seconds", "test_seconds", "train_flops_per_se
 
 
 def checkpoints_of(workdir: Path) -> dict[int, Any]:
-    """Step -> (params, opt_state) as numpy arrays, for all checkpoints of a run.
+    """Return step -> (params, opt_state) as numpy arrays, for all checkpoints of a run.
 
     Raises:
       AssertionError: one of them is damaged.
@@ -26,7 +26,7 @@ def checkpoints_of(workdir: Path) -> dict[int, Any]:
     kept = Checkpoints(workdir / "checkpoints", read_only=True)
     faults = [fault for step in kept.steps if (fault := kept.fault(step))]
     assert not faults, faults
-    here = jax.sharding.SingleDeviceSharding(jax.devices()[0])  # wherever they were written
+    here = jax.sharding.SingleDeviceSharding(jax.devices()[0])  # whichever devices wrote them
     with ocp.StandardCheckpointer() as reader:
 
         def read(folder: Path) -> Any:
@@ -43,7 +43,7 @@ def checkpoints_of(workdir: Path) -> dict[int, Any]:
 
 
 def results_of(workdir: Path) -> dict[str, Any]:
-    """Everything that a run says of itself, times apart."""
+    """Return a run's metrics, result and files, without timings."""
     read = {"metrics": [], "result": {}, "files": {}}
     for record in read_metrics(workdir / "metrics.jsonl"):
         read["metrics"].append({k: v for k, v in record.items() if k != "seconds"})
@@ -56,7 +56,7 @@ def results_of(workdir: Path) -> dict[str, Any]:
 
 
 def difference(expected: Path, found: Path) -> str:
-    """What differs between an uninterrupted run and another one; empty where nothing does."""
+    """Describe the first difference between an uninterrupted run and another; empty if equal."""
     states = [checkpoints_of(workdir) for workdir in (expected, found)]
     if states[0].keys() != states[1].keys():
         return f"checkpoints of the steps {list(states[1])} instead of {list(states[0])}"
@@ -76,7 +76,7 @@ def difference(expected: Path, found: Path) -> str:
 
 
 def contents(directory: Path) -> dict[Path, tuple[bytes, int]]:
-    """Every file below a directory, its bytes and the time of its last change."""
+    """Return every file below a directory with its bytes and modification time."""
     return {
         path: (path.read_bytes(), path.stat().st_mtime_ns)
         for path in directory.rglob("*")

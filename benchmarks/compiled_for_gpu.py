@@ -1,12 +1,12 @@
-"""What XLA makes of the study's steps for an H100, without one: launches, bytes, memory, a ceiling.
+"""Compile the study's steps for an H100, without one; count launches, bytes, memory and FLOPs.
 
     python -m benchmarks.compiled_for_gpu --output=results/gpu [--only=REGEX]
 
 Needs the CUDA wheels (`requirements.txt`), but neither driver nor device; up to a minute of CPU for
-each case. Nothing here is a measurement: no kernel was run, and none was tuned, which XLA does on
-the device. The roofline takes each kernel's products at the card's rate or its bytes at the
-memory's bandwidth, whichever is slower; the ceiling of MFU is the model's FLOPs over that time and
-the rate of products in its dtype.
+each case. Nothing here is a measurement: no kernel is run, and none is tuned, which XLA does on
+the device. The roofline takes each kernel's matrix products at the card's rate or its bytes at the
+memory's bandwidth, whichever is slower. The MFU ceiling is the model's FLOPs divided by that time
+and by the rate of products in its dtype.
 """
 
 import os
@@ -70,8 +70,8 @@ runtime_version { major: 12 minor: 9 patch: 0 }
 dnn_version_info { major: 9 minor: 10 patch: 0 }
 device_description_str: "NVIDIA H100 80GB HBM3"
 """
-# Untuned, XLA takes Triton for every product and fuses what follows into it. A device may choose
-# cuBLAS, which fuses less: this counts the bytes of the second.
+# Untuned, XLA uses Triton for every product and fuses what follows into it. A device may choose
+# cuBLAS, which fuses less: this counts the bytes of cuBLAS.
 OPTIONS = {"xla_gpu_enable_triton_gemm": False}
 CUDNN = {"attention": "cudnn", "attention_dropout": 0.0}
 ADAM = OptimizerConfig(name="adam", weight_decay=0.0, clip_norm=0.0)
@@ -86,9 +86,9 @@ PRETRAINING = {
 
 
 def cases() -> list[Case]:
-    """The study's jobs, and `:pretrain`: name, model, length, batch size, objective, devices.
+    """Return the study's steps and those of `:pretrain`.
 
-    Without an objective it is evaluation.
+    A case is its name, model, length, batch size, objective (None: evaluation) and devices.
     """
     listed: list[Case] = []
     for encoder in ("bert", "electra"):
@@ -108,9 +108,6 @@ def cases() -> list[Case]:
     exact = {"name": "bert", "dtype": "float32"}
     what = "bert 128 tokens, batch 32, float32, training"
     listed.append((what, exact, 128, 32, CLASSIFICATION, 1))
-    split = {"name": "bert", "dtype": "bfloat16"}
-    what = "bert 512 tokens, batch 128, FSDP over 4, training"
-    listed.append((what, split, 512, 128, CLASSIFICATION, 4))
     for batch_size in (256, 512):
         what = f"lstm 400 words, batch {batch_size}"
         for objective, mode in ((CLASSIFICATION, "training"), (None, "evaluation")):
@@ -118,11 +115,8 @@ def cases() -> list[Case]:
     return listed
 
 
-def compile_case(case: Case, split: bool = True) -> dict[str, Any]:
-    """Compile one step; return a row of the table.
-
-    On several devices the training state is `split` over them (FSDP), or copied to each.
-    """
+def compile_case(case: Case) -> dict[str, Any]:
+    """Compile one step; return a row of the table."""
     what, settings, length, batch_size, objective, count = case
     topology = topologies.get_topology_desc(
         "h100", "cuda", target_config=H100, topology=f"1x1x{count}"
@@ -133,15 +127,14 @@ def compile_case(case: Case, split: bool = True) -> dict[str, Any]:
     cost = flops.training_flops(model, batch_size, length, objective or CLASSIFICATION)
     cost //= 3 if objective is None else 1
     batch = abstract_batch(batch_size, length, NamedSharding(mesh, PartitionSpec("data")))
-    params, split = abstract_params(model), split and count > 1
+    params = abstract_params(model)
     with mock.patch.object(jax, "default_backend", return_value="gpu"):
         if objective:
             optimizer = ADAM if settings["name"] == "lstm" else ADAMW
             state = jax.eval_shape(lambda p: create_state(p, optimizer, 0), params)
-            state = devices.abstract(state, mesh, shard=split)
+            state = devices.abstract(state, mesh)
             rate = jax.ShapeDtypeStruct((), jnp.float32, sharding=devices.replicated(mesh))
-            mesh_of_state = mesh if split else None
-            step = make_train_step(model, optimizer, mesh_of_state, objective=objective)
+            step = make_train_step(model, optimizer, objective=objective)
             traced = step.trace(state, batch, rate)
         else:
             traced = make_eval_step(model).trace(devices.abstract(params, mesh), batch)
@@ -172,7 +165,7 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 
 def main() -> None:
-    """Compile the cases; after each, add its row to compiled.json and write table.md."""
+    """Compile the cases; after each, update compiled.json and table.md."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output", type=Path, default=Path("results/gpu"))
     parser.add_argument("--only", default="", help="a regular expression of cases")

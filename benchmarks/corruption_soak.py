@@ -1,10 +1,10 @@
-"""Random truncations, deletions and bit flips in the files of runs, sweeps and the cache.
+"""Truncate, delete or flip a bit of random files of runs, sweeps and the cache.
 
     python -m benchmarks.corruption_soak --output=results/reliability/corruption_soak.md
 
-After each fault a command that a user would give next runs in this process. The fault must be
-noticed (one line, no traceback) or harmless: output and files exactly as without it. Anything else
-ends the soak with exit code 1.
+After each fault a command that a user would run next runs in this process. The fault must be
+detected (one line, no traceback) or harmless: output and files exactly as without it. Otherwise the
+exit code is 1.
 """
 
 import argparse
@@ -30,13 +30,13 @@ from sentiment_jax import main
 from sentiment_jax.storage.checkpoints import MANIFEST
 from sentiment_jax.storage.run_directory import describe_environment
 
-UNREAD = ("lock", "log.txt", "curves.png")  # by any command
+UNREAD = ("lock", "log.txt", "curves.png")  # no command reads them
 FAULTS = ("truncated", "deleted", "bit flipped")
 TEXTS = ("--text=a wonderful film, funny and moving", "--text=a dull and predictable mess")
 SMALL = [*kill_soak.SMALL, "--config.data.limit=120", "--config.checkpoint_every=3"]
 TRAINING = [*SMALL, "--config.epochs=4"]
 SWEEP = [*kill_soak.SWEEP, "--config.data.limit=120"]
-# What a user does next with each directory.
+# The commands that a user runs next with each directory.
 COMMANDS = {
     "run": {
         "train": TRAINING,
@@ -52,9 +52,9 @@ COMMANDS = {
 
 
 def call(workdir: Path, arguments: list[str]) -> tuple[int, str, str]:
-    """Run a command line in this process; return exit code, stdout, stderr."""
+    """Run a command line in this process; return exit code, stdout and stderr."""
     for name in list(flags.FLAGS):
-        if name.startswith("config."):  # they came with the config of the last call
+        if name.startswith("config."):  # the last call's config defined them
             delattr(flags.FLAGS, name)
         else:
             flags.FLAGS[name].unparse()
@@ -73,7 +73,7 @@ def call(workdir: Path, arguments: list[str]) -> tuple[int, str, str]:
 
 
 def make(root: Path) -> None:
-    """Make the directories to damage: finished ones, and copies killed half-way."""
+    """Make the directories to damage: finished ones and interrupted ones."""
     for name, arguments, files in (("run", TRAINING, 0), ("sweep", SWEEP, 2)):
         code, _, errors = call(root / name, arguments)
         assert code == 0, errors
@@ -82,8 +82,7 @@ def make(root: Path) -> None:
         assert kill_soak.wait_for(
             process,
             lambda half=half, files=files: (
-                len(list(half.glob("*/result.json"))) >= files
-                and len(list(half.glob("**/checkpoints/*/MANIFEST.json"))) >= 3
+                len(list(half.glob("*/result.json"))) >= files and count_checkpoints(half) >= 3
             ),
         )
         process.kill()
@@ -92,8 +91,14 @@ def make(root: Path) -> None:
     shutil.copytree(root / "cache", root / "whole cache")
 
 
+def count_checkpoints(directory: Path) -> int:
+    """Count the complete checkpoints of a run or of a sweep's trials, while they are written."""
+    patterns = ("checkpoints/*/MANIFEST.json", "*/checkpoints/*/MANIFEST.json")
+    return sum(len(list(directory.glob(pattern))) for pattern in patterns)
+
+
 def kinds_of(directory: Path) -> dict[str, list[Path]]:
-    """File kind -> files below a directory, relative to it; what nothing reads is left out."""
+    """Return file kind -> relative paths below a directory, without files that nothing reads."""
     kinds = collections.defaultdict(list)
     for path in sorted(directory.rglob("*")):
         name = path.name
@@ -108,7 +113,7 @@ def kinds_of(directory: Path) -> dict[str, list[Path]]:
 
 
 def damage(path: Path, fault: str, rng: random.Random) -> str:
-    """Damage a file; return what was done to it."""
+    """Damage a file; return a description of the damage."""
     raw = bytearray(path.read_bytes())
     if fault == "deleted" or not raw:
         path.unlink()
@@ -124,12 +129,12 @@ def damage(path: Path, fault: str, rng: random.Random) -> str:
 
 
 def tables(folder: Path) -> dict[str, bytes]:
-    """What a report wrote."""
+    """Return the files that a report wrote."""
     return {path.name: path.read_bytes() for path in folder.glob("*")} if folder.is_dir() else {}
 
 
 def what_differs(root: Path, base: str, command: str, work: Path, outputs: tuple[str, str]) -> str:
-    """Compare what a command did with what it does without a fault; empty where it is the same."""
+    """Describe how a command's effect differs from that without a fault; empty if it does not."""
     if command == "report":
         expected, found = tables(root / f"report of {base}"), tables(root / "report")
         return ", ".join(n for n in expected if expected[n] != found.get(n))
@@ -140,7 +145,7 @@ def what_differs(root: Path, base: str, command: str, work: Path, outputs: tuple
         return "" if nothing_done else comparing.difference(root / "run", work)
     if (work / "table.csv").read_bytes() != (root / "sweep" / "table.csv").read_bytes():
         return "table.csv"
-    for result in sorted(work.glob("**/result.json")):  # those that were made after the fault
+    for result in sorted(work.glob("**/result.json")):  # skip those from before the fault
         run = result.parent.relative_to(work)
         before = root / base / run / "result.json"
         if before.exists() and before.stat().st_mtime_ns == result.stat().st_mtime_ns:
@@ -150,20 +155,20 @@ def what_differs(root: Path, base: str, command: str, work: Path, outputs: tuple
     return ""
 
 
-def judge(command: str, code: int, errors: str, difference: str) -> str:
-    """noticed, harmless, or what is wrong."""
+def classify(command: str, code: int, errors: str, difference: str) -> str:
+    """Return `detected`, `harmless` or a description of the failure."""
     lines = [line for line in errors.splitlines() if line.startswith(("error: ", "warning: "))]
     if code == -1 or "Traceback" in errors:
         return f"traceback: {errors}"
     if code:
-        return "noticed" if code in (1, 2) and len(lines) == 1 else f"exit {code}: {errors!r}"
-    if difference and not (lines and command == "report"):  # it warns, and shows what is there
+        return "detected" if code in (1, 2) and len(lines) == 1 else f"exit {code}: {errors!r}"
+    if difference and not (lines and command == "report"):  # a report warns and goes on
         return f"silently wrong: {difference} (stderr: {errors!r})"
-    return "noticed" if lines else "harmless"
+    return "detected" if lines else "harmless"
 
 
 def soak(count: int, seed: int, root: Path) -> tuple[list[tuple[str, str, str, str]], list[str]]:
-    """Return (kind, fault, command, verdict) of every fault, and a line for every failure."""
+    """Return (kind, fault, command, outcome) of every fault, and a line for every failure."""
     rng = random.Random(seed)
     os.environ["XDG_CACHE_HOME"] = str(root / "cache")
     make(root)
@@ -183,14 +188,16 @@ def soak(count: int, seed: int, root: Path) -> tuple[list[tuple[str, str, str, s
         for kind in kinds_of(root / base)
         if (base == "cache") == kind.endswith("(.npz)")
     ]
-    verdicts, failures, clock = [], [], time.monotonic()
+    outcomes = []
+    failures = []
+    clock = time.monotonic()
     for number in range(count):
         base, kind = targets[number % len(targets)]
         fault = FAULTS[number // len(targets) % 3]
         command = rng.choice(list(COMMANDS[base]))
-        work, source = root / "work", "run" if base == "cache" else base
-        if (base, command) != ("cache", "train"):  # a cache serves a new run too
-            shutil.copytree(root / source, work)
+        work = root / "work"
+        if (base, command) != ("cache", "train"):  # a new run reads the cache too
+            shutil.copytree(root / ("run" if base == "cache" else base), work)
         place = root / "cache" / "sentiment_jax" if base == "cache" else work
         file = rng.choice(kinds_of(place)[kind])
         done = damage(place / file, fault, rng)
@@ -200,47 +207,47 @@ def soak(count: int, seed: int, root: Path) -> tuple[list[tuple[str, str, str, s
             difference = "" if code else what_differs(root, base, command, work, pair)
         except Exception as error:
             difference = f"{type(error).__name__}: {error}"
-        verdict = judge(command, code, errors, difference)
-        if verdict not in ("noticed", "harmless"):
-            failures.append(f"{base}/{file} {done}, then {command}: {verdict}")
+        outcome = classify(command, code, errors, difference)
+        if outcome not in ("detected", "harmless"):
+            failures.append(f"{base}/{file} {done}, then {command}: {outcome}")
             print(f"FAILURE: {failures[-1]}", flush=True)
-            verdict = "FAILED"
-        verdicts.append((kind, fault, command, verdict))
+            outcome = "FAILED"
+        outcomes.append((kind, fault, command, outcome))
         shutil.rmtree(work, ignore_errors=True)
         shutil.rmtree(root / "report", ignore_errors=True)
         if base == "cache":
             shutil.copytree(root / "whole cache", root / "cache", dirs_exist_ok=True)
         eta = (time.monotonic() - clock) / (number + 1) * (count - number - 1)
         print(
-            f"{number + 1:>4}/{count}  {base}: {file.name} {done}, then {command}: {verdict}  "
+            f"{number + 1:>4}/{count}  {base}: {file.name} {done}, then {command}: {outcome}  "
             f"ETA {eta:.0f} s",
             flush=True,
         )
-    return verdicts, failures
+    return outcomes, failures
 
 
-def report(arguments, verdicts, failures, seconds) -> str:
-    """The log, in Markdown."""
+def report(arguments, outcomes, failures, seconds) -> str:
+    """Return the log in Markdown."""
     command = "python -m benchmarks.corruption_soak"
     machine = f"{describe_environment()['machine']}; Python {platform.python_version()}, "
-    outcome = f"{len(failures)} FAILED" if failures else "every fault was noticed or harmless"
+    result = f"{len(failures)} FAILED" if failures else "every fault was detected or harmless"
     lines = [
         *("# Corruption soak", ""),
         f"`{command} --faults={arguments.faults} --seed={arguments.seed}`, "
         f"{datetime.date.today()}, {machine}jax {jax.__version__}, {seconds:.0f} s.",
         "",
-        f"{len(verdicts)} random faults in the files of runs, sweeps (finished, and killed "
-        "half-way) and the cache of encoded reviews, each followed by one command. Noticed: a "
-        "one-line error or warning. Harmless: output and files exactly as without the fault.",
-        *("", f"**Result: {outcome}.**", ""),
-        "| file | fault | noticed | harmless | failed |",
+        f"{len(outcomes)} random faults in the files of runs, sweeps (finished and interrupted) "
+        "and the cache of encoded reviews, each followed by one command. Detected: a one-line "
+        "error or warning. Harmless: output and files exactly as without the fault.",
+        *("", f"**Result: {result}.**", ""),
+        "| file | fault | detected | harmless | failed |",
         "| --- | --- | ---: | ---: | ---: |",
     ]
-    counts = collections.Counter((kind, fault, verdict) for kind, fault, _, verdict in verdicts)
-    for kind, fault in sorted({row[:2] for row in verdicts}):
-        row = [counts[kind, fault, verdict] for verdict in ("noticed", "harmless", "FAILED")]
+    counts = collections.Counter((kind, fault, outcome) for kind, fault, _, outcome in outcomes)
+    for kind, fault in sorted({row[:2] for row in outcomes}):
+        row = [counts[kind, fault, outcome] for outcome in ("detected", "harmless", "FAILED")]
         lines.append(f"| {kind} | {fault} | {' | '.join(map(str, row))} |")
-    used = collections.Counter(command for _, _, command, _ in verdicts)
+    used = collections.Counter(command for _, _, command, _ in outcomes)
     lines += ["", "Commands: " + ", ".join(f"{name} {n}" for name, n in used.most_common()) + "."]
     return "\n".join([*lines, *(f"\nFAILED: {failure}" for failure in failures)]) + "\n"
 
@@ -250,12 +257,12 @@ def run() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--faults", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--output", type=Path, help="log to write; stdout alone where none is")
+    parser.add_argument("--output", type=Path, help="file of the log; default: stdout only")
     arguments = parser.parse_args()
     clock = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="corruption_soak_") as folder:
-        verdicts, failures = soak(arguments.faults, arguments.seed, Path(folder))
-    log = report(arguments, verdicts, failures, time.monotonic() - clock)
+        outcomes, failures = soak(arguments.faults, arguments.seed, Path(folder))
+    log = report(arguments, outcomes, failures, time.monotonic() - clock)
     print(log)
     if arguments.output:
         arguments.output.parent.mkdir(parents=True, exist_ok=True)

@@ -1,8 +1,8 @@
-"""Writes a CSV with every IMDB training review in it twice: the pool behind the study's .9463.
+"""Write a CSV that has every IMDB training review twice: the pool behind the study's .9463.
 
 The study's printed accuracies are multiples of 1/34,728 and 1/10,240: more reviews than the
 training set has. Splitting this pool without `data.group_duplicates` puts most validation and test
-reviews into the training split as well. The file holds IMDB's texts: keep it out of the repository.
+reviews into the training split as well (leakage). The file holds IMDB's texts: do not commit it.
 
     python -m benchmarks.doubled_pool --data_dir=DATA_DIR --output=doubled.csv
 """
@@ -29,7 +29,7 @@ def main(_: list[str]) -> None:
         writer = csv.writer(file)
         writer.writerow(["text", "label"])
         writer.writerows(rows + rows)
-    print(f"{OUTPUT.value}: {2 * len(rows):,} rows, every one of {len(rows):,} reviews twice")
+    print(f"{OUTPUT.value}: {2 * len(rows):,} rows, each of {len(rows):,} reviews twice")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""BERT-base and ELECTRA-base at full size: seconds per step, peak memory, determinism.
+"""Measure BERT-base and ELECTRA-base at full size: seconds per step, peak memory, determinism.
 
-Random weights and random token ids: time and memory do not depend on their values. One model a
-process, so that the peak is its own:
+Weights and token ids are random: time and memory do not depend on them. A process measures one
+model, because the peak memory is that of the process:
 
     python -m benchmarks.full_size --model=bert
 """
@@ -27,29 +27,24 @@ MODEL = flags.DEFINE_enum("model", "bert", ("bert", "electra"), "Which model.")
 BATCH_SIZE = flags.DEFINE_integer("batch_size", 16, "Reviews per step.")
 LENGTH = flags.DEFINE_integer("length", 128, "Tokens per review.")
 STEPS = flags.DEFINE_integer("steps", 5, "Timed steps after the first, which compiles.")
-DTYPE = flags.DEFINE_enum("dtype", "float32", ("float32", "bfloat16"), "Of the computation.")
-SCAN = flags.DEFINE_bool("scan_layers", False, "One compiled layer.")
+DTYPE = flags.DEFINE_enum("dtype", "float32", ("float32", "bfloat16"), "Dtype of the computation.")
 REMAT = flags.DEFINE_bool("remat", False, "Recompute activations in the backward pass.")
 
 
 def checksum(params) -> list[float]:
-    """Sums of a tree's leaves in float64 on the host: equal trees have equal ones."""
+    """Return the sums of a tree's leaves, in float64 on the host: equal trees have equal sums."""
     return [float(np.sum(np.asarray(leaf, np.float64))) for leaf in jax.tree.leaves(params)]
 
 
 def main(_):
     """Measure and print one JSON object."""
     startup.use_wide_vectors()
-    settings = {
-        "name": MODEL.value,
-        "dtype": DTYPE.value,
-        "scan_layers": SCAN.value,
-        "remat": REMAT.value,
-    }
+    settings = {"name": MODEL.value, "dtype": DTYPE.value, "remat": REMAT.value}
     model = build_model(settings, vocab_size=VOCABULARY)
     optimizer = OptimizerConfig(name="adamw", weight_decay=0.01, clip_norm=1.0, eps=1e-6)
     shape = BATCH_SIZE.value, LENGTH.value
-    step, rate = make_train_step(model, optimizer), np.float32(3e-5)
+    step = make_train_step(model, optimizer)
+    rate = np.float32(3e-5)
 
     def two_steps():
         params = initializer(model)(jax.random.key(0))

@@ -1,4 +1,4 @@
-"""What a compiled GPU program launches, multiplies and moves, counted in its HLO text."""
+"""Count the kernel launches, FLOPs and bytes of a compiled GPU program in its HLO text."""
 
 import dataclasses
 import math
@@ -25,12 +25,12 @@ COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "coll
 
 
 def arrays(shape: str) -> list[tuple[str, list[int]]]:
-    """The (dtype, sizes) of an instruction's result, one or a tuple."""
+    """Return the (dtype, sizes) of each array of an instruction's result."""
     return [(kind, [int(n) for n in sizes.split(",") if n]) for kind, sizes in ARRAY.findall(shape)]
 
 
 def size(shape: str) -> int:
-    """Bytes."""
+    """Return the size in bytes."""
     return sum(SIZES.get(kind, 0) * math.prod(sizes) for kind, sizes in arrays(shape))
 
 
@@ -45,13 +45,13 @@ class Instruction:
     operands: list[str]
 
     def named(self, attribute: str) -> str | None:
-        """The computation that an attribute names."""
+        """Return the computation that an attribute names."""
         found = re.search(rf"\b{attribute}=%?([\w.\-]+)", self.line)
         return found[1] if found else None
 
     @property
     def target(self) -> str:
-        """The library function of a custom call."""
+        """Return the library function of a custom call."""
         found = re.search(r'custom_call_target="([^"]+)"', self.line)
         return found[1] if found else ""
 
@@ -60,7 +60,7 @@ Computation = dict[str, Instruction]
 
 
 def parse(text: str) -> tuple[dict[str, Computation], str]:
-    """The computations of a module, and the name of its entry."""
+    """Return the computations of a module and the name of its entry."""
     computations: dict[str, Computation] = {}
     entry, current = "", None
     for line in re.sub(r"/\*.*?\*/", "", text).splitlines():
@@ -78,7 +78,7 @@ def parse(text: str) -> tuple[dict[str, Computation], str]:
 
 
 def _operands(rest: str) -> list[str]:
-    """The names up to the closing bracket of an instruction's arguments."""
+    """Return the operands' names, up to the closing bracket."""
     parts, depth = [""], 1
     for character in rest:
         depth += (character in "([{") - (character in ")]}")
@@ -103,13 +103,13 @@ class Kernel:
 
     @property
     def seconds(self) -> float:
-        """The least that one launch can take: its products or its bytes, whichever is slower."""
+        """Lower bound of one launch's time: its products or its bytes, whichever is slower."""
         compute = sum(flops / RATES[kind] for kind, flops in self.flops.items())
         return max(compute, self.moved / BANDWIDTH)
 
 
 def kernels(text: str) -> list[Kernel]:
-    """All kernels of a compiled module."""
+    """Return all kernels of a compiled module."""
     computations, entry = parse(text)
     return [
         Kernel(
@@ -143,7 +143,7 @@ def _walk(
 def _inside(
     instruction: Instruction, computation: Computation, computations: dict[str, Computation]
 ) -> Iterator[tuple[Instruction, Computation]]:
-    """The instruction, or those that it fuses, at any depth."""
+    """Yield the instruction, or those that it fuses, at any depth."""
     fused = instruction.named("calls")
     if fused is None:
         yield instruction, computation
@@ -155,7 +155,7 @@ def _inside(
 def _flops(
     instruction: Instruction, computation: Computation, computations: dict[str, Computation]
 ) -> Counter[str]:
-    """Two for a multiply-add, by the kind of product: bf16, tf32 or f32."""
+    """Return FLOPs, two for a multiply-add, by dtype of the product: bf16, tf32 or f32."""
     found: Counter[str] = Counter()
     for inner, around in _inside(instruction, computation, computations):
         if "$fmha" in inner.target:
@@ -180,7 +180,7 @@ def _flops(
 def _moved(
     instruction: Instruction, computation: Computation, computations: dict[str, Computation]
 ) -> int:
-    """Bytes that a kernel reads and writes: slices as far as they go, updates in place once."""
+    """Return the bytes that a kernel moves: slices with their own size, in-place updates once."""
     whole = [size(computation[name].shape) for name in instruction.operands if name in computation]
     fused = computations.get(instruction.named("calls") or "")
     while fused and len(inner := [i for i in fused.values() if i.op not in FREE]) == 1:
@@ -201,7 +201,7 @@ def _moved(
 
 
 def _read(parameter: Instruction, fused: Computation) -> int:
-    """Bytes read of a fusion's parameter."""
+    """Return the bytes that a fusion reads of a parameter."""
     names, total = {parameter.name}, 0
     for user in fused.values():  # in the order of their definition
         if not names.intersection(user.operands):
@@ -217,7 +217,7 @@ def _read(parameter: Instruction, fused: Computation) -> int:
 
 
 def _written(root: Instruction, fused: Computation) -> int:
-    """Bytes that a fusion writes."""
+    """Return the bytes that a fusion writes."""
     if root.op == "tuple":
         return sum(_written(fused[name], fused) for name in root.operands)
     if root.op == "bitcast":
@@ -228,7 +228,7 @@ def _written(root: Instruction, fused: Computation) -> int:
 
 
 def collectives(found: list[Kernel]) -> str:
-    """Exchanges between devices and their results' bytes, in words."""
+    """Describe the collectives: count and result bytes of each kind."""
     counts: Counter[str] = Counter()
     moved: Counter[str] = Counter()
     for kernel in found:
@@ -240,7 +240,7 @@ def collectives(found: list[Kernel]) -> str:
 
 
 def describe(what: str, compiled: Any, least_seconds: float) -> dict[str, Any]:
-    """Count a compiled step; `least_seconds` is what its model FLOPs take at the best rate."""
+    """Summarize a compiled step; `least_seconds` is the time of its FLOPs at the best rate."""
     found = kernels(compiled.as_text())
     products: Counter[str] = Counter()
     for kernel in found:

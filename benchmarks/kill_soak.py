@@ -1,11 +1,11 @@
-"""SIGKILLs at random moments of trainings and sweeps, each followed by the same command again.
+"""SIGKILL training runs and sweeps at random moments; after each kill, run the same command again.
 
     python -m benchmarks.kill_soak --kills=100 --output=results/reliability/kill_soak.md
 
-What comes out must be, bit for bit, what the uninterrupted command gives; the first difference ends
-the soak with exit code 1. A third of the kills come at a uniformly random moment of what is left,
-the others within 100 ms of a certain file's appearance: of the stages of a checkpoint (begun,
-complete, named, its predecessor deleted), the end of a validation or a run, a sweep's bookkeeping.
+The result must be bitwise equal to that of the uninterrupted command; the first difference ends the
+soak with exit code 1. A third of the kills come at a uniformly random moment of the remaining time.
+The others come within 100 ms of the appearance of a certain file: the stages of a checkpoint
+(begun, complete, named, predecessor deleted), the end of a validation or a run, a sweep's files.
 """
 
 import argparse
@@ -48,9 +48,9 @@ SWEEP = [
     *("--sweep_optimizer=adam,sgd", "--sweep_batch_size=16", "--sweep_learning_rate=1e-2,1e30"),
     *("--config.optimizer.clip_norm=0", "--sweep_seeds=0,1"),
 ]
-KILLS_EACH = 6  # of one training or sweep; then it is left to end
+KILLS_EACH = 6  # of one training run or sweep, which then runs to its end
 
-# What a targeted kill waits for, below the directory.
+# The file below the directory that a targeted kill waits for.
 TRAINING_MOMENTS = {
     "a save begins (after a validation, too)": "checkpoints/*.partial",
     "a manifest is written": "checkpoints/*.partial/.MANIFEST.json.*",
@@ -78,7 +78,7 @@ SWEEP_MOMENTS = {
 
 
 def start(arguments: list[str], workdir: Path) -> subprocess.Popen:
-    """Begin the command, or go on with it."""
+    """Start or resume the command."""
     return subprocess.Popen(
         [sys.executable, "-m", "sentiment_jax.main", f"--workdir={workdir}", *arguments],
         stdout=subprocess.PIPE,
@@ -91,7 +91,7 @@ def start(arguments: list[str], workdir: Path) -> subprocess.Popen:
 def wait_for(
     process: subprocess.Popen, holds: Callable[[], bool], seconds: float = math.inf
 ) -> bool:
-    """Wait until something holds; False where the process or the time ended first."""
+    """Wait for a condition; return False if the process or the time ended first."""
     end = time.monotonic() + seconds
     while not holds():
         if process.poll() is not None or time.monotonic() > end:
@@ -101,7 +101,7 @@ def wait_for(
 
 
 def has_begun(workdir: Path, before: int) -> bool:
-    """Tell whether the start-up (imports, data) is over: env.json was written anew."""
+    """Return whether the start-up (imports, data) is over: env.json is newer than `before`."""
     files = [*workdir.glob("env.json"), *workdir.glob("**/lock")]
     return any(path.stat().st_mtime_ns > before for path in files)
 
@@ -109,14 +109,14 @@ def has_begun(workdir: Path, before: int) -> bool:
 def kill_somewhere(
     process: subprocess.Popen, workdir: Path, moments: dict[str, str], left: float, rng
 ) -> tuple[str, float]:
-    """Kill the process, which has about `left` seconds to go once it has begun.
+    """Kill the process, which has about `left` seconds left after its start-up.
 
     Returns:
-      What was aimed at, empty where the process had ended before, and the seconds it had.
+      What was aimed at (empty if the process had ended before) and the seconds that it ran.
     """
     begun = time.time_ns()
     aim = rng.choice(["start-up", *["any moment"] * 6, *["a file"] * 13])
-    # Files that last for a millisecond are often missed: three aims in four are at the others.
+    # Files that exist for a millisecond are often missed: three aims in four are at the others.
     brief = rng.random() < 0.25
     moment = rng.choice([name for name, path in moments.items() if ("/." in f"/{path}") == brief])
     before = set(workdir.glob(moments[moment]))
@@ -135,7 +135,7 @@ def kill_somewhere(
         found = wait_for(process, lambda: has_begun(workdir, begun) or appeared())
         clock = time.monotonic()
         found = found and wait_for(process, appeared, left if brief else math.inf)
-        aim = moment if found else f"{moment} (in vain)"
+        aim = moment if found else f"{moment} (missed)"
         time.sleep(rng.choice([0, rng.uniform(0, 0.01), rng.uniform(0, 0.1)]) if found else 0)
     had = 0 if aim == "start-up" else time.monotonic() - clock
     ended = process.poll() is not None
@@ -144,7 +144,7 @@ def kill_somewhere(
 
 
 def where_it_landed(workdir: Path, pid: int) -> str:
-    """The phase that a killed training was in, as far as its files tell."""
+    """Return the phase that a killed training run was in, inferred from its files."""
     if (workdir / "result.json").exists():
         return "after result.json"
     folder = workdir / "checkpoints"
@@ -169,7 +169,7 @@ def where_it_landed(workdir: Path, pid: int) -> str:
 
 
 def phase(directory: Path, pid: int) -> str:
-    """The phase that a killed training or sweep was in."""
+    """Return the phase that a killed training run or sweep was in."""
     if not (directory / "sweep.json").exists():
         return where_it_landed(directory, pid) if directory.exists() else "before the first file"
     runs = [path.parent for path in directory.glob("**/lock")]
@@ -180,14 +180,14 @@ def phase(directory: Path, pid: int) -> str:
 
 
 def finished_runs(directory: Path) -> dict:
-    """The files of the runs of a sweep that have ended, their locks apart."""
+    """Return the files of a sweep's finished runs, without their locks."""
     runs = [path.parent for path in directory.glob("**/result.json")]
     files = [(path, f) for run in runs for path, f in comparing.contents(run).items()]
     return {path: f for path, f in files if path.name not in ("lock", "log.txt")}
 
 
 def compare(expected: Path, found: Path) -> str:
-    """What differs between two trainings or sweeps; empty where nothing does."""
+    """Describe the first difference between two training runs or sweeps; empty if equal."""
     if not (expected / "sweep.json").exists():
         return comparing.difference(expected, found)
     tables = [(directory / "table.csv").read_text() for directory in (expected, found)]
@@ -201,7 +201,7 @@ def compare(expected: Path, found: Path) -> str:
 
 
 def soak(kills: int, seed: int, root: Path) -> tuple[list[tuple[str, str]], int, str]:
-    """Return (aim, phase) of every kill, how many runs and sweeps ended, and what went wrong."""
+    """Return (aim, phase) of every kill, the number of ended runs and sweeps, and the failure."""
     rng = random.Random(seed)
     kinds = [
         ("training", TRAINING, TRAINING_MOMENTS),
@@ -210,7 +210,7 @@ def soak(kills: int, seed: int, root: Path) -> tuple[list[tuple[str, str]], int,
     ]
     durations = {}
     for name, arguments, _ in kinds:
-        for _ in range(2):  # the second finds the programs compiled, as all later ones do
+        for _ in range(2):  # the second finds compiled programs, like all later ones
             shutil.rmtree(root / name, ignore_errors=True)
             process, begun = start(arguments, root / name), time.time_ns()
             wait_for(process, lambda b=begun, n=name: has_begun(root / n, b))
@@ -219,10 +219,14 @@ def soak(kills: int, seed: int, root: Path) -> tuple[list[tuple[str, str]], int,
             durations[name] = time.monotonic() - clock
         if process.returncode:
             return [], 0, output
-    landed, ended, began = [], 0, time.monotonic()
+    landed = []
+    ended = 0
+    began = time.monotonic()
     while len(landed) < kills:
         name, arguments, moments = kinds[ended % 3]
-        workdir, own, left = root / f"{name}-{ended}", 0, durations[name]
+        workdir = root / f"{name}-{ended}"
+        own = 0
+        left = durations[name]
         kept: dict = {}
         while True:
             process = start(arguments, workdir)
@@ -236,10 +240,11 @@ def soak(kills: int, seed: int, root: Path) -> tuple[list[tuple[str, str]], int,
             kept = now
             if not aim:
                 break
-            own, left = own + 1, max(left - had, durations[name] / 4)
+            own += 1
+            left = max(left - had, durations[name] / 4)
             landed.append((aim, phase(workdir, process.pid)))
-            done, seconds = len(landed), time.monotonic() - began
-            eta = seconds / done * (kills - done)
+            done = len(landed)
+            eta = (time.monotonic() - began) / done * (kills - done)
             print(
                 f"{done:>4}/{kills}  {name} {ended}: {landed[-1][1]} (aimed at: {aim})  "
                 f"ETA {eta:.0f} s",
@@ -250,22 +255,22 @@ def soak(kills: int, seed: int, root: Path) -> tuple[list[tuple[str, str]], int,
         if left_over := list(workdir.rglob("*.corrupt")):
             return landed, ended, f"{left_over[0]} was set aside"
         if wrong := compare(root / name, workdir):
-            return landed, ended, f"{workdir} is not the uninterrupted {name}: {wrong}"
+            return landed, ended, f"{workdir} differs from the uninterrupted {name}: {wrong}"
         ended += 1
         shutil.rmtree(workdir)
     return landed, ended, ""
 
 
 def report(arguments, landed, ended, wrong, seconds) -> str:
-    """The log, in Markdown."""
+    """Return the log in Markdown."""
     command = f"python -m benchmarks.kill_soak --kills={arguments.kills} --seed={arguments.seed}"
     machine = f"{describe_environment()['machine']}; Python {platform.python_version()}, "
     lines = [
         *("# Kill soak", ""),
         f"`{command}`, {datetime.date.today()}, {machine}jax {jax.__version__}, {seconds:.0f} s.",
         "",
-        f"{len(landed)} SIGKILLs over {ended} trainings and sweeps of the LSTM and trainings of "
-        "a small BERT on the embedded sample, each followed by the same command. Compared with "
+        f"{len(landed)} SIGKILLs of {ended} training runs and sweeps of the LSTM and training runs "
+        "of a small BERT on the embedded sample, each followed by the same command. Compared with "
         "the uninterrupted ones: parameters and optimizer state of all checkpoints bitwise, every "
         "line of metrics.jsonl once and equal, result.json, predictions.csv, the sweep's table; "
         "files of finished runs untouched; no checkpoint set aside.",
@@ -283,12 +288,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--output", type=Path, help="log to write; stdout alone where none is")
+    parser.add_argument("--output", type=Path, help="file of the log; default: stdout only")
     arguments = parser.parse_args()
     clock = time.monotonic()
     folder = Path(tempfile.mkdtemp(prefix="kill_soak_"))
     landed, ended, wrong = soak(arguments.kills, arguments.seed, folder)
-    if not wrong:  # else it is what to look at
+    if not wrong:  # else keep it for inspection
         shutil.rmtree(folder)
     log = report(arguments, landed, ended, wrong, time.monotonic() - clock)
     print(log)

@@ -1,11 +1,11 @@
 """NB-SVM, the linear baseline that a network should beat (Wang & Manning 2012).
 
-A review is the set of its n-grams, each weighed by its log-count ratio: how much more often reviews
-of the one class have it than those of the other. Unlike in the paper, the weights of a review are
-scaled to unit length, so that long reviews are not surer. A linear classifier of scikit-learn adds
-them up. Words and marks are those of the LSTM's tokenizer. What can be chosen is chosen on
-validation, for each classifier; the choices are then trained twice, on the training split and on
-all labeled reviews, and scored once on the test set.
+A review is the set of its n-grams, each weighted by its log-count ratio: how much more often it
+occurs in positive than in negative reviews. Unlike in the paper, the weights of a review are scaled
+to unit length, so that long reviews do not get more confident predictions. A linear classifier of
+scikit-learn sums them. Words and punctuation marks are those of the LSTM's tokenizer. Settings are
+chosen on validation, for each classifier. The choices are then trained twice, on the training split
+and on all labeled reviews, and scored once on the test set.
 
     python -m benchmarks.nb_svm --data_dir=DATA_DIR --output=results/nb_svm
 """
@@ -32,8 +32,8 @@ from sentiment_jax.data.reviews import Reviews
 from sentiment_jax.data.tokenization import train_word_level
 from sentiment_jax.storage.files import write_json
 
-MOST_WORDS = 2**21  # three of them fit into a number of 63 bits
-# Of equally good choices the first is taken.
+MOST_WORDS = 2**21  # three token ids fit into 63 bits
+# The first of equally good choices is taken.
 ORDERS = (1, 2, 3)
 COSTS = {"SVM": (0.3, 1.0, 3.0, 10.0), "logistic regression": (10.0, 30.0, 100.0, 300.0)}
 MIXTURES = (1.0, 0.5, 0.25)
@@ -60,8 +60,11 @@ def find_ngrams(
 
     Token ids, none of them 0, are the digits of that number in base `words`.
     """
-    ids, review = encoded.token_ids, np.repeat(np.arange(len(encoded)), encoded.lengths)
-    number, numbers, rows = np.zeros(len(ids), np.int64), [], []
+    ids = encoded.token_ids
+    review = np.repeat(np.arange(len(encoded)), encoded.lengths)
+    number = np.zeros(len(ids), np.int64)
+    numbers = []
+    rows = []
     for n in range(order):
         starts = len(ids) - n
         number = number[:starts] * words + ids[n:]
@@ -76,7 +79,7 @@ def log_count_ratios(
 ) -> Float64[np.ndarray, " ngrams"]:
     """Return log((p / |p|) / (q / |q|)) of each n-gram.
 
-    p and q are 1 + the number of positive and of negative reviews that have it, |p| is p's sum.
+    p and q are 1 + the numbers of positive and of negative reviews that have it; |p| is p's sum.
     """
     q, p = (1 + np.asarray(present[labels == label].sum(axis=0)).ravel() for label in (0, 1))
     return np.log(p / p.sum()) - np.log(q / q.sum())
@@ -95,11 +98,12 @@ class Features:
         self.of_training = self._scale(present)
 
     def of(self, reviews: Reviews) -> sparse.csr_matrix:
-        """Return a row for each review: the ratios of its n-grams, unknown ones left out."""
+        """Return a row for each review: the ratios of its n-grams, without unknown ones."""
         numbers, rows = self._find(reviews)
         found, inverse = np.unique(numbers, return_inverse=True)
         places = np.minimum(np.searchsorted(self.ngrams, found), len(self.ngrams) - 1)
-        columns, known = places[inverse], (self.ngrams[places] == found)[inverse]
+        columns = places[inverse]
+        known = (self.ngrams[places] == found)[inverse]
         return self._scale(self._matrix(rows[known], columns[known], len(reviews)))
 
     def _find(self, reviews: Reviews) -> tuple[np.ndarray, np.ndarray]:
@@ -107,7 +111,7 @@ class Features:
         return find_ngrams(encoded, self.tokenizer.get_vocab_size(), self.order)
 
     def _matrix(self, rows: np.ndarray, columns: np.ndarray, count: int) -> sparse.csr_matrix:
-        """Return 1 where a review has an n-gram, however often."""
+        """Return a matrix that is 1 if a review has an n-gram, however often."""
         shape = count, len(self.ngrams)
         matrix = sparse.csr_matrix((np.ones(len(rows)), (rows, columns)), shape)
         matrix.data[:] = 1
@@ -119,7 +123,7 @@ class Features:
 
 
 def fit(features: Features, labels: np.ndarray, choice: Choice) -> Any:
-    """Return scikit-learn's classifier, trained on the reviews that the features are from."""
+    """Return scikit-learn's classifier, trained on the features' reviews."""
     classifier = LinearSVC(C=choice.cost, random_state=0)
     if choice.classifier != "SVM":
         classifier = LogisticRegression(C=choice.cost, solver="liblinear")
@@ -156,7 +160,7 @@ def try_all(
 
 
 class Clock:
-    """Seconds since it was made: of the CPU, all threads together, and on the wall."""
+    """CPU seconds of all threads, and wall time, since the clock was made."""
 
     def __init__(self) -> None:
         self.start = time.process_time(), time.perf_counter()
@@ -169,7 +173,7 @@ class Clock:
 
 
 def train_and_test(choice: Choice, train: Reviews, others: dict[str, Reviews]) -> dict[str, Any]:
-    """Train a choice, and return its scores on other reviews and how long both took."""
+    """Train a choice; return its scores on other reviews and both times."""
     clock = Clock()
     features = Features(train, choice.order)
     trained = fit(features, train.labels, choice)
@@ -182,7 +186,7 @@ def train_and_test(choice: Choice, train: Reviews, others: dict[str, Reviews]) -
 
 
 def main() -> None:
-    """Choose, train, test; print and write result.json."""
+    """Choose settings, train and test; print the scores and write result.json."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data_dir", default="", help="the prepared TFDS folder")
     parser.add_argument("--output", type=Path, required=True, help="the folder of result.json")
@@ -190,10 +194,11 @@ def main() -> None:
     given.output.mkdir(parents=True, exist_ok=True)
     corpus = load_corpus(DataConfig(source="tfds", path=given.data_dir))
     train, val, test = (corpus.splits[name] for name in ("train", "val", "test"))
-    clock, tried = Clock(), []
+    clock = Clock()
+    tried = []
     for choice, scores in try_all(train, val, ORDERS, COSTS):
         tried.append((choice, scores))
-        print(f"{choice}: {scores['accuracy']:.4f} of {len(val):,}", flush=True)
+        print(f"{choice}: {scores['accuracy']:.4f} on {len(val):,}", flush=True)
     choosing = clock.read()
     every = Reviews.from_texts([*train.texts, *val.texts], [*train.labels, *val.labels])
     results = []
@@ -205,7 +210,7 @@ def main() -> None:
     for result in results:
         scores, seconds = result["test"], result["training"]["cpu_seconds"]
         trained = f"trained on {result['reviews']:,} in {seconds} CPU seconds"
-        tested = f"test {scores['accuracy']:.4f} of {scores['examples']:,}"
+        tested = f"test {scores['accuracy']:.4f} on {scores['examples']:,}"
         print(f"{Choice(**result['choice'])}, {trained}: {tested}")
     from sentiment_jax.storage.run_directory import describe_environment  # it starts JAX
 

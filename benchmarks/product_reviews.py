@@ -1,9 +1,9 @@
-"""Writes product reviews that no one wrote: text, label, domain; four domains, English or French.
+"""Write synthetic product reviews: text, label, domain; four domains, English or French.
 
-What a newcomer's own data look like, with a known ceiling. Every review has a number of stars that
-decides how likely each of its statements is to praise. Statements contradict each other, negate,
-exaggerate and name expectations ("I feared the lid would be flimsy, but it is solid"); names and
-numbers are noise, and some labels are wrong. A seed gives the same file everywhere.
+They resemble a user's own data, with a known upper bound of accuracy. Every review has a number of
+stars, which sets the probability that a statement is positive. Statements contradict each other,
+negate, exaggerate and mention expectations ("I feared the lid would be flimsy, but it is solid").
+Names and numbers are noise, and some labels are wrong. A seed gives the same file everywhere.
 
     python -m benchmarks.product_reviews --output=reviews.csv                      # neg, pos
     python -m benchmarks.product_reviews --output=reviews.csv --labels=three       # and neutral
@@ -20,8 +20,8 @@ import itertools
 import random
 from pathlib import Path
 
-PRAISE = {1: 0.05, 2: 0.2, 3: 0.5, 4: 0.8, 5: 0.95}  # share of statements that praise, by stars
-NOISE = 0.06  # share of labels that are drawn blindly, every class in its share
+PRAISE = {1: 0.05, 2: 0.2, 3: 0.5, 4: 0.8, 5: 0.95}  # share of positive statements, by stars
+NOISE = 0.06  # share of labels that are drawn at random, by the classes' shares
 NAMES = {"two": ("neg", "pos"), "three": ("negative", "neutral", "positive"), "stars": "12345"}
 STARS = {  # the stars of each label
     "two": ((1, 2), (4, 5)),
@@ -32,13 +32,13 @@ STARS = {  # the stars of each label
 
 @dataclasses.dataclass(frozen=True)
 class Language:
-    """Words and sentences; {a} is an aspect, {good} and {bad} are swapped where one complains."""
+    """Words and sentences; {a} is an aspect; negative statements swap {good} and {bad}."""
 
     aspects: dict[str, str]  # of each domain's product
     good: str
     bad: str
-    facts: dict[str, tuple[str, str]]  # of each domain: what praises and what complains
-    degrees: tuple[str, ...]  # before an adjective; the first half goes with few or many stars
+    facts: dict[str, tuple[str, str]]  # of each domain: positive, negative
+    degrees: tuple[str, ...]  # before an adjective; 1 and 5 stars use the first half
     opinions: tuple[str, ...]
     fillers: tuple[str, ...]
     people: str
@@ -179,7 +179,7 @@ def make_review(rng: random.Random, language: str, stars: int) -> tuple[str, str
 def make_rows(
     count: int, labels: str = "two", *, positive: float = 0.5, language: str = "english", seed=0
 ) -> list[tuple[str, str, str]]:
-    """Return (text, label, domain) of so many different reviews, classes in their shares."""
+    """Return (text, label, domain) of `count` distinct reviews, classes in their shares."""
     rng, rows, classes = random.Random(seed), {}, range(len(NAMES[labels]))
     shares = [1 - positive, positive] if labels == "two" else [1 / len(classes)] * len(classes)
     borders = list(itertools.accumulate(shares))[:-1]
@@ -200,7 +200,9 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True, help="the CSV file to write")
     parser.add_argument("--rows", type=int, default=2000)
     parser.add_argument("--labels", choices=tuple(NAMES), default="two")
-    parser.add_argument("--positive", type=float, default=0.5, help="share, of --labels=two")
+    parser.add_argument(
+        "--positive", type=float, default=0.5, help="share of pos, with --labels=two"
+    )
     parser.add_argument("--language", choices=("english", "french"), default="english")
     parser.add_argument("--seed", type=int, default=0)
     given = vars(parser.parse_args())

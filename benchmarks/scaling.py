@@ -1,11 +1,11 @@
-"""Step time against the number of devices, one process each, and a plot of it.
+"""Measure step time against the number of devices, one process for each number, and plot it.
 
     python -m benchmarks.scaling --output=results/scaling
     python -m benchmarks.scaling --output=results/scaling --model=bert --batch_size=16
 
-On the CPU the devices are virtual and share the machine's cores: a flat line says that splitting
-the work costs nothing, a rising one what it costs. Only real devices can show a gain. The losses
-of the last steps are compared: they must be equal to rounding, whatever the count.
+On the CPU the devices are virtual and share the machine's cores. A flat line means that splitting
+a batch costs nothing, a rising one shows the cost. Only real devices can show a gain. The losses
+of the last steps are compared: they must be equal up to rounding for every number of devices.
 """
 
 import csv
@@ -24,12 +24,11 @@ BATCH_SIZE = flags.DEFINE_integer("batch_size", 256, "Reviews per step, on all d
 LENGTH = flags.DEFINE_integer("length", 128, "Tokens per review.")
 STEPS = flags.DEFINE_integer("steps", 10, "Timed steps after the first, which compiles.")
 COUNTS = flags.DEFINE_multi_integer("devices", [1, 2, 4], "Device counts to try.")
-SPLIT = flags.DEFINE_bool("split", False, "Inner use: shard_params.")
-WORKER = flags.DEFINE_bool("worker", False, "Inner use: measure with the devices that are here.")
-COLUMNS = ("devices", "shard_params", "step_seconds", "fastest", "slowest", "loss")
+WORKER = flags.DEFINE_bool("worker", False, "Internal: measure with this process's devices.")
+COLUMNS = ("devices", "step_seconds", "fastest", "slowest", "loss")
 
 
-def measure(split: bool) -> dict[str, object]:
+def measure() -> dict[str, object]:
     """Time training steps on all devices of this process."""
     import jax
     import numpy as np
@@ -42,23 +41,22 @@ def measure(split: bool) -> dict[str, object]:
     from sentiment_jax.training.steps import create_state, make_train_step
 
     startup.use_wide_vectors()
-    mesh, shape = devices.data_mesh(), (BATCH_SIZE.value, LENGTH.value)
-    batch = make_batch(0, *shape)
+    mesh = devices.data_mesh()
+    batch = make_batch(0, BATCH_SIZE.value, LENGTH.value)
     model = build_model({"name": MODEL.value, "dtype": "float32"}, vocab_size=VOCABULARY)
     optimizer = OptimizerConfig(name="adamw", weight_decay=0.01, clip_norm=0.0)
-    step = make_train_step(model, optimizer, mesh if split else None)
+    step = make_train_step(model, optimizer)
     params = initializer(model)(jax.random.key(0))
-    state = devices.place(create_state(params, optimizer, seed=0), mesh, split)
+    state = devices.place(create_state(params, optimizer, seed=0), mesh)
     del params
     seconds = []
     for _ in range(STEPS.value + 1):
         start = time.perf_counter()
         state, metrics = step(state, devices.put_batch(batch, mesh), np.float32(3e-5))
-        loss = float(metrics["loss"]) / shape[0]
+        loss = float(metrics["loss"]) / BATCH_SIZE.value
         seconds.append(time.perf_counter() - start)
     return {
         "devices": jax.device_count(),
-        "shard_params": split,
         "step_seconds": round(statistics.median(seconds[1:]), 4),
         "fastest": round(min(seconds[1:]), 4),
         "slowest": round(max(seconds[1:]), 4),
@@ -66,14 +64,14 @@ def measure(split: bool) -> dict[str, object]:
     }
 
 
-def start_worker(count: int, split: bool) -> dict[str, str]:
-    """Measure in a process that has `count` devices: virtual CPU ones, or the first GPUs."""
+def start_worker(count: int) -> dict[str, str]:
+    """Measure in a process that has `count` devices: virtual CPU devices, or the first GPUs."""
     environment = {
         **os.environ,
         "XLA_FLAGS": f"--xla_force_host_platform_device_count={count}",
         "CUDA_VISIBLE_DEVICES": ",".join(map(str, range(count))),
     }
-    arguments = [*sys.argv[1:], "--worker", f"--split={split}"]
+    arguments = [*sys.argv[1:], "--worker"]
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.scaling", *arguments],
         env=environment,
@@ -88,17 +86,15 @@ def start_worker(count: int, split: bool) -> dict[str, str]:
 
 
 def plot(rows: list[dict[str, str]], path: Path) -> None:
-    """Draw the medians, bars from the fastest to the slowest step."""
+    """Plot the medians, with bars from the fastest to the slowest step."""
     from sentiment_jax.analysis import figures
 
     with figures.panels(path, 6, 4) as ((axes,),):
-        for split, label in (("False", "parameters copied"), ("True", "parameters split")):
-            chosen = [row for row in rows if row["shard_params"] == split]
-            median = [float(row["step_seconds"]) for row in chosen]
-            below = [m - float(row["fastest"]) for m, row in zip(median, chosen, strict=True)]
-            above = [float(row["slowest"]) - m for m, row in zip(median, chosen, strict=True)]
-            counts = [int(row["devices"]) for row in chosen]
-            axes.errorbar(counts, median, yerr=[below, above], marker="o", capsize=3, label=label)
+        median = [float(row["step_seconds"]) for row in rows]
+        below = [m - float(row["fastest"]) for m, row in zip(median, rows, strict=True)]
+        above = [float(row["slowest"]) - m for m, row in zip(median, rows, strict=True)]
+        counts = [int(row["devices"]) for row in rows]
+        axes.errorbar(counts, median, yerr=[below, above], marker="o", capsize=3)
         axes.set_xscale("log", base=2)
         axes.set_xticks(COUNTS.value, [str(count) for count in COUNTS.value])
         axes.set_ylim(bottom=0)
@@ -106,21 +102,19 @@ def plot(rows: list[dict[str, str]], path: Path) -> None:
         axes.set_ylabel("seconds per step")
         axes.set_title(f"{MODEL.value}, batch {BATCH_SIZE.value} x {LENGTH.value} tokens in all")
         axes.grid(alpha=0.3)
-        axes.legend()
 
 
 def main(_):
-    """Measure one process per row, write the table and the plot."""
+    """Measure each number of devices in a process; write the table and the plot."""
     if WORKER.value:
         output = csv.DictWriter(sys.stdout, COLUMNS)
         output.writeheader()
-        output.writerow(measure(SPLIT.value))
+        output.writerow(measure())
         return
     rows = []
-    for split in (False, True):
-        for count in COUNTS.value:
-            rows.append(start_worker(count, split))
-            print(rows[-1], flush=True)
+    for count in COUNTS.value:
+        rows.append(start_worker(count))
+        print(rows[-1], flush=True)
     losses = [float(row["loss"]) for row in rows]
     if max(losses) - min(losses) > 1e-4 * max(losses):
         raise SystemExit(f"losses differ between the device counts: {losses}")

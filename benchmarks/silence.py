@@ -1,6 +1,6 @@
-"""How long a command leaves its reader without a sign of life: on a terminal, and in a pipe.
+"""Measure how long a command prints nothing, on a terminal or in a pipe.
 
-Everything after `--` is the command; what it writes goes to --log, each piece behind its time.
+Everything after `--` is the command. Its output goes to --log, each piece with its time.
 
     python -m benchmarks.silence -- python -m sentiment_jax.main --config=configs/lstm.py ...
     python -m benchmarks.silence --pipe -- python -m sentiment_jax.main ...
@@ -17,21 +17,24 @@ from pathlib import Path
 
 
 def watch(command: list[str], *, pipe: bool = False, **options) -> list[tuple[float, str]]:
-    """Run a command; return the seconds since its start and text of each piece of output.
+    """Run a command; return the time and text of each piece of its output.
 
-    The last piece is empty: its time is that of the end.
+    Times are seconds since the start. The last piece is empty and has the time of the end.
     """
-    ours, theirs = os.pipe() if pipe else pty.openpty()
-    if not pipe:
-        termios.tcsetwinsize(theirs, (24, 100))  # it has no columns, and bars show nothing
-    start, pieces = time.monotonic(), []
+    if pipe:
+        ours, theirs = os.pipe()
+    else:
+        ours, theirs = pty.openpty()
+        termios.tcsetwinsize(theirs, (24, 100))  # progress bars need a width
+    pieces = []
+    start = time.monotonic()
     process = subprocess.Popen(command, stdout=theirs, stderr=theirs, **options)
     os.close(theirs)
     while True:
         select.select([ours], [], [])
         try:
             raw = os.read(ours, 1 << 16)
-        except OSError:  # EIO: a terminal whose other side has closed
+        except OSError:  # EIO: the other side of the terminal was closed
             raw = b""
         pieces.append((time.monotonic() - start, raw.decode(errors="replace")))
         if not raw:
@@ -43,7 +46,7 @@ def watch(command: list[str], *, pipe: bool = False, **options) -> list[tuple[fl
 
 
 def gaps(pieces: list[tuple[float, str]]) -> list[tuple[float, float, str]]:
-    """Return the silences, longest first: seconds, when they began, what was written last."""
+    """Return the silences, longest first: seconds, start, and the output before."""
     times = [0.0, *(when for when, _ in pieces)]
     texts = ["(nothing yet)", *(text for _, text in pieces)]
     silences = zip(times, times[1:], texts, strict=False)
@@ -51,10 +54,10 @@ def gaps(pieces: list[tuple[float, str]]) -> list[tuple[float, float, str]]:
 
 
 def main() -> None:
-    """Watch the command and print its first sign of life and its longest silences."""
+    """Watch the command; print the time of its first output and its longest silences."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--pipe", action="store_true", help="a pipe instead of a terminal")
-    parser.add_argument("--log", type=Path, help="for what the command wrote, and when")
+    parser.add_argument("--log", type=Path, help="file for the command's output and its times")
     parser.add_argument("command", nargs="+")
     given = parser.parse_args()
     pieces = watch(given.command, pipe=given.pipe)

@@ -1,13 +1,13 @@
-"""Ours against PyTorch, side by side: the same reviews, interleaved in one run, medians and ratios.
+"""Compare the package's speed with PyTorch's: same reviews, interleaved, medians and ratios.
 
     pip install -r requirements-bench.txt
     python -m benchmarks.speed --data_dir=DATA_DIR --output=results/speed
 
-Each contestant is a process of its own that compiles (or warms up) first; then they take turns,
-`--rounds` times: two passes over the reviews each, the second timed. Weights are random, lengths
-those of real reviews (WordPiece and words, cut at `max_length`). `--torch_python` names another
-interpreter for PyTorch's side, where one Python does not have both. `--before` names a checkout of
-another revision, which then takes turns with the other two.
+Each side is a process of its own that compiles (or warms up) first. Then the sides take turns,
+`--rounds` times: two passes over the reviews each, the second timed. Weights are random. Lengths
+are those of real reviews (WordPiece and words, truncated at `max_length`). `--torch_python` names
+another interpreter for PyTorch's side, if one Python does not have both. `--before` names a
+checkout of another revision, which then takes turns with the other two.
 """
 
 import json
@@ -35,14 +35,14 @@ from sentiment_jax.training.checks import resolve
 from sentiment_jax.training.experiment import prepare_experiment
 
 DATA_DIR = flags.DEFINE_string("data_dir", "", "The prepared TFDS folder; empty: its default.")
-SOURCE = flags.DEFINE_string("source", "tfds", "Reviews: tfds, or sample where there are none.")
+SOURCE = flags.DEFINE_string("source", "tfds", "Reviews: tfds, or the embedded sample.")
 OUTPUT = flags.DEFINE_string("output", "results/speed", "Folder of table, JSON and plot.")
-ROUNDS = flags.DEFINE_integer("rounds", 7, "Timed passes of every contestant.")
+ROUNDS = flags.DEFINE_integer("rounds", 7, "Timed passes of each side.")
 TORCH_PYTHON = flags.DEFINE_string("torch_python", sys.executable, "PyTorch's interpreter.")
 PARTS = ["start", "compare", "length", "batch", "data"]
-ONLY = flags.DEFINE_list("only", PARTS, "Measure these parts alone.")
-BEFORE = flags.DEFINE_string("before", "", "A checkout of ours to compare with; empty: none.")
-SCALE = flags.DEFINE_float("scale", 1.0, "Share of the reviews to use: less for a quick look.")
+ONLY = flags.DEFINE_list("only", PARTS, "Measure only these parts.")
+BEFORE = flags.DEFINE_string("before", "", "A checkout of another revision; empty: none.")
+SCALE = flags.DEFINE_float("scale", 1.0, "Share of the reviews to use, for a quick look.")
 
 MINILM = {  # all-MiniLM-L6-v2's sizes
     "name": "bert",
@@ -56,14 +56,14 @@ LSTM = {"name": "lstm", "embedding_size": 100, "hidden_size": 64, "dense_size": 
 SIDES = [(side, dtype) for side in ("jax", "torch") for dtype in ("float32", "bfloat16")]
 
 
-class Contestant:
-    """One side's process, warmed up."""
+class Side:
+    """The process of one side, warmed up."""
 
     def __init__(self, side: str, job: dict[str, Any]):
-        """Start it and wait until its first pass is over."""
+        """Start the process and wait until its first pass has ended."""
         python = TORCH_PYTHON.value if side == "torch" else sys.executable
         module = f"benchmarks.speed_{'torch' if side == 'torch' else 'jax'}"
-        # main.py gives itself the same; both sides gain by it.
+        # main.py sets the same for itself; both sides gain from it.
         environment = {**os.environ, "GLIBC_TUNABLES": startup.TUNABLES}
         self.process = subprocess.Popen(
             [python, "-m", module],
@@ -76,7 +76,7 @@ class Contestant:
         self.first_seconds = self.ask(json.dumps(job))["first"]
 
     def ask(self, line: str) -> dict[str, Any]:
-        """Send a line, return the answer."""
+        """Send a line and return the answer."""
         assert self.process.stdin and self.process.stdout
         self.process.stdin.write(line + "\n")
         self.process.stdin.flush()
@@ -86,7 +86,7 @@ class Contestant:
         return json.loads(answer)
 
     def end(self) -> int:
-        """End it; return the peak memory in bytes."""
+        """End the process and return its peak memory in bytes."""
         peak = self.ask("end")["peak_bytes"]
         self.process.wait()
         return peak
@@ -94,11 +94,11 @@ class Contestant:
 
 def compare(job: dict[str, Any], sides=SIDES) -> list[dict[str, Any]]:
     """Measure one job on every side, in turns."""
-    contestants = {side: Contestant(side[0], {**job, "dtype": side[1]}) for side in sides}
+    processes = {side: Side(side[0], {**job, "dtype": side[1]}) for side in sides}
     rates: dict[Any, list[float]] = {side: [] for side in sides}
     for _ in tqdm(range(ROUNDS.value), f"{job['what']:32}", mininterval=1):
-        for side, contestant in contestants.items():
-            rates[side].append(contestant.ask("run")["rate"])
+        for side, process in processes.items():
+            rates[side].append(process.ask("run")["rate"])
     return [
         {
             "what": job["what"],
@@ -107,15 +107,15 @@ def compare(job: dict[str, Any], sides=SIDES) -> list[dict[str, Any]]:
             "examples_per_second": statistics.median(rates[side]),
             "lowest": min(rates[side]),
             "highest": max(rates[side]),
-            "first_pass_seconds": contestant.first_seconds,
-            "peak_bytes": contestant.end(),
+            "first_pass_seconds": process.first_seconds,
+            "peak_bytes": process.end(),
         }
-        for side, contestant in contestants.items()
+        for side, process in processes.items()
     ]
 
 
 def first_step(cache: Path, workdir: Path) -> float:
-    """Seconds from the start of the sample LSTM's command to the record of its first step."""
+    """Return the seconds from the start of the sample LSTM's command to its first record."""
     command = ["-m", "sentiment_jax.main", "--config=configs/lstm.py:sample"]
     start = time.perf_counter()
     process = subprocess.Popen(
@@ -136,7 +136,7 @@ def first_step(cache: Path, workdir: Path) -> float:
 
 
 def first_steps(folder: Path) -> dict[str, Any]:
-    """Seconds to the first step, with no compilation cache and with the one that this leaves."""
+    """Return the seconds to the first step with an empty and with a full compilation cache."""
     times: dict[str, list[float]] = {"cold": [], "warm": []}
     for round_ in tqdm(range(ROUNDS.value), f"{'first step':32}", mininterval=1):
         for name in times:
@@ -145,16 +145,17 @@ def first_steps(folder: Path) -> dict[str, Any]:
 
 
 class Reviews:
-    """Encoded reviews of one model, to cut samples from."""
+    """Encoded reviews of one model, to draw samples from."""
 
     def __init__(self, config: ConfigDict, folder: Path):
-        """Read and encode (cached)."""
-        config.data.source, config.data.path = SOURCE.value, DATA_DIR.value
+        """Read and encode the reviews (cached)."""
+        config.data.source = SOURCE.value
+        config.data.path = DATA_DIR.value
         self.experiment = prepare_experiment(resolve(config))
         self.folder = folder
 
     def job(self, what: str, split: str, count: int, width: int = 0, **job: Any) -> dict[str, Any]:
-        """A job on `count` random reviews; `width` makes every one exactly that long."""
+        """Return a job on `count` random reviews; `width` gives each exactly that length."""
         encoded = self.experiment.encoded[split]
         count = max(job["batch_size"], round(count * SCALE.value))
         rng = np.random.default_rng(0)
@@ -183,7 +184,7 @@ class Reviews:
 
 
 def comparisons(encoder: Reviews, recurrent: Reviews, long: Reviews) -> list[dict[str, Any]]:
-    """The jobs of the main table."""
+    """Return the jobs of the main table."""
     bert_job = {"model": MINILM, "optimizer": "adamw"}
     lstm_job = {"model": LSTM, "optimizer": "adam"}
     return [
@@ -196,7 +197,7 @@ def comparisons(encoder: Reviews, recurrent: Reviews, long: Reviews) -> list[dic
 
 
 def growth(encoder: Reviews, long: Reviews, recurrent: Reviews) -> dict[str, list[dict[str, Any]]]:
-    """Jobs that differ in one thing, by name of that thing."""
+    """Return jobs that differ in a single quantity, by the quantity's name."""
     bert_job = {"model": MINILM, "optimizer": "adamw", "mode": "train"}
     lstm_job = {"model": LSTM, "optimizer": "adam", "mode": "train"}
     model = build_model(MINILM, vocab_size=long.experiment.tokenizer.get_vocab_size())
@@ -226,12 +227,17 @@ def main(_: list[str]) -> None:
     logging.set_verbosity(logging.WARNING)
     from benchmarks import speed_report
 
-    start, wanted = time.perf_counter(), set(ONLY.value)
-    short, words, far = bert.get_config(), lstm.get_config(), bert.get_config()
+    start = time.perf_counter()
+    wanted = set(ONLY.value)
+    short = bert.get_config()
+    words = lstm.get_config()
+    far = bert.get_config()
     for config, length in ((short, 128), (far, 512)):
-        config.model.pretrained, config.data.max_length = "", length
+        config.model.pretrained = ""
+        config.data.max_length = length
         config.data.length_buckets = tuple(range(32, length, 32))
-    words.data.max_length, words.data.length_buckets = 256, (64, 128, 160, 192, 224)
+    words.data.max_length = 256
+    words.data.length_buckets = (64, 128, 160, 192, 224)
     with tempfile.TemporaryDirectory() as folder:
         encoder, recurrent, long = (Reviews(c, Path(folder)) for c in (short, words, far))
         found: dict[str, Any] = {"compare": [], "environment": describe_environment()}

@@ -1,4 +1,4 @@
-"""Our side of benchmarks/speed.py: the package's own steps and batches."""
+"""The package's side of benchmarks/speed.py: its own steps and batches."""
 
 import itertools
 from collections.abc import Callable, Iterator
@@ -18,7 +18,7 @@ from sentiment_jax.training.steps import create_state, make_train_step
 
 
 def load(path: str) -> Encoded:
-    """The reviews that the driver wrote."""
+    """Return the reviews that benchmarks/speed.py wrote."""
     with np.load(path, allow_pickle=False) as file:
         labels, token_ids, offsets = file["labels"], file["token_ids"], file["offsets"]
     ids = tuple(map(str, range(len(labels))))
@@ -26,12 +26,14 @@ def load(path: str) -> Encoded:
 
 
 def passes(job: dict[str, Any]) -> Iterator[Callable[[], int]]:
-    """Yield functions that work through the reviews once and return their number."""
+    """Yield functions that make one pass over the reviews and return their number."""
     startup.use_cpu_devices(job["cpu_devices"])
-    encoded, size = load(job["data"]), job["batch_size"]
+    encoded = load(job["data"])
+    size = job["batch_size"]
     model = build_model({**job["model"], "dtype": job["dtype"]}, vocab_size=job["vocab_size"])
     shapes = {"batch_size": size, "buckets": tuple(job["buckets"])}
-    ids, lengths = np.ones((1, 8), np.int32), np.ones(1, np.int32)
+    ids = np.ones((1, 8), np.int32)
+    lengths = np.ones(1, np.int32)
     init = jax.jit(lambda key: model.init(key, ids, lengths, deterministic=True)["params"])
     mesh = devices.data_mesh()
     params = devices.place(init(jax.random.key(0)), mesh)

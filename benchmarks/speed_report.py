@@ -1,4 +1,4 @@
-"""What benchmarks/speed.py measured, as a table, JSON and a plot."""
+"""Write the measurements of benchmarks/speed.py as a table, JSON and a plot."""
 
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ SIDES = {"jax": "ours", "before": "before", "torch": "PyTorch"}
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """Return Markdown: a line per job, medians, and ours over each other side's, best to best."""
+    """Return Markdown: a row per job with medians, and the ratio of ours to each other side."""
     sides = [side for side in SIDES if any(row["side"] == side for row in rows)]
     others = sides[1:]
     columns = [f"{SIDES[side]} {dtype}" for side in sides for dtype in ("float32", "bfloat16")]
@@ -36,9 +36,9 @@ def _rate(row: dict[str, Any]) -> float:
 
 
 def plot(found: dict[str, Any], path: Path) -> None:
-    """Seconds per example against length and batch, seconds per pass against the data.
+    """Plot seconds per example against length and batch size, seconds per pass against data size.
 
-    Dashed: what our first point would grow to with the FLOPs of a review, and with the reviews.
+    Dashed: growth from our first point in proportion to the FLOPs, and to the number of reviews.
     """
     from matplotlib.figure import Figure
 

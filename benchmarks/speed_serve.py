@@ -1,9 +1,9 @@
-"""How a contestant of benchmarks/speed.py talks to it; imports neither JAX nor PyTorch.
+"""The protocol between benchmarks/speed.py and its sides; imports neither JAX nor PyTorch.
 
-First line on stdin: the job as JSON. Answer: the seconds to the end of the first pass, which
-compiles or warms up. Then `run` works through the job's reviews twice and times the second pass:
-while the others have their turn, the system takes back freed memory, which costs the first one time
-that training, going on without a pause, does not lose. `end` gives the peak memory.
+The first line on stdin is the job as JSON. The answer is the seconds to the end of the first pass,
+which compiles or warms up. Then `run` makes two passes over the job's reviews and times the second.
+The first is slower: during the other sides' turns the system reclaims freed memory, which does not
+happen in training without pauses. `end` returns the peak memory.
 """
 
 import json
@@ -14,10 +14,10 @@ from typing import Any
 
 
 def serve(make_passes: Callable[[dict[str, Any]], Iterator[Callable[[], int]]]) -> None:
-    """Answer until `end`.
+    """Answer requests until `end`.
 
     Args:
-      make_passes: from a job to functions that each work through its reviews once, return their
+      make_passes: maps a job to functions that each make one pass over its reviews, return their
         number, and return only when everything is computed.
     """
     start = time.perf_counter()
@@ -29,13 +29,14 @@ def serve(make_passes: Callable[[dict[str, Any]], Iterator[Callable[[], int]]]) 
             _answer(peak_bytes=peak_bytes())
             return
         next(passes)()
-        once, start = next(passes), time.perf_counter()
-        examples = once()
+        make_pass = next(passes)
+        start = time.perf_counter()
+        examples = make_pass()
         _answer(rate=examples / (time.perf_counter() - start))
 
 
 def peak_bytes() -> int:
-    """This process's own; getrusage would count the one that it was started from."""
+    """Return this process's peak memory; getrusage would include the parent's."""
     with open("/proc/self/status", encoding="utf-8") as status:
         (kilobytes,) = (line.split()[1] for line in status if line.startswith("VmHWM"))
     return int(kilobytes) * 1024

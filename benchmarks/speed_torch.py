@@ -1,7 +1,7 @@
-"""PyTorch's side of benchmarks/speed.py, at its best practice; imports nothing of ours or of JAX.
+"""PyTorch's side of benchmarks/speed.py, by best practice; imports neither the package nor JAX.
 
-Hugging Face's BERT with scaled-dot-product attention, torch.nn.LSTM; batches of like lengths padded
-to their longest row; fused AdamW or Adam; float32, or bfloat16 by autocast.
+Hugging Face's BERT with scaled-dot-product attention, torch.nn.LSTM; batches of similar lengths
+padded to their longest row; fused AdamW or Adam; float32, or bfloat16 by autocast.
 """
 
 import itertools
@@ -14,7 +14,7 @@ import torch
 
 from benchmarks.speed_serve import serve
 
-WINDOW = 50  # batches sorted by length together, as ours
+WINDOW = 50  # batches sorted by length together, as in the package
 
 
 class Lstm(torch.nn.Module):
@@ -30,17 +30,17 @@ class Lstm(torch.nn.Module):
         self.classifier = torch.nn.Linear(dense_size, 2)
 
     def forward(self, ids: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
-        """Logits from the state after the last valid word."""
+        """Return logits from the state after the last valid word."""
         states, _ = self.lstm(self.embedding(ids))
         last = states[torch.arange(len(ids)), lengths - 1]
         return self.classifier(torch.relu(self.dense(self.dropout(last))))
 
 
 class Bert(torch.nn.Module):
-    """Hugging Face's classifier behind the same call."""
+    """Hugging Face's classifier with the same interface."""
 
     def __init__(self, vocab_size: int, **sizes: int):
-        """Build it from a config, with random weights."""
+        """Build the model with random weights."""
         super().__init__()
         from transformers import BertConfig, BertForSequenceClassification
 
@@ -49,16 +49,17 @@ class Bert(torch.nn.Module):
         self.bert = BertForSequenceClassification(config)
 
     def forward(self, ids: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
-        """Logits; keys past a row's length are masked."""
+        """Return logits; keys beyond a row's length are masked."""
         mask = torch.arange(ids.shape[1]) < lengths[:, None]
         return self.bert(input_ids=ids, attention_mask=mask.long()).logits
 
 
 def make_batches(job: dict[str, Any], order: np.ndarray) -> Iterator[tuple[torch.Tensor, ...]]:
-    """Batches of neighbours in `order`, each padded to its longest row."""
+    """Yield batches of neighbors in `order`, each padded to its longest row."""
     with np.load(job["data"], allow_pickle=False) as file:
         labels, token_ids, offsets = file["labels"], file["token_ids"], file["offsets"]
-    lengths, size = np.diff(offsets), job["batch_size"]
+    lengths = np.diff(offsets)
+    size = job["batch_size"]
     for first in range(0, len(order), size):
         rows = order[first : first + size]
         width = int(lengths[rows].max())
@@ -69,7 +70,7 @@ def make_batches(job: dict[str, Any], order: np.ndarray) -> Iterator[tuple[torch
 
 
 def passes(job: dict[str, Any]) -> Iterator[Callable[[], int]]:
-    """Yield functions that work through the reviews once and return their number."""
+    """Yield functions that make one pass over the reviews and return their number."""
     torch.manual_seed(0)
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     sizes = dict(job["model"])
@@ -94,7 +95,8 @@ def passes(job: dict[str, Any]) -> Iterator[Callable[[], int]]:
     model.train()
 
     def train() -> int:
-        order, span = rng.permutation(len(lengths)), WINDOW * job["batch_size"]
+        order = rng.permutation(len(lengths))
+        span = WINDOW * job["batch_size"]
         order = np.concatenate(
             [
                 window[np.argsort(lengths[window], kind="stable")]

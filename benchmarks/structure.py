@@ -1,9 +1,9 @@
-"""The house in figures: lines by folder, the import graph, its layers and cycles.
+"""Count the package's lines by folder, and its import layers, edges and cycles.
 
     python -m benchmarks.structure [--path=OTHER_CHECKOUT]
 
-A unit is a top-level file or folder of the package. A unit's layer is one above the highest that it
-imports. Lines are those of the Python files, blank ones and docstrings included.
+A unit is a top-level file or folder of the package. Its layer is one above the highest unit that it
+imports. Lines are those of the Python files, blank lines and docstrings included.
 """
 
 import argparse
@@ -18,7 +18,7 @@ CORE = ("data/", "models/", "training/steps.py", "training/loop.py")
 
 
 def main() -> None:
-    """Print the table and the graph's figures."""
+    """Print the units, the totals and the cycles."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--path", type=Path, default=Path.cwd())
     root = parser.parse_args().path.resolve()

@@ -1,4 +1,4 @@
-"""Random batches and a stopwatch for the benchmarks that need no reviews; defines no flags."""
+"""Random batches and a timer for the benchmarks that need no reviews; defines no flags."""
 
 import time
 from collections.abc import Callable
@@ -32,7 +32,7 @@ def abstract_batch(rows: int, length: int, sharding: Any = None) -> dict[str, An
 
 
 def timed(function: Callable[..., Any], *arguments: Any) -> tuple[Any, float]:
-    """Return (result, seconds until it is there)."""
+    """Return the result and the seconds until it is computed."""
     start = time.perf_counter()
     result = jax.block_until_ready(function(*arguments))
     return result, time.perf_counter() - start
