@@ -137,7 +137,7 @@ def _describe_text(experiment: Experiment) -> None:
     print(
         f"{'':8} dropped: {dropped['unlabeled']:,} unlabeled and {dropped['labeled']:,} labeled "
         f"reviews that are in validation or test ({found['train_val'] + found['train_test']} are "
-        f"left), {dropped['copies']:,} copies"
+        f"left), {dropped['duplicates']:,} duplicates"
     )
 
 
@@ -164,9 +164,9 @@ def _describe_reviews(experiment: Experiment) -> None:
         judges = f", judged by {config.data.teacher}" * bool(config.data.teacher)
         print(f"{'':14} {statistics['unlabeled']:>6,} reviews without labels{judges}")
     print(f"{'':8} source {statistics['source']}, hash {statistics['data_hash'][:12]}")
-    copies = ", ".join(f"{n} in {split}" for split, n in statistics["extra_copies"].items())
+    copies = ", ".join(f"{n} in {split}" for split, n in statistics["duplicates"].items())
     shared = statistics["shared"]["train_test"]
-    print(f"{'':8} extra copies: {copies}; test reviews also in train: {shared}")
+    print(f"{'':8} duplicates: {copies}; test reviews also in train: {shared}")
 
 
 def describe_devices() -> str:

@@ -15,7 +15,7 @@ from jaxtyping import Float32
 
 from sentiment_jax.config.schema import DataConfig
 from sentiment_jax.config.stored import config_to_json
-from sentiment_jax.data.cache import keep_copy, read_copy
+from sentiment_jax.data.cache import read_cached, write_cached
 from sentiment_jax.data.reviews import Reviews
 from sentiment_jax.data.tokenization import tokenizer_hash
 from sentiment_jax.data.unlabeled import texts_hash, unlabeled_reviews
@@ -71,11 +71,11 @@ def _judge(
 
     alone = processes.count() == 1  # several judge together: all must, or none
     key = _key(run, reviews) if alone else b""
-    if alone and (copy := read_copy(data, key)):
+    if alone and (copy := read_cached(key)):
         return copy["probabilities"]
     scores = score_reviews(run, run.params, run.encode(reviews), description, stop=end)
     if alone:
-        keep_copy(data, key, probabilities=scores.probabilities)
+        write_cached(key, probabilities=scores.probabilities)
     return scores.probabilities
 
 

@@ -103,7 +103,7 @@ def test_prepared_reviews(prepared):
     assert "tensorflow" not in sys.modules
 
 
-def test_reviews_without_labels_are_read_by_name(prepared):
+def test_unlabeled_reviews_are_read_by_name(prepared):
     (found,) = imdb_tfds.read_tfds(str(prepared), ["unsupervised"])
     names = [name for name in FILES if "unsup" in name]
     assert sorted(found.texts) == sorted(normalize_text(FILES[name].decode()) for name in names)
@@ -138,21 +138,7 @@ def test_network_that_never_answers_is_given_up(tmp_path, monkeypatch):
             imdb_tfds, "URL", f"http://127.0.0.1:{silent.getsockname()[1]}/x.tar.gz"
         )
         monkeypatch.setattr(imdb_tfds, "NETWORK_SECONDS", 0.3)
-        message = failure(tmp_path)
-        assert "0.3 s" in message or "timed out" in message  # whichever comes first
-
-
-def test_slow_name_lookup_is_given_up(tmp_path, monkeypatch):
-    done = threading.Event()
-
-    def look_up(*args):
-        done.wait(20)
-        raise socket.gaierror("slow")
-
-    monkeypatch.setattr(socket, "getaddrinfo", look_up)
-    monkeypatch.setattr(imdb_tfds, "NETWORK_SECONDS", 0.3)
-    assert "no answer in 0.3 s" in failure(tmp_path)
-    done.set()
+        assert "timed out" in failure(tmp_path)
 
 
 def test_aclimdb_folder_given_as_tfds(tmp_path):
