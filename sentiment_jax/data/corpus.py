@@ -45,8 +45,8 @@ def load_corpus(data: DataConfig) -> Corpus:
     """Read and split the reviews; train and val do not depend on the order of the source.
 
     The statistics are JSON-able: source, data_hash, counts (per split and class), duplicates (per
-    split), shared (reviews of one split whose text is in another one), grouped (texts whose
-    duplicates were kept on one side), contradictory (texts with several labels).
+    split), shared (reviews of one split whose text is in another one), contradictory (texts with
+    several labels).
     """
     source = f"data.source {data.source}" + (f" ({data.path})" if data.path else "")
     pool, test = READERS[data.source](data)
@@ -72,7 +72,6 @@ def describe(splits: dict[str, reviews.Reviews]) -> dict[str, Any]:
         for label, digest in zip(split.labels.tolist(), split.hashes.tolist(), strict=True)
     ]
     lines = sorted(f"{name} {label} {digest.decode()}" for name, label, digest in rows)
-    in_pool = Counter(digest for name, _, digest in rows if name != "test")
     labels_of_text = Counter(digest for _, digest in {row[1:] for row in rows})
     classes = splits["train"].classes
     keys = ("neg", "pos") if classes == CLASSES else classes
@@ -87,6 +86,5 @@ def describe(splits: dict[str, reviews.Reviews]) -> dict[str, Any]:
             f"{first}_{second}": int(np.isin(hashes[second], hashes[first]).sum())
             for first, second in itertools.combinations(hashes, 2)
         },
-        "grouped": sum(count > 1 for count in in_pool.values()),
         "contradictory": sum(count > 1 for count in labels_of_text.values()),
     }

@@ -170,9 +170,10 @@ def check_encoded(encoded: dict[str, Encoded], vocabulary_size: int, classes: in
     for split, reviews in encoded.items():
         outside = (reviews.token_ids < 0) | (reviews.token_ids >= vocabulary_size)
         if outside.any():
-            wrong = f"token id {reviews.token_ids[outside][0]} of split {split} is not in"
-            known = f"the model's vocabulary of {vocabulary_size}"
-            raise InputError(f"{wrong} {known}: use the tokenizer of its training run")
-        for i in np.flatnonzero((reviews.labels < 0) | (reviews.labels >= classes)):
-            wrong = f"label {reviews.labels[i]} is not from 0 to {classes - 1}"
-            raise InputError(f"{split}, {reviews.ids[i]}: {wrong}")
+            raise InputError(
+                f"token id {reviews.token_ids[outside][0]} of split {split} is not in the model's "
+                f"vocabulary of {vocabulary_size}: use the tokenizer of its training run"
+            )
+        for name, label in zip(reviews.ids, reviews.labels.tolist(), strict=True):
+            if not 0 <= label < classes:
+                raise InputError(f"{split}, {name}: label {label} is not from 0 to {classes - 1}")

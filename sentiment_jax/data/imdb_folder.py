@@ -25,19 +25,18 @@ def read_folder(path: str) -> tuple[Reviews, Reviews]:
     The path is aclImdb, the folder around it, or a .tar.gz of either, in any order.
     """
     texts = _read_texts(path, FOLDERS)
-    train = {name: text for name, text in texts.items() if name.startswith("train")}
-    test = {name: text for name, text in texts.items() if name.startswith("test")}
+    train = {name: text for name, text in texts.items() if name.startswith("train/")}
+    test = {name: text for name, text in texts.items() if name.startswith("test/")}
     return _label(train), _label(test)
-
-
-def _label(texts: dict[str, str]) -> Reviews:
-    return Reviews.from_texts(texts.values(), [int("/pos/" in name) for name in texts], texts)
 
 
 def read_unlabeled(path: str) -> Reviews:
     """Return the reviews of train/unsup; the path is that of `read_folder`."""
-    texts = _read_texts(path, UNLABELED)
-    return Reviews.from_texts(texts.values(), ids=texts)
+    return _label(_read_texts(path, UNLABELED))
+
+
+def _label(texts: dict[str, str]) -> Reviews:
+    return Reviews.from_texts(texts.values(), [int("/pos/" in name) for name in texts], texts)
 
 
 def _read_texts(path: str, folders: tuple[str, ...]) -> dict[str, str]:

@@ -55,8 +55,8 @@ def test_splits_and_statistics(make):
 
 
 def test_contradictory_labels_are_counted(make):
-    train = [*TRAIN, (TRAIN[0][0], 1)]
-    assert load_corpus(make(train)).statistics["contradictory"] == 1
+    train = [*TRAIN, *[(text, 1 - label) for text, label in TRAIN[:3]]]
+    assert load_corpus(make(train)).statistics["contradictory"] == 3
 
 
 def test_the_order_of_the_file_does_not_affect_the_splits(make):

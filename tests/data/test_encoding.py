@@ -123,16 +123,11 @@ def test_scripts_that_the_vocabulary_hardly_has_are_foreign(learn):
 @pytest.fixture
 def corpus():
     """Three small splits."""
-    return Corpus(
-        {
-            split: Reviews.from_texts(
-                [f"a film number {i}, {split}" for i in range(count)],
-                [i % 2 for i in range(count)],
-            )
-            for split, count in (("train", 9), ("val", 3), ("test", 5))
-        },
-        {},
-    )
+    splits = {}
+    for split, count in (("train", 9), ("val", 3), ("test", 5)):
+        texts = [f"a film number {i}, {split}" for i in range(count)]
+        splits[split] = Reviews.from_texts(texts, [i % 2 for i in range(count)])
+    return Corpus(splits, {})
 
 
 @pytest.fixture
@@ -167,25 +162,19 @@ def test_encoded_reviews(corpus, run):
         assert encoded.truncated == sum(len(ids) > 4 for ids in whole) > 0
 
 
-def test_cache_hit_gives_identical_arrays_without_encoding(run, monkeypatch):
+def test_a_cache_hit_gives_identical_arrays_and_damaged_files_are_rebuilt(run, monkeypatch):
     first = run()
-    monkeypatch.setattr(encoding, "encode", None)
-    assert_equal(run(), first)
-
-
-@pytest.mark.parametrize(
-    "damage",
-    [
-        lambda raw: raw[: len(raw) // 2],
-        lambda raw: b"",
-        lambda raw: raw[:200] + bytes([raw[200] ^ 1]) + raw[201:],
-    ],
-)
-def test_damaged_cache_files_are_rebuilt(run, damage):
-    first = run()
+    with monkeypatch.context() as patch:
+        patch.setattr(encoding, "encode", None)
+        assert_equal(run(), first)
     whole = {file: file.read_bytes() for file in cache_folder().iterdir()}
     assert len(whole) == 3
-    for file, raw in whole.items():
+    damages = [
+        lambda raw: b"",
+        lambda raw: raw[: len(raw) // 2],
+        lambda raw: raw[:200] + bytes([raw[200] ^ 1]) + raw[201:],
+    ]
+    for (file, raw), damage in zip(whole.items(), damages, strict=True):
         file.write_bytes(damage(raw))
     assert_equal(run(), first)
     assert {file: file.read_bytes() for file in cache_folder().iterdir()} == whole

@@ -149,11 +149,6 @@ def test_a_class_too_small_to_split_is_named(corpus):
         corpus(rows)
 
 
-def test_texts_with_several_labels_are_counted(corpus):
-    rows = [(f"text {i % 20}", "abc"[i // 20]) for i in range(60)]
-    assert corpus(rows, validation_fraction=0.4).statistics["contradictory"] == 20
-
-
 def test_names_do_not_decide_the_hash_of_two_classes(corpus):
     """The same reviews with any spelling of two classes are the same data."""
     spelled = [
