@@ -61,23 +61,25 @@ def _group(order: Rows, lengths: Lengths, batch_size: int, buckets: Sequence[int
 def make_batch(encoded: Encoded, planned: PlannedBatch, batch_size: int) -> Batch:
     """Fill one batch: int32 token_ids [batch, length], lengths and labels, float32 weights [batch].
 
-    Where runs of words have ids, token_ids are [batch, length, longest run]; where reviews have
-    targets, so has the batch, float32 [batch, classes].
-    Ids are padded with 0 on the right. Rows beyond the reviews have weight 0, length 1 and token 0.
+    With n-gram ids, token_ids are [batch, length, longest n-gram]. If reviews have targets, so has
+    the batch, float32 [batch, classes]. Padding is token 0 on the right. Rows without a review have
+    weight 0, length 1 and token 0.
     """
     rows = len(planned.indices)
+    columns = encoded.token_ids.shape[1:]
+    token_ids = np.zeros((batch_size, planned.length, *columns), np.int32)
+    for row, i in enumerate(planned.indices.tolist()):
+        ids = encoded.token_ids[encoded.offsets[i] : encoded.offsets[i + 1]]
+        token_ids[row, : len(ids)] = ids
     batch = {
-        "token_ids": np.zeros((batch_size, planned.length, *encoded.token_ids.shape[1:]), np.int32),
+        "token_ids": token_ids,
         "lengths": np.ones(batch_size, np.int32),
         "labels": np.zeros(batch_size, np.int32),
         "weights": (np.arange(batch_size) < rows).astype(np.float32),
     }
+    batch["lengths"][:rows] = encoded.lengths[planned.indices]
+    batch["labels"][:rows] = encoded.labels[planned.indices]
     if encoded.targets is not None:
         batch["targets"] = np.zeros((batch_size, encoded.targets.shape[1]), np.float32)
         batch["targets"][:rows] = encoded.targets[planned.indices]
-    batch["lengths"][:rows] = encoded.lengths[planned.indices]
-    batch["labels"][:rows] = encoded.labels[planned.indices]
-    for row, i in enumerate(planned.indices.tolist()):
-        ids = encoded.token_ids[encoded.offsets[i] : encoded.offsets[i + 1]]
-        batch["token_ids"][row, : len(ids)] = ids
     return batch

@@ -1,4 +1,4 @@
-"""Copies of arrays that take long to make, in a folder that may be deleted at any time."""
+"""Arrays that take long to compute, in the user's cache: files that may be deleted at any time."""
 
 import contextlib
 import hashlib
@@ -9,34 +9,32 @@ from typing import Any
 
 import numpy as np
 
-from sentiment_jax.config.schema import DataConfig
 
-
-def cache_folder(data: DataConfig) -> Path:
-    """Return data.cache, or sentiment_jax in the user's cache folder."""
+def cache_folder() -> Path:
+    """Return the folder sentiment_jax in XDG_CACHE_HOME or ~/.cache."""
     user = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(data.cache or Path(user) / "sentiment_jax").expanduser()
+    return Path(user).expanduser() / "sentiment_jax"
 
 
-def _file(data: DataConfig, key: bytes) -> Path:
-    return cache_folder(data) / f"{hashlib.sha256(key).hexdigest()}.npz"
+def _path(key: bytes) -> Path:
+    return cache_folder() / f"{hashlib.sha256(key).hexdigest()}.npz"
 
 
-def read_copy(data: DataConfig, key: bytes) -> dict[str, Any] | None:
-    """Return the arrays kept for all that a key says they depend on; None: absent or damaged."""
+def read_cached(key: bytes) -> dict[str, np.ndarray] | None:
+    """Return the arrays stored under a key, or None if the file is absent or damaged."""
     try:
         # np.load leaves a damaged file open if it opens it itself; the zip checks CRCs.
-        with open(_file(data, key), "rb") as stream, np.load(stream, allow_pickle=False) as stored:
+        with open(_path(key), "rb") as stream, np.load(stream, allow_pickle=False) as stored:
             return dict(stored)
-    except Exception:  # in one of many ways: it is only a copy
+    except Exception:  # Damage raises many kinds of errors; the arrays are computed again.
         return None
 
 
-def keep_copy(data: DataConfig, key: bytes, **arrays: Any) -> None:
-    """Keep arrays for a key; a folder that can't be written, or a full disk, does no harm."""
-    file = _file(data, key)
+def write_cached(key: bytes, **arrays: Any) -> None:
+    """Store arrays under a key that covers all they depend on; failing to write does no harm."""
+    path = _path(key)
     with contextlib.suppress(OSError):
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=file.parent) as folder:
-            np.savez(Path(folder) / file.name, **arrays)
-            os.replace(Path(folder) / file.name, file)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+            np.savez(Path(folder) / path.name, **arrays)
+            os.replace(Path(folder) / path.name, path)

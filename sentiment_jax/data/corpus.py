@@ -1,12 +1,13 @@
-"""From a source to the splits train, val and test, without leaks between them.
+"""From a source to the splits train, val and test, without leakage between them.
 
-To add a source, say a database, write a reader like `table.read_reviews` in a file of its own,
-enter it in `READERS`, and allow its name for data.source in config.py. A reader returns the
+To add a source, such as a database, write a reader like `table.read_reviews` in a file of its own,
+enter it in `READERS`, and allow its name for data.source in config/schema.py. A reader returns the
 training pool and the test set in the source's order, or raises an InputError with file and row.
 """
 
 import hashlib
 import itertools
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -34,59 +35,56 @@ READERS: dict[str, Callable[[DataConfig], tuple[reviews.Reviews, ...]]] = {
 
 @dataclass(frozen=True)
 class Corpus:
-    """Reviews of the splits train, val and test, and what was found on the way."""
+    """Reviews of the splits train, val and test, and their statistics."""
 
     splits: dict[str, reviews.Reviews]
     statistics: dict[str, Any]
 
 
 def load_corpus(data: DataConfig) -> Corpus:
-    """Read and split the reviews; the source's order does not change that of train and val.
+    """Read and split the reviews; train and val do not depend on the order of the source.
 
-    The statistics are JSON-able: source, data_hash, counts (per split and class), extra_copies (per
-    split), shared (reviews of one split whose text is in another one), grouped (texts of which
-    several copies were kept on one side), contradictory (texts with several labels).
+    The statistics are JSON-able: source, data_hash, counts (per split and class), duplicates (per
+    split), shared (reviews of one split whose text is in another one), contradictory (texts with
+    several labels).
     """
     source = f"data.source {data.source}" + (f" ({data.path})" if data.path else "")
     pool, test = READERS[data.source](data)
-    named = [*zip(pool.ids, pool.texts, strict=True), *zip(test.ids, test.texts, strict=True)]
+    named = zip(pool.ids + test.ids, pool.texts + test.texts, strict=True)
     if blank := [name for name, text in named if reviews.is_blank(text)]:
         names = reviews.first_five(blank)
         raise InputError(f"{source}: reviews without text ({names}): remove them")
     pool = reviews.stratified_sample(pool, count=data.limit, seed=data.split_seed)
     test = reviews.stratified_sample(test, count=data.test_limit, seed=data.split_seed)
-    kept, held = reviews.stratified_split(
+    kept, held_out = reviews.stratified_split(
         pool, data.validation_fraction, seed=data.split_seed, grouped=data.group_duplicates
     )
-    splits = {"train": pool.take(kept), "val": pool.take(held), "test": test}
+    splits = {"train": pool.take(kept), "val": pool.take(held_out), "test": test}
     return Corpus(splits, {"source": data.source, **describe(splits)})
 
 
 def describe(splits: dict[str, reviews.Reviews]) -> dict[str, Any]:
-    """Return what `load_corpus` says of splits, but for their source."""
+    """Return the statistics of splits that `load_corpus` documents, except their source."""
     hashes = {name: split.hashes for name, split in splits.items()}
-    labels = {name: split.labels for name, split in splits.items()}
-    lines = [
-        f"{split} {label} {digest.decode()}"
-        for split in splits
-        for label, digest in zip(labels[split].tolist(), hashes[split].tolist(), strict=True)
+    rows = [
+        (name, label, digest)
+        for name, split in splits.items()
+        for label, digest in zip(split.labels.tolist(), split.hashes.tolist(), strict=True)
     ]
-    copies = np.unique(np.concatenate([hashes["train"], hashes["val"]]), return_counts=True)[1]
-    texts, classes = (np.concatenate(list(arrays.values())) for arrays in (hashes, labels))
-    names = splits["train"].classes
-    pairs = np.unique(len(names) * np.unique(texts, return_inverse=True)[1] + classes)
-    keys = ("neg", "pos") if names == CLASSES else names
+    lines = sorted(f"{name} {label} {digest.decode()}" for name, label, digest in rows)
+    labels_of_text = Counter(digest for _, digest in {row[1:] for row in rows})
+    classes = splits["train"].classes
+    keys = ("neg", "pos") if classes == CLASSES else classes
     return {
-        "data_hash": hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest(),
+        "data_hash": hashlib.sha256("\n".join(lines).encode()).hexdigest(),
         "counts": {
-            split: dict(zip(keys, np.bincount(values, minlength=len(names)).tolist(), strict=True))
-            for split, values in labels.items()
+            name: {key: int((split.labels == i).sum()) for i, key in enumerate(keys)}
+            for name, split in splits.items()
         },
-        "extra_copies": {name: len(of) - len(np.unique(of)) for name, of in hashes.items()},
+        "duplicates": {name: len(of) - len(np.unique(of)) for name, of in hashes.items()},
         "shared": {
             f"{first}_{second}": int(np.isin(hashes[second], hashes[first]).sum())
             for first, second in itertools.combinations(hashes, 2)
         },
-        "grouped": int((copies > 1).sum()),
-        "contradictory": int((np.unique(pairs // len(names), return_counts=True)[1] > 1).sum()),
+        "contradictory": sum(count > 1 for count in labels_of_text.values()),
     }

@@ -1,22 +1,21 @@
 """The aclImdb layout, {train,test}/{neg,pos}/*.txt: a directory, or its .tar.gz, streamed.
 
-Its train/unsup holds reviews without labels.
+Its train/unsup holds unlabeled text.
 """
 
 import gzip
-import os
 import re
 import tarfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
-from sentiment_jax.data.reviews import Reviews, decode, regular
+from sentiment_jax.data.reviews import Reviews, check_inside, decode, regular
 from sentiment_jax.errors import InputError
 
 FOLDERS = ("train/neg", "train/pos", "test/neg", "test/pos")
 UNLABELED = ("train/unsup",)
-# One folder around it at most; hidden files (macOS adds "._0_9.txt") are no reviews.
+# One folder around it at most; hidden files (macOS adds "._0_9.txt") are not reviews.
 REVIEW = re.compile(r"(?:[^/]+/)?(((?:train|test)/(?:neg|pos|unsup))/[^./][^/]*\.txt)")
 
 
@@ -26,18 +25,18 @@ def read_folder(path: str) -> tuple[Reviews, Reviews]:
     The path is aclImdb, the folder around it, or a .tar.gz of either, in any order.
     """
     texts = _read_texts(path, FOLDERS)
-    splits = ([review for review in texts if review.startswith(s)] for s in ("train", "test"))
-    pool, test = (
-        Reviews.from_texts([texts[n] for n in names], [int("/pos/" in n) for n in names], names)
-        for names in splits
-    )
-    return pool, test
+    train = {name: text for name, text in texts.items() if name.startswith("train/")}
+    test = {name: text for name, text in texts.items() if name.startswith("test/")}
+    return _label(train), _label(test)
 
 
 def read_unlabeled(path: str) -> Reviews:
     """Return the reviews of train/unsup; the path is that of `read_folder`."""
-    texts = _read_texts(path, UNLABELED)
-    return Reviews.from_texts(texts.values(), ids=texts)
+    return _label(_read_texts(path, UNLABELED))
+
+
+def _label(texts: dict[str, str]) -> Reviews:
+    return Reviews.from_texts(texts.values(), [int("/pos/" in name) for name in texts], texts)
 
 
 def _read_texts(path: str, folders: tuple[str, ...]) -> dict[str, str]:
@@ -46,13 +45,10 @@ def _read_texts(path: str, folders: tuple[str, ...]) -> dict[str, str]:
     if not path or not root.exists():
         missing = f"data.path is {path!r}, which does not exist"
         raise InputError(f"{missing}: name an aclImdb folder or its .tar.gz")
-    texts: dict[str, str] = {}
+    texts = {}
     for name, raw in _walk(root, folders) if root.is_dir() else stream_archive(root):
         if (match := REVIEW.fullmatch(name)) and match[2] in folders:
-            review = match[1]
-            if review in texts:
-                raise InputError(f"{path} holds {review} twice")
-            texts[review] = decode(raw, f"{path}: {review}")
+            texts[match[1]] = decode(raw, f"{path}: {match[1]}")
     for folder in folders:
         if not any(review.startswith(folder) for review in texts):
             raise InputError(f"{path} holds no {folder}/*.txt: it is not a full aclImdb")
@@ -64,9 +60,8 @@ def _walk(path: Path, folders: tuple[str, ...]) -> Iterator[tuple[str, bytes]]:
     try:
         for folder in folders:
             files = sorted((root / folder).glob("*.txt"))
-            for path in (root / folder, *filter(Path.is_symlink, files)):
-                if not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(root)):
-                    raise InputError(f"{path} is a link out of {root}: put a copy in its place")
+            for entry in (root / folder, *filter(Path.is_symlink, files)):
+                check_inside(entry, root)
             for file in files:
                 yield file.relative_to(root).as_posix(), regular(file).read_bytes()
     except OSError as error:
@@ -80,12 +75,13 @@ def stream_archive(path: Path) -> Iterator[tuple[str, bytes]]:
         with gzip.open(regular(path)) as stream, tarfile.open(fileobj=stream, mode="r|") as archive:
             for member in archive:
                 name = PurePosixPath(member.name)
-                outside = name.is_absolute() or ".." in name.parts
-                if outside or not (member.isreg() or member.isdir()):
-                    what = "a path outside the archive" if outside else "a link or device"
-                    raise InputError(f"{path} holds {member.name!r}, {what}: refused")
+                if name.is_absolute() or ".." in name.parts:
+                    outside = f"{member.name!r}, a path outside the archive"
+                    raise InputError(f"{path} holds {outside}: refused")
                 if member.isreg():
                     yield str(name), archive.extractfile(member).read()  # type: ignore[union-attr]
+                elif not member.isdir():
+                    raise InputError(f"{path} holds {member.name!r}, a link or device: refused")
             while stream.read(1 << 20):  # The CRC comes at the very end.
                 pass
     except (tarfile.TarError, EOFError, OSError, zlib.error) as error:

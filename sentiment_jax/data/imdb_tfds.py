@@ -4,7 +4,6 @@ import contextlib
 import io
 import os
 import sys
-import threading
 import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,7 +23,7 @@ OTHERWISE = (
 
 
 def read_tfds(path: str, splits: Sequence[str] = ("train", "test")) -> tuple[Reviews, ...]:
-    """Return some splits, one of which may be "unsupervised": its labels are 0 and mean nothing.
+    """Return some splits; the labels of "unsupervised", which is unlabeled text, are 0.
 
     The path is a TFDS data directory, or the prepared version inside it; empty is $TFDS_DATA_DIR or
     ~/tensorflow_datasets. Absent reviews are downloaded and prepared there.
@@ -51,7 +50,7 @@ def read_tfds(path: str, splits: Sequence[str] = ("train", "test")) -> tuple[Rev
 
 
 def is_prepared(path: str) -> bool:
-    """Tell whether `read_tfds` has nothing to download."""
+    """Return whether `read_tfds` has nothing to download."""
     return (_locate(path)[1] / "dataset_info.json").exists()
 
 
@@ -98,19 +97,10 @@ def prepare(root: Path) -> None:
 
 
 def _network_problem() -> str:
-    """Return why URL cannot be fetched, or nothing, in seconds: TFDS itself retries for minutes."""
-    problem = [f"no answer in {NETWORK_SECONDS:g} s"]
-
-    def ask() -> None:
-        try:
-            request = urllib.request.Request(URL, method="HEAD")
-            urllib.request.urlopen(request, timeout=NETWORK_SECONDS).close()
-            problem[0] = ""
-        except OSError as error:  # URLError and HTTPError are OSErrors.
-            problem[0] = str(getattr(error, "reason", "") or error)
-
-    # A thread, since a name lookup ignores the time-out; a daemon, since it may outlive us.
-    thread = threading.Thread(target=ask, daemon=True)
-    thread.start()
-    thread.join(NETWORK_SECONDS)
-    return problem[0]
+    """Return why URL cannot be fetched, or "", in seconds: TFDS itself retries for minutes."""
+    try:
+        request = urllib.request.Request(URL, method="HEAD")
+        urllib.request.urlopen(request, timeout=NETWORK_SECONDS).close()
+    except OSError as error:  # URLError and HTTPError are OSErrors.
+        return str(getattr(error, "reason", "") or error)
+    return ""

@@ -1,4 +1,4 @@
-"""Labels as users write them, the classes they stand for, and how verdicts are written."""
+"""Labels as users write them, the classes they stand for, and how predictions are written."""
 
 import itertools
 import re
@@ -13,14 +13,17 @@ from sentiment_jax.config.schema import CLASSES, MOST_CLASSES, DataConfig, split
 from sentiment_jax.data.reviews import first_five, is_blank
 from sentiment_jax.errors import InputError
 
-SPELLINGS = (("0", "neg", "negative", "false"), ("1", "pos", "positive", "true"))  # of CLASSES
-FEWEST = 5  # reviews of a class that the config does not name: a rarer label is a slip
+SPELLINGS: list[tuple[str, ...]] = [  # of CLASSES
+    ("0", "neg", "negative", "false"),
+    ("1", "pos", "positive", "true"),
+]
+FEWEST = 5  # reviews of a class that the config does not name: a rarer label is a typo
 
 
 def number_labels(
     labels: Sequence[str], rows: Sequence[str], data: DataConfig
 ) -> tuple[Int32[np.ndarray, " rows"], tuple[str, ...]]:
-    """Return the class of each label, -1 where it is to be dropped, and the classes' names.
+    """Return the class of each label, -1 for a row to drop, and the names of the classes.
 
     The classes are the config's; or else negative and positive, if all labels are spellings of
     those; or else the labels found: numbers in their order, words in the alphabet's. Of two, the
@@ -32,31 +35,64 @@ def number_labels(
     keys = [spelled[label].casefold() for label in labels]
     if blank := [f"{row}: {key!r}" for row, key in zip(rows, keys, strict=True) if is_blank(key)]:
         raise InputError(f"{data.path}: no label ({first_five(blank)}): remove these rows")
-    asked = (data.negative_labels, data.positive_labels) if data.positive_labels else ()
-    members = [split_names(group) for group in asked]
-    names = split_names(data.labels) or CLASSES
-    if not asked and not data.labels:
-        members = [*SPELLINGS]
-        if not {*keys} <= {*members[0], *members[1]}:
-            names = _find_names(keys, rows, [*spelled.values()], data)
-    if names is not CLASSES:
-        members = [(name,) for name in names]
-    class_of = {_spell(m).casefold(): i for i, group in enumerate(members) for m in group}
+    names = split_names(data.labels)
+    if data.positive_labels and not names:
+        names = CLASSES
+        groups = [split_names(data.negative_labels), split_names(data.positive_labels)]
+    elif {*keys} <= {*itertools.chain(*SPELLINGS)} and not names:
+        names = CLASSES
+        groups = SPELLINGS
+    else:
+        names = names or _find_names(keys, rows, [*spelled.values()], data)
+        groups = [(name,) for name in names]
+    class_of = {_spell(m).casefold(): i for i, group in enumerate(groups) for m in group}
     numbers = np.array([class_of.get(key, -1) for key in keys], np.int32)
-    for i, group in enumerate(members):
-        if members != [*SPELLINGS] and i not in numbers:
+    for i, group in enumerate(groups):
+        if groups is not SPELLINGS and i not in numbers:
             absent = f"no row is labeled {' or '.join(group)}"
             raise InputError(f"{data.path}: {absent}; found are {_counted(keys)}")
-    if dropped := [key for key, number in zip(keys, numbers, strict=True) if number < 0]:
+    if dropped := [key for key in keys if key not in class_of]:
         counts = f"{len(dropped):,} of {len(keys):,} reviews, labeled {_counted(dropped)}"
         print(f"dropped  {counts}", file=sys.stderr)
     return numbers, names
 
 
+def _spell(label: str) -> str:
+    return re.sub(r"^([-+]?\d+)\.0+$", r"\1", " ".join(label.split()))
+
+
+def _counted(keys: Sequence[str]) -> str:
+    return first_five([f"{key} ({count:,})" for key, count in Counter(keys).most_common()])
+
+
+def _find_names(
+    keys: Sequence[str], rows: Sequence[str], spelled: Sequence[str], data: DataConfig
+) -> tuple[str, ...]:
+    """Return one spelling of each label in the order of the classes; InputError if they are odd."""
+    where = f"{data.path}, column {data.label_column!r}"
+    counts = Counter(keys)
+    if not 2 <= len(counts) <= MOST_CLASSES:
+        listed = f"{len(counts)} different labels, {_counted(keys)}"
+        raise InputError(f"{where}: {listed}; 2 to {MOST_CLASSES} are expected")
+    if rare := [f"{r}: {k!r}" for r, k in zip(rows, keys, strict=True) if counts[k] < FEWEST]:
+        known = ", ".join(itertools.chain(*SPELLINGS))
+        raise InputError(
+            f"{where}: labels of fewer than {FEWEST} reviews ({first_five(rare)}): correct them "
+            f"({known} need no more), or name those to keep, --config.data.labels=A,B"
+        )
+    found = {label.casefold(): label for label in sorted(spelled, reverse=True)}  # Good over good
+    if odd := [label for label in found.values() if not label.isprintable()]:
+        raise InputError(f"{where}: {odd[0]!r} cannot name a class: it can't be printed")
+    try:
+        return tuple(sorted(found.values(), key=float))
+    except ValueError:
+        return tuple(sorted(found.values(), key=str.casefold))
+
+
 def decide(
     probabilities: Float[np.ndarray, "*any reviews classes"],
 ) -> Int64[np.ndarray, "*any reviews"]:
-    """Return the verdicts: the likeliest class, of equally likely ones the first."""
+    """Return the predicted classes: the most probable one, the first of equally probable ones."""
     if probabilities.shape[-1] == 2:  # float32 may round the larger of two to 0.5, the other not
         return (probabilities[..., 1] > 0.5).astype(np.int64)
     return probabilities.argmax(axis=-1)
@@ -77,38 +113,8 @@ def prediction_columns(classes: Sequence[str]) -> list[str]:
 def prediction_cells(
     classes: Sequence[str], probabilities: Float[np.ndarray, "reviews classes"]
 ) -> list[list[int | str]]:
-    """Return verdict and probabilities of each review: of two classes, that of the second."""
-    names, first = written(classes), len(classes) == 2
-    verdicts = zip(decide(probabilities).tolist(), probabilities.tolist(), strict=True)
-    return [[names[i], *(f"{p:.6f}" for p in row[first:])] for i, row in verdicts]
-
-
-def _spell(label: str) -> str:
-    return re.sub(r"^([-+]?\d+)\.0+$", r"\1", " ".join(label.split()))
-
-
-def _counted(keys: Sequence[str]) -> str:
-    return first_five([f"{key} ({count:,})" for key, count in Counter(keys).most_common()])
-
-
-def _find_names(
-    keys: Sequence[str], rows: Sequence[str], spelled: Sequence[str], data: DataConfig
-) -> tuple[str, ...]:
-    """Return one spelling of each label in the order of the classes; InputError if they are odd."""
-    where, counts = f"{data.path}, column {data.label_column!r}", Counter(keys)
-    if not 2 <= len(counts) <= MOST_CLASSES:
-        listed = f"{len(counts)} different labels, {_counted(keys)}"
-        raise InputError(f"{where}: {listed}; 2 to {MOST_CLASSES} are expected")
-    if rare := [f"{r}: {k!r}" for r, k in zip(rows, keys, strict=True) if counts[k] < FEWEST]:
-        known = ", ".join(itertools.chain(*SPELLINGS))
-        raise InputError(
-            f"{where}: labels of fewer than {FEWEST} reviews ({first_five(rare)}): correct them "
-            f"({known} need no more), or name those to keep, --config.data.labels=A,B"
-        )
-    found = {label.casefold(): label for label in sorted(spelled, reverse=True)}  # Good over good
-    if odd := [label for label in found.values() if not label.isprintable()]:
-        raise InputError(f"{where}: {odd[0]!r} cannot name a class: it can't be printed")
-    try:
-        return tuple(sorted(found.values(), key=float))
-    except ValueError:
-        return tuple(sorted(found.values(), key=str.casefold))
+    """Return predicted class and probabilities of each review: of two classes, the second's."""
+    names = written(classes)
+    first = 1 if len(classes) == 2 else 0
+    predicted = zip(decide(probabilities).tolist(), probabilities.tolist(), strict=True)
+    return [[names[i], *(f"{p:.6f}" for p in row[first:])] for i, row in predicted]

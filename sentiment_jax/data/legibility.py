@@ -1,4 +1,7 @@
-"""TODO data.legibility."""
+"""Warnings about texts that a vocabulary cannot represent: unknown words and foreign scripts.
+
+Predictions for such texts mean little. Training does not need this module.
+"""
 
 import functools
 import unicodedata
@@ -14,54 +17,51 @@ from sentiment_jax.data.ngrams import unigrams
 
 
 def unknown_shares(tokenizer: Tokenizer, encoded: Encoded) -> Float64[np.ndarray, " reviews"]:
-    """Return the share of [UNK] among the words that are left of each review; without any, 1."""
-    ids, starts = encoded.tokens, encoded.offsets[:-1]
-    others, unknown_id = _no_words(tokenizer), tokenizer.token_to_id("[UNK]") or 0
-    words = np.add.reduceat(~np.isin(ids, others), starts, dtype=np.int64)
-    unknown = np.add.reduceat(ids == unknown_id, starts, dtype=np.int64)
+    """Return the share of [UNK] among the encoded words of each review; 1 if it has no words."""
+    starts = encoded.offsets[:-1]
+    is_word = ~np.isin(encoded.tokens, _not_words(tokenizer))
+    is_unknown = encoded.tokens == (tokenizer.token_to_id("[UNK]") or 0)
+    words = np.add.reduceat(is_word, starts, dtype=np.int64)
+    unknown = np.add.reduceat(is_unknown, starts, dtype=np.int64)
     return np.where(words == 0, 1, unknown / np.maximum(words, 1))
 
 
 @functools.lru_cache(maxsize=4)
-def _no_words(tokenizer: Tokenizer) -> list[int]:
-    """Return the ids of [CLS], [SEP] and of pieces that go on with a word."""
-    entries, framing = tokenizer.get_vocab().items(), ("[CLS]", "[SEP]")
-    return [i for token, i in entries if token in framing or token.startswith("##")]
+def _not_words(tokenizer: Tokenizer) -> list[int]:
+    """Return the ids of [CLS], [SEP] and of pieces that continue a word."""
+    entries = tokenizer.get_vocab().items()
+    return [i for entry, i in entries if entry in ("[CLS]", "[SEP]") or entry.startswith("##")]
 
 
 @functools.cache
 def _script(character: str) -> str:
     """Return a letter's script, the first word of its name, or "" for any other character."""
-    return character.isalpha() * unicodedata.name(character, "unnamed").split()[0]
+    return unicodedata.name(character, "unnamed").split()[0] if character.isalpha() else ""
 
 
-def _scripts(text: str) -> Counter[str]:
-    counts: Counter[str] = Counter()
-    for character, count in Counter(text).items():
-        counts[_script(character)] += count
-    del counts[""]
-    return counts
+def _count_scripts(text: str) -> Counter[str]:
+    return Counter(filter(None, map(_script, text)))
 
 
 @functools.lru_cache(maxsize=4)
 def _own_scripts(tokenizer: Tokenizer) -> set[str]:
-    """Return the scripts that make up 1 in 200 letters of a vocabulary; runs of words apart."""
-    entries = unigrams(tokenizer)
-    letters = _scripts("".join(entry for entry in entries if not entry.startswith("[")))
-    return {name for name, count in letters.items() if count > letters.total() / 200}
+    """Return the scripts that make up 1 in 200 letters of a vocabulary's words."""
+    letters = _count_scripts("".join(w for w in unigrams(tokenizer) if not w.startswith("[")))
+    return {script for script, count in letters.items() if count > letters.total() / 200}
 
 
 def foreign_scripts(tokenizer: Tokenizer, texts: Sequence[str]) -> list[str]:
-    """Return the script of each text that is mostly in ones foreign to the vocabulary, or else "".
+    """Return the main script of each text whose letters are mostly foreign to the vocabulary.
 
-    BERT's English vocabulary knows the letters of many scripts, but no word in them: a text becomes
-    single letters, none of them unknown. Foreign is what makes up less than 1 in 200 of all letters
-    in the vocabulary: 1 in 120 of BERT's are not Latin, 1 in 350 Chinese, 1 in 1,700 Cyrillic. The
-    first thousand characters stand for a text.
+    It is "" for the other texts. BERT's English vocabulary has the letters of many scripts, but no
+    words in them: such a text becomes single letters, none of them unknown. A script is foreign if
+    it makes up less than 1 in 200 letters of the vocabulary: 1 in 120 of BERT's are not Latin, 1 in
+    350 Chinese, 1 in 1,700 Cyrillic. Of a text, only the first thousand characters are examined.
     """
-    own, found = _own_scripts(tokenizer), []
+    own = _own_scripts(tokenizer)
+    found = []
     for text in texts:
-        letters = _scripts("" if text.isascii() and "LATIN" in own else text[:1000])
+        letters = _count_scripts(text[:1000])
         foreign = Counter({name: count for name, count in letters.items() if name not in own})
         mostly = 2 * foreign.total() > letters.total()
         name = foreign.most_common(1)[0][0] if mostly else ""

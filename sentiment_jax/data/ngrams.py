@@ -1,47 +1,40 @@
-"""Runs of two or three words that have vectors of their own: entries "not good" of a vocabulary.
+"""N-grams: bigrams and trigrams, such as "not good", as entries of a word-level vocabulary.
 
-They stand in a word-level tokenizer's vocabulary behind its words. Its encoding never yields them,
-since words hold no spaces: they are looked up beside each token, where they begin.
+They follow the words in the vocabulary. The tokenizer never yields them, since words hold no
+spaces: they are looked up, and their ids stand beside the id of the token that they begin with.
 """
 
 import functools
-from collections import defaultdict
-from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Int, Int32, Int64
+from numpy.lib.stride_tricks import sliding_window_view
 from tokenizers import Tokenizer
 
-NONE = 0  # [PAD], where no known run begins
+MIN_FREQUENCY = 10  # rarer n-grams are not learned
+NONE = 0  # [PAD], where no known n-gram begins
 FIRST_WORD = 2  # after [PAD] and [UNK]
-
-
-class Ngrams(NamedTuple):
-    """The known runs of one length: sorted keys of their words' ids, and their own ids."""
-
-    keys: Int64[np.ndarray, " runs"]
-    ids: Int32[np.ndarray, " runs"]
+Lookup = tuple[Int64[np.ndarray, " ngrams"], Int64[np.ndarray, " ngrams"]]  # sorted keys, ids
 
 
 def ngram_keys(
     token_ids: Int[np.ndarray, " tokens"],
     offsets: Int64[np.ndarray, " texts_and_one"],
-    length: int,
+    n: int,
     base: int,
 ) -> Int64[np.ndarray, " tokens"]:
-    """Return a key of the words that begin at each token; -1 where the text ends or one is unknown.
+    """Return a key of the n words that begin at each token; -1 if the text ends or one is unknown.
 
     `base` is above all ids; its cube must fit 63 bits.
     """
     keys = np.full(len(token_ids), -1, np.int64)
-    count = len(token_ids) - length + 1
-    if count <= 0:
-        return keys
-    parts = [token_ids[start : start + count].astype(np.int64) for start in range(length)]
-    keys[:count] = functools.reduce(lambda key, part: key * base + part, parts)
-    known = np.min(parts, axis=0) >= FIRST_WORD
-    ends = np.repeat(offsets[1:], np.diff(offsets))[:count]
-    keys[:count][~(known & (np.arange(length, count + length) <= ends))] = -1
+    count = len(token_ids) - n + 1
+    if count > 0:
+        words = sliding_window_view(token_ids.astype(np.int64), count)  # [n, count]
+        ends = np.repeat(offsets[1:], np.diff(offsets))[:count]
+        inside = np.arange(n, count + n) <= ends
+        known = words.min(axis=0) >= FIRST_WORD
+        keys[:count] = np.where(inside & known, np.polyval(words, base), -1)
     return keys
 
 
@@ -52,61 +45,61 @@ def frequent_ngrams(
     longest: int,
     min_frequency: int,
 ) -> list[str]:
-    """Return the runs of 2 to `longest` words seen at least so often, shorter and frequent first.
+    """Return the frequent n-grams, 2 <= n <= `longest`, by n and falling frequency.
 
     `words` are those of the ids.
     """
     found = []
-    for length in range(2, longest + 1):
-        keys = ngram_keys(token_ids, offsets, length, len(words))
-        keys, first, counts = np.unique(keys[keys >= 0], return_index=True, return_counts=True)
+    for n in range(2, longest + 1):
+        keys = ngram_keys(token_ids, offsets, n, base=len(words))
+        places = np.flatnonzero(keys >= 0)
+        _, first, counts = np.unique(keys[places], return_index=True, return_counts=True)
         order = np.lexsort((first, -counts))
-        for key in keys[order[counts[order] >= min_frequency]].tolist():
-            ids = [key // len(words) ** place % len(words) for place in reversed(range(length))]
-            found.append(" ".join(words[i] for i in ids))
+        frequent = order[counts[order] >= min_frequency]
+        for start in places[first[frequent]]:
+            found.append(" ".join(words[i] for i in token_ids[start : start + n]))
     return found
 
 
 def unigrams(tokenizer: Tokenizer) -> list[str]:
-    """Return the entries of a vocabulary that are no runs, in no order."""
+    """Return the entries of a vocabulary that are not n-grams of several words, in no order."""
     return [entry for entry in tokenizer.get_vocab() if " " not in entry]
 
 
 @functools.lru_cache(maxsize=4)
-def known_ngrams(tokenizer: Tokenizer) -> tuple[int, dict[int, Ngrams]]:
-    """Return the base of a tokenizer's keys, and by their lengths the runs in its vocabulary."""
-    if tokenizer.token_to_id("[CLS]") is not None:  # not a word-level one of ours
-        return 0, {}
-    vocabulary, found = tokenizer.get_vocab(), defaultdict(list)
+def known_ngrams(tokenizer: Tokenizer) -> tuple[int, list[Lookup]]:
+    """Return the base of a tokenizer's keys, and the keys and ids of its n-grams, n = 2, 3."""
+    if tokenizer.token_to_id("[CLS]") is not None:  # not a word-level tokenizer
+        return 0, []
+    vocabulary = tokenizer.get_vocab()
     base = len(unigrams(tokenizer))
-    for entry, i in vocabulary.items():
-        if " " in entry:
-            ids = [vocabulary[word] for word in entry.split(" ")]
-            key = functools.reduce(lambda key, part: key * base + part, ids)
-            found[len(ids)].append((key, i))
-    runs = {length: np.array(sorted(pairs), np.int64).T for length, pairs in found.items()}
-    return base, {
-        length: Ngrams(keys, ids.astype(np.int32)) for length, (keys, ids) in runs.items()
-    }
+    lookups = []
+    for spaces in range(1, 1 + max(entry.count(" ") for entry in vocabulary)):
+        entries = [entry for entry in vocabulary if entry.count(" ") == spaces]
+        words = np.array([[vocabulary[word] for word in entry.split(" ")] for entry in entries])
+        keys = np.polyval(words.T, base)
+        order = np.argsort(keys)
+        ids = np.array([vocabulary[entry] for entry in entries])
+        lookups.append((keys[order], ids[order]))
+    return base, lookups
 
 
 def with_ngrams(
     tokenizer: Tokenizer,
     token_ids: Int32[np.ndarray, " tokens"],
     offsets: Int64[np.ndarray, " texts_and_one"],
-) -> Int32[np.ndarray, "tokens *lengths"]:
-    """Return the ids, and beside each those of the runs that begin there, in columns; 0 for none.
+) -> Int32[np.ndarray, "tokens *columns"]:
+    """Return the ids, and in further columns the ids of the n-grams that begin there; 0 for none.
 
-    The offsets are those of texts, or of parts of texts over whose ends no run goes.
-
-    Without runs in the vocabulary, the ids as they are.
+    The offsets separate texts, or parts of texts: no n-gram goes across them. If the vocabulary has
+    no n-grams, the ids are returned as they are.
     """
-    base, known = known_ngrams(tokenizer)
-    if not known:
+    base, lookups = known_ngrams(tokenizer)
+    if not lookups:
         return token_ids
     columns = [token_ids]
-    for length, runs in sorted(known.items()):  # without runs of two there are none of three
-        keys = ngram_keys(token_ids, offsets, length, base)
-        place = np.minimum(np.searchsorted(runs.keys, keys), len(runs.keys) - 1)
-        columns.append(np.where(runs.keys[place] == keys, runs.ids[place], NONE))
+    for n, (known, ids) in enumerate(lookups, start=2):
+        keys = ngram_keys(token_ids, offsets, n, base)
+        place = np.minimum(np.searchsorted(known, keys), len(known) - 1)
+        columns.append(np.where(known[place] == keys, ids[place], NONE))
     return np.stack(columns, axis=1).astype(np.int32)

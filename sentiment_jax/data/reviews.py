@@ -1,13 +1,14 @@
-"""Reviews, normalized and hashed once; stratified, seeded splits that keep copies together."""
+"""Reviews, normalized and hashed once; stratified, seeded splits that keep duplicates together."""
 
 import codecs
 import errno
 import hashlib
 import html
+import os
 import re
 import stat
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,13 +26,11 @@ KEPT = 1_000_000  # characters at either end of a longer text: far more than any
 def normalize_text(text: str) -> str:
     """Return the text as every mode sees it: no BOM, `<br />`, HTML entity or double space; NFC.
 
-    Of more than 2 * KEPT characters the whole words at both ends stay: tokens take far more memory.
+    Of more than 2 * KEPT characters, both ends stay: tokens take far more memory.
     """
     text = text.strip()
     if len(text) > 2 * KEPT:
-        head, tail = text[:KEPT].rsplit(maxsplit=1), text[-KEPT:].split(maxsplit=1)
-        # An endless word stays one.
-        text = (" " if len(head) + len(tail) > 2 else "").join((head[0], tail[-1]))
+        text = f"{text[: KEPT - 1]} {text[-KEPT:]}"
     text = LINE_BREAK.sub(" ", html.unescape(text)).replace("\ufeff", "")
     # Lone surrogates (a command line that is not UTF-8) can be neither hashed nor tokenized.
     text = text.encode("utf-8", "replace").decode()
@@ -46,25 +45,26 @@ def regular(path: Path, *, pipe: bool = False) -> Path:
     return path
 
 
-def find_encoding(raw: bytes) -> str:
-    """Return UTF-16 where a byte order mark says so, or else UTF-8, whose mark is optional."""
+def check_inside(path: Path, root: Path) -> None:
+    """Raise InputError if a path leads out of the folder `root`."""
+    if not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(root)):
+        raise InputError(f"{path} is a link out of {root}: put a copy in its place")
+
+
+def decode(raw: bytes, name: str) -> str:
+    """Decode UTF-8, or UTF-16 with a byte order mark; the InputError names the line at fault."""
     wide = raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
-    return "UTF-16" if wide else "UTF-8-SIG"
-
-
-def decode(raw: bytes, name: str, position: Callable[[str], str] | None = None) -> str:
-    """Decode text; `position` tells where it fails, given the text before, or else a line does."""
-    encoding = find_encoding(raw)
+    encoding = "UTF-16" if wide else "UTF-8-SIG"
     try:
         before, nul, _ = raw.decode(encoding).partition("\0")
         if not nul:
             return before
-        what = "a NUL byte, as in UTF-16 without a byte order mark"
+        problem = "a NUL byte, as in UTF-16 without a byte order mark"
     except UnicodeDecodeError as error:
-        before, byte = error.object[: error.start].decode(encoding), error.object[error.start]
-        what = f"byte 0x{byte:02x} is not {encoding.removesuffix('-SIG')}"
-    where = position(before) if position else f"line {sum(1 for _ in lines(before + '?'))}"
-    raise InputError(f"{name}, {where}: {what}: save it as UTF-8")
+        before = error.object[: error.start].decode(encoding)
+        problem = f"byte 0x{error.object[error.start]:02x} is not {encoding.removesuffix('-SIG')}"
+    line = sum(1 for _ in lines(before + "?"))
+    raise InputError(f"{name}, line {line}: {problem}: save it as UTF-8")
 
 
 def lines(text: str) -> Iterator[str]:
@@ -78,7 +78,7 @@ def first_five(names: Sequence[str]) -> str:
 
 
 def is_blank(text: str) -> bool:
-    """Tell whether a normalized text is no review: nothing, or a NaN that was written out."""
+    """Return whether a normalized text is empty, or a NaN that was written as text."""
     return text.lower() in ("", "nan")
 
 
@@ -117,41 +117,46 @@ class Reviews:
     def take(self, indices: Int64[np.ndarray, " kept"]) -> "Reviews":
         """Return the reviews at these indices, in their order."""
         rows = indices.tolist()
-        ids, texts = (tuple(values[i] for i in rows) for values in (self.ids, self.texts))
-        return Reviews(ids, texts, self.hashes[indices], self.labels[indices], self.classes)
+        return Reviews(
+            ids=tuple(self.ids[i] for i in rows),
+            texts=tuple(self.texts[i] for i in rows),
+            hashes=self.hashes[indices],
+            labels=self.labels[indices],
+            classes=self.classes,
+        )
 
 
 def stratified_split(
     reviews: Reviews, fraction: float, *, seed: int, grouped: bool = True
-) -> tuple[Int64[np.ndarray, " kept"], Int64[np.ndarray, " held"]]:
-    """Hold out a share of each class, and with it all copies of the texts that it contains.
+) -> tuple[Int64[np.ndarray, " kept"], Int64[np.ndarray, " held_out"]]:
+    """Hold out a share of each class, and with each text all its duplicates.
 
     The share, in (0, 1), is rounded to whole reviews of a class, at least one; 0 holds out none.
-    Ungrouped, copies fall on both sides (a leak, for comparison). Both returned indices are in the
-    order of hash, label and occurrence. InputError: a class has too few different texts.
+    Ungrouped, duplicates fall on both sides (leakage, for comparison). Both returned indices are in
+    the order of hash, label and occurrence. InputError: a class has too few different texts.
     """
     order = np.lexsort((reviews.labels, reviews.hashes))
     keys = reviews.hashes[order] if grouped else np.arange(len(order))
     names, groups = np.unique(keys, return_inverse=True)
-    classes = len(reviews.classes)
-    cells = groups * classes + reviews.labels[order]
-    counts = np.bincount(cells, minlength=len(names) * classes).reshape(-1, classes)  # per text
+    counts = np.zeros((len(names), len(reviews.classes)), np.int64)  # of each text in each class
+    np.add.at(counts, (groups, reviews.labels[order]), 1)
     totals = counts.sum(axis=0)
-    least, most = int(fraction > 0), np.maximum(totals - 1, 0)
-    target = np.clip(np.round(fraction * totals).astype(np.int64), least, most)
-    missing, held = target, np.zeros(len(counts), bool)
-    for group in np.random.default_rng(seed).permutation(len(counts)):
+    target = np.round(fraction * totals).astype(np.int64)
+    target = np.clip(target, int(fraction > 0), np.maximum(totals - 1, 0))
+    missing = target
+    held_out = np.zeros(len(names), bool)
+    for group in np.random.default_rng(seed).permutation(len(names)):
         if (counts[group] <= missing).all():
-            held[group] = True
+            held_out[group] = True
             missing = missing - counts[group]
     short = missing == target if fraction else totals == 0
     if short.any():
         named = zip(totals, reviews.classes, short, strict=True)
-        found = [f"{total} {name}" for total, name, fails in named if fails or classes == 2]
+        found = [f"{total} {name}" for total, name, fails in named if fails or len(totals) == 2]
         what = f"{' and '.join(found)} reviews cannot be split"
         raise InputError(f"{what}: each class needs two different texts or more")
-    held = held[groups]
-    return order[~held], order[held]
+    rows = held_out[groups]
+    return order[~rows], order[rows]
 
 
 def stratified_sample(reviews: Reviews, *, count: int, seed: int) -> Reviews:
@@ -163,10 +168,14 @@ def stratified_sample(reviews: Reviews, *, count: int, seed: int) -> Reviews:
     if not 0 < count < len(reviews):
         return reviews
     order = np.random.default_rng(seed).permutation(np.lexsort((reviews.labels, reviews.hashes)))
-    labels, left, size, chosen = reviews.labels[order], count, len(order), []
+    labels = reviews.labels[order]
+    left = count
+    size = len(order)
+    chosen = []
     for label in reversed(range(len(reviews.classes))):
         rows = order[labels == label]
         taken = round(left * len(rows) / max(size, 1))
         chosen.append(rows[:taken])
-        left, size = left - taken, size - len(rows)
+        left -= taken
+        size -= len(rows)
     return reviews.take(np.sort(np.concatenate(chosen)))

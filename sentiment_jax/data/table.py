@@ -26,7 +26,7 @@ FORMATS = {".csv": ",", ".tsv": "\t", **dict.fromkeys((".jsonl", ".ndjson", ".js
 class Table:
     """Rows of a file: their numbers in it (a header is row 1), and the columns asked for, as text.
 
-    Where the whole table was asked for, `cells` are the values of all its `columns`.
+    If the whole table was asked for, `cells` are the values of all its `columns`.
     """
 
     rows: list[int]
@@ -44,18 +44,18 @@ class Table:
 def read_reviews(data: DataConfig) -> tuple[Reviews, Reviews]:
     """Return the reviews of data.path and data.test_path, or hold out a share of data.path."""
     rows = _read_file(data.path, data)
-    tested = _read_file(data.test_path, data, prefix="test ") if data.test_path else []
-    ids, texts, labels = zip(*rows, *tested, strict=True)
+    test_rows = _read_file(data.test_path, data, prefix="test ") if data.test_path else []
+    ids, texts, labels = zip(*rows, *test_rows, strict=True)
     numbers, classes = number_labels(labels, ids, data)
     everything = Reviews.from_texts(texts, numbers.tolist(), ids, classes)
-    kept = np.flatnonzero(numbers >= 0)
-    pool = everything.take(kept[kept < len(rows)])
+    labeled = np.flatnonzero(numbers >= 0)
+    pool = everything.take(labeled[labeled < len(rows)])
     if data.test_path:
-        return pool, everything.take(kept[kept >= len(rows)])
-    kept, held = reviews.stratified_split(
+        return pool, everything.take(labeled[labeled >= len(rows)])
+    kept, held_out = reviews.stratified_split(
         pool, data.test_fraction, seed=data.split_seed, grouped=data.group_duplicates
     )
-    return pool.take(np.sort(kept)), pool.take(np.sort(held))
+    return pool.take(np.sort(kept)), pool.take(np.sort(held_out))
 
 
 def _read_file(path: str, data: DataConfig, prefix: str = "") -> list[tuple[str, str, str]]:
@@ -72,20 +72,17 @@ def _read_file(path: str, data: DataConfig, prefix: str = "") -> list[tuple[str,
 
 
 def find_format(text: str, name: str, columns: Sequence[str]) -> str:
-    """Return a table's format, by its first line or else its name; "": it is no table."""
-    usual = FORMATS.get(Path(name).suffix.lower(), "")
+    """Return a table's format, by its first line or else its name; "": it is not a table."""
+    by_name = FORMATS.get(Path(name).suffix.lower(), "")
     first = next(lines(text), "")
-    if first.lstrip().startswith(JSON_LINES):
-        try:
-            return JSON_LINES * isinstance(json.loads(first), dict) or usual
-        except (ValueError, RecursionError):
-            return usual
-    for delimiter in (usual, *",\t;"):
+    if re.match(r'\s*{\s*"', first):
+        return JSON_LINES
+    for delimiter in (by_name, *",\t;"):
         if delimiter not in ("", JSON_LINES):
             header = next(csv.reader([first[:10_000]], delimiter=delimiter), [])
             if {*columns} <= {*header}:
                 return delimiter
-    return usual
+    return by_name
 
 
 def read_table(
@@ -93,32 +90,26 @@ def read_table(
 ) -> Table:
     """Read some columns, or the whole table too; errors call the file `name`.
 
-    A file that is no table by first line and name has the format `otherwise`: "" takes each line
+    A file that is not a table by first line and name has the format `otherwise`: "" takes each line
     for a text. A CSV or TSV file's only column is the one asked for, whatever its header.
     """
-    csv.field_size_limit(2**31 - 1)  # The default refuses reviews over 128 KiB.
-
-    def position(before: str) -> str:
-        delimiter = find_format(before, name, columns) or otherwise
-        if delimiter in ("", JSON_LINES):
-            return f"line {sum(1 for _ in lines(before + '?'))}"
-        return f"row {sum(1 for _ in csv.reader(lines(before + '?')))}"
-
-    text = reviews.decode(raw, name, position)
-    kind = find_format(text, name, columns) or otherwise
-    if kind == JSON_LINES:
+    text = reviews.decode(raw, name)
+    format_ = find_format(text, name, columns) or otherwise
+    if format_ == JSON_LINES:
         return _read_json_lines(text, name, columns, whole)
-    if kind:
-        return _read_delimited(text, name, columns, kind, whole)
+    if format_:
+        return _read_delimited(text, name, columns, format_, whole)
     return Table.from_texts((line.rstrip("\r\n") for line in lines(text)), columns[0])
 
 
 def _read_delimited(
     text: str, name: str, columns: Sequence[str], delimiter: str, whole: bool
 ) -> Table:
+    csv.field_size_limit(2**31 - 1)  # The default refuses reviews over 128 KiB.
     # strict: a quote that is never closed would otherwise swallow the rest of the file.
     reader = csv.reader(lines(text), delimiter=delimiter, strict=True)
-    row, rows, texts, cells = 1, [], [], []
+    row = 1
+    rows, texts, cells = [], [], []
     try:
         header = next(reader, [])
         alone = len(header) == len(columns) == 1 and header[0] not in columns
@@ -152,16 +143,14 @@ def _read_json_lines(text: str, name: str, columns: Sequence[str], whole: bool) 
         if not line.strip():
             continue
         try:
-            value = json.loads(
-                line.rstrip("\r\n"), object_pairs_hook=_unique, parse_constant=lambda _: None
-            )
+            value = json.loads(line.rstrip("\r\n"), parse_constant=lambda _: None)
             if not isinstance(value, dict):
-                raise ValueError(f"{line.strip()[:20]!r} is no object")
+                raise ValueError(f"{line.strip()[:20]!r} is not an object")
             for column in columns:
                 if isinstance(value.get(column), dict | list):
-                    raise ValueError(f"{column!r} is no text")
+                    raise ValueError(f"{column!r} is not a text")
         except (ValueError, RecursionError) as error:
-            reason = re.sub(r": line 1 (column \d+) .*", r" at \1", str(error))
+            reason = str(error).replace("line 1 ", "")
             advice = 'write an object per line, like {"text": "A quiet film."}'
             raise InputError(f"{name}, line {row}: {reason}: {advice}") from None
         for column in columns:
@@ -173,13 +162,6 @@ def _read_json_lines(text: str, name: str, columns: Sequence[str], whole: bool) 
             objects.append(value)
     names = list(dict.fromkeys(key for value in objects for key in value))
     return Table(rows, texts, names, [[value.get(key) for key in names] for value in objects])
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    value = dict(pairs)
-    if len(value) < len(pairs):
-        raise ValueError("a name stands there twice")
-    return value
 
 
 def to_text(value: Any) -> str:

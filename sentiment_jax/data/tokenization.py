@@ -3,23 +3,20 @@
 import hashlib
 import json
 import os
-from array import array
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int32, Int64
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
 from tokenizers.implementations import BertWordPieceTokenizer
 
-from sentiment_jax.data.ngrams import frequent_ngrams
+from sentiment_jax.data.ngrams import MIN_FREQUENCY, frequent_ngrams
 from sentiment_jax.errors import InputError
 
 # Unset, the library warns on stderr when the process forks after it used threads.
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
 WORDS = Regex(r"\w+(?:['’]\w+)*|[^\w\s]+")  # "didn't" is one word, "..." one mark
-PROBE = "This is a good movie, and that was a bad film."
 
 
 def train_word_level(
@@ -27,12 +24,12 @@ def train_word_level(
     vocabulary_size: int,
     min_frequency: int,
     ngrams: int = 1,
-    ngram_frequency: int = 10,
+    ngram_frequency: int = MIN_FREQUENCY,
 ) -> Tokenizer:
     """Learn a lower-case vocabulary of words and punctuation marks; [PAD] is 0, [UNK] is 1.
 
-    The most frequent words win; words seen fewer than `min_frequency` times are unknown. Behind
-    them come the runs of 2 to `ngrams` words seen `ngram_frequency` times (data/ngrams.py).
+    The most frequent words win; words seen fewer than `min_frequency` times are unknown. They are
+    followed by the n-grams of 2 to `ngrams` words seen at least `ngram_frequency` times.
     """
     tokenizer = Tokenizer(models.WordLevel(vocab={}, unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.Lowercase()
@@ -46,28 +43,19 @@ def train_word_level(
     tokenizer.train_from_iterator(texts, trainer)
     if ngrams > 1:
         vocabulary = tokenizer.get_vocab()
-        runs = frequent_ngrams(
-            *_encode_words(tokenizer, texts),
-            words=sorted(vocabulary, key=vocabulary.__getitem__),
-            longest=ngrams,
-            min_frequency=ngram_frequency,
-        )
-        vocabulary |= {run: len(vocabulary) + i for i, run in enumerate(runs)}
+        words = sorted(vocabulary, key=vocabulary.__getitem__)
+        tokenizer.encode_special_tokens = True  # as in encoding.encode
+        rows = [
+            np.array(encoding.ids, np.int32)
+            for first in range(0, len(texts), 1000)  # encodings are large
+            for encoding in tokenizer.encode_batch_fast(list(texts[first : first + 1000]))
+        ]
+        token_ids = np.concatenate(rows)
+        offsets = np.cumsum([0, *map(len, rows)])
+        found = frequent_ngrams(token_ids, offsets, words, ngrams, min_frequency=ngram_frequency)
+        vocabulary |= {ngram: i for i, ngram in enumerate(found, start=len(words))}
         tokenizer.model = models.WordLevel(vocab=vocabulary, unk_token="[UNK]")
     return tokenizer
-
-
-def _encode_words(
-    tokenizer: Tokenizer, texts: Sequence[str]
-) -> tuple[Int32[np.ndarray, " tokens"], Int64[np.ndarray, " texts_and_one"]]:
-    """Return all texts' ids one after another, and where each text begins and the last one ends."""
-    ids, offsets = array("i"), [0]
-    tokenizer.encode_special_tokens = True  # as in encoding.encode
-    for first in range(0, len(texts), 1000):  # encodings are large
-        for encoding in tokenizer.encode_batch_fast(list(texts[first : first + 1000])):
-            ids.extend(encoding.ids)
-            offsets.append(len(ids))
-    return np.array(ids, np.int32), np.array(offsets, np.int64)
 
 
 def train_wordpiece(texts: Sequence[str], *, vocabulary_size: int) -> Tokenizer:
@@ -110,27 +98,23 @@ def load_pretrained_tokenizer(folder: Path) -> Tokenizer:
     if (folder / "tokenizer.json").exists():
         tokenizer = load_tokenizer(folder / "tokenizer.json")
     elif (folder / "vocab.txt").exists():
-        tokenizer = _from_vocabulary(folder)
+        tokenizer = _read_vocabulary(folder)
     else:
         raise InputError(f"{folder} holds neither tokenizer.json nor vocab.txt")
     if not tokenizer.get_vocab().keys() >= {"[UNK]", "[CLS]", "[SEP]"}:
         raise InputError(f"{folder}: the tokenizer has no [CLS], [SEP] or [UNK]: download it again")
-    if {*tokenizer.encode(PROBE, add_special_tokens=False).tokens} <= {"[UNK]"}:
-        raise InputError(f"{folder}: the tokenizer knows no English word: download it again")
     return tokenizer
 
 
-def _from_vocabulary(folder: Path) -> Tokenizer:
+def _read_vocabulary(folder: Path) -> Tokenizer:
     # google/bert_uncased_* have no tokenizer_config.json: BERT's defaults apply.
-    settings, file = {}, folder / "tokenizer_config.json"
+    file = folder / "tokenizer_config.json"
     try:
-        if file.exists():
-            settings = json.loads(file.read_text("utf-8"))
+        settings = json.loads(file.read_text("utf-8")) if file.exists() else {}
         file = folder / "vocab.txt"
-        tokens = file.read_text("utf-8").rstrip("\r\n").split("\n")
         vocabulary: dict[str, int] = {}
-        for i, token in enumerate(tokens):
-            if not token.strip() or vocabulary.setdefault(token.rstrip("\r"), i) != i:
+        for i, token in enumerate(file.read_text("utf-8").rstrip("\n").split("\n")):
+            if not token.strip() or vocabulary.setdefault(token, i) != i:
                 raise ValueError(f"line {i + 1} is blank or repeats another one")
         return _make_wordpiece(
             vocabulary,

@@ -150,7 +150,7 @@ def _describe_text(experiment: Experiment) -> None:
     print(
         f"{'':8} dropped: {dropped['unlabeled']:,} unlabeled and {dropped['labeled']:,} labeled "
         f"reviews that are in validation or test ({shared['train_val'] + shared['train_test']} are "
-        f"left), {dropped['copies']:,} duplicates"
+        f"left), {dropped['duplicates']:,} duplicates"
     )
 
 
@@ -181,7 +181,7 @@ def _describe_reviews(experiment: Experiment) -> None:
     if data.teacher:
         print(f"{'':14} {statistics['unlabeled']:>6,} unlabeled, labeled by {data.teacher}")
     print(f"{'':8} source {statistics['source']}, hash {statistics['data_hash'][:12]}")
-    copies = ", ".join(f"{n} in {split}" for split, n in statistics["extra_copies"].items())
+    copies = ", ".join(f"{n} in {split}" for split, n in statistics["duplicates"].items())
     shared = statistics["shared"]["train_test"]
     print(f"{'':8} duplicates: {copies}; test reviews also in train: {shared}")
 

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Float32
 
 from sentiment_jax.config.stored import config_to_json
-from sentiment_jax.data.cache import keep_copy, read_copy
+from sentiment_jax.data.cache import read_cached, write_cached
 from sentiment_jax.data.reviews import Reviews
 from sentiment_jax.data.tokenization import tokenizer_hash
 from sentiment_jax.errors import Interrupted
@@ -67,12 +67,12 @@ def _predict(
     assert texts is not None
     alone = processes.count() == 1  # several predict together: all must, or none
     key = _key(teacher, texts) if alone else b""
-    if alone and (cached := read_copy(experiment.config.data, key)):
+    if alone and (cached := read_cached(key)):
         return cached["probabilities"]
     encoded = teacher.encode(texts)
     scores = score_reviews(teacher, teacher.params, encoded, description, stop=check_stop)
     if alone:
-        keep_copy(experiment.config.data, key, probabilities=scores.probabilities)
+        write_cached(key, probabilities=scores.probabilities)
     return scores.probabilities
 
 

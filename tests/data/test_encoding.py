@@ -1,4 +1,4 @@
-"""Truncation exact to the token, no review without one, a cache that is only a copy."""
+"""Truncation exact to the token, no review without one, a cache that may be lost or damaged."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ from sentiment_jax.config.schema import DataConfig
 from sentiment_jax.data import encoding
 from sentiment_jax.data.cache import cache_folder
 from sentiment_jax.data.corpus import Corpus
-from sentiment_jax.data.encoding import Encoded, check_encoded, encode, encode_corpus
+from sentiment_jax.data.encoding import check_encoded, encode, encode_corpus
 from sentiment_jax.data.legibility import foreign_scripts, unknown_shares
 from sentiment_jax.data.reviews import Reviews
 from sentiment_jax.data.tokenization import train_word_level, train_wordpiece
@@ -64,13 +64,6 @@ def test_cls_and_sep_survive_and_max_length_is_honored_exactly(wordpiece, trunca
     assert ids[0][1:-1] == body[:head] + body[len(body) - room + head :]
 
 
-def test_head_tail_at_512_is_128_and_382(wordpiece):
-    good, bad = (wordpiece.token_to_id(word) for word in ("good", "bad"))
-    text = "good " * 128 + "film " * 90 + "bad " * 382
-    (ids,), _ = encode_lists(wordpiece, [text], max_length=512, truncation="head_tail")
-    assert ids == [2] + [good] * 128 + [bad] * 382 + [3]
-
-
 def test_empty_emoji_and_endless_texts_have_tokens(wordpiece):
     texts = ["", "😀", "word " * 100_000, "x" * 100_000]
     ids, truncated = encode_lists(word_level(["a b"]), texts, max_length=50)
@@ -112,8 +105,8 @@ def test_the_share_of_unknown_words_that_are_read(numbered, wordpiece):
 
 
 @pytest.mark.parametrize("learn", [word_level, lambda t: train_wordpiece(t, vocabulary_size=9000)])
-def test_a_text_in_a_script_that_the_vocabulary_hardly_has_is_told(learn):
-    """As in BERT's: it spells Cyrillic in single letters, of which none is unknown."""
+def test_scripts_that_the_vocabulary_hardly_has_are_foreign(learn):
+    """Row 55: as BERT's, it spells Cyrillic in single letters, of which none is unknown."""
     russian, greek, japanese = "очень плохой фильм", "πολύ κακή ταινία", "映画はとてもひどい"
     english = learn([*WORDS, *(f"good{word}film" for word in WORDS), *russian, *greek])
     if "[CLS]" in english.get_vocab():
@@ -128,25 +121,28 @@ def test_a_text_in_a_script_that_the_vocabulary_hardly_has_is_told(learn):
 
 
 @pytest.fixture
-def make(tmp_path):
-    """A function that returns a DataConfig with a cache folder of the test's own."""
-    return lambda **settings: DataConfig(
-        **{"max_length": 4, "cache": str(tmp_path / "cache"), **settings}
-    )
+def corpus():
+    """Three small splits."""
+    splits = {}
+    for split, count in (("train", 9), ("val", 3), ("test", 5)):
+        texts = [f"a film number {i}, {split}" for i in range(count)]
+        splits[split] = Reviews.from_texts(texts, [i % 2 for i in range(count)])
+    return Corpus(splits, {})
 
 
 @pytest.fixture
-def corpus_and_tokenizer(make):
-    splits = {
-        split: Reviews.from_texts(
-            [f"a film number {i}, {split}" for i in range(count)], [i % 2 for i in range(count)]
-        )
-        for split, count in (("train", 9), ("val", 3), ("test", 5))
-    }
-    return Corpus(splits, {}), word_level(splits["train"].texts), make()
+def run(corpus, monkeypatch, tmp_path):
+    """A function that encodes the corpus with a cache folder of the test's own."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    tokenizer = word_level(corpus.splits["train"].texts)
+
+    def call(reviews=corpus, tokenizer=tokenizer, **settings):
+        return encode_corpus(reviews, tokenizer, DataConfig(**{"max_length": 4, **settings}))
+
+    return call
 
 
-def assert_equal(first: dict[str, Encoded], second: dict[str, Encoded]):
+def assert_equal(first, second):
     assert list(first) == list(second) == ["train", "val", "test"]
     for a, b in zip(first.values(), second.values(), strict=True):
         assert a.ids == b.ids and a.truncated == b.truncated
@@ -155,9 +151,9 @@ def assert_equal(first: dict[str, Encoded], second: dict[str, Encoded]):
             assert x.dtype == y.dtype and (x == y).all()
 
 
-def test_encoded_reviews(corpus_and_tokenizer):
-    corpus, tokenizer, config = corpus_and_tokenizer
-    for split, encoded in encode_corpus(corpus, tokenizer, config).items():
+def test_encoded_reviews(corpus, run):
+    tokenizer = word_level(corpus.splits["train"].texts)
+    for split, encoded in run().items():
         reviews = corpus.splits[split]
         whole = [tokenizer.encode(text).ids for text in reviews.texts]
         assert encoded.ids == reviews.ids and (encoded.labels == reviews.labels).all()
@@ -166,89 +162,73 @@ def test_encoded_reviews(corpus_and_tokenizer):
         assert encoded.truncated == sum(len(ids) > 4 for ids in whole) > 0
 
 
-def test_cache_hit_gives_identical_arrays_without_encoding(corpus_and_tokenizer, monkeypatch):
-    first = encode_corpus(*corpus_and_tokenizer)
-    monkeypatch.setattr(encoding, "encode", None)
-    assert_equal(encode_corpus(*corpus_and_tokenizer), first)
-
-
-def test_damaged_cache_files_are_rebuilt(corpus_and_tokenizer):
-    folder = cache_folder(corpus_and_tokenizer[2])
-    first = encode_corpus(*corpus_and_tokenizer)
-    files = sorted(folder.iterdir())
-    assert len(files) == 3 and {file.suffix for file in files} == {".npz"}
-    whole = {file: file.read_bytes() for file in files}
-    for damage in (
-        lambda raw: raw[: len(raw) // 2],
+def test_a_cache_hit_gives_identical_arrays_and_damaged_files_are_rebuilt(run, monkeypatch):
+    first = run()
+    with monkeypatch.context() as patch:
+        patch.setattr(encoding, "encode", None)
+        assert_equal(run(), first)
+    whole = {file: file.read_bytes() for file in cache_folder().iterdir()}
+    assert len(whole) == 3
+    damages = [
         lambda raw: b"",
+        lambda raw: raw[: len(raw) // 2],
         lambda raw: raw[:200] + bytes([raw[200] ^ 1]) + raw[201:],
-    ):
-        for file, raw in whole.items():
-            file.write_bytes(damage(raw))
-        assert_equal(encode_corpus(*corpus_and_tokenizer), first)
-        assert sorted(folder.iterdir()) == files
-        assert [file.read_bytes() == whole[file] for file in files] == [True] * 3
+    ]
+    for (file, raw), damage in zip(whole.items(), damages, strict=True):
+        file.write_bytes(damage(raw))
+    assert_equal(run(), first)
+    assert {file: file.read_bytes() for file in cache_folder().iterdir()} == whole
 
 
-def test_cache_distinguishes_what_changes_the_ids(corpus_and_tokenizer, make):
-    corpus, tokenizer, config = corpus_and_tokenizer
-    first = encode_corpus(corpus, tokenizer, config)
-    longer = encode_corpus(corpus, tokenizer, make(max_length=5))
-    assert longer["train"].lengths.max() == 5
-    tail = encode_corpus(corpus, tokenizer, make(truncation="tail"))
-    assert (tail["train"].token_ids != first["train"].token_ids).any()
-    other = word_level(["film"])
-    assert encode_corpus(corpus, other, config)["train"].token_ids.max() == 2
+def test_cache_distinguishes_what_changes_the_ids(corpus, run):
+    first = run()
+    assert run(max_length=5)["train"].lengths.max() == 5
+    assert (run(truncation="tail")["train"].token_ids != first["train"].token_ids).any()
+    assert run(tokenizer=word_level(["film"]))["train"].token_ids.max() == 2
     test = corpus.splits["test"]
-    backwards = Corpus({"test": test.take(np.arange(len(test))[::-1])}, {})
-    reversed_ids = encode_corpus(backwards, tokenizer, config)["test"].token_ids.tolist()
+    backwards = run(Corpus({"test": test.take(np.arange(len(test))[::-1])}, {}))
     rows = first["test"].token_ids.reshape(len(test), 4)  # every text has four tokens or more
-    assert reversed_ids == rows[::-1].reshape(-1).tolist()
+    assert backwards["test"].token_ids.tolist() == rows[::-1].reshape(-1).tolist()
 
 
 def test_cache_folder(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert cache_folder(DataConfig()) == tmp_path / "sentiment_jax"
-    assert cache_folder(DataConfig(cache="/elsewhere")).as_posix() == "/elsewhere"
+    assert cache_folder() == tmp_path / "sentiment_jax"
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert cache_folder(DataConfig()) == tmp_path / ".cache" / "sentiment_jax"
+    assert cache_folder() == tmp_path / ".cache" / "sentiment_jax"
 
 
-def test_without_a_writable_cache_folder_reviews_are_encoded_each_time(
-    corpus_and_tokenizer, tmp_path, make
-):
-    corpus, tokenizer, config = corpus_and_tokenizer
-    (tmp_path / "file").write_text("")
-    blocked = make(cache=str(tmp_path / "file" / "below"))
-    assert_equal(
-        encode_corpus(corpus, tokenizer, blocked), encode_corpus(corpus, tokenizer, config)
-    )
+def test_without_room_in_the_cache_reviews_are_encoded_each_time(run, monkeypatch, tmp_path):
+    """Row 45: the folder is a file, or a write fails, which leaves nothing behind."""
 
-
-def test_failed_cache_write_leaves_nothing_behind(corpus_and_tokenizer, monkeypatch):
     def full(*args, **kwargs):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(np, "savez", full)
-    assert len(encode_corpus(*corpus_and_tokenizer)) == 3
-    assert list(cache_folder(corpus_and_tokenizer[2]).iterdir()) == []
+    with monkeypatch.context() as patch:
+        patch.setattr(np, "savez", full)
+        first = run()
+    assert list(cache_folder().iterdir()) == []
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file" / "below"))
+    assert_equal(run(), first)
 
 
-def make_encoded(token_ids=(5, 6), labels=(0, 1)):
+@pytest.mark.parametrize(
+    ("token_ids", "labels", "message"),
+    [
+        ((5, 6), (0, 1), ""),
+        ((5, 7), (0, 1), "token id 7 of split val .* vocabulary of 7"),
+        ((5, -1), (0, 1), "token id -1"),
+        ((5, 6), (0, -1), "val, row 1: label -1 is not from 0 to 1"),
+        ((5, 6), (0, 2), "val, row 1: label 2 is not from 0 to 1"),
+    ],
+)
+def test_ids_and_labels_out_of_range_are_refused(token_ids, labels, message):
+    """Rows 22 and 29: an embedding or a loss would clamp them silently."""
     arrays = {"token_ids": np.array(token_ids, np.int32), "labels": np.array(labels, np.int32)}
-    return random_encoded(2, longest=1, vocabulary=7, **arrays)
-
-
-def test_token_ids_must_fit_the_embedding_table():
-    check_encoded({"train": make_encoded()}, 7)
-    with pytest.raises(InputError, match="token id 6 of split val .* vocabulary of 6"):
-        check_encoded({"train": make_encoded((5, 5)), "val": make_encoded()}, 6)
-    with pytest.raises(InputError, match="token id -1"):
-        check_encoded({"train": make_encoded((5, -1))}, 7)
-
-
-@pytest.mark.parametrize("label", [-1, 2])
-def test_labels_must_be_0_or_1(label):
-    with pytest.raises(InputError, match=f"train, row 1: label {label} is not 0 or 1"):
-        check_encoded({"train": make_encoded(labels=(0, label))}, 7)
+    encoded = random_encoded(2, longest=1, vocabulary=7, **arrays)
+    if not message:
+        return check_encoded({"val": encoded}, 7)
+    with pytest.raises(InputError, match=message):
+        check_encoded({"train": random_encoded(2, longest=1, vocabulary=7), "val": encoded}, 7)

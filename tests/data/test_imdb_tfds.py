@@ -58,9 +58,8 @@ def prepared(tmp_path_factory):
     root = tmp_path_factory.mktemp("tfds")
     with pytest.MonkeyPatch.context() as patch:
         server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        try:
+        with server:
+            threading.Thread(target=server.serve_forever, daemon=True).start()
             patch.setenv("NO_PROXY", "127.0.0.1")
             url = f"http://127.0.0.1:{server.server_port}/{archive.name}"
             patch.setattr(imdb_tfds, "URL", url)
@@ -73,10 +72,7 @@ def prepared(tmp_path_factory):
             ours = UrlInfo(len(raw), hashlib.sha256(raw).hexdigest(), archive.name)
             patch.setattr(builder.Builder, "url_infos", {url: ours})
             imdb_tfds.prepare(root)
-        finally:
             server.shutdown()
-            thread.join()
-            server.server_close()
     return root
 
 
@@ -89,9 +85,10 @@ def test_tfds_knows_the_archive_and_its_published_checksum(monkeypatch):
     assert info.checksum == "c40f74a18d3b61f90feba1e17730e0d38e8b97c05fde7008942e91923d1658fe"
 
 
-def test_prepared_reviews(prepared):
-    for path in (prepared, prepared / imdb_tfds.NAME):
-        pool, test = READERS["tfds"](DataConfig("tfds", str(path)))
+def test_prepared_reviews(prepared, monkeypatch):
+    monkeypatch.setenv("TFDS_DATA_DIR", str(prepared))
+    for path in ("", str(prepared), str(prepared / imdb_tfds.NAME)):
+        pool, test = READERS["tfds"](DataConfig("tfds", path))
         for split, reviews in (("train", pool), ("test", test)):
             assert reviews.ids == tuple(f"{split}/{i}" for i in range(10))
             found = dict(zip(reviews.texts, reviews.labels.tolist(), strict=True))
@@ -103,16 +100,11 @@ def test_prepared_reviews(prepared):
     assert "tensorflow" not in sys.modules
 
 
-def test_reviews_without_labels_are_read_by_name(prepared):
+def test_unlabeled_reviews_are_read_by_name(prepared):
     (found,) = imdb_tfds.read_tfds(str(prepared), ["unsupervised"])
     names = [name for name in FILES if "unsup" in name]
     assert sorted(found.texts) == sorted(normalize_text(FILES[name].decode()) for name in names)
     assert not found.labels.any()
-
-
-def test_data_directory_of_the_environment(prepared, monkeypatch):
-    monkeypatch.setenv("TFDS_DATA_DIR", str(prepared))
-    assert len(READERS["tfds"](DataConfig("tfds"))[0]) == 10
 
 
 def failure(path) -> str:
@@ -138,21 +130,7 @@ def test_network_that_never_answers_is_given_up(tmp_path, monkeypatch):
             imdb_tfds, "URL", f"http://127.0.0.1:{silent.getsockname()[1]}/x.tar.gz"
         )
         monkeypatch.setattr(imdb_tfds, "NETWORK_SECONDS", 0.3)
-        message = failure(tmp_path)
-        assert "0.3 s" in message or "timed out" in message  # whichever comes first
-
-
-def test_slow_name_lookup_is_given_up(tmp_path, monkeypatch):
-    done = threading.Event()
-
-    def look_up(*args):
-        done.wait(20)
-        raise socket.gaierror("slow")
-
-    monkeypatch.setattr(socket, "getaddrinfo", look_up)
-    monkeypatch.setattr(imdb_tfds, "NETWORK_SECONDS", 0.3)
-    assert "no answer in 0.3 s" in failure(tmp_path)
-    done.set()
+        assert "timed out" in failure(tmp_path)
 
 
 def test_aclimdb_folder_given_as_tfds(tmp_path):
@@ -162,27 +140,37 @@ def test_aclimdb_folder_given_as_tfds(tmp_path):
     assert "data.source to folder" in failure(tmp_path / "aclImdb_v1.tar.gz")
 
 
-@pytest.mark.parametrize("damage", ["truncated", "flipped", "empty", "missing", "info", "format"])
-def test_damaged_files(prepared, tmp_path, damage):
-    folder = tmp_path / imdb_tfds.NAME
-    shutil.copytree(prepared / imdb_tfds.NAME, folder)
-    shard = folder / "imdb_reviews-train.array_record-00000-of-00001"
-    raw = bytearray(shard.read_bytes())
-    info = (folder / "dataset_info.json").read_text()
-    expected = "is damaged"
-    match damage:
-        case "truncated":
-            shard.write_bytes(raw[: len(raw) // 2])
-        case "flipped":
-            raw[3_000] ^= 1
-            shard.write_bytes(raw)
-        case "empty":
-            shard.write_bytes(b"")
-        case "missing":
-            shard.unlink()
-        case "info":
-            (folder / "dataset_info.json").write_text(info[:99])
-        case "format":
-            expected = "only TensorFlow reads"
-            (folder / "dataset_info.json").write_text(info.replace("array_record", "tfrecord"))
+DAMAGES = {
+    "truncated": lambda raw: raw[: len(raw) // 2],
+    "flipped": lambda raw: raw[:3_000] + bytes([raw[3_000] ^ 1]) + raw[3_001:],
+    "empty": lambda raw: b"",
+}
+
+
+@pytest.fixture
+def copied(prepared, tmp_path):
+    """A copy of the prepared folder, to be damaged."""
+    return shutil.copytree(prepared / imdb_tfds.NAME, tmp_path / imdb_tfds.NAME)
+
+
+@pytest.mark.parametrize("damage", [*DAMAGES, "missing"])
+def test_damaged_shards(copied, tmp_path, damage):
+    shard = copied / "imdb_reviews-train.array_record-00000-of-00001"
+    if damage == "missing":
+        shard.unlink()
+    else:
+        shard.write_bytes(DAMAGES[damage](shard.read_bytes()))
+    assert "is damaged" in failure(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (lambda info: info[:99], "is damaged"),
+        (lambda info: info.replace("array_record", "tfrecord"), "only TensorFlow reads"),
+    ],
+)
+def test_damaged_info_or_another_format(copied, tmp_path, change, expected):
+    info = copied / "dataset_info.json"
+    info.write_text(change(info.read_text()))
     assert expected in failure(tmp_path)

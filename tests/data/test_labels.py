@@ -9,6 +9,8 @@ from sentiment_jax.data.corpus import load_corpus
 from sentiment_jax.data.labels import decide, number_labels, prediction_cells, prediction_columns
 from sentiment_jax.errors import InputError
 
+STARS = {"positive_labels": "4,5", "negative_labels": "1,2"}
+
 
 def number(found, **settings):
     """The classes of the labels found, and their names."""
@@ -17,85 +19,75 @@ def number(found, **settings):
     return numbers.tolist(), names
 
 
-def error_of(found, **settings):
-    with pytest.raises(InputError) as caught:
-        number(found, **settings)
-    message = str(caught.value)
-    assert message.startswith("my.csv") and "\n" not in message and len(message) < 400
-    return message
-
-
-def test_spellings_of_negative_and_positive():
-    """Few of them are enough, and they may be mixed: these were never mistaken for other names."""
-    labels = ["0", "neg", "negative", "1", "pos", "positive", " Positive ", "NEG"]
-    assert number(labels) == ([0, 0, 0, 1, 1, 1, 1, 0], CLASSES)
-    assert number(["True", "FALSE", "true", "1.0", "0.0"]) == ([1, 0, 1, 1, 0], CLASSES)
+@pytest.mark.parametrize(
+    ("labels", "names", "numbers"),
+    [
+        # Few spellings of these two are enough, and they may be mixed.
+        (["0", "neg", "pos", "positive", " Positive ", "NEG"], CLASSES, [0, 0, 1, 1, 1, 0]),
+        (["True", "FALSE", "true", "1.0", "0.0"], CLASSES, [1, 0, 1, 1, 0]),
+        (["good", "bad"] * 5, ("bad", "good"), [1, 0] * 5),
+        (["Good", "bad", "good"] * 5, ("bad", "Good"), [1, 0, 1] * 5),
+        (
+            ["negative", "neutral", "positive"] * 5,
+            ("negative", "neutral", "positive"),
+            [0, 1, 2] * 5,
+        ),
+        (["0", "1", "-1"] * 5, ("-1", "0", "1"), [1, 2, 0] * 5),
+        (["10", "9.0", "1", "1.0"] * 5, ("1", "9", "10"), [2, 1, 0, 0] * 5),
+        (["2.5", "2", "10"] * 5, ("2", "2.5", "10"), [1, 0, 2] * 5),
+        (["New York", "new  york", "Rome"] * 5, ("New York", "Rome"), [0, 0, 1] * 5),
+    ],
+)
+def test_labels_are_classes_in_the_order_of_numbers_or_letters(labels, names, numbers):
+    assert number(labels) == (numbers, names)
+    assert number(labels[::-1]) == (numbers[::-1], names)  # whatever the order of the file
 
 
 @pytest.mark.parametrize(
-    ("labels", "names"),
+    ("labels", "settings", "numbers", "names", "dropped"),
     [
-        (["good", "bad"], ("bad", "good")),
-        (["Good", "bad", "good"], ("bad", "Good")),
-        (["negative", "neutral", "positive"], ("negative", "neutral", "positive")),
-        (["0", "1", "-1"], ("-1", "0", "1")),
-        (["10", "9.0", "1", "1.0"], ("1", "9", "10")),
-        (["2.5", "2", "10"], ("2", "2.5", "10")),
-        (["New York", "new  york", "Rome"], ("New York", "Rome")),
+        (["5", "4.0", "3", "2", "1.0", "3", "2.5"], STARS, [1, 1, -1, 0, 0, -1, -1], CLASSES)
+        + ("3 of 7 reviews, labeled 3 (2), 2.5 (1)",),
+        (["ham", "spam", "?", "Spam"], {"labels": "spam,ham"}, [1, 0, -1, 0], ("spam", "ham"))
+        + ("1 of 4 reviews, labeled ? (1)",),
     ],
 )
-def test_other_labels_are_classes_in_the_order_of_numbers_or_letters(labels, names):
-    numbers, found = number(labels * 5)
-    assert found == names
-    assert number(labels[::-1] * 5)[1] == names  # whatever the order of the file
-    assert numbers == [
-        names.index(next(n for n in names if n.casefold() == " ".join(label.split()).casefold()))
-        if "." not in label
-        else names.index(label.removesuffix(".0"))
-        for label in labels * 5
-    ]
+def test_of_the_labels_that_are_named_the_others_are_dropped_and_counted(
+    labels, settings, numbers, names, dropped, capsys
+):
+    assert number(labels, **settings) == (numbers, names)
+    assert capsys.readouterr().err == f"dropped  {dropped}\n"
 
 
-def test_stars_are_mapped_and_the_rest_is_dropped_and_counted(capsys):
-    labels = ["5", "4.0", "3", "2", "1.0", "3", "2.5"]
-    stars = {"positive_labels": "4,5", "negative_labels": "1,2"}
-    assert number(labels, **stars) == ([1, 1, -1, 0, 0, -1, -1], CLASSES)
-    line = "dropped  3 of 7 reviews, labeled 3 (2), 2.5 (1)\n"
-    assert capsys.readouterr().err == line
-    assert "no row is labeled 6 or 7; found are 3 (2), 5 (1)" in error_of(
-        labels, positive_labels="6,7", negative_labels="1"
-    )
+FIFTY = [f"id {i}" for i in range(50)]
+RARE = ["pos"] * 10 + ["{}"] + ["neg"] * 10 + ["{}"]
 
 
-def test_named_classes_keep_their_order_and_drop_the_others(capsys):
-    found = ["ham", "spam", "?", "Spam"]
-    assert number(found, labels="spam,ham") == ([1, 0, -1, 0], ("spam", "ham"))
-    assert "1 of 4 reviews, labeled ? (1)" in capsys.readouterr().err
-    assert "no row is labeled eggs" in error_of(found, labels="ham,eggs")
-
-
-@pytest.mark.parametrize("label", ["-1", "2", "0.5", "maybe", "posi"])
-def test_labels_too_rare_to_be_classes_are_named_with_their_rows(label):
-    labels = ["pos"] * 10 + [label] + ["neg"] * 10 + [label]
-    message = error_of(labels)
-    assert f"row 12: {label!r}" in message and f"row 23: {label!r}" in message
-    assert "positive" in message and "--config.data.labels" in message  # what to do
-    assert number(labels + [label] * 3)[1] == tuple(sorted(["neg", "pos", label]))
-
-
-@pytest.mark.parametrize("label", ["", "  ", "nan", "NaN"])
-def test_rows_without_a_label_are_named(label):
-    assert f"no label (row 3: {label.strip().lower()!r})" in error_of(["pos", label, "neg"])
-    settings = {"positive_labels": "5", "negative_labels": "1"}
-    assert "no label (row 3" in error_of(["5", label, "1"], **settings)
-
-
-def test_labels_that_cannot_be_classes():
-    assert "1 different labels, ? (100); 2 to 100 are expected" in error_of(["?"] * 100)
-    many = [f"id {i}" for i in range(101)]
-    assert "101 different labels, id 0 (1), id 1 (1)" in error_of(many)
-    assert "row 6: 'id 4' and 45 more" in error_of(many[:50])
-    assert r"'a\x1b[2J' cannot name a class" in error_of(["a\x1b[2J", "b"] * 5)
+@pytest.mark.parametrize(
+    ("labels", "settings", "expected"),
+    [
+        (["3", "5"], STARS, "no row is labeled 1 or 2; found are 3 (1), 5 (1)"),
+        (["ham", "spam"], {"labels": "ham,eggs"}, "no row is labeled eggs"),
+        *((["pos", blank, "neg"], {}, "no label (row 3: ''") for blank in ("", "  ")),
+        *((["pos", blank, "neg"], {}, "no label (row 3: 'nan'") for blank in ("nan", "NaN")),
+        (["5", "", "1"], STARS, "no label (row 3"),
+        (["?"] * 100, {}, "1 different labels, ? (100); 2 to 100 are expected"),
+        ([f"id {i}" for i in range(101)], {}, "101 different labels, id 0 (1), id 1 (1)"),
+        (FIFTY, {}, "row 6: 'id 4' and 45 more"),
+        (["a\x1b[2J", "b"] * 5, {}, r"'a\x1b[2J' cannot name a class"),
+        *(
+            ([cell.format(label) for cell in RARE], {}, f"(row 12: {label!r}, row 23: {label!r}): ")
+            for label in ("-1", "2", "0.5", "maybe", "posi")  # row 29
+        ),
+    ],
+)
+def test_labels_that_cannot_be_classes_are_named(labels, settings, expected):
+    with pytest.raises(InputError) as caught:
+        number(labels, **settings)
+    message = str(caught.value)
+    assert expected in message
+    assert message.startswith("my.csv") and "\n" not in message and len(message) < 400
+    assert ("row 23" in message) == ("--config.data.labels" in message) or labels is FIFTY
 
 
 def test_names_may_hold_commas_and_quotes():
@@ -104,7 +96,7 @@ def test_names_may_hold_commas_and_quotes():
     assert split_names("") == () and split_names(" 4, 5 ") == ("4", "5")
 
 
-def test_verdicts_in_a_table():
+def test_predictions_in_a_table():
     """Two classes keep their columns; the names of others stand in the cells."""
     two = np.float32([[0.25, 0.75], [0.5, 0.5]])
     assert prediction_columns(CLASSES) == ["predicted", "p_positive"]
@@ -120,7 +112,7 @@ def test_verdicts_in_a_table():
 
 
 def test_a_rounded_tie_is_a_tie():
-    """Beside 0.5, float32 may leave the other class a trifle less: that is no verdict."""
+    """Beside 0.5, float32 may leave the other class a trifle less: the first class is predicted."""
     assert decide(np.float32([[0.49999997, 0.5], [0.4, 0.6], [0.5, 0.5]])).tolist() == [0, 1, 0]
 
 
@@ -146,28 +138,15 @@ def test_every_split_has_its_share_of_every_class(corpus):
         "val": {"bad": 2, "good": 3, "meh": 5},
         "test": {"bad": 2, "good": 4, "meh": 6},
     }
-    backwards = corpus(ROWS[::-1])
-    assert backwards.statistics == found.statistics
-
-
-def test_limits_keep_many_classes_in_proportion(corpus):
-    sizes = [corpus(limit=n).statistics["counts"]["train"] for n in (12, 24, 36)]
-    assert sizes == [
-        {"bad": 1, "good": 3, "meh": 5},
-        {"bad": 3, "good": 6, "meh": 10},
-        {"bad": 5, "good": 10, "meh": 14},
-    ]
+    assert corpus(ROWS[::-1]).statistics == found.statistics
+    limited = corpus(limit=24).statistics["counts"]["train"]
+    assert limited == {"bad": 3, "good": 6, "meh": 10}
 
 
 def test_a_class_too_small_to_split_is_named(corpus):
     rows = [(text, "ab"[i % 2]) for i, text in enumerate(TEXTS[:40])] + [("the same", "c")] * 9
     with pytest.raises(InputError, match="^9 c reviews cannot be split: each class needs two"):
         corpus(rows)
-
-
-def test_texts_with_several_labels_are_counted(corpus):
-    rows = [(f"text {i % 20}", "abc"[i // 20]) for i in range(60)]
-    assert corpus(rows, validation_fraction=0.4).statistics["contradictory"] == 20
 
 
 def test_names_do_not_decide_the_hash_of_two_classes(corpus):

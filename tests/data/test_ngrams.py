@@ -1,4 +1,4 @@
-"""Runs of words in a vocabulary: which are learned, and where a text has them."""
+"""N-grams in a vocabulary: which are learned, and where a text has them."""
 
 from collections import Counter
 
@@ -16,90 +16,86 @@ from sentiment_jax.data.tokenization import train_word_level
 TEXTS = ["not a good film", "not a good day, not a film", "a good day", "film not", "rare"] * 3
 
 
-def learn(ngrams=3, ngram_frequency=6, **settings):
-    return train_word_level(TEXTS, 1000, 4, ngrams, ngram_frequency, **settings)
+def learn(ngrams=3, ngram_frequency=6):
+    return train_word_level(TEXTS, 1000, 4, ngrams, ngram_frequency)
 
 
-def counted(longest, least):
-    """The runs of known words by a plain loop."""
-    often = Counter(" ".join(TEXTS).replace(",", " ,").split())
-    known = {word for word, count in often.items() if count >= 4}
+def encode_texts(tokenizer, *texts, max_length=99, truncation="head"):
+    return encode(tokenizer, Reviews.from_texts(texts), max_length, truncation)
+
+
+def count_ngrams(longest, least):
+    """The n-grams of known words by a plain loop."""
+    counts = Counter(" ".join(TEXTS).replace(",", " ,").split())
+    known = {word for word, count in counts.items() if count >= 4}
     found = Counter()
     for text in TEXTS:
         words = text.replace(",", " ,").split()
-        for length in range(2, longest + 1):
-            for start in range(len(words) - length + 1):
-                run = words[start : start + length]
-                if known.issuperset(run):
-                    found[" ".join(run)] += 1
-    return {run: count for run, count in found.items() if count >= least}
+        for n in range(2, longest + 1):
+            ngrams = [words[start : start + n] for start in range(len(words) - n + 1)]
+            found.update(" ".join(ngram) for ngram in ngrams if known.issuperset(ngram))
+    return {ngram: count for ngram, count in found.items() if count >= least}
 
 
 @pytest.mark.parametrize(("ngrams", "frequency"), [(2, 1), (3, 1), (3, 6), (3, 7)])
-def test_frequent_runs_stand_behind_the_words(ngrams, frequency):
+def test_frequent_ngrams_follow_the_words(ngrams, frequency):
     words, tokenizer = learn(ngrams=1), learn(ngrams, frequency)
     vocabulary, plain = tokenizer.get_vocab(), words.get_vocab()
     assert {word: vocabulary[word] for word in plain} == plain
-    runs = [entry for entry in sorted(vocabulary, key=vocabulary.get) if entry not in plain]
-    expected = counted(ngrams, frequency)
-    assert {*runs} == {*expected}
-    order = [(run.count(" "), -expected[run]) for run in runs]
+    found = [entry for entry in sorted(vocabulary, key=vocabulary.get) if entry not in plain]
+    expected = count_ngrams(ngrams, frequency)
+    assert {*found} == {*expected}
+    order = [(ngram.count(" "), -expected[ngram]) for ngram in found]
     assert order == sorted(order)
     assert sorted(vocabulary.values()) == list(range(len(vocabulary)))
     assert tokenizer.encode(TEXTS[1]).tokens == words.encode(TEXTS[1]).tokens
 
 
-def test_ids_stand_beside_the_word_where_a_run_begins():
-    tokenizer = learn()
-    vocabulary = tokenizer.get_vocab()
-    texts = Reviews.from_texts(["a good film", "not a rare good day", "Not A Good", "?"])
-    encoded = encode(tokenizer, texts, max_length=99, truncation="head")
-    tokens = [tokenizer.id_to_token(i) for i in encoded.tokens]
-    assert tokens == ["a", "good", "film", "not", "a", "[UNK]", "good", "day"] + [
-        *("not", "a", "good", "[UNK]")
-    ]
-    runs = ["a good", "", "", "not a", "", "", "good day", "", "not a", "a good", "", ""]
-    assert encoded.token_ids[:, 1].tolist() == [vocabulary.get(run, 0) for run in runs]
-    assert {*encoded.token_ids[:, 2]} == {0, vocabulary["not a good"]}
-    assert encoded.token_ids[8, 2] == vocabulary["not a good"]
-    np.testing.assert_array_equal(encoded.lengths, [3, 5, 3, 1])
-    np.testing.assert_allclose(unknown_shares(tokenizer, encoded), [0, 0.2, 0, 1])
+def test_ids_stand_beside_the_word_that_an_ngram_begins_with(tmp_path):
+    learn().save(str(tmp_path / "tokenizer.json"))
+    for tokenizer in (learn(), Tokenizer.from_file(str(tmp_path / "tokenizer.json"))):
+        vocabulary = tokenizer.get_vocab()
+        encoded = encode_texts(tokenizer, "a good film", "not a rare good day", "Not A Good", "?")
+        tokens = [tokenizer.id_to_token(i) for i in encoded.tokens]
+        assert tokens[:8] == ["a", "good", "film", "not", "a", "[UNK]", "good", "day"]
+        assert tokens[8:] == ["not", "a", "good", "[UNK]"]
+        bigrams = ["a good", "", "", "not a", "", "", "good day", "", "not a", "a good", "", ""]
+        assert encoded.token_ids[:, 1].tolist() == [vocabulary.get(pair, 0) for pair in bigrams]
+        assert {*encoded.token_ids[:, 2]} == {0, vocabulary["not a good"]}
+        assert encoded.token_ids[8, 2] == vocabulary["not a good"]
+        np.testing.assert_array_equal(encoded.lengths, [3, 5, 3, 1])
+        np.testing.assert_allclose(unknown_shares(tokenizer, encoded), [0, 0.2, 0, 1])
 
 
-def test_runs_end_where_a_text_is_cut():
+def test_ngrams_end_where_a_text_is_cut():
     tokenizer = learn()
-    reviews = Reviews.from_texts(["not a good film"])
-    cut = encode(tokenizer, reviews, max_length=3, truncation="head").token_ids
-    alone = encode(tokenizer, Reviews.from_texts(["not a good"]), max_length=9, truncation="head")
-    np.testing.assert_array_equal(cut, alone.token_ids)
-    # Of nine tokens, the first two and the last six: between them no run of words.
+    cut = encode_texts(tokenizer, "not a good film", max_length=3).token_ids
+    np.testing.assert_array_equal(cut, encode_texts(tokenizer, "not a good").token_ids)
+    # Of nine tokens, the first two and the last six: no n-gram between them.
     text = ["film", "not", "a", "good", "film", "a", "a", "a", "good"]
-    both = encode(tokenizer, Reviews.from_texts([" ".join(text)]), 8, "head_tail").token_ids
-    kept = [text[:2], text[3:]]
-    assert [tokenizer.id_to_token(i) for i in both[:, 0]] == [*kept[0], *kept[1]]
-    parts = [encode(tokenizer, Reviews.from_texts([" ".join(p)]), 99, "head") for p in kept]
-    np.testing.assert_array_equal(both, np.concatenate([part.token_ids for part in parts]))
+    both = encode_texts(tokenizer, " ".join(text), max_length=8, truncation="head_tail").token_ids
+    parts = [encode_texts(tokenizer, " ".join(part)).token_ids for part in (text[:2], text[3:])]
+    np.testing.assert_array_equal(both, np.concatenate(parts))
 
 
 @pytest.mark.parametrize("texts", [[], [""], ["", "a", ""], ["rare rare"]])
-def test_texts_of_few_words_have_no_runs(texts):
-    encoded = encode(learn(), Reviews.from_texts(texts), max_length=9, truncation="head")
+def test_texts_of_few_words_have_no_ngrams(texts):
+    encoded = encode_texts(learn(), *texts)
     assert encoded.token_ids.shape == (len(encoded.tokens), 3)
     assert not encoded.token_ids[:, 1:].any()
-    plain = encode(learn(3, 999), Reviews.from_texts(["not a"]), max_length=9, truncation="head")
-    assert plain.token_ids.shape == (2,)
+    assert encode_texts(learn(3, 999), "not a").token_ids.shape == (2,)
 
 
-def test_runs_make_no_script_foreign():
+def test_ngrams_do_not_affect_which_scripts_are_foreign():
     texts = ["a good film"] * 300 + ["хорош плохо"] * 5
     for ngrams in (1, 3):
-        tokenizer = train_word_level(texts, 1000, 2, ngrams, 10)
+        tokenizer = train_word_level(texts, 1000, 2, ngrams)
         assert foreign_scripts(tokenizer, ["хорош плохо", "好好好好"]) == ["", "CJK"]
 
 
 def test_batches_and_segments_keep_the_columns():
     tokenizer = learn()
-    encoded = encode(tokenizer, Reviews.from_texts(TEXTS[:2]), max_length=99, truncation="head")
+    encoded = encode_texts(tokenizer, *TEXTS[:2])
     batch = make_batch(encoded, PlannedBatch(np.array([1, 0]), 10), 3)["token_ids"]
     assert batch.shape == (3, 10, 3)
     np.testing.assert_array_equal(batch[1, :4], encoded.token_ids[:4])
@@ -107,17 +103,6 @@ def test_batches_and_segments_keep_the_columns():
     parts = segment(tokenizer, encoded, 3)
     np.testing.assert_array_equal(parts.token_ids, encoded.token_ids)
     assert parts.lengths.max() <= 3
-
-
-def test_a_stored_vocabulary_finds_the_same(tmp_path):
-    tokenizer = learn()
-    tokenizer.save(str(tmp_path / "tokenizer.json"))
-    again = Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
-    ids = [
-        encode(one, Reviews.from_texts(TEXTS), max_length=99, truncation="head").token_ids
-        for one in (tokenizer, again)
-    ]
-    np.testing.assert_array_equal(*ids)
 
 
 def test_keys_of_large_vocabularies_do_not_overflow():
@@ -128,7 +113,7 @@ def test_keys_of_large_vocabularies_do_not_overflow():
     assert ngram_keys(ids[:1], np.array([0, 1]), 2, base).tolist() == [-1]
 
 
-def test_no_run_crosses_from_text_to_text():
+def test_no_ngram_crosses_from_text_to_text():
     words = ["[PAD]", "[UNK]", "a", "b"]
     ids, offsets = np.array([2, 3, 2, 3, 1, 3]), np.array([0, 1, 4, 6])
     assert frequent_ngrams(ids, offsets, words, 3, 1) == ["b a", "a b", "b a b"]

@@ -17,7 +17,7 @@ def error_of(data: DataConfig) -> str:
     with pytest.raises(InputError) as caught:
         read_reviews(data)
     message = str(caught.value)
-    assert "\n" not in message
+    assert data.path in message and "\n" not in message and len(message) < 400
     return message
 
 
@@ -25,16 +25,16 @@ def test_csv_with_a_test_file(tmp_path):
     train = write_csv(tmp_path / "train.csv", [(9, *row) for row in GOOD + BAD], ("n", "x", "y"))
     test = write_csv(tmp_path / "test.csv", [("negative", "dull"), ("1", "fun")], ("y", "x"))
     data = DataConfig("csv", train, text_column="x", label_column="y", test_path=test)
-    pool, held = read_reviews(data)
+    pool, held_out = read_reviews(data)
     assert list(zip(pool.texts, pool.labels.tolist(), strict=True)) == [
         (text, int(label == "pos")) for text, label in GOOD + BAD
     ]
     assert pool.ids[:2] == ("row 2", "row 3") and len(set(pool.ids)) == 20
-    assert held.ids == ("test row 2", "test row 3")
-    assert held.texts == ("dull", "fun") and held.labels.tolist() == [0, 1]
+    assert held_out.ids == ("test row 2", "test row 3")
+    assert held_out.texts == ("dull", "fun") and held_out.labels.tolist() == [0, 1]
 
 
-def test_csv_without_a_test_file_holds_out_a_stratified_share_without_leaks(tmp_path):
+def test_csv_without_a_test_file_holds_out_a_stratified_share_without_leakage(tmp_path):
     rows = GOOD + BAD + GOOD[:3]
     path = write_csv(tmp_path / "all.csv", rows)
     pool, test = read_reviews(DataConfig("csv", path, test_fraction=0.3))
@@ -45,9 +45,8 @@ def test_csv_without_a_test_file_holds_out_a_stratified_share_without_leaks(tmp_
         assert numbers == sorted(numbers)
         assert [rows[n - 2][0] for n in numbers] == list(reviews.texts)
     backwards = write_csv(tmp_path / "backwards.csv", rows[::-1])
-    assert set(read_reviews(DataConfig("csv", backwards, test_fraction=0.3))[1].texts) == set(
-        test.texts
-    )
+    _, again = read_reviews(DataConfig("csv", backwards, test_fraction=0.3))
+    assert {*again.texts} == {*test.texts}
 
 
 def test_csv_cells_may_hold_newlines_commas_quotes_and_100_000_words():
@@ -58,39 +57,57 @@ def test_csv_cells_may_hold_newlines_commas_quotes_and_100_000_words():
     assert table.rows == [2, 4]  # row 3 is the blank line
 
 
-def test_blank_line_of_a_single_column_is_a_row():
-    table = read_table(b"text\nfirst\n\nthird\n", "x", ["text"])
-    assert (table.rows, table.texts) == ([2, 3, 4], [["first"], [""], ["third"]])
-
-
-def test_column_that_is_missing_or_there_twice(tmp_path):
-    path = write_csv(tmp_path / "x.csv", GOOD, ("review", "label"))
-    message = error_of(DataConfig("csv", path))
-    assert path in message and "'text'" in message and "'review', 'label'" in message
-    path = write_csv(tmp_path / "y.csv", [("a", "b", "1")], ("text", "text", "label"))
-    assert "'text', 'text', 'label'" in error_of(DataConfig("csv", path))
+GOOD_LINE = '{"text": "good", "label": 1}'
 
 
 @pytest.mark.parametrize(
     ("raw", "expected"),
     [
-        (b"", "the file is empty"),
-        (b"text,label\n", "no reviews"),
-        (b"text,label\ngood,1\nbad\nfine,1\n", "row 3: 1 cells where the header has 2"),
-        (b"text,label\ngood, but long,1\n", "row 2: 3 cells where the header has 2"),
-        (b'text,label\ngood,1\n"never closed,0\nfine,1\n', "after row 2"),
-        (b'text,label\n"caf\xc3\xa9\nau lait",1\ncaf\xe9,1\n', "row 3: byte 0xe9 is not UTF-8"),
-        ("text,label\ngood,1\n".encode("utf-16")[:-1], "row 2: byte 0x0a is not UTF-16"),
-        ("text,label\ngood,1\n".encode("utf-16-le"), "row 1: a NUL byte, as in UTF-16 without"),
-        ("text,label\ngood,1\n".encode("utf-16-be"), "row 1: a NUL byte, as in UTF-16 without"),
-        ("text,label\nвидел,1\n".encode("utf-32"), "row 1: a NUL byte"),
+        ("", "the file is empty"),
+        ("text,label\n", "no reviews"),
+        ("review,label\na,1\n", "needs one column 'text': its columns are 'review', 'label'"),
+        ("text,text,label\na,b,1\n", "'text', 'text', 'label'"),
+        ("text,label\ngood,1\nbad\nfine,1\n", "row 3: 1 cells where the header has 2"),
+        ("text,label\ngood, but long,1\n", "row 2: 3 cells where the header has 2"),
+        ('text,label\ngood,1\n"never closed,0\nfine,1\n', "after row 2"),
+        (b'text,label\n"caf\xc3\xa9\nau lait",1\ncaf\xe9,1\n', "line 4: byte 0xe9 is not UTF-8"),
+        ("text,label\ngood,1\n".encode("utf-16")[:-1], "line 2: byte 0x0a is not UTF-16"),
+        ("text,label\ngood,1\n".encode("utf-16-le"), "line 1: a NUL byte, as in UTF-16 without"),
+        ("text,label\ngood,1\n".encode("utf-16-be"), "line 1: a NUL byte, as in UTF-16 without"),
+        ("text,label\nвидел,1\n".encode("utf-32"), "line 1: a NUL byte"),
     ],
 )
 def test_malformed_csv_names_file_and_row(tmp_path, raw, expected):
     path = tmp_path / "reviews.csv"
-    path.write_bytes(raw)
+    path.write_bytes(raw if isinstance(raw, bytes) else raw.encode())
+    assert expected in error_of(DataConfig("csv", str(path)))
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ('{"text": "good", "label": 1', "line 2: Expecting ',' delimiter: column 28"),
+        ("good", "line 2: Expecting value: column 1 (char 0): write an object per line, like {"),
+        ('["good", 1]', "line 2: '[\"good\", 1]' is not an object: write an object per line"),
+        ('{"text": ["good"], "label": 1}', "line 2: 'text' is not a text"),
+        ('{"texts": "good", "label": 1}', "needs one column 'text': its columns are 'texts', 'la"),
+        ('{"text": "good", "label": "?"}', "row 2: '?'"),
+        ('{"text": "good", "label": null}', "row 2: ''"),
+        ("[" * 100_000, "line 2: "),
+        (
+            '{"text": "good", "label": ' + "1" * 5000 + "}",
+            "line 2: Exceeds the limit (4300 digits)",
+        ),
+        ('{"text": "caf\xe9", "label": 1}', "line 2: byte 0xe9 is not UTF-8"),
+        ('{"text": "caf\x00", "label": 1}', "line 2: a NUL byte, as in UTF-16"),
+    ],
+)
+def test_malformed_json_lines_name_file_and_line(tmp_path, line, expected):
+    path = tmp_path / "reviews.jsonl"
+    path.write_bytes(f"{GOOD_LINE}\n{line}\n{GOOD_LINE}\n".encode("latin-1"))
     message = error_of(DataConfig("csv", str(path)))
-    assert str(path) in message and expected in message
+    assert expected in message
+    assert ("'texts'" in message) == message.endswith("; did you mean texts?")
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
@@ -101,19 +118,17 @@ def test_malformed_csv_names_file_and_row(tmp_path, raw, expected):
 )
 def test_tables_are_read_as_what_they_are(tmp_path, name, delimiter, encoding):
     """Row 53: by name and header, in any case; UTF-16 with a byte order mark."""
-    header, *rows = ["n", "text", "label"], ["1", "a good, 😀 film; yes", "1"], ["2", "bad", "0"]
-    quoted = "\r\n".join(delimiter.join(f'"{cell}"' for cell in row) for row in [header, *rows])
-    (tmp_path / name).write_bytes(quoted.encode(encoding))
-    reviews, _ = read_reviews(
-        DataConfig("csv", str(tmp_path / name), test_path=str(tmp_path / name))
-    )
+    rows = ["n", "text", "label"], ["1", "a good, 😀 film; yes", "1"], ["2", "bad", "0"]
+    quoted = "\r\n".join(delimiter.join(f'"{cell}"' for cell in row) for row in rows)
+    path = tmp_path / name
+    path.write_bytes(quoted.encode(encoding))
+    reviews, _ = read_reviews(DataConfig("csv", str(path), test_path=str(path)))
     assert reviews.texts == ("a good, 😀 film; yes", "bad") and reviews.labels.tolist() == [1, 0]
 
 
 def test_an_only_column_is_read_whatever_its_header(capsys):
-    """Row 54, where one column is wanted: its header is named, for it may be a text."""
-    raw = b"Great film\r\ngood\r\n\r\nbad\r\n"
-    table = read_table(raw, "x.csv", ["text"])
+    """Row 54, if one column is wanted: its header is named, for it may be a text."""
+    table = read_table(b"Great film\r\ngood\r\n\r\nbad\r\n", "x.csv", ["text"])
     assert (table.rows, table.texts) == ([2, 3, 4], [["good"], [""], ["bad"]])
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("warning: x.csv has no column 'text'") and "'Great film'" in line
@@ -126,16 +141,14 @@ def test_an_only_column_is_read_whatever_its_header(capsys):
     assert capsys.readouterr().err == ""
 
 
-GOOD_LINE = '{"text": "good", "label": 1}'
-
-
 def test_json_lines_with_labels_of_every_kind(tmp_path):
     lines = [
-        *('{"id": 7, "text": "caf\\u00e9", "label": "pos"}', "", GOOD_LINE, "  "),
-        *(
-            '{"label": 0, "more": {"a": [1]}, "text": "b,\\n\\"c\\""}',
-            '{"text": "d", "label": "0"}',
-        ),
+        '{"id": 7, "text": "caf\\u00e9", "label": "pos"}',
+        "",
+        GOOD_LINE,
+        "  ",
+        '{"label": 0, "more": {"a": [1]}, "text": "b,\\n\\"c\\""}',
+        '{"text": "d", "label": "0"}',
     ]
     path = tmp_path / "reviews.jsonl"
     path.write_text("\r\n".join(lines))
@@ -151,70 +164,32 @@ def test_json_lines_with_labels_of_every_kind(tmp_path):
         ("a.jsonl", GOOD_LINE, "{"),
         ("a.txt", GOOD_LINE, "{"),
         ("a.csv", GOOD_LINE, "{"),
-        ("a", ' {"x": 1}', "{"),
+        ("a", ' { "x": 1}', "{"),
         ("a.NDJSON", "", "{"),
         ("a.json", "[", "{"),
         ("a.jsonl", "text,label", ","),
         ("a.txt", "{so} good", ""),
         ("a.csv", "{so} good", ","),
         ("a.txt", "{" * 100_000, ""),
-        ("a.txt", '{"text": ' * 100_000, ""),
         ("a.txt", "[1]", ""),
         ("a.txt", "text\tlabel", "\t"),
         ("a.tsv", "text;label", ";"),
         ("a.txt", "the text, a label", ""),
     ],
 )
-def test_a_format_is_told_by_the_first_line_or_else_the_name(name, first, kind):
+def test_a_format_is_found_by_the_first_line_or_else_the_name(name, first, kind):
     assert find_format(f"{first}\nand more\n", name, ["text", "label"]) == kind
 
 
-@pytest.mark.parametrize(
-    ("line", "expected"),
-    [
-        ('{"text": "good", "label": 1', "line 2: Expecting ',' delimiter at column 28: write an"),
-        ("good", "line 2: Expecting value at column 1: write an object per line, like {"),
-        ('["good", 1]', "line 2: '[\"good\", 1]' is no object: write an object per line"),
-        ('{"text": ["good"], "label": 1}', "line 2: 'text' is no text"),
-        ('{"text": "good", "label": 1, "text": ""}', "line 2: a name stands there twice"),
-        ('{"texts": "good", "label": 1}', "needs one column 'text': its columns are 'texts', 'la"),
-        ('{"text": "good", "label": "?"}', "row 2: '?'"),
-        ('{"text": "good", "label": null}', "row 2: ''"),
-        ("[" * 100_000, "line 2: "),
-        (
-            '{"text": "good", "label": ' + "1" * 5000 + "}",
-            "line 2: Exceeds the limit (4300 digits)",
-        ),
-        ('{"text": "caf\xe9", "label": 1}', "line 2: byte 0xe9 is not UTF-8"),
-        ('{"text": "caf\x00", "label": 1}', "line 2: a NUL byte, as in UTF-16"),
-    ],
-)
-def test_broken_json_lines_name_file_and_line(tmp_path, line, expected):
-    path = tmp_path / "reviews.jsonl"
-    path.write_bytes(f"{GOOD_LINE}\n{line}\n{GOOD_LINE}\n".encode("latin-1"))
-    message = error_of(DataConfig("csv", str(path)))
-    assert message.startswith(str(path)) and expected in message and len(message) < 400
-    assert ("'texts'" in message) == message.endswith("; did you mean texts?")
-
-
-def test_a_json_file_that_holds_no_lines_of_objects(tmp_path):
-    path = tmp_path / "reviews.json"
-    for content, expected in ("", "holds no reviews"), ('[\n{"text": "a"}\n]', "line 1: "):
-        path.write_text(content)
-        message = error_of(DataConfig("csv", str(path)))
-        assert str(path) in message and expected in message
-
-
-def test_the_whole_table_is_kept_where_it_is_asked_for():
+def test_the_whole_table_is_kept_if_it_is_asked_for():
     json_lines = b'{"id": 1, "text": "good"}\n{"text": "bad", "stars": 2.5, "id": null}\n'
     table = read_table(json_lines, "standard input", ["text"], whole=True)
     assert table.columns == ["id", "text", "stars"]
     assert table.cells == [[1, "good", None], [None, "bad", 2.5]]
-    odd = b'{"text": "good", "n": NaN, "more": [-Infinity]}'  # no JSON, but written by Python
+    odd = b'{"text": "good", "n": NaN, "more": [-Infinity]}'  # not JSON, but written by Python
     assert read_table(odd, "-", ["text"], whole=True).cells == [["good", None, [None]]]
     delimited = read_table(b"id;text;n\n1;good;\n", "-", ["text"], whole=True)
     assert (delimited.columns, delimited.cells) == (["id", "text", "n"], [["1", "good", ""]])
-    assert read_table(json_lines, "-", ["text"]).cells == []
     plain = read_table(b"good\nbad\n", "-", ["text"], otherwise="")
     assert plain == Table.from_texts(["good", "bad"])
 
@@ -225,14 +200,10 @@ def test_a_missing_column_is_answered_with_the_nearest():
             read_table(raw, "x", ["text"])
 
 
-def test_a_fifo_or_device_is_no_table(tmp_path):
-    """Row 57: reading them would wait for ever, or never end."""
+def test_what_is_not_a_file_is_not_a_table(tmp_path):
+    """Row 57: reading a FIFO or device would wait for ever, or never end."""
     os.mkfifo(tmp_path / "a.csv")
     for path in (str(tmp_path / "a.csv"), os.devnull):
-        message = error_of(DataConfig("csv", path))
-        assert path in message and "FIFO, socket or device" in message
-
-
-def test_csv_that_is_not_there(tmp_path):
+        assert "FIFO, socket or device" in error_of(DataConfig("csv", path))
     assert "No such file" in error_of(DataConfig("csv", str(tmp_path / "no.csv")))
     assert "directory" in error_of(DataConfig("csv", str(tmp_path)))

@@ -20,10 +20,11 @@ TEXTS = [
     "unbelievably bad film: a waste of a good actor",
     "naïve café 😀 [SEP] tokens",
 ] * 20
+SHUFFLED = random.Random(0).sample(TEXTS, len(TEXTS))
 
 
-def words(texts, **settings):
-    return train_word_level(texts, **{"vocabulary_size": 1000, "min_frequency": 1, **settings})
+def words(texts, vocabulary_size=1000, min_frequency=1):
+    return train_word_level(texts, vocabulary_size, min_frequency)
 
 
 def test_words_seen_less_often_than_min_frequency_are_unknown():
@@ -37,8 +38,7 @@ def test_vocabulary_keeps_the_most_frequent_words_whatever_the_order_of_texts():
     texts = [f"common{i % 3} word{i}" for i in range(50)]
     first = words(texts, vocabulary_size=5)
     assert set(first.get_vocab()) == {"[PAD]", "[UNK]", "common0", "common1", "common2"}
-    random.Random(0).shuffle(texts)
-    assert tokenizer_hash(words(texts, vocabulary_size=5)) == tokenizer_hash(first)
+    assert tokenizer_hash(words(texts[::-1], vocabulary_size=5)) == tokenizer_hash(first)
 
 
 def test_words_keep_their_apostrophes():
@@ -56,40 +56,32 @@ def test_wordpiece_is_bert_and_the_same_every_time():
     assert encoding.tokens[0] == "[CLS]" and encoding.tokens[-1] == "[SEP]"
     assert "[UNK]" not in encoding.tokens
     assert tokenizer.decode(encoding.ids) == "unbelievably naive cafe"
-    texts = TEXTS[:]
-    random.Random(0).shuffle(texts)
-    for again in (TEXTS, TEXTS, texts):
+    for again in (TEXTS, TEXTS, SHUFFLED):
         assert train_wordpiece(again, vocabulary_size=200).get_vocab() == tokenizer.get_vocab()
 
 
 def test_tokenizer_json_round_trip_ignores_its_own_truncation_and_padding(tmp_path):
+    path = tmp_path / "tokenizer.json"
     tokenizer = train_wordpiece(TEXTS, vocabulary_size=200)
     encode_lists(tokenizer, TEXTS, max_length=9)
     plain = tokenizer_hash(tokenizer)
     tokenizer.enable_truncation(4)
     tokenizer.enable_padding(length=50)
     assert tokenizer_hash(tokenizer) != plain
-    tokenizer.save(str(tmp_path / "tokenizer.json"))
-    for loaded in (
-        load_tokenizer(tmp_path / "tokenizer.json"),
-        load_pretrained_tokenizer(tmp_path),
-    ):
+    tokenizer.save(str(path))
+    for loaded in (load_tokenizer(path), load_pretrained_tokenizer(tmp_path)):
         assert tokenizer_hash(loaded) == plain
         ids, _ = encode_lists(loaded, TEXTS[:2])
         assert [len(row) for row in ids] == [len(loaded.encode(text).ids) for text in TEXTS[:2]]
-
-
-def write_vocabulary(folder, tokenizer):
-    vocabulary = tokenizer.get_vocab()
-    text = "\n".join(sorted(vocabulary, key=vocabulary.get)) + "\n"
-    (folder / "vocab.txt").write_text(text, encoding="utf-8")
 
 
 def test_folder_with_only_a_vocabulary_equals_the_transformers_tokenizer(tmp_path, monkeypatch):
     monkeypatch.setenv("TRANSFORMERS_VERBOSITY", "error")
     from transformers import BertTokenizer
 
-    write_vocabulary(tmp_path, train_wordpiece(TEXTS, vocabulary_size=200))
+    vocabulary = train_wordpiece(TEXTS, vocabulary_size=200).get_vocab()
+    lines = "\n".join(sorted(vocabulary, key=vocabulary.get)) + "\n"
+    (tmp_path / "vocab.txt").write_text(lines, encoding="utf-8")
     texts = [*TEXTS[:2], "Naïve CAFÉ, 中文 \u200b wasn't İ 😀 x\x00y", ""]
     ours, _ = encode_lists(load_pretrained_tokenizer(tmp_path), texts, max_length=12)
     theirs = BertTokenizer.from_pretrained(str(tmp_path))
@@ -112,7 +104,6 @@ def test_cased_vocabulary(tmp_path):
         ("tokenizer.json", "<html>404</html>"),
         ("vocab.txt", ""),
         ("vocab.txt", "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 231508\n"),
-        ("vocab.txt", "[PAD]\n[UNK]\n[CLS]\n[SEP]\n的\n"),
         ("vocab.txt", "[PAD]\n[UNK]\ngood\nbad\n"),
         ("vocab.txt", "[PAD]\n[CLS]\n[SEP]\ngood\nbad\n"),
         ("vocab.txt", "[PAD]\n[UNK]\n[CLS]\n[SEP]\n\ngood\n"),  # row 47: ids 4 and 5, or 5 and 6?

@@ -1,10 +1,9 @@
-"""Text for pre-training: where it is read, and that no held-out review is among it."""
+"""Unlabeled text: where it is read, and that no held-out review is among it."""
 
 import dataclasses
 import os
 import re
 
-import numpy as np
 import pytest
 import reviews
 
@@ -23,24 +22,24 @@ def data(tmp_path):
 
 
 @pytest.mark.parametrize("limit", [0, 30])
-def test_no_review_of_validation_or_test_is_learned_from(data, tmp_path, limit):
+def test_held_out_reviews_are_not_learned_from(data, tmp_path, limit):
     """However it is spaced, and whichever a limit would hold out."""
     data = dataclasses.replace(data, limit=limit)
     splits = load_corpus(dataclasses.replace(data, limit=0)).splits
-    held = [*splits["val"].texts, *splits["test"].texts]
+    held_out = [*splits["val"].texts, *splits["test"].texts]
     own = ["Not seen before.", "Nor this.", "Nor this."]
     text = tmp_path / "own.txt"
-    spaced = (line.replace(" ", " <br />  ") for line in held)
+    spaced = (line.replace(" ", " <br />  ") for line in held_out)
     text.write_text("\n".join([*own, "", *spaced, splits["train"].texts[0]]))
     corpus = load_text(data, str(text))
     val = {*load_corpus(data).splits["val"].texts}
     in_train = len(val & {*splits["train"].texts})
     assert (in_train > 0) == (limit > 0)
-    dropped = {"labeled": in_train, "unlabeled": len(held), "copies": 1}
+    dropped = {"labeled": in_train, "unlabeled": len(held_out), "duplicates": 1}
     assert corpus.statistics["dropped"] == dropped
     assert corpus.statistics["shared"] == {"train_val": 0, "train_test": 0, "val_test": 0}
     learned = corpus.splits["train"].texts
-    assert not {*learned} & ({*held} | val)
+    assert not {*learned} & ({*held_out} | val)
     if limit:
         assert len(learned) == limit
     else:
@@ -51,7 +50,7 @@ def test_no_review_of_validation_or_test_is_learned_from(data, tmp_path, limit):
 
 
 def test_a_held_out_review_that_is_in_train_too_is_dropped(data, tmp_path):
-    """`group_duplicates` keeps copies together; a test file of one's own does not."""
+    """`group_duplicates` keeps duplicates together; a test file of one's own does not."""
     rows = [("Review number 3, good or bad.", 1), ("Another one.", 0)]
     test = reviews.write_csv(tmp_path / "test.csv", rows)
     corpus = load_text(dataclasses.replace(data, test_path=test))
@@ -60,31 +59,26 @@ def test_a_held_out_review_that_is_in_train_too_is_dropped(data, tmp_path):
     assert "Review number 3, good or bad." not in corpus.splits["train"].texts
 
 
-def test_reviews_without_labels_are_neither_labeled_nor_held_out(data, tmp_path):
+def test_unlabeled_reviews_are_neither_labeled_nor_held_out(data, tmp_path):
     splits = load_corpus(data).splits
     text = tmp_path / "own.txt"
     text.write_text("\n".join(["Not seen before.", *splits["val"].texts, *splits["test"].texts]))
     assert unlabeled_reviews(data, str(text)).texts == ("Not seen before.",)
-    with pytest.raises(InputError, match="data.source=csv has no reviews without labels"):
+    with pytest.raises(InputError, match="needs unlabeled text, but data.source=csv has none"):
         unlabeled_reviews(data)
 
 
 @pytest.mark.parametrize("limits", [{}, {"limit": 30}, {"test_limit": 5}])
-def test_the_hash_that_is_kept_is_that_of_a_training(data, tmp_path, limits):
+def test_without_unlabeled_text_nothing_else_is_read(data, tmp_path, limits):
     data = dataclasses.replace(data, **limits)
-    found = load_text(data, unlabeled=False).statistics["labeled_hash"]
-    assert found == load_corpus(data).statistics["data_hash"]
-
-
-@pytest.mark.parametrize("limit", [0, 30])
-def test_of_the_labeled_text_alone_nothing_else_is_read(data, tmp_path, limit):
-    data = dataclasses.replace(data, limit=limit)
     alone = load_text(data, str(tmp_path / "never read"), unlabeled=False)
-    whole = load_corpus(dataclasses.replace(data, limit=0)).splits
-    held = {*whole["val"].texts, *whole["test"].texts}
-    trained = [text for text in load_corpus(data).splits["train"].texts if text not in held]
+    assert alone.statistics["labeled_hash"] == load_corpus(data).statistics["data_hash"]
+    whole = load_corpus(dataclasses.replace(data, limit=0, test_limit=0)).splits
+    held_out = {*whole["val"].texts, *whole["test"].texts}
+    train = load_corpus(data).splits["train"].texts
+    trained = [text for text in train if text not in held_out]
     assert sorted(alone.splits["train"].texts) == sorted(trained)
-    assert len(trained) == 24 - alone.statistics["dropped"]["labeled"] if limit else trained
+    assert alone.statistics["dropped"]["labeled"] == len(train) - len(trained)
     assert alone.statistics["counts"]["train"]["unlabeled"] == 0
 
 
@@ -116,10 +110,9 @@ def test_own_text_is_a_table_lines_or_a_folder(tmp_path):
 def test_the_counts_of_imdb():
     corpus = load_text(DataConfig(source="tfds"))
     assert corpus.statistics["counts"]["train"] == {"labeled": 19_900, "unlabeled": 49_166}
-    assert corpus.statistics["dropped"] == {"labeled": 100, "unlabeled": 339, "copies": 495}
+    assert corpus.statistics["dropped"] == {"labeled": 100, "unlabeled": 339, "duplicates": 495}
 
     def letters(split):
         return {re.sub("[^a-z0-9]", "", text.lower()) for text in corpus.splits[split].texts}
 
     assert not letters("train") & (letters("val") | letters("test"))
-    assert np.isin(corpus.splits["train"].labels, (0, 1)).all()

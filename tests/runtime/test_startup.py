@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from sentiment_jax.config.schema import DataConfig
 from sentiment_jax.data.cache import cache_folder
 from sentiment_jax.runtime import startup, terminal
 
@@ -86,5 +85,5 @@ def test_a_user_without_home_and_entry(tmp_path, monkeypatch):
     monkeypatch.delenv("HOME")
     with pytest.raises(RuntimeError, match="home directory"):
         Path.home()
-    assert startup.find_cache() == cache_folder(DataConfig()) == tmp_path / "sentiment_jax"
+    assert startup.find_cache() == cache_folder() == tmp_path / "sentiment_jax"
     assert Path("~/tensorflow_datasets").expanduser() == Path("/tensorflow_datasets")
