@@ -138,10 +138,9 @@ def compile_case(case: Case, split: bool = True) -> dict[str, Any]:
         if objective:
             optimizer = ADAM if settings["name"] == "lstm" else ADAMW
             state = jax.eval_shape(lambda p: create_state(p, optimizer, 0), params)
-            state = devices.abstract(state, mesh, shard=split)
+            state = devices.abstract(state, mesh)
             rate = jax.ShapeDtypeStruct((), jnp.float32, sharding=devices.replicated(mesh))
-            mesh_of_state = mesh if split else None
-            step = make_train_step(model, optimizer, mesh_of_state, objective=objective)
+            step = make_train_step(model, optimizer, objective=objective)
             traced = step.trace(state, batch, rate)
         else:
             traced = make_eval_step(model).trace(devices.abstract(params, mesh), batch)

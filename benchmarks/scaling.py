@@ -46,9 +46,9 @@ def measure(split: bool) -> dict[str, object]:
     batch = make_batch(0, *shape)
     model = build_model({"name": MODEL.value, "dtype": "float32"}, vocab_size=VOCABULARY)
     optimizer = OptimizerConfig(name="adamw", weight_decay=0.01, clip_norm=0.0)
-    step = make_train_step(model, optimizer, mesh if split else None)
+    step = make_train_step(model, optimizer)
     params = initializer(model)(jax.random.key(0))
-    state = devices.place(create_state(params, optimizer, seed=0), mesh, split)
+    state = devices.place(create_state(params, optimizer, seed=0), mesh)
     del params
     seconds = []
     for _ in range(STEPS.value + 1):

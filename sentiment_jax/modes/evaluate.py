@@ -130,7 +130,7 @@ def score_split(
     try:
         length, words = experiment.config.data.max_length, experiment.words[split]
         found = scores.probabilities, length, experiment.classes
-        directory.write_scores(split, encoded, words, *found)
+        directory.write_predictions(split, encoded, words, *found)
         if split == "val" and directory.result.exists():
             result = read_json(directory.result)
             if "temperature" not in result:

@@ -8,7 +8,6 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from sentiment_jax.analysis import figures
-from sentiment_jax.config.stored import config_to_json
 from sentiment_jax.config.validation import validate
 from sentiment_jax.errors import InputError, RunError
 from sentiment_jax.modes.evaluate import score_split
@@ -53,14 +52,14 @@ def train(
     """
     validate(config)
     if tensorboard:
-        event_files.find_writer()
+        event_files.import_writer()
     run_directory.prepare_workdir(workdir)
     directory = RunDirectory(workdir)
     with contextlib.ExitStack() as stack:
         stack.enter_context(run_directory.lock_run(workdir))
         asked = stop or stack.enter_context(Stop())
         _check_batch_sizes(config)
-        with processes.in_turn():
+        with processes.main_process_first():
             resolved = resolve(config)
             validate(resolved)
             check_apart(resolved, workdir)
@@ -76,7 +75,7 @@ def train(
         _check_reviews(experiment)
         with terminal.progress_bar(None, "checking the memory"):
             compile_seconds = compilation.check_memory(experiment)
-        with processes.in_turn():
+        with processes.main_process_first():
             if fresh:  # what replaces it was read, and fits as far as the devices tell
                 directory.remove()
             _record(experiment, directory, changes)
@@ -86,7 +85,7 @@ def train(
         run.progress.compile_seconds += compile_seconds
         if tensorboard and processes.is_main():
             events = event_files.write_events(directory.tensorboard, run.progress.records)
-            run.log.copies.append(stack.enter_context(events))
+            run.log.listeners.append(stack.enter_context(events))
         console.describe_run(run, load_report)
         while not run.done:
             loop.train_epoch(run)
@@ -102,7 +101,7 @@ def dry_run(config: ConfigDict, prepare: Callable[..., Experiment] = prepare_exp
     """
     validate(config)
     _check_batch_sizes(config)
-    with processes.in_turn():
+    with processes.main_process_first():
         resolved = resolve(config)
         validate(resolved)
         check_start(resolved)
@@ -147,7 +146,7 @@ def _record(experiment: Experiment, directory: RunDirectory, changes: list[str])
         experiment.tokenizer.save(str(directory.tokenizer))
         env |= checksums(directory.tokenizer)
     write_json(directory.env, env)
-    write_json(directory.config, config_to_json(experiment.config))
+    directory.write_config(experiment.config)
 
 
 def _conclude(run: loop.TrainingRun, score_test: bool) -> dict[str, Any]:
@@ -166,7 +165,7 @@ def _conclude(run: loop.TrainingRun, score_test: bool) -> dict[str, Any]:
         with terminal.progress_bar(None, "reading the best checkpoint"):
             trained = restore_model(experiment, run.checkpoints, best["step"])
         test = score_split(experiment, directory, trained.params, "test", run.check_stop)
-        directory.check_lock()
+        directory.check_lock_owner()
         seconds, at = round(test.seconds, 3), {"step": best["step"], "epoch": best["epoch"]}
         run.log.write(**at, split="test", **test.summary(), seconds=seconds, learning_rate=0.0)
         tested = {"test": test.summary(), "test_seconds": seconds}

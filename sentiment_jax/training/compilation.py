@@ -27,10 +27,9 @@ from sentiment_jax.training.objectives.registry import make_objective
 
 def make_train_step(experiment: Experiment, parts: int | None = None) -> Any:
     """Return the training step of the config, or one with another number of `parts`."""
-    config, mesh = experiment.config, experiment.mesh if experiment.config.shard_params else None
-    parts = parts or config.gradient_accumulation
+    parts = parts or experiment.config.gradient_accumulation
     objective = make_objective(experiment)
-    return steps.make_train_step(experiment.model, experiment.optimizer, mesh, parts, objective)
+    return steps.make_train_step(experiment.model, experiment.optimizer, parts, objective)
 
 
 def abstract_state(experiment: Experiment) -> Any:
@@ -38,7 +37,7 @@ def abstract_state(experiment: Experiment) -> Any:
     config, params = experiment.config, abstract_params(experiment.model)
     create = functools.partial(steps.create_state, optimizer=experiment.optimizer, seed=config.seed)
     state = jax.eval_shape(create, params)
-    return devices.abstract(state, experiment.mesh, config.shard_params)
+    return devices.abstract(state, experiment.mesh)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,7 +126,7 @@ def check_memory(experiment: Experiment) -> float:
     if hasattr(make_objective(experiment), "descend") or mixes_rows(flatten(config)):  # no parts
         remedies = {f"batch_size={size // n}": {"rows": size // n} for n in finer}
     _check_fits(experiment, "training", limit, remedies)
-    kept = state if config.shard_params else state.opt_state  # beside the parameters evaluated
+    kept = state.opt_state  # beside the parameters evaluated
     limit -= sum(
         math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
         for leaf in jax.tree.leaves(kept)

@@ -59,7 +59,7 @@ class TrainingRun:
 
     def log_scores(self, split: str, scores: dict[str, Any], seconds: float) -> None:
         """Write a line of metrics.jsonl about the step that has been reached."""
-        self.directory.check_lock()
+        self.directory.check_lock_owner()
         step, rate = self.progress.step, self.learning_rate(self.progress.step - 1)
         at = {"step": step, "epoch": self.progress.epochs_done + 1, "split": split}
         self.log.write(**at, **scores, seconds=round(seconds, 3), learning_rate=rate)
@@ -69,14 +69,14 @@ class TrainingRun:
         progress, state = self.progress, self.state
         best = progress.best["step"] if progress.best else None
         bookkeeping = dataclasses.asdict(progress)
-        self.directory.check_lock()
+        self.directory.check_lock_owner()
         try:
             with progress_bar(None, f"saving step {progress.step}"):
                 self.checkpoints.save(
                     progress.step, state.params, state.opt_state, bookkeeping, best
                 )
         finally:  # whoever came meanwhile has removed what was half-written
-            self.directory.check_lock()
+            self.directory.check_lock_owner()
 
     def interrupt(self) -> None:
         """Save, unless training has ended, and raise Interrupted."""

@@ -25,7 +25,7 @@ def start_run(
     RunError: every checkpoint is damaged, or the best one.
     """
     config, mesh, report = experiment.config, experiment.mesh, None
-    with processes.in_turn():
+    with processes.main_process_first():
         checkpoints = Checkpoints(directory.checkpoints)
     if checkpoints.steps:
         shapes, step = abstract_state(experiment), checkpoints.steps[-1]
@@ -43,8 +43,8 @@ def start_run(
             )
         params, report = initial_params(experiment)
         state = create_state(params, experiment.optimizer, config.seed)
-        state, progress = devices.place(state, mesh, config.shard_params), Progress()
-    with processes.in_turn():
+        state, progress = devices.place(state, mesh), Progress()
+    with processes.main_process_first():
         _report_faults(checkpoints)
     return TrainingRun(experiment, directory, checkpoints, progress, state, stop), report
 

@@ -10,13 +10,9 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
-from flax import traverse_util
-from jax.sharding import AbstractMesh, Mesh
 from jaxtyping import Array, Float
 
 from sentiment_jax.config.schema import OptimizerConfig
-from sentiment_jax.models.layers import compute_dtype
-from sentiment_jax.runtime import devices
 from sentiment_jax.training.objectives.classification import CLASSIFICATION
 from sentiment_jax.training.objectives.objective import Objective
 from sentiment_jax.training.optimizers import frozen_leaves, make_optimizer
@@ -40,52 +36,17 @@ def create_state(params: Any, optimizer: OptimizerConfig, seed: int) -> TrainSta
 def make_train_step(
     model: nn.Module,
     optimizer: OptimizerConfig,
-    shard_over: Mesh | AbstractMesh | None = None,
     parts: int = 1,
     objective: Objective = CLASSIFICATION,
 ) -> Callable[..., Any]:
     """Return the jitted (state, batch, learning_rate) -> (state, metrics).
 
     Metrics: the objective's sums over the batch's valid rows and the norms of gradient and update.
-    Runs that differ in seed, learning rate or schedule get the same function. With
-    `shard_over`, parameters and optimizer state stay split over its devices (devices.sharding).
+    Runs that differ in seed, learning rate or schedule get the same function.
     The `parts` of a batch are computed one after another (gradient accumulation).
     """
     same = dataclasses.replace(optimizer, learning_rate=0.0, schedule="linear", warmup_fraction=0.0)
-    return _make_train_step(model, same, shard_over, parts, objective)
-
-
-def _round_kernels(model: nn.Module, params: Any) -> Any:
-    """Round what an encoder's layers would round: in bfloat16, half the bytes to gather."""
-
-    def round_kernel(path: Any, param: Array) -> Array:
-        kernel = path[0] == "encoder" and path[-1] == "kernel"
-        return param.astype(compute_dtype(model.config.dtype)) if kernel else param
-
-    return traverse_util.path_aware_map(round_kernel, params)
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def gather(mesh: Mesh | AbstractMesh, params: Any) -> Any:
-    """Return split parameters whole on every device; sum and scatter their gradients in one.
-
-    JAX's own rule would sum each gradient whole on every device, as the parameters are.
-    """
-    split = devices.constrain(params, mesh, True)  # else XLA gathers before it rounds
-    return devices.constrain(split, mesh, False)
-
-
-def _scatter(mesh: Mesh | AbstractMesh, _: None, gradients: Any) -> tuple[Any]:
-    def sum_table(path: Any, gradient: Array) -> Array:
-        # Else XLA sends every token's gradient to the device that has its part: an all-to-all.
-        table = "word_embeddings" in path
-        return devices.constrain(gradient, mesh, False) if table else gradient
-
-    gradients = traverse_util.path_aware_map(sum_table, gradients)
-    return (devices.constrain(gradients, mesh, True),)
-
-
-gather.defvjp(lambda mesh, params: (gather(mesh, params), None), _scatter)
+    return _make_train_step(model, same, parts, objective)
 
 
 def _sum_over_parts(
@@ -114,7 +75,6 @@ def _sum_over_parts(
 def _make_train_step(
     model: nn.Module,
     optimizer: OptimizerConfig,
-    shard_over: Mesh | AbstractMesh | None,
     parts: int,
     objective: Objective,
 ) -> Callable[..., Any]:
@@ -130,8 +90,6 @@ def _make_train_step(
             params = jax.tree.map(
                 lambda leaf, stays: jax.lax.stop_gradient(leaf) if stays else leaf, params, frozen
             )
-            if shard_over is not None:
-                params = gather(shard_over, _round_kernels(model, params))
             found = objective(model, params, batch, key)
             return found["loss"], found
 
@@ -165,8 +123,6 @@ def _make_train_step(
             optax.apply_updates(state.params, updates),
         )
         state = state.replace(step=state.step + 1, params=params, opt_state=opt_state)
-        if shard_over is not None:
-            state = devices.constrain(state, shard_over, True)
         return state, metrics
 
     return jax.jit(train_step, donate_argnums=0)

@@ -441,9 +441,9 @@ def test_who_was_lost(report, who):
 def test_a_run_of_one_process_waits_for_nobody():
     assert processes.is_main() and processes.count() == 1
     processes.barrier()
-    with processes.in_turn():
+    with processes.main_process_first():
         pass
-    assert processes.leave(7) == 7
+    assert processes.shutdown(7) == 7
 
 
 def test_a_signal_from_both_the_cluster_and_the_parent_counts_once(monkeypatch):

@@ -95,7 +95,7 @@ def test_predictions_follow_the_contract(tmp_path):
     directory = RunDirectory(tmp_path)
     write_json(directory.env, {})
     for split, suffix in (("test", ""), ("val", "-val")):  # a split has its own files
-        directory.write_scores(
+        directory.write_predictions(
             split,
             Encoded(
                 ids=('a,"b"', "c"),

@@ -27,7 +27,7 @@ def test_a_file_system_without_locks_is_used_with_a_warning(tmp_path, monkeypatc
 
         monkeypatch.setattr(run_directory.fcntl, "flock", refuse)
         with lock_run(tmp_path):
-            RunDirectory(tmp_path).check_lock()
+            RunDirectory(tmp_path).check_lock_owner()
         assert capsys.readouterr().err == (
             f"warning: {tmp_path} is on a file system without locks ({os.strerror(code)}); of two "
             "processes in it, the first will end\n"
@@ -37,15 +37,15 @@ def test_a_file_system_without_locks_is_used_with_a_warning(tmp_path, monkeypatc
 def test_whoever_came_first_notices_the_other(tmp_path, monkeypatch):
     monkeypatch.setattr(run_directory.fcntl, "flock", lambda *_: None)
     directory = RunDirectory(tmp_path)
-    directory.check_lock()  # nobody has locked it
+    directory.check_lock_owner()  # nobody has locked it
     with lock_run(tmp_path):
-        directory.check_lock()
+        directory.check_lock_owner()
         monkeypatch.setattr(run_directory.os, "getpid", lambda: 7)
         with lock_run(tmp_path):
-            directory.check_lock()
+            directory.check_lock_owner()
         monkeypatch.undo()
         with pytest.raises(InUse, match="is now in use by pid 7 on .* does not honor locks"):
-            directory.check_lock()
+            directory.check_lock_owner()
 
 
 @pytest.mark.slow

@@ -186,7 +186,7 @@ class NgramVectors:
         Texts' vectors come from the words that they tell: the loss is lower than on held-out ones.
         """
         if self.mesh is not None:
-            batch = devices.constrain(batch, self.mesh, False)
+            batch = devices.replicate(batch, self.mesh)
         thinning, finding, learning = jax.random.split(key, 3)
         kept, table = self.thin(batch, thinning), params["embedding"]["embedding"]
         texts = self.find_texts(table, batch, kept, finding)
