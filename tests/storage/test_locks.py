@@ -3,6 +3,8 @@
 import errno
 import os
 import signal
+import subprocess
+import sys
 import time
 
 import commands
@@ -17,6 +19,28 @@ from sentiment_jax.storage.run_directory import RunDirectory, lock_run
 
 # 152 steps: the first process is caught at one of them.
 LONG = {**runs.LONGER, "batch_size": 2, "data.limit": 190, "checkpoint_every": 30}
+
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from sentiment_jax.storage.run_directory import lock_run
+with lock_run(Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_lock_names_its_owner_and_ends_with_it(tmp_path):
+    command = [sys.executable, "-c", HOLD, str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as owner:
+        assert owner.stdout.readline() == "held\n"
+        named = f"in use by pid {owner.pid} on .* since "
+        with pytest.raises(InUse, match=named), lock_run(tmp_path):
+            pass
+        owner.kill()
+    with lock_run(tmp_path):
+        assert (tmp_path / "lock").read_text().startswith("pid ")
 
 
 def test_a_file_system_without_locks_is_used_with_a_warning(tmp_path, monkeypatch, capsys):
