@@ -9,13 +9,13 @@ cores: `at most`. `label` is where the picture names the row. pretraining.csv ha
 after longer and longer pre-trainings, and their own seconds.
 """
 
+import json
 import statistics
 from pathlib import Path
 
 import pandas as pd
 
 from sentiment_jax.analysis.figures import COLOURS, MARKERS, WIDTH, panels
-from sentiment_jax.storage.files import read_json
 
 RESULTS = Path("results")
 LABELS = {  # where a row's name stands: points from its mark, and the side that touches it
@@ -32,7 +32,9 @@ def read_costs(results: Path, file: str = "costs.csv") -> pd.DataFrame:
     """Return the rows of a file, cheapest first, with `test` and its `spread` over seeds."""
     costs = pd.read_csv(results / "cost" / file)
     for index, folders in costs["results"].dropna().items():
-        scores = [read_json(results / f / "result.json")["test"] for f in folders.split()]
+        scores = [
+            json.loads((results / f / "result.json").read_text())["test"] for f in folders.split()
+        ]
         assert all(score["examples"] == 25_000 for score in scores)
         accuracies = [score["accuracy"] for score in scores]
         costs.loc[index, "test"] = statistics.mean(accuracies)

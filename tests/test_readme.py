@@ -406,7 +406,7 @@ def stands(folder, value, form):
 @pytest.mark.parametrize("folder", PER_SEED)
 def test_mean_and_deviation_are_those_of_the_seeds(folder):
     paths = (RESULTS / folder).glob("seed*/result.json")
-    scores = [read_json(path)["test"]["accuracy"] for path in paths]
+    scores = [json.loads(path.read_text())["test"]["accuracy"] for path in paths]
     assert len(scores) == 3
     assert stands(folder, statistics.mean(scores), PER_SEED[folder])
     assert stands(folder, statistics.stdev(scores), PER_SEED[folder])

@@ -12,6 +12,7 @@ from sentiment_jax.config.stored import flatten
 from sentiment_jax.errors import InputError
 from sentiment_jax.modes import report
 from sentiment_jax.storage.files import checksums, read_json, write_json
+from sentiment_jax.storage.format import FORMAT
 from sentiment_jax.storage.run_directory import RunDirectory
 from sentiment_jax.sweeps.plan import Trial, plan_sweep, read_sweep
 from sentiment_jax.training.checks import resolve
@@ -70,7 +71,7 @@ def test_a_changed_digit_is_noticed(run_copy, name):
 
 
 def test_a_half_written_plan(sweep_copy):
-    (sweep_copy / "sweep.json").write_text('{"procedure": "grid"}')
+    write_json(sweep_copy / "sweep.json", {"format": FORMAT, "procedure": "grid"})
     assert "not a sweep's plan" in refused(sweep_copy)
     (sweep_copy / "sweep.json").write_text('{"procedure": ')
     assert "is not JSON" in refused(sweep_copy)

@@ -167,23 +167,6 @@ def test_a_preempted_job_is_requeued_and_ends_with_the_same_bits(
     runs.assert_same_run(undisturbed, workdir)
 
 
-def test_a_dead_node_ends_the_other_task_and_the_job_goes_on(
-    cluster, submit, undisturbed, tmp_path
-):
-    workdir = tmp_path / "run"
-    job = submit("train.sbatch", PAIR, *arguments(workdir), "--lost_after=5")
-    survivor = pause(cluster, workdir, lambda: steps_of(workdir) > 40)
-    cluster.kill_node(loopback.NODES[1])
-    os.kill(survivor, signal.SIGCONT)
-    cluster.wait_until(lambda: "error: lost process 1 of the run" in job.log, 30)
-    cluster.wait_until(lambda: cluster.state(job.number)["Restarts"] == "1", 60)
-    cluster.start_node(loopback.NODES[1])
-    assert job.ends() == 1
-    assert len(re.findall("^error: ", job.log, re.MULTILINE)) == 1, job.log
-    assert "resuming at step 30 of" in job.log
-    runs.assert_same_run(undisturbed, workdir)
-
-
 @pytest.mark.parametrize("more", [(), ("--explain",)])
 def test_predict_is_for_one_process(cluster, undisturbed, more):
     done = two_tasks(cluster, "--mode=predict", f"--workdir={undisturbed}", "--text=fine", *more)

@@ -17,7 +17,6 @@ from sentiment_jax.config.stored import (
 )
 from sentiment_jax.config.validation import validate
 from sentiment_jax.errors import InputError
-from sentiment_jax.storage.files import write_json
 from sentiment_jax.storage.run_directory import RunDirectory
 from sentiment_jax.training.checks import resolve
 
@@ -34,7 +33,7 @@ VARIANTS = [
 def test_every_config_is_valid_and_survives_json(module, variant, tmp_path):
     config = module.get_config(variant)
     validate(config)
-    write_json(tmp_path / "config.json", config.to_dict())
+    RunDirectory(tmp_path).write_config(config)
     again = RunDirectory(tmp_path).read_config()
     assert flatten(again) == flatten(config)
     assert run_name(again) == run_name(config)
@@ -179,7 +178,7 @@ def test_settings_that_came_later_change_nothing_of_earlier_runs(tmp_path):
     assert run_name(config) == "lstm-adam-16-0.003-seed0-e2ac789b"  # of b497a15
     before = config_to_json(config)
     assert len(before) < len(config)
-    write_json(tmp_path / "config.json", before)
+    RunDirectory(tmp_path).write_config(config)
     assert not config_difference(RunDirectory(tmp_path).read_config(), config)
     config.gradient_accumulation = 2
     assert not run_name(config).endswith("e2ac789b")
