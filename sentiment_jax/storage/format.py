@@ -1,8 +1,7 @@
 """The format of a run directory: its number, and the upgrades from one number to the next.
 
-config.json and sweep.json carry the number. A revision that changes what these files hold raises
-FORMAT by one and adds to UPGRADES a function from the content before to the content since; nothing
-else in the package knows of earlier formats.
+config.json and sweep.json carry the number. A revision that changes what they hold raises FORMAT by
+one and adds an upgrade to UPGRADES. Nothing else in the package knows of earlier formats.
 """
 
 from collections.abc import Callable, Mapping
@@ -12,7 +11,7 @@ from typing import Any
 from sentiment_jax.errors import InputError
 
 FORMAT = 2
-UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}  # n: from format n to n + 1
+UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}  # n -> from n to n + 1
 
 
 def add_format(content: Mapping[str, Any]) -> dict[str, Any]:
@@ -21,19 +20,17 @@ def add_format(content: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def upgrade(path: Path, content: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what the file at `path` holds, in today's format and without the number.
+    """Return the content of the file at `path` in today's format, without the number.
 
-    Raises:
-      InputError: it has no number, or that of a later revision.
+    InputError: it has no number, or that of a later revision.
     """
     upgraded = dict(content)
     number = upgraded.pop("format", None)
     if isinstance(number, int) and number > FORMAT:
         raise InputError(f"{path.parent} has format {number}: it was made by a later revision")
     if number != FORMAT and number not in UPGRADES:
-        raise InputError(
-            f"{path.parent} was made before format 2: train again, or check out 30f9d98"
-        )
+        remedy = "train again, or check out 30f9d98"
+        raise InputError(f"{path.parent} was made before format 2: {remedy}")
     for before in range(number, FORMAT):
         upgraded = UPGRADES[before](upgraded)
     return upgraded

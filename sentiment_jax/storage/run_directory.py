@@ -22,13 +22,8 @@ import numpy as np
 from jaxtyping import Float32, Int32
 from ml_collections import ConfigDict
 
+from sentiment_jax.config import stored
 from sentiment_jax.config.schema import CLASSES
-from sentiment_jax.config.stored import (
-    HARMLESS,
-    config_difference,
-    config_from_json,
-    config_to_json,
-)
 from sentiment_jax.data import labels, tokenization
 from sentiment_jax.data.encoding import Encoded
 from sentiment_jax.errors import InputError, InUse
@@ -57,38 +52,29 @@ class RunDirectory:
         self.curves = path / "curves.png"
         self.checkpoints = path / "checkpoints"
         self.tensorboard = path / "tensorboard"
-
-    def predictions(self, split: str) -> Path:
-        """Return the table of a split's predictions."""
-        return self.path / f"predictions{_suffix(split, 'test')}.csv"
-
-    def lengths(self, split: str) -> Path:
-        """Return the table of the lengths of a split's reviews."""
-        return self.path / f"lengths{_suffix(split, 'test')}.csv"
-
-    def reviews(self, split: str) -> Path:
-        """Return the table of reviews that Python gave the run; `remove` leaves it where it is."""
-        return self.path / f"reviews{_suffix(split, 'train')}.csv"
+        self.predictions = {"test": path / "predictions.csv", "val": path / "predictions-val.csv"}
+        self.lengths = {"test": path / "lengths.csv", "val": path / "lengths-val.csv"}
+        self.reviews = {"train": path / "reviews.csv", "test": path / "reviews-test.csv"}
 
     def remove(self) -> None:
-        """Delete the files of an earlier run, and nothing else."""
+        """Delete the files of an earlier run, but not the reviews that Python gave it."""
         if not processes.is_main():
             return
         for folder in (self.checkpoints, self.tensorboard):
             shutil.rmtree(folder, ignore_errors=True)
-        tables = [self.predictions("val"), self.lengths("val")]
-        tables += [self.predictions("test"), self.lengths("test")]
-        for path in (*vars(self).values(), *tables):
+        files = [self.config, self.env, self.tokenizer, self.metrics, self.result, self.failed]
+        tables = [*self.predictions.values(), *self.lengths.values()]
+        for path in (*files, self.curves, *tables):
             if path.is_file():
                 path.unlink()
 
     def read_config(self) -> ConfigDict:
         """Read config.json; InputError if it is damaged or has another format."""
-        return config_from_json(upgrade(self.config, read_json(self.config)))
+        return stored.config_from_json(upgrade(self.config, read_json(self.config)))
 
     def write_config(self, config: ConfigDict) -> None:
         """Write config.json."""
-        write_json(self.config, add_format(config_to_json(config)))
+        write_json(self.config, add_format(stored.config_to_json(config)))
 
     def outcome(self) -> tuple[str, dict[str, Any]]:
         """Return "finished", "failed" or "open", and what the result or the failure holds."""
@@ -136,11 +122,8 @@ class RunDirectory:
                     "start over with --fresh"
                 )
             return []
-        changes = [
-            change
-            for change in config_difference(self.read_config(), config)
-            if change.split(":")[0] not in HARMLESS
-        ]
+        changes = stored.config_difference(self.read_config(), config)
+        changes = [change for change in changes if change.split(":")[0] not in stored.HARMLESS]
         if changes and not allow_changes:
             raise InputError(
                 f"{self.path} was started with another config ({'; '.join(changes)}); choose "
@@ -204,27 +187,24 @@ class RunDirectory:
         `words` counts those of the whole review. A review whose tokens fill `max_length` counts as
         truncated, although it may be just that long.
         """
+        predictions = self.predictions[split]
+        lengths = self.lengths[split]
         names = labels.written(classes)
         predicted = labels.prediction_cells(classes, probabilities)
         rows = zip(encoded.ids, encoded.labels, predicted, strict=True)
         write_csv(
-            self.predictions(split),
+            predictions,
             ["id", "label", *labels.prediction_columns(classes)],
             ([row_id, names[label], *cells] for row_id, label, cells in rows),
         )
         counts = zip(encoded.ids, words, encoded.lengths, strict=True)
         write_csv(
-            self.lengths(split),
+            lengths,
             ["id", "words", "tokens", "truncated"],
             ([row_id, count, size, int(size >= max_length)] for row_id, count, size in counts),
         )
         if processes.is_main():
-            sums = checksums(self.predictions(split), self.lengths(split))
-            write_json(self.env, read_json(self.env) | sums)
-
-
-def _suffix(split: str, plain: str) -> str:
-    return "" if split == plain else f"-{split}"
+            write_json(self.env, read_json(self.env) | checksums(predictions, lengths))
 
 
 def prepare_workdir(path: Path) -> None:

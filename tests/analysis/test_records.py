@@ -41,8 +41,7 @@ def test_nothing_finished(sweep_copy, run_copy, tmp_path):
     ("name", "content", "message"),
     [
         ("result.json", '{"model": "ls', "result.json is not JSON"),
-        ("result.json", '{"model": "lstm"}', "result.json is half-written or not ours"),
-        ("result.json", '{"val": 3, "test": 4}', "result.json is half-written or not ours"),
+        ("result.json", '{"model": "lstm"}', "result.json has no sha256"),
         ("env.json", None, "cannot read"),
         ("predictions.csv", None, "cannot read"),
         ("predictions.csv", "id,label,predicted,p_positive\nrow 1,1,", "half-written"),
