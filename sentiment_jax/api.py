@@ -242,7 +242,7 @@ def _to_csv(data: Labeled, text_column: str, label_column: str) -> str:
 def _put_back(directory: RunDirectory) -> Iterator[None]:
     """Put a run's reviews back where what follows fails and leaves that run as it was."""
     env = directory.env
-    files = (env, directory.reviews("train"), directory.reviews("test"))
+    files = (env, *directory.reviews.values())
     before = {path: path.read_bytes() for path in files if path.is_file()}
     try:
         yield
@@ -257,7 +257,7 @@ def _keep_reviews(
     config: ConfigDict, directory: RunDirectory, given: Mapping[str, Labeled], fresh: bool
 ) -> ConfigDict:
     """Write reviews to the run directory; return the config that reads them there."""
-    files = {split: directory.reviews(split) for split in given}
+    files = {split: directory.reviews[split] for split in given}
     prepare_workdir(directory.path)
     with lock_run(directory.path):
         for split, path in files.items():

@@ -381,16 +381,16 @@ def main(arguments: list[str] | None = None) -> int:
             return _fail(f"out of memory: {reason}; lower batch_size or data.max_length", 1)
         if processes.count() == 1:
             raise
-        processes.await_loss(error)
+        processes.wait_for_coordinator(error)
         traceback.print_exc()
-        return processes.leave(1)
-    return processes.leave(0)
+        return processes.shutdown(1)
+    return processes.shutdown(0)
 
 
 def _fail(message: Any, code: int) -> int:
     text = " ".join(str(message).split())
     print(text if code == 143 else f"error: {text}", file=sys.stderr)
-    return processes.leave(code)
+    return processes.shutdown(code)
 
 
 def run() -> int:

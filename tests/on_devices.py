@@ -1,6 +1,6 @@
 """A process of its own with four virtual devices: `on_devices.py FOLDER RUN`.
 
-Trains on four of them, copied and split, into FOLDER; reads RUN's parameters on four.
+Trains on four of them, into FOLDER/four; reads RUN's parameters on four.
 """
 
 import dataclasses
@@ -25,7 +25,6 @@ from sentiment_jax.models.lstm import LstmClassifier
 from sentiment_jax.modes.predict import predict
 from sentiment_jax.modes.train import train
 from sentiment_jax.runtime import devices
-from sentiment_jax.storage.checkpoints import Checkpoints
 from sentiment_jax.training.parameters import initial_params
 from sentiment_jax.training.steps import create_state, make_train_step
 from sentiment_jax.training.trained_model import load_run
@@ -55,20 +54,22 @@ def mask(count):
     return np.asarray(drop(key, rows))
 
 
-def take_step(count, split, parts):
+def take_step(count, parts):
     """The parameters after a step without dropout, the last of its eight rows padded."""
-    mesh, optimizer = on(count), OptimizerConfig(name="sgd")
+    mesh = on(count)
+    optimizer = OptimizerConfig(name="sgd")
     lstm = LstmConfig(vocab_size=40, embedding_size=8, hidden_size=8, dense_size=8)
     model = LstmClassifier(dataclasses.replace(lstm, output_dropout=0.0))
-    rows, weights = synthetic.make_batch(0, 8, 6), np.arange(8) < 7
+    rows = synthetic.make_batch(0, 8, 6)
+    weights = np.arange(8) < 7
     batch = rows | {"token_ids": rows["token_ids"] % 40, "weights": weights.astype(np.float32)}
-    state = devices.place(create_state(golden.random(model), optimizer, 0), mesh, split)
-    step = make_train_step(model, optimizer, mesh if split else None, parts)
+    state = devices.place(create_state(golden.random(model), optimizer, 0), mesh)
+    step = make_train_step(model, optimizer, parts=parts)
     state, _ = step(state, devices.put_batch(batch, mesh), np.float32(0.1))
     return np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(state.params)])
 
 
-def verdicts(run, eval_batch_size):
+def probabilities(run, eval_batch_size):
     """Probabilities of more texts than a small batch holds."""
     trained = load_run(run)
     trained.config.eval_batch_size = eval_batch_size
@@ -88,25 +89,14 @@ def main(folder, run):
     (folder / "initial.json").write_text(json.dumps(initial_devices(run)))
     np.savez(folder / "masks.npz", *[mask(count) for count in (1, 2, 4)])
     np.savez(folder / "read.npz", *leaves(run))
-    ways = (1, False, 1), (2, False, 4), (4, True, 2)
-    np.savez(folder / "parts.npz", *[take_step(*way) for way in ways])
-    np.savez(folder / "verdicts.npz", verdicts(run, 8), verdicts(run, 6))
-    whole, save = [], Checkpoints.save
-
-    def spy(self, step, params, opt_state, *rest):
-        whole[:] = [
-            bool(leaf.sharding.is_fully_replicated) for leaf in jax.tree.leaves((params, opt_state))
-        ]
-        save(self, step, params, opt_state, *rest)
-
-    Checkpoints.save = spy
+    steps = [take_step(1, parts=1), take_step(2, parts=4), take_step(4, parts=2)]
+    np.savez(folder / "parts.npz", *steps)
+    np.savez(folder / "probabilities.npz", probabilities(run, 8), probabilities(run, 6))
     on(4)
-    for name, split in (("four", False), ("split", True)):
-        config = make_small_config()
-        config.update_from_flattened_dict({**runs.LONGER, "shard_params": split})
-        train(config, folder / name)
-        (folder / name / "whole.json").write_text(json.dumps(whole))
-        np.savez(folder / name / "params.npz", *leaves(folder / name))
+    config = make_small_config()
+    config.update_from_flattened_dict(runs.LONGER)
+    train(config, folder / "four")
+    np.savez(folder / "four" / "params.npz", *leaves(folder / "four"))
 
 
 if __name__ == "__main__":

@@ -1,9 +1,10 @@
-"""One of several processes that only ask each other: `peer.py PORT INDEX COUNT [VICTIM KILLED]`.
+"""One of several processes that only ask each other: `peer.py PORT INDEX COUNT [VICTIM]`.
 
-At the 40th question the victim kills itself (`self`), or the process that watches it (`parent`).
+At the 40th question the victim kills itself.
 """
 
 import os
+import signal
 import sys
 import time
 
@@ -20,10 +21,11 @@ def dispatch():
     for question in range(2000):
         assert bool(devices.any_of(index == 1)), "the others heard nothing"
         if index == victim and question == 40:
-            os.kill(os.getppid() if sys.argv[5] == "parent" else os.getpid(), 9)
+            os.kill(os.getpid(), signal.SIGKILL)
         time.sleep(0.02)
 
 
 if __name__ == "__main__":
-    main.parse, main.dispatch = (lambda arguments: None), dispatch
+    main.parse = lambda arguments: None
+    main.dispatch = dispatch
     sys.exit(main.main([]))

@@ -83,8 +83,8 @@ def lower_training(model, length=8, mesh=None, parts=1, objective=CLASSIFICATION
     state = jax.eval_shape(lambda p: create_state(p, optimizer, 0), abstract_params(model))
     rate = jax.ShapeDtypeStruct((), jnp.float32)
     if mesh:
-        state = devices.abstract(state, mesh, shard=True)
-    step = make_train_step(model, optimizer, mesh, parts, objective)
+        state = devices.abstract(state, mesh)
+    step = make_train_step(model, optimizer, parts, objective)
     return lower(step, state, batch(length, mesh), rate)
 
 

@@ -56,7 +56,7 @@ def read_predictions(trials: Sequence[Trial]) -> Predictions:
     columns = prediction_columns(classes)
     types = {"id": str, "label": str, "predicted": str, **dict.fromkeys(columns[1:], float)}
     for trial in trials:
-        path, remedy = trial.files.scored("test")[0], REMEDY.format(trial.directory)
+        path, remedy = trial.files.predictions["test"], REMEDY.format(trial.directory)
         frame = _read_csv(path, types)
         frames.append(frame)
         first = frames[0]
@@ -69,7 +69,7 @@ def read_predictions(trials: Sequence[Trial]) -> Predictions:
                 f"{path} is not this run's test set (half-written, or of another split): {remedy}"
             )
         check_checksum(path, trial.env, remedy)
-    path = trials[0].files.scored("test")[1]
+    path = trials[0].files.lengths["test"]
     lengths = _read_csv(path, LENGTHS)
     if not lengths["id"].equals(first["id"]):
         raise InputError(f"{path} and predictions.csv differ in their ids")

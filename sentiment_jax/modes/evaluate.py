@@ -134,7 +134,7 @@ def score_split(
     encoded = experiment.encoded[split]
     scores = scoring.score_reviews(experiment, params, encoded, split, stop=stop)
     try:
-        directory.write_scores(
+        directory.write_predictions(
             split,
             encoded,
             experiment.words[split],

@@ -59,13 +59,13 @@ def train(
       Interrupted: a signal came, the state is saved.
     """
     if tensorboard:
-        event_files.find_writer()
+        event_files.import_writer()
     run_directory.prepare_workdir(workdir)
     directory = RunDirectory(workdir)
     with contextlib.ExitStack() as stack:
         stack.enter_context(run_directory.lock_run(workdir))
         stop = stop or stack.enter_context(Stop())
-        with processes.in_turn():
+        with processes.main_process_first():
             config = recipe if isinstance(recipe, Config) else resolve(name_winners(recipe))
             changes = check_start(config, directory, fresh=fresh, allow_changes=allow_changes)
             if directory.result.exists() and not (fresh or changes):
@@ -77,7 +77,7 @@ def train(
         _check_reviews(experiment)
         with terminal.progress_bar(None, "checking the memory"):
             compile_seconds = compilation.check_memory(experiment)
-        with processes.in_turn():
+        with processes.main_process_first():
             if fresh:  # its replacement was read, and fits as far as the devices report
                 directory.remove()
             _record(experiment, directory, changes)
@@ -87,7 +87,7 @@ def train(
         run.progress.compile_seconds += compile_seconds
         if tensorboard and processes.is_main():
             events = event_files.write_events(directory.tensorboard, run.progress.records)
-            run.log.copies.append(stack.enter_context(events))
+            run.log.listeners.append(stack.enter_context(events))
         console.describe_run(run, load_report)
         while not run.done:
             loop.train_epoch(run)
@@ -101,7 +101,7 @@ def dry_run(recipe: ConfigDict, prepare: Callable[..., Experiment] = prepare_exp
 
     InputError, RunError: as `train` would raise before its first step.
     """
-    with processes.in_turn():
+    with processes.main_process_first():
         config = resolve(name_winners(recipe))
         check_batch_sizes(config)
         check_sources(config)
@@ -174,7 +174,7 @@ def _conclude(run: loop.TrainingRun, score_test: bool) -> dict[str, Any]:
         with terminal.progress_bar(None, "reading the best checkpoint"):
             trained = restore_model(experiment, run.checkpoints, best["step"])
         test = score_split(experiment, directory, trained.params, "test", run.check_stop)
-        directory.check_lock()
+        directory.check_lock_owner()
         seconds = round(test.seconds, 3)
         run.log.write(
             step=best["step"],

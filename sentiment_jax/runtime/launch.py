@@ -1,8 +1,8 @@
 """Several processes as one run: finding the others, and a parent that watches each process.
 
-Where a process is lost, JAX's C++ client writes a page to the stderr of the others and aborts them:
-Python cannot step in. So a process that is told of others starts the same command again as its
-child. The child trains; the parent outlives it and says in one line what happened.
+If a process is lost, JAX's C++ client writes a page to the stderr of the others and aborts them;
+Python cannot intervene. So each process starts the same command again as its child. The child
+trains; the parent outlives it and reports in one line what happened.
 """
 
 import collections
@@ -28,7 +28,7 @@ STDERR = "SENTIMENT_JAX_STDERR"  # a child's variable: the descriptor of its par
 
 @dataclass(frozen=True)
 class ProcessGroup:
-    """Where a process stands in its run."""
+    """A process's number among the processes of its run, and where they meet."""
 
     coordinator: str  # host:port of process 0, on which it listens
     index: int
@@ -37,15 +37,15 @@ class ProcessGroup:
 
 
 def find_process_group(
-    coordinator: str | None, index: int | None, total: int | None
+    coordinator: str | None, index: int | None, count: int | None
 ) -> ProcessGroup | None:
-    """Read --coordinator, --process_id and --process_count; None for a process on its own."""
-    if coordinator is index is total is None:
+    """Read --coordinator, --process_id and --process_count; None if there is one process."""
+    if coordinator is index is count is None:
         return None
-    if coordinator == "auto" and index is total is None:
+    if coordinator == "auto" and index is count is None:
         group = _ask_cluster()
-    elif coordinator and coordinator != "auto" and index is not None and total is not None:
-        group = ProcessGroup(coordinator, index, total)
+    elif coordinator and coordinator != "auto" and index is not None and count is not None:
+        group = ProcessGroup(coordinator, index, count)
     else:
         raise InputError(
             "--coordinator=HOST:PORT, --process_id=I and --process_count=N go together; "
@@ -55,8 +55,10 @@ def find_process_group(
     if not host or not port.isdecimal() or not 0 < int(port) < 65536:
         raise InputError(f"--coordinator={group.coordinator}: write HOST:PORT, localhost:12355 say")
     if not 0 <= group.index < group.count:
-        given = f"--process_id={group.index} with --process_count={group.count}"
-        raise InputError(f"{given}: processes are numbered from 0 to {max(group.count - 1, 0)}")
+        raise InputError(
+            f"--process_id={group.index} with --process_count={group.count}: processes are "
+            f"numbered from 0 to {group.count - 1}"
+        )
     return group if group.count > 1 else None
 
 
@@ -66,42 +68,50 @@ def _ask_cluster() -> ProcessGroup:
     try:
         if "OMPI_MCA_orte_hnp_uri" in os.environ:  # 1531576320.0;tcp://10.96.0.1,10.148.0.1:34911
             pattern = r"^(\d+)\..*?tcp6?://(\[[^],]+|[^,:]+)"
-            job, host = re.findall(pattern, get("OMPI_MCA_orte_hnp_uri"))[0]
-            job, host = int(job) // 2**12, host + "]" * host.startswith("[")
-            names = ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_RANK")
+            number, host = re.findall(pattern, get("OMPI_MCA_orte_hnp_uri"))[0]
+            job = int(number) // 2**12
+            if host.startswith("["):
+                host += "]"
+            index = int(get("OMPI_COMM_WORLD_RANK"))
+            count = int(get("OMPI_COMM_WORLD_SIZE"))
+            local = int(get("OMPI_COMM_WORLD_LOCAL_RANK"))
         elif "SLURM_STEP_NODELIST" in os.environ:  # node003,node007 or node[003-007,009],other
             job = int(get("SLURM_JOB_ID"))
             host = "".join(re.findall(r"^([^[,]+)\[?([^],-]*)", get("SLURM_STEP_NODELIST"))[0])
-            names = ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID")
+            index = int(get("SLURM_PROCID"))
+            count = int(get("SLURM_NTASKS"))
+            local = int(get("SLURM_LOCALID"))
         else:
-            instead = "use srun or mpirun, or give HOST:PORT, --process_id and --process_count"
-            raise InputError(f"--coordinator=auto: no SLURM or Open MPI environment; {instead}")
-        index, total, local = (int(get(name)) for name in names)
+            raise InputError(
+                "--coordinator=auto: no SLURM or Open MPI environment; use srun or mpirun, or give "
+                "HOST:PORT, --process_id and --process_count"
+            )
     except (KeyError, ValueError, IndexError) as error:
         raise InputError(f"--coordinator=auto: the environment is odd ({error!r})") from error
     port = os.environ.get("JAX_COORDINATOR_PORT") or 65536 - 2**12 + job % 2**12
-    return ProcessGroup(f"{host}:{port}", index, total, [local])
+    return ProcessGroup(f"{host}:{port}", index, count, [local])
 
 
 def bind_address(group: ProcessGroup) -> str:
-    """Return the one address that process 0 listens on: the coordinator's own, never all of them.
+    """Return the address that process 0 listens on: the coordinator's own, not every network's.
 
-    An InputError says that no such host exists or, in process 0, that the address is in use.
+    InputError: there is no such host or, in process 0, the address is in use.
     """
-    asked = os.environ.get("JAX_COORDINATOR_BIND_ADDRESS")
-    host, _, port = (asked or group.coordinator).rpartition(":")
+    asked = os.environ.get("JAX_COORDINATOR_BIND_ADDRESS") or group.coordinator
+    host, _, port = asked.rpartition(":")
     try:
         family, *_, address = socket.getaddrinfo(host.strip("[]"), port)[0]
-        if ipaddress.ip_address(address[0]).is_unspecified and not asked:
-            every = f"--coordinator={group.coordinator} would listen to every network"
-            raise InputError(f"{every}; name one address of process 0's machine")
-        if group.index == 0:  # JAX 0.10 crashes where another program holds the address
+        if asked == group.coordinator and ipaddress.ip_address(address[0]).is_unspecified:
+            raise InputError(f"--coordinator={asked} would listen to every network; name one host")
+        if group.index == 0:  # JAX 0.10 crashes if another program holds the address
             with socket.socket(family) as probe:
                 probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 probe.bind(address)
     except OSError as error:
-        problem = f"process 0 cannot listen on {host}:{port} ({error.strerror})"
-        raise InputError(f"{problem}; name another port or host in --coordinator") from error
+        raise InputError(
+            f"process 0 cannot listen on {host}:{port} ({error.strerror}); name another port or "
+            "host in --coordinator"
+        ) from error
     return f"[{address[0]}]:{port}" if family == socket.AF_INET6 else f"{address[0]}:{port}"
 
 
@@ -125,34 +135,18 @@ def connect(group: ProcessGroup, lost_after: int) -> None:
     except Exception as error:  # XLA's own types, by version
         reason = f"is the port free? ({str(error).strip().splitlines()[0]})"
         raise RunError(f"cannot join the processes at {group.coordinator}, {reason}") from error
-    processes.join(group.index, group.count, lost_after)
-    if idle := describe_idle_gpus(group):
-        terminal.warn(idle)
+    processes.initialize(group.index, group.count, lost_after)
     if not processes.is_main():
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115
-
-
-def describe_idle_gpus(group: ProcessGroup) -> str:
-    """Return one line if processes that take one GPU each leave some of their machine idle."""
-    visible = len(os.environ.get("CUDA_VISIBLE_DEVICES", "").split(","))
-    # SLURM has a number for each node, 4(x2),3 say: the first is that of process 0's.
-    names = ("OMPI_COMM_WORLD_LOCAL_SIZE", "SLURM_STEP_TASKS_PER_NODE")
-    here = re.match(r"\d+", next(filter(None, map(os.environ.get, names)), ""))
-    if group.local_devices is None or here is None or int(here[0]) >= visible:
-        return ""
-    return (
-        f"{here[0]} of the {visible} GPUs of a machine are used, one per process: start {visible} "
-        "processes on each (srun --ntasks-per-node, mpirun --map-by=node)"
-    )
 
 
 def run_child(group: ProcessGroup, lost_after: int) -> int:
     """Run this command again as a child that trains, and return the exit code to end with.
 
-    The child's Python writes to this process's stdout and stderr itself, so a progress bar sees a
-    terminal. C++ writes to descriptor 2, which leads here: all but JAX's reports on processes is
-    passed on. Signals are forwarded; one that ends the child gives 128 plus its number. An aborted
-    or killed child gives 1, and one line on stderr.
+    The child's Python writes to this process's stdout and stderr itself, so that a progress bar
+    sees a terminal. What C++ writes to descriptor 2 comes here and is passed on, except JAX's
+    reports on processes. Signals are forwarded; one that ends the child gives 128 plus its number.
+    A child that was aborted or killed gives 1, and one line on stderr.
     """
     stderr = os.dup(2)
     reports: collections.deque[str] = collections.deque(maxlen=100)
@@ -177,7 +171,8 @@ def run_child(group: ProcessGroup, lost_after: int) -> int:
                 reports.append(line)
             else:
                 sys.stderr.write(line)
-    code, report = child.returncode, "".join(reports)
+    code = child.returncode
+    report = "".join(reports)
     if code >= 0:
         return code
     if "Terminating process" in report:
@@ -188,8 +183,9 @@ def run_child(group: ProcessGroup, lost_after: int) -> int:
         reason = f"was ended from outside or crashed ({signal.strsignal(-code)}); {RESUME}"
         message = f"process {group.index} of the run {reason}"
         sys.stderr.write(report)
-    bar = "\n" if os.isatty(2) else ""  # the progress bar's line is not ended
-    print(f"{bar}error: {message}", file=sys.stderr)
+    if os.isatty(2):
+        sys.stderr.write("\n")  # the line of the progress bar has not ended
+    print(f"error: {message}", file=sys.stderr)
     return 1
 
 
@@ -217,10 +213,15 @@ def describe_loss(report: str, group: ProcessGroup, lost_after: int) -> str:
     """Return one line for what JAX's client writes before it aborts a process."""
     if "RegisterTask" in report:
         return f"not all {group.count} processes came to {group.coordinator} in {JOIN_SECONDS} s"
-    silent = re.search(r"stopped sending heartbeats\):\n((?:\S*\d\n)+)", report)
-    numbers = silent[1] if silent else "0\n" * ("leader task" in report)
-    lost = sorted({int(number) for number in re.findall(r"(\d+)\n", numbers)})
-    many = f"process{'es' * (len(lost) > 1)} {', '.join(map(str, lost))}"
-    who = f"{many if lost else 'another process'} of the run"
-    silence = f"it ended, or gave no sign of life for {lost_after} s"
-    return f"lost {who} ({silence}): see what it says; {RESUME}"
+    lost: list[str] = []
+    if silent := re.search(r"stopped sending heartbeats\):\n((?:\S*\d\n)+)", report):
+        lost = sorted(set(re.findall(r"(\d+)\n", silent[1])), key=int)
+    elif "leader task" in report:
+        lost = ["0"]
+    who = "another process"
+    if lost:
+        who = f"process {lost[0]}" if len(lost) == 1 else f"processes {', '.join(lost)}"
+    return (
+        f"lost {who} of the run (it ended, or was silent for {lost_after} s): see its own "
+        f"messages; {RESUME}"
+    )

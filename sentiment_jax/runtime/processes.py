@@ -1,4 +1,4 @@
-"""Several processes as one run: waiting for each other, and leaving together.
+"""Several processes as one run: waiting for each other, and ending together.
 
 Every process reads the data and takes every step, on its devices' rows of each batch. Only number
 0, the main process, writes logs, files and stdout; all write errors and their part of a checkpoint.
@@ -12,18 +12,22 @@ import threading
 import time
 from collections.abc import Iterator
 
-LEAVE_SECONDS = 3  # for the others to fail alike, before this one is missed
-_index, _count, _lost_after = 0, 1, 0
+SHUTDOWN_SECONDS = 3  # for the others to fail alike, before this one is missed
+_index = 0
+_count = 1
+_lost_after = 0
 
 
-def join(index: int, count: int, lost_after: int) -> None:
-    """Note where this process stands, and after how many seconds of silence others are lost."""
+def initialize(index: int, count: int, lost_after: int) -> None:
+    """Set this process's number, and after how many seconds of silence others are lost."""
     global _index, _count, _lost_after
-    _index, _count, _lost_after = index, count, lost_after
+    _index = index
+    _count = count
+    _lost_after = lost_after
 
 
 def is_main() -> bool:
-    """Return whether this process writes logs and files; True where it is alone."""
+    """Return whether this process writes logs and files; True if it is the only one."""
     return _index == 0
 
 
@@ -41,8 +45,8 @@ def barrier() -> None:
 
 
 @contextlib.contextmanager
-def in_turn() -> Iterator[None]:
-    """Let the main process go through a block first; the others follow, and see what it wrote."""
+def main_process_first() -> Iterator[None]:
+    """Run a block in the main process; then in the others, which see what it wrote."""
     if not is_main():
         barrier()
     yield
@@ -50,21 +54,21 @@ def in_turn() -> Iterator[None]:
         barrier()
 
 
-def leave(code: int) -> int:
-    """Return the code where the process is alone; else end with it, letting the others end too."""
+def shutdown(code: int) -> int:
+    """Return the exit code if this is the only process; else end it, letting the others end too."""
     if _count > 1:
         import jax
 
         sys.stdout.flush()
         sys.stderr.flush()
-        threading.Timer(LEAVE_SECONDS, os._exit, (code,)).start()
+        threading.Timer(SHUTDOWN_SECONDS, os._exit, (code,)).start()
         with contextlib.suppress(Exception):
             jax.distributed.shutdown()
         os._exit(code)
     return code
 
 
-def await_loss(error: Exception) -> None:
-    """Where a collective broke, wait: the coordinator knows who was lost and ends this process."""
+def wait_for_coordinator(error: Exception) -> None:
+    """After a failed collective, wait: the coordinator finds the lost process and ends this one."""
     if _count > 1 and re.search(r"gloo|nccl|collective|coordination|barrier", str(error), re.I):
-        time.sleep(_lost_after + 2 * LEAVE_SECONDS)
+        time.sleep(_lost_after + 2 * SHUTDOWN_SECONDS)

@@ -1,4 +1,4 @@
-"""What must be set before JAX starts, for speed or the same bits; each can be switched off."""
+"""What is set before JAX starts, for speed or for the same bits; each can be switched off."""
 
 import contextlib
 import importlib.util
@@ -16,7 +16,7 @@ from typing import Any
 
 from sentiment_jax.runtime import terminal
 
-# Huge pages; blocks below 128 MiB are kept when they are freed, in one heap for all threads.
+# Huge pages; one heap for all threads, which keeps freed blocks below 128 MiB.
 TUNABLES = (
     f"glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold={2**27}:"
     f"glibc.malloc.trim_threshold={2**33}:glibc.malloc.arena_max=1"
@@ -27,34 +27,33 @@ UNFINISHED = 60  # seconds in which another process may still be writing a compi
 def start(config: Any, group: Any = None, lost_after: int = 60) -> None:
     """Start JAX as a run of `config` wants it; join the other processes of a launch.ProcessGroup.
 
-    In a Python that has used JAX already, its devices and flags stay as they are.
+    If this Python has used JAX already, its devices and flags stay as they are.
     """
     import absl.logging
 
     from sentiment_jax.runtime import launch
 
-    # What Orbax, TFDS and transformers have to say is nothing a user can act on.
+    # A user can act on nothing that Orbax, TFDS and transformers log.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     absl.logging.set_verbosity(absl.logging.ERROR)
     if not _has_devices():
         use_wide_vectors()
-        if config is not None and config.deterministic:
-            use_deterministic_kernels()
+        use_deterministic_kernels()
         if group is not None:
             launch.connect(group, lost_after)
         elif config is not None:
-            sizes = config.batch_size // config.gradient_accumulation, config.eval_batch_size
-            use_cpu_devices(math.gcd(config.cpu_devices, *sizes))
+            rows = config.batch_size // config.gradient_accumulation
+            use_cpu_devices(math.gcd(config.cpu_devices, rows, config.eval_batch_size))
     use_compilation_cache()
 
 
 def _has_devices() -> bool:
-    """Whether JAX has started its devices, which is when it reads XLA_FLAGS."""
+    """Return whether JAX has started its devices, which is when it reads XLA_FLAGS."""
     if "jax" not in sys.modules:
         return False
     import jax
 
-    try:  # what JAX says of it is private; another number of CPU devices is refused from then on
+    try:  # only a private name says so; but another number of CPU devices is refused from then on
         count = jax.config.jax_num_cpu_devices  # type: ignore[attr-defined]
         jax.config.update("jax_num_cpu_devices", count + 1)
         jax.config.update("jax_num_cpu_devices", count)
@@ -90,9 +89,9 @@ def use_wide_vectors() -> None:
 def use_deterministic_kernels() -> None:
     """Let a GPU give the same bits each time, unless XLA_FLAGS say otherwise; no CUDA, no flag.
 
-    It takes scatter-adds without atomics: for BERT-base on an H100, compiled without one, 15 more
-    kernels and .44 GB moved per step, about .1 ms. It also ends XLA's timing of kernels on the
-    device, to choose the fastest: what that costs has not been measured.
+    This excludes scatter-adds by atomics: for BERT-base on an H100, compiled without one, 15 more
+    kernels and .44 GB moved per step, about .1 ms. XLA also stops timing kernels on the device to
+    choose the fastest; that cost has not been measured.
     """
     if has_cuda():
         _add_xla_flag("--xla_gpu_deterministic_ops=true", unless="xla_gpu_deterministic_ops")
@@ -131,11 +130,12 @@ def use_compilation_cache() -> None:
 
     def repair(message: Warning | str, *details: Any) -> None:
         # JAX never replaces an entry that it can't read, and warns of it in every run.
-        if "persistent compilation cache entry" not in str(message):
+        text = str(message)
+        if "persistent compilation cache entry" not in text:
             return show(message, *details)
         folder = Path(jax.config.jax_compilation_cache_dir)  # type: ignore[attr-defined]
-        damaged = str(message).startswith("Error writing")
-        for entry in folder.glob(str(message).split("'")[1] + "-*"):
+        damaged = text.startswith("Error writing")
+        for entry in folder.glob(text.split("'")[1] + "-*"):
             with contextlib.suppress(OSError):
                 if time.time() - entry.stat().st_mtime > UNFINISHED:
                     damaged = True
@@ -148,16 +148,16 @@ def use_compilation_cache() -> None:
 
 
 def find_cache() -> Path | None:
-    """Return our folder in the user's cache, or None, and say so, if it can't be written."""
+    """Return our folder in the user's cache; None, after a warning, if it can't be written."""
     logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it copes, but warns in every run
-    if os.path.expanduser("~") == "~":  # neither HOME nor an entry for this user's number
+    if os.path.expanduser("~") == "~":  # neither HOME nor an entry in /etc/passwd
         os.environ["HOME"] = "/"
     try:
         root = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
-        for folder in (root / "sentiment_jax", root / "sentiment_jax" / "xla"):
-            folder.mkdir(parents=True, exist_ok=True)
-            tempfile.TemporaryFile(dir=folder).close()
-        return root / "sentiment_jax"
+        folder = root / "sentiment_jax"
+        (folder / "xla").mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder / "xla").close()
+        return folder
     except OSError as error:
         problem = f"cannot write to {root} ({error.strerror}): nothing is cached"
         terminal.warn_once(f"{problem}; set XDG_CACHE_HOME to a folder of yours")

@@ -39,18 +39,17 @@ STEP = re.compile(r"(0|[1-9][0-9]*)(\.partial)?")
 
 
 def _folders(directory: Path) -> dict[int, Path]:
-    """Step -> folder of the complete checkpoints, ascending."""
+    """Return step -> folder of the complete checkpoints, ascending."""
     found: dict[int, Path] = {}
-    for path in directory.iterdir() if directory.is_dir() else ():
+    for path in sorted(directory.iterdir()) if directory.is_dir() else ():
         match = STEP.fullmatch(path.name)
-        complete = match and not path.is_symlink() and (path / MANIFEST).is_file()
-        if match and complete and not (match[2] and int(match[1]) in found):
-            found[int(match[1])] = path
+        if match and not path.is_symlink() and (path / MANIFEST).is_file():
+            found.setdefault(int(match[1]), path)  # N comes before N.partial
     return dict(sorted(found.items()))
 
 
 def steps_in(directory: Path) -> list[int]:
-    """The steps of the complete checkpoints in a folder, ascending."""
+    """Return the steps of the complete checkpoints in a folder, ascending."""
     return list(_folders(directory))
 
 
@@ -60,7 +59,7 @@ def _hashes(folder: Path) -> dict[str, str]:
 
 
 def entries(directory: Path) -> set[tuple[str, int]]:
-    """The names in a folder and their inodes, which a rename or deletion changes."""
+    """Return the names in a folder and their inodes, which a rename or deletion changes."""
     found = os.scandir(directory) if directory.is_dir() else ()
     return {(entry.name, entry.inode()) for entry in found}
 
@@ -98,7 +97,7 @@ class Checkpoints:
                 self.ignored.append(path.name)
 
     def fault(self, step: int) -> str:
-        """What is wrong with a checkpoint, in words; empty if its bytes are those written."""
+        """Return what is wrong with a checkpoint; empty if its bytes are those written."""
         folder = _folders(self.directory).get(step)
         if folder is None:
             return f"no {MANIFEST}"
@@ -107,24 +106,27 @@ class Checkpoints:
             found = _hashes(folder)
         except (InputError, KeyError, OSError):
             return f"{MANIFEST} is unreadable"
-        wrong = [name for name in expected if found.get(name) != expected[name]]
-        return f"{wrong[0]} is damaged or missing" if wrong else ""
+        for name, checksum in expected.items():
+            if found.get(name) != checksum:
+                return f"{name} is damaged or missing"
+        return ""
 
     def describe_faults(self) -> str:
-        """The damaged steps and what is wrong with each, in words."""
+        """Return the damaged steps and what is wrong with each, in words."""
         return "; ".join(f"step {step}: {why}" for step, why in self.faults.items())
 
     def save(
         self, step: int, params: Any, opt_state: Any, bookkeeping: dict[str, Any], best: int | None
     ) -> None:
-        """Write one checkpoint completely, then delete those that it supersedes, but for `best`.
+        """Write one checkpoint completely, then delete those that it supersedes, except `best`.
 
         Raises:
           DiskFull: not enough free space; nothing older is touched.
         """
         import orbax.checkpoint as ocp
 
-        partial, folder = (self.directory / name for name in (f"{step}.partial", str(step)))
+        partial = self.directory / f"{step}.partial"
+        folder = self.directory / str(step)
         self.directory.mkdir(parents=True, exist_ok=True)
         needed = sum(leaf.nbytes for leaf in jax.tree.leaves((params, opt_state)))
         free = shutil.disk_usage(self.directory).free
@@ -133,7 +135,7 @@ class Checkpoints:
                 f"disk full: {free:,} bytes free in {self.directory}, {needed:,} needed for the "
                 f"checkpoint of step {step}; free some space and run the same command again"
             )
-        with processes.in_turn():
+        with processes.main_process_first():
             if processes.is_main():
                 shutil.rmtree(partial, ignore_errors=True)
                 partial.mkdir()
@@ -142,7 +144,7 @@ class Checkpoints:
             arrays.save(partial / "opt_state", opt_state)
         with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as values:
             values.save(partial / "bookkeeping", bookkeeping)
-        with processes.in_turn():  # Orbax writes from all processes and waits for all
+        with processes.main_process_first():  # Orbax writes from all processes and waits for all
             if processes.is_main():
                 write_json(partial / MANIFEST, {"files": _hashes(partial)})
                 if folder.exists():
@@ -156,7 +158,7 @@ class Checkpoints:
         self.steps = steps_in(self.directory)
 
     def bookkeeping(self, step: int) -> dict[str, Any]:
-        """Read one checkpoint's bookkeeping; no other process is waited for."""
+        """Read one checkpoint's bookkeeping, without waiting for other processes."""
         import orbax.checkpoint as ocp
 
         folder = _folders(self.directory)[step]

@@ -9,8 +9,8 @@ from typing import Any
 from sentiment_jax.errors import InputError
 
 
-def find_writer() -> Any:
-    """Return tensorboardX's writer; InputError where it is not installed."""
+def import_writer() -> Any:
+    """Return tensorboardX's SummaryWriter; InputError if tensorboardX is not installed."""
     try:
         from tensorboardX import SummaryWriter
     except ImportError:
@@ -22,13 +22,13 @@ def find_writer() -> Any:
 def write_events(
     folder: Path, records: Sequence[dict[str, Any]]
 ) -> Iterator[Callable[[dict[str, Any]], None]]:
-    """Write the folder anew with the records so far; yield what adds another one.
+    """Write the folder anew with the records so far; yield a function that adds one.
 
     A resumed run has each step once, as in metrics.jsonl.
     """
     shutil.rmtree(folder, ignore_errors=True)
-    # The step from which a TensorBoard that watches the folder forgets what it has read.
-    with find_writer()(str(folder), purge_step=0) as writer:
+    # purge_step: a TensorBoard that watches the folder forgets what it has read from that step on.
+    with import_writer()(str(folder), purge_step=0) as writer:
 
         def write(record: dict[str, Any]) -> None:
             for name, value in record.items():

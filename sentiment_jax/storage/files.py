@@ -1,7 +1,7 @@
-"""Files that a reader sees whole: atomic writes, sealed JSON, and checksums of all the rest.
+"""Files that a reader sees whole: atomic writes, sealed JSON, and checksums of all other files.
 
-One scheme: a JSON file ends with the sha256 of its own other entries, and carries that of the files
-beside it that were written before it, as "<stem>_sha256". A flipped digit is noticed, not read.
+A JSON file ends with the sha256 of its own other entries. It also carries those of the files beside
+it that were written before it, as "<stem>_sha256". So a flipped bit is noticed in every file.
 """
 
 import csv
@@ -35,14 +35,14 @@ def write_atomically(path: Path, text: str) -> None:
     temporary.replace(path)
 
 
-def write_json(path: Path, value: dict[str, Any]) -> None:
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
     """Write strict JSON (no NaN), indented, atomically, its own sha256 as the last entry."""
     sealed = {**value, SEAL: _seal(value)}
     write_atomically(path, json.dumps(sealed, indent=2, allow_nan=False) + "\n")
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Read one JSON file of a run, or raise InputError; one of an older run may have no seal."""
+    """Read a file that `write_json` wrote; InputError if anything in it has changed since."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -51,46 +51,47 @@ def read_json(path: Path) -> dict[str, Any]:
         raise InputError(f"{path} is not JSON ({error}): half-written or not ours") from error
     if not isinstance(value, dict):
         raise InputError(f"{path} is not a JSON object: half-written or not ours")
-    seal = value.pop(SEAL, None)
-    if seal not in (None, _seal(value)):
-        raise InputError(
-            f"{path} is not what was written (its sha256 differs): put that file back; if you "
-            f"changed it on purpose, remove its entry {SEAL}"
-        )
+    if SEAL not in value:
+        raise InputError(f"{path} has no {SEAL}: another program or an earlier revision wrote it")
+    seal = value.pop(SEAL)
+    if seal != _seal(value):
+        raise InputError(f"{path} is not what was written (its {SEAL} differs): put that file back")
     return value
 
 
-def _seal(value: dict[str, Any]) -> str:
+def _seal(value: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(value).encode()).hexdigest()
 
 
 def file_sha256(path: Path) -> str:
-    """The sha256 of a file's content."""
+    """Return the sha256 of a file's content."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def checksums(*paths: Path) -> dict[str, str]:
-    """The entries that a JSON file carries for files beside it."""
+    """Return the entries that a JSON file carries for files beside it."""
     return {f"{path.stem}_sha256": file_sha256(path) for path in paths}
 
 
 def check_checksum(path: Path, register: Mapping[str, Any], remedy: str) -> None:
-    """Refuse, with the remedy, a file that is not what was written; one without entry passes."""
-    expected = register.get(f"{path.stem}_sha256")
+    """Raise InputError, with the remedy, unless a file is what a JSON file's content says."""
     try:
-        if expected is not None and expected != file_sha256(path):
-            raise InputError(f"{path} is not what was written (its sha256 differs): {remedy}")
+        found = file_sha256(path)
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}: {remedy}") from error
+    if found != register.get(f"{path.stem}_sha256"):
+        raise InputError(f"{path} is not what was written (its sha256 differs): {remedy}")
 
 
 def safe_cell(value: Any) -> Any:
     """Return a table's cell: NaN as None, and no text that a spreadsheet would run."""
     if not isinstance(value, str):
         return None if value != value else value
-    formula = value.startswith(("=", "+", "-", "@", "\t", "\r")) and not NUMBER.fullmatch(value)
-    return "'" * formula + visible(value.replace("\r\n", "\n"))
+    text = visible(value.replace("\r\n", "\n"))
+    if value.startswith(("=", "+", "-", "@", "\t", "\r")) and not NUMBER.fullmatch(value):
+        return f"'{text}"
+    return text
 
 
 def write_csv(

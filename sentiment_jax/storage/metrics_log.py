@@ -14,8 +14,11 @@ from sentiment_jax.storage.files import write_atomically
 class MetricsLog:
     """Appends to metrics.jsonl, and to the records that a checkpoint keeps of it.
 
-    The file stays open: where another process takes the run over and replaces it, what this one is
-    about to append ends in the file that was replaced, not in the other's.
+    The file stays open. If another process takes the run over, it replaces the file; a line that
+    this process appends later ends in the file that was replaced.
+
+    Attributes:
+      listeners: functions that are called with every new record.
     """
 
     def __init__(self, path: Path, records: list[dict[str, Any]]):
@@ -24,24 +27,24 @@ class MetricsLog:
         if processes.is_main():
             write_atomically(path, "".join(json.dumps(record) + "\n" for record in records))
             self._file = path.open("a", encoding="utf-8")
-        self.copies: list[Callable[[dict[str, Any]], None]] = []  # hear of every new line
+        self.listeners: list[Callable[[dict[str, Any]], None]] = []
 
     def write(self, **record: Any) -> None:
         """Append one line: step, epoch, split, loss, accuracy, examples, seconds, learning_rate.
 
         A number that is not finite becomes null: the file is strict JSON.
         """
+        if not processes.is_main():
+            return
         finite = {
             name: None if isinstance(value, float) and not math.isfinite(value) else value
             for name, value in record.items()
         }
-        if not processes.is_main():
-            return
         self._file.write(json.dumps(finite, allow_nan=False) + "\n")
         self._file.flush()
         self._records.append(finite)
-        for copy in self.copies:
-            copy(finite)
+        for listener in self.listeners:
+            listener(finite)
 
     def close(self) -> None:
         """Close the file."""
@@ -50,7 +53,7 @@ class MetricsLog:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """All complete lines of a metrics.jsonl; a line cut short by a kill is passed over."""
+    """Read all complete lines of a metrics.jsonl; one that a kill cut short is left out."""
     if not path.exists():
         return []
     records = []

@@ -1,4 +1,4 @@
-"""A run directory: its files, its lock, its origin, and whether a run may resume in it."""
+"""A run directory: its files, its lock, its environment, and whether a run may resume in it."""
 
 import contextlib
 import datetime
@@ -13,27 +13,28 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float32, Int32
-from ml_collections import ConfigDict
 
+from sentiment_jax.config import stored
 from sentiment_jax.config.schema import CLASSES
-from sentiment_jax.config.stored import HARMLESS, config_difference, config_from_json
 from sentiment_jax.data import labels, tokenization
 from sentiment_jax.data.encoding import Encoded
 from sentiment_jax.errors import InputError, InUse
 from sentiment_jax.runtime import processes, terminal
 from sentiment_jax.storage.checkpoints import steps_in
 from sentiment_jax.storage.files import check_checksum, checksums, read_json, write_csv, write_json
+from sentiment_jax.storage.format import add_format, upgrade
 
 DECIDE_BITS = ("python", "versions", "devices", "machine", "xla_flags")  # of env.json
 NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)  # Lustre or NFS, mounted without
 NVIDIA = "nvidia-|jax-cuda"  # wheels of CUDA, cuDNN, and of XLA for them
-NVIDIA_DRIVER = Path("/proc/driver/nvidia/version")
+SWEEP_FILE = "sweep.json"  # in the directory of a sweep
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tokenizers")
 
 
@@ -51,65 +52,68 @@ class RunDirectory:
         self.curves = path / "curves.png"
         self.checkpoints = path / "checkpoints"
         self.tensorboard = path / "tensorboard"
-
-    def scored(self, split: str) -> tuple[Path, Path]:
-        """The predictions and lengths of a split's reviews; the test set's have no suffix."""
-        suffix = "" if split == "test" else f"-{split}"
-        return self.path / f"predictions{suffix}.csv", self.path / f"lengths{suffix}.csv"
-
-    def reviews(self, split: str) -> Path:
-        """The reviews that Python gave the run; no part of it, and left where it is removed."""
-        return self.path / f"reviews{'' if split == 'train' else f'-{split}'}.csv"
+        self.predictions = {"test": path / "predictions.csv", "val": path / "predictions-val.csv"}
+        self.lengths = {"test": path / "lengths.csv", "val": path / "lengths-val.csv"}
+        self.reviews = {"train": path / "reviews.csv", "test": path / "reviews-test.csv"}
 
     def remove(self) -> None:
-        """Delete the files of an earlier run, and nothing else."""
-        if processes.is_main():
-            for folder in (self.checkpoints, self.tensorboard):
-                shutil.rmtree(folder, ignore_errors=True)
-            named = [path for path in vars(self).values() if path.is_file()]
-            for path in (*named, *self.scored("test"), *self.scored("val")):
-                path.unlink(missing_ok=True)
+        """Delete the files of an earlier run, but not the reviews that Python gave it."""
+        if not processes.is_main():
+            return
+        for folder in (self.checkpoints, self.tensorboard):
+            shutil.rmtree(folder, ignore_errors=True)
+        files = [self.config, self.env, self.tokenizer, self.metrics, self.result, self.failed]
+        tables = [*self.predictions.values(), *self.lengths.values()]
+        for path in (*files, self.curves, *tables):
+            if path.is_file():
+                path.unlink()
 
-    def read_config(self) -> ConfigDict:
-        """Read config.json back."""
-        return config_from_json(read_json(self.config))
+    def read_config(self) -> Config:
+        """Read config.json; InputError if it is damaged or has another format."""
+        return stored.config_from_json(upgrade(self.config, read_json(self.config)))
+
+    def write_config(self, config: Config) -> None:
+        """Write config.json."""
+        write_json(self.config, add_format(stored.config_to_json(config)))
 
     def outcome(self) -> tuple[str, dict[str, Any]]:
-        """How the run stands: "finished", "failed" or "open", and what result or failure says."""
+        """Return "finished", "failed" or "open", and what the result or the failure holds."""
         for status, path in (("finished", self.result), ("failed", self.failed)):
             if path.exists():
                 return status, read_json(path)
         return "open", {}
 
     def began(self) -> bool:
-        """Whether a checkpoint was ever completed here, be it damaged since.
+        """Return whether a checkpoint was ever completed here, even if it was damaged since.
 
-        Before, model.pretrained may still be another one, and with it the tokenizer.
+        Before that, model.pretrained may still change, and with it the tokenizer.
         """
         return bool(steps_in(self.checkpoints)) or any(self.checkpoints.glob("*.corrupt"))
 
     def check_found(self) -> None:
-        """Raise InputError unless a run with checkpoints is here, naming the path and the steps."""
+        """Raise InputError, with the steps found, unless a run with checkpoints is here."""
         path = self.path
         if not path.is_dir():
             raise InputError(f"no run directory at {path}: --workdir names a finished run's folder")
-        found = steps_in(self.checkpoints)
-        if self.config.is_file() and not found:
-            raise InputError(f"{path} has no checkpoint yet: let its first epoch end")
+        steps = steps_in(self.checkpoints)
         if not self.config.is_file():
-            parents = (path.parent, path.parent.parent)
-            near = [parent for parent in parents if RunDirectory(parent).config.is_file()]
-            hint = f"; did you mean --workdir={near[0]}?" if near else ""
+            found = steps or steps_in(path) or "none"
+            hint = ""
+            for parent in (path.parent.parent, path.parent):
+                if RunDirectory(parent).config.is_file():
+                    hint = f"; did you mean --workdir={parent}?"
             raise InputError(
                 f"{path} is no run directory (config.json and checkpoints/ expected, steps found: "
-                f"{found or steps_in(path) or 'none'}){hint}"
+                f"{found}){hint}"
             )
+        if not steps:
+            raise InputError(f"{path} has no checkpoint yet: let its first epoch end")
 
-    def check_config(self, config: ConfigDict, allow_changes: bool) -> list[str]:
-        """Return how the run's config differs from the one asked for, in what changes a number.
+    def check_config(self, config: Config, allow_changes: bool) -> list[str]:
+        """Return how the run's config differs from this one, but for what does not affect results.
 
         Raises:
-          InputError: it does, and that was not allowed.
+          InputError: they differ, and that is not allowed.
         """
         if not self.config.exists():
             if steps_in(self.checkpoints):
@@ -118,11 +122,8 @@ class RunDirectory:
                     "start over with --fresh"
                 )
             return []
-        changes = [
-            change
-            for change in config_difference(self.read_config(), config)
-            if change.split(":")[0] not in HARMLESS
-        ]
+        changes = stored.config_difference(self.read_config(), config)
+        changes = [change for change in changes if change.split(":")[0] not in stored.HARMLESS]
         if changes and not allow_changes:
             raise InputError(
                 f"{self.path} was started with another config ({'; '.join(changes)}); choose "
@@ -130,21 +131,22 @@ class RunDirectory:
             )
         return changes
 
-    def check_lock(self) -> None:
+    def check_lock_owner(self) -> None:
         """Raise InUse if another process has locked this directory too, since this one did."""
         lock = self.path / "lock"
-        if processes.is_main() and lock.exists():
-            *_, holder = ["", *lock.read_text(encoding="utf-8").splitlines()]
-            if holder and not holder.startswith(_this_process()):
-                raise InUse(
-                    f"{self.path} is now in use by {holder}: this file system does not honor "
-                    "locks; this process ends, that one has the run"
-                )
+        if not processes.is_main() or not lock.exists():
+            return
+        owner = lock.read_text(encoding="utf-8").strip()
+        if owner and not owner.startswith(_this_process()):
+            raise InUse(
+                f"{self.path} is now in use by {owner}: this file system does not honor locks; "
+                "this process ends, that one has the run"
+            )
 
     def check_data(self, statistics: dict[str, Any]) -> None:
         """Raise InputError unless the data are those that env.json records.
 
-        Reviews without labels are compared where they were read: an evaluation needs none.
+        Unlabeled texts are compared only if they were read: an evaluation needs none.
         """
         recorded = read_json(self.env)["data"]
         if recorded["data_hash"] != statistics["data_hash"]:
@@ -154,10 +156,10 @@ class RunDirectory:
                 f"{statistics['counts']} now; point --config.data.path at the data of the run, or "
                 "start in another --workdir"
             )
-        hashes = {of["unlabeled_hash"] for of in (recorded, statistics) if "unlabeled_hash" in of}
+        hashes = {data.get("unlabeled_hash") for data in (recorded, statistics)} - {None}
         if len(hashes) > 1:
             raise InputError(
-                f"the reviews without labels changed since {self.path} began: point "
+                f"the unlabeled texts changed since {self.path} began: point "
                 "--config.pretrain.text at those of the run, or start in another --workdir"
             )
 
@@ -171,7 +173,7 @@ class RunDirectory:
         )
         return tokenizer
 
-    def write_scores(
+    def write_predictions(
         self,
         split: str,
         encoded: Encoded,
@@ -182,22 +184,24 @@ class RunDirectory:
     ) -> None:
         """Write predictions and lengths, one row per review, and their checksums to env.json.
 
-        `words` are those of the whole review; one whose tokens fill `max_length` counts as
-        truncated (it may just be that long).
+        `words` counts those of the whole review. A review whose tokens fill `max_length` counts as
+        truncated, although it may be just that long.
         """
-        predictions, lengths = self.scored(split)
-        names, verdicts = labels.written(classes), labels.prediction_cells(classes, probabilities)
-        rows = zip(encoded.ids, encoded.labels, verdicts, strict=True)
+        predictions = self.predictions[split]
+        lengths = self.lengths[split]
+        names = labels.written(classes)
+        predicted = labels.prediction_cells(classes, probabilities)
+        rows = zip(encoded.ids, encoded.labels, predicted, strict=True)
         write_csv(
             predictions,
             ["id", "label", *labels.prediction_columns(classes)],
-            ([row_id, names[label], *verdict] for row_id, label, verdict in rows),
+            ([row_id, names[label], *cells] for row_id, label, cells in rows),
         )
         counts = zip(encoded.ids, words, encoded.lengths, strict=True)
         write_csv(
             lengths,
             ["id", "words", "tokens", "truncated"],
-            ([row_id, w, t, int(t >= max_length)] for row_id, w, t in counts),
+            ([row_id, count, size, int(size >= max_length)] for row_id, count, size in counts),
         )
         if processes.is_main():
             write_json(self.env, read_json(self.env) | checksums(predictions, lengths))
@@ -211,9 +215,7 @@ def prepare_workdir(path: Path) -> None:
         raise InputError(f"--workdir={str(path)!a}: {listed} can't stand in a path here; rename it")
     try:
         path.mkdir(parents=True, exist_ok=True)
-        probe = path / f".probe.{os.getpid()}"
-        probe.write_text("")
-        probe.unlink()
+        tempfile.TemporaryFile(dir=path).close()
     except OSError as error:
         raise InputError(
             f"cannot write to --workdir={path}: {error.strerror}; name a folder that you own"
@@ -224,8 +226,8 @@ def prepare_workdir(path: Path) -> None:
 def lock_run(path: Path) -> Iterator[None]:
     """Hold a directory for this process; the kernel frees a dead process's lock.
 
-    On a file system that has no locks, or only says so, the last process that came has the run: the
-    others notice by `RunDirectory.check_lock`, before they write on.
+    On a file system that has no locks, or only pretends to, the last process to come has the run;
+    the others notice it by `RunDirectory.check_lock_owner`, before they write on.
 
     Raises:
       InUse: another process holds it (its pid, host and start are named).
@@ -236,21 +238,20 @@ def lock_run(path: Path) -> Iterator[None]:
     with (path / "lock").open("a+", encoding="utf-8") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            file.seek(0)
+            owner = file.read().strip() or "another process"
+            raise InUse(
+                f"{path} is in use by {owner}; wait for it, or choose another --workdir"
+            ) from error
         except OSError as error:
-            if error.errno in (errno.EACCES, errno.EAGAIN):
-                file.seek(0)
-                holder = file.read().strip() or "another process"
-                raise InUse(
-                    f"{path} is in use by {holder}; wait for it, or choose another --workdir"
-                ) from error
             if error.errno not in NO_LOCKS:
                 raise
             terminal.warn(
                 f"{path} is on a file system without locks ({error.strerror}); of two processes "
                 "in it, the first will end"
             )
-        file.seek(0)
-        file.truncate()
+        file.truncate(0)  # opened to append: what follows goes to its new end
         since = datetime.datetime.now().isoformat(sep=" ", timespec="seconds")
         file.write(f"{_this_process()}since {since}\n")
         file.flush()
@@ -262,43 +263,33 @@ def _this_process() -> str:
 
 
 def command_line() -> str:
-    """The command that started this process, for a person to repeat."""
+    """Return the command that started this process, for a person to repeat."""
     return shlex.join(["python", *sys.orig_argv[1:]])
 
 
 def describe_environment() -> dict[str, Any]:
-    """Versions, devices, machine, git revision and command line, for env.json."""
+    """Return versions, devices, machine, git revision and command line, for env.json."""
     import jax
 
     git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
-    try:
-        revision = subprocess.check_output(
-            [*git, "--abbrev=12"], stderr=subprocess.DEVNULL, text=True, timeout=10
-        ).strip()
-    except (OSError, subprocess.SubprocessError):
-        revision = "unknown"
-    versions, driver = {name: importlib.metadata.version(name) for name in PACKAGES}, {}
+    revision = ""
+    with contextlib.suppress(OSError, subprocess.TimeoutExpired):
+        done = subprocess.run([*git, "--abbrev=12"], capture_output=True, text=True, timeout=10)
+        revision = done.stdout.strip()
+    versions = {name: importlib.metadata.version(name) for name in PACKAGES}
     if jax.default_backend() == "gpu":  # CUDA's compiler and cuDNN's kernels decide bits too
         found = {d.name: d.version for d in importlib.metadata.distributions()}
         versions |= {name: found[name] for name in sorted(found) if re.match(NVIDIA, name)}
-        driver = {"driver": _driver()}
     return {
         "python": platform.python_version(),
         "versions": versions,
-        **driver,
         "devices": [f"{device.platform}: {device.device_kind}" for device in jax.devices()],
         "machine": f"{_processor()}, {os.cpu_count()} cores",
         "xla_flags": os.environ.get("XLA_FLAGS", ""),
-        "git_revision": revision,
+        "git_revision": revision or "unknown",
         "command": command_line(),
         "started": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
     }
-
-
-def _driver() -> str:
-    with contextlib.suppress(OSError):
-        return NVIDIA_DRIVER.read_text().splitlines()[0]
-    return "unknown"
 
 
 def _processor() -> str:

@@ -1,15 +1,29 @@
-"""TODO storage.selection."""
+"""The rule that chooses the best epoch of a run and the best trial of a sweep.
 
+The highest validation accuracy wins; of equal ones, the lowest validation loss. Where class weights
+are balanced, the scores hold a balanced accuracy, which takes the accuracy's place. Pre-training is
+ranked by its validation loss alone. A loss that is not finite never wins. Of equal epochs the
+newest is the best, of equal trials the first. A run without held-out reviews has no scores: its
+newest epoch is the best.
+"""
+
+import math
 from collections.abc import Mapping
 from typing import Any
 
+WORST = (-math.inf, -math.inf)  # the rank of what can't be the best
 
-def validation_rank(scores: Mapping[str, Any]) -> tuple[float, float]:
-    """What "best" means: validation accuracy, ties by the lower loss.
 
-    Balanced accuracy where the scores have it: those of a run whose class weights are balanced. A
-    pre-training's are ranked by the loss.
-    """
-    if "perplexity" in scores:
+def validation_rank(scores: Mapping[str, Any] | None) -> tuple[float, float]:
+    """Return the sort key of a validation's scores: the greater, the better."""
+    if scores is None or not math.isfinite(scores["loss"]):
+        return WORST
+    if "perplexity" in scores:  # of a pre-training
         return -scores["loss"], 0.0
     return scores.get("balanced_accuracy", scores["accuracy"]), -scores["loss"]
+
+
+def is_best(scores: Mapping[str, Any], best: Mapping[str, Any] | None) -> bool:
+    """Return whether an epoch takes the place of the best one so far."""
+    rank = validation_rank(scores)
+    return rank >= validation_rank(best) and rank != WORST

@@ -30,6 +30,7 @@ from sentiment_jax.config.stored import (
 from sentiment_jax.config.validation import validate
 from sentiment_jax.errors import InputError, did_you_mean
 from sentiment_jax.storage.files import check_checksum, read_json, write_json
+from sentiment_jax.storage.format import add_format, upgrade
 from sentiment_jax.storage.metrics_log import read_metrics
 from sentiment_jax.storage.run_directory import RunDirectory
 from sentiment_jax.storage.selection import validation_rank
@@ -111,8 +112,8 @@ class Trial:
 
     @functools.cached_property
     def metrics(self) -> list[dict[str, Any]]:
-        """The lines of metrics.jsonl; none while the trial is open: no checksum covers them yet."""
-        if self.status == "open":
+        """The lines of metrics.jsonl; none while the trial is open, or if it failed before any."""
+        if "metrics_sha256" not in self.content:
             return []
         remedy = "put that file back, or make the run again"
         check_checksum(self.files.metrics, self.content, remedy)
@@ -140,7 +141,7 @@ class Sweep:
         fields = {**vars(self), "config": config_to_json(self.config)}
         path = fields.pop("directory") / PLAN_FILE
         mine = path.with_name(f".{path.name}.{os.getpid()}.new")
-        write_json(mine, fields)
+        write_json(mine, add_format(fields))
         with contextlib.suppress(FileExistsError):
             os.link(mine, path)
         mine.unlink()
@@ -216,7 +217,7 @@ class Sweep:
 
 
 def best_finished(trials: Sequence[Trial]) -> Trial | None:
-    """Return the finished trial with the best validation accuracy, if any; ties: loss, order."""
+    """Return the finished trial that is the best by validation (storage.selection), if any."""
     finished = [trial for trial in trials if trial.status == "finished"]
     return max(finished, key=lambda t: validation_rank(t.content["val"]), default=None)
 
@@ -224,8 +225,7 @@ def best_finished(trials: Sequence[Trial]) -> Trial | None:
 def find_run(directory: Path) -> Path:
     """Return the run that a directory stands for: a sweep's is its winner with the best seed.
 
-    The best by validation, that is; ties: loss, order of the seeds. An InputError says that the
-    sweep has no winner yet.
+    The best by validation, that is. An InputError says that the sweep has no winner yet.
     """
     if not (directory / PLAN_FILE).is_file():
         return directory
@@ -304,7 +304,7 @@ def _values(axis: str, like: Any, raw: Sequence[Any]) -> tuple:
 def read_sweep(directory: Path) -> Sweep:
     """Read sweep.json back; InputError if it is missing, half-written or not a sweep's."""
     try:
-        stored = read_json(directory / PLAN_FILE)
+        stored = upgrade(directory / PLAN_FILE, read_json(directory / PLAN_FILE))
         stored["config"] = config_from_json(stored["config"])
         stored["axes"] = flatten(stored["axes"])  # lists become the tuples they were
         stored["overrides"] = flatten(stored.get("overrides", {}))

@@ -60,7 +60,7 @@ class TrainingRun:
 
     def log_scores(self, split: str, scores: dict[str, Any], seconds: float) -> None:
         """Write a line of metrics.jsonl about the step that has been reached."""
-        self.directory.check_lock()
+        self.directory.check_lock_owner()
         step = self.progress.step
         self.log.write(
             step=step,
@@ -75,7 +75,7 @@ class TrainingRun:
         """Write the checkpoint of the step that has been reached."""
         progress = self.progress
         best = progress.best["step"] if progress.best else None
-        self.directory.check_lock()
+        self.directory.check_lock_owner()
         try:
             with progress_bar(None, f"saving step {progress.step}"):
                 self.checkpoints.save(
@@ -86,7 +86,7 @@ class TrainingRun:
                     best=best,
                 )
         finally:  # another process may have taken over and deleted the partial checkpoint
-            self.directory.check_lock()
+            self.directory.check_lock_owner()
 
     def interrupt(self) -> None:
         """Save, unless training has ended, and raise Interrupted."""

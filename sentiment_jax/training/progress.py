@@ -1,13 +1,11 @@
 """How far a run is: what a resumed run needs besides parameters and optimizer state."""
 
 import dataclasses
-import math
 from typing import Any
 
-from sentiment_jax.storage.selection import validation_rank
+from sentiment_jax.storage.selection import is_best, validation_rank
 
 EMPTY_SUMS = {"loss": 0.0, "correct": 0.0, "examples": 0.0, "seconds": 0.0}
-NO_SCORES = {"loss": math.inf, "accuracy": -math.inf}
 
 
 @dataclasses.dataclass
@@ -64,13 +62,10 @@ class Progress:
             self.best = now
             return
         self.epochs_since_best += 1
-        if math.isfinite(now["loss"]):
-            rank = validation_rank(now)
-            best = validation_rank(self.best or NO_SCORES)
-            if rank > best:
-                self.epochs_since_best = 0
-            if rank >= best:
-                self.best = now  # of equally good epochs the newest
+        if validation_rank(now) > validation_rank(self.best):
+            self.epochs_since_best = 0
+        if is_best(now, self.best):
+            self.best = now
         self.stopped_early = bool(patience) and self.epochs_since_best >= patience
 
 

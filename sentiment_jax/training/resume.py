@@ -25,7 +25,7 @@ def start_run(
     """
     config = experiment.config
     report = None
-    with processes.in_turn():
+    with processes.main_process_first():
         checkpoints = Checkpoints(directory.checkpoints)
     if checkpoints.steps:
         state, progress = _restore(experiment, checkpoints)
@@ -40,7 +40,7 @@ def start_run(
         state = create_state(params, config.optimizer, config.seed)
         state = devices.place(state, experiment.mesh)
         progress = Progress()
-    with processes.in_turn():
+    with processes.main_process_first():
         _report_faults(checkpoints)
     return TrainingRun(experiment, directory, checkpoints, progress, state, stop), report
 

@@ -12,6 +12,7 @@ from sentiment_jax.config.stored import flatten
 from sentiment_jax.errors import InputError
 from sentiment_jax.modes import report
 from sentiment_jax.storage.files import checksums, read_json, write_json
+from sentiment_jax.storage.format import FORMAT
 from sentiment_jax.storage.run_directory import RunDirectory
 from sentiment_jax.sweeps.plan import Trial, plan_sweep, read_sweep
 from sentiment_jax.training.checks import resolve
@@ -40,8 +41,7 @@ def test_nothing_finished(sweep_copy, run_copy, tmp_path):
     ("name", "content", "message"),
     [
         ("result.json", '{"model": "ls', "result.json is not JSON"),
-        ("result.json", '{"model": "lstm"}', "result.json is half-written or not ours"),
-        ("result.json", '{"val": 3, "test": 4}', "result.json is half-written or not ours"),
+        ("result.json", '{"model": "lstm"}', "result.json has no sha256"),
         ("env.json", None, "cannot read"),
         ("predictions.csv", None, "cannot read"),
         ("predictions.csv", "id,label,predicted,p_positive\nrow 1,1,", "half-written"),
@@ -70,7 +70,7 @@ def test_a_changed_digit_is_noticed(run_copy, name):
 
 
 def test_a_half_written_plan(sweep_copy):
-    (sweep_copy / "sweep.json").write_text('{"procedure": "grid"}')
+    write_json(sweep_copy / "sweep.json", {"format": FORMAT, "procedure": "grid"})
     assert "not a sweep's plan" in refused(sweep_copy)
     (sweep_copy / "sweep.json").write_text('{"procedure": ')
     assert "is not JSON" in refused(sweep_copy)

@@ -1,13 +1,12 @@
 """A SLURM of two nodes on this machine: it starts in a folder of its own, on free ports, and ends.
 
 Its nodes are named by their loopback addresses, so no name has to resolve. What SLURM makes users
-wait for is cut short: five seconds until a requeued job starts again, ten until a node is missed.
+wait for is cut short: five seconds until a requeued job starts again.
 """
 
 import contextlib
 import os
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -32,7 +31,6 @@ SlurmdPidFile={folder}/slurmd-%n.pid
 SlurmctldLogFile={folder}/slurmctld.log
 SlurmdLogFile={folder}/slurmd-%n.log
 SlurmdParameters=config_overrides
-SlurmdTimeout=10
 KillWait=30
 MailProg=/bin/true
 ProctrackType=proctrack/linuxproc
@@ -75,21 +73,6 @@ def free_ports(count):
     return ports
 
 
-def _processes():
-    return [int(path.name) for path in Path("/proc").glob("[0-9]*")]
-
-
-def _files_of(process):
-    with contextlib.suppress(OSError):
-        return {os.readlink(link) for link in Path(f"/proc/{process}/fd").iterdir()}
-    return set()
-
-
-def _session(process):
-    with contextlib.suppress(ProcessLookupError):
-        return os.getsid(process)
-
-
 class Cluster:
     """The daemons of one SLURM, and its commands."""
 
@@ -125,7 +108,7 @@ class Cluster:
             self.wait_until((self.folder / "munge.sock").exists, 10)
             self._start("slurmctld", "-D")
             for node in NODES:
-                self.start_node(node)
+                self._start("slurmd", "-D", "-N", node, name=node)
             self.wait_until(self.is_idle, 20)
         except (OSError, AssertionError) as error:
             self.__exit__()
@@ -153,22 +136,6 @@ class Cluster:
                 stdout=output,
                 stderr=subprocess.STDOUT,
             )
-
-    def start_node(self, node):
-        self._start("slurmd", "-D", "-N", node, name=node)
-
-    def kill_node(self, node):
-        """Let a node vanish as in a power cut: its slurmd and all that it had started."""
-        daemon = self._daemons[node]
-        daemon.kill()
-        daemon.wait()
-        log = str(self.folder / f"slurmd-{node}.log")
-        keepers = [process for process in _processes() if log in _files_of(process)]
-        sessions = {os.getsid(keeper) for keeper in keepers}
-        children = [process for process in _processes() if _session(process) in sessions]
-        for process in (*keepers, *children):  # the keepers first: they report no deaths
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(process, signal.SIGKILL)
 
     def is_idle(self):
         nodes = self.call("sinfo", "--noheader", "--states=idle", "--format=%D", check=False)

@@ -167,35 +167,13 @@ def test_a_preempted_job_is_requeued_and_ends_with_the_same_bits(
     runs.assert_same_run(undisturbed, workdir)
 
 
-def test_a_dead_node_ends_the_other_task_and_the_job_goes_on(
-    cluster, submit, undisturbed, tmp_path
-):
-    workdir = tmp_path / "run"
-    job = submit("train.sbatch", PAIR, *arguments(workdir), "--lost_after=5")
-    survivor = pause(cluster, workdir, lambda: steps_of(workdir) > 40)
-    cluster.kill_node(loopback.NODES[1])
-    os.kill(survivor, signal.SIGCONT)
-    cluster.wait_until(lambda: "error: lost process 1 of the run" in job.log, 30)
-    cluster.wait_until(lambda: cluster.state(job.number)["Restarts"] == "1", 60)
-    cluster.start_node(loopback.NODES[1])
-    assert job.ends() == 1
-    assert len(re.findall("^error: ", job.log, re.MULTILINE)) == 1, job.log
-    assert "resuming at step 30 of" in job.log
-    runs.assert_same_run(undisturbed, workdir)
-
-
-def test_split_parameters_are_evaluated_by_two_and_explained_by_one(cluster, submit, tmp_path):
-    workdir = tmp_path / "run"
-    job = submit("train.sbatch", PAIR, *arguments(workdir, epochs=1, shard_params=True))
-    assert job.ends() == 0
-    done = two_tasks(cluster, "--mode=evaluate", f"--workdir={workdir}")
-    assert scores_of(done) == read_json(workdir / "result.json")["test"]
-    for more in (("--text=fine",), ("--text=fine", "--explain")):
-        done = two_tasks(cluster, "--mode=predict", f"--workdir={workdir}", *more)
-        lines = [line for line in done.stderr.splitlines() if not line.startswith("srun: ")]
-        assert len(lines) == 2 and len(set(lines)) == 1
-        assert lines[0].startswith("error: --coordinator is a flag of --mode=train")
-        assert done.returncode == 2
+@pytest.mark.parametrize("more", [(), ("--explain",)])
+def test_predict_is_for_one_process(cluster, undisturbed, more):
+    done = two_tasks(cluster, "--mode=predict", f"--workdir={undisturbed}", "--text=fine", *more)
+    lines = [line for line in done.stderr.splitlines() if not line.startswith("srun: ")]
+    assert len(lines) == 2 and len(set(lines)) == 1
+    assert lines[0].startswith("error: --coordinator is a flag of --mode=train")
+    assert done.returncode == 2
 
 
 AXES = {

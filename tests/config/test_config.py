@@ -25,8 +25,6 @@ from sentiment_jax.training.checks import resolve
 
 ROOT = Path(__file__).parents[2]
 RECIPES = [(of, variant) for of in (lstm, bert, electra) for variant in ("", *of.VARIANTS)]
-    (module, variant) for module in (lstm, bert, electra) for variant in ("", *module.VARIANTS)
-]
 
 
 @pytest.mark.parametrize(("module", "variant"), RECIPES)

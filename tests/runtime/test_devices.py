@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -20,26 +19,27 @@ from sentiment_jax.runtime import devices, startup
 from sentiment_jax.training.trained_model import load_run
 
 ROOT = Path(__file__).parents[2]
-MANY = ("four", "split")
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """Runs of the same config: `one` device here, the others in a process with four."""
-    folder = tmp_path_factory.mktemp("devices")
-    config = make_small_config()
-    config.update_from_flattened_dict(runs.LONGER)
-    train(config, folder / "one")
-    script = [sys.executable, "tests/on_devices.py", folder, folder / "one"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        script,
+def run_python(*arguments, **environment):
+    return subprocess.run(
+        [sys.executable, *arguments],
         cwd=ROOT,
-        env=environment,
+        env={**os.environ, **environment},
         capture_output=True,
         text=True,
         timeout=280,
     )
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Runs of the same config: `one` device here, `four` in another process."""
+    folder = tmp_path_factory.mktemp("devices")
+    config = make_small_config()
+    config.update_from_flattened_dict(runs.LONGER)
+    train(config, folder / "one")
+    done = run_python("tests/on_devices.py", folder, folder / "one", PYTHONPATH=str(ROOT))
     assert done.returncode == 0, done.stderr
     return folder
 
@@ -49,23 +49,16 @@ def stored(file):
         return [arrays[name] for name in arrays.files]
 
 
-@pytest.mark.parametrize("name", MANY)
-def test_the_same_run_on_several_devices(folder, name):
-    assert_rounding_apart(folder / "one", folder / name, runs.STEPS)
+def test_the_same_run_on_several_devices(folder):
+    assert_rounding_apart(folder / "one", folder / "four", runs.STEPS)
 
 
-@pytest.mark.parametrize("name", MANY)
-def test_their_checkpoints_are_read_on_one(folder, name):
-    here = jax.tree.leaves(load_run(folder / name).params)
+@pytest.mark.parametrize(("run", "there"), [("four", "four/params.npz"), ("one", "read.npz")])
+def test_a_checkpoint_is_the_same_on_one_device_and_on_four(folder, run, there):
+    here = jax.tree.leaves(load_run(folder / run).params)
     assert all(len(leaf.devices()) == 1 for leaf in here)
-    there = stored(folder / name / "params.npz")
-    jax.tree.map(np.testing.assert_array_equal, [np.asarray(leaf) for leaf in here], there)
-
-
-def test_a_checkpoint_of_one_is_read_on_four(folder):
-    here = jax.tree.leaves(load_run(folder / "one").params)
-    there = stored(folder / "read.npz")
-    jax.tree.map(np.testing.assert_array_equal, [np.asarray(leaf) for leaf in here], there)
+    for leaf, other in zip(here, stored(folder / there), strict=True):
+        np.testing.assert_array_equal(leaf, other)
 
 
 def test_parameters_are_initialized_on_the_cpu_whatever_device_is_the_default(folder):
@@ -86,25 +79,10 @@ def test_a_batch_in_parts_on_several_devices(folder):
         np.testing.assert_allclose(other, one, atol=1e-6)
 
 
-def test_four_devices_judge_in_batches_of_six(folder):
+def test_four_devices_predict_in_batches_of_six(folder):
     """A run of one device may have a batch that several do not divide."""
-    divided, not_divided = stored(folder / "verdicts.npz")
+    divided, not_divided = stored(folder / "probabilities.npz")
     np.testing.assert_array_equal(not_divided, divided)
-
-
-def test_split_parameters_stay_split(folder):
-    assert all(json.loads((folder / "four" / "whole.json").read_text()))
-    split = json.loads((folder / "split" / "whole.json").read_text())
-    assert split.count(False) >= 15  # sizes 5 and 6 do not divide by four
-
-
-def test_a_split_run_goes_on_whole_on_one_device(folder, tmp_path):
-    for name in ("one", "split"):
-        shutil.copytree(folder / name, tmp_path / name)
-        config = make_small_config()
-        config.update_from_flattened_dict({**runs.LONGER, "epochs": 3})
-        train(config, tmp_path / name, allow_changes=True)
-    assert_rounding_apart(tmp_path / "one", tmp_path / "split", runs.STEPS * 3 // 2)
 
 
 PLUGIN = """
@@ -135,15 +113,8 @@ def test_cuda_without_a_gpu_is_one_line(plain, tmp_path, platforms, code, messag
     plugin = tmp_path / "jax_plugins" / "xla_cuda_of_this_test"
     plugin.mkdir(parents=True)
     (plugin / "__init__.py").write_text(PLUGIN)
-    done = subprocess.run(
-        [sys.executable, "-m", "sentiment_jax.main", "--mode=predict", f"--workdir={plain}"]
-        + ["--text=A fine film."],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(tmp_path), "JAX_PLATFORMS": platforms},
-        capture_output=True,
-        text=True,
-        timeout=100,
-    )
+    command = ("-m", "sentiment_jax.main", "--mode=predict", f"--workdir={plain}", "--text=Fine.")
+    done = run_python(*command, PYTHONPATH=str(tmp_path), JAX_PLATFORMS=platforms)
     assert done.returncode == code, done.stderr
     assert done.stderr == message if code == 0 else done.stderr.startswith(message)
     assert done.stderr.count("\n") == bool(message)
@@ -151,60 +122,35 @@ def test_cuda_without_a_gpu_is_one_line(plain, tmp_path, platforms, code, messag
 
 
 WIDE = "--xla_cpu_prefer_vector_width=512"
-
-
-@pytest.mark.parametrize(
-    ("flags", "then"),
-    [
-        ("", WIDE),
-        ("--xla_dump_to=x", f"--xla_dump_to=x {WIDE}"),
-        ("--xla_cpu_prefer_vector_width=128", "--xla_cpu_prefer_vector_width=128"),
-        ("file_of_flags", "file_of_flags"),
-    ],
-)
-def test_every_mode_uses_wide_vectors_unless_the_user_says_otherwise(monkeypatch, flags, then):
-    monkeypatch.setenv("XLA_FLAGS", flags)
-    monkeypatch.setattr(startup, "_has_devices", lambda: False)
-    for _ in range(2):
-        startup.start(None)
-        assert os.environ["XLA_FLAGS"] == then
-
-
 DETERMINISTIC = "--xla_gpu_deterministic_ops=true"
 
 
 @pytest.mark.parametrize(
-    ("flags", "deterministic", "then", "holds"),
+    ("flags", "added", "on_cuda", "deterministic"),
     [
-        (WIDE, True, f"{WIDE} {DETERMINISTIC}", True),
-        (WIDE, False, WIDE, False),
-        (f"{WIDE} --xla_gpu_deterministic_ops=false", True, None, False),
-        (f"{WIDE} --xla_gpu_deterministic_ops", True, None, True),
+        ("", [WIDE], [DETERMINISTIC], True),
+        ("--xla_dump_to=x", [WIDE], [DETERMINISTIC], True),
+        ("--xla_cpu_prefer_vector_width=128", [], [DETERMINISTIC], True),
+        ("file_of_flags", [], [], False),
+        ("--xla_gpu_deterministic_ops=false", [WIDE], [], False),
+        ("--xla_gpu_deterministic_ops", [WIDE], [], True),
     ],
 )
-def test_a_gpu_is_deterministic_unless_the_user_says_otherwise(
-    monkeypatch, tmp_path, small_config, flags, deterministic, then, holds
+def test_flags_of_xla_are_added_unless_the_user_sets_them(
+    monkeypatch, tmp_path, flags, added, on_cuda, deterministic
 ):
-    """A flag of a GPU is set only where CUDA is installed: it would be news to runs on a CPU."""
-    monkeypatch.setenv("XLA_FLAGS", flags)
+    """A GPU's flag is set only if CUDA is installed: it would make runs on a CPU differ."""
     monkeypatch.setattr(startup, "_has_devices", lambda: False)
-    small_config.deterministic = deterministic
-    startup.start(small_config)
-    assert os.environ["XLA_FLAGS"] == flags
+    monkeypatch.setenv("XLA_FLAGS", flags)
+    startup.start(None)
+    assert os.environ["XLA_FLAGS"].split() == [*flags.split(), *added]
     (tmp_path / "jax_plugins" / "xla_cuda12").mkdir(parents=True)
     (tmp_path / "jax_plugins" / "xla_cuda12" / "__init__.py").write_text("")
     monkeypatch.syspath_prepend(tmp_path)
-    startup.start(small_config)
-    assert os.environ["XLA_FLAGS"] == (then or flags)
-    assert startup.is_deterministic() == holds
-
-
-@pytest.mark.parametrize(
-    ("shape", "axis"),
-    [((8, 12), 1), ((12, 8), 0), ((8, 13), 0), ((8, 8), 0), ((7,), None), ((0,), None), ((), None)],
-)
-def test_the_longest_axis_that_fits_is_split(shape, axis):
-    assert devices.axis_to_split(shape, 4) == axis
+    for _ in range(2):
+        startup.start(None)
+        assert os.environ["XLA_FLAGS"].split() == [*flags.split(), *added, *on_cuda]
+    assert startup.is_deterministic() == deterministic
 
 
 @pytest.mark.parametrize(

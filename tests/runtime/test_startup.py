@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from sentiment_jax.data.cache import cache_folder
-from sentiment_jax.runtime import startup, terminal
+from sentiment_jax.runtime import startup
 
 COMPILE = """
 import jax
@@ -55,22 +55,12 @@ def test_damaged_compiled_programs_are_replaced_with_one_warning(tmp_path):
     assert compile_two(tmp_path) == ""
 
 
-def test_nothing_is_cached_below_a_file_and_it_is_said_once(tmp_path):
+def test_nothing_is_cached_below_a_file_with_one_warning(tmp_path):
     (tmp_path / "file").write_text("")
     assert compile_two(tmp_path / "file") == (
         f"warning: cannot write to {tmp_path}/file (Not a directory): nothing is cached; set "
         "XDG_CACHE_HOME to a folder of yours\n"
     )
-
-
-@pytest.mark.parametrize("blocked", ["sentiment_jax", "sentiment_jax/xla"])
-def test_a_file_in_place_of_a_cache_folder(tmp_path, monkeypatch, capsys, blocked):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    (tmp_path / blocked).parent.mkdir(exist_ok=True)
-    (tmp_path / blocked).write_text("")
-    terminal.warn_once.cache_clear()
-    assert startup.find_cache() is None
-    assert f"warning: cannot write to {tmp_path} (File exists)" in capsys.readouterr().err
 
 
 def test_a_user_without_home_and_entry(tmp_path, monkeypatch):

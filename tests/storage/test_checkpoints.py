@@ -69,26 +69,32 @@ def test_orbaxs_own_manager_reads_them(filled):
     assert found["bookkeeping"] == {"step": 30}
 
 
-def newest_array_file(directory, step):
+def largest_file(directory, step):
     files = (directory / str(step) / "params").rglob("*")
     return max((path for path in files if path.is_file()), key=lambda path: path.stat().st_size)
 
 
-@pytest.mark.parametrize("damage", ["flip", "truncate", "delete", "bookkeeping", "manifest"])
-def test_a_damaged_step_is_set_aside(filled, damage):
-    path = newest_array_file(filled, 40)
-    if damage == "flip":
-        raw = bytearray(path.read_bytes())
-        raw[len(raw) // 2] ^= 1
-        path.write_bytes(bytes(raw))
-    elif damage == "truncate":
-        path.write_bytes(path.read_bytes()[:-1])
-    elif damage == "delete":
-        path.unlink()
-    elif damage == "bookkeeping":
-        (filled / "40" / "bookkeeping" / "metadata").write_text("{")
-    else:
-        (filled / "40" / MANIFEST).write_text("{")
+def flip(raw):
+    middle = len(raw) // 2
+    return raw[:middle] + bytes([raw[middle] ^ 1]) + raw[middle + 1 :]
+
+
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [
+        ("params", flip),
+        ("params", lambda raw: raw[:-1]),
+        ("params", None),
+        ("bookkeeping/metadata", lambda raw: b"{"),
+        (MANIFEST, lambda raw: b"{"),
+    ],
+)
+def test_a_damaged_step_is_set_aside(filled, name, damage):
+    path = largest_file(filled, 40) if name == "params" else filled / "40" / name
+    raw = path.read_bytes()
+    path.unlink()
+    if damage:
+        path.write_bytes(damage(raw))
     checkpoints = Checkpoints(filled)
     assert checkpoints.steps == [10, 30]
     assert list(checkpoints.faults) == [40]
@@ -103,21 +109,21 @@ def test_what_is_no_checkpoint_is_ignored_and_named(filled):
     (filled / "99").write_text("")
     (filled / "98").symlink_to(filled / "40")
     (filled / "5.partial").mkdir()  # half-written: tidied up
-    (filled / "6.deleted").mkdir()  # half-deleted: the same
+    (filled / "6.deleted").mkdir()  # half-deleted: as above
     checkpoints = Checkpoints(filled)
     assert checkpoints.steps == [10, 30, 40]
     assert not checkpoints.faults
     assert sorted(checkpoints.ignored) == ["007", "77", "98", "99"]
-    assert sorted(path.name for path in filled.iterdir()) == [
-        *("007", "10", "30", "40", "77", "98", "99")
-    ]
+    assert {path.name for path in filled.iterdir()} == {
+        *["007", "10", "30", "40", "77", "98", "99"]
+    }
     save(checkpoints, 77, best=10)  # the folder of that name was not a checkpoint: set aside
     assert Checkpoints(filled).steps == [10, 40, 77]
     assert (filled / "77.corrupt").is_dir()
 
 
 def test_read_only_touches_nothing(filled):
-    newest_array_file(filled, 40).write_bytes(b"")
+    largest_file(filled, 40).write_bytes(b"")
     before = sorted(str(path) for path in filled.rglob("*"))
     checkpoints = Checkpoints(filled, read_only=True)
     assert checkpoints.fault(40) and not checkpoints.fault(10)
@@ -125,7 +131,7 @@ def test_read_only_touches_nothing(filled):
     assert sorted(str(path) for path in filled.rglob("*")) == before
 
 
-def test_a_full_disk_is_told_before_anything_is_written(filled, monkeypatch):
+def test_a_full_disk_is_reported_before_anything_is_written(filled, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(100, 90, 10))
     checkpoints = Checkpoints(filled)
     with pytest.raises(RunError, match=r"10 bytes free .* 52 needed .* step 50"):
@@ -134,14 +140,14 @@ def test_a_full_disk_is_told_before_anything_is_written(filled, monkeypatch):
     assert Checkpoints(filled).steps == [10, 30, 40]
 
 
-def test_find_run_names_the_path_and_the_steps(tmp_path, filled):
-    with pytest.raises(InputError, match="no run directory at"):
-        RunDirectory(tmp_path / "nothing").check_found()
-    with pytest.raises(InputError, match=r"steps found: \[10, 30, 40\]"):
-        RunDirectory(tmp_path).check_found()
+def test_a_directory_that_is_no_run_is_refused_with_a_hint(tmp_path, filled):
+    def refused(path, message):
+        with pytest.raises(InputError, match=message):
+            RunDirectory(path).check_found()
+
+    refused(tmp_path / "nothing", "no run directory at")
+    refused(tmp_path, r"steps found: \[10, 30, 40\]")
     (tmp_path / "config.json").write_text("{}")
     RunDirectory(tmp_path).check_found()
-    with pytest.raises(InputError, match=f"did you mean --workdir={tmp_path}"):
-        RunDirectory(filled).check_found()
-    with pytest.raises(InputError, match=f"did you mean --workdir={tmp_path}"):
-        RunDirectory(filled / "40").check_found()
+    refused(filled, f"did you mean --workdir={tmp_path}")
+    refused(filled / "40", f"did you mean --workdir={tmp_path}")

@@ -18,7 +18,8 @@ def scalars(folder):
     """(tag, step, value) of every scalar, in the order written."""
     found = []
     for path in sorted(folder.iterdir()):
-        raw, at = path.read_bytes(), 0
+        raw = path.read_bytes()
+        at = 0
         while at < len(raw):  # length, its checksum, an event, its checksum
             (length,) = struct.unpack_from("<Q", raw, at)
             event = Event.FromString(raw[at + 12 : at + 12 + length])
@@ -27,26 +28,20 @@ def scalars(folder):
     return found
 
 
-def expected(workdir):
-    return [
+def test_the_events_are_those_of_the_metrics_also_after_resuming(small_config, tmp_path):
+    run = tmp_path / "run"
+    with pytest.raises(Interrupted):
+        train(small_config, run, tensorboard=True, stop=Stop(after=0.0))
+    before = scalars(run / "tensorboard")
+    train(small_config, run, tensorboard=True)
+    found = scalars(run / "tensorboard")
+    assert len(before) < len(found)
+    assert found == [
         (f"{record['split']}/{name}", record["step"], pytest.approx(value, rel=1e-6))
-        for record in read_metrics(workdir / "metrics.jsonl")
+        for record in read_metrics(run / "metrics.jsonl")
         for name, value in record.items()
         if name not in ("step", "split")
     ]
-
-
-def test_the_events_are_those_of_the_metrics_also_after_resuming(small_config, tmp_path):
-    with pytest.raises(Interrupted):
-        train(small_config, tmp_path / "run", tensorboard=True, stop=Stop(after=0.0))
-    before = scalars(tmp_path / "run" / "tensorboard")
-    train(small_config, tmp_path / "run", tensorboard=True)
-    found = scalars(tmp_path / "run" / "tensorboard")
-    assert found == expected(tmp_path / "run")
-    assert len(before) < len(found)
-    assert {"train/loss", "val/accuracy", "test/accuracy", "train/learning_rate"} <= {
-        tag for tag, *_ in found
-    }
 
 
 def test_without_the_flag_there_are_none_and_fresh_removes_them(finished, small_config, tmp_path):

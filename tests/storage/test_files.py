@@ -1,8 +1,6 @@
 import contextlib
 import csv
 import json
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -10,9 +8,18 @@ import pytest
 from sentiment_jax.data.encoding import Encoded
 from sentiment_jax.data.table import read_table
 from sentiment_jax.errors import InputError
-from sentiment_jax.storage.files import read_json, write_csv, write_json, write_table
+from sentiment_jax.storage import format
+from sentiment_jax.storage.files import (
+    check_checksum,
+    checksums,
+    read_json,
+    write_csv,
+    write_json,
+    write_table,
+)
+from sentiment_jax.storage.format import FORMAT
 from sentiment_jax.storage.metrics_log import MetricsLog
-from sentiment_jax.storage.run_directory import RunDirectory, lock_run, prepare_workdir
+from sentiment_jax.storage.run_directory import RunDirectory, prepare_workdir
 
 
 def test_json_is_strict_and_atomic(tmp_path):
@@ -24,18 +31,24 @@ def test_json_is_strict_and_atomic(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["result.json"]
 
 
-def test_half_written_json_is_named(tmp_path):
-    (tmp_path / "result.json").write_text('{"a": ')
-    with pytest.raises(InputError, match="result.json is not JSON"):
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"a": ', "result.json is not JSON"),
+        ("[1]", "result.json is not a JSON object"),
+        ('{"a": 1}', "result.json has no sha256"),
+        ('{"a": 1, "sha256": null}', "result.json is not what was written"),
+        (None, "cannot read .*result.json"),
+    ],
+)
+def test_json_that_is_damaged_or_missing_is_named(tmp_path, text, message):
+    if text is not None:
+        (tmp_path / "result.json").write_text(text)
+    with pytest.raises(InputError, match=message):
         read_json(tmp_path / "result.json")
-    (tmp_path / "result.json").write_text("[1]")
-    with pytest.raises(InputError, match="result.json is not a JSON object"):
-        read_json(tmp_path / "result.json")
-    with pytest.raises(InputError, match="cannot read .*nothing.json"):
-        read_json(tmp_path / "nothing.json")
 
 
-def test_json_that_is_not_what_was_written_is_refused(tmp_path):
+def test_a_flipped_bit_in_json_is_noticed(tmp_path):
     path = tmp_path / "result.json"
     value = {"accuracy": 0.75, "words": ["caf\xe9", 1, None], "group": {"rate": 1e-4}}
     write_json(path, value)
@@ -49,9 +62,50 @@ def test_json_that_is_not_what_was_written_is_refused(tmp_path):
             assert {k: v for k, v in read_json(path).items() if k in value} == value
         except InputError:
             noticed += 1
-    assert noticed > 0.8 * len(raw) * 8  # the rest: white space, or the name of the seal itself
-    path.write_text('{"accuracy": 0.75}')  # of a run from before there was a seal
-    assert read_json(path) == {"accuracy": 0.75}
+    assert noticed > 0.8 * len(raw) * 8  # the rest is white space
+
+
+def test_a_file_that_differs_from_its_checksum_or_has_none_is_refused(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text("{}")
+    register = checksums(path)
+    check_checksum(path, register, "restore it")
+    for wrong in ({}, {"metrics_sha256": "0"}):
+        with pytest.raises(InputError, match="metrics.jsonl is not what was written .*restore it"):
+            check_checksum(path, wrong, "restore it")
+    path.unlink()
+    with pytest.raises(InputError, match="cannot read .*metrics.jsonl: .*restore it"):
+        check_checksum(path, register, "restore it")
+
+
+@pytest.mark.parametrize(
+    ("stored", "message"),
+    [
+        ({}, "made before format 2: train again, or check out 30f9d98"),
+        ({"format": 1}, "made before format 2"),
+        ({"format": FORMAT + 1}, f"has format {FORMAT + 1}: it was made by a later revision"),
+    ],
+)
+def test_a_run_of_another_format_is_refused(finished, tmp_path, stored, message):
+    config = read_json(finished / "config.json")
+    assert config.pop("format") == FORMAT
+    write_json(tmp_path / "config.json", stored | config)
+    with pytest.raises(InputError, match=f"{tmp_path} .*{message}"):
+        RunDirectory(tmp_path).read_config()
+
+
+def test_a_config_is_read_as_it_was_written(finished, tmp_path):
+    config = RunDirectory(finished).read_config()
+    RunDirectory(tmp_path).write_config(config)
+    assert RunDirectory(tmp_path).read_config() == config
+
+
+def test_an_earlier_format_is_upgraded_step_by_step(tmp_path, monkeypatch):
+    upgrades = {n: lambda content, n=n: {**content, f"as of {n + 1}": True} for n in (2, 3)}
+    monkeypatch.setattr(format, "FORMAT", 4)
+    monkeypatch.setattr(format, "UPGRADES", upgrades)
+    expected = {"seed": 1, "as of 3": True, "as of 4": True}
+    assert format.upgrade(tmp_path / "config.json", {"format": 2, "seed": 1}) == expected
 
 
 def test_a_resumed_log_has_every_step_once(tmp_path):
@@ -70,14 +124,12 @@ def test_a_resumed_log_has_every_step_once(tmp_path):
     log.write(step=6, split="train", loss=0.4)
     log.close()
     lines = [json.loads(line) for line in path.read_text().splitlines()]
-    assert [(line["step"], line["split"]) for line in lines] == [
-        (2, "train"),
-        (4, "train"),
-        (4, "val"),
-        (6, "train"),
+    assert lines == [
+        {"step": 2, "split": "train", "loss": 0.5},
+        {"step": 4, "split": "train", "loss": 0.5},
+        {"step": 4, "split": "val", "loss": None},
+        {"step": 6, "split": "train", "loss": 0.4},
     ]
-    assert lines[2]["loss"] is None
-    assert lines[3]["loss"] == 0.4
 
 
 def test_a_log_that_another_process_took_over_gets_no_line(tmp_path):
@@ -95,7 +147,7 @@ def test_predictions_follow_the_contract(tmp_path):
     directory = RunDirectory(tmp_path)
     write_json(directory.env, {})
     for split, suffix in (("test", ""), ("val", "-val")):  # a split has its own files
-        directory.write_scores(
+        directory.write_predictions(
             split,
             Encoded(
                 ids=('a,"b"', "c"),
@@ -149,28 +201,6 @@ def test_a_table_that_is_written_is_read_back(tmp_path, name):
     else:
         cells = ["a", "7", "-2.5", "true", "", '{"b": [1, "\\u00e9"]}', *values[6:8], "\\ud800"]
         assert table.cells == [cells, cells[::-1]]
-
-
-HOLD = """
-import sys, time
-from pathlib import Path
-from sentiment_jax.storage.run_directory import lock_run
-with lock_run(Path(sys.argv[1])):
-    print("held", flush=True)
-    time.sleep(60)
-"""
-
-
-def test_a_lock_names_its_holder_and_dies_with_it(tmp_path):
-    command = [sys.executable, "-c", HOLD, str(tmp_path)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as holder:
-        assert holder.stdout.readline() == "held\n"
-        named = f"in use by pid {holder.pid} on .* since "
-        with pytest.raises(InputError, match=named), lock_run(tmp_path):
-            pass
-        holder.kill()
-    with lock_run(tmp_path):
-        assert (tmp_path / "lock").read_text().startswith("pid ")
 
 
 def test_a_workdir_that_cannot_be_written(tmp_path):

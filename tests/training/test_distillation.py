@@ -10,7 +10,6 @@ import runs
 
 from sentiment_jax.config.recipes import override
 from sentiment_jax.config.schema import DataConfig, LossConfig
-from sentiment_jax.config.stored import config_to_json
 from sentiment_jax.config.validation import validate
 from sentiment_jax.data import batches
 from sentiment_jax.data.unlabeled import unlabeled_reviews
@@ -18,7 +17,7 @@ from sentiment_jax.errors import InputError, Interrupted
 from sentiment_jax.modes.evaluate import evaluate_run
 from sentiment_jax.modes.predict import predict
 from sentiment_jax.modes.train import train
-from sentiment_jax.storage.files import read_json, write_json
+from sentiment_jax.storage.files import read_json
 from sentiment_jax.storage.metrics_log import read_metrics
 from sentiment_jax.storage.run_directory import RunDirectory
 from sentiment_jax.training import distillation
@@ -177,7 +176,7 @@ def test_other_verdicts_or_texts_on_resuming_are_said(config, tmp_path, monkeypa
     text = Path(config.pretrain.text)
     before, changed = text.read_text(), text.read_text().replace("good", "bad")
     text.write_text(changed)
-    with pytest.raises(InputError, match="the reviews without labels changed since .* began"):
+    with pytest.raises(InputError, match="the unlabeled texts changed since .* began"):
         train(config, tmp_path / "run", allow_changes=True)
     text.write_text(before)
     train(config, tmp_path / "run", allow_changes=True)
@@ -200,7 +199,7 @@ def test_teachers_that_cannot_teach(config, finished, plain, tmp_path):
     def refuse(reason, **changes):
         directory = RunDirectory(plain)
         changed = override(directory.read_config(), changes)
-        write_json(directory.config, config_to_json(changed))
+        directory.write_config(changed)
         with pytest.raises(InputError, match=reason):
             read_reviews(override(config, {"data.teacher": f"{finished},{plain}"}))
 

@@ -10,7 +10,6 @@ import reviews
 
 from configs import bert
 from sentiment_jax.config.schema import DataConfig
-from sentiment_jax.config.stored import config_to_json
 from sentiment_jax.data import imdb_tfds
 from sentiment_jax.data.corpus import load_corpus
 from sentiment_jax.data.unlabeled import load_text
@@ -43,7 +42,7 @@ def make_run(path, data, pretrained="", objective=""):
     corpus = load_text(data) if objective else load_corpus(data)
     path.mkdir()
     config = make_config(data, pretrained, objective)
-    write_json(RunDirectory(path).config, config_to_json(config))
+    RunDirectory(path).write_config(config)
     write_json(RunDirectory(path).env, {"data": corpus.statistics})
     return path, {*corpus.splits["train"].texts}
 
@@ -120,7 +119,7 @@ def test_what_it_learned_without_labels_counts_too(data, tmp_path, warned):
     directory = RunDirectory(run)
     config = directory.read_config()
     config.pretrain.text = str(text)
-    write_json(directory.config, config_to_json(config))
+    directory.write_config(config)
     assert warned(run, other).startswith(f"warning: {run} learned from 5 of the 22 reviews that")
     recorded = {**load_corpus(data).statistics, "unlabeled_hash": "of other text"}
     write_json(directory.env, {"data": recorded})
@@ -137,7 +136,7 @@ def test_what_a_teacher_learned_counts_too(data, tmp_path, capsys):
     assert capsys.readouterr().err.startswith(f"warning: {run} learned from {known} of the ")
     assert known
     student, _ = make_run(tmp_path / "student", other)
-    write_json(RunDirectory(student).config, config_to_json(config))
+    RunDirectory(student).write_config(config)
     for names in ({"teacher": str(student), "unlabeled": True}, {}):
         pupil = make_config(dataclasses.replace(other, **names), "" if names else student)
         terminal.warn_once.cache_clear()
@@ -153,7 +152,7 @@ def test_imdb_is_not_downloaded_for_a_comparison(data, tmp_path, warned, monkeyp
     run, _ = make_run(tmp_path / "run", data)
     directory = RunDirectory(run)
     absent = make_config(DataConfig(source="tfds", path=str(tmp_path / "absent")))
-    write_json(directory.config, config_to_json(absent))
+    directory.write_config(absent)
     monkeypatch.setattr(imdb_tfds, "prepare", pytest.fail)
     other = dataclasses.replace(data, split_seed=1)
     assert "may know reviews that are held out here: IMDB" in warned(run, other)

@@ -202,7 +202,7 @@ class NgramVectors:
         """
         key = jax.random.fold_in(state.key, state.step)
         if self.mesh is not None:
-            batch = devices.constrain(batch, self.mesh, False)
+            batch = devices.replicate(batch, self.mesh)
         thinning, inferring, learning = jax.random.split(key, 3)
         table = state.params["embedding"]["embedding"]
         kept = self.subsample(batch, thinning)

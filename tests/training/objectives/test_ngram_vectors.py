@@ -23,7 +23,9 @@ LENGTHS = np.array([11, 4, 9, 1], np.int32)
 FREQUENCIES = np.zeros(SIZE, np.float32)
 FREQUENCIES[2:] = 1 / np.arange(2, SIZE)
 FREQUENCIES /= FREQUENCIES.sum()
-OBJECTIVE = NgramVectors(FREQUENCIES.tobytes(), threshold=0.02, at_once=4, noise_samples=7, most_at_once=5)
+OBJECTIVE = NgramVectors(
+    FREQUENCIES.tobytes(), threshold=0.02, at_once=4, noise_samples=7, most_at_once=5
+)
 MODEL = NgramEmbeddings(LstmConfig(vocab_size=SIZE, embedding_size=WIDTH))
 RATE = 0.3
 FACTORS = OBJECTIVE.rate_factors(5)
@@ -64,7 +66,8 @@ def test_frequent_words_are_subsampled():
     np.testing.assert_allclose(noise[2:], left / left.sum(), rtol=1e-5)
     batch = make_batch()
     shares = np.mean(
-        [np.asarray(OBJECTIVE.subsample(batch, jax.random.key(seed))) for seed in range(400)], axis=0
+        [np.asarray(OBJECTIVE.subsample(batch, jax.random.key(seed))) for seed in range(400)],
+        axis=0,
     )
     ids = np.asarray(batch["token_ids"]).reshape(shares.shape)
     expected = kept[ids] * np.asarray(batch["weights"])[:, None]
@@ -133,7 +136,9 @@ def test_a_step_equals_a_plain_loop(ngrams):
     assert not len(words[4]) and max(map(len, words)) > (1 + ngrams) * OBJECTIVE.at_once
 
     def drawn(key, count):
-        return lambda number: np.asarray(OBJECTIVE.sample_noise(jax.random.fold_in(key, number), count))
+        return lambda number: np.asarray(
+            OBJECTIVE.sample_noise(jax.random.fold_in(key, number), count)
+        )
 
     table = params["embedding"]["embedding"]
     small = np.asarray(OBJECTIVE.infer_texts(table, batch, jnp.zeros_like(kept), key), np.float64)
@@ -167,7 +172,11 @@ def test_a_paragraph_vector_depends_on_neither_batch_nor_padding():
 @pytest.mark.parametrize("ngrams", [True, False])
 def test_held_out_words_are_predicted_by_the_vector_of_the_others(ngrams):
     """Scored are the words of one half by a vector of the other, which has no word of the first."""
-    params, batch, key = golden.random(MODEL, scale=1.0), make_batch(ngrams=ngrams), jax.random.key(2)
+    params, batch, key = (
+        golden.random(MODEL, scale=1.0),
+        make_batch(ngrams=ngrams),
+        jax.random.key(2),
+    )
     sums = OBJECTIVE(MODEL, params, batch, key, deterministic=True)
     thinning, halving, finding, sampling = jax.random.split(key, 4)
     kept, predicted = OBJECTIVE.subsample(batch, thinning), OBJECTIVE.held_out_half(batch, halving)
@@ -235,7 +244,9 @@ def test_an_untrained_table_is_at_chance():
     predicted = int(sums["examples"])
     assert float(sums["loss"]) == pytest.approx(predicted * 6 * np.log(2), rel=1e-5)
     thinning, halving, *_ = jax.random.split(key, 4)
-    counted = np.asarray(OBJECTIVE.subsample(batch, thinning) & OBJECTIVE.held_out_half(batch, halving))
+    counted = np.asarray(
+        OBJECTIVE.subsample(batch, thinning) & OBJECTIVE.held_out_half(batch, halving)
+    )
     ids = np.asarray(batch["token_ids"]).reshape(counted.shape)[counted]
     noise = OBJECTIVE.kept_and_noise()[1]
     assert float(sums["nats"]) == pytest.approx(-np.log(noise[ids]).sum(), rel=1e-5)
