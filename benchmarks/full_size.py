@@ -16,8 +16,8 @@ from absl import app, flags
 
 from benchmarks.synthetic import VOCABULARY, make_batch, timed
 from sentiment_jax.config.schema import OptimizerConfig
-from sentiment_jax.models.classifiers import build_model
 from sentiment_jax.models.parameters import count_parameters, initializer
+from sentiment_jax.models.registry import build_model
 from sentiment_jax.runtime import startup
 from sentiment_jax.storage.run_directory import describe_environment
 from sentiment_jax.training.scoring import make_eval_step
@@ -28,7 +28,6 @@ BATCH_SIZE = flags.DEFINE_integer("batch_size", 16, "Reviews per step.")
 LENGTH = flags.DEFINE_integer("length", 128, "Tokens per review.")
 STEPS = flags.DEFINE_integer("steps", 5, "Timed steps after the first, which compiles.")
 DTYPE = flags.DEFINE_enum("dtype", "float32", ("float32", "bfloat16"), "Of the computation.")
-SCAN = flags.DEFINE_bool("scan_layers", False, "One compiled layer.")
 REMAT = flags.DEFINE_bool("remat", False, "Recompute activations in the backward pass.")
 
 
@@ -43,7 +42,6 @@ def main(_):
     settings = {
         "name": MODEL.value,
         "dtype": DTYPE.value,
-        "scan_layers": SCAN.value,
         "remat": REMAT.value,
     }
     model = build_model(settings, vocab_size=VOCABULARY)

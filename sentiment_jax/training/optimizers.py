@@ -12,7 +12,7 @@ import jax
 import optax
 
 from sentiment_jax.config.schema import OptimizerConfig
-from sentiment_jax.models import encoder, lstm
+from sentiment_jax.models.registry import ARCHITECTURES
 
 
 def make_schedule(config: OptimizerConfig, total_steps: int) -> Callable[[int], float]:
@@ -50,10 +50,11 @@ def frozen_leaves(config: OptimizerConfig, params: Any) -> Any:
     return jax.tree.map(lambda label: label == config.frozen, label_embeddings(params))
 
 
-def make_optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
+def make_optimizer(config: OptimizerConfig, model_type: str = "") -> optax.GradientTransformation:
     """Build the chain whose updates are to be scaled by minus the learning rate.
 
-    Weight decay is decoupled for adamw and plain L2 (added to the gradient) for the others.
+    Weight decay is decoupled for adamw and plain L2 (added to the gradient) for the others. The
+    architecture `model_type` has the layer-wise multipliers; the state does not depend on them.
     """
     identity = optax.identity()
     adam = optax.scale_by_adam(b1=config.b1, b2=config.b2, eps=config.eps)
@@ -68,8 +69,8 @@ def make_optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
         decay = optax.add_decayed_weights(config.weight_decay, mask=decay_mask)
 
     def scale_layers(updates: Any, params: Any) -> Any:
-        model = encoder if "encoder" in params else lstm
-        multipliers = model.layerwise_multipliers(params, config.layerwise_decay)
+        architecture = ARCHITECTURES[model_type]
+        multipliers = architecture.layerwise_multipliers(params, config.layerwise_decay)
         return jax.tree.map(lambda update, factor: update * factor, updates, multipliers)
 
     whole = optax.chain(

@@ -118,7 +118,7 @@ def _make_train_step(
     parts: int,
     objective: Objective,
 ) -> Callable[..., Any]:
-    transformation = make_optimizer(optimizer)
+    transformation = make_optimizer(optimizer, model.config.model_type)
     descend = getattr(objective, "descend", None)
 
     def sums(params: Any, batch: dict[str, Array], key: Array) -> tuple[Any, dict[str, Array]]:

@@ -15,8 +15,8 @@ from sentiment_jax.data import batches
 from sentiment_jax.data.encoding import Encoded, encode
 from sentiment_jax.data.reviews import Reviews
 from sentiment_jax.errors import InputError, RunError
-from sentiment_jax.models import classifiers
 from sentiment_jax.models.parameters import abstract_params
+from sentiment_jax.models.registry import build_model
 from sentiment_jax.runtime import devices
 from sentiment_jax.storage.checkpoints import Checkpoints, entries
 from sentiment_jax.storage.files import read_json
@@ -78,8 +78,8 @@ def make_classifier(config: ConfigDict, tokenizer: Any) -> Classifier:
     """Build the model of a resolved config."""
     size = tokenizer.get_vocab_size()
     settings, classes = config.model.to_dict(), len(class_names(config))
-    head: dict[str, Any] = {"classes": classes, "pretraining": bool(config.pretrain.objective)}
-    model = classifiers.build_model(settings, vocab_size=size, **head)
+    head: dict[str, Any] = {"classes": classes, "objective": config.pretrain.objective}
+    model = build_model(settings, vocab_size=size, **head)
     return Classifier(config, tokenizer, model, devices.data_mesh())
 
 
