@@ -131,8 +131,9 @@ class Dense(nn.Module):
         kernel = self.param("kernel", init, (inputs.shape[-1], self.features))
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
         precision = product_precision(self.config.dtype, dtype)
-        operands = inputs.astype(dtype), kernel.astype(dtype)
-        product = einsum("bli,io->blo", *operands, precision, rounds=True)
+        product = einsum(
+            "bli,io->blo", inputs.astype(dtype), kernel.astype(dtype), precision, rounds=True
+        )
 
         def finish(product: Array, bias: Array) -> Array:
             return (product + bias).astype(dtype)

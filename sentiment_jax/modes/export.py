@@ -43,15 +43,16 @@ def export_run(run: TrainedModel, workdir: Path, folder: Path) -> str:
 
     InputError: the architecture has no such form.
     """
-    name, objective = run.config.model.name, run.config.pretrain.objective
-    classes = ARCHITECTURES[name].transformers
-    if not classes:
+    name = run.config.model.name
+    objective = run.config.pretrain.objective
+    openers = ARCHITECTURES[name].transformers
+    if not openers:
         known = " and ".join(name for name, kind in ARCHITECTURES.items() if kind.transformers)
         raise InputError(f"{workdir} holds an {name}: only {known} have a Hugging Face form")
     card = model_card(workdir)
     model = Export(run.model.config, run.params, run.tokenizer, objective, run.classes, card)
     export_pretrained(folder, model)
-    return f"AutoModel{classes[objective]}"
+    return f"AutoModel{openers[objective]}"
 
 
 def export_pretrained(folder: Path, model: Export) -> None:
