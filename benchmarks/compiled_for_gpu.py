@@ -30,8 +30,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from benchmarks import hlo
 from benchmarks.synthetic import VOCABULARY, abstract_batch
 from sentiment_jax.config.schema import OptimizerConfig
-from sentiment_jax.models.classifiers import build_model
 from sentiment_jax.models.parameters import abstract_params
+from sentiment_jax.models.registry import build_model
 from sentiment_jax.runtime import devices
 from sentiment_jax.storage.files import read_json, write_json
 from sentiment_jax.training import flops
@@ -122,8 +122,9 @@ def compile_case(case: Case) -> dict[str, Any]:
         "h100", "cuda", target_config=H100, topology=f"1x1x{count}"
     )
     mesh = Mesh(np.array(topology.devices), ("data",))
-    pretraining = objective in PRETRAINING.values()
-    model = build_model(settings, vocab_size=VOCABULARY, pretraining=pretraining)
+    names = {MaskedLanguageModeling: "masked_language_modeling"}
+    names[ReplacedTokenDetection] = "replaced_token_detection"
+    model = build_model(settings, vocab_size=VOCABULARY, objective=names.get(type(objective), ""))
     cost = flops.training_flops(model, batch_size, length, objective or CLASSIFICATION)
     cost //= 3 if objective is None else 1
     batch = abstract_batch(batch_size, length, NamedSharding(mesh, PartitionSpec("data")))

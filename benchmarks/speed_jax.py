@@ -11,7 +11,7 @@ from benchmarks.speed_serve import serve
 from sentiment_jax.config.schema import OptimizerConfig
 from sentiment_jax.data import batches
 from sentiment_jax.data.encoding import Encoded
-from sentiment_jax.models.classifiers import build_model
+from sentiment_jax.models.registry import build_model
 from sentiment_jax.runtime import devices, startup
 from sentiment_jax.training.scoring import make_eval_step
 from sentiment_jax.training.steps import create_state, make_train_step

@@ -12,8 +12,8 @@ from flax import traverse_util
 from safetensors.numpy import load_file, save_file
 
 from sentiment_jax.huggingface import weights
-from sentiment_jax.models import classifiers
 from sentiment_jax.models.parameters import abstract_params
+from sentiment_jax.models.registry import build_model
 
 FIXTURES = Path(__file__).parent / "fixtures"
 TORCH = ("bert", "electra", "electra_projection")
@@ -31,7 +31,7 @@ def build(folder, **settings):
     folder = FIXTURES / folder
     model_type = json.loads((folder / "config.json").read_bytes())["model_type"]
     settings = weights.resolve_encoder({"name": model_type, **settings}, folder)
-    return classifiers.build_model(settings, vocab_size=settings["vocab_size"])
+    return build_model(settings, vocab_size=settings["vocab_size"])
 
 
 def key(seed):
@@ -123,12 +123,9 @@ def intermediates(model, params, batch, key=None):
 
 
 def hidden_states(model, params, batch):
-    """The embeddings' and every layer's output; the last's for the first token, unless scanned."""
+    """The embeddings' and every layer's output; the last layer's for the first token alone."""
     captured = intermediates(model, params, batch)
-    encoder = captured["encoder"]
-    if "layers" in encoder:
-        layers = list(encoder["layers"]["__call__"][0])
-    else:
-        count = model.config.num_hidden_layers
-        layers = [encoder[f"layer_{i}"]["__call__"][0] for i in range(count)]
-    return [captured["embeddings"]["__call__"][0], *layers]
+    modules = [captured["embeddings"]]
+    for i in range(model.config.num_hidden_layers):
+        modules.append(captured["encoder"][f"layer_{i}"])
+    return [module["__call__"][0] for module in modules]

@@ -12,17 +12,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax._src.cudnn import fused_attention_stablehlo  # asks the installed cuDNN for its version
-from jax.sharding import AbstractMesh, AxisType, NamedSharding, PartitionSpec
 
 from benchmarks import synthetic
 from sentiment_jax.analysis.integrated_gradients import _integrate
-from sentiment_jax.config.schema import DTYPES, LossConfig, OptimizerConfig
+from sentiment_jax.config.schema import DTYPES, OptimizerConfig
 from sentiment_jax.models import layers
-from sentiment_jax.models.classifiers import build_model
 from sentiment_jax.models.parameters import abstract_params
-from sentiment_jax.runtime import devices
+from sentiment_jax.models.registry import ARCHITECTURES, build_model
 from sentiment_jax.training.flops import training_flops
-from sentiment_jax.training.objectives.classification import CLASSIFICATION, Classification
+from sentiment_jax.training.objectives.classification import CLASSIFICATION
 from sentiment_jax.training.objectives.masked_language_modeling import WORD, MaskedLanguageModeling
 from sentiment_jax.training.objectives.ngram_vectors import NgramVectors
 from sentiment_jax.training.objectives.replaced_token_detection import ReplacedTokenDetection
@@ -45,10 +43,9 @@ KINDS = {
     "bfloat16": {"dtype": "bfloat16"},
     "cudnn": {"dtype": "bfloat16", "attention": "cudnn", "attention_dropout": 0.0},
 }
-WAYS = {"loop": {}, "remat": {"remat": True}, "scan": {"scan_layers": True}}
-# cuDNN's calls in a training step, forward and backward. Unscanned, the last layer has one query
-# and takes the other path; rematerialized, the forward pass runs twice.
-CALLS = {"loop": (LAYERS - 1, LAYERS - 1), "remat": (2 * LAYERS - 2, LAYERS - 1), "scan": (1, 1)}
+# cuDNN's calls in a training step, forward and backward: the last layer has one query and takes the
+# other path. Rematerialized, the forward pass runs twice.
+CALLS = {False: (LAYERS - 1, LAYERS - 1), True: (2 * LAYERS - 2, LAYERS - 1)}
 ROWS, VOCABULARY = 8, 61
 every_kind = pytest.mark.parametrize("kind", KINDS)
 
@@ -60,32 +57,28 @@ def on_gpu(monkeypatch):
     monkeypatch.setattr(fused_attention_stablehlo, "check_cudnn_version", lambda: 91000)
 
 
-def build(name, pretraining=False, **settings):
+def build(name, objective="", **settings):
     """A small model; its vocabulary's size is that of no other test, whose traces are cached."""
     sizes = {"embedding_size": 12, "hidden_size": 8} if name == "lstm" else ENCODER
-    return build_model(
-        {"name": name, **sizes, **settings}, vocab_size=VOCABULARY, pretraining=pretraining
-    )
+    settings = {"name": name, **sizes, **settings}
+    return build_model(settings, vocab_size=VOCABULARY, objective=objective)
 
 
-def batch(length, mesh=None):
-    rows = NamedSharding(mesh, PartitionSpec("data")) if mesh else None
-    return synthetic.abstract_batch(ROWS, length, rows)
+def batch(length):
+    return synthetic.abstract_batch(ROWS, length)
 
 
 def lower(step, *arguments):
     return step.trace(*arguments).lower(lowering_platforms=("cuda",)).as_text()
 
 
-def lower_training(model, length=8, mesh=None, parts=1, objective=CLASSIFICATION):
-    """The text of a training step; on a mesh, its state is split over the devices (FSDP)."""
+def lower_training(model, length=8, parts=1, objective=CLASSIFICATION):
+    """The text of a training step."""
     optimizer = OptimizerConfig(name="adamw")
     state = jax.eval_shape(lambda p: create_state(p, optimizer, 0), abstract_params(model))
     rate = jax.ShapeDtypeStruct((), jnp.float32)
-    if mesh:
-        state = devices.abstract(state, mesh)
-    step = make_train_step(model, optimizer, parts, objective)
-    return lower(step, state, batch(length, mesh), rate)
+    step = make_train_step(model, optimizer, parts=parts, objective=objective)
+    return lower(step, state, batch(length), rate)
 
 
 def calls(text):
@@ -125,10 +118,10 @@ def check_products(text, dtype):
 
 
 @every_kind
-@pytest.mark.parametrize(("name", "way"), [*(("bert", way) for way in WAYS), ("electra", "loop")])
-def test_an_encoders_training_step_lowers(name, kind, way):
-    text = lower_training(build(name, **KINDS[kind], **WAYS[way]))
-    assert calls(text) == (CALLS[way] if kind == "cudnn" else (0, 0))
+@pytest.mark.parametrize(("name", "remat"), [("bert", False), ("bert", True), ("electra", False)])
+def test_an_encoders_training_step_lowers(name, kind, remat):
+    text = lower_training(build(name, **KINDS[kind], remat=remat))
+    assert calls(text) == (CALLS[remat] if kind == "cudnn" else (0, 0))
     check_products(text, KINDS[kind]["dtype"])
 
 
@@ -138,30 +131,23 @@ def test_an_encoders_training_step_lowers(name, kind, way):
 )
 def test_a_pretraining_step_lowers(name, objective, kind):
     chooses = objective(bytes([WORD]) * VOCABULARY, mask=4, fraction=0.15)
-    text = lower_training(build(name, pretraining=True, **KINDS[kind]), objective=chooses)
+    model = build(name, next(iter(ARCHITECTURES[name].pretraining)), **KINDS[kind])
+    text = lower_training(model, objective=chooses)
     layers = {"bert": LAYERS, "electra": 2 * LAYERS}[name] if kind == "cudnn" else 0
     assert calls(text) == (layers, layers)  # two words are masked; an odd number takes another path
-
-
-@pytest.mark.parametrize("loss", ["adversarial", "virtual_adversarial"])
-def test_a_step_with_a_loss_of_the_worst_direction_lowers(loss):
-    """With three passes: the logits, the direction's gradient, the loss after the step."""
-    objective = Classification(regularizers=LossConfig(**{loss: 0.5}))
-    text = lower_training(build("bert", **KINDS["cudnn"]), objective=objective)
-    assert calls(text) == (3 * (LAYERS - 1), 3 * (LAYERS - 1))
 
 
 def test_a_pretraining_step_of_an_lstm_lowers():
     """Its own descent: exact products, rows of the table changed in place."""
     frequencies = np.full(VOCABULARY, 1 / VOCABULARY, np.float32)
     objective = NgramVectors(frequencies.tobytes())
-    text = lower_training(build("lstm", pretraining=True), objective=objective)
+    text = lower_training(build("lstm", "ngram_vectors"), objective=objective)
     assert "stablehlo.scatter" in text and "stablehlo.while" in text
     wide = dots(text).splitlines()
     assert wide and all("precision = [HIGHEST, HIGHEST]" in line for line in wide)
 
 
-def test_tensorfloat32_is_what_a_gpu_does_unless_told_otherwise():
+def test_tensorfloat32_is_the_default_of_a_gpu():
     check_products(lower_training(build("bert", dtype="tensorfloat32")), "tensorfloat32")
 
 
@@ -173,11 +159,11 @@ def test_bfloat16_products_but_the_scores_are_written_in_bfloat16():
 
 
 @every_kind
-@pytest.mark.parametrize(("name", "way"), [("bert", "loop"), ("bert", "scan"), ("electra", "loop")])
-def test_an_encoders_evaluation_lowers(name, kind, way):
-    model = build(name, **KINDS[kind], **WAYS[way])
+@pytest.mark.parametrize("name", ["bert", "electra"])
+def test_an_encoders_evaluation_lowers(name, kind):
+    model = build(name, **KINDS[kind])
     text = lower(make_eval_step(model), abstract_params(model), batch(8))
-    assert calls(text) == (CALLS[way][0] if kind == "cudnn" else 0, 0)
+    assert calls(text) == (CALLS[False][0] if kind == "cudnn" else 0, 0)
     check_products(text, KINDS[kind]["dtype"])
 
 
@@ -210,40 +196,15 @@ def test_attributions_lower(name):
     check_products(text, "float32")
 
 
-@pytest.mark.parametrize("way", [*WAYS, "lstm"])
-def test_training_split_over_four_devices_lowers(way):
-    """The devices need not exist, unless cuDNN's calls are split over them."""
-    lstm = way == "lstm"
-    model = build("lstm") if lstm else build("bert", **KINDS["bfloat16"], **WAYS[way])
-    mesh = AbstractMesh((4,), ("data",), axis_types=(AxisType.Auto,))
-    text = lower_training(model, mesh=mesh)
-    check_products(text, "float32" if lstm else "bfloat16")
-    constraint = r"sdy.sharding_constraint .* <@mesh, (.*)> : tensor<([\dx]*)x(\w+)>"
-    found = collections.Counter(
-        (shape, dtype, "data" in where) for where, shape, dtype in re.findall(constraint, text)
-    )
-    # Kernels of that shape are whole in the forward pass alone, and gathered in the type that it
-    # computes in; their gradients are scattered, as are parameters and the optimizer's two moments.
-    size, count = ("8x8", 4) if lstm else (f"{LAYERS}x32x64" if way == "scan" else "32x64", LAYERS)
-    count = 1 if way == "scan" else count
-    dtype = "f32" if lstm else "bf16"
-    assert found[size, dtype, False] == count
-    assert found[size, dtype, True] + found[size, "f32", True] * (not lstm) == 5 * count
-    if not lstm:  # the gradient of the words' table is summed whole, so that it is scattered too
-        assert found["61x32", "f32", False] == 2
-
-
 @pytest.mark.parametrize(
-    ("name", "kind", "split"),
-    [("bert", "cudnn", False), ("bert", "bfloat16", True), ("lstm", "float32", False)],
+    ("name", "kind"), [("bert", "cudnn"), ("bert", "bfloat16"), ("lstm", "float32")]
 )
-def test_a_batch_in_parts_lowers(name, kind, split):
+def test_a_batch_in_parts_lowers(name, kind):
     """One loop around the same products; cuDNN's calls are inside it once."""
     model = build(name, **KINDS[kind])
-    mesh = AbstractMesh((2,), ("data",), axis_types=(AxisType.Auto,)) if split else None
-    whole, parts = (lower_training(model, mesh=mesh, parts=parts) for parts in (1, 2))
+    whole, parts = (lower_training(model, parts=parts) for parts in (1, 2))
     assert parts.count("stablehlo.while") == whole.count("stablehlo.while") + 1
-    assert calls(parts) == calls(whole) == (CALLS["loop"] if kind == "cudnn" else (0, 0))
+    assert calls(parts) == calls(whole) == (CALLS[False] if kind == "cudnn" else (0, 0))
     assert collections.Counter(products(parts)) == collections.Counter(products(whole))
 
 

@@ -22,8 +22,8 @@ from jaxtyping import Array, Float, Float32, Int, Int32
 from sentiment_jax.data import batches
 from sentiment_jax.data.encoding import truncate
 from sentiment_jax.data.reviews import Reviews
-from sentiment_jax.models import classifiers
-from sentiment_jax.models.lstm import embed_positions
+from sentiment_jax.models.layers import embed_positions
+from sentiment_jax.models.registry import build_model
 from sentiment_jax.training.trained_model import TrainedModel
 
 WORD_EMBEDDINGS = ("embedding", "word_embeddings")  # their names in models/
@@ -154,7 +154,7 @@ def explain(trained: TrainedModel, text: str, towards: int = 1) -> Explanation:
         settings["attention"] = "xla"
     tokenizer, data = trained.tokenizer, trained.config.data
     sizes = {"vocab_size": tokenizer.get_vocab_size(), "classes": len(trained.classes)}
-    model = classifiers.build_model(settings, **sizes)
+    model = build_model(settings, **sizes)
     reviews = Reviews.from_texts([text])
     encoded = trained.encode(reviews)
     (text,), ids = reviews.texts, encoded.tokens.tolist()

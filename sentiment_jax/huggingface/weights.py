@@ -1,6 +1,6 @@
 """Read the config and weights of a Hugging Face folder, comparing every name and shape.
 
-Only this file and export.py know Hugging Face's names; both use the tables below.
+Only this file, export.py and the models' registry know Hugging Face's names.
 """
 
 import dataclasses
@@ -18,6 +18,7 @@ from flax import serialization, traverse_util
 
 from sentiment_jax.config.schema import EncoderConfig, LstmConfig
 from sentiment_jax.errors import InputError
+from sentiment_jax.models.registry import ARCHITECTURES
 
 WEIGHT_FILES = ("flax_model.msgpack", "model.safetensors")  # in the order of preference
 # Our modules -> Hugging Face's, without the root (`bert.`, `electra.`); * is the layer's index. All
@@ -40,14 +41,7 @@ MODULES = {
     "generator_predictions": "generator_lm_head",
     "generator_predictions/layer_norm": "generator_predictions.LayerNorm",
 }
-# What a source may lack, as a whole, or hold although the model doesn't: heads. `generator/` is
-# an ELECTRA generator inside the pre-training run that trained it.
-HEADS = {
-    "bert": ("classifier.", "pooler.", "cls."),
-    "electra": ("classifier.", "discriminator_predictions.", "generator"),
-    "lstm": ("classifier.", "dense.", "forward.", "backward."),
-}
-# What else it may hold: buffers, BERT's second head, copies of the word embeddings.
+# What a source may hold beside heads: buffers, BERT's second head, copies of the word embeddings.
 UNUSED = (
     r"embeddings\.(position_ids|token_type_ids)|cls\.(seq_relationship|predictions\.decoder)\..+"
 )
@@ -80,20 +74,6 @@ def hugging_face_name(name: str) -> str:
     index = "".join(re.findall(r"/layer_(\d+)", module))
     theirs = MODULES.get(re.sub(r"/layer_\d+", "/layer_*", module), module.replace("/", "."))
     return f"{theirs.replace('*', index)}.{'bias' if leaf == 'bias' else 'weight'}"
-
-
-def unstack_layers(params: Mapping[str, Any]) -> dict[str, Any]:
-    """Flatten parameters to "/"-joined names and split scanned layers into `layer_<i>`.
-
-    Given NumPy arrays, it returns views: writing to them writes to `params`.
-    """
-    flat: dict[str, Any] = {}
-    for name, value in traverse_util.flatten_dict(params, sep="/").items():
-        if "/layers/" in name:
-            flat |= {name.replace("/layers/", f"/layer_{i}/"): value[i] for i in range(len(value))}
-        else:
-            flat[name] = value
-    return flat
 
 
 def choose_weights(names: Iterable[str], where: str) -> str:
@@ -212,19 +192,20 @@ def load_pretrained(
     names = [path.name for path in folder.iterdir()]
     path = folder / choose_weights(names, str(folder))
     files = ", not from ".join(name for name in WEIGHT_FILES if name in names)
-    stored, transposed = _read(path), path.suffix == ".safetensors"
-    return load_tensors(stored, config, params, str(path), files, transposed)
+    transposed = path.suffix == ".safetensors"
+    return load_tensors(_read(path), config, params, str(path), files, transposed)
 
 
 def to_tensors(params: Mapping[str, Any], model_type: str) -> dict[str, np.ndarray]:
     """Return parameters under the names and in the layout that PyTorch's models have."""
     tensors = {}
-    for ours, value in unstack_layers(params).items():
+    for ours, value in traverse_util.flatten_dict(params, sep="/").items():
         theirs = hugging_face_name(ours)
-        rootless = theirs.startswith(HEADS[model_type]) and not theirs.startswith("pooler.")
-        root = "" if rootless else f"{model_type}."
+        is_head = theirs.startswith(ARCHITECTURES[model_type].heads)
+        root = "" if is_head and not theirs.startswith("pooler.") else f"{model_type}."
         tensor = np.asarray(value, np.float32)
-        tensor = tensor.T if ours.endswith("/kernel") else tensor
+        if ours.endswith("/kernel"):
+            tensor = tensor.T
         # safetensors writes memory as it lies: a transposed view would come out wrong
         tensors[root + theirs] = np.ascontiguousarray(tensor)
     return tensors
@@ -244,16 +225,17 @@ def load_tensors(
         theirs = name.replace("/", ".").removeprefix(f"{config.model_type}.")
         theirs = re.sub(r"\.(kernel|scale|embedding|gamma)$", ".weight", theirs)
         source.setdefault(re.sub(r"\.beta$", ".bias", theirs), name)
-    filled: dict[str, Any] = jax.tree.map(np.array, params)
-    flat = unstack_layers(filled)
-    ours = {hugging_face_name(name): name for name in flat}
-    heads = HEADS[config.model_type]
+    filled = traverse_util.flatten_dict(params, sep="/")
+    ours = {hugging_face_name(name): name for name in filled}
+    heads = ARCHITECTURES[config.model_type].heads
     lacking = tuple(head for head in heads if not any(name.startswith(head) for name in source))
+    idle = tuple(head for head in heads if not any(name.startswith(head) for name in ours))
     missing = [name for name in ours if name not in source and not name.startswith(lacking)]
     faults: dict[str, list[str]] = {"missing": missing, "misshapen": [], "not finite floats": []}
     loaded = {name: source.pop(name) for name in ours if name in source}
     for theirs, name in loaded.items():
-        tensor, shape = np.asarray(stored[name]), flat[ours[theirs]].shape
+        tensor = np.asarray(stored[name])
+        shape = filled[ours[theirs]].shape
         if transposed and ours[theirs].endswith("/kernel"):
             tensor = tensor.T  # PyTorch's Dense weights are [out, in]
         if tensor.shape != shape:
@@ -261,15 +243,19 @@ def load_tensors(
         elif not jnp.issubdtype(tensor.dtype, jnp.floating) or not np.isfinite(tensor).all():
             faults["not finite floats"].append(name)
         else:
-            flat[ours[theirs]][...] = tensor
-    idle = tuple(head for head in heads if not any(name.startswith(head) for name in ours))
+            filled[ours[theirs]] = np.array(tensor, np.float32, order="C")
     known = [name for name in source if name.startswith(idle) or re.fullmatch(UNUSED, name)]
     unused = sorted(source[name] for name in known)
     faults["unexplained"] = [n for n in stored if n not in {*loaded.values(), *unused}]
     if any(faults.values()):
         lists = "; ".join(f"{what}: {_shorten(names)}" for what, names in faults.items() if names)
         raise InputError(f"{where} does not fit the model, use the folder it belongs to: {lists}")
-    new = sorted(name for theirs, name in ours.items() if theirs.startswith(lacking))
-    read = sorted(ours[name] for name in loaded)
-    report = LoadReport(files, tuple(read), tuple(new), tuple(unused))
-    return jax.tree.map(jnp.asarray, filled), report
+    report = LoadReport(
+        files=files,
+        loaded=tuple(sorted(ours[name] for name in loaded)),
+        new=tuple(sorted(name for theirs, name in ours.items() if theirs.startswith(lacking))),
+        unused=tuple(unused),
+    )
+    # through NumPy: fresh parameters may lie on another device
+    tree = traverse_util.unflatten_dict(filled, sep="/")
+    return jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf)), tree), report

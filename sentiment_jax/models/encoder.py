@@ -4,7 +4,9 @@ Numerics follow Hugging Face's PyTorch models. `model.apply(..., capture_interme
 returns the outputs of the embeddings and of every layer.
 """
 
+import functools
 import math
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -36,14 +38,11 @@ class Embeddings(nn.Module):
         self,
         token_ids: Int[Array, "batch length"],
         project: bool = True,
-        perturbation: Float[Array, "batch length embedding"] | None = None,
     ) -> Float[Array, "batch length hidden"]:
-        """Embed token ids, all of type 0; raise ValueError if they exceed the position table.
-
-        A `perturbation` is added to the words' embeddings.
-        """
+        """Embed token ids, all of type 0; raise ValueError if they exceed the position table."""
         config = self.config
-        length, positions = token_ids.shape[1], config.max_position_embeddings
+        length = token_ids.shape[1]
+        positions = config.max_position_embeddings
         if length > positions:
             raise ValueError(f"{length} tokens exceed the {positions} positions")
         init = nn.initializers.normal(config.initializer_range)
@@ -53,8 +52,6 @@ class Embeddings(nn.Module):
             return nn.Embed(size, config.embedding_size, embedding_init=init, name=name)(ids)
 
         hidden = embed("word", config.vocab_size, token_ids)
-        if perturbation is not None:
-            hidden += perturbation
         hidden += embed("position", positions, jnp.arange(length))
         hidden += embed("token_type", config.type_vocab_size, jnp.zeros((), jnp.int32))
         hidden = layer_norm(config, "layer_norm")(hidden)
@@ -84,7 +81,9 @@ class SelfAttention(nn.Module):
             projected = Dense(config, config.hidden_size, name=name)(source)
             return projected.reshape(*source.shape[:2], config.num_attention_heads, -1)
 
-        query, key, value = heads("query", queries), heads("key", hidden), heads("value", hidden)
+        query = heads("query", queries)
+        key = heads("key", hidden)
+        value = heads("value", hidden)
         if config.attention == "cudnn" and fits_cudnn(query, key):
             context = jax.nn.dot_product_attention(
                 query, key, value, key_value_seq_lengths=lengths, implementation="cudnn"
@@ -108,19 +107,10 @@ class SelfAttention(nn.Module):
         return Dense(config, config.hidden_size, name="output")(context.reshape(queries.shape))
 
 
-def take_tokens(
-    hidden: Float[Array, "batch length hidden"], positions: Int[Array, "batch queries"] | None
-) -> Float[Array, "batch queries hidden"]:
-    """Return the states at some positions of each row; None: at all."""
-    if positions is None:
-        return hidden
-    return jnp.take_along_axis(hidden, positions[:, :, None], axis=1)
-
-
 class Layer(nn.Module):
     """One post-layer-norm transformer layer.
 
-    With `first_only` it computes the first token alone, given positions, the tokens there.
+    It returns the states of all tokens, of those at `positions`, or with `first_only` of the first.
     """
 
     config: EncoderConfig
@@ -138,7 +128,11 @@ class Layer(nn.Module):
         config = self.config
         dropout = Dropout(config.hidden_dropout, self.deterministic)
         attention = SelfAttention(config, self.deterministic, name="attention")
-        queries = hidden[:, :1] if self.first_only else take_tokens(hidden, positions)
+        queries = hidden
+        if self.first_only:
+            queries = hidden[:, :1]
+        elif positions is not None:
+            queries = jnp.take_along_axis(hidden, positions[:, :, None], axis=1)
         attended = dropout(attention(queries, hidden, lengths))
         hidden = layer_norm(config, "attention_norm")(queries + attended)
         activated = Dense(config, config.intermediate_size, gelu, name="intermediate")(hidden)
@@ -147,7 +141,7 @@ class Layer(nn.Module):
 
 
 class Encoder(nn.Module):
-    """The stack of layers: parameters `layer_<i>`, or scanned, `layers` with a leading axis."""
+    """The stack of layers, named `layer_<i>`."""
 
     config: EncoderConfig
     deterministic: bool
@@ -160,47 +154,68 @@ class Encoder(nn.Module):
         lengths: Int[Array, " batch"],
         positions: Int[Array, "batch queries"] | None = None,
     ) -> Float[Array, "batch queries hidden"]:
-        """Return the last states of the first token, or of those at some positions or at all.
+        """Return the last states of all tokens, of those at `positions`, or of the first.
 
-        An unscanned last layer computes only these.
+        The last layer computes no others.
         """
         config = self.config
         layer = nn.remat(Layer) if config.remat else Layer
-        if not config.scan_layers:
-            for i in range(config.num_hidden_layers):
-                last = i == config.num_hidden_layers - 1
-                first_only, wanted = last and self.first_only, positions if last else None
-                one = layer(config, self.deterministic, first_only, name=f"layer_{i}")
-                hidden = one(hidden, lengths, wanted)
-            return hidden
-        scan = nn.scan(
-            lambda layers, carry: (layers(carry, lengths), None),
-            variable_axes={"params": 0, "intermediates": 0},
-            split_rngs={"params": True, "dropout": True},
-            length=config.num_hidden_layers,
-        )
-        hidden = scan(layer(config, self.deterministic, name="layers"), hidden)[0]
-        return hidden[:, :1] if self.first_only else take_tokens(hidden, positions)
+        last = config.num_hidden_layers - 1
+        for i in range(last):
+            hidden = layer(config, self.deterministic, name=f"layer_{i}")(hidden, lengths)
+        top = layer(config, self.deterministic, self.first_only, name=f"layer_{last}")
+        return top(hidden, lengths, positions)
 
 
-def layerwise_multipliers(params: dict[str, Any], decay: float) -> dict[str, Any]:
-    """Return multipliers of the learning rate that shrink towards the embeddings.
+class EncoderClassifier(nn.Module):
+    """An encoder under a head, which the subclass defines."""
 
-    With L layers: heads 1, layer i `decay ** (L - i)`, embeddings `decay ** (L + 1)`, as in
-    Howard & Ruder (2018) and Clark et al. (2020). Scanned layers get one array for all.
+    config: EncoderConfig
+    classes: int = 2
+
+    def head(
+        self, first: Float[Array, "batch hidden"], deterministic: bool
+    ) -> Float[Array, "batch classes"]:
+        """Return the logits for the first token's last state."""
+        raise NotImplementedError
+
+    @nn.compact
+    def __call__(
+        self,
+        token_ids: Int[Array, "batch length"],
+        lengths: Int[Array, " batch"],
+        *,
+        deterministic: bool,
+    ) -> Float[Array, "batch classes"]:
+        """Return logits; only the first `lengths` tokens of a row count."""
+        embeddings = Embeddings(self.config, deterministic, name="embeddings")
+        encoder = Encoder(self.config, deterministic, name="encoder")
+        states = encoder(embeddings(token_ids), lengths)
+        return self.head(states[:, 0].astype(jnp.float32), deterministic)
+
+
+def classification_layers(
+    config: EncoderConfig, deterministic: bool
+) -> tuple[Callable[..., nn.Dense], Dropout]:
+    """Return a constructor of a classification head's dense layers, in float32, and its dropout."""
+    init = nn.initializers.normal(config.initializer_range)
+    rate = config.hidden_dropout if config.classifier_dropout is None else config.classifier_dropout
+    dense = functools.partial(nn.Dense, kernel_init=init, precision=product_precision(config.dtype))
+    return dense, Dropout(rate, deterministic)
+
+
+def layerwise_multipliers(params: Mapping[str, Any], decay: float) -> Any:
+    """Return factors of the learning rate: 1 for heads, `decay` more for each layer below them.
+
+    Howard & Ruder (2018) and Clark et al. (2020).
     """
-    encoder = params["encoder"]
-    layers = jax.tree.leaves(encoder["layers"])[0].shape[0] if "layers" in encoder else len(encoder)
+    layers = len(params["encoder"])
 
-    def multiplier(path: Any, leaf: Array) -> float | Array:
-        names = [entry.key for entry in path]
-        if names[0] == "embeddings":
+    def multiplier(path: Any, _: Array) -> float:
+        if path[0].key == "embeddings":
             return decay ** (layers + 1)
-        if names[0] != "encoder":
+        if path[0].key != "encoder":
             return 1.0
-        if names[1] == "layers":
-            powers = jnp.asarray([decay ** (layers - i) for i in range(layers)], jnp.float32)
-            return powers.reshape(-1, *[1] * (leaf.ndim - 1))
-        return decay ** (layers - int(names[1].removeprefix("layer_")))
+        return decay ** (layers - int(path[1].key.removeprefix("layer_")))
 
     return jax.tree_util.tree_map_with_path(multiplier, params)

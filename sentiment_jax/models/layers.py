@@ -1,7 +1,7 @@
-"""What makes the encoder fast: its products, dense layer, GELU and layer normalization.
+"""Layers that the networks share, and what makes the encoder fast.
 
-Each computes what its plain form does (jnp.einsum, nn.Dense, nn.gelu(approximate=False),
-nn.LayerNorm), and tests compare the two.
+The product, dense layer, GELU and layer normalization compute what their plain forms do
+(jnp.einsum, nn.Dense, nn.gelu(approximate=False), nn.LayerNorm); tests compare the two.
 """
 
 import contextlib
@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from sentiment_jax.config.schema import EncoderConfig
 
@@ -55,11 +55,24 @@ def compute_dtype(dtype: str) -> jnp.dtype:
 def product_precision(dtype: str, operands: DTypeLike = "float32") -> jax.lax.Precision | None:
     """Return the precision of a model's products: float32 means float32 on every backend.
 
-    A GPU rounds float32 operands to TensorFloat-32 (11 significant bits) unless told not to, which
-    `dtype` "tensorfloat32" leaves out. A CPU never does.
+    By default a GPU rounds float32 operands to TensorFloat-32 (11 significant bits), as `dtype`
+    "tensorfloat32" wants. A CPU never does.
     """
     exact = operands == "float32" and dtype != "tensorfloat32"
     return jax.lax.Precision.HIGHEST if exact else None
+
+
+def embed_positions(
+    embed: Callable[[Array], Array], token_ids: Int[Array, "rows columns *lengths"]
+) -> Float[Array, "rows columns features"]:
+    """Return each position's vector: the word's embedding plus those of n-grams that begin there.
+
+    A third axis of ids holds the word and its n-grams, 0 for none; without it there are words only.
+    """
+    vectors = embed(token_ids)
+    if token_ids.ndim == 2:
+        return vectors
+    return jnp.sum(vectors * (token_ids > 0)[..., None], axis=2)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 3, 4))
@@ -118,8 +131,9 @@ class Dense(nn.Module):
         kernel = self.param("kernel", init, (inputs.shape[-1], self.features))
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
         precision = product_precision(self.config.dtype, dtype)
-        operands = inputs.astype(dtype), kernel.astype(dtype)
-        product = einsum("bli,io->blo", *operands, precision, rounds=True)
+        product = einsum(
+            "bli,io->blo", inputs.astype(dtype), kernel.astype(dtype), precision, rounds=True
+        )
 
         def finish(product: Array, bias: Array) -> Array:
             return (product + bias).astype(dtype)
@@ -147,8 +161,8 @@ def layer_norm(config: EncoderConfig, name: str) -> nn.LayerNorm:
 
     Rematerializing it saves memory and is no slower on a CPU; `remat` does so for whole layers.
     """
-    rematerialized = nn.remat(nn.LayerNorm, prevent_cse=not config.scan_layers)
-    return (nn.LayerNorm if config.remat else rematerialized)(
+    kind = nn.LayerNorm if config.remat else nn.remat(nn.LayerNorm)
+    return kind(
         epsilon=config.layer_norm_eps,
         dtype=compute_dtype(config.dtype),
         use_fast_variance=False,  # E[x^2] - E[x]^2 loses digits where the mean is large

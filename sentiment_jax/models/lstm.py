@@ -7,7 +7,7 @@ https://arxiv.org/abs/1602.02373.
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -17,27 +17,16 @@ from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from sentiment_jax.config.schema import LstmConfig
 from sentiment_jax.models.dropout import Dropout
-from sentiment_jax.models.layers import compute_dtype, product_precision
+from sentiment_jax.models.layers import compute_dtype, embed_positions, product_precision
 from sentiment_jax.models.lstm_scan import ScannedLstm
 
 UNKNOWN = 1  # [UNK] of a word-level vocabulary
 
 
-def embed_positions(
-    embed: Callable[[Array], Array], token_ids: Int[Array, "rows columns *lengths"]
-) -> Float[Array, "rows columns features"]:
-    """Return each position's vector: its word's, plus those of the runs of words that begin there.
-
-    Three axes of ids hold those of the runs behind the word's, 0 for none; two, words alone.
-    """
-    vectors = embed(token_ids)
-    return vectors if token_ids.ndim == 2 else jnp.sum(vectors * (token_ids > 0)[..., None], axis=2)
-
-
 def drop_words(
     token_ids: Int[Array, "batch length *lengths"], keep: Bool[Array, "batch length"]
 ) -> Int[Array, "batch length *lengths"]:
-    """Make words unknown, and with each the runs that begin there."""
+    """Make words unknown, and remove the n-grams that begin there."""
     if token_ids.ndim == 2:
         return jnp.where(keep, token_ids, UNKNOWN)
     unknown = jnp.zeros(token_ids.shape[2], jnp.int32).at[0].set(UNKNOWN)
@@ -110,31 +99,30 @@ class LstmClassifier(nn.Module):
         self,
         token_ids: Int[Array, "batch length *lengths"],
         lengths: Int[Array, " batch"],
-        perturbation: Float[Array, "batch length embedding"] | None = None,
         *,
         deterministic: bool = True,
     ) -> Float[Array, "batch classes"]:
         """Return float32 logits, with dropout unless deterministic.
 
         Token ids are those of `embed_positions`.
-        A `perturbation` is added to the words' embeddings.
         """
-        config, dtype = self.config, compute_dtype(self.config.dtype)
+        config = self.config
+        dtype = compute_dtype(config.dtype)
         precision = product_precision(config.dtype, dtype)
         xavier = nn.initializers.xavier_uniform()
-        sizes = config.vocab_size, config.embedding_size
-        embed = nn.Embed(*sizes, embedding_init=xavier, name="embedding")
+        embed = nn.Embed(
+            config.vocab_size, config.embedding_size, embedding_init=xavier, name="embedding"
+        )
         # Named: the others' masks depend on how many nameless ones come before them.
-        of_words = Dropout(config.word_dropout, deterministic, name="word_dropout")
+        word_dropout = Dropout(config.word_dropout, deterministic, name="word_dropout")
         batch, length = token_ids.shape[:2]
-        keep = of_words.mask((batch, length))
-        token_ids = token_ids if keep is None else drop_words(token_ids, keep)
+        keep = word_dropout.mask((batch, length))
+        if keep is not None:
+            token_ids = drop_words(token_ids, keep)
         segment = config.segment_length or length
         embedded = embed_positions(embed, cut(token_ids, segment))  # scans run along the first axis
-        if perturbation is not None:
-            embedded += cut(perturbation, segment)
         embedded = Dropout(config.embedding_dropout, deterministic)(embedded).astype(dtype)
-        lstm = functools.partial(ScannedLstm, config.hidden_size, dtype, precision)
+        lstm = functools.partial(ScannedLstm, config.hidden_size, precision)
         states = lstm(name="forward")(embedded)
         pooled = pool(join(states, batch), lengths, config.pooling)
         if config.bidirectional:
@@ -150,8 +138,30 @@ class LstmClassifier(nn.Module):
         return dense(self.classes, precision=exact, name="classifier")(hidden)
 
 
-def layerwise_multipliers(params: dict[str, Any], decay: float) -> dict[str, Any]:
-    """Return multipliers of the learning rate: heads 1, LSTM `decay`, embedding `decay ** 2`."""
+class NgramEmbeddings(nn.Module):
+    """The LSTM's embedding alone, for pre-training: a vector for each word and n-gram."""
+
+    config: LstmConfig
+
+    @nn.compact
+    def __call__(
+        self,
+        token_ids: Int[Array, "batch length *lengths"],
+        lengths: Int[Array, " batch"],
+        *,
+        deterministic: bool,
+    ) -> Float[Array, "batch length *lengths embedding"]:
+        """Return the vectors of words and n-grams, at first all zero."""
+        zeros = nn.initializers.zeros
+        config = self.config
+        embed = nn.Embed(
+            config.vocab_size, config.embedding_size, embedding_init=zeros, name="embedding"
+        )
+        return embed(token_ids)
+
+
+def layerwise_multipliers(params: Mapping[str, Any], decay: float) -> Any:
+    """Return factors of the learning rate: heads 1, LSTM `decay`, embedding `decay ** 2`."""
     powers = {"embedding": 2, "forward": 1, "backward": 1}
 
     def multiplier(path: Any, _: Array) -> float:

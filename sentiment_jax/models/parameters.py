@@ -1,4 +1,4 @@
-"""TODO models.parameters."""
+"""A model's parameters: drawing fresh ones, their shapes and their number."""
 
 import functools
 from collections.abc import Callable
@@ -11,11 +11,12 @@ import jax.numpy as jnp
 
 @functools.lru_cache(maxsize=8)
 def initializer(model: nn.Module) -> Callable[[jax.Array], Any]:
-    """Return the jitted function from a key to the model's fresh parameters."""
+    """Return the jitted function from a key to fresh parameters of the model."""
 
     def init(key: jax.Array) -> Any:
-        ids, lengths = jnp.zeros((1, 8), jnp.int32), jnp.ones((1,), jnp.int32)
-        return model.init(key, ids, lengths, deterministic=True)["params"]
+        token_ids = jnp.zeros((1, 8), jnp.int32)
+        lengths = jnp.ones((1,), jnp.int32)
+        return model.init(key, token_ids, lengths, deterministic=True)["params"]
 
     # It runs once: LLVM's -O1 gives the same bits and compiles a third faster.
     return jax.jit(init, compiler_options={"xla_backend_optimization_level": 1})

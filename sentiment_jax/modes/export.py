@@ -1,5 +1,6 @@
-"""Export parameters as a Hugging Face folder that PyTorch's sequence classifiers open."""
+"""Export parameters as a Hugging Face folder that PyTorch's models open."""
 
+import dataclasses
 import json
 import re
 import shutil
@@ -16,44 +17,46 @@ from sentiment_jax.config.schema import CLASSES, EncoderConfig, class_names
 from sentiment_jax.data.unlabeled import KINDS
 from sentiment_jax.errors import InputError
 from sentiment_jax.huggingface.weights import CONFIG_NAMES, to_tensors
-from sentiment_jax.models.pretrainers import generator_config, generator_params
+from sentiment_jax.models.registry import ARCHITECTURES
 from sentiment_jax.storage.files import read_json
 from sentiment_jax.storage.run_directory import RunDirectory
 from sentiment_jax.training.lineage import ancestors
 from sentiment_jax.training.trained_model import TrainedModel
 
-CLASSIFIER = "ForSequenceClassification"  # what follows Bert or Electra in Hugging Face's names
-ARCHITECTURES = {  # by objective
-    "": CLASSIFIER,
-    "masked_language_modeling": "ForMaskedLM",
-    "replaced_token_detection": "ForPreTraining",
-}
 LICENSES = {"google/bert_": "apache-2.0", "google/electra-": "apache-2.0"}  # of hub ids
+
+
+@dataclasses.dataclass(frozen=True)
+class Export:
+    """What an exported folder holds."""
+
+    config: EncoderConfig
+    params: Mapping[str, Any]
+    tokenizer: tokenizers.Tokenizer
+    objective: str = ""  # of a pre-training
+    classes: Sequence[str] = CLASSES
+    card: str = ""  # README.md, if any
 
 
 def export_run(run: TrainedModel, workdir: Path, folder: Path) -> str:
     """Write a run's model as a Hugging Face folder; return the name of the class that opens it.
 
-    InputError: it has no such form.
+    InputError: the architecture has no such form.
     """
-    if run.config.model.name == "lstm":
-        raise InputError(f"{workdir} holds an lstm: only bert and electra have a Hugging Face form")
-    architecture = ARCHITECTURES[run.config.pretrain.objective]
-    parts = run.model.config, run.params, run.tokenizer, run.classes, model_card(workdir)
-    export_pretrained(folder, *parts, architecture)
-    return f"AutoModel{architecture}"
+    name = run.config.model.name
+    objective = run.config.pretrain.objective
+    openers = ARCHITECTURES[name].transformers
+    if not openers:
+        known = " and ".join(name for name, kind in ARCHITECTURES.items() if kind.transformers)
+        raise InputError(f"{workdir} holds an {name}: only {known} have a Hugging Face form")
+    card = model_card(workdir)
+    model = Export(run.model.config, run.params, run.tokenizer, objective, run.classes, card)
+    export_pretrained(folder, model)
+    return f"AutoModel{openers[objective]}"
 
 
-def export_pretrained(
-    folder: Path,
-    config: EncoderConfig,
-    params: Mapping[str, Any],
-    tokenizer: tokenizers.Tokenizer,
-    classes: Sequence[str] = CLASSES,
-    card: str = "",
-    architecture: str = CLASSIFIER,
-) -> None:
-    """Write model.safetensors, config.json, tokenizer files and, as README.md, a model card.
+def export_pretrained(folder: Path, model: Export) -> None:
+    """Write model.safetensors, config.json, tokenizer files and the card.
 
     A pre-trained ELECTRA's generator is written to generator/ inside. The folder appears complete
     or not at all. `load_pretrained` reads it back bit for bit. A folder that holds anything is
@@ -69,51 +72,48 @@ def export_pretrained(
     with beside as temporary:
         partial = Path(temporary) / folder.name
         partial.mkdir()
-        own = {name: leaves for name, leaves in params.items() if name != "generator"}
-        _write_model(partial, config, own, tokenizer, classes, architecture)
-        if "generator" in params:
-            generator = partial / "generator"
-            generator.mkdir()
-            parts = generator_config(config), generator_params(params), tokenizer
-            _write_model(generator, *parts, (), ARCHITECTURES["masked_language_modeling"])
-        if card:
-            (partial / "README.md").write_text(card, encoding="utf-8")
+        extract_generator = ARCHITECTURES[model.config.model_type].extract_generator
+        if extract_generator and "generator" in model.params:
+            config, params = extract_generator(model.config, model.params)
+            (partial / "generator").mkdir()
+            generator = Export(config, params, model.tokenizer, "masked_language_modeling")
+            _write_model(partial / "generator", generator)
+            own = {name: leaf for name, leaf in model.params.items() if name != "generator"}
+            model = dataclasses.replace(model, params=own)
+        _write_model(partial, model)
+        if model.card:
+            (partial / "README.md").write_text(model.card, encoding="utf-8")
         partial.rename(folder)
 
 
-def _write_model(
-    folder: Path,
-    config: EncoderConfig,
-    params: Mapping[str, Any],
-    tokenizer: tokenizers.Tokenizer,
-    classes: Sequence[str],
-    architecture: str,
-) -> None:
+def _write_model(folder: Path, model: Export) -> None:
     """Write model.safetensors, config.json and tokenizer files."""
+    config = model.config
+    kind = ARCHITECTURES[config.model_type].transformers[model.objective]
     settings: dict[str, Any] = {
-        "architectures": [config.model_type.capitalize() + architecture],
+        "architectures": [config.model_type.capitalize() + kind],
         **{theirs: getattr(config, ours) for ours, theirs in CONFIG_NAMES.items()},
         "position_embedding_type": "absolute",
         "pad_token_id": 0,
         "torch_dtype": "float32",
     }
-    if architecture == CLASSIFIER:
-        settings["id2label"] = {str(i): name for i, name in enumerate(classes)}
-        settings["label2id"] = {name: i for i, name in enumerate(classes)}
-    tensors = to_tensors(params, config.model_type)
+    if not model.objective:
+        settings["id2label"] = {str(i): name for i, name in enumerate(model.classes)}
+        settings["label2id"] = {name: i for i, name in enumerate(model.classes)}
+    tensors = to_tensors(model.params, config.model_type)
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     _write_json(folder / "config.json", settings)
-    _export_tokenizer(folder, config.max_position_embeddings, tokenizer)
+    _export_tokenizer(folder, config.max_position_embeddings, model.tokenizer)
     # safetensors makes a file for the user alone; this one has the mode of the others
     shutil.copymode(folder / "config.json", folder / "model.safetensors")
 
 
 def model_card(workdir: Path) -> str:
-    """Return what a reader of an exported run should know: data, scores, command, license."""
+    """Return the model card of an exported run: data, scores, command, license."""
     directory = RunDirectory(workdir)
     config, env = directory.read_config(), read_json(directory.env)
     origin = config.model.pretrained
-    for run in ancestors(config):  # what a pre-training started from has the license
+    for run in ancestors(config):  # the license is that of the first pretrained weights
         origin = RunDirectory(run).read_config().model.pretrained
     return render(
         "model_card.md.j2",
@@ -132,7 +132,7 @@ def model_card(workdir: Path) -> str:
 
 
 def find_license(pretrained: str) -> str:
-    """Return the license that pretrained weights come with; empty where nothing says."""
+    """Return the license of pretrained weights, "" if it is unknown."""
     card = Path(pretrained).expanduser() / "README.md"
     if pretrained and card.is_file():
         text = card.read_text(encoding="utf-8", errors="replace")

@@ -12,7 +12,7 @@ import jax
 import optax
 
 from sentiment_jax.config.schema import OptimizerConfig
-from sentiment_jax.models import encoder, lstm
+from sentiment_jax.models.registry import ARCHITECTURES
 
 
 def make_schedule(config: OptimizerConfig, total_steps: int) -> Callable[[int], float]:
@@ -55,10 +55,11 @@ def split_frozen(
     return trained, frozen
 
 
-def make_optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
+def make_optimizer(config: OptimizerConfig, model_type: str = "") -> optax.GradientTransformation:
     """Build the chain whose updates are to be scaled by minus the learning rate.
 
-    Weight decay is decoupled for adamw and plain L2 (added to the gradient) for the others.
+    Weight decay is decoupled for adamw and plain L2 (added to the gradient) for the others. The
+    architecture `model_type` has the layer-wise multipliers; the state does not depend on them.
     """
     identity = optax.identity()
     scale = {
@@ -73,8 +74,8 @@ def make_optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
     decoupled = config.name == "adamw"
 
     def scale_layers(updates: Any, params: Any) -> Any:
-        model = encoder if "encoder" in params else lstm
-        multipliers = model.layerwise_multipliers(params, config.layerwise_decay)
+        architecture = ARCHITECTURES[model_type]
+        multipliers = architecture.layerwise_multipliers(params, config.layerwise_decay)
         return jax.tree.map(lambda update, factor: update * factor, updates, multipliers)
 
     return optax.chain(

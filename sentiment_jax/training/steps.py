@@ -51,7 +51,7 @@ def make_train_step(
 def _make_train_step(
     model: nn.Module, optimizer: OptimizerConfig, objective: Objective, parts: int
 ) -> Wrapped:
-    transformation = make_optimizer(optimizer)
+    transformation = make_optimizer(optimizer, model.config.name)
 
     def train_step(
         state: TrainState, batch: dict[str, Array], learning_rate: Float[Array, ""]

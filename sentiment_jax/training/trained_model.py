@@ -15,8 +15,8 @@ from sentiment_jax.data import batches
 from sentiment_jax.data.encoding import Encoded, encode
 from sentiment_jax.data.reviews import Reviews
 from sentiment_jax.errors import InputError, RunError
-from sentiment_jax.models import classifiers
 from sentiment_jax.models.parameters import abstract_params
+from sentiment_jax.models.registry import build_model
 from sentiment_jax.runtime import devices
 from sentiment_jax.storage.checkpoints import Checkpoints, entries
 from sentiment_jax.storage.files import read_json
@@ -63,7 +63,7 @@ class TrainedModel(Classifier):
 
 def make_classifier(config: Config, tokenizer: Tokenizer) -> Classifier:
     """Build the network of a config."""
-    model = classifiers.build_model(
+    model = build_model(
         config.model,
         vocab_size=tokenizer.get_vocab_size(),
         classes=len(config.classes),

@@ -18,9 +18,9 @@ from sentiment_jax.config.schema import EncoderConfig, LstmConfig
 from sentiment_jax.data import corpus, tokenization
 from sentiment_jax.data.reviews import normalize_text
 from sentiment_jax.errors import InputError
-from sentiment_jax.models import classifiers
-from sentiment_jax.models.classifiers import EncoderClassifier
+from sentiment_jax.models.electra import ElectraClassifier
 from sentiment_jax.models.lstm import LstmClassifier
+from sentiment_jax.models.registry import build_model
 from sentiment_jax.modes.explain import explain_texts, strongest_words, to_page, to_terminal
 from sentiment_jax.runtime import devices
 from sentiment_jax.training.trained_model import TrainedModel, load_run
@@ -38,7 +38,7 @@ TINY = EncoderConfig(
 LSTM = LstmConfig(40, 8, 8, dense_size=8, bidirectional=True, pooling="mean_max")
 MODELS = {
     "lstm": LstmClassifier(LSTM),
-    "electra": EncoderClassifier(dataclasses.replace(TINY, model_type="electra", embedding_size=8)),
+    "electra": ElectraClassifier(dataclasses.replace(TINY, model_type="electra", embedding_size=8)),
 }
 
 
@@ -50,7 +50,7 @@ def make_run(texts, model_settings, tokenizer, **data):
     with config.unlocked():
         config.model.update(model_settings)
     config.data.update(data)
-    model = classifiers.build_model(config.model.to_dict(), vocab_size=tokenizer.get_vocab_size())
+    model = build_model(config.model.to_dict(), vocab_size=tokenizer.get_vocab_size())
     return TrainedModel(
         config, tokenizer, model, devices.data_mesh(), golden.random(model, 0.5, seed=1), 0
     )

@@ -1,4 +1,4 @@
-"""Dropout masks: as likely as asked, independent as far as statistics tell, keyed by the key."""
+"""Dropout masks: binomial, independent, and a function of key and shape."""
 
 import itertools
 
@@ -32,20 +32,14 @@ def test_masks_are_binomial(rate):
 
 
 def test_elements_are_independent():
-    """Neighbours along each axis, masks of keys that follow each other, and bits far apart."""
+    """Neighbors along each axis, masks of consecutive keys, and bits far apart."""
     masks = [mask(seed, 0.5) for seed in range(3)]
-    pairs = [(a, b) for a, b in itertools.combinations(masks, 2)]
+    pairs = list(itertools.combinations(masks, 2))
     for shift in (1, 2, 3, 7, 32, 63):
         pairs += [(masks[0], np.roll(masks[0], shift, axis)) for axis in range(3)]
     for first, second in pairs:
         agreement = (first == second).mean()
         assert abs(agreement - 0.5) < 6 * 0.5 / np.sqrt(SIZE)
-
-
-def test_runs_have_geometric_lengths():
-    edges = np.flatnonzero(np.diff(mask(0, 0.5).reshape(-1)))
-    lengths = np.bincount(np.diff(edges))[1:11] / (len(edges) - 1)
-    np.testing.assert_allclose(lengths, 0.5 ** np.arange(1, 11), atol=6 / np.sqrt(len(edges)))
 
 
 def test_a_mask_depends_on_key_and_shape_alone():
@@ -74,24 +68,13 @@ def test_equals_a_plain_loop(generator):
     np.testing.assert_array_equal(keep_mask(key, 0.25, (2, 3, 5)), expected)
 
 
-def test_the_mean_is_kept_and_nothing_happens_where_nothing_should():
+def test_the_mean_is_kept_and_inactive_dropout_changes_nothing():
     inputs = jnp.ones(SHAPE)
     key = {"dropout": jax.random.key(0)}
     outputs = Dropout(0.2, deterministic=False).apply({}, inputs, rngs=key)
     assert set(np.unique(outputs)) == {0, np.float32(1 / 0.8)}
     assert abs(outputs.mean() - 1) < 0.005
-    for quiet in (Dropout(0.2, deterministic=True), Dropout(0.0, deterministic=False)):
-        assert quiet.apply({}, inputs) is inputs
+    for inactive in (Dropout(0.2, deterministic=True), Dropout(0.0, deterministic=False)):
+        assert inactive.apply({}, inputs) is inputs
     half = Dropout(0.2, deterministic=False).apply({}, inputs.astype(jnp.bfloat16), rngs=key)
     assert half.dtype == jnp.bfloat16
-
-
-def test_gradients_pass_where_the_mask_does():
-    dropout, key = Dropout(0.4, deterministic=False), {"dropout": jax.random.key(3)}
-    inputs = jnp.arange(1.0, 201.0)
-
-    def total(inputs):
-        return dropout.apply({}, inputs, rngs=key).sum()
-
-    outputs = dropout.apply({}, inputs, rngs=key)
-    np.testing.assert_allclose(jax.grad(total)(inputs), outputs / inputs, rtol=1e-6)

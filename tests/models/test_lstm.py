@@ -10,7 +10,7 @@ from flax import traverse_util
 
 from sentiment_jax.config.schema import POOLINGS, LstmConfig
 from sentiment_jax.models.dropout import Dropout
-from sentiment_jax.models.lstm import LstmClassifier, layerwise_multipliers, reverse_valid
+from sentiment_jax.models.lstm import LstmClassifier, layerwise_multipliers
 from sentiment_jax.models.lstm_scan import ScannedLstm
 
 LENGTHS = np.array([7, 1, 4], np.int32)
@@ -116,35 +116,36 @@ def test_word_dropout_makes_words_unknown_in_training_alone():
 
 
 def with_ngrams(ids, seed=1):
-    """The ids of runs beside those of some words, none beside padding."""
+    """The ids of n-grams beside those of some words, none beside padding."""
     rng = np.random.default_rng(seed)
-    runs = rng.integers(1, 50, (*ids.shape, 2)) * (rng.random((*ids.shape, 2)) < 0.6)
-    return np.concatenate([ids[:, :, None], runs * (ids > 0)[:, :, None]], axis=2).astype(np.int32)
+    ngrams = rng.integers(1, 50, (*ids.shape, 2)) * (rng.random((*ids.shape, 2)) < 0.6)
+    ngrams *= (ids > 0)[:, :, None]
+    return np.concatenate([ids[:, :, None], ngrams], axis=2).astype(np.int32)
 
 
 @pytest.mark.parametrize("segment_length", [0, 3])
-def test_a_run_of_words_adds_its_vector_where_it_begins(segment_length):
-    """As words do that have the sums for their vectors; id 0 adds nothing, whatever its vector."""
+def test_an_ngrams_embedding_is_added_where_it_begins(segment_length):
+    """As words do that have the sums as embeddings; id 0 adds nothing, whatever its embedding."""
     model, params, ids = make(pooling="mean", segment_length=segment_length)
-    runs = with_ngrams(ids)
+    ngrams = with_ngrams(ids)
     table = np.asarray(params["embedding"]["embedding"])
-    sums = np.sum(table[runs] * (runs > 0)[..., None], axis=2).reshape(-1, table.shape[1])
+    sums = np.sum(table[ngrams] * (ngrams > 0)[..., None], axis=2).reshape(-1, table.shape[1])
     assert np.abs(table[0]).min() > 0
     params["embedding"]["embedding"] = jnp.asarray(np.pad(sums, ((0, 50 - len(sums)), (0, 0))))
     expected = logits(model, params, np.arange(ids.size).reshape(ids.shape))
     params["embedding"]["embedding"] = jnp.asarray(table)
-    np.testing.assert_allclose(logits(model, params, runs), expected, atol=1e-6)
+    np.testing.assert_allclose(logits(model, params, ngrams), expected, atol=1e-6)
     assert np.abs(logits(model, params, ids) - expected).min() > 1e-4
 
 
-def test_runs_change_no_logit_in_padding_and_are_dropped_with_their_word():
+def test_ngrams_in_padding_change_no_logit_and_are_dropped_with_their_word():
     model, params, ids = make(word_dropout=0.999, output_dropout=0.0)
-    runs = with_ngrams(ids)
-    wide = np.pad(runs, ((0, 0), (0, 5), (0, 0)))
+    ngrams = with_ngrams(ids)
+    wide = np.pad(ngrams, ((0, 0), (0, 5), (0, 0)))
     wide[np.arange(12) >= LENGTHS[:, None]] = 49
-    np.testing.assert_array_equal(logits(model, params, runs), logits(model, params, wide))
+    np.testing.assert_array_equal(logits(model, params, ngrams), logits(model, params, wide))
     unknown = logits(model, params, np.ones_like(ids))
-    dropped = logits(model, params, runs, jax.random.key(0))
+    dropped = logits(model, params, ngrams, jax.random.key(0))
     np.testing.assert_allclose(dropped, unknown, atol=1e-6)
 
 
@@ -199,9 +200,8 @@ def test_states_and_gradients_equal_those_of_flax(backend, monkeypatch):
         states, pullback = jax.vjp(lambda p, x: module.apply({"params": p}, x), params, inputs)
         return states, pullback(wanted)
 
-    fast, plain = ScannedLstm(8, jnp.dtype("float32")), FlaxLstm()
-    states, actual = states_and_gradients(fast, params, inputs)
-    plain_states, expected = states_and_gradients(plain, params, inputs)
+    states, actual = states_and_gradients(ScannedLstm(8), params, inputs)
+    plain_states, expected = states_and_gradients(FlaxLstm(), params, inputs)
     np.testing.assert_allclose(states, plain_states, atol=1e-6)
     assert jax.tree.structure(actual) == jax.tree.structure(expected)
     jax.tree.map(
@@ -218,12 +218,6 @@ def test_padding_never_changes_a_logit(pooling, bidirectional):
     wide = np.pad(ids, ((0, 0), (0, 5)))
     wide[np.arange(12) >= LENGTHS[:, None]] = 49  # not even when the padding holds a word
     np.testing.assert_array_equal(logits(model, params, ids), logits(model, params, wide))
-
-
-def test_reverse_valid_leaves_padding_in_place():
-    inputs = np.arange(6, dtype=np.float32).reshape(6, 1, 1)
-    reversed_ = reverse_valid(jnp.asarray(inputs), jnp.array([4]))
-    np.testing.assert_array_equal(reversed_[:, 0, 0], [3, 2, 1, 0, 4, 5])
 
 
 def test_dropout_acts_only_in_training():

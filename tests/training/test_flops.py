@@ -3,9 +3,8 @@ import types
 
 import jax
 import jax.numpy as jnp
-import pytest
 
-from sentiment_jax.models.classifiers import build_model
+from sentiment_jax.models.registry import build_model
 from sentiment_jax.training import flops
 from sentiment_jax.training.flops import matmul_flops, matmul_rate, training_flops
 
@@ -19,8 +18,7 @@ def test_counts_products_in_scans_and_under_jit():
     assert matmul_flops(repeated, x, kernel) == 5 * 2 * 3 * 8 * 8
 
 
-@pytest.mark.parametrize("scan_layers", [False, True])
-def test_an_encoder_costs_what_the_textbook_says(scan_layers):
+def test_an_encoder_costs_what_the_textbook_says():
     hidden, inner, layers, length, batch = 32, 64, 3, 16, 4
     model = build_model(
         {
@@ -30,17 +28,14 @@ def test_an_encoder_costs_what_the_textbook_says(scan_layers):
             "num_hidden_layers": layers,
             "num_attention_heads": 2,
             "embedding_size": hidden,
-            "scan_layers": scan_layers,
         },
         vocab_size=50,
     )
     a_token = 4 * hidden * hidden + 2 * hidden * inner + 2 * length * hidden
     head = hidden * hidden + 2 * hidden
-    if scan_layers:
-        encoder = layers * length * a_token
-    else:  # of the last layer, keys and values of every token, all else for the first one
-        last = 2 * hidden * hidden * (length + 1) + 2 * hidden * inner + 2 * length * hidden
-        encoder = (layers - 1) * length * a_token + last
+    # of the last layer, keys and values of every token, all else for the first one
+    last = 2 * hidden * hidden * (length + 1) + 2 * hidden * inner + 2 * length * hidden
+    encoder = (layers - 1) * length * a_token + last
     expected = 3 * 2 * batch * (encoder + head)
     assert training_flops(model, batch, length) == expected
 

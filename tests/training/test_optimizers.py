@@ -26,7 +26,7 @@ GRADIENTS = [jax.tree.map(lambda p, k=k: 0.1 * k + jnp.cos(p), PARAMS) for k in 
 
 def run(config, learning_rate=0.1):
     """Parameters after three steps, the learning rate applied as the train step does."""
-    optimizer = make_optimizer(config)
+    optimizer = make_optimizer(config, "lstm")
     params, state = PARAMS, optimizer.init(PARAMS)
     for gradients in GRADIENTS:
         updates, state = optimizer.update(gradients, state, params)
@@ -91,7 +91,7 @@ def test_decay_mask_is_exact():
 def test_layerwise_decay_scales_the_update():
     params = {name: {"kernel": jnp.ones(2)} for name in ("embeddings", "classifier")}
     params["encoder"] = {"layer_0": {"kernel": jnp.ones(2)}}
-    optimizer = make_optimizer(plain(name="sgd", layerwise_decay=0.5))
+    optimizer = make_optimizer(plain(name="sgd", layerwise_decay=0.5), "bert")
     updates, _ = optimizer.update(params, optimizer.init(params), params)
     factors = [float(leaf[0]) for leaf in jax.tree.leaves(updates)]
     assert factors == [1.0, 0.25, 0.5]  # classifier, embeddings, encoder
@@ -105,7 +105,7 @@ def test_frozen_embeddings_stay_and_count_in_no_norm(name):
     )
     found = run(config)
     assert_equal(found["embedding"], PARAMS["embedding"])
-    optimizer = make_optimizer(dataclasses.replace(config, frozen="none"))
+    optimizer = make_optimizer(dataclasses.replace(config, frozen="none"), "lstm")
     rest = {key: value for key, value in PARAMS.items() if key != "embedding"}
     state = optimizer.init(rest)
     for gradients in GRADIENTS:

@@ -9,9 +9,9 @@ import optax
 import pytest
 
 from sentiment_jax.config.schema import LossConfig, LstmConfig, OptimizerConfig
-from sentiment_jax.models.classifiers import build_model
 from sentiment_jax.models.lstm import LstmClassifier
 from sentiment_jax.models.parameters import abstract_params
+from sentiment_jax.models.registry import build_model
 from sentiment_jax.training.objectives.classification import Classification
 from sentiment_jax.training.objectives.objective import cross_entropy, forward
 from sentiment_jax.training.steps import create_state, make_train_step

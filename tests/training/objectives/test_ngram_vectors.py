@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from sentiment_jax.config.schema import LstmConfig
-from sentiment_jax.models.pretrainers import NgramEmbeddings
+from sentiment_jax.models.lstm import NgramEmbeddings
 from sentiment_jax.training.objectives.ngram_vectors import (
     NOISE_SAMPLES,
     NgramVectors,

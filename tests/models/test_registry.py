@@ -1,4 +1,4 @@
-"""Heads against PyTorch's and Flax's numbers; exact parameters; building models by name."""
+"""Networks by name: logits of PyTorch and Flax, exact parameters, what a config may say."""
 
 import math
 
@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 from flax import traverse_util
 
-from sentiment_jax.config.schema import EncoderConfig, LstmConfig
+from sentiment_jax.config.schema import MODELS, OBJECTIVES, EncoderConfig, LstmConfig
 from sentiment_jax.errors import InputError
-from sentiment_jax.models import classifiers
+from sentiment_jax.models import bert, electra, registry
+from sentiment_jax.models.encoder import classification_layers
+from sentiment_jax.models.registry import build_model
 
 ELECTRA_SMALL = {
     "name": "electra",
@@ -23,7 +25,7 @@ ELECTRA_SMALL = {
 
 
 def shapes(settings, vocab_size=30522):
-    model = classifiers.build_model(settings, vocab_size=vocab_size)
+    model = build_model(settings, vocab_size=vocab_size)
     tree = jax.eval_shape(lambda key: golden.init(model, key), golden.key(0))
     flat = traverse_util.flatten_dict(tree, sep="/")
     return {name: leaf.shape for name, leaf in flat.items()}
@@ -42,7 +44,6 @@ def test_logits_equal_hugging_faces(name):
     ("settings", "count"),
     [
         ({"name": "bert"}, 109_483_778),
-        ({"name": "bert", "scan_layers": True}, 109_483_778),
         ({"name": "electra"}, 109_483_778),
         (ELECTRA_SMALL, 13_549_314),
     ],
@@ -86,8 +87,7 @@ LAYER = {
     "output_norm/scale": (4,),
     "output_norm/bias": (4,),
 }
-LOOP = {f"encoder/layer_{i}/{name}": shape for i in range(2) for name, shape in LAYER.items()}
-SCAN = {f"encoder/layers/{name}": (2, *shape) for name, shape in LAYER.items()}
+LAYERS = {f"encoder/layer_{i}/{name}": shape for i in range(2) for name, shape in LAYER.items()}
 BERT_HEAD = {
     "pooler/kernel": (4, 4),
     "pooler/bias": (4,),
@@ -103,14 +103,10 @@ ELECTRA_HEAD = {
 
 
 @pytest.mark.parametrize(("name", "head"), [("bert", BERT_HEAD), ("electra", ELECTRA_HEAD)])
-@pytest.mark.parametrize(
-    ("settings", "layers"),
-    [({}, LOOP), ({"remat": True}, LOOP), ({"scan_layers": True}, SCAN)],
-    ids=["loop", "remat", "scan"],
-)
-def test_parameter_names_and_shapes_are_exact(name, head, settings, layers):
-    found = shapes({"name": name, **TINY, **settings}, vocab_size=7)
-    assert found == {**EMBEDDINGS, **layers, **head}
+@pytest.mark.parametrize("remat", [False, True])
+def test_parameter_names_and_shapes_are_exact(name, head, remat):
+    found = shapes({"name": name, **TINY, "remat": remat}, vocab_size=7)
+    assert found == {**EMBEDDINGS, **LAYERS, **head}
 
 
 @pytest.mark.parametrize("name", ["bert", "electra"])
@@ -123,33 +119,42 @@ def test_the_heads_dropout_is_classifier_dropout(name):
     off, _ = golden.load(name, **rates, classifier_dropout=0.0)
     logits = golden.logits(off, params, batch, golden.key(0))
     np.testing.assert_allclose(logits, batch["logits"], rtol=0, atol=1e-5)
-    # None: hidden_dropout
-    inherited = active.clone(config=EncoderConfig(hidden_dropout=0.25))
-    dropout = classifiers._head(inherited.config, False)[1]
-    assert dropout.rate == 0.25
+    inherited = EncoderConfig(hidden_dropout=0.25, classifier_dropout=None)
+    assert classification_layers(inherited, deterministic=False)[1].rate == 0.25
 
 
 def test_build_model_fills_defaults_and_takes_the_vocabulary_from_the_tokenizer():
     none = dict.fromkeys(("num_hidden_layers", "classifier_dropout", "embedding_size"))
     settings = {"name": "bert", "pretrained": "", "revision": "", **none, "hidden_size": 24}
-    model = classifiers.build_model(settings, vocab_size=50)
+    model = build_model(settings, vocab_size=50)
     assert model.config == EncoderConfig(
         model_type="bert", vocab_size=50, hidden_size=24, embedding_size=24
     )
-    electra = classifiers.build_model({"name": "electra"}, vocab_size=50)
-    assert isinstance(electra, classifiers.EncoderClassifier)
-    assert electra.config.model_type == "electra"
-    small = classifiers.build_model({"name": "lstm", "hidden_size": 8}, vocab_size=50)
+    assert isinstance(model, bert.BertClassifier)
+    discriminator = build_model({"name": "electra"}, vocab_size=50)
+    assert isinstance(discriminator, electra.ElectraClassifier)
+    assert discriminator.config.model_type == "electra"
+    small = build_model({"name": "lstm", "hidden_size": 8}, vocab_size=50)
     assert small.config == LstmConfig(vocab_size=50, hidden_size=8)
+
+
+def test_the_registry_has_the_names_and_objectives_of_the_schema():
+    assert registry.ARCHITECTURES.keys() == MODELS.keys()
+    for name, architecture in registry.ARCHITECTURES.items():
+        objective = next(iter(architecture.pretraining))
+        assert objective == OBJECTIVES[name]
+        model = build_model({"name": name}, vocab_size=50, objective=objective)
+        assert isinstance(model, architecture.pretraining[objective])
+        assert architecture.transformers.keys() >= {"", objective} or name == "lstm"
 
 
 def test_a_tokenizer_larger_than_the_embeddings_is_refused():
     settings = {"name": "bert", "vocab_size": 61}
-    assert classifiers.build_model(settings, vocab_size=60).config.vocab_size == 61
+    assert build_model(settings, vocab_size=60).config.vocab_size == 61
     with pytest.raises(InputError, match="tokenizer has 62 entries .* only 61"):
-        classifiers.build_model(settings, vocab_size=62)
+        build_model(settings, vocab_size=62)
 
 
 def test_an_unknown_model_is_refused_with_the_choices():
     with pytest.raises(InputError, match="model.name='gpt' is unknown; .* bert, electra, lstm"):
-        classifiers.build_model({"name": "gpt"}, vocab_size=5)
+        build_model({"name": "gpt"}, vocab_size=5)

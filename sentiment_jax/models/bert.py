@@ -1,0 +1,78 @@
+"""BERT (Devlin et al., 2019): its classifier, and its masked language model.
+
+The heads are those of Hugging Face's BertForSequenceClassification and BertForMaskedLM.
+"""
+
+from flax import linen as nn
+from jaxtyping import Array, Float, Int
+
+from sentiment_jax.config.schema import EncoderConfig
+from sentiment_jax.models.encoder import (
+    Embeddings,
+    Encoder,
+    EncoderClassifier,
+    classification_layers,
+)
+from sentiment_jax.models.layers import (
+    Dense,
+    compute_dtype,
+    einsum,
+    gelu,
+    layer_norm,
+    product_precision,
+)
+
+Positions = Int[Array, "batch chosen"] | None  # of the tokens to predict; None: all
+
+
+class BertClassifier(EncoderClassifier):
+    """An encoder under BERT's head: pooler, dropout and a linear classifier."""
+
+    def head(
+        self, first: Float[Array, "batch hidden"], deterministic: bool
+    ) -> Float[Array, "batch classes"]:
+        """Return the logits for the first token's last state."""
+        dense, dropout = classification_layers(self.config, deterministic)
+        pooled = nn.tanh(dense(self.config.hidden_size, name="pooler")(first))
+        return dense(self.classes, name="classifier")(dropout(pooled))
+
+
+class TokenPredictionHead(nn.Module):
+    """Dense, GELU, layer norm, and the product with the table of word embeddings (tied)."""
+
+    config: EncoderConfig
+
+    @nn.compact
+    def __call__(
+        self, states: Float[Array, "batch chosen hidden"], embeddings: nn.Module
+    ) -> Float[Array, "batch chosen vocabulary"]:
+        """Return float32 logits over the vocabulary, whose table is in `embeddings`."""
+        config = self.config
+        dtype = compute_dtype(config.dtype)
+        states = Dense(config, config.embedding_size, gelu, name="dense")(states)
+        states = layer_norm(config, "layer_norm")(states)
+        bias = self.param("bias", nn.initializers.zeros, (config.vocab_size,))
+        table = embeddings.variables["params"]["word_embeddings"]["embedding"]
+        precision = product_precision(config.dtype, dtype)
+        return einsum("bce,ve->bcv", states.astype(dtype), table.astype(dtype), precision) + bias
+
+
+class MaskedLanguageModel(nn.Module):
+    """An encoder that predicts tokens."""
+
+    config: EncoderConfig
+
+    @nn.compact
+    def __call__(
+        self,
+        token_ids: Int[Array, "batch length"],
+        lengths: Int[Array, " batch"],
+        positions: Positions = None,
+        *,
+        deterministic: bool,
+    ) -> Float[Array, "batch chosen vocabulary"]:
+        """Return float32 logits over the vocabulary."""
+        embeddings = Embeddings(self.config, deterministic, name="embeddings")
+        encoder = Encoder(self.config, deterministic, first_only=False, name="encoder")
+        states = encoder(embeddings(token_ids), lengths, positions)
+        return TokenPredictionHead(self.config, name="predictions")(states, embeddings)

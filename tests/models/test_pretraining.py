@@ -1,0 +1,89 @@
+"""The pre-training networks against PyTorch: logits, losses and gradients of their objectives."""
+
+import json
+
+import golden
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from sentiment_jax.huggingface import weights
+from sentiment_jax.models.electra import extract_generator
+from sentiment_jax.models.registry import ARCHITECTURES, build_model
+from sentiment_jax.training.objectives import masked_language_modeling as mlm
+from sentiment_jax.training.objectives import replaced_token_detection as rtd
+
+
+def load(folder, like="."):
+    """The pre-training model of a folder, and its parameters or, from `like`, their gradients."""
+    model_type = json.loads((folder / "config.json").read_bytes())["model_type"]
+    resolved = weights.resolve_encoder({"name": model_type}, folder)
+    objective = next(iter(ARCHITECTURES[model_type].pretraining))
+    model = build_model(resolved, vocab_size=61, objective=objective)
+    empty = golden.fill(model, 7.0)
+    params, report = weights.load_pretrained(folder / like, model.config, empty)
+    new = {name.partition("/")[0] for name in report.new}
+    if model_type == "bert":
+        assert not new
+        return model, params
+    assert new == {"generator"}
+    source = folder / "generator" / like
+    own, report = weights.load_pretrained(source, *extract_generator(model.config, empty))
+    assert report.new == ()
+    shared = own.pop("embeddings")
+    own["projection"] = shared.pop("projection")
+    for name, leaf in shared.items():
+        jax.tree.map(np.testing.assert_array_equal, leaf, params["embeddings"][name])
+    return model, {**params, "generator": own}
+
+
+def recorded_masks(self, batch, key):
+    """The masked tokens of the golden file instead of random ones."""
+    return batch["masked"], batch["positions"], jnp.ones(batch["positions"].shape)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("bert_masked", mlm.MaskedLanguageModeling),
+        ("electra_replaced", rtd.ReplacedTokenDetection),
+    ],
+)
+def test_logits_losses_and_gradients_equal_pytorch(name, kind, monkeypatch):
+    folder = golden.FIXTURES / name
+    batch = golden.read(name) | {"labels": jnp.arange(4), "weights": jnp.ones(4)}
+    batch["token_ids"] = batch["text"]
+    model, params = load(folder)
+    wanted = jnp.take_along_axis(batch["replaced"], batch["positions"], axis=1)
+    # Noise that makes every other token a thousand times less likely than the recorded one.
+    noise = jnp.where(jax.nn.one_hot(wanted, 61) > 0, 1 - 1e-7, 1e-30)
+    monkeypatch.setattr(rtd, "draw_rows", lambda key, numbers, shape: noise)
+    monkeypatch.setattr(kind, "mask_batch", recorded_masks)
+    objective = kind(b"", 0, 0.15)
+    inputs = [batch["masked"], batch["lengths"], batch["positions"]]
+    if kind is rtd.ReplacedTokenDetection:
+        inputs.append(lambda _: batch["replaced"])
+
+    def compute(params):
+        def mean(params):
+            sums = objective(model, params, batch, golden.key(0), deterministic=True)
+            return sums["loss"] / sums["examples"], sums
+
+        outputs = model.apply({"params": params}, *inputs, deterministic=True)
+        return jax.value_and_grad(mean, has_aux=True)(params), outputs
+
+    ((loss, sums), gradients), logits = jax.jit(compute)(params)
+    sums = {name: float(value) for name, value in sums.items()}
+    detection = 50 * batch.get("detection_loss", 0)
+    assert sums["nats"] / sums["predictions"] == pytest.approx(float(batch["loss"]), rel=1e-5)
+    assert float(loss) == pytest.approx(float(batch["loss"] + detection), rel=1e-5)
+    assert objective.mean_loss(sums) == pytest.approx(float(loss), rel=1e-6)
+    if kind is rtd.ReplacedTokenDetection:
+        logits, detected, _ = logits
+        valid = jnp.arange(12) < batch["lengths"][:, None]
+        expected = jnp.where(valid, batch["detection_logits"], 0)
+        np.testing.assert_allclose(jnp.where(valid, detected, 0), expected, rtol=0, atol=1e-4)
+    theirs = jnp.take_along_axis(batch["logits"], batch["positions"][:, :, None], axis=1)
+    np.testing.assert_allclose(logits, theirs, rtol=0, atol=1e-4)
+    golden.assert_gradients_equal(gradients, load(folder, "gradients")[1])
