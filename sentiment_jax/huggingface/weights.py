@@ -49,8 +49,9 @@ UNUSED = (
 CONFIG_NAMES = {
     field.name: field.name
     for field in dataclasses.fields(EncoderConfig)
-    if field.metadata["setting"].inherited or field.metadata["setting"].internal
+    if "setting" not in field.metadata or field.metadata["setting"].inherited
 } | {
+    "name": "model_type",
     "hidden_dropout": "hidden_dropout_prob",
     "attention_dropout": "attention_probs_dropout_prob",
 }
@@ -137,7 +138,8 @@ def read_encoder_config(folder: Path, name: str) -> EncoderConfig:
     for ours, theirs in CONFIG_NAMES.items():
         if (value := values.get(theirs)) is None:
             continue
-        kind = type(getattr(EncoderConfig, ours) or 0.0)
+        default = getattr(EncoderConfig, ours)
+        kind = float if default is None else type(default)
         infinite = isinstance(value, float) and not math.isfinite(value)  # json reads NaN
         if infinite or not isinstance(value, (int, float) if kind is float else kind):
             raise InputError(f"{path}: {theirs} can't be {value!r}: download it again")
@@ -150,18 +152,17 @@ def read_encoder_config(folder: Path, name: str) -> EncoderConfig:
 
 def resolve_encoder(
     settings: Mapping[str, Any], folder: Path | None, config: EncoderConfig | None = None
-) -> dict[str, Any]:
+) -> EncoderConfig:
     """Fill encoder fields that are None or absent from the folder's config.json or the defaults.
 
     Dropout rates and how to compute may differ from the folder's; a size that does is an
-    InputError. Without a folder `vocab_size` stays open: it will be the tokenizer's. The folder of
-    a run gives its `config`. The head's dropout rate follows `hidden_dropout` unless it is given
+    InputError. Without a folder `vocab_size` stays 0, the tokenizer's. The folder of a run gives
+    its `config`. The head's dropout rate follows `hidden_dropout` unless it is given
     here, set in the folder's config.json, or another one than the run's hidden rate.
     """
     given = {name: value for name, value in settings.items() if value is not None}
     if folder is None:
         found = dataclasses.asdict(EncoderConfig(embedding_size=given.get("hidden_size", 768)))
-        found["vocab_size"] = None
     else:
         found = dataclasses.asdict(config or read_encoder_config(folder, settings["name"]))
         if config and config.classifier_dropout == config.hidden_dropout:
@@ -174,11 +175,10 @@ def resolve_encoder(
         if differing:
             path = folder / "config.json"
             raise InputError(f"{path} differs from config.model: {'; '.join(differing)}")
-    resolved = {**settings, **found, **given}
+    resolved = {**found, **given}
     if resolved["classifier_dropout"] is None:
         resolved["classifier_dropout"] = resolved["hidden_dropout"]
-    del resolved["model_type"]  # settings["name"] says it
-    return resolved
+    return EncoderConfig(**resolved)
 
 
 def load_pretrained(
@@ -196,13 +196,13 @@ def load_pretrained(
     return load_tensors(_read(path), config, params, str(path), files, transposed)
 
 
-def to_tensors(params: Mapping[str, Any], model_type: str) -> dict[str, np.ndarray]:
+def to_tensors(params: Mapping[str, Any], name: str) -> dict[str, np.ndarray]:
     """Return parameters under the names and in the layout that PyTorch's models have."""
     tensors = {}
     for ours, value in traverse_util.flatten_dict(params, sep="/").items():
         theirs = hugging_face_name(ours)
-        is_head = theirs.startswith(ARCHITECTURES[model_type].heads)
-        root = "" if is_head and not theirs.startswith("pooler.") else f"{model_type}."
+        is_head = theirs.startswith(ARCHITECTURES[name].heads)
+        root = "" if is_head and not theirs.startswith("pooler.") else f"{name}."
         tensor = np.asarray(value, np.float32)
         if ours.endswith("/kernel"):
             tensor = tensor.T
@@ -222,12 +222,12 @@ def load_tensors(
     """Do what `load_pretrained` does, with tensors found `where`; kernels are PyTorch's or ours."""
     source: dict[str, str] = {}  # PyTorch's spelling without the root -> the stored name
     for name in stored:
-        theirs = name.replace("/", ".").removeprefix(f"{config.model_type}.")
+        theirs = name.replace("/", ".").removeprefix(f"{config.name}.")
         theirs = re.sub(r"\.(kernel|scale|embedding|gamma)$", ".weight", theirs)
         source.setdefault(re.sub(r"\.beta$", ".bias", theirs), name)
     filled = traverse_util.flatten_dict(params, sep="/")
     ours = {hugging_face_name(name): name for name in filled}
-    heads = ARCHITECTURES[config.model_type].heads
+    heads = ARCHITECTURES[config.name].heads
     lacking = tuple(head for head in heads if not any(name.startswith(head) for name in source))
     idle = tuple(head for head in heads if not any(name.startswith(head) for name in ours))
     missing = [name for name in ours if name not in source and not name.startswith(lacking)]

@@ -6,7 +6,7 @@ from typing import Any
 
 from flax import linen as nn
 
-from sentiment_jax.config.schema import MODELS, EncoderConfig
+from sentiment_jax.config.schema import EncoderConfig, LstmConfig
 from sentiment_jax.errors import InputError
 from sentiment_jax.models import encoder, lstm
 from sentiment_jax.models.bert import BertClassifier, MaskedLanguageModel
@@ -72,35 +72,28 @@ ARCHITECTURES = {
 
 
 def build_model(
-    settings: Mapping[str, Any], *, vocab_size: int, classes: int = 2, objective: str = ""
+    config: LstmConfig | EncoderConfig, *, vocab_size: int, classes: int = 2, objective: str = ""
 ) -> nn.Module:
-    """Build the network that a config's `model` group describes.
+    """Build the network of a resolved config's `model` group.
 
     Args:
-      settings: the group; None stands for a field's default.
-      vocab_size: the number of the tokenizer's entries. A `vocab_size` in `settings` is that of
-        pretrained weights.
+      config: the group. Its `vocab_size` is that of pretrained weights, or 0.
+      vocab_size: the number of the tokenizer's entries.
       classes: the number of logits.
       objective: that of pre-training, whose heads replace the classifier; "" to classify.
 
     Raises:
-      InputError: the name is unknown, or the tokenizer has more entries than pretrained weights.
+      InputError: the tokenizer has more entries than pretrained weights.
     """
-    name = settings["name"]
-    if name not in ARCHITECTURES:
-        raise InputError(f"model.name={name!r} is unknown; choose from {', '.join(ARCHITECTURES)}")
-    elsewhere = ("name", "pretrained", "revision")
-    chosen = {k: v for k, v in settings.items() if v is not None and k not in elsewhere}
-    table = chosen.setdefault("vocab_size", vocab_size)
-    if vocab_size > table:
+    rows = config.vocab_size or vocab_size
+    if vocab_size > rows:
         raise InputError(
-            f"the tokenizer has {vocab_size} entries but the embedding table only {table}; "
+            f"the tokenizer has {vocab_size} entries but the embedding table only {rows}; "
             "use the tokenizer that the weights were trained with"
         )
-    if MODELS[name] is EncoderConfig:
-        chosen["model_type"] = name
-        chosen.setdefault("embedding_size", chosen.get("hidden_size", EncoderConfig.hidden_size))
-    config = MODELS[name](**chosen)
+    # Networks that differ in their weights' origin alone are equal: their steps compile once.
+    config = dataclasses.replace(config, vocab_size=rows, pretrained="")
+    architecture = ARCHITECTURES[config.name]
     if objective:
-        return ARCHITECTURES[name].pretraining[objective](config)
-    return ARCHITECTURES[name].classifier(config, classes)
+        return architecture.pretraining[objective](config)
+    return architecture.classifier(config, classes)

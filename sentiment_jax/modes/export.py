@@ -72,7 +72,7 @@ def export_pretrained(folder: Path, model: Export) -> None:
     with beside as temporary:
         partial = Path(temporary) / folder.name
         partial.mkdir()
-        extract_generator = ARCHITECTURES[model.config.model_type].extract_generator
+        extract_generator = ARCHITECTURES[model.config.name].extract_generator
         if extract_generator and "generator" in model.params:
             config, params = extract_generator(model.config, model.params)
             (partial / "generator").mkdir()
@@ -89,9 +89,9 @@ def export_pretrained(folder: Path, model: Export) -> None:
 def _write_model(folder: Path, model: Export) -> None:
     """Write model.safetensors, config.json and tokenizer files."""
     config = model.config
-    kind = ARCHITECTURES[config.model_type].transformers[model.objective]
+    kind = ARCHITECTURES[config.name].transformers[model.objective]
     settings: dict[str, Any] = {
-        "architectures": [config.model_type.capitalize() + kind],
+        "architectures": [config.name.capitalize() + kind],
         **{theirs: getattr(config, ours) for ours, theirs in CONFIG_NAMES.items()},
         "position_embedding_type": "absolute",
         "pad_token_id": 0,
@@ -100,7 +100,7 @@ def _write_model(folder: Path, model: Export) -> None:
     if not model.objective:
         settings["id2label"] = {str(i): name for i, name in enumerate(model.classes)}
         settings["label2id"] = {name: i for i, name in enumerate(model.classes)}
-    tensors = to_tensors(model.params, config.model_type)
+    tensors = to_tensors(model.params, config.name)
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     _write_json(folder / "config.json", settings)
     _export_tokenizer(folder, config.max_position_embeddings, model.tokenizer)

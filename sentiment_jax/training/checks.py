@@ -46,8 +46,7 @@ def resolve(recipe: ConfigDict) -> Config:
         folder, values["model.revision"] = hub.find_pretrained(pretrained, values["model.revision"])
     if name != "lstm":
         model = {key.removeprefix("model."): v for key, v in values.items() if "model." in key}
-        resolved = weights.resolve_encoder(model, folder, sizes)
-        values |= {f"model.{field}": value for field, value in resolved.items()}
+        values |= flatten(weights.resolve_encoder(model, folder, sizes), "model.")
     validate(values, pretraining=bool(values["pretrain.objective"]))
     return make_frozen(values)
 

@@ -55,11 +55,11 @@ def split_frozen(
     return trained, frozen
 
 
-def make_optimizer(config: OptimizerConfig, model_type: str = "") -> optax.GradientTransformation:
+def make_optimizer(config: OptimizerConfig, architecture: str = "") -> optax.GradientTransformation:
     """Build the chain whose updates are to be scaled by minus the learning rate.
 
     Weight decay is decoupled for adamw and plain L2 (added to the gradient) for the others. The
-    architecture `model_type` has the layer-wise multipliers; the state does not depend on them.
+    `architecture` has the layer-wise multipliers; the state does not depend on them.
     """
     identity = optax.identity()
     scale = {
@@ -74,8 +74,8 @@ def make_optimizer(config: OptimizerConfig, model_type: str = "") -> optax.Gradi
     decoupled = config.name == "adamw"
 
     def scale_layers(updates: Any, params: Any) -> Any:
-        architecture = ARCHITECTURES[model_type]
-        multipliers = architecture.layerwise_multipliers(params, config.layerwise_decay)
+        scale = ARCHITECTURES[architecture].layerwise_multipliers
+        multipliers = scale(params, config.layerwise_decay)
         return jax.tree.map(lambda update, factor: update * factor, updates, multipliers)
 
     return optax.chain(
