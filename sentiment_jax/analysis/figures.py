@@ -35,6 +35,7 @@ STYLE: Any = {
     "hatch.color": "0.7",
 }
 BELOW = "outside lower center"  # where legends stand
+CENTERED = {"ha": "center", "va": "center"}
 Records = Sequence[Mapping[str, Any]]  # the lines of a metrics.jsonl
 
 
@@ -69,11 +70,6 @@ def _grid(count: int, columns: int) -> dict[str, int]:
     return {"nrows": -(-count // columns), "ncols": columns}
 
 
-def _write(axes: Any, column: int, row: int, text: str, **options: Any) -> None:
-    """Write into a cell of an image."""
-    axes.text(column, row, text, ha="center", va="center", **options)
-
-
 def confusions(
     counts: Mapping[str, Float[np.ndarray, "classes classes"]], classes: Sequence[str], path: Path
 ) -> None:
@@ -97,7 +93,7 @@ def confusions(
                 for (label, predicted), share in np.ndenumerate(shares):
                     text = f"{matrix[label, predicted]:,.0f}\n{share:.1%}"
                     color = "white" if share > 0.6 else "black"
-                    _write(axes, predicted, label, text, color=color, **small)
+                    axes.text(predicted, label, text, color=color, **CENTERED, **small)
             axes.set_title(name)
             ticks = range(len(classes))
             axes.set_xticks(ticks, classes, rotation=90 if len(classes) > 3 else 0, **small)
@@ -160,8 +156,7 @@ def accuracy_by_length(
         axes.set_xticks(range(len(bins)), bins, **turned if len(bins) > 4 else {})
         axes.set(xlabel="words in the whole review", ylabel="test accuracy")
         axes.grid(axis="y")
-        if axes.containers:
-            axes.figure.legend(loc=BELOW, fontsize=8)
+        axes.figure.legend(loc=BELOW, fontsize=8)
 
 
 def epoch_means(records: Records, split: str, name: str) -> tuple[list[int], list[float]]:
@@ -320,7 +315,7 @@ def heat_maps(
                 setting = optimizer, batch_sizes[column], learning_rates[row]
                 value = accuracies.get(setting)
                 corner = (column - 0.5, row - 0.5)
-                options: dict[str, Any] = {"fontsize": size}
+                options: dict[str, Any] = {**CENTERED, "fontsize": size}
                 if value is None:
                     text = "failed" if setting in accuracies else "not run"
                 elif setting in chance:
@@ -332,7 +327,7 @@ def heat_maps(
                     text = f"{value:.4f}"
                     image[row, column] = value
                     options["color"] = "white" if value > best - RANGE / 2 else "black"
-                _write(axes, column, row, text, **options)
+                axes.text(column, row, text, **options)
                 if setting == winner:
                     frame: Any = {"edgecolor": RED, "linewidth": 3, "clip_on": False, "zorder": 3}
                     axes.add_patch(Rectangle(corner, 1, 1, fill=False, **frame))
@@ -347,15 +342,16 @@ def heat_maps(
 
 
 def seeds(
-    scores: Mapping[str, Mapping[str, tuple[Sequence[float], float, float, float]]],
+    scores: Mapping[str, Mapping[str, Sequence[float]]],
     numbers: Mapping[str, Sequence[int]],
     path: Path,
 ) -> None:
-    """Draw the accuracy of every seed, and each model's mean with its interval.
+    """Draw the accuracy of every seed, and each model's mean with its 95 % interval.
 
-    `scores` are those of each model by split: its seeds' accuracies, their mean and the ends of its
-    interval. `numbers` are each model's seeds.
+    `scores` are accuracies by model, split and seed; `numbers` are each model's seeds.
     """
+    from sentiment_jax.analysis.predictions import mean_interval
+
     labels: list[str] = []
     rows = sum(map(len, numbers.values())) + 3 * len(scores)
     with panels(path, WIDTH, 0.23 * rows + 1.1) as ((axes,),):
@@ -364,15 +360,16 @@ def seeds(
             labels.append(name)
             first = len(labels)
             labels += [f"seed {number}" for number in numbers[name]]
-            for split, (accuracies, mean, low, high) in splits.items():
+            for split, accuracies in splits.items():
                 fill = {"color": color, "markerfacecolor": color if split == "test" else "white"}
                 axes.plot(accuracies, range(first, first + len(accuracies)), "o", **fill)
                 if len(accuracies) > 1:
+                    mean, low, high = mean_interval(accuracies)
                     error = [[mean - low], [high - mean]]
                     axes.errorbar(mean, len(labels), xerr=error, fmt="D", capsize=3, **fill)
                     _annotate(axes, high, len(labels), mean)
                     labels.append(f"mean, {split}")
-            for row, pair in enumerate(zip(*(of[0] for of in splits.values()), strict=True), first):
+            for row, pair in enumerate(zip(*splits.values(), strict=True), first):
                 _annotate(axes, min(pair), row, min(pair), left=True)
                 _annotate(axes, max(pair), row, max(pair))
         for split, inside in (("validation", "white"), ("test", "0.3")):

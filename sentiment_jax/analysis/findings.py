@@ -154,8 +154,8 @@ def confidence(name: str, original: Predictions, calibrated: Predictions) -> str
     kind = "over-confident" if p > correct else "under-confident"
     if abs(p - correct) < 0.01:
         kind = "well calibrated on average"
-    text = f"{name} is {kind}: the mean probability of its predictions is {p:.3f}, "
-    text += f"{correct:.3f} are correct"
+    text = f"{name} is {kind}: the mean probability of its predictions is {p:.3f} "
+    text += f"and a share of {correct:.3f} is correct"
     if len(classes) <= LISTED:
         text += f" ({'; '.join(f'{label} {p:.3f}, correct {c:.3f}' for label, p, c in classes)})"
     *_, (_, p_calibrated, _) = predictions.confidence(calibrated)

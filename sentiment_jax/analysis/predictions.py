@@ -91,10 +91,9 @@ def same_reviews(first: Predictions, second: Predictions) -> bool:
 def confusion(predictions: Predictions) -> Float[np.ndarray, "classes classes"]:
     """Return mean counts over the seeds, [label, predicted]."""
     numbers = range(len(predictions.classes))
-    return np.mean(
-        [confusion_matrix(predictions.labels, p, labels=numbers) for p in predictions.predicted],
-        axis=0,
-    )
+    labels = predictions.labels
+    counts = [confusion_matrix(labels, seed, labels=numbers) for seed in predictions.predicted]
+    return np.mean(counts, axis=0)
 
 
 def mean_metrics(predictions: Predictions) -> dict[str, Any]:
@@ -129,10 +128,8 @@ def mcnemar(
 
 
 def mean_interval(values: Sequence[float]) -> tuple[float, float, float]:
-    """Return the seeds' mean accuracy and its 95 % interval, by Student's t (1908)."""
+    """Return the mean accuracy of several seeds and its 95 % interval, by Student's t (1908)."""
     mean = float(np.mean(values))
-    if len(values) == 1:
-        return mean, mean, mean
     error = np.std(values, ddof=1) / len(values) ** 0.5
     half = float(t.ppf(0.975, len(values) - 1) * error)
     return mean, max(mean - half, 0.0), min(mean + half, 1.0)

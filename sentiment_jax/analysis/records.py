@@ -79,10 +79,9 @@ def in_words(setting: Mapping[str, Any]) -> str:
 
 
 def collect(directories: Sequence[Path]) -> list[Group]:
-    """Find, read and check the sweeps and runs in (or directly under) some directories.
+    """Read the sweeps and runs in, or directly under, some directories.
 
-    Raises:
-      InputError: nothing finished, a damaged file, or runs made with different data.
+    InputError: nothing finished, a damaged file, or runs made with different data.
     """
     groups = _read_groups(itertools.chain(*map(_find, directories)))
     trials = [trial for group in groups for trial in group.trials]

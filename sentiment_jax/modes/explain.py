@@ -3,7 +3,7 @@
 import itertools
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -95,7 +95,6 @@ def explain_texts(
         towards = decide(probabilities).tolist()
         to, away = "to the predicted class", "away from it"
     blocks = []
-    explanations = []
     predicted = verdicts(trained, probabilities)
     rows = zip(names, texts, probabilities, towards, predicted, warnings, strict=True)
     for name, text, p, i, prediction, warning in rows:
@@ -114,35 +113,26 @@ def explain_texts(
         ]
         if not explanation.complete:
             lines.append(f"warning: the attributions sum to {explanation.gap:+.3f} more than that")
-        block = {"headline": headline, "share": 100 * float(p[i]), "label": classes[i]}
-        blocks.append(block | {"lines": lines, "odds": odds})
-        explanations.append(explanation)
+        block = {"explanation": explanation, "headline": headline, "lines": lines, "odds": odds}
+        blocks.append(block | {"share": 100 * float(p[i]), "label": classes[i]})
         shown = to_terminal(explanation, color=color)
         print("\n  ".join(filter(None, [headline, shown, f"log-odds {odds}", *lines])), flush=True)
     legend = f"blue words pushed {to}, red ones {away}; gray was not read"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, to_page(explanations, blocks, legend=legend, ends=(away, to)))
+        write_atomically(path, to_page(blocks, legend=legend, ends=(away, to)))
     except OSError as error:
         raise InputError(f"cannot write --output={path}: {error.strerror}") from error
     print(f"{legend if color else 'attributions in nats'}; the same as a page: {path}")
 
 
-def to_page(
-    explanations: Sequence[Explanation],
-    blocks: Sequence[dict[str, Any]],
-    *,
-    legend: str,
-    ends: tuple[str, str],
-) -> str:
+def to_page(blocks: Sequence[Mapping[str, Any]], *, legend: str, ends: tuple[str, str]) -> str:
     """Return a page of explained texts, on one scale of colors.
 
-    `blocks` hold what the page says about each text; `ends` name the ends of the scale.
+    `blocks` hold an explanation each, and what the page says about it; `ends` name the ends of the
+    scale.
     """
-    full = strongest(explanations)
-    explained = [
-        {**block, "pieces": split_text(explanation, full)}
-        for explanation, block in zip(explanations, blocks, strict=True)
-    ]
+    full = strongest([block["explanation"] for block in blocks])
+    explained = [{**block, "pieces": split_text(block["explanation"], full)} for block in blocks]
     values = {"legend": legend, "explanations": explained, "full": full, "ends": ends}
     return render("explanation.html.j2", title="Words behind the predictions", **values)

@@ -36,8 +36,7 @@ def report(directories: Sequence[Path], output: Path, with_text: bool = False) -
     `directories` are sweeps, runs, or folders of them. With `with_text`, the page shows the text of
     the hardest mistakes, for which the data are read again.
 
-    Raises:
-      InputError: nothing finished, damaged files, different data, or an unwritable folder.
+    InputError: nothing finished, damaged files, different data, or an unwritable folder.
     """
     groups = collect(directories)
     tested = [group for group in groups if group.tested]
@@ -279,10 +278,13 @@ def _draw_test(
 ) -> list[Path]:
     """Draw the results on the test set; return the files."""
     paths = [output / f"{name}.png" for name in ("confusion", "calibration")]
-    scores: dict[str, Any] = {group.name: {} for group in tested}
-    for group, (split, name) in itertools.product(tested, SPLITS.items()):
-        accuracies = [trial.content[split]["accuracy"] for trial in group.tested]
-        scores[group.name][name] = accuracies, *predictions.mean_interval(accuracies)
+    scores = {
+        group.name: {
+            name: [trial.content[split]["accuracy"] for trial in group.tested]
+            for split, name in SPLITS.items()
+        }
+        for group in tested
+    }
     numbers = {group.name: [trial.config.seed for trial in group.tested] for group in tested}
     if sum(map(len, numbers.values())) > 1:
         paths.append(output / "seeds.png")

@@ -164,7 +164,8 @@ def make_explanation(text="so <dull> but fun", **places):
 
 def page_of(*explanations):
     block = {"headline": "a", "share": 73.0, "label": "positive", "lines": ["b"], "odds": "c"}
-    return to_page(explanations, [block] * len(explanations), legend="d", ends=("e", "f"))
+    blocks = [{**block, "explanation": explanation} for explanation in explanations]
+    return to_page(blocks, legend="d", ends=("e", "f"))
 
 
 def test_colors_follow_sign_and_strength():

@@ -1,6 +1,5 @@
 """Reading run directories back, and refusing those that are unfinished, damaged or mixed."""
 
-import dataclasses
 import shlex
 
 import pytest
@@ -11,7 +10,7 @@ from sentiment_jax.config.stored import flatten
 from sentiment_jax.errors import InputError
 from sentiment_jax.modes import report
 from sentiment_jax.storage.files import read_json, write_json
-from sentiment_jax.sweeps.plan import plan_sweep, read_sweep
+from sentiment_jax.sweeps.plan import plan_sweep
 from sentiment_jax.training.checks import resolve
 
 
@@ -71,23 +70,6 @@ def test_runs_of_different_data_are_not_compared(finished, run_copy):
 def test_an_unwritable_output(finished, tmp_path):
     (tmp_path / "file").write_text("")
     assert "cannot write to --output" in refused(finished, output=tmp_path / "file" / "report")
-
-
-def test_the_command_of_one_trial(swept):
-    sweep = dataclasses.replace(
-        read_sweep(swept.directory),
-        config_file="configs/lstm.py:sample",
-        overrides={"data.path": "my data", "data.length_buckets": (), "seed": 7},
-    )
-    (trial,) = [
-        t for stage in sweep.stages() for t in stage if t.stage == "final" and t.config.seed
-    ]
-    begins = ["python", "-m", "sentiment_jax.main", "--config=configs/lstm.py:sample"]
-    overrides = ["--config.data.path=my data", "--config.data.length_buckets=()"]
-    assert shlex.split(sweep.trial_command(trial)) == [
-        *(*begins, *overrides, "--config.seed=1"),
-        f"--workdir=runs/{trial.directory.name}",
-    ]
 
 
 def test_a_trials_command_resolves_to_its_config(tmp_path):
