@@ -130,7 +130,7 @@ def test_attributions_sum_to_the_log_odds_of_the_class(run, towards):
     assert explanation.complete and pushes == pytest.approx(whole, abs=max(0.01 * abs(whole), 1e-4))
 
 
-def test_words_are_explained_towards_the_verdict(run, tmp_path, capsys):
+def test_words_are_explained_towards_the_predicted_class(run, tmp_path, capsys):
     texts = ["awful dull word1", "plain usual word1"]
     explain_texts(load_run(run), ["1", "2"], texts, tmp_path / "a.html")
     shown = capsys.readouterr().out
@@ -139,7 +139,7 @@ def test_words_are_explained_towards_the_verdict(run, tmp_path, capsys):
         pushed = shown.partition(f"to {label}: ")[2].partition("\n")[0]
         assert word in pushed
     assert "away from it" in shown
-    assert "blue words pushed to the verdict" in (tmp_path / "a.html").read_text()
+    assert "blue words pushed to the predicted class" in (tmp_path / "a.html").read_text()
 
 
 @pytest.mark.slow
@@ -214,6 +214,6 @@ def test_two_models_are_compared_by_mcnemars_test(run, config, tmp_path):
         for path in (run, tmp_path / "other")
     ]
     only_first = sum(a and not b for a, b in zip(*verdicts, strict=True))
-    assert int(row["only the first right"]) == only_first > 0
+    assert int(row["only the first correct"]) == only_first > 0
     assert float(row["p"]) < 0.05
     assert "McNemar" in (tmp_path / "report" / "report.html").read_text()

@@ -1,4 +1,4 @@
-"""The templates of reports and explanations, and the format of a table's columns."""
+"""The templates of reports and explanations, and the format of each column of a table."""
 
 import base64
 from pathlib import Path
@@ -8,19 +8,19 @@ import jinja2
 
 from sentiment_jax.runtime.terminal import visible
 
-# The format of a column of numbers by its heading, or the heading's last word; others are text.
+# The format of a numeric column, by its heading or the heading's last word. Others are text.
 FORMATS = {
-    **dict.fromkeys(("accuracy", "loss", "± sd", "p(positive)", "p(verdict)", "p"), ".4f"),
-    **dict.fromkeys(("low (95 %)", "high (95 %)", "majority baseline", "macro f1", "mcc"), ".4f"),
-    **dict.fromkeys(("auc", "brier score", "precision", "recall", "f1"), ".4f"),
-    **dict.fromkeys(("examples", "only the first right", "only the second right"), ",d"),
+    **dict.fromkeys(("accuracy", "loss", "± sd", "p(positive)", "p(predicted)", "p"), ".4f"),
+    **dict.fromkeys(("low (95 %)", "high (95 %)", "majority baseline", "mcc", "auc"), ".4f"),
+    **dict.fromkeys(("brier score", "precision", "recall", "f1"), ".4f"),
+    **dict.fromkeys(("examples", "only the first correct", "only the second correct"), ",d"),
     **dict.fromkeys(("seed", "seeds", "epoch", "epochs", "batch size"), "d"),
     **dict.fromkeys(("words", "tokens read"), "d"),
-    **{"learning rate": "rate", "parameters": ",d", "evaluation examples/s": ",.0f"},
     **dict.fromkeys(("training s", "epoch s"), ",.1f"),
+    **{"learning rate": "rate", "parameters": ",d", "evaluation examples/s": ",.0f"},
 }
-LEAST_P = 0.0001
-# What Markdown would take for a tag, a link, code, or the end of a table's cell.
+MIN_P = 0.0001
+# Characters that Markdown would read as a tag, a link, code, or the end of a table cell.
 MARKDOWN = {"<": "&lt;", ">": "&gt;", "&": "&amp;", "\n": " ", **{c: f"\\{c}" for c in "\\`|[]"}}
 
 
@@ -30,19 +30,19 @@ def column_format(name: str) -> str:
 
 
 def format_rate(rate: float) -> str:
-    """Return a learning rate as a power of ten: 3e-5, 1e-2, 1e0."""
+    """Return a learning rate in scientific notation: 3e-5, 1e-2, 1e0."""
     mantissa, _, exponent = f"{rate:.5e}".partition("e")
     return f"{float(mantissa):g}e{int(exponent)}"
 
 
 def cell(value: Any, name: str) -> str:
-    """Return a column's value as text, an en dash where it is None or NaN."""
+    """Return the value of a column as text, an en dash if it is None or NaN."""
     if value is None or value != value:
         return "–"
     if isinstance(value, str):
         return value
-    if name == "p" and value < LEAST_P:
-        return f"< {LEAST_P}"
+    if name == "p" and value < MIN_P:
+        return f"< {MIN_P}"
     style = column_format(name)
     return format_rate(value) if style == "rate" else format(value, style)
 
@@ -62,5 +62,5 @@ TEMPLATES.filters["base64"] = lambda path: base64.b64encode(path.read_bytes()).d
 
 
 def render(template: str, **values: Any) -> str:
-    """Return a template of this folder with its values set; HTML is escaped."""
+    """Return a template of this folder with its values filled in; HTML is escaped."""
     return TEMPLATES.get_template(template).render(values)

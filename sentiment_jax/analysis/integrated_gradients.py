@@ -1,9 +1,9 @@
-"""`--mode=predict --explain`: which words pushed the verdict, by integrated gradients.
+"""Attribute a prediction to its words by integrated gradients, for `--mode=predict --explain`.
 
-Sundararajan et al. (2017), https://arxiv.org/abs/1703.01365, on the word embeddings: the gradient
-of a class's log-odds, integrated from a text whose words mean nothing (zero vectors;
-positions, [CLS] and [SEP] stay) to the text. Completeness: a text's attributions sum to the
-difference of its log-odds to those of the empty text.
+Sundararajan et al. (2017), https://arxiv.org/abs/1703.01365: the gradient of a class's log-odds
+with respect to the word embeddings, integrated from a baseline to the text. In the baseline, zero
+vectors replace the words; positions, [CLS] and [SEP] stay. Completeness: the attributions sum to
+the difference in log-odds between the text and the baseline.
 """
 
 import dataclasses
@@ -19,21 +19,21 @@ import numpy as np
 from flax import traverse_util
 from jaxtyping import Array, Float, Float32, Int, Int32
 
-from sentiment_jax.data import batches
-from sentiment_jax.data.encoding import truncate
+from sentiment_jax.config.schema import EncoderConfig
+from sentiment_jax.data.encoding import framing, truncate
 from sentiment_jax.data.reviews import Reviews
 from sentiment_jax.models.layers import embed_positions
-from sentiment_jax.models.registry import build_model
 from sentiment_jax.training.trained_model import TrainedModel
 
 WORD_EMBEDDINGS = ("embedding", "word_embeddings")  # their names in models/
-# Gauss-Legendre on [0, 1], exact for polynomials; with an interval's end, eight.
+# Gauss-Legendre quadrature on [0, 1]. With the end of an interval, there are eight nodes.
 NODES, WEIGHTS = (np.polynomial.legendre.leggauss(7) + np.array([[1], [0]])) / 2
-FIRST_PARTS, MOST_PARTS = 4, 256
+MIN_INTERVALS = 4
+MAX_INTERVALS = 256
 
 
 class Word(NamedTuple):
-    """A word that the model read: its place in the text and its push towards the class (nats)."""
+    """A word that the model read, its position in the text and its attribution in nats."""
 
     start: int
     end: int
@@ -43,22 +43,30 @@ class Word(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Explanation:
-    """One verdict taken apart; log-odds in nats, positive ones speak for the class."""
+    """The attributions of one prediction; positive log-odds (in nats) support the class."""
 
     text: str
     words: tuple[Word, ...]
     log_odds: float
-    empty_log_odds: float
-    gap: float  # attributions minus the difference of the log-odds: the error of the integral
+    empty_log_odds: float  # of the baseline
+    gap: float  # the sum of the attributions minus the difference in log-odds
 
     @property
     def complete(self) -> bool:
-        """Whether the attributions sum to the difference of the log-odds within 1 %."""
-        return abs(self.gap) <= _allowed_gap(self.log_odds - self.empty_log_odds)
+        """Whether the attributions sum to the difference in log-odds within 1 %."""
+        return abs(self.gap) <= _tolerance(self.log_odds - self.empty_log_odds)
 
 
-def _allowed_gap(difference: float) -> float:
-    """Return the error that an integral may have: 1 %, or what float32 leaves of a small one."""
+class Path(NamedTuple):
+    """The straight line from the baseline's embeddings to those of a padded text."""
+
+    start: Float[Array, "1 length embedding"]
+    end: Float[Array, "1 length embedding"]
+    lengths: Int[Array | np.ndarray, " 1"]  # tokens without padding
+
+
+def _tolerance(difference: float) -> float:
+    """Return the allowed error of an integral: 1 %, or the float32 error of a small difference."""
     return max(0.01 * abs(difference), 1e-4)
 
 
@@ -66,17 +74,15 @@ def _allowed_gap(difference: float) -> float:
 def _integrate(
     model: nn.Module,
     params: Any,
-    start: Float[Array, "1 length embedding"],
-    end: Float[Array, "1 length embedding"],
-    lengths: Int[Array, " 1"],
+    path: Path,
     nodes: Float[Array, " rows"],
     weights: Float[Array, " rows"],
     towards: Int[Array, ""],
 ) -> tuple[Float[Array, " length"], Float[Array, " rows"]]:
-    """Return the weighted sum of the gradients at the nodes of the path, and the log-odds there."""
-    points = start + nodes[:, None, None] * (end - start)
+    """Return the weighted sum of the gradients at the nodes of a path, and the log-odds there."""
+    points = path.start + nodes[:, None, None] * (path.end - path.start)
     rows, length, size = points.shape
-    ids = jnp.arange(rows * length).reshape(rows, length)  # of a table of all points' vectors
+    ids = jnp.arange(rows * length).reshape(rows, length)  # one id per embedding in `points`
 
     def weighted_sum(points: Array) -> tuple[Array, Array]:
         def substitute(next_function: Any, args: Any, kwargs: Any, context: Any) -> Any:
@@ -87,14 +93,14 @@ def _integrate(
             return next_function(*args, **kwargs)
 
         with nn.intercept_methods(substitute):
-            repeated = jnp.broadcast_to(lengths, rows)
-            logits: Any = model.apply({"params": params}, ids, repeated, deterministic=True)
+            lengths = jnp.broadcast_to(path.lengths, rows)
+            logits: Any = model.apply({"params": params}, ids, lengths, deterministic=True)
         others = jnp.where(jnp.arange(logits.shape[1]) == towards, -jnp.inf, logits)
-        values = logits[:, towards] - jax.nn.logsumexp(others, axis=1)
-        return jnp.sum(values * weights), values
+        log_odds = logits[:, towards] - jax.nn.logsumexp(others, axis=1)
+        return jnp.sum(log_odds * weights), log_odds
 
-    gradients, values = jax.grad(weighted_sum, has_aux=True)(points)
-    return jnp.sum(gradients * (end - start), axis=(0, 2)), values
+    gradients, log_odds = jax.grad(weighted_sum, has_aux=True)(points)
+    return jnp.sum(gradients * (path.end - path.start), axis=(0, 2)), log_odds
 
 
 def attribute(
@@ -105,74 +111,77 @@ def attribute(
     fixed: Sequence[int] = (),
     towards: int = 1,
 ) -> tuple[Float32[np.ndarray, " tokens"], float, float]:
-    """Return attributions, log-odds (of class `towards`) of one text and of the empty one.
+    """Return a text's attributions, its log-odds of class `towards` and those of its baseline.
 
     The model must compute in float32; it reads the text padded to `length`. The embeddings at the
-    `fixed` positions, such as [CLS], stay: their attribution is 0. The path is cut where it is
-    least complete until the whole is: a kink (ReLU, maximum, saturated gate) costs points around it
-    alone.
+    `fixed` positions, such as [CLS], stay in the baseline: their attribution is 0. The interval
+    with the largest error is halved until the whole integral is complete, because a kink (ReLU,
+    maximum, saturated gate) needs more nodes only around itself.
     """
     count = len(token_ids)
     ids = np.zeros((1, length, *np.shape(token_ids)[1:]), np.int32)
     ids[0, :count] = token_ids
     flat = traverse_util.flatten_dict(params)
-    (table,) = (flat[path] for path in flat if path[-2] in WORD_EMBEDDINGS)
+    (table,) = (leaf for name, leaf in flat.items() if name[-2] in WORD_EMBEDDINGS)
     end = embed_positions(jnp.asarray(table).__getitem__, jnp.asarray(ids))
     kept = np.zeros((length, 1), np.float32)
     kept[list(fixed)] = 1
-    lengths = np.array([count], np.int32)
-    integrate = functools.partial(_integrate, model, params, end * kept, end, lengths)
-    nowhere = np.zeros(len(NODES) + 1, np.float32)
-    log_odds = {0.0: float(integrate(nowhere, nowhere, towards)[1][0])}  # along the path
-    # Part of the path -> (its gap, its part of the integral).
-    parts: dict[tuple[float, float], tuple[float, np.ndarray]] = {}
+    path = Path(end * kept, end, np.array([count], np.int32))
+    integrate = functools.partial(_integrate, model, params, path)
+    zeros = np.zeros(len(NODES) + 1, np.float32)
+    _, at_start = integrate(zeros, zeros, towards)
+    log_odds = {0.0: float(at_start[0])}  # by position on the path
+    errors: dict[tuple[float, float], float] = {}  # by interval of the path
+    integrals: dict[tuple[float, float], np.ndarray] = {}
 
     def add(low: float, high: float) -> None:
         nodes = np.append(low + (high - low) * NODES, high)
         weights = np.append((high - low) * WEIGHTS, 0)
         sums, values = integrate(np.float32(nodes), np.float32(weights), towards)
         log_odds[high] = float(values[-1])
-        sums = np.asarray(sums, np.float64)[:count]
-        parts[low, high] = abs(float(sums.sum()) - (log_odds[high] - log_odds[low])), sums
+        integrals[low, high] = np.asarray(sums, np.float64)[:count]
+        difference = log_odds[high] - log_odds[low]
+        errors[low, high] = abs(float(integrals[low, high].sum()) - difference)
 
-    for part in range(FIRST_PARTS):
-        add(part / FIRST_PARTS, (part + 1) / FIRST_PARTS)
-    whole, empty = log_odds[1.0], log_odds[0.0]
-    allowed = _allowed_gap(whole - empty)
-    while len(parts) < MOST_PARTS and sum(gap for gap, _ in parts.values()) > allowed:
-        low, high = worst = max(parts, key=lambda part: parts[part][0])
-        del parts[worst]
+    for part in range(MIN_INTERVALS):
+        add(part / MIN_INTERVALS, (part + 1) / MIN_INTERVALS)
+    tolerance = _tolerance(log_odds[1.0] - log_odds[0.0])
+    while len(errors) < MAX_INTERVALS and sum(errors.values()) > tolerance:
+        low, high = worst = max(errors, key=errors.__getitem__)
+        del errors[worst], integrals[worst]
         add(low, (low + high) / 2)
         add((low + high) / 2, high)
-    return np.asarray(sum(sums for _, sums in parts.values()), np.float32), whole, empty
+    return np.asarray(sum(integrals.values()), np.float32), log_odds[1.0], log_odds[0.0]
 
 
 def explain(trained: TrainedModel, text: str, towards: int = 1) -> Explanation:
-    """Attribute a class's log-odds to the words of one raw text, in float32 whatever the dtype."""
-    settings = trained.config.model.to_dict() | {"dtype": "float32"}
-    if "attention" in settings:
-        settings["attention"] = "xla"
-    tokenizer, data = trained.tokenizer, trained.config.data
-    sizes = {"vocab_size": tokenizer.get_vocab_size(), "classes": len(trained.classes)}
-    model = build_model(settings, **sizes)
+    """Attribute the log-odds of a class to the words of one raw text, in float32."""
+    config = dataclasses.replace(trained.model.config, dtype="float32")
+    if isinstance(config, EncoderConfig):
+        config = dataclasses.replace(config, attention="xla")
+    model = trained.model.clone(config=config)
     reviews = Reviews.from_texts([text])
     encoded = trained.encode(reviews)
-    (text,), ids = reviews.texts, encoded.tokens.tolist()
-    framed = None not in (tokenizer.token_to_id("[CLS]"), tokenizer.token_to_id("[SEP]"))
-    buckets = batches.effective_buckets(data.length_buckets, data.max_length)
-    (planned,) = batches.plan_evaluation(encoded.lengths, batch_size=1, buckets=buckets)
+    (text,) = reviews.texts
+    ids = encoded.tokens.tolist()
+    length = next(size for size in trained.buckets if size >= len(ids))
+    framed = bool(framing(trained.tokenizer)[0])  # by [CLS] and [SEP]
     fixed = (0, len(ids) - 1) if framed else ()
-    where = planned.length, fixed, towards
-    attributions, whole, empty = attribute(model, trained.params, encoded.token_ids, *where)
-    encoding = tokenizer.encode(text, add_special_tokens=False)
+    attributions, log_odds, empty_log_odds = attribute(
+        model, trained.params, encoded.token_ids, length, fixed, towards
+    )
+    encoding = trained.tokenizer.encode(text, add_special_tokens=False)
+    data = trained.config.data
     tokens = list(zip(encoding.word_ids, encoding.offsets, strict=True))
     tokens = truncate(tokens, data.max_length - 2 * framed, data.truncation)
-    unknown = tokenizer.token_to_id("[UNK]")
-    body = zip(tokens, ids[framed:], attributions[framed:], strict=False)  # a blank text has none
+    unknown = trained.tokenizer.token_to_id("[UNK]")
+    # A blank text has no tokens here, but one id.
+    body = zip(tokens, ids[framed:], attributions[framed:], strict=False)
     words = []
     for _, group in itertools.groupby(body, key=lambda token: token[0][0]):
-        places, token_ids, pushes = zip(*group, strict=True)
-        start, end = places[0][1][0], places[-1][1][1]
-        words.append(Word(start, end, float(sum(pushes)), unknown not in token_ids))
-    gap = float(attributions.sum()) - (whole - empty)
-    return Explanation(text, tuple(words), whole, empty, gap)
+        pieces, piece_ids, pushes = zip(*group, strict=True)
+        start = pieces[0][1][0]
+        end = pieces[-1][1][1]
+        words.append(Word(start, end, float(sum(pushes)), unknown not in piece_ids))
+    gap = float(attributions.sum()) - (log_odds - empty_log_odds)
+    return Explanation(text, tuple(words), log_odds, empty_log_odds, gap)

@@ -12,7 +12,6 @@ from jaxtyping import Bool, Float, Float32, Int32, Int64
 from scipy.stats import binomtest, norm, t
 from sklearn.metrics import confusion_matrix
 
-from sentiment_jax.config.schema import class_names
 from sentiment_jax.data.labels import decide, prediction_columns, written
 from sentiment_jax.errors import InputError
 from sentiment_jax.storage.files import check_checksum, safe_cell
@@ -21,13 +20,12 @@ from sentiment_jax.training.calibration import apply_temperature
 from sentiment_jax.training.metrics import measure, wilson_interval
 
 BINS = 10
-REMEDY = "--mode=evaluate --split=test --workdir={} writes it again"
 LENGTHS = {"id": str, "words": np.int32, "tokens": np.int32, "truncated": np.int32}
 
 
 @dataclasses.dataclass(frozen=True)
 class Predictions:
-    """One model's verdicts on the test set, each seed's apart."""
+    """One model's predictions on the test set, for each seed."""
 
     ids: tuple[str, ...]
     classes: tuple[str, ...]
@@ -38,47 +36,35 @@ class Predictions:
     truncated: Bool[np.ndarray, " reviews"]
 
     @functools.cached_property
-    def verdicts(self) -> Int64[np.ndarray, "seeds reviews"]:
-        """The class that each seed judged each review to be of."""
+    def predicted(self) -> Int64[np.ndarray, "seeds reviews"]:
+        """The class that each seed predicts for each review."""
         return decide(self.probabilities)
 
     @property
-    def right(self) -> Float[np.ndarray, " reviews"]:
-        """The share of seeds that judged each review rightly."""
-        return (self.verdicts == self.labels).mean(axis=0)
+    def correct(self) -> Float[np.ndarray, " reviews"]:
+        """The share of seeds whose prediction for a review is correct."""
+        return (self.predicted == self.labels).mean(axis=0)
 
 
 def read_predictions(trials: Sequence[Trial]) -> Predictions:
     """Read predictions.csv and lengths.csv of one model's tested trials; InputError if damaged."""
-    frames: list[pandas.DataFrame] = []
-    classes = class_names(trials[0].files.read_config())
+    classes = trials[0].files.read_config().classes
     names = {str(safe_cell(name)): i for i, name in enumerate(written(classes))}
     columns = prediction_columns(classes)
     types = {"id": str, "label": str, "predicted": str, **dict.fromkeys(columns[1:], float)}
-    for trial in trials:
-        path, remedy = trial.files.predictions["test"], REMEDY.format(trial.directory)
-        frame = _read_csv(path, types)
-        frames.append(frame)
-        first = frames[0]
-        right = float((frame["label"] == frame["predicted"]).sum()) / max(len(frame), 1)
-        same = all(frame[name].equals(first[name]) for name in ("id", "label"))
-        test = trial.content["test"]  # a score on another device may round a few verdicts away
-        off = round(abs(right - test["accuracy"]) * len(frame))
-        if len(frame) != test["examples"] or off > max(2, len(frame) / 1000) or not same:
+    frames = [_read_csv(trial, trial.files.predictions["test"], types) for trial in trials]
+    lengths = _read_csv(trials[0], trials[0].files.lengths["test"], LENGTHS)
+    for trial, frame in zip(trials, frames, strict=True):
+        if not frame["id"].equals(lengths["id"]):
             raise InputError(
-                f"{path} is not this run's test set (half-written, or of another split): {remedy}"
+                f"{trial.directory} and {trials[0].directory} scored the test set in another "
+                "order: report them apart"
             )
-        check_checksum(path, trial.env, remedy)
-    path = trials[0].files.lengths["test"]
-    lengths = _read_csv(path, LENGTHS)
-    if not lengths["id"].equals(first["id"]):
-        raise InputError(f"{path} and predictions.csv differ in their ids")
-    check_checksum(path, trials[0].env, REMEDY.format(trials[0].directory))
     given = np.array([frame[columns[1:]] for frame in frames], np.float32)
     return Predictions(
-        ids=tuple(first["id"]),
+        ids=tuple(lengths["id"]),
         classes=classes,
-        labels=first["label"].map(names).to_numpy(np.int32),
+        labels=frames[0]["label"].map(names).to_numpy(np.int32),
         probabilities=np.concatenate([1 - given, given], axis=2) if len(classes) == 2 else given,
         words=lengths["words"].to_numpy(),
         tokens=lengths["tokens"].to_numpy(),
@@ -86,42 +72,36 @@ def read_predictions(trials: Sequence[Trial]) -> Predictions:
     )
 
 
-def same_reviews(first: Predictions, second: Predictions) -> bool:
-    """Return whether equal ids mean equal reviews, as far as labels and numbers of words tell.
+def _read_csv(trial: Trial, path: Path, types: Mapping[str, type]) -> pandas.DataFrame:
+    remedy = f"--mode=evaluate --split=test --workdir={trial.directory} writes it again"
+    check_checksum(path, trial.env, remedy)
+    return pandas.read_csv(path, dtype=object, na_filter=False).astype(types)
 
-    Rows in another order, and IMDB from a folder or from TFDS, are the same data by other ids.
+
+def same_reviews(first: Predictions, second: Predictions) -> bool:
+    """Return whether equal ids mean equal reviews, by their labels and numbers of words.
+
+    Equal data may have different ids: rows in another order, or IMDB from a folder and from TFDS.
     """
     one, other = ({*zip(p.ids, p.labels, p.words, strict=True)} for p in (first, second))
     return one == other
 
 
-def _read_csv(path: Path, types: Mapping[str, type]) -> pandas.DataFrame:
-    try:
-        frame = pandas.read_csv(path, dtype=object, na_filter=False)
-        if list(frame) != list(types):
-            raise ValueError(f"columns {', '.join(types)} expected")
-        return frame.astype(types)
-    except (OSError, ValueError) as error:
-        reason = " ".join(str(error).split())
-        raise InputError(f"cannot read {path}: {reason}; half-written or not ours?") from error
-
-
 def confusion(predictions: Predictions) -> Float[np.ndarray, "classes classes"]:
     """Return mean counts over the seeds, [label, predicted]."""
-    labels, numbers = predictions.labels, range(len(predictions.classes))
-    counts = [confusion_matrix(labels, seed, labels=numbers) for seed in predictions.verdicts]
+    numbers = range(len(predictions.classes))
+    labels = predictions.labels
+    counts = [confusion_matrix(labels, seed, labels=numbers) for seed in predictions.predicted]
     return np.mean(counts, axis=0)
 
 
 def mean_metrics(predictions: Predictions) -> dict[str, Any]:
-    """Return `metrics.measure` of the verdicts, each figure the mean over the seeds."""
-    labels, classes = predictions.labels, predictions.classes
-    seeds = [measure(labels, seed, classes) for seed in predictions.probabilities]
-    right = float(predictions.right.mean())
-    means = _mean(seeds)
-    return {"accuracy": right, **means} | {
-        "accuracy_interval": [*wilson_interval(right, len(labels))]
-    }
+    """Return accuracy and `metrics.measure` of the predictions, averaged over the seeds."""
+    labels = predictions.labels
+    accuracy = float(predictions.correct.mean())
+    seeds = [measure(labels, p, predictions.classes) for p in predictions.probabilities]
+    interval = {"accuracy_interval": [*wilson_interval(accuracy, len(labels))]}
+    return {"accuracy": accuracy, **_mean(seeds), **interval}
 
 
 def _mean(seeds: Sequence[Any]) -> Any:
@@ -134,50 +114,54 @@ def _mean(seeds: Sequence[Any]) -> Any:
 def mcnemar(
     first: Bool[np.ndarray, " reviews"], second: Bool[np.ndarray, " reviews"]
 ) -> tuple[int, int, float]:
-    """Return how many reviews only the first judged rightly, how many only the second, and p.
+    """Return how many reviews only the first model classified correctly, only the second, and p.
 
-    McNemar's test (1947) in its exact form: if neither model is better, each of these reviews is
-    as likely to be of the one kind as of the other. p is two-sided.
+    McNemar's test (1947) in its exact, two-sided form: if neither model is better, each of these
+    reviews belongs to either group with probability one half.
     """
-    only_first, only_second = int((first & ~second).sum()), int((second & ~first).sum())
-    both = only_first + only_second
-    return only_first, only_second, float(binomtest(only_first, both).pvalue) if both else 1.0
+    only_first = int((first & ~second).sum())
+    only_second = int((second & ~first).sum())
+    total = only_first + only_second
+    p = float(binomtest(only_first, total).pvalue) if total else 1.0
+    return only_first, only_second, p
 
 
 def mean_interval(values: Sequence[float]) -> tuple[float, float, float]:
-    """Return seeds' mean accuracy and the ends of its 95 % interval, by Student's t (1908)."""
-    mean, count = float(np.mean(values)), len(values)
-    half = t.ppf(0.975, count - 1) * np.std(values, ddof=1) / count**0.5 if count > 1 else 0.0
-    return mean, max(mean - float(half), 0.0), min(mean + float(half), 1.0)
+    """Return the mean accuracy of several seeds and its 95 % interval, by Student's t (1908)."""
+    mean = float(np.mean(values))
+    error = np.std(values, ddof=1) / len(values) ** 0.5
+    half = float(t.ppf(0.975, len(values) - 1) * error)
+    return mean, max(mean - half, 0.0), min(mean + half, 1.0)
 
 
 def differ_significantly(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:
-    """Whether two scores {"accuracy", "examples"} differ by more than chance: z-test, p < .05.
+    """Whether two scores {"accuracy", "examples"} differ by a z-test, p < .05.
 
-    As if they were of different reviews: of the same ones, McNemar's test would find more.
+    It treats the two sets of reviews as independent. On the same reviews, McNemar's test is more
+    powerful.
     """
     counts = [score["examples"] for score in (first, second)]
-    both = np.average([score["accuracy"] for score in (first, second)], weights=counts)
-    error = np.sqrt(both * (1 - both) * sum(1 / count for count in counts))
+    pooled = np.average([score["accuracy"] for score in (first, second)], weights=counts)
+    error = np.sqrt(pooled * (1 - pooled) * sum(1 / count for count in counts))
     return bool(abs(first["accuracy"] - second["accuracy"]) > norm.ppf(0.975) * error)
 
 
 def hardest_mistakes(predictions: Predictions, count: int) -> list[int]:
-    """Return the reviews judged wrongly with the greatest confidence, all seeds averaged."""
+    """Return the wrong predictions with the lowest p(label), probabilities averaged over seeds."""
     means = predictions.probabilities.mean(axis=0)
-    wrongness = 1 - np.take_along_axis(means, predictions.labels[:, None], axis=1)[:, 0]
+    p_label = np.take_along_axis(means, predictions.labels[:, None], axis=1)[:, 0]
     wrong = decide(means) != predictions.labels
-    return [int(i) for i in np.argsort(-wrongness, kind="stable") if wrong[i]][:count]
+    return [int(i) for i in np.argsort(p_label, kind="stable") if wrong[i]][:count]
 
 
 def calibration_bins(
     p: Float32[np.ndarray, "*seeds reviews"], true: Bool[np.ndarray, "*seeds reviews"]
 ) -> tuple[pandas.DataFrame, float]:
-    """Return mean p, share of what is true and count in ten equal bins, and the calibration error.
+    """Return mean p, share of true events and count in ten equal bins, and the calibration error.
 
-    The error (ECE) is the mean distance of the two, weighted by the bins' sizes: Guo et al. (2017),
-    https://arxiv.org/abs/1706.04599. Bins hold their lower edge; those of scikit-learn's
-    `calibration_curve` hold the upper one, and it does not return their sizes.
+    The expected calibration error (ECE) is the mean distance between the first two, weighted by the
+    count: Guo et al. (2017), https://arxiv.org/abs/1706.04599. Bins include their lower edge.
+    (scikit-learn's `calibration_curve` includes the upper one and returns no counts.)
     """
     frame = pandas.DataFrame({"p": p.ravel().astype(float), "true": true.ravel()})
     groups = frame.groupby(np.minimum((p.ravel() * BINS).astype(int), BINS - 1))
@@ -188,44 +172,49 @@ def calibration_bins(
 
 
 def calibration(predictions: Predictions) -> tuple[pandas.DataFrame, float]:
-    """Return the bins of p(positive); of more classes, of the verdicts' probability and rightness.
+    """Return the bins of p(positive), or of the predicted class's probability if there are more.
 
-    So Guo et al. (2017) treat many classes.
+    The latter is how Guo et al. (2017) treat many classes.
     """
-    labels, shape = predictions.labels, predictions.verdicts.shape
+    predicted = predictions.predicted
     if len(predictions.classes) == 2:
-        return calibration_bins(
-            predictions.probabilities[..., 1], np.broadcast_to(labels == 1, shape)
-        )
-    return calibration_bins(predictions.probabilities.max(axis=2), predictions.verdicts == labels)
+        positive = np.broadcast_to(predictions.labels == 1, predicted.shape)
+        return calibration_bins(predictions.probabilities[..., 1], positive)
+    confidences = predictions.probabilities.max(axis=2)
+    return calibration_bins(confidences, predicted == predictions.labels)
 
 
 def confidence(predictions: Predictions) -> list[tuple[str, float, float]]:
-    """Return for each class judged, then for all: its name, mean probability, share that is right.
+    """Return name, mean probability and share correct for each predicted class, then for all.
 
-    Where the probability is the larger, these verdicts are over-confident.
+    Predictions whose probability exceeds the share that is correct are over-confident.
     """
-    p, right = predictions.probabilities.max(axis=2), predictions.verdicts == predictions.labels
-    sides = [predictions.verdicts == i for i in range(len(predictions.classes))]
-    named = zip([*predictions.classes, "all"], [*sides, right | True], strict=True)
-    return [(name, float(p[of].mean()), float(right[of].mean())) for name, of in named if of.any()]
+    p = predictions.probabilities.max(axis=2)
+    correct = predictions.predicted == predictions.labels
+    groups = {name: predictions.predicted == i for i, name in enumerate(predictions.classes)}
+    groups["all"] = np.ones_like(correct)
+    return [
+        (name, float(p[chosen].mean()), float(correct[chosen].mean()))
+        for name, chosen in groups.items()
+        if chosen.any()
+    ]
 
 
 def calibrate(predictions: Predictions, temperatures: Sequence[float]) -> Predictions:
-    """Return the predictions with each seed's probabilities at its temperature.
+    """Apply each seed's temperature to its probabilities.
 
-    What predictions.csv rounds to 0 counts as half of its last digit.
+    A probability that predictions.csv rounds to 0 counts as half of its last digit.
     """
     seeds = zip(np.maximum(predictions.probabilities, 5e-7), temperatures, strict=True)
-    calibrated = np.array([apply_temperature(seed, kept) for seed, kept in seeds], np.float32)
+    calibrated = np.array([apply_temperature(*seed) for seed in seeds], np.float32)
     return dataclasses.replace(predictions, probabilities=calibrated)
 
 
 def accuracy_by_length(models: Mapping[str, Predictions]) -> tuple[list[int], pandas.DataFrame]:
-    """Return the edges of bins in words, and a frame of the accuracies in them.
+    """Return the edges of bins in words, and the accuracies in them with 95 % intervals.
 
-    Truncated reviews stand apart; points of fewer than ten reviews, or 1 in 500, are left out. An
-    accuracy's 95 % interval is from low to high.
+    Truncated reviews have points of their own. Points of fewer than ten reviews, or 1 in 500, are
+    left out.
     """
     words = np.concatenate([predictions.words for predictions in models.values()])
     bins = np.clip(len(words) // len(models) // 50, 1, 8)
@@ -234,9 +223,9 @@ def accuracy_by_length(models: Mapping[str, Predictions]) -> tuple[list[int], pa
     points = []
     for name, predictions in models.items():
         bin_of = np.digitize(predictions.words, edges) - 1
-        right = pandas.Series(predictions.right)
-        for (truncated, column), inside in right.groupby([predictions.truncated, bin_of]):
-            if len(inside) >= max(10, len(right) / 500):
+        correct = pandas.Series(predictions.correct)
+        for (truncated, column), inside in correct.groupby([predictions.truncated, bin_of]):
+            if len(inside) >= max(10, len(correct) / 500):
                 mean = float(inside.to_numpy().mean())
                 points.append((name, truncated, column, mean, *wilson_interval(mean, len(inside))))
     columns = ["model", "truncated", "bin", "accuracy", "low", "high"]

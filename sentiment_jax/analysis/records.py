@@ -1,17 +1,18 @@
-"""Reads finished, failed and open trials back, from their directories alone."""
+"""Read finished, failed and open trials back, from their directories alone."""
 
 import dataclasses
 import itertools
 import os
 import re
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from sentiment_jax.analysis.html import format_rate
 from sentiment_jax.config.schema import DataConfig
-from sentiment_jax.config.stored import HARMLESS, flatten
+from sentiment_jax.config.schema import HARMLESS
+from sentiment_jax.config.stored import flatten
 from sentiment_jax.data.corpus import load_corpus
 from sentiment_jax.errors import InputError
 from sentiment_jax.runtime import terminal
@@ -22,20 +23,23 @@ from sentiment_jax.sweeps.plan import FINAL, PLAN_FILE, Sweep, Trial
 
 @dataclasses.dataclass
 class Group:
-    """Trials that are reported together: a sweep's, or runs that differ in the seed alone."""
+    """Trials that are reported together: those of a sweep, or runs that differ only in the seed."""
 
-    name: str  # readable, unique in a report
+    name: str  # unique in a report; figures and tables are named after it
     sweep: Sweep | None  # None for plain runs
     stages: dict[str, list[Trial]]  # of the sweep; empty for plain runs
-    finals: list[Trial]  # those that were meant to be tested
+    finals: list[Trial]  # those that are scored on the test set
+
+    @property
+    def model(self) -> str:
+        """The name of the architecture."""
+        return self.trials[0].config.model.name
 
     @property
     def trials(self) -> list[Trial]:
-        """All trials, each once: a stage's winner is part of the next."""
-        unique: dict[Path, Trial] = {}
-        for trial in itertools.chain(*self.stages.values(), self.finals):
-            unique.setdefault(trial.directory, trial)
-        return list(unique.values())
+        """All trials, each once: the winner of a stage is part of the next."""
+        trials = itertools.chain(*self.stages.values(), self.finals)
+        return list({trial.directory: trial for trial in trials}.values())
 
     @property
     def axes(self) -> Sequence[str]:
@@ -53,20 +57,20 @@ class Group:
 
     @property
     def best(self) -> Trial | None:
-        """The best trial by validation of the last stage: the sweep's choice, if it has ended."""
+        """The best trial of the last stage by validation: the choice of a sweep that has ended."""
         return plan.best_finished(next(reversed(self.stages.values()), self.finals))
 
     def along(self, axis: str) -> dict[str, Trial]:
         """Return value of an axis -> trial: its stage, or the grid's line through the best."""
-        best, trials = self.best, self.stages.get(axis, [])
-        if "grid" in self.stages and best is not None:
-            here = {**best.setting, axis: None}
+        trials = self.stages.get(axis, [])
+        if "grid" in self.stages and self.best is not None:
+            here = {**self.best.setting, axis: None}
             trials = [t for t in self.stages["grid"] if {**t.setting, axis: None} == here]
         return {in_words({axis: trial.setting[axis]}): trial for trial in trials}
 
 
 def in_words(setting: Mapping[str, Any]) -> str:
-    """Return values on axes in words: adam, batch 16, learning rate 3e-5."""
+    """Return values of axes in words: adam, batch 16, learning rate 3e-5."""
     words = []
     for axis, value in setting.items():
         name = {"optimizer": "", "batch_size": "batch"}.get(axis, axis.replace("_", " "))
@@ -76,101 +80,91 @@ def in_words(setting: Mapping[str, Any]) -> str:
 
 
 def collect(directories: Sequence[Path]) -> list[Group]:
-    """Find, read and check the sweeps and runs in (or right under) some directories.
+    """Read the sweeps and runs in, or directly under, some directories.
 
-    Raises:
-      InputError: nothing finished, a half-written file, or runs made with different data.
+    InputError: nothing finished, a damaged file, or runs made with different data.
     """
-    groups: list[Group] = []
-    alike: dict[str, list[Trial]] = {}
-    for path in itertools.chain(*map(_find, directories)):
-        if (path / PLAN_FILE).exists():
-            sweep = plan.read_sweep(path)
-            stages = {trials[0].stage: trials for trials in sweep.stages()}
-            groups.append(Group(path.resolve().name, sweep, stages, stages.pop(FINAL, [])))
-        else:
-            trial = Trial("run", path, RunDirectory(path).read_config()).refresh()
-            if trial.config.pretrain.objective:
-                raise InputError(f"{path} is a pre-training, which judges no review: leave it out")
-            flat = sorted(flatten(trial.config).items())
-            key = repr([item for item in flat if item[0] not in (*HARMLESS, "seed")])
-            alike.setdefault(key, []).append(trial)
-    groups += [Group(_common_name(trials), None, {}, trials) for trials in alike.values()]
-    taken: set[str] = set()
-    for group in groups:  # names become those of files
-        numbered = (f"{group.name}-{number}" for number in itertools.count(2))
-        group.name = next(n for n in itertools.chain([group.name], numbered) if n not in taken)
-        taken.add(group.name)
+    groups = _read_groups(itertools.chain(*map(_find, directories)))
     trials = [trial for group in groups for trial in group.trials]
-    for trial in trials:
-        _check(trial)
     finished = [trial for trial in trials if trial.status == "finished"]
-    left = sum(trial.status == "open" for trial in trials)
+    unfinished = sum(trial.status == "open" for trial in trials)
+    for trial in trials:
+        _ = trial.env, trial.metrics  # damage is found before anything is computed
     if not finished:
+        failed = len(trials) - unfinished
         raise InputError(
-            f"nothing is finished in {', '.join(map(str, directories))}: {len(trials) - left} runs "
-            f"failed, {left} are open; let one end first"
+            f"nothing is finished in {', '.join(map(str, directories))}: {failed} runs "
+            f"failed, {unfinished} are open; let one end first"
         )
-    if left:
-        terminal.warn(f"{left} of {len(trials)} runs are not done yet")
+    if unfinished:
+        terminal.warn(f"{unfinished} of {len(trials)} runs are not done yet")
     for trial in finished:
+        if not trial.content["val"]:
+            raise InputError(
+                f"{trial.directory} held out no reviews (data.validation_fraction=0): a report "
+                "compares scores on those; --mode=evaluate scores it"
+            )
         if trial.content["data_hash"] != finished[0].content["data_hash"]:
             raise InputError(
-                f"runs of different data cannot stand side by side: {_data(finished[0])} and "
+                f"runs of different data cannot be compared: {_data(finished[0])} and "
                 f"{_data(trial)}; report them apart"
             )
     return groups
 
 
+def _read_groups(paths: Iterable[Path]) -> list[Group]:
+    """Read sweeps and runs, and give each group a name of its own."""
+    groups = []
+    runs: dict[str, list[Trial]] = {}  # by their config without the seed
+    for path in paths:
+        if (path / PLAN_FILE).exists():
+            sweep = plan.read_sweep(path)
+            stages = {trials[0].stage: trials for trials in sweep.stages()}
+            finals = stages.pop(FINAL, [])
+            groups.append(Group(path.resolve().name, sweep, stages, finals))
+            continue
+        trial = Trial("run", path, RunDirectory(path).read_config()).refresh()
+        if trial.config.pretrain.objective:
+            raise InputError(f"{path} is a pre-training run, not a classifier: leave it out")
+        settings = sorted(flatten(trial.config).items())
+        key = repr([item for item in settings if item[0] not in (*HARMLESS, "seed")])
+        runs.setdefault(key, []).append(trial)
+    groups += [Group(_common_name(trials), None, {}, trials) for trials in runs.values()]
+    names: set[str] = set()
+    for group in groups:
+        candidates = (f"{group.name}-{number}" for number in itertools.count(2))
+        if group.name in names:
+            group.name = next(name for name in candidates if name not in names)
+        names.add(group.name)
+    return groups
+
+
 def _find(directory: Path) -> list[Path]:
-    """Return a directory that is a sweep or a run, or those right under it."""
+    """Return a directory that is a sweep or a run, or those directly under it."""
     if not directory.is_dir():
         remedy = "--workdir names sweeps and runs, A,B,..., or one whose name holds a comma"
         raise InputError(f"no directory {directory}: {remedy}")
     if re.search("[\ud800-\udfff]", str(directory.resolve())):
         raise InputError(f"{directory!a}: a name that is not UTF-8 can't be printed; rename it")
-    if (directory / FINAL).is_dir() and not (directory / PLAN_FILE).exists():
-        raise InputError(
-            f"{directory} is a sweep without its {PLAN_FILE}: run the sweep's command "
-            "again, which writes it"
-        )
     for paths in [directory], sorted(directory.iterdir()):
-        ours = [p for p in paths if (p / PLAN_FILE).is_file() or RunDirectory(p).config.is_file()]
-        if ours:
-            return ours
+        found = [p for p in paths if (p / PLAN_FILE).is_file() or RunDirectory(p).config.is_file()]
+        if found:
+            return found
     raise InputError(f"{directory} holds no sweep.json and no run's config.json")
 
 
-def _check(trial: Trial) -> None:
-    """Read a trial's env.json and metrics.jsonl, and check result.json for what reports need."""
-    _ = trial.env
-    if trial.status == "finished":
-        result: Any = trial.content
-        if result.get("val") == {}:
-            raise InputError(
-                f"{trial.directory} held out no reviews (data.validation_fraction=0): a report "
-                "compares scores on those; --mode=evaluate scores it"
-            )
-        try:
-            splits = {"val", *result} & {"val", "test"}
-            _ = sum(result[s][n] for s in splits for n in ("loss", "accuracy", "examples"))
-            _ = sum(result[n] for n in ("best_epoch", "train_seconds", "epochs", "parameters"))
-            _ = result["data_hash"][:12]
-        except (KeyError, TypeError) as error:
-            raise InputError(
-                f"{trial.directory}/result.json is half-written or not ours ({error!r})"
-            ) from error
-    _ = trial.metrics
+def counts(trial: Trial) -> Mapping[str, Mapping[str, int]]:
+    """Return the reviews of each class by split."""
+    return trial.env["data"]["counts"]
 
 
 def _data(trial: Trial) -> str:
-    counts = trial.env.get("data", {}).get("counts", {})
-    total = sum(sum(split.values()) for split in counts.values())
+    total = sum(sum(split.values()) for split in counts(trial).values())
     return f"{trial.directory} (hash {trial.content['data_hash'][:12]}, {total:,} reviews)"
 
 
 def hardware(trial: Trial) -> str:
-    """Return the machine, and its accelerators if the trial computed on some."""
+    """Return the machine, and its accelerators if the trial used any."""
     names = [name.partition(": ") for name in trial.env.get("devices", [])]
     kinds = [kind for platform, _, kind in names if platform != "cpu"]
     accelerators = [f"; {kinds.count(kind)} x {kind}" for kind in sorted(set(kinds))]
@@ -178,7 +172,7 @@ def hardware(trial: Trial) -> str:
 
 
 def _common_name(trials: Sequence[Trial]) -> str:
-    """Return what the names of directories share: lstm of lstm-seed0 and lstm-seed1."""
+    """Return the common prefix of the directories' names: lstm for lstm-seed0 and lstm-seed1."""
     first, *others = [trial.directory.resolve().name for trial in trials]
     common = os.path.commonprefix([first, *others]) if others else ""
     return re.sub(r"[-_]*(seed)?[-_]*$", "", common) or first

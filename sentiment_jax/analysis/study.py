@@ -1,4 +1,4 @@
-"""The study's tables, filled by ours: its own numbers come with the configs, marked as theirs."""
+"""The tables of the published study, its numbers (configs/study.csv) beside those of our runs."""
 
 import functools
 import itertools
@@ -16,7 +16,7 @@ _FILE = next(path for folder in CONFIG_FOLDERS if (path := folder / "study.csv")
 
 
 def remarks() -> list[str]:
-    """Return where the study's numbers come from, and what is wrong about them."""
+    """Return where the study's numbers come from, and what is wrong with them."""
     lines = _FILE.read_text(encoding="utf-8").splitlines()
     return [line.removeprefix("# ") for line in lines if line.startswith("# ")]
 
@@ -33,53 +33,47 @@ def _theirs(table: str, model: str) -> pandas.DataFrame:
 
 def epochs(model: str, axis: str) -> dict[str, list[dict[str, Any]]]:
     """Return the study's validation by epoch as lines of a metrics.jsonl: setting -> lines."""
-    known = _theirs(axis, model).dropna()[["setting", "epoch", "loss", "accuracy"]]
-    lines = known.assign(split="val", examples=1).to_dict("records")
-    return {
-        setting: list(of) for setting, of in itertools.groupby(lines, lambda line: line["setting"])
-    }
+    known = _theirs(axis, model).dropna().assign(split="val", examples=1)
+    columns = ["epoch", "loss", "accuracy", "split", "examples"]
+    by_setting = known.groupby("setting", sort=False)[columns]
+    return {str(setting): lines.to_dict("records") for setting, lines in by_setting}
 
 
 def tables(groups: Sequence[Group]) -> dict[str, pandas.DataFrame]:
-    """Return the study's tables of several sweeps, or of one on the study's data: name -> table.
+    """Return the study's tables for several sweeps, or for one on the study's data: name -> table.
 
-    A column each is a model's best validation accuracy by the value on an axis; in the last, a row
-    each is a model's test score. The study's own stand beside ours of the same model.
+    They hold the best validation accuracy by the value of each axis, with a column per sweep, and
+    the test scores, with a row per model. The study's own numbers follow those of the same model.
     """
+    imdb = findings.on_imdb(groups[0].trials[0])
     sweeps = [group for group in groups if group.sweep and group.stages]
-    same = findings.of_imdb(groups[0].trials[0])
-    if not sweeps or (len(sweeps) == 1 and not same):
+    if not sweeps or (len(sweeps) == 1 and not imdb):
         return {}
-    ours: dict[str, list[Group]] = {}
-    for group in groups:
-        ours.setdefault(group.trials[0].config.model.name, []).append(group)
+    models = dict.fromkeys(group.model for group in groups)
     found = {}
     for axis in FIELDS:
         columns = {}
-        for model, alike in ours.items():
-            for group in (group for group in alike if group in sweeps):
+        for model in models:
+            for group in (group for group in sweeps if group.model == model):
                 trials = group.along(axis)
                 scores = {value: trial.row["val_accuracy"] for value, trial in trials.items()}
                 columns[f"{group.name}: accuracy"] = pandas.Series(scores, dtype=object)
-            of = _theirs(axis, model).groupby("setting", sort=False)["accuracy"].max()
-            if same and len(of):
-                columns[f"{model.upper()}, theirs: accuracy"] = of
-        order = dict.fromkeys(itertools.chain(*(column.index for column in columns.values())))
-        frame = pandas.DataFrame(columns, index=[*order], dtype=object)
+            theirs = _theirs(axis, model).groupby("setting", sort=False)["accuracy"].max()
+            if imdb and len(theirs):
+                columns[f"{model.upper()}, theirs: accuracy"] = theirs
+        values = dict.fromkeys(itertools.chain(*(column.index for column in columns.values())))
+        frame = pandas.DataFrame(columns, index=[*values], dtype=object)
         if axis != "optimizer":  # batch 16, batch 32
-            frame = frame.rename(lambda words: words.split()[-1]).sort_index(key=_as_numbers)
+            frame = frame.rename(lambda words: words.split()[-1])
+            frame = frame.sort_index(key=lambda index: index.astype(float))
         found[f"study-{axis}"] = frame.rename_axis(axis.replace("_", " ")).reset_index()
     rows = []
-    for model, alike in ours.items():
-        for group in (group for group in alike if group.tested):
-            setting, means = group.tested[0].setting, map(group.mean_test, ("loss", "accuracy"))
-            rows.append([group.name, in_words(setting), *means])
-        if same:
-            theirs = _theirs("test", model)[["setting", "loss", "accuracy"]].values.tolist()
-            rows += [[f"{model.upper()}, theirs", *row] for row in theirs]
+    for model in models:
+        for group in (group for group in groups if group.model == model and group.tested):
+            means = [group.mean_test(metric) for metric in ("loss", "accuracy")]
+            rows.append([group.name, in_words(group.tested[0].setting), *means])
+        if imdb:
+            theirs = _theirs("test", model)[["setting", "loss", "accuracy"]]
+            rows += [[f"{model.upper()}, theirs", *row] for row in theirs.values.tolist()]
     heads = ["model", "setting", "test loss", "test accuracy"]
     return {**found, "study-test": pandas.DataFrame(rows, columns=heads, dtype=object)}
-
-
-def _as_numbers(index: pandas.Index) -> pandas.Index:
-    return index.astype(float)

@@ -1,9 +1,9 @@
-"""`--mode=predict --explain`: words colored in the terminal and in an HTML page."""
+"""`--mode=predict --explain`: the words behind each prediction, in the terminal and on a page."""
 
 import itertools
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,21 +20,19 @@ TERMINAL = {1: (18, 20, 27), -1: (52, 88, 160)}  # backgrounds of the 256-color 
 
 
 def strongest(explanations: Sequence[Explanation]) -> float:
-    """Return the strongest push of any word."""
+    """Return the largest absolute attribution of any word."""
     words = itertools.chain(*(explanation.words for explanation in explanations))
     return max((abs(word.attribution) for word in words), default=0.0) or 1.0
 
 
-def split_text(
-    explanation: Explanation, full: float | None = None
-) -> list[tuple[str, Word | None, float]]:
-    """Return the text in order: (characters, their word, its strength from -1 to 1).
+def split_text(explanation: Explanation, full: float) -> list[tuple[str, Word | None, float]]:
+    """Return the text in order as (characters, their word, its strength from -1 to 1).
 
-    A strength of 1 is a push of `full`, by default that of the text's strongest word. What the
-    model did not read has no word, and is shortened.
+    A strength of 1 is an attribution of `full`. Characters that the model did not read have no
+    word, and are shortened.
     """
-    full = full or strongest([explanation])
-    text, position = explanation.text, 0
+    text = explanation.text
+    position = 0
     pieces: list[tuple[str, Word | None, float]] = []
     for word in explanation.words:
         pieces.append((_shorten(text[position : word.start]), None, 0.0))
@@ -50,7 +48,7 @@ def _shorten(characters: str) -> str:
 def to_terminal(explanation: Explanation, *, color: bool) -> str:
     """Return the text in colors; what the model did not read is dim (or in brackets)."""
     shown = ""
-    for characters, word, strength in split_text(explanation):
+    for characters, word, strength in split_text(explanation, strongest([explanation])):
         level = sum(abs(strength) >= step for step in STRENGTHS)
         if word is None and characters.strip():
             unread = f" [not read: {characters.strip()}] "
@@ -64,68 +62,77 @@ def to_terminal(explanation: Explanation, *, color: bool) -> str:
 
 
 def strongest_words(explanation: Explanation, sign: int, count: int = 5) -> str:
-    """Return the words that pushed hardest to one side; a repeated word counts as one.
+    """Return the words with the largest attributions of one sign; a repeated word counts once.
 
-    Punctuation stands in quotes.
+    Punctuation is quoted.
     """
     sums: dict[str, float] = {}
     for word in explanation.words:
         name = explanation.text[word.start : word.end].lower()
-        name = name if any(map(str.isalnum, name)) else f"“{name}”"
+        if not any(map(str.isalnum, name)):
+            name = f"“{name}”"
         sums[name] = sums.get(name, 0.0) + word.attribution
-    pushed = sorted(sums, key=lambda name: -sign * sums[name])[:count]
-    return ", ".join(f"{name} {sums[name]:+.2f}" for name in pushed if sign * sums[name] >= 0.005)
+    ranked = sorted(sums, key=lambda name: -sign * sums[name])[:count]
+    listed = [f"{name} {sums[name]:+.2f}" for name in ranked if sign * sums[name] >= 0.005]
+    return ", ".join(listed) or "nothing"
 
 
 def explain_texts(
     trained: TrainedModel, names: Sequence[str], texts: Sequence[str], path: Path
 ) -> None:
-    """Print every raw text with its verdict and colored words, and write them as one HTML page."""
-    forced, refused = os.environ.get("FORCE_COLOR"), os.environ.get("NO_COLOR")
-    color = bool(forced) or (sys.stdout.isatty() and not refused)
-    explanations, classes = [], trained.classes
+    """Print each raw text with its prediction and colored words; write all as one HTML page."""
+    classes = trained.classes
+    if os.environ.get("FORCE_COLOR"):
+        color = True
+    else:
+        color = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
     probabilities, warnings = predict(trained, texts)
     count_warnings(warnings)
-    # Of two classes, always towards the second: the colors mean the same in every text.
-    towards = decide(probabilities).tolist() if len(classes) > 2 else [1] * len(texts)
-    said = verdicts(trained, probabilities)
-    away = f"to {classes[0]}" if len(classes) == 2 else "away from it"
-    to = classes[1] if len(classes) == 2 else "the verdict"
-    legend = f"blue words pushed to {to}, red ones {away}; gray was not read"
-    rows = zip(names, texts, probabilities, towards, said, warnings, strict=True)
-    for name, text, p, i, verdict, warning in rows:
+    if len(classes) == 2:  # always towards the second: the colors mean the same in every text
+        towards = [1] * len(texts)
+        to, away = f"to {classes[1]}", f"to {classes[0]}"
+    else:
+        towards = decide(probabilities).tolist()
+        to, away = "to the predicted class", "away from it"
+    blocks = []
+    predicted = verdicts(trained, probabilities)
+    rows = zip(names, texts, probabilities, towards, predicted, warnings, strict=True)
+    for name, text, p, i, prediction, warning in rows:
         explanation = explain(trained, text, i)
-        headline = f"{name}: {' '.join(verdict.split())}{warning and f', {warning}'}"
-        whole, empty = explanation.log_odds, explanation.empty_log_odds
-        odds = f"{whole:+.3f}: {empty:+.3f} without words, {whole - empty:+.3f} from the words"
+        headline = f"{name}: {' '.join(prediction.split())}"
+        if warning:
+            headline += f", {warning}"
+        log_odds = explanation.log_odds
+        empty = explanation.empty_log_odds
+        odds = (
+            f"{log_odds:+.3f}: {empty:+.3f} without words, {log_odds - empty:+.3f} from the words"
+        )
         lines = [
-            f"to {classes[i]}: {strongest_words(explanation, 1) or 'nothing'}",
-            f"{away}: {strongest_words(explanation, -1) or 'nothing'}",
+            f"to {classes[i]}: {strongest_words(explanation, 1)}",
+            f"{away}: {strongest_words(explanation, -1)}",
         ]
         if not explanation.complete:
             lines.append(f"warning: the attributions sum to {explanation.gap:+.3f} more than that")
-        share = 100 * float(p[i])
-        block = {"headline": headline, "share": share, "label": classes[i]}
-        block |= {"lines": lines, "odds": odds}
-        explanations.append((explanation, block))
+        block = {"explanation": explanation, "headline": headline, "lines": lines, "odds": odds}
+        blocks.append(block | {"share": 100 * float(p[i]), "label": classes[i]})
         shown = to_terminal(explanation, color=color)
         print("\n  ".join(filter(None, [headline, shown, f"log-odds {odds}", *lines])), flush=True)
+    legend = f"blue words pushed {to}, red ones {away}; gray was not read"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, to_page(explanations, legend, (away, f"to {to}")))
+        write_atomically(path, to_page(blocks, legend=legend, ends=(away, to)))
     except OSError as error:
         raise InputError(f"cannot write --output={path}: {error.strerror}") from error
     print(f"{legend if color else 'attributions in nats'}; the same as a page: {path}")
 
 
-def to_page(
-    explanations: Sequence[tuple[Explanation, dict[str, Any]]], legend: str, ends: tuple[str, str]
-) -> str:
-    """Return a page of explained texts, with what is to be said of each, in one scale of colors.
+def to_page(blocks: Sequence[Mapping[str, Any]], *, legend: str, ends: tuple[str, str]) -> str:
+    """Return a page of explained texts, on one scale of colors.
 
-    `ends` name the scale's left and right.
+    `blocks` hold an explanation each, and what the page says about it; `ends` name the ends of the
+    scale.
     """
-    full = strongest([explanation for explanation, _ in explanations])
-    blocks = [{**said, "pieces": split_text(of, full)} for of, said in explanations]
-    values = {"legend": legend, "explanations": blocks, "full": full, "ends": ends}
-    return render("explanation.html.j2", title="Which words pushed the verdict", **values)
+    full = strongest([block["explanation"] for block in blocks])
+    explained = [{**block, "pieces": split_text(block["explanation"], full)} for block in blocks]
+    values = {"legend": legend, "explanations": explained, "full": full, "ends": ends}
+    return render("explanation.html.j2", title="Words behind the predictions", **values)

@@ -13,7 +13,7 @@ import tokenizers
 from safetensors.numpy import save_file
 
 from sentiment_jax.analysis.html import render
-from sentiment_jax.config.schema import CLASSES, EncoderConfig, class_names
+from sentiment_jax.config.schema import CLASSES, EncoderConfig
 from sentiment_jax.data.unlabeled import KINDS
 from sentiment_jax.errors import InputError
 from sentiment_jax.huggingface.weights import CONFIG_NAMES, to_tensors
@@ -119,7 +119,7 @@ def model_card(workdir: Path) -> str:
         "model_card.md.j2",
         name=workdir.resolve().name,
         objective=config.pretrain.objective,
-        classes=KINDS if config.pretrain.objective else class_names(config),
+        classes=KINDS if config.pretrain.objective else config.classes,
         model=config.model,
         base=config.model.pretrained,
         origin=origin,

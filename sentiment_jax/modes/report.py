@@ -1,8 +1,9 @@
-"""`--mode=report`: what was found, in a sentence, tables, plots and one page, from runs alone."""
+"""`--mode=report`: findings, tables, plots and one page, made from run directories alone."""
 
+import functools
 import itertools
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,46 +26,50 @@ MISTAKES = 15
 SPLITS = {"val": "validation", "test": "test"}
 BEST = ["best epoch", "validation loss", "validation accuracy", "epoch s"]
 SCORES = ["val loss", "val accuracy", "test loss", "test accuracy", "training s", "status", "run"]
+# Values keep their types: a missing one does not turn integers into floats.
+_table = functools.partial(pandas.DataFrame, dtype=object)
 
 
 def report(directories: Sequence[Path], output: Path, with_text: bool = False) -> None:
     """Write report.md, report.html, one CSV file per table and one PNG per plot.
 
     `directories` are sweeps, runs, or folders of them. With `with_text`, the page shows the text of
-    the hardest mistakes; the data are read once more for it.
+    the hardest mistakes, for which the data are read again.
 
-    Raises:
-      InputError: nothing finished, half-written files, different data, or an unwritable folder.
+    InputError: nothing finished, damaged files, different data, or an unwritable folder.
     """
     groups = collect(directories)
     tested = [group for group in groups if group.tested]
-    judged = {group.name: predictions.read_predictions(group.tested) for group in tested}
+    models = {group.name: predictions.read_predictions(group.tested) for group in tested}
+    calibrated = {}
+    for group in tested:
+        temperatures = [trial.content["temperature"] for trial in group.tested]
+        calibrated[group.name] = predictions.calibrate(models[group.name], temperatures)
     texts = read_texts(tested[0].tested[0]) if with_text and tested else {}
-    tables = _sweep_tables(groups)
-    for name, read in judged.items():
-        known = predictions.same_reviews(read, judged[tested[0].name])
-        tables[f"{name}-mistakes"] = _mistakes(read, texts if known else {})
-    if judged:
-        tables |= _metrics(judged)
-    tables |= (compared := study.tables(groups))
-    models = [_over_seeds(group) for group in tested]
-    if models:
-        tables["models"] = _table(models, models[0])
-    calibrated = {group.name: _calibrate(group, judged[group.name]) for group in tested}
+    compared = study.tables(groups)
+    tables = _sweep_tables(groups) | compared
+    if tested:
+        tables["models"] = _table([_over_seeds(group) for group in tested])
+        tables |= _metrics(models)
+    for name, model in models.items():
+        known = predictions.same_reviews(model, models[tested[0].name])
+        tables[f"{name}-mistakes"] = _mistakes(model, texts if known else {})
     content = {
-        **{"groups": groups, "tables": tables, "hardware": hardware},
+        "groups": groups,
+        "tables": tables,
+        "hardware": hardware,
         "title": findings.title(groups),
         "data": findings.data_in_words(groups),
         "lead": findings.lead(groups, tables),
-        "compared": [*compared],
-        "remarks": study.remarks() if findings.of_imdb(groups[0].trials[0]) else [],
-        "sureness": [findings.sureness(name, judged[name], of) for name, of in calibrated.items()],
+        "compared": list(compared),
+        "remarks": study.remarks() if findings.on_imdb(groups[0].trials[0]) else [],
+        "confidence": [findings.confidence(n, models[n], calibrated[n]) for n in models],
     }
     try:
         output.mkdir(parents=True, exist_ok=True)
         drawn = [path for group in groups for path in _draw_choice(group, output)]
         if tested:
-            drawn += _draw_test(tested, judged, calibrated, output)
+            drawn += _draw_test(tested, models, calibrated, output)
         for name, frame in tables.items():
             write_csv(output / f"{name}.csv", list(frame), frame.values.tolist())
         for name in ("report.md", "report.html"):
@@ -72,43 +77,42 @@ def report(directories: Sequence[Path], output: Path, with_text: bool = False) -
             write_atomically(output / name, text)
     except OSError as error:
         raise InputError(f"cannot write to --output={output}: {error.strerror}") from error
-    for row in models:
+    for row in tables["models"].to_dict("records") if tested else ():
         sd = "" if row["± sd"] is None else f" ± {row['± sd']:.4f}"
-        print(f"{row['study']}: test accuracy {row['test accuracy']:.4f}{sd}, {row['seeds']} seeds")
+        print(f"{row['name']}: test accuracy {row['test accuracy']:.4f}{sd}, {row['seeds']} seeds")
     print(f"wrote {output}/report.html, report.md, tables (.csv) and plots (.png)")
-
-
-def _table(rows: Iterable[Mapping[str, Any]], columns: Iterable[str]) -> pandas.DataFrame:
-    """Make a table whose values stay what they are: no missing one turns integers into floats."""
-    return pandas.DataFrame(list(rows), columns=list(columns), dtype=object)
 
 
 def _sweep_tables(groups: Sequence[Group]) -> dict[str, pandas.DataFrame]:
     """Return all trials, the best ones, and those along each axis of a sweep: name -> table."""
     axes = dict.fromkeys([*FIELDS, *itertools.chain(*(group.axes for group in groups))])
     setting = [axis.replace("_", " ") for axis in axes]
-    columns = dict.fromkeys(["study", "stage", *setting, "seed", "best epoch", "epochs", *SCORES])
+    columns = ["name", "stage", *setting, "seed", "best epoch", "epochs", *SCORES]
+    columns = list(dict.fromkeys(columns))
     best = [_row(group, group.best) for group in groups if group.best is not None]
     tables = {
-        "runs": _table((_row(g, trial) for g in groups for trial in g.trials), columns),
-        "best": _table(best, ["study", *setting, *BEST]),
+        "runs": _table([_row(g, trial) for g in groups for trial in g.trials], columns=columns),
+        "best": _table(best, columns=["name", *setting, *BEST]),
     }
     for group, axis in ((g, axis) for g in groups for axis in g.axes):
-        if trials := group.along(axis):
-            name, rows = f"{group.name}-{axis}", [_row(group, t) for t in trials.values()]
-            if axis == "optimizer":
-                tables[f"{name}-epochs"] = _epochs(trials)
-            else:
-                tables[name] = _table(rows, [axis.replace("_", " "), *BEST])
+        trials = group.along(axis)
+        if trials and axis == "optimizer":
+            tables[f"{group.name}-optimizer-epochs"] = _epochs(trials)
+        elif trials:
+            rows = [_row(group, trial) for trial in trials.values()]
+            tables[f"{group.name}-{axis}"] = _table(rows, columns=[axis.replace("_", " "), *BEST])
     return tables
 
 
 def _row(group: Group, trial: Trial) -> dict[str, Any]:
-    """Return all that a table may say of a trial."""
+    """Return everything that a table may show about a trial."""
     known = flatten(trial.config) | trial.row  # another sweep's axis is a setting of this one
-    row = {"study": group.name, **{name.replace("_", " "): known[name] for name in known}}
-    row |= {f"validation {name}": known[f"val_{name}"] for name in ("loss", "accuracy")}
-    seconds = row["training s"] = known["train_seconds"]
+    row = {name.replace("_", " "): value for name, value in known.items()}
+    row["name"] = group.name
+    for metric in ("loss", "accuracy"):
+        row[f"validation {metric}"] = known[f"val_{metric}"]
+    seconds = known["train_seconds"]
+    row["training s"] = seconds
     row["epoch s"] = None if seconds is None else seconds / trial.content["epochs"]
     if reason := known["reason"]:
         where = "" if "at step" in reason else f" at step {known['step']}"
@@ -131,155 +135,177 @@ def _epochs(trials: Mapping[str, Trial]) -> pandas.DataFrame:
 
 def _over_seeds(group: Group) -> dict[str, Any]:
     """Return one model's row: means over the seeds, sample standard deviation."""
-    results, mean = [trial.content for trial in group.tested], statistics.mean
-    tests = [result["test"] for result in results]
-    accuracies = [test["accuracy"] for test in tests]
-    seconds = sum(result["test_seconds"] for result in results)
+    results = [trial.content for trial in group.tested]
+    accuracies = [result["test"]["accuracy"] for result in results]
+    scored = sum(result["test"]["examples"] for result in results)
     return {
-        "study": group.name,
+        "name": group.name,
         "model": results[0]["model"],
         "seeds": len(results),
         "test accuracy": group.mean_test("accuracy"),
         "± sd": statistics.stdev(accuracies) if len(results) > 1 else None,
         "test loss": group.mean_test("loss"),
-        "validation accuracy": mean(result["val"]["accuracy"] for result in results),
+        "validation accuracy": statistics.mean(result["val"]["accuracy"] for result in results),
         "parameters": results[0]["parameters"],
-        "training s": mean(result["train_seconds"] for result in results),
-        "evaluation examples/s": sum(test["examples"] for test in tests) / seconds,
+        "training s": statistics.mean(result["train_seconds"] for result in results),
+        "evaluation examples/s": scored / sum(result["test_seconds"] for result in results),
         "hardware": hardware(group.tested[0]),
     }
 
 
-def _mistakes(read: Predictions, texts: Mapping[str, str]) -> pandas.DataFrame:
-    means, classes, seeds = read.probabilities.mean(axis=0), read.classes, len(read.verdicts)
-    judged = decide(means)
-    shown = ["p(positive)"] if len(classes) == 2 else ["verdict", "p(verdict)"]
-    wrong = ["seeds wrong"] * (seeds > 1)
-    columns = ["id", "label", *shown, *wrong, "words", "tokens read", "truncated"]
-    if texts:  # a phone shows a table's left
+def _mistakes(model: Predictions, texts: Mapping[str, str]) -> pandas.DataFrame:
+    means = model.probabilities.mean(axis=0)
+    predicted = decide(means)
+    seeds = len(model.predicted)
+    scores = ["p(positive)"] if len(model.classes) == 2 else ["predicted", "p(predicted)"]
+    if seeds > 1:
+        scores.append("seeds wrong")
+    columns = ["id", "label", *scores, "words", "tokens read", "truncated"]
+    if texts:  # a phone shows the left of a table
         columns = ["text", *columns[1:], "id"]
     rows = [
         {
-            "id": read.ids[i],
-            "label": classes[read.labels[i]],
+            "id": model.ids[i],
+            "label": model.classes[model.labels[i]],
             "p(positive)": means[i, 1],
-            "verdict": classes[judged[i]],
-            "p(verdict)": means[i, judged[i]],
-            "seeds wrong": f"{round((1 - read.right[i]) * seeds)} of {seeds}",
-            "words": read.words[i],
-            "tokens read": read.tokens[i],
-            "truncated": "yes" if read.truncated[i] else "no",
-            "text": texts.get(read.ids[i]),
+            "predicted": model.classes[predicted[i]],
+            "p(predicted)": means[i, predicted[i]],
+            "seeds wrong": f"{round((1 - model.correct[i]) * seeds)} of {seeds}",
+            "words": model.words[i],
+            "tokens read": model.tokens[i],
+            "truncated": "yes" if model.truncated[i] else "no",
+            "text": texts.get(model.ids[i]),
         }
-        for i in predictions.hardest_mistakes(read, MISTAKES)
+        for i in predictions.hardest_mistakes(model, MISTAKES)
     ]
-    return _table(rows, columns)
+    return _table(rows, columns=columns)
 
 
-def _metrics(judged: Mapping[str, Predictions]) -> dict[str, pandas.DataFrame]:
-    """Tabulate all figures of the verdicts, each class's, and McNemar's test of any two models."""
-    models, classes, pairs = [], [], []
-    for name, read in judged.items():
-        measured = predictions.mean_metrics(read)
+def _metrics(models: Mapping[str, Predictions]) -> dict[str, pandas.DataFrame]:
+    """Tabulate the metrics of all predictions, of each class, and McNemar's tests of all pairs."""
+    metrics = []
+    classes = []
+    pairs = []
+    for name, model in models.items():
+        measured = predictions.mean_metrics(model)
+        accuracy = measured.pop("accuracy")
         low, high = measured.pop("accuracy_interval")
-        for label, of in measured.pop("classes").items():
-            classes.append({"study": name, "class": label, **of, "examples": round(of["examples"])})
+        for label, scores in measured.pop("classes").items():
+            examples = round(scores["examples"])
+            classes.append({"name": name, "class": label, **scores, "examples": examples})
         interval = {"low (95 %)": low, "high (95 %)": high}
-        models.append({"study": name, "accuracy": measured.pop("accuracy"), **interval, **measured})
-    for (first, one), (second, other) in itertools.combinations(judged.items(), 2):
+        metrics.append({"name": name, "accuracy": accuracy, **interval, **measured})
+    for (first, one), (second, other) in itertools.combinations(models.items(), 2):
         if not predictions.same_reviews(one, other):
             terminal.warn(f"{first} and {second} have other ids for the same reviews: not compared")
             continue
-        # The files' order is the readers'.
-        right = [(r.verdicts[0] == r.labels)[np.argsort(r.ids)] for r in (one, other)]
-        only_first, only_second, p = predictions.mcnemar(*right)
-        row = {"first": first, "second": second, "only the first right": only_first}
-        pairs.append({**row, "only the second right": only_second, "p": p})
-    tables = {"metrics": models, "classes": classes, "mcnemar": pairs}
+        # Equal reviews may be in another order.
+        correct = [(m.predicted[0] == m.labels)[np.argsort(m.ids)] for m in (one, other)]
+        only_first, only_second, p = predictions.mcnemar(*correct)
+        row = {"first": first, "second": second, "only the first correct": only_first}
+        pairs.append({**row, "only the second correct": only_second, "p": p})
+    tables = {"metrics": metrics, "classes": classes, "mcnemar": pairs}
     return {
-        name: _table(rows, rows[0]).rename(columns=lambda column: column.replace("_", " "))
+        name: _table(rows).rename(columns=lambda column: column.replace("_", " "))
         for name, rows in tables.items()
         if rows
     }
 
 
 def _draw_choice(group: Group, output: Path) -> list[Path]:
-    """Draw how a sweep came to its setting and its seeds' curves; return the files."""
-    paths, best = [], group.best
+    """Draw how a sweep chose its setting, and the curves of its seeds; return the files."""
+    paths = []
     for axis in group.axes if group.stages else ():
-        if len(trials := group.along(axis)) > 1:  # of one value, there is no choice
-            runs = {words: trial.metrics for words, trial in trials.items()}
-            first = next(iter(trials.values()))
-            alike = in_words({name: v for name, v in first.setting.items() if name != axis})
-            paths += [output / f"{group.name}-{axis}{end}.png" for end in ("", "-runs")]
-            winner = plan.best_finished([*trials.values()])
-            chosen = in_words({axis: winner.setting[axis]}) if winner else ""
-            theirs = study.epochs(first.config.model.name, axis) if findings.of_imdb(first) else {}
-            figures.overlay(runs, chosen, paths[-2], f"all at {alike}", theirs)
-            figures.curves(runs, paths[-1], f"all at {alike}")
-    if tested := [trial for trial in group.tested if trial.metrics]:
-        paths.append(output / f"{group.name}-seeds.png")
-        runs = {f"seed {trial.config.seed}": trial.metrics for trial in tested}
-        figures.curves(runs, paths[-1], in_words(tested[0].setting))
-    if group.sweep is None or not group.stages:
-        return paths
-    accuracies: dict[tuple, float | None] = {}  # the best over further axes
-    chance: dict[tuple, bool] = {}
-    for trial in itertools.chain(*group.stages.values()):
-        if trial.status != "open":
-            here = tuple(trial.setting[axis] for axis in FIELDS)
-            found = {accuracies.get(here), trial.row["val_accuracy"]} - {None}
-            accuracies[here] = max(found, default=None)
-            if trial.status == "finished":
-                chance[here] = chance.get(here, True) and findings.at_chance(trial)
-    axes = {axis: group.sweep.axes[axis] for axis in FIELDS}
-    rates = [format_rate(rate) for rate in axes["learning_rate"]]
-    outlined = None if best is None else tuple(best.setting[axis] for axis in FIELDS)
-    guessed = [here for here, at_chance in chance.items() if at_chance]
-    paths.append(output / f"{group.name}-grid.png")
-    figures.heat_maps(accuracies, axes, rates, outlined, guessed, paths[-1])
+        trials = group.along(axis)
+        if len(trials) < 2:  # nothing to choose from
+            continue
+        runs = {words: trial.metrics for words, trial in trials.items()}
+        first = next(iter(trials.values()))
+        title = f"all at {in_words({a: v for a, v in first.setting.items() if a != axis})}"
+        winner = plan.best_finished(list(trials.values()))
+        chosen = in_words({axis: winner.setting[axis]}) if winner else ""
+        theirs = study.epochs(group.model, axis) if findings.on_imdb(first) else {}
+        overlay = output / f"{group.name}-{axis}.png"
+        curves = output / f"{group.name}-{axis}-runs.png"
+        figures.overlay(runs, chosen, overlay, title, theirs)
+        figures.curves(runs, curves, title)
+        paths += [overlay, curves]
+    if group.tested:
+        path = output / f"{group.name}-seeds.png"
+        runs = {f"seed {trial.config.seed}": trial.metrics for trial in group.tested}
+        figures.curves(runs, path, in_words(group.tested[0].setting))
+        paths.append(path)
+    if group.sweep is not None and group.stages:
+        path = output / f"{group.name}-grid.png"
+        _draw_grid(group, group.sweep.axes, path)
+        paths.append(path)
     return paths
 
 
-def _calibrate(group: Group, read: Predictions) -> Predictions | None:
-    """Return the predictions at the seeds' temperatures; runs of earlier revisions have none."""
-    kept = [trial.content.get("temperature", 0.0) for trial in group.tested]
-    return predictions.calibrate(read, kept) if all(kept) else None
+def _draw_grid(group: Group, values: Mapping[str, Sequence[Any]], path: Path) -> None:
+    """Draw the validation accuracy of every setting, the best over axes beyond the three."""
+
+    def cell(trial: Trial) -> tuple[Any, ...]:
+        return tuple(trial.setting[axis] for axis in FIELDS)
+
+    accuracies: dict[tuple[Any, ...], float | None] = {}
+    learned = set()
+    finished = set()
+    for trial in itertools.chain(*group.stages.values()):
+        here = cell(trial)
+        if trial.status == "failed":
+            accuracies.setdefault(here, None)
+        elif trial.status == "finished":
+            finished.add(here)
+            accuracies[here] = max(accuracies.get(here) or 0.0, trial.content["val"]["accuracy"])
+            if not findings.at_chance(trial):
+                learned.add(here)
+    figures.heat_maps(
+        accuracies,
+        {axis: values[axis] for axis in FIELDS},
+        names=[format_rate(rate) for rate in values["learning_rate"]],
+        winner=None if group.best is None else cell(group.best),
+        chance=finished - learned,
+        path=path,
+    )
 
 
 def _draw_test(
     tested: Sequence[Group],
-    judged: Mapping[str, Predictions],
-    calibrated: Mapping[str, Predictions | None],
+    models: Mapping[str, Predictions],
+    calibrated: Mapping[str, Predictions],
     output: Path,
 ) -> list[Path]:
-    """Draw what the test set says of the models; return the files."""
+    """Draw the results on the test set; return the files."""
     paths = [output / f"{name}.png" for name in ("confusion", "calibration")]
-    scores: dict[str, Any] = {group.name: {} for group in tested}
-    for group, (split, name) in itertools.product(tested, SPLITS.items()):
-        accuracies = [trial.row[f"{split}_accuracy"] for trial in group.tested]
-        scores[group.name][name] = accuracies, *predictions.mean_interval(accuracies)
+    scores = {
+        group.name: {
+            name: [trial.content[split]["accuracy"] for trial in group.tested]
+            for split, name in SPLITS.items()
+        }
+        for group in tested
+    }
     numbers = {group.name: [trial.config.seed for trial in group.tested] for group in tested}
     if sum(map(len, numbers.values())) > 1:
         paths.append(output / "seeds.png")
         figures.seeds(scores, numbers, paths[-1])
-    confusions = {name: predictions.confusion(read) for name, read in judged.items()}
-    classes = next(iter(judged.values())).classes
+    classes = models[tested[0].name].classes
+    confusions = {name: predictions.confusion(model) for name, model in models.items()}
     figures.confusions(confusions, classes, paths[0])
-    what = f"p({classes[1]}) that the model gave", f"share of {classes[1]} reviews"
-    if len(classes) > 2:
-        what = "probability that the model gave to its verdict", "share of right verdicts"
+    if len(classes) == 2:
+        labels = f"p({classes[1]}) of the model", f"share of {classes[1]} reviews"
+    else:
+        labels = "probability of the predicted class", "share of correct predictions"
     curves = {
         name: [
-            (label, *predictions.calibration(of))
-            for label, of in (("", read), ("at its temperature", calibrated[name]))
-            if of is not None
+            ("", *predictions.calibration(model)),
+            ("at its temperature", *predictions.calibration(calibrated[name])),
         ]
-        for name, read in judged.items()
+        for name, model in models.items()
     }
-    figures.calibration(curves, what, paths[1])
-    edges, points = predictions.accuracy_by_length(judged)
-    if len(edges) > 2:  # one bin says nothing about length
+    figures.calibration(curves, labels, paths[1])
+    edges, points = predictions.accuracy_by_length(models)
+    if len(edges) > 2:  # one bin shows nothing about length
         paths.append(output / "length.png")
-        figures.accuracy_by_length(list(judged), edges, points, paths[-1])
+        figures.accuracy_by_length(list(models), edges, points, paths[-1])
     return paths

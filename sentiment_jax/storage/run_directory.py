@@ -22,7 +22,7 @@ import numpy as np
 from jaxtyping import Float32, Int32
 
 from sentiment_jax.config import stored
-from sentiment_jax.config.schema import CLASSES
+from sentiment_jax.config.schema import CLASSES, HARMLESS, Config
 from sentiment_jax.data import labels, tokenization
 from sentiment_jax.data.encoding import Encoded
 from sentiment_jax.errors import InputError, InUse
@@ -123,7 +123,7 @@ class RunDirectory:
                 )
             return []
         changes = stored.config_difference(self.read_config(), config)
-        changes = [change for change in changes if change.split(":")[0] not in stored.HARMLESS]
+        changes = [change for change in changes if change.split(":")[0] not in HARMLESS]
         if changes and not allow_changes:
             raise InputError(
                 f"{self.path} was started with another config ({'; '.join(changes)}); choose "

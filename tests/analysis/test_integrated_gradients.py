@@ -10,13 +10,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from reviews import encode_lists
 
 from sentiment_jax.analysis import integrated_gradients
 from sentiment_jax.analysis.integrated_gradients import Explanation, Word
 from sentiment_jax.config.schema import EncoderConfig, LstmConfig
 from sentiment_jax.data import corpus, tokenization
-from sentiment_jax.data.reviews import normalize_text
+from sentiment_jax.data.reviews import Reviews, normalize_text
 from sentiment_jax.errors import InputError
 from sentiment_jax.models.electra import ElectraClassifier
 from sentiment_jax.models.lstm import LstmClassifier
@@ -42,7 +41,7 @@ MODELS = {
 }
 
 
-def make_run(texts, model_settings, tokenizer, **data):
+def make_run(model_settings, tokenizer, **data):
     """A TrainedModel around random weights."""
     import conftest
 
@@ -65,6 +64,8 @@ def test_attributions_sum_to_the_difference_of_the_logits(name):
     difference = whole - empty
     assert abs(difference) > 0.05, "no difference, nothing shown"
     assert abs(attributions.sum() - difference) <= 0.01 * abs(difference)
+    padded, *_ = integrated_gradients.attribute(model, params, TOKENS, 24)
+    np.testing.assert_allclose(attributions, padded, atol=1e-4)
     # The endpoints are the model's own, its logits and those of zero vectors, by another program:
     # at about 5, float32's rounding is relative.
     close = functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5)
@@ -109,62 +110,49 @@ def test_a_linear_models_attributions_are_its_terms():
     np.testing.assert_allclose(empty, expected[list(fixed)].sum(), atol=1e-5)
 
 
-@pytest.mark.parametrize("name", MODELS)
-def test_padding_changes_nothing(name):
-    model, params = MODELS[name], golden.random(MODELS[name], 1.0)
-    short, *_ = integrated_gradients.attribute(model, params, TOKENS, 16)
-    long, *_ = integrated_gradients.attribute(model, params, TOKENS, 24)
-    assert np.abs(short).max() > 1e-2
-    np.testing.assert_allclose(short, long, atol=1e-4)
-
-
 TEXT = "Unbelievably dull & overlong - <b>never</b> again!<br />The end."
 TRAINING = ["Unbelievably dull and overlong never again the end good bad &"] * 5
 
 
 @pytest.mark.parametrize("truncation", ["head", "tail", "head_tail"])
-@pytest.mark.parametrize("kind", ["lstm", "runs", "bert"])
+@pytest.mark.parametrize("kind", ["lstm", "ngrams", "bert"])
 @pytest.mark.parametrize("max_length", [8, 64])
 def test_the_words_are_those_that_were_read(kind, truncation, max_length):
-    runs = kind == "runs"
-    if runs or kind == "lstm":
-        tokenizer = tokenization.train_word_level(TRAINING, 40, 1, 3 if runs else 1, 5)
-        assert any(" " in word for word in tokenizer.get_vocab()) == runs
-        settings = {}
-    else:
+    settings = {}
+    if kind == "bert":
         tokenizer = tokenization.train_wordpiece(TRAINING, vocabulary_size=45)
         sizes = dataclasses.asdict(TINY)
         settings = dict.fromkeys(dataclasses.asdict(LSTM).keys() - sizes.keys())  # not an encoder's
         settings |= {n: sizes[n] for n in ("num_hidden_layers", "num_attention_heads")}
         settings |= {"name": "bert", "hidden_size": 16, "embedding_size": 16}
         settings |= {"intermediate_size": 16, "max_position_embeddings": 64}
-    trained = make_run(TRAINING, settings, tokenizer, max_length=max_length, truncation=truncation)
+    else:
+        longest = 3 if kind == "ngrams" else 1
+        tokenizer = tokenization.train_word_level(TRAINING, 40, 1, longest, 5)
+        assert any(" " in word for word in tokenizer.get_vocab()) == (kind == "ngrams")
+    trained = make_run(settings, tokenizer, max_length=max_length, truncation=truncation)
     explanation = integrated_gradients.explain(trained, TEXT)
     assert explanation.complete
     assert explanation.log_odds != explanation.empty_log_odds
     assert explanation.text == normalize_text(TEXT)
     words = [explanation.text[w.start : w.end] for w in explanation.words]
-    # What the ids say, against what the places in the text say.
-    (ids,), truncated = encode_lists(
-        tokenizer, [explanation.text], max_length=max_length, truncation=truncation
-    )
-    ids = [i[0] for i in ids] if runs else ids
-    body = ids[1:-1] if kind == "bert" else ids
-    assert truncated == (max_length == 8)
-    spelled = [tokenizer.id_to_token(i) for i in body]
-    known = [w for w, word in zip(words, explanation.words, strict=True) if word.known]
-    if kind != "bert":
-        assert len(words) == len(spelled)
-        assert [w.lower() for w in known] == [s for s in spelled if s != "[UNK]"]
-    else:
-        joined = "".join(s.removeprefix("##") for s in spelled if s != "[UNK]")
-        assert joined in "".join(w.lower() for w in known) or truncated
-        assert len(words) < len(spelled), "no word of several pieces: nothing shown"
-    if not truncated:
-        assert "".join(words) == re.sub(r"\s", "", explanation.text)
-        assert "dull" in [w.lower() for w in known]
+    known = [w.lower() for w, word in zip(words, explanation.words, strict=True) if word.known]
     places = [(w.start, w.end) for w in explanation.words]
     assert places == sorted(places)
+    # The positions in the text must agree with the token ids.
+    encoded = trained.encode(Reviews.from_texts([TEXT]))
+    assert encoded.truncated == (max_length == 8)
+    pieces = [tokenizer.id_to_token(i) for i in encoded.tokens]
+    if kind == "bert":
+        joined = "".join(p.removeprefix("##") for p in pieces[1:-1] if p != "[UNK]")
+        assert joined in "".join(known) or encoded.truncated
+        assert len(words) < len(pieces) - 2, "no word of several pieces: nothing shown"
+    else:
+        assert len(words) == len(pieces)
+        assert known == [p for p in pieces if p != "[UNK]"]
+    if not encoded.truncated:
+        assert "".join(words) == re.sub(r"\s", "", explanation.text)
+        assert "dull" in known
 
 
 def make_explanation(text="so <dull> but fun", **places):
@@ -175,8 +163,9 @@ def make_explanation(text="so <dull> but fun", **places):
 
 
 def page_of(*explanations):
-    said = {"headline": "a", "share": 73.0, "label": "positive", "lines": ["b"], "odds": "c"}
-    return to_page([(explanation, said) for explanation in explanations], "d", ("e", "f"))
+    block = {"headline": "a", "share": 73.0, "label": "positive", "lines": ["b"], "odds": "c"}
+    blocks = [{**block, "explanation": explanation} for explanation in explanations]
+    return to_page(blocks, legend="d", ends=("e", "f"))
 
 
 def test_colors_follow_sign_and_strength():
@@ -187,26 +176,23 @@ def test_colors_follow_sign_and_strength():
     assert "48;5;27mfun" in shown  # the strongest blue
     assert "48;5;18mbut" in shown  # the weakest
     assert "mso" not in shown
-    plain = to_terminal(explanation, color=False)
-    assert "\x1b" not in plain
-    page = page_of(explanation)
+    assert "\x1b" not in to_terminal(explanation, color=False)
+    page = page_of(explanation, make_explanation(dull=-2.0))
     assert "&lt;</span>" in page and "<dull>" not in page
-    assert 'class="against" style="--push:1.00" data-push="dull: -1.000">dull</span>' in page
-    assert 'class="for" style="--push:0.80" data-push="fun: +0.800">fun</span>' in page
+    # All texts of a page have one scale.
+    assert 'class="against" style="--push:1.00" data-push="dull: -2.000">dull</span>' in page
+    assert 'class="for" style="--push:0.40" data-push="fun: +0.800">fun</span>' in page
+    assert "<div></div><span>-2.00 e</span><span>+2.00 f</span>" in page
     assert '<span style="background-size:73.0%"></span>73.0 % positive<' in page
 
 
-def test_a_page_has_one_scale_for_every_text():
-    page = page_of(make_explanation(dull=-2.0), make_explanation(fun=0.5))
-    assert 'style="--push:1.00" data-push="dull: -2.000"' in page
-    assert 'style="--push:0.25" data-push="fun: +0.500"' in page
-    assert "<div></div><span>-2.00 e</span><span>+2.00 f</span>" in page
-
-
-def test_punctuation_is_quoted_and_unknown_words_are_marked():
-    words = (Word(0, 3, 0.5, False), Word(3, 4, 0.4, True), Word(5, 7, -0.2, True))
-    explanation = Explanation("Zyx, it", words, 1.0, 0.0, 0.0)
-    assert strongest_words(explanation, 1) == "zyx +0.50, “,” +0.40"
+def test_words_are_summed_quoted_and_marked():
+    """A repeated word counts once, punctuation is quoted, unknown words are marked."""
+    words = (Word(0, 3, 0.5, False), Word(3, 4, 0.4, True), Word(5, 8, 0.3, False))
+    explanation = Explanation("Zyx, zyx it", (*words, Word(9, 11, -0.2, True)), 1.0, 0.0, 0.0)
+    assert strongest_words(explanation, 1) == "zyx +0.80, “,” +0.40"
+    assert strongest_words(explanation, -1) == "it -0.20"
+    assert strongest_words(make_explanation(fun=0.7), -1) == "nothing"
     page = page_of(explanation)
     assert 'class="for unknown" style="--push:1.00" data-push="Zyx: +0.500, unknown word"' in page
 
@@ -217,13 +203,6 @@ def test_what_was_not_read_is_marked():
     assert "[not read: x" in to_terminal(explanation, color=False)
     assert len(to_terminal(explanation, color=True)) < 200
     assert '<span class="unread">' in page_of(explanation)
-
-
-def test_a_word_that_comes_again_counts_as_one():
-    words = (Word(0, 3, 0.5, True), Word(4, 7, 0.4, True), Word(8, 11, 0.7, True))
-    explanation = Explanation("Fun fun now", words, 1.0, 0.0, 0.0)
-    assert strongest_words(explanation, 1) == "fun +0.90, now +0.70"
-    assert strongest_words(explanation, -1) == ""
 
 
 def test_explains_a_finished_run(finished, tmp_path, capsys, monkeypatch):
@@ -256,7 +235,7 @@ def test_a_bfloat16_model_is_explained_in_float32():
     )
     text = "A dull film, and the worst of the year, but the music is great."
     explanations = [
-        integrated_gradients.explain(make_run([], {"dtype": dtype}, tokenizer), text)
+        integrated_gradients.explain(make_run({"dtype": dtype}, tokenizer), text)
         for dtype in ("float32", "bfloat16")
     ]
     assert explanations[0] == explanations[1]

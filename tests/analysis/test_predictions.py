@@ -44,8 +44,8 @@ def test_confusion_and_hardest_mistakes():
         [1, 0, 0, 1],
     )
     np.testing.assert_array_equal(confusion(predictions), [[1.5, 0.5], [1, 1]])
-    np.testing.assert_array_equal(predictions.right, [1, 1, 0.5, 0])
-    # Row 2 is wrong for one seed but right in the mean.
+    np.testing.assert_array_equal(predictions.correct, [1, 1, 0.5, 0])
+    # Row 2 is wrong for one seed but right on average.
     assert hardest_mistakes(predictions, 5) == [3]
     harder = make_predictions([[0.1, 0.9, 0.4, 0.8]], [1, 0, 1, 1])
     assert hardest_mistakes(harder, 5) == [0, 1, 2]
@@ -61,10 +61,12 @@ def test_calibration_bins():
     np.testing.assert_allclose(bins["true"].dropna(), [0.5, 2 / 3])
     assert error == pytest.approx(0.4 * 0.45 + 0.6 * 0.3)
     assert calibration_bins(labels.astype(np.float32), labels)[1] == 0
+    bins, _ = calibration_bins(np.array([0.5, 0.59], np.float32), np.array([False, True]))
+    assert bins["count"].tolist() == [0, 0, 0, 0, 0, 2, 0, 0, 0, 0], "lower edges belong to bins"
 
 
-def test_many_classes_are_calibrated_by_their_verdicts():
-    """Three classes: the verdict's probability against how often it is right."""
+def test_many_classes_are_calibrated_by_the_predicted_one():
+    """The probability of the predicted class against the share of correct predictions."""
     probabilities = np.float32([[[0.7, 0.2, 0.1], [0.1, 0.1, 0.8], [0.3, 0.3, 0.4]]])
     two = make_predictions([[0.5] * 3], [0, 0, 0])
     labels = np.array([0, 1, 2], np.int32)
@@ -80,18 +82,12 @@ def test_many_classes_are_calibrated_by_their_verdicts():
 
 
 def test_mcnemar_against_a_table_worked_by_hand():
-    """Of ten reviews on which two models differ, nine for the second: 2 * (1 + 10) / 2**10."""
+    """Ten reviews on which two models differ, nine for the second: 2 * (1 + 10) / 2**10."""
     first = np.array([True] * 30 + [False] * 6 + [True] + [False] * 9)
     second = np.array([True] * 30 + [False] * 6 + [False] + [True] * 9)
-    only_first, only_second, p = mcnemar(first, second)
-    assert (only_first, only_second) == (1, 9) and p == pytest.approx(22 / 1024)
-    assert mcnemar(second, first) == (9, 1, p)
+    p = pytest.approx(22 / 1024)
+    assert (mcnemar(first, second), mcnemar(second, first)) == ((1, 9, p), (9, 1, p))
     assert mcnemar(first, first) == (0, 0, 1.0)  # models that never differ
-
-
-def test_a_score_on_an_edge_belongs_to_the_bin_above():
-    bins, _ = calibration_bins(np.array([0.5, 0.59], np.float32), np.array([False, True]))
-    assert bins["count"].tolist() == [0, 0, 0, 0, 0, 2, 0, 0, 0, 0]
 
 
 @pytest.fixture
@@ -130,24 +126,24 @@ def test_a_calibrated_curve_stands_beside_the_models_own(tmp_path, drawn):
     own = make_predictions(np.round(sure, 6), labels)  # as in predictions.csv
     softened = calibrate(own, [2.0, 4.0])
     np.testing.assert_allclose(softened.probabilities[0], softened.probabilities[1], atol=0.01)
-    np.testing.assert_array_equal(softened.verdicts, own.verdicts)
+    np.testing.assert_array_equal(softened.predicted, own.predicted)
     lines = [("", *calibration(own)), ("at its temperature", *calibration(softened))]
     errors = [error for *_, error in lines]
     assert errors[1] < 0.02 < 0.1 < errors[0]
-    for drawn_lines in (lines, lines[:1]):
-        path = tmp_path / "calibration.png"
-        figures.calibration({"model": drawn_lines}, ("p", "share"), path)
-    shown = [[line.get_label() for line in figure.axes[0].lines[1:]] for figure in drawn]
-    labels = [f"model (error {errors[0]:.3f})", f"at its temperature (error {errors[1]:.3f})"]
-    assert shown == [labels, labels[:1]]
-    text = findings.sureness("model", own, softened)
-    assert text.startswith("model is over-confident: its verdicts have probability 0.8")
+    figures.calibration({"model": lines}, ("p", "share"), tmp_path / "calibration.png")
+    shown = [line.get_label() for line in drawn[0].axes[0].lines[1:]]
+    names = ("model", "at its temperature")
+    assert shown == [f"{n} (error {e:.3f})" for n, e in zip(names, errors, strict=True)]
+    text = findings.confidence("model", own, softened)
+    assert text.startswith(
+        "model is over-confident: the mean probability of its predictions is 0.8"
+    )
     means = [side[1] for side in confidence(own)]
     assert f"positive {means[1]:.3f}" in text
     assert text.endswith(f"makes that probability {confidence(softened)[-1][1]:.3f}.")
 
 
-def test_a_bin_of_few_verdicts_is_not_drawn(tmp_path, drawn):
+def test_a_bin_of_few_predictions_is_not_drawn(tmp_path, drawn):
     bins, error = calibration_bins(np.float32([0.05] * 9 + [0.95] * 10), np.array([False] * 19))
     figures.calibration({"model": [("", bins, error)]}, ("p", "share"), tmp_path / "x.png")
     upper, lower = drawn[0].axes
@@ -163,7 +159,7 @@ def epochs(*losses):
     ]
 
 
-def test_a_loss_that_explodes_is_cut_off_and_said(tmp_path, drawn):
+def test_a_loss_that_explodes_is_cut_off(tmp_path, drawn):
     runs = {"calm": epochs(0.7, 0.6), "wild": epochs(0.7, 3e9), "late": epochs(0.7, 0.8)}
     figures.overlay(runs, "calm", tmp_path / "overlay.png")
     figures.curves(runs, tmp_path / "curves.png")
@@ -183,17 +179,19 @@ def test_a_heat_map_hatches_chance_alone(tmp_path, drawn):
     accuracies = {("sgd", 16, 0.1): 0.5, ("sgd", 16, 0.01): 0.6, ("adam", 16, 0.1): None}
     accuracies[winner := ("adam", 16, 0.01)] = 0.9
     chance = [("sgd", 16, 0.1)]
-    figures.heat_maps(accuracies, values, ("1e-1", "1e-2"), winner, chance, tmp_path / "map.png")
+    path = tmp_path / "map.png"
+    names = ("1e-1", "1e-2")
+    figures.heat_maps(accuracies, values, names=names, winner=winner, chance=chance, path=path)
     sgd, adam, _ = drawn[0].axes
-    said = [[text.get_text() for text in axes.texts] for axes in (sgd, adam)]
-    assert said == [["0.5000\nat chance", "0.6000"], ["failed", "0.9000"]]
+    texts = [[text.get_text() for text in axes.texts] for axes in (sgd, adam)]
+    assert texts == [["0.5000\nat chance", "0.6000"], ["failed", "0.9000"]]
     assert [patch.get_hatch() for patch in sgd.patches] == ["////"]
     assert [patch.get_hatch() for patch in adam.patches] == [None], "the winner's outline"
     colored = np.isfinite(np.ma.filled(sgd.images[0].get_array(), np.nan)).ravel()
     assert colored.tolist() == [False, True], "0.6 is far below, and has the palest color"
 
 
-def test_scores_that_chance_explains_are_not_told_apart():
+def test_scores_that_chance_explains_do_not_differ_significantly():
     """Worked by hand: of 100 each, .60 and .50 are 1.42 standard errors apart, .65 is 2.15."""
     of = [{"accuracy": accuracy, "examples": 100} for accuracy in (0.5, 0.6, 0.65)]
     assert not differ_significantly(of[0], of[1]) and differ_significantly(of[0], of[2])
@@ -201,15 +199,11 @@ def test_scores_that_chance_explains_are_not_told_apart():
     mean, low, high = mean_interval([0.4, 0.5, 0.6])
     assert mean == pytest.approx(0.5)
     assert (low, high) == pytest.approx((0.5 - 0.24841, 0.5 + 0.24841), abs=1e-4)  # t = 4.3027
-    assert mean_interval([0.4]) == (0.4, 0.4, 0.4)
 
 
-@pytest.mark.parametrize(
-    ("rate", "words"),
-    [(1e-4, "1e-4"), (3e-5, "3e-5"), (0.0025, "2.5e-3"), (1.0, "1e0"), (1e30, "1e30")],
-)
-def test_learning_rates_have_one_format(rate, words):
-    assert format_rate(rate) == words
+def test_learning_rates_have_one_format():
+    rates = {1e-4: "1e-4", 3e-5: "3e-5", 0.0025: "2.5e-3", 1.0: "1e0", 1e30: "1e30"}
+    assert {rate: format_rate(rate) for rate in rates} == rates
 
 
 def write(kind, call, **values):
@@ -218,25 +212,37 @@ def write(kind, call, **values):
     return TEMPLATES.from_string(source).render(values)
 
 
-def test_blocks():
-    rows = [["x<y", 1.005], [None, 2]]
-    frame = pandas.DataFrame(rows, columns=["a|b", "test loss"], dtype=object)
-    lines = "| a\\|b | test loss |\n| --- | ---: |\n| x&lt;y | 1.0050 |\n| – | 2.0000 |\n\n"
-    assert write("md", "{{ write.table(frame) }}", frame=frame) == lines
-    html = write("html", "{{ write.table(frame) }}", frame=frame)
-    assert '<td class="name">x&lt;y</td>' in html and '<td class="number">1.0050</td>' in html
-    turned = "{{ write.turned(frame) }}"
-    lines = "| a\\|b | x&lt;y | – |\n| --- | ---: | ---: |\n| test loss | 1.0050 | 2.0000 |\n\n"
-    assert write("md", turned, frame=frame) == lines
-    assert "<tr><th scope" in write("html", turned, frame=frame)
-    heading = '{{ write.heading(2, "H & M") }}'
-    assert write("md", heading) == "## H &amp; M\n\n"
-    assert write("html", heading) == "<h2>H &amp; M</h2>\n"
-    fold = '{% call write.fold("more") %}{{ write.text("a < b") }}{% endcall %}'
-    folded = "<details><summary>more</summary>\n\na &lt; b\n\n</details>\n\n"
-    assert write("md", fold) == folded
-    html = "<details><summary>more</summary>\n<p>a &lt; b</p>\n</details>\n"
-    assert write("html", fold) == html
+FRAME = pandas.DataFrame([["x<y", 1.005], [None, 2]], columns=["a|b", "test loss"], dtype=object)
+FOLD = '{% call write.fold("more") %}{{ write.text("a < b") }}{% endcall %}'
+
+
+@pytest.mark.parametrize(
+    ("kind", "call", "expected"),
+    [
+        (
+            "md",
+            "{{ write.table(frame) }}",
+            "| a\\|b | test loss |\n| --- | ---: |\n| x&lt;y | 1.0050 |\n| – | 2.0000 |\n\n",
+        ),
+        (
+            "html",
+            "{{ write.table(frame) }}",
+            '<td class="name">x&lt;y</td><td class="number">1.0050',
+        ),
+        (
+            "md",
+            "{{ write.turned(frame) }}",
+            "| a\\|b | x&lt;y | – |\n| --- | ---: | ---: |\n| test loss | 1.0050 | 2.0000 |\n\n",
+        ),
+        ("html", "{{ write.turned(frame) }}", "<tr><th scope"),
+        ("md", '{{ write.heading(2, "H & M") }}', "## H &amp; M\n\n"),
+        ("html", '{{ write.heading(2, "H & M") }}', "<h2>H &amp; M</h2>\n"),
+        ("md", FOLD, "<details><summary>more</summary>\n\na &lt; b\n\n</details>\n\n"),
+        ("html", FOLD, "<details><summary>more</summary>\n<p>a &lt; b</p>\n</details>\n"),
+    ],
+)
+def test_blocks(kind, call, expected):
+    assert expected in write(kind, call, frame=FRAME)
 
 
 def test_texts_are_shown_not_obeyed():

@@ -272,7 +272,7 @@ def test_reviews_without_labels_join_the_training(vectors, tmp_path, capsys):
 def test_a_pretraining_judges_nothing(pretrained, tmp_path):
     with pytest.raises(InputError, match="is a pre-training, .*--config.model.pretrained="):
         trained_model.load_run(pretrained)
-    with pytest.raises(InputError, match="is a pre-training, which judges no review"):
+    with pytest.raises(InputError, match="is a pre-training run, not a classifier"):
         records.collect([pretrained])
     config = RunDirectory(pretrained).read_config()
     with pytest.raises(InputError, match="is what --mode=pretrain sets"):
