@@ -153,7 +153,7 @@ class Model:
         index is kept. The verdict on a missing or unreadable text carries a `warning`.
         """
         column, classes = self._texts(texts), self._trained.classes
-        probabilities, warnings = predict.predict(self._trained, column.tolist())
+        probabilities, warnings = predict.predict([self._trained], column.tolist())
         names = prediction_columns(classes)
         cells = prediction_cells(classes, probabilities)
         table = pandas.DataFrame(cells, columns=names, index=column.index)
@@ -163,7 +163,7 @@ class Model:
         self, texts: str | Iterable[Any] | pandas.DataFrame
     ) -> Float[np.ndarray, "texts classes"]:
         """Return the probability of each class, `classes`, for each text."""
-        return predict.predict(self._trained, self._texts(texts).tolist())[0]
+        return predict.predict([self._trained], self._texts(texts).tolist())[0]
 
     def explain(self, text: str) -> Explanation:
         """Return which words pushed the verdict, and how far: integrated gradients."""

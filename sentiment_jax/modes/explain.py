@@ -11,9 +11,14 @@ from sentiment_jax.analysis.html import render
 from sentiment_jax.analysis.integrated_gradients import Explanation, Word, explain
 from sentiment_jax.data.labels import decide
 from sentiment_jax.errors import InputError
-from sentiment_jax.modes.predict import count_warnings, predict, verdicts
+from sentiment_jax.modes.predict import (
+    TextSource,
+    format_predictions,
+    predict,
+    print_warning_count,
+)
 from sentiment_jax.storage.files import write_atomically
-from sentiment_jax.training.trained_model import TrainedModel
+from sentiment_jax.training.trained_model import TrainedModel, load_run
 
 STRENGTHS = (0.15, 0.4, 0.75)  # of the strongest word: the steps of the terminal's colors
 TERMINAL = {1: (18, 20, 27), -1: (52, 88, 160)}  # backgrounds of the 256-color palette
@@ -77,6 +82,14 @@ def strongest_words(explanation: Explanation, sign: int, count: int = 5) -> str:
     return ", ".join(f"{name} {sums[name]:+.2f}" for name in pushed if sign * sums[name] >= 0.005)
 
 
+def explain_run(workdir: Path, source: TextSource, page: Path | None) -> None:
+    """Explain a run's predictions; the page is by default written to the run directory."""
+    trained = load_run(workdir)
+    table = source.read(trained.config.data.text_column)
+    texts = [text for (text,) in table.texts]
+    explain_texts(trained, [*map(str, table.rows)], texts, page or workdir / "explanation.html")
+
+
 def explain_texts(
     trained: TrainedModel, names: Sequence[str], texts: Sequence[str], path: Path
 ) -> None:
@@ -84,11 +97,11 @@ def explain_texts(
     forced, refused = os.environ.get("FORCE_COLOR"), os.environ.get("NO_COLOR")
     color = bool(forced) or (sys.stdout.isatty() and not refused)
     explanations, classes = [], trained.classes
-    probabilities, warnings = predict(trained, texts)
-    count_warnings(warnings)
+    probabilities, warnings = predict([trained], texts)
+    print_warning_count(warnings)
     # Of two classes, always towards the second: the colors mean the same in every text.
     towards = decide(probabilities).tolist() if len(classes) > 2 else [1] * len(texts)
-    said = verdicts(trained, probabilities)
+    said = format_predictions(classes, probabilities)
     away = f"to {classes[0]}" if len(classes) == 2 else "away from it"
     to = classes[1] if len(classes) == 2 else "the verdict"
     legend = f"blue words pushed to {to}, red ones {away}; gray was not read"

@@ -208,6 +208,6 @@ def _conclude(run: loop.TrainingRun, score_test: bool) -> dict[str, Any]:
         scored = {name: result[name] for name in ("val", "test") if result[name]}
         console.warn_of_chance(run, scored, measured)
         console.print_advice(progress, experiment.config.optimizer.learning_rate)
-        print_predictions(trained, experiment.examples)
+        print_predictions([trained], experiment.examples)
         print(f"{'files':8} {directory.path}/result.json, curves.png, predictions.csv")
     return result
