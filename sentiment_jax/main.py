@@ -274,8 +274,9 @@ def dispatch() -> None:
             config,
             workdirs[0],
             recipes.call_recipe(file, "get_sweep") | given,
-            origin=module.Origin(file, changes),
-            options=module.Options(
+            config_file=file,
+            overrides=changes,
+            execution=module.Execution(
                 workers=WORKERS.value,
                 jobs=JOBS.value,
                 sbatch=SBATCH.value,

@@ -35,7 +35,7 @@ def test_an_old_run_is_evaluated_and_predicted_with(old, model):
             result[split]["accuracy"],
             result[split]["examples"],
         )
-    verdicts = predict(load_run(old / model), ["A quiet, moving film.", "Dull."])[0][:, 1]
+    verdicts = predict([load_run(old / model)], ["A quiet, moving film.", "Dull."])[0][:, 1]
     np.testing.assert_allclose(verdicts, P_POSITIVE[model], atol=6e-5)
 
 

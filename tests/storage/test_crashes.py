@@ -91,7 +91,7 @@ def crashed(tmp_path_factory, make_small):
 def judge(workdir):
     """What a reader makes of a state: p(positive) of two texts, or None for "not yet"."""
     try:
-        return predict(load_run(workdir), TEXTS)[0].tobytes()
+        return predict([load_run(workdir)], TEXTS)[0].tobytes()
     except InputError as error:
         assert "no validated checkpoint yet" in str(error)
         return None
