@@ -1,6 +1,8 @@
-"""How a command may end early; main.py turns each into one line and an exit code."""
+"""The errors that main.py turns into one line and an exit code."""
 
 import difflib
+import errno
+import os
 from collections.abc import Iterable
 
 
@@ -25,19 +27,36 @@ class Diverged(RunError):
 
 
 class DiskFull(RunError):
-    """No room for a checkpoint: no fault of the run, the same command resumes it later."""
+    """No room for a checkpoint; the same command resumes the run later."""
 
 
 class Interrupted(Exception):
     """A signal asked the run to end and its state is saved: exit code 143."""
 
 
+def describe_shortage(error: Exception) -> str:
+    """Return one line for an error due to a full disk or too little memory, otherwise "".
+
+    The text decides: Orbax and XLA wrap the original error in types of their own.
+    """
+    if os.strerror(errno.ENOSPC) in str(error):
+        return f"disk full: {error}; free some space, run the same command again"
+    if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
+        reason = (str(error).splitlines() or ["none left"])[0]
+        return f"out of memory: {reason}; lower batch_size or data.max_length"
+    return ""
+
+
 def did_you_mean(name: str, known: Iterable[str], shown: str = "{}") -> str:
-    """Return "; did you mean X?" with the known name most like it; a last part counts twice."""
+    """Return "; did you mean X?" with the known name most like it, or "" if none is.
 
-    def likeness(other: str) -> float:
-        pairs = (name, other), (name.rpartition(".")[2], other.rpartition(".")[2])
-        return sum(difflib.SequenceMatcher(None, *pair).ratio() for pair in pairs)
-
-    best = max(known, key=likeness, default="")
-    return f"; did you mean {shown.replace('{}', best)}?" if best and likeness(best) > 1 else ""
+    Names are compared by their last part first: learning_rate finds optimizer.learning_rate.
+    """
+    by_last_part: dict[str, list[str]] = {}
+    for other in known:
+        by_last_part.setdefault(other.rpartition(".")[2], []).append(other)
+    close = difflib.get_close_matches(name.rpartition(".")[2], by_last_part, n=1)
+    if not close:
+        return ""
+    (best,) = difflib.get_close_matches(name, by_last_part[close[0]], n=1, cutoff=0)
+    return f"; did you mean {shown.replace('{}', best)}?"

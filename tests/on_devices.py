@@ -73,7 +73,7 @@ def probabilities(run, eval_batch_size):
     """Probabilities of more texts than a small batch holds."""
     trained = load_run(run)
     trained.config.eval_batch_size = eval_batch_size
-    return predict(trained, [f"a film of {n} good scenes" for n in range(40)])[0]
+    return predict([trained], [f"a film of {n} good scenes" for n in range(40)])[0]
 
 
 def initial_devices(run):

@@ -108,7 +108,7 @@ def test_bad_names_and_values(recipe, changes, message):
 
 
 def test_verdicts_are_those_of_the_command_line(model, capsys):
-    predict_table(model._trained, Table.from_texts(TEXTS))
+    predict_table([model._trained], Table.from_texts(TEXTS))
     rows = list(csv.DictReader(capsys.readouterr().out.splitlines()))
     table = model.predict(TEXTS)
     assert list(table) == list(rows[0])[1:]

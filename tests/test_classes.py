@@ -13,7 +13,7 @@ from sentiment_jax.errors import InputError
 from sentiment_jax.modes import report, sweep
 from sentiment_jax.modes.evaluate import evaluate_run
 from sentiment_jax.modes.explain import explain_texts
-from sentiment_jax.modes.predict import predict, predict_table, print_predictions, read_input
+from sentiment_jax.modes.predict import TextSource, predict, predict_table, print_predictions
 from sentiment_jax.modes.train import train
 from sentiment_jax.storage.files import read_json
 from sentiment_jax.training.experiment import with_classes
@@ -105,15 +105,15 @@ def test_evaluate_and_predict(run, tmp_path, capsys):
     assert evaluate_run(run, "val") == result["val"]
     assert json.loads(capsys.readouterr().out.splitlines()[-1]) == result["val"]
     trained = load_run(run)
-    p, _ = predict(trained, ["awful dull", "plain usual", "witty superb"])
+    p, _ = predict([trained], ["awful dull", "plain usual", "witty superb"])
     assert p.shape == (3, 3) and p.argmax(axis=1).tolist() == [0, 1, 2]
     (tmp_path / "a.txt").write_text("plain usual\n\n")
-    predict_table(trained, read_input(str(tmp_path / "a.txt"), "text"))
+    predict_table([trained], TextSource(file=str(tmp_path / "a.txt")).read())
     header, first, blank = read_rows(capsys.readouterr().out)
     assert header == ["row", "predicted", "p_bad", "p_Fair", "p_good", "warning"]
     assert first[:2] == ["1", "Fair"] and float(first[3]) == pytest.approx(p[1, 1], abs=1e-6)
     assert blank[5] == "no text"
-    print_predictions(trained, ["witty superb"])
+    print_predictions([trained], ["witty superb"])
     assert capsys.readouterr().out == f"good {100 * p[2, 2]:5.1f} %  witty superb\n"
 
 
@@ -122,7 +122,7 @@ def test_attributions_sum_to_the_log_odds_of_the_class(run, towards):
     """Log-odds against all other classes together: completeness for each of them."""
     trained, text = load_run(run), "plain usual word1 word2"
     explanation = explain(trained, text, towards)
-    (p,), _ = predict(trained, [text])
+    (p,), _ = predict([trained], [text])
     odds = np.log(p[towards] / np.delete(p, towards).sum())
     assert explanation.log_odds == pytest.approx(odds, abs=1e-3)
     pushes = sum(word.attribution for word in explanation.words)

@@ -70,7 +70,7 @@ def test_predictions_beside_a_training_that_rotates_its_checkpoints(tmp_path):
                 if not steps:
                     end = time.monotonic() + seconds
                 steps.append(trained.step)
-                assert 0 < predict(trained, ["A quiet, moving film."])[0][0, 1] < 1
+                assert 0 < predict([trained], ["A quiet, moving film."])[0][0, 1] < 1
             assert training.poll() is None, "the training ended: nothing was rotated"
         finally:
             training.kill()

@@ -34,6 +34,8 @@ from sentiment_jax import main
 from sentiment_jax.config.recipes import read_recipe
 from sentiment_jax.config.stored import flatten
 from sentiment_jax.config.validation import validate
+from sentiment_jax.modes import sweep
+from sentiment_jax.runtime import startup
 from sentiment_jax.storage.files import read_json
 from sentiment_jax.sweeps.plan import plan_sweep
 
@@ -85,16 +87,17 @@ def test_its_flags_and_settings_exist(page, command, monkeypatch):
     monkeypatch.chdir(ROOT)
     with command_line(monkeypatch, arguments(command)):
         main.parse(list(sys.argv))
-        main._check_flags(main.MODE.value)
+        main.check_flags(main.MODE.value)
         if main.CONFIG.value is not None:
             validate(main.CONFIG.value, pretraining=main.MODE.value == "pretrain")
         if main.MODE.value == "sweep":
-            options = ("config_file", "overrides")
 
-            def plan(config, workdir, axes, **given):
-                plan_sweep(workdir, config, axes, **{name: given[name] for name in options})
+            def plan(config, workdir, axes, *, config_file, overrides, execution):
+                plan_sweep(workdir, config, axes, config_file, overrides)
 
-            main._sweep(SimpleNamespace(sweep=plan), Path(main.WORKDIR.value))
+            monkeypatch.setattr(sweep, "sweep", plan)
+            monkeypatch.setattr(startup, "start", lambda *arguments: None)
+            main.dispatch()
 
 
 @pytest.mark.parametrize(("page", "command"), [e for e in EVERY if "-m benchmarks." in e[1]])

@@ -10,15 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from sentiment_jax.analysis.html import format_rate
-from sentiment_jax.config.schema import DataConfig
 from sentiment_jax.config.schema import HARMLESS
 from sentiment_jax.config.stored import flatten
 from sentiment_jax.data.corpus import load_corpus
 from sentiment_jax.errors import InputError
 from sentiment_jax.runtime import terminal
-from sentiment_jax.storage.run_directory import RunDirectory
+from sentiment_jax.storage.run_directory import SWEEP_FILE, RunDirectory
 from sentiment_jax.sweeps import plan
-from sentiment_jax.sweeps.plan import FINAL, PLAN_FILE, Sweep, Trial
+from sentiment_jax.sweeps.plan import FINAL, Sweep, Trial
 
 
 @dataclasses.dataclass
@@ -117,7 +116,7 @@ def _read_groups(paths: Iterable[Path]) -> list[Group]:
     groups = []
     runs: dict[str, list[Trial]] = {}  # by their config without the seed
     for path in paths:
-        if (path / PLAN_FILE).exists():
+        if (path / SWEEP_FILE).exists():
             sweep = plan.read_sweep(path)
             stages = {trials[0].stage: trials for trials in sweep.stages()}
             finals = stages.pop(FINAL, [])
@@ -147,7 +146,7 @@ def _find(directory: Path) -> list[Path]:
     if re.search("[\ud800-\udfff]", str(directory.resolve())):
         raise InputError(f"{directory!a}: a name that is not UTF-8 can't be printed; rename it")
     for paths in [directory], sorted(directory.iterdir()):
-        found = [p for p in paths if (p / PLAN_FILE).is_file() or RunDirectory(p).config.is_file()]
+        found = [p for p in paths if (p / SWEEP_FILE).is_file() or RunDirectory(p).config.is_file()]
         if found:
             return found
     raise InputError(f"{directory} holds no sweep.json and no run's config.json")
@@ -180,7 +179,7 @@ def _common_name(trials: Sequence[Trial]) -> str:
 
 def read_texts(trial: Trial) -> dict[str, str]:
     """Read the test set that a trial was scored on, id -> text; InputError if it changed."""
-    corpus = load_corpus(DataConfig(**trial.config.data.to_dict()))
+    corpus = load_corpus(trial.config.data)
     if corpus.statistics["data_hash"] != trial.content["data_hash"]:
         raise InputError(f"--with_text: the data changed since {trial.directory} was made")
     test = corpus.splits["test"]

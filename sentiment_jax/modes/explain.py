@@ -11,9 +11,14 @@ from sentiment_jax.analysis.html import render
 from sentiment_jax.analysis.integrated_gradients import Explanation, Word, explain
 from sentiment_jax.data.labels import decide
 from sentiment_jax.errors import InputError
-from sentiment_jax.modes.predict import count_warnings, predict, verdicts
+from sentiment_jax.modes.predict import (
+    TextSource,
+    format_predictions,
+    predict,
+    print_warning_count,
+)
 from sentiment_jax.storage.files import write_atomically
-from sentiment_jax.training.trained_model import TrainedModel
+from sentiment_jax.training.trained_model import TrainedModel, load_run
 
 STRENGTHS = (0.15, 0.4, 0.75)  # of the strongest word: the steps of the terminal's colors
 TERMINAL = {1: (18, 20, 27), -1: (52, 88, 160)}  # backgrounds of the 256-color palette
@@ -77,6 +82,14 @@ def strongest_words(explanation: Explanation, sign: int, count: int = 5) -> str:
     return ", ".join(listed) or "nothing"
 
 
+def explain_run(workdir: Path, source: TextSource, page: Path | None) -> None:
+    """Explain a run's predictions; the page is by default written to the run directory."""
+    trained = load_run(workdir)
+    table = source.read(trained.config.data.text_column)
+    texts = [text for (text,) in table.texts]
+    explain_texts(trained, [*map(str, table.rows)], texts, page or workdir / "explanation.html")
+
+
 def explain_texts(
     trained: TrainedModel, names: Sequence[str], texts: Sequence[str], path: Path
 ) -> None:
@@ -86,8 +99,8 @@ def explain_texts(
         color = True
     else:
         color = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
-    probabilities, warnings = predict(trained, texts)
-    count_warnings(warnings)
+    probabilities, warnings = predict([trained], texts)
+    print_warning_count(warnings)
     if len(classes) == 2:  # always towards the second: the colors mean the same in every text
         towards = [1] * len(texts)
         to, away = f"to {classes[1]}", f"to {classes[0]}"
@@ -95,7 +108,7 @@ def explain_texts(
         towards = decide(probabilities).tolist()
         to, away = "to the predicted class", "away from it"
     blocks = []
-    predicted = verdicts(trained, probabilities)
+    predicted = format_predictions(classes, probabilities)
     rows = zip(names, texts, probabilities, towards, predicted, warnings, strict=True)
     for name, text, p, i, prediction, warning in rows:
         explanation = explain(trained, text, i)

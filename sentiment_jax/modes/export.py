@@ -21,7 +21,7 @@ from sentiment_jax.models.registry import ARCHITECTURES
 from sentiment_jax.storage.files import read_json
 from sentiment_jax.storage.run_directory import RunDirectory
 from sentiment_jax.training.lineage import ancestors
-from sentiment_jax.training.trained_model import TrainedModel
+from sentiment_jax.training.trained_model import TrainedModel, load_run
 
 LICENSES = {"google/bert_": "apache-2.0", "google/electra-": "apache-2.0"}  # of hub ids
 
@@ -36,6 +36,12 @@ class Export:
     objective: str = ""  # of a pre-training
     classes: Sequence[str] = CLASSES
     card: str = ""  # README.md, if any
+
+
+def export_workdir(workdir: Path, folder: Path) -> None:
+    """Write the model of a run directory as a Hugging Face folder; print how to open it."""
+    opener = export_run(load_run(workdir, classifies=False), workdir, folder)
+    print(f"wrote {folder}: open it with transformers' {opener}")
 
 
 def export_run(run: TrainedModel, workdir: Path, folder: Path) -> str:

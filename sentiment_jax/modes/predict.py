@@ -1,15 +1,16 @@
-"""Verdicts on new texts: `--text`, a table or a text per line; one row out for every row in."""
+"""`--mode=predict`: classifies texts; one row out for every row in."""
 
 import csv
+import dataclasses
 import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
 from jaxtyping import Float
+from tokenizers import Tokenizer
 
 from sentiment_jax.data.encoding import Encoded
 from sentiment_jax.data.labels import decide, prediction_cells, prediction_columns
@@ -21,127 +22,153 @@ from sentiment_jax.runtime import terminal
 from sentiment_jax.storage.files import safe_cell, write_table
 from sentiment_jax.training import scoring
 from sentiment_jax.training.calibration import apply_temperature
-from sentiment_jax.training.trained_model import TrainedModel
+from sentiment_jax.training.trained_model import TrainedModel, load_run
 
 BLANK = "no text"
+# The probabilities of each text, and a warning or "" for each.
+Predictions = tuple[Float[np.ndarray, "texts classes"], list[str]]
 
 
-def predict(
-    trained: TrainedModel, texts: Sequence[str]
-) -> tuple[Float[np.ndarray, "texts classes"], list[str]]:
-    """Return the probabilities of each raw text's classes, normalized and cut as in training.
+@dataclasses.dataclass(frozen=True)
+class TextSource:
+    """What to classify: texts, or else the rows of a file."""
 
-    The second list warns of verdicts that mean little: on no text, on letters of another script, or
-    on more unknown words than known ones in what the model reads of it.
+    texts: Sequence[str] = ()
+    file: str | None = None  # a table, or a text per line; "-" is standard input
+    column: str | None = None  # of a table; by default the run's own text column
+
+    def read(self, text_column: str = "text", *, whole: bool = False) -> Table:
+        """Read the texts, and the other cells of a table too if `whole`."""
+        if self.file is None:
+            return Table.from_texts(self.texts)
+        name = "standard input" if self.file == "-" else self.file
+        try:
+            if self.file == "-":
+                raw = sys.stdin.buffer.read()
+            else:
+                raw = regular(Path(self.file), pipe=True).read_bytes()
+        except OSError as error:
+            raise InputError(f"cannot read --input={self.file}: {error.strerror}") from error
+        if self.column is not None:
+            return read_table(raw, name, [self.column], whole=whole)
+        return read_table(raw, name, [text_column], otherwise="", whole=whole)
+
+
+def predict_runs(
+    workdirs: Sequence[Path], source: TextSource, output: Path | None, *, calibrated: bool = False
+) -> None:
+    """Classify texts with a run or an ensemble of runs; print or write the predictions."""
+    if output is not None:
+        check_output(output, source.file)
+    models = [load_run(workdir, calibrated=calibrated) for workdir in workdirs]
+    table = source.read(models[0].config.data.text_column, whole=output is not None)
+    if source.file is None and output is None:
+        print_predictions(models, source.texts)
+    else:
+        predict_table(models, table, output)
+
+
+def predict(models: Sequence[TrainedModel], texts: Sequence[str]) -> Predictions:
+    """Return each text's probabilities, averaged over the models, and a warning or "".
+
+    A warning says why a prediction is unreliable: the text is blank, in another script, or consists
+    mostly of unknown words in the part that a model reads.
     """
-    judged = (_predict(run, texts) for run in (trained, *trained.others))
-    probabilities, warnings = zip(*judged, strict=True)
-    of_texts = zip(*warnings, strict=True)
-    return np.mean(probabilities, axis=0), [next(filter(None, found), "") for found in of_texts]
+    predictions = [_predict(model, texts) for model in models]
+    probabilities = [of_model for of_model, _ in predictions]
+    by_text = zip(*(warnings for _, warnings in predictions), strict=True)
+    return np.mean(probabilities, axis=0), [next(filter(None, found), "") for found in by_text]
 
 
-def _predict(
-    run: TrainedModel, texts: Sequence[str]
-) -> tuple[Float[np.ndarray, "texts classes"], list[str]]:
+def _predict(model: TrainedModel, texts: Sequence[str]) -> Predictions:
     if not texts:
-        return np.zeros((0, len(run.classes)), np.float32), []
-    few, reviews = 8 * jax.device_count(), Reviews.from_texts(texts)
-    encoded = run.encode(reviews)
-    size = few if len(texts) <= few else None
-    scores = scoring.score_reviews(run, run.params, encoded, "predict", batch_size=size)
-    probabilities = apply_temperature(scores.probabilities, run.temperature)
-    return probabilities, _warn(run.tokenizer, reviews.texts, encoded)
+        return np.zeros((0, len(model.classes)), np.float32), []
+    reviews = Reviews.from_texts(texts)
+    encoded = model.encode(reviews)
+    few = 8 * jax.device_count()
+    batch_size = few if len(texts) <= few else None
+    scores = scoring.score_reviews(model, model.params, encoded, "predict", batch_size=batch_size)
+    probabilities = apply_temperature(scores.probabilities, model.temperature)
+    return probabilities, _find_warnings(model.tokenizer, reviews.texts, encoded)
 
 
-def _warn(tokenizer: Any, texts: Sequence[str], encoded: Encoded) -> list[str]:
-    """Return what makes each text's verdict worthless, or ""."""
-    shares, scripts = unknown_shares(tokenizer, encoded), foreign_scripts(tokenizer, texts)
-    reasons = zip(texts, scripts, shares.tolist(), strict=True)
-    return [
-        BLANK * is_blank(text)
-        or f"{script} script" * bool(script)
-        or f"{100 * share:.0f} % unknown words" * (share > 0.5)
-        for text, script, share in reasons
-    ]
+def _find_warnings(tokenizer: Tokenizer, texts: Sequence[str], encoded: Encoded) -> list[str]:
+    """Return what makes each text's prediction unreliable, or ""."""
+    warnings = []
+    scripts = foreign_scripts(tokenizer, texts)
+    unknown = unknown_shares(tokenizer, encoded).tolist()
+    for text, script, share in zip(texts, scripts, unknown, strict=True):
+        warning = f"{100 * share:.0f} % unknown words" if share > 0.5 else ""
+        if script:
+            warning = f"{script} script"
+        warnings.append(BLANK if is_blank(text) else warning)
+    return warnings
 
 
-def count_warnings(warnings: Sequence[str]) -> None:
-    """Say on stderr how many verdicts mean little."""
+def print_warning_count(warnings: Sequence[str]) -> None:
+    """Print to stderr how many predictions are unreliable."""
     if count := sum(map(bool, warnings)):
-        what = "no text, mostly unknown words or another script: their verdicts mean little"
-        terminal.warn(f"{count} of {len(warnings)} texts have {what}")
+        reasons = "no text, mostly unknown words or another script: unreliable predictions"
+        terminal.warn(f"{count} of {len(warnings)} texts have {reasons}")
 
 
-def verdicts(trained: TrainedModel, probabilities: Float[np.ndarray, "texts classes"]) -> list[str]:
-    """Return each verdict in words, aligned: the class and its probability."""
-    names, wide = trained.classes, max(map(len, trained.classes))
-    found = zip(decide(probabilities).tolist(), probabilities, strict=True)
-    return [f"{names[i]:{wide}} {100 * p[i]:5.1f} %" for i, p in found]
+def format_predictions(
+    classes: Sequence[str], probabilities: Float[np.ndarray, "texts classes"]
+) -> list[str]:
+    """Return the predicted class and its probability for each text, aligned."""
+    width = max(map(len, classes))
+    predicted = zip(decide(probabilities).tolist(), probabilities, strict=True)
+    return [f"{classes[i]:{width}} {100 * row[i]:5.1f} %" for i, row in predicted]
 
 
-def print_predictions(trained: TrainedModel, texts: Sequence[str]) -> None:
-    """Print one aligned line per text: verdict, text and warning."""
-    probabilities, warnings = predict(trained, texts)
-    said = verdicts(trained, probabilities)
-    for text, verdict, warning in zip(texts, said, warnings, strict=True):
+def print_predictions(models: Sequence[TrainedModel], texts: Sequence[str]) -> None:
+    """Print one aligned line per text: prediction, text and warning."""
+    probabilities, warnings = predict(models, texts)
+    predictions = format_predictions(models[0].classes, probabilities)
+    for text, prediction, warning in zip(texts, predictions, warnings, strict=True):
         shown = " ".join(text.split())
-        shown = shown[:80] + "…" * (len(shown) > 80)
+        if len(shown) > 80:
+            shown = f"{shown[:80]}…"
         if warning:
             shown = warning if warning == BLANK else f"{shown} ({warning})"
-        print(f"{verdict}  {shown}")
-
-
-def read_input(source: str, text_column: str, **options: Any) -> Table:
-    """Read the texts of a table, or of a file or "-" (stdin) of one per line.
-
-    `options` are those of `read_table`.
-    """
-    stdin = source == "-"
-    name = "standard input" if stdin else source
-    try:
-        raw = sys.stdin.buffer.read() if stdin else regular(Path(source), pipe=True).read_bytes()
-    except OSError as error:
-        raise InputError(f"cannot read --input={source}: {error.strerror}") from error
-    return read_table(raw, name, [text_column], **{"otherwise": "", **options})
+        print(f"{prediction}  {shown}")
 
 
 def check_output(output: Path, source: str | None) -> None:
-    """Raise InputError for a name or place that the input's verdicts could not be written to."""
+    """Raise InputError if the output could not be written, or would replace the input."""
     if output.suffix.lower() not in FORMATS:
         raise InputError(f"--output={output}: end its name in .csv, .tsv or .jsonl")
+    if source is not None and output.resolve() == Path(source).resolve():
+        raise InputError(f"--output={output} is the input: choose another name")
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=output.parent).close()
-        if output.exists():
-            if not output.is_file():
-                raise InputError(f"--output={output} is no file: choose another name")
-            if source not in (None, "-") and Path(source).exists() and output.samefile(source):
-                raise InputError(f"--output={output} is the input: choose another name")
     except OSError as error:
         raise InputError(f"cannot write --output={output}: {error.strerror}") from error
 
 
-def predict_table(trained: TrainedModel, table: Table, output: Path | None = None) -> None:
-    """Write row, verdict, probabilities and warning to stdout, or after the rows' cells to a file.
+def predict_table(models: Sequence[TrainedModel], table: Table, output: Path | None = None) -> None:
+    """Print row number, prediction, probabilities and warning as CSV, or write them to a file.
 
-    The file is CSV, TSV or JSON lines by its name.
+    There they follow the cells of the input; the file's name says its format.
     """
-    columns = ["row", *prediction_columns(trained.classes), "warning"]
-    writer = csv.writer(sys.stdout, lineterminator="\n")
-    number: type = str
-    if output is None:
-        writer.writerow(columns)
-    elif taken := [name for name in columns if name in table.columns]:
+    classes = models[0].classes
+    columns = ["row", *prediction_columns(classes), "warning"]
+    if output is not None and (taken := [name for name in columns if name in table.columns]):
         raise InputError(f"the input has a column {taken[0]!r} already: rename it there")
-    elif FORMATS[output.suffix.lower()] == JSON_LINES:
-        number = float
-    probabilities, warnings = predict(trained, [text for (text,) in table.texts])
-    found = zip(table.rows, prediction_cells(trained.classes, probabilities), warnings, strict=True)
-    verdicts = [[row, name, *map(number, p), warning] for row, (name, *p), warning in found]
+    probabilities, warnings = predict(models, [text for (text,) in table.texts])
+    found = zip(table.rows, prediction_cells(classes, probabilities), warnings, strict=True)
+    predictions: list[list] = [[row, *prediction, warning] for row, prediction, warning in found]
     if output is None:
-        writer.writerows(map(safe_cell, verdict) for verdict in verdicts)
+        writer = csv.writer(sys.stdout, lineterminator="\n")
+        writer.writerow(columns)
+        writer.writerows(map(safe_cell, prediction) for prediction in predictions)
     else:
-        rows = ([*cells, *verdict] for cells, verdict in zip(table.cells, verdicts, strict=True))
+        if FORMATS[output.suffix.lower()] == JSON_LINES:
+            for prediction in predictions:
+                prediction[2:-1] = map(float, prediction[2:-1])
+        pairs = zip(table.cells, predictions, strict=True)
+        rows = ([*cells, *prediction] for cells, prediction in pairs)
         write_table(output, [*table.columns, *columns], rows)
-        print(f"wrote {output}: {len(verdicts):,} verdicts")
-    count_warnings(warnings)
+        print(f"wrote {output}: {len(predictions):,} predictions")
+    print_warning_count(warnings)

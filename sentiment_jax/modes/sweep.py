@@ -1,7 +1,7 @@
-"""`--mode=sweep`: trains the trials of a plan, chooses by validation, tests the winner.
+"""`--mode=sweep`: trains trials, chooses by validation, retrains and tests the winner.
 
 Each trial's directory, with its lock and its result.json, is the whole state: any number of
-processes may work on one sweep, and a killed one continues where it was.
+processes may work on one sweep, and a killed one continues from there.
 """
 
 import contextlib
@@ -18,84 +18,108 @@ from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
+from tokenizers import Tokenizer
 
-from sentiment_jax.config.stored import HARMLESS, flatten
-from sentiment_jax.data import tokenization
+from sentiment_jax.config.schema import HARMLESS, Config
+from sentiment_jax.config.stored import flatten, replace_settings
+from sentiment_jax.data.tokenization import tokenizer_hash
 from sentiment_jax.errors import DiskFull, InputError, Interrupted, InUse, RunError
 from sentiment_jax.modes.train import train
 from sentiment_jax.runtime import devices, launch, terminal
 from sentiment_jax.storage.files import checksums, write_json
 from sentiment_jax.storage.metrics_log import read_metrics
-from sentiment_jax.storage.run_directory import RunDirectory, command_line, prepare_workdir
-from sentiment_jax.sweeps import slurm
+from sentiment_jax.storage.run_directory import (
+    SWEEP_FILE,
+    RunDirectory,
+    command_line,
+    prepare_workdir,
+)
+from sentiment_jax.sweeps import plan, slurm
 from sentiment_jax.sweeps.console import SweepProgress, conclude, write_table
-from sentiment_jax.sweeps.plan import FINAL, PLAN_FILE, Sweep, Trial, plan_sweep, read_sweep
-from sentiment_jax.training.checks import check_settings, resolve
+from sentiment_jax.sweeps.plan import FINAL, Sweep, Trial
+from sentiment_jax.training.checks import check_source_settings, check_sources, resolve
 from sentiment_jax.training.experiment import Experiment, prepare_experiment, with_classes
-from sentiment_jax.training.lineage import check_sources
 from sentiment_jax.training.signals import Stop
 from sentiment_jax.training.trained_model import make_classifier
 
-WORKER = "SENTIMENT_JAX_WORKER"  # a variable of the processes that a sweep starts
-POLL_SECONDS = 2.0  # between two looks at trials that other processes hold
+WORKER = "SENTIMENT_JAX_WORKER"  # an environment variable of the processes that a sweep starts
+POLL_SECONDS = 2.0  # between two looks at trials that other processes train
+
+
+@dataclasses.dataclass(frozen=True)
+class Execution:
+    """By which processes a sweep is executed, and for how long.
+
+    With `only`, a process that works on a grid ends after its own trials, and the one that ends
+    last retrains the winner. In stages, every process waits for the others.
+    """
+
+    workers: int = 1  # processes that divide the cores, this one included
+    jobs: int = 0  # of a SLURM array that trains while this process follows it
+    sbatch: str = ""  # options of the array
+    only: str | None = None  # i/n: this process takes every n-th trial, from the i-th
+    retry_failed: bool = False  # train the failed trials again
+    stop_after: float | None = None  # seconds
+
+    def own(self, trials: Sequence[Trial]) -> Sequence[Trial]:
+        """Return the trials of a stage that this process takes."""
+        first, _, count = (self.only or "1/1").partition("/")
+        if not (first.isdecimal() and count.isdecimal() and 1 <= int(first) <= int(count)):
+            raise InputError(f"--only={self.only}: write i/n with 1 <= i <= n, for example 2/8")
+        return trials[int(first) - 1 :: int(count)]
 
 
 def sweep(
-    config: ConfigDict,
+    recipe: ConfigDict,
     directory: Path,
     axes: Mapping[str, Any],
     *,
     config_file: str = "",
     overrides: Mapping[str, Any] | None = None,
-    only: str | None = None,
-    workers: int = 1,
-    retry_failed: bool = False,
-    stop_after: float | None = None,
-    jobs: int = 0,
-    sbatch: str = "",
+    execution: Execution = Execution(),
 ) -> None:
     """Complete a sweep, alone or beside other processes, and print its result.
 
     `directory` will hold sweep.json, table.csv and a folder for each trial. `axes` are the config's
-    get_sweep(), updated with the command line's values; `config_file` and `overrides` come from
-    there too, for the commands that repeat a trial. `only="i/n"` takes every n-th trial, from the
-    i-th: a grid's share ends with its last trial, and the share that ends last tests the winner; in
-    stages, every share waits for the others. The `workers`, this process included, divide the cores
-    among them; with `jobs`, an array of so many SLURM jobs, submitted with the options `sbatch`,
-    trains instead, and this process follows. After `stop_after` seconds the sweep ends as it does
-    on a signal.
+    get_sweep(), updated with the command line's values. `config_file` and `overrides` come from
+    there too, for the commands that repeat a trial.
 
     Raises:
       InputError: bad plan or data, or another sweep in `directory`.
       RunError: nothing to choose from, a winner that could not be tested, a full disk.
       Interrupted: SIGTERM, Ctrl-C or the end of the time; the current trial is saved.
     """
-    first, _, count = ("1/1" if only is None else only).partition("/")
-    if not (first.isdecimal() and count.isdecimal() and 1 <= int(first) <= int(count)):
-        raise InputError(f"--only={only}: write i/n with 1 <= i <= n, 2/8 for example")
+    execution.own([])
     prepare_workdir(directory)
-    resolved = resolve(config)
+    if execution.workers > 1:  # by default each process takes three quarters of a GPU's memory
+        share = f"{0.9 / execution.workers:.2f}"
+        os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", share)
+    config = resolve(plan.name_winners(recipe))
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
-    shares = [cores[worker::workers] for worker in range(workers)]
+    shares = [cores[worker :: execution.workers] for worker in range(execution.workers)]
     with contextlib.ExitStack() as stack:
         stack.enter_context(_on_cores(shares[0]))
-        plan, experiment = _join(plan_sweep(directory, resolved, axes, config_file, overrides))
-        if retry_failed:
-            for run in (*directory.glob("*/"), *directory.glob(f"{FINAL}/*/")):
-                RunDirectory(run).failed.unlink(missing_ok=True)
-        progress = SweepProgress(plan, len(experiment.encoded["train"]))
-        stop = stack.enter_context(Stop(stop_after))
+        new = plan.plan_sweep(directory, config, axes, config_file, overrides)
+        planned, experiment = _join(new)
+        if execution.retry_failed:
+            for run in planned.run_directories():
+                run.failed.unlink(missing_ok=True)
+        progress = SweepProgress(planned, len(experiment.encoded["train"]))
+        stop = stack.enter_context(Stop(execution.stop_after))
         if os.environ.pop(WORKER, ""):
             launch.when_parent_ends(lambda: os.kill(os.getpid(), signal.SIGTERM))
-        array = slurm.Array(directory, jobs, sbatch, _worker_command()) if jobs else None
-        helpers = () if array else shares[1:]
-        stack.enter_context(_helpers(helpers, directory, stop))
-        for trials in plan.stages():
-            mine = trials if trials[0].stage == FINAL else trials[int(first) - 1 :: int(count)]
-            while _count_open(mine if plan.procedure == "grid" else trials):
-                trained = 0
-                for trial in () if array else mine:
-                    trained += _train_if_free(trial, experiment, resolved, stop)
+        array = None
+        if execution.jobs:
+            array = slurm.Array(directory, execution.jobs, execution.sbatch, _worker_command())
+        else:
+            stack.enter_context(_helpers(shares[1:], directory, stop))
+        for trials in planned.stages():
+            own = trials if trials[0].stage == FINAL else execution.own(trials)
+            awaited = own if planned.procedure == "grid" else trials
+            while _count_open(awaited):
+                trained = False
+                for trial in () if array else own:
+                    trained = _train_if_free(trial, experiment, config, stop) or trained
                     progress.update(trials)
                 if not trained:
                     time.sleep(POLL_SECONDS)
@@ -105,10 +129,13 @@ def sweep(
                     _check_stop(stop)
             progress.update(trials)
             if left := _count_open(trials):
-                write_table(plan)
-                print(f"this share is done; {left} runs are open, the last share to end continues")
+                write_table(planned)
+                print(
+                    f"the trials of --only={execution.only} have ended, {left} of other processes "
+                    "are open; the process that ends last retrains the winner"
+                )
                 return
-    conclude(plan, trials)
+    conclude(planned, trials)
 
 
 def _count_open(trials: Sequence[Trial]) -> int:
@@ -117,62 +144,61 @@ def _count_open(trials: Sequence[Trial]) -> int:
 
 def _check_stop(stop: Stop) -> None:
     if stop.requested:
-        raise Interrupted("stopped between two runs; run the same command to continue")
+        raise Interrupted("stopped between two trials; run the same command to continue")
 
 
 def _join(new: Sweep) -> tuple[Sweep, Experiment]:
     """Write sweep.json, or check that the one there is the same; return it and read the reviews."""
-    path = new.directory / PLAN_FILE
-    for size in new.axes["batch_size"]:
-        devices.check_batch_size("batch_size", size, new.config.gradient_accumulation)
+    samples = list(new.samples())
+    for sample in samples:
+        devices.check_batch_size("batch_size", sample.batch_size, sample.gradient_accumulation)
     devices.check_batch_size("eval_batch_size", new.config.eval_batch_size)
-    if path.exists():
-        read_sweep(new.directory).check_same(new)
+    exists = (new.directory / SWEEP_FILE).exists()
+    if exists:
+        plan.read_sweep(new.directory).check_same(new)
     elif RunDirectory(new.directory).config.exists():
         raise InputError(f"{new.directory} holds a run: choose another --workdir for a sweep")
     else:
-        for tried in new.tried():
-            check_settings(tried)
+        for sample in samples:
+            check_source_settings(sample)
         check_sources(new.config)
     experiment = prepare_experiment(new.config)
-    reviews, largest = len(experiment.encoded["train"]), max(new.axes["batch_size"])
+    reviews = len(experiment.encoded["train"])
+    largest = max(new.axes["batch_size"])
     if largest > reviews:
-        raise InputError(
-            f"batch_size={largest} is larger than the {reviews} training reviews; use at most "
-            f"{reviews} (--sweep_batch_size)"
-        )
+        problem = f"batch_size={largest} is larger than the {reviews} training reviews"
+        raise InputError(f"{problem}; use at most {reviews} (--sweep_batch_size)")
     data_hash = experiment.statistics["data_hash"]
-    if not path.exists():
+    if not exists:
         dataclasses.replace(new, data_hash=data_hash, command=command_line()).write()
-    stored = read_sweep(new.directory)
-    stored.check_same(new)
-    if stored.data_hash != data_hash:
+    planned = plan.read_sweep(new.directory)
+    if planned.data_hash != data_hash:
         raise InputError(
             f"the data changed since the sweep in {new.directory} began: hash "
-            f"{stored.data_hash[:12]} then, {data_hash[:12]} now; choose another --workdir"
+            f"{planned.data_hash[:12]} then, {data_hash[:12]} now; choose another --workdir"
         )
-    return stored, experiment
+    return planned, experiment
 
 
-def _train_if_free(trial: Trial, first: Experiment, own: ConfigDict, stop: Stop) -> bool:
-    """Train one trial to its end; return False if it has ended or another process holds it.
+def _train_if_free(trial: Trial, first: Experiment, own: Config, stop: Stop) -> bool:
+    """Train one trial to its end; return False if it has ended or another process trains it.
 
-    Reviews come from the `first` experiment, paths and cadence from this process's `own` config.
+    The `first` experiment provides the reviews; this process's `own` config provides paths and
+    other settings that do not affect results.
     """
 
-    def prepare(config: ConfigDict, tokenizer: Any = None) -> Experiment:
-        digest = tokenization.tokenizer_hash
-        same = tokenizer is None or digest(tokenizer) == digest(first.tokenizer)
-        named = with_classes(config, first.classes)
-        if not same or named.data != first.config.data:
+    def prepare(config: Config, tokenizer: Tokenizer | None = None) -> Experiment:
+        same = tokenizer is None or tokenizer_hash(tokenizer) == tokenizer_hash(first.tokenizer)
+        config = with_classes(config, first.classes)
+        if not same or config.data != first.config.data:
             return prepare_experiment(config, tokenizer)
-        return dataclasses.replace(first, **vars(make_classifier(named, first.tokenizer)))
+        return dataclasses.replace(first, **vars(make_classifier(config, first.tokenizer)))
 
     _check_stop(stop)
     if trial.refresh().status != "open":
         return False
-    config, flat = ConfigDict(trial.config.to_dict()), flatten(own)
-    config.update_from_flattened_dict({name: flat[name] for name in HARMLESS})
+    flat = flatten(own)
+    config = replace_settings(trial.config, {name: flat[name] for name in HARMLESS})
     prepare_workdir(trial.directory)
     log = (trial.directory / "log.txt").open("a", encoding="utf-8")
     try:
@@ -185,9 +211,9 @@ def _train_if_free(trial: Trial, first: Experiment, own: ConfigDict, stop: Stop)
         raise
     except Exception as error:
         if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-            raise DiskFull(f"disk full while {trial.directory} was trained ({error})") from error
+            raise DiskFull(f"disk full while training {trial.directory} ({error})") from error
         reason = str(error)
-        if not isinstance(error, RunError):  # no run should end with it
+        if not isinstance(error, RunError):  # a bug
             traceback.print_exception(error)
             reason = f"{type(error).__name__}: {reason}"
         metrics = trial.files.metrics
@@ -200,22 +226,23 @@ def _train_if_free(trial: Trial, first: Experiment, own: ConfigDict, stop: Stop)
 
 @contextlib.contextmanager
 def _on_cores(cores: Collection[int]) -> Iterator[None]:
-    """Keep this thread, and what it starts meanwhile, on some cores; on all where none is named.
+    """Keep this thread, and what it starts meanwhile, on some cores, if any are given.
 
     Two small models side by side, one core each, train far faster than one after the other on both.
     """
-    if cores:
-        before = os.sched_getaffinity(0)
-        os.sched_setaffinity(0, cores)
+    if not cores:
+        yield
+        return
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, cores)
     try:
         yield
     finally:
-        if cores:
-            os.sched_setaffinity(0, before)
+        os.sched_setaffinity(0, before)
 
 
 def _worker_command() -> list[str]:
-    """This command, for another process of the same sweep."""
+    """Return this command for another process of the same sweep."""
     alone = ("--noretry_failed", "--launcher=local", "--jobs=0", "--sbatch=")
     return [sys.executable, "-m", "sentiment_jax.main", *sys.argv[1:], *alone]
 

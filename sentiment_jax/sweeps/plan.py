@@ -1,8 +1,8 @@
-"""A sweep and its trials: what it consists of and how far it is, from its directory alone.
+"""A sweep and its trials: which trials there are, and how far they are, read from a directory.
 
-Two procedures: `grid`, every combination; `stages`, the study's: best optimizer, then batch size,
-then learning rate, each stage from the winner so far. The winner is then trained with every seed.
-Nothing here trains.
+There are two procedures. `grid` tries every combination. `stages` is the study's: it chooses the
+optimizer, then the batch size, then the learning rate, and starts each stage from the best trial so
+far. Either way, the winner is then retrained with every seed. Nothing here trains.
 """
 
 import contextlib
@@ -10,58 +10,59 @@ import dataclasses
 import functools
 import itertools
 import math
-import os
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from sentiment_jax.config.schema import MODELS, schema
-from sentiment_jax.config.stored import (
+from sentiment_jax.config import stored
+from sentiment_jax.config.recipes import override
+from sentiment_jax.config.schema import (
     HARMLESS,
-    config_difference,
-    config_from_json,
-    config_to_json,
-    flatten,
-    run_name,
+    MODELS,
+    Config,
+    join_names,
+    schema,
+    split_names,
 )
+from sentiment_jax.config.stored import flatten
 from sentiment_jax.config.validation import validate
 from sentiment_jax.errors import InputError, did_you_mean
 from sentiment_jax.storage.files import check_checksum, read_json, write_json
 from sentiment_jax.storage.format import add_format, upgrade
 from sentiment_jax.storage.metrics_log import read_metrics
-from sentiment_jax.storage.run_directory import RunDirectory
+from sentiment_jax.storage.run_directory import SWEEP_FILE, RunDirectory
 from sentiment_jax.storage.selection import validation_rank
 
-PLAN_FILE = "sweep.json"
 PROCEDURES = ("grid", "stages")
 FINAL = "final"  # the stage that retrains the winner, and the folder of its trials
-FIELDS = {  # the axes of every sweep; further ones are called as their field
+FIELDS = {  # the axes of every sweep; further axes are named like their setting
     "optimizer": "optimizer.name",
     "batch_size": "batch_size",
     "learning_rate": "optimizer.learning_rate",
 }
-FOLLOWERS = {  # what a run alone sets like another setting, and a trial takes from its sweep
+FOLLOWERS = {  # a setting -> the one that follows it in a single run, but is fixed in a sweep
     "model.hidden_dropout": "model.classifier_dropout",
     "model.hidden_size": "model.embedding_size",
 }
-Values = dict[str, Any]  # axis -> value
+OF_VOCABULARY = ("data.vocabulary_size", "data.min_frequency", "data.ngrams")
+Setting = dict[str, Any]  # axis -> value
 
 
 def format_value(value: Any) -> str:
-    """Return an axis's value in words."""
+    """Return a value on an axis as text."""
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 @dataclasses.dataclass
 class Trial:
-    """One run of a sweep, or one that was made on its own; its outcome as of the last `refresh`."""
+    """A run of a sweep, or one on its own; its outcome is that of the last `refresh`."""
 
     stage: str  # of the sweep; "run" outside of one
     directory: Path
-    config: ConfigDict
+    config: Config
     status: str = "open"  # or finished, failed
     content: dict[str, Any] = dataclasses.field(default_factory=dict)  # of result or failure
     axes: Sequence[str] = tuple(FIELDS)  # of its sweep
@@ -77,32 +78,29 @@ class Trial:
         return RunDirectory(self.directory)
 
     @property
-    def setting(self) -> Values:
+    def setting(self) -> Setting:
         """The trial's value on each axis."""
         flat = flatten(self.config)
         return {axis: flat[FIELDS.get(axis, axis)] for axis in self.axes}
 
     @property
     def label(self) -> str:
-        """The setting and seed in words."""
-        words = "{optimizer}, batch {batch_size}, learning rate {learning_rate:g}"
+        """The setting and seed as text."""
+        text = "{optimizer}, batch {batch_size}, learning rate {learning_rate:g}"
         more = [f"{a} {format_value(v)}" for a, v in self.setting.items() if a not in FIELDS]
-        return ", ".join([words.format(**self.setting), *more, f"seed {self.config.seed}"])
+        return ", ".join([text.format(**self.setting), *more, f"seed {self.config.seed}"])
 
     @property
     def row(self) -> dict[str, Any]:
-        """What tables say of the trial; None stands for what is not known."""
-        known = ("step", "best_epoch", "epochs", "train_seconds", "reason")
-        return {
-            **{"stage": self.stage, **self.setting, "seed": self.config.seed},
-            **{"status": self.status, "run": self.directory.name},
-            **{name: self.content.get(name) for name in known if name not in self.axes},
-            **{
-                f"{split}_{metric}": self.content.get(split, {}).get(metric)
-                for split in ("val", "test")
-                for metric in ("loss", "accuracy")
-            },
-        }
+        """The trial's entries in tables; None stands for an unknown one."""
+        row = {"stage": self.stage, **self.setting, "seed": self.config.seed}
+        row |= {"status": self.status, "run": self.directory.name}
+        for name in ("step", "best_epoch", "epochs", "train_seconds", "reason"):
+            row.setdefault(name, self.content.get(name))
+        for split in ("val", "test"):
+            scores = self.content.get(split, {})
+            row |= {f"{split}_{metric}": scores.get(metric) for metric in ("loss", "accuracy")}
+        return row
 
     @functools.cached_property
     def env(self) -> dict[str, Any]:
@@ -127,38 +125,37 @@ class Sweep:
     directory: Path  # holds sweep.json, table.csv and a folder for each trial
     procedure: str
     axes: dict[str, tuple]  # optimizer, batch_size, learning_rate, more -> the values to try
-    seeds: tuple[int, ...]  # the winner is trained and tested once with each
-    start: Values  # varied by the first stage
-    optimizer_settings: dict[str, dict[str, Any]]  # optimizer -> fields that come with it
-    config: ConfigDict  # resolved; what no axis changes
+    seeds: tuple[int, ...]  # the winner is retrained and tested once with each
+    start: Setting  # of which the first stage varies the optimizer
+    optimizer_settings: dict[str, dict[str, Any]]  # optimizer -> settings that come with it
+    config: Config  # resolved; what no axis changes
+    config_file: str  # its --config, with the variant; "" in Python
+    overrides: dict[str, Any]  # the settings that the command line set
     data_hash: str = ""
     command: str = ""  # the command line that began the sweep
-    config_file: str = ""  # its --config, with the variant; older sweeps did not keep it
-    overrides: dict[str, Any] = dataclasses.field(default_factory=dict)  # as it set them
 
     def write(self) -> None:
-        """Write sweep.json, unless another process that began at the same time has done it."""
-        fields = {**vars(self), "config": config_to_json(self.config)}
-        path = fields.pop("directory") / PLAN_FILE
-        mine = path.with_name(f".{path.name}.{os.getpid()}.new")
-        write_json(mine, add_format(fields))
-        with contextlib.suppress(FileExistsError):
-            os.link(mine, path)
-        mine.unlink()
+        """Write sweep.json."""
+        fields = {**vars(self), "config": stored.config_to_json(self.config)}
+        write_json(fields.pop("directory") / SWEEP_FILE, add_format(fields))
 
-    def trial(self, stage: str, setting: Values, seed: int) -> Trial:
+    def trial(self, stage: str, setting: Setting, seed: int) -> Trial:
         """Return one trial with its resolved config and present outcome."""
         extra = self.optimizer_settings.get(setting["optimizer"], {})
-        fields = {f"optimizer.{name}": value for name, value in extra.items()}
-        fields |= {FIELDS.get(axis, axis): setting[axis] for axis in self.axes}
-        config = ConfigDict(self.config.to_dict())
-        config.update_from_flattened_dict({**fields, "seed": seed})
+        changes = {f"optimizer.{name}": value for name, value in extra.items()}
+        changes |= {FIELDS.get(axis, axis): setting[axis] for axis in self.axes}
+        config = stored.replace_settings(self.config, changes | {"seed": seed})
         parent = self.directory / FINAL if stage == FINAL else self.directory
-        path = parent / run_name(config)
+        path = parent / stored.run_name(config)
         return Trial(stage, path, config, axes=tuple(self.axes)).refresh()
 
-    def tried(self) -> Iterator[ConfigDict]:
-        """Yield the config of each value of each axis, the others as at the start; of each seed."""
+    def run_directories(self) -> list[RunDirectory]:
+        """Return the directories of the trials so far."""
+        paths = [*self.directory.glob("*/"), *self.directory.glob(f"{FINAL}/*/")]
+        return [RunDirectory(path) for path in paths]
+
+    def samples(self) -> Iterator[Config]:
+        """Yield configs with each value of each axis, and each seed, the rest as at the start."""
         for axis, values in self.axes.items():
             for value in values:
                 yield self.trial("", {**self.start, axis: value}, self.seeds[0]).config
@@ -169,65 +166,67 @@ class Sweep:
         """Return the command that repeats one trial; the sweep's own without a config_file."""
         if not self.config_file:
             return self.command
-        base, flat = flatten(self.config), flatten(trial.config)
+        base = flatten(self.config)
+        flat = flatten(trial.config)
         changed = {field: flat[field] for field in sorted(flat) if flat[field] != base.get(field)}
         if trial.config.model.name != "lstm":
             changed |= {FOLLOWERS[f]: flat[FOLLOWERS[f]] for f in changed if f in FOLLOWERS}
-        fields = self.overrides | changed | {"seed": trial.config.seed}
+        settings = self.overrides | changed | {"seed": trial.config.seed}
         command = ["python", "-m", "sentiment_jax.main", f"--config={self.config_file}"]
-        command += [f"--config.{field}={value}" for field, value in fields.items()]
+        command += [f"--config.{field}={value}" for field, value in settings.items()]
         return shlex.join([*command, f"--workdir=runs/{trial.directory.name}"])
 
     def count_trials(self) -> int:
         """Return the number of trials; a stage does not repeat the winner of the one before."""
         sizes = [len(values) for values in self.axes.values()]
-        stages = sum(sizes) - (len(sizes) - 1)
-        return (math.prod(sizes) if self.procedure == "grid" else stages) + len(self.seeds)
+        if self.procedure == "grid":
+            return math.prod(sizes) + len(self.seeds)
+        return sum(sizes) - (len(sizes) - 1) + len(self.seeds)
 
     def stages(self) -> Iterator[list[Trial]]:
         """Yield the trials of a stage; ask for the next stage once they have ended.
 
-        The iterator ends early where a stage is open or nothing in it finished.
+        The iterator ends early if a stage has open trials or none that finished.
         """
-        choices = {a: [{a: value} for value in values] for a, values in self.axes.items()}
         if self.procedure == "grid":
             combinations = itertools.product(*self.axes.values())
             choices = {"grid": [dict(zip(self.axes, c, strict=True)) for c in combinations]}
-        setting, seed = self.start, self.config.seed
+        else:
+            choices = {a: [{a: value} for value in values] for a, values in self.axes.items()}
+        setting = self.start
         for stage, changes in choices.items():
-            trials = [self.trial(stage, {**setting, **change}, seed) for change in changes]
+            trials = [self.trial(stage, setting | change, self.config.seed) for change in changes]
             yield trials
-            open_trials = [trial for trial in trials if trial.refresh().status == "open"]
-            if open_trials or (best := best_finished(trials)) is None:
+            best = best_finished([trial.refresh() for trial in trials])
+            if best is None or any(trial.status == "open" for trial in trials):
                 return
             setting = best.setting
         yield [self.trial(FINAL, setting, seed) for seed in self.seeds]
 
     def check_same(self, new: "Sweep") -> None:
-        """Raise InputError if the new sweep differs from this one in what changes a number."""
+        """Raise InputError if the new sweep differs from this one in what affects results."""
         compared = ("procedure", "axes", "seeds", "start", "optimizer_settings", "config")
-        old, asked = ({name: getattr(plan, name) for name in compared} for plan in (self, new))
+        old_plan = {name: getattr(self, name) for name in compared}
+        new_plan = {name: getattr(new, name) for name in compared}
         harmless = {f"config.{field}" for field in HARMLESS}
-        changes = config_difference(old, asked)
-        if changes := [change for change in changes if change.split(":")[0] not in harmless]:
-            raise InputError(
-                f"{self.directory} holds another sweep ({'; '.join(changes)}); choose another "
-                "--workdir"
-            )
+        differing = stored.config_difference(old_plan, new_plan)
+        if changes := [change for change in differing if change.split(":")[0] not in harmless]:
+            text = f"{self.directory} holds another sweep ({'; '.join(changes)})"
+            raise InputError(f"{text}: choose another --workdir")
 
 
 def best_finished(trials: Sequence[Trial]) -> Trial | None:
-    """Return the finished trial that is the best by validation (storage.selection), if any."""
+    """Return the best finished trial by validation, the first of equal ones; None if none is."""
     finished = [trial for trial in trials if trial.status == "finished"]
     return max(finished, key=lambda t: validation_rank(t.content["val"]), default=None)
 
 
 def find_run(directory: Path) -> Path:
-    """Return the run that a directory stands for: a sweep's is its winner with the best seed.
+    """Return a sweep's winner, retrained with its best seed by validation, or else the directory.
 
-    The best by validation, that is. An InputError says that the sweep has no winner yet.
+    InputError: the sweep has no winner yet.
     """
-    if not (directory / PLAN_FILE).is_file():
+    if not (directory / SWEEP_FILE).is_file():
         return directory
     *_, trials = read_sweep(directory).stages()
     best = best_finished(trials)
@@ -236,9 +235,28 @@ def find_run(directory: Path) -> Path:
     return best.directory
 
 
+def name_winners(config: ConfigDict) -> ConfigDict:
+    """Return the config with winners for the sweeps that model.pretrained and data.teacher name.
+
+    InputError: a sweep has no winner yet.
+    """
+
+    def winner(name: str) -> str:
+        directory = Path(name).expanduser()
+        is_sweep = name and (directory / SWEEP_FILE).is_file()
+        return str(find_run(directory)) if is_sweep else name
+
+    teachers = split_names(config.data.teacher)
+    winners = tuple(winner(name) for name in teachers)
+    changes = {"model.pretrained": winner(config.model.pretrained)}
+    if winners != teachers:
+        changes["data.teacher"] = join_names(winners)
+    return override(config, changes)
+
+
 def plan_sweep(
     directory: Path,
-    config: ConfigDict,
+    config: Config,
     axes: Mapping[str, Any],
     config_file: str = "",
     overrides: Mapping[str, Any] | None = None,
@@ -246,56 +264,65 @@ def plan_sweep(
     """Turn `axes`, a config's get_sweep() updated with the command line's values, into a sweep.
 
     They hold procedure, the three axes, seeds; optionally other settings as further axes, start,
-    and optimizer_settings, which the command line's `overrides` (field -> value) win over.
+    and optimizer_settings, over which the command line's `overrides` (setting -> value) prevail.
 
     Raises:
       InputError: unknown or missing names, values of the wrong kind, an overridden axis.
     """
     if not config.data.validation_fraction:
         raise InputError("data.validation_fraction=0 leaves a sweep no reviews to choose by")
-    overrides, flat = dict(overrides or {}), flatten(config)
+    overrides = dict(overrides or {})
     short = {field: axis for axis, field in FIELDS.items()}
     axes = {short.get(name, name): values for name, values in axes.items()}
-    needed = {"procedure", *FIELDS, "seeds"}
-    more = [name for name in axes if name not in needed | {"start", "optimizer_settings"}]
-    if missing := needed - axes.keys():
+    if missing := {"procedure", *FIELDS, "seeds"} - axes.keys():
         raise InputError(f"get_sweep() has no {', '.join(sorted(missing))}")
-    for name in more:
-        if name not in sweep_fields() or name not in flat:
-            near = did_you_mean(name, ["seeds", *FIELDS, *(f for f in sweep_fields() if f in flat)])
-            raise InputError(f"{name} is no axis for a sweep of {config.model.name}{near}")
-        if name in OF_VOCABULARY and config.model.pretrained:
-            raise InputError(f"{name} is no axis here: model.pretrained brings its vocabulary")
-    if axes["procedure"] not in PROCEDURES:
+    procedure = axes.pop("procedure")
+    if procedure not in PROCEDURES:
         choices = ", ".join(PROCEDURES)
-        raise InputError(f"procedure={axes['procedure']!r} is unknown, choose {choices}")
-    values, start = {}, {}
-    for axis, field in (FIELDS | {name: name for name in more}).items():
+        raise InputError(f"procedure={procedure!r} is unknown, choose {choices}")
+    seeds = _values("seeds", config.seed, axes.pop("seeds"))
+    wanted_start = axes.pop("start", {})
+    settings = {
+        name: {key: v for key, v in fields.items() if f"optimizer.{key}" not in overrides}
+        for name, fields in axes.pop("optimizer_settings", {}).items()
+    }
+    _check_axes(config, axes)
+    flat = flatten(config)
+    values = {}
+    start = {}
+    for axis in [*FIELDS, *(name for name in axes if name not in FIELDS)]:
+        field = FIELDS.get(axis, axis)
         if field in overrides:
             raise InputError(f"--config.{field} is an axis of the sweep: use --sweep_{axis}")
         values[axis] = _values(axis, flat[field], axes[axis])
-        own = axes.get("start", {}).get(axis, flat[field])
-        start[axis] = own if own in values[axis] else values[axis][0]
-    seeds = _values("seeds", config.seed, axes["seeds"])
-    settings = {
-        name: {key: v for key, v in fields.items() if f"optimizer.{key}" not in overrides}
-        for name, fields in axes.get("optimizer_settings", {}).items()
-    }
-    fields = directory, axes["procedure"], values, seeds, start, settings, config
-    sweep = Sweep(*fields, config_file=config_file, overrides=overrides)
-    for tried in sweep.tried():
-        validate(tried)
+        first = wanted_start.get(axis, flat[field])
+        start[axis] = first if first in values[axis] else values[axis][0]
+    sweep = Sweep(
+        directory, procedure, values, seeds, start, settings, config, config_file, overrides
+    )
+    for sample in sweep.samples():
+        validate(sample)
     return sweep
+
+
+def _check_axes(config: Config, names: Iterable[str]) -> None:
+    """Raise InputError for a name that is no axis for this model."""
+    known = [field for field in sweep_fields() if field in flatten(config)]
+    for name in names:
+        if name not in (*FIELDS, *known):
+            near = did_you_mean(name, ["seeds", *FIELDS, *known])
+            raise InputError(f"{name} is no axis for a sweep of {config.model.name}{near}")
+        if name in OF_VOCABULARY and config.model.pretrained:
+            raise InputError(f"{name} is no axis here: model.pretrained brings its vocabulary")
 
 
 def _values(axis: str, like: Any, raw: Sequence[Any]) -> tuple:
     """Return values of the type of another one; None stands for a rate that a model inherits."""
     kind = float if like is None else type(like)
-    read = (
-        (lambda value: {"true": True, "false": False}[str(value).lower()]) if kind is bool else kind
-    )
     with contextlib.suppress(ValueError, KeyError):
-        if values := tuple(dict.fromkeys(map(read, raw))):
+        if kind is bool:
+            raw = [{"true": True, "false": False}[str(value).lower()] for value in raw]
+        if values := tuple(dict.fromkeys(map(kind, raw))):
             return values
     listed = ",".join(map(str, raw))
     raise InputError(f"--sweep_{axis}={listed}: one or more {kind.__name__} values expected")
@@ -304,28 +331,25 @@ def _values(axis: str, like: Any, raw: Sequence[Any]) -> tuple:
 def read_sweep(directory: Path) -> Sweep:
     """Read sweep.json back; InputError if it is missing, half-written or not a sweep's."""
     try:
-        stored = upgrade(directory / PLAN_FILE, read_json(directory / PLAN_FILE))
-        stored["config"] = config_from_json(stored["config"])
-        stored["axes"] = flatten(stored["axes"])  # lists become the tuples they were
-        stored["overrides"] = flatten(stored.get("overrides", {}))
-        return Sweep(directory, **{**stored, "seeds": tuple(stored["seeds"])})
+        path = directory / SWEEP_FILE
+        plan = upgrade(path, read_json(path))
+        plan["config"] = stored.config_from_json(plan["config"])
+        plan["seeds"] = tuple(plan["seeds"])
+        plan["axes"] = flatten(plan["axes"])  # lists become the tuples they were
+        plan["overrides"] = flatten(plan["overrides"])
+        return Sweep(directory, **plan)
     except (KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{directory / PLAN_FILE} is not a sweep's plan ({error!r})") from error
-
-
-OF_VOCABULARY = tuple(
-    f"data.{field}" for field in ("vocabulary_size", "min_frequency", "ngrams", "ngram_frequency")
-)
+        raise InputError(f"{directory / SWEEP_FILE} is not a sweep's plan ({error!r})") from error
 
 
 def sweep_fields() -> list[str]:
-    """Return the settings that a sweep may vary: they change numbers, but not which reviews."""
+    """Return the settings that a sweep may vary: they affect results, but not which reviews."""
     encoding = ("data.max_length", "data.truncation", *OF_VOCABULARY)
     fixed = ("seed", "cpu_devices", "model.name", "model.revision")
     settings = {name: rule for model in MODELS for name, rule in schema(model).items()}
     return [
         name
         for name, rule in settings.items()
-        if not (rule.harmless or rule.internal or name in fixed or isinstance(rule.default, tuple))
+        if not (rule.harmless or name in fixed or isinstance(rule.default, tuple))
         and (name in encoding or not name.startswith(("data.", "pretrain.")))
     ]

@@ -57,9 +57,9 @@ def test_a_run_keeps_the_temperature_of_its_best_epochs_validation(finished):
 
 
 def test_a_calibrated_prediction_is_the_same_verdict_at_another_probability(finished):
-    plain, warnings = predict(load_run(finished), TEXTS)
+    plain, warnings = predict([load_run(finished)], TEXTS)
     trained = load_run(finished, calibrated=True)
-    calibrated, again = predict(trained, TEXTS)
+    calibrated, again = predict([trained], TEXTS)
     assert warnings == again
     np.testing.assert_array_equal(decide(calibrated), decide(plain))
     odds, plain_odds = (np.diff(np.log(p.astype(float))) for p in (calibrated, plain))
@@ -75,7 +75,7 @@ def test_a_training_that_goes_on_has_a_temperature_too(plain):
 @pytest.mark.parametrize("calibrated", [False, True])
 def test_the_mean_equals_the_mean_of_single_predictions(three, calibrated, capsys):
     mean = load_ensemble(three, calibrated=calibrated)
-    singles = [predict(load_run(run, calibrated=calibrated), TEXTS) for run in three]
+    singles = [predict([load_run(run, calibrated=calibrated)], TEXTS) for run in three]
     together, warnings = predict(mean, TEXTS)
     np.testing.assert_allclose(together, np.mean([p for p, _ in singles], axis=0), atol=1e-7)
     assert warnings == singles[0][1]
@@ -92,7 +92,7 @@ def test_a_word_that_one_of_the_runs_lacks_is_warned_of(three):
     runs = [load_run(workdir) for workdir in three[1:]]
     often, once = (set(run.tokenizer.get_vocab()) for run in reversed(runs))  # min_frequency
     word = min(once - often)
-    assert [predict(run, [word])[1] for run in runs] == [[""], ["100 % unknown words"]]
+    assert [predict([run], [word])[1] for run in runs] == [[""], ["100 % unknown words"]]
     assert predict(load_ensemble(three[1:]), [word])[1] == ["100 % unknown words"]
 
 

@@ -3,36 +3,34 @@
 import itertools
 import signal
 import subprocess
-import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
+from commands import SAMPLE, start
 from runs import ONE_SHAPE, small_flags
 from sweeping import AXES, contents, table
 
 from configs import electra
-from sentiment_jax.errors import InputError, InUse
+from sentiment_jax.errors import InputError
 from sentiment_jax.modes import sweep
+from sentiment_jax.modes.sweep import Execution
 from sentiment_jax.storage.files import read_json, write_json
 from sentiment_jax.storage.run_directory import RunDirectory, lock_run
 from sentiment_jax.sweeps.plan import plan_sweep, read_sweep
 from sentiment_jax.training.checks import resolve
 
-ROOT = Path(__file__).parents[2]
+STAGES = {**AXES, "procedure": "stages", "start": {"batch_size": 8, "learning_rate": 1e-2}}
 
 
-@pytest.mark.parametrize(("procedure", "trained"), [("grid", 11 + 3), ("stages", 4 + 3)])
-def test_runs_in_use_are_passed_over_and_waited_for(
-    small_config, tmp_path, training, monkeypatch, procedure, trained
+@pytest.mark.parametrize(("axes", "trained"), [(AXES, 11 + 3), (STAGES, 4 + 3)])
+def test_a_trial_in_use_is_left_alone_and_awaited(
+    small_config, tmp_path, training, monkeypatch, axes, trained
 ):
-    axes = {**AXES, "procedure": procedure, "start": {"batch_size": 8, "learning_rate": 1e-2}}
-    plan = plan_sweep(tmp_path, resolve(small_config), axes)
-    (runs, *_) = plan.stages()
-    held = runs[1]
-    held.directory.mkdir()
-    lock = lock_run(held.directory)
+    (trials, *_) = plan_sweep(tmp_path, resolve(small_config), axes).stages()
+    held = trials[1].directory
+    held.mkdir()
+    lock = lock_run(held)
     lock.__enter__()
     waits = itertools.count()
 
@@ -40,85 +38,74 @@ def test_runs_in_use_are_passed_over_and_waited_for(
         if next(waits) == 2:
             scores = {"loss": 0.1, "accuracy": 0.99, "examples": 12}
             result = {"val": scores, "best_epoch": 1, "train_seconds": 1.0}
-            write_json(held.directory / "result.json", result)
+            write_json(held / "result.json", result)
             lock.__exit__(None, None, None)
 
     monkeypatch.setattr(sweep.time, "sleep", other_process)
     sweep.sweep(small_config, tmp_path, axes)
-    directories = [directory for directory, _ in training.runs]
-    assert held.directory not in directories
-    assert len(directories) == trained
-    # What the other process found counts.
-    best = held.directory.name.partition("-seed")[0]
-    assert directories[-1].name.startswith(f"{best}-seed2")
+    assert held not in training.directories
+    assert len(training.runs) == trained
+    # The other process's trial is the winner.
+    best = held.name.partition("-seed")[0]
+    assert training.directories[-1].name.startswith(f"{best}-seed2")
 
 
-def test_a_dead_processs_run_is_taken_over(small_config, tmp_path, training, monkeypatch):
-    plan = plan_sweep(tmp_path, resolve(small_config), AXES)
-    (runs, *_) = plan.stages()
-    runs[1].directory.mkdir()
-    lock = lock_run(runs[1].directory)
+def test_a_dead_processs_trial_is_taken_over(small_config, tmp_path, training, monkeypatch):
+    (trials, *_) = plan_sweep(tmp_path, resolve(small_config), AXES).stages()
+    held = trials[1].directory
+    held.mkdir()
+    lock = lock_run(held)
     lock.__enter__()
     monkeypatch.setattr(sweep.time, "sleep", lambda _: lock.__exit__(None, None, None))
     sweep.sweep(small_config, tmp_path, AXES)
-    assert [directory for directory, _ in training.runs[11:12]] == [runs[1].directory]
+    assert training.directories[11] == held
     assert len(training.runs) == 15
 
 
-def test_shares_take_every_nth_and_the_last_tests(small_config, tmp_path, training, now, capsys):
-    sweep.sweep(small_config, tmp_path, AXES, only="1/2")
-    first = [directory for directory, _ in training.runs]
-    assert len(first) == 6
-    assert "6 runs are open" in capsys.readouterr().out
-    sweep.sweep(small_config, tmp_path, AXES, only="2/2")
-    assert len(training.runs) == 15
-    assert len({directory for directory, _ in training.runs}) == 15
-    assert [score for _, score in training.runs] == [False] * 12 + [True] * 3
+def test_only_takes_every_nth_trial_and_the_last_process_retrains(
+    small_config, tmp_path, training, now, capsys
+):
+    sweep.sweep(small_config, tmp_path, AXES, execution=Execution(only="1/2"))
+    assert len(training.runs) == 6
+    assert "6 of other processes are open" in capsys.readouterr().out
+    sweep.sweep(small_config, tmp_path, AXES, execution=Execution(only="2/2"))
+    assert len(set(training.directories)) == 15
+    assert [tested for _, tested in training.runs] == [False] * 12 + [True] * 3
 
 
-def test_shares_of_stages_wait_for_each_other(small_config, tmp_path, training, monkeypatch):
-    axes = {**AXES, "procedure": "stages"}
+def test_processes_wait_for_each_other_in_stages(small_config, tmp_path, training, monkeypatch):
+    def other_process(seconds):
+        for trials in read_sweep(tmp_path).stages():
+            for trial in trials[1::2]:
+                if trial.stage != "final" and trial.status == "open":
+                    trial.directory.mkdir(exist_ok=True)
+                    options = {"score_test": False, "prepare": lambda _: None}
+                    training(trial.config, trial.directory, **options)
 
-    def other_share(seconds):
-        for runs in read_sweep(tmp_path).stages():
-            for run in runs[1::2]:
-                if run.stage != "final" and run.status == "open":
-                    run.directory.mkdir(exist_ok=True)
-                    training(run.config, run.directory, score_test=False, prepare=lambda _: None)
-
-    monkeypatch.setattr(sweep.time, "sleep", other_share)
-    sweep.sweep(small_config, tmp_path, axes, only="1/2")
-    assert len(training.runs) == len({directory for directory, _ in training.runs}) == 5 + 3
-    assert training.runs[-1][0].name.startswith("lstm-adam-16-0.001-seed2")
+    monkeypatch.setattr(sweep.time, "sleep", other_process)
+    sweep.sweep(small_config, tmp_path, STAGES, execution=Execution(only="1/2"))
+    assert len(training.runs) == len(set(training.directories)) == 5 + 3
+    assert training.directories[-1].name.startswith("lstm-adam-16-0.001-seed2")
 
 
-@pytest.mark.parametrize("share", ["0/2", "3/2", "x", "1", "1/0", "-1/2"])
-def test_bad_shares(small_config, tmp_path, share):
+@pytest.mark.parametrize("only", ["0/2", "3/2", "x", "1", "1/0", "-1/2"])
+def test_a_bad_value_of_only(small_config, tmp_path, only):
     with pytest.raises(InputError, match="--only"):
-        sweep.sweep(small_config, tmp_path, AXES, only=share)
+        sweep.sweep(small_config, tmp_path, AXES, execution=Execution(only=only))
 
 
-def test_a_held_run_directory_says_so(tmp_path):
-    with lock_run(tmp_path), pytest.raises(InUse), lock_run(tmp_path):
-        pass
+# In processes of their own
 
 
-def start(directory, *arguments, **options):
+def begin(directory, *arguments, **options):
     small = (
-        *("--config=configs/lstm.py:sample", "--mode=sweep"),
+        *(SAMPLE, "--mode=sweep", f"--workdir={directory}"),
         *small_flags(epochs=2, checkpoint_every=2, **ONE_SHAPE),
         *("--sweep_optimizer=adam,sgd", "--sweep_batch_size=16", "--sweep_learning_rate=1e-2"),
         "--sweep_seeds=0,1",
     )
-    return subprocess.Popen(
-        [*(sys.executable, "-m", "sentiment_jax.main", f"--workdir={directory}"), *small]
-        + list(arguments),
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        **options,
-    )
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return start(*small, *arguments, **pipes, **options)
 
 
 def finish(process, code=0):
@@ -128,16 +115,16 @@ def finish(process, code=0):
 
 
 def test_the_command_line_reaches_the_sweep(tmp_path):
-    message = finish(start(tmp_path, "--sweep_learning_rate=1e-2,fast"), code=2)
+    message = finish(begin(tmp_path, "--sweep_learning_rate=1e-2,fast"), code=2)
     assert message == "error: --sweep_learning_rate=1e-2,fast: one or more float values expected\n"
-    message = finish(start(tmp_path, "--config.batch_size=3"), code=2)
+    message = finish(begin(tmp_path, "--config.batch_size=3"), code=2)
     assert message.startswith("error: --config.batch_size is an axis of the sweep")
 
 
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory):
     directory = tmp_path_factory.mktemp("uninterrupted")
-    output = finish(start(directory))
+    output = finish(begin(directory))
     assert "4/4" in output
     return directory
 
@@ -150,23 +137,26 @@ def wait_for(process, found):
         time.sleep(0.02)
 
 
-def wait_for_workers_to_end(directory):
-    deadline = time.monotonic() + 30
-    while str(directory) in subprocess.check_output(["ps", "-eo", "args"], text=True):
-        assert time.monotonic() < deadline, "a worker outlived the sweep"
-        time.sleep(0.2)
+def workers(directory):
+    """The processes of a sweep that are running."""
+    processes = subprocess.check_output(["ps", "-eo", "args"], text=True).splitlines()
+    return [process for process in processes if str(directory) in process]
 
 
 @pytest.mark.slow
 def test_sigkill_in_the_middle_ends_the_worker_too(uninterrupted, tmp_path):
-    with start(tmp_path, "--workers=2") as process:
+    """Row 38."""
+    with begin(tmp_path, "--workers=2") as process:
         wait_for(process, lambda: list(tmp_path.glob("*/result.json")))
         process.kill()
-    wait_for_workers_to_end(tmp_path)
+    deadline = time.monotonic() + 30
+    while workers(tmp_path):
+        assert time.monotonic() < deadline, "a worker outlived the sweep"
+        time.sleep(0.2)
     before = contents(tmp_path)
     finished = {path.parts[0] for path in before if path.name == "result.json"}
     assert len(finished) < 4, "killed too late to show anything"
-    finish(start(tmp_path))
+    finish(begin(tmp_path))
     after = contents(tmp_path)
     # Of a run that had just ended, the last lines of its log are written again.
     kept = [path for path in before if path.parts[0] in finished and path.name != "log.txt"]
@@ -177,11 +167,11 @@ def test_sigkill_in_the_middle_ends_the_worker_too(uninterrupted, tmp_path):
 
 @pytest.mark.slow
 def test_two_workers_give_the_same_table(uninterrupted, tmp_path):
-    output = finish(start(tmp_path, "--workers=2"))
+    output = finish(begin(tmp_path, "--workers=2"))
     assert table(tmp_path) == table(uninterrupted)
     log = (tmp_path / "worker-2.log").read_text()
-    assert "4 runs of at most 2 epochs" in log
-    # Each run was trained once, by one of the two.
+    assert "4 trials of at most 2 epochs" in log
+    # Each trial was trained once, by one of the two.
     logs = [path.read_text() for path in tmp_path.rglob("log.txt")]
     assert len(logs) == 4
     assert [text.count("epoch   1/2") for text in logs] == [1] * 4
@@ -190,26 +180,24 @@ def test_two_workers_give_the_same_table(uninterrupted, tmp_path):
 
 @pytest.mark.slow
 def test_sigterm_saves_and_ends_the_workers_too(uninterrupted, tmp_path):
-    process = start(tmp_path, "--workers=2", start_new_session=True)
+    """Row 38."""
+    process = begin(tmp_path, "--workers=2", start_new_session=True)
     wait_for(process, lambda: list(tmp_path.glob("*/result.json")))
     process.send_signal(signal.SIGTERM)
     assert "run the same command to continue" in finish(process, code=143)
-    running = subprocess.run(
-        ["ps", "-eo", "args"], capture_output=True, text=True, check=True
-    ).stdout
-    assert str(tmp_path) not in running, "a worker outlived the sweep"
-    finish(start(tmp_path))
+    assert not workers(tmp_path), "a worker outlived the sweep"
+    finish(begin(tmp_path))
     assert table(tmp_path) == table(uninterrupted)
 
 
 @pytest.mark.slow
-def test_two_processes_one_killed_and_runs_that_fail(tmp_path):
-    """Row 33 at once: what the killed one had finished stays, the other completes the sweep."""
-    # Those that fail end at once: with three that do not, each process has some to be caught in.
+def test_two_processes_one_killed_and_trials_that_fail(tmp_path):
+    """Row 33: what the killed one had finished stays, and the other completes the sweep."""
+    # Failing trials end at once; three others leave each process time to be killed in one.
     failing = "--sweep_learning_rate=1e-2,5e-3,2e-3,1e30"
-    finish(start(tmp_path / "alone", failing))
+    finish(begin(tmp_path / "alone", failing))
     together = tmp_path / "together"
-    killed, survivor = (start(together, failing) for _ in range(2))
+    killed, survivor = (begin(together, failing) for _ in range(2))
     deadline = time.monotonic() + 120
     while True:
         killed.send_signal(signal.SIGSTOP)
@@ -239,7 +227,7 @@ def test_two_processes_one_killed_and_runs_that_fail(tmp_path):
 
 
 def _held_by(directory, pid):
-    """The run directories that a process is training in."""
+    """The trials that a process is training."""
     return [
         path.parent
         for path in [*directory.glob("*/lock"), *directory.glob("final/*/lock")]
@@ -251,11 +239,10 @@ def _held_by(directory, pid):
 @pytest.mark.slow
 def test_electra_in_stages(tmp_path):
     config = electra.get_config("tiny")
-    config.epochs = 1
-    config.data.limit, config.data.test_limit, config.data.max_length = 60, 30, 24
-    config.data.length_buckets = ()
-    config.model.hidden_size = config.model.embedding_size = 16
-    config.model.intermediate_size, config.model.num_hidden_layers = 16, 1
+    config.update_from_flattened_dict(ONE_SHAPE | {"epochs": 1, "data.max_length": 24})
+    config.update_from_flattened_dict({"data.limit": 60, "data.test_limit": 30})
+    sizes = {"hidden_size": 16, "embedding_size": 16, "intermediate_size": 16}
+    config.model.update(sizes | {"num_hidden_layers": 1})
     axes = {**electra.get_sweep("tiny"), "optimizer": ("adam",), "seeds": (0, 1)}
     axes |= {"batch_size": (16,), "learning_rate": (1e-3, 3e-4)}
     sweep.sweep(config, tmp_path, axes)

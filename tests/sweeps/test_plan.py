@@ -1,29 +1,30 @@
-"""The plan of a sweep: its stages, its choice, the configs' own sweeps."""
+"""The plan of a sweep: its stages, its choice, its winner, the configs' own sweeps."""
 
 import pytest
 from sweeping import AXES, BEST, accuracy
 
 from configs import bert, electra, lstm
+from sentiment_jax.config.schema import split_names
+from sentiment_jax.errors import InputError
 from sentiment_jax.storage.files import write_json
-from sentiment_jax.sweeps.plan import best_finished, plan_sweep
+from sentiment_jax.sweeps.plan import best_finished, find_run, name_winners, plan_sweep
 
 
-def test_stages_vary_one_axis_from_the_winner_so_far(small_config, tmp_path):
-    plan = plan_sweep(
-        tmp_path,
-        small_config,
-        {**AXES, "procedure": "stages", "start": {"batch_size": 8, "learning_rate": 1e-2}},
-    )
-    stages = plan.stages()
+def finish(trial, **scores):
+    """Let a trial have ended with validation scores."""
+    trial.directory.mkdir(parents=True, exist_ok=True)
+    write_json(trial.files.result, {"val": scores})
+
+
+def test_stages_vary_one_axis_of_the_best_setting_so_far(small_config, tmp_path):
+    start = {"batch_size": 8, "learning_rate": 1e-2}
+    plan = plan_sweep(tmp_path, small_config, {**AXES, "procedure": "stages", "start": start})
     seen = {}
-    for runs in stages:
-        seen[runs[0].stage] = [run.setting for run in runs]
-        for run in runs:
-            run.directory.mkdir(parents=True, exist_ok=True)
-            scores = {"loss": 0.5, "accuracy": accuracy(run.config)}
-            write_json(run.directory / "result.json", {"val": scores})
-    names = ("optimizer", "batch_size", "learning_rate")
-    assert {stage: [tuple(s[n] for n in names) for s in s_] for stage, s_ in seen.items()} == {
+    for trials in plan.stages():
+        seen[trials[0].stage] = [tuple(trial.setting.values()) for trial in trials]
+        for trial in trials:
+            finish(trial, loss=0.5, accuracy=accuracy(trial.config))
+    assert seen == {
         "optimizer": [("sgd", 8, 1e-2), ("adam", 8, 1e-2), ("adamw", 8, 1e-2)],
         "batch_size": [("adam", 8, 1e-2), ("adam", 16, 1e-2)],
         "learning_rate": [("adam", 16, 1e-2), ("adam", 16, 1e-3)],
@@ -32,34 +33,31 @@ def test_stages_vary_one_axis_from_the_winner_so_far(small_config, tmp_path):
     assert plan.count_trials() == len(list(tmp_path.glob("lstm-*"))) + 3
 
 
-def test_ties_are_broken_by_the_loss_then_by_the_order(small_config, tmp_path):
-    plan = plan_sweep(
-        tmp_path, small_config, {**AXES, "batch_size": (8,), "learning_rate": (1e-3,)}
-    )
-    (runs, *_) = plan.stages()
-
-    def best_of(*scores):
-        for run, score in zip(runs, scores, strict=True):
-            run.directory.mkdir(exist_ok=True)
-            (run.directory / "result.json").unlink(missing_ok=True)
-            if score is not None:
-                value = {"accuracy": score[0], "loss": score[1]}
-                write_json(run.directory / "result.json", {"val": value})
-            run.refresh()
-        return best_finished(runs).setting["optimizer"]
-
-    assert best_of((0.8, 0.3), (0.9, 0.5), (0.9, 0.4)) == "adamw"
-    assert best_of((0.9, 0.4), (0.9, 0.4), (0.8, 0.1)) == "sgd"
-    assert best_of((0.9, 0.4), None, (0.8, 0.1)) == "sgd"
-    assert len(list(plan.stages())) == 1, "chosen while a run was open"
+@pytest.mark.parametrize(
+    ("scores", "best"),
+    [
+        ([(0.8, 0.3), (0.9, 0.5), (0.9, 0.4)], "adamw"),
+        ([(0.9, 0.4), (0.9, 0.4), (0.8, 0.1)], "sgd"),
+        ([(0.9, 0.4), None, (0.8, 0.1)], "sgd"),
+    ],
+)
+def test_ties_are_broken_by_the_loss_then_by_the_order(small_config, tmp_path, scores, best):
+    axes = {**AXES, "batch_size": (8,), "learning_rate": (1e-3,)}
+    plan = plan_sweep(tmp_path, small_config, axes)
+    (trials, *_) = plan.stages()
+    for trial, score in zip(trials, scores, strict=True):
+        if score is not None:
+            finish(trial, accuracy=score[0], loss=score[1])
+    assert best_finished([trial.refresh() for trial in trials]).setting["optimizer"] == best
+    assert len(list(plan.stages())) == (1 if None in scores else 2), "chosen with an open trial"
 
 
 def test_optimizer_settings_come_with_their_optimizer(small_config, tmp_path):
     settings = {"adamw": {"weight_decay": 0.01}, "adam": {"weight_decay": 0.0}}
     axes = {**AXES, "optimizer_settings": settings}
+    small_config.optimizer.weight_decay = 0.5
     decays = {}
     for overrides in ({}, {"optimizer.weight_decay": 0.5}):
-        small_config.optimizer.weight_decay = 0.5
         plan = plan_sweep(tmp_path, small_config, axes, overrides=overrides)
         decays[len(overrides)] = [
             plan.trial("grid", {**BEST, "optimizer": name}, 0).config.optimizer.weight_decay
@@ -68,24 +66,37 @@ def test_optimizer_settings_come_with_their_optimizer(small_config, tmp_path):
     assert decays == {0: [0.5, 0.0, 0.01], 1: [0.5, 0.5, 0.5]}
 
 
+def test_sources_and_teachers_may_be_sweeps(small_config, swept, tmp_path):
+    assert name_winners(small_config) == small_config
+    plan_sweep(tmp_path, small_config, AXES).write()
+    small_config.model.pretrained = str(swept.directory)
+    small_config.data.teacher = f"runs/other,{swept.directory}"
+    named = name_winners(small_config)
+    winner = str(find_run(swept.directory))
+    assert named.model.pretrained == winner
+    assert split_names(named.data.teacher) == ("runs/other", winner)
+    small_config.model.pretrained = str(tmp_path)
+    with pytest.raises(InputError, match="is a sweep without a winner yet"):
+        name_winners(small_config)
+
+
 @pytest.mark.parametrize(
-    ("module", "variant", "runs"),
+    ("module", "variant", "trials"),
     [
-        *[(lstm, "", 24 + 3), (lstm, "sample", 24 + 3)],
-        *[(bert, "", 7 + 3), (bert, "tiny", 7 + 3), (bert, "long", 7 + 3)],
-        *[(electra, "", 7 + 3), (electra, "tiny", 7 + 3), (electra, "long", 7 + 3)],
+        *[(lstm, "", 24), (lstm, "sample", 24)],
+        *[(bert, "", 7), (bert, "tiny", 7), (bert, "long", 7)],
+        *[(electra, "", 7), (electra, "tiny", 7), (electra, "long", 7)],
     ],
 )
-def test_the_configs_have_the_studys_sweeps(tmp_path, module, variant, runs):
-    config = module.get_config(variant)
-    plan = plan_sweep(tmp_path, config, module.get_sweep(variant))
-    assert plan.count_trials() == runs
+def test_the_configs_have_the_studys_sweeps(tmp_path, module, variant, trials):
+    plan = plan_sweep(tmp_path, module.get_config(variant), module.get_sweep(variant))
+    assert plan.count_trials() == trials + 3
     assert plan.axes["optimizer"] == ("sgd", "rmsprop", "adam", "adamw")
-    if variant != "tiny" and variant != "sample":
+    if variant not in ("tiny", "sample"):
         assert plan.axes["learning_rate"] == (1e-4, 5e-5, 3e-5)
         assert plan.axes["batch_size"] == ((256, 512) if module is lstm else (16, 32))
-    adam, adamw = (
-        plan.trial("grid", {**plan.start, "optimizer": name}, 0).config
+    decays = [
+        plan.trial("grid", {**plan.start, "optimizer": name}, 0).config.optimizer.weight_decay
         for name in ("adam", "adamw")
-    )
-    assert (adam.optimizer.weight_decay, adamw.optimizer.weight_decay) == (0.0, 0.01)
+    ]
+    assert decays == [0.0, 0.01]

@@ -56,7 +56,7 @@ def test_a_review_without_label_gets_the_mean_verdict(config, finished):
     assert len(reviews) == 24 and (before.labels[-24:] == -1).all() and before.targets is None
     np.testing.assert_array_equal(train.labels[:-24], before.labels[:-24])
     np.testing.assert_array_equal(train.targets[:-24], np.eye(2)[before.labels[:-24]])
-    expected, _ = predict(trained, reviews.texts)
+    expected, _ = predict([trained], reviews.texts)
     np.testing.assert_allclose(train.targets[-24:], expected, rtol=1e-6)
     np.testing.assert_array_equal(train.labels[-24:], expected.argmax(axis=1))
     assert len(np.unique(expected)) > 20  # no constant verdict
