@@ -63,6 +63,15 @@ def setting(default: Any, meaning: str, **rules: Any) -> Any:
     return dataclasses.field(default=default, metadata={"setting": rule})
 
 
+def settings_of(group: type, prefix: str = "") -> dict[str, Setting]:
+    """Return the settings of one dataclass: prefix + field -> Setting."""
+    return {
+        prefix + field.name: field.metadata["setting"]
+        for field in dataclasses.fields(group)
+        if "setting" in field.metadata
+    }
+
+
 def problems_of(group: Any, prefix: str = "") -> list[str]:
     """Say what is wrong with the values of a dataclass of settings."""
     rules = settings_of(type(group), prefix)
@@ -249,15 +258,6 @@ MODELS: dict[str, type[LstmConfig] | type[EncoderConfig]] = {
 }
 
 
-def model_config(settings: Mapping[str, Any]) -> LstmConfig | EncoderConfig:
-    """Return a model group with some settings, its name among them; None stands for a default."""
-    values = {name: value for name, value in settings.items() if value is not None}
-    kind = MODELS[values["name"]]
-    if kind is EncoderConfig and "hidden_size" in values:
-        values.setdefault("embedding_size", values["hidden_size"])
-    return kind(**values)
-
-
 OBJECTIVES = {  # of pre-training, by architecture; the first is the default
     "bert": ("masked_language_modeling",),
     "electra": ("replaced_token_detection",),
@@ -265,13 +265,13 @@ OBJECTIVES = {  # of pre-training, by architecture; the first is the default
 }
 
 
-def settings_of(group: type, prefix: str = "") -> dict[str, Setting]:
-    """Return the settings of one dataclass: prefix + field -> Setting."""
-    return {
-        prefix + field.name: field.metadata["setting"]
-        for field in dataclasses.fields(group)
-        if "setting" in field.metadata
-    }
+def model_config(settings: Mapping[str, Any]) -> LstmConfig | EncoderConfig:
+    """Return a model group with some settings, its name among them; None stands for a default."""
+    values = {name: value for name, value in settings.items() if value is not None}
+    kind = MODELS[values["name"]]
+    if kind is EncoderConfig and "hidden_size" in values:
+        values.setdefault("embedding_size", values["hidden_size"])
+    return kind(**values)
 
 
 def schema(model: str) -> dict[str, Setting]:

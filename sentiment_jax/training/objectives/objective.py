@@ -1,6 +1,6 @@
 """What every objective has in common: its interface, the forward pass, the cross-entropy."""
 
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -8,6 +8,7 @@ import optax
 from jaxtyping import Array, Float, Int
 
 
+@runtime_checkable
 class Objective(Protocol):
     """What a training minimizes: a function of model, parameters, batch and key."""
 
