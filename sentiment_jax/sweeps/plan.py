@@ -251,6 +251,7 @@ def plan_sweep(
     directory: Path,
     config: ConfigDict,
     axes: Mapping[str, Any],
+    *,
     config_file: str = "",
     overrides: Mapping[str, Any] | None = None,
 ) -> Sweep:
