@@ -12,9 +12,10 @@ from jaxtyping import Bool, Float, Float32, Int32, Int64
 from scipy.stats import binomtest, norm, t
 from sklearn.metrics import confusion_matrix
 
-from sentiment_jax.data.labels import decide, prediction_columns, written
+from sentiment_jax.data.labels import decide
 from sentiment_jax.errors import InputError
 from sentiment_jax.storage.files import check_checksum, safe_cell
+from sentiment_jax.storage.prediction_table import class_cells, prediction_columns
 from sentiment_jax.sweeps.plan import Trial
 from sentiment_jax.training.calibration import apply_temperature
 from sentiment_jax.training.metrics import measure, wilson_interval
@@ -49,7 +50,7 @@ class Predictions:
 def read_predictions(trials: Sequence[Trial]) -> Predictions:
     """Read predictions.csv and lengths.csv of one model's tested trials; InputError if damaged."""
     classes = trials[0].files.read_config().classes
-    names = {str(safe_cell(name)): i for i, name in enumerate(written(classes))}
+    names = {str(safe_cell(name)): i for i, name in enumerate(class_cells(classes))}
     columns = prediction_columns(classes)
     types = {"id": str, "label": str, "predicted": str, **dict.fromkeys(columns[1:], float)}
     frames = [_read_csv(trial, trial.files.predictions["test"], types) for trial in trials]

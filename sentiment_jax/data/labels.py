@@ -1,4 +1,4 @@
-"""Labels as users write them, the classes they stand for, and how predictions are written."""
+"""Labels as users write them, and the classes they stand for."""
 
 import itertools
 import re
@@ -96,25 +96,3 @@ def decide(
     if probabilities.shape[-1] == 2:  # float32 may round the larger of two to 0.5, the other not
         return (probabilities[..., 1] > 0.5).astype(np.int64)
     return probabilities.argmax(axis=-1)
-
-
-def written(classes: Sequence[str]) -> list[int | str]:
-    """Return the cells that stand for the classes in a table: their names, or 0 and 1."""
-    if tuple(classes) == CLASSES:
-        return [0, 1]
-    return [int(name) if re.fullmatch(r"0|-?[1-9]\d*", name) else name for name in classes]
-
-
-def prediction_columns(classes: Sequence[str]) -> list[str]:
-    """Return the headings of `prediction_cells`."""
-    return ["predicted", *(["p_positive"] if len(classes) == 2 else [f"p_{c}" for c in classes])]
-
-
-def prediction_cells(
-    classes: Sequence[str], probabilities: Float[np.ndarray, "reviews classes"]
-) -> list[list[int | str]]:
-    """Return predicted class and probabilities of each review: of two classes, the second's."""
-    names = written(classes)
-    first = 1 if len(classes) == 2 else 0
-    predicted = zip(decide(probabilities).tolist(), probabilities.tolist(), strict=True)
-    return [[names[i], *(f"{p:.6f}" for p in row[first:])] for i, row in predicted]

@@ -12,14 +12,15 @@ import numpy as np
 from jaxtyping import Float
 from tokenizers import Tokenizer
 
+from sentiment_jax.analysis.legibility import foreign_scripts, unknown_shares
 from sentiment_jax.data.encoding import Encoded
-from sentiment_jax.data.labels import decide, prediction_cells, prediction_columns
-from sentiment_jax.data.legibility import foreign_scripts, unknown_shares
+from sentiment_jax.data.labels import decide
 from sentiment_jax.data.reviews import Reviews, is_blank, regular
 from sentiment_jax.data.table import FORMATS, JSON_LINES, Table, read_table
 from sentiment_jax.errors import InputError
 from sentiment_jax.runtime import terminal
 from sentiment_jax.storage.files import safe_cell, write_table
+from sentiment_jax.storage.prediction_table import prediction_cells, prediction_columns
 from sentiment_jax.training import scoring
 from sentiment_jax.training.calibration import apply_temperature
 from sentiment_jax.training.trained_model import TrainedModel, load_run

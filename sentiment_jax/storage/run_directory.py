@@ -23,10 +23,11 @@ from jaxtyping import Float32, Int32
 
 from sentiment_jax.config import stored
 from sentiment_jax.config.schema import CLASSES, HARMLESS, Config
-from sentiment_jax.data import labels, tokenization
+from sentiment_jax.data import tokenization
 from sentiment_jax.data.encoding import Encoded
 from sentiment_jax.errors import InputError, InUse
 from sentiment_jax.runtime import processes, terminal
+from sentiment_jax.storage import prediction_table
 from sentiment_jax.storage.checkpoints import steps_in
 from sentiment_jax.storage.files import check_checksum, checksums, read_json, write_csv, write_json
 from sentiment_jax.storage.format import add_format, upgrade
@@ -189,12 +190,12 @@ class RunDirectory:
         """
         predictions = self.predictions[split]
         lengths = self.lengths[split]
-        names = labels.written(classes)
-        predicted = labels.prediction_cells(classes, probabilities)
+        names = prediction_table.class_cells(classes)
+        predicted = prediction_table.prediction_cells(classes, probabilities)
         rows = zip(encoded.ids, encoded.labels, predicted, strict=True)
         write_csv(
             predictions,
-            ["id", "label", *labels.prediction_columns(classes)],
+            ["id", "label", *prediction_table.prediction_columns(classes)],
             ([row_id, names[label], *cells] for row_id, label, cells in rows),
         )
         counts = zip(encoded.ids, words, encoded.lengths, strict=True)

@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 from reviews import encode_lists, random_encoded
 
+from sentiment_jax.analysis.legibility import foreign_scripts, unknown_shares
 from sentiment_jax.config.schema import DataConfig
 from sentiment_jax.data import encoding
 from sentiment_jax.data.cache import cache_folder
 from sentiment_jax.data.corpus import Corpus
 from sentiment_jax.data.encoding import check_encoded, encode, encode_corpus
-from sentiment_jax.data.legibility import foreign_scripts, unknown_shares
 from sentiment_jax.data.reviews import Reviews
 from sentiment_jax.data.tokenization import train_word_level, train_wordpiece
 from sentiment_jax.errors import InputError
