@@ -36,10 +36,10 @@ def number_labels(
     if blank := [f"{row}: {key!r}" for row, key in zip(rows, keys, strict=True) if is_blank(key)]:
         raise InputError(f"{data.path}: no label ({first_five(blank)}): remove these rows")
     names = split_names(data.labels)
-    if data.positive_labels and not names:
+    if data.positive_labels:
         names = CLASSES
         groups = [split_names(data.negative_labels), split_names(data.positive_labels)]
-    elif {*keys} <= {*itertools.chain(*SPELLINGS)} and not names:
+    elif not names and {*keys} <= {*itertools.chain(*SPELLINGS)}:
         names = CLASSES
         groups = SPELLINGS
     else:

@@ -38,8 +38,8 @@ class TextSource:
     file: str | None = None  # a table, or a text per line; "-" is standard input
     column: str | None = None  # of a table; by default the run's own text column
 
-    def read(self, text_column: str = "text", *, whole: bool = False) -> Table:
-        """Read the texts, and the other cells of a table too if `whole`."""
+    def read(self, text_column: str = "text") -> Table:
+        """Read the texts, and the other cells of a table."""
         if self.file is None:
             return Table.from_texts(self.texts)
         name = "standard input" if self.file == "-" else self.file
@@ -51,8 +51,8 @@ class TextSource:
         except OSError as error:
             raise InputError(f"cannot read --input={self.file}: {error.strerror}") from error
         if self.column is not None:
-            return read_table(raw, name, [self.column], whole=whole)
-        return read_table(raw, name, [text_column], otherwise="", whole=whole)
+            return read_table(raw, name, [self.column])
+        return read_table(raw, name, [text_column], otherwise="")
 
 
 def predict_runs(
@@ -62,7 +62,7 @@ def predict_runs(
     if output is not None:
         check_output(output, source.file)
     models = [load_run(workdir, calibrated=calibrated) for workdir in workdirs]
-    table = source.read(models[0].config.data.text_column, whole=output is not None)
+    table = source.read(models[0].config.data.text_column)
     if source.file is None and output is None:
         print_predictions(models, source.texts)
     else:

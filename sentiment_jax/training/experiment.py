@@ -11,7 +11,7 @@ from tokenizers import Tokenizer
 from sentiment_jax.config.schema import CLASSES, Config, EncoderConfig, join_names
 from sentiment_jax.data import tokenization
 from sentiment_jax.data.corpus import Corpus, load_corpus
-from sentiment_jax.data.encoding import Encoded, check_encoded, concatenate, encode_corpus
+from sentiment_jax.data.encoding import Encoded, check_encoded, encode_splits
 from sentiment_jax.data.reviews import Reviews, stratified_sample
 from sentiment_jax.data.unlabeled import texts_hash, unlabeled_reviews
 from sentiment_jax.errors import InputError
@@ -117,8 +117,8 @@ def encode_experiment(config: Config, tokenizer: Tokenizer, corpus: Corpus) -> E
     classifier = make_classifier(config, tokenizer)
     total = sum(map(len, corpus.splits.values()))
     with progress_bar(total, "encoding", unit="review") as bar:
-        encoded = encode_corpus(corpus, tokenizer, config.data, bar.update)
-        check_encoded(encoded, tokenizer.get_vocab_size(), len(classifier.classes))
+        encoded = encode_splits(corpus.splits, tokenizer, config.data, bar.update)
+        check_encoded(encoded, tokenizer.get_vocab_size())
         words = {
             name: np.array([len(text.split()) for text in split.texts], np.int32)
             for name, split in corpus.splits.items()
@@ -149,9 +149,15 @@ def _check_teacher_classes(config: Config) -> None:
 def _join_unlabeled(experiment: Experiment, texts: Reviews) -> Experiment:
     """Append the unlabeled texts, their labels -1, to the training split."""
     encoded = dict(experiment.encoded)
+    labeled = encoded["train"]
     unlabeled = encoded.pop("unlabeled")
-    unlabeled = dataclasses.replace(unlabeled, labels=np.full(len(unlabeled), -1, np.int32))
-    encoded["train"] = concatenate(encoded["train"], unlabeled)
+    encoded["train"] = Encoded(
+        ids=labeled.ids + unlabeled.ids,
+        labels=np.concatenate([labeled.labels, np.full(len(unlabeled), -1, np.int32)]),
+        token_ids=np.concatenate([labeled.token_ids, unlabeled.token_ids]),
+        offsets=np.concatenate([labeled.offsets, labeled.offsets[-1] + unlabeled.offsets[1:]]),
+        truncated=labeled.truncated + unlabeled.truncated,
+    )
     counts = {"unlabeled": len(unlabeled), "unlabeled_hash": texts_hash(texts)}
     statistics = {**experiment.statistics, **counts}
     return dataclasses.replace(experiment, encoded=encoded, statistics=statistics, unlabeled=texts)
