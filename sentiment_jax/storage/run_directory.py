@@ -166,13 +166,9 @@ class RunDirectory:
 
     def load_tokenizer(self) -> Any:
         """Read the run's tokenizer; InputError if it is not the one that it was trained with."""
-        tokenizer = tokenization.load_tokenizer(self.tokenizer)
-        check_checksum(
-            self.tokenizer,
-            read_json(self.env),
-            "it is not the tokenizer that the run was trained with; put that file back",
-        )
-        return tokenizer
+        remedy = "it is not the tokenizer that the run was trained with; put that file back"
+        check_checksum(self.tokenizer, read_json(self.env), remedy)
+        return tokenization.load_tokenizer(self.tokenizer)
 
     def write_predictions(
         self,
