@@ -96,12 +96,13 @@ def confusion(predictions: Predictions) -> Float[np.ndarray, "classes classes"]:
 
 
 def mean_metrics(predictions: Predictions) -> dict[str, Any]:
-    """Return accuracy and `metrics.measure` of the predictions, averaged over the seeds."""
+    """Return accuracy, its 95 % interval and `metrics.measure`, averaged over the seeds."""
     labels = predictions.labels
     accuracy = float(predictions.correct.mean())
-    seeds = [measure(labels, p, predictions.classes) for p in predictions.probabilities]
-    interval = {"accuracy_interval": [*wilson_interval(accuracy, len(labels))]}
-    return {"accuracy": accuracy, **_mean(seeds), **interval}
+    low, high = wilson_interval(accuracy, len(labels))
+    means = _mean([measure(labels, p, predictions.classes) for p in predictions.probabilities])
+    del means["accuracy_interval"]
+    return {"accuracy": accuracy, "low (95 %)": low, "high (95 %)": high, **means}
 
 
 def _mean(seeds: Sequence[Any]) -> Any:
@@ -150,8 +151,9 @@ def hardest_mistakes(predictions: Predictions, count: int) -> list[int]:
     """Return the wrong predictions with the lowest p(label), probabilities averaged over seeds."""
     means = predictions.probabilities.mean(axis=0)
     p_label = np.take_along_axis(means, predictions.labels[:, None], axis=1)[:, 0]
+    order = np.argsort(p_label, kind="stable")
     wrong = decide(means) != predictions.labels
-    return [int(i) for i in np.argsort(p_label, kind="stable") if wrong[i]][:count]
+    return order[wrong[order]][:count].tolist()
 
 
 def calibration_bins(

@@ -3,6 +3,7 @@
 import itertools
 import os
 import sys
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -71,12 +72,12 @@ def strongest_words(explanation: Explanation, sign: int, count: int = 5) -> str:
 
     Punctuation is quoted.
     """
-    sums: dict[str, float] = {}
+    sums: Counter[str] = Counter()
     for word in explanation.words:
         name = explanation.text[word.start : word.end].lower()
         if not any(map(str.isalnum, name)):
             name = f"“{name}”"
-        sums[name] = sums.get(name, 0.0) + word.attribution
+        sums[name] += word.attribution
     ranked = sorted(sums, key=lambda name: -sign * sums[name])[:count]
     listed = [f"{name} {sums[name]:+.2f}" for name in ranked if sign * sums[name] >= 0.005]
     return ", ".join(listed) or "nothing"
@@ -95,18 +96,18 @@ def explain_texts(
 ) -> None:
     """Print each raw text with its prediction and colored words; write all as one HTML page."""
     classes = trained.classes
-    if os.environ.get("FORCE_COLOR"):
-        color = True
-    else:
-        color = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+    color = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+    color |= bool(os.environ.get("FORCE_COLOR"))
     probabilities, warnings = predict([trained], texts)
     print_warning_count(warnings)
     if len(classes) == 2:  # always towards the second: the colors mean the same in every text
         towards = [1] * len(texts)
-        to, away = f"to {classes[1]}", f"to {classes[0]}"
+        to = f"to {classes[1]}"
+        away = f"to {classes[0]}"
     else:
         towards = decide(probabilities).tolist()
-        to, away = "to the predicted class", "away from it"
+        to = "to the predicted class"
+        away = "away from it"
     blocks = []
     predicted = format_predictions(classes, probabilities)
     rows = zip(names, texts, probabilities, towards, predicted, warnings, strict=True)

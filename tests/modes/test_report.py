@@ -144,10 +144,10 @@ def test_the_first_sentences_say_what_was_found(swept, reported):
     assert data.endswith("classes: negative, positive.")
     assert first.startswith(f"- LSTM with {won}: test accuracy {accuracy} (95 % interval {low} to")
     assert f"{high} on 30 reviews, mean of 2 seeds" in first
-    assert any(
-        line.startswith(f"- Of the 4 settings of small, {won} is the best") for line in others
-    )
-    assert "- Failed: 2 (all 2 with learning rate 1e30)." in others
+    (choice,) = (line for line in others if line.startswith("- Of the 4 settings of small, "))
+    assert f"small, {won} is the best on validation" in choice
+    failed = "sgd, batch 16, learning rate 1e30; adam, batch 16, learning rate 1e30"
+    assert choice.endswith(f" Failed: 2 ({failed}).")
 
 
 def test_texts_are_shown_on_request_and_not_run(
