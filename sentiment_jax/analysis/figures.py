@@ -45,13 +45,11 @@ def panels(path: Path, width: float | int, height: float | int, **grid: Any) -> 
     `grid` holds options of `Figure.subplots`. Equal figures have equal bytes.
     """
     from matplotlib import rc_context
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     temporary = path.with_name(f".{path.name}")
     with rc_context(STYLE):
         figure = Figure(figsize=(width, height), layout="constrained")
-        FigureCanvasAgg(figure)
         yield figure.subplots(squeeze=False, **grid)
         # The metadata would name the version of matplotlib.
         figure.savefig(temporary, dpi=180, format="png", metadata={"Software": None})
@@ -67,27 +65,24 @@ def confusions(
 ) -> None:
     """Draw each model's confusion matrix [label, predicted]: mean counts and shares of the row.
 
-    The recall of a label stands beside its name. With more than ten classes, there are only colors.
+    With more than ten classes, there are only colors.
     """
-    many = len(classes) > 10
-    small = {"fontsize": 4 if many else 6} if len(classes) > 5 else {}
+    size = min(9, 40 / len(classes))
     height = min(0.7 * len(classes) + 1.1, 3.9)
     with panels(path, WIDTH, height * len(counts), nrows=len(counts)) as rows:
         for axes, (name, matrix) in zip(rows[:, 0], counts.items(), strict=True):
             shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
-            labels = list(classes)
             axes.imshow(shares, cmap="Greys", vmin=0, vmax=1, aspect="auto")
-            if not many:
-                labels = [f"{c}\n{shares[i, i]:.1%} correct" for i, c in enumerate(classes)]
-                for (label, predicted), share in np.ndenumerate(shares):
-                    text = f"{matrix[label, predicted]:,.0f}\n{share:.1%}"
-                    color = "white" if share > 0.6 else "black"
-                    axes.text(predicted, label, text, color=color, **CENTERED, **small)
+            for (label, predicted), share in np.ndenumerate(shares) if len(classes) <= 10 else ():
+                text = f"{matrix[label, predicted]:,.0f}\n{share:.1%}"
+                color = "white" if share > 0.6 else "black"
+                axes.text(predicted, label, text, color=color, fontsize=size, **CENTERED)
             axes.set_title(name)
             ticks = range(len(classes))
-            axes.set_xticks(ticks, classes, rotation=90 if len(classes) > 3 else 0, **small)
-            axes.set_yticks(ticks, labels, **small)
-            axes.set(xlabel="predicted")
+            rotation = 90 if len(classes) > 3 else 0
+            axes.set_xticks(ticks, classes, rotation=rotation, fontsize=size)
+            axes.set_yticks(ticks, classes, fontsize=size)
+            axes.set(xlabel="predicted", ylabel="label")
 
 
 def calibration(
@@ -142,7 +137,7 @@ def accuracy_by_length(
             )
         bins = [f"{low}–{high - 1}" for low, high in zip(edges[:-1], edges[1:], strict=True)]
         turned = {"rotation": 40, "ha": "right", "rotation_mode": "anchor"}
-        axes.set_xticks(range(len(bins)), bins, **turned if len(bins) > 4 else {})
+        axes.set_xticks(range(len(bins)), bins, **turned)
         axes.set(xlabel="words in the whole review", ylabel="test accuracy")
         axes.grid(axis="y")
         axes.figure.legend(loc=BELOW, fontsize=8)
@@ -164,14 +159,6 @@ def _best(records: Records) -> Mapping[str, Any] | None:
     """Return the validation of the best epoch."""
     lines = [r for r in records if r["split"] == "val" and None not in (r["loss"], r["accuracy"])]
     return max(lines, key=validation_rank, default=None)
-
-
-def _mark_epochs(axes: Any) -> None:
-    """Put ticks and a grid at whole epochs."""
-    from matplotlib.ticker import MaxNLocator
-
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    axes.grid()
 
 
 def _clip_losses(panels: Iterable[Any]) -> None:
@@ -207,7 +194,8 @@ def curves(runs: Mapping[str, Records], path: Path, title: str = "") -> None:
                     axes.plot(record["epoch"], record[name], "k*", label="test")
                 if not records:
                     axes.text(0.5, 0.5, "no epoch ended", ha="center", transform=axes.transAxes)
-                _mark_epochs(axes)
+                axes.locator_params(axis="x", integer=True, min_n_ticks=1)
+                axes.grid()
             row[0].set_title(f"{label}: loss" if label else "loss")
             row[1].set_title("accuracy")
         _clip_losses(rows[:, 0])
@@ -256,7 +244,8 @@ def overlay(
                 axes.plot(*means, color=color, linestyle=":", label=legend)
         for name, axes in metrics.items():
             axes.set_title(f"validation {name}")
-            _mark_epochs(axes)
+            axes.locator_params(axis="x", integer=True, min_n_ticks=1)
+            axes.grid()
         _clip_losses([loss])
         handles = accuracy.get_legend_handles_labels()
         accuracy.figure.legend(*handles, loc=BELOW, ncols=2, fontsize=8)

@@ -104,11 +104,12 @@ def collect(directories: Sequence[Path]) -> list[Group]:
                 f"{trial.directory} held out no reviews (data.validation_fraction=0): a report "
                 "compares scores on those; --mode=evaluate scores it"
             )
-        if trial.content["data_hash"] != finished[0].content["data_hash"]:
-            raise InputError(
-                f"runs of different data cannot be compared: {_data(finished[0])} and "
-                f"{_data(trial)}; report them apart"
-            )
+    data = {
+        t.content["data_hash"]: f"{t.directory} ({t.content['data_hash'][:12]})" for t in finished
+    }
+    if len(data) > 1:
+        listed = " and ".join(data.values())
+        raise InputError(f"runs of different data cannot be compared: {listed}; report them apart")
     return groups
 
 
@@ -155,11 +156,6 @@ def _find(directory: Path) -> list[Path]:
 def counts(trial: Trial) -> Mapping[str, Mapping[str, int]]:
     """Return the reviews of each class by split."""
     return trial.env["data"]["counts"]
-
-
-def _data(trial: Trial) -> str:
-    total = sum(sum(split.values()) for split in counts(trial).values())
-    return f"{trial.directory} (hash {trial.content['data_hash'][:12]}, {total:,} reviews)"
 
 
 def hardware(trial: Trial) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 import pandas
 
 from sentiment_jax.analysis import figures, findings, predictions, study
-from sentiment_jax.analysis.html import render
+from sentiment_jax.analysis.html import cell, render
 from sentiment_jax.analysis.predictions import Predictions
 from sentiment_jax.analysis.records import Group, collect, hardware, in_words, read_texts
 from sentiment_jax.config.stored import flatten
@@ -58,6 +58,7 @@ def report(directories: Sequence[Path], output: Path, with_text: bool = False) -
         "groups": groups,
         "tables": tables,
         "hardware": hardware,
+        "turned": _turn,
         "title": findings.title(groups),
         "data": findings.data_in_words(groups),
         "lead": findings.lead(groups, tables),
@@ -196,6 +197,12 @@ def _metrics(models: Mapping[str, Predictions]) -> dict[str, pandas.DataFrame]:
         for name, rows in tables.items()
         if rows
     }
+
+
+def _turn(frame: pandas.DataFrame) -> pandas.DataFrame:
+    """Return a table of few rows and many columns as text, each column a row."""
+    texts = [[name, *(cell(value, name) for value in frame[name])] for name in frame]
+    return pandas.DataFrame(texts[1:], columns=texts[0])
 
 
 def _draw_choice(group: Group, output: Path) -> list[str]:

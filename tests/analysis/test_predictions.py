@@ -212,7 +212,6 @@ def write(kind, call, **values):
 
 FRAME = pandas.DataFrame([["x<y", 1.005], [None, 2]], columns=["a|b", "test loss"], dtype=object)
 TABLE = "{{ write.table(frame) }}"
-TURNED = "{{ write.turned(frame) }}"
 HEADING = '{{ write.heading(2, "H & M") }}'
 FOLD = '{% call write.fold("more") %}{{ write.text("a < b") }}{% endcall %}'
 
@@ -222,8 +221,6 @@ FOLD = '{% call write.fold("more") %}{{ write.text("a < b") }}{% endcall %}'
     [
         ("md", TABLE, "| a\\|b | test loss |\n| --- | ---: |\n| x&lt;y | 1.0050 |\n| – |"),
         ("html", TABLE, '<td class="name">x&lt;y</td><td class="number">1.0050'),
-        ("md", TURNED, "| a\\|b | x&lt;y | – |\n| --- | ---: | ---: |\n| test loss | 1.0050 |"),
-        ("html", TURNED, "<tr><th scope"),
         ("md", HEADING, "## H &amp; M\n\n"),
         ("html", HEADING, "<h2>H &amp; M</h2>\n"),
         ("md", FOLD, "<details><summary>more</summary>\n\na &lt; b\n\n</details>\n\n"),
