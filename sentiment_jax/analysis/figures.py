@@ -165,7 +165,7 @@ def _clip_losses(panels: Iterable[Any]) -> None:
     """Cut off losses that explode, and say so: they would flatten other curves."""
     lines = [(axes, max(line.get_ydata(), default=0)) for axes in panels for line in axes.lines]
     usual = statistics.median_low(highest for _, highest in lines)
-    for axes, highest in lines:
+    for axes, highest in sorted(lines, key=lambda line: -line[1]):
         if highest > 10 * usual and not axes.texts:
             axes.set_ylim(0, 3 * usual)
             where = {"ha": "right", "va": "top", "transform": axes.transAxes, "fontsize": 9}

@@ -22,9 +22,8 @@ def on_imdb(trial: Trial) -> bool:
 
 
 def title(groups: Sequence[Group]) -> str:
-    """Return the models and their data: LSTM and BERT on IMDB."""
-    *others, last = dict.fromkeys(group.model.upper() for group in groups)
-    models = f"{', '.join(others)} and {last}" if others else last
+    """Return the models and their data: LSTM, BERT on IMDB."""
+    models = ", ".join(dict.fromkeys(group.model.upper() for group in groups))
     first = groups[0].trials[0]
     if on_imdb(first):
         return f"{models} on IMDB"
@@ -37,9 +36,9 @@ def data_in_words(groups: Sequence[Group]) -> str:
     """Return the number of runs, the number of reviews in each split, and the classes."""
     trials = [trial for group in groups for trial in group.trials]
     finished = next(trial for trial in trials if trial.status == "finished")
-    sizes = {split: sum(classes.values()) for split, classes in counts(finished).items()}
     roles = {"train": "train on", "val": "choose by", "test": "test with"}
-    reviews = [f"{sizes[split]:,} to {role}" for split, role in roles.items() if split in sizes]
+    splits = counts(finished).items()
+    reviews = [f"{sum(classes.values()):,} to {roles[split]}" for split, classes in splits]
     runs = "1 run" if len(trials) == 1 else f"{len(trials)} runs"
     classes = ", ".join(finished.files.read_config().classes)
     return f"{runs}; reviews: {', '.join(reviews)}; classes: {classes}."

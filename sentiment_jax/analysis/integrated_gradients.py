@@ -69,20 +69,19 @@ def _tolerance(difference: float) -> float:
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _integrate(
+def _slopes(
     model: nn.Module,
     params: Any,
     path: Path,
     nodes: Float[Array, " rows"],
-    weights: Float[Array, " rows"],
     towards: Int[Array, ""],
-) -> tuple[Float[Array, " length"], Float[Array, " rows"]]:
-    """Return the weighted sum of the gradients at the nodes of a path, and the log-odds there."""
+) -> tuple[Float[Array, "rows length"], Float[Array, " rows"]]:
+    """Return each token's slope of the log-odds at the nodes of a path, and the log-odds there."""
     points = path.start + nodes[:, None, None] * (path.end - path.start)
     rows, length, size = points.shape
     ids = jnp.arange(rows * length).reshape(rows, length)  # one id per embedding in `points`
 
-    def weighted_sum(points: Array) -> tuple[Array, Array]:
+    def sum_of_log_odds(points: Array) -> tuple[Array, Array]:
         def substitute(next_function: Any, args: Any, kwargs: Any, context: Any) -> Any:
             module = context.module
             embeds = isinstance(module, nn.Embed) and module.name in WORD_EMBEDDINGS
@@ -95,10 +94,10 @@ def _integrate(
             logits: Any = model.apply({"params": params}, ids, lengths, deterministic=True)
         others = jnp.where(jnp.arange(logits.shape[1]) == towards, -jnp.inf, logits)
         log_odds = logits[:, towards] - jax.nn.logsumexp(others, axis=1)
-        return jnp.sum(log_odds * weights), log_odds
+        return jnp.sum(log_odds), log_odds
 
-    gradients, log_odds = jax.grad(weighted_sum, has_aux=True)(points)
-    return jnp.sum(gradients * (path.end - path.start), axis=(0, 2)), log_odds
+    gradients, log_odds = jax.grad(sum_of_log_odds, has_aux=True)(points)
+    return jnp.sum(gradients * (path.end - path.start), axis=2), log_odds
 
 
 def attribute(
@@ -123,21 +122,19 @@ def attribute(
     kept = np.zeros((length, 1), np.float32)
     kept[list(fixed)] = 1
     path = Path(end * kept, end, np.array([count], np.int32))
-    integrate = functools.partial(_integrate, model, params, path)
-    ends = np.linspace(0, 1, len(NODES), dtype=np.float32)
-    _, values = integrate(ends, np.zeros_like(ends), towards)
+    slopes = functools.partial(_slopes, model, params, path)
+    _, values = slopes(np.linspace(0, 1, len(NODES), dtype=np.float32), towards)
     log_odds = float(values[-1])
     empty_log_odds = float(values[0])
     for intervals in INTERVALS:
         sums = np.zeros(length)
         for interval in range(intervals):
             nodes = (interval + (NODES + 1) / 2) / intervals
-            weights = WEIGHTS / (2 * intervals)
-            sums += integrate(np.float32(nodes), np.float32(weights), towards)[0]
+            sums += WEIGHTS / (2 * intervals) @ slopes(np.float32(nodes), towards)[0]
         gap = sums[:count].sum() - (log_odds - empty_log_odds)
         if abs(gap) <= _tolerance(log_odds - empty_log_odds):
             break
-    return np.float32(sums[:count]), log_odds, empty_log_odds
+    return sums[:count].astype(np.float32), log_odds, empty_log_odds
 
 
 def explain(trained: TrainedModel, text: str, towards: int = 1) -> Explanation:

@@ -20,7 +20,6 @@ from sentiment_jax.training.calibration import apply_temperature
 from sentiment_jax.training.metrics import measure, wilson_interval
 
 BINS = 10
-LENGTHS = {"id": str, "words": np.int32, "tokens": np.int32, "truncated": np.int32}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +52,8 @@ def read_predictions(trials: Sequence[Trial]) -> Predictions:
     columns = prediction_columns(classes)
     types = {"id": str, "label": str, "predicted": str, **dict.fromkeys(columns[1:], float)}
     frames = [_read_csv(trial, trial.files.predictions["test"], types) for trial in trials]
-    lengths = _read_csv(trials[0], trials[0].files.lengths["test"], LENGTHS)
+    numbers = {"id": str, **dict.fromkeys(("words", "tokens", "truncated"), np.int32)}
+    lengths = _read_csv(trials[0], trials[0].files.lengths["test"], numbers)
     for trial, frame in zip(trials, frames, strict=True):
         if not frame["id"].equals(lengths["id"]):
             raise InputError(
@@ -83,8 +83,8 @@ def same_reviews(first: Predictions, second: Predictions) -> bool:
 
     Equal data may have different ids: rows in another order, or IMDB from a folder and from TFDS.
     """
-    one, other = ({*zip(p.ids, p.labels, p.words, strict=True)} for p in (first, second))
-    return one == other
+    reviews = {*zip(first.ids, first.labels, first.words, strict=True)}
+    return reviews == {*zip(second.ids, second.labels, second.words, strict=True)}
 
 
 def confusion(predictions: Predictions) -> Float[np.ndarray, "classes classes"]:

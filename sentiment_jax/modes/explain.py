@@ -3,7 +3,7 @@
 import itertools
 import os
 import sys
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -72,7 +72,7 @@ def strongest_words(explanation: Explanation, sign: int, count: int = 5) -> str:
 
     Punctuation is quoted.
     """
-    sums: Counter[str] = Counter()
+    sums: defaultdict[str, float] = defaultdict(float)
     for word in explanation.words:
         name = explanation.text[word.start : word.end].lower()
         if not any(map(str.isalnum, name)):
@@ -146,7 +146,12 @@ def to_page(blocks: Sequence[Mapping[str, Any]], *, legend: str, ends: tuple[str
     `blocks` hold an explanation each, and what the page says about it; `ends` name the ends of the
     scale.
     """
-    full = strongest([block["explanation"] for block in blocks])
-    explained = [{**block, "pieces": split_text(block["explanation"], full)} for block in blocks]
-    values = {"legend": legend, "explanations": explained, "full": full, "ends": ends}
-    return render("explanation.html.j2", title="Words behind the predictions", **values)
+    return render(
+        "explanation.html.j2",
+        title="Words behind the predictions",
+        explanations=blocks,
+        full=strongest([block["explanation"] for block in blocks]),
+        split_text=split_text,
+        legend=legend,
+        ends=ends,
+    )
