@@ -45,15 +45,14 @@ def report(directories: Sequence[Path], output: Path, with_text: bool = False) -
     for group in tested:
         temperatures = [trial.content["temperature"] for trial in group.tested]
         calibrated[group.name] = predictions.calibrate(models[group.name], temperatures)
-    texts = read_texts(tested[0].tested[0]) if with_text and tested else {}
     compared = study.tables(groups)
     tables = _sweep_tables(groups) | compared
     if tested:
         tables["models"] = _table([_over_seeds(group) for group in tested])
         tables |= _metrics(models)
-    for name, model in models.items():
-        known = predictions.same_reviews(model, models[tested[0].name])
-        tables[f"{name}-mistakes"] = _mistakes(model, texts if known else {})
+    for group in tested:
+        texts = read_texts(group.tested[0]) if with_text else {}
+        tables[f"{group.name}-mistakes"] = _mistakes(models[group.name], texts)
     content = {
         "groups": groups,
         "tables": tables,

@@ -228,12 +228,10 @@ def test_reviews_of_other_ids_are_not_compared(
         report.report([finished, run_copy], tmp_path / "page")
     config = read_json(run_copy / "config.json")
     write_json(run_copy / "config.json", config | {"log_every": 3, "epochs": 9})  # another model
-    report.report([finished, run_copy], tmp_path / "page", with_text=True)
+    report.report([finished, run_copy], tmp_path / "page")
     assert "have other ids for the same reviews: not compared" in capsys.readouterr().err
     assert len(read_table(tmp_path / "page" / "models.csv")) == 2
     assert not (tmp_path / "page" / "mcnemar.csv").exists()
-    pages = map(read_table, (tmp_path / "page").glob("*-mistakes.csv"))
-    assert sorted("text" in rows[0] for rows in pages) == [False, True]
 
 
 def test_sweeps_and_runs_side_by_side(several):
