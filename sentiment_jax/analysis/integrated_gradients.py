@@ -27,7 +27,7 @@ from sentiment_jax.training.trained_model import TrainedModel
 
 WORD_EMBEDDINGS = ("embedding", "word_embeddings")  # their names in models/
 NODES, WEIGHTS = np.polynomial.legendre.leggauss(8)  # Gauss-Legendre quadrature on [-1, 1]
-INTERVALS = (4, 16, 64, 256)  # of the path, until the attributions are complete
+INTERVALS = (4, 8, 16, 32, 64, 128, 256)  # of the path, until the attributions are complete
 
 
 class Word(NamedTuple):
