@@ -130,7 +130,8 @@ def attribute(
         sums = np.zeros(length)
         for interval in range(intervals):
             nodes = (interval + (NODES + 1) / 2) / intervals
-            sums += WEIGHTS / (2 * intervals) @ slopes(np.float32(nodes), towards)[0]
+            at_nodes, _ = slopes(np.float32(nodes), towards)
+            sums += WEIGHTS / (2 * intervals) @ np.asarray(at_nodes)
         gap = sums[:count].sum() - (log_odds - empty_log_odds)
         if abs(gap) <= _tolerance(log_odds - empty_log_odds):
             break
