@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import serialization, traverse_util
+from safetensors.numpy import load_file
 
 from sentiment_jax.config.schema import EncoderConfig, LstmConfig
 from sentiment_jax.errors import InputError
@@ -80,8 +81,9 @@ def hugging_face_name(name: str) -> str:
 def choose_weights(names: Iterable[str], where: str) -> str:
     """Return which of the named weight files to read; pickled ones can run code and are refused."""
     names = sorted(names)
-    if found := [name for name in WEIGHT_FILES if name in names]:
-        return found[0]
+    for name in WEIGHT_FILES:
+        if name in names:
+            return name
     if "pytorch_model.bin" in names:
         raise InputError(
             f"{where} has only pytorch_model.bin, which can run code when read; convert it where "
@@ -118,8 +120,6 @@ def _read(path: Path) -> dict[str, Any]:
         if path.suffix == ".msgpack":
             tree = serialization.msgpack_restore(path.read_bytes())
             return traverse_util.flatten_dict(tree, sep="/")
-        from safetensors.numpy import load_file
-
         return load_file(path)
     except Exception as error:  # each format has its own errors
         raise InputError(f"{path} is truncated or damaged ({error}): download it again") from error
@@ -192,8 +192,7 @@ def load_pretrained(
     names = [path.name for path in folder.iterdir()]
     path = folder / choose_weights(names, str(folder))
     files = ", not from ".join(name for name in WEIGHT_FILES if name in names)
-    transposed = path.suffix == ".safetensors"
-    return load_tensors(_read(path), config, params, str(path), files, transposed)
+    return load_tensors(_read(path), config, params, str(path), files)
 
 
 def to_tensors(params: Mapping[str, Any], name: str) -> dict[str, np.ndarray]:
@@ -217,9 +216,8 @@ def load_tensors(
     params: Mapping[str, Any],
     where: str,
     files: str,
-    transposed: bool = True,
 ) -> tuple[dict[str, Any], LoadReport]:
-    """Do what `load_pretrained` does, with tensors found `where`; kernels are PyTorch's or ours."""
+    """Do what `load_pretrained` does, with tensors found `where`, under PyTorch's names or Flax's."""
     source: dict[str, str] = {}  # PyTorch's spelling without the root -> the stored name
     for name in stored:
         theirs = name.replace("/", ".").removeprefix(f"{config.name}.")
@@ -236,7 +234,7 @@ def load_tensors(
     for theirs, name in loaded.items():
         tensor = np.asarray(stored[name])
         shape = filled[ours[theirs]].shape
-        if transposed and ours[theirs].endswith("/kernel"):
+        if ours[theirs].endswith("/kernel") and not name.endswith("/kernel"):
             tensor = tensor.T  # PyTorch's Dense weights are [out, in]
         if tensor.shape != shape:
             faults["misshapen"].append(f"{name} {tensor.shape} for {shape}")

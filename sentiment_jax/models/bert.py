@@ -3,18 +3,17 @@
 The heads are those of Hugging Face's BertForSequenceClassification and BertForMaskedLM.
 """
 
+import jax.numpy as jnp
 from flax import linen as nn
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from sentiment_jax.config.schema import EncoderConfig
-from sentiment_jax.models.encoder import (
-    Embeddings,
-    Encoder,
-    EncoderClassifier,
-    classification_layers,
-)
+from sentiment_jax.models.encoder import Embeddings, Encoder, classification_layers
 from sentiment_jax.models.layers import (
     Dense,
+    Lengths,
+    Positions,
+    TokenIds,
     compute_dtype,
     einsum,
     gelu,
@@ -22,11 +21,22 @@ from sentiment_jax.models.layers import (
     product_precision,
 )
 
-Positions = Int[Array, "batch chosen"] | None  # of the tokens to predict; None: all
 
-
-class BertClassifier(EncoderClassifier):
+class BertClassifier(nn.Module):
     """An encoder under BERT's head: pooler, dropout and a linear classifier."""
+
+    config: EncoderConfig
+    classes: int = 2
+
+    @nn.compact
+    def __call__(
+        self, token_ids: TokenIds, lengths: Lengths, *, deterministic: bool
+    ) -> Float[Array, "batch classes"]:
+        """Return logits; only the first `lengths` tokens of a row count."""
+        embeddings = Embeddings(self.config, deterministic, name="embeddings")
+        encoder = Encoder(self.config, deterministic, name="encoder")
+        states = encoder(embeddings(token_ids), lengths)
+        return self.head(states[:, 0].astype(jnp.float32), deterministic)
 
     def head(
         self, first: Float[Array, "batch hidden"], deterministic: bool
@@ -65,8 +75,8 @@ class MaskedLanguageModel(nn.Module):
     @nn.compact
     def __call__(
         self,
-        token_ids: Int[Array, "batch length"],
-        lengths: Int[Array, " batch"],
+        token_ids: TokenIds,
+        lengths: Lengths,
         positions: Positions = None,
         *,
         deterministic: bool,

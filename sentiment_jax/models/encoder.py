@@ -12,12 +12,16 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from sentiment_jax.config.schema import EncoderConfig
 from sentiment_jax.models.dropout import Dropout, drop
 from sentiment_jax.models.layers import (
     Dense,
+    Lengths,
+    Positions,
+    States,
+    TokenIds,
     einsum,
     fits_cudnn,
     gelu,
@@ -34,11 +38,7 @@ class Embeddings(nn.Module):
     deterministic: bool
 
     @nn.compact
-    def __call__(
-        self,
-        token_ids: Int[Array, "batch length"],
-        project: bool = True,
-    ) -> Float[Array, "batch length hidden"]:
+    def __call__(self, token_ids: TokenIds, project: bool = True) -> States:
         """Embed token ids, all of type 0; raise ValueError if they exceed the position table."""
         config = self.config
         length = token_ids.shape[1]
@@ -69,10 +69,7 @@ class SelfAttention(nn.Module):
 
     @nn.compact
     def __call__(
-        self,
-        queries: Float[Array, "batch queries hidden"],
-        hidden: Float[Array, "batch length hidden"],
-        lengths: Int[Array, " batch"],
+        self, queries: Float[Array, "batch queries hidden"], hidden: States, lengths: Lengths
     ) -> Float[Array, "batch queries hidden"]:
         """Attend from `queries` to the first `lengths` tokens of each row."""
         config = self.config
@@ -119,11 +116,8 @@ class Layer(nn.Module):
 
     @nn.compact
     def __call__(
-        self,
-        hidden: Float[Array, "batch length hidden"],
-        lengths: Int[Array, " batch"],
-        positions: Int[Array, "batch queries"] | None = None,
-    ) -> Float[Array, "batch queries hidden"]:
+        self, hidden: States, lengths: Lengths, positions: Positions = None
+    ) -> Float[Array, "batch chosen hidden"]:
         """Apply attention, then a feed-forward network, each added to its input and normalized."""
         config = self.config
         dropout = Dropout(config.hidden_dropout, self.deterministic)
@@ -149,11 +143,8 @@ class Encoder(nn.Module):
 
     @nn.compact
     def __call__(
-        self,
-        hidden: Float[Array, "batch length hidden"],
-        lengths: Int[Array, " batch"],
-        positions: Int[Array, "batch queries"] | None = None,
-    ) -> Float[Array, "batch queries hidden"]:
+        self, hidden: States, lengths: Lengths, positions: Positions = None
+    ) -> Float[Array, "batch chosen hidden"]:
         """Return the last states of all tokens, of those at `positions`, or of the first.
 
         The last layer computes no others.
@@ -165,33 +156,6 @@ class Encoder(nn.Module):
             hidden = layer(config, self.deterministic, name=f"layer_{i}")(hidden, lengths)
         top = layer(config, self.deterministic, self.first_only, name=f"layer_{last}")
         return top(hidden, lengths, positions)
-
-
-class EncoderClassifier(nn.Module):
-    """An encoder under a head, which the subclass defines."""
-
-    config: EncoderConfig
-    classes: int = 2
-
-    def head(
-        self, first: Float[Array, "batch hidden"], deterministic: bool
-    ) -> Float[Array, "batch classes"]:
-        """Return the logits for the first token's last state."""
-        raise NotImplementedError
-
-    @nn.compact
-    def __call__(
-        self,
-        token_ids: Int[Array, "batch length"],
-        lengths: Int[Array, " batch"],
-        *,
-        deterministic: bool,
-    ) -> Float[Array, "batch classes"]:
-        """Return logits; only the first `lengths` tokens of a row count."""
-        embeddings = Embeddings(self.config, deterministic, name="embeddings")
-        encoder = Encoder(self.config, deterministic, name="encoder")
-        states = encoder(embeddings(token_ids), lengths)
-        return self.head(states[:, 0].astype(jnp.float32), deterministic)
 
 
 def classification_layers(
