@@ -8,18 +8,9 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from sentiment_jax.config.schema import EncoderConfig
+from sentiment_jax.models import layers
 from sentiment_jax.models.encoder import Embeddings, Encoder, classification_layers
-from sentiment_jax.models.layers import (
-    Dense,
-    Lengths,
-    Positions,
-    TokenIds,
-    compute_dtype,
-    einsum,
-    gelu,
-    layer_norm,
-    product_precision,
-)
+from sentiment_jax.models.layers import Lengths, Positions, TokenIds
 
 
 class BertClassifier(nn.Module):
@@ -58,13 +49,14 @@ class TokenPredictionHead(nn.Module):
     ) -> Float[Array, "batch chosen vocabulary"]:
         """Return float32 logits over the vocabulary, whose table is in `embeddings`."""
         config = self.config
-        dtype = compute_dtype(config.dtype)
-        states = Dense(config, config.embedding_size, gelu, name="dense")(states)
-        states = layer_norm(config, "layer_norm")(states)
+        dtype = layers.compute_dtype(config.dtype)
+        states = layers.Dense(config, config.embedding_size, layers.gelu, name="dense")(states)
+        states = layers.layer_norm(config, "layer_norm")(states)
         bias = self.param("bias", nn.initializers.zeros, (config.vocab_size,))
         table = embeddings.variables["params"]["word_embeddings"]["embedding"]
-        precision = product_precision(config.dtype, dtype)
-        return einsum("bce,ve->bcv", states.astype(dtype), table.astype(dtype), precision) + bias
+        precision = layers.product_precision(config.dtype, dtype)
+        states = states.astype(dtype)
+        return layers.einsum("bce,ve->bcv", states, table.astype(dtype), precision) + bias
 
 
 class MaskedLanguageModel(nn.Module):

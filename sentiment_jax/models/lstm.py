@@ -17,13 +17,9 @@ from flax.linen.recurrent import flip_sequences
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from sentiment_jax.config.schema import LstmConfig
+from sentiment_jax.models import layers
 from sentiment_jax.models.dropout import Dropout
-from sentiment_jax.models.layers import (
-    Lengths,
-    compute_dtype,
-    embed_positions,
-    product_precision,
-)
+from sentiment_jax.models.layers import Lengths
 from sentiment_jax.models.lstm_scan import ScannedLstm
 
 UNKNOWN = 1  # [UNK] of a word-level vocabulary
@@ -104,8 +100,8 @@ class LstmClassifier(nn.Module):
     ) -> Float[Array, "batch classes"]:
         """Return float32 logits; token ids are those of `embed_positions`."""
         config = self.config
-        dtype = compute_dtype(config.dtype)
-        precision = product_precision(config.dtype, dtype)
+        dtype = layers.compute_dtype(config.dtype)
+        precision = layers.product_precision(config.dtype, dtype)
         xavier = nn.initializers.xavier_uniform()
         embed = embedding(config, xavier)
         # Named: the others' masks depend on how many nameless ones come before them.
@@ -115,7 +111,8 @@ class LstmClassifier(nn.Module):
         if keep is not None:
             token_ids = drop_words(token_ids, keep)
         segment = config.segment_length or length
-        embedded = embed_positions(embed, cut(token_ids, segment))  # scans run along the first axis
+        # scans run along the first axis
+        embedded = layers.embed_positions(embed, cut(token_ids, segment))
         embedded = Dropout(config.embedding_dropout, deterministic)(embedded).astype(dtype)
 
         def read(direction: str, inputs: Float[Array, "segment segments features"]) -> Array:
@@ -131,7 +128,7 @@ class LstmClassifier(nn.Module):
         dense = functools.partial(nn.Dense, kernel_init=xavier)
         hidden = dense(config.dense_size, dtype=dtype, precision=precision, name="dense")(pooled)
         hidden = nn.relu(hidden).astype(jnp.float32)
-        exact = product_precision(config.dtype)
+        exact = layers.product_precision(config.dtype)
         return dense(self.classes, precision=exact, name="classifier")(hidden)
 
 
