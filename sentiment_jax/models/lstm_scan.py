@@ -40,15 +40,12 @@ class LstmCell(nn.Module):
     ) -> Any:
         """Return the new (c, h), and: new h, old c, the activated gates i, f, g, o."""
         c, h = carry
-        initializers = {"i": nn.initializers.xavier_uniform(), "h": nn.initializers.orthogonal()}
-        params: dict[str, Any] = {}
+        xavier = nn.initializers.xavier_uniform()
+        orthogonal = nn.initializers.orthogonal()
         for gate in GATES:
-            for side, source in (("i", inputs), ("h", h)):
-                init = initializers[side]
-                dense = DenseParams(self.features, side == "h", kernel_init=init, name=side + gate)
-                kernel, bias = dense(source)
-                params[side + gate] = {"kernel": kernel, "bias": bias}
-        kernel, bias = _join(params, self.dtype)
+            DenseParams(self.features, use_bias=False, kernel_init=xavier, name="i" + gate)(inputs)
+            DenseParams(self.features, kernel_init=orthogonal, name="h" + gate)(h)
+        kernel, bias = _join(self.variables["params"], self.dtype)
         both = jnp.concatenate([inputs, h], axis=-1)
         gates = _activate(_product(both, kernel, precision=self.precision) + bias)
         new_c, new_h = _advance(c, gates, self.dtype)
