@@ -23,6 +23,7 @@ from sentiment_jax.config.schema import (
     HARMLESS,
     MODELS,
     Config,
+    EncoderConfig,
     join_names,
     schema,
     split_names,
@@ -169,7 +170,7 @@ class Sweep:
         base = flatten(self.config)
         flat = flatten(trial.config)
         changed = {field: flat[field] for field in sorted(flat) if flat[field] != base.get(field)}
-        if trial.config.model.name != "lstm":
+        if isinstance(trial.config.model, EncoderConfig):
             changed |= {FOLLOWERS[f]: flat[FOLLOWERS[f]] for f in changed if f in FOLLOWERS}
         settings = self.overrides | changed | {"seed": trial.config.seed}
         command = ["python", "-m", "sentiment_jax.main", f"--config={self.config_file}"]

@@ -16,7 +16,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from sentiment_jax.config.schema import Config, EncoderConfig
+from sentiment_jax.config.schema import MODELS, Config, EncoderConfig
 from sentiment_jax.config.stored import flatten, make_frozen
 from sentiment_jax.config.validation import validate
 from sentiment_jax.errors import InputError
@@ -34,17 +34,18 @@ def resolve(recipe: ConfigDict) -> Config:
         _check_teacher(teacher)
     name = values["model.name"]
     pretrained = values["model.pretrained"]
+    is_encoder = MODELS[name] is EncoderConfig
     source = source_run(pretrained)
     folder = None
     sizes = None
     if source:
         sizes = _read_source(source, name)
         folder = source
-    elif pretrained and name == "lstm":
+    elif pretrained and not is_encoder:
         raise InputError(f"model.pretrained={pretrained} is no run: an LSTM starts from one")
     elif pretrained:
         folder, values["model.revision"] = hub.find_pretrained(pretrained, values["model.revision"])
-    if name != "lstm":
+    if is_encoder:
         model = {key.removeprefix("model."): v for key, v in values.items() if "model." in key}
         values |= flatten(weights.resolve_encoder(model, folder, sizes), "model.")
     validate(values, pretraining=bool(values["pretrain.objective"]))
@@ -122,7 +123,7 @@ def check_sources(config: Config) -> None:
 def check_source_settings(config: Config) -> None:
     """Raise InputError for settings that differ from those of the run that an LSTM starts from."""
     source = source_run(config.model.pretrained)
-    if source is None or config.model.name != "lstm":
+    if source is None or isinstance(config.model, EncoderConfig):
         return
     values = flatten(config)
     there = flatten(RunDirectory(source).read_config())

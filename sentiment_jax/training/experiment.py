@@ -16,6 +16,7 @@ from sentiment_jax.data.reviews import Reviews, stratified_sample
 from sentiment_jax.data.unlabeled import texts_hash, unlabeled_reviews
 from sentiment_jax.errors import InputError
 from sentiment_jax.huggingface import hub
+from sentiment_jax.models.registry import ARCHITECTURES
 from sentiment_jax.runtime.terminal import progress_bar
 from sentiment_jax.storage.run_directory import RunDirectory
 from sentiment_jax.training.lineage import find_teachers, source_run, warn_of_leakage
@@ -65,7 +66,7 @@ def make_tokenizer(config: Config, corpus: Corpus) -> Tokenizer:
         folder, _ = hub.find_pretrained(model.pretrained, model.revision)
         return tokenization.load_pretrained_tokenizer(folder)
     texts = corpus.splits["train"].texts
-    if model.name != "lstm":
+    if ARCHITECTURES[model.name].vocabulary == "wordpiece":
         return tokenization.train_wordpiece(texts, vocabulary_size=data.vocabulary_size)
     return tokenization.train_word_level(
         texts, data.vocabulary_size, data.min_frequency, data.ngrams
