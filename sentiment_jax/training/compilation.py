@@ -3,7 +3,6 @@
 JAX compiles a function once per shape: a step that is compiled here is the one that runs later.
 """
 
-import bisect
 import dataclasses
 import functools
 import math
@@ -53,9 +52,6 @@ class CompiledStep:
     flops: int  # of the matrix products
     compile_seconds: float
 
-    def __str__(self) -> str:
-        return f"{self.mode} of {self.rows} reviews x {self.length} tokens"
-
 
 def peak_bytes(compiled: Any) -> int:
     """Return what a compiled program holds at once on a device, by its compiler's account."""
@@ -79,14 +75,13 @@ def compile_step(
     padded = batches.make_batch(encoded, padding, rows)
     batch = devices.put_batch(padded, experiment.mesh)
     state = abstract_state(experiment)
-    params = devices.abstract(state.params, experiment.mesh)
     if trains:
         lowered = make_train_step(experiment, parts).lower(state, batch, np.float32(0))
     elif config.pretrain.objective:
         step = scoring.make_sums_step(experiment.model, experiment.objective, config.seed)
-        lowered = step.lower(params, batch)
+        lowered = step.lower(state.params, batch)
     else:
-        lowered = scoring.make_eval_step(experiment.model).lower(params, batch)
+        lowered = scoring.make_eval_step(experiment.model).lower(state.params, batch)
     peak = peak_bytes(lowered.compile())
     seconds = time.perf_counter() - start
     shape = padded["token_ids"].shape
@@ -154,14 +149,15 @@ def _check_fits(
     step = compile_step(experiment, mode, length)
     if step.peak_bytes <= limit:
         return
-
-    def needs(remedy: str) -> int:
-        return compile_step(experiment, mode, length, **remedies[remedy]).peak_bytes
-
-    problem = f"{step} needs {mebibytes(step.peak_bytes)}; a device has {mebibytes(limit)} for it"
-    names = list(remedies)
-    first = bisect.bisect_left(names, True, key=lambda name: needs(name) <= limit)
-    if first == len(names):
-        smaller = "lower data.max_length or choose a smaller model"
-        raise RunError(f"{problem}, and one review at a time needs more too: {smaller}")
-    raise RunError(f"{problem}: use --config.{names[first]} ({mebibytes(needs(names[first]))})")
+    problem = (
+        f"{mode} of {step.rows} reviews x {length} tokens needs {mebibytes(step.peak_bytes)}; "
+        f"a device has {mebibytes(limit)} for it"
+    )
+    for remedy, changes in remedies.items():
+        need = compile_step(experiment, mode, length, **changes).peak_bytes
+        if need <= limit:
+            raise RunError(f"{problem}: use --config.{remedy} ({mebibytes(need)})")
+    raise RunError(
+        f"{problem}, and one review at a time needs more too: lower data.max_length or choose a "
+        "smaller model"
+    )

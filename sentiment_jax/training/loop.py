@@ -194,12 +194,12 @@ def validate_epoch(run: TrainingRun) -> None:
         validated = f"  validation loss {scores.loss:.4f} accuracy {scores.accuracy:.4f}"
     if isinstance(scores, scoring.TextScores):
         validated += f" perplexity {scores.perplexity:.2f}"
-    if isinstance(scores, scoring.Scores):
+    if isinstance(scores, scoring.ReviewScores):
         measured = metrics.measure(val.labels, scores.probabilities, experiment.classes)
         if config.class_weights == "balanced":
             ranked["balanced_accuracy"] = measured["balanced_accuracy"]
     progress.end_epoch(ranked, config.early_stopping_patience)
-    if isinstance(scores, scoring.Scores) and progress.best and progress.is_best:
+    if isinstance(scores, scoring.ReviewScores) and progress.best and progress.is_best:
         temperature = calibration.fit_temperature(scores.probabilities, val.labels)
         progress.best |= {"metrics": measured, "temperature": temperature}
     run.save()

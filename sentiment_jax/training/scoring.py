@@ -40,32 +40,31 @@ def one_behind(results: Iterable[Result]) -> Iterator[Result]:
 
 @dataclasses.dataclass(frozen=True)
 class Scores:
-    """Loss (mean, nats) and accuracy of one split; each review's probabilities in its order."""
+    """Loss (mean, nats) and accuracy of one split."""
 
     loss: float
     accuracy: float
     examples: int
     seconds: float
-    probabilities: Float32[np.ndarray, "reviews classes"]
 
     def summary(self) -> dict[str, Any]:
         """Return the part that goes into result.json."""
-        return {"loss": self.loss, "accuracy": self.accuracy, "examples": self.examples}
+        left_out = ("seconds", "probabilities")
+        return {name: value for name, value in vars(self).items() if name not in left_out}
 
 
 @dataclasses.dataclass(frozen=True)
-class TextScores:
-    """A pre-training's loss and accuracy per example, and its perplexity, on held-out text."""
+class ReviewScores(Scores):
+    """Each review's probabilities in its order."""
 
-    loss: float
-    accuracy: float
-    examples: int
+    probabilities: Float32[np.ndarray, "reviews classes"]
+
+
+@dataclasses.dataclass(frozen=True)
+class TextScores(Scores):
+    """The perplexity of held-out text; loss and accuracy are per example."""
+
     perplexity: float
-    seconds: float
-
-    def summary(self) -> dict[str, Any]:
-        """Return the part that goes into result.json."""
-        return {name: value for name, value in vars(self).items() if name != "seconds"}
 
 
 def score_reviews(
@@ -76,7 +75,7 @@ def score_reviews(
     *,
     batch_size: int | None = None,
     stop: Callable[[], None] | None = None,
-) -> Scores:
+) -> ReviewScores:
     """Score each review once; the seconds include compilation.
 
     Another `batch_size` than the config's affects speed only; it is rounded up to a multiple of
@@ -97,7 +96,7 @@ def score_reviews(
         probabilities[rows] = devices.fetch(outputs[1])[: len(rows)]
         examples += len(rows)
     assert examples == len(encoded), f"{examples} of {len(encoded)} reviews scored"
-    return Scores(
+    return ReviewScores(
         loss=float(np.mean(losses)),
         accuracy=int(np.sum(decide(probabilities) == encoded.labels)) / examples,
         examples=examples,
