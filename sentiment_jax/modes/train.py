@@ -101,7 +101,7 @@ def dry_run(recipe: ConfigDict, prepare: Callable[..., Experiment] = prepare_exp
         check_sources(config)
         experiment = prepare(config)
     _check_reviews(experiment)
-    console.print_steps(compilation.compile_all(experiment))
+    console.print_steps(experiment)
     compilation.check_memory(experiment)
 
 

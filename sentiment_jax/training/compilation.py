@@ -7,7 +7,6 @@ import dataclasses
 import functools
 import math
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -45,9 +44,7 @@ def abstract_state(experiment: Experiment) -> Any:
 class CompiledStep:
     """What a compiled step needs: memory on each device, FLOPs on all together."""
 
-    mode: str  # training or evaluation
     rows: int
-    length: int
     peak_bytes: int
     flops: int  # of the matrix products
     compile_seconds: float
@@ -88,7 +85,7 @@ def compile_step(
     cost = flops.training_flops(experiment.model, experiment.objective, shape)
     if not trains:
         cost //= 3
-    return CompiledStep(mode, rows, length, peak, cost, seconds)
+    return CompiledStep(rows, peak, cost, seconds)
 
 
 def padded_lengths(experiment: Experiment, mode: str) -> tuple[int, ...]:
@@ -97,13 +94,6 @@ def padded_lengths(experiment: Experiment, mode: str) -> tuple[int, ...]:
     splits = [reviews for name, reviews in experiment.encoded.items() if name in of_mode]
     longest = max(reviews.lengths.max(initial=0) for reviews in splits)
     return experiment.buckets[: int(np.searchsorted(experiment.buckets, longest)) + 1]
-
-
-def compile_all(experiment: Experiment) -> Iterator[CompiledStep]:
-    """Compile, one by one, every step that training and its evaluations may take."""
-    for mode in ("training", "evaluation"):
-        for length in padded_lengths(experiment, mode):
-            yield compile_step(experiment, mode, length)
 
 
 def mebibytes(count: int) -> str:
@@ -121,10 +111,9 @@ def check_memory(experiment: Experiment) -> float:
     if limit is None:
         return 0.0
     config = experiment.config
-    devices_count = experiment.mesh.size
     size = config.batch_size
     parts = config.gradient_accumulation
-    rows = size // devices_count
+    rows = size // experiment.mesh.size
     finer = [n for n in range(parts + 1, rows + 1) if rows % n == 0]
     remedies = {f"batch_size={size // n}": {"rows": size // n} for n in finer}
     if experiment.objective.gradient_based:
@@ -136,7 +125,9 @@ def check_memory(experiment: Experiment) -> float:
     optimizer_state = jax.tree.leaves(abstract_state(experiment).opt_state)
     limit -= sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in optimizer_state)
     halves = [config.eval_batch_size >> n for n in range(1, config.eval_batch_size.bit_length())]
-    remedies = {f"eval_batch_size={n}": {"rows": n} for n in halves if n % devices_count == 0}
+    remedies = {
+        f"eval_batch_size={n}": {"rows": n} for n in halves if n % experiment.mesh.size == 0
+    }
     _check_fits(experiment, "evaluation", limit, remedies)
     return time.perf_counter() - start
 

@@ -1,7 +1,6 @@
 """What a training run prints."""
 
 import math
-from collections.abc import Iterable
 from typing import Any
 
 import jax
@@ -11,8 +10,8 @@ from sentiment_jax.config.schema import Config, LstmConfig, join_names
 from sentiment_jax.data.ngrams import unigrams
 from sentiment_jax.huggingface.weights import LoadReport
 from sentiment_jax.runtime import devices, processes, startup, terminal
-from sentiment_jax.training import flops
-from sentiment_jax.training.compilation import CompiledStep, mebibytes
+from sentiment_jax.training import compilation, flops
+from sentiment_jax.training.compilation import mebibytes
 from sentiment_jax.training.experiment import Experiment
 from sentiment_jax.training.loop import TrainingRun
 from sentiment_jax.training.progress import Progress
@@ -190,17 +189,19 @@ def describe_devices() -> str:
     return f"{jax.device_count()} x {kind}{together}, jax {jax.__version__}"
 
 
-def print_steps(compiled: Iterable[CompiledStep]) -> None:
-    """Print what the devices have and, line by line, what each step needs of it."""
+def print_steps(experiment: Experiment) -> None:
+    """Compile every step that training and its evaluations may take; print what each needs."""
     limit = devices.memory_limit()
     print(f"{'device':8} {describe_devices()}{f', {mebibytes(limit)} each' if limit else ''}")
     line = "{:8} {:10} {:>16} {:>14} {:>12} {:>11}".format
     print(line("step", "", "reviews x tokens", "peak memory", "GFLOP", "compiled in"))
-    for step in compiled:
-        shape = f"{step.rows} x {step.length}"
-        cost = f"{step.flops / 1e9:,.2f}" if step.flops else "-"
-        seconds = f"{step.compile_seconds:.1f} s"
-        print(line("", step.mode, shape, mebibytes(step.peak_bytes), cost, seconds), flush=True)
+    for mode in ("training", "evaluation"):
+        for length in compilation.padded_lengths(experiment, mode):
+            step = compilation.compile_step(experiment, mode, length)
+            shape = f"{step.rows} x {length}"
+            peak = mebibytes(step.peak_bytes)
+            cost = f"{step.flops / 1e9:,.2f}" if step.flops else "-"
+            print(line("", mode, shape, peak, cost, f"{step.compile_seconds:.1f} s"), flush=True)
 
 
 def print_speed(config: Config, rate: int) -> None:
