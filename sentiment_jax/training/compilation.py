@@ -125,9 +125,8 @@ def check_memory(experiment: Experiment) -> float:
     optimizer_state = jax.tree.leaves(abstract_state(experiment).opt_state)
     limit -= sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in optimizer_state)
     halves = [config.eval_batch_size >> n for n in range(1, config.eval_batch_size.bit_length())]
-    remedies = {
-        f"eval_batch_size={n}": {"rows": n} for n in halves if n % experiment.mesh.size == 0
-    }
+    shared = [n for n in halves if n % experiment.mesh.size == 0]
+    remedies = {f"eval_batch_size={n}": {"rows": n} for n in shared}
     _check_fits(experiment, "evaluation", limit, remedies)
     return time.perf_counter() - start
 
