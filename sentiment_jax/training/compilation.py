@@ -116,7 +116,7 @@ def check_memory(experiment: Experiment) -> float:
     rows = size // experiment.mesh.size
     finer = [n for n in range(parts + 1, rows + 1) if rows % n == 0]
     remedies = {f"batch_size={size // n}": {"rows": size // n} for n in finer}
-    if experiment.objective.gradient_based:
+    if not isinstance(experiment.objective, ngram_vectors.NgramVectors):
         remedies = {
             f"gradient_accumulation={n} or --config.batch_size={size * parts // n}": {"parts": n}
             for n in finer
