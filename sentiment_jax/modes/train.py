@@ -114,9 +114,10 @@ def _check_reviews(experiment: Experiment) -> None:
 
 def _record(experiment: Experiment, directory: RunDirectory, changes: list[str]) -> None:
     """Write tokenizer.json, env.json and config.json; on resuming, compare the data."""
-    env = run_directory.describe_environment() | {"data": experiment.statistics}
+    now = run_directory.describe_environment()
+    env = now | {"data": experiment.statistics}
     if directory.config.exists():
-        env = _record_resumption(directory, changes, env)
+        env = _record_resumption(directory, changes, now, experiment.statistics)
     if not directory.began() and processes.is_main():
         experiment.tokenizer.save(str(directory.tokenizer))
         env |= checksums(directory.tokenizer)
@@ -125,10 +126,9 @@ def _record(experiment: Experiment, directory: RunDirectory, changes: list[str])
 
 
 def _record_resumption(
-    directory: RunDirectory, changes: list[str], now: dict[str, Any]
+    directory: RunDirectory, changes: list[str], now: dict[str, Any], statistics: dict[str, Any]
 ) -> dict[str, Any]:
     """Return env.json with one more start, and warn of what makes the run no longer bit-exact."""
-    statistics = now.pop("data")
     directory.check_data(statistics)
     env = read_json(directory.env)
     if changes:
