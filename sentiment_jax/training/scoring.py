@@ -90,9 +90,7 @@ def score_reviews(
     probabilities = np.full((len(encoded), len(classifier.classes)), np.nan, np.float32)
     examples = 0
     step = functools.partial(eval_step, jax.device_put(params, devices.replicated(classifier.mesh)))
-    scored = _evaluate(
-        step, classifier, encoded, batch_size=size, description=description, stop=stop
-    )
+    scored = _apply(step, classifier, encoded, batch_size=size, description=description, stop=stop)
     for rows, outputs in scored:
         losses[rows] = devices.fetch(outputs[0])[: len(rows)]
         probabilities[rows] = devices.fetch(outputs[1])[: len(rows)]
@@ -122,9 +120,7 @@ def score_text(
     totals: dict[str, float] = defaultdict(float)
     step = functools.partial(sums_step, jax.device_put(params, devices.replicated(experiment.mesh)))
     size = experiment.config.eval_batch_size
-    scored = _evaluate(
-        step, experiment, encoded, batch_size=size, description=description, stop=stop
-    )
+    scored = _apply(step, experiment, encoded, batch_size=size, description=description, stop=stop)
     for _, sums in scored:
         for name, value in jax.device_get(sums).items():
             totals[name] += float(value)
@@ -138,7 +134,7 @@ def score_text(
     )
 
 
-def _evaluate(
+def _apply(
     step: Callable[[dict[str, Array]], Any],
     classifier: Classifier,
     encoded: Encoded,
