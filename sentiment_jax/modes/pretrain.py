@@ -65,9 +65,7 @@ def prepare_pretraining(config: Config, tokenizer: Tokenizer | None = None) -> E
         segments = {
             name: segment(tokenizer, reviews, data.max_length) for name, reviews in encoded.items()
         }
-    return Experiment(
-        **vars(classifier), encoded=segments, words={}, statistics=corpus.statistics, examples=()
-    )
+    return Experiment(**vars(classifier), encoded=segments, words={}, statistics=corpus.statistics)
 
 
 def segment(tokenizer: Tokenizer, encoded: Encoded, max_length: int) -> Encoded:

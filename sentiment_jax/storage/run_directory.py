@@ -71,7 +71,7 @@ class RunDirectory:
 
     def read_config(self) -> Config:
         """Read config.json; InputError if it is damaged or has another format."""
-        return stored.config_from_json(upgrade(self.config, read_json(self.config)))
+        return stored.make_frozen(upgrade(self.config, read_json(self.config)))
 
     def write_config(self, config: Config) -> None:
         """Write config.json."""

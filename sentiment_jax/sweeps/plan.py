@@ -335,7 +335,7 @@ def read_sweep(directory: Path) -> Sweep:
     try:
         path = directory / SWEEP_FILE
         plan = upgrade(path, read_json(path))
-        plan["config"] = stored.config_from_json(plan["config"])
+        plan["config"] = stored.make_frozen(plan["config"])
         plan["seeds"] = tuple(plan["seeds"])
         plan["axes"] = flatten(plan["axes"])  # lists become the tuples they were
         plan["overrides"] = flatten(plan["overrides"])

@@ -24,7 +24,7 @@ from sentiment_jax.training.objectives.objective import Objective
 from sentiment_jax.training.objectives.registry import make_objective
 from sentiment_jax.training.trained_model import Classifier, make_classifier
 
-EXAMPLE_TEXTS = (  # classified after a training on films
+EXAMPLE_TEXTS = (  # of reviews of films
     "One of the finest films I have seen in years: moving, funny and beautifully acted.",
     "A dull, predictable mess. I want my two hours back.",
     "The effects are great, but the story never comes alive and the jokes fall flat.",
@@ -39,7 +39,7 @@ class Experiment(Classifier):
     encoded: dict[str, Encoded]
     words: dict[str, Int32[np.ndarray, " reviews"]]  # of every whole review, by split
     statistics: dict[str, Any]
-    examples: tuple[str, ...]  # to classify after training
+    examples: tuple[str, ...] = EXAMPLE_TEXTS  # to classify after training
     unlabeled: Reviews | None = None  # texts for the teachers to label, last in the training split
 
     @functools.cached_property
@@ -73,13 +73,6 @@ def make_tokenizer(config: Config, corpus: Corpus) -> Tokenizer:
     )
 
 
-def choose_examples(config: Config, test: Reviews) -> tuple[str, ...]:
-    """Return texts to classify after training: on films, or some of the user's test reviews."""
-    if config.data.source == "csv":
-        return stratified_sample(test, count=4, seed=config.data.split_seed).texts
-    return EXAMPLE_TEXTS
-
-
 def read_corpus(config: Config) -> Corpus:
     """Read a config's reviews."""
     with progress_bar(None, "reading reviews"):
@@ -106,13 +99,6 @@ def prepare_experiment(config: Config, tokenizer: Tokenizer | None = None) -> Ex
     return _join_unlabeled(experiment, unlabeled)
 
 
-def prepare_split(config: Config, tokenizer: Tokenizer, corpus: Corpus, split: str) -> Experiment:
-    """Encode one split of a run's reviews, to score it again."""
-    config = with_classes(config, corpus.splits["train"].classes)
-    corpus = dataclasses.replace(corpus, splits={split: corpus.splits[split]})
-    return encode_experiment(config, tokenizer, corpus)
-
-
 def encode_experiment(config: Config, tokenizer: Tokenizer, corpus: Corpus) -> Experiment:
     """Encode the splits of a corpus and build the network."""
     classifier = make_classifier(config, tokenizer)
@@ -127,13 +113,16 @@ def encode_experiment(config: Config, tokenizer: Tokenizer, corpus: Corpus) -> E
     truncated = {
         name: round(split.truncated / max(len(split), 1), 4) for name, split in encoded.items()
     }
-    test = corpus.splits.get("test")
+    examples: tuple[str, ...] = EXAMPLE_TEXTS
+    if config.data.source == "csv" and "test" in corpus.splits:
+        test = corpus.splits["test"]
+        examples = stratified_sample(test, count=4, seed=config.data.split_seed).texts
     return Experiment(
         **vars(classifier),
         encoded=encoded,
         words=words,
         statistics={**corpus.statistics, "truncated": truncated},
-        examples=choose_examples(config, test) if test else (),
+        examples=examples,
     )
 
 

@@ -13,9 +13,9 @@ from sentiment_jax.config.recipes import describe_settings, override
 from sentiment_jax.config.schema import MODELS, Config, EncoderConfig, LstmConfig, schema
 from sentiment_jax.config.stored import (
     config_difference,
-    config_from_json,
     config_to_json,
     flatten,
+    make_frozen,
     replace_settings,
     run_name,
 )
@@ -36,7 +36,7 @@ def test_every_recipe_is_valid(module, variant):
 def test_a_resolved_config_is_frozen_and_survives_json(module):
     recipe = override(module.get_config("sample" if module is lstm else "tiny"), {"seed": 7})
     config = resolve(recipe)
-    again = config_from_json(json.loads(json.dumps(config_to_json(config))))
+    again = make_frozen(json.loads(json.dumps(config_to_json(config))))
     assert isinstance(config, Config) and again == config and run_name(again) == run_name(config)
     assert isinstance(config.model, LstmConfig if module is lstm else EncoderConfig)
     assert None not in flatten(config).values()
@@ -49,7 +49,7 @@ def test_a_resolved_config_is_frozen_and_survives_json(module):
 def test_unknown_stored_settings_are_refused(change):
     stored = flatten(resolve(lstm.get_config("sample")))
     with pytest.raises(InputError, match="^config: "):
-        config_from_json(stored | change)
+        make_frozen(stored | change)
 
 
 @pytest.mark.parametrize("module", [lstm, bert, electra])

@@ -9,7 +9,7 @@ from reviews import random_encoded
 from sentiment_jax.config.schema import LstmConfig
 from sentiment_jax.models.lstm import LstmClassifier
 from sentiment_jax.runtime import devices
-from sentiment_jax.training.scoring import OneBehind, score_reviews
+from sentiment_jax.training.scoring import one_behind, score_reviews
 from sentiment_jax.training.trained_model import Classifier
 
 MODEL = LstmClassifier(LstmConfig(vocab_size=30, embedding_size=8, hidden_size=8, dense_size=8))
@@ -64,12 +64,14 @@ def test_stop_is_asked_between_batches(encoded, params):
 
 def test_each_result_is_handed_over_once_the_next_is_there():
     seen = []
-    behind = OneBehind(seen.append)
-    behind.flush()
-    behind.push(1)
+
+    def dispatch(numbers):
+        for number in numbers:
+            seen.append(number)
+            yield -number
+
+    seen.extend(one_behind(dispatch([])))
     assert seen == []
-    behind.push(2)
-    assert seen == [1]
-    behind.flush()
-    behind.flush()
-    assert seen == [1, 2]
+    for result in one_behind(dispatch([1, 2, 3])):
+        seen.append(result)
+    assert seen == [1, 2, -1, 3, -2, -3]
