@@ -111,11 +111,7 @@ class RunDirectory:
             raise InputError(f"{path} has no checkpoint yet: let its first epoch end")
 
     def check_config(self, config: Config, allow_changes: bool) -> list[str]:
-        """Return how the run's config differs from this one, but for what does not affect results.
-
-        Raises:
-          InputError: they differ, and that is not allowed.
-        """
+        """Return how the run's config differs in what affects results; InputError if it may not."""
         if not self.config.exists():
             if steps_in(self.checkpoints):
                 raise InputError(
@@ -207,9 +203,8 @@ class RunDirectory:
 def prepare_workdir(path: Path) -> None:
     """Create a directory for a run or a sweep; InputError if it can't be written and read back."""
     # Orbax takes the first five for a pattern; a byte that is not UTF-8 is a lone surrogate.
-    if odd := re.findall(r"[][*?\\\ud800-\udfff]", str(path.absolute())):
-        listed = " ".join(dict.fromkeys(map(ascii, odd)))
-        raise InputError(f"--workdir={str(path)!a}: {listed} can't stand in a path here; rename it")
+    if odd := re.search(r"[][*?\\\ud800-\udfff]", str(path.absolute())):
+        raise InputError(f"--workdir={str(path)!a}: {odd[0]!a} can't stand in a path; rename it")
     try:
         path.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=path).close()
@@ -221,13 +216,10 @@ def prepare_workdir(path: Path) -> None:
 
 @contextlib.contextmanager
 def lock_run(path: Path) -> Iterator[None]:
-    """Hold a directory for this process; the kernel frees a dead process's lock.
+    """Hold a directory for this process, or raise InUse; a dead process's lock is free.
 
     On a file system that has no locks, or only pretends to, the last process to come has the run;
     the others notice it by `RunDirectory.check_lock_owner`, before they write on.
-
-    Raises:
-      InUse: another process holds it (its pid, host and start are named).
     """
     if not processes.is_main():
         yield
@@ -238,9 +230,8 @@ def lock_run(path: Path) -> Iterator[None]:
         except BlockingIOError as error:
             file.seek(0)
             owner = file.read().strip() or "another process"
-            raise InUse(
-                f"{path} is in use by {owner}; wait for it, or choose another --workdir"
-            ) from error
+            problem = f"{path} is in use by {owner}"
+            raise InUse(f"{problem}; wait for it, or choose another --workdir") from error
         except OSError as error:
             if error.errno not in NO_LOCKS:
                 raise
