@@ -230,9 +230,9 @@ def dispatch() -> None:
     elif mode in ("train", "pretrain"):
         from sentiment_jax.training.signals import Stop
 
+        begin = getattr(module, mode)
         options = {"fresh": FRESH.value, "allow_changes": ALLOW_CHANGES.value}
         with Stop(STOP_AFTER.value) as stop:
-            begin = getattr(module, mode)
             begin(config, workdirs[0], stop=stop, tensorboard=TENSORBOARD.value, **options)
     elif mode == "evaluate" and (CALIBRATED.value or len(workdirs) > 1):
         module.evaluate_ensemble(workdirs, SPLIT.value, changes, calibrated=CALIBRATED.value)
@@ -280,8 +280,7 @@ def _find_runs(mode: str, changes: Mapping[str, Any]) -> list[Path]:
         if name not in allowed:
             may = f"--mode={mode} may change {', '.join(allowed) or 'no setting'}"
             raise InputError(f"--config.{name}: a run keeps its config; {may}")
-    named = WORKDIR.value or ""
-    workdirs = [Path(named)]
+    workdirs = [Path(named := WORKDIR.value or "")]
     if mode != "export" and not workdirs[0].is_dir():  # a directory's name may hold a comma
         workdirs = [Path(name) for name in named.split(",")]
     if EXPLAIN.value and (CALIBRATED.value or len(workdirs) > 1):
