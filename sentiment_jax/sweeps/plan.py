@@ -320,7 +320,7 @@ def read_sweep(directory: Path) -> Sweep:
     """Read sweep.json back; InputError if it is missing or damaged."""
     path = directory / SWEEP_FILE
     plan = upgrade(path, read_json(path))
-    plan["config"] = stored.config_from_json(plan["config"])
+    plan["config"] = stored.make_frozen(flatten(plan["config"]))
     plan["seeds"] = tuple(plan["seeds"])
     plan["axes"] = flatten(plan["axes"])  # lists become the tuples they were
     plan["overrides"] = flatten(plan["overrides"])
