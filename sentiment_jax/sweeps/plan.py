@@ -162,7 +162,7 @@ class Sweep:
         base = flatten(self.config)
         flat = flatten(trial.config)
         changed = {field: flat[field] for field in sorted(flat) if flat[field] != base.get(field)}
-        if isinstance(trial.config.model, EncoderConfig):
+        if isinstance(trial.config.model, schema.EncoderConfig):
             changed |= {FOLLOWERS[f]: flat[FOLLOWERS[f]] for f in changed if f in FOLLOWERS}
         settings = self.overrides | changed | {"seed": trial.config.seed}
         command = ["python", "-m", "sentiment_jax.main", f"--config={self.config_file}"]
