@@ -57,9 +57,7 @@ def assert_bitwise(first, second):
 
 
 def assert_close(first, second, rtol=0.0, atol=1e-6):
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, rtol=rtol, atol=atol), first, second
-    )
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=rtol, atol=atol), first, second)
 
 
 @pytest.mark.parametrize(
