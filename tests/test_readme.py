@@ -93,7 +93,7 @@ def test_its_flags_and_settings_exist(page, command, monkeypatch):
         if main.MODE.value == "sweep":
 
             def plan(config, workdir, axes, *, config_file, overrides, execution):
-                plan_sweep(workdir, config, axes, config_file, overrides)
+                plan_sweep(workdir, config, axes, config_file=config_file, overrides=overrides)
 
             monkeypatch.setattr(sweep, "sweep", plan)
             monkeypatch.setattr(startup, "start", lambda *arguments: None)

@@ -4,6 +4,7 @@ import contextlib
 import io
 import os
 import sys
+import threading
 import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
@@ -98,9 +99,18 @@ def prepare(root: Path) -> None:
 
 def _network_problem() -> str:
     """Return why URL cannot be fetched, or "", in seconds: TFDS itself retries for minutes."""
-    try:
-        request = urllib.request.Request(URL, method="HEAD")
-        urllib.request.urlopen(request, timeout=NETWORK_SECONDS).close()
-    except OSError as error:  # URLError and HTTPError are OSErrors.
-        return str(getattr(error, "reason", "") or error)
-    return ""
+    problem = [f"no answer in {NETWORK_SECONDS:g} s"]
+
+    def ask() -> None:
+        try:
+            request = urllib.request.Request(URL, method="HEAD")
+            urllib.request.urlopen(request, timeout=NETWORK_SECONDS).close()
+            problem[0] = ""
+        except OSError as error:  # URLError and HTTPError are OSErrors.
+            problem[0] = str(getattr(error, "reason", "") or error)
+
+    # A name lookup ignores the time-out, and may outlive this call.
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(NETWORK_SECONDS)
+    return problem[0]

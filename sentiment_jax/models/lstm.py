@@ -122,7 +122,7 @@ class LstmClassifier(nn.Module):
         segment = config.segment_length or length
         embedded = embed_positions(embed, cut(token_ids, segment))  # scans run along the first axis
         embedded = Dropout(config.embedding_dropout, deterministic)(embedded).astype(dtype)
-        lstm = functools.partial(ScannedLstm, config.hidden_size, precision)
+        lstm = functools.partial(ScannedLstm, config.hidden_size, dtype, precision)
         states = lstm(name="forward")(embedded)
         pooled = pool(join(states, batch), lengths, config.pooling)
         if config.bidirectional:

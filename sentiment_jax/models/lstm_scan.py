@@ -1,8 +1,8 @@
 """What makes the LSTM fast: one product per step, and a backward pass of its own.
 
-The plain form is flax's OptimizedLSTMCell under nn.scan; tests compare states and gradients. Input
-and state share one product. A GPU waits for launches, not for arithmetic: there a step is a product
-of the state alone and one fused kernel, UNROLL steps to an iteration.
+The plain form is flax's OptimizedLSTMCell under nn.scan; tests compare states and gradients. A GPU
+waits for launches, not for arithmetic: there a step is a product of the state alone and one fused
+kernel, UNROLL steps to an iteration.
 """
 
 import functools
@@ -21,21 +21,39 @@ UNROLL = 10  # positions to an iteration on a GPU
 _product = functools.partial(jnp.matmul, preferred_element_type=jnp.float32)
 
 
-class CellParams(nn.Module):
-    """The parameters of flax's OptimizedLSTMCell, under the same names."""
+class LstmCell(nn.Module):
+    """One step of an LSTM, with the parameters of flax's OptimizedLSTMCell under the same names.
+
+    Two differences make it cheaper: input and state share one matrix product, and the cell also
+    returns what the backward pass needs. Products are taken in `dtype`, all else in float32.
+    """
 
     features: int
+    dtype: jnp.dtype
+    precision: jax.lax.Precision | None = None
 
     @nn.compact
-    def __call__(self, inputs: Float[Array, "batch features"]) -> Any:
-        """Return the parameters for inputs of this width."""
-        states = jnp.zeros((1, self.features))
-        xavier = nn.initializers.xavier_uniform()
-        orthogonal = nn.initializers.orthogonal()
+    def __call__(
+        self,
+        carry: tuple[Float[Array, "batch hidden"], Float[Array, "batch hidden"]],
+        inputs: Float[Array, "batch features"],
+    ) -> Any:
+        """Return the new (c, h), and: new h, old c, the activated gates i, f, g, o."""
+        c, h = carry
+        initializers = {"i": nn.initializers.xavier_uniform(), "h": nn.initializers.orthogonal()}
+        params: dict[str, Any] = {}
         for gate in GATES:
-            DenseParams(self.features, False, kernel_init=xavier, name="i" + gate)(inputs)
-            DenseParams(self.features, True, kernel_init=orthogonal, name="h" + gate)(states)
-        return self.variables["params"]
+            for side, source in (("i", inputs), ("h", h)):
+                name, init = side + gate, initializers[side]
+                dense = DenseParams(self.features, side == "h", kernel_init=init, name=name)
+                kernel, bias = dense(source)
+                params[name] = {"kernel": kernel, "bias": bias}
+        kernel, bias = _join(params)
+        both = jnp.concatenate([inputs, h], axis=-1)
+        product = _product(both, kernel.astype(self.dtype), precision=self.precision)
+        gates = _activate(product + bias)
+        new_c, new_h = _advance(c, gates, self.dtype)
+        return (new_c, new_h), (new_h, c, tuple(gate.astype(self.dtype) for gate in gates))
 
 
 def _activate(sums: Float[Array, "*rows gates"]) -> tuple[Array, Array, Array, Array]:
@@ -61,40 +79,34 @@ def _join(
     return jnp.concatenate(sides), jnp.concatenate([params["h" + gate]["bias"] for gate in GATES])
 
 
-def _forward(
-    params: Any, inputs: Float[Array, "length batch features"], precision: jax.lax.Precision | None
-) -> tuple[Float[Array, "length batch hidden"], Any]:
-    """Return the states after every position, and what the backward pass needs.
+def _states_and_residuals(
+    cell: nn.Module, inputs: Float[Array, "length batch features"]
+) -> tuple[Array, Any]:
+    zeros = jnp.zeros((inputs.shape[1], cell.features))
+    carry = (zeros, zeros.astype(inputs.dtype))
+    if on_gpu() and not cell.is_initializing():
+        states, memory = _scan_on_gpu(cell, carry, inputs)
+        gates = None  # the backward pass recomputes them, in one product for all positions
+    else:
+        _, (states, memory, gates) = cell(carry, inputs)
+    return states, (cell.variables["params"], inputs, states, memory, gates)
 
-    That is c before every position and, on a CPU, the gates. A GPU takes the inputs' product before
-    the scan, and recomputes the gates in one product for all positions.
-    """
-    kernel, bias = _join(params)
-    dtype = inputs.dtype
+
+def _scan_on_gpu(cell: nn.Module, carry: Any, inputs: Array) -> tuple[Array, Array]:
+    """Return the states after every position and c before it; the inputs' product comes first."""
+    kernel, bias = _join(cell.variables["params"])
+    kernel = kernel.astype(cell.dtype)
     features = inputs.shape[-1]
-    kernel = kernel.astype(dtype)
-    product = functools.partial(_product, precision=precision)
+    product = functools.partial(_product, precision=cell.precision)
 
-    def step(carry: tuple[Array, Array], inputs: Array) -> Any:
+    def step(carry: tuple[Array, Array], sums: Array) -> Any:
         c, h = carry
-        gates = _activate(product(jnp.concatenate([inputs, h], axis=-1), kernel) + bias)
-        new_c, new_h = _advance(c, gates, dtype)
-        return (new_c, new_h), (new_h, c, tuple(gate.astype(dtype) for gate in gates))
-
-    def step_on_gpu(carry: tuple[Array, Array], sums: Array) -> Any:
-        c, h = carry
-        new_c, new_h = _advance(c, _activate(sums + product(h, kernel[features:])), dtype)
+        sums = sums + product(h, kernel[features:])
+        new_c, new_h = _advance(c, _activate(sums), cell.dtype)
         return (new_c, new_h), (new_h, c)
 
-    zeros = jnp.zeros((inputs.shape[1], len(bias) // 4))
-    carry = zeros, zeros.astype(dtype)
-    gates = None
-    if on_gpu():
-        sums = product(inputs, kernel[:features]) + bias
-        states, memory = jax.lax.scan(step_on_gpu, carry, sums, unroll=UNROLL)[1]
-    else:
-        states, memory, gates = jax.lax.scan(step, carry, inputs)[1]
-    return states, (params, inputs, states, memory, gates)
+    sums = product(inputs, kernel[:features]) + bias
+    return jax.lax.scan(step, carry, sums, unroll=UNROLL)[1]
 
 
 def _beside_states(inputs: Array, states: Array) -> Float[Array, "length batch both"]:
@@ -139,7 +151,7 @@ def _gradients(
         return (dc * f, product(dgates, to_states)), dgates
 
     zeros = jnp.zeros(memory.shape[1:])
-    steps = memory, gates, state_gradients
+    steps = (memory, gates, state_gradients)
     unroll = UNROLL if on_gpu() else 1
     dgates = jax.lax.scan(step_back, (zeros, zeros), steps, reverse=True, unroll=unroll)[1]
     input_gradients = product(dgates, to_inputs).astype(dtype)
@@ -155,23 +167,14 @@ def _gradients(
     for gate, kernel, bias in zip(GATES, kernels, biases, strict=True):
         gradients["i" + gate] = {"kernel": kernel[:features]}
         gradients["h" + gate] = {"kernel": kernel[features:], "bias": bias}
-    return gradients, input_gradients
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _scan(
-    params: Any, inputs: Float[Array, "length batch features"], precision: jax.lax.Precision | None
-) -> Float[Array, "length batch hidden"]:
-    return _forward(params, inputs, precision)[0]
-
-
-_scan.defvjp(_forward, _gradients)
+    return {"params": gradients}, input_gradients
 
 
 class ScannedLstm(nn.Module):
-    """One direction of an LSTM; products are taken in the inputs' dtype, all else in float32."""
+    """One direction of an LSTM: nn.scan over the cell, all positions sharing its parameters."""
 
     features: int
+    dtype: jnp.dtype
     precision: jax.lax.Precision | None = None
 
     @nn.compact
@@ -179,4 +182,11 @@ class ScannedLstm(nn.Module):
         self, inputs: Float[Array, "length batch features"]
     ) -> Float[Array, "length batch hidden"]:
         """Return the hidden state after every position."""
-        return _scan(CellParams(self.features, name="cell")(inputs[0]), inputs, self.precision)
+        scanned_cell = nn.scan(LstmCell, variable_broadcast="params", split_rngs={"params": False})
+        run = nn.custom_vjp(
+            lambda *operands: _states_and_residuals(*operands)[0],
+            _states_and_residuals,
+            functools.partial(_gradients, self.precision),
+        )
+        cell = scanned_cell(self.features, self.dtype, self.precision, name="cell")
+        return jnp.asarray(run(cell, inputs))

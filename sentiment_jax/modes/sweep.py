@@ -92,19 +92,20 @@ def sweep(
     execution.own([])
     prepare_workdir(directory)
     if execution.workers > 1:  # by default each process takes three quarters of a GPU's memory
-        share = f"{0.9 / execution.workers:.2f}"
-        os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", share)
+        memory = f"{0.9 / execution.workers:.2f}"
+        os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", memory)
     config = resolve(plan.name_winners(recipe))
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
-    shares = [cores[worker :: execution.workers] for worker in range(execution.workers)]
+    cores_by_worker = [cores[worker :: execution.workers] for worker in range(execution.workers)]
+    _use_cores(cores_by_worker[0])
+    planned, experiment = _join(
+        plan.plan_sweep(directory, config, axes, config_file=config_file, overrides=overrides)
+    )
+    if execution.retry_failed:
+        for run in planned.run_directories():
+            run.failed.unlink(missing_ok=True)
+    progress = SweepProgress(planned, len(experiment.encoded["train"]))
     with contextlib.ExitStack() as stack:
-        stack.enter_context(_on_cores(shares[0]))
-        new = plan.plan_sweep(directory, config, axes, config_file, overrides)
-        planned, experiment = _join(new)
-        if execution.retry_failed:
-            for run in planned.run_directories():
-                run.failed.unlink(missing_ok=True)
-        progress = SweepProgress(planned, len(experiment.encoded["train"]))
         stop = stack.enter_context(Stop(execution.stop_after))
         if os.environ.pop(WORKER, ""):
             launch.when_parent_ends(lambda: os.kill(os.getpid(), signal.SIGTERM))
@@ -112,7 +113,7 @@ def sweep(
         if execution.jobs:
             array = slurm.Array(directory, execution.jobs, execution.sbatch, _worker_command())
         else:
-            stack.enter_context(_helpers(shares[1:], directory, stop))
+            stack.enter_context(_start_workers(cores_by_worker, directory, stop))
         for trials in planned.stages():
             own = trials if trials[0].stage == FINAL else execution.own(trials)
             awaited = own if planned.procedure == "grid" else trials
@@ -224,21 +225,13 @@ def _train_if_free(trial: Trial, first: Experiment, own: Config, stop: Stop) -> 
     return True
 
 
-@contextlib.contextmanager
-def _on_cores(cores: Collection[int]) -> Iterator[None]:
-    """Keep this thread, and what it starts meanwhile, on some cores, if any are given.
+def _use_cores(cores: Collection[int]) -> None:
+    """Keep this thread, and what it starts from now on, on some cores, if any are given.
 
     Two small models side by side, one core each, train far faster than one after the other on both.
     """
-    if not cores:
-        yield
-        return
-    before = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, cores)
-    try:
-        yield
-    finally:
-        os.sched_setaffinity(0, before)
+    if cores:
+        os.sched_setaffinity(0, cores)
 
 
 def _worker_command() -> list[str]:
@@ -248,14 +241,17 @@ def _worker_command() -> list[str]:
 
 
 @contextlib.contextmanager
-def _helpers(shares: Sequence[Collection[int]], directory: Path, stop: Stop) -> Iterator[None]:
-    """Meanwhile run the same command once per share of the cores, its output in a log file."""
+def _start_workers(
+    cores_by_worker: Sequence[Collection[int]], directory: Path, stop: Stop
+) -> Iterator[None]:
+    """Meanwhile run the same command for the other workers, with their output in log files."""
     command = [*_worker_command(), "--workers=1"]
     processes: dict[Path, subprocess.Popen] = {}
     try:
-        for number, cores in enumerate(shares, start=2):
+        for number, cores in enumerate(cores_by_worker[1:], start=2):
             log_path = directory / f"worker-{number}.log"
-            with log_path.open("a", encoding="utf-8") as log, _on_cores(cores):
+            _use_cores(cores)  # which the worker inherits
+            with log_path.open("a", encoding="utf-8") as log:
                 # A session of their own: Ctrl-C reaches this process alone, which passes it on.
                 processes[log_path] = subprocess.Popen(
                     command,
@@ -265,6 +261,7 @@ def _helpers(shares: Sequence[Collection[int]], directory: Path, stop: Stop) -> 
                     stderr=log,
                     start_new_session=True,
                 )
+        _use_cores(cores_by_worker[0])
         yield
         while any(p.poll() is None for p in processes.values()) and not stop.requested:
             time.sleep(0.1)

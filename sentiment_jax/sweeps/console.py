@@ -1,6 +1,5 @@
 """What a sweep prints: its plan, a line and the time left when a trial ends, and the result."""
 
-import datetime
 import math
 import statistics
 import sys
@@ -11,7 +10,7 @@ from typing import Any
 from tqdm import tqdm
 
 from sentiment_jax.errors import RunError
-from sentiment_jax.storage.files import read_json, write_csv
+from sentiment_jax.storage.files import write_csv
 from sentiment_jax.sweeps.plan import FINAL, Sweep, Trial, find_run, format_value
 
 COLUMNS = ["seed", "status", "best_epoch", "val_loss", "val_accuracy"]
@@ -33,8 +32,6 @@ class SweepProgress:
         self._ended = {run.path for run in runs if run.outcome()[0] != "open"}
         self._ended_before = len(self._ended)
         self._start = time.monotonic()
-        self._seconds = 0.0  # of the trials that ended since
-        self._compile_seconds = 0.0
         print(
             f"{'sweep':8} {sweep.directory}: {sweep.procedure} of {axes}\n"
             f"{'':8} the best by validation again with seeds {', '.join(map(str, sweep.seeds))}\n"
@@ -51,30 +48,14 @@ class SweepProgress:
             if trial.directory in self._ended or trial.refresh().status == "open":
                 continue
             self._ended.add(trial.directory)
-            seconds = wall_seconds(trial)
-            self._seconds += seconds
-            self._compile_seconds += min(trial.content.get("compile_seconds", 0.0), seconds)
             ended = len(self._ended)
             line = f"{ended:>3}/{self._total}  {trial.stage:13} {trial.label}: "
-            line += f"{_describe(trial.row)}, {seconds:,.0f} s"
+            line += _describe(trial.row)
             if ended < self._total:
-                # Most programs are compiled once: the trials left take the rest of the time.
-                share = 1 - self._compile_seconds / self._seconds if self._seconds else 1.0
-                elapsed = share * (time.monotonic() - self._start)
+                elapsed = time.monotonic() - self._start
                 left = elapsed / (ended - self._ended_before) * (self._total - ended)
                 line += f"  ETA {tqdm.format_interval(left)}"
             print(line, flush=True)
-
-
-def wall_seconds(trial: Trial) -> float:
-    """Return how long an ended trial took since its last start; 0 if it failed before it began."""
-    if not trial.files.env.exists():
-        return 0.0
-    env = read_json(trial.files.env)
-    start = datetime.datetime.fromisoformat(env.get("resumed", [env])[-1]["started"])
-    files = (trial.files.result, trial.files.failed)
-    end = max(file.stat().st_mtime for file in files if file.exists())
-    return max(end - start.timestamp(), 0.0)
 
 
 def _describe(row: dict[str, Any]) -> str:
@@ -82,7 +63,7 @@ def _describe(row: dict[str, Any]) -> str:
         return f"FAILED: {row['reason']}"
     scores = f"validation accuracy {row['val_accuracy']:.4f} loss {row['val_loss']:.4f}"
     tested = "" if row["test_accuracy"] is None else f", test accuracy {row['test_accuracy']:.4f}"
-    return f"{scores} (epoch {row['best_epoch']}){tested}"
+    return f"{scores} (epoch {row['best_epoch']}){tested}, {row['train_seconds']:,.0f} s"
 
 
 def write_table(sweep: Sweep) -> list[dict[str, Any]]:

@@ -258,6 +258,7 @@ def plan_sweep(
     directory: Path,
     config: Config,
     axes: Mapping[str, Any],
+    *,
     config_file: str = "",
     overrides: Mapping[str, Any] | None = None,
 ) -> Sweep:

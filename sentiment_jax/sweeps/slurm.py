@@ -10,7 +10,7 @@ from sentiment_jax.errors import InputError, Interrupted, RunError
 from sentiment_jax.storage.files import write_atomically
 
 SCRIPT = r"""#!/bin/bash
-# worker.sbatch: one worker of a sweep; any number of them share the runs that are open.
+# worker.sbatch: one worker of a sweep; any number of them may run at a time.
 #SBATCH --job-name=sweep --ntasks=1 --requeue --open-mode=append
 #SBATCH --output="{logs}/worker-%a.log"
 srun {command}
@@ -22,22 +22,23 @@ if [ $code = 143 ] && scontrol show job $job | grep -q PreemptTime=None; then
 fi
 exit $code
 """
-ASK_SECONDS = 30.0  # between two questions to SLURM
+QUERY_SECONDS = 30.0  # between two calls of squeue
 
 
 class Array:
-    """The array that works on the sweep in `directory`: submitted, or found from before."""
+    """The job array that works on a sweep, submitted now or by an earlier command."""
 
     def __init__(self, directory: Path, jobs: int, options: str, command: Sequence[str]):
-        """Write worker.sbatch and submit it with sbatch's `options`, unless the array still lives.
+        """Write worker.sbatch and submit it with sbatch's `options`, unless an array still runs.
 
         Raises:
           InputError: no SLURM here, or it refuses the options.
         """
-        self._directory, self._asked = directory, time.monotonic()
+        self._directory = directory
+        self._last_query = time.monotonic()
         record = directory / "array.txt"
         self.number = record.read_text(encoding="utf-8").strip() if record.exists() else ""
-        if self.number and self._lives():
+        if self.number and self._runs():
             print(f"array    {self.number} was submitted before and goes on", flush=True)
             return
         logs = str(directory.absolute()).replace("%", "%%")
@@ -52,27 +53,22 @@ class Array:
         write_atomically(record, self.number + "\n")
         print(f"array    {self.number}: sbatch {shlex.join(arguments)}", flush=True)
 
-    def _lives(self) -> bool:
-        """Whether a job of the array waits or runs; also where SLURM does not answer."""
+    def _runs(self) -> bool:
+        """Return whether a job of the array waits or runs; True if SLURM does not answer."""
         code, output, errors = _call("squeue", "--noheader", f"--jobs={self.number}")
         return bool(output.strip()) if code == 0 else "Invalid job id" not in errors
 
     def check(self, stopping: bool) -> None:
-        """Look after the array while runs are open.
-
-        Raises:
-          Interrupted: `stopping`; the jobs go on.
-          RunError: they have ended.
-        """
+        """Raise Interrupted if `stopping`, although the jobs go on; RunError if they have ended."""
         number = self.number
         if stopping:
             raise Interrupted(
                 f"array {number} goes on, the same command follows it again; to see it: "
                 f"squeue --jobs={number}; to end it: scancel {number}"
             )
-        if time.monotonic() - self._asked > ASK_SECONDS:
-            self._asked = time.monotonic()
-            if not self._lives():
+        if time.monotonic() - self._last_query > QUERY_SECONDS:
+            self._last_query = time.monotonic()
+            if not self._runs():
                 raise RunError(
                     f"array {number} has ended before the sweep: see {self._directory}/worker-*.log"
                     "; the same command submits another"

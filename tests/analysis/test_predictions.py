@@ -118,12 +118,12 @@ def test_truncated_reviews_stand_apart(tmp_path, drawn):
 
 
 def test_a_calibrated_curve_stands_beside_the_models_own(tmp_path, drawn):
-    """Two seeds that are too sure, each by a temperature of its own."""
+    """Two seeds that are over-confident, each by a temperature of its own."""
     rng = np.random.default_rng(0)
     logits = rng.normal(size=5000)
     labels = rng.random(5000) < 1 / (1 + np.exp(-logits))
-    sure = [1 / (1 + np.exp(-scale * logits)) for scale in (2, 4)]
-    own = make_predictions(np.round(sure, 6), labels)  # as in predictions.csv
+    confident = [1 / (1 + np.exp(-scale * logits)) for scale in (2, 4)]
+    own = make_predictions(np.round(confident, 6), labels)  # as in predictions.csv
     softened = calibrate(own, [2.0, 4.0])
     np.testing.assert_allclose(softened.probabilities[0], softened.probabilities[1], atol=0.01)
     np.testing.assert_array_equal(softened.predicted, own.predicted)
@@ -213,30 +213,21 @@ def write(kind, call, **values):
 
 
 FRAME = pandas.DataFrame([["x<y", 1.005], [None, 2]], columns=["a|b", "test loss"], dtype=object)
+TABLE = "{{ write.table(frame) }}"
+TURNED = "{{ write.turned(frame) }}"
+HEADING = '{{ write.heading(2, "H & M") }}'
 FOLD = '{% call write.fold("more") %}{{ write.text("a < b") }}{% endcall %}'
 
 
 @pytest.mark.parametrize(
     ("kind", "call", "expected"),
     [
-        (
-            "md",
-            "{{ write.table(frame) }}",
-            "| a\\|b | test loss |\n| --- | ---: |\n| x&lt;y | 1.0050 |\n| – | 2.0000 |\n\n",
-        ),
-        (
-            "html",
-            "{{ write.table(frame) }}",
-            '<td class="name">x&lt;y</td><td class="number">1.0050',
-        ),
-        (
-            "md",
-            "{{ write.turned(frame) }}",
-            "| a\\|b | x&lt;y | – |\n| --- | ---: | ---: |\n| test loss | 1.0050 | 2.0000 |\n\n",
-        ),
-        ("html", "{{ write.turned(frame) }}", "<tr><th scope"),
-        ("md", '{{ write.heading(2, "H & M") }}', "## H &amp; M\n\n"),
-        ("html", '{{ write.heading(2, "H & M") }}', "<h2>H &amp; M</h2>\n"),
+        ("md", TABLE, "| a\\|b | test loss |\n| --- | ---: |\n| x&lt;y | 1.0050 |\n| – |"),
+        ("html", TABLE, '<td class="name">x&lt;y</td><td class="number">1.0050'),
+        ("md", TURNED, "| a\\|b | x&lt;y | – |\n| --- | ---: | ---: |\n| test loss | 1.0050 |"),
+        ("html", TURNED, "<tr><th scope"),
+        ("md", HEADING, "## H &amp; M\n\n"),
+        ("html", HEADING, "<h2>H &amp; M</h2>\n"),
         ("md", FOLD, "<details><summary>more</summary>\n\na &lt; b\n\n</details>\n\n"),
         ("html", FOLD, "<details><summary>more</summary>\n<p>a &lt; b</p>\n</details>\n"),
     ],

@@ -200,7 +200,7 @@ def test_states_and_gradients_equal_those_of_flax(backend, monkeypatch):
         states, pullback = jax.vjp(lambda p, x: module.apply({"params": p}, x), params, inputs)
         return states, pullback(wanted)
 
-    states, actual = states_and_gradients(ScannedLstm(8), params, inputs)
+    states, actual = states_and_gradients(ScannedLstm(8, jnp.dtype("float32")), params, inputs)
     plain_states, expected = states_and_gradients(FlaxLstm(), params, inputs)
     np.testing.assert_allclose(states, plain_states, atol=1e-6)
     assert jax.tree.structure(actual) == jax.tree.structure(expected)

@@ -5,17 +5,15 @@ import signal
 import subprocess
 import time
 
-import numpy as np
 import pytest
 from commands import SAMPLE, start
 from runs import ONE_SHAPE, small_flags
 from sweeping import AXES, contents, table
 
-from configs import electra
 from sentiment_jax.errors import InputError
 from sentiment_jax.modes import sweep
 from sentiment_jax.modes.sweep import Execution
-from sentiment_jax.storage.files import read_json, write_json
+from sentiment_jax.storage.files import write_json
 from sentiment_jax.storage.run_directory import RunDirectory, lock_run
 from sentiment_jax.sweeps.plan import plan_sweep, read_sweep
 from sentiment_jax.training.checks import resolve
@@ -112,13 +110,6 @@ def finish(process, code=0):
     output, errors = process.communicate(timeout=200)
     assert process.returncode == code, errors
     return output + errors
-
-
-def test_the_command_line_reaches_the_sweep(tmp_path):
-    message = finish(begin(tmp_path, "--sweep_learning_rate=1e-2,fast"), code=2)
-    assert message == "error: --sweep_learning_rate=1e-2,fast: one or more float values expected\n"
-    message = finish(begin(tmp_path, "--config.batch_size=3"), code=2)
-    assert message.startswith("error: --config.batch_size is an axis of the sweep")
 
 
 @pytest.fixture(scope="module")
@@ -234,18 +225,3 @@ def _held_by(directory, pid):
         if path.read_text().startswith(f"pid {pid} ")
         and RunDirectory(path.parent).outcome()[0] == "open"
     ]
-
-
-@pytest.mark.slow
-def test_electra_in_stages(tmp_path):
-    config = electra.get_config("tiny")
-    config.update_from_flattened_dict(ONE_SHAPE | {"epochs": 1, "data.max_length": 24})
-    config.update_from_flattened_dict({"data.limit": 60, "data.test_limit": 30})
-    sizes = {"hidden_size": 16, "embedding_size": 16, "intermediate_size": 16}
-    config.model.update(sizes | {"num_hidden_layers": 1})
-    axes = {**electra.get_sweep("tiny"), "optimizer": ("adam",), "seeds": (0, 1)}
-    axes |= {"batch_size": (16,), "learning_rate": (1e-3, 3e-4)}
-    sweep.sweep(config, tmp_path, axes)
-    results = [read_json(path) for path in (tmp_path / "final").glob("*/result.json")]
-    assert len(results) == 2
-    assert all(np.isfinite(result["test"]["loss"]) for result in results)

@@ -50,7 +50,7 @@ def test_an_array_that_ended_early_or_is_left_alone(answers, tmp_path, monkeypat
     array.check(False)  # asked a moment ago
     with pytest.raises(Interrupted, match="squeue --jobs=12; to end it: scancel 12"):
         array.check(True)
-    monkeypatch.setattr(slurm, "ASK_SECONDS", -1.0)
+    monkeypatch.setattr(slurm, "QUERY_SECONDS", -1.0)
     with pytest.raises(RunError, match="array 12 has ended before the sweep: see .*worker-"):
         array.check(False)
 
