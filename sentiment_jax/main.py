@@ -24,7 +24,7 @@ from ml_collections import ConfigDict, config_flags
 
 from sentiment_jax import __version__
 from sentiment_jax.config import recipes
-from sentiment_jax.config.stored import flatten, run_name
+from sentiment_jax.config.stored import flatten, replace_settings, run_name
 from sentiment_jax.config.validation import validate
 from sentiment_jax.errors import InputError, Interrupted, RunError, describe_shortage, did_you_mean
 from sentiment_jax.runtime import launch, processes, terminal
@@ -237,7 +237,7 @@ def dispatch() -> None:
         workdirs = _find_runs(mode, changes)
         directory = RunDirectory(workdirs[0])
         if directory.config.exists():  # otherwise the mode says what is missing
-            config = recipes.override(directory.read_config(), changes)
+            config = replace_settings(directory.read_config(), changes)
     with terminal.progress_bar(None, "starting"):
         startup.start(config, group, LOST_AFTER.value)
         module = importlib.import_module(f"sentiment_jax.modes.{mode}")

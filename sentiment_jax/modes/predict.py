@@ -22,7 +22,7 @@ from sentiment_jax.runtime import terminal
 from sentiment_jax.storage.files import safe_cell, write_table
 from sentiment_jax.training import scoring
 from sentiment_jax.training.calibration import apply_temperature
-from sentiment_jax.training.trained_model import TrainedModel, load_run
+from sentiment_jax.training.trained_model import TrainedModel, load_ensemble
 
 BLANK = "no text"
 # The probabilities of each text, and a warning or "" for each.
@@ -60,7 +60,7 @@ def predict_runs(
     """Classify texts with a run or an ensemble of runs; print or write the predictions."""
     if output is not None:
         check_output(output, source.file)
-    models = [load_run(workdir, calibrated=calibrated) for workdir in workdirs]
+    models = load_ensemble(workdirs, calibrated=calibrated)
     table = source.read(models[0].config.data.text_column, whole=output is not None)
     if source.file is None and output is None:
         print_predictions(models, source.texts)
