@@ -21,7 +21,7 @@ import numpy as np
 from absl import app, flags, logging
 
 from benchmarks.synthetic import VOCABULARY, make_batch
-from sentiment_jax.config.schema import OptimizerConfig
+from sentiment_jax.config.schema import LstmConfig, OptimizerConfig, model_config
 from sentiment_jax.models.layers import on_cpu
 from sentiment_jax.models.parameters import initializer
 from sentiment_jax.models.registry import build_model
@@ -30,6 +30,7 @@ from sentiment_jax.storage.files import write_json
 from sentiment_jax.storage.run_directory import describe_environment
 from sentiment_jax.training import flops
 from sentiment_jax.training.compilation import peak_bytes
+from sentiment_jax.training.objectives.classification import Classification
 from sentiment_jax.training.scoring import make_eval_step
 from sentiment_jax.training.steps import create_state, make_train_step
 
@@ -65,18 +66,21 @@ def measure(compiled: Any, advance: Callable[[Any], tuple[Any, Any]], carry: Any
 
 def job(settings: dict[str, Any], length: int, batch_size: int, trains: bool) -> dict[str, Any]:
     """Return one model's examples/s and its share of the matmul rate."""
-    model = build_model(settings, vocab_size=VOCABULARY)
+    model = build_model(model_config(settings), vocab_size=VOCABULARY)
     with on_cpu():
         params = initializer(model)(jax.random.key(0))
     params = jax.device_put(params, jax.devices()[0])  # else each inference would copy them
     batch = jax.device_put(make_batch(0, batch_size, length))
-    cost = flops.training_flops(model, batch_size, length) // (1 if trains else 3)
+    cost = flops.training_flops(model, Classification(), (batch_size, length))
     if trains:
         optimizer = LSTMS if settings["name"] == "lstm" else ENCODERS
-        state, rate = create_state(params, optimizer, seed=0), np.float32(3e-5)
-        compiled = make_train_step(model, optimizer).lower(state, batch, rate).compile()
+        state = create_state(params, optimizer, seed=0)
+        rate = np.float32(3e-5)
+        step = make_train_step(model, optimizer, Classification())
+        compiled = step.lower(state, batch, rate).compile()
         row = measure(compiled, lambda state: compiled(state, batch, rate), state)
     else:
+        cost //= 3
         compiled = make_eval_step(model).lower(params, batch).compile()
         row = measure(compiled, lambda params: (params, compiled(params, batch)), params)
     rate = cost / row["seconds"]
@@ -88,12 +92,12 @@ def job(settings: dict[str, Any], length: int, batch_size: int, trains: bool) ->
 
 def together(count: int, length: int, batch_size: int) -> dict[str, Any]:
     """Measure `count` LSTMs that differ in seed and learning rate, in one program."""
-    model = build_model({"name": "lstm"}, vocab_size=VOCABULARY)
+    model = build_model(LstmConfig(), vocab_size=VOCABULARY)
     keys = jax.random.split(jax.random.key(0), count)
     with on_cpu():
         params = jax.vmap(initializer(model))(keys)
     state = jax.vmap(lambda params: create_state(params, LSTMS, seed=0))(params)
-    step = jax.vmap(make_train_step(model, LSTMS), in_axes=(0, None, 0))
+    step = jax.vmap(make_train_step(model, LSTMS, Classification()), in_axes=(0, None, 0))
     rates = np.geomspace(1e-4, 1e-3, count).astype(np.float32)
     batch = jax.device_put(make_batch(0, batch_size, length))
     compiled = jax.jit(step, donate_argnums=0).lower(state, batch, rates).compile()

@@ -14,6 +14,7 @@ import os
 os.environ["JAX_PLATFORMS"] = "cpu"  # keeps the CUDA plug-in from asking for a driver
 
 import argparse
+import dataclasses
 import importlib.metadata
 import re
 import time
@@ -29,13 +30,13 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from benchmarks import hlo
 from benchmarks.synthetic import VOCABULARY, abstract_batch
-from sentiment_jax.config.schema import OptimizerConfig
+from sentiment_jax.config.schema import OBJECTIVES, OptimizerConfig, model_config
 from sentiment_jax.models.parameters import abstract_params
 from sentiment_jax.models.registry import build_model
 from sentiment_jax.runtime import devices
 from sentiment_jax.storage.files import read_json, write_json
 from sentiment_jax.training import flops
-from sentiment_jax.training.objectives.classification import CLASSIFICATION
+from sentiment_jax.training.objectives.classification import Classification
 from sentiment_jax.training.objectives.masked_language_modeling import WORD, MaskedLanguageModeling
 from sentiment_jax.training.objectives.objective import Objective
 from sentiment_jax.training.objectives.replaced_token_detection import ReplacedTokenDetection
@@ -77,7 +78,6 @@ CUDNN = {"attention": "cudnn", "attention_dropout": 0.0}
 ADAM = OptimizerConfig(name="adam", weight_decay=0.0, clip_norm=0.0)
 ADAMW = OptimizerConfig(name="adamw", weight_decay=0.01, clip_norm=1.0)
 PACKAGES = ("jax", "jaxlib", "jax-cuda12-plugin", "nvidia-cuda-nvcc-cu12", "nvidia-cudnn-cu12")
-Case = tuple[str, dict[str, Any], int, int, Objective | None, int]
 ANY_WORD = bytes([WORD]) * VOCABULARY, 103, 0.15  # which tokens to choose doesn't change a program
 PRETRAINING = {
     "bert": MaskedLanguageModeling(*ANY_WORD),
@@ -85,11 +85,21 @@ PRETRAINING = {
 }
 
 
-def cases() -> list[Case]:
-    """Return the study's steps and those of `:pretrain`.
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """A step to compile."""
 
-    A case is its name, model, length, batch size, objective (None: evaluation) and devices.
-    """
+    what: str
+    model: dict[str, Any]
+    length: int
+    batch_size: int
+    objective: Objective | None = None  # None: an evaluation
+    devices: int = 1
+
+
+def cases() -> list[Case]:
+    """Return the study's steps and those of `:pretrain`."""
+    training = Classification()
     listed: list[Case] = []
     for encoder in ("bert", "electra"):
         for length in (128, 512):
@@ -98,52 +108,55 @@ def cases() -> list[Case]:
                     model = {"name": encoder, "dtype": "bfloat16", **settings}
                     what = f"{encoder} {length} tokens, batch {batch_size}, {attention}"
                     listed += [
-                        (f"{what}, training", model, length, batch_size, CLASSIFICATION, 1),
-                        (f"{what}, evaluation", model, length, batch_size, None, 1),
+                        Case(f"{what}, training", model, length, batch_size, training),
+                        Case(f"{what}, evaluation", model, length, batch_size),
                     ]
         for attention, settings in (("xla", {}), ("cudnn", CUDNN)):
             model = {"name": encoder, "dtype": "bfloat16", **settings}
             what = f"{encoder} 256 tokens, batch 32, {attention}, pre-training"
-            listed.append((what, model, 256, 32, PRETRAINING[encoder], 1))
-    exact = {"name": "bert", "dtype": "float32"}
+            listed.append(Case(what, model, 256, 32, PRETRAINING[encoder]))
     what = "bert 128 tokens, batch 32, float32, training"
-    listed.append((what, exact, 128, 32, CLASSIFICATION, 1))
+    listed.append(Case(what, {"name": "bert"}, 128, 32, training))
     for batch_size in (256, 512):
         what = f"lstm 400 words, batch {batch_size}"
-        for objective, mode in ((CLASSIFICATION, "training"), (None, "evaluation")):
-            listed.append((f"{what}, {mode}", {"name": "lstm"}, 400, batch_size, objective, 1))
+        listed.append(Case(f"{what}, training", {"name": "lstm"}, 400, batch_size, training))
+        listed.append(Case(f"{what}, evaluation", {"name": "lstm"}, 400, batch_size))
     return listed
 
 
 def compile_case(case: Case) -> dict[str, Any]:
     """Compile one step; return a row of the table."""
-    what, settings, length, batch_size, objective, count = case
     topology = topologies.get_topology_desc(
-        "h100", "cuda", target_config=H100, topology=f"1x1x{count}"
+        "h100", "cuda", target_config=H100, topology=f"1x1x{case.devices}"
     )
     mesh = Mesh(np.array(topology.devices), ("data",))
-    names = {MaskedLanguageModeling: "masked_language_modeling"}
-    names[ReplacedTokenDetection] = "replaced_token_detection"
-    model = build_model(settings, vocab_size=VOCABULARY, objective=names.get(type(objective), ""))
-    cost = flops.training_flops(model, batch_size, length, objective or CLASSIFICATION)
-    cost //= 3 if objective is None else 1
-    batch = abstract_batch(batch_size, length, NamedSharding(mesh, PartitionSpec("data")))
+    objective = case.objective
+    config = model_config(case.model)
+    pretraining = ""
+    if objective in PRETRAINING.values():
+        pretraining = OBJECTIVES[config.name][0]
+    model = build_model(config, vocab_size=VOCABULARY, objective=pretraining)
+    shape = (case.batch_size, case.length)
+    cost = flops.training_flops(model, objective or Classification(), shape)
+    if objective is None:
+        cost //= 3
+    batch = abstract_batch(case.batch_size, case.length, NamedSharding(mesh, PartitionSpec("data")))
     params = abstract_params(model)
     with mock.patch.object(jax, "default_backend", return_value="gpu"):
         if objective:
-            optimizer = ADAM if settings["name"] == "lstm" else ADAMW
+            optimizer = ADAM if config.name == "lstm" else ADAMW
             state = jax.eval_shape(lambda p: create_state(p, optimizer, 0), params)
             state = devices.abstract(state, mesh)
             rate = jax.ShapeDtypeStruct((), jnp.float32, sharding=devices.replicated(mesh))
-            step = make_train_step(model, optimizer, objective=objective)
+            step = make_train_step(model, optimizer, objective)
             traced = step.trace(state, batch, rate)
         else:
             traced = make_eval_step(model).trace(devices.abstract(params, mesh), batch)
         start = time.perf_counter()
         compiled = traced.lower(lowering_platforms=("cuda",)).compile(compiler_options=OPTIONS)
     seconds = time.perf_counter() - start
-    best = hlo.RATES["bf16" if settings.get("dtype") == "bfloat16" else "f32"]
-    row = hlo.describe(what, compiled, cost / count / best)
+    best = hlo.RATES["bf16" if config.dtype == "bfloat16" else "f32"]
+    row = hlo.describe(case.what, compiled, cost / case.devices / best)
     versions = {package: importlib.metadata.version(package) for package in PACKAGES}
     return row | {"compile_seconds": round(seconds, 1), "compiler": versions}
 
@@ -175,10 +188,10 @@ def main() -> None:
     path = options.output / "compiled.json"
     found = {row["what"]: row for row in read_json(path)["rows"]} if path.exists() else {}
     for case in cases():
-        if re.search(options.only, case[0]):
-            found[case[0]] = compile_case(case)
-            print(found[case[0]], flush=True)
-            rows = [found[what] for what, *_ in cases() if what in found]
+        if re.search(options.only, case.what):
+            found[case.what] = compile_case(case)
+            print(found[case.what], flush=True)
+            rows = [found[case.what] for case in cases() if case.what in found]
             write_json(path, {"rows": rows})
             (options.output / "table.md").write_text(table(rows), encoding="utf-8")
 

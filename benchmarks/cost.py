@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from sentiment_jax.analysis.figures import COLOURS, MARKERS, WIDTH, panels
+from sentiment_jax.analysis.figures import COLORS, MARKERS, WIDTH, panels
 
 RESULTS = Path("results")
 SIDES = {  # label side -> offset in points from the marker, and the horizontal alignment
@@ -62,7 +62,7 @@ def draw(costs: pd.DataFrame, path: Path) -> None:
     """Plot accuracy against CPU hours; a hollow marker is an upper bound of the cost."""
     with panels(path, 1.5 * WIDTH, 3.6) as [[axes]]:
         for index, (family, rows) in enumerate(costs.groupby("family", sort=False)):
-            style = {"color": COLOURS[index], "marker": MARKERS[index], "linestyle": "none"}
+            style = {"color": COLORS[index], "marker": MARKERS[index], "linestyle": "none"}
             for row in rows.to_dict("records"):
                 hours = row["cpu seconds"] / 3600
                 fill = style["color"] if row["measured"] == "yes" else "none"
@@ -91,7 +91,7 @@ def draw_curve(costs: pd.DataFrame, path: Path) -> None:
     """Plot accuracy against the CPU minutes of pre-training."""
     minutes = costs["cpu seconds"] / 60
     with panels(path, WIDTH, 3.2) as [[axes]]:
-        axes.errorbar(minutes, costs["test"], costs["sd"], color=COLOURS[0], marker=MARKERS[0])
+        axes.errorbar(minutes, costs["test"], costs["sd"], color=COLORS[0], marker=MARKERS[0])
         for x, y, recipe in zip(minutes, costs["test"], costs["recipe"], strict=True):
             axes.annotate(
                 recipe,

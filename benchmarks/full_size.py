@@ -15,11 +15,12 @@ import numpy as np
 from absl import app, flags
 
 from benchmarks.synthetic import VOCABULARY, make_batch, timed
-from sentiment_jax.config.schema import OptimizerConfig
+from sentiment_jax.config.schema import OptimizerConfig, model_config
 from sentiment_jax.models.parameters import count_parameters, initializer
 from sentiment_jax.models.registry import build_model
 from sentiment_jax.runtime import startup
 from sentiment_jax.storage.run_directory import describe_environment
+from sentiment_jax.training.objectives.classification import Classification
 from sentiment_jax.training.scoring import make_eval_step
 from sentiment_jax.training.steps import create_state, make_train_step
 
@@ -40,10 +41,10 @@ def main(_):
     """Measure and print one JSON object."""
     startup.use_wide_vectors()
     settings = {"name": MODEL.value, "dtype": DTYPE.value, "remat": REMAT.value}
-    model = build_model(settings, vocab_size=VOCABULARY)
+    model = build_model(model_config(settings), vocab_size=VOCABULARY)
     optimizer = OptimizerConfig(name="adamw", weight_decay=0.01, clip_norm=1.0, eps=1e-6)
-    shape = BATCH_SIZE.value, LENGTH.value
-    step = make_train_step(model, optimizer)
+    shape = (BATCH_SIZE.value, LENGTH.value)
+    step = make_train_step(model, optimizer, Classification())
     rate = np.float32(3e-5)
 
     def two_steps():

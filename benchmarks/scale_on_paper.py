@@ -12,9 +12,9 @@ import re
 from pathlib import Path
 from typing import Any
 
-from benchmarks.compiled_for_gpu import compile_case
+from benchmarks.compiled_for_gpu import Case, compile_case
 from sentiment_jax.storage.files import write_json
-from sentiment_jax.training.objectives.classification import CLASSIFICATION
+from sentiment_jax.training.objectives.classification import Classification
 
 PER_GPU = 32  # reviews
 LINKS = {8: 450e9, 32: 50e9}  # bytes/s from each GPU: NVLink inside a node; 400 Gb/s between nodes
@@ -24,7 +24,7 @@ def compile_step(length: int, count: int) -> dict[str, Any]:
     """Compile BERT-base's training step in bfloat16 on `count` GPUs and describe it."""
     model = {"name": "bert", "dtype": "bfloat16"}
     what = f"{length} tokens, {count} GPUs"
-    row = compile_case((what, model, length, PER_GPU * count, CLASSIFICATION, count))
+    row = compile_case(Case(what, model, length, PER_GPU * count, Classification(), count))
     return row | {"length": length, "gpus": count}
 
 

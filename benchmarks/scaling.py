@@ -34,18 +34,19 @@ def measure() -> dict[str, object]:
     import numpy as np
 
     from benchmarks.synthetic import VOCABULARY, make_batch
-    from sentiment_jax.config.schema import OptimizerConfig
+    from sentiment_jax.config.schema import OptimizerConfig, model_config
     from sentiment_jax.models.parameters import initializer
     from sentiment_jax.models.registry import build_model
     from sentiment_jax.runtime import devices, startup
+    from sentiment_jax.training.objectives.classification import Classification
     from sentiment_jax.training.steps import create_state, make_train_step
 
     startup.use_wide_vectors()
     mesh = devices.data_mesh()
     batch = make_batch(0, BATCH_SIZE.value, LENGTH.value)
-    model = build_model({"name": MODEL.value, "dtype": "float32"}, vocab_size=VOCABULARY)
+    model = build_model(model_config({"name": MODEL.value}), vocab_size=VOCABULARY)
     optimizer = OptimizerConfig(name="adamw", weight_decay=0.01, clip_norm=0.0)
-    step = make_train_step(model, optimizer)
+    step = make_train_step(model, optimizer, Classification())
     params = initializer(model)(jax.random.key(0))
     state = devices.place(create_state(params, optimizer, seed=0), mesh)
     del params

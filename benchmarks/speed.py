@@ -27,12 +27,14 @@ from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from configs import bert, lstm
+from sentiment_jax.config.schema import model_config
 from sentiment_jax.models.registry import build_model
 from sentiment_jax.runtime import startup
 from sentiment_jax.storage.run_directory import describe_environment
 from sentiment_jax.training import flops
 from sentiment_jax.training.checks import resolve
 from sentiment_jax.training.experiment import prepare_experiment
+from sentiment_jax.training.objectives.classification import Classification
 
 DATA_DIR = flags.DEFINE_string("data_dir", "", "The prepared TFDS folder; empty: its default.")
 SOURCE = flags.DEFINE_string("source", "tfds", "Reviews: tfds, or the embedded sample.")
@@ -200,13 +202,13 @@ def growth(encoder: Reviews, long: Reviews, recurrent: Reviews) -> dict[str, lis
     """Return jobs that differ in a single quantity, by the quantity's name."""
     bert_job = {"model": MINILM, "optimizer": "adamw", "mode": "train"}
     lstm_job = {"model": LSTM, "optimizer": "adam", "mode": "train"}
-    model = build_model(MINILM, vocab_size=long.experiment.tokenizer.get_vocab_size())
+    model = build_model(model_config(MINILM), vocab_size=long.experiment.tokenizer.get_vocab_size())
     return {
         "length": [
             {
                 **long.job(str(n), "train", 16, n, batch_size=8, **bert_job),
                 "at": n,
-                "flops": flops.training_flops(model, 1, n),
+                "flops": flops.training_flops(model, Classification(), (1, n)),
             }
             for n in (64, 128, 256, 512)
         ],

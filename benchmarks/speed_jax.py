@@ -8,11 +8,12 @@ import jax
 import numpy as np
 
 from benchmarks.speed_serve import serve
-from sentiment_jax.config.schema import OptimizerConfig
+from sentiment_jax.config.schema import OptimizerConfig, model_config
 from sentiment_jax.data import batches
 from sentiment_jax.data.encoding import Encoded
 from sentiment_jax.models.registry import build_model
 from sentiment_jax.runtime import devices, startup
+from sentiment_jax.training.objectives.classification import Classification
 from sentiment_jax.training.scoring import make_eval_step
 from sentiment_jax.training.steps import create_state, make_train_step
 
@@ -20,9 +21,9 @@ from sentiment_jax.training.steps import create_state, make_train_step
 def load(path: str) -> Encoded:
     """Return the reviews that benchmarks/speed.py wrote."""
     with np.load(path, allow_pickle=False) as file:
-        labels, token_ids, offsets = file["labels"], file["token_ids"], file["offsets"]
-    ids = tuple(map(str, range(len(labels))))
-    return Encoded(ids=ids, labels=labels, token_ids=token_ids, offsets=offsets, truncated=0)
+        arrays = {name: file[name] for name in ("labels", "token_ids", "offsets")}
+    ids = tuple(map(str, range(len(arrays["labels"]))))
+    return Encoded(ids=ids, truncated=0, **arrays)
 
 
 def passes(job: dict[str, Any]) -> Iterator[Callable[[], int]]:
@@ -30,7 +31,8 @@ def passes(job: dict[str, Any]) -> Iterator[Callable[[], int]]:
     startup.use_cpu_devices(job["cpu_devices"])
     encoded = load(job["data"])
     size = job["batch_size"]
-    model = build_model({**job["model"], "dtype": job["dtype"]}, vocab_size=job["vocab_size"])
+    config = model_config({**job["model"], "dtype": job["dtype"]})
+    model = build_model(config, vocab_size=job["vocab_size"])
     shapes = {"batch_size": size, "buckets": tuple(job["buckets"])}
     ids = np.ones((1, 8), np.int32)
     lengths = np.ones(1, np.int32)
@@ -48,7 +50,7 @@ def passes(job: dict[str, Any]) -> Iterator[Callable[[], int]]:
 
         yield from itertools.repeat(infer)
     optimizer = OptimizerConfig(name=job["optimizer"], weight_decay=0.0, clip_norm=1.0)
-    train_step = make_train_step(model, optimizer)
+    train_step = make_train_step(model, optimizer, Classification())
     state = devices.place(create_state(params, optimizer, 0), mesh)
     for epoch in itertools.count():
 

@@ -29,9 +29,9 @@ def read(name):
 def build(folder, **settings):
     """The model of a folder with other settings."""
     folder = FIXTURES / folder
-    model_type = json.loads((folder / "config.json").read_bytes())["model_type"]
-    settings = weights.resolve_encoder({"name": model_type, **settings}, folder)
-    return build_model(settings, vocab_size=settings["vocab_size"])
+    name = json.loads((folder / "config.json").read_bytes())["model_type"]
+    config = weights.resolve_encoder({"name": name, **settings}, folder)
+    return build_model(config, vocab_size=config.vocab_size)
 
 
 def key(seed):

@@ -25,6 +25,7 @@ from sentiment_jax.models.lstm import LstmClassifier
 from sentiment_jax.modes.predict import predict
 from sentiment_jax.modes.train import train
 from sentiment_jax.runtime import devices
+from sentiment_jax.training.objectives.classification import Classification
 from sentiment_jax.training.parameters import initial_params
 from sentiment_jax.training.steps import create_state, make_train_step
 from sentiment_jax.training.trained_model import load_run
@@ -58,13 +59,13 @@ def take_step(count, parts):
     """The parameters after a step without dropout, the last of its eight rows padded."""
     mesh = on(count)
     optimizer = OptimizerConfig(name="sgd")
-    lstm = LstmConfig(vocab_size=40, embedding_size=8, hidden_size=8, dense_size=8)
-    model = LstmClassifier(dataclasses.replace(lstm, output_dropout=0.0))
+    sizes = {"vocab_size": 40, "embedding_size": 8, "hidden_size": 8, "dense_size": 8}
+    model = LstmClassifier(LstmConfig(**sizes, output_dropout=0.0))
     rows = synthetic.make_batch(0, 8, 6)
     weights = np.arange(8) < 7
     batch = rows | {"token_ids": rows["token_ids"] % 40, "weights": weights.astype(np.float32)}
     state = devices.place(create_state(golden.random(model), optimizer, 0), mesh)
-    step = make_train_step(model, optimizer, parts=parts)
+    step = make_train_step(model, optimizer, Classification(), parts)
     state, _ = step(state, devices.put_batch(batch, mesh), np.float32(0.1))
     return np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(state.params)])
 
@@ -72,7 +73,8 @@ def take_step(count, parts):
 def probabilities(run, eval_batch_size):
     """Probabilities of more texts than a small batch holds."""
     trained = load_run(run)
-    trained.config.eval_batch_size = eval_batch_size
+    config = dataclasses.replace(trained.config, eval_batch_size=eval_batch_size)
+    trained = dataclasses.replace(trained, config=config)
     return predict([trained], [f"a film of {n} good scenes" for n in range(40)])[0]
 
 

@@ -15,7 +15,6 @@ from commands import ROOT, SAMPLE, run
 import sentiment_jax
 from sentiment_jax import api
 from sentiment_jax.config.recipes import override
-from sentiment_jax.config.schema import DataConfig
 from sentiment_jax.config.stored import flatten
 from sentiment_jax.data.corpus import load_corpus
 from sentiment_jax.errors import InputError
@@ -146,7 +145,7 @@ def test_scores_are_those_of_the_run(model, finished):
     result = read_json(finished / "result.json")
     for split, scores in (("test", model.evaluate()), ("val", model.evaluate("val"))):
         assert scores == result[split] | result["metrics"][split]
-    test = load_corpus(DataConfig(**model.config.data.to_dict())).splits["test"]
+    test = load_corpus(model.config.data).splits["test"]
     labels = np.array(["neg", "pos"])[test.labels]
     for data in ((test.texts, labels), {"text": test.texts, "label": test.labels}):
         scores = model.evaluate(data)
@@ -199,7 +198,7 @@ def test_training_on_a_table(small_config, own, tmp_path):
     assert read_json(workdir / "env.json")["data"]["source"] == "csv"
     model = sentiment_jax.load(workdir)
     assert model.evaluate()["loss"] == result["test"]["loss"]
-    settings = DataConfig(**model.config.data.to_dict())
+    settings = model.config.data
     assert sum(map(len, load_corpus(settings).splits.values())) == 60
     assert model.evaluate(own)["examples"] == 60
     assert sentiment_jax.train(small_config, workdir, own) == result

@@ -15,14 +15,14 @@ from jax._src.cudnn import fused_attention_stablehlo  # asks the installed cuDNN
 
 from benchmarks import synthetic
 from sentiment_jax.analysis.integrated_gradients import Path, _slopes
-from sentiment_jax.config.schema import DTYPES, OptimizerConfig
+from sentiment_jax.config.schema import DTYPES, OptimizerConfig, model_config
 from sentiment_jax.models import layers
 from sentiment_jax.models.parameters import abstract_params
 from sentiment_jax.models.registry import ARCHITECTURES, build_model
 from sentiment_jax.training.flops import training_flops
-from sentiment_jax.training.objectives.classification import CLASSIFICATION
+from sentiment_jax.training.objectives import ngram_vectors
+from sentiment_jax.training.objectives.classification import Classification
 from sentiment_jax.training.objectives.masked_language_modeling import WORD, MaskedLanguageModeling
-from sentiment_jax.training.objectives.ngram_vectors import NgramVectors
 from sentiment_jax.training.objectives.replaced_token_detection import ReplacedTokenDetection
 from sentiment_jax.training.scoring import make_eval_step
 from sentiment_jax.training.steps import create_state, make_train_step
@@ -60,8 +60,8 @@ def on_gpu(monkeypatch):
 def build(name, objective="", **settings):
     """A small model; its vocabulary's size is that of no other test, whose traces are cached."""
     sizes = {"embedding_size": 12, "hidden_size": 8} if name == "lstm" else ENCODER
-    settings = {"name": name, **sizes, **settings}
-    return build_model(settings, vocab_size=VOCABULARY, objective=objective)
+    config = model_config({"name": name, **sizes, **settings})
+    return build_model(config, vocab_size=VOCABULARY, objective=objective)
 
 
 def batch(length):
@@ -72,12 +72,15 @@ def lower(step, *arguments):
     return step.trace(*arguments).lower(lowering_platforms=("cuda",)).as_text()
 
 
-def lower_training(model, length=8, parts=1, objective=CLASSIFICATION):
+def lower_training(model, length=8, parts=1, objective=None):
     """The text of a training step."""
     optimizer = OptimizerConfig(name="adamw")
     state = jax.eval_shape(lambda p: create_state(p, optimizer, 0), abstract_params(model))
     rate = jax.ShapeDtypeStruct((), jnp.float32)
-    step = make_train_step(model, optimizer, parts=parts, objective=objective)
+    if isinstance(objective, ngram_vectors.NgramVectors):
+        step = ngram_vectors.make_train_step(objective)
+    else:
+        step = make_train_step(model, optimizer, objective or Classification(), parts)
     return lower(step, state, batch(length), rate)
 
 
@@ -138,9 +141,9 @@ def test_a_pretraining_step_lowers(name, objective, kind):
 
 
 def test_a_pretraining_step_of_an_lstm_lowers():
-    """Its own descent: exact products, rows of the table changed in place."""
+    """Its own step: exact products, rows of the table changed in place."""
     frequencies = np.full(VOCABULARY, 1 / VOCABULARY, np.float32)
-    objective = NgramVectors(frequencies.tobytes())
+    objective = ngram_vectors.NgramVectors(frequencies.tobytes())
     text = lower_training(build("lstm", "ngram_vectors"), objective=objective)
     assert "stablehlo.scatter" in text and "stablehlo.while" in text
     wide = dots(text).splitlines()
@@ -220,5 +223,5 @@ def test_programs_for_the_cpu_take_its_forms_beside_a_gpu():
 @pytest.mark.parametrize("kind", ["bfloat16", "cudnn"])
 def test_a_gpus_step_counts_as_many_flops_as_a_cpus(kind):
     """cuDNN's calls hide their products from the count."""
-    expected = training_flops(build("bert"), ROWS, 8)
-    assert training_flops(build("bert", **KINDS[kind]), ROWS, 8) == expected
+    expected = training_flops(build("bert"), Classification(), (ROWS, 8))
+    assert training_flops(build("bert", **KINDS[kind]), Classification(), (ROWS, 8)) == expected

@@ -23,7 +23,7 @@ from sentiment_jax.storage.files import safe_cell, write_table
 from sentiment_jax.storage.prediction_table import prediction_cells, prediction_columns
 from sentiment_jax.training import scoring
 from sentiment_jax.training.calibration import apply_temperature
-from sentiment_jax.training.trained_model import TrainedModel, load_run
+from sentiment_jax.training.trained_model import TrainedModel, load_ensemble
 
 BLANK = "no text"
 # The probabilities of each text, and a warning or "" for each.
@@ -61,7 +61,7 @@ def predict_runs(
     """Classify texts with a run or an ensemble of runs; print or write the predictions."""
     if output is not None:
         check_output(output, source.file)
-    models = [load_run(workdir, calibrated=calibrated) for workdir in workdirs]
+    models = load_ensemble(workdirs, calibrated=calibrated)
     table = source.read(models[0].config.data.text_column)
     if source.file is None and output is None:
         print_predictions(models, source.texts)

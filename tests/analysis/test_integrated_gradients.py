@@ -13,16 +13,14 @@ import pytest
 
 from sentiment_jax.analysis import integrated_gradients
 from sentiment_jax.analysis.integrated_gradients import Explanation, Word
-from sentiment_jax.config.schema import EncoderConfig, LstmConfig
+from sentiment_jax.config.schema import Config, DataConfig, EncoderConfig, LstmConfig
 from sentiment_jax.data import corpus, tokenization
 from sentiment_jax.data.reviews import Reviews, normalize_text
 from sentiment_jax.errors import InputError
 from sentiment_jax.models.electra import ElectraClassifier
 from sentiment_jax.models.lstm import LstmClassifier
-from sentiment_jax.models.registry import build_model
 from sentiment_jax.modes.explain import explain_texts, strongest_words, to_page, to_terminal
-from sentiment_jax.runtime import devices
-from sentiment_jax.training.trained_model import TrainedModel, load_run
+from sentiment_jax.training.trained_model import TrainedModel, load_run, make_classifier
 
 TOKENS = [2, 17, 9, 30, 17, 5, 21, 8, 3]
 TINY = EncoderConfig(
@@ -34,25 +32,26 @@ TINY = EncoderConfig(
     intermediate_size=32,
     max_position_embeddings=32,
 )
-LSTM = LstmConfig(40, 8, 8, dense_size=8, bidirectional=True, pooling="mean_max")
+LSTM = LstmConfig(
+    vocab_size=40,
+    embedding_size=8,
+    hidden_size=8,
+    dense_size=8,
+    bidirectional=True,
+    pooling="mean_max",
+)
 MODELS = {
     "lstm": LstmClassifier(LSTM),
-    "electra": ElectraClassifier(dataclasses.replace(TINY, model_type="electra", embedding_size=8)),
+    "electra": ElectraClassifier(dataclasses.replace(TINY, name="electra", embedding_size=8)),
 }
 
 
-def make_run(model_settings, tokenizer, **data):
+def make_run(model_config, tokenizer, **data):
     """A TrainedModel around random weights."""
-    import conftest
-
-    config = conftest.make_small_config()
-    with config.unlocked():
-        config.model.update(model_settings)
-    config.data.update(data)
-    model = build_model(config.model.to_dict(), vocab_size=tokenizer.get_vocab_size())
-    return TrainedModel(
-        config, tokenizer, model, devices.data_mesh(), golden.random(model, 0.5, seed=1), 0
-    )
+    config = Config(data=DataConfig(**data), model=model_config)
+    classifier = make_classifier(config, tokenizer)
+    params = golden.random(classifier.model, 0.5, seed=1)
+    return TrainedModel(**vars(classifier), params=params, step=0)
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -118,19 +117,15 @@ TRAINING = ["Unbelievably dull and overlong never again the end good bad &"] * 5
 @pytest.mark.parametrize("kind", ["lstm", "ngrams", "bert"])
 @pytest.mark.parametrize("max_length", [8, 64])
 def test_the_words_are_those_that_were_read(kind, truncation, max_length):
-    settings = {}
     if kind == "bert":
         tokenizer = tokenization.train_wordpiece(TRAINING, vocabulary_size=45)
-        sizes = dataclasses.asdict(TINY)
-        settings = dict.fromkeys(dataclasses.asdict(LSTM).keys() - sizes.keys())  # not an encoder's
-        settings |= {n: sizes[n] for n in ("num_hidden_layers", "num_attention_heads")}
-        settings |= {"name": "bert", "hidden_size": 16, "embedding_size": 16}
-        settings |= {"intermediate_size": 16, "max_position_embeddings": 64}
+        config = dataclasses.replace(TINY, vocab_size=0, max_position_embeddings=64)
     else:
         longest = 3 if kind == "ngrams" else 1
         tokenizer = tokenization.train_word_level(TRAINING, 40, 1, longest, 5)
+        config = dataclasses.replace(LSTM, vocab_size=0)
         assert any(" " in word for word in tokenizer.get_vocab()) == (kind == "ngrams")
-    trained = make_run(settings, tokenizer, max_length=max_length, truncation=truncation)
+    trained = make_run(config, tokenizer, max_length=max_length, truncation=truncation)
     explanation = integrated_gradients.explain(trained, TEXT)
     assert explanation.complete
     assert explanation.log_odds != explanation.empty_log_odds
@@ -234,10 +229,10 @@ def test_a_bfloat16_model_is_explained_in_float32():
         corpus.SAMPLE.read_text().splitlines(), vocabulary_size=300, min_frequency=2
     )
     text = "A dull film, and the worst of the year, but the music is great."
-    explanations = [
-        integrated_gradients.explain(make_run({"dtype": dtype}, tokenizer), text)
-        for dtype in ("float32", "bfloat16")
-    ]
+    explanations = []
+    for dtype in ("float32", "bfloat16"):
+        model = make_run(LstmConfig(hidden_size=6, dtype=dtype), tokenizer)
+        explanations.append(integrated_gradients.explain(model, text))
     assert explanations[0] == explanations[1]
     assert explanations[1].complete
     assert abs(explanations[1].log_odds - explanations[1].empty_log_odds) > 0.05

@@ -76,7 +76,13 @@ def test_a_trials_command_resolves_to_its_config(tmp_path):
     overrides = {"model.pretrained": "", "model.num_attention_heads": 4}
     axes = {"model.hidden_size": (768, 128), "model.hidden_dropout": (0.1, 0.3)}
     resolved = resolve(override(bert.get_config(), overrides))
-    plan = plan_sweep(tmp_path, resolved, bert.SWEEP | axes, "configs/bert.py", overrides)
+    plan = plan_sweep(
+        tmp_path,
+        resolved,
+        bert.SWEEP | axes,
+        config_file="configs/bert.py",
+        overrides=overrides,
+    )
     for change in {}, {"model.hidden_size": 128}, {"model.hidden_dropout": 0.3}:
         trial = plan.trial("", plan.start | change, seed=0)
         given = shlex.split(plan.trial_command(trial))[4:-1]

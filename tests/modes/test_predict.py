@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from commands import ENVIRONMENT, MAIN, ROOT
 
-from sentiment_jax.config.schema import DataConfig
 from sentiment_jax.data.corpus import load_corpus
 from sentiment_jax.data.table import Table, read_table
 from sentiment_jax.errors import InputError
@@ -71,7 +70,7 @@ def test_predict_is_evaluate(model):
     prepared = prepare_experiment(model.config, model.tokenizer)
     encoded = prepared.encoded["val"]
     scores = scoring.score_reviews(model, model.params, encoded, "val", batch_size=8)
-    corpus = load_corpus(DataConfig(**model.config.data.to_dict()))
+    corpus = load_corpus(model.config.data)
     p, _ = predict([model], corpus.splits["val"].texts)
     np.testing.assert_allclose(p, scores.probabilities, atol=1e-6)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from sweeping import AXES, ONE_TRIAL, contents, table
 
-from sentiment_jax.config.stored import run_name
+from sentiment_jax.config.stored import replace_settings, run_name
 from sentiment_jax.errors import DiskFull, Diverged, InputError, RunError
 from sentiment_jax.modes import report, sweep
 from sentiment_jax.modes.sweep import Execution
@@ -17,6 +17,7 @@ from sentiment_jax.storage.files import read_json, write_json
 from sentiment_jax.storage.metrics_log import read_metrics
 from sentiment_jax.storage.run_directory import RunDirectory
 from sentiment_jax.sweeps.plan import find_run, plan_sweep, read_sweep
+from sentiment_jax.training.checks import resolve
 
 SAMPLE = Path(__file__).parents[2] / "sentiment_jax" / "data" / "sample.csv"
 
@@ -102,7 +103,7 @@ def test_any_setting_is_an_axis(small_config, tmp_path, training, now, capsys, p
     """Beside the three of every sweep; values come from the command line as text."""
     more = {"model.hidden_size": ("4", "6"), "model.bidirectional": ("True", "false")}
     axes = {**AXES, "optimizer": ("adam",), "procedure": procedure, **more}
-    assert plan_sweep(tmp_path, small_config, axes).count_trials() == trials + 3
+    assert plan_sweep(tmp_path, resolve(small_config), axes).count_trials() == trials + 3
     sweep.sweep(small_config, tmp_path, axes)
     assert len(set(training.directories)) == len(training.runs) == trials + 3
     winner = "adam, batch 16, learning rate 0.001, model.hidden_size 4, model.bidirectional True\n"
@@ -275,10 +276,10 @@ def test_bad_axes(small_config, tmp_path, training, changes, message):
 
 def test_a_vocabulary_that_comes_with_the_weights_is_no_axis(small_config, tmp_path):
     """Every trial would read the same words, and one of them be called the best."""
-    small_config.model.pretrained = "runs/vectors"
+    config = replace_settings(resolve(small_config), {"model.pretrained": "runs/vectors"})
     for axis in ("data.vocabulary_size", "data.min_frequency", "data.ngrams"):
         with pytest.raises(InputError, match=f"{axis} is no axis here: model.pretrained brings"):
-            plan_sweep(tmp_path, small_config, {**AXES, axis: (1, 2)})
+            plan_sweep(tmp_path, config, {**AXES, axis: (1, 2)})
 
 
 def test_a_setting_that_is_an_axis_can_not_be_overridden(small_config, tmp_path):
