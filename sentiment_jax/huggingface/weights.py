@@ -131,6 +131,8 @@ def read_encoder_config(folder: Path, name: str) -> EncoderConfig:
     # the oldest BERT folders name no type
     if (found := values.setdefault("model_type", name)) != name:
         raise InputError(f"{path} is of model_type {found!r}, the config says model.name={name!r}")
+    if (kind := values.get("position_embedding_type", "absolute")) != "absolute":
+        raise InputError(f"{path}: position_embedding_type {kind!r} is unknown, not 'absolute'")
     known: dict[str, Any] = {}
     for ours, theirs in CONFIG_NAMES.items():
         if (value := values.get(theirs)) is None:

@@ -125,7 +125,8 @@ def test_a_bit_flip_in_the_layout_never_loads_silently(folder):
     ("change", "message"),
     [
         ({"model_type": "electra"}, "is of model_type 'electra', the config says .*'bert'"),
-        ({"hidden_act": "gelu_new"}, "config.json: model.hidden_act='gelu_new' is unknown"),
+        ({"position_embedding_type": "relative_key"}, "'relative_key' is unknown"),
+        ({"hidden_act": "gelu_new"}, "config.json: hidden_act='gelu_new' is unknown"),
         ({"hidden_size": "24"}, "hidden_size can't be '24'"),
         ({"initializer_range": math.nan}, "initializer_range can't be nan"),  # row 47
         ({"hidden_dropout_prob": math.inf}, "hidden_dropout_prob can't be inf"),
