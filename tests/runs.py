@@ -8,6 +8,7 @@ from benchmarks.comparing import difference
 from sentiment_jax.storage.files import read_json
 from sentiment_jax.storage.metrics_log import read_metrics
 from sentiment_jax.training.progress import Progress
+from sentiment_jax.training.signals import Stop
 
 SMALL = {  # an LSTM on a few dozen embedded reviews: a run takes seconds
     "cpu_devices": 1,  # as in the tests' own process: other sums round differently
@@ -49,6 +50,14 @@ def at_step(step, act):
             act()
 
     return add_and_act
+
+
+def stop_at(question):
+    """A stop whose answer is yes from the n-th question on."""
+    stop = Stop()
+    answers = iter([False] * (question - 1))
+    stop.asked = lambda: next(answers, True)
+    return stop
 
 
 def without_lock(contents):

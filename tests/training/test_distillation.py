@@ -129,11 +129,8 @@ def test_a_student_resumes_bit_exactly_and_names_its_teachers(config, finished, 
     assert f"24 unlabeled, labeled by {finished}," in capsys.readouterr().out
     records = read_metrics(tmp_path / "alone" / "metrics.jsonl")
     assert sum(r["examples"] for r in records if r["split"] == "train") == 3 * (48 + 24)
-    stop = Stop()
-    answers = iter([False] * 6)
-    stop.asked = lambda: next(answers, True)
     with pytest.raises(Interrupted, match="saved step"):
-        train(config, tmp_path / "run", stop=stop)
+        train(config, tmp_path / "run", stop=runs.stop_at(7))
     train(config, tmp_path / "run")
     runs.assert_same_run(tmp_path / "alone", tmp_path / "run")
     assert "not bit-exact" not in capsys.readouterr().err
@@ -164,10 +161,8 @@ def test_other_predictions_or_texts_on_resuming_are_noticed(config, tmp_path, mo
 
 def test_a_signal_ends_the_labeling(config):
     prepared = prepare(config)
-    with Stop() as stop:
-        stop.asked = lambda: True
-        with pytest.raises(Interrupted, match="no step was taken"):
-            distill(prepared, stop)
+    with pytest.raises(Interrupted, match="no step was taken"):
+        distill(prepared, runs.stop_at(1))
 
 
 @pytest.mark.parametrize(
