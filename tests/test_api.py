@@ -49,7 +49,6 @@ def test_importing_the_package_imports_nothing_else(tmp_path):
 
 def test_names():
     assert sentiment_jax.train is api.train
-    assert sys.modules["sentiment_jax.train"].train is not api.train
     assert sentiment_jax.pretrain is api.pretrain
     with pytest.raises(AttributeError, match="has no attribute 'fit'"):
         _ = sentiment_jax.fit
@@ -106,7 +105,7 @@ def test_bad_names_and_values(recipe, changes, message):
         sentiment_jax.get_config(recipe, changes)
 
 
-def test_verdicts_are_those_of_the_command_line(model, capsys):
+def test_predictions_are_those_of_the_command_line(model, capsys):
     predict_table([model._trained], Table.from_texts(TEXTS))
     rows = list(csv.DictReader(capsys.readouterr().out.splitlines()))
     table = model.predict(TEXTS)
@@ -176,19 +175,16 @@ STRANGE = ['=1+1, "quoted"', "two\r\nlines", "caf\u00e9", "x" * 200_000, " space
 def own():
     """A table of reviews, some of them odd, with an index and a column that are nobody's."""
     texts = [*STRANGE, *(f"a {('bad', 'good')[i % 2]} pan, number {i}" for i in range(55))]
-    table = pandas.DataFrame({"review": texts, "stars": 3, "verdict": 1.0})
-    table.loc[::2, "verdict"] = 0.0
+    table = pandas.DataFrame({"review": texts, "stars": 3, "opinion": 1.0})
+    table.loc[::2, "opinion"] = 0.0
     return table.set_axis(range(100, 160))
 
 
 def test_training_on_a_table(small_config, own, tmp_path):
     """It enters as a CSV file in the run's folder: the run can be scored and resumed from there."""
-    columns = {"text_column": "review", "label_column": "verdict"}
-    sizes = {
-        "vocabulary_size": 10,
-        "limit": 0,
-        "test_limit": 0,
-    }  # the same programs, whatever the words
+    columns = {"text_column": "review", "label_column": "opinion"}
+    # The same programs, whatever the words.
+    sizes = {"vocabulary_size": 10, "limit": 0, "test_limit": 0}
     small_config.update({"data": columns | sizes, "epochs": 1})
     workdir = tmp_path / "run"
     result = sentiment_jax.train(small_config, str(workdir), own)

@@ -9,6 +9,7 @@ import pytest
 from reviews import write_csv
 
 from sentiment_jax.analysis.integrated_gradients import explain
+from sentiment_jax.config.stored import replace_settings
 from sentiment_jax.errors import InputError
 from sentiment_jax.modes import report, sweep
 from sentiment_jax.modes.evaluate import evaluate_run
@@ -16,6 +17,7 @@ from sentiment_jax.modes.explain import explain_texts
 from sentiment_jax.modes.predict import TextSource, predict, predict_table, print_predictions
 from sentiment_jax.modes.train import train
 from sentiment_jax.storage.files import read_json
+from sentiment_jax.training.checks import resolve
 from sentiment_jax.training.experiment import with_classes
 from sentiment_jax.training.progress import Progress
 from sentiment_jax.training.trained_model import load_run
@@ -93,10 +95,10 @@ def test_a_stopped_run_resumes(run, config, tmp_path):
 
 def test_classes_that_were_asked_for_are_kept_whatever_their_names(config):
     """Of three, these two: without their names, evaluate would find the third again."""
-    config = config.copy_and_resolve_references()
-    assert with_classes(config, ("negative", "positive")).data.labels == ""
-    config.data.labels = "negative,positive"
-    assert with_classes(config, ("negative", "positive")).data.labels == "negative,positive"
+    frozen = resolve(config)
+    assert with_classes(frozen, ("negative", "positive")).data.labels == ""
+    named = replace_settings(frozen, {"data.labels": "negative,positive"})
+    assert with_classes(named, ("negative", "positive")).data.labels == "negative,positive"
 
 
 def test_evaluate_and_predict(run, tmp_path, capsys):
@@ -184,7 +186,7 @@ def test_balanced_weights_choose_the_epoch_by_balanced_accuracy(make_small, tmp_
     assert (progress.best["epoch"], progress.epochs_since_best) == (2, 1)
 
 
-def test_unequal_classes_are_told_as_such(make_small, tmp_path, capsys):
+def test_the_majority_baseline_of_unequal_classes_is_printed(make_small, tmp_path, capsys):
     """More than 60:40: the last lines say what the larger class alone would have given."""
     config = make_small()
     path = write_csv(tmp_path / "a.csv", rows(bad=15, good=60))
@@ -209,11 +211,11 @@ def test_two_models_are_compared_by_mcnemars_test(run, config, tmp_path):
     train(other, tmp_path / "other")
     report.report([run, tmp_path / "other"], tmp_path / "report")
     (row,) = read_table(tmp_path / "report" / "mcnemar.csv")
-    verdicts = [
+    correct = [
         [r[1] == r[2] for r in read_rows((path / "predictions.csv").read_text())[1:]]
         for path in (run, tmp_path / "other")
     ]
-    only_first = sum(a and not b for a, b in zip(*verdicts, strict=True))
+    only_first = sum(a and not b for a, b in zip(*correct, strict=True))
     assert int(row["only the first correct"]) == only_first > 0
     assert float(row["p"]) < 0.05
     assert "McNemar" in (tmp_path / "report" / "report.html").read_text()

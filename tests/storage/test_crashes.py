@@ -108,7 +108,7 @@ def before_renames(states):
 def read(workdir):
     """The probabilities that a reader of a state gets, or None for "not yet"."""
     try:
-        return predict(load_run(workdir), TEXTS)[0].tobytes()
+        return predict([load_run(workdir)], TEXTS)[0].tobytes()
     except InputError as error:
         assert "no validated checkpoint yet" in str(error)
         return None

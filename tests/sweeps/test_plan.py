@@ -19,10 +19,8 @@ def finish(trial, **scores):
 
 
 def test_stages_vary_one_axis_of_the_best_setting_so_far(small_config, tmp_path):
-    start = {"batch_size": 8, "learning_rate": 1e-2}
-    plan = plan_sweep(
-        tmp_path, resolve(small_config), {**AXES, "procedure": "stages", "start": start}
-    )
+    axes = {**AXES, "procedure": "stages", "start": {"batch_size": 8, "learning_rate": 1e-2}}
+    plan = plan_sweep(tmp_path, resolve(small_config), axes)
     seen = {}
     for trials in plan.stages():
         seen[trials[0].stage] = [tuple(trial.setting.values()) for trial in trials]
