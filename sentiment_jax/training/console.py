@@ -54,9 +54,7 @@ def warn_of_bits() -> None:
         terminal.warn_once("not deterministic: a killed run will not resume bit-exactly")
 
 
-def warn_of_chance(
-    run: TrainingRun, scores: dict[str, dict[str, Any]], measured: dict[str, Any]
-) -> None:
+def warn_of_chance(run: TrainingRun, scores: dict[str, Any], measured: dict[str, Any]) -> None:
     """Warn if a split's predictions may be at chance, or their loss is ten times that of chance.
 
     For unequal classes an accuracy below the largest class's share may still be useful: what counts
