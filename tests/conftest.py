@@ -1,11 +1,11 @@
 """Shapes and types are checked while the tests run; caches stay inside a temporary folder."""
 
+import dataclasses
 import functools
 import os
 import shutil
 import tempfile
 from pathlib import Path
-from typing import NamedTuple
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 if "PYTEST_XDIST_WORKER" not in os.environ:  # workers and the processes they start share one
@@ -90,40 +90,42 @@ SMALL_SWEEP = {
 }
 
 
-class Swept(NamedTuple):
+@dataclasses.dataclass
+class Swept:
     """A sweep's directory, the splits it scored in order, how often it read data and compiled."""
 
     directory: Path
-    scored: list[str]
-    prepared: int
-    compiled: int
+    scored: list[str] = dataclasses.field(default_factory=list)
+    prepared: int = 0
+    compiled: int = 0
 
 
 @pytest.fixture(scope="session")
 def swept(tmp_path_factory):
     """A finished sweep whose runs at 1e30 diverged; not to be changed."""
-    directory = tmp_path_factory.mktemp("sweeps") / "small"
-    scored, prepared = [], []
-    score, prepare = scoring.score_reviews, prepare_experiment
+    swept = Swept(tmp_path_factory.mktemp("sweeps") / "small")
+    score = scoring.score_reviews
 
-    def spy(*arguments, **options):
-        scored.append(arguments[3])
+    def count_scored(*arguments, **options):
+        swept.scored.append(arguments[3])
         return score(*arguments, **options)
 
-    compiled = _make_train_step.cache_info().misses
+    def count_prepared(*arguments):
+        swept.prepared += 1
+        return prepare_experiment(*arguments)
+
+    before = _make_train_step.cache_info().misses
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(scoring, "score_reviews", spy)
-        patch.setattr(
-            sweep, "prepare_experiment", lambda *a, **k: prepared.append(a) or prepare(*a, **k)
-        )
-        sweep.sweep(make_small_config(), directory, SMALL_SWEEP)
-    compiled = _make_train_step.cache_info().misses - compiled
-    return Swept(directory, scored, len(prepared), compiled)
+        patch.setattr(scoring, "score_reviews", count_scored)
+        patch.setattr(sweep, "prepare_experiment", count_prepared)
+        sweep.sweep(make_small_config(), swept.directory, SMALL_SWEEP)
+    swept.compiled = _make_train_step.cache_info().misses - before
+    return swept
 
 
 @pytest.fixture
 def training(monkeypatch):
-    """A training that only writes results; counts its runs, fails where told to."""
+    """A training that only writes results; counts its runs, fails as set."""
     training = sweeping.Training()
     monkeypatch.setattr(sweep, "train", training)
     return training
@@ -131,12 +133,8 @@ def training(monkeypatch):
 
 @pytest.fixture
 def now(monkeypatch):
-    """Nobody comes to end the runs that others hold: waiting is a mistake."""
-
-    def refuse(seconds):
-        raise AssertionError("the sweep waits")
-
-    monkeypatch.setattr(sweep.time, "sleep", refuse)
+    """No other process ends the trials that it holds: waiting is a mistake."""
+    monkeypatch.setattr(sweep.time, "sleep", lambda seconds: pytest.fail("the sweep waits"))
 
 
 @pytest.fixture

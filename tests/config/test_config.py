@@ -33,6 +33,8 @@ def test_every_recipe_is_valid(module, variant):
     if variant == "semi":
         config.model.pretrained = "runs/vectors"
     validate(config, pretraining=variant == "pretrain")
+    with pytest.raises(InputError, match="unknown variant 'huge': one of"):
+        module.get_config("huge")
 
 
 @pytest.mark.parametrize(
@@ -55,22 +57,17 @@ def test_a_resolved_config_is_frozen_and_survives_json(module, variant, kind):
 
 
 @pytest.mark.parametrize(
-    ("module", "optimizer", "batch_size", "learning_rate", "epochs"),
+    ("module", "expected"),
     [
-        (lstm, "adam", 256, 1e-4, 20),
-        (bert, "adamw", 16, 3e-5, 5),
-        (electra, "adamw", 32, 3e-5, 5),
+        (lstm, ("adam", 256, 1e-4, 20)),
+        (bert, ("adamw", 16, 3e-5, 5)),
+        (electra, ("adamw", 32, 3e-5, 5)),
     ],
 )
-def test_the_settings_of_the_study(module, optimizer, batch_size, learning_rate, epochs):
-    config = module.get_config()
-    assert (config.optimizer.name, config.batch_size) == (optimizer, batch_size)
-    assert (config.optimizer.learning_rate, config.epochs) == (learning_rate, epochs)
-    if module is not lstm:
-        assert (config.data.max_length, config.optimizer.warmup_fraction) == (128, 0.1)
-        assert config.optimizer.weight_decay == 0.01
-    with pytest.raises(InputError, match="unknown variant 'huge': one of"):
-        module.get_config("huge")
+def test_the_settings_of_the_study(module, expected):
+    values = flatten(module.get_config())
+    names = ("optimizer.name", "batch_size", "optimizer.learning_rate", "epochs")
+    assert tuple(values[name] for name in names) == expected
 
 
 def test_validate_lists_all_problems_at_once():

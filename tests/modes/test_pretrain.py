@@ -7,7 +7,6 @@ import shutil
 
 import golden
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 import runs
@@ -276,38 +275,3 @@ def test_electra_trains_a_generator_a_quarter_as_wide(pretrained, load):
     loaded, report = parameters.initial_params(prepared)
     assert modules(report.new) == {"classifier"}
     assert_same_parameters(loaded, source, ("embeddings", "encoder"))
-
-
-def torch_logits(folder, batch):
-    """What the class named in a folder's config.json computes from it."""
-    import torch
-    import transformers
-
-    config = transformers.AutoConfig.from_pretrained(folder)
-    opener = getattr(transformers, config.architectures[0])
-    theirs, report = opener.from_pretrained(folder, output_loading_info=True)
-    assert not any(report.values())
-    mask = np.arange(24) < np.asarray(batch["lengths"])[:, None]
-    with torch.no_grad():
-        return theirs.eval()(
-            input_ids=torch.tensor(np.asarray(batch["token_ids"])).long(),
-            attention_mask=torch.tensor(mask).long(),
-        ).logits.numpy()
-
-
-@pytest.mark.parametrize("name", ["bert", "electra"])
-def test_live_pytorch_computes_the_same_from_the_export(name, pretrained, load, tmp_path):
-    pytest.importorskip("torch", reason="the golden files hold what PyTorch computed")
-    trained = load(name)
-    export.export_run(trained, pretrained(name), tmp_path / "out")
-    vocabulary = trained.model.config.vocab_size
-    ids = np.random.default_rng(0).integers(5, vocabulary, (4, 24))
-    batch = {"token_ids": jnp.asarray(ids, "int32"), "lengths": jnp.array([24, 3, 11, 20])}
-    ours = golden.logits(trained.model, trained.params, batch)
-    pairs = [(ours, tmp_path / "out")]
-    if name == "electra":
-        pairs = [(ours[0], tmp_path / "out" / "generator"), (ours[1], tmp_path / "out")]
-    valid = np.arange(24) < np.asarray(batch["lengths"])[:, None]
-    for logits, folder in pairs:
-        theirs = torch_logits(folder, batch)
-        np.testing.assert_allclose(logits[valid], theirs[valid], rtol=0, atol=1e-4)

@@ -10,7 +10,6 @@ import jax
 import pytest
 import runs
 
-from configs import bert
 from sentiment_jax.analysis.records import collect
 from sentiment_jax.config.recipes import override
 from sentiment_jax.errors import InputError, Interrupted, RunError
@@ -147,26 +146,6 @@ def test_early_stopping_counts_epochs_without_a_better_score(small_config, tmp_p
     result = train(override(small_config, changes), tmp_path / "run")
     # Rate 0: every epoch ties with the first; the newest of equals is the best.
     assert (result["epochs"], result["best_epoch"], result["stopped_early"]) == (3, 3, True)
-
-
-@pytest.mark.slow
-def test_bert_takes_the_same_path(tmp_path):
-    small = {
-        "epochs": 2,
-        "data.limit": 40,
-        "data.test_limit": 12,
-        "data.max_length": 16,
-        "data.length_buckets": (),
-        "model.hidden_size": 16,
-        "model.embedding_size": 16,
-        "model.intermediate_size": 16,
-        "model.num_hidden_layers": 1,
-        "optimizer.layerwise_decay": 0.5,
-    }
-    for name in ("a", "b"):
-        train(override(bert.get_config("tiny"), small), tmp_path / name)
-    runs.assert_same_run(tmp_path / "a", tmp_path / "b")
-    assert evaluate_run(tmp_path / "a", "test")["examples"] == 12
 
 
 def test_restored_parameters_are_on_all_devices(finished):

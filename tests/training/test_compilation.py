@@ -5,13 +5,11 @@ import dataclasses
 import re
 
 import jax
-import numpy as np
 import pytest
 import runs
 from commands import SAMPLE, run
 
 from sentiment_jax.config.stored import replace_settings
-from sentiment_jax.data import batches
 from sentiment_jax.errors import RunError
 from sentiment_jax.modes.train import train
 from sentiment_jax.runtime import devices
@@ -19,8 +17,6 @@ from sentiment_jax.training import compilation
 from sentiment_jax.training.checks import resolve
 from sentiment_jax.training.experiment import prepare_experiment
 from sentiment_jax.training.parameters import initial_params
-from sentiment_jax.training.scoring import make_eval_step
-from sentiment_jax.training.steps import create_state
 
 # Wide enough for tenths of a MiB to show; of a length that no other test has.
 WIDE = runs.ONE_SHAPE | {"model.embedding_size": 200, "data.max_length": 23}
@@ -53,21 +49,8 @@ def has(monkeypatch):
 
 
 def test_the_dry_run_of_the_command_line_prints_the_compilers_account(experiment, tmp_path):
-    """Compared with steps whose arguments are those of a run."""
-    config = experiment.config
-    state = create_state(initial_params(experiment)[0], config.optimizer, 0)
-    state = devices.place(state, experiment.mesh)
-    expected = {}
-    for mode, rows in ("training", config.batch_size), ("evaluation", config.eval_batch_size):
-        split = experiment.encoded["train"]
-        plan = batches.plan_evaluation(split.lengths, batch_size=rows, buckets=(23,))
-        batch = devices.put_batch(batches.make_batch(split, plan[0], rows), experiment.mesh)
-        if mode == "training":
-            step = compilation.make_train_step(experiment)
-            lowered = step.lower(state, batch, np.float32(0.1))
-        else:
-            lowered = make_eval_step(experiment.model).lower(state.params, batch)
-        expected[mode] = compilation.peak_bytes(lowered.compile()) / 2**20
+    modes = ("training", "evaluation")
+    expected = {mode: needs(experiment, mode) / 2**20 for mode in modes}
     flags = runs.small_flags(**WIDE)
     done = run(SAMPLE, "--dry_run", f"--workdir={tmp_path}/run", *flags)
     assert done.stderr == "" and not (tmp_path / "run").exists()

@@ -1,14 +1,9 @@
-import itertools
-import types
-
 import jax
-import jax.numpy as jnp
 import pytest
 
 from sentiment_jax.config.schema import model_config
 from sentiment_jax.models.registry import build_model
-from sentiment_jax.training import flops
-from sentiment_jax.training.flops import matmul_flops, matmul_rate, training_flops
+from sentiment_jax.training.flops import matmul_flops, training_flops
 from sentiment_jax.training.objectives.classification import Classification
 
 
@@ -45,23 +40,3 @@ ENCODER = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3}
 def test_a_step_costs_what_the_textbook_says(settings, products):
     model = build_model(model_config(settings), vocab_size=50)
     assert training_flops(model, Classification(), (4, 16)) == 3 * 2 * 4 * products
-
-
-def test_the_matmul_rate_is_that_of_the_fastest_of_five(monkeypatch):
-    shapes = []
-    matmul = jnp.matmul
-
-    def spy(left, right, **options):
-        shapes.append((left.shape, right.shape))
-        return matmul(left, right, **options)
-
-    seconds = (3.0, 0.75, 0.25, 0.5, 2.0)  # sums of them are exact in binary
-    readings = itertools.accumulate(itertools.chain(*((10.0, spent) for spent in seconds)))
-    clock = types.SimpleNamespace(perf_counter=lambda: next(readings))
-    monkeypatch.setattr(flops, "time", clock)
-    monkeypatch.setattr(jnp, "matmul", spy)
-    rate = matmul_rate.__wrapped__("float32")  # not the cached one
-    ((size, _),) = {shape for pair in shapes for shape in pair}
-    assert shapes == [((size, size), (size, size))]
-    assert rate == 2 * size**3 / 0.25
-    assert next(readings, None) is None  # five products were timed, and nothing else

@@ -77,7 +77,7 @@ def ids_like(batch, mask):
     return np.asarray(batch["token_ids"]).reshape(mask.shape)
 
 
-def test_frequent_words_are_subsampled():
+def test_words_are_subsampled_and_negative_samples_drawn_by_their_frequencies():
     assert KEPT[0] == KEPT[1] == NOISE[0] == NOISE[1] == 0
     expected = np.minimum(np.sqrt(0.02 / FREQUENCIES[2:]), 1)
     np.testing.assert_allclose(KEPT[2:], expected, rtol=1e-5)
@@ -89,9 +89,6 @@ def test_frequent_words_are_subsampled():
     expected = KEPT[ids_like(batch, shares)] * np.asarray(batch["weights"])[:, None]
     np.testing.assert_allclose(shares, expected, atol=4.5 * 0.5 / np.sqrt(400))
     assert not shares[expected == 0].any()
-
-
-def test_negative_samples_follow_the_noise_distribution():
     drawn = np.asarray(OBJECTIVE.sample_noise(jax.random.key(0), 200_000))
     shares = np.bincount(drawn, minlength=SIZE) / len(drawn)
     np.testing.assert_allclose(shares, NOISE, atol=0.003)
@@ -233,20 +230,6 @@ def test_sampled_softmax_is_unbiased():
     many = jnp.asarray(scores[rng.choice(SIZE, 400_000, p=NOISE)])
     found = sampled_losses(jnp.asarray(scores), many)
     np.testing.assert_allclose(found, np.log(full) - scores, atol=0.01)
-
-
-def test_an_untrained_table_is_at_chance():
-    params = jax.tree.map(jnp.zeros_like, golden.random(MODEL))
-    batch = make_batch()
-    key = jax.random.key(3)
-    sums = score(params, batch, key)
-    assert sums["loss"] == pytest.approx(sums["examples"] * 6 * np.log(2), rel=1e-5)
-    thinning, halving, *_ = jax.random.split(key, 4)
-    predicted = OBJECTIVE.held_out_half(batch, halving)
-    counted = np.asarray(OBJECTIVE.subsample(batch, thinning) & predicted)
-    expected = -np.log(NOISE[ids_like(batch, counted)[counted]]).sum()
-    assert sums["nats"] == pytest.approx(expected, rel=1e-5)
-    assert sums["predictions"] == sums["examples"] == counted.sum()
 
 
 def flat_objective(vocabulary, **settings):
