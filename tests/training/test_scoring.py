@@ -54,7 +54,6 @@ def test_equals_a_plain_loop(params, expected, batch_size):
 
 def test_a_result_is_handed_over_once_the_next_is_there():
     seen = []
-<<<<<<< HEAD
 
     def dispatch(numbers):
         for number in numbers:
@@ -66,12 +65,3 @@ def test_a_result_is_handed_over_once_the_next_is_there():
     for result in one_behind(dispatch([1, 2, 3])):
         seen.append(result)
     assert seen == [1, 2, -1, 3, -2, -3]
-=======
-    behind = OneBehind(seen.append)
-    behind.push(1)
-    assert seen == []
-    behind.push(2)
-    assert seen == [1]
-    behind.flush()
-    assert seen == [1, 2]
->>>>>>> h-t1
