@@ -150,7 +150,7 @@ def test_a_sweep_and_its_report(config, tmp_path, capsys):
     axes = {"procedure": "grid", "optimizer": ("adam",), "batch_size": (16,)}
     axes |= {"learning_rate": (3e-3, 1e-6), "seeds": (0, 1)}
     sweep.sweep(config, tmp_path / "sweep", axes)
-    assert "labels" not in read_json(tmp_path / "sweep" / "sweep.json")["config"]["data"]
+    assert read_json(tmp_path / "sweep" / "sweep.json")["config"]["data"]["labels"] == ""
     for path in (tmp_path / "sweep").glob("**/config.json"):
         assert read_json(path)["data"]["labels"] == "bad,Fair,good"
     trial = next((tmp_path / "sweep").glob("lstm-adam-16-1e-06-*"))

@@ -194,12 +194,6 @@ def test_the_whole_table_is_kept_if_it_is_asked_for():
     assert plain == Table.from_texts(["good", "bad"])
 
 
-def test_a_missing_column_is_answered_with_the_nearest():
-    for raw in (b"id,review_text\n1,good\n", b'{"id": 1, "review_text": "good"}\n'):
-        with pytest.raises(InputError, match=r"'review_text'; did you mean review_text\?$"):
-            read_table(raw, "x", ["text"])
-
-
 def test_what_is_not_a_file_is_not_a_table(tmp_path):
     """Row 57: reading a FIFO or device would wait for ever, or never end."""
     os.mkfifo(tmp_path / "a.csv")
