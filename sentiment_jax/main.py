@@ -15,7 +15,7 @@ if __name__ == "__main__" or os.path.basename(sys.argv[0]) == COMMAND:
 import importlib
 import re
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -72,17 +72,6 @@ class ConfigFile(flags.ArgumentParser):
         return config.lock()
 
 
-class Choice(flags.EnumParser):
-    """Reads one of some values; an error names the nearest."""
-
-    def parse(self, argument: str) -> str:
-        """Return the value."""
-        if argument not in self.enum_values:
-            near = did_you_mean(argument, self.enum_values)
-            raise ValueError(f"choose {', '.join(self.enum_values)}{near}")
-        return argument
-
-
 class Duration(flags.ArgumentParser):
     """Reads 1h50m, 90m or 45s as seconds."""
 
@@ -107,7 +96,7 @@ NEEDED = {  # mode -> the flags that it requires, and what they name
 ALIASES = {"eval": "evaluate", "test": "evaluate"}
 EVALUATE_MAY_CHANGE = ("eval_batch_size", "data.path", "data.test_path")
 
-MODE = flags.DEFINE(Choice([*NEEDED, *ALIASES]), "mode", "train", "one of the above")
+MODE = flags.DEFINE_enum("mode", "train", [*NEEDED, *ALIASES], "see above")
 CONFIG = config_flags.DEFINE_config_file(
     "config", None, "bert, electra, lstm or a file; any with :VARIANT. Its settings: --help"
 )
@@ -122,7 +111,7 @@ COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0, 
 PROCESS_ID = flags.DEFINE_integer("process_id", None, "this process, from 0")
 PROCESS_COUNT = flags.DEFINE_integer("process_count", None, "how many processes")
 LOST_AFTER = flags.DEFINE_integer("lost_after", 60, "longest silence, seconds", 5)
-SPLIT = flags.DEFINE(Choice(("val", "test")), "split", "test", "the split to score")
+SPLIT = flags.DEFINE_enum("split", "test", ["val", "test"], "the split to score")
 CALIBRATED = flags.DEFINE_bool("calibrated", False, "use the temperature fitted on validation")
 TEXT = flags.DEFINE_multi_string("text", [], "a text; repeatable")
 INPUT = flags.DEFINE_string("input", None, ".csv, .tsv, .jsonl, a text per line, or -")
@@ -136,27 +125,25 @@ SWEEP: dict[str, flags.FlagHolder] = {
     axis: flags.DEFINE_list(f"sweep_{axis}", None, "values to try: A,B,...")
     for axis in (*USUAL_AXES, *OTHER_AXES)
 }
-SWEEP["procedure"] = flags.DEFINE(Choice(PROCEDURES), "sweep_procedure", None, "how to search")
+SWEEP["procedure"] = flags.DEFINE_enum("sweep_procedure", None, PROCEDURES, "how to search")
 WORKERS = flags.DEFINE_integer("workers", 1, "processes to use", 1, 256)
-LAUNCHER = flags.DEFINE(Choice(("local", "slurm")), "launcher", "local", "slurm submits --jobs")
+LAUNCHER = flags.DEFINE_enum("launcher", "local", ["local", "slurm"], "slurm submits --jobs")
 JOBS = flags.DEFINE_integer("jobs", 0, "SLURM jobs to submit", 0, 10000)
 SBATCH = flags.DEFINE_string("sbatch", "", "options of sbatch, --gres=gpu:1 for example")
 ONLY = flags.DEFINE_string("only", None, "i/n: every n-th trial from the i-th (SLURM arrays)")
 RETRY_FAILED = flags.DEFINE_bool("retry_failed", False, "try the failed trials again")
-READERS: dict[tuple[str, ...], Sequence[str]] = {  # modes -> the flags that they alone read
-    tuple(NEEDED): ("mode", "config", "workdir"),
-    ("train", "pretrain"): ("fresh", "tensorboard", "allow_changes", "dry_run"),
-    ("train", "pretrain", "sweep"): ("stop_after",),
-    ("train", "pretrain", "evaluate"): ("coordinator", "process_id", "process_count", "lost_after"),
-    ("evaluate",): ("split",),
-    ("evaluate", "predict"): ("calibrated",),
-    ("predict",): ("text", "input", "text_column", "explain"),
-    ("predict", "export", "report"): ("output",),
-    ("sweep",): [
-        *(f"sweep_{axis}" for axis in SWEEP),
-        *("workers", "launcher", "jobs", "sbatch", "only", "retry_failed"),
-    ],
-    ("report",): ("with_text",),
+SWEEP_FLAGS = [f"sweep_{axis}" for axis in SWEEP]
+READERS = {  # modes -> the flags that they alone read
+    tuple(NEEDED): ["mode", "config", "workdir"],
+    ("train", "pretrain"): ["fresh", "tensorboard", "allow_changes", "dry_run"],
+    ("train", "pretrain", "sweep"): ["stop_after"],
+    ("train", "pretrain", "evaluate"): ["coordinator", "process_id", "process_count", "lost_after"],
+    ("evaluate",): ["split"],
+    ("evaluate", "predict"): ["calibrated"],
+    ("predict",): ["text", "input", "text_column", "explain"],
+    ("predict", "export", "report"): ["output"],
+    ("sweep",): [*SWEEP_FLAGS, "workers", "launcher", "jobs", "sbatch", "only", "retry_failed"],
+    ("report",): ["with_text"],
 }
 
 
@@ -189,9 +176,6 @@ def _help() -> str:
         lines = {}
         for name in names:
             meaning = flags.FLAGS[name].help.splitlines()[0].rstrip(";")
-            choices = getattr(flags.FLAGS[name].parser, "enum_values", ())
-            if choices and name != "mode":
-                meaning += f" ({' | '.join(choices)})"
             shown = "sweep_SETTING" if name.removeprefix("sweep_") in OTHER_AXES else name
             lines[shown] = f"  --{shown:20} {meaning}\n"
         text += "".join(lines.values())
@@ -246,9 +230,9 @@ def dispatch() -> None:
     elif mode in ("train", "pretrain"):
         from sentiment_jax.training.signals import Stop
 
+        begin = getattr(module, mode)
         options = {"fresh": FRESH.value, "allow_changes": ALLOW_CHANGES.value}
         with Stop(STOP_AFTER.value) as stop:
-            begin = getattr(module, mode)
             begin(config, workdirs[0], stop=stop, tensorboard=TENSORBOARD.value, **options)
     elif mode == "evaluate" and (CALIBRATED.value or len(workdirs) > 1):
         module.evaluate_ensemble(workdirs, SPLIT.value, changes, calibrated=CALIBRATED.value)
@@ -296,8 +280,7 @@ def _find_runs(mode: str, changes: Mapping[str, Any]) -> list[Path]:
         if name not in allowed:
             may = f"--mode={mode} may change {', '.join(allowed) or 'no setting'}"
             raise InputError(f"--config.{name}: a run keeps its config; {may}")
-    named = WORKDIR.value or ""
-    workdirs = [Path(named)]
+    workdirs = [Path(named := WORKDIR.value or "")]
     if mode != "export" and not workdirs[0].is_dir():  # a directory's name may hold a comma
         workdirs = [Path(name) for name in named.split(",")]
     if EXPLAIN.value and (CALIBRATED.value or len(workdirs) > 1):
@@ -308,13 +291,13 @@ def _find_runs(mode: str, changes: Mapping[str, Any]) -> list[Path]:
 def main(arguments: list[str] | None = None) -> int:
     """Parse, dispatch, and turn the expected errors into one line and an exit code."""
     arguments = sys.argv if arguments is None else arguments
-    asked = {"--help", "-h"} & set(arguments[1:])
     if "--version" in arguments[1:]:
         print(f"{COMMAND} {__version__}")
         return 0
     try:
-        parse([argument for argument in arguments if argument not in asked])
-        if asked:
+        known = [argument for argument in arguments if argument not in ("--help", "-h")]
+        parse(known)
+        if known != arguments:
             print(_help(), end="")
             return 0
         dispatch()

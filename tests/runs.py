@@ -1,10 +1,14 @@
 """A small run, as fields of the sample's config, and when two run directories hold the same one."""
 
+from pathlib import Path
+
 import numpy as np
 
 from benchmarks.comparing import difference
 from sentiment_jax.storage.files import read_json
 from sentiment_jax.storage.metrics_log import read_metrics
+from sentiment_jax.training.progress import Progress
+from sentiment_jax.training.signals import Stop
 
 SMALL = {  # an LSTM on a few dozen embedded reviews: a run takes seconds
     "cpu_devices": 1,  # as in the tests' own process: other sums round differently
@@ -36,29 +40,45 @@ def small_flags(**changes):
     return [f"--config.{name}={value}" for name, value in (SMALL | changes).items()]
 
 
+def at_step(step, act):
+    """A Progress.add that acts once the metrics of a step have arrived."""
+    add = Progress.add
+
+    def add_and_act(progress, *arguments):
+        add(progress, *arguments)
+        if progress.step == step:
+            act()
+
+    return add_and_act
+
+
+def stop_at(question):
+    """A stop whose answer is yes from the n-th question on."""
+    stop = Stop()
+    answers = iter([False] * (question - 1))
+    stop.asked = lambda: next(answers, True)
+    return stop
+
+
+def without_lock(contents):
+    """The contents of a run directory, except its lock."""
+    return {path: found for path, found in contents.items() if path != Path("lock")}
+
+
 def assert_same_run(first, second):
     assert not difference(first, second)
 
 
 def assert_rounding_apart(first, second, steps):
     """Two runs whose sums were taken in another order."""
-    losses = [
-        [
-            record["loss"]
-            for record in read_metrics(run / "metrics.jsonl")
-            if record["split"] == "train"
-        ]
-        for run in (first, second)
-    ]
+    records = [read_metrics(run / "metrics.jsonl") for run in (first, second)]
+    losses = [[r["loss"] for r in run if r["split"] == "train"] for run in records]
     assert len(losses[0]) == steps
     assert losses[0][0] != losses[0][-1]
     np.testing.assert_allclose(losses[1], losses[0], rtol=1e-5)
-    tables = [
-        [row.split(",")[:3] for row in (run / "predictions.csv").read_text().splitlines()]
-        for run in (first, second)
-    ]
-    assert tables[0] == tables[1]
+    rows = [(run / "predictions.csv").read_text().splitlines() for run in (first, second)]
+    assert [row.split(",")[:3] for row in rows[0]] == [row.split(",")[:3] for row in rows[1]]
     results = [read_json(run / "result.json") for run in (first, second)]
     for split in ("val", "test"):
-        assert results[0][split]["accuracy"] == results[1][split]["accuracy"]
-        assert results[0][split]["examples"] == results[1][split]["examples"]
+        for name in ("accuracy", "examples"):
+            assert results[0][split][name] == results[1][split][name]

@@ -82,7 +82,7 @@ def test_a_well_formed_csv_comes_back_cell_by_cell(cells, end, quoting, encoding
         quoting = csv.QUOTE_ALL  # Python 3.11's minimum leaves some of these without quotes
     settings = {"end": end, "quoting": quoting, "encoding": encoding, "delimiter": delimiter}
     raw = written([("id", "text"), *cells], **settings)
-    table = read_table(raw, name, ["text", "id"], whole=True)
+    table = read_table(raw, name, ["text", "id"])
     assert table.texts == [[text, name] for name, text in cells]
     assert (table.columns, table.cells) == (["id", "text"], [[*line] for line in cells])
     assert table.rows == list(range(2, len(cells) + 2))
@@ -91,7 +91,7 @@ def test_a_well_formed_csv_comes_back_cell_by_cell(cells, end, quoting, encoding
 def check_reader(raw, name="file.csv"):
     """Read bytes as a table; an error must be one line that names the file and the place in it."""
     try:
-        table = read_table(raw, name, ["text"], whole=True)
+        table = read_table(raw, name, ["text"])
     except InputError as error:
         place = r"(, (after )?row \d+:|, line \d+[:,]| needs one column)"
         assert re.match(re.escape(name) + place, str(error)) and "\n" not in str(error), error
@@ -125,7 +125,7 @@ def test_well_formed_json_lines_come_back_value_by_value(cells, end, encoding, n
     objects = [{"id": value, "text": text} for text, value in cells]
     lines = [json.dumps(value, ensure_ascii=not readable) for value in objects]
     raw = "".join(line + end for line in lines).encode(encoding)
-    table = read_table(raw, name, ["text"], whole=True)
+    table = read_table(raw, name, ["text"])
     assert table.texts == [[text] for text, _ in cells]
     assert (table.columns, table.cells) == (["id", "text"], [[v, text] for text, v in cells])
 
@@ -187,7 +187,7 @@ def test_predict_writes_a_row_for_every_row(model, tmp_path, capsys, texts, suff
     if suffix == "txt" and not expected[-1]:
         del expected[-1]  # the last line ends, no other begins
     capsys.readouterr()
-    table = TextSource(file=str(path)).read(whole=True)
+    table = TextSource(file=str(path)).read()
     predict_table([model], table)
     header, *rows = csv.reader(io.StringIO(capsys.readouterr().out))
     assert header == ["row", "predicted", "p_positive", "warning"]

@@ -14,7 +14,7 @@ import pytest
 from jax._src.cudnn import fused_attention_stablehlo  # asks the installed cuDNN for its version
 
 from benchmarks import synthetic
-from sentiment_jax.analysis.integrated_gradients import Path, _integrate
+from sentiment_jax.analysis.integrated_gradients import Path, _slopes
 from sentiment_jax.config.schema import DTYPES, OptimizerConfig, model_config
 from sentiment_jax.models import layers
 from sentiment_jax.models.parameters import abstract_params
@@ -195,7 +195,7 @@ def test_attributions_lower(name):
     lengths = jax.ShapeDtypeStruct((1,), jnp.int32)
     towards = jax.ShapeDtypeStruct((), jnp.int32)
     path = Path(word, word, lengths)
-    text = lower(_integrate, model, abstract_params(model), path, nodes, nodes, towards)
+    text = lower(_slopes, model, abstract_params(model), path, nodes, towards)
     check_products(text, "float32")
 
 

@@ -8,7 +8,6 @@ import shlex
 import shutil
 import sys
 import time
-from pathlib import Path
 
 import pytest
 from absl import flags
@@ -147,8 +146,6 @@ def test_bad_command_lines(refused, arguments, parts):
         ([SAMPLE, "--batch_size=8"], "--config.batch_size"),
         ([SAMPLE, "--learning_rate=1"], "--config.optimizer.learning_rate"),
         ([SAMPLE, "--wrokdir=x"], "--workdir"),
-        (["--mode=evalute"], "evaluate"),
-        (["--mode=sweep", "--sweep_procedure=stage"], "stages"),
     ],
 )
 def test_a_misspelt_name_is_answered_with_the_nearest(refused, arguments, nearest):
@@ -282,14 +279,14 @@ def test_the_version(printed):
 
 
 @pytest.mark.parametrize("mode", ["evaluate", "eval", "test"])
-def test_evaluate_by_any_name(monkeypatch, printed, mode):
+def test_evaluate_by_any_name(monkeypatch, printed, finished, mode):
     """It may change where the data are now."""
     calls = []
     monkeypatch.setattr(startup, "start", lambda *arguments: None)
     monkeypatch.setattr(evaluate, "evaluate_run", lambda *arguments: calls.append(arguments))
     moved = ["--config.data.path=there", "--config.eval_batch_size=64"]
-    printed(f"--mode={mode}", RUN, SAMPLE, "--split=val", *moved)
-    assert calls == [(Path("x"), "val", {"data.path": "there", "eval_batch_size": 64})]
+    printed(f"--mode={mode}", f"--workdir={finished}", SAMPLE, "--split=val", *moved)
+    assert calls == [(finished, "val", {"data.path": "there", "eval_batch_size": 64})]
 
 
 def test_a_sweeps_directory_stands_for_its_winner(monkeypatch, printed, swept, tmp_path):
@@ -377,7 +374,7 @@ def test_names_that_a_report_can_not_show(refused, tmp_path):
     ("workdir", "setting", "part"),
     [
         ("file", "data.path=/nowhere", "cannot write to --workdir="),  # row 12: before data
-        ("held", "epochs=1", f"in use by pid {os.getpid()} on "),  # row 13
+        ("held", "epochs=1", "in use by pid "),  # row 13
         ("new", "batch_size=4000", "batch_size=4000 is larger than the 308 training reviews"),
         ("new", "data.source=csv", "data.source=csv needs --config.data.path"),
     ],

@@ -6,7 +6,7 @@ phone. Training draws its curves with this module, so nothing slow is imported b
 
 import contextlib
 import statistics
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,6 @@ STYLE: Any = {
     "legend.fontsize": 9,
     "legend.frameon": False,
     "grid.alpha": 0.3,
-    "hatch.color": "0.7",
 }
 BELOW = "outside lower center"  # where legends stand
 CENTERED = {"ha": "center", "va": "center"}
@@ -43,17 +42,14 @@ Records = Sequence[Mapping[str, Any]]  # the lines of a metrics.jsonl
 def panels(path: Path, width: float | int, height: float | int, **grid: Any) -> Iterator[Any]:
     """Yield the axes [rows, columns] of a new figure, sizes in inches, and save it as a PNG.
 
-    `grid` holds options of `Figure.subplots`. The file is replaced atomically; equal figures have
-    equal bytes.
+    `grid` holds options of `Figure.subplots`. Equal figures have equal bytes.
     """
     from matplotlib import rc_context
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     temporary = path.with_name(f".{path.name}")
     with rc_context(STYLE):
         figure = Figure(figsize=(width, height), layout="constrained")
-        FigureCanvasAgg(figure)
         yield figure.subplots(squeeze=False, **grid)
         # The metadata would name the version of matplotlib.
         figure.savefig(temporary, dpi=180, format="png", metadata={"Software": None})
@@ -64,41 +60,29 @@ def _style(index: int) -> dict[str, str]:
     return {"color": COLORS[index % len(COLORS)], "marker": MARKERS[index % len(MARKERS)]}
 
 
-def _grid(count: int, columns: int) -> dict[str, int]:
-    """Return the numbers of rows and columns that hold some panels."""
-    columns = min(columns, count)
-    return {"nrows": -(-count // columns), "ncols": columns}
-
-
 def confusions(
     counts: Mapping[str, Float[np.ndarray, "classes classes"]], classes: Sequence[str], path: Path
 ) -> None:
     """Draw each model's confusion matrix [label, predicted]: mean counts and shares of the row.
 
-    The recall of a label stands beside its name. With more than ten classes, there are only colors.
+    With more than ten classes, there are only colors.
     """
-    many = len(classes) > 10
-    grid = _grid(len(counts), columns=2 if len(classes) < 4 else 1)
-    height = min(WIDTH / grid["ncols"], 3.6) + 0.3
-    small = {"fontsize": 4 if many else 6} if len(classes) > 5 else {}
-    with panels(path, WIDTH, height * grid["nrows"], **grid) as rows:
-        for axes in rows.flat[len(counts) :]:
-            axes.set_axis_off()
-        for axes, (name, matrix) in zip(rows.flat, counts.items(), strict=False):
+    size = min(9, 40 / len(classes))
+    height = min(0.7 * len(classes) + 1.1, 3.9)
+    with panels(path, WIDTH, height * len(counts), nrows=len(counts)) as rows:
+        for axes, (name, matrix) in zip(rows[:, 0], counts.items(), strict=True):
             shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
-            labels = list(classes)
             axes.imshow(shares, cmap="Greys", vmin=0, vmax=1, aspect="auto")
-            if not many:
-                labels = [f"{c}\n{shares[i, i]:.1%} correct" for i, c in enumerate(classes)]
-                for (label, predicted), share in np.ndenumerate(shares):
-                    text = f"{matrix[label, predicted]:,.0f}\n{share:.1%}"
-                    color = "white" if share > 0.6 else "black"
-                    axes.text(predicted, label, text, color=color, **CENTERED, **small)
+            for (label, predicted), share in np.ndenumerate(shares) if len(classes) <= 10 else ():
+                text = f"{matrix[label, predicted]:,.0f}\n{share:.1%}"
+                color = "white" if share > 0.6 else "black"
+                axes.text(predicted, label, text, color=color, fontsize=size, **CENTERED)
             axes.set_title(name)
             ticks = range(len(classes))
-            axes.set_xticks(ticks, classes, rotation=90 if len(classes) > 3 else 0, **small)
-            axes.set_yticks(ticks, labels, **small)
-            axes.set(xlabel="predicted")
+            rotation = 90 if len(classes) > 3 else 0
+            axes.set_xticks(ticks, classes, rotation=rotation, fontsize=size)
+            axes.set_yticks(ticks, classes, fontsize=size)
+            axes.set(xlabel="predicted", ylabel="label")
 
 
 def calibration(
@@ -153,7 +137,7 @@ def accuracy_by_length(
             )
         bins = [f"{low}–{high - 1}" for low, high in zip(edges[:-1], edges[1:], strict=True)]
         turned = {"rotation": 40, "ha": "right", "rotation_mode": "anchor"}
-        axes.set_xticks(range(len(bins)), bins, **turned if len(bins) > 4 else {})
+        axes.set_xticks(range(len(bins)), bins, **turned)
         axes.set(xlabel="words in the whole review", ylabel="test accuracy")
         axes.grid(axis="y")
         axes.figure.legend(loc=BELOW, fontsize=8)
@@ -166,8 +150,8 @@ def epoch_means(records: Records, split: str, name: str) -> tuple[list[int], lis
     means = []
     for epoch in epochs:
         lines = [line for line in known if line["epoch"] == epoch]
-        total = sum(line[name] * line["examples"] for line in lines)
-        means.append(total / sum(line["examples"] for line in lines))
+        weights = [line["examples"] for line in lines]
+        means.append(float(np.average([line[name] for line in lines], weights=weights)))
     return epochs, means
 
 
@@ -177,24 +161,15 @@ def _best(records: Records) -> Mapping[str, Any] | None:
     return max(lines, key=validation_rank, default=None)
 
 
-def _mark_epochs(axes: Any) -> None:
-    """Put ticks and a grid at whole epochs."""
-    from matplotlib.ticker import MaxNLocator
-
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    axes.grid()
-
-
-def _clip_losses(curves: Sequence[tuple[Any, Sequence[float]]]) -> None:
-    """Cut off losses (axes, values) that explode, and say so: they would flatten other curves."""
-    highest = [(axes, max(losses)) for axes, losses in curves if losses]
-    usual = statistics.median_low([loss for _, loss in highest] or [0.0])
-    for axes in {axes for axes, _ in highest}:
-        most = max(loss for of, loss in highest if of is axes)
-        if most > 10 * usual:
+def _clip_losses(panels: Iterable[Any]) -> None:
+    """Cut off losses that explode, and say so: they would flatten other curves."""
+    lines = [(axes, max(line.get_ydata(), default=0)) for axes in panels for line in axes.lines]
+    usual = statistics.median_low(highest for _, highest in lines)
+    for axes, highest in sorted(lines, key=lambda line: -line[1]):
+        if highest > 10 * usual and not axes.texts:
             axes.set_ylim(0, 3 * usual)
             where = {"ha": "right", "va": "top", "transform": axes.transAxes, "fontsize": 9}
-            axes.text(0.97, 0.95, f"cut off: up to {most:.2g}", **where)
+            axes.text(0.97, 0.95, f"cut off: up to {highest:.2g}", **where)
 
 
 def curves(runs: Mapping[str, Records], path: Path, title: str = "") -> None:
@@ -204,28 +179,26 @@ def curves(runs: Mapping[str, Records], path: Path, title: str = "") -> None:
     """
     grid = {"nrows": len(runs), "ncols": 2, "sharex": True, "sharey": "col"}
     height = 1.7 * len(runs) + (1.0 if title else 0.7)
-    losses: list[tuple[Any, list[float]]] = []
     with panels(path, WIDTH, height, **grid) as rows:
         for row, (label, records) in zip(rows, runs.items(), strict=True):
             best = _best(records)
             for axes, name in zip(row, ("loss", "accuracy"), strict=True):
-                train = epoch_means(records, "train", name)
-                val = epoch_means(records, "val", name)
-                axes.plot(*train, color=RED, marker=".", linestyle="--", label="training")
-                if val[0]:  # or no reviews are held out
-                    axes.plot(*val, color=BLUE, marker=".", label="validation")
-                if name == "loss":
-                    losses += [(axes, train[1]), (axes, val[1])]
+                epochs, means = epoch_means(records, "train", name)
+                axes.plot(epochs, means, color=RED, marker=".", linestyle="--", label="training")
+                epochs, means = epoch_means(records, "val", name)
+                if epochs:  # or no reviews are held out
+                    axes.plot(epochs, means, color=BLUE, marker=".", label="validation")
                 if best:
                     axes.axvline(best["epoch"], color="0.5", linestyle=":", label="best epoch")
                 for record in (r for r in records if r["split"] == "test"):
                     axes.plot(record["epoch"], record[name], "k*", label="test")
                 if not records:
                     axes.text(0.5, 0.5, "no epoch ended", ha="center", transform=axes.transAxes)
-                _mark_epochs(axes)
+                axes.locator_params(axis="x", integer=True, min_n_ticks=1)
+                axes.grid()
             row[0].set_title(f"{label}: loss" if label else "loss")
             row[1].set_title("accuracy")
-        _clip_losses(losses)
+        _clip_losses(rows[:, 0])
         for axes in rows[-1]:
             axes.set_xlabel("epoch")
         fullest = max(rows[:, 0], key=lambda axes: len(axes.lines))
@@ -271,8 +244,9 @@ def overlay(
                 axes.plot(*means, color=color, linestyle=":", label=legend)
         for name, axes in metrics.items():
             axes.set_title(f"validation {name}")
-            _mark_epochs(axes)
-        _clip_losses([(loss, epoch_means(of, "val", "loss")[1]) for of in runs.values()])
+            axes.locator_params(axis="x", integer=True, min_n_ticks=1)
+            axes.grid()
+        _clip_losses([loss])
         handles = accuracy.get_legend_handles_labels()
         accuracy.figure.legend(*handles, loc=BELOW, ncols=2, fontsize=8)
         loss.set_xlabel("epoch")
@@ -282,107 +256,63 @@ def overlay(
         accuracy.figure.suptitle(title, fontsize=10)
 
 
-def heat_maps(
-    accuracies: Mapping[tuple[Any, ...], float | None],
-    values: Mapping[str, Sequence[Any]],
-    *,
-    names: Sequence[str],
-    winner: tuple[Any, ...] | None,
-    chance: Collection[tuple[Any, ...]],
-    path: Path,
+def heat_map(
+    cells: Mapping[tuple[str, str], tuple[str, float]], winner: tuple[str, str] | None, path: Path
 ) -> None:
-    """Draw validation accuracy over learning rate x batch size, a panel for each optimizer.
-
-    `accuracies` belong to (optimizer, batch size, learning rate); a failed trial has None, one that
-    was not run no entry. `values` are those of each axis, `names` the learning rates in words. The
-    `winner` is outlined; settings at `chance` are hatched, not colored.
-    """
+    """Draw (row, column) -> (text, validation accuracy or NaN); the winner is outlined."""
     from matplotlib.patches import Rectangle
 
-    optimizers, batch_sizes, learning_rates = values.values()
-    best = max((value for value in accuracies.values() if value is not None), default=1.0)
-    # From light to dark: the best stands out on a white page, and inverted on a dark one.
-    scale = {"vmin": best - RANGE, "vmax": best, "cmap": "YlGnBu"}
-    grid = _grid(len(optimizers), columns=2 if len(batch_sizes) < 4 else 1)
-    height = (0.44 * len(learning_rates) + 0.4) * grid["nrows"] + 0.9
-    size = 9 if grid["ncols"] * len(batch_sizes) <= 4 else 8
-    with panels(path, WIDTH, height, **grid, sharex=True, sharey=True) as maps:
-        for axes in maps.flat[len(optimizers) :]:
-            axes.set_axis_off()
-        for axes, optimizer in zip(maps.flat, optimizers, strict=False):
-            image = np.full((len(learning_rates), len(batch_sizes)), np.nan)
-            for row, column in np.ndindex(image.shape):
-                setting = optimizer, batch_sizes[column], learning_rates[row]
-                value = accuracies.get(setting)
-                corner = (column - 0.5, row - 0.5)
-                options: dict[str, Any] = {**CENTERED, "fontsize": size}
-                if value is None:
-                    text = "failed" if setting in accuracies else "not run"
-                elif setting in chance:
-                    text = f"{value:.4f}\nat chance"
-                    hatched = Rectangle(corner, 1, 1, fill=False, hatch="////", linewidth=0)
-                    axes.add_patch(hatched)
-                    options["bbox"] = {"facecolor": "white", "edgecolor": "none", "pad": 1}
-                else:
-                    text = f"{value:.4f}"
-                    image[row, column] = value
-                    options["color"] = "white" if value > best - RANGE / 2 else "black"
-                axes.text(column, row, text, **options)
-                if setting == winner:
-                    frame: Any = {"edgecolor": RED, "linewidth": 3, "clip_on": False, "zorder": 3}
-                    axes.add_patch(Rectangle(corner, 1, 1, fill=False, **frame))
-            drawn = axes.imshow(image, aspect="auto", **scale)
-            axes.set_title(optimizer)
-            axes.set_xticks(range(len(batch_sizes)), [f"batch {size}" for size in batch_sizes])
-            axes.set_yticks(range(len(learning_rates)), names)
-        for row in maps:
-            row[0].set_ylabel("learning rate")
+    rows = list(dict.fromkeys(row for row, _ in cells))
+    columns = list(dict.fromkeys(column for _, column in cells))
+    best = max((value for _, value in cells.values() if value == value), default=1.0)
+    image = np.full((len(rows), len(columns)), np.nan)
+    with panels(path, WIDTH, 0.36 * len(rows) + 1.4) as ((axes,),):
+        for place, (text, value) in cells.items():
+            row = rows.index(place[0])
+            column = columns.index(place[1])
+            image[row, column] = value
+            color = "white" if value > best - RANGE / 2 else "black"
+            axes.text(column, row, text, color=color, fontsize=8, **CENTERED)
+            if place == winner:
+                frame: Any = {"edgecolor": RED, "linewidth": 3, "clip_on": False, "zorder": 3}
+                axes.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, fill=False, **frame))
+        # From light to dark: the best stands out on a white page, and inverted on a dark one.
+        drawn = axes.imshow(image, aspect="auto", vmin=best - RANGE, vmax=best, cmap="YlGnBu")
+        axes.set_xticks(range(len(columns)), columns)
+        axes.set_yticks(range(len(rows)), rows)
         bar = {"label": "validation accuracy", "extend": "min", "location": "bottom"}
-        maps[0, 0].figure.colorbar(drawn, ax=maps, **bar, pad=0.02, aspect=40)
+        axes.figure.colorbar(drawn, ax=axes, **bar, pad=0.02, aspect=40)
 
 
-def seeds(
-    scores: Mapping[str, Mapping[str, Sequence[float]]],
-    numbers: Mapping[str, Sequence[int]],
-    path: Path,
-) -> None:
+def seeds(models: Mapping[str, Sequence[tuple[int, float, float]]], path: Path) -> None:
     """Draw the accuracy of every seed, and each model's mean with its 95 % interval.
 
-    `scores` are accuracies by model, split and seed; `numbers` are each model's seeds.
+    `models` are (seed, validation accuracy, test accuracy) by the model's name.
     """
     from sentiment_jax.analysis.predictions import mean_interval
 
     labels: list[str] = []
-    rows = sum(map(len, numbers.values())) + 3 * len(scores)
+    rows = sum(len(runs) + 3 for runs in models.values())
     with panels(path, WIDTH, 0.23 * rows + 1.1) as ((axes,),):
-        for index, (name, splits) in enumerate(scores.items()):
+        for index, (model, runs) in enumerate(models.items()):
             color = _style(index)["color"]
-            labels.append(name)
-            first = len(labels)
-            labels += [f"seed {number}" for number in numbers[name]]
-            for split, accuracies in splits.items():
+            labels.append(f"{model}: validation, test")
+            for seed, val, test in runs:
+                axes.plot(val, len(labels), "o", color=color, markerfacecolor="white")
+                axes.plot(test, len(labels), "o", color=color)
+                labels.append(f"seed {seed}: {val:.4f}, {test:.4f}")
+            if len(runs) == 1:
+                continue
+            for column, split in enumerate(("validation", "test"), 1):
+                mean, low, high = mean_interval([run[column] for run in runs])
                 fill = {"color": color, "markerfacecolor": color if split == "test" else "white"}
-                axes.plot(accuracies, range(first, first + len(accuracies)), "o", **fill)
-                if len(accuracies) > 1:
-                    mean, low, high = mean_interval(accuracies)
-                    error = [[mean - low], [high - mean]]
-                    axes.errorbar(mean, len(labels), xerr=error, fmt="D", capsize=3, **fill)
-                    _annotate(axes, high, len(labels), mean)
-                    labels.append(f"mean, {split}")
-            for row, pair in enumerate(zip(*splits.values(), strict=True), first):
-                _annotate(axes, min(pair), row, min(pair), left=True)
-                _annotate(axes, max(pair), row, max(pair))
-        for split, inside in (("validation", "white"), ("test", "0.3")):
-            axes.plot([], [], "o", color="0.3", markerfacecolor=inside, label=split)
+                error = [[mean - low], [high - mean]]
+                axes.errorbar(mean, len(labels), xerr=error, fmt="D", capsize=3, **fill)
+                labels.append(f"mean, {split}: {mean:.4f}")
+        axes.plot([], [], "o", color="0.3", markerfacecolor="white", label="validation")
+        axes.plot([], [], "o", color="0.3", label="test")
         axes.set_yticks(range(len(labels)), labels)
         axes.locator_params(axis="x", nbins=5)
         axes.set(xlabel="accuracy", ylim=(len(labels) - 0.4, -0.6))
-        axes.margins(x=0.25)
         axes.grid(axis="x")
         axes.figure.legend(loc=BELOW, ncols=2)
-
-
-def _annotate(axes: Any, x: float, row: int, value: float, left: bool = False) -> None:
-    """Write a number to the right of a point, or to its left."""
-    where = {"xytext": (-7 if left else 7, 0), "textcoords": "offset points", "va": "center"}
-    axes.annotate(f"{value:.4f}", (x, row), ha="right" if left else "left", fontsize=8, **where)

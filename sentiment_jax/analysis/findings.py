@@ -22,9 +22,8 @@ def on_imdb(trial: Trial) -> bool:
 
 
 def title(groups: Sequence[Group]) -> str:
-    """Return the models and their data: LSTM and BERT on IMDB."""
-    *others, last = dict.fromkeys(group.model.upper() for group in groups)
-    models = f"{', '.join(others)} and {last}" if others else last
+    """Return the models and their data: LSTM, BERT on IMDB."""
+    models = ", ".join(dict.fromkeys(group.model.upper() for group in groups))
     first = groups[0].trials[0]
     if on_imdb(first):
         return f"{models} on IMDB"
@@ -37,9 +36,9 @@ def data_in_words(groups: Sequence[Group]) -> str:
     """Return the number of runs, the number of reviews in each split, and the classes."""
     trials = [trial for group in groups for trial in group.trials]
     finished = next(trial for trial in trials if trial.status == "finished")
-    sizes = {split: sum(classes.values()) for split, classes in counts(finished).items()}
     roles = {"train": "train on", "val": "choose by", "test": "test with"}
-    reviews = [f"{sizes[split]:,} to {role}" for split, role in roles.items() if split in sizes]
+    splits = counts(finished).items()
+    reviews = [f"{sum(classes.values()):,} to {roles[split]}" for split, classes in splits]
     runs = "1 run" if len(trials) == 1 else f"{len(trials)} runs"
     classes = ", ".join(finished.files.read_config().classes)
     return f"{runs}; reviews: {', '.join(reviews)}; classes: {classes}."
@@ -60,14 +59,14 @@ def lead(groups: Sequence[Group], tables: Mapping[str, pandas.DataFrame]) -> lis
     if tested:
         metrics = tables["metrics"].set_index("name")
         best = str(metrics["accuracy"].astype(float).idxmax())
-        sentences += _best_model(tested[best], metrics.loc[best], len(tested))
+        sentences.append(_best_model(tested[best], metrics.loc[best], len(tested)))
         sentences += _other_models(best, tables)
     for group in groups:
-        sentences += _settings(group, named=len(groups) > 1)
+        sentences += _settings(group)
     return sentences
 
 
-def _best_model(group: Group, row: pandas.Series, models: int) -> list[str]:
+def _best_model(group: Group, row: pandas.Series, models: int) -> str:
     trials = group.tested
     model = f"{group.model.upper()} with {in_words(trials[0].setting)}"
     if models > 1:
@@ -81,14 +80,15 @@ def _best_model(group: Group, row: pandas.Series, models: int) -> list[str]:
         f"{model}: test accuracy {row['accuracy']:.4f} (95 % interval {low:.4f} to "
         f"{row['high (95 %)']:.4f} on {on}; guessing: {baseline:.4f})."
     )
-    if low > baseline:
-        return [sentence]
-    return [sentence, "That is at chance: the interval includes guessing."]
+    if low <= baseline:
+        sentence += " That is at chance: the interval includes guessing."
+    return sentence
 
 
 def _other_models(best: str, tables: Mapping[str, pandas.DataFrame]) -> list[str]:
-    equal: list[str] = []
-    behind: list[str] = []
+    equal = "Not shown to differ from it"
+    behind = "Behind it"
+    models: dict[str, list[str]] = {equal: [], behind: []}
     accuracies = tables["metrics"].set_index("name")["accuracy"]
     for row in tables["mcnemar"].to_dict("records") if "mcnemar" in tables else ():
         names = {row["first"], row["second"]}
@@ -96,17 +96,13 @@ def _other_models(best: str, tables: Mapping[str, pandas.DataFrame]) -> list[str
             (other,) = names - {best}
             p = cell(row["p"], "p")
             words = f"{other} ({accuracies[other]:.4f}, p {p if p.startswith('<') else f'= {p}'})"
-            (equal if row["p"] >= 0.05 else behind).append(words)
-    sentences = {"Not shown to differ from it": equal, "Behind it": behind}
-    return [f"{what}: {'; '.join(words)}." for what, words in sentences.items() if words]
+            models[equal if row["p"] >= 0.05 else behind].append(words)
+    return [f"{what}: {'; '.join(words)}." for what, words in models.items() if words]
 
 
-def _settings(group: Group, named: bool) -> list[str]:
-    """Say which setting of a sweep is best, which may be as good, and which stayed at chance.
-
-    If `named`, each line begins with the name of the sweep.
-    """
-    trials = list({t.directory: t for stage in group.stages.values() for t in stage}.values())
+def _settings(group: Group) -> list[str]:
+    """Say which setting of a sweep is best, which may be as good, and which stayed at chance."""
+    trials = [trial for trial in group.trials if trial not in group.finals]
     best = group.best
     if best is None or len(trials) < 2:
         return []
@@ -118,33 +114,20 @@ def _settings(group: Group, named: bool) -> list[str]:
         "Not shown to differ from it (z-test, p ≥ .05)": [
             t for t in others if not predictions.differ_significantly(t.content["val"], score)
         ],
-        "Stayed at chance (hatched in the figure)": guessing,
+        "Stayed at chance": guessing,
         "Failed": [trial for trial in trials if trial.status == "failed"],
     }
-    lines = [f"{what}: {_summarize(of, trials)}." for what, of in remarks.items() if of]
-    if named:
-        lines = [f"{group.name}: {line[0].lower()}{line[1:]}" for line in lines]
-    return [
+    sentences = [
         f"Of the {len(trials)} settings of {group.name}, {in_words(best.setting)} is the best on "
-        f"validation ({score['accuracy']:.4f} on {score['examples']:,} reviews).",
-        *lines,
+        f"validation ({score['accuracy']:.4f} on {score['examples']:,} reviews)."
     ]
-
-
-def _summarize(some: Sequence[Trial], trials: Sequence[Trial]) -> str:
-    """Name some of the trials; if all trials with a value are among them, name the value once."""
-    left = {trial.directory: in_words(trial.setting) for trial in some}
-    words = []
-    for axis in trials[0].setting:
-        for value in dict.fromkeys(trial.setting[axis] for trial in trials):
-            alike = [trial.directory for trial in trials if trial.setting[axis] == value]
-            if 1 < len(alike) < len(trials) and left.keys() >= {*alike}:
-                words.append(f"all {len(alike)} with {in_words({axis: value})}")
-                left = {path: text for path, text in left.items() if path not in alike}
-    words += left.values()
-    if len(words) > LISTED:
-        words = [*words[:LISTED], f"{len(words) - LISTED} more"]
-    return f"{len(some)} ({'; '.join(words)})"
+    for remark, some in remarks.items():
+        if some:
+            words = [in_words(trial.setting) for trial in some[:LISTED]]
+            if len(some) > LISTED:
+                words.append(f"{len(some) - LISTED} more")
+            sentences.append(f"{remark}: {len(some)} ({'; '.join(words)}).")
+    return [" ".join(sentences)]
 
 
 def confidence(name: str, original: Predictions, calibrated: Predictions) -> str:

@@ -10,7 +10,7 @@ from sentiment_jax.runtime.terminal import visible
 
 # The format of a numeric column, by its heading or the heading's last word. Others are text.
 FORMATS = {
-    **dict.fromkeys(("accuracy", "loss", "± sd", "p(positive)", "p(predicted)", "p"), ".4f"),
+    **dict.fromkeys(("accuracy", "loss", "± sd", "p(predicted)", "p"), ".4f"),
     **dict.fromkeys(("low (95 %)", "high (95 %)", "majority baseline", "mcc", "auc"), ".4f"),
     **dict.fromkeys(("brier score", "precision", "recall", "f1"), ".4f"),
     **dict.fromkeys(("examples", "only the first correct", "only the second correct"), ",d"),

@@ -26,10 +26,8 @@ from sentiment_jax.models.layers import embed_positions
 from sentiment_jax.training.trained_model import TrainedModel
 
 WORD_EMBEDDINGS = ("embedding", "word_embeddings")  # their names in models/
-# Gauss-Legendre quadrature on [0, 1]. With the end of an interval, there are eight nodes.
-NODES, WEIGHTS = (np.polynomial.legendre.leggauss(7) + np.array([[1], [0]])) / 2
-MIN_INTERVALS = 4
-MAX_INTERVALS = 256
+NODES, WEIGHTS = np.polynomial.legendre.leggauss(8)  # Gauss-Legendre quadrature on [-1, 1]
+INTERVALS = (4, 8, 16, 32, 64, 128, 256)  # of the path, until the attributions are complete
 
 
 class Word(NamedTuple):
@@ -71,20 +69,19 @@ def _tolerance(difference: float) -> float:
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _integrate(
+def _slopes(
     model: nn.Module,
     params: Any,
     path: Path,
     nodes: Float[Array, " rows"],
-    weights: Float[Array, " rows"],
     towards: Int[Array, ""],
-) -> tuple[Float[Array, " length"], Float[Array, " rows"]]:
-    """Return the weighted sum of the gradients at the nodes of a path, and the log-odds there."""
+) -> tuple[Float[Array, "rows length"], Float[Array, " rows"]]:
+    """Return each token's slope of the log-odds at the nodes of a path, and the log-odds there."""
     points = path.start + nodes[:, None, None] * (path.end - path.start)
     rows, length, size = points.shape
     ids = jnp.arange(rows * length).reshape(rows, length)  # one id per embedding in `points`
 
-    def weighted_sum(points: Array) -> tuple[Array, Array]:
+    def sum_of_log_odds(points: Array) -> tuple[Array, Array]:
         def substitute(next_function: Any, args: Any, kwargs: Any, context: Any) -> Any:
             module = context.module
             embeds = isinstance(module, nn.Embed) and module.name in WORD_EMBEDDINGS
@@ -97,10 +94,10 @@ def _integrate(
             logits: Any = model.apply({"params": params}, ids, lengths, deterministic=True)
         others = jnp.where(jnp.arange(logits.shape[1]) == towards, -jnp.inf, logits)
         log_odds = logits[:, towards] - jax.nn.logsumexp(others, axis=1)
-        return jnp.sum(log_odds * weights), log_odds
+        return jnp.sum(log_odds), log_odds
 
-    gradients, log_odds = jax.grad(weighted_sum, has_aux=True)(points)
-    return jnp.sum(gradients * (path.end - path.start), axis=(0, 2)), log_odds
+    gradients, log_odds = jax.grad(sum_of_log_odds, has_aux=True)(points)
+    return jnp.sum(gradients * (path.end - path.start), axis=2), log_odds
 
 
 def attribute(
@@ -114,9 +111,7 @@ def attribute(
     """Return a text's attributions, its log-odds of class `towards` and those of its baseline.
 
     The model must compute in float32; it reads the text padded to `length`. The embeddings at the
-    `fixed` positions, such as [CLS], stay in the baseline: their attribution is 0. The interval
-    with the largest error is halved until the whole integral is complete, because a kink (ReLU,
-    maximum, saturated gate) needs more nodes only around itself.
+    `fixed` positions, such as [CLS], stay in the baseline: their attribution is 0.
     """
     count = len(token_ids)
     ids = np.zeros((1, length, *np.shape(token_ids)[1:]), np.int32)
@@ -127,31 +122,20 @@ def attribute(
     kept = np.zeros((length, 1), np.float32)
     kept[list(fixed)] = 1
     path = Path(end * kept, end, np.array([count], np.int32))
-    integrate = functools.partial(_integrate, model, params, path)
-    zeros = np.zeros(len(NODES) + 1, np.float32)
-    _, at_start = integrate(zeros, zeros, towards)
-    log_odds = {0.0: float(at_start[0])}  # by position on the path
-    errors: dict[tuple[float, float], float] = {}  # by interval of the path
-    integrals: dict[tuple[float, float], np.ndarray] = {}
-
-    def add(low: float, high: float) -> None:
-        nodes = np.append(low + (high - low) * NODES, high)
-        weights = np.append((high - low) * WEIGHTS, 0)
-        sums, values = integrate(np.float32(nodes), np.float32(weights), towards)
-        log_odds[high] = float(values[-1])
-        integrals[low, high] = np.asarray(sums, np.float64)[:count]
-        difference = log_odds[high] - log_odds[low]
-        errors[low, high] = abs(float(integrals[low, high].sum()) - difference)
-
-    for part in range(MIN_INTERVALS):
-        add(part / MIN_INTERVALS, (part + 1) / MIN_INTERVALS)
-    tolerance = _tolerance(log_odds[1.0] - log_odds[0.0])
-    while len(errors) < MAX_INTERVALS and sum(errors.values()) > tolerance:
-        low, high = worst = max(errors, key=errors.__getitem__)
-        del errors[worst], integrals[worst]
-        add(low, (low + high) / 2)
-        add((low + high) / 2, high)
-    return np.asarray(sum(integrals.values()), np.float32), log_odds[1.0], log_odds[0.0]
+    slopes = functools.partial(_slopes, model, params, path)
+    _, values = slopes(np.linspace(0, 1, len(NODES), dtype=np.float32), towards)
+    log_odds = float(values[-1])
+    empty_log_odds = float(values[0])
+    for intervals in INTERVALS:
+        sums = np.zeros(length)
+        for interval in range(intervals):
+            nodes = (interval + (NODES + 1) / 2) / intervals
+            at_nodes, _ = slopes(np.float32(nodes), towards)
+            sums += WEIGHTS / (2 * intervals) @ np.asarray(at_nodes)
+        gap = sums[:count].sum() - (log_odds - empty_log_odds)
+        if abs(gap) <= _tolerance(log_odds - empty_log_odds):
+            break
+    return sums[:count].astype(np.float32), log_odds, empty_log_odds
 
 
 def explain(trained: TrainedModel, text: str, towards: int = 1) -> Explanation:

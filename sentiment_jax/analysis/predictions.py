@@ -12,15 +12,15 @@ from jaxtyping import Bool, Float, Float32, Int32, Int64
 from scipy.stats import binomtest, norm, t
 from sklearn.metrics import confusion_matrix
 
-from sentiment_jax.data.labels import decide, prediction_columns, written
+from sentiment_jax.data.labels import decide
 from sentiment_jax.errors import InputError
 from sentiment_jax.storage.files import check_checksum, safe_cell
+from sentiment_jax.storage.prediction_table import class_cells, prediction_columns
 from sentiment_jax.sweeps.plan import Trial
 from sentiment_jax.training.calibration import apply_temperature
 from sentiment_jax.training.metrics import measure, wilson_interval
 
 BINS = 10
-LENGTHS = {"id": str, "words": np.int32, "tokens": np.int32, "truncated": np.int32}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,11 +49,12 @@ class Predictions:
 def read_predictions(trials: Sequence[Trial]) -> Predictions:
     """Read predictions.csv and lengths.csv of one model's tested trials; InputError if damaged."""
     classes = trials[0].files.read_config().classes
-    names = {str(safe_cell(name)): i for i, name in enumerate(written(classes))}
+    names = {str(safe_cell(name)): i for i, name in enumerate(class_cells(classes))}
     columns = prediction_columns(classes)
     types = {"id": str, "label": str, "predicted": str, **dict.fromkeys(columns[1:], float)}
     frames = [_read_csv(trial, trial.files.predictions["test"], types) for trial in trials]
-    lengths = _read_csv(trials[0], trials[0].files.lengths["test"], LENGTHS)
+    numbers = {"id": str, **dict.fromkeys(("words", "tokens", "truncated"), np.int32)}
+    lengths = _read_csv(trials[0], trials[0].files.lengths["test"], numbers)
     for trial, frame in zip(trials, frames, strict=True):
         if not frame["id"].equals(lengths["id"]):
             raise InputError(
@@ -83,8 +84,8 @@ def same_reviews(first: Predictions, second: Predictions) -> bool:
 
     Equal data may have different ids: rows in another order, or IMDB from a folder and from TFDS.
     """
-    one, other = ({*zip(p.ids, p.labels, p.words, strict=True)} for p in (first, second))
-    return one == other
+    reviews = {*zip(first.ids, first.labels, first.words, strict=True)}
+    return reviews == {*zip(second.ids, second.labels, second.words, strict=True)}
 
 
 def confusion(predictions: Predictions) -> Float[np.ndarray, "classes classes"]:
@@ -96,12 +97,13 @@ def confusion(predictions: Predictions) -> Float[np.ndarray, "classes classes"]:
 
 
 def mean_metrics(predictions: Predictions) -> dict[str, Any]:
-    """Return accuracy and `metrics.measure` of the predictions, averaged over the seeds."""
+    """Return accuracy, its 95 % interval and `metrics.measure`, averaged over the seeds."""
     labels = predictions.labels
     accuracy = float(predictions.correct.mean())
-    seeds = [measure(labels, p, predictions.classes) for p in predictions.probabilities]
-    interval = {"accuracy_interval": [*wilson_interval(accuracy, len(labels))]}
-    return {"accuracy": accuracy, **_mean(seeds), **interval}
+    low, high = wilson_interval(accuracy, len(labels))
+    means = _mean([measure(labels, p, predictions.classes) for p in predictions.probabilities])
+    del means["accuracy_interval"]
+    return {"accuracy": accuracy, "low (95 %)": low, "high (95 %)": high, **means}
 
 
 def _mean(seeds: Sequence[Any]) -> Any:
@@ -150,8 +152,9 @@ def hardest_mistakes(predictions: Predictions, count: int) -> list[int]:
     """Return the wrong predictions with the lowest p(label), probabilities averaged over seeds."""
     means = predictions.probabilities.mean(axis=0)
     p_label = np.take_along_axis(means, predictions.labels[:, None], axis=1)[:, 0]
+    order = np.argsort(p_label, kind="stable")
     wrong = decide(means) != predictions.labels
-    return [int(i) for i in np.argsort(p_label, kind="stable") if wrong[i]][:count]
+    return order[wrong[order]][:count].tolist()
 
 
 def calibration_bins(

@@ -1,5 +1,6 @@
 """Read finished, failed and open trials back, from their directories alone."""
 
+import collections
 import dataclasses
 import itertools
 import os
@@ -43,7 +44,7 @@ class Group:
     @property
     def axes(self) -> Sequence[str]:
         """The names of the axes of the sweep."""
-        return tuple(self.sweep.axes) if self.sweep else tuple(plan.FIELDS)
+        return tuple(self.sweep.axes) if self.sweep else ()
 
     @property
     def tested(self) -> list[Trial]:
@@ -103,18 +104,19 @@ def collect(directories: Sequence[Path]) -> list[Group]:
                 f"{trial.directory} held out no reviews (data.validation_fraction=0): a report "
                 "compares scores on those; --mode=evaluate scores it"
             )
-        if trial.content["data_hash"] != finished[0].content["data_hash"]:
-            raise InputError(
-                f"runs of different data cannot be compared: {_data(finished[0])} and "
-                f"{_data(trial)}; report them apart"
-            )
+    data = {
+        t.content["data_hash"]: f"{t.directory} ({t.content['data_hash'][:12]})" for t in finished
+    }
+    if len(data) > 1:
+        listed = " and ".join(data.values())
+        raise InputError(f"runs of different data cannot be compared: {listed}; report them apart")
     return groups
 
 
 def _read_groups(paths: Iterable[Path]) -> list[Group]:
     """Read sweeps and runs, and give each group a name of its own."""
     groups = []
-    runs: dict[str, list[Trial]] = {}  # by their config without the seed
+    runs = collections.defaultdict(list)  # by their config without the seed
     for path in paths:
         if (path / SWEEP_FILE).exists():
             sweep = plan.read_sweep(path)
@@ -125,15 +127,14 @@ def _read_groups(paths: Iterable[Path]) -> list[Group]:
         trial = Trial("run", path, RunDirectory(path).read_config()).refresh()
         if trial.config.pretrain.objective:
             raise InputError(f"{path} is a pre-training run, not a classifier: leave it out")
-        settings = sorted(flatten(trial.config).items())
-        key = repr([item for item in settings if item[0] not in (*HARMLESS, "seed")])
-        runs.setdefault(key, []).append(trial)
+        settings = flatten(trial.config).items()
+        key = frozenset(item for item in settings if item[0] not in (*HARMLESS, "seed"))
+        runs[key].append(trial)
     groups += [Group(_common_name(trials), None, {}, trials) for trials in runs.values()]
     names: set[str] = set()
     for group in groups:
-        candidates = (f"{group.name}-{number}" for number in itertools.count(2))
-        if group.name in names:
-            group.name = next(name for name in candidates if name not in names)
+        while group.name in names:
+            group.name += f"-{len(names) + 1}"
         names.add(group.name)
     return groups
 
@@ -157,24 +158,18 @@ def counts(trial: Trial) -> Mapping[str, Mapping[str, int]]:
     return trial.env["data"]["counts"]
 
 
-def _data(trial: Trial) -> str:
-    total = sum(sum(split.values()) for split in counts(trial).values())
-    return f"{trial.directory} (hash {trial.content['data_hash'][:12]}, {total:,} reviews)"
-
-
 def hardware(trial: Trial) -> str:
     """Return the machine, and its accelerators if the trial used any."""
-    names = [name.partition(": ") for name in trial.env.get("devices", [])]
-    kinds = [kind for platform, _, kind in names if platform != "cpu"]
-    accelerators = [f"; {kinds.count(kind)} x {kind}" for kind in sorted(set(kinds))]
-    return "".join([trial.env.get("machine", "unknown machine"), *accelerators])
+    devices = [name.partition(": ") for name in trial.env.get("devices", [])]
+    kinds = collections.Counter(kind for platform, _, kind in devices if platform != "cpu")
+    accelerators = [f"{count} x {kind}" for kind, count in sorted(kinds.items())]
+    return "; ".join([trial.env.get("machine", "unknown machine"), *accelerators])
 
 
 def _common_name(trials: Sequence[Trial]) -> str:
     """Return the common prefix of the directories' names: lstm for lstm-seed0 and lstm-seed1."""
-    first, *others = [trial.directory.resolve().name for trial in trials]
-    common = os.path.commonprefix([first, *others]) if others else ""
-    return re.sub(r"[-_]*(seed)?[-_]*$", "", common) or first
+    names = [trial.directory.resolve().name for trial in trials]
+    return re.sub(r"[-_]*(seed)?[-_]*$", "", os.path.commonprefix(names)) or names[0]
 
 
 def read_texts(trial: Trial) -> dict[str, str]:

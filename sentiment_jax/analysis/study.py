@@ -1,6 +1,5 @@
 """The tables of the published study, its numbers (configs/study.csv) beside those of our runs."""
 
-import functools
 import itertools
 from collections.abc import Sequence
 from typing import Any
@@ -21,13 +20,8 @@ def remarks() -> list[str]:
     return [line.removeprefix("# ") for line in lines if line.startswith("# ")]
 
 
-@functools.cache
-def _numbers() -> pandas.DataFrame:
-    return pandas.read_csv(_FILE, comment="#")
-
-
 def _theirs(table: str, model: str) -> pandas.DataFrame:
-    frame = _numbers()
+    frame = pandas.read_csv(_FILE, comment="#")
     return frame[(frame["table"] == table) & (frame["model"] == model)]
 
 

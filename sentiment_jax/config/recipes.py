@@ -1,6 +1,7 @@
 """Recipes: the ConfigDict that a config file makes, and what overrides change in it."""
 
 import copy
+import itertools
 import runpy
 import traceback
 from collections.abc import Iterable, Mapping
@@ -10,7 +11,7 @@ from typing import Any
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
-from sentiment_jax.config.schema import schema
+from sentiment_jax.config.schema import groups_of, schema
 from sentiment_jax.config.stored import flatten
 from sentiment_jax.errors import InputError, did_you_mean
 
@@ -28,11 +29,10 @@ def make_config(
     if variant and variant not in variants:
         near = did_you_mean(variant, variants)
         raise InputError(f"unknown variant {variant!r}: one of {', '.join(variants)}{near}")
-    config = ConfigDict({"data": {}, "model": {}, "optimizer": {}, "pretrain": {}})
+    config = ConfigDict({group: {} for group in groups_of(model)})
     for name, rule in schema(model).items():
-        default = rule.default
-        if rule.inherited:
-            default = placeholder(float if "dropout" in name else int)
+        inherited = placeholder(float if "dropout" in name else int)
+        default = inherited if rule.inherited else rule.default
         config.update_from_flattened_dict({name: default})
     config.model.name = model
     config.lock()
@@ -101,15 +101,13 @@ def describe_settings(config: ConfigDict) -> str:
     settings = schema(config.model.name)
     values = flatten(config)
     wide = max(map(len, values))
-    group = ""
-    lines = ["run"]
-    for name, rule in settings.items():
-        if name.rpartition(".")[0] != group:
-            group = name.rpartition(".")[0]
-            lines.append(f"\n{group}")
-        shown = "" if values[name] is None else str(values[name])
-        if len(shown) >= 40:
-            shown = "..."
-        allowed = f" ({rule.allowed})" if rule.allowed else ""
-        lines.append(f"  --config.{name:{wide}}  {shown:24}  {rule.meaning}{allowed}")
+    lines = []
+    for group, names in itertools.groupby(settings, key=lambda name: name.rpartition(".")[0]):
+        lines.append(f"\n{group}" if group else "run")
+        for name in names:
+            rule = settings[name]
+            value = "" if values[name] is None else str(values[name])
+            shown = "..." if len(value) >= 40 else value
+            allowed = f" ({rule.allowed})" if rule.allowed else ""
+            lines.append(f"  --config.{name:{wide}}  {shown:24}  {rule.meaning}{allowed}")
     return "\n".join(lines)

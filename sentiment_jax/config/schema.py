@@ -9,6 +9,7 @@ import csv
 import dataclasses
 import functools
 import io
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -20,8 +21,11 @@ POOLINGS = ("last", "mean", "max", "mean_max")
 DTYPES = ("float32", "bfloat16", "tensorfloat32")  # the last: float32 with fast products
 CLASSES = ("negative", "positive")  # where the labels say no more
 MOST_CLASSES = 100
-ARCHITECTURES = ("bert", "electra", "lstm")
-PRETRAINING = ("masked_language_modeling", "replaced_token_detection", "ngram_vectors")
+OBJECTIVES = {  # of pre-training, by architecture; the first is the default
+    "bert": ("masked_language_modeling",),
+    "electra": ("replaced_token_detection",),
+    "lstm": ("ngram_vectors",),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +62,7 @@ class Setting:
 
 
 def setting(default: Any, meaning: str, **rules: Any) -> Any:
-    """Declare one setting; `rules` are the fields of Setting."""
+    """Declare a field of a group; `rules` are the other fields of Setting."""
     rule = Setting(default, meaning, **rules)
     return dataclasses.field(default=default, metadata={"setting": rule})
 
@@ -72,23 +76,11 @@ def settings_of(group: type, prefix: str = "") -> dict[str, Setting]:
     }
 
 
-def problems_of(group: Any, prefix: str = "") -> list[str]:
-    """Say what is wrong with the values of a dataclass of settings."""
-    rules = settings_of(type(group), prefix)
-    found = (
-        rule.problem(name, getattr(group, name.removeprefix(prefix)))
-        for name, rule in rules.items()
-    )
-    return [problem for problem in found if problem]
-
-
 # Upper bounds are beyond any honest use: what exceeds them is a slip that would fill the memory.
 _count = functools.partial(setting, at_least=1, at_most=10**9)
 _size = functools.partial(_count, at_most=2**15)
 _entries = functools.partial(_count, at_most=10**6)
 _seed = functools.partial(setting, at_least=0, below=2**32)
-
-
 _from_zero = functools.partial(setting, at_least=0, at_most=10**9)
 _share = functools.partial(setting, at_least=0, below=1)
 
@@ -130,7 +122,7 @@ class ModelConfig:
     Parameters, softmax, layer-norm statistics and logits are float32 whatever `dtype` is.
     """
 
-    name: str = setting("bert", "architecture", choices=ARCHITECTURES)
+    name: str = setting("bert", "architecture", choices=tuple(OBJECTIVES))
     pretrained: str = setting("", "hub id, folder of weights, or run; empty: random", harmless=True)
     dtype: str = setting("float32", "type of the computation; parameters: float32", choices=DTYPES)
     vocab_size: int = 0  # entries of the embedding table; 0: as many as the tokenizer has
@@ -140,7 +132,7 @@ class ModelConfig:
 class LstmConfig(ModelConfig):
     """An LSTM classifier; the defaults are the study's network."""
 
-    name: str = setting("lstm", "architecture", choices=ARCHITECTURES)
+    name: str = setting("lstm", "architecture", choices=tuple(OBJECTIVES))
     embedding_size: int = _size(100, "width of the word embeddings")
     hidden_size: int = _size(64, "units per direction")
     dense_size: int = _size(128, "units of the ReLU layer before the logits")
@@ -178,7 +170,11 @@ class EncoderConfig(ModelConfig):
     initializer_range: float = 0.02
 
     def __post_init__(self) -> None:
-        problems = problems_of(self, "model.")
+        found = (
+            rule.problem(f"model.{name}", getattr(self, name))
+            for name, rule in settings_of(EncoderConfig).items()
+        )
+        problems = [problem for problem in found if problem]
         if self.hidden_act != "gelu":
             problems.append(f"hidden_act={self.hidden_act!r} is unknown, only 'gelu' is supported")
         if not problems and self.hidden_size % self.num_attention_heads:
@@ -219,7 +215,9 @@ class PretrainConfig:
     """Learning from unlabeled text: `--mode=pretrain`, and `data.teacher` in training."""
 
     objective: str = setting(
-        "", "of --mode=pretrain; empty: the architecture's first", choices=("", *PRETRAINING)
+        "",
+        "of --mode=pretrain; empty: the architecture's first",
+        choices=("", *itertools.chain.from_iterable(OBJECTIVES.values())),
     )
     text: str = setting("", "file or folder of text; empty: the source's unlabeled", harmless=True)
     unlabeled: bool = setting(True, "False: learn from the text of the training reviews alone")
@@ -258,13 +256,6 @@ MODELS: dict[str, type[LstmConfig] | type[EncoderConfig]] = {
 }
 
 
-OBJECTIVES = {  # of pre-training, by architecture; the first is the default
-    "bert": ("masked_language_modeling",),
-    "electra": ("replaced_token_detection",),
-    "lstm": ("ngram_vectors",),
-}
-
-
 def model_config(settings: Mapping[str, Any]) -> LstmConfig | EncoderConfig:
     """Return a model group with some settings, its name among them; None stands for a default."""
     values = {name: value for name, value in settings.items() if value is not None}
@@ -274,17 +265,21 @@ def model_config(settings: Mapping[str, Any]) -> LstmConfig | EncoderConfig:
     return kind(**values)
 
 
+def groups_of(model: str) -> dict[str, Any]:
+    """Return the dataclass of each group in one architecture's configs."""
+    return {
+        "data": DataConfig,
+        "model": MODELS[model],
+        "optimizer": OptimizerConfig,
+        "pretrain": PretrainConfig,
+    }
+
+
 def schema(model: str) -> dict[str, Setting]:
     """Return the settings of one architecture's configs: "group.field" -> Setting."""
-    groups = {
-        "data.": DataConfig,
-        "model.": MODELS[model],
-        "optimizer.": OptimizerConfig,
-        "pretrain.": PretrainConfig,
-    }
     settings = settings_of(Config)
-    for prefix, group in groups.items():
-        settings |= settings_of(group, prefix)
+    for name, group in groups_of(model).items():
+        settings |= settings_of(group, f"{name}.")
     return settings
 
 

@@ -6,13 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from sentiment_jax.config.schema import (
-    MODELS,
-    Config,
-    DataConfig,
-    OptimizerConfig,
-    PretrainConfig,
-)
+from sentiment_jax.config.schema import MODELS, Config, groups_of
 from sentiment_jax.errors import InputError
 
 
@@ -29,28 +23,18 @@ def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def make_frozen(values: Mapping[str, Any]) -> Config:
-    """Return the Config of "group.field" -> value; a field that is absent has its default.
+    """Return the Config of settings, nested or flat; one that is absent has its default.
 
     InputError: an unknown architecture or setting.
     """
-    kinds: dict[str, Any] = {
-        "data": DataConfig,
-        "model": MODELS.get(values.get("model.name", ""), MODELS["bert"]),
-        "optimizer": OptimizerConfig,
-        "pretrain": PretrainConfig,
-    }
-    groups: dict[str, dict[str, Any]] = {"": {}, **{name: {} for name in kinds}}
-    for name, value in values.items():
-        group, _, field = name.rpartition(".")
-        groups.setdefault(group, {})[field] = value
+    nested = config_to_json(values)
+    name = flatten(values).get("model.name")
+    groups = groups_of(name if name in MODELS else "bert")  # which refuses the name
     try:
-        made = {name: kind(**groups.pop(name)) for name, kind in kinds.items()}
-        config = Config(**groups.pop(""), **made)
+        made = {group: kind(**nested.pop(group, {})) for group, kind in groups.items()}
+        return Config(**nested, **made)
     except TypeError as error:
         raise InputError(f"config: {error}") from error
-    if groups:
-        raise InputError(f"config: unknown group {', '.join(groups)}")
-    return config
 
 
 def replace_settings(config: Config, changes: Mapping[str, Any]) -> Config:
@@ -59,18 +43,13 @@ def replace_settings(config: Config, changes: Mapping[str, Any]) -> Config:
 
 
 def config_to_json(config: Any) -> dict[str, Any]:
-    """Return a config as nested dicts of JSON values."""
+    """Return a config, also one that is flat, as nested dicts."""
     nested: dict[str, Any] = {}
     for name, value in flatten(config).items():
         group, _, field = name.rpartition(".")
         place = nested.setdefault(group, {}) if group else nested
-        place[field] = list(value) if isinstance(value, tuple) else value
+        place[field] = value
     return nested
-
-
-def config_from_json(values: Mapping[str, Any]) -> Config:
-    """Return the config that `config_to_json` took apart."""
-    return make_frozen(flatten(values))
 
 
 def config_difference(old: Any, new: Any) -> list[str]:

@@ -3,13 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from sentiment_jax.config.schema import (
-    MODELS,
-    MOST_CLASSES,
-    OBJECTIVES,
-    schema,
-    split_names,
-)
+from sentiment_jax.config.schema import MODELS, MOST_CLASSES, OBJECTIVES, schema, split_names
 from sentiment_jax.config.stored import flatten
 from sentiment_jax.errors import InputError
 
@@ -38,14 +32,10 @@ def validate(config: Any, *, pretraining: bool = False) -> None:
     if odd:
         remedy = f"use --config=configs/{model}.py"
         raise InputError(f"config: model.name={model} and {', '.join(odd[:3])}: {remedy}")
-    found = (rule.problem(name, values[name]) for name, rule in settings.items())
-    problems = [problem for problem in found if problem]
-    problems += _data_problems(values)
-    problems += _label_problems(values)
-    if pretraining:
-        problems += _pretraining_problems(values)
-    else:
-        problems += _training_problems(values)
+    problems = [rule.problem(name, values[name]) for name, rule in settings.items()]
+    problems += _data_problems(values) + _label_problems(values)
+    problems += _pretraining_problems(values) if pretraining else _training_problems(values)
+    problems = [problem for problem in problems if problem]
     if problems:
         raise InputError(f"config: {'; '.join(problems)}")
 
@@ -81,18 +71,21 @@ def _training_problems(values: Mapping[str, Any]) -> list[str]:
     unread = ["pretrain.objective", "pretrain.mask_fraction"]
     if not teacher:
         unread += ["pretrain.text", "pretrain.unlabeled"]
-    for name in unread:
-        if values[name] != schema(values["model.name"])[name].default:
-            problems.append(f"{name} is for --mode=pretrain: leave it out")
+    for name in _not_default(values, unread):
+        problems.append(f"{name} is for --mode=pretrain: leave it out")
     if values["optimizer.frozen"] != "none" and not values["model.pretrained"]:
         problems.append("optimizer.frozen keeps random embeddings: set model.pretrained")
     return problems
 
 
+def _not_default(values: Mapping[str, Any], names: list[str]) -> list[str]:
+    settings = schema(values["model.name"])
+    return [name for name in names if values[name] != settings[name].default]
+
+
 def _pretraining_problems(values: Mapping[str, Any]) -> list[str]:
     """Say what would do nothing in a pre-training, or does not fit its objective."""
     model = values["model.name"]
-    settings = schema(model)
     objective = values["pretrain.objective"] or OBJECTIVES[model][0]
     problems = []
     if objective not in OBJECTIVES[model]:
@@ -109,9 +102,8 @@ def _pretraining_problems(values: Mapping[str, Any]) -> list[str]:
                 "--mode=pretrain of an lstm takes plain steps: use --config=lstm:pretrain, or set "
                 f"{', '.join(wanted)}"
             )
-    for name in unread:
-        if values[name] != settings[name].default:
-            problems.append(f"--mode=pretrain has no use for {name}: leave it out")
+    for name in _not_default(values, unread):
+        problems.append(f"--mode=pretrain has no use for {name}: leave it out")
     return problems
 
 

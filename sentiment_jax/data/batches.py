@@ -11,7 +11,6 @@ from sentiment_jax.data.encoding import Encoded
 Batch = dict[str, np.ndarray]
 Lengths = Integer[np.ndarray, " reviews"]  # tokens of each review
 Rows = Int64[np.ndarray, " rows"]
-Plan = list["PlannedBatch"]
 WINDOW = 50  # batches whose reviews are sorted by bucket together
 
 
@@ -20,6 +19,9 @@ class PlannedBatch(NamedTuple):
 
     indices: Rows
     length: int
+
+
+Plan = list[PlannedBatch]
 
 
 def effective_buckets(buckets: Sequence[int], max_length: int) -> tuple[int, ...]:
@@ -49,13 +51,12 @@ def plan_evaluation(lengths: Lengths, *, batch_size: int, buckets: Sequence[int]
 
 
 def _group(order: Rows, lengths: Lengths, batch_size: int, buckets: Sequence[int]) -> Plan:
-    if (longest := lengths.max(initial=0)) > buckets[-1]:
-        raise ValueError(f"a review of {longest} tokens fits no bucket of {buckets}")
-    groups = [order[first : first + batch_size] for first in range(0, len(order), batch_size)]
-    return [
-        PlannedBatch(rows, buckets[np.searchsorted(buckets, lengths[rows].max())])
-        for rows in groups
-    ]
+    batches = []
+    for first in range(0, len(order), batch_size):
+        rows = order[first : first + batch_size]
+        length = buckets[np.searchsorted(buckets, lengths[rows].max())]
+        batches.append(PlannedBatch(rows, length))
+    return batches
 
 
 def make_batch(encoded: Encoded, planned: PlannedBatch, batch_size: int) -> Batch:

@@ -7,7 +7,7 @@ training pool and the test set in the source's order, or raises an InputError wi
 
 import hashlib
 import itertools
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -48,10 +48,10 @@ def load_corpus(data: DataConfig) -> Corpus:
     split), shared (reviews of one split whose text is in another one), contradictory (texts with
     several labels).
     """
-    source = f"data.source {data.source}" + (f" ({data.path})" if data.path else "")
     pool, test = READERS[data.source](data)
     named = zip(pool.ids + test.ids, pool.texts + test.texts, strict=True)
     if blank := [name for name, text in named if reviews.is_blank(text)]:
+        source = f"data.source={data.source} {data.path}".rstrip()
         names = reviews.first_five(blank)
         raise InputError(f"{source}: reviews without text ({names}): remove them")
     pool = reviews.stratified_sample(pool, count=data.limit, seed=data.split_seed)
@@ -66,17 +66,16 @@ def load_corpus(data: DataConfig) -> Corpus:
 def describe(splits: dict[str, reviews.Reviews]) -> dict[str, Any]:
     """Return the statistics of splits that `load_corpus` documents, except their source."""
     hashes = {name: split.hashes for name, split in splits.items()}
-    rows = [
-        (name, label, digest)
-        for name, split in splits.items()
-        for label, digest in zip(split.labels.tolist(), split.hashes.tolist(), strict=True)
-    ]
-    lines = sorted(f"{name} {label} {digest.decode()}" for name, label, digest in rows)
-    labels_of_text = Counter(digest for _, digest in {row[1:] for row in rows})
+    lines = []
+    labels_of = defaultdict(set)
+    for name, split in splits.items():
+        for label, digest in zip(split.labels.tolist(), split.hashes.tolist(), strict=True):
+            lines.append(f"{name} {label} {digest.decode()}")
+            labels_of[digest].add(label)
     classes = splits["train"].classes
     keys = ("neg", "pos") if classes == CLASSES else classes
     return {
-        "data_hash": hashlib.sha256("\n".join(lines).encode()).hexdigest(),
+        "data_hash": hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest(),
         "counts": {
             name: {key: int((split.labels == i).sum()) for i, key in enumerate(keys)}
             for name, split in splits.items()
@@ -86,5 +85,5 @@ def describe(splits: dict[str, reviews.Reviews]) -> dict[str, Any]:
             f"{first}_{second}": int(np.isin(hashes[second], hashes[first]).sum())
             for first, second in itertools.combinations(hashes, 2)
         },
-        "contradictory": sum(count > 1 for count in labels_of_text.values()),
+        "contradictory": sum(len(labels) > 1 for labels in labels_of.values()),
     }

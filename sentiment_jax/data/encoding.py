@@ -11,7 +11,6 @@ from tokenizers import Tokenizer
 
 from sentiment_jax.config.schema import DataConfig
 from sentiment_jax.data.cache import read_cached, write_cached
-from sentiment_jax.data.corpus import Corpus
 from sentiment_jax.data.ngrams import with_ngrams
 from sentiment_jax.data.reviews import Reviews
 from sentiment_jax.data.tokenization import tokenizer_hash
@@ -111,69 +110,35 @@ def _head(room: int, truncation: str) -> int:
     return round(room * HEAD_OF_510[truncation] / 510)
 
 
-def concatenate(first: Encoded, second: Encoded) -> Encoded:
-    """Return the reviews of both, one after the other."""
-    return Encoded(
-        ids=first.ids + second.ids,
-        labels=np.concatenate([first.labels, second.labels]),
-        token_ids=np.concatenate([first.token_ids, second.token_ids]),
-        offsets=np.concatenate([first.offsets, first.offsets[-1] + second.offsets[1:]]),
-        truncated=first.truncated + second.truncated,
-    )
-
-
-def segment(tokenizer: Tokenizer, encoded: Encoded, max_length: int) -> Encoded:
-    """Split whole reviews into segments of nearly equal length; labels number the segments."""
-    before, after = framing(tokenizer)
-    room = max_length - len(before) - len(after)
-    ids = []
-    rows = []
-    for name, start, end in zip(encoded.ids, encoded.offsets, encoded.offsets[1:], strict=False):
-        body = encoded.token_ids[start + len(before) : end - len(after)]
-        for part in np.array_split(body, max(-(-len(body) // room), 1)):
-            ids.append(name)
-            rows.append(np.concatenate([before, part, after]) if before else part)
-    return Encoded(
-        ids=tuple(ids),
-        labels=np.arange(len(rows), dtype=np.int32),
-        token_ids=np.concatenate(rows).astype(np.int32),
-        offsets=np.cumsum([0, *map(len, rows)]),
-        truncated=0,
-    )
-
-
-def encode_corpus(
-    corpus: Corpus,
+def encode_splits(
+    splits: dict[str, Reviews],
     tokenizer: Tokenizer,
     data: DataConfig,
     advance: Callable[[int], Any] = lambda count: None,
 ) -> dict[str, Encoded]:
     """Encode each split, or read it from the cache; `advance` is that of `encode`."""
     settings = f"{tokenizer_hash(tokenizer)} {data.max_length} {data.truncation}".encode()
-    splits = {}
-    for split, reviews in corpus.splits.items():
+    found = {}
+    for split, reviews in splits.items():
         key = settings + reviews.hashes.tobytes()
         if arrays := read_cached(key):
             truncated = int(arrays.pop("truncated"))
-            splits[split] = Encoded(reviews.ids, reviews.labels, **arrays, truncated=truncated)
+            found[split] = Encoded(reviews.ids, reviews.labels, **arrays, truncated=truncated)
             advance(len(reviews))
             continue
         encoded = encode(tokenizer, reviews, data.max_length, data.truncation, advance)
-        splits[split] = encoded
+        found[split] = encoded
         arrays = {name: getattr(encoded, name) for name in ("token_ids", "offsets", "truncated")}
         write_cached(key, **arrays)
-    return splits
+    return found
 
 
-def check_encoded(encoded: dict[str, Encoded], vocabulary_size: int, classes: int = 2) -> None:
-    """Refuse ids and labels that an embedding or a loss would silently clamp or turn into NaN."""
+def check_encoded(encoded: dict[str, Encoded], vocabulary_size: int) -> None:
+    """Refuse token ids that an embedding would silently clamp."""
     for split, reviews in encoded.items():
-        outside = (reviews.token_ids < 0) | (reviews.token_ids >= vocabulary_size)
-        if outside.any():
+        largest = reviews.token_ids.max(initial=0)
+        if largest >= vocabulary_size:
             raise InputError(
-                f"token id {reviews.token_ids[outside][0]} of split {split} is not in the model's "
+                f"token id {largest} of split {split} is not in the model's "
                 f"vocabulary of {vocabulary_size}: use the tokenizer of its training run"
             )
-        for name, label in zip(reviews.ids, reviews.labels.tolist(), strict=True):
-            if not 0 <= label < classes:
-                raise InputError(f"{split}, {name}: label {label} is not from 0 to {classes - 1}")

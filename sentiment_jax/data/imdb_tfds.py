@@ -32,18 +32,20 @@ def read_tfds(path: str, splits: Sequence[str] = ("train", "test")) -> tuple[Rev
     import tensorflow_datasets as tfds
 
     root, folder = _locate(path)
-    what, advice = f"{folder} is damaged", "delete it and run again"
+    what = f"{folder} is damaged"
+    advice = "delete it and run again"
     try:
         if not is_prepared(path):
-            what, advice = f"preparing imdb_reviews in {root} failed", OTHERWISE
+            what = f"preparing imdb_reviews in {root} failed"
+            advice = OTHERWISE
             prepare(root)
         builder = tfds.builder_from_directory(folder)
         return tuple(_read_split(builder, split) for split in splits)
     except InputError:
         raise
     except NotImplementedError:
-        advice = "set data.path to a folder that is empty or prepared in array_record format"
         what = f"{folder} is prepared in a format that only TensorFlow reads"
+        advice = "set data.path to a folder that is empty or prepared in array_record format"
         raise InputError(f"{what}: {advice}") from None
     except Exception as error:  # requests, TFDS, protobuf and array_record each raise their own.
         reason = str(error).partition("\n")[0] or type(error).__name__
@@ -99,18 +101,19 @@ def prepare(root: Path) -> None:
 
 def _network_problem() -> str:
     """Return why URL cannot be fetched, or "", in seconds: TFDS itself retries for minutes."""
-    problem = [f"no answer in {NETWORK_SECONDS:g} s"]
+    problem = "timed out"
 
     def ask() -> None:
+        nonlocal problem
         try:
             request = urllib.request.Request(URL, method="HEAD")
             urllib.request.urlopen(request, timeout=NETWORK_SECONDS).close()
-            problem[0] = ""
+            problem = ""
         except OSError as error:  # URLError and HTTPError are OSErrors.
-            problem[0] = str(getattr(error, "reason", "") or error)
+            problem = str(getattr(error, "reason", "") or error)
 
     # A name lookup ignores the time-out, and may outlive this call.
     thread = threading.Thread(target=ask, daemon=True)
     thread.start()
     thread.join(NETWORK_SECONDS)
-    return problem[0]
+    return problem

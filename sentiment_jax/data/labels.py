@@ -1,4 +1,4 @@
-"""Labels as users write them, the classes they stand for, and how predictions are written."""
+"""Labels as users write them, and the classes they stand for."""
 
 import itertools
 import re
@@ -36,10 +36,10 @@ def number_labels(
     if blank := [f"{row}: {key!r}" for row, key in zip(rows, keys, strict=True) if is_blank(key)]:
         raise InputError(f"{data.path}: no label ({first_five(blank)}): remove these rows")
     names = split_names(data.labels)
-    if data.positive_labels and not names:
+    if data.positive_labels:
         names = CLASSES
         groups = [split_names(data.negative_labels), split_names(data.positive_labels)]
-    elif {*keys} <= {*itertools.chain(*SPELLINGS)} and not names:
+    elif not names and {*keys} <= {*itertools.chain(*SPELLINGS)}:
         names = CLASSES
         groups = SPELLINGS
     else:
@@ -96,25 +96,3 @@ def decide(
     if probabilities.shape[-1] == 2:  # float32 may round the larger of two to 0.5, the other not
         return (probabilities[..., 1] > 0.5).astype(np.int64)
     return probabilities.argmax(axis=-1)
-
-
-def written(classes: Sequence[str]) -> list[int | str]:
-    """Return the cells that stand for the classes in a table: their names, or 0 and 1."""
-    if tuple(classes) == CLASSES:
-        return [0, 1]
-    return [int(name) if re.fullmatch(r"0|-?[1-9]\d*", name) else name for name in classes]
-
-
-def prediction_columns(classes: Sequence[str]) -> list[str]:
-    """Return the headings of `prediction_cells`."""
-    return ["predicted", *(["p_positive"] if len(classes) == 2 else [f"p_{c}" for c in classes])]
-
-
-def prediction_cells(
-    classes: Sequence[str], probabilities: Float[np.ndarray, "reviews classes"]
-) -> list[list[int | str]]:
-    """Return predicted class and probabilities of each review: of two classes, the second's."""
-    names = written(classes)
-    first = 1 if len(classes) == 2 else 0
-    predicted = zip(decide(probabilities).tolist(), probabilities.tolist(), strict=True)
-    return [[names[i], *(f"{p:.6f}" for p in row[first:])] for i, row in predicted]

@@ -45,10 +45,7 @@ def frequent_ngrams(
     longest: int,
     min_frequency: int,
 ) -> list[str]:
-    """Return the frequent n-grams, 2 <= n <= `longest`, by n and falling frequency.
-
-    `words` are those of the ids.
-    """
+    """Return frequent n-grams of the `words`, 2 <= n <= `longest`, by n and falling frequency."""
     found = []
     for n in range(2, longest + 1):
         keys = ngram_keys(token_ids, offsets, n, base=len(words))

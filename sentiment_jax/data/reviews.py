@@ -152,9 +152,8 @@ def stratified_split(
     short = missing == target if fraction else totals == 0
     if short.any():
         named = zip(totals, reviews.classes, short, strict=True)
-        found = [f"{total} {name}" for total, name, fails in named if fails or len(totals) == 2]
-        what = f"{' and '.join(found)} reviews cannot be split"
-        raise InputError(f"{what}: each class needs two different texts or more")
+        found = " and ".join(f"{total} {name}" for total, name, fails in named if fails)
+        raise InputError(f"{found} reviews cannot be split: each class needs two different texts")
     rows = held_out[groups]
     return order[~rows], order[rows]
 

@@ -14,8 +14,8 @@ import numpy as np
 from sentiment_jax.config.schema import DataConfig
 from sentiment_jax.data import reviews
 from sentiment_jax.data.labels import number_labels
-from sentiment_jax.data.reviews import Reviews, lines
-from sentiment_jax.errors import InputError, did_you_mean
+from sentiment_jax.data.reviews import Reviews, first_five, lines
+from sentiment_jax.errors import InputError
 
 JSON_LINES = "{"  # what a row begins with; of the other formats, what separates its cells
 # By the end of a table's name, in any case.
@@ -24,9 +24,9 @@ FORMATS = {".csv": ",", ".tsv": "\t", **dict.fromkeys((".jsonl", ".ndjson", ".js
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of a file: their numbers in it (a header is row 1), and the columns asked for, as text.
+    """Rows of a file: their numbers in it (a header is row 1), and their `cells` in all `columns`.
 
-    If the whole table was asked for, `cells` are the values of all its `columns`.
+    `texts` are the cells of the columns asked for, as text.
     """
 
     rows: list[int]
@@ -85,10 +85,8 @@ def find_format(text: str, name: str, columns: Sequence[str]) -> str:
     return by_name
 
 
-def read_table(
-    raw: bytes, name: str, columns: Sequence[str], *, otherwise: str = ",", whole: bool = False
-) -> Table:
-    """Read some columns, or the whole table too; errors call the file `name`.
+def read_table(raw: bytes, name: str, columns: Sequence[str], *, otherwise: str = ",") -> Table:
+    """Read a table, and some columns of it as texts; errors call the file `name`.
 
     A file that is not a table by first line and name has the format `otherwise`: "" takes each line
     for a text. A CSV or TSV file's only column is the one asked for, whatever its header.
@@ -96,20 +94,19 @@ def read_table(
     text = reviews.decode(raw, name)
     format_ = find_format(text, name, columns) or otherwise
     if format_ == JSON_LINES:
-        return _read_json_lines(text, name, columns, whole)
+        return _read_json_lines(text, name, columns)
     if format_:
-        return _read_delimited(text, name, columns, format_, whole)
+        return _read_delimited(text, name, columns, format_)
     return Table.from_texts((line.rstrip("\r\n") for line in lines(text)), columns[0])
 
 
-def _read_delimited(
-    text: str, name: str, columns: Sequence[str], delimiter: str, whole: bool
-) -> Table:
+def _read_delimited(text: str, name: str, columns: Sequence[str], delimiter: str) -> Table:
     csv.field_size_limit(2**31 - 1)  # The default refuses reviews over 128 KiB.
     # strict: a quote that is never closed would otherwise swallow the rest of the file.
     reader = csv.reader(lines(text), delimiter=delimiter, strict=True)
     row = 1
-    rows, texts, cells = [], [], []
+    rows = []
+    cells = []
     try:
         header = next(reader, [])
         alone = len(header) == len(columns) == 1 and header[0] not in columns
@@ -129,16 +126,15 @@ def _read_delimited(
                 advice = "quote texts that contain commas"
                 raise InputError(f"{name}, row {row}: {len(line)} cells where {wanted}: {advice}")
             rows.append(row)
-            texts.append([line[header.index(column)] for column in columns])
-            if whole:
-                cells.append(line)
+            cells.append(line)
     except csv.Error as error:
         raise InputError(f"{name}, after row {row}: {error}: check the quotes") from None
-    return Table(rows, texts, header, cells)
+    places = [header.index(column) for column in columns]
+    return Table(rows, [[line[i] for i in places] for line in cells], header, cells)
 
 
-def _read_json_lines(text: str, name: str, columns: Sequence[str], whole: bool) -> Table:
-    rows, texts, objects = [], [], []
+def _read_json_lines(text: str, name: str, columns: Sequence[str]) -> Table:
+    found = {}
     for row, line in enumerate(lines(text), start=1):
         if not line.strip():
             continue
@@ -156,12 +152,11 @@ def _read_json_lines(text: str, name: str, columns: Sequence[str], whole: bool) 
         for column in columns:
             if column not in value:
                 raise _no_column(f"{name}, line {row},", column, list(value))
-        rows.append(row)
-        texts.append([to_text(value[column]) for column in columns])
-        if whole:
-            objects.append(value)
+        found[row] = value
+    objects = found.values()
+    texts = [[to_text(value[column]) for column in columns] for value in objects]
     names = list(dict.fromkeys(key for value in objects for key in value))
-    return Table(rows, texts, names, [[value.get(key) for key in names] for value in objects])
+    return Table([*found], texts, names, [[value.get(key) for key in names] for value in objects])
 
 
 def to_text(value: Any) -> str:
@@ -172,7 +167,5 @@ def to_text(value: Any) -> str:
 
 
 def _no_column(where: str, column: str, found: Sequence[str]) -> InputError:
-    names = [repr(column[:80]) for column in found]
-    listed = reviews.first_five(names) or "none (the file is empty)"
-    near = did_you_mean(column, filter(str.isprintable, found))
-    return InputError(f"{where} needs one column {column!r}: its columns are {listed}{near}")
+    listed = first_five([repr(name[:80]) for name in found]) or "none (the file is empty)"
+    return InputError(f"{where} needs one column {column!r}: its columns are {listed}")

@@ -82,8 +82,6 @@ def _make_wordpiece(vocabulary: dict[str, int], **settings: Any) -> Tokenizer:
 
 def load_tokenizer(path: Path) -> Tokenizer:
     """Read a tokenizer.json without its truncation and padding, which `encoding` does instead."""
-    if not path.is_file():
-        raise InputError(f"{path} does not exist: it should hold the tokenizer")
     try:
         tokenizer = Tokenizer.from_file(str(path))
     except Exception as error:  # The library raises nothing more precise.

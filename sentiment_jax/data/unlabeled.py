@@ -1,25 +1,22 @@
 """Unlabeled text, for pre-training and for students of a teacher, without any held-out review."""
 
-import dataclasses
 import hashlib
-from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from sentiment_jax.config.schema import DataConfig
-from sentiment_jax.data import imdb_folder, reviews
+from sentiment_jax.data import reviews
 from sentiment_jax.data.corpus import Corpus, describe, load_corpus
+from sentiment_jax.data.imdb_folder import read_folder
 from sentiment_jax.data.imdb_tfds import read_tfds
 from sentiment_jax.data.reviews import Reviews
 from sentiment_jax.data.table import read_table
 from sentiment_jax.errors import InputError
 
 KINDS = ("labeled", "unlabeled")
-READERS: dict[str, Callable[[DataConfig], Reviews]] = {  # of the sources with unlabeled text
-    "tfds": lambda data: read_tfds(data.path, ["unsupervised"])[0],
-    "folder": lambda data: imdb_folder.read_unlabeled(data.path),
-}
+READERS = {"tfds": read_tfds, "folder": read_folder}  # of the sources with unlabeled text
 
 
 def load_text(data: DataConfig, path: str = "", unlabeled: bool = True) -> Corpus:
@@ -31,24 +28,24 @@ def load_text(data: DataConfig, path: str = "", unlabeled: bool = True) -> Corpu
     `labeled_hash` is the data_hash of a training run that holds out the same reviews. The limit
     applies to what is left; without unlabeled text, it keeps the reviews that training would.
     """
-    whole = load_corpus(dataclasses.replace(data, limit=0, test_limit=0))
+    whole = load_corpus(replace(data, limit=0, test_limit=0))
     limited = load_corpus(data) if data.limit or data.test_limit else whole
-    more = Reviews.from_texts([])
+    nothing = Reviews.from_texts([])
+    more = nothing
     if unlabeled and path:
         more = read_text(path, data.text_column)
     elif unlabeled and data.source in READERS:
-        more = READERS[data.source](data)
+        (more,) = READERS[data.source](data.path, ["unsupervised"])
     first = np.sort(np.unique(more.hashes, return_index=True)[1])
-    own = whole if unlabeled else limited
-    train = _join(own.splits["train"], more.take(first))
+    train = _join((whole if unlabeled else limited).splits["train"], more.take(first))
     held_out = [whole.splits["val"], whole.splits["test"], limited.splits["val"]]
     leaked = np.isin(train.hashes, np.concatenate([split.hashes for split in held_out]))
     blank = np.array([reviews.is_blank(text) for text in train.texts], bool)
     kept = train.take(np.flatnonzero(~leaked & ~blank))
     splits = {
         "train": reviews.stratified_sample(kept, count=data.limit, seed=data.split_seed),
-        "val": _label(limited.splits["val"], 0),
-        "test": _label(whole.splits["test"], 0),
+        "val": _join(limited.splits["val"], nothing),
+        "test": _join(whole.splits["test"], nothing),
     }
     dropped = {kind: int(leaked[train.labels == i].sum()) for i, kind in enumerate(KINDS)}
     statistics = {
@@ -58,11 +55,6 @@ def load_text(data: DataConfig, path: str = "", unlabeled: bool = True) -> Corpu
         "labeled_hash": limited.statistics["data_hash"],
     }
     return Corpus(splits, statistics)
-
-
-def _label(split: Reviews, kind: int) -> Reviews:
-    labels = np.full(len(split), kind, np.int32)
-    return dataclasses.replace(split, labels=labels, classes=KINDS)
 
 
 def _join(labeled: Reviews, unlabeled: Reviews) -> Reviews:
@@ -107,11 +99,10 @@ def read_text(path: str, column: str) -> Reviews:
         raise InputError(f"cannot read pretrain.text={path}: {error.strerror}") from None
     if not texts:
         raise InputError(f"pretrain.text={path} holds no text: a table, lines or .txt files")
-    most = 2 * reviews.KEPT
     for name, text in texts.items():
-        if len(text) > most:
+        if len(text) > 2 * reviews.KEPT:
             raise InputError(
-                f"pretrain.text={path}: {name} has {len(text):,} characters, a text {most:,} at "
-                "most: split it, or name one file, a text per line"
+                f"pretrain.text={path}: {name} has {len(text):,} characters, a text "
+                f"{2 * reviews.KEPT:,} at most: split it, or name one file, a text per line"
             )
     return Reviews.from_texts(texts.values(), ids=texts)

@@ -36,9 +36,9 @@ def find_pretrained(pretrained: str, revision: str) -> tuple[Path, str]:
         raise InputError(f"{where} is a file: {_HELP}")
     if not re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", pretrained):
         raise InputError(f"{where}: no such folder: {_HELP}")
-    # a commit never changes: what the cache holds of it needs no network
-    is_commit = re.fullmatch(r"[0-9a-f]{40}", revision)
-    snapshot = _find_cached(pretrained, revision) if is_commit else None
+    snapshot = None
+    if re.fullmatch(r"[0-9a-f]{40}", revision):  # a commit never changes: the cache will do
+        snapshot = _find_cached(pretrained, revision)
     snapshot = snapshot or _download(pretrained, revision)
     return snapshot, snapshot.name
 

@@ -11,10 +11,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import serialization, traverse_util
+from safetensors.numpy import load_file
 
 from sentiment_jax.config.schema import EncoderConfig, LstmConfig
 from sentiment_jax.errors import InputError
@@ -80,8 +80,9 @@ def hugging_face_name(name: str) -> str:
 def choose_weights(names: Iterable[str], where: str) -> str:
     """Return which of the named weight files to read; pickled ones can run code and are refused."""
     names = sorted(names)
-    if found := [name for name in WEIGHT_FILES if name in names]:
-        return found[0]
+    for name in WEIGHT_FILES:
+        if name in names:
+            return name
     if "pytorch_model.bin" in names:
         raise InputError(
             f"{where} has only pytorch_model.bin, which can run code when read; convert it where "
@@ -118,8 +119,6 @@ def _read(path: Path) -> dict[str, Any]:
         if path.suffix == ".msgpack":
             tree = serialization.msgpack_restore(path.read_bytes())
             return traverse_util.flatten_dict(tree, sep="/")
-        from safetensors.numpy import load_file
-
         return load_file(path)
     except Exception as error:  # each format has its own errors
         raise InputError(f"{path} is truncated or damaged ({error}): download it again") from error
@@ -155,15 +154,13 @@ def resolve_encoder(
 ) -> EncoderConfig:
     """Fill encoder fields that are None or absent from the folder's config.json or the defaults.
 
-    Dropout rates and how to compute may differ from the folder's; a size that does is an
-    InputError. Without a folder `vocab_size` stays 0, the tokenizer's. The folder of a run gives
-    its `config`. The head's dropout rate follows `hidden_dropout` unless it is given
-    here, set in the folder's config.json, or another one than the run's hidden rate.
+    The folder of a run gives its `config`. A size that differs from the folder's is an InputError.
+    The head's dropout rate follows `hidden_dropout` unless it is given here, set in the folder's
+    config.json, or another one than the run's hidden rate.
     """
     given = {name: value for name, value in settings.items() if value is not None}
-    if folder is None:
-        found = dataclasses.asdict(EncoderConfig(embedding_size=given.get("hidden_size", 768)))
-    else:
+    found: dict[str, Any] = {"embedding_size": given.get("hidden_size", 768)}
+    if folder is not None:
         found = dataclasses.asdict(config or read_encoder_config(folder, settings["name"]))
         if config and config.classifier_dropout == config.hidden_dropout:
             found["classifier_dropout"] = None  # it followed in that run, and does here
@@ -175,10 +172,10 @@ def resolve_encoder(
         if differing:
             path = folder / "config.json"
             raise InputError(f"{path} differs from config.model: {'; '.join(differing)}")
-    resolved = {**found, **given}
-    if resolved["classifier_dropout"] is None:
-        resolved["classifier_dropout"] = resolved["hidden_dropout"]
-    return EncoderConfig(**resolved)
+    resolved = EncoderConfig(**found | given)
+    if resolved.classifier_dropout is None:
+        return dataclasses.replace(resolved, classifier_dropout=resolved.hidden_dropout)
+    return resolved
 
 
 def load_pretrained(
@@ -192,8 +189,7 @@ def load_pretrained(
     names = [path.name for path in folder.iterdir()]
     path = folder / choose_weights(names, str(folder))
     files = ", not from ".join(name for name in WEIGHT_FILES if name in names)
-    transposed = path.suffix == ".safetensors"
-    return load_tensors(_read(path), config, params, str(path), files, transposed)
+    return load_tensors(_read(path), config, params, where=str(path), files=files)
 
 
 def to_tensors(params: Mapping[str, Any], name: str) -> dict[str, np.ndarray]:
@@ -217,9 +213,8 @@ def load_tensors(
     params: Mapping[str, Any],
     where: str,
     files: str,
-    transposed: bool = True,
 ) -> tuple[dict[str, Any], LoadReport]:
-    """Do what `load_pretrained` does, with tensors found `where`; kernels are PyTorch's or ours."""
+    """Do what `load_pretrained` does, with tensors under PyTorch's names or Flax's."""
     source: dict[str, str] = {}  # PyTorch's spelling without the root -> the stored name
     for name in stored:
         theirs = name.replace("/", ".").removeprefix(f"{config.name}.")
@@ -236,7 +231,7 @@ def load_tensors(
     for theirs, name in loaded.items():
         tensor = np.asarray(stored[name])
         shape = filled[ours[theirs]].shape
-        if transposed and ours[theirs].endswith("/kernel"):
+        if ours[theirs].endswith("/kernel") and not name.endswith("/kernel"):
             tensor = tensor.T  # PyTorch's Dense weights are [out, in]
         if tensor.shape != shape:
             faults["misshapen"].append(f"{name} {tensor.shape} for {shape}")
@@ -257,5 +252,5 @@ def load_tensors(
         unused=tuple(unused),
     )
     # through NumPy: fresh parameters may lie on another device
-    tree = traverse_util.unflatten_dict(filled, sep="/")
-    return jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf)), tree), report
+    leaves = {name: jnp.asarray(np.asarray(leaf)) for name, leaf in filled.items()}
+    return traverse_util.unflatten_dict(leaves, sep="/"), report

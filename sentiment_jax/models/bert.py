@@ -3,30 +3,31 @@
 The heads are those of Hugging Face's BertForSequenceClassification and BertForMaskedLM.
 """
 
+import jax.numpy as jnp
 from flax import linen as nn
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from sentiment_jax.config.schema import EncoderConfig
-from sentiment_jax.models.encoder import (
-    Embeddings,
-    Encoder,
-    EncoderClassifier,
-    classification_layers,
-)
-from sentiment_jax.models.layers import (
-    Dense,
-    compute_dtype,
-    einsum,
-    gelu,
-    layer_norm,
-    product_precision,
-)
-
-Positions = Int[Array, "batch chosen"] | None  # of the tokens to predict; None: all
+from sentiment_jax.models import layers
+from sentiment_jax.models.encoder import Embeddings, Encoder, classification_layers
+from sentiment_jax.models.layers import Lengths, Positions, TokenIds
 
 
-class BertClassifier(EncoderClassifier):
+class BertClassifier(nn.Module):
     """An encoder under BERT's head: pooler, dropout and a linear classifier."""
+
+    config: EncoderConfig
+    classes: int = 2
+
+    @nn.compact
+    def __call__(
+        self, token_ids: TokenIds, lengths: Lengths, *, deterministic: bool
+    ) -> Float[Array, "batch classes"]:
+        """Return logits; only the first `lengths` tokens of a row count."""
+        embeddings = Embeddings(self.config, deterministic, name="embeddings")
+        encoder = Encoder(self.config, deterministic, name="encoder")
+        states = encoder(embeddings(token_ids), lengths)
+        return self.head(states[:, 0].astype(jnp.float32), deterministic)
 
     def head(
         self, first: Float[Array, "batch hidden"], deterministic: bool
@@ -48,13 +49,14 @@ class TokenPredictionHead(nn.Module):
     ) -> Float[Array, "batch chosen vocabulary"]:
         """Return float32 logits over the vocabulary, whose table is in `embeddings`."""
         config = self.config
-        dtype = compute_dtype(config.dtype)
-        states = Dense(config, config.embedding_size, gelu, name="dense")(states)
-        states = layer_norm(config, "layer_norm")(states)
+        dtype = layers.compute_dtype(config.dtype)
+        states = layers.Dense(config, config.embedding_size, layers.gelu, name="dense")(states)
+        states = layers.layer_norm(config, "layer_norm")(states)
         bias = self.param("bias", nn.initializers.zeros, (config.vocab_size,))
         table = embeddings.variables["params"]["word_embeddings"]["embedding"]
-        precision = product_precision(config.dtype, dtype)
-        return einsum("bce,ve->bcv", states.astype(dtype), table.astype(dtype), precision) + bias
+        precision = layers.product_precision(config.dtype, dtype)
+        states = states.astype(dtype)
+        return layers.einsum("bce,ve->bcv", states, table.astype(dtype), precision) + bias
 
 
 class MaskedLanguageModel(nn.Module):
@@ -65,8 +67,8 @@ class MaskedLanguageModel(nn.Module):
     @nn.compact
     def __call__(
         self,
-        token_ids: Int[Array, "batch length"],
-        lengths: Int[Array, " batch"],
+        token_ids: TokenIds,
+        lengths: Lengths,
         positions: Positions = None,
         *,
         deterministic: bool,

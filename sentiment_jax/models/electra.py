@@ -9,17 +9,12 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from flax import linen as nn
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from sentiment_jax.config.schema import EncoderConfig
-from sentiment_jax.models.bert import Positions, TokenPredictionHead
-from sentiment_jax.models.encoder import (
-    Embeddings,
-    Encoder,
-    EncoderClassifier,
-    classification_layers,
-)
-from sentiment_jax.models.layers import Dense, gelu
+from sentiment_jax.models.bert import BertClassifier, TokenPredictionHead
+from sentiment_jax.models.encoder import Embeddings, Encoder, classification_layers
+from sentiment_jax.models.layers import Dense, Lengths, Positions, States, TokenIds, gelu
 
 
 class ElectraHead(nn.Module):
@@ -37,8 +32,8 @@ class ElectraHead(nn.Module):
         return dense(self.classes, name="out_proj")(dropout(gelu(inner)))
 
 
-class ElectraClassifier(EncoderClassifier):
-    """An encoder under ELECTRA's classification head."""
+class ElectraClassifier(BertClassifier):
+    """BERT's encoder under ELECTRA's classification head."""
 
     def head(
         self, first: Float[Array, "batch hidden"], deterministic: bool
@@ -67,7 +62,7 @@ class Generator(nn.Module):
     def __call__(
         self,
         embedded: Float[Array, "batch length width"],
-        lengths: Int[Array, " batch"],
+        lengths: Lengths,
         positions: Positions,
         embeddings: nn.Module,
     ) -> Float[Array, "batch chosen vocabulary"]:
@@ -85,8 +80,7 @@ def extract_generator(
 ) -> tuple[EncoderConfig, dict[str, Any]]:
     """Return the generator's config and parameters, with the embeddings that it shares."""
     own = dict(params["generator"])
-    embeddings = dict(params["embeddings"])
-    embeddings.pop("projection", None)
+    embeddings = {name: x for name, x in params["embeddings"].items() if name != "projection"}
     if "projection" in own:
         embeddings["projection"] = own.pop("projection")
     return generator_config(config), {**own, "embeddings": embeddings}
@@ -98,7 +92,7 @@ class DiscriminatorHead(nn.Module):
     config: EncoderConfig
 
     @nn.compact
-    def __call__(self, states: Float[Array, "batch length hidden"]) -> Float[Array, "batch length"]:
+    def __call__(self, states: States) -> Float[Array, "batch length"]:
         """Return the float32 log-odds that each token was replaced."""
         inner = Dense(self.config, self.config.hidden_size, gelu, name="dense")(states)
         exact = dataclasses.replace(self.config, dtype="float32", attention="xla")
@@ -113,17 +107,13 @@ class ReplacedTokenDetectionModel(nn.Module):
     @nn.compact
     def __call__(
         self,
-        token_ids: Int[Array, "batch length"],
-        lengths: Int[Array, " batch"],
+        token_ids: TokenIds,
+        lengths: Lengths,
         positions: Positions = None,
         corrupt: Callable[[Array], Array] | None = None,
         *,
         deterministic: bool,
-    ) -> tuple[
-        Float[Array, "batch chosen vocabulary"],
-        Float[Array, "batch length"],
-        Int[Array, "batch length"],
-    ]:
+    ) -> tuple[Float[Array, "batch chosen vocabulary"], Float[Array, "batch length"], TokenIds]:
         """Return the generator's logits, the discriminator's, and the discriminator's tokens.
 
         `corrupt` makes these tokens from the generator's logits; by default they are `token_ids`.

@@ -12,19 +12,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from sentiment_jax.config.schema import EncoderConfig
+from sentiment_jax.models import layers
 from sentiment_jax.models.dropout import Dropout, drop
-from sentiment_jax.models.layers import (
-    Dense,
-    einsum,
-    fits_cudnn,
-    gelu,
-    layer_norm,
-    on_gpu,
-    product_precision,
-)
+from sentiment_jax.models.layers import Lengths, Positions, States, TokenIds
 
 
 class Embeddings(nn.Module):
@@ -34,11 +27,7 @@ class Embeddings(nn.Module):
     deterministic: bool
 
     @nn.compact
-    def __call__(
-        self,
-        token_ids: Int[Array, "batch length"],
-        project: bool = True,
-    ) -> Float[Array, "batch length hidden"]:
+    def __call__(self, token_ids: TokenIds, project: bool = True) -> States:
         """Embed token ids, all of type 0; raise ValueError if they exceed the position table."""
         config = self.config
         length = token_ids.shape[1]
@@ -54,10 +43,10 @@ class Embeddings(nn.Module):
         hidden = embed("word", config.vocab_size, token_ids)
         hidden += embed("position", positions, jnp.arange(length))
         hidden += embed("token_type", config.type_vocab_size, jnp.zeros((), jnp.int32))
-        hidden = layer_norm(config, "layer_norm")(hidden)
+        hidden = layers.layer_norm(config, "layer_norm")(hidden)
         hidden = Dropout(config.hidden_dropout, self.deterministic)(hidden)
         if project and config.embedding_size != config.hidden_size:
-            hidden = Dense(config, config.hidden_size, name="projection")(hidden)
+            hidden = layers.Dense(config, config.hidden_size, name="projection")(hidden)
         return hidden
 
 
@@ -69,28 +58,25 @@ class SelfAttention(nn.Module):
 
     @nn.compact
     def __call__(
-        self,
-        queries: Float[Array, "batch queries hidden"],
-        hidden: Float[Array, "batch length hidden"],
-        lengths: Int[Array, " batch"],
+        self, queries: Float[Array, "batch queries hidden"], hidden: States, lengths: Lengths
     ) -> Float[Array, "batch queries hidden"]:
         """Attend from `queries` to the first `lengths` tokens of each row."""
         config = self.config
 
         def heads(name: str, source: Array) -> Array:
-            projected = Dense(config, config.hidden_size, name=name)(source)
+            projected = layers.Dense(config, config.hidden_size, name=name)(source)
             return projected.reshape(*source.shape[:2], config.num_attention_heads, -1)
 
         query = heads("query", queries)
         key = heads("key", hidden)
         value = heads("value", hidden)
-        if config.attention == "cudnn" and fits_cudnn(query, key):
+        if config.attention == "cudnn" and layers.fits_cudnn(query, key):
             context = jax.nn.dot_product_attention(
                 query, key, value, key_value_seq_lengths=lengths, implementation="cudnn"
             )
         else:  # jax.nn.dot_product_attention has no dropout, and is slower on the CPU
-            precision = product_precision(config.dtype, query.dtype)
-            scores = einsum("bqhd,bkhd->bhqk", query, key, precision)
+            precision = layers.product_precision(config.dtype, query.dtype)
+            scores = layers.einsum("bqhd,bkhd->bhqk", query, key, precision)
             rate = config.attention_dropout
             keep = Dropout(rate, self.deterministic).mask(scores.shape)
 
@@ -101,10 +87,11 @@ class SelfAttention(nn.Module):
                 return drop(nn.softmax(scores).astype(value.dtype), keep, rate)
 
             # Rematerialized on a GPU, all of it is one kernel, which reads the scores once.
-            weights = (jax.checkpoint(weigh) if on_gpu() else weigh)(scores)
-            context = einsum("bhqk,bkhd->bqhd", weights, value, precision, rounds=True)
+            weights = (jax.checkpoint(weigh) if layers.on_gpu() else weigh)(scores)
+            context = layers.einsum("bhqk,bkhd->bqhd", weights, value, precision, rounds=True)
             context = context.astype(value.dtype)
-        return Dense(config, config.hidden_size, name="output")(context.reshape(queries.shape))
+        context = context.reshape(queries.shape)
+        return layers.Dense(config, config.hidden_size, name="output")(context)
 
 
 class Layer(nn.Module):
@@ -119,11 +106,8 @@ class Layer(nn.Module):
 
     @nn.compact
     def __call__(
-        self,
-        hidden: Float[Array, "batch length hidden"],
-        lengths: Int[Array, " batch"],
-        positions: Int[Array, "batch queries"] | None = None,
-    ) -> Float[Array, "batch queries hidden"]:
+        self, hidden: States, lengths: Lengths, positions: Positions = None
+    ) -> Float[Array, "batch chosen hidden"]:
         """Apply attention, then a feed-forward network, each added to its input and normalized."""
         config = self.config
         dropout = Dropout(config.hidden_dropout, self.deterministic)
@@ -134,10 +118,11 @@ class Layer(nn.Module):
         elif positions is not None:
             queries = jnp.take_along_axis(hidden, positions[:, :, None], axis=1)
         attended = dropout(attention(queries, hidden, lengths))
-        hidden = layer_norm(config, "attention_norm")(queries + attended)
-        activated = Dense(config, config.intermediate_size, gelu, name="intermediate")(hidden)
-        output = Dense(config, config.hidden_size, name="output")(activated)
-        return layer_norm(config, "output_norm")(hidden + dropout(output))
+        hidden = layers.layer_norm(config, "attention_norm")(queries + attended)
+        size = config.intermediate_size
+        activated = layers.Dense(config, size, layers.gelu, name="intermediate")(hidden)
+        output = layers.Dense(config, config.hidden_size, name="output")(activated)
+        return layers.layer_norm(config, "output_norm")(hidden + dropout(output))
 
 
 class Encoder(nn.Module):
@@ -149,15 +134,9 @@ class Encoder(nn.Module):
 
     @nn.compact
     def __call__(
-        self,
-        hidden: Float[Array, "batch length hidden"],
-        lengths: Int[Array, " batch"],
-        positions: Int[Array, "batch queries"] | None = None,
-    ) -> Float[Array, "batch queries hidden"]:
-        """Return the last states of all tokens, of those at `positions`, or of the first.
-
-        The last layer computes no others.
-        """
+        self, hidden: States, lengths: Lengths, positions: Positions = None
+    ) -> Float[Array, "batch chosen hidden"]:
+        """Return the last layer's states; it computes those of no other tokens."""
         config = self.config
         layer = nn.remat(Layer) if config.remat else Layer
         last = config.num_hidden_layers - 1
@@ -167,40 +146,14 @@ class Encoder(nn.Module):
         return top(hidden, lengths, positions)
 
 
-class EncoderClassifier(nn.Module):
-    """An encoder under a head, which the subclass defines."""
-
-    config: EncoderConfig
-    classes: int = 2
-
-    def head(
-        self, first: Float[Array, "batch hidden"], deterministic: bool
-    ) -> Float[Array, "batch classes"]:
-        """Return the logits for the first token's last state."""
-        raise NotImplementedError
-
-    @nn.compact
-    def __call__(
-        self,
-        token_ids: Int[Array, "batch length"],
-        lengths: Int[Array, " batch"],
-        *,
-        deterministic: bool,
-    ) -> Float[Array, "batch classes"]:
-        """Return logits; only the first `lengths` tokens of a row count."""
-        embeddings = Embeddings(self.config, deterministic, name="embeddings")
-        encoder = Encoder(self.config, deterministic, name="encoder")
-        states = encoder(embeddings(token_ids), lengths)
-        return self.head(states[:, 0].astype(jnp.float32), deterministic)
-
-
 def classification_layers(
     config: EncoderConfig, deterministic: bool
 ) -> tuple[Callable[..., nn.Dense], Dropout]:
     """Return a constructor of a classification head's dense layers, in float32, and its dropout."""
     init = nn.initializers.normal(config.initializer_range)
     rate = config.hidden_dropout if config.classifier_dropout is None else config.classifier_dropout
-    dense = functools.partial(nn.Dense, kernel_init=init, precision=product_precision(config.dtype))
+    precision = layers.product_precision(config.dtype)
+    dense = functools.partial(nn.Dense, kernel_init=init, precision=precision)
     return dense, Dropout(rate, deterministic)
 
 
@@ -209,13 +162,13 @@ def layerwise_multipliers(params: Mapping[str, Any], decay: float) -> Any:
 
     Howard & Ruder (2018) and Clark et al. (2020).
     """
-    layers = len(params["encoder"])
+    depth = len(params["encoder"])
 
     def multiplier(path: Any, _: Array) -> float:
         if path[0].key == "embeddings":
-            return decay ** (layers + 1)
+            return decay ** (depth + 1)
         if path[0].key != "encoder":
             return 1.0
-        return decay ** (layers - int(path[1].key.removeprefix("layer_")))
+        return decay ** (depth - int(path[1].key.removeprefix("layer_")))
 
     return jax.tree_util.tree_map_with_path(multiplier, params)

@@ -18,6 +18,11 @@ from jaxtyping import Array, Float, Int
 
 from sentiment_jax.config.schema import EncoderConfig
 
+TokenIds = Int[Array, "batch length"]
+Lengths = Int[Array, " batch"]  # how many of a row's tokens are valid, from the left
+Positions = Int[Array, "batch chosen"] | None  # of the tokens to return states of; None: all
+States = Float[Array, "batch length hidden"]
+
 
 def on_gpu() -> bool:
     """Return whether programs are traced for a GPU: asked wherever its fastest form differs."""
@@ -101,10 +106,6 @@ def einsum(
     )
 
 
-def _einsum_forward(spec, left, right, precision, rounds):
-    return einsum(spec, left, right, precision, rounds), (left, right)
-
-
 def _einsum_backward(spec, precision, _, operands, cotangent):
     left, right = operands
     a, b, out = spec.replace("->", ",").split(",")
@@ -113,7 +114,7 @@ def _einsum_backward(spec, precision, _, operands, cotangent):
     return grad_left.astype(left.dtype), grad_right.astype(right.dtype)
 
 
-einsum.defvjp(_einsum_forward, _einsum_backward)
+einsum.defvjp(lambda *arguments: (einsum(*arguments), arguments[1:3]), _einsum_backward)
 
 
 class Dense(nn.Module):
@@ -131,9 +132,8 @@ class Dense(nn.Module):
         kernel = self.param("kernel", init, (inputs.shape[-1], self.features))
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
         precision = product_precision(self.config.dtype, dtype)
-        product = einsum(
-            "bli,io->blo", inputs.astype(dtype), kernel.astype(dtype), precision, rounds=True
-        )
+        inputs = inputs.astype(dtype)
+        product = einsum("bli,io->blo", inputs, kernel.astype(dtype), precision, rounds=True)
 
         def finish(product: Array, bias: Array) -> Array:
             return (product + bias).astype(dtype)

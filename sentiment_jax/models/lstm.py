@@ -13,11 +13,13 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax.linen.recurrent import flip_sequences
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from sentiment_jax.config.schema import LstmConfig
+from sentiment_jax.models import layers
 from sentiment_jax.models.dropout import Dropout
-from sentiment_jax.models.layers import compute_dtype, embed_positions, product_precision
+from sentiment_jax.models.layers import Lengths
 from sentiment_jax.models.lstm_scan import ScannedLstm
 
 UNKNOWN = 1  # [UNK] of a word-level vocabulary
@@ -33,17 +35,8 @@ def drop_words(
     return jnp.where(keep[:, :, None], token_ids, unknown)
 
 
-def reverse_valid(
-    inputs: Float[Array, "length batch features"], lengths: Int[Array, " batch"]
-) -> Float[Array, "length batch features"]:
-    """Reverse the first `lengths` positions of every row and leave the padding in place."""
-    position = jnp.arange(inputs.shape[0])[:, None]
-    source = jnp.where(position < lengths, lengths - 1 - position, position)
-    return jnp.take_along_axis(inputs, source[:, :, None], axis=0)
-
-
 def pool(
-    states: Float[Array, "length batch hidden"], lengths: Int[Array, " batch"], pooling: str
+    states: Float[Array, "length batch hidden"], lengths: Lengths, pooling: str
 ) -> Float[Array, "batch pooled"]:
     """Reduce the valid states of every row, at least one, to one vector.
 
@@ -68,9 +61,7 @@ def cut(
     return padded.reshape(batch * count, segment, *features).swapaxes(0, 1)
 
 
-def segment_lengths(
-    lengths: Int[Array, " batch"], length: int, segment: int
-) -> Int[Array, " segments"]:
+def segment_lengths(lengths: Lengths, length: int, segment: int) -> Int[Array, " segments"]:
     """Return how much of each segment is its row's: from 0 to `segment`."""
     starts = jnp.arange(0, length, segment)
     return jnp.clip(lengths[:, None] - starts, 0, segment).reshape(-1)
@@ -83,6 +74,11 @@ def join(
     segment, segments, hidden = states.shape
     apart = states.reshape(segment, batch, segments // batch, hidden)
     return apart.transpose(2, 0, 1, 3).reshape(-1, batch, hidden)
+
+
+def embedding(config: LstmConfig, init: nn.initializers.Initializer) -> nn.Embed:
+    """Return the table of the words' vectors and the n-grams'."""
+    return nn.Embed(config.vocab_size, config.embedding_size, embedding_init=init, name="embedding")
 
 
 class LstmClassifier(nn.Module):
@@ -98,21 +94,16 @@ class LstmClassifier(nn.Module):
     def __call__(
         self,
         token_ids: Int[Array, "batch length *lengths"],
-        lengths: Int[Array, " batch"],
+        lengths: Lengths,
         *,
         deterministic: bool = True,
     ) -> Float[Array, "batch classes"]:
-        """Return float32 logits, with dropout unless deterministic.
-
-        Token ids are those of `embed_positions`.
-        """
+        """Return float32 logits; token ids are those of `embed_positions`."""
         config = self.config
-        dtype = compute_dtype(config.dtype)
-        precision = product_precision(config.dtype, dtype)
+        dtype = layers.compute_dtype(config.dtype)
+        precision = layers.product_precision(config.dtype, dtype)
         xavier = nn.initializers.xavier_uniform()
-        embed = nn.Embed(
-            config.vocab_size, config.embedding_size, embedding_init=xavier, name="embedding"
-        )
+        embed = embedding(config, xavier)
         # Named: the others' masks depend on how many nameless ones come before them.
         word_dropout = Dropout(config.word_dropout, deterministic, name="word_dropout")
         batch, length = token_ids.shape[:2]
@@ -120,21 +111,24 @@ class LstmClassifier(nn.Module):
         if keep is not None:
             token_ids = drop_words(token_ids, keep)
         segment = config.segment_length or length
-        embedded = embed_positions(embed, cut(token_ids, segment))  # scans run along the first axis
+        # scans run along the first axis
+        embedded = layers.embed_positions(embed, cut(token_ids, segment))
         embedded = Dropout(config.embedding_dropout, deterministic)(embedded).astype(dtype)
-        lstm = functools.partial(ScannedLstm, config.hidden_size, dtype, precision)
-        states = lstm(name="forward")(embedded)
-        pooled = pool(join(states, batch), lengths, config.pooling)
+
+        def read(direction: str, inputs: Float[Array, "segment segments features"]) -> Array:
+            states = ScannedLstm(config.hidden_size, dtype, precision, name=direction)(inputs)
+            return pool(join(states, batch), lengths, config.pooling)
+
+        pooled = read("forward", embedded)
         if config.bidirectional:
-            left = segment_lengths(lengths, length, segment)
-            states = lstm(name="backward")(reverse_valid(embedded, left))
-            back = pool(join(states, batch), lengths, config.pooling)
-            pooled = jnp.concatenate([pooled, back], axis=-1)
+            valid = segment_lengths(lengths, length, segment)
+            reverse = flip_sequences(embedded, valid, num_batch_dims=1, time_major=True)
+            pooled = jnp.concatenate([pooled, read("backward", reverse)], axis=-1)
         pooled = Dropout(config.output_dropout, deterministic)(pooled)
         dense = functools.partial(nn.Dense, kernel_init=xavier)
         hidden = dense(config.dense_size, dtype=dtype, precision=precision, name="dense")(pooled)
         hidden = nn.relu(hidden).astype(jnp.float32)
-        exact = product_precision(config.dtype)
+        exact = layers.product_precision(config.dtype)
         return dense(self.classes, precision=exact, name="classifier")(hidden)
 
 
@@ -147,24 +141,17 @@ class NgramEmbeddings(nn.Module):
     def __call__(
         self,
         token_ids: Int[Array, "batch length *lengths"],
-        lengths: Int[Array, " batch"],
+        lengths: Lengths,
         *,
         deterministic: bool,
     ) -> Float[Array, "batch length *lengths embedding"]:
         """Return the vectors of words and n-grams, at first all zero."""
-        zeros = nn.initializers.zeros
-        config = self.config
-        embed = nn.Embed(
-            config.vocab_size, config.embedding_size, embedding_init=zeros, name="embedding"
-        )
-        return embed(token_ids)
+        return embedding(self.config, nn.initializers.zeros)(token_ids)
 
 
 def layerwise_multipliers(params: Mapping[str, Any], decay: float) -> Any:
     """Return factors of the learning rate: heads 1, LSTM `decay`, embedding `decay ** 2`."""
     powers = {"embedding": 2, "forward": 1, "backward": 1}
-
-    def multiplier(path: Any, _: Array) -> float:
-        return decay ** powers.get(path[0].key, 0)
-
-    return jax.tree_util.tree_map_with_path(multiplier, params)
+    return jax.tree_util.tree_map_with_path(
+        lambda path, _: decay ** powers.get(path[0].key, 0), params
+    )

@@ -40,18 +40,14 @@ class LstmCell(nn.Module):
     ) -> Any:
         """Return the new (c, h), and: new h, old c, the activated gates i, f, g, o."""
         c, h = carry
-        initializers = {"i": nn.initializers.xavier_uniform(), "h": nn.initializers.orthogonal()}
-        params: dict[str, Any] = {}
+        xavier = nn.initializers.xavier_uniform()
+        orthogonal = nn.initializers.orthogonal()
         for gate in GATES:
-            for side, source in (("i", inputs), ("h", h)):
-                name, init = side + gate, initializers[side]
-                dense = DenseParams(self.features, side == "h", kernel_init=init, name=name)
-                kernel, bias = dense(source)
-                params[name] = {"kernel": kernel, "bias": bias}
-        kernel, bias = _join(params)
+            DenseParams(self.features, use_bias=False, kernel_init=xavier, name="i" + gate)(inputs)
+            DenseParams(self.features, kernel_init=orthogonal, name="h" + gate)(h)
+        kernel, bias = _join(self.variables["params"], self.dtype)
         both = jnp.concatenate([inputs, h], axis=-1)
-        product = _product(both, kernel.astype(self.dtype), precision=self.precision)
-        gates = _activate(product + bias)
+        gates = _activate(_product(both, kernel, precision=self.precision) + bias)
         new_c, new_h = _advance(c, gates, self.dtype)
         return (new_c, new_h), (new_h, c, tuple(gate.astype(self.dtype) for gate in gates))
 
@@ -70,13 +66,14 @@ def _advance(c: Array, gates: tuple[Array, ...], dtype: jnp.dtype) -> tuple[Arra
 
 
 def _join(
-    params: Any,
+    params: Any, dtype: jnp.dtype
 ) -> tuple[Float[Array, "features_and_hidden gates"], Float[Array, " gates"]]:
     """Return the eight kernels of a cell as one, [input; state] x [i, f, g, o], and the biases."""
     sides = [
         jnp.concatenate([params[side + gate]["kernel"] for gate in GATES], axis=1) for side in "ih"
     ]
-    return jnp.concatenate(sides), jnp.concatenate([params["h" + gate]["bias"] for gate in GATES])
+    bias = jnp.concatenate([params["h" + gate]["bias"] for gate in GATES])
+    return jnp.concatenate(sides).astype(dtype), bias
 
 
 def _states_and_residuals(
@@ -94,8 +91,7 @@ def _states_and_residuals(
 
 def _scan_on_gpu(cell: nn.Module, carry: Any, inputs: Array) -> tuple[Array, Array]:
     """Return the states after every position and c before it; the inputs' product comes first."""
-    kernel, bias = _join(cell.variables["params"])
-    kernel = kernel.astype(cell.dtype)
+    kernel, bias = _join(cell.variables["params"], cell.dtype)
     features = inputs.shape[-1]
     product = functools.partial(_product, precision=cell.precision)
 
@@ -107,12 +103,6 @@ def _scan_on_gpu(cell: nn.Module, carry: Any, inputs: Array) -> tuple[Array, Arr
 
     sums = product(inputs, kernel[:features]) + bias
     return jax.lax.scan(step, carry, sums, unroll=UNROLL)[1]
-
-
-def _beside_states(inputs: Array, states: Array) -> Float[Array, "length batch both"]:
-    """Return the inputs of every position beside the state before it."""
-    before = jnp.concatenate([jnp.zeros_like(states[:1]), states[:-1]])
-    return jnp.concatenate([inputs, before], axis=-1)
 
 
 def _gradients(
@@ -128,10 +118,11 @@ def _gradients(
     dtype = inputs.dtype
     features = inputs.shape[-1]
     product = functools.partial(_product, precision=precision)
-    kernel, bias = _join(params)
-    kernel = kernel.astype(dtype)
+    kernel, bias = _join(params, dtype)
+    before = jnp.concatenate([jnp.zeros_like(states[:1]), states[:-1]])
+    both = jnp.concatenate([inputs, before], axis=-1)
     if gates is None:
-        gates = _activate(product(_beside_states(inputs, states), kernel) + bias)
+        gates = _activate(product(both, kernel) + bias)
     # Transposed outside the scan: inside, XLA's CPU backend takes the product in float32.
     to_inputs = kernel[:features].T
     to_states = kernel[features:].T
@@ -156,13 +147,11 @@ def _gradients(
     dgates = jax.lax.scan(step_back, (zeros, zeros), steps, reverse=True, unroll=unroll)[1]
     input_gradients = product(dgates, to_inputs).astype(dtype)
     axes = (0, 1)  # sums run over positions and rows
-    both = _beside_states(inputs, states)
     kernel_gradients = jnp.tensordot(
         both, dgates, (axes, axes), precision=precision, preferred_element_type=jnp.float32
     )
-    bias_gradients = jnp.sum(dgates, axis=axes, dtype=jnp.float32)
     kernels = jnp.split(kernel_gradients, 4, axis=1)
-    biases = jnp.split(bias_gradients, 4)
+    biases = jnp.split(jnp.sum(dgates, axis=axes, dtype=jnp.float32), 4)
     gradients = {}
     for gate, kernel, bias in zip(GATES, kernels, biases, strict=True):
         gradients["i" + gate] = {"kernel": kernel[:features]}

@@ -28,12 +28,17 @@ class Architecture:
     layerwise_multipliers: Callable[[Mapping[str, Any], float], Any]  # from params and decay
     # Prefixes, in Hugging Face's names, of tensors that pretrained weights may lack or have unused.
     heads: tuple[str, ...]
-    # The suffix of the transformers class that opens an export, by objective, "" for a classifier.
-    transformers: Mapping[str, str]
+    transformers: Mapping[str, str]  # as TRANSFORMERS; empty without a Hugging Face form
     # From config and parameters to those of the generator that was trained beside it.
     extract_generator: Callable[..., tuple[EncoderConfig, dict[str, Any]]] | None = None
 
 
+# The suffix of the transformers class that opens an export, by objective, "" for a classifier.
+TRANSFORMERS = {
+    "": "ForSequenceClassification",
+    "masked_language_modeling": "ForMaskedLM",
+    "replaced_token_detection": "ForPreTraining",
+}
 ARCHITECTURES = {
     "bert": Architecture(
         classifier=BertClassifier,
@@ -41,10 +46,7 @@ ARCHITECTURES = {
         vocabulary="wordpiece",
         layerwise_multipliers=encoder.layerwise_multipliers,
         heads=("classifier.", "pooler.", "cls."),
-        transformers={
-            "": "ForSequenceClassification",
-            "masked_language_modeling": "ForMaskedLM",
-        },
+        transformers=TRANSFORMERS,
     ),
     "electra": Architecture(
         classifier=ElectraClassifier,
@@ -53,11 +55,7 @@ ARCHITECTURES = {
         layerwise_multipliers=encoder.layerwise_multipliers,
         # the last is the generator inside the pre-training run that trained it, or its head
         heads=("classifier.", "discriminator_predictions.", "generator"),
-        transformers={
-            "": "ForSequenceClassification",
-            "replaced_token_detection": "ForPreTraining",
-            "masked_language_modeling": "ForMaskedLM",  # of the generator
-        },
+        transformers=TRANSFORMERS,
         extract_generator=extract_generator,
     ),
     "lstm": Architecture(
@@ -74,16 +72,9 @@ ARCHITECTURES = {
 def build_model(
     config: LstmConfig | EncoderConfig, *, vocab_size: int, classes: int = 2, objective: str = ""
 ) -> nn.Module:
-    """Build the network of a resolved config's `model` group.
+    """Build the classifier of a config, or the network of a pre-training objective.
 
-    Args:
-      config: the group. Its `vocab_size` is that of pretrained weights, or 0.
-      vocab_size: the number of the tokenizer's entries.
-      classes: the number of logits.
-      objective: that of pre-training, whose heads replace the classifier; "" to classify.
-
-    Raises:
-      InputError: the tokenizer has more entries than pretrained weights.
+    InputError: the tokenizer's `vocab_size` exceeds that of pretrained weights.
     """
     rows = config.vocab_size or vocab_size
     if vocab_size > rows:

@@ -19,7 +19,7 @@ from sentiment_jax.storage.run_directory import RunDirectory
 from sentiment_jax.training import scoring
 from sentiment_jax.training.calibration import apply_temperature
 from sentiment_jax.training.console import print_metrics, print_scores
-from sentiment_jax.training.experiment import Experiment, prepare_split, read_corpus
+from sentiment_jax.training.experiment import Experiment, encode_experiment, read_corpus
 from sentiment_jax.training.metrics import measure
 from sentiment_jax.training.trained_model import TrainedModel, load_ensemble, load_run
 
@@ -45,8 +45,7 @@ def score_run(
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Read a run's reviews again; return a split's scores and metrics.
 
-    Raises:
-      InputError: the data are not the run's.
+    InputError: the data are not the run's.
     """
     trained = _with_changes(trained, changes)
     experiment = _prepare(trained, directory, split, read_corpus(trained.config))
@@ -66,10 +65,8 @@ def evaluate_ensemble(
 
     If `calibrated`, each run's are at its temperature. Nothing is written to the runs.
     """
-    models = [
-        _with_changes(trained, changes)
-        for trained in load_ensemble(workdirs, calibrated=calibrated)
-    ]
+    loaded = load_ensemble(workdirs, calibrated=calibrated)
+    models = [_with_changes(trained, changes) for trained in loaded]
     directories = [RunDirectory(workdir) for workdir in workdirs]
     hashes = [read_json(directory.env)["data"]["data_hash"] for directory in directories]
     for workdir, other in zip(workdirs, hashes, strict=True):
@@ -92,9 +89,8 @@ def evaluate_ensemble(
         "accuracy": int(np.sum(decide(probabilities) == labels)) / len(labels),
         "examples": len(labels),
     }
-    remark = f"step {models[0].step}"
-    if len(models) > 1:
-        remark = f"ensemble of {len(models)} runs"
+    alone = len(models) == 1
+    remark = f"step {models[0].step}" if alone else f"ensemble of {len(models)} runs"
     if calibrated:
         remark += ", calibrated"
     _print(split, averaged, measured, remark)
@@ -120,7 +116,8 @@ def _prepare(
     directory.check_data(corpus.statistics)
     if not len(corpus.splits[split]):
         raise InputError(f"{directory.path} held out no reviews: data.validation_fraction was 0")
-    return prepare_split(trained.config, trained.tokenizer, corpus, split)
+    corpus = dataclasses.replace(corpus, splits={split: corpus.splits[split]})
+    return encode_experiment(trained.config, trained.tokenizer, corpus)
 
 
 def score_split(
@@ -129,7 +126,7 @@ def score_split(
     params: Any,
     split: str,
     stop: Callable[[], None] | None = None,
-) -> scoring.Scores:
+) -> scoring.ReviewScores:
     """Score a split and write its predictions and lengths, if the directory can be written."""
     encoded = experiment.encoded[split]
     scores = scoring.score_reviews(experiment, params, encoded, split, stop=stop)

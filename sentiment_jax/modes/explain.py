@@ -3,6 +3,7 @@
 import itertools
 import os
 import sys
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -71,12 +72,12 @@ def strongest_words(explanation: Explanation, sign: int, count: int = 5) -> str:
 
     Punctuation is quoted.
     """
-    sums: dict[str, float] = {}
+    sums: defaultdict[str, float] = defaultdict(float)
     for word in explanation.words:
         name = explanation.text[word.start : word.end].lower()
         if not any(map(str.isalnum, name)):
             name = f"“{name}”"
-        sums[name] = sums.get(name, 0.0) + word.attribution
+        sums[name] += word.attribution
     ranked = sorted(sums, key=lambda name: -sign * sums[name])[:count]
     listed = [f"{name} {sums[name]:+.2f}" for name in ranked if sign * sums[name] >= 0.005]
     return ", ".join(listed) or "nothing"
@@ -95,18 +96,18 @@ def explain_texts(
 ) -> None:
     """Print each raw text with its prediction and colored words; write all as one HTML page."""
     classes = trained.classes
-    if os.environ.get("FORCE_COLOR"):
-        color = True
-    else:
-        color = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+    color = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+    color |= bool(os.environ.get("FORCE_COLOR"))
     probabilities, warnings = predict([trained], texts)
     print_warning_count(warnings)
     if len(classes) == 2:  # always towards the second: the colors mean the same in every text
         towards = [1] * len(texts)
-        to, away = f"to {classes[1]}", f"to {classes[0]}"
+        to = f"to {classes[1]}"
+        away = f"to {classes[0]}"
     else:
         towards = decide(probabilities).tolist()
-        to, away = "to the predicted class", "away from it"
+        to = "to the predicted class"
+        away = "away from it"
     blocks = []
     predicted = format_predictions(classes, probabilities)
     rows = zip(names, texts, probabilities, towards, predicted, warnings, strict=True)
@@ -145,7 +146,12 @@ def to_page(blocks: Sequence[Mapping[str, Any]], *, legend: str, ends: tuple[str
     `blocks` hold an explanation each, and what the page says about it; `ends` name the ends of the
     scale.
     """
-    full = strongest([block["explanation"] for block in blocks])
-    explained = [{**block, "pieces": split_text(block["explanation"], full)} for block in blocks]
-    values = {"legend": legend, "explanations": explained, "full": full, "ends": ends}
-    return render("explanation.html.j2", title="Words behind the predictions", **values)
+    return render(
+        "explanation.html.j2",
+        title="Words behind the predictions",
+        explanations=blocks,
+        full=strongest([block["explanation"] for block in blocks]),
+        split_text=split_text,
+        legend=legend,
+        ends=ends,
+    )

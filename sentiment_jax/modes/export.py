@@ -20,7 +20,7 @@ from sentiment_jax.huggingface.weights import CONFIG_NAMES, to_tensors
 from sentiment_jax.models.registry import ARCHITECTURES
 from sentiment_jax.storage.files import read_json
 from sentiment_jax.storage.run_directory import RunDirectory
-from sentiment_jax.training.lineage import ancestors
+from sentiment_jax.training.lineage import source_run
 from sentiment_jax.training.trained_model import TrainedModel, load_run
 
 LICENSES = {"google/bert_": "apache-2.0", "google/electra-": "apache-2.0"}  # of hub ids
@@ -119,7 +119,7 @@ def model_card(workdir: Path) -> str:
     directory = RunDirectory(workdir)
     config, env = directory.read_config(), read_json(directory.env)
     origin = config.model.pretrained
-    for run in ancestors(config):  # the license is that of the first pretrained weights
+    while run := source_run(origin):  # the license is that of the first pretrained weights
         origin = RunDirectory(run).read_config().model.pretrained
     return render(
         "model_card.md.j2",

@@ -12,14 +12,15 @@ import numpy as np
 from jaxtyping import Float
 from tokenizers import Tokenizer
 
+from sentiment_jax.analysis.legibility import foreign_scripts, unknown_shares
 from sentiment_jax.data.encoding import Encoded
-from sentiment_jax.data.labels import decide, prediction_cells, prediction_columns
-from sentiment_jax.data.legibility import foreign_scripts, unknown_shares
+from sentiment_jax.data.labels import decide
 from sentiment_jax.data.reviews import Reviews, is_blank, regular
 from sentiment_jax.data.table import FORMATS, JSON_LINES, Table, read_table
 from sentiment_jax.errors import InputError
 from sentiment_jax.runtime import terminal
 from sentiment_jax.storage.files import safe_cell, write_table
+from sentiment_jax.storage.prediction_table import prediction_cells, prediction_columns
 from sentiment_jax.training import scoring
 from sentiment_jax.training.calibration import apply_temperature
 from sentiment_jax.training.trained_model import TrainedModel, load_ensemble
@@ -37,8 +38,8 @@ class TextSource:
     file: str | None = None  # a table, or a text per line; "-" is standard input
     column: str | None = None  # of a table; by default the run's own text column
 
-    def read(self, text_column: str = "text", *, whole: bool = False) -> Table:
-        """Read the texts, and the other cells of a table too if `whole`."""
+    def read(self, text_column: str = "text") -> Table:
+        """Read the texts, and the other cells of a table."""
         if self.file is None:
             return Table.from_texts(self.texts)
         name = "standard input" if self.file == "-" else self.file
@@ -50,8 +51,8 @@ class TextSource:
         except OSError as error:
             raise InputError(f"cannot read --input={self.file}: {error.strerror}") from error
         if self.column is not None:
-            return read_table(raw, name, [self.column], whole=whole)
-        return read_table(raw, name, [text_column], otherwise="", whole=whole)
+            return read_table(raw, name, [self.column])
+        return read_table(raw, name, [text_column], otherwise="")
 
 
 def predict_runs(
@@ -61,7 +62,7 @@ def predict_runs(
     if output is not None:
         check_output(output, source.file)
     models = load_ensemble(workdirs, calibrated=calibrated)
-    table = source.read(models[0].config.data.text_column, whole=output is not None)
+    table = source.read(models[0].config.data.text_column)
     if source.file is None and output is None:
         print_predictions(models, source.texts)
     else:

@@ -9,13 +9,13 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from ml_collections import ConfigDict
 from tokenizers import Tokenizer
 
 from sentiment_jax.config.recipes import override
 from sentiment_jax.config.schema import OBJECTIVES, Config
-from sentiment_jax.data.corpus import Corpus
-from sentiment_jax.data.encoding import WHOLE, check_encoded, encode_corpus, segment
+from sentiment_jax.data.encoding import WHOLE, Encoded, check_encoded, encode_splits, framing
 from sentiment_jax.data.unlabeled import load_text
 from sentiment_jax.modes.train import dry_run as compile_steps
 from sentiment_jax.modes.train import train
@@ -60,11 +60,29 @@ def prepare_pretraining(config: Config, tokenizer: Tokenizer | None = None) -> E
     splits = {name: corpus.splits[name] for name in ("train", "val")}
     whole = dataclasses.replace(data, max_length=WHOLE, truncation="head")
     with progress_bar(sum(map(len, splits.values())), "encoding", unit="review") as bar:
-        encoded = encode_corpus(Corpus(splits, {}), tokenizer, whole, bar.update)
+        encoded = encode_splits(splits, tokenizer, whole, bar.update)
         check_encoded(encoded, tokenizer.get_vocab_size())
         segments = {
             name: segment(tokenizer, reviews, data.max_length) for name, reviews in encoded.items()
         }
-    return Experiment(
-        **vars(classifier), encoded=segments, words={}, statistics=corpus.statistics, examples=()
+    return Experiment(**vars(classifier), encoded=segments, words={}, statistics=corpus.statistics)
+
+
+def segment(tokenizer: Tokenizer, encoded: Encoded, max_length: int) -> Encoded:
+    """Split whole reviews into segments of nearly equal length; labels number the segments."""
+    before, after = framing(tokenizer)
+    room = max_length - len(before) - len(after)
+    ids = []
+    rows = []
+    for name, start, end in zip(encoded.ids, encoded.offsets, encoded.offsets[1:], strict=False):
+        body = encoded.token_ids[start + len(before) : end - len(after)]
+        for part in np.array_split(body, max(-(-len(body) // room), 1)):
+            ids.append(name)
+            rows.append(np.concatenate([before, part, after]) if before else part)
+    return Encoded(
+        ids=tuple(ids),
+        labels=np.arange(len(rows), dtype=np.int32),
+        token_ids=np.concatenate(rows).astype(np.int32),
+        offsets=np.cumsum([0, *map(len, rows)]),
+        truncated=0,
     )

@@ -11,7 +11,7 @@ import numpy as np
 import pandas
 
 from sentiment_jax.analysis import figures, findings, predictions, study
-from sentiment_jax.analysis.html import format_rate, render
+from sentiment_jax.analysis.html import cell, render
 from sentiment_jax.analysis.predictions import Predictions
 from sentiment_jax.analysis.records import Group, collect, hardware, in_words, read_texts
 from sentiment_jax.config.stored import flatten
@@ -23,9 +23,9 @@ from sentiment_jax.sweeps import plan
 from sentiment_jax.sweeps.plan import FIELDS, Trial
 
 MISTAKES = 15
-SPLITS = {"val": "validation", "test": "test"}
 BEST = ["best epoch", "validation loss", "validation accuracy", "epoch s"]
 SCORES = ["val loss", "val accuracy", "test loss", "test accuracy", "training s", "status", "run"]
+PAIRS = ["only the first correct", "only the second correct", "p"]
 # Values keep their types: a missing one does not turn integers into floats.
 _table = functools.partial(pandas.DataFrame, dtype=object)
 
@@ -45,19 +45,19 @@ def report(directories: Sequence[Path], output: Path, with_text: bool = False) -
     for group in tested:
         temperatures = [trial.content["temperature"] for trial in group.tested]
         calibrated[group.name] = predictions.calibrate(models[group.name], temperatures)
-    texts = read_texts(tested[0].tested[0]) if with_text and tested else {}
     compared = study.tables(groups)
     tables = _sweep_tables(groups) | compared
     if tested:
         tables["models"] = _table([_over_seeds(group) for group in tested])
         tables |= _metrics(models)
-    for name, model in models.items():
-        known = predictions.same_reviews(model, models[tested[0].name])
-        tables[f"{name}-mistakes"] = _mistakes(model, texts if known else {})
+    for group in tested:
+        texts = read_texts(group.tested[0]) if with_text else {}
+        tables[f"{group.name}-mistakes"] = _mistakes(models[group.name], texts)
     content = {
         "groups": groups,
         "tables": tables,
         "hardware": hardware,
+        "turned": _turn,
         "title": findings.title(groups),
         "data": findings.data_in_words(groups),
         "lead": findings.lead(groups, tables),
@@ -67,13 +67,14 @@ def report(directories: Sequence[Path], output: Path, with_text: bool = False) -
     }
     try:
         output.mkdir(parents=True, exist_ok=True)
-        drawn = [path for group in groups for path in _draw_choice(group, output)]
+        names = [name for group in groups for name in _draw_choice(group, output)]
         if tested:
-            drawn += _draw_test(tested, models, calibrated, output)
+            names += _draw_test(tested, models, calibrated, output)
+        drawn = {name: output / f"{name}.png" for name in names}
         for name, frame in tables.items():
             write_csv(output / f"{name}.csv", list(frame), frame.values.tolist())
         for name in ("report.md", "report.html"):
-            text = render(f"{name}.j2", **content, drawn={p.stem: p for p in drawn}, sections=[])
+            text = render(f"{name}.j2", **content, drawn=drawn, sections=[])
             write_atomically(output / name, text)
     except OSError as error:
         raise InputError(f"cannot write to --output={output}: {error.strerror}") from error
@@ -88,16 +89,24 @@ def _sweep_tables(groups: Sequence[Group]) -> dict[str, pandas.DataFrame]:
     axes = dict.fromkeys([*FIELDS, *itertools.chain(*(group.axes for group in groups))])
     setting = [axis.replace("_", " ") for axis in axes]
     columns = ["name", "stage", *setting, "seed", "best epoch", "epochs", *SCORES]
-    columns = list(dict.fromkeys(columns))
+    rows = [_row(group, trial) for group in groups for trial in group.trials]
     best = [_row(group, group.best) for group in groups if group.best is not None]
     tables = {
-        "runs": _table([_row(g, trial) for g in groups for trial in g.trials], columns=columns),
+        "runs": _table(rows, columns=list(dict.fromkeys(columns))),
         "best": _table(best, columns=["name", *setting, *BEST]),
     }
     for group, axis in ((g, axis) for g in groups for axis in g.axes):
         trials = group.along(axis)
         if trials and axis == "optimizer":
-            tables[f"{group.name}-optimizer-epochs"] = _epochs(trials)
+            epochs = {
+                f"{value} {metric}": {
+                    line["epoch"]: line[metric] for line in trial.metrics if line["split"] == "val"
+                }
+                for value, trial in trials.items()
+                for metric in ("loss", "accuracy")
+            }
+            frame = _table(epochs).sort_index().rename_axis("epoch").reset_index()
+            tables[f"{group.name}-optimizer-epochs"] = frame
         elif trials:
             rows = [_row(group, trial) for trial in trials.values()]
             tables[f"{group.name}-{axis}"] = _table(rows, columns=[axis.replace("_", " "), *BEST])
@@ -118,19 +127,6 @@ def _row(group: Group, trial: Trial) -> dict[str, Any]:
         where = "" if "at step" in reason else f" at step {known['step']}"
         row["status"] = f"failed{where}: {reason}"
     return row
-
-
-def _epochs(trials: Mapping[str, Trial]) -> pandas.DataFrame:
-    """Tabulate validation loss and accuracy epoch by epoch, two columns per trial."""
-    columns = {
-        f"{value} {metric}": {
-            line["epoch"]: line[metric] for line in trial.metrics if line["split"] == "val"
-        }
-        for value, trial in trials.items()
-        for metric in ("loss", "accuracy")
-    }
-    frame = pandas.DataFrame(columns, dtype=object).sort_index()
-    return frame.rename_axis("epoch").reset_index()
 
 
 def _over_seeds(group: Group) -> dict[str, Any]:
@@ -154,31 +150,25 @@ def _over_seeds(group: Group) -> dict[str, Any]:
 
 
 def _mistakes(model: Predictions, texts: Mapping[str, str]) -> pandas.DataFrame:
-    means = model.probabilities.mean(axis=0)
-    predicted = decide(means)
+    """Tabulate the hardest mistakes, with their texts if those are given."""
+    chosen = predictions.hardest_mistakes(model, MISTAKES)
+    means = model.probabilities.mean(axis=0)[chosen]
     seeds = len(model.predicted)
-    scores = ["p(positive)"] if len(model.classes) == 2 else ["predicted", "p(predicted)"]
-    if seeds > 1:
-        scores.append("seeds wrong")
-    columns = ["id", "label", *scores, "words", "tokens read", "truncated"]
+    wrong = np.sum(model.predicted != model.labels, axis=0)[chosen]
+    columns = {
+        "id": [model.ids[i] for i in chosen],
+        "label": [model.classes[i] for i in model.labels[chosen]],
+        "predicted": [model.classes[i] for i in decide(means)],
+        "p(predicted)": means.max(axis=1),
+        "seeds wrong": [f"{count} of {seeds}" for count in wrong],
+        "words": model.words[chosen],
+        "tokens read": model.tokens[chosen],
+        "truncated": np.where(model.truncated[chosen], "yes", "no"),
+    }
+    frame = _table(columns if seeds > 1 else {k: columns[k] for k in columns if k != "seeds wrong"})
     if texts:  # a phone shows the left of a table
-        columns = ["text", *columns[1:], "id"]
-    rows = [
-        {
-            "id": model.ids[i],
-            "label": model.classes[model.labels[i]],
-            "p(positive)": means[i, 1],
-            "predicted": model.classes[predicted[i]],
-            "p(predicted)": means[i, predicted[i]],
-            "seeds wrong": f"{round((1 - model.correct[i]) * seeds)} of {seeds}",
-            "words": model.words[i],
-            "tokens read": model.tokens[i],
-            "truncated": "yes" if model.truncated[i] else "no",
-            "text": texts.get(model.ids[i]),
-        }
-        for i in predictions.hardest_mistakes(model, MISTAKES)
-    ]
-    return _table(rows, columns=columns)
+        frame.insert(0, "text", frame["id"].map(texts))
+    return frame
 
 
 def _metrics(models: Mapping[str, Predictions]) -> dict[str, pandas.DataFrame]:
@@ -188,22 +178,18 @@ def _metrics(models: Mapping[str, Predictions]) -> dict[str, pandas.DataFrame]:
     pairs = []
     for name, model in models.items():
         measured = predictions.mean_metrics(model)
-        accuracy = measured.pop("accuracy")
-        low, high = measured.pop("accuracy_interval")
         for label, scores in measured.pop("classes").items():
             examples = round(scores["examples"])
             classes.append({"name": name, "class": label, **scores, "examples": examples})
-        interval = {"low (95 %)": low, "high (95 %)": high}
-        metrics.append({"name": name, "accuracy": accuracy, **interval, **measured})
+        metrics.append({"name": name, **measured})
     for (first, one), (second, other) in itertools.combinations(models.items(), 2):
         if not predictions.same_reviews(one, other):
             terminal.warn(f"{first} and {second} have other ids for the same reviews: not compared")
             continue
         # Equal reviews may be in another order.
         correct = [(m.predicted[0] == m.labels)[np.argsort(m.ids)] for m in (one, other)]
-        only_first, only_second, p = predictions.mcnemar(*correct)
-        row = {"first": first, "second": second, "only the first correct": only_first}
-        pairs.append({**row, "only the second correct": only_second, "p": p})
+        found = zip(PAIRS, predictions.mcnemar(correct[0], correct[1]), strict=True)
+        pairs.append({"first": first, "second": second, **dict(found)})
     tables = {"metrics": metrics, "classes": classes, "mcnemar": pairs}
     return {
         name: _table(rows).rename(columns=lambda column: column.replace("_", " "))
@@ -212,10 +198,16 @@ def _metrics(models: Mapping[str, Predictions]) -> dict[str, pandas.DataFrame]:
     }
 
 
-def _draw_choice(group: Group, output: Path) -> list[Path]:
-    """Draw how a sweep chose its setting, and the curves of its seeds; return the files."""
-    paths = []
-    for axis in group.axes if group.stages else ():
+def _turn(frame: pandas.DataFrame) -> pandas.DataFrame:
+    """Return a table of few rows and many columns as text, each column a row."""
+    texts = [[name, *(cell(value, name) for value in frame[name])] for name in frame]
+    return pandas.DataFrame(texts[1:], columns=texts[0])
+
+
+def _draw_choice(group: Group, output: Path) -> list[str]:
+    """Draw how a sweep chose its setting, and its seeds; return the figures' names."""
+    names = []
+    for axis in group.axes:
         trials = group.along(axis)
         if len(trials) < 2:  # nothing to choose from
             continue
@@ -225,49 +217,38 @@ def _draw_choice(group: Group, output: Path) -> list[Path]:
         winner = plan.best_finished(list(trials.values()))
         chosen = in_words({axis: winner.setting[axis]}) if winner else ""
         theirs = study.epochs(group.model, axis) if findings.on_imdb(first) else {}
-        overlay = output / f"{group.name}-{axis}.png"
-        curves = output / f"{group.name}-{axis}-runs.png"
-        figures.overlay(runs, chosen, overlay, title, theirs)
-        figures.curves(runs, curves, title)
-        paths += [overlay, curves]
+        name = f"{group.name}-{axis}"
+        names += [name, f"{name}-runs"]
+        figures.overlay(runs, chosen, output / f"{name}.png", title, theirs)
+        figures.curves(runs, output / f"{name}-runs.png", title)
     if group.tested:
-        path = output / f"{group.name}-seeds.png"
+        names.append(f"{group.name}-seeds")
         runs = {f"seed {trial.config.seed}": trial.metrics for trial in group.tested}
-        figures.curves(runs, path, in_words(group.tested[0].setting))
-        paths.append(path)
-    if group.sweep is not None and group.stages:
-        path = output / f"{group.name}-grid.png"
-        _draw_grid(group, group.sweep.axes, path)
-        paths.append(path)
-    return paths
+        figures.curves(runs, output / f"{names[-1]}.png", in_words(group.tested[0].setting))
+    if group.stages:
+        names.append(f"{group.name}-grid")
+        _draw_grid(group, output / f"{names[-1]}.png")
+    return names
 
 
-def _draw_grid(group: Group, values: Mapping[str, Sequence[Any]], path: Path) -> None:
-    """Draw the validation accuracy of every setting, the best over axes beyond the three."""
-
-    def cell(trial: Trial) -> tuple[Any, ...]:
-        return tuple(trial.setting[axis] for axis in FIELDS)
-
-    accuracies: dict[tuple[Any, ...], float | None] = {}
-    learned = set()
-    finished = set()
+def _draw_grid(group: Group, path: Path) -> None:
+    """Draw the validation accuracy of every setting: batch sizes in columns, the rest in rows."""
+    cells = {}
+    winner = None
     for trial in itertools.chain(*group.stages.values()):
-        here = cell(trial)
-        if trial.status == "failed":
-            accuracies.setdefault(here, None)
-        elif trial.status == "finished":
-            finished.add(here)
-            accuracies[here] = max(accuracies.get(here) or 0.0, trial.content["val"]["accuracy"])
-            if not findings.at_chance(trial):
-                learned.add(here)
-    figures.heat_maps(
-        accuracies,
-        {axis: values[axis] for axis in FIELDS},
-        names=[format_rate(rate) for rate in values["learning_rate"]],
-        winner=None if group.best is None else cell(group.best),
-        chance=finished - learned,
-        path=path,
-    )
+        others = [in_words({a: v}) for a, v in trial.setting.items() if a != "batch_size"]
+        place = " ".join(words.split()[-1] for words in others), f"batch {trial.config.batch_size}"
+        text = "not run" if trial.status == "open" else trial.status
+        accuracy = np.nan
+        if trial.status == "finished":
+            accuracy = trial.content["val"]["accuracy"]
+            text = f"{accuracy:.4f}"
+            if findings.at_chance(trial):
+                text += "\nat chance"
+        cells[place] = text, accuracy
+        if group.best is not None and trial.directory == group.best.directory:
+            winner = place
+    figures.heat_map(cells, winner, path)
 
 
 def _draw_test(
@@ -275,23 +256,22 @@ def _draw_test(
     models: Mapping[str, Predictions],
     calibrated: Mapping[str, Predictions],
     output: Path,
-) -> list[Path]:
-    """Draw the results on the test set; return the files."""
-    paths = [output / f"{name}.png" for name in ("confusion", "calibration")]
-    scores = {
-        group.name: {
-            name: [trial.content[split]["accuracy"] for trial in group.tested]
-            for split, name in SPLITS.items()
-        }
+) -> list[str]:
+    """Draw the results on the test set; return the names of the figures."""
+    names = ["confusion", "calibration"]
+    seeds = {
+        group.name: [
+            (t.config.seed, t.content["val"]["accuracy"], t.content["test"]["accuracy"])
+            for t in group.tested
+        ]
         for group in tested
     }
-    numbers = {group.name: [trial.config.seed for trial in group.tested] for group in tested}
-    if sum(map(len, numbers.values())) > 1:
-        paths.append(output / "seeds.png")
-        figures.seeds(scores, numbers, paths[-1])
+    if sum(map(len, seeds.values())) > 1:
+        names.append("seeds")
+        figures.seeds(seeds, output / "seeds.png")
     classes = models[tested[0].name].classes
     confusions = {name: predictions.confusion(model) for name, model in models.items()}
-    figures.confusions(confusions, classes, paths[0])
+    figures.confusions(confusions, classes, output / "confusion.png")
     if len(classes) == 2:
         labels = f"p({classes[1]}) of the model", f"share of {classes[1]} reviews"
     else:
@@ -303,9 +283,9 @@ def _draw_test(
         ]
         for name, model in models.items()
     }
-    figures.calibration(curves, labels, paths[1])
+    figures.calibration(curves, labels, output / "calibration.png")
     edges, points = predictions.accuracy_by_length(models)
     if len(edges) > 2:  # one bin shows nothing about length
-        paths.append(output / "length.png")
-        figures.accuracy_by_length(list(models), edges, points, paths[-1])
-    return paths
+        names.append("length")
+        figures.accuracy_by_length(list(models), edges, points, output / "length.png")
+    return names

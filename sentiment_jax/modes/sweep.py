@@ -26,14 +26,10 @@ from sentiment_jax.data.tokenization import tokenizer_hash
 from sentiment_jax.errors import DiskFull, InputError, Interrupted, InUse, RunError
 from sentiment_jax.modes.train import train
 from sentiment_jax.runtime import devices, launch, terminal
+from sentiment_jax.storage import run_directory
 from sentiment_jax.storage.files import checksums, write_json
 from sentiment_jax.storage.metrics_log import read_metrics
-from sentiment_jax.storage.run_directory import (
-    SWEEP_FILE,
-    RunDirectory,
-    command_line,
-    prepare_workdir,
-)
+from sentiment_jax.storage.run_directory import SWEEP_FILE, RunDirectory, prepare_workdir
 from sentiment_jax.sweeps import plan, slurm
 from sentiment_jax.sweeps.console import SweepProgress, conclude, write_table
 from sentiment_jax.sweeps.plan import FINAL, Sweep, Trial
@@ -165,13 +161,12 @@ def _join(new: Sweep) -> tuple[Sweep, Experiment]:
         check_sources(new.config)
     experiment = prepare_experiment(new.config)
     reviews = len(experiment.encoded["train"])
-    largest = max(new.axes["batch_size"])
-    if largest > reviews:
-        problem = f"batch_size={largest} is larger than the {reviews} training reviews"
-        raise InputError(f"{problem}; use at most {reviews} (--sweep_batch_size)")
+    batch_size = max(new.axes["batch_size"])
+    if batch_size > reviews:
+        raise InputError(f"{batch_size=} is larger than the {reviews} training reviews; use fewer")
     data_hash = experiment.statistics["data_hash"]
     if not exists:
-        dataclasses.replace(new, data_hash=data_hash, command=command_line()).write()
+        dataclasses.replace(new, data_hash=data_hash, command=run_directory.command_line()).write()
     planned = plan.read_sweep(new.directory)
     if planned.data_hash != data_hash:
         raise InputError(

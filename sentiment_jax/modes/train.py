@@ -43,6 +43,8 @@ def train(
 ) -> dict[str, Any]:
     """Train, or resume where `workdir` stands, score the test set once; return result.json.
 
+    Errors are those of `api.train`.
+
     Args:
       recipe: a validated config.
       workdir: the run directory.
@@ -52,11 +54,6 @@ def train(
       prepare: (config, tokenizer or None) -> Experiment; a sweep's keeps the encoded reviews.
       stop: what asks the run to end, shared by the trials of a sweep.
       tensorboard: write event files as well.
-
-    Raises:
-      InputError: bad config, data, weights or run directory.
-      RunError: divergence, damaged checkpoints, full disk.
-      Interrupted: a signal came, the state is saved.
     """
     if tensorboard:
         event_files.import_writer()
@@ -97,17 +94,14 @@ def train(
 
 
 def dry_run(recipe: ConfigDict, prepare: Callable[..., Experiment] = prepare_experiment) -> None:
-    """Compile the steps of a training and print what they need; no run directory is touched.
-
-    InputError, RunError: as `train` would raise before its first step.
-    """
+    """Compile the steps of a training and print what they need, after the checks of `train`."""
     with processes.main_process_first():
         config = resolve(name_winners(recipe))
         check_batch_sizes(config)
         check_sources(config)
         experiment = prepare(config)
     _check_reviews(experiment)
-    console.print_steps(compilation.compile_all(experiment))
+    console.print_steps(experiment)
     compilation.check_memory(experiment)
 
 
@@ -121,10 +115,9 @@ def _check_reviews(experiment: Experiment) -> None:
 def _record(experiment: Experiment, directory: RunDirectory, changes: list[str]) -> None:
     """Write tokenizer.json, env.json and config.json; on resuming, compare the data."""
     now = run_directory.describe_environment()
+    env = now | {"data": experiment.statistics}
     if directory.config.exists():
-        env = _record_resumption(experiment, directory, changes, now)
-    else:
-        env = now | {"data": experiment.statistics}
+        env = _record_resumption(directory, changes, now, experiment.statistics)
     if not directory.began() and processes.is_main():
         experiment.tokenizer.save(str(directory.tokenizer))
         env |= checksums(directory.tokenizer)
@@ -133,10 +126,10 @@ def _record(experiment: Experiment, directory: RunDirectory, changes: list[str])
 
 
 def _record_resumption(
-    experiment: Experiment, directory: RunDirectory, changes: list[str], now: dict[str, Any]
+    directory: RunDirectory, changes: list[str], now: dict[str, Any], statistics: dict[str, Any]
 ) -> dict[str, Any]:
     """Return env.json with one more start, and warn of what makes the run no longer bit-exact."""
-    directory.check_data(experiment.statistics)
+    directory.check_data(statistics)
     env = read_json(directory.env)
     if changes:
         directory.result.unlink(missing_ok=True)  # it is not this config's
@@ -149,7 +142,7 @@ def _record_resumption(
     ]
     if differing:
         terminal.warn(f"not bit-exact from here on: {'; '.join(differing)}")
-    pseudo_labels = experiment.statistics.get("pseudo_labels_hash")
+    pseudo_labels = statistics.get("pseudo_labels_hash")
     if env["data"].get("pseudo_labels_hash") != pseudo_labels:
         terminal.warn("not bit-exact from here on: the teachers' predictions have changed")
         env["data"]["pseudo_labels_hash"] = pseudo_labels
@@ -220,8 +213,7 @@ def _conclude(run: loop.TrainingRun, score_test: bool) -> dict[str, Any]:
     if score_test:
         console.print_scores("test", result["test"], f"trained {progress.train_seconds:,.0f} s")
         console.print_metrics(measured["test"])
-        scored = {name: result[name] for name in ("val", "test") if result[name]}
-        console.warn_of_chance(run, scored, measured)
+        console.warn_of_chance(run, result, measured)
         console.print_advice(progress, experiment.config.optimizer.learning_rate)
         print_predictions([trained], experiment.examples)
         print(f"{'files':8} {directory.path}/result.json, curves.png, predictions.csv")

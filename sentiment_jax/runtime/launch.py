@@ -43,13 +43,13 @@ def find_process_group(
     if coordinator is index is count is None:
         return None
     if coordinator == "auto" and index is count is None:
-        group = _ask_cluster()
+        group = _ask_slurm()
     elif coordinator and coordinator != "auto" and index is not None and count is not None:
         group = ProcessGroup(coordinator, index, count)
     else:
         raise InputError(
             "--coordinator=HOST:PORT, --process_id=I and --process_count=N go together; "
-            "--coordinator=auto asks the cluster for the others: leave them out"
+            "--coordinator=auto asks SLURM for the others: leave them out"
         )
     host, _, port = group.coordinator.rpartition(":")
     if not host or not port.isdecimal() or not 0 < int(port) < 65536:
@@ -62,34 +62,22 @@ def find_process_group(
     return group if group.count > 1 else None
 
 
-def _ask_cluster() -> ProcessGroup:
+def _ask_slurm() -> ProcessGroup:
     # As `jax.distributed.initialize` does, which would then listen on every network at once.
-    get = os.environ.__getitem__
     try:
-        if "OMPI_MCA_orte_hnp_uri" in os.environ:  # 1531576320.0;tcp://10.96.0.1,10.148.0.1:34911
-            pattern = r"^(\d+)\..*?tcp6?://(\[[^],]+|[^,:]+)"
-            number, host = re.findall(pattern, get("OMPI_MCA_orte_hnp_uri"))[0]
-            job = int(number) // 2**12
-            if host.startswith("["):
-                host += "]"
-            index = int(get("OMPI_COMM_WORLD_RANK"))
-            count = int(get("OMPI_COMM_WORLD_SIZE"))
-            local = int(get("OMPI_COMM_WORLD_LOCAL_RANK"))
-        elif "SLURM_STEP_NODELIST" in os.environ:  # node003,node007 or node[003-007,009],other
-            job = int(get("SLURM_JOB_ID"))
-            host = "".join(re.findall(r"^([^[,]+)\[?([^],-]*)", get("SLURM_STEP_NODELIST"))[0])
-            index = int(get("SLURM_PROCID"))
-            count = int(get("SLURM_NTASKS"))
-            local = int(get("SLURM_LOCALID"))
-        else:
-            raise InputError(
-                "--coordinator=auto: no SLURM or Open MPI environment; use srun or mpirun, or give "
-                "HOST:PORT, --process_id and --process_count"
-            )
+        nodes = os.environ["SLURM_STEP_NODELIST"]  # node003,node007 or node[003-007,009],other
+        host = "".join(re.findall(r"^([^[,]+)\[?([^],-]*)", nodes)[0])
+        port = 2**16 - 2**12 + int(os.environ["SLURM_JOB_ID"]) % 2**12
+        index = int(os.environ["SLURM_PROCID"])
+        count = int(os.environ["SLURM_NTASKS"])
+        local = int(os.environ["SLURM_LOCALID"])
     except (KeyError, ValueError, IndexError) as error:
-        raise InputError(f"--coordinator=auto: the environment is odd ({error!r})") from error
-    port = os.environ.get("JAX_COORDINATOR_PORT") or 65536 - 2**12 + job % 2**12
-    return ProcessGroup(f"{host}:{port}", index, count, [local])
+        raise InputError(
+            f"--coordinator=auto: srun's environment is incomplete ({error!r}); start with srun, "
+            "or give HOST:PORT, --process_id and --process_count"
+        ) from error
+    coordinator = f"{host}:{os.environ.get('JAX_COORDINATOR_PORT') or port}"
+    return ProcessGroup(coordinator, index, count, local_devices=[local])
 
 
 def bind_address(group: ProcessGroup) -> str:
@@ -213,14 +201,10 @@ def describe_loss(report: str, group: ProcessGroup, lost_after: int) -> str:
     """Return one line for what JAX's client writes before it aborts a process."""
     if "RegisterTask" in report:
         return f"not all {group.count} processes came to {group.coordinator} in {JOIN_SECONDS} s"
-    lost: list[str] = []
+    lost = {"0"} if "leader task" in report else set()
     if silent := re.search(r"stopped sending heartbeats\):\n((?:\S*\d\n)+)", report):
-        lost = sorted(set(re.findall(r"(\d+)\n", silent[1])), key=int)
-    elif "leader task" in report:
-        lost = ["0"]
-    who = "another process"
-    if lost:
-        who = f"process {lost[0]}" if len(lost) == 1 else f"processes {', '.join(lost)}"
+        lost = {*re.findall(r"(\d+)\n", silent[1])}
+    who = ", ".join(f"process {number}" for number in sorted(lost, key=int)) or "another process"
     return (
         f"lost {who} of the run (it ended, or was silent for {lost_after} s): see its own "
         f"messages; {RESUME}"

@@ -16,9 +16,9 @@ loses its name in one rename:
 After a kill, whoever opens the folder to write finishes the first half (a complete N.partial
 without N becomes N) and removes what is left of the second. A reader lists the complete ones, and
 starts again if it fails and any entry was renamed meanwhile (`entries`). Orbax's CheckpointManager
-can't do this: it deletes the superseded checkpoint before a manifest of the new one can be written.
-Flipped bits in its array files restore silently as other numbers, hence the manifest. "Damaged" is
-a checkpoint whose bytes differ from its manifest; it is set aside as N.corrupt.
+deletes the superseded checkpoint too early for this. Flipped bits in its array files restore
+silently as other numbers, hence the manifest. A checkpoint whose bytes differ from its manifest is
+damaged: it is set aside as N.corrupt.
 """
 
 import os
@@ -98,14 +98,12 @@ class Checkpoints:
 
     def fault(self, step: int) -> str:
         """Return what is wrong with a checkpoint; empty if its bytes are those written."""
-        folder = _folders(self.directory).get(step)
-        if folder is None:
-            return f"no {MANIFEST}"
         try:
+            folder = _folders(self.directory)[step]
             expected = read_json(folder / MANIFEST)["files"]
             found = _hashes(folder)
         except (InputError, KeyError, OSError):
-            return f"{MANIFEST} is unreadable"
+            return f"{MANIFEST} is missing or unreadable"
         for name, checksum in expected.items():
             if found.get(name) != checksum:
                 return f"{name} is damaged or missing"
@@ -120,8 +118,7 @@ class Checkpoints:
     ) -> None:
         """Write one checkpoint completely, then delete those that it supersedes, except `best`.
 
-        Raises:
-          DiskFull: not enough free space; nothing older is touched.
+        DiskFull: not enough free space; nothing older is touched.
         """
         import orbax.checkpoint as ocp
 

@@ -49,12 +49,9 @@ def read_json(path: Path) -> dict[str, Any]:
         raise InputError(f"cannot read {path}: {error.strerror}") from error
     except ValueError as error:
         raise InputError(f"{path} is not JSON ({error}): half-written or not ours") from error
-    if not isinstance(value, dict):
-        raise InputError(f"{path} is not a JSON object: half-written or not ours")
-    if SEAL not in value:
+    if not isinstance(value, dict) or SEAL not in value:
         raise InputError(f"{path} has no {SEAL}: another program or an earlier revision wrote it")
-    seal = value.pop(SEAL)
-    if seal != _seal(value):
+    if value.pop(SEAL) != _seal(value):
         raise InputError(f"{path} is not what was written (its {SEAL} differs): put that file back")
     return value
 

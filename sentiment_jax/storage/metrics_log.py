@@ -15,10 +15,8 @@ class MetricsLog:
     """Appends to metrics.jsonl, and to the records that a checkpoint keeps of it.
 
     The file stays open. If another process takes the run over, it replaces the file; a line that
-    this process appends later ends in the file that was replaced.
-
-    Attributes:
-      listeners: functions that are called with every new record.
+    this process appends later ends in the file that was replaced. `listeners` are functions that
+    are called with every new record.
     """
 
     def __init__(self, path: Path, records: list[dict[str, Any]]):

@@ -23,10 +23,11 @@ from jaxtyping import Float32, Int32
 
 from sentiment_jax.config import stored
 from sentiment_jax.config.schema import CLASSES, HARMLESS, Config
-from sentiment_jax.data import labels, tokenization
+from sentiment_jax.data import tokenization
 from sentiment_jax.data.encoding import Encoded
 from sentiment_jax.errors import InputError, InUse
 from sentiment_jax.runtime import processes, terminal
+from sentiment_jax.storage import prediction_table
 from sentiment_jax.storage.checkpoints import steps_in
 from sentiment_jax.storage.files import check_checksum, checksums, read_json, write_csv, write_json
 from sentiment_jax.storage.format import add_format, upgrade
@@ -70,7 +71,7 @@ class RunDirectory:
 
     def read_config(self) -> Config:
         """Read config.json; InputError if it is damaged or has another format."""
-        return stored.config_from_json(upgrade(self.config, read_json(self.config)))
+        return stored.make_frozen(upgrade(self.config, read_json(self.config)))
 
     def write_config(self, config: Config) -> None:
         """Write config.json."""
@@ -110,11 +111,7 @@ class RunDirectory:
             raise InputError(f"{path} has no checkpoint yet: let its first epoch end")
 
     def check_config(self, config: Config, allow_changes: bool) -> list[str]:
-        """Return how the run's config differs from this one, but for what does not affect results.
-
-        Raises:
-          InputError: they differ, and that is not allowed.
-        """
+        """Return how the run's config differs in what affects results; InputError if it may not."""
         if not self.config.exists():
             if steps_in(self.checkpoints):
                 raise InputError(
@@ -165,13 +162,9 @@ class RunDirectory:
 
     def load_tokenizer(self) -> Any:
         """Read the run's tokenizer; InputError if it is not the one that it was trained with."""
-        tokenizer = tokenization.load_tokenizer(self.tokenizer)
-        check_checksum(
-            self.tokenizer,
-            read_json(self.env),
-            "it is not the tokenizer that the run was trained with; put that file back",
-        )
-        return tokenizer
+        remedy = "it is not the tokenizer that the run was trained with; put that file back"
+        check_checksum(self.tokenizer, read_json(self.env), remedy)
+        return tokenization.load_tokenizer(self.tokenizer)
 
     def write_predictions(
         self,
@@ -189,12 +182,12 @@ class RunDirectory:
         """
         predictions = self.predictions[split]
         lengths = self.lengths[split]
-        names = labels.written(classes)
-        predicted = labels.prediction_cells(classes, probabilities)
+        names = prediction_table.class_cells(classes)
+        predicted = prediction_table.prediction_cells(classes, probabilities)
         rows = zip(encoded.ids, encoded.labels, predicted, strict=True)
         write_csv(
             predictions,
-            ["id", "label", *labels.prediction_columns(classes)],
+            ["id", "label", *prediction_table.prediction_columns(classes)],
             ([row_id, names[label], *cells] for row_id, label, cells in rows),
         )
         counts = zip(encoded.ids, words, encoded.lengths, strict=True)
@@ -210,9 +203,8 @@ class RunDirectory:
 def prepare_workdir(path: Path) -> None:
     """Create a directory for a run or a sweep; InputError if it can't be written and read back."""
     # Orbax takes the first five for a pattern; a byte that is not UTF-8 is a lone surrogate.
-    if odd := re.findall(r"[][*?\\\ud800-\udfff]", str(path.absolute())):
-        listed = " ".join(dict.fromkeys(map(ascii, odd)))
-        raise InputError(f"--workdir={str(path)!a}: {listed} can't stand in a path here; rename it")
+    if odd := re.search(r"[][*?\\\ud800-\udfff]", str(path.absolute())):
+        raise InputError(f"--workdir={str(path)!a}: {odd[0]!a} can't stand in a path; rename it")
     try:
         path.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=path).close()
@@ -224,13 +216,10 @@ def prepare_workdir(path: Path) -> None:
 
 @contextlib.contextmanager
 def lock_run(path: Path) -> Iterator[None]:
-    """Hold a directory for this process; the kernel frees a dead process's lock.
+    """Hold a directory for this process, or raise InUse; a dead process's lock is free.
 
     On a file system that has no locks, or only pretends to, the last process to come has the run;
     the others notice it by `RunDirectory.check_lock_owner`, before they write on.
-
-    Raises:
-      InUse: another process holds it (its pid, host and start are named).
     """
     if not processes.is_main():
         yield
@@ -241,9 +230,8 @@ def lock_run(path: Path) -> Iterator[None]:
         except BlockingIOError as error:
             file.seek(0)
             owner = file.read().strip() or "another process"
-            raise InUse(
-                f"{path} is in use by {owner}; wait for it, or choose another --workdir"
-            ) from error
+            problem = f"{path} is in use by {owner}"
+            raise InUse(f"{problem}; wait for it, or choose another --workdir") from error
         except OSError as error:
             if error.errno not in NO_LOCKS:
                 raise

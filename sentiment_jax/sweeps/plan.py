@@ -17,16 +17,9 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from sentiment_jax.config import stored
+from sentiment_jax.config import schema, stored
 from sentiment_jax.config.recipes import override
-from sentiment_jax.config.schema import (
-    HARMLESS,
-    MODELS,
-    Config,
-    join_names,
-    schema,
-    split_names,
-)
+from sentiment_jax.config.schema import Config
 from sentiment_jax.config.stored import flatten
 from sentiment_jax.config.validation import validate
 from sentiment_jax.errors import InputError, did_you_mean
@@ -169,7 +162,7 @@ class Sweep:
         base = flatten(self.config)
         flat = flatten(trial.config)
         changed = {field: flat[field] for field in sorted(flat) if flat[field] != base.get(field)}
-        if trial.config.model.name != "lstm":
+        if isinstance(trial.config.model, schema.EncoderConfig):
             changed |= {FOLLOWERS[f]: flat[FOLLOWERS[f]] for f in changed if f in FOLLOWERS}
         settings = self.overrides | changed | {"seed": trial.config.seed}
         command = ["python", "-m", "sentiment_jax.main", f"--config={self.config_file}"]
@@ -208,7 +201,7 @@ class Sweep:
         compared = ("procedure", "axes", "seeds", "start", "optimizer_settings", "config")
         old_plan = {name: getattr(self, name) for name in compared}
         new_plan = {name: getattr(new, name) for name in compared}
-        harmless = {f"config.{field}" for field in HARMLESS}
+        harmless = {f"config.{field}" for field in schema.HARMLESS}
         differing = stored.config_difference(old_plan, new_plan)
         if changes := [change for change in differing if change.split(":")[0] not in harmless]:
             text = f"{self.directory} holds another sweep ({'; '.join(changes)})"
@@ -236,21 +229,18 @@ def find_run(directory: Path) -> Path:
 
 
 def name_winners(config: ConfigDict) -> ConfigDict:
-    """Return the config with winners for the sweeps that model.pretrained and data.teacher name.
-
-    InputError: a sweep has no winner yet.
-    """
+    """Return the config with winners for the sweeps that model.pretrained and data.teacher name."""
 
     def winner(name: str) -> str:
         directory = Path(name).expanduser()
         is_sweep = name and (directory / SWEEP_FILE).is_file()
         return str(find_run(directory)) if is_sweep else name
 
-    teachers = split_names(config.data.teacher)
-    winners = tuple(winner(name) for name in teachers)
+    teachers = schema.split_names(config.data.teacher)
     changes = {"model.pretrained": winner(config.model.pretrained)}
+    winners = tuple(winner(name) for name in teachers)
     if winners != teachers:
-        changes["data.teacher"] = join_names(winners)
+        changes["data.teacher"] = schema.join_names(winners)
     return override(config, changes)
 
 
@@ -266,9 +256,7 @@ def plan_sweep(
 
     They hold procedure, the three axes, seeds; optionally other settings as further axes, start,
     and optimizer_settings, over which the command line's `overrides` (setting -> value) prevail.
-
-    Raises:
-      InputError: unknown or missing names, values of the wrong kind, an overridden axis.
+    InputError: unknown or missing names, values of the wrong kind, an overridden axis.
     """
     if not config.data.validation_fraction:
         raise InputError("data.validation_fraction=0 leaves a sweep no reviews to choose by")
@@ -279,8 +267,7 @@ def plan_sweep(
         raise InputError(f"get_sweep() has no {', '.join(sorted(missing))}")
     procedure = axes.pop("procedure")
     if procedure not in PROCEDURES:
-        choices = ", ".join(PROCEDURES)
-        raise InputError(f"procedure={procedure!r} is unknown, choose {choices}")
+        raise InputError(f"{procedure=} is unknown, choose {', '.join(PROCEDURES)}")
     seeds = _values("seeds", config.seed, axes.pop("seeds"))
     wanted_start = axes.pop("start", {})
     settings = {
@@ -330,24 +317,21 @@ def _values(axis: str, like: Any, raw: Sequence[Any]) -> tuple:
 
 
 def read_sweep(directory: Path) -> Sweep:
-    """Read sweep.json back; InputError if it is missing, half-written or not a sweep's."""
-    try:
-        path = directory / SWEEP_FILE
-        plan = upgrade(path, read_json(path))
-        plan["config"] = stored.config_from_json(plan["config"])
-        plan["seeds"] = tuple(plan["seeds"])
-        plan["axes"] = flatten(plan["axes"])  # lists become the tuples they were
-        plan["overrides"] = flatten(plan["overrides"])
-        return Sweep(directory, **plan)
-    except (KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{directory / SWEEP_FILE} is not a sweep's plan ({error!r})") from error
+    """Read sweep.json back; InputError if it is missing or damaged."""
+    path = directory / SWEEP_FILE
+    plan = upgrade(path, read_json(path))
+    plan["config"] = stored.make_frozen(flatten(plan["config"]))
+    plan["seeds"] = tuple(plan["seeds"])
+    plan["axes"] = flatten(plan["axes"])  # lists become the tuples they were
+    plan["overrides"] = flatten(plan["overrides"])
+    return Sweep(directory, **plan)
 
 
 def sweep_fields() -> list[str]:
     """Return the settings that a sweep may vary: they affect results, but not which reviews."""
     encoding = ("data.max_length", "data.truncation", *OF_VOCABULARY)
     fixed = ("seed", "cpu_devices", "model.name", "model.revision")
-    settings = {name: rule for model in MODELS for name, rule in schema(model).items()}
+    settings = schema.schema("bert") | schema.schema("lstm")
     return [
         name
         for name, rule in settings.items()

@@ -29,11 +29,7 @@ class Array:
     """The job array that works on a sweep, submitted now or by an earlier command."""
 
     def __init__(self, directory: Path, jobs: int, options: str, command: Sequence[str]):
-        """Write worker.sbatch and submit it with sbatch's `options`, unless an array still runs.
-
-        Raises:
-          InputError: no SLURM here, or it refuses the options.
-        """
+        """Write worker.sbatch and submit it with sbatch's `options`, unless an array still runs."""
         self._directory = directory
         self._last_query = time.monotonic()
         record = directory / "array.txt"
@@ -47,8 +43,7 @@ class Array:
         arguments = ["--parsable", f"--array=1-{jobs}", *shlex.split(options), str(script)]
         code, output, errors = _call("sbatch", *arguments)
         if code:
-            reason = " ".join(errors.split())
-            raise InputError(f"sbatch {shlex.join(arguments)} failed: {reason}")
+            raise InputError(f"sbatch {shlex.join(arguments)} failed: {errors}")
         self.number = output.strip().partition(";")[0]
         write_atomically(record, self.number + "\n")
         print(f"array    {self.number}: sbatch {shlex.join(arguments)}", flush=True)

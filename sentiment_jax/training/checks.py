@@ -2,11 +2,8 @@
 
 1. The settings by themselves (config/validation.py), at the door, before JAX is imported.
 2. The run directory: writable, no characters that Orbax takes for a pattern, not in use.
-3. `resolve`: teachers are finished runs that classify; the run or folder of weights that the model
-   starts from is there, with the config's architecture and sizes; the resolved config is valid.
-4. `check_start`: batches divide among the devices; the run is no source of its own and no sweep; a
-   run that is resumed has the same config; one that begins fits its source, whose best checkpoint
-   is intact.
+3. `resolve`: the teachers and the run or weights to start from.
+4. `check_start`: the devices, what is in the run directory, the sources' checkpoints.
 
 What needs the reviews follows: modes/train.py has the data hash, the tokenizer and the memory.
 """
@@ -16,7 +13,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from sentiment_jax.config.schema import Config, EncoderConfig
+from sentiment_jax.config.schema import MODELS, Config, EncoderConfig
 from sentiment_jax.config.stored import flatten, make_frozen
 from sentiment_jax.config.validation import validate
 from sentiment_jax.errors import InputError
@@ -34,17 +31,16 @@ def resolve(recipe: ConfigDict) -> Config:
         _check_teacher(teacher)
     name = values["model.name"]
     pretrained = values["model.pretrained"]
-    source = source_run(pretrained)
-    folder = None
+    is_encoder = MODELS[name] is EncoderConfig
+    folder = source_run(pretrained)
     sizes = None
-    if source:
-        sizes = _read_source(source, name)
-        folder = source
-    elif pretrained and name == "lstm":
+    if folder:
+        sizes = _read_source(folder, name)
+    elif pretrained and not is_encoder:
         raise InputError(f"model.pretrained={pretrained} is no run: an LSTM starts from one")
     elif pretrained:
         folder, values["model.revision"] = hub.find_pretrained(pretrained, values["model.revision"])
-    if name != "lstm":
+    if is_encoder:
         model = {key.removeprefix("model."): v for key, v in values.items() if "model." in key}
         values |= flatten(weights.resolve_encoder(model, folder, sizes), "model.")
     validate(values, pretraining=bool(values["pretrain.objective"]))
@@ -64,10 +60,7 @@ def _check_teacher(teacher: Path) -> None:
 
 
 def _read_source(run: Path, name: str) -> EncoderConfig | None:
-    """Return the encoder's sizes in the run that a config starts from, None for an LSTM.
-
-    InputError: it is another architecture.
-    """
+    """Return the encoder of a source run, None for an LSTM; InputError: it is another one."""
     directory = RunDirectory(run)
     directory.check_found()
     source = directory.read_config().model
@@ -81,11 +74,7 @@ def _read_source(run: Path, name: str) -> EncoderConfig | None:
 def check_start(
     config: Config, directory: RunDirectory, *, fresh: bool, allow_changes: bool
 ) -> list[str]:
-    """Check a resolved config against devices, run directory and sources.
-
-    Returns:
-      How the config of a run to resume differs, if that is allowed.
-    """
+    """Return how the config of a run to resume differs, after all checks of step 4."""
     check_batch_sizes(config)
     check_apart(config, directory)
     changes = [] if fresh else directory.check_config(config, allow_changes)
@@ -110,10 +99,7 @@ def check_batch_sizes(config: Any) -> None:
 
 
 def check_sources(config: Config) -> None:
-    """Raise InputError, or RunError, unless a new run fits the runs that it learns from.
-
-    Their best checkpoints must be intact.
-    """
+    """Raise InputError or RunError unless the runs to learn from fit and are intact."""
     check_source_settings(config)
     for run in parents(config):
         check_readable(run)
@@ -122,7 +108,7 @@ def check_sources(config: Config) -> None:
 def check_source_settings(config: Config) -> None:
     """Raise InputError for settings that differ from those of the run that an LSTM starts from."""
     source = source_run(config.model.pretrained)
-    if source is None or config.model.name != "lstm":
+    if source is None or isinstance(config.model, EncoderConfig):
         return
     values = flatten(config)
     there = flatten(RunDirectory(source).read_config())

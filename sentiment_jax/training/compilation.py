@@ -3,12 +3,10 @@
 JAX compiles a function once per shape: a step that is compiled here is the one that runs later.
 """
 
-import bisect
 import dataclasses
 import functools
 import math
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -46,15 +44,10 @@ def abstract_state(experiment: Experiment) -> Any:
 class CompiledStep:
     """What a compiled step needs: memory on each device, FLOPs on all together."""
 
-    mode: str  # training or evaluation
     rows: int
-    length: int
     peak_bytes: int
     flops: int  # of the matrix products
     compile_seconds: float
-
-    def __str__(self) -> str:
-        return f"{self.mode} of {self.rows} reviews x {self.length} tokens"
 
 
 def peak_bytes(compiled: Any) -> int:
@@ -79,21 +72,20 @@ def compile_step(
     padded = batches.make_batch(encoded, padding, rows)
     batch = devices.put_batch(padded, experiment.mesh)
     state = abstract_state(experiment)
-    params = devices.abstract(state.params, experiment.mesh)
     if trains:
         lowered = make_train_step(experiment, parts).lower(state, batch, np.float32(0))
     elif config.pretrain.objective:
         step = scoring.make_sums_step(experiment.model, experiment.objective, config.seed)
-        lowered = step.lower(params, batch)
+        lowered = step.lower(state.params, batch)
     else:
-        lowered = scoring.make_eval_step(experiment.model).lower(params, batch)
+        lowered = scoring.make_eval_step(experiment.model).lower(state.params, batch)
     peak = peak_bytes(lowered.compile())
     seconds = time.perf_counter() - start
     shape = padded["token_ids"].shape
     cost = flops.training_flops(experiment.model, experiment.objective, shape)
     if not trains:
         cost //= 3
-    return CompiledStep(mode, rows, length, peak, cost, seconds)
+    return CompiledStep(rows, peak, cost, seconds)
 
 
 def padded_lengths(experiment: Experiment, mode: str) -> tuple[int, ...]:
@@ -102,13 +94,6 @@ def padded_lengths(experiment: Experiment, mode: str) -> tuple[int, ...]:
     splits = [reviews for name, reviews in experiment.encoded.items() if name in of_mode]
     longest = max(reviews.lengths.max(initial=0) for reviews in splits)
     return experiment.buckets[: int(np.searchsorted(experiment.buckets, longest)) + 1]
-
-
-def compile_all(experiment: Experiment) -> Iterator[CompiledStep]:
-    """Compile, one by one, every step that training and its evaluations may take."""
-    for mode in ("training", "evaluation"):
-        for length in padded_lengths(experiment, mode):
-            yield compile_step(experiment, mode, length)
 
 
 def mebibytes(count: int) -> str:
@@ -126,13 +111,12 @@ def check_memory(experiment: Experiment) -> float:
     if limit is None:
         return 0.0
     config = experiment.config
-    devices_count = experiment.mesh.size
     size = config.batch_size
     parts = config.gradient_accumulation
-    rows = size // devices_count
+    rows = size // experiment.mesh.size
     finer = [n for n in range(parts + 1, rows + 1) if rows % n == 0]
     remedies = {f"batch_size={size // n}": {"rows": size // n} for n in finer}
-    if experiment.objective.gradient_based:
+    if not isinstance(experiment.objective, ngram_vectors.NgramVectors):
         remedies = {
             f"gradient_accumulation={n} or --config.batch_size={size * parts // n}": {"parts": n}
             for n in finer
@@ -141,7 +125,8 @@ def check_memory(experiment: Experiment) -> float:
     optimizer_state = jax.tree.leaves(abstract_state(experiment).opt_state)
     limit -= sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in optimizer_state)
     halves = [config.eval_batch_size >> n for n in range(1, config.eval_batch_size.bit_length())]
-    remedies = {f"eval_batch_size={n}": {"rows": n} for n in halves if n % devices_count == 0}
+    shared = [n for n in halves if n % experiment.mesh.size == 0]
+    remedies = {f"eval_batch_size={n}": {"rows": n} for n in shared}
     _check_fits(experiment, "evaluation", limit, remedies)
     return time.perf_counter() - start
 
@@ -154,14 +139,15 @@ def _check_fits(
     step = compile_step(experiment, mode, length)
     if step.peak_bytes <= limit:
         return
-
-    def needs(remedy: str) -> int:
-        return compile_step(experiment, mode, length, **remedies[remedy]).peak_bytes
-
-    problem = f"{step} needs {mebibytes(step.peak_bytes)}; a device has {mebibytes(limit)} for it"
-    names = list(remedies)
-    first = bisect.bisect_left(names, True, key=lambda name: needs(name) <= limit)
-    if first == len(names):
-        smaller = "lower data.max_length or choose a smaller model"
-        raise RunError(f"{problem}, and one review at a time needs more too: {smaller}")
-    raise RunError(f"{problem}: use --config.{names[first]} ({mebibytes(needs(names[first]))})")
+    problem = (
+        f"{mode} of {step.rows} reviews x {length} tokens needs {mebibytes(step.peak_bytes)}; "
+        f"a device has {mebibytes(limit)} for it"
+    )
+    for remedy, changes in remedies.items():
+        need = compile_step(experiment, mode, length, **changes).peak_bytes
+        if need <= limit:
+            raise RunError(f"{problem}: use --config.{remedy} ({mebibytes(need)})")
+    raise RunError(
+        f"{problem}, and one review at a time needs more too: lower data.max_length or choose a "
+        "smaller model"
+    )

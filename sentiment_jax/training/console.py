@@ -1,7 +1,6 @@
 """What a training run prints."""
 
 import math
-from collections.abc import Iterable
 from typing import Any
 
 import jax
@@ -11,8 +10,8 @@ from sentiment_jax.config.schema import Config, LstmConfig, join_names
 from sentiment_jax.data.ngrams import unigrams
 from sentiment_jax.huggingface.weights import LoadReport
 from sentiment_jax.runtime import devices, processes, startup, terminal
-from sentiment_jax.training import flops
-from sentiment_jax.training.compilation import CompiledStep, mebibytes
+from sentiment_jax.training import compilation, flops
+from sentiment_jax.training.compilation import mebibytes
 from sentiment_jax.training.experiment import Experiment
 from sentiment_jax.training.loop import TrainingRun
 from sentiment_jax.training.progress import Progress
@@ -50,57 +49,50 @@ def _warn_of_data(experiment: Experiment) -> None:
 
 
 def warn_of_bits() -> None:
-    """Say that a GPU may add in another order each time."""
+    """Warn that a GPU may add in another order each time."""
     if jax.default_backend() == "gpu" and not startup.is_deterministic():
         terminal.warn_once("not deterministic: a killed run will not resume bit-exactly")
 
 
-def warn_of_chance(
-    run: TrainingRun, scores: dict[str, dict[str, Any]], measured: dict[str, Any]
-) -> None:
+def warn_of_chance(run: TrainingRun, scores: dict[str, Any], measured: dict[str, Any]) -> None:
     """Warn if a split's predictions may be at chance, or their loss is ten times that of chance.
 
     For unequal classes an accuracy below the largest class's share may still be useful: what counts
     is that predictions correlate with labels (MCC) more than by chance.
     """
-    for split, score in scores.items():
-        counts = run.experiment.statistics["counts"][split].values()
-        accuracy = score["accuracy"]
-        loss = score["loss"]
-        total = sum(counts)
-        classes = len(counts)
-        majority = max(counts) / total
-        mcc = measured.get(split, {}).get("mcc", accuracy - majority)
+    for split, metrics in measured.items():
+        accuracy = scores[split]["accuracy"]
+        loss = scores[split]["loss"]
+        total = scores[split]["examples"]
+        classes = len(metrics["classes"])
         chance = 1.645 / math.sqrt(total)  # exceeded by one random guesser in twenty
-        if mcc <= chance or loss > 10 * math.log(classes):
+        if metrics["mcc"] <= chance or loss > 10 * math.log(classes):
             terminal.warn_once(
                 f"{run.directory.path} may be no better than guessing: {split} accuracy "
-                f"{accuracy:.4f} on {total:,} reviews (the largest class: {majority:.4f}), MCC "
-                f"{mcc:.4f} (by chance: {chance:.4f}), loss {loss:.4g} "
-                f"(log {classes}: {math.log(classes):.4f})"
+                f"{accuracy:.4f} on {total:,} reviews (the largest class: "
+                f"{metrics['majority_baseline']:.4f}), MCC {metrics['mcc']:.4f} (by chance: "
+                f"{chance:.4f}), loss {loss:.4g} (log {classes}: {math.log(classes):.4f})"
             )
             return
 
 
 def print_advice(progress: Progress, learning_rate: float) -> None:
     """Print the first advice that the course of validation calls for."""
-    records = [record for record in progress.records if record["split"] == "val"]
-    losses = [math.inf if record["loss"] is None else record["loss"] for record in records]
-    if not losses or progress.best is None:
+    losses = [record["loss"] for record in progress.records if record["split"] == "val"]
+    if not losses:
         return
     epochs = progress.epochs_done
-    if progress.best["epoch"] == epochs:
-        advice = (
-            f"the last epoch was the best: more may be better still (--config.epochs={2 * epochs})"
+    if progress.is_best:
+        print(
+            f"{'advice':8} the last epoch was the best: more may be better still "
+            f"(--config.epochs={2 * epochs})"
         )
-    elif epochs > 2 and losses[0] == min(losses):
-        advice = (
-            "validation loss rose from the first epoch on, the model over-fits: lower the learning "
-            f"rate (--config.optimizer.learning_rate={learning_rate / 3:.1g}) or raise dropout"
+    elif epochs > 2 and losses[0] == min(math.inf if loss is None else loss for loss in losses):
+        print(
+            f"{'advice':8} validation loss rose from the first epoch on, the model over-fits: "
+            f"lower the learning rate (--config.optimizer.learning_rate={learning_rate / 3:.1g}) "
+            "or raise dropout"
         )
-    else:
-        return
-    print(f"{'advice':8} {advice}")
 
 
 def describe_run(run: TrainingRun, load_report: LoadReport | None) -> None:
@@ -195,17 +187,19 @@ def describe_devices() -> str:
     return f"{jax.device_count()} x {kind}{together}, jax {jax.__version__}"
 
 
-def print_steps(compiled: Iterable[CompiledStep]) -> None:
-    """Print what the devices have and, line by line, what each step needs of it."""
+def print_steps(experiment: Experiment) -> None:
+    """Compile every step that training and its evaluations may take; print what each needs."""
     limit = devices.memory_limit()
     print(f"{'device':8} {describe_devices()}{f', {mebibytes(limit)} each' if limit else ''}")
     line = "{:8} {:10} {:>16} {:>14} {:>12} {:>11}".format
     print(line("step", "", "reviews x tokens", "peak memory", "GFLOP", "compiled in"))
-    for step in compiled:
-        shape = f"{step.rows} x {step.length}"
-        cost = f"{step.flops / 1e9:,.2f}" if step.flops else "-"
-        seconds = f"{step.compile_seconds:.1f} s"
-        print(line("", step.mode, shape, mebibytes(step.peak_bytes), cost, seconds), flush=True)
+    for mode in ("training", "evaluation"):
+        for length in compilation.padded_lengths(experiment, mode):
+            step = compilation.compile_step(experiment, mode, length)
+            shape = f"{step.rows} x {length}"
+            peak = mebibytes(step.peak_bytes)
+            cost = f"{step.flops / 1e9:,.2f}" if step.flops else "-"
+            print(line("", mode, shape, peak, cost, f"{step.compile_seconds:.1f} s"), flush=True)
 
 
 def print_speed(config: Config, rate: int) -> None:

@@ -32,13 +32,13 @@ def distill(experiment: Experiment, stop: Stop) -> Experiment:
     These are their targets, the most probable class is their label. A labeled review's target is
     its own class. Interrupted: a signal came.
     """
-    runs = find_teachers(experiment.config.data.teacher)
     if experiment.unlabeled is None:
         return experiment
-    predicted = []
-    for number, teacher in enumerate(load_ensemble(runs), start=1):
-        description = f"teacher {number}/{len(runs)}"
-        predicted.append(_predict(teacher, experiment, description, stop))
+    teachers = load_ensemble(find_teachers(experiment.config.data.teacher))
+    predicted = [
+        _predict(teacher, experiment, f"teacher {number}/{len(teachers)}", stop)
+        for number, teacher in enumerate(teachers, start=1)
+    ]
     probabilities = np.mean(predicted, axis=0, dtype=np.float32)
     train = experiment.encoded["train"]
     unlabeled = train.labels < 0

@@ -11,11 +11,12 @@ from tokenizers import Tokenizer
 from sentiment_jax.config.schema import CLASSES, Config, EncoderConfig, join_names
 from sentiment_jax.data import tokenization
 from sentiment_jax.data.corpus import Corpus, load_corpus
-from sentiment_jax.data.encoding import Encoded, check_encoded, concatenate, encode_corpus
+from sentiment_jax.data.encoding import Encoded, check_encoded, encode_splits
 from sentiment_jax.data.reviews import Reviews, stratified_sample
 from sentiment_jax.data.unlabeled import texts_hash, unlabeled_reviews
 from sentiment_jax.errors import InputError
 from sentiment_jax.huggingface import hub
+from sentiment_jax.models.registry import ARCHITECTURES
 from sentiment_jax.runtime.terminal import progress_bar
 from sentiment_jax.storage.run_directory import RunDirectory
 from sentiment_jax.training.lineage import find_teachers, source_run, warn_of_leakage
@@ -23,7 +24,7 @@ from sentiment_jax.training.objectives.objective import Objective
 from sentiment_jax.training.objectives.registry import make_objective
 from sentiment_jax.training.trained_model import Classifier, make_classifier
 
-EXAMPLE_TEXTS = (  # classified after a training on films
+EXAMPLE_TEXTS = (  # of reviews of films
     "One of the finest films I have seen in years: moving, funny and beautifully acted.",
     "A dull, predictable mess. I want my two hours back.",
     "The effects are great, but the story never comes alive and the jokes fall flat.",
@@ -38,7 +39,7 @@ class Experiment(Classifier):
     encoded: dict[str, Encoded]
     words: dict[str, Int32[np.ndarray, " reviews"]]  # of every whole review, by split
     statistics: dict[str, Any]
-    examples: tuple[str, ...]  # to classify after training
+    examples: tuple[str, ...] = EXAMPLE_TEXTS  # to classify after training
     unlabeled: Reviews | None = None  # texts for the teachers to label, last in the training split
 
     @functools.cached_property
@@ -65,18 +66,11 @@ def make_tokenizer(config: Config, corpus: Corpus) -> Tokenizer:
         folder, _ = hub.find_pretrained(model.pretrained, model.revision)
         return tokenization.load_pretrained_tokenizer(folder)
     texts = corpus.splits["train"].texts
-    if model.name != "lstm":
+    if ARCHITECTURES[model.name].vocabulary == "wordpiece":
         return tokenization.train_wordpiece(texts, vocabulary_size=data.vocabulary_size)
     return tokenization.train_word_level(
         texts, data.vocabulary_size, data.min_frequency, data.ngrams
     )
-
-
-def choose_examples(config: Config, test: Reviews) -> tuple[str, ...]:
-    """Return texts to classify after training: on films, or some of the user's test reviews."""
-    if config.data.source == "csv":
-        return stratified_sample(test, count=4, seed=config.data.split_seed).texts
-    return EXAMPLE_TEXTS
 
 
 def read_corpus(config: Config) -> Corpus:
@@ -105,20 +99,13 @@ def prepare_experiment(config: Config, tokenizer: Tokenizer | None = None) -> Ex
     return _join_unlabeled(experiment, unlabeled)
 
 
-def prepare_split(config: Config, tokenizer: Tokenizer, corpus: Corpus, split: str) -> Experiment:
-    """Encode one split of a run's reviews, to score it again."""
-    config = with_classes(config, corpus.splits["train"].classes)
-    corpus = dataclasses.replace(corpus, splits={split: corpus.splits[split]})
-    return encode_experiment(config, tokenizer, corpus)
-
-
 def encode_experiment(config: Config, tokenizer: Tokenizer, corpus: Corpus) -> Experiment:
     """Encode the splits of a corpus and build the network."""
     classifier = make_classifier(config, tokenizer)
     total = sum(map(len, corpus.splits.values()))
     with progress_bar(total, "encoding", unit="review") as bar:
-        encoded = encode_corpus(corpus, tokenizer, config.data, bar.update)
-        check_encoded(encoded, tokenizer.get_vocab_size(), len(classifier.classes))
+        encoded = encode_splits(corpus.splits, tokenizer, config.data, bar.update)
+        check_encoded(encoded, tokenizer.get_vocab_size())
         words = {
             name: np.array([len(text.split()) for text in split.texts], np.int32)
             for name, split in corpus.splits.items()
@@ -126,13 +113,16 @@ def encode_experiment(config: Config, tokenizer: Tokenizer, corpus: Corpus) -> E
     truncated = {
         name: round(split.truncated / max(len(split), 1), 4) for name, split in encoded.items()
     }
-    test = corpus.splits.get("test")
+    examples: tuple[str, ...] = EXAMPLE_TEXTS
+    if config.data.source == "csv" and "test" in corpus.splits:
+        test = corpus.splits["test"]
+        examples = stratified_sample(test, count=4, seed=config.data.split_seed).texts
     return Experiment(
         **vars(classifier),
         encoded=encoded,
         words=words,
         statistics={**corpus.statistics, "truncated": truncated},
-        examples=choose_examples(config, test) if test else (),
+        examples=examples,
     )
 
 
@@ -149,9 +139,15 @@ def _check_teacher_classes(config: Config) -> None:
 def _join_unlabeled(experiment: Experiment, texts: Reviews) -> Experiment:
     """Append the unlabeled texts, their labels -1, to the training split."""
     encoded = dict(experiment.encoded)
+    labeled = encoded["train"]
     unlabeled = encoded.pop("unlabeled")
-    unlabeled = dataclasses.replace(unlabeled, labels=np.full(len(unlabeled), -1, np.int32))
-    encoded["train"] = concatenate(encoded["train"], unlabeled)
+    encoded["train"] = Encoded(
+        ids=labeled.ids + unlabeled.ids,
+        labels=np.concatenate([labeled.labels, np.full(len(unlabeled), -1, np.int32)]),
+        token_ids=np.concatenate([labeled.token_ids, unlabeled.token_ids]),
+        offsets=np.concatenate([labeled.offsets, labeled.offsets[-1] + unlabeled.offsets[1:]]),
+        truncated=labeled.truncated + unlabeled.truncated,
+    )
     counts = {"unlabeled": len(unlabeled), "unlabeled_hash": texts_hash(texts)}
     statistics = {**experiment.statistics, **counts}
     return dataclasses.replace(experiment, encoded=encoded, statistics=statistics, unlabeled=texts)

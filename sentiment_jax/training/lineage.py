@@ -39,18 +39,12 @@ def parents(config: ConfigDict | Config) -> list[Path]:
     return ([start] if start else []) + find_teachers(config.data.teacher)
 
 
-def ancestors(config: Config, *, with_teachers: bool = False) -> Iterator[Path]:
-    """Yield the run that a config starts from, the run that this started from, ...
-
-    `with_teachers` also yields the teachers of each of them, and their ancestors.
-    """
+def ancestors(config: Config) -> Iterator[Path]:
+    """Yield the runs that a config learns from, those that these learned from, ..."""
     pending = [config]
     seen: set[Path] = set()
     while pending:
-        config = pending.pop(0)
-        start = source_run(config.model.pretrained)
-        runs = parents(config) if with_teachers else [start] if start else []
-        for run in runs:
+        for run in parents(pending.pop(0)):
             if run not in seen:
                 seen.add(run)
                 yield run
@@ -65,7 +59,7 @@ def warn_of_leakage(config: Config, corpus: Corpus) -> None:
     """
     held_out = np.concatenate([corpus.splits[name].hashes for name in ("val", "test")])
     held_out = np.setdiff1d(held_out, corpus.splits["train"].hashes)
-    for run in ancestors(config, with_teachers=True):
+    for run in ancestors(config):
         try:
             trained_on = _read_training_text(run, config, corpus.statistics["data_hash"])
         except InputError as error:

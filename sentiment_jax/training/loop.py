@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -10,7 +11,6 @@ import numpy as np
 from tqdm import tqdm
 
 from sentiment_jax.data import batches
-from sentiment_jax.data.encoding import Encoded
 from sentiment_jax.errors import Diverged, Interrupted
 from sentiment_jax.models.parameters import count_parameters
 from sentiment_jax.runtime import devices
@@ -36,21 +36,14 @@ class TrainingRun:
     stop: Stop
 
     def __post_init__(self) -> None:
-        experiment = self.experiment
-        config = experiment.config
-        train = experiment.encoded["train"]
-        self.train_step = compilation.make_train_step(experiment)
-        self.parameters = count_parameters(experiment.model)
-        self.steps_per_epoch = math.ceil(len(train) / config.batch_size)
+        config = self.experiment.config
+        self.train_step = compilation.make_train_step(self.experiment)
+        self.parameters = count_parameters(self.experiment.model)
+        self.steps_per_epoch = math.ceil(len(self.experiment.encoded["train"]) / config.batch_size)
         self.total_steps = config.epochs * self.steps_per_epoch
         self.learning_rate = optimizers.make_schedule(config.optimizer, self.total_steps)
-        self.step_flops = {}
-        for length in experiment.buckets:
-            shape = (config.batch_size, length, *train.token_ids.shape[1:])
-            cost = flops.training_flops(experiment.model, experiment.objective, shape)
-            self.step_flops[length] = cost
         self.log = MetricsLog(self.directory.metrics, self.progress.records)
-        self.compiled: set[int] = set()  # padded lengths
+        self.step_flops: dict[int, int] = {}  # by padded length, of the steps compiled so far
 
     @property
     def done(self) -> bool:
@@ -61,20 +54,18 @@ class TrainingRun:
     def log_scores(self, split: str, scores: dict[str, Any], seconds: float) -> None:
         """Write a line of metrics.jsonl about the step that has been reached."""
         self.directory.check_lock_owner()
-        step = self.progress.step
         self.log.write(
-            step=step,
+            step=self.progress.step,
             epoch=self.progress.epochs_done + 1,
             split=split,
             **scores,
             seconds=round(seconds, 3),
-            learning_rate=self.learning_rate(step - 1),
+            learning_rate=self.learning_rate(self.progress.step - 1),
         )
 
     def save(self) -> None:
         """Write the checkpoint of the step that has been reached."""
         progress = self.progress
-        best = progress.best["step"] if progress.best else None
         self.directory.check_lock_owner()
         try:
             with progress_bar(None, f"saving step {progress.step}"):
@@ -83,7 +74,7 @@ class TrainingRun:
                     self.state.params,
                     self.state.opt_state,
                     bookkeeping=dataclasses.asdict(progress),
-                    best=best,
+                    best=progress.best["step"] if progress.best else None,
                 )
         finally:  # another process may have taken over and deleted the partial checkpoint
             self.directory.check_lock_owner()
@@ -118,49 +109,55 @@ def train_epoch(run: TrainingRun) -> None:
         seed=config.seed,
         epoch=epoch,
     )
+    end = first + len(plan)
     bar = progress_bar(run.total_steps, f"epoch {epoch + 1}/{config.epochs}", initial=progress.step)
     clock = time.perf_counter()
+    stopping = False
 
-    def receive(metrics: dict[str, jax.Array], cost: int) -> None:
-        nonlocal clock
-        sums = {name: float(value) for name, value in jax.device_get(metrics).items()}
-        now = time.perf_counter()
-        progress.add(sums, now - clock, cost)
-        clock = now
-        _check_finite(run, sums)
-        bar.update(1)
-        shown = "loss {:.4f} accuracy {:.4f} {:.1f} examples/s".format(*averages(progress.epoch))
-        bar.set_postfix_str(shown, refresh=False)
-
-    behind = scoring.OneBehind(receive)
-    with bar:
-        for planned in plan[progress.step - first :]:
+    def dispatch() -> Iterator[tuple[dict[str, jax.Array], int]]:
+        """Yield metrics and padded length of each step, up to one to log, to save or to stop at."""
+        nonlocal clock, stopping
+        for planned in plan[progress.dispatched - first :]:
             rows = batches.make_batch(encoded, planned, config.batch_size)
             batch = devices.put_batch(rows, experiment.mesh)
-            if planned.length not in run.compiled:
+            compiling = planned.length not in run.step_flops
+            if compiling:
                 bar.set_postfix_str(f"compiling for {planned.length} tokens", refresh=False)
             before = time.perf_counter()
             rate = np.float32(run.learning_rate(progress.dispatched))
             run.state, metrics = run.train_step(run.state, batch, rate)
-            if planned.length not in run.compiled:
+            if compiling:
                 # Tracing and compiling happen in this call; the step itself runs behind it.
-                run.compiled.add(planned.length)
+                shape = batch["token_ids"].shape
+                cost = flops.training_flops(experiment.model, experiment.objective, shape)
+                run.step_flops[planned.length] = cost
                 spent = time.perf_counter() - before
                 progress.compile_seconds += spent
                 clock += spent
-            behind.push(metrics, run.step_flops[planned.length])
             progress.dispatched += 1
-            last = progress.dispatched == first + len(plan)
-            logging = last or progress.dispatched % config.log_every == 0
-            saving = not last and progress.dispatched % config.checkpoint_every == 0
+            yield metrics, planned.length
             stopping = run.stop.asked()
-            if logging or saving or stopping:
-                behind.flush()
-            if logging:
+            due = [progress.dispatched % n for n in (config.log_every, config.checkpoint_every)]
+            if stopping or 0 in due:
+                return
+
+    with bar:
+        while progress.dispatched < end:
+            for metrics, length in scoring.one_behind(dispatch()):
+                sums = {name: float(value) for name, value in jax.device_get(metrics).items()}
+                now = time.perf_counter()
+                progress.add(sums, now - clock, run.step_flops[length])
+                clock = now
+                _check_finite(run, sums)
+                bar.update(1)
+                shown = "loss {:.4f} accuracy {:.4f} {:.1f} examples/s"
+                bar.set_postfix_str(shown.format(*averages(progress.epoch)), refresh=False)
+            last = progress.dispatched == end
+            if last or progress.dispatched % config.log_every == 0:
                 run.log_scores("train", *progress.end_window())
             if stopping:
                 run.interrupt()
-            if saving:
+            if not last and progress.dispatched % config.checkpoint_every == 0:
                 run.save()
                 clock = time.perf_counter()
 
@@ -184,61 +181,34 @@ def validate_epoch(run: TrainingRun) -> None:
     """
     experiment = run.experiment
     progress = run.progress
+    config = experiment.config
     val = experiment.encoded["val"]
-    if not len(val):
-        progress.end_epoch({}, patience=0)
-        run.save()
-        _print_epoch(run)
-        return
-    if experiment.config.pretrain.objective:
-        validated = _validate_text(run, val)
-    else:
-        validated = _validate_reviews(run, val)
-    run.save()
-    remark = "  best" if progress.is_best else ""
-    _print_epoch(run, validated, remark)
-    if progress.stopped_early:
-        patience = experiment.config.early_stopping_patience
-        tqdm.write(f"stopped early: {patience} epochs without a better score")
-
-
-def _validate_text(run: TrainingRun, val: Encoded) -> str:
-    """Score held-out text by the objective of a pre-training; return the scores in words."""
-    scores = scoring.score_text(
-        run.experiment, run.state.params, val, "validation", stop=run.check_stop
-    )
-    run.log_scores("val", scores.summary(), scores.seconds)
-    run.progress.end_epoch(scores.summary(), run.experiment.config.early_stopping_patience)
-    return f"{_describe(scores)} perplexity {scores.perplexity:.2f}"
-
-
-def _validate_reviews(run: TrainingRun, val: Encoded) -> str:
-    """Score held-out reviews; fit the temperature if they are the best so far."""
-    experiment = run.experiment
-    scores = scoring.score_reviews(
-        experiment, run.state.params, val, "validation", stop=run.check_stop
-    )
-    run.log_scores("val", scores.summary(), scores.seconds)
-    measured = metrics.measure(val.labels, scores.probabilities, experiment.classes)
-    ranked = scores.summary()
-    if experiment.config.class_weights == "balanced":
-        ranked["balanced_accuracy"] = measured["balanced_accuracy"]
-    run.progress.end_epoch(ranked, experiment.config.early_stopping_patience)
-    if run.progress.best and run.progress.is_best:
+    scores = None
+    ranked: dict[str, Any] = {}
+    validated = ""
+    if len(val):
+        score = scoring.score_text if config.pretrain.objective else scoring.score_reviews
+        scores = score(experiment, run.state.params, val, "validation", stop=run.check_stop)
+        run.log_scores("val", scores.summary(), scores.seconds)
+        ranked = scores.summary()
+        validated = f"  validation loss {scores.loss:.4f} accuracy {scores.accuracy:.4f}"
+    if isinstance(scores, scoring.TextScores):
+        validated += f" perplexity {scores.perplexity:.2f}"
+    if isinstance(scores, scoring.ReviewScores):
+        measured = metrics.measure(val.labels, scores.probabilities, experiment.classes)
+        if config.class_weights == "balanced":
+            ranked["balanced_accuracy"] = measured["balanced_accuracy"]
+    progress.end_epoch(ranked, config.early_stopping_patience)
+    if isinstance(scores, scoring.ReviewScores) and progress.best and progress.is_best:
         temperature = calibration.fit_temperature(scores.probabilities, val.labels)
-        run.progress.best |= {"metrics": measured, "temperature": temperature}
-    return _describe(scores)
-
-
-def _describe(scores: scoring.Scores | scoring.TextScores) -> str:
-    return f"  validation loss {scores.loss:.4f} accuracy {scores.accuracy:.4f}"
-
-
-def _print_epoch(run: TrainingRun, validated: str = "", remark: str = "") -> None:
-    """Print the line of the epoch that has ended."""
-    progress = run.progress
+        progress.best |= {"metrics": measured, "temperature": temperature}
+    run.save()
     loss, accuracy, rate = averages(progress.last_epoch)
+    remark = "  best" if validated and progress.is_best else ""
     tqdm.write(
-        f"epoch {progress.epochs_done:>3}/{run.experiment.config.epochs}  train loss {loss:.4f} "
-        f"accuracy {accuracy:.4f}{validated}  {rate:7.1f} examples/s{remark}"
+        f"epoch {progress.epochs_done:>3}/{config.epochs}  train loss {loss:.4f} accuracy "
+        f"{accuracy:.4f}{validated}  {rate:7.1f} examples/s{remark}"
     )
+    if progress.stopped_early:
+        patience = config.early_stopping_patience
+        tqdm.write(f"stopped early: {patience} epochs without a better score")

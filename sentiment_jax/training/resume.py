@@ -23,7 +23,6 @@ def start_run(
 
     RunError: every checkpoint is damaged, or the best one.
     """
-    config = experiment.config
     report = None
     with processes.main_process_first():
         checkpoints = Checkpoints(directory.checkpoints)
@@ -37,7 +36,7 @@ def start_run(
                 "as N.corrupt; put one back, or --fresh starts over"
             )
         params, report = initial_params(experiment)
-        state = create_state(params, config.optimizer, config.seed)
+        state = create_state(params, experiment.config.optimizer, experiment.config.seed)
         state = devices.place(state, experiment.mesh)
         progress = Progress()
     with processes.main_process_first():

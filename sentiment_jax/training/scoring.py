@@ -5,11 +5,12 @@ Padded rows are never summed and every review counts once: accuracy does not dep
 
 import dataclasses
 import functools
+import itertools
 import math
 import time
 from collections import defaultdict
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, TypeVar
 
 import flax.linen as nn
 import jax
@@ -18,6 +19,7 @@ from jax.stages import Wrapped
 from jaxtyping import Array, Float32
 
 from sentiment_jax.data import batches
+from sentiment_jax.data.batches import Rows
 from sentiment_jax.data.encoding import Encoded
 from sentiment_jax.data.labels import decide
 from sentiment_jax.runtime import devices
@@ -27,53 +29,42 @@ from sentiment_jax.training.objectives.masked_language_modeling import mean_nats
 from sentiment_jax.training.objectives.objective import Objective, cross_entropy, forward
 from sentiment_jax.training.trained_model import Classifier
 
+Result = TypeVar("Result")
 
-class OneBehind:
-    """Hands each result to `receive`, which may wait for it, once the next one is dispatched."""
 
-    def __init__(self, receive: Callable[..., None]):
-        self._receive = receive
-        self._pending: list[tuple[Any, ...]] = []
-
-    def push(self, *result: Any) -> None:
-        """Hand the previous result over and keep this one."""
-        self.flush()
-        self._pending.append(result)
-
-    def flush(self) -> None:
-        """Hand over what is kept."""
-        while self._pending:
-            self._receive(*self._pending.pop())
+def one_behind(results: Iterable[Result]) -> Iterator[Result]:
+    """Yield each result, which is then waited for, once the next one is dispatched."""
+    with_end: Iterator[Any] = itertools.chain(results, [None])
+    return (result for result, _ in itertools.pairwise(with_end))
 
 
 @dataclasses.dataclass(frozen=True)
 class Scores:
-    """Loss (mean, nats) and accuracy of one split; each review's probabilities in its order."""
+    """Loss (mean, nats) and accuracy of one split."""
 
     loss: float
     accuracy: float
     examples: int
     seconds: float
-    probabilities: Float32[np.ndarray, "reviews classes"]
 
     def summary(self) -> dict[str, Any]:
         """Return the part that goes into result.json."""
-        return {"loss": self.loss, "accuracy": self.accuracy, "examples": self.examples}
+        left_out = ("seconds", "probabilities")
+        return {name: value for name, value in vars(self).items() if name not in left_out}
 
 
 @dataclasses.dataclass(frozen=True)
-class TextScores:
-    """A pre-training's loss and accuracy per example, and its perplexity, on held-out text."""
+class ReviewScores(Scores):
+    """Each review's probabilities in its order."""
 
-    loss: float
-    accuracy: float
-    examples: int
+    probabilities: Float32[np.ndarray, "reviews classes"]
+
+
+@dataclasses.dataclass(frozen=True)
+class TextScores(Scores):
+    """The perplexity of held-out text; loss and accuracy are per example."""
+
     perplexity: float
-    seconds: float
-
-    def summary(self) -> dict[str, Any]:
-        """Return the part that goes into result.json."""
-        return {name: value for name, value in vars(self).items() if name != "seconds"}
 
 
 def score_reviews(
@@ -84,7 +75,7 @@ def score_reviews(
     *,
     batch_size: int | None = None,
     stop: Callable[[], None] | None = None,
-) -> Scores:
+) -> ReviewScores:
     """Score each review once; the seconds include compilation.
 
     Another `batch_size` than the config's affects speed only; it is rounded up to a multiple of
@@ -93,23 +84,19 @@ def score_reviews(
     """
     start = time.perf_counter()
     eval_step = make_eval_step(classifier.model)
-    devices_count = classifier.mesh.size
     size = batch_size or classifier.config.eval_batch_size
-    size = -(-size // devices_count) * devices_count
+    size = -(-size // classifier.mesh.size) * classifier.mesh.size
     losses = np.full(len(encoded), np.nan)
     probabilities = np.full((len(encoded), len(classifier.classes)), np.nan, np.float32)
-
-    def receive(planned: batches.PlannedBatch, outputs: tuple[Array, Array]) -> None:
-        rows = len(planned.indices)
-        batch_losses, batch_probabilities = outputs
-        losses[planned.indices] = devices.fetch(batch_losses)[:rows]
-        probabilities[planned.indices] = devices.fetch(batch_probabilities)[:rows]
-
+    examples = 0
     step = functools.partial(eval_step, jax.device_put(params, devices.replicated(classifier.mesh)))
-    passes = EvaluationPass(classifier, encoded, description, size, stop)
-    examples = passes.run(step, receive)
+    scored = _apply(step, classifier, encoded, batch_size=size, description=description, stop=stop)
+    for rows, outputs in scored:
+        losses[rows] = devices.fetch(outputs[0])[: len(rows)]
+        probabilities[rows] = devices.fetch(outputs[1])[: len(rows)]
+        examples += len(rows)
     assert examples == len(encoded), f"{examples} of {len(encoded)} reviews scored"
-    return Scores(
+    return ReviewScores(
         loss=float(np.mean(losses)),
         accuracy=int(np.sum(decide(probabilities) == encoded.labels)) / examples,
         examples=examples,
@@ -131,14 +118,12 @@ def score_text(
     objective: Any = experiment.objective
     sums_step = make_sums_step(experiment.model, objective, experiment.config.seed)
     totals: dict[str, float] = defaultdict(float)
-
-    def receive(_: batches.PlannedBatch, sums: dict[str, Array]) -> None:
-        for name, value in jax.device_get(sums).items():
-            totals[name] += float(value)
-
     step = functools.partial(sums_step, jax.device_put(params, devices.replicated(experiment.mesh)))
     size = experiment.config.eval_batch_size
-    EvaluationPass(experiment, encoded, description, size, stop).run(step, receive)
+    scored = _apply(step, experiment, encoded, batch_size=size, description=description, stop=stop)
+    for _, sums in scored:
+        for name, value in jax.device_get(sums).items():
+            totals[name] += float(value)
     examples = totals["examples"]
     return TextScores(
         loss=objective.mean_loss(totals),
@@ -149,42 +134,30 @@ def score_text(
     )
 
 
-@dataclasses.dataclass(frozen=True)
-class EvaluationPass:
-    """One pass over encoded reviews in batches of few shapes."""
+def _apply(
+    step: Callable[[dict[str, Array]], Any],
+    classifier: Classifier,
+    encoded: Encoded,
+    *,
+    batch_size: int,
+    description: str,
+    stop: Callable[[], None] | None,
+) -> Iterator[tuple[Rows, Any]]:
+    """Yield the rows of each batch of a pass over encoded reviews, and the step's outputs."""
+    buckets = classifier.buckets
+    plan = batches.plan_evaluation(encoded.lengths, batch_size=batch_size, buckets=buckets)
 
-    classifier: Classifier
-    encoded: Encoded
-    description: str
-    batch_size: int
-    stop: Callable[[], None] | None
+    def dispatch() -> Iterator[tuple[Rows, Any]]:
+        for planned in plan:
+            if stop is not None:
+                stop()
+            batch = batches.make_batch(encoded, planned, batch_size)
+            yield planned.indices, step(devices.put_batch(batch, classifier.mesh))
 
-    def run(
-        self,
-        step: Callable[[dict[str, Array]], Any],
-        receive: Callable[[batches.PlannedBatch, Any], None],
-    ) -> int:
-        """Hand the outputs of each batch to `receive`; return the number of reviews."""
-        bar = progress_bar(len(self.encoded), self.description, unit="review")
-        rows = 0
-
-        def advance(planned: batches.PlannedBatch, outputs: Any) -> None:
-            receive(planned, outputs)
-            bar.update(len(planned.indices))
-
-        behind = OneBehind(advance)
-        plan = batches.plan_evaluation(
-            self.encoded.lengths, batch_size=self.batch_size, buckets=self.classifier.buckets
-        )
-        with bar:
-            for planned in plan:
-                if self.stop is not None:
-                    self.stop()
-                batch = batches.make_batch(self.encoded, planned, self.batch_size)
-                behind.push(planned, step(devices.put_batch(batch, self.classifier.mesh)))
-                rows += len(planned.indices)
-            behind.flush()
-        return rows
+    with progress_bar(len(encoded), description, unit="review") as bar:
+        for rows, outputs in one_behind(dispatch()):
+            yield rows, outputs
+            bar.update(len(rows))
 
 
 @functools.lru_cache(maxsize=8)

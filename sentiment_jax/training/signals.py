@@ -43,8 +43,7 @@ class Stop:
         """Install the handlers (in the main thread; elsewhere signals stay as they are)."""
         with contextlib.suppress(ValueError):
             for number in launch.ASKS_TO_END:
-                nohup = number == signal.SIGHUP and signal.getsignal(number) == signal.SIG_IGN
-                if not nohup:
+                if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # nohup
                     self._previous[number] = signal.signal(number, self._handle)
         return self
 
@@ -59,5 +58,6 @@ class Stop:
         """
         if processes.count() == 1:
             return self.requested
-        earlier, self._posted = self._posted, devices.any_of(self.requested)
+        earlier = self._posted
+        self._posted = devices.any_of(self.requested)
         return bool(earlier)

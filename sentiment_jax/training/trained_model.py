@@ -76,14 +76,7 @@ def restore_model(like: Classifier, checkpoints: Checkpoints, step: int) -> Trai
     """Restore the parameters of one checkpoint, a copy on each device."""
     shapes = devices.abstract(abstract_params(like.model), like.mesh)
     params = checkpoints.restore(step, params=shapes)["params"]
-    return TrainedModel(
-        config=like.config,
-        tokenizer=like.tokenizer,
-        model=like.model,
-        mesh=like.mesh,
-        params=params,
-        step=step,
-    )
+    return TrainedModel(like.config, like.tokenizer, like.model, like.mesh, params, step)
 
 
 def load_run(workdir: Path, *, calibrated: bool = False, classifies: bool = True) -> TrainedModel:
@@ -123,15 +116,14 @@ def check_readable(run: Path) -> None:
 
 def _beside_training(directory: RunDirectory, read: Callable[[RunDirectory], Found]) -> Found:
     """Return what `read` finds, trying again if checkpoints were replaced meanwhile."""
-    attempts = READ_ATTEMPTS
-    while True:
+    for _ in range(READ_ATTEMPTS - 1):
         before = entries(directory.checkpoints)
         try:
             return read(directory)
         except Exception:  # of whatever type: the training may have moved what was read
-            attempts -= 1
-            if not attempts or entries(directory.checkpoints) == before:
+            if entries(directory.checkpoints) == before:
                 raise
+    return read(directory)
 
 
 def _find_best(directory: RunDirectory) -> dict[str, Any]:

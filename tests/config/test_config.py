@@ -13,13 +13,13 @@ from sentiment_jax.config.recipes import describe_settings, override
 from sentiment_jax.config.schema import MODELS, Config, EncoderConfig, LstmConfig, schema
 from sentiment_jax.config.stored import (
     config_difference,
-    config_from_json,
     config_to_json,
     flatten,
+    make_frozen,
     replace_settings,
     run_name,
 )
-from sentiment_jax.config.validation import validate
+from sentiment_jax.config.validation import NGRAM_VECTORS, validate
 from sentiment_jax.errors import InputError
 from sentiment_jax.training.checks import resolve
 
@@ -29,51 +29,48 @@ RECIPES = [(of, variant) for of in (lstm, bert, electra) for variant in ("", *of
 
 @pytest.mark.parametrize(("module", "variant"), RECIPES)
 def test_every_recipe_is_valid(module, variant):
-    validate(module.get_config(variant), pretraining=variant == "pretrain")
-
-
-@pytest.mark.parametrize("module", [lstm, bert, electra])
-def test_a_resolved_config_is_frozen_and_survives_json(module):
-    recipe = override(module.get_config("sample" if module is lstm else "tiny"), {"seed": 7})
-    config = resolve(recipe)
-    again = config_from_json(json.loads(json.dumps(config_to_json(config))))
-    assert isinstance(config, Config) and again == config and run_name(again) == run_name(config)
-    assert isinstance(config.model, LstmConfig if module is lstm else EncoderConfig)
-    assert None not in flatten(config).values()
-    with pytest.raises(dataclasses.FrozenInstanceError):
-        config.seed = 8
-    assert replace_settings(config, {"seed": 8, "data.max_length": 40}).data.max_length == 40
-
-
-@pytest.mark.parametrize("change", [{"data.batch": 1}, {"loss.entropy": 0.1}, {"model.hidden": 3}])
-def test_unknown_stored_settings_are_refused(change):
-    stored = flatten(resolve(lstm.get_config("sample")))
-    with pytest.raises(InputError, match="^config: "):
-        config_from_json(stored | change)
-
-
-@pytest.mark.parametrize("module", [lstm, bert, electra])
-def test_unknown_variants_list_the_known_ones(module):
-    with pytest.raises(InputError, match="unknown variant 'huge': one of"):
-        module.get_config("huge")
+    config = module.get_config(variant)
+    if variant == "semi":
+        config.model.pretrained = "runs/vectors"
+    validate(config, pretraining=variant == "pretrain")
 
 
 @pytest.mark.parametrize(
-    ("module", "expected"),
+    ("module", "variant", "kind"),
+    [(lstm, "sample", LstmConfig), (bert, "tiny", EncoderConfig), (electra, "tiny", EncoderConfig)],
+)
+def test_a_resolved_config_is_frozen_and_survives_json(module, variant, kind):
+    config = resolve(override(module.get_config(variant), {"seed": 7}))
+    stored = json.loads(json.dumps(config_to_json(config)))
+    again = make_frozen(stored)
+    assert isinstance(config, Config) and again == config and run_name(again) == run_name(config)
+    assert isinstance(config.model, kind)
+    assert None not in flatten(config).values()
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        config.seed = 8
+    assert replace_settings(config, {"data.max_length": 40}).data.max_length == 40
+    for unknown in ({"data.batch": 1}, {"loss.entropy": 0.1}, {"model.hidden": 3}):
+        with pytest.raises(InputError, match="^config: "):
+            make_frozen(flatten(stored) | unknown)
+
+
+@pytest.mark.parametrize(
+    ("module", "optimizer", "batch_size", "learning_rate", "epochs"),
     [
-        (lstm, ("adam", 256, 1e-4, 20)),
-        (bert, ("adamw", 16, 3e-5, 5)),
-        (electra, ("adamw", 32, 3e-5, 5)),
+        (lstm, "adam", 256, 1e-4, 20),
+        (bert, "adamw", 16, 3e-5, 5),
+        (electra, "adamw", 32, 3e-5, 5),
     ],
 )
-def test_the_settings_of_the_study(module, expected):
+def test_the_settings_of_the_study(module, optimizer, batch_size, learning_rate, epochs):
     config = module.get_config()
-    optimizer = config.optimizer
-    found = (optimizer.name, config.batch_size, optimizer.learning_rate, config.epochs)
-    assert found == expected
+    assert (config.optimizer.name, config.batch_size) == (optimizer, batch_size)
+    assert (config.optimizer.learning_rate, config.epochs) == (learning_rate, epochs)
     if module is not lstm:
-        assert (config.data.max_length, optimizer.warmup_fraction) == (128, 0.1)
-        assert optimizer.weight_decay == 0.01
+        assert (config.data.max_length, config.optimizer.warmup_fraction) == (128, 0.1)
+        assert config.optimizer.weight_decay == 0.01
+    with pytest.raises(InputError, match="unknown variant 'huge': one of"):
+        module.get_config("huge")
 
 
 def test_validate_lists_all_problems_at_once():
@@ -98,55 +95,61 @@ def test_validate_lists_all_problems_at_once():
         assert problem in str(error.value)
 
 
-REPLACED = "replaced_token_detection"
+TRAIN = {
+    "pretrain.text": ("own.txt", "pretrain.text is for --mode=pretrain"),
+    "pretrain.objective": ("replaced_token_detection", "pretrain.objective is for --mode=pre"),
+    "data.max_length": (129, "data.max_length=129 exceeds the model's 128 pos"),
+    "data.ngrams": (2, "data.ngrams=2 wants model.name=lstm, not bert"),
+    "data.teacher": ("runs/a,,runs/b", "data.teacher='runs/a,,runs/b' names no run"),
+    "optimizer.learning_rate": (float("inf"), "optimizer.learning_rate=inf must be"),
+}
+PRETRAIN = {
+    "data.teacher": ("runs/a", "has no use for data.teacher: leave it out"),
+    "class_weights": ("balanced", "has no use for class_weights: leave it out"),
+    "pretrain.objective": ("replaced_token_detection", "bert learns masked_language_modeling"),
+    "data.validation_fraction": (0.0, "leaves --mode=pretrain no text to test on"),
+}
+VECTORS = {
+    "optimizer.name": "adam",
+    "optimizer.momentum": 0.1,
+    "optimizer.weight_decay": 0.1,
+    "optimizer.clip_norm": 1.0,
+    "optimizer.layerwise_decay": 0.5,
+    "optimizer.frozen": "embeddings",
+    "gradient_accumulation": 2,
+    "model.dtype": "bfloat16",
+}
+
+
+def plain_steps(name):
+    return f"takes plain steps: .* set {name}={NGRAM_VECTORS[name]}$"
 
 
 @pytest.mark.parametrize(
-    ("module", "mode", "changes", "problem"),
+    ("module", "variant", "changes", "problem"),
     [
-        (bert, "train", {"pretrain.text": "own.txt"}, "pretrain.text is for --mode=pretrain"),
-        (bert, "train", {"pretrain.objective": REPLACED}, "pretrain.objective is for --mode=pre"),
-        (
-            bert,
-            "train",
-            {"data.max_length": 129},
-            "data.max_length=129 exceeds the model's 128 pos",
-        ),
-        (bert, "train", {"data.ngrams": 2}, "data.ngrams=2 wants model.name=lstm, not bert"),
-        (bert, "train", {"data.teacher": ","}, "data.teacher=',' names no run"),
-        (bert, "train", {"data.teacher": "runs/a,,runs/b"}, "data.teacher='runs/a,,runs/b' names"),
-        (
-            bert,
-            "train",
-            {"data.teacher": "runs/a", "pretrain.unlabeled": False},
-            "pretrain.unlabeled=False leaves data.teacher out: set only one",
-        ),
-        (bert, "train", {"optimizer.learning_rate": -1e-3}, "optimizer.learning_rate"),
-        (bert, "train", {"optimizer.learning_rate": float("inf")}, "optimizer.learning_rate"),
-        (bert, "pretrain", {"data.teacher": "runs/a"}, "has no use for data.teacher: leave it out"),
-        (bert, "pretrain", {"class_weights": "balanced"}, "has no use for class_weights: leave it"),
-        (
-            bert,
-            "pretrain",
-            {"pretrain.objective": REPLACED},
-            "bert learns masked_language_modeling",
-        ),
-        (bert, "pretrain", {"data.validation_fraction": 0.0}, "leaves --mode=pretrain no text to"),
-        (lstm, "pretrain", {"optimizer.name": "adam"}, "takes plain steps: use --config=lstm:pre"),
+        *[(bert, "tiny", {name: value}, problem) for name, (value, problem) in TRAIN.items()],
+        *[(bert, "pretrain", {name: value}, said) for name, (value, said) in PRETRAIN.items()],
+        *[(lstm, "pretrain", {name: VECTORS[name]}, plain_steps(name)) for name in NGRAM_VECTORS],
         (
             lstm,
             "pretrain",
             {"pretrain.mask_fraction": 0.3},
             "has no use for pretrain.mask_fraction",
         ),
+        (
+            bert,
+            "tiny",
+            {"data.teacher": "runs/a", "pretrain.unlabeled": False},
+            "pretrain.unlabeled=False leaves data.teacher out: set only one",
+        ),
     ],
 )
-def test_what_contradicts_itself_or_would_do_nothing_is_refused(module, mode, changes, problem):
-    variant = "pretrain" if module is lstm else "tiny"
-    config = module.get_config(variant)
-    pretraining = mode == "pretrain"
+def test_what_contradicts_itself_or_would_do_nothing_is_refused(module, variant, changes, problem):
+    pretraining = variant == "pretrain"
+    config = module.get_config(variant if module is lstm else "tiny")
     validate(config, pretraining=pretraining)
-    with pytest.raises(InputError, match=f"^config: [^;]*{problem}[^;]*"):
+    with pytest.raises(InputError, match=f"^config: [^;]*{problem}"):
         validate(override(config, changes), pretraining=pretraining)
 
 
@@ -180,22 +183,18 @@ def test_a_config_of_another_architecture_or_with_a_setting_missing_is_refused()
         validate(short)
 
 
-def test_difference_is_field_by_field():
+def test_differences_are_field_by_field_and_names_differ_with_any_field():
     old = lstm.get_config()
     new = override(old, {"batch_size": 512, "optimizer.learning_rate": 5e-5})
     assert config_difference(old, new) == [
         "batch_size: 256 -> 512",
         "optimizer.learning_rate: 0.0001 -> 5e-05",
     ]
+    assert run_name(old).startswith("lstm-adam-256-0.0001-seed0-")
+    assert run_name(override(old, {"data.max_length": 300})) != run_name(old)
 
 
-def test_run_names_are_readable_and_differ_with_any_field():
-    config = lstm.get_config()
-    assert run_name(config).startswith("lstm-adam-256-0.0001-seed0-")
-    assert run_name(override(config, {"data.max_length": 300})) != run_name(config)
-
-
-def test_every_setting_is_read_somewhere():
+def test_every_setting_is_read_somewhere_and_has_a_meaning_and_an_allowed_default():
     """A setting that nothing reads is a lie: the package must use its name outside the schema."""
     read = set()
     for path in (ROOT / "sentiment_jax").rglob("*.py"):
@@ -203,14 +202,9 @@ def test_every_setting_is_read_somewhere():
             for node in ast.walk(ast.parse(path.read_text())):
                 if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load):
                     read.add(node.attr)
-    assert not {
-        name for model in MODELS for name in schema(model) if name.split(".")[-1] not in read
-    }
-
-
-def test_every_setting_has_a_meaning_and_an_allowed_default():
     for model in MODELS:
         for name, rule in schema(model).items():
+            assert name.rpartition(".")[2] in read, name
             assert rule.meaning, name
             assert not rule.problem(name, rule.default), name
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from sentiment_jax.data.imdb_folder import read_folder, read_unlabeled
+from sentiment_jax.data.imdb_folder import read_folder
 from sentiment_jax.errors import InputError
 
 FILES = {
@@ -67,9 +67,9 @@ def by_id(path):
     return splits
 
 
-def error_of(path, read=read_folder):
+def error_of(path, splits=("train", "test")):
     with pytest.raises(InputError) as caught:
-        read(str(path))
+        read_folder(str(path), splits)
     message = str(caught.value)
     assert str(path) in message and "\n" not in message
     return message
@@ -200,7 +200,8 @@ def test_unlabeled_reviews_are_read_by_themselves(around, archived):
     if archived:
         with tarfile.open(around / "own.tar.gz", "w:gz") as archive:
             archive.add(path, "aclImdb")
-    found = read_unlabeled(str(around / "own.tar.gz" if archived else path))
+    source = str(around / "own.tar.gz" if archived else path)
+    (found,) = read_folder(source, ["unsupervised"])
     assert (found.ids, found.texts) == (("train/unsup/0_0.txt",), ("none é",))
     shutil.rmtree(path / "train" / "unsup")
-    assert "holds no train/unsup/*.txt" in error_of(path, read_unlabeled)
+    assert "holds no train/unsup/*.txt" in error_of(path, ["unsupervised"])

@@ -6,7 +6,7 @@ from reviews import write_csv
 
 from sentiment_jax.config.schema import CLASSES, DataConfig, join_names, split_names
 from sentiment_jax.data.corpus import load_corpus
-from sentiment_jax.data.labels import decide, number_labels, prediction_cells, prediction_columns
+from sentiment_jax.data.labels import decide, number_labels
 from sentiment_jax.errors import InputError
 
 STARS = {"positive_labels": "4,5", "negative_labels": "1,2"}
@@ -94,21 +94,6 @@ def test_names_may_hold_commas_and_quotes():
     names = ("a, b", 'c "d"', "e")
     assert split_names(join_names(names)) == names
     assert split_names("") == () and split_names(" 4, 5 ") == ("4", "5")
-
-
-def test_predictions_in_a_table():
-    """Two classes keep their columns; the names of others stand in the cells."""
-    two = np.float32([[0.25, 0.75], [0.5, 0.5]])
-    assert prediction_columns(CLASSES) == ["predicted", "p_positive"]
-    assert prediction_cells(CLASSES, two) == [[1, "0.750000"], [0, "0.500000"]]
-    assert prediction_cells(("bad", "good"), two)[0] == ["good", "0.750000"]
-    stars = ("-1", "0", "01")
-    three = np.float32([[0.25, 0.25, 0.5], [0.5, 0.5, 0]])
-    assert prediction_columns(stars) == ["predicted", "p_-1", "p_0", "p_01"]
-    assert prediction_cells(stars, three) == [
-        ["01", "0.250000", "0.250000", "0.500000"],
-        [-1, "0.500000", "0.500000", "0.000000"],
-    ]
 
 
 def test_a_rounded_tie_is_a_tie():

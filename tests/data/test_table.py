@@ -105,9 +105,7 @@ def test_malformed_csv_names_file_and_row(tmp_path, raw, expected):
 def test_malformed_json_lines_name_file_and_line(tmp_path, line, expected):
     path = tmp_path / "reviews.jsonl"
     path.write_bytes(f"{GOOD_LINE}\n{line}\n{GOOD_LINE}\n".encode("latin-1"))
-    message = error_of(DataConfig("csv", str(path)))
-    assert expected in message
-    assert ("'texts'" in message) == message.endswith("; did you mean texts?")
+    assert expected in error_of(DataConfig("csv", str(path)))
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
@@ -181,14 +179,14 @@ def test_a_format_is_found_by_the_first_line_or_else_the_name(name, first, kind)
     assert find_format(f"{first}\nand more\n", name, ["text", "label"]) == kind
 
 
-def test_the_whole_table_is_kept_if_it_is_asked_for():
+def test_the_whole_table_is_kept():
     json_lines = b'{"id": 1, "text": "good"}\n{"text": "bad", "stars": 2.5, "id": null}\n'
-    table = read_table(json_lines, "standard input", ["text"], whole=True)
+    table = read_table(json_lines, "standard input", ["text"])
     assert table.columns == ["id", "text", "stars"]
     assert table.cells == [[1, "good", None], [None, "bad", 2.5]]
     odd = b'{"text": "good", "n": NaN, "more": [-Infinity]}'  # not JSON, but written by Python
-    assert read_table(odd, "-", ["text"], whole=True).cells == [["good", None, [None]]]
-    delimited = read_table(b"id;text;n\n1;good;\n", "-", ["text"], whole=True)
+    assert read_table(odd, "-", ["text"]).cells == [["good", None, [None]]]
+    delimited = read_table(b"id;text;n\n1;good;\n", "-", ["text"])
     assert (delimited.columns, delimited.cells) == (["id", "text", "n"], [["1", "good", ""]])
     plain = read_table(b"good\nbad\n", "-", ["text"], otherwise="")
     assert plain == Table.from_texts(["good", "bad"])

@@ -31,8 +31,8 @@ def model(finished):
     return load_run(finished)
 
 
-def read(path, **options):
-    return TextSource(file=str(path)).read(**options)
+def read(path):
+    return TextSource(file=str(path)).read()
 
 
 @pytest.fixture
@@ -175,14 +175,14 @@ def test_a_fifo_can_be_the_input_but_no_device(tmp_path):
 )
 def test_predictions_follow_the_cells_of_the_input(model, tmp_path, capsys, name, raw):
     (tmp_path / "in").write_bytes(raw)
-    table = TextSource(file=str(tmp_path / "in"), column="review").read(whole=True)
+    table = TextSource(file=str(tmp_path / "in"), column="review").read()
     predict_table([model], table)
     printed = list(csv.reader(capsys.readouterr().out.splitlines()[1:]))
     predict_table([model], table, tmp_path / name)
     shown, errors = capsys.readouterr()
     assert shown == f"wrote {tmp_path / name}: 2 predictions\n"
     assert errors.startswith("warning: 1 of 2 texts")
-    written = read_table((tmp_path / name).read_bytes(), name, COLUMNS, whole=True)
+    written = read_table((tmp_path / name).read_bytes(), name, COLUMNS)
     assert written.columns == ["id", "review", "n", *COLUMNS]
     cells = [line[:3] for line in written.cells]
     if name == "out.jsonl":  # values, as they were
@@ -210,7 +210,7 @@ def test_an_output_that_cannot_be_written_is_refused_before_predicting(model, tm
     check_output(tmp_path / "link.csv", str(tmp_path / "misspelt.csv"))  # refused when it is read
     check_output(tmp_path / "new" / "out.csv", "-")
     with pytest.raises(InputError, match="the input has a column 'row' already: rename it there"):
-        predict_table([model], read(source, whole=True), tmp_path / "new.csv")
+        predict_table([model], read(source), tmp_path / "new.csv")
     assert source.read_text() == "text,row\na,1\n" and not (tmp_path / "new.csv").exists()
 
 

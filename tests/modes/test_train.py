@@ -22,70 +22,60 @@ from sentiment_jax.storage import run_directory
 from sentiment_jax.storage.checkpoints import steps_in
 from sentiment_jax.storage.files import read_json
 from sentiment_jax.storage.metrics_log import read_metrics
-from sentiment_jax.storage.run_directory import RunDirectory
 from sentiment_jax.sweeps.plan import plan_sweep
 from sentiment_jax.training import scoring
 from sentiment_jax.training.checks import resolve
-from sentiment_jax.training.signals import Stop
 from sentiment_jax.training.trained_model import load_run
 
 
-@pytest.mark.parametrize(
-    ("changes", "problem"),
-    [
-        ({"pretrain.mask_fraction": 0.3}, "pretrain.mask_fraction is for --mode=pretrain: leave"),
-        ({"pretrain.text": "a.txt"}, "pretrain.text is for --mode=pretrain: leave it out"),
-        ({"optimizer.frozen": "embeddings"}, "frozen keeps random embeddings: set model.pretra"),
-    ],
-)
-def test_what_would_do_nothing_is_refused_where_a_run_begins(
-    plain, small_config, tmp_path, changes, problem
-):
-    """One that began before this was asked goes on."""
-    config = override(small_config, changes)
-    with pytest.raises(InputError, match=problem):
+def strict_records(path):
+    """The records of a metrics.jsonl; NaN and Infinity, which Python would read, are refused."""
+
+    def refuse(constant):
+        raise AssertionError(f"{path.name} holds {constant}: that is no JSON")
+
+    return [json.loads(line, parse_constant=refuse) for line in path.read_text().splitlines()]
+
+
+def test_an_invalid_config_is_refused_before_anything_is_written(small_config, tmp_path):
+    config = override(small_config, {"optimizer.frozen": "embeddings"})
+    with pytest.raises(InputError, match="frozen keeps random embeddings: set model.pretrained"):
         train(config, tmp_path / "new")
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["lock"]
-    if "optimizer.frozen" not in changes:  # whose checkpoints have another optimizer state
-        (plain / "result.json").unlink()
-        RunDirectory(plain).write_config(resolve(config))
-        assert train(config, plain)["epochs"] == 3
 
 
-def test_the_run_directory_keeps_its_contract(plain, small_config):
-    assert {path.name for path in plain.iterdir()} >= {
+def test_the_run_directory_keeps_its_contract(finished):
+    assert {path.name for path in finished.iterdir()} >= {
         *("config.json", "env.json", "tokenizer.json", "metrics.jsonl", "checkpoints"),
         *("result.json", "curves.png", "predictions.csv"),
     }
-    result = read_json(plain / "result.json")
+    result = read_json(finished / "result.json")
     assert result["model"] == "lstm"
     assert result["val"]["examples"] == 12
     assert result["test"]["examples"] == 30
-    records = read_metrics(plain / "metrics.jsonl")
-    assert records == strict_records(plain / "metrics.jsonl")
+    records = read_metrics(finished / "metrics.jsonl")
+    assert records == strict_records(finished / "metrics.jsonl")
     assert [(r["step"], r["split"]) for r in records if r["split"] != "test"] == [
         *[(2, "train"), (3, "train"), (3, "val")],
         *[(4, "train"), (6, "train"), (6, "val")],
         *[(8, "train"), (9, "train"), (9, "val")],
     ]
-    seen = {"step", "epoch", "split", "loss", "accuracy", "examples", "seconds", "learning_rate"}
-    assert all(set(record) == seen for record in records)
-    # Every example once an epoch.
-    for epoch in (1, 2, 3):
+    names = {"step", "epoch", "split", "loss", "accuracy", "examples", "seconds", "learning_rate"}
+    assert all(set(record) == names for record in records)
+    for epoch in (1, 2, 3):  # every example once an epoch
         lines = [r for r in records if r["epoch"] == epoch and r["split"] == "train"]
         assert sum(r["examples"] for r in lines) == 48
-    best = max(
-        (r for r in records if r["split"] == "val"), key=lambda r: (r["accuracy"], -r["loss"])
-    )
+    validations = [record for record in records if record["split"] == "val"]
+    best = max(validations, key=lambda r: (r["accuracy"], -r["loss"]))
     assert (result["best_step"], result["val"]["loss"]) == (best["step"], best["loss"])
-    env = read_json(plain / "env.json")
+    env = read_json(finished / "env.json")
     assert env["data"]["counts"]["train"] == {"neg": 24, "pos": 24}
     assert env["versions"]["jax"] == jax.__version__
-    rows = list(csv.DictReader((plain / "predictions.csv").read_text().splitlines()))
+    rows = list(csv.DictReader((finished / "predictions.csv").read_text().splitlines()))
     right = sum(row["label"] == row["predicted"] for row in rows)
     assert len(rows) == 30
     assert right / 30 == result["test"]["accuracy"]
-    assert (plain / "curves.png").read_bytes().startswith(b"\x89PNG")
+    assert (finished / "curves.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_the_environment_of_a_gpu_names_cuda_and_cudnn(monkeypatch):
@@ -99,17 +89,20 @@ def test_the_environment_of_a_gpu_names_cuda_and_cudnn(monkeypatch):
     assert env["versions"].keys() - here["versions"].keys() == wheels.keys() - {"torch"}
 
 
-def test_evaluate_gives_the_same_digits_and_encodes_no_other_split(plain, tmp_path, monkeypatch):
+def test_evaluate_gives_the_same_digits_and_a_split_has_files_of_its_own(
+    plain, tmp_path, monkeypatch
+):
     result = read_json(plain / "result.json")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     assert evaluate_run(plain, "test") == result["test"]
-    assert len(list(tmp_path.glob("cache/sentiment_jax/*.npz"))) == 1
+    assert len(list(tmp_path.glob("cache/sentiment_jax/*.npz"))) == 1  # no other split's
+    before = (plain / "predictions.csv").read_bytes()
     assert evaluate_run(plain, "val") == result["val"]
-    assert evaluate_run(plain, "val", {"data.cache": str(tmp_path / "mine")}) == result["val"]
-    assert len(list(tmp_path.glob("mine/*.npz"))) == 1
+    assert (plain / "predictions.csv").read_bytes() == before
+    assert len((plain / "predictions-val.csv").read_text().splitlines()) == 1 + 12
 
 
-def test_the_score_is_printed_where_nothing_can_be_written(plain, monkeypatch, capsys):
+def test_the_score_is_printed_even_if_nothing_can_be_written(plain, monkeypatch, capsys):
     def refuse(*arguments, **options):
         raise OSError(errno.EROFS, os.strerror(errno.EROFS), "predictions.csv")
 
@@ -118,32 +111,13 @@ def test_the_score_is_printed_where_nothing_can_be_written(plain, monkeypatch, c
     assert "warning: predictions not written: " in capsys.readouterr().err
 
 
-def test_a_split_has_files_of_its_own(plain):
-    before = (plain / "predictions.csv").read_bytes()
-    evaluate_run(plain, "val")
-    assert (plain / "predictions.csv").read_bytes() == before
-    assert len((plain / "predictions-val.csv").read_text().splitlines()) == 1 + 12
-
-
 def test_divergence_stops_and_saves_no_nan(small_config, tmp_path):
-    small_config.optimizer.name = "sgd"
-    small_config.optimizer.learning_rate = 1e30
-    small_config.optimizer.clip_norm = 0.0
-    with pytest.raises(
-        RunError, match=r"diverged at step \d: .*learning rate 1e\+30, gradient norm"
-    ):
-        train(small_config, tmp_path / "run")
-    for step in steps_in(tmp_path / "run" / "checkpoints"):
-        raise AssertionError(f"step {step} was saved")
-
-
-def strict_records(path):
-    """The records of a metrics.jsonl; NaN and Infinity, which Python would read, are refused."""
-
-    def refuse(constant):
-        raise AssertionError(f"{path.name} holds {constant}: that is no JSON")
-
-    return [json.loads(line, parse_constant=refuse) for line in path.read_text().splitlines()]
+    changes = {"name": "sgd", "learning_rate": 1e30, "clip_norm": 0.0}
+    config = override(small_config, {"optimizer": changes})
+    message = r"diverged at step \d: .*learning rate 1e\+30, gradient norm"
+    with pytest.raises(RunError, match=message):
+        train(config, tmp_path / "run")
+    assert not list(steps_in(tmp_path / "run" / "checkpoints"))
 
 
 def test_nan_validation_is_never_best(small_config, tmp_path, monkeypatch):
@@ -169,41 +143,42 @@ def test_nan_validation_is_never_best(small_config, tmp_path, monkeypatch):
 
 
 def test_early_stopping_counts_epochs_without_a_better_score(small_config, tmp_path):
-    small_config.epochs = 30
-    small_config.early_stopping_patience = 2
-    small_config.optimizer.learning_rate = 0.0
-    result = train(small_config, tmp_path / "run")
+    changes = {"epochs": 30, "early_stopping_patience": 2, "optimizer.learning_rate": 0.0}
+    result = train(override(small_config, changes), tmp_path / "run")
     # Rate 0: every epoch ties with the first; the newest of equals is the best.
     assert (result["epochs"], result["best_epoch"], result["stopped_early"]) == (3, 3, True)
 
 
 @pytest.mark.slow
 def test_bert_takes_the_same_path(tmp_path):
-    config = bert.get_config("tiny")
-    config.epochs = 2
-    config.data.limit = 40
-    config.data.test_limit = 12
-    config.data.max_length = 16
-    config.data.length_buckets = ()
-    config.model.hidden_size = config.model.embedding_size = 16
-    config.model.intermediate_size, config.model.num_hidden_layers = 16, 1
-    config.optimizer.layerwise_decay = 0.5
-    train(config, tmp_path / "a")
-    train(config, tmp_path / "b")
+    small = {
+        "epochs": 2,
+        "data.limit": 40,
+        "data.test_limit": 12,
+        "data.max_length": 16,
+        "data.length_buckets": (),
+        "model.hidden_size": 16,
+        "model.embedding_size": 16,
+        "model.intermediate_size": 16,
+        "model.num_hidden_layers": 1,
+        "optimizer.layerwise_decay": 0.5,
+    }
+    for name in ("a", "b"):
+        train(override(bert.get_config("tiny"), small), tmp_path / name)
     runs.assert_same_run(tmp_path / "a", tmp_path / "b")
     assert evaluate_run(tmp_path / "a", "test")["examples"] == 12
 
 
-def test_restored_parameters_are_on_all_devices(plain):
-    trained = load_run(plain)
+def test_restored_parameters_are_on_all_devices(finished):
+    trained = load_run(finished)
     leaf = jax.tree.leaves(trained.params)[0]
     assert leaf.sharding.is_equivalent_to(devices.replicated(trained.mesh), leaf.ndim)
 
 
 def test_a_refit_trains_on_all_reviews_for_the_epochs_set(small_config, tmp_path, capsys):
-    small_config.data.validation_fraction = 0
-    small_config.early_stopping_patience = 1
-    result = train(small_config, tmp_path / "run")
+    changes = {"data.validation_fraction": 0.0, "early_stopping_patience": 1}
+    config = override(small_config, changes)
+    result = train(config, tmp_path / "run")
     assert "none: trained on all 60 reviews for the 3 epochs set" in capsys.readouterr().out
     assert (result["val"], result["best_epoch"], result["stopped_early"]) == ({}, 3, False)
     assert set(result["metrics"]) == {"test"}
@@ -215,8 +190,8 @@ def test_a_refit_trains_on_all_reviews_for_the_epochs_set(small_config, tmp_path
         lambda: evaluate_run(tmp_path / "run", "val"),
         lambda: load_run(tmp_path / "run", calibrated=True),
         lambda: collect([tmp_path / "run"]),
-        lambda: plan_sweep(tmp_path, small_config, {}),
-        lambda: pretrain(small_config, tmp_path / "pretrained"),
+        lambda: plan_sweep(tmp_path, resolve(config), {}),
+        lambda: pretrain(config, tmp_path / "pretrained"),
     ):
         with pytest.raises(InputError, match="validation_fraction"):
             ask()
@@ -225,13 +200,9 @@ def test_a_refit_trains_on_all_reviews_for_the_epochs_set(small_config, tmp_path
 @pytest.mark.slow
 @pytest.mark.parametrize("steps", [4, 6])  # before the first epoch is saved; in the second
 def test_a_stopped_refit_goes_on(small_config, tmp_path, steps):
-    small_config.data.validation_fraction = 0
-    small_config.epochs = 2
-    train(small_config, tmp_path / "whole")
-    stop = Stop()
-    asked = iter([False] * (steps - 1))
-    stop.asked = lambda: next(asked, True)
+    config = override(small_config, {"data.validation_fraction": 0.0, "epochs": 2})
+    train(config, tmp_path / "whole")
     with pytest.raises(Interrupted, match=f"saved step {steps};"):
-        train(small_config, tmp_path / "stopped", stop=stop)
-    train(small_config, tmp_path / "stopped")
+        train(config, tmp_path / "stopped", stop=runs.stop_at(steps))
+    train(config, tmp_path / "stopped")
     runs.assert_same_run(tmp_path / "whole", tmp_path / "stopped")

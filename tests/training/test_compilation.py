@@ -10,7 +10,7 @@ import pytest
 import runs
 from commands import SAMPLE, run
 
-from sentiment_jax.config.schema import OptimizerConfig
+from sentiment_jax.config.stored import replace_settings
 from sentiment_jax.data import batches
 from sentiment_jax.errors import RunError
 from sentiment_jax.modes.train import train
@@ -41,6 +41,11 @@ def needs(experiment, mode, **changes):
     return compilation.compile_step(experiment, mode, 23, **changes).peak_bytes
 
 
+def check(experiment, **changes):
+    config = replace_settings(experiment.config, changes)
+    compilation.check_memory(dataclasses.replace(experiment, config=config))
+
+
 @pytest.fixture
 def has(monkeypatch):
     """Let each device report so much memory."""
@@ -50,32 +55,27 @@ def has(monkeypatch):
 def test_the_dry_run_of_the_command_line_prints_the_compilers_account(experiment, tmp_path):
     """Compared with steps whose arguments are those of a run."""
     config = experiment.config
-    optimizer = OptimizerConfig(**config.optimizer.to_dict())
-    state = create_state(initial_params(experiment)[0], optimizer, 0)
-    state, reports = devices.place(state, experiment.mesh), {}
+    state = create_state(initial_params(experiment)[0], config.optimizer, 0)
+    state = devices.place(state, experiment.mesh)
+    expected = {}
     for mode, rows in ("training", config.batch_size), ("evaluation", config.eval_batch_size):
         split = experiment.encoded["train"]
         plan = batches.plan_evaluation(split.lengths, batch_size=rows, buckets=(23,))
         batch = devices.put_batch(batches.make_batch(split, plan[0], rows), experiment.mesh)
-        step, arguments = make_eval_step(experiment.model), (state.params, batch)
         if mode == "training":
             step = compilation.make_train_step(experiment)
-            arguments = state, batch, np.float32(0.1)
-        memory = step.lower(*arguments).compile().memory_analysis()
-        reports[mode] = (
-            memory.argument_size_in_bytes
-            + memory.output_size_in_bytes
-            + memory.temp_size_in_bytes
-            - memory.alias_size_in_bytes
-        ) / 2**20
-    flags = [f"--config.{name}={value}" for name, value in (runs.SMALL | WIDE).items()]
+            lowered = step.lower(state, batch, np.float32(0.1))
+        else:
+            lowered = make_eval_step(experiment.model).lower(state.params, batch)
+        expected[mode] = compilation.peak_bytes(lowered.compile()) / 2**20
+    flags = runs.small_flags(**WIDE)
     done = run(SAMPLE, "--dry_run", f"--workdir={tmp_path}/run", *flags)
     assert done.stderr == "" and not (tmp_path / "run").exists()
     device, _, *lines = done.stdout.splitlines()
     assert device.startswith("device   1 x cpu")
     pattern = r" {9}(\w+) +(\d+) x 23 +([\d.]+) MiB +[\d.]+ +[\d.]+ s"
     printed = {m[1]: float(m[3]) for m in (re.fullmatch(pattern, line) for line in lines)}
-    assert printed == pytest.approx(reports, rel=0.1)
+    assert printed == pytest.approx(expected, rel=0.1)
 
 
 def test_a_step_that_was_measured_is_not_compiled_again(config, has, tmp_path):
@@ -95,40 +95,33 @@ def test_a_step_that_was_measured_is_not_compiled_again(config, has, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_training_that_does_not_fit_is_told_what_does(config, experiment, has, tmp_path):
+def test_what_fits_is_named_if_a_training_does_not(config, experiment, has, tmp_path):
     """Nothing is recorded, so that the same command goes on with what fits."""
-    quarter, whole = needs(experiment, "training", parts=4), needs(experiment, "training")
-    assert quarter < needs(experiment, "training", parts=2) < whole
-    has((needs(experiment, "training", parts=2) + quarter) // 2)
+    whole, half, quarter = (needs(experiment, "training", parts=parts) for parts in (1, 2, 4))
+    assert quarter < half < whole
+    has((half + quarter) // 2)
     config.eval_batch_size = 1
     advice = "use --config.gradient_accumulation=4 or --config.batch_size=4 "
     with pytest.raises(RunError, match=f"training of 16 reviews x 23 tokens needs .*{advice}"):
         train(config, tmp_path / "run")
-    config.batch_size = 4
-    compilation.check_memory(dataclasses.replace(experiment, config=config))
-    config.update_from_flattened_dict({"batch_size": 16, "gradient_accumulation": 4})
-    compilation.check_memory(dataclasses.replace(experiment, config=config))
     assert not (tmp_path / "run" / "config.json").exists()
+    check(experiment, eval_batch_size=1, batch_size=4)
+    check(experiment, eval_batch_size=1, gradient_accumulation=4)
 
 
-def test_an_evaluation_that_does_not_fit_is_told_what_does(experiment, has):
-    """Beside it stays the optimizer's state."""
-    config = experiment.config
-    config.eval_batch_size = 4096
+def test_what_fits_is_named_if_an_evaluation_does_not(experiment, has):
+    """The optimizer's state stays on the device beside it."""
     moments = 2 * 4 * sum(leaf.size for leaf in jax.tree.leaves(initial_params(experiment)[0]))
     has(needs(experiment, "evaluation", rows=1024) + moments + 1000)
     message = "evaluation of 4096 reviews x 23 tokens .*use --config.eval_batch_size=1024 "
     with pytest.raises(RunError, match=message):
-        compilation.check_memory(experiment)
-
-
-def test_a_model_that_fits_in_no_way(experiment, has):
+        check(experiment, eval_batch_size=4096)
     has(1000)
     with pytest.raises(RunError, match="one review at a time needs more too: lower data.max_len"):
-        compilation.check_memory(experiment)
+        check(experiment)
 
 
-def test_a_cpu_does_not_say_what_it_has(experiment, monkeypatch):
+def test_a_cpu_does_not_report_its_memory(experiment, monkeypatch):
     monkeypatch.setattr(compilation, "compile_step", None)
     assert devices.memory_limit() is None
     assert compilation.check_memory(experiment) == 0.0

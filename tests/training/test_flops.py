@@ -3,10 +3,13 @@ import types
 
 import jax
 import jax.numpy as jnp
+import pytest
 
+from sentiment_jax.config.schema import model_config
 from sentiment_jax.models.registry import build_model
 from sentiment_jax.training import flops
 from sentiment_jax.training.flops import matmul_flops, matmul_rate, training_flops
+from sentiment_jax.training.objectives.classification import Classification
 
 
 def test_counts_products_in_scans_and_under_jit():
@@ -14,40 +17,39 @@ def test_counts_products_in_scans_and_under_jit():
         product = jax.jit(lambda x: x @ kernel)
         return jax.lax.scan(lambda carry, _: (product(carry), None), x, length=5)[0]
 
-    x, kernel = jax.ShapeDtypeStruct((3, 8), "float32"), jax.ShapeDtypeStruct((8, 8), "float32")
+    x = jax.ShapeDtypeStruct((3, 8), "float32")
+    kernel = jax.ShapeDtypeStruct((8, 8), "float32")
     assert matmul_flops(repeated, x, kernel) == 5 * 2 * 3 * 8 * 8
 
 
-def test_an_encoder_costs_what_the_textbook_says():
-    hidden, inner, layers, length, batch = 32, 64, 3, 16, 4
-    model = build_model(
-        {
-            "name": "bert",
-            "hidden_size": hidden,
-            "intermediate_size": inner,
-            "num_hidden_layers": layers,
-            "num_attention_heads": 2,
-            "embedding_size": hidden,
-        },
-        vocab_size=50,
-    )
+def encoder_products():
+    """The textbook's multiply-adds for a review."""
+    hidden, inner, layers, length = 32, 64, 3, 16
     a_token = 4 * hidden * hidden + 2 * hidden * inner + 2 * length * hidden
     head = hidden * hidden + 2 * hidden
     # of the last layer, keys and values of every token, all else for the first one
     last = 2 * hidden * hidden * (length + 1) + 2 * hidden * inner + 2 * length * hidden
-    encoder = (layers - 1) * length * a_token + last
-    expected = 3 * 2 * batch * (encoder + head)
-    assert training_flops(model, batch, length) == expected
+    return (layers - 1) * length * a_token + last + head
 
 
-def test_an_lstm_costs_its_two_products_a_word():
-    model = build_model({"name": "lstm"}, vocab_size=50)
-    expected = 3 * 2 * 4 * (16 * (100 + 64) * 4 * 64 + 64 * 128 + 128 * 2)
-    assert training_flops(model, 4, 16) == expected
+ENCODER = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3}
+
+
+@pytest.mark.parametrize(
+    ("settings", "products"),
+    [
+        ({"name": "bert", "num_attention_heads": 2, **ENCODER}, encoder_products()),
+        ({"name": "lstm"}, 16 * (100 + 64) * 4 * 64 + 64 * 128 + 128 * 2),  # two a word
+    ],
+)
+def test_a_step_costs_what_the_textbook_says(settings, products):
+    model = build_model(model_config(settings), vocab_size=50)
+    assert training_flops(model, Classification(), (4, 16)) == 3 * 2 * 4 * products
 
 
 def test_the_matmul_rate_is_that_of_the_fastest_of_five(monkeypatch):
-    shapes, matmul = [], jnp.matmul
+    shapes = []
+    matmul = jnp.matmul
 
     def spy(left, right, **options):
         shapes.append((left.shape, right.shape))

@@ -7,7 +7,6 @@ import shutil
 import signal
 import subprocess
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -25,48 +24,65 @@ from sentiment_jax.storage.run_directory import RunDirectory
 from sentiment_jax.training import scoring
 from sentiment_jax.training.progress import Progress
 from sentiment_jax.training.resume import _check_best
-from sentiment_jax.training.scoring import make_eval_step
 from sentiment_jax.training.signals import Stop
 from sentiment_jax.training.trained_model import load_run
 
 STEPS = 9  # three epochs of three batches
 
 
+@pytest.fixture
+def resumed(plain, small_config, tmp_path, monkeypatch):
+    """Train with a function replaced, which ends the run; then again, to an uninterrupted run."""
+
+    def call(owner, name, replacement, error, match, saved=None):
+        workdir = tmp_path / "stopped"
+        with monkeypatch.context() as patch:
+            patch.setattr(owner, name, replacement)
+            with pytest.raises(error, match=match):
+                train(small_config, workdir)
+        assert not (workdir / "result.json").exists()
+        if saved is not None:
+            assert Checkpoints(workdir / "checkpoints", read_only=True).steps == saved
+        train(small_config, workdir)
+        runs.assert_same_run(plain, workdir)
+
+    return call
+
+
 @pytest.mark.parametrize("step", [1, 3, 5, STEPS])
-def test_sigterm_saves_and_the_same_command_goes_on_exactly(
-    plain, small_config, tmp_path, monkeypatch, step
-):
-    workdir = tmp_path / "stopped"
-    add = Progress.add
-
-    def add_and_signal(progress, *arguments):
-        add(progress, *arguments)
-        if progress.step == step:
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Progress, "add", add_and_signal)
-        with pytest.raises(Interrupted, match=r"saved step \d; run the same command"):
-            train(small_config, workdir)
-    assert not (workdir / "result.json").exists()
-    train(small_config, workdir)
-    runs.assert_same_run(plain, workdir)
+def test_sigterm_saves_and_the_same_command_goes_on_exactly(resumed, step):
+    terminate = runs.at_step(step, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    resumed(Progress, "add", terminate, Interrupted, r"saved step \d; run the same command")
 
 
-def test_a_signal_during_validation_loses_nothing(plain, small_config, tmp_path, monkeypatch):
-    workdir = tmp_path / "stopped"
-    original = make_eval_step
+def test_a_signal_during_validation_loses_nothing(resumed):
+    original = scoring.make_eval_step
 
     def signal_first(model):
         os.kill(os.getpid(), signal.SIGINT)
         return original(model)
 
-    with monkeypatch.context() as patch:
-        patch.setattr(scoring, "make_eval_step", signal_first)
-        with pytest.raises(Interrupted, match="saved step 3"):
-            train(small_config, workdir)
-    train(small_config, workdir)
-    runs.assert_same_run(plain, workdir)
+    resumed(scoring, "make_eval_step", signal_first, Interrupted, "saved step 3")
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+@pytest.mark.parametrize(("step", "saved"), [(1, []), (4, [3])])
+def test_an_exception_right_after_a_save_or_before_the_first(resumed, step, saved, error):
+    def fail():
+        raise error("now")
+
+    resumed(Progress, "add", runs.at_step(step, fail), error, "now", saved)
+
+
+def test_a_full_disk_costs_nothing_once_there_is_room(resumed, tmp_path):
+    usage = shutil.disk_usage
+
+    def full_at_the_second_save(path):
+        used = usage(path)
+        return used._replace(free=7) if list(tmp_path.glob("*/checkpoints/3")) else used
+
+    message = "disk full: 7 bytes free in .* needed for .* step 6"
+    resumed(shutil, "disk_usage", full_at_the_second_save, DiskFull, message, [3])
 
 
 @pytest.mark.parametrize(
@@ -77,9 +93,8 @@ def test_a_signal_during_validation_loses_nothing(plain, small_config, tmp_path,
 def test_killed_and_the_same_command_again(plain, small_config, tmp_path, signals, code):
     workdir = tmp_path / "killed"
     log = workdir / "metrics.jsonl"
-    with start(
-        SAMPLE, *runs.small_flags(), f"--workdir={workdir}", stderr=subprocess.PIPE
-    ) as process:
+    flags = runs.small_flags()
+    with start(SAMPLE, *flags, f"--workdir={workdir}", stderr=subprocess.PIPE) as process:
         deadline = time.monotonic() + 120
         while not (log.exists() and log.read_text().count("\n") >= 4):
             assert process.poll() is None, "ended before it could be killed"
@@ -95,66 +110,18 @@ def test_killed_and_the_same_command_again(plain, small_config, tmp_path, signal
     runs.assert_same_run(plain, workdir)
 
 
-@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
-@pytest.mark.parametrize(("step", "saved"), [(1, []), (4, [3])])
-def test_an_exception_right_after_a_save_or_before_the_first(
-    plain, small_config, tmp_path, monkeypatch, step, saved, error
-):
-    workdir = tmp_path / "failed"
-    add = Progress.add
-
-    def add_and_fail(progress, *arguments):
-        add(progress, *arguments)
-        if progress.step == step:
-            raise error("now")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Progress, "add", add_and_fail)
-        with pytest.raises(error, match="now"):
-            train(small_config, workdir)
-    assert Checkpoints(workdir / "checkpoints", read_only=True).steps == saved
-    train(small_config, workdir)
-    runs.assert_same_run(plain, workdir)
+def test_a_finished_run_is_reported_as_such_and_nothing_is_written(plain, small_config, capsys):
+    before = contents(plain)
+    assert train(small_config, plain) == read_json(plain / "result.json")
+    assert "is finished; nothing to do" in capsys.readouterr().out
+    assert runs.without_lock(contents(plain)) == runs.without_lock(before)
 
 
-def test_a_full_disk_costs_nothing_once_there_is_room(plain, small_config, tmp_path, monkeypatch):
-    workdir = tmp_path / "full"
-    usage = shutil.disk_usage
-
-    def full_at_the_second_save(path):
-        used = usage(path)
-        return used._replace(free=7) if (workdir / "checkpoints" / "3").exists() else used
-
-    with monkeypatch.context() as patch:
-        patch.setattr(shutil, "disk_usage", full_at_the_second_save)
-        with pytest.raises(DiskFull, match="disk full: 7 bytes free in .* needed for .* step 6"):
-            train(small_config, workdir)
-    assert Checkpoints(workdir / "checkpoints", read_only=True).steps == [3]
-    train(small_config, workdir)
-    runs.assert_same_run(plain, workdir)
-
-
-def test_a_finished_run_says_so_and_writes_nothing(plain, small_config, capsys):
-    before = {path: path.stat().st_mtime_ns for path in plain.rglob("*") if path.name != "lock"}
-    result = train(small_config, plain)
-    assert result == read_json(plain / "result.json")
-    assert "is finished" in capsys.readouterr().out
-    after = {path: path.stat().st_mtime_ns for path in plain.rglob("*") if path.name != "lock"}
-    assert {p: t for p, t in after.items() if p.is_file()} == {
-        p: t for p, t in before.items() if p.is_file()
-    }
-
-
-def test_another_config_is_refused_field_by_field(plain, small_config):
-    small_config.batch_size = 8
-    small_config.optimizer.learning_rate = 0.5
+def test_another_config_is_refused_field_by_field_or_recorded(plain, small_config):
+    other = override(small_config, {"batch_size": 8, "optimizer.learning_rate": 0.5})
     with pytest.raises(InputError, match=r"batch_size: 16 -> 8; optimizer.learning_rate: 0.003"):
-        train(small_config, plain)
-
-
-def test_allowed_changes_are_recorded(plain, small_config):
-    small_config.epochs = 4
-    train(small_config, plain, allow_changes=True)
+        train(other, plain)
+    train(override(small_config, {"epochs": 4}), plain, allow_changes=True)
     assert read_json(plain / "env.json")["resumed_with_changes"] == [["epochs: 3 -> 4"]]
     assert read_json(plain / "result.json")["epochs"] == 4
 
@@ -175,7 +142,7 @@ def test_another_environment_ends_the_promise_in_one_line(plain, small_config, c
     assert [start["python"] for start in starts] == [env["python"]] * 2
 
 
-def test_other_data_are_refused(plain, small_config, tmp_path):
+def test_other_data_are_refused(plain, small_config):
     (plain / "result.json").unlink()
     env = read_json(plain / "env.json")
     env["data"]["data_hash"] = "0" * 64
@@ -189,35 +156,26 @@ def test_other_data_are_refused(plain, small_config, tmp_path):
 def test_checkpoints_without_their_config_are_refused(plain, small_config):
     for name in ("result.json", "config.json"):
         (plain / name).unlink()
-    small_config.seed = 5
     with pytest.raises(InputError, match="holds checkpoints but no config.json: .*--fresh"):
-        train(small_config, plain)
+        train(override(small_config, {"seed": 5}), plain)
     assert steps_in(plain / "checkpoints")
 
 
 @pytest.mark.parametrize("fault", ["lost", "changed"])
-def test_a_damaged_log_is_made_whole_on_resuming(plain, small_config, tmp_path, fault):
-    run = shutil.copytree(plain, tmp_path / "run")
-    (run / "result.json").unlink()
-    shutil.rmtree(run / "checkpoints" / str(STEPS))
-    log = run / "metrics.jsonl"
+def test_a_damaged_log_is_made_whole_on_resuming(plain, finished, small_config, fault):
+    (plain / "result.json").unlink()
+    shutil.rmtree(plain / "checkpoints" / str(STEPS))
+    log = plain / "metrics.jsonl"
     if fault == "lost":
         log.unlink()
     else:
         log.write_bytes(log.read_bytes().replace(b"0.", b"1.").replace(b"train", b"tr\xffin"))
-    train(small_config, run)
-    runs.assert_same_run(plain, run)
+    train(small_config, plain)
+    runs.assert_same_run(finished, plain)
 
 
-def test_fresh_starts_over_and_leaves_other_files(plain, small_config):
+def test_fresh_removes_the_run_alone_once_what_replaces_it_is_read(plain, small_config):
     (plain / "notes.txt").write_text("mine")
-    small_config.seed = 5
-    train(small_config, plain, fresh=True)
-    assert read_json(plain / "result.json")["seed"] == 5
-    assert (plain / "notes.txt").read_text() == "mine"
-
-
-def test_fresh_removes_nothing_before_what_replaces_it_is_read(plain, small_config):
     before = contents(plain)
     for changes, message in (
         ({"data.source": "csv", "data.path": "reviws.csv"}, "cannot read the table reviws.csv"),
@@ -225,27 +183,31 @@ def test_fresh_removes_nothing_before_what_replaces_it_is_read(plain, small_conf
     ):
         with pytest.raises(InputError, match=message):
             train(override(small_config, changes), plain, fresh=True)
-    after = contents(plain)
-    assert {**after, Path("lock"): None} == {**before, Path("lock"): None}
+    assert runs.without_lock(contents(plain)) == runs.without_lock(before)
+    train(override(small_config, {"seed": 5}), plain, fresh=True)
+    assert read_json(plain / "result.json")["seed"] == 5
+    assert (plain / "notes.txt").read_text() == "mine"
 
 
-def damage(workdir, step):
-    (workdir / "checkpoints" / str(step) / "params" / "manifest.ocdbt").write_bytes(b"")
+def damage(checkpoints, step):
+    (checkpoints / str(step) / "params" / "manifest.ocdbt").write_bytes(b"")
 
 
-def test_a_damaged_checkpoint_costs_only_its_steps(plain, small_config, tmp_path, capsys):
+def test_a_damaged_checkpoint_costs_only_its_steps(plain, finished, small_config, capsys):
     (plain / "result.json").unlink()
-    damage(plain, STEPS)
+    damage(plain / "checkpoints", STEPS)
     train(small_config, plain)
     assert "resuming at step 6, 3 steps are recomputed" in capsys.readouterr().err
-    train(small_config, tmp_path / "again")
-    runs.assert_same_run(plain, tmp_path / "again")
+    runs.assert_same_run(finished, plain)
 
 
 def test_every_checkpoint_bad_is_an_error(plain, small_config):
-    (plain / "result.json").unlink()
+    best = read_json(plain / "result.json")["best_step"]
     for step in steps_in(plain / "checkpoints"):
-        damage(plain, step)
+        damage(plain / "checkpoints", step)
+    with pytest.raises(RunError, match=f"checkpoint of step {best} in .* is damaged"):
+        load_run(plain)
+    (plain / "result.json").unlink()
     with pytest.raises(RunError, match="checkpoint of step 9 in .* is damaged"):
         load_run(plain)
     for found in ("step 9", "found before"):  # the second time as well: never from scratch
@@ -255,25 +217,17 @@ def test_every_checkpoint_bad_is_an_error(plain, small_config):
 
 def test_the_best_checkpoint_lost_is_an_error_at_once(tmp_path):
     """Later ones count on it, and would only find out when training has ended."""
-    checkpoints, progress = Checkpoints(tmp_path), Progress(best={"step": 3})
+    checkpoints = Checkpoints(tmp_path)
+    progress = Progress(best={"step": 3})
     for step in (3, 6, 9):
         weights = {"w": np.zeros(2, np.float32)}
         checkpoints.save(step, weights, weights, {}, best=3)
     _check_best(Checkpoints(tmp_path), progress)
-    (tmp_path / "3" / "params" / "manifest.ocdbt").write_bytes(b"")
+    damage(tmp_path, 3)
     for _ in range(2):  # also when it has been set aside before
         with pytest.raises(RunError, match=r"best checkpoint \(step 3\) is damaged.*--fresh"):
             _check_best(Checkpoints(tmp_path), progress)
     assert (tmp_path / "3.corrupt").is_dir()
-
-
-def test_a_run_whose_best_checkpoint_is_damaged_predicts_nothing(plain):
-    best = read_json(plain / "result.json")["best_step"]
-    damage(plain, best)
-    for _ in ("finished", "unfinished"):
-        with pytest.raises(RunError, match=f"checkpoint of step {best} in .* is damaged"):
-            load_run(plain)
-        (plain / "result.json").unlink(missing_ok=True)
 
 
 def test_another_tokenizer_of_the_same_size_is_refused(plain, small_config):
@@ -284,14 +238,13 @@ def test_another_tokenizer_of_the_same_size_is_refused(plain, small_config):
     ids[first], ids[second] = ids[second], ids[first]
     path.write_text(json.dumps(vocabulary))
     (plain / "result.json").unlink()
+    message = r"tokenizer.json is not what was written .* trained with"
     for use in (
         lambda: load_run(plain),
         lambda: evaluate_run(plain, "val"),
         lambda: train(small_config, plain),
     ):
-        with pytest.raises(
-            InputError, match=r"tokenizer.json is not what was written .* trained with"
-        ):
+        with pytest.raises(InputError, match=message):
             use()
 
 
@@ -303,22 +256,17 @@ def test_before_the_first_checkpoint_the_vocabulary_is_made_anew(plain, small_co
     (plain / "tokenizer.json").write_text("another's")
     train(small_config, plain)
     runs.assert_same_run(finished, plain)
-    assert load_run(plain).tokenizer.to_str() == load_run(finished).tokenizer.to_str()
 
 
-def test_a_run_heeds_the_stop_that_it_is_given(small_config, tmp_path):
+def test_a_stop_that_is_passed_in_or_whose_time_is_up_ends_the_run(small_config, tmp_path):
     stop = Stop()
     stop.signalled = True  # as a sweep's, whose handler had the signal
     with pytest.raises(Interrupted, match="saved step 1;"):
-        train(small_config, tmp_path / "run", stop=stop)
-
-
-def test_the_time_that_is_up_is_no_signal(small_config, tmp_path):
-    """One that comes now is not the second, which would exit before the step is saved."""
+        train(small_config, tmp_path / "first", stop=stop)
     with Stop(after=0.0) as stop:
-        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGTERM)  # not the second, which would exit before the save
         with pytest.raises(Interrupted, match="saved step 1;"):
-            train(small_config, tmp_path / "run", stop=stop)
+            train(small_config, tmp_path / "second", stop=stop)
     assert not Stop(after=100.0).requested and not Stop().requested
 
 

@@ -1,7 +1,7 @@
 """The objective of training on labels: cross-entropy with classes or soft targets."""
 
 import dataclasses
-from typing import Any, ClassVar
+from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -20,7 +20,6 @@ class Classification:
     (distillation: Hinton et al., 2015, https://arxiv.org/abs/1503.02531).
     """
 
-    gradient_based: ClassVar[bool] = True
     class_weights: tuple[float, ...] = ()
 
     def __call__(

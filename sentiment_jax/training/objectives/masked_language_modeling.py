@@ -6,7 +6,7 @@ Devlin et al. (2019), https://arxiv.org/abs/1810.04805; whole words as in BERT's
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -67,7 +67,6 @@ def mean_nats(sums: Mapping[str, float]) -> float:
 class MaskedLanguageModeling:
     """Predict masked tokens: 80 % become [MASK], 10 % a random token, 10 % stay."""
 
-    gradient_based: ClassVar[bool] = True
     kinds: bytes  # NEVER, WORD or PIECE of each token id
     mask: int  # the id of [MASK]
     fraction: float  # of the tokens to predict

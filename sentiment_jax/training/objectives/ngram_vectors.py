@@ -9,7 +9,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -45,7 +45,6 @@ class NgramVectors:
     an epoch's time.
     """
 
-    gradient_based: ClassVar[bool] = False
     frequencies: bytes  # float32, of each token id in the text; 0 for those never predicted
     negatives: int = 5
     threshold: float = 1e-4

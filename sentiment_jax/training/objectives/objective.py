@@ -1,6 +1,6 @@
 """What every objective has in common: its interface, the forward pass, the cross-entropy."""
 
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -10,11 +10,11 @@ from jaxtyping import Array, Float, Int
 
 @runtime_checkable
 class Objective(Protocol):
-    """What a training minimizes: a function of model, parameters, batch and key."""
+    """What a training minimizes: a function of model, parameters, batch and key.
 
-    # Whether steps.make_train_step trains it, by the gradient of its loss for an optax optimizer;
-    # else it has a `train_step` of its own, and a batch can't be computed in parts.
-    gradient_based: ClassVar[bool]
+    steps.make_train_step trains it by the gradient of its loss. Only NgramVectors has a step of its
+    own, and can't compute a batch in parts.
+    """
 
     def __hash__(self) -> int: ...  # steps are compiled once per objective
 

@@ -12,7 +12,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
 from sentiment_jax.training.objectives.masked_language_modeling import (
     MaskedLanguageModeling,
@@ -59,12 +59,17 @@ class ReplacedTokenDetection(MaskedLanguageModeling):
         predicted, detected, read = outputs
         valid = (jnp.arange(token_ids.shape[1]) < lengths[:, None]) * batch["weights"][:, None]
         generated = score_tokens(predicted, token_ids, positions, weights)
-        found = score_detection(detected, read != token_ids, valid)
-        ratio = found["examples"] / generated["examples"]
+        replaced = read != token_ids
+        losses = optax.sigmoid_binary_cross_entropy(detected, replaced.astype(jnp.float32))
+        detection = jnp.sum(losses * valid)
+        correct = jnp.sum(((detected > 0) == replaced) * valid)
+        examples = jnp.sum(valid)
+        ratio = examples / generated["examples"]
         return {
-            **found,
-            "loss": ratio * generated["loss"] + DETECTION_WEIGHT * found["loss"],
-            "detection": found["loss"],
+            "loss": ratio * generated["loss"] + DETECTION_WEIGHT * detection,
+            "correct": correct,
+            "examples": examples,
+            "detection": detection,
             "nats": generated["loss"],
             "predictions": generated["examples"],
         }
@@ -72,19 +77,4 @@ class ReplacedTokenDetection(MaskedLanguageModeling):
     @staticmethod
     def mean_loss(sums: Mapping[str, float]) -> float:
         """Return the generator's loss per prediction plus 50 times the detection's per token."""
-        detection = DETECTION_WEIGHT * sums["detection"] / sums["examples"]
-        return mean_nats(sums) + detection
-
-
-def score_detection(
-    logits: Float[Array, "batch length"],
-    replaced: Bool[Array, "batch length"],
-    weights: Float[Array, "batch length"],
-) -> dict[str, Array]:
-    """Return loss, correct and examples of detecting the replaced tokens."""
-    losses = optax.sigmoid_binary_cross_entropy(logits, replaced.astype(jnp.float32))
-    return {
-        "loss": jnp.sum(losses * weights),
-        "correct": jnp.sum(((logits > 0) == replaced) * weights),
-        "examples": jnp.sum(weights),
-    }
+        return mean_nats(sums) + DETECTION_WEIGHT * sums["detection"] / sums["examples"]

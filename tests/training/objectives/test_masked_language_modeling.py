@@ -1,4 +1,4 @@
-"""Which tokens are masked, and by what; the two models' losses: models/test_pretrainers.py."""
+"""Which tokens are masked, and by what; the two models' losses: models/test_pretraining.py."""
 
 import jax
 import numpy as np
@@ -26,16 +26,13 @@ def make_batch(rows=ROWS, length=LENGTH):
     tokens[pieces] = rng.integers(300, SIZE, pieces.sum())
     lengths = rng.integers(length // 2, length + 1, rows).astype(np.int32)
     at = np.arange(length)
-    tokens[:, 0], tokens[0, 1] = 2, 400
+    tokens[:, 0] = 2
+    tokens[0, 1] = 400
     tokens[at == lengths[:, None] - 1] = 3
     tokens[at >= lengths[:, None]] = 0
+    numbers = np.arange(rows, dtype=np.int32)
     weights = np.ones(rows, np.float32)
-    return {
-        "token_ids": tokens,
-        "lengths": lengths,
-        "labels": np.arange(rows, dtype=np.int32),
-        "weights": weights,
-    }
+    return {"token_ids": tokens, "lengths": lengths, "labels": numbers, "weights": weights}
 
 
 mask = jax.jit(lambda batch, seed: OBJECTIVE.mask_batch(batch, jax.random.key(seed)))
@@ -43,58 +40,51 @@ mask = jax.jit(lambda batch, seed: OBJECTIVE.mask_batch(batch, jax.random.key(se
 
 @pytest.fixture(scope="module")
 def masked():
+    """A batch, its tokens after masking, and which positions were masked."""
     batch = make_batch()
-    return batch, *map(np.asarray, mask(batch, 0))
-
-
-def words_of(row):
-    """The word that each token of a row belongs to."""
-    return np.cumsum(KINDS[row] != PIECE)
-
-
-def test_fifteen_percent_are_predicted_in_whole_words_and_no_special_token(masked):
-    batch, _, positions, weights = masked
+    tokens, positions, weights = map(np.asarray, mask(batch, 0))
     assert positions.shape == (ROWS, 10)  # 15 % of 64 tokens, in every row
     chosen = np.zeros((ROWS, LENGTH), bool)
     chosen[np.nonzero(weights)[0], positions[weights > 0]] = True
     assert chosen.sum() == weights.sum()  # no position twice
+    return batch, tokens, chosen
+
+
+def test_fifteen_percent_are_predicted_in_whole_words_and_no_special_token(masked):
+    batch, _, chosen = masked
     eligible = KINDS[batch["token_ids"]] != NEVER
     assert not chosen[~eligible].any()
-    budget = np.ceil(0.15 * eligible.sum(axis=1))
-    assert (chosen.sum(axis=1) <= budget).all()
+    assert (chosen.sum(axis=1) <= np.ceil(0.15 * eligible.sum(axis=1))).all()
     assert 0.14 < chosen.sum() / eligible.sum() < 0.16
-    for row, picked in zip(batch["token_ids"], chosen, strict=True):
-        words = words_of(row)
-        inside = np.isin(words, words[picked]) & (KINDS[row] != NEVER)
-        np.testing.assert_array_equal(inside, picked)
+    for row, in_row in zip(batch["token_ids"], chosen, strict=True):
+        words = np.cumsum(KINDS[row] != PIECE)  # the word that each token belongs to
+        of_chosen_words = np.isin(words, words[in_row]) & (KINDS[row] != NEVER)
+        np.testing.assert_array_equal(of_chosen_words, in_row)
     # wherever a token stands, it is as likely to be chosen
     rates = chosen[:, 1:11].mean(axis=0)
     assert (np.abs(rates - rates.mean()) < 4 * np.sqrt(0.15 * 0.85 / ROWS)).all()
 
 
-def test_eighty_percent_are_hidden_ten_replaced_ten_kept(masked):
-    batch, tokens, positions, weights = masked
-    rows, columns = np.nonzero(weights)
-    at = rows, positions[rows, columns]
-    now, then = tokens[at], batch["token_ids"][at]
+def test_eighty_percent_become_mask_ten_a_random_token_ten_stay(masked):
+    batch, tokens, chosen = masked
+    now = tokens[chosen]
+    then = batch["token_ids"][chosen]
     few = 4 * np.sqrt(0.1 * 0.9 / len(now))
     assert abs((now == MASK).mean() - 0.8) < 1.4 * few
     assert abs((now == then).mean() - 0.1) < few
     others = now[(now != MASK) & (now != then)]
     assert abs(len(others) / len(now) - 0.1) < few
     assert len(np.unique(others)) > 0.6 * len(others) > 50  # from the whole vocabulary
-    untouched = np.ones_like(tokens, bool)
-    untouched[at] = False
-    np.testing.assert_array_equal(tokens[untouched], batch["token_ids"][untouched])
+    np.testing.assert_array_equal(tokens[~chosen], batch["token_ids"][~chosen])
 
 
 def test_masks_depend_on_the_key_and_the_rows_number_alone(masked):
-    batch, tokens, _, weights = masked
+    batch, tokens, chosen = masked
     few = {name: value[5:9] for name, value in batch.items()}
     longer = {**few, "token_ids": np.pad(few["token_ids"], ((0, 0), (0, 16)))}
-    again, _, now = mask(longer, 0)
+    again, _, weights = mask(longer, 0)
     np.testing.assert_array_equal(again[:, :LENGTH], tokens[5:9])
-    assert now.sum() == weights[5:9].sum()
+    assert weights.sum() == chosen[5:9].sum()
     other, _, _ = mask(longer, 1)
     assert (np.asarray(other)[:, :LENGTH] != tokens[5:9]).any(axis=1).all()
 

@@ -1,0 +1,185 @@
+"""Held-out reviews that an ancestor was trained on: counted exactly, or said to be unknown."""
+
+import dataclasses
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+import reviews
+
+from sentiment_jax.config.schema import DataConfig
+from sentiment_jax.config.stored import make_frozen, replace_settings
+from sentiment_jax.data import imdb_tfds
+from sentiment_jax.data.corpus import load_corpus
+from sentiment_jax.data.unlabeled import load_text, texts_hash, unlabeled_reviews
+from sentiment_jax.runtime import terminal
+from sentiment_jax.storage.files import write_json
+from sentiment_jax.storage.run_directory import RunDirectory
+from sentiment_jax.training.lineage import warn_of_leakage
+
+
+def write_table(path, first, last):
+    rows = [(f"Review number {i}, good or bad.", f"Title {i}", i % 2) for i in range(first, last)]
+    return reviews.write_csv(path, rows, ("text", "title", "label"))
+
+
+@pytest.fixture
+def table(tmp_path):
+    """A function to the data of reviews first to last; of 60, 22 are held out."""
+
+    def table(first, last):
+        return DataConfig(source="csv", path=write_table(tmp_path / f"{first}.csv", first, last))
+
+    return table
+
+
+@pytest.fixture
+def data(table):
+    return table(0, 60)
+
+
+def make_config(data, **changes):
+    config = make_frozen({"model.name": "bert", "model.hidden_size": 12})
+    return replace_settings(dataclasses.replace(config, data=data), changes)
+
+
+@pytest.fixture
+def make_run(tmp_path):
+    """A function that writes what a run keeps of its reviews and returns its directory."""
+
+    def make_run(name, data, **changes):
+        config = make_config(data, **changes)
+        statistics = (load_text if config.pretrain.objective else load_corpus)(data).statistics
+        if data.teacher:
+            unlabeled = unlabeled_reviews(data, config.pretrain.text)
+            statistics = {**statistics, "unlabeled_hash": texts_hash(unlabeled)}
+        run = RunDirectory(tmp_path / name)
+        run.path.mkdir()
+        run.write_config(config)
+        write_json(run.env, {"data": statistics})
+        return run.path
+
+    return make_run
+
+
+@pytest.fixture
+def warned(capsys):
+    """A function from the data of today, and what a run learns from, to the warning."""
+
+    def warned(data, **changes):
+        terminal.warn_once.cache_clear()
+        warn_of_leakage(make_config(data, **changes), load_corpus(data))
+        return capsys.readouterr().err
+
+    return warned
+
+
+def held_out(data):
+    """Held-out reviews that are not in the training split."""
+    splits = load_corpus(data).splits
+    return {*splits["val"].texts, *splits["test"].texts} - {*splits["train"].texts}
+
+
+def leakage(run, data, trained_on):
+    """The beginning of the warning that a run was trained on some reviews held out here."""
+    leaked = held_out(data) & {*load_corpus(trained_on).splits["train"].texts}
+    total = len(held_out(data))
+    assert leaked
+    return f"warning: {run} was trained on {len(leaked)} of the {total} reviews that are held out"
+
+
+OBJECTIVES = pytest.mark.parametrize("objective", ["", "masked_language_modeling"])
+
+
+@OBJECTIVES
+def test_the_same_reviews_at_another_path_are_known_to_be_safe(
+    data, tmp_path, make_run, objective, warned
+):
+    run = make_run("run", data, **{"pretrain.objective": objective})
+    moved = shutil.move(data.path, tmp_path / "moved.csv")
+    assert not warned(dataclasses.replace(data, path=str(moved)), **{"model.pretrained": str(run)})
+
+
+@OBJECTIVES
+@pytest.mark.parametrize(
+    ("changes", "leaks"),
+    [
+        ({"path": (30, 90)}, True),
+        ({"test_path": (30, 90)}, False),  # shared reviews are in the training split too
+        ({"path": (60, 120), "test_path": (0, 60)}, True),
+        ({"split_seed": 1}, True),
+        ({"limit": 20}, True),
+        ({"path": (60, 120)}, False),
+        ({"text_column": "title"}, False),
+    ],
+)
+def test_held_out_reviews_that_a_run_was_trained_on_are_counted(
+    data, tmp_path, make_run, changes, leaks, objective, warned
+):
+    run = make_run("run", data, **{"pretrain.objective": objective})
+    for name in {*changes} & {"path", "test_path"}:
+        changes = {**changes, name: write_table(tmp_path / f"{name}.csv", *changes[name])}
+    now = dataclasses.replace(data, **changes)
+    found = warned(now, **{"model.pretrained": str(run)})
+    assert found.startswith(leakage(run, now, data)) if leaks else not found
+
+
+@pytest.mark.parametrize(
+    ("now", "reason"),
+    [
+        (None, "cannot read the table .*0.csv: No such file or directory"),
+        ((0, 61), "its own reviews have changed since"),
+    ],
+)
+def test_training_reviews_may_be_gone_or_changed(data, table, make_run, now, reason, warned):
+    run = make_run("run", data)
+    Path(data.path).unlink()
+    if now:
+        write_table(data.path, *now)
+    found = warned(table(60, 120), **{"model.pretrained": str(run)})
+    expected = f"warning: {run} may have been trained on reviews that are held out here: {reason}\n"
+    assert re.fullmatch(expected, found)
+
+
+@pytest.mark.parametrize("changed", [False, True])
+def test_unlabeled_training_text_counts_too(data, table, tmp_path, make_run, warned, changed):
+    now = table(60, 120)
+    texts = load_corpus(now).splits["test"].texts
+    (text := tmp_path / "more.txt").write_text("\n".join(texts[:5]))
+    distilled = dataclasses.replace(data, teacher=str(make_run("teacher", data)))
+    run = make_run("run", distilled, **{"pretrain.text": str(text)})
+    expected = f"{run} was trained on 5 of the 22 reviews"
+    if changed:
+        text.write_text("\n".join(texts[5:]))
+        expected = f"{run} may have been trained on reviews that are held out here: its unlabeled"
+    assert warned(now, **{"model.pretrained": str(run)}).startswith(f"warning: {expected}")
+
+
+def test_what_ancestors_were_trained_on_counts_too(data, table, tmp_path, make_run, warned):
+    """Sources and teachers, directly and through another run; a circle ends."""
+    unrelated = table(60, 120)
+    (text := tmp_path / "more.txt").write_text("One text.\nAnother text.")
+    first = make_run("first", data, **{"model.pretrained": str(tmp_path / "second")})
+    second = make_run("second", unrelated, **{"model.pretrained": str(first)})
+    distilled = dataclasses.replace(unrelated, teacher=str(first))
+    student = make_run("student", distilled, **{"pretrain.text": str(text)})
+    now = table(30, 90)
+    for setting in ("data.teacher", "model.pretrained"):
+        for run in (first, second, student):
+            found = warned(now, **{setting: str(run)})
+            assert leakage(first, now, data) in found, (setting, run)
+            assert found.count(str(first)) == 1
+    shutil.rmtree(first)  # whatever it was trained on
+    expected = f"{first} may have been trained on reviews that are held out here: cannot read"
+    assert expected in warned(now, **{"data.teacher": str(student)})
+
+
+def test_imdb_is_not_downloaded_for_a_comparison(data, tmp_path, make_run, warned, monkeypatch):
+    run = make_run("run", data)
+    absent = DataConfig(source="tfds", path=str(tmp_path / "absent"))
+    RunDirectory(run).write_config(make_config(absent))
+    monkeypatch.setattr(imdb_tfds, "prepare", pytest.fail)
+    now = dataclasses.replace(data, split_seed=1)
+    found = warned(now, **{"model.pretrained": str(run)})
+    assert "may have been trained on reviews that are held out here: IMDB" in found
