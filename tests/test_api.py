@@ -150,12 +150,6 @@ def test_an_lstm_is_not_exported(model, tmp_path):
         model.export(str(tmp_path / "folder"))
 
 
-def test_what_is_no_run_is_refused(tmp_path):
-    for path, message in ((tmp_path, "is no run directory"), (tmp_path / "x", "no run directory")):
-        with pytest.raises(InputError, match=message):
-            sentiment_jax.load(path)
-
-
 STRANGE = ['=1+1, "quoted"', "two\r\nlines", "caf\u00e9", "x" * 200_000, " spaces "]
 
 

@@ -179,7 +179,8 @@ def test_a_gpus_layer_is_the_plain_one_and_stores_the_scores_alone(dtype, monkey
         hidden_dropout=0.0,
         attention_dropout=0.5,
     )
-    layer, lengths = encoder.Layer(config, deterministic=False), jnp.asarray([9, 1])
+    layer = encoder.Layer(config, deterministic=False)
+    lengths = jnp.asarray([9, 1])
     hidden = jnp.asarray(rng.normal(size=(2, 9, 32)), dtype)
     key = {"params": jax.random.key(0), "dropout": jax.random.key(1)}
     variables = layer.init(key, hidden, lengths)
@@ -223,7 +224,8 @@ def test_einsum_and_its_gradients_equal_jax(spec):
 @pytest.mark.parametrize(("dtype", "rounding"), [("float32", 4e-7), ("bfloat16", 2**-8)])
 def test_gelu_is_x_times_the_normal_distribution(dtype, rounding):
     x = jnp.linspace(-6, 6, 241).astype(dtype)
-    normal, values = statistics.NormalDist(), x.astype(float).tolist()
+    normal = statistics.NormalDist()
+    values = x.astype(float).tolist()
     exact = [v * normal.cdf(v) for v in values]
     actual = layers.gelu(x)
     assert actual.dtype == x.dtype
@@ -330,7 +332,8 @@ def test_cudnns_attention_is_the_plain_one(queries, length, width, fits, monkeyp
         del gradients["params"]["key"]["bias"]  # rounding error alone: it cancels in the softmax
         return jax.tree.leaves((outputs, gradients))
 
-    given, attend = [], jax.nn.dot_product_attention
+    given = []
+    attend = jax.nn.dot_product_attention
 
     def by_jax(*arguments, implementation, **options):
         given.append(implementation)
