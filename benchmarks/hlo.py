@@ -62,7 +62,8 @@ Computation = dict[str, Instruction]
 def parse(text: str) -> tuple[dict[str, Computation], str]:
     """Return the computations of a module and the name of its entry."""
     computations: dict[str, Computation] = {}
-    entry, current = "", None
+    entry = ""
+    current = None
     for line in re.sub(r"/\*.*?\*/", "", text).splitlines():
         header = re.match(r"(ENTRY )?%?([\w.\-]+) .*\{$", line)
         if header and not line.startswith(" "):
@@ -79,7 +80,8 @@ def parse(text: str) -> tuple[dict[str, Computation], str]:
 
 def _operands(rest: str) -> list[str]:
     """Return the operands' names, up to the closing bracket."""
-    parts, depth = [""], 1
+    parts = [""]
+    depth = 1
     for character in rest:
         depth += (character in "([{") - (character in ")]}")
         if not depth:
@@ -202,7 +204,8 @@ def _moved(
 
 def _read(parameter: Instruction, fused: Computation) -> int:
     """Return the bytes that a fusion reads of a parameter."""
-    names, total = {parameter.name}, 0
+    names = {parameter.name}
+    total = 0
     for user in fused.values():  # in the order of their definition
         if not names.intersection(user.operands):
             continue

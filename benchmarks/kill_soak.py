@@ -212,7 +212,8 @@ def soak(kills: int, seed: int, root: Path) -> tuple[list[tuple[str, str]], int,
     for name, arguments, _ in kinds:
         for _ in range(2):  # the second finds compiled programs, like all later ones
             shutil.rmtree(root / name, ignore_errors=True)
-            process, begun = start(arguments, root / name), time.time_ns()
+            process = start(arguments, root / name)
+            begun = time.time_ns()
             wait_for(process, lambda b=begun, n=name: has_begun(root / n, b))
             clock = time.monotonic()
             output, _ = process.communicate()
@@ -230,7 +231,8 @@ def soak(kills: int, seed: int, root: Path) -> tuple[list[tuple[str, str]], int,
         kept: dict = {}
         while True:
             process = start(arguments, workdir)
-            aim, had = "", 0.0
+            aim = ""
+            had = 0.0
             if own < KILLS_EACH and len(landed) < kills:
                 aim, had = kill_somewhere(process, workdir, moments, left, rng)
             output, _ = process.communicate()

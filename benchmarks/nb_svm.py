@@ -208,7 +208,8 @@ def main() -> None:
         results.append(train_and_test(best, train, {"val": val, "test": test}))
         results.append(train_and_test(best, every, {"test": test}))
     for result in results:
-        scores, seconds = result["test"], result["training"]["cpu_seconds"]
+        scores = result["test"]
+        seconds = result["training"]["cpu_seconds"]
         trained = f"trained on {result['reviews']:,} in {seconds} CPU seconds"
         tested = f"test {scores['accuracy']:.4f} on {scores['examples']:,}"
         print(f"{Choice(**result['choice'])}, {trained}: {tested}")

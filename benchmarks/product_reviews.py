@@ -180,7 +180,9 @@ def make_rows(
     count: int, labels: str = "two", *, positive: float = 0.5, language: str = "english", seed=0
 ) -> list[tuple[str, str, str]]:
     """Return (text, label, domain) of `count` distinct reviews, classes in their shares."""
-    rng, rows, classes = random.Random(seed), {}, range(len(NAMES[labels]))
+    rng = random.Random(seed)
+    rows = {}
+    classes = range(len(NAMES[labels]))
     shares = [1 - positive, positive] if labels == "two" else [1 / len(classes)] * len(classes)
     borders = list(itertools.accumulate(shares))[:-1]
     while len(rows) < count:
@@ -206,7 +208,8 @@ def main() -> None:
     parser.add_argument("--language", choices=("english", "french"), default="english")
     parser.add_argument("--seed", type=int, default=0)
     given = vars(parser.parse_args())
-    output, count = given.pop("output"), given.pop("rows")
+    output = given.pop("output")
+    count = given.pop("rows")
     rows = make_rows(count, **given)
     with output.open("w", encoding="utf-8", newline="") as file:
         csv.writer(file).writerows([("text", "label", "domain"), *rows])

@@ -1,4 +1,4 @@
-"""The command line in a process of its own, started in one way."""
+"""Python and the command line in processes of their own."""
 
 import os
 import subprocess
@@ -23,23 +23,21 @@ def start(*arguments, **options):
     return subprocess.Popen([*MAIN, *map(str, arguments)], **settings | options)
 
 
-def run(*arguments, code=0):
-    """Run a command to its end, which must have this exit code."""
-    with start(*arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
-        output, errors = process.communicate(timeout=280)
-    assert process.returncode == code, errors
-    return subprocess.CompletedProcess(process.args, code, output, errors)
-
-
-def run_elsewhere(command, folder, packages):
-    """Run a program in a folder, with Python's packages from another one; return what it prints."""
+def python(*arguments, cwd=ROOT, code=0, **environment):
+    """Run Python to its end, which must have this exit code; a variable that is None is unset."""
+    variables = {**ENVIRONMENT, **environment}
     done = subprocess.run(
-        [*map(str, command)],
-        cwd=folder,
-        env={**ENVIRONMENT, "PYTHONPATH": str(packages)},
+        [sys.executable, *map(str, arguments)],
+        cwd=cwd,
+        env={name: str(value) for name, value in variables.items() if value is not None},
         capture_output=True,
         text=True,
-        timeout=200,
+        timeout=280,
     )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    assert done.returncode == code, done.stderr
+    return done
+
+
+def run(*arguments, code=0):
+    """Run a command to its end, which must have this exit code."""
+    return python(*MAIN[1:], *arguments, code=code)

@@ -2,15 +2,12 @@
 
 import csv
 import json
-import os
-import subprocess
-import sys
 
 import numpy as np
 import pandas
 import pytest
 import runs
-from commands import ROOT, SAMPLE, run
+from commands import ROOT, SAMPLE, python, run
 
 import sentiment_jax
 from sentiment_jax import api
@@ -21,7 +18,6 @@ from sentiment_jax.errors import InputError
 from sentiment_jax.modes.predict import Table, predict_table
 from sentiment_jax.storage.files import read_json
 
-ALONE = {name: value for name, value in os.environ.items() if name != "GLIBC_TUNABLES"}
 TEXTS = ["a good film", "", "xqzzy xqzzy", "bad, dull and long"]
 
 
@@ -30,19 +26,10 @@ def model(finished):
     return sentiment_jax.load(str(finished))
 
 
-def python(code, cwd, *arguments):
-    """Run Python in a process of its own that finds the package, and return what it prints."""
-    environment = {**ALONE, "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-c", code, *map(str, arguments)]
-    done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
 def test_importing_the_package_imports_nothing_else(tmp_path):
     heavy = {"absl", "jax", "ml_collections", "numpy", "pandas", "sentiment_jax.api"}
     code = "import sys, sentiment_jax; print(*dir(sentiment_jax)); print(*sys.modules)"
-    names, modules = python(code, tmp_path).splitlines()
+    names, modules = python("-c", code, cwd=tmp_path, PYTHONPATH=ROOT).stdout.splitlines()
     assert {"get_config", "load", "pretrain", "train"} <= {*names.split()}
     assert not heavy & {*modules.split()}
 
@@ -68,7 +55,8 @@ def test_a_training_from_python_is_the_command_lines_bit_for_bit(tmp_path):
     """JAX starts with the same flags and devices; Python does not start again for malloc."""
     few = {**runs.ONE_SHAPE, "cpu_devices": 2, "epochs": 1}
     changes = {**runs.SMALL, **few}
-    output = python(IN_PYTHON, tmp_path, json.dumps(changes), "here")
+    alone = {"cwd": tmp_path, "PYTHONPATH": ROOT, "GLIBC_TUNABLES": None}
+    output = python("-c", IN_PYTHON, json.dumps(changes), "here", **alone).stdout
     tunables, *flags = output.splitlines()[-1].split()
     assert tunables == "None" and "--xla_cpu_prefer_vector_width=512" in flags
     run(SAMPLE, *runs.small_flags(**few), f"--workdir={tmp_path}/there")
@@ -160,12 +148,6 @@ def test_scores_are_those_of_the_run(model, finished):
 def test_an_lstm_is_not_exported(model, tmp_path):
     with pytest.raises(InputError, match="only bert and electra"):
         model.export(str(tmp_path / "folder"))
-
-
-def test_what_is_no_run_is_refused(tmp_path):
-    for path, message in ((tmp_path, "is no run directory"), (tmp_path / "x", "no run directory")):
-        with pytest.raises(InputError, match=message):
-            sentiment_jax.load(path)
 
 
 STRANGE = ['=1+1, "quoted"', "two\r\nlines", "caf\u00e9", "x" * 200_000, " spaces "]

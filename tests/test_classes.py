@@ -122,7 +122,8 @@ def test_evaluate_and_predict(run, tmp_path, capsys):
 @pytest.mark.parametrize("towards", range(3))
 def test_attributions_sum_to_the_log_odds_of_the_class(run, towards):
     """Log-odds against all other classes together: completeness for each of them."""
-    trained, text = load_run(run), "plain usual word1 word2"
+    trained = load_run(run)
+    text = "plain usual word1 word2"
     explanation = explain(trained, text, towards)
     (p,), _ = predict([trained], [text])
     odds = np.log(p[towards] / np.delete(p, towards).sum())
@@ -150,7 +151,7 @@ def test_a_sweep_and_its_report(config, tmp_path, capsys):
     axes = {"procedure": "grid", "optimizer": ("adam",), "batch_size": (16,)}
     axes |= {"learning_rate": (3e-3, 1e-6), "seeds": (0, 1)}
     sweep.sweep(config, tmp_path / "sweep", axes)
-    assert "labels" not in read_json(tmp_path / "sweep" / "sweep.json")["config"]["data"]
+    assert read_json(tmp_path / "sweep" / "sweep.json")["config"]["data"]["labels"] == ""
     for path in (tmp_path / "sweep").glob("**/config.json"):
         assert read_json(path)["data"]["labels"] == "bad,Fair,good"
     trial = next((tmp_path / "sweep").glob("lstm-adam-16-1e-06-*"))
@@ -207,7 +208,9 @@ def test_the_majority_baseline_of_unequal_classes_is_printed(make_small, tmp_pat
 def test_two_models_are_compared_by_mcnemars_test(run, config, tmp_path):
     """A report of two runs has the table of their first seeds."""
     other = config.copy_and_resolve_references()
-    other.epochs, other.optimizer.learning_rate, other.class_weights = 1, 1e-4, "balanced"
+    other.epochs = 1
+    other.optimizer.learning_rate = 1e-4
+    other.class_weights = "balanced"
     train(other, tmp_path / "other")
     report.report([run, tmp_path / "other"], tmp_path / "report")
     (row,) = read_table(tmp_path / "report" / "mcnemar.csv")

@@ -46,7 +46,8 @@ KINDS = {
 # cuDNN's calls in a training step, forward and backward: the last layer has one query and takes the
 # other path. Rematerialized, the forward pass runs twice.
 CALLS = {False: (LAYERS - 1, LAYERS - 1), True: (2 * LAYERS - 2, LAYERS - 1)}
-ROWS, VOCABULARY = 8, 61
+ROWS = 8
+VOCABULARY = 61
 every_kind = pytest.mark.parametrize("kind", KINDS)
 
 

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 import runs
-from commands import ROOT, run_elsewhere
+from commands import ROOT, python
 
 import sentiment_jax
 
@@ -31,7 +31,8 @@ def test_the_wheel_is_complete_and_runs_from_an_empty_folder(tmp_path):
     assert not (site / "configs").exists(), "other packages may use that name"
 
     def command(*arguments):
-        return run_elsewhere([site / "bin" / "sentiment-jax", *arguments], empty, site)
+        program = site / "bin" / "sentiment-jax"
+        return python(program, *arguments, cwd=empty, PYTHONPATH=site).stdout
 
     assert command("--version") == f"sentiment-jax {sentiment_jax.__version__}\n"
     assert "\n    sentiment-jax --config=" in command("--help")

@@ -19,9 +19,11 @@ def test_a_checkpoint_that_gets_its_name_while_it_is_read_is_read_again(plain, m
     """Row 39: the same steps before and after, and yet what was read is gone."""
     (plain / "result.json").unlink()
     newest = max((plain / "checkpoints").glob("[0-9]*"), key=lambda path: int(path.name))
-    step, partial = load_run(plain).step, newest.with_name(f"{newest.name}.partial")
+    step = load_run(plain).step
+    partial = newest.with_name(f"{newest.name}.partial")
     newest.rename(partial)
-    read, asked = checkpoints.read_json, []
+    read = checkpoints.read_json
+    asked = []
 
     def late(path):
         asked.append(path)
@@ -57,7 +59,9 @@ def test_predictions_beside_a_training_that_rotates_its_checkpoints(tmp_path):
             while not (workdir / "config.json").exists():
                 assert training.poll() is None
                 time.sleep(0.05)
-            steps, early, end = [], 0, time.monotonic() + 60
+            steps = []
+            early = 0
+            end = time.monotonic() + 60
             while time.monotonic() < end:
                 try:
                     trained = load_run(workdir)

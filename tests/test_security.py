@@ -1,4 +1,4 @@
-"""What must never be called, and what must be bounded; refused archives: test_aclimdb.py,
+"""What must never be called, and what must be bounded; refused archives: test_imdb_folder.py,
 pickled weights: test_hub.py."""
 
 import ast
@@ -38,7 +38,8 @@ def forbidden(source):
                 yield f"line {line}: import of {module}"
         if not isinstance(node, ast.Call):
             continue
-        name, options = ast.unparse(node.func), {k.arg: k.value for k in node.keywords}
+        name = ast.unparse(node.func)
+        options = {k.arg: k.value for k in node.keywords}
         if name in CALLS or name.rpartition(".")[2] in METHODS:
             yield f"line {line}: {name}"
         if name in ("np.load", "numpy.load", "jnp.load"):

@@ -93,7 +93,8 @@ def test_mcnemar_against_a_table_worked_by_hand():
 @pytest.fixture
 def drawn(monkeypatch):
     """The figures that were saved."""
-    figures, savefig = [], Figure.savefig
+    figures = []
+    savefig = Figure.savefig
     monkeypatch.setattr(
         Figure, "savefig", lambda f, *a, **options: figures.append(f) or savefig(f, *a, **options)
     )

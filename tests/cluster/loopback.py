@@ -77,7 +77,8 @@ class Cluster:
     """The daemons of one SLURM, and its commands."""
 
     def __init__(self, folder):
-        self.folder, self._daemons = folder, {}
+        self.folder = folder
+        self._daemons = {}
         host = socket.gethostname().partition(".")[0]
         text = CONFIGURATION.format(folder=folder, host=host, ports=free_ports(3), nodes=NODES)
         (folder / "state").mkdir()

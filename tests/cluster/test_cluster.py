@@ -65,7 +65,8 @@ class Job:
     """A job of the cluster, and what it wrote."""
 
     def __init__(self, cluster, number):
-        self.cluster, self.number = cluster, number
+        self.cluster = cluster
+        self.number = number
 
     @property
     def log(self):
@@ -193,7 +194,8 @@ def sweep_arguments(directory):
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory):
     """The table of the sweep that one process completes."""
-    directory, config = tmp_path_factory.mktemp("alone") / "sweep", make_small_config()
+    directory = tmp_path_factory.mktemp("alone") / "sweep"
+    config = make_small_config()
     config.update_from_flattened_dict(LONG | {"epochs": 1})
     sweep.sweep(config, directory, AXES)
     return (directory / "table.csv").read_text()

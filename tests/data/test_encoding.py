@@ -192,14 +192,6 @@ def test_cache_distinguishes_what_changes_the_ids(splits, run):
     assert backwards["test"].token_ids.tolist() == rows[::-1].reshape(-1).tolist()
 
 
-def test_cache_folder(monkeypatch, tmp_path):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert cache_folder() == tmp_path / "sentiment_jax"
-    monkeypatch.delenv("XDG_CACHE_HOME")
-    monkeypatch.setenv("HOME", str(tmp_path))
-    assert cache_folder() == tmp_path / ".cache" / "sentiment_jax"
-
-
 def test_without_room_in_the_cache_reviews_are_encoded_each_time(run, monkeypatch, tmp_path):
     """Row 45: the folder is a file, or a write fails, which leaves nothing behind."""
 

@@ -40,8 +40,10 @@ def count_ngrams(longest, least):
 
 @pytest.mark.parametrize(("ngrams", "frequency"), [(2, 1), (3, 1), (3, 6), (3, 7)])
 def test_frequent_ngrams_follow_the_words(ngrams, frequency):
-    words, tokenizer = learn(ngrams=1), learn(ngrams, frequency)
-    vocabulary, plain = tokenizer.get_vocab(), words.get_vocab()
+    words = learn(ngrams=1)
+    tokenizer = learn(ngrams, frequency)
+    vocabulary = tokenizer.get_vocab()
+    plain = words.get_vocab()
     assert {word: vocabulary[word] for word in plain} == plain
     found = [entry for entry in sorted(vocabulary, key=vocabulary.get) if entry not in plain]
     expected = count_ngrams(ngrams, frequency)
@@ -107,7 +109,8 @@ def test_batches_and_segments_keep_the_columns():
 
 
 def test_keys_of_large_vocabularies_do_not_overflow():
-    base, offsets = 10**6, np.array([0, 3])
+    base = 10**6
+    offsets = np.array([0, 3])
     ids = np.array([base - 1, base - 2, base - 3])
     key = ngram_keys(ids, offsets, 3, base)[0]
     assert key == ((base - 1) * base + base - 2) * base + base - 3
@@ -116,5 +119,6 @@ def test_keys_of_large_vocabularies_do_not_overflow():
 
 def test_no_ngram_crosses_from_text_to_text():
     words = ["[PAD]", "[UNK]", "a", "b"]
-    ids, offsets = np.array([2, 3, 2, 3, 1, 3]), np.array([0, 1, 4, 6])
+    ids = np.array([2, 3, 2, 3, 1, 3])
+    offsets = np.array([0, 1, 4, 6])
     assert frequent_ngrams(ids, offsets, words, 3, 1) == ["b a", "a b", "b a b"]

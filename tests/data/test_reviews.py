@@ -103,15 +103,6 @@ def test_split_does_not_depend_on_the_order_of_the_files(grouped):
     assert sides[0] == sides[1] == sides[2]  # the same texts, in the same order
 
 
-def test_an_ungrouped_split_has_leakage():
-    reviews = make_reviews(0)
-    texts, labels = reviews.texts, reviews.labels
-    kept, held_out = stratified_split(reviews, 0.2, seed=0, grouped=False)
-    assert {texts[i] for i in kept} & {texts[i] for i in held_out}
-    shares = [(labels[held_out] == k).sum() for k in (0, 1)]
-    assert shares == [round(0.2 * (labels == k).sum()) for k in (0, 1)]
-
-
 def test_text_with_both_labels_stays_on_one_side():
     texts = [f"text {i // 2}" for i in range(40)]
     reviews = Reviews.from_texts(texts, [0, 1] * 20)

@@ -108,22 +108,6 @@ def test_malformed_json_lines_name_file_and_line(tmp_path, line, expected):
     assert expected in error_of(DataConfig("csv", str(path)))
 
 
-@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
-@pytest.mark.parametrize(
-    ("name", "delimiter"),
-    [("a.csv", ","), ("a.CSV", ","), ("a.tsv", "\t"), ("a.TSV", "\t"), ("a", ","), ("a", "\t")]
-    + [("a.csv", "\t"), ("a.csv", ";"), ("a.tsv", ",")],
-)
-def test_tables_are_read_as_what_they_are(tmp_path, name, delimiter, encoding):
-    """Row 53: by name and header, in any case; UTF-16 with a byte order mark."""
-    rows = ["n", "text", "label"], ["1", "a good, 😀 film; yes", "1"], ["2", "bad", "0"]
-    quoted = "\r\n".join(delimiter.join(f'"{cell}"' for cell in row) for row in rows)
-    path = tmp_path / name
-    path.write_bytes(quoted.encode(encoding))
-    reviews, _ = read_reviews(DataConfig("csv", str(path), test_path=str(path)))
-    assert reviews.texts == ("a good, 😀 film; yes", "bad") and reviews.labels.tolist() == [1, 0]
-
-
 def test_an_only_column_is_read_whatever_its_header(capsys):
     """Row 54, if one column is wanted: its header is named, for it may be a text."""
     table = read_table(b"Great film\r\ngood\r\n\r\nbad\r\n", "x.csv", ["text"])

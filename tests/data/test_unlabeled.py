@@ -1,8 +1,6 @@
 """Unlabeled text: where it is read, and that no held-out review is among it."""
 
 import dataclasses
-import os
-import re
 
 import pytest
 import reviews
@@ -104,15 +102,3 @@ def test_own_text_is_a_table_lines_or_a_folder(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="pretrain.text=.*empty holds no text"):
         read_text(str(tmp_path / "empty"), "body")
-
-
-@pytest.mark.skipif("TFDS_DATA_DIR" not in os.environ, reason="TFDS_DATA_DIR has no IMDB")
-def test_the_counts_of_imdb():
-    corpus = load_text(DataConfig(source="tfds"))
-    assert corpus.statistics["counts"]["train"] == {"labeled": 19_900, "unlabeled": 49_166}
-    assert corpus.statistics["dropped"] == {"labeled": 100, "unlabeled": 339, "duplicates": 495}
-
-    def letters(split):
-        return {re.sub("[^a-z0-9]", "", text.lower()) for text in corpus.splits[split].texts}
-
-    assert not letters("train") & (letters("val") | letters("test"))

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import os
 import re
 from pathlib import Path
 
@@ -198,50 +197,3 @@ def test_settings_without_a_folder_get_the_defaults():
     assert resolved.vocab_size == 0
     assert resolved.embedding_size == 24
     assert resolved.intermediate_size == 3072
-
-
-def torch_output(model, batch):
-    import torch
-
-    mask = np.arange(batch["token_ids"].shape[1]) < np.asarray(batch["lengths"])[:, None]
-    with torch.no_grad():
-        return model(
-            input_ids=torch.tensor(np.asarray(batch["token_ids"])).long(),
-            attention_mask=torch.tensor(mask).long(),
-            output_hidden_states=True,
-        )
-
-
-def torch_states(output):
-    """The embeddings' and every layer's output; of the last the first token's, as ours has it."""
-    *states, last = (layer.numpy() for layer in output.hidden_states)
-    return [*states, last[:, :1]]
-
-
-@pytest.mark.skipif(
-    "SENTIMENT_JAX_MINILM" not in os.environ,
-    reason="SENTIMENT_JAX_MINILM names the folder of all-MiniLM-L6-v2 where it is at hand",
-)
-def test_real_weights_compute_what_pytorch_computes():
-    pytest.importorskip("torch")
-    import transformers
-
-    folder = Path(os.environ["SENTIMENT_JAX_MINILM"])
-    model = golden.build(folder)
-    params, report = weights.load_pretrained(folder, model.config, golden.fill(model, 7.0))
-    assert len(report.loaded) == 103
-    assert report.new == ("classifier/bias", "classifier/kernel")
-    assert report.unused == ("embeddings.position_ids",)
-    rng = np.random.default_rng(0)
-    batch = {
-        "token_ids": jnp.asarray(rng.integers(0, 30522, (4, 128)), jnp.int32),
-        "lengths": jnp.asarray([128, 1, 77, 40], jnp.int32),
-    }
-    expected = torch_output(transformers.AutoModel.from_pretrained(folder).eval(), batch)
-    hidden = golden.hidden_states(model, params, batch)
-    differences = [
-        float(np.abs(ours - states).max())
-        for ours, states in zip(hidden, torch_states(expected), strict=True)
-    ]
-    print("max |difference| of the hidden states:", differences)
-    assert max(differences) <= 1e-4

@@ -70,39 +70,31 @@ def plain_lstm(params, inputs):
     return np.array(states)
 
 
-@pytest.mark.parametrize("bidirectional", [False, True])
-@pytest.mark.parametrize("pooling", POOLINGS)
-def test_equals_a_plain_numpy_loop(pooling, bidirectional):
-    model, params, ids = make(pooling=pooling, bidirectional=bidirectional)
+KINDS = [(pooling, both_ways, 0) for pooling in POOLINGS for both_ways in (False, True)]
+
+
+@pytest.mark.parametrize(
+    ("pooling", "bidirectional", "segment_length"), [*KINDS, ("mean_max", True, 3)]
+)
+def test_equals_a_plain_numpy_loop(pooling, bidirectional, segment_length):
+    """Segments are read apart and pooled together; padding and what is beyond add nothing."""
+    settings = {"pooling": pooling, "bidirectional": bidirectional}
+    model, params, ids = make(segment_length=segment_length, **settings)
     actual = logits(model, params, ids)
     p = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params)
     for row, length in enumerate(LENGTHS):
         embedded = p["embedding"]["embedding"][ids[row, :length]]
+        size = segment_length or length
         pooled = []
-        for name, inputs in (("forward", embedded), ("backward", embedded[::-1])):
+        for name, way in (("forward", 1), ("backward", -1)):
             if name in params:
-                states = plain_lstm(params[name], inputs)
+                segments = [
+                    embedded[start : start + size][::way] for start in range(0, length, size)
+                ]
+                states = np.concatenate([plain_lstm(params[name], part) for part in segments])
                 parts = {"last": states[-1], "mean": states.mean(0), "max": states.max(0)}
                 names = ["mean", "max"] if pooling == "mean_max" else [pooling]
                 pooled += [parts[part] for part in names]
-        hidden = np.concatenate(pooled) @ p["dense"]["kernel"] + p["dense"]["bias"]
-        expected = np.maximum(hidden, 0) @ p["classifier"]["kernel"] + p["classifier"]["bias"]
-        np.testing.assert_allclose(actual[row], expected, atol=1e-5)
-
-
-def test_segments_are_read_apart_and_pooled_together():
-    """Padding of the last segment and segments beyond a row's end add nothing."""
-    options = {"pooling": "mean_max", "bidirectional": True}
-    model, params, ids = make(segment_length=3, **options)
-    p = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params)
-    actual = logits(model, params, ids)
-    for row, length in enumerate(LENGTHS):
-        embedded = p["embedding"]["embedding"][ids[row, :length]]
-        pooled = []
-        for name, way in (("forward", 1), ("backward", -1)):
-            parts = [embedded[start : start + 3][::way] for start in range(0, length, 3)]
-            states = np.concatenate([plain_lstm(params[name], part) for part in parts])
-            pooled += [states.mean(0), states.max(0)]
         hidden = np.concatenate(pooled) @ p["dense"]["kernel"] + p["dense"]["bias"]
         expected = np.maximum(hidden, 0) @ p["classifier"]["kernel"] + p["classifier"]["bias"]
         np.testing.assert_allclose(actual[row], expected, atol=1e-5)

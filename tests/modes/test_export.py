@@ -152,7 +152,8 @@ def test_an_export_that_fails_leaves_nothing(tmp_path, tokenizer, monkeypatch):
 
 
 def test_the_model_card_has_the_scores_and_the_command_of_the_run(finished, tmp_path, tokenizer):
-    card, result = export.model_card(finished), read_json(finished / "result.json")
+    card = export.model_card(finished)
+    result = read_json(finished / "result.json")
     env = read_json(finished / "env.json")
     for split in ("val", "test"):
         scores = result[split]

@@ -2,14 +2,13 @@ import csv
 import io
 import os
 import re
-import subprocess
 import sys
 import threading
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from commands import ENVIRONMENT, MAIN, ROOT
+from commands import MAIN, python
 
 from sentiment_jax.data.corpus import load_corpus
 from sentiment_jax.data.table import Table, read_table
@@ -266,10 +265,7 @@ def test_a_line_of_70_mb_needs_little_memory(finished, model, tmp_path, name, fr
     head = "a good film and a bad one, " * 1000
     (tmp_path / name).write_text(frame.format(head * 2600))
     arguments = "--mode=predict", f"--workdir={finished}", f"--input={tmp_path / name}"
-    command = [sys.executable, "-c", PEAK, *MAIN, *arguments]
-    options = {"cwd": ROOT, "env": ENVIRONMENT, "timeout": 200}
-    done = subprocess.run(command, capture_output=True, text=True, **options)
-    assert done.returncode == 0, done.stderr
+    done = python("-c", PEAK, *MAIN, *arguments)
     assert int(done.stderr.split()[-1]) < 1e6  # KiB
     row = done.stdout.splitlines()[1].split(",")
     assert float(row[2]) == pytest.approx(predict([model], [head])[0][0, 1], abs=2e-6)

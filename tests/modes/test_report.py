@@ -8,13 +8,13 @@ import shlex
 import shutil
 import statistics
 import subprocess
-import sys
 from html import escape, unescape
 from pathlib import Path
 
 import matplotlib.image
 import numpy as np
 import pytest
+from commands import SAMPLE, python, run
 from runs import ONE_SHAPE, small_flags
 
 from sentiment_jax.analysis import findings, study
@@ -26,7 +26,6 @@ from sentiment_jax.modes.explain import to_page
 from sentiment_jax.storage.files import checksums, read_json, write_json
 from sentiment_jax.storage.metrics_log import read_metrics
 
-ROOT = Path(__file__).parents[2]
 ONLY_REPORTS = {"pandas", "sklearn", "scipy.stats", "jinja2"}  # JAX itself loads some of scipy
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
@@ -271,10 +270,9 @@ def test_the_other_modes_import_no_table_library():
     modes = ("train", "evaluate", "predict", "sweep")  # export writes a card
     imported = ", ".join(["sentiment_jax.main", *(f"sentiment_jax.modes.{mode}" for mode in modes)])
     code = f"import sys, {imported}; print(*sys.modules)"
-    command = [sys.executable, "-c", code]
-    output = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
-    assert "sentiment_jax.analysis.figures" in output.split()
-    assert not ONLY_REPORTS & set(output.split())
+    found = {*python("-c", code).stdout.split()}
+    assert "sentiment_jax.analysis.figures" in found
+    assert not ONLY_REPORTS & found
 
 
 # In a browser
@@ -341,13 +339,9 @@ def test_a_browser_shows_the_pages(reported, several, tmp_path):
 
 @pytest.mark.slow
 def test_the_command_of_a_run_makes_that_run_again(tmp_path):
-    def main(*arguments):
-        command = [sys.executable, "-m", "sentiment_jax.main", *arguments]
-        subprocess.run(command, cwd=ROOT, check=True, capture_output=True, timeout=200)
-
     sweep = tmp_path / "sweep"
-    main(
-        *("--config=configs/lstm.py:sample", "--mode=sweep", f"--workdir={sweep}"),
+    run(
+        *(SAMPLE, "--mode=sweep", f"--workdir={sweep}"),
         *("--sweep_optimizer=adamw", "--sweep_batch_size=8", "--sweep_learning_rate=2e-3"),
         *("--sweep_seeds=3", *small_flags(epochs=2, **ONE_SHAPE)),
     )
@@ -356,7 +350,7 @@ def test_the_command_of_a_run_makes_that_run_again(tmp_path):
     command = unescape(re.findall("<pre>(.*)</pre>", page)[-1])
     assert "--mode" not in command and "--config.seed=3" in command
     *arguments, workdir = shlex.split(command)[3:]
-    main(*arguments, f"--workdir={tmp_path / 'again'}")
+    run(*arguments, f"--workdir={tmp_path / 'again'}")
     first = read_json(sweep / "final" / workdir.rpartition("/")[2] / "result.json")
     second = read_json(tmp_path / "again" / "result.json")
     assert first["test"] == second["test"] and first["val"] == second["val"]

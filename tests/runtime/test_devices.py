@@ -2,14 +2,12 @@
 
 import json
 import os
-import subprocess
-import sys
-from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 import runs
+from commands import ROOT, python
 from conftest import make_small_config
 from runs import assert_rounding_apart
 
@@ -17,19 +15,6 @@ from sentiment_jax.errors import InputError
 from sentiment_jax.modes.train import train
 from sentiment_jax.runtime import devices, startup
 from sentiment_jax.training.trained_model import load_run
-
-ROOT = Path(__file__).parents[2]
-
-
-def run_python(*arguments, **environment):
-    return subprocess.run(
-        [sys.executable, *arguments],
-        cwd=ROOT,
-        env={**os.environ, **environment},
-        capture_output=True,
-        text=True,
-        timeout=280,
-    )
 
 
 @pytest.fixture(scope="module")
@@ -39,8 +24,7 @@ def folder(tmp_path_factory):
     config = make_small_config()
     config.update_from_flattened_dict(runs.LONGER)
     train(config, folder / "one")
-    done = run_python("tests/on_devices.py", folder, folder / "one", PYTHONPATH=str(ROOT))
-    assert done.returncode == 0, done.stderr
+    python("tests/on_devices.py", folder, folder / "one", PYTHONPATH=ROOT)
     return folder
 
 
@@ -114,8 +98,7 @@ def test_cuda_without_a_gpu_is_one_line(plain, tmp_path, platforms, code, messag
     plugin.mkdir(parents=True)
     (plugin / "__init__.py").write_text(PLUGIN)
     command = ("-m", "sentiment_jax.main", "--mode=predict", f"--workdir={plain}", "--text=Fine.")
-    done = run_python(*command, PYTHONPATH=str(tmp_path), JAX_PLATFORMS=platforms)
-    assert done.returncode == code, done.stderr
+    done = python(*command, code=code, PYTHONPATH=tmp_path, JAX_PLATFORMS=platforms)
     assert done.stderr == message if code == 0 else done.stderr.startswith(message)
     assert done.stderr.count("\n") == bool(message)
     assert bool(done.stdout) == (code == 0)

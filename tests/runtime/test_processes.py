@@ -67,7 +67,8 @@ def ends(pair, codes):
 
     Progress bars are left out, and the warning that so small a run has learned nothing.
     """
-    errors, expected = [], re.compile("epoch|no better than guessing")
+    errors = []
+    expected = re.compile("epoch|no better than guessing")
     try:
         for process, code in zip(pair, codes, strict=True):
             _, text = process.communicate(timeout=250)
@@ -81,7 +82,8 @@ def ends(pair, codes):
 
 
 def wait_for_steps(workdir, pair, steps):
-    log, deadline = workdir / "metrics.jsonl", time.monotonic() + 150
+    log = workdir / "metrics.jsonl"
+    deadline = time.monotonic() + 150
     while not log.exists() or log.read_text().count("\n") < steps:
         assert all(process.poll() is None for process in pair), pair[0].communicate()
         assert time.monotonic() < deadline
@@ -378,7 +380,8 @@ def test_who_was_lost(report, who):
 
 
 def test_a_signal_from_both_the_cluster_and_the_parent_counts_once(monkeypatch):
-    exits, now = [], [100.0]
+    exits = []
+    now = [100.0]
     monkeypatch.setattr(processes, "count", lambda: 2)
     monkeypatch.setattr(signals.os, "_exit", exits.append)
     monkeypatch.setattr(signals.time, "monotonic", lambda: now[0])

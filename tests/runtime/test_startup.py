@@ -2,12 +2,11 @@
 
 import os
 import pwd
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
+from commands import python
 
 from sentiment_jax.data.cache import cache_folder
 from sentiment_jax.runtime import startup
@@ -23,17 +22,8 @@ for size in (2, 3):
 
 def compile_two(cache):
     """Compile in a process of its own, as two runs with this XDG_CACHE_HOME; return its stderr."""
-    environment = {**os.environ, "XDG_CACHE_HOME": str(cache)}
-    del environment["JAX_COMPILATION_CACHE_DIR"]
-    done = subprocess.run(
-        [sys.executable, "-c", COMPILE],
-        cwd=Path(__file__).parents[2],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=100,
-    )
-    assert (done.returncode, done.stdout) == (0, "[1.0, 1.0]\n[1.0, 1.0, 1.0]\n"), done.stderr
+    done = python("-c", COMPILE, XDG_CACHE_HOME=cache, JAX_COMPILATION_CACHE_DIR=None)
+    assert done.stdout == "[1.0, 1.0]\n[1.0, 1.0, 1.0]\n"
     return done.stderr
 
 

@@ -75,11 +75,11 @@ def crashed(tmp_path_factory, make_small):
     config.checkpoint_every = 1
     save = Checkpoints.save
 
-    def recorded(self, step, *arguments):
+    def recorded(self, step, *arguments, **options):
         if step in (5, 6):
             RECORDER.watched = root / "run"
         try:
-            save(self, step, *arguments)
+            save(self, step, *arguments, **options)
             if step in (5, 6):
                 RECORDER.snapshot()
         finally:
