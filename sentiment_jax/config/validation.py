@@ -73,8 +73,6 @@ def _training_problems(values: Mapping[str, Any]) -> list[str]:
         unread += ["pretrain.text", "pretrain.unlabeled"]
     for name in _not_default(values, unread):
         problems.append(f"{name} is for --mode=pretrain: leave it out")
-    if values["optimizer.frozen"] != "none" and not values["model.pretrained"]:
-        problems.append("optimizer.frozen keeps random embeddings: set model.pretrained")
     return problems
 
 

@@ -106,7 +106,9 @@ def check_sources(config: Config) -> None:
 
 
 def check_source_settings(config: Config) -> None:
-    """Raise InputError for settings that differ from those of the run that an LSTM starts from."""
+    """Raise InputError for settings that do not fit the run that a new run starts from."""
+    if config.optimizer.frozen != "none" and not config.model.pretrained:
+        raise InputError("optimizer.frozen keeps random embeddings: set model.pretrained")
     source = source_run(config.model.pretrained)
     if source is None or isinstance(config.model, EncoderConfig):
         return

@@ -83,7 +83,6 @@ def test_validate_lists_all_problems_at_once():
         "optimizer.layerwise_decay": (1.5, "layerwise_decay=1.5 must be >= 1e-06 and <= 1"),
         "data.source": ("csv", "data.source=csv needs --config.data.path"),
         "pretrain.mask_fraction": (0.3, "pretrain.mask_fraction is for --mode=pretrain: leave it"),
-        "optimizer.frozen": ("embeddings", "optimizer.frozen keeps random embeddings: set model."),
     }
     changes = {name: value for name, (value, _) in problems.items()}
     with pytest.raises(InputError) as error:
