@@ -31,8 +31,9 @@ class Classification:
         deterministic: bool = False,
     ) -> dict[str, Array]:
         """Return the sums over the batch's valid rows."""
-        weights = batch["weights"]
-        labels = batch["labels"]
+        # A text that no teacher has labeled, -1, counts in nothing.
+        weights = batch["weights"] * (batch["labels"] >= 0)
+        labels = jnp.maximum(batch["labels"], 0)
         dropout = None if deterministic else key
         logits = forward(model, params, batch["token_ids"], batch["lengths"], dropout=dropout)
         if "targets" in batch:
