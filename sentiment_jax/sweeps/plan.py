@@ -331,7 +331,7 @@ def sweep_fields() -> list[str]:
     """Return the settings that a sweep may vary: they affect results, but not which reviews."""
     encoding = ("data.max_length", "data.truncation", *OF_VOCABULARY)
     fixed = ("seed", "cpu_devices", "model.name", "model.revision")
-    settings = schema.schema("bert") | schema.schema("lstm")
+    settings = {name: rule for of in schema.MODELS for name, rule in schema.schema(of).items()}
     return [
         name
         for name, rule in settings.items()

@@ -1,4 +1,8 @@
-"""Which objective a config names: one entry for each of pre-training, else classification."""
+"""Which objective a config names: one case for each of pre-training, else classification.
+
+A second one for an architecture takes a file here, a case below, its name in OBJECTIVES of
+config/schema.py, and its network and export in the architecture's entry of models/registry.py.
+"""
 
 from jax.sharding import Mesh
 from tokenizers import Tokenizer
