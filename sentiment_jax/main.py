@@ -24,12 +24,11 @@ from ml_collections import ConfigDict, config_flags
 
 from sentiment_jax import __version__
 from sentiment_jax.config import recipes
+from sentiment_jax.config.schema import PROCEDURES, sweep_fields
 from sentiment_jax.config.stored import flatten, replace_settings, run_name
 from sentiment_jax.config.validation import validate
 from sentiment_jax.errors import InputError, Interrupted, RunError, describe_shortage, did_you_mean
 from sentiment_jax.runtime import launch, processes, terminal
-from sentiment_jax.storage.run_directory import RunDirectory
-from sentiment_jax.sweeps.plan import PROCEDURES, find_run, sweep_fields
 
 HELP = """\
 Trains text classifiers (BERT, ELECTRA, an LSTM) and classifies texts with them.
@@ -218,6 +217,8 @@ def dispatch() -> None:
         prefix = "pretrain-" if mode == "pretrain" else ""
         workdirs = [Path(WORKDIR.value or f"runs/{prefix}{run_name(config)}")]
     else:
+        from sentiment_jax.storage.run_directory import RunDirectory
+
         workdirs = _find_runs(mode, changes)
         directory = RunDirectory(workdirs[0])
         if directory.config.exists():  # otherwise the mode says what is missing
@@ -275,6 +276,8 @@ def dispatch() -> None:
 
 def _find_runs(mode: str, changes: Mapping[str, Any]) -> list[Path]:
     """Return the runs that --workdir names; InputError for settings that may not change."""
+    from sentiment_jax.sweeps.plan import find_run
+
     allowed = EVALUATE_MAY_CHANGE if mode == "evaluate" else ()
     for name in changes:
         if name not in allowed:

@@ -12,7 +12,7 @@ import time
 import pytest
 from absl import flags
 from absl.testing import flagsaver
-from commands import ROOT, SAMPLE, run
+from commands import ROOT, SAMPLE, python, run
 
 import sentiment_jax
 from sentiment_jax import main
@@ -239,6 +239,12 @@ def test_help_is_quick():
     start = time.perf_counter()
     assert "--workdir" in run("--help").stdout
     assert time.perf_counter() - start < 10  # 0.2 s on an idle machine
+
+
+def test_flags_are_read_without_slow_libraries():
+    found = {*python("-c", "import sys, sentiment_jax.main; print(*sys.modules)").stdout.split()}
+    assert "sentiment_jax.config.schema" in found
+    assert not {"jax", "numpy", "pandas", "tokenizers"} & found
 
 
 def test_help_is_for_people(monkeypatch, printed):

@@ -26,6 +26,8 @@ OBJECTIVES = {  # of pre-training, by architecture; the first is the default
     "electra": ("replaced_token_detection",),
     "lstm": ("ngram_vectors",),
 }
+PROCEDURES = ("grid", "stages")  # of a sweep
+OF_VOCABULARY = ("data.vocabulary_size", "data.min_frequency", "data.ngrams")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -284,6 +286,19 @@ def schema(model: str) -> dict[str, Setting]:
 
 
 HARMLESS = tuple(name for name, rule in schema("bert").items() if rule.harmless)
+
+
+def sweep_fields() -> list[str]:
+    """Return the settings that a sweep may vary: they affect results, but not which reviews."""
+    encoding = ("data.max_length", "data.truncation", *OF_VOCABULARY)
+    fixed = ("seed", "cpu_devices", "model.name", "model.revision")
+    settings = {name: rule for of in MODELS for name, rule in schema(of).items()}
+    return [
+        name
+        for name, rule in settings.items()
+        if not (rule.harmless or name in fixed or isinstance(rule.default, tuple))
+        and (name in encoding or not name.startswith(("data.", "pretrain.")))
+    ]
 
 
 def split_names(text: str) -> tuple[str, ...]:

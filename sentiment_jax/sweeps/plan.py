@@ -29,7 +29,6 @@ from sentiment_jax.storage.metrics_log import read_metrics
 from sentiment_jax.storage.run_directory import SWEEP_FILE, RunDirectory
 from sentiment_jax.storage.selection import validation_rank
 
-PROCEDURES = ("grid", "stages")
 FINAL = "final"  # the stage that retrains the winner, and the folder of its trials
 FIELDS = {  # the axes of every sweep; further axes are named like their setting
     "optimizer": "optimizer.name",
@@ -40,7 +39,6 @@ FOLLOWERS = {  # a setting -> the one that follows it in a single run, but is fi
     "model.hidden_dropout": "model.classifier_dropout",
     "model.hidden_size": "model.embedding_size",
 }
-OF_VOCABULARY = ("data.vocabulary_size", "data.min_frequency", "data.ngrams")
 Setting = dict[str, Any]  # axis -> value
 
 
@@ -266,8 +264,8 @@ def plan_sweep(
     if missing := {"procedure", *FIELDS, "seeds"} - axes.keys():
         raise InputError(f"get_sweep() has no {', '.join(sorted(missing))}")
     procedure = axes.pop("procedure")
-    if procedure not in PROCEDURES:
-        raise InputError(f"{procedure=} is unknown, choose {', '.join(PROCEDURES)}")
+    if procedure not in schema.PROCEDURES:
+        raise InputError(f"{procedure=} is unknown, choose {', '.join(schema.PROCEDURES)}")
     seeds = _values("seeds", config.seed, axes.pop("seeds"))
     wanted_start = axes.pop("start", {})
     settings = {
@@ -295,12 +293,12 @@ def plan_sweep(
 
 def _check_axes(config: Config, names: Iterable[str]) -> None:
     """Raise InputError for a name that is no axis for this model."""
-    known = [field for field in sweep_fields() if field in flatten(config)]
+    known = [field for field in schema.sweep_fields() if field in flatten(config)]
     for name in names:
         if name not in (*FIELDS, *known):
             near = did_you_mean(name, ["seeds", *FIELDS, *known])
             raise InputError(f"{name} is no axis for a sweep of {config.model.name}{near}")
-        if name in OF_VOCABULARY and config.model.pretrained:
+        if name in schema.OF_VOCABULARY and config.model.pretrained:
             raise InputError(f"{name} is no axis here: model.pretrained brings its vocabulary")
 
 
@@ -325,16 +323,3 @@ def read_sweep(directory: Path) -> Sweep:
     plan["axes"] = flatten(plan["axes"])  # lists become the tuples they were
     plan["overrides"] = flatten(plan["overrides"])
     return Sweep(directory, **plan)
-
-
-def sweep_fields() -> list[str]:
-    """Return the settings that a sweep may vary: they affect results, but not which reviews."""
-    encoding = ("data.max_length", "data.truncation", *OF_VOCABULARY)
-    fixed = ("seed", "cpu_devices", "model.name", "model.revision")
-    settings = {name: rule for of in schema.MODELS for name, rule in schema.schema(of).items()}
-    return [
-        name
-        for name, rule in settings.items()
-        if not (rule.harmless or name in fixed or isinstance(rule.default, tuple))
-        and (name in encoding or not name.startswith(("data.", "pretrain.")))
-    ]
