@@ -116,7 +116,10 @@ def encode_splits(
     data: DataConfig,
     advance: Callable[[int], Any] = lambda count: None,
 ) -> dict[str, Encoded]:
-    """Encode each split, or read it from the cache; `advance` is that of `encode`."""
+    """Encode each split, or read it from the cache; `advance` is that of `encode`.
+
+    InputError: the tokenizer gives ids beyond its vocabulary.
+    """
     settings = f"{tokenizer_hash(tokenizer)} {data.max_length} {data.truncation}".encode()
     found = {}
     for split, reviews in splits.items():
@@ -130,6 +133,7 @@ def encode_splits(
         found[split] = encoded
         arrays = {name: getattr(encoded, name) for name in ("token_ids", "offsets", "truncated")}
         write_cached(key, **arrays)
+    check_encoded(found, tokenizer.get_vocab_size())
     return found
 
 

@@ -15,7 +15,7 @@ from tokenizers import Tokenizer
 
 from sentiment_jax.config.recipes import override
 from sentiment_jax.config.schema import OBJECTIVES, Config
-from sentiment_jax.data.encoding import WHOLE, Encoded, check_encoded, encode_splits, framing
+from sentiment_jax.data.encoding import WHOLE, Encoded, encode_splits, framing
 from sentiment_jax.data.unlabeled import load_text
 from sentiment_jax.modes.train import dry_run as compile_steps
 from sentiment_jax.modes.train import train
@@ -54,14 +54,12 @@ def prepare_pretraining(config: Config, tokenizer: Tokenizer | None = None) -> E
     with progress_bar(None, "reading reviews"):
         corpus = load_text(data, config.pretrain.text, config.pretrain.unlabeled)
     if tokenizer is None:
-        with progress_bar(None, "making the vocabulary"):
-            tokenizer = make_tokenizer(config, corpus)
+        tokenizer = make_tokenizer(config, corpus)
     classifier = make_classifier(config, tokenizer)
     splits = {name: corpus.splits[name] for name in ("train", "val")}
     whole = dataclasses.replace(data, max_length=WHOLE, truncation="head")
     with progress_bar(sum(map(len, splits.values())), "encoding", unit="review") as bar:
         encoded = encode_splits(splits, tokenizer, whole, bar.update)
-        check_encoded(encoded, tokenizer.get_vocab_size())
         segments = {
             name: segment(tokenizer, reviews, data.max_length) for name, reviews in encoded.items()
         }

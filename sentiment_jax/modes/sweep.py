@@ -25,7 +25,7 @@ from sentiment_jax.config.stored import flatten, replace_settings
 from sentiment_jax.data.tokenization import tokenizer_hash
 from sentiment_jax.errors import DiskFull, InputError, Interrupted, InUse, RunError
 from sentiment_jax.modes.train import train
-from sentiment_jax.runtime import devices, launch, terminal
+from sentiment_jax.runtime import launch, terminal
 from sentiment_jax.storage import run_directory
 from sentiment_jax.storage.files import checksums, write_json
 from sentiment_jax.storage.metrics_log import read_metrics
@@ -33,7 +33,13 @@ from sentiment_jax.storage.run_directory import SWEEP_FILE, RunDirectory, prepar
 from sentiment_jax.sweeps import plan, slurm
 from sentiment_jax.sweeps.console import SweepProgress, conclude, write_table
 from sentiment_jax.sweeps.plan import FINAL, Sweep, Trial
-from sentiment_jax.training.checks import check_source_settings, check_sources, resolve
+from sentiment_jax.training.checks import (
+    check_batch_sizes,
+    check_reviews,
+    check_source_settings,
+    check_sources,
+    resolve,
+)
 from sentiment_jax.training.experiment import Experiment, prepare_experiment, with_classes
 from sentiment_jax.training.signals import Stop
 from sentiment_jax.training.trained_model import make_classifier
@@ -148,8 +154,7 @@ def _join(new: Sweep) -> tuple[Sweep, Experiment]:
     """Write sweep.json, or check that the one there is the same; return it and read the reviews."""
     samples = list(new.samples())
     for sample in samples:
-        devices.check_batch_size("batch_size", sample.batch_size, sample.gradient_accumulation)
-    devices.check_batch_size("eval_batch_size", new.config.eval_batch_size)
+        check_batch_sizes(sample)
     exists = (new.directory / SWEEP_FILE).exists()
     if exists:
         plan.read_sweep(new.directory).check_same(new)
@@ -160,10 +165,7 @@ def _join(new: Sweep) -> tuple[Sweep, Experiment]:
             check_source_settings(sample)
         check_sources(new.config)
     experiment = prepare_experiment(new.config)
-    reviews = len(experiment.encoded["train"])
-    batch_size = max(new.axes["batch_size"])
-    if batch_size > reviews:
-        raise InputError(f"{batch_size=} is larger than the {reviews} training reviews; use fewer")
+    check_reviews(max(new.axes["batch_size"]), len(experiment.encoded["train"]))
     data_hash = experiment.statistics["data_hash"]
     if not exists:
         dataclasses.replace(new, data_hash=data_hash, command=run_directory.command_line()).write()

@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 
 from sentiment_jax.analysis import figures
 from sentiment_jax.config.schema import Config
-from sentiment_jax.errors import InputError, RunError
+from sentiment_jax.errors import RunError
 from sentiment_jax.modes.evaluate import score_split
 from sentiment_jax.modes.predict import print_predictions
 from sentiment_jax.runtime import processes, terminal
@@ -19,7 +19,13 @@ from sentiment_jax.storage.metrics_log import read_metrics
 from sentiment_jax.storage.run_directory import RunDirectory
 from sentiment_jax.sweeps.plan import name_winners
 from sentiment_jax.training import compilation, console, loop
-from sentiment_jax.training.checks import check_batch_sizes, check_sources, check_start, resolve
+from sentiment_jax.training.checks import (
+    check_batch_sizes,
+    check_reviews,
+    check_sources,
+    check_start,
+    resolve,
+)
 from sentiment_jax.training.distillation import distill
 from sentiment_jax.training.experiment import Experiment, prepare_experiment
 from sentiment_jax.training.metrics import measure
@@ -71,7 +77,7 @@ def train(
             began = directory.began() and not fresh
             experiment = prepare(config, directory.load_tokenizer() if began else None)
         experiment = distill(experiment, stop)
-        _check_reviews(experiment)
+        check_reviews(config.batch_size, len(experiment.encoded["train"]))
         with terminal.progress_bar(None, "checking the memory"):
             compile_seconds = compilation.check_memory(experiment)
         with processes.main_process_first():
@@ -100,16 +106,9 @@ def dry_run(recipe: ConfigDict, prepare: Callable[..., Experiment] = prepare_exp
         check_batch_sizes(config)
         check_sources(config)
         experiment = prepare(config)
-    _check_reviews(experiment)
+    check_reviews(config.batch_size, len(experiment.encoded["train"]))
     console.print_steps(experiment)
     compilation.check_memory(experiment)
-
-
-def _check_reviews(experiment: Experiment) -> None:
-    batch_size = experiment.config.batch_size
-    reviews = len(experiment.encoded["train"])
-    if batch_size > reviews:
-        raise InputError(f"{batch_size=} is larger than the {reviews} training reviews; use fewer")
 
 
 def _record(experiment: Experiment, directory: RunDirectory, changes: list[str]) -> None:

@@ -5,7 +5,8 @@
 3. `resolve`: the teachers and the run or weights to start from.
 4. `check_start`: the devices, what is in the run directory, the sources' checkpoints.
 
-What needs the reviews follows: modes/train.py has the data hash, the tokenizer and the memory.
+What needs the reviews follows: `check_reviews`; modes/train.py has the data hash, the tokenizer and
+the memory.
 """
 
 from pathlib import Path
@@ -96,6 +97,12 @@ def check_batch_sizes(config: Any) -> None:
     """Raise InputError unless batches divide among the devices."""
     devices.check_batch_size("batch_size", config.batch_size, config.gradient_accumulation)
     devices.check_batch_size("eval_batch_size", config.eval_batch_size)
+
+
+def check_reviews(batch_size: int, reviews: int) -> None:
+    """Raise InputError if a batch would hold more than all the training reviews."""
+    if batch_size > reviews:
+        raise InputError(f"{batch_size=} is larger than the {reviews} training reviews; use fewer")
 
 
 def check_sources(config: Config) -> None:

@@ -11,7 +11,7 @@ from tokenizers import Tokenizer
 from sentiment_jax.config.schema import CLASSES, Config, EncoderConfig, join_names
 from sentiment_jax.data import tokenization
 from sentiment_jax.data.corpus import Corpus, load_corpus
-from sentiment_jax.data.encoding import Encoded, check_encoded, encode_splits
+from sentiment_jax.data.encoding import Encoded, encode_splits
 from sentiment_jax.data.reviews import Reviews, stratified_sample
 from sentiment_jax.data.unlabeled import texts_hash, unlabeled_reviews
 from sentiment_jax.errors import InputError
@@ -66,11 +66,12 @@ def make_tokenizer(config: Config, corpus: Corpus) -> Tokenizer:
         folder, _ = hub.find_pretrained(model.pretrained, model.revision)
         return tokenization.load_pretrained_tokenizer(folder)
     texts = corpus.splits["train"].texts
-    if ARCHITECTURES[model.name].vocabulary == "wordpiece":
-        return tokenization.train_wordpiece(texts, vocabulary_size=data.vocabulary_size)
-    return tokenization.train_word_level(
-        texts, data.vocabulary_size, data.min_frequency, data.ngrams
-    )
+    with progress_bar(None, "making the vocabulary"):
+        if ARCHITECTURES[model.name].vocabulary == "wordpiece":
+            return tokenization.train_wordpiece(texts, vocabulary_size=data.vocabulary_size)
+        return tokenization.train_word_level(
+            texts, data.vocabulary_size, data.min_frequency, data.ngrams
+        )
 
 
 def read_corpus(config: Config) -> Corpus:
@@ -88,8 +89,7 @@ def prepare_experiment(config: Config, tokenizer: Tokenizer | None = None) -> Ex
     warn_of_leakage(config, corpus)
     config = with_classes(config, corpus.splits["train"].classes)
     if tokenizer is None:
-        with progress_bar(None, "making the vocabulary"):
-            tokenizer = make_tokenizer(config, corpus)
+        tokenizer = make_tokenizer(config, corpus)
     _check_teacher_classes(config)
     if not config.data.teacher:
         return encode_experiment(config, tokenizer, corpus)
@@ -105,7 +105,6 @@ def encode_experiment(config: Config, tokenizer: Tokenizer, corpus: Corpus) -> E
     total = sum(map(len, corpus.splits.values()))
     with progress_bar(total, "encoding", unit="review") as bar:
         encoded = encode_splits(corpus.splits, tokenizer, config.data, bar.update)
-        check_encoded(encoded, tokenizer.get_vocab_size())
         words = {
             name: np.array([len(text.split()) for text in split.texts], np.int32)
             for name, split in corpus.splits.items()
