@@ -1,0 +1,107 @@
+"""PyTorch itself, where it is installed: it computes what ours do, from its folders and from ours.
+
+The golden files hold what one release computed; these tests see what the installed one does.
+"""
+
+import golden
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import transformers
+
+from sentiment_jax.data.tokenization import train_wordpiece
+from sentiment_jax.models.registry import build_model
+from sentiment_jax.modes.export import Export, export_pretrained
+
+torch = pytest.importorskip("torch", reason="the golden files hold what PyTorch computed")
+SIZES = {
+    "vocab_size": 83,
+    "hidden_size": 40,
+    "num_hidden_layers": 5,
+    "num_attention_heads": 5,
+    "intermediate_size": 96,
+    "max_position_embeddings": 24,
+    "initializer_range": 0.2,
+}
+
+
+def draw_batch(config):
+    """Random tokens of several lengths, whose padding is random too: it must not matter."""
+    length = config.max_position_embeddings
+    shape = (5, length)
+    token_ids = np.random.default_rng(0).integers(0, config.vocab_size, shape)
+    lengths = jnp.array([length, 1, 2, length - 1, length // 2], jnp.int32)
+    return {"token_ids": jnp.asarray(token_ids, jnp.int32), "lengths": lengths}
+
+
+def valid(batch):
+    return np.arange(batch["token_ids"].shape[1]) < np.asarray(batch["lengths"])[:, None]
+
+
+def compute(model, batch):
+    """PyTorch's output."""
+    with torch.no_grad():
+        return model.eval()(
+            input_ids=torch.tensor(np.asarray(batch["token_ids"])).long(),
+            attention_mask=torch.tensor(valid(batch)).long(),
+            output_hidden_states=True,
+        )
+
+
+def open_folder(folder):
+    """The model that config.json names; it must find all its weights, and no others."""
+    (name,) = transformers.AutoConfig.from_pretrained(folder).architectures
+    opener = getattr(transformers, name)
+    model, report = opener.from_pretrained(folder, output_loading_info=True)
+    assert not any(report.values())
+    return model
+
+
+def assert_close(ours, theirs):
+    np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["bert", "electra"])
+def test_pytorch_computes_the_same(tmp_path, name):
+    torch.manual_seed(0)
+    if name == "bert":
+        theirs = transformers.BertForSequenceClassification(transformers.BertConfig(**SIZES))
+    else:
+        config = transformers.ElectraConfig(**SIZES, embedding_size=12)
+        theirs = transformers.ElectraForSequenceClassification(config)
+    theirs.save_pretrained(tmp_path)
+    model, params = golden.load(tmp_path)
+    batch = draw_batch(model.config)
+    expected = compute(theirs, batch)
+    assert_close(golden.logits(model, params, batch), expected.logits)
+    *states, last = (layer.numpy() for layer in expected.hidden_states)
+    hidden = golden.hidden_states(model, params, batch)
+    for ours, state in zip(hidden, [*states, last[:, :1]], strict=True):
+        np.testing.assert_allclose(ours, state, rtol=0, atol=1e-5, strict=True)
+
+
+@pytest.mark.parametrize("name", golden.TORCH)
+@pytest.mark.parametrize("pretraining", [False, True])
+def test_pytorch_computes_the_same_from_an_export(tmp_path, name, pretraining):
+    config = golden.build(name).config
+    objective = ""
+    if pretraining:
+        masked = name == "bert"
+        objective = "masked_language_modeling" if masked else "replaced_token_detection"
+    model = build_model(config, vocab_size=config.vocab_size, objective=objective)
+    params = golden.random(model)
+    tokenizer = train_wordpiece(["a good film"], vocabulary_size=config.vocab_size)
+    export_pretrained(tmp_path / "out", Export(config, params, tokenizer, objective))
+    batch = draw_batch(config)
+    outputs = golden.logits(model, params, batch)
+    folders = [tmp_path / "out"]
+    if objective == "replaced_token_detection":
+        outputs = outputs[:2]
+        folders = [tmp_path / "out" / "generator", *folders]
+    else:
+        outputs = [outputs]
+    for ours, folder in zip(outputs, folders, strict=True):
+        theirs = compute(open_folder(folder), batch).logits
+        if pretraining:  # what a padded token gives counts in nothing
+            ours, theirs = ours[valid(batch)], theirs[valid(batch)]
+        assert_close(ours, theirs)
