@@ -33,12 +33,12 @@ from sentiment_jax.runtime import launch, processes, terminal
 HELP = """\
 Trains text classifiers (BERT, ELECTRA, an LSTM) and classifies texts with them.
 
-  {command} --mode=MODE --name=value ...
+  python -m sentiment_jax.main --mode=MODE --name=value ...
 
 modes
   train     train, or resume in --workdir, and test once at the end (the default)
   pretrain  learn from unlabeled text; --config.model.pretrained=RUN starts from the result
-  evaluate  score a run again, on its test or validation reviews; also called eval or test
+  evaluate  score a run again, on its test or validation reviews
   predict   classify texts with a run
   export    write a run of BERT or ELECTRA as a folder for Hugging Face's transformers
   sweep     train many settings, choose by validation, test the best with several seeds
@@ -46,16 +46,16 @@ modes
 
 examples
   Train an LSTM on the embedded sample:
-    {command} --config=lstm:sample --workdir=runs/sample
+    python -m sentiment_jax.main --config=lstm:sample --workdir=runs/sample
   Train on reviews of your own, a CSV file with the columns text and label:
-    {command} --config=lstm:small --workdir=runs/mine \\
+    python -m sentiment_jax.main --config=lstm:small --workdir=runs/mine \\
       --config.data.source=csv --config.data.path=reviews.csv
   Classify every row of a file:
-    {command} --mode=predict --workdir=runs/mine --input=new.csv > out.csv
+    python -m sentiment_jax.main --mode=predict --workdir=runs/mine --input=new.csv > out.csv
   Try learning rates, and report the results:
-    {command} --mode=sweep --config=lstm:sample --workdir=runs/rates \\
+    python -m sentiment_jax.main --mode=sweep --config=lstm:sample --workdir=runs/rates \\
       --sweep_learning_rate=1e-3,3e-3
-    {command} --mode=report --workdir=runs/rates --output=runs/rates-report
+    python -m sentiment_jax.main --mode=report --workdir=runs/rates --output=runs/rates-report
 """
 
 
@@ -71,18 +71,6 @@ class ConfigFile(flags.ArgumentParser):
         return config.lock()
 
 
-class Duration(flags.ArgumentParser):
-    """Reads 1h50m, 90m or 45s as seconds."""
-
-    def parse(self, argument: str) -> float:
-        """Return the seconds."""
-        match = re.fullmatch(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?", argument)
-        if not argument or not match:
-            raise ValueError("write 1h50m, 90m or 45s")
-        hours, minutes, seconds = (int(part or 0) for part in match.groups())
-        return 60.0 * (60 * hours + minutes) + seconds
-
-
 NEEDED = {  # mode -> the flags that it requires, and what they name
     "train": {"config": "lstm:sample or configs/lstm.py for example"},
     "pretrain": {"config": "bert:pretrain or configs/electra.py:pretrain for example"},
@@ -92,10 +80,9 @@ NEEDED = {  # mode -> the flags that it requires, and what they name
     "sweep": {"config": "lstm:sample for example", "workdir": "the sweep's directory"},
     "report": {"workdir": "the directories of runs, A,B,...", "output": "the folder to write"},
 }
-ALIASES = {"eval": "evaluate", "test": "evaluate"}
 EVALUATE_MAY_CHANGE = ("eval_batch_size", "data.path", "data.test_path")
 
-MODE = flags.DEFINE_enum("mode", "train", [*NEEDED, *ALIASES], "see above")
+MODE = flags.DEFINE_enum("mode", "train", [*NEEDED], "see above")
 CONFIG = config_flags.DEFINE_config_file(
     "config", None, "bert, electra, lstm or a file; any with :VARIANT. Its settings: --help"
 )
@@ -105,7 +92,7 @@ FRESH = flags.DEFINE_bool("fresh", False, "start over in a used --workdir")
 TENSORBOARD = flags.DEFINE_bool("tensorboard", False, "write metrics for TensorBoard, too")
 ALLOW_CHANGES = flags.DEFINE_bool("allow_changes", False, "resume with another config")
 DRY_RUN = flags.DEFINE_bool("dry_run", False, "compile, print memory and FLOPs, stop")
-STOP_AFTER = flags.DEFINE(Duration(), "stop_after", None, "save and exit (143) then: 1h50m, 90s")
+STOP_AFTER = flags.DEFINE_float("stop_after", None, "seconds until it saves and exits (143)", 0)
 COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0, or auto (SLURM)")
 PROCESS_ID = flags.DEFINE_integer("process_id", None, "this process, from 0")
 PROCESS_COUNT = flags.DEFINE_integer("process_count", None, "how many processes")
@@ -126,12 +113,7 @@ SWEEP: dict[str, flags.FlagHolder] = {
 }
 SWEEP["procedure"] = flags.DEFINE_enum("sweep_procedure", None, PROCEDURES, "how to search")
 WORKERS = flags.DEFINE_integer("workers", 1, "processes to use", 1, 256)
-LAUNCHER = flags.DEFINE_enum("launcher", "local", ["local", "slurm"], "slurm submits --jobs")
-JOBS = flags.DEFINE_integer("jobs", 0, "SLURM jobs to submit", 0, 10000)
-SBATCH = flags.DEFINE_string("sbatch", "", "options of sbatch, --gres=gpu:1 for example")
-ONLY = flags.DEFINE_string("only", None, "i/n: every n-th trial from the i-th (SLURM arrays)")
 RETRY_FAILED = flags.DEFINE_bool("retry_failed", False, "try the failed trials again")
-SWEEP_FLAGS = [f"sweep_{axis}" for axis in SWEEP]
 READERS = {  # modes -> the flags that they alone read
     tuple(NEEDED): ["mode", "config", "workdir"],
     ("train", "pretrain"): ["fresh", "tensorboard", "allow_changes", "dry_run"],
@@ -141,7 +123,7 @@ READERS = {  # modes -> the flags that they alone read
     ("evaluate", "predict"): ["calibrated"],
     ("predict",): ["text", "input", "text_column", "explain"],
     ("predict", "export", "report"): ["output"],
-    ("sweep",): [*SWEEP_FLAGS, "workers", "launcher", "jobs", "sbatch", "only", "retry_failed"],
+    ("sweep",): [*(f"sweep_{axis}" for axis in SWEEP), "workers", "retry_failed"],
     ("report",): ["with_text"],
 }
 
@@ -168,8 +150,7 @@ def _help() -> str:
         file = config_flags.get_config_filename(flags.FLAGS["config"])
         settings = recipes.describe_settings(CONFIG.value)
         return f"Settings of {file}: flag, value, meaning (what is allowed)\n\n{settings}\n"
-    called = os.path.basename(sys.argv[0]) == COMMAND
-    text = HELP.format(command=COMMAND if called else "python -m sentiment_jax.main")
+    text = HELP
     for modes, names in READERS.items():
         text += f"\n{'every mode' if len(modes) == len(NEEDED) else ', '.join(modes)}\n"
         lines = {}
@@ -197,13 +178,11 @@ def check_flags(mode: str) -> None:
         raise InputError("--text_column names a column of --input=FILE")
     if EXPLAIN.value and not (OUTPUT.value or ".html").endswith(".html"):
         raise InputError(f"--output={OUTPUT.value}: --explain writes a page, end its name in .html")
-    if bool(JOBS.value) != (LAUNCHER.value == "slurm") or (SBATCH.value and not JOBS.value):
-        raise InputError("--launcher=slurm and --jobs=N go together; --sbatch is for them")
 
 
 def dispatch() -> None:
     """Run the mode that the flags ask for."""
-    mode = ALIASES.get(MODE.value, MODE.value)
+    mode = MODE.value
     check_flags(mode)
     group = launch.find_process_group(COORDINATOR.value, PROCESS_ID.value, PROCESS_COUNT.value)
     if group is not None and not launch.follow_parent():
@@ -259,16 +238,10 @@ def dispatch() -> None:
             config,
             workdirs[0],
             recipes.call_recipe(file, "get_sweep") | given,
-            config_file=file,
-            overrides=changes,
-            execution=module.Execution(
-                workers=WORKERS.value,
-                jobs=JOBS.value,
-                sbatch=SBATCH.value,
-                only=ONLY.value,
-                retry_failed=RETRY_FAILED.value,
-                stop_after=STOP_AFTER.value,
-            ),
+            overridden=changes,
+            workers=WORKERS.value,
+            retry_failed=RETRY_FAILED.value,
+            stop_after=STOP_AFTER.value,
         )
     else:
         module.report(workdirs, Path(OUTPUT.value or ""), WITH_TEXT.value)

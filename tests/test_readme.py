@@ -93,9 +93,9 @@ def test_its_flags_and_settings_exist(page, command, monkeypatch):
             validate(main.CONFIG.value, pretraining=main.MODE.value == "pretrain")
         if main.MODE.value == "sweep":
 
-            def plan(config, workdir, axes, *, config_file, overrides, execution):
+            def plan(config, workdir, axes, *, overridden, **_):
                 config = resolve(override(config, {"model.pretrained": ""}))  # offline
-                plan_sweep(workdir, config, axes, config_file=config_file, overrides=overrides)
+                plan_sweep(workdir, config, axes, overridden)
 
             monkeypatch.setattr(sweep, "sweep", plan)
             monkeypatch.setattr(startup, "start", lambda *arguments: None)
@@ -113,7 +113,7 @@ def test_the_flags_of_a_benchmark_exist(page, command):
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_the_flags_in_its_sentences_exist(page):
     settings = set().union(*(flatten(read_recipe(name)) for name in ("bert", "electra", "lstm")))
-    others = {"help", "version", "config", "sbatch", "gres", "time", "signal", "partition"}
+    others = {"help", "version", "config", "array", "gres", "time", "signal"}
     for span in re.findall(r"`([^`\n]+)`", re.sub("```.*?```", "", page.read_text(), flags=re.S)):
         if span.startswith(("srun", "squeue", "sacct", "scancel", "sbatch", "#SBATCH")):
             continue

@@ -31,23 +31,19 @@ def evaluate_run(
 
     `changes` are settings, "group.field" -> value, that affect no score: where the data are now.
     """
-    trained = load_run(workdir)
-    scores, metrics = score_run(trained, RunDirectory(workdir), split, changes)
+    trained = _with_changes(load_run(workdir), changes)
+    scores, metrics = score_run(trained, RunDirectory(workdir), split)
     _print(split, scores, metrics, f"step {trained.step}")
     return scores
 
 
 def score_run(
-    trained: TrainedModel,
-    directory: RunDirectory,
-    split: str,
-    changes: Mapping[str, Any] | None = None,
+    trained: TrainedModel, directory: RunDirectory, split: str
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Read a run's reviews again; return a split's scores and metrics.
 
     InputError: the data are not the run's.
     """
-    trained = _with_changes(trained, changes)
     experiment = _prepare(trained, directory, split, read_corpus(trained.config))
     found = score_split(experiment, directory, trained.params, split)
     labels = experiment.encoded[split].labels
@@ -89,11 +85,8 @@ def evaluate_ensemble(
         "accuracy": int(np.sum(decide(probabilities) == labels)) / len(labels),
         "examples": len(labels),
     }
-    alone = len(models) == 1
-    remark = f"step {models[0].step}" if alone else f"ensemble of {len(models)} runs"
-    if calibrated:
-        remark += ", calibrated"
-    _print(split, averaged, measured, remark)
+    remark = f"ensemble of {len(models)} runs" if len(models) > 1 else f"step {models[0].step}"
+    _print(split, averaged, measured, f"{remark}, calibrated" if calibrated else remark)
     return averaged
 
 

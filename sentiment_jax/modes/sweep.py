@@ -9,6 +9,7 @@ import dataclasses
 import errno
 import os
 import signal
+import statistics
 import subprocess
 import sys
 import time
@@ -19,6 +20,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 from tokenizers import Tokenizer
+from tqdm import tqdm
 
 from sentiment_jax.config.schema import HARMLESS, Config
 from sentiment_jax.config.stored import flatten, replace_settings
@@ -27,12 +29,11 @@ from sentiment_jax.errors import DiskFull, InputError, Interrupted, InUse, RunEr
 from sentiment_jax.modes.train import train
 from sentiment_jax.runtime import launch, terminal
 from sentiment_jax.storage import run_directory
-from sentiment_jax.storage.files import checksums, write_json
+from sentiment_jax.storage.files import checksums, write_csv, write_json
 from sentiment_jax.storage.metrics_log import read_metrics
 from sentiment_jax.storage.run_directory import SWEEP_FILE, RunDirectory, prepare_workdir
-from sentiment_jax.sweeps import plan, slurm
-from sentiment_jax.sweeps.console import SweepProgress, conclude, write_table
-from sentiment_jax.sweeps.plan import FINAL, Sweep, Trial
+from sentiment_jax.sweeps import plan
+from sentiment_jax.sweeps.plan import FINAL, Sweep, Trial, find_run, format_value
 from sentiment_jax.training.checks import (
     check_batch_sizes,
     check_reviews,
@@ -46,29 +47,8 @@ from sentiment_jax.training.trained_model import make_classifier
 
 WORKER = "SENTIMENT_JAX_WORKER"  # an environment variable of the processes that a sweep starts
 POLL_SECONDS = 2.0  # between two looks at trials that other processes train
-
-
-@dataclasses.dataclass(frozen=True)
-class Execution:
-    """By which processes a sweep is executed, and for how long.
-
-    With `only`, a process that works on a grid ends after its own trials, and the one that ends
-    last retrains the winner. In stages, every process waits for the others.
-    """
-
-    workers: int = 1  # processes that divide the cores, this one included
-    jobs: int = 0  # of a SLURM array that trains while this process follows it
-    sbatch: str = ""  # options of the array
-    only: str | None = None  # i/n: this process takes every n-th trial, from the i-th
-    retry_failed: bool = False  # train the failed trials again
-    stop_after: float | None = None  # seconds
-
-    def own(self, trials: Sequence[Trial]) -> Sequence[Trial]:
-        """Return the trials of a stage that this process takes."""
-        first, _, count = (self.only or "1/1").partition("/")
-        if not (first.isdecimal() and count.isdecimal() and 1 <= int(first) <= int(count)):
-            raise InputError(f"--only={self.only}: write i/n with 1 <= i <= n, for example 2/8")
-        return trials[int(first) - 1 :: int(count)]
+COLUMNS = ["seed", "status", "best_epoch", "val_loss", "val_accuracy"]
+COLUMNS += ["test_loss", "test_accuracy", "reason", "run"]
 
 
 def sweep(
@@ -76,78 +56,53 @@ def sweep(
     directory: Path,
     axes: Mapping[str, Any],
     *,
-    config_file: str = "",
-    overrides: Mapping[str, Any] | None = None,
-    execution: Execution = Execution(),
+    overridden: Collection[str] = (),
+    workers: int = 1,
+    retry_failed: bool = False,
+    stop_after: float | None = None,
 ) -> None:
     """Complete a sweep, alone or beside other processes, and print its result.
 
-    `directory` will hold sweep.json, table.csv and a folder for each trial. `axes` are the config's
-    get_sweep(), updated with the command line's values. `config_file` and `overrides` come from
-    there too, for the commands that repeat a trial.
+    Args:
+      recipe: a validated config.
+      directory: will hold sweep.json, table.csv and a folder for each trial.
+      axes: the config's get_sweep(), updated with the command line's values.
+      overridden: the settings that the command line changed.
+      workers: processes that divide the cores, this one included.
+      retry_failed: train the failed trials again.
+      stop_after: seconds until the current trial is saved and the sweep stops.
 
     Raises:
       InputError: bad plan or data, or another sweep in `directory`.
       RunError: nothing to choose from, a winner that could not be tested, a full disk.
       Interrupted: SIGTERM, Ctrl-C or the end of the time; the current trial is saved.
     """
-    execution.own([])
     prepare_workdir(directory)
-    if execution.workers > 1:  # by default each process takes three quarters of a GPU's memory
-        memory = f"{0.9 / execution.workers:.2f}"
-        os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", memory)
+    if workers > 1:  # by default each process takes three quarters of a GPU's memory
+        os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", f"{0.9 / workers:.2f}")
     config = resolve(plan.name_winners(recipe))
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
-    cores_by_worker = [cores[worker :: execution.workers] for worker in range(execution.workers)]
+    cores_by_worker = [cores[worker::workers] for worker in range(workers)]
     _use_cores(cores_by_worker[0])
-    planned, experiment = _join(
-        plan.plan_sweep(directory, config, axes, config_file=config_file, overrides=overrides)
-    )
-    if execution.retry_failed:
+    planned, experiment = _join(plan.plan_sweep(directory, config, axes, overridden))
+    if retry_failed:
         for run in planned.run_directories():
             run.failed.unlink(missing_ok=True)
-    progress = SweepProgress(planned, len(experiment.encoded["train"]))
+    progress = SweepProgress(planned)
     with contextlib.ExitStack() as stack:
-        stop = stack.enter_context(Stop(execution.stop_after))
+        stop = stack.enter_context(Stop(stop_after))
         if os.environ.pop(WORKER, ""):
             launch.when_parent_ends(lambda: os.kill(os.getpid(), signal.SIGTERM))
-        array = None
-        if execution.jobs:
-            array = slurm.Array(directory, execution.jobs, execution.sbatch, _worker_command())
-        else:
-            stack.enter_context(_start_workers(cores_by_worker, directory, stop))
+        stack.enter_context(_start_workers(cores_by_worker, directory, stop))
         for trials in planned.stages():
-            own = trials if trials[0].stage == FINAL else execution.own(trials)
-            awaited = own if planned.procedure == "grid" else trials
-            while _count_open(awaited):
+            while progress.update(trials):
                 trained = False
-                for trial in () if array else own:
+                for trial in trials:
                     trained = _train_if_free(trial, experiment, config, stop) or trained
                     progress.update(trials)
                 if not trained:
                     time.sleep(POLL_SECONDS)
-                    progress.update(trials)
-                    if array:
-                        array.check(stop.requested)
-                    _check_stop(stop)
-            progress.update(trials)
-            if left := _count_open(trials):
-                write_table(planned)
-                print(
-                    f"the trials of --only={execution.only} have ended, {left} of other processes "
-                    "are open; the process that ends last retrains the winner"
-                )
-                return
-    conclude(planned, trials)
-
-
-def _count_open(trials: Sequence[Trial]) -> int:
-    return sum(trial.refresh().status == "open" for trial in trials)
-
-
-def _check_stop(stop: Stop) -> None:
-    if stop.requested:
-        raise Interrupted("stopped between two trials; run the same command to continue")
+    _conclude(planned, trials)
 
 
 def _join(new: Sweep) -> tuple[Sweep, Experiment]:
@@ -192,7 +147,8 @@ def _train_if_free(trial: Trial, first: Experiment, own: Config, stop: Stop) -> 
             return prepare_experiment(config, tokenizer)
         return dataclasses.replace(first, **vars(make_classifier(config, first.tokenizer)))
 
-    _check_stop(stop)
+    if stop.requested:
+        raise Interrupted("stopped between two trials; run the same command to continue")
     if trial.refresh().status != "open":
         return False
     flat = flatten(own)
@@ -231,18 +187,13 @@ def _use_cores(cores: Collection[int]) -> None:
         os.sched_setaffinity(0, cores)
 
 
-def _worker_command() -> list[str]:
-    """Return this command for another process of the same sweep."""
-    alone = ("--noretry_failed", "--launcher=local", "--jobs=0", "--sbatch=")
-    return [sys.executable, "-m", "sentiment_jax.main", *sys.argv[1:], *alone]
-
-
 @contextlib.contextmanager
 def _start_workers(
     cores_by_worker: Sequence[Collection[int]], directory: Path, stop: Stop
 ) -> Iterator[None]:
     """Meanwhile run the same command for the other workers, with their output in log files."""
-    command = [*_worker_command(), "--workers=1"]
+    command = [sys.executable, "-m", "sentiment_jax.main", *sys.argv[1:]]
+    command += ["--workers=1", "--noretry_failed"]
     processes: dict[Path, subprocess.Popen] = {}
     try:
         for number, cores in enumerate(cores_by_worker[1:], start=2):
@@ -269,3 +220,80 @@ def _start_workers(
             if (code := process.wait()) not in (0, 143):
                 name = log_path.stem.replace("-", " ")
                 terminal.warn(f"{name} ended with exit code {code}: {log_path}")
+
+
+class SweepProgress:
+    """Prints a line for every trial that ends, whichever process trained it, and the time left."""
+
+    def __init__(self, sweep: Sweep):
+        """Print the plan, and how many trials have ended."""
+        axes = "; ".join(
+            f"{axis} {', '.join(map(format_value, values))}" for axis, values in sweep.axes.items()
+        )
+        self._total = sweep.count_trials()
+        runs = sweep.run_directories()
+        self._ended = {run.path for run in runs if run.outcome()[0] != "open"}
+        self._ended_before = len(self._ended)
+        self._start = time.monotonic()
+        print(
+            f"{'sweep':8} {sweep.directory}: {sweep.procedure} of {axes}\n"
+            f"{'':8} the best by validation again with seeds {', '.join(map(str, sweep.seeds))}\n"
+            f"{'':8} {self._total} trials, {self._ended_before} of them had ended before",
+            flush=True,
+        )
+
+    def update(self, trials: Sequence[Trial]) -> int:
+        """Print a line for each trial of a stage that has newly ended; return how many are open."""
+        count_open = 0
+        for trial in trials:
+            if trial.directory in self._ended:
+                continue
+            if trial.refresh().status == "open":
+                count_open += 1
+                continue
+            self._ended.add(trial.directory)
+            ended = len(self._ended)
+            line = f"{ended:>3}/{self._total}  {trial.stage:13} {trial.label}: "
+            line += _describe(trial.row)
+            if ended < self._total:
+                elapsed = time.monotonic() - self._start
+                left = elapsed / (ended - self._ended_before) * (self._total - ended)
+                line += f"  ETA {tqdm.format_interval(left)}"
+            print(line, flush=True)
+        return count_open
+
+
+def _describe(row: dict[str, Any]) -> str:
+    if row["reason"] is not None:
+        return f"FAILED: {row['reason']}"
+    scores = f"validation accuracy {row['val_accuracy']:.4f} loss {row['val_loss']:.4f}"
+    tested = "" if row["test_accuracy"] is None else f", test accuracy {row['test_accuracy']:.4f}"
+    return f"{scores} (epoch {row['best_epoch']}){tested}, {row['train_seconds']:,.0f} s"
+
+
+def _conclude(sweep: Sweep, trials: Sequence[Trial]) -> None:
+    """Write table.csv and print the result of the last stage's trials; RunError if no winner."""
+    rows = [trial.row for trials in sweep.stages() for trial in trials]
+    for row in rows:
+        if row["reason"]:
+            row["status"] = f"failed at step {row['step']}"
+            print(f"{'failed':8} {row['run']}: {row['reason']}")
+    columns = ["stage", *sweep.axes, *COLUMNS]  # no times: equal sweeps give equal tables
+    table = ([row[column] for column in columns] for row in rows)
+    write_csv(sweep.directory / "table.csv", columns, table)
+    finished = [trial.content for trial in trials if trial.refresh().status == "finished"]
+    if trials[0].stage != FINAL or len(finished) < len(trials):
+        raise RunError(
+            f"{len(finished)} of the {len(trials)} trials of the {trials[0].stage} stage finished: "
+            f"see {sweep.directory}/table.csv; --retry_failed tries the failed ones again"
+        )
+    accuracies = [result["test"]["accuracy"] for result in finished]
+    deviation = f" ± {statistics.stdev(accuracies):.4f}" if len(accuracies) > 1 else ""
+    print(
+        f"{'best':8} {trials[0].label.rpartition(',')[0]}\n"
+        f"{'test':8} accuracy {statistics.mean(accuracies):.4f}{deviation} "
+        f"(mean and standard deviation over seeds {', '.join(map(str, sweep.seeds))})\n"
+        f"{'winner':8} {find_run(sweep.directory)}, its best seed by validation: other modes take "
+        f"--workdir={sweep.directory} for it\n"
+        f"{'files':8} {sweep.directory}/table.csv; --mode=report makes tables, plots and a page"
+    )

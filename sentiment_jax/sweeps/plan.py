@@ -10,8 +10,7 @@ import dataclasses
 import functools
 import itertools
 import math
-import shlex
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,10 +33,6 @@ FIELDS = {  # the axes of every sweep; further axes are named like their setting
     "optimizer": "optimizer.name",
     "batch_size": "batch_size",
     "learning_rate": "optimizer.learning_rate",
-}
-FOLLOWERS = {  # a setting -> the one that follows it in a single run, but is fixed in a sweep
-    "model.hidden_dropout": "model.classifier_dropout",
-    "model.hidden_size": "model.embedding_size",
 }
 Setting = dict[str, Any]  # axis -> value
 
@@ -120,8 +115,6 @@ class Sweep:
     start: Setting  # of which the first stage varies the optimizer
     optimizer_settings: dict[str, dict[str, Any]]  # optimizer -> settings that come with it
     config: Config  # resolved; what no axis changes
-    config_file: str  # its --config, with the variant; "" in Python
-    overrides: dict[str, Any]  # the settings that the command line set
     data_hash: str = ""
     command: str = ""  # the command line that began the sweep
 
@@ -152,20 +145,6 @@ class Sweep:
                 yield self.trial("", {**self.start, axis: value}, self.seeds[0]).config
         for seed in self.seeds:
             yield self.trial("", self.start, seed).config
-
-    def trial_command(self, trial: Trial) -> str:
-        """Return the command that repeats one trial; the sweep's own without a config_file."""
-        if not self.config_file:
-            return self.command
-        base = flatten(self.config)
-        flat = flatten(trial.config)
-        changed = {field: flat[field] for field in sorted(flat) if flat[field] != base.get(field)}
-        if isinstance(trial.config.model, schema.EncoderConfig):
-            changed |= {FOLLOWERS[f]: flat[FOLLOWERS[f]] for f in changed if f in FOLLOWERS}
-        settings = self.overrides | changed | {"seed": trial.config.seed}
-        command = ["python", "-m", "sentiment_jax.main", f"--config={self.config_file}"]
-        command += [f"--config.{field}={value}" for field, value in settings.items()]
-        return shlex.join([*command, f"--workdir=runs/{trial.directory.name}"])
 
     def count_trials(self) -> int:
         """Return the number of trials; a stage does not repeat the winner of the one before."""
@@ -243,22 +222,16 @@ def name_winners(config: ConfigDict) -> ConfigDict:
 
 
 def plan_sweep(
-    directory: Path,
-    config: Config,
-    axes: Mapping[str, Any],
-    *,
-    config_file: str = "",
-    overrides: Mapping[str, Any] | None = None,
+    directory: Path, config: Config, axes: Mapping[str, Any], overridden: Collection[str] = ()
 ) -> Sweep:
     """Turn `axes`, a config's get_sweep() updated with the command line's values, into a sweep.
 
     They hold procedure, the three axes, seeds; optionally other settings as further axes, start,
-    and optimizer_settings, over which the command line's `overrides` (setting -> value) prevail.
+    and optimizer_settings, but for the settings that the command line has `overridden`.
     InputError: unknown or missing names, values of the wrong kind, an overridden axis.
     """
     if not config.data.validation_fraction:
         raise InputError("data.validation_fraction=0 leaves a sweep no reviews to choose by")
-    overrides = dict(overrides or {})
     short = {field: axis for axis, field in FIELDS.items()}
     axes = {short.get(name, name): values for name, values in axes.items()}
     if missing := {"procedure", *FIELDS, "seeds"} - axes.keys():
@@ -269,7 +242,7 @@ def plan_sweep(
     seeds = _values("seeds", config.seed, axes.pop("seeds"))
     wanted_start = axes.pop("start", {})
     settings = {
-        name: {key: v for key, v in fields.items() if f"optimizer.{key}" not in overrides}
+        name: {key: v for key, v in fields.items() if f"optimizer.{key}" not in overridden}
         for name, fields in axes.pop("optimizer_settings", {}).items()
     }
     _check_axes(config, axes)
@@ -278,14 +251,12 @@ def plan_sweep(
     start = {}
     for axis in [*FIELDS, *(name for name in axes if name not in FIELDS)]:
         field = FIELDS.get(axis, axis)
-        if field in overrides:
+        if field in overridden:
             raise InputError(f"--config.{field} is an axis of the sweep: use --sweep_{axis}")
         values[axis] = _values(axis, flat[field], axes[axis])
         first = wanted_start.get(axis, flat[field])
         start[axis] = first if first in values[axis] else values[axis][0]
-    sweep = Sweep(
-        directory, procedure, values, seeds, start, settings, config, config_file, overrides
-    )
+    sweep = Sweep(directory, procedure, values, seeds, start, settings, config)
     for sample in sweep.samples():
         validate(sample)
     return sweep
@@ -321,5 +292,6 @@ def read_sweep(directory: Path) -> Sweep:
     plan["config"] = stored.make_frozen(flatten(plan["config"]))
     plan["seeds"] = tuple(plan["seeds"])
     plan["axes"] = flatten(plan["axes"])  # lists become the tuples they were
-    plan["overrides"] = flatten(plan["overrides"])
+    for name in ("config_file", "overrides"):  # which earlier revisions wrote
+        plan.pop(name, None)
     return Sweep(directory, **plan)

@@ -1,17 +1,10 @@
 """Reading run directories back, and refusing those that are unfinished, damaged or mixed."""
 
-import shlex
-
 import pytest
 
-from configs import bert
-from sentiment_jax.config.recipes import override
-from sentiment_jax.config.stored import flatten
 from sentiment_jax.errors import InputError
 from sentiment_jax.modes import report
 from sentiment_jax.storage.files import read_json, write_json
-from sentiment_jax.sweeps.plan import plan_sweep
-from sentiment_jax.training.checks import resolve
 
 
 def refused(*directories, output=None, **options):
@@ -70,23 +63,3 @@ def test_runs_of_different_data_are_not_compared(finished, run_copy):
 def test_an_unwritable_output(finished, tmp_path):
     (tmp_path / "file").write_text("")
     assert "cannot write to --output" in refused(finished, output=tmp_path / "file" / "report")
-
-
-def test_a_trials_command_resolves_to_its_config(tmp_path):
-    overrides = {"model.pretrained": "", "model.num_attention_heads": 4}
-    axes = {"model.hidden_size": (768, 128), "model.hidden_dropout": (0.1, 0.3)}
-    resolved = resolve(override(bert.get_config(), overrides))
-    plan = plan_sweep(
-        tmp_path,
-        resolved,
-        bert.SWEEP | axes,
-        config_file="configs/bert.py",
-        overrides=overrides,
-    )
-    for change in {}, {"model.hidden_size": 128}, {"model.hidden_dropout": 0.3}:
-        trial = plan.trial("", plan.start | change, seed=0)
-        given = shlex.split(plan.trial_command(trial))[4:-1]
-        asked = dict(flag.removeprefix("--config.").split("=") for flag in given)
-        wanted = flatten(trial.config)
-        typed = {name: type(wanted[name])(value) for name, value in asked.items()}
-        assert flatten(resolve(override(bert.get_config(), typed))) == wanted, change

@@ -4,7 +4,6 @@ import csv
 import json
 import os
 import re
-import shlex
 import shutil
 import statistics
 import subprocess
@@ -14,8 +13,7 @@ from pathlib import Path
 import matplotlib.image
 import numpy as np
 import pytest
-from commands import SAMPLE, python, run
-from runs import ONE_SHAPE, small_flags
+from commands import python
 
 from sentiment_jax.analysis import findings, study
 from sentiment_jax.analysis.integrated_gradients import Explanation, Word
@@ -119,7 +117,7 @@ def test_the_page_holds_everything(reported):
     assert len(pictures) == len(names)
     assert all(source.startswith("data:image/png;base64,") for source in pictures)
     assert not re.search(r"<script|<link|https?://|@import|url\(", html)
-    assert html.count("<pre>") == 6 + 1, "a command for every run, and the sweep's"
+    assert html.count("<pre>") == 1, "the sweep's command"
     contents = re.findall(r'<a href="#(.*?)">(.*?)</a>', html)
     assert [*dict(contents).values()] == [
         *("small: the choice", "The model", "The test set", "The hardest mistakes", "Every run")
@@ -335,22 +333,3 @@ def test_a_browser_shows_the_pages(reported, several, tmp_path):
     assert errors and all("wrong is not defined" in line for line in errors)
     pixels = matplotlib.image.imread(picture)
     assert 0.01 < (pixels[..., :3].min(axis=-1) < 0.5).mean() < 0.9, "blank, or black"
-
-
-@pytest.mark.slow
-def test_the_command_of_a_run_makes_that_run_again(tmp_path):
-    sweep = tmp_path / "sweep"
-    run(
-        *(SAMPLE, "--mode=sweep", f"--workdir={sweep}"),
-        *("--sweep_optimizer=adamw", "--sweep_batch_size=8", "--sweep_learning_rate=2e-3"),
-        *("--sweep_seeds=3", *small_flags(epochs=2, **ONE_SHAPE)),
-    )
-    report.report([sweep], tmp_path / "report")
-    page = (tmp_path / "report" / "report.html").read_text()
-    command = unescape(re.findall("<pre>(.*)</pre>", page)[-1])
-    assert "--mode" not in command and "--config.seed=3" in command
-    *arguments, workdir = shlex.split(command)[3:]
-    run(*arguments, f"--workdir={tmp_path / 'again'}")
-    first = read_json(sweep / "final" / workdir.rpartition("/")[2] / "result.json")
-    second = read_json(tmp_path / "again" / "result.json")
-    assert first["test"] == second["test"] and first["val"] == second["val"]

@@ -11,7 +11,6 @@ from sweeping import AXES, ONE_TRIAL, contents, table
 from sentiment_jax.config.stored import replace_settings, run_name
 from sentiment_jax.errors import DiskFull, Diverged, InputError, RunError
 from sentiment_jax.modes import report, sweep
-from sentiment_jax.modes.sweep import Execution
 from sentiment_jax.modes.train import train
 from sentiment_jax.storage.files import read_json, write_json
 from sentiment_jax.storage.metrics_log import read_metrics
@@ -88,7 +87,7 @@ def test_finds_the_best_setting(small_config, tmp_path, training, now, capsys, p
         assert directory.parent == tmp_path / "final"
         assert directory.name.startswith(f"lstm-adam-16-0.001-seed{seed}-")
     for shown in (
-        f"{trials + 3} trials of at most 3 epochs",
+        f"{trials + 3} trials, 0 of them had ended before",
         f"{trials + 3}/{trials + 3}",
         "ETA",
         "best     adam, batch 16, learning rate 0.001\n",
@@ -145,6 +144,25 @@ def test_epochs_as_an_axis_are_those_asked_for(small_config, tmp_path, training,
     assert [row["epochs"] for row in rows[:4]] == ["2", "3", "2", "3"]
 
 
+def test_a_line_for_each_trial_that_ends(small_config, tmp_path, monkeypatch, capsys):
+    now = [1000.0]
+    monkeypatch.setattr(sweep.time, "monotonic", lambda: now[0])
+    axes = {**ONE_TRIAL, "learning_rate": AXES["learning_rate"], "seeds": (0,)}
+    planned = plan_sweep(tmp_path, resolve(small_config), axes)
+    progress = sweep.SweepProgress(planned)
+    assert "3 trials, 0 of them had ended before" in capsys.readouterr().out
+    (trials, *_) = planned.stages()
+    for number, trial in enumerate(trials, start=1):
+        trial.directory.mkdir()
+        scores = {"loss": 0.5, "accuracy": 0.75}
+        write_json(trial.files.result, {"best_epoch": 1, "val": scores, "train_seconds": 40.0})
+        now[0] += 60
+        assert progress.update(trials) == 2 - number
+        (line,) = capsys.readouterr().out.splitlines()
+        assert line.startswith(f"  {number}/3  grid ")
+        assert line.endswith(f", 40 s  ETA 0{3 - number}:00")
+
+
 # State on disk
 
 
@@ -161,7 +179,7 @@ def test_a_killed_sweep_continues_and_a_finished_one_trains_nothing(
     assert len(finished) == 4
     for ended in (4, 15):
         sweep.sweep(small_config, tmp_path / "killed", AXES)
-        assert f"{ended} of 15 trials had ended before" in capsys.readouterr().out
+        assert f"15 trials, {ended} of them had ended before" in capsys.readouterr().out
         assert len(training.runs) == 2 * 15 + 1
         after = contents(tmp_path / "killed")
         assert all(before[path] == after[path] for path in before if path.parent in finished)
@@ -218,7 +236,7 @@ def test_failed_trials_are_listed_and_the_others_trained(
     sweep.sweep(small_config, tmp_path, AXES)
     assert len(training.runs) == 15, "failed trials were tried again unasked"
     training.errors = {}
-    sweep.sweep(small_config, tmp_path, AXES, execution=Execution(retry_failed=True))
+    sweep.sweep(small_config, tmp_path, AXES, retry_failed=True)
     assert len(training.runs) == 17
     assert not list(tmp_path.glob("*/failed.json"))
 
@@ -284,4 +302,4 @@ def test_a_vocabulary_that_comes_with_the_weights_is_no_axis(small_config, tmp_p
 
 def test_a_setting_that_is_an_axis_can_not_be_overridden(small_config, tmp_path):
     with pytest.raises(InputError, match="config.batch_size is an axis .* use --sweep_batch_size"):
-        sweep.sweep(small_config, tmp_path, AXES, overrides={"batch_size": 7, "epochs": 3})
+        sweep.sweep(small_config, tmp_path, AXES, overridden=["batch_size", "epochs"])

@@ -59,9 +59,9 @@ def test_optimizer_settings_come_with_their_optimizer(small_config, tmp_path):
     axes = {**AXES, "optimizer_settings": settings}
     small_config.optimizer.weight_decay = 0.5
     decays = {}
-    for overrides in ({}, {"optimizer.weight_decay": 0.5}):
-        plan = plan_sweep(tmp_path, resolve(small_config), axes, overrides=overrides)
-        decays[len(overrides)] = [
+    for overridden in ([], ["optimizer.weight_decay"]):
+        plan = plan_sweep(tmp_path, resolve(small_config), axes, overridden)
+        decays[len(overridden)] = [
             plan.trial("grid", {**BEST, "optimizer": name}, 0).config.optimizer.weight_decay
             for name in ("sgd", "adam", "adamw")
         ]

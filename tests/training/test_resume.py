@@ -271,7 +271,7 @@ def test_a_stop_that_is_passed_in_or_whose_time_is_up_ends_the_run(small_config,
 
 
 def test_the_command_line_sets_the_time(tmp_path):
-    done = run(SAMPLE, f"--workdir={tmp_path}", "--config.epochs=5000", "--stop_after=5s", code=143)
+    done = run(SAMPLE, f"--workdir={tmp_path}", "--config.epochs=5000", "--stop_after=5", code=143)
     assert re.search(r"saved step \d+; run the same command to continue\n$", done.stderr)
 
 
