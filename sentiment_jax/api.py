@@ -34,7 +34,7 @@ from sentiment_jax.runtime import startup
 from sentiment_jax.storage.files import write_atomically
 from sentiment_jax.storage.prediction_table import prediction_cells, prediction_columns
 from sentiment_jax.storage.run_directory import RunDirectory, lock_run, prepare_workdir
-from sentiment_jax.sweeps.plan import find_run, name_winners
+from sentiment_jax.sweeps.plan import find_run
 from sentiment_jax.training import scoring
 from sentiment_jax.training.checks import check_apart
 from sentiment_jax.training.metrics import measure
@@ -83,7 +83,7 @@ def train(
     config = config if isinstance(config, ConfigDict) else get_config(config)
     validate(config)
     directory = RunDirectory(Path(workdir).expanduser())
-    check_apart(name_winners(config), directory)
+    check_apart(config, directory)
     if data is None and test is not None:
         raise InputError("test= goes with data=; a config has data.test_path")
     with _put_back(directory):

@@ -47,15 +47,8 @@ modes
 examples
   Train an LSTM on the embedded sample:
     python -m sentiment_jax.main --config=lstm:sample --workdir=runs/sample
-  Train on reviews of your own, a CSV file with the columns text and label:
-    python -m sentiment_jax.main --config=lstm:small --workdir=runs/mine \\
-      --config.data.source=csv --config.data.path=reviews.csv
   Classify every row of a file:
-    python -m sentiment_jax.main --mode=predict --workdir=runs/mine --input=new.csv > out.csv
-  Try learning rates, and report the results:
-    python -m sentiment_jax.main --mode=sweep --config=lstm:sample --workdir=runs/rates \\
-      --sweep_learning_rate=1e-3,3e-3
-    python -m sentiment_jax.main --mode=report --workdir=runs/rates --output=runs/rates-report
+    python -m sentiment_jax.main --mode=predict --workdir=runs/sample --input=new.csv > out.csv
 """
 
 
@@ -80,7 +73,6 @@ NEEDED = {  # mode -> the flags that it requires, and what they name
     "sweep": {"config": "lstm:sample for example", "workdir": "the sweep's directory"},
     "report": {"workdir": "the directories of runs, A,B,...", "output": "the folder to write"},
 }
-EVALUATE_MAY_CHANGE = ("eval_batch_size", "data.path", "data.test_path")
 
 MODE = flags.DEFINE_enum("mode", "train", [*NEEDED], "see above")
 CONFIG = config_flags.DEFINE_config_file(
@@ -113,7 +105,6 @@ SWEEP: dict[str, flags.FlagHolder] = {
 }
 SWEEP["procedure"] = flags.DEFINE_enum("sweep_procedure", None, PROCEDURES, "how to search")
 WORKERS = flags.DEFINE_integer("workers", 1, "processes to use", 1, 256)
-RETRY_FAILED = flags.DEFINE_bool("retry_failed", False, "try the failed trials again")
 READERS = {  # modes -> the flags that they alone read
     tuple(NEEDED): ["mode", "config", "workdir"],
     ("train", "pretrain"): ["fresh", "tensorboard", "allow_changes", "dry_run"],
@@ -123,7 +114,7 @@ READERS = {  # modes -> the flags that they alone read
     ("evaluate", "predict"): ["calibrated"],
     ("predict",): ["text", "input", "text_column", "explain"],
     ("predict", "export", "report"): ["output"],
-    ("sweep",): [*(f"sweep_{axis}" for axis in SWEEP), "workers", "retry_failed"],
+    ("sweep",): [*(f"sweep_{axis}" for axis in SWEEP), "workers"],
     ("report",): ["with_text"],
 }
 
@@ -240,7 +231,6 @@ def dispatch() -> None:
             recipes.call_recipe(file, "get_sweep") | given,
             overridden=changes,
             workers=WORKERS.value,
-            retry_failed=RETRY_FAILED.value,
             stop_after=STOP_AFTER.value,
         )
     else:
@@ -251,7 +241,7 @@ def _find_runs(mode: str, changes: Mapping[str, Any]) -> list[Path]:
     """Return the runs that --workdir names; InputError for settings that may not change."""
     from sentiment_jax.sweeps.plan import find_run
 
-    allowed = EVALUATE_MAY_CHANGE if mode == "evaluate" else ()
+    allowed = ["eval_batch_size", "data.path", "data.test_path"] if mode == "evaluate" else []
     for name in changes:
         if name not in allowed:
             may = f"--mode={mode} may change {', '.join(allowed) or 'no setting'}"

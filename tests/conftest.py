@@ -32,6 +32,7 @@ from sentiment_jax.runtime import startup
 from sentiment_jax.training import scoring
 from sentiment_jax.training.experiment import prepare_experiment
 from sentiment_jax.training.steps import _make_train_step
+from sentiment_jax.training.trained_model import load_run
 
 startup.use_wide_vectors()  # as main does: bitwise the same runs in a process of their own
 
@@ -73,6 +74,12 @@ def finished(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("finished")
     train(make_small_config(), workdir)
     return workdir
+
+
+@pytest.fixture(scope="session")
+def model(finished):
+    """The trained model of the uninterrupted run."""
+    return load_run(finished)
 
 
 @pytest.fixture

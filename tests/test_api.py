@@ -32,9 +32,6 @@ def test_importing_the_package_imports_nothing_else(tmp_path):
     names, modules = python("-c", code, cwd=tmp_path, PYTHONPATH=ROOT).stdout.splitlines()
     assert {"get_config", "load", "pretrain", "train"} <= {*names.split()}
     assert not heavy & {*modules.split()}
-
-
-def test_names():
     assert sentiment_jax.train is api.train
     assert sentiment_jax.pretrain is api.pretrain
     with pytest.raises(AttributeError, match="has no attribute 'fit'"):
@@ -80,8 +77,6 @@ def test_a_config_by_name_with_changes():
 @pytest.mark.parametrize(
     ("recipe", "changes", "message"),
     [
-        ("lstn", {}, r"no config file 'lstn'; did you mean lstm\?"),
-        ("lstm:sampel", {}, r"did you mean sample\?"),
         ("nothing/like_it.py", {}, "no config file .*: ours are bert, electra, lstm"),
         ("lstm", {"learning_rate": 1}, r"no setting learning_rate; did you mean optimizer.learn"),
         ("lstm", {"model": {"hiden_size": 8}}, r"model.hiden_size; did you mean model.hidden_size"),
@@ -196,20 +191,16 @@ def test_training_on_a_table(small_config, own, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("data", "message"),
+    ("tables", "message"),
     [
-        ({"text": ["a"]}, "no column 'label': their columns are 'text'"),
-        ((["a", "b"], [1]), "data must be a table, or"),
-        ((["good", "bad\ud800"], [1, 0]), "data must be a table, or .*surrogates"),
-        ((["good", "bad"], [1, 7]), "'7'"),
+        ({"data": {"text": ["a"]}}, "no column 'label': their columns are 'text'"),
+        ({"data": (["a", "b"], [1])}, "data must be a table, or"),
+        ({"data": (["good", "bad\ud800"], [1, 0])}, "data must be a table, or .*surrogates"),
+        ({"data": (["good", "bad"], [1, 7])}, "'7'"),
+        ({"test": (["good"], [1])}, "test= goes with data="),
     ],
 )
-def test_tables_that_cannot_be_read(small_config, tmp_path, data, message):
+def test_tables_that_cannot_be_read(small_config, tmp_path, tables, message):
     with pytest.raises(InputError, match=message):
-        sentiment_jax.train(small_config, tmp_path / "run", data)
+        sentiment_jax.train(small_config, tmp_path / "run", **tables)
     assert not (tmp_path / "run" / "config.json").exists()
-
-
-def test_a_test_table_alone_is_refused(small_config, tmp_path):
-    with pytest.raises(InputError, match="test= goes with data="):
-        sentiment_jax.train(small_config, tmp_path / "run", test=(["good"], [1]))

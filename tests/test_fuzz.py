@@ -6,7 +6,6 @@ import json
 import re
 
 import numpy as np
-import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
@@ -15,16 +14,10 @@ from sentiment_jax.data.table import read_table
 from sentiment_jax.errors import InputError
 from sentiment_jax.modes.predict import BLANK, TextSource, predict, predict_table
 from sentiment_jax.storage.files import NUMBER
-from sentiment_jax.training.trained_model import load_run
 
 CHECKS = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 # A failure on one machine is one on every machine.
 FUZZ = settings(deadline=None, database=None, derandomize=True, suppress_health_check=CHECKS)
-
-
-@pytest.fixture(scope="module")
-def model(finished):
-    return load_run(finished)
 
 
 # Control characters, NUL, right-to-left, combining and joining marks, markup, quotes, line ends.

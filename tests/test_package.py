@@ -35,7 +35,7 @@ def test_the_wheel_is_complete_and_runs_from_an_empty_folder(tmp_path):
         return python(program, *arguments, cwd=empty, PYTHONPATH=site).stdout
 
     assert command("--version") == f"sentiment-jax {sentiment_jax.__version__}\n"
-    assert "\n    sentiment-jax --config=" in command("--help")
+    assert "--config=lstm:sample" in command("--help")
     command("--config=lstm:sample", "--workdir=run", *runs.small_flags())
     assert "a good film" in command("--mode=predict", "--workdir=run", "--text=a good film")
     assert "wrote page/report.html" in command("--mode=report", "--workdir=run", "--output=page")

@@ -1,8 +1,6 @@
 """`--mode=predict --explain`: the words behind each prediction, in the terminal and on a page."""
 
 import itertools
-import os
-import sys
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,15 +18,6 @@ from sentiment_jax.modes.predict import (
 )
 from sentiment_jax.storage.files import write_atomically
 from sentiment_jax.training.trained_model import TrainedModel, load_run
-
-STRENGTHS = (0.15, 0.4, 0.75)  # of the strongest word: the steps of the terminal's colors
-TERMINAL = {1: (18, 20, 27), -1: (52, 88, 160)}  # backgrounds of the 256-color palette
-
-
-def strongest(explanations: Sequence[Explanation]) -> float:
-    """Return the largest absolute attribution of any word."""
-    words = itertools.chain(*(explanation.words for explanation in explanations))
-    return max((abs(word.attribution) for word in words), default=0.0) or 1.0
 
 
 def split_text(explanation: Explanation, full: float) -> list[tuple[str, Word | None, float]]:
@@ -51,35 +40,28 @@ def _shorten(characters: str) -> str:
     return characters if len(characters) <= 100 else f"{characters[:48]} … {characters[-48:]}"
 
 
-def to_terminal(explanation: Explanation, *, color: bool) -> str:
-    """Return the text in colors; what the model did not read is dim (or in brackets)."""
+def to_terminal(explanation: Explanation) -> str:
+    """Return the text, in brackets what the model did not read."""
     shown = ""
-    for characters, word, strength in split_text(explanation, strongest([explanation])):
-        level = sum(abs(strength) >= step for step in STRENGTHS)
-        if word is None and characters.strip():
-            unread = f" [not read: {characters.strip()}] "
-            shown += f"\x1b[2m{characters}\x1b[0m" if color else unread
-        elif color and level:
-            background = TERMINAL[1 if strength > 0 else -1][level - 1]
-            shown += f"\x1b[38;5;231;48;5;{background}m{characters}\x1b[0m"
-        else:
-            shown += characters
+    for characters, word, _ in split_text(explanation, full=1.0):
+        unread = word is None and characters.strip()
+        shown += f" [not read: {characters.strip()}] " if unread else characters
     return shown.strip()
 
 
-def strongest_words(explanation: Explanation, sign: int, count: int = 5) -> str:
-    """Return the words with the largest attributions of one sign; a repeated word counts once.
+def strongest_words(explanation: Explanation, sign: int) -> str:
+    """Return the five words with the largest attributions of one sign, punctuation in quotes.
 
-    Punctuation is quoted.
+    A repeated word counts once.
     """
     sums: defaultdict[str, float] = defaultdict(float)
     for word in explanation.words:
         name = explanation.text[word.start : word.end].lower()
         if not any(map(str.isalnum, name)):
             name = f"“{name}”"
-        sums[name] += word.attribution
-    ranked = sorted(sums, key=lambda name: -sign * sums[name])[:count]
-    listed = [f"{name} {sums[name]:+.2f}" for name in ranked if sign * sums[name] >= 0.005]
+        sums[name] += sign * word.attribution
+    ranked = sorted(sums, key=lambda name: -sums[name])[:5]
+    listed = [f"{name} {sign * sums[name]:+.2f}" for name in ranked if sums[name] >= 0.005]
     return ", ".join(listed) or "nothing"
 
 
@@ -94,10 +76,8 @@ def explain_run(workdir: Path, source: TextSource, page: Path | None) -> None:
 def explain_texts(
     trained: TrainedModel, names: Sequence[str], texts: Sequence[str], path: Path
 ) -> None:
-    """Print each raw text with its prediction and colored words; write all as one HTML page."""
+    """Print each raw text with its prediction and strongest words; write all as one HTML page."""
     classes = trained.classes
-    color = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
-    color |= bool(os.environ.get("FORCE_COLOR"))
     probabilities, warnings = predict([trained], texts)
     print_warning_count(warnings)
     if len(classes) == 2:  # always towards the second: the colors mean the same in every text
@@ -118,9 +98,8 @@ def explain_texts(
             headline += f", {warning}"
         log_odds = explanation.log_odds
         empty = explanation.empty_log_odds
-        odds = (
-            f"{log_odds:+.3f}: {empty:+.3f} without words, {log_odds - empty:+.3f} from the words"
-        )
+        gained = log_odds - empty
+        odds = f"{log_odds:+.3f}: {empty:+.3f} without words, {gained:+.3f} from the words"
         lines = [
             f"to {classes[i]}: {strongest_words(explanation, 1)}",
             f"{away}: {strongest_words(explanation, -1)}",
@@ -129,15 +108,15 @@ def explain_texts(
             lines.append(f"warning: the attributions sum to {explanation.gap:+.3f} more than that")
         block = {"explanation": explanation, "headline": headline, "lines": lines, "odds": odds}
         blocks.append(block | {"share": 100 * float(p[i]), "label": classes[i]})
-        shown = to_terminal(explanation, color=color)
-        print("\n  ".join(filter(None, [headline, shown, f"log-odds {odds}", *lines])), flush=True)
+        shown = [headline, to_terminal(explanation), f"log-odds {odds}", *lines]
+        print("\n  ".join(filter(None, shown)), flush=True)
     legend = f"blue words pushed {to}, red ones {away}; gray was not read"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, to_page(blocks, legend=legend, ends=(away, to)))
     except OSError as error:
         raise InputError(f"cannot write --output={path}: {error.strerror}") from error
-    print(f"{legend if color else 'attributions in nats'}; the same as a page: {path}")
+    print(f"attributions in nats; the same as a page: {path}")
 
 
 def to_page(blocks: Sequence[Mapping[str, Any]], *, legend: str, ends: tuple[str, str]) -> str:
@@ -146,11 +125,12 @@ def to_page(blocks: Sequence[Mapping[str, Any]], *, legend: str, ends: tuple[str
     `blocks` hold an explanation each, and what the page says about it; `ends` name the ends of the
     scale.
     """
+    words = itertools.chain(*(block["explanation"].words for block in blocks))
     return render(
         "explanation.html.j2",
         title="Words behind the predictions",
         explanations=blocks,
-        full=strongest([block["explanation"] for block in blocks]),
+        full=max((abs(word.attribution) for word in words), default=0.0) or 1.0,
         split_text=split_text,
         legend=legend,
         ends=ends,

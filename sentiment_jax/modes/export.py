@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import re
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -22,8 +21,6 @@ from sentiment_jax.storage.files import read_json
 from sentiment_jax.storage.run_directory import RunDirectory
 from sentiment_jax.training.lineage import source_run
 from sentiment_jax.training.trained_model import TrainedModel, load_run
-
-LICENSES = {"google/bert_": "apache-2.0", "google/electra-": "apache-2.0"}  # of hub ids
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,7 +112,7 @@ def _write_model(folder: Path, model: Export) -> None:
 
 
 def model_card(workdir: Path) -> str:
-    """Return the model card of an exported run: data, scores, command, license."""
+    """Return the model card of an exported run: data, scores, command."""
     directory = RunDirectory(workdir)
     config, env = directory.read_config(), read_json(directory.env)
     origin = config.model.pretrained
@@ -129,22 +126,11 @@ def model_card(workdir: Path) -> str:
         model=config.model,
         base=config.model.pretrained,
         origin=origin,
-        license=find_license(origin),
         data=config.data,
         statistics=env["data"],
         result=directory.outcome()[1],
         command=env["command"],
     )
-
-
-def find_license(pretrained: str) -> str:
-    """Return the license of pretrained weights, "" if it is unknown."""
-    card = Path(pretrained).expanduser() / "README.md"
-    if pretrained and card.is_file():
-        text = card.read_text(encoding="utf-8", errors="replace")
-        found = re.search(r"\A---\n(?:.*\n)*?license: *([\w.-]+) *\n", text)
-        return found[1] if found else ""
-    return next((of for name, of in LICENSES.items() if pretrained.startswith(name)), "")
 
 
 def _export_tokenizer(folder: Path, max_length: int, tokenizer: tokenizers.Tokenizer) -> None:

@@ -6,7 +6,7 @@ processes may work on one sweep, and a killed one continues from there.
 
 import contextlib
 import dataclasses
-import errno
+import itertools
 import os
 import signal
 import statistics
@@ -47,8 +47,6 @@ from sentiment_jax.training.trained_model import make_classifier
 
 WORKER = "SENTIMENT_JAX_WORKER"  # an environment variable of the processes that a sweep starts
 POLL_SECONDS = 2.0  # between two looks at trials that other processes train
-COLUMNS = ["seed", "status", "best_epoch", "val_loss", "val_accuracy"]
-COLUMNS += ["test_loss", "test_accuracy", "reason", "run"]
 
 
 def sweep(
@@ -58,7 +56,6 @@ def sweep(
     *,
     overridden: Collection[str] = (),
     workers: int = 1,
-    retry_failed: bool = False,
     stop_after: float | None = None,
 ) -> None:
     """Complete a sweep, alone or beside other processes, and print its result.
@@ -69,7 +66,6 @@ def sweep(
       axes: the config's get_sweep(), updated with the command line's values.
       overridden: the settings that the command line changed.
       workers: processes that divide the cores, this one included.
-      retry_failed: train the failed trials again.
       stop_after: seconds until the current trial is saved and the sweep stops.
 
     Raises:
@@ -80,14 +76,11 @@ def sweep(
     prepare_workdir(directory)
     if workers > 1:  # by default each process takes three quarters of a GPU's memory
         os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", f"{0.9 / workers:.2f}")
-    config = resolve(plan.name_winners(recipe))
+    config = resolve(recipe)
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
     cores_by_worker = [cores[worker::workers] for worker in range(workers)]
     _use_cores(cores_by_worker[0])
     planned, experiment = _join(plan.plan_sweep(directory, config, axes, overridden))
-    if retry_failed:
-        for run in planned.run_directories():
-            run.failed.unlink(missing_ok=True)
     progress = SweepProgress(planned)
     with contextlib.ExitStack() as stack:
         stop = stack.enter_context(Stop(stop_after))
@@ -107,8 +100,7 @@ def sweep(
 
 def _join(new: Sweep) -> tuple[Sweep, Experiment]:
     """Write sweep.json, or check that the one there is the same; return it and read the reviews."""
-    samples = list(new.samples())
-    for sample in samples:
+    for sample in new.samples():
         check_batch_sizes(sample)
     exists = (new.directory / SWEEP_FILE).exists()
     if exists:
@@ -116,7 +108,7 @@ def _join(new: Sweep) -> tuple[Sweep, Experiment]:
     elif RunDirectory(new.directory).config.exists():
         raise InputError(f"{new.directory} holds a run: choose another --workdir for a sweep")
     else:
-        for sample in samples:
+        for sample in new.samples():
             check_source_settings(sample)
         check_sources(new.config)
     experiment = prepare_experiment(new.config)
@@ -161,11 +153,9 @@ def _train_if_free(trial: Trial, first: Experiment, own: Config, stop: Stop) -> 
             train(config, trial.directory, score_test=tested, prepare=prepare, stop=stop)
     except InUse:
         return False
-    except (InputError, Interrupted, DiskFull):
+    except (InputError, Interrupted, DiskFull, OSError):  # not due to the setting
         raise
     except Exception as error:
-        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-            raise DiskFull(f"disk full while training {trial.directory} ({error})") from error
         reason = str(error)
         if not isinstance(error, RunError):  # a bug
             traceback.print_exception(error)
@@ -192,8 +182,7 @@ def _start_workers(
     cores_by_worker: Sequence[Collection[int]], directory: Path, stop: Stop
 ) -> Iterator[None]:
     """Meanwhile run the same command for the other workers, with their output in log files."""
-    command = [sys.executable, "-m", "sentiment_jax.main", *sys.argv[1:]]
-    command += ["--workers=1", "--noretry_failed"]
+    command = [sys.executable, "-m", "sentiment_jax.main", *sys.argv[1:], "--workers=1"]
     processes: dict[Path, subprocess.Popen] = {}
     try:
         for number, cores in enumerate(cores_by_worker[1:], start=2):
@@ -218,8 +207,7 @@ def _start_workers(
             process.terminate()
         for log_path, process in processes.items():
             if (code := process.wait()) not in (0, 143):
-                name = log_path.stem.replace("-", " ")
-                terminal.warn(f"{name} ended with exit code {code}: {log_path}")
+                terminal.warn(f"a worker ended with exit code {code}: {log_path}")
 
 
 class SweepProgress:
@@ -231,8 +219,8 @@ class SweepProgress:
             f"{axis} {', '.join(map(format_value, values))}" for axis, values in sweep.axes.items()
         )
         self._total = sweep.count_trials()
-        runs = sweep.run_directories()
-        self._ended = {run.path for run in runs if run.outcome()[0] != "open"}
+        trials = itertools.chain(*sweep.stages())
+        self._ended = {trial.directory for trial in trials if trial.status != "open"}
         self._ended_before = len(self._ended)
         self._start = time.monotonic()
         print(
@@ -278,14 +266,15 @@ def _conclude(sweep: Sweep, trials: Sequence[Trial]) -> None:
         if row["reason"]:
             row["status"] = f"failed at step {row['step']}"
             print(f"{'failed':8} {row['run']}: {row['reason']}")
-    columns = ["stage", *sweep.axes, *COLUMNS]  # no times: equal sweeps give equal tables
+    columns = ["stage", *sweep.axes, "seed", "status", "best_epoch", "val_loss", "val_accuracy"]
+    columns += ["test_loss", "test_accuracy", "reason", "run"]  # no times, which differ
     table = ([row[column] for column in columns] for row in rows)
     write_csv(sweep.directory / "table.csv", columns, table)
     finished = [trial.content for trial in trials if trial.refresh().status == "finished"]
     if trials[0].stage != FINAL or len(finished) < len(trials):
         raise RunError(
             f"{len(finished)} of the {len(trials)} trials of the {trials[0].stage} stage finished: "
-            f"see {sweep.directory}/table.csv; --retry_failed tries the failed ones again"
+            f"see {sweep.directory}/table.csv; delete failed.json of a trial to try it again"
         )
     accuracies = [result["test"]["accuracy"] for result in finished]
     deviation = f" ± {statistics.stdev(accuracies):.4f}" if len(accuracies) > 1 else ""

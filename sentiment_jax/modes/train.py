@@ -17,7 +17,6 @@ from sentiment_jax.storage import event_files, run_directory
 from sentiment_jax.storage.files import checksums, read_json, write_json
 from sentiment_jax.storage.metrics_log import read_metrics
 from sentiment_jax.storage.run_directory import RunDirectory
-from sentiment_jax.sweeps.plan import name_winners
 from sentiment_jax.training import compilation, console, loop
 from sentiment_jax.training.checks import (
     check_batch_sizes,
@@ -69,7 +68,7 @@ def train(
         stack.enter_context(run_directory.lock_run(workdir))
         stop = stop or stack.enter_context(Stop())
         with processes.main_process_first():
-            config = recipe if isinstance(recipe, Config) else resolve(name_winners(recipe))
+            config = recipe if isinstance(recipe, Config) else resolve(recipe)
             changes = check_start(config, directory, fresh=fresh, allow_changes=allow_changes)
             if directory.result.exists() and not (fresh or changes):
                 print(f"{workdir} is finished; nothing to do (--fresh starts over)")
@@ -102,7 +101,7 @@ def train(
 def dry_run(recipe: ConfigDict, prepare: Callable[..., Experiment] = prepare_experiment) -> None:
     """Compile the steps of a training and print what they need, after the checks of `train`."""
     with processes.main_process_first():
-        config = resolve(name_winners(recipe))
+        config = resolve(recipe)
         check_batch_sizes(config)
         check_sources(config)
         experiment = prepare(config)

@@ -14,8 +14,7 @@ from sentiment_jax.runtime import processes
 # Control characters (ESC begins a terminal's commands), those that turn the direction of text, and
 # halves of characters, which no file can hold.
 UNSEEN = "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
-# How progress bars begin, and the colors of explain.py.
-OURS = r"\A(\r|\x1b\[A)|\x1b\[(0|2|38;5;231;48;5;\d+)m"
+OURS = r"\A(\r|\x1b\[A)"  # how progress bars begin
 
 
 def visible(text: str, but: str = r"\Z") -> str:

@@ -10,14 +10,11 @@ import dataclasses
 import functools
 import itertools
 import math
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ml_collections import ConfigDict
-
 from sentiment_jax.config import schema, stored
-from sentiment_jax.config.recipes import override
 from sentiment_jax.config.schema import Config
 from sentiment_jax.config.stored import flatten
 from sentiment_jax.config.validation import validate
@@ -133,11 +130,6 @@ class Sweep:
         path = parent / stored.run_name(config)
         return Trial(stage, path, config, axes=tuple(self.axes)).refresh()
 
-    def run_directories(self) -> list[RunDirectory]:
-        """Return the directories of the trials so far."""
-        paths = [*self.directory.glob("*/"), *self.directory.glob(f"{FINAL}/*/")]
-        return [RunDirectory(path) for path in paths]
-
     def samples(self) -> Iterator[Config]:
         """Yield configs with each value of each axis, and each seed, the rest as at the start."""
         for axis, values in self.axes.items():
@@ -205,22 +197,6 @@ def find_run(directory: Path) -> Path:
     return best.directory
 
 
-def name_winners(config: ConfigDict) -> ConfigDict:
-    """Return the config with winners for the sweeps that model.pretrained and data.teacher name."""
-
-    def winner(name: str) -> str:
-        directory = Path(name).expanduser()
-        is_sweep = name and (directory / SWEEP_FILE).is_file()
-        return str(find_run(directory)) if is_sweep else name
-
-    teachers = schema.split_names(config.data.teacher)
-    changes = {"model.pretrained": winner(config.model.pretrained)}
-    winners = tuple(winner(name) for name in teachers)
-    if winners != teachers:
-        changes["data.teacher"] = schema.join_names(winners)
-    return override(config, changes)
-
-
 def plan_sweep(
     directory: Path, config: Config, axes: Mapping[str, Any], overridden: Collection[str] = ()
 ) -> Sweep:
@@ -245,11 +221,16 @@ def plan_sweep(
         name: {key: v for key, v in fields.items() if f"optimizer.{key}" not in overridden}
         for name, fields in axes.pop("optimizer_settings", {}).items()
     }
-    _check_axes(config, axes)
     flat = flatten(config)
+    known = [*FIELDS, *(field for field in schema.sweep_fields() if field in flat)]
     values = {}
     start = {}
-    for axis in [*FIELDS, *(name for name in axes if name not in FIELDS)]:
+    for axis in dict.fromkeys([*FIELDS, *axes]):
+        if axis not in known:
+            near = did_you_mean(axis, ["seeds", *known])
+            raise InputError(f"{axis} is no axis for a sweep of {config.model.name}{near}")
+        if axis in schema.OF_VOCABULARY and config.model.pretrained:
+            raise InputError(f"{axis} is no axis here: model.pretrained brings its vocabulary")
         field = FIELDS.get(axis, axis)
         if field in overridden:
             raise InputError(f"--config.{field} is an axis of the sweep: use --sweep_{axis}")
@@ -260,17 +241,6 @@ def plan_sweep(
     for sample in sweep.samples():
         validate(sample)
     return sweep
-
-
-def _check_axes(config: Config, names: Iterable[str]) -> None:
-    """Raise InputError for a name that is no axis for this model."""
-    known = [field for field in schema.sweep_fields() if field in flatten(config)]
-    for name in names:
-        if name not in (*FIELDS, *known):
-            near = did_you_mean(name, ["seeds", *FIELDS, *known])
-            raise InputError(f"{name} is no axis for a sweep of {config.model.name}{near}")
-        if name in schema.OF_VOCABULARY and config.model.pretrained:
-            raise InputError(f"{name} is no axis here: model.pretrained brings its vocabulary")
 
 
 def _values(axis: str, like: Any, raw: Sequence[Any]) -> tuple:

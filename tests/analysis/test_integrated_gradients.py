@@ -165,13 +165,7 @@ def page_of(*explanations):
 
 def test_colors_follow_sign_and_strength():
     explanation = make_explanation(so=0.01, dull=-1.0, but=0.3, fun=0.8)
-    shown = to_terminal(explanation, color=True)
-    assert re.sub("\x1b[^m]*m", "", shown) == explanation.text
-    assert "48;5;160mdull" in shown  # the strongest red
-    assert "48;5;27mfun" in shown  # the strongest blue
-    assert "48;5;18mbut" in shown  # the weakest
-    assert "mso" not in shown
-    assert "\x1b" not in to_terminal(explanation, color=False)
+    assert to_terminal(explanation) == "so [not read: <] dull [not read: >] but fun"
     page = page_of(explanation, make_explanation(dull=-2.0))
     assert "&lt;</span>" in page and "<dull>" not in page
     # All texts of a page have one scale.
@@ -194,20 +188,17 @@ def test_words_are_summed_quoted_and_marked():
 
 def test_what_was_not_read_is_marked():
     explanation = make_explanation("fun " + "x" * 500 + " end", fun=1.0)
-    assert " … " in to_terminal(explanation, color=False)
-    assert "[not read: x" in to_terminal(explanation, color=False)
-    assert len(to_terminal(explanation, color=True)) < 200
+    assert " … " in to_terminal(explanation) and len(to_terminal(explanation)) < 200
+    assert "[not read: x" in to_terminal(explanation)
     assert '<span class="unread">' in page_of(explanation)
 
 
-def test_explains_a_finished_run(finished, tmp_path, capsys, monkeypatch):
-    monkeypatch.delenv("FORCE_COLOR", raising=False)
+def test_explains_a_finished_run(finished, tmp_path, capsys):
     trained = load_run(finished)
     texts = ["A dull, <i>awful</i> film, and I loved it.", "", "nan", "word " * 300]
     path = tmp_path / "deeper" / "page.html"
     explain_texts(trained, ["a", "b", "c", "d"], texts, path)
     output = capsys.readouterr().out
-    assert "\x1b" not in output, "colors in a file"
     assert [line[0] for line in output.splitlines() if re.match(r"[a-d]: ", line)] == list("abcd")
     assert output.count("no text") == 2
     assert "[not read: " in output
@@ -216,9 +207,6 @@ def test_explains_a_finished_run(finished, tmp_path, capsys, monkeypatch):
     assert page.count("<h2>") == 4
     assert "<i>" not in page and "&lt;" in page
     assert not re.search(r"""(src|href)=|https?://|<script""", page), "something lies elsewhere"
-    monkeypatch.setenv("FORCE_COLOR", "1")
-    explain_texts(trained, ["a"], texts[:1], path)
-    assert "\x1b[38;5;231;48;5;" in capsys.readouterr().out
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="cannot write --output"):
         explain_texts(trained, ["a"], texts[:1], tmp_path / "file" / "page.html")

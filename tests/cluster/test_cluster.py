@@ -83,18 +83,6 @@ class Job:
         return int(last["Restarts"])
 
 
-def two_tasks(cluster, *arguments):
-    """Run a command as two tasks, waiting for their end."""
-    main = ("python", "-m", "sentiment_jax.main", "--coordinator=auto")
-    return cluster.run("srun", *PAIR, *main, *arguments)
-
-
-def scores_of(done):
-    """What an evaluation printed last."""
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout.splitlines()[-1])
-
-
 def preempt(cluster):
     """Take the whole cluster for a moment."""
     first = ("--partition=high", "--nodes=2", "--exclusive", "--output=/dev/null")
@@ -102,18 +90,21 @@ def preempt(cluster):
     cluster.wait_until(lambda: cluster.state(job)["JobState"] == "COMPLETED")
 
 
-def pause(cluster, workdir, reached):
-    """Stop the main process where `reached()` holds; SLURM, or SIGCONT, lets it go on."""
+def pause(cluster, directory, reached):
+    """Stop the main process of a run, in a directory or of it, where `reached(run)` holds.
+
+    Return process and run. SLURM, or SIGCONT, lets it go on.
+    """
 
     def stop():
-        if not reached():
-            return None
-        process = int((workdir / "lock").read_text().split()[1])
-        os.kill(process, signal.SIGSTOP)
-        time.sleep(0.1)
-        if reached():
-            return process
-        os.kill(process, signal.SIGCONT)  # it went on meanwhile
+        for run in filter(reached, [directory, *directory.glob("lstm-*")]):
+            process = int((run / "lock").read_text().split()[1])
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process, signal.SIGSTOP)
+                time.sleep(0.1)
+                if reached(run):
+                    return process, run
+                os.kill(process, signal.SIGCONT)  # it went on meanwhile
         return None
 
     return cluster.wait_until(stop, 150, pause=0.002)
@@ -143,8 +134,11 @@ def test_two_tasks_train_and_evaluate_as_one_process(cluster, undisturbed, tmp_p
     train(config, tmp_path)
     assert_rounding_apart(tmp_path, undisturbed, 2 * 76)
     assert len(read_json(undisturbed / "env.json")["devices"]) == 2
-    done = two_tasks(cluster, "--mode=evaluate", f"--workdir={undisturbed}")
-    assert scores_of(done) == read_json(undisturbed / "result.json")["test"]
+    evaluate = ("-m", "sentiment_jax.main", "--mode=evaluate", f"--workdir={undisturbed}")
+    done = cluster.run("srun", *PAIR, "python", *evaluate, "--coordinator=auto")
+    assert done.returncode == 0, done.stderr
+    scores = json.loads(done.stdout.splitlines()[-1])
+    assert scores == read_json(undisturbed / "result.json")["test"]
 
 
 def test_a_preempted_job_is_requeued_and_ends_with_the_same_bits(
@@ -153,26 +147,17 @@ def test_a_preempted_job_is_requeued_and_ends_with_the_same_bits(
     """Twice in a row, the second time while a checkpoint is being written; then time is up."""
     workdir = tmp_path / "run"
     job = submit("train.sbatch", PAIR, *arguments(workdir))
-    pause(cluster, workdir, lambda: steps_of(workdir) > 15)
+    pause(cluster, workdir, lambda run: steps_of(run) > 15)
     preempt(cluster)
-    pause(cluster, workdir, lambda: list(workdir.glob("checkpoints/*.partial")))
+    pause(cluster, workdir, lambda run: list(run.glob("checkpoints/*.partial")))
     preempt(cluster)
-    pause(cluster, workdir, lambda: steps_of(workdir) > 90)
+    pause(cluster, workdir, lambda run: steps_of(run) > 90)
     cluster.call("scancel", "--signal=CONT", job.number)
     cluster.call("scancel", "--signal=TERM", job.number)  # as --signal=TERM@120 does
     assert job.ends() == 3
     assert len(set(re.findall(r"saved step (\d+)", job.log))) == 3
     assert len(set(re.findall(r"resuming at step (\d+)", job.log))) == 3
     runs.assert_same_run(undisturbed, workdir)
-
-
-@pytest.mark.parametrize("more", [(), ("--explain",)])
-def test_predict_is_for_one_process(cluster, undisturbed, more):
-    done = two_tasks(cluster, "--mode=predict", f"--workdir={undisturbed}", "--text=fine", *more)
-    lines = [line for line in done.stderr.splitlines() if not line.startswith("srun: ")]
-    assert len(lines) == 2 and len(set(lines)) == 1
-    assert lines[0].startswith("error: --coordinator is a flag of --mode=train")
-    assert done.returncode == 2
 
 
 AXES = {
@@ -199,35 +184,24 @@ def alone(tmp_path_factory):
     return (directory / "table.csv").read_text()
 
 
-def pause_worker(cluster, directory, apart_from=()):
-    """Stop a worker in the middle of a run; return its process and its number in the array."""
-
-    def stop():
-        for log in directory.glob("*/metrics.jsonl"):
-            process = int((log.parent / "lock").read_text().split()[1])
-            if steps_of(log.parent) > 5 and process not in apart_from:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(process, signal.SIGSTOP)
-                    if not (log.parent / "result.json").exists():
-                        return process
-                    os.kill(process, signal.SIGCONT)
-        return None
-
-    process = cluster.wait_until(stop, 150, pause=0.002)
-    variables = Path(f"/proc/{process}/environ").read_text().split("\0")
-    (worker,) = (v for v in variables if v.startswith("SLURM_ARRAY_TASK_ID="))
-    return process, worker.partition("=")[2]
-
-
 def test_an_array_loses_a_worker_and_is_preempted_and_gives_the_same_table(
     cluster, submit, alone, tmp_path
 ):
     """Eight runs. One of two workers is killed and submitted again."""
     directory = tmp_path / "a sweep"  # with a space
     array = submit("worker.sbatch", ("--array=1-2",), *sweep_arguments(directory))
-    first, killed = pause_worker(cluster, directory)
-    _, other = pause_worker(cluster, directory, apart_from=[first])
-    os.kill(first, signal.SIGKILL)
+
+    def in_the_middle(run):
+        return steps_of(run) > 5 and not (run / "result.json").exists()
+
+    def number(process):
+        variables = Path(f"/proc/{process}/environ").read_text()
+        return re.findall(r"\0SLURM_ARRAY_TASK_ID=(\d+)", variables)[0]
+
+    process, paused = pause(cluster, directory, in_the_middle)
+    second, _ = pause(cluster, directory, lambda run: run != paused and in_the_middle(run))
+    killed, other = number(process), number(second)
+    os.kill(process, signal.SIGKILL)
     job = f"{array.number}_{killed}"
     cluster.wait_until(lambda: cluster.state(job)["JobState"] == "FAILED")
     again = submit("worker.sbatch", (f"--array={killed}",), *sweep_arguments(directory))

@@ -1,5 +1,6 @@
 """Exported folders: read back bit for bit, opened by transformers, never half written."""
 
+import dataclasses
 import os
 import shutil
 
@@ -32,6 +33,13 @@ def tokenizer():
     tokenizer.enable_truncation(3)
     tokenizer.enable_padding(length=9)
     return tokenizer
+
+
+@pytest.fixture
+def bert(tokenizer):
+    """A small BERT to export."""
+    model, params = golden.load("bert")
+    return Export(model.config, params, tokenizer)
 
 
 @pytest.mark.parametrize("name", golden.TORCH)
@@ -95,9 +103,8 @@ def test_many_classes_have_their_names_and_logits(tmp_path, tokenizer, name):
     jax.tree.map(np.testing.assert_array_equal, loaded, params)
 
 
-def test_transformers_opens_the_tokenizer_as_it_is(tmp_path, tokenizer):
-    model, params = golden.load("bert")
-    export_pretrained(tmp_path / "out", Export(model.config, params, tokenizer))
+def test_transformers_opens_the_tokenizer_as_it_is(tmp_path, tokenizer, bert):
+    export_pretrained(tmp_path / "out", bert)
     opened = transformers.AutoTokenizer.from_pretrained(tmp_path / "out")
     assert opened.model_max_length == 16
     assert (opened.pad_token_id, opened.cls_token_id, opened.sep_token_id) == (0, 2, 3)
@@ -109,49 +116,43 @@ def test_transformers_opens_the_tokenizer_as_it_is(tmp_path, tokenizer):
     assert tokenizer.post_processor is None
 
 
-def test_a_folder_with_other_files_is_refused(tmp_path, tokenizer):
-    model, params = golden.load("bert")
-    exported = Export(model.config, params, tokenizer)
+def test_a_folder_with_other_files_is_refused(tmp_path, bert):
     (tmp_path / "flax_model.msgpack").write_bytes(b"other weights")
     for folder in (tmp_path, tmp_path / "flax_model.msgpack"):
         with pytest.raises(InputError, match="is no empty folder"):
-            export_pretrained(folder, exported)
+            export_pretrained(folder, bert)
     assert [path.name for path in tmp_path.iterdir()] == ["flax_model.msgpack"]
     with pytest.raises(InputError, match="cannot write to .*msgpack/inside: "):
-        export_pretrained(tmp_path / "flax_model.msgpack" / "inside", exported)
+        export_pretrained(tmp_path / "flax_model.msgpack" / "inside", bert)
     (tmp_path / "empty").mkdir()
-    export_pretrained(tmp_path / "empty", exported)
+    export_pretrained(tmp_path / "empty", bert)
     assert (tmp_path / "empty/model.safetensors").exists()
 
 
-def test_files_have_the_mode_of_the_umask(tmp_path, tokenizer, make_small):
+def test_files_have_the_mode_of_the_umask(tmp_path, bert, small_config):
     """Row 48: an export and a run directory, for colleagues to read or not."""
-    model, params = golden.load("bert")
-    config = make_small()
-    config.epochs = 1
+    small_config.epochs = 1
     before = os.umask(0o027)
     try:
-        export_pretrained(tmp_path / "out", Export(model.config, params, tokenizer))
-        train(config, tmp_path / "run")
+        export_pretrained(tmp_path / "out", bert)
+        train(small_config, tmp_path / "run")
     finally:
         os.umask(before)
     for path in tmp_path.rglob("*"):
         assert oct(path.stat().st_mode & 0o777) == oct(0o750 if path.is_dir() else 0o640), path
 
 
-def test_an_export_that_fails_leaves_nothing(tmp_path, tokenizer, monkeypatch):
-    model, params = golden.load("bert")
-
+def test_an_export_that_fails_leaves_nothing(tmp_path, bert, monkeypatch):
     def disk_full(*_):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(export, "_write_json", disk_full)
     with pytest.raises(OSError, match="No space"):
-        export_pretrained(tmp_path / "out", Export(model.config, params, tokenizer))
+        export_pretrained(tmp_path / "out", bert)
     assert os.listdir(tmp_path) == []
 
 
-def test_the_model_card_has_the_scores_and_the_command_of_the_run(finished, tmp_path, tokenizer):
+def test_the_model_card_has_the_scores_and_the_command_of_the_run(finished, tmp_path, bert):
     card = export.model_card(finished)
     result = read_json(finished / "result.json")
     env = read_json(finished / "env.json")
@@ -164,43 +165,29 @@ def test_the_model_card_has_the_scores_and_the_command_of_the_run(finished, tmp_
     assert "| train | 48 | 24 | 24 |" in card.splitlines()
     assert env["command"] in card and env["data"]["data_hash"][:12] in card
     assert "License of the base: none, it had random weights." in card
-    assert card.startswith("---\nlibrary_name: transformers\n") and "\nlicense:" not in card
-    model, params = golden.load("bert")
-    export_pretrained(tmp_path / "out", Export(model.config, params, tokenizer, card=card))
+    assert card.startswith("---\nlibrary_name: transformers\n") and "\nbase_model:" not in card
+    export_pretrained(tmp_path / "out", dataclasses.replace(bert, card=card))
     assert (tmp_path / "out" / "README.md").read_text() == card
 
 
-def test_the_card_of_a_run_without_validation(run_copy):
+def test_the_card_of_a_run_without_validation_or_that_goes_on(run_copy):
     result = read_json(run_copy / "result.json")
     write_json(run_copy / "result.json", {**result, "val": {}})
     card = export.model_card(run_copy).split("## Scores")[1]
     assert "the last: no reviews were held out to choose by" in card
     assert "| val |" not in card and f"| test | {result['test']['accuracy']:.4f} |" in card
-
-
-def test_the_license_is_that_of_what_a_pretraining_started_from(run_copy, finished, tmp_path):
-    (tmp_path / "README.md").write_text("---\nlicense: mit\n---\n")
-    source = tmp_path / "source"
-    shutil.copytree(finished, source)
-    for run, base in ((run_copy, source), (source, tmp_path)):
-        config = read_json(run / "config.json")
-        config["model"]["pretrained"] = str(base)
-        write_json(run / "config.json", config)
-    card = export.model_card(run_copy)
-    assert "License of the base: mit." in card and "\nlicense: mit\n" in card
-
-
-def test_the_card_of_a_run_that_goes_on(run_copy):
     (run_copy / "result.json").unlink()
     card = export.model_card(run_copy)
     assert "its best checkpoint so far" in card and "| test |" not in card.split("## Scores")[1]
 
 
-def test_the_license_of_the_base_is_what_is_written_beside_it(tmp_path):
-    assert export.find_license("google/bert_uncased_L-12_H-768_A-12") == "apache-2.0"
-    assert export.find_license("google/electra-base-discriminator") == "apache-2.0"
-    assert export.find_license("someone/else") == export.find_license("") == ""
-    (tmp_path / "README.md").write_text("---\ntags:\n- x\nlicense: mit\n---\nlicense: gpl\n")
-    assert export.find_license(str(tmp_path)) == "mit"
-    (tmp_path / "README.md").write_text("# A model\nlicense: gpl\n")
-    assert export.find_license(str(tmp_path)) == ""
+def test_the_license_is_that_of_what_a_pretraining_started_from(run_copy, finished, tmp_path):
+    source = tmp_path / "source"
+    shutil.copytree(finished, source)
+    for run, base in ((run_copy, str(source)), (source, "google/electra-small")):
+        config = read_json(run / "config.json")
+        config["model"]["pretrained"] = base
+        write_json(run / "config.json", config)
+    card = export.model_card(run_copy)
+    assert "License of the base: that of google/electra-small." in card
+    assert "\nbase_model: google/electra-small\n" in card

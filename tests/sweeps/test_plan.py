@@ -5,10 +5,8 @@ from sweeping import AXES, BEST, accuracy
 
 from configs import bert, electra, lstm
 from sentiment_jax.config.recipes import override
-from sentiment_jax.config.schema import split_names
-from sentiment_jax.errors import InputError
 from sentiment_jax.storage.files import write_json
-from sentiment_jax.sweeps.plan import best_finished, find_run, name_winners, plan_sweep
+from sentiment_jax.sweeps.plan import best_finished, plan_sweep
 from sentiment_jax.training.checks import resolve
 
 
@@ -66,20 +64,6 @@ def test_optimizer_settings_come_with_their_optimizer(small_config, tmp_path):
             for name in ("sgd", "adam", "adamw")
         ]
     assert decays == {0: [0.5, 0.0, 0.01], 1: [0.5, 0.5, 0.5]}
-
-
-def test_sources_and_teachers_may_be_sweeps(small_config, swept, tmp_path):
-    assert name_winners(small_config) == small_config
-    plan_sweep(tmp_path, resolve(small_config), AXES).write()
-    small_config.model.pretrained = str(swept.directory)
-    small_config.data.teacher = f"runs/other,{swept.directory}"
-    named = name_winners(small_config)
-    winner = str(find_run(swept.directory))
-    assert named.model.pretrained == winner
-    assert split_names(named.data.teacher) == ("runs/other", winner)
-    small_config.model.pretrained = str(tmp_path)
-    with pytest.raises(InputError, match="is a sweep without a winner yet"):
-        name_winners(small_config)
 
 
 @pytest.mark.parametrize(
