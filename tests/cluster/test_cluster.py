@@ -123,8 +123,7 @@ def arguments(workdir, **changes):
 def undisturbed(submit, tmp_path_factory):
     """The run of two tasks on two nodes."""
     workdir = tmp_path_factory.mktemp("undisturbed") / "run"
-    job = submit("train.sbatch", PAIR, *arguments(workdir))
-    assert job.ends() == 0
+    assert submit("train.sbatch", PAIR, *arguments(workdir)).ends() == 0
     return workdir
 
 
