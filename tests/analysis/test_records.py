@@ -38,10 +38,10 @@ def test_nothing_finished(sweep_copy, run_copy, tmp_path):
     [
         ("result.json", '{"model": "ls', "result.json is not JSON"),
         ("sweep.json", '{"procedure": ', "is not JSON"),
-        *((name, None, "cannot read") for name in ("env.json", "predictions.csv", "lengths.csv")),
+        *((name, None, "cannot read") for name in ("env.json", "predictions.csv")),
         *(
             (name, "digit", "is not what was written")
-            for name in ("metrics.jsonl", "predictions.csv", "lengths.csv")
+            for name in ("metrics.jsonl", "predictions.csv")
         ),
     ],
 )
@@ -83,7 +83,8 @@ def test_a_trials_command_resolves_to_its_config(tmp_path):
         config_file="configs/bert.py",
         overrides=overrides,
     )
-    for change in {}, {"model.hidden_size": 128}, {"model.hidden_dropout": 0.3}:
+    changes = {"model.hidden_size": 128, "model.hidden_dropout": 0.3, "optimizer": "sgd"}
+    for change in {}, *({name: value} for name, value in changes.items()):
         trial = plan.trial("", plan.start | change, seed=0)
         given = shlex.split(plan.trial_command(trial))[4:-1]
         asked = dict(flag.removeprefix("--config.").split("=") for flag in given)
