@@ -195,23 +195,14 @@ def folder(tmp_path_factory):
     return folder
 
 
-def substitute(command):
-    for pattern, text in SUBSTITUTES:
-        command = re.sub(pattern, text, command)
-    return command
-
-
-def reasons(command):
-    """Return why a command does not run here; nothing for one that does."""
-    return [reason for pattern, reason in NOT_RUN.items() if re.search(pattern, command)]
-
-
 @pytest.fixture
 def execute(folder, monkeypatch, capsys):
     """Run a block of a page in the folder, and return what it prints."""
 
     def call(command):
-        command, _, target = substitute(command).partition(" > ")
+        for pattern, text in SUBSTITUTES:
+            command = re.sub(pattern, text, command)
+        command, _, target = command.partition(" > ")
         _, module, *given = shlex.split(command)
         if module == "benchmarks.speed":  # its flags have names of main's
             return python("-m", module, *given, cwd=folder, PYTHONPATH=ROOT).stdout
@@ -230,7 +221,8 @@ def execute(folder, monkeypatch, capsys):
         if block.language == "python":
             exec(block.text, {})
             return "".join(capsys.readouterr())
-        return "".join(call(line) for line in commands(block) if not reasons(line))
+        skipped = "|".join(NOT_RUN)
+        return "".join(call(line) for line in commands(block) if not re.search(skipped, line))
 
     return execute
 

@@ -196,10 +196,8 @@ def test_reviews_of_other_ids_are_not_compared(
     """The same rows in another order are the same data: row 5 is another review."""
     path = run_copy / "predictions.csv"
     head, *rows = [line.split(",", 1) for line in path.read_text().splitlines()]
-    ids = [row_id for row_id, _ in rows]
-    moved = zip([*ids[1:], ids[0]], rows, strict=True)
-    lines = [",".join(head), *(f"{row_id},{rest}" for row_id, (_, rest) in moved)]
-    path.write_text("\n".join(lines) + "\n")
+    moved = [f"{row[0]},{after[1]}" for row, after in zip(rows, rows[1:] + rows[:1], strict=True)]
+    path.write_text("\n".join([",".join(head), *moved]) + "\n")
     write_json(run_copy / "env.json", read_json(run_copy / "env.json") | checksums(path))
     with pytest.raises(InputError, match="scored the test set in another order"):
         report.report([finished, run_copy], tmp_path / "page")
