@@ -49,7 +49,7 @@ def results_of(workdir: Path) -> dict[str, Any]:
         read["metrics"].append({k: v for k, v in record.items() if k != "seconds"})
     result = read_json(workdir / "result.json")
     read["result"] = {k: v for k, v in result.items() if k not in (*TIMES, "metrics_sha256")}
-    for name in ("config.json", "tokenizer.json", "predictions.csv", "lengths.csv"):
+    for name in ("config.json", "tokenizer.json", "predictions.csv"):
         if (workdir / name).exists():
             read["files"][name] = (workdir / name).read_text()
     return read

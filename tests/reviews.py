@@ -1,4 +1,4 @@
-"""Reviews for tests: random token ids, texts encoded as lists, CSV files."""
+"""Reviews for tests: random token ids, texts encoded as lists; CSV files written and read."""
 
 import csv
 import dataclasses
@@ -37,3 +37,9 @@ def write_csv(path, rows, header=("text", "label")):
     with open(path, "w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([header, *rows])
     return str(path)
+
+
+def read_table(path):
+    """The rows of a CSV file, each a dict."""
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))

@@ -8,12 +8,9 @@ import contextlib
 import csv
 import io
 import json
-import os
 import re
 import shlex
-import socket
 import statistics
-import subprocess
 import sys
 import tarfile
 from importlib import import_module
@@ -26,6 +23,7 @@ import pandas as pd
 import pytest
 import runs
 from absl.testing import flagsaver
+from commands import python
 from readme import PAGES, ROOT, blocks, shown
 
 from benchmarks import cost
@@ -163,7 +161,6 @@ SUBSTITUTES = [
     (r"--config=lstm:(pretrain|semi) .*", rf"\g<0> {as_flags(SEMI)}"),
     (r"--config.data.teacher=.*", rf"\g<0> {UNLABELED}"),
     (r"--mode=sweep.*", r"\g<0> --sweep_seeds=0,1 --config.epochs=1"),
-    (r"--workdir=(\S+) --coordinator", r"--workdir=\1-pair --coordinator"),  # not finished yet
     (r"(benchmarks.speed) .*", r"\1 --source=sample --only=start --rounds=1 --output=speed"),
 ]
 # What does not run here, and why, or where it does.
@@ -171,12 +168,10 @@ NOT_RUN = {
     r"^python3 .*pytest": ".ci/run runs the set-up of the tests, word for word",
     r"^source ": ".ci/run does, with the first set-up and what follows it",
     r"^pip ": "PyTorch, which no test needs; benchmarks.speed starts beside it below",
+    r"--coordinator=\d": "tests/runtime/test_processes.py trains in two processes",
     r"^srun ": "tests/cluster trains on a SLURM with --coordinator=auto",
     r"benchmarks\.accelerator": "compiles 21 programs on a CPU and measures nothing there",
 }
-REMOTE = r"10\.0\.0\.1:12355"
-# In processes of their own: two of one run, and a benchmark whose flags have names of main's.
-APART = rf"{REMOTE}|benchmarks\.speed"
 SESSION = [(page, block) for page in PAGES if page.stem != "cluster" for block in blocks(page)]
 
 
@@ -200,43 +195,17 @@ def folder(tmp_path_factory):
     return folder
 
 
-def substitute(command):
-    for pattern, text in SUBSTITUTES:
-        command = re.sub(pattern, text, command)
-    return command
-
-
-def reasons(command):
-    """Return why a command does not run here; nothing for one that does."""
-    return [reason for pattern, reason in NOT_RUN.items() if re.search(pattern, command)]
-
-
 @pytest.fixture
 def execute(folder, monkeypatch, capsys):
     """Run a block of a page in the folder, and return what it prints."""
 
-    def side_by_side(lines):
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            address = f"localhost:{probe.getsockname()[1]}"
-        options = {"cwd": folder, "env": {**os.environ, "PYTHONPATH": str(ROOT)}, "text": True}
-        options |= {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-        started = [
-            subprocess.Popen([sys.executable, *shlex.split(line)], **options)
-            for line in map(substitute, re.sub(REMOTE, address, "\n".join(lines)).splitlines())
-        ]
-        try:
-            outputs = [process.communicate(timeout=250)[0] for process in started]
-        finally:
-            for process in started:
-                process.kill()
-                process.communicate()
-        assert not any(process.returncode for process in started), outputs
-        return "".join(outputs)
-
     def call(command):
-        command, _, target = substitute(command).partition(" > ")
+        for pattern, text in SUBSTITUTES:
+            command = re.sub(pattern, text, command)
+        command, _, target = command.partition(" > ")
         _, module, *given = shlex.split(command)
+        if module == "benchmarks.speed":  # its flags have names of main's
+            return python("-m", module, *given, cwd=folder, PYTHONPATH=ROOT).stdout
         capsys.readouterr()
         with command_line(monkeypatch, given):
             done = main.main() if module == main.__name__ else import_module(module).main()
@@ -252,10 +221,8 @@ def execute(folder, monkeypatch, capsys):
         if block.language == "python":
             exec(block.text, {})
             return "".join(capsys.readouterr())
-        lines = [line for line in commands(block) if not reasons(line)]
-        if any(re.search(APART, line) for line in lines):
-            return side_by_side(lines)
-        return "".join(map(call, lines))
+        skipped = "|".join(NOT_RUN)
+        return "".join(call(line) for line in commands(block) if not re.search(skipped, line))
 
     return execute
 
@@ -403,32 +370,37 @@ ONCE = {
 }
 
 
-def stands(folder, value, form):
-    """Whether the page of a folder of results/ has this value."""
-    text = format(value, form)
-    written = numbers((RESULTS / folder / "README.md").read_text())
-    return text in written or text.removeprefix("0") in written
+def values(path):
+    """The values of a JSON file, or of a table's first row."""
+    return json.loads(path.read_text()) if path.suffix == ".json" else pd.read_csv(path).iloc[0]
 
 
-@pytest.mark.parametrize("folder", PER_SEED)
-def test_mean_and_deviation_are_those_of_the_seeds(folder):
-    scores = pd.read_csv(RESULTS / folder / "runs.csv")["test accuracy"].dropna()
-    assert len(scores) == 3
-    assert stands(folder, statistics.mean(scores), PER_SEED[folder])
-    assert stands(folder, statistics.stdev(scores), PER_SEED[folder])
+def measured():
+    """Yield page, value and format of the figures that a page has from a file beside it."""
+    for page, form in PER_SEED.items():
+        scores = pd.read_csv(RESULTS / page / "runs.csv")["test accuracy"].dropna()
+        assert len(scores) == 3
+        yield from ((page, of(scores), form) for of in (statistics.mean, statistics.stdev))
+    for path, forms in ONCE.items():
+        found = values(RESULTS / path)
+        yield from ((path.split("/")[0], found[name], form) for name, form in forms.items())
+    for entry in values(RESULTS / "speed" / "speed.json")["compare"]:
+        yield "speed", entry["examples_per_second"], ".1f"
+    for result in values(RESULTS / "nb_svm" / "result.json")["trained"]:
+        yield "nb_svm", result["test"]["accuracy"], ".4f"
+        yield "nb_svm", result["training"]["cpu_seconds"], ".1f"
 
 
-@pytest.mark.parametrize("path", ONCE)
-def test_a_page_has_the_figures_of_its_run(path):
-    file = RESULTS / path
-    values = json.loads(file.read_text()) if file.suffix == ".json" else pd.read_csv(file).iloc[0]
-    for name, form in ONCE[path].items():
-        assert stands(path.partition("/")[0], values[name], form), name
+def test_a_page_has_the_figures_of_its_files():
+    for page, value, form in measured():
+        text = format(value, form)
+        written = numbers((RESULTS / page / "README.md").read_text())
+        assert {text, text.removeprefix("0")} & {*written}, (page, text)
 
 
-def test_the_studys_numbers_are_those_of_the_configs():
-    """configs/study.csv has them all, with their source."""
-    known = {format(float(n), ".4f") for n in numbers((ROOT / "configs/study.csv").read_text())}
+def test_the_studys_numbers_are_those_of_its_tables():
+    """benchmarks/study.csv has them all, with their source."""
+    known = {format(float(n), ".4f") for n in numbers((ROOT / "benchmarks/study.csv").read_text())}
     table = (RESULTS / "README.md").read_text().partition("## The study's numbers")[2]
     scores = re.findall(r"(?<!\d)\.\d{4}\b", table)
     assert len(scores) == 6 and {f"0{score}" for score in scores} <= known
@@ -440,17 +412,6 @@ def test_the_page_of_three_sweeps_has_the_reports_figures():
     known = {format(float(value), ".4f").removeprefix("0") for value in values}
     scores = re.findall(r"(?<!\d)\.\d{4}\b", (folder / "README.md").read_text())
     assert len(scores) > 40 and {*scores} <= known
-
-
-def test_the_speed_page_has_the_figures_of_its_measurement():
-    for entry in json.loads((RESULTS / "speed" / "speed.json").read_text())["compare"]:
-        assert stands("speed", entry["examples_per_second"], ".1f"), entry
-
-
-def test_the_baselines_page_has_the_figures_of_its_trainings():
-    for result in read_json(RESULTS / "nb_svm" / "result.json")["trained"]:
-        assert stands("nb_svm", result["test"]["accuracy"], ".4f"), result
-        assert stands("nb_svm", result["training"]["cpu_seconds"], ".1f"), result
 
 
 def test_the_page_of_costs_has_its_table():

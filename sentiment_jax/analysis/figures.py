@@ -86,12 +86,12 @@ def confusions(
 
 
 def calibration(
-    curves: Mapping[str, Sequence[tuple[str, Any, float]]], labels: tuple[str, str], path: Path
+    curves: Mapping[str, Sequence[tuple[Any, float]]], labels: tuple[str, str], path: Path
 ) -> None:
     """Draw each model's `predictions.calibration_bins` and, below, the number of predictions.
 
-    A curve is (name, bins, calibration error): first the model's own, then, hollow and dotted, that
-    at its temperatures. `labels` are those of the axes.
+    The first of a model's curves is its own, a second, hollow and dotted, that at its temperatures.
+    `labels` are those of the axes.
     """
     shape = {"nrows": 2, "sharex": True, "height_ratios": (3, 1)}
     height = 5.1 + 0.17 * sum(map(len, curves.values()))
@@ -99,47 +99,19 @@ def calibration(
     with panels(path, WIDTH, height, **shape) as ((axes,), (below,)):
         axes.plot([0, 1], [0, 1], color="0.6", linestyle="--", linewidth=1)
         for index, (model, lines) in enumerate(curves.items()):
-            for number, (name, bins, error) in enumerate(lines):
-                style = {**_style(index), "markersize": 5}
-                if number:
-                    style |= {"linestyle": ":", "markerfacecolor": "white"}
-                # Matplotlib leaves labels that begin with an underscore out of the legend.
-                label = f"{name or model.lstrip('_')} (error {error:.3f})"
+            style = {**_style(index), "markersize": 5}
+            name = model.lstrip("_")  # or Matplotlib leaves it out of the legend
+            for bins, error in lines:
                 kept = bins[bins["count"] >= MIN_COUNT]
-                axes.plot(kept["p"], kept["true"], label=label, **style)
-            _, bins, _ = lines[0]
+                axes.plot(kept["p"], kept["true"], label=f"{name} (error {error:.3f})", **style)
+                style |= {"linestyle": ":", "markerfacecolor": "white"}
+                name = "at its temperature"
+            bins, _ = lines[0]
             centers = (bins.index + 0.5) / len(bins) + width * (index - (len(curves) - 1) / 2)
             below.bar(centers, bins["count"], width, color=_style(index)["color"])
         axes.set(ylabel=labels[1], xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
         below.set(xlabel=labels[0], ylabel="predictions")
         axes.grid()
-        axes.figure.legend(loc=BELOW, fontsize=8)
-
-
-def accuracy_by_length(
-    models: Sequence[str], edges: Sequence[int], points: Any, path: Path
-) -> None:
-    """Draw `predictions.accuracy_by_length`: truncated reviews hollow and dashed."""
-    lines = points.groupby(["model", "truncated"], sort=False)
-    with panels(path, WIDTH, 3.3 + 0.17 * len(lines)) as ((axes,),):
-        for (name, truncated), line in lines:
-            index = list(models).index(name)
-            style = _style(index)
-            if truncated:
-                style |= {"linestyle": "--", "markerfacecolor": "white"}
-            axes.errorbar(
-                line["bin"] + 0.12 * (index - (len(models) - 1) / 2),
-                line["accuracy"],
-                (line["accuracy"] - line["low"], line["high"] - line["accuracy"]),
-                **style,
-                capsize=2,
-                label=f"{name.lstrip('_')}, {'truncated' if truncated else 'whole'}",
-            )
-        bins = [f"{low}–{high - 1}" for low, high in zip(edges[:-1], edges[1:], strict=True)]
-        turned = {"rotation": 40, "ha": "right", "rotation_mode": "anchor"}
-        axes.set_xticks(range(len(bins)), bins, **turned)
-        axes.set(xlabel="words in the whole review", ylabel="test accuracy")
-        axes.grid(axis="y")
         axes.figure.legend(loc=BELOW, fontsize=8)
 
 
@@ -206,22 +178,13 @@ def curves(runs: Mapping[str, Records], path: Path, title: str = "") -> None:
         fullest.figure.suptitle(title, fontsize=10)
 
 
-def overlay(
-    runs: Mapping[str, Records],
-    winner: str,
-    path: Path,
-    title: str = "",
-    theirs: Mapping[str, Records] | None = None,
-) -> None:
-    """Draw validation by epoch of all runs of a stage in one figure, and the time per epoch.
+def overlay(runs: Mapping[str, Records], winner: str, path: Path, title: str = "") -> None:
+    """Draw validation by epoch of all runs of a stage in one figure.
 
-    The winner's line is thick; rings are best epochs; the study's numbers, `theirs`, are dotted.
+    The winner's line is thick; rings are best epochs.
     """
-    shape = {"nrows": 3, "height_ratios": (4, 4, 0.4 + 0.5 * len(runs))}
-    order = list(runs)
-    with panels(path, WIDTH, 5.7 + 0.33 * len(runs), **shape) as rows:
-        accuracy, loss, time = rows[:, 0]
-        metrics = {"accuracy": accuracy, "loss": loss}
+    with panels(path, WIDTH, 5.1 + 0.1 * len(runs), nrows=2) as rows:
+        metrics = {"accuracy": rows[0, 0], "loss": rows[1, 0]}
         for index, (label, records) in enumerate(runs.items()):
             style = _style(index)
             width = 2.8 if label == winner else 1.3
@@ -232,28 +195,14 @@ def overlay(
                 if best:
                     ring = {"marker": "o", "markersize": 11, "fillstyle": "none"}
                     axes.plot(best["epoch"], best[name], color=style["color"], **ring)
-            seconds = sum(r["seconds"] for r in records if r["split"] == "train")
-            seconds /= max((r["epoch"] for r in records), default=1)
-            time.barh(index, seconds, color=style["color"])
-            time.text(seconds, index, f" {seconds:.3g}", va="center", fontsize=9)
-        for number, (label, records) in enumerate((theirs or {}).items()):
-            color = _style(order.index(label) if label in order else len(order))["color"]
-            legend = None if number else "dotted: the study's own"
-            for name, axes in metrics.items():
-                means = epoch_means(records, "val", name)
-                axes.plot(*means, color=color, linestyle=":", label=legend)
         for name, axes in metrics.items():
             axes.set_title(f"validation {name}")
             axes.locator_params(axis="x", integer=True, min_n_ticks=1)
             axes.grid()
-        _clip_losses([loss])
-        handles = accuracy.get_legend_handles_labels()
-        accuracy.figure.legend(*handles, loc=BELOW, ncols=2, fontsize=8)
-        loss.set_xlabel("epoch")
-        time.set_yticks(range(len(runs)), order)
-        time.set_title("seconds of training per epoch")
-        time.set(xticks=[], xlim=(0, 1.2 * (time.get_xlim()[1] or 1)), ylim=(len(runs) - 0.5, -0.5))
-        accuracy.figure.suptitle(title, fontsize=10)
+        _clip_losses([axes])
+        axes.set_xlabel("epoch")
+        axes.figure.legend(*axes.get_legend_handles_labels(), loc=BELOW, ncols=2, fontsize=8)
+        axes.figure.suptitle(title, fontsize=10)
 
 
 def heat_map(
@@ -282,37 +231,3 @@ def heat_map(
         axes.set_yticks(range(len(rows)), rows)
         bar = {"label": "validation accuracy", "extend": "min", "location": "bottom"}
         axes.figure.colorbar(drawn, ax=axes, **bar, pad=0.02, aspect=40)
-
-
-def seeds(models: Mapping[str, Sequence[tuple[int, float, float]]], path: Path) -> None:
-    """Draw the accuracy of every seed, and each model's mean with its 95 % interval.
-
-    `models` are (seed, validation accuracy, test accuracy) by the model's name.
-    """
-    from sentiment_jax.analysis.predictions import mean_interval
-
-    labels: list[str] = []
-    rows = sum(len(runs) + 3 for runs in models.values())
-    with panels(path, WIDTH, 0.23 * rows + 1.1) as ((axes,),):
-        for index, (model, runs) in enumerate(models.items()):
-            color = _style(index)["color"]
-            labels.append(f"{model}: validation, test")
-            for seed, val, test in runs:
-                axes.plot(val, len(labels), "o", color=color, markerfacecolor="white")
-                axes.plot(test, len(labels), "o", color=color)
-                labels.append(f"seed {seed}: {val:.4f}, {test:.4f}")
-            if len(runs) == 1:
-                continue
-            for column, split in enumerate(("validation", "test"), 1):
-                mean, low, high = mean_interval([run[column] for run in runs])
-                fill = {"color": color, "markerfacecolor": color if split == "test" else "white"}
-                error = [[mean - low], [high - mean]]
-                axes.errorbar(mean, len(labels), xerr=error, fmt="D", capsize=3, **fill)
-                labels.append(f"mean, {split}: {mean:.4f}")
-        axes.plot([], [], "o", color="0.3", markerfacecolor="white", label="validation")
-        axes.plot([], [], "o", color="0.3", label="test")
-        axes.set_yticks(range(len(labels)), labels)
-        axes.locator_params(axis="x", nbins=5)
-        axes.set(xlabel="accuracy", ylim=(len(labels) - 0.4, -0.6))
-        axes.grid(axis="x")
-        axes.figure.legend(loc=BELOW, ncols=2)

@@ -5,31 +5,20 @@ from pathlib import Path
 
 import pandas
 
-from sentiment_jax.analysis import predictions
 from sentiment_jax.analysis.html import cell
-from sentiment_jax.analysis.predictions import Predictions
-from sentiment_jax.analysis.records import Group, counts, in_words
+from sentiment_jax.analysis.records import Group, in_words
 from sentiment_jax.sweeps.plan import Trial
 from sentiment_jax.training.metrics import wilson_interval
 
-LISTED = 4  # settings or classes that a sentence names at most
-
-
-def on_imdb(trial: Trial) -> bool:
-    """Whether a trial read IMDB, the reviews of the published study."""
-    data = trial.config.data
-    return data.source == "tfds" or (data.source == "folder" and "aclimdb" in data.path.lower())
+LISTED = 4  # settings that a sentence names at most
 
 
 def title(groups: Sequence[Group]) -> str:
     """Return the models and their data: LSTM, BERT on IMDB."""
     models = ", ".join(dict.fromkeys(group.model.upper() for group in groups))
-    first = groups[0].trials[0]
-    if on_imdb(first):
-        return f"{models} on IMDB"
-    if first.config.data.source == "sample":
-        return f"{models} on the embedded sample"
-    return f"{models} on {Path(first.config.data.path).name or 'reviews'}"
+    data = groups[0].trials[0].config.data
+    known = {"tfds": "IMDB", "sample": "the embedded sample"}
+    return f"{models} on {known.get(data.source) or Path(data.path).name or 'reviews'}"
 
 
 def data_in_words(groups: Sequence[Group]) -> str:
@@ -37,7 +26,7 @@ def data_in_words(groups: Sequence[Group]) -> str:
     trials = [trial for group in groups for trial in group.trials]
     finished = next(trial for trial in trials if trial.status == "finished")
     roles = {"train": "train on", "val": "choose by", "test": "test with"}
-    splits = counts(finished).items()
+    splits = finished.env["data"]["counts"].items()
     reviews = [f"{sum(classes.values()):,} to {roles[split]}" for split, classes in splits]
     runs = "1 run" if len(trials) == 1 else f"{len(trials)} runs"
     classes = ", ".join(finished.files.read_config().classes)
@@ -47,7 +36,7 @@ def data_in_words(groups: Sequence[Group]) -> str:
 def at_chance(trial: Trial) -> bool:
     """Whether a finished trial's validation score may be that of the most frequent class."""
     score = trial.content["val"]
-    frequencies = counts(trial)["val"].values()
+    frequencies = trial.env["data"]["counts"]["val"].values()
     low, _ = wilson_interval(score["accuracy"], score["examples"])
     return low <= max(frequencies) / sum(frequencies)
 
@@ -101,20 +90,14 @@ def _other_models(best: str, tables: Mapping[str, pandas.DataFrame]) -> list[str
 
 
 def _settings(group: Group) -> list[str]:
-    """Say which setting of a sweep is best, which may be as good, and which stayed at chance."""
+    """Say which setting of a sweep is best, which stayed at chance, and which failed."""
     trials = [trial for trial in group.trials if trial not in group.finals]
     best = group.best
     if best is None or len(trials) < 2:
         return []
     score = best.content["val"]
-    finished = [trial for trial in trials if trial.status == "finished"]
-    guessing = [trial for trial in finished if at_chance(trial)]
-    others = [trial for trial in finished if trial not in (best, *guessing)]
     remarks = {
-        "Not shown to differ from it (z-test, p ≥ .05)": [
-            t for t in others if not predictions.differ_significantly(t.content["val"], score)
-        ],
-        "Stayed at chance": guessing,
+        "Stayed at chance": [t for t in trials if t.status == "finished" and at_chance(t)],
         "Failed": [trial for trial in trials if trial.status == "failed"],
     }
     sentences = [
@@ -128,20 +111,3 @@ def _settings(group: Group) -> list[str]:
                 words.append(f"{len(some) - LISTED} more")
             sentences.append(f"{remark}: {len(some)} ({'; '.join(words)}).")
     return [" ".join(sentences)]
-
-
-def confidence(name: str, original: Predictions, calibrated: Predictions) -> str:
-    """Say whether a model is over-confident, for each class, and what its temperature changes."""
-    *classes, (_, p, correct) = predictions.confidence(original)
-    kind = "over-confident" if p > correct else "under-confident"
-    if abs(p - correct) < 0.01:
-        kind = "well calibrated on average"
-    text = f"{name} is {kind}: the mean probability of its predictions is {p:.3f} "
-    text += f"and a share of {correct:.3f} is correct"
-    if len(classes) <= LISTED:
-        text += f" ({'; '.join(f'{label} {p:.3f}, correct {c:.3f}' for label, p, c in classes)})"
-    *_, (_, p_calibrated, _) = predictions.confidence(calibrated)
-    return (
-        f"{text}; a temperature (one number that divides the logits, fitted on validation) "
-        f"makes that probability {p_calibrated:.3f}."
-    )

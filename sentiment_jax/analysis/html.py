@@ -15,9 +15,8 @@ FORMATS = {
     **dict.fromkeys(("brier score", "precision", "recall", "f1"), ".4f"),
     **dict.fromkeys(("examples", "only the first correct", "only the second correct"), ",d"),
     **dict.fromkeys(("seed", "seeds", "epoch", "epochs", "batch size"), "d"),
-    **dict.fromkeys(("words", "tokens read"), "d"),
     **dict.fromkeys(("training s", "epoch s"), ",.1f"),
-    **{"learning rate": "rate", "parameters": ",d", "evaluation examples/s": ",.0f"},
+    **{"learning rate": "rate", "parameters": ",d"},
 }
 MIN_P = 0.0001
 # Characters that Markdown would read as a tag, a link, code, or the end of a table cell.

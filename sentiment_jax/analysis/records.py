@@ -153,11 +153,6 @@ def _find(directory: Path) -> list[Path]:
     raise InputError(f"{directory} holds no sweep.json and no run's config.json")
 
 
-def counts(trial: Trial) -> Mapping[str, Mapping[str, int]]:
-    """Return the reviews of each class by split."""
-    return trial.env["data"]["counts"]
-
-
 def hardware(trial: Trial) -> str:
     """Return the machine, and its accelerators if the trial used any."""
     devices = [name.partition(": ") for name in trial.env.get("devices", [])]

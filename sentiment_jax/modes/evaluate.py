@@ -120,18 +120,11 @@ def score_split(
     split: str,
     stop: Callable[[], None] | None = None,
 ) -> scoring.ReviewScores:
-    """Score a split and write its predictions and lengths, if the directory can be written."""
+    """Score a split and write its predictions, if the directory can be written."""
     encoded = experiment.encoded[split]
     scores = scoring.score_reviews(experiment, params, encoded, split, stop=stop)
     try:
-        directory.write_predictions(
-            split,
-            encoded,
-            experiment.words[split],
-            scores.probabilities,
-            max_length=experiment.config.data.max_length,
-            classes=experiment.classes,
-        )
+        directory.write_predictions(split, encoded, scores.probabilities, experiment.classes)
     except OSError as error:
         if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise

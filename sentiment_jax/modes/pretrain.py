@@ -63,7 +63,7 @@ def prepare_pretraining(config: Config, tokenizer: Tokenizer | None = None) -> E
         segments = {
             name: segment(tokenizer, reviews, data.max_length) for name, reviews in encoded.items()
         }
-    return Experiment(**vars(classifier), encoded=segments, words={}, statistics=corpus.statistics)
+    return Experiment(**vars(classifier), encoded=segments, statistics=corpus.statistics)
 
 
 def segment(tokenizer: Tokenizer, encoded: Encoded, max_length: int) -> Encoded:

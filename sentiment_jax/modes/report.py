@@ -10,12 +10,11 @@ from typing import Any
 import numpy as np
 import pandas
 
-from sentiment_jax.analysis import figures, findings, predictions, study
+from sentiment_jax.analysis import figures, findings, predictions
 from sentiment_jax.analysis.html import cell, render
 from sentiment_jax.analysis.predictions import Predictions
 from sentiment_jax.analysis.records import Group, collect, hardware, in_words, read_texts
 from sentiment_jax.config.stored import flatten
-from sentiment_jax.data.labels import decide
 from sentiment_jax.errors import InputError
 from sentiment_jax.runtime import terminal
 from sentiment_jax.storage.files import write_atomically, write_csv
@@ -45,14 +44,15 @@ def report(directories: Sequence[Path], output: Path, with_text: bool = False) -
     for group in tested:
         temperatures = [trial.content["temperature"] for trial in group.tested]
         calibrated[group.name] = predictions.calibrate(models[group.name], temperatures)
-    compared = study.tables(groups)
-    tables = _sweep_tables(groups) | compared
+    tables = _sweep_tables(groups)
     if tested:
         tables["models"] = _table([_over_seeds(group) for group in tested])
         tables |= _metrics(models)
     for group in tested:
-        texts = read_texts(group.tested[0]) if with_text else {}
-        tables[f"{group.name}-mistakes"] = _mistakes(models[group.name], texts)
+        mistakes = predictions.hardest_mistakes(models[group.name], MISTAKES)
+        if with_text:  # in the first column: a phone shows the left of a table
+            mistakes.insert(0, "text", mistakes["id"].map(read_texts(group.tested[0])))
+        tables[f"{group.name}-mistakes"] = mistakes
     content = {
         "groups": groups,
         "tables": tables,
@@ -61,15 +61,12 @@ def report(directories: Sequence[Path], output: Path, with_text: bool = False) -
         "title": findings.title(groups),
         "data": findings.data_in_words(groups),
         "lead": findings.lead(groups, tables),
-        "compared": list(compared),
-        "remarks": study.remarks() if findings.on_imdb(groups[0].trials[0]) else [],
-        "confidence": [findings.confidence(n, models[n], calibrated[n]) for n in models],
     }
     try:
         output.mkdir(parents=True, exist_ok=True)
         names = [name for group in groups for name in _draw_choice(group, output)]
         if tested:
-            names += _draw_test(tested, models, calibrated, output)
+            names += _draw_test(models, calibrated, output)
         drawn = {name: output / f"{name}.png" for name in names}
         for name, frame in tables.items():
             write_csv(output / f"{name}.csv", list(frame), frame.values.tolist())
@@ -85,31 +82,18 @@ def report(directories: Sequence[Path], output: Path, with_text: bool = False) -
 
 
 def _sweep_tables(groups: Sequence[Group]) -> dict[str, pandas.DataFrame]:
-    """Return all trials, the best ones, and those along each axis of a sweep: name -> table."""
+    """Return all trials, and those along each axis of a sweep: name -> table."""
     axes = dict.fromkeys([*FIELDS, *itertools.chain(*(group.axes for group in groups))])
     setting = [axis.replace("_", " ") for axis in axes]
     columns = ["name", "stage", *setting, "seed", "best epoch", "epochs", *SCORES]
     rows = [_row(group, trial) for group in groups for trial in group.trials]
-    best = [_row(group, group.best) for group in groups if group.best is not None]
-    tables = {
-        "runs": _table(rows, columns=list(dict.fromkeys(columns))),
-        "best": _table(best, columns=["name", *setting, *BEST]),
-    }
-    for group, axis in ((g, axis) for g in groups for axis in g.axes):
-        trials = group.along(axis)
-        if trials and axis == "optimizer":
-            epochs = {
-                f"{value} {metric}": {
-                    line["epoch"]: line[metric] for line in trial.metrics if line["split"] == "val"
-                }
-                for value, trial in trials.items()
-                for metric in ("loss", "accuracy")
-            }
-            frame = _table(epochs).sort_index().rename_axis("epoch").reset_index()
-            tables[f"{group.name}-optimizer-epochs"] = frame
-        elif trials:
-            rows = [_row(group, trial) for trial in trials.values()]
-            tables[f"{group.name}-{axis}"] = _table(rows, columns=[axis.replace("_", " "), *BEST])
+    tables = {"runs": _table(rows, columns=list(dict.fromkeys(columns)))}
+    for group in groups:
+        for axis in group.axes:
+            rows = [_row(group, trial) for trial in group.along(axis).values()]
+            if len(rows) > 1:
+                heads = [axis.replace("_", " "), *BEST]
+                tables[f"{group.name}-{axis}"] = _table(rows, columns=heads)
     return tables
 
 
@@ -133,7 +117,6 @@ def _over_seeds(group: Group) -> dict[str, Any]:
     """Return one model's row: means over the seeds, sample standard deviation."""
     results = [trial.content for trial in group.tested]
     accuracies = [result["test"]["accuracy"] for result in results]
-    scored = sum(result["test"]["examples"] for result in results)
     return {
         "name": group.name,
         "model": results[0]["model"],
@@ -144,31 +127,8 @@ def _over_seeds(group: Group) -> dict[str, Any]:
         "validation accuracy": statistics.mean(result["val"]["accuracy"] for result in results),
         "parameters": results[0]["parameters"],
         "training s": statistics.mean(result["train_seconds"] for result in results),
-        "evaluation examples/s": scored / sum(result["test_seconds"] for result in results),
         "hardware": hardware(group.tested[0]),
     }
-
-
-def _mistakes(model: Predictions, texts: Mapping[str, str]) -> pandas.DataFrame:
-    """Tabulate the hardest mistakes, with their texts if those are given."""
-    chosen = predictions.hardest_mistakes(model, MISTAKES)
-    means = model.probabilities.mean(axis=0)[chosen]
-    seeds = len(model.predicted)
-    wrong = np.sum(model.predicted != model.labels, axis=0)[chosen]
-    columns = {
-        "id": [model.ids[i] for i in chosen],
-        "label": [model.classes[i] for i in model.labels[chosen]],
-        "predicted": [model.classes[i] for i in decide(means)],
-        "p(predicted)": means.max(axis=1),
-        "seeds wrong": [f"{count} of {seeds}" for count in wrong],
-        "words": model.words[chosen],
-        "tokens read": model.tokens[chosen],
-        "truncated": np.where(model.truncated[chosen], "yes", "no"),
-    }
-    frame = _table(columns if seeds > 1 else {k: columns[k] for k in columns if k != "seeds wrong"})
-    if texts:  # a phone shows the left of a table
-        frame.insert(0, "text", frame["id"].map(texts))
-    return frame
 
 
 def _metrics(models: Mapping[str, Predictions]) -> dict[str, pandas.DataFrame]:
@@ -216,10 +176,9 @@ def _draw_choice(group: Group, output: Path) -> list[str]:
         title = f"all at {in_words({a: v for a, v in first.setting.items() if a != axis})}"
         winner = plan.best_finished(list(trials.values()))
         chosen = in_words({axis: winner.setting[axis]}) if winner else ""
-        theirs = study.epochs(group.model, axis) if findings.on_imdb(first) else {}
         name = f"{group.name}-{axis}"
         names += [name, f"{name}-runs"]
-        figures.overlay(runs, chosen, output / f"{name}.png", title, theirs)
+        figures.overlay(runs, chosen, output / f"{name}.png", title)
         figures.curves(runs, output / f"{name}-runs.png", title)
     if group.tested:
         names.append(f"{group.name}-seeds")
@@ -252,24 +211,12 @@ def _draw_grid(group: Group, path: Path) -> None:
 
 
 def _draw_test(
-    tested: Sequence[Group],
     models: Mapping[str, Predictions],
     calibrated: Mapping[str, Predictions],
     output: Path,
 ) -> list[str]:
     """Draw the results on the test set; return the names of the figures."""
-    names = ["confusion", "calibration"]
-    seeds = {
-        group.name: [
-            (t.config.seed, t.content["val"]["accuracy"], t.content["test"]["accuracy"])
-            for t in group.tested
-        ]
-        for group in tested
-    }
-    if sum(map(len, seeds.values())) > 1:
-        names.append("seeds")
-        figures.seeds(seeds, output / "seeds.png")
-    classes = models[tested[0].name].classes
+    classes = next(iter(models.values())).classes
     confusions = {name: predictions.confusion(model) for name, model in models.items()}
     figures.confusions(confusions, classes, output / "confusion.png")
     if len(classes) == 2:
@@ -277,15 +224,8 @@ def _draw_test(
     else:
         labels = "probability of the predicted class", "share of correct predictions"
     curves = {
-        name: [
-            ("", *predictions.calibration(model)),
-            ("at its temperature", *predictions.calibration(calibrated[name])),
-        ]
+        name: [predictions.calibration(model), predictions.calibration(calibrated[name])]
         for name, model in models.items()
     }
     figures.calibration(curves, labels, output / "calibration.png")
-    edges, points = predictions.accuracy_by_length(models)
-    if len(edges) > 2:  # one bin shows nothing about length
-        names.append("length")
-        figures.accuracy_by_length(list(models), edges, points, output / "length.png")
-    return names
+    return ["confusion", "calibration"]

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float32, Int32
+from jaxtyping import Float32
 
 from sentiment_jax.config import stored
 from sentiment_jax.config.schema import CLASSES, HARMLESS, Config
@@ -54,7 +54,6 @@ class RunDirectory:
         self.checkpoints = path / "checkpoints"
         self.tensorboard = path / "tensorboard"
         self.predictions = {"test": path / "predictions.csv", "val": path / "predictions-val.csv"}
-        self.lengths = {"test": path / "lengths.csv", "val": path / "lengths-val.csv"}
         self.reviews = {"train": path / "reviews.csv", "test": path / "reviews-test.csv"}
 
     def remove(self) -> None:
@@ -64,7 +63,8 @@ class RunDirectory:
         for folder in (self.checkpoints, self.tensorboard):
             shutil.rmtree(folder, ignore_errors=True)
         files = [self.config, self.env, self.tokenizer, self.metrics, self.result, self.failed]
-        tables = [*self.predictions.values(), *self.lengths.values()]
+        older = self.path.glob("lengths*.csv")  # earlier revisions wrote them
+        tables = [*self.predictions.values(), *older]
         for path in (*files, self.curves, *tables):
             if path.is_file():
                 path.unlink()
@@ -170,18 +170,11 @@ class RunDirectory:
         self,
         split: str,
         encoded: Encoded,
-        words: Int32[np.ndarray, " reviews"],
         probabilities: Float32[np.ndarray, "reviews classes"],
-        max_length: int,
         classes: Sequence[str] = CLASSES,
     ) -> None:
-        """Write predictions and lengths, one row per review, and their checksums to env.json.
-
-        `words` counts those of the whole review. A review whose tokens fill `max_length` counts as
-        truncated, although it may be just that long.
-        """
+        """Write predictions, one row per review, and their checksum to env.json."""
         predictions = self.predictions[split]
-        lengths = self.lengths[split]
         names = prediction_table.class_cells(classes)
         predicted = prediction_table.prediction_cells(classes, probabilities)
         rows = zip(encoded.ids, encoded.labels, predicted, strict=True)
@@ -190,14 +183,8 @@ class RunDirectory:
             ["id", "label", *prediction_table.prediction_columns(classes)],
             ([row_id, names[label], *cells] for row_id, label, cells in rows),
         )
-        counts = zip(encoded.ids, words, encoded.lengths, strict=True)
-        write_csv(
-            lengths,
-            ["id", "words", "tokens", "truncated"],
-            ([row_id, count, size, int(size >= max_length)] for row_id, count, size in counts),
-        )
         if processes.is_main():
-            write_json(self.env, read_json(self.env) | checksums(predictions, lengths))
+            write_json(self.env, read_json(self.env) | checksums(predictions))
 
 
 def prepare_workdir(path: Path) -> None:

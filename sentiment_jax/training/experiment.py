@@ -5,7 +5,6 @@ import functools
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int32
 from tokenizers import Tokenizer
 
 from sentiment_jax.config.schema import CLASSES, Config, EncoderConfig, join_names
@@ -37,7 +36,6 @@ class Experiment(Classifier):
     """A classifier and the reviews that it is trained and scored on."""
 
     encoded: dict[str, Encoded]
-    words: dict[str, Int32[np.ndarray, " reviews"]]  # of every whole review, by split
     statistics: dict[str, Any]
     examples: tuple[str, ...] = EXAMPLE_TEXTS  # to classify after training
     unlabeled: Reviews | None = None  # texts for the teachers to label, last in the training split
@@ -105,10 +103,6 @@ def encode_experiment(config: Config, tokenizer: Tokenizer, corpus: Corpus) -> E
     total = sum(map(len, corpus.splits.values()))
     with progress_bar(total, "encoding", unit="review") as bar:
         encoded = encode_splits(corpus.splits, tokenizer, config.data, bar.update)
-        words = {
-            name: np.array([len(text.split()) for text in split.texts], np.int32)
-            for name, split in corpus.splits.items()
-        }
     truncated = {
         name: round(split.truncated / max(len(split), 1), 4) for name, split in encoded.items()
     }
@@ -119,7 +113,6 @@ def encode_experiment(config: Config, tokenizer: Tokenizer, corpus: Corpus) -> E
     return Experiment(
         **vars(classifier),
         encoded=encoded,
-        words=words,
         statistics={**corpus.statistics, "truncated": truncated},
         examples=examples,
     )

@@ -31,10 +31,10 @@ def test_nothing_finished(sweep_copy, run_copy, tmp_path):
     [
         ("result.json", '{"model": "ls', "result.json is not JSON"),
         ("sweep.json", '{"procedure": ', "is not JSON"),
-        *((name, None, "cannot read") for name in ("env.json", "predictions.csv", "lengths.csv")),
+        *((name, None, "cannot read") for name in ("env.json", "predictions.csv")),
         *(
             (name, "digit", "is not what was written")
-            for name in ("metrics.jsonl", "predictions.csv", "lengths.csv")
+            for name in ("metrics.jsonl", "predictions.csv")
         ),
     ],
 )

@@ -1,6 +1,5 @@
 """Reports say what the run directories say, and a browser shows them."""
 
-import csv
 import json
 import os
 import re
@@ -14,23 +13,19 @@ import matplotlib.image
 import numpy as np
 import pytest
 from commands import python
+from reviews import read_table
 
-from sentiment_jax.analysis import findings, study
+from benchmarks import study
 from sentiment_jax.analysis.integrated_gradients import Explanation, Word
+from sentiment_jax.analysis.records import collect
 from sentiment_jax.data import corpus
 from sentiment_jax.errors import InputError
 from sentiment_jax.modes import report
 from sentiment_jax.modes.explain import to_page
 from sentiment_jax.storage.files import checksums, read_json, write_json
-from sentiment_jax.storage.metrics_log import read_metrics
 
 ONLY_REPORTS = {"pandas", "sklearn", "scipy.stats", "jinja2"}  # JAX itself loads some of scipy
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-
-
-def read_table(path):
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
 
 
 @pytest.fixture(scope="module")
@@ -90,24 +85,13 @@ def test_every_run_is_listed_with_its_fate(swept, reported):
     assert (reported / "report.md").read_text().count(failed) == 1
 
 
-def test_the_optimizers_epoch_by_epoch(swept, reported):
-    rows = read_table(reported / "small-optimizer-epochs.csv")
-    assert [row["epoch"] for row in rows] == ["1", "2", "3"]
-    for name in ("sgd", "adam"):
-        (run,) = swept.directory.glob(f"lstm-{name}-16-0.003-*")
-        lines = [line for line in read_metrics(run / "metrics.jsonl") if line["split"] == "val"]
-        for metric in ("loss", "accuracy"):
-            shown = [float(row[f"{name} {metric}"]) for row in rows]
-            assert shown == [line[metric] for line in lines]
-
-
 def test_the_page_holds_everything(reported):
     names = {path.name for path in reported.glob("*.png")}
     assert names == {
         *("small-optimizer.png", "small-learning_rate.png"),  # there was one batch size
         *("small-optimizer-runs.png", "small-learning_rate-runs.png"),
-        *("small-grid.png", "small-seeds.png", "seeds.png", "confusion.png", "calibration.png"),
-    }, "of 30 reviews, all are in one bin of lengths: nothing to draw"
+        *("small-grid.png", "small-seeds.png", "confusion.png", "calibration.png"),
+    }
     for name in names:
         pixels = matplotlib.image.imread(reported / name)
         assert min(pixels.shape[:2]) > 200 and len(np.unique(pixels[..., 0])) > 20
@@ -128,7 +112,7 @@ def test_the_page_holds_everything(reported):
 
 def test_the_first_sentences_say_what_was_found(swept, reported):
     """The winner, its interval, what does not differ from it, and what failed."""
-    (best,) = read_table(reported / "best.csv")
+    *_, best = read_table(reported / "runs.csv")
     (row,) = read_table(reported / "metrics.csv")
     accuracy, low, high = (
         f"{float(row[k]):.4f}" for k in ("accuracy", "low (95 %)", "high (95 %)")
@@ -159,8 +143,7 @@ def test_texts_are_shown_on_request_and_not_run(
     report.report([swept.directory], tmp_path, with_text=True)
     shown = [row["text"] for row in read_table(tmp_path / "small-mistakes.csv")]
     start = r"""'=1+1 <script>alert("x")</script> | `a` \u202e\x1b[2J """
-    with corpus.SAMPLE.open(newline="") as file:
-        reviews = {row["text"] for row in csv.DictReader(file)}
+    reviews = {row["text"] for row in read_table(corpus.SAMPLE)}
     assert shown and {text.removeprefix(start) for text in shown} <= reviews
     pages = {kind: (tmp_path / f"report.{kind}").read_text() for kind in ("md", "html")}
     for page in pages.values():
@@ -205,22 +188,17 @@ def test_one_seed_is_no_mean(finished, tmp_path, without_pictures):
     report.report([finished], tmp_path)
     page = (tmp_path / "report.md").read_text()
     assert "One seed: " in page and "over the seeds" not in page and "per seed" not in page
-    (name,) = tmp_path.glob("*-mistakes.csv")
-    assert "seeds wrong" not in read_table(name)[0]
 
 
 def test_reviews_of_other_ids_are_not_compared(
     finished, run_copy, tmp_path, without_pictures, capsys
 ):
     """The same rows in another order are the same data: row 5 is another review."""
-    files = [run_copy / name for name in ("predictions.csv", "lengths.csv")]
-    for path in files:
-        head, *rows = [line.split(",", 1) for line in path.read_text().splitlines()]
-        ids = [row_id for row_id, _ in rows]
-        moved = zip([*ids[1:], ids[0]], rows, strict=True)
-        lines = [",".join(head), *(f"{row_id},{rest}" for row_id, (_, rest) in moved)]
-        path.write_text("\n".join(lines) + "\n")
-    write_json(run_copy / "env.json", read_json(run_copy / "env.json") | checksums(*files))
+    path = run_copy / "predictions.csv"
+    head, *rows = [line.split(",", 1) for line in path.read_text().splitlines()]
+    moved = [f"{row[0]},{after[1]}" for row, after in zip(rows, rows[1:] + rows[:1], strict=True)]
+    path.write_text("\n".join([",".join(head), *moved]) + "\n")
+    write_json(run_copy / "env.json", read_json(run_copy / "env.json") | checksums(path))
     with pytest.raises(InputError, match="scored the test set in another order"):
         report.report([finished, run_copy], tmp_path / "page")
     config = read_json(run_copy / "config.json")
@@ -237,31 +215,38 @@ def test_sweeps_and_runs_side_by_side(several):
     page = (several / "report.md").read_text()
     assert re.search(r"^- (sweep|run), LSTM with .* scores highest of 2 models: test", page, re.M)
     assert re.search(r"^- Not shown to differ from it: (sweep|run) \(0\.\d{4}, p = ", page, re.M)
+    (tested,) = (several.parent / "sweep/final").glob("*-seed0-*")
+    right = [
+        {
+            row["id"]
+            for row in read_table(path / "predictions.csv")
+            if row["label"] == row["predicted"]
+        }
+        for path in (tested, several.parent / "run")
+    ]
+    (pair,) = read_table(several / "mcnemar.csv")
+    assert int(pair["only the first correct"]) == len(right[0] - right[1])
+    assert int(pair["only the second correct"]) == len(right[1] - right[0])
     contents = re.findall(r'<a href="#part\d">(.*?)</a>', (several / "report.html").read_text())
     assert contents[:2] == ["The models side by side", "sweep: the choice"]
     assert (several / "run-seeds.png").exists(), "a single run has its learning curves"
-    assert "study-" not in " ".join(path.name for path in several.iterdir()), "not of IMDB"
 
 
-def test_the_studys_numbers_stand_beside_ours(swept, tmp_path, monkeypatch, without_pictures):
-    monkeypatch.setattr(findings, "on_imdb", lambda trial: True)
-    report.report([swept.directory], tmp_path)
-    rows = {row["optimizer"]: row for row in read_table(tmp_path / "study-optimizer.csv")}
-    assert {name: row["LSTM, theirs: accuracy"] for name, row in rows.items()} == {
-        **{"adam": "0.9511", "adamw": "0.9297"},
-        "sgd": "",
-    }
-    ours = {row["run"]: row["val accuracy"] for row in read_table(tmp_path / "runs.csv")}
-    (run,) = (name for name in ours if name.startswith("lstm-sgd-16-0.003-"))
-    assert rows["sgd"]["small: accuracy"] == ours[run]
-    tested = read_table(tmp_path / "study-test.csv")
-    assert [row["model"] for row in tested] == ["small", "LSTM, theirs"]
-    assert tested[1]["test accuracy"] == "0.9463"
-    page = (tmp_path / "report.html").read_text()
-    assert "LSTM on IMDB" in page and "github.com/ashwathraghav/IST597-Assignment5" in page
-    assert "What is wrong" in page
-    (*_, last) = study.epochs("bert", "optimizer")["adamw"]
-    assert (last["epoch"], last["loss"], last["accuracy"]) == (5, 0.6635, 0.8798)
+def test_the_studys_numbers_stand_beside_ours(swept, reported):
+    """The tables of benchmarks.study."""
+    tables = study.tables(collect([swept.directory]))
+    rows = tables["study-optimizer"].set_index("optimizer")
+    theirs = rows["LSTM, theirs: accuracy"].dropna()
+    assert theirs.to_dict() == {"adam": 0.9511, "adamw": 0.9297}
+    ours = {row["optimizer"]: row for row in read_table(reported / "small-optimizer.csv")}
+    assert {*ours} == {"sgd", "adam"}
+    for name, row in ours.items():
+        (run,) = swept.directory.glob(f"lstm-{name}-16-0.003-*")
+        score = read_json(run / "result.json")["val"]["accuracy"]
+        assert rows["small: accuracy"][name] == score == float(row["validation accuracy"])
+    tested = tables["study-test"]
+    assert tested["model"].tolist() == ["small", "LSTM, theirs"]
+    assert tested["test accuracy"].iloc[-1] == 0.9463
 
 
 def test_the_other_modes_import_no_table_library():

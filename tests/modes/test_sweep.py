@@ -40,8 +40,7 @@ def test_files_of_a_sweep(swept):
         assert directory.name == run_name(RunDirectory(directory).read_config())
         tests = [r for r in read_metrics(directory / "metrics.jsonl") if r["split"] == "test"]
         assert len(tests) == final
-        for name in ("predictions.csv", "lengths.csv"):
-            assert (directory / name).exists() == final
+        assert (directory / "predictions.csv").exists() == final
         if (directory / "result.json").exists():
             result = read_json(directory / "result.json")
             assert ("test" in result) == final

@@ -176,6 +176,7 @@ def test_a_damaged_log_is_made_whole_on_resuming(plain, finished, small_config, 
 
 def test_fresh_removes_the_run_alone_once_what_replaces_it_is_read(plain, small_config):
     (plain / "notes.txt").write_text("mine")
+    (plain / "lengths.csv").write_text("id,words,tokens,truncated")  # of an earlier revision
     before = contents(plain)
     for changes, message in (
         ({"data.source": "csv", "data.path": "reviws.csv"}, "cannot read the table reviws.csv"),
@@ -187,6 +188,7 @@ def test_fresh_removes_the_run_alone_once_what_replaces_it_is_read(plain, small_
     train(override(small_config, {"seed": 5}), plain, fresh=True)
     assert read_json(plain / "result.json")["seed"] == 5
     assert (plain / "notes.txt").read_text() == "mine"
+    assert not (plain / "lengths.csv").exists()
 
 
 def damage(checkpoints, step):
