@@ -1,16 +1,17 @@
 """What a training run prints."""
 
 import math
+import time
 from typing import Any
 
 import jax
 import numpy as np
 
-from sentiment_jax.config.schema import Config, LstmConfig, join_names
+from sentiment_jax.config.schema import LstmConfig, join_names
 from sentiment_jax.data.ngrams import unigrams
 from sentiment_jax.huggingface.weights import LoadReport
 from sentiment_jax.runtime import devices, processes, startup, terminal
-from sentiment_jax.training import compilation, flops
+from sentiment_jax.training import compilation
 from sentiment_jax.training.compilation import mebibytes
 from sentiment_jax.training.experiment import Experiment
 from sentiment_jax.training.loop import TrainingRun
@@ -191,27 +192,15 @@ def print_steps(experiment: Experiment) -> None:
     """Compile every step that training and its evaluations may take; print what each needs."""
     limit = devices.memory_limit()
     print(f"{'device':8} {describe_devices()}{f', {mebibytes(limit)} each' if limit else ''}")
-    line = "{:8} {:10} {:>16} {:>14} {:>12} {:>11}".format
-    print(line("step", "", "reviews x tokens", "peak memory", "GFLOP", "compiled in"))
+    line = "{:8} {:10} {:>16} {:>14} {:>11}".format
+    print(line("step", "", "reviews x tokens", "peak memory", "compiled in"))
     for mode in ("training", "evaluation"):
+        rows = compilation.rows_of(experiment.config, mode)
         for length in compilation.padded_lengths(experiment, mode):
-            step = compilation.compile_step(experiment, mode, length)
-            shape = f"{step.rows} x {length}"
-            peak = mebibytes(step.peak_bytes)
-            cost = f"{step.flops / 1e9:,.2f}" if step.flops else "-"
-            print(line("", mode, shape, peak, cost, f"{step.compile_seconds:.1f} s"), flush=True)
-
-
-def print_speed(config: Config, rate: int) -> None:
-    """Print model FLOP/s in training, if known, and their share of what the devices multiply."""
-    if not rate:
-        return
-    with terminal.progress_bar(None, "measuring a large product"):
-        peak = flops.matmul_rate(config.model.dtype) * jax.device_count()
-    print(
-        f"{'speed':8} {rate / 1e9:,.0f} GFLOP/s in training, {rate / peak:.0%} of the "
-        f"{peak / 1e9:,.0f} of a large {config.model.dtype} product"
-    )
+            start = time.perf_counter()
+            peak = mebibytes(compilation.compile_step(experiment, mode, length))
+            seconds = time.perf_counter() - start
+            print(line("", mode, f"{rows} x {length}", peak, f"{seconds:.1f} s"), flush=True)
 
 
 def print_scores(split: str, scores: dict[str, Any], remark: str) -> None:

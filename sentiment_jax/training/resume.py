@@ -49,7 +49,9 @@ def _restore(experiment: Experiment, checkpoints: Checkpoints) -> tuple[TrainSta
     step = checkpoints.steps[-1]
     shapes = abstract_state(experiment)
     items = checkpoints.restore(step, params=shapes.params, opt_state=shapes.opt_state)
-    progress = Progress(**items.pop("bookkeeping"))
+    bookkeeping = items.pop("bookkeeping")
+    bookkeeping.pop("train_flops", None)  # of runs that counted them
+    progress = Progress(**bookkeeping)
     _check_best(checkpoints, progress)
     counters = {"step": jax.numpy.int32(step), "key": jax.random.key(experiment.config.seed)}
     return shapes.replace(**items, **devices.place(counters, experiment.mesh)), progress

@@ -74,6 +74,21 @@ def test_an_exception_right_after_a_save_or_before_the_first(resumed, step, save
     resumed(Progress, "add", runs.at_step(step, fail), error, "now", saved)
 
 
+def test_a_run_that_counted_flops_goes_on(resumed, monkeypatch):
+    """As earlier revisions did, in the bookkeeping of each checkpoint."""
+    save = Checkpoints.save
+
+    def save_more(checkpoints, *arguments, bookkeeping, best):
+        save(checkpoints, *arguments, bookkeeping | {"train_flops": 7}, best)
+
+    def stop():
+        monkeypatch.setattr(Checkpoints, "save", save)
+        raise RuntimeError("now")
+
+    monkeypatch.setattr(Checkpoints, "save", save_more)
+    resumed(Progress, "add", runs.at_step(4, stop), RuntimeError, "now", [3])
+
+
 def test_a_full_disk_costs_nothing_once_there_is_room(resumed, tmp_path):
     usage = shutil.disk_usage
 
