@@ -211,7 +211,6 @@ def _conclude(run: loop.TrainingRun, score_test: bool) -> dict[str, Any]:
         console.print_scores("test", result["test"], f"trained {progress.train_seconds:,.0f} s")
         console.print_metrics(measured["test"])
         console.warn_of_chance(run, result, measured)
-        console.print_advice(progress, experiment.config.optimizer.learning_rate)
         print_predictions([trained], experiment.examples)
         print(f"{'files':8} {directory.path}/result.json, curves.png, predictions.csv")
     return result

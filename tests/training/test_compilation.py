@@ -17,7 +17,7 @@ from sentiment_jax.runtime import devices
 from sentiment_jax.training import compilation
 from sentiment_jax.training.checks import resolve
 from sentiment_jax.training.experiment import prepare_experiment
-from sentiment_jax.training.parameters import initial_params
+from sentiment_jax.training.resume import initial_params
 
 # Wide enough for tenths of a MiB to show; of a length that no other test has.
 WIDE = runs.ONE_SHAPE | {"model.embedding_size": 200, "data.max_length": 23}
