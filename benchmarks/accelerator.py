@@ -20,6 +20,7 @@ import jax
 import numpy as np
 from absl import app, flags, logging
 
+from benchmarks import flops
 from benchmarks.synthetic import VOCABULARY, make_batch
 from sentiment_jax.config.schema import LstmConfig, OptimizerConfig, model_config
 from sentiment_jax.models.layers import on_cpu
@@ -28,7 +29,6 @@ from sentiment_jax.models.registry import build_model
 from sentiment_jax.runtime import startup
 from sentiment_jax.storage.files import write_json
 from sentiment_jax.storage.run_directory import describe_environment
-from sentiment_jax.training import flops
 from sentiment_jax.training.compilation import peak_bytes
 from sentiment_jax.training.objectives.classification import Classification
 from sentiment_jax.training.scoring import make_eval_step

@@ -28,14 +28,13 @@ import numpy as np
 from jax.experimental import topologies
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from benchmarks import hlo
+from benchmarks import flops, hlo
 from benchmarks.synthetic import VOCABULARY, abstract_batch
 from sentiment_jax.config.schema import OBJECTIVES, OptimizerConfig, model_config
 from sentiment_jax.models.parameters import abstract_params
 from sentiment_jax.models.registry import build_model
 from sentiment_jax.runtime import devices
 from sentiment_jax.storage.files import read_json, write_json
-from sentiment_jax.training import flops
 from sentiment_jax.training.objectives.classification import Classification
 from sentiment_jax.training.objectives.masked_language_modeling import WORD, MaskedLanguageModeling
 from sentiment_jax.training.objectives.objective import Objective

@@ -26,12 +26,12 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
+from benchmarks import flops
 from configs import bert, lstm
 from sentiment_jax.config.schema import model_config
 from sentiment_jax.models.registry import build_model
 from sentiment_jax.runtime import startup
 from sentiment_jax.storage.run_directory import describe_environment
-from sentiment_jax.training import flops
 from sentiment_jax.training.checks import resolve
 from sentiment_jax.training.experiment import prepare_experiment
 from sentiment_jax.training.objectives.classification import Classification

@@ -26,7 +26,7 @@ from sentiment_jax.modes.predict import predict
 from sentiment_jax.modes.train import train
 from sentiment_jax.runtime import devices
 from sentiment_jax.training.objectives.classification import Classification
-from sentiment_jax.training.parameters import initial_params
+from sentiment_jax.training.resume import initial_params
 from sentiment_jax.training.steps import create_state, make_train_step
 from sentiment_jax.training.trained_model import load_run
 

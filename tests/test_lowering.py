@@ -14,12 +14,12 @@ import pytest
 from jax._src.cudnn import fused_attention_stablehlo  # asks the installed cuDNN for its version
 
 from benchmarks import synthetic
+from benchmarks.flops import training_flops
 from sentiment_jax.analysis.integrated_gradients import Path, _slopes
 from sentiment_jax.config.schema import DTYPES, OptimizerConfig, model_config
 from sentiment_jax.models import layers
 from sentiment_jax.models.parameters import abstract_params
 from sentiment_jax.models.registry import ARCHITECTURES, build_model
-from sentiment_jax.training.flops import training_flops
 from sentiment_jax.training.objectives import ngram_vectors
 from sentiment_jax.training.objectives.classification import Classification
 from sentiment_jax.training.objectives.masked_language_modeling import WORD, MaskedLanguageModeling

@@ -187,7 +187,6 @@ def _conclude(run: loop.TrainingRun, score_test: bool) -> dict[str, Any]:
         **tested,
         "train_seconds": round(progress.train_seconds, 3),
         "compile_seconds": round(progress.compile_seconds, 3),
-        "train_flops_per_second": round(progress.train_flops / progress.train_seconds),
         "epochs": progress.epochs_done,
         "stopped_early": progress.stopped_early,
         "parameters": run.parameters,
@@ -207,12 +206,10 @@ def _conclude(run: loop.TrainingRun, score_test: bool) -> dict[str, Any]:
         print(
             f"{'val':8} none: trained on all {reviews:,} reviews for the {best['epoch']} epochs set"
         )
-    console.print_speed(experiment.config, result["train_flops_per_second"])
     if score_test:
         console.print_scores("test", result["test"], f"trained {progress.train_seconds:,.0f} s")
         console.print_metrics(measured["test"])
         console.warn_of_chance(run, result, measured)
-        console.print_advice(progress, experiment.config.optimizer.learning_rate)
         print_predictions([trained], experiment.examples)
         print(f"{'files':8} {directory.path}/result.json, curves.png, predictions.csv")
     return result

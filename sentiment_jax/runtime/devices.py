@@ -64,11 +64,6 @@ def place(tree: Any, mesh: Mesh) -> Any:
     return jax.tree.map(put, tree)
 
 
-def replicate(tree: Any, mesh: Mesh | AbstractMesh) -> Any:
-    """Give every device the whole arrays of a tree, inside a jitted function."""
-    return jax.lax.with_sharding_constraint(tree, replicated(mesh))
-
-
 def abstract(tree: Any, mesh: Mesh | AbstractMesh) -> Any:
     """Return shapes, dtypes and shardings of a tree: the target of a restore."""
     where = replicated(mesh)

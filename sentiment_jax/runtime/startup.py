@@ -6,7 +6,6 @@ import logging
 import math
 import os
 import pkgutil
-import re
 import sys
 import tempfile
 import time
@@ -36,7 +35,9 @@ def start(config: Any, group: Any = None, lost_after: int = 60) -> None:
     # A user can act on nothing that Orbax, TFDS and transformers log.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     absl.logging.set_verbosity(absl.logging.ERROR)
-    if not _has_devices():
+    from jax._src import xla_bridge  # nothing public says whether XLA_FLAGS have been read
+
+    if not xla_bridge.backends_are_initialized():
         use_wide_vectors()
         use_deterministic_kernels()
         if group is not None:
@@ -45,21 +46,6 @@ def start(config: Any, group: Any = None, lost_after: int = 60) -> None:
             rows = config.batch_size // config.gradient_accumulation
             use_cpu_devices(math.gcd(config.cpu_devices, rows, config.eval_batch_size))
     use_compilation_cache()
-
-
-def _has_devices() -> bool:
-    """Return whether JAX has started its devices, which is when it reads XLA_FLAGS."""
-    if "jax" not in sys.modules:
-        return False
-    import jax
-
-    try:  # only a private name says so; but another number of CPU devices is refused from then on
-        count = jax.config.jax_num_cpu_devices  # type: ignore[attr-defined]
-        jax.config.update("jax_num_cpu_devices", count + 1)
-        jax.config.update("jax_num_cpu_devices", count)
-    except RuntimeError:
-        return True
-    return False
 
 
 def tune_malloc() -> None:
@@ -95,12 +81,6 @@ def use_deterministic_kernels() -> None:
     """
     if has_cuda():
         _add_xla_flag("--xla_gpu_deterministic_ops=true", unless="xla_gpu_deterministic_ops")
-
-
-def is_deterministic() -> bool:
-    """Return whether XLA_FLAGS ask a GPU for the same bits each time."""
-    flags = os.environ.get("XLA_FLAGS", "")
-    return bool(re.search("--xla_gpu_deterministic_ops(?!=(false|0))", flags))
 
 
 def has_cuda() -> bool:

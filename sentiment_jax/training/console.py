@@ -1,20 +1,20 @@
 """What a training run prints."""
 
 import math
+import time
 from typing import Any
 
 import jax
 import numpy as np
 
-from sentiment_jax.config.schema import Config, LstmConfig, join_names
+from sentiment_jax.config.schema import LstmConfig, join_names
 from sentiment_jax.data.ngrams import unigrams
 from sentiment_jax.huggingface.weights import LoadReport
-from sentiment_jax.runtime import devices, processes, startup, terminal
-from sentiment_jax.training import compilation, flops
+from sentiment_jax.runtime import devices, processes, terminal
+from sentiment_jax.training import compilation
 from sentiment_jax.training.compilation import mebibytes
 from sentiment_jax.training.experiment import Experiment
 from sentiment_jax.training.loop import TrainingRun
-from sentiment_jax.training.progress import Progress
 
 FEW_FOR_LAST = 5_000  # training reviews: below, an LSTM's last state learns little (results/small)
 
@@ -48,12 +48,6 @@ def _warn_of_data(experiment: Experiment) -> None:
         )
 
 
-def warn_of_bits() -> None:
-    """Warn that a GPU may add in another order each time."""
-    if jax.default_backend() == "gpu" and not startup.is_deterministic():
-        terminal.warn_once("not deterministic: a killed run will not resume bit-exactly")
-
-
 def warn_of_chance(run: TrainingRun, scores: dict[str, Any], measured: dict[str, Any]) -> None:
     """Warn if a split's predictions may be at chance, or their loss is ten times that of chance.
 
@@ -74,25 +68,6 @@ def warn_of_chance(run: TrainingRun, scores: dict[str, Any], measured: dict[str,
                 f"{chance:.4f}), loss {loss:.4g} (log {classes}: {math.log(classes):.4f})"
             )
             return
-
-
-def print_advice(progress: Progress, learning_rate: float) -> None:
-    """Print the first advice that the course of validation calls for."""
-    losses = [record["loss"] for record in progress.records if record["split"] == "val"]
-    if not losses:
-        return
-    epochs = progress.epochs_done
-    if progress.is_best:
-        print(
-            f"{'advice':8} the last epoch was the best: more may be better still "
-            f"(--config.epochs={2 * epochs})"
-        )
-    elif epochs > 2 and losses[0] == min(math.inf if loss is None else loss for loss in losses):
-        print(
-            f"{'advice':8} validation loss rose from the first epoch on, the model over-fits: "
-            f"lower the learning rate (--config.optimizer.learning_rate={learning_rate / 3:.1g}) "
-            "or raise dropout"
-        )
 
 
 def describe_run(run: TrainingRun, load_report: LoadReport | None) -> None:
@@ -120,13 +95,12 @@ def describe_run(run: TrainingRun, load_report: LoadReport | None) -> None:
     if step:
         standing = f"resuming at step {step:,} of {run.total_steps:,}"
     print(f"{'run':8} {run.directory.path}, {config.epochs} epochs, {standing}", flush=True)
-    warn_of_bits()
     if not config.pretrain.objective:
         _warn_of_data(experiment)
 
 
 def _describe_text(experiment: Experiment) -> None:
-    """Print what a pre-training learns from, what it is validated on, and what was dropped."""
+    """Print what a pre-training learns from, and what it is validated on."""
     statistics = experiment.statistics
     length = experiment.config.data.max_length
     for name, encoded in experiment.encoded.items():
@@ -136,14 +110,7 @@ def _describe_text(experiment: Experiment) -> None:
             f"{kinds['unlabeled']:,} unlabeled: {len(encoded):,} segments of at most {length} "
             f"tokens, {len(encoded.token_ids):,} in all"
         )
-    dropped = statistics["dropped"]
-    shared = statistics["shared"]
     print(f"{'':8} source {statistics['source']}, hash {statistics['data_hash'][:12]}")
-    print(
-        f"{'':8} dropped: {dropped['unlabeled']:,} unlabeled and {dropped['labeled']:,} labeled "
-        f"reviews that are in validation or test ({shared['train_val'] + shared['train_test']} are "
-        f"left), {dropped['duplicates']:,} duplicates"
-    )
 
 
 def _describe_reviews(experiment: Experiment) -> None:
@@ -191,27 +158,15 @@ def print_steps(experiment: Experiment) -> None:
     """Compile every step that training and its evaluations may take; print what each needs."""
     limit = devices.memory_limit()
     print(f"{'device':8} {describe_devices()}{f', {mebibytes(limit)} each' if limit else ''}")
-    line = "{:8} {:10} {:>16} {:>14} {:>12} {:>11}".format
-    print(line("step", "", "reviews x tokens", "peak memory", "GFLOP", "compiled in"))
+    line = "{:8} {:10} {:>16} {:>14} {:>11}".format
+    print(line("step", "", "reviews x tokens", "peak memory", "compiled in"))
     for mode in ("training", "evaluation"):
+        rows = compilation.rows_of(experiment.config, mode)
         for length in compilation.padded_lengths(experiment, mode):
-            step = compilation.compile_step(experiment, mode, length)
-            shape = f"{step.rows} x {length}"
-            peak = mebibytes(step.peak_bytes)
-            cost = f"{step.flops / 1e9:,.2f}" if step.flops else "-"
-            print(line("", mode, shape, peak, cost, f"{step.compile_seconds:.1f} s"), flush=True)
-
-
-def print_speed(config: Config, rate: int) -> None:
-    """Print model FLOP/s in training, if known, and their share of what the devices multiply."""
-    if not rate:
-        return
-    with terminal.progress_bar(None, "measuring a large product"):
-        peak = flops.matmul_rate(config.model.dtype) * jax.device_count()
-    print(
-        f"{'speed':8} {rate / 1e9:,.0f} GFLOP/s in training, {rate / peak:.0%} of the "
-        f"{peak / 1e9:,.0f} of a large {config.model.dtype} product"
-    )
+            start = time.perf_counter()
+            peak = mebibytes(compilation.compile_step(experiment, mode, length))
+            seconds = time.perf_counter() - start
+            print(line("", mode, f"{rows} x {length}", peak, f"{seconds:.1f} s"), flush=True)
 
 
 def print_scores(split: str, scores: dict[str, Any], remark: str) -> None:

@@ -18,7 +18,7 @@ from sentiment_jax.runtime.terminal import progress_bar
 from sentiment_jax.storage.checkpoints import Checkpoints
 from sentiment_jax.storage.metrics_log import MetricsLog
 from sentiment_jax.storage.run_directory import RunDirectory
-from sentiment_jax.training import calibration, compilation, flops, metrics, optimizers, scoring
+from sentiment_jax.training import calibration, compilation, metrics, optimizers, scoring
 from sentiment_jax.training.experiment import Experiment
 from sentiment_jax.training.progress import Progress, averages
 from sentiment_jax.training.signals import Stop
@@ -43,7 +43,7 @@ class TrainingRun:
         self.total_steps = config.epochs * self.steps_per_epoch
         self.learning_rate = optimizers.make_schedule(config.optimizer, self.total_steps)
         self.log = MetricsLog(self.directory.metrics, self.progress.records)
-        self.step_flops: dict[int, int] = {}  # by padded length, of the steps compiled so far
+        self.compiled_lengths: set[int] = set()  # padded, of the steps compiled so far
 
     @property
     def done(self) -> bool:
@@ -114,13 +114,13 @@ def train_epoch(run: TrainingRun) -> None:
     clock = time.perf_counter()
     stopping = False
 
-    def dispatch() -> Iterator[tuple[dict[str, jax.Array], int]]:
-        """Yield metrics and padded length of each step, up to one to log, to save or to stop at."""
+    def dispatch() -> Iterator[dict[str, jax.Array]]:
+        """Yield the metrics of each step, up to one to log, to save or to stop at."""
         nonlocal clock, stopping
         for planned in plan[progress.dispatched - first :]:
             rows = batches.make_batch(encoded, planned, config.batch_size)
             batch = devices.put_batch(rows, experiment.mesh)
-            compiling = planned.length not in run.step_flops
+            compiling = planned.length not in run.compiled_lengths
             if compiling:
                 bar.set_postfix_str(f"compiling for {planned.length} tokens", refresh=False)
             before = time.perf_counter()
@@ -128,14 +128,12 @@ def train_epoch(run: TrainingRun) -> None:
             run.state, metrics = run.train_step(run.state, batch, rate)
             if compiling:
                 # Tracing and compiling happen in this call; the step itself runs behind it.
-                shape = batch["token_ids"].shape
-                cost = flops.training_flops(experiment.model, experiment.objective, shape)
-                run.step_flops[planned.length] = cost
+                run.compiled_lengths.add(planned.length)
                 spent = time.perf_counter() - before
                 progress.compile_seconds += spent
                 clock += spent
             progress.dispatched += 1
-            yield metrics, planned.length
+            yield metrics
             stopping = run.stop.asked()
             due = [progress.dispatched % n for n in (config.log_every, config.checkpoint_every)]
             if stopping or 0 in due:
@@ -143,10 +141,10 @@ def train_epoch(run: TrainingRun) -> None:
 
     with bar:
         while progress.dispatched < end:
-            for metrics, length in scoring.one_behind(dispatch()):
+            for metrics in scoring.one_behind(dispatch()):
                 sums = {name: float(value) for name, value in jax.device_get(metrics).items()}
                 now = time.perf_counter()
-                progress.add(sums, now - clock, run.step_flops[length])
+                progress.add(sums, now - clock)
                 clock = now
                 _check_finite(run, sums)
                 bar.update(1)

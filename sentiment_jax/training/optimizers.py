@@ -45,14 +45,10 @@ def split_frozen(
 
     The latter have no gradient, which for a large table would take longer than the rest of a step.
     """
-    trained = {}
     frozen = {}
-    for name, leaves in params.items():
-        if config.frozen == "embeddings" and name.startswith("embedding"):
-            frozen[name] = leaves
-        else:
-            trained[name] = leaves
-    return trained, frozen
+    if config.frozen == "embeddings":
+        frozen = {name: leaves for name, leaves in params.items() if name.startswith("embedding")}
+    return {name: leaves for name, leaves in params.items() if name not in frozen}, frozen
 
 
 def make_optimizer(config: OptimizerConfig, architecture: str = "") -> optax.GradientTransformation:

@@ -19,14 +19,13 @@ class Progress:
     epoch: dict[str, float] = dataclasses.field(default_factory=EMPTY_SUMS.copy)
     last_epoch: dict[str, float] = dataclasses.field(default_factory=EMPTY_SUMS.copy)
     train_seconds: float = 0.0
-    train_flops: int = 0  # of the matrix products, see flops.py
     compile_seconds: float = 0.0
     best: dict[str, Any] | None = None
     epochs_since_best: int = 0
     stopped_early: bool = False
     records: list[dict[str, Any]] = dataclasses.field(default_factory=list)  # of metrics.jsonl
 
-    def add(self, sums: dict[str, float], seconds: float, flops: int) -> None:
+    def add(self, sums: dict[str, float], seconds: float) -> None:
         """Add one finished step."""
         self.step += 1
         for total in (self.window, self.epoch):
@@ -34,7 +33,6 @@ class Progress:
                 total[name] += sums[name]
             total["seconds"] += seconds
         self.train_seconds += seconds
-        self.train_flops += flops
 
     def end_window(self) -> tuple[dict[str, Any], float]:
         """Return scores and seconds of the steps since the last call."""

@@ -1,19 +1,26 @@
-"""Where a run begins: its newest good checkpoint, or fresh parameters."""
+"""Where a run begins: its newest good checkpoint, or parameters that are random or pretrained."""
+
+from typing import Any
 
 import jax
 
+from sentiment_jax.config.schema import EncoderConfig
 from sentiment_jax.errors import RunError
+from sentiment_jax.huggingface import hub, weights
 from sentiment_jax.huggingface.weights import LoadReport
+from sentiment_jax.models import layers
+from sentiment_jax.models.parameters import initializer
 from sentiment_jax.runtime import devices, processes, terminal
 from sentiment_jax.storage.checkpoints import Checkpoints
 from sentiment_jax.storage.run_directory import RunDirectory
 from sentiment_jax.training.compilation import abstract_state
 from sentiment_jax.training.experiment import Experiment
+from sentiment_jax.training.lineage import source_run
 from sentiment_jax.training.loop import TrainingRun
-from sentiment_jax.training.parameters import initial_params
 from sentiment_jax.training.progress import Progress
 from sentiment_jax.training.signals import Stop
 from sentiment_jax.training.steps import TrainState, create_state
+from sentiment_jax.training.trained_model import Classifier, load_run
 
 
 def start_run(
@@ -44,12 +51,40 @@ def start_run(
     return TrainingRun(experiment, directory, checkpoints, progress, state, stop), report
 
 
+def initial_params(classifier: Classifier) -> tuple[Any, LoadReport | None]:
+    """Return parameters from seed and pretrained weights, and the report on loading those.
+
+    The CPU draws them, so that every backend starts from the same bits and none compiles an
+    orthogonal matrix, which takes a GPU up to a minute.
+    """
+    with layers.on_cpu():
+        params = initializer(classifier.model)(jax.random.key(classifier.config.seed))
+    model = classifier.config.model
+    if not model.pretrained:
+        return params, None
+    if run := source_run(model.pretrained):
+        source = load_run(run, classifies=False)
+        tensors = weights.to_tensors(source.params, model.name)
+        return weights.load_tensors(
+            tensors,
+            classifier.model.config,
+            params,
+            where=f"model.pretrained={run}",
+            files=f"{run}, step {source.step}",
+        )
+    assert isinstance(model, EncoderConfig)  # an LSTM starts from a run: checks.resolve
+    folder, _ = hub.find_pretrained(model.pretrained, model.revision)
+    return weights.load_pretrained(folder, classifier.model.config, params)
+
+
 def _restore(experiment: Experiment, checkpoints: Checkpoints) -> tuple[TrainState, Progress]:
     """Restore the newest checkpoint; RunError: the best one is damaged."""
     step = checkpoints.steps[-1]
     shapes = abstract_state(experiment)
     items = checkpoints.restore(step, params=shapes.params, opt_state=shapes.opt_state)
-    progress = Progress(**items.pop("bookkeeping"))
+    bookkeeping = items.pop("bookkeeping")
+    bookkeeping.pop("train_flops", None)  # of runs that counted them
+    progress = Progress(**bookkeeping)
     _check_best(checkpoints, progress)
     counters = {"step": jax.numpy.int32(step), "key": jax.random.key(experiment.config.seed)}
     return shapes.replace(**items, **devices.place(counters, experiment.mesh)), progress

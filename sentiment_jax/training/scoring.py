@@ -26,7 +26,7 @@ from sentiment_jax.runtime import devices
 from sentiment_jax.runtime.terminal import progress_bar
 from sentiment_jax.training.experiment import Experiment
 from sentiment_jax.training.objectives.masked_language_modeling import mean_nats
-from sentiment_jax.training.objectives.objective import Objective, cross_entropy, forward
+from sentiment_jax.training.objectives.objective import Batch, Objective, cross_entropy, forward
 from sentiment_jax.training.trained_model import Classifier
 
 Result = TypeVar("Result")
@@ -83,15 +83,13 @@ def score_reviews(
     `description` labels the progress bar.
     """
     start = time.perf_counter()
-    eval_step = make_eval_step(classifier.model)
     size = batch_size or classifier.config.eval_batch_size
     size = -(-size // classifier.mesh.size) * classifier.mesh.size
     losses = np.full(len(encoded), np.nan)
     probabilities = np.full((len(encoded), len(classifier.classes)), np.nan, np.float32)
     examples = 0
-    step = functools.partial(eval_step, jax.device_put(params, devices.replicated(classifier.mesh)))
-    scored = _apply(step, classifier, encoded, batch_size=size, description=description, stop=stop)
-    for rows, outputs in scored:
+    step = make_eval_step(classifier.model)
+    for rows, outputs in _apply(step, classifier, params, encoded, size, description, stop):
         losses[rows] = devices.fetch(outputs[0])[: len(rows)]
         probabilities[rows] = devices.fetch(outputs[1])[: len(rows)]
         examples += len(rows)
@@ -116,12 +114,10 @@ def score_text(
     """Score each segment once by the objective of a pre-training, its masks always the same."""
     start = time.perf_counter()
     objective: Any = experiment.objective
-    sums_step = make_sums_step(experiment.model, objective, experiment.config.seed)
+    step = make_sums_step(experiment.model, objective, experiment.config.seed)
     totals: dict[str, float] = defaultdict(float)
-    step = functools.partial(sums_step, jax.device_put(params, devices.replicated(experiment.mesh)))
     size = experiment.config.eval_batch_size
-    scored = _apply(step, experiment, encoded, batch_size=size, description=description, stop=stop)
-    for _, sums in scored:
+    for _, sums in _apply(step, experiment, params, encoded, size, description, stop):
         for name, value in jax.device_get(sums).items():
             totals[name] += float(value)
     examples = totals["examples"]
@@ -135,16 +131,17 @@ def score_text(
 
 
 def _apply(
-    step: Callable[[dict[str, Array]], Any],
+    step: Callable[[Any, Batch], Any],
     classifier: Classifier,
+    params: Any,
     encoded: Encoded,
-    *,
     batch_size: int,
     description: str,
     stop: Callable[[], None] | None,
 ) -> Iterator[tuple[Rows, Any]]:
     """Yield the rows of each batch of a pass over encoded reviews, and the step's outputs."""
     buckets = classifier.buckets
+    params = jax.device_put(params, devices.replicated(classifier.mesh))
     plan = batches.plan_evaluation(encoded.lengths, batch_size=batch_size, buckets=buckets)
 
     def dispatch() -> Iterator[tuple[Rows, Any]]:
@@ -152,7 +149,7 @@ def _apply(
             if stop is not None:
                 stop()
             batch = batches.make_batch(encoded, planned, batch_size)
-            yield planned.indices, step(devices.put_batch(batch, classifier.mesh))
+            yield planned.indices, step(params, devices.put_batch(batch, classifier.mesh))
 
     with progress_bar(len(encoded), description, unit="review") as bar:
         for rows, outputs in one_behind(dispatch()):
@@ -164,7 +161,7 @@ def _apply(
 def make_sums_step(model: nn.Module, objective: Objective, seed: int) -> Wrapped:
     """Return the jitted (params, batch) -> an objective's sums, the same each time."""
 
-    def sums_step(params: Any, batch: dict[str, Array]) -> dict[str, Array]:
+    def sums_step(params: Any, batch: Batch) -> dict[str, Array]:
         return objective(model, params, batch, jax.random.key(seed), deterministic=True)
 
     return jax.jit(sums_step)
@@ -174,7 +171,7 @@ def make_sums_step(model: nn.Module, objective: Objective, seed: int) -> Wrapped
 def make_eval_step(model: nn.Module) -> Wrapped:
     """Return the jitted (params, batch) -> losses [batch], probabilities [batch, classes]."""
 
-    def eval_step(params: Any, batch: dict[str, Array]) -> tuple[Array, Array]:
+    def eval_step(params: Any, batch: Batch) -> tuple[Array, Array]:
         logits = forward(model, params, batch["token_ids"], batch["lengths"])
         return cross_entropy(logits, batch["labels"]), jax.nn.softmax(logits)
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import runs
+from commands import ROOT, SAMPLE
 from conftest import make_small_config
 from runs import assert_rounding_apart
 
@@ -23,8 +24,6 @@ from sentiment_jax.storage.metrics_log import read_metrics
 from sentiment_jax.training import signals
 from sentiment_jax.training.trained_model import load_run
 
-ROOT = Path(__file__).parents[2]
-ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
 SEVERAL_SHAPES = {**runs.LONGER, "data.length_buckets": (12,)}
 EPOCH = runs.STEPS // runs.LONGER["epochs"]
 GROUP = launch.ProcessGroup("host:1234", 0, 4)
@@ -41,7 +40,7 @@ def start(*arguments):
     return subprocess.Popen(
         [sys.executable, *map(str, arguments)],
         cwd=ROOT,
-        env=ENVIRONMENT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -54,7 +53,7 @@ def start_pair(workdir, *arguments, **changes):
     fields = runs.small_flags(**({"log_every": 1} | changes))
     return [
         start(
-            *("-m", "sentiment_jax.main", "--config=configs/lstm.py:sample"),
+            *("-m", "sentiment_jax.main", SAMPLE),
             *(f"--workdir={workdir}", f"--coordinator=localhost:{port}", "--process_count=2"),
             *(f"--process_id={index}", *fields, *arguments),
         )
@@ -165,17 +164,6 @@ def test_what_the_parent_prints(child, capfd, script, code, lines):
     assert child(script) == code
     written = capfd.readouterr().err.splitlines()
     assert [line[: len(start)] for line, start in zip(written, lines, strict=True)] == lines
-
-
-def test_the_parent_forwards_a_signal(child, capfd):
-    script = (
-        "import time\n"
-        "signal.signal(signal.SIGTERM, lambda *_: sys.exit(7))\n"
-        "os.kill(os.getppid(), signal.SIGTERM)\n"
-        "time.sleep(60)"
-    )
-    assert child(script) == 7
-    assert capfd.readouterr().err == ""
 
 
 def test_a_child_writes_to_the_terminal_itself(child, capfd):
@@ -334,13 +322,6 @@ def test_the_cluster_names_the_coordinator_and_the_process(monkeypatch, variable
     only_cluster(monkeypatch, variables)
     expected = launch.ProcessGroup(coordinator, 5, 8, [1]) if coordinator else None
     assert launch.find_process_group("auto", None, None) == expected
-
-
-@pytest.mark.parametrize("name", ["SLURM_JOB_ID", "SLURM_PROCID"])
-def test_an_incomplete_environment_of_a_cluster(monkeypatch, name):
-    only_cluster(monkeypatch, {key: value for key, value in SLURM.items() if key != name})
-    with pytest.raises(InputError, match=f"environment is incomplete .*{name}"):
-        launch.find_process_group("auto", None, None)
 
 
 def test_process_0_listens_on_one_address_only(monkeypatch):

@@ -8,6 +8,7 @@ import jax
 import pytest
 import runs
 from commands import SAMPLE, run
+from sweeping import contents
 
 from sentiment_jax.config.stored import replace_settings
 from sentiment_jax.errors import RunError
@@ -16,7 +17,7 @@ from sentiment_jax.runtime import devices
 from sentiment_jax.training import compilation
 from sentiment_jax.training.checks import resolve
 from sentiment_jax.training.experiment import prepare_experiment
-from sentiment_jax.training.parameters import initial_params
+from sentiment_jax.training.resume import initial_params
 
 # Wide enough for tenths of a MiB to show; of a length that no other test has.
 WIDE = runs.ONE_SHAPE | {"model.embedding_size": 200, "data.max_length": 23}
@@ -33,13 +34,8 @@ def experiment(config):
     return prepare_experiment(resolve(config))
 
 
-def needs(experiment, mode, **changes):
-    return compilation.compile_step(experiment, mode, 23, **changes).peak_bytes
-
-
-def check(experiment, **changes):
-    config = replace_settings(experiment.config, changes)
-    compilation.check_memory(dataclasses.replace(experiment, config=config))
+def needs(experiment, mode):
+    return compilation.compile_step(experiment, mode, 23)
 
 
 @pytest.fixture
@@ -56,7 +52,7 @@ def test_the_dry_run_of_the_command_line_prints_the_compilers_account(experiment
     assert done.stderr == "" and not (tmp_path / "run").exists()
     device, _, *lines = done.stdout.splitlines()
     assert device.startswith("device   1 x cpu")
-    pattern = r" {9}(\w+) +(\d+) x 23 +([\d.]+) MiB +[\d.]+ +[\d.]+ s"
+    pattern = r" {9}(\w+) +(\d+) x 23 +([\d.]+) MiB +[\d.]+ s"
     printed = {m[1]: float(m[3]) for m in (re.fullmatch(pattern, line) for line in lines)}
     assert printed == pytest.approx(expected, rel=0.1)
 
@@ -77,31 +73,29 @@ def test_a_step_that_was_measured_is_not_compiled_again(config, has, tmp_path):
     assert result["compile_seconds"] > 0
 
 
-@pytest.mark.slow
-def test_what_fits_is_named_if_a_training_does_not(config, experiment, has, tmp_path):
-    """Nothing is recorded, so that the same command goes on with what fits."""
-    whole, half, quarter = (needs(experiment, "training", parts=parts) for parts in (1, 2, 4))
-    assert quarter < half < whole
-    has((half + quarter) // 2)
-    config.eval_batch_size = 1
-    advice = "use --config.gradient_accumulation=4 or --config.batch_size=4 "
-    with pytest.raises(RunError, match=f"training of 16 reviews x 23 tokens needs .*{advice}"):
-        train(config, tmp_path / "run")
-    assert not (tmp_path / "run" / "config.json").exists()
-    check(experiment, eval_batch_size=1, batch_size=4)
-    check(experiment, eval_batch_size=1, gradient_accumulation=4)
-
-
-def test_what_fits_is_named_if_an_evaluation_does_not(experiment, has):
-    """The optimizer's state stays on the device beside it."""
-    moments = 2 * 4 * sum(leaf.size for leaf in jax.tree.leaves(initial_params(experiment)[0]))
-    has(needs(experiment, "evaluation", rows=1024) + moments + 1000)
-    message = "evaluation of 4096 reviews x 23 tokens .*use --config.eval_batch_size=1024 "
+def test_a_training_that_does_not_fit_is_refused_before_anything_is_recorded(
+    config, experiment, has, plain
+):
+    """The run that --fresh would replace is still there."""
+    before = runs.without_lock(contents(plain))
+    has(needs(experiment, "training") - 1)
+    message = "training of 16 reviews x 23 tokens needs .* MiB; a device has .*: lower batch_size"
     with pytest.raises(RunError, match=message):
-        check(experiment, eval_batch_size=4096)
-    has(1000)
-    with pytest.raises(RunError, match="one review at a time needs more too: lower data.max_len"):
-        check(experiment)
+        train(config, plain, fresh=True)
+    assert runs.without_lock(contents(plain)) == before
+
+
+def test_an_evaluation_needs_its_memory_beside_the_optimizers_state(experiment, has):
+    config = replace_settings(experiment.config, {"eval_batch_size": 4096})
+    experiment = dataclasses.replace(experiment, config=config)
+    moments = 2 * 4 * sum(leaf.size for leaf in jax.tree.leaves(initial_params(experiment)[0]))
+    needed = needs(experiment, "evaluation") + moments
+    has(needed + 1000)
+    compilation.check_memory(experiment)
+    has(needed - 1000)
+    message = "evaluation of 4096 reviews x 23 tokens .*: lower eval_batch_size"
+    with pytest.raises(RunError, match=message):
+        compilation.check_memory(experiment)
 
 
 def test_a_cpu_does_not_report_its_memory(experiment, monkeypatch):

@@ -1,16 +1,12 @@
-"""Warnings of a training that means nothing (row 51), each with its figure; advice; examples."""
+"""Warnings of a training that means nothing (row 51), each with its figure; examples."""
 
 import itertools
 import re
 
-import jax
 import pytest
 from reviews import write_csv
 
 from sentiment_jax.modes.train import train
-from sentiment_jax.runtime import terminal
-from sentiment_jax.training import console
-from sentiment_jax.training.progress import Progress
 
 
 def rows(count):
@@ -88,41 +84,3 @@ def test_a_sound_training_prints_no_warning(run):
     assert not errors
     shown = [text for text, _ in rows(80) if f"  {text.strip()} " in output]
     assert len(shown) == 4 and "film" not in output  # examples are the user's own reviews
-
-
-@pytest.mark.parametrize(
-    ("backend", "flags", "warned"),
-    [
-        ("gpu", "", True),
-        ("gpu", "--xla_gpu_deterministic_ops=true", False),
-        ("cpu", "", False),
-    ],
-)
-def test_a_gpu_that_is_not_deterministic_is_warned_of(monkeypatch, capsys, backend, flags, warned):
-    monkeypatch.setattr(jax, "default_backend", lambda: backend)
-    monkeypatch.setenv("XLA_FLAGS", flags)
-    terminal.warn_once.cache_clear()
-    console.warn_of_bits()
-    line = "warning: not deterministic: a killed run will not resume bit-exactly\n"
-    assert capsys.readouterr().err == (line if warned else "")
-
-
-@pytest.mark.parametrize(
-    ("losses", "best_epoch", "advice"),
-    [
-        ([0.6, 0.5, 0.4], 3, r"the last epoch was the best: .*\(--config.epochs=6\)"),
-        (
-            [0.4, 0.5, None, 0.6],
-            2,
-            "validation loss rose from the first epoch on.*optimizer.learning_rate=0.001.*",
-        ),
-        ([0.4, 0.5, 0.6], 3, "the last epoch was the best: .*"),  # one line if two are due
-        ([0.6, 0.5, 0.6], 2, None),
-    ],
-)
-def test_one_line_of_advice_if_it_is_due(capsys, losses, best_epoch, advice):
-    progress = Progress(epochs_done=len(losses), best={"epoch": best_epoch})
-    progress.records = [{"split": "val", "loss": loss} for loss in losses]
-    console.print_advice(progress, 3e-3)
-    expected = f"advice   {advice}\n" if advice else ""
-    assert re.fullmatch(expected, capsys.readouterr().out)

@@ -9,7 +9,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Int32
 
-from sentiment_jax.training.objectives.objective import cross_entropy, forward
+from sentiment_jax.training.objectives.objective import Batch, cross_entropy, forward
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,12 +23,7 @@ class Classification:
     class_weights: tuple[float, ...] = ()
 
     def __call__(
-        self,
-        model: nn.Module,
-        params: Any,
-        batch: dict[str, Array],
-        key: Array,
-        deterministic: bool = False,
+        self, model: nn.Module, params: Any, batch: Batch, key: Array, deterministic: bool = False
     ) -> dict[str, Array]:
         """Return the sums over the batch's valid rows."""
         # A text that no teacher has labeled, -1, counts in nothing.

@@ -16,7 +16,7 @@ from jaxtyping import Array, Bool, Float, Int, UInt8
 from tokenizers import Tokenizer
 
 from sentiment_jax.errors import InputError
-from sentiment_jax.training.objectives.objective import cross_entropy, forward
+from sentiment_jax.training.objectives.objective import Batch, cross_entropy, forward
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")  # never predicted
 NEVER, WORD, PIECE = range(3)  # kinds of tokens: a piece continues the word before it
@@ -88,7 +88,7 @@ class MaskedLanguageModeling:
         return cls(bytes(kinds), mask, fraction)
 
     def mask_batch(
-        self, batch: dict[str, Array], key: Array
+        self, batch: Batch, key: Array
     ) -> tuple[
         Int[Array, "batch length"], Int[Array, "batch masked"], Float[Array, "batch masked"]
     ]:
@@ -108,12 +108,7 @@ class MaskedLanguageModeling:
         return put_tokens(token_ids, positions, tokens), positions, weights
 
     def __call__(
-        self,
-        model: nn.Module,
-        params: Any,
-        batch: dict[str, Array],
-        key: Array,
-        deterministic: bool = False,
+        self, model: nn.Module, params: Any, batch: Batch, key: Array, deterministic: bool = False
     ) -> dict[str, Array]:
         """Return the sums over the masked tokens; masking needs the key even without dropout."""
         masking, dropout_key = jax.random.split(key)

@@ -23,6 +23,7 @@ from tokenizers import Tokenizer
 from sentiment_jax.models.layers import product_precision
 from sentiment_jax.runtime import devices
 from sentiment_jax.training.objectives.masked_language_modeling import SPECIAL, draw_rows
+from sentiment_jax.training.objectives.objective import Batch
 
 NOISE_SAMPLES = 4096  # that estimate the softmax over the vocabulary, for the perplexity
 STEP_SUMS = ("loss", "correct", "examples", "gradients", "updates")
@@ -88,7 +89,7 @@ class NgramVectors:
         words = jnp.searchsorted(jnp.asarray(np.cumsum(noise), jnp.float32), places, side="right")
         return jnp.minimum(words, len(noise) - 1)
 
-    def subsample(self, batch: dict[str, Array], key: Array) -> Bool[Array, "batch words"]:
+    def subsample(self, batch: Batch, key: Array) -> Bool[Array, "batch words"]:
         """Return which of a batch's words and n-grams are kept, by row number and key."""
         probabilities, _ = self.kept_and_noise()
         kept = jnp.asarray(probabilities, jnp.float32)[batch["token_ids"]]
@@ -96,7 +97,7 @@ class NgramVectors:
         valid = (batch["weights"] > 0).reshape(-1, *[1] * (kept.ndim - 1))
         return ((drawn < kept) & valid).reshape(len(kept), -1)
 
-    def held_out_half(self, batch: dict[str, Array], key: Array) -> Bool[Array, "batch words"]:
+    def held_out_half(self, batch: Batch, key: Array) -> Bool[Array, "batch words"]:
         """Return which half of the words the paragraph vector of a held-out text has to predict.
 
         It is inferred from the other half. All that begins at one position is in one half.
@@ -139,8 +140,10 @@ class NgramVectors:
         """
         rows, places = kept.shape
         samples = self.noise_samples
+        sums = {}
         if learning_rate is not None:
             samples = max(samples, 2 * rows)
+            sums = {name: jnp.zeros(()) for name in STEP_SUMS}
         each = -(-jnp.sum(kept, axis=1) // self.at_once)  # updates of a row
         order = jnp.where(kept, jnp.cumsum(kept, axis=1) - 1, places)
         ids = jnp.zeros((rows, places + 1), jnp.int32)  # the kept words of a row come first
@@ -172,15 +175,12 @@ class NgramVectors:
                 sums = {name: sums[name] + found[name] for name in sums}
             return table, texts - self.text_rate * of_texts, sums
 
-        sums = {}
-        if learning_rate is not None:
-            sums = {name: jnp.zeros(()) for name in STEP_SUMS}
         return jax.lax.fori_loop(0, jnp.max(each), update, (table, texts, sums))
 
     def infer_texts(
         self,
         table: Float[Array, "vocabulary embedding"],
-        batch: dict[str, Array],
+        batch: Batch,
         kept: Bool[Array, "batch words"],
         key: Array,
     ) -> Float[Array, "batch embedding"]:
@@ -192,7 +192,7 @@ class NgramVectors:
         return texts
 
     def train_step(
-        self, state: Any, batch: dict[str, Array], learning_rate: Float[Array, ""]
+        self, state: Any, batch: Batch, learning_rate: Float[Array, ""]
     ) -> tuple[Any, dict[str, Array]]:
         """Return the steps.TrainState after the words of a batch were updated, and sums over them.
 
@@ -201,7 +201,7 @@ class NgramVectors:
         """
         key = jax.random.fold_in(state.key, state.step)
         if self.mesh is not None:
-            batch = devices.replicate(batch, self.mesh)
+            batch = jax.lax.with_sharding_constraint(batch, devices.replicated(self.mesh))
         thinning, inferring, learning = jax.random.split(key, 3)
         table = state.params["embedding"]["embedding"]
         kept = self.subsample(batch, thinning)
@@ -217,12 +217,7 @@ class NgramVectors:
         return state.replace(step=state.step + 1, params=params), sums | norms
 
     def __call__(
-        self,
-        model: nn.Module,
-        params: Any,
-        batch: dict[str, Array],
-        key: Array,
-        deterministic: bool = False,
+        self, model: nn.Module, params: Any, batch: Batch, key: Array, deterministic: bool = False
     ) -> dict[str, Array]:
         """Return the sums over one half of each text's words, predicted from the other half.
 

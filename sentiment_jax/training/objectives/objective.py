@@ -7,6 +7,8 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int
 
+Batch = dict[str, Array]  # token_ids, lengths, labels, weights, and targets if there are any
+
 
 @runtime_checkable
 class Objective(Protocol):
@@ -19,12 +21,7 @@ class Objective(Protocol):
     def __hash__(self) -> int: ...  # steps are compiled once per objective
 
     def __call__(
-        self,
-        model: nn.Module,
-        params: Any,
-        batch: dict[str, Array],
-        key: Array,
-        deterministic: bool = False,
+        self, model: nn.Module, params: Any, batch: Batch, key: Array, deterministic: bool = False
     ) -> dict[str, Array]:
         """Return sums over the batch by name.
 

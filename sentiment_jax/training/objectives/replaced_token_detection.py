@@ -21,7 +21,7 @@ from sentiment_jax.training.objectives.masked_language_modeling import (
     put_tokens,
     score_tokens,
 )
-from sentiment_jax.training.objectives.objective import forward
+from sentiment_jax.training.objectives.objective import Batch, forward
 
 DETECTION_WEIGHT = 50.0  # of the discriminator's mean loss beside the generator's
 
@@ -34,12 +34,7 @@ class ReplacedTokenDetection(MaskedLanguageModeling):
     replaced: float = 0.0
 
     def __call__(
-        self,
-        model: nn.Module,
-        params: Any,
-        batch: dict[str, Array],
-        key: Array,
-        deterministic: bool = False,
+        self, model: nn.Module, params: Any, batch: Batch, key: Array, deterministic: bool = False
     ) -> dict[str, Array]:
         """Return the sums over all tokens; nats and predictions are the generator's."""
         masking, drawing, dropout_key = jax.random.split(key, 3)

@@ -13,7 +13,6 @@ import jax.numpy as jnp
 
 from sentiment_jax.models.layers import compute_dtype, on_cpu, product_precision
 from sentiment_jax.models.parameters import abstract_params
-from sentiment_jax.training.objectives.ngram_vectors import NgramVectors
 from sentiment_jax.training.objectives.objective import Objective
 
 
@@ -44,10 +43,8 @@ def training_flops(model: nn.Module, objective: Objective, shape: tuple[int, ...
 
     The backward pass has two products for every one of the forward pass; what rematerialization
     recomputes counts once (as in Chowdhery et al., 2022, https://arxiv.org/abs/2204.02311). `shape`
-    is that of the token ids. 0 for n-gram vectors, whose cost depends on the tokens.
+    is that of the token ids.
     """
-    if isinstance(objective, NgramVectors):
-        return 0
     rows = shape[:1]
     batch = {
         "token_ids": jax.ShapeDtypeStruct(shape, jnp.int32),
