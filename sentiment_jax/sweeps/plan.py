@@ -24,7 +24,7 @@ from sentiment_jax.config.stored import flatten
 from sentiment_jax.config.validation import validate
 from sentiment_jax.errors import InputError, did_you_mean
 from sentiment_jax.storage.files import check_checksum, read_json, write_json
-from sentiment_jax.storage.format import add_format, upgrade
+from sentiment_jax.storage.format import FORMAT, upgrade
 from sentiment_jax.storage.metrics_log import read_metrics
 from sentiment_jax.storage.run_directory import SWEEP_FILE, RunDirectory
 from sentiment_jax.storage.selection import validation_rank
@@ -128,7 +128,7 @@ class Sweep:
     def write(self) -> None:
         """Write sweep.json."""
         fields = {**vars(self), "config": stored.config_to_json(self.config)}
-        write_json(fields.pop("directory") / SWEEP_FILE, add_format(fields))
+        write_json(fields.pop("directory") / SWEEP_FILE, {"format": FORMAT, **fields})
 
     def trial(self, stage: str, setting: Setting, seed: int) -> Trial:
         """Return one trial with its resolved config and present outcome."""
