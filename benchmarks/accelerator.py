@@ -21,8 +21,8 @@ import numpy as np
 from absl import app, flags, logging
 
 from benchmarks import flops
-from benchmarks.synthetic import VOCABULARY, make_batch
-from sentiment_jax.config.schema import LstmConfig, OptimizerConfig, model_config
+from benchmarks.synthetic import VOCABULARY, make_batch, model_config
+from sentiment_jax.config.schema import LstmConfig, OptimizerConfig
 from sentiment_jax.models.layers import on_cpu
 from sentiment_jax.models.parameters import initializer
 from sentiment_jax.models.registry import build_model

@@ -29,8 +29,8 @@ from jax.experimental import topologies
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from benchmarks import flops, hlo
-from benchmarks.synthetic import VOCABULARY, abstract_batch
-from sentiment_jax.config.schema import OBJECTIVES, OptimizerConfig, model_config
+from benchmarks.synthetic import VOCABULARY, abstract_batch, model_config
+from sentiment_jax.config.schema import OBJECTIVES, OptimizerConfig
 from sentiment_jax.models.parameters import abstract_params
 from sentiment_jax.models.registry import build_model
 from sentiment_jax.runtime import devices

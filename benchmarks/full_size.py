@@ -14,8 +14,8 @@ import jax
 import numpy as np
 from absl import app, flags
 
-from benchmarks.synthetic import VOCABULARY, make_batch, timed
-from sentiment_jax.config.schema import OptimizerConfig, model_config
+from benchmarks.synthetic import VOCABULARY, make_batch, model_config, timed
+from sentiment_jax.config.schema import OptimizerConfig
 from sentiment_jax.models.parameters import count_parameters, initializer
 from sentiment_jax.models.registry import build_model
 from sentiment_jax.runtime import startup

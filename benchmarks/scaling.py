@@ -33,8 +33,8 @@ def measure() -> dict[str, object]:
     import jax
     import numpy as np
 
-    from benchmarks.synthetic import VOCABULARY, make_batch
-    from sentiment_jax.config.schema import OptimizerConfig, model_config
+    from benchmarks.synthetic import VOCABULARY, make_batch, model_config
+    from sentiment_jax.config.schema import OptimizerConfig
     from sentiment_jax.models.parameters import initializer
     from sentiment_jax.models.registry import build_model
     from sentiment_jax.runtime import devices, startup

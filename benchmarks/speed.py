@@ -27,8 +27,8 @@ from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from benchmarks import flops
+from benchmarks.synthetic import model_config
 from configs import bert, lstm
-from sentiment_jax.config.schema import model_config
 from sentiment_jax.models.registry import build_model
 from sentiment_jax.runtime import startup
 from sentiment_jax.storage.run_directory import describe_environment

@@ -8,7 +8,8 @@ import jax
 import numpy as np
 
 from benchmarks.speed_serve import serve
-from sentiment_jax.config.schema import OptimizerConfig, model_config
+from benchmarks.synthetic import model_config
+from sentiment_jax.config.schema import OptimizerConfig
 from sentiment_jax.data import batches
 from sentiment_jax.data.encoding import Encoded
 from sentiment_jax.models.registry import build_model

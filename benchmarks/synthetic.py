@@ -1,13 +1,24 @@
-"""Random batches and a timer for the benchmarks that need no reviews; defines no flags."""
+"""Random batches, configs and a timer where no reviews are needed; defines no flags."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import numpy as np
 
+from sentiment_jax.config.schema import MODELS, EncoderConfig, LstmConfig
+
 VOCABULARY = 30522  # BERT's
+
+
+def model_config(settings: Mapping[str, Any]) -> LstmConfig | EncoderConfig:
+    """Return a model group with some settings, its name among them; None stands for a default."""
+    values = {name: value for name, value in settings.items() if value is not None}
+    kind = MODELS[values["name"]]
+    if kind is EncoderConfig and "hidden_size" in values:
+        values.setdefault("embedding_size", values["hidden_size"])
+    return kind(**values)
 
 
 def make_batch(seed: int, *shape: int) -> dict[str, np.ndarray]:

@@ -32,8 +32,13 @@ from sentiment_jax.modes.pretrain import pretrain as pretrain_run
 from sentiment_jax.modes.train import train as train_run
 from sentiment_jax.runtime import startup
 from sentiment_jax.storage.files import write_atomically
-from sentiment_jax.storage.prediction_table import prediction_cells, prediction_columns
-from sentiment_jax.storage.run_directory import RunDirectory, lock_run, prepare_workdir
+from sentiment_jax.storage.run_directory import (
+    RunDirectory,
+    lock_run,
+    prediction_cells,
+    prediction_columns,
+    prepare_workdir,
+)
 from sentiment_jax.sweeps.plan import find_run
 from sentiment_jax.training import scoring
 from sentiment_jax.training.checks import check_apart

@@ -2,7 +2,7 @@ import jax
 import pytest
 
 from benchmarks.flops import matmul_flops, training_flops
-from sentiment_jax.config.schema import model_config
+from benchmarks.synthetic import model_config
 from sentiment_jax.models.registry import build_model
 from sentiment_jax.training.objectives.classification import Classification
 

@@ -16,7 +16,7 @@ from jax._src.cudnn import fused_attention_stablehlo  # asks the installed cuDNN
 from benchmarks import synthetic
 from benchmarks.flops import training_flops
 from sentiment_jax.analysis.integrated_gradients import Path, _slopes
-from sentiment_jax.config.schema import DTYPES, OptimizerConfig, model_config
+from sentiment_jax.config.schema import DTYPES, OptimizerConfig
 from sentiment_jax.models import layers
 from sentiment_jax.models.parameters import abstract_params
 from sentiment_jax.models.registry import ARCHITECTURES, build_model
@@ -61,7 +61,7 @@ def on_gpu(monkeypatch):
 def build(name, objective="", **settings):
     """A small model; its vocabulary's size is that of no other test, whose traces are cached."""
     sizes = {"embedding_size": 12, "hidden_size": 8} if name == "lstm" else ENCODER
-    config = model_config({"name": name, **sizes, **settings})
+    config = synthetic.model_config({"name": name, **sizes, **settings})
     return build_model(config, vocab_size=VOCABULARY, objective=objective)
 
 

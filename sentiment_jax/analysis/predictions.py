@@ -14,7 +14,7 @@ from sklearn.metrics import confusion_matrix
 from sentiment_jax.data.labels import decide
 from sentiment_jax.errors import InputError
 from sentiment_jax.storage.files import check_checksum, safe_cell
-from sentiment_jax.storage.prediction_table import class_cells, prediction_columns
+from sentiment_jax.storage.run_directory import class_cells, prediction_columns
 from sentiment_jax.sweeps.plan import Trial
 from sentiment_jax.training.calibration import apply_temperature
 from sentiment_jax.training.metrics import measure, wilson_interval

@@ -11,7 +11,7 @@ import functools
 import io
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from sentiment_jax.errors import InputError
@@ -256,15 +256,6 @@ MODELS: dict[str, type[LstmConfig] | type[EncoderConfig]] = {
     "electra": EncoderConfig,
     "lstm": LstmConfig,
 }
-
-
-def model_config(settings: Mapping[str, Any]) -> LstmConfig | EncoderConfig:
-    """Return a model group with some settings, its name among them; None stands for a default."""
-    values = {name: value for name, value in settings.items() if value is not None}
-    kind = MODELS[values["name"]]
-    if kind is EncoderConfig and "hidden_size" in values:
-        values.setdefault("embedding_size", values["hidden_size"])
-    return kind(**values)
 
 
 def groups_of(model: str) -> dict[str, Any]:

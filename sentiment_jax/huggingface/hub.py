@@ -27,18 +27,14 @@ def find_pretrained(pretrained: str, revision: str) -> tuple[Path, str]:
     where = f"model.pretrained={pretrained}"
     folder = Path(pretrained).expanduser()
     if folder.is_dir():
-        names = [path.name for path in folder.iterdir()]
-        if not names:
-            raise InputError(f"{where} is an empty folder: {_HELP}")
-        choose_weights(names, where)
+        choose_weights([path.name for path in folder.iterdir()], where)
         return folder, ""
     if folder.exists():
         raise InputError(f"{where} is a file: {_HELP}")
     if not re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", pretrained):
         raise InputError(f"{where}: no such folder: {_HELP}")
-    snapshot = None
-    if re.fullmatch(r"[0-9a-f]{40}", revision):  # a commit never changes: the cache will do
-        snapshot = _find_cached(pretrained, revision)
+    pinned = re.fullmatch(r"[0-9a-f]{40}", revision)  # it never changes: the cache will do
+    snapshot = _find_cached(pretrained, revision) if pinned else None
     snapshot = snapshot or _download(pretrained, revision)
     return snapshot, snapshot.name
 

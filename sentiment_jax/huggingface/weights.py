@@ -17,6 +17,7 @@ from flax import serialization, traverse_util
 from safetensors.numpy import load_file
 
 from sentiment_jax.config.schema import EncoderConfig, LstmConfig
+from sentiment_jax.data.reviews import first_five
 from sentiment_jax.errors import InputError
 from sentiment_jax.models.registry import ARCHITECTURES
 
@@ -89,13 +90,8 @@ def choose_weights(names: Iterable[str], where: str) -> str:
             'PyTorch is installed: python -c "from transformers import AutoModel; '
             "AutoModel.from_pretrained('FOLDER').save_pretrained('NEW_FOLDER')\""
         )
-    raise InputError(f"{where} has neither {' nor '.join(WEIGHT_FILES)}, only {_shorten(names)}")
-
-
-def _shorten(names: list[str]) -> str:
-    """Join the first ten names and count the rest."""
-    more = f" and {len(names) - 10} more" if len(names) > 10 else ""
-    return ", ".join(names[:10]) + more
+    found = first_five(names) or "nothing at all"
+    raise InputError(f"{where} has neither {' nor '.join(WEIGHT_FILES)}: it holds {found}")
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -243,7 +239,7 @@ def load_tensors(
     unused = sorted(source[name] for name in known)
     faults["unexplained"] = [n for n in stored if n not in {*loaded.values(), *unused}]
     if any(faults.values()):
-        lists = "; ".join(f"{what}: {_shorten(names)}" for what, names in faults.items() if names)
+        lists = "; ".join(f"{what}: {first_five(names)}" for what, names in faults.items() if names)
         raise InputError(f"{where} does not fit the model, use the folder it belongs to: {lists}")
     report = LoadReport(
         files=files,

@@ -20,7 +20,7 @@ from sentiment_jax.data.table import FORMATS, JSON_LINES, Table, read_table
 from sentiment_jax.errors import InputError
 from sentiment_jax.runtime import terminal
 from sentiment_jax.storage.files import safe_cell, write_table
-from sentiment_jax.storage.prediction_table import prediction_cells, prediction_columns
+from sentiment_jax.storage.run_directory import prediction_cells, prediction_columns
 from sentiment_jax.training import scoring
 from sentiment_jax.training.calibration import apply_temperature
 from sentiment_jax.training.trained_model import TrainedModel, load_ensemble

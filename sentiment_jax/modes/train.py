@@ -1,6 +1,7 @@
 """`--mode=train`: resumes or begins, trains and validates, scores the test set once at the end."""
 
 import contextlib
+import importlib.util
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,11 +10,11 @@ from ml_collections import ConfigDict
 
 from sentiment_jax.analysis import figures
 from sentiment_jax.config.schema import Config
-from sentiment_jax.errors import RunError
+from sentiment_jax.errors import InputError, RunError
 from sentiment_jax.modes.evaluate import score_split
 from sentiment_jax.modes.predict import print_predictions
 from sentiment_jax.runtime import processes, terminal
-from sentiment_jax.storage import event_files, run_directory
+from sentiment_jax.storage import run_directory
 from sentiment_jax.storage.files import checksums, read_json, write_json
 from sentiment_jax.storage.metrics_log import read_metrics
 from sentiment_jax.storage.run_directory import RunDirectory
@@ -60,8 +61,8 @@ def train(
       stop: what asks the run to end, shared by the trials of a sweep.
       tensorboard: write event files as well.
     """
-    if tensorboard:
-        event_files.import_writer()
+    if tensorboard and importlib.util.find_spec("tensorboardX") is None:
+        raise InputError("--tensorboard needs tensorboardX: pip install tensorboardX")
     run_directory.prepare_workdir(workdir)
     directory = RunDirectory(workdir)
     with contextlib.ExitStack() as stack:
@@ -88,8 +89,7 @@ def train(
         stack.callback(run.log.close)
         run.progress.compile_seconds += compile_seconds
         if tensorboard and processes.is_main():
-            events = event_files.write_events(directory.tensorboard, run.progress.records)
-            run.log.listeners.append(stack.enter_context(events))
+            run.log.open_events(directory.tensorboard)
         console.describe_run(run, load_report)
         while not run.done:
             loop.train_epoch(run)
@@ -165,7 +165,6 @@ def _conclude(run: loop.TrainingRun, score_test: bool) -> dict[str, Any]:
         with terminal.progress_bar(None, "reading the best checkpoint"):
             trained = restore_model(experiment, run.checkpoints, best["step"])
         test = score_split(experiment, directory, trained.params, "test", run.check_stop)
-        directory.check_lock_owner()
         seconds = round(test.seconds, 3)
         run.log.write(
             step=best["step"],

@@ -14,11 +14,6 @@ FORMAT = 2
 UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}  # n -> from n to n + 1
 
 
-def add_format(content: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the content of a file with the number of the format in front."""
-    return {"format": FORMAT, **content}
-
-
 def upgrade(path: Path, content: Mapping[str, Any]) -> dict[str, Any]:
     """Return the content of the file at `path` in today's format, without the number.
 

@@ -1,9 +1,12 @@
-"""metrics.jsonl: one JSON object per line, each (step, split) once."""
+"""metrics.jsonl: one JSON object per line, each (step, split) once; TensorBoard's event files too.
+
+The event files are written by tensorboardX, which needs no TensorFlow.
+"""
 
 import contextlib
 import json
 import math
-from collections.abc import Callable
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,20 +15,14 @@ from sentiment_jax.storage.files import write_atomically
 
 
 class MetricsLog:
-    """Appends to metrics.jsonl, and to the records that a checkpoint keeps of it.
-
-    The file stays open. If another process takes the run over, it replaces the file; a line that
-    this process appends later ends in the file that was replaced. `listeners` are functions that
-    are called with every new record.
-    """
+    """Appends to metrics.jsonl, and to the records that a checkpoint keeps of it."""
 
     def __init__(self, path: Path, records: list[dict[str, Any]]):
         """Write the file anew with the records so far."""
+        self._path = path
         self._records = records
-        if processes.is_main():
-            write_atomically(path, "".join(json.dumps(record) + "\n" for record in records))
-            self._file = path.open("a", encoding="utf-8")
-        self.listeners: list[Callable[[dict[str, Any]], None]] = []
+        self._events: Any = None  # tensorboardX's SummaryWriter
+        write_atomically(path, "".join(json.dumps(record) + "\n" for record in records))
 
     def write(self, **record: Any) -> None:
         """Append one line: step, epoch, split, loss, accuracy, examples, seconds, learning_rate.
@@ -38,16 +35,32 @@ class MetricsLog:
             name: None if isinstance(value, float) and not math.isfinite(value) else value
             for name, value in record.items()
         }
-        self._file.write(json.dumps(finite, allow_nan=False) + "\n")
-        self._file.flush()
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(finite, allow_nan=False) + "\n")
         self._records.append(finite)
-        for listener in self.listeners:
-            listener(finite)
+        if self._events is not None:
+            self._write_events(finite)
+
+    def open_events(self, folder: Path) -> None:
+        """Write event files as well, from now on; the folder anew, with the records so far."""
+        from tensorboardX import SummaryWriter
+
+        shutil.rmtree(folder, ignore_errors=True)
+        # purge_step: a TensorBoard that watches the folder forgets what it has read.
+        self._events = SummaryWriter(str(folder), purge_step=0)
+        for record in self._records:
+            self._write_events(record)
+
+    def _write_events(self, record: dict[str, Any]) -> None:
+        for name, value in record.items():
+            if name not in ("step", "split") and value is not None:
+                self._events.add_scalar(f"{record['split']}/{name}", value, record["step"])
+        self._events.flush()
 
     def close(self) -> None:
-        """Close the file."""
-        if processes.is_main():
-            self._file.close()
+        """Close the event files."""
+        if self._events is not None:
+            self._events.close()
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

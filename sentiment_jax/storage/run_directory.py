@@ -2,7 +2,6 @@
 
 import contextlib
 import datetime
-import errno
 import fcntl
 import importlib.metadata
 import os
@@ -19,21 +18,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float32
+from jaxtyping import Float, Float32
 
 from sentiment_jax.config import stored
 from sentiment_jax.config.schema import CLASSES, HARMLESS, Config
 from sentiment_jax.data import tokenization
 from sentiment_jax.data.encoding import Encoded
+from sentiment_jax.data.labels import decide
 from sentiment_jax.errors import InputError, InUse
 from sentiment_jax.runtime import processes, terminal
-from sentiment_jax.storage import prediction_table
 from sentiment_jax.storage.checkpoints import steps_in
 from sentiment_jax.storage.files import check_checksum, checksums, read_json, write_csv, write_json
-from sentiment_jax.storage.format import add_format, upgrade
+from sentiment_jax.storage.format import FORMAT, upgrade
 
 DECIDE_BITS = ("python", "versions", "devices", "machine", "xla_flags")  # of env.json
-NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)  # Lustre or NFS, mounted without
 NVIDIA = "nvidia-|jax-cuda"  # wheels of CUDA, cuDNN, and of XLA for them
 SWEEP_FILE = "sweep.json"  # in the directory of a sweep
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tokenizers")
@@ -60,14 +58,14 @@ class RunDirectory:
         """Delete the files of an earlier run, but not the reviews that Python gave it."""
         if not processes.is_main():
             return
+        # The result first, the config last: what a kill leaves is never taken for a finished run.
+        tables = self.predictions.values()
+        for path in (self.result, self.failed, self.metrics, self.curves, *tables):
+            path.unlink(missing_ok=True)
         for folder in (self.checkpoints, self.tensorboard):
             shutil.rmtree(folder, ignore_errors=True)
-        files = [self.config, self.env, self.tokenizer, self.metrics, self.result, self.failed]
-        older = self.path.glob("lengths*.csv")  # earlier revisions wrote them
-        tables = [*self.predictions.values(), *older]
-        for path in (*files, self.curves, *tables):
-            if path.is_file():
-                path.unlink()
+        for path in (self.env, self.tokenizer, self.config):
+            path.unlink(missing_ok=True)
 
     def read_config(self) -> Config:
         """Read config.json; InputError if it is damaged or has another format."""
@@ -75,7 +73,7 @@ class RunDirectory:
 
     def write_config(self, config: Config) -> None:
         """Write config.json."""
-        write_json(self.config, add_format(stored.config_to_json(config)))
+        write_json(self.config, {"format": FORMAT, **stored.config_to_json(config)})
 
     def outcome(self) -> tuple[str, dict[str, Any]]:
         """Return "finished", "failed" or "open", and what the result or the failure holds."""
@@ -99,10 +97,8 @@ class RunDirectory:
         steps = steps_in(self.checkpoints)
         if not self.config.is_file():
             found = steps or steps_in(path) or "none"
-            hint = ""
-            for parent in (path.parent.parent, path.parent):
-                if RunDirectory(parent).config.is_file():
-                    hint = f"; did you mean --workdir={parent}?"
+            runs = [above for above in path.parents[:2] if RunDirectory(above).config.is_file()]
+            hint = f"; did you mean --workdir={runs[0]}?" if runs else ""
             raise InputError(
                 f"{path} is no run directory (config.json and checkpoints/ expected, steps found: "
                 f"{found}){hint}"
@@ -127,18 +123,6 @@ class RunDirectory:
                 "another --workdir, --fresh to start over, or --allow_changes to resume anyway"
             )
         return changes
-
-    def check_lock_owner(self) -> None:
-        """Raise InUse if another process has locked this directory too, since this one did."""
-        lock = self.path / "lock"
-        if not processes.is_main() or not lock.exists():
-            return
-        owner = lock.read_text(encoding="utf-8").strip()
-        if owner and not owner.startswith(_this_process()):
-            raise InUse(
-                f"{self.path} is now in use by {owner}: this file system does not honor locks; "
-                "this process ends, that one has the run"
-            )
 
     def check_data(self, statistics: dict[str, Any]) -> None:
         """Raise InputError unless the data are those that env.json records.
@@ -175,16 +159,38 @@ class RunDirectory:
     ) -> None:
         """Write predictions, one row per review, and their checksum to env.json."""
         predictions = self.predictions[split]
-        names = prediction_table.class_cells(classes)
-        predicted = prediction_table.prediction_cells(classes, probabilities)
+        names = class_cells(classes)
+        predicted = prediction_cells(classes, probabilities)
         rows = zip(encoded.ids, encoded.labels, predicted, strict=True)
         write_csv(
             predictions,
-            ["id", "label", *prediction_table.prediction_columns(classes)],
+            ["id", "label", *prediction_columns(classes)],
             ([row_id, names[label], *cells] for row_id, label, cells in rows),
         )
         if processes.is_main():
             write_json(self.env, read_json(self.env) | checksums(predictions))
+
+
+def class_cells(classes: Sequence[str]) -> list[int | str]:
+    """Return the cells that stand for the classes in a table: their names, or 0 and 1."""
+    if tuple(classes) == CLASSES:
+        return [0, 1]
+    return [int(name) if re.fullmatch(r"0|-?[1-9]\d*", name) else name for name in classes]
+
+
+def prediction_columns(classes: Sequence[str]) -> list[str]:
+    """Return the headings of `prediction_cells`."""
+    return ["predicted", *(["p_positive"] if len(classes) == 2 else [f"p_{c}" for c in classes])]
+
+
+def prediction_cells(
+    classes: Sequence[str], probabilities: Float[np.ndarray, "reviews classes"]
+) -> list[list[int | str]]:
+    """Return predicted class and probabilities of each review: of two classes, the second's."""
+    names = class_cells(classes)
+    first = 1 if len(classes) == 2 else 0
+    predicted = zip(decide(probabilities).tolist(), probabilities.tolist(), strict=True)
+    return [[names[i], *(f"{p:.6f}" for p in row[first:])] for i, row in predicted]
 
 
 def prepare_workdir(path: Path) -> None:
@@ -203,11 +209,7 @@ def prepare_workdir(path: Path) -> None:
 
 @contextlib.contextmanager
 def lock_run(path: Path) -> Iterator[None]:
-    """Hold a directory for this process, or raise InUse; a dead process's lock is free.
-
-    On a file system that has no locks, or only pretends to, the last process to come has the run;
-    the others notice it by `RunDirectory.check_lock_owner`, before they write on.
-    """
+    """Hold a directory for this process, or raise InUse; a dead process's lock is free."""
     if not processes.is_main():
         yield
         return
@@ -219,22 +221,13 @@ def lock_run(path: Path) -> Iterator[None]:
             owner = file.read().strip() or "another process"
             problem = f"{path} is in use by {owner}"
             raise InUse(f"{problem}; wait for it, or choose another --workdir") from error
-        except OSError as error:
-            if error.errno not in NO_LOCKS:
-                raise
-            terminal.warn(
-                f"{path} is on a file system without locks ({error.strerror}); of two processes "
-                "in it, the first will end"
-            )
+        except OSError as error:  # Lustre or NFS, mounted without locks
+            terminal.warn(f"{path} can't be locked ({error.strerror}): let no other process use it")
         file.truncate(0)  # opened to append: what follows goes to its new end
         since = datetime.datetime.now().isoformat(sep=" ", timespec="seconds")
-        file.write(f"{_this_process()}since {since}\n")
+        file.write(f"pid {os.getpid()} on {socket.gethostname()} since {since}\n")
         file.flush()
         yield
-
-
-def _this_process() -> str:
-    return f"pid {os.getpid()} on {socket.gethostname()} "
 
 
 def command_line() -> str:

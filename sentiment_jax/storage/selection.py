@@ -21,9 +21,3 @@ def validation_rank(scores: Mapping[str, Any] | None) -> tuple[float, float]:
     if "perplexity" in scores:  # of a pre-training
         return -scores["loss"], 0.0
     return scores.get("balanced_accuracy", scores["accuracy"]), -scores["loss"]
-
-
-def is_best(scores: Mapping[str, Any], best: Mapping[str, Any] | None) -> bool:
-    """Return whether an epoch takes the place of the best one so far."""
-    rank = validation_rank(scores)
-    return rank >= validation_rank(best) and rank != WORST

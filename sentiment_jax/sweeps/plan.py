@@ -20,7 +20,7 @@ from sentiment_jax.config.stored import flatten
 from sentiment_jax.config.validation import validate
 from sentiment_jax.errors import InputError, did_you_mean
 from sentiment_jax.storage.files import check_checksum, read_json, write_json
-from sentiment_jax.storage.format import add_format, upgrade
+from sentiment_jax.storage.format import FORMAT, upgrade
 from sentiment_jax.storage.metrics_log import read_metrics
 from sentiment_jax.storage.run_directory import SWEEP_FILE, RunDirectory
 from sentiment_jax.storage.selection import validation_rank
@@ -118,7 +118,7 @@ class Sweep:
     def write(self) -> None:
         """Write sweep.json."""
         fields = {**vars(self), "config": stored.config_to_json(self.config)}
-        write_json(fields.pop("directory") / SWEEP_FILE, add_format(fields))
+        write_json(fields.pop("directory") / SWEEP_FILE, {"format": FORMAT, **fields})
 
     def trial(self, stage: str, setting: Setting, seed: int) -> Trial:
         """Return one trial with its resolved config and present outcome."""
@@ -262,6 +262,4 @@ def read_sweep(directory: Path) -> Sweep:
     plan["config"] = stored.make_frozen(flatten(plan["config"]))
     plan["seeds"] = tuple(plan["seeds"])
     plan["axes"] = flatten(plan["axes"])  # lists become the tuples they were
-    for name in ("config_file", "overrides"):  # which earlier revisions wrote
-        plan.pop(name, None)
     return Sweep(directory, **plan)

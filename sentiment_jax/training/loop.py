@@ -53,7 +53,6 @@ class TrainingRun:
 
     def log_scores(self, split: str, scores: dict[str, Any], seconds: float) -> None:
         """Write a line of metrics.jsonl about the step that has been reached."""
-        self.directory.check_lock_owner()
         self.log.write(
             step=self.progress.step,
             epoch=self.progress.epochs_done + 1,
@@ -66,18 +65,14 @@ class TrainingRun:
     def save(self) -> None:
         """Write the checkpoint of the step that has been reached."""
         progress = self.progress
-        self.directory.check_lock_owner()
-        try:
-            with progress_bar(None, f"saving step {progress.step}"):
-                self.checkpoints.save(
-                    progress.step,
-                    self.state.params,
-                    self.state.opt_state,
-                    bookkeeping=dataclasses.asdict(progress),
-                    best=progress.best["step"] if progress.best else None,
-                )
-        finally:  # another process may have taken over and deleted the partial checkpoint
-            self.directory.check_lock_owner()
+        with progress_bar(None, f"saving step {progress.step}"):
+            self.checkpoints.save(
+                progress.step,
+                self.state.params,
+                self.state.opt_state,
+                bookkeeping=dataclasses.asdict(progress),
+                best=progress.best["step"] if progress.best else None,
+            )
 
     def interrupt(self) -> None:
         """Save, unless training has ended, and raise Interrupted."""

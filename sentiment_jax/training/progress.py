@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Any
 
-from sentiment_jax.storage.selection import is_best, validation_rank
+from sentiment_jax.storage.selection import WORST, validation_rank
 
 EMPTY_SUMS = {"loss": 0.0, "correct": 0.0, "examples": 0.0, "seconds": 0.0}
 
@@ -60,9 +60,11 @@ class Progress:
             self.best = now
             return
         self.epochs_since_best += 1
-        if validation_rank(now) > validation_rank(self.best):
+        rank = validation_rank(now)
+        before = validation_rank(self.best)
+        if rank > before:
             self.epochs_since_best = 0
-        if is_best(now, self.best):
+        if rank >= before and rank != WORST:
             self.best = now
         self.stopped_early = bool(patience) and self.epochs_since_best >= patience
 

@@ -83,7 +83,6 @@ def _restore(experiment: Experiment, checkpoints: Checkpoints) -> tuple[TrainSta
     shapes = abstract_state(experiment)
     items = checkpoints.restore(step, params=shapes.params, opt_state=shapes.opt_state)
     bookkeeping = items.pop("bookkeeping")
-    bookkeeping.pop("train_flops", None)  # of runs that counted them
     progress = Progress(**bookkeeping)
     _check_best(checkpoints, progress)
     counters = {"step": jax.numpy.int32(step), "key": jax.random.key(experiment.config.seed)}

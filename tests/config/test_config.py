@@ -56,18 +56,16 @@ def test_a_resolved_config_is_frozen_and_survives_json(module, variant, kind):
             make_frozen(flatten(stored) | unknown)
 
 
-@pytest.mark.parametrize(
-    ("module", "expected"),
-    [
-        (lstm, ("adam", 256, 1e-4, 20)),
-        (bert, ("adamw", 16, 3e-5, 5)),
-        (electra, ("adamw", 32, 3e-5, 5)),
-    ],
-)
-def test_the_settings_of_the_study(module, expected):
-    values = flatten(module.get_config())
+def test_the_settings_of_the_study():
     names = ("optimizer.name", "batch_size", "optimizer.learning_rate", "epochs")
-    assert tuple(values[name] for name in names) == expected
+    expected = {
+        lstm: ("adam", 256, 1e-4, 20),
+        bert: ("adamw", 16, 3e-5, 5),
+        electra: ("adamw", 32, 3e-5, 5),
+    }
+    for module, settings in expected.items():
+        values = flatten(module.get_config())
+        assert tuple(values[name] for name in names) == settings
 
 
 def test_validate_lists_all_problems_at_once():
@@ -91,20 +89,6 @@ def test_validate_lists_all_problems_at_once():
         assert problem in str(error.value)
 
 
-TRAIN = {
-    "pretrain.text": ("own.txt", "pretrain.text is for --mode=pretrain"),
-    "pretrain.objective": ("replaced_token_detection", "pretrain.objective is for --mode=pre"),
-    "data.max_length": (129, "data.max_length=129 exceeds the model's 128 pos"),
-    "data.ngrams": (2, "data.ngrams=2 wants model.name=lstm, not bert"),
-    "data.teacher": ("runs/a,,runs/b", "data.teacher='runs/a,,runs/b' names no run"),
-    "optimizer.learning_rate": (float("inf"), "optimizer.learning_rate=inf must be"),
-}
-PRETRAIN = {
-    "data.teacher": ("runs/a", "has no use for data.teacher: leave it out"),
-    "class_weights": ("balanced", "has no use for class_weights: leave it out"),
-    "pretrain.objective": ("replaced_token_detection", "bert learns masked_language_modeling"),
-    "data.validation_fraction": (0.0, "leaves --mode=pretrain no text to test on"),
-}
 VECTORS = {
     "optimizer.name": "adam",
     "optimizer.momentum": 0.1,
@@ -115,35 +99,44 @@ VECTORS = {
     "gradient_accumulation": 2,
     "model.dtype": "bfloat16",
 }
-
-
-def plain_steps(name):
-    return f"takes plain steps: .* set {name}={NGRAM_VECTORS[name]}$"
+RTD = {"pretrain.objective": "replaced_token_detection"}
+LEFT_OUT = {"data.teacher": "runs/a", "pretrain.unlabeled": False}
+TRAIN = [
+    ({"pretrain.text": "own.txt"}, "pretrain.text is for --mode=pretrain"),
+    (RTD, "pretrain.objective is for --mode=pretrain"),
+    ({"data.max_length": 129}, "data.max_length=129 exceeds the model's 128 pos"),
+    ({"data.ngrams": 2}, "data.ngrams=2 wants model.name=lstm, not bert"),
+    ({"data.teacher": "runs/a,,runs/b"}, "data.teacher='runs/a,,runs/b' names no run"),
+    ({"optimizer.learning_rate": float("inf")}, "optimizer.learning_rate=inf must be"),
+    (LEFT_OUT, "pretrain.unlabeled=False leaves data.teacher out: set only one"),
+]
+PRETRAIN = [
+    ({"data.teacher": "runs/a"}, "has no use for data.teacher: leave it out"),
+    ({"class_weights": "balanced"}, "has no use for class_weights: leave it out"),
+    (RTD, "bert learns masked_language_modeling"),
+    ({"data.validation_fraction": 0.0}, "leaves --mode=pretrain no text to test on"),
+]
+PRETRAIN_LSTM = [
+    ({"pretrain.mask_fraction": 0.3}, "has no use for pretrain.mask_fraction"),
+    *[
+        ({name: VECTORS[name]}, f"takes plain steps: .* set {name}={plain}$")
+        for name, plain in NGRAM_VECTORS.items()
+    ],
+]
 
 
 @pytest.mark.parametrize(
-    ("module", "variant", "changes", "problem"),
+    ("module", "variant", "pretraining", "changes", "problem"),
     [
-        *[(bert, "tiny", {name: value}, problem) for name, (value, problem) in TRAIN.items()],
-        *[(bert, "pretrain", {name: value}, said) for name, (value, said) in PRETRAIN.items()],
-        *[(lstm, "pretrain", {name: VECTORS[name]}, plain_steps(name)) for name in NGRAM_VECTORS],
-        (
-            lstm,
-            "pretrain",
-            {"pretrain.mask_fraction": 0.3},
-            "has no use for pretrain.mask_fraction",
-        ),
-        (
-            bert,
-            "tiny",
-            {"data.teacher": "runs/a", "pretrain.unlabeled": False},
-            "pretrain.unlabeled=False leaves data.teacher out: set only one",
-        ),
+        *[(bert, "tiny", False, *case) for case in TRAIN],
+        *[(bert, "tiny", True, *case) for case in PRETRAIN],
+        *[(lstm, "pretrain", True, *case) for case in PRETRAIN_LSTM],
     ],
 )
-def test_what_contradicts_itself_or_would_do_nothing_is_refused(module, variant, changes, problem):
-    pretraining = variant == "pretrain"
-    config = module.get_config(variant if module is lstm else "tiny")
+def test_what_contradicts_itself_or_would_do_nothing_is_refused(
+    module, variant, pretraining, changes, problem
+):
+    config = module.get_config(variant)
     validate(config, pretraining=pretraining)
     with pytest.raises(InputError, match=f"^config: [^;]*{problem}"):
         validate(override(config, changes), pretraining=pretraining)

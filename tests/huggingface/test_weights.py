@@ -1,7 +1,8 @@
-"""Loading Hugging Face folders: every spelling read, the same numbers as PyTorch."""
+"""Loading Hugging Face folders: every spelling is read, what does not fit is named."""
 
 import dataclasses
 import json
+import math
 import re
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from safetensors.numpy import load_file
 
 from configs import bert
 from sentiment_jax.config.schema import EncoderConfig
+from sentiment_jax.errors import InputError
 from sentiment_jax.huggingface import weights
 from sentiment_jax.modes.train import train
 
@@ -34,27 +36,22 @@ def test_every_parameter_is_loaded_in_float32(name):
     assert not any((leaf == 7.0).any() for leaf in jax.tree.leaves(params))
 
 
-def gamma_beta(tensors):
-    return {
-        name.replace("LayerNorm.weight", "LayerNorm.gamma").replace(
-            "LayerNorm.bias", "LayerNorm.beta"
-        ): value
-        for name, value in tensors.items()
-    }
+SPELLINGS = {
+    r"LayerNorm\.weight": "LayerNorm.gamma",
+    r"LayerNorm\.bias": "LayerNorm.beta",
+    r"^(bert|electra)\.": "",
+}
 
 
-def without_root(tensors):
-    return {name.removeprefix("bert.").removeprefix("electra."): v for name, v in tensors.items()}
-
-
-@pytest.mark.parametrize("change", [gamma_beta, without_root], ids=lambda f: f.__name__)
+@pytest.mark.parametrize("pattern", SPELLINGS)
 @pytest.mark.parametrize("name", golden.TORCH)
-def test_other_spellings_are_read(folder, name, change):
+def test_other_spellings_are_read(folder, name, pattern):
     expected, report = golden.load_report(golden.FIXTURES / name)
     changed = folder(name)
-    before = set(load_file(changed / "model.safetensors"))
-    golden.rewrite(changed, change)
-    assert set(load_file(changed / "model.safetensors")) != before
+    before = load_file(changed / "model.safetensors")
+    after = {re.sub(pattern, SPELLINGS[pattern], key): value for key, value in before.items()}
+    assert after.keys() != before.keys()
+    golden.rewrite(changed, lambda _: after)
     params, changed_report = golden.load_report(changed)
     assert_trees_equal(params, expected)
     assert changed_report == report
@@ -101,16 +98,19 @@ def test_pretraining_heads_are_unused_and_the_classifier_is_new(folder, name, wi
     assert set(report.new) | set(report.loaded) == everything
 
 
-def test_flax_pretraining_heads_are_unused_too(folder):
-    changed = folder("flax_electra")
-    path = changed / "flax_model.msgpack"
+def test_flax_pretraining_heads_are_unused_too_and_shapes_compared(folder):
+    path = folder("flax_electra") / "flax_model.msgpack"
     tree = serialization.msgpack_restore(path.read_bytes())
     del tree["classifier"]
     tree["discriminator_predictions"] = {"dense": {"kernel": np.ones((2, 2), np.float32)}}
     path.write_bytes(serialization.msgpack_serialize(tree))
-    _, report = golden.load_report(changed)
+    _, report = golden.load_report(path.parent)
     assert report.unused == ("discriminator_predictions/dense/kernel",)
     assert {name.partition("/")[0] for name in report.new} == {"classifier"}
+    tree["electra"]["embeddings"]["word_embeddings"]["embedding"] = np.ones((60, 24), np.float32)
+    path.write_bytes(serialization.msgpack_serialize(tree))
+    with pytest.raises(InputError, match=r"misshapen: electra/\S+ \(60, 24\) for \(61, 10\)$"):
+        golden.load_report(path.parent)
 
 
 def test_flax_weights_are_preferred(folder):
@@ -173,6 +173,9 @@ def test_settings_are_filled_from_the_folder_and_may_change_rates():
     assert resolved == EncoderConfig(**given | of_folder | rates)
     # what a run records is complete without the folder
     assert weights.resolve_encoder(dataclasses.asdict(resolved), None) == resolved
+    without = weights.resolve_encoder({"name": "bert", "hidden_size": 24, "dtype": None}, None)
+    sizes = (without.vocab_size, without.embedding_size, without.intermediate_size)
+    assert sizes == (0, 24, 3072)
 
 
 def test_the_heads_dropout_follows_the_configs_not_the_source_runs(tmp_path):
@@ -191,9 +194,107 @@ def test_the_heads_dropout_follows_the_configs_not_the_source_runs(tmp_path):
     assert resolved.classifier_dropout == 0.1
 
 
-def test_settings_without_a_folder_get_the_defaults():
-    settings = {"name": "bert", "hidden_size": 24, "num_attention_heads": 3, "dtype": None}
-    resolved = weights.resolve_encoder(settings, None)
-    assert resolved.vocab_size == 0
-    assert resolved.embedding_size == 24
-    assert resolved.intermediate_size == 3072
+QUERY = "bert.encoder.layer.1.attention.self.query.weight"
+
+
+def without(name):
+    return lambda tensors: {k: v for k, v in tensors.items() if k != name}
+
+
+def replaced(name, value):
+    return lambda tensors: tensors | {name: value(tensors[name]) if callable(value) else value}
+
+
+def with_another_root(tensors):
+    return {name.replace("bert.", "roberta."): value for name, value in tensors.items()}
+
+
+ONE = np.ones(1, np.float32)
+MISFITS = {
+    "missing": (without(QUERY), r"missing: encoder\.layer\.1\.attention\.self\.query\.weight$"),
+    "half a head": (without("classifier.bias"), r"missing: classifier\.bias$"),
+    "half a pooler": (without("bert.pooler.dense.weight"), r"missing: pooler\.dense\.weight$"),
+    "extra": (replaced("bert.encoder.layer.3.output.dense.bias", ONE), r"unexplained: bert.enc.*3"),
+    "another root": (with_another_root, r"missing: .* and \d+ more; unexplained: .*roberta"),
+    "another head": (replaced("qa_outputs.weight", ONE), r"unexplained: qa_outputs\.weight$"),
+    "twice": (replaced("pooler.dense.weight", ONE), r"unexplained: .*pooler\.dense\.weight$"),
+    "misshapen": (
+        replaced("bert.encoder.layer.0.output.dense.weight", lambda value: value.T),
+        r"misshapen: bert\.encoder\.layer\.0\.output\.dense\.weight \(24, 40\) for \(40, 24\)$",
+    ),
+    "three classes": (replaced("classifier.bias", np.ones(3, np.float32)), r"\(3,\) for \(2,\)$"),
+    "not a number": (
+        replaced(QUERY, lambda value: np.where(value == value[3, 4], np.nan, value)),
+        r"not finite floats: bert\.encoder\.layer\.1\.attention\.self\.query\.weight$",
+    ),
+    "integers": (replaced(QUERY, lambda value: value.astype(np.int32)), "not finite floats: "),
+}
+
+
+@pytest.mark.parametrize("fault", MISFITS)
+def test_tensors_that_do_not_fit_are_listed(folder, fault):
+    change, message = MISFITS[fault]
+    changed = folder("bert")
+    golden.rewrite(changed, change)
+    with pytest.raises(InputError, match=r"^\S+model.safetensors does not fit .*" + message):
+        golden.load_report(changed)
+
+
+NON_FILES = {  # what stands in the file's place, or where the file is cut off
+    b"": "is empty",
+    b"version https://git-lfs.github.com/spec/v1\noid sha256:00\n": "is a Git-LFS pointer, not .*",
+    b"\n<!DOCTYPE html>\n<html><body>Not found</body></html>": "is an HTML page, not .*",
+    -100: "is truncated or damaged .*",
+    20: "is truncated or damaged .*",
+}
+
+
+@pytest.mark.parametrize("fault", NON_FILES, ids=NON_FILES.values())
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [
+        ("bert", "model.safetensors"),
+        ("flax_bert", "flax_model.msgpack"),
+        ("bert", "config.json"),
+    ],
+)
+def test_damaged_files_are_named_as_what_they_are(folder, name, file, fault):
+    model = golden.build(name)
+    path = folder(name) / file
+    path.write_bytes(path.read_bytes()[:fault] if isinstance(fault, int) else fault)
+    said = f"{file} {NON_FILES[fault]}: download it again$"
+    with pytest.raises(InputError, match=said) as caught:
+        weights.read_encoder_config(path.parent, "bert")
+        weights.load_pretrained(path.parent, model.config, golden.fill(model, 7.0))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"model_type": "electra"}, "is of model_type 'electra', the config says .*'bert'"),
+        ({"position_embedding_type": "relative_key"}, "'relative_key' is unknown"),
+        ({"hidden_act": "gelu_new"}, "config.json: hidden_act='gelu_new' is unknown"),
+        ({"hidden_size": "24"}, "hidden_size can't be '24'"),
+        ({"initializer_range": math.nan}, "initializer_range can't be nan"),  # row 47
+        ({"hidden_dropout_prob": math.inf}, "hidden_dropout_prob can't be inf"),
+        ({"num_attention_heads": 5}, "config.json: model.hidden_size=24 is not divisible"),
+    ],
+)
+def test_configs_of_other_models_are_refused(folder, change, message):
+    path = folder("bert") / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(InputError, match=message):
+        weights.read_encoder_config(path.parent, "bert")
+
+
+def test_settings_that_contradict_the_folder_are_compared_in_one_line():
+    settings = {"name": "bert", "hidden_size": 768, "num_hidden_layers": 12}
+    message = (
+        "bert/config.json differs from config.model: hidden_size is 24 there and 768 in the "
+        "config; num_hidden_layers is 3 there and 12 in the config$"
+    )
+    with pytest.raises(InputError, match=message):
+        weights.resolve_encoder(settings, golden.FIXTURES / "bert")
+    with pytest.raises(InputError, match="is of model_type 'bert'"):
+        weights.resolve_encoder({"name": "electra"}, golden.FIXTURES / "bert")

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from flax import traverse_util
 
-from sentiment_jax.config.schema import MODELS, OBJECTIVES, EncoderConfig, model_config
+from benchmarks.synthetic import model_config
+from sentiment_jax.config.schema import MODELS, OBJECTIVES, EncoderConfig
 from sentiment_jax.errors import InputError
 from sentiment_jax.models import registry
 from sentiment_jax.models.encoder import classification_layers

@@ -5,9 +5,11 @@ N.partial before its manifest and does not count there; that is tested by trunca
 """
 
 import contextlib
+import functools
 import os
 import shutil
 import sys
+import threading
 
 import pytest
 import runs
@@ -27,40 +29,44 @@ def content(directory):
     return tuple((p.relative_to(directory), p.is_file() and p.read_bytes()) for p in files)
 
 
-class Recorder:
-    """Copies a directory before every change of a file in it, while it is switched on."""
-
-    def __init__(self):
-        self.watched = None
-        self.states = {}  # content -> copy
-        sys.addaudithook(self)  # it can't be removed again
-
-    def __call__(self, event, arguments):
-        if self.watched is None:
-            return
-        mode = arguments[1] if event == "open" and isinstance(arguments[1], str) else ""
-        paths = [os.fsdecode(a) for a in arguments if isinstance(a, str | bytes | os.PathLike)]
-        inside = any(path.startswith(str(self.watched)) for path in paths)
-        if (event in CHANGES or set("wax+") & set(mode)) and (
-            inside or not os.path.isabs(paths[0])
-        ):
-            self.snapshot()
-
-    def snapshot(self):
-        watched = self.watched
-        self.watched = None  # copying is no change
-        for _ in range(100):  # Orbax's threads may change it meanwhile: then once more
-            with contextlib.suppress(OSError, shutil.Error):
-                found = content(watched)
-                if found not in self.states:
-                    copy = watched.with_name(f"state-{len(self.states):03}")
-                    shutil.rmtree(copy, ignore_errors=True)
-                    self.states[found] = shutil.copytree(watched, copy)
-                break
-        self.watched = watched
+ACTIONS = []  # what to do before each change of a file
+ACTING = threading.Lock()
 
 
-RECORDER = Recorder()
+def hook(event, arguments):
+    """Act before a change; those that the action makes do not count."""
+    mode = arguments[1] if event == "open" and isinstance(arguments[1], str) else ""
+    changing = event in CHANGES or set("wax+") & set(mode)
+    if ACTIONS and changing and ACTING.acquire(blocking=False):
+        try:
+            for action in ACTIONS:
+                action()
+        finally:
+            ACTING.release()
+
+
+sys.addaudithook(hook)  # it can't be removed again
+
+
+@contextlib.contextmanager
+def before_each_change(action):
+    ACTIONS.append(action)
+    try:
+        yield
+    finally:
+        ACTIONS.clear()
+
+
+def record(directory, states):
+    """Copy a directory, unless its content is in `states`: content -> copy."""
+    for _ in range(100):  # Orbax's threads may change it meanwhile: then once more
+        with contextlib.suppress(OSError, shutil.Error):
+            found = content(directory)
+            if found not in states:
+                copy = directory.with_name(f"state-{len(states):03}")
+                shutil.rmtree(copy, ignore_errors=True)
+                states[found] = shutil.copytree(directory, copy)
+            break
 
 
 @pytest.fixture(scope="module")
@@ -70,25 +76,24 @@ def crashed(tmp_path_factory, make_small):
     Recorded are the saves of the second epoch's last two steps: one of them validated, with older
     ones to delete before and after it.
     """
-    root = tmp_path_factory.mktemp("crashes")
+    run = tmp_path_factory.mktemp("crashes") / "run"
     config = make_small()
     config.checkpoint_every = 1
+    states = {}
+    action = functools.partial(record, run, states)
     save = Checkpoints.save
 
     def recorded(self, step, *arguments, **options):
-        if step in (5, 6):
-            RECORDER.watched = root / "run"
-        try:
+        watching = before_each_change(action) if step in (5, 6) else contextlib.nullcontext()
+        with watching:
             save(self, step, *arguments, **options)
-            if step in (5, 6):
-                RECORDER.snapshot()
-        finally:
-            RECORDER.watched = None
+        if step in (5, 6):
+            action()
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Checkpoints, "save", recorded)
-        train(config, root / "run")
-    return config, root / "run", list(RECORDER.states.values())
+        train(config, run)
+    return config, run, list(states.values())
 
 
 def names(state):
@@ -133,32 +138,20 @@ class Crash(BaseException):
     """The end of a process."""
 
 
-class Fuse:
-    """Lets `left` changes of files happen, then crashes before the next one."""
+def tidy(directory, changes):
+    """Tidy up after a crash, crash again after some changes; return whether that did not happen."""
+    left = iter(range(changes))
 
-    def __init__(self):
-        self.left = None
-        sys.addaudithook(self)
+    def crash():
+        if next(left, None) is None:
+            raise Crash
 
-    def __call__(self, event, arguments):
-        if self.left is not None and event in CHANGES:
-            self.left -= 1
-            if self.left < 0:
-                raise Crash
-
-    def tidy(self, directory, changes):
-        """Tidy up after a crash; return whether it came to its end."""
-        self.left = changes
-        try:
+    try:
+        with before_each_change(crash):
             Checkpoints(directory)
-        except Crash:
-            return False
-        finally:
-            self.left = None
-        return True
-
-
-FUSE = Fuse()
+    except Crash:
+        return False
+    return True
 
 
 @pytest.mark.slow
@@ -167,7 +160,7 @@ def test_a_second_crash_while_the_first_is_tidied_up_changes_nothing(crashed, tm
     cuts = 0
     for state in before_renames(crashed[2]):
         once = shutil.copytree(state / "checkpoints", tmp_path / "once")
-        assert FUSE.tidy(once, sys.maxsize)
+        assert tidy(once, sys.maxsize)
         expected = content(once)
         complete = steps_in(once)
         shutil.rmtree(once)
@@ -175,9 +168,9 @@ def test_a_second_crash_while_the_first_is_tidied_up_changes_nothing(crashed, tm
         changes = 0
         while not ended:
             twice = shutil.copytree(state / "checkpoints", tmp_path / "twice")
-            ended = FUSE.tidy(twice, changes)
+            ended = tidy(twice, changes)
             assert steps_in(twice) == complete  # what a reader finds meanwhile
-            assert FUSE.tidy(twice, sys.maxsize)
+            assert tidy(twice, sys.maxsize)
             assert content(twice) == expected, (state.name, changes)
             shutil.rmtree(twice)
             changes += 1

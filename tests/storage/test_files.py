@@ -1,6 +1,4 @@
-import contextlib
 import csv
-import json
 
 import numpy as np
 import pytest
@@ -18,8 +16,12 @@ from sentiment_jax.storage.files import (
     write_table,
 )
 from sentiment_jax.storage.format import FORMAT
-from sentiment_jax.storage.metrics_log import MetricsLog
-from sentiment_jax.storage.run_directory import RunDirectory, prepare_workdir
+from sentiment_jax.storage.run_directory import (
+    RunDirectory,
+    prediction_cells,
+    prediction_columns,
+    prepare_workdir,
+)
 
 
 def test_json_is_strict_and_atomic(tmp_path):
@@ -94,12 +96,6 @@ def test_a_run_of_another_format_is_refused(finished, tmp_path, stored, message)
         RunDirectory(tmp_path).read_config()
 
 
-def test_a_config_is_read_as_it_was_written(finished, tmp_path):
-    config = RunDirectory(finished).read_config()
-    RunDirectory(tmp_path).write_config(config)
-    assert RunDirectory(tmp_path).read_config() == config
-
-
 def test_an_earlier_format_is_upgraded_step_by_step(tmp_path, monkeypatch):
     upgrades = {n: lambda content, n=n: {**content, f"as of {n + 1}": True} for n in (2, 3)}
     monkeypatch.setattr(format, "FORMAT", 4)
@@ -108,63 +104,35 @@ def test_an_earlier_format_is_upgraded_step_by_step(tmp_path, monkeypatch):
     assert format.upgrade(tmp_path / "config.json", {"format": 2, "seed": 1}) == expected
 
 
-def test_a_resumed_log_has_every_step_once(tmp_path):
-    path = tmp_path / "metrics.jsonl"
-    records = []
-    log = MetricsLog(path, records)
-    log.write(step=2, split="train", loss=0.5)
-    log.write(step=4, split="train", loss=0.5)
-    log.write(step=4, split="val", loss=float("nan"))
-    saved = json.loads(json.dumps(records, allow_nan=False))  # as a checkpoint does
-    log.write(step=6, split="train", loss=0.5)
-    with path.open("a") as file:
-        file.write('{"step": 8, "spl')  # killed here
-    log.close()
-    log = MetricsLog(path, saved)
-    log.write(step=6, split="train", loss=0.4)
-    log.close()
-    lines = [json.loads(line) for line in path.read_text().splitlines()]
-    assert lines == [
-        {"step": 2, "split": "train", "loss": 0.5},
-        {"step": 4, "split": "train", "loss": 0.5},
-        {"step": 4, "split": "val", "loss": None},
-        {"step": 6, "split": "train", "loss": 0.4},
-    ]
-
-
-def test_a_log_that_another_process_took_over_gets_no_line(tmp_path):
-    path = tmp_path / "metrics.jsonl"
-    with contextlib.closing(MetricsLog(path, [])) as first:
-        first.write(step=2, loss=0.5)
-        assert path.read_text() == '{"step": 2, "loss": 0.5}\n'
-        with contextlib.closing(MetricsLog(path, [])) as second:
-            second.write(step=2, loss=0.25)
-            first.write(step=4, loss=0.5)  # it had looked at the lock before the second came
-        assert path.read_text() == '{"step": 2, "loss": 0.25}\n'
-
-
 def test_predictions_follow_the_contract(tmp_path):
     directory = RunDirectory(tmp_path)
-    write_json(directory.env, {})
-    for split, suffix in (("test", ""), ("val", "-val")):  # a split has its own files
-        directory.write_predictions(
-            split,
-            Encoded(
-                ids=('a,"b"', "c"),
-                labels=np.array([1, 0], np.int32),
-                token_ids=np.zeros(7, np.int32),
-                offsets=np.array([0, 5, 7], np.int64),
-                truncated=1,
-            ),
-            np.array([[0.25, 0.75], [0.75, 0.25]], np.float32),
-        )
-        lines = (tmp_path / f"predictions{suffix}.csv").read_text().splitlines()
-        assert list(csv.reader(lines)) == [
-            ["id", "label", "predicted", "p_positive"],
-            ['a,"b"', "1", "1", "0.750000"],
-            ["c", "0", "0", "0.250000"],
-        ]
-    assert len(read_json(directory.env)) == 2
+    write_json(directory.env, {"predictions-val_sha256": "of another split's own file"})
+    encoded = Encoded(
+        ids=('a,"b"', "c"),
+        labels=np.array([1, 0], np.int32),
+        token_ids=np.zeros(7, np.int32),
+        offsets=np.array([0, 5, 7], np.int64),
+        truncated=1,
+    )
+    probabilities = np.array([[0.25, 0.75], [0.75, 0.25]], np.float32)
+    directory.write_predictions("test", encoded, probabilities)
+    predictions = 'id,label,predicted,p_positive\n"a,""b""",1,1,0.750000\nc,0,0,0.250000\n'
+    assert (tmp_path / "predictions.csv").read_text() == predictions
+    assert read_json(directory.env).keys() == {"predictions-val_sha256", "predictions_sha256"}
+
+
+def test_cells_of_classes_with_other_names():
+    """Names stand in the cells, numbers as numbers; with more than two, each has a column."""
+    two = np.float32([[0.25, 0.75], [0.5, 0.5]])
+    assert prediction_columns(("bad", "good")) == ["predicted", "p_positive"]
+    assert prediction_cells(("bad", "good"), two) == [["good", "0.750000"], ["bad", "0.500000"]]
+    stars = ("-1", "0", "01")
+    three = np.float32([[0.25, 0.25, 0.5], [0.5, 0.5, 0]])
+    assert prediction_columns(stars) == ["predicted", "p_-1", "p_0", "p_01"]
+    assert prediction_cells(stars, three) == [
+        ["01", "0.250000", "0.250000", "0.500000"],
+        [-1, "0.500000", "0.500000", "0.000000"],
+    ]
 
 
 def test_a_spreadsheet_runs_no_text(tmp_path):

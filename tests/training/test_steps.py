@@ -8,7 +8,8 @@ import numpy as np
 import optax
 import pytest
 
-from sentiment_jax.config.schema import LstmConfig, OptimizerConfig, model_config
+from benchmarks.synthetic import model_config
+from sentiment_jax.config.schema import LstmConfig, OptimizerConfig
 from sentiment_jax.models.lstm import LstmClassifier
 from sentiment_jax.models.parameters import abstract_params
 from sentiment_jax.models.registry import build_model

@@ -1,5 +1,6 @@
-"""TensorBoard's event files hold what metrics.jsonl holds, each step once, also after resuming."""
+"""metrics.jsonl, and TensorBoard's event files, have each step once, also after resuming."""
 
+import json
 import struct
 import sys
 
@@ -8,10 +9,28 @@ from tensorboardX.proto.event_pb2 import Event
 
 from sentiment_jax.errors import InputError, Interrupted
 from sentiment_jax.modes.train import train
-from sentiment_jax.storage.metrics_log import read_metrics
+from sentiment_jax.storage.metrics_log import MetricsLog, read_metrics
 from sentiment_jax.training.signals import Stop
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*google._upb:DeprecationWarning")
+
+
+def test_a_resumed_log_has_every_step_once(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    records = []
+    log = MetricsLog(path, records)
+    log.write(step=2, split="train", loss=0.5)
+    log.write(step=4, split="val", loss=float("nan"))
+    saved = json.loads(json.dumps(records, allow_nan=False))  # as a checkpoint does
+    log.write(step=6, split="train", loss=0.5)
+    with path.open("a") as file:
+        file.write('{"step": 8, "spl')  # killed here
+    MetricsLog(path, saved).write(step=6, split="train", loss=0.4)
+    assert [json.loads(line) for line in path.read_text().splitlines()] == [
+        {"step": 2, "split": "train", "loss": 0.5},
+        {"step": 4, "split": "val", "loss": None},
+        {"step": 6, "split": "train", "loss": 0.4},
+    ]
 
 
 def scalars(folder):
@@ -28,7 +47,9 @@ def scalars(folder):
     return found
 
 
-def test_the_events_are_those_of_the_metrics_also_after_resuming(small_config, tmp_path):
+def test_events_are_those_of_the_metrics_also_after_resuming_and_fresh_removes_them(
+    small_config, tmp_path
+):
     run = tmp_path / "run"
     with pytest.raises(Interrupted):
         train(small_config, run, tensorboard=True, stop=Stop(after=0.0))
@@ -42,15 +63,9 @@ def test_the_events_are_those_of_the_metrics_also_after_resuming(small_config, t
         for name, value in record.items()
         if name not in ("step", "split")
     ]
-
-
-def test_without_the_flag_there_are_none_and_fresh_removes_them(finished, small_config, tmp_path):
-    assert not (finished / "tensorboard").exists()
     small_config.epochs = 1
-    train(small_config, tmp_path, tensorboard=True)
-    assert (tmp_path / "tensorboard").is_dir()
-    train(small_config, tmp_path, fresh=True)
-    assert not (tmp_path / "tensorboard").exists()
+    train(small_config, run, fresh=True)
+    assert not (run / "tensorboard").exists()
 
 
 def test_without_tensorboardx_it_says_what_to_install(small_config, tmp_path, monkeypatch):
