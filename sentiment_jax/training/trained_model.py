@@ -46,10 +46,12 @@ class Classifier:
         data = self.config.data
         return batches.effective_buckets(data.length_buckets, data.max_length)
 
-    def encode(self, reviews: Reviews) -> Encoded:
-        """Turn reviews into token ids, truncated as in training."""
+    def encode(
+        self, reviews: Reviews, advance: Callable[[int], Any] = lambda count: None
+    ) -> Encoded:
+        """Turn reviews into token ids, truncated as in training; `advance` is that of `encode`."""
         data = self.config.data
-        return encode(self.tokenizer, reviews, data.max_length, data.truncation)
+        return encode(self.tokenizer, reviews, data.max_length, data.truncation, advance)
 
 
 @dataclasses.dataclass(frozen=True)
