@@ -17,8 +17,7 @@ from benchmarks import synthetic
 from sentiment_jax.analysis.integrated_gradients import Path, _slopes
 from sentiment_jax.config.schema import DTYPES, OptimizerConfig, model_config
 from sentiment_jax.models import layers
-from sentiment_jax.models.parameters import abstract_params
-from sentiment_jax.models.registry import ARCHITECTURES, build_model
+from sentiment_jax.models.registry import ARCHITECTURES, abstract_params, build_model
 from sentiment_jax.training.flops import training_flops
 from sentiment_jax.training.objectives import ngram_vectors
 from sentiment_jax.training.objectives.classification import Classification

@@ -1,8 +1,8 @@
 """What makes the LSTM fast: one product per step, and a backward pass of its own.
 
-The plain form is flax's OptimizedLSTMCell under nn.scan; tests compare states and gradients. A GPU
-waits for launches, not for arithmetic: there a step is a product of the state alone and one fused
-kernel, UNROLL steps to an iteration.
+The plain form is flax's OptimizedLSTMCell under nn.scan; tests compare states and gradients. On a
+CPU, a step multiplies input and state at once. A GPU waits for launches, not for arithmetic: there
+a step is a product of the state alone and one fused kernel, UNROLL steps to an iteration.
 """
 
 import functools
@@ -18,107 +18,99 @@ from sentiment_jax.models.layers import on_gpu
 
 GATES = "ifgo"  # input, forget, candidate, output
 UNROLL = 10  # positions to an iteration on a GPU
+Kernel = Float[Array, "features_and_hidden gates"]
+Bias = Float[Array, " gates"]
+Inputs = Float[Array, "length batch features"]
+States = Float[Array, "length batch hidden"]
+Gates = tuple[Array, Array, Array, Array]  # i, f, g, o; all None: to be recomputed
 _product = functools.partial(jnp.matmul, preferred_element_type=jnp.float32)
 
 
-class LstmCell(nn.Module):
-    """One step of an LSTM, with the parameters of flax's OptimizedLSTMCell under the same names.
-
-    Two differences make it cheaper: input and state share one matrix product, and the cell also
-    returns what the backward pass needs. Products are taken in `dtype`, all else in float32.
-    """
+class LstmParameters(nn.Module):
+    """The parameters of flax's OptimizedLSTMCell, under the same names."""
 
     features: int
-    dtype: jnp.dtype
-    precision: jax.lax.Precision | None = None
 
     @nn.compact
-    def __call__(
-        self,
-        carry: tuple[Float[Array, "batch hidden"], Float[Array, "batch hidden"]],
-        inputs: Float[Array, "batch features"],
-    ) -> Any:
-        """Return the new (c, h), and: new h, old c, the activated gates i, f, g, o."""
-        c, h = carry
+    def __call__(self, inputs: Inputs) -> tuple[Kernel, Bias]:
+        """Return the eight kernels as one, [input; state] x [i, f, g, o], and the biases."""
         xavier = nn.initializers.xavier_uniform()
         orthogonal = nn.initializers.orthogonal()
+        states = jnp.zeros((1, self.features))
+        from_inputs = []
+        from_states = []
+        biases: list[Any] = []
         for gate in GATES:
-            DenseParams(self.features, use_bias=False, kernel_init=xavier, name="i" + gate)(inputs)
-            DenseParams(self.features, kernel_init=orthogonal, name="h" + gate)(h)
-        kernel, bias = _join(self.variables["params"], self.dtype)
-        both = jnp.concatenate([inputs, h], axis=-1)
-        gates = _activate(_product(both, kernel, precision=self.precision) + bias)
-        new_c, new_h = _advance(c, gates, self.dtype)
-        return (new_c, new_h), (new_h, c, tuple(gate.astype(self.dtype) for gate in gates))
+            dense = DenseParams(self.features, use_bias=False, kernel_init=xavier, name="i" + gate)
+            from_inputs.append(dense(inputs)[0])
+            dense = DenseParams(self.features, kernel_init=orthogonal, name="h" + gate)
+            kernel, bias = dense(states)
+            from_states.append(kernel)
+            biases.append(bias)
+        sides = [jnp.concatenate(side, axis=1) for side in (from_inputs, from_states)]
+        return jnp.concatenate(sides), jnp.concatenate(biases)
 
 
-def _activate(sums: Float[Array, "*rows gates"]) -> tuple[Array, Array, Array, Array]:
+def _activate(sums: Float[Array, "*rows gates"]) -> Gates:
     """Return the activated gates i, f, g, o."""
     i, f, g, o = jnp.split(sums, 4, axis=-1)
     return nn.sigmoid(i), nn.sigmoid(f), jnp.tanh(g), nn.sigmoid(o)
 
 
-def _advance(c: Array, gates: tuple[Array, ...], dtype: jnp.dtype) -> tuple[Array, Array]:
-    """Return the new c and h."""
-    i, f, g, o = gates
-    new_c = f * c + i * g
-    return new_c, (o * jnp.tanh(new_c)).astype(dtype)
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+def scan(kernel: Kernel, bias: Bias, inputs: Inputs, precision: jax.lax.Precision | None) -> States:
+    """Return the hidden state after every position, from a zero state.
 
-
-def _join(
-    params: Any, dtype: jnp.dtype
-) -> tuple[Float[Array, "features_and_hidden gates"], Float[Array, " gates"]]:
-    """Return the eight kernels of a cell as one, [input; state] x [i, f, g, o], and the biases."""
-    sides = [
-        jnp.concatenate([params[side + gate]["kernel"] for gate in GATES], axis=1) for side in "ih"
-    ]
-    bias = jnp.concatenate([params["h" + gate]["bias"] for gate in GATES])
-    return jnp.concatenate(sides).astype(dtype), bias
+    Products are taken in the inputs' dtype, all else in float32.
+    """
+    return _states_and_residuals(kernel, bias, inputs, precision)[0]
 
 
 def _states_and_residuals(
-    cell: nn.Module, inputs: Float[Array, "length batch features"]
-) -> tuple[Array, Any]:
-    zeros = jnp.zeros((inputs.shape[1], cell.features))
-    carry = (zeros, zeros.astype(inputs.dtype))
-    if on_gpu() and not cell.is_initializing():
-        states, memory = _scan_on_gpu(cell, carry, inputs)
-        gates = None  # the backward pass recomputes them, in one product for all positions
-    else:
-        _, (states, memory, gates) = cell(carry, inputs)
-    return states, (cell.variables["params"], inputs, states, memory, gates)
-
-
-def _scan_on_gpu(cell: nn.Module, carry: Any, inputs: Array) -> tuple[Array, Array]:
-    """Return the states after every position and c before it; the inputs' product comes first."""
-    kernel, bias = _join(cell.variables["params"], cell.dtype)
+    kernel: Kernel, bias: Bias, inputs: Inputs, precision: jax.lax.Precision | None
+) -> tuple[States, Any]:
+    """Return also what the backward pass needs: c before each step, on a CPU the gates."""
+    dtype = inputs.dtype
     features = inputs.shape[-1]
-    product = functools.partial(_product, precision=cell.precision)
+    product = functools.partial(_product, precision=precision)
+    weights = kernel.astype(dtype)
+    gpu = on_gpu()
 
-    def step(carry: tuple[Array, Array], sums: Array) -> Any:
+    def step(carry: tuple[Array, Array], at: Array) -> Any:
         c, h = carry
-        sums = sums + product(h, kernel[features:])
-        new_c, new_h = _advance(c, _activate(sums), cell.dtype)
-        return (new_c, new_h), (new_h, c)
+        if gpu:  # the inputs' products are taken before the scan, for all positions at once
+            sums = at + product(h, weights[features:])
+        else:
+            sums = product(jnp.concatenate([at, h], axis=-1), weights) + bias
+        i, f, g, o = gates = _activate(sums)
+        new_c = f * c + i * g
+        new_h = (o * jnp.tanh(new_c)).astype(dtype)
+        # The backward pass of a GPU recomputes the gates, in one product for all positions.
+        stored = None if gpu else tuple(gate.astype(dtype) for gate in gates)
+        return (new_c, new_h), (new_h, c, stored)
 
-    sums = product(inputs, kernel[:features]) + bias
-    return jax.lax.scan(step, carry, sums, unroll=UNROLL)[1]
+    zeros = jnp.zeros((inputs.shape[1], kernel.shape[1] // 4))
+    carry = (zeros, zeros.astype(dtype))
+    steps = product(inputs, weights[:features]) + bias if gpu else inputs
+    unroll = UNROLL if gpu else 1
+    _, (states, memory, gates) = jax.lax.scan(step, carry, steps, unroll=unroll)
+    return states, (kernel, bias, inputs, states, memory, gates)
 
 
 def _gradients(
-    precision: jax.lax.Precision | None, residuals: Any, state_gradients: Array
-) -> tuple[Any, Array]:
+    precision: jax.lax.Precision | None, residuals: Any, state_gradients: States
+) -> tuple[Kernel, Bias, Inputs]:
     """Backpropagation through time.
 
     The scan computes only the gradients of each step's gates and of the state before it. Those of
     inputs and kernels follow as single products over all steps, where JAX's transposed scan makes
     four products per step and carries the sums of the kernels' gradients along.
     """
-    params, inputs, states, memory, gates = residuals  # memory: c before each step
+    kernel, bias, inputs, states, memory, gates = residuals  # memory: c before each step
     dtype = inputs.dtype
     features = inputs.shape[-1]
     product = functools.partial(_product, precision=precision)
-    kernel, bias = _join(params, dtype)
+    kernel = kernel.astype(dtype)
     before = jnp.concatenate([jnp.zeros_like(states[:1]), states[:-1]])
     both = jnp.concatenate([inputs, before], axis=-1)
     if gates is None:
@@ -145,37 +137,25 @@ def _gradients(
     steps = (memory, gates, state_gradients)
     unroll = UNROLL if on_gpu() else 1
     dgates = jax.lax.scan(step_back, (zeros, zeros), steps, reverse=True, unroll=unroll)[1]
-    input_gradients = product(dgates, to_inputs).astype(dtype)
     axes = (0, 1)  # sums run over positions and rows
-    kernel_gradients = jnp.tensordot(
+    kernel_gradient = jnp.tensordot(
         both, dgates, (axes, axes), precision=precision, preferred_element_type=jnp.float32
     )
-    kernels = jnp.split(kernel_gradients, 4, axis=1)
-    biases = jnp.split(jnp.sum(dgates, axis=axes, dtype=jnp.float32), 4)
-    gradients = {}
-    for gate, kernel, bias in zip(GATES, kernels, biases, strict=True):
-        gradients["i" + gate] = {"kernel": kernel[:features]}
-        gradients["h" + gate] = {"kernel": kernel[features:], "bias": bias}
-    return {"params": gradients}, input_gradients
+    bias_gradient = jnp.sum(dgates, axis=axes, dtype=jnp.float32)
+    return kernel_gradient, bias_gradient, product(dgates, to_inputs).astype(dtype)
+
+
+scan.defvjp(_states_and_residuals, _gradients)
 
 
 class ScannedLstm(nn.Module):
-    """One direction of an LSTM: nn.scan over the cell, all positions sharing its parameters."""
+    """One direction of an LSTM."""
 
     features: int
-    dtype: jnp.dtype
     precision: jax.lax.Precision | None = None
 
     @nn.compact
-    def __call__(
-        self, inputs: Float[Array, "length batch features"]
-    ) -> Float[Array, "length batch hidden"]:
+    def __call__(self, inputs: Inputs) -> States:
         """Return the hidden state after every position."""
-        scanned_cell = nn.scan(LstmCell, variable_broadcast="params", split_rngs={"params": False})
-        run = nn.custom_vjp(
-            lambda *operands: _states_and_residuals(*operands)[0],
-            _states_and_residuals,
-            functools.partial(_gradients, self.precision),
-        )
-        cell = scanned_cell(self.features, self.dtype, self.precision, name="cell")
-        return jnp.asarray(run(cell, inputs))
+        kernel, bias = LstmParameters(self.features, name="cell")(inputs)
+        return scan(kernel, bias, inputs, self.precision)

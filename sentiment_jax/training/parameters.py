@@ -8,7 +8,7 @@ from sentiment_jax.config.schema import EncoderConfig
 from sentiment_jax.huggingface import hub, weights
 from sentiment_jax.huggingface.weights import LoadReport
 from sentiment_jax.models import layers
-from sentiment_jax.models.parameters import initializer
+from sentiment_jax.models.registry import initializer
 from sentiment_jax.training.lineage import source_run
 from sentiment_jax.training.trained_model import Classifier, load_run
 

@@ -15,8 +15,7 @@ from sentiment_jax.data import batches
 from sentiment_jax.data.encoding import Encoded, encode
 from sentiment_jax.data.reviews import Reviews
 from sentiment_jax.errors import InputError, RunError
-from sentiment_jax.models.parameters import abstract_params
-from sentiment_jax.models.registry import build_model
+from sentiment_jax.models.registry import abstract_params, build_model
 from sentiment_jax.runtime import devices
 from sentiment_jax.storage.checkpoints import Checkpoints, entries
 from sentiment_jax.storage.files import read_json
