@@ -24,8 +24,7 @@ from benchmarks import flops
 from benchmarks.synthetic import VOCABULARY, make_batch, model_config
 from sentiment_jax.config.schema import LstmConfig, OptimizerConfig
 from sentiment_jax.models.layers import on_cpu
-from sentiment_jax.models.parameters import initializer
-from sentiment_jax.models.registry import build_model
+from sentiment_jax.models.registry import build_model, initializer
 from sentiment_jax.runtime import startup
 from sentiment_jax.storage.files import write_json
 from sentiment_jax.storage.run_directory import describe_environment

@@ -31,8 +31,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from benchmarks import flops, hlo
 from benchmarks.synthetic import VOCABULARY, abstract_batch, model_config
 from sentiment_jax.config.schema import OBJECTIVES, OptimizerConfig
-from sentiment_jax.models.parameters import abstract_params
-from sentiment_jax.models.registry import build_model
+from sentiment_jax.models.registry import abstract_params, build_model
 from sentiment_jax.runtime import devices
 from sentiment_jax.storage.files import read_json, write_json
 from sentiment_jax.training.objectives.classification import Classification

@@ -1,4 +1,4 @@
-"""Truncate, delete or flip a bit of random files of runs, sweeps and the cache.
+"""Truncate, delete or flip a bit of random files of runs and sweeps.
 
     python -m benchmarks.corruption_soak --output=results/reliability/corruption_soak.md
 
@@ -47,7 +47,6 @@ COMMANDS = {
     "half a run": {"train": TRAINING, "predict": ["--mode=predict", *TEXTS]},
     "sweep": {"sweep": SWEEP, "report": ["--mode=report"]},
     "half a sweep": {"sweep": SWEEP},
-    "cache": {"train": TRAINING, "evaluate": ["--mode=evaluate"]},
 }
 
 
@@ -88,7 +87,6 @@ def make(root: Path) -> None:
         process.kill()
         process.communicate()
         assert not list(half.glob("result.json")) and not list(half.glob("final/*/result.json"))
-    shutil.copytree(root / "cache", root / "whole cache")
 
 
 def count_checkpoints(directory: Path) -> int:
@@ -102,13 +100,11 @@ def kinds_of(directory: Path) -> dict[str, list[Path]]:
     kinds = collections.defaultdict(list)
     for path in sorted(directory.rglob("*")):
         name = path.name
-        unread = name.startswith(".") or name in UNREAD or "xla" in path.parts
+        unread = name.startswith(".") or name in UNREAD
         if unread or not path.is_file():
             continue
-        kind = "encoded reviews (.npz)" if path.suffix == ".npz" else name
-        if "checkpoints" in path.parts and name != MANIFEST:
-            kind = "checkpoint"
-        kinds[kind].append(path.relative_to(directory))
+        in_checkpoint = "checkpoints" in path.parts and name != MANIFEST
+        kinds["checkpoint" if in_checkpoint else name].append(path.relative_to(directory))
     return kinds
 
 
@@ -176,18 +172,13 @@ def soak(count: int, seed: int, root: Path) -> tuple[list[tuple[str, str, str, s
     for base, commands in COMMANDS.items():
         for name, arguments in commands.items():
             if name in ("evaluate", "predict", "report"):
-                work = shutil.copytree(root / ("run" if base == "cache" else base), root / "work")
+                work = shutil.copytree(root / base, root / "work")
                 code, expected[base, name], errors = call(work, arguments)
                 assert code == 0 and not errors, errors
                 shutil.rmtree(work)
                 if name == "report":
                     (root / "report").rename(root / f"report of {base}")
-    targets = [
-        (base, kind)
-        for base in COMMANDS
-        for kind in kinds_of(root / base)
-        if (base == "cache") == kind.endswith("(.npz)")
-    ]
+    targets = [(base, kind) for base in COMMANDS for kind in kinds_of(root / base)]
     outcomes = []
     failures = []
     clock = time.monotonic()
@@ -195,12 +186,9 @@ def soak(count: int, seed: int, root: Path) -> tuple[list[tuple[str, str, str, s
         base, kind = targets[number % len(targets)]
         fault = FAULTS[number // len(targets) % 3]
         command = rng.choice(list(COMMANDS[base]))
-        work = root / "work"
-        if (base, command) != ("cache", "train"):  # a new run reads the cache too
-            shutil.copytree(root / ("run" if base == "cache" else base), work)
-        place = root / "cache" / "sentiment_jax" if base == "cache" else work
-        file = rng.choice(kinds_of(place)[kind])
-        done = damage(place / file, fault, rng)
+        work = shutil.copytree(root / base, root / "work")
+        file = rng.choice(kinds_of(work)[kind])
+        done = damage(work / file, fault, rng)
         code, output, errors = call(work, COMMANDS[base][command])
         pair = (expected.get((base, command), ""), output)
         try:
@@ -215,8 +203,6 @@ def soak(count: int, seed: int, root: Path) -> tuple[list[tuple[str, str, str, s
         outcomes.append((kind, fault, command, outcome))
         shutil.rmtree(work, ignore_errors=True)
         shutil.rmtree(root / "report", ignore_errors=True)
-        if base == "cache":
-            shutil.copytree(root / "whole cache", root / "cache", dirs_exist_ok=True)
         eta = (time.monotonic() - clock) / (number + 1) * (count - number - 1)
         print(
             f"{number + 1:>4}/{count}  {base}: {file.name} {done}, then {command}: {outcome}  "
@@ -236,9 +222,9 @@ def report(arguments, outcomes, failures, seconds) -> str:
         f"`{command} --faults={arguments.faults} --seed={arguments.seed}`, "
         f"{datetime.date.today()}, {machine}jax {jax.__version__}, {seconds:.0f} s.",
         "",
-        f"{len(outcomes)} random faults in the files of runs, sweeps (finished and interrupted) "
-        "and the cache of encoded reviews, each followed by one command. Detected: a one-line "
-        "error or warning. Harmless: output and files exactly as without the fault.",
+        f"{len(outcomes)} random faults in the files of runs and sweeps (finished and "
+        "interrupted), each followed by one command. Detected: a one-line error or warning. "
+        "Harmless: output and files exactly as without the fault.",
         *("", f"**Result: {result}.**", ""),
         "| file | fault | detected | harmless | failed |",
         "| --- | --- | ---: | ---: | ---: |",

@@ -150,7 +150,7 @@ class Reviews:
     """Encoded reviews of one model, to draw samples from."""
 
     def __init__(self, config: ConfigDict, folder: Path):
-        """Read and encode the reviews (cached)."""
+        """Read and encode the reviews."""
         config.data.source = SOURCE.value
         config.data.path = DATA_DIR.value
         self.experiment = prepare_experiment(resolve(config))

@@ -12,8 +12,7 @@ from flax import traverse_util
 from safetensors.numpy import load_file, save_file
 
 from sentiment_jax.huggingface import weights
-from sentiment_jax.models.parameters import abstract_params
-from sentiment_jax.models.registry import build_model
+from sentiment_jax.models.registry import abstract_params, build_model
 
 FIXTURES = Path(__file__).parent / "fixtures"
 TORCH = ("bert", "electra", "electra_projection")
@@ -37,13 +36,6 @@ def build(folder, **settings):
 def key(seed):
     """A random key whose generator compiles fast."""
     return jax.random.key(seed, impl="rbg")
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def init(model, key):
-    """Fresh parameters."""
-    ids, lengths = jnp.zeros((1, 4), jnp.int32), jnp.ones(1, jnp.int32)
-    return model.init(key, ids, lengths, deterministic=True)["params"]
 
 
 def random(model, scale=0.3, seed=0):

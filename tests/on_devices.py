@@ -20,7 +20,7 @@ from jax.sharding import Mesh
 
 from benchmarks import synthetic
 from sentiment_jax.config.schema import LstmConfig, OptimizerConfig
-from sentiment_jax.models.dropout import keep_mask
+from sentiment_jax.models.layers import keep_mask
 from sentiment_jax.models.lstm import LstmClassifier
 from sentiment_jax.modes.predict import predict
 from sentiment_jax.modes.train import train

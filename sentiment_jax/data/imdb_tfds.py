@@ -4,7 +4,6 @@ import contextlib
 import io
 import os
 import sys
-import threading
 import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
@@ -32,24 +31,19 @@ def read_tfds(path: str, splits: Sequence[str] = ("train", "test")) -> tuple[Rev
     import tensorflow_datasets as tfds
 
     root, folder = _locate(path)
-    what = f"{folder} is damaged"
-    advice = "delete it and run again"
     try:
         if not is_prepared(path):
-            what = f"preparing imdb_reviews in {root} failed"
-            advice = OTHERWISE
             prepare(root)
         builder = tfds.builder_from_directory(folder)
         return tuple(_read_split(builder, split) for split in splits)
     except InputError:
         raise
-    except NotImplementedError:
-        what = f"{folder} is prepared in a format that only TensorFlow reads"
-        advice = "set data.path to a folder that is empty or prepared in array_record format"
-        raise InputError(f"{what}: {advice}") from None
     except Exception as error:  # requests, TFDS, protobuf and array_record each raise their own.
         reason = str(error).partition("\n")[0] or type(error).__name__
-        raise InputError(f"{what} ({reason}): {advice}") from None
+        raise InputError(
+            f"cannot read or prepare {folder} ({reason}): if it is damaged, or in a format that "
+            f"only TensorFlow reads, set data.path to an empty folder; or {OTHERWISE}"
+        ) from None
 
 
 def is_prepared(path: str) -> bool:
@@ -101,19 +95,9 @@ def prepare(root: Path) -> None:
 
 def _network_problem() -> str:
     """Return why URL cannot be fetched, or "", in seconds: TFDS itself retries for minutes."""
-    problem = "timed out"
-
-    def ask() -> None:
-        nonlocal problem
-        try:
-            request = urllib.request.Request(URL, method="HEAD")
-            urllib.request.urlopen(request, timeout=NETWORK_SECONDS).close()
-            problem = ""
-        except OSError as error:  # URLError and HTTPError are OSErrors.
-            problem = str(getattr(error, "reason", "") or error)
-
-    # A name lookup ignores the time-out, and may outlive this call.
-    thread = threading.Thread(target=ask, daemon=True)
-    thread.start()
-    thread.join(NETWORK_SECONDS)
-    return problem
+    try:
+        request = urllib.request.Request(URL, method="HEAD")
+        urllib.request.urlopen(request, timeout=NETWORK_SECONDS).close()
+        return ""
+    except OSError as error:  # URLError and HTTPError are OSErrors.
+        return str(getattr(error, "reason", "") or error)

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from sentiment_jax.errors import InputError
 
 # Unset, the library warns on stderr when the process forks after it used threads.
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+CHUNK = 8_000_000  # characters tokenized at once: encodings take 80 bytes each
 WORDS = Regex(r"\w+(?:['’]\w+)*|[^\w\s]+")  # "didn't" is one word, "..." one mark
 
 
@@ -44,18 +45,31 @@ def train_word_level(
     if ngrams > 1:
         vocabulary = tokenizer.get_vocab()
         words = sorted(vocabulary, key=vocabulary.__getitem__)
-        tokenizer.encode_special_tokens = True  # as in encoding.encode
-        rows = [
-            np.array(encoding.ids, np.int32)
-            for first in range(0, len(texts), 1000)  # encodings are large
-            for encoding in tokenizer.encode_batch_fast(list(texts[first : first + 1000]))
-        ]
+        rows = [np.array(ids, np.int32) for ids in tokenize(tokenizer, texts)]
         token_ids = np.concatenate(rows)
         offsets = np.cumsum([0, *map(len, rows)])
         found = frequent_ngrams(token_ids, offsets, words, ngrams, min_frequency=ngram_frequency)
         vocabulary |= {ngram: i for i, ngram in enumerate(found, start=len(words))}
         tokenizer.model = models.WordLevel(vocab=vocabulary, unk_token="[UNK]")
     return tokenizer
+
+
+def tokenize(
+    tokenizer: Tokenizer,
+    texts: Sequence[str],
+    advance: Callable[[int], Any] = lambda count: None,
+) -> Iterator[list[int]]:
+    """Yield the ids of each text, without special tokens; few characters are tokenized at once.
+
+    `advance` is called with the number of texts after which it was not called yet.
+    """
+    tokenizer.encode_special_tokens = True  # "[SEP]" in a text is text, not a separator.
+    rows = CHUNK // max([4000, *map(len, texts)])
+    for first in range(0, len(texts), rows):
+        chunk = list(texts[first : first + rows])
+        for encoding in tokenizer.encode_batch_fast(chunk, add_special_tokens=False):
+            yield encoding.ids
+        advance(len(chunk))
 
 
 def train_wordpiece(texts: Sequence[str], *, vocabulary_size: int) -> Tokenizer:

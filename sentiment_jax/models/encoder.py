@@ -16,8 +16,7 @@ from jaxtyping import Array, Float
 
 from sentiment_jax.config.schema import EncoderConfig
 from sentiment_jax.models import layers
-from sentiment_jax.models.dropout import Dropout, drop
-from sentiment_jax.models.layers import Lengths, Positions, States, TokenIds
+from sentiment_jax.models.layers import Dropout, Lengths, Positions, States, TokenIds, drop
 
 
 class Embeddings(nn.Module):

@@ -18,8 +18,7 @@ from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from sentiment_jax.config.schema import LstmConfig
 from sentiment_jax.models import layers
-from sentiment_jax.models.dropout import Dropout
-from sentiment_jax.models.layers import Lengths
+from sentiment_jax.models.layers import Dropout, Lengths
 from sentiment_jax.models.lstm_scan import ScannedLstm
 
 UNKNOWN = 1  # [UNK] of a word-level vocabulary
@@ -59,12 +58,6 @@ def cut(
     count = -(-length // segment)
     padded = jnp.pad(rows, ((0, 0), (0, count * segment - length), *[(0, 0)] * len(features)))
     return padded.reshape(batch * count, segment, *features).swapaxes(0, 1)
-
-
-def segment_lengths(lengths: Lengths, length: int, segment: int) -> Int[Array, " segments"]:
-    """Return how much of each segment is its row's: from 0 to `segment`."""
-    starts = jnp.arange(0, length, segment)
-    return jnp.clip(lengths[:, None] - starts, 0, segment).reshape(-1)
 
 
 def join(
@@ -121,7 +114,8 @@ class LstmClassifier(nn.Module):
 
         pooled = read("forward", embedded)
         if config.bidirectional:
-            valid = segment_lengths(lengths, length, segment)
+            starts = jnp.arange(0, length, segment)
+            valid = jnp.clip(lengths[:, None] - starts, 0, segment).reshape(-1)
             reverse = flip_sequences(embedded, valid, num_batch_dims=1, time_major=True)
             pooled = jnp.concatenate([pooled, read("backward", reverse)], axis=-1)
         pooled = Dropout(config.output_dropout, deterministic)(pooled)

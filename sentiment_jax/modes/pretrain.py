@@ -5,7 +5,6 @@ that data/unlabeled.py gathers. `--config.model.pretrained=RUN` starts from its 
 the loss on held-out text.
 """
 
-import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from tokenizers import Tokenizer
 
 from sentiment_jax.config.recipes import override
 from sentiment_jax.config.schema import OBJECTIVES, Config
-from sentiment_jax.data.encoding import WHOLE, Encoded, encode_splits, framing
+from sentiment_jax.data.encoding import WHOLE, Encoded, encode, framing
 from sentiment_jax.data.unlabeled import load_text
 from sentiment_jax.modes.train import dry_run as compile_steps
 from sentiment_jax.modes.train import train
@@ -57,12 +56,11 @@ def prepare_pretraining(config: Config, tokenizer: Tokenizer | None = None) -> E
         tokenizer = make_tokenizer(config, corpus)
     classifier = make_classifier(config, tokenizer)
     splits = {name: corpus.splits[name] for name in ("train", "val")}
-    whole = dataclasses.replace(data, max_length=WHOLE, truncation="head")
+    segments = {}
     with progress_bar(sum(map(len, splits.values())), "encoding", unit="review") as bar:
-        encoded = encode_splits(splits, tokenizer, whole, bar.update)
-        segments = {
-            name: segment(tokenizer, reviews, data.max_length) for name, reviews in encoded.items()
-        }
+        for name, split in splits.items():
+            encoded = encode(tokenizer, split, WHOLE, "head", bar.update)
+            segments[name] = segment(tokenizer, encoded, data.max_length)
     return Experiment(**vars(classifier), encoded=segments, statistics=corpus.statistics)
 
 

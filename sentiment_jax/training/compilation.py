@@ -16,7 +16,7 @@ from jax.stages import Wrapped
 from sentiment_jax.config.schema import Config
 from sentiment_jax.data import batches
 from sentiment_jax.errors import RunError
-from sentiment_jax.models.parameters import abstract_params
+from sentiment_jax.models.registry import abstract_params
 from sentiment_jax.runtime import devices
 from sentiment_jax.training import scoring, steps
 from sentiment_jax.training.experiment import Experiment

@@ -5,20 +5,23 @@ Student: the teacher predicts without dropout, the student learns with it); with
 ensemble, it is distillation (Hinton et al., 2015). The targets are probabilities, not classes.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import json
+import os
+import tempfile
+from pathlib import Path
 
 import jax
 import numpy as np
 from jaxtyping import Float32
 
 from sentiment_jax.config.stored import config_to_json
-from sentiment_jax.data.cache import read_cached, write_cached
 from sentiment_jax.data.reviews import Reviews
 from sentiment_jax.data.tokenization import tokenizer_hash
 from sentiment_jax.errors import Interrupted
-from sentiment_jax.runtime import processes
+from sentiment_jax.runtime import processes, startup
 from sentiment_jax.training.experiment import Experiment
 from sentiment_jax.training.lineage import find_teachers
 from sentiment_jax.training.scoring import score_reviews
@@ -66,21 +69,37 @@ def _predict(
     texts = experiment.unlabeled
     assert texts is not None
     alone = processes.count() == 1  # several predict together: all must, or none
-    key = _key(teacher, texts) if alone else b""
-    if alone and (cached := read_cached(key)):
-        return cached["probabilities"]
+    folder = startup.find_cache() if alone else None
+    file = folder / f"{_key(teacher, texts)}.npz" if folder else None
+    if file and (cached := _read(file)) is not None:
+        return cached
     encoded = teacher.encode(texts)
     scores = score_reviews(teacher, teacher.params, encoded, description, stop=check_stop)
-    if alone:
-        write_cached(key, probabilities=scores.probabilities)
+    if file:
+        _write(file, scores.probabilities)
     return scores.probabilities
 
 
-def _key(teacher: TrainedModel, texts: Reviews) -> bytes:
+def _read(file: Path) -> Float32[np.ndarray, "reviews classes"] | None:
+    try:
+        # np.load leaves a damaged file open if it opens it itself; the zip checks CRCs.
+        with open(file, "rb") as stream, np.load(stream, allow_pickle=False) as stored:
+            return stored["probabilities"]
+    except Exception:  # Damage raises many kinds of errors; the teacher predicts again.
+        return None
+
+
+def _write(file: Path, probabilities: Float32[np.ndarray, "reviews classes"]) -> None:
+    with contextlib.suppress(OSError), tempfile.TemporaryDirectory(dir=file.parent) as folder:
+        np.savez(Path(folder) / file.name, probabilities=probabilities)
+        os.replace(Path(folder) / file.name, file)
+
+
+def _key(teacher: TrainedModel, texts: Reviews) -> str:
     """Return a digest of all that predictions depend on: run, parameters, texts in their order."""
     key = hashlib.sha256(texts.hashes.tobytes())
     settings = config_to_json(teacher.config)
     key.update(json.dumps([settings, tokenizer_hash(teacher.tokenizer)]).encode())
     for leaf in jax.tree.leaves(teacher.params):
         key.update(np.asarray(leaf).tobytes())
-    return key.digest()
+    return key.hexdigest()

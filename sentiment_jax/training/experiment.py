@@ -10,7 +10,7 @@ from tokenizers import Tokenizer
 from sentiment_jax.config.schema import CLASSES, Config, EncoderConfig, join_names
 from sentiment_jax.data import tokenization
 from sentiment_jax.data.corpus import Corpus, load_corpus
-from sentiment_jax.data.encoding import Encoded, encode_splits
+from sentiment_jax.data.encoding import Encoded
 from sentiment_jax.data.reviews import Reviews, stratified_sample
 from sentiment_jax.data.unlabeled import texts_hash, unlabeled_reviews
 from sentiment_jax.errors import InputError
@@ -102,7 +102,9 @@ def encode_experiment(config: Config, tokenizer: Tokenizer, corpus: Corpus) -> E
     classifier = make_classifier(config, tokenizer)
     total = sum(map(len, corpus.splits.values()))
     with progress_bar(total, "encoding", unit="review") as bar:
-        encoded = encode_splits(corpus.splits, tokenizer, config.data, bar.update)
+        encoded = {
+            name: classifier.encode(split, bar.update) for name, split in corpus.splits.items()
+        }
     truncated = {
         name: round(split.truncated / max(len(split), 1), 4) for name, split in encoded.items()
     }

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from sentiment_jax.data import batches
 from sentiment_jax.errors import Diverged, Interrupted
-from sentiment_jax.models.parameters import count_parameters
+from sentiment_jax.models.registry import count_parameters
 from sentiment_jax.runtime import devices
 from sentiment_jax.runtime.terminal import progress_bar
 from sentiment_jax.storage.checkpoints import Checkpoints
@@ -182,8 +182,8 @@ def validate_epoch(run: TrainingRun) -> None:
     if len(val):
         score = scoring.score_text if config.pretrain.objective else scoring.score_reviews
         scores = score(experiment, run.state.params, val, "validation", stop=run.check_stop)
-        run.log_scores("val", scores.summary(), scores.seconds)
         ranked = scores.summary()
+        run.log_scores("val", ranked, scores.seconds)
         validated = f"  validation loss {scores.loss:.4f} accuracy {scores.accuracy:.4f}"
     if isinstance(scores, scoring.TextScores):
         validated += f" perplexity {scores.perplexity:.2f}"

@@ -15,8 +15,7 @@ from sentiment_jax.data import batches
 from sentiment_jax.data.encoding import Encoded, encode
 from sentiment_jax.data.reviews import Reviews
 from sentiment_jax.errors import InputError, RunError
-from sentiment_jax.models.parameters import abstract_params
-from sentiment_jax.models.registry import build_model
+from sentiment_jax.models.registry import abstract_params, build_model
 from sentiment_jax.runtime import devices
 from sentiment_jax.storage.checkpoints import Checkpoints, entries
 from sentiment_jax.storage.files import read_json
@@ -46,10 +45,12 @@ class Classifier:
         data = self.config.data
         return batches.effective_buckets(data.length_buckets, data.max_length)
 
-    def encode(self, reviews: Reviews) -> Encoded:
-        """Turn reviews into token ids, truncated as in training."""
+    def encode(
+        self, reviews: Reviews, advance: Callable[[int], Any] = lambda count: None
+    ) -> Encoded:
+        """Turn reviews into token ids, truncated as in training; `advance` is that of `encode`."""
         data = self.config.data
-        return encode(self.tokenizer, reviews, data.max_length, data.truncation)
+        return encode(self.tokenizer, reviews, data.max_length, data.truncation, advance)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,16 +1,12 @@
-"""Truncation exact to the token, no review without one, a cache that may be lost or damaged."""
+"""Truncation exact to the token, no review without one."""
 
-import dataclasses
-
-import numpy as np
 import pytest
-from reviews import encode_lists, random_encoded
+from reviews import encode_lists
+from tokenizers import Tokenizer, models
 
 from sentiment_jax.analysis.legibility import foreign_scripts, unknown_shares
-from sentiment_jax.config.schema import DataConfig
-from sentiment_jax.data import encoding
-from sentiment_jax.data.cache import cache_folder
-from sentiment_jax.data.encoding import check_encoded, encode, encode_splits
+from sentiment_jax.data import tokenization
+from sentiment_jax.data.encoding import encode
 from sentiment_jax.data.reviews import Reviews
 from sentiment_jax.data.tokenization import train_word_level, train_wordpiece
 from sentiment_jax.errors import InputError
@@ -84,9 +80,11 @@ def test_texts_are_encoded_few_characters_at_a_time(numbered, monkeypatch):
     texts = ["", *(" ".join(WORDS[i:]) for i in range(100)), *[""] * 100]
     whole = encode_lists(numbered, texts)
     steps = []
-    monkeypatch.setattr(encoding, "range", lambda *a: steps.append(a) or range(*a), raising=False)
+    monkeypatch.setattr(
+        tokenization, "range", lambda *a: steps.append(a) or range(*a), raising=False
+    )
     for chunk, step in ((10_000, 2), (8_000_000, 2000)):
-        monkeypatch.setattr(encoding, "CHUNK", chunk)
+        monkeypatch.setattr(tokenization, "CHUNK", chunk)
         assert encode_lists(numbered, texts) == whole
         assert steps.pop() == (0, len(texts), step)
 
@@ -121,96 +119,23 @@ def test_scripts_that_the_vocabulary_hardly_has_are_foreign(learn):
     assert foreign_scripts(own, [russian, "a good film"]) == ["", "Latin"]
 
 
-@pytest.fixture
-def splits():
-    """Three small splits."""
-    splits = {}
-    for split, count in (("train", 9), ("val", 3), ("test", 5)):
-        texts = [f"a film number {i}, {split}" for i in range(count)]
-        splits[split] = Reviews.from_texts(texts, [i % 2 for i in range(count)])
-    return splits
-
-
-@pytest.fixture
-def run(splits, monkeypatch, tmp_path):
-    """A function that encodes the splits with a cache folder of the test's own."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    tokenizer = word_level(splits["train"].texts)
-
-    def call(reviews=splits, tokenizer=tokenizer, **settings):
-        return encode_splits(reviews, tokenizer, DataConfig(**{"max_length": 4, **settings}))
-
-    return call
-
-
-def assert_equal(first, second):
-    assert list(first) == list(second) == ["train", "val", "test"]
-    for a, b in zip(first.values(), second.values(), strict=True):
-        assert a.ids == b.ids and a.truncated == b.truncated
-        for name in ("labels", "token_ids", "offsets"):
-            x, y = getattr(a, name), getattr(b, name)
-            assert x.dtype == y.dtype and (x == y).all()
-
-
-def test_encoded_reviews(splits, run):
-    tokenizer = word_level(splits["train"].texts)
-    for split, encoded in run().items():
-        reviews = splits[split]
-        whole = [tokenizer.encode(text).ids for text in reviews.texts]
-        assert encoded.ids == reviews.ids and (encoded.labels == reviews.labels).all()
-        assert encoded.lengths.tolist() == [min(len(ids), 4) for ids in whole]
-        assert encoded.token_ids.tolist() == [i for ids in whole for i in ids[:4]]
-        assert encoded.truncated == sum(len(ids) > 4 for ids in whole) > 0
-
-
-def test_a_cache_hit_gives_identical_arrays_and_damaged_files_are_rebuilt(run, monkeypatch):
-    first = run()
-    with monkeypatch.context() as patch:
-        patch.setattr(encoding, "encode", None)
-        assert_equal(run(), first)
-    whole = {file: file.read_bytes() for file in cache_folder().iterdir()}
-    assert len(whole) == 3
-    damages = [
-        lambda raw: b"",
-        lambda raw: raw[: len(raw) // 2],
-        lambda raw: raw[:200] + bytes([raw[200] ^ 1]) + raw[201:],
-    ]
-    for (file, raw), damage in zip(whole.items(), damages, strict=True):
-        file.write_bytes(damage(raw))
-    assert_equal(run(), first)
-    assert {file: file.read_bytes() for file in cache_folder().iterdir()} == whole
-
-
-def test_cache_distinguishes_what_changes_the_ids(splits, run):
-    first = run()
-    assert run(max_length=5)["train"].lengths.max() == 5
-    assert (run(truncation="tail")["train"].token_ids != first["train"].token_ids).any()
-    assert run(tokenizer=word_level(["film"]))["train"].token_ids.max() == 2
-    test = splits["test"]
-    backwards = run({"test": test.take(np.arange(len(test))[::-1])})
-    rows = first["test"].token_ids.reshape(len(test), 4)  # every text has four tokens or more
-    assert backwards["test"].token_ids.tolist() == rows[::-1].reshape(-1).tolist()
-
-
-def test_without_room_in_the_cache_reviews_are_encoded_each_time(run, monkeypatch, tmp_path):
-    """Row 45: the folder is a file, or a write fails, which leaves nothing behind."""
-
-    def full(*args, **kwargs):
-        raise OSError(28, "No space left on device")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(np, "savez", full)
-        first = run()
-    assert list(cache_folder().iterdir()) == []
-    (tmp_path / "file").write_text("")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file" / "below"))
-    assert_equal(run(), first)
+def test_encoded_reviews_are_their_texts():
+    texts = [f"a film number {i}" for i in range(9)]
+    reviews = Reviews.from_texts(["a film", *texts], [0, *(i % 2 for i in range(9))])
+    tokenizer = word_level(texts)
+    whole = [tokenizer.encode(text).ids for text in reviews.texts]
+    advanced = []
+    encoded = encode(tokenizer, reviews, 3, "head", advanced.append)
+    assert sum(advanced) == len(encoded) == 10
+    assert encoded.ids == reviews.ids and (encoded.labels == reviews.labels).all()
+    assert encoded.lengths.tolist() == [2, *[3] * 9]
+    assert encoded.token_ids.tolist() == [i for ids in whole for i in ids[:3]]
+    assert encoded.truncated == 9
 
 
 def test_ids_out_of_range_are_refused():
     """Row 22: an embedding would clamp them silently."""
-    encoded = random_encoded(2, longest=1, vocabulary=7)
-    last = dataclasses.replace(encoded, token_ids=np.array([5, 6], np.int32))
-    check_encoded({"train": encoded, "val": last}, 7)
-    with pytest.raises(InputError, match="token id 6 of split val .* vocabulary of 6"):
-        check_encoded({"val": last}, 6)
+    holed = Tokenizer(models.WordLevel({"[UNK]": 0, "good": 1, "bad": 3}, unk_token="[UNK]"))
+    assert encode_lists(holed, ["good"]) == ([[1]], 0)
+    with pytest.raises(InputError, match="gives the id 3, .* not in its vocabulary of 3"):
+        encode_lists(holed, ["good", "bad"])

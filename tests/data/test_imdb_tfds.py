@@ -160,17 +160,13 @@ def test_damaged_shards(copied, tmp_path, damage):
         shard.unlink()
     else:
         shard.write_bytes(DAMAGES[damage](shard.read_bytes()))
-    assert "is damaged" in failure(tmp_path)
+    assert "if it is damaged" in failure(tmp_path)
 
 
 @pytest.mark.parametrize(
-    ("change", "expected"),
-    [
-        (lambda info: info[:99], "is damaged"),
-        (lambda info: info.replace("array_record", "tfrecord"), "only TensorFlow reads"),
-    ],
+    "change", [lambda info: info[:99], lambda info: info.replace("array_record", "tfrecord")]
 )
-def test_damaged_info_or_another_format(copied, tmp_path, change, expected):
+def test_damaged_info_or_another_format(copied, tmp_path, change):
     info = copied / "dataset_info.json"
     info.write_text(change(info.read_text()))
-    assert expected in failure(tmp_path)
+    assert "only TensorFlow reads" in failure(tmp_path)

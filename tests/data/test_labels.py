@@ -66,8 +66,6 @@ RARE = ["pos"] * 10 + ["{}"] + ["neg"] * 10 + ["{}"]
 @pytest.mark.parametrize(
     ("labels", "settings", "expected"),
     [
-        (["3", "5"], STARS, "no row is labeled 1 or 2; found are 3 (1), 5 (1)"),
-        (["ham", "spam"], {"labels": "ham,eggs"}, "no row is labeled eggs"),
         *((["pos", blank, "neg"], {}, "no label (row 3: ''") for blank in ("", "  ")),
         *((["pos", blank, "neg"], {}, "no label (row 3: 'nan'") for blank in ("nan", "NaN")),
         (["5", "", "1"], STARS, "no label (row 3"),
@@ -132,6 +130,8 @@ def test_a_class_too_small_to_split_is_named(corpus):
     rows = [(text, "ab"[i % 2]) for i, text in enumerate(TEXTS[:40])] + [("the same", "c")] * 9
     with pytest.raises(InputError, match="^9 c reviews cannot be split: each class needs two"):
         corpus(rows)
+    with pytest.raises(InputError, match="^0 eggs reviews cannot be split"):
+        corpus(rows, labels="a,eggs")
 
 
 def test_names_do_not_decide_the_hash_of_two_classes(corpus):

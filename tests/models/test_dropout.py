@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sentiment_jax.models.dropout import Dropout, keep_mask
+from sentiment_jax.models.layers import Dropout, keep_mask
 
 SHAPE = (64, 128, 96)
 SIZE = 64 * 128 * 96

@@ -18,6 +18,7 @@ from sentiment_jax.config.schema import EncoderConfig
 from sentiment_jax.errors import InputError
 from sentiment_jax.huggingface import weights
 from sentiment_jax.models import encoder, layers
+from sentiment_jax.models.registry import initializer
 
 NO_DROPOUT = {"hidden_dropout": 0.0, "attention_dropout": 0.0, "classifier_dropout": 0.0}
 
@@ -273,7 +274,7 @@ def test_fast_layers_and_their_gradients_equal_flax(name):
 
 def test_initial_weights_are_hugging_faces():
     model = golden.build("electra_projection")
-    params = golden.init(model, golden.key(0))
+    params = initializer(model)(golden.key(0))
     assert model.config.initializer_range == 0.02
     for name, value in traverse_util.flatten_dict(params, sep="/").items():
         leaf = name.rpartition("/")[2]

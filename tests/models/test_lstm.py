@@ -9,9 +9,10 @@ import pytest
 from flax import traverse_util
 
 from sentiment_jax.config.schema import POOLINGS, LstmConfig
-from sentiment_jax.models.dropout import Dropout
+from sentiment_jax.models.layers import Dropout
 from sentiment_jax.models.lstm import LstmClassifier, layerwise_multipliers
 from sentiment_jax.models.lstm_scan import ScannedLstm
+from sentiment_jax.models.registry import abstract_params
 
 LENGTHS = np.array([7, 1, 4], np.int32)
 
@@ -30,10 +31,8 @@ def make(**options):
 
 def test_parameter_names_and_counts_of_the_study():
     model = LstmClassifier(LstmConfig(vocab_size=1000))
-    shapes = jax.eval_shape(
-        lambda: model.init(jax.random.key(0), jnp.ones((1, 4), int), jnp.ones(1, int))["params"]
-    )
-    flat = {k: v.shape for k, v in traverse_util.flatten_dict(shapes, sep="/").items()}
+    flat = traverse_util.flatten_dict(abstract_params(model), sep="/")
+    flat = {name: leaf.shape for name, leaf in flat.items()}
     expected = {
         "embedding/embedding": (1000, 100),
         "dense/kernel": (64, 128),

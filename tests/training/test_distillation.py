@@ -102,6 +102,30 @@ def test_predictions_are_cached_for_the_same_teacher_and_texts_alone(config, mon
     assert scored == [24, 24]
 
 
+def test_cached_predictions_that_are_damaged_or_cannot_be_written_are_computed(
+    config, tmp_path, monkeypatch
+):
+    """Row 45. A failed write leaves nothing behind."""
+    prepared = prepare(config)
+    first = distill(prepared, Stop()).statistics
+    (file,) = tmp_path.glob("cache/sentiment_jax/*.npz")
+    whole = file.read_bytes()
+    half = len(whole) // 2
+    flipped = whole[:half] + bytes([whole[half] ^ 1]) + whole[half + 1 :]
+    for damaged in (b"", whole[:half], flipped):
+        file.write_bytes(damaged)
+        assert distill(prepared, Stop()).statistics == first
+        assert file.read_bytes() == whole
+    file.unlink()
+
+    def full(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(np, "savez", full)
+    assert distill(prepared, Stop()).statistics == first
+    assert [path.name for path in file.parent.iterdir()] == ["xla"]
+
+
 def test_the_cross_entropy_is_with_the_targets(config, finished):
     prepared = prepare(config)
     encoded = distill(prepared, Stop()).encoded["train"]
