@@ -13,7 +13,7 @@ from pathlib import Path
 
 from absl import app, flags, logging
 
-from sentiment_jax.data.imdb_tfds import read_tfds
+from sentiment_jax.data.imdb import read_tfds
 
 DATA_DIR = flags.DEFINE_string("data_dir", "", "The prepared TFDS folder; empty: its default.")
 OUTPUT = flags.DEFINE_string("output", None, "The CSV file to write.", required=True)

@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 
 from sentiment_jax.models.layers import compute_dtype, on_cpu, product_precision
-from sentiment_jax.models.registry import abstract_params
 from sentiment_jax.training.objectives.objective import Objective
+from sentiment_jax.training.parameters import abstract_params
 
 
 def matmul_flops(function: Callable[..., Any], *arguments: Any) -> int:

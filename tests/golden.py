@@ -12,7 +12,8 @@ from flax import traverse_util
 from safetensors.numpy import load_file, save_file
 
 from sentiment_jax.huggingface import weights
-from sentiment_jax.models.registry import abstract_params, build_model
+from sentiment_jax.models.registry import build_model
+from sentiment_jax.training.parameters import abstract_params
 
 FIXTURES = Path(__file__).parent / "fixtures"
 TORCH = ("bert", "electra", "electra_projection")

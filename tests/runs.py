@@ -7,7 +7,7 @@ import numpy as np
 from benchmarks.comparing import difference
 from sentiment_jax.storage.files import read_json
 from sentiment_jax.storage.metrics_log import read_metrics
-from sentiment_jax.training.progress import Progress
+from sentiment_jax.training.run import Progress
 from sentiment_jax.training.signals import Stop
 
 SMALL = {  # an LSTM on a few dozen embedded reviews: a run takes seconds

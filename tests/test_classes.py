@@ -19,7 +19,7 @@ from sentiment_jax.modes.train import train
 from sentiment_jax.storage.files import read_json
 from sentiment_jax.training.checks import resolve
 from sentiment_jax.training.experiment import with_classes
-from sentiment_jax.training.progress import Progress
+from sentiment_jax.training.run import Progress
 from sentiment_jax.training.trained_model import load_run
 
 WORDS = {"bad": "awful dull dreary", "Fair": "plain usual middling", "good": "lovely witty superb"}

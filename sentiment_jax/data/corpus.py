@@ -17,8 +17,7 @@ import numpy as np
 
 from sentiment_jax.config.schema import CLASSES, DataConfig
 from sentiment_jax.data import reviews
-from sentiment_jax.data.imdb_folder import read_folder
-from sentiment_jax.data.imdb_tfds import read_tfds
+from sentiment_jax.data.imdb import read_folder, read_tfds
 from sentiment_jax.data.table import read_reviews
 from sentiment_jax.errors import InputError
 

@@ -1,7 +1,6 @@
 """Tokenizers: word-level and WordPiece vocabularies, learned here or read from a folder."""
 
 import hashlib
-import json
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ from sentiment_jax.errors import InputError
 # Unset, the library warns on stderr when the process forks after it used threads.
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
 CHUNK = 8_000_000  # characters tokenized at once: encodings take 80 bytes each
+SPECIAL = {"[UNK]", "[CLS]", "[SEP]"}  # what a pretrained tokenizer must have
 WORDS = Regex(r"\w+(?:['’]\w+)*|[^\w\s]+")  # "didn't" is one word, "..." one mark
 
 
@@ -86,12 +86,8 @@ def train_wordpiece(texts: Sequence[str], *, vocabulary_size: int) -> Tokenizer:
         vocab_size=vocabulary_size, special_tokens=special + pieces, show_progress=False
     )
     learner.train_from_iterator(texts, trainer)
-    return _make_wordpiece(learner.get_vocab())
-
-
-def _make_wordpiece(vocabulary: dict[str, int], **settings: Any) -> Tokenizer:
-    # A copy, since the library's class keeps its Tokenizer private.
-    return Tokenizer.from_str(BertWordPieceTokenizer(vocabulary, **settings).to_str())
+    # a copy, since the library's class keeps its Tokenizer private
+    return Tokenizer.from_str(BertWordPieceTokenizer(learner.get_vocab()).to_str())
 
 
 def load_tokenizer(path: Path) -> Tokenizer:
@@ -110,32 +106,26 @@ def load_pretrained_tokenizer(folder: Path) -> Tokenizer:
     if (folder / "tokenizer.json").exists():
         tokenizer = load_tokenizer(folder / "tokenizer.json")
     elif (folder / "vocab.txt").exists():
-        tokenizer = _read_vocabulary(folder)
+        tokenizer = _read_vocabulary(folder / "vocab.txt")
     else:
         raise InputError(f"{folder} holds neither tokenizer.json nor vocab.txt")
-    if not tokenizer.get_vocab().keys() >= {"[UNK]", "[CLS]", "[SEP]"}:
+    if not tokenizer.get_vocab().keys() >= SPECIAL:
         raise InputError(f"{folder}: the tokenizer has no [CLS], [SEP] or [UNK]: download it again")
     return tokenizer
 
 
-def _read_vocabulary(folder: Path) -> Tokenizer:
-    # google/bert_uncased_* have no tokenizer_config.json: BERT's defaults apply.
-    file = folder / "tokenizer_config.json"
+def _read_vocabulary(path: Path) -> Tokenizer:
+    from transformers import BertTokenizer  # late: it takes seconds
+
     try:
-        settings = json.loads(file.read_text("utf-8")) if file.exists() else {}
-        file = folder / "vocab.txt"
-        vocabulary: dict[str, int] = {}
-        for i, token in enumerate(file.read_text("utf-8").rstrip("\n").split("\n")):
-            if not token.strip() or vocabulary.setdefault(token, i) != i:
-                raise ValueError(f"line {i + 1} is blank or repeats another one")
-        return _make_wordpiece(
-            vocabulary,
-            lowercase=settings.get("do_lower_case", True),
-            strip_accents=settings.get("strip_accents"),
-            handle_chinese_chars=settings.get("tokenize_chinese_chars", True),
-        )
-    except (TypeError, ValueError) as error:  # TypeError: [CLS] or [SEP] is missing
-        raise InputError(f"{file} is damaged ({error}): download it again") from None
+        entries = path.read_text("utf-8").rstrip("\n").split("\n")
+        if len({*entries}) < len(entries) or not all(map(str.strip, entries)):
+            raise ValueError("a line is blank or repeats another one")
+        if not {*entries} >= SPECIAL:  # BertTokenizer would add what is missing
+            raise ValueError("it has no [CLS], [SEP] or [UNK]")
+        return BertTokenizer.from_pretrained(str(path.parent)).backend_tokenizer
+    except (OSError, TypeError, ValueError) as error:
+        raise InputError(f"{path} is damaged ({error}): download it again") from None
 
 
 def tokenizer_hash(tokenizer: Tokenizer) -> str:

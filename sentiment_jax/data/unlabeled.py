@@ -1,6 +1,5 @@
 """Unlabeled text, for pre-training and for students of a teacher, without any held-out review."""
 
-import hashlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,8 +8,7 @@ import numpy as np
 from sentiment_jax.config.schema import DataConfig
 from sentiment_jax.data import reviews
 from sentiment_jax.data.corpus import Corpus, describe, load_corpus
-from sentiment_jax.data.imdb_folder import read_folder
-from sentiment_jax.data.imdb_tfds import read_tfds
+from sentiment_jax.data.imdb import read_folder, read_tfds
 from sentiment_jax.data.reviews import Reviews
 from sentiment_jax.data.table import read_table
 from sentiment_jax.errors import InputError
@@ -75,11 +73,6 @@ def unlabeled_reviews(data: DataConfig, path: str = "") -> Reviews:
         where = path or f"data.source={data.source}"
         raise InputError(f"a teacher needs unlabeled text, but {where} has none: set pretrain.text")
     return found
-
-
-def texts_hash(reviews: Reviews) -> str:
-    """Return the sha256 of the texts in their order."""
-    return hashlib.sha256(reviews.hashes.tobytes()).hexdigest()
 
 
 def read_text(path: str, column: str) -> Reviews:

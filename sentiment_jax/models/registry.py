@@ -1,15 +1,9 @@
-"""All that the package knows about an architecture by its name: one entry each.
-
-Also the parameters of a network that is built from one: fresh ones, their shapes, their number.
-"""
+"""All that the package knows about an architecture by its name: one entry each."""
 
 import dataclasses
-import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 from flax import linen as nn
 
 from sentiment_jax.config.schema import EncoderConfig, LstmConfig
@@ -94,26 +88,3 @@ def build_model(
     if objective:
         return architecture.pretraining[objective](config)
     return architecture.classifier(config, classes)
-
-
-@functools.lru_cache(maxsize=8)
-def initializer(model: nn.Module) -> Callable[[jax.Array], Any]:
-    """Return the jitted function from a key to fresh parameters of the model."""
-
-    def init(key: jax.Array) -> Any:
-        token_ids = jnp.zeros((1, 8), jnp.int32)
-        lengths = jnp.ones((1,), jnp.int32)
-        return model.init(key, token_ids, lengths, deterministic=True)["params"]
-
-    # It runs once: LLVM's -O1 gives the same bits and compiles a third faster.
-    return jax.jit(init, compiler_options={"xla_backend_optimization_level": 1})
-
-
-def abstract_params(model: nn.Module) -> Any:
-    """Return the shapes and dtypes of a model's parameters; nothing is allocated."""
-    return jax.eval_shape(initializer(model), jax.random.key(0))
-
-
-def count_parameters(model: nn.Module) -> int:
-    """Return the number of scalars in a model's parameters."""
-    return sum(leaf.size for leaf in jax.tree.leaves(abstract_params(model)))

@@ -30,6 +30,7 @@ from sentiment_jax.training.distillation import distill
 from sentiment_jax.training.experiment import Experiment, prepare_experiment
 from sentiment_jax.training.metrics import measure
 from sentiment_jax.training.resume import start_run
+from sentiment_jax.training.run import TrainingRun
 from sentiment_jax.training.signals import Stop
 from sentiment_jax.training.trained_model import restore_model
 
@@ -148,7 +149,7 @@ def _record_resumption(
     return env
 
 
-def _conclude(run: loop.TrainingRun, score_test: bool) -> dict[str, Any]:
+def _conclude(run: TrainingRun, score_test: bool) -> dict[str, Any]:
     """Score the test set once with the best checkpoint; write and print the result."""
     experiment = run.experiment
     directory = run.directory

@@ -16,11 +16,11 @@ from jax.stages import Wrapped
 from sentiment_jax.config.schema import Config
 from sentiment_jax.data import batches
 from sentiment_jax.errors import RunError
-from sentiment_jax.models.registry import abstract_params
 from sentiment_jax.runtime import devices
 from sentiment_jax.training import scoring, steps
 from sentiment_jax.training.experiment import Experiment
 from sentiment_jax.training.objectives import ngram_vectors
+from sentiment_jax.training.parameters import abstract_params
 
 
 def make_train_step(experiment: Experiment) -> Wrapped:

@@ -6,15 +6,17 @@ from typing import Any
 
 import jax
 import numpy as np
+from tqdm import tqdm
 
-from sentiment_jax.config.schema import LstmConfig, join_names
+from sentiment_jax.config.schema import Config, LstmConfig, join_names
 from sentiment_jax.data.ngrams import unigrams
 from sentiment_jax.huggingface.weights import LoadReport
 from sentiment_jax.runtime import devices, processes, terminal
 from sentiment_jax.training import compilation
 from sentiment_jax.training.compilation import mebibytes
 from sentiment_jax.training.experiment import Experiment
-from sentiment_jax.training.loop import TrainingRun
+from sentiment_jax.training.run import Progress, TrainingRun, averages
+from sentiment_jax.training.scoring import Scores, TextScores
 
 FEW_FOR_LAST = 5_000  # training reviews: below, an LSTM's last state learns little (results/small)
 
@@ -167,6 +169,24 @@ def print_steps(experiment: Experiment) -> None:
             peak = mebibytes(compilation.compile_step(experiment, mode, length))
             seconds = time.perf_counter() - start
             print(line("", mode, f"{rows} x {length}", peak, f"{seconds:.1f} s"), flush=True)
+
+
+def print_epoch(progress: Progress, config: Config, scores: Scores | None) -> None:
+    """Print the scores of an epoch, of its validation if there was one, and whether it stops."""
+    loss, accuracy, rate = averages(progress.last_epoch)
+    line = f"epoch {progress.epochs_done:>3}/{config.epochs}  train loss {loss:.4f} "
+    line += f"accuracy {accuracy:.4f}"
+    if scores is not None:
+        line += f"  validation loss {scores.loss:.4f} accuracy {scores.accuracy:.4f}"
+    if isinstance(scores, TextScores):
+        line += f" perplexity {scores.perplexity:.2f}"
+    line += f"  {rate:7.1f} examples/s"
+    if scores is not None and progress.is_best:
+        line += "  best"
+    tqdm.write(line)
+    if progress.stopped_early:
+        patience = config.early_stopping_patience
+        tqdm.write(f"stopped early: {patience} epochs without a better score")
 
 
 def print_scores(split: str, scores: dict[str, Any], remark: str) -> None:

@@ -12,13 +12,13 @@ from sentiment_jax.data import tokenization
 from sentiment_jax.data.corpus import Corpus, load_corpus
 from sentiment_jax.data.encoding import Encoded
 from sentiment_jax.data.reviews import Reviews, stratified_sample
-from sentiment_jax.data.unlabeled import texts_hash, unlabeled_reviews
+from sentiment_jax.data.unlabeled import unlabeled_reviews
 from sentiment_jax.errors import InputError
 from sentiment_jax.huggingface import hub
 from sentiment_jax.models.registry import ARCHITECTURES
 from sentiment_jax.runtime.terminal import progress_bar
 from sentiment_jax.storage.run_directory import RunDirectory
-from sentiment_jax.training.lineage import find_teachers, source_run, warn_of_leakage
+from sentiment_jax.training.lineage import find_teachers, source_run, texts_hash, warn_of_leakage
 from sentiment_jax.training.objectives.objective import Objective
 from sentiment_jax.training.objectives.registry import make_objective
 from sentiment_jax.training.trained_model import Classifier, make_classifier

@@ -4,6 +4,7 @@ Held-out reviews that one of them was trained on make scores meaningless: `warn_
 """
 
 import dataclasses
+import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,8 +14,9 @@ from ml_collections import ConfigDict
 
 from sentiment_jax.config.schema import Config, split_names
 from sentiment_jax.data.corpus import Corpus, load_corpus
-from sentiment_jax.data.imdb_tfds import is_prepared
-from sentiment_jax.data.unlabeled import load_text, texts_hash, unlabeled_reviews
+from sentiment_jax.data.imdb import is_prepared
+from sentiment_jax.data.reviews import Reviews
+from sentiment_jax.data.unlabeled import load_text, unlabeled_reviews
 from sentiment_jax.errors import InputError
 from sentiment_jax.runtime import terminal
 from sentiment_jax.runtime.terminal import progress_bar
@@ -50,6 +52,11 @@ def ancestors(config: Config) -> Iterator[Path]:
                 yield run
                 if RunDirectory(run).config.is_file():
                     pending.append(RunDirectory(run).read_config())
+
+
+def texts_hash(reviews: Reviews) -> str:
+    """Return the sha256 of the texts in their order."""
+    return hashlib.sha256(reviews.hashes.tobytes()).hexdigest()
 
 
 def warn_of_leakage(config: Config, corpus: Corpus) -> None:

@@ -1,6 +1,5 @@
 """The training loop: an epoch of steps, then its validation and checkpoint."""
 
-import dataclasses
 import math
 import time
 from collections.abc import Iterator
@@ -8,82 +7,13 @@ from typing import Any
 
 import jax
 import numpy as np
-from tqdm import tqdm
 
 from sentiment_jax.data import batches
-from sentiment_jax.errors import Diverged, Interrupted
-from sentiment_jax.models.registry import count_parameters
+from sentiment_jax.errors import Diverged
 from sentiment_jax.runtime import devices
 from sentiment_jax.runtime.terminal import progress_bar
-from sentiment_jax.storage.checkpoints import Checkpoints
-from sentiment_jax.storage.metrics_log import MetricsLog
-from sentiment_jax.storage.run_directory import RunDirectory
-from sentiment_jax.training import calibration, compilation, metrics, optimizers, scoring
-from sentiment_jax.training.experiment import Experiment
-from sentiment_jax.training.progress import Progress, averages
-from sentiment_jax.training.signals import Stop
-
-
-@dataclasses.dataclass
-class TrainingRun:
-    """What is trained, where it writes, how far it is."""
-
-    experiment: Experiment
-    directory: RunDirectory
-    checkpoints: Checkpoints
-    progress: Progress
-    state: Any  # steps.TrainState
-    stop: Stop
-
-    def __post_init__(self) -> None:
-        config = self.experiment.config
-        self.train_step = compilation.make_train_step(self.experiment)
-        self.parameters = count_parameters(self.experiment.model)
-        self.steps_per_epoch = math.ceil(len(self.experiment.encoded["train"]) / config.batch_size)
-        self.total_steps = config.epochs * self.steps_per_epoch
-        self.learning_rate = optimizers.make_schedule(config.optimizer, self.total_steps)
-        self.log = MetricsLog(self.directory.metrics, self.progress.records)
-        self.compiled_lengths: set[int] = set()  # padded, of the steps compiled so far
-
-    @property
-    def done(self) -> bool:
-        """Whether no epoch is left."""
-        progress = self.progress
-        return progress.epochs_done >= self.experiment.config.epochs or progress.stopped_early
-
-    def log_scores(self, split: str, scores: dict[str, Any], seconds: float) -> None:
-        """Write a line of metrics.jsonl about the step that has been reached."""
-        self.log.write(
-            step=self.progress.step,
-            epoch=self.progress.epochs_done + 1,
-            split=split,
-            **scores,
-            seconds=round(seconds, 3),
-            learning_rate=self.learning_rate(self.progress.step - 1),
-        )
-
-    def save(self) -> None:
-        """Write the checkpoint of the step that has been reached."""
-        progress = self.progress
-        with progress_bar(None, f"saving step {progress.step}"):
-            self.checkpoints.save(
-                progress.step,
-                self.state.params,
-                self.state.opt_state,
-                bookkeeping=dataclasses.asdict(progress),
-                best=progress.best["step"] if progress.best else None,
-            )
-
-    def interrupt(self) -> None:
-        """Save, unless training has ended, and raise Interrupted."""
-        if self.state is not None:
-            self.save()
-        raise Interrupted(f"saved step {self.progress.step}; run the same command to continue")
-
-    def check_stop(self) -> None:
-        """Interrupt the run if a signal came."""
-        if self.stop.asked():
-            self.interrupt()
+from sentiment_jax.training import calibration, console, metrics, scoring
+from sentiment_jax.training.run import TrainingRun, averages
 
 
 def train_epoch(run: TrainingRun) -> None:
@@ -178,15 +108,11 @@ def validate_epoch(run: TrainingRun) -> None:
     val = experiment.encoded["val"]
     scores = None
     ranked: dict[str, Any] = {}
-    validated = ""
     if len(val):
         score = scoring.score_text if config.pretrain.objective else scoring.score_reviews
         scores = score(experiment, run.state.params, val, "validation", stop=run.check_stop)
         ranked = scores.summary()
         run.log_scores("val", ranked, scores.seconds)
-        validated = f"  validation loss {scores.loss:.4f} accuracy {scores.accuracy:.4f}"
-    if isinstance(scores, scoring.TextScores):
-        validated += f" perplexity {scores.perplexity:.2f}"
     if isinstance(scores, scoring.ReviewScores):
         measured = metrics.measure(val.labels, scores.probabilities, experiment.classes)
         if config.class_weights == "balanced":
@@ -196,12 +122,4 @@ def validate_epoch(run: TrainingRun) -> None:
         temperature = calibration.fit_temperature(scores.probabilities, val.labels)
         progress.best |= {"metrics": measured, "temperature": temperature}
     run.save()
-    loss, accuracy, rate = averages(progress.last_epoch)
-    remark = "  best" if validated and progress.is_best else ""
-    tqdm.write(
-        f"epoch {progress.epochs_done:>3}/{config.epochs}  train loss {loss:.4f} accuracy "
-        f"{accuracy:.4f}{validated}  {rate:7.1f} examples/s{remark}"
-    )
-    if progress.stopped_early:
-        patience = config.early_stopping_patience
-        tqdm.write(f"stopped early: {patience} epochs without a better score")
+    console.print_epoch(progress, config, scores)

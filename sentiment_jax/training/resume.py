@@ -9,15 +9,14 @@ from sentiment_jax.errors import RunError
 from sentiment_jax.huggingface import hub, weights
 from sentiment_jax.huggingface.weights import LoadReport
 from sentiment_jax.models import layers
-from sentiment_jax.models.registry import initializer
 from sentiment_jax.runtime import devices, processes, terminal
 from sentiment_jax.storage.checkpoints import Checkpoints
 from sentiment_jax.storage.run_directory import RunDirectory
 from sentiment_jax.training.compilation import abstract_state
 from sentiment_jax.training.experiment import Experiment
 from sentiment_jax.training.lineage import source_run
-from sentiment_jax.training.loop import TrainingRun
-from sentiment_jax.training.progress import Progress
+from sentiment_jax.training.parameters import initializer
+from sentiment_jax.training.run import Progress, TrainingRun
 from sentiment_jax.training.signals import Stop
 from sentiment_jax.training.steps import TrainState, create_state
 from sentiment_jax.training.trained_model import Classifier, load_run

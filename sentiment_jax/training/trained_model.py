@@ -15,11 +15,12 @@ from sentiment_jax.data import batches
 from sentiment_jax.data.encoding import Encoded, encode
 from sentiment_jax.data.reviews import Reviews
 from sentiment_jax.errors import InputError, RunError
-from sentiment_jax.models.registry import abstract_params, build_model
+from sentiment_jax.models.registry import build_model
 from sentiment_jax.runtime import devices
 from sentiment_jax.storage.checkpoints import Checkpoints, entries
 from sentiment_jax.storage.files import read_json
 from sentiment_jax.storage.run_directory import RunDirectory
+from sentiment_jax.training.parameters import abstract_params
 
 READ_ATTEMPTS = 20  # at a checkpoint, beside a training that replaces it
 Found = TypeVar("Found")

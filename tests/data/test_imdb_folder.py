@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from sentiment_jax.data.imdb_folder import read_folder
+from sentiment_jax.data.imdb import read_folder
 from sentiment_jax.errors import InputError
 
 FILES = {

@@ -16,7 +16,7 @@ import time
 import pytest
 
 from sentiment_jax.config.schema import DataConfig
-from sentiment_jax.data import imdb_tfds
+from sentiment_jax.data import imdb
 from sentiment_jax.data.corpus import READERS
 from sentiment_jax.data.reviews import normalize_text
 from sentiment_jax.errors import InputError
@@ -34,7 +34,7 @@ FILES = {
 @pytest.fixture(autouse=True)
 def _local_network_only(monkeypatch):
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.setattr(imdb_tfds, "URL", "http://127.0.0.1:9/aclImdb_v1.tar.gz")  # refuses
+    monkeypatch.setattr(imdb, "URL", "http://127.0.0.1:9/aclImdb_v1.tar.gz")  # refuses
 
 
 class QuietHandler(http.server.SimpleHTTPRequestHandler):
@@ -63,16 +63,16 @@ def prepared(tmp_path_factory):
             threading.Thread(target=server.serve_forever, daemon=True).start()
             patch.setenv("NO_PROXY", "127.0.0.1")
             url = f"http://127.0.0.1:{server.server_port}/{archive.name}"
-            patch.setattr(imdb_tfds, "URL", url)
+            patch.setattr(imdb, "URL", url)
             patch.setattr(builder, "_DOWNLOAD_URL", url)
             (published,) = builder.Builder.url_infos.values()
             patch.setattr(builder.Builder, "url_infos", {url: published})
             with pytest.raises(InputError, match="checksum"):  # those of the real archive
-                imdb_tfds.read_tfds(str(root / "other"))
+                imdb.read_tfds(str(root / "other"))
             raw = archive.read_bytes()
             ours = UrlInfo(len(raw), hashlib.sha256(raw).hexdigest(), archive.name)
             patch.setattr(builder.Builder, "url_infos", {url: ours})
-            imdb_tfds.prepare(root)
+            imdb.prepare(root)
             server.shutdown()
     return root
 
@@ -82,13 +82,13 @@ def test_tfds_knows_the_archive_and_its_published_checksum(monkeypatch):
     from tensorflow_datasets.datasets.imdb_reviews import imdb_reviews_dataset_builder as builder
 
     ((url, info),) = builder.Builder.url_infos.items()
-    assert (url, info.size) == (imdb_tfds.URL, 84_125_825)
+    assert (url, info.size) == (imdb.URL, 84_125_825)
     assert info.checksum == "c40f74a18d3b61f90feba1e17730e0d38e8b97c05fde7008942e91923d1658fe"
 
 
 def test_prepared_reviews(prepared, monkeypatch):
     monkeypatch.setenv("TFDS_DATA_DIR", str(prepared))
-    for path in ("", str(prepared), str(prepared / imdb_tfds.NAME)):
+    for path in ("", str(prepared), str(prepared / imdb.NAME)):
         pool, test = READERS["tfds"](DataConfig("tfds", path))
         for split, reviews in (("train", pool), ("test", test)):
             assert reviews.ids == tuple(f"{split}/{i}" for i in range(10))
@@ -102,7 +102,7 @@ def test_prepared_reviews(prepared, monkeypatch):
 
 
 def test_unlabeled_reviews_are_read_by_name(prepared):
-    (found,) = imdb_tfds.read_tfds(str(prepared), ["unsupervised"])
+    (found,) = imdb.read_tfds(str(prepared), ["unsupervised"])
     names = [name for name in FILES if "unsup" in name]
     assert sorted(found.texts) == sorted(normalize_text(FILES[name].decode()) for name in names)
     assert not found.labels.any()
@@ -111,7 +111,7 @@ def test_unlabeled_reviews_are_read_by_name(prepared):
 def failure(path) -> str:
     start = time.perf_counter()
     with pytest.raises(InputError) as caught:
-        imdb_tfds.read_tfds(str(path))
+        imdb.read_tfds(str(path))
     assert time.perf_counter() - start < 5
     message = str(caught.value)
     assert str(path) in message and "\n" not in message
@@ -120,7 +120,7 @@ def failure(path) -> str:
 
 def test_no_network_says_what_to_do_and_writes_nothing(tmp_path):
     message = failure(tmp_path / "absent")
-    assert "refused" in message and imdb_tfds.URL in message
+    assert "refused" in message and imdb.URL in message
     assert "set data.path" in message and "folder" in message
     assert list(tmp_path.iterdir()) == []
 
@@ -128,8 +128,8 @@ def test_no_network_says_what_to_do_and_writes_nothing(tmp_path):
 def test_network_that_never_answers_is_given_up(tmp_path, monkeypatch):
     with socket.create_server(("127.0.0.1", 0)) as silent:
         address = f"http://127.0.0.1:{silent.getsockname()[1]}/x.tar.gz"
-        monkeypatch.setattr(imdb_tfds, "URL", address)
-        monkeypatch.setattr(imdb_tfds, "NETWORK_SECONDS", 0.3)
+        monkeypatch.setattr(imdb, "URL", address)
+        monkeypatch.setattr(imdb, "NETWORK_SECONDS", 0.3)
         assert re.search("timed out|no answer in 0.3 s", failure(tmp_path))
 
 
@@ -150,7 +150,7 @@ DAMAGES = {
 @pytest.fixture
 def copied(prepared, tmp_path):
     """A copy of the prepared folder, to be damaged."""
-    return shutil.copytree(prepared / imdb_tfds.NAME, tmp_path / imdb_tfds.NAME)
+    return shutil.copytree(prepared / imdb.NAME, tmp_path / imdb.NAME)
 
 
 @pytest.mark.parametrize("damage", [*DAMAGES, "missing"])

@@ -14,7 +14,8 @@ from sentiment_jax.config.schema import MODELS, OBJECTIVES, EncoderConfig
 from sentiment_jax.errors import InputError
 from sentiment_jax.models import registry
 from sentiment_jax.models.encoder import classification_layers
-from sentiment_jax.models.registry import abstract_params, build_model
+from sentiment_jax.models.registry import build_model
+from sentiment_jax.training.parameters import abstract_params
 
 ELECTRA_SMALL = {
     "name": "electra",

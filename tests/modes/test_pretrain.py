@@ -28,7 +28,7 @@ from sentiment_jax.storage.metrics_log import read_metrics
 from sentiment_jax.training import parameters, scoring
 from sentiment_jax.training.checks import resolve
 from sentiment_jax.training.experiment import prepare_experiment
-from sentiment_jax.training.progress import Progress
+from sentiment_jax.training.run import Progress
 from sentiment_jax.training.trained_model import load_run
 
 SMALL = {

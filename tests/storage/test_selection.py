@@ -5,7 +5,7 @@ import math
 import pytest
 
 from sentiment_jax.storage.selection import WORST, validation_rank
-from sentiment_jax.training.progress import Progress
+from sentiment_jax.training.run import Progress
 
 BETTER_AND_WORSE = {
     "accuracy": ({"accuracy": 0.9, "loss": 0.6}, {"accuracy": 0.8, "loss": 0.1}),

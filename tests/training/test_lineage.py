@@ -10,13 +10,13 @@ import reviews
 
 from sentiment_jax.config.schema import DataConfig
 from sentiment_jax.config.stored import make_frozen, replace_settings
-from sentiment_jax.data import imdb_tfds
+from sentiment_jax.data import imdb
 from sentiment_jax.data.corpus import load_corpus
-from sentiment_jax.data.unlabeled import load_text, texts_hash, unlabeled_reviews
+from sentiment_jax.data.unlabeled import load_text, unlabeled_reviews
 from sentiment_jax.runtime import terminal
 from sentiment_jax.storage.files import write_json
 from sentiment_jax.storage.run_directory import RunDirectory
-from sentiment_jax.training.lineage import warn_of_leakage
+from sentiment_jax.training.lineage import texts_hash, warn_of_leakage
 
 
 def write_table(path, first, last):
@@ -168,7 +168,7 @@ def test_imdb_is_not_downloaded_for_a_comparison(data, tmp_path, make_run, warne
     run = make_run("run", data)
     absent = DataConfig(source="tfds", path=str(tmp_path / "absent"))
     RunDirectory(run).write_config(make_config(absent))
-    monkeypatch.setattr(imdb_tfds, "prepare", pytest.fail)
+    monkeypatch.setattr(imdb, "prepare", pytest.fail)
     now = dataclasses.replace(data, split_seed=1)
     found = warned(now, **{"model.pretrained": str(run)})
     assert "may have been trained on reviews that are held out here: IMDB" in found

@@ -22,8 +22,8 @@ from sentiment_jax.storage.checkpoints import Checkpoints, steps_in
 from sentiment_jax.storage.files import read_json, write_json
 from sentiment_jax.storage.run_directory import RunDirectory
 from sentiment_jax.training import scoring
-from sentiment_jax.training.progress import Progress
 from sentiment_jax.training.resume import _check_best
+from sentiment_jax.training.run import Progress
 from sentiment_jax.training.signals import Stop
 from sentiment_jax.training.trained_model import load_run
 

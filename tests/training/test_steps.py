@@ -11,10 +11,11 @@ import pytest
 from benchmarks.synthetic import model_config
 from sentiment_jax.config.schema import LstmConfig, OptimizerConfig
 from sentiment_jax.models.lstm import LstmClassifier
-from sentiment_jax.models.registry import abstract_params, build_model
+from sentiment_jax.models.registry import build_model
 from sentiment_jax.training.objectives.classification import Classification
 from sentiment_jax.training.objectives.objective import cross_entropy, forward
 from sentiment_jax.training.optimizers import make_optimizer
+from sentiment_jax.training.parameters import abstract_params
 from sentiment_jax.training.steps import create_state, make_train_step
 
 # Neither schedule, nor decay, nor clipping.

@@ -1,9 +1,19 @@
-"""How far a run is: what a resumed run needs besides parameters and optimizer state."""
+"""A training run as one object: what is trained, where it writes, how far it is."""
 
 import dataclasses
+import math
 from typing import Any
 
+from sentiment_jax.errors import Interrupted
+from sentiment_jax.runtime.terminal import progress_bar
+from sentiment_jax.storage.checkpoints import Checkpoints
+from sentiment_jax.storage.metrics_log import MetricsLog
+from sentiment_jax.storage.run_directory import RunDirectory
 from sentiment_jax.storage.selection import WORST, validation_rank
+from sentiment_jax.training import compilation, optimizers
+from sentiment_jax.training.experiment import Experiment
+from sentiment_jax.training.parameters import count_parameters
+from sentiment_jax.training.signals import Stop
 
 EMPTY_SUMS = {"loss": 0.0, "correct": 0.0, "examples": 0.0, "seconds": 0.0}
 
@@ -74,3 +84,65 @@ def averages(sums: dict[str, float]) -> tuple[float, float, float]:
     examples = sums["examples"]
     rate = examples / max(sums["seconds"], 1e-9)
     return sums["loss"] / examples, sums["correct"] / examples, rate
+
+
+@dataclasses.dataclass
+class TrainingRun:
+    """What is trained, where it writes, how far it is."""
+
+    experiment: Experiment
+    directory: RunDirectory
+    checkpoints: Checkpoints
+    progress: Progress
+    state: Any  # steps.TrainState
+    stop: Stop
+
+    def __post_init__(self) -> None:
+        config = self.experiment.config
+        self.train_step = compilation.make_train_step(self.experiment)
+        self.parameters = count_parameters(self.experiment.model)
+        self.steps_per_epoch = math.ceil(len(self.experiment.encoded["train"]) / config.batch_size)
+        self.total_steps = config.epochs * self.steps_per_epoch
+        self.learning_rate = optimizers.make_schedule(config.optimizer, self.total_steps)
+        self.log = MetricsLog(self.directory.metrics, self.progress.records)
+        self.compiled_lengths: set[int] = set()  # padded, of the steps compiled so far
+
+    @property
+    def done(self) -> bool:
+        """Whether no epoch is left."""
+        progress = self.progress
+        return progress.epochs_done >= self.experiment.config.epochs or progress.stopped_early
+
+    def log_scores(self, split: str, scores: dict[str, Any], seconds: float) -> None:
+        """Write a line of metrics.jsonl about the step that has been reached."""
+        self.log.write(
+            step=self.progress.step,
+            epoch=self.progress.epochs_done + 1,
+            split=split,
+            **scores,
+            seconds=round(seconds, 3),
+            learning_rate=self.learning_rate(self.progress.step - 1),
+        )
+
+    def save(self) -> None:
+        """Write the checkpoint of the step that has been reached."""
+        progress = self.progress
+        with progress_bar(None, f"saving step {progress.step}"):
+            self.checkpoints.save(
+                progress.step,
+                self.state.params,
+                self.state.opt_state,
+                bookkeeping=dataclasses.asdict(progress),
+                best=progress.best["step"] if progress.best else None,
+            )
+
+    def interrupt(self) -> None:
+        """Save, unless training has ended, and raise Interrupted."""
+        if self.state is not None:
+            self.save()
+        raise Interrupted(f"saved step {self.progress.step}; run the same command to continue")
+
+    def check_stop(self) -> None:
+        """Interrupt the run if a signal came."""
+        if self.stop.asked():
+            self.interrupt()
