@@ -10,8 +10,6 @@ from sentiment_jax.analysis.records import Group, in_words
 from sentiment_jax.sweeps.plan import Trial
 from sentiment_jax.training.metrics import wilson_interval
 
-LISTED = 4  # settings that a sentence names at most
-
 
 def title(groups: Sequence[Group]) -> str:
     """Return the models and their data: LSTM, BERT on IMDB."""
@@ -90,24 +88,16 @@ def _other_models(best: str, tables: Mapping[str, pandas.DataFrame]) -> list[str
 
 
 def _settings(group: Group) -> list[str]:
-    """Say which setting of a sweep is best, which stayed at chance, and which failed."""
+    """Say which setting of a sweep is best, how many stayed at chance, and how many failed."""
     trials = [trial for trial in group.trials if trial not in group.finals]
     best = group.best
     if best is None or len(trials) < 2:
         return []
     score = best.content["val"]
-    remarks = {
-        "Stayed at chance": [t for t in trials if t.status == "finished" and at_chance(t)],
-        "Failed": [trial for trial in trials if trial.status == "failed"],
-    }
-    sentences = [
+    finished = [trial for trial in trials if trial.status == "finished"]
+    failed = sum(trial.status == "failed" for trial in trials)
+    return [
         f"Of the {len(trials)} settings of {group.name}, {in_words(best.setting)} is the best on "
-        f"validation ({score['accuracy']:.4f} on {score['examples']:,} reviews)."
+        f"validation ({score['accuracy']:.4f} on {score['examples']:,} reviews); "
+        f"{sum(map(at_chance, finished))} stayed at chance, {failed} failed."
     ]
-    for remark, some in remarks.items():
-        if some:
-            words = [in_words(trial.setting) for trial in some[:LISTED]]
-            if len(some) > LISTED:
-                words.append(f"{len(some) - LISTED} more")
-            sentences.append(f"{remark}: {len(some)} ({'; '.join(words)}).")
-    return [" ".join(sentences)]

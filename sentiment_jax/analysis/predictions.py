@@ -16,8 +16,7 @@ from sentiment_jax.errors import InputError
 from sentiment_jax.storage.files import check_checksum, safe_cell
 from sentiment_jax.storage.run_directory import class_cells, prediction_columns
 from sentiment_jax.sweeps.plan import Trial
-from sentiment_jax.training.calibration import apply_temperature
-from sentiment_jax.training.metrics import measure, wilson_interval
+from sentiment_jax.training.metrics import apply_temperature, measure, wilson_interval
 
 BINS = 10
 

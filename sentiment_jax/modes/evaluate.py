@@ -17,10 +17,9 @@ from sentiment_jax.runtime import devices, terminal
 from sentiment_jax.storage.files import read_json
 from sentiment_jax.storage.run_directory import RunDirectory
 from sentiment_jax.training import scoring
-from sentiment_jax.training.calibration import apply_temperature
 from sentiment_jax.training.console import print_metrics, print_scores
 from sentiment_jax.training.experiment import Experiment, encode_experiment, read_corpus
-from sentiment_jax.training.metrics import measure
+from sentiment_jax.training.metrics import apply_temperature, measure
 from sentiment_jax.training.trained_model import TrainedModel, load_ensemble, load_run
 
 

@@ -105,7 +105,8 @@ def _write_model(folder: Path, model: Export) -> None:
         settings["label2id"] = {name: i for i, name in enumerate(model.classes)}
     tensors = to_tensors(model.params, config.name)
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-    _write_json(folder / "config.json", settings)
+    text = json.dumps(settings, indent=2) + "\n"
+    (folder / "config.json").write_text(text, encoding="utf-8")
     _export_tokenizer(folder, config.max_position_embeddings, model.tokenizer)
     # safetensors makes a file for the user alone; this one has the mode of the others
     shutil.copymode(folder / "config.json", folder / "model.safetensors")
@@ -153,8 +154,5 @@ def _export_tokenizer(folder: Path, max_length: int, tokenizer: tokenizers.Token
         "model_max_length": max_length,
         **{name: token for name, token in special.items() if ids[token] is not None},
     }
-    _write_json(folder / "tokenizer_config.json", settings)
-
-
-def _write_json(path: Path, value: Mapping[str, Any]) -> None:
-    path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+    text = json.dumps(settings, indent=2) + "\n"
+    (folder / "tokenizer_config.json").write_text(text, encoding="utf-8")

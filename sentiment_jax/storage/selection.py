@@ -1,10 +1,9 @@
 """The rule that chooses the best epoch of a run and the best trial of a sweep.
 
 The highest validation accuracy wins; of equal ones, the lowest validation loss. Where class weights
-are balanced, the scores hold a balanced accuracy, which takes the accuracy's place. Pre-training is
-ranked by its validation loss alone. A loss that is not finite never wins. Of equal epochs the
-newest is the best, of equal trials the first. A run without held-out reviews has no scores: its
-newest epoch is the best.
+are balanced, the balanced accuracy takes the accuracy's place. Pre-training is ranked by its
+validation loss alone. A loss that is not finite never wins. Of equal epochs the newest is the best,
+of equal trials the first. Without held-out reviews, the newest epoch is the best.
 """
 
 import math

@@ -1,12 +1,10 @@
-"""What is refused before a training reads its first review, in this order.
+"""What is refused before a training takes its first step, in this order.
 
 1. The settings by themselves (config/validation.py), at the door, before JAX is imported.
 2. The run directory: writable, no characters that Orbax takes for a pattern, not in use.
 3. `resolve`: the teachers and the run or weights to start from.
 4. `check_start`: the devices, what is in the run directory, the sources' checkpoints.
-
-What needs the reviews follows: `check_reviews`; modes/train.py has the data hash, the tokenizer and
-the memory.
+5. Once the reviews are read: `check_reviews`; the data hash and the memory (modes/train.py).
 """
 
 from pathlib import Path

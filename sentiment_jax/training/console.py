@@ -8,7 +8,7 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from sentiment_jax.config.schema import Config, LstmConfig, join_names
+from sentiment_jax.config.schema import Config, LstmConfig
 from sentiment_jax.data.ngrams import unigrams
 from sentiment_jax.huggingface.weights import LoadReport
 from sentiment_jax.runtime import devices, processes, terminal
@@ -123,8 +123,7 @@ def _describe_reviews(experiment: Experiment) -> None:
     if data.labels:
         numbered = ", ".join(f"{name} ({number})" for number, name in enumerate(classes))
         if len(classes) == 2:
-            swapped = join_names(classes[::-1])
-            numbered += f"; {classes[1]} is positive, --config.data.labels={swapped} swaps them"
+            numbered += f"; {classes[1]} is positive"
         print(f"{'labels':8} {numbered}")
     for name, by_class in statistics["counts"].items():
         counts = list(by_class.values())

@@ -12,7 +12,7 @@ from sentiment_jax.data import batches
 from sentiment_jax.errors import Diverged
 from sentiment_jax.runtime import devices
 from sentiment_jax.runtime.terminal import progress_bar
-from sentiment_jax.training import calibration, console, metrics, scoring
+from sentiment_jax.training import console, metrics, scoring
 from sentiment_jax.training.run import TrainingRun, averages
 
 
@@ -119,7 +119,7 @@ def validate_epoch(run: TrainingRun) -> None:
             ranked["balanced_accuracy"] = measured["balanced_accuracy"]
     progress.end_epoch(ranked, config.early_stopping_patience)
     if isinstance(scores, scoring.ReviewScores) and progress.best and progress.is_best:
-        temperature = calibration.fit_temperature(scores.probabilities, val.labels)
+        temperature = metrics.fit_temperature(scores.probabilities, val.labels)
         progress.best |= {"metrics": measured, "temperature": temperature}
     run.save()
     console.print_epoch(progress, config, scores)

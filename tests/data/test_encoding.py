@@ -4,12 +4,12 @@ import pytest
 from reviews import encode_lists
 from tokenizers import Tokenizer, models
 
-from sentiment_jax.analysis.legibility import foreign_scripts, unknown_shares
 from sentiment_jax.data import tokenization
 from sentiment_jax.data.encoding import encode
 from sentiment_jax.data.reviews import Reviews
 from sentiment_jax.data.tokenization import train_word_level, train_wordpiece
 from sentiment_jax.errors import InputError
+from sentiment_jax.modes.predict import foreign_scripts, unknown_shares
 
 WORDS = [f"w{i:03}" for i in range(600)]
 

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer
 
-from sentiment_jax.analysis.legibility import foreign_scripts, unknown_shares
 from sentiment_jax.data.batches import PlannedBatch, make_batch
 from sentiment_jax.data.encoding import encode
 from sentiment_jax.data.ngrams import frequent_ngrams, ngram_keys
 from sentiment_jax.data.reviews import Reviews
 from sentiment_jax.data.tokenization import train_word_level
+from sentiment_jax.modes.predict import foreign_scripts, unknown_shares
 from sentiment_jax.modes.pretrain import segment
 
 TEXTS = ["not a good film", "not a good day, not a film", "a good day", "film not", "rare"] * 3

@@ -15,8 +15,8 @@ from sentiment_jax.modes.predict import predict, predict_table, print_prediction
 from sentiment_jax.modes.train import train
 from sentiment_jax.storage.files import read_json, write_json
 from sentiment_jax.training import scoring
-from sentiment_jax.training.calibration import apply_temperature, fit_temperature, log_loss
 from sentiment_jax.training.experiment import prepare_experiment
+from sentiment_jax.training.metrics import apply_temperature, fit_temperature, log_loss
 from sentiment_jax.training.trained_model import load_ensemble, load_run
 
 TEXTS = ["a good film", "", "dull and bad", "очень плохой фильм", *(f"scene {i}" for i in range(9))]

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import scipy.special
 
-from sentiment_jax.training.calibration import apply_temperature, fit_temperature, log_loss
+from sentiment_jax.training.metrics import apply_temperature, fit_temperature, log_loss
 
 
 def softmax(logits):

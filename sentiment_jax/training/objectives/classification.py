@@ -26,9 +26,8 @@ class Classification:
         self, model: nn.Module, params: Any, batch: Batch, key: Array, deterministic: bool = False
     ) -> dict[str, Array]:
         """Return the sums over the batch's valid rows."""
-        # A text that no teacher has labeled, -1, counts in nothing.
-        weights = batch["weights"] * (batch["labels"] >= 0)
-        labels = jnp.maximum(batch["labels"], 0)
+        weights = batch["weights"]
+        labels = batch["labels"]
         dropout = None if deterministic else key
         logits = forward(model, params, batch["token_ids"], batch["lengths"], dropout=dropout)
         if "targets" in batch:
