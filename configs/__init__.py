@@ -1,4 +1,4 @@
 """One recipe per model; `--config=configs/FILE.py[:variant]` calls its get_config(variant).
 
-Defaults, allowed values and meanings stand in `sentiment_jax/config.py`.
+Defaults, allowed values and meanings are in `sentiment_jax/config/schema.py`.
 """

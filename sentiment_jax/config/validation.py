@@ -1,4 +1,4 @@
-"""What is refused of a config before data are read, all problems in one error."""
+"""Which configs are refused before data are read; one error lists all problems."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -1,4 +1,4 @@
-"""What is refused before a training takes its first step, in this order.
+"""What is refused before a training run takes its first step, in this order.
 
 1. The settings by themselves (config/validation.py), at the door, before JAX is imported.
 2. The run directory: writable, no characters that Orbax takes for a pattern, not in use.

@@ -1,4 +1,4 @@
-"""What an experiment's steps take on the devices at hand, by their compiler, before one runs.
+"""What an experiment's steps need on the devices, as the compiler reports it before any step runs.
 
 JAX compiles a function once per shape: a step that is compiled here is the one that runs later.
 """

@@ -1,4 +1,4 @@
-"""The runs that a training descends from: what it starts from, its teachers, and theirs.
+"""The runs that a run descends from: what it starts from, its teachers, and theirs.
 
 Held-out reviews that one of them was trained on make scores meaningless: `warn_of_leakage`.
 """

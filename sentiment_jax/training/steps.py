@@ -1,4 +1,4 @@
-"""One optimizer step, jitted once: pure, its state donated, the step folded into the key."""
+"""One optimizer step, jitted once: pure, its state donated, its number folded into the key."""
 
 import dataclasses
 import functools

@@ -1,4 +1,4 @@
-"""A classifier, and a trained one as it is loaded from its run, also beside the training."""
+"""A trained classifier, loaded from its run, even while the run is still training."""
 
 import dataclasses
 import functools

@@ -1,1 +1,1 @@
-"""What a training minimizes: one file per objective."""
+"""What training minimizes: one file per objective."""
