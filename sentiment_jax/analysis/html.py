@@ -18,7 +18,6 @@ FORMATS = {
     **dict.fromkeys(("training s", "epoch s"), ",.1f"),
     **{"learning rate": "rate", "parameters": ",d"},
 }
-MIN_P = 0.0001
 # Characters that Markdown would read as a tag, a link, code, or the end of a table cell.
 MARKDOWN = {"<": "&lt;", ">": "&gt;", "&": "&amp;", "\n": " ", **{c: f"\\{c}" for c in "\\`|[]"}}
 
@@ -40,8 +39,8 @@ def cell(value: Any, name: str) -> str:
         return "–"
     if isinstance(value, str):
         return value
-    if name == "p" and value < MIN_P:
-        return f"< {MIN_P}"
+    if name == "p" and value < 0.0001:
+        return "< 0.0001"
     style = column_format(name)
     return format_rate(value) if style == "rate" else format(value, style)
 

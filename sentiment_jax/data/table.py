@@ -18,7 +18,7 @@ from sentiment_jax.data.reviews import Reviews, first_five, lines
 from sentiment_jax.errors import InputError
 
 JSON_LINES = "{"  # what a row begins with; of the other formats, what separates its cells
-# By the end of a table's name, in any case.
+# By the end of a table's name, in any case; storage/files.py: write_table writes them.
 FORMATS = {".csv": ",", ".tsv": "\t", **dict.fromkeys((".jsonl", ".ndjson", ".json"), JSON_LINES)}
 
 

@@ -1,4 +1,4 @@
-"""Find pretrained weights in a local folder or on the Hugging Face hub; each failure has its own error.
+"""Find pretrained weights in a local folder or on the Hugging Face hub; each fault has its error.
 
 `huggingface_hub` is imported late: it reads the variables set here when its constants are imported.
 """

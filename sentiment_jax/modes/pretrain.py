@@ -1,8 +1,7 @@
 """`--mode=pretrain`: learns from unlabeled text; a run like any other, to fine-tune from.
 
-It trains as `train` does, with an objective of its architecture (training/objectives/), on the text
-that data/unlabeled.py gathers. `--config.model.pretrained=RUN` starts from its best checkpoint by
-the loss on held-out text.
+It trains as `train` does, with an objective of its architecture, on the text that data/unlabeled.py
+gathers. `--config.model.pretrained=RUN` starts from the best checkpoint by held-out loss.
 """
 
 from pathlib import Path

@@ -1,7 +1,7 @@
 """Several processes as one run: finding the others, and a parent that watches each process.
 
-If a process is lost, JAX's C++ client writes a long trace to the stderr of the others and aborts them;
-Python cannot intervene. So each process starts the same command again as its child. The child
+If a process is lost, JAX's C++ client writes a long trace to the stderr of the others and aborts
+them; Python cannot intervene. So each process starts the same command again as its child. The child
 trains; the parent outlives it and reports in one line what happened.
 """
 

@@ -98,7 +98,7 @@ def _check_finite(run: TrainingRun, sums: dict[str, float]) -> None:
 
 
 def validate_epoch(run: TrainingRun) -> None:
-    """Score the validation split, if there is one, update best and patience, save.
+    """Score the validation split, if any, update best (storage/selection.py) and patience, save.
 
     A signal meanwhile saves the step; its validation is repeated on resuming.
     """

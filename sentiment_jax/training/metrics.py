@@ -24,7 +24,8 @@ def measure(
     """Return what scikit-learn says of predictions, JSON-able, and accuracy's 95 % interval.
 
     Log loss in nats. The Brier score is halved for two classes, where it is (p - label)². The AUC
-    is None unless there are two classes and both occur. What would be 0/0 is 0.
+    is None unless there are two classes and both occur. What would be 0/0 is 0. Every entry reaches
+    result.json and reports (analysis/html.py has their formats); console.print_metrics prints some.
     """
     predicted = decide(probabilities)
     total = len(labels)

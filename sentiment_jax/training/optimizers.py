@@ -55,7 +55,8 @@ def make_optimizer(config: OptimizerConfig, architecture: str = "") -> optax.Gra
     """Build the chain whose updates are to be scaled by minus the learning rate.
 
     Weight decay is decoupled for adamw and plain L2 (added to the gradient) for the others. The
-    `architecture` has the layer-wise multipliers; the state does not depend on them.
+    `architecture` has the layer-wise multipliers; the state does not depend on them. Another
+    optimizer also needs its name in OptimizerConfig (config/schema.py).
     """
     identity = optax.identity()
     scale = {

@@ -1,7 +1,8 @@
 """Which objective a config names: one case for each of pre-training, else classification.
 
-A second one for an architecture takes a file here, a case below, its name in OBJECTIVES of
-config/schema.py, and its network and export in the architecture's entry of models/registry.py.
+A second one for an architecture takes a file here, with a `mean_loss` as the others', a case below,
+its name in OBJECTIVES of config/schema.py, and in models/registry.py its network, in the entry of
+the architecture, and the suffix of its export, in TRANSFORMERS.
 """
 
 from jax.sharding import Mesh
