@@ -6,6 +6,7 @@ import os
 import shutil
 import tempfile
 from pathlib import Path
+from unittest.mock import Mock
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 if "PYTEST_XDIST_WORKER" not in os.environ:  # workers and the processes they start share one
@@ -26,6 +27,7 @@ import runs
 import sweeping
 
 from configs import lstm
+from sentiment_jax.config.recipes import override
 from sentiment_jax.modes import sweep
 from sentiment_jax.modes.train import train
 from sentiment_jax.runtime import startup
@@ -43,11 +45,9 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: item.path not in slow)
 
 
-def make_small_config():
+def make_small_config(**changes):
     """An LSTM on a few dozen embedded reviews: a run takes seconds."""
-    config = lstm.get_config("sample")
-    config.update_from_flattened_dict(runs.SMALL)
-    return config
+    return override(lstm.get_config("sample"), runs.SMALL | changes)
 
 
 @pytest.fixture(scope="session")
@@ -82,12 +82,6 @@ def model(finished):
     return load_run(finished)
 
 
-@pytest.fixture
-def plain(finished, tmp_path):
-    """A copy of the uninterrupted run."""
-    return shutil.copytree(finished, tmp_path / "plain")
-
-
 SMALL_SWEEP = {
     "procedure": "grid",
     "optimizer": ("sgd", "adam"),
@@ -102,32 +96,28 @@ class Swept:
     """A sweep's directory, the splits it scored in order, how often it read data and compiled."""
 
     directory: Path
-    scored: list[str] = dataclasses.field(default_factory=list)
-    prepared: int = 0
-    compiled: int = 0
+    scored: list[str]
+    prepared: int
+    compiled: int
 
 
 @pytest.fixture(scope="session")
 def swept(tmp_path_factory):
     """A finished sweep whose runs at 1e30 diverged; not to be changed."""
-    swept = Swept(tmp_path_factory.mktemp("sweeps") / "small")
-    score = scoring.score_reviews
-
-    def count_scored(*arguments, **options):
-        swept.scored.append(arguments[3])
-        return score(*arguments, **options)
-
-    def count_prepared(*arguments):
-        swept.prepared += 1
-        return prepare_experiment(*arguments)
-
+    directory = tmp_path_factory.mktemp("sweeps") / "small"
+    score = Mock(wraps=scoring.score_reviews)
+    prepare = Mock(wraps=prepare_experiment)
     before = _make_train_step.cache_info().misses
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(scoring, "score_reviews", count_scored)
-        patch.setattr(sweep, "prepare_experiment", count_prepared)
-        sweep.sweep(make_small_config(), swept.directory, SMALL_SWEEP)
-    swept.compiled = _make_train_step.cache_info().misses - before
-    return swept
+        patch.setattr(scoring, "score_reviews", score)
+        patch.setattr(sweep, "prepare_experiment", prepare)
+        sweep.sweep(make_small_config(), directory, SMALL_SWEEP)
+    return Swept(
+        directory,
+        scored=[call.args[3] for call in score.call_args_list],
+        prepared=prepare.call_count,
+        compiled=_make_train_step.cache_info().misses - before,
+    )
 
 
 @pytest.fixture

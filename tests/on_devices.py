@@ -95,9 +95,7 @@ def main(folder, run):
     np.savez(folder / "parts.npz", *steps)
     np.savez(folder / "probabilities.npz", probabilities(run, 8), probabilities(run, 6))
     on(4)
-    config = make_small_config()
-    config.update_from_flattened_dict(runs.LONGER)
-    train(config, folder / "four")
+    train(make_small_config(**runs.LONGER), folder / "four")
     np.savez(folder / "four" / "params.npz", *leaves(folder / "four"))
 
 

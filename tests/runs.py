@@ -1,10 +1,10 @@
 """A small run, as fields of the sample's config, and when two run directories hold the same one."""
 
-from pathlib import Path
+import time
 
 import numpy as np
 
-from benchmarks.comparing import difference
+from benchmarks.comparing import contents, difference
 from sentiment_jax.storage.files import read_json
 from sentiment_jax.storage.metrics_log import read_metrics
 from sentiment_jax.training.run import Progress
@@ -60,9 +60,25 @@ def stop_at(question):
     return stop
 
 
-def without_lock(contents):
-    """The contents of a run directory, except its lock."""
-    return {path: found for path, found in contents.items() if path != Path("lock")}
+def wait_until(happened, *processes, seconds=150):
+    """Wait for what these processes bring about; none may end before."""
+    deadline = time.monotonic() + seconds
+    while not happened():
+        for process in processes:
+            assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+def lines_of(workdir):
+    """How many lines metrics.jsonl has."""
+    log = workdir / "metrics.jsonl"
+    return log.read_text().count("\n") if log.exists() else 0
+
+
+def contents_without_lock(workdir):
+    """The contents of a run directory, except the lock, which every command writes."""
+    return {path: found for path, found in contents(workdir).items() if path.name != "lock"}
 
 
 def assert_same_run(first, second):
@@ -78,7 +94,5 @@ def assert_rounding_apart(first, second, steps):
     np.testing.assert_allclose(losses[1], losses[0], rtol=1e-5)
     rows = [(run / "predictions.csv").read_text().splitlines() for run in (first, second)]
     assert [row.split(",")[:3] for row in rows[0]] == [row.split(",")[:3] for row in rows[1]]
-    results = [read_json(run / "result.json") for run in (first, second)]
-    for split in ("val", "test"):
-        for name in ("accuracy", "examples"):
-            assert results[0][split][name] == results[1][split][name]
+    val, other = (read_json(run / "result.json")["val"] for run in (first, second))
+    assert (val["accuracy"], val["examples"]) == (other["accuracy"], other["examples"])

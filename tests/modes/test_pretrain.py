@@ -4,6 +4,7 @@ import functools
 import math
 import re
 import shutil
+from unittest.mock import Mock
 
 import golden
 import jax
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 import runs
 import safetensors
+from sweeping import ONE_TRIAL
 
 from configs import bert, electra, lstm
 from sentiment_jax import api
@@ -124,11 +126,9 @@ BOTH = pytest.mark.parametrize("name", ["bert", pytest.param("lstm", marks=pytes
 
 @BOTH
 def test_killed_and_the_same_command_again(name, pretrained, tmp_path, monkeypatch):
-    def die():
-        raise MemoryError  # nothing is saved any more
-
+    die = runs.at_step(5, Mock(side_effect=MemoryError))  # nothing is saved any more
     with monkeypatch.context() as patch, pytest.raises(MemoryError):
-        patch.setattr(Progress, "add", runs.at_step(5, die))
+        patch.setattr(Progress, "add", die)
         pretrain(PRETRAININGS[name], tmp_path / "run")
     pretrain(PRETRAININGS[name], tmp_path / "run")
     runs.assert_same_run(pretrained(name), tmp_path / "run")
@@ -204,17 +204,15 @@ def test_what_a_training_starts_from_is_checked_before_any_review_is_read(
         pytest.fail("reviews are read")
 
     monkeypatch.setattr(sweep, "prepare_experiment", prepare)
-    axes = {"optimizer": ("adam",), "batch_size": (8,), "learning_rate": (1e-3,), "seeds": (0,)}
-    axes |= {"procedure": "grid"}
     begin = functools.partial(train, config, prepare=prepare)
     search = functools.partial(sweep.sweep, config, tmp_path / "sweep")
     manifest.rename(source / "kept")
-    for begins in lambda: begin(tmp_path / "run"), lambda: search(axes):
+    for begins in lambda: begin(tmp_path / "run"), lambda: search(ONE_TRIAL):
         with pytest.raises(RunError, match=f"the checkpoint of step {best} in .* is damaged"):
             begins()
     (source / "kept").rename(manifest)
     with pytest.raises(InputError, match=r"has model.embedding_size=16, the config 8$"):
-        search(axes | {"model.embedding_size": (16, 8)})
+        search(ONE_TRIAL | {"model.embedding_size": (16, 8)})
     for fresh in (False, True):
         with pytest.raises(InputError, match=f"the config learns from {source}, its own --workdir"):
             begin(source, fresh=fresh)

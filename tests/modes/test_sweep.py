@@ -182,9 +182,11 @@ def test_a_killed_sweep_continues_and_a_finished_one_trains_nothing(
         assert table(tmp_path / "killed") == table(tmp_path / "whole")
 
 
-def test_a_sweep_and_a_run_do_not_share_a_directory(small_config, tmp_path, plain, training, now):
-    with pytest.raises(InputError, match=f"{plain} holds a run: choose another --workdir"):
-        sweep.sweep(small_config, plain, AXES)
+def test_a_sweep_and_a_run_do_not_share_a_directory(
+    small_config, tmp_path, run_copy, training, now
+):
+    with pytest.raises(InputError, match=f"{run_copy} holds a run: choose another --workdir"):
+        sweep.sweep(small_config, run_copy, AXES)
     sweep.sweep(small_config, tmp_path / "sweep", AXES)
     with pytest.raises(InputError, match="sweep holds a sweep: choose another --workdir"):
         train(small_config, tmp_path / "sweep")

@@ -7,10 +7,9 @@ import jax
 import numpy as np
 import pytest
 import runs
-from commands import ROOT, python
+from commands import MAIN, ROOT, python
 from conftest import make_small_config
 from jax._src import xla_bridge
-from runs import assert_rounding_apart
 
 from sentiment_jax.errors import InputError
 from sentiment_jax.modes.train import train
@@ -22,9 +21,7 @@ from sentiment_jax.training.trained_model import load_run
 def folder(tmp_path_factory):
     """Runs of the same config: `one` device here, `four` in another process."""
     folder = tmp_path_factory.mktemp("devices")
-    config = make_small_config()
-    config.update_from_flattened_dict(runs.LONGER)
-    train(config, folder / "one")
+    train(make_small_config(**runs.LONGER), folder / "one")
     python("tests/on_devices.py", folder, folder / "one", PYTHONPATH=ROOT)
     return folder
 
@@ -35,7 +32,7 @@ def stored(file):
 
 
 def test_the_same_run_on_several_devices(folder):
-    assert_rounding_apart(folder / "one", folder / "four", runs.STEPS)
+    runs.assert_rounding_apart(folder / "one", folder / "four", runs.STEPS)
 
 
 @pytest.mark.parametrize(("run", "there"), [("four", "four/params.npz"), ("one", "read.npz")])
@@ -93,12 +90,12 @@ def initialize():
         ("abacus", 2, "error: JAX_PLATFORMS=abacus finds no device: Unable to init"),
     ],
 )
-def test_cuda_without_a_gpu_is_one_line(plain, tmp_path, platforms, code, message):
+def test_cuda_without_a_gpu_is_one_line(run_copy, tmp_path, platforms, code, message):
     """Row 46: JAX logs a traceback and takes the CPU, or raises an assertion without a word."""
     plugin = tmp_path / "jax_plugins" / "xla_cuda_of_this_test"
     plugin.mkdir(parents=True)
     (plugin / "__init__.py").write_text(PLUGIN)
-    command = ("-m", "sentiment_jax.main", "--mode=predict", f"--workdir={plain}", "--text=Fine.")
+    command = [*MAIN[1:], "--mode=predict", f"--workdir={run_copy}", "--text=Fine."]
     done = python(*command, code=code, PYTHONPATH=tmp_path, JAX_PLATFORMS=platforms)
     assert done.stderr == message if code == 0 else done.stderr.startswith(message)
     assert done.stderr.count("\n") == bool(message)

@@ -13,7 +13,6 @@ import pytest
 import runs
 from commands import ROOT, SAMPLE
 from conftest import make_small_config
-from runs import assert_rounding_apart
 
 from sentiment_jax.errors import InputError
 from sentiment_jax.modes.train import train
@@ -49,16 +48,10 @@ def start(*arguments):
 
 def start_pair(workdir, *arguments, **changes):
     """Two processes of one training run."""
-    port = free_port()
-    fields = runs.small_flags(**({"log_every": 1} | changes))
-    return [
-        start(
-            *("-m", "sentiment_jax.main", SAMPLE),
-            *(f"--workdir={workdir}", f"--coordinator=localhost:{port}", "--process_count=2"),
-            *(f"--process_id={index}", *fields, *arguments),
-        )
-        for index in (0, 1)
-    ]
+    command = ["-m", "sentiment_jax.main", SAMPLE, *runs.small_flags(**SEVERAL_SHAPES | changes)]
+    command += [f"--workdir={workdir}", f"--coordinator=localhost:{free_port()}"]
+    command += ["--process_count=2", *arguments]
+    return [start(*command, f"--process_id={index}") for index in (0, 1)]
 
 
 def ends(pair, codes):
@@ -80,23 +73,9 @@ def ends(pair, codes):
     return errors
 
 
-def wait_for_steps(workdir, pair, steps):
-    log = workdir / "metrics.jsonl"
-    deadline = time.monotonic() + 150
-    while not log.exists() or log.read_text().count("\n") < steps:
-        assert all(process.poll() is None for process in pair), pair[0].communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
-@pytest.fixture(scope="module")
-def alone(tmp_path_factory):
-    """The run of one process."""
-    workdir = tmp_path_factory.mktemp("alone")
-    config = make_small_config()
-    config.update_from_flattened_dict(SEVERAL_SHAPES)
-    train(config, workdir)
-    return workdir
+def wait_for_the_second_epoch(workdir, pair):
+    """The first one is saved then; its validation is a line, too."""
+    runs.wait_until(lambda: runs.lines_of(workdir) >= EPOCH + 2, *pair)
 
 
 @pytest.mark.slow
@@ -119,13 +98,13 @@ def test_a_lost_process_is_named_in_one_line(count, victim):
 def test_the_child_ends_with_its_parent_even_while_it_waits_for_the_others(number, code):
     port = free_port()
     peer = start("tests/peer.py", port, 0, 2)  # no other comes
+
+    def listens():
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", port)) == 0
+
     try:
-        while True:
-            assert peer.poll() is None, peer.communicate()
-            with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", port)) == 0:
-                    break
-            time.sleep(0.1)
+        runs.wait_until(listens, peer)
         peer.send_signal(number)
         _, text = peer.communicate(timeout=20)  # the end of stderr, which a child would hold open
     finally:
@@ -210,10 +189,12 @@ def test_a_port_in_use_is_one_line():
 
 
 @pytest.mark.slow
-def test_two_processes_train_as_one_does(alone, tmp_path):
-    pair = start_pair(tmp_path / "pair", **SEVERAL_SHAPES)
+def test_two_processes_train_as_one_does(tmp_path):
+    alone = tmp_path / "alone"
+    train(make_small_config(**SEVERAL_SHAPES), alone)
+    pair = start_pair(tmp_path / "pair")
     assert ends(pair, [0, 0]) == [[], []]
-    assert_rounding_apart(alone, tmp_path / "pair", runs.STEPS)
+    runs.assert_rounding_apart(alone, tmp_path / "pair", runs.STEPS)
     names = {path.name for path in alone.iterdir()}
     assert {path.name for path in (tmp_path / "pair").iterdir()} == names
     devices = read_json(tmp_path / "pair" / "env.json")["devices"]
@@ -223,8 +204,8 @@ def test_two_processes_train_as_one_does(alone, tmp_path):
 @pytest.mark.slow
 def test_sigterm_to_one_stops_both_at_the_same_step(tmp_path):
     workdir = tmp_path / "pair"
-    pair = start_pair(workdir, **SEVERAL_SHAPES | {"epochs": 2000, "checkpoint_every": 100000})
-    wait_for_steps(workdir, pair, EPOCH + 2)  # their validation is a line, too
+    pair = start_pair(workdir, epochs=2000, checkpoint_every=100000)
+    wait_for_the_second_epoch(workdir, pair)
     # As SLURM does: to every process of a step, the child too.
     children = Path(f"/proc/{pair[1].pid}/task/{pair[1].pid}/children").read_text().split()
     for number in (pair[1].pid, *map(int, children)):
@@ -237,22 +218,19 @@ def test_sigterm_to_one_stops_both_at_the_same_step(tmp_path):
     saved = Checkpoints(workdir / "checkpoints", read_only=True)
     assert (saved.steps[-1], saved.faults) == (int(step), {})
     # One process goes on where two stopped; each step is logged once.
-    config = make_small_config()
-    config.update_from_flattened_dict({**SEVERAL_SHAPES, "epochs": int(step) // EPOCH + 1})
+    epochs = int(step) // EPOCH + 1
+    config = make_small_config(**SEVERAL_SHAPES | {"epochs": epochs})
     train(config, workdir, allow_changes=True)
-    steps = [
-        record["step"]
-        for record in read_metrics(workdir / "metrics.jsonl")
-        if record["split"] == "train"
-    ]
-    assert steps == list(range(1, EPOCH * config.epochs + 1))
+    records = read_metrics(workdir / "metrics.jsonl")
+    steps = [record["step"] for record in records if record["split"] == "train"]
+    assert steps == list(range(1, EPOCH * epochs + 1))
 
 
 @pytest.mark.slow
 def test_sigkill_to_one_ends_the_other(tmp_path):
     workdir = tmp_path / "pair"
-    pair = start_pair(workdir, "--lost_after=5", **SEVERAL_SHAPES | {"epochs": 2000})
-    wait_for_steps(workdir, pair, EPOCH + 2)  # their validation is a line, too: one is saved
+    pair = start_pair(workdir, "--lost_after=5", epochs=2000)
+    wait_for_the_second_epoch(workdir, pair)
     pair[1].kill()
     killed = time.monotonic()
     survivor, _ = ends(pair, [1, -signal.SIGKILL])

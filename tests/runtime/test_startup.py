@@ -4,6 +4,7 @@ import os
 import pwd
 import time
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 from commands import python
@@ -54,11 +55,7 @@ def test_nothing_is_cached_below_a_file_with_one_warning(tmp_path):
 
 def test_a_user_without_home_and_entry(tmp_path, monkeypatch):
     """As in a container that runs under a number: neither HOME nor a line of /etc/passwd."""
-
-    def nobody(uid):
-        raise KeyError(uid)
-
-    monkeypatch.setattr(pwd, "getpwuid", nobody)
+    monkeypatch.setattr(pwd, "getpwuid", Mock(side_effect=KeyError("getpwuid(): uid not found")))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setenv("HOME", "")  # for it to be put back
     monkeypatch.delenv("HOME")

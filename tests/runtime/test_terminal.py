@@ -6,7 +6,6 @@ import shlex
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 import runs
@@ -19,9 +18,10 @@ from sentiment_jax.storage.checkpoints import steps_in
 TRAIN = [SAMPLE, *runs.small_flags(epochs=1)]
 
 
-def shell(command, redirection="", **environment):
+def shell(command, redirection="", code=0, **environment):
+    """Run a command in a shell to its end, which must have this exit code."""
     script = shlex.join([*MAIN, *command]) + redirection
-    return subprocess.run(
+    done = subprocess.run(
         ["bash", "-o", "pipefail", "-c", script],
         cwd=ROOT,
         capture_output=True,
@@ -29,50 +29,47 @@ def shell(command, redirection="", **environment):
         timeout=120,
         env={**os.environ, **environment},
     )
+    assert done.returncode == code, done.stderr
+    return done
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("redirection", [" >&- 2>&-", " > /dev/full 2>&1"])
 def test_a_training_outlives_its_readers(tmp_path, redirection):
     done = shell([*TRAIN, f"--workdir={tmp_path}/run"], redirection)
-    assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr and "Exception ignored" not in done.stderr
     assert (tmp_path / "run" / "result.json").exists()
 
 
-def test_a_stream_of_ascii_gets_replacements(plain):
+def test_a_stream_of_ascii_gets_replacements(run_copy):
     text = "--text=\u00e7a va \U0001f600 " + "long " * 40
-    command = ["--mode=predict", f"--workdir={plain}", text]
-    done = shell(command, PYTHONIOENCODING="ascii")
-    assert done.returncode == 0, done.stderr
-    assert "?a va ?" in done.stdout
+    command = ["--mode=predict", f"--workdir={run_copy}", text]
+    assert "?a va ?" in shell(command, PYTHONIOENCODING="ascii").stdout
 
 
 @pytest.mark.parametrize("unbuffered", ["", "1"])  # what is buffered is written, too, at the exit
 def test_predictions_end_quietly_with_their_reader_but_not_on_a_full_disk(
-    plain, tmp_path, unbuffered
+    run_copy, tmp_path, unbuffered
 ):
     (tmp_path / "many.txt").write_text("a fine film\n" * 5000)
-    command = ["--mode=predict", f"--workdir={plain}", f"--input={tmp_path}/many.txt"]
+    command = ["--mode=predict", f"--workdir={run_copy}", f"--input={tmp_path}/many.txt"]
     done = shell(command, " | head -1", PYTHONUNBUFFERED=unbuffered)
-    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stderr == ""
     assert done.stdout == "row,predicted,p_positive,warning\n"
-    done = shell(command, " > /dev/full", PYTHONUNBUFFERED=unbuffered)
-    assert done.returncode == 1
+    done = shell(command, " > /dev/full", code=1, PYTHONUNBUFFERED=unbuffered)
     assert done.stderr.startswith("error: disk full") and done.stderr.count("\n") == 1
 
 
 @pytest.mark.slow
-def test_texts_give_a_terminal_no_commands(plain, tmp_path):
+def test_texts_give_a_terminal_no_commands(run_copy, tmp_path):
     """Row 58: ESC sequences, and characters that turn the direction of what follows."""
     text = "--text=good \x1b[2J\x1b]0;title\x07 \u202etxet\u2066 \x1b[8mhidden\r\x9b31m"
     for options in ([], ["--explain", f"--output={tmp_path}/page.html"]):
-        command = ["--mode=predict", f"--workdir={plain}", text, *options]
-        done = shell(command)
-        assert done.returncode == 0, done.stderr
-        assert not re.search(UNSEEN, done.stdout), done.stdout
+        command = ["--mode=predict", f"--workdir={run_copy}", text, *options]
+        shown = shell(command).stdout
+        assert not re.search(UNSEEN, shown), shown
         for escape in (r"\x1b", r"\x07", r"\u202e", r"\u2066", r"\x9b"):
-            assert escape in done.stdout, escape
+            assert escape in shown, escape
     page = (tmp_path / "page.html").read_text()
     assert not re.search(UNSEEN, page) and r"\u202e" in page
 
@@ -82,10 +79,7 @@ def test_ctrl_c_that_ends_the_reader_as_well_saves(tmp_path):
     workdir = tmp_path / "run"
     arguments = [*TRAIN, "--config.epochs=10000", f"--workdir={workdir}"]
     with start(*arguments, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as training:
-        deadline = time.monotonic() + 100
-        while not (workdir / "checkpoints").exists():
-            assert training.poll() is None and time.monotonic() < deadline
-            time.sleep(0.01)
+        runs.wait_until((workdir / "checkpoints").exists, training)
         training.stdout.close()
         training.send_signal(signal.SIGINT)
         try:

@@ -2,26 +2,14 @@ import csv
 
 import numpy as np
 import pytest
+from reviews import random_encoded
 
-from sentiment_jax.data.encoding import Encoded
 from sentiment_jax.data.table import read_table
 from sentiment_jax.errors import InputError
-from sentiment_jax.storage import format
-from sentiment_jax.storage.files import (
-    check_checksum,
-    checksums,
-    read_json,
-    write_csv,
-    write_json,
-    write_table,
-)
+from sentiment_jax.storage import files, format, run_directory
+from sentiment_jax.storage.files import read_json, write_json
 from sentiment_jax.storage.format import FORMAT
-from sentiment_jax.storage.run_directory import (
-    RunDirectory,
-    prediction_cells,
-    prediction_columns,
-    prepare_workdir,
-)
+from sentiment_jax.storage.run_directory import RunDirectory, prediction_cells, prediction_columns
 
 
 def test_json_is_strict_and_atomic(tmp_path):
@@ -70,14 +58,14 @@ def test_a_flipped_bit_in_json_is_noticed(tmp_path):
 def test_a_file_that_differs_from_its_checksum_or_has_none_is_refused(tmp_path):
     path = tmp_path / "metrics.jsonl"
     path.write_text("{}")
-    register = checksums(path)
-    check_checksum(path, register, "restore it")
+    register = files.checksums(path)
+    files.check_checksum(path, register, "restore it")
     for wrong in ({}, {"metrics_sha256": "0"}):
         with pytest.raises(InputError, match="metrics.jsonl is not what was written .*restore it"):
-            check_checksum(path, wrong, "restore it")
+            files.check_checksum(path, wrong, "restore it")
     path.unlink()
     with pytest.raises(InputError, match="cannot read .*metrics.jsonl: .*restore it"):
-        check_checksum(path, register, "restore it")
+        files.check_checksum(path, register, "restore it")
 
 
 @pytest.mark.parametrize(
@@ -107,14 +95,9 @@ def test_an_earlier_format_is_upgraded_step_by_step(tmp_path, monkeypatch):
 def test_predictions_follow_the_contract(tmp_path):
     directory = RunDirectory(tmp_path)
     write_json(directory.env, {"predictions-val_sha256": "of another split's own file"})
-    encoded = Encoded(
-        ids=('a,"b"', "c"),
-        labels=np.array([1, 0], np.int32),
-        token_ids=np.zeros(7, np.int32),
-        offsets=np.array([0, 5, 7], np.int64),
-        truncated=1,
-    )
-    probabilities = np.array([[0.25, 0.75], [0.75, 0.25]], np.float32)
+    changes = {"ids": ('a,"b"', "c"), "labels": np.int32([1, 0])}
+    encoded = random_encoded(2, longest=9, vocabulary=9, **changes)
+    probabilities = np.float32([[0.25, 0.75], [0.75, 0.25]])
     directory.write_predictions("test", encoded, probabilities)
     predictions = 'id,label,predicted,p_positive\n"a,""b""",1,1,0.750000\nc,0,0,0.250000\n'
     assert (tmp_path / "predictions.csv").read_text() == predictions
@@ -139,7 +122,7 @@ def test_a_spreadsheet_runs_no_text(tmp_path):
     """Row 58: cells that start as formulas get a quote, control characters become visible."""
     cells = ["=1+1", "+1+1", "-1+1", "@a", "\t=1", "\r=1", "a=1", "\u202e\x1b", -1, 0.5, None]
     numbers = ["-1", "+1.50", "-.5e-3", "-1."]  # a number is no formula: data stay what they were
-    write_csv(tmp_path / "a.csv", ["=cell"], [[cell] for cell in [*cells, *numbers]])
+    files.write_csv(tmp_path / "a.csv", ["=cell"], [[cell] for cell in [*cells, *numbers]])
     with (tmp_path / "a.csv").open(newline="") as file:
         header, *read = [row[0] if row else "" for row in csv.reader(file)]
     assert header == "'=cell"
@@ -151,7 +134,7 @@ def test_a_spreadsheet_runs_no_text(tmp_path):
 def test_a_table_that_is_written_is_read_back(tmp_path, name):
     values = ["a", 7, -2.5, True, None, {"b": [1, "é"]}, "x,\ty\nz", '"', "\ud800"]
     header = [f"column {i}" for i in range(len(values))]
-    write_table(tmp_path / name, header, [values, values[::-1]])
+    files.write_table(tmp_path / name, header, [values, values[::-1]])
     table = read_table((tmp_path / name).read_bytes(), name, header[:1])
     assert table.columns == header
     if name == "a.jsonl":
@@ -165,8 +148,8 @@ def test_a_workdir_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("")
     for workdir in (tmp_path / "file", tmp_path / "file" / "below"):
         with pytest.raises(InputError, match=f"cannot write to --workdir={workdir}"):
-            prepare_workdir(workdir)
+            run_directory.prepare_workdir(workdir)
     for name in ("[a]", "a*", "a?", "a\\b", "a\udcff"):
         with pytest.raises(InputError, match="can't stand in a path; rename it"):
-            prepare_workdir(tmp_path / name)
-    prepare_workdir(tmp_path / "a, $x^$ {b}")
+            run_directory.prepare_workdir(tmp_path / name)
+    run_directory.prepare_workdir(tmp_path / "a, $x^$ {b}")

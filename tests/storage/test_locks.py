@@ -3,6 +3,7 @@
 import errno
 import subprocess
 import sys
+from unittest.mock import Mock
 
 import pytest
 
@@ -33,10 +34,8 @@ def test_a_lock_names_its_owner_and_ends_with_it(tmp_path):
 
 
 def test_a_file_system_without_locks_is_used_with_a_warning(tmp_path, monkeypatch, capsys):
-    def refuse(*_):
-        raise OSError(errno.ENOLCK, "No locks available")
-
-    monkeypatch.setattr(run_directory.fcntl, "flock", refuse)
+    error = OSError(errno.ENOLCK, "No locks available")
+    monkeypatch.setattr(run_directory.fcntl, "flock", Mock(side_effect=error))
     with lock_run(tmp_path):
         pass
     warning = f"warning: {tmp_path} can't be locked (No locks available): let no other process "

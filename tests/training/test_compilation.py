@@ -8,7 +8,6 @@ import jax
 import pytest
 import runs
 from commands import SAMPLE, run
-from sweeping import contents
 
 from sentiment_jax.config.stored import replace_settings
 from sentiment_jax.errors import RunError
@@ -74,15 +73,15 @@ def test_a_step_that_was_measured_is_not_compiled_again(config, has, tmp_path):
 
 
 def test_a_training_that_does_not_fit_is_refused_before_anything_is_recorded(
-    config, experiment, has, plain
+    config, experiment, has, run_copy
 ):
     """The run that --fresh would replace is still there."""
-    before = runs.without_lock(contents(plain))
+    before = runs.contents_without_lock(run_copy)
     has(needs(experiment, "training") - 1)
     message = "training of 16 reviews x 23 tokens needs .* MiB; a device has .*: lower batch_size"
     with pytest.raises(RunError, match=message):
-        train(config, plain, fresh=True)
-    assert runs.without_lock(contents(plain)) == before
+        train(config, run_copy, fresh=True)
+    assert runs.contents_without_lock(run_copy) == before
 
 
 def test_an_evaluation_needs_its_memory_beside_the_optimizers_state(experiment, has):
@@ -96,9 +95,3 @@ def test_an_evaluation_needs_its_memory_beside_the_optimizers_state(experiment, 
     message = "evaluation of 4096 reviews x 23 tokens .*: lower eval_batch_size"
     with pytest.raises(RunError, match=message):
         compilation.check_memory(experiment)
-
-
-def test_a_cpu_does_not_report_its_memory(experiment, monkeypatch):
-    monkeypatch.setattr(compilation, "compile_step", None)
-    assert devices.memory_limit() is None
-    assert compilation.check_memory(experiment) == 0.0

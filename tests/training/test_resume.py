@@ -1,18 +1,15 @@
 """Going on where a run stopped, bit for bit, and what is refused or reported on the way."""
 
-import json
 import os
 import re
 import shutil
 import signal
 import subprocess
-import time
+from unittest.mock import Mock
 
-import numpy as np
 import pytest
 import runs
 from commands import SAMPLE, run, start
-from sweeping import contents
 
 from sentiment_jax.config.recipes import override
 from sentiment_jax.errors import DiskFull, InputError, Interrupted, RunError
@@ -22,7 +19,6 @@ from sentiment_jax.storage.checkpoints import Checkpoints, steps_in
 from sentiment_jax.storage.files import read_json, write_json
 from sentiment_jax.storage.run_directory import RunDirectory
 from sentiment_jax.training import scoring
-from sentiment_jax.training.resume import _check_best
 from sentiment_jax.training.run import Progress
 from sentiment_jax.training.signals import Stop
 from sentiment_jax.training.trained_model import load_run
@@ -31,7 +27,7 @@ STEPS = 9  # three epochs of three batches
 
 
 @pytest.fixture
-def resumed(plain, small_config, tmp_path, monkeypatch):
+def resumed(finished, small_config, tmp_path, monkeypatch):
     """Train with a function replaced, which ends the run; then again, to an uninterrupted run."""
 
     def call(owner, name, replacement, error, match, saved=None):
@@ -44,7 +40,7 @@ def resumed(plain, small_config, tmp_path, monkeypatch):
         if saved is not None:
             assert Checkpoints(workdir / "checkpoints", read_only=True).steps == saved
         train(small_config, workdir)
-        runs.assert_same_run(plain, workdir)
+        runs.assert_same_run(finished, workdir)
 
     return call
 
@@ -68,10 +64,8 @@ def test_a_signal_during_validation_loses_nothing(resumed):
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
 @pytest.mark.parametrize(("step", "saved"), [(1, []), (4, [3])])
 def test_an_exception_right_after_a_save_or_before_the_first(resumed, step, saved, error):
-    def fail():
-        raise error("now")
-
-    resumed(Progress, "add", runs.at_step(step, fail), error, "now", saved)
+    fail = runs.at_step(step, Mock(side_effect=error("now")))
+    resumed(Progress, "add", fail, error, "now", saved)
 
 
 def test_a_full_disk_costs_nothing_once_there_is_room(resumed, tmp_path):
@@ -90,16 +84,11 @@ def test_a_full_disk_costs_nothing_once_there_is_room(resumed, tmp_path):
     [([signal.SIGKILL], -signal.SIGKILL), ([signal.SIGTERM, signal.SIGINT], 143)],
     ids=["SIGKILL", "two signals"],
 )
-def test_killed_and_the_same_command_again(plain, small_config, tmp_path, signals, code):
+def test_killed_and_the_same_command_again(finished, small_config, tmp_path, signals, code):
     workdir = tmp_path / "killed"
-    log = workdir / "metrics.jsonl"
     flags = runs.small_flags()
     with start(SAMPLE, *flags, f"--workdir={workdir}", stderr=subprocess.PIPE) as process:
-        deadline = time.monotonic() + 120
-        while not (log.exists() and log.read_text().count("\n") >= 4):
-            assert process.poll() is None, "ended before it could be killed"
-            assert time.monotonic() < deadline
-            time.sleep(0.005)
+        runs.wait_until(lambda: runs.lines_of(workdir) >= 4, process)
         for number in signals:
             process.send_signal(number)
         errors = process.communicate()[1]
@@ -107,166 +96,152 @@ def test_killed_and_the_same_command_again(plain, small_config, tmp_path, signal
     assert "Traceback" not in errors and "saved step" not in errors
     assert not (workdir / "result.json").exists()
     train(small_config, workdir)
-    runs.assert_same_run(plain, workdir)
+    runs.assert_same_run(finished, workdir)
 
 
-def test_a_finished_run_is_reported_as_such_and_nothing_is_written(plain, small_config, capsys):
-    before = contents(plain)
-    assert train(small_config, plain) == read_json(plain / "result.json")
+def test_a_finished_run_is_reported_as_such_and_nothing_is_written(run_copy, small_config, capsys):
+    before = runs.contents_without_lock(run_copy)
+    assert train(small_config, run_copy) == read_json(run_copy / "result.json")
     assert "is finished; nothing to do" in capsys.readouterr().out
-    assert runs.without_lock(contents(plain)) == runs.without_lock(before)
+    assert runs.contents_without_lock(run_copy) == before
 
 
-def test_another_config_is_refused_field_by_field_or_recorded(plain, small_config):
+def test_another_config_is_refused_field_by_field_or_recorded(run_copy, small_config):
     other = override(small_config, {"batch_size": 8, "optimizer.learning_rate": 0.5})
     with pytest.raises(InputError, match=r"batch_size: 16 -> 8; optimizer.learning_rate: 0.003"):
-        train(other, plain)
-    train(override(small_config, {"epochs": 4}), plain, allow_changes=True)
-    assert read_json(plain / "env.json")["resumed_with_changes"] == [["epochs: 3 -> 4"]]
-    assert read_json(plain / "result.json")["epochs"] == 4
+        train(other, run_copy)
+    train(override(small_config, {"epochs": 4}), run_copy, allow_changes=True)
+    assert read_json(run_copy / "env.json")["resumed_with_changes"] == [["epochs: 3 -> 4"]]
+    assert read_json(run_copy / "result.json")["epochs"] == 4
 
 
-def test_another_environment_ends_the_promise_in_one_line(plain, small_config, capsys):
-    directory = RunDirectory(plain)
+def test_another_environment_ends_the_promise_in_one_line(run_copy, small_config, capsys):
+    directory = RunDirectory(run_copy)
     env = read_json(directory.env)
     write_json(directory.env, env | {"xla_flags": "--other", "python": "3.99"})
     directory.result.unlink()
-    train(small_config, plain)
+    train(small_config, run_copy)
     (line,) = (line for line in capsys.readouterr().err.splitlines() if "guessing" not in line)
     assert line.startswith("warning: not bit-exact from here on: python was 3.99, is ")
     assert "xla_flags was --other, is " in line
     directory.result.unlink()
-    train(small_config, plain)  # the same environment as the last time
+    train(small_config, run_copy)  # the same environment as the last time
     assert capsys.readouterr().err == ""
     starts = read_json(directory.env)["resumed"]
     assert [start["python"] for start in starts] == [env["python"]] * 2
 
 
-def test_other_data_are_refused(plain, small_config):
-    (plain / "result.json").unlink()
-    env = read_json(plain / "env.json")
+def test_other_data_are_refused(run_copy, small_config):
+    (run_copy / "result.json").unlink()
+    env = read_json(run_copy / "env.json")
     env["data"]["data_hash"] = "0" * 64
-    write_json(plain / "env.json", env)
+    write_json(run_copy / "env.json", env)
     with pytest.raises(InputError, match="the data changed since .*hash 000000000000"):
-        train(small_config, plain)
+        train(small_config, run_copy)
     with pytest.raises(InputError, match="the data changed"):
-        evaluate_run(plain, "val")
+        evaluate_run(run_copy, "val")
 
 
-def test_checkpoints_without_their_config_are_refused(plain, small_config):
+def test_checkpoints_without_their_config_are_refused(run_copy, small_config):
     for name in ("result.json", "config.json"):
-        (plain / name).unlink()
+        (run_copy / name).unlink()
     with pytest.raises(InputError, match="holds checkpoints but no config.json: .*--fresh"):
-        train(override(small_config, {"seed": 5}), plain)
-    assert steps_in(plain / "checkpoints")
+        train(override(small_config, {"seed": 5}), run_copy)
+    assert steps_in(run_copy / "checkpoints")
 
 
-@pytest.mark.parametrize("fault", ["lost", "changed"])
-def test_a_damaged_log_is_made_whole_on_resuming(plain, finished, small_config, fault):
-    (plain / "result.json").unlink()
-    shutil.rmtree(plain / "checkpoints" / str(STEPS))
-    log = plain / "metrics.jsonl"
-    if fault == "lost":
-        log.unlink()
-    else:
-        log.write_bytes(log.read_bytes().replace(b"0.", b"1.").replace(b"train", b"tr\xffin"))
-    train(small_config, plain)
-    runs.assert_same_run(finished, plain)
+def lose_the_log(run):
+    (run / "metrics.jsonl").unlink()
 
 
-def test_fresh_removes_the_run_alone_once_what_replaces_it_is_read(plain, small_config):
-    (plain / "notes.txt").write_text("mine")
-    before = contents(plain)
-    for changes, message in (
-        ({"data.source": "csv", "data.path": "reviws.csv"}, "cannot read the table reviws.csv"),
-        ({"batch_size": 4096}, "batch_size=4096 is larger than"),
-    ):
-        with pytest.raises(InputError, match=message):
-            train(override(small_config, changes), plain, fresh=True)
-    assert runs.without_lock(contents(plain)) == runs.without_lock(before)
-    train(override(small_config, {"seed": 5}), plain, fresh=True)
-    assert read_json(plain / "result.json")["seed"] == 5
-    assert (plain / "notes.txt").read_text() == "mine"
+def change_the_log(run):
+    log = run / "metrics.jsonl"
+    log.write_bytes(log.read_bytes().replace(b"0.", b"1.").replace(b"train", b"tr\xffin"))
 
 
-def damage(checkpoints, step):
-    (checkpoints / str(step) / "params" / "manifest.ocdbt").write_bytes(b"")
+def damage(run, step=STEPS):
+    (run / "checkpoints" / str(step) / "params" / "manifest.ocdbt").write_bytes(b"")
 
 
-def test_a_damaged_checkpoint_costs_only_its_steps(plain, finished, small_config, capsys):
-    (plain / "result.json").unlink()
-    damage(plain / "checkpoints", STEPS)
-    train(small_config, plain)
-    assert "resuming at step 6, 3 steps are recomputed" in capsys.readouterr().err
-    runs.assert_same_run(finished, plain)
+def lose_the_checkpoints(run):
+    """Until the first, the directory may be given another model.pretrained, of other words."""
+    shutil.rmtree(run / "checkpoints")
+    (run / "metrics.jsonl").unlink()
+    (run / "tokenizer.json").write_text("another's")
 
 
-def test_every_checkpoint_bad_is_an_error(plain, small_config):
-    best = read_json(plain / "result.json")["best_step"]
-    for step in steps_in(plain / "checkpoints"):
-        damage(plain / "checkpoints", step)
+@pytest.mark.parametrize(
+    ("harm", "said"),
+    [
+        (lose_the_log, ""),
+        (change_the_log, ""),
+        (damage, "resuming at step 6, 3 steps are recomputed"),
+        (lose_the_checkpoints, ""),
+    ],
+)
+def test_what_was_lost_is_made_again(run_copy, finished, small_config, capsys, harm, said):
+    (run_copy / "result.json").unlink()
+    harm(run_copy)
+    train(small_config, run_copy)
+    assert said in capsys.readouterr().err
+    runs.assert_same_run(finished, run_copy)
+
+
+def test_fresh_removes_the_run_alone_once_what_replaces_it_is_read(run_copy, small_config):
+    (run_copy / "notes.txt").write_text("mine")
+    before = runs.contents_without_lock(run_copy)
+    missing = override(small_config, {"data.source": "csv", "data.path": "reviws.csv"})
+    with pytest.raises(InputError, match="cannot read the table reviws.csv"):
+        train(missing, run_copy, fresh=True)
+    with pytest.raises(InputError, match="batch_size=4096 is larger than"):
+        train(override(small_config, {"batch_size": 4096}), run_copy, fresh=True)
+    assert runs.contents_without_lock(run_copy) == before
+    train(override(small_config, {"seed": 5}), run_copy, fresh=True)
+    assert read_json(run_copy / "result.json")["seed"] == 5
+    assert (run_copy / "notes.txt").read_text() == "mine"
+
+
+def test_every_checkpoint_bad_is_an_error(run_copy, small_config):
+    best = read_json(run_copy / "result.json")["best_step"]
+    for step in steps_in(run_copy / "checkpoints"):
+        damage(run_copy, step)
     with pytest.raises(RunError, match=f"checkpoint of step {best} in .* is damaged"):
-        load_run(plain)
-    (plain / "result.json").unlink()
+        load_run(run_copy)
+    (run_copy / "result.json").unlink()
     with pytest.raises(RunError, match="checkpoint of step 9 in .* is damaged"):
-        load_run(plain)
+        load_run(run_copy)
     for found in ("step 9", "found before"):  # the second time as well: never from scratch
         with pytest.raises(RunError, match=f"every checkpoint in .* is damaged .*{found}.*--fresh"):
-            train(small_config, plain)
+            train(small_config, run_copy)
 
 
-def test_the_best_checkpoint_lost_is_an_error_at_once(tmp_path):
+def test_the_best_checkpoint_lost_is_an_error_at_once(small_config, tmp_path):
     """Later ones count on it, and would only find out when training has ended."""
-    checkpoints = Checkpoints(tmp_path)
-    progress = Progress(best={"step": 3})
-    for step in (3, 6, 9):
-        weights = {"w": np.zeros(2, np.float32)}
-        checkpoints.save(step, weights, weights, {}, best=3)
-    _check_best(Checkpoints(tmp_path), progress)
-    damage(tmp_path, 3)
+    with pytest.raises(Interrupted, match="saved step 7;"):
+        train(small_config, tmp_path, stop=runs.stop_at(9))
+    damage(tmp_path, 6)
     for _ in range(2):  # also when it has been set aside before
-        with pytest.raises(RunError, match=r"best checkpoint \(step 3\) is damaged.*--fresh"):
-            _check_best(Checkpoints(tmp_path), progress)
-    assert (tmp_path / "3.corrupt").is_dir()
+        with pytest.raises(RunError, match=r"best checkpoint \(step 6\) is damaged.*--fresh"):
+            train(small_config, tmp_path)
+    assert (tmp_path / "checkpoints" / "6.corrupt").is_dir()
 
 
-def test_another_tokenizer_of_the_same_size_is_refused(plain, small_config):
-    path = plain / "tokenizer.json"
-    vocabulary = json.loads(path.read_text())
-    ids = vocabulary["model"]["vocab"]
-    first, second = list(ids)[-2:]
-    ids[first], ids[second] = ids[second], ids[first]
-    path.write_text(json.dumps(vocabulary))
-    (plain / "result.json").unlink()
+def test_another_tokenizer_of_the_same_size_is_refused(run_copy, small_config):
+    path = run_copy / "tokenizer.json"
+    path.write_text(path.read_text().replace('"film"', '"another"'))
+    (run_copy / "result.json").unlink()
     message = r"tokenizer.json is not what was written .* trained with"
-    for use in (
-        lambda: load_run(plain),
-        lambda: evaluate_run(plain, "val"),
-        lambda: train(small_config, plain),
-    ):
-        with pytest.raises(InputError, match=message):
-            use()
+    with pytest.raises(InputError, match=message):
+        load_run(run_copy)
+    with pytest.raises(InputError, match=message):
+        train(small_config, run_copy)
 
 
-def test_before_the_first_checkpoint_the_vocabulary_is_made_anew(plain, small_config, finished):
-    """Until then the same directory may be given another model.pretrained, of other words."""
-    shutil.rmtree(plain / "checkpoints")
-    for name in ("result.json", "metrics.jsonl"):
-        (plain / name).unlink()
-    (plain / "tokenizer.json").write_text("another's")
-    train(small_config, plain)
-    runs.assert_same_run(finished, plain)
-
-
-def test_a_stop_that_is_passed_in_or_whose_time_is_up_ends_the_run(small_config, tmp_path):
-    stop = Stop()
-    stop.signalled = True  # as a sweep's, whose handler had the signal
-    with pytest.raises(Interrupted, match="saved step 1;"):
-        train(small_config, tmp_path / "first", stop=stop)
+def test_a_signal_whose_time_is_up_is_not_the_second(small_config, tmp_path):
     with Stop(after=0.0) as stop:
-        os.kill(os.getpid(), signal.SIGTERM)  # not the second, which would exit before the save
+        os.kill(os.getpid(), signal.SIGTERM)  # the second would exit before the save
         with pytest.raises(Interrupted, match="saved step 1;"):
-            train(small_config, tmp_path / "second", stop=stop)
+            train(small_config, tmp_path / "run", stop=stop)
     assert not Stop(after=100.0).requested and not Stop().requested
 
 

@@ -10,29 +10,25 @@ from tokenizers.models import WordLevel
 from sentiment_jax.config.schema import Config, DataConfig, LstmConfig
 from sentiment_jax.models.lstm import LstmClassifier
 from sentiment_jax.runtime import devices
-from sentiment_jax.training.scoring import one_behind, score_reviews
+from sentiment_jax.training.scoring import score_reviews
 from sentiment_jax.training.trained_model import Classifier
 
 MODEL = LstmClassifier(LstmConfig(vocab_size=30, embedding_size=8, hidden_size=8, dense_size=8))
+PARAMS = golden.random(MODEL)
 CONFIG = Config(data=DataConfig(length_buckets=(5,), max_length=9))
 CLASSIFIER = Classifier(CONFIG, Tokenizer(WordLevel()), model=MODEL, mesh=devices.data_mesh())
 ENCODED = random_encoded(65, longest=9, vocabulary=30)  # with 64, the last batch is partial
 
 
 @pytest.fixture(scope="module")
-def params():
-    return golden.random(MODEL)
-
-
-@pytest.fixture(scope="module")
-def expected(params):
+def expected():
     """Loss and p(positive) of every review, one at a time, unpadded, summed by hand."""
     forward = jax.jit(MODEL.apply)
     losses = []
     p_positive = []
     for i in range(len(ENCODED)):
         ids = ENCODED.token_ids[ENCODED.offsets[i] : ENCODED.offsets[i + 1]]
-        logits = forward({"params": params}, jnp.asarray(ids[None]), jnp.array([len(ids)]))
+        logits = forward({"params": PARAMS}, jnp.asarray(ids[None]), jnp.array([len(ids)]))
         logits = np.asarray(logits[0], np.float64)
         p = np.exp(logits) / np.exp(logits).sum()
         losses.append(-np.log(p[ENCODED.labels[i]]))
@@ -41,8 +37,8 @@ def expected(params):
 
 
 @pytest.mark.parametrize("batch_size", [1, 7, 64])
-def test_equals_a_plain_loop(params, expected, batch_size):
-    scores = score_reviews(CLASSIFIER, params, ENCODED, "test", batch_size=batch_size)
+def test_equals_a_plain_loop(expected, batch_size):
+    scores = score_reviews(CLASSIFIER, PARAMS, ENCODED, "test", batch_size=batch_size)
     losses, p_positive = expected
     assert scores.examples == 65
     assert 0.1 < np.mean(p_positive > 0.5) < 0.9
@@ -50,18 +46,3 @@ def test_equals_a_plain_loop(params, expected, batch_size):
     np.testing.assert_allclose(scores.probabilities[:, 1], p_positive, atol=1e-6)
     np.testing.assert_allclose(scores.probabilities.sum(axis=1), 1, atol=1e-6)
     assert scores.loss == pytest.approx(losses.mean(), abs=1e-6)
-
-
-def test_a_result_is_handed_over_once_the_next_is_there():
-    seen = []
-
-    def dispatch(numbers):
-        for number in numbers:
-            seen.append(number)
-            yield -number
-
-    seen.extend(one_behind(dispatch([])))
-    assert seen == []
-    for result in one_behind(dispatch([1, 2, 3])):
-        seen.append(result)
-    assert seen == [1, 2, -1, 3, -2, -3]
