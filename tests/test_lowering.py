@@ -181,12 +181,6 @@ def test_an_lstms_steps_lower(dtype, bidirectional):
     check_products(text, dtype)
 
 
-def test_an_odd_length_trains_without_cudnn():
-    """JAX refuses it in cuDNN's backward pass."""
-    text = lower_training(build("bert", **KINDS["cudnn"]), length=7)
-    assert calls(text) == (0, 0)
-
-
 @pytest.mark.parametrize("name", ["bert", "electra", "lstm"])
 def test_attributions_lower(name):
     model = build(name)

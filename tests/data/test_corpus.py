@@ -54,15 +54,18 @@ def test_splits_and_statistics(make):
     assert statistics["shared"]["train_test"] + statistics["shared"]["val_test"] == 3
 
 
-def test_contradictory_labels_are_counted(make):
-    train = [*TRAIN, *[(text, 1 - label) for text, label in TRAIN[:3]]]
-    assert load_corpus(make(train)).statistics["contradictory"] == 3
+def test_contradictory_labels_are_counted_and_stay_in_one_split(make):
+    train = [*TRAIN, *[(text, 1 - label) for text, label in TRAIN[:30]]]
+    statistics = load_corpus(make(train)).statistics
+    assert statistics["contradictory"] == 30
+    assert statistics["shared"]["train_val"] == 0
 
 
-def test_the_order_of_the_file_does_not_affect_the_splits(make):
-    first = load_corpus(make())
+@pytest.mark.parametrize("grouped", [True, False])
+def test_the_order_of_the_file_does_not_affect_the_splits(make, grouped):
+    first = load_corpus(make(group_duplicates=grouped))
     by_class = sorted(TRAIN + DUPLICATES, key=lambda row: row[1])
-    second = load_corpus(make(by_class, TEST[::-1]))
+    second = load_corpus(make(by_class, TEST[::-1], group_duplicates=grouped))
     assert first.statistics == second.statistics
     for split in ("train", "val"):
         assert first.splits[split].texts == second.splits[split].texts

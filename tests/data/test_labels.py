@@ -130,6 +130,8 @@ def test_a_class_too_small_to_split_is_named(corpus):
     rows = [(text, "ab"[i % 2]) for i, text in enumerate(TEXTS[:40])] + [("the same", "c")] * 9
     with pytest.raises(InputError, match="^9 c reviews cannot be split: each class needs two"):
         corpus(rows)
+    with pytest.raises(InputError, match="^1 c reviews cannot be split"):
+        corpus(rows[:41], labels="a,b,c")
     with pytest.raises(InputError, match="^0 eggs reviews cannot be split"):
         corpus(rows, labels="a,eggs")
 

@@ -8,10 +8,10 @@ from tokenizers import Tokenizer
 
 from sentiment_jax.data.batches import PlannedBatch, make_batch
 from sentiment_jax.data.encoding import encode
-from sentiment_jax.data.ngrams import frequent_ngrams, ngram_keys
+from sentiment_jax.data.ngrams import ngram_keys
 from sentiment_jax.data.reviews import Reviews
 from sentiment_jax.data.tokenization import train_word_level
-from sentiment_jax.modes.predict import foreign_scripts, unknown_shares
+from sentiment_jax.modes.predict import unknown_shares
 from sentiment_jax.modes.pretrain import segment
 
 TEXTS = ["not a good film", "not a good day, not a film", "a good day", "film not", "rare"] * 3
@@ -89,13 +89,6 @@ def test_texts_of_few_words_have_no_ngrams(texts):
     assert encode_texts(learn(3, 999), "not a").token_ids.shape == (2,)
 
 
-def test_ngrams_do_not_affect_which_scripts_are_foreign():
-    texts = ["a good film"] * 300 + ["хорош плохо"] * 5
-    for ngrams in (1, 3):
-        tokenizer = train_word_level(texts, 1000, 2, ngrams)
-        assert foreign_scripts(tokenizer, ["хорош плохо", "好好好好"]) == ["", "CJK"]
-
-
 def test_batches_and_segments_keep_the_columns():
     tokenizer = learn()
     encoded = encode_texts(tokenizer, *TEXTS[:2])
@@ -115,10 +108,3 @@ def test_keys_of_large_vocabularies_do_not_overflow():
     key = ngram_keys(ids, offsets, 3, base)[0]
     assert key == ((base - 1) * base + base - 2) * base + base - 3
     assert ngram_keys(ids[:1], np.array([0, 1]), 2, base).tolist() == [-1]
-
-
-def test_no_ngram_crosses_from_text_to_text():
-    words = ["[PAD]", "[UNK]", "a", "b"]
-    ids = np.array([2, 3, 2, 3, 1, 3])
-    offsets = np.array([0, 1, 4, 6])
-    assert frequent_ngrams(ids, offsets, words, 3, 1) == ["b a", "a b", "b a b"]

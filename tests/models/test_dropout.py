@@ -42,13 +42,6 @@ def test_elements_are_independent():
         assert abs(agreement - 0.5) < 6 * 0.5 / np.sqrt(SIZE)
 
 
-def test_a_mask_depends_on_key_and_shape_alone():
-    np.testing.assert_array_equal(mask(0, 0.3), mask(0, 0.3))
-    assert (mask(0, 0.3) != mask(1, 0.3)).mean() > 0.3
-    # A higher rate drops more of the same, so a change of rate is a change of rate only.
-    assert (mask(0, 0.3) <= mask(0, 0.1)).all()
-
-
 @pytest.mark.parametrize("generator", ["threefry2x32", "rbg"])
 def test_equals_a_plain_loop(generator):
     """The hash by Python's integers."""

@@ -1,7 +1,6 @@
 """The encoder against PyTorch's numbers; masking, dropout and precision."""
 
 import collections
-import functools
 import re
 import statistics
 
@@ -11,7 +10,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from flax import linen as nn
 from flax import traverse_util
 
 from sentiment_jax.config.schema import EncoderConfig
@@ -234,42 +232,6 @@ def test_gelu_is_x_times_the_normal_distribution(dtype, rounding):
     slopes = jax.vmap(jax.grad(lambda v: layers.gelu(v).astype(jnp.float32)))(x)
     exact = [normal.cdf(v) + v * normal.pdf(v) for v in values]
     np.testing.assert_allclose(slopes.astype(float), exact, rtol=rounding, atol=1e-6)
-
-
-@pytest.mark.parametrize("name", ["dense", "gelu", "layer_norm"])
-def test_fast_layers_and_their_gradients_equal_flax(name):
-    """In float32, each against the plain form that it stands for."""
-    config = EncoderConfig()
-    fast, plain = {
-        "dense": (layers.Dense(config, 7), nn.Dense(7)),
-        "gelu": (layers.gelu, functools.partial(nn.gelu, approximate=False)),
-        "layer_norm": (
-            layers.layer_norm(config, "norm"),
-            nn.LayerNorm(epsilon=config.layer_norm_eps, use_fast_variance=False),
-        ),
-    }[name]
-    rng = np.random.default_rng(0)
-    inputs = jnp.asarray(3 * rng.normal(size=(2, 4, 5)), jnp.float32)
-    variables = {}
-    if name != "gelu":
-        shapes = jax.eval_shape(plain.init, jax.random.key(0), inputs)
-        variables = jax.tree.map(
-            lambda leaf: jnp.asarray(rng.normal(size=leaf.shape), leaf.dtype), shapes
-        )
-
-    def outputs_and_gradients(function):
-        def apply(variables, inputs):
-            return function.apply(variables, inputs) if variables else function(inputs)
-
-        outputs, pullback = jax.vjp(apply, variables, inputs)
-        cotangent = np.random.default_rng(1).normal(size=outputs.shape)
-        return outputs, pullback(jnp.asarray(cotangent, outputs.dtype))
-
-    actual, expected = outputs_and_gradients(fast), outputs_and_gradients(plain)
-    assert jax.tree.structure(actual) == jax.tree.structure(expected)
-    jax.tree.map(
-        lambda a, e: np.testing.assert_allclose(a, e, rtol=1e-5, atol=1e-5), actual, expected
-    )
 
 
 def test_initial_weights_are_hugging_faces():

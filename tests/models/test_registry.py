@@ -1,13 +1,12 @@
-"""Networks by name: logits of PyTorch and Flax, exact parameters, what a config may say."""
+"""Networks by name: logits of PyTorch and Flax, parameter counts, what a config may say."""
 
 import dataclasses
-import math
 
 import golden
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import traverse_util
 
 from benchmarks.synthetic import model_config
 from sentiment_jax.config.schema import MODELS, OBJECTIVES, EncoderConfig
@@ -24,12 +23,6 @@ ELECTRA_SMALL = {
     "num_attention_heads": 4,
     "intermediate_size": 1024,
 }
-
-
-def shapes(settings, vocab_size=30522):
-    model = build_model(model_config(settings), vocab_size=vocab_size)
-    flat = traverse_util.flatten_dict(abstract_params(model), sep="/")
-    return {name: leaf.shape for name, leaf in flat.items()}
 
 
 @pytest.mark.parametrize("name", golden.TORCH + golden.FLAX)
@@ -50,48 +43,8 @@ def test_logits_equal_hugging_faces(name):
     ],
 )
 def test_parameter_counts_are_the_published_models(settings, count):
-    assert sum(math.prod(shape) for shape in shapes(settings).values()) == count
-
-
-TINY = {
-    "embedding_size": 3,
-    "hidden_size": 4,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "intermediate_size": 5,
-    "max_position_embeddings": 8,
-}
-
-
-def dense(name, inputs, outputs):
-    return {f"{name}/kernel": (inputs, outputs), f"{name}/bias": (outputs,)}
-
-
-def norm(name, width):
-    return {f"{name}/scale": (width,), f"{name}/bias": (width,)}
-
-
-ENCODER = {
-    "embeddings/word_embeddings/embedding": (7, 3),
-    "embeddings/position_embeddings/embedding": (8, 3),
-    "embeddings/token_type_embeddings/embedding": (2, 3),
-    **norm("embeddings/layer_norm", 3),
-    **dense("embeddings/projection", 3, 4),
-}
-for layer in ("encoder/layer_0", "encoder/layer_1"):
-    for product in ("query", "key", "value", "output"):
-        ENCODER |= dense(f"{layer}/attention/{product}", 4, 4)
-    ENCODER |= dense(f"{layer}/intermediate", 4, 5) | dense(f"{layer}/output", 5, 4)
-    ENCODER |= norm(f"{layer}/attention_norm", 4) | norm(f"{layer}/output_norm", 4)
-BERT_HEAD = dense("pooler", 4, 4) | dense("classifier", 4, 2)
-ELECTRA_HEAD = dense("classifier/dense", 4, 4) | dense("classifier/out_proj", 4, 2)
-
-
-@pytest.mark.parametrize(("name", "head"), [("bert", BERT_HEAD), ("electra", ELECTRA_HEAD)])
-@pytest.mark.parametrize("remat", [False, True])
-def test_parameter_names_and_shapes_are_exact(name, head, remat):
-    found = shapes({"name": name, **TINY, "remat": remat}, vocab_size=7)
-    assert found == {**ENCODER, **head}
+    model = build_model(model_config(settings), vocab_size=30522)
+    assert sum(leaf.size for leaf in jax.tree.leaves(abstract_params(model))) == count
 
 
 @pytest.mark.parametrize("name", ["bert", "electra"])
