@@ -118,13 +118,6 @@ def test_an_ensemble_is_scored_and_nothing_is_written(three, split, calibrated, 
     assert scores["examples"] == len(labels)
 
 
-def test_an_ensemble_of_one_run_scores_what_the_run_scores(finished, run_copy):
-    alone = evaluate_run(run_copy, "val")
-    assert evaluate_ensemble([finished], "val") == pytest.approx(alone, abs=1e-6)
-    calibrated = evaluate_ensemble([finished], "val", calibrated=True)
-    assert calibrated["accuracy"] == alone["accuracy"] and calibrated["loss"] < alone["loss"]
-
-
 def test_runs_of_the_same_reviews_in_another_order(finished, run_copy, tmp_path):
     """The hash of the data, which is the same, does not depend on the order of the test set."""
     header, *rows = corpus.SAMPLE.read_text().splitlines(keepends=True)

@@ -12,7 +12,6 @@ from pathlib import Path
 import matplotlib.image
 import numpy as np
 import pytest
-from commands import python
 from reviews import read_table
 
 from benchmarks import study
@@ -24,7 +23,6 @@ from sentiment_jax.modes import report
 from sentiment_jax.modes.explain import to_page
 from sentiment_jax.storage.files import checksums, read_json, write_json
 
-ONLY_REPORTS = {"pandas", "sklearn", "scipy.stats", "jinja2"}  # JAX itself loads some of scipy
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
 
@@ -247,15 +245,6 @@ def test_the_studys_numbers_stand_beside_ours(swept, reported):
     tested = tables["study-test"]
     assert tested["model"].tolist() == ["small", "LSTM, theirs"]
     assert tested["test accuracy"].iloc[-1] == 0.9463
-
-
-def test_the_other_modes_import_no_table_library():
-    modes = ("train", "evaluate", "predict", "sweep")  # export writes a card
-    imported = ", ".join(["sentiment_jax.main", *(f"sentiment_jax.modes.{mode}" for mode in modes)])
-    code = f"import sys, {imported}; print(*sys.modules)"
-    found = {*python("-c", code).stdout.split()}
-    assert "sentiment_jax.analysis.figures" in found
-    assert not ONLY_REPORTS & found
 
 
 # In a browser
