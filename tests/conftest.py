@@ -29,6 +29,7 @@ from configs import lstm
 from sentiment_jax.modes import sweep
 from sentiment_jax.modes.train import train
 from sentiment_jax.runtime import startup
+from sentiment_jax.training import scoring
 from sentiment_jax.training.experiment import prepare_experiment
 from sentiment_jax.training.steps import _make_train_step
 from sentiment_jax.training.trained_model import load_run
@@ -98,9 +99,10 @@ SMALL_SWEEP = {
 
 @dataclasses.dataclass
 class Swept:
-    """A sweep's directory, how often it read data and compiled."""
+    """A sweep's directory, the splits it scored in order, how often it read data and compiled."""
 
     directory: Path
+    scored: list[str] = dataclasses.field(default_factory=list)
     prepared: int = 0
     compiled: int = 0
 
@@ -109,6 +111,11 @@ class Swept:
 def swept(tmp_path_factory):
     """A finished sweep whose runs at 1e30 diverged; not to be changed."""
     swept = Swept(tmp_path_factory.mktemp("sweeps") / "small")
+    score = scoring.score_reviews
+
+    def count_scored(*arguments, **options):
+        swept.scored.append(arguments[3])
+        return score(*arguments, **options)
 
     def count_prepared(*arguments):
         swept.prepared += 1
@@ -116,6 +123,7 @@ def swept(tmp_path_factory):
 
     before = _make_train_step.cache_info().misses
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(scoring, "score_reviews", count_scored)
         patch.setattr(sweep, "prepare_experiment", count_prepared)
         sweep.sweep(make_small_config(), swept.directory, SMALL_SWEEP)
     swept.compiled = _make_train_step.cache_info().misses - before

@@ -10,6 +10,7 @@ AXES = {
     "learning_rate": (1e-2, 1e-3),
     "seeds": (0, 1, 2),
 }
+STAGES = {**AXES, "procedure": "stages", "start": {"batch_size": 8, "learning_rate": 1e-2}}
 BEST = {"optimizer": "adam", "batch_size": 16, "learning_rate": 1e-3}
 ONE_TRIAL = {**AXES, "optimizer": ("adam",), "batch_size": (16,), "learning_rate": (1e-3,)}
 

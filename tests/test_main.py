@@ -94,7 +94,6 @@ STARTS = [SAMPLE, "--config.cpu_devices=1"]  # in a process where JAX has its de
         ([SAMPLE, "--config.optimizer.name=adagrad"], ["adagrad", "sgd, rmsprop, adam, adamw"]),
         ([SAMPLE, "--config.model.name=gpt"], ["gpt", "bert, electra, lstm"]),
         ([SAMPLE, "--config.data.source=web"], ["web", "tfds, folder, csv, sample"]),
-        ([SAMPLE, "--config.batch_size=0", "--config.epochs=0"], ["batch_size=0", "epochs=0"]),
         (["--mode=evaluate"], ["--mode=evaluate needs --workdir"]),
         (["--mode=evaluate", "--workdir="], ["--mode=evaluate needs --workdir"]),
         (["--mode=export", RUN], ["--mode=export needs --output"]),
@@ -327,9 +326,6 @@ def test_names_that_a_report_can_not_show(refused, tmp_path):
     assert f"no directory {tmp_path}/a:" in line and "one whose name holds a comma" in line
 
 
-# What a training refuses
-
-
 @pytest.mark.parametrize(
     ("workdir", "setting", "part"),
     [
@@ -344,9 +340,6 @@ def test_what_a_training_refuses(refused, tmp_path, workdir, setting, part):
     (tmp_path / "held").mkdir()
     with lock_run(tmp_path / "held"):
         assert part in refused(*STARTS, f"--workdir={tmp_path / workdir}", f"--config.{setting}")
-
-
-# Errors of the machine
 
 
 @pytest.mark.parametrize(

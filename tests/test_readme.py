@@ -162,7 +162,6 @@ NOT_RUN = {
     r"^srun ": "tests/cluster trains on a SLURM with --coordinator=auto",
     r"benchmarks\.accelerator": "compiles 21 programs on a CPU and measures nothing there",
 }
-SESSION = [(page, block) for page in PAGES if page.stem != "cluster" for block in blocks(page)]
 
 
 @pytest.fixture(scope="module")
@@ -223,7 +222,8 @@ def forms(text):
     return {re.sub("N( N)+", "N", " ".join(line.split())) for line in text.splitlines()}
 
 
-RUN = [(p, b) for p, b in SESSION if b.language in ("bash", "python")]
+SESSION = [(page, block) for page in PAGES if page.stem != "cluster" for block in blocks(page)]
+RUN = [(page, block) for page, block in SESSION if block.language in ("bash", "python")]
 
 
 @pytest.mark.slow

@@ -174,8 +174,7 @@ def test_the_card_of_a_run_without_validation_or_that_goes_on(run_copy):
 
 
 def test_the_license_is_that_of_what_a_pretraining_started_from(run_copy, finished, tmp_path):
-    source = tmp_path / "source"
-    shutil.copytree(finished, source)
+    source = shutil.copytree(finished, tmp_path / "source")
     for run, base in ((run_copy, str(source)), (source, "google/electra-small")):
         config = read_json(run / "config.json")
         config["model"]["pretrained"] = base

@@ -5,8 +5,9 @@ import shutil
 
 import pytest
 from reviews import read_table
-from sweeping import AXES, ONE_TRIAL, contents, table
+from sweeping import AXES, ONE_TRIAL, table
 
+from benchmarks.comparing import contents
 from sentiment_jax.config.stored import replace_settings, run_name
 from sentiment_jax.data.corpus import SAMPLE
 from sentiment_jax.errors import DiskFull, Diverged, InputError, RunError
