@@ -121,8 +121,8 @@ def test_an_axis_of_the_model_or_the_encoding_affects_the_trials(small_config, t
     report.report([tmp_path / "sweep"], tmp_path / "page")
     page = (tmp_path / "page" / "report.md").read_text()
     assert "### Data.max length\n" in page and "### Model.hidden size\n" in page
-    best = (tmp_path / "page" / "best.csv").read_text().splitlines()
-    assert "model.hidden size,data.max length" in best[0]
+    columns = (tmp_path / "page" / "runs.csv").read_text().splitlines()[0]
+    assert "model.hidden size,data.max length" in columns
 
 
 def test_epochs_as_an_axis_are_those_asked_for(small_config, tmp_path, training, now):
