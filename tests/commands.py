@@ -1,9 +1,12 @@
-"""Python and the command line in processes of their own."""
+"""The command line in this process; Python and the command line in processes of their own."""
 
+import contextlib
 import os
 import subprocess
 import sys
 from pathlib import Path
+
+from absl.testing import flagsaver
 
 ROOT = Path(__file__).parent.parent
 MAIN = [sys.executable, "-m", "sentiment_jax.main"]
@@ -14,6 +17,15 @@ ENVIRONMENT = {
     "http_proxy": "http://127.0.0.1:9",
     "https_proxy": "http://127.0.0.1:9",
 }
+
+
+@contextlib.contextmanager
+def command_line(monkeypatch, arguments):
+    """Meanwhile `arguments` are this process's, and its flags may change."""
+    monkeypatch.setenv("TRANSFORMERS_VERBOSITY", "error")  # main would set it for the later tests
+    monkeypatch.setattr(sys, "argv", ["main", *arguments])  # config_flags reads overrides there
+    with flagsaver.flagsaver():
+        yield
 
 
 def start(*arguments, **options):

@@ -31,7 +31,6 @@ from sentiment_jax.config.recipes import override
 from sentiment_jax.modes import sweep
 from sentiment_jax.modes.train import train
 from sentiment_jax.runtime import startup
-from sentiment_jax.training import scoring
 from sentiment_jax.training.experiment import prepare_experiment
 from sentiment_jax.training.steps import _make_train_step
 from sentiment_jax.training.trained_model import load_run
@@ -93,10 +92,9 @@ SMALL_SWEEP = {
 
 @dataclasses.dataclass
 class Swept:
-    """A sweep's directory, the splits it scored in order, how often it read data and compiled."""
+    """A sweep's directory, how often it read data and compiled."""
 
     directory: Path
-    scored: list[str]
     prepared: int
     compiled: int
 
@@ -105,16 +103,13 @@ class Swept:
 def swept(tmp_path_factory):
     """A finished sweep whose runs at 1e30 diverged; not to be changed."""
     directory = tmp_path_factory.mktemp("sweeps") / "small"
-    score = Mock(wraps=scoring.score_reviews)
     prepare = Mock(wraps=prepare_experiment)
     before = _make_train_step.cache_info().misses
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(scoring, "score_reviews", score)
         patch.setattr(sweep, "prepare_experiment", prepare)
         sweep.sweep(make_small_config(), directory, SMALL_SWEEP)
     return Swept(
         directory,
-        scored=[call.args[3] for call in score.call_args_list],
         prepared=prepare.call_count,
         compiled=_make_train_step.cache_info().misses - before,
     )

@@ -10,6 +10,7 @@ AXES = {
     "learning_rate": (1e-2, 1e-3),
     "seeds": (0, 1, 2),
 }
+STAGES = {**AXES, "procedure": "stages", "start": {"batch_size": 8, "learning_rate": 1e-2}}
 BEST = {"optimizer": "adam", "batch_size": 16, "learning_rate": 1e-3}
 ONE_TRIAL = {**AXES, "optimizer": ("adam",), "batch_size": (16,), "learning_rate": (1e-3,)}
 
@@ -48,15 +49,6 @@ class Training:
             result |= {"test": scores} if score_test else {}
             write_json(directory / "result.json", result)
             return result
-
-
-def contents(directory):
-    """Every file below a directory, bytes and time of change."""
-    return {
-        path.relative_to(directory): (path.read_bytes(), path.stat().st_mtime_ns)
-        for path in directory.rglob("*")
-        if path.is_file()
-    }
 
 
 def table(directory):

@@ -19,7 +19,6 @@ from sentiment_jax.modes.train import train
 from sentiment_jax.storage.files import read_json
 from sentiment_jax.training.checks import resolve
 from sentiment_jax.training.experiment import with_classes
-from sentiment_jax.training.run import Progress
 from sentiment_jax.training.trained_model import load_run
 
 WORDS = {"bad": "awful dull dreary", "Fair": "plain usual middling", "good": "lovely witty superb"}
@@ -171,11 +170,6 @@ def test_balanced_weights_choose_the_epoch_by_balanced_accuracy(make_small, tmp_
     config.update_from_flattened_dict({**settings, "class_weights": "balanced"})
     found = train(config, tmp_path / "run")
     assert found["val"]["balanced_accuracy"] == found["metrics"]["val"]["balanced_accuracy"]
-    progress = Progress()
-    for accuracy, balanced in ((0.95, 0.5), (0.6, 0.7), (0.9, 0.6)):
-        scores = {"loss": 1.0, "accuracy": accuracy, "balanced_accuracy": balanced}
-        progress.end_epoch(scores, patience=0)
-    assert (progress.best["epoch"], progress.epochs_since_best) == (2, 1)
 
 
 def test_the_majority_baseline_of_unequal_classes_is_printed(make_small, tmp_path, capsys):

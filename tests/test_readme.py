@@ -4,9 +4,6 @@ The commands run in the pages' order, in one folder: each finds what those befor
 but a few run in this process, made small by SUBSTITUTES.
 """
 
-import contextlib
-import csv
-import io
 import json
 import re
 import shlex
@@ -22,9 +19,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import runs
-from absl.testing import flagsaver
-from commands import python
+from commands import command_line, python
 from readme import PAGES, ROOT, blocks, shown
+from reviews import read_table, write_csv
 
 from benchmarks import cost
 from benchmarks.product_reviews import make_rows
@@ -62,20 +59,13 @@ def all_commands(page):
 
 COMMANDED = [*PAGES, *sorted(RESULTS.glob("*/README.md"))]
 EVERY = [(page, command) for page in COMMANDED for command in all_commands(page)]
+EVERY += [("--help", line) for line in main.HELP.splitlines() if line.startswith("    python")]
 
 
 def arguments(command):
     """Return the arguments that a line of the shell passes to main."""
     given = re.split(r"\s[>|]|&&", re.split(OURS, command, maxsplit=1)[1])[0]
     return shlex.split(given.replace("--help", ""))
-
-
-@contextlib.contextmanager
-def command_line(monkeypatch, given):
-    monkeypatch.setenv("TRANSFORMERS_VERBOSITY", "error")  # main would set it for the later tests
-    monkeypatch.setattr(sys, "argv", ["main", *given])  # config_flags reads overrides there
-    with flagsaver.flagsaver():
-        yield
 
 
 # Every command is accepted
@@ -172,7 +162,6 @@ NOT_RUN = {
     r"^srun ": "tests/cluster trains on a SLURM with --coordinator=auto",
     r"benchmarks\.accelerator": "compiles 21 programs on a CPU and measures nothing there",
 }
-SESSION = [(page, block) for page in PAGES if page.stem != "cluster" for block in blocks(page)]
 
 
 @pytest.fixture(scope="module")
@@ -182,15 +171,13 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("reader")
     (folder / "configs").symlink_to(ROOT / "configs")
     texts = make_rows(60)  # those of reviews.csv
+    for i, (text, label, _) in enumerate(texts):
+        path = folder / "aclImdb" / ("test" if i % 5 == 0 else "train") / label / f"{i}_0.txt"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
     with tarfile.open(folder / "aclImdb_v1.tar.gz", "w:gz") as archive:
-        for i, (text, label, _) in enumerate(texts):
-            split = "test" if i % 5 == 0 else "train"
-            content = text.encode()
-            member = tarfile.TarInfo(f"aclImdb/{split}/{label}/{i}_0.txt")
-            member.size = len(content)
-            archive.addfile(member, io.BytesIO(content))
-    with (folder / "own.csv").open("w", newline="") as file:
-        csv.writer(file).writerows([("review", "rating", "domain"), *texts])
+        archive.add(folder / "aclImdb", "aclImdb")
+    write_csv(folder / "own.csv", texts, header=("review", "rating", "domain"))
     (folder / "new.csv").write_text("review,page\nThe lid leaks.,7\nThe lid is superb.,8\n")
     return folder
 
@@ -235,22 +222,12 @@ def forms(text):
     return {re.sub("N( N)+", "N", " ".join(line.split())) for line in text.splitlines()}
 
 
-def name(entry):
-    page, block = entry
-    return f"{page.stem}: {block.text[:60].splitlines()[0] if block.text else ''}"
-
-
-def test_what_does_not_run_is_there():
-    """No reason is given for a command that is gone."""
-    for pattern in NOT_RUN:
-        assert any(re.search(pattern, line) for _, block in SESSION for line in commands(block))
-
-
-RUN = [(p, b) for p, b in SESSION if b.language in ("bash", "python")]
+SESSION = [(page, block) for page in PAGES if page.stem != "cluster" for block in blocks(page)]
+RUN = [(page, block) for page, block in SESSION if block.language in ("bash", "python")]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("page", "block"), RUN, ids=map(name, RUN))
+@pytest.mark.parametrize(("page", "block"), RUN, ids=lambda part: getattr(part, "stem", None))
 def test_its_commands_run(page, block, execute):
     output = execute(block)
     for other, text in shown(page):
@@ -264,8 +241,8 @@ def test_the_sample_was_learned_and_the_table_held_out(folder):
     result = read_json(folder / "runs/sample/result.json")
     assert result["test"]["accuracy"] > 0.58  # 96 reviews, chance is 0.5 +- 0.05
     assert read_json(folder / "runs/mine/result.json")["test"]["examples"] == 12
-    with (folder / "predictions.csv").open(newline="") as file:
-        assert next(csv.reader(file)) == ["row", "predicted", "p_positive", "warning"]
+    prediction, *_ = read_table(folder / "predictions.csv")
+    assert [*prediction] == ["row", "predicted", "p_positive", "warning"]
 
 
 NOTEBOOK = json.loads((ROOT / "docs" / "tour.ipynb").read_text(encoding="utf-8"))["cells"]
@@ -398,20 +375,17 @@ def test_a_page_has_the_figures_of_its_files():
         assert {text, text.removeprefix("0")} & {*written}, (page, text)
 
 
-def test_the_studys_numbers_are_those_of_its_tables():
-    """benchmarks/study.csv has them all, with their source."""
-    known = {format(float(n), ".4f") for n in numbers((ROOT / "benchmarks/study.csv").read_text())}
-    table = (RESULTS / "README.md").read_text().partition("## The study's numbers")[2]
-    scores = re.findall(r"(?<!\d)\.\d{4}\b", table)
-    assert len(scores) == 6 and {f"0{score}" for score in scores} <= known
-
-
-def test_the_page_of_three_sweeps_has_the_reports_figures():
-    folder = RESULTS / "study"
-    values = re.findall(r"(?<![\w.])0\.\d+", " ".join(p.read_text() for p in folder.glob("*.csv")))
-    known = {format(float(value), ".4f").removeprefix("0") for value in values}
-    scores = re.findall(r"(?<!\d)\.\d{4}\b", (folder / "README.md").read_text())
-    assert len(scores) > 40 and {*scores} <= known
+@pytest.mark.parametrize(
+    ("page", "heading", "tables", "count"),
+    [
+        ("README.md", "## The study's numbers", ROOT.glob("benchmarks/study.csv"), 6),
+        ("study/README.md", "## Result", RESULTS.glob("study/*.csv"), 41),  # three sweeps
+    ],
+)
+def test_every_score_is_in_a_table(page, heading, tables, count):
+    known = {format(float(n), ".4f") for table in tables for n in numbers(table.read_text())}
+    scores = re.findall(r"(?<!\d)\.\d{4}\b", (RESULTS / page).read_text().partition(heading)[2])
+    assert len(scores) >= count and {f"0{score}" for score in scores} <= known
 
 
 def test_the_page_of_costs_has_its_table():

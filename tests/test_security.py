@@ -1,4 +1,4 @@
-"""What must never be called, and what must be bounded; refused archives: test_imdb_folder.py,
+"""What must never be called, and what must be bounded; refused archives: test_imdb.py,
 pickled weights: test_hub.py."""
 
 import ast

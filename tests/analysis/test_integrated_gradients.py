@@ -13,7 +13,7 @@ import pytest
 
 from sentiment_jax.analysis import integrated_gradients
 from sentiment_jax.analysis.integrated_gradients import Explanation, Word
-from sentiment_jax.config.schema import Config, DataConfig, EncoderConfig, LstmConfig
+from sentiment_jax.config.schema import Config, DataConfig, LstmConfig
 from sentiment_jax.data import corpus, tokenization
 from sentiment_jax.data.reviews import Reviews, normalize_text
 from sentiment_jax.errors import InputError
@@ -23,23 +23,9 @@ from sentiment_jax.modes.explain import explain_texts, strongest_words, to_page,
 from sentiment_jax.training.trained_model import TrainedModel, load_run, make_classifier
 
 TOKENS = [2, 17, 9, 30, 17, 5, 21, 8, 3]
-TINY = EncoderConfig(
-    vocab_size=40,
-    embedding_size=16,
-    hidden_size=16,
-    num_hidden_layers=1,
-    num_attention_heads=2,
-    intermediate_size=32,
-    max_position_embeddings=32,
-)
-LSTM = LstmConfig(
-    vocab_size=40,
-    embedding_size=8,
-    hidden_size=8,
-    dense_size=8,
-    bidirectional=True,
-    pooling="mean_max",
-)
+LSTM = LstmConfig(vocab_size=40, hidden_size=8, bidirectional=True, pooling="mean_max")
+ONE_LAYER = {"num_hidden_layers": 1, "max_position_embeddings": 64}
+TINY = dataclasses.replace(golden.build("bert").config, **ONE_LAYER)
 MODELS = {
     "lstm": LstmClassifier(LSTM),
     "electra": ElectraClassifier(dataclasses.replace(TINY, name="electra", embedding_size=8)),
@@ -119,7 +105,7 @@ TRAINING = ["Unbelievably dull and overlong never again the end good bad &"] * 5
 def test_the_words_are_those_that_were_read(kind, truncation, max_length):
     if kind == "bert":
         tokenizer = tokenization.train_wordpiece(TRAINING, vocabulary_size=45)
-        config = dataclasses.replace(TINY, vocab_size=0, max_position_embeddings=64)
+        config = dataclasses.replace(TINY, vocab_size=0)
     else:
         longest = 3 if kind == "ngrams" else 1
         tokenizer = tokenization.train_word_level(TRAINING, 40, 1, longest, 5)
@@ -188,8 +174,8 @@ def test_words_are_summed_quoted_and_marked():
 
 def test_what_was_not_read_is_marked():
     explanation = make_explanation("fun " + "x" * 500 + " end", fun=1.0)
-    assert " … " in to_terminal(explanation) and len(to_terminal(explanation)) < 200
-    assert "[not read: x" in to_terminal(explanation)
+    shown = to_terminal(explanation)
+    assert "[not read: x" in shown and " … " in shown and len(shown) < 200
     assert '<span class="unread">' in page_of(explanation)
 
 

@@ -64,10 +64,8 @@ def test_calibration_bins():
 def test_many_classes_are_calibrated_by_the_predicted_one():
     """The probability of the predicted class against the share of correct predictions."""
     probabilities = np.float32([[[0.7, 0.2, 0.1], [0.1, 0.1, 0.8], [0.3, 0.3, 0.4]]])
-    two = make_predictions([[0.5] * 3], [0, 0, 0])
-    labels = np.array([0, 1, 2], np.int32)
-    three = dataclasses.replace(two, classes=("a", "b", "c"), labels=labels)
-    three = dataclasses.replace(three, probabilities=probabilities)
+    two = make_predictions([[0.5] * 3], [0, 1, 2])
+    three = dataclasses.replace(two, classes=("a", "b", "c"), probabilities=probabilities)
     bins, error = calibration(three)
     bins = bins[bins["count"] > 0]
     np.testing.assert_allclose(bins["p"], [0.4, 0.7, 0.8], rtol=1e-6)

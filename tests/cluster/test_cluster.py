@@ -14,6 +14,7 @@ from pathlib import Path
 import loopback
 import pytest
 import runs
+from commands import ROOT, SAMPLE
 from conftest import make_small_config
 from runs import assert_rounding_apart
 
@@ -21,8 +22,7 @@ from sentiment_jax.modes import sweep
 from sentiment_jax.modes.train import train
 from sentiment_jax.storage.files import read_json
 
-PAGE = loopback.ROOT / "docs" / "cluster.md"
-CONFIG = "--config=configs/lstm.py:sample"
+PAGE = ROOT / "docs" / "cluster.md"
 # 150 steps: the processes are caught at the ones that a test wants.
 LONG = {**runs.LONGER, "batch_size": 2, "data.limit": 190, "checkpoint_every": 30}
 PAIR = ("--nodes=2", "--ntasks-per-node=1", "--cpus-per-task=1")
@@ -116,7 +116,7 @@ def steps_of(workdir):
 
 
 def arguments(workdir, **changes):
-    return (CONFIG, f"--workdir={workdir}", *runs.small_flags(**LONG | changes))
+    return (SAMPLE, f"--workdir={workdir}", *runs.small_flags(**LONG | changes))
 
 
 @pytest.fixture(scope="module")

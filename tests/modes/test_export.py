@@ -46,11 +46,8 @@ def bert(tokenizer):
 def test_an_exported_folder_is_read_back_bit_for_bit(tmp_path, tokenizer, name):
     model, params = golden.load(name)
     export_pretrained(tmp_path / "out", Export(model.config, params, tokenizer))
-    again = golden.build(tmp_path / "out")
+    again, loaded = golden.load(tmp_path / "out")
     assert again == model
-    folder = tmp_path / "out"
-    loaded, report = weights.load_pretrained(folder, again.config, golden.fill(again, 7.0))
-    assert report.new == report.unused == ()
     jax.tree.map(np.testing.assert_array_equal, loaded, params)
     # and the same file content as Hugging Face wrote
     with (
@@ -63,14 +60,8 @@ def test_an_exported_folder_is_read_back_bit_for_bit(tmp_path, tokenizer, name):
             np.testing.assert_array_equal(ours.get_tensor(key), theirs.get_tensor(key))
 
 
-@pytest.mark.parametrize(
-    ("name", "architecture"),
-    [
-        ("bert", "BertForSequenceClassification"),
-        ("electra_projection", "ElectraForSequenceClassification"),
-    ],
-)
-def test_transformers_reads_the_config(tmp_path, tokenizer, name, architecture):
+@pytest.mark.parametrize("name", ["bert", "electra_projection"])
+def test_transformers_reads_the_config(tmp_path, tokenizer, name):
     model, params = golden.load(name, hidden_dropout=0.3, classifier_dropout=0.2)
     export_pretrained(tmp_path / "out", Export(model.config, params, tokenizer))
     files = sorted(path.name for path in (tmp_path / "out").iterdir())
@@ -79,7 +70,8 @@ def test_transformers_reads_the_config(tmp_path, tokenizer, name, architecture):
     original = transformers.AutoConfig.from_pretrained(golden.FIXTURES / name)
     assert config.id2label == {0: "negative", 1: "positive"}
     assert config.label2id == {"negative": 0, "positive": 1}
-    assert config.architectures == [architecture]
+    model_class = f"{name.partition('_')[0].title()}ForSequenceClassification"
+    assert config.architectures == [model_class]
     changed = {"hidden_dropout_prob": 0.3, "classifier_dropout": 0.2}
     for field, value in (original.to_dict() | changed).items():
         if field not in ("id2label", "label2id", "_name_or_path", "transformers_version"):
@@ -182,8 +174,7 @@ def test_the_card_of_a_run_without_validation_or_that_goes_on(run_copy):
 
 
 def test_the_license_is_that_of_what_a_pretraining_started_from(run_copy, finished, tmp_path):
-    source = tmp_path / "source"
-    shutil.copytree(finished, source)
+    source = shutil.copytree(finished, tmp_path / "source")
     for run, base in ((run_copy, str(source)), (source, "google/electra-small")):
         config = read_json(run / "config.json")
         config["model"]["pretrained"] = base

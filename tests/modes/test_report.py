@@ -12,7 +12,6 @@ from pathlib import Path
 import matplotlib.image
 import numpy as np
 import pytest
-from commands import python
 from reviews import read_table
 
 from benchmarks import study
@@ -24,7 +23,6 @@ from sentiment_jax.modes import report
 from sentiment_jax.modes.explain import to_page
 from sentiment_jax.storage.files import checksums, read_json, write_json
 
-ONLY_REPORTS = {"pandas", "sklearn", "scipy.stats", "jinja2"}  # JAX itself loads some of scipy
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
 
@@ -42,13 +40,6 @@ def several(swept, finished, tmp_path_factory):
     shutil.copytree(finished, folder / "run")
     report.report([folder], folder / "report")
     return folder / "report"
-
-
-@pytest.fixture
-def without_pictures(monkeypatch):
-    """What takes longest, where only words count."""
-    for name in ("_draw_choice", "_draw_test"):
-        monkeypatch.setattr(report, name, lambda *arguments: [])
 
 
 # What it says
@@ -131,9 +122,7 @@ def test_the_first_sentences_say_what_was_found(swept, reported):
     assert choice.endswith(f" Failed: 2 ({failed}).")
 
 
-def test_texts_are_shown_on_request_and_not_run(
-    swept, reported, tmp_path, monkeypatch, without_pictures
-):
+def test_texts_are_shown_on_request_and_not_run(swept, reported, tmp_path, monkeypatch):
     """Row 58: no tag in the page, no formula in a table, no character that turns a line around."""
     odd = '=1+1 <script>alert("x")</script> | `a` \u202e\x1b[2J'
     read = report.read_texts
@@ -172,7 +161,7 @@ def test_an_open_sweep_is_reported_as_such(sweep_copy, tmp_path, capsys):
     assert read_table(tmp_path / "report" / "runs.csv")[0]["status"] == "open"
 
 
-def test_runs_that_differ_in_the_seed_are_one_row(finished, run_copy, tmp_path, without_pictures):
+def test_runs_that_differ_in_the_seed_are_one_row(finished, run_copy, tmp_path):
     config = read_json(run_copy / "config.json")
     write_json(run_copy / "config.json", {**config, "seed": 5})
     seeds = [
@@ -184,15 +173,13 @@ def test_runs_that_differ_in_the_seed_are_one_row(finished, run_copy, tmp_path, 
     assert (row["name"], row["seeds"], float(row["± sd"])) == ("lstm", "2", 0)
 
 
-def test_one_seed_is_no_mean(finished, tmp_path, without_pictures):
+def test_one_seed_is_no_mean(finished, tmp_path):
     report.report([finished], tmp_path)
     page = (tmp_path / "report.md").read_text()
     assert "One seed: " in page and "over the seeds" not in page and "per seed" not in page
 
 
-def test_reviews_of_other_ids_are_not_compared(
-    finished, run_copy, tmp_path, without_pictures, capsys
-):
+def test_reviews_of_other_ids_are_not_compared(finished, run_copy, tmp_path, capsys):
     """The same rows in another order are the same data: row 5 is another review."""
     path = run_copy / "predictions.csv"
     head, *rows = [line.split(",", 1) for line in path.read_text().splitlines()]
@@ -247,15 +234,6 @@ def test_the_studys_numbers_stand_beside_ours(swept, reported):
     tested = tables["study-test"]
     assert tested["model"].tolist() == ["small", "LSTM, theirs"]
     assert tested["test accuracy"].iloc[-1] == 0.9463
-
-
-def test_the_other_modes_import_no_table_library():
-    modes = ("train", "evaluate", "predict", "sweep")  # export writes a card
-    imported = ", ".join(["sentiment_jax.main", *(f"sentiment_jax.modes.{mode}" for mode in modes)])
-    code = f"import sys, {imported}; print(*sys.modules)"
-    found = {*python("-c", code).stdout.split()}
-    assert "sentiment_jax.analysis.figures" in found
-    assert not ONLY_REPORTS & found
 
 
 # In a browser

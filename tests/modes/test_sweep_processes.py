@@ -9,15 +9,14 @@ import time
 import pytest
 from commands import SAMPLE, start
 from runs import ONE_SHAPE, small_flags
-from sweeping import AXES, contents, table
+from sweeping import AXES, STAGES, table
 
+from benchmarks.comparing import contents
 from sentiment_jax.modes import sweep
 from sentiment_jax.storage.files import write_json
 from sentiment_jax.storage.run_directory import lock_run
 from sentiment_jax.sweeps.plan import plan_sweep
 from sentiment_jax.training.checks import resolve
-
-STAGES = {**AXES, "procedure": "stages", "start": {"batch_size": 8, "learning_rate": 1e-2}}
 
 
 @pytest.fixture(params=[AXES, STAGES], ids=["grid", "stages"])
@@ -118,12 +117,12 @@ def test_a_signal_ends_the_worker_too_and_nothing_is_lost(uninterrupted, tmp_pat
         assert time.monotonic() < deadline, "a worker outlived the sweep"
         time.sleep(0.2)
     before = contents(tmp_path)
-    finished = {path.parts[0] for path in before if path.name == "result.json"}
+    finished = {path.parent for path in before if path.name == "result.json"}
     assert len(finished) < 4, "killed too late to show anything"
     finish(begin(tmp_path))
     after = contents(tmp_path)
     # Of a run that had just ended, the last lines of its log are written again.
-    kept = [path for path in before if path.parts[0] in finished and path.name != "log.txt"]
+    kept = [path for path in before if finished & {*path.parents} and path.name != "log.txt"]
     assert len(kept) > 9 * len(finished)
     assert [path for path in kept if before[path] != after[path]] == []
     assert table(tmp_path) == table(uninterrupted)

@@ -1,7 +1,7 @@
 """The plan of a sweep: its stages, its choice, its winner, the configs' own sweeps."""
 
 import pytest
-from sweeping import AXES, BEST, accuracy
+from sweeping import AXES, BEST, STAGES, accuracy
 
 from configs import bert, electra, lstm
 from sentiment_jax.config.recipes import override
@@ -17,8 +17,7 @@ def finish(trial, **scores):
 
 
 def test_stages_vary_one_axis_of_the_best_setting_so_far(small_config, tmp_path):
-    axes = {**AXES, "procedure": "stages", "start": {"batch_size": 8, "learning_rate": 1e-2}}
-    plan = plan_sweep(tmp_path, resolve(small_config), axes)
+    plan = plan_sweep(tmp_path, resolve(small_config), STAGES)
     seen = {}
     for trials in plan.stages():
         seen[trials[0].stage] = [tuple(trial.setting.values()) for trial in trials]
