@@ -26,8 +26,8 @@ class Classification:
         self, model: nn.Module, params: Any, batch: Batch, key: Array, deterministic: bool = False
     ) -> dict[str, Array]:
         """Return the sums over the batch's valid rows."""
-        weights = batch["weights"]
-        labels = batch["labels"]
+        weights = batch["weights"] * (batch["labels"] >= 0)  # -1: labeled by no teacher
+        labels = jnp.maximum(batch["labels"], 0)
         dropout = None if deterministic else key
         logits = forward(model, params, batch["token_ids"], batch["lengths"], dropout=dropout)
         if "targets" in batch:
