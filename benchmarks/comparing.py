@@ -12,7 +12,7 @@ from sentiment_jax.storage.checkpoints import Checkpoints
 from sentiment_jax.storage.files import read_json
 from sentiment_jax.storage.metrics_log import read_metrics
 
-TIMES = ("train_seconds", "compile_seconds", "test_seconds", "train_flops_per_second")
+TIMES = ("train_seconds", "compile_seconds", "test_seconds")
 
 
 def checkpoints_of(workdir: Path) -> dict[int, Any]:

@@ -39,7 +39,7 @@ def describe_shortage(error: Exception) -> str:
 
     The text decides: Orbax and XLA wrap the original error in types of their own.
     """
-    if os.strerror(errno.ENOSPC) in str(error):
+    if any(os.strerror(code) in str(error) for code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)):
         return f"disk full: {error}; free some space, run the same command again"
     if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
         reason = (str(error).splitlines() or ["none left"])[0]

@@ -1,20 +1,9 @@
-import jax
 import pytest
 
-from benchmarks.flops import matmul_flops, training_flops
+from benchmarks.flops import training_flops
 from benchmarks.synthetic import model_config
 from sentiment_jax.models.registry import build_model
 from sentiment_jax.training.objectives.classification import Classification
-
-
-def test_counts_products_in_scans_and_under_jit():
-    def repeated(x, kernel):
-        product = jax.jit(lambda x: x @ kernel)
-        return jax.lax.scan(lambda carry, _: (product(carry), None), x, length=5)[0]
-
-    x = jax.ShapeDtypeStruct((3, 8), "float32")
-    kernel = jax.ShapeDtypeStruct((8, 8), "float32")
-    assert matmul_flops(repeated, x, kernel) == 5 * 2 * 3 * 8 * 8
 
 
 def encoder_products():

@@ -347,6 +347,7 @@ def test_what_a_training_refuses(refused, tmp_path, workdir, setting, part):
     [
         (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "runs/a/metrics.jsonl"), "disk full"),
         (ValueError("RESOURCE_EXHAUSTED: Error writing:\n No space left on device"), "disk full"),
+        (OSError(errno.EDQUOT, os.strerror(errno.EDQUOT), "runs/a"), "disk full"),
         (MemoryError(), "out of memory"),
         (RuntimeError("RESOURCE_EXHAUSTED: 9 GiB\nat"), "out of memory"),
     ],

@@ -139,7 +139,6 @@ SUBSTITUTES = [
     (r".*&& ", ""),  # the installation
     (r"^\S*python ", ""),  # this process
     (r"product_reviews", "product_reviews --rows=60"),  # 2,000 take half a minute to train on
-    (r"structure", f"structure --path={ROOT}"),
     (r"--config=bert(:pretrain)? ", "--config=bert:tiny --config.data.source=sample "),  # offline
     (r"--config=bert:long (?=.*bert-reviews)", "--config=bert:tiny --config.data.source=sample "),
     (r"--config=bert:long ", f"--config=bert:long {as_flags(LONG)} "),

@@ -199,10 +199,11 @@ def overlay(runs: Mapping[str, Records], winner: str, path: Path, title: str = "
             axes.set_title(f"validation {name}")
             axes.locator_params(axis="x", integer=True, min_n_ticks=1)
             axes.grid()
-        _clip_losses([axes])
-        axes.set_xlabel("epoch")
-        axes.figure.legend(*axes.get_legend_handles_labels(), loc=BELOW, ncols=2, fontsize=8)
-        axes.figure.suptitle(title, fontsize=10)
+        loss = metrics["loss"]
+        _clip_losses([loss])
+        loss.set_xlabel("epoch")
+        loss.figure.legend(*loss.get_legend_handles_labels(), loc=BELOW, ncols=2, fontsize=8)
+        loss.figure.suptitle(title, fontsize=10)
 
 
 def heat_map(

@@ -84,10 +84,10 @@ def _not_default(values: Mapping[str, Any], names: list[str]) -> list[str]:
 def _pretraining_problems(values: Mapping[str, Any]) -> list[str]:
     """Say what would do nothing in a pre-training, or does not fit its objective."""
     model = values["model.name"]
-    objective = values["pretrain.objective"] or OBJECTIVES[model][0]
+    objective = values["pretrain.objective"] or next(iter(OBJECTIVES[model]), "none")
     problems = []
     if objective not in OBJECTIVES[model]:
-        listed = " or ".join(OBJECTIVES[model])
+        listed = " or ".join(OBJECTIVES[model]) or "by none"
         problems.append(f"pretrain.objective={objective}: {model} learns {listed}")
     if not values["data.validation_fraction"]:
         problems.append("data.validation_fraction=0 leaves --mode=pretrain no text to test on")

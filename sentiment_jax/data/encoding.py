@@ -3,7 +3,7 @@
 from array import array
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float32, Int32, Int64
@@ -18,7 +18,6 @@ from sentiment_jax.errors import InputError
 # head_tail follows Sun et al. (2019), How to Fine-Tune BERT.
 HEAD_OF_510 = {"head": 510, "tail": 0, "head_tail": 128}
 WHOLE = 2**31 - 1  # a max_length that truncates no text
-Token = TypeVar("Token")
 
 
 @dataclass(frozen=True)
@@ -97,7 +96,7 @@ def framing(tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
     return ([], []) if start is None or end is None else ([start], [end])
 
 
-def truncate(tokens: list[Token], room: int, truncation: str) -> list[Token]:
+def truncate(tokens: list[Any], room: int, truncation: str) -> list[Any]:
     """Keep the start, the end, or both, of a text's tokens or of what belongs to each of them."""
     if len(tokens) <= room:
         return tokens

@@ -1,4 +1,4 @@
-"""IMDB (Maas et al., 2011) of TensorFlow Datasets (TFDS), read without TensorFlow, or aclImdb."""
+"""IMDB (Maas et al., 2011), from TFDS's files without TensorFlow, or from aclImdb."""
 
 import contextlib
 import gzip

@@ -12,8 +12,6 @@ from numpy.lib.stride_tricks import sliding_window_view
 from tokenizers import Tokenizer
 
 MIN_FREQUENCY = 10  # rarer n-grams are not learned
-NONE = 0  # [PAD], where no known n-gram begins
-FIRST_WORD = 2  # after [PAD] and [UNK]
 Lookup = tuple[Int64[np.ndarray, " ngrams"], Int64[np.ndarray, " ngrams"]]  # sorted keys, ids
 
 
@@ -33,7 +31,7 @@ def ngram_keys(
         words = sliding_window_view(token_ids.astype(np.int64), count)  # [n, count]
         ends = np.repeat(offsets[1:], np.diff(offsets))[:count]
         inside = np.arange(n, count + n) <= ends
-        known = words.min(axis=0) >= FIRST_WORD
+        known = words.min(axis=0) > 1  # [PAD] is 0, [UNK] 1
         keys[:count] = np.where(inside & known, np.polyval(words, base), -1)
     return keys
 
@@ -98,5 +96,5 @@ def with_ngrams(
     for n, (known, ids) in enumerate(lookups, start=2):
         keys = ngram_keys(token_ids, offsets, n, base)
         place = np.minimum(np.searchsorted(known, keys), len(known) - 1)
-        columns.append(np.where(known[place] == keys, ids[place], NONE))
+        columns.append(np.where(known[place] == keys, ids[place], 0))
     return np.stack(columns, axis=1).astype(np.int32)

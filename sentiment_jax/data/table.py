@@ -50,8 +50,11 @@ def read_reviews(data: DataConfig) -> tuple[Reviews, Reviews]:
     everything = Reviews.from_texts(texts, numbers.tolist(), ids, classes)
     labeled = np.flatnonzero(numbers >= 0)
     pool = everything.take(labeled[labeled < len(rows)])
-    if data.test_path:
-        return pool, everything.take(labeled[labeled >= len(rows)])
+    test = everything.take(labeled[labeled >= len(rows)])
+    if data.test_path and not len(test):
+        raise InputError(f"{data.test_path} has no review of the classes {', '.join(classes)}")
+    if len(test):
+        return pool, test
     kept, held_out = reviews.stratified_split(
         pool, data.test_fraction, seed=data.split_seed, grouped=data.group_duplicates
     )

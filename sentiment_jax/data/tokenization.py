@@ -16,7 +16,6 @@ from sentiment_jax.errors import InputError
 # Unset, the library warns on stderr when the process forks after it used threads.
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
 CHUNK = 8_000_000  # characters tokenized at once: encodings take 80 bytes each
-SPECIAL = {"[UNK]", "[CLS]", "[SEP]"}  # what a pretrained tokenizer must have
 WORDS = Regex(r"\w+(?:['’]\w+)*|[^\w\s]+")  # "didn't" is one word, "..." one mark
 
 
@@ -61,7 +60,7 @@ def tokenize(
 ) -> Iterator[list[int]]:
     """Yield the ids of each text, without special tokens; few characters are tokenized at once.
 
-    `advance` is called with the number of texts after which it was not called yet.
+    `advance` is called with the number of texts tokenized since the last call.
     """
     tokenizer.encode_special_tokens = True  # "[SEP]" in a text is text, not a separator.
     rows = CHUNK // max([4000, *map(len, texts)])
@@ -109,7 +108,7 @@ def load_pretrained_tokenizer(folder: Path) -> Tokenizer:
         tokenizer = _read_vocabulary(folder / "vocab.txt")
     else:
         raise InputError(f"{folder} holds neither tokenizer.json nor vocab.txt")
-    if not tokenizer.get_vocab().keys() >= SPECIAL:
+    if not tokenizer.get_vocab().keys() >= {"[UNK]", "[CLS]", "[SEP]"}:
         raise InputError(f"{folder}: the tokenizer has no [CLS], [SEP] or [UNK]: download it again")
     return tokenizer
 
@@ -121,11 +120,14 @@ def _read_vocabulary(path: Path) -> Tokenizer:
         entries = path.read_text("utf-8").rstrip("\n").split("\n")
         if len({*entries}) < len(entries) or not all(map(str.strip, entries)):
             raise ValueError("a line is blank or repeats another one")
-        if not {*entries} >= SPECIAL:  # BertTokenizer would add what is missing
-            raise ValueError("it has no [CLS], [SEP] or [UNK]")
-        return BertTokenizer.from_pretrained(str(path.parent)).backend_tokenizer
+        tokenizer = BertTokenizer.from_pretrained(str(path.parent)).backend_tokenizer
+        if tokenizer.get_vocab_size() > len(entries):
+            raise ValueError("it lacks special tokens, such as [CLS] or [MASK]")
+        return tokenizer
     except (OSError, TypeError, ValueError) as error:
-        raise InputError(f"{path} is damaged ({error}): download it again") from None
+        raise InputError(
+            f"{path} or its settings are damaged ({error}): download it again"
+        ) from None
 
 
 def tokenizer_hash(tokenizer: Tokenizer) -> str:

@@ -103,7 +103,6 @@ class LstmClassifier(nn.Module):
         if keep is not None:
             token_ids = drop_words(token_ids, keep)
         segment = config.segment_length or length
-        # scans run along the first axis
         embedded = layers.embed_positions(embed, cut(token_ids, segment))
         embedded = Dropout(config.embedding_dropout, deterministic)(embedded).astype(dtype)
 

@@ -122,8 +122,9 @@ def score_split(
     """Score a split and write its predictions, if the directory can be written."""
     encoded = experiment.encoded[split]
     scores = scoring.score_reviews(experiment, params, encoded, split, stop=stop)
+    order = experiment.statistics["order_hash"][split]
     try:
-        directory.write_predictions(split, encoded, scores.probabilities, experiment.classes)
+        directory.write_predictions(split, encoded, scores.probabilities, order, experiment.classes)
     except OSError as error:
         if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise

@@ -143,11 +143,10 @@ def _metrics(models: Mapping[str, Predictions]) -> dict[str, pandas.DataFrame]:
             classes.append({"name": name, "class": label, **scores, "examples": examples})
         metrics.append({"name": name, **measured})
     for (first, one), (second, other) in itertools.combinations(models.items(), 2):
-        if not predictions.same_reviews(one, other):
-            terminal.warn(f"{first} and {second} have other ids for the same reviews: not compared")
+        if one.order != other.order:
+            terminal.warn(f"{first} and {second} have the test set in other orders: not compared")
             continue
-        # Equal reviews may be in another order.
-        correct = [(m.predicted[0] == m.labels)[np.argsort(m.ids)] for m in (one, other)]
+        correct = [model.predicted[0] == model.labels for model in (one, other)]
         found = zip(PAIRS, predictions.mcnemar(correct[0], correct[1]), strict=True)
         pairs.append({"first": first, "second": second, **dict(found)})
     tables = {"metrics": metrics, "classes": classes, "mcnemar": pairs}

@@ -155,9 +155,13 @@ class RunDirectory:
         split: str,
         encoded: Encoded,
         probabilities: Float32[np.ndarray, "reviews classes"],
+        order: str,
         classes: Sequence[str] = CLASSES,
     ) -> None:
-        """Write predictions, one row per review, and their checksum to env.json."""
+        """Write predictions, one row per review, and their checksum to env.json.
+
+        `order` is a hash of the texts in their order: rows of equal orders are of equal reviews.
+        """
         predictions = self.predictions[split]
         names = class_cells(classes)
         predicted = prediction_cells(classes, probabilities)
@@ -168,7 +172,8 @@ class RunDirectory:
             ([row_id, names[label], *cells] for row_id, label, cells in rows),
         )
         if processes.is_main():
-            write_json(self.env, read_json(self.env) | checksums(predictions))
+            known = checksums(predictions) | {f"{predictions.stem}_order": order}
+            write_json(self.env, read_json(self.env) | known)
 
 
 def class_cells(classes: Sequence[str]) -> list[int | str]:

@@ -100,7 +100,7 @@ def check_memory(experiment: Experiment) -> float:
     optimizer_state = jax.tree.leaves(abstract_state(experiment).opt_state)
     kept = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in optimizer_state)
     for mode, room, remedy in (
-        ("training", limit, "batch_size or data.max_length, or raise gradient_accumulation"),
+        ("training", limit, "batch_size or data.max_length"),
         ("evaluation", limit - kept, "eval_batch_size or data.max_length"),
     ):
         length = padded_lengths(experiment, mode)[-1]

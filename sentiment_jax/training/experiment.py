@@ -108,6 +108,7 @@ def encode_experiment(config: Config, tokenizer: Tokenizer, corpus: Corpus) -> E
     truncated = {
         name: round(split.truncated / max(len(split), 1), 4) for name, split in encoded.items()
     }
+    order = {name: texts_hash(split) for name, split in corpus.splits.items()}
     examples: tuple[str, ...] = EXAMPLE_TEXTS
     if config.data.source == "csv" and "test" in corpus.splits:
         test = corpus.splits["test"]
@@ -115,7 +116,7 @@ def encode_experiment(config: Config, tokenizer: Tokenizer, corpus: Corpus) -> E
     return Experiment(
         **vars(classifier),
         encoded=encoded,
-        statistics={**corpus.statistics, "truncated": truncated},
+        statistics={**corpus.statistics, "truncated": truncated, "order_hash": order},
         examples=examples,
     )
 

@@ -1,6 +1,6 @@
 """Metrics of predictions, and the temperature that calibrates them (Guo et al., 2017).
 
-In numpy, as scikit-learn's import takes 1.3 s, longer than an epoch on the sample; tests compare.
+Written in numpy: importing scikit-learn takes 1.3 s, longer than an epoch on the sample.
 """
 
 from collections.abc import Sequence

@@ -49,7 +49,7 @@ class Classifier:
     def encode(
         self, reviews: Reviews, advance: Callable[[int], Any] = lambda count: None
     ) -> Encoded:
-        """Turn reviews into token ids, truncated as in training; `advance` is that of `encode`."""
+        """Turn reviews into token ids as in training; `advance` is that of `encoding.encode`."""
         data = self.config.data
         return encode(self.tokenizer, reviews, data.max_length, data.truncation, advance)
 

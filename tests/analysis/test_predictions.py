@@ -25,6 +25,7 @@ def make_predictions(p_positive, labels):
     count = len(labels)
     return Predictions(
         ids=tuple(f"row {i}" for i in range(count)),
+        order="",
         classes=CLASSES,
         labels=np.array(labels, np.int32),
         probabilities=np.stack([1 - np.float32(p_positive), np.float32(p_positive)], axis=2),

@@ -84,16 +84,17 @@ def test_folder_with_only_a_vocabulary_equals_the_transformers_tokenizer(tmp_pat
     (tmp_path / "vocab.txt").write_text(lines, encoding="utf-8")
     texts = [*TEXTS[:2], "Naïve CAFÉ, 中文 \u200b wasn't İ 😀 x\x00y", ""]
     ours, _ = encode_lists(load_pretrained_tokenizer(tmp_path), texts, max_length=12)
+    trained, _ = encode_lists(train_wordpiece(TEXTS, vocabulary_size=200), texts, max_length=12)
     theirs = BertTokenizer.from_pretrained(str(tmp_path))
-    assert ours == theirs(texts, truncation=True, max_length=12)["input_ids"]
+    assert ours == trained == theirs(texts, truncation=True, max_length=12)["input_ids"]
 
 
 def test_cased_vocabulary(tmp_path):
-    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "Good", "good"]
+    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "Good", "good"]
     (tmp_path / "vocab.txt").write_text("\r\n".join(vocabulary))
     (tmp_path / "tokenizer_config.json").write_text(json.dumps({"do_lower_case": False}))
     ids, _ = encode_lists(load_pretrained_tokenizer(tmp_path), ["Good good"], max_length=9)
-    assert ids == [[2, 4, 5, 3]]
+    assert ids == [[2, 5, 6, 3]]
 
 
 @pytest.mark.parametrize(
@@ -106,8 +107,8 @@ def test_cased_vocabulary(tmp_path):
         ("vocab.txt", "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 231508\n"),
         ("vocab.txt", "[PAD]\n[UNK]\ngood\nbad\n"),
         ("vocab.txt", "[PAD]\n[CLS]\n[SEP]\ngood\nbad\n"),
-        ("vocab.txt", "[PAD]\n[UNK]\n[CLS]\n[SEP]\n\ngood\n"),  # row 47: ids 4 and 5, or 5 and 6?
-        ("vocab.txt", "[PAD]\n[UNK]\n[CLS]\n[SEP]\ngood\ngood\n"),
+        ("vocab.txt", "[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\n\ngood\n"),  # row 47: ids 5 and 6?
+        ("vocab.txt", "[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\ngood\ngood\n"),
     ],
 )
 def test_damaged_or_useless_tokenizers_are_refused(tmp_path, name, content):

@@ -118,7 +118,7 @@ def test_a_training_names_its_weights_and_a_smaller_tokenizer(folder, tmp_path, 
     """Row 47: which of two files was read, and that a table has rows that no token uses."""
     source = folder("flax_bert")
     (source / "model.safetensors").write_bytes(b"not looked at")
-    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "this", "is", "a", "good", "movie"]
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "this", "a", "good", "movie"]
     (source / "vocab.txt").write_text("\n".join(words) + "\n")
     small = {name: value for name, value in runs.SMALL.items() if "model" not in name}
     limits = {"data.max_length": 12, "data.source": "sample", "model.pretrained": str(source)}

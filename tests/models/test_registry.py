@@ -87,3 +87,13 @@ def test_a_tokenizer_larger_than_the_embeddings_is_refused():
     assert build_model(config, vocab_size=60).config.vocab_size == 61
     with pytest.raises(InputError, match="tokenizer has 62 entries .* only 61"):
         build_model(config, vocab_size=62)
+
+
+def test_parameters_have_the_names_of_earlier_checkpoints():
+    params = golden.fill(golden.build("electra_projection"), 0.0)
+    layer = params["encoder"]["layer_0"]
+    assert {*layer} == {"attention", "attention_norm", "intermediate", "output", "output_norm"}
+    assert {*layer["attention"]} == {"query", "key", "value", "output"}
+    words = {f"{kind}_embeddings" for kind in ("word", "position", "token_type")}
+    assert {*params["embeddings"]} == words | {"layer_norm", "projection"}
+    assert {*params["classifier"]} == {"dense", "out_proj"}

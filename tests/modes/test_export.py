@@ -138,7 +138,7 @@ def test_an_export_that_fails_leaves_nothing(tmp_path, bert, monkeypatch):
     def disk_full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(export, "_write_json", disk_full)
+    monkeypatch.setattr(export, "_export_tokenizer", disk_full)
     with pytest.raises(OSError, match="No space"):
         export_pretrained(tmp_path / "out", bert)
     assert os.listdir(tmp_path) == []

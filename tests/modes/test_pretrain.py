@@ -27,7 +27,7 @@ from sentiment_jax.modes.train import train
 from sentiment_jax.storage.checkpoints import Checkpoints
 from sentiment_jax.storage.files import read_json
 from sentiment_jax.storage.metrics_log import read_metrics
-from sentiment_jax.training import parameters, scoring
+from sentiment_jax.training import resume, scoring
 from sentiment_jax.training.checks import resolve
 from sentiment_jax.training.experiment import prepare_experiment
 from sentiment_jax.training.run import Progress
@@ -155,7 +155,7 @@ def test_fine_tuning_starts_from_its_best_checkpoint(pretrained, load, capsys):
     assert resolved.model.hidden_size == 16
     prepared = prepare_experiment(resolved)
     assert prepared.tokenizer.to_str(pretty=True) == (source / "tokenizer.json").read_text()
-    params, report = parameters.initial_params(prepared)
+    params, report = resume.initial_params(prepared)
     assert modules(report.new) == {"classifier", "pooler"}
     assert {name.rpartition(".")[0] for name in report.unused} >= {"cls.predictions"}
     best = load("bert")
@@ -181,7 +181,7 @@ def test_an_lstm_starts_from_ngram_vectors_which_stay_if_frozen(pretrained, load
     trained = load_run(tmp_path / "run")
     assert_same_parameters(trained.params, load("lstm").params, ("embedding",))
     prepared = prepare_experiment(resolve(config))
-    _, report = parameters.initial_params(prepared)
+    _, report = resume.initial_params(prepared)
     assert modules(report.new) == {"forward", "dense", "classifier"}
     assert not report.unused
     assert prepared.encoded["test"].token_ids.shape[1] == 2
@@ -270,6 +270,6 @@ def test_electra_trains_a_generator_a_quarter_as_wide(pretrained, load):
     assert source["generator"]["projection"]["kernel"].shape == (8, 4)
     changes = {"model.pretrained": str(pretrained("electra")), "model.embedding_size": 8}
     prepared = prepare_experiment(resolve(make_config("electra", **changes)))
-    loaded, report = parameters.initial_params(prepared)
+    loaded, report = resume.initial_params(prepared)
     assert modules(report.new) == {"classifier"}
     assert_same_parameters(loaded, source, ("embeddings", "encoder"))

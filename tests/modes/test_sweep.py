@@ -205,12 +205,13 @@ def test_failed_trials_are_listed_and_the_others_trained(
     failures = [read_json(path) for path in tmp_path.glob("*/failed.json")]
     reasons = {failure["reason"]: failure["step"] for failure in failures}
     assert reasons == {"ValueError: odd shape": 0, "diverged at step 7: no": 7}
-    assert captured.out.count("FAILED: ") == 2
+    assert captured.out.count("FAILED: ") == captured.out.count("\nfailed   lstm-") == 2
     assert table(tmp_path).count("failed at step 7,") == 1
     assert "Traceback" in captured.err, "a programming error leaves its trace"
     assert len(training.runs) == 15
     sweep.sweep(small_config, tmp_path, AXES)
     assert len(training.runs) == 15, "failed trials were tried again unasked"
+    assert capsys.readouterr().out.count("\nfailed   lstm-") == 2
     training.errors = {}
     for path in tmp_path.glob("*/failed.json"):
         path.unlink()

@@ -8,7 +8,7 @@ import time
 
 import pytest
 from commands import SAMPLE, start
-from runs import ONE_SHAPE, small_flags
+from runs import ONE_SHAPE, small_flags, wait_until
 from sweeping import AXES, STAGES, table
 
 from benchmarks.comparing import contents
@@ -105,10 +105,7 @@ def workers(directory):
 def test_a_signal_ends_the_worker_too_and_nothing_is_lost(uninterrupted, tmp_path, number):
     """Rows 33 and 38."""
     process = begin(tmp_path, "--workers=2", start_new_session=True)
-    deadline = time.monotonic() + 120
-    while not list(tmp_path.glob("*/result.json")):
-        assert time.monotonic() < deadline and process.poll() is None
-        time.sleep(0.02)
+    wait_until(lambda: list(tmp_path.glob("*/result.json")), process)
     process.send_signal(number)
     output = finish(process, code=143 if number == signal.SIGTERM else -number)
     assert number == signal.SIGKILL or "run the same command to continue" in output
@@ -139,3 +136,14 @@ def test_two_workers_give_the_same_table(uninterrupted, tmp_path):
     assert len(logs) == 4
     assert [text.count("epoch   1/2") for text in logs] == [1] * 4
     assert "4/4" in output + log
+
+
+@pytest.mark.slow
+def test_of_two_commands_begun_at_once_one_may_die(uninterrupted, tmp_path):
+    """Row 33."""
+    killed, survivor = (begin(tmp_path) for _ in range(2))
+    wait_until(lambda: list(tmp_path.glob("*/result.json")), killed, survivor)
+    killed.kill()
+    killed.communicate()
+    assert "4/4" in finish(survivor)
+    assert table(tmp_path) == table(uninterrupted)

@@ -1,8 +1,10 @@
+import shutil
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sentiment_jax.errors import InputError
+from sentiment_jax.errors import DiskFull, InputError
 from sentiment_jax.runtime import devices
 from sentiment_jax.storage.checkpoints import MANIFEST, Checkpoints
 from sentiment_jax.storage.run_directory import RunDirectory
@@ -114,6 +116,15 @@ def test_what_is_no_checkpoint_is_ignored_and_named(filled):
     save(checkpoints, 77, best=10)  # the folder of that name was not a checkpoint: set aside
     assert Checkpoints(filled).steps == [10, 40, 77]
     assert (filled / "77.corrupt").is_dir()
+
+
+def test_a_full_disk_is_reported_before_anything_is_written(filled, monkeypatch):
+    """Row 11: parameters and optimizer state, and a tenth more."""
+    usage = shutil.disk_usage(filled)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=57))
+    with pytest.raises(DiskFull, match=r"57 bytes free .* 52 needed .* step 50"):
+        save(Checkpoints(filled), 50)
+    assert Checkpoints(filled).steps == [10, 30, 40]
 
 
 def test_read_only_touches_nothing(filled):

@@ -98,10 +98,10 @@ def test_predictions_follow_the_contract(tmp_path):
     changes = {"ids": ('a,"b"', "c"), "labels": np.int32([1, 0])}
     encoded = random_encoded(2, longest=9, vocabulary=9, **changes)
     probabilities = np.float32([[0.25, 0.75], [0.75, 0.25]])
-    directory.write_predictions("test", encoded, probabilities)
+    directory.write_predictions("test", encoded, probabilities, "of the texts")
     predictions = 'id,label,predicted,p_positive\n"a,""b""",1,1,0.750000\nc,0,0,0.250000\n'
     assert (tmp_path / "predictions.csv").read_text() == predictions
-    assert read_json(directory.env).keys() == {"predictions-val_sha256", "predictions_sha256"}
+    assert read_json(directory.env)["predictions_order"] == "of the texts"
 
 
 def test_cells_of_classes_with_other_names():

@@ -185,3 +185,12 @@ def test_runs_that_cannot_be_teachers(config, finished, run_copy, changes, remov
         (run_copy / name).unlink()
     with pytest.raises(InputError, match=f"data.teacher={run_copy} {message}"):
         prepare(override(config, {"data.teacher": f"{finished},{run_copy}"}))
+
+
+def test_without_a_cache_folder_teachers_predict_each_time(config, tmp_path, monkeypatch):
+    """Row 45."""
+    prepared = prepare(config)
+    first = distill(prepared, Stop()).statistics
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    assert distill(prepared, Stop()).statistics == first

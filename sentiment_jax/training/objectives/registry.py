@@ -1,8 +1,9 @@
 """Which objective a config names: one case for each of pre-training, else classification.
 
-A second one for an architecture takes a file here, with a `mean_loss` as the others', a case below,
-its name in OBJECTIVES of config/schema.py, and in models/registry.py its network, in the entry of
-the architecture, and the suffix of its export, in TRANSFORMERS.
+A second one for an architecture takes a file here, with a `mean_loss` like its neighbors', a case
+below, its name in OBJECTIVES of config/schema.py, and in models/registry.py its network, in the
+entry of the architecture, and the suffix of its export, in TRANSFORMERS. A head other than
+`predictions` also takes a prefix in that entry's `heads`, and MODULES of huggingface/weights.py.
 """
 
 from jax.sharding import Mesh
