@@ -264,7 +264,7 @@ def test_a_browser_shows_the_pages(reported, several, tmp_path):
     )
     harness = tmp_path / "harness.html"
     findings = f'<pre id="findings"></pre><script>{CHECK}</script>'
-    harness.write_text(f"<!DOCTYPE html><title>pages</title><body>{frames}{findings}</body>")
+    harness.write_text(f"<!DOCTYPE html><meta charset=utf-8><body>{frames}{findings}</body>")
     folder = Path(os.environ.get("SCREENSHOTS", tmp_path))  # CI keeps them
     picture = folder / "pages.png"
     done = subprocess.run(
