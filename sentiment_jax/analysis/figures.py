@@ -184,7 +184,8 @@ def overlay(runs: Mapping[str, Records], winner: str, path: Path, title: str = "
     The winner's line is thick; rings are best epochs.
     """
     with panels(path, WIDTH, 5.1 + 0.1 * len(runs), nrows=2) as rows:
-        metrics = {"accuracy": rows[0, 0], "loss": rows[1, 0]}
+        loss = rows[1, 0]
+        metrics = {"accuracy": rows[0, 0], "loss": loss}
         for index, (label, records) in enumerate(runs.items()):
             style = _style(index)
             width = 2.8 if label == winner else 1.3
@@ -199,7 +200,6 @@ def overlay(runs: Mapping[str, Records], winner: str, path: Path, title: str = "
             axes.set_title(f"validation {name}")
             axes.locator_params(axis="x", integer=True, min_n_ticks=1)
             axes.grid()
-        loss = metrics["loss"]
         _clip_losses([loss])
         loss.set_xlabel("epoch")
         loss.figure.legend(*loss.get_legend_handles_labels(), loc=BELOW, ncols=2, fontsize=8)

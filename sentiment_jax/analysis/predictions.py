@@ -49,17 +49,17 @@ def read_predictions(trials: Sequence[Trial]) -> Predictions:
         check_checksum(path, trial.env, remedy)
         frame = pandas.read_csv(path, dtype=object, na_filter=False)
         frames.append(frame.astype(dict.fromkeys(columns, float)))
-    orders = [trial.env["predictions_order"] for trial in trials]
+    by_ids = (" ".join(frame["id"]) for frame in frames)  # for revisions that wrote no order
+    orders = [t.env.get("predictions_order", ids) for t, ids in zip(trials, by_ids, strict=True)]
     if len({*orders}) > 1:
         listed = ", ".join(str(trial.directory) for trial in trials)
         raise InputError(f"{listed} scored the test set in different orders: report them apart")
-    reviews = frames[0][["id", "label"]]
     given = np.array([frame[columns] for frame in frames], np.float32)
     return Predictions(
-        ids=tuple(reviews["id"]),
+        ids=tuple(frames[0]["id"]),
         order=orders[0],
         classes=classes,
-        labels=reviews["label"].map(names).to_numpy(np.int32),
+        labels=frames[0]["label"].map(names).to_numpy(np.int32),
         probabilities=np.concatenate([1 - given, given], axis=2) if len(classes) == 2 else given,
     )
 

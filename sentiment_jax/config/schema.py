@@ -17,7 +17,7 @@ from typing import Any
 from sentiment_jax.errors import InputError
 
 TRUNCATIONS = ("head", "tail", "head_tail")
-POOLINGS = ("last", "mean_max")
+POOLINGS = ("last", "mean", "max", "mean_max")
 DTYPES = ("float32", "bfloat16", "tensorfloat32")  # the last: float32 with fast products
 CLASSES = ("negative", "positive")  # where the labels say no more
 MOST_CLASSES = 100

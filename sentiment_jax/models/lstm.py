@@ -39,14 +39,15 @@ def pool(
 ) -> Float[Array, "batch pooled"]:
     """Reduce the valid states of every row, at least one, to one vector.
 
-    `pooling` is last, or mean_max: mean and maximum side by side, twice as wide.
+    `pooling` is last, mean, max, or mean_max: the two side by side, twice as wide.
     """
     if pooling == "last":
         return jnp.take_along_axis(states, (lengths - 1)[None, :, None], axis=0)[0]
     valid = (jnp.arange(states.shape[0])[:, None] < lengths)[:, :, None]
     mean = jnp.sum(states * valid, axis=0) / lengths[:, None].astype(states.dtype)
     maximum = jnp.max(jnp.where(valid, states, jnp.finfo(states.dtype).min), axis=0)
-    return jnp.concatenate([mean, maximum], axis=-1)
+    both = jnp.concatenate([mean, maximum], axis=-1)
+    return {"mean": mean, "max": maximum, "mean_max": both}[pooling]
 
 
 def cut(

@@ -105,8 +105,7 @@ def _write_model(folder: Path, model: Export) -> None:
         settings["label2id"] = {name: i for i, name in enumerate(model.classes)}
     tensors = to_tensors(model.params, config.name)
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-    text = json.dumps(settings, indent=2) + "\n"
-    (folder / "config.json").write_text(text, encoding="utf-8")
+    (folder / "config.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
     _export_tokenizer(folder, config.max_position_embeddings, model.tokenizer)
     # safetensors makes a file for the user alone; this one has the mode of the others
     shutil.copymode(folder / "config.json", folder / "model.safetensors")

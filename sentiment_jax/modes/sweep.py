@@ -100,7 +100,8 @@ def sweep(
 
 def _join(new: Sweep) -> tuple[Sweep, Experiment]:
     """Write sweep.json, or check that the one there is the same; return it and read the reviews."""
-    for sample in new.samples():
+    samples = list(new.samples())
+    for sample in samples:
         check_batch_sizes(sample)
     exists = (new.directory / SWEEP_FILE).exists()
     if exists:
@@ -108,7 +109,7 @@ def _join(new: Sweep) -> tuple[Sweep, Experiment]:
     elif RunDirectory(new.directory).config.exists():
         raise InputError(f"{new.directory} holds a run: choose another --workdir for a sweep")
     else:
-        for sample in new.samples():
+        for sample in samples:
             check_source_settings(sample)
         check_sources(new.config)
     experiment = prepare_experiment(new.config)

@@ -256,10 +256,10 @@ def _values(axis: str, like: Any, raw: Sequence[Any]) -> tuple:
 
 
 def read_sweep(directory: Path) -> Sweep:
-    """Read sweep.json back; InputError if it is missing or damaged."""
+    """Read sweep.json, which once held more, back; InputError if it is missing or damaged."""
     path = directory / SWEEP_FILE
     plan = upgrade(path, read_json(path))
     plan["config"] = stored.make_frozen(flatten(plan["config"]))
     plan["seeds"] = tuple(plan["seeds"])
     plan["axes"] = flatten(plan["axes"])  # lists become the tuples they were
-    return Sweep(directory, **plan)
+    return Sweep(directory, **{k: v for k, v in plan.items() if k in Sweep.__dataclass_fields__})

@@ -184,8 +184,7 @@ def print_epoch(progress: Progress, config: Config, scores: Scores | None) -> No
         line += "  best"
     tqdm.write(line)
     if progress.stopped_early:
-        patience = config.early_stopping_patience
-        tqdm.write(f"stopped early: {patience} epochs without a better score")
+        tqdm.write(f"stopped early: {config.early_stopping_patience} epochs without a better score")
 
 
 def print_scores(split: str, scores: dict[str, Any], remark: str) -> None:

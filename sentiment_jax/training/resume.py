@@ -82,7 +82,8 @@ def _restore(experiment: Experiment, checkpoints: Checkpoints) -> tuple[TrainSta
     shapes = abstract_state(experiment)
     items = checkpoints.restore(step, params=shapes.params, opt_state=shapes.opt_state)
     bookkeeping = items.pop("bookkeeping")
-    progress = Progress(**bookkeeping)
+    known = Progress.__dataclass_fields__  # earlier revisions wrote more
+    progress = Progress(**{name: v for name, v in bookkeeping.items() if name in known})
     _check_best(checkpoints, progress)
     counters = {"step": jax.numpy.int32(step), "key": jax.random.key(experiment.config.seed)}
     return shapes.replace(**items, **devices.place(counters, experiment.mesh)), progress

@@ -64,7 +64,7 @@ def test_validate_lists_all_problems_at_once():
         "batch_size": (0, "batch_size=0 must be >= 1"),
         "epochs": (0, "epochs=0 must be >= 1"),
         "model.output_dropout": (1.0, "model.output_dropout=1.0 must be >= 0 and < 1"),
-        "model.pooling": ("first", "model.pooling='first' is unknown, choose last, mean_max"),
+        "model.pooling": ("first", "model.pooling='first' is unknown, choose last, mean, max"),
         "optimizer.name": ("adagrad", "optimizer.name='adagrad' is unknown, choose sgd, rmsprop"),
         "optimizer.schedule": ("cosine", "optimizer.schedule='cosine' is unknown, choose constant"),
         "optimizer.learning_rate": (float("nan"), "optimizer.learning_rate=nan"),

@@ -98,10 +98,9 @@ def test_equals_a_plain_numpy_loop(pooling, bidirectional, segment_length):
                     embedded[start : start + size][::way] for start in range(0, length, size)
                 ]
                 states = np.concatenate([plain_lstm(params[name], part) for part in segments])
-                if pooling == "last":
-                    pooled.append(states[-1])
-                else:
-                    pooled += [states.mean(0), states.max(0)]
+                parts = {"last": states[-1], "mean": states.mean(0), "max": states.max(0)}
+                names = ["mean", "max"] if pooling == "mean_max" else [pooling]
+                pooled += [parts[part] for part in names]
         hidden = np.concatenate(pooled) @ p["dense"]["kernel"] + p["dense"]["bias"]
         expected = np.maximum(hidden, 0) @ p["classifier"]["kernel"] + p["classifier"]["bias"]
         np.testing.assert_allclose(actual[row], expected, atol=1e-5)

@@ -4,7 +4,6 @@ import contextlib
 import itertools
 import signal
 import subprocess
-import time
 
 import pytest
 from commands import SAMPLE, start
@@ -109,10 +108,7 @@ def test_a_signal_ends_the_worker_too_and_nothing_is_lost(uninterrupted, tmp_pat
     process.send_signal(number)
     output = finish(process, code=143 if number == signal.SIGTERM else -number)
     assert number == signal.SIGKILL or "run the same command to continue" in output
-    deadline = time.monotonic() + (30 if number == signal.SIGKILL else 0)
-    while workers(tmp_path):
-        assert time.monotonic() < deadline, "a worker outlived the sweep"
-        time.sleep(0.2)
+    wait_until(lambda: not workers(tmp_path), seconds=30 if number == signal.SIGKILL else 0)
     before = contents(tmp_path)
     finished = {path.parent for path in before if path.name == "result.json"}
     assert len(finished) < 4, "killed too late to show anything"
