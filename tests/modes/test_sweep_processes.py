@@ -71,7 +71,7 @@ def test_a_dead_processs_trial_is_taken_over(
 def begin(directory, *arguments, **options):
     small = (
         *(SAMPLE, "--mode=sweep", f"--workdir={directory}"),
-        *small_flags(epochs=2, checkpoint_every=2, **ONE_SHAPE),
+        *small_flags(epochs=8, checkpoint_every=2, **ONE_SHAPE),
         *("--sweep_optimizer=adam,sgd", "--sweep_batch_size=16", "--sweep_learning_rate=1e-2"),
         "--sweep_seeds=0,1",
     )
@@ -130,7 +130,7 @@ def test_two_workers_give_the_same_table(uninterrupted, tmp_path):
     # Each trial was trained once, by one of the two.
     logs = [path.read_text() for path in tmp_path.rglob("log.txt")]
     assert len(logs) == 4
-    assert [text.count("epoch   1/2") for text in logs] == [1] * 4
+    assert [text.count("epoch   1/8") for text in logs] == [1] * 4
     assert "4/4" in output + log
 
 
