@@ -16,6 +16,7 @@ SMALL = {  # an LSTM on a few dozen embedded reviews: a run takes seconds
     "log_every": 2,
     "checkpoint_every": 3,
     "early_stopping_patience": 0,
+    "linear_baseline": False,  # scikit-learn takes a second to import
     "data.limit": 60,
     "data.test_limit": 30,
     "data.max_length": 24,

@@ -60,8 +60,8 @@ def on_gpu(monkeypatch):
 
 def build(name, objective="", **settings):
     """A small model; its vocabulary's size is that of no other test, whose traces are cached."""
-    sizes = {"embedding_size": 12, "hidden_size": 8} if name == "lstm" else ENCODER
-    config = synthetic.model_config({"name": name, **sizes, **settings})
+    sizes = {"lstm": {"embedding_size": 12, "hidden_size": 8}, "ngrams": {"buckets": 50}}
+    config = synthetic.model_config({"name": name, **sizes.get(name, ENCODER), **settings})
     return build_model(config, vocab_size=VOCABULARY, objective=objective)
 
 
@@ -181,12 +181,11 @@ def test_an_lstms_steps_lower(dtype, bidirectional):
     check_products(text, dtype)
 
 
-@pytest.mark.parametrize("name", ["bert", "electra", "lstm"])
+@pytest.mark.parametrize("name", ["bert", "electra", "lstm", "ngrams"])
 def test_attributions_lower(name):
     model = build(name)
-    word, nodes = (jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((1, 8, 32), (ROWS,)))
-    if name == "lstm":
-        word = jax.ShapeDtypeStruct((1, 8, 12), jnp.float32)
+    size = {"lstm": 12, "ngrams": 2}.get(name, 32)
+    word, nodes = (jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((1, 8, size), (ROWS,)))
     lengths = jax.ShapeDtypeStruct((1,), jnp.int32)
     towards = jax.ShapeDtypeStruct((), jnp.int32)
     path = Path(word, word, lengths)

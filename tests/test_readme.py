@@ -27,6 +27,7 @@ from benchmarks import cost
 from benchmarks.product_reviews import make_rows
 from sentiment_jax import main
 from sentiment_jax.config.recipes import override, read_recipe
+from sentiment_jax.config.schema import MODELS
 from sentiment_jax.config.stored import flatten
 from sentiment_jax.config.validation import validate
 from sentiment_jax.modes import sweep
@@ -100,7 +101,7 @@ def test_the_flags_of_a_benchmark_exist(page, command):
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_the_flags_in_its_sentences_exist(page):
-    settings = set().union(*(flatten(read_recipe(name)) for name in ("bert", "electra", "lstm")))
+    settings = set().union(*(flatten(read_recipe(name)) for name in MODELS))
     others = {"help", "version", "config", "array", "gres", "time", "signal"}
     for span in re.findall(r"`([^`\n]+)`", re.sub("```.*?```", "", page.read_text(), flags=re.S)):
         if span.startswith(("srun", "squeue", "sacct", "scancel", "sbatch", "#SBATCH")):
@@ -147,6 +148,7 @@ SUBSTITUTES = [
     (r"--config.model.pretrained=FOLDER", "--config.model.pretrained=bert-imdb"),  # the export
     (r"--config=bert:tiny .*", rf"\g<0> {as_flags(BERT)}"),  # seconds, not hours
     (r"--config=lstm(:small)? (?!.*--help).*", rf"\g<0> {as_flags(LSTM)}"),
+    (r"--config=ngrams .*", r"\g<0> --config.epochs=2"),
     (r"--config=lstm:(pretrain|semi) .*", rf"\g<0> {as_flags(SEMI)}"),
     (r"--config.data.teacher=.*", rf"\g<0> {UNLABELED}"),
     (r"--mode=sweep.*", r"\g<0> --sweep_seeds=0,1 --config.epochs=1"),

@@ -127,10 +127,10 @@ def epoch_means(records: Records, split: str, name: str) -> tuple[list[int], lis
     return epochs, means
 
 
-def _best(records: Records) -> Mapping[str, Any] | None:
+def _best(records: Records, select_by: str) -> Mapping[str, Any] | None:
     """Return the validation of the best epoch."""
     lines = [r for r in records if r["split"] == "val" and None not in (r["loss"], r["accuracy"])]
-    return max(lines, key=validation_rank, default=None)
+    return max(lines, key=lambda line: validation_rank(line, select_by), default=None)
 
 
 def _clip_losses(panels: Iterable[Any]) -> None:
@@ -144,7 +144,9 @@ def _clip_losses(panels: Iterable[Any]) -> None:
             axes.text(0.97, 0.95, f"cut off: up to {highest:.2g}", **where)
 
 
-def curves(runs: Mapping[str, Records], path: Path, title: str = "") -> None:
+def curves(
+    runs: Mapping[str, Records], path: Path, title: str = "", select_by: str = "accuracy"
+) -> None:
     """Draw each run's loss and accuracy over epochs, scales shared; best epoch dotted, test a star.
 
     `runs` are the lines of each metrics.jsonl by the run's label; `title` says what is alike.
@@ -153,7 +155,7 @@ def curves(runs: Mapping[str, Records], path: Path, title: str = "") -> None:
     height = 1.7 * len(runs) + (1.0 if title else 0.7)
     with panels(path, WIDTH, height, **grid) as rows:
         for row, (label, records) in zip(rows, runs.items(), strict=True):
-            best = _best(records)
+            best = _best(records, select_by)
             for axes, name in zip(row, ("loss", "accuracy"), strict=True):
                 epochs, means = epoch_means(records, "train", name)
                 axes.plot(epochs, means, color=RED, marker=".", linestyle="--", label="training")
@@ -178,7 +180,13 @@ def curves(runs: Mapping[str, Records], path: Path, title: str = "") -> None:
         fullest.figure.suptitle(title, fontsize=10)
 
 
-def overlay(runs: Mapping[str, Records], winner: str, path: Path, title: str = "") -> None:
+def overlay(
+    runs: Mapping[str, Records],
+    winner: str,
+    path: Path,
+    title: str = "",
+    select_by: str = "accuracy",
+) -> None:
     """Draw validation by epoch of all runs of a stage in one figure.
 
     The winner's line is thick; rings are best epochs.
@@ -189,7 +197,7 @@ def overlay(runs: Mapping[str, Records], winner: str, path: Path, title: str = "
         for index, (label, records) in enumerate(runs.items()):
             style = _style(index)
             width = 2.8 if label == winner else 1.3
-            best = _best(records)
+            best = _best(records, select_by)
             for name, axes in metrics.items():
                 means = epoch_means(records, "val", name)
                 axes.plot(*means, label=label, linewidth=width, markersize=4, **style)

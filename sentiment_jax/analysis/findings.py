@@ -47,6 +47,7 @@ def lead(groups: Sequence[Group], tables: Mapping[str, pandas.DataFrame]) -> lis
         metrics = tables["metrics"].set_index("name")
         best = str(metrics["accuracy"].astype(float).idxmax())
         sentences.append(_best_model(tested[best], metrics.loc[best], len(tested)))
+        sentences += _linear_baseline(best, tested[best])
         sentences += _other_models(best, tables)
     for group in groups:
         sentences += _settings(group)
@@ -70,6 +71,19 @@ def _best_model(group: Group, row: pandas.Series, models: int) -> str:
     if low <= baseline:
         sentence += " That is at chance: the interval includes guessing."
     return sentence
+
+
+def _linear_baseline(name: str, group: Group) -> list[str]:
+    """Compare the first seed with a linear model, if one was fitted."""
+    result = group.tested[0].content
+    if not (found := result.get("linear_baseline")):
+        return []
+    first = result["test"]["accuracy"]
+    p = cell(found["mcnemar_p"], "p")
+    return [
+        "A linear baseline (TF-IDF of words and bigrams, logistic regression) has "
+        f"{found['test']['accuracy']:.4f}, {name}'s first seed {first:.4f} (McNemar's p {p})."
+    ]
 
 
 def _other_models(best: str, tables: Mapping[str, pandas.DataFrame]) -> list[str]:

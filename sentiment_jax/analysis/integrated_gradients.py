@@ -22,7 +22,7 @@ from jaxtyping import Array, Float, Float32, Int, Int32
 from sentiment_jax.config.schema import EncoderConfig
 from sentiment_jax.data.encoding import framing, truncate
 from sentiment_jax.data.reviews import Reviews
-from sentiment_jax.models.layers import embed_positions
+from sentiment_jax.models.registry import ARCHITECTURES
 from sentiment_jax.training.trained_model import TrainedModel
 
 WORD_EMBEDDINGS = ("embedding", "word_embeddings")  # their names in models/
@@ -117,7 +117,8 @@ def attribute(
     ids = np.zeros((1, length, *np.shape(token_ids)[1:]), np.int32)
     ids[0, :count] = token_ids
     flat = traverse_util.flatten_dict(params)
-    (table,) = (leaf for name, leaf in flat.items() if name[-2] in WORD_EMBEDDINGS)
+    (table,) = (leaf for name, leaf in flat.items() if {*name[:-1]} & {*WORD_EMBEDDINGS})
+    embed_positions = ARCHITECTURES[model.config.name].embed_positions
     end = embed_positions(jnp.asarray(table).__getitem__, jnp.asarray(ids))
     kept = np.zeros((length, 1), np.float32)
     kept[list(fixed)] = 1

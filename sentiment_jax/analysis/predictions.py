@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pandas
 from jaxtyping import Bool, Float, Float32, Int32, Int64
-from scipy.stats import binomtest
 from sklearn.metrics import confusion_matrix
 
 from sentiment_jax.data.labels import decide
@@ -87,21 +86,6 @@ def _mean(seeds: Sequence[Any]) -> Any:
     if isinstance(first, dict):
         return {name: _mean([seed[name] for seed in seeds]) for name in first}
     return first if first is None else float(np.mean(seeds))
-
-
-def mcnemar(
-    first: Bool[np.ndarray, " reviews"], second: Bool[np.ndarray, " reviews"]
-) -> tuple[int, int, float]:
-    """Return how many reviews only the first model classified correctly, only the second, and p.
-
-    McNemar's test (1947) in its exact, two-sided form: if neither model is better, each of these
-    reviews belongs to either group with probability one half.
-    """
-    only_first = int((first & ~second).sum())
-    only_second = int((second & ~first).sum())
-    total = only_first + only_second
-    p = float(binomtest(only_first, total).pvalue) if total else 1.0
-    return only_first, only_second, p
 
 
 def hardest_mistakes(predictions: Predictions, count: int) -> pandas.DataFrame:

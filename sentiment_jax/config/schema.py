@@ -12,7 +12,7 @@ import io
 import itertools
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 from sentiment_jax.errors import InputError
 
@@ -25,6 +25,7 @@ OBJECTIVES = {  # of pre-training, by architecture; the first is the default
     "bert": ("masked_language_modeling",),
     "electra": ("replaced_token_detection",),
     "lstm": ("ngram_vectors",),
+    "ngrams": (),
 }
 PROCEDURES = ("grid", "stages")  # of a sweep
 OF_VOCABULARY = ("data.vocabulary_size", "data.min_frequency", "data.ngrams")
@@ -147,6 +148,14 @@ class LstmConfig(ModelConfig):
 
 
 @dataclasses.dataclass(frozen=True)
+class NgramConfig(ModelConfig):
+    """A linear classifier of n-grams of words and characters."""
+
+    name: str = setting("ngrams", "architecture", choices=tuple(OBJECTIVES))
+    buckets: int = _count(2**18, "weights of hashed n-grams, per class", at_least=2, at_most=2**24)
+
+
+@dataclasses.dataclass(frozen=True)
 class EncoderConfig(ModelConfig):
     """An encoder's sizes and rates, Hugging Face's config.json in our names; defaults: BERT-base.
 
@@ -193,6 +202,9 @@ class EncoderConfig(ModelConfig):
             raise InputError("; ".join(problems))
 
 
+AnyModel: TypeAlias = EncoderConfig | LstmConfig | NgramConfig
+
+
 @dataclasses.dataclass(frozen=True)
 class OptimizerConfig:
     """One optimizer and its learning-rate schedule."""
@@ -235,13 +247,15 @@ class Config:
     batch_size: int = _size(32, "reviews per optimizer step, on all devices together")
     eval_batch_size: int = _size(128, "reviews per batch of evaluation", harmless=True)
     gradient_accumulation: int = _count(1, "parts of a batch, computed in turn: less memory")
+    select_by: str = setting("accuracy", "best epoch, on validation", choices=("accuracy", "loss"))
     early_stopping_patience: int = _from_zero(0, "epochs without a better score; 0: never stop")
     log_every: int = _count(50, "steps between training lines of metrics.jsonl", harmless=True)
     checkpoint_every: int = _count(500, "steps between checkpoints within an epoch", harmless=True)
     cpu_devices: int = _count(1, "parts of a CPU, as far as both batch sizes divide", at_most=1024)
     class_weights: str = setting("none", "of the training loss", choices=("none", "balanced"))
+    linear_baseline: bool = setting(True, "compare with scikit-learn at the end", harmless=True)
     data: DataConfig = DataConfig()
-    model: LstmConfig | EncoderConfig = EncoderConfig()
+    model: AnyModel = EncoderConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     pretrain: PretrainConfig = PretrainConfig()
 
@@ -251,10 +265,11 @@ class Config:
         return split_names(self.data.labels) or CLASSES
 
 
-MODELS: dict[str, type[LstmConfig] | type[EncoderConfig]] = {
+MODELS: dict[str, type[AnyModel]] = {
     "bert": EncoderConfig,
     "electra": EncoderConfig,
     "lstm": LstmConfig,
+    "ngrams": NgramConfig,
 }
 
 

@@ -69,6 +69,8 @@ def _training_problems(values: Mapping[str, Any]) -> list[str]:
     if teacher and not all(split_names(teacher)):
         problems.append(f"data.teacher={teacher!r} names no run: RUN or RUN,RUN,...")
     unread = ["pretrain.objective", "pretrain.mask_fraction"]
+    if values["model.name"] == "ngrams" and values["model.dtype"] != "float32":
+        problems.append(f"model.dtype={values['model.dtype']}: ngrams are computed in float32")
     if not teacher:
         unread += ["pretrain.text", "pretrain.unlabeled"]
     for name in _not_default(values, unread):
@@ -84,7 +86,9 @@ def _not_default(values: Mapping[str, Any], names: list[str]) -> list[str]:
 def _pretraining_problems(values: Mapping[str, Any]) -> list[str]:
     """Say what would do nothing in a pre-training, or does not fit its objective."""
     model = values["model.name"]
-    objective = values["pretrain.objective"] or next(iter(OBJECTIVES[model]), "none")
+    if not OBJECTIVES[model]:
+        return [f"--mode=pretrain: {model} learns nothing from unlabeled text"]
+    objective = values["pretrain.objective"] or OBJECTIVES[model][0]
     problems = []
     if objective not in OBJECTIVES[model]:
         listed = " or ".join(OBJECTIVES[model]) or "by none"

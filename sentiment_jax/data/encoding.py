@@ -9,9 +9,9 @@ import numpy as np
 from jaxtyping import Float32, Int32, Int64
 from tokenizers import Tokenizer
 
-from sentiment_jax.data.ngrams import with_ngrams
+from sentiment_jax.data.ngrams import hashed_ngrams, with_ngrams
 from sentiment_jax.data.reviews import Reviews
-from sentiment_jax.data.tokenization import tokenize
+from sentiment_jax.data.tokenization import split_words, tokenize
 from sentiment_jax.errors import InputError
 
 # How many of 510 tokens come from the start of a longer text; the others come from its end.
@@ -51,13 +51,15 @@ def encode(
     max_length: int,
     truncation: str,
     advance: Callable[[int], Any] = lambda count: None,
+    ngram_buckets: int = 0,
 ) -> Encoded:
     """Turn reviews into token ids, for training, prediction and explanation alike.
 
     The tokenizer must not truncate or pad. A review stands between [CLS] and [SEP] if the
     vocabulary has both; without any token, it becomes [UNK], or [CLS] [SEP]. max_length counts
-    them and is at least 3. If the vocabulary has n-grams, their ids stand in columns beside those
-    of the tokens. `advance` is called with the number of reviews encoded since the last call.
+    them and is at least 3. If the vocabulary has n-grams, or a word-level one has `ngram_buckets`,
+    their ids stand in columns beside those of the tokens. `advance` is called with the number of
+    reviews encoded since the last call.
 
     InputError: the tokenizer gives ids beyond its vocabulary, which an embedding would clamp.
     """
@@ -79,11 +81,18 @@ def encode(
             f"the tokenizer gives the id {largest}, which is not in its vocabulary of "
             f"{tokenizer.get_vocab_size()}: use the tokenizer of the model's training run"
         )
-    bounds = np.sort(np.array(offsets + cuts, np.int64))  # no n-gram goes across one
+    if ngram_buckets:
+        words = split_words(tokenizer, reviews.texts)
+        read = [truncate(of_text or [""], room, truncation) for of_text in words]
+        ngrams = hashed_ngrams(read, first=tokenizer.get_vocab_size(), buckets=ngram_buckets)
+        token_ids = np.column_stack([token_ids, ngrams])
+    else:
+        bounds = np.sort(np.array(offsets + cuts, np.int64))  # no n-gram goes across one
+        token_ids = with_ngrams(tokenizer, token_ids, bounds)
     return Encoded(
         ids=reviews.ids,
         labels=reviews.labels,
-        token_ids=with_ngrams(tokenizer, token_ids, bounds),
+        token_ids=token_ids,
         offsets=np.array(offsets, np.int64),
         truncated=len(cuts),
     )

@@ -1,10 +1,14 @@
-"""N-grams: bigrams and trigrams, such as "not good", as entries of a word-level vocabulary.
+"""N-grams, whose ids stand in columns beside the id of the word that they begin with.
 
-They follow the words in the vocabulary. The tokenizer never yields them, since words hold no
-spaces: they are looked up, and their ids stand beside the id of the token that they begin with.
+Bigrams and trigrams, such as "not good", may be entries of a word-level vocabulary, after its
+words. The tokenizer never yields them, since words hold no spaces: they are looked up.
+`hashed_ngrams` needs no vocabulary: it numbers bigrams and character n-grams by a hash, as fastText
+does (Bojanowski et al., 2017, https://arxiv.org/abs/1607.04606).
 """
 
 import functools
+import zlib
+from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Int, Int32, Int64
@@ -12,6 +16,8 @@ from numpy.lib.stride_tricks import sliding_window_view
 from tokenizers import Tokenizer
 
 MIN_FREQUENCY = 10  # rarer n-grams are not learned
+CHARACTERS = range(2, 6)  # how many of them a character n-gram has
+CHARACTER_NGRAMS = 30  # of a word, at most; a longer one's are the shorter ones
 Lookup = tuple[Int64[np.ndarray, " ngrams"], Int64[np.ndarray, " ngrams"]]  # sorted keys, ids
 
 
@@ -98,3 +104,26 @@ def with_ngrams(
         place = np.minimum(np.searchsorted(known, keys), len(known) - 1)
         columns.append(np.where(known[place] == keys, ids[place], 0))
     return np.stack(columns, axis=1).astype(np.int32)
+
+
+def hashed_ngrams(
+    texts: Sequence[Sequence[str]], *, first: int, buckets: int
+) -> Int32[np.ndarray, "words columns"]:
+    """Return ids of the bigram and the character n-grams that begin at each word; 0 for none.
+
+    `texts` are lists of words. N-grams are hashed into `buckets`, numbered from `first`.
+    """
+    types: dict[str, int] = {}  # each different word's number
+    words = np.array([types.setdefault(w, len(types)) for text in texts for w in text], np.int64)
+    inside = np.zeros((len(types), CHARACTER_NGRAMS), np.int32)
+    for row, word in zip(inside, types, strict=True):
+        marked = f"<{word}>"
+        ends = [(i, i + n) for n in CHARACTERS for i in range(len(marked) - n + 1)]
+        found = [*dict.fromkeys(marked[i:end] for i, end in ends)][:CHARACTER_NGRAMS]
+        row[: len(found)] = [first + zlib.crc32(ngram.encode()) % buckets for ngram in found]
+    rows = np.zeros((len(words), 1 + CHARACTER_NGRAMS), np.int32)
+    rows[:, 1:] = inside[words]
+    hashes = np.array([zlib.crc32(word.encode()) for word in types], np.uint32)[words]
+    rows[:-1, 0] = first + (31 * hashes[:-1] + hashes[1:]) % buckets
+    rows[np.cumsum([*map(len, texts)], dtype=np.int64) - 1, 0] = 0  # the last word of a text
+    return rows

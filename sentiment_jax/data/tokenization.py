@@ -58,17 +58,30 @@ def tokenize(
     texts: Sequence[str],
     advance: Callable[[int], Any] = lambda count: None,
 ) -> Iterator[list[int]]:
-    """Yield the ids of each text, without special tokens; few characters are tokenized at once.
+    """Yield the ids of each text, without special tokens.
 
     `advance` is called with the number of texts tokenized since the last call.
     """
     tokenizer.encode_special_tokens = True  # "[SEP]" in a text is text, not a separator.
-    rows = CHUNK // max([4000, *map(len, texts)])
-    for first in range(0, len(texts), rows):
-        chunk = list(texts[first : first + rows])
+    for chunk in _chunks(texts):
         for encoding in tokenizer.encode_batch_fast(chunk, add_special_tokens=False):
             yield encoding.ids
         advance(len(chunk))
+
+
+def split_words(tokenizer: Tokenizer, texts: Sequence[str]) -> Iterator[list[str]]:
+    """Yield the words of each text, in lower case, to which a word-level tokenizer gives ids."""
+    for chunk in _chunks(texts):
+        encodings = tokenizer.encode_batch(chunk, add_special_tokens=False)
+        for text, encoding in zip(chunk, encodings, strict=True):
+            yield [text[start:end].lower() for start, end in encoding.offsets]
+
+
+def _chunks(texts: Sequence[str]) -> Iterator[list[str]]:
+    """Yield few characters at once."""
+    rows = CHUNK // max([4000, *map(len, texts)])
+    for first in range(0, len(texts), rows):
+        yield list(texts[first : first + rows])
 
 
 def train_wordpiece(texts: Sequence[str], *, vocabulary_size: int) -> Tokenizer:

@@ -16,7 +16,7 @@ import numpy as np
 from flax import serialization, traverse_util
 from safetensors.numpy import load_file
 
-from sentiment_jax.config.schema import EncoderConfig, LstmConfig
+from sentiment_jax.config.schema import AnyModel, EncoderConfig
 from sentiment_jax.data.reviews import first_five
 from sentiment_jax.errors import InputError
 from sentiment_jax.models.registry import ARCHITECTURES
@@ -205,7 +205,7 @@ def to_tensors(params: Mapping[str, Any], name: str) -> dict[str, np.ndarray]:
 
 def load_tensors(
     stored: Mapping[str, Any],
-    config: EncoderConfig | LstmConfig,
+    config: AnyModel,
     params: Mapping[str, Any],
     where: str,
     files: str,

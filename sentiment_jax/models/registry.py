@@ -4,17 +4,19 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import jax
 from flax import linen as nn
 
-from sentiment_jax.config.schema import EncoderConfig, LstmConfig
+from sentiment_jax.config.schema import AnyModel, EncoderConfig
 from sentiment_jax.errors import InputError
-from sentiment_jax.models import encoder, lstm
+from sentiment_jax.models import encoder, layers, linear, lstm
 from sentiment_jax.models.bert import BertClassifier, MaskedLanguageModel
 from sentiment_jax.models.electra import (
     ElectraClassifier,
     ReplacedTokenDetectionModel,
     extract_generator,
 )
+from sentiment_jax.models.linear import NgramClassifier
 from sentiment_jax.models.lstm import LstmClassifier, NgramEmbeddings
 
 
@@ -29,6 +31,8 @@ class Architecture:
     # Prefixes, in Hugging Face's names, of tensors that pretrained weights may lack or have unused.
     heads: tuple[str, ...]
     transformers: Mapping[str, str]  # as TRANSFORMERS; empty without a Hugging Face form
+    # From an embedding table and ids to each position's vector, which explanations attribute to.
+    embed_positions: Callable[..., Any] = layers.embed_positions
     # From config and parameters to those of the generator that was trained beside it.
     extract_generator: Callable[..., tuple[EncoderConfig, dict[str, Any]]] | None = None
 
@@ -66,11 +70,20 @@ ARCHITECTURES = {
         heads=("classifier.", "dense.", "forward.", "backward."),
         transformers={},
     ),
+    "ngrams": Architecture(
+        classifier=NgramClassifier,
+        pretraining={},
+        vocabulary="word_level",
+        layerwise_multipliers=lambda params, decay: jax.tree.map(lambda _: 1.0, params),
+        heads=("embedding.", "bias"),
+        transformers={},
+        embed_positions=linear.embed_positions,
+    ),
 }
 
 
 def build_model(
-    config: LstmConfig | EncoderConfig, *, vocab_size: int, classes: int = 2, objective: str = ""
+    config: AnyModel, *, vocab_size: int, classes: int = 2, objective: str = ""
 ) -> nn.Module:
     """Build the classifier of a config, or the network of a pre-training objective.
 

@@ -60,7 +60,9 @@ def prepare_pretraining(config: Config, tokenizer: Tokenizer | None = None) -> E
         for name, split in splits.items():
             encoded = encode(tokenizer, split, WHOLE, "head", bar.update)
             segments[name] = segment(tokenizer, encoded, data.max_length)
-    return Experiment(**vars(classifier), encoded=segments, statistics=corpus.statistics)
+    return Experiment(
+        **vars(classifier), reviews=splits, encoded=segments, statistics=corpus.statistics
+    )
 
 
 def segment(tokenizer: Tokenizer, encoded: Encoded, max_length: int) -> Encoded:

@@ -20,6 +20,7 @@ from sentiment_jax.runtime import terminal
 from sentiment_jax.storage.files import write_atomically, write_csv
 from sentiment_jax.sweeps import plan
 from sentiment_jax.sweeps.plan import FIELDS, Trial
+from sentiment_jax.training.metrics import mcnemar
 
 MISTAKES = 15
 BEST = ["best epoch", "validation loss", "validation accuracy", "epoch s"]
@@ -147,7 +148,7 @@ def _metrics(models: Mapping[str, Predictions]) -> dict[str, pandas.DataFrame]:
             terminal.warn(f"{first} and {second} have the test set in other orders: not compared")
             continue
         correct = [model.predicted[0] == model.labels for model in (one, other)]
-        found = zip(PAIRS, predictions.mcnemar(correct[0], correct[1]), strict=True)
+        found = zip(PAIRS, mcnemar(correct[0], correct[1]), strict=True)
         pairs.append({"first": first, "second": second, **dict(found)})
     tables = {"metrics": metrics, "classes": classes, "mcnemar": pairs}
     return {
@@ -177,12 +178,15 @@ def _draw_choice(group: Group, output: Path) -> list[str]:
         chosen = in_words({axis: winner.setting[axis]}) if winner else ""
         name = f"{group.name}-{axis}"
         names += [name, f"{name}-runs"]
-        figures.overlay(runs, chosen, output / f"{name}.png", title)
-        figures.curves(runs, output / f"{name}-runs.png", title)
+        by = first.config.select_by
+        figures.overlay(runs, chosen, output / f"{name}.png", title, by)
+        figures.curves(runs, output / f"{name}-runs.png", title, by)
     if group.tested:
         names.append(f"{group.name}-seeds")
         runs = {f"seed {trial.config.seed}": trial.metrics for trial in group.tested}
-        figures.curves(runs, output / f"{names[-1]}.png", in_words(group.tested[0].setting))
+        first = group.tested[0]
+        title = in_words(first.setting)
+        figures.curves(runs, output / f"{names[-1]}.png", title, first.config.select_by)
     if group.stages:
         names.append(f"{group.name}-grid")
         _draw_grid(group, output / f"{names[-1]}.png")

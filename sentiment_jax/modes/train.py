@@ -2,23 +2,27 @@
 
 import contextlib
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from jaxtyping import Int
 from ml_collections import ConfigDict
 
 from sentiment_jax.analysis import figures
 from sentiment_jax.config.schema import Config
+from sentiment_jax.data.labels import decide
 from sentiment_jax.errors import InputError, RunError
 from sentiment_jax.modes.evaluate import score_split
-from sentiment_jax.modes.predict import print_predictions
+from sentiment_jax.modes.predict import print_predictions, unknown_shares
 from sentiment_jax.runtime import processes, terminal
 from sentiment_jax.storage import run_directory
 from sentiment_jax.storage.files import checksums, read_json, write_json
 from sentiment_jax.storage.metrics_log import read_metrics
 from sentiment_jax.storage.run_directory import RunDirectory
 from sentiment_jax.training import compilation, console, loop
+from sentiment_jax.training.advice import advise
 from sentiment_jax.training.checks import (
     check_batch_sizes,
     check_reviews,
@@ -28,7 +32,8 @@ from sentiment_jax.training.checks import (
 )
 from sentiment_jax.training.distillation import distill
 from sentiment_jax.training.experiment import Experiment, prepare_experiment
-from sentiment_jax.training.metrics import measure
+from sentiment_jax.training.linear_baseline import linear_baseline
+from sentiment_jax.training.metrics import mcnemar, measure
 from sentiment_jax.training.resume import start_run
 from sentiment_jax.training.run import TrainingRun
 from sentiment_jax.training.signals import Stop
@@ -161,6 +166,7 @@ def _conclude(run: TrainingRun, score_test: bool) -> dict[str, Any]:
             f"{directory.checkpoints}; --fresh trains again"
         )
     tested: dict[str, Any] = {}
+    compared: dict[str, Any] = {}
     measured = {"val": best["metrics"]} if "metrics" in best else {}  # not of a pre-training
     if score_test:
         with terminal.progress_bar(None, "reading the best checkpoint"):
@@ -178,6 +184,10 @@ def _conclude(run: TrainingRun, score_test: bool) -> dict[str, Any]:
         tested = {"test": test.summary(), "test_seconds": seconds}
         labels = experiment.encoded["test"].labels
         measured["test"] = measure(labels, test.probabilities, experiment.classes)
+        if experiment.config.linear_baseline and processes.is_main():
+            with terminal.progress_bar(None, "fitting the linear baseline"):
+                baseline = linear_baseline(experiment.reviews)
+            compared = _compare(baseline, decide(test.probabilities), labels)
     result = {
         "model": experiment.config.model.name,
         "best_step": best["step"],
@@ -193,11 +203,14 @@ def _conclude(run: TrainingRun, score_test: bool) -> dict[str, Any]:
         "seed": experiment.config.seed,
         "data_hash": experiment.statistics["data_hash"],
         "metrics": measured,
+        **compared,
         **checksums(directory.metrics),
     }
     if processes.is_main():
         with terminal.progress_bar(None, "drawing the curves"):
-            figures.curves({"": read_metrics(directory.metrics)}, directory.curves)
+            records = {"": read_metrics(directory.metrics)}
+            by = experiment.config.select_by
+            figures.curves(records, directory.curves, select_by=by)
     write_json(directory.result, result)
     if result["val"]:
         console.print_scores("val", result["val"], f"epoch {best['epoch']}, the best")
@@ -209,7 +222,30 @@ def _conclude(run: TrainingRun, score_test: bool) -> dict[str, Any]:
     if score_test:
         console.print_scores("test", result["test"], f"trained {progress.train_seconds:,.0f} s")
         console.print_metrics(measured["test"])
+        console.print_linear_baseline(result)
         console.warn_of_chance(run, result, measured)
+        _print_advice(experiment, result, read_metrics(directory.metrics))
         print_predictions([trained], experiment.examples)
         print(f"{'files':8} {directory.path}/result.json, curves.png, predictions.csv")
     return result
+
+
+def _compare(
+    baseline: dict[str, Any], predicted: Int[np.ndarray, " reviews"], labels: Any
+) -> dict[str, Any]:
+    """Return the entry of result.json: the baseline's scores, and McNemar's p of the test."""
+    if not baseline:
+        return {}
+    correct = np.array(baseline.pop("predicted")["test"]) == labels
+    _, _, p = mcnemar(predicted == labels, correct)
+    return {"linear_baseline": {**baseline, "mcnemar_p": p}}
+
+
+def _print_advice(
+    experiment: Experiment, result: dict[str, Any], records: Sequence[Mapping[str, Any]]
+) -> None:
+    """Print what validation suggests, if reviews were held out for it."""
+    if result["val"]:
+        shares = unknown_shares(experiment.tokenizer, experiment.encoded["val"])
+        for sentence in advise(experiment.config, result, records, float(shares.mean())):
+            print(f"{'advice':8} {sentence}")

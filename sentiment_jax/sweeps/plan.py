@@ -180,7 +180,9 @@ class Sweep:
 def best_finished(trials: Sequence[Trial]) -> Trial | None:
     """Return the best finished trial by validation, the first of equal ones; None if none is."""
     finished = [trial for trial in trials if trial.status == "finished"]
-    return max(finished, key=lambda t: validation_rank(t.content["val"]), default=None)
+    return max(
+        finished, key=lambda t: validation_rank(t.content["val"], t.config.select_by), default=None
+    )
 
 
 def find_run(directory: Path) -> Path:

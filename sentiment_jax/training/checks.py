@@ -36,7 +36,7 @@ def resolve(recipe: ConfigDict) -> Config:
     if folder:
         sizes = _read_source(folder, name)
     elif pretrained and not is_encoder:
-        raise InputError(f"model.pretrained={pretrained} is no run: an LSTM starts from one")
+        raise InputError(f"model.pretrained={pretrained} is no run: {name} starts from one")
     elif pretrained:
         folder, values["model.revision"] = hub.find_pretrained(pretrained, values["model.revision"])
     if is_encoder:

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from sentiment_jax.config.schema import Config, LstmConfig
+from sentiment_jax.config.schema import Config
 from sentiment_jax.data.ngrams import unigrams
 from sentiment_jax.huggingface.weights import LoadReport
 from sentiment_jax.runtime import devices, processes, terminal
@@ -17,8 +17,6 @@ from sentiment_jax.training.compilation import mebibytes
 from sentiment_jax.training.experiment import Experiment
 from sentiment_jax.training.run import Progress, TrainingRun, averages
 from sentiment_jax.training.scoring import Scores, TextScores
-
-FEW_FOR_LAST = 5_000  # training reviews: below, an LSTM's last state learns little (results/small)
 
 
 def _warn_of_data(experiment: Experiment) -> None:
@@ -34,20 +32,13 @@ def _warn_of_data(experiment: Experiment) -> None:
             terminal.warn_once(
                 f"{shared:,} of {total:,} {split} reviews are in train too: their score misleads"
             )
-    model = experiment.config.model
-    reviews = len(experiment.encoded["train"])
-    if isinstance(model, LstmConfig) and model.pooling == "last" and reviews < FEW_FOR_LAST:
-        terminal.warn_once(
-            f"{reviews:,} training reviews are few for this recipe: --config=configs/lstm.py:small "
-            "suits them"
-        )
     size = len(unigrams(experiment.tokenizer))
     unknown = experiment.tokenizer.token_to_id("[UNK]")
     share = np.mean(experiment.encoded["train"].tokens == unknown)
-    if size < 50 or share > 0.5:
-        terminal.warn_once(
-            f"{share:.0%} of the training tokens are unknown, the vocabulary has {size:,} words"
-        )
+    if share > 0.5:
+        terminal.warn_once(f"{share:.0%} of the training tokens are unknown")
+    if size < 50:
+        terminal.warn_once(f"the vocabulary has only {size:,} words")
 
 
 def warn_of_chance(run: TrainingRun, scores: dict[str, Any], measured: dict[str, Any]) -> None:
@@ -181,7 +172,7 @@ def print_epoch(progress: Progress, config: Config, scores: Scores | None) -> No
         line += f" perplexity {scores.perplexity:.2f}"
     line += f"  {rate:7.1f} examples/s"
     if scores is not None and progress.is_best:
-        line += "  best"
+        line += "  best" if progress.epochs_since_best == 0 else "  as good as the best"
     tqdm.write(line)
     if progress.stopped_early:
         tqdm.write(f"stopped early: {config.early_stopping_patience} epochs without a better score")
@@ -194,6 +185,22 @@ def print_scores(split: str, scores: dict[str, Any], remark: str) -> None:
     print(
         f"{split:8} accuracy {scores['accuracy']:.4f}  loss {scores['loss']:.4f}  {more}on "
         f"{scores['examples']:,} {'tokens' if perplexity else 'reviews'} ({remark})"
+    )
+
+
+def print_linear_baseline(result: dict[str, Any]) -> None:
+    """Print what the linear baseline of result.json gets on the test set, and the difference."""
+    if not (baseline := result.get("linear_baseline")):
+        return
+    scores = baseline["test"]
+    lead = result["test"]["accuracy"] - scores["accuracy"]
+    p = baseline["mcnemar_p"]
+    print(
+        f"{'linear':8} accuracy {scores['accuracy']:.4f}  loss {scores['loss']:.4f}  on "
+        f"{scores['examples']:,} reviews (TF-IDF of words and bigrams, logistic regression, "
+        f"C {baseline['C']:g}, {baseline['seconds']:.1f} s)\n"
+        f"{'':8} the model's accuracy minus this {lead:+.4f}, McNemar's p {p:.2g}"
+        f"{'' if p < 0.05 else ': not shown to differ'}"
     )
 
 

@@ -35,6 +35,7 @@ EXAMPLE_TEXTS = (  # of reviews of films
 class Experiment(Classifier):
     """A classifier and the reviews that it is trained and scored on."""
 
+    reviews: dict[str, Reviews]
     encoded: dict[str, Encoded]
     statistics: dict[str, Any]
     examples: tuple[str, ...] = EXAMPLE_TEXTS  # to classify after training
@@ -115,6 +116,7 @@ def encode_experiment(config: Config, tokenizer: Tokenizer, corpus: Corpus) -> E
         examples = stratified_sample(test, count=4, seed=config.data.split_seed).texts
     return Experiment(
         **vars(classifier),
+        reviews=corpus.splits,
         encoded=encoded,
         statistics={**corpus.statistics, "truncated": truncated, "order_hash": order},
         examples=examples,

@@ -117,7 +117,7 @@ def validate_epoch(run: TrainingRun) -> None:
         measured = metrics.measure(val.labels, scores.probabilities, experiment.classes)
         if config.class_weights == "balanced":
             ranked["balanced_accuracy"] = measured["balanced_accuracy"]
-    progress.end_epoch(ranked, config.early_stopping_patience)
+    progress.end_epoch(ranked, config.early_stopping_patience, config.select_by)
     if isinstance(scores, scoring.ReviewScores) and progress.best and progress.is_best:
         temperature = metrics.fit_temperature(scores.probabilities, val.labels)
         progress.best |= {"metrics": measured, "temperature": temperature}

@@ -8,11 +8,11 @@ from statistics import NormalDist
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int, Int32
+from jaxtyping import Bool, Float, Int, Int32
 
 from sentiment_jax.data.labels import decide
 
-RANGE = (0.1, 10.0)  # of temperatures
+RANGE = (0.01, 1e4)  # of temperatures: wider than any that was fitted
 LEAST = np.finfo(np.float32).tiny  # a probability that was rounded to 0
 
 
@@ -91,6 +91,23 @@ def wilson_interval(mean: float, count: int) -> tuple[float, float]:
     return min(float(center - half), mean), max(float(center + half), mean)
 
 
+def mcnemar(
+    first: Bool[np.ndarray, " reviews"], second: Bool[np.ndarray, " reviews"]
+) -> tuple[int, int, float]:
+    """Return how many reviews only the first model classified correctly, only the second, and p.
+
+    McNemar's test (1947) in its exact, two-sided form: if neither model is better, each of these
+    reviews belongs to either group with probability one half.
+    """
+    from scipy.stats import binomtest  # late: it takes half a second
+
+    only_first = int((first & ~second).sum())
+    only_second = int((second & ~first).sum())
+    total = only_first + only_second
+    p = float(binomtest(only_first, total).pvalue) if total else 1.0
+    return only_first, only_second, p
+
+
 def apply_temperature(
     probabilities: Float[np.ndarray, "*any reviews classes"], temperature: float
 ) -> Float[np.ndarray, "*any reviews classes"]:
@@ -123,7 +140,7 @@ def fit_temperature(
     logs = np.log(np.maximum(probabilities, LEAST, dtype=np.float64))
     of_label = logs[np.arange(len(labels)), labels].mean()
     low, high = np.log(RANGE)
-    for _ in range(20):  # to 5 digits
+    for _ in range(22):  # to 5 digits
         middle = (low + high) / 2
         softened = apply_temperature(probabilities, np.exp(middle))
         if (softened * logs).sum(axis=-1).mean() > of_label:

@@ -57,7 +57,7 @@ class Progress:
         """Whether the epoch that has ended is the best one so far."""
         return self.best is not None and self.best["epoch"] == self.epochs_done
 
-    def end_epoch(self, scores: dict[str, Any], patience: int) -> None:
+    def end_epoch(self, scores: dict[str, Any], patience: int, select_by: str = "accuracy") -> None:
         """Record the scores of a validation: epochs done, best, patience.
 
         Without scores, where no reviews are held out, the newest epoch is the best.
@@ -70,8 +70,8 @@ class Progress:
             self.best = now
             return
         self.epochs_since_best += 1
-        rank = validation_rank(now)
-        before = validation_rank(self.best)
+        rank = validation_rank(now, select_by)
+        before = validation_rank(self.best, select_by)
         if rank > before:
             self.epochs_since_best = 0
         if rank >= before and rank != WORST:

@@ -10,7 +10,7 @@ import flax.linen as nn
 from jax.sharding import Mesh
 from tokenizers import Tokenizer
 
-from sentiment_jax.config.schema import Config
+from sentiment_jax.config.schema import Config, NgramConfig
 from sentiment_jax.data import batches
 from sentiment_jax.data.encoding import Encoded, encode
 from sentiment_jax.data.reviews import Reviews
@@ -51,7 +51,9 @@ class Classifier:
     ) -> Encoded:
         """Turn reviews into token ids as in training; `advance` is that of `encoding.encode`."""
         data = self.config.data
-        return encode(self.tokenizer, reviews, data.max_length, data.truncation, advance)
+        model = self.config.model
+        buckets = model.buckets if isinstance(model, NgramConfig) else 0
+        return encode(self.tokenizer, reviews, data.max_length, data.truncation, advance, buckets)
 
 
 @dataclasses.dataclass(frozen=True)

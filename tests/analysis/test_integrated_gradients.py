@@ -69,6 +69,8 @@ def test_attributions_sum_to_the_difference_of_the_logits(name):
 class Linear(nn.Module):
     """Log-odds are a weighted sum of the embeddings: attributions are known."""
 
+    config: LstmConfig = LSTM
+
     @nn.compact
     def __call__(self, token_ids, lengths, *, deterministic):
         embedded = nn.Embed(40, 4, name="embedding")(token_ids)

@@ -16,7 +16,6 @@ from sentiment_jax.analysis.predictions import (
     calibration_bins,
     confusion,
     hardest_mistakes,
-    mcnemar,
 )
 from sentiment_jax.config.schema import CLASSES
 
@@ -74,15 +73,6 @@ def test_many_classes_are_calibrated_by_the_predicted_one():
     assert error == pytest.approx((0.6 + 0.3 + 0.8) / 3)
     np.testing.assert_array_equal(confusion(three), [[1, 0, 0], [0, 0, 1], [0, 0, 1]])
     assert mistakes(three, 5) == ["row 1"]
-
-
-def test_mcnemar_against_a_table_worked_by_hand():
-    """Ten reviews on which two models differ, nine for the second: 2 * (1 + 10) / 2**10."""
-    first = np.array([True] * 30 + [False] * 6 + [True] + [False] * 9)
-    second = np.array([True] * 30 + [False] * 6 + [False] + [True] * 9)
-    p = pytest.approx(22 / 1024)
-    assert (mcnemar(first, second), mcnemar(second, first)) == ((1, 9, p), (9, 1, p))
-    assert mcnemar(first, first) == (0, 0, 1.0)  # models that never differ
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from ml_collections import ConfigDict
 
-from configs import bert, electra, lstm
+from configs import bert, electra, lstm, ngrams
 from sentiment_jax.config import stored
 from sentiment_jax.config.recipes import describe_settings, override
 from sentiment_jax.config.schema import MODELS, schema
@@ -18,7 +18,7 @@ from sentiment_jax.errors import InputError
 from sentiment_jax.training.checks import resolve
 
 ROOT = Path(__file__).parents[2]
-RECIPES = [(of, variant) for of in (lstm, bert, electra) for variant in ("", *of.VARIANTS)]
+RECIPES = [(of, variant) for of in (lstm, bert, electra, ngrams) for variant in ("", *of.VARIANTS)]
 
 
 @pytest.mark.parametrize(("module", "variant"), RECIPES)

@@ -1,5 +1,6 @@
 """N-grams in a vocabulary: which are learned, and where a text has them."""
 
+import zlib
 from collections import Counter
 
 import numpy as np
@@ -8,7 +9,7 @@ from tokenizers import Tokenizer
 
 from sentiment_jax.data.batches import PlannedBatch, make_batch
 from sentiment_jax.data.encoding import encode
-from sentiment_jax.data.ngrams import ngram_keys
+from sentiment_jax.data.ngrams import CHARACTER_NGRAMS, hashed_ngrams, ngram_keys
 from sentiment_jax.data.reviews import Reviews
 from sentiment_jax.data.tokenization import train_word_level
 from sentiment_jax.modes.predict import unknown_shares
@@ -108,3 +109,38 @@ def test_keys_of_large_vocabularies_do_not_overflow():
     key = ngram_keys(ids, offsets, 3, base)[0]
     assert key == ((base - 1) * base + base - 2) * base + base - 3
     assert ngram_keys(ids[:1], np.array([0, 1]), 2, base).tolist() == [-1]
+
+
+def bucket(ngram, first, buckets):
+    return first + zlib.crc32(ngram.encode()) % buckets
+
+
+def test_hashed_ngrams_are_bigrams_and_character_ngrams_at_each_word():
+    texts = [["not", "good"], ["so", "not", "so"], ["abcdefghijklmnop"]]
+    rows = hashed_ngrams(texts, first=100, buckets=7)
+    assert rows.shape == (6, 1 + CHARACTER_NGRAMS)
+    words = [
+        (word, after) for text in texts for word, after in zip(text, [*text[1:], None], strict=True)
+    ]
+    for row, (word, after) in zip(rows.tolist(), words, strict=True):
+        pair = (31 * zlib.crc32(word.encode()) + zlib.crc32((after or "").encode())) % 2**32
+        assert row[0] == (100 + pair % 7 if after else 0)
+        marked = f"<{word}>"
+        found = [marked[i : i + n] for n in (2, 3, 4, 5) for i in range(len(marked) - n + 1)]
+        ids = [bucket(ngram, 100, 7) for ngram in found][:CHARACTER_NGRAMS]
+        assert row[1:] == ids + [0] * (CHARACTER_NGRAMS - len(ids))
+    assert hashed_ngrams([["aaaaaa"]], first=1, buckets=9)[0].astype(bool).sum() == 12  # each once
+
+
+@pytest.mark.parametrize("truncation", ["head", "tail", "head_tail"])
+def test_hashed_ngrams_stand_beside_their_word_also_if_it_is_unknown_or_cut(truncation):
+    tokenizer = train_word_level(["Good days", "good films"], 100, 2)
+    text = "GOOD unheard-of films, good film"
+    encoded = encode(tokenizer, Reviews.from_texts([text, " "]), 4, truncation, ngram_buckets=50)
+    words = ["good", "unheard", "-", "of", "films", ",", "good", "film"]
+    kept = {"head": words[:4], "tail": words[4:], "head_tail": [words[0], *words[5:]]}[truncation]
+    size = tokenizer.get_vocab_size()
+    assert encoded.tokens.tolist() == [*(tokenizer.token_to_id(w) or 1 for w in kept), 1]
+    expected = hashed_ngrams([kept, [""]], first=size, buckets=50)
+    np.testing.assert_array_equal(encoded.token_ids[:, 1:], expected)
+    assert encoded.token_ids.max() < size + 50

@@ -75,11 +75,11 @@ def test_the_registry_has_the_names_and_objectives_of_the_schema():
         model = build_model(config, vocab_size=50)
         assert model.config == dataclasses.replace(config, vocab_size=50)
         assert isinstance(model, architecture.classifier)
-        objective = next(iter(architecture.pretraining))
         assert tuple(architecture.pretraining) == OBJECTIVES[name]
-        model = build_model(config, vocab_size=50, objective=objective)
-        assert isinstance(model, architecture.pretraining[objective])
-        assert architecture.transformers.keys() >= {"", objective} or name == "lstm"
+        for objective, network in architecture.pretraining.items():
+            model = build_model(config, vocab_size=50, objective=objective)
+            assert isinstance(model, network)
+            assert architecture.transformers.keys() >= {"", objective} or name == "lstm"
 
 
 def test_a_tokenizer_larger_than_the_embeddings_is_refused():

@@ -188,7 +188,7 @@ def test_an_lstm_starts_from_ngram_vectors_which_stay_if_frozen(pretrained, load
     for setting, value in {"model.embedding_size": 16, "data.ngrams": 2}.items():
         with pytest.raises(InputError, match=f"has {setting}={value}, the config 1$"):
             train(override(config, {setting: 1}), tmp_path / "nothing")
-    with pytest.raises(InputError, match="is no run: an LSTM starts from one"):
+    with pytest.raises(InputError, match="is no run: lstm starts from one"):
         resolve(override(config, {"model.pretrained": str(tmp_path)}))
 
 

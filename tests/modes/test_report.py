@@ -21,6 +21,7 @@ from sentiment_jax.data import corpus
 from sentiment_jax.errors import InputError
 from sentiment_jax.modes import report
 from sentiment_jax.modes.explain import to_page
+from sentiment_jax.modes.export import model_card
 from sentiment_jax.storage.files import read_json, write_json
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
@@ -58,6 +59,18 @@ def test_the_models_table(swept, reported):
     text = (reported / "report.md").read_text()
     assert f"| {statistics.mean(tests):.4f} |" in text and f"{int(row['parameters']):,}" in text
     assert row["hardware"] == read_json(next(swept.directory.glob("*/env.json")))["machine"]
+
+
+def test_the_linear_baseline_is_quoted(run_copy, tmp_path):
+    result = read_json(run_copy / "result.json")
+    scores = {"accuracy": 0.71234, "loss": 0.5, "examples": 30}
+    entry = {"C": 1.0, "seconds": 0.1, "val": scores, "test": scores, "mcnemar_p": 0.25}
+    write_json(run_copy / "result.json", result | {"linear_baseline": entry})
+    report.report([run_copy], tmp_path / "report")
+    page = (tmp_path / "report" / "report.md").read_text()
+    own = f"{result['test']['accuracy']:.4f}"
+    assert f"regression) has 0.7123, run's first seed {own} (McNemar's p 0.2500)." in page
+    assert "test accuracy 0.7123 (McNemar's p of the difference: 0.25)" in model_card(run_copy)
 
 
 def test_every_run_is_listed_with_its_fate(swept, reported):

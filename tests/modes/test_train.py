@@ -4,16 +4,19 @@ import csv
 import dataclasses
 import errno
 import os
+import re
 import types
 from unittest.mock import Mock
 
 import jax
+import numpy as np
 import pytest
 import runs
 
 from sentiment_jax.analysis.records import collect
 from sentiment_jax.config.recipes import override
 from sentiment_jax.errors import InputError, Interrupted, RunError
+from sentiment_jax.modes import train as train_mode
 from sentiment_jax.modes.evaluate import evaluate_run
 from sentiment_jax.modes.pretrain import pretrain
 from sentiment_jax.modes.train import train
@@ -24,6 +27,9 @@ from sentiment_jax.storage.metrics_log import read_metrics
 from sentiment_jax.sweeps.plan import plan_sweep
 from sentiment_jax.training import scoring
 from sentiment_jax.training.checks import resolve
+from sentiment_jax.training.experiment import prepare_experiment
+from sentiment_jax.training.linear_baseline import linear_baseline
+from sentiment_jax.training.metrics import mcnemar
 from sentiment_jax.training.trained_model import load_run
 
 
@@ -161,3 +167,44 @@ def test_a_stopped_refit_goes_on(small_config, tmp_path, steps):
         train(config, tmp_path / "stopped", stop=runs.stop_at(steps))
     train(config, tmp_path / "stopped")
     runs.assert_same_run(tmp_path / "whole", tmp_path / "stopped")
+
+
+def test_a_run_ends_with_the_linear_baseline_on_the_same_reviews(small_config, tmp_path, capsys):
+    config = override(small_config, {"linear_baseline": True, "epochs": 1})
+    result = train(config, tmp_path / "run")
+    baseline = result["linear_baseline"]
+    assert baseline["val"]["examples"] == 12
+    assert baseline["test"]["examples"] == 30
+    prepared = prepare_experiment(resolve(config))
+    again = linear_baseline(prepared.reviews)
+    assert baseline["test"] == again["test"]
+    with (tmp_path / "run" / "predictions.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    correct = np.array([row["label"] == row["predicted"] for row in rows])
+    labels = np.array([int(row["label"]) for row in rows])
+    _, _, p = mcnemar(correct, np.array(again["predicted"]["test"]) == labels)
+    assert baseline["mcnemar_p"] == p
+    output = capsys.readouterr().out
+    lead = result["test"]["accuracy"] - baseline["test"]["accuracy"]
+    first = rf"linear   accuracy {baseline['test']['accuracy']:.4f} .* on 30 reviews \(TF-IDF.*\)"
+    second = re.escape(f"         the model's accuracy minus this {lead:+.4f}, McNemar's p {p:.2g}")
+    assert re.search(rf"^test .*\n{first}\n{second}", output, re.M)
+    assert read_json(tmp_path / "run" / "result.json") == result
+
+
+def test_the_baseline_sees_the_test_set_after_the_runs_own_score(
+    small_config, tmp_path, monkeypatch
+):
+    calls = []
+    for name in ("score_split", "linear_baseline"):
+        function = getattr(train_mode, name)
+        call = lambda *args, f=function, n=name, **kw: calls.append(n) or f(*args, **kw)  # noqa: E731
+        monkeypatch.setattr(train_mode, name, call)
+    config = override(small_config, {"linear_baseline": True, "epochs": 1})
+    train(config, tmp_path / "trial", score_test=False)
+    assert calls == []
+    train(config, tmp_path / "run")
+    assert calls == ["score_split", "linear_baseline"]
+    train(override(config, {"linear_baseline": False}), tmp_path / "without")
+    assert calls[2:] == ["score_split"]
+    assert "linear_baseline" not in read_json(tmp_path / "without" / "result.json")

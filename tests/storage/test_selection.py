@@ -28,6 +28,17 @@ def test_the_better_of_two(decides):
     assert validation_rank(better) > validation_rank(worse)
 
 
+def test_select_by_loss_puts_the_loss_first():
+    low = {"accuracy": 0.8, "loss": 0.1}
+    high = {"accuracy": 0.9, "loss": 0.6}
+    assert validation_rank(low, "loss") > validation_rank(high, "loss")
+    assert validation_rank({**low, "accuracy": 0.9}, "loss") > validation_rank(low, "loss")
+    progress = Progress()
+    for scores in (low, high):
+        progress.end_epoch(scores, patience=1, select_by="loss")
+    assert (progress.best["epoch"], progress.stopped_early) == (1, True)
+
+
 def test_of_equal_epochs_the_newest_and_never_one_without_a_finite_loss():
     progress = Progress()
     for loss, best in ((math.inf, None), (0.7, 2), (0.7, 3), (math.nan, 3)):

@@ -11,6 +11,7 @@ from sentiment_jax.training.metrics import (
     apply_temperature,
     fit_temperature,
     log_loss,
+    mcnemar,
     measure,
     wilson_interval,
 )
@@ -122,3 +123,12 @@ def test_the_loss_on_validation_never_gets_worse_and_no_temperature_nearby_is_be
     assert least <= log_loss(probabilities, labels) + 1e-12
     for near in np.clip((0.98 * fitted, 1.02 * fitted), 0.1, 10):
         assert least <= log_loss(apply_temperature(probabilities, float(near)), labels) + 1e-9
+
+
+def test_mcnemar_against_a_table_worked_by_hand():
+    """Ten reviews on which two models differ, nine for the second: 2 * (1 + 10) / 2**10."""
+    first = np.array([True] * 30 + [False] * 6 + [True] + [False] * 9)
+    second = np.array([True] * 30 + [False] * 6 + [False] + [True] * 9)
+    p = pytest.approx(22 / 1024)
+    assert (mcnemar(first, second), mcnemar(second, first)) == ((1, 9, p), (9, 1, p))
+    assert mcnemar(first, first) == (0, 0, 1.0)  # models that never differ

@@ -1,0 +1,53 @@
+"""A linear classifier of n-grams, for hundreds to thousands of reviews, yours for example.
+
+    python -m sentiment_jax.main --config=configs/ngrams.py --workdir=runs/mine \
+        --config.data.source=csv --config.data.path=reviews.csv
+
+Measured, over 3 seeds: .8168 on 2,014 film sentences with 7,252 to train on, where TF-IDF and
+logistic regression have .7900, in 23 s on 2 busy CPU cores; .7878 and .7873 on 597 product
+sentences with 2,149 to train on; see results/own_reviews.
+
+Variant `:sample` trains on the embedded sample.
+"""
+
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from sentiment_jax.config.recipes import make_config
+
+RECIPE = {
+    "epochs": 100,  # at most: the best of 2,000 reviews is about the sixth, of 200 the 60th
+    "batch_size": 16,
+    "eval_batch_size": 256,
+    "class_weights": "balanced",  # better macro F1 on all real sets, accuracy as good
+    "select_by": "loss",  # of so few validation reviews, accuracies are mostly chance
+    "early_stopping_patience": 3,
+    "data.validation_fraction": 0.1,
+    "data.max_length": 512,
+    "data.length_buckets": (32, 64, 128, 256),
+    "data.min_frequency": 1,
+    "optimizer.name": "adam",
+    "optimizer.learning_rate": 5e-3,
+    "optimizer.schedule": "constant",
+    "optimizer.warmup_fraction": 0.0,
+    "optimizer.weight_decay": 0.0,
+}
+VARIANTS = {"sample": {"data.source": "sample"}}
+SWEEP = {
+    "procedure": "grid",
+    "optimizer": ("adam",),
+    "batch_size": (16, 64),
+    "learning_rate": (1e-2, 5e-3, 2e-3),
+    "seeds": (0, 1, 2),
+}
+
+
+def get_config(variant: str = "") -> ConfigDict:
+    """Return the config of `variant`: "" or a key of `VARIANTS`."""
+    return make_config("ngrams", RECIPE, VARIANTS, variant)
+
+
+def get_sweep(variant: str = "") -> dict[str, Any]:
+    """Return the axes and the procedure of `--mode=sweep`."""
+    return SWEEP

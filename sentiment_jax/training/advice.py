@@ -1,0 +1,105 @@
+"""What a finished training suggests to try next, from its own figures on validation.
+
+Thresholds stand between real runs in which a rule has to speak and others in which it has not:
+tests/training/test_advice.py.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sentiment_jax.config.schema import Config
+
+FEW_STEPS = 100  # of the optimizer
+
+
+def advise(
+    config: Config,
+    result: Mapping[str, Any],
+    records: Sequence[Mapping[str, Any]],
+    unknown: float,
+) -> list[str]:
+    """Return sentences, the most important first.
+
+    Args:
+      config: the run's.
+      result: the content of result.json.
+      records: the lines of metrics.jsonl.
+      unknown: the share of [UNK] among the tokens of the validation reviews.
+    """
+    validations = [line for line in records if line["split"] == "val" and line["loss"] is not None]
+    training = [line for line in records if line["split"] == "train"]
+    rules = (
+        _baseline(config, result),
+        _few_steps(config, training),
+        _rising_loss(result, validations),
+        _imbalance(config, result["metrics"]["val"]),
+        _overconfidence(result),
+        _unknown_words(config, unknown),
+    )
+    return [sentence for sentence in rules if sentence]
+
+
+def _baseline(config: Config, result: Mapping[str, Any]) -> str:
+    scores = result.get("linear_baseline", {}).get("val")
+    if not scores or result["val"]["accuracy"] > scores["accuracy"]:
+        return ""
+    remedy = "a pretrained encoder (--config=configs/bert.py --config.model.pretrained=...)"
+    if config.model.name != "ngrams":
+        remedy = f"--config=configs/ngrams.py, or {remedy}"
+    return (
+        f"the linear baseline is no worse on validation ({scores['accuracy']:.4f}, this model "
+        f"{result['val']['accuracy']:.4f}): try {remedy}"
+    )
+
+
+def _few_steps(config: Config, training: Sequence[Mapping[str, Any]]) -> str:
+    steps = training[-1]["step"]
+    if steps >= FEW_STEPS or training[-1]["accuracy"] > 0.95:
+        return ""
+    return (
+        f"{steps} optimizer steps are few: lower batch_size ({config.batch_size}) or raise epochs "
+        f"({config.epochs})"
+    )
+
+
+def _rising_loss(result: Mapping[str, Any], validations: Sequence[Mapping[str, Any]]) -> str:
+    lowest = min(validations, key=lambda line: line["loss"])
+    chosen = result["val"]["loss"]
+    if chosen < 1.2 * lowest["loss"]:
+        return ""
+    return (
+        f"the validation loss rose from {lowest['loss']:.4f} (epoch {lowest['epoch']}) to "
+        f"{chosen:.4f} (epoch {result['best_epoch']}, the best by accuracy): select_by=loss keeps "
+        "the former, more dropout or a lower learning rate may do better than both"
+    )
+
+
+def _imbalance(config: Config, measured: Mapping[str, Any]) -> str:
+    rarest, scores = min(measured["classes"].items(), key=lambda item: item[1]["examples"])
+    share = measured["majority_baseline"]
+    if share < 0.75 or scores["recall"] > 0.5 or config.class_weights == "balanced":
+        return ""
+    return (
+        f"of the {scores['examples']:,} validation reviews of class {rarest!r}, "
+        f"{scores['recall']:.0%} are found: class_weights=balanced finds more; compare macro F1 or "
+        "balanced accuracy, not accuracy"
+    )
+
+
+def _overconfidence(result: Mapping[str, Any]) -> str:
+    temperature = result.get("temperature", 1.0)
+    if temperature < 1.5:
+        return ""
+    return (
+        f"the probabilities are over-confident: --calibrated divides their logits by "
+        f"{temperature:.2f}, which fits validation best"
+    )
+
+
+def _unknown_words(config: Config, unknown: float) -> str:
+    if unknown < 0.1 or config.model.name == "ngrams":  # whose character n-grams are known
+        return ""
+    remedy = f"lower data.min_frequency ({config.data.min_frequency})"
+    if config.data.min_frequency == 1 or config.model.pretrained:
+        remedy = "more reviews, or the tokenizer of another encoder, would help"
+    return f"{unknown:.0%} of the words in validation are unknown: {remedy}"

@@ -1,0 +1,111 @@
+"""The linear baseline is scikit-learn's, is kept for the next run, and never stops a run."""
+
+import numpy as np
+import pytest
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import log_loss
+from sklearn.multiclass import OneVsRestClassifier
+
+from sentiment_jax.data.reviews import Reviews
+from sentiment_jax.training import linear_baseline as baselines
+from sentiment_jax.training.linear_baseline import C, linear_baseline
+
+WORDS = ["good", "bad", "film", "day", "very", "not", "a", "so", "plain"]
+
+
+def make_reviews(count, classes=2, seed=0):
+    """Random words, among which a word or two of the class."""
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, classes, count)
+    texts = [
+        " ".join([*rng.choice(WORDS, 6), *[f"word{label}"] * rng.integers(0, 3)])
+        for label in labels
+    ]
+    names = tuple(f"class {i}" for i in range(classes))
+    return Reviews.from_texts(texts, labels.tolist(), classes=names)
+
+
+def make_splits(classes=2, **changes):
+    splits = {"train": 90, "val": 30, "test": 40}
+    made = {name: make_reviews(n, classes, seed=n) for name, n in splits.items()}
+    return made | changes
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    return tmp_path / "sentiment_jax" / "linear"
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+def test_scores_are_those_of_five_lines_of_scikit_learn(classes):
+    splits = make_splits(classes)
+    found = linear_baseline(splits)
+    vectorizer = TfidfVectorizer(ngram_range=(1, 2))
+    features = vectorizer.fit_transform(splits["train"].texts)
+    model = OneVsRestClassifier(LogisticRegression(C=found["C"], solver="liblinear"))
+    model.fit(features, splits["train"].labels)
+    assert found["C"] in C
+    for name in ("val", "test"):
+        held_out = splits[name]
+        of_split = vectorizer.transform(held_out.texts)
+        probabilities = model.predict_proba(of_split)
+        assert found["predicted"][name] == model.predict(of_split).tolist()
+        scores = found[name]
+        assert scores["examples"] == len(held_out)
+        assert scores["accuracy"] == pytest.approx(model.score(of_split, held_out.labels))
+        assert scores["loss"] == pytest.approx(log_loss(held_out.labels, probabilities), abs=1e-6)
+        assert scores["accuracy"] > 1 / classes + 0.1, "the words say nothing"
+
+
+def test_c_is_chosen_by_cross_validation_on_training_reviews(monkeypatch):
+    monkeypatch.setattr(baselines, "C", (1e-3, 30.0))
+    splits = make_splits()
+    assert linear_baseline(splits)["C"] == 30
+    train = splits["train"]  # of labels at random, little should be learned
+    labels = np.random.default_rng(0).permutation(train.labels).tolist()
+    noise = Reviews.from_texts(train.texts, labels, classes=train.classes)
+    assert linear_baseline(make_splits(train=noise))["C"] == 1e-3
+
+
+def test_equal_reviews_are_fitted_once_and_a_damaged_file_again(cache, monkeypatch):
+    fits = []
+    fit = baselines._fit
+    monkeypatch.setattr(baselines, "_fit", lambda splits: fits.append(1) or fit(splits))
+    first = linear_baseline(make_splits())
+    assert linear_baseline(make_splits()) == first
+    assert len(fits) == 1
+    others = make_splits(test=make_reviews(40, seed=9))
+    assert linear_baseline(others) != first
+    (path, _) = sorted(cache.iterdir(), key=lambda file: file.stat().st_mtime)
+    path.write_text(path.read_text()[:-30])
+    assert linear_baseline(make_splits())["predicted"] == first["predicted"]
+    assert len(fits) == 3
+
+
+def test_reviews_without_words_or_a_second_class_have_no_baseline():
+    signs = Reviews.from_texts(["!", "?"] * 20, [0, 1] * 20)
+    assert linear_baseline(make_splits(train=signs)) == {}
+    alike = Reviews.from_texts(["good film"] * 20, [1] * 20)
+    assert linear_baseline(make_splits(train=alike)) == {}
+    pair = Reviews.from_texts(["good film", "bad film"], [1, 0])
+    assert linear_baseline(make_splits(train=pair)) == {}
+
+
+def test_a_class_without_training_reviews_and_an_empty_split_are_scored():
+    train = make_reviews(60)
+    of_three = Reviews.from_texts(train.texts, train.labels.tolist(), classes=("a", "b", "c"))
+    found = linear_baseline({"train": of_three, "val": of_three.take(np.arange(0))})
+    assert found.keys() == {"C", "seconds", "predicted"}
+    test = make_reviews(30, classes=3)
+    found = linear_baseline({"train": of_three, "test": test})
+    assert found["test"]["loss"] > 1, "class c has probability 0 everywhere"
+
+
+def test_a_rare_class_warns_of_nothing(recwarn):
+    train = make_reviews(60)
+    labels = [2, *train.labels.tolist()[1:]]
+    rare = Reviews.from_texts(train.texts, labels, classes=("a", "b", "c"))
+    assert linear_baseline({"train": rare, "test": make_reviews(30)})["test"]
+    assert not recwarn.list
