@@ -9,6 +9,9 @@ from typing import Any
 from sentiment_jax.config.schema import MODELS, Config, groups_of
 from sentiment_jax.errors import InputError
 
+# Settings that are younger than format 2, with their defaults.
+LATER = {"select_by": "accuracy", "linear_baseline": True}
+
 
 def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
     """Return "group.field" -> value of a Config, a ConfigDict or nested dicts; lists as tuples."""
@@ -65,7 +68,11 @@ def config_difference(old: Any, new: Any) -> list[str]:
 
 def run_name(config: Any) -> str:
     """Return a readable folder name for a run; its last eight digits differ with any setting."""
-    text = json.dumps(config_to_json(config), sort_keys=True)
+    values = flatten(config)
+    for name, default in LATER.items():  # the trials of earlier sweeps keep their names
+        if values.get(name) == default:
+            del values[name]
+    text = json.dumps(config_to_json(values), sort_keys=True)
     digest = hashlib.sha256(text.encode()).hexdigest()[:8]
     optimizer = config.optimizer
     chosen = f"{optimizer.name}-{config.batch_size}-{optimizer.learning_rate:g}"

@@ -6,6 +6,7 @@ the log loss of a cross-validation on the training reviews.
 
 import contextlib
 import hashlib
+import importlib.metadata
 import time
 import warnings
 from collections.abc import Mapping
@@ -34,8 +35,12 @@ def linear_baseline(splits: Mapping[str, Reviews]) -> dict[str, Any]:
     for the next run on the same reviews.
     """
     splits = {name: splits[name] for name in ("train", "val", "test") if name in splits}
-    content = [(name, of.hashes.tolist(), of.labels.tolist()) for name, of in splits.items()]
-    digest = hashlib.sha256(repr((REVISION, content)).encode()).hexdigest()
+    content = [
+        (name, of.hashes.tolist(), of.labels.tolist(), len(of.classes))
+        for name, of in splits.items()
+    ]
+    revision = (REVISION, importlib.metadata.version("scikit-learn"))
+    digest = hashlib.sha256(repr((revision, content)).encode()).hexdigest()
     folder = find_cache()
     cached = folder and folder / "linear" / f"{digest}.json"
     if cached and cached.exists():

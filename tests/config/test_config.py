@@ -48,6 +48,14 @@ def test_a_resolved_config_is_frozen_and_survives_json(module, variant):
             make_frozen(flatten(content) | unknown)
 
 
+def test_a_run_keeps_the_name_that_it_had_at_revision_33efc1f():
+    """A sweep finds its trials by their names."""
+    config = resolve(override(lstm.get_config("sample"), {"seed": 7}))
+    assert run_name(config) == "lstm-adam-16-0.003-seed7-dd2644e1"
+    assert run_name(resolve(bert.get_config("tiny"))) == "bert-adamw-16-0.001-seed0-f9c98dc8"
+    assert run_name(stored.replace_settings(config, {"select_by": "loss"})) != run_name(config)
+
+
 def test_the_settings_of_the_study():
     for module, name, epochs in (
         (lstm, "lstm-adam-256-0.0001-seed0", 20),
