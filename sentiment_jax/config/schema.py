@@ -297,7 +297,7 @@ HARMLESS = tuple(name for name, rule in schema("bert").items() if rule.harmless)
 def sweep_fields() -> list[str]:
     """Return the settings that a sweep may vary: they affect results, but not which reviews."""
     encoding = ("data.max_length", "data.truncation", *OF_VOCABULARY)
-    fixed = ("seed", "cpu_devices", "model.name", "model.revision")
+    fixed = ("seed", "cpu_devices", "select_by", "model.name", "model.revision")
     settings = {name: rule for of in MODELS for name, rule in schema(of).items()}
     return [
         name

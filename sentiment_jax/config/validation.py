@@ -71,6 +71,8 @@ def _training_problems(values: Mapping[str, Any]) -> list[str]:
     unread = ["pretrain.objective", "pretrain.mask_fraction"]
     if values["model.name"] == "ngrams" and values["model.dtype"] != "float32":
         problems.append(f"model.dtype={values['model.dtype']}: ngrams are computed in float32")
+    if values["model.name"] == "ngrams" and values["model.pretrained"]:
+        problems.append("model.pretrained: ngrams start from weights of zero, leave it out")
     if not teacher:
         unread += ["pretrain.text", "pretrain.unlabeled"]
     for name in _not_default(values, unread):
@@ -95,7 +97,7 @@ def _pretraining_problems(values: Mapping[str, Any]) -> list[str]:
         problems.append(f"pretrain.objective={objective}: {model} learns {listed}")
     if not values["data.validation_fraction"]:
         problems.append("data.validation_fraction=0 leaves --mode=pretrain no text to test on")
-    unread = ["class_weights", "data.teacher"]
+    unread = ["class_weights", "select_by", "data.teacher"]
     if objective == "ngram_vectors":
         unread.append("pretrain.mask_fraction")
         wanted = [f"{name}={v}" for name, v in NGRAM_VECTORS.items() if values[name] != v]

@@ -75,7 +75,7 @@ ARCHITECTURES = {
         pretraining={},
         vocabulary="word_level",
         layerwise_multipliers=lambda params, decay: jax.tree.map(lambda _: 1.0, params),
-        heads=("embedding.", "bias"),
+        heads=(),
         transformers={},
         embed_positions=linear.embed_positions,
     ),

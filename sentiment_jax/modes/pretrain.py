@@ -61,7 +61,7 @@ def prepare_pretraining(config: Config, tokenizer: Tokenizer | None = None) -> E
             encoded = encode(tokenizer, split, WHOLE, "head", bar.update)
             segments[name] = segment(tokenizer, encoded, data.max_length)
     return Experiment(
-        **vars(classifier), reviews=splits, encoded=segments, statistics=corpus.statistics
+        **vars(classifier), reviews={}, encoded=segments, statistics=corpus.statistics
     )
 
 

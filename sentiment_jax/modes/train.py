@@ -166,7 +166,6 @@ def _conclude(run: TrainingRun, score_test: bool) -> dict[str, Any]:
             f"{directory.checkpoints}; --fresh trains again"
         )
     tested: dict[str, Any] = {}
-    compared: dict[str, Any] = {}
     measured = {"val": best["metrics"]} if "metrics" in best else {}  # not of a pre-training
     if score_test:
         with terminal.progress_bar(None, "reading the best checkpoint"):
@@ -184,10 +183,6 @@ def _conclude(run: TrainingRun, score_test: bool) -> dict[str, Any]:
         tested = {"test": test.summary(), "test_seconds": seconds}
         labels = experiment.encoded["test"].labels
         measured["test"] = measure(labels, test.probabilities, experiment.classes)
-        if experiment.config.linear_baseline and processes.is_main():
-            with terminal.progress_bar(None, "fitting the linear baseline"):
-                baseline = linear_baseline(experiment.reviews)
-            compared = _compare(baseline, decide(test.probabilities), labels)
     result = {
         "model": experiment.config.model.name,
         "best_step": best["step"],
@@ -203,7 +198,6 @@ def _conclude(run: TrainingRun, score_test: bool) -> dict[str, Any]:
         "seed": experiment.config.seed,
         "data_hash": experiment.statistics["data_hash"],
         "metrics": measured,
-        **compared,
         **checksums(directory.metrics),
     }
     if processes.is_main():
@@ -211,7 +205,10 @@ def _conclude(run: TrainingRun, score_test: bool) -> dict[str, Any]:
             records = {"": read_metrics(directory.metrics)}
             by = experiment.config.select_by
             figures.curves(records, directory.curves, select_by=by)
-    write_json(directory.result, result)
+    write_json(directory.result, result)  # before the baseline: whatever happens, it is finished
+    if score_test and experiment.config.linear_baseline and processes.is_main():
+        result |= _compare(experiment, decide(test.probabilities))
+        write_json(directory.result, result)
     if result["val"]:
         console.print_scores("val", result["val"], f"epoch {best['epoch']}, the best")
     else:
@@ -230,12 +227,17 @@ def _conclude(run: TrainingRun, score_test: bool) -> dict[str, Any]:
     return result
 
 
-def _compare(
-    baseline: dict[str, Any], predicted: Int[np.ndarray, " reviews"], labels: Any
-) -> dict[str, Any]:
-    """Return the entry of result.json: the baseline's scores, and McNemar's p of the test."""
+def _compare(experiment: Experiment, predicted: Int[np.ndarray, " reviews"]) -> dict[str, Any]:
+    """Return the baseline's entry of result.json: its scores, and McNemar's p of the test."""
+    try:
+        with terminal.progress_bar(None, "fitting the linear baseline"):
+            baseline = linear_baseline(experiment.reviews)
+    except (ValueError, MemoryError, OSError) as error:
+        terminal.warn(f"no linear baseline: {error}")
+        return {}
     if not baseline:
         return {}
+    labels = experiment.encoded["test"].labels
     correct = np.array(baseline.pop("predicted")["test"]) == labels
     _, _, p = mcnemar(predicted == labels, correct)
     return {"linear_baseline": {**baseline, "mcnemar_p": p}}

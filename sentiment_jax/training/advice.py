@@ -30,7 +30,7 @@ def advise(
     training = [line for line in records if line["split"] == "train"]
     rules = (
         _baseline(config, result),
-        _few_steps(config, training),
+        _few_steps(config, result, training),
         _rising_loss(result, validations),
         _imbalance(config, result["metrics"]["val"]),
         _overconfidence(result),
@@ -41,24 +41,32 @@ def advise(
 
 def _baseline(config: Config, result: Mapping[str, Any]) -> str:
     scores = result.get("linear_baseline", {}).get("val")
-    if not scores or result["val"]["accuracy"] > scores["accuracy"]:
+    majority = result["metrics"]["val"]["majority_baseline"]
+    own = result["val"]["accuracy"]
+    if not scores or own > scores["accuracy"] or own == 1 or scores["accuracy"] < majority + 0.01:
         return ""
     remedy = "a pretrained encoder (--config=configs/bert.py --config.model.pretrained=...)"
-    if config.model.name != "ngrams":
+    if config.model.pretrained:
+        remedy = "more reviews"
+    elif config.model.name != "ngrams":
         remedy = f"--config=configs/ngrams.py, or {remedy}"
     return (
         f"the linear baseline is no worse on validation ({scores['accuracy']:.4f}, this model "
-        f"{result['val']['accuracy']:.4f}): try {remedy}"
+        f"{own:.4f}): try {remedy}"
     )
 
 
-def _few_steps(config: Config, training: Sequence[Mapping[str, Any]]) -> str:
+def _few_steps(
+    config: Config, result: Mapping[str, Any], training: Sequence[Mapping[str, Any]]
+) -> str:
     steps = training[-1]["step"]
     if steps >= FEW_STEPS or training[-1]["accuracy"] > 0.95:
         return ""
+    more = f"epochs ({config.epochs})"
+    if result["stopped_early"]:
+        more = f"early_stopping_patience ({config.early_stopping_patience})"
     return (
-        f"{steps} optimizer steps are few: lower batch_size ({config.batch_size}) or raise epochs "
-        f"({config.epochs})"
+        f"{steps} optimizer steps are few: lower batch_size ({config.batch_size}) or raise {more}"
     )
 
 
@@ -69,7 +77,7 @@ def _rising_loss(result: Mapping[str, Any], validations: Sequence[Mapping[str, A
         return ""
     return (
         f"the validation loss rose from {lowest['loss']:.4f} (epoch {lowest['epoch']}) to "
-        f"{chosen:.4f} (epoch {result['best_epoch']}, the best by accuracy): select_by=loss keeps "
+        f"{chosen:.4f} (epoch {result['best_epoch']}, the one chosen): select_by=loss keeps "
         "the former, more dropout or a lower learning rate may do better than both"
     )
 
@@ -100,6 +108,6 @@ def _unknown_words(config: Config, unknown: float) -> str:
     if unknown < 0.1 or config.model.name == "ngrams":  # whose character n-grams are known
         return ""
     remedy = f"lower data.min_frequency ({config.data.min_frequency})"
-    if config.data.min_frequency == 1 or config.model.pretrained:
+    if config.data.min_frequency == 1 or config.model.name != "lstm":
         remedy = "more reviews, or the tokenizer of another encoder, would help"
     return f"{unknown:.0%} of the words in validation are unknown: {remedy}"

@@ -8,7 +8,6 @@ import contextlib
 import hashlib
 import importlib.metadata
 import time
-import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -31,8 +30,8 @@ def linear_baseline(splits: Mapping[str, Reviews]) -> dict[str, Any]:
     """Return the baseline's C, seconds, and its scores and predictions on the held-out splits.
 
     {"C", "seconds", split: {"loss", "accuracy", "examples"}, "predicted": {split: [class of each
-    review]}}; {} if the training reviews have no words or no two classes. The user's cache keeps it
-    for the next run on the same reviews.
+    review]}}; {} if the training reviews have no words, or not two classes of three reviews. The
+    user's cache keeps it for the next run on the same reviews.
     """
     splits = {name: splits[name] for name in ("train", "val", "test") if name in splits}
     content = [
@@ -67,19 +66,16 @@ def _fit(splits: Mapping[str, Reviews]) -> dict[str, Any]:
     vectorizer = TfidfVectorizer(ngram_range=(1, 2))
     counts = np.bincount(train.labels)
     words = any(map(vectorizer.build_analyzer(), train.texts))
-    if not words or np.count_nonzero(counts) < 2 or counts.max() < FOLDS:
+    if not words or np.count_nonzero(counts >= FOLDS) < 2:
         return {}
     features = vectorizer.fit_transform(train.texts)
     # liblinear takes a tenth of lbfgs's time on sparse features.
     model = OneVsRestClassifier(LogisticRegression(solver="liblinear"))
     few = np.isin(train.hashes, stratified_sample(train, count=FEW, seed=0).hashes)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of a class that is rarer than the folds
-        search = GridSearchCV(
-            model, {"estimator__C": C}, scoring="neg_log_loss", cv=FOLDS, refit=False
-        )
-        search.fit(features[few], train.labels[few])
-        model.set_params(**search.best_params_).fit(features, train.labels)
+    few &= np.bincount(train.labels[few], minlength=classes)[train.labels] >= FOLDS
+    search = GridSearchCV(model, {"estimator__C": C}, scoring="neg_log_loss", cv=FOLDS, refit=False)
+    search.fit(features[few], train.labels[few])
+    model.set_params(**search.best_params_).fit(features, train.labels)
     scores = {}
     predicted = {}
     for name, split in splits.items():

@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, Int, Int32
 
 from sentiment_jax.data.labels import decide
 
-RANGE = (0.01, 1e4)  # of temperatures: wider than any that was fitted
+RANGE = (0.1, 1e4)  # of temperatures; without a mistake in validation, 0 would be the best
 LEAST = np.finfo(np.float32).tiny  # a probability that was rounded to 0
 
 

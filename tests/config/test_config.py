@@ -21,6 +21,13 @@ ROOT = Path(__file__).parents[2]
 RECIPES = [(of, variant) for of in (lstm, bert, electra, ngrams) for variant in ("", *of.VARIANTS)]
 
 
+@pytest.mark.parametrize("name", ["model.pretrained", "model.dtype"])
+def test_what_ngrams_have_no_use_for_is_refused(name):
+    changes = {name: {"model.pretrained": "runs/a", "model.dtype": "bfloat16"}[name]}
+    with pytest.raises(InputError, match=f"{name}.*: ngrams "):
+        validate(override(ngrams.get_config(), changes))
+
+
 @pytest.mark.parametrize(("module", "variant"), RECIPES)
 def test_every_recipe_is_valid(module, variant):
     config = module.get_config(variant)

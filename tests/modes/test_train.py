@@ -208,3 +208,17 @@ def test_the_baseline_sees_the_test_set_after_the_runs_own_score(
     train(override(config, {"linear_baseline": False}), tmp_path / "without")
     assert calls[2:] == ["score_split"]
     assert "linear_baseline" not in read_json(tmp_path / "without" / "result.json")
+
+
+def test_a_run_is_finished_before_its_baseline_and_without_one_that_fails(
+    small_config, tmp_path, monkeypatch, capsys
+):
+    def fail(reviews):
+        assert read_json(tmp_path / "run" / "result.json")["test"]["examples"] == 30
+        raise MemoryError("too many n-grams")
+
+    monkeypatch.setattr(train_mode, "linear_baseline", fail)
+    result = train(override(small_config, {"linear_baseline": True, "epochs": 1}), tmp_path / "run")
+    assert result == read_json(tmp_path / "run" / "result.json")
+    assert "linear_baseline" not in result
+    assert "warning: no linear baseline: too many n-grams" in capsys.readouterr().err

@@ -103,9 +103,12 @@ def test_a_class_without_training_reviews_and_an_empty_split_are_scored():
     assert found["test"]["loss"] > 1, "class c has probability 0 everywhere"
 
 
-def test_a_rare_class_warns_of_nothing(recwarn):
-    train = make_reviews(60)
-    labels = [2, *train.labels.tolist()[1:]]
-    rare = Reviews.from_texts(train.texts, labels, classes=("a", "b", "c"))
-    assert linear_baseline({"train": rare, "test": make_reviews(30)})["test"]
+@pytest.mark.parametrize("rare", [1, 2, 3])
+def test_a_rare_class_neither_warns_nor_decides_about_c(rare, monkeypatch, recwarn):
+    monkeypatch.setattr(baselines, "C", (1e-3, 30.0))
+    train = make_reviews(90)
+    labels = [*[2] * rare, *train.labels.tolist()[rare:]]
+    of_three = Reviews.from_texts(train.texts, labels, classes=("a", "b", "c"))
+    found = linear_baseline({"train": of_three, "test": make_reviews(30)})
+    assert found["C"] == 30, "the first of the grid: no score was finite"
     assert not recwarn.list
