@@ -26,7 +26,6 @@ DATA = flags.DEFINE_list("data", [], "NAME=CSV,...")
 IMDB = flags.DEFINE_string("imdb", None, "data_dir of the prepared IMDB")
 CONFIGS = flags.DEFINE_list("configs", ["ngrams"], "recipes")
 SEEDS = flags.DEFINE_list("seeds", ["0", "1", "2"], "seeds; the split is that of split_seed 0")
-EXTRA = flags.DEFINE_multi_string("set", [], "further settings, such as class_weights=balanced")
 OUTPUT = flags.DEFINE_string("output", None, "CSV file, a row per run", required=True)
 
 COLUMNS = (
@@ -86,12 +85,11 @@ def main(_: Sequence[str]) -> None:
     else:
         output.write_text(",".join(COLUMNS) + "\n", encoding="utf-8")
     done = {(row["data"], row["config"], row["seed"]) for row in rows}
-    extra = [f"--config.{setting}" for setting in EXTRA.value]
     for name, settings in sources.items():
         for config in CONFIGS.value:
             for seed in SEEDS.value:
                 if (name, config, seed) not in done:
-                    row = run(name, [*settings, *extra], config, seed)
+                    row = run(name, settings, config, seed)
                     rows.append({key: str(value) for key, value in row.items()})
                     with output.open("a", newline="", encoding="utf-8") as file:
                         csv.DictWriter(file, COLUMNS, lineterminator="\n").writerow(row)

@@ -117,7 +117,7 @@ def attribute(
     ids = np.zeros((1, length, *np.shape(token_ids)[1:]), np.int32)
     ids[0, :count] = token_ids
     flat = traverse_util.flatten_dict(params)
-    (table,) = (leaf for name, leaf in flat.items() if {*name[:-1]} & {*WORD_EMBEDDINGS})
+    (table,) = (leaf for name, leaf in flat.items() if name[-2:][0] in WORD_EMBEDDINGS)
     embed_positions = ARCHITECTURES[model.config.name].embed_positions
     end = embed_positions(jnp.asarray(table).__getitem__, jnp.asarray(ids))
     kept = np.zeros((length, 1), np.float32)

@@ -6,11 +6,10 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from sentiment_jax.config.schema import MODELS, Config, groups_of
+from sentiment_jax.config.schema import MODELS, Config, groups_of, settings_of
 from sentiment_jax.errors import InputError
 
-# Settings that are younger than format 2, with their defaults.
-LATER = {"select_by": "accuracy", "linear_baseline": True}
+LATER = ("select_by", "linear_baseline")  # settings that are younger than format 2
 
 
 def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
@@ -69,8 +68,8 @@ def config_difference(old: Any, new: Any) -> list[str]:
 def run_name(config: Any) -> str:
     """Return a readable folder name for a run; its last eight digits differ with any setting."""
     values = flatten(config)
-    for name, default in LATER.items():  # the trials of earlier sweeps keep their names
-        if values.get(name) == default:
+    for name in LATER:  # at their defaults, the trials of earlier sweeps keep their names
+        if values.get(name) == settings_of(Config)[name].default:
             del values[name]
     text = json.dumps(config_to_json(values), sort_keys=True)
     digest = hashlib.sha256(text.encode()).hexdigest()[:8]

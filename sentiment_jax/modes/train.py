@@ -200,11 +200,11 @@ def _conclude(run: TrainingRun, score_test: bool) -> dict[str, Any]:
         "metrics": measured,
         **checksums(directory.metrics),
     }
+    records = read_metrics(directory.metrics)
     if processes.is_main():
         with terminal.progress_bar(None, "drawing the curves"):
-            records = {"": read_metrics(directory.metrics)}
             by = experiment.config.select_by
-            figures.curves(records, directory.curves, select_by=by)
+            figures.curves({"": records}, directory.curves, select_by=by)
     write_json(directory.result, result)  # before the baseline: whatever happens, it is finished
     if score_test and experiment.config.linear_baseline and processes.is_main():
         result |= _compare(experiment, decide(test.probabilities))
@@ -221,7 +221,7 @@ def _conclude(run: TrainingRun, score_test: bool) -> dict[str, Any]:
         console.print_metrics(measured["test"])
         console.print_linear_baseline(result)
         console.warn_of_chance(run, result, measured)
-        _print_advice(experiment, result, read_metrics(directory.metrics))
+        _print_advice(experiment, result, records)
         print_predictions([trained], experiment.examples)
         print(f"{'files':8} {directory.path}/result.json, curves.png, predictions.csv")
     return result

@@ -18,6 +18,7 @@ from sentiment_jax.data.reviews import Reviews, stratified_sample
 from sentiment_jax.errors import InputError
 from sentiment_jax.runtime.startup import find_cache
 from sentiment_jax.storage.files import read_json, write_json
+from sentiment_jax.training.lineage import texts_hash
 from sentiment_jax.training.metrics import log_loss
 
 C = (1.0, 3.0, 10.0, 30.0, 100.0)  # inverse strengths of the regularization to choose from
@@ -35,8 +36,7 @@ def linear_baseline(splits: Mapping[str, Reviews]) -> dict[str, Any]:
     """
     splits = {name: splits[name] for name in ("train", "val", "test") if name in splits}
     content = [
-        (name, of.hashes.tolist(), of.labels.tolist(), len(of.classes))
-        for name, of in splits.items()
+        (name, texts_hash(of), of.labels.tolist(), len(of.classes)) for name, of in splits.items()
     ]
     revision = (REVISION, importlib.metadata.version("scikit-learn"))
     digest = hashlib.sha256(repr((revision, content)).encode()).hexdigest()
