@@ -9,7 +9,6 @@ Each function does what a mode of the command line does, by the same code.
 
 import contextlib
 import csv
-import dataclasses
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -25,7 +24,6 @@ from sentiment_jax.analysis.integrated_gradients import Explanation
 from sentiment_jax.config.recipes import override, read_recipe
 from sentiment_jax.config.schema import Config
 from sentiment_jax.config.validation import validate
-from sentiment_jax.data.corpus import READERS
 from sentiment_jax.errors import InputError
 from sentiment_jax.modes import evaluate, export, predict
 from sentiment_jax.modes.pretrain import pretrain as pretrain_run
@@ -40,9 +38,7 @@ from sentiment_jax.storage.run_directory import (
     prepare_workdir,
 )
 from sentiment_jax.sweeps.plan import find_run
-from sentiment_jax.training import scoring
 from sentiment_jax.training.checks import check_apart
-from sentiment_jax.training.metrics import measure
 from sentiment_jax.training.trained_model import load_run
 
 # A table with the columns that data.text_column and data.label_column name, or (texts, labels).
@@ -160,7 +156,7 @@ class Model:
         column = self._texts(texts)
         probabilities, warnings = predict.predict([self._trained], column.tolist())
         names = prediction_columns(self.classes)
-        cells = prediction_cells(self.classes, probabilities)
+        cells = prediction_cells(self.config.cells, probabilities)
         table = pandas.DataFrame(cells, columns=names, index=column.index)
         return table.astype(dict.fromkeys(names[1:], float)).assign(warning=warnings)
 
@@ -189,16 +185,9 @@ class Model:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "data.csv"
             write_atomically(path, _to_csv(data, settings.text_column, settings.label_column))
-            file = dataclasses.replace(settings, path=str(path), test_path=str(path))
-            _, reviews = READERS["csv"](file)
-        if reviews.classes != self.classes:
-            raise InputError(
-                f"the data have the classes {', '.join(reviews.classes)}; the model's are "
-                f"{', '.join(self.classes)}"
-            )
-        encoded = self._trained.encode(reviews)
-        scored = scoring.score_reviews(self._trained, self._trained.params, encoded, "evaluate")
-        return scored.summary() | measure(reviews.labels, scored.probabilities, self.classes)
+            reviews = evaluate.read_labeled(self.config, str(path), settings.text_column)
+        scores, metrics = evaluate.score_labeled([self._trained], reviews)
+        return scores | metrics
 
     def export(self, folder: str | Path) -> None:
         """Write an encoder as a folder that Hugging Face's transformers open."""

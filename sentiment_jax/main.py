@@ -38,7 +38,7 @@ Trains text classifiers (BERT, ELECTRA, an LSTM) and classifies texts with them.
 modes
   train     train, or resume in --workdir, and test once at the end (the default)
   pretrain  learn from unlabeled text; --config.model.pretrained=RUN starts from the result
-  evaluate  score a run again, on its test or validation reviews
+  evaluate  score a run again, on its test or validation reviews, or on a labeled table
   predict   classify texts with a run
   export    write a run of BERT or ELECTRA as a folder for Hugging Face's transformers
   sweep     train many settings, choose by validation, test the best with several seeds
@@ -111,9 +111,9 @@ READERS = {  # modes -> the flags that they alone read
     ("train", "pretrain", "sweep"): ["stop_after"],
     ("train", "pretrain", "evaluate"): ["coordinator", "process_id", "process_count", "lost_after"],
     ("evaluate",): ["split"],
-    ("evaluate", "predict"): ["calibrated"],
-    ("predict",): ["text", "input", "text_column", "explain"],
-    ("predict", "export", "report"): ["output"],
+    ("evaluate", "predict"): ["calibrated", "input", "text_column"],
+    ("predict",): ["text", "explain"],
+    ("evaluate", "predict", "export", "report"): ["output"],
     ("sweep",): [*(f"sweep_{axis}" for axis in SWEEP), "workers"],
     ("report",): ["with_text"],
 }
@@ -165,6 +165,8 @@ def check_flags(mode: str) -> None:
             raise InputError(f"--mode={mode} needs --{name}, {what}")
     if mode == "predict" and bool(TEXT.value) == (INPUT.value is not None):
         raise InputError("--mode=predict needs --text (repeatable) or --input=FILE, not both")
+    if mode == "evaluate" and OUTPUT.value and INPUT.value is None:
+        raise InputError("--output goes with --input=FILE; a split's predictions are in the run")
     if TEXT_COLUMN.value is not None and INPUT.value is None:
         raise InputError("--text_column names a column of --input=FILE")
     if EXPLAIN.value and not (OUTPUT.value or ".html").endswith(".html"):
@@ -205,6 +207,10 @@ def dispatch() -> None:
         options = {"fresh": FRESH.value, "allow_changes": ALLOW_CHANGES.value}
         with Stop(STOP_AFTER.value) as stop:
             begin(config, workdirs[0], stop=stop, tensorboard=TENSORBOARD.value, **options)
+    elif mode == "evaluate" and INPUT.value is not None:
+        source = module.TextSource(file=INPUT.value, column=TEXT_COLUMN.value)
+        output = Path(OUTPUT.value) if OUTPUT.value else None
+        module.evaluate_file(workdirs, source, output, calibrated=CALIBRATED.value)
     elif mode == "evaluate" and (CALIBRATED.value or len(workdirs) > 1):
         module.evaluate_ensemble(workdirs, SPLIT.value, changes, calibrated=CALIBRATED.value)
     elif mode == "evaluate":

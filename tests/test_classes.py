@@ -10,6 +10,7 @@ from reviews import read_table, write_csv
 
 from sentiment_jax.analysis.integrated_gradients import explain
 from sentiment_jax.config.stored import replace_settings
+from sentiment_jax.data.reviews import Reviews
 from sentiment_jax.errors import InputError
 from sentiment_jax.modes import report, sweep
 from sentiment_jax.modes.evaluate import evaluate_run
@@ -91,9 +92,9 @@ def test_a_stopped_run_resumes(run, config, tmp_path):
 def test_classes_that_were_asked_for_are_kept_whatever_their_names(config):
     """Of three, these two: without their names, evaluate would find the third again."""
     frozen = resolve(config)
-    assert with_classes(frozen, ("negative", "positive")).data.labels == ""
+    assert with_classes(frozen, Reviews.from_texts(["a"])).data.labels == ""
     named = replace_settings(frozen, {"data.labels": "negative,positive"})
-    assert with_classes(named, ("negative", "positive")).data.labels == "negative,positive"
+    assert with_classes(named, Reviews.from_texts(["a"])).data.labels == "negative,positive"
 
 
 def test_evaluate_and_predict(run, tmp_path, capsys):

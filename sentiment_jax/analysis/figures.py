@@ -5,6 +5,7 @@ phone. Training draws its curves with this module, so nothing slow is imported b
 """
 
 import contextlib
+import itertools
 import statistics
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -162,6 +163,9 @@ def curves(
                 epochs, means = epoch_means(records, "val", name)
                 if epochs:  # or no reviews are held out
                     axes.plot(epochs, means, color=BLUE, marker=".", label="validation")
+                if name == "accuracy" and best and select_by in best.keys() - {"loss", name}:
+                    words = f"validation {select_by.replace('_', ' ')}"
+                    axes.plot(*epoch_means(records, "val", select_by), color=COLORS[2], label=words)
                 if best:
                     axes.axvline(best["epoch"], color="0.5", linestyle=":", label="best epoch")
                 for record in (r for r in records if r["split"] == "test"):
@@ -175,9 +179,11 @@ def curves(
         _clip_losses(rows[:, 0])
         for axes in rows[-1]:
             axes.set_xlabel("epoch")
-        fullest = max(rows[:, 0], key=lambda axes: len(axes.lines))
-        fullest.figure.legend(*fullest.get_legend_handles_labels(), loc=BELOW, ncols=4)
-        fullest.figure.suptitle(title, fontsize=10)
+        found = (zip(*axes.get_legend_handles_labels(), strict=True) for axes in rows.flat)
+        entries = {words: handle for handle, words in itertools.chain(*found)}
+        figure = rows[0, 0].figure
+        figure.legend(entries.values(), entries.keys(), loc=BELOW, ncols=4)
+        figure.suptitle(title, fontsize=10)
 
 
 def overlay(

@@ -10,10 +10,11 @@ import pandas
 from jaxtyping import Bool, Float, Float32, Int32, Int64
 from sklearn.metrics import confusion_matrix
 
+from sentiment_jax.config.schema import CLASSES
 from sentiment_jax.data.labels import decide
 from sentiment_jax.errors import InputError
 from sentiment_jax.storage.files import check_checksum, safe_cell
-from sentiment_jax.storage.run_directory import class_cells, prediction_columns
+from sentiment_jax.storage.run_directory import prediction_columns
 from sentiment_jax.sweeps.plan import Trial
 from sentiment_jax.training.metrics import apply_temperature, measure, wilson_interval
 
@@ -36,20 +37,22 @@ class Predictions:
         return decide(self.probabilities)
 
 
-def read_predictions(trials: Sequence[Trial]) -> Predictions:
-    """Read predictions.csv of one model's tested trials; InputError if a file is damaged."""
-    classes = trials[0].files.read_config().classes
-    names = {str(safe_cell(name)): i for i, name in enumerate(class_cells(classes))}
+def read_predictions(trials: Sequence[Trial], split: str = "test") -> Predictions:
+    """Read the predictions of one model's trials; InputError if a file is damaged."""
+    config = trials[0].files.read_config()
+    classes = config.classes
+    names = {"0": 0, "1": 1} if classes == CLASSES else {}  # as earlier revisions wrote them
+    names |= {str(safe_cell(name)): i for i, name in enumerate(config.cells)}
     columns = prediction_columns(classes)[1:]
     frames = []
     for trial in trials:
-        path = trial.files.predictions["test"]
-        remedy = f"--mode=evaluate --split=test --workdir={trial.directory} writes it again"
+        path = trial.files.predictions[split]
+        remedy = f"--mode=evaluate --split={split} --workdir={trial.directory} writes it again"
         check_checksum(path, trial.env, remedy)
         frame = pandas.read_csv(path, dtype=object, na_filter=False)
         frames.append(frame.astype(dict.fromkeys(columns, float)))
     by_ids = (" ".join(frame["id"]) for frame in frames)  # for revisions that wrote no order
-    orders = [t.env.get("predictions_order", ids) for t, ids in zip(trials, by_ids, strict=True)]
+    orders = [t.env.get(f"{path.stem}_order", ids) for t, ids in zip(trials, by_ids, strict=True)]
     if len({*orders}) > 1:
         listed = ", ".join(str(trial.directory) for trial in trials)
         raise InputError(f"{listed} scored the test set in different orders: report them apart")

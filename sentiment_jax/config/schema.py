@@ -11,6 +11,7 @@ import functools
 import io
 import itertools
 import math
+import re
 from collections.abc import Sequence
 from typing import Any, TypeAlias
 
@@ -27,6 +28,7 @@ OBJECTIVES = {  # of pre-training, by architecture; the first is the default
     "lstm": ("ngram_vectors",),
     "ngrams": (),
 }
+SELECTED_BY = ("accuracy", "loss", "balanced_accuracy", "macro_f1", "auc")
 PROCEDURES = ("grid", "stages")  # of a sweep
 OF_VOCABULARY = ("data.vocabulary_size", "data.min_frequency", "data.ngrams")
 
@@ -97,6 +99,8 @@ class DataConfig:
     max_length: int = _size(128, "most tokens per review, [CLS] and [SEP] included", at_least=3)
     truncation: str = setting("head", "part of a longer review to keep", choices=TRUNCATIONS)
     validation_fraction: float = _share(0.2, "share of each class held out; 0: none")
+    folds: int = _from_zero(0, "cross-validate in so many folds, then train on all; 0: hold out")
+    fold: int = _from_zero(0, "the fold to hold out; 0: each in turn")
     limit: int = _from_zero(0, "training and validation reviews, and unlabeled, to keep; 0: all")
     test_limit: int = _from_zero(0, "test reviews to keep; 0: all")
     split_seed: int = _seed(0, "seed of splits and limits, apart from the run's seed")
@@ -247,7 +251,7 @@ class Config:
     batch_size: int = _size(32, "reviews per optimizer step, on all devices together")
     eval_batch_size: int = _size(128, "reviews per batch of evaluation", harmless=True)
     gradient_accumulation: int = _count(1, "parts of a batch, computed in turn: less memory")
-    select_by: str = setting("accuracy", "best epoch, on validation", choices=("accuracy", "loss"))
+    select_by: str = setting("accuracy", "best epoch, on validation", choices=SELECTED_BY)
     early_stopping_patience: int = _from_zero(0, "epochs without a better score; 0: never stop")
     log_every: int = _count(50, "steps between training lines of metrics.jsonl", harmless=True)
     checkpoint_every: int = _count(500, "steps between checkpoints within an epoch", harmless=True)
@@ -263,6 +267,12 @@ class Config:
     def classes(self) -> tuple[str, ...]:
         """The names of the classes in the order of their numbers."""
         return split_names(self.data.labels) or CLASSES
+
+    @property
+    def cells(self) -> list[int | str]:
+        """What stands for the classes in tables: their names, or 0 and 1 if the data name none."""
+        names = split_names(self.data.labels) or ("0", "1")
+        return [int(name) if re.fullmatch(r"0|-?[1-9]\d*", name) else name for name in names]
 
 
 MODELS: dict[str, type[AnyModel]] = {

@@ -6,10 +6,13 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from sentiment_jax.config.schema import MODELS, Config, groups_of, settings_of
+from sentiment_jax.config.schema import MODELS, Config, groups_of, schema
 from sentiment_jax.errors import InputError
 
-LATER = ("select_by", "linear_baseline")  # settings that are younger than format 2
+LATER = {  # settings that are younger than format 2
+    name: schema("bert")[name].default
+    for name in ("select_by", "linear_baseline", "data.folds", "data.fold")
+}
 
 
 def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
@@ -67,10 +70,8 @@ def config_difference(old: Any, new: Any) -> list[str]:
 
 def run_name(config: Any) -> str:
     """Return a readable folder name for a run; its last eight digits differ with any setting."""
-    values = flatten(config)
-    for name in LATER:  # at their defaults, the trials of earlier sweeps keep their names
-        if values.get(name) == settings_of(Config)[name].default:
-            del values[name]
+    # Without those at their defaults, the trials of earlier sweeps keep their names.
+    values = dict(item for item in flatten(config).items() if item not in LATER.items())
     text = json.dumps(config_to_json(values), sort_keys=True)
     digest = hashlib.sha256(text.encode()).hexdigest()[:8]
     optimizer = config.optimizer

@@ -53,6 +53,9 @@ def _data_problems(values: Mapping[str, Any]) -> list[str]:
         problems.append(
             f"data.ngrams={values['data.ngrams']} wants model.name=lstm, not {values['model.name']}"
         )
+    folds = values["data.folds"]
+    if folds == 1 or values["data.fold"] > folds:
+        problems.append(f"data.folds={folds}, data.fold={values['data.fold']}: 2 folds at least")
     if values["data.source"] in ("folder", "csv") and not values["data.path"]:
         problems.append(f"data.source={values['data.source']} needs --config.data.path")
     if not values["pretrain.unlabeled"]:
@@ -97,7 +100,7 @@ def _pretraining_problems(values: Mapping[str, Any]) -> list[str]:
         problems.append(f"pretrain.objective={objective}: {model} learns {listed}")
     if not values["data.validation_fraction"]:
         problems.append("data.validation_fraction=0 leaves --mode=pretrain no text to test on")
-    unread = ["class_weights", "select_by", "data.teacher"]
+    unread = ["class_weights", "select_by", "data.teacher", "data.folds"]
     if objective == "ngram_vectors":
         unread.append("pretrain.mask_fraction")
         wanted = [f"{name}={v}" for name, v in NGRAM_VECTORS.items() if values[name] != v]

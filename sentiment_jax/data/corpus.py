@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import Int64
 
 from sentiment_jax.config.schema import CLASSES, DataConfig
 from sentiment_jax.data import reviews
@@ -54,11 +55,19 @@ def load_corpus(data: DataConfig) -> Corpus:
         raise InputError(f"{name}: reviews without text ({reviews.first_five(blank)}): remove them")
     pool = reviews.stratified_sample(pool, count=data.limit, seed=data.split_seed)
     test = reviews.stratified_sample(test, count=data.test_limit, seed=data.split_seed)
-    kept, held_out = reviews.stratified_split(
-        pool, data.validation_fraction, seed=data.split_seed, grouped=data.group_duplicates
-    )
+    kept, held_out = hold_out(pool, data)
     splits = {"train": pool.take(kept), "val": pool.take(held_out), "test": test}
     return Corpus(splits, {"source": data.source, **describe(splits)})
+
+
+def hold_out(
+    pool: reviews.Reviews, data: DataConfig
+) -> tuple[Int64[np.ndarray, " kept"], Int64[np.ndarray, " held_out"]]:
+    """Return the indices of the reviews to train on, and of those for validation."""
+    how: dict[str, Any] = {"seed": data.split_seed, "grouped": data.group_duplicates}
+    if data.folds:
+        return reviews.fold_split(pool, data.fold, data.folds, **how)
+    return reviews.stratified_split(pool, data.validation_fraction, **how)
 
 
 def describe(splits: dict[str, reviews.Reviews]) -> dict[str, Any]:

@@ -4,7 +4,7 @@ import itertools
 import re
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 from jaxtyping import Float, Int32, Int64
@@ -22,12 +22,13 @@ FEWEST = 5  # reviews of a class that the config does not name: a rarer label is
 
 def number_labels(
     labels: Sequence[str], rows: Sequence[str], data: DataConfig
-) -> tuple[Int32[np.ndarray, " rows"], tuple[str, ...]]:
-    """Return the class of each label, -1 for a row to drop, and the names of the classes.
+) -> tuple[Int32[np.ndarray, " rows"], tuple[str, ...], bool]:
+    """Return each label's class, -1 for a row to drop; the classes; whether the labels name them.
 
     The classes are the config's; or else negative and positive, if all labels are spellings of
-    those; or else the labels found: numbers in their order, words in the alphabet's. Of two, the
-    second is the positive one. Case does not matter, nor the ".0" that pandas gives to stars.
+    those, in the file's own words if these are two; or else the labels found: numbers in their
+    order, words in the alphabet's. Of two, the second is the positive one. Case does not matter,
+    nor the ".0" that pandas gives to stars.
 
     InputError: labels that are missing, or too rare to be classes, by the names of their `rows`.
     """
@@ -39,8 +40,8 @@ def number_labels(
     if data.positive_labels:
         names = CLASSES
         groups = [split_names(data.negative_labels), split_names(data.positive_labels)]
-    elif not names and {*keys} <= {*itertools.chain(*SPELLINGS)}:
-        names = CLASSES
+    elif {*keys, *map(str.casefold, names)} <= {*itertools.chain(*SPELLINGS)}:
+        names = names or _find_words({*spelled.values()}) or CLASSES
         groups = SPELLINGS
     else:
         names = names or _find_names(keys, rows, [*spelled.values()], data)
@@ -50,7 +51,26 @@ def number_labels(
     if dropped := [key for key in keys if key not in class_of]:
         counts = f"{len(dropped):,} of {len(keys):,} reviews, labeled {_counted(dropped)}"
         print(f"dropped  {counts}", file=sys.stderr)
-    return numbers, names
+    return numbers, names, {*names} <= {*spelled.values()}
+
+
+def _find_words(spelled: Collection[str]) -> tuple[str, ...]:
+    """Return the words of negative and positive if each is one word in one spelling, else none."""
+    found = [[label for label in spelled if label.casefold() in group[1:]] for group in SPELLINGS]
+    alone = len(spelled) == 2 and all(len(words) == 1 for words in found)
+    return tuple(words[0] for words in found) if alone else ()
+
+
+def same_classes(first: Sequence[str], second: Sequence[str]) -> bool:
+    """Whether classes are equal, or both are spellings of negative and positive."""
+    spelled = [
+        len(names) == 2 and all(map(_is_spelling, names, SPELLINGS)) for names in (first, second)
+    ]
+    return first == second or all(spelled)
+
+
+def _is_spelling(name: str, of: Sequence[str]) -> bool:
+    return name.casefold() in of
 
 
 def _spell(label: str) -> str:

@@ -91,6 +91,7 @@ class Reviews:
     hashes: Shaped[np.ndarray, " reviews"]
     labels: Int32[np.ndarray, " reviews"]
     classes: tuple[str, ...] = CLASSES  # the labels' names
+    named: bool = False  # by the source, whose labels are not 0 and 1
 
     @classmethod
     def from_texts(
@@ -99,6 +100,7 @@ class Reviews:
         labels: Sequence[int] = (),
         ids: Iterable[str] = (),
         classes: tuple[str, ...] = CLASSES,
+        named: bool = False,
     ) -> "Reviews":
         """Normalize and hash raw texts; labels default to 0, ids to numbers from 0."""
         normal = tuple(map(normalize_text, texts))
@@ -109,6 +111,7 @@ class Reviews:
             hashes=np.array(digests, "S64"),
             labels=np.array(labels or [0] * len(normal), np.int32),
             classes=classes,
+            named=named,
         )
 
     def __len__(self) -> int:
@@ -123,6 +126,7 @@ class Reviews:
             hashes=self.hashes[indices],
             labels=self.labels[indices],
             classes=self.classes,
+            named=self.named,
         )
 
 
@@ -135,17 +139,16 @@ def stratified_split(
     Ungrouped, duplicates fall on both sides (leakage, for comparison). Both returned indices are in
     the order of hash, label and occurrence. InputError: a class has too few different texts.
     """
-    order = np.lexsort((reviews.labels, reviews.hashes))
-    keys = reviews.hashes[order] if grouped else np.arange(len(order))
-    names, groups = np.unique(keys, return_inverse=True)
-    counts = np.zeros((len(names), len(reviews.classes)), np.int64)  # of each text in each class
+    order, groups = _group(reviews, grouped)
+    texts = groups.max(initial=-1) + 1
+    counts = np.zeros((texts, len(reviews.classes)), np.int64)  # of each text in each class
     np.add.at(counts, (groups, reviews.labels[order]), 1)
     totals = counts.sum(axis=0)
     target = np.round(fraction * totals).astype(np.int64)
     target = np.clip(target, int(fraction > 0), np.maximum(totals - 1, 0))
     missing = target
-    held_out = np.zeros(len(names), bool)
-    for group in np.random.default_rng(seed).permutation(len(names)):
+    held_out = np.zeros(texts, bool)
+    for group in np.random.default_rng(seed).permutation(texts):
         if (counts[group] <= missing).all():
             held_out[group] = True
             missing = missing - counts[group]
@@ -156,6 +159,35 @@ def stratified_split(
         raise InputError(f"{found} reviews cannot be split: each class needs two different texts")
     rows = held_out[groups]
     return order[~rows], order[rows]
+
+
+def fold_split(
+    reviews: Reviews, number: int, count: int, *, seed: int, grouped: bool = True
+) -> tuple[Int64[np.ndarray, " kept"], Int64[np.ndarray, " held_out"]]:
+    """Hold out fold `number` of 1 to `count`: each class in proportion, duplicates together.
+
+    Number 0 holds out none. Order and `grouped` are as above. InputError: fewer texts than folds.
+    """
+    order, groups = _group(reviews, grouped)
+    texts = groups.max(initial=-1) + 1
+    if texts < count:
+        raise InputError(f"data.folds={count} needs {count} different texts, there are {texts}")
+    label = np.zeros(texts, np.int32)
+    label[groups] = reviews.labels[order]
+    shuffled = np.random.default_rng(seed).permutation(texts)
+    fold = np.zeros(texts, np.int64)
+    fold[shuffled[np.argsort(label[shuffled], kind="stable")]] = np.arange(texts) % count + 1
+    rows = fold[groups] == number
+    return order[~rows], order[rows]
+
+
+def _group(
+    reviews: Reviews, grouped: bool
+) -> tuple[Int64[np.ndarray, " reviews"], Int64[np.ndarray, " reviews"]]:
+    """Return an order by hash and label, and the number of each review's text in it."""
+    order = np.lexsort((reviews.labels, reviews.hashes))
+    keys = reviews.hashes[order] if grouped else np.arange(len(order))
+    return order, np.unique(keys, return_inverse=True)[1]
 
 
 def stratified_sample(reviews: Reviews, *, count: int, seed: int) -> Reviews:

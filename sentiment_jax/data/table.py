@@ -46,8 +46,8 @@ def read_reviews(data: DataConfig) -> tuple[Reviews, Reviews]:
     rows = _read_file(data.path, data)
     test_rows = _read_file(data.test_path, data, prefix="test ") if data.test_path else []
     ids, texts, labels = zip(*rows, *test_rows, strict=True)
-    numbers, classes = number_labels(labels, ids, data)
-    everything = Reviews.from_texts(texts, numbers.tolist(), ids, classes)
+    numbers, classes, named = number_labels(labels, ids, data)
+    everything = Reviews.from_texts(texts, numbers.tolist(), ids, classes, named)
     labeled = np.flatnonzero(numbers >= 0)
     pool = everything.take(labeled[labeled < len(rows)])
     test = everything.take(labeled[labeled >= len(rows)])

@@ -1,4 +1,4 @@
-"""`--mode=evaluate`: scores a split with a run's best checkpoint, or with an ensemble of runs."""
+"""`--mode=evaluate`: scores a split or a table by a run's best checkpoint, or by an ensemble."""
 
 import dataclasses
 import errno
@@ -8,11 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float, Int32
 
+from sentiment_jax.config.schema import Config, join_names
 from sentiment_jax.config.stored import replace_settings
-from sentiment_jax.data.corpus import Corpus
+from sentiment_jax.data.corpus import READERS, Corpus
 from sentiment_jax.data.labels import decide
+from sentiment_jax.data.reviews import Reviews
 from sentiment_jax.errors import InputError
+from sentiment_jax.modes.predict import TextSource, check_output, predict_table
 from sentiment_jax.runtime import devices, terminal
 from sentiment_jax.storage.files import read_json
 from sentiment_jax.storage.run_directory import RunDirectory
@@ -49,6 +53,60 @@ def score_run(
     return found.summary(), measure(labels, found.probabilities, trained.classes)
 
 
+def evaluate_file(
+    workdirs: Sequence[Path], source: TextSource, output: Path | None, *, calibrated: bool = False
+) -> dict[str, Any]:
+    """Print and return the scores of a run, or of an ensemble of runs, on a labeled table.
+
+    The predictions, beside the cells of the table, are written to `output`, if any.
+    """
+    if output is not None:
+        check_output(output, source.file)
+    models = load_ensemble(workdirs, calibrated=calibrated)
+    data = models[0].config.data
+    column = source.column or data.text_column
+    reviews = read_labeled(models[0].config, str(source.file), column)
+    scores, metrics = score_labeled(models, reviews)
+    remark = f"ensemble of {len(models)} runs" if len(models) > 1 else f"step {models[0].step}"
+    _print("input", scores, metrics, f"{remark}, calibrated" if calibrated else remark)
+    if output is not None:
+        predict_table(models, source.read(data.text_column), output)
+    return scores
+
+
+def read_labeled(config: Config, path: str, text_column: str) -> Reviews:
+    """Read a table of reviews with the classes of a run."""
+    data = config.data
+    labels = data.labels if data.positive_labels else join_names(config.classes)
+    file = dataclasses.replace(
+        data, path=path, test_path=path, text_column=text_column, labels=labels
+    )
+    return READERS["csv"](file)[1]
+
+
+def score_labeled(
+    models: Sequence[TrainedModel], reviews: Reviews
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return scores and metrics of the averaged probabilities on any reviews."""
+    predicted = []
+    for model in models:
+        encoded = model.encode(reviews)
+        scores = scoring.score_reviews(model, model.params, encoded, "evaluate")
+        predicted.append(apply_temperature(scores.probabilities, model.temperature))
+    return _score(np.mean(predicted, axis=0), reviews.labels, models[0].classes)
+
+
+def _score(
+    probabilities: Float[np.ndarray, "reviews classes"],
+    labels: Int32[np.ndarray, " reviews"],
+    classes: Sequence[str],
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    measured = measure(labels, probabilities, classes)
+    accuracy = int(np.sum(decide(probabilities) == labels)) / len(labels)
+    scores = {"loss": measured["log_loss"], "accuracy": accuracy, "examples": len(labels)}
+    return scores, measured
+
+
 def evaluate_ensemble(
     workdirs: Sequence[Path],
     split: str,
@@ -76,14 +134,8 @@ def evaluate_ensemble(
         experiment = _prepare(trained, directory, split, corpus)
         scores = scoring.score_reviews(experiment, trained.params, experiment.encoded[split], split)
         predicted.append(apply_temperature(scores.probabilities, trained.temperature))
-    probabilities = np.mean(predicted, axis=0)
     labels = experiment.encoded[split].labels
-    measured = measure(labels, probabilities, models[0].classes)
-    averaged = {
-        "loss": measured["log_loss"],
-        "accuracy": int(np.sum(decide(probabilities) == labels)) / len(labels),
-        "examples": len(labels),
-    }
+    averaged, measured = _score(np.mean(predicted, axis=0), labels, models[0].classes)
     remark = f"ensemble of {len(models)} runs" if len(models) > 1 else f"step {models[0].step}"
     _print(split, averaged, measured, f"{remark}, calibrated" if calibrated else remark)
     return averaged
@@ -107,6 +159,9 @@ def _prepare(
     devices.check_batch_size("eval_batch_size", trained.config.eval_batch_size)
     directory.check_data(corpus.statistics)
     if not len(corpus.splits[split]):
+        if trained.config.data.folds:
+            of = f"its folds': see {directory.predictions['val']}"
+            raise InputError(f"{directory.path} was trained on all reviews, the scores are {of}")
         raise InputError(f"{directory.path} held out no reviews: data.validation_fraction was 0")
     corpus = dataclasses.replace(corpus, splits={split: corpus.splits[split]})
     return encode_experiment(trained.config, trained.tokenizer, corpus)
@@ -124,7 +179,7 @@ def score_split(
     scores = scoring.score_reviews(experiment, params, encoded, split, stop=stop)
     order = experiment.statistics["order_hash"][split]
     try:
-        directory.write_predictions(split, encoded, scores.probabilities, order, experiment.classes)
+        directory.write_predictions(split, encoded, scores.probabilities, order, experiment.config)
     except OSError as error:
         if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise

@@ -214,7 +214,9 @@ def predict_table(models: Sequence[TrainedModel], table: Table, output: Path | N
     if output is not None and (taken := [name for name in columns if name in table.columns]):
         raise InputError(f"the input has a column {taken[0]!r} already: rename it there")
     probabilities, warnings = predict(models, [text for (text,) in table.texts])
-    found = zip(table.rows, prediction_cells(classes, probabilities), warnings, strict=True)
+    found = zip(
+        table.rows, prediction_cells(models[0].config.cells, probabilities), warnings, strict=True
+    )
     predictions: list[list] = [[row, *prediction, warning] for row, prediction, warning in found]
     if output is None:
         writer = csv.writer(sys.stdout, lineterminator="\n")

@@ -135,7 +135,7 @@ def _train_if_free(trial: Trial, first: Experiment, own: Config, stop: Stop) -> 
 
     def prepare(config: Config, tokenizer: Tokenizer | None = None) -> Experiment:
         same = tokenizer is None or tokenizer_hash(tokenizer) == tokenizer_hash(first.tokenizer)
-        config = with_classes(config, first.classes)
+        config = with_classes(config, first.reviews["train"])
         if not same or config.data != first.config.data:
             return prepare_experiment(config, tokenizer)
         return dataclasses.replace(first, **vars(make_classifier(config, first.tokenizer)))

@@ -2,7 +2,10 @@
 
 import contextlib
 import importlib.util
+import shutil
+import statistics
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +14,9 @@ from jaxtyping import Int
 from ml_collections import ConfigDict
 
 from sentiment_jax.analysis import figures
-from sentiment_jax.config.schema import Config
+from sentiment_jax.config.schema import SELECTED_BY, Config
+from sentiment_jax.config.stored import replace_settings
+from sentiment_jax.data.corpus import hold_out
 from sentiment_jax.data.labels import decide
 from sentiment_jax.errors import InputError, RunError
 from sentiment_jax.modes.evaluate import score_split
@@ -21,6 +26,7 @@ from sentiment_jax.storage import run_directory
 from sentiment_jax.storage.files import checksums, read_json, write_json
 from sentiment_jax.storage.metrics_log import read_metrics
 from sentiment_jax.storage.run_directory import RunDirectory
+from sentiment_jax.sweeps.plan import Trial
 from sentiment_jax.training import compilation, console, loop
 from sentiment_jax.training.advice import advise
 from sentiment_jax.training.checks import (
@@ -33,13 +39,13 @@ from sentiment_jax.training.checks import (
 from sentiment_jax.training.distillation import distill
 from sentiment_jax.training.experiment import Experiment, prepare_experiment
 from sentiment_jax.training.linear_baseline import linear_baseline
-from sentiment_jax.training.metrics import mcnemar, measure
+from sentiment_jax.training.metrics import fit_temperature, mcnemar, measure
 from sentiment_jax.training.resume import start_run
 from sentiment_jax.training.run import TrainingRun
 from sentiment_jax.training.signals import Stop
 from sentiment_jax.training.trained_model import restore_model
 
-VALIDATION = ("loss", "accuracy", "examples", "balanced_accuracy", "perplexity")  # if present
+VALIDATION = ("loss", "accuracy", "examples", *SELECTED_BY[2:], "perplexity")  # if present
 
 
 def train(
@@ -90,6 +96,9 @@ def train(
             if fresh:  # its replacement was read, and fits as far as the devices report
                 directory.remove()
             _record(experiment, directory, changes)
+        if config.data.folds and not config.data.fold:
+            options: Any = {"prepare": prepare, "stop": stop, "allow_changes": allow_changes}
+            experiment = _cross_validate(experiment, directory, **options)
         with terminal.progress_bar(None, "preparing the model"):
             run, load_report = start_run(experiment, directory, stop)
         stack.callback(run.log.close)
@@ -102,6 +111,47 @@ def train(
             loop.validate_epoch(run)
         run.state = None  # its memory is free for the test
         return _conclude(run, score_test)
+
+
+def _cross_validate(experiment: Experiment, directory: RunDirectory, **options: Any) -> Experiment:
+    """Train without each fold; return the experiment with the scores on the reviews left out.
+
+    `options` are those of `train`.
+
+    It is to be trained on all reviews for the median of the folds' best epochs.
+    """
+    from sentiment_jax.analysis.predictions import read_predictions  # late: pandas takes a second
+
+    config = experiment.config
+    reviews = experiment.reviews["train"]
+    place = {name: i for i, name in enumerate(reviews.ids)}
+    probabilities = np.zeros((len(reviews), len(experiment.classes)), np.float32)
+    folds = []
+    for number in range(1, config.data.folds + 1):
+        fold = RunDirectory(directory.folds / str(number))
+        without = replace_settings(config, {"data.fold": number})
+        run_directory.prepare_workdir(fold.path)
+        log = (fold.path / "log.txt").open("a", encoding="utf-8")
+        with log, contextlib.redirect_stdout(log):
+            result = train(without, fold.path, score_test=False, **options)
+        predictions = read_predictions([Trial("fold", fold.path, without)], "val")
+        rows = [place[name] for name in predictions.ids]
+        probabilities[rows] = predictions.probabilities[0]
+        shutil.rmtree(fold.checkpoints, ignore_errors=True)  # the size of five models
+        folds.append({**result["val"], "best_epoch": result["best_epoch"]})
+        epoch = f"epoch {result['best_epoch']}, the best"
+        console.print_scores(f"fold {number}", result["val"], epoch)
+    order = experiment.statistics["order_hash"]["train"]
+    directory.write_predictions("val", reviews, probabilities, order, config)
+    measured = measure(reviews.labels, probabilities, experiment.classes)
+    weights = [fold["examples"] for fold in folds]
+    validated = {name: measured[name] for name in folds[0] if name in measured}
+    for name in ("loss", "accuracy"):
+        validated[name] = float(np.average([fold[name] for fold in folds], weights=weights))
+    validated |= {"examples": len(reviews), "metrics": measured, "folds": folds}
+    validated["temperature"] = fit_temperature(probabilities, reviews.labels)
+    epochs = statistics.median_low(fold["best_epoch"] for fold in folds)
+    return replace(experiment, epochs=epochs, validated=validated)
 
 
 def dry_run(recipe: ConfigDict, prepare: Callable[..., Experiment] = prepare_experiment) -> None:
@@ -183,12 +233,12 @@ def _conclude(run: TrainingRun, score_test: bool) -> dict[str, Any]:
         tested = {"test": test.summary(), "test_seconds": seconds}
         labels = experiment.encoded["test"].labels
         measured["test"] = measure(labels, test.probabilities, experiment.classes)
-    result = {
+    result: dict[str, Any] = {
         "model": experiment.config.model.name,
         "best_step": best["step"],
         "best_epoch": best["epoch"],
         "val": {name: best[name] for name in VALIDATION if name in best},
-        **{name: best[name] for name in ("temperature",) if name in best},
+        **{name: best[name] for name in ("temperature", "folds") if name in best},
         **tested,
         "train_seconds": round(progress.train_seconds, 3),
         "compile_seconds": round(progress.compile_seconds, 3),
@@ -209,7 +259,11 @@ def _conclude(run: TrainingRun, score_test: bool) -> dict[str, Any]:
     if score_test and experiment.config.linear_baseline and processes.is_main():
         result |= _compare(experiment, decide(test.probabilities))
         write_json(directory.result, result)
-    if result["val"]:
+    if "folds" in result:
+        deviation = statistics.stdev(fold["accuracy"] for fold in result["folds"])
+        of = f"{len(result['folds'])} folds ± {deviation:.4f}; then {best['epoch']} epochs on all"
+        console.print_scores("val", result["val"], of)
+    elif result["val"]:
         console.print_scores("val", result["val"], f"epoch {best['epoch']}, the best")
     else:
         reviews = len(experiment.encoded["train"])
@@ -231,7 +285,11 @@ def _compare(experiment: Experiment, predicted: Int[np.ndarray, " reviews"]) -> 
     """Return the baseline's entry of result.json: its scores, and McNemar's p of the test."""
     try:
         with terminal.progress_bar(None, "fitting the linear baseline"):
-            baseline = linear_baseline(experiment.reviews)
+            train_split = experiment.reviews["train"]
+            data = experiment.config.data
+            numbers = range(1, data.folds + 1 if not data.fold else 1)
+            folds = [hold_out(train_split, replace(data, fold=n)) for n in numbers]
+            baseline = linear_baseline(experiment.reviews, folds)
     except (ValueError, MemoryError, OSError) as error:
         terminal.warn(f"no linear baseline: {error}")
         return {}
@@ -248,6 +306,7 @@ def _print_advice(
 ) -> None:
     """Print what validation suggests, if reviews were held out for it."""
     if result["val"]:
-        shares = unknown_shares(experiment.tokenizer, experiment.encoded["val"])
+        encoded = experiment.encoded["train" if "folds" in result else "val"]
+        shares = unknown_shares(experiment.tokenizer, encoded)
         for sentence in advise(experiment.config, result, records, float(shares.mean())):
             print(f"{'advice':8} {sentence}")

@@ -21,10 +21,11 @@ import numpy as np
 from jaxtyping import Float, Float32
 
 from sentiment_jax.config import stored
-from sentiment_jax.config.schema import CLASSES, HARMLESS, Config
+from sentiment_jax.config.schema import HARMLESS, Config
 from sentiment_jax.data import tokenization
 from sentiment_jax.data.encoding import Encoded
 from sentiment_jax.data.labels import decide
+from sentiment_jax.data.reviews import Reviews
 from sentiment_jax.errors import InputError, InUse
 from sentiment_jax.runtime import processes, terminal
 from sentiment_jax.storage.checkpoints import steps_in
@@ -50,6 +51,7 @@ class RunDirectory:
         self.failed = path / "failed.json"
         self.curves = path / "curves.png"
         self.checkpoints = path / "checkpoints"
+        self.folds = path / "folds"  # of a cross-validation, a run each
         self.tensorboard = path / "tensorboard"
         self.predictions = {"test": path / "predictions.csv", "val": path / "predictions-val.csv"}
         self.reviews = {"train": path / "reviews.csv", "test": path / "reviews-test.csv"}
@@ -62,7 +64,9 @@ class RunDirectory:
         tables = self.predictions.values()
         for path in (self.result, self.failed, self.metrics, self.curves, *tables):
             path.unlink(missing_ok=True)
-        for folder in (self.checkpoints, self.tensorboard):
+        for fold in self.folds.glob("*"):
+            RunDirectory(fold).remove()
+        for folder in (self.checkpoints, self.tensorboard, self.folds):
             shutil.rmtree(folder, ignore_errors=True)
         for path in (self.env, self.tokenizer, self.config):
             path.unlink(missing_ok=True)
@@ -153,34 +157,27 @@ class RunDirectory:
     def write_predictions(
         self,
         split: str,
-        encoded: Encoded,
+        reviews: Encoded | Reviews,
         probabilities: Float32[np.ndarray, "reviews classes"],
         order: str,
-        classes: Sequence[str] = CLASSES,
+        config: Config,
     ) -> None:
         """Write predictions, one row per review, and their checksum to env.json.
 
         `order` is a hash of the texts in their order: rows of equal orders are of equal reviews.
         """
         predictions = self.predictions[split]
-        names = class_cells(classes)
-        predicted = prediction_cells(classes, probabilities)
-        rows = zip(encoded.ids, encoded.labels, predicted, strict=True)
+        names = config.cells
+        predicted = prediction_cells(names, probabilities)
+        rows = zip(reviews.ids, reviews.labels, predicted, strict=True)
         write_csv(
             predictions,
-            ["id", "label", *prediction_columns(classes)],
+            ["id", "label", *prediction_columns(config.classes)],
             ([row_id, names[label], *cells] for row_id, label, cells in rows),
         )
         if processes.is_main():
             known = checksums(predictions) | {f"{predictions.stem}_order": order}
             write_json(self.env, read_json(self.env) | known)
-
-
-def class_cells(classes: Sequence[str]) -> list[int | str]:
-    """Return the cells that stand for the classes in a table: their names, or 0 and 1."""
-    if tuple(classes) == CLASSES:
-        return [0, 1]
-    return [int(name) if re.fullmatch(r"0|-?[1-9]\d*", name) else name for name in classes]
 
 
 def prediction_columns(classes: Sequence[str]) -> list[str]:
@@ -189,11 +186,10 @@ def prediction_columns(classes: Sequence[str]) -> list[str]:
 
 
 def prediction_cells(
-    classes: Sequence[str], probabilities: Float[np.ndarray, "reviews classes"]
+    names: Sequence[int | str], probabilities: Float[np.ndarray, "reviews classes"]
 ) -> list[list[int | str]]:
     """Return predicted class and probabilities of each review: of two classes, the second's."""
-    names = class_cells(classes)
-    first = 1 if len(classes) == 2 else 0
+    first = 1 if len(names) == 2 else 0
     predicted = zip(decide(probabilities).tolist(), probabilities.tolist(), strict=True)
     return [[names[i], *(f"{p:.6f}" for p in row[first:])] for i, row in predicted]
 

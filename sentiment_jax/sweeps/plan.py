@@ -208,7 +208,7 @@ def plan_sweep(
     and optimizer_settings, but for the settings that the command line has `overridden`.
     InputError: unknown or missing names, values of the wrong kind, an overridden axis.
     """
-    if not config.data.validation_fraction:
+    if not (config.data.validation_fraction or config.data.folds):
         raise InputError("data.validation_fraction=0 leaves a sweep no reviews to choose by")
     short = {field: axis for axis, field in FIELDS.items()}
     axes = {short.get(name, name): values for name, values in axes.items()}

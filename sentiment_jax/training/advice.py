@@ -71,7 +71,7 @@ def _few_steps(
 
 
 def _rising_loss(result: Mapping[str, Any], validations: Sequence[Mapping[str, Any]]) -> str:
-    lowest = min(validations, key=lambda line: line["loss"])
+    lowest = min(validations, key=lambda line: line["loss"], default=result["val"])
     chosen = result["val"]["loss"]
     if chosen < 1.2 * lowest["loss"]:
         return ""

@@ -2,13 +2,14 @@
 
 import math
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import numpy as np
 from tqdm import tqdm
 
-from sentiment_jax.config.schema import Config
+from sentiment_jax.config.schema import CLASSES, Config
 from sentiment_jax.data.ngrams import unigrams
 from sentiment_jax.huggingface.weights import LoadReport
 from sentiment_jax.runtime import devices, processes, terminal
@@ -16,7 +17,6 @@ from sentiment_jax.training import compilation
 from sentiment_jax.training.compilation import mebibytes
 from sentiment_jax.training.experiment import Experiment
 from sentiment_jax.training.run import Progress, TrainingRun, averages
-from sentiment_jax.training.scoring import Scores, TextScores
 
 
 def _warn_of_data(experiment: Experiment) -> None:
@@ -87,7 +87,7 @@ def describe_run(run: TrainingRun, load_report: LoadReport | None) -> None:
     standing = f"{run.total_steps:,} steps"
     if step:
         standing = f"resuming at step {step:,} of {run.total_steps:,}"
-    print(f"{'run':8} {run.directory.path}, {config.epochs} epochs, {standing}", flush=True)
+    print(f"{'run':8} {run.directory.path}, {run.epochs} epochs, {standing}", flush=True)
     if not config.pretrain.objective:
         _warn_of_data(experiment)
 
@@ -111,7 +111,7 @@ def _describe_reviews(experiment: Experiment) -> None:
     data = experiment.config.data
     statistics = experiment.statistics
     classes = experiment.classes
-    if data.labels:
+    if classes != CLASSES:
         numbered = ", ".join(f"{name} ({number})" for number, name in enumerate(classes))
         if len(classes) == 2:
             numbered += f"; {classes[1]} is positive"
@@ -161,17 +161,19 @@ def print_steps(experiment: Experiment) -> None:
             print(line("", mode, f"{rows} x {length}", peak, f"{seconds:.1f} s"), flush=True)
 
 
-def print_epoch(progress: Progress, config: Config, scores: Scores | None) -> None:
+def print_epoch(progress: Progress, config: Config, scores: Mapping[str, Any], epochs: int) -> None:
     """Print the scores of an epoch, of its validation if there was one, and whether it stops."""
     loss, accuracy, rate = averages(progress.last_epoch)
-    line = f"epoch {progress.epochs_done:>3}/{config.epochs}  train loss {loss:.4f} "
+    line = f"epoch {progress.epochs_done:>3}/{epochs}  train loss {loss:.4f} "
     line += f"accuracy {accuracy:.4f}"
-    if scores is not None:
-        line += f"  validation loss {scores.loss:.4f} accuracy {scores.accuracy:.4f}"
-    if isinstance(scores, TextScores):
-        line += f" perplexity {scores.perplexity:.2f}"
+    if scores:
+        line += f"  validation loss {scores['loss']:.4f} accuracy {scores['accuracy']:.4f}"
+    if "perplexity" in scores:
+        line += f" perplexity {scores['perplexity']:.2f}"
+    elif scores and config.select_by not in ("loss", "accuracy"):
+        line += f" {config.select_by.replace('_', ' ')} {scores[config.select_by]:.4f}"
     line += f"  {rate:7.1f} examples/s"
-    if scores is not None and progress.is_best:
+    if scores and progress.is_best:
         line += "  best" if progress.epochs_since_best == 0 else "  as good as the best"
     tqdm.write(line)
     if progress.stopped_early:

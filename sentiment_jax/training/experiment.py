@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 from tokenizers import Tokenizer
 
-from sentiment_jax.config.schema import CLASSES, Config, EncoderConfig, join_names
+from sentiment_jax.config.schema import Config, EncoderConfig, join_names
 from sentiment_jax.data import tokenization
 from sentiment_jax.data.corpus import Corpus, load_corpus
 from sentiment_jax.data.encoding import Encoded
+from sentiment_jax.data.labels import same_classes
 from sentiment_jax.data.reviews import Reviews, stratified_sample
 from sentiment_jax.data.unlabeled import unlabeled_reviews
 from sentiment_jax.errors import InputError
@@ -39,6 +40,8 @@ class Experiment(Classifier):
     encoded: dict[str, Encoded]
     statistics: dict[str, Any]
     examples: tuple[str, ...] = EXAMPLE_TEXTS  # to classify after training
+    epochs: int = 0  # found by a cross-validation; 0: the config's
+    validated: dict[str, Any] = dataclasses.field(default_factory=dict)  # its scores
     unlabeled: Reviews | None = None  # texts for the teachers to label, last in the training split
 
     @functools.cached_property
@@ -47,11 +50,11 @@ class Experiment(Classifier):
         return make_objective(self.config, self.tokenizer, self.encoded["train"], self.mesh)
 
 
-def with_classes(config: Config, classes: tuple[str, ...]) -> Config:
-    """Return a config that names the classes found, unless they are negative and positive."""
-    if config.data.labels or classes == CLASSES:
+def with_classes(config: Config, reviews: Reviews) -> Config:
+    """Return a config that names the classes of the reviews, unless these are 0 and 1."""
+    if config.data.labels or not reviews.named:
         return config
-    data = dataclasses.replace(config.data, labels=join_names(classes))
+    data = dataclasses.replace(config.data, labels=join_names(reviews.classes))
     return dataclasses.replace(config, data=data)
 
 
@@ -86,7 +89,7 @@ def prepare_experiment(config: Config, tokenizer: Tokenizer | None = None) -> Ex
     """
     corpus = read_corpus(config)
     warn_of_leakage(config, corpus)
-    config = with_classes(config, corpus.splits["train"].classes)
+    config = with_classes(config, corpus.splits["train"])
     if tokenizer is None:
         tokenizer = make_tokenizer(config, corpus)
     _check_teacher_classes(config)
@@ -126,7 +129,7 @@ def encode_experiment(config: Config, tokenizer: Tokenizer, corpus: Corpus) -> E
 def _check_teacher_classes(config: Config) -> None:
     for teacher in find_teachers(config.data.teacher):
         classes = RunDirectory(teacher).read_config().classes
-        if classes != config.classes:
+        if not same_classes(classes, config.classes):
             raise InputError(
                 f"data.teacher={teacher} has the classes {', '.join(classes)}, the data have "
                 f"{', '.join(config.classes)}"

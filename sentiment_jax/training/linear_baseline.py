@@ -8,10 +8,11 @@ import contextlib
 import hashlib
 import importlib.metadata
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from jaxtyping import Int64
 
 from sentiment_jax.data.labels import decide
 from sentiment_jax.data.reviews import Reviews, stratified_sample
@@ -24,20 +25,23 @@ from sentiment_jax.training.metrics import log_loss
 C = (1.0, 3.0, 10.0, 30.0, 100.0)  # inverse strengths of the regularization to choose from
 FOLDS = 3
 FEW = 5_000  # reviews that C is chosen on, at most: on IMDB the choice takes as long as the fit
+Fold = tuple[Int64[np.ndarray, " kept"], Int64[np.ndarray, " held_out"]]  # indices
 REVISION = 1  # of what is computed and cached here
 
 
-def linear_baseline(splits: Mapping[str, Reviews]) -> dict[str, Any]:
+def linear_baseline(splits: Mapping[str, Reviews], folds: Sequence[Fold] = ()) -> dict[str, Any]:
     """Return the baseline's C, seconds, and its scores and predictions on the held-out splits.
 
     {"C", "seconds", split: {"loss", "accuracy", "examples"}, "predicted": {split: [class of each
-    review]}}; {} if the training reviews have no words, or not two classes of three reviews. The
-    user's cache keeps it for the next run on the same reviews.
+    review]}}; {} if the training reviews have no words, or not two classes of three reviews. With
+    `folds` of the training reviews, these are validated on each fold in turn. The user's cache
+    keeps it for the next run on the same reviews.
     """
     splits = {name: splits[name] for name in ("train", "val", "test") if name in splits}
-    content = [
+    content: list[Any] = [
         (name, texts_hash(of), of.labels.tolist(), len(of.classes)) for name, of in splits.items()
     ]
+    content += [("fold", held_out.tolist()) for _, held_out in folds]
     revision = (REVISION, importlib.metadata.version("scikit-learn"))
     digest = hashlib.sha256(repr((revision, content)).encode()).hexdigest()
     folder = find_cache()
@@ -45,7 +49,7 @@ def linear_baseline(splits: Mapping[str, Reviews]) -> dict[str, Any]:
     if cached and cached.exists():
         with contextlib.suppress(InputError):  # damaged
             return read_json(cached)
-    found = _fit(splits)
+    found = _fit(splits, folds)
     if cached:
         with contextlib.suppress(OSError):  # a full disk
             cached.parent.mkdir(exist_ok=True)
@@ -53,11 +57,11 @@ def linear_baseline(splits: Mapping[str, Reviews]) -> dict[str, Any]:
     return found
 
 
-def _fit(splits: Mapping[str, Reviews]) -> dict[str, Any]:
+def _fit(splits: Mapping[str, Reviews], folds: Sequence[Fold]) -> dict[str, Any]:
     # Late: they take a second.
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import LogisticRegression
-    from sklearn.model_selection import GridSearchCV
+    from sklearn.model_selection import GridSearchCV, cross_val_predict
     from sklearn.multiclass import OneVsRestClassifier
 
     start = time.perf_counter()
@@ -78,11 +82,18 @@ def _fit(splits: Mapping[str, Reviews]) -> dict[str, Any]:
     model.set_params(**search.best_params_).fit(features, train.labels)
     scores = {}
     predicted = {}
-    for name, split in splits.items():
-        if name == "train" or not len(split):
+    held_out = {"val": train if folds else splits.get("val"), "test": splits.get("test")}
+    for name, split in held_out.items():
+        if not split:
             continue
         probabilities = np.zeros((len(split), classes))
-        probabilities[:, model.classes_] = model.predict_proba(vectorizer.transform(split.texts))
+        if split is train:
+            found = cross_val_predict(
+                model, features, train.labels, cv=folds, method="predict_proba"
+            )
+        else:
+            found = model.predict_proba(vectorizer.transform(split.texts))
+        probabilities[:, model.classes_] = found
         predictions = decide(probabilities)
         predicted[name] = predictions.tolist()
         scores[name] = {

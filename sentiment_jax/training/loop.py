@@ -35,7 +35,7 @@ def train_epoch(run: TrainingRun) -> None:
         epoch=epoch,
     )
     end = first + len(plan)
-    bar = progress_bar(run.total_steps, f"epoch {epoch + 1}/{config.epochs}", initial=progress.step)
+    bar = progress_bar(run.total_steps, f"epoch {epoch + 1}/{run.epochs}", initial=progress.step)
     clock = time.perf_counter()
     stopping = False
 
@@ -112,14 +112,23 @@ def validate_epoch(run: TrainingRun) -> None:
         score = scoring.score_text if config.pretrain.objective else scoring.score_reviews
         scores = score(experiment, run.state.params, val, "validation", stop=run.check_stop)
         ranked = scores.summary()
-        run.log_scores("val", ranked, scores.seconds)
     if isinstance(scores, scoring.ReviewScores):
         measured = metrics.measure(val.labels, scores.probabilities, experiment.classes)
         if config.class_weights == "balanced":
             ranked["balanced_accuracy"] = measured["balanced_accuracy"]
+        if config.select_by in measured:
+            ranked[config.select_by] = measured[config.select_by]
+    if scores is not None:
+        run.log_scores("val", ranked, scores.seconds)
     progress.end_epoch(ranked, config.early_stopping_patience, config.select_by)
-    if isinstance(scores, scoring.ReviewScores) and progress.best and progress.is_best:
-        temperature = metrics.fit_temperature(scores.probabilities, val.labels)
-        progress.best |= {"metrics": measured, "temperature": temperature}
+    if progress.best and progress.is_best:
+        if isinstance(scores, scoring.ReviewScores):
+            temperature = metrics.fit_temperature(scores.probabilities, val.labels)
+            progress.best |= {"metrics": measured, "temperature": temperature}
+            order = experiment.statistics["order_hash"]["val"]
+            found = scores.probabilities
+            # Before the checkpoint: if a kill comes between them, the validation is repeated.
+            run.directory.write_predictions("val", val, found, order, config)
+        progress.best |= experiment.validated
     run.save()
-    console.print_epoch(progress, config, scores)
+    console.print_epoch(progress, config, ranked, run.epochs)

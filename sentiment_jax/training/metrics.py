@@ -24,8 +24,9 @@ def measure(
     """Return what scikit-learn says of predictions, JSON-able, and accuracy's 95 % interval.
 
     Log loss in nats. The Brier score is halved for two classes, where it is (p - label)². The AUC
-    is None unless there are two classes and both occur. What would be 0/0 is 0. Every entry reaches
-    result.json and reports (analysis/html.py has their formats); console.print_metrics prints some.
+    of more classes is the mean of one against the rest, and None if a class is absent. What would
+    be 0/0 is 0. Every entry reaches result.json and reports (analysis/html.py has their formats);
+    console.print_metrics prints some.
     """
     predicted = decide(probabilities)
     total = len(labels)
@@ -43,13 +44,15 @@ def measure(
     least = np.finfo(of_label.dtype).eps
     distances = np.sum((probabilities - np.eye(len(names))[labels]) ** 2, axis=1)
     two_classes = len(names) == 2
+    ranked = [1] if two_classes else range(len(names))
+    areas: list[Any] = [area_under_curve(labels == i, probabilities[:, i]) for i in ranked]
     return {
         "accuracy_interval": [*wilson_interval(float(np.mean(predicted == labels)), total)],
         "majority_baseline": float(np.max(counts)) / total,
         "balanced_accuracy": float(recall[counts > 0].mean()),
         "macro_f1": float(f1.mean()),
         "mcc": float(covariance / np.sqrt(variances)) if variances else 0.0,
-        "auc": area_under_curve(labels, probabilities[:, 1]) if two_classes else None,
+        "auc": None if None in areas else float(np.mean(areas, dtype=np.float64)),
         "log_loss": float(-np.log(np.clip(of_label, least, 1 - least)).mean(dtype=np.float64)),
         "brier_score": float(distances.mean()) / (2 if two_classes else 1),
         "classes": {
@@ -65,18 +68,18 @@ def measure(
 
 
 def area_under_curve(
-    labels: Int[np.ndarray, " reviews"], p_positive: Float[np.ndarray, " reviews"]
+    positive: Bool[np.ndarray, " reviews"], p_positive: Float[np.ndarray, " reviews"]
 ) -> float | None:
     """Return the area under the ROC curve, by ranks: Mann and Whitney (1947).
 
     It is how often a positive review scores higher than a negative one, ties counted half; None if
     either class is absent.
     """
-    positives = int(labels.sum())
-    pairs = positives * (len(labels) - positives)
+    positives = int(positive.sum())
+    pairs = positives * (len(positive) - positives)
     _, place, ties = np.unique(p_positive, return_inverse=True, return_counts=True)
     ranks = (np.cumsum(ties) - (ties - 1) / 2)[place]
-    above = ranks[labels == 1].sum() - positives * (positives + 1) / 2
+    above = ranks[positive].sum() - positives * (positives + 1) / 2
     return float(above / pairs) if pairs else None
 
 

@@ -57,7 +57,7 @@ class Progress:
         """Whether the epoch that has ended is the best one so far."""
         return self.best is not None and self.best["epoch"] == self.epochs_done
 
-    def end_epoch(self, scores: dict[str, Any], patience: int, select_by: str = "accuracy") -> None:
+    def end_epoch(self, scores: dict[str, Any], patience: int, select_by: str) -> None:
         """Record the scores of a validation: epochs done, best, patience.
 
         Without scores, where no reviews are held out, the newest epoch is the best.
@@ -102,8 +102,11 @@ class TrainingRun:
         self.train_step = compilation.make_train_step(self.experiment)
         self.parameters = count_parameters(self.experiment.model)
         self.steps_per_epoch = math.ceil(len(self.experiment.encoded["train"]) / config.batch_size)
-        self.total_steps = config.epochs * self.steps_per_epoch
-        self.learning_rate = optimizers.make_schedule(config.optimizer, self.total_steps)
+        # A cross-validation decides when to end, but not the schedule, which its folds shared.
+        self.epochs = self.experiment.epochs or config.epochs
+        self.total_steps = self.epochs * self.steps_per_epoch
+        steps = config.epochs * self.steps_per_epoch
+        self.learning_rate = optimizers.make_schedule(config.optimizer, steps)
         self.log = MetricsLog(self.directory.metrics, self.progress.records)
         self.compiled_lengths: set[int] = set()  # padded, of the steps compiled so far
 
@@ -111,7 +114,7 @@ class TrainingRun:
     def done(self) -> bool:
         """Whether no epoch is left."""
         progress = self.progress
-        return progress.epochs_done >= self.experiment.config.epochs or progress.stopped_early
+        return progress.epochs_done >= self.epochs or progress.stopped_early
 
     def log_scores(self, split: str, scores: dict[str, Any], seconds: float) -> None:
         """Write a line of metrics.jsonl about the step that has been reached."""

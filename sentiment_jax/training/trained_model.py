@@ -13,6 +13,7 @@ from tokenizers import Tokenizer
 from sentiment_jax.config.schema import Config, NgramConfig
 from sentiment_jax.data import batches
 from sentiment_jax.data.encoding import Encoded, encode
+from sentiment_jax.data.labels import same_classes
 from sentiment_jax.data.reviews import Reviews
 from sentiment_jax.errors import InputError, RunError
 from sentiment_jax.models.registry import build_model
@@ -105,7 +106,7 @@ def load_ensemble(workdirs: Sequence[Path], *, calibrated: bool = False) -> list
     """Read several runs; InputError if their classes differ."""
     models = [load_run(workdir, calibrated=calibrated) for workdir in workdirs]
     for workdir, model in zip(workdirs, models, strict=True):
-        if model.classes != models[0].classes:
+        if not same_classes(model.classes, models[0].classes):
             raise InputError(
                 f"{workdirs[0]} has the classes {', '.join(models[0].classes)}, {workdir} has "
                 f"{', '.join(model.classes)}: runs with different classes cannot be averaged"

@@ -15,7 +15,7 @@ STARS = {"positive_labels": "4,5", "negative_labels": "1,2"}
 def number(found, **settings):
     """The classes of the labels found, and their names."""
     rows = [f"row {i + 2}" for i in range(len(found))]
-    numbers, names = number_labels(found, rows, DataConfig("csv", "my.csv", **settings))
+    numbers, names, _ = number_labels(found, rows, DataConfig("csv", "my.csv", **settings))
     return numbers.tolist(), names
 
 
@@ -25,6 +25,8 @@ def number(found, **settings):
         # Few spellings of these two are enough, and they may be mixed.
         (["0", "neg", "pos", "positive", " Positive ", "NEG"], CLASSES, [0, 0, 1, 1, 1, 0]),
         (["True", "FALSE", "true", "1.0", "0.0"], CLASSES, [1, 0, 1, 1, 0]),
+        (["pos", "neg", "neg"], ("neg", "pos"), [1, 0, 0]),
+        (["Positive", "Negative"], ("Negative", "Positive"), [1, 0]),
         (["good", "bad"] * 5, ("bad", "good"), [1, 0] * 5),
         (["Good", "bad", "good"] * 5, ("bad", "Good"), [1, 0, 1] * 5),
         (

@@ -1,5 +1,6 @@
 """The normalizer, and splits that are stratified, seeded, leak-free and blind to file order."""
 
+import functools
 import hashlib
 
 import numpy as np
@@ -8,11 +9,13 @@ import pytest
 from sentiment_jax.data.reviews import (
     KEPT,
     Reviews,
+    fold_split,
     is_blank,
     normalize_text,
     stratified_sample,
     stratified_split,
 )
+from sentiment_jax.errors import InputError
 
 
 @pytest.mark.parametrize(
@@ -88,6 +91,29 @@ def test_split_is_stratified_complete_and_free_of_leakage(seed, fraction):
         assert abs((labels[held_out] == label).sum() - wanted) <= 1
     another = stratified_split(reviews, fraction, seed=seed + 1)[1]
     assert {*another.tolist()} != {*held_out.tolist()}
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("count", [2, 5])
+def test_folds_are_stratified_disjoint_and_blind_to_order(seed, count):
+    reviews = make_reviews(seed)
+    fold = functools.partial(fold_split, count=count, seed=seed)
+    folds = [fold(reviews, number)[1] for number in range(1, count + 1)]
+    assert sorted(np.concatenate(folds)) == list(range(len(reviews)))
+    backwards = reviews.take(np.arange(len(reviews))[::-1])
+    for number, held_out in enumerate(folds, start=1):
+        kept, again = fold(reviews, number)
+        assert sorted([*kept, *held_out]) == list(range(len(reviews))) and (again == held_out).all()
+        texts = [{reviews.texts[i] for i in rows} for rows in (kept, held_out)]
+        assert not texts[0] & texts[1]
+        for label in (0, 1):
+            of_class = {reviews.texts[i] for i in np.flatnonzero(reviews.labels == label)}
+            assert abs(len(of_class & texts[1]) - len(of_class) / count) < 1
+        assert {backwards.texts[i] for i in fold(backwards, number)[1]} == texts[1]
+    assert len(fold(reviews, 0)[1]) == 0
+    alone = Reviews.from_texts(["a", "a", "b"], [0, 0, 1])
+    with pytest.raises(InputError, match="data.folds=5 needs 5 different texts, there are 2"):
+        fold_split(alone, 1, 5, seed=0)
 
 
 def test_sample_is_stratified_nested_and_blind_to_order():

@@ -213,7 +213,7 @@ def test_the_baseline_sees_the_test_set_after_the_runs_own_score(
 def test_a_run_is_finished_before_its_baseline_and_without_one_that_fails(
     small_config, tmp_path, monkeypatch, capsys
 ):
-    def fail(reviews):
+    def fail(reviews, folds):
         assert read_json(tmp_path / "run" / "result.json")["test"]["examples"] == 30
         raise MemoryError("too many n-grams")
 

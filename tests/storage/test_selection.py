@@ -25,7 +25,7 @@ BETTER_AND_WORSE = {
 @pytest.mark.parametrize("decides", BETTER_AND_WORSE)
 def test_the_better_of_two(decides):
     better, worse = BETTER_AND_WORSE[decides]
-    assert validation_rank(better) > validation_rank(worse)
+    assert validation_rank(better, "accuracy") > validation_rank(worse, "accuracy")
 
 
 def test_select_by_loss_puts_the_loss_first():
@@ -42,6 +42,6 @@ def test_select_by_loss_puts_the_loss_first():
 def test_of_equal_epochs_the_newest_and_never_one_without_a_finite_loss():
     progress = Progress()
     for loss, best in ((math.inf, None), (0.7, 2), (0.7, 3), (math.nan, 3)):
-        progress.end_epoch({"accuracy": 0.5, "loss": loss}, patience=0)
+        progress.end_epoch({"accuracy": 0.5, "loss": loss}, patience=0, select_by="accuracy")
         assert (progress.best and progress.best["epoch"]) == best
-    assert validation_rank(None) == WORST
+    assert validation_rank(None, "accuracy") == WORST
