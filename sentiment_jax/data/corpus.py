@@ -23,13 +23,18 @@ from sentiment_jax.data.table import read_reviews
 from sentiment_jax.errors import InputError
 
 SAMPLE = Path(__file__).with_name("sample.csv")
+OWN_TABLE: dict[str, Any] = {
+    "path": str(SAMPLE),
+    "text_column": "text",
+    "label_column": "label",
+    "labels": ",".join(CLASSES),
+    "test_path": "",
+}
 READERS: dict[str, Callable[[DataConfig], tuple[reviews.Reviews, ...]]] = {
     "tfds": lambda data: read_tfds(data.path),
     "folder": lambda data: read_folder(data.path),
     "csv": read_reviews,
-    "sample": lambda data: read_reviews(
-        replace(data, path=str(SAMPLE), text_column="text", label_column="label", test_path="")
-    ),
+    "sample": lambda data: read_reviews(replace(data, **OWN_TABLE)),
 }
 
 
