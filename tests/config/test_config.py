@@ -14,6 +14,7 @@ from sentiment_jax.config.recipes import describe_settings, override
 from sentiment_jax.config.schema import MODELS, schema
 from sentiment_jax.config.stored import flatten, make_frozen, run_name
 from sentiment_jax.config.validation import NGRAM_VECTORS, validate
+from sentiment_jax.data.table import FORMATS
 from sentiment_jax.errors import InputError
 from sentiment_jax.training.checks import resolve
 
@@ -111,6 +112,10 @@ TRAIN = [
     ({"pretrain.text": "own.txt"}, "pretrain.text is for --mode=pretrain"),
     (RTD, "pretrain.objective is for --mode=pretrain"),
     ({"data.max_length": 129}, "data.max_length=129 exceeds the model's 128 pos"),
+    *[
+        ({"data.path": f"my{ending}"}, f"my{ending} is a table: set --config.data.source=csv")
+        for ending in (*FORMATS, ".CSV")
+    ],
     ({"data.ngrams": 2}, "data.ngrams=2 wants model.name=lstm, not bert"),
     ({"data.teacher": "runs/a,,runs/b"}, "data.teacher='runs/a,,runs/b' names no run"),
     ({"optimizer.learning_rate": float("inf")}, "optimizer.learning_rate=inf must be"),
