@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from ml_collections import ConfigDict
 
+from benchmarks import settings
 from configs import bert, electra, lstm, ngrams
 from sentiment_jax.config import stored
 from sentiment_jax.config.recipes import describe_settings, override
@@ -206,3 +207,17 @@ def test_the_settings_of_a_config_are_listed_with_what_is_allowed():
     assert groups == ["run", "data", "model", "optimizer", "pretrain"]
     (line,) = [line for line in lines if "--config.optimizer.name" in line]
     assert "adam " in line and "optimizer (sgd | rmsprop | adam | adamw)" in line
+
+
+def test_the_page_of_settings_says_what_the_schema_and_help_say():
+    """`python -m benchmarks.settings` writes it again."""
+    page = settings.PAGE.read_text(encoding="utf-8")
+    assert page == settings.page()
+    for model in MODELS:
+        for name, rule in schema(model).items():
+            (line,) = [
+                line
+                for line in page.splitlines()
+                if line.startswith(f"| `{name}` |") and line.endswith(f"{rule.meaning} |")
+            ]
+            assert f" {model}" in line or all(name in schema(other) for other in MODELS), line
