@@ -50,12 +50,14 @@ def describe_shortage(error: Exception) -> str:
 def did_you_mean(name: str, known: Iterable[str], shown: str = "{}") -> str:
     """Return "; did you mean X?" with the known name most like it, or "" if none is.
 
-    Names are compared by their last part first: learning_rate finds optimizer.learning_rate.
+    Names are compared by their last part first: learning_rate or lr finds optimizer.learning_rate.
     """
     by_last_part: dict[str, list[str]] = {}
     for other in known:
         by_last_part.setdefault(other.rpartition(".")[2], []).append(other)
-    close = difflib.get_close_matches(name.rpartition(".")[2], by_last_part, n=1)
+    last = name.rpartition(".")[2]
+    close = difflib.get_close_matches(last, by_last_part, n=1)
+    close = close or [p for p in by_last_part if last == "".join(w[:1] for w in p.split("_"))]
     if not close:
         return ""
     (best,) = difflib.get_close_matches(name, by_last_part[close[0]], n=1, cutoff=0)

@@ -105,6 +105,11 @@ SWEEP: dict[str, flags.FlagHolder] = {
 }
 SWEEP["procedure"] = flags.DEFINE_enum("sweep_procedure", None, PROCEDURES, "how to search")
 WORKERS = flags.DEFINE_integer("workers", 1, "processes to use", 1, 256)
+EXPECTED = {  # words of an error about a flag's value -> what it should be
+    "invalid literal for int()": "a whole number",
+    "could not convert string to float": "a number",
+    "Non-boolean argument": "True or False",
+}
 READERS = {  # modes -> the flags that they alone read
     tuple(NEEDED): ["mode", "config", "workdir"],
     ("train", "pretrain"): ["fresh", "tensorboard", "allow_changes", "dry_run"],
@@ -128,11 +133,17 @@ def parse(arguments: list[str]) -> None:
         known = [name for name in flags.FLAGS if name.startswith("sweep_") == is_axis]
         known += [f"config.{name}" for name in flatten(flags.FLAGS["config"].value or {})]
         near = did_you_mean(error.flagname, known, "--{}") or ": see --config=FILE --help"
+        if error.flagname.startswith("config.") and not flags.FLAGS["config"].value:
+            near = " without a recipe: add --config=NAME (to evaluate, the run's)"
         raise InputError(f"no flag --{error.flagname}{near}") from error
     except Exception as error:  # ml_collections raises what its parsers raise
-        raise InputError(str(error) or type(error).__name__) from error
+        given, _, reason = str(error).removeprefix("flag ").partition(": ")
+        kinds = [kind for words, kind in EXPECTED.items() if words in reason]
+        expected = f"{given}: {kinds[0]} is expected" if kinds else str(error)
+        raise InputError(expected or type(error).__name__) from error
     if len(rest) > 1:
-        raise InputError(f"stray argument {rest[1]!r}; options are written --name=value")
+        near = did_you_mean(rest[1], NEEDED, "--mode={}") or ", with spaces in quotes"
+        raise InputError(f"stray argument {rest[1]!r}; options are written --name=value{near}")
 
 
 def _help() -> str:
@@ -164,7 +175,7 @@ def check_flags(mode: str) -> None:
         if not flags.FLAGS[name].value:
             raise InputError(f"--mode={mode} needs --{name}, {what}")
     if mode == "predict" and bool(TEXT.value) == (INPUT.value is not None):
-        raise InputError("--mode=predict needs --text (repeatable) or --input=FILE, not both")
+        raise InputError("--mode=predict: give --text (repeatable) or --input=FILE, not both")
     if mode == "evaluate" and OUTPUT.value and INPUT.value is None:
         raise InputError("--output goes with --input=FILE; a split's predictions are in the run")
     if TEXT_COLUMN.value is not None and INPUT.value is None:
@@ -181,11 +192,9 @@ def dispatch() -> None:
     if group is not None and not launch.follow_parent():
         sys.exit(launch.run_child(group, LOST_AFTER.value))
     config = CONFIG.value
-    changes = {}
-    if config is not None:
-        validate(config, pretraining=mode == "pretrain")
-        changes = config_flags.get_override_values(flags.FLAGS["config"])
+    changes = {} if config is None else config_flags.get_override_values(flags.FLAGS["config"])
     if mode in ("train", "pretrain", "sweep"):
+        validate(config, pretraining=mode == "pretrain")
         prefix = "pretrain-" if mode == "pretrain" else ""
         workdirs = [Path(WORKDIR.value or f"runs/{prefix}{run_name(config)}")]
     else:
@@ -195,6 +204,8 @@ def dispatch() -> None:
         directory = RunDirectory(workdirs[0])
         if directory.config.exists():  # otherwise the mode says what is missing
             config = replace_settings(directory.read_config(), changes)
+            if changes:
+                validate(config, pretraining=bool(config.pretrain.objective))
     with terminal.progress_bar(None, "starting"):
         startup.start(config, group, LOST_AFTER.value)
         module = importlib.import_module(f"sentiment_jax.modes.{mode}")

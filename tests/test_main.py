@@ -13,6 +13,7 @@ from commands import ROOT, SAMPLE, command_line
 
 import sentiment_jax
 from sentiment_jax import main
+from sentiment_jax.config.stored import replace_settings
 from sentiment_jax.modes import evaluate, export
 from sentiment_jax.runtime import startup
 from sentiment_jax.storage.files import read_json
@@ -82,12 +83,23 @@ STARTS = [SAMPLE, "--config.cpu_devices=1"]  # in a process where JAX has its de
     ("arguments", "parts"),
     [
         ([SAMPLE, "stray"], ["stray argument 'stray'"]),
-        ([SAMPLE, "--config.epochs=many"], ["many"]),
-        ([SAMPLE, "--config.batch_size=1e2"], ["1e2"]),
+        ([SAMPLE, "--config.epochs=ten"], ["--config.epochs=ten: a whole number is expected"]),
+        ([SAMPLE, "--config.batch_size=1e2"], ["=1e2: a whole number is expected"]),
+        ([SAMPLE, "--config.optimizer.eps=small"], ["=small: a number is expected"]),
+        ([SAMPLE, "--config.linear_baseline=on"], ["=on: True or False is expected"]),
+        ([SAMPLE, "train"], ["stray argument 'train'", "did you mean --mode=train?"]),
+        (
+            [*PREDICT, "--text=A", "quiet"],
+            ["'quiet'; options are written --name=value, with spaces"],
+        ),
+        (
+            [*PREDICT, "--text=x", "--input=y"],
+            ["give --text (repeatable) or --input=FILE, not both"],
+        ),
         (["--config=configs/lstm.py:huge"], ["unknown variant 'huge'", "sample"]),
         (["--config=configs"], ["no config file 'configs'"]),
         (["--config="], ["no config file ''"]),
-        (["--config.epochs=3"], ["no flag --config.epochs: see --config=FILE --help"]),
+        (["--config.epochs=3"], ["no flag --config.epochs without a recipe: add --config=NAME"]),
         ([SAMPLE, "--xyzzy=1"], ["no flag --xyzzy: see --config=FILE --help"]),  # like no other
         ([], ["--mode=train needs --config, lstm:sample or configs/lstm.py"]),
         ([SAMPLE, "--mode=dance"], ["dance", "train", "evaluate", "predict"]),
@@ -99,7 +111,7 @@ STARTS = [SAMPLE, "--config.cpu_devices=1"]  # in a process where JAX has its de
         (["--mode=export", RUN], ["--mode=export needs --output"]),
         (["--mode=sweep", RUN], ["--mode=sweep needs --config"]),
         (["--mode=evaluate", "--workdir=/nowhere/run"], ["/nowhere/run"]),
-        (PREDICT, ["--text", "--input"]),
+        (PREDICT, ["--mode=predict: give --text (repeatable) or --input=FILE, not both"]),
         ([*PREDICT, "--text=x", "--text_column=y"], ["names a column of --input=FILE"]),
         ([*PREDICT, "--input=x", "--explain", "--output=y.csv"], ["y.csv: --explain writes"]),
         ([SAMPLE, "--stop_after=1h50m"], ["--stop_after=1h50m"]),
@@ -129,6 +141,8 @@ def test_bad_command_lines(refused, arguments, parts):
         ([SAMPLE, "--noconfig.data.group_duplicate"], "--config.data.group_duplicates"),
         ([SAMPLE, "--learning_rate=1"], "--config.optimizer.learning_rate"),
         ([SAMPLE, "--wrokdir=x"], "--workdir"),
+        ([SAMPLE, "--config.lr=1"], "--config.optimizer.learning_rate"),
+        ([SAMPLE, "--lr=1"], "--config.optimizer.learning_rate"),
     ],
 )
 def test_a_misspelt_name_is_answered_with_the_nearest(refused, arguments, nearest):
@@ -242,13 +256,18 @@ def test_the_version(printed):
 # Modes
 
 
-def test_evaluate_may_change_where_the_data_are_now(monkeypatch, printed, finished):
+def test_evaluate_may_change_where_the_data_are_now(monkeypatch, printed, refused, finished):
+    """The recipe only names the settings: the run's own source reads the file that has moved."""
+    config = replace_settings(RunDirectory(finished).read_config(), {"data.source": "csv"})
+    monkeypatch.setattr(RunDirectory, "read_config", lambda directory: config)
     calls = []
     monkeypatch.setattr(startup, "start", lambda *arguments: None)
     monkeypatch.setattr(evaluate, "evaluate_run", lambda *arguments: calls.append(arguments))
-    moved = ["--config.data.path=there", "--config.eval_batch_size=64"]
-    printed("--mode=evaluate", f"--workdir={finished}", SAMPLE, "--split=val", *moved)
-    assert calls == [(finished, "val", {"data.path": "there", "eval_batch_size": 64})]
+    moved = ["--config.data.path=there.csv", "--config.eval_batch_size=64"]
+    run = ["--mode=evaluate", f"--workdir={finished}", SAMPLE]
+    printed(*run, "--split=val", *moved)
+    assert calls == [(finished, "val", {"data.path": "there.csv", "eval_batch_size": 64})]
+    assert "eval_batch_size=0 must be" in refused(*run, "--config.eval_batch_size=0")
 
 
 def test_a_sweeps_directory_stands_for_its_winner(monkeypatch, printed, swept, tmp_path):

@@ -58,6 +58,9 @@ def _data_problems(values: Mapping[str, Any]) -> list[str]:
         problems.append(f"data.folds={folds}, data.fold={values['data.fold']}: 2 folds at least")
     if values["data.source"] in ("folder", "csv") and not values["data.path"]:
         problems.append(f"data.source={values['data.source']} needs --config.data.path")
+    tables = (".csv", ".tsv", ".jsonl", ".ndjson", ".json")  # as in data/table.py: FORMATS
+    if values["data.source"] != "csv" and values["data.path"].lower().endswith(tables):
+        problems.append(f"data.path={values['data.path']} is a table: set --config.data.source=csv")
     if not values["pretrain.unlabeled"]:
         for name in ("pretrain.text", "data.teacher"):
             if values[name]:

@@ -21,7 +21,8 @@ URL = "http://ai.stanford.edu/~amaas/data/sentiment/aclImdb_v1.tar.gz"
 NETWORK_SECONDS = 5.0
 OTHERWISE = (
     "set data.path to a prepared TFDS directory, "
-    "or data.source to folder and data.path to an aclImdb folder or its .tar.gz"
+    "or data.source to folder and data.path to an aclImdb folder or its .tar.gz; "
+    "for a table of your own, data.source to csv"
 )
 FOLDERS = {  # of each split
     "train": ("train/neg", "train/pos"),
@@ -77,7 +78,7 @@ def _read_split(builder: Any, split: str) -> Reviews:
 def prepare(root: Path) -> None:
     """Download aclImdb and write it as TFDS does, in array_record format, under `root`."""
     if root.is_file() or any((root / name).is_dir() for name in ("aclImdb", "train/pos")):
-        raise InputError(f"{root} is no TFDS directory: for aclImdb set data.source to folder")
+        raise InputError(f"{root} is no TFDS directory: set data.source to folder (aclImdb) or csv")
     if problem := _network_problem():
         raise InputError(f"{root} has no imdb_reviews and {URL} fails ({problem}): {OTHERWISE}")
     import tensorflow_datasets as tfds

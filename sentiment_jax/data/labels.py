@@ -4,7 +4,7 @@ import itertools
 import re
 import sys
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 import numpy as np
 from jaxtyping import Float, Int32, Int64
@@ -40,7 +40,7 @@ def number_labels(
     if data.positive_labels:
         names = CLASSES
         groups = [split_names(data.negative_labels), split_names(data.positive_labels)]
-    elif {*keys, *map(str.casefold, names)} <= {*itertools.chain(*SPELLINGS)}:
+    elif {*keys} <= {*itertools.chain(*SPELLINGS)} and same_classes(names or CLASSES, CLASSES):
         names = names or _find_words({*spelled.values()}) or CLASSES
         groups = SPELLINGS
     else:
@@ -63,14 +63,10 @@ def _find_words(spelled: Collection[str]) -> tuple[str, ...]:
 
 def same_classes(first: Sequence[str], second: Sequence[str]) -> bool:
     """Whether classes are equal, or both are spellings of negative and positive."""
-    spelled = [
-        len(names) == 2 and all(map(_is_spelling, names, SPELLINGS)) for names in (first, second)
-    ]
-    return first == second or all(spelled)
-
-
-def _is_spelling(name: str, of: Sequence[str]) -> bool:
-    return name.casefold() in of
+    if first == second or len(first) != 2 or len(second) != 2:
+        return first == second
+    triples = zip(first, second, SPELLINGS, strict=True)
+    return all({one.casefold(), other.casefold()} <= {*of} for one, other, of in triples)
 
 
 def _spell(label: str) -> str:
@@ -78,7 +74,7 @@ def _spell(label: str) -> str:
 
 
 def _counted(keys: Sequence[str]) -> str:
-    return first_five([f"{key} ({count:,})" for key, count in Counter(keys).most_common()])
+    return first_five([f"{key[:40]} ({count:,})" for key, count in Counter(keys).most_common()])
 
 
 def _find_names(
@@ -87,14 +83,25 @@ def _find_names(
     """Return one spelling of each label in the order of the classes; InputError if they are odd."""
     where = f"{data.path}, column {data.label_column!r}"
     counts = Counter(keys)
+    if several := _find_several(counts):
+        raise InputError(
+            f"{where}: {several!r} holds several labels, which is not supported (multi-label): "
+            "keep one per review, or name the classes, --config.data.labels=A,B"
+        )
+    hint = ""
+    if 2 * len(counts) > max(len(keys), 4 * FEWEST):  # most labels are unlike any other
+        hint = ": is it the column of the labels, and not that of the texts?"
+        if all(re.fullmatch(r"[-+]?[\d.]+", key) for key in counts):
+            hint = ": regression is not supported: make few classes of these numbers"
     if not 2 <= len(counts) <= MOST_CLASSES:
         listed = f"{len(counts)} different labels, {_counted(keys)}"
-        raise InputError(f"{where}: {listed}; 2 to {MOST_CLASSES} are expected")
-    if rare := [f"{r}: {k!r}" for r, k in zip(rows, keys, strict=True) if counts[k] < FEWEST]:
+        raise InputError(f"{where}: {listed}; 2 to {MOST_CLASSES} are expected{hint}")
+    if rare := [f"{r}: {k[:40]!r}" for r, k in zip(rows, keys, strict=True) if counts[k] < FEWEST]:
         known = ", ".join(itertools.chain(*SPELLINGS))
+        names = "or name those to keep, --config.data.labels=A,B"
+        advice = hint or f": correct them ({known} need no more), {names}"
         raise InputError(
-            f"{where}: labels of fewer than {FEWEST} reviews ({first_five(rare)}): correct them "
-            f"({known} need no more), or name those to keep, --config.data.labels=A,B"
+            f"{where}: labels of fewer than {FEWEST} reviews ({first_five(rare)}){advice}"
         )
     found = {label.casefold(): label for label in sorted(spelled, reverse=True)}  # Good over good
     if odd := [label for label in found.values() if not label.isprintable()]:
@@ -103,6 +110,21 @@ def _find_names(
         return tuple(sorted(found.values(), key=float))
     except ValueError:
         return tuple(sorted(found.values(), key=str.casefold))
+
+
+def _find_several(labels: Iterable[str]) -> str:
+    """Return a label that consists of several, as in "a;b", or "".
+
+    A class's name may hold a comma: only if each part is a label by itself, or most labels have
+    parts and most parts occur in several, are these labels.
+    """
+    parts = {x: {part.strip(" '\"[]") for part in re.split("[,;|]", x)} for x in labels}
+    joined = {label: of for label, of in parts.items() if len(of) > 1}
+    alone = {part for of in parts.values() if len(of) == 1 for part in of}
+    uses = Counter([*alone, *itertools.chain(*joined.values())])
+    shared = sum(count > 1 for count in uses.values())
+    most = 2 * len(joined) > len(parts) and 2 * shared > len(uses)
+    return next((x for x, of in joined.items() if most or of <= alone or x[0] == "["), "")
 
 
 def decide(

@@ -20,6 +20,11 @@ from sentiment_jax.errors import InputError
 
 LINE_BREAK = re.compile(r"<br\s*/?>", re.IGNORECASE)
 LINE = re.compile(r"[^\r\n]++(?:\r\n?|\n)?|\r\n?|\n")
+BINARY = {  # what files begin with that hold no text
+    b"PK\x03\x04": "an Excel workbook or a zip archive",
+    b"\x1f\x8b": "compressed (gzip)",
+    b"PAR1": "a Parquet file",
+}
 KEPT = 1_000_000  # characters at either end of a longer text: far more than any model reads
 
 
@@ -53,6 +58,8 @@ def check_inside(path: Path, root: Path) -> None:
 
 def decode(raw: bytes, name: str) -> str:
     """Decode UTF-8, or UTF-16 with a byte order mark; the InputError names the line at fault."""
+    if kind := next((BINARY[first] for first in BINARY if raw.startswith(first)), ""):
+        raise InputError(f"{name} is {kind}: unpack it, or save it as a CSV file in UTF-8")
     wide = raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     encoding = "UTF-16" if wide else "UTF-8-SIG"
     try:

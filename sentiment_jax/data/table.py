@@ -18,6 +18,7 @@ from sentiment_jax.data.reviews import Reviews, first_five, lines
 from sentiment_jax.errors import InputError
 
 JSON_LINES = "{"  # what a row begins with; of the other formats, what separates its cells
+SEPARATORS = ",\t;|"
 # By the end of a table's name, in any case; storage/files.py: write_table writes them.
 FORMATS = {".csv": ",", ".tsv": "\t", **dict.fromkeys((".jsonl", ".ndjson", ".json"), JSON_LINES)}
 
@@ -46,6 +47,8 @@ def read_reviews(data: DataConfig) -> tuple[Reviews, Reviews]:
     rows = _read_file(data.path, data)
     test_rows = _read_file(data.test_path, data, prefix="test ") if data.test_path else []
     ids, texts, labels = zip(*rows, *test_rows, strict=True)
+    if all(re.fullmatch(r"[\s\d.,+-]+", text) for text in texts):
+        raise InputError(f"{data.path}: the texts are numbers: set --config.data.text_column")
     numbers, classes, named = number_labels(labels, ids, data)
     everything = Reviews.from_texts(texts, numbers.tolist(), ids, classes, named)
     labeled = np.flatnonzero(numbers >= 0)
@@ -66,7 +69,7 @@ def _read_file(path: str, data: DataConfig, prefix: str = "") -> list[tuple[str,
     try:
         raw = reviews.regular(Path(path).expanduser()).read_bytes()
     except OSError as error:
-        raise InputError(f"cannot read the table {path}: {error.strerror}") from None
+        raise InputError(f"cannot read the table {path}: {error.strerror}: name a file") from None
     table = read_table(raw, path, (data.text_column, data.label_column))
     if not table.rows:
         raise InputError(f"{path} holds no reviews")
@@ -80,10 +83,11 @@ def find_format(text: str, name: str, columns: Sequence[str]) -> str:
     first = next(lines(text), "")
     if re.match(r'\s*{\s*"', first):
         return JSON_LINES
-    for delimiter in (by_name, *",\t;"):
-        if delimiter not in ("", JSON_LINES):
+    delimiters = [mark for mark in (by_name, *SEPARATORS) if mark not in ("", JSON_LINES)]
+    for enough in (all, any):  # of two columns, one tells the separator, and the other is missed
+        for delimiter in delimiters:
             header = next(csv.reader([first[:10_000]], delimiter=delimiter), [])
-            if {*columns} <= {*header}:
+            if enough(column in header for column in columns):
                 return delimiter
     return by_name
 
@@ -113,13 +117,13 @@ def _read_delimited(text: str, name: str, columns: Sequence[str], delimiter: str
     try:
         header = next(reader, [])
         alone = len(header) == len(columns) == 1 and header[0] not in columns
-        if alone and {*",;\t"}.isdisjoint(header[0]):
+        if alone and {*SEPARATORS}.isdisjoint(header[0]):
             taken = f"its first line, {header[0][:80]!r}, is taken as the header of its only column"
             print(f"warning: {name} has no column {columns[0]!r}: {taken}", file=sys.stderr)
             columns = header
         for column in columns:
             if header.count(column) != 1:
-                raise _no_column(name, column, header)
+                raise _no_column(name, columns, column, header)
         for row, line in enumerate(reader, start=2):  # noqa: B007
             if not line and len(header) > 1:
                 continue
@@ -131,7 +135,7 @@ def _read_delimited(text: str, name: str, columns: Sequence[str], delimiter: str
             rows.append(row)
             cells.append(line)
     except csv.Error as error:
-        raise InputError(f"{name}, after row {row}: {error}: check the quotes") from None
+        raise InputError(f"{name}, after row {row}: {error}: check or double the quotes") from None
     places = [header.index(column) for column in columns]
     return Table(rows, [[line[i] for i in places] for line in cells], header, cells)
 
@@ -154,7 +158,7 @@ def _read_json_lines(text: str, name: str, columns: Sequence[str]) -> Table:
             raise InputError(f"{name}, line {row}: {reason}: {advice}") from None
         for column in columns:
             if column not in value:
-                raise _no_column(f"{name}, line {row},", column, list(value))
+                raise _no_column(f"{name}, line {row},", columns, column, list(value))
         found[row] = value
     objects = found.values()
     texts = [[to_text(value[column]) for column in columns] for value in objects]
@@ -169,6 +173,13 @@ def to_text(value: Any) -> str:
     return "" if value is None else json.dumps(value)
 
 
-def _no_column(where: str, column: str, found: Sequence[str]) -> InputError:
-    listed = first_five([repr(name[:80]) for name in found]) or "none (the file is empty)"
-    return InputError(f"{where} needs one column {column!r}: its columns are {listed}")
+def _no_column(where: str, columns: Sequence[str], column: str, found: Sequence[str]) -> InputError:
+    if len(found) == 1:  # the separator may be another one
+        found = re.split(f"[{SEPARATORS}]", found[0])
+    listed = first_five([repr(name[:40]) for name in found]) or "none (the file is empty)"
+    advice = "name another by --text_column, in training by --config.data.text_column"
+    if len(columns) > 1:
+        settings = "--config.data.text_column and --config.data.label_column"
+        table = 'the line text,label and go on with lines like "A quiet film.",positive'
+        advice = f"name yours by {settings}; if it is no table, begin with {table}"
+    return InputError(f"{where} needs one column {column!r}: its columns are {listed}; {advice}")

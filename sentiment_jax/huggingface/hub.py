@@ -69,11 +69,10 @@ def _download(hub_id: str, revision: str) -> Path:
     except Exception as error:  # "no answer" is an error of the library or of its HTTP client
         if (snapshot := _find_cached(hub_id, revision)) is not None:
             return snapshot
-        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"[:60]
         raise InputError(
-            f"{where}: no such folder, and the hub can't be reached ({reason}); set "
-            "model.pretrained to a local folder with the files, or the environment variable "
-            f"HF_HOME to where they were cached (now searched: {constants.HF_HUB_CACHE})"
+            f"{where}: no such folder, and the hub can't be reached ({reason}): set it to a local "
+            f"folder, or HF_HOME to a cache that has it (now {constants.HF_HUB_CACHE})"
         ) from error
 
 

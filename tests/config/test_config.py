@@ -8,12 +8,14 @@ from pathlib import Path
 import pytest
 from ml_collections import ConfigDict
 
+from benchmarks import settings
 from configs import bert, electra, lstm, ngrams
 from sentiment_jax.config import stored
 from sentiment_jax.config.recipes import describe_settings, override
 from sentiment_jax.config.schema import MODELS, schema
 from sentiment_jax.config.stored import flatten, make_frozen, run_name
 from sentiment_jax.config.validation import NGRAM_VECTORS, validate
+from sentiment_jax.data.table import FORMATS
 from sentiment_jax.errors import InputError
 from sentiment_jax.training.checks import resolve
 
@@ -111,6 +113,10 @@ TRAIN = [
     ({"pretrain.text": "own.txt"}, "pretrain.text is for --mode=pretrain"),
     (RTD, "pretrain.objective is for --mode=pretrain"),
     ({"data.max_length": 129}, "data.max_length=129 exceeds the model's 128 pos"),
+    *[
+        ({"data.path": f"my{ending}"}, f"my{ending} is a table: set --config.data.source=csv")
+        for ending in (*FORMATS, ".CSV")
+    ],
     ({"data.ngrams": 2}, "data.ngrams=2 wants model.name=lstm, not bert"),
     ({"data.teacher": "runs/a,,runs/b"}, "data.teacher='runs/a,,runs/b' names no run"),
     ({"optimizer.learning_rate": float("inf")}, "optimizer.learning_rate=inf must be"),
@@ -201,3 +207,17 @@ def test_the_settings_of_a_config_are_listed_with_what_is_allowed():
     assert groups == ["run", "data", "model", "optimizer", "pretrain"]
     (line,) = [line for line in lines if "--config.optimizer.name" in line]
     assert "adam " in line and "optimizer (sgd | rmsprop | adam | adamw)" in line
+
+
+def test_the_page_of_settings_says_what_the_schema_and_help_say():
+    """`python -m benchmarks.settings` writes it again."""
+    page = settings.PAGE.read_text(encoding="utf-8")
+    assert page == settings.page()
+    for model in MODELS:
+        for name, rule in schema(model).items():
+            (line,) = [
+                line
+                for line in page.splitlines()
+                if line.startswith(f"| `{name}` |") and line.endswith(f"{rule.meaning} |")
+            ]
+            assert f" {model}" in line or all(name in schema(other) for other in MODELS), line

@@ -52,6 +52,8 @@ def test_labels_are_classes_in_the_order_of_numbers_or_letters(labels, names, nu
         + ("3 of 7 reviews, labeled 3 (2), 2.5 (1)",),
         (["ham", "spam", "?", "Spam"], {"labels": "spam,ham"}, [1, 0, -1, 0], ("spam", "ham"))
         + ("1 of 4 reviews, labeled ? (1)",),
+        (["1", "0", "2"], {"labels": "1,0"}, [0, 1, -1], ("1", "0"))
+        + ("1 of 3 reviews, labeled 2 (1)",),
     ],
 )
 def test_of_the_labels_that_are_named_the_others_are_dropped_and_counted(
@@ -73,7 +75,9 @@ RARE = ["pos"] * 10 + ["{}"] + ["neg"] * 10 + ["{}"]
         (["5", "", "1"], STARS, "no label (row 3"),
         (["?"] * 100, {}, "1 different labels, ? (100); 2 to 100 are expected"),
         ([f"id {i}" for i in range(101)], {}, "101 different labels, id 0 (1), id 1 (1)"),
-        (FIFTY, {}, "row 6: 'id 4' and 45 more"),
+        (FIFTY, {}, "row 6: 'id 4' and 45 more): is it the column of the labels, and not that of"),
+        (["a film " * 20 + str(i) for i in range(50)], {}, "and 45 more): is it the column of"),
+        ([str(i / 8) for i in range(50)], {}, "regression is not supported: make few classes of"),
         (["a\x1b[2J", "b"] * 5, {}, r"'a\x1b[2J' cannot name a class"),
         *(
             ([cell.format(label) for cell in RARE], {}, f"(row 12: {label!r}, row 23: {label!r}): ")
@@ -88,6 +92,32 @@ def test_labels_that_cannot_be_classes_are_named(labels, settings, expected):
     assert expected in message
     assert message.startswith("my.csv") and "\n" not in message and len(message) < 400
     assert ("row 23" in message) == ("--config.data.labels" in message) or labels is FIFTY
+
+
+@pytest.mark.parametrize(
+    ("labels", "several"),
+    [
+        (["a", "b", "a;b"], "a;b"),
+        (["food", "Food, staff", "staff", "rooms"], "food, staff"),
+        (["a,b", "a,c", "b,c", "c"], "a,b"),
+        (["['a', 'b']", "['a']", "['c']"], "['a', 'b']"),
+        (["x", "y", "y|x"], "y|x"),
+        (["food, drink", "food", "rooms"], ""),
+        (["Austin, TX", "Dallas, TX", "Chicago, IL"], ""),
+        (["don't know", "won't say", "yes"], ""),
+        (["yes, definitely", "no, definitely", "yes", "no"], ""),
+    ],
+)
+def test_several_labels_in_one_are_refused_but_not_a_comma_in_a_name(labels, several):
+    if not several:
+        assert len(number(labels * 5)[1]) == len(labels)
+        return
+    with pytest.raises(
+        InputError, match=r"\(multi-label\): keep one per review, or name the cl"
+    ) as e:
+        number(labels * 5)
+    assert f"column 'label': {several!r} holds several labels" in str(e.value)
+    assert number(labels * 5, labels=join_names(labels))[1] == tuple(labels)  # if they are classes
 
 
 def test_names_may_hold_commas_and_quotes():

@@ -62,7 +62,27 @@ GOOD_LINE = '{"text": "good", "label": 1}'
     [
         ("", "the file is empty"),
         ("text,label\n", "no reviews"),
-        ("review,label\na,1\n", "needs one column 'text': its columns are 'review', 'label'"),
+        (
+            "review,label\na,1\n",
+            "needs one column 'text': its columns are 'review', 'label'; name ",
+        ),
+        (
+            "review\tstars\na\t1\n",
+            "its columns are 'review', 'stars'; name yours by --config.data.t",
+        ),
+        ("text\tstars\na\t1\n", "needs one column 'label': its columns are 'text', 'stars'"),
+        (
+            "Good.\nA dull film.\n",
+            "if it is no table, begin with the line text,label and go on with",
+        ),
+        ("text,label\n1,a\n2.5,b\n", "the texts are numbers: set --config.data.text_column"),
+        (
+            'text,label\n"a "good" film",1\n',
+            "after row 1: ',' expected after '\"': check or double",
+        ),
+        (b"\x1f\x8b\x08\x00", "is compressed (gzip): unpack it, or save it as a CSV file"),
+        (b"PK\x03\x04\x14\x00", "is an Excel workbook or a zip archive: "),
+        (b"PAR1\x15\x04", "is a Parquet file: "),
         ("text,text,label\na,b,1\n", "'text', 'text', 'label'"),
         ("text,label\ngood,1\nbad\nfine,1\n", "row 3: 1 cells where the header has 2"),
         ("text,label\ngood, but long,1\n", "row 2: 3 cells where the header has 2"),
@@ -153,6 +173,7 @@ def test_json_lines_with_labels_of_every_kind(tmp_path):
         ("a.txt", "[1]", ""),
         ("a.txt", "text\tlabel", "\t"),
         ("a.tsv", "text;label", ";"),
+        ("a.csv", "text|label", "|"),
         ("a.txt", "the text, a label", ""),
     ],
 )
@@ -179,4 +200,4 @@ def test_what_is_not_a_file_is_not_a_table(tmp_path):
     for path in (str(tmp_path / "a.csv"), os.devnull):
         assert "FIFO, socket or device" in error_of(DataConfig("csv", path))
     assert "No such file" in error_of(DataConfig("csv", str(tmp_path / "no.csv")))
-    assert "directory" in error_of(DataConfig("csv", str(tmp_path)))
+    assert "directory: name a file" in error_of(DataConfig("csv", str(tmp_path)))
