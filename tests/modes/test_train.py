@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import runs
 
+from sentiment_jax.analysis import figures
 from sentiment_jax.analysis.records import collect
 from sentiment_jax.config.recipes import override
 from sentiment_jax.errors import InputError, Interrupted, RunError
@@ -127,6 +128,26 @@ def test_nan_validation_is_never_best(small_config, tmp_path, monkeypatch):
     assert losses.count(None) == 1
     saved = Checkpoints(tmp_path / "run" / "checkpoints", read_only=True)
     assert saved.bookkeeping(9)["records"] == records
+
+
+@pytest.mark.parametrize("metric", ["balanced_accuracy", "macro_f1", "auc"])
+def test_the_best_epoch_by_another_metric(small_config, tmp_path, capsys, metric):
+    """It stands in the epoch's line, in metrics.jsonl, in the curves and in the result."""
+    config = override(small_config, {"select_by": metric, **runs.ONE_SHAPE, "epochs": 4})
+    result = train(config, tmp_path / "run")
+    lines = [line for line in read_metrics(tmp_path / "run" / "metrics.jsonl")]
+    lines = [line for line in lines if line["split"] == "val"]
+    best = max(lines, key=lambda line: (line[metric], -line["loss"], line["epoch"]))
+    assert (result["best_epoch"], result["val"][metric]) == (best["epoch"], best[metric])
+    assert result["metrics"]["val"][metric] == best[metric]
+    shown = [f" {metric.replace('_', ' ')} {line[metric]:.4f} " for line in lines]
+    out = capsys.readouterr().out
+    assert all(words in line for words, line in zip(shown, out.split("epoch   ")[1:], strict=True))
+    usual = tmp_path / "usual.png"
+    figures.curves({"": read_metrics(tmp_path / "run" / "metrics.jsonl")}, usual)
+    assert usual.read_bytes() != (tmp_path / "run" / "curves.png").read_bytes()
+    with pytest.raises(InputError, match=f"select_by: {metric} -> loss"):
+        train(override(config, {"select_by": "loss"}), tmp_path / "run")
 
 
 def test_early_stopping_counts_epochs_without_a_better_score(small_config, tmp_path):

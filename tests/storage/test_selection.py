@@ -39,6 +39,15 @@ def test_select_by_loss_puts_the_loss_first():
     assert (progress.best["epoch"], progress.stopped_early) == (1, True)
 
 
+@pytest.mark.parametrize("metric", ["balanced_accuracy", "macro_f1", "auc"])
+def test_select_by_another_metric_puts_it_first(metric):
+    high = {"accuracy": 0.5, "loss": 0.6, metric: 0.9}
+    low = {"accuracy": 0.9, "loss": 0.1, metric: 0.8}
+    assert validation_rank(high, metric) > validation_rank(low, metric)
+    assert validation_rank({**high, "loss": 0.5}, metric) > validation_rank(high, metric)
+    assert validation_rank({**low, metric: None}, metric) > WORST  # the AUC of one class alone
+
+
 def test_of_equal_epochs_the_newest_and_never_one_without_a_finite_loss():
     progress = Progress()
     for loss, best in ((math.inf, None), (0.7, 2), (0.7, 3), (math.nan, 3)):
