@@ -34,6 +34,9 @@ function check(frame) {
   for (const fold of page.querySelectorAll("details")) fold.open = true;
   if (page.documentElement.scrollWidth > view.innerWidth) say("scrolls sideways");
   for (const image of page.images) if (!image.naturalWidth) say("broken image");
+  for (const table of page.querySelectorAll("table")) {
+    if (table.scrollWidth > table.parentElement.clientWidth + 1) say("hidden column");
+  }
   const nodes = page.createTreeWalker(page.body, NodeFilter.SHOW_TEXT);
   while (nodes.nextNode()) {
     const text = nodes.currentNode.data.trim();
@@ -42,6 +45,17 @@ function check(frame) {
     const ground = behind(element);
     const ratio = contrast(over(view.getComputedStyle(element).color, ground), ground);
     if (ratio < 4.5) say(`contrast ${ratio.toFixed(1)} of ${text.slice(0, 20)}`);
+    const range = page.createRange();
+    range.selectNode(nodes.currentNode);
+    const words = range.getBoundingClientRect();
+    for (let box = element; box !== page.body; box = box.parentElement) {
+      const style = view.getComputedStyle(box);
+      const frame = box.getBoundingClientRect();
+      const out = Math.max(words.right - frame.right, frame.left - words.left, words.bottom - frame.bottom);
+      if (style.display === "inline" || out < 2) continue;
+      if (style.overflowX === "hidden" || style.overflowY === "hidden") say(`cut ${text.slice(0, 20)}`);
+      else if (style.borderRightWidth !== "0px") say(`over a frame ${text.slice(0, 20)}`);
+    }
   }
   frame.height = Math.min(page.documentElement.scrollHeight, 3000); // for the screenshot
 }

@@ -7,6 +7,7 @@ phone. Training draws its curves with this module, so nothing slow is imported b
 import contextlib
 import itertools
 import statistics
+import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,20 @@ def panels(path: Path, width: float | int, height: float | int, **grid: Any) -> 
     temporary.replace(path)
 
 
+def shorten(text: str, length: int) -> str:
+    """Return a text of at most `length` characters, an ellipsis in its middle if it was longer."""
+    kept = length - 1
+    return text if len(text) <= length else f"{text[: kept - kept // 2]}…{text[-(kept // 2) :]}"
+
+
+def fit(text: str, width: int, lines: int = 2) -> str:
+    """Break a text into lines of `width` characters, and shorten it if they are too many."""
+    wrapped = textwrap.wrap(text, width, break_on_hyphens=False)
+    if len(wrapped) > lines:
+        wrapped = textwrap.wrap(shorten(text, width * lines - width // 2), width)
+    return "\n".join(wrapped[:lines] or [text])
+
+
 def _style(index: int) -> dict[str, str]:
     return {"color": COLORS[index % len(COLORS)], "marker": MARKERS[index % len(MARKERS)]}
 
@@ -69,7 +84,9 @@ def confusions(
     With more than ten classes, there are only colors.
     """
     size = min(9, 40 / len(classes))
-    height = min(0.7 * len(classes) + 1.1, 3.9)
+    height = min(0.7 * len(classes) + 1.1, 3.9) + 0.5 * (max(map(len, classes)) > 13)
+    ticks = range(len(classes))
+    labels = [fit(name, 13, lines=3 if len(classes) <= 6 else 1) for name in classes]
     with panels(path, WIDTH, height * len(counts), nrows=len(counts)) as rows:
         for axes, (name, matrix) in zip(rows[:, 0], counts.items(), strict=True):
             shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
@@ -78,11 +95,10 @@ def confusions(
                 text = f"{matrix[label, predicted]:,.0f}\n{share:.1%}"
                 color = "white" if share > 0.6 else "black"
                 axes.text(predicted, label, text, color=color, fontsize=size, **CENTERED)
-            axes.set_title(name)
-            ticks = range(len(classes))
+            axes.set_title(fit(name, 40))
             rotation = 90 if len(classes) > 3 else 0
-            axes.set_xticks(ticks, classes, rotation=rotation, fontsize=size)
-            axes.set_yticks(ticks, classes, fontsize=size)
+            axes.set_xticks(ticks, labels, rotation=rotation, fontsize=size)
+            axes.set_yticks(ticks, labels, fontsize=size)
             axes.set(xlabel="predicted", ylabel="label")
 
 
@@ -101,7 +117,7 @@ def calibration(
         axes.plot([0, 1], [0, 1], color="0.6", linestyle="--", linewidth=1)
         for index, (model, lines) in enumerate(curves.items()):
             style = {**_style(index), "markersize": 5}
-            name = model.lstrip("_")  # or Matplotlib leaves it out of the legend
+            name = shorten(model.lstrip("_"), 48)  # or Matplotlib leaves it out of the legend
             for bins, error in lines:
                 kept = bins[bins["count"] >= MIN_COUNT]
                 axes.plot(kept["p"], kept["true"], label=f"{name} (error {error:.3f})", **style)
@@ -174,7 +190,7 @@ def curves(
                     axes.text(0.5, 0.5, "no epoch ended", ha="center", transform=axes.transAxes)
                 axes.locator_params(axis="x", integer=True, min_n_ticks=1)
                 axes.grid()
-            row[0].set_title(f"{label}: loss" if label else "loss")
+            row[0].set_title(f"{fit(label, 22)}: loss" if label else "loss")
             row[1].set_title("accuracy")
         _clip_losses(rows[:, 0])
         for axes in rows[-1]:
@@ -183,7 +199,7 @@ def curves(
         entries = {words: handle for handle, words in itertools.chain(*found)}
         figure = rows[0, 0].figure
         figure.legend(entries.values(), entries.keys(), loc=BELOW, ncols=4)
-        figure.suptitle(title, fontsize=10)
+        figure.suptitle(fit(title, 56), fontsize=10)
 
 
 def overlay(
@@ -199,25 +215,26 @@ def overlay(
     """
     with panels(path, WIDTH, 5.1 + 0.1 * len(runs), nrows=2) as rows:
         loss = rows[1, 0]
-        metrics = {"accuracy": rows[0, 0], "loss": loss}
+        metrics = {"accuracy" if select_by == "loss" else select_by: rows[0, 0], "loss": loss}
         for index, (label, records) in enumerate(runs.items()):
             style = _style(index)
             width = 2.8 if label == winner else 1.3
             best = _best(records, select_by)
             for name, axes in metrics.items():
                 means = epoch_means(records, "val", name)
-                axes.plot(*means, label=label, linewidth=width, markersize=4, **style)
+                named = shorten(label, 26)  # of two columns
+                axes.plot(*means, label=named, linewidth=width, markersize=4, **style)
                 if best:
                     ring = {"marker": "o", "markersize": 11, "fillstyle": "none"}
                     axes.plot(best["epoch"], best[name], color=style["color"], **ring)
         for name, axes in metrics.items():
-            axes.set_title(f"validation {name}")
+            axes.set_title(f"validation {name.replace('_', ' ')}")
             axes.locator_params(axis="x", integer=True, min_n_ticks=1)
             axes.grid()
         _clip_losses([loss])
         loss.set_xlabel("epoch")
         loss.figure.legend(*loss.get_legend_handles_labels(), loc=BELOW, ncols=2, fontsize=8)
-        loss.figure.suptitle(title, fontsize=10)
+        loss.figure.suptitle(fit(title, 56), fontsize=10)
 
 
 def heat_map(
@@ -230,19 +247,20 @@ def heat_map(
     columns = list(dict.fromkeys(column for _, column in cells))
     best = max((value for _, value in cells.values() if value == value), default=1.0)
     image = np.full((len(rows), len(columns)), np.nan)
+    size = min(8, 36 / len(columns))
     with panels(path, WIDTH, 0.36 * len(rows) + 1.4) as ((axes,),):
         for place, (text, value) in cells.items():
             row = rows.index(place[0])
             column = columns.index(place[1])
             image[row, column] = value
-            color = "white" if value > best - RANGE / 2 else "black"
-            axes.text(column, row, text, color=color, fontsize=8, **CENTERED)
+            color = "white" if value > best - RANGE / 3 else "black"  # whichever contrasts more
+            axes.text(column, row, text, color=color, fontsize=size, **CENTERED)
             if place == winner:
                 frame: Any = {"edgecolor": RED, "linewidth": 3, "clip_on": False, "zorder": 3}
                 axes.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, fill=False, **frame))
         # From light to dark: the best stands out on a white page, and inverted on a dark one.
         drawn = axes.imshow(image, aspect="auto", vmin=best - RANGE, vmax=best, cmap="YlGnBu")
-        axes.set_xticks(range(len(columns)), columns)
-        axes.set_yticks(range(len(rows)), rows)
+        axes.set_xticks(range(len(columns)), columns, fontsize=min(9, size + 1))
+        axes.set_yticks(range(len(rows)), [shorten(row, 24) for row in rows])
         bar = {"label": "validation accuracy", "extend": "min", "location": "bottom"}
         axes.figure.colorbar(drawn, ax=axes, **bar, pad=0.02, aspect=40)

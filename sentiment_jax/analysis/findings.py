@@ -1,5 +1,7 @@
 """The results of runs in sentences: the first thing in a report."""
 
+import itertools
+import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -11,12 +13,14 @@ from sentiment_jax.sweeps.plan import Trial
 from sentiment_jax.training.metrics import wilson_interval
 
 
-def title(groups: Sequence[Group]) -> str:
+def title(parts: Mapping[str, Sequence[Group]]) -> str:
     """Return the models and their data: LSTM, BERT on IMDB."""
+    groups = [*itertools.chain(*parts.values())]
     models = ", ".join(dict.fromkeys(group.model.upper() for group in groups))
     data = groups[0].trials[0].config.data
     known = {"tfds": "IMDB", "sample": "the embedded sample"}
-    return f"{models} on {known.get(data.source) or Path(data.path).name or 'reviews'}"
+    one = known.get(data.source) or Path(data.path).name or "reviews"
+    return f"{models} on {', '.join(parts) if len(parts) > 1 else one}"
 
 
 def data_in_words(groups: Sequence[Group]) -> str:
@@ -40,13 +44,14 @@ def at_chance(trial: Trial) -> bool:
 
 
 def lead(groups: Sequence[Group], tables: Mapping[str, pandas.DataFrame]) -> list[str]:
-    """Return the best model and its interval, what does not differ from it, and what failed."""
+    """Return the best model by validation and its score, how others compare, and what failed."""
     tested = {group.name: group for group in groups if group.tested}
     sentences = []
     if tested:
-        metrics = tables["metrics"].set_index("name")
-        best = str(metrics["accuracy"].astype(float).idxmax())
-        sentences.append(_best_model(tested[best], metrics.loc[best], len(tested)))
+        best = next(iter(tested))  # groups are ranked
+        metrics = tables["metrics"].set_index("name").loc[best]
+        sentences.append(_best_model(tested[best], metrics, len(tested)))
+        sentences += _cross_validation(best, tested[best])
         sentences += _linear_baseline(best, tested[best])
         sentences += _other_models(best, tables)
     for group in groups:
@@ -58,19 +63,34 @@ def _best_model(group: Group, row: pandas.Series, models: int) -> str:
     trials = group.tested
     model = f"{group.model.upper()} with {in_words(trials[0].setting)}"
     if models > 1:
-        model = f"{group.name}, {model}, scores highest of {models} models"
-    on = f"{trials[0].content['test']['examples']:,} reviews"
-    if len(trials) > 1:
-        on += f", mean of {len(trials)} seeds"
-    low = row["low (95 %)"]
+        validated = f"{group.validation[0]:.4f}"
+        model = f"{group.name}, {model}, is the best of {models} models by validation ({validated})"
+    examples = trials[0].content["test"]["examples"]
+    low, high = wilson_interval(row["accuracy"], examples)
+    if len(trials) > 1:  # one measure of uncertainty for one mean: that of the tables
+        sd = statistics.stdev(trial.content["test"]["accuracy"] for trial in trials)
+        score = f"± {sd:.4f} (mean and standard deviation of {len(trials)} seeds"
+    else:
+        score = f"(95 % interval {low:.4f} to {high:.4f}"
     baseline = row["majority baseline"]
-    sentence = (
-        f"{model}: test accuracy {row['accuracy']:.4f} (95 % interval {low:.4f} to "
-        f"{row['high (95 %)']:.4f} on {on}; guessing: {baseline:.4f})."
-    )
+    score = f"test accuracy {row['accuracy']:.4f} {score} on {examples:,} reviews"
+    sentence = f"{model}: {score}; guessing: {baseline:.4f})."
     if low <= baseline:
-        sentence += " That is at chance: the interval includes guessing."
+        sentence += " That is at chance: the 95 % interval of one test set includes guessing."
     return sentence
+
+
+def _cross_validation(name: str, group: Group) -> list[str]:
+    """Give the mean and the standard deviation of the first seed's folds, if it has any."""
+    result = group.tested[0].content
+    accuracies = [fold["accuracy"] for fold in result.get("folds", ())]
+    if not accuracies:
+        return []
+    return [
+        f"Cross-validation of {name}'s first seed in {len(accuracies)} folds: accuracy "
+        f"{result['val']['accuracy']:.4f} ± {statistics.stdev(accuracies):.4f} (standard deviation "
+        f"over the folds) on {result['val']['examples']:,} reviews."
+    ]
 
 
 def _linear_baseline(name: str, group: Group) -> list[str]:
@@ -87,17 +107,21 @@ def _linear_baseline(name: str, group: Group) -> list[str]:
 
 
 def _other_models(best: str, tables: Mapping[str, pandas.DataFrame]) -> list[str]:
-    equal = "Not shown to differ from it"
+    equal = "Not shown to differ from it on the test set"
     behind = "Behind it"
-    models: dict[str, list[str]] = {equal: [], behind: []}
+    ahead = "Better on the test set, though not by validation"
+    models: dict[str, list[str]] = {"Equal runs": [], ahead: [], equal: [], behind: []}
     accuracies = tables["metrics"].set_index("name")["accuracy"]
+    for row in tables["metrics"].to_dict("records"):
+        if remark := row.get("remark"):
+            models["Equal runs"].append(f"{row['name']} ({remark})")
     for row in tables["mcnemar"].to_dict("records") if "mcnemar" in tables else ():
-        names = {row["first"], row["second"]}
-        if best in names:
-            (other,) = names - {best}
+        if row["first"] == best:  # which stands before all others
             p = cell(row["p"], "p")
+            other = row["second"]
             words = f"{other} ({accuracies[other]:.4f}, p {p if p.startswith('<') else f'= {p}'})"
-            models[equal if row["p"] >= 0.05 else behind].append(words)
+            lost = row["only the first correct"] < row["only the second correct"]
+            models[equal if row["p"] >= 0.05 else ahead if lost else behind].append(words)
     return [f"{what}: {'; '.join(words)}." for what, words in models.items() if words]
 
 

@@ -3,10 +3,11 @@
 import collections
 import dataclasses
 import itertools
+import math
 import os
 import re
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,15 @@ class Group:
         return statistics.mean(trial.content["test"][metric] for trial in self.tested)
 
     @property
+    def validation(self) -> tuple[float, float]:
+        """The rank of the tested trials: mean validation accuracy, then the lower loss."""
+        scores = [trial.content["val"] for trial in self.tested]
+        if not scores:
+            return -math.inf, -math.inf
+        accuracy, loss = (statistics.mean(s[m] for s in scores) for m in ("accuracy", "loss"))
+        return accuracy, -loss
+
+    @property
     def best(self) -> Trial | None:
         """The best trial of the last stage by validation: the choice of a sweep that has ended."""
         return plan.best_finished(next(reversed(self.stages.values()), self.finals))
@@ -82,7 +92,7 @@ def in_words(setting: Mapping[str, Any]) -> str:
 def collect(directories: Sequence[Path]) -> list[Group]:
     """Read the sweeps and runs in, or directly under, some directories.
 
-    InputError: nothing finished, a damaged file, or runs made with different data.
+    InputError: nothing finished, a damaged file, or a sweep whose data changed.
     """
     groups = _read_groups(itertools.chain(*map(_find, directories)))
     trials = [trial for group in groups for trial in group.trials]
@@ -104,13 +114,39 @@ def collect(directories: Sequence[Path]) -> list[Group]:
                 f"{trial.directory} held out no reviews (data.validation_fraction=0): a report "
                 "compares scores on those; --mode=evaluate scores it"
             )
-    data = {
-        t.content["data_hash"]: f"{t.directory} ({t.content['data_hash'][:12]})" for t in finished
-    }
-    if len(data) > 1:
-        listed = " and ".join(data.values())
-        raise InputError(f"runs of different data cannot be compared: {listed}; report them apart")
+    for group in groups:
+        if len({t.content["data_hash"] for t in group.trials if t.status == "finished"}) > 1:
+            raise InputError(f"the data of the sweep {group.name} changed between its runs")
     return groups
+
+
+def by_data(groups: Sequence[Group]) -> dict[str, list[Group]]:
+    """Partition groups by their data and classes; return name of the data -> groups, best first.
+
+    The rank is that of the mean validation accuracy. Groups without a finished trial join the first
+    part.
+    """
+    parts: dict[Any, list[Group]] = {}
+    for group in groups:
+        finished = [trial for trial in group.trials if trial.status == "finished"]
+        keys = [(t.content["data_hash"], t.files.read_config().classes) for t in finished[:1]]
+        parts.setdefault(keys[0] if keys else None, []).append(group)
+    unfinished = parts.pop(None, [])
+    named: dict[str, list[Group]] = {}
+    for part in parts.values():
+        data = part[0].trials[0].config.data
+        name = {"tfds": "IMDB", "sample": "sample"}.get(data.source) or Path(data.path).stem
+        named[_unique(name or "reviews", named)] = part
+    next(iter(named.values())).extend(unfinished)
+    for part in named.values():
+        part.sort(key=lambda group: group.validation, reverse=True)
+    return named
+
+
+def _unique(name: str, taken: Container[str]) -> str:
+    """Return the name, with a number if it is taken."""
+    numbered = (f"{name}-{number}" for number in itertools.count(2))
+    return next(name for name in itertools.chain([name], numbered) if name not in taken)
 
 
 def _read_groups(paths: Iterable[Path]) -> list[Group]:
@@ -129,12 +165,12 @@ def _read_groups(paths: Iterable[Path]) -> list[Group]:
             raise InputError(f"{path} is a pre-training run, not a classifier: leave it out")
         settings = flatten(trial.config).items()
         key = frozenset(item for item in settings if item[0] not in (*HARMLESS, "seed"))
-        runs[key].append(trial)
+        data = trial.env.get("data", {}).get("data_hash")  # of a failed or open run
+        runs[key, trial.content.get("data_hash", data)].append(trial)
     groups += [Group(_common_name(trials), None, {}, trials) for trials in runs.values()]
     names: set[str] = set()
     for group in groups:
-        while group.name in names:
-            group.name += f"-{len(names) + 1}"
+        group.name = _unique(group.name, names)
         names.add(group.name)
     return groups
 

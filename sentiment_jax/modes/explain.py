@@ -1,6 +1,7 @@
 """`--mode=predict --explain`: the words behind each prediction, in the terminal and on a page."""
 
 import itertools
+import textwrap
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,7 +18,10 @@ from sentiment_jax.modes.predict import (
     print_warning_count,
 )
 from sentiment_jax.storage.files import write_atomically
+from sentiment_jax.storage.run_directory import RunDirectory
 from sentiment_jax.training.trained_model import TrainedModel, load_run
+
+STEPS = 5  # colors of each sign: words of half a step and less have none, or pages grow long
 
 
 def split_text(explanation: Explanation, full: float) -> list[tuple[str, Word | None, float]]:
@@ -70,28 +74,43 @@ def explain_run(workdir: Path, source: TextSource, page: Path | None) -> None:
     trained = load_run(workdir)
     table = source.read(trained.config.data.text_column)
     texts = [text for (text,) in table.texts]
-    explain_texts(trained, [*map(str, table.rows)], texts, page or workdir / "explanation.html")
+    path = page or workdir / "explanation.html"
+    explain_texts(trained, [*map(str, table.rows)], texts, path, describe_run(workdir))
+
+
+def describe_run(workdir: Path) -> str:
+    """Return a run's directory, model and accuracies, as far as they are known."""
+    _, outcome = RunDirectory(workdir).outcome()
+    facts = [f"{workdir}: {RunDirectory(workdir).read_config().model.name.upper()}"]
+    for split, word in {"val": "validation", "test": "test"}.items():
+        if scores := outcome.get(split):
+            facts.append(f"{word} accuracy {scores['accuracy']:.4f}")
+    return ", ".join(facts)
 
 
 def explain_texts(
-    trained: TrainedModel, names: Sequence[str], texts: Sequence[str], path: Path
+    trained: TrainedModel, names: Sequence[str], texts: Sequence[str], path: Path, about: str = ""
 ) -> None:
-    """Print each raw text with its prediction and strongest words; write all as one HTML page."""
+    """Print each raw text with its prediction and strongest words; write all as one HTML page.
+
+    `about` names the run there.
+    """
     classes = trained.classes
     probabilities, warnings = predict([trained], texts)
     print_warning_count(warnings)
+    decided = decide(probabilities).tolist()
     if len(classes) == 2:  # always towards the second: the colors mean the same in every text
         towards = [1] * len(texts)
         to = f"to {classes[1]}"
         away = f"to {classes[0]}"
     else:
-        towards = decide(probabilities).tolist()
+        towards = decided
         to = "to the predicted class"
         away = "away from it"
     blocks = []
     predicted = format_predictions(classes, probabilities)
     rows = zip(names, texts, probabilities, towards, predicted, warnings, strict=True)
-    for name, text, p, i, prediction, warning in rows:
+    for (name, text, p, i, prediction, warning), best in zip(rows, decided, strict=True):
         explanation = explain(trained, text, i)
         headline = f"{name}: {' '.join(prediction.split())}"
         if warning:
@@ -107,19 +126,25 @@ def explain_texts(
         if not explanation.complete:
             lines.append(f"warning: the attributions sum to {explanation.gap:+.3f} more than that")
         block = {"explanation": explanation, "headline": headline, "lines": lines, "odds": odds}
+        block |= {
+            "entry": f"{name}: {classes[best]}",
+            "start": textwrap.shorten(text[:200], 30, placeholder=" …"),
+        }
         blocks.append(block | {"share": 100 * float(p[i]), "label": classes[i]})
         shown = [headline, to_terminal(explanation), f"log-odds {odds}", *lines]
         print("\n  ".join(filter(None, shown)), flush=True)
     legend = f"blue words pushed {to}, red ones {away}; gray was not read"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, to_page(blocks, legend=legend, ends=(away, to)))
+        write_atomically(path, to_page(blocks, legend=legend, ends=(away, to), about=about))
     except OSError as error:
         raise InputError(f"cannot write --output={path}: {error.strerror}") from error
     print(f"attributions in nats; the same as a page: {path}")
 
 
-def to_page(blocks: Sequence[Mapping[str, Any]], *, legend: str, ends: tuple[str, str]) -> str:
+def to_page(
+    blocks: Sequence[Mapping[str, Any]], *, legend: str, ends: tuple[str, str], about: str = ""
+) -> str:
     """Return a page of explained texts, on one scale of colors.
 
     `blocks` hold an explanation each, and what the page says about it; `ends` name the ends of the
@@ -134,4 +159,6 @@ def to_page(blocks: Sequence[Mapping[str, Any]], *, legend: str, ends: tuple[str
         split_text=split_text,
         legend=legend,
         ends=ends,
+        about=about,
+        steps=STEPS,
     )

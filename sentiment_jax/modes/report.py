@@ -13,7 +13,7 @@ import pandas
 from sentiment_jax.analysis import figures, findings, predictions
 from sentiment_jax.analysis.html import cell, render
 from sentiment_jax.analysis.predictions import Predictions
-from sentiment_jax.analysis.records import Group, collect, hardware, in_words, read_texts
+from sentiment_jax.analysis.records import Group, by_data, collect, hardware, in_words, read_texts
 from sentiment_jax.config.stored import flatten
 from sentiment_jax.errors import InputError
 from sentiment_jax.runtime import terminal
@@ -25,6 +25,7 @@ from sentiment_jax.training.metrics import mcnemar
 MISTAKES = 15
 BEST = ["best epoch", "validation loss", "validation accuracy", "epoch s"]
 SCORES = ["val loss", "val accuracy", "test loss", "test accuracy", "training s", "status", "run"]
+SHARED = ("runs", "models", "metrics", "classes", "mcnemar")  # tables of several groups
 PAIRS = ["only the first correct", "only the second correct", "p"]
 # Values keep their types: a missing one does not turn integers into floats.
 _table = functools.partial(pandas.DataFrame, dtype=object)
@@ -36,9 +37,37 @@ def report(directories: Sequence[Path], output: Path, with_text: bool = False) -
     `directories` are sweeps, runs, or folders of them. With `with_text`, the page shows the text of
     the hardest mistakes, for which the data are read again.
 
-    InputError: nothing finished, damaged files, different data, or an unwritable folder.
+    Models are ranked by validation accuracy. Runs of different data are reported in parts.
+
+    InputError: nothing finished, damaged files, or an unwritable folder.
     """
-    groups = collect(directories)
+    parts = by_data(collect(directories))
+    contents: list[dict[str, Any]] = []
+    try:
+        for data, groups in parts.items():
+            prefix = f"{data}-" if len(parts) > 1 else ""  # of what several groups share
+            contents.append({"name": data} | _report_data(groups, output, prefix, with_text))
+        title = findings.title(parts)
+        for name in ("report.md", "report.html"):
+            values = {"title": title, "parts": contents, "sections": []}
+            text = render(f"{name}.j2", **values, hardware=hardware, turned=_turn)
+            write_atomically(output / name, text)
+    except OSError as error:
+        raise InputError(f"cannot write to --output={output}: {error.strerror}") from error
+    for content in contents:
+        if len(parts) > 1:
+            print(f"{content['name']}: {content['data']}")
+        for row in content["tables"].get("models", _table([])).to_dict("records"):
+            sd = "" if row["± sd"] is None else f" ± {row['± sd']:.4f}"
+            score = f"test accuracy {row['test accuracy']:.4f}{sd}, {row['seeds']} seeds"
+            print(f"{row['name']}: {score}")
+    print(f"wrote {output}/report.html, report.md, tables (.csv) and plots (.png)")
+
+
+def _report_data(
+    groups: Sequence[Group], output: Path, prefix: str, with_text: bool
+) -> dict[str, Any]:
+    """Write the tables and figures of the groups of one data set; return what a page shows."""
     tested = [group for group in groups if group.tested]
     models = {group.name: predictions.read_predictions(group.tested) for group in tested}
     calibrated = {}
@@ -47,39 +76,27 @@ def report(directories: Sequence[Path], output: Path, with_text: bool = False) -
         calibrated[group.name] = predictions.calibrate(models[group.name], temperatures)
     tables = _sweep_tables(groups)
     if tested:
-        tables["models"] = _table([_over_seeds(group) for group in tested])
         tables |= _metrics(models)
+        tables["models"] = _table([_over_seeds(group) for group in tested])
     for group in tested:
         mistakes = predictions.hardest_mistakes(models[group.name], MISTAKES)
         if with_text:  # in the first column: a phone shows the left of a table
             mistakes.insert(0, "text", mistakes["id"].map(read_texts(group.tested[0])))
         tables[f"{group.name}-mistakes"] = mistakes
-    content = {
+    output.mkdir(parents=True, exist_ok=True)
+    drawn = {name: output / f"{name}.png" for g in groups for name in _draw_choice(g, output)}
+    if tested:
+        drawn |= _draw_test(models, calibrated, output, prefix)
+    for name, frame in tables.items():
+        start = prefix if name in SHARED else ""
+        write_csv(output / f"{start}{name}.csv", list(frame), frame.values.tolist())
+    return {
         "groups": groups,
         "tables": tables,
-        "hardware": hardware,
-        "turned": _turn,
-        "title": findings.title(groups),
+        "drawn": drawn,
         "data": findings.data_in_words(groups),
         "lead": findings.lead(groups, tables),
     }
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-        names = [name for group in groups for name in _draw_choice(group, output)]
-        if tested:
-            names += _draw_test(models, calibrated, output)
-        drawn = {name: output / f"{name}.png" for name in names}
-        for name, frame in tables.items():
-            write_csv(output / f"{name}.csv", list(frame), frame.values.tolist())
-        for name in ("report.md", "report.html"):
-            text = render(f"{name}.j2", **content, drawn=drawn, sections=[])
-            write_atomically(output / name, text)
-    except OSError as error:
-        raise InputError(f"cannot write to --output={output}: {error.strerror}") from error
-    for row in tables["models"].to_dict("records") if tested else ():
-        sd = "" if row["± sd"] is None else f" ± {row['± sd']:.4f}"
-        print(f"{row['name']}: test accuracy {row['test accuracy']:.4f}{sd}, {row['seeds']} seeds")
-    print(f"wrote {output}/report.html, report.md, tables (.csv) and plots (.png)")
 
 
 def _sweep_tables(groups: Sequence[Group]) -> dict[str, pandas.DataFrame]:
@@ -125,7 +142,7 @@ def _over_seeds(group: Group) -> dict[str, Any]:
         "test accuracy": group.mean_test("accuracy"),
         "± sd": statistics.stdev(accuracies) if len(results) > 1 else None,
         "test loss": group.mean_test("loss"),
-        "validation accuracy": statistics.mean(result["val"]["accuracy"] for result in results),
+        "validation accuracy": group.validation[0],
         "parameters": results[0]["parameters"],
         "training s": statistics.mean(result["train_seconds"] for result in results),
         "hardware": hardware(group.tested[0]),
@@ -142,17 +159,27 @@ def _metrics(models: Mapping[str, Predictions]) -> dict[str, pandas.DataFrame]:
         for label, scores in measured.pop("classes").items():
             examples = round(scores["examples"])
             classes.append({"name": name, "class": label, **scores, "examples": examples})
+        if len(model.probabilities) > 1:  # this mean has a ± sd, and needs no second interval
+            del measured["low (95 %)"], measured["high (95 %)"]
         metrics.append({"name": name, **measured})
+    remarks: dict[str, str] = {}
     for (first, one), (second, other) in itertools.combinations(models.items(), 2):
         if one.order != other.order:
             terminal.warn(f"{first} and {second} have the test set in other orders: not compared")
             continue
+        if np.array_equal(one.predicted[0], other.predicted[0]):
+            seeds = len(one.probabilities) + len(other.probabilities)
+            whose = "first seed: " if seeds > 2 else ""
+            remarks.setdefault(second, f"{whose}same predictions as {first}")
+            continue
         correct = [model.predicted[0] == model.labels for model in (one, other)]
         found = zip(PAIRS, mcnemar(correct[0], correct[1]), strict=True)
         pairs.append({"first": first, "second": second, **dict(found)})
+    for row in metrics if remarks else ():
+        row["remark"] = remarks.get(row["name"])
     tables = {"metrics": metrics, "classes": classes, "mcnemar": pairs}
     return {
-        name: _table(rows).rename(columns=lambda column: column.replace("_", " "))
+        name: _table(rows).rename(columns=lambda c: c.replace("_", " ")).replace({np.nan: None})
         for name, rows in tables.items()
         if rows
     }
@@ -217,11 +244,13 @@ def _draw_test(
     models: Mapping[str, Predictions],
     calibrated: Mapping[str, Predictions],
     output: Path,
-) -> list[str]:
-    """Draw the results on the test set; return the names of the figures."""
+    prefix: str,
+) -> dict[str, Path]:
+    """Draw the results on the test set; return the figures by name."""
+    drawn = {name: output / f"{prefix}{name}.png" for name in ("confusion", "calibration")}
     classes = next(iter(models.values())).classes
     confusions = {name: predictions.confusion(model) for name, model in models.items()}
-    figures.confusions(confusions, classes, output / "confusion.png")
+    figures.confusions(confusions, classes, drawn["confusion"])
     if len(classes) == 2:
         labels = f"p({classes[1]}) of the model", f"share of {classes[1]} reviews"
     else:
@@ -230,5 +259,5 @@ def _draw_test(
         name: [predictions.calibration(model), predictions.calibration(calibrated[name])]
         for name, model in models.items()
     }
-    figures.calibration(curves, labels, output / "calibration.png")
-    return ["confusion", "calibration"]
+    figures.calibration(curves, labels, drawn["calibration"])
+    return drawn

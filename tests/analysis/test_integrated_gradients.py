@@ -19,7 +19,15 @@ from sentiment_jax.data.reviews import Reviews, normalize_text
 from sentiment_jax.errors import InputError
 from sentiment_jax.models.electra import ElectraClassifier
 from sentiment_jax.models.lstm import LstmClassifier
-from sentiment_jax.modes.explain import explain_texts, strongest_words, to_page, to_terminal
+from sentiment_jax.modes.explain import (
+    explain_run,
+    explain_texts,
+    strongest_words,
+    to_page,
+    to_terminal,
+)
+from sentiment_jax.modes.predict import TextSource
+from sentiment_jax.storage.files import read_json
 from sentiment_jax.training.trained_model import TrainedModel, load_run, make_classifier
 
 TOKENS = [2, 17, 9, 30, 17, 5, 21, 8, 3]
@@ -147,6 +155,7 @@ def make_explanation(text="so <dull> but fun", **places):
 
 def page_of(*explanations):
     block = {"headline": "a", "share": 73.0, "label": "positive", "lines": ["b"], "odds": "c"}
+    block |= {"entry": "1: positive", "start": "so"}
     blocks = [{**block, "explanation": explanation} for explanation in explanations]
     return to_page(blocks, legend="d", ends=("e", "f"))
 
@@ -155,12 +164,14 @@ def test_colors_follow_sign_and_strength():
     explanation = make_explanation(so=0.01, dull=-1.0, but=0.3, fun=0.8)
     assert to_terminal(explanation) == "so [not read: <] dull [not read: >] but fun"
     page = page_of(explanation, make_explanation(dull=-2.0))
-    assert "&lt;</span>" in page and "<dull>" not in page
+    assert "<small> &lt;</small>" in page and "<dull>" not in page
     # All texts of a page have one scale.
-    assert 'class="against" style="--push:1.00" data-push="dull: -2.000">dull</span>' in page
-    assert 'class="for" style="--push:0.40" data-push="fun: +0.800">fun</span>' in page
+    assert "<i class=s5>dull</i>" in page and "<b class=s2>fun</b>" in page
+    assert "<b>but</b>" in page, "the first step has no class"
+    assert "so<small>" in page, "a word of less than half a step has no color"
+    assert '.words b.s2:hover::after { content: "about +0.80"; }' in page
     assert "<div></div><span>-2.00 e</span><span>+2.00 f</span>" in page
-    assert '<span style="background-size:73.0%"></span>73.0 % positive<' in page
+    assert "<p class=bar style=--share:73.0%>73.0 % positive\n" in page
 
 
 def test_words_are_summed_quoted_and_marked():
@@ -171,19 +182,19 @@ def test_words_are_summed_quoted_and_marked():
     assert strongest_words(explanation, -1) == "it -0.20"
     assert strongest_words(make_explanation(fun=0.7), -1) == "nothing"
     page = page_of(explanation)
-    assert 'class="for unknown" style="--push:1.00" data-push="Zyx: +0.500, unknown word"' in page
+    assert "<u><b class=s5>Zyx</b></u>" in page
 
 
 def test_what_was_not_read_is_marked():
     explanation = make_explanation("fun " + "x" * 500 + " end", fun=1.0)
     shown = to_terminal(explanation)
     assert "[not read: x" in shown and " … " in shown and len(shown) < 200
-    assert '<span class="unread">' in page_of(explanation)
+    assert "<small> x" in page_of(explanation)
 
 
 def test_explains_a_finished_run(finished, tmp_path, capsys):
     trained = load_run(finished)
-    texts = ["A dull, <i>awful</i> film, and I loved it.", "", "nan", "word " * 300]
+    texts = ["A dull, <em>awful</em> film, and I loved it.", "", "nan", "word " * 300]
     path = tmp_path / "deeper" / "page.html"
     explain_texts(trained, ["a", "b", "c", "d"], texts, path)
     output = capsys.readouterr().out
@@ -192,12 +203,33 @@ def test_explains_a_finished_run(finished, tmp_path, capsys):
     assert "[not read: " in output
     assert "warning" not in output
     page = path.read_text()
-    assert page.count("<h2>") == 4
-    assert "<i>" not in page and "&lt;" in page
-    assert not re.search(r"""(src|href)=|https?://|<script""", page), "something lies elsewhere"
+    assert page.count("<h2 id=") == 4
+    assert re.search(r'<li><a href="#1">a: (negative|positive)</a> A dull, &lt;em&gt;awful', page)
+    assert "<em>" not in page and "&lt;" in page
+    assert not re.search(r"""src=|href="[^#]|https?://|<script""", page), "something lies elsewhere"
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="cannot write --output"):
         explain_texts(trained, ["a"], texts[:1], tmp_path / "file" / "page.html")
+
+
+def test_the_page_names_its_run(finished, tmp_path):
+    path = tmp_path / "page.html"
+    explain_run(finished, TextSource(["a dull film"]), path)
+    test = read_json(finished / "result.json")["test"]["accuracy"]
+    named = rf"<p>{finished}: LSTM, validation accuracy .*, test accuracy {test:.4f}</p>"
+    assert re.search(named, path.read_text())
+
+
+def test_two_hundred_explanations_are_a_small_page():
+    """Little more than their text."""
+    rng = np.random.default_rng(0)
+    text = "word " * 120
+    explanations = []
+    for values in rng.laplace(scale=0.1, size=(200, 120)):
+        words = [Word(5 * i, 5 * i + 4, value, True) for i, value in enumerate(values)]
+        explanations.append(Explanation(text, tuple(words), 1.0, 0.0, 0.0))
+    page = page_of(*explanations)
+    assert len(page) < 2 * 200 * len(text)
 
 
 def test_a_bfloat16_model_is_explained_in_float32():

@@ -1,11 +1,13 @@
 """The numbers behind a report's pictures, and how its blocks are written."""
 
 import dataclasses
+import itertools
 
 import numpy as np
 import pandas
 import pytest
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 from sentiment_jax.analysis import figures
 from sentiment_jax.analysis.html import TEMPLATES, format_rate
@@ -149,6 +151,42 @@ def test_a_heat_map_outlines_the_winner(tmp_path, drawn):
     assert outline.get_xy() == (0.5, 1.5)
     colored = np.isfinite(np.ma.filled(axes.images[0].get_array(), np.nan))
     assert colored.tolist() == [[True, False], [False, False], [False, True]]
+
+
+def test_long_names_stay_inside_their_figure(tmp_path, drawn):
+    """Titles and legends inside the figure, labels of classes apart from each other."""
+    name = "own-amazonReviewSnippets_GroundTruth, learning rate 5e-3, seed 1234"
+    classes = ("neither recommended nor not", "not recommended at all", "strongly recommended")
+    lines = [{"split": "val", "epoch": 1, "loss": 1.0, "accuracy": 0.5, "examples": 1}]
+    path = tmp_path / "a.png"
+    figures.confusions({name: np.ones((3, 3)), f"{name} b": np.eye(3)}, classes, path)
+    bins = calibration_bins(np.array([0.5], np.float32), np.array([True]))
+    figures.calibration({name: [bins]}, ("p", "share"), path)
+    figures.curves({name: lines}, path, f"{name}, {name}")
+    figures.overlay({name: lines, f"b {name}": lines}, name, path, f"{name}, {name}")
+    figures.heat_map({(name, f"batch {n}"): ("0.5\nat chance", 0.5) for n in range(8)}, None, path)
+    for figure in drawn:
+        figure.draw_without_rendering()  # at its own resolution again
+        left, bottom, right, top = figure.bbox.extents
+        for text in figure.findobj(Text):
+            box = text.get_window_extent()
+            if len(text.get_text()) > 6:  # no number, of which some lie outside of an axis
+                assert left <= box.x0 and box.x1 <= right + 1, text
+                assert bottom <= box.y0 and box.y1 <= top + 1, text
+    ticks = [label.get_window_extent() for label in drawn[0].axes[0].get_xticklabels()]
+    assert all(one.x1 < next_.x0 for one, next_ in itertools.pairwise(ticks))
+
+
+def test_text_in_a_heat_map_has_contrast(tmp_path, drawn):
+    cells = {("a", f"{i}"): (f"{i}", 0.9 - i / 1000) for i in range(0, 50, 2)}
+    figures.heat_map(cells, None, tmp_path / "a.png")
+    for text, value in zip(drawn[0].axes[0].texts, [v for _, v in cells.values()], strict=True):
+        image = drawn[0].axes[0].images[0]
+        rgb = image.cmap(image.norm(value))[:3]
+        linear = [c / 12.92 if c < 0.04 else ((c + 0.055) / 1.055) ** 2.4 for c in rgb]
+        light = np.dot([0.2126, 0.7152, 0.0722], linear)
+        ratio = 1.05 / (light + 0.05) if text.get_color() == "white" else (light + 0.05) / 0.05
+        assert ratio > 4, text
 
 
 def test_learning_rates_have_one_format():

@@ -140,7 +140,9 @@ def test_what_the_other_modes_do_with_it(run, config, tmp_path, capsys):
     assert load_run(run, calibrated=True).temperature == result["temperature"] != 1
     assert calibrated["loss"] != result["test"]["loss"]
     report([run], tmp_path / "report")
-    assert f"{result['val']['accuracy']:.4f}" in (tmp_path / "report" / "report.md").read_text()
+    deviation = statistics.stdev(fold["accuracy"] for fold in result["folds"])
+    sentence = f"in 3 folds: accuracy {result['val']['accuracy']:.4f} ± {deviation:.4f}"
+    assert sentence in (tmp_path / "report" / "report.md").read_text()
     pooled = read_predictions([Trial("run", run, RunDirectory(run).read_config())], "val")
     assert len(pooled.ids) == 60
     out = capsys.readouterr().out

@@ -1,5 +1,6 @@
 """Reports say what the run directories say, and a browser shows them."""
 
+import dataclasses
 import json
 import os
 import re
@@ -15,6 +16,7 @@ import pytest
 from reviews import read_table
 
 from benchmarks import study
+from sentiment_jax.analysis import predictions
 from sentiment_jax.analysis.integrated_gradients import Explanation, Word
 from sentiment_jax.analysis.records import collect
 from sentiment_jax.data import corpus
@@ -119,17 +121,17 @@ def test_the_first_sentences_say_what_was_found(reported):
     """The winner, its interval, and how many settings failed."""
     *_, best = read_table(reported / "runs.csv")
     (row,) = read_table(reported / "metrics.csv")
-    accuracy, low, high = (
-        f"{float(row[k]):.4f}" for k in ("accuracy", "low (95 %)", "high (95 %)")
-    )
+    (model,) = read_table(reported / "models.csv")
+    accuracy, sd = f"{float(row['accuracy']):.4f}", f"{float(model['± sd']):.4f}"
+    assert not any("95 %" in name for name in row), "two intervals of one mean"
     won = f"{best['optimizer']}, batch 16, learning rate 3e-3"
     page = (reported / "report.md").read_text()
     title, data, first, *others = re.sub("\n+", "\n", page).split("\n")
     assert title == "# LSTM on the embedded sample"
     assert data.startswith("6 runs; reviews: 48 to train on, 12 to choose by, 30 to test with; ")
     assert data.endswith("classes: negative, positive.")
-    assert first.startswith(f"- LSTM with {won}: test accuracy {accuracy} (95 % interval {low} to")
-    assert f"{high} on 30 reviews, mean of 2 seeds" in first
+    assert first.startswith(f"- LSTM with {won}: test accuracy {accuracy} ± {sd} (mean and")
+    assert "standard deviation of 2 seeds on 30 reviews; guessing: 0.5000)." in first
     (choice,) = (line for line in others if line.startswith("- Of the 4 settings of small, "))
     assert f"small, {won} is the best on validation" in choice
     assert choice.endswith(" stayed at chance, 2 failed.")
@@ -189,6 +191,7 @@ def test_runs_that_differ_in_the_seed_are_one_row(finished, run_copy, tmp_path):
 def test_one_seed_is_no_mean(finished, tmp_path):
     report.report([finished], tmp_path)
     page = (tmp_path / "report.md").read_text()
+    assert "(95 % interval " in page and "low (95 %)" in page
     assert "One seed: " in page and "over the seeds" not in page and "per seed" not in page
 
 
@@ -204,12 +207,76 @@ def test_predictions_of_other_orders_are_not_compared(finished, run_copy, tmp_pa
     assert not (tmp_path / "page" / "mcnemar.csv").exists()
 
 
+def change_run(path, validation, epochs=9):
+    """Give a run another validation accuracy, and a config of its own."""
+    result = read_json(path / "result.json")
+    scores = {"val": {**result["val"], "accuracy": validation}}
+    write_json(path / "result.json", result | scores)
+    write_json(path / "config.json", read_json(path / "config.json") | {"epochs": epochs})
+
+
+def copy_run(path, to):
+    shutil.copytree(path, to)
+    return to
+
+
+def test_models_are_ranked_by_validation(finished, run_copy, tmp_path, monkeypatch):
+    """Also where another is far better on the test set."""
+    change_run(run_copy, 0.01)
+    read = predictions.read_predictions
+
+    def read_all_correct(trials):
+        model = read(trials)
+        changes = {"probabilities": np.eye(2, dtype=np.float32)[model.labels][None]}
+        return dataclasses.replace(model, **changes if trials[0].directory == run_copy else {})
+
+    monkeypatch.setattr(predictions, "read_predictions", read_all_correct)
+    report.report([run_copy, finished], tmp_path / "page")
+    assert [row["name"] for row in read_table(tmp_path / "page/models.csv")][1] == "run"
+    page = (tmp_path / "page" / "report.md").read_text()
+    own = read_json(finished / "result.json")
+    lead = f"the best of 2 models by validation ({own['val']['accuracy']:.4f}): "
+    assert lead + f"test accuracy {own['test']['accuracy']:.4f} (95 %" in page
+    assert "- Better on the test set, though not by validation: run (1.0000, p " in page
+    assert "Ranked by validation accuracy. One seed" in page
+
+
+def test_equal_predictions_are_marked_and_not_compared(finished, run_copy, tmp_path):
+    change_run(run_copy, 0.1)
+    report.report([finished, run_copy], tmp_path / "page")
+    first, second = read_table(tmp_path / "page" / "metrics.csv")
+    assert (first["remark"], second["remark"]) == ("", f"same predictions as {first['name']}")
+    page = (tmp_path / "page" / "report.md").read_text()
+    assert f"- Equal runs: run (same predictions as {first['name']})." in page
+    assert "McNemar's exact" not in page and not (tmp_path / "page" / "mcnemar.csv").exists()
+
+
+def test_each_data_set_has_its_part(finished, run_copy, tmp_path, capsys):
+    config = read_json(run_copy / "config.json")
+    data = config["data"] | {"source": "csv", "path": "somewhere/films.csv"}
+    write_json(run_copy / "config.json", config | {"data": data})
+    result = read_json(run_copy / "result.json")
+    write_json(run_copy / "result.json", result | {"data_hash": "f" * 64})
+    report.report([finished, run_copy], tmp_path / "page")
+    assert "\nfilms: 1 run; reviews: 48 to train on" in capsys.readouterr().out
+    names = {path.name for path in (tmp_path / "page").glob("*-models.csv")}
+    assert names == {"sample-models.csv", "films-models.csv"}
+    page = (tmp_path / "page" / "report.md").read_text()
+    assert page.startswith("# LSTM on sample, films\n\n## sample\n\n1 run; ")
+    assert page.count(": test accuracy ") == 2 and "McNemar" not in page
+    html = (tmp_path / "page" / "report.html").read_text()
+    contents = re.findall(r'<a href="#part\d+">(.*?)</a>', html)
+    parts = ("the model", "the test set", "the hardest mistakes", "every run")
+    assert contents == [f"{data}: {part}" for data in ("sample", "films") for part in parts]
+
+
 def test_sweeps_and_runs_side_by_side(several):
     rows = read_table(several / "models.csv")
-    assert [row["name"] for row in rows] == ["sweep", "run"]
+    assert {row["name"] for row in rows} == {"sweep", "run"}
     page = (several / "report.md").read_text()
-    assert re.search(r"^- (sweep|run), LSTM with .* scores highest of 2 models: test", page, re.M)
-    assert re.search(r"^- Not shown to differ from it: (sweep|run) \(0\.\d{4}, p = ", page, re.M)
+    assert re.search(r"^- (sweep|run), LSTM with .* is the best of 2 models by val", page, re.M)
+    equal = r"^- Not shown to differ from it on the test set: (sweep|run) \(0\.\d{4}, p = "
+    assert re.search(equal, page, re.M)
     (tested,) = (several.parent / "sweep/final").glob("*-seed0-*")
     right = [
         {
@@ -246,23 +313,34 @@ def test_the_studys_numbers_stand_beside_ours(swept, reported):
 
 CHECK = (Path(__file__).parents[1] / "check_pages.js").read_text()
 BAD = """<!DOCTYPE html><body style="background: #fff"><p style="color: #999">pale</p>
-<div style="width: 1500px">wide</div><img src="data:image/png;base64,"><script>wrong()</script>"""
+<div style="width: 1500px">wide</div><div style="overflow-x: auto"><table><tr><td
+style="min-width: 1500px">column</table></div><h2 style="overflow: hidden; white-space: nowrap;
+width: 3em">title that is cut</h2><p style="border: 1px solid; width: 3em">frames-and-more</p>
+<img src="data:image/png;base64,"><script>wrong()</script>"""
 
 
 def make_explanation_page():
     words = [Word(0, 4, -2.0, True), Word(5, 10, 0.1, False), Word(10, 11, 2.0, True)]
     explanation = Explanation("Dull Zyxxy! " + "x" * 300, tuple(words), 1.0, 0.0, 0.0)
     block = {"headline": "a", "share": 3.5, "label": "positive", "lines": ["b"], "odds": "c"}
-    block["explanation"] = explanation
-    return to_page([block], legend="legend", ends=("to negative", "to positive"))
+    block |= {"explanation": explanation, "entry": "1: positive", "start": "Dull Zyxxy!"}
+    return to_page([block] * 3, legend="legend", ends=("to negative", "to positive"))
 
 
 @pytest.mark.skipif(
     not any(map(shutil.which, BROWSERS)), reason="needs a browser, chromium for one"
 )
-def test_a_browser_shows_the_pages(reported, several, tmp_path):
+def test_a_browser_shows_the_pages(reported, several, finished, run_copy, tmp_path):
     """A desk's and a phone's width, light and dark, in one browser; a page with faults has them."""
+    long = [
+        copy_run(path, tmp_path / f"own-amazonReviewSnippets_GroundTruth, learning rate {i}e-3")
+        for i, path in enumerate([finished, run_copy, run_copy])
+    ]
+    for number, path in enumerate(long[1:]):
+        change_run(path, 0.5, epochs=9 + number)
+    report.report(long, tmp_path / "long")
     pages = {
+        "long": (tmp_path / "long" / "report.html").read_text(),
         "report": (reported / "report.html").read_text(),
         "several": (several / "report.html").read_text(),
         "explanation": make_explanation_page(),
@@ -272,7 +350,7 @@ def test_a_browser_shows_the_pages(reported, several, tmp_path):
         f'<iframe title="{name} {width} {scheme}" width="{width}" height="800" srcdoc="'
         f'{escape(page)}" style="color-scheme: {scheme}; border: 0; vertical-align: top"></iframe>'
         for name, page in pages.items()
-        for width in (360, 1280)
+        for width in (390, 1280)
         for scheme in ("light", "dark")
     )
     harness = tmp_path / "harness.html"
@@ -285,7 +363,7 @@ def test_a_browser_shows_the_pages(reported, several, tmp_path):
             *(next(filter(None, map(shutil.which, BROWSERS))), "--headless", "--no-sandbox"),
             *("--disable-gpu", "--hide-scrollbars", "--disable-background-networking"),
             *(f"--user-data-dir={tmp_path / 'user'}", "--enable-logging=stderr", "--dump-dom"),
-            *("--window-size=3320,6800", f"--screenshot={picture}", harness.as_uri()),
+            *("--window-size=3400,9000", f"--screenshot={picture}", harness.as_uri()),
         ],
         capture_output=True,
         timeout=100,
@@ -295,8 +373,9 @@ def test_a_browser_shows_the_pages(reported, several, tmp_path):
     (found,) = re.findall('<pre id="findings">(.*?)</pre>', done.stdout)
     faults = [fault.partition(": ") for fault in json.loads(unescape(found))]
     assert [(where, fault) for where, _, fault in faults if not where.startswith("bad")] == []
-    bad = {fault for where, _, fault in faults if where == "bad 360 dark"}
-    assert bad == {"scrolls sideways", "broken image", "contrast 2.8 of pale"}
+    bad = {fault for where, _, fault in faults if where == "bad 390 dark"}
+    seen = {"hidden column", "cut title that is cut", "over a frame frames-and-more"}
+    assert bad == {"scrolls sideways", "broken image", "contrast 2.8 of pale", *seen}
     errors = [line for line in done.stderr.splitlines() if "CONSOLE" in line]
     assert errors and all("wrong is not defined" in line for line in errors)
     pixels = matplotlib.image.imread(picture)
