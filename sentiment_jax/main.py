@@ -134,7 +134,7 @@ def parse(arguments: list[str]) -> None:
         known += [f"config.{name}" for name in flatten(flags.FLAGS["config"].value or {})]
         near = did_you_mean(error.flagname, known, "--{}") or ": see --config=FILE --help"
         if error.flagname.startswith("config.") and not flags.FLAGS["config"].value:
-            near = " without a recipe: add --config=NAME (to evaluate, the run's)"
+            near = " without --config: add --config=lstm, or the one that the run was made with"
         raise InputError(f"no flag --{error.flagname}{near}") from error
     except Exception as error:  # ml_collections raises what its parsers raise
         given, _, reason = str(error).removeprefix("flag ").partition(": ")
@@ -175,9 +175,12 @@ def check_flags(mode: str) -> None:
         if not flags.FLAGS[name].value:
             raise InputError(f"--mode={mode} needs --{name}, {what}")
     if mode == "predict" and bool(TEXT.value) == (INPUT.value is not None):
-        raise InputError("--mode=predict: give --text (repeatable) or --input=FILE, not both")
+        found = "both were given" if TEXT.value else "neither was given"
+        raise InputError(f"--mode=predict: {found}, give one of --text='A text.' and --input=FILE")
     if mode == "evaluate" and OUTPUT.value and INPUT.value is None:
-        raise InputError("--output goes with --input=FILE; a split's predictions are in the run")
+        raise InputError(
+            "--output goes with --input=FILE; without it, see predictions.csv in --workdir"
+        )
     if TEXT_COLUMN.value is not None and INPUT.value is None:
         raise InputError("--text_column names a column of --input=FILE")
     if EXPLAIN.value and not (OUTPUT.value or ".html").endswith(".html"):

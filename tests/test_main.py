@@ -94,12 +94,12 @@ STARTS = [SAMPLE, "--config.cpu_devices=1"]  # in a process where JAX has its de
         ),
         (
             [*PREDICT, "--text=x", "--input=y"],
-            ["give --text (repeatable) or --input=FILE, not both"],
+            ["both were given, give one of --text"],
         ),
         (["--config=configs/lstm.py:huge"], ["unknown variant 'huge'", "sample"]),
         (["--config=configs"], ["no config file 'configs'"]),
         (["--config="], ["no config file ''"]),
-        (["--config.epochs=3"], ["no flag --config.epochs without a recipe: add --config=NAME"]),
+        (["--config.epochs=3"], ["no flag --config.epochs without --config: add --config=lstm"]),
         ([SAMPLE, "--xyzzy=1"], ["no flag --xyzzy: see --config=FILE --help"]),  # like no other
         ([], ["--mode=train needs --config, lstm:sample or configs/lstm.py"]),
         ([SAMPLE, "--mode=dance"], ["dance", "train", "evaluate", "predict"]),
@@ -111,7 +111,7 @@ STARTS = [SAMPLE, "--config.cpu_devices=1"]  # in a process where JAX has its de
         (["--mode=export", RUN], ["--mode=export needs --output"]),
         (["--mode=sweep", RUN], ["--mode=sweep needs --config"]),
         (["--mode=evaluate", "--workdir=/nowhere/run"], ["/nowhere/run"]),
-        (PREDICT, ["--mode=predict: give --text (repeatable) or --input=FILE, not both"]),
+        (PREDICT, ["--mode=predict: neither was given, give one of --text"]),
         ([*PREDICT, "--text=x", "--text_column=y"], ["names a column of --input=FILE"]),
         ([*PREDICT, "--input=x", "--explain", "--output=y.csv"], ["y.csv: --explain writes"]),
         ([SAMPLE, "--stop_after=1h50m"], ["--stop_after=1h50m"]),

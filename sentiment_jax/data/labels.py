@@ -86,11 +86,11 @@ def _find_names(
     if several := _find_several(counts):
         raise InputError(
             f"{where}: {several!r} holds several labels, which is not supported (multi-label): "
-            "keep one per review, or name the classes, --config.data.labels=A,B"
+            f"keep one per review; if this is one class, name all by data.labels"
         )
     hint = ""
     if 2 * len(counts) > max(len(keys), 4 * FEWEST):  # most labels are unlike any other
-        hint = ": is it the column of the labels, and not that of the texts?"
+        hint = ": are these texts? name the other column by --config.data.label_column"
         if all(re.fullmatch(r"[-+]?[\d.]+", key) for key in counts):
             hint = ": regression is not supported: make few classes of these numbers"
     if not 2 <= len(counts) <= MOST_CLASSES:

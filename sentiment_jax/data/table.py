@@ -48,14 +48,18 @@ def read_reviews(data: DataConfig) -> tuple[Reviews, Reviews]:
     test_rows = _read_file(data.test_path, data, prefix="test ") if data.test_path else []
     ids, texts, labels = zip(*rows, *test_rows, strict=True)
     if all(re.fullmatch(r"[\s\d.,+-]+", text) for text in texts):
-        raise InputError(f"{data.path}: the texts are numbers: set --config.data.text_column")
+        column = f"{data.path}, column {data.text_column!r}"
+        raise InputError(
+            f"{column}: the texts are numbers: name another, --config.data.text_column"
+        )
     numbers, classes, named = number_labels(labels, ids, data)
     everything = Reviews.from_texts(texts, numbers.tolist(), ids, classes, named)
     labeled = np.flatnonzero(numbers >= 0)
     pool = everything.take(labeled[labeled < len(rows)])
     test = everything.take(labeled[labeled >= len(rows)])
     if data.test_path and not len(test):
-        raise InputError(f"{data.test_path} has no review of the classes {', '.join(classes)}")
+        where = f"{data.test_path}, column {data.label_column!r}"
+        raise InputError(f"{where}: no label is one of the model's classes, {', '.join(classes)}")
     if len(test):
         return pool, test
     kept, held_out = reviews.stratified_split(
@@ -180,6 +184,6 @@ def _no_column(where: str, columns: Sequence[str], column: str, found: Sequence[
     advice = "name another by --text_column, in training by --config.data.text_column"
     if len(columns) > 1:
         settings = "--config.data.text_column and --config.data.label_column"
-        table = 'the line text,label and go on with lines like "A quiet film.",positive'
-        advice = f"name yours by {settings}; if it is no table, begin with {table}"
+        table = 'text,label, and each further line like "A quiet film.",positive'
+        advice = f"name yours by {settings}; a table's first line is a header like {table}"
     return InputError(f"{where} needs one column {column!r}: its columns are {listed}; {advice}")

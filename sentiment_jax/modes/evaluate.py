@@ -160,8 +160,10 @@ def _prepare(
     directory.check_data(corpus.statistics)
     if not len(corpus.splits[split]):
         if trained.config.data.folds:
-            of = f"its folds': see {directory.predictions['val']}"
-            raise InputError(f"{directory.path} was trained on all reviews, the scores are {of}")
+            raise InputError(
+                f"{directory.path} was trained on all reviews: none are held out for validation; "
+                f"result.json and {directory.predictions['val'].name} there have those of its folds"
+            )
         raise InputError(f"{directory.path} held out no reviews: data.validation_fraction was 0")
     corpus = dataclasses.replace(corpus, splits={split: corpus.splits[split]})
     return encode_experiment(trained.config, trained.tokenizer, corpus)

@@ -100,7 +100,7 @@ def check_batch_sizes(config: Any) -> None:
 def check_reviews(batch_size: int, reviews: int) -> None:
     """Raise InputError if a batch would hold more than all the training reviews."""
     if batch_size > reviews:
-        raise InputError(f"{batch_size=} is larger than the {reviews} training reviews; use fewer")
+        raise InputError(f"{batch_size=} is larger than the {reviews} training reviews: lower it")
 
 
 def check_sources(config: Config) -> None:

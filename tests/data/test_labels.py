@@ -75,7 +75,11 @@ RARE = ["pos"] * 10 + ["{}"] + ["neg"] * 10 + ["{}"]
         (["5", "", "1"], STARS, "no label (row 3"),
         (["?"] * 100, {}, "1 different labels, ? (100); 2 to 100 are expected"),
         ([f"id {i}" for i in range(101)], {}, "101 different labels, id 0 (1), id 1 (1)"),
-        (FIFTY, {}, "row 6: 'id 4' and 45 more): is it the column of the labels, and not that of"),
+        (
+            FIFTY,
+            {},
+            "row 6: 'id 4' and 45 more): are these texts? name the other column by --config",
+        ),
         (["a film " * 20 + str(i) for i in range(50)], {}, "and 45 more): is it the column of"),
         ([str(i / 8) for i in range(50)], {}, "regression is not supported: make few classes of"),
         (["a\x1b[2J", "b"] * 5, {}, r"'a\x1b[2J' cannot name a class"),

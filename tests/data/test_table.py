@@ -73,9 +73,9 @@ GOOD_LINE = '{"text": "good", "label": 1}'
         ("text\tstars\na\t1\n", "needs one column 'label': its columns are 'text', 'stars'"),
         (
             "Good.\nA dull film.\n",
-            "if it is no table, begin with the line text,label and go on with",
+            "a table's first line is a header like text,label, and each further line",
         ),
-        ("text,label\n1,a\n2.5,b\n", "the texts are numbers: set --config.data.text_column"),
+        ("text,label\n1,a\n2.5,b\n", "column 'text': the texts are numbers: name another"),
         (
             'text,label\n"a "good" film",1\n',
             "after row 1: ',' expected after '\"': check or double",

@@ -134,7 +134,9 @@ def test_fresh_removes_the_folds_of_the_run_before(run, config, tmp_path):
 def test_what_the_other_modes_do_with_it(run, config, tmp_path, capsys):
     result = read_json(run / "result.json")
     assert evaluate_run(run, "test") == result["test"]
-    with pytest.raises(InputError, match="trained on all .* its folds': see .*predictions-val.csv"):
+    with pytest.raises(
+        InputError, match="none are held out .* predictions-val.csv there have those of its folds"
+    ):
         evaluate_run(run, "val")
     calibrated = evaluate_ensemble([run], "test", calibrated=True)
     assert load_run(run, calibrated=True).temperature == result["temperature"] != 1

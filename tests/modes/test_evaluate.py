@@ -82,7 +82,9 @@ def test_what_cannot_be_scored_gets_one_line(
 
 def test_labels_of_other_classes_are_refused(finished, tmp_path):
     table = write_csv(tmp_path / "a.csv", [("A film.", "good"), ("A film!", "bad")])
-    with pytest.raises(InputError, match="has no review of the classes negative, positive"):
+    with pytest.raises(
+        InputError, match="no label is one of the model's classes, negative, positive"
+    ):
         evaluate_file([finished], TextSource(file=table), None)
 
 
