@@ -60,6 +60,11 @@ def load_corpus(data: DataConfig) -> Corpus:
         raise InputError(f"{name}: reviews without text ({reviews.first_five(blank)}): remove them")
     pool = reviews.stratified_sample(pool, count=data.limit, seed=data.split_seed)
     test = reviews.stratified_sample(test, count=data.test_limit, seed=data.split_seed)
+    return split_pool(pool, test, data)
+
+
+def split_pool(pool: reviews.Reviews, test: reviews.Reviews, data: DataConfig) -> Corpus:
+    """Split the training pool as `load_corpus` does."""
     kept, held_out = hold_out(pool, data)
     splits = {"train": pool.take(kept), "val": pool.take(held_out), "test": test}
     return Corpus(splits, {"source": data.source, **describe(splits)})

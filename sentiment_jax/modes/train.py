@@ -12,11 +12,12 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 from ml_collections import ConfigDict
+from tokenizers import Tokenizer
 
 from sentiment_jax.analysis import figures
 from sentiment_jax.config.schema import SELECTED_BY, Config
 from sentiment_jax.config.stored import replace_settings
-from sentiment_jax.data.corpus import hold_out
+from sentiment_jax.data.corpus import hold_out, split_pool
 from sentiment_jax.data.labels import decide
 from sentiment_jax.errors import InputError, RunError
 from sentiment_jax.modes.evaluate import score_split
@@ -97,8 +98,7 @@ def train(
                 directory.remove()
             _record(experiment, directory, changes)
         if config.data.folds and not config.data.fold:
-            options: Any = {"prepare": prepare, "stop": stop, "allow_changes": allow_changes}
-            experiment = _cross_validate(experiment, directory, **options)
+            experiment = _cross_validate(experiment, directory, stop, allow_changes)
         with terminal.progress_bar(None, "preparing the model"):
             run, load_report = start_run(experiment, directory, stop)
         stack.callback(run.log.close)
@@ -113,10 +113,10 @@ def train(
         return _conclude(run, score_test)
 
 
-def _cross_validate(experiment: Experiment, directory: RunDirectory, **options: Any) -> Experiment:
+def _cross_validate(
+    experiment: Experiment, directory: RunDirectory, stop: Stop, allow_changes: bool
+) -> Experiment:
     """Train without each fold; return the experiment with the scores on the reviews left out.
-
-    `options` are those of `train`.
 
     It is to be trained on all reviews for the median of the folds' best epochs.
     """
@@ -124,6 +124,11 @@ def _cross_validate(experiment: Experiment, directory: RunDirectory, **options: 
 
     config = experiment.config
     reviews = experiment.reviews["train"]
+
+    def prepare(config: Config, tokenizer: Tokenizer | None = None) -> Experiment:
+        corpus = split_pool(reviews, experiment.reviews["test"], config.data)
+        return prepare_experiment(config, tokenizer, corpus)
+
     place = {name: i for i, name in enumerate(reviews.ids)}
     probabilities = np.zeros((len(reviews), len(experiment.classes)), np.float32)
     folds = []
@@ -133,14 +138,15 @@ def _cross_validate(experiment: Experiment, directory: RunDirectory, **options: 
         run_directory.prepare_workdir(fold.path)
         log = (fold.path / "log.txt").open("a", encoding="utf-8")
         with log, contextlib.redirect_stdout(log):
-            result = train(without, fold.path, score_test=False, **options)
+            options: dict[str, Any] = {"score_test": False, "prepare": prepare, "stop": stop}
+            result = train(without, fold.path, allow_changes=allow_changes, **options)
         predictions = read_predictions([Trial("fold", fold.path, without)], "val")
         rows = [place[name] for name in predictions.ids]
         probabilities[rows] = predictions.probabilities[0]
         shutil.rmtree(fold.checkpoints, ignore_errors=True)  # the size of five models
         folds.append({**result["val"], "best_epoch": result["best_epoch"]})
         epoch = f"epoch {result['best_epoch']}, the best"
-        console.print_scores(f"fold {number}", result["val"], epoch)
+        console.print_scores(f"fold {number}/{config.data.folds}", result["val"], epoch)
     order = experiment.statistics["order_hash"]["train"]
     directory.write_predictions("val", reviews, probabilities, order, config)
     measured = measure(reviews.labels, probabilities, experiment.classes)

@@ -82,12 +82,14 @@ def read_corpus(config: Config) -> Corpus:
         return load_corpus(config.data)
 
 
-def prepare_experiment(config: Config, tokenizer: Tokenizer | None = None) -> Experiment:
+def prepare_experiment(
+    config: Config, tokenizer: Tokenizer | None = None, corpus: Corpus | None = None
+) -> Experiment:
     """Read and encode the reviews and build the network of a resolved config.
 
-    The tokenizer is a run's, or None to make the config's.
+    The tokenizer is a run's, or None to make the config's; the corpus is None to read it.
     """
-    corpus = read_corpus(config)
+    corpus = corpus or read_corpus(config)
     warn_of_leakage(config, corpus)
     config = with_classes(config, corpus.splits["train"])
     if tokenizer is None:

@@ -3,6 +3,7 @@
 import csv
 import shutil
 import statistics
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from sklearn.linear_model import LogisticRegression
 from sentiment_jax.analysis.predictions import read_predictions
 from sentiment_jax.config.recipes import override
 from sentiment_jax.config.validation import validate
+from sentiment_jax.data.corpus import READERS
 from sentiment_jax.errors import InputError, Interrupted
 from sentiment_jax.modes.evaluate import evaluate_ensemble, evaluate_run
 from sentiment_jax.modes.report import report
@@ -151,11 +153,14 @@ def test_what_the_other_modes_do_with_it(run, config, tmp_path, capsys):
     assert out.count("fold ") == 0  # a finished run prints none again
 
 
-def test_the_lines_that_it_prints(config, tmp_path, capsys):
+def test_the_data_are_read_once_and_the_lines_that_it_prints(config, tmp_path, capsys, monkeypatch):
+    read = Mock(wraps=READERS["sample"])
+    monkeypatch.setitem(READERS, "sample", read)
     result = train(config, tmp_path / "run")
+    assert read.call_count == 1  # a file that changes meanwhile mixes no splits
     out = capsys.readouterr().out
     for number, fold in enumerate(result["folds"], start=1):
-        line = f"fold {number}   accuracy {fold['accuracy']:.4f}  loss {fold['loss']:.4f}  on 20"
+        line = f"fold {number}/3 accuracy {fold['accuracy']:.4f}  loss {fold['loss']:.4f}  on 20"
         assert f"{line} reviews (epoch {fold['best_epoch']}, the best)" in out
     deviation = statistics.stdev(fold["accuracy"] for fold in result["folds"])
     assert f"(3 folds ± {deviation:.4f}; then {result['epochs']} epochs on all)" in out
@@ -198,7 +203,10 @@ def test_a_sweep_chooses_by_cross_validation(config, tmp_path):
     axes = {"procedure": "grid", "optimizer": ["adam"], "batch_size": [16]}
     axes |= {"learning_rate": [1e-9, 0.01], "seeds": [0]}
     sweep(override(config, {"epochs": 2}), tmp_path / "sweep", axes)
+    results = {path.parent: read_json(path) for path in (tmp_path / "sweep").glob("*/result.json")}
+    assert [result["val"]["examples"] for result in results.values()] == [60, 60]
+    best = max(results, key=lambda p: (results[p]["val"]["accuracy"], -results[p]["val"]["loss"]))
     (final,) = (tmp_path / "sweep" / "final").glob("*/result.json")
-    result = read_json(final)
-    assert len(result["folds"]) == 3 and "0.01" in final.parent.name
+    rates = [RunDirectory(p).read_config().optimizer.learning_rate for p in (final.parent, best)]
+    assert rates[0] == rates[1] and len(read_json(final)["folds"]) == 3
     assert len(list((tmp_path / "sweep").rglob("folds/3/result.json"))) == 3
