@@ -185,7 +185,10 @@ class Model:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "data.csv"
             write_atomically(path, _to_csv(data, settings.text_column, settings.label_column))
-            reviews = evaluate.read_labeled(self.config, str(path), settings.text_column)
+            try:
+                reviews = evaluate.read_labeled(self.config, str(path), settings.text_column)
+            except InputError as error:
+                raise InputError(str(error).replace(str(path), "the data")) from None
         scores, metrics = evaluate.score_labeled([self._trained], reviews)
         return scores | metrics
 

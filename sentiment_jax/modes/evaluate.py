@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int32
 
 from sentiment_jax.config.schema import Config, join_names
 from sentiment_jax.config.stored import replace_settings
@@ -36,7 +35,7 @@ def evaluate_run(
     """
     trained = _with_changes(load_run(workdir), changes)
     scores, metrics = score_run(trained, RunDirectory(workdir), split)
-    _print(split, scores, metrics, f"step {trained.step}")
+    _print(split, scores, metrics, [trained])
     return scores
 
 
@@ -47,7 +46,10 @@ def score_run(
 
     InputError: the data are not the run's.
     """
-    experiment = _prepare(trained, directory, split, read_corpus(trained.config))
+    corpus = read_corpus(trained.config)
+    _check_split(trained, directory, split, corpus)
+    corpus = dataclasses.replace(corpus, splits={split: corpus.splits[split]})
+    experiment = encode_experiment(trained.config, trained.tokenizer, corpus)
     found = score_split(experiment, directory, trained.params, split)
     labels = experiment.encoded[split].labels
     return found.summary(), measure(labels, found.probabilities, trained.classes)
@@ -67,8 +69,7 @@ def evaluate_file(
     column = source.column or data.text_column
     reviews = read_labeled(models[0].config, str(source.file), column)
     scores, metrics = score_labeled(models, reviews)
-    remark = f"ensemble of {len(models)} runs" if len(models) > 1 else f"step {models[0].step}"
-    _print("input", scores, metrics, f"{remark}, calibrated" if calibrated else remark)
+    _print("input", scores, metrics, models, calibrated)
     if output is not None:
         predict_table(models, source.read(data.text_column), output)
     return scores
@@ -93,18 +94,11 @@ def score_labeled(
         encoded = model.encode(reviews)
         scores = scoring.score_reviews(model, model.params, encoded, "evaluate")
         predicted.append(apply_temperature(scores.probabilities, model.temperature))
-    return _score(np.mean(predicted, axis=0), reviews.labels, models[0].classes)
-
-
-def _score(
-    probabilities: Float[np.ndarray, "reviews classes"],
-    labels: Int32[np.ndarray, " reviews"],
-    classes: Sequence[str],
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    measured = measure(labels, probabilities, classes)
-    accuracy = int(np.sum(decide(probabilities) == labels)) / len(labels)
-    scores = {"loss": measured["log_loss"], "accuracy": accuracy, "examples": len(labels)}
-    return scores, measured
+    probabilities = np.mean(predicted, axis=0)
+    measured = measure(reviews.labels, probabilities, models[0].classes)
+    accuracy = int(np.sum(decide(probabilities) == reviews.labels)) / len(reviews)
+    averaged = {"loss": measured["log_loss"], "accuracy": accuracy, "examples": len(reviews)}
+    return averaged, measured
 
 
 def evaluate_ensemble(
@@ -129,21 +123,23 @@ def evaluate_ensemble(
                 f"{hashes[0][:12]} and {other[:12]}): they have no {split} split in common"
             )
     corpus = read_corpus(models[0].config)  # equal runs may hold it in another order
-    predicted = []
     for directory, trained in zip(directories, models, strict=True):
-        experiment = _prepare(trained, directory, split, corpus)
-        scores = scoring.score_reviews(experiment, trained.params, experiment.encoded[split], split)
-        predicted.append(apply_temperature(scores.probabilities, trained.temperature))
-    labels = experiment.encoded[split].labels
-    averaged, measured = _score(np.mean(predicted, axis=0), labels, models[0].classes)
-    remark = f"ensemble of {len(models)} runs" if len(models) > 1 else f"step {models[0].step}"
-    _print(split, averaged, measured, f"{remark}, calibrated" if calibrated else remark)
+        _check_split(trained, directory, split, corpus)
+    averaged, measured = score_labeled(models, corpus.splits[split])
+    _print(split, averaged, measured, models, calibrated)
     return averaged
 
 
-def _print(split: str, scores: dict[str, Any], metrics: dict[str, Any], remark: str) -> None:
+def _print(
+    name: str,
+    scores: dict[str, Any],
+    metrics: dict[str, Any],
+    models: Sequence[TrainedModel],
+    calibrated: bool = False,
+) -> None:
     """Print scores for a person, then, on the last line, for a script."""
-    print_scores(split, scores, remark)
+    remark = f"ensemble of {len(models)} runs" if len(models) > 1 else f"step {models[0].step}"
+    print_scores(name, scores, f"{remark}, calibrated" if calibrated else remark)
     print_metrics(metrics)
     print(json.dumps(scores))
 
@@ -152,10 +148,10 @@ def _with_changes(trained: TrainedModel, changes: Mapping[str, Any] | None) -> T
     return dataclasses.replace(trained, config=replace_settings(trained.config, changes or {}))
 
 
-def _prepare(
+def _check_split(
     trained: TrainedModel, directory: RunDirectory, split: str, corpus: Corpus
-) -> Experiment:
-    """Encode a split of a run's reviews; InputError: they are not those that it was made with."""
+) -> None:
+    """Raise InputError if the reviews are not those of a run, or the split is empty."""
     devices.check_batch_size("eval_batch_size", trained.config.eval_batch_size)
     directory.check_data(corpus.statistics)
     if not len(corpus.splits[split]):
@@ -165,8 +161,6 @@ def _prepare(
                 f"result.json and {directory.predictions['val'].name} there have those of its folds"
             )
         raise InputError(f"{directory.path} held out no reviews: data.validation_fraction was 0")
-    corpus = dataclasses.replace(corpus, splits={split: corpus.splits[split]})
-    return encode_experiment(trained.config, trained.tokenizer, corpus)
 
 
 def score_split(
