@@ -9,7 +9,7 @@ import re
 import stat
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -127,13 +127,12 @@ class Reviews:
     def take(self, indices: Int64[np.ndarray, " kept"]) -> "Reviews":
         """Return the reviews at these indices, in their order."""
         rows = indices.tolist()
-        return Reviews(
+        return replace(
+            self,
             ids=tuple(self.ids[i] for i in rows),
             texts=tuple(self.texts[i] for i in rows),
             hashes=self.hashes[indices],
             labels=self.labels[indices],
-            classes=self.classes,
-            named=self.named,
         )
 
 

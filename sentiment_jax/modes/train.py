@@ -143,7 +143,8 @@ def _cross_validate(
         predictions = read_predictions([Trial("fold", fold.path, without)], "val")
         rows = [place[name] for name in predictions.ids]
         probabilities[rows] = predictions.probabilities[0]
-        shutil.rmtree(fold.checkpoints, ignore_errors=True)  # the size of five models
+        if processes.is_main():
+            shutil.rmtree(fold.checkpoints, ignore_errors=True)  # the size of five models
         folds.append({**result["val"], "best_epoch": result["best_epoch"]})
         epoch = f"epoch {result['best_epoch']}, the best"
         console.print_scores(f"fold {number}/{config.data.folds}", result["val"], epoch)
