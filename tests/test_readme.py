@@ -178,7 +178,8 @@ def folder(tmp_path_factory):
         path.write_text(text)
     with tarfile.open(folder / "aclImdb_v1.tar.gz", "w:gz") as archive:
         archive.add(folder / "aclImdb", "aclImdb")
-    write_csv(folder / "own.csv", texts, header=("review", "rating", "domain"))
+    for name, rows in {"own.csv": texts, "labeled.csv": texts[:9]}.items():
+        write_csv(folder / name, rows, header=("review", "rating", "domain"))
     (folder / "new.csv").write_text("review,page\nThe lid leaks.,7\nThe lid is superb.,8\n")
     return folder
 

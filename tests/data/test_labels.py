@@ -80,7 +80,7 @@ RARE = ["pos"] * 10 + ["{}"] + ["neg"] * 10 + ["{}"]
             {},
             "row 6: 'id 4' and 45 more): are these texts? name the other column by --config",
         ),
-        (["a film " * 20 + str(i) for i in range(50)], {}, "and 45 more): is it the column of"),
+        (["a film " * 20 + str(i) for i in range(50)], {}, "and 45 more): are these texts?"),
         ([str(i / 8) for i in range(50)], {}, "regression is not supported: make few classes of"),
         (["a\x1b[2J", "b"] * 5, {}, r"'a\x1b[2J' cannot name a class"),
         *(
@@ -117,7 +117,7 @@ def test_several_labels_in_one_are_refused_but_not_a_comma_in_a_name(labels, sev
         assert len(number(labels * 5)[1]) == len(labels)
         return
     with pytest.raises(
-        InputError, match=r"\(multi-label\): keep one per review, or name the cl"
+        InputError, match=r"\(multi-label\): keep one per review; if this is one"
     ) as e:
         number(labels * 5)
     assert f"column 'label': {several!r} holds several labels" in str(e.value)

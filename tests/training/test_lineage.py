@@ -117,7 +117,7 @@ def test_held_out_reviews_that_a_run_was_trained_on_are_counted(
 @pytest.mark.parametrize(
     ("now", "reason"),
     [
-        (None, "cannot read the table .*0.csv: No such file or directory"),
+        (None, "cannot read the table .*0.csv: No such file or directory: name a file"),
         ((0, 61), "its own reviews have changed since"),
     ],
 )
