@@ -94,6 +94,7 @@ CALIBRATED = flags.DEFINE_bool("calibrated", False, "use the temperature fitted 
 TEXT = flags.DEFINE_multi_string("text", [], "a text; repeatable")
 INPUT = flags.DEFINE_string("input", None, ".csv, .tsv, .jsonl, a text per line, or -")
 TEXT_COLUMN = flags.DEFINE_string("text_column", None, "the input's column, if not text")
+LABEL_COLUMN = flags.DEFINE_string("label_column", None, "the input's labels, if not label")
 EXPLAIN = flags.DEFINE_bool("explain", False, "show the words that pushed the prediction")
 OUTPUT = flags.DEFINE_string("output", None, "folder, table or page")
 WITH_TEXT = flags.DEFINE_bool("with_text", False, "show the text of the worst mistakes")
@@ -115,7 +116,7 @@ READERS = {  # modes -> the flags that they alone read
     ("train", "pretrain"): ["fresh", "tensorboard", "allow_changes", "dry_run"],
     ("train", "pretrain", "sweep"): ["stop_after"],
     ("train", "pretrain", "evaluate"): ["coordinator", "process_id", "process_count", "lost_after"],
-    ("evaluate",): ["split"],
+    ("evaluate",): ["split", "label_column"],
     ("evaluate", "predict"): ["calibrated", "input", "text_column"],
     ("predict",): ["text", "explain"],
     ("evaluate", "predict", "export", "report"): ["output"],
@@ -181,6 +182,8 @@ def check_flags(mode: str) -> None:
         raise InputError(
             "--output goes with --input=FILE; without it, see predictions.csv in --workdir"
         )
+    if mode == "evaluate" and (INPUT.value == "-" or INPUT.value and flags.FLAGS["split"].present):
+        raise InputError("--mode=evaluate: --input names a file, and goes without --split")
     if TEXT_COLUMN.value is not None and INPUT.value is None:
         raise InputError("--text_column names a column of --input=FILE")
     if EXPLAIN.value and not (OUTPUT.value or ".html").endswith(".html"):
@@ -224,7 +227,8 @@ def dispatch() -> None:
     elif mode == "evaluate" and INPUT.value is not None:
         source = module.TextSource(file=INPUT.value, column=TEXT_COLUMN.value)
         output = Path(OUTPUT.value) if OUTPUT.value else None
-        module.evaluate_file(workdirs, source, output, calibrated=CALIBRATED.value)
+        options = {"calibrated": CALIBRATED.value}
+        module.evaluate_file(workdirs, source, output, LABEL_COLUMN.value, **options)
     elif mode == "evaluate" and (CALIBRATED.value or len(workdirs) > 1):
         module.evaluate_ensemble(workdirs, SPLIT.value, changes, calibrated=CALIBRATED.value)
     elif mode == "evaluate":

@@ -224,7 +224,7 @@ def overlay(
                 means = epoch_means(records, "val", name)
                 named = shorten(label, 26)  # of two columns
                 axes.plot(*means, label=named, linewidth=width, markersize=4, **style)
-                if best:
+                if best and best[name] is not None:
                     ring = {"marker": "o", "markersize": 11, "fillstyle": "none"}
                     axes.plot(best["epoch"], best[name], color=style["color"], **ring)
         for name, axes in metrics.items():

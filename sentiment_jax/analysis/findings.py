@@ -38,7 +38,8 @@ def data_in_words(groups: Sequence[Group]) -> str:
 def at_chance(trial: Trial) -> bool:
     """Whether a finished trial's validation score may be that of the most frequent class."""
     score = trial.content["val"]
-    frequencies = trial.env["data"]["counts"]["val"].values()
+    split = "train" if "folds" in trial.content else "val"  # a cross-validation scores all
+    frequencies = trial.env["data"]["counts"][split].values()
     low, _ = wilson_interval(score["accuracy"], score["examples"])
     return low <= max(frequencies) / sum(frequencies)
 

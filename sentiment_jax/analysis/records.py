@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from sentiment_jax.analysis.html import format_rate
-from sentiment_jax.config.schema import HARMLESS
+from sentiment_jax.config.schema import CLASSES, HARMLESS
 from sentiment_jax.config.stored import flatten
 from sentiment_jax.data.corpus import load_corpus
+from sentiment_jax.data.labels import same_classes
 from sentiment_jax.errors import InputError
 from sentiment_jax.runtime import terminal
 from sentiment_jax.storage.run_directory import SWEEP_FILE, RunDirectory
@@ -129,7 +130,7 @@ def by_data(groups: Sequence[Group]) -> dict[str, list[Group]]:
     parts: dict[Any, list[Group]] = {}
     for group in groups:
         finished = [trial for trial in group.trials if trial.status == "finished"]
-        keys = [(t.content["data_hash"], t.files.read_config().classes) for t in finished[:1]]
+        keys = [(t.content["data_hash"], _classes(t)) for t in finished[:1]]
         parts.setdefault(keys[0] if keys else None, []).append(group)
     unfinished = parts.pop(None, [])
     named: dict[str, list[Group]] = {}
@@ -141,6 +142,12 @@ def by_data(groups: Sequence[Group]) -> dict[str, list[Group]]:
     for part in named.values():
         part.sort(key=lambda group: group.validation, reverse=True)
     return named
+
+
+def _classes(trial: Trial) -> tuple[str, ...]:
+    """Return a trial's classes, but negative and positive in one spelling."""
+    classes = trial.files.read_config().classes
+    return CLASSES if same_classes(classes, CLASSES) else classes
 
 
 def _unique(name: str, taken: Container[str]) -> str:

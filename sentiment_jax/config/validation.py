@@ -55,7 +55,10 @@ def _data_problems(values: Mapping[str, Any]) -> list[str]:
         )
     folds = values["data.folds"]
     if folds == 1 or values["data.fold"] > folds:
-        problems.append(f"data.folds={folds}, data.fold={values['data.fold']}: 2 folds at least")
+        fold = values["data.fold"]
+        problems.append(
+            f"data.folds={folds}, data.fold={fold}: 0, or 2 and more, and fold <= folds"
+        )
     if values["data.source"] in ("folder", "csv") and not values["data.path"]:
         problems.append(f"data.source={values['data.source']} needs --config.data.path")
     tables = (".csv", ".tsv", ".jsonl", ".ndjson", ".json")  # as in data/table.py: FORMATS

@@ -40,7 +40,7 @@ def number_labels(
     if data.positive_labels:
         names = CLASSES
         groups = [split_names(data.negative_labels), split_names(data.positive_labels)]
-    elif {*keys} <= {*itertools.chain(*SPELLINGS)} and same_classes(names or CLASSES, CLASSES):
+    elif same_classes(names, CLASSES) or (not names and {*keys} <= {*itertools.chain(*SPELLINGS)}):
         names = names or _find_words({*spelled.values()}) or CLASSES
         groups = SPELLINGS
     else:

@@ -172,7 +172,8 @@ def fold_split(
 ) -> tuple[Int64[np.ndarray, " kept"], Int64[np.ndarray, " held_out"]]:
     """Hold out fold `number` of 1 to `count`: each class in proportion, duplicates together.
 
-    Number 0 holds out none. Order and `grouped` are as above. InputError: fewer texts than folds.
+    Proportions are of different texts. Number 0 holds out none. Order and `grouped` are as above.
+    InputError: fewer texts than folds, or one of a class.
     """
     order, groups = _group(reviews, grouped)
     texts = groups.max(initial=-1) + 1
@@ -180,6 +181,9 @@ def fold_split(
         raise InputError(f"data.folds={count} needs {count} different texts, there are {texts}")
     label = np.zeros(texts, np.int32)
     label[groups] = reviews.labels[order]
+    for name, of_class in zip(reviews.classes, np.bincount(label, minlength=1), strict=False):
+        if of_class == 1:
+            raise InputError(f"data.folds: class {name!r} needs two different texts")
     shuffled = np.random.default_rng(seed).permutation(texts)
     fold = np.zeros(texts, np.int64)
     fold[shuffled[np.argsort(label[shuffled], kind="stable")]] = np.arange(texts) % count + 1

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import Int32
 
 from sentiment_jax.config.schema import DataConfig
 from sentiment_jax.data import reviews
@@ -46,26 +47,43 @@ def read_reviews(data: DataConfig) -> tuple[Reviews, Reviews]:
     """Return the reviews of data.path and data.test_path, or hold out a share of data.path."""
     rows = _read_file(data.path, data)
     test_rows = _read_file(data.test_path, data, prefix="test ") if data.test_path else []
-    ids, texts, labels = zip(*rows, *test_rows, strict=True)
-    if all(re.fullmatch(r"[\s\d.,+-]+", text) for text in texts):
-        column = f"{data.path}, column {data.text_column!r}"
-        raise InputError(
-            f"{column}: the texts are numbers: name another, --config.data.text_column"
-        )
-    numbers, classes, named = number_labels(labels, ids, data)
-    everything = Reviews.from_texts(texts, numbers.tolist(), ids, classes, named)
+    numbers, everything = _number(rows + test_rows, data)
     labeled = np.flatnonzero(numbers >= 0)
     pool = everything.take(labeled[labeled < len(rows)])
     test = everything.take(labeled[labeled >= len(rows)])
     if data.test_path and not len(test):
-        where = f"{data.test_path}, column {data.label_column!r}"
-        raise InputError(f"{where}: no label is one of the model's classes, {', '.join(classes)}")
+        listed = ", ".join(everything.classes)
+        raise InputError(f"{data.test_path} has no review of the classes {listed}")
     if len(test):
         return pool, test
     kept, held_out = reviews.stratified_split(
         pool, data.test_fraction, seed=data.split_seed, grouped=data.group_duplicates
     )
     return pool.take(np.sort(kept)), pool.take(np.sort(held_out))
+
+
+def read_labeled(data: DataConfig) -> Reviews:
+    """Return the reviews of data.path that have labels of the classes."""
+    numbers, everything = _number(_read_file(data.path, data), data)
+    if (numbers < 0).all():
+        where = f"{data.path}, column {data.label_column!r}"
+        listed = ", ".join(everything.classes)
+        raise InputError(f"{where}: no label is one of the model's classes, {listed}")
+    return everything.take(np.flatnonzero(numbers >= 0))
+
+
+def _number(
+    rows: Sequence[tuple[str, str, str]], data: DataConfig
+) -> tuple[Int32[np.ndarray, " rows"], Reviews]:
+    """Return the class of each row, -1 for one to drop, and the reviews."""
+    ids, texts, labels = zip(*rows, strict=True)
+    if all(re.fullmatch(r"[\s\d.,+-]+", text) for text in texts):
+        column = f"{data.path}, column {data.text_column!r}"
+        raise InputError(
+            f"{column}: the texts are numbers: name another, --config.data.text_column"
+        )
+    numbers, classes, named = number_labels(labels, ids, data)
+    return numbers, Reviews.from_texts(texts, numbers.tolist(), ids, classes, named)
 
 
 def _read_file(path: str, data: DataConfig, prefix: str = "") -> list[tuple[str, str, str]]:
@@ -185,5 +203,6 @@ def _no_column(where: str, columns: Sequence[str], column: str, found: Sequence[
     if len(columns) > 1:
         settings = "--config.data.text_column and --config.data.label_column"
         table = 'text,label, and each further line like "A quiet film.",positive'
+        settings += " (of --input: --text_column and --label_column)"
         advice = f"name yours by {settings}; a table's first line is a header like {table}"
     return InputError(f"{where} needs one column {column!r}: its columns are {listed}; {advice}")

@@ -11,7 +11,8 @@ import numpy as np
 
 from sentiment_jax.config.schema import Config, join_names
 from sentiment_jax.config.stored import replace_settings
-from sentiment_jax.data.corpus import READERS, Corpus
+from sentiment_jax.data import table
+from sentiment_jax.data.corpus import Corpus
 from sentiment_jax.data.labels import decide
 from sentiment_jax.data.reviews import Reviews
 from sentiment_jax.errors import InputError
@@ -56,18 +57,24 @@ def score_run(
 
 
 def evaluate_file(
-    workdirs: Sequence[Path], source: TextSource, output: Path | None, *, calibrated: bool = False
+    workdirs: Sequence[Path],
+    source: TextSource,
+    output: Path | None,
+    label_column: str | None = None,
+    *,
+    calibrated: bool = False,
 ) -> dict[str, Any]:
     """Print and return the scores of a run, or of an ensemble of runs, on a labeled table.
 
-    The predictions, beside the cells of the table, are written to `output`, if any.
+    The predictions, beside the cells of the table, are written to `output`, if any. The columns are
+    the run's unless others are named.
     """
     if output is not None:
         check_output(output, source.file)
     models = load_ensemble(workdirs, calibrated=calibrated)
     data = models[0].config.data
     column = source.column or data.text_column
-    reviews = read_labeled(models[0].config, str(source.file), column)
+    reviews = read_labeled(models[0].config, str(source.file), column, label_column)
     scores, metrics = score_labeled(models, reviews)
     _print("input", scores, metrics, models, calibrated)
     if output is not None:
@@ -75,14 +82,14 @@ def evaluate_file(
     return scores
 
 
-def read_labeled(config: Config, path: str, text_column: str) -> Reviews:
+def read_labeled(
+    config: Config, path: str, text_column: str, label_column: str | None = None
+) -> Reviews:
     """Read a table of reviews with the classes of a run."""
     data = config.data
     labels = data.labels if data.positive_labels else join_names(config.classes)
-    file = dataclasses.replace(
-        data, path=path, test_path=path, text_column=text_column, labels=labels
-    )
-    return READERS["csv"](file)[1]
+    columns: Any = {"text_column": text_column, "label_column": label_column or data.label_column}
+    return table.read_labeled(dataclasses.replace(data, path=path, labels=labels, **columns))
 
 
 def score_labeled(

@@ -39,7 +39,7 @@ from sentiment_jax.training.checks import (
 )
 from sentiment_jax.training.distillation import distill
 from sentiment_jax.training.experiment import Experiment, prepare_experiment
-from sentiment_jax.training.linear_baseline import linear_baseline
+from sentiment_jax.training.linear_baseline import Fold, linear_baseline
 from sentiment_jax.training.metrics import fit_temperature, mcnemar, measure
 from sentiment_jax.training.resume import start_run
 from sentiment_jax.training.run import TrainingRun
@@ -90,7 +90,10 @@ def train(
             began = directory.began() and not fresh
             experiment = prepare(config, directory.load_tokenizer() if began else None)
         experiment = distill(experiment, stop)
-        check_reviews(config.batch_size, len(experiment.encoded["train"]))
+        reviews = len(experiment.encoded["train"])
+        for _, held_out in _folds(experiment):
+            check_reviews(config.batch_size, reviews - len(held_out))
+        check_reviews(config.batch_size, reviews)
         with terminal.progress_bar(None, "checking the memory"):
             compile_seconds = compilation.check_memory(experiment)
         with processes.main_process_first():
@@ -98,7 +101,7 @@ def train(
                 directory.remove()
             _record(experiment, directory, changes)
         if config.data.folds and not config.data.fold:
-            experiment = _cross_validate(experiment, directory, stop, allow_changes)
+            experiment = _cross_validate(experiment, directory, stop)
         with terminal.progress_bar(None, "preparing the model"):
             run, load_report = start_run(experiment, directory, stop)
         stack.callback(run.log.close)
@@ -113,9 +116,14 @@ def train(
         return _conclude(run, score_test)
 
 
-def _cross_validate(
-    experiment: Experiment, directory: RunDirectory, stop: Stop, allow_changes: bool
-) -> Experiment:
+def _folds(experiment: Experiment) -> list[Fold]:
+    """Return the indices to train on and to hold out in each fold of a cross-validation."""
+    data = experiment.config.data
+    numbers = range(1, data.folds + 1) if not data.fold else ()
+    return [hold_out(experiment.reviews["train"], replace(data, fold=n)) for n in numbers]
+
+
+def _cross_validate(experiment: Experiment, directory: RunDirectory, stop: Stop) -> Experiment:
     """Train without each fold; return the experiment with the scores on the reviews left out.
 
     It is to be trained on all reviews for the median of the folds' best epochs.
@@ -138,8 +146,7 @@ def _cross_validate(
         run_directory.prepare_workdir(fold.path)
         log = (fold.path / "log.txt").open("a", encoding="utf-8")
         with log, contextlib.redirect_stdout(log):
-            options: dict[str, Any] = {"score_test": False, "prepare": prepare, "stop": stop}
-            result = train(without, fold.path, allow_changes=allow_changes, **options)
+            result = train(without, fold.path, score_test=False, prepare=prepare, stop=stop)
         predictions = read_predictions([Trial("fold", fold.path, without)], "val")
         rows = [place[name] for name in predictions.ids]
         probabilities[rows] = predictions.probabilities[0]
@@ -292,11 +299,7 @@ def _compare(experiment: Experiment, predicted: Int[np.ndarray, " reviews"]) -> 
     """Return the baseline's entry of result.json: its scores, and McNemar's p of the test."""
     try:
         with terminal.progress_bar(None, "fitting the linear baseline"):
-            train_split = experiment.reviews["train"]
-            data = experiment.config.data
-            numbers = range(1, data.folds + 1 if not data.fold else 1)
-            folds = [hold_out(train_split, replace(data, fold=n)) for n in numbers]
-            baseline = linear_baseline(experiment.reviews, folds)
+            baseline = linear_baseline(experiment.reviews, _folds(experiment))
     except (ValueError, MemoryError, OSError) as error:
         terminal.warn(f"no linear baseline: {error}")
         return {}

@@ -108,6 +108,8 @@ class RunDirectory:
                 f"{found}){hint}"
             )
         if not steps:
+            if self.result.exists():
+                raise InputError(f"{path} is finished and kept no checkpoint, as a fold does")
             raise InputError(f"{path} has no checkpoint yet: let its first epoch end")
 
     def check_config(self, config: Config, allow_changes: bool) -> list[str]:

@@ -77,6 +77,8 @@ def check_start(
     check_batch_sizes(config)
     check_apart(config, directory)
     changes = [] if fresh else directory.check_config(config, allow_changes)
+    if changes and (config.data.folds or directory.folds.exists()):
+        raise InputError(f"{directory.path} is a cross-validation, which can't change: use --fresh")
     if fresh or not directory.began():
         check_sources(config)
     return changes

@@ -171,7 +171,9 @@ def print_epoch(progress: Progress, config: Config, scores: Mapping[str, Any], e
     if "perplexity" in scores:
         line += f" perplexity {scores['perplexity']:.2f}"
     elif scores and config.select_by not in ("loss", "accuracy"):
-        line += f" {config.select_by.replace('_', ' ')} {scores[config.select_by]:.4f}"
+        metric = scores[config.select_by]  # None: the AUC if a class is absent
+        shown = "undefined" if metric is None else f"{metric:.4f}"
+        line += f" {config.select_by.replace('_', ' ')} {shown}"
     line += f"  {rate:7.1f} examples/s"
     if scores and progress.is_best:
         line += "  best" if progress.epochs_since_best == 0 else "  as good as the best"

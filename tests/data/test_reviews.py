@@ -111,6 +111,8 @@ def test_folds_are_stratified_disjoint_and_blind_to_order(seed, count):
             assert abs(len(of_class & texts[1]) - len(of_class) / count) < 1
         assert {backwards.texts[i] for i in fold(backwards, number)[1]} == texts[1]
     assert len(fold(reviews, 0)[1]) == 0
+    with pytest.raises(InputError, match="class 'positive' needs two different texts"):
+        fold_split(Reviews.from_texts(["a", "b", "c"], [0, 0, 1]), 1, 2, seed=0)
     alone = Reviews.from_texts(["a", "a", "b"], [0, 0, 1])
     with pytest.raises(InputError, match="data.folds=5 needs 5 different texts, there are 2"):
         fold_split(alone, 1, 5, seed=0)

@@ -8,6 +8,7 @@ from unittest.mock import Mock
 import numpy as np
 import pytest
 import runs
+from reviews import write_csv
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 
@@ -126,6 +127,12 @@ def test_fresh_removes_the_folds_of_the_run_before(run, config, tmp_path):
     changed = override(config, {"seed": 1, "data.folds": 2})
     with pytest.raises(InputError, match="another config"):
         train(changed, workdir)
+    before = (workdir / "config.json").read_bytes()
+    with pytest.raises(InputError, match="is a cross-validation, which can't change"):
+        train(changed, workdir, allow_changes=True)
+    with pytest.raises(InputError, match="is a cross-validation, which can't change"):
+        train(override(config, {"data.folds": 0}), workdir, allow_changes=True)
+    assert (workdir / "config.json").read_bytes() == before
     result = train(changed, workdir, fresh=True)
     assert len(result["folds"]) == 2
     assert {path.name for path in (workdir / "folds").iterdir()} == {"1", "2"}
@@ -185,13 +192,42 @@ def test_the_linear_baseline_is_cross_validated_on_the_same_folds(config, tmp_pa
 @pytest.mark.parametrize(
     ("changes", "problem"),
     [
-        ({"data.folds": 1}, "data.folds=1, data.fold=0: 2 folds at least"),
+        ({"data.folds": 1}, "data.folds=1, data.fold=0: 0, or 2 and more"),
         ({"data.folds": 3, "data.fold": 4}, "data.folds=3, data.fold=4"),
     ],
 )
 def test_folds_that_cannot_be(config, changes, problem):
     with pytest.raises(InputError, match=problem):
         validate(override(config, changes))
+
+
+def test_a_fold_too_small_for_a_batch_is_found_before_the_first_is_trained(config, tmp_path):
+    """Duplicates stay together: 30 of these 50 reviews are in one fold."""
+    rows = [("the same film", "pos")] * 30 + [
+        (f"film {i}", "neg" if i % 2 else "pos") for i in range(20)
+    ]
+    table = write_csv(tmp_path / "a.csv", rows)
+    settings = {"data.source": "csv", "data.path": table, "data.limit": 0, "batch_size": 32}
+    with pytest.raises(InputError, match="batch_size=32 is larger than the .* training reviews"):
+        train(override(config, settings), tmp_path / "run")
+    assert not (tmp_path / "run" / "folds").exists()
+    assert not (tmp_path / "run" / "config.json").exists()
+
+
+def test_an_auc_without_one_of_the_classes_is_undefined(config, tmp_path, capsys):
+    rows = [(f"a fine film {i}", "pos") for i in range(40)] + [
+        (f"dull {i}", "neg") for i in range(3)
+    ]
+    table = write_csv(tmp_path / "a.csv", rows)
+    settings = {"data.source": "csv", "data.path": table, "select_by": "auc", "epochs": 1}
+    train(override(config, settings), tmp_path / "run")
+    logs = [path.read_text() for path in (tmp_path / "run" / "folds").glob("*/log.txt")]
+    assert any(" auc undefined " in log for log in logs)
+
+
+def test_a_fold_says_that_it_kept_no_checkpoint(run):
+    with pytest.raises(InputError, match="is finished and kept no checkpoint, as a fold does"):
+        load_run(run / "folds" / "1")
 
 
 def test_a_pre_training_has_no_folds(config):
@@ -208,5 +244,6 @@ def test_a_sweep_chooses_by_cross_validation(config, tmp_path):
     best = max(results, key=lambda p: (results[p]["val"]["accuracy"], -results[p]["val"]["loss"]))
     (final,) = (tmp_path / "sweep" / "final").glob("*/result.json")
     rates = [RunDirectory(p).read_config().optimizer.learning_rate for p in (final.parent, best)]
+    report([tmp_path / "sweep"], tmp_path / "report")
     assert rates[0] == rates[1] and len(read_json(final)["folds"]) == 3
     assert len(list((tmp_path / "sweep").rglob("folds/3/result.json"))) == 3

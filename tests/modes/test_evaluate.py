@@ -65,6 +65,8 @@ def test_predictions_are_written_beside_the_labels_where_asked(
         (["--output=out.csv"], "--output goes with --input=FILE"),
         (["--input={}", "--output={}"], "is the input: choose another name"),
         (["--input={}", "--output=a.txt"], "end its name in .csv, .tsv or .jsonl"),
+        (["--input=-"], "--input names a file"),
+        (["--input={}", "--split=val"], "goes without --split"),
         (["--input=absent.csv"], "cannot read the table absent.csv"),
         (["--input={}", "--text_column=review"], "needs one column 'review'"),
     ],
@@ -78,6 +80,15 @@ def test_what_cannot_be_scored_gets_one_line(
         assert main.main() == 2
     error = capsys.readouterr().err
     assert problem in error and error.count("\n") == 1
+
+
+def test_other_columns_and_rows_that_are_dropped(finished, tmp_path, capsys):
+    """Each row counts once; a foreign label drops its own row alone, whatever the spelling."""
+    rows = [*ROWS, ("So so.", "neutral")]
+    table = write_csv(tmp_path / "a.csv", rows, header=("review", "rating"))
+    source = TextSource(file=table, column="review")
+    assert evaluate_file([finished], source, None, "rating")["examples"] == 3
+    assert "dropped  1 of 4 reviews, labeled neutral (1)" in capsys.readouterr().err
 
 
 def test_labels_of_other_classes_are_refused(finished, tmp_path):
