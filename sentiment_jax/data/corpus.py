@@ -23,7 +23,7 @@ from sentiment_jax.data.table import read_reviews
 from sentiment_jax.errors import InputError
 
 SAMPLE = Path(__file__).with_name("sample.csv")
-OWN_TABLE: dict[str, Any] = {
+SAMPLE_TABLE: dict[str, Any] = {
     "path": str(SAMPLE),
     "text_column": "text",
     "label_column": "label",
@@ -34,7 +34,7 @@ READERS: dict[str, Callable[[DataConfig], tuple[reviews.Reviews, ...]]] = {
     "tfds": lambda data: read_tfds(data.path),
     "folder": lambda data: read_folder(data.path),
     "csv": read_reviews,
-    "sample": lambda data: read_reviews(replace(data, **OWN_TABLE)),
+    "sample": lambda data: read_reviews(replace(data, **SAMPLE_TABLE)),
 }
 
 

@@ -86,7 +86,7 @@ def _find_names(
     if several := _find_several(counts):
         raise InputError(
             f"{where}: {several!r} holds several labels, which is not supported (multi-label): "
-            f"keep one per review; if this is one class, name all by data.labels"
+            "keep one per review; if this is one class, name all by data.labels"
         )
     hint = ""
     if 2 * len(counts) > max(len(keys), 4 * FEWEST):  # most labels are unlike any other

@@ -91,7 +91,8 @@ def train(
             experiment = prepare(config, directory.load_tokenizer() if began else None)
         experiment = distill(experiment, stop)
         reviews = len(experiment.encoded["train"])
-        for _, held_out in _folds(experiment):
+        folds = _folds(experiment)
+        for _, held_out in folds:
             check_reviews(config.batch_size, reviews - len(held_out))
         check_reviews(config.batch_size, reviews)
         with terminal.progress_bar(None, "checking the memory"):
@@ -100,7 +101,7 @@ def train(
             if fresh:  # its replacement was read, and fits as far as the devices report
                 directory.remove()
             _record(experiment, directory, changes)
-        if config.data.folds and not config.data.fold:
+        if folds:
             experiment = _cross_validate(experiment, directory, stop)
         with terminal.progress_bar(None, "preparing the model"):
             run, load_report = start_run(experiment, directory, stop)

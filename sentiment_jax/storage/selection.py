@@ -2,10 +2,9 @@
 
 The highest validation accuracy wins; of equal ones, the lowest validation loss. `select_by` names
 the loss or another metric to come first. Where class weights are balanced, the balanced accuracy
-takes the accuracy's place.
-Pre-training is ranked by its validation loss alone. A loss that is not finite never wins. Of equal
-epochs the newest is the best, of equal trials the first. Without held-out reviews, the newest epoch
-is the best.
+takes the accuracy's place. Pre-training is ranked by its validation loss alone. A loss that is not
+finite never wins. Of equal epochs the newest is the best, of equal trials the first. Without
+held-out reviews, the newest epoch is the best.
 """
 
 import math
