@@ -16,7 +16,7 @@ def model_config(settings: Mapping[str, Any]) -> AnyModel:
     """Return a model group with some settings, its name among them; None stands for a default."""
     values = {name: value for name, value in settings.items() if value is not None}
     kind = MODELS[values["name"]]
-    if kind is EncoderConfig and "hidden_size" in values:
+    if issubclass(kind, EncoderConfig) and "hidden_size" in values:
         values.setdefault("embedding_size", values["hidden_size"])
     return kind(**values)
 

@@ -16,7 +16,7 @@ from sentiment_jax.models.registry import build_model
 from sentiment_jax.training.parameters import abstract_params
 
 FIXTURES = Path(__file__).parent / "fixtures"
-TORCH = ("bert", "electra", "electra_projection")
+TORCH = ("bert", "electra", "electra_projection", "distilbert", "roberta", "modernbert")
 FLAX = ("flax_bert", "flax_electra")
 
 
@@ -116,9 +116,10 @@ def intermediates(model, params, batch, key=None):
 
 
 def hidden_states(model, params, batch):
-    """The embeddings' and every layer's output; the last layer's for the first token alone."""
+    """The embeddings' and every layer's output; the last layer's, normalized in ModernBERT."""
     captured = intermediates(model, params, batch)
     modules = [captured["embeddings"]]
     for i in range(model.config.num_hidden_layers):
         modules.append(captured["encoder"][f"layer_{i}"])
+    modules[-1] = captured.get("final_norm", modules[-1])  # Hugging Face's last state too
     return [module["__call__"][0] for module in modules]

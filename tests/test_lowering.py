@@ -122,10 +122,28 @@ def check_products(text, dtype):
 
 
 @every_kind
-@pytest.mark.parametrize(("name", "remat"), [("bert", False), ("bert", True), ("electra", False)])
+@pytest.mark.parametrize(
+    ("name", "remat"),
+    [
+        ("bert", False),
+        ("bert", True),
+        ("electra", False),
+        ("distilbert", False),
+        ("roberta", False),
+    ],
+)
 def test_an_encoders_training_step_lowers(name, kind, remat):
     text = lower_training(build(name, **KINDS[kind], remat=remat))
     assert calls(text) == (CALLS[remat] if kind == "cudnn" else (0, 0))
+    check_products(text, KINDS[kind]["dtype"])
+
+
+@every_kind
+def test_modernberts_training_step_lowers(kind):
+    """Its global layer by cuDNN, the local ones in blocks: 24 tokens are three windows."""
+    model = build("modernbert", local_attention=8, max_position_embeddings=24, **KINDS[kind])
+    text = lower_training(model, length=24)
+    assert calls(text) == ((1, 1) if kind == "cudnn" else (0, 0))
     check_products(text, KINDS[kind]["dtype"])
 
 
@@ -181,7 +199,7 @@ def test_an_lstms_steps_lower(dtype, bidirectional):
     check_products(text, dtype)
 
 
-@pytest.mark.parametrize("name", ["bert", "electra", "lstm", "ngrams"])
+@pytest.mark.parametrize("name", ["bert", "electra", "modernbert", "lstm", "ngrams"])
 def test_attributions_lower(name):
     model = build(name)
     size = {"lstm": 12, "ngrams": 2}.get(name, 32)

@@ -20,8 +20,9 @@ from flax import traverse_util
 from jaxtyping import Array, Float, Float32, Int, Int32
 
 from sentiment_jax.config.schema import EncoderConfig
-from sentiment_jax.data.encoding import framing, truncate
+from sentiment_jax.data.encoding import truncate
 from sentiment_jax.data.reviews import Reviews
+from sentiment_jax.data.tokenization import framing, unknown_id
 from sentiment_jax.models.registry import ARCHITECTURES
 from sentiment_jax.training.trained_model import TrainedModel
 
@@ -150,18 +151,18 @@ def explain(trained: TrainedModel, text: str, towards: int = 1) -> Explanation:
     (text,) = reviews.texts
     ids = encoded.tokens.tolist()
     length = next(size for size in trained.buckets if size >= len(ids))
-    framed = bool(framing(trained.tokenizer)[0])  # by [CLS] and [SEP]
-    fixed = (0, len(ids) - 1) if framed else ()
+    before, after = framing(trained.tokenizer)
+    fixed = (*range(len(before)), *range(len(ids) - len(after), len(ids)))
     attributions, log_odds, empty_log_odds = attribute(
         model, trained.params, encoded.token_ids, length, fixed, towards
     )
     encoding = trained.tokenizer.encode(text, add_special_tokens=False)
     data = trained.config.data
     tokens = list(zip(encoding.word_ids, encoding.offsets, strict=True))
-    tokens = truncate(tokens, data.max_length - 2 * framed, data.truncation)
-    unknown = trained.tokenizer.token_to_id("[UNK]")
+    tokens = truncate(tokens, data.max_length - len(before) - len(after), data.truncation)
+    unknown = unknown_id(trained.tokenizer)
     # A blank text has no tokens here, but one id.
-    body = zip(tokens, ids[framed:], attributions[framed:], strict=False)
+    body = zip(tokens, ids[len(before) :], attributions[len(before) :], strict=False)
     words = []
     for _, group in itertools.groupby(body, key=lambda token: token[0][0]):
         pieces, piece_ids, pushes = zip(*group, strict=True)

@@ -13,7 +13,7 @@ import itertools
 import math
 import re
 from collections.abc import Sequence
-from typing import Any, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 from sentiment_jax.errors import InputError
 
@@ -25,6 +25,10 @@ MOST_CLASSES = 100
 OBJECTIVES = {  # of pre-training, by architecture; the first is the default
     "bert": ("masked_language_modeling",),
     "electra": ("replaced_token_detection",),
+    "distilbert": ("masked_language_modeling",),
+    "roberta": ("masked_language_modeling",),
+    "xlm-roberta": ("masked_language_modeling",),
+    "modernbert": ("masked_language_modeling",),
     "lstm": ("ngram_vectors",),
     "ngrams": (),
 }
@@ -183,6 +187,14 @@ class EncoderConfig(ModelConfig):
     layer_norm_eps: float = 1e-12
     hidden_act: str = "gelu"
     initializer_range: float = 0.02
+    # The architecture's own:
+    biases: ClassVar[bool] = True  # of the layers and of their normalizations
+    attention_output_dropout: ClassVar[bool] = True
+
+    @property
+    def first_position(self) -> int:
+        """The number of the first token's position embedding."""
+        return 0
 
     def __post_init__(self) -> None:
         found = (
@@ -204,6 +216,41 @@ class EncoderConfig(ModelConfig):
             )
         if problems:
             raise InputError("; ".join(problems))
+
+
+@dataclasses.dataclass(frozen=True)
+class DistilBertConfig(EncoderConfig):
+    """DistilBERT: BERT without token types."""
+
+    type_vocab_size: int = 0
+    attention_output_dropout: ClassVar[bool] = False
+
+
+@dataclasses.dataclass(frozen=True)
+class RobertaConfig(EncoderConfig):
+    """RoBERTa and XLM-R: the positions begin behind that of padding."""
+
+    pad_token_id: int = 1
+
+    @property
+    def first_position(self) -> int:
+        """The number of the first token's position embedding."""
+        return self.pad_token_id + 1
+
+
+@dataclasses.dataclass(frozen=True)
+class ModernBertConfig(EncoderConfig):
+    """ModernBERT: every `global_attn_every_n_layers`-th layer attends to all tokens."""
+
+    type_vocab_size: int = 0
+    layer_norm_eps: float = 1e-5
+    global_attn_every_n_layers: int = 3
+    local_attention: int = 128  # tokens in the window of the other layers
+    global_rope_theta: float = 160_000.0
+    local_rope_theta: float = 10_000.0
+    classifier_pooling: str = "cls"
+    embedding_dropout: float = 0.0
+    biases: ClassVar[bool] = False
 
 
 AnyModel: TypeAlias = EncoderConfig | LstmConfig | NgramConfig
@@ -275,12 +322,15 @@ class Config:
         return [int(name) if re.fullmatch(r"0|-?[1-9]\d*", name) else name for name in names]
 
 
-MODELS: dict[str, type[AnyModel]] = {
+ENCODERS: dict[str, type[EncoderConfig]] = {  # by Hugging Face's model_type
     "bert": EncoderConfig,
     "electra": EncoderConfig,
-    "lstm": LstmConfig,
-    "ngrams": NgramConfig,
+    "distilbert": DistilBertConfig,
+    "roberta": RobertaConfig,
+    "xlm-roberta": RobertaConfig,
+    "modernbert": ModernBertConfig,
 }
+MODELS: dict[str, type[AnyModel]] = {**ENCODERS, "lstm": LstmConfig, "ngrams": NgramConfig}
 
 
 def groups_of(model: str) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from tokenizers import Tokenizer
 
 from sentiment_jax.data.ngrams import hashed_ngrams, with_ngrams
 from sentiment_jax.data.reviews import Reviews
-from sentiment_jax.data.tokenization import split_words, tokenize
+from sentiment_jax.data.tokenization import framing, split_words, tokenize, unknown_id
 from sentiment_jax.errors import InputError
 
 # How many of 510 tokens come from the start of a longer text; the others come from its end.
@@ -56,7 +56,7 @@ def encode(
     """Turn reviews into token ids, for training, prediction and explanation alike.
 
     The tokenizer must not truncate or pad. A review stands between [CLS] and [SEP] if the
-    vocabulary has both; without any token, it becomes [UNK], or [CLS] [SEP]. max_length counts
+    tokenizer has them; without any token, it becomes [UNK], or [CLS] [SEP]. max_length counts
     them and is at least 3. If the vocabulary has n-grams, or a word-level one has `ngram_buckets`,
     their ids stand in columns beside those of the tokens. `advance` is called with the number of
     reviews encoded since the last call.
@@ -65,7 +65,7 @@ def encode(
     """
     before, after = framing(tokenizer)
     room = max_length - len(before) - len(after)
-    empty = [] if before else [tokenizer.token_to_id("[UNK]") or 0]
+    empty = [] if before else [unknown_id(tokenizer) or 0]
     ids = array("i")
     offsets = [0]
     cuts = []  # where the head of a truncated review ends
@@ -96,13 +96,6 @@ def encode(
         offsets=np.array(offsets, np.int64),
         truncated=len(cuts),
     )
-
-
-def framing(tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
-    """Return the ids around the tokens of a review: [CLS] and [SEP], or none."""
-    start = tokenizer.token_to_id("[CLS]")
-    end = tokenizer.token_to_id("[SEP]")
-    return ([], []) if start is None or end is None else ([start], [end])
 
 
 def truncate(tokens: list[Any], room: int, truncation: str) -> list[Any]:

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Int, Int32, Int64
 from numpy.lib.stride_tricks import sliding_window_view
-from tokenizers import Tokenizer
+from tokenizers import Tokenizer, models
 
 MIN_FREQUENCY = 10  # rarer n-grams are not learned
 CHARACTERS = range(2, 6)  # how many of them a character n-gram has
@@ -70,7 +70,7 @@ def unigrams(tokenizer: Tokenizer) -> list[str]:
 @functools.lru_cache(maxsize=4)
 def known_ngrams(tokenizer: Tokenizer) -> tuple[int, list[Lookup]]:
     """Return the base of a tokenizer's keys, and the keys and ids of its n-grams, n = 2, 3."""
-    if tokenizer.token_to_id("[CLS]") is not None:  # not a word-level tokenizer
+    if not isinstance(tokenizer.model, models.WordLevel):
         return 0, []
     vocabulary = tokenizer.get_vocab()
     base = len(unigrams(tokenizer))

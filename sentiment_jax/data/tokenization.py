@@ -1,5 +1,6 @@
-"""Tokenizers: word-level and WordPiece vocabularies, learned here or read from a folder."""
+"""Tokenizers: word-level and WordPiece ones learned here, and those of pretrained weights."""
 
+import functools
 import hashlib
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -7,7 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
+from tokenizers import (
+    Regex,
+    Tokenizer,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    processors,
+    trainers,
+)
 from tokenizers.implementations import BertWordPieceTokenizer
 
 from sentiment_jax.data.ngrams import MIN_FREQUENCY, frequent_ngrams
@@ -16,6 +26,7 @@ from sentiment_jax.errors import InputError
 # Unset, the library warns on stderr when the process forks after it used threads.
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
 CHUNK = 8_000_000  # characters tokenized at once: encodings take 80 bytes each
+VOCABULARIES = ("vocab.txt", "vocab.json", "sentencepiece.bpe.model")  # without tokenizer.json
 WORDS = Regex(r"\w+(?:['’]\w+)*|[^\w\s]+")  # "didn't" is one word, "..." one mark
 
 
@@ -108,39 +119,92 @@ def load_tokenizer(path: Path) -> Tokenizer:
         tokenizer = Tokenizer.from_file(str(path))
     except Exception as error:  # The library raises nothing more precise.
         raise InputError(f"{path} is no tokenizer ({error}): download it again") from None
+    return _prepare(tokenizer)
+
+
+def _prepare(tokenizer: Tokenizer) -> Tokenizer:
+    """Leave truncation and padding to `encoding`; add [CLS] and [SEP] if nothing else is added."""
     tokenizer.no_truncation()  # all-MiniLM-L6-v2's own file truncates at 128 tokens and pads
     tokenizer.no_padding()
+    ids = [(token, tokenizer.token_to_id(token)) for token in ("[CLS]", "[SEP]")]
+    if tokenizer.post_processor is None and None not in dict(ids).values():
+        tokenizer.post_processor = processors.TemplateProcessing(
+            single="[CLS] $A [SEP]", special_tokens=ids
+        )
     return tokenizer
 
 
 def load_pretrained_tokenizer(folder: Path) -> Tokenizer:
-    """Read the tokenizer of a Hugging Face folder: its tokenizer.json or else its vocab.txt."""
+    """Read tokenizer.json from a Hugging Face folder, or have transformers make a tokenizer."""
     if (folder / "tokenizer.json").exists():
         tokenizer = load_tokenizer(folder / "tokenizer.json")
-    elif (folder / "vocab.txt").exists():
-        tokenizer = _read_vocabulary(folder / "vocab.txt")
+    elif any((folder / name).exists() for name in VOCABULARIES):
+        tokenizer = _prepare(_make_tokenizer(folder))
     else:
-        raise InputError(f"{folder} holds neither tokenizer.json nor vocab.txt")
-    if not tokenizer.get_vocab().keys() >= {"[UNK]", "[CLS]", "[SEP]"}:
-        raise InputError(f"{folder}: the tokenizer has no [CLS], [SEP] or [UNK]: download it again")
+        raise InputError(f"{folder} holds neither tokenizer.json nor {' nor '.join(VOCABULARIES)}")
+    if not framing(tokenizer)[0]:
+        raise InputError(f"{folder}: the tokenizer has no [CLS] and [SEP]: download it again")
     return tokenizer
 
 
-def _read_vocabulary(path: Path) -> Tokenizer:
-    from transformers import BertTokenizer  # late: it takes seconds
+def _make_tokenizer(folder: Path) -> Tokenizer:
+    """Return what transformers makes of the files of an older kind."""
+    import transformers  # late: it takes seconds
 
+    of_bert = (folder / "vocab.txt").exists()
     try:
-        entries = path.read_text("utf-8").rstrip("\n").split("\n")
-        if len({*entries}) < len(entries) or not all(map(str.strip, entries)):
-            raise ValueError("a line is blank or repeats another one")
-        tokenizer = BertTokenizer.from_pretrained(str(path.parent)).backend_tokenizer
-        if tokenizer.get_vocab_size() > len(entries):
+        if of_bert:
+            entries = (folder / "vocab.txt").read_text("utf-8").rstrip("\n").split("\n")
+            if len({*entries}) < len(entries) or not all(map(str.strip, entries)):
+                raise ValueError("a line is blank or repeats another one")
+        # google/bert_uncased_* name no model_type, which AutoTokenizer needs
+        kind = transformers.BertTokenizer if of_bert else transformers.AutoTokenizer
+        tokenizer = kind.from_pretrained(str(folder)).backend_tokenizer
+        if of_bert and tokenizer.get_vocab_size() > len(entries):
             raise ValueError("it lacks special tokens, such as [CLS] or [MASK]")
         return tokenizer
-    except (OSError, TypeError, ValueError) as error:
+    except Exception as error:  # each kind has its own errors
         raise InputError(
-            f"{path} or its settings are damaged ({error}): download it again"
+            f"{folder}: the tokenizer's files are damaged ({error}): download it again"
         ) from None
+
+
+@functools.lru_cache(maxsize=8)
+def framing(tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
+    """Return the ids that stand before and after the tokens of a text: [CLS] and [SEP], or none."""
+    encoding = tokenizer.encode("a")
+    added = encoding.special_tokens_mask
+    first = added.index(0) if 0 in added else len(added) // 2
+    last = len(added) - added[::-1].index(0) if 0 in added else first
+    return encoding.ids[:first], encoding.ids[last:]
+
+
+def special_tokens(tokenizer: Tokenizer) -> dict[str, int]:
+    """Return the ids of tokens that stand for no text, such as [MASK] or <mask>."""
+    added = tokenizer.get_added_tokens_decoder().items()
+    return {token.content: i for i, token in added if token.special}
+
+
+def find_special(tokenizer: Tokenizer, kind: str) -> int | None:
+    """Return the id of [KIND] or <kind>: "mask", "unk" or "pad"; None if there is none."""
+    found = special_tokens(tokenizer)
+    ids = (i for token, i in found.items() if token.strip("[<>]").lower() == kind)
+    return next(ids, None)
+
+
+def unknown_id(tokenizer: Tokenizer) -> int | None:
+    """Return the id of unknown words; None if the tokenizer knows every text."""
+    token = getattr(tokenizer.model, "unk_token", None)
+    return find_special(tokenizer, "unk") if token is None else tokenizer.token_to_id(token)
+
+
+def continues_word(tokenizer: Tokenizer, token: str) -> bool:
+    """Return whether a token continues the word before it, by the marks of the tokenizer's kind."""
+    if isinstance(tokenizer.decoder, decoders.ByteLevel):
+        return not token.startswith(("Ġ", "Ċ"))  # a space, a line's end
+    if isinstance(tokenizer.decoder, decoders.Metaspace):
+        return not token.startswith("▁")
+    return token.startswith("##")
 
 
 def tokenizer_hash(tokenizer: Tokenizer) -> str:

@@ -1,13 +1,13 @@
 """Read the config and weights of a Hugging Face folder, comparing every name and shape.
 
-Only this file, export.py and the models' registry know Hugging Face's names.
+Only this folder, export.py and the models' registry know Hugging Face's names.
 """
 
 import dataclasses
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,47 +16,23 @@ import numpy as np
 from flax import serialization, traverse_util
 from safetensors.numpy import load_file
 
-from sentiment_jax.config.schema import AnyModel, EncoderConfig
+from sentiment_jax.config.schema import ENCODERS, AnyModel, EncoderConfig
+from sentiment_jax.data.labels import same_classes
 from sentiment_jax.data.reviews import first_five
 from sentiment_jax.errors import InputError
+from sentiment_jax.huggingface.names import NAMES, config_fields, tensor_name
 from sentiment_jax.models.registry import ARCHITECTURES
 
 WEIGHT_FILES = ("flax_model.msgpack", "model.safetensors")  # in the order of preference
-# Our modules -> Hugging Face's, without the root (`bert.`, `electra.`); * is the layer's index. All
-# others have the same name there.
-MODULES = {
-    "embeddings/layer_norm": "embeddings.LayerNorm",
-    "embeddings/projection": "embeddings_project",
-    "encoder/layer_*/attention/query": "encoder.layer.*.attention.self.query",
-    "encoder/layer_*/attention/key": "encoder.layer.*.attention.self.key",
-    "encoder/layer_*/attention/value": "encoder.layer.*.attention.self.value",
-    "encoder/layer_*/attention/output": "encoder.layer.*.attention.output.dense",
-    "encoder/layer_*/attention_norm": "encoder.layer.*.attention.output.LayerNorm",
-    "encoder/layer_*/intermediate": "encoder.layer.*.intermediate.dense",
-    "encoder/layer_*/output": "encoder.layer.*.output.dense",
-    "encoder/layer_*/output_norm": "encoder.layer.*.output.LayerNorm",
-    "pooler": "pooler.dense",
-    "predictions": "cls.predictions",
-    "predictions/dense": "cls.predictions.transform.dense",
-    "predictions/layer_norm": "cls.predictions.transform.LayerNorm",
-    "generator_predictions": "generator_lm_head",
-    "generator_predictions/layer_norm": "generator_predictions.LayerNorm",
-}
 # What a source may hold beside heads: buffers, BERT's second head, copies of the word embeddings.
 UNUSED = (
-    r"embeddings\.(position_ids|token_type_ids)|cls\.(seq_relationship|predictions\.decoder)\..+"
+    r"embeddings\.(position_ids|token_type_ids)|cls\.seq_relationship\..+|"
+    r"(cls\.predictions|lm_head)\.decoder\..+|(vocab_projector|decoder)\.weight"
 )
-# Fields of EncoderConfig that config.json holds, under its names; the others say how to compute.
-CONFIG_NAMES = {
-    field.name: field.name
-    for field in dataclasses.fields(EncoderConfig)
-    if "setting" not in field.metadata or field.metadata["setting"].inherited
-} | {
-    "name": "model_type",
-    "hidden_dropout": "hidden_dropout_prob",
-    "attention_dropout": "attention_probs_dropout_prob",
-}
-# Those of them that may differ from it.
+TIED = r"((cls\.predictions|lm_head)\.)?decoder\.weight|vocab_projector\.weight"
+CLASSIFIER = ("classifier.",)  # the head that ends in one output per class
+OUTPUT_LAYER = r"classifier\.(out_proj\.)?(weight|bias)"
+# Settings that may differ from its config.json.
 FREE_FIELDS = ("hidden_dropout", "attention_dropout", "classifier_dropout", "initializer_range")
 
 
@@ -68,14 +44,6 @@ class LoadReport:
     loaded: tuple[str, ...]
     new: tuple[str, ...]
     unused: tuple[str, ...]
-
-
-def hugging_face_name(name: str) -> str:
-    """Return Hugging Face's PyTorch name, without root, for one of our flattened names."""
-    module, _, leaf = name.rpartition("/")
-    index = "".join(re.findall(r"/layer_(\d+)", module))
-    theirs = MODULES.get(re.sub(r"/layer_\d+", "/layer_*", module), module.replace("/", "."))
-    return f"{theirs.replace('*', index)}.{'bias' if leaf == 'bias' else 'weight'}"
 
 
 def choose_weights(names: Iterable[str], where: str) -> str:
@@ -120,29 +88,35 @@ def _read(path: Path) -> dict[str, Any]:
         raise InputError(f"{path} is truncated or damaged ({error}): download it again") from error
 
 
-def read_encoder_config(folder: Path, name: str) -> EncoderConfig:
-    """Read a folder's config.json; refuse a model type other than `name`, and unknown values."""
+def read_encoder_config(folder: Path) -> EncoderConfig:
+    """Read a folder's config.json; refuse other models, and values that we don't compute."""
     path = Path(folder) / "config.json"
     values = _read(path)
-    # the oldest BERT folders name no type
-    if (found := values.setdefault("model_type", name)) != name:
-        raise InputError(f"{path} is of model_type {found!r}, the config says model.name={name!r}")
-    if (kind := values.get("position_embedding_type", "absolute")) != "absolute":
-        raise InputError(f"{path}: position_embedding_type {kind!r} is unknown, not 'absolute'")
-    known: dict[str, Any] = {}
-    for ours, theirs in CONFIG_NAMES.items():
-        if (value := values.get(theirs)) is None:
-            continue
-        default = getattr(EncoderConfig, ours)
-        kind = float if default is None else type(default)
-        infinite = isinstance(value, float) and not math.isfinite(value)  # json reads NaN
-        if infinite or not isinstance(value, (int, float) if kind is float else kind):
-            raise InputError(f"{path}: {theirs} can't be {value!r}: download it again")
-        known[ours] = kind(value)
+    name = values.setdefault("model_type", "bert")  # the oldest BERT folders name no type
+    if name not in ENCODERS:
+        raise InputError(f"{path} is of model_type {name!r}, not one of {', '.join(ENCODERS)}")
     try:
-        return EncoderConfig(**{"embedding_size": known.get("hidden_size", 768), **known})
+        values = NAMES[name].read(values)
+        for field, supported in NAMES[name].supported.items():
+            if values.get(field, supported) != supported:
+                raise InputError(f"{field} {values[field]!r} is unknown, not {supported!r}")
+        kind = ENCODERS[name]
+        known: dict[str, Any] = {}
+        for ours, theirs in config_fields(name).items():
+            if (value := values.get(theirs)) is not None:
+                known[ours] = _checked(theirs, value, getattr(kind, ours))
+        return kind(**{"embedding_size": known.get("hidden_size", 768), **known})
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
+
+
+def _checked(name: str, value: Any, default: Any) -> Any:
+    """Return a config.json's value, of the type of our default (None: of a float)."""
+    kind = float if default is None else type(default)
+    infinite = isinstance(value, float) and not math.isfinite(value)  # json reads NaN
+    if infinite or not isinstance(value, (int, float) if kind is float else kind):
+        raise InputError(f"{name} can't be {value!r}: download it again")
+    return kind(value)
 
 
 def resolve_encoder(
@@ -157,44 +131,66 @@ def resolve_encoder(
     given = {name: value for name, value in settings.items() if value is not None}
     found: dict[str, Any] = {"embedding_size": given.get("hidden_size", 768)}
     if folder is not None:
-        found = dataclasses.asdict(config or read_encoder_config(folder, settings["name"]))
+        found = dataclasses.asdict(config or read_encoder_config(folder))
+        given["name"] = found["name"]
         if config and config.classifier_dropout == config.hidden_dropout:
             found["classifier_dropout"] = None  # it followed in that run, and does here
         differing = [
             f"{name} is {found[name]} there and {given[name]} in the config"
-            for name in CONFIG_NAMES
+            for name in config_fields(given["name"])
             if name not in FREE_FIELDS and given.get(name, found[name]) != found[name]
         ]
         if differing:
             path = folder / "config.json"
             raise InputError(f"{path} differs from config.model: {'; '.join(differing)}")
-    resolved = EncoderConfig(**found | given)
+    resolved = ENCODERS[given["name"]](**found | given)
     if resolved.classifier_dropout is None:
         return dataclasses.replace(resolved, classifier_dropout=resolved.hidden_dropout)
     return resolved
 
 
 def load_pretrained(
-    folder: Path, config: EncoderConfig, params: Mapping[str, Any]
+    folder: Path,
+    config: EncoderConfig,
+    params: Mapping[str, Any],
+    classes: Sequence[str] = (),
 ) -> tuple[dict[str, Any], LoadReport]:
     """Replace freshly initialized parameters by those of a Hugging Face folder, strictly.
 
-    A head that the source lacks keeps its fresh parameters. All are float32, shaped as `params`.
-    An InputError lists tensors that are missing, misshapen, not finite floats or unexplained.
+    A head that the source lacks, or has for other `classes`, keeps its fresh parameters. All are
+    float32, shaped as `params`. An InputError lists tensors that are missing, misshapen, not finite
+    floats or unexplained.
     """
     names = [path.name for path in folder.iterdir()]
     path = folder / choose_weights(names, str(folder))
     files = ", not from ".join(name for name in WEIGHT_FILES if name in names)
-    return load_tensors(_read(path), config, params, where=str(path), files=files)
+    order: Sequence[int] | None = range(len(classes))
+    if classes and (named := _read(folder / "config.json").get("id2label")):
+        order = class_order([*named.values()], classes)
+    return load_tensors(_read(path), config, params, where=str(path), files=files, order=order)
+
+
+def class_order(theirs: Sequence[str], ours: Sequence[str]) -> Sequence[int] | None:
+    """Return the number that each of our classes has there; None if the classes are others.
+
+    LABEL_0, LABEL_1, ... are those of a model that does not name its classes.
+    """
+    if len(theirs) != len(ours):
+        return None
+    if same_classes(theirs, ours) or all(re.fullmatch(r"LABEL_\d+", name) for name in theirs):
+        return range(len(ours))
+    found = [name.casefold() for name in theirs]
+    wanted = [name.casefold() for name in ours]
+    return [found.index(name) for name in wanted] if sorted(found) == sorted(wanted) else None
 
 
 def to_tensors(params: Mapping[str, Any], name: str) -> dict[str, np.ndarray]:
     """Return parameters under the names and in the layout that PyTorch's models have."""
     tensors = {}
     for ours, value in traverse_util.flatten_dict(params, sep="/").items():
-        theirs = hugging_face_name(ours)
+        theirs = tensor_name(name, ours)
         is_head = theirs.startswith(ARCHITECTURES[name].heads)
-        root = "" if is_head and not theirs.startswith("pooler.") else f"{name}."
+        root = "" if is_head and not theirs.startswith("pooler.") else f"{NAMES[name].root}."
         tensor = np.asarray(value, np.float32)
         if ours.endswith("/kernel"):
             tensor = tensor.T
@@ -209,32 +205,43 @@ def load_tensors(
     params: Mapping[str, Any],
     where: str,
     files: str,
+    order: Sequence[int] | None,
 ) -> tuple[dict[str, Any], LoadReport]:
-    """Do what `load_pretrained` does, with tensors under PyTorch's names or Flax's."""
+    """Do what `load_pretrained` does, with tensors under PyTorch's names or Flax's.
+
+    `order` is that of `class_order`.
+    """
     source: dict[str, str] = {}  # PyTorch's spelling without the root -> the stored name
     for name in stored:
-        theirs = name.replace("/", ".").removeprefix(f"{config.name}.")
+        theirs = name.replace("/", ".").removeprefix(f"{NAMES[config.name].root}.")
         theirs = re.sub(r"\.(kernel|scale|embedding|gamma)$", ".weight", theirs)
         source.setdefault(re.sub(r"\.beta$", ".bias", theirs), name)
     filled = traverse_util.flatten_dict(params, sep="/")
-    ours = {hugging_face_name(name): name for name in filled}
+    ours = {tensor_name(config.name, name): name for name in filled}
     heads = ARCHITECTURES[config.name].heads
-    lacking = tuple(head for head in heads if not any(name.startswith(head) for name in source))
-    idle = tuple(head for head in heads if not any(name.startswith(head) for name in ours))
+    other = CLASSIFIER if order is None else ()
+    lacking = other + tuple(h for h in heads if not any(name.startswith(h) for name in source))
+    idle = other + tuple(h for h in heads if not any(name.startswith(h) for name in ours))
     missing = [name for name in ours if name not in source and not name.startswith(lacking)]
     faults: dict[str, list[str]] = {"missing": missing, "misshapen": [], "not finite floats": []}
-    loaded = {name: source.pop(name) for name in ours if name in source}
+    loaded = {n: source.pop(n) for n in ours if n in source and not n.startswith(other)}
     for theirs, name in loaded.items():
         tensor = np.asarray(stored[name])
         shape = filled[ours[theirs]].shape
         if ours[theirs].endswith("/kernel") and not name.endswith("/kernel"):
             tensor = tensor.T  # PyTorch's Dense weights are [out, in]
+        if order and tensor.shape == shape and re.fullmatch(OUTPUT_LAYER, theirs):
+            tensor = tensor[..., list(order)]
         if tensor.shape != shape:
             faults["misshapen"].append(f"{name} {tensor.shape} for {shape}")
         elif not jnp.issubdtype(tensor.dtype, jnp.floating) or not np.isfinite(tensor).all():
             faults["not finite floats"].append(name)
         else:
             filled[ours[theirs]] = np.array(tensor, np.float32, order="C")
+    if "predictions/bias" in filled:
+        table = filled["embeddings/word_embeddings/embedding"]
+        copies = [name for name in source if re.fullmatch(TIED, name)]
+        faults["untied"] = [n for n in copies if not np.array_equal(stored[source[n]], table)]
     known = [name for name in source if name.startswith(idle) or re.fullmatch(UNUSED, name)]
     unused = sorted(source[name] for name in known)
     faults["unexplained"] = [n for n in stored if n not in {*loaded.values(), *unused}]

@@ -17,19 +17,20 @@ from sentiment_jax.models.encoder import Embeddings, Encoder, classification_lay
 from sentiment_jax.models.layers import Dense, Lengths, Positions, States, TokenIds, gelu
 
 
-class ElectraHead(nn.Module):
+class DenseHead(nn.Module):
     """ELECTRA's classification head: dropout, dense, exact GELU, dropout, output projection."""
 
     config: EncoderConfig
     classes: int
     deterministic: bool
+    activation: Callable[[Array], Array] = gelu
 
     @nn.compact
     def __call__(self, first: Float[Array, "batch hidden"]) -> Float[Array, "batch classes"]:
         """Return the logits for the hidden state of the first token."""
         dense, dropout = classification_layers(self.config, self.deterministic)
         inner = dense(self.config.hidden_size, name="dense")(dropout(first))
-        return dense(self.classes, name="out_proj")(dropout(gelu(inner)))
+        return dense(self.classes, name="out_proj")(dropout(self.activation(inner)))
 
 
 class ElectraClassifier(BertClassifier):
@@ -39,7 +40,7 @@ class ElectraClassifier(BertClassifier):
         self, first: Float[Array, "batch hidden"], deterministic: bool
     ) -> Float[Array, "batch classes"]:
         """Return the logits for the first token's last state."""
-        return ElectraHead(self.config, self.classes, deterministic, name="classifier")(first)
+        return DenseHead(self.config, self.classes, deterministic, name="classifier")(first)
 
 
 def generator_config(config: EncoderConfig) -> EncoderConfig:

@@ -1,4 +1,4 @@
-"""The post-layer-norm encoder of BERT (Devlin et al., 2019) and ELECTRA (Clark et al., 2020).
+"""The post-layer-norm encoder of BERT (Devlin et al., 2019), ELECTRA, DistilBERT and RoBERTa.
 
 Numerics follow Hugging Face's PyTorch models. `model.apply(..., capture_intermediates=True)` also
 returns the outputs of the embeddings and of every layer.
@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from sentiment_jax.config.schema import EncoderConfig
 from sentiment_jax.models import layers
@@ -31,8 +31,9 @@ class Embeddings(nn.Module):
         config = self.config
         length = token_ids.shape[1]
         positions = config.max_position_embeddings
-        if length > positions:
-            raise ValueError(f"{length} tokens exceed the {positions} positions")
+        first = config.first_position
+        if first + length > positions:
+            raise ValueError(f"{length} tokens exceed the {positions - first} positions")
         init = nn.initializers.normal(config.initializer_range)
 
         def embed(kind: str, size: int, ids: Array) -> Array:
@@ -40,13 +41,59 @@ class Embeddings(nn.Module):
             return nn.Embed(size, config.embedding_size, embedding_init=init, name=name)(ids)
 
         hidden = embed("word", config.vocab_size, token_ids)
-        hidden += embed("position", positions, jnp.arange(length))
-        hidden += embed("token_type", config.type_vocab_size, jnp.zeros((), jnp.int32))
+        hidden += embed("position", positions, jnp.arange(first, first + length))
+        if config.type_vocab_size:
+            hidden += embed("token_type", config.type_vocab_size, jnp.zeros((), jnp.int32))
         hidden = layers.layer_norm(config, "layer_norm")(hidden)
         hidden = Dropout(config.hidden_dropout, self.deterministic)(hidden)
         if project and config.embedding_size != config.hidden_size:
             hidden = layers.Dense(config, config.hidden_size, name="projection")(hidden)
         return hidden
+
+
+def attend(
+    config: EncoderConfig,
+    query: Float[Array, "batch queries heads size"],
+    key: Float[Array, "batch keys heads size"],
+    value: Float[Array, "batch keys heads size"],
+    mask: Bool[Array, "batch #queries keys"],
+    deterministic: bool,
+) -> Float[Array, "batch queries heads size"]:
+    """Return scaled dot-product attention, with dropout of its weights, to the keys in `mask`.
+
+    jax.nn.dot_product_attention has no dropout, and is slower on the CPU.
+    """
+    precision = layers.product_precision(config.dtype, query.dtype)
+    scores = layers.einsum("bqhd,bkhd->bhqk", query, key, precision)
+    rate = config.attention_dropout
+    keep = Dropout(rate, deterministic).mask(scores.shape)
+
+    def weigh(scores: Float[Array, "batch heads queries keys"]) -> Array:
+        scores = scores / math.sqrt(query.shape[-1])
+        scores = jnp.where(mask[:, None], scores, jnp.finfo(jnp.float32).min)
+        return drop(nn.softmax(scores).astype(value.dtype), keep, rate)
+
+    # Rematerialized on a GPU, all of it is one kernel, which reads the scores once.
+    weights = (jax.checkpoint(weigh) if layers.on_gpu() else weigh)(scores)
+    context = layers.einsum("bhqk,bkhd->bqhd", weights, value, precision, rounds=True)
+    return context.astype(value.dtype)
+
+
+def attend_fully(
+    config: EncoderConfig,
+    query: Float[Array, "batch queries heads size"],
+    key: Float[Array, "batch keys heads size"],
+    value: Float[Array, "batch keys heads size"],
+    lengths: Lengths,
+    deterministic: bool,
+) -> Float[Array, "batch queries heads size"]:
+    """Attend to the first `lengths` keys of each row, by cuDNN if the config says so."""
+    if config.attention == "cudnn" and layers.fits_cudnn(query, key):
+        return jax.nn.dot_product_attention(
+            query, key, value, key_value_seq_lengths=lengths, implementation="cudnn"
+        )
+    mask = jnp.arange(key.shape[1]) < lengths[:, None]
+    return attend(config, query, key, value, mask[:, None], deterministic)
 
 
 class SelfAttention(nn.Module):
@@ -69,26 +116,7 @@ class SelfAttention(nn.Module):
         query = heads("query", queries)
         key = heads("key", hidden)
         value = heads("value", hidden)
-        if config.attention == "cudnn" and layers.fits_cudnn(query, key):
-            context = jax.nn.dot_product_attention(
-                query, key, value, key_value_seq_lengths=lengths, implementation="cudnn"
-            )
-        else:  # jax.nn.dot_product_attention has no dropout, and is slower on the CPU
-            precision = layers.product_precision(config.dtype, query.dtype)
-            scores = layers.einsum("bqhd,bkhd->bhqk", query, key, precision)
-            rate = config.attention_dropout
-            keep = Dropout(rate, self.deterministic).mask(scores.shape)
-
-            def weigh(scores: Float[Array, "batch heads queries keys"]) -> Array:
-                scores = scores / math.sqrt(query.shape[-1])
-                mask = jnp.arange(hidden.shape[1]) < lengths[:, None]
-                scores = jnp.where(mask[:, None, None, :], scores, jnp.finfo(jnp.float32).min)
-                return drop(nn.softmax(scores).astype(value.dtype), keep, rate)
-
-            # Rematerialized on a GPU, all of it is one kernel, which reads the scores once.
-            weights = (jax.checkpoint(weigh) if layers.on_gpu() else weigh)(scores)
-            context = layers.einsum("bhqk,bkhd->bqhd", weights, value, precision, rounds=True)
-            context = context.astype(value.dtype)
+        context = attend_fully(config, query, key, value, lengths, self.deterministic)
         context = context.reshape(queries.shape)
         return layers.Dense(config, config.hidden_size, name="output")(context)
 
@@ -116,7 +144,9 @@ class Layer(nn.Module):
             queries = hidden[:, :1]
         elif positions is not None:
             queries = jnp.take_along_axis(hidden, positions[:, :, None], axis=1)
-        attended = dropout(attention(queries, hidden, lengths))
+        attended = attention(queries, hidden, lengths)
+        if config.attention_output_dropout:
+            attended = dropout(attended)
         hidden = layers.layer_norm(config, "attention_norm")(queries + attended)
         size = config.intermediate_size
         activated = layers.Dense(config, size, layers.gelu, name="intermediate")(hidden)

@@ -126,11 +126,13 @@ class Dense(nn.Module):
 
     @nn.compact
     def __call__(self, inputs: Float[Array, "batch length in"]) -> Float[Array, "batch length out"]:
-        """Multiply by the kernel, accumulating in float32, and add the bias."""
+        """Multiply by the kernel, accumulating in float32, and add the bias, if there is one."""
         dtype = compute_dtype(self.config.dtype)
         init = nn.initializers.normal(self.config.initializer_range)
         kernel = self.param("kernel", init, (inputs.shape[-1], self.features))
-        bias = self.param("bias", nn.initializers.zeros, (self.features,))
+        bias = jnp.zeros(())
+        if self.config.biases:
+            bias = self.param("bias", nn.initializers.zeros, (self.features,))
         precision = product_precision(self.config.dtype, dtype)
         inputs = inputs.astype(dtype)
         product = einsum("bli,io->blo", inputs, kernel.astype(dtype), precision, rounds=True)
@@ -156,6 +158,12 @@ def gelu(inputs: Float[Array, "..."]) -> Float[Array, "..."]:
     return (0.5 * x * (1 + jax.lax.erf(math.sqrt(0.5) * x))).astype(inputs.dtype)
 
 
+def geglu(inputs: Float[Array, "... twice"]) -> Float[Array, "... once"]:
+    """Return the GELU of the first half of the features times the second (Shazeer, 2020)."""
+    activated, gate = jnp.split(inputs, 2, axis=-1)
+    return gelu(activated) * gate
+
+
 def layer_norm(config: EncoderConfig, name: str) -> nn.LayerNorm:
     """Return a layer normalization over the last axis, its statistics in float32.
 
@@ -166,6 +174,7 @@ def layer_norm(config: EncoderConfig, name: str) -> nn.LayerNorm:
         epsilon=config.layer_norm_eps,
         dtype=compute_dtype(config.dtype),
         use_fast_variance=False,  # E[x^2] - E[x]^2 loses digits where the mean is large
+        use_bias=config.biases,
         name=name,
     )
 

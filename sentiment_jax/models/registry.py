@@ -11,6 +11,7 @@ from sentiment_jax.config.schema import AnyModel, EncoderConfig
 from sentiment_jax.errors import InputError
 from sentiment_jax.models import encoder, layers, linear, lstm
 from sentiment_jax.models.bert import BertClassifier, MaskedLanguageModel
+from sentiment_jax.models.distilbert import DistilBertClassifier
 from sentiment_jax.models.electra import (
     ElectraClassifier,
     ReplacedTokenDetectionModel,
@@ -18,6 +19,8 @@ from sentiment_jax.models.electra import (
 )
 from sentiment_jax.models.linear import NgramClassifier
 from sentiment_jax.models.lstm import LstmClassifier, NgramEmbeddings
+from sentiment_jax.models.modernbert import ModernBertClassifier, ModernBertMaskedLanguageModel
+from sentiment_jax.models.roberta import RobertaClassifier
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +46,14 @@ TRANSFORMERS = {
     "masked_language_modeling": "ForMaskedLM",
     "replaced_token_detection": "ForPreTraining",
 }
+ROBERTA = Architecture(
+    classifier=RobertaClassifier,
+    pretraining={"masked_language_modeling": MaskedLanguageModel},
+    vocabulary="wordpiece",
+    layerwise_multipliers=encoder.layerwise_multipliers,
+    heads=("classifier.", "pooler.", "lm_head."),
+    transformers=TRANSFORMERS,
+)
 ARCHITECTURES = {
     "bert": Architecture(
         classifier=BertClassifier,
@@ -61,6 +72,24 @@ ARCHITECTURES = {
         heads=("classifier.", "discriminator_predictions.", "generator"),
         transformers=TRANSFORMERS,
         extract_generator=extract_generator,
+    ),
+    "distilbert": Architecture(
+        classifier=DistilBertClassifier,
+        pretraining={"masked_language_modeling": MaskedLanguageModel},
+        vocabulary="wordpiece",
+        layerwise_multipliers=encoder.layerwise_multipliers,
+        heads=("classifier.", "pre_classifier.", "vocab_"),
+        transformers=TRANSFORMERS,
+    ),
+    "roberta": ROBERTA,
+    "xlm-roberta": ROBERTA,
+    "modernbert": Architecture(
+        classifier=ModernBertClassifier,
+        pretraining={"masked_language_modeling": ModernBertMaskedLanguageModel},
+        vocabulary="wordpiece",
+        layerwise_multipliers=encoder.layerwise_multipliers,
+        heads=("classifier.", "head.", "decoder."),
+        transformers=TRANSFORMERS,
     ),
     "lstm": Architecture(
         classifier=LstmClassifier,

@@ -1,6 +1,7 @@
 """Export parameters as a Hugging Face folder that PyTorch's models open."""
 
 import dataclasses
+import itertools
 import json
 import shutil
 import tempfile
@@ -13,9 +14,11 @@ from safetensors.numpy import save_file
 
 from sentiment_jax.analysis.html import render
 from sentiment_jax.config.schema import CLASSES, EncoderConfig
+from sentiment_jax.data.tokenization import find_special, framing
 from sentiment_jax.data.unlabeled import KINDS
 from sentiment_jax.errors import InputError
-from sentiment_jax.huggingface.weights import CONFIG_NAMES, to_tensors
+from sentiment_jax.huggingface.names import NAMES, config_fields
+from sentiment_jax.huggingface.weights import to_tensors
 from sentiment_jax.models.registry import ARCHITECTURES
 from sentiment_jax.storage.files import read_json
 from sentiment_jax.storage.run_directory import RunDirectory
@@ -94,19 +97,21 @@ def _write_model(folder: Path, model: Export) -> None:
     config = model.config
     kind = ARCHITECTURES[config.name].transformers[model.objective]
     settings: dict[str, Any] = {
-        "architectures": [config.name.capitalize() + kind],
-        **{theirs: getattr(config, ours) for ours, theirs in CONFIG_NAMES.items()},
-        "position_embedding_type": "absolute",
-        "pad_token_id": 0,
+        "architectures": [NAMES[config.name].classes + kind],
+        "pad_token_id": find_special(model.tokenizer, "pad") or 0,
+        **{theirs: getattr(config, ours) for ours, theirs in config_fields(config.name).items()},
+        **NAMES[config.name].supported,
         "torch_dtype": "float32",
     }
     if not model.objective:
         settings["id2label"] = {str(i): name for i, name in enumerate(model.classes)}
         settings["label2id"] = {name: i for i, name in enumerate(model.classes)}
+    settings = {name: value for name, value in settings.items() if value is not None}
     tensors = to_tensors(model.params, config.name)
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     (folder / "config.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
-    _export_tokenizer(folder, config.max_position_embeddings, model.tokenizer)
+    max_length = config.max_position_embeddings - config.first_position
+    _export_tokenizer(folder, max_length, model.tokenizer)
     # safetensors makes a file for the user alone; this one has the mode of the others
     shutil.copymode(folder / "config.json", folder / "model.safetensors")
 
@@ -138,20 +143,15 @@ def _export_tokenizer(folder: Path, max_length: int, tokenizer: tokenizers.Token
     tokenizer = tokenizers.Tokenizer.from_str(tokenizer.to_str())
     tokenizer.no_padding()
     tokenizer.no_truncation()
-    names = "pad", "unk", "cls", "sep", "mask"
-    special = {f"{name}_token": f"[{name.upper()}]" for name in names}
-    ids = {token: tokenizer.token_to_id(token) for token in special.values()}
-    if tokenizer.post_processor is None and None not in (ids["[CLS]"], ids["[SEP]"]):
-        tokenizer.post_processor = tokenizers.processors.TemplateProcessing(
-            single="[CLS] $A [SEP]",
-            special_tokens=[(token, ids[token]) for token in ("[CLS]", "[SEP]")],
-        )
     tokenizer.save(str(folder / "tokenizer.json"))
+    ids = {name: find_special(tokenizer, name) for name in ("pad", "unk", "mask")}
+    ids |= dict(zip(("cls", "sep"), itertools.chain(*framing(tokenizer)), strict=True))
     settings = {
         # takes tokenizer.json as it is; BertTokenizer would build a lower-casing one of its own
         "tokenizer_class": "PreTrainedTokenizerFast",
         "model_max_length": max_length,
-        **{name: token for name, token in special.items() if ids[token] is not None},
+        "model_input_names": ["input_ids", "attention_mask"],
+        **{f"{n}_token": tokenizer.id_to_token(i) for n, i in ids.items() if i is not None},
     }
     text = json.dumps(settings, indent=2) + "\n"
     (folder / "tokenizer_config.json").write_text(text, encoding="utf-8")

@@ -13,13 +13,14 @@ from pathlib import Path
 import jax
 import numpy as np
 from jaxtyping import Float, Float64
-from tokenizers import Tokenizer
+from tokenizers import Tokenizer, decoders
 
 from sentiment_jax.data.encoding import Encoded
 from sentiment_jax.data.labels import decide
 from sentiment_jax.data.ngrams import unigrams
 from sentiment_jax.data.reviews import Reviews, is_blank, regular
 from sentiment_jax.data.table import FORMATS, JSON_LINES, Table, read_table
+from sentiment_jax.data.tokenization import continues_word, framing, unknown_id
 from sentiment_jax.errors import InputError
 from sentiment_jax.runtime import terminal
 from sentiment_jax.storage.files import safe_cell, write_table
@@ -113,17 +114,19 @@ def unknown_shares(tokenizer: Tokenizer, encoded: Encoded) -> Float64[np.ndarray
     """Return the share of [UNK] among the encoded words of each review; 1 if it has no words."""
     starts = encoded.offsets[:-1]
     is_word = ~np.isin(encoded.tokens, _not_words(tokenizer))
-    is_unknown = encoded.tokens == (tokenizer.token_to_id("[UNK]") or 0)
+    is_unknown = encoded.tokens == unknown_id(tokenizer)
     words = np.add.reduceat(is_word, starts, dtype=np.int64)
     unknown = np.add.reduceat(is_unknown, starts, dtype=np.int64)
-    return np.where(words == 0, 1, unknown / np.maximum(words, 1))
+    blank = encoded.lengths == sum(map(len, framing(tokenizer)))
+    return np.where(blank, 1, unknown / np.maximum(words, 1))
 
 
 @functools.lru_cache(maxsize=4)
 def _not_words(tokenizer: Tokenizer) -> list[int]:
     """Return the ids of [CLS], [SEP] and of pieces that continue a word."""
+    before, after = framing(tokenizer)
     entries = tokenizer.get_vocab().items()
-    return [i for entry, i in entries if entry in ("[CLS]", "[SEP]") or entry.startswith("##")]
+    return [*before, *after, *(i for entry, i in entries if continues_word(tokenizer, entry))]
 
 
 @functools.cache
@@ -139,7 +142,11 @@ def _count_scripts(text: str) -> Counter[str]:
 @functools.lru_cache(maxsize=4)
 def _own_scripts(tokenizer: Tokenizer) -> set[str]:
     """Return the scripts that make up 1 in 200 letters of a vocabulary's words."""
-    letters = _count_scripts("".join(w for w in unigrams(tokenizer) if not w.startswith("[")))
+    words = [word for word in unigrams(tokenizer) if not word.startswith("[")]
+    if isinstance(tokenizer.decoder, decoders.ByteLevel):  # it spells bytes by other letters
+        vocabulary = tokenizer.get_vocab()
+        words = tokenizer.decode_batch([[vocabulary[word]] for word in words])
+    letters = _count_scripts("".join(words))
     return {script for script, count in letters.items() if count > letters.total() / 200}
 
 

@@ -13,7 +13,8 @@ from tokenizers import Tokenizer
 
 from sentiment_jax.config.recipes import override
 from sentiment_jax.config.schema import OBJECTIVES, Config
-from sentiment_jax.data.encoding import WHOLE, Encoded, encode, framing
+from sentiment_jax.data.encoding import WHOLE, Encoded, encode
+from sentiment_jax.data.tokenization import framing
 from sentiment_jax.data.unlabeled import load_text
 from sentiment_jax.modes.train import dry_run as compile_steps
 from sentiment_jax.modes.train import train

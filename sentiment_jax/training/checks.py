@@ -12,7 +12,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from sentiment_jax.config.schema import MODELS, Config, EncoderConfig
+from sentiment_jax.config.schema import ENCODERS, OBJECTIVES, Config, EncoderConfig
 from sentiment_jax.config.stored import flatten, make_frozen
 from sentiment_jax.config.validation import validate
 from sentiment_jax.errors import InputError
@@ -30,18 +30,20 @@ def resolve(recipe: ConfigDict) -> Config:
         _check_teacher(teacher)
     name = values["model.name"]
     pretrained = values["model.pretrained"]
-    is_encoder = MODELS[name] is EncoderConfig
     folder = source_run(pretrained)
     sizes = None
     if folder:
         sizes = _read_source(folder, name)
-    elif pretrained and not is_encoder:
+    elif pretrained and name not in ENCODERS:
         raise InputError(f"model.pretrained={pretrained} is no run: {name} starts from one")
     elif pretrained:
         folder, values["model.revision"] = hub.find_pretrained(pretrained, values["model.revision"])
-    if is_encoder:
+    if name in ENCODERS:
         model = {key.removeprefix("model."): v for key, v in values.items() if "model." in key}
-        values |= flatten(weights.resolve_encoder(model, folder, sizes), "model.")
+        resolved = weights.resolve_encoder(model, folder, sizes)
+        values |= flatten(resolved, "model.")
+        if resolved.name != name and values["pretrain.objective"] == OBJECTIVES[name][0]:
+            values["pretrain.objective"] = OBJECTIVES[resolved.name][0]
     validate(values, pretraining=bool(values["pretrain.objective"]))
     return make_frozen(values)
 
@@ -59,11 +61,11 @@ def _check_teacher(teacher: Path) -> None:
 
 
 def _read_source(run: Path, name: str) -> EncoderConfig | None:
-    """Return the encoder of a source run, None for an LSTM; InputError: it is another one."""
+    """Return the encoder of a source run, None for an LSTM; InputError: the config's is none."""
     directory = RunDirectory(run)
     directory.check_found()
     source = directory.read_config().model
-    if source.name != name:
+    if source.name != name and not {source.name, name} <= {*ENCODERS}:
         raise InputError(
             f"model.pretrained={run} is a run of {source.name}, the config says model.name={name}"
         )

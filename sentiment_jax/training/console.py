@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from sentiment_jax.config.schema import CLASSES, Config
 from sentiment_jax.data.ngrams import unigrams
+from sentiment_jax.data.tokenization import unknown_id
 from sentiment_jax.huggingface.weights import LoadReport
 from sentiment_jax.runtime import devices, processes, terminal
 from sentiment_jax.training import compilation
@@ -33,7 +34,7 @@ def _warn_of_data(experiment: Experiment) -> None:
                 f"{shared:,} of {total:,} {split} reviews are in train too: their score misleads"
             )
     size = len(unigrams(experiment.tokenizer))
-    unknown = experiment.tokenizer.token_to_id("[UNK]")
+    unknown = unknown_id(experiment.tokenizer)
     share = np.mean(experiment.encoded["train"].tokens == unknown)
     if share > 0.5:
         terminal.warn_once(f"{share:.0%} of the training tokens are unknown")

@@ -70,10 +70,11 @@ def initial_params(classifier: Classifier) -> tuple[Any, LoadReport | None]:
             params,
             where=f"model.pretrained={run}",
             files=f"{run}, step {source.step}",
+            order=weights.class_order(source.classes, classifier.classes),
         )
     assert isinstance(model, EncoderConfig)  # an LSTM starts from a run: checks.resolve
     folder, _ = hub.find_pretrained(model.pretrained, model.revision)
-    return weights.load_pretrained(folder, classifier.model.config, params)
+    return weights.load_pretrained(folder, classifier.model.config, params, classifier.classes)
 
 
 def _restore(experiment: Experiment, checkpoints: Checkpoints) -> tuple[TrainState, Progress]:

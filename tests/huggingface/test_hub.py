@@ -131,7 +131,7 @@ def test_the_commit_is_found_downloaded_and_needs_no_network_again(server, cache
     for path in folder.iterdir():
         assert path.read_bytes() == (Hub.folder / path.name).read_bytes()
     assert not [request for request in server.requests if "pytorch_model" in request]
-    assert weights.read_encoder_config(folder, "bert").hidden_size == 24
+    assert weights.read_encoder_config(folder).hidden_size == 24
 
     asked = len(server.requests)
     assert hub.find_pretrained(MODEL, COMMIT) == (folder, COMMIT)

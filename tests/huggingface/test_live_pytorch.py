@@ -20,9 +20,9 @@ torch = pytest.importorskip("torch", reason="the golden files hold what PyTorch 
 
 def draw_batch(config):
     """Random tokens of several lengths, whose padding is random too: it must not matter."""
-    length = config.max_position_embeddings
+    length = config.max_position_embeddings - config.first_position
     shape = (5, length)
-    token_ids = np.random.default_rng(0).integers(0, config.vocab_size, shape)
+    token_ids = np.random.default_rng(0).integers(config.first_position, config.vocab_size, shape)
     lengths = jnp.array([length, 1, 2, length - 1, length // 2], jnp.int32)
     return {"token_ids": jnp.asarray(token_ids, jnp.int32), "lengths": lengths}
 

@@ -24,12 +24,15 @@ WORDS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "good", "Good", "film", "
 
 @pytest.fixture
 def tokenizer():
-    """A cased tokenizer with neither [CLS] and [SEP] around its output nor the default lengths."""
+    """A cased tokenizer with other lengths than the model's."""
     vocabulary = {word: i for i, word in enumerate(WORDS)}
     model = tokenizers.models.WordPiece(vocabulary, unk_token="[UNK]")
     tokenizer = tokenizers.Tokenizer(model)
     tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.BertPreTokenizer()
     tokenizer.add_special_tokens(list(WORDS[:5]))
+    tokenizer.post_processor = tokenizers.processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
     tokenizer.enable_truncation(3)
     tokenizer.enable_padding(length=9)
     return tokenizer
@@ -105,7 +108,6 @@ def test_transformers_opens_the_tokenizer_as_it_is(tmp_path, tokenizer, bert):
     assert len(opened("bad " * 50, truncation=True)["input_ids"]) == 16
     # the tokenizer that was passed keeps its settings
     assert tokenizer.truncation["max_length"] == 3
-    assert tokenizer.post_processor is None
 
 
 def test_a_folder_with_other_files_is_refused(tmp_path, bert):

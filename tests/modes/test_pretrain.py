@@ -164,8 +164,8 @@ def test_fine_tuning_starts_from_its_best_checkpoint(pretrained, load, capsys):
     assert "held out" not in capsys.readouterr().err
     prepare_experiment(resolve(override(config, {"data.split_seed": 1})))
     assert re.search(r"was trained on \d+ of the \d+ reviews", capsys.readouterr().err)
-    with pytest.raises(InputError, match="is a run of bert, the config says model.name=electra"):
-        resolve(make_config("electra", **{"model.pretrained": str(source)}))
+    of_electra = make_config("electra", **inherited, **{"model.pretrained": str(source)})
+    assert resolve(of_electra).model == resolved.model  # the source says what it is
 
 
 def test_an_lstm_starts_from_ngram_vectors_which_stay_if_frozen(pretrained, load, tmp_path):

@@ -15,11 +15,12 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, UInt8
 from tokenizers import Tokenizer
 
+from sentiment_jax.data.tokenization import continues_word, find_special, special_tokens
 from sentiment_jax.errors import InputError
 from sentiment_jax.training.objectives.objective import Batch, cross_entropy, forward
 
-SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")  # never predicted
-NEVER, WORD, PIECE = range(3)  # kinds of tokens: a piece continues the word before it
+# Kinds of tokens: special ones are never predicted, a piece continues the word before it.
+NEVER, WORD, PIECE = range(3)
 
 
 def draw_rows(key: Array, numbers: Int[Array, " batch"], shape: tuple[int, ...]) -> Array:
@@ -76,15 +77,16 @@ class MaskedLanguageModeling:
     @classmethod
     def of(cls, tokenizer: Tokenizer, fraction: float) -> "MaskedLanguageModeling":
         """Make the objective of a pre-training; InputError: its tokenizer has no [MASK]."""
-        mask = tokenizer.token_to_id("[MASK]")
+        mask = find_special(tokenizer, "mask")
         if mask is None:
             raise InputError(
                 "the tokenizer has no [MASK]: take the one of a BERT, or none to learn it"
             )
         kinds = bytearray(tokenizer.get_vocab_size())
+        special = special_tokens(tokenizer)
         for token, i in tokenizer.get_vocab().items():
-            if token not in SPECIAL:
-                kinds[i] = PIECE if token.startswith("##") else WORD
+            if token not in special:
+                kinds[i] = PIECE if continues_word(tokenizer, token) else WORD
         return cls(bytes(kinds), mask, fraction)
 
     def mask_batch(

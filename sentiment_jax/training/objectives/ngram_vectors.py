@@ -20,9 +20,10 @@ from jax.stages import Wrapped
 from jaxtyping import Array, Bool, Float, Int
 from tokenizers import Tokenizer
 
+from sentiment_jax.data.tokenization import special_tokens
 from sentiment_jax.models.layers import product_precision
 from sentiment_jax.runtime import devices
-from sentiment_jax.training.objectives.masked_language_modeling import SPECIAL, draw_rows
+from sentiment_jax.training.objectives.masked_language_modeling import draw_rows
 from sentiment_jax.training.objectives.objective import Batch
 
 NOISE_SAMPLES = 4096  # that estimate the softmax over the vocabulary, for the perplexity
@@ -61,7 +62,7 @@ class NgramVectors:
     ) -> "NgramVectors":
         """Make the objective of a pre-training on a text."""
         counts = np.bincount(token_ids.ravel(), minlength=tokenizer.get_vocab_size())
-        counts[[i for token in SPECIAL if (i := tokenizer.token_to_id(token)) is not None]] = 0
+        counts[[*special_tokens(tokenizer).values()]] = 0
         frequencies = (counts / np.maximum(counts.sum(), 1)).astype(np.float32)
         return cls(frequencies.tobytes(), mesh=mesh)
 

@@ -1,0 +1,219 @@
+"""ModernBERT (Warner et al., 2024): a pre-layer-norm encoder for long texts, without biases.
+
+Rotary position embeddings (Su et al., 2021) and GeGLU (Shazeer, 2020); most layers attend to a
+window around each token. Numerics follow Hugging Face's PyTorch model, heads included.
+"""
+
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Float
+
+from sentiment_jax.config.schema import ModernBertConfig
+from sentiment_jax.models import layers
+from sentiment_jax.models.bert import TokenPredictionHead
+from sentiment_jax.models.encoder import attend, attend_fully, classification_layers
+from sentiment_jax.models.layers import Dropout, Lengths, Positions, States, TokenIds
+
+Heads = Float[Array, "batch length heads size"]
+
+
+def rotate(inputs: Heads, theta: float) -> Heads:
+    """Apply rotary position embeddings: turn pairs of features by angles that grow with position.
+
+    Feature i forms a pair with i + size / 2.
+    """
+    _, length, _, size = inputs.shape
+    frequencies = 1 / theta ** (jnp.arange(0, size, 2) / size)
+    angles = jnp.arange(length)[:, None, None] * frequencies
+    cos = jnp.cos(angles)
+    sin = jnp.sin(angles)
+    first, second = jnp.split(inputs.astype(jnp.float32), 2, axis=-1)
+    turned = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
+    return turned.astype(inputs.dtype)
+
+
+def attend_locally(
+    config: ModernBertConfig,
+    query: Heads,
+    key: Heads,
+    value: Heads,
+    lengths: Lengths,
+    deterministic: bool,
+) -> Heads:
+    """Attend to valid keys at most half a window away, at a cost of length x window.
+
+    Queries are cut into blocks as long as the window: each sees its block and half a window on
+    either side. Texts of up to two blocks are one block with all keys.
+    """
+    batch, length, heads, size = query.shape
+    reach = config.local_attention // 2
+    block = 2 * reach
+    if length <= 2 * block:
+        positions = jnp.arange(length)
+        near = jnp.abs(positions[:, None] - positions) <= reach
+        mask = near & (positions < lengths[:, None])[:, None]
+        return attend(config, query, key, value, mask, deterministic)
+    blocks = -(-length // block)
+    padding = blocks * block - length
+
+    def overlapping(keys: Heads) -> Float[Array, "blocks keys heads size"]:
+        padded = jnp.pad(keys, ((0, 0), (reach, reach + padding), (0, 0), (0, 0)))
+        parts = padded.reshape(batch, blocks + 1, block, heads, size)
+        pairs = jnp.concatenate([parts[:, :-1], parts[:, 1:]], axis=2)
+        return pairs.reshape(batch * blocks, 2 * block, heads, size)
+
+    queries = jnp.pad(query, ((0, 0), (0, padding), (0, 0), (0, 0)))
+    queries = queries.reshape(batch * blocks, block, heads, size)
+    offsets = jnp.arange(2 * block) - reach  # of the keys from the start of their block
+    near = jnp.abs(jnp.arange(block)[:, None] - offsets) <= reach
+    positions = jnp.arange(blocks)[:, None] * block + offsets
+    valid = (positions >= 0) & (positions < lengths[:, None, None])
+    mask = (near & valid[:, :, None]).reshape(batch * blocks, block, 2 * block)
+    context = attend(config, queries, overlapping(key), overlapping(value), mask, deterministic)
+    return context.reshape(batch, blocks * block, heads, size)[:, :length]
+
+
+class ModernBertLayer(nn.Module):
+    """One pre-layer-norm layer; it attends to all tokens if `is_global`."""
+
+    config: ModernBertConfig
+    deterministic: bool
+    is_first: bool
+    is_global: bool
+
+    @nn.compact
+    def __call__(self, hidden: States, lengths: Lengths) -> States:
+        """Add to the input what attention, then a feed-forward network make of it, normalized."""
+        config = self.config
+        size = config.hidden_size
+        normed = hidden if self.is_first else layers.layer_norm(config, "attention_norm")(hidden)
+        attended = self.attend(layers.Dense(config, 3 * size, name="qkv")(normed), lengths)
+        attended = layers.Dense(config, size, name="attention_output")(attended)
+        hidden += Dropout(config.attention_dropout, self.deterministic)(attended)
+        normed = layers.layer_norm(config, "mlp_norm")(hidden)
+        wide = 2 * config.intermediate_size
+        gated = layers.Dense(config, wide, layers.geglu, name="intermediate")(normed)
+        gated = Dropout(config.hidden_dropout, self.deterministic)(gated)
+        return hidden + layers.Dense(config, size, name="output")(gated)
+
+    def attend(self, projected: Float[Array, "batch length wide"], lengths: Lengths) -> States:
+        """Return the heads' attention, side by side."""
+        config = self.config
+        rows = projected.shape[:2]
+        query, key, value = jnp.split(projected, 3, axis=-1)
+        split = (*rows, config.num_attention_heads, -1)
+        theta = config.global_rope_theta if self.is_global else config.local_rope_theta
+        query = rotate(query.reshape(split), theta)
+        key = rotate(key.reshape(split), theta)
+        apply = attend_fully if self.is_global else attend_locally
+        context = apply(config, query, key, value.reshape(split), lengths, self.deterministic)
+        return context.reshape(*rows, -1)
+
+
+class ModernBertEmbeddings(nn.Module):
+    """Word embeddings, normalized."""
+
+    config: ModernBertConfig
+    deterministic: bool
+
+    @nn.compact
+    def __call__(self, token_ids: TokenIds) -> States:
+        """Embed token ids; raise ValueError if there are more than `max_position_embeddings`."""
+        config = self.config
+        if token_ids.shape[1] > config.max_position_embeddings:
+            positions = config.max_position_embeddings
+            raise ValueError(f"{token_ids.shape[1]} tokens exceed the {positions} positions")
+        init = nn.initializers.normal(config.initializer_range)
+        embed = nn.Embed(
+            config.vocab_size, config.hidden_size, embedding_init=init, name="word_embeddings"
+        )
+        hidden = layers.layer_norm(config, "layer_norm")(embed(token_ids))
+        return Dropout(config.embedding_dropout, self.deterministic)(hidden)
+
+
+class ModernBertEncoder(nn.Module):
+    """The stack of layers, named `layer_<i>`."""
+
+    config: ModernBertConfig
+    deterministic: bool
+
+    @nn.compact
+    def __call__(self, hidden: States, lengths: Lengths) -> States:
+        """Return the last layer's states."""
+        config = self.config
+        kind = nn.remat(ModernBertLayer) if config.remat else ModernBertLayer
+        for i in range(config.num_hidden_layers):
+            layer = kind(
+                config,
+                self.deterministic,
+                is_first=i == 0,
+                is_global=i % config.global_attn_every_n_layers == 0,
+                name=f"layer_{i}",
+            )
+            hidden = layer(hidden, lengths)
+        return hidden
+
+
+class ModernBertHead(nn.Module):
+    """Dense, GELU and layer norm, in float32."""
+
+    config: ModernBertConfig
+
+    @nn.compact
+    def __call__(self, pooled: Float[Array, "batch hidden"]) -> Float[Array, "batch hidden"]:
+        """Return the features that the linear classifier reads."""
+        dense, _ = classification_layers(self.config, deterministic=True)
+        size = self.config.hidden_size
+        inner = layers.gelu(dense(size, use_bias=False, name="dense")(pooled))
+        epsilon = self.config.layer_norm_eps
+        norm = nn.LayerNorm(epsilon, use_bias=False, use_fast_variance=False, name="layer_norm")
+        return norm(inner)
+
+
+class ModernBertClassifier(nn.Module):
+    """The encoder under ModernBERT's head."""
+
+    config: ModernBertConfig
+    classes: int = 2
+
+    @nn.compact
+    def __call__(
+        self, token_ids: TokenIds, lengths: Lengths, *, deterministic: bool
+    ) -> Float[Array, "batch classes"]:
+        """Return logits; only the first `lengths` tokens of a row count."""
+        config = self.config
+        hidden = ModernBertEmbeddings(config, deterministic, name="embeddings")(token_ids)
+        hidden = ModernBertEncoder(config, deterministic, name="encoder")(hidden, lengths)
+        hidden = layers.layer_norm(config, "final_norm")(hidden).astype(jnp.float32)
+        pooled = hidden[:, 0]
+        if config.classifier_pooling == "mean":
+            valid = jnp.arange(hidden.shape[1]) < lengths[:, None]
+            pooled = jnp.sum(hidden * valid[:, :, None], axis=1) / lengths[:, None]
+        dense, dropout = classification_layers(config, deterministic)
+        features = ModernBertHead(config, name="head")(pooled)
+        return dense(self.classes, name="classifier")(dropout(features))
+
+
+class ModernBertMaskedLanguageModel(nn.Module):
+    """The encoder under a head that predicts tokens."""
+
+    config: ModernBertConfig
+
+    @nn.compact
+    def __call__(
+        self,
+        token_ids: TokenIds,
+        lengths: Lengths,
+        positions: Positions = None,
+        *,
+        deterministic: bool,
+    ) -> Float[Array, "batch chosen vocabulary"]:
+        """Return float32 logits over the vocabulary."""
+        config = self.config
+        embeddings = ModernBertEmbeddings(config, deterministic, name="embeddings")
+        encoder = ModernBertEncoder(config, deterministic, name="encoder")
+        hidden = encoder(embeddings(token_ids), lengths)
+        if positions is not None:
+            hidden = jnp.take_along_axis(hidden, positions[:, :, None], axis=1)
+        hidden = layers.layer_norm(config, "final_norm")(hidden)
+        return TokenPredictionHead(config, name="predictions")(hidden, embeddings)

@@ -1,0 +1,257 @@
+"""Each encoder in a run's life: trained, killed, resumed, scored, explained, exported."""
+
+import json
+import random
+import re
+from unittest.mock import Mock
+
+import golden
+import jax
+import numpy as np
+import pretrained
+import pytest
+import runs
+import transformers
+from reviews import encode_lists
+
+from configs import bert
+from sentiment_jax import api
+from sentiment_jax.analysis.integrated_gradients import explain
+from sentiment_jax.config.recipes import override
+from sentiment_jax.data.corpus import SAMPLE
+from sentiment_jax.data.tokenization import framing, load_pretrained_tokenizer
+from sentiment_jax.errors import InputError
+from sentiment_jax.huggingface import weights
+from sentiment_jax.modes.evaluate import evaluate_run
+from sentiment_jax.modes.export import export_workdir
+from sentiment_jax.modes.predict import predict
+from sentiment_jax.modes.train import train
+from sentiment_jax.storage.files import read_json
+from sentiment_jax.training.objectives.masked_language_modeling import MaskedLanguageModeling
+from sentiment_jax.training.run import Progress
+from sentiment_jax.training.trained_model import load_run
+
+SMALL = {name: value for name, value in runs.SMALL.items() if "model" not in name} | {
+    "epochs": 2,
+    "batch_size": 16,
+    "eval_batch_size": 16,
+    "data.source": "sample",
+    "data.max_length": 24,
+    "data.length_buckets": (),
+    "optimizer.learning_rate": 1e-3,
+}
+TEXTS = SAMPLE.read_text(encoding="utf-8").splitlines()[:300]
+EXAMPLE = "An unbelievably good film.  Don't miss it, 😀 naïve café!"
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """A folder of each encoder; not to be changed."""
+    parent = tmp_path_factory.mktemp("hub")
+    return {name: pretrained.write_folder(parent / name, name, TEXTS) for name in pretrained.NAMES}
+
+
+def make_config(folder, **changes):
+    """A recipe of BERT that names the folder: config.json says what it is."""
+    settings = {"model.pretrained": str(folder), **changes}
+    return override(bert.get_config(), SMALL | settings)
+
+
+@pytest.mark.parametrize("name", pretrained.NAMES)
+def test_a_run_of_each_encoder(name, folders, tmp_path, monkeypatch, capsys):
+    """Trained, killed, resumed, evaluated, explained and exported."""
+    config = make_config(folders[name])
+    whole = tmp_path / "whole"
+    result = train(config, whole)
+    assert result["model"] == name == read_json(whole / "config.json")["model"]["name"]
+    with monkeypatch.context() as patch, pytest.raises(MemoryError):
+        patch.setattr(Progress, "add", runs.at_step(4, Mock(side_effect=MemoryError)))
+        train(config, tmp_path / "killed")
+    train(config, tmp_path / "killed")
+    runs.assert_same_run(whole, tmp_path / "killed")
+
+    scores = evaluate_run(whole, "test")
+    assert {key: scores[key] for key in result["test"]} == result["test"]
+    trained = load_run(whole)
+    capsys.readouterr()
+    _, warnings = predict([trained], ["Good", EXAMPLE, "Очень хороший фильм", ""])
+    assert warnings == ["", "", "Cyrillic script", "no text"]
+    explanation = explain(trained, EXAMPLE)
+    assert explanation.complete
+    words = [explanation.text[word.start : word.end] for word in explanation.words]
+    assert [word.strip().lower() for word in words[:3]] == ["an", "unbelievably", "good"]
+
+    export_workdir(whole, tmp_path / "out")
+    model = trained.model
+    again, report = weights.load_pretrained(tmp_path / "out", model.config, golden.random(model))
+    assert report.new == report.unused == ()
+    jax.tree.map(np.testing.assert_array_equal, again, trained.params)
+    opened = transformers.AutoConfig.from_pretrained(tmp_path / "out")
+    assert (opened.model_type, opened.num_labels) == (name, 2)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "out")
+    text = explanation.text  # without the second space
+    ids, _ = encode_lists(trained.tokenizer, [text], max_length=24)
+    assert [tokenizer(text, truncation=True, max_length=24)["input_ids"]] == ids
+
+
+@pytest.mark.parametrize("name", pretrained.NAMES)
+def test_a_pretraining_goes_on_and_is_fine_tuned(name, folders, tmp_path):
+    """Also by the recipe of ELECTRA: the objective is the one that the folder's encoder has."""
+    config = make_config(folders[name], epochs=1)
+    config.model.name = "electra"
+    result = api.pretrain(config, str(tmp_path / "text"))
+    assert read_json(tmp_path / "text/config.json")["pretrain"]["objective"] == (
+        "masked_language_modeling"
+    )
+    assert result["val"]["perplexity"] < 2 * pretrained.SIZES["vocab_size"]
+    tuned = train(make_config(tmp_path / "text", epochs=1), tmp_path / "run")
+    assert tuned["model"] == name
+
+
+def draw_text(rng):
+    """Words, spaces at odd places, other scripts, emoji, line ends, nothing."""
+    parts = [
+        "good",
+        "Film",
+        "don't",
+        "it's",
+        "x",
+        "1999",
+        "café",
+        "naïve",
+        "Привет",
+        "你好",
+        "😀",
+        "👍🏽",
+    ]
+    parts += ["\n", "\n\n", "  ", "\t", "...", "?!", "ﬁ", "e\u0301", "\u200b", "<b>", "&amp;", "_"]
+    return "".join(
+        rng.choice(["", " ", " ", "  "]) + rng.choice(parts) for _ in range(rng.randrange(12))
+    )
+
+
+@pytest.mark.parametrize("name", pretrained.NAMES)
+def test_a_thousand_texts_have_the_ids_of_transformers(name, folders):
+    rng = random.Random(0)
+    texts = ["", " ", "\n", " leading", *(draw_text(rng) for _ in range(996))]
+    theirs = transformers.AutoTokenizer.from_pretrained(folders[name])
+    tokenizer = load_pretrained_tokenizer(folders[name])
+    ours = [encoding.ids for encoding in tokenizer.encode_batch(texts)]
+    assert ours == theirs(texts)["input_ids"]
+    before, after = framing(tokenizer)
+    assert all(ids[:1] == before and ids[-1:] == after for ids in ours)
+
+
+def test_a_folder_without_tokenizer_json_has_the_one_that_transformers_makes(folders, tmp_path):
+    original = load_pretrained_tokenizer(folders["roberta"])
+    original.model.save(str(tmp_path))  # vocab.json and merges.txt
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "roberta"}))
+    made = load_pretrained_tokenizer(tmp_path)
+    assert made.encode(EXAMPLE).ids == original.encode(EXAMPLE).ids
+    (tmp_path / "vocab.json").write_text("{")
+    with pytest.raises(InputError, match="tokenizer's files are damaged .*: download it again"):
+        load_pretrained_tokenizer(tmp_path)
+
+
+@pytest.mark.parametrize("name", pretrained.NAMES)
+def test_whole_words_are_masked(name, folders):
+    tokenizer = load_pretrained_tokenizer(folders[name])
+    objective = MaskedLanguageModeling.of(tokenizer, 0.3)
+    encoding = tokenizer.encode("unbelievably good acting throughout this movie")
+    kinds = [objective.kinds[i] for i in encoding.ids]
+    assert kinds[0] == kinds[-1] == 0  # never
+    starts = [i for i, kind in enumerate(kinds) if kind == 1]
+    texts = [
+        tokenizer.decode(encoding.ids[a:b]) for a, b in zip(starts, [*starts[1:], -1], strict=True)
+    ]
+    found = [re.sub(r"\s|##", "", text) for text in texts]
+    expected = ["unbelievably", "good", "acting", "throughout", "this", "movie"]
+    assert found == (expected if len(found) == 6 else expected[1:])  # a first word has no mark
+    assert objective.mask == tokenizer.token_to_id("<mask>" if "roberta" in name else "[MASK]")
+
+
+CLASSES = {  # id2label of a checkpoint, and which of its outputs ours are
+    ("negative", "neutral", "positive"): (0, 1, 2),
+    ("Positive", "Negative", "Neutral"): (1, 2, 0),
+    ("LABEL_0", "LABEL_1", "LABEL_2"): (0, 1, 2),
+    ("anger", "joy", "fear"): None,
+    ("negative", "positive"): None,
+}
+
+
+@pytest.mark.parametrize("theirs", CLASSES)
+def test_a_head_for_the_same_classes_is_kept_in_their_order(theirs, folder):
+    changed = folder("roberta")
+    values = json.loads((changed / "config.json").read_text())
+    (changed / "config.json").write_text(
+        json.dumps(values | {"id2label": {str(i): name for i, name in enumerate(theirs)}})
+    )
+    outputs = np.random.default_rng(0).normal(size=(len(theirs), 24)).astype(np.float32)
+    biases = np.arange(len(theirs), dtype=np.float32)
+    head = {"classifier.out_proj.weight": outputs, "classifier.out_proj.bias": biases}
+    golden.rewrite(changed, lambda tensors: tensors | head)
+    model = golden.build("roberta").clone(classes=3)
+    classes = ("negative", "neutral", "positive")
+    params, report = weights.load_pretrained(
+        changed, model.config, golden.fill(model, 7.0), classes
+    )
+    out = params["classifier"]["out_proj"]
+    if CLASSES[theirs] is None:
+        assert {name.partition("/")[0] for name in report.new} == {"classifier"}
+        assert set(report.unused) >= set(head)
+        assert (out["kernel"] == 7.0).all()
+    else:
+        order = list(CLASSES[theirs])
+        assert report.new == report.unused == ()
+        np.testing.assert_array_equal(out["kernel"], outputs[order].T)
+        np.testing.assert_array_equal(out["bias"], biases[order])
+
+
+REFUSED = {
+    "roberta": [
+        ({"position_embedding_type": "relative_key"}, "'relative_key' is unknown, not 'absolute'"),
+        ({"hidden_act": "gelu_new"}, "hidden_act='gelu_new' is unknown"),
+    ],
+    "distilbert": [({"activation": "relu"}, "hidden_act='relu' is unknown")],
+    "modernbert": [
+        ({"attention_bias": True}, "attention_bias True is unknown, not False"),
+        ({"hidden_activation": "silu"}, "hidden_act='silu' is unknown"),
+        ({"layer_types": ["sliding_attention"] * 3}, "layer_types: only layers 0, n, 2n"),
+        ({"rope_parameters": {"full_attention": {"rope_type": "yarn"}}}, "rope_type 'yarn'"),
+        ({"classifier_pooling": "max"}, "classifier_pooling 'max' is unknown"),
+    ],
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [(name, *case) for name, cases in REFUSED.items() for case in cases],
+)
+def test_fields_that_change_numbers_are_refused(folder, name, change, message):
+    path = folder(name) / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(InputError, match=rf"config\.json: .*{message}"):
+        weights.read_encoder_config(path.parent)
+
+
+def test_untied_word_embeddings_are_refused_where_tokens_are_predicted(folder):
+    changed = folder("roberta_masked")
+    config = golden.build(changed).config
+    model = golden.build_model(config, vocab_size=61, objective="masked_language_modeling")
+    untied = {"lm_head.decoder.weight": np.ones((61, 24), np.float32)}
+    golden.rewrite(changed, lambda tensors: tensors | untied)
+    with pytest.raises(InputError, match="untied: lm_head.decoder.weight"):
+        weights.load_pretrained(changed, config, golden.fill(model, 7.0))
+    classifier = golden.build(changed)
+    weights.load_pretrained(changed, classifier.config, golden.fill(classifier, 7.0))
+
+
+def test_modernberts_two_forms_of_config_are_one(folder):
+    """The one that it was published with, and transformers 5's."""
+    path = folder("modernbert") / "config.json"
+    newer = json.loads(path.read_text())
+    older = {k: v for k, v in newer.items() if k not in ("layer_types", "rope_parameters")}
+    older |= {"global_attn_every_n_layers": 3, "global_rope_theta": 160000.0}
+    expected = weights.read_encoder_config(path.parent)
+    path.write_text(json.dumps(older | {"local_rope_theta": 10000.0}))
+    assert weights.read_encoder_config(path.parent) == expected
