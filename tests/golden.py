@@ -121,5 +121,5 @@ def hidden_states(model, params, batch):
     modules = [captured["embeddings"]]
     for i in range(model.config.num_hidden_layers):
         modules.append(captured["encoder"][f"layer_{i}"])
-    modules[-1] = captured.get("final_norm", modules[-1])  # Hugging Face's last state too
+    modules[-1] = captured["encoder"].get("norm", modules[-1])  # Hugging Face's last state too
     return [module["__call__"][0] for module in modules]

@@ -190,11 +190,8 @@ class EncoderConfig(ModelConfig):
     # The architecture's own:
     biases: ClassVar[bool] = True  # of the layers and of their normalizations
     attention_output_dropout: ClassVar[bool] = True
-
-    @property
-    def first_position(self) -> int:
-        """The number of the first token's position embedding."""
-        return 0
+    position_embeddings: ClassVar[bool] = True
+    first_position: ClassVar[int] = 0  # the number of the first token's
 
     def __post_init__(self) -> None:
         found = (
@@ -228,14 +225,9 @@ class DistilBertConfig(EncoderConfig):
 
 @dataclasses.dataclass(frozen=True)
 class RobertaConfig(EncoderConfig):
-    """RoBERTa and XLM-R: the positions begin behind that of padding."""
+    """RoBERTa and XLM-R: BERT with the first positions left to padding."""
 
-    pad_token_id: int = 1
-
-    @property
-    def first_position(self) -> int:
-        """The number of the first token's position embedding."""
-        return self.pad_token_id + 1
+    first_position: ClassVar[int] = 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -249,7 +241,7 @@ class ModernBertConfig(EncoderConfig):
     global_rope_theta: float = 160_000.0
     local_rope_theta: float = 10_000.0
     classifier_pooling: str = "cls"
-    embedding_dropout: float = 0.0
+    position_embeddings: ClassVar[bool] = False
     biases: ClassVar[bool] = False
 
 

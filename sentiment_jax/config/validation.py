@@ -47,8 +47,8 @@ def _data_problems(values: Mapping[str, Any]) -> list[str]:
         problems.append(f"data.length_buckets={buckets} must be positive whole numbers")
     length = values["data.max_length"]
     positions = values.get("model.max_position_embeddings")
-    if positions and (padding := values.get("model.pad_token_id")) is not None:
-        positions -= padding + 1  # RoBERTa numbers those of tokens from there
+    if positions:
+        positions -= getattr(MODELS[values["model.name"]], "first_position", 0)
     if positions and length > positions:
         problems.append(f"data.max_length={length} exceeds the model's {positions} positions")
     if values["data.ngrams"] > 1 and values["model.name"] != "lstm":

@@ -15,7 +15,6 @@ from tokenizers import (
     models,
     normalizers,
     pre_tokenizers,
-    processors,
     trainers,
 )
 from tokenizers.implementations import BertWordPieceTokenizer
@@ -114,23 +113,18 @@ def train_wordpiece(texts: Sequence[str], *, vocabulary_size: int) -> Tokenizer:
 
 
 def load_tokenizer(path: Path) -> Tokenizer:
-    """Read a tokenizer.json without its truncation and padding, which `encoding` does instead."""
+    """Read a tokenizer.json."""
     try:
         tokenizer = Tokenizer.from_file(str(path))
     except Exception as error:  # The library raises nothing more precise.
         raise InputError(f"{path} is no tokenizer ({error}): download it again") from None
-    return _prepare(tokenizer)
+    return _whole(tokenizer)
 
 
-def _prepare(tokenizer: Tokenizer) -> Tokenizer:
-    """Leave truncation and padding to `encoding`; add [CLS] and [SEP] if nothing else is added."""
+def _whole(tokenizer: Tokenizer) -> Tokenizer:
+    """Switch truncation and padding off, which `encoding` does instead."""
     tokenizer.no_truncation()  # all-MiniLM-L6-v2's own file truncates at 128 tokens and pads
     tokenizer.no_padding()
-    ids = [(token, tokenizer.token_to_id(token)) for token in ("[CLS]", "[SEP]")]
-    if tokenizer.post_processor is None and None not in dict(ids).values():
-        tokenizer.post_processor = processors.TemplateProcessing(
-            single="[CLS] $A [SEP]", special_tokens=ids
-        )
     return tokenizer
 
 
@@ -139,7 +133,7 @@ def load_pretrained_tokenizer(folder: Path) -> Tokenizer:
     if (folder / "tokenizer.json").exists():
         tokenizer = load_tokenizer(folder / "tokenizer.json")
     elif any((folder / name).exists() for name in VOCABULARIES):
-        tokenizer = _prepare(_make_tokenizer(folder))
+        tokenizer = _whole(_make_tokenizer(folder))
     else:
         raise InputError(f"{folder} holds neither tokenizer.json nor {' nor '.join(VOCABULARIES)}")
     if not framing(tokenizer)[0]:

@@ -11,22 +11,17 @@ from sentiment_jax.errors import InputError
 Values = dict[str, Any]  # of a config.json
 
 
-def keep(values: Values) -> Values:
-    """Return a config.json's values as they are."""
-    return values
-
-
 @dataclasses.dataclass(frozen=True)
 class Names:
     """An architecture's names there."""
 
-    root: str  # before the names of the encoder's tensors
-    classes: str  # before ForSequenceClassification
+    root: str = ""  # before the names of the encoder's tensors
+    classes: str = ""  # before ForSequenceClassification
     # Our modules -> theirs, without the root; * is the layer's index. Others have the same name.
-    modules: Mapping[str, str]
-    fields: Mapping[str, str]  # ours -> theirs in config.json, if they differ
-    supported: Mapping[str, Any]  # config.json's fields -> the only value that we compute
-    read: Callable[[Values], Values] = keep  # from newer forms of config.json
+    modules: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    fields: Mapping[str, str] = dataclasses.field(default_factory=dict)  # likewise in config.json
+    supported: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # its values, if fixed
+    read: Callable[[Values], Values] = dict  # from other forms of config.json
 
 
 BERT_MODULES = {
@@ -69,7 +64,7 @@ ROBERTA = Names(
         "predictions/layer_norm": "lm_head.layer_norm",
     },
     fields=BERT_FIELDS,
-    supported=BERT_SUPPORTED,
+    supported=BERT_SUPPORTED | {"pad_token_id": 1},
 )
 DISTILBERT = Names(
     root="distilbert",
@@ -97,7 +92,6 @@ DISTILBERT = Names(
         "classifier_dropout": "seq_classif_dropout",
         "hidden_act": "activation",
     },
-    supported={},
 )
 
 
@@ -136,7 +130,9 @@ MODERNBERT = Names(
         "encoder/layer_*/mlp_norm": "layers.*.mlp_norm",
         "encoder/layer_*/intermediate": "layers.*.mlp.Wi",
         "encoder/layer_*/output": "layers.*.mlp.Wo",
-        "head/layer_norm": "head.norm",
+        "encoder/norm": "final_norm",
+        "head_dense": "head.dense",
+        "head_norm": "head.norm",
         "predictions": "decoder",
         "predictions/dense": "head.dense",
         "predictions/layer_norm": "head.norm",
@@ -157,7 +153,6 @@ MODERNBERT = Names(
     },
     read=_read_modernbert,
 )
-OTHERS = Names(root="", classes="", modules={}, fields={}, supported={})  # no Hugging Face form
 NAMES = {
     "bert": BERT,
     "electra": dataclasses.replace(BERT, root="electra", classes="Electra"),
@@ -165,8 +160,8 @@ NAMES = {
     "roberta": ROBERTA,
     "xlm-roberta": dataclasses.replace(ROBERTA, classes="XLMRoberta"),
     "modernbert": MODERNBERT,
-    "lstm": OTHERS,
-    "ngrams": OTHERS,
+    "lstm": Names(),  # no Hugging Face form
+    "ngrams": Names(),
 }
 
 

@@ -3,6 +3,8 @@
 The heads are those of Hugging Face's BertForSequenceClassification and BertForMaskedLM.
 """
 
+from typing import ClassVar
+
 import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
@@ -10,7 +12,7 @@ from jaxtyping import Array, Float
 from sentiment_jax.config.schema import EncoderConfig
 from sentiment_jax.models import layers
 from sentiment_jax.models.encoder import Embeddings, Encoder, classification_layers
-from sentiment_jax.models.layers import Lengths, Positions, TokenIds
+from sentiment_jax.models.layers import Lengths, Positions, States, TokenIds
 
 
 class BertClassifier(nn.Module):
@@ -18,6 +20,7 @@ class BertClassifier(nn.Module):
 
     config: EncoderConfig
     classes: int = 2
+    encoder: ClassVar[type[Encoder]] = Encoder
 
     @nn.compact
     def __call__(
@@ -25,9 +28,13 @@ class BertClassifier(nn.Module):
     ) -> Float[Array, "batch classes"]:
         """Return logits; only the first `lengths` tokens of a row count."""
         embeddings = Embeddings(self.config, deterministic, name="embeddings")
-        encoder = Encoder(self.config, deterministic, name="encoder")
+        encoder = self.encoder(self.config, deterministic, name="encoder")
         states = encoder(embeddings(token_ids), lengths)
-        return self.head(states[:, 0].astype(jnp.float32), deterministic)
+        return self.head(self.pool(states, lengths), deterministic)
+
+    def pool(self, states: States, lengths: Lengths) -> Float[Array, "batch hidden"]:
+        """Return the first token's state."""
+        return states[:, 0].astype(jnp.float32)
 
     def head(
         self, first: Float[Array, "batch hidden"], deterministic: bool
@@ -63,6 +70,7 @@ class MaskedLanguageModel(nn.Module):
     """An encoder that predicts tokens."""
 
     config: EncoderConfig
+    encoder: ClassVar[type[Encoder]] = Encoder
 
     @nn.compact
     def __call__(
@@ -75,6 +83,6 @@ class MaskedLanguageModel(nn.Module):
     ) -> Float[Array, "batch chosen vocabulary"]:
         """Return float32 logits over the vocabulary."""
         embeddings = Embeddings(self.config, deterministic, name="embeddings")
-        encoder = Encoder(self.config, deterministic, first_only=False, name="encoder")
+        encoder = self.encoder(self.config, deterministic, first_only=False, name="encoder")
         states = encoder(embeddings(token_ids), lengths, positions)
         return TokenPredictionHead(self.config, name="predictions")(states, embeddings)

@@ -18,6 +18,9 @@ from sentiment_jax.config.schema import EncoderConfig
 from sentiment_jax.models import layers
 from sentiment_jax.models.layers import Dropout, Lengths, Positions, States, TokenIds, drop
 
+Queries = Float[Array, "batch queries heads size"]
+Keys = Float[Array, "batch keys heads size"]
+
 
 class Embeddings(nn.Module):
     """Word, position and token-type embeddings, normalized; projected where the sizes differ."""
@@ -41,7 +44,8 @@ class Embeddings(nn.Module):
             return nn.Embed(size, config.embedding_size, embedding_init=init, name=name)(ids)
 
         hidden = embed("word", config.vocab_size, token_ids)
-        hidden += embed("position", positions, jnp.arange(first, first + length))
+        if config.position_embeddings:
+            hidden += embed("position", positions, jnp.arange(first, first + length))
         if config.type_vocab_size:
             hidden += embed("token_type", config.type_vocab_size, jnp.zeros((), jnp.int32))
         hidden = layers.layer_norm(config, "layer_norm")(hidden)
@@ -53,13 +57,13 @@ class Embeddings(nn.Module):
 
 def attend(
     config: EncoderConfig,
-    query: Float[Array, "batch queries heads size"],
-    key: Float[Array, "batch keys heads size"],
-    value: Float[Array, "batch keys heads size"],
+    query: Queries,
+    key: Keys,
+    value: Keys,
     mask: Bool[Array, "batch #queries keys"],
     deterministic: bool,
-) -> Float[Array, "batch queries heads size"]:
-    """Return scaled dot-product attention, with dropout of its weights, to the keys in `mask`.
+) -> Queries:
+    """Return scaled dot-product attention to the keys in `mask`, with dropout of its weights.
 
     jax.nn.dot_product_attention has no dropout, and is slower on the CPU.
     """
@@ -81,12 +85,12 @@ def attend(
 
 def attend_fully(
     config: EncoderConfig,
-    query: Float[Array, "batch queries heads size"],
-    key: Float[Array, "batch keys heads size"],
-    value: Float[Array, "batch keys heads size"],
+    query: Queries,
+    key: Keys,
+    value: Keys,
     lengths: Lengths,
     deterministic: bool,
-) -> Float[Array, "batch queries heads size"]:
+) -> Queries:
     """Attend to the first `lengths` keys of each row, by cuDNN if the config says so."""
     if config.attention == "cudnn" and layers.fits_cudnn(query, key):
         return jax.nn.dot_product_attention(
@@ -191,12 +195,12 @@ def layerwise_multipliers(params: Mapping[str, Any], decay: float) -> Any:
 
     Howard & Ruder (2018) and Clark et al. (2020).
     """
-    depth = len(params["encoder"])
+    depth = sum(name.startswith("layer_") for name in params["encoder"])
 
     def multiplier(path: Any, _: Array) -> float:
         if path[0].key == "embeddings":
             return decay ** (depth + 1)
-        if path[0].key != "encoder":
+        if path[0].key != "encoder" or not path[1].key.startswith("layer_"):
             return 1.0
         return decay ** (depth - int(path[1].key.removeprefix("layer_")))
 

@@ -4,15 +4,17 @@ Rotary position embeddings (Su et al., 2021) and GeGLU (Shazeer, 2020); most lay
 window around each token. Numerics follow Hugging Face's PyTorch model, heads included.
 """
 
+import dataclasses
+
 import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
 from sentiment_jax.config.schema import ModernBertConfig
 from sentiment_jax.models import layers
-from sentiment_jax.models.bert import TokenPredictionHead
-from sentiment_jax.models.encoder import attend, attend_fully, classification_layers
-from sentiment_jax.models.layers import Dropout, Lengths, Positions, States, TokenIds
+from sentiment_jax.models.bert import BertClassifier, MaskedLanguageModel
+from sentiment_jax.models.encoder import Encoder, attend, attend_fully, classification_layers
+from sentiment_jax.models.layers import Dropout, Lengths, Positions, States
 
 Heads = Float[Array, "batch length heads size"]
 
@@ -110,36 +112,16 @@ class ModernBertLayer(nn.Module):
         return context.reshape(*rows, -1)
 
 
-class ModernBertEmbeddings(nn.Module):
-    """Word embeddings, normalized."""
+class ModernBertEncoder(Encoder):
+    """The stack of layers, named `layer_<i>`, and a last normalization."""
 
     config: ModernBertConfig
-    deterministic: bool
 
     @nn.compact
-    def __call__(self, token_ids: TokenIds) -> States:
-        """Embed token ids; raise ValueError if there are more than `max_position_embeddings`."""
-        config = self.config
-        if token_ids.shape[1] > config.max_position_embeddings:
-            positions = config.max_position_embeddings
-            raise ValueError(f"{token_ids.shape[1]} tokens exceed the {positions} positions")
-        init = nn.initializers.normal(config.initializer_range)
-        embed = nn.Embed(
-            config.vocab_size, config.hidden_size, embedding_init=init, name="word_embeddings"
-        )
-        hidden = layers.layer_norm(config, "layer_norm")(embed(token_ids))
-        return Dropout(config.embedding_dropout, self.deterministic)(hidden)
-
-
-class ModernBertEncoder(nn.Module):
-    """The stack of layers, named `layer_<i>`."""
-
-    config: ModernBertConfig
-    deterministic: bool
-
-    @nn.compact
-    def __call__(self, hidden: States, lengths: Lengths) -> States:
-        """Return the last layer's states."""
+    def __call__(
+        self, hidden: States, lengths: Lengths, positions: Positions = None
+    ) -> Float[Array, "batch chosen hidden"]:
+        """Return the normalized states of all tokens, or of those at `positions`."""
         config = self.config
         kind = nn.remat(ModernBertLayer) if config.remat else ModernBertLayer
         for i in range(config.num_hidden_layers):
@@ -151,69 +133,37 @@ class ModernBertEncoder(nn.Module):
                 name=f"layer_{i}",
             )
             hidden = layer(hidden, lengths)
-        return hidden
+        if positions is not None:
+            hidden = jnp.take_along_axis(hidden, positions[:, :, None], axis=1)
+        return layers.layer_norm(config, "norm")(hidden)
 
 
-class ModernBertHead(nn.Module):
-    """Dense, GELU and layer norm, in float32."""
-
-    config: ModernBertConfig
-
-    @nn.compact
-    def __call__(self, pooled: Float[Array, "batch hidden"]) -> Float[Array, "batch hidden"]:
-        """Return the features that the linear classifier reads."""
-        dense, _ = classification_layers(self.config, deterministic=True)
-        size = self.config.hidden_size
-        inner = layers.gelu(dense(size, use_bias=False, name="dense")(pooled))
-        epsilon = self.config.layer_norm_eps
-        norm = nn.LayerNorm(epsilon, use_bias=False, use_fast_variance=False, name="layer_norm")
-        return norm(inner)
-
-
-class ModernBertClassifier(nn.Module):
-    """The encoder under ModernBERT's head."""
+class ModernBertClassifier(BertClassifier):
+    """The encoder under ModernBERT's head: dense, GELU, layer norm, dropout, linear classifier."""
 
     config: ModernBertConfig
-    classes: int = 2
+    encoder = ModernBertEncoder
 
-    @nn.compact
-    def __call__(
-        self, token_ids: TokenIds, lengths: Lengths, *, deterministic: bool
+    def pool(self, states: States, lengths: Lengths) -> Float[Array, "batch hidden"]:
+        """Return the first token's state, or the mean of the valid ones."""
+        if self.config.classifier_pooling == "cls":
+            return super().pool(states, lengths)
+        valid = jnp.arange(states.shape[1]) < lengths[:, None]
+        total = jnp.sum(states.astype(jnp.float32) * valid[:, :, None], axis=1)
+        return total / lengths[:, None]
+
+    def head(
+        self, first: Float[Array, "batch hidden"], deterministic: bool
     ) -> Float[Array, "batch classes"]:
-        """Return logits; only the first `lengths` tokens of a row count."""
-        config = self.config
-        hidden = ModernBertEmbeddings(config, deterministic, name="embeddings")(token_ids)
-        hidden = ModernBertEncoder(config, deterministic, name="encoder")(hidden, lengths)
-        hidden = layers.layer_norm(config, "final_norm")(hidden).astype(jnp.float32)
-        pooled = hidden[:, 0]
-        if config.classifier_pooling == "mean":
-            valid = jnp.arange(hidden.shape[1]) < lengths[:, None]
-            pooled = jnp.sum(hidden * valid[:, :, None], axis=1) / lengths[:, None]
-        dense, dropout = classification_layers(config, deterministic)
-        features = ModernBertHead(config, name="head")(pooled)
+        """Return the logits for the pooled states."""
+        dense, dropout = classification_layers(self.config, deterministic)
+        inner = dense(self.config.hidden_size, use_bias=False, name="head_dense")(first)
+        exact = dataclasses.replace(self.config, dtype="float32", attention="xla")
+        features = layers.layer_norm(exact, "head_norm")(layers.gelu(inner))
         return dense(self.classes, name="classifier")(dropout(features))
 
 
-class ModernBertMaskedLanguageModel(nn.Module):
-    """The encoder under a head that predicts tokens."""
+class ModernBertMaskedLanguageModel(MaskedLanguageModel):
+    """The encoder under BERT's head that predicts tokens."""
 
-    config: ModernBertConfig
-
-    @nn.compact
-    def __call__(
-        self,
-        token_ids: TokenIds,
-        lengths: Lengths,
-        positions: Positions = None,
-        *,
-        deterministic: bool,
-    ) -> Float[Array, "batch chosen vocabulary"]:
-        """Return float32 logits over the vocabulary."""
-        config = self.config
-        embeddings = ModernBertEmbeddings(config, deterministic, name="embeddings")
-        encoder = ModernBertEncoder(config, deterministic, name="encoder")
-        hidden = encoder(embeddings(token_ids), lengths)
-        if positions is not None:
-            hidden = jnp.take_along_axis(hidden, positions[:, :, None], axis=1)
-        hidden = layers.layer_norm(config, "final_norm")(hidden)
-        return TokenPredictionHead(config, name="predictions")(hidden, embeddings)
+    encoder = ModernBertEncoder

@@ -1,6 +1,7 @@
 """All that the package knows about an architecture by its name: one entry each."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -46,50 +47,41 @@ TRANSFORMERS = {
     "masked_language_modeling": "ForMaskedLM",
     "replaced_token_detection": "ForPreTraining",
 }
-ROBERTA = Architecture(
-    classifier=RobertaClassifier,
-    pretraining={"masked_language_modeling": MaskedLanguageModel},
+_encoder = functools.partial(
+    Architecture,
     vocabulary="wordpiece",
     layerwise_multipliers=encoder.layerwise_multipliers,
-    heads=("classifier.", "pooler.", "lm_head."),
     transformers=TRANSFORMERS,
 )
+ROBERTA = _encoder(
+    classifier=RobertaClassifier,
+    pretraining={"masked_language_modeling": MaskedLanguageModel},
+    heads=("classifier.", "pooler.", "lm_head."),
+)
 ARCHITECTURES = {
-    "bert": Architecture(
+    "bert": _encoder(
         classifier=BertClassifier,
         pretraining={"masked_language_modeling": MaskedLanguageModel},
-        vocabulary="wordpiece",
-        layerwise_multipliers=encoder.layerwise_multipliers,
         heads=("classifier.", "pooler.", "cls."),
-        transformers=TRANSFORMERS,
     ),
-    "electra": Architecture(
+    "electra": _encoder(
         classifier=ElectraClassifier,
         pretraining={"replaced_token_detection": ReplacedTokenDetectionModel},
-        vocabulary="wordpiece",
-        layerwise_multipliers=encoder.layerwise_multipliers,
         # the last is the generator inside the pre-training run that trained it, or its head
         heads=("classifier.", "discriminator_predictions.", "generator"),
-        transformers=TRANSFORMERS,
         extract_generator=extract_generator,
     ),
-    "distilbert": Architecture(
+    "distilbert": _encoder(
         classifier=DistilBertClassifier,
         pretraining={"masked_language_modeling": MaskedLanguageModel},
-        vocabulary="wordpiece",
-        layerwise_multipliers=encoder.layerwise_multipliers,
         heads=("classifier.", "pre_classifier.", "vocab_"),
-        transformers=TRANSFORMERS,
     ),
     "roberta": ROBERTA,
     "xlm-roberta": ROBERTA,
-    "modernbert": Architecture(
+    "modernbert": _encoder(
         classifier=ModernBertClassifier,
         pretraining={"masked_language_modeling": ModernBertMaskedLanguageModel},
-        vocabulary="wordpiece",
-        layerwise_multipliers=encoder.layerwise_multipliers,
         heads=("classifier.", "head.", "decoder."),
-        transformers=TRANSFORMERS,
     ),
     "lstm": Architecture(
         classifier=LstmClassifier,
