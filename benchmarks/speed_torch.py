@@ -1,6 +1,6 @@
 """PyTorch's side of benchmarks/speed.py, by best practice; imports neither the package nor JAX.
 
-Hugging Face's BERT with scaled-dot-product attention, torch.nn.LSTM; batches of similar lengths
+Hugging Face's encoders with scaled-dot-product attention, torch.nn.LSTM; batches of similar lengths
 padded to their longest row; fused AdamW or Adam; float32, or bfloat16 by autocast.
 """
 
@@ -36,22 +36,25 @@ class Lstm(torch.nn.Module):
         return self.classifier(torch.relu(self.dense(self.dropout(last))))
 
 
-class Bert(torch.nn.Module):
-    """Hugging Face's classifier with the same interface."""
+class Encoder(torch.nn.Module):
+    """Hugging Face's classifier of an encoder with the same interface."""
 
-    def __init__(self, vocab_size: int, **sizes: int):
+    def __init__(self, vocab_size: int, name: str, **sizes: int):
         """Build the model with random weights."""
         super().__init__()
-        from transformers import BertConfig, BertForSequenceClassification
+        from transformers import AutoConfig, AutoModelForSequenceClassification
 
         sizes.pop("embedding_size")
-        config = BertConfig(vocab_size=vocab_size, attn_implementation="sdpa", **sizes)
-        self.bert = BertForSequenceClassification(config)
+        if name == "distilbert":
+            sizes["hidden_dim"] = sizes.pop("intermediate_size")
+        config = AutoConfig.for_model(name, vocab_size=vocab_size, **sizes)
+        maker = AutoModelForSequenceClassification
+        self.encoder = maker.from_config(config, attn_implementation="sdpa")
 
     def forward(self, ids: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
         """Return logits; keys beyond a row's length are masked."""
         mask = torch.arange(ids.shape[1]) < lengths[:, None]
-        return self.bert(input_ids=ids, attention_mask=mask.long()).logits
+        return self.encoder(input_ids=ids, attention_mask=mask.long()).logits
 
 
 def make_batches(job: dict[str, Any], order: np.ndarray) -> Iterator[tuple[torch.Tensor, ...]]:
@@ -74,7 +77,11 @@ def passes(job: dict[str, Any]) -> Iterator[Callable[[], int]]:
     torch.manual_seed(0)
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     sizes = dict(job["model"])
-    model = (Lstm if sizes.pop("name") == "lstm" else Bert)(job["vocab_size"], **sizes)
+    name = sizes.pop("name")
+    if name == "lstm":
+        model: torch.nn.Module = Lstm(job["vocab_size"], **sizes)
+    else:
+        model = Encoder(job["vocab_size"], name, **sizes)
     with np.load(job["data"], allow_pickle=False) as file:
         lengths = np.diff(file["offsets"])
     half = job["dtype"] == "bfloat16"
