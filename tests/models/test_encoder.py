@@ -33,8 +33,6 @@ def test_hidden_states_equal_pytorch(name):
         np.testing.assert_allclose(ours[valid], theirs[valid], rtol=0, atol=1e-5 * scale)
     first = expected["hidden_states"][3][:, :1]
     np.testing.assert_allclose(last[:, :1], first, rtol=0, atol=1e-5, strict=True)
-    logits = golden.logits(model, params, expected)
-    np.testing.assert_allclose(logits, expected["logits"], rtol=0, atol=1e-5, strict=True)
 
 
 @pytest.mark.parametrize(

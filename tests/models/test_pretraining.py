@@ -88,5 +88,5 @@ def test_logits_losses_and_gradients_equal_pytorch(name, kind, monkeypatch):
         expected = jnp.where(valid, batch["detection_logits"], 0)
         np.testing.assert_allclose(jnp.where(valid, detected, 0), expected, rtol=0, atol=1e-4)
     theirs = jnp.take_along_axis(batch["logits"], batch["positions"][:, :, None], axis=1)
-    np.testing.assert_allclose(logits, theirs, rtol=0, atol=1e-4)
+    np.testing.assert_allclose(logits, theirs, rtol=0, atol=1e-5)
     golden.assert_gradients_equal(gradients, load(folder, "gradients")[1])

@@ -23,6 +23,13 @@ ELECTRA_SMALL = {
     "num_attention_heads": 4,
     "intermediate_size": 1024,
 }
+OF_ROBERTA = {"max_position_embeddings": 514, "type_vocab_size": 1}
+MODERNBERT = {
+    "name": "modernbert",
+    "vocab_size": 50368,
+    "num_hidden_layers": 22,
+    "intermediate_size": 1152,
+}
 
 
 @pytest.mark.parametrize("name", golden.TORCH + golden.FLAX)
@@ -40,6 +47,10 @@ def test_logits_equal_hugging_faces(name):
         ({"name": "bert"}, 109_483_778),
         ({"name": "electra"}, 109_483_778),
         (ELECTRA_SMALL, 13_549_314),
+        ({"name": "distilbert", "num_hidden_layers": 6}, 66_955_010),
+        ({"name": "roberta", "vocab_size": 50265, **OF_ROBERTA}, 124_647_170),
+        ({"name": "xlm-roberta", "vocab_size": 250002, **OF_ROBERTA}, 278_045_186),
+        (MODERNBERT, 149_606_402),
     ],
 )
 def test_parameter_counts_are_the_published_models(settings, count):
