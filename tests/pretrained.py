@@ -76,8 +76,9 @@ TRAINERS = {
 
 def write_folder(folder, name, texts, **changes):
     """Write a folder of random weights, as a masked language model; return it."""
-    window = {"local_attention": 8} if name == "modernbert" else {}
-    config = ENCODERS[name](**{"name": name, **SIZES, **window, **changes})
+    own = {"local_attention": 8} if name == "modernbert" else {}
+    own = {"type_vocab_size": 1} if "roberta" in name else own
+    config = ENCODERS[name](**{"name": name, **SIZES, **own, **changes})
     model = build_model(config, vocab_size=1, objective="masked_language_modeling")
     tokenizer = TRAINERS[name](texts)
     params = golden.random(model, scale=0.1)

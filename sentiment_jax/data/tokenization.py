@@ -25,7 +25,7 @@ from sentiment_jax.errors import InputError
 # Unset, the library warns on stderr when the process forks after it used threads.
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
 CHUNK = 8_000_000  # characters tokenized at once: encodings take 80 bytes each
-VOCABULARIES = ("vocab.txt", "vocab.json", "sentencepiece.bpe.model")  # without tokenizer.json
+VOCABULARIES = ("vocab.txt", "vocab.json")  # where there is no tokenizer.json
 WORDS = Regex(r"\w+(?:['’]\w+)*|[^\w\s]+")  # "didn't" is one word, "..." one mark
 
 

@@ -47,7 +47,7 @@ class Embeddings(nn.Module):
         if config.position_embeddings:
             hidden += embed("position", positions, jnp.arange(first, first + length))
         if config.type_vocab_size:
-            hidden += embed("token_type", config.type_vocab_size, jnp.zeros((), jnp.int32))
+            hidden += embed("token_type", config.type_vocab_size, jnp.zeros(1, jnp.int32))
         hidden = layers.layer_norm(config, "layer_norm")(hidden)
         hidden = Dropout(config.hidden_dropout, self.deterministic)(hidden)
         if project and config.embedding_size != config.hidden_size:
