@@ -5,6 +5,9 @@ import errno
 import os
 from collections.abc import Iterable
 
+# No more may be written: the disk is full, over quota, read-only or broken, or ulimit -f says so.
+NO_MORE_WRITES = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
+
 
 class InputError(Exception):
     """Bad input (config, data, weights, paths): one line, exit code 2."""
@@ -27,7 +30,7 @@ class Diverged(RunError):
 
 
 class DiskFull(RunError):
-    """No room for a checkpoint; the same command resumes the run later."""
+    """The disk takes no more; the same command resumes the run later."""
 
 
 class Interrupted(Exception):
@@ -35,12 +38,15 @@ class Interrupted(Exception):
 
 
 def describe_shortage(error: Exception) -> str:
-    """Return one line for an error due to a full disk or too little memory, otherwise "".
+    """Return one line for an error due to the disk or too little memory, otherwise "".
 
-    The text decides: Orbax and XLA wrap the original error in types of their own.
+    The text decides beside the number: Orbax and XLA wrap the error in types of their own.
     """
-    if any(os.strerror(code) in str(error) for code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)):
-        return f"disk full: {error}; free some space, run the same command again"
+    if isinstance(error, DiskFull):
+        return str(error)
+    texts = map(os.strerror, NO_MORE_WRITES)
+    if getattr(error, "errno", 0) in NO_MORE_WRITES or any(text in str(error) for text in texts):
+        return f"disk full or failing: {error}; make room, run the same command again"
     if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
         reason = (str(error).splitlines() or ["none left"])[0]
         return f"out of memory: {reason}; lower batch_size or data.max_length"

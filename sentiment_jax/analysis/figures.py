@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from sentiment_jax.storage.files import replacing
 from sentiment_jax.storage.selection import validation_rank
 
 # The palette of Okabe and Ito (2008): distinct for the color-blind, and in lightness.
@@ -49,13 +50,11 @@ def panels(path: Path, width: float | int, height: float | int, **grid: Any) -> 
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
-    temporary = path.with_name(f".{path.name}")
-    with rc_context(STYLE):
+    with rc_context(STYLE), replacing(path) as temporary:
         figure = Figure(figsize=(width, height), layout="constrained")
         yield figure.subplots(squeeze=False, **grid)
         # The metadata would name the version of matplotlib.
         figure.savefig(temporary, dpi=180, format="png", metadata={"Software": None})
-    temporary.replace(path)
 
 
 def shorten(text: str, length: int) -> str:

@@ -25,7 +25,7 @@ from tqdm import tqdm
 from sentiment_jax.config.schema import HARMLESS, Config
 from sentiment_jax.config.stored import flatten, replace_settings
 from sentiment_jax.data.tokenization import tokenizer_hash
-from sentiment_jax.errors import DiskFull, InputError, Interrupted, InUse, RunError
+from sentiment_jax.errors import InputError, Interrupted, InUse, RunError, describe_shortage
 from sentiment_jax.modes.train import train
 from sentiment_jax.runtime import launch, terminal
 from sentiment_jax.storage import run_directory
@@ -154,9 +154,11 @@ def _train_if_free(trial: Trial, first: Experiment, own: Config, stop: Stop) -> 
             train(config, trial.directory, score_test=tested, prepare=prepare, stop=stop)
     except InUse:
         return False
-    except (InputError, Interrupted, DiskFull, OSError):  # not due to the setting
+    except (InputError, Interrupted, OSError):  # not due to the setting
         raise
     except Exception as error:
+        if describe_shortage(error).startswith("disk"):
+            raise
         reason = str(error)
         if not isinstance(error, RunError):  # a bug
             traceback.print_exception(error)

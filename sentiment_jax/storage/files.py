@@ -4,16 +4,19 @@ A JSON file ends with the sha256 of its own other entries. It also carries those
 it that were written before it, as "<stem>_sha256". So a flipped bit is noticed in every file.
 """
 
+import contextlib
 import csv
 import hashlib
 import io
 import json
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+import socket
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from sentiment_jax.data.reviews import regular
 from sentiment_jax.data.table import FORMATS, JSON_LINES, to_text
 from sentiment_jax.errors import InputError
 from sentiment_jax.runtime import processes
@@ -23,16 +26,31 @@ SEAL = "sha256"
 NUMBER = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)(e[-+]?[0-9]+)?", re.I)  # no formula
 
 
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield a file that then replaces `path`; what killed processes of this host left goes."""
+    start = f".{path.name}.{socket.gethostname()}."
+    for other in path.parent.iterdir() if Path("/proc/self").exists() else ():
+        process = other.name.removeprefix(start)
+        if process != other.name and not Path("/proc", process).exists():
+            other.unlink(missing_ok=True)
+    temporary = path.with_name(f"{start}{os.getpid()}")
+    try:
+        yield temporary
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
 def write_atomically(path: Path, text: str) -> None:
     """Replace `path` by `text` in one rename; of several processes only the main one writes."""
     if not processes.is_main():
         return
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with temporary.open("w", encoding="utf-8", newline="") as file:
+    with replacing(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
-    temporary.replace(path)
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
@@ -41,18 +59,18 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
     write_atomically(path, json.dumps(sealed, indent=2, allow_nan=False) + "\n")
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path, remedy: str = "put that file back") -> dict[str, Any]:
     """Read a file that `write_json` wrote; InputError if anything in it has changed since."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(regular(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}") from error
     except ValueError as error:
-        raise InputError(f"{path} is not JSON ({error}): half-written or not ours") from error
+        raise InputError(f"{path} is not JSON ({error}), half-written say: {remedy}") from error
     if not isinstance(value, dict) or SEAL not in value:
-        raise InputError(f"{path} has no {SEAL}: another program or an earlier revision wrote it")
+        raise InputError(f"{path} has no {SEAL}, another program wrote it: {remedy}")
     if value.pop(SEAL) != _seal(value):
-        raise InputError(f"{path} is not what was written (its {SEAL} differs): put that file back")
+        raise InputError(f"{path} is not what was written (its {SEAL} differs): {remedy}")
     return value
 
 
@@ -62,7 +80,7 @@ def _seal(value: Mapping[str, Any]) -> str:
 
 def file_sha256(path: Path) -> str:
     """Return the sha256 of a file's content."""
-    with path.open("rb") as file:
+    with regular(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
