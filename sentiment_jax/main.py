@@ -273,6 +273,8 @@ def _find_runs(mode: str, changes: Mapping[str, Any]) -> list[Path]:
     workdirs = [Path(named := WORKDIR.value or "")]
     if mode != "export" and not workdirs[0].is_dir():  # a directory's name may hold a comma
         workdirs = [Path(name) for name in named.split(",")]
+        if "" in named.split(","):
+            raise InputError(f"--workdir={named} names nothing before or after a comma: A,B,...")
     if EXPLAIN.value and (CALIBRATED.value or len(workdirs) > 1):
         raise InputError("--explain takes one run as it is: no other --workdir, no --calibrated")
     return workdirs if mode == "report" else [find_run(workdir) for workdir in workdirs]

@@ -207,7 +207,8 @@ def hardware(trial: Trial) -> str:
 def _common_name(trials: Sequence[Trial]) -> str:
     """Return the common prefix of the directories' names: lstm for lstm-seed0 and lstm-seed1."""
     names = [trial.directory.resolve().name for trial in trials]
-    return re.sub(r"[-_]*(seed)?[-_]*$", "", os.path.commonprefix(names)) or names[0]
+    common = re.sub(r"[-_]*(seed)?[-_]*$", "", os.path.commonprefix(names)) or names[0]
+    return common.encode()[:190].decode(errors="ignore")  # part of names of files, of 255 bytes
 
 
 def read_texts(trial: Trial) -> dict[str, str]:

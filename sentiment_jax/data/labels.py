@@ -3,6 +3,7 @@
 import itertools
 import re
 import sys
+import unicodedata
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 
@@ -70,6 +71,7 @@ def same_classes(first: Sequence[str], second: Sequence[str]) -> bool:
 
 
 def _spell(label: str) -> str:
+    label = unicodedata.normalize("NFC", label)  # as texts are
     return re.sub(r"^([-+]?\d+)\.0+$", r"\1", " ".join(label.split()))
 
 

@@ -16,7 +16,7 @@ from sentiment_jax.analysis.html import render
 from sentiment_jax.config.schema import CLASSES, EncoderConfig
 from sentiment_jax.data.tokenization import find_special, framing
 from sentiment_jax.data.unlabeled import KINDS
-from sentiment_jax.errors import InputError
+from sentiment_jax.errors import InputError, describe_shortage
 from sentiment_jax.huggingface.names import NAMES, config_fields
 from sentiment_jax.huggingface.weights import to_tensors
 from sentiment_jax.models.registry import ARCHITECTURES
@@ -57,7 +57,12 @@ def export_run(run: TrainedModel, workdir: Path, folder: Path) -> str:
         raise InputError(f"{workdir} holds an {name}: only {known} have a Hugging Face form")
     card = model_card(workdir)
     model = Export(run.model.config, run.params, run.tokenizer, objective, run.classes, card)
-    export_pretrained(folder, model)
+    try:
+        export_pretrained(folder.resolve(), model)
+    except OSError as error:
+        if describe_shortage(error):
+            raise
+        raise InputError(f"cannot write to {str(folder)[:99]}: {error.strerror}") from error
     return f"AutoModel{openers[objective]}"
 
 

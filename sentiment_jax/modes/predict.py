@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import errno
 import functools
 import sys
 import tempfile
@@ -49,6 +50,8 @@ class TextSource:
         name = "standard input" if self.file == "-" else self.file
         try:
             if self.file == "-":
+                if sys.stdin is None:
+                    raise OSError(errno.EBADF, "standard input is closed")
                 raw = sys.stdin.buffer.read()
             else:
                 raw = regular(Path(self.file), pipe=True).read_bytes()

@@ -91,6 +91,8 @@ def has_cuda() -> bool:
 
 def _add_xla_flag(flag: str, unless: str) -> bool:
     flags = os.environ.get("XLA_FLAGS", "").strip()
+    if flag in flags.split():  # a sweep that began this process added it
+        return True
     if unless in flags or flags[:1] not in ("", "-"):  # it may be the name of a file of flags
         return False
     os.environ["XLA_FLAGS"] = f"{flags} {flag}".strip()

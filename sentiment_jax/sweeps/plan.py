@@ -131,10 +131,10 @@ class Sweep:
         return Trial(stage, path, config, axes=tuple(self.axes)).refresh()
 
     def samples(self) -> Iterator[Config]:
-        """Yield configs with each value of each axis, and each seed, the rest as at the start."""
-        for axis, values in self.axes.items():
-            for value in values:
-                yield self.trial("", {**self.start, axis: value}, self.seeds[0]).config
+        """Yield the configs of all combinations, and with each seed that of the start."""
+        for values in itertools.product(*self.axes.values()):
+            setting = dict(zip(self.axes, values, strict=True))
+            yield self.trial("", setting, self.seeds[0]).config
         for seed in self.seeds:
             yield self.trial("", self.start, seed).config
 

@@ -1,8 +1,11 @@
 """Exported folders: read back bit for bit, opened by transformers, never half written."""
 
 import dataclasses
+import errno
 import os
 import shutil
+from pathlib import Path
+from unittest.mock import Mock
 
 import golden
 import jax
@@ -12,12 +15,14 @@ import safetensors
 import tokenizers
 import transformers
 
+from sentiment_jax.config.stored import make_frozen
 from sentiment_jax.errors import InputError
 from sentiment_jax.huggingface import weights
 from sentiment_jax.modes import export
 from sentiment_jax.modes.export import Export, export_pretrained
 from sentiment_jax.modes.train import train
 from sentiment_jax.storage.files import read_json, write_json
+from sentiment_jax.training.trained_model import TrainedModel
 
 WORDS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "good", "Good", "film", "##s", "bad")
 
@@ -134,6 +139,28 @@ def test_files_have_the_mode_of_the_umask(tmp_path, bert, small_config):
         os.umask(before)
     for path in tmp_path.rglob("*"):
         assert oct(path.stat().st_mode & 0o777) == oct(0o750 if path.is_dir() else 0o640), path
+
+
+@pytest.mark.parametrize("name", ["x" * 256, "link", ".", "mounted"])
+def test_a_folder_of_an_odd_name_or_kind_is_written_or_refused(tmp_path, bert, monkeypatch, name):
+    """Row 76."""
+    run = Mock(spec=TrainedModel, config=make_frozen({"model.name": "bert"}), model=Mock())
+    run.params, run.tokenizer, run.classes = bert.params, bert.tokenizer, bert.classes
+    run.model.config = bert.config
+    monkeypatch.setattr(export, "model_card", lambda workdir: "")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "link").symlink_to("empty")
+    if name == "mounted":
+        error = OSError(errno.EBUSY, os.strerror(errno.EBUSY))
+        monkeypatch.setattr(Path, "rename", Mock(side_effect=error))
+    if name == "link":
+        export.export_run(run, tmp_path, Path(name))
+        assert (tmp_path / "empty" / "model.safetensors").exists()
+    else:
+        with pytest.raises(InputError, match="cannot write to|no empty folder"):
+            export.export_run(run, tmp_path, Path(name))
+        assert sorted(os.listdir(tmp_path)) == ["empty", "link"]
 
 
 def test_an_export_that_fails_leaves_nothing(tmp_path, bert, monkeypatch):

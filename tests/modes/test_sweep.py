@@ -1,7 +1,9 @@
 """What a sweep does with its trials; their training is replaced where it does not matter."""
 
 import errno
+import os
 import shutil
+from unittest.mock import Mock
 
 import pytest
 from reviews import read_table
@@ -10,9 +12,10 @@ from sweeping import AXES, ONE_TRIAL, table
 from benchmarks.comparing import contents
 from sentiment_jax.config.stored import replace_settings, run_name
 from sentiment_jax.data.corpus import SAMPLE
-from sentiment_jax.errors import DiskFull, Diverged, InputError, RunError
+from sentiment_jax.errors import Diverged, InputError, RunError
 from sentiment_jax.modes import report, sweep
 from sentiment_jax.modes.train import train
+from sentiment_jax.storage.checkpoints import Checkpoints
 from sentiment_jax.storage.files import read_json, write_json
 from sentiment_jax.storage.metrics_log import read_metrics
 from sentiment_jax.storage.run_directory import RunDirectory
@@ -229,16 +232,18 @@ def test_nothing_to_choose_from(small_config, tmp_path, training, now):
     assert len(table(tmp_path).splitlines()) == 13
 
 
-@pytest.mark.parametrize("error", [DiskFull("disk full"), OSError(errno.EDQUOT, "over quota")])
-def test_a_full_disk_is_not_a_failed_trial(small_config, tmp_path, training, now, error):
-    """Row 63."""
-    training.errors = {1: error}
-    with pytest.raises(type(error)):
-        sweep.sweep(small_config, tmp_path, AXES)
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO])
+def test_a_full_disk_is_not_a_failed_trial(small_config, tmp_path, monkeypatch, code):
+    """Row 63: whatever the disk says, and whether or not Orbax passes the number on."""
+    axes = ONE_TRIAL | {"learning_rate": (3e-3,), "seeds": (0,)}
+    for error in OSError(code, os.strerror(code)), ValueError(f"writing: {os.strerror(code)}"):
+        with monkeypatch.context() as patch:
+            patch.setattr(Checkpoints, "save", Mock(side_effect=error))
+            with pytest.raises(type(error), match=os.strerror(code)):
+                sweep.sweep(small_config, tmp_path, axes)
     assert not list(tmp_path.glob("*/failed.json"))
-    training.errors = {}
-    sweep.sweep(small_config, tmp_path, AXES)
-    assert len(list(tmp_path.glob("*/result.json"))) == 12
+    sweep.sweep(small_config, tmp_path, axes)
+    assert len(list(tmp_path.glob("*/result.json"))) == 1
 
 
 # What is refused before the first training
@@ -263,6 +268,8 @@ def test_a_full_disk_is_not_a_failed_trial(small_config, tmp_path, training, now
         ({"data.length_buckets": (8,)}, "data.length_buckets is no axis"),
         ({"seed": (1, 2)}, "seed is no axis for a sweep of lstm; did you mean seeds"),
         ({"gradient_accumulation": (1, 3)}, "gradient_accumulation=3"),
+        # Row 73: each goes with the first value of the other.
+        ({"batch_size": (16, 4), "gradient_accumulation": (1, 8)}, "batch_size=4 does not divide"),
         ({"optimizer.frozen": ("none", "embeddings")}, "frozen keeps random embeddings"),
     ],
 )

@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 from unittest.mock import Mock
 
+import jax
 import pytest
 from commands import python
 
@@ -51,6 +52,18 @@ def test_nothing_is_cached_below_a_file_with_one_warning(tmp_path):
         f"warning: cannot write to {tmp_path}/file (Not a directory): nothing is cached; set "
         "XDG_CACHE_HOME to a folder of yours\n"
     )
+
+
+def test_a_process_that_a_sweep_starts_has_its_flags_once(monkeypatch):
+    """Row 74: other flags would say that its runs are not bit-exact."""
+    monkeypatch.setenv("XLA_FLAGS", "")
+    monkeypatch.setattr(jax.config, "update", lambda *setting: None)
+    flags = []
+    for _ in range(2):
+        startup.use_cpu_devices(2)
+        startup.use_wide_vectors()
+        flags.append(os.environ["XLA_FLAGS"])
+    assert flags[0] == flags[1] and "eigen" in flags[0]
 
 
 def test_a_user_without_home_and_entry(tmp_path, monkeypatch):
