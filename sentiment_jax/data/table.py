@@ -54,6 +54,10 @@ def read_reviews(data: DataConfig) -> tuple[Reviews, Reviews]:
     if data.test_path and not len(test):
         listed = ", ".join(everything.classes)
         raise InputError(f"{data.test_path} has no review of the classes {listed}")
+    labels = {*pool.labels.tolist()}
+    if len(labels) > 1 and (alone := {*test.labels.tolist()} - labels):
+        label = everything.classes[min(alone)]
+        raise InputError(f"label {label!r} is in {data.test_path} alone: no review teaches it")
     if len(test):
         return pool, test
     kept, held_out = reviews.stratified_split(
@@ -62,9 +66,9 @@ def read_reviews(data: DataConfig) -> tuple[Reviews, Reviews]:
     return pool.take(np.sort(kept)), pool.take(np.sort(held_out))
 
 
-def read_labeled(data: DataConfig) -> Reviews:
-    """Return the reviews of data.path that have labels of the classes."""
-    numbers, everything = _number(_read_file(data.path, data), data)
+def read_labeled(data: DataConfig, rows: Sequence[tuple[str, str, str]] = ()) -> Reviews:
+    """Return the reviews of data.path, or of rows, that have labels of the classes."""
+    numbers, everything = _number(rows or _read_file(data.path, data), data)
     if (numbers < 0).all():
         where = f"{data.path}, column {data.label_column!r}"
         listed = ", ".join(everything.classes)

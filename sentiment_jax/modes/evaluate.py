@@ -1,7 +1,6 @@
 """`--mode=evaluate`: scores a split or a table by a run's best checkpoint, or by an ensemble."""
 
 import dataclasses
-import errno
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -15,16 +14,17 @@ from sentiment_jax.data import table
 from sentiment_jax.data.corpus import Corpus
 from sentiment_jax.data.labels import decide
 from sentiment_jax.data.reviews import Reviews
-from sentiment_jax.errors import InputError
+from sentiment_jax.errors import InputError, RunError
 from sentiment_jax.modes.predict import TextSource, check_output, predict_table
 from sentiment_jax.runtime import devices, terminal
+from sentiment_jax.storage.checkpoints import tree_sha256
 from sentiment_jax.storage.files import read_json
-from sentiment_jax.storage.run_directory import RunDirectory
+from sentiment_jax.storage.run_directory import RunDirectory, lock_run
 from sentiment_jax.training import scoring
 from sentiment_jax.training.console import print_metrics, print_scores
 from sentiment_jax.training.experiment import Experiment, encode_experiment, read_corpus
 from sentiment_jax.training.metrics import apply_temperature, measure
-from sentiment_jax.training.trained_model import TrainedModel, load_ensemble, load_run
+from sentiment_jax.training.trained_model import TrainedModel, best_sha256, load_ensemble, load_run
 
 
 def evaluate_run(
@@ -51,9 +51,18 @@ def score_run(
     _check_split(trained, directory, split, corpus)
     corpus = dataclasses.replace(corpus, splits={split: corpus.splits[split]})
     experiment = encode_experiment(trained.config, trained.tokenizer, corpus)
-    found = score_split(experiment, directory, trained.params, split)
-    labels = experiment.encoded[split].labels
-    return found.summary(), measure(labels, found.probabilities, trained.classes)
+    encoded = experiment.encoded[split]
+    found = scoring.score_reviews(experiment, trained.params, encoded, split)
+    try:
+        with lock_run(directory.path):
+            if best_sha256(directory.path) != tree_sha256(trained.params):
+                raise InputError(f"{directory.path} has been replaced by another run")
+            order = experiment.statistics["order_hash"][split]
+            predicted = found.probabilities
+            directory.write_predictions(split, encoded, predicted, order, experiment.config)
+    except (InputError, RunError, OSError) as error:  # a training holds it; it can't be written
+        terminal.warn(f"predictions not written: {error}")
+    return found.summary(), measure(encoded.labels, found.probabilities, trained.classes)
 
 
 def evaluate_file(
@@ -83,13 +92,13 @@ def evaluate_file(
 
 
 def read_labeled(
-    config: Config, path: str, text_column: str, label_column: str | None = None
+    config: Config, path: str, text_column: str, label_column: str | None = None, rows: Any = ()
 ) -> Reviews:
-    """Read a table of reviews with the classes of a run."""
+    """Read a table of reviews, or these rows, with the classes of a run."""
     data = config.data
     labels = data.labels if data.positive_labels else join_names(config.classes)
     columns: Any = {"text_column": text_column, "label_column": label_column or data.label_column}
-    return table.read_labeled(dataclasses.replace(data, path=path, labels=labels, **columns))
+    return table.read_labeled(dataclasses.replace(data, path=path, labels=labels, **columns), rows)
 
 
 def score_labeled(
@@ -177,14 +186,9 @@ def score_split(
     split: str,
     stop: Callable[[], None] | None = None,
 ) -> scoring.ReviewScores:
-    """Score a split and write its predictions, if the directory can be written."""
+    """Score a split of a run in training, and write its predictions."""
     encoded = experiment.encoded[split]
     scores = scoring.score_reviews(experiment, params, encoded, split, stop=stop)
     order = experiment.statistics["order_hash"][split]
-    try:
-        directory.write_predictions(split, encoded, scores.probabilities, order, experiment.config)
-    except OSError as error:
-        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
-            raise
-        terminal.warn(f"predictions not written: {error}")
+    directory.write_predictions(split, encoded, scores.probabilities, order, experiment.config)
     return scores

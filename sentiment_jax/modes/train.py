@@ -39,9 +39,10 @@ from sentiment_jax.training.checks import (
 )
 from sentiment_jax.training.distillation import distill
 from sentiment_jax.training.experiment import Experiment, prepare_experiment
+from sentiment_jax.training.lineage import source_hashes
 from sentiment_jax.training.linear_baseline import Fold, linear_baseline
 from sentiment_jax.training.metrics import fit_temperature, mcnemar, measure
-from sentiment_jax.training.resume import start_run
+from sentiment_jax.training.resume import initial_state, start_run
 from sentiment_jax.training.run import TrainingRun
 from sentiment_jax.training.signals import Stop
 from sentiment_jax.training.trained_model import restore_model
@@ -82,11 +83,15 @@ def train(
         stack.enter_context(run_directory.lock_run(workdir))
         stop = stop or stack.enter_context(Stop())
         with processes.main_process_first():
-            config = recipe if isinstance(recipe, Config) else resolve(recipe)
+            fresh = fresh and not directory.began_in_this_job()
+            fresh = fresh or directory.removed.exists()  # a kill came before the new config.json
+            status, result = ("open", {}) if fresh else directory.outcome()
+            known = directory.read_config() if status == "finished" else None
+            config = recipe if isinstance(recipe, Config) else resolve(recipe, known)
             changes = check_start(config, directory, fresh=fresh, allow_changes=allow_changes)
-            if directory.result.exists() and not (fresh or changes):
+            if status == "finished" and not changes:
                 print(f"{workdir} is finished; nothing to do (--fresh starts over)")
-                return read_json(directory.result)
+                return result
             began = directory.began() and not fresh
             experiment = prepare(config, directory.load_tokenizer() if began else None)
         experiment = distill(experiment, stop)
@@ -97,14 +102,18 @@ def train(
         check_reviews(config.batch_size, reviews)
         with terminal.progress_bar(None, "checking the memory"):
             compile_seconds = compilation.check_memory(experiment)
+        with terminal.progress_bar(None, "preparing the model"):
+            initial = None if began else initial_state(experiment)
         with processes.main_process_first():
-            if fresh:  # its replacement was read, and fits as far as the devices report
+            if fresh:  # its replacement was read, and is in memory
                 directory.remove()
+                stop.remedy = "run the same command without --fresh to continue"
             _record(experiment, directory, changes)
         if folds:
+            initial = None  # the folds need its memory
             experiment = _cross_validate(experiment, directory, stop)
         with terminal.progress_bar(None, "preparing the model"):
-            run, load_report = start_run(experiment, directory, stop)
+            run, load_report = start_run(experiment, directory, stop, initial)
         stack.callback(run.log.close)
         run.progress.compile_seconds += compile_seconds
         if tensorboard and processes.is_main():
@@ -190,6 +199,7 @@ def _record(experiment: Experiment, directory: RunDirectory, changes: list[str])
     if not directory.began() and processes.is_main():
         experiment.tokenizer.save(str(directory.tokenizer))
         env |= checksums(directory.tokenizer)
+        env |= {"sources": source_hashes(experiment.config)}
     write_json(directory.env, env)
     directory.write_config(experiment.config)
 
@@ -211,10 +221,9 @@ def _record_resumption(
     ]
     if differing:
         terminal.warn(f"not bit-exact from here on: {'; '.join(differing)}")
-    pseudo_labels = statistics.get("pseudo_labels_hash")
-    if env["data"].get("pseudo_labels_hash") != pseudo_labels:
+    if env["data"].get("pseudo_labels_hash") != statistics.get("pseudo_labels_hash"):
         terminal.warn("not bit-exact from here on: the teachers' predictions have changed")
-        env["data"]["pseudo_labels_hash"] = pseudo_labels
+        env["data"]["pseudo_labels_hash"] = statistics.get("pseudo_labels_hash")
     env["resumed"] = [*env.get("resumed", []), now]
     return env
 
@@ -285,6 +294,8 @@ def _conclude(run: TrainingRun, score_test: bool) -> dict[str, Any]:
         print(
             f"{'val':8} none: trained on all {reviews:,} reviews for the {best['epoch']} epochs set"
         )
+        if experiment.config.early_stopping_patience:
+            print(f"{'':8} early_stopping_patience did nothing: it needs reviews held out")
     if score_test:
         console.print_scores("test", result["test"], f"trained {progress.train_seconds:,.0f} s")
         console.print_metrics(measured["test"])

@@ -21,6 +21,8 @@ silently as other numbers, hence the manifest. A checkpoint whose bytes differ f
 damaged: it is set aside as N.corrupt.
 """
 
+import hashlib
+import itertools
 import os
 import re
 import shutil
@@ -28,6 +30,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
 from sentiment_jax.errors import DiskFull, InputError
 from sentiment_jax.runtime import processes
@@ -58,10 +61,19 @@ def _hashes(folder: Path) -> dict[str, str]:
     return {str(path.relative_to(folder)): file_sha256(path) for path in files}
 
 
-def entries(directory: Path) -> set[tuple[str, int]]:
-    """Return the names in a folder and their inodes, which a rename or deletion changes."""
-    found = os.scandir(directory) if directory.is_dir() else ()
+def entries(*directories: Path) -> set[tuple[str, int]]:
+    """Return the names in folders and their inodes, which a rename or deletion changes."""
+    found = itertools.chain(*(os.scandir(path) for path in directories if path.is_dir()))
     return {(entry.name, entry.inode()) for entry in found}
+
+
+def tree_sha256(tree: Any) -> str:
+    """Return the sha256 of the names, shapes, types and values of a tree of arrays."""
+    digest = hashlib.sha256()
+    for path, leaf in jax.tree.leaves_with_path(tree):
+        digest.update(f"{jax.tree_util.keystr(path)} {leaf.shape} {leaf.dtype}\n".encode())
+        digest.update(np.asarray(leaf).tobytes())
+    return digest.hexdigest()
 
 
 class Checkpoints:
@@ -91,8 +103,8 @@ class Checkpoints:
             if folder.name != str(step):
                 folder.rename(folder.with_name(str(step)))
         for path in sorted(self.directory.iterdir()):
-            if re.match(r"[0-9]+\.(partial|deleted|orbax-checkpoint-tmp)", path.name):
-                shutil.rmtree(path)
+            if re.match(r"[0-9]+\.(partial|.*deleted|orbax-checkpoint-tmp)", path.name):
+                shutil.rmtree(path, ignore_errors=True)
             elif path.suffix != ".corrupt" and path not in _folders(self.directory).values():
                 self.ignored.append(path.name)
 
@@ -151,7 +163,7 @@ class Checkpoints:
                     if old != best:
                         _move(self.directory / str(old), f"{old}.deleted")
                 for deleted in self.directory.glob("*.deleted"):
-                    shutil.rmtree(deleted)
+                    shutil.rmtree(deleted, ignore_errors=True)
         self.steps = steps_in(self.directory)
 
     def bookkeeping(self, step: int) -> dict[str, Any]:
@@ -160,6 +172,16 @@ class Checkpoints:
 
         folder = _folders(self.directory)[step]
         return dict(ocp.JsonCheckpointHandler().restore(folder / "bookkeeping"))
+
+    def params_sha256(self, step: int) -> str:
+        """Return the sha256 of one checkpoint's parameters, without waiting for other processes."""
+        import orbax.checkpoint as ocp
+
+        folder = _folders(self.directory)[step] / "params"
+        handler = ocp.PyTreeCheckpointHandler()
+        array = ocp.RestoreArgs(restore_type=np.ndarray)
+        arrays = jax.tree.map(lambda _: array, dict(handler.metadata(folder).tree))
+        return tree_sha256(handler.restore(folder, restore_args=arrays))
 
     def restore(self, step: int, **templates: Any) -> dict[str, Any]:
         """Read items of one checkpoint: the bookkeeping, and those that have a template.

@@ -2,6 +2,7 @@
 
 import contextlib
 import datetime
+import errno
 import fcntl
 import importlib.metadata
 import os
@@ -35,6 +36,7 @@ from sentiment_jax.storage.format import FORMAT, upgrade
 DECIDE_BITS = ("python", "versions", "devices", "machine", "xla_flags")  # of env.json
 NVIDIA = "nvidia-|jax-cuda"  # wheels of CUDA, cuDNN, and of XLA for them
 SWEEP_FILE = "sweep.json"  # in the directory of a sweep
+DELETED = ".deleted"  # ends the name of what --fresh takes away
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tokenizers")
 
 
@@ -44,6 +46,7 @@ class RunDirectory:
     def __init__(self, path: Path):
         self.path = path
         self.config = path / "config.json"
+        self.removed = _deleted(self.config)  # while --fresh takes a run away, or since a kill
         self.env = path / "env.json"
         self.tokenizer = path / "tokenizer.json"
         self.metrics = path / "metrics.jsonl"
@@ -57,34 +60,75 @@ class RunDirectory:
         self.reviews = {"train": path / "reviews.csv", "test": path / "reviews-test.csv"}
 
     def remove(self) -> None:
-        """Delete the files of an earlier run, but not the reviews that Python gave it."""
+        """Take away an earlier run, but not the reviews that Python gave it, nor what is no run's.
+
+        config.json becomes config.json.deleted: no run is here. All else gets such a name, then is
+        deleted; that one goes when a config is written. After a kill, the next training goes on.
+        InputError: something can't be renamed or emptied; the run is as it was.
+        """
         if not processes.is_main():
             return
-        # The result first, the config last: what a kill leaves is never taken for a finished run.
-        tables = self.predictions.values()
-        for path in (self.result, self.failed, self.metrics, self.curves, *tables):
-            path.unlink(missing_ok=True)
-        for fold in self.folds.glob("*"):
-            RunDirectory(fold).remove()
-        for folder in (self.checkpoints, self.tensorboard, self.folds):
-            shutil.rmtree(folder, ignore_errors=True)
-        for path in (self.env, self.tokenizer, self.config):
-            path.unlink(missing_ok=True)
+        own = [*self._files(), self.folds, self.tensorboard]
+        if self.checkpoints.is_dir():  # which may be a link, that stays
+            kept = r"\d+(\.partial|\.corrupt)?"
+            own += [p for p in sorted(self.checkpoints.iterdir()) if re.fullmatch(kept, p.name)]
+        try:
+            with contextlib.ExitStack() as undo:
+                for path in filter(os.path.lexists, own):
+                    for inside in path.rglob("*"):
+                        if inside.is_dir() and not os.access(inside, os.W_OK | os.X_OK):
+                            raise PermissionError(errno.EPERM, "it can't be emptied", str(inside))
+                    shutil.rmtree(_deleted(path), ignore_errors=True)
+                    undo.callback(path.rename(_deleted(path)).rename, path)
+                undo.pop_all()
+        except OSError as error:
+            problem = f"{self.path} can't be started over: {error.filename}: {error.strerror}"
+            raise InputError(f"{problem}; nothing was removed: choose another --workdir") from error
+        for path in map(_deleted, own[1:]):
+            shutil.rmtree(path, ignore_errors=True)  # NFS keeps what a reader has open
+            with contextlib.suppress(OSError):
+                path.unlink()
+
+    def _files(self) -> list[Path]:
+        files = [self.config, self.result, self.failed, self.env, self.tokenizer, self.metrics]
+        return [*files, self.curves, *self.predictions.values()]
+
+    def check_kinds(self) -> None:
+        """Raise InputError if anything but a file, or a folder, has the name of one."""
+        files = filter(os.path.lexists, (*self._files(), self.path / "lock"))
+        odd = [path for path in files if path.is_symlink() or not path.is_file()]
+        folders = filter(os.path.lexists, (self.checkpoints, self.folds, self.tensorboard))
+        odd += [path for path in folders if not path.is_dir()]
+        if odd:
+            raise InputError(f"{odd[0]} is not what a run writes there: move it away")
 
     def read_config(self) -> Config:
         """Read config.json; InputError if it is damaged or has another format."""
-        return stored.make_frozen(upgrade(self.config, read_json(self.config)))
+        config = stored.make_frozen(upgrade(self.config, read_json(self.config)))
+        moved = {}  # with their run: reviews that Python gave
+        for name, own in zip(("data.path", "data.test_path"), self.reviews.values(), strict=True):
+            path = Path(stored.flatten(config)[name])
+            if path.name == own.name and own.is_file() and not path.is_file():
+                moved[name] = str(own.absolute())
+        return stored.replace_settings(config, moved)
 
     def write_config(self, config: Config) -> None:
-        """Write config.json."""
+        """Write config.json: from now on a run is here."""
         write_json(self.config, {"format": FORMAT, **stored.config_to_json(config)})
+        if processes.is_main():
+            self.removed.unlink(missing_ok=True)
 
     def outcome(self) -> tuple[str, dict[str, Any]]:
         """Return "finished", "failed" or "open", and what the result or the failure holds."""
         for status, path in (("finished", self.result), ("failed", self.failed)):
-            if path.exists():
-                return status, read_json(path)
+            if path.exists() and not self.removed.exists():
+                return status, read_json(path, "put it back, or delete it and run it again")
         return "open", {}
+
+    def began_in_this_job(self) -> bool:
+        """Return whether SLURM has requeued the job that began this run: --fresh counts once."""
+        requeued = os.environ.get("SLURM_RESTART_COUNT", "0") != "0" and self.config.exists()
+        return requeued and read_json(self.env).get("slurm_job") == os.environ.get("SLURM_JOB_ID")
 
     def began(self) -> bool:
         """Return whether a checkpoint was ever completed here, even if it was damaged since.
@@ -98,7 +142,10 @@ class RunDirectory:
         path = self.path
         if not path.is_dir():
             raise InputError(f"no run directory at {path}: --workdir names a finished run's folder")
+        self.check_kinds()
         steps = steps_in(self.checkpoints)
+        if self.removed.exists():
+            raise InputError(f"{path} has no checkpoint yet: a training starts over in it")
         if not self.config.is_file():
             found = steps or steps_in(path) or "none"
             runs = [above for above in path.parents[:2] if RunDirectory(above).config.is_file()]
@@ -115,14 +162,16 @@ class RunDirectory:
     def check_config(self, config: Config, allow_changes: bool) -> list[str]:
         """Return how the run's config differs in what affects results; InputError if it may not."""
         if not self.config.exists():
-            if steps_in(self.checkpoints):
+            if steps_in(self.checkpoints) or self.result.exists():
                 raise InputError(
-                    f"{self.path} holds checkpoints but no config.json: put that file back, or "
-                    "start over with --fresh"
+                    f"{self.path} holds a result or checkpoints but no config.json: put that file "
+                    "back, or start over with --fresh"
                 )
             return []
         changes = stored.config_difference(self.read_config(), config)
-        changes = [change for change in changes if change.split(":")[0] not in HARMLESS]
+        by_content = ["data.teacher"] if changes and "sources" in read_json(self.env) else []
+        ignored = (*HARMLESS, *by_content)
+        changes = [change for change in changes if change.split(":")[0] not in ignored]
         if changes and not allow_changes:
             raise InputError(
                 f"{self.path} was started with another config ({'; '.join(changes)}); choose "
@@ -182,6 +231,10 @@ class RunDirectory:
             write_json(self.env, read_json(self.env) | known)
 
 
+def _deleted(path: Path) -> Path:
+    return path.with_name(path.name + DELETED)
+
+
 def prediction_columns(classes: Sequence[str]) -> list[str]:
     """Return the headings of `prediction_cells`."""
     return ["predicted", *(["p_positive"] if len(classes) == 2 else [f"p_{c}" for c in classes])]
@@ -204,6 +257,7 @@ def prepare_workdir(path: Path) -> None:
     try:
         path.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=path).close()
+        RunDirectory(path).check_kinds()
     except OSError as error:
         raise InputError(
             f"cannot write to --workdir={path}: {error.strerror}; name a folder that you own"
@@ -259,6 +313,7 @@ def describe_environment() -> dict[str, Any]:
         "xla_flags": os.environ.get("XLA_FLAGS", ""),
         "git_revision": revision or "unknown",
         "command": command_line(),
+        "slurm_job": os.environ.get("SLURM_JOB_ID"),
         "started": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
     }
 

@@ -13,19 +13,25 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from sentiment_jax.config.schema import ENCODERS, OBJECTIVES, Config, EncoderConfig
-from sentiment_jax.config.stored import flatten, make_frozen
+from sentiment_jax.config.stored import flatten, make_frozen, replace_settings
 from sentiment_jax.config.validation import validate
 from sentiment_jax.errors import InputError
 from sentiment_jax.huggingface import hub, weights
 from sentiment_jax.runtime import devices
 from sentiment_jax.storage.run_directory import SWEEP_FILE, RunDirectory
+from sentiment_jax.training import lineage
 from sentiment_jax.training.lineage import find_teachers, parents, source_run
-from sentiment_jax.training.trained_model import check_readable
 
 
-def resolve(recipe: ConfigDict) -> Config:
-    """Return the frozen config of a recipe, complete without the folder of pretrained weights."""
+def resolve(recipe: ConfigDict, known: Config | None = None) -> Config:
+    """Return the frozen config of a recipe, complete without the folder of pretrained weights.
+
+    The sources of a finished run, whose config is `known`, may be gone since.
+    """
     values = flatten(recipe)
+    if known and lineage.named_sources(recipe) == lineage.named_sources(known):
+        inherited = {n for n, value in values.items() if value is None} | {"model.revision"}
+        return replace_settings(known, {n: values[n] for n in values.keys() - inherited})
     for teacher in find_teachers(values["data.teacher"]):
         _check_teacher(teacher)
     name = values["model.name"]
@@ -83,6 +89,10 @@ def check_start(
         raise InputError(f"{directory.path} is a cross-validation, which can't change: use --fresh")
     if fresh or not directory.began():
         check_sources(config)
+    elif directory.config.exists():
+        same = lineage.named_sources(config) == lineage.named_sources(directory.read_config())
+        if not (same and directory.result.exists()):  # a finished run needs none
+            lineage.check_same_sources(config, directory)
     return changes
 
 
@@ -110,8 +120,7 @@ def check_reviews(batch_size: int, reviews: int) -> None:
 def check_sources(config: Config) -> None:
     """Raise InputError or RunError unless the runs to learn from fit and are intact."""
     check_source_settings(config)
-    for run in parents(config):
-        check_readable(run)
+    lineage.source_hashes(config)
 
 
 def check_source_settings(config: Config) -> None:

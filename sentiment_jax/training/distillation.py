@@ -13,7 +13,6 @@ import os
 import tempfile
 from pathlib import Path
 
-import jax
 import numpy as np
 from jaxtyping import Float32
 
@@ -22,6 +21,7 @@ from sentiment_jax.data.reviews import Reviews
 from sentiment_jax.data.tokenization import tokenizer_hash
 from sentiment_jax.errors import Interrupted
 from sentiment_jax.runtime import processes, startup
+from sentiment_jax.storage.checkpoints import tree_sha256
 from sentiment_jax.training.experiment import Experiment
 from sentiment_jax.training.lineage import find_teachers
 from sentiment_jax.training.scoring import score_reviews
@@ -100,6 +100,5 @@ def _key(teacher: TrainedModel, texts: Reviews) -> str:
     key = hashlib.sha256(texts.hashes.tobytes())
     settings = config_to_json(teacher.config)
     key.update(json.dumps([settings, tokenizer_hash(teacher.tokenizer)]).encode())
-    for leaf in jax.tree.leaves(teacher.params):
-        key.update(np.asarray(leaf).tobytes())
+    key.update(tree_sha256(teacher.params).encode())
     return key.hexdigest()

@@ -5,6 +5,7 @@ Held-out reviews that one of them was trained on make scores meaningless: `warn_
 
 import dataclasses
 import hashlib
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,10 +19,13 @@ from sentiment_jax.data.imdb import is_prepared
 from sentiment_jax.data.reviews import Reviews
 from sentiment_jax.data.unlabeled import load_text, unlabeled_reviews
 from sentiment_jax.errors import InputError
+from sentiment_jax.huggingface import hub
+from sentiment_jax.huggingface.weights import choose_weights
 from sentiment_jax.runtime import terminal
 from sentiment_jax.runtime.terminal import progress_bar
-from sentiment_jax.storage.files import read_json
+from sentiment_jax.storage.files import file_sha256, read_json
 from sentiment_jax.storage.run_directory import RunDirectory
+from sentiment_jax.training.trained_model import best_sha256
 
 
 def source_run(pretrained: str) -> Path | None:
@@ -39,6 +43,31 @@ def parents(config: ConfigDict | Config) -> list[Path]:
     """Return the runs that a config learns from: the one that it starts from, and its teachers."""
     start = source_run(config.model.pretrained)
     return ([start] if start else []) + find_teachers(config.data.teacher)
+
+
+def named_sources(config: ConfigDict | Config) -> tuple[str, str, str]:
+    """Return the architecture of a config, and what it says that it learns from."""
+    return config.model.name, config.model.pretrained, config.data.teacher
+
+
+def source_hashes(config: Config) -> list[str]:
+    """Return the sha256 of what a config learns from: parameters of runs, a file of weights."""
+    hashes = [best_sha256(run) for run in parents(config)]
+    if (name := config.model.pretrained) and not source_run(name):
+        folder, _ = hub.find_pretrained(name, getattr(config.model, "revision", ""))
+        hashes.append(file_sha256(folder / choose_weights(os.listdir(folder), name)))
+    return hashes
+
+
+def check_same_sources(config: Config, directory: RunDirectory) -> None:
+    """Raise InputError unless a config learns from what a run learned from, wherever it is now."""
+    recorded = read_json(directory.env).get("sources")  # earlier revisions recorded none
+    if recorded is not None and recorded != source_hashes(config):
+        names = " or ".join(filter(None, named_sources(config)[1:]))
+        raise InputError(
+            f"{directory.path} learned from other parameters than those in {names} (their sha256 "
+            "differs): name those, wherever they are now, or start over with --fresh"
+        )
 
 
 def ancestors(config: Config) -> Iterator[Path]:
@@ -69,6 +98,7 @@ def warn_of_leakage(config: Config, corpus: Corpus) -> None:
     for run in ancestors(config):
         try:
             trained_on = _read_training_text(run, config, corpus.statistics["data_hash"])
+            check_same_sources(RunDirectory(run).read_config(), RunDirectory(run))
         except InputError as error:
             terminal.warn_once(
                 f"{run} may have been trained on reviews that are held out here: {error}"

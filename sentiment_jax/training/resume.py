@@ -23,10 +23,11 @@ from sentiment_jax.training.trained_model import Classifier, load_run
 
 
 def start_run(
-    experiment: Experiment, directory: RunDirectory, stop: Stop
+    experiment: Experiment, directory: RunDirectory, stop: Stop, initial: Any = None
 ) -> tuple[TrainingRun, LoadReport | None]:
-    """Restore the newest good checkpoint, or initialize; return the run and any LoadReport.
+    """Restore the newest good checkpoint, or begin; return the run and any LoadReport.
 
+    `initial` is the `initial_state`, if it has been made.
     RunError: every checkpoint is damaged, or the best one.
     """
     report = None
@@ -41,13 +42,18 @@ def start_run(
                 f"every checkpoint in {checkpoints.directory} is damaged ({faults}) and set aside "
                 "as N.corrupt; put one back, or --fresh starts over"
             )
-        params, report = initial_params(experiment)
-        state = create_state(params, experiment.config.optimizer, experiment.config.seed)
-        state = devices.place(state, experiment.mesh)
+        state, report = initial or initial_state(experiment)
         progress = Progress()
     with processes.main_process_first():
         _report_faults(checkpoints)
     return TrainingRun(experiment, directory, checkpoints, progress, state, stop), report
+
+
+def initial_state(experiment: Experiment) -> tuple[TrainState, LoadReport | None]:
+    """Return a new run's state on the devices, and the report on loading pretrained weights."""
+    params, report = initial_params(experiment)
+    state = create_state(params, experiment.config.optimizer, experiment.config.seed)
+    return devices.place(state, experiment.mesh), report
 
 
 def initial_params(classifier: Classifier) -> tuple[Any, LoadReport | None]:

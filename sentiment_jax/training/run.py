@@ -143,7 +143,7 @@ class TrainingRun:
         """Save, unless training has ended, and raise Interrupted."""
         if self.state is not None:
             self.save()
-        raise Interrupted(f"saved step {self.progress.step}; run the same command to continue")
+        raise Interrupted(f"saved step {self.progress.step}; {self.stop.remedy}")
 
     def check_stop(self) -> None:
         """Interrupt the run if a signal came."""

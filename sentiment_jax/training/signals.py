@@ -20,6 +20,7 @@ class Stop:
 
     def __init__(self, after: float | None = None) -> None:
         """Begin to count the time, `after` seconds, if there is a limit."""
+        self.remedy = "run the same command to continue"
         self.signalled = False  # whether a signal has come to this process
         self._since = 0.0  # of the signal, in seconds
         self._end = math.inf if after is None else time.monotonic() + after

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -23,7 +24,6 @@ from sentiment_jax.storage.files import read_json
 from sentiment_jax.storage.run_directory import RunDirectory
 from sentiment_jax.training.parameters import abstract_params
 
-READ_ATTEMPTS = 20  # at a checkpoint, beside a training that replaces it
 Found = TypeVar("Found")
 
 
@@ -92,14 +92,8 @@ def load_run(workdir: Path, *, calibrated: bool = False, classifies: bool = True
 
     InputError: not a run directory, or nothing validated in it yet. RunError: damaged.
     """
-    directory = RunDirectory(workdir)
-    directory.check_found()
-    if classifies and directory.read_config().pretrain.objective:
-        raise InputError(
-            f"{workdir} is a pre-training run, which has no classifier: fine-tune from it by "
-            f"--config.model.pretrained={workdir}"
-        )
-    return _beside_training(directory, functools.partial(_load_best, calibrated=calibrated))
+    read = functools.partial(_load_best, calibrated=calibrated, classifies=classifies)
+    return _beside_training(RunDirectory(workdir), read)
 
 
 def load_ensemble(workdirs: Sequence[Path], *, calibrated: bool = False) -> list[TrainedModel]:
@@ -114,21 +108,32 @@ def load_ensemble(workdirs: Sequence[Path], *, calibrated: bool = False) -> list
     return models
 
 
-def check_readable(run: Path) -> None:
-    """Raise InputError or RunError unless the best checkpoint of a run is there and intact."""
-    _beside_training(RunDirectory(run), _find_best)
+def best_sha256(run: Path) -> str:
+    """Return the sha256 of a run's best parameters; does not wait for other processes."""
+
+    def read(directory: RunDirectory) -> str:
+        checkpoints = Checkpoints(directory.checkpoints, read_only=True)
+        return checkpoints.params_sha256(_find_best(directory)["step"])
+
+    return _beside_training(RunDirectory(run), read)
 
 
-def _beside_training(directory: RunDirectory, read: Callable[[RunDirectory], Found]) -> Found:
-    """Return what `read` finds, trying again if checkpoints were replaced meanwhile."""
-    for _ in range(READ_ATTEMPTS - 1):
-        before = entries(directory.checkpoints)
-        try:
-            return read(directory)
-        except Exception:  # of whatever type: the training may have moved what was read
-            if entries(directory.checkpoints) == before:
-                raise
-    return read(directory)
+def _beside_training(
+    directory: RunDirectory, read: Callable[[RunDirectory], Found], attempts: int = 20
+) -> Found:
+    """Return what `read` finds, trying again if the run or checkpoints were replaced meanwhile."""
+    before = entries(directory.path, directory.checkpoints)
+    try:
+        directory.check_found()
+        config = directory.config.stat()
+        found = read(directory)
+        if not os.path.samestat(config, directory.config.stat()):
+            raise InputError(f"{directory.path} is started over again and again: let that end")
+        return found
+    except Exception:  # of whatever type: the training may have moved what was read
+        if attempts == 1 or entries(directory.path, directory.checkpoints) == before:
+            raise
+    return _beside_training(directory, read, attempts - 1)
 
 
 def _find_best(directory: RunDirectory) -> dict[str, Any]:
@@ -149,8 +154,14 @@ def _find_best(directory: RunDirectory) -> dict[str, Any]:
     return best
 
 
-def _load_best(directory: RunDirectory, calibrated: bool) -> TrainedModel:
-    classifier = make_classifier(directory.read_config(), directory.load_tokenizer())
+def _load_best(directory: RunDirectory, calibrated: bool, classifies: bool) -> TrainedModel:
+    config = directory.read_config()
+    if classifies and config.pretrain.objective:
+        raise InputError(
+            f"{directory.path} is a pre-training run, which has no classifier: fine-tune from it "
+            f"by --config.model.pretrained={directory.path}"
+        )
+    classifier = make_classifier(config, directory.load_tokenizer())
     best = _find_best(directory)
     checkpoints = Checkpoints(directory.checkpoints, read_only=True)
     trained = restore_model(classifier, checkpoints, best["step"])

@@ -161,7 +161,9 @@ def test_a_refit_trains_on_all_reviews_for_the_epochs_set(small_config, tmp_path
     changes = {"data.validation_fraction": 0.0, "early_stopping_patience": 1}
     config = override(small_config, changes)
     result = train(config, tmp_path / "run")
-    assert "none: trained on all 60 reviews for the 3 epochs set" in capsys.readouterr().out
+    output = capsys.readouterr().out
+    assert "none: trained on all 60 reviews for the 3 epochs set" in output
+    assert "early_stopping_patience did nothing" in output  # row 77
     assert (result["val"], result["best_epoch"], result["stopped_early"]) == ({}, 3, False)
     assert set(result["metrics"]) == {"test"}
     records = read_metrics(tmp_path / "run" / "metrics.jsonl")

@@ -1,5 +1,7 @@
 """A crash between any two file operations of a save loses nothing: every prefix is tried.
 
+And one between those of a --fresh leaves the old run whole, no run, or the new one.
+
 An audit hook reports the operations that Python makes. What Orbax's C++ code writes lies in
 N.partial before its manifest and does not count there; that is tested by truncating it.
 """
@@ -14,10 +16,15 @@ import threading
 import pytest
 import runs
 
+from sentiment_jax.analysis.records import collect
+from sentiment_jax.config.recipes import override
 from sentiment_jax.errors import InputError
+from sentiment_jax.modes import train as train_mode
+from sentiment_jax.modes.evaluate import evaluate_run
 from sentiment_jax.modes.predict import predict
 from sentiment_jax.modes.train import train
 from sentiment_jax.storage.checkpoints import MANIFEST, Checkpoints, steps_in
+from sentiment_jax.storage.run_directory import RunDirectory
 from sentiment_jax.training.trained_model import load_run
 
 TEXTS = ["A quiet, moving film.", "Dull."]
@@ -27,6 +34,10 @@ CHANGES = {"os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.link", "os.syml
 def content(directory):
     files = sorted(directory.rglob("*"))
     return tuple((p.relative_to(directory), p.is_file() and p.read_bytes()) for p in files)
+
+
+def names_in(directory):
+    return tuple(sorted(directory.glob("*")) + sorted(directory.glob("checkpoints/*")))
 
 
 ACTIONS = []  # what to do before each change of a file
@@ -57,7 +68,7 @@ def before_each_change(action):
         ACTIONS.clear()
 
 
-def record(directory, states):
+def record(directory, states, content=content):
     """Copy a directory, unless its content is in `states`: content -> copy."""
     for _ in range(100):  # Orbax's threads may change it meanwhile: then once more
         with contextlib.suppress(OSError, shutil.Error):
@@ -189,3 +200,64 @@ def test_a_partial_checkpoint_is_tidied_up_whatever_orbax_has_written(crashed, t
     train(config, state)
     runs.assert_same_run(expected, state)
     assert not list(state.rglob("*.corrupt"))
+
+
+@pytest.fixture(scope="module", params=[0, pytest.param(2, marks=pytest.mark.slow)])
+def restarted(request, tmp_path_factory, make_small):
+    """An old run (also a cross-validation), a new one, and what a crash of --fresh may leave."""
+    root = tmp_path_factory.mktemp("restarted")
+    old = make_small(**{"data.folds": request.param, "epochs": 2})
+    new = override(old, {"seed": 5, "data.folds": 0})
+    train(new, root / "new")
+    train(old, root / "old")
+    run = shutil.copytree(root / "old", root / "run")
+    states = {}
+    # What is half deleted is left out, but with EVERY_PREFIX=1.
+    of = content if os.environ.get("EVERY_PREFIX") else names_in
+    action = functools.partial(record, run, states, of)
+    remove = RunDirectory.remove
+    start_run = train_mode.start_run
+
+    def begin(directory):
+        ACTIONS.append(action)
+        remove(directory)
+
+    def end(*arguments):
+        ACTIONS.clear()
+        action()
+        return start_run(*arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(RunDirectory, "remove", begin)
+        patch.setattr(train_mode, "start_run", end)
+        train(new, run, fresh=True)
+    runs.assert_same_run(root / "new", run)
+    return old, new, root, list(states.values())
+
+
+def is_whole(state):
+    """Whether a state is a run to all readers; to none of them if it is not."""
+    if RunDirectory(state).outcome()[0] == "finished":
+        return True
+    for use in load_run, lambda path: evaluate_run(path, "test"), lambda path: collect([path]):
+        with pytest.raises(InputError, match="no checkpoint yet|no sweep.json and no|nothing is f"):
+            use(state)
+    return False
+
+
+def test_a_crash_at_any_moment_of_fresh_leaves_the_old_run_or_none(restarted, tmp_path):
+    """Rows 59 and 60; to go on from there, --fresh need not be given again."""
+    old, new, root, states = restarted
+    assert [*map(is_whole, states)] == [True] + [False] * (len(states) - 1)
+    assert len(states) > 25, len(states)
+    first, expected = (runs.contents_without_lock(path) for path in (states[0], root / "old"))
+    assert [raw for raw, _ in first.values()] == [raw for raw, _ in expected.values()]
+    with pytest.raises(InputError, match="was started with another config"):
+        train(new, states[0])
+    chosen = states[1:] if os.environ.get("EVERY_PREFIX") else states[1 :: len(states) // 4]
+    for state in chosen:
+        copy = shutil.copytree(state, tmp_path / state.name)
+        train(new, copy)
+        runs.assert_same_run(root / "new", copy)
+        assert not list(copy.rglob("*.deleted"))
+        assert not (copy / "folds").exists()

@@ -1,4 +1,10 @@
 import csv
+import errno
+import os
+import socket
+import subprocess
+from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -11,6 +17,7 @@ from sentiment_jax.storage import files, format, run_directory
 from sentiment_jax.storage.files import read_json, write_json
 from sentiment_jax.storage.format import FORMAT
 from sentiment_jax.storage.run_directory import RunDirectory, prediction_cells, prediction_columns
+from sentiment_jax.training.trained_model import load_run
 
 
 def test_json_is_strict_and_atomic(tmp_path):
@@ -20,6 +27,26 @@ def test_json_is_strict_and_atomic(tmp_path):
         write_json(path, {"a": float("nan")})
     assert read_json(path) == {"a": 1}
     assert [p.name for p in tmp_path.iterdir()] == ["result.json"]
+
+
+def test_a_temporary_file_is_removed_at_once_or_by_the_next_command(tmp_path, monkeypatch):
+    """Row 64: a write that fails leaves none, and the next one removes a killed process's."""
+    path = tmp_path / "result.json"
+    with monkeypatch.context() as patch:
+        patch.setattr(files.os, "fsync", Mock(side_effect=OSError(errno.EFBIG, "too large")))
+        with pytest.raises(OSError, match="too large"):
+            write_json(path, {})
+    assert not [*tmp_path.iterdir()]
+    host = socket.gethostname()
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    killed = tmp_path / f".result.json.{host}.{ended.pid}"
+    others = [f".env.json.{host}.{ended.pid}", f".result.json.{host}.{os.getppid()}"]
+    others += [f".result.json.elsewhere.{ended.pid}", f"result.json.{host}.{ended.pid}"]
+    for name in (killed.name, *others):
+        (tmp_path / name).write_text("half")
+    write_json(path, {"a": 1})
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted([*others, "result.json"])
 
 
 @pytest.mark.parametrize(
@@ -144,6 +171,25 @@ def test_a_table_that_is_written_is_read_back(tmp_path, name):
     else:
         cells = ["a", "7", "-2.5", "true", "", '{"b": [1, "\\u00e9"]}', *values[6:8], "\\ud800"]
         assert table.cells == [cells, cells[::-1]]
+
+
+@pytest.mark.parametrize("kind", ["folder", "fifo", "link"])
+@pytest.mark.parametrize(
+    "name", ["lock", "config.json", "env.json", "metrics.jsonl", "curves.png", "predictions.csv"]
+)
+def test_what_is_no_file_is_refused_at_once_and_never_written_through(tmp_path, kind, name):
+    """Row 75."""
+    (target := tmp_path / "target").write_text("mine")
+    make = {"folder": Path.mkdir, "fifo": os.mkfifo, "link": lambda path: path.symlink_to(target)}
+    make[kind](tmp_path / name)
+    for use in run_directory.prepare_workdir, load_run:
+        with pytest.raises(InputError, match=f"{name} is not what a run writes there: move it"):
+            use(tmp_path)
+    assert target.read_text() == "mine"
+    (tmp_path / name).rename(tmp_path / "away")
+    (tmp_path / "checkpoints").write_text("")
+    with pytest.raises(InputError, match="checkpoints is not what a run writes there"):
+        run_directory.prepare_workdir(tmp_path)
 
 
 def test_a_workdir_that_cannot_be_written(tmp_path):

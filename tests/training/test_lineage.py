@@ -14,9 +14,10 @@ from sentiment_jax.data import imdb
 from sentiment_jax.data.corpus import load_corpus
 from sentiment_jax.data.unlabeled import load_text, unlabeled_reviews
 from sentiment_jax.runtime import terminal
-from sentiment_jax.storage.files import write_json
+from sentiment_jax.storage.files import read_json, write_json
 from sentiment_jax.storage.run_directory import RunDirectory
 from sentiment_jax.training.lineage import texts_hash, warn_of_leakage
+from sentiment_jax.training.trained_model import best_sha256
 
 
 def write_table(path, first, last):
@@ -162,6 +163,18 @@ def test_what_ancestors_were_trained_on_counts_too(data, table, tmp_path, make_r
     shutil.rmtree(first)  # whatever it was trained on
     expected = f"{first} may have been trained on reviews that are held out here: cannot read"
     assert expected in warned(now, **{"data.teacher": str(student)})
+
+
+def test_an_ancestor_that_was_replaced_is_not_taken_for_the_one_learned_from(
+    data, table, finished, make_run, warned
+):
+    """Row 65."""
+    student = make_run("student", table(60, 120), **{"model.pretrained": str(finished)})
+    env = RunDirectory(student).env
+    for digest, unknown in ((best_sha256(finished), False), ("0" * 64, True)):
+        write_json(env, read_json(env) | {"sources": [digest]})
+        found = warned(table(200, 260), **{"model.pretrained": str(student)})
+        assert ("student learned from other parameters than those in" in found) == unknown
 
 
 def test_imdb_is_not_downloaded_for_a_comparison(data, tmp_path, make_run, warned, monkeypatch):

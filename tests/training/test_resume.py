@@ -1,10 +1,12 @@
 """Going on where a run stopped, bit for bit, and what is refused or reported on the way."""
 
+import errno
 import os
 import re
 import shutil
 import signal
 import subprocess
+from pathlib import Path
 from unittest.mock import Mock
 
 import pytest
@@ -13,12 +15,14 @@ from commands import SAMPLE, run, start
 
 from sentiment_jax.config.recipes import override
 from sentiment_jax.errors import DiskFull, InputError, Interrupted, RunError
+from sentiment_jax.modes import evaluate
 from sentiment_jax.modes.evaluate import evaluate_run
 from sentiment_jax.modes.train import train
 from sentiment_jax.storage.checkpoints import Checkpoints, steps_in
 from sentiment_jax.storage.files import read_json, write_json
 from sentiment_jax.storage.run_directory import RunDirectory
-from sentiment_jax.training import scoring
+from sentiment_jax.training import resume, scoring, trained_model
+from sentiment_jax.training.experiment import read_corpus
 from sentiment_jax.training.run import Progress
 from sentiment_jax.training.signals import Stop
 from sentiment_jax.training.trained_model import load_run
@@ -147,7 +151,7 @@ def test_other_data_are_refused(run_copy, small_config):
 def test_checkpoints_without_their_config_are_refused(run_copy, small_config):
     for name in ("result.json", "config.json"):
         (run_copy / name).unlink()
-    with pytest.raises(InputError, match="holds checkpoints but no config.json: .*--fresh"):
+    with pytest.raises(InputError, match="checkpoints but no config.json: .*--fresh"):
         train(override(small_config, {"seed": 5}), run_copy)
     assert steps_in(run_copy / "checkpoints")
 
@@ -201,6 +205,121 @@ def test_fresh_removes_the_run_alone_once_what_replaces_it_is_read(run_copy, sma
     train(override(small_config, {"seed": 5}), run_copy, fresh=True)
     assert read_json(run_copy / "result.json")["seed"] == 5
     assert (run_copy / "notes.txt").read_text() == "mine"
+
+
+def test_fresh_empties_what_a_link_leads_to(run_copy, small_config, tmp_path):
+    """Row 59: no step of the old run is left to restore, and the link stays."""
+    scratch = (run_copy / "checkpoints").rename(tmp_path / "scratch")
+    (run_copy / "checkpoints").symlink_to(scratch)
+    (scratch / "notes").write_text("mine")
+    with pytest.raises(Interrupted, match="saved step 2; run the same command without --fresh"):
+        train(override(small_config, {"seed": 5}), run_copy, fresh=True, stop=runs.stop_at(2))
+    assert steps_in(scratch) == [2] and (scratch / "notes").exists()
+    assert sorted(path.name for path in scratch.iterdir()) == ["2", "notes"]
+    assert (run_copy / "checkpoints").is_symlink()
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_what_cannot_be_deleted_stops_fresh_before_anything_is(
+    run_copy, small_config, monkeypatch, inside
+):
+    """Row 59: an immutable or mounted checkpoint, or a folder in one."""
+    before = runs.contents_without_lock(run_copy)
+    rename = Path.rename
+    access = os.access
+
+    def refuse(path, target):
+        if path.name == "9":
+            raise OSError(errno.EPERM, "Operation not permitted", str(path))
+        return rename(path, target)
+
+    if inside:
+        monkeypatch.setattr(os, "access", lambda p, *how: p.name != "params" and access(p, *how))
+    else:
+        monkeypatch.setattr(Path, "rename", refuse)
+    place = "6/params: it can't be emptied" if inside else "9: Operation not permitted"
+    with pytest.raises(InputError, match=f"can't be started over: .*checkpoints/{place}; nothing"):
+        train(override(small_config, {"seed": 5}), run_copy, fresh=True)
+    assert runs.contents_without_lock(run_copy) == before
+
+
+def test_fresh_makes_the_new_parameters_before_the_old_run_goes(
+    run_copy, small_config, monkeypatch
+):
+    """What does not fit into memory, or is killed for it, replaces nothing."""
+    before = runs.contents_without_lock(run_copy)
+    monkeypatch.setattr(resume, "create_state", Mock(side_effect=MemoryError()))
+    with pytest.raises(MemoryError):
+        train(override(small_config, {"seed": 5}), run_copy, fresh=True)
+    assert runs.contents_without_lock(run_copy) == before
+
+
+def test_fresh_counts_once_for_a_job_that_slurm_requeues(
+    finished, run_copy, small_config, monkeypatch
+):
+    """Row 61."""
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    reached = []
+    for count in range(3):
+        with pytest.raises(Interrupted, match="saved step"):
+            train(small_config, run_copy, fresh=True, stop=runs.stop_at(2))
+        reached.append(steps_in(run_copy / "checkpoints")[-1])
+        monkeypatch.setenv("SLURM_RESTART_COUNT", str(count + 1))
+    assert reached == sorted({*reached})
+    train(small_config, run_copy, fresh=True)
+    runs.assert_same_run(finished, run_copy)
+
+
+def test_a_reader_of_a_run_that_is_started_over_gets_the_new_one(
+    run_copy, small_config, monkeypatch, capsys
+):
+    """Row 62: never the parameters of one with the config of the other."""
+    new = override(small_config, {"seed": 5, "data.max_length": 12, "epochs": 1})
+    make = trained_model.make_classifier
+    replaced = []
+
+    def replace_first(*arguments):
+        made = make(*arguments)
+        if not replaced:
+            replaced.append(True)
+            train(new, run_copy, fresh=True)
+        return made
+
+    old = load_run(run_copy)
+    corpus = read_corpus(old.config)
+    monkeypatch.setattr(trained_model, "make_classifier", replace_first)
+    assert load_run(run_copy).config.seed == 5
+    before = runs.contents_without_lock(run_copy)
+    monkeypatch.setattr(evaluate, "read_corpus", lambda config: corpus)
+    assert evaluate.score_run(old, RunDirectory(run_copy), "val")[0]["examples"] == 12
+    assert runs.contents_without_lock(run_copy) == before
+    assert "not written: " in capsys.readouterr().err
+
+
+def test_a_run_goes_on_from_the_same_sources_wherever_they_are(
+    finished, run_copy, small_config, tmp_path
+):
+    """Row 65: parameters are compared, not paths. Row 66: a finished run needs none."""
+    learned = lambda run: override(small_config, {"model.pretrained": str(run)})  # noqa: E731
+    train(override(small_config, {"seed": 5, "epochs": 1}), tmp_path / "other")
+    train(small_config, tmp_path / "again")  # the same bits, not the same files
+    with pytest.raises(Interrupted):
+        train(learned(run_copy), tmp_path / "student", stop=runs.stop_at(2))
+    shutil.rmtree(run_copy)
+    for source in finished, tmp_path / "again":
+        with pytest.raises(InputError, match="learned from other parameters than those in .*other"):
+            train(learned(tmp_path / "other"), tmp_path / "student")
+        with pytest.raises(Interrupted, match="saved step"):
+            train(learned(source), tmp_path / "student", stop=runs.stop_at(2))
+    env = read_json(tmp_path / "student" / "env.json")
+    assert len(env["sources"]) == 1
+    write_json(tmp_path / "student" / "env.json", {k: v for k, v in env.items() if k != "sources"})
+    result = train(learned(source), tmp_path / "student")  # as an earlier revision left it
+    write_json(tmp_path / "student" / "env.json", env)
+    shutil.rmtree(source)
+    assert train(learned(source), tmp_path / "student") == result
+    with pytest.raises(InputError, match="learned from other parameters"):
+        train(learned(tmp_path / "other"), tmp_path / "student")
 
 
 def test_every_checkpoint_bad_is_an_error(run_copy, small_config):
