@@ -9,8 +9,9 @@ Each function does what a mode of the command line does, by the same code.
 
 import contextlib
 import csv
-import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import io
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -42,7 +43,7 @@ from sentiment_jax.training.checks import check_apart
 from sentiment_jax.training.trained_model import load_run
 
 # A table with the columns that data.text_column and data.label_column name, or (texts, labels).
-Labeled: TypeAlias = pandas.DataFrame | Mapping[str, Any] | tuple[Iterable[Any], Iterable[Any]]
+Labeled: TypeAlias = pandas.DataFrame | Mapping[str, Any] | tuple[Any, Any]
 
 
 def get_config(
@@ -147,29 +148,28 @@ class Model:
         """The names of its classes: of two, the second is the positive one."""
         return self._trained.classes
 
-    def predict(self, texts: str | Iterable[Any] | pandas.DataFrame) -> pandas.DataFrame:
+    def predict(self, texts: Any) -> pandas.DataFrame:
         """Return the predictions: a row per text, its columns those of --mode=predict.
 
-        `texts` are strings, or a table with the column data.text_column; a Series' or a table's
-        index is kept. The prediction for a missing or unreadable text carries a `warning`.
+        `texts` are one text, any sequence of them, or a table with the column data.text_column; a
+        Series' or a table's index is kept. Bytes are read as UTF-8, numbers as text. The prediction
+        for a missing or unreadable text carries a `warning`. InputError: what is no text.
         """
-        column = self._texts(texts)
-        probabilities, warnings = predict.predict([self._trained], column.tolist())
+        texts, index = self._texts(texts)
+        probabilities, warnings = predict.predict([self._trained], texts)
         names = prediction_columns(self.classes)
         cells = prediction_cells(self.config.cells, probabilities)
-        table = pandas.DataFrame(cells, columns=names, index=column.index)
+        table = pandas.DataFrame(cells, columns=names, index=index)
         return table.astype(dict.fromkeys(names[1:], float)).assign(warning=warnings)
 
-    def predict_proba(
-        self, texts: str | Iterable[Any] | pandas.DataFrame
-    ) -> Float[np.ndarray, "texts classes"]:
+    def predict_proba(self, texts: Any) -> Float[np.ndarray, "texts classes"]:
         """Return the probability of each class, `classes`, for each text."""
-        probabilities, _ = predict.predict([self._trained], self._texts(texts).tolist())
+        probabilities, _ = predict.predict([self._trained], self._texts(texts)[0])
         return probabilities
 
-    def explain(self, text: str) -> Explanation:
+    def explain(self, text: Any) -> Explanation:
         """Return each word's attribution to the predicted class: integrated gradients."""
-        return integrated_gradients.explain(self._trained, text)
+        return integrated_gradients.explain(self._trained, _to_text(text, "the text"))
 
     def evaluate(self, data: str | Labeled = "test") -> dict[str, Any]:
         """Return scores and metrics on a split of the run's data, "test" or "val", or on others.
@@ -182,13 +182,8 @@ class Model:
             scores, metrics = evaluate.score_run(self._trained, self._directory, data)
             return scores | metrics
         settings = self.config.data
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "data.csv"
-            write_atomically(path, _to_csv(data, settings.text_column, settings.label_column))
-            try:
-                reviews = evaluate.read_labeled(self.config, str(path), settings.text_column)
-            except InputError as error:
-                raise InputError(str(error).replace(str(path), "the data")) from None
+        rows = _to_rows(data, [settings.text_column, settings.label_column])
+        reviews = evaluate.read_labeled(self.config, "the data", settings.text_column, rows=rows)
         scores, metrics = evaluate.score_labeled([self._trained], reviews)
         return scores | metrics
 
@@ -196,57 +191,92 @@ class Model:
         """Write an encoder as a folder that Hugging Face's transformers open."""
         export.export_run(self._trained, self.workdir, Path(folder).expanduser())
 
-    def _texts(
-        self, texts: str | Iterable[Any] | Mapping[str, Any] | pandas.DataFrame
-    ) -> pandas.Series:
-        if isinstance(texts, Mapping | pandas.DataFrame):
-            name = self.config.data.text_column
-            texts = pandas.DataFrame(texts)
-            _check_columns(texts, [name])
-            texts = texts[name]
-        elif isinstance(texts, str):
+    def _texts(self, texts: Any) -> tuple[list[str], pandas.Index | None]:
+        if isinstance(texts, str | bytes):
             texts = [texts]
-        column = texts if isinstance(texts, pandas.Series) else pandas.Series(list(texts))
-        return column.astype(object).where(column.notna(), "").map(str)
+        elif isinstance(texts, Mapping | pandas.DataFrame):
+            texts = _column(texts, self.config.data.text_column)
+        index = texts.index if isinstance(texts, pandas.Series) else None
+        return _to_texts(texts, "the texts"), index
 
 
-def _check_columns(table: pandas.DataFrame, names: Sequence[str]) -> None:
-    for name in names:
-        if name not in table.columns:
-            found = ", ".join(map(repr, table.columns))
-            raise InputError(
-                f"the data have no column {name!r}: their columns are {found}; rename it, or set "
-                "data.text_column and data.label_column"
-            )
+def _to_text(value: Any, where: str) -> str:
+    """Return a value as the text of a cell; InputError: it is none.
 
-
-def _to_csv(data: Labeled, text_column: str, label_column: str) -> str:
-    """Return reviews as the CSV file that our reader takes."""
-    columns = [text_column, label_column]
+    Bytes, which tensorflow_datasets yields, are UTF-8; of 1 pandas makes 1.0 beside a gap.
+    """
+    if isinstance(value, np.bool_ | np.number):
+        value = value.item()
+    if isinstance(value, float):
+        value = None if value != value else int(value) if value.is_integer() else value
+    if any(value is missing for missing in (None, pandas.NA, pandas.NaT)):
+        return ""
     try:
-        if isinstance(data, tuple):
-            data = dict(zip(columns, map(list, data), strict=True))
-        table = pandas.DataFrame(data).convert_dtypes()  # what pandas keeps as 1.0 is 1 again
-        _check_columns(table, columns)
-        text = table[columns].to_csv(index=False, lineterminator="\n", quoting=csv.QUOTE_ALL)
-        text.encode()
-    except (TypeError, ValueError) as error:  # a lone surrogate, which is no text, among them
-        raise InputError(f"data must be a table, or (texts, labels): {error}") from error
-    return text
+        return str(value) if isinstance(value, str | int | float) else bytes.decode(value)
+    except (TypeError, UnicodeDecodeError):
+        kind = type(value).__name__
+        raise InputError(
+            f"{where}: a text, or one in UTF-8, is expected, not this {kind}"
+        ) from None
+
+
+def _to_texts(values: Any, name: str) -> list[str]:
+    """Return a sequence of values as texts; InputError: it is none, or one of them is no text."""
+    if isinstance(values, str | bytes | Mapping | pandas.DataFrame) or not np.iterable(values):
+        raise InputError(f"{name}: a list or a column is expected, not {type(values).__name__}")
+    return [_to_text(value, f"{name}, number {i}") for i, value in enumerate(values)]
+
+
+def _column(data: Any, name: str) -> pandas.Series:
+    """Return a column of a table; InputError: there is none of that name, or several."""
+    try:
+        table = pandas.DataFrame(data, dtype=None if isinstance(data, pandas.DataFrame) else object)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"the data must be a table, or (texts, labels): {error}") from error
+    if list(table.columns).count(name) != 1:
+        found = ", ".join(map(repr, table.columns))
+        raise InputError(
+            f"the data need one column {name!r}: their columns are {found}; rename "
+            "yours, or set data.text_column and data.label_column"
+        )
+    return table[name]
+
+
+def _to_rows(data: Labeled, columns: Sequence[str]) -> list[tuple[str, str, str]]:
+    """Return name, text and label of each review."""
+    parts = data if isinstance(data, tuple) else tuple(_column(data, name) for name in columns)
+    cells = [_to_texts(part, name) for part, name in zip(parts, columns, strict=False)]
+    if len(parts) != 2 or len(cells[0]) != len(cells[1]) or not cells[0]:
+        raise InputError(f"the data must be texts and as many labels: {[*map(len, cells)]}")
+    names = (f"number {i}" for i in itertools.count())
+    return list(zip(names, *cells, strict=False))
+
+
+def _to_csv(data: Labeled, columns: Sequence[str]) -> str:
+    """Return reviews as the CSV file that our reader takes."""
+    writer = csv.writer(text := io.StringIO(), lineterminator="\n", quoting=csv.QUOTE_ALL)
+    writer.writerow(columns)
+    for name, *cells in _to_rows(data, columns):
+        if "\0" in "".join(cells):
+            raise InputError(f"the data, {name}: no CSV file can hold the NUL in it: remove it")
+        writer.writerow(cells)
+    return text.getvalue().encode("utf-8", "replace").decode()  # as `normalize_text` does
 
 
 @contextlib.contextmanager
 def _put_back(directory: RunDirectory) -> Iterator[None]:
-    """Put a run's reviews back where what follows fails and leaves that run as it was."""
-    env = directory.env
-    files = (env, *directory.reviews.values())
-    before = {path: path.read_bytes() for path in files if path.is_file()}
+    """Put a run's reviews back, or remove new ones, if what follows fails before a run begins."""
+    files = (directory.env, *directory.reviews.values())
+    before = {path: path.read_bytes() if path.is_file() else None for path in files}
     try:
         yield
     except BaseException:
-        if env.is_file() and before.pop(env, None) == env.read_bytes():
+        now = directory.env.read_bytes() if directory.env.is_file() else None
+        if before.pop(directory.env) == now:
             for path, content in before.items():
-                write_atomically(path, content.decode())
+                path.unlink(missing_ok=True)
+                if content is not None:
+                    write_atomically(path, content.decode())
         raise
 
 
@@ -255,10 +285,12 @@ def _keep_reviews(
 ) -> ConfigDict:
     """Write reviews to the run directory; return the config that reads them there."""
     files = {split: directory.reviews[split] for split in given}
+    columns = [config.data.text_column, config.data.label_column]
+    texts = {split: _to_csv(data, columns) for split, data in given.items()}
     prepare_workdir(directory.path)
     with lock_run(directory.path):
         for split, path in files.items():
-            text = _to_csv(given[split], config.data.text_column, config.data.label_column)
+            text = texts[split]
             if path.exists() and not fresh and path.read_bytes() != text.encode():
                 raise InputError(f"{path} holds other reviews: choose another workdir, or fresh")
             write_atomically(path, text)

@@ -2,6 +2,8 @@
 
 import csv
 import json
+import os
+import re
 
 import numpy as np
 import pandas
@@ -15,6 +17,7 @@ from sentiment_jax.config.recipes import override
 from sentiment_jax.config.stored import flatten
 from sentiment_jax.data.corpus import load_corpus
 from sentiment_jax.errors import InputError
+from sentiment_jax.modes.evaluate import evaluate_run
 from sentiment_jax.modes.predict import Table, predict_table
 from sentiment_jax.storage.files import read_json
 
@@ -110,8 +113,56 @@ def test_texts_in_every_shape(model):
     missing = model.predict([None, float("nan"), pandas.NA, "", 7])
     assert missing.warning.tolist() == [*["no text"] * 4, "100 % unknown words"]
     assert model.predict([]).empty
-    with pytest.raises(InputError, match="no column 'text': their columns are 'stars'"):
+    with pytest.raises(InputError, match="need one column 'text': their columns are 'stars'"):
         model.predict(table[["stars"]])
+
+
+TWO = pandas.DataFrame([["a", "b"]], columns=["text", "text"])
+
+
+@pytest.mark.parametrize(
+    ("texts", "same"),
+    [
+        (b"a good film", ["a good film"]),
+        ([b"caf\xc3\xa9", "e\u0301"], ["caf\u00e9", "\u00e9"]),
+        (np.array([b"good", b"bad"]), ["good", "bad"]),
+        ({"text": [b"good", None]}, ["good", ""]),
+        (pandas.Series(["good", "bad"], dtype="category"), ["good", "bad"]),
+        ([7, 7.0, np.float32(7), 2.5, np.int8(7), True], ["7", "7", "7", "2.5", "7", "True"]),
+        (["\ud800 good", "a\0b"], ["? good", "a\0b"]),
+        (TWO, "need one column 'text': their columns are 'text', 'text'"),
+        ({"text": "abc"}, "the data must be a table"),
+        ({"text": ["a", "b"], "label": [1]}, "the data must be a table"),
+        ([b"\xff"], "number 0: a text, or one in UTF-8, is expected, not this bytes"),
+        ([["a", "b"], ["c"]], "number 0: a text, or one in UTF-8, is expected, not this list"),
+        (np.array([["a", "b"]]), "number 0: .* not this ndarray"),
+        ([pandas.Timestamp("2020-01-01")], "not this Timestamp"),
+        (["a", {"b": 1}], "number 1: .* not this dict"),
+        (None, "a list or a column is expected, not NoneType"),
+        (np.array("a"), "a list or a column is expected, not ndarray"),
+    ],
+)
+def test_values_that_no_csv_file_holds(model, texts, same):
+    """Rows 68 and 69: decoded, or refused in one line, by each function alike."""
+    if isinstance(same, str):
+        with pytest.raises(InputError, match=same):
+            model.predict(texts)
+        with pytest.raises(InputError, match=re.sub("'text'.*", "", same)):
+            model.evaluate(texts if isinstance(texts, dict) or texts is TWO else (texts, [1, 0]))
+        return
+    expected = model.predict(same)
+    assert model.predict(texts).p_positive.tolist() == expected.p_positive.tolist()
+    assert (model.predict_proba(texts) == model.predict_proba(same)).all()
+    texts = texts["text"] if isinstance(texts, dict) else texts
+    listed = [texts] if isinstance(texts, bytes) else list(texts)
+    assert model.explain(listed[0]).text == model.explain(same[0]).text
+    labels = [0, 1, 1, 1, 1, 1][: len(same)]
+    assert model.evaluate((listed, labels)) == model.evaluate((same, labels))
+
+
+def test_an_absent_class_is_counted_as_such(model):
+    """Row 71."""
+    assert model.evaluate((["a", "b"], ["pos", "pos"]))["classes"]["negative"]["examples"] == 0
 
 
 def test_an_explanation_adds_up(model):
@@ -187,17 +238,34 @@ def test_training_on_a_table(small_config, own, tmp_path):
     assert read_json(workdir / "config.json")["data"]["test_path"].endswith("reviews-test.csv")
 
 
+MANY = ([f"a {('bad', 'good')[i % 2]} film {i}" for i in range(60)], [0, 1] * 30)
+
+
 @pytest.mark.parametrize(
     ("tables", "message"),
     [
-        ({"data": {"text": ["a"]}}, "no column 'label': their columns are 'text'"),
-        ({"data": (["a", "b"], [1])}, "data must be a table, or"),
-        ({"data": (["good", "bad\ud800"], [1, 0])}, "data must be a table, or .*surrogates"),
+        ({"data": {"text": ["a"]}}, "need one column 'label': their columns are 'text'"),
+        ({"data": (["a", "b"], [1])}, "data must be texts and as many labels"),
+        ({"data": (["good", "bad\0"], [1, 0])}, "number 1: no CSV file can hold the NUL in it"),
+        ({"data": (pandas.DataFrame({"a": ["good"]}), [1])}, "a column is expected, not DataFrame"),
         ({"data": (["good", "bad"], [1, 7])}, "'7'"),
+        ({"data": MANY, "test": (["good"] * 8, [2] * 8)}, "'2' is in .*test.csv alone"),
         ({"test": (["good"], [1])}, "test= goes with data="),
     ],
 )
 def test_tables_that_cannot_be_read(small_config, tmp_path, tables, message):
     with pytest.raises(InputError, match=message):
         sentiment_jax.train(small_config, tmp_path / "run", **tables)
-    assert not (tmp_path / "run" / "config.json").exists()
+    left = os.listdir(tmp_path / "run") if (tmp_path / "run").exists() else []
+    assert left in ([], ["lock"])  # row 70: the table may be corrected
+
+
+def test_a_directory_made_from_python_is_moved(small_config, tmp_path):
+    """Row 67: its reviews lie in it."""
+    config = override(small_config, {"data.limit": 0, "data.test_limit": 0, "epochs": 1})
+    result = sentiment_jax.train(config, tmp_path / "old", MANY, test=MANY)
+    moved = (tmp_path / "old").rename(tmp_path / "new")
+    model = sentiment_jax.load(moved)
+    assert model.evaluate()["loss"] == result["test"]["loss"]
+    assert evaluate_run(moved, "val", {"data.path": f"{moved}/reviews.csv"}) == result["val"]
+    assert sentiment_jax.train(config, moved, MANY, test=MANY) == result

@@ -3,12 +3,17 @@
 import csv
 import io
 import json
+import os
 import re
+from collections.abc import Iterator
 
 import numpy as np
+import pandas
+import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+import sentiment_jax
 from sentiment_jax.data.reviews import is_blank, normalize_text
 from sentiment_jax.data.table import read_table
 from sentiment_jax.errors import InputError
@@ -197,3 +202,100 @@ def test_predict_writes_a_row_for_every_row(model, tmp_path, capsys, texts, suff
         assert shown == expected
     else:
         assert not any(re.match("[=+@-]", text) and not NUMBER.fullmatch(text) for text in shown)
+
+
+SCALARS = st.one_of(
+    TEXTS,
+    TEXTS.map(lambda text: text.encode("utf-8", "replace")),
+    st.binary(max_size=8),
+    st.none() | st.booleans() | st.integers() | st.floats(),
+    st.sampled_from([pandas.NA, pandas.NaT, pandas.Timestamp(0), np.datetime64(0, "s"), 1j]),
+    st.sampled_from([np.float16(2), np.int64(-3), np.bool_(True), np.str_("a"), np.bytes_(b"a")]),
+)
+CELLS_OF_PYTHON = st.one_of(
+    SCALARS, st.lists(SCALARS, max_size=3), st.dictionaries(TEXTS, SCALARS, max_size=2)
+)
+COLUMNS = st.sampled_from([["text"], ["text", "text"], ["a"], ["a", "text"], [("text", "a")], [0]])
+
+
+def as_array(values, shape):
+    array = np.empty(len(values), object)
+    array[:] = values
+    return array.reshape(shape)
+
+
+def as_frame(values, names, index):
+    table = pandas.DataFrame(
+        {i: pandas.Series(values, dtype=object) for i, _ in enumerate(names)}
+    ).set_axis(index * len(values) if index else range(len(values)))
+    return table.set_axis(pandas.Index(names, tupleize_cols=len(names) == 1), axis=1)
+
+
+LISTS = st.lists(SCALARS, max_size=5) | st.lists(CELLS_OF_PYTHON, max_size=5)
+PYTHON = st.one_of(
+    CELLS_OF_PYTHON,
+    LISTS,
+    LISTS.map(tuple),
+    LISTS.map(iter),
+    LISTS.map(lambda values: pandas.Series(values, dtype=object)),
+    st.builds(as_array, LISTS, st.sampled_from([-1, (-1, 1), (1, -1)])),
+    st.builds(lambda values: np.array([f"{v}"[:9] for v in values]), LISTS),
+    st.builds(as_frame, LISTS, COLUMNS, st.sampled_from([[], ["x"], [None]])),
+    st.dictionaries(st.sampled_from(["text", "label", b"text"]), LISTS | SCALARS, max_size=2),
+)
+
+
+@pytest.fixture(scope="module")
+def loaded(finished):
+    return sentiment_jax.load(finished)
+
+
+def answer(function, *arguments):
+    """What a function of a model returns, or None if it refuses in one line."""
+    try:
+        return function(*arguments)
+    except InputError as error:
+        assert "\n" not in str(error) and len(str(error)) < 1000, error
+        return None
+
+
+def to_python(value):
+    """The text of a value as a table holds it, or None if it holds no such value."""
+    if isinstance(value, bytes):
+        try:
+            return value.decode()
+        except UnicodeDecodeError:
+            return None
+    if value is None or value is pandas.NA or value is pandas.NaT or value != value:
+        return ""
+    value = value.item() if isinstance(value, np.bool_ | np.number) else value
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    return str(value) if isinstance(value, str | int | float) else None
+
+
+@settings(FUZZ, max_examples=int(os.environ.get("PYTHON_EXAMPLES", 60)))
+@given(values=PYTHON)
+@example(values=np.array([["a", "b"]]))
+@example(values=b"\xff")
+def test_any_value_from_python_is_predicted_as_its_text_is_or_refused(loaded, values):
+    """Rows 68 and 69."""
+    if isinstance(values, Iterator):
+        values = list(values)
+        found = answer(loaded.predict, iter(values))
+    else:
+        found = answer(loaded.predict, values)
+        labels = [0] * (len(values) if isinstance(values, list | pandas.Series) else 1)
+        answer(loaded.evaluate, (values, labels))
+        answer(loaded.explain, values)
+    if found is not None:
+        if isinstance(values, pandas.DataFrame | dict):
+            values = values["text"]
+        values = [values] if isinstance(values, str | bytes) else list(values)
+        texts = [to_python(value) for value in values]
+        assert None not in texts and len(found) == len(texts)
+        expected, warnings = predict([loaded._trained], texts)
+        assert found.p_positive.tolist() == pytest.approx(expected[:, 1].tolist(), abs=1e-6)
+        assert found.warning.tolist() == warnings
+    elif isinstance(values, list) and not any(isinstance(v, list | dict) for v in values):
+        assert None in map(to_python, values)
