@@ -8,6 +8,7 @@ import shutil
 import sys
 
 import pytest
+import runs
 from absl import flags
 from commands import ROOT, SAMPLE, command_line
 
@@ -306,6 +307,30 @@ def test_predict_reads_any_column_and_writes_a_table(printed, refused, finished,
     assert "in.txt: end its name in .csv, .tsv or .jsonl" in line
 
 
+def test_messages_say_what_is_wrong_and_what_to_do(
+    refused, printed, finished, run_copy, tmp_path, monkeypatch
+):
+    """Rows 76 and 77."""
+    predict = ["--mode=predict", f"--workdir={finished}"]
+    line = refused("--mode=predict", f"--workdir={finished},", "--text=x")
+    assert "names nothing before or after a comma" in line
+    line = refused(SAMPLE, *runs.small_flags(), "--sweep_data.teacher=x")
+    assert "did you mean --config.data.teacher?" in line
+    (tmp_path / "two.csv").write_text("text,text,label\na,b,1\n")
+    line = refused(*predict, f"--input={tmp_path}/two.csv")
+    assert "needs one column 'text': its columns are 'text', 'text', 'label'" in line
+    monkeypatch.setattr(sys, "stdin", None)  # <&-
+    assert "cannot read --input=-: standard input is closed" in refused(*predict, "--input=-")
+    long = shutil.copytree(finished, tmp_path / ("n" * 250))
+    printed("--mode=report", f"--workdir={long}", f"--output={tmp_path}/report")
+    (run_copy / "tokenizer.json").write_text("{")
+    line = refused("--mode=predict", f"--workdir={run_copy}", "--text=x")
+    assert "tokenizer.json is not what was written" in line and "put that file back" in line
+    (run_copy / "result.json").write_text("{")
+    line = refused(SAMPLE, *runs.small_flags(), f"--workdir={run_copy}")
+    assert "result.json is not JSON" in line and "delete it and run it again" in line
+
+
 def test_an_ensemble_and_its_temperatures(printed, refused, finished, run_copy, tmp_path):
     workdirs = f"--workdir={finished},{run_copy}"
     predict = ["--mode=predict", "--text=good", "--text=bad"]
@@ -361,19 +386,21 @@ def test_what_a_training_refuses(refused, tmp_path, workdir, setting, part):
         assert part in refused(*STARTS, f"--workdir={tmp_path / workdir}", f"--config.{setting}")
 
 
+DISK = [errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO]
+
+
 @pytest.mark.parametrize(
     ("error", "message"),
     [
-        (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "runs/a/metrics.jsonl"), "disk full"),
-        (ValueError("RESOURCE_EXHAUSTED: Error writing:\n No space left on device"), "disk full"),
-        (OSError(errno.EDQUOT, os.strerror(errno.EDQUOT), "runs/a"), "disk full"),
+        *[(OSError(code, os.strerror(code), "runs/a"), "disk full or failing") for code in DISK],
+        *[(ValueError(f"INTERNAL:\n {os.strerror(c)}"), "disk full or failing") for c in DISK],
         (MemoryError(), "out of memory"),
         (RuntimeError("RESOURCE_EXHAUSTED: 9 GiB\nat"), "out of memory"),
     ],
 )
 def test_no_room_left_is_one_line(monkeypatch, capsys, error, message):
-    """Rows 11 and 49: sizes that are allowed and still too much for this machine."""
-    errors = [error, OSError(errno.EIO, "broken")]
+    """Rows 11, 49 and 63: sizes that are allowed and still too much for this machine."""
+    errors = [error, OSError(errno.ENXIO, "broken")]
 
     def dispatch():
         raise errors.pop(0)
