@@ -29,12 +29,15 @@ def resolve(recipe: ConfigDict, known: Config | None = None) -> Config:
     The sources of a finished run, whose config is `known`, may be gone since.
     """
     values = flatten(recipe)
-    if known and lineage.named_sources(recipe) == lineage.named_sources(known):
-        inherited = {n for n, value in values.items() if value is None} | {"model.revision"}
-        return replace_settings(known, {n: values[n] for n in values.keys() - inherited})
+    name = values["model.name"]
+    if known and any(sources := lineage.named_sources(known)):
+        alike = name == known.model.name or {name, known.model.name} <= {*ENCODERS} and sources[0]
+        if alike and sources == lineage.named_sources(recipe):
+            inherited = {n for n, value in values.items() if value is None}
+            inherited |= {"model.name", "model.revision"}
+            return replace_settings(known, {n: values[n] for n in values.keys() - inherited})
     for teacher in find_teachers(values["data.teacher"]):
         _check_teacher(teacher)
-    name = values["model.name"]
     pretrained = values["model.pretrained"]
     folder = source_run(pretrained)
     sizes = None

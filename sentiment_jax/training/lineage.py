@@ -45,9 +45,9 @@ def parents(config: ConfigDict | Config) -> list[Path]:
     return ([start] if start else []) + find_teachers(config.data.teacher)
 
 
-def named_sources(config: ConfigDict | Config) -> tuple[str, str, str]:
-    """Return the architecture of a config, and what it says that it learns from."""
-    return config.model.name, config.model.pretrained, config.data.teacher
+def named_sources(config: ConfigDict | Config) -> tuple[str, str]:
+    """Return what a config says that it learns from."""
+    return config.model.pretrained, config.data.teacher
 
 
 def source_hashes(config: Config) -> list[str]:
@@ -63,7 +63,7 @@ def check_same_sources(config: Config, directory: RunDirectory) -> None:
     """Raise InputError unless a config learns from what a run learned from, wherever it is now."""
     recorded = read_json(directory.env).get("sources")  # earlier revisions recorded none
     if recorded is not None and recorded != source_hashes(config):
-        names = " or ".join(filter(None, named_sources(config)[1:]))
+        names = " or ".join(filter(None, named_sources(config)))
         raise InputError(
             f"{directory.path} learned from other parameters than those in {names} (their sha256 "
             "differs): name those, wherever they are now, or start over with --fresh"

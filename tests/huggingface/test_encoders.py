@@ -21,7 +21,7 @@ from sentiment_jax.config.recipes import override
 from sentiment_jax.data.corpus import SAMPLE
 from sentiment_jax.data.tokenization import framing, load_pretrained_tokenizer
 from sentiment_jax.errors import InputError
-from sentiment_jax.huggingface import weights
+from sentiment_jax.huggingface import hub, weights
 from sentiment_jax.modes.evaluate import evaluate_run
 from sentiment_jax.modes.export import export_workdir
 from sentiment_jax.modes.predict import predict
@@ -69,6 +69,9 @@ def test_a_run_of_each_encoder(name, folders, tmp_path, monkeypatch, capsys):
         train(config, tmp_path / "killed")
     train(config, tmp_path / "killed")
     runs.assert_same_run(whole, tmp_path / "killed")
+    with monkeypatch.context() as patch:
+        patch.setattr(hub, "find_pretrained", Mock(side_effect=AssertionError))
+        assert train(config, whole) == result  # it is finished: the folder may be gone
 
     scores = evaluate_run(whole, "test")
     assert {key: scores[key] for key in result["test"]} == result["test"]
