@@ -165,9 +165,20 @@ def load_pretrained(
     path = folder / choose_weights(names, str(folder))
     files = ", not from ".join(name for name in WEIGHT_FILES if name in names)
     order: Sequence[int] | None = range(len(classes))
-    if classes and (named := _read(folder / "config.json").get("id2label")):
-        order = class_order([*named.values()], classes)
+    if classes:
+        order = class_order(_read_classes(folder / "config.json"), classes)
     return load_tensors(_read(path), config, params, where=str(path), files=files, order=order)
+
+
+def _read_classes(path: Path) -> list[str]:
+    """Return the classes that a config.json names, in the order of their numbers."""
+    values = _read(path)
+    unnamed = {str(i): f"LABEL_{i}" for i in range(values.get("num_labels") or 2)}
+    named = values.get("id2label") or unnamed  # transformers writes neither if there are two
+    try:
+        return [str(named[number]) for number in sorted(named, key=int)]
+    except (TypeError, ValueError):
+        raise InputError(f"{path}: id2label can't be {named!r}: download it again") from None
 
 
 def class_order(theirs: Sequence[str], ours: Sequence[str]) -> Sequence[int] | None:

@@ -210,6 +210,31 @@ def test_a_head_for_the_same_classes_is_kept_in_their_order(theirs, folder):
         np.testing.assert_array_equal(out["bias"], biases[order])
 
 
+def test_classes_stand_in_the_order_of_their_numbers(folder):
+    """Whatever the file's order; those of a config.json without names are two."""
+    changed = folder("roberta")
+    path = changed / "config.json"
+    values = json.loads(path.read_text())
+    model = golden.build("roberta")
+
+    def load(named, *classes):
+        path.write_text(json.dumps(values | {"id2label": named}))
+        fresh = golden.fill(model.clone(classes=len(classes)), 7.0)
+        params, report = weights.load_pretrained(changed, model.config, fresh, classes)
+        return params["classifier"]["out_proj"]["kernel"], report
+
+    expected, _ = load({"0": "Negative", "1": "Positive"}, "negative", "positive")
+    kernel, _ = load({"1": "Positive", "0": "Negative"}, "negative", "positive")
+    np.testing.assert_array_equal(kernel, expected)
+    kernel, report = load(None, "bad", "fair", "good")
+    assert (kernel == 7.0).all()
+    assert "classifier/out_proj/kernel" in report.new
+    load({"0": 0, "1": 1}, "negative", "positive")
+    for damaged in (["negative", "positive"], "negative", {"a": "negative", "b": "positive"}):
+        with pytest.raises(InputError, match=r"config\.json: id2label can't be .*: download"):
+            load(damaged, "negative", "positive")
+
+
 REFUSED = {
     "roberta": [
         ({"position_embedding_type": "relative_key"}, "'relative_key' is unknown, not 'absolute'"),
