@@ -8,15 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tokenizers import (
-    Regex,
-    Tokenizer,
-    decoders,
-    models,
-    normalizers,
-    pre_tokenizers,
-    trainers,
-)
+from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
 from tokenizers.implementations import BertWordPieceTokenizer
 
 from sentiment_jax.data.ngrams import MIN_FREQUENCY, frequent_ngrams
@@ -136,8 +128,8 @@ def load_pretrained_tokenizer(folder: Path) -> Tokenizer:
         tokenizer = _whole(_make_tokenizer(folder))
     else:
         raise InputError(f"{folder} holds neither tokenizer.json nor {' nor '.join(VOCABULARIES)}")
-    if not framing(tokenizer)[0]:
-        raise InputError(f"{folder}: the tokenizer has no [CLS] and [SEP]: download it again")
+    if [*map(len, framing(tokenizer))] != [1, 1]:
+        raise InputError(f"{folder}: the tokenizer puts no text between [CLS] and [SEP]")
     return tokenizer
 
 
@@ -194,10 +186,8 @@ def unknown_id(tokenizer: Tokenizer) -> int | None:
 
 def continues_word(tokenizer: Tokenizer, token: str) -> bool:
     """Return whether a token continues the word before it, by the marks of the tokenizer's kind."""
-    if isinstance(tokenizer.decoder, decoders.ByteLevel):
-        return not token.startswith(("Ġ", "Ċ"))  # a space, a line's end
-    if isinstance(tokenizer.decoder, decoders.Metaspace):
-        return not token.startswith("▁")
+    if isinstance(tokenizer.model, (models.BPE, models.Unigram)):
+        return not token.startswith(("Ġ", "Ċ", "▁"))  # bytes' space and line end; SentencePiece's
     return token.startswith("##")
 
 

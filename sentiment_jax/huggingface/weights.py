@@ -55,8 +55,10 @@ def choose_weights(names: Iterable[str], where: str) -> str:
     if "pytorch_model.bin" in names:
         raise InputError(
             f"{where} has only pytorch_model.bin, which can run code when read; convert it where "
-            'PyTorch is installed: python -c "from transformers import AutoModel; '
-            "AutoModel.from_pretrained('FOLDER').save_pretrained('NEW_FOLDER')\""
+            "PyTorch is installed, by the class that `architectures` in its config.json names, "
+            'its tokenizer too: python -c "import transformers as t; '
+            "[kind.from_pretrained('FOLDER').save_pretrained('NEW_FOLDER') "
+            'for kind in (t.CLASS, t.AutoTokenizer)]"'
         )
     found = first_five(names) or "nothing at all"
     raise InputError(f"{where} has neither {' nor '.join(WEIGHT_FILES)}: it holds {found}")

@@ -13,13 +13,14 @@ import pytest
 import runs
 import transformers
 from reviews import encode_lists
+from tokenizers.processors import TemplateProcessing
 
 from configs import bert
 from sentiment_jax import api
 from sentiment_jax.analysis.integrated_gradients import explain
 from sentiment_jax.config.recipes import override
 from sentiment_jax.data.corpus import SAMPLE
-from sentiment_jax.data.tokenization import framing, load_pretrained_tokenizer
+from sentiment_jax.data.tokenization import continues_word, framing, load_pretrained_tokenizer
 from sentiment_jax.errors import InputError
 from sentiment_jax.huggingface import hub, weights
 from sentiment_jax.modes.evaluate import evaluate_run
@@ -154,6 +155,33 @@ def test_a_folder_without_tokenizer_json_has_the_one_that_transformers_makes(fol
     (tmp_path / "vocab.json").write_text("{")
     with pytest.raises(InputError, match="tokenizer's files are damaged .*: download it again"):
         load_pretrained_tokenizer(tmp_path)
+
+
+def change_tokenizer(folder, target, **parts):
+    """A tokenizer.json of the folder with other parts, alone in `target`."""
+    parts = json.loads((folder / "tokenizer.json").read_text()) | parts
+    (target / "tokenizer.json").write_text(json.dumps(parts))
+    return target
+
+
+@pytest.mark.parametrize("template", ["[CLS] $A", "[CLS] [CLS] $A [SEP]", "$A"])
+def test_a_text_stands_between_two_tokens(template, folders, tmp_path):
+    tokenizer = load_pretrained_tokenizer(folders["modernbert"])
+    special = [(token, tokenizer.token_to_id(token)) for token in ("[CLS]", "[SEP]")]
+    tokenizer.post_processor = TemplateProcessing(single=template, special_tokens=special)
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    with pytest.raises(InputError, match=r"puts no text between \[CLS\] and \[SEP\]$"):
+        load_pretrained_tokenizer(tmp_path)
+
+
+def test_words_are_joined_whatever_the_decoder(folders, tmp_path):
+    """mmBERT's, like Gemma's, is a sequence: only the model says how words are marked."""
+    decoder = {"type": "Sequence", "decoders": [{"type": "Fuse"}]}
+    folder = change_tokenizer(folders["xlm-roberta"], tmp_path, decoder=decoder)
+    tokenizer = load_pretrained_tokenizer(folder)
+    encoding = tokenizer.encode("unbelievably good", add_special_tokens=False)
+    words = [not continues_word(tokenizer, token) for token in encoding.tokens]
+    assert sum(words) == 2 < len(words)
 
 
 @pytest.mark.parametrize("name", pretrained.NAMES)
