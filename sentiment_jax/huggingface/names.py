@@ -101,16 +101,18 @@ def _read_modernbert(values: Values) -> Values:
     transformers 5 writes the kind of each layer, and the bases of the rotary embeddings by kind.
     """
     values = dict(values)
-    if (pooling := values.get("classifier_pooling", "cls")) not in ("cls", "mean"):
-        raise InputError(f"classifier_pooling {pooling!r} is unknown, not 'cls' or 'mean'")
-    if types := values.pop("layer_types", None):
+    types = values.pop("layer_types", None) or []
+    ropes = values.get("rope_parameters") or {}
+    if not isinstance(types, list) or not isinstance(ropes, dict):
+        raise InputError("layer_types or rope_parameters is damaged: download it again")
+    if types:
         full = [i for i, kind in enumerate(types) if kind == "full_attention"]
         every = full[1] if len(full) > 1 else len(types)
         if full != [*range(0, len(types), every)]:
             raise InputError("layer_types: only layers 0, n, 2n, ... may be full_attention")
         values["global_attn_every_n_layers"] = every
     for kind, base in (("full_attention", "global"), ("sliding_attention", "local")):
-        rope = (values.get("rope_parameters") or {}).get(kind) or {}
+        rope = ropes.get(kind) or {}
         if (scaled := rope.get("rope_type", "default")) != "default":
             raise InputError(f"rope_type {scaled!r} is unknown, not 'default'")
         if theta := rope.get("rope_theta"):

@@ -95,7 +95,7 @@ def read_encoder_config(folder: Path) -> EncoderConfig:
     path = Path(folder) / "config.json"
     values = _read(path)
     name = values.setdefault("model_type", "bert")  # the oldest BERT folders name no type
-    if name not in ENCODERS:
+    if name not in [*ENCODERS]:  # it may be a list, which can't be hashed
         raise InputError(f"{path} is of model_type {name!r}, not one of {', '.join(ENCODERS)}")
     try:
         values = NAMES[name].read(values)

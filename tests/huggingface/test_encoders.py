@@ -274,7 +274,12 @@ REFUSED = {
         ({"hidden_activation": "silu"}, "hidden_act='silu' is unknown"),
         ({"layer_types": ["sliding_attention"] * 3}, "layer_types: only layers 0, n, 2n"),
         ({"rope_parameters": {"full_attention": {"rope_type": "yarn"}}}, "rope_type 'yarn'"),
-        ({"classifier_pooling": "max"}, "classifier_pooling 'max' is unknown"),
+        ({"classifier_pooling": "max"}, "classifier_pooling='max' is unknown"),
+        ({"local_attention": -1}, "local_attention=-1 must be at least 2"),
+        ({"layer_types": None, "global_attn_every_n_layers": 0}, "layers=0 must be at least 1"),
+        ({"num_attention_heads": 8}, "need heads of an even width"),
+        ({"layer_types": 3}, "layer_types or rope_parameters is damaged"),
+        ({"rope_parameters": [1]}, "layer_types or rope_parameters is damaged"),
     ],
 }
 
@@ -287,6 +292,14 @@ def test_fields_that_change_numbers_are_refused(folder, name, change, message):
     path = folder(name) / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
     with pytest.raises(InputError, match=rf"config\.json: .*{message}"):
+        weights.read_encoder_config(path.parent)
+
+
+@pytest.mark.parametrize("name", ["deberta-v2", None, ["bert"]])
+def test_other_models_are_refused(folder, name):
+    path = folder("bert") / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"model_type": name}))
+    with pytest.raises(InputError, match="not one of bert, electra, distilbert, roberta, xlm-"):
         weights.read_encoder_config(path.parent)
 
 
