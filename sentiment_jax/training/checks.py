@@ -47,6 +47,9 @@ def resolve(recipe: ConfigDict, known: Config | None = None) -> Config:
         raise InputError(f"model.pretrained={pretrained} is no run: {name} starts from one")
     elif pretrained:
         folder, values["model.revision"] = hub.find_pretrained(pretrained, values["model.revision"])
+    elif name in ENCODERS and ENCODERS[name].first_position:
+        # a learned [UNK] has the id by which PyTorch's RoBERTa knows padding, and has no position
+        raise InputError(f"model.name={name} starts from pretrained weights: set model.pretrained")
     if name in ENCODERS:
         model = {key.removeprefix("model."): v for key, v in values.items() if "model." in key}
         resolved = weights.resolve_encoder(model, folder, sizes)

@@ -28,6 +28,7 @@ from sentiment_jax.modes.export import export_workdir
 from sentiment_jax.modes.predict import predict
 from sentiment_jax.modes.train import train
 from sentiment_jax.storage.files import read_json
+from sentiment_jax.training.checks import resolve
 from sentiment_jax.training.objectives.masked_language_modeling import MaskedLanguageModeling
 from sentiment_jax.training.run import Progress
 from sentiment_jax.training.trained_model import load_run
@@ -110,6 +111,15 @@ def test_a_pretraining_goes_on_and_is_fine_tuned(name, folders, tmp_path):
     assert result["val"]["perplexity"] < 2 * pretrained.SIZES["vocab_size"]
     tuned = train(make_config(tmp_path / "text", epochs=1), tmp_path / "run")
     assert tuned["model"] == name
+
+
+@pytest.mark.parametrize("name", ["roberta", "xlm-roberta"])
+def test_roberta_needs_its_tokenizer(name):
+    """PyTorch's takes its positions from ids other than 1, which is [UNK] in a learned one."""
+    config = make_config(folder="")
+    config.model.name = name
+    with pytest.raises(InputError, match=f"model.name={name} starts from pretrained weights: set"):
+        resolve(config)
 
 
 def draw_text(rng):
