@@ -121,7 +121,8 @@ def unknown_shares(tokenizer: Tokenizer, encoded: Encoded) -> Float64[np.ndarray
     words = np.add.reduceat(is_word, starts, dtype=np.int64)
     unknown = np.add.reduceat(is_unknown, starts, dtype=np.int64)
     blank = encoded.lengths == sum(map(len, framing(tokenizer)))
-    return np.where(blank, 1, unknown / np.maximum(words, 1))
+    # a unigram model may have several unknown pieces in a word
+    return np.where(blank, 1, np.minimum(unknown / np.maximum(words, 1), 1))
 
 
 @functools.lru_cache(maxsize=4)

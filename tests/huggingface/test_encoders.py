@@ -20,12 +20,14 @@ from sentiment_jax import api
 from sentiment_jax.analysis.integrated_gradients import explain
 from sentiment_jax.config.recipes import override
 from sentiment_jax.data.corpus import SAMPLE
+from sentiment_jax.data.encoding import encode
+from sentiment_jax.data.reviews import Reviews
 from sentiment_jax.data.tokenization import continues_word, framing, load_pretrained_tokenizer
 from sentiment_jax.errors import InputError
 from sentiment_jax.huggingface import hub, weights
 from sentiment_jax.modes.evaluate import evaluate_run
 from sentiment_jax.modes.export import export_workdir
-from sentiment_jax.modes.predict import predict
+from sentiment_jax.modes.predict import predict, unknown_shares
 from sentiment_jax.modes.train import train
 from sentiment_jax.storage.files import read_json
 from sentiment_jax.training.checks import resolve
@@ -192,6 +194,12 @@ def test_words_are_joined_whatever_the_decoder(folders, tmp_path):
     encoding = tokenizer.encode("unbelievably good", add_special_tokens=False)
     words = [not continues_word(tokenizer, token) for token in encoding.tokens]
     assert sum(words) == 2 < len(words)
+
+
+def test_a_word_with_several_unknown_pieces_is_one_unknown_word(folders):
+    tokenizer = load_pretrained_tokenizer(folders["xlm-roberta"])
+    encoded = encode(tokenizer, Reviews.from_texts(["good film", "film😀film😀film"]), 24, "head")
+    assert unknown_shares(tokenizer, encoded).tolist() == [0, 1]
 
 
 @pytest.mark.parametrize("name", pretrained.NAMES)
