@@ -248,12 +248,6 @@ class ModernBertConfig(EncoderConfig):
         super().__post_init__()
         if self.classifier_pooling not in ("cls", "mean"):
             raise InputError(f"classifier_pooling={self.classifier_pooling!r} is unknown")
-        least = {"global_attn_every_n_layers": 1, "local_attention": 2}
-        for name, value in least.items():
-            if getattr(self, name) < value:
-                raise InputError(f"{name}={getattr(self, name)} must be at least {value}")
-        if self.hidden_size // self.num_attention_heads % 2:
-            raise InputError("rotary embeddings need heads of an even width")
 
 
 AnyModel: TypeAlias = EncoderConfig | LstmConfig | NgramConfig

@@ -101,18 +101,14 @@ def _read_modernbert(values: Values) -> Values:
     transformers 5 writes the kind of each layer, and the bases of the rotary embeddings by kind.
     """
     values = dict(values)
-    types = values.pop("layer_types", None) or []
-    ropes = values.get("rope_parameters") or {}
-    if not isinstance(types, list) or not isinstance(ropes, dict):
-        raise InputError("layer_types or rope_parameters is damaged: download it again")
-    if types:
+    if types := values.pop("layer_types", None):
         full = [i for i, kind in enumerate(types) if kind == "full_attention"]
         every = full[1] if len(full) > 1 else len(types)
         if full != [*range(0, len(types), every)]:
             raise InputError("layer_types: only layers 0, n, 2n, ... may be full_attention")
         values["global_attn_every_n_layers"] = every
     for kind, base in (("full_attention", "global"), ("sliding_attention", "local")):
-        rope = ropes.get(kind) or {}
+        rope = (values.get("rope_parameters") or {}).get(kind) or {}
         if (scaled := rope.get("rope_type", "default")) != "default":
             raise InputError(f"rope_type {scaled!r} is unknown, not 'default'")
         if theta := rope.get("rope_theta"):
