@@ -248,6 +248,8 @@ class ModernBertConfig(EncoderConfig):
         super().__post_init__()
         if self.classifier_pooling not in ("cls", "mean"):
             raise InputError(f"classifier_pooling={self.classifier_pooling!r} is unknown")
+        if self.local_attention < 2:
+            raise InputError(f"local_attention={self.local_attention} is no window")
 
 
 AnyModel: TypeAlias = EncoderConfig | LstmConfig | NgramConfig

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
+from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 from tokenizers.implementations import BertWordPieceTokenizer
 
 from sentiment_jax.data.ngrams import MIN_FREQUENCY, frequent_ngrams
@@ -114,9 +114,13 @@ def load_tokenizer(path: Path) -> Tokenizer:
 
 
 def _whole(tokenizer: Tokenizer) -> Tokenizer:
-    """Switch truncation and padding off, which `encoding` does instead."""
+    """Leave truncation and padding to `encoding`; add [CLS] and [SEP] if nothing is added."""
     tokenizer.no_truncation()  # all-MiniLM-L6-v2's own file truncates at 128 tokens and pads
     tokenizer.no_padding()
+    ids = [(token, tokenizer.token_to_id(token)) for token in ("[CLS]", "[SEP]")]
+    if tokenizer.post_processor is None and None not in dict(ids).values():
+        template = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=ids)
+        tokenizer.post_processor = template
     return tokenizer
 
 

@@ -75,6 +75,15 @@ def test_tokenizer_json_round_trip_ignores_its_own_truncation_and_padding(tmp_pa
         assert [len(row) for row in ids] == [len(loaded.encode(text).ids) for text in TEXTS[:2]]
 
 
+def test_a_tokenizer_that_adds_nothing_adds_cls_and_sep(tmp_path):
+    """As earlier revisions did, so that their runs are read as before."""
+    tokenizer = train_wordpiece(TEXTS, vocabulary_size=200)
+    expected = tokenizer.encode(TEXTS[0]).ids
+    tokenizer.post_processor = None
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    assert load_pretrained_tokenizer(tmp_path).encode(TEXTS[0]).ids == expected
+
+
 def test_folder_with_only_a_vocabulary_equals_the_transformers_tokenizer(tmp_path, monkeypatch):
     monkeypatch.setenv("TRANSFORMERS_VERBOSITY", "error")
     from transformers import BertTokenizer

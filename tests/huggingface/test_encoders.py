@@ -215,7 +215,8 @@ def test_whole_words_are_masked(name, folders):
     ]
     found = [re.sub(r"\s|##", "", text) for text in texts]
     expected = ["unbelievably", "good", "acting", "throughout", "this", "movie"]
-    assert found == (expected if len(found) == 6 else expected[1:])  # a first word has no mark
+    byte_level = name in ("roberta", "modernbert")  # which mark a space: a first word has none
+    assert found == (expected[1:] if byte_level else expected)
     assert objective.mask == tokenizer.token_to_id("<mask>" if "roberta" in name else "[MASK]")
 
 
@@ -293,6 +294,7 @@ REFUSED = {
         ({"layer_types": ["sliding_attention"] * 3}, "layer_types: only layers 0, n, 2n"),
         ({"rope_parameters": {"full_attention": {"rope_type": "yarn"}}}, "rope_type 'yarn'"),
         ({"classifier_pooling": "max"}, "classifier_pooling='max' is unknown"),
+        ({"local_attention": -1}, "local_attention=-1 is no window"),
     ],
 }
 
