@@ -22,13 +22,11 @@ POOLINGS = ("last", "mean", "max", "mean_max")
 DTYPES = ("float32", "bfloat16", "tensorfloat32")  # the last: float32 with fast products
 CLASSES = ("negative", "positive")  # where the labels say no more
 MOST_CLASSES = 100
+MLM = ("masked_language_modeling",)
 OBJECTIVES = {  # of pre-training, by architecture; the first is the default
-    "bert": ("masked_language_modeling",),
+    "bert": MLM,
     "electra": ("replaced_token_detection",),
-    "distilbert": ("masked_language_modeling",),
-    "roberta": ("masked_language_modeling",),
-    "xlm-roberta": ("masked_language_modeling",),
-    "modernbert": ("masked_language_modeling",),
+    **dict.fromkeys(("distilbert", "roberta", "xlm-roberta", "modernbert"), MLM),
     "lstm": ("ngram_vectors",),
     "ngrams": (),
 }

@@ -11,13 +11,10 @@ from sentiment_jax.data.tokenization import VOCABULARIES
 from sentiment_jax.errors import InputError
 from sentiment_jax.huggingface.weights import WEIGHT_FILES, choose_weights
 
-TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "merges.txt",
+OTHER_FILES = (
+    *("config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"),
+    *("merges.txt", *VOCABULARIES),
 )
-OTHER_FILES = ("config.json", *TOKENIZER_FILES, *VOCABULARIES)
 _HELP = "name a folder with config.json, tokenizer and weights, a run's, or a hub id"
 
 os.environ.setdefault("HF_HUB_ETAG_TIMEOUT", "6")  # seconds without an answer: it is unreachable

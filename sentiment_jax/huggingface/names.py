@@ -100,7 +100,6 @@ def _read_modernbert(values: Values) -> Values:
 
     transformers 5 writes the kind of each layer, and the bases of the rotary embeddings by kind.
     """
-    values = dict(values)
     if types := values.pop("layer_types", None):
         full = [i for i, kind in enumerate(types) if kind == "full_attention"]
         every = full[1] if len(full) > 1 else len(types)
