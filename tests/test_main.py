@@ -105,7 +105,7 @@ STARTS = [SAMPLE, "--config.cpu_devices=1"]  # in a process where JAX has its de
         ([], ["--mode=train needs --config, lstm:sample or configs/lstm.py"]),
         ([SAMPLE, "--mode=dance"], ["dance", "train", "evaluate", "predict"]),
         ([SAMPLE, "--config.optimizer.name=adagrad"], ["adagrad", "sgd, rmsprop, adam, adamw"]),
-        ([SAMPLE, "--config.model.name=gpt"], ["gpt", "bert, electra, lstm"]),
+        ([SAMPLE, "--config.model.name=gpt"], ["gpt", "bert, electra, distilbert"]),
         ([SAMPLE, "--config.data.source=web"], ["web", "tfds, folder, csv, sample"]),
         (["--mode=evaluate"], ["--mode=evaluate needs --workdir"]),
         (["--mode=evaluate", "--workdir="], ["--mode=evaluate needs --workdir"]),
