@@ -62,7 +62,7 @@ def main(_: list[str]) -> None:
     logging.set_verbosity(logging.WARNING)
     output = Path(FLAGS.output)
     output.mkdir(parents=True, exist_ok=True)
-    found: dict[str, Any] = {"compare": [], "attention": []}
+    found: dict[str, Any] = {"compare": [], "attention": [], "machine": describe_environment()}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for what, model, rows, length, size, mode in (
@@ -74,6 +74,7 @@ def main(_: list[str]) -> None:
         ):
             job = make_job(folder, what, rows, length, model=model, batch_size=size, mode=mode)
             found["compare"] += compare(job)
+            write(found, output)
         for length in LENGTHS:
             for attention, window in (("local", 128), ("full", 2 * LENGTHS[-1])):
                 model = MODERNBERT | {"local_attention": window}
@@ -81,11 +82,14 @@ def main(_: list[str]) -> None:
                 job = make_job(folder, f"{attention}, {length} tokens", 1, length, **settings)
                 for measured in compare(job, sides=OURS):
                     found["attention"].append({**measured, "length": length, "layers": attention})
-    found["machine"] = describe_environment()
+                    write(found, output)
+    print(tables(found))
+
+
+def write(found: dict[str, Any], output: Path) -> None:
+    """Write encoders.json and table.md: a job takes minutes, the last ones many."""
     (output / "encoders.json").write_text(json.dumps(found, indent=1) + "\n")
-    table = tables(found)
-    (output / "table.md").write_text(table)
-    print(table)
+    (output / "table.md").write_text(tables(found))
 
 
 def tables(found: dict[str, Any]) -> str:
