@@ -155,12 +155,12 @@ class Soak:
         return workdir
 
     def kill(self, number: int) -> str:
-        """Kill one command up to three times and run it again; say what was wrong, if anything."""
+        """Kill one command two to four times and run it again; say what was wrong, if anything."""
         name = self.random.choice([*KINDS])
         config, before = KINDS[name]
         workdir = self.prepare(name, self.root / str(number))
         fresh = before is not None
-        for _ in range(self.random.choice((1, 1, 2, 3))):
+        for _ in range(self.random.choice((2, 3, 4))):
             early = fresh and self.random.random() < 0.7  # the old run's removal
             last = self.random.randint(1, 100 if early else self.changes[name])
             status, _ = fork(self.command(config, workdir, fresh=fresh), self.log, last)
