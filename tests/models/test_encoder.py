@@ -46,7 +46,15 @@ def test_hidden_states_equal_pytorch(name):
         ("modernbert", NO_DROPOUT),
         ("modernbert", {**NO_DROPOUT, "remat": True}),
     ],
-    ids=lambda value: value if isinstance(value, str) else "remat" * ("remat" in value),
+    ids=[
+        "bert",
+        "bert-remat",
+        "electra",
+        "distilbert",
+        "roberta",
+        "modernbert",
+        "modernbert-remat",
+    ],
 )
 def test_loss_and_gradients_equal_pytorch(name, settings):
     model, params = golden.load(name, **settings)
