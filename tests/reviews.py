@@ -1,12 +1,16 @@
-"""Reviews for tests: random token ids, texts encoded as lists; CSV files written and read."""
+"""Reviews for tests: random token ids, texts encoded as lists; tables written, read and refused."""
 
 import csv
 import dataclasses
 
 import numpy as np
+import pytest
 
+from sentiment_jax.config.schema import DataConfig
 from sentiment_jax.data.encoding import Encoded, encode
 from sentiment_jax.data.reviews import Reviews
+from sentiment_jax.data.tokenization import train_word_level
+from sentiment_jax.errors import InputError
 
 
 def random_encoded(count, *, longest, vocabulary, seed=0, **changes):
@@ -23,11 +27,14 @@ def random_encoded(count, *, longest, vocabulary, seed=0, **changes):
     return dataclasses.replace(encoded, **changes)
 
 
+def learn_words(texts, vocabulary_size=1000, min_frequency=1, **ngrams):
+    """A word-level tokenizer, by default of every word."""
+    return train_word_level(texts, vocabulary_size, min_frequency, **ngrams)
+
+
 def encode_lists(tokenizer, texts, *, max_length=99, truncation="head"):
     """Token ids of each text, and how many texts were cut."""
-    encoded = encode(
-        tokenizer, Reviews.from_texts(texts), max_length=max_length, truncation=truncation
-    )
+    encoded = encode(tokenizer, Reviews.from_texts(texts), max_length, truncation)
     rows = np.split(encoded.token_ids, encoded.offsets[1:-1])
     return [row.tolist() for row in rows], encoded.truncated
 
@@ -39,7 +46,23 @@ def write_csv(path, rows, header=("text", "label")):
     return str(path)
 
 
+def write_data(folder, rows, test=(), **settings):
+    """Write a table, and a test file if there are rows for one; return the DataConfig."""
+    if test:
+        settings["test_path"] = write_csv(folder / "test.csv", test)
+    return DataConfig("csv", write_csv(folder / "reviews.csv", rows), **settings)
+
+
 def read_table(path):
     """The rows of a CSV file, each a dict."""
     with path.open(newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
+
+
+def refusal(path, call, *arguments, **options):
+    """The message of the InputError that a call raises: one line, with the path."""
+    with pytest.raises(InputError) as caught:
+        call(*arguments, **options)
+    message = str(caught.value)
+    assert str(path) in message and "\n" not in message
+    return message
