@@ -56,75 +56,86 @@ def test_is_blank():
 
 def test_reviews_carry_normalized_texts_and_their_hashes():
     reviews = Reviews.from_texts(["good &amp; bad<br />", "cafe\u0301"], [1, 0], ["row 2", "row 3"])
-    assert reviews.texts == ("good & bad", "café")
-    assert reviews.hashes.tolist() == [
-        hashlib.sha256(text.encode()).hexdigest().encode() for text in reviews.texts
-    ]
+    texts = ("good & bad", "café")
+    hashes = [hashlib.sha256(text.encode()).hexdigest().encode() for text in texts]
+    assert (reviews.texts, reviews.hashes.tolist()) == (texts, hashes)
     last = reviews.take(np.array([1]))
     assert (last.ids, last.texts, last.labels.tolist()) == (("row 3",), ("café",), [0])
-    assert last.hashes.tolist() == reviews.hashes.tolist()[1:]
-    unlabeled = Reviews.from_texts(["a", "b"])
+    assert last.hashes.tolist() == hashes[1:]
+    unlabeled = Reviews.from_texts(texts)
     assert unlabeled.ids == ("0", "1") and unlabeled.labels.tolist() == [0, 0]
 
 
 def make_reviews(seed):
     """About 400 texts, many with one to three duplicates, 60 % of them positive."""
     rng = np.random.default_rng(seed)
-    texts, labels = [], []
-    for i in range(200):
-        copies = int(rng.choice([1, 1, 1, 2, 4]))
-        texts += [f"review {seed} {i}"] * copies
-        labels += [int(rng.random() < 0.6)] * copies
-    return Reviews.from_texts(texts, labels)
+    copies = rng.choice([1, 1, 1, 2, 4], 200)
+    texts = np.repeat([f"review {seed} {i}" for i in range(200)], copies)
+    labels = np.repeat(rng.random(200) < 0.6, copies)
+    return Reviews.from_texts(texts.tolist(), labels.astype(int).tolist())
+
+
+def held_out_texts(reviews, split):
+    """The texts held out; every review is on one side, its duplicates on the same."""
+    kept, held_out = split
+    assert sorted([*kept, *held_out]) == list(range(len(reviews)))
+    texts = {reviews.texts[i] for i in held_out}
+    assert texts.isdisjoint(reviews.texts[i] for i in kept)
+    return texts
 
 
 @pytest.mark.parametrize("fraction", [0.1, 0.2, 0.5])
 @pytest.mark.parametrize("seed", range(5))
 def test_split_is_stratified_complete_and_free_of_leakage(seed, fraction):
     reviews = make_reviews(seed)
-    texts, labels = reviews.texts, reviews.labels
-    kept, held_out = stratified_split(reviews, fraction, seed=seed)
-    assert sorted([*kept, *held_out]) == list(range(len(texts)))
-    assert not {texts[i] for i in kept} & {texts[i] for i in held_out}
-    for label in (0, 1):
-        wanted = fraction * (labels == label).sum()
-        assert abs((labels[held_out] == label).sum() - wanted) <= 1
-    another = stratified_split(reviews, fraction, seed=seed + 1)[1]
-    assert {*another.tolist()} != {*held_out.tolist()}
+    split, other = (stratified_split(reviews, fraction, seed=seed + i) for i in (0, 1))
+    assert held_out_texts(reviews, split) != held_out_texts(reviews, other)
+    assert len(stratified_split(reviews, 0.0, seed=seed)[1]) == 0
+    wanted = fraction * np.bincount(reviews.labels)
+    assert (np.abs(np.bincount(reviews.labels[split[1]]) - wanted) <= 1).all()
 
 
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("count", [2, 5])
 def test_folds_are_stratified_disjoint_and_blind_to_order(seed, count):
     reviews = make_reviews(seed)
-    fold = functools.partial(fold_split, count=count, seed=seed)
-    folds = [fold(reviews, number)[1] for number in range(1, count + 1)]
-    assert sorted(np.concatenate(folds)) == list(range(len(reviews)))
     backwards = reviews.take(np.arange(len(reviews))[::-1])
-    for number, held_out in enumerate(folds, start=1):
-        kept, again = fold(reviews, number)
-        assert sorted([*kept, *held_out]) == list(range(len(reviews))) and (again == held_out).all()
-        texts = [{reviews.texts[i] for i in rows} for rows in (kept, held_out)]
-        assert not texts[0] & texts[1]
-        for label in (0, 1):
-            of_class = {reviews.texts[i] for i in np.flatnonzero(reviews.labels == label)}
-            assert abs(len(of_class & texts[1]) - len(of_class) / count) < 1
-        assert {backwards.texts[i] for i in fold(backwards, number)[1]} == texts[1]
+    label_of = dict(zip(reviews.texts, reviews.labels.tolist(), strict=True))
+    fold = functools.partial(fold_split, count=count, seed=seed)
+    folds = [held_out_texts(reviews, fold(reviews, number)) for number in range(1, count + 1)]
+    assert sorted(text for texts in folds for text in texts) == sorted(label_of)
+    wanted = np.bincount([*label_of.values()]) / count
+    for number, texts in enumerate(folds, start=1):
+        assert (np.abs(np.bincount([label_of[text] for text in texts]) - wanted) < 1).all()
+        assert held_out_texts(backwards, fold(backwards, number)) == texts
+    assert held_out_texts(reviews, fold_split(reviews, 1, count, seed=seed + 1)) != folds[0]
     assert len(fold(reviews, 0)[1]) == 0
+
+
+def test_a_class_of_one_text_and_more_folds_than_texts_are_refused():
+    texts = ["a", "b", "c", "d", "d", "d"]
+    for labels, fraction, absent in (
+        ([0, 0, 0, 1, 1, 1], 0.2, "3 positive"),
+        ([0] * 6, 0.2, "0 positive"),
+        ([0] * 6, 0.0, "0 positive"),
+        ([1] * 6, 0.2, "0 negative"),
+        ([1] * 6, 0.0, "0 negative"),
+    ):
+        with pytest.raises(InputError, match=f"^{absent} reviews cannot be split: each class nee"):
+            stratified_split(Reviews.from_texts(texts, labels), fraction, seed=0)
     with pytest.raises(InputError, match="class 'positive' needs two different texts"):
-        fold_split(Reviews.from_texts(["a", "b", "c"], [0, 0, 1]), 1, 2, seed=0)
-    alone = Reviews.from_texts(["a", "a", "b"], [0, 0, 1])
-    with pytest.raises(InputError, match="data.folds=5 needs 5 different texts, there are 2"):
-        fold_split(alone, 1, 5, seed=0)
+        fold_split(Reviews.from_texts(texts, [0, 0, 0, 1, 1, 1]), 1, 2, seed=0)
+    with pytest.raises(InputError, match="data.folds=5 needs 5 different texts, there are 4"):
+        fold_split(Reviews.from_texts(texts, [0, 1] * 3), 1, 5, seed=0)
 
 
-def test_sample_is_stratified_nested_and_blind_to_order():
+def test_sample_is_stratified_seeded_nested_and_blind_to_order():
     reviews = make_reviews(1)
     chosen = {n: stratified_sample(reviews, count=n, seed=0) for n in (50, 101, 0, 9999)}
     assert len(chosen[50]) == 50 and len(chosen[101]) == 101
     assert set(chosen[50].ids) < set(chosen[101].ids)
+    assert set(chosen[50].ids) != set(stratified_sample(reviews, count=50, seed=1).ids)
     assert abs(chosen[101].labels.sum() - 101 * reviews.labels.mean()) <= 1
     assert chosen[0].ids == chosen[9999].ids == reviews.ids
-    backwards = reviews.take(np.arange(len(reviews))[::-1])
-    again = stratified_sample(backwards, count=50, seed=0)
-    assert sorted(again.texts) == sorted(chosen[50].texts)
+    backwards = stratified_sample(reviews.take(np.arange(len(reviews))[::-1]), count=50, seed=0)
+    assert sorted(backwards.texts) == sorted(chosen[50].texts)
