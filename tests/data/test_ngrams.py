@@ -5,21 +5,21 @@ from collections import Counter
 
 import numpy as np
 import pytest
+from reviews import learn_words
 from tokenizers import Tokenizer
 
 from sentiment_jax.data.batches import PlannedBatch, make_batch
 from sentiment_jax.data.encoding import encode
 from sentiment_jax.data.ngrams import CHARACTER_NGRAMS, hashed_ngrams, ngram_keys
 from sentiment_jax.data.reviews import Reviews
-from sentiment_jax.data.tokenization import train_word_level
 from sentiment_jax.modes.predict import unknown_shares
 from sentiment_jax.modes.pretrain import segment
 
 TEXTS = ["not a good film", "not a good day, not a film", "a good day", "film not", "rare"] * 3
 
 
-def learn(ngrams=3, ngram_frequency=6):
-    return train_word_level(TEXTS, 1000, 4, ngrams, ngram_frequency)
+def learn(ngrams=3, frequency=6):
+    return learn_words(TEXTS, min_frequency=4, ngrams=ngrams, ngram_frequency=frequency)
 
 
 def encode_texts(tokenizer, *texts, max_length=99, truncation="head"):
@@ -28,11 +28,10 @@ def encode_texts(tokenizer, *texts, max_length=99, truncation="head"):
 
 def count_ngrams(longest, least):
     """The n-grams of known words by a plain loop."""
-    counts = Counter(" ".join(TEXTS).replace(",", " ,").split())
-    known = {word for word, count in counts.items() if count >= 4}
+    texts = [text.replace(",", " ,").split() for text in TEXTS]
+    known = {word for word, count in Counter(sum(texts, [])).items() if count >= 4}
     found = Counter()
-    for text in TEXTS:
-        words = text.replace(",", " ,").split()
+    for words in texts:
         for n in range(2, longest + 1):
             ngrams = [words[start : start + n] for start in range(len(words) - n + 1)]
             found.update(" ".join(ngram) for ngram in ngrams if known.issuperset(ngram))
@@ -44,11 +43,12 @@ def test_frequent_ngrams_follow_the_words(ngrams, frequency):
     words = learn(ngrams=1)
     tokenizer = learn(ngrams, frequency)
     vocabulary = tokenizer.get_vocab()
+    entries = sorted(vocabulary, key=vocabulary.get)
     plain = words.get_vocab()
-    assert {word: vocabulary[word] for word in plain} == plain
-    found = [entry for entry in sorted(vocabulary, key=vocabulary.get) if entry not in plain]
+    assert entries[: len(plain)] == sorted(plain, key=plain.get)
     expected = count_ngrams(ngrams, frequency)
-    assert {*found} == {*expected}
+    found = entries[len(plain) :]
+    assert sorted(found) == sorted(expected)
     order = [(ngram.count(" "), -expected[ngram]) for ngram in found]
     assert order == sorted(order)
     assert sorted(vocabulary.values()) == list(range(len(vocabulary)))
@@ -56,17 +56,16 @@ def test_frequent_ngrams_follow_the_words(ngrams, frequency):
 
 
 def test_ids_stand_beside_the_word_that_an_ngram_begins_with(tmp_path):
+    columns = [
+        ["a", "good", "film", "not", "a", "[UNK]", "good", "day", "not", "a", "good", "[UNK]"],
+        ["a good", "", "", "not a", "", "", "good day", "", "not a", "a good", "", ""],
+        [""] * 8 + ["not a good", "", "", ""],
+    ]
     learn().save(str(tmp_path / "tokenizer.json"))
     for tokenizer in (learn(), Tokenizer.from_file(str(tmp_path / "tokenizer.json"))):
-        vocabulary = tokenizer.get_vocab()
         encoded = encode_texts(tokenizer, "a good film", "not a rare good day", "Not A Good", "?")
-        tokens = [tokenizer.id_to_token(i) for i in encoded.tokens]
-        assert tokens[:8] == ["a", "good", "film", "not", "a", "[UNK]", "good", "day"]
-        assert tokens[8:] == ["not", "a", "good", "[UNK]"]
-        bigrams = ["a good", "", "", "not a", "", "", "good day", "", "not a", "a good", "", ""]
-        assert encoded.token_ids[:, 1].tolist() == [vocabulary.get(pair, 0) for pair in bigrams]
-        assert {*encoded.token_ids[:, 2]} == {0, vocabulary["not a good"]}
-        assert encoded.token_ids[8, 2] == vocabulary["not a good"]
+        ids = [[tokenizer.token_to_id(entry) or 0 for entry in column] for column in columns]
+        assert encoded.token_ids.T.tolist() == ids
         np.testing.assert_array_equal(encoded.lengths, [3, 5, 3, 1])
         np.testing.assert_allclose(unknown_shares(tokenizer, encoded), [0, 0.2, 0, 1])
 
@@ -78,16 +77,16 @@ def test_ngrams_end_where_a_text_is_cut():
     # Of nine tokens, the first two and the last six: no n-gram between them.
     text = ["film", "not", "a", "good", "film", "a", "a", "a", "good"]
     both = encode_texts(tokenizer, " ".join(text), max_length=8, truncation="head_tail").token_ids
-    parts = [encode_texts(tokenizer, " ".join(part)).token_ids for part in (text[:2], text[3:])]
-    np.testing.assert_array_equal(both, np.concatenate(parts))
+    parts = encode_texts(tokenizer, " ".join(text[:2]), " ".join(text[3:])).token_ids
+    np.testing.assert_array_equal(both, parts)
 
 
-@pytest.mark.parametrize("texts", [[], [""], ["", "a", ""], ["rare rare"]])
-def test_texts_of_few_words_have_no_ngrams(texts):
-    encoded = encode_texts(learn(), *texts)
-    assert encoded.token_ids.shape == (len(encoded.tokens), 3)
-    assert not encoded.token_ids[:, 1:].any()
-    assert encode_texts(learn(3, 999), "not a").token_ids.shape == (2,)
+def test_texts_of_few_words_have_no_ngrams():
+    for texts in ([], [""], ["", "a", ""], ["rare rare"]):
+        encoded = encode_texts(learn(), *texts)
+        assert encoded.token_ids.shape == (len(encoded.tokens), 3)
+        assert not encoded.token_ids[:, 1:].any()
+    assert encode_texts(learn(frequency=999), "not a").token_ids.shape == (2,)
 
 
 def test_batches_and_segments_keep_the_columns():
@@ -104,37 +103,30 @@ def test_batches_and_segments_keep_the_columns():
 
 def test_keys_of_large_vocabularies_do_not_overflow():
     base = 10**6
-    offsets = np.array([0, 3])
     ids = np.array([base - 1, base - 2, base - 3])
-    key = ngram_keys(ids, offsets, 3, base)[0]
+    key = ngram_keys(ids, np.array([0, 3]), 3, base)[0]
     assert key == ((base - 1) * base + base - 2) * base + base - 3
     assert ngram_keys(ids[:1], np.array([0, 1]), 2, base).tolist() == [-1]
 
 
-def bucket(ngram, first, buckets):
-    return first + zlib.crc32(ngram.encode()) % buckets
-
-
 def test_hashed_ngrams_are_bigrams_and_character_ngrams_at_each_word():
     texts = [["not", "good"], ["so", "not", "so"], ["abcdefghijklmnop"]]
+    pairs = [pair for words in texts for pair in zip(words, [*words[1:], None], strict=True)]
     rows = hashed_ngrams(texts, first=100, buckets=7)
     assert rows.shape == (6, 1 + CHARACTER_NGRAMS)
-    words = [
-        (word, after) for text in texts for word, after in zip(text, [*text[1:], None], strict=True)
-    ]
-    for row, (word, after) in zip(rows.tolist(), words, strict=True):
+    for row, (word, after) in zip(rows.tolist(), pairs, strict=True):
         pair = (31 * zlib.crc32(word.encode()) + zlib.crc32((after or "").encode())) % 2**32
-        assert row[0] == (100 + pair % 7 if after else 0)
         marked = f"<{word}>"
         found = [marked[i : i + n] for n in (2, 3, 4, 5) for i in range(len(marked) - n + 1)]
-        ids = [bucket(ngram, 100, 7) for ngram in found][:CHARACTER_NGRAMS]
-        assert row[1:] == ids + [0] * (CHARACTER_NGRAMS - len(ids))
+        ids = [100 + zlib.crc32(ngram.encode()) % 7 for ngram in found][:CHARACTER_NGRAMS]
+        ids += [0] * (CHARACTER_NGRAMS - len(ids))
+        assert row == [100 + pair % 7 if after else 0, *ids]
     assert hashed_ngrams([["aaaaaa"]], first=1, buckets=9)[0].astype(bool).sum() == 12  # each once
 
 
 @pytest.mark.parametrize("truncation", ["head", "tail", "head_tail"])
 def test_hashed_ngrams_stand_beside_their_word_also_if_it_is_unknown_or_cut(truncation):
-    tokenizer = train_word_level(["Good days", "good films"], 100, 2)
+    tokenizer = learn_words(["Good days", "good films"], min_frequency=2)
     text = "GOOD unheard-of films, good film"
     encoded = encode(tokenizer, Reviews.from_texts([text, " "]), 4, truncation, ngram_buckets=50)
     words = ["good", "unheard", "-", "of", "films", ",", "good", "film"]
