@@ -5,15 +5,12 @@ import ast
 import re
 from pathlib import Path
 
-import pytest
-
 ROOT = Path(__file__).parent.parent
 SOURCES = [
     path
     for folder in ("sentiment_jax", "configs", "benchmarks")
     for path in sorted((ROOT / folder).rglob("*.py"))
 ]
-REQUIREMENTS = sorted(ROOT.glob("requirements*.txt"))
 
 MODULES = {"pickle", "cPickle", "dill", "joblib", "cloudpickle", "shelve", "marshal"}
 CALLS = {
@@ -43,15 +40,14 @@ def forbidden(source):
                 yield ast.unparse(node)
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_nothing_forbidden_is_called(path):
-    assert not list(forbidden(path.read_text()))
-
-
-def test_the_search_reaches_every_file_and_finds_what_it_should():
+def test_nothing_forbidden_is_called():
     names = {path.name for path in SOURCES}
     assert names >= {"main.py", "corpus.py", "hub.py", "encoder.py", "lstm.py", "kill_soak.py"}
-    assert len(SOURCES) > 40 and len(REQUIREMENTS) == 4
+    found = {path: list(forbidden(path.read_text())) for path in SOURCES}
+    assert {path: calls for path, calls in found.items() if calls} == {}
+
+
+def test_the_search_finds_what_it_should():
     bad = [
         *("import pickle", "from joblib import load", "import dill as d", "eval('1')", "exec(x)"),
         *("os.system('ls')", "from os import system", "torch.load(path)", "yaml.load(text)"),
@@ -59,18 +55,20 @@ def test_the_search_reaches_every_file_and_finds_what_it_should():
         *("archive.extractall()", "tar.extract(m)", "run(c, shell=True)", "run(c, shell=s)"),
         "AutoModel.from_pretrained(x, trust_remote_code=True)",
     ]
-    assert [text for text in bad if not list(forbidden(text))] == []
     good = ["np.load(path, allow_pickle=False)", "model.eval_step()", "run(c, shell=False)"]
     good += ["re.compile(x)", "text = 'eval(1)'", "jax.eval_shape(f)"]
-    assert [text for text in good if list(forbidden(text))] == []
+    assert [text for text in bad + good if list(forbidden(text))] == bad
 
 
-@pytest.mark.parametrize("path", REQUIREMENTS, ids=lambda path: path.name)
-def test_every_requirement_has_both_bounds(path):
-    lines = re.findall(r"^[^#\s][^#\n]*[^#\s]", path.read_text(), re.M)
-    assert lines
-    for line in lines:
-        if line.startswith("-r "):
-            assert (ROOT / line.removeprefix("-r ")).is_file()
-            continue
-        assert re.fullmatch(r"[\w-]+(\[[\w-]+\])?>=[\d.]+,(!=[\d.]+,)*<[\d.]+", line), line
+def test_every_requirement_has_both_bounds():
+    paths = sorted(ROOT.glob("requirements*.txt"))
+    assert len(paths) == 4
+    for path in paths:
+        lines = re.findall(r"^[^#\s][^#\n]*[^#\s]", path.read_text(), re.M)
+        assert lines
+        for line in lines:
+            if line.startswith("-r "):
+                assert (ROOT / line.removeprefix("-r ")).is_file()
+            else:
+                bounded = r"[\w-]+(\[[\w-]+\])?>=[\d.]+,(!=[\d.]+,)*<[\d.]+"
+                assert re.fullmatch(bounded, line), line
