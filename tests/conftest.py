@@ -134,6 +134,13 @@ def now(monkeypatch):
 
 
 @pytest.fixture
+def unpainted():
+    """Figures are made, not drawn."""
+    with runs.unpainted():
+        yield
+
+
+@pytest.fixture
 def sweep_copy(swept, tmp_path):
     """A copy of swept, to be damaged."""
     return shutil.copytree(swept.directory, tmp_path / "copy")

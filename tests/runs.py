@@ -1,11 +1,15 @@
 """A small run, as fields of the sample's config, and when two run directories hold the same one."""
 
+import contextlib
 import time
 
+import matplotlib.image
 import numpy as np
+import pytest
+from matplotlib.figure import Figure
 
 from benchmarks.comparing import contents, difference
-from sentiment_jax.storage.files import read_json
+from sentiment_jax.storage.files import read_json, write_json
 from sentiment_jax.storage.metrics_log import read_metrics
 from sentiment_jax.training.run import Progress
 from sentiment_jax.training.signals import Stop
@@ -59,6 +63,23 @@ def stop_at(question):
     answers = iter([False] * (question - 1))
     stop.asked = lambda: next(answers, True)
     return stop
+
+
+@contextlib.contextmanager
+def unpainted():
+    """Meanwhile a figure is made, but its file is one pixel: drawing takes a third of a second."""
+
+    def savefig(figure, path, **options):
+        matplotlib.image.imsave(path, np.zeros((1, 1)), format="png")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Figure, "savefig", savefig)
+        yield
+
+
+def change_json(path, **changes):
+    """Write a sealed file again with other entries."""
+    write_json(path, read_json(path) | changes)
 
 
 def wait_until(happened, *processes, seconds=150):
