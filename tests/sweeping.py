@@ -1,7 +1,8 @@
 """Shared by tests of sweeps: axes with a known best setting, a training that does nothing."""
 
-from sentiment_jax.storage.files import write_json
-from sentiment_jax.storage.run_directory import lock_run
+from sentiment_jax.storage.files import checksums, write_json
+from sentiment_jax.storage.metrics_log import MetricsLog
+from sentiment_jax.storage.run_directory import RunDirectory, lock_run
 
 AXES = {
     "procedure": "grid",
@@ -27,10 +28,11 @@ def accuracy(config):
 
 
 class Training:
-    """Stands in for train; records the calls, and raises errors[n] in the n-th."""
+    """Stands in for train, stops after one epoch; records calls, raises errors[n] in the n-th."""
 
     def __init__(self):
         self.runs = []  # (directory, score_test)
+        self.experiments = []
         self.errors = {}
 
     @property
@@ -39,15 +41,22 @@ class Training:
 
     def __call__(self, config, directory, *, score_test, prepare, stop=None):
         with lock_run(directory):
-            prepare(config)
+            experiment = prepare(config)
             number = len(self.runs)
             self.runs.append((directory, score_test))
+            self.experiments.append(experiment)
             if number in self.errors:
                 raise self.errors[number]
+            files = RunDirectory(directory)
+            files.write_config(experiment.config)
+            write_json(files.env, {"data": experiment.statistics})
             scores = {"loss": 0.5, "accuracy": accuracy(config), "examples": 12}
-            result = {"model": "lstm", "best_epoch": 1, "val": scores, "train_seconds": 1.0}
+            line = {"step": 3, "epoch": 1, **scores}
+            MetricsLog(files.metrics, [{**line, "split": split} for split in ("train", "val")])
+            result = {"model": "lstm", "best_epoch": 1, "epochs": 1, "val": scores}
+            result |= {"train_seconds": 1.0, "data_hash": experiment.statistics["data_hash"]}
             result |= {"test": scores} if score_test else {}
-            write_json(directory / "result.json", result)
+            write_json(files.result, result | checksums(files.metrics))
             return result
 
 
