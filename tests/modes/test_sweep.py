@@ -3,24 +3,25 @@
 import errno
 import os
 import shutil
-from unittest.mock import Mock
 
+import numpy as np
 import pytest
+import runs
 from reviews import read_table
 from sweeping import AXES, ONE_TRIAL, table
 
 from benchmarks.comparing import contents
 from sentiment_jax.config.stored import replace_settings, run_name
 from sentiment_jax.data.corpus import SAMPLE
-from sentiment_jax.errors import Diverged, InputError, RunError
+from sentiment_jax.errors import DiskFull, Diverged, InputError, Interrupted, RunError
 from sentiment_jax.modes import report, sweep
 from sentiment_jax.modes.train import train
-from sentiment_jax.storage.checkpoints import Checkpoints
-from sentiment_jax.storage.files import read_json, write_json
+from sentiment_jax.storage.files import read_json
 from sentiment_jax.storage.metrics_log import read_metrics
 from sentiment_jax.storage.run_directory import RunDirectory
-from sentiment_jax.sweeps.plan import find_run, plan_sweep, read_sweep
+from sentiment_jax.sweeps.plan import find_run, plan_sweep
 from sentiment_jax.training.checks import resolve
+from sentiment_jax.training.parameters import count_parameters
 
 # A real sweep: two of its four trials diverge in their first epoch; the winner has two seeds
 
@@ -31,20 +32,19 @@ def test_trials_share_reviews_and_compiled_programs(swept):
 
 
 def test_only_the_winner_is_scored_on_the_test_set(swept):
-    trials = [path for path in swept.directory.iterdir() if path.is_dir() and path.name != "final"]
-    retrained = [*(swept.directory / "final").iterdir()]
-    assert len(trials) == 4
-    for directory in [*trials, *retrained]:
-        final = directory in retrained
-        assert directory.name == run_name(RunDirectory(directory).read_config())
+    places = [path.parent for path in swept.directory.rglob("config.json")]
+    seeds = []
+    for directory in places:
+        final = directory.parent.name == "final"
+        config = RunDirectory(directory).read_config()
+        seeds += [config.seed] if final else []
+        assert directory.name == run_name(config)
         tests = [r for r in read_metrics(directory / "metrics.jsonl") if r["split"] == "test"]
-        assert len(tests) == final
-        assert (directory / "predictions.csv").exists() == final
-        if (directory / "result.json").exists():
-            result = read_json(directory / "result.json")
-            assert ("test" in result) == final
-            assert result["val"]["examples"] == 12
-    assert sorted(RunDirectory(run).read_config().seed for run in retrained) == [0, 1]
+        assert len(tests) == final == (directory / "predictions.csv").exists()
+        status, result = RunDirectory(directory).outcome()
+        assert ("test" in result) == final
+        assert status == "failed" or result["val"]["examples"] == 12
+    assert len(places) == 4 + 2 and sorted(seeds) == [0, 1]
 
 
 def test_the_winner_is_the_run_that_a_sweep_stands_for(swept, sweep_copy, tmp_path):
@@ -52,8 +52,8 @@ def test_the_winner_is_the_run_that_a_sweep_stands_for(swept, sweep_copy, tmp_pa
     assert find_run(swept.directory).parent == swept.directory / "final"
     for path in (sweep_copy / "final").glob("*/result.json"):
         path.unlink()
-    plan = sweep_copy / "sweep.json"  # as earlier revisions of format 2 wrote it
-    write_json(plan, read_json(plan) | {"config_file": "lstm:sample", "overrides": {"epochs": 3}})
+    # As earlier revisions of format 2 wrote it:
+    runs.change_json(sweep_copy / "sweep.json", config_file="lstm:sample", overrides={"epochs": 3})
     with pytest.raises(InputError, match="copy is a sweep without a winner yet"):
         find_run(sweep_copy)
 
@@ -63,7 +63,7 @@ def test_the_winner_is_the_run_that_a_sweep_stands_for(swept, sweep_copy, tmp_pa
 
 SETTINGS = {  # any is an axis, beside the three of every sweep; as text from the command line
     "optimizer": ("adam",),
-    "model.hidden_size": ("4", "6"),
+    "epochs": ("2", "3"),  # although each trial stops after one
     "model.bidirectional": ("True", "false"),
 }
 
@@ -73,8 +73,8 @@ SETTINGS = {  # any is an axis, beside the three of every sweep; as text from th
     [
         ("grid", {}, 12, ""),
         ("stages", {}, 5, ""),
-        ("grid", SETTINGS, 16, ", model.hidden_size 4, model.bidirectional True"),
-        ("stages", SETTINGS, 5, ", model.hidden_size 4, model.bidirectional True"),
+        ("grid", SETTINGS, 16, ", epochs 2, model.bidirectional True"),
+        ("stages", SETTINGS, 5, ", epochs 2, model.bidirectional True"),
     ],
 )
 def test_finds_the_best_setting(
@@ -109,141 +109,147 @@ def test_finds_the_best_setting(
         assert {row[name].lower() for row in rows} == {value.lower() for value in axes[name]}
 
 
-@pytest.mark.slow
-def test_an_axis_of_the_model_or_the_encoding_affects_the_trials(small_config, tmp_path):
+def test_an_axis_of_the_model_or_the_encoding_affects_the_trials(
+    small_config, tmp_path, training, now, unpainted
+):
     """Reviews are encoded again, and another network is built, where an axis asks for it."""
-    axes = {**ONE_TRIAL, "learning_rate": (3e-3,), "seeds": (0,)}
-    axes |= {"model.hidden_size": (5, 6), "data.max_length": (12, 24)}
-    small_config.epochs = 1
+    axes = {**ONE_TRIAL, "model.hidden_size": (5, 6), "data.max_length": (12, 24)}
     sweep.sweep(small_config, tmp_path / "sweep", axes)
-    trials = [trial for stage in read_sweep(tmp_path / "sweep").stages() for trial in stage]
-    made = {}
-    for trial in trials[:4]:
-        truncated = read_json(trial.files.env)["data"]["truncated"]["train"]
-        made[tuple(trial.setting.values())[3:]] = trial.content["parameters"], truncated
-    assert made[5, 12][0] == made[5, 24][0] < made[6, 12][0] == made[6, 24][0]
-    assert made[5, 24][1] == made[6, 24][1] < made[5, 12][1] == made[6, 12][1]
+    assert len(training.experiments) == 4 + 3
+    sizes = {}
+    for made in training.experiments:
+        setting = made.config.model.hidden_size, made.config.data.max_length
+        assert np.diff(made.encoded["train"].offsets).max() == setting[1]
+        sizes[setting] = count_parameters(made.model)
+    assert sizes[5, 12] == sizes[5, 24] < sizes[6, 12] == sizes[6, 24]
+    shutil.rmtree(tmp_path / "sweep" / "final")
     report.report([tmp_path / "sweep"], tmp_path / "page")
     page = (tmp_path / "page" / "report.md").read_text()
     assert "### Data.max length\n" in page and "### Model.hidden size\n" in page
-    columns = (tmp_path / "page" / "runs.csv").read_text().splitlines()[0]
-    assert "model.hidden size,data.max length" in columns
-
-
-def test_epochs_as_an_axis_are_those_asked_for(small_config, tmp_path, training, now):
-    axes = ONE_TRIAL | {"learning_rate": (1e-2, 1e-3), "epochs": (2, 3)}
-    sweep.sweep(small_config, tmp_path, axes)
-    for trials in read_sweep(tmp_path).stages():
-        for trial in trials:
-            write_json(trial.files.result, trial.content | {"epochs": 1})  # stopped early
-    sweep.sweep(small_config, tmp_path, axes)
-    rows = read_table(tmp_path / "table.csv")
-    assert [row["epochs"] for row in rows[:4]] == ["2", "3", "2", "3"]
+    rows = read_table(tmp_path / "page" / "runs.csv")
+    assert [row["model.hidden size"] for row in rows[:4]] == ["5", "5", "6", "6"]
+    assert [row["data.max length"] for row in rows[:4]] == ["12", "24", "12", "24"]
 
 
 # State on disk
 
 
+@pytest.fixture
+def run(small_config, tmp_path, training, now):
+    """Start a sweep in tmp_path / "sweep", or go on with it."""
+
+    def run(axes=AXES, **options):
+        sweep.sweep(small_config, tmp_path / "sweep", axes, **options)
+        return table(tmp_path / "sweep")
+
+    return run
+
+
 def test_a_killed_sweep_continues_and_a_finished_one_trains_nothing(
-    small_config, tmp_path, training, now, capsys
+    run, tmp_path, training, capsys
 ):
     """Row 33."""
-    sweep.sweep(small_config, tmp_path / "whole", AXES)
-    training.errors = {len(training.runs) + 4: KeyboardInterrupt()}
+    whole = run()
+    (tmp_path / "sweep").rename(tmp_path / "whole")
+    training.errors = {15 + 4: KeyboardInterrupt()}
     with pytest.raises(KeyboardInterrupt):
-        sweep.sweep(small_config, tmp_path / "killed", AXES)
-    before = contents(tmp_path / "killed")
+        run()
+    before = contents(tmp_path / "sweep")
     finished = {path.parent for path in before if path.name == "result.json"}
     assert len(finished) == 4
     for ended in (4, 15):
-        sweep.sweep(small_config, tmp_path / "killed", AXES)
+        assert run() == whole
         assert f"15 trials, {ended} of them had ended before" in capsys.readouterr().out
         assert len(training.runs) == 2 * 15 + 1
-        after = contents(tmp_path / "killed")
+        after = contents(tmp_path / "sweep")
         assert all(before[path] == after[path] for path in before if path.parent in finished)
-        assert table(tmp_path / "killed") == table(tmp_path / "whole")
 
 
-def test_a_sweep_and_a_run_do_not_share_a_directory(
-    small_config, tmp_path, run_copy, training, now
-):
-    with pytest.raises(InputError, match=f"{run_copy} holds a run: choose another --workdir"):
-        sweep.sweep(small_config, run_copy, AXES)
-    sweep.sweep(small_config, tmp_path / "sweep", AXES)
+def test_a_sweep_and_a_run_do_not_share_a_directory(run, small_config, tmp_path):
+    run(ONE_TRIAL)
     with pytest.raises(InputError, match="sweep holds a sweep: choose another --workdir"):
         train(small_config, tmp_path / "sweep")
+    (tmp_path / "sweep" / "config.json").write_text("{}")
+    (tmp_path / "sweep" / "sweep.json").unlink()
+    with pytest.raises(InputError, match="sweep holds a run: choose another --workdir"):
+        run(ONE_TRIAL)
 
 
-def test_another_plan_or_other_data_are_refused(small_config, tmp_path, training, now):
+def test_a_sweep_whose_time_is_over_ends_between_two_trials(run, training):
+    with pytest.raises(Interrupted, match="between two trials; run the same command to continue"):
+        run(stop_after=0.0)
+    assert not training.runs
+
+
+def test_another_plan_or_other_data_are_refused(run, small_config, tmp_path):
     path = tmp_path / "reviews.csv"
     shutil.copy(SAMPLE, path)
     small_config.data.source = "csv"
     small_config.data.path = str(path)
-    directory = tmp_path / "sweep"
-    sweep.sweep(small_config, directory, AXES)
-    before = contents(directory)
+    run()
+    before = contents(tmp_path / "sweep")
     with pytest.raises(InputError, match=r"another sweep \(axes.batch_size: \(8, 16\) -> \(8,\)"):
-        sweep.sweep(small_config, directory, {**AXES, "batch_size": (8,)})
+        run({**AXES, "batch_size": (8,)})
     small_config.epochs = 9
     with pytest.raises(InputError, match=r"another sweep \(config.epochs: 3 -> 9\)"):
-        sweep.sweep(small_config, directory, AXES)
+        run()
     small_config.epochs = 3
     small_config.log_every = 99  # does not affect results
-    sweep.sweep(small_config, directory, AXES)
+    run()
     path.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]))
     with pytest.raises(InputError, match="the data changed since the sweep"):
-        sweep.sweep(small_config, directory, AXES)
-    after = contents(directory)
+        run()
+    after = contents(tmp_path / "sweep")
     assert all(after[name] == before[name] for name in before if name.name != "table.csv")
 
 
 # Failures
 
 
-def test_failed_trials_are_listed_and_the_others_trained(
-    small_config, tmp_path, training, now, capsys
-):
+def test_failed_trials_are_listed_and_the_others_trained(run, tmp_path, training, capsys):
     """Row 33."""
     training.errors = {0: Diverged("diverged at step 7: no", 7), 3: ValueError("odd\nshape")}
-    sweep.sweep(small_config, tmp_path, AXES)
+    assert run().count("failed at step 7,") == 1
     captured = capsys.readouterr()
-    failures = [read_json(path) for path in tmp_path.glob("*/failed.json")]
-    reasons = {failure["reason"]: failure["step"] for failure in failures}
-    assert reasons == {"ValueError: odd shape": 0, "diverged at step 7: no": 7}
+    paths = [*tmp_path.glob("sweep/*/failed.json")]
+    failures = {read_json(path)["reason"]: read_json(path)["step"] for path in paths}
+    assert failures == {"ValueError: odd shape": 0, "diverged at step 7: no": 7}
     assert captured.out.count("FAILED: ") == captured.out.count("\nfailed   lstm-") == 2
-    assert table(tmp_path).count("failed at step 7,") == 1
     assert "Traceback" in captured.err, "a programming error leaves its trace"
     assert len(training.runs) == 15
-    sweep.sweep(small_config, tmp_path, AXES)
+    run()
     assert len(training.runs) == 15, "failed trials were tried again unasked"
     assert capsys.readouterr().out.count("\nfailed   lstm-") == 2
     training.errors = {}
-    for path in tmp_path.glob("*/failed.json"):
+    for path in paths:
         path.unlink()
-    sweep.sweep(small_config, tmp_path, AXES)
+    run()
     assert len(training.runs) == 17
 
 
-def test_nothing_to_choose_from(small_config, tmp_path, training, now):
+def test_nothing_to_choose_from(run, tmp_path, training):
     training.errors = {number: Diverged("diverged", 1) for number in range(12)}
     with pytest.raises(RunError, match=r"0 of the 12 trials of the grid stage.*delete failed.json"):
-        sweep.sweep(small_config, tmp_path, AXES)
+        run()
     assert len(training.runs) == 12
-    assert len(table(tmp_path).splitlines()) == 13
+    assert len(table(tmp_path / "sweep").splitlines()) == 13
 
 
-@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO])
-def test_a_full_disk_is_not_a_failed_trial(small_config, tmp_path, monkeypatch, code):
-    """Row 63: whatever the disk says, and whether or not Orbax passes the number on."""
-    axes = ONE_TRIAL | {"learning_rate": (3e-3,), "seeds": (0,)}
-    for error in OSError(code, os.strerror(code)), ValueError(f"writing: {os.strerror(code)}"):
-        with monkeypatch.context() as patch:
-            patch.setattr(Checkpoints, "save", Mock(side_effect=error))
-            with pytest.raises(type(error), match=os.strerror(code)):
-                sweep.sweep(small_config, tmp_path, axes)
-    assert not list(tmp_path.glob("*/failed.json"))
-    sweep.sweep(small_config, tmp_path, axes)
-    assert len(list(tmp_path.glob("*/result.json"))) == 1
+def test_a_full_disk_is_not_a_failed_trial(run, tmp_path, training):
+    """Row 63: whether or not Orbax passes the disk's number on."""
+    full = os.strerror(errno.EDQUOT)
+    errors = [
+        OSError(errno.EDQUOT, full),
+        ValueError(f"writing: {full}"),
+        DiskFull(f"disk {full}"),
+    ]
+    training.errors = dict(enumerate(errors))
+    for error in errors:
+        with pytest.raises(type(error), match=full):
+            run(ONE_TRIAL)
+    assert not [*tmp_path.rglob("failed.json")]
+    run(ONE_TRIAL)
+    assert len([*tmp_path.glob("sweep/*/result.json")]) == 1
 
 
 # What is refused before the first training
@@ -254,20 +260,16 @@ def test_a_full_disk_is_not_a_failed_trial(small_config, tmp_path, monkeypatch, 
     [
         ({"optimizer": ("adam", "adamx")}, "optimizer.name='adamx' is unknown, choose sgd"),
         ({"batch_size": ("16", "x")}, "--sweep_batch_size=16,x: one or more int values expected"),
-        ({"batch_size": (0,)}, "batch_size=0 must be >= 1"),
         ({"batch_size": (9999,)}, r"batch_size=9999 is larger than the \d+ training reviews"),
         ({"learning_rate": ()}, "--sweep_learning_rate=: one or more float values"),
-        ({"learning_rate": ("nan",)}, "optimizer.learning_rate=nan"),
         ({"seeds": (-1,)}, "config: seed=-1 must be >= 0"),
         ({"procedure": "random"}, "procedure='random' is unknown, choose grid, stages"),
         ({"momentum": (1,)}, r"momentum is no axis .* did you mean optimizer.momentum\?"),
-        ({"model.hidden_sizes": (8,)}, r"no axis .* lstm; did you mean model.hidden_size\?"),
         ({"model.bidirectional": ("True", "no")}, "=True,no: one or more bool values"),
         ({"model.attention_dropout": (0.1,)}, "attention_dropout is no axis for a sweep of lstm"),
         ({"data.limit": (10, 20)}, "data.limit is no axis"),
         ({"data.length_buckets": (8,)}, "data.length_buckets is no axis"),
         ({"seed": (1, 2)}, "seed is no axis for a sweep of lstm; did you mean seeds"),
-        ({"gradient_accumulation": (1, 3)}, "gradient_accumulation=3"),
         # Row 73: each goes with the first value of the other.
         ({"batch_size": (16, 4), "gradient_accumulation": (1, 8)}, "batch_size=4 does not divide"),
         ({"optimizer.frozen": ("none", "embeddings")}, "frozen keeps random embeddings"),

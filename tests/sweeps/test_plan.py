@@ -1,13 +1,16 @@
 """The plan of a sweep: its stages, its choice, its winner, the configs' own sweeps."""
 
 import pytest
-from sweeping import AXES, BEST, STAGES, accuracy
+from sweeping import AXES, STAGES, accuracy
 
 from configs import bert, electra, lstm
 from sentiment_jax.config.recipes import override
 from sentiment_jax.storage.files import write_json
 from sentiment_jax.sweeps.plan import best_finished, plan_sweep
 from sentiment_jax.training.checks import resolve
+
+DECAYS = {name: {"weight_decay": 0.0} for name in ("sgd", "rmsprop", "adam")}
+DECAYS["adamw"] = {"weight_decay": 0.01}
 
 
 def finish(trial, **scores):
@@ -33,15 +36,19 @@ def test_stages_vary_one_axis_of_the_best_setting_so_far(small_config, tmp_path)
 
 
 @pytest.mark.parametrize(
-    ("scores", "best"),
+    ("select_by", "scores", "best"),
     [
-        ([(0.8, 0.3), (0.9, 0.5), (0.9, 0.4)], "adamw"),
-        ([(0.9, 0.4), (0.9, 0.4), (0.8, 0.1)], "sgd"),
-        ([(0.9, 0.4), None, (0.8, 0.1)], "sgd"),
+        ("accuracy", [(0.8, 0.3), (0.9, 0.5), (0.9, 0.4)], "adamw"),
+        ("accuracy", [(0.9, 0.4), (0.9, 0.4), (0.8, 0.1)], "sgd"),
+        ("accuracy", [(0.9, 0.4), None, (0.8, 0.1)], "sgd"),
+        ("loss", [(0.9, 0.5), (0.8, 0.4), (0.7, 0.4)], "adam"),
     ],
 )
-def test_ties_are_broken_by_the_loss_then_by_the_order(small_config, tmp_path, scores, best):
+def test_ties_are_broken_by_the_other_score_then_by_the_order(
+    small_config, tmp_path, select_by, scores, best
+):
     axes = {**AXES, "batch_size": (8,), "learning_rate": (1e-3,)}
+    small_config.select_by = select_by
     plan = plan_sweep(tmp_path, resolve(small_config), axes)
     (trials, *_) = plan.stages()
     for trial, score in zip(trials, scores, strict=True):
@@ -51,38 +58,30 @@ def test_ties_are_broken_by_the_loss_then_by_the_order(small_config, tmp_path, s
     assert len(list(plan.stages())) == (1 if None in scores else 2), "chosen with an open trial"
 
 
-def test_optimizer_settings_come_with_their_optimizer(small_config, tmp_path):
-    settings = {"adamw": {"weight_decay": 0.01}, "adam": {"weight_decay": 0.0}}
-    axes = {**AXES, "optimizer_settings": settings}
-    small_config.optimizer.weight_decay = 0.5
-    decays = {}
-    for overridden in ([], ["optimizer.weight_decay"]):
-        plan = plan_sweep(tmp_path, resolve(small_config), axes, overridden)
-        decays[len(overridden)] = [
-            plan.trial("grid", {**BEST, "optimizer": name}, 0).config.optimizer.weight_decay
-            for name in ("sgd", "adam", "adamw")
-        ]
-    assert decays == {0: [0.5, 0.0, 0.01], 1: [0.5, 0.5, 0.5]}
-
-
 @pytest.mark.parametrize(
-    ("module", "variant", "trials"),
-    [
-        *[(lstm, "", 24), (lstm, "sample", 24)],
-        *[(bert, "", 7), (bert, "tiny", 7), (bert, "long", 7)],
-        *[(electra, "", 7), (electra, "tiny", 7), (electra, "long", 7)],
-    ],
+    ("overridden", "decays"), [([], [0.5, 0.0, 0.01]), (["optimizer.weight_decay"], [0.5] * 3)]
 )
-def test_the_configs_have_the_studys_sweeps(tmp_path, module, variant, trials):
+def test_optimizer_settings_come_with_their_optimizer(small_config, tmp_path, overridden, decays):
+    """Unless the command line sets them."""
+    small_config.optimizer.weight_decay = 0.5
+    axes = AXES | {"optimizer_settings": {"adam": DECAYS["adam"], "adamw": DECAYS["adamw"]}}
+    plan = plan_sweep(tmp_path, resolve(small_config), axes, overridden)
+    for name, decay in zip(("sgd", "adam", "adamw"), decays, strict=True):
+        trial = plan.trial("grid", {**plan.start, "optimizer": name}, 0)
+        assert trial.config.optimizer.weight_decay == decay
+
+
+STUDY = [(lstm, ""), (lstm, "sample")]
+STUDY += [(module, variant) for module in (bert, electra) for variant in ("", "tiny", "long")]
+
+
+@pytest.mark.parametrize(("module", "variant"), STUDY)
+def test_the_configs_have_the_studys_sweeps(tmp_path, module, variant):
     config = override(module.get_config(variant), {"model.pretrained": ""})
     plan = plan_sweep(tmp_path, resolve(config), module.get_sweep(variant))
-    assert plan.count_trials() == trials + 3
+    assert plan.count_trials() == (24 if module is lstm else 7) + 3
     assert plan.axes["optimizer"] == ("sgd", "rmsprop", "adam", "adamw")
     if variant not in ("tiny", "sample"):
         assert plan.axes["learning_rate"] == (1e-4, 5e-5, 3e-5)
         assert plan.axes["batch_size"] == ((256, 512) if module is lstm else (16, 32))
-    decays = [
-        plan.trial("grid", {**plan.start, "optimizer": name}, 0).config.optimizer.weight_decay
-        for name in ("adam", "adamw")
-    ]
-    assert decays == [0.0, 0.01]
+    assert plan.optimizer_settings == DECAYS
