@@ -2,6 +2,7 @@ import shutil
 
 import jax.numpy as jnp
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 
 from sentiment_jax.errors import DiskFull, InputError
@@ -18,18 +19,23 @@ def save(checkpoints, step, best=None):
     checkpoints.save(step, state(step), {"mu": jnp.ones(3) * step}, {"step": step}, best)
 
 
-@pytest.fixture
-def directory(tmp_path):
-    return tmp_path / "checkpoints"
-
-
-@pytest.fixture
-def filled(directory):
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
     """Steps 10 (best), 30 and 40 are what is left of five saves that got worse."""
+    directory = tmp_path_factory.mktemp("run") / "checkpoints"
     checkpoints = Checkpoints(directory)
     for step in (10, 20, 25, 30, 40):
         save(checkpoints, step, best=10)
     return directory
+
+
+@pytest.fixture
+def filled(saved, tmp_path):
+    return shutil.copytree(saved, tmp_path / "checkpoints")
+
+
+def names_in(directory):
+    return sorted(str(path.relative_to(directory)) for path in directory.rglob("*"))
 
 
 def restored(checkpoints, step):
@@ -38,24 +44,12 @@ def restored(checkpoints, step):
 
 
 def test_the_last_two_and_the_best_are_kept(filled):
+    """As Orbax's own manager reads them."""
     checkpoints = Checkpoints(filled)
     assert checkpoints.steps == [10, 30, 40]
     items = restored(checkpoints, 10)
     np.testing.assert_array_equal(items["params"]["bias"], np.arange(4.0) + 10)
     assert items["bookkeeping"] == {"step": 10}
-
-
-def test_a_step_saved_again_replaces_itself(directory):
-    checkpoints = Checkpoints(directory)
-    save(checkpoints, 5)
-    checkpoints.save(5, state(5), {"mu": jnp.ones(3) * 5}, {"validated": True}, None)
-    assert restored(checkpoints, 5)["bookkeeping"] == {"validated": True}
-    assert [path.name for path in directory.iterdir()] == ["5"]
-
-
-def test_orbaxs_own_manager_reads_them(filled):
-    import orbax.checkpoint as ocp
-
     with ocp.CheckpointManager(filled, item_names=("params", "bookkeeping")) as manager:
         assert list(manager.all_steps()) == [10, 30, 40]
         items = ocp.args.Composite(
@@ -92,6 +86,10 @@ def test_a_damaged_step_is_set_aside(filled, name, damage):
     path.unlink()
     if damage:
         path.write_bytes(damage(raw))
+    before = names_in(filled)
+    checkpoints = Checkpoints(filled, read_only=True)
+    assert checkpoints.fault(40) and not checkpoints.fault(10)
+    assert names_in(filled) == before, "a reader changed what it read"
     checkpoints = Checkpoints(filled)
     assert checkpoints.steps == [10, 30]
     assert list(checkpoints.faults) == [40]
@@ -127,23 +125,12 @@ def test_a_full_disk_is_reported_before_anything_is_written(filled, monkeypatch)
     assert Checkpoints(filled).steps == [10, 30, 40]
 
 
-def test_read_only_touches_nothing(filled):
-    largest_file(filled, 40).write_bytes(b"")
-    before = sorted(str(path) for path in filled.rglob("*"))
-    checkpoints = Checkpoints(filled, read_only=True)
-    assert checkpoints.fault(40) and not checkpoints.fault(10)
-    restored(checkpoints, 10)
-    assert sorted(str(path) for path in filled.rglob("*")) == before
-
-
 def test_a_directory_that_is_no_run_is_refused_with_a_hint(tmp_path, filled):
-    def refused(path, message):
+    places = {"": r"steps found: \[10, 30, 40\]", "nothing": "no run directory at"}
+    below = dict.fromkeys(["checkpoints", "checkpoints/40"], f"did you mean --workdir={tmp_path}")
+    for place, message in (places | below).items():
+        if place in below:
+            (tmp_path / "config.json").write_text("{}")
         with pytest.raises(InputError, match=message):
-            RunDirectory(path).check_found()
-
-    refused(tmp_path / "nothing", "no run directory at")
-    refused(tmp_path, r"steps found: \[10, 30, 40\]")
-    (tmp_path / "config.json").write_text("{}")
+            RunDirectory(tmp_path / place).check_found()
     RunDirectory(tmp_path).check_found()
-    refused(filled, f"did you mean --workdir={tmp_path}")
-    refused(filled / "40", f"did you mean --workdir={tmp_path}")

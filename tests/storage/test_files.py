@@ -26,7 +26,6 @@ def test_json_is_strict_and_atomic(tmp_path):
     with pytest.raises(ValueError, match="Out of range"):
         write_json(path, {"a": float("nan")})
     assert read_json(path) == {"a": 1}
-    assert [p.name for p in tmp_path.iterdir()] == ["result.json"]
 
 
 def test_a_temporary_file_is_removed_at_once_or_by_the_next_command(tmp_path, monkeypatch):
@@ -37,13 +36,12 @@ def test_a_temporary_file_is_removed_at_once_or_by_the_next_command(tmp_path, mo
         with pytest.raises(OSError, match="too large"):
             write_json(path, {})
     assert not [*tmp_path.iterdir()]
-    host = socket.gethostname()
     ended = subprocess.Popen(["true"])
     ended.wait()
-    killed = tmp_path / f".result.json.{host}.{ended.pid}"
-    others = [f".env.json.{host}.{ended.pid}", f".result.json.{host}.{os.getppid()}"]
-    others += [f".result.json.elsewhere.{ended.pid}", f"result.json.{host}.{ended.pid}"]
-    for name in (killed.name, *others):
+    mine = f"{path.name}.{socket.gethostname()}"
+    others = [f".{mine}.{os.getppid()}", f"{mine}.{ended.pid}", f".other.{mine}.{ended.pid}"]
+    others += [f".{path.name}.elsewhere.{ended.pid}"]
+    for name in (f".{mine}.{ended.pid}", *others):
         (tmp_path / name).write_text("half")
     write_json(path, {"a": 1})
     assert sorted(p.name for p in tmp_path.iterdir()) == sorted([*others, "result.json"])
@@ -77,7 +75,7 @@ def test_a_flipped_bit_in_json_is_noticed(tmp_path):
         flipped[place // 8] ^= 1 << place % 8
         path.write_bytes(flipped)
         try:
-            assert {k: v for k, v in read_json(path).items() if k in value} == value
+            assert value.items() <= read_json(path).items()
         except InputError:
             noticed += 1
     assert noticed > 0.8 * len(raw) * 8  # the rest is white space
@@ -113,11 +111,11 @@ def test_a_run_of_another_format_is_refused(finished, tmp_path, stored, message)
 
 
 def test_an_earlier_format_is_upgraded_step_by_step(tmp_path, monkeypatch):
-    upgrades = {n: lambda content, n=n: {**content, f"as of {n + 1}": True} for n in (2, 3)}
+    upgrades = {n: lambda content, n=n: {**content, f"as of {n + 1}": n} for n in (2, 3)}
     monkeypatch.setattr(format, "FORMAT", 4)
     monkeypatch.setattr(format, "UPGRADES", upgrades)
-    expected = {"seed": 1, "as of 3": True, "as of 4": True}
-    assert format.upgrade(tmp_path / "config.json", {"format": 2, "seed": 1}) == expected
+    found = format.upgrade(tmp_path / "config.json", {"format": 2, "seed": 1})
+    assert [*found.items()] == [("seed", 1), ("as of 3", 2), ("as of 4", 3)]
 
 
 def test_predictions_follow_the_contract(tmp_path):
@@ -149,14 +147,15 @@ def test_cells_of_classes_with_other_names():
 
 def test_a_spreadsheet_runs_no_text(tmp_path):
     """Row 58: cells that start as formulas get a quote, control characters become visible."""
-    cells = ["=1+1", "+1+1", "-1+1", "@a", "\t=1", "\r=1", "a=1", "\u202e\x1b", -1, 0.5, None]
-    numbers = ["-1", "+1.50", "-.5e-3", "-1."]  # a number is no formula: data stay what they were
-    files.write_csv(tmp_path / "a.csv", ["=cell"], [[cell] for cell in [*cells, *numbers]])
+    formulas = ["=1+1", "+1+1", "-1+1", "@a", "\t=1"]
+    others = ["a=1", "-1", "+1.50", "-.5e-3", "-1."]  # a number is no formula: it stays
+    cells = [*formulas, "\r=1", *others, "\u202e\x1b", -1, 0.5, None]
+    files.write_csv(tmp_path / "a.csv", ["=cell"], [[cell] for cell in cells])
     with (tmp_path / "a.csv").open(newline="") as file:
         header, *read = [row[0] if row else "" for row in csv.reader(file)]
     assert header == "'=cell"
-    assert read[:6] == ["'=1+1", "'+1+1", "'-1+1", "'@a", "'\t=1", "'\\r=1"]
-    assert read[6:] == ["a=1", "\\u202e\\x1b", "-1", "0.5", "", *numbers]
+    quoted = [f"'{cell}" for cell in formulas]
+    assert read == [*quoted, "'\\r=1", *others, "\\u202e\\x1b", "-1", "0.5", ""]
 
 
 @pytest.mark.parametrize("name", ["a.csv", "a.TSV", "a.jsonl"])
@@ -173,23 +172,23 @@ def test_a_table_that_is_written_is_read_back(tmp_path, name):
         assert table.cells == [cells, cells[::-1]]
 
 
-@pytest.mark.parametrize("kind", ["folder", "fifo", "link"])
-@pytest.mark.parametrize(
-    "name", ["lock", "config.json", "env.json", "metrics.jsonl", "curves.png", "predictions.csv"]
-)
-def test_what_is_no_file_is_refused_at_once_and_never_written_through(tmp_path, kind, name):
+def link(path):
+    path.symlink_to(path.with_name("target"))
+
+
+FILES = ["lock", "config.json", "env.json", "metrics.jsonl", "curves.png", "predictions.csv"]
+ODD = [(name, make) for name in FILES for make in (Path.mkdir, os.mkfifo, link)]
+
+
+@pytest.mark.parametrize(("name", "make"), [*ODD, ("checkpoints", Path.touch)])
+def test_what_is_no_file_is_refused_at_once_and_never_written_through(tmp_path, name, make):
     """Row 75."""
-    (target := tmp_path / "target").write_text("mine")
-    make = {"folder": Path.mkdir, "fifo": os.mkfifo, "link": lambda path: path.symlink_to(target)}
-    make[kind](tmp_path / name)
+    (tmp_path / "target").write_text("mine")
+    make(tmp_path / name)
     for use in run_directory.prepare_workdir, load_run:
         with pytest.raises(InputError, match=f"{name} is not what a run writes there: move it"):
             use(tmp_path)
-    assert target.read_text() == "mine"
-    (tmp_path / name).rename(tmp_path / "away")
-    (tmp_path / "checkpoints").write_text("")
-    with pytest.raises(InputError, match="checkpoints is not what a run writes there"):
-        run_directory.prepare_workdir(tmp_path)
+    assert (tmp_path / "target").read_text() == "mine"
 
 
 def test_a_workdir_that_cannot_be_written(tmp_path):

@@ -4,11 +4,13 @@ import struct
 import sys
 
 import pytest
+from runs import ONE_SHAPE
 from tensorboardX.proto.event_pb2 import Event
 
 from sentiment_jax.errors import InputError, Interrupted
 from sentiment_jax.modes.train import train
 from sentiment_jax.storage.metrics_log import read_metrics
+from sentiment_jax.storage.run_directory import RunDirectory
 from sentiment_jax.training.signals import Stop
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*google._upb:DeprecationWarning")
@@ -19,23 +21,23 @@ def scalars(folder):
     found = []
     for path in sorted(folder.iterdir()):
         raw = path.read_bytes()
-        at = 0
-        while at < len(raw):  # length, its checksum, an event, its checksum
-            (length,) = struct.unpack_from("<Q", raw, at)
-            event = Event.FromString(raw[at + 12 : at + 12 + length])
+        while raw:  # length, its checksum, an event, its checksum
+            (length,) = struct.unpack_from("<Q", raw)
+            event = Event.FromString(raw[12 : 12 + length])
             found += [(value.tag, event.step, value.simple_value) for value in event.summary.value]
-            at += 16 + length
+            raw = raw[16 + length :]
     return found
 
 
 def test_events_are_those_of_the_metrics_also_after_resuming_and_fresh_removes_them(
-    small_config, tmp_path
+    make_small, tmp_path, unpainted
 ):
+    config = make_small(**ONE_SHAPE, epochs=2)
     run = tmp_path / "run"
     with pytest.raises(Interrupted):
-        train(small_config, run, tensorboard=True, stop=Stop(after=0.0))
+        train(config, run, tensorboard=True, stop=Stop(after=0.0))
     before = scalars(run / "tensorboard")
-    train(small_config, run, tensorboard=True)
+    train(config, run, tensorboard=True)
     found = scalars(run / "tensorboard")
     assert len(before) < len(found)
     assert found == [
@@ -44,8 +46,7 @@ def test_events_are_those_of_the_metrics_also_after_resuming_and_fresh_removes_t
         for name, value in record.items()
         if name not in ("step", "split")
     ]
-    small_config.epochs = 1
-    train(small_config, run, fresh=True)
+    RunDirectory(run).remove()
     assert not (run / "tensorboard").exists()
 
 
