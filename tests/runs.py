@@ -67,10 +67,11 @@ def stop_at(question):
 
 @contextlib.contextmanager
 def unpainted():
-    """Meanwhile a figure is made, but its file is one pixel: drawing takes a third of a second."""
+    """Meanwhile a figure is made, but its file is white: drawing takes a third of a second."""
 
     def savefig(figure, path, **options):
-        matplotlib.image.imsave(path, np.zeros((1, 1)), format="png")
+        width, height = figure.get_size_inches()
+        matplotlib.image.imsave(path, np.ones((int(height), int(width), 3)), format="png")
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Figure, "savefig", savefig)
