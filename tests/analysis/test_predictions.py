@@ -38,10 +38,8 @@ def mistakes(predictions, count):
 
 
 def test_confusion_and_hardest_mistakes():
-    predictions = make_predictions(
-        [[0.9, 0.2, 0.8, 0.3], [0.7, 0.4, 0.1, 0.4]],
-        [1, 0, 0, 1],
-    )
+    p_positive = [[0.9, 0.2, 0.8, 0.3], [0.7, 0.4, 0.1, 0.4]]
+    predictions = make_predictions(p_positive, [1, 0, 0, 1])
     np.testing.assert_array_equal(confusion(predictions), [[1.5, 0.5], [1, 1]])
     # Row 2 is wrong for one seed but right on average.
     assert mistakes(predictions, 5) == ["row 3"]
@@ -79,13 +77,22 @@ def test_many_classes_are_calibrated_by_the_predicted_one():
 
 @pytest.fixture
 def drawn(monkeypatch):
-    """The figures that were saved."""
+    """The figures that would be saved."""
     figures = []
-    savefig = Figure.savefig
-    monkeypatch.setattr(
-        Figure, "savefig", lambda f, *a, **options: figures.append(f) or savefig(f, *a, **options)
-    )
+
+    def savefig(figure, path, **options):
+        figures.append(figure)
+        path.touch()
+
+    monkeypatch.setattr(Figure, "savefig", savefig)
     return figures
+
+
+def test_equal_figures_have_equal_bytes_which_name_no_version(tmp_path):
+    figures.heat_map({("adam", "16"): ("0.5", 0.5)}, None, tmp_path / "a.png")
+    figures.heat_map({("adam", "16"): ("0.5", 0.5)}, None, tmp_path / "b.png")
+    raw = (tmp_path / "a.png").read_bytes()
+    assert raw == (tmp_path / "b.png").read_bytes() and b"matplotlib" not in raw.lower()
 
 
 def test_a_calibrated_curve_stands_beside_the_models_own(tmp_path, drawn):
@@ -99,12 +106,11 @@ def test_a_calibrated_curve_stands_beside_the_models_own(tmp_path, drawn):
     np.testing.assert_allclose(softened.probabilities[0], softened.probabilities[1], atol=0.01)
     np.testing.assert_array_equal(softened.predicted, own.predicted)
     lines = [calibration(own), calibration(softened)]
-    errors = [error for _, error in lines]
-    assert errors[1] < 0.02 < 0.1 < errors[0]
+    assert lines[1][1] < 0.02 < 0.1 < lines[0][1]
     figures.calibration({"model": lines}, ("p", "share"), tmp_path / "calibration.png")
     shown = [line.get_label() for line in drawn[0].axes[0].lines[1:]]
     names = ("model", "at its temperature")
-    assert shown == [f"{n} (error {e:.3f})" for n, e in zip(names, errors, strict=True)]
+    assert shown == [f"{n} (error {e:.3f})" for n, (_, e) in zip(names, lines, strict=True)]
 
 
 def test_a_bin_of_few_predictions_is_not_drawn(tmp_path, drawn):
@@ -134,8 +140,18 @@ def test_a_loss_that_explodes_is_cut_off(tmp_path, drawn):
     (best,) = [line for line in drawn[1].axes[0].lines if line.get_label() == "best epoch"]
     assert set(best.get_xdata()) == {2}
     figures.curves({"": epochs(0.7)}, tmp_path / "one.png")
+    drawn[2].draw_without_rendering()
     ticks = [label.get_text() for label in drawn[2].axes[0].get_xticklabels()]
     assert "1" in ticks and all(map(str.isdigit, ticks)), "half an epoch is none"
+
+
+@pytest.mark.parametrize(("select_by", "best"), [("accuracy", [2, 2]), ("loss", [2, 1])])
+def test_an_overlay_has_a_thick_winner_and_rings_at_best_epochs(tmp_path, drawn, select_by, best):
+    runs = {"calm": epochs(0.7, 0.6), "late": epochs(0.7, 0.8)}
+    figures.overlay(runs, "late", tmp_path / "overlay.png", select_by=select_by)
+    for axes in drawn[0].axes:
+        assert [line.get_linewidth() for line in axes.lines[::2]] == [1.3, 2.8]
+        assert [ring.get_xdata()[0] for ring in axes.lines[1::2]] == best
 
 
 def test_a_heat_map_outlines_the_winner(tmp_path, drawn):
@@ -157,7 +173,7 @@ def test_long_names_stay_inside_their_figure(tmp_path, drawn):
     """Titles and legends inside the figure, labels of classes apart from each other."""
     name = "own-amazonReviewSnippets_GroundTruth, learning rate 5e-3, seed 1234"
     classes = ("neither recommended nor not", "not recommended at all", "strongly recommended")
-    lines = [{"split": "val", "epoch": 1, "loss": 1.0, "accuracy": 0.5, "examples": 1}]
+    lines = epochs(1.0)
     path = tmp_path / "a.png"
     figures.confusions({name: np.ones((3, 3)), f"{name} b": np.eye(3)}, classes, path)
     bins = calibration_bins(np.array([0.5], np.float32), np.array([True]))
@@ -166,7 +182,7 @@ def test_long_names_stay_inside_their_figure(tmp_path, drawn):
     figures.overlay({name: lines, f"b {name}": lines}, name, path, f"{name}, {name}")
     figures.heat_map({(name, f"batch {n}"): ("0.5\nat chance", 0.5) for n in range(8)}, None, path)
     for figure in drawn:
-        figure.draw_without_rendering()  # at its own resolution again
+        figure.draw_without_rendering()
         left, bottom, right, top = figure.bbox.extents
         for text in figure.findobj(Text):
             box = text.get_window_extent()

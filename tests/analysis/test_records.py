@@ -1,15 +1,16 @@
 """Reading run directories back, and refusing those that are unfinished, damaged or mixed."""
 
 import pytest
+import runs
 
+from sentiment_jax.analysis.records import collect, hardware
 from sentiment_jax.errors import InputError
 from sentiment_jax.modes import report
-from sentiment_jax.storage.files import read_json, write_json
 
 
-def refused(*directories, output=None, **options):
+def refused(*directories, output=None):
     with pytest.raises(InputError) as error:
-        report.report(list(directories), output or directories[0] / "report", **options)
+        report.report(directories, output or directories[0] / "report")
     assert "\n" not in str(error.value)
     return str(error.value)
 
@@ -19,9 +20,8 @@ def test_nothing_finished(sweep_copy, run_copy, tmp_path):
         path.unlink()
     message = refused(sweep_copy, run_copy)
     assert message.startswith(f"nothing is finished in {sweep_copy}, {run_copy}: 2 runs failed")
-    empty = tmp_path / "empty"
-    empty.mkdir()
-    assert refused(empty) == f"{empty} holds no sweep.json and no run's config.json"
+    (tmp_path / "empty").mkdir()
+    assert "empty holds no sweep.json and no run's config.json" in refused(tmp_path / "empty")
     assert "no directory" in refused(tmp_path / "nowhere")
     assert not (tmp_path / "nowhere").exists()
 
@@ -38,19 +38,28 @@ def test_nothing_finished(sweep_copy, run_copy, tmp_path):
     ],
 )
 def test_a_damaged_file_is_named(run_copy, name, content, message):
-    path = run_copy / name
     if content is None:
-        path.unlink()
+        (run_copy / name).unlink()
     else:
-        path.write_text(content)
+        (run_copy / name).write_text(content)
     text = refused(run_copy)
     assert message in text and str(run_copy) in text
 
 
 def test_a_sweep_of_changed_data_is_refused(sweep_copy):
-    (path, *_) = sorted(sweep_copy.glob("*/result.json"))
-    write_json(path, {**read_json(path), "data_hash": "f" * 64})
+    runs.change_json(min(sweep_copy.glob("*/result.json")), data_hash="f" * 64)
     assert refused(sweep_copy).endswith("changed between its runs")
+
+
+def test_a_run_without_validation_is_refused(run_copy):
+    runs.change_json(run_copy / "result.json", val={})
+    assert f"{run_copy} held out no reviews" in refused(run_copy)
+
+
+def test_hardware_names_accelerators(run_copy):
+    runs.change_json(run_copy / "env.json", machine="2 cores", devices=["gpu: H100"] * 2)
+    (group,) = collect([run_copy])
+    assert hardware(group.trials[0]) == "2 cores; 2 x H100"
 
 
 def test_an_unwritable_output(finished, tmp_path):
