@@ -11,10 +11,14 @@ import golden
 import jax
 import numpy as np
 import pytest
+import runs
 import safetensors
 import tokenizers
 import transformers
+from golden import FIXTURES
+from safetensors.numpy import load_file
 
+from sentiment_jax.config.recipes import override
 from sentiment_jax.config.stored import make_frozen
 from sentiment_jax.errors import InputError
 from sentiment_jax.huggingface import weights
@@ -52,52 +56,44 @@ def bert(tokenizer):
 
 @pytest.mark.parametrize("name", golden.TORCH)
 def test_an_exported_folder_is_read_back_bit_for_bit(tmp_path, tokenizer, name):
+    """Its tensors are those that Hugging Face wrote, too."""
     model, params = golden.load(name)
     export_pretrained(tmp_path / "out", Export(model.config, params, tokenizer))
     again, loaded = golden.load(tmp_path / "out")
     assert again == model
     jax.tree.map(np.testing.assert_array_equal, loaded, params)
-    # and the same file content as Hugging Face wrote
-    with (
-        safetensors.safe_open(tmp_path / "out/model.safetensors", "np") as ours,
-        safetensors.safe_open(golden.FIXTURES / name / "model.safetensors", "np") as theirs,
-    ):
-        assert ours.metadata() == theirs.metadata() == {"format": "pt"}
-        assert set(ours.keys()) == set(theirs.keys())
-        for key in theirs.keys():  # noqa: SIM118 (no mapping)
-            np.testing.assert_array_equal(ours.get_tensor(key), theirs.get_tensor(key))
+    ours, theirs = (folder / "model.safetensors" for folder in (tmp_path / "out", FIXTURES / name))
+    tensors = load_file(ours)
+    expected = load_file(theirs)
+    assert tensors.keys() == expected.keys()
+    for key, tensor in tensors.items():
+        np.testing.assert_array_equal(tensor, expected[key])
+    with safetensors.safe_open(ours, "np") as file:
+        assert file.metadata() == {"format": "pt"}
 
 
+@pytest.mark.parametrize("classes", [("negative", "positive"), ("bad", "so so", "good")])
 @pytest.mark.parametrize("name", ["bert", "electra_projection"])
-def test_transformers_reads_the_config(tmp_path, tokenizer, name):
-    model, params = golden.load(name, hidden_dropout=0.3, classifier_dropout=0.2)
-    export_pretrained(tmp_path / "out", Export(model.config, params, tokenizer))
+def test_transformers_reads_the_config(tmp_path, tokenizer, name, classes):
+    """It takes the size of the head from id2label."""
+    two, _ = golden.load(name, hidden_dropout=0.3, classifier_dropout=0.2)
+    model = two.clone(classes=len(classes))
+    params = golden.random(model)
+    exported = Export(model.config, params, tokenizer, classes=classes)
+    export_pretrained(tmp_path / "out", exported)
     files = sorted(path.name for path in (tmp_path / "out").iterdir())
     assert files == ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"]
-    config = transformers.AutoConfig.from_pretrained(tmp_path / "out")
-    original = transformers.AutoConfig.from_pretrained(golden.FIXTURES / name)
-    assert config.id2label == {0: "negative", 1: "positive"}
-    assert config.label2id == {"negative": 0, "positive": 1}
-    model_class = f"{name.partition('_')[0].title()}ForSequenceClassification"
-    assert config.architectures == [model_class]
-    changed = {"hidden_dropout_prob": 0.3, "classifier_dropout": 0.2}
-    for field, value in (original.to_dict() | changed).items():
-        if field not in ("id2label", "label2id", "_name_or_path", "transformers_version"):
-            assert config.to_dict()[field] == value, field
-
-
-@pytest.mark.parametrize("name", ["bert", "electra_projection"])
-def test_many_classes_have_their_names_and_logits(tmp_path, tokenizer, name):
-    """transformers takes the size of the head from id2label."""
-    two, _ = golden.load(name)
-    model = two.clone(classes=3)
-    params = golden.random(model)
-    names = ("bad", "so so", "good")
-    exported = Export(model.config, params, tokenizer, classes=names)
-    export_pretrained(tmp_path / "out", exported)
-    config = transformers.AutoConfig.from_pretrained(tmp_path / "out")
-    assert config.num_labels == 3 and config.id2label == dict(enumerate(names))
-    assert config.label2id == {"bad": 0, "so so": 1, "good": 2}
+    config = transformers.AutoConfig.from_pretrained(tmp_path / "out").to_dict()
+    changes = {
+        "id2label": dict(enumerate(classes)),
+        "label2id": {label: i for i, label in enumerate(classes)},
+        "architectures": [f"{name.partition('_')[0].title()}ForSequenceClassification"],
+        "hidden_dropout_prob": 0.3,
+        "classifier_dropout": 0.2,
+    }
+    original = transformers.AutoConfig.from_pretrained(FIXTURES / name).to_dict()
+    for field in original.keys() - {"_name_or_path", "transformers_version"}:
+        assert config[field] == changes.get(field, original[field]), field
     loaded, report = weights.load_pretrained(tmp_path / "out", model.config, golden.random(model))
     assert report.new == report.unused == ()
     jax.tree.map(np.testing.assert_array_equal, loaded, params)
@@ -130,11 +126,11 @@ def test_a_folder_with_other_files_is_refused(tmp_path, bert):
 
 def test_files_have_the_mode_of_the_umask(tmp_path, bert, small_config):
     """Row 48: an export and a run directory, for colleagues to read or not."""
-    small_config.epochs = 1
+    config = override(small_config, {**runs.ONE_SHAPE, "epochs": 1})
     before = os.umask(0o027)
     try:
         export_pretrained(tmp_path / "out", bert)
-        train(small_config, tmp_path / "run")
+        train(config, tmp_path / "run")
     finally:
         os.umask(before)
     for path in tmp_path.rglob("*"):
@@ -144,9 +140,8 @@ def test_files_have_the_mode_of_the_umask(tmp_path, bert, small_config):
 @pytest.mark.parametrize("name", ["x" * 256, "link", ".", "mounted"])
 def test_a_folder_of_an_odd_name_or_kind_is_written_or_refused(tmp_path, bert, monkeypatch, name):
     """Row 76."""
-    run = Mock(spec=TrainedModel, config=make_frozen({"model.name": "bert"}), model=Mock())
+    run = Mock(spec=TrainedModel, config=make_frozen({"model.name": "bert"}), model=bert)
     run.params, run.tokenizer, run.classes = bert.params, bert.tokenizer, bert.classes
-    run.model.config = bert.config
     monkeypatch.setattr(export, "model_card", lambda workdir: "")
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty").mkdir()
@@ -164,46 +159,40 @@ def test_a_folder_of_an_odd_name_or_kind_is_written_or_refused(tmp_path, bert, m
 
 
 def test_an_export_that_fails_leaves_nothing(tmp_path, bert, monkeypatch):
-    def disk_full(*_):
-        raise OSError(28, "No space left on device")
-
+    disk_full = Mock(side_effect=OSError(28, "No space left on device"))
     monkeypatch.setattr(export, "_export_tokenizer", disk_full)
     with pytest.raises(OSError, match="No space"):
         export_pretrained(tmp_path / "out", bert)
     assert os.listdir(tmp_path) == []
 
 
-def test_the_model_card_has_the_scores_and_the_command_of_the_run(finished, tmp_path, bert):
-    card = export.model_card(finished)
-    result = read_json(finished / "result.json")
-    env = read_json(finished / "env.json")
-    for split in ("val", "test"):
-        scores = result[split]
-        row = (
-            f"| {split} | {scores['accuracy']:.4f} | {scores['loss']:.4f} | {scores['examples']} |"
-        )
-        assert row in card.splitlines()
-    assert "| train | 48 | 24 | 24 |" in card.splitlines()
+def test_the_model_card_has_the_scores_and_the_command_of_the_run(run_copy, tmp_path, bert):
+    card = export.model_card(run_copy)
+    lines = card.splitlines()
+    result = read_json(run_copy / "result.json")
+    env = read_json(run_copy / "env.json")
+    rows = {
+        split: f"| {split} | {result[split]['accuracy']:.4f} | {result[split]['loss']:.4f} | "
+        f"{result[split]['examples']} |"
+        for split in ("val", "test")
+    }
+    assert {"| train | 48 | 24 | 24 |", *rows.values()} <= {*lines}
     assert env["command"] in card and env["data"]["data_hash"][:12] in card
     assert "License of the base: none, it had random weights." in card
     assert card.startswith("---\nlibrary_name: transformers\n") and "\nbase_model:" not in card
     export_pretrained(tmp_path / "out", dataclasses.replace(bert, card=card))
     assert (tmp_path / "out" / "README.md").read_text() == card
-
-
-def test_the_card_of_a_run_without_validation_or_that_goes_on(run_copy):
-    result = read_json(run_copy / "result.json")
-    write_json(run_copy / "result.json", {**result, "val": {}})
-    card = export.model_card(run_copy).split("## Scores")[1]
-    assert "the last: no reviews were held out to choose by" in card
-    assert "| val |" not in card and f"| test | {result['test']['accuracy']:.4f} |" in card
-    (run_copy / "result.json").unlink()
+    write_json(run_copy / "result.json", result | {"val": {}})
     card = export.model_card(run_copy)
-    assert "its best checkpoint so far" in card and "| test |" not in card.split("## Scores")[1]
+    assert "the last: no reviews were held out to choose by" in card
+    assert rows["test"] in card and "| val | " not in card.split("## Scores")[1]
+    (run_copy / "result.json").unlink()  # a training that goes on
+    scores = export.model_card(run_copy).split("## Scores")[1]
+    assert "its best checkpoint so far" in scores and "| test |" not in scores
 
 
-def test_the_license_is_that_of_what_a_pretraining_started_from(run_copy, finished, tmp_path):
-    source = shutil.copytree(finished, tmp_path / "source")
+def test_the_license_is_that_of_what_a_pretraining_started_from(run_copy, tmp_path):
+    source = shutil.copytree(run_copy, tmp_path / "source")
     for run, base in ((run_copy, str(source)), (source, "google/electra-small")):
         config = read_json(run / "config.json")
         config["model"]["pretrained"] = base
