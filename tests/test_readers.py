@@ -46,7 +46,7 @@ def is_readable(workdir):
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_predictions_beside_a_training_that_rotates_its_checkpoints(tmp_path):
-    seconds = float(os.environ.get("READER_SECONDS", "4"))
+    seconds = float(os.environ.get("READER_SECONDS", "2"))
     workdir = tmp_path / "run"
     fields = runs.small_flags(epochs=100_000, checkpoint_every=2)
     steps = []
