@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+import runs
 
 from benchmarks.comparing import contents
 from sentiment_jax.data import corpus
@@ -22,16 +23,12 @@ TEXTS = ["a good film", "", "dull and bad", "очень плохой фильм"
 
 
 @pytest.fixture(scope="module")
-def three(finished, make_small, tmp_path_factory):
-    """Runs of the same data that differ in seed, vocabulary and length."""
-    workdirs = [finished]
-    for seed in (1, 2):
-        config = make_small()
-        config.update_from_flattened_dict({"seed": seed, "epochs": 1, "data.min_frequency": seed})
-        config.update_from_flattened_dict({"data.max_length": 24 - seed, "eval_batch_size": 16})
-        workdirs.append(tmp_path_factory.mktemp("ensemble") / f"seed{seed}")
-        train(config, workdirs[-1])
-    return workdirs
+def pair(finished, make_small, tmp_path_factory):
+    """Runs of the same data that differ in seed, vocabulary and length; the first knows more."""
+    workdir = tmp_path_factory.mktemp("ensemble")
+    more = {"seed": 1, "epochs": 1, "data.min_frequency": 1, "data.max_length": 23}
+    train(make_small(**runs.ONE_SHAPE, **more, eval_batch_size=16), workdir)
+    return [workdir, finished]
 
 
 def score(workdir, split):
@@ -42,12 +39,11 @@ def score(workdir, split):
     return scores.probabilities, encoded.labels
 
 
-def edit(path, **changes):
-    """Update values in a JSON file, one level down."""
-    content = read_json(path)
-    for name, values in changes.items():
-        content[name] |= values
-    write_json(path, content)
+def edit(file, group, **changes):
+    """Update values of a group in a JSON file."""
+    content = read_json(file)
+    content[group] |= changes
+    write_json(file, content)
 
 
 def test_a_run_keeps_the_temperature_of_its_best_epochs_validation(run_copy):
@@ -71,12 +67,11 @@ def test_a_calibrated_prediction_is_the_same_class_at_another_probability(finish
 
 
 @pytest.mark.parametrize("calibrated", [False, True])
-def test_an_ensemble_averages_the_probabilities_of_its_runs(three, calibrated, capsys):
-    ensemble = load_ensemble(three, calibrated=calibrated)
-    alone = [predict([load_run(run, calibrated=calibrated)], TEXTS) for run in three]
-    together, warnings = predict(ensemble, TEXTS)
-    np.testing.assert_allclose(together, np.mean([p for p, _ in alone], axis=0), atol=1e-7)
-    assert warnings == alone[0][1]
+def test_an_ensemble_averages_the_probabilities_of_its_runs(pair, calibrated, capsys):
+    ensemble = load_ensemble(pair, calibrated=calibrated)
+    alone = [predict([load_run(run, calibrated=calibrated)], TEXTS)[0] for run in pair]
+    together, _ = predict(ensemble, TEXTS)
+    np.testing.assert_allclose(together, np.mean(alone, axis=0), atol=1e-7)
     capsys.readouterr()
     print_predictions(ensemble, TEXTS)
     assert len(capsys.readouterr().out.splitlines()) == len(TEXTS)
@@ -86,23 +81,23 @@ def test_an_ensemble_averages_the_probabilities_of_its_runs(three, calibrated, c
     assert [row.split(",")[2] for row in rows] == [f"{p:.6f}" for p in together[:, 1]]
 
 
-def test_a_word_that_one_of_the_runs_lacks_is_warned_of(three):
-    models = load_ensemble(three[1:])
+def test_a_word_that_one_of_the_runs_lacks_is_warned_of(pair):
+    models = load_ensemble(pair)
     once, often = (set(model.tokenizer.get_vocab()) for model in models)  # min_frequency
     word = min(once - often)
     assert [predict([model], [word])[1] for model in models] == [[""], ["100 % unknown words"]]
-    assert predict(models, [word])[1] == ["100 % unknown words"]
+    for ensemble in (models, models[::-1]):
+        assert predict(ensemble, [word])[1] == ["100 % unknown words"]
 
 
-@pytest.mark.parametrize("calibrated", [False, True])
-@pytest.mark.parametrize("split", ["val", "test"])
-def test_an_ensemble_is_scored_and_nothing_is_written(three, split, calibrated, capsys):
-    before = [contents(run) for run in three]
-    scores = evaluate_ensemble(three, split, calibrated=calibrated)
-    assert [contents(run) for run in three] == before
+@pytest.mark.parametrize(("split", "calibrated"), [("test", False), ("val", True)])
+def test_an_ensemble_is_scored_and_nothing_is_written(pair, split, calibrated, capsys):
+    before = [contents(run) for run in pair]
+    scores = evaluate_ensemble(pair, split, calibrated=calibrated)
+    assert [contents(run) for run in pair] == before
     assert json.loads(capsys.readouterr().out.splitlines()[-1]) == scores
     predicted = []
-    for run in three:
+    for run in pair:
         temperature = read_json(run / "result.json")["temperature"] if calibrated else 1.0
         probabilities, labels = score(run, split)
         predicted.append(apply_temperature(probabilities, temperature))
@@ -116,20 +111,20 @@ def test_runs_of_the_same_reviews_in_another_order(finished, run_copy, tmp_path)
     """The hash of the data, which is the same, does not depend on the order of the test set."""
     header, *rows = corpus.SAMPLE.read_text().splitlines(keepends=True)
     (tmp_path / "backwards.csv").write_text(header + "".join(rows[::-1]))
-    source = {"source": "csv", "path": str(tmp_path / "backwards.csv")}
-    edit(run_copy / "config.json", data=source)
+    path = str(tmp_path / "backwards.csv")
+    edit(run_copy / "config.json", "data", source="csv", path=path)
     alone = evaluate_run(run_copy, "test")  # its data are found to be those of the run
-    for runs in ([finished, run_copy], [run_copy, finished]):
-        assert evaluate_ensemble(runs, "test") == pytest.approx(alone, abs=1e-6)
+    for workdirs in ([finished, run_copy], [run_copy, finished]):
+        assert evaluate_ensemble(workdirs, "test") == pytest.approx(alone, abs=1e-6)
 
 
 def test_runs_that_cannot_be_averaged(finished, run_copy):
-    edit(run_copy / "env.json", data={"data_hash": "0" * 64})
+    edit(run_copy / "env.json", "data", data_hash="0" * 64)
     message = rf"{finished} and {run_copy} were made with different data \(hash .* and 0{{12}}\)"
     with pytest.raises(InputError, match=message):
         evaluate_ensemble([finished, run_copy], "test")
     load_ensemble([finished, run_copy])  # which does not matter for texts
-    edit(run_copy / "config.json", data={"labels": "bad,good"})
+    edit(run_copy / "config.json", "data", labels="bad,good")
     message = "has the classes negative, positive, .* has bad, good: runs with different classes"
     with pytest.raises(InputError, match=message):
         load_ensemble([finished, run_copy])
