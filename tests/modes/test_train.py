@@ -1,21 +1,23 @@
 """Whole runs on a few embedded reviews: the contract of the run directory, validation, best."""
 
-import csv
 import dataclasses
 import errno
 import os
 import re
 import types
+from collections import Counter
 from unittest.mock import Mock
 
 import jax
 import numpy as np
 import pytest
 import runs
+from reviews import read_table
 
 from sentiment_jax.analysis import figures
 from sentiment_jax.analysis.records import collect
 from sentiment_jax.config.recipes import override
+from sentiment_jax.data import batches
 from sentiment_jax.errors import InputError, Interrupted, RunError
 from sentiment_jax.modes import train as train_mode
 from sentiment_jax.modes.evaluate import evaluate_run
@@ -26,12 +28,16 @@ from sentiment_jax.storage.checkpoints import Checkpoints, steps_in
 from sentiment_jax.storage.files import read_json
 from sentiment_jax.storage.metrics_log import read_metrics
 from sentiment_jax.sweeps.plan import plan_sweep
-from sentiment_jax.training import scoring
+from sentiment_jax.training import metrics, scoring
 from sentiment_jax.training.checks import resolve
 from sentiment_jax.training.experiment import prepare_experiment
 from sentiment_jax.training.linear_baseline import linear_baseline
 from sentiment_jax.training.metrics import mcnemar
+from sentiment_jax.training.resume import initial_state
 from sentiment_jax.training.trained_model import load_run
+
+QUICK = {**runs.ONE_SHAPE, "checkpoint_every": 100}
+BASELINE = {**QUICK, "epochs": 1, "linear_baseline": True}
 
 
 def test_an_invalid_config_is_refused_before_anything_is_written(small_config, tmp_path):
@@ -47,30 +53,26 @@ def test_the_run_directory_keeps_its_contract(finished):
         *("result.json", "curves.png", "predictions.csv"),
     }
     result = read_json(finished / "result.json")
-    assert result["model"] == "lstm"
-    assert result["val"]["examples"] == 12
-    assert result["test"]["examples"] == 30
+    assert result["model"] == "lstm" and "linear_baseline" not in result
     records = read_metrics(finished / "metrics.jsonl")
-    assert [(r["step"], r["split"]) for r in records if r["split"] != "test"] == [
-        *[(2, "train"), (3, "train"), (3, "val")],
-        *[(4, "train"), (6, "train"), (6, "val")],
-        *[(8, "train"), (9, "train"), (9, "val")],
-    ]
+    lines = ["train", "train", "val"]  # steps 2 and 3 of an epoch, which has 3
+    assert [record["split"] for record in records] == lines * 3 + ["test"]
+    assert [record["step"] for record in records[:-1]] == [2, 3, 3, 4, 6, 6, 8, 9, 9]
     names = {"step", "epoch", "split", "loss", "accuracy", "examples", "seconds", "learning_rate"}
     assert all(set(record) == names for record in records)
     for epoch in (1, 2, 3):  # every example once an epoch
-        lines = [r for r in records if r["epoch"] == epoch and r["split"] == "train"]
-        assert sum(r["examples"] for r in lines) == 48
+        seen = [r["examples"] for r in records if (r["epoch"], r["split"]) == (epoch, "train")]
+        assert sum(seen) == 48
     validations = [record for record in records if record["split"] == "val"]
     best = max(validations, key=lambda r: (r["accuracy"], -r["loss"]))
     assert (result["best_step"], result["val"]["loss"]) == (best["step"], best["loss"])
+    assert (result["val"]["examples"], result["test"]["examples"]) == (12, 30)
     env = read_json(finished / "env.json")
     assert env["data"]["counts"]["train"] == {"neg": 24, "pos": 24}
     assert env["versions"]["jax"] == jax.__version__
-    rows = list(csv.DictReader((finished / "predictions.csv").read_text().splitlines()))
-    right = sum(row["label"] == row["predicted"] for row in rows)
-    assert len(rows) == 30
-    assert right / 30 == result["test"]["accuracy"]
+    rows = read_table(finished / "predictions.csv")
+    right = [row["label"] == row["predicted"] for row in rows]
+    assert len(rows) == 30 and np.mean(right) == result["test"]["accuracy"]
     assert (finished / "curves.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -85,13 +87,15 @@ def test_the_environment_of_a_gpu_names_cuda_and_cudnn(monkeypatch):
     assert env["versions"].keys() - here["versions"].keys() == wheels.keys() - {"torch"}
 
 
-def test_evaluate_gives_the_same_digits_and_a_split_has_files_of_its_own(run_copy):
+def test_evaluate_gives_the_same_digits_and_writes_what_training_wrote(run_copy):
     result = read_json(run_copy / "result.json")
-    assert evaluate_run(run_copy, "test") == result["test"]
-    before = (run_copy / "predictions.csv").read_bytes()
-    assert evaluate_run(run_copy, "val") == result["val"]
-    assert (run_copy / "predictions.csv").read_bytes() == before
-    assert len((run_copy / "predictions-val.csv").read_text().splitlines()) == 1 + 12
+    for split, name in (("test", "predictions.csv"), ("val", "predictions-val.csv")):
+        path = run_copy / name
+        before = path.read_bytes()
+        path.unlink()
+        assert evaluate_run(run_copy, split) == result[split]
+        assert path.read_bytes() == before
+        assert before.count(b"\n") == 1 + result[split]["examples"]
 
 
 def test_the_score_is_printed_even_if_nothing_can_be_written(run_copy, monkeypatch, capsys):
@@ -101,79 +105,123 @@ def test_the_score_is_printed_even_if_nothing_can_be_written(run_copy, monkeypat
     assert "warning: predictions not written: " in capsys.readouterr().err
 
 
+def test_the_vocabulary_is_that_of_the_training_reviews_alone(model):
+    texts = prepare_experiment(model.config).reviews["train"].texts
+    split = model.tokenizer.pre_tokenizer.pre_tokenize_str
+    counts = Counter(word for text in texts for word, _ in split(text.lower()))
+    known = {word for word, count in counts.items() if count >= model.config.data.min_frequency}
+    assert {*model.tokenizer.get_vocab()} == known | {"[PAD]", "[UNK]"}
+
+
+def test_the_seed_decides_parameters_dropout_and_the_batches_of_each_epoch(
+    small_config, tmp_path, monkeypatch
+):
+    plan = Mock(wraps=batches.plan_epoch)
+    monkeypatch.setattr(batches, "plan_epoch", plan)
+    config = override(small_config, {**QUICK, "seed": 7, "epochs": 2})
+    train(config, tmp_path, score_test=False)
+    planned = [(call.kwargs["seed"], call.kwargs["epoch"]) for call in plan.call_args_list]
+    assert planned == [(7, 0), (7, 1)]
+    states = [
+        initial_state(prepare_experiment(resolve(override(config, {"seed": seed}))))[0]
+        for seed in (7, 8)
+    ]
+    first, second = (state.params["dense"]["kernel"] for state in states)
+    assert not np.any(first == second)
+    assert states[0].key == jax.random.key(7) != states[1].key
+
+
 def test_divergence_stops_and_saves_no_nan(small_config, tmp_path):
     changes = {"name": "sgd", "learning_rate": 1e30, "clip_norm": 0.0}
-    config = override(small_config, {"optimizer": changes})
+    config = override(small_config, {"optimizer": changes, **QUICK})
     with pytest.raises(RunError, match=r"diverged at step \d: .*rate 1e\+30, gradient norm"):
         train(config, tmp_path / "run")
     assert not steps_in(tmp_path / "run" / "checkpoints")
 
 
 def test_nan_validation_is_never_best(small_config, tmp_path, monkeypatch):
-    original = scoring.score_reviews
-    second = iter((False, True, False))
+    score_reviews = scoring.score_reviews
+    validated = []
 
-    def second_is_nan(*args, **options):
-        scores = original(*args, **options)
-        if "validation" in args and next(second):
-            scores = dataclasses.replace(scores, loss=float("nan"), accuracy=1.0)
-        return scores
+    def second_is_nan(*arguments, **options):
+        scores = score_reviews(*arguments, **options)
+        validated.append(scores)
+        nan = dataclasses.replace(scores, loss=float("nan"), accuracy=1.0)
+        return nan if len(validated) == 2 else scores
 
     monkeypatch.setattr(scoring, "score_reviews", second_is_nan)
-    result = train(small_config, tmp_path / "run")
-    assert result["best_epoch"] != 2
-    *records, _ = read_metrics(tmp_path / "run" / "metrics.jsonl")
+    assert train(small_config, tmp_path, score_test=False)["best_epoch"] != 2
+    records = read_metrics(tmp_path / "metrics.jsonl")
     losses = [record["loss"] for record in records]
     assert losses[5] is None  # NaN is no JSON
     assert losses.count(None) == 1
-    saved = Checkpoints(tmp_path / "run" / "checkpoints", read_only=True)
+    saved = Checkpoints(tmp_path / "checkpoints", read_only=True)
     assert saved.bookkeeping(9)["records"] == records
 
 
-@pytest.mark.parametrize("metric", ["balanced_accuracy", "macro_f1", "auc"])
+@pytest.mark.parametrize(
+    "metric", ["balanced_accuracy", "auc", pytest.param("macro_f1", marks=pytest.mark.slow)]
+)
 def test_the_best_epoch_by_another_metric(small_config, tmp_path, capsys, metric):
     """It stands in the epoch's line, in metrics.jsonl, in the curves and in the result."""
-    config = override(small_config, {"select_by": metric, **runs.ONE_SHAPE, "epochs": 4})
+    config = override(small_config, {"select_by": metric, **QUICK, "epochs": 4})
     result = train(config, tmp_path / "run")
-    lines = [line for line in read_metrics(tmp_path / "run" / "metrics.jsonl")]
-    lines = [line for line in lines if line["split"] == "val"]
+    records = read_metrics(tmp_path / "run" / "metrics.jsonl")
+    lines = [line for line in records if line["split"] == "val"]
     best = max(lines, key=lambda line: (line[metric], -line["loss"], line["epoch"]))
     assert (result["best_epoch"], result["val"][metric]) == (best["epoch"], best[metric])
     assert result["metrics"]["val"][metric] == best[metric]
     shown = [f" {metric.replace('_', ' ')} {line[metric]:.4f} " for line in lines]
     out = capsys.readouterr().out
     assert all(words in line for words, line in zip(shown, out.split("epoch   ")[1:], strict=True))
-    usual = tmp_path / "usual.png"
-    figures.curves({"": read_metrics(tmp_path / "run" / "metrics.jsonl")}, usual)
-    assert usual.read_bytes() != (tmp_path / "run" / "curves.png").read_bytes()
+    figures.curves({"": records}, tmp_path / "usual.png")
+    drawn = (tmp_path / "run" / "curves.png").read_bytes()
+    assert drawn != (tmp_path / "usual.png").read_bytes()
     with pytest.raises(InputError, match=f"select_by: {metric} -> loss"):
         train(override(config, {"select_by": "loss"}), tmp_path / "run")
 
 
+def test_an_auc_without_one_of_the_classes_is_undefined(
+    small_config, tmp_path, monkeypatch, capsys
+):
+    """As in a fold that holds out none of a rare class."""
+    measure = metrics.measure
+    monkeypatch.setattr(metrics, "measure", lambda *of: measure(*of) | {"auc": None})
+    result = train(override(small_config, {**QUICK, "epochs": 1, "select_by": "auc"}), tmp_path)
+    assert " auc undefined " in capsys.readouterr().out
+    assert (result["best_epoch"], result["val"]["auc"]) == (1, None)
+
+
 def test_early_stopping_counts_epochs_without_a_better_score(small_config, tmp_path):
     changes = {"epochs": 30, "early_stopping_patience": 2, "optimizer.learning_rate": 0.0}
-    result = train(override(small_config, changes), tmp_path / "run")
+    result = train(override(small_config, QUICK | changes), tmp_path)
     # Rate 0: every epoch ties with the first; the newest of equals is the best.
     assert (result["epochs"], result["best_epoch"], result["stopped_early"]) == (3, 3, True)
 
 
-def test_a_refit_trains_on_all_reviews_for_the_epochs_set(small_config, tmp_path, capsys):
-    changes = {"data.validation_fraction": 0.0, "early_stopping_patience": 1}
-    config = override(small_config, changes)
-    result = train(config, tmp_path / "run")
-    output = capsys.readouterr().out
-    assert "none: trained on all 60 reviews for the 3 epochs set" in output
-    assert "early_stopping_patience did nothing" in output  # row 77
-    assert (result["val"], result["best_epoch"], result["stopped_early"]) == ({}, 3, False)
+@pytest.fixture(scope="module")
+def refit(make_small, tmp_path_factory):
+    """The config and the directory of a run that holds out no reviews; not to be changed."""
+    changes = {"data.validation_fraction": 0.0, "epochs": 2, "early_stopping_patience": 1}
+    config = make_small(**runs.ONE_SHAPE, **changes, checkpoint_every=6)
+    workdir = tmp_path_factory.mktemp("refit")
+    train(config, workdir)
+    return config, workdir
+
+
+def test_a_refit_trains_on_all_reviews_for_the_epochs_set(refit, tmp_path):
+    config, workdir = refit
+    result = read_json(workdir / "result.json")
+    assert (result["val"], result["best_epoch"], result["stopped_early"]) == ({}, 2, False)
     assert set(result["metrics"]) == {"test"}
-    records = read_metrics(tmp_path / "run" / "metrics.jsonl")
-    assert sum(r["examples"] for r in records if r["split"] == "train") == 3 * 60
+    records = read_metrics(workdir / "metrics.jsonl")
+    assert sum(r["examples"] for r in records if r["split"] == "train") == 2 * 60
     assert {r["split"] for r in records} == {"train", "test"}
-    assert evaluate_run(tmp_path / "run", "test") == result["test"]
+    assert evaluate_run(workdir, "test") == result["test"]
     for ask in (
-        lambda: evaluate_run(tmp_path / "run", "val"),
-        lambda: load_run(tmp_path / "run", calibrated=True),
-        lambda: collect([tmp_path / "run"]),
+        lambda: evaluate_run(workdir, "val"),
+        lambda: load_run(workdir, calibrated=True),
+        lambda: collect([workdir]),
         lambda: plan_sweep(tmp_path, resolve(config), {}),
         lambda: pretrain(config, tmp_path / "pretrained"),
     ):
@@ -181,67 +229,53 @@ def test_a_refit_trains_on_all_reviews_for_the_epochs_set(small_config, tmp_path
             ask()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("steps", [4, 6])  # before the first epoch is saved; in the second
-def test_a_stopped_refit_goes_on(small_config, tmp_path, steps):
-    config = override(small_config, {"data.validation_fraction": 0.0, "epochs": 2})
-    train(config, tmp_path / "whole")
+def test_a_stopped_refit_goes_on(refit, tmp_path, capsys, steps):
+    config, whole = refit
     with pytest.raises(Interrupted, match=f"saved step {steps};"):
-        train(config, tmp_path / "stopped", stop=runs.stop_at(steps))
-    train(config, tmp_path / "stopped")
-    runs.assert_same_run(tmp_path / "whole", tmp_path / "stopped")
+        train(config, tmp_path, stop=runs.stop_at(steps))
+    train(config, tmp_path)
+    runs.assert_same_run(whole, tmp_path)
+    printed = capsys.readouterr().out
+    assert "none: trained on all 60 reviews for the 2 epochs set" in printed
+    assert "early_stopping_patience did nothing" in printed  # row 77
 
 
 def test_a_run_ends_with_the_linear_baseline_on_the_same_reviews(small_config, tmp_path, capsys):
-    config = override(small_config, {"linear_baseline": True, "epochs": 1})
-    result = train(config, tmp_path / "run")
+    config = override(small_config, BASELINE)
+    result = train(config, tmp_path)
     baseline = result["linear_baseline"]
-    assert baseline["val"]["examples"] == 12
-    assert baseline["test"]["examples"] == 30
-    prepared = prepare_experiment(resolve(config))
-    again = linear_baseline(prepared.reviews)
+    assert (baseline["val"]["examples"], baseline["test"]["examples"]) == (12, 30)
+    again = linear_baseline(prepare_experiment(resolve(config)).reviews)
     assert baseline["test"] == again["test"]
-    with (tmp_path / "run" / "predictions.csv").open() as file:
-        rows = list(csv.DictReader(file))
+    rows = read_table(tmp_path / "predictions.csv")
     correct = np.array([row["label"] == row["predicted"] for row in rows])
     labels = np.array([int(row["label"]) for row in rows])
     _, _, p = mcnemar(correct, np.array(again["predicted"]["test"]) == labels)
     assert baseline["mcnemar_p"] == p
-    output = capsys.readouterr().out
     lead = result["test"]["accuracy"] - baseline["test"]["accuracy"]
     first = rf"linear   accuracy {baseline['test']['accuracy']:.4f} .* on 30 reviews \(TF-IDF.*\)"
     second = re.escape(f"         the model's accuracy minus this {lead:+.4f}, McNemar's p {p:.2g}")
-    assert re.search(rf"^test .*\n{first}\n{second}", output, re.M)
-    assert read_json(tmp_path / "run" / "result.json") == result
-
-
-def test_the_baseline_sees_the_test_set_after_the_runs_own_score(
-    small_config, tmp_path, monkeypatch
-):
-    calls = []
-    for name in ("score_split", "linear_baseline"):
-        function = getattr(train_mode, name)
-        call = lambda *args, f=function, n=name, **kw: calls.append(n) or f(*args, **kw)  # noqa: E731
-        monkeypatch.setattr(train_mode, name, call)
-    config = override(small_config, {"linear_baseline": True, "epochs": 1})
-    train(config, tmp_path / "trial", score_test=False)
-    assert calls == []
-    train(config, tmp_path / "run")
-    assert calls == ["score_split", "linear_baseline"]
-    train(override(config, {"linear_baseline": False}), tmp_path / "without")
-    assert calls[2:] == ["score_split"]
-    assert "linear_baseline" not in read_json(tmp_path / "without" / "result.json")
+    assert re.search(rf"^test .*\n{first}\n{second}", capsys.readouterr().out, re.M)
+    assert read_json(tmp_path / "result.json") == result
 
 
 def test_a_run_is_finished_before_its_baseline_and_without_one_that_fails(
     small_config, tmp_path, monkeypatch, capsys
 ):
+    """A trial of a sweep, which leaves the test set alone, has none."""
+
     def fail(reviews, folds):
         assert read_json(tmp_path / "run" / "result.json")["test"]["examples"] == 30
         raise MemoryError("too many n-grams")
 
-    monkeypatch.setattr(train_mode, "linear_baseline", fail)
-    result = train(override(small_config, {"linear_baseline": True, "epochs": 1}), tmp_path / "run")
+    baseline = Mock(side_effect=fail)
+    monkeypatch.setattr(train_mode, "linear_baseline", baseline)
+    config = override(small_config, BASELINE)
+    trial = train(config, tmp_path / "trial", score_test=False)
+    assert "test" not in trial and set(trial["metrics"]) == {"val"}
+    assert not (tmp_path / "trial" / "predictions.csv").exists() and not baseline.called
+    result = train(config, tmp_path / "run")
     assert result == read_json(tmp_path / "run" / "result.json")
     assert "linear_baseline" not in result
     assert "warning: no linear baseline: too many n-grams" in capsys.readouterr().err
