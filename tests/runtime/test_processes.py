@@ -8,10 +8,12 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from unittest.mock import Mock
 
+import jax
 import pytest
 import runs
-from commands import ROOT, SAMPLE
+from commands import MAIN, ROOT, SAMPLE
 from conftest import make_small_config
 
 from sentiment_jax.errors import InputError
@@ -21,7 +23,6 @@ from sentiment_jax.storage.checkpoints import Checkpoints
 from sentiment_jax.storage.files import read_json
 from sentiment_jax.storage.metrics_log import read_metrics
 from sentiment_jax.training import signals
-from sentiment_jax.training.trained_model import load_run
 
 SEVERAL_SHAPES = {**runs.LONGER, "data.length_buckets": (12,)}
 EPOCH = runs.STEPS // runs.LONGER["epochs"]
@@ -46,11 +47,11 @@ def start(*arguments):
     )
 
 
-def start_pair(workdir, *arguments, **changes):
+def start_pair(workdir, **changes):
     """Two processes of one training run."""
-    command = ["-m", "sentiment_jax.main", SAMPLE, *runs.small_flags(**SEVERAL_SHAPES | changes)]
+    command = [*MAIN[1:], SAMPLE, *runs.small_flags(**SEVERAL_SHAPES | changes)]
     command += [f"--workdir={workdir}", f"--coordinator=localhost:{free_port()}"]
-    command += ["--process_count=2", *arguments]
+    command.append("--process_count=2")
     return [start(*command, f"--process_id={index}") for index in (0, 1)]
 
 
@@ -73,22 +74,32 @@ def ends(pair, codes):
     return errors
 
 
-def wait_for_the_second_epoch(workdir, pair):
-    """The first one is saved then; its validation is a line, too."""
-    runs.wait_until(lambda: runs.lines_of(workdir) >= EPOCH + 2, *pair)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("count", "victim"), [(2, 0), (3, 1)])
-def test_a_lost_process_is_named_in_one_line(count, victim):
+@pytest.fixture(
+    scope="module", params=[(2, 0), pytest.param((3, 1), marks=pytest.mark.slow)], ids=str
+)
+def peers(request):
+    """What each of several processes wrote: one was asked to stop, and killed later."""
+    count, victim = request.param
     port = free_port()
-    peers = [start("tests/peer.py", port, i, count, victim) for i in range(count)]
     began = time.monotonic()
-    errors = ends(peers, [1] * count)  # waits for whoever holds their stderr: for orphans, too
+    errors = ends(  # waits for whoever holds their stderr: for orphans, too
+        [start("tests/peer.py", port, i, count, victim) for i in range(count)], [1] * count
+    )
     assert time.monotonic() - began < 120  # all 2,000 questions would take longer yet
-    (own,) = errors.pop(victim)
-    assert f"process {victim} of the run was ended" in own and "(Killed)" in own
-    for (line,) in errors:
+    return victim, errors
+
+
+def test_a_signal_to_one_stops_all_at_the_same_question(peers):
+    for lines in peers[1]:
+        assert "stops at 21" in lines
+
+
+def test_a_lost_process_is_named_in_one_line(peers):
+    victim, errors = peers
+    last = errors[victim].pop()
+    assert f"process {victim} of the run was ended" in last and "(Killed)" in last
+    assert errors.pop(victim)[1:] == ["stops at 21"]  # after what its own signal says
+    for _, line in errors:
         assert line.startswith(f"error: lost process {victim} of the run")
 
 
@@ -178,17 +189,6 @@ def child(monkeypatch):
         signal.signal(number, handler)
 
 
-def test_a_port_in_use_is_one_line():
-    with socket.socket() as other:
-        other.bind(("127.0.0.1", 0))
-        other.listen()
-        port = other.getsockname()[1]
-        (lines,) = ends([start("tests/peer.py", port, 0, 2)], [2])
-    assert len(lines) == 1
-    assert re.search(f"process 0 cannot listen on .*:{port} .*another port", lines[0])
-
-
-@pytest.mark.slow
 def test_two_processes_train_as_one_does(tmp_path):
     alone = tmp_path / "alone"
     train(make_small_config(**SEVERAL_SHAPES), alone)
@@ -205,7 +205,8 @@ def test_two_processes_train_as_one_does(tmp_path):
 def test_sigterm_to_one_stops_both_at_the_same_step(tmp_path):
     workdir = tmp_path / "pair"
     pair = start_pair(workdir, epochs=2000, checkpoint_every=100000)
-    wait_for_the_second_epoch(workdir, pair)
+    # The first epoch is saved then; its validation is a line, too.
+    runs.wait_until(lambda: runs.lines_of(workdir) >= EPOCH + 2, *pair)
     # As SLURM does: to every process of a step, the child too.
     children = Path(f"/proc/{pair[1].pid}/task/{pair[1].pid}/children").read_text().split()
     for number in (pair[1].pid, *map(int, children)):
@@ -226,19 +227,6 @@ def test_sigterm_to_one_stops_both_at_the_same_step(tmp_path):
     assert steps == list(range(1, EPOCH * epochs + 1))
 
 
-@pytest.mark.slow
-def test_sigkill_to_one_ends_the_other(tmp_path):
-    workdir = tmp_path / "pair"
-    pair = start_pair(workdir, "--lost_after=5", epochs=2000)
-    wait_for_the_second_epoch(workdir, pair)
-    pair[1].kill()
-    killed = time.monotonic()
-    survivor, _ = ends(pair, [1, -signal.SIGKILL])
-    assert time.monotonic() - killed < 30
-    assert len(survivor) == 1 and "lost process 1" in survivor[0]
-    assert load_run(workdir).step
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -255,24 +243,23 @@ def test_sigkill_to_one_ends_the_other(tmp_path):
         (("auto", None, None), "incomplete .*SLURM_STEP_NODELIST.* start with srun"),
     ],
 )
-def test_flags_that_do_not_fit(monkeypatch, arguments, message):
-    only_cluster(monkeypatch, {})
+def test_flags_that_do_not_fit(only_cluster, arguments, message):
+    only_cluster({})
     with pytest.raises(InputError, match=message):
         launch.find_process_group(*arguments)
 
 
-def test_process_groups():
-    assert launch.find_process_group(None, None, None) is None
-    assert launch.find_process_group("localhost:1234", 0, 1) is None
-    assert launch.find_process_group("host:1234", 1, 2) == launch.ProcessGroup("host:1234", 1, 2)
+@pytest.fixture
+def only_cluster(monkeypatch):
+    """Set the environment of one cluster, whatever this machine is a part of."""
 
+    def enter(variables):
+        for name in filter(CLUSTER.match, [*os.environ]):
+            monkeypatch.delenv(name)
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value)
 
-def only_cluster(monkeypatch, variables):
-    """The environment of one cluster, whatever this machine is a part of."""
-    for name in [name for name in os.environ if CLUSTER.match(name)]:
-        monkeypatch.delenv(name)
-    for name, value in variables.items():
-        monkeypatch.setenv(name, value)
+    return enter
 
 
 SLURM = {
@@ -282,41 +269,68 @@ SLURM = {
     "SLURM_PROCID": "5",
     "SLURM_LOCALID": "1",
 }
+AUTO = ("auto", None, None)
 
 
 @pytest.mark.parametrize(
-    ("variables", "coordinator"),
+    ("arguments", "variables", "group"),
     [
-        (SLURM, "node003:61440"),
-        (SLURM | {"SLURM_STEP_NODELIST": "node003"}, "node003:61440"),
-        (SLURM | {"SLURM_STEP_NODELIST": "node003,other"}, "node003:61440"),
-        (SLURM | {"SLURM_STEP_NODELIST": "gpu-a[12,15-17],other[1-2]"}, "gpu-a12:61440"),
-        (SLURM | {"SLURM_STEP_NODELIST": "gpu-a[007]"}, "gpu-a007:61440"),
-        (SLURM | {"JAX_COORDINATOR_PORT": "77"}, "node003:77"),
-        (SLURM | {"SLURM_NTASKS": "1", "SLURM_PROCID": "0"}, None),
+        ((None, None, None), SLURM, None),
+        (("localhost:1234", 0, 1), {}, None),
+        (("host:1234", 1, 2), SLURM, ("host:1234", 1, 2)),
+        (AUTO, SLURM, ("node003:61440", 5, 8, [1])),
+        (AUTO, SLURM | {"SLURM_STEP_NODELIST": "node003"}, ("node003:61440", 5, 8, [1])),
+        (AUTO, SLURM | {"SLURM_STEP_NODELIST": "node3,other"}, ("node3:61440", 5, 8, [1])),
+        (AUTO, SLURM | {"SLURM_STEP_NODELIST": "a[12,15-17],b[1-2]"}, ("a12:61440", 5, 8, [1])),
+        (AUTO, SLURM | {"SLURM_STEP_NODELIST": "gpu-a[007]"}, ("gpu-a007:61440", 5, 8, [1])),
+        (AUTO, SLURM | {"JAX_COORDINATOR_PORT": "77"}, ("node003:77", 5, 8, [1])),
+        (AUTO, SLURM | {"SLURM_NTASKS": "1", "SLURM_PROCID": "0"}, None),
     ],
 )
-def test_the_cluster_names_the_coordinator_and_the_process(monkeypatch, variables, coordinator):
-    only_cluster(monkeypatch, variables)
-    expected = launch.ProcessGroup(coordinator, 5, 8, [1]) if coordinator else None
-    assert launch.find_process_group("auto", None, None) == expected
+def test_who_belongs_to_a_run(only_cluster, arguments, variables, group):
+    only_cluster(variables)
+    expected = launch.ProcessGroup(*group) if group else None
+    assert launch.find_process_group(*arguments) == expected
 
 
-def test_process_0_listens_on_one_address_only(monkeypatch):
-    def bind_address(coordinator):
-        return launch.bind_address(launch.ProcessGroup(coordinator, 1, 2))
+@pytest.fixture
+def initialize(monkeypatch, only_cluster):
+    """Stands in for what joins the processes."""
+    only_cluster({})
+    initialize = Mock()
+    monkeypatch.setattr(jax.distributed, "initialize", initialize)
+    monkeypatch.setattr(processes, "initialize", lambda *arguments: None)
+    return initialize
 
-    only_cluster(monkeypatch, {})
-    assert bind_address("localhost:1234") in ("127.0.0.1:1234", "[::1]:1234")
-    assert bind_address("10.1.2.3:99") == "10.1.2.3:99"
-    assert bind_address("[fd00::1]:99") == "[fd00::1]:99"
-    for everywhere in ("0.0.0.0:99", "[::]:99"):
-        with pytest.raises(InputError, match="every network"):
-            bind_address(everywhere)
-    with pytest.raises(InputError, match="cannot listen on no.such.host.invalid:99 .*another port"):
-        bind_address("no.such.host.invalid:99")
+
+def test_process_0_listens_on_one_address_only(initialize, monkeypatch):
+    def address(coordinator):
+        launch.connect(launch.ProcessGroup(coordinator, 1, 2, [3]), lost_after=9)
+        assert initialize.call_args.args == (coordinator, 2, 1, [3])
+        assert initialize.call_args.kwargs["heartbeat_timeout_seconds"] == 9
+        return initialize.call_args.kwargs["coordinator_bind_address"]
+
+    assert address("localhost:1234") in ("127.0.0.1:1234", "[::1]:1234")
+    assert address("10.1.2.3:99") == "10.1.2.3:99"
+    assert address("[fd00::1]:99") == "[fd00::1]:99"
     monkeypatch.setenv("JAX_COORDINATOR_BIND_ADDRESS", "0.0.0.0:98")  # the user asks for it
-    assert bind_address("10.1.2.3:99") == "0.0.0.0:98"
+    assert address("10.1.2.3:99") == "0.0.0.0:98"
+
+
+def test_an_address_that_process_0_cannot_listen_on_is_one_line(initialize):
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        used = f"127.0.0.1:{other.getsockname()[1]}"
+        for coordinator, message in (
+            (used, f"process 0 cannot listen on {used} .*another port"),
+            ("no.such.host.invalid:99", "cannot listen on no.such.host.invalid:99 .*another port"),
+            ("0.0.0.0:99", "every network"),
+            ("[::]:99", "every network"),
+        ):
+            with pytest.raises(InputError, match=message):
+                launch.connect(launch.ProcessGroup(coordinator, 0, 2), lost_after=9)
+    initialize.assert_not_called()
 
 
 LEADER = "UNAVAILABLE: Failed to send RPC to coordination service. Either the leader task was"
