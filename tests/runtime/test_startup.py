@@ -2,7 +2,6 @@
 
 import os
 import pwd
-import time
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -12,45 +11,53 @@ from commands import python
 
 from sentiment_jax.runtime import startup
 
-COMPILE = """
+PROGRAMS = """
+import os, sys, time, warnings
 import jax
-from sentiment_jax.runtime import startup
-startup.use_compilation_cache()
-for size in (2, 3):
-    print(jax.jit(lambda x: x + 1)(jax.numpy.zeros(size)).tolist())
+from sentiment_jax.runtime import startup, terminal
+
+def compile_two():
+    jax.clear_caches()  # so that each call is like a process of its own
+    warnings.filterwarnings("always", ".*persistent compilation cache entry")
+    terminal.warn_once.cache_clear()
+    startup.use_compilation_cache()
+    for size in (2, 3):
+        print(jax.jit(lambda x: x + 1)(jax.numpy.zeros(size)).tolist(), file=sys.stderr)
 """
+DAMAGE = """
+compile_two()
+folder = startup.find_cache() / "xla"
+whole = {path: path.read_bytes() for path in folder.glob("*-cache")}
+assert len(whole) >= 2
+for index, (path, content) in enumerate(sorted(whole.items())):
+    path.write_bytes([b"", b"garbage", content[:-9]][index % 3])
+compile_two()  # what another process may still be writing is no damage
+for path in whole:
+    os.utime(path, times=(0, time.time() - 2 * startup.UNFINISHED))
+compile_two()
+assert all(len(path.read_bytes()) > 99 for path in whole)
+compile_two()
+"""
+TWO = "[1.0, 1.0]\n[1.0, 1.0, 1.0]\n"
 
 
-def compile_two(cache):
-    """Compile in a process of its own, as two runs with this XDG_CACHE_HOME; return its stderr."""
-    done = python("-c", COMPILE, XDG_CACHE_HOME=cache, JAX_COMPILATION_CACHE_DIR=None)
-    assert done.stdout == "[1.0, 1.0]\n[1.0, 1.0, 1.0]\n"
-    return done.stderr
+def run_programs(script, cache):
+    """Compile in a process of its own that has this XDG_CACHE_HOME; return its stderr."""
+    script = PROGRAMS + script
+    return python("-c", script, XDG_CACHE_HOME=cache, JAX_COMPILATION_CACHE_DIR=None).stderr
 
 
 def test_damaged_compiled_programs_are_replaced_with_one_warning(tmp_path):
-    assert compile_two(tmp_path) == ""
     folder = tmp_path / "sentiment_jax" / "xla"
-    whole = {path: path.read_bytes() for path in folder.glob("*-cache")}
-    assert len(whole) >= 2
-    for index, (path, content) in enumerate(sorted(whole.items())):
-        path.write_bytes([b"", b"garbage", content[:-9]][index % 3])
-    assert compile_two(tmp_path) == ""  # what another process may still be writing is no damage
-    for path in whole:
-        os.utime(path, times=(0, time.time() - 2 * startup.UNFINISHED))
-    errors = compile_two(tmp_path)
-    assert errors == (
-        f"warning: {folder} is damaged, or can't be written: programs are compiled anew\n"
-    )
-    assert {path: len(path.read_bytes()) > 99 for path in whole} == dict.fromkeys(whole, True)
-    assert compile_two(tmp_path) == ""
+    warning = f"warning: {folder} is damaged, or can't be written: programs are compiled anew\n"
+    assert run_programs(DAMAGE, tmp_path).replace(TWO, "-") == f"--{warning}--"
 
 
 def test_nothing_is_cached_below_a_file_with_one_warning(tmp_path):
     (tmp_path / "file").write_text("")
-    assert compile_two(tmp_path / "file") == (
+    assert run_programs("compile_two()", tmp_path / "file") == (
         f"warning: cannot write to {tmp_path}/file (Not a directory): nothing is cached; set "
-        "XDG_CACHE_HOME to a folder of yours\n"
+        f"XDG_CACHE_HOME to a folder of yours\n{TWO}"
     )
 
 
