@@ -3,6 +3,8 @@
 import shutil
 import subprocess
 import sys
+import tomllib
+from pathlib import Path
 
 import pytest
 import runs
@@ -26,6 +28,20 @@ def test_an_import_loads_no_slow_library_that_it_does_not_need(tmp_path, importe
     loaded = python("-c", code, cwd=tmp_path, PYTHONPATH=ROOT).stdout.split()
     assert {*imported.split(", ")} <= {*loaded}
     assert not {*not_loaded.split()} & {*loaded}
+
+
+def test_the_wheel_is_told_of_every_file():
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    folders = {"sentiment_jax.configs": ROOT / "configs"}
+    folders |= {
+        ".".join(path.parent.relative_to(ROOT).parts): path.parent
+        for path in (ROOT / "sentiment_jax").rglob("*.py")
+    }
+    assert {*settings["packages"]} == {*folders}
+    for name, folder in folders.items():
+        data = settings["package-data"].get(name, [])
+        for path in filter(Path.is_file, folder.iterdir()):
+            assert path.suffix == ".py" or any(map(path.match, data)), path
 
 
 @pytest.mark.slow
