@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import re
+import shlex
 import shutil
 import sys
 
@@ -71,84 +72,96 @@ def nothing_starts(monkeypatch):
     monkeypatch.setattr(startup, "start", start)
 
 
-RUN = "--workdir=x"
-SWEEP = [SAMPLE, "--mode=sweep", RUN]
-PREDICT = ["--mode=predict", RUN]
+LSTM = "--config=lstm:sample"
+SWEEP = f"--mode=sweep {LSTM} --workdir=x"
+PREDICT = "--mode=predict --workdir=x"
 STARTS = [SAMPLE, "--config.cpu_devices=1"]  # in a process where JAX has its devices
+BEYOND_SENSE = [
+    *("seed=-1", "seed=4294967296", "data.split_seed=-1", "data.split_seed=4294967296"),
+    *(f"{name}={10**11}" for name in ("data.max_length", "batch_size", "model.hidden_size")),
+    *(f"{name}={10**400}" for name in ("epochs", "data.limit")),
+    *("cpu_devices=1000000", "data.min_frequency=1e3"),
+    *("optimizer.learning_rate=1e39", "optimizer.eps=0", "optimizer.eps=nan"),
+    *("data.length_buckets=(64,1.5)", "data.length_buckets=True", "epochs=", "epochs=inf"),
+    *("optimizer.clip_norm=fast", "data.group_duplicates=maybe", "model.name=bert"),
+]
 
 
 # Bad command lines
 
 
 @pytest.mark.parametrize(
-    ("arguments", "parts"),
+    ("line", "message"),
     [
-        ([SAMPLE, "stray"], ["stray argument 'stray'"]),
-        ([SAMPLE, "--config.epochs=ten"], ["--config.epochs=ten: a whole number is expected"]),
-        ([SAMPLE, "--config.batch_size=1e2"], ["=1e2: a whole number is expected"]),
-        ([SAMPLE, "--config.optimizer.eps=small"], ["=small: a number is expected"]),
-        ([SAMPLE, "--config.linear_baseline=on"], ["=on: True or False is expected"]),
-        ([SAMPLE, "train"], ["stray argument 'train'", "did you mean --mode=train?"]),
+        (f"{LSTM} stray", "stray argument 'stray'"),
+        (f"{LSTM} train", "stray argument 'train'.*did you mean --mode=train\\?"),
+        (f"{LSTM} --config.epochs=ten", "--config.epochs=ten: a whole number is expected"),
+        (f"{LSTM} --config.batch_size=1e2", "=1e2: a whole number is expected"),
+        (f"{LSTM} --config.optimizer.eps=small", "=small: a number is expected"),
+        (f"{LSTM} --config.linear_baseline=on", "=on: True or False is expected"),
+        (f"{PREDICT} --text=A quiet", "'quiet'; options are written --name=value, with spaces"),
+        (f"{PREDICT} --text=x --input=y", "both were given, give one of --text"),
+        (PREDICT, "--mode=predict: neither was given, give one of --text"),
+        (f"{PREDICT} --text=x --text_column=y", "names a column of --input=FILE"),
+        (f"{PREDICT} --input=x --explain --output=y.csv", "y.csv: --explain writes"),
+        ("--config=configs/lstm.py:huge", "unknown variant 'huge'.*sample"),
+        ("--config=configs", "no config file 'configs'"),
+        ("--config=", "no config file ''"),
+        ("--config.epochs=3", "no flag --config.epochs without --config: add --config=lstm"),
+        (f"{LSTM} --xyzzy=1", "no flag --xyzzy: see --config=FILE --help"),  # like no other
+        ("", "--mode=train needs --config, lstm:sample or configs/lstm.py"),
+        (f"{LSTM} --mode=dance", "dance.*train.*evaluate.*predict"),
+        (f"{LSTM} --config.model.name=gpt", "gpt.*bert, electra, distilbert"),
+        (f"{LSTM} --config.data.source=web", "web.*tfds, folder, csv, sample"),
+        ("--mode=evaluate --workdir=", "--mode=evaluate needs --workdir"),
+        ("--mode=export --workdir=x", "--mode=export needs --output"),
+        ("--mode=sweep --workdir=x", "--mode=sweep needs --config"),
+        (f"{LSTM} --stop_after=1h50m", "--stop_after=1h50m"),
+        # A run keeps its config: a setting that was ignored.
         (
-            [*PREDICT, "--text=A", "quiet"],
-            ["'quiet'; options are written --name=value, with spaces"],
+            f"--mode=evaluate {LSTM} --workdir=x --config.epochs=3",
+            "a run keeps its config.* may change eval_batch_size, data.path",
         ),
         (
-            [*PREDICT, "--text=x", "--input=y"],
-            ["both were given, give one of --text"],
+            f"--mode=evaluate {LSTM} --workdir=x --config.eval_batch_size=8 --config.seed=3",
+            "--config.seed: a run keeps its config.*data.path",
         ),
-        (["--config=configs/lstm.py:huge"], ["unknown variant 'huge'", "sample"]),
-        (["--config=configs"], ["no config file 'configs'"]),
-        (["--config="], ["no config file ''"]),
-        (["--config.epochs=3"], ["no flag --config.epochs without --config: add --config=lstm"]),
-        ([SAMPLE, "--xyzzy=1"], ["no flag --xyzzy: see --config=FILE --help"]),  # like no other
-        ([], ["--mode=train needs --config, lstm:sample or configs/lstm.py"]),
-        ([SAMPLE, "--mode=dance"], ["dance", "train", "evaluate", "predict"]),
-        ([SAMPLE, "--config.optimizer.name=adagrad"], ["adagrad", "sgd, rmsprop, adam, adamw"]),
-        ([SAMPLE, "--config.model.name=gpt"], ["gpt", "bert, electra, distilbert"]),
-        ([SAMPLE, "--config.data.source=web"], ["web", "tfds, folder, csv, sample"]),
-        (["--mode=evaluate"], ["--mode=evaluate needs --workdir"]),
-        (["--mode=evaluate", "--workdir="], ["--mode=evaluate needs --workdir"]),
-        (["--mode=export", RUN], ["--mode=export needs --output"]),
-        (["--mode=sweep", RUN], ["--mode=sweep needs --config"]),
-        (["--mode=evaluate", "--workdir=/nowhere/run"], ["/nowhere/run"]),
-        (PREDICT, ["--mode=predict: neither was given, give one of --text"]),
-        ([*PREDICT, "--text=x", "--text_column=y"], ["names a column of --input=FILE"]),
-        ([*PREDICT, "--input=x", "--explain", "--output=y.csv"], ["y.csv: --explain writes"]),
-        ([SAMPLE, "--stop_after=1h50m"], ["--stop_after=1h50m"]),
+        (f"{PREDICT} {LSTM} --text=x --config.data.path=x", "may change no setting"),
+        (f"--mode=report {LSTM} --workdir=x --output=y --config.data.path=x", "change no setting"),
+        # The nearest name.
+        (f"{LSTM} --config.learning_rate=1", "mean --config.optimizer.learning_rate\\?$"),
+        (f"{LSTM} --config.hiden_size=8", "mean --config.model.hidden_size\\?$"),
+        ("--config=lstm:sampel", "mean sample\\?$"),
+        ("--config=lstn:sample", "mean lstm\\?$"),
+        ("--config=nowhere/bret.py", "mean bert\\?$"),
+        (f"{SWEEP} --sweep_model.hiden_size=8", "mean --sweep_model.hidden_size\\?$"),
+        (f"{SWEEP} --sweep_hidden_size=8", "mean --sweep_model.hidden_size\\?$"),
+        (f"{SWEEP} --sweep_optimiser=sgd", "mean --sweep_optimizer\\?$"),
+        (f"{LSTM} --config.optimzer.name=adam", "mean --config.optimizer.name\\?$"),
+        (f"{LSTM} --sweep_data.teacher=x", "mean --config.data.teacher\\?$"),
+        (f"{LSTM} --config.optimizer.seed=1", "mean --config.seed\\?$"),
+        (f"{LSTM} --config.batchsize 8", "mean --config.batch_size\\?$"),
+        (f"{LSTM} --noconfig.data.group_duplicate", "mean --config.data.group_duplicates\\?$"),
+        (f"{LSTM} --learning_rate=1", "mean --config.optimizer.learning_rate\\?$"),
+        (f"{LSTM} --wrokdir=x", "mean --workdir\\?$"),
+        (f"{LSTM} --lr=1", "mean --config.optimizer.learning_rate\\?$"),
+        # A flag of another mode.
+        (f"{LSTM} --text=good", "--text is a flag of .*=train$"),
+        (f"{LSTM} --sweep_optimizer=adam", "--sweep_optimizer is a flag of .*=train$"),
+        (f"{LSTM} --sweep_model.hidden_size=8", "--sweep_model.hidden_size is a flag of .*=train$"),
+        ("--mode=evaluate --workdir=x --fresh", "--fresh is a flag of .*=evaluate$"),
+        (f"{PREDICT} --text=good --split=val", "--split is a flag of .*=predict$"),
+        (f"{PREDICT} --text=x --coordinator=host:1", "--coordinator is a flag of .*=predict$"),
+        ("--mode=export --workdir=x --output=y --explain", "--explain is a flag of .*=export$"),
+        (f"{SWEEP} --nofresh", "--fresh is a flag of .*=sweep$"),
+        ("--mode=report --workdir=x --output=y --input=z", "--input is a flag of .*=report$"),
+        # Values beyond sense.
+        *[(f"{LSTM} --config.{value}", f"[ .]{value.split('=')[0]}") for value in BEYOND_SENSE],
     ],
 )
-def test_bad_command_lines(refused, arguments, parts):
-    """Rows 23, 24, 25 and 52."""
-    line = refused(*arguments)
-    for part in parts:
-        assert part in line
-
-
-@pytest.mark.parametrize(
-    ("arguments", "nearest"),
-    [
-        ([SAMPLE, "--config.learning_rate=1"], "--config.optimizer.learning_rate"),
-        (["--config=lstm:sample", "--config.hiden_size=8"], "--config.model.hidden_size"),
-        (["--config=lstm:sampel"], "sample"),
-        (["--config=lstn:sample"], "lstm"),
-        (["--config=nowhere/bret.py"], "bert"),
-        ([*SWEEP, "--sweep_model.hiden_size=8"], "--sweep_model.hidden_size"),
-        ([*SWEEP, "--sweep_hidden_size=8"], "--sweep_model.hidden_size"),
-        ([*SWEEP, "--sweep_optimiser=sgd"], "--sweep_optimizer"),
-        ([SAMPLE, "--config.optimzer.name=adam"], "--config.optimizer.name"),
-        ([SAMPLE, "--config.optimizer.seed=1"], "--config.seed"),
-        ([SAMPLE, "--config.batchsize", "8"], "--config.batch_size"),
-        ([SAMPLE, "--noconfig.data.group_duplicate"], "--config.data.group_duplicates"),
-        ([SAMPLE, "--learning_rate=1"], "--config.optimizer.learning_rate"),
-        ([SAMPLE, "--wrokdir=x"], "--workdir"),
-        ([SAMPLE, "--config.lr=1"], "--config.optimizer.learning_rate"),
-        ([SAMPLE, "--lr=1"], "--config.optimizer.learning_rate"),
-    ],
-)
-def test_a_misspelt_name_is_answered_with_the_nearest(refused, arguments, nearest):
-    """Rows 23 and 50."""
-    assert refused(*arguments).endswith(f"; did you mean {nearest}?")
+def test_a_bad_command_line_is_one_line(refused, nothing_starts, line, message):
+    """Rows 23, 24, 25, 49, 50 and 52."""
+    assert re.search(message, refused(*shlex.split(line)))
 
 
 @pytest.mark.parametrize(
@@ -167,62 +180,6 @@ def test_a_config_file_that_raises_is_named_with_its_line(refused, tmp_path, con
     line = refused(f"--config={tmp_path}/mine.py")
     assert line.startswith(f"error: {tmp_path}/mine.py") and message in line
     assert "Traceback" not in line
-
-
-@pytest.mark.parametrize(
-    ("mode", "arguments", "flag"),
-    [
-        ("train", [SAMPLE, "--text=good"], "text"),
-        ("train", [SAMPLE, "--sweep_optimizer=adam"], "sweep_optimizer"),
-        ("train", [SAMPLE, "--workers=1"], "workers"),
-        ("train", [SAMPLE, "--sweep_model.hidden_size=8"], "sweep_model.hidden_size"),
-        ("evaluate", [RUN, "--fresh"], "fresh"),
-        ("evaluate", [RUN, "--with_text"], "with_text"),
-        ("predict", [RUN, "--text=good", "--split=val"], "split"),
-        ("predict", [RUN, "--text=good", "--coordinator=localhost:1"], "coordinator"),
-        ("export", [RUN, "--output=y", "--explain"], "explain"),
-        ("sweep", [SAMPLE, RUN, "--nofresh"], "fresh"),
-        ("report", [RUN, "--output=y", "--input=z"], "input"),
-    ],
-)
-def test_a_flag_of_another_mode_is_refused(refused, nothing_starts, mode, arguments, flag):
-    """Row 52."""
-    line = refused(f"--mode={mode}", *arguments)
-    assert line.startswith(f"error: --{flag} is a flag of --mode=") and line.endswith(f"={mode}")
-
-
-@pytest.mark.parametrize(
-    ("arguments", "allowed"),
-    [
-        (["--mode=evaluate", "--config.epochs=3"], "may change eval_batch_size, data.path"),
-        (["--mode=evaluate", "--config.eval_batch_size=8", "--config.seed=3"], "data.path"),
-        (["--mode=predict", "--text=x", "--config.data.path=x"], "may change no setting"),
-        (["--mode=report", "--output=y", "--config.data.path=x"], "may change no setting"),
-    ],
-)
-def test_a_setting_that_a_run_keeps_is_refused(refused, nothing_starts, arguments, allowed):
-    """Row 52: it was ignored."""
-    line = refused(RUN, SAMPLE, *arguments)
-    assert "a run keeps its config" in line and allowed in line
-
-
-@pytest.mark.parametrize(
-    "override",
-    [
-        *("seed=-1", "seed=4294967296", "data.split_seed=-1", "data.split_seed=4294967296"),
-        *(f"{name}={10**11}" for name in ("data.max_length", "batch_size", "model.hidden_size")),
-        *(f"{name}={10**400}" for name in ("epochs", "data.limit")),
-        *("cpu_devices=1000000", "data.min_frequency=1e3"),
-        *("optimizer.learning_rate=1e39", "optimizer.eps=0", "optimizer.eps=nan"),
-        *("data.length_buckets=(64,1.5)", "data.length_buckets=True", "epochs=", "epochs=inf"),
-        *("optimizer.clip_norm=fast", "data.group_duplicates=maybe", "model.name=bert"),
-    ],
-)
-def test_values_beyond_sense_are_one_line(refused, nothing_starts, tmp_path, override):
-    """Row 49, and nothing is written."""
-    line = refused(*STARTS, f"--config.{override}", f"--workdir={tmp_path}/run")
-    assert override.split("=")[0] in line
-    assert not list(tmp_path.iterdir())
 
 
 # Help
@@ -308,21 +265,18 @@ def test_predict_reads_any_column_and_writes_a_table(printed, refused, finished,
 
 
 def test_messages_say_what_is_wrong_and_what_to_do(
-    refused, printed, finished, run_copy, tmp_path, monkeypatch
+    refused, finished, run_copy, tmp_path, monkeypatch
 ):
     """Rows 76 and 77."""
     predict = ["--mode=predict", f"--workdir={finished}"]
+    assert "/nowhere/run" in refused("--mode=evaluate", "--workdir=/nowhere/run")
     line = refused("--mode=predict", f"--workdir={finished},", "--text=x")
     assert "names nothing before or after a comma" in line
-    line = refused(SAMPLE, *runs.small_flags(), "--sweep_data.teacher=x")
-    assert "did you mean --config.data.teacher?" in line
     (tmp_path / "two.csv").write_text("text,text,label\na,b,1\n")
     line = refused(*predict, f"--input={tmp_path}/two.csv")
     assert "needs one column 'text': its columns are 'text', 'text', 'label'" in line
     monkeypatch.setattr(sys, "stdin", None)  # <&-
     assert "cannot read --input=-: standard input is closed" in refused(*predict, "--input=-")
-    long = shutil.copytree(finished, tmp_path / ("n" * 250))
-    printed("--mode=report", f"--workdir={long}", f"--output={tmp_path}/report")
     (run_copy / "tokenizer.json").write_text("{")
     line = refused("--mode=predict", f"--workdir={run_copy}", "--text=x")
     assert "tokenizer.json is not what was written" in line and "put that file back" in line
@@ -350,9 +304,9 @@ def test_an_ensemble_and_its_temperatures(printed, refused, finished, run_copy, 
     assert printed(*predict, f"--workdir={comma}") == one
 
 
-@pytest.mark.parametrize("names", [["a,b"], ["$x^$", "c"], ["_b"]])
+@pytest.mark.parametrize("names", [["a,b"], ["$x^$", "_b", "n" * 250]])
 def test_a_report_of_runs_whatever_their_names(printed, finished, tmp_path, names):
-    """Row 44: a comma, and what matplotlib takes for mathematics."""
+    """Rows 44 and 77: a comma, what matplotlib takes for mathematics, a long name."""
     for name in names:
         shutil.copytree(finished, tmp_path / name)
     workdir = ",".join(f"{tmp_path}/{name}" for name in names)

@@ -4,6 +4,7 @@ The commands run in the pages' order, in one folder: each finds what those befor
 but a few run in this process, made small by SUBSTITUTES.
 """
 
+import itertools
 import json
 import re
 import shlex
@@ -26,9 +27,11 @@ from reviews import read_table, write_csv
 from benchmarks import cost
 from benchmarks.product_reviews import make_rows
 from sentiment_jax import main
+from sentiment_jax.config import recipes
 from sentiment_jax.config.recipes import override, read_recipe
 from sentiment_jax.config.stored import flatten
 from sentiment_jax.config.validation import validate
+from sentiment_jax.errors import InputError
 from sentiment_jax.modes import sweep
 from sentiment_jax.runtime import startup
 from sentiment_jax.storage.files import read_json
@@ -57,45 +60,51 @@ def all_commands(page):
     return [*(line for block in blocks(page) for line in commands(block)), *inline]
 
 
-COMMANDED = [*PAGES, *sorted(RESULTS.glob("*/README.md"))]
-EVERY = [(page, command) for page in COMMANDED for command in all_commands(page)]
-EVERY += [("--help", line) for line in main.HELP.splitlines() if line.startswith("    python")]
-
-
-def arguments(command):
-    """Return the arguments that a line of the shell passes to main."""
-    given = re.split(r"\s[>|]|&&", re.split(OURS, command, maxsplit=1)[1])[0]
-    return shlex.split(given.replace("--help", ""))
+COMMANDS = {page: all_commands(page) for page in (*PAGES, *sorted(RESULTS.glob("*/README.md")))}
+COMMANDS["--help"] = [line for line in main.HELP.splitlines() if line.startswith("    python")]
 
 
 # Every command is accepted
 
 
-@pytest.mark.parametrize(("page", "command"), [e for e in EVERY if re.search(OURS, e[1])])
-def test_its_flags_and_settings_exist(page, command, monkeypatch):
-    monkeypatch.chdir(ROOT)
-    with command_line(monkeypatch, arguments(command)):
+def accept(command, monkeypatch):
+    """Check the arguments that a line of the shell passes to main, a sweep's plan too."""
+    given = re.split(r"\s[>|]|&&", re.split(OURS, command, maxsplit=1)[1])[0]
+    with command_line(monkeypatch, shlex.split(given.replace("--help", ""))):
         main.parse(list(sys.argv))
         main.check_flags(main.MODE.value)
         if main.CONFIG.value is not None:
             validate(main.CONFIG.value, pretraining=main.MODE.value == "pretrain")
         if main.MODE.value == "sweep":
-
-            def plan(config, workdir, axes, *, overridden, **_):
-                config = resolve(override(config, {"model.pretrained": ""}))  # offline
-                plan_sweep(workdir, config, axes, overridden)
-
-            monkeypatch.setattr(sweep, "sweep", plan)
-            monkeypatch.setattr(startup, "start", lambda *arguments: None)
             main.dispatch()
 
 
-@pytest.mark.parametrize(("page", "command"), [e for e in EVERY if "-m benchmarks." in e[1]])
-def test_the_flags_of_a_benchmark_exist(page, command):
-    name, *flags = shlex.split(command.partition("-m benchmarks.")[2])
-    source = (ROOT / "benchmarks" / f"{name}.py").read_text()
-    for flag in flags:
-        assert re.search(rf'"(--)?{flag[2:].partition("=")[0]}"', source), flag
+@pytest.mark.parametrize("page", COMMANDS, ids=str)
+def test_its_flags_and_settings_exist(page, monkeypatch):
+    def plan(config, workdir, axes, *, overridden, **_):
+        config = resolve(override(config, {"model.pretrained": ""}))  # offline
+        plan_sweep(workdir, config, axes, overridden)
+
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(sweep, "sweep", plan)
+    monkeypatch.setattr(startup, "start", lambda *arguments: None)
+    refused = {}
+    for command in COMMANDS[page]:
+        if re.search(OURS, command):
+            try:
+                accept(command, monkeypatch)
+            except InputError as error:
+                refused[command] = str(error)
+    assert not refused
+
+
+def test_the_flags_of_a_benchmark_exist():
+    for command in itertools.chain(*COMMANDS.values()):
+        if "-m benchmarks." in command:
+            name, *flags = shlex.split(command.partition("-m benchmarks.")[2])
+            source = (ROOT / "benchmarks" / f"{name}.py").read_text()
+            for flag in flags:
+                assert re.search(rf'"(--)?{flag[2:].partition("=")[0]}"', source), command
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -185,8 +194,25 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture
-def execute(folder, monkeypatch, capsys):
+def change_sample(monkeypatch):
+    """Change settings of the recipe `lstm:sample`, for commands and for Python."""
+    call_recipe = recipes.call_recipe
+
+    def change(settings):
+        def call(recipe, function):
+            found = call_recipe(recipe, function)
+            is_sample = (recipe, function) == ("lstm:sample", "get_config")
+            return override(found, settings) if is_sample else found
+
+        monkeypatch.setattr(recipes, "call_recipe", call)
+
+    return change
+
+
+@pytest.fixture
+def execute(folder, change_sample, monkeypatch, capsys):
     """Run a block of a page in the folder, and return what it prints."""
+    change_sample({"epochs": 8, "data.length_buckets": ()})  # one shape to compile
 
     def call(command):
         for pattern, text in SUBSTITUTES:
@@ -224,12 +250,17 @@ def forms(text):
     return {re.sub("N( N)+", "N", " ".join(line.split())) for line in text.splitlines()}
 
 
-SESSION = [(page, block) for page in PAGES if page.stem != "cluster" for block in blocks(page)]
-RUN = [(page, block) for page, block in SESSION if block.language in ("bash", "python")]
+# What other tests train as well, and no block of another page goes on with.
+LATER = ("speed", "unlabeled_text")
+RUN = [
+    pytest.param(page, block, marks=[pytest.mark.slow] * (page.stem in LATER), id=page.stem)
+    for page in PAGES
+    for block in blocks(page)
+    if block.language in ("bash", "python") and page.stem != "cluster"
+]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("page", "block"), RUN, ids=lambda part: getattr(part, "stem", None))
+@pytest.mark.parametrize(("page", "block"), RUN)
 def test_its_commands_run(page, block, execute):
     output = execute(block)
     for other, text in shown(page):
@@ -237,7 +268,6 @@ def test_its_commands_run(page, block, execute):
             assert forms(text.text) - {"..."} <= forms(output)
 
 
-@pytest.mark.slow
 def test_the_sample_was_learned_and_the_table_held_out(folder):
     """The runs of the README's first commands."""
     result = read_json(folder / "runs/sample/result.json")
@@ -250,18 +280,20 @@ def test_the_sample_was_learned_and_the_table_held_out(folder):
 NOTEBOOK = json.loads((ROOT / "docs" / "tour.ipynb").read_text(encoding="utf-8"))["cells"]
 
 
-@pytest.mark.slow
-def test_the_notebook_runs_from_top_to_bottom(tmp_path, monkeypatch):
+@pytest.mark.parametrize("settings", [runs.SMALL, pytest.param({}, marks=pytest.mark.slow)])
+def test_the_notebook_runs_from_top_to_bottom(change_sample, tmp_path, monkeypatch, settings):
     """Its cells one after the other, without Jupyter, and no outputs kept in it."""
     assert len(NOTEBOOK) == 10
     assert not any(cell.get("outputs") or cell.get("execution_count") for cell in NOTEBOOK)
     monkeypatch.chdir(tmp_path)
+    change_sample(settings)
     names = {}
     for cell in NOTEBOOK:
         if cell["cell_type"] == "code":
             exec("".join(cell["source"]), names)
     assert "quiet" in names["words"]["word"].tolist()
-    assert names["own"].predict(names["new"]).predicted.tolist() == [0, 1]
+    predicted = names["own"].predict(names["new"]).predicted.tolist()
+    assert settings or predicted == [0, 1]
 
 
 def test_the_model_to_add_ignores_padding():
@@ -337,44 +369,40 @@ def test_every_figure_stands_in_the_results_it_links_to(page):
             assert not claim or number in known | rounded | NOT_MEASURED.keys(), (number, part)
 
 
-PER_SEED = {"lstm": ".4f", "minilm-stages": ".4f", "electra-tiny": ".3f"}  # test accuracies
 SCORES = dict.fromkeys(("test accuracy", "val accuracy"), ".4f")
 SIZES = {"step_seconds": ".3f", "peak_memory_gib": ".2f", "parameters": "d"}
-ONCE = {
-    "minilm-128/runs.csv": SCORES | {"training s": ".0f"},
-    "minilm-512/runs.csv": SCORES | {"training s": ".0f"},
-    "leak/runs.csv": SCORES,
-    "full_size/bert.json": SIZES,
-    "full_size/electra.json": SIZES,
-}
 
 
-def values(path):
-    """The values of a JSON file, or of a table's first row."""
-    return json.loads(path.read_text()) if path.suffix == ".json" else pd.read_csv(path).iloc[0]
-
-
-def measured():
-    """Yield page, value and format of the figures that a page has from a file beside it."""
-    for page, form in PER_SEED.items():
-        scores = pd.read_csv(RESULTS / page / "runs.csv")["test accuracy"].dropna()
-        assert len(scores) == 3
-        yield from ((page, of(scores), form) for of in (statistics.mean, statistics.stdev))
-    for path, forms in ONCE.items():
-        found = values(RESULTS / path)
-        yield from ((path.split("/")[0], found[name], form) for name, form in forms.items())
-    for entry in values(RESULTS / "speed" / "speed.json")["compare"]:
-        yield "speed", entry["examples_per_second"], ".1f"
-    for result in values(RESULTS / "nb_svm" / "result.json")["trained"]:
-        yield "nb_svm", result["test"]["accuracy"], ".4f"
-        yield "nb_svm", result["training"]["cpu_seconds"], ".1f"
-
-
-def test_a_page_has_the_figures_of_its_files():
-    for page, value, form in measured():
-        text = format(value, form)
-        written = numbers((RESULTS / page / "README.md").read_text())
-        assert {text, text.removeprefix("0")} & {*written}, (page, text)
+@pytest.mark.parametrize(
+    ("file", "rows", "columns"),
+    [
+        ("lstm/runs.csv", "seeds", {"test accuracy": ".4f"}),
+        ("minilm-stages/runs.csv", "seeds", {"test accuracy": ".4f"}),
+        ("electra-tiny/runs.csv", "seeds", {"test accuracy": ".3f"}),
+        ("minilm-128/runs.csv", "first", SCORES | {"training s": ".0f"}),
+        ("minilm-512/runs.csv", "first", SCORES | {"training s": ".0f"}),
+        ("leak/runs.csv", "first", SCORES),
+        ("full_size/bert.json", None, SIZES),
+        ("full_size/electra.json", None, SIZES),
+        ("speed/speed.json", "compare", {"examples_per_second": ".1f"}),
+        ("nb_svm/result.json", "trained", {"test.accuracy": ".4f", "training.cpu_seconds": ".1f"}),
+    ],
+)
+def test_a_page_has_the_figures_of_the_file_beside_it(file, rows, columns):
+    """Of a table's first row, of a list in JSON, or mean and deviation of its three test scores."""
+    path = RESULTS / file
+    written = {n.lstrip("0") for n in numbers((path.parent / "README.md").read_text())}
+    if path.suffix == ".json":
+        table = pd.json_normalize(json.loads(path.read_text()), rows)
+    else:
+        table = pd.read_csv(path)
+    for name, form in columns.items():
+        values = table[name][:1] if rows == "first" else table[name].dropna()
+        if rows == "seeds":
+            assert len(values) == 3
+            values = [statistics.mean(values), statistics.stdev(values)]
+        for value in values:
+            assert format(value, form).lstrip("0") in written, (name, value)
 
 
 @pytest.mark.parametrize(
