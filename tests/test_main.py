@@ -9,7 +9,6 @@ import shutil
 import sys
 
 import pytest
-import runs
 from absl import flags
 from commands import ROOT, SAMPLE, command_line
 
@@ -248,41 +247,29 @@ def test_a_sweeps_directory_stands_for_its_winner(monkeypatch, printed, swept, t
     assert "the choice" in (tmp_path / "page" / "report.md").read_text()
 
 
-def test_predict_reads_any_column_and_writes_a_table(printed, refused, finished, tmp_path):
+def test_predict_reads_any_column_and_writes_a_table(printed, finished, tmp_path):
     (tmp_path / "in.txt").write_text("id\treview\n1\tgood\n")
-    run = ["--mode=predict", f"--workdir={finished}"]
-    command = [*run, f"--input={tmp_path}/in.txt"]
+    command = ["--mode=predict", f"--workdir={finished}", f"--input={tmp_path}/in.txt"]
     shown = printed(*command, "--text_column=review", f"--output={tmp_path}/out.csv")
     assert shown == f"wrote {tmp_path}/out.csv: 1 predictions\n"
     written = (tmp_path / "out.csv").read_text()
     assert written.startswith("id,review,row,predicted,p_positive,warning\n1,good,2,")
-    # A named column must be one of a table: the lines are not texts.
-    assert "in.txt needs one column 'reviews'" in refused(*command, "--text_column=reviews")
-    printed(*run, "--text=good", f"--output={tmp_path}/out.jsonl")
-    assert (tmp_path / "out.jsonl").read_text().startswith('{"text": "good", "row": 1, "predicted"')
-    line = refused(*command, f"--output={tmp_path}/in.txt")
-    assert "in.txt: end its name in .csv, .tsv or .jsonl" in line
 
 
-def test_messages_say_what_is_wrong_and_what_to_do(
-    refused, finished, run_copy, tmp_path, monkeypatch
-):
-    """Rows 76 and 77."""
-    predict = ["--mode=predict", f"--workdir={finished}"]
+def test_messages_say_what_is_wrong_and_what_to_do(refused, finished, tmp_path, monkeypatch):
+    """Rows 44, 76 and 77."""
     assert "/nowhere/run" in refused("--mode=evaluate", "--workdir=/nowhere/run")
     line = refused("--mode=predict", f"--workdir={finished},", "--text=x")
     assert "names nothing before or after a comma" in line
-    (tmp_path / "two.csv").write_text("text,text,label\na,b,1\n")
-    line = refused(*predict, f"--input={tmp_path}/two.csv")
-    assert "needs one column 'text': its columns are 'text', 'text', 'label'" in line
     monkeypatch.setattr(sys, "stdin", None)  # <&-
-    assert "cannot read --input=-: standard input is closed" in refused(*predict, "--input=-")
-    (run_copy / "tokenizer.json").write_text("{")
-    line = refused("--mode=predict", f"--workdir={run_copy}", "--text=x")
-    assert "tokenizer.json is not what was written" in line and "put that file back" in line
-    (run_copy / "result.json").write_text("{")
-    line = refused(SAMPLE, *runs.small_flags(), f"--workdir={run_copy}")
-    assert "result.json is not JSON" in line and "delete it and run it again" in line
+    line = refused("--mode=predict", f"--workdir={finished}", "--input=-")
+    assert "cannot read --input=-: standard input is closed" in line
+    for name in ("run\udcff", "a,b", "c"):
+        (tmp_path / name).mkdir()
+    line = refused("--mode=report", f"--workdir={tmp_path}/run\udcff", "--output=x")
+    assert "run\\udcff" in line and "rename it" in line
+    line = refused("--mode=report", f"--workdir={tmp_path}/a,b,{tmp_path}/c", "--output=x")
+    assert f"no directory {tmp_path}/a:" in line and "one whose name holds a comma" in line
 
 
 def test_an_ensemble_and_its_temperatures(printed, refused, finished, run_copy, tmp_path):
@@ -314,30 +301,14 @@ def test_a_report_of_runs_whatever_their_names(printed, finished, tmp_path, name
     assert (tmp_path / "report" / "confusion.png").exists()
 
 
-def test_names_that_a_report_can_not_show(refused, tmp_path):
-    """Row 44: a run that was renamed; a comma in one of several names."""
-    for name in ("run\udcff", "a,b", "c"):
-        (tmp_path / name).mkdir()
-    line = refused("--mode=report", f"--workdir={tmp_path}/run\udcff", "--output=x")
-    assert "run\\udcff" in line and "rename it" in line
-    line = refused("--mode=report", f"--workdir={tmp_path}/a,b,{tmp_path}/c", "--output=x")
-    assert f"no directory {tmp_path}/a:" in line and "one whose name holds a comma" in line
-
-
-@pytest.mark.parametrize(
-    ("workdir", "setting", "part"),
-    [
-        ("file", "data.path=/nowhere", "cannot write to --workdir="),  # row 12: before data
-        ("held", "epochs=1", "in use by pid "),  # row 13
-        ("new", "batch_size=4000", "batch_size=4000 is larger than the 308 training reviews"),
-        ("new", "data.source=csv", "data.source=csv needs --config.data.path"),
-    ],
-)
-def test_what_a_training_refuses(refused, tmp_path, workdir, setting, part):
+def test_a_training_checks_its_directory_before_the_data(refused, tmp_path):
+    """Rows 12 and 13."""
     (tmp_path / "file").write_text("")
-    (tmp_path / "held").mkdir()
-    with lock_run(tmp_path / "held"):
-        assert part in refused(*STARTS, f"--workdir={tmp_path / workdir}", f"--config.{setting}")
+    line = refused(*STARTS, f"--workdir={tmp_path}/file", "--config.data.path=/nowhere")
+    assert "cannot write to --workdir=" in line
+    with lock_run(tmp_path):
+        line = refused(*STARTS, f"--workdir={tmp_path}", "--config.epochs=1")
+    assert "in use by pid " in line
 
 
 DISK = [errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO]
