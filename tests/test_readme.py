@@ -160,7 +160,10 @@ SUBSTITUTES = [
     (r"--config=ngrams .*", r"\g<0> --config.epochs=2"),
     (r"--config=lstm:(pretrain|semi) .*", rf"\g<0> {as_flags(SEMI)}"),
     (r"--config.data.teacher=.*", rf"\g<0> {UNLABELED}"),
-    (r"--mode=sweep.*", r"\g<0> --sweep_seeds=0,1 --config.epochs=1"),
+    (
+        r"--mode=sweep(.*),1e-3",
+        r"--mode=sweep\1 --sweep_seeds=0,1 --config.epochs=1 --config.data.limit=99",
+    ),
     (r"(benchmarks.speed) .*", r"\1 --source=sample --only=start --rounds=1 --output=speed"),
 ]
 # What does not run here, and why, or where it does.
@@ -212,7 +215,7 @@ def change_sample(monkeypatch):
 @pytest.fixture
 def execute(folder, change_sample, monkeypatch, capsys):
     """Run a block of a page in the folder, and return what it prints."""
-    change_sample({"epochs": 8, "data.length_buckets": ()})  # one shape to compile
+    change_sample({"epochs": 5, "data.length_buckets": ()})  # one shape to compile
 
     def call(command):
         for pattern, text in SUBSTITUTES:
@@ -280,7 +283,10 @@ def test_the_sample_was_learned_and_the_table_held_out(folder):
 NOTEBOOK = json.loads((ROOT / "docs" / "tour.ipynb").read_text(encoding="utf-8"))["cells"]
 
 
-@pytest.mark.parametrize("settings", [runs.SMALL, pytest.param({}, marks=pytest.mark.slow)])
+SMALL = runs.SMALL | runs.ONE_SHAPE | {"checkpoint_every": 100}
+
+
+@pytest.mark.parametrize("settings", [SMALL, pytest.param({}, marks=pytest.mark.slow)])
 def test_the_notebook_runs_from_top_to_bottom(change_sample, tmp_path, monkeypatch, settings):
     """Its cells one after the other, without Jupyter, and no outputs kept in it."""
     assert len(NOTEBOOK) == 10
