@@ -74,8 +74,8 @@ def test_ngrams_end_where_a_text_is_cut():
     tokenizer = learn()
     cut = encode_texts(tokenizer, "not a good film", max_length=3).token_ids
     np.testing.assert_array_equal(cut, encode_texts(tokenizer, "not a good").token_ids)
-    # Of nine tokens, the first two and the last six: no n-gram between them.
-    text = ["film", "not", "a", "good", "film", "a", "a", "a", "good"]
+    # Of nine tokens, the first two and the last six: "not a" between them is no bigram.
+    text = ["film", "not", "film", "a", "film", "a", "a", "a", "good"]
     both = encode_texts(tokenizer, " ".join(text), max_length=8, truncation="head_tail").token_ids
     parts = encode_texts(tokenizer, " ".join(text[:2]), " ".join(text[3:])).token_ids
     np.testing.assert_array_equal(both, parts)
