@@ -8,6 +8,8 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
+from flax import linen as nn
 from flax import traverse_util
 from safetensors.numpy import load_file, save_file
 
@@ -39,13 +41,17 @@ def key(seed):
     return jax.random.key(seed, impl="rbg")
 
 
-def random(model, scale=0.3, seed=0):
-    """Normal parameters, biases too: a forgotten one shows. Nothing is compiled for them."""
+def draw(shapes, scale, seed=0):
+    """Normal values for such parameters, biases too: a forgotten one shows. Nothing compiles."""
     rng = np.random.default_rng(seed)
     return jax.tree.map(
-        lambda leaf: jnp.asarray(scale * rng.normal(size=leaf.shape), leaf.dtype),
-        abstract_params(model),
+        lambda leaf: jnp.asarray(scale * rng.normal(size=leaf.shape), leaf.dtype), shapes
     )
+
+
+def random(model, scale=0.3, seed=0):
+    """Normal parameters of a model."""
+    return draw(abstract_params(model), scale, seed)
 
 
 def fill(model, value):
@@ -86,40 +92,56 @@ def copy(name, tmp_path):
     return Path(shutil.copytree(FIXTURES / name, tmp_path / name))
 
 
+def change_config(folder, **changes):
+    """Write other values into a folder's config.json; return the folder."""
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    return folder
+
+
 def rewrite(folder, change):
     """Pass a folder's tensors, as a dict, through `change`."""
     path = folder / "model.safetensors"
     save_file({k: np.ascontiguousarray(v) for k, v in change(load_file(path)).items()}, path)
 
 
-@functools.partial(jax.jit, static_argnums=0, static_argnames="capture")
-def _apply(model, params, token_ids, lengths, key, capture=False):
+def apply(model, params, batch, key=None, **options):
+    """Apply the model to a batch; with dropout where there is a key for it."""
     return model.apply(
         {"params": params},
-        token_ids,
-        lengths,
+        batch["token_ids"],
+        batch["lengths"],
         deterministic=key is None,
         rngs={} if key is None else {"dropout": key},
-        capture_intermediates=capture,
+        **options,
     )
 
 
-def logits(model, params, batch, key=None):
-    """The model's logits; with dropout where there is a key for it."""
-    return _apply(model, params, batch["token_ids"], batch["lengths"], key)
+logits = jax.jit(apply, static_argnums=0)
 
 
-def intermediates(model, params, batch, key=None):
-    """The output of every module by name, each a tuple over its calls."""
-    ids, lengths = batch["token_ids"], batch["lengths"]
-    return _apply(model, params, ids, lengths, key, capture=True)[1]["intermediates"]
+@functools.partial(jax.jit, static_argnums=0)
+def differentiate(model, params, batch, key):
+    """The loss, logits, and the output of every module, a tuple over its calls; the gradients."""
+
+    def compute(params):
+        logits, captured = apply(model, params, batch, key, capture_intermediates=True)
+        losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch["labels"])
+        return losses.mean(), (logits, captured["intermediates"])
+
+    return jax.value_and_grad(compute, has_aux=True)(params)
 
 
-def hidden_states(model, params, batch):
-    """The embeddings' and every layer's output; the last layer's, normalized in ModernBERT."""
-    captured = intermediates(model, params, batch)
-    modules = [captured["embeddings"]]
-    for i in range(model.config.num_hidden_layers):
-        modules.append(captured["encoder"][f"layer_{i}"])
-    modules[-1] = captured["encoder"].get("norm", modules[-1])  # Hugging Face's last state too
-    return [module["__call__"][0] for module in modules]
+def dropout_masks(model, batch, key):
+    """The module and the rate of every mask that is drawn, in order; a name is part of a seed."""
+    drawn = []
+
+    def note(draw, arguments, options, context):
+        mask = draw(*arguments, **options)
+        if context.method_name == "mask" and mask is not None:
+            drawn.append(("/".join(context.module.path), context.module.rate))
+        return mask
+
+    with nn.intercept_methods(note):
+        jax.eval_shape(functools.partial(apply, model), abstract_params(model), batch, key)
+    return drawn
