@@ -45,6 +45,7 @@ SMALL = {name: value for name, value in runs.SMALL.items() if "model" not in nam
     "optimizer.learning_rate": 1e-3,
 }
 TEXTS = SAMPLE.read_text(encoding="utf-8").splitlines()[:300]
+NAMES = pretrained.NAMES
 EXAMPLE = "An unbelievably good film.  Don't miss it, 😀 naïve café!"
 
 
@@ -52,7 +53,7 @@ EXAMPLE = "An unbelievably good film.  Don't miss it, 😀 naïve café!"
 def folders(tmp_path_factory):
     """A folder of each encoder; not to be changed."""
     parent = tmp_path_factory.mktemp("hub")
-    return {name: pretrained.write_folder(parent / name, name, TEXTS) for name in pretrained.NAMES}
+    return {name: pretrained.write_folder(parent / name, name, TEXTS) for name in NAMES}
 
 
 def make_config(folder, **changes):
@@ -61,7 +62,13 @@ def make_config(folder, **changes):
     return override(bert.get_config(), SMALL | settings)
 
 
-@pytest.mark.parametrize("name", pretrained.NAMES)
+def one_by_default(chosen):
+    """Each encoder; by default the one that is `chosen`."""
+    others = (pytest.param(name, marks=pytest.mark.slow) for name in NAMES if name != chosen)
+    return pytest.mark.parametrize("name", [chosen, *others])
+
+
+@one_by_default("modernbert")
 def test_a_run_of_each_encoder(name, folders, tmp_path, monkeypatch, capsys):
     """Trained, killed, resumed, evaluated, explained and exported."""
     config = make_config(folders[name])
@@ -101,15 +108,14 @@ def test_a_run_of_each_encoder(name, folders, tmp_path, monkeypatch, capsys):
     assert [tokenizer(text, truncation=True, max_length=24)["input_ids"]] == ids
 
 
-@pytest.mark.parametrize("name", pretrained.NAMES)
+@one_by_default("distilbert")
 def test_a_pretraining_goes_on_and_is_fine_tuned(name, folders, tmp_path):
     """Also by the recipe of ELECTRA: the objective is the one that the folder's encoder has."""
     config = make_config(folders[name], epochs=1)
     config.model.name = "electra"
     result = api.pretrain(config, str(tmp_path / "text"))
-    assert read_json(tmp_path / "text/config.json")["pretrain"]["objective"] == (
-        "masked_language_modeling"
-    )
+    stored = read_json(tmp_path / "text/config.json")
+    assert stored["pretrain"]["objective"] == "masked_language_modeling"
     assert result["val"]["perplexity"] < 2 * pretrained.SIZES["vocab_size"]
     tuned = train(make_config(tmp_path / "text", epochs=1), tmp_path / "run")
     assert tuned["model"] == name
@@ -124,29 +130,17 @@ def test_roberta_needs_its_tokenizer(name):
         resolve(config)
 
 
+PARTS = ["good", "Film", "don't", "it's", "x", "1999", "café", "naïve", "Привет", "你好", "ﬁ", "_"]
+PARTS += ["\n", "\n\n", "  ", "\t", "...", "?!", "😀", "👍🏽", "e\u0301", "\u200b", "<b>", "&amp;"]
+
+
 def draw_text(rng):
     """Words, spaces at odd places, other scripts, emoji, line ends, nothing."""
-    parts = [
-        "good",
-        "Film",
-        "don't",
-        "it's",
-        "x",
-        "1999",
-        "café",
-        "naïve",
-        "Привет",
-        "你好",
-        "😀",
-        "👍🏽",
-    ]
-    parts += ["\n", "\n\n", "  ", "\t", "...", "?!", "ﬁ", "e\u0301", "\u200b", "<b>", "&amp;", "_"]
-    return "".join(
-        rng.choice(["", " ", " ", "  "]) + rng.choice(parts) for _ in range(rng.randrange(12))
-    )
+    spaces = ["", " ", " ", "  "]
+    return "".join(rng.choice(spaces) + rng.choice(PARTS) for _ in range(rng.randrange(12)))
 
 
-@pytest.mark.parametrize("name", pretrained.NAMES)
+@pytest.mark.parametrize("name", NAMES)
 def test_a_thousand_texts_have_the_ids_of_transformers(name, folders):
     rng = random.Random(0)
     texts = ["", " ", "\n", " leading", *(draw_text(rng) for _ in range(996))]
@@ -154,6 +148,8 @@ def test_a_thousand_texts_have_the_ids_of_transformers(name, folders):
     tokenizer = load_pretrained_tokenizer(folders[name])
     ours = [encoding.ids for encoding in tokenizer.encode_batch(texts)]
     assert ours == theirs(texts)["input_ids"]
+    assert transformers.AutoConfig.from_pretrained(folders[name]).model_type == name
+    assert weights.read_encoder_config(folders[name]).name == name
     before, after = framing(tokenizer)
     assert all(ids[:1] == before and ids[-1:] == after for ids in ours)
 
@@ -169,13 +165,6 @@ def test_a_folder_without_tokenizer_json_has_the_one_that_transformers_makes(fol
         load_pretrained_tokenizer(tmp_path)
 
 
-def change_tokenizer(folder, target, **parts):
-    """A tokenizer.json of the folder with other parts, alone in `target`."""
-    parts = json.loads((folder / "tokenizer.json").read_text()) | parts
-    (target / "tokenizer.json").write_text(json.dumps(parts))
-    return target
-
-
 @pytest.mark.parametrize("template", ["[CLS] $A", "[CLS] [CLS] $A [SEP]", "$A"])
 def test_a_text_stands_between_two_tokens(template, folders, tmp_path):
     tokenizer = load_pretrained_tokenizer(folders["modernbert"])
@@ -188,9 +177,10 @@ def test_a_text_stands_between_two_tokens(template, folders, tmp_path):
 
 def test_words_are_joined_whatever_the_decoder(folders, tmp_path):
     """mmBERT's, like Gemma's, is a sequence: only the model says how words are marked."""
-    decoder = {"type": "Sequence", "decoders": [{"type": "Fuse"}]}
-    folder = change_tokenizer(folders["xlm-roberta"], tmp_path, decoder=decoder)
-    tokenizer = load_pretrained_tokenizer(folder)
+    stored = read_json(folders["xlm-roberta"] / "tokenizer.json")
+    stored["decoder"] = {"type": "Sequence", "decoders": [{"type": "Fuse"}]}
+    (tmp_path / "tokenizer.json").write_text(json.dumps(stored))
+    tokenizer = load_pretrained_tokenizer(tmp_path)
     encoding = tokenizer.encode("unbelievably good", add_special_tokens=False)
     words = [not continues_word(tokenizer, token) for token in encoding.tokens]
     assert sum(words) == 2 < len(words)
@@ -202,7 +192,7 @@ def test_a_word_with_several_unknown_pieces_is_one_unknown_word(folders):
     assert unknown_shares(tokenizer, encoded).tolist() == [0, 1]
 
 
-@pytest.mark.parametrize("name", pretrained.NAMES)
+@pytest.mark.parametrize("name", NAMES)
 def test_whole_words_are_masked(name, folders):
     tokenizer = load_pretrained_tokenizer(folders[name])
     objective = MaskedLanguageModeling.of(tokenizer, 0.3)
@@ -210,9 +200,8 @@ def test_whole_words_are_masked(name, folders):
     kinds = [objective.kinds[i] for i in encoding.ids]
     assert kinds[0] == kinds[-1] == 0  # never
     starts = [i for i, kind in enumerate(kinds) if kind == 1]
-    texts = [
-        tokenizer.decode(encoding.ids[a:b]) for a, b in zip(starts, [*starts[1:], -1], strict=True)
-    ]
+    spans = zip(starts, [*starts[1:], -1], strict=True)
+    texts = [tokenizer.decode(encoding.ids[start:end]) for start, end in spans]
     found = [re.sub(r"\s|##", "", text) for text in texts]
     expected = ["unbelievably", "good", "acting", "throughout", "this", "movie"]
     byte_level = name in ("roberta", "modernbert")  # which mark a space: a first word has none
@@ -220,102 +209,54 @@ def test_whole_words_are_masked(name, folders):
     assert objective.mask == tokenizer.token_to_id("<mask>" if "roberta" in name else "[MASK]")
 
 
-CLASSES = {  # id2label of a checkpoint, and which of its outputs ours are
-    ("negative", "neutral", "positive"): (0, 1, 2),
-    ("Positive", "Negative", "Neutral"): (1, 2, 0),
-    ("LABEL_0", "LABEL_1", "LABEL_2"): (0, 1, 2),
-    ("anger", "joy", "fear"): None,
-    ("negative", "positive"): None,
-}
+THREE = ("negative", "neutral", "positive")
+UNNAMED = ("LABEL_0", "LABEL_1", "LABEL_2")
 
 
-@pytest.mark.parametrize("theirs", CLASSES)
-def test_a_head_for_the_same_classes_is_kept_in_their_order(theirs, folder):
-    changed = folder("roberta")
-    values = json.loads((changed / "config.json").read_text())
-    (changed / "config.json").write_text(
-        json.dumps(values | {"id2label": {str(i): name for i, name in enumerate(theirs)}})
-    )
-    outputs = np.random.default_rng(0).normal(size=(len(theirs), 24)).astype(np.float32)
-    biases = np.arange(len(theirs), dtype=np.float32)
+@pytest.mark.parametrize(
+    ("theirs", "ours", "order"),
+    [
+        (THREE, THREE, [0, 1, 2]),
+        (("Positive", "Negative", "Neutral"), THREE, [1, 2, 0]),
+        (UNNAMED, THREE, [0, 1, 2]),
+        (("anger", "joy", "fear"), THREE, None),
+        (("negative", "positive"), THREE, None),
+        (None, THREE, None),  # without names there are two
+        (None, ("bad", "good"), [0, 1]),
+        ((0, 1), ("bad", "good"), None),
+    ],
+)
+def test_a_head_for_the_same_classes_is_kept_in_our_order(theirs, ours, order, folder):
+    """By the numbers of the names, whatever the order in which the file has them."""
+    outputs = np.random.default_rng(0).normal(size=(len(theirs or "12"), 24)).astype(np.float32)
+    biases = np.arange(len(outputs), dtype=np.float32)
     head = {"classifier.out_proj.weight": outputs, "classifier.out_proj.bias": biases}
+    named = theirs and {str(i): theirs[i] for i in reversed(range(len(theirs)))}
+    changed = golden.change_config(folder("roberta"), id2label=named)
     golden.rewrite(changed, lambda tensors: tensors | head)
-    model = golden.build("roberta").clone(classes=3)
-    classes = ("negative", "neutral", "positive")
-    params, report = weights.load_pretrained(
-        changed, model.config, golden.fill(model, 7.0), classes
-    )
+    model = golden.build("roberta").clone(classes=len(ours))
+    fresh = golden.fill(model, 7.0)
+    params, report = weights.load_pretrained(changed, model.config, fresh, ours)
     out = params["classifier"]["out_proj"]
-    if CLASSES[theirs] is None:
+    if order is None:
         assert {name.partition("/")[0] for name in report.new} == {"classifier"}
         assert set(report.unused) >= set(head)
         assert (out["kernel"] == 7.0).all()
     else:
-        order = list(CLASSES[theirs])
         assert report.new == report.unused == ()
         np.testing.assert_array_equal(out["kernel"], outputs[order].T)
         np.testing.assert_array_equal(out["bias"], biases[order])
 
 
-def test_classes_stand_in_the_order_of_their_numbers(folder):
-    """Whatever the file's order; those of a config.json without names are two."""
-    changed = folder("roberta")
-    path = changed / "config.json"
-    values = json.loads(path.read_text())
-    model = golden.build("roberta")
-
-    def load(named, *classes):
-        path.write_text(json.dumps(values | {"id2label": named}))
-        fresh = golden.fill(model.clone(classes=len(classes)), 7.0)
-        params, report = weights.load_pretrained(changed, model.config, fresh, classes)
-        return params["classifier"]["out_proj"]["kernel"], report
-
-    expected, _ = load({"0": "Negative", "1": "Positive"}, "negative", "positive")
-    kernel, _ = load({"1": "Positive", "0": "Negative"}, "negative", "positive")
-    np.testing.assert_array_equal(kernel, expected)
-    kernel, report = load(None, "bad", "fair", "good")
-    assert (kernel == 7.0).all()
-    assert "classifier/out_proj/kernel" in report.new
-    load({"0": 0, "1": 1}, "negative", "positive")
-    for damaged in (["negative", "positive"], "negative", {"a": "negative", "b": "positive"}):
-        with pytest.raises(InputError, match=r"config\.json: id2label can't be .*: download"):
-            load(damaged, "negative", "positive")
-
-
-REFUSED = {
-    "roberta": [
-        ({"position_embedding_type": "relative_key"}, "'relative_key' is unknown, not 'absolute'"),
-        ({"hidden_act": "gelu_new"}, "hidden_act='gelu_new' is unknown"),
-    ],
-    "distilbert": [({"activation": "relu"}, "hidden_act='relu' is unknown")],
-    "modernbert": [
-        ({"attention_bias": True}, "attention_bias True is unknown, not False"),
-        ({"hidden_activation": "silu"}, "hidden_act='silu' is unknown"),
-        ({"layer_types": ["sliding_attention"] * 3}, "layer_types: only layers 0, n, 2n"),
-        ({"rope_parameters": {"full_attention": {"rope_type": "yarn"}}}, "rope_type 'yarn'"),
-        ({"classifier_pooling": "max"}, "classifier_pooling='max' is unknown"),
-        ({"local_attention": -1}, "local_attention=-1 is no window"),
-    ],
-}
-
-
 @pytest.mark.parametrize(
-    ("name", "change", "message"),
-    [(name, *case) for name, cases in REFUSED.items() for case in cases],
+    "named", [["negative", "positive"], "negative", {"a": "negative", "b": "positive"}], ids=str
 )
-def test_fields_that_change_numbers_are_refused(folder, name, change, message):
-    path = folder(name) / "config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | change))
-    with pytest.raises(InputError, match=rf"config\.json: .*{message}"):
-        weights.read_encoder_config(path.parent)
-
-
-@pytest.mark.parametrize("name", ["deberta-v2", None, ["bert"]])
-def test_other_models_are_refused(folder, name):
-    path = folder("bert") / "config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"model_type": name}))
-    with pytest.raises(InputError, match="not one of bert, electra, distilbert, roberta, xlm-"):
-        weights.read_encoder_config(path.parent)
+def test_damaged_names_of_classes_are_refused(named, folder):
+    changed = golden.change_config(folder("roberta"), id2label=named)
+    model = golden.build("roberta")
+    fresh = golden.fill(model, 7.0)
+    with pytest.raises(InputError, match=r"config\.json: id2label can't be .*: download"):
+        weights.load_pretrained(changed, model.config, fresh, ("negative", "positive"))
 
 
 def test_untied_word_embeddings_are_refused_where_tokens_are_predicted(folder):
@@ -328,14 +269,3 @@ def test_untied_word_embeddings_are_refused_where_tokens_are_predicted(folder):
         weights.load_pretrained(changed, config, golden.fill(model, 7.0))
     classifier = golden.build(changed)
     weights.load_pretrained(changed, classifier.config, golden.fill(classifier, 7.0))
-
-
-def test_modernberts_two_forms_of_config_are_one(folder):
-    """The one that it was published with, and transformers 5's."""
-    path = folder("modernbert") / "config.json"
-    newer = json.loads(path.read_text())
-    older = {k: v for k, v in newer.items() if k not in ("layer_types", "rope_parameters")}
-    older |= {"global_attn_every_n_layers": 3, "global_rope_theta": 160000.0}
-    expected = weights.read_encoder_config(path.parent)
-    path.write_text(json.dumps(older | {"local_rope_theta": 10000.0}))
-    assert weights.read_encoder_config(path.parent) == expected

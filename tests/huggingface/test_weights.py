@@ -5,6 +5,7 @@ import json
 import math
 import re
 from pathlib import Path
+from unittest.mock import Mock
 
 import golden
 import jax
@@ -12,87 +13,64 @@ import numpy as np
 import pytest
 import runs
 from flax import serialization, traverse_util
-from safetensors.numpy import load_file
 
 from configs import bert
+from sentiment_jax.config.recipes import override
 from sentiment_jax.config.schema import EncoderConfig
 from sentiment_jax.errors import InputError
 from sentiment_jax.huggingface import weights
 from sentiment_jax.modes.train import train
+from sentiment_jax.training import compilation, loop
 
 
-def assert_trees_equal(one, other):
-    assert jax.tree.structure(one) == jax.tree.structure(other)
-    jax.tree.map(np.testing.assert_array_equal, one, other)
+def modules(names):
+    """The first part of each parameter's name."""
+    return {name.partition("/")[0] for name in names}
 
 
-SPELLINGS = {
-    r"LayerNorm\.weight": "LayerNorm.gamma",
-    r"LayerNorm\.bias": "LayerNorm.beta",
-    r"^(bert|electra|distilbert|roberta|model)\.": "",
-}
-
-
-@pytest.mark.parametrize(
-    ("name", "pattern"),
-    [
-        (name, pattern)
-        for name in golden.TORCH
-        for pattern in SPELLINGS
-        if name != "modernbert" or "LayerNorm" not in pattern  # it never had another spelling
-    ],
-)
-def test_other_spellings_are_read(folder, name, pattern):
+@pytest.mark.parametrize("name", golden.TORCH)
+def test_other_spellings_are_read(folder, name):
+    """TensorFlow's of layer norms, and an encoder's without the name of what it is in."""
     expected, report = golden.load_report(golden.FIXTURES / name)
     changed = folder(name)
-    before = load_file(changed / "model.safetensors")
-    after = {re.sub(pattern, SPELLINGS[pattern], key): value for key, value in before.items()}
-    assert after.keys() != before.keys()
-    golden.rewrite(changed, lambda _: after)
+
+    def spell(tensor):
+        tensor = tensor.replace("LayerNorm.weight", "LayerNorm.gamma")
+        tensor = tensor.replace("LayerNorm.bias", "LayerNorm.beta")
+        return re.sub(r"^(bert|electra|distilbert|roberta|model)\.", "", tensor)
+
+    golden.rewrite(changed, lambda tensors: {spell(k): v for k, v in tensors.items()})
     params, changed_report = golden.load_report(changed)
-    assert_trees_equal(params, expected)
+    jax.tree.map(np.testing.assert_array_equal, params, expected)
     assert changed_report == report
 
 
-HEADS_OF_PRETRAINING = {
-    "bert": (
-        "cls.predictions.bias",
-        "cls.predictions.transform.LayerNorm.gamma",
-        "cls.predictions.decoder.weight",
-        "cls.seq_relationship.weight",
-        "bert.embeddings.position_ids",
-    ),
-    "electra": (
-        "discriminator_predictions.dense.weight",
-        "discriminator_predictions.dense_prediction.bias",
-        "electra.embeddings.position_ids",
-    ),
-}
+OLDER = ["cls.seq_relationship.weight", "cls.predictions.decoder.weight"]
+OLDER += ["bert.embeddings.position_ids"]
 
 
-@pytest.mark.parametrize("with_pooler", [True, False])
-@pytest.mark.parametrize("name", ["bert", "electra"])
-def test_pretraining_heads_are_unused_and_the_classifier_is_new(folder, name, with_pooler):
+@pytest.mark.parametrize(
+    ("name", "more", "unused", "new"),
+    [
+        ("bert_masked", OLDER, r"cls\..+|.+\.position_ids", {"pooler", "classifier"}),
+        ("electra_replaced", [], r"discriminator_predictions\..+", {"classifier"}),
+        ("distilbert_masked", [], r"vocab_\w+\..+", {"pre_classifier", "classifier"}),
+        ("roberta_masked", [], r"lm_head\..+", {"classifier"}),
+        ("modernbert_masked", [], r"decoder\..+", {"classifier"}),  # the rest of its head is shared
+    ],
+)
+def test_heads_of_pretraining_are_unused_and_the_classifiers_is_new(
+    folder, name, more, unused, new
+):
     changed = folder(name)
-
-    def change(tensors):
-        kept = {k: v for k, v in tensors.items() if not k.startswith("classifier")}
-        if not with_pooler:
-            kept = {k: v for k, v in kept.items() if "pooler" not in k}
-        return kept | {k: np.ones(3, np.float32) for k in HEADS_OF_PRETRAINING[name]}
-
-    golden.rewrite(changed, change)
+    golden.rewrite(changed, lambda tensors: tensors | dict.fromkeys(more, np.ones(3, np.float32)))
     params, report = golden.load_report(changed)
-    assert set(report.unused) == set(HEADS_OF_PRETRAINING[name])
-    new = {part for part in ("classifier", "pooler") if part in params}
-    if with_pooler:
-        new -= {"pooler"}
-    assert {name.partition("/")[0] for name in report.new} == new
-    for head in new:
-        assert all((leaf == 7.0).all() for leaf in jax.tree.leaves(params[head]))
-    assert set(report.new).isdisjoint(report.loaded)
-    everything = set(traverse_util.flatten_dict(params, sep="/"))
-    assert set(report.new) | set(report.loaded) == everything
+    assert report.unused and all(re.fullmatch(unused, tensor) for tensor in report.unused)
+    assert {*more} <= {*report.unused}
+    assert modules(report.new) == new
+    assert all((leaf == 7.0).all() for head in new for leaf in jax.tree.leaves(params[head]))
+    everything = traverse_util.flatten_dict(params, sep="/")
+    assert sorted(report.new + report.loaded) == sorted(everything)
 
 
 def test_flax_pretraining_heads_are_unused_too_and_shapes_compared(folder):
@@ -103,71 +81,53 @@ def test_flax_pretraining_heads_are_unused_too_and_shapes_compared(folder):
     path.write_bytes(serialization.msgpack_serialize(tree))
     _, report = golden.load_report(path.parent)
     assert report.unused == ("discriminator_predictions/dense/kernel",)
-    assert {name.partition("/")[0] for name in report.new} == {"classifier"}
+    assert modules(report.new) == {"classifier"}
     tree["electra"]["embeddings"]["word_embeddings"]["embedding"] = np.ones((60, 24), np.float32)
     path.write_bytes(serialization.msgpack_serialize(tree))
     with pytest.raises(InputError, match=r"misshapen: electra/\S+ \(60, 24\) for \(61, 10\)$"):
         golden.load_report(path.parent)
 
 
-def test_flax_weights_are_preferred(folder):
-    both = folder("flax_bert")
-    expected, report = golden.load_report(both)
-    assert report.files == "flax_model.msgpack"
-    (both / "model.safetensors").write_bytes(b"not looked at")
-    params, report = golden.load_report(both)
-    assert_trees_equal(params, expected)
-    assert report.files == "flax_model.msgpack, not from model.safetensors"  # row 47: reported
-
-
-@pytest.mark.slow
-def test_a_training_names_its_weights_and_a_smaller_tokenizer(folder, tmp_path, capsys):
+def test_flax_weights_are_preferred_and_named_as_is_a_smaller_tokenizer(
+    folder, tmp_path, capsys, monkeypatch
+):
     """Row 47: which of two files was read, and that a table has rows that no token uses."""
     source = folder("flax_bert")
     (source / "model.safetensors").write_bytes(b"not looked at")
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "this", "a", "good", "movie"]
     (source / "vocab.txt").write_text("\n".join(words) + "\n")
     small = {name: value for name, value in runs.SMALL.items() if "model" not in name}
-    limits = {"data.max_length": 12, "data.source": "sample", "model.pretrained": str(source)}
-    config = bert.get_config()
-    config.update_from_flattened_dict(small | runs.ONE_SHAPE | limits | {"epochs": 1})
-    train(config, tmp_path / "run")
+    start = {"data.source": "sample", "data.max_length": 12, "model.pretrained": str(source)}
+    config = override(bert.get_config(), small | runs.ONE_SHAPE | start)
+    monkeypatch.setattr(compilation, "check_memory", Mock(return_value=0.0))
+    monkeypatch.setattr(loop, "train_epoch", Mock(side_effect=MemoryError))  # all is said
+    with pytest.raises(MemoryError):
+        train(config, tmp_path / "run")
     said = capsys.readouterr()
     assert re.search(r"\d+ loaded from flax_model.msgpack, not from model.safetensors\n", said.out)
     assert "warning: the tokenizer has 9 of the weights' 61 token types\n" in said.err
 
 
 def test_config_values_are_read(folder):
-    path = folder("electra_projection") / "config.json"
-    values = json.loads(path.read_text())
-    values |= {"hidden_dropout_prob": 0, "attention_probs_dropout_prob": 0.25}
-    path.write_text(json.dumps(values))
-    config = weights.read_encoder_config(path.parent)
-    assert config.hidden_dropout == 0.0
-    assert config.attention_dropout == 0.25
-    assert config.layer_norm_eps == 1e-5
-    assert (config.embedding_size, config.hidden_size) == (10, 24)
-    del values["embedding_size"], values["model_type"]
-    path.write_text(json.dumps(values))
-    assert weights.read_encoder_config(path.parent).embedding_size == 24
+    rates = {"hidden_dropout_prob": 0, "attention_probs_dropout_prob": 0.25}
+    changed = golden.change_config(folder("electra_projection"), **rates)
+    config = weights.read_encoder_config(changed)
+    assert (config.hidden_dropout, config.attention_dropout) == (0.0, 0.25)
+    assert (config.embedding_size, config.hidden_size, config.layer_norm_eps) == (10, 24, 1e-5)
+    (changed / "config.json").write_text('{"hidden_size": 24}')  # the oldest name no type
+    config = weights.read_encoder_config(changed)
+    assert (config.name, config.embedding_size) == ("bert", 24)
 
 
 def test_settings_are_filled_from_the_folder_and_may_change_rates():
     given = {"name": "electra", "pretrained": "somewhere", "revision": "", "dtype": "bfloat16"}
     settings = {**given, "hidden_size": None, "hidden_dropout": 0.3, "vocab_size": 61}
-    resolved = weights.resolve_encoder(settings, golden.FIXTURES / "electra_projection")
-    of_folder = {
-        "vocab_size": 61,
-        "embedding_size": 10,
-        "hidden_size": 24,
-        "num_hidden_layers": 3,
-        "num_attention_heads": 3,
-        "intermediate_size": 40,
-        "max_position_embeddings": 16,
-        "layer_norm_eps": 1e-5,
-    }
+    folder = golden.FIXTURES / "electra_projection"
+    sizes = {"vocab_size": 61, "embedding_size": 10, "hidden_size": 24, "intermediate_size": 40}
+    sizes |= {"num_hidden_layers": 3, "num_attention_heads": 3, "max_position_embeddings": 16}
     rates = {"hidden_dropout": 0.3, "attention_dropout": 0.1, "classifier_dropout": 0.3}
-    assert resolved == EncoderConfig(**given | of_folder | rates)
+    resolved = weights.resolve_encoder(settings, folder)
+    assert resolved == EncoderConfig(**given | sizes | rates, layer_norm_eps=1e-5)
     # what a run records is complete without the folder
     assert weights.resolve_encoder(dataclasses.asdict(resolved), None) == resolved
     without = weights.resolve_encoder({"name": "bert", "hidden_size": 24, "dtype": None}, None)
@@ -194,44 +154,41 @@ def test_the_heads_dropout_follows_the_configs_not_the_source_runs(tmp_path):
 QUERY = "bert.encoder.layer.1.attention.self.query.weight"
 
 
-def without(name):
-    return lambda tensors: {k: v for k, v in tensors.items() if k != name}
-
-
-def replaced(name, value):
-    return lambda tensors: tensors | {name: value(tensors[name]) if callable(value) else value}
-
-
 def with_another_root(tensors):
     return {name.replace("bert.", "roberta."): value for name, value in tensors.items()}
 
 
+OUTPUT = "bert.encoder.layer.0.output.dense.weight"
 ONE = np.ones(1, np.float32)
-MISFITS = {
-    "missing": (without(QUERY), r"missing: encoder\.layer\.1\.attention\.self\.query\.weight$"),
-    "half a head": (without("classifier.bias"), r"missing: classifier\.bias$"),
-    "half a pooler": (without("bert.pooler.dense.weight"), r"missing: pooler\.dense\.weight$"),
-    "extra": (replaced("bert.encoder.layer.3.output.dense.bias", ONE), r"unexplained: bert.enc.*3"),
-    "another root": (with_another_root, r"missing: .* and \d+ more; unexplained: .*roberta"),
-    "another head": (replaced("qa_outputs.weight", ONE), r"unexplained: qa_outputs\.weight$"),
-    "twice": (replaced("pooler.dense.weight", ONE), r"unexplained: .*pooler\.dense\.weight$"),
-    "misshapen": (
-        replaced("bert.encoder.layer.0.output.dense.weight", lambda value: value.T),
-        r"misshapen: bert\.encoder\.layer\.0\.output\.dense\.weight \(24, 40\) for \(40, 24\)$",
-    ),
-    "three classes": (replaced("classifier.bias", np.ones(3, np.float32)), r"\(3,\) for \(2,\)$"),
+MISFITS = {  # tensors that are added or changed, None to remove one; what is said of them
+    "missing": ({QUERY: None}, r"missing: encoder\.layer\.1\.attention\.self\.query\.weight$"),
+    "half a head": ({"classifier.bias": None}, r"missing: classifier\.bias$"),
+    "half a pooler": ({"bert.pooler.dense.weight": None}, r"missing: pooler\.dense\.weight$"),
+    "extra": ({"bert.encoder.layer.3.output.dense.bias": ONE}, r"unexplained: bert.enc.*3"),
+    "another root": (with_another_root, r"missing: .* and \d+ more; unexplained: .*roberta\.emb"),
+    "another head": ({"qa_outputs.weight": ONE}, r"unexplained: qa_outputs\.weight$"),
+    "twice": ({"pooler.dense.weight": ONE}, r"unexplained: .*pooler\.dense\.weight$"),
+    "misshapen": ({OUTPUT: np.transpose}, rf"misshapen: {OUTPUT} \(24, 40\) for \(40, 24\)$"),
+    "three classes": ({"classifier.bias": np.ones(3, np.float32)}, r"\(3,\) for \(2,\)$"),
     "not a number": (
-        replaced(QUERY, lambda value: np.where(value == value[3, 4], np.nan, value)),
-        r"not finite floats: bert\.encoder\.layer\.1\.attention\.self\.query\.weight$",
+        {QUERY: lambda value: np.where(value == value[3, 4], np.nan, value)},
+        rf"not finite floats: {QUERY}$",
     ),
-    "integers": (replaced(QUERY, lambda value: value.astype(np.int32)), "not finite floats: "),
+    "integers": ({QUERY: lambda value: value.astype(np.int32)}, "not finite floats: "),
 }
 
 
 @pytest.mark.parametrize("fault", MISFITS)
 def test_tensors_that_do_not_fit_are_listed(folder, fault):
-    change, message = MISFITS[fault]
+    changes, message = MISFITS[fault]
     changed = folder("bert")
+
+    def change(tensors):
+        if callable(changes):
+            return changes(tensors)
+        new = {k: v(tensors[k]) if callable(v) else v for k, v in changes.items()}
+        return {k: v for k, v in (tensors | new).items() if v is not None}
+
     golden.rewrite(changed, change)
     with pytest.raises(InputError, match=r"^\S+model.safetensors does not fit .*" + message):
         golden.load_report(changed)
@@ -266,23 +223,52 @@ def test_damaged_files_are_named_as_what_they_are(folder, name, file, fault):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"model_type": "gpt2"}, "is of model_type 'gpt2', not one of bert, electra, distilb"),
-        ({"position_embedding_type": "relative_key"}, "'relative_key' is unknown"),
-        ({"hidden_act": "gelu_new"}, "config.json: hidden_act='gelu_new' is unknown"),
-        ({"hidden_size": "24"}, "hidden_size can't be '24'"),
-        ({"initializer_range": math.nan}, "initializer_range can't be nan"),  # row 47
-        ({"hidden_dropout_prob": math.inf}, "hidden_dropout_prob can't be inf"),
-        ({"num_attention_heads": 5}, "config.json: model.hidden_size=24 is not divisible"),
-    ],
-)
-def test_configs_of_other_models_are_refused(folder, change, message):
-    path = folder("bert") / "config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | change))
-    with pytest.raises(InputError, match=message):
-        weights.read_encoder_config(path.parent)
+YARN = {"full_attention": {"rope_type": "yarn"}}
+OTHER_TYPE = "not one of bert, electra, distilbert, roberta, xlm-roberta, modernbert"
+REFUSED = [
+    ("bert", {"model_type": "gpt2"}, "is of model_type 'gpt2', " + OTHER_TYPE),
+    ("bert", {"model_type": None}, OTHER_TYPE),
+    ("bert", {"model_type": ["bert"]}, OTHER_TYPE),
+    ("bert", {"position_embedding_type": "relative_key"}, "'relative_key' is unknown, not 'abs"),
+    ("bert", {"hidden_act": "gelu_new"}, "hidden_act='gelu_new' is unknown"),
+    ("bert", {"hidden_size": "24"}, "hidden_size can't be '24'"),
+    ("bert", {"initializer_range": math.nan}, "initializer_range can't be nan"),  # row 47
+    ("bert", {"hidden_dropout_prob": math.inf}, "hidden_dropout_prob can't be inf"),
+    ("bert", {"num_attention_heads": 5}, "model.hidden_size=24 is not divisible"),
+    ("roberta", {"pad_token_id": 0}, "pad_token_id 0 is unknown, not 1"),
+    ("roberta", {"is_decoder": True}, "is_decoder True is unknown, not False"),
+    ("distilbert", {"activation": "relu"}, "hidden_act='relu' is unknown"),
+    ("modernbert", {"attention_bias": True}, "attention_bias True is unknown, not False"),
+    ("modernbert", {"hidden_activation": "silu"}, "hidden_act='silu' is unknown"),
+    ("modernbert", {"layer_types": ["sliding_attention"] * 3}, "layer_types: only layers 0, n, 2n"),
+    ("modernbert", {"rope_parameters": YARN}, "rope_type 'yarn'"),
+    ("modernbert", {"classifier_pooling": "max"}, "classifier_pooling='max' is unknown"),
+    ("modernbert", {"local_attention": -1}, "local_attention=-1 is no window"),
+]
+
+
+@pytest.mark.parametrize(("name", "change", "message"), REFUSED)
+def test_configs_that_we_do_not_compute_are_refused(folder, name, change, message):
+    changed = golden.change_config(folder(name), **change)
+    with pytest.raises(InputError, match=rf"config\.json.*{message}"):
+        weights.read_encoder_config(changed)
+
+
+def test_modernberts_two_forms_of_config_are_one(folder):
+    """The one that it was published with, and transformers 5's."""
+    changed = folder("modernbert")
+    older = {"global_attn_every_n_layers": 2, "global_rope_theta": 8e4, "local_rope_theta": 5e3}
+    newer = {
+        "layer_types": ["full_attention", "sliding_attention", "full_attention"],
+        "rope_parameters": {
+            "full_attention": {"rope_theta": 8e4},
+            "sliding_attention": {"rope_theta": 5e3},
+        },
+    }
+    read = weights.read_encoder_config(golden.change_config(changed, **newer))
+    assert {name: getattr(read, name) for name in older} == older
+    golden.change_config(changed, **dict.fromkeys(newer), **older)
+    assert weights.read_encoder_config(changed) == read
 
 
 def test_settings_that_contradict_the_folder_are_compared_in_one_line():
