@@ -5,6 +5,8 @@ attention does not take, and its text shows every product and library call.
 """
 
 import collections
+import functools
+import itertools
 import re
 
 import jax
@@ -16,7 +18,7 @@ from jax._src.cudnn import fused_attention_stablehlo  # asks the installed cuDNN
 from benchmarks import synthetic
 from benchmarks.flops import training_flops
 from sentiment_jax.analysis.integrated_gradients import Path, _slopes
-from sentiment_jax.config.schema import DTYPES, OptimizerConfig
+from sentiment_jax.config.schema import OptimizerConfig
 from sentiment_jax.models import layers
 from sentiment_jax.models.registry import ARCHITECTURES, build_model
 from sentiment_jax.training.objectives import ngram_vectors
@@ -27,8 +29,6 @@ from sentiment_jax.training.parameters import abstract_params
 from sentiment_jax.training.scoring import make_eval_step
 from sentiment_jax.training.steps import create_state, make_train_step
 
-pytestmark = pytest.mark.slow  # half a minute in all; every commit runs it, on one Python
-
 LAYERS = 2
 ENCODER = {
     "hidden_size": 32,
@@ -36,19 +36,24 @@ ENCODER = {
     "num_hidden_layers": LAYERS,
     "num_attention_heads": 4,
     "intermediate_size": 64,
-    "max_position_embeddings": 16,
+    "max_position_embeddings": 26,
+}
+SIZES = {"lstm": {"embedding_size": 12, "hidden_size": 8}, "ngrams": {"buckets": 50}}
+ENCODERS = {
+    **{name: {"name": name} for name in ("bert", "electra", "distilbert", "roberta")},
+    "rematerialized": {"name": "bert", "remat": True},
+    "modernbert": {"name": "modernbert", "local_attention": 8},  # its second layer's
 }
 KINDS = {
     "float32": {"dtype": "float32"},
+    "tensorfloat32": {"dtype": "tensorfloat32"},
     "bfloat16": {"dtype": "bfloat16"},
     "cudnn": {"dtype": "bfloat16", "attention": "cudnn", "attention_dropout": 0.0},
 }
-# cuDNN's calls in a training step, forward and backward: the last layer has one query and takes the
-# other path. Rematerialized, the forward pass runs twice.
-CALLS = {False: (LAYERS - 1, LAYERS - 1), True: (2 * LAYERS - 2, LAYERS - 1)}
+MAIN_KINDS = ("float32", "bfloat16", "cudnn")
 ROWS = 8
+LENGTH = 24  # three windows of ModernBERT's, which are cut into blocks
 VOCABULARY = 61
-every_kind = pytest.mark.parametrize("kind", KINDS)
 
 
 @pytest.fixture(autouse=True)
@@ -58,22 +63,30 @@ def on_gpu(monkeypatch):
     monkeypatch.setattr(fused_attention_stablehlo, "check_cudnn_version", lambda: 91000)
 
 
+def pairs(first, second, default):
+    """All pairs as a test's parameters; those that are not `default` are slow."""
+    return [
+        pytest.param(*pair, marks=() if pair in default else pytest.mark.slow)
+        for pair in itertools.product(first, second)
+    ]
+
+
 def build(name, objective="", **settings):
     """A small model; its vocabulary's size is that of no other test, whose traces are cached."""
-    sizes = {"lstm": {"embedding_size": 12, "hidden_size": 8}, "ngrams": {"buckets": 50}}
-    config = synthetic.model_config({"name": name, **sizes.get(name, ENCODER), **settings})
+    config = synthetic.model_config({"name": name, **SIZES.get(name, ENCODER), **settings})
     return build_model(config, vocab_size=VOCABULARY, objective=objective)
 
 
-def batch(length):
-    return synthetic.abstract_batch(ROWS, length)
+def build_encoder(encoder, kind, objective=""):
+    return build(**ENCODERS[encoder], **KINDS[kind], objective=objective)
 
 
 def lower(step, *arguments):
     return step.trace(*arguments).lower(lowering_platforms=("cuda",)).as_text()
 
 
-def lower_training(model, length=8, parts=1, objective=None):
+@functools.cache
+def lower_training(model, objective=None, length=LENGTH, parts=1):
     """The text of a training step."""
     optimizer = OptimizerConfig(name="adamw")
     state = jax.eval_shape(lambda p: create_state(p, optimizer, 0), abstract_params(model))
@@ -82,7 +95,12 @@ def lower_training(model, length=8, parts=1, objective=None):
         step = ngram_vectors.make_train_step(objective)
     else:
         step = make_train_step(model, optimizer, objective or Classification(), parts)
-    return lower(step, state, batch(length), rate)
+    return lower(step, state, synthetic.abstract_batch(ROWS, length), rate)
+
+
+def lower_evaluation(model):
+    batch = synthetic.abstract_batch(ROWS, LENGTH)
+    return lower(make_eval_step(model), abstract_params(model), batch)
 
 
 def calls(text):
@@ -94,14 +112,16 @@ def calls(text):
 
 def dots(text):
     """The lines of all products."""
-    return "\n".join(line for line in text.splitlines() if "stablehlo.dot_general" in line)
+    return [line for line in text.splitlines() if "stablehlo.dot_general" in line]
 
 
 def products(text):
-    """Of every product the types of its two operands, with their ranks, e.g. "f32[2]"."""
-    for line in dots(text).splitlines():
+    """How often products have operands of two types and ranks, e.g. "f32[2] f32[2]"."""
+    found = collections.Counter()
+    for line in dots(text):
         left, right, _ = re.findall(r"tensor<((?:\d+x)*)(\w+)>", line.rpartition(" : ")[2])
-        yield " ".join(f"{dtype}[{shape.count('x')}]" for shape, dtype in (left, right))
+        found[" ".join(f"{dtype}[{shape.count('x')}]" for shape, dtype in (left, right))] += 1
+    return found
 
 
 def check_products(text, dtype):
@@ -109,10 +129,10 @@ def check_products(text, dtype):
 
     A float32 product is one on a GPU too, unless TensorFloat-32 was asked for.
     """
-    wide = [line for line in dots(text).splitlines() if "xf32>, " in line]
+    wide = [line for line in dots(text) if "xf32>, " in line]
     exact = ["precision = [HIGHEST, HIGHEST]" in line for line in wide]
     assert exact == [dtype != "tensorfloat32"] * len(wide)
-    found = collections.Counter(products(text))
+    found = products(text)
     assert found
     wide = [pair for pair in found if "f32" in pair]
     if dtype == "bfloat16":
@@ -121,85 +141,64 @@ def check_products(text, dtype):
         assert wide == list(found)
 
 
-@every_kind
+STEPS = [("distilbert", "float32"), ("electra", "float32"), ("bert", "bfloat16")]
+STEPS += [("roberta", "cudnn"), ("rematerialized", "cudnn"), ("modernbert", "cudnn")]
+
+
 @pytest.mark.parametrize(
-    ("name", "remat"),
-    [
-        ("bert", False),
-        ("bert", True),
-        ("electra", False),
-        ("distilbert", False),
-        ("roberta", False),
-    ],
+    ("encoder", "kind"), [*pairs(ENCODERS, MAIN_KINDS, STEPS), ("bert", "tensorfloat32")]
 )
-def test_an_encoders_training_step_lowers(name, kind, remat):
-    text = lower_training(build(name, **KINDS[kind], remat=remat))
-    assert calls(text) == (CALLS[remat] if kind == "cudnn" else (0, 0))
-    check_products(text, KINDS[kind]["dtype"])
+def test_an_encoders_steps_lower(encoder, kind):
+    """cuDNN is called by all layers but the last, which has one query, or ModernBERT's second."""
+    model = build_encoder(encoder, kind)
+    training = lower_training(model)
+    evaluation = lower_evaluation(model)
+    layers = LAYERS - 1 if kind == "cudnn" else 0
+    forward = 2 * layers if encoder == "rematerialized" else layers
+    assert (calls(training), calls(evaluation)) == ((forward, layers), (layers, 0))
+    for text in (training, evaluation):
+        check_products(text, KINDS[kind]["dtype"])
 
 
-@every_kind
-def test_modernberts_training_step_lowers(kind):
-    """Its global layer by cuDNN, the local ones in blocks: 24 tokens are three windows."""
-    model = build("modernbert", local_attention=8, max_position_embeddings=24, **KINDS[kind])
-    text = lower_training(model, length=24)
-    assert calls(text) == ((1, 1) if kind == "cudnn" else (0, 0))
-    check_products(text, KINDS[kind]["dtype"])
+def test_bfloat16_products_but_the_scores_are_written_in_bfloat16():
+    text = "\n".join(dots(lower_training(build_encoder("bert", "bfloat16"))))
+    results = collections.Counter(re.findall(r"xbf16>\) -> tensor<[\dx]*x(\w+)>", text))
+    # a layer has six dense layers and two products of attention, each with two gradients
+    assert results == {"bf16": LAYERS * 8 * 3 - LAYERS, "f32": LAYERS}
 
 
-@every_kind
-@pytest.mark.parametrize(
-    ("name", "objective"), [("bert", MaskedLanguageModeling), ("electra", ReplacedTokenDetection)]
-)
-def test_a_pretraining_step_lowers(name, objective, kind):
-    chooses = objective(bytes([WORD]) * VOCABULARY, mask=4, fraction=0.15)
-    model = build(name, next(iter(ARCHITECTURES[name].pretraining)), **KINDS[kind])
-    text = lower_training(model, objective=chooses)
+OBJECTIVES = {"bert": MaskedLanguageModeling, "electra": ReplacedTokenDetection}
+
+
+@pytest.mark.parametrize(("name", "kind"), pairs(OBJECTIVES, MAIN_KINDS, [("electra", "cudnn")]))
+def test_a_pretraining_step_lowers(name, kind):
+    objective = OBJECTIVES[name](bytes([WORD]) * VOCABULARY, mask=4, fraction=0.15)
+    model = build_encoder(name, kind, next(iter(ARCHITECTURES[name].pretraining)))
     layers = {"bert": LAYERS, "electra": 2 * LAYERS}[name] if kind == "cudnn" else 0
-    assert calls(text) == (layers, layers)  # two words are masked; an odd number takes another path
+    # four words are masked; an odd number takes another path
+    assert calls(lower_training(model, objective)) == (layers, layers)
 
 
 def test_a_pretraining_step_of_an_lstm_lowers():
     """Its own step: exact products, rows of the table changed in place."""
     frequencies = np.full(VOCABULARY, 1 / VOCABULARY, np.float32)
     objective = ngram_vectors.NgramVectors(frequencies.tobytes())
-    text = lower_training(build("lstm", "ngram_vectors"), objective=objective)
+    text = lower_training(build("lstm", "ngram_vectors"), objective)
     assert "stablehlo.scatter" in text and "stablehlo.while" in text
-    wide = dots(text).splitlines()
-    assert wide and all("precision = [HIGHEST, HIGHEST]" in line for line in wide)
+    check_products(text, "float32")
 
 
-def test_tensorfloat32_is_the_default_of_a_gpu():
-    check_products(lower_training(build("bert", dtype="tensorfloat32")), "tensorfloat32")
-
-
-def test_bfloat16_products_but_the_scores_are_written_in_bfloat16():
-    text = lower_training(build("bert", **KINDS["bfloat16"]))
-    results = collections.Counter(re.findall(r"xbf16>\) -> tensor<[\dx]*x(\w+)>", dots(text)))
-    # a layer has six dense layers and two products of attention, each with two gradients
-    assert results == {"bf16": LAYERS * 8 * 3 - LAYERS, "f32": LAYERS}
-
-
-@every_kind
-@pytest.mark.parametrize("name", ["bert", "electra"])
-def test_an_encoders_evaluation_lowers(name, kind):
-    model = build(name, **KINDS[kind])
-    text = lower(make_eval_step(model), abstract_params(model), batch(8))
-    assert calls(text) == (CALLS[False][0] if kind == "cudnn" else 0, 0)
-    check_products(text, KINDS[kind]["dtype"])
-
-
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("bidirectional", [False, True])
+@pytest.mark.parametrize(
+    ("dtype", "bidirectional"), [("float32", False), ("bfloat16", True), ("tensorfloat32", True)]
+)
 def test_an_lstms_steps_lower(dtype, bidirectional):
     model = build("lstm", dtype=dtype, bidirectional=bidirectional)
-    for length in (8, 25):
-        check_products(lower_training(model, length), dtype)
-    text = lower(make_eval_step(model), abstract_params(model), batch(8))
-    check_products(text, dtype)
+    for length in (8, 25):  # a part of an unrolled loop's body, and two and a half
+        check_products(lower_training(model, length=length), dtype)
+    check_products(lower_evaluation(model), dtype)
 
 
-@pytest.mark.parametrize("name", ["bert", "electra", "modernbert", "lstm", "ngrams"])
+@pytest.mark.parametrize("name", ["bert", "modernbert", "lstm", "ngrams"])
 def test_attributions_lower(name):
     model = build(name)
     size = {"lstm": 12, "ngrams": 2}.get(name, 32)
@@ -214,16 +213,14 @@ def test_attributions_lower(name):
         check_products(text, "float32")
 
 
-@pytest.mark.parametrize(
-    ("name", "kind"), [("bert", "cudnn"), ("bert", "bfloat16"), ("lstm", "float32")]
-)
-def test_a_batch_in_parts_lowers(name, kind):
+@pytest.mark.parametrize(("encoder", "kind"), [("rematerialized", "cudnn"), ("bert", "bfloat16")])
+def test_a_batch_in_parts_lowers(encoder, kind):
     """One loop around the same products; cuDNN's calls are inside it once."""
-    model = build(name, **KINDS[kind])
+    model = build_encoder(encoder, kind)
     whole, parts = (lower_training(model, parts=parts) for parts in (1, 2))
     assert parts.count("stablehlo.while") == whole.count("stablehlo.while") + 1
-    assert calls(parts) == calls(whole) == (CALLS[False] if kind == "cudnn" else (0, 0))
-    assert collections.Counter(products(parts)) == collections.Counter(products(whole))
+    assert calls(parts) == calls(whole)
+    assert products(parts) == products(whole)
 
 
 def test_programs_for_the_cpu_take_its_forms_beside_a_gpu():
@@ -235,8 +232,10 @@ def test_programs_for_the_cpu_take_its_forms_beside_a_gpu():
         assert not layers.on_gpu()
 
 
-@pytest.mark.parametrize("kind", ["bfloat16", "cudnn"])
-def test_a_gpus_step_counts_as_many_flops_as_a_cpus(kind):
+def test_a_gpus_step_counts_as_many_flops_as_a_cpus():
     """cuDNN's calls hide their products from the count."""
-    expected = training_flops(build("bert"), Classification(), (ROWS, 8))
-    assert training_flops(build("bert", **KINDS[kind]), Classification(), (ROWS, 8)) == expected
+    counts = (
+        training_flops(build_encoder("bert", kind), Classification(), (ROWS, 8))
+        for kind in ("float32", "cudnn")
+    )
+    assert len({*counts}) == 1
