@@ -177,7 +177,7 @@ def test_a_text_stands_between_two_tokens(template, folders, tmp_path):
 
 def test_words_are_joined_whatever_the_decoder(folders, tmp_path):
     """mmBERT's, like Gemma's, is a sequence: only the model says how words are marked."""
-    stored = read_json(folders["xlm-roberta"] / "tokenizer.json")
+    stored = json.loads((folders["xlm-roberta"] / "tokenizer.json").read_text())
     stored["decoder"] = {"type": "Sequence", "decoders": [{"type": "Fuse"}]}
     (tmp_path / "tokenizer.json").write_text(json.dumps(stored))
     tokenizer = load_pretrained_tokenizer(tmp_path)
