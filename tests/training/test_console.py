@@ -1,81 +1,80 @@
-"""Warnings of a training that means nothing (row 51), each with its figure; examples."""
+"""Warnings of a training that means nothing (row 51), each with its figure; test_classes: none."""
 
 import itertools
-import re
+from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
 from reviews import write_csv
 
-from sentiment_jax.modes.train import train
+from sentiment_jax.config.recipes import override
+from sentiment_jax.runtime import terminal
+from sentiment_jax.storage.run_directory import RunDirectory
+from sentiment_jax.training.checks import resolve
+from sentiment_jax.training.console import describe_run, warn_of_chance
+from sentiment_jax.training.experiment import prepare_experiment
+from sentiment_jax.training.resume import start_run
+from sentiment_jax.training.run import TrainingRun
+from sentiment_jax.training.signals import Stop
+
+WORDS = ("seen", "sold", "left", "came", "turned", "went", "made", "held", "kept", "gave")
+PAIRS = enumerate(itertools.product(WORDS, WORDS))
+ROWS = [(f"{a} {b} word{i % 50}", ("neg", "pos")[i % 2]) for i, (a, b) in PAIRS]
 
 
-def rows(count):
-    """Different texts of many words, classes in turn."""
-    words = "seen sold left came turned went made held kept gave"
-    pairs = list(itertools.product(words.split(), repeat=2))
-    classes = ("awful", "neg"), ("lovely", "pos")
-    chosen = [(pairs[i], classes[i % 2]) for i in range(count)]
-    return [(f"{word} {a} {b} " * 2, label) for (a, b), (word, label) in chosen]
-
-
-@pytest.fixture
-def run(small_config, tmp_path, capsys):
-    """Train on rows of a CSV file; return what is printed on stdout and the lines of stderr."""
-
-    def call(rows, changes):
-        path = write_csv(tmp_path / "mine.csv", rows)
-        small_config.update_from_flattened_dict(
-            {"epochs": 1, "data.source": "csv", "data.path": path, "data.limit": 0}
-            | {"data.length_buckets": (), "data.vocabulary_size": 16}  # the programs of one test
-            | changes
-        )
-        train(small_config, tmp_path / "$x^$")
-        output, errors = capsys.readouterr()
-        return output, errors.splitlines()
-
-    return call
-
-
-CONTRADICTORY = [(f"it {text}", label) for text, _ in rows(30) for label in ("neg", "pos")]
-GUESSING = r".*/\$x\^\$ may be no better than guessing: val accuracy 0\..*"
+@pytest.fixture(autouse=True)
+def warned_of_nothing():
+    terminal.warn_once.cache_clear()
 
 
 @pytest.mark.parametrize(
-    ("reviews", "changes", "warning"),
+    ("changes", "contradictory", "expected"),
     [
-        (rows(80) + CONTRADICTORY, {}, "30 texts have both labels: nothing can be learned .*"),
+        ({}, 0, []),
+        ({}, 2, ["2 texts have both labels: nothing can be learned from them"]),
+        ({"data.vocabulary_size": 12}, 0, ["the vocabulary has only 12 words"]),
         (
-            rows(80),
             {"data.min_frequency": 1000},
-            "100% of the training tokens are unknown",
+            0,
+            ["100% of the training tokens are unknown", "the vocabulary has only 2 words"],
         ),
-        (rows(80), {"optimizer.learning_rate": 1e10}, rf"{GUESSING}e\+.*\(log 2: 0.6931\)"),
-        (  # whatever the scores of so few reviews are
-            rows(40),
-            {"optimizer.learning_rate": 0.0},
-            rf"{GUESSING} on 6 reviews \(the largest class: 0.5000\), .*\(by chance: 0.6716\).*",
+        (
+            {"data.test_path": "{path}", "data.test_limit": 0},
+            0,
+            ["80 of 100 test reviews are in train too: their score misleads"],
         ),
     ],
-    ids=["contradictory", "unknown words", "loss", "accuracy"],
 )
-def test_what_makes_a_score_worthless_is_warned_of(run, reviews, changes, warning):
-    _, errors = run(reviews, changes)
-    assert any(re.fullmatch(f"warning: {warning}", line) for line in errors), errors
+def test_data_that_make_scores_worthless_are_warned_of(
+    small_config, tmp_path, capsys, changes, contradictory, expected
+):
+    more = [(f"it {text}", label) for text, _ in ROWS[:contradictory] for label in ("neg", "pos")]
+    path = write_csv(tmp_path / "mine.csv", ROWS + more)
+    changes = {k: path if value == "{path}" else value for k, value in changes.items()}
+    settings = {"data.source": "csv", "data.path": path, "data.limit": 0, "data.min_frequency": 1}
+    experiment = prepare_experiment(resolve(override(small_config, settings | changes)))
+    run, _ = start_run(experiment, RunDirectory(tmp_path), Stop(), initial=(None, None))
+    describe_run(run, None)
+    assert capsys.readouterr().err.splitlines() == [f"warning: {text}" for text in expected]
 
 
-def test_test_reviews_that_were_trained_on_are_warned_of(run, tmp_path):
-    changes = {"data.test_path": str(tmp_path / "mine.csv"), "data.test_limit": 0}
-    _, errors = run(rows(80), changes)
-    expected = "warning: 64 of 80 test reviews are in train too: their score misleads"
-    assert expected in errors
-
-
-@pytest.mark.slow
-def test_a_sound_training_prints_no_warning(run):
-    many = "".join(f"word{i} " for i in range(60))
-    sound = [(f"{text} {many}", label) for text, label in rows(80)]
-    changes = {"epochs": 8, "optimizer.learning_rate": 1e-2, "data.vocabulary_size": 100}
-    output, errors = run(sound, changes)
-    assert not errors
-    shown = [text for text, _ in rows(80) if f"  {text.strip()} " in output]
-    assert len(shown) == 4 and "film" not in output  # examples are the user's own reviews
+@pytest.mark.parametrize(
+    ("mcc", "loss", "classes", "warned"),
+    [  # of 40 reviews, one random guesser in twenty has an MCC above 1.645 / sqrt(40) = 0.2601
+        (0.27, 0.6, 2, False),
+        (0.25, 0.6, 2, True),
+        (0.9, 7.0, 2, True),  # ten times log 2 is 6.93
+        (0.9, 7.0, 3, False),
+    ],
+)
+def test_predictions_at_chance_are_warned_of_once(capsys, mcc, loss, classes, warned):
+    run = Mock(spec=TrainingRun, directory=SimpleNamespace(path="runs/a"))
+    scores = {"accuracy": 0.55, "loss": loss, "examples": 40}
+    measured = {"mcc": mcc, "majority_baseline": 0.5, "classes": dict.fromkeys("abc"[:classes])}
+    splits = ("val", "test")
+    warn_of_chance(run, dict.fromkeys(splits, scores), dict.fromkeys(splits, measured))
+    expected = (
+        "warning: runs/a may be no better than guessing: val accuracy 0.5500 on 40 reviews (the "
+        f"largest class: 0.5000), MCC {mcc:.4f} (by chance: 0.2601), loss {loss} (log 2: 0.6931)\n"
+    ).replace("7.0", "7")
+    assert capsys.readouterr().err == (expected if warned else "")
