@@ -1,6 +1,8 @@
 """Which tokens are masked, and by what; the two models' losses: models/test_pretraining.py."""
 
+import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -10,6 +12,7 @@ from sentiment_jax.training.objectives.masked_language_modeling import (
     WORD,
     MaskedLanguageModeling,
 )
+from sentiment_jax.training.objectives.replaced_token_detection import ReplacedTokenDetection
 
 SIZE, MASK, ROWS, LENGTH = 500, 4, 400, 64
 KINDS = np.full(SIZE, WORD, np.uint8)
@@ -96,3 +99,23 @@ def test_rows_that_only_fill_a_batch_and_single_long_words_choose_none():
     tokens, _, weights = mask(batch, 0)
     assert np.sum(weights) == 0
     np.testing.assert_array_equal(tokens, batch["token_ids"])
+
+
+class EqualLogits(nn.Module):
+    """A network without parameters: sums depend on the batch alone."""
+
+    def __call__(self, token_ids, lengths, positions, corrupt=None, *, deterministic):
+        logits = jnp.zeros((*positions.shape, SIZE))
+        return (logits, jnp.ones(token_ids.shape), corrupt(logits)) if corrupt else logits
+
+
+@pytest.mark.parametrize("kind", [MaskedLanguageModeling, ReplacedTokenDetection])
+def test_rows_that_only_fill_a_batch_count_in_no_sum(kind):
+    whole = {**make_batch(4), "weights": np.float32([1, 1, 0, 0])}
+    alone = {name: value[:2] for name, value in whole.items()}
+    score = jax.jit(kind(KINDS.tobytes(), MASK, 0.15), static_argnums=0)
+    found, expected = (
+        {name: float(value) for name, value in sums.items()}
+        for sums in (score(EqualLogits(), {}, batch, jax.random.key(0)) for batch in (whole, alone))
+    )
+    assert found == pytest.approx(expected, rel=1e-5)
