@@ -1,12 +1,10 @@
 """Attributions: complete, exact where the model is linear, and on the right words."""
 
 import dataclasses
-import functools
 import re
 
 import flax.linen as nn
 import golden
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -28,7 +26,7 @@ from sentiment_jax.modes.explain import (
 )
 from sentiment_jax.modes.predict import TextSource
 from sentiment_jax.storage.files import read_json
-from sentiment_jax.training.trained_model import TrainedModel, load_run, make_classifier
+from sentiment_jax.training.trained_model import TrainedModel, make_classifier
 
 TOKENS = [2, 17, 9, 30, 17, 5, 21, 8, 3]
 LSTM = LstmConfig(vocab_size=40, hidden_size=8, bidirectional=True, pooling="mean_max")
@@ -53,25 +51,20 @@ def test_attributions_sum_to_the_difference_of_the_logits(name):
     model = MODELS[name]
     params = golden.random(model, 1.0)  # saturates gates: a hard integral, far from a linear one
     attributions, whole, empty = integrated_gradients.attribute(model, params, TOKENS, 16)
-    assert attributions.shape == (len(TOKENS),)
     difference = whole - empty
     assert abs(difference) > 0.05, "no difference, nothing shown"
     assert abs(attributions.sum() - difference) <= 0.01 * abs(difference)
-    padded, *_ = integrated_gradients.attribute(model, params, TOKENS, 24)
-    np.testing.assert_allclose(attributions, padded, atol=1e-4)
+    short, *_ = integrated_gradients.attribute(model, params, TOKENS, len(TOKENS))
+    np.testing.assert_allclose(attributions, short, atol=1e-4)
     # The endpoints are the model's own, its logits and those of zero vectors, by another program:
     # at about 5, float32's rounding is relative.
-    close = functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5)
-    ids = np.zeros((1, 16), np.int32)
-    ids[0, : len(TOKENS)] = TOKENS
-    batch = {"token_ids": ids, "lengths": np.array([len(TOKENS)])}
-    logits = golden.logits(model, params, batch)[0]
-    close(whole, logits[1] - logits[0])
-    table = next(k for k in ("embedding", "embeddings") if k in params)
-    words = params[table] if table == "embedding" else params[table]["word_embeddings"]
-    words["embedding"] = jnp.zeros_like(words["embedding"])
-    logits = golden.logits(model, params, batch)[0]
-    close(empty, logits[1] - logits[0])
+    batch = {"token_ids": np.int32([[*TOKENS, *[0] * 7]]), "lengths": np.array([len(TOKENS)])}
+    table = params.get("embeddings", params)
+    for found in (whole, empty):
+        logits = golden.logits(model, params, batch)[0]
+        np.testing.assert_allclose(found, logits[1] - logits[0], rtol=1e-5, atol=1e-5)
+        for name in {*table} & {*integrated_gradients.WORD_EMBEDDINGS}:
+            table[name]["embedding"] = jnp.zeros_like(table[name]["embedding"])
 
 
 class Linear(nn.Module):
@@ -87,31 +80,27 @@ class Linear(nn.Module):
         return jnp.stack([-score, score], axis=1)
 
 
-def test_a_linear_models_attributions_are_its_terms():
-    model = Linear()
-    params = model.init(jax.random.key(0), jnp.array([TOKENS]), jnp.array([9]), deterministic=True)
-    table = np.asarray(params["params"]["embedding"]["embedding"])
-    attributions, whole, empty = integrated_gradients.attribute(model, params["params"], TOKENS, 12)
+@pytest.mark.parametrize("fixed", [(), (0, len(TOKENS) - 1)])
+def test_a_linear_models_attributions_are_its_terms(fixed):
+    """Those of the positions that the baseline keeps are 0."""
+    table = np.random.default_rng(0).normal(size=(40, 4)).astype(np.float32)
+    params = {"embedding": {"embedding": table}}
+    found, whole, empty = integrated_gradients.attribute(Linear(), params, TOKENS, 12, fixed)
     expected = 2 * table[TOKENS] @ np.arange(1, 5)
-    np.testing.assert_allclose(attributions, expected, atol=1e-5)
-    assert empty == 0
     np.testing.assert_allclose(whole, expected.sum(), atol=1e-5)
-    fixed = (0, len(TOKENS) - 1)
-    attributions, _, empty = integrated_gradients.attribute(
-        model, params["params"], TOKENS, 12, fixed
-    )
-    np.testing.assert_allclose(attributions[list(fixed)], 0, atol=0)
-    np.testing.assert_allclose(attributions[1:-1], expected[1:-1], atol=1e-5)
     np.testing.assert_allclose(empty, expected[list(fixed)].sum(), atol=1e-5)
+    expected[list(fixed)] = 0
+    np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
 TEXT = "Unbelievably dull & overlong - <b>never</b> again!<br />The end."
 TRAINING = ["Unbelievably dull and overlong never again the end good bad &"] * 5
 
 
-@pytest.mark.parametrize("truncation", ["head", "tail", "head_tail"])
+@pytest.mark.parametrize(
+    ("max_length", "truncation"), [(8, "head"), (8, "tail"), (8, "head_tail"), (64, "head")]
+)
 @pytest.mark.parametrize("kind", ["lstm", "ngrams", "bert"])
-@pytest.mark.parametrize("max_length", [8, 64])
 def test_the_words_are_those_that_were_read(kind, truncation, max_length):
     if kind == "bert":
         tokenizer = tokenization.train_wordpiece(TRAINING, vocabulary_size=45)
@@ -123,8 +112,7 @@ def test_the_words_are_those_that_were_read(kind, truncation, max_length):
         assert any(" " in word for word in tokenizer.get_vocab()) == (kind == "ngrams")
     trained = make_run(config, tokenizer, max_length=max_length, truncation=truncation)
     explanation = integrated_gradients.explain(trained, TEXT)
-    assert explanation.complete
-    assert explanation.log_odds != explanation.empty_log_odds
+    assert explanation.complete and explanation.log_odds != explanation.empty_log_odds
     assert explanation.text == normalize_text(TEXT)
     words = [explanation.text[w.start : w.end] for w in explanation.words]
     known = [w.lower() for w, word in zip(words, explanation.words, strict=True) if word.known]
@@ -142,8 +130,7 @@ def test_the_words_are_those_that_were_read(kind, truncation, max_length):
         assert len(words) == len(pieces)
         assert known == [p for p in pieces if p != "[UNK]"]
     if not encoded.truncated:
-        assert "".join(words) == re.sub(r"\s", "", explanation.text)
-        assert "dull" in known
+        assert "".join(words) == re.sub(r"\s", "", explanation.text) and "dull" in known
 
 
 def make_explanation(text="so <dull> but fun", **places):
@@ -185,51 +172,43 @@ def test_words_are_summed_quoted_and_marked():
     assert "<u><b class=s5>Zyx</b></u>" in page
 
 
-def test_what_was_not_read_is_marked():
+def test_what_was_not_read_is_marked_and_shortened():
     explanation = make_explanation("fun " + "x" * 500 + " end", fun=1.0)
     shown = to_terminal(explanation)
     assert "[not read: x" in shown and " … " in shown and len(shown) < 200
     assert "<small> x" in page_of(explanation)
 
 
-def test_explains_a_finished_run(finished, tmp_path, capsys):
-    trained = load_run(finished)
+def test_explains_a_finished_run(model, finished, tmp_path, capsys):
     texts = ["A dull, <em>awful</em> film, and I loved it.", "", "nan", "word " * 300]
     path = tmp_path / "deeper" / "page.html"
-    explain_texts(trained, ["a", "b", "c", "d"], texts, path)
+    explain_texts(model, ["a", "b", "c", "d"], texts, path)
     output = capsys.readouterr().out
     assert [line[0] for line in output.splitlines() if re.match(r"[a-d]: ", line)] == list("abcd")
     assert output.count("no text") == 2
-    assert "[not read: " in output
-    assert "warning" not in output
+    assert "[not read: " in output and "warning" not in output
     page = path.read_text()
     assert page.count("<h2 id=") == 4
     assert re.search(r'<li><a href="#1">a: (negative|positive)</a> A dull, &lt;em&gt;awful', page)
-    assert "<em>" not in page and "&lt;" in page
+    assert "<em>" not in page
     assert not re.search(r"""src=|href="[^#]|https?://|<script""", page), "something lies elsewhere"
-    (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match="cannot write --output"):
-        explain_texts(trained, ["a"], texts[:1], tmp_path / "file" / "page.html")
-
-
-def test_the_page_names_its_run(finished, tmp_path):
-    path = tmp_path / "page.html"
     explain_run(finished, TextSource(["a dull film"]), path)
     test = read_json(finished / "result.json")["test"]["accuracy"]
     named = rf"<p>{finished}: LSTM, validation accuracy .*, test accuracy {test:.4f}</p>"
     assert re.search(named, path.read_text())
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="cannot write --output"):
+        explain_texts(model, ["a"], texts[:1], tmp_path / "file" / "page.html")
 
 
 def test_two_hundred_explanations_are_a_small_page():
     """Little more than their text."""
-    rng = np.random.default_rng(0)
     text = "word " * 120
     explanations = []
-    for values in rng.laplace(scale=0.1, size=(200, 120)):
+    for values in np.random.default_rng(0).laplace(scale=0.1, size=(200, 120)):
         words = [Word(5 * i, 5 * i + 4, value, True) for i, value in enumerate(values)]
         explanations.append(Explanation(text, tuple(words), 1.0, 0.0, 0.0))
-    page = page_of(*explanations)
-    assert len(page) < 2 * 200 * len(text)
+    assert len(page_of(*explanations)) < 2 * 200 * len(text)
 
 
 def test_a_bfloat16_model_is_explained_in_float32():
