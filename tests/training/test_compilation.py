@@ -7,11 +7,11 @@ import re
 import jax
 import pytest
 import runs
-from commands import SAMPLE, run
 
+from sentiment_jax.config.recipes import override
 from sentiment_jax.config.stored import replace_settings
 from sentiment_jax.errors import RunError
-from sentiment_jax.modes.train import train
+from sentiment_jax.modes.train import dry_run, train
 from sentiment_jax.runtime import devices
 from sentiment_jax.training import compilation
 from sentiment_jax.training.checks import resolve
@@ -24,13 +24,12 @@ WIDE = runs.ONE_SHAPE | {"model.embedding_size": 200, "data.max_length": 23}
 
 @pytest.fixture
 def config(small_config):
-    small_config.update_from_flattened_dict(WIDE)
-    return small_config
+    return override(small_config, WIDE)
 
 
-@pytest.fixture
-def experiment(config):
-    return prepare_experiment(resolve(config))
+@pytest.fixture(scope="module")
+def experiment(make_small):
+    return prepare_experiment(resolve(make_small(**WIDE)))
 
 
 def needs(experiment, mode):
@@ -43,17 +42,17 @@ def has(monkeypatch):
     return lambda limit: monkeypatch.setattr(devices, "memory_limit", lambda: limit)
 
 
-def test_the_dry_run_of_the_command_line_prints_the_compilers_account(experiment, tmp_path):
-    modes = ("training", "evaluation")
-    expected = {mode: needs(experiment, mode) / 2**20 for mode in modes}
-    flags = runs.small_flags(**WIDE)
-    done = run(SAMPLE, "--dry_run", f"--workdir={tmp_path}/run", *flags)
-    assert done.stderr == "" and not (tmp_path / "run").exists()
-    device, _, *lines = done.stdout.splitlines()
-    assert device.startswith("device   1 x cpu")
+def test_the_dry_run_prints_the_compilers_account(config, experiment, capsys):
+    dry_run(config)
+    shown, errors = capsys.readouterr()
+    device, _, *lines = shown.splitlines()
+    assert errors == "" and device.startswith("device   1 x cpu")
     pattern = r" {9}(\w+) +(\d+) x 23 +([\d.]+) MiB +[\d.]+ s"
-    printed = {m[1]: float(m[3]) for m in (re.fullmatch(pattern, line) for line in lines)}
-    assert printed == pytest.approx(expected, rel=0.1)
+    printed = {m[1]: (int(m[2]), float(m[3])) for m in (re.fullmatch(pattern, x) for x in lines)}
+    assert printed == {
+        "training": (16, pytest.approx(needs(experiment, "training") / 2**20, rel=0.1)),
+        "evaluation": (512, pytest.approx(needs(experiment, "evaluation") / 2**20, rel=0.1)),
+    }
 
 
 def test_a_step_that_was_measured_is_not_compiled_again(config, has, tmp_path):
@@ -64,7 +63,7 @@ def test_a_step_that_was_measured_is_not_compiled_again(config, has, tmp_path):
             compiled.update(name for name in ("train_step", "eval_step") if name in fun_name)
 
     has(2**40)
-    config.update_from_flattened_dict({"data.max_length": 22, "epochs": 1})
+    config = override(config, {"data.max_length": 22, "epochs": 1, "model.embedding_size": 8})
     jax.monitoring.register_event_duration_secs_listener(listen)
     result = train(config, tmp_path / "run", score_test=False)  # examples have shapes of their own
     jax.monitoring.unregister_event_duration_listener(listen)

@@ -1,13 +1,17 @@
 """Distillation: teachers label the unlabeled text; a student learns from their predictions."""
 
 import dataclasses
+import functools
 from pathlib import Path
 from unittest.mock import Mock
 
+import golden
 import jax
 import numpy as np
 import pytest
 import runs
+import scipy.special
+from conftest import make_small_config
 from reviews import random_encoded
 
 from sentiment_jax.config.recipes import override
@@ -25,21 +29,19 @@ from sentiment_jax.training.checks import resolve
 from sentiment_jax.training.distillation import distill
 from sentiment_jax.training.experiment import prepare_experiment
 from sentiment_jax.training.objectives.classification import Classification
-from sentiment_jax.training.objectives.objective import forward
 from sentiment_jax.training.signals import Stop
-from sentiment_jax.training.trained_model import load_ensemble, load_run
+from sentiment_jax.training.trained_model import load_ensemble
 
 
 @pytest.fixture
-def config(small_config, finished, tmp_path, monkeypatch):
+def config(finished, tmp_path, monkeypatch):
     """A student of two teachers, the same run twice, and the 24 of 200 texts within its limit."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     text = tmp_path / "more.txt"
-    text.write_text(
-        "\n".join(f"{'the film ' * (i % 9)} it was {'good ' * (i % 7)} {i}" for i in range(200))
-    )
+    texts = [f"{'the film ' * (i % 9)} it was {'good ' * (i % 7)} {i}" for i in range(200)]
+    text.write_text("\n".join(texts))
     changes = {"pretrain.text": str(text), "data.teacher": f"{finished},{finished}"}
-    return override(small_config, changes)
+    return make_small_config(**runs.ONE_SHAPE, **changes)
 
 
 def prepare(config):
@@ -51,7 +53,7 @@ def change_text(config):
     text.write_text(text.read_text().replace("good", "bad"))
 
 
-def test_an_unlabeled_text_gets_the_teachers_probabilities(config, finished):
+def test_an_unlabeled_text_gets_the_teachers_probabilities(config, model):
     prepared = prepare(config)
     before = prepared.encoded["train"]
     train = distill(prepared, Stop()).encoded["train"]
@@ -59,7 +61,7 @@ def test_an_unlabeled_text_gets_the_teachers_probabilities(config, finished):
     assert before.targets is None
     np.testing.assert_array_equal(train.labels[:-24], before.labels[:-24])
     np.testing.assert_array_equal(train.targets[:-24], np.eye(2)[before.labels[:-24]])
-    expected, _ = predict([load_run(finished)], prepared.unlabeled.texts)
+    expected, _ = predict([model], prepared.unlabeled.texts)
     np.testing.assert_allclose(train.targets[-24:], expected, rtol=1e-6)
     np.testing.assert_array_equal(train.labels[-24:], expected.argmax(axis=1))
     assert len(np.unique(expected)) > 20
@@ -115,6 +117,8 @@ def test_cached_predictions_that_are_damaged_or_cannot_be_written_are_computed(
     monkeypatch.setattr(np, "savez", Mock(side_effect=error))
     assert distill(prepared, Stop()).statistics == first
     assert [path.name for path in file.parent.iterdir()] == ["xla"]
+    monkeypatch.setenv("XDG_CACHE_HOME", __file__)  # no folder
+    assert distill(prepared, Stop()).statistics == first
 
 
 @pytest.mark.parametrize("weights", [(), (0.5, 2.0)])
@@ -123,11 +127,10 @@ def test_the_cross_entropy_is_with_the_targets(model, weights):
     encoded = random_encoded(9, longest=24, vocabulary=30, targets=targets)
     planned = batches.PlannedBatch(np.arange(9), 24)
     batch = jax.device_put(batches.make_batch(encoded, planned, 12))
-    objective = Classification(weights)
-    sums = objective(model.model, model.params, batch, jax.random.key(0), deterministic=True)
-    logits = forward(model.model, model.params, batch["token_ids"], batch["lengths"])
-    logs = np.asarray(jax.nn.log_softmax(logits), np.float64)[:9]
-    expected = -(logs * targets * (weights or 1)).sum()
+    objective = functools.partial(Classification(weights), deterministic=True)
+    sums = jax.jit(objective, static_argnums=0)(model.model, model.params, batch, jax.random.key(0))
+    logits = np.asarray(golden.logits(model.model, model.params, batch), np.float64)[:9]
+    expected = -(scipy.special.log_softmax(logits, axis=1) * targets * (weights or 1)).sum()
     np.testing.assert_allclose(sums["loss"], expected, rtol=1e-5)
     assert sums["examples"] == 9
 
@@ -151,16 +154,17 @@ def test_a_student_resumes_bit_exactly_and_names_its_teachers(config, finished, 
         assert evaluate_run(directory.path, split) == result[split]
 
 
-@pytest.mark.slow
 def test_other_predictions_or_texts_on_resuming_are_noticed(config, tmp_path, monkeypatch, capsys):
-    train(override(config, {"epochs": 1}), tmp_path / "run")
+    with pytest.raises(Interrupted, match="saved step"):
+        train(config, tmp_path, stop=runs.stop_at(7))
     monkeypatch.setattr(distillation, "_predict", lambda *_: np.full((24, 2), 0.5, np.float32))
-    train(override(config, {"epochs": 2}), tmp_path / "run", allow_changes=True)
+    with pytest.raises(Interrupted):
+        train(config, tmp_path, stop=runs.stop_at(1))
     expected = "warning: not bit-exact from here on: the teachers' predictions have changed\n"
     assert expected in capsys.readouterr().err
     change_text(config)
     with pytest.raises(InputError, match="the unlabeled texts changed since .* began"):
-        train(override(config, {"epochs": 3}), tmp_path / "run", allow_changes=True)
+        train(config, tmp_path)
 
 
 def test_a_signal_ends_the_labeling(config):
@@ -185,12 +189,3 @@ def test_runs_that_cannot_be_teachers(config, finished, run_copy, changes, remov
         (run_copy / name).unlink()
     with pytest.raises(InputError, match=f"data.teacher={run_copy} {message}"):
         prepare(override(config, {"data.teacher": f"{finished},{run_copy}"}))
-
-
-def test_without_a_cache_folder_teachers_predict_each_time(config, tmp_path, monkeypatch):
-    """Row 45."""
-    prepared = prepare(config)
-    first = distill(prepared, Stop()).statistics
-    (tmp_path / "file").write_text("")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    assert distill(prepared, Stop()).statistics == first

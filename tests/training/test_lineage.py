@@ -28,11 +28,8 @@ def write_table(path, first, last):
 @pytest.fixture
 def table(tmp_path):
     """A function to the data of reviews first to last; of 60, 22 are held out."""
-
-    def table(first, last):
-        return DataConfig(source="csv", path=write_table(tmp_path / f"{first}.csv", first, last))
-
-    return table
+    make = lambda *ends: write_table(tmp_path / f"{ends[0]}.csv", *ends)  # noqa: E731
+    return lambda *ends: DataConfig(source="csv", path=make(*ends))
 
 
 @pytest.fixture
@@ -76,18 +73,16 @@ def warned(capsys):
     return warned
 
 
-def held_out(data):
-    """Held-out reviews that are not in the training split."""
-    splits = load_corpus(data).splits
-    return {*splits["val"].texts, *splits["test"].texts} - {*splits["train"].texts}
+UNKNOWN = "may have been trained on reviews that are held out here"
 
 
 def leakage(run, data, trained_on):
     """The beginning of the warning that a run was trained on some reviews held out here."""
-    leaked = held_out(data) & {*load_corpus(trained_on).splits["train"].texts}
-    total = len(held_out(data))
+    texts = {name: {*split.texts} for name, split in load_corpus(data).splits.items()}
+    held_out = (texts["val"] | texts["test"]) - texts["train"]
+    leaked = held_out & {*load_corpus(trained_on).splits["train"].texts}
     assert leaked
-    return f"warning: {run} was trained on {len(leaked)} of the {total} reviews that are held out"
+    return f"warning: {run} was trained on {len(leaked)} of the {len(held_out)} reviews that are"
 
 
 @pytest.mark.parametrize("objective", ["", "masked_language_modeling"])
@@ -115,21 +110,26 @@ def test_held_out_reviews_that_a_run_was_trained_on_are_counted(
     assert found.startswith(leakage(run, now, data)) if leaks else not found
 
 
+IMDB = DataConfig(source="tfds", path="/nowhere")
+
+
 @pytest.mark.parametrize(
-    ("now", "reason"),
+    ("harm", "reason"),
     [
-        (None, "cannot read the table .*0.csv: No such file or directory: name a file"),
-        ((0, 61), "its own reviews have changed since"),
+        (lambda data, run: Path(data.path).unlink(), "cannot read the table .*0.csv: No such file"),
+        (lambda data, run: write_table(data.path, 0, 61), "its own reviews have changed since\n"),
+        (lambda data, run: run.write_config(make_config(IMDB)), "IMDB, which .* is not here to"),
     ],
+    ids=["gone", "changed", "not downloaded for a comparison"],
 )
-def test_training_reviews_may_be_gone_or_changed(data, table, make_run, now, reason, warned):
+def test_training_reviews_may_be_gone_or_changed(
+    data, table, make_run, harm, reason, warned, monkeypatch
+):
+    monkeypatch.setattr(imdb, "prepare", pytest.fail)
     run = make_run("run", data)
-    Path(data.path).unlink()
-    if now:
-        write_table(data.path, *now)
+    harm(data, RunDirectory(run))
     found = warned(table(60, 120), **{"model.pretrained": str(run)})
-    expected = f"warning: {run} may have been trained on reviews that are held out here: {reason}\n"
-    assert re.fullmatch(expected, found)
+    assert re.match(f"warning: {run} {UNKNOWN}: {reason}", found)
 
 
 @pytest.mark.parametrize("changed", [False, True])
@@ -142,7 +142,7 @@ def test_unlabeled_training_text_counts_too(data, table, tmp_path, make_run, war
     expected = f"{run} was trained on 5 of the 22 reviews"
     if changed:
         text.write_text("\n".join(texts[5:]))
-        expected = f"{run} may have been trained on reviews that are held out here: its unlabeled"
+        expected = f"{run} {UNKNOWN}: its unlabeled"
     assert warned(now, **{"model.pretrained": str(run)}).startswith(f"warning: {expected}")
 
 
@@ -161,8 +161,7 @@ def test_what_ancestors_were_trained_on_counts_too(data, table, tmp_path, make_r
             assert leakage(first, now, data) in found, (setting, run)
             assert found.count(str(first)) == 1
     shutil.rmtree(first)  # whatever it was trained on
-    expected = f"{first} may have been trained on reviews that are held out here: cannot read"
-    assert expected in warned(now, **{"data.teacher": str(student)})
+    assert f"{first} {UNKNOWN}: cannot read" in warned(now, **{"data.teacher": str(student)})
 
 
 def test_an_ancestor_that_was_replaced_is_not_taken_for_the_one_learned_from(
@@ -175,13 +174,3 @@ def test_an_ancestor_that_was_replaced_is_not_taken_for_the_one_learned_from(
         write_json(env, read_json(env) | {"sources": [digest]})
         found = warned(table(200, 260), **{"model.pretrained": str(student)})
         assert ("student learned from other parameters than those in" in found) == unknown
-
-
-def test_imdb_is_not_downloaded_for_a_comparison(data, tmp_path, make_run, warned, monkeypatch):
-    run = make_run("run", data)
-    absent = DataConfig(source="tfds", path=str(tmp_path / "absent"))
-    RunDirectory(run).write_config(make_config(absent))
-    monkeypatch.setattr(imdb, "prepare", pytest.fail)
-    now = dataclasses.replace(data, split_seed=1)
-    found = warned(now, **{"model.pretrained": str(run)})
-    assert "may have been trained on reviews that are held out here: IMDB" in found

@@ -76,39 +76,44 @@ def test_equal_reviews_are_fitted_once_and_a_damaged_file_again(cache, monkeypat
     first = linear_baseline(make_splits())
     assert linear_baseline(make_splits()) == first
     assert len(fits) == 1
-    others = make_splits(test=make_reviews(40, seed=9))
-    assert linear_baseline(others) != first
+    labels = 1 - make_splits()["test"].labels
+    others = Reviews.from_texts(make_splits()["test"].texts, labels.tolist())
+    assert linear_baseline(make_splits(test=others)) != first
     (path, _) = sorted(cache.iterdir(), key=lambda file: file.stat().st_mtime)
     path.write_text(path.read_text()[:-30])
     assert linear_baseline(make_splits())["predicted"] == first["predicted"]
     assert len(fits) == 3
 
 
-def test_reviews_without_words_or_a_second_class_have_no_baseline():
-    signs = Reviews.from_texts(["!", "?"] * 20, [0, 1] * 20)
-    assert linear_baseline(make_splits(train=signs)) == {}
-    alike = Reviews.from_texts(["good film"] * 20, [1] * 20)
-    assert linear_baseline(make_splits(train=alike)) == {}
-    pair = Reviews.from_texts(["good film", "bad film"], [1, 0])
-    assert linear_baseline(make_splits(train=pair)) == {}
+@pytest.mark.parametrize(
+    ("texts", "labels"),
+    [
+        (["!", "?"] * 20, [0, 1] * 20),  # no word
+        (["good film"] * 20, [1] * 20),  # no second class
+        (["good film", "bad film"], [1, 0]),  # fewer than folds
+    ],
+)
+def test_some_reviews_have_no_baseline(texts, labels):
+    assert linear_baseline(make_splits(train=Reviews.from_texts(texts, labels))) == {}
+
+
+def of_three_classes(labels):
+    """The reviews of two classes with labels of three."""
+    return Reviews.from_texts(make_reviews(len(labels)).texts, labels, classes=("a", "b", "c"))
 
 
 def test_a_class_without_training_reviews_and_an_empty_split_are_scored():
-    train = make_reviews(60)
-    of_three = Reviews.from_texts(train.texts, train.labels.tolist(), classes=("a", "b", "c"))
-    found = linear_baseline({"train": of_three, "val": of_three.take(np.arange(0))})
+    train = of_three_classes(make_reviews(60).labels.tolist())
+    found = linear_baseline({"train": train, "val": train.take(np.arange(0))})
     assert found.keys() == {"C", "seconds", "predicted"}
-    test = make_reviews(30, classes=3)
-    found = linear_baseline({"train": of_three, "test": test})
+    found = linear_baseline({"train": train, "test": make_reviews(30, classes=3)})
     assert found["test"]["loss"] > 1, "class c has probability 0 everywhere"
 
 
 @pytest.mark.parametrize("rare", [1, 2, 3])
 def test_a_rare_class_neither_warns_nor_decides_about_c(rare, monkeypatch, recwarn):
     monkeypatch.setattr(baselines, "C", (1e-3, 30.0))
-    train = make_reviews(90)
-    labels = [*[2] * rare, *train.labels.tolist()[rare:]]
-    of_three = Reviews.from_texts(train.texts, labels, classes=("a", "b", "c"))
+    of_three = of_three_classes([*[2] * rare, *make_reviews(90).labels.tolist()[rare:]])
     found = linear_baseline({"train": of_three, "test": make_reviews(30)})
     assert found["C"] == 30, "the first of the grid: no score was finite"
     assert not recwarn.list

@@ -15,9 +15,9 @@ from sentiment_jax.training.trained_model import Classifier
 
 MODEL = LstmClassifier(LstmConfig(vocab_size=30, embedding_size=8, hidden_size=8, dense_size=8))
 PARAMS = golden.random(MODEL)
-CONFIG = Config(data=DataConfig(length_buckets=(5,), max_length=9))
+CONFIG = Config(data=DataConfig(length_buckets=(3,), max_length=5))
 CLASSIFIER = Classifier(CONFIG, Tokenizer(WordLevel()), model=MODEL, mesh=devices.data_mesh())
-ENCODED = random_encoded(65, longest=9, vocabulary=30)  # with 64, the last batch is partial
+ENCODED = random_encoded(65, longest=5, vocabulary=30)
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +36,7 @@ def expected():
     return np.array(losses), np.array(p_positive)
 
 
-@pytest.mark.parametrize("batch_size", [1, 7, 64])
+@pytest.mark.parametrize("batch_size", [13, 64])  # 13: no batch is partial
 def test_equals_a_plain_loop(expected, batch_size):
     scores = score_reviews(CLASSIFIER, PARAMS, ENCODED, "test", batch_size=batch_size)
     losses, p_positive = expected
