@@ -53,7 +53,7 @@ class Encoder(torch.nn.Module):
 
     def forward(self, ids: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
         """Return logits; keys beyond a row's length are masked."""
-        mask = torch.arange(ids.shape[1]) < lengths[:, None]
+        mask = torch.arange(ids.shape[1], device=ids.device) < lengths[:, None]
         return self.encoder(input_ids=ids, attention_mask=mask.long()).logits
 
 
