@@ -3,10 +3,10 @@
     python -m benchmarks.compiled_for_gpu --output=results/gpu [--only=REGEX]
 
 Needs the CUDA wheels (`requirements.txt`), but neither driver nor device; up to a minute of CPU for
-each case. Nothing here is a measurement: no kernel is run, and none is tuned, which XLA does on
-the device. The roofline takes each kernel's matrix products at the card's rate or its bytes at the
-memory's bandwidth, whichever is slower. The MFU ceiling is the model's FLOPs divided by that time
-and by the rate of products in its dtype.
+each case. Rows of other versions of jax are kept. Nothing here is a measurement: no kernel is run,
+and none is tuned, which XLA does on the device. The roofline takes each kernel's matrix products at
+the card's rate or its bytes at the memory's bandwidth, whichever is slower. The MFU ceiling is the
+model's FLOPs divided by that time and by the rate of products in its dtype.
 """
 
 import os
@@ -160,16 +160,21 @@ def compile_case(case: Case) -> dict[str, Any]:
     return row | {"compile_seconds": round(seconds, 1), "compiler": versions}
 
 
+def key(row: dict[str, Any]) -> tuple[str, str]:
+    """Return the step and the compiler's version."""
+    return row["what"], row["compiler"]["jax"]
+
+
 def table(rows: list[dict[str, Any]]) -> str:
     """Return the rows in Markdown."""
     lines = [
-        "| step | kernels | launches | TFLOP | GB moved | peak GiB | compute ms | memory ms | "
-        "roofline ms | ceiling of MFU |",
-        "|---|" + "---:|" * 9,
+        "| step | jax | kernels | launches | TFLOP | GB moved | peak GiB | compute ms | "
+        "memory ms | roofline ms | ceiling of MFU |",
+        "|---|---|" + "---:|" * 9,
     ]
     for row in rows:
         lines.append(
-            f"| {row['what']} | {row['kernels']:,} | {row['launches']:,} | "
+            f"| {' | '.join(key(row))} | {row['kernels']:,} | {row['launches']:,} | "
             f"{sum(row['teraflops'].values()):.2f} | {row['gigabytes']:.1f} | "
             f"{row['peak_gibibytes']:.2f} | {row['compute_ms']:.1f} | {row['memory_ms']:.1f} | "
             f"{row['roofline_ms']:.1f} | {row['mfu_ceiling']:.0%} |"
@@ -178,19 +183,21 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 
 def main() -> None:
-    """Compile the cases; after each, update compiled.json and table.md."""
+    """Compile the cases; after each, update this compiler's row in compiled.json and table.md."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output", type=Path, default=Path("results/gpu"))
     parser.add_argument("--only", default="", help="a regular expression of cases")
     options = parser.parse_args()
     options.output.mkdir(parents=True, exist_ok=True)
     path = options.output / "compiled.json"
-    found = {row["what"]: row for row in read_json(path)["rows"]} if path.exists() else {}
+    rows = read_json(path)["rows"] if path.exists() else []
+    order = {case.what: number for number, case in enumerate(cases())}
     for case in cases():
         if re.search(options.only, case.what):
-            found[case.what] = compile_case(case)
-            print(found[case.what], flush=True)
-            rows = [found[case.what] for case in cases() if case.what in found]
+            row = compile_case(case)
+            print(row, flush=True)
+            rows = [old for old in rows if key(old) != key(row)] + [row]
+            rows.sort(key=lambda old: (order.get(old["what"], len(order)), key(old)))
             write_json(path, {"rows": rows})
             (options.output / "table.md").write_text(table(rows), encoding="utf-8")
 

@@ -149,13 +149,19 @@ class Dense(nn.Module):
         return jax.checkpoint(activation)(finish(product, bias))
 
 
+# jax 0.12's own derivative takes twenty more operations, for the last digit of exp(-x^2). XLA then
+# no longer fuses the gradient of GELU on a GPU: BERT-base's step moves 4.4 GB more (results/gpu).
+_erf = jax.custom_jvp(jax.lax.erf)
+_erf.defjvps(lambda tangent, _, x: 2 / math.sqrt(math.pi) * (tangent * jnp.exp(-jnp.square(x))))
+
+
 def gelu(inputs: Float[Array, "..."]) -> Float[Array, "..."]:
     """Return the exact GELU, computed in float32 by erf as in PyTorch.
 
     nn.gelu(approximate=False) uses erfc, which takes twice the time.
     """
     x = inputs.astype(jnp.float32)
-    return (0.5 * x * (1 + jax.lax.erf(math.sqrt(0.5) * x))).astype(inputs.dtype)
+    return (0.5 * x * (1 + _erf(math.sqrt(0.5) * x))).astype(inputs.dtype)
 
 
 def geglu(inputs: Float[Array, "... twice"]) -> Float[Array, "... once"]:

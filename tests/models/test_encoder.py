@@ -215,7 +215,9 @@ def test_a_gpus_layer_is_the_plain_one_and_stores_the_scores_alone(dtype, monkey
 @pytest.mark.parametrize(("dtype", "rounding"), [("float32", 4e-7), ("bfloat16", 2**-8)])
 def test_gelu_is_x_times_the_normal_distribution(dtype, rounding):
     x = jnp.linspace(-6, 6, 241).astype(dtype)
-    actual, slopes = jax.jit(jax.vmap(jax.value_and_grad(layers.gelu)))(x)
+    program = jax.jit(jax.vmap(jax.value_and_grad(layers.gelu)))
+    assert "bitcast" not in str(jax.make_jaxpr(program)(x))  # jax 0.12's derivative of erf has one
+    actual, slopes = program(x)
     assert actual.dtype == x.dtype
     normal = statistics.NormalDist()
     values = x.astype(float).tolist()
