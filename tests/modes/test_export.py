@@ -192,8 +192,9 @@ def test_the_model_card_has_the_scores_and_the_command_of_the_run(run_copy, tmp_
 
 
 def test_the_license_is_that_of_what_a_pretraining_started_from(run_copy, tmp_path):
-    source = shutil.copytree(run_copy, tmp_path / "source")
-    for run, base in ((run_copy, str(source)), (source, "google/electra-small")):
+    middle, first = (shutil.copytree(run_copy, tmp_path / name) for name in ("middle", "first"))
+    bases = {run_copy: str(middle), middle: str(first), first: "google/electra-small"}
+    for run, base in bases.items():
         config = read_json(run / "config.json")
         config["model"]["pretrained"] = base
         write_json(run / "config.json", config)
