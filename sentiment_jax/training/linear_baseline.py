@@ -25,7 +25,7 @@ from sentiment_jax.training.metrics import log_loss
 C = (1.0, 3.0, 10.0, 30.0, 100.0)  # inverse strengths of the regularization to choose from
 FOLDS = 3
 FEW = 5_000  # reviews that C is chosen on, at most: on IMDB the choice takes as long as the fit
-Fold = tuple[Int64[np.ndarray, " kept"], Int64[np.ndarray, " held_out"]]  # indices
+Fold = tuple[Int64[np.ndarray, "_"], Int64[np.ndarray, "_"]]  # indices to keep and to hold out
 REVISION = 1  # of what is computed and cached here
 
 
