@@ -16,7 +16,6 @@ import pytest
 import runs
 from commands import ROOT, SAMPLE
 from conftest import make_small_config
-from runs import assert_rounding_apart
 
 from sentiment_jax.modes import sweep
 from sentiment_jax.modes.train import train
@@ -110,11 +109,6 @@ def pause(cluster, directory, reached):
     return cluster.wait_until(stop, 150, pause=0.002)
 
 
-def steps_of(workdir):
-    log = workdir / "metrics.jsonl"
-    return log.read_text().count("\n") if log.exists() else 0
-
-
 def arguments(workdir, **changes):
     return (SAMPLE, f"--workdir={workdir}", *runs.small_flags(**LONG | changes))
 
@@ -128,10 +122,8 @@ def undisturbed(submit, tmp_path_factory):
 
 
 def test_two_tasks_train_and_evaluate_as_one_process(cluster, undisturbed, tmp_path):
-    config = make_small_config()
-    config.update_from_flattened_dict(LONG)
-    train(config, tmp_path)
-    assert_rounding_apart(tmp_path, undisturbed, 2 * 76)
+    train(make_small_config(**LONG), tmp_path)
+    runs.assert_rounding_apart(tmp_path, undisturbed, 2 * 76)
     assert len(read_json(undisturbed / "env.json")["devices"]) == 2
     evaluate = ("-m", "sentiment_jax.main", "--mode=evaluate", f"--workdir={undisturbed}")
     done = cluster.run("srun", *PAIR, "python", *evaluate, "--coordinator=auto")
@@ -146,11 +138,11 @@ def test_a_preempted_job_is_requeued_and_ends_with_the_same_bits(
     """Twice in a row, the second time while a checkpoint is being written; then time is up."""
     workdir = tmp_path / "run"
     job = submit("train.sbatch", PAIR, *arguments(workdir))
-    pause(cluster, workdir, lambda run: steps_of(run) > 15)
+    pause(cluster, workdir, lambda run: runs.lines_of(run) > 15)
     preempt(cluster)
     pause(cluster, workdir, lambda run: list(run.glob("checkpoints/*.partial")))
     preempt(cluster)
-    pause(cluster, workdir, lambda run: steps_of(run) > 90)
+    pause(cluster, workdir, lambda run: runs.lines_of(run) > 90)
     cluster.call("scancel", "--signal=CONT", job.number)
     cluster.call("scancel", "--signal=TERM", job.number)  # as --signal=TERM@120 does
     assert job.ends() == 3
@@ -177,9 +169,7 @@ def sweep_arguments(directory):
 def alone(tmp_path_factory):
     """The table of the sweep that one process completes."""
     directory = tmp_path_factory.mktemp("alone") / "sweep"
-    config = make_small_config()
-    config.update_from_flattened_dict(LONG | {"epochs": 1})
-    sweep.sweep(config, directory, AXES)
+    sweep.sweep(make_small_config(**LONG | {"epochs": 1}), directory, AXES)
     return (directory / "table.csv").read_text()
 
 
@@ -191,7 +181,7 @@ def test_an_array_loses_a_worker_and_is_preempted_and_gives_the_same_table(
     array = submit("worker.sbatch", ("--array=1-2",), *sweep_arguments(directory))
 
     def in_the_middle(run):
-        return steps_of(run) > 5 and not (run / "result.json").exists()
+        return runs.lines_of(run) > 5 and not (run / "result.json").exists()
 
     def number(process):
         variables = Path(f"/proc/{process}/environ").read_text()
