@@ -82,6 +82,8 @@ def accept(command, monkeypatch):
 @pytest.mark.parametrize("page", COMMANDS, ids=str)
 def test_its_flags_and_settings_exist(page, monkeypatch):
     def plan(config, workdir, axes, *, overridden, **_):
+        given = {axis: flag.value for axis, flag in main.SWEEP.items() if flag.value is not None}
+        assert axes == axes | given, "a flag replaces the recipe's values"
         config = resolve(override(config, {"model.pretrained": ""}))  # offline
         plan_sweep(workdir, config, axes, overridden)
 
@@ -129,7 +131,7 @@ def as_flags(settings):
 
 # A pattern in a command, what the test puts there, and why.
 ARCHIVE = "--config.data.source=folder --config.data.path=aclImdb_v1.tar.gz"
-BERT = {  # one layer; the run of tests/test_train.py, whose programs it shares
+BERT = {  # one layer; the run of tests/modes/test_train.py, whose programs it shares
     **dict.fromkeys(("data.max_length", "model.hidden_size", "model.embedding_size"), 16),
     **{"model.intermediate_size": 16, "model.num_hidden_layers": 1},
     **{"data.limit": 40, "data.test_limit": 12, "data.length_buckets": "()"},
