@@ -3,6 +3,7 @@
 import io
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -10,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import runs
-from commands import ROOT, SAMPLE, command_line, start
+from commands import MAIN, ROOT, SAMPLE, command_line, start
 
 from benchmarks.silence import watch
 from sentiment_jax import main
@@ -75,6 +76,24 @@ def test_predictions_end_quietly_with_their_reader_but_not_on_a_full_disk(
         predict = ["--mode=predict", f"--workdir={finished}", "--text=fine"]
         assert command(*predict, **streams) == code
         assert (tmp_path / "stderr").read_text() == message
+
+
+@pytest.mark.slow
+def test_the_redirections_of_a_shell(finished, tmp_path):
+    """Descriptors that are closed from the start, a reader that leaves a large table early."""
+
+    def shell(command, redirection):
+        script = shlex.join([*MAIN, *command]) + redirection
+        command = ["bash", "-o", "pipefail", "-c", script]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+        assert (done.returncode, done.stderr) == (0, "")
+        return done.stdout
+
+    shell([*TRAIN, f"--workdir={tmp_path}/run"], " >&- 2>&-")
+    assert (tmp_path / "run" / "result.json").exists()
+    (tmp_path / "many.txt").write_text("a fine film\n" * 5000)
+    predict = ["--mode=predict", f"--workdir={finished}", f"--input={tmp_path}/many.txt"]
+    assert shell(predict, " | head -1") == "row,predicted,p_positive,warning\n"
 
 
 def test_a_stream_of_ascii_gets_replacements(command, finished, tmp_path):
