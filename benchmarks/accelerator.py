@@ -318,7 +318,8 @@ def together(options: Options, count: int) -> Iterator[Row]:
     model = build_model(LstmConfig(), vocab_size=VOCABULARY)
     keys = jax.random.split(jax.random.key(0), count)
     with on_cpu():
-        params = jax.vmap(initializer(model))(keys)
+        each = [jax.device_get(initializer(model)(key)) for key in keys]  # by vmap, CPUs have hung
+        params = jax.tree.map(lambda *leaves: np.stack(leaves), *each)
     state = jax.vmap(lambda params: create_state(params, LSTMS, seed=0))(params)
     state = jax.device_put(state, jax.devices()[0])
     step = jax.vmap(make_train_step(model, LSTMS, Classification()), in_axes=(0, None, 0))
