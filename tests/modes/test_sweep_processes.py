@@ -78,7 +78,7 @@ def test_workers_divide_the_cores_and_end_with_a_command_that_stops(
 
 # In processes of their own
 
-CHANGES = {"checkpoint_every": 100, **ONE_SHAPE}
+CHANGES = {"epochs": 8, "checkpoint_every": 100, **ONE_SHAPE}  # a signal comes in time
 OWN_AXES = {"optimizer": ("adam",), "batch_size": (16,), "learning_rate": (1e-2, 3e-3)}
 OWN_AXES |= {"seeds": (0, 1)}
 
@@ -142,7 +142,7 @@ def test_a_signal_ends_the_worker_too_and_nothing_is_lost(
         log = (tmp_path / "worker-2.log").read_text()
         assert "4 trials, " in log and "4/4" in output + log
         logs = [path.read_text() for path in tmp_path.rglob("log.txt")]
-        assert [text.count("epoch   1/3") for text in logs] == [1] * 4, "trained twice"
+        assert [text.count("epoch   1/8") for text in logs] == [1] * 4, "trained twice"
     after = contents(tmp_path)
     # Of a run that had just ended, the last lines of its log are written again.
     kept = [path for path in before if finished & {*path.parents} and path.name != "log.txt"]
