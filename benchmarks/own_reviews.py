@@ -26,6 +26,7 @@ DATA = flags.DEFINE_list("data", [], "NAME=CSV,...")
 IMDB = flags.DEFINE_string("imdb", None, "data_dir of the prepared IMDB")
 CONFIGS = flags.DEFINE_list("configs", ["ngrams"], "recipes")
 SEEDS = flags.DEFINE_list("seeds", ["0", "1", "2"], "seeds; the split is that of split_seed 0")
+SETTINGS = flags.DEFINE_list("settings", [], "NAME=VALUE,... of every run")
 OUTPUT = flags.DEFINE_string("output", None, "CSV file, a row per run", required=True)
 
 COLUMNS = (
@@ -77,6 +78,7 @@ def main(_: Sequence[str]) -> None:
         limit = f"--config.data.limit={count}"
         tfds = "--config.data.source=tfds"
         sources[f"IMDB {count:,}"] = [tfds, f"--config.data.path={IMDB.value}", limit]
+    changes = [f"--config.{setting}" for setting in SETTINGS.value]
     output = Path(OUTPUT.value)
     rows = []
     if output.exists():
@@ -89,7 +91,7 @@ def main(_: Sequence[str]) -> None:
         for config in CONFIGS.value:
             for seed in SEEDS.value:
                 if (name, config, seed) not in done:
-                    row = run(name, settings, config, seed)
+                    row = run(name, [*settings, *changes], config, seed)
                     rows.append({key: str(value) for key, value in row.items()})
                     with output.open("a", newline="", encoding="utf-8") as file:
                         csv.DictWriter(file, COLUMNS, lineterminator="\n").writerow(row)

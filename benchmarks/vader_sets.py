@@ -1,7 +1,7 @@
 """Real sentences with human ratings as CSV files: films, products, news and tweets.
 
     pip download --no-deps --no-binary :all: vaderSentiment==3.3.1
-    python -m benchmarks.vader_sets vaderSentiment-3.3.1.tar.gz sets
+    python -m benchmarks.vader_sets --archive=vaderSentiment-3.3.1.tar.gz --output=sets
 
 The source archive holds the data of Hutto & Gilbert, "VADER: A Parsimonious Rule-based Model for
 Sentiment Analysis of Social Media Text", ICWSM 2014 (MIT license): the mean valence of twenty
@@ -56,8 +56,8 @@ def without(rows: Iterable[Row], label: str) -> list[Row]:
 def main() -> None:
     """Write a CSV file, with the columns text and label, for each set."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("archive", type=Path)
-    parser.add_argument("output", type=Path, help="a folder")
+    parser.add_argument("--archive", type=Path, required=True)
+    parser.add_argument("--output", type=Path, required=True, help="a folder")
     arguments = parser.parse_args()
     found = read_archive(arguments.archive)
     sets = {name: without(rows, "neutral") for name, rows in found.items()}
