@@ -191,7 +191,7 @@ def test_a_sweep_and_its_report(config, tmp_path):
 def test_unequal_classes_are_weighted_and_what_guessing_gives_is_printed(
     make_config, tmp_path, capsys
 ):
-    """Balanced weights favor the rare class, and the best epoch is that of balanced accuracy.
+    """Balanced weights favor the rare class, and validation has the balanced accuracy.
 
     More than 60:40: the last lines say what the larger class alone would have given.
     """

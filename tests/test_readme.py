@@ -67,6 +67,11 @@ COMMANDS["--help"] = [line for line in main.HELP.splitlines() if line.startswith
 # Every command is accepted
 
 
+def test_commands_are_found():
+    ours = [command for page in PAGES for command in COMMANDS[page] if re.search(OURS, command)]
+    assert len(ours) > 60
+
+
 def accept(command, monkeypatch):
     """Check the arguments that a line of the shell passes to main, a sweep's plan too."""
     given = re.split(r"\s[>|]|&&", re.split(OURS, command, maxsplit=1)[1])[0]
@@ -258,7 +263,7 @@ def forms(text):
 # What other tests train as well, and no block of another page goes on with.
 LATER = ("speed", "unlabeled_text")
 RUN = [
-    pytest.param(page, block, marks=[pytest.mark.slow] * (page.stem in LATER), id=page.stem)
+    pytest.param(page, block, marks=[pytest.mark.slow] if page.stem in LATER else [], id=page.stem)
     for page in PAGES
     for block in blocks(page)
     if block.language in ("bash", "python") and page.stem != "cluster"

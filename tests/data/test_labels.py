@@ -53,7 +53,8 @@ def test_labels_are_classes_in_the_order_of_numbers_or_letters(labels, names, nu
 def test_labels_not_named_are_dropped_and_counted(labels, settings, numbers, dropped, capsys):
     names = split_names(settings.get("labels", ",".join(CLASSES)))
     assert number(labels.split(), **settings) == (numbers, names)
-    assert capsys.readouterr().err.startswith(f"dropped  {dropped}")
+    shown = capsys.readouterr().err
+    assert shown.startswith(f"dropped  {dropped}") and shown.count("\n") == 1
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Tables and their labels: what is read, and what is said of bad input."""
 
+import os
 import random
 
 import pytest
@@ -72,6 +73,8 @@ GOOD_LINE = '{"text": "good", "label": 1}'
         (b'text,label\n"a "good" film",1\n', "after row 1: ',' expected after '\"': check or doub"),
         (b"\x1f\x8b\x08\x00", "is compressed (gzip): unpack it, or save it as a CSV file"),
         (b"PK\x03\x04\x14\x00", "is an Excel workbook or a zip archive: "),
+        (b"PAR1\x15\x04", "is a Parquet file: "),
+        (b"text\ngood\n", "'label': its columns are 'text'"),
         (b"text,text,label\na,b,1\n", "'text', 'text', 'label'"),
         (b"text,label\ngood,1\nbad\nfine,1\n", "row 3: 1 cells where the header has 2"),
         (b"text,label\ngood, but long,1\n", "row 2: 3 cells where the header has 2"),
@@ -94,6 +97,7 @@ def test_malformed_csv_names_file_and_row(tmp_path, raw, expected):
         ('{"text": ["good"], "label": 1}', "line 2: 'text' is not a text"),
         ('{"texts": "good", "label": 1}', "needs one column 'text': its columns are 'texts', 'la"),
         ('{"text": "good", "label": "?"}', "row 2: '?'"),
+        ('{"text": "good", "label": null}', "row 2: ''"),
         ("[" * 100_000, "line 2: "),
         (f'{{"text": "good", "label": {"1" * 5000}}}', "line 2: Exceeds the limit (4300 digits)"),
         ('{"text": "caf\xe9", "label": 1}', "line 2: byte 0xe9 is not UTF-8"),
@@ -164,3 +168,12 @@ def test_the_whole_table_is_kept():
     ):
         table = read_table(raw, "-", ["text"], otherwise="")
         assert (table.columns, table.cells) == (columns.split(), cells)
+
+
+def test_what_is_not_a_file_is_not_a_table(tmp_path):
+    """Row 57: reading a FIFO or device would wait for ever, or never end."""
+    os.mkfifo(tmp_path / "a.csv")
+    for path in (tmp_path / "a.csv", os.devnull):
+        assert "FIFO, socket or device" in error_of(path)
+    assert "No such file" in error_of(tmp_path / "no.csv")
+    assert "directory: name a file" in error_of(tmp_path)

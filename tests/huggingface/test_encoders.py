@@ -62,13 +62,13 @@ def make_config(folder, **changes):
     return override(bert.get_config(), SMALL | settings)
 
 
-def one_by_default(chosen):
-    """Each encoder; by default the one that is `chosen`."""
-    others = (pytest.param(name, marks=pytest.mark.slow) for name in NAMES if name != chosen)
-    return pytest.mark.parametrize("name", [chosen, *others])
+def by_default(*chosen):
+    """Each encoder; by default those that are `chosen`."""
+    others = (pytest.param(name, marks=pytest.mark.slow) for name in NAMES if name not in chosen)
+    return pytest.mark.parametrize("name", [*chosen, *others])
 
 
-@one_by_default("modernbert")
+@by_default("modernbert", "xlm-roberta")
 def test_a_run_of_each_encoder(name, folders, tmp_path, monkeypatch, capsys):
     """Trained, killed, resumed, evaluated, explained and exported."""
     config = make_config(folders[name])
@@ -108,7 +108,7 @@ def test_a_run_of_each_encoder(name, folders, tmp_path, monkeypatch, capsys):
     assert [tokenizer(text, truncation=True, max_length=24)["input_ids"]] == ids
 
 
-@one_by_default("distilbert")
+@by_default("distilbert")
 def test_a_pretraining_goes_on_and_is_fine_tuned(name, folders, tmp_path):
     """Also by the recipe of ELECTRA: the objective is the one that the folder's encoder has."""
     config = make_config(folders[name], epochs=1)

@@ -11,6 +11,7 @@ import time
 
 import golden
 import pytest
+from commands import python
 from huggingface_hub import constants
 
 from sentiment_jax.errors import InputError
@@ -200,4 +201,9 @@ def test_no_network_names_the_ways_out_in_time(cache, monkeypatch, hub_is):
 
 def test_a_hub_that_is_silent_for_six_seconds_is_given_up():
     """The library's own time-outs are longer; it reads ours when it is imported."""
-    assert constants.HF_HUB_ETAG_TIMEOUT == constants.HF_HUB_DOWNLOAD_TIMEOUT == 6
+    script = (
+        "from sentiment_jax.huggingface import hub\nfrom huggingface_hub import constants as c\n"
+    )
+    script += "print(c.HF_HUB_ETAG_TIMEOUT, c.HF_HUB_DOWNLOAD_TIMEOUT)"
+    unset = {"HF_HUB_ETAG_TIMEOUT": None, "HF_HUB_DOWNLOAD_TIMEOUT": None}
+    assert python("-c", script, **unset).stdout == "6 6\n"

@@ -56,7 +56,7 @@ def test_pytorch_computes_the_same_from_an_export(tmp_path, name, pretraining):
         folders.insert(0, tmp_path / "out" / "generator")
     else:
         outputs = [outputs]
-    for ours, folder in zip(outputs, folders, strict=False):  # the last are a detector's tokens
+    for ours, folder in zip(outputs[: len(folders)], folders, strict=True):  # then its tokens
         with torch.no_grad():
             theirs = open_folder(folder).eval()(
                 input_ids=torch.tensor(np.asarray(batch["token_ids"])).long(),

@@ -1,15 +1,17 @@
 """Networks by name: parameter counts, what a config may say."""
 
 import dataclasses
+import hashlib
 
 import pytest
+from flax import traverse_util
 
 from benchmarks.synthetic import model_config
 from sentiment_jax.config.schema import MODELS, OBJECTIVES, EncoderConfig
 from sentiment_jax.errors import InputError
 from sentiment_jax.models import registry
 from sentiment_jax.models.registry import build_model
-from sentiment_jax.training.parameters import count_parameters
+from sentiment_jax.training.parameters import abstract_params, count_parameters
 
 ELECTRA_SMALL = {"name": "electra", "embedding_size": 128, "hidden_size": 256}
 ELECTRA_SMALL |= {"num_attention_heads": 4, "intermediate_size": 1024}
@@ -37,6 +39,26 @@ def test_parameter_counts_are_the_published_models(settings, depth, count):
         return count_parameters(build_model(config, vocab_size=30522))
 
     assert size(1) + (depth - 1) * (size(2) - size(1)) == count
+
+
+NAMES = {  # the first digits of the sha256 of all names
+    "bert": "3e9f5ea5",
+    "electra": "e42bae12",
+    "distilbert": "f9cf5998",
+    "roberta": "e42bae12",
+    "xlm-roberta": "e42bae12",
+    "modernbert": "e0c6686d",
+    "lstm": "3dc8a218",
+    "ngrams": "b25df8f9",
+}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_parameters_keep_their_names(name):
+    """Renamed, those of a run directory written before could not be read."""
+    tree = abstract_params(build_model(model_config({"name": name}), vocab_size=30))
+    names = "\n".join(sorted(traverse_util.flatten_dict(tree, sep="/")))
+    assert hashlib.sha256(names.encode()).hexdigest()[:8] == NAMES[name]
 
 
 def test_a_network_takes_the_vocabulary_from_the_tokenizer_and_defaults_from_the_schema():

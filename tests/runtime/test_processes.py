@@ -23,6 +23,7 @@ from sentiment_jax.storage.checkpoints import Checkpoints
 from sentiment_jax.storage.files import read_json
 from sentiment_jax.storage.metrics_log import read_metrics
 from sentiment_jax.training import signals
+from sentiment_jax.training.trained_model import load_run
 
 SEVERAL_SHAPES = {**runs.LONGER, "data.length_buckets": (12,)}
 EPOCH = runs.STEPS // runs.LONGER["epochs"]
@@ -47,11 +48,11 @@ def start(*arguments):
     )
 
 
-def start_pair(workdir, **changes):
+def start_pair(workdir, *arguments, **changes):
     """Two processes of one training run."""
     command = [*MAIN[1:], SAMPLE, *runs.small_flags(**SEVERAL_SHAPES | changes)]
     command += [f"--workdir={workdir}", f"--coordinator=localhost:{free_port()}"]
-    command.append("--process_count=2")
+    command += ["--process_count=2", *arguments]
     return [start(*command, f"--process_id={index}") for index in (0, 1)]
 
 
@@ -96,11 +97,12 @@ def test_a_signal_to_one_stops_all_at_the_same_question(peers):
 
 def test_a_lost_process_is_named_in_one_line(peers):
     victim, errors = peers
-    last = errors[victim].pop()
-    assert f"process {victim} of the run was ended" in last and "(Killed)" in last
-    assert errors.pop(victim)[1:] == ["stops at 21"]  # after what its own signal says
-    for _, line in errors:
-        assert line.startswith(f"error: lost process {victim} of the run")
+    for i, (*before, last) in enumerate(errors):
+        if i == victim:
+            assert f"process {victim} of the run was ended" in last and "(Killed)" in last
+            assert before[1:] == ["stops at 21"]  # after what its own signal says
+        else:
+            assert len(before) == 1 and last.startswith(f"error: lost process {victim} of the run")
 
 
 @pytest.mark.parametrize(
@@ -199,6 +201,19 @@ def test_two_processes_train_as_one_does(tmp_path):
     assert {path.name for path in (tmp_path / "pair").iterdir()} == names
     devices = read_json(tmp_path / "pair" / "env.json")["devices"]
     assert len(devices) == 2
+
+
+@pytest.mark.slow
+def test_sigkill_to_one_ends_the_other(tmp_path):
+    workdir = tmp_path / "pair"
+    pair = start_pair(workdir, "--lost_after=5", epochs=2000)
+    runs.wait_until(lambda: runs.lines_of(workdir) >= EPOCH + 2, *pair)  # the first is saved then
+    pair[1].kill()
+    killed = time.monotonic()
+    survivor, _ = ends(pair, [1, -signal.SIGKILL])
+    assert time.monotonic() - killed < 30
+    assert len(survivor) == 1 and "lost process 1" in survivor[0]
+    assert load_run(workdir).step
 
 
 @pytest.mark.slow

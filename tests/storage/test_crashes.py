@@ -125,8 +125,9 @@ def crashed(tmp_path_factory, make_small):
     return config, run, sorted(chosen)
 
 
-def test_a_crash_at_any_moment_of_a_save_loses_nothing(crashed, tmp_path, capsys):
-    """What a training resumes from are complete checkpoints: of equal ones, it resumes once."""
+@pytest.mark.parametrize("every", [EVERY_PREFIX, pytest.param(True, marks=pytest.mark.slow)])
+def test_a_crash_at_any_moment_of_a_save_loses_nothing(crashed, tmp_path, capsys, every):
+    """By default, states with the same complete checkpoints are resumed once."""
     config, expected, states = crashed
     steps = []
     chosen = {}
@@ -134,7 +135,7 @@ def test_a_crash_at_any_moment_of_a_save_loses_nothing(crashed, tmp_path, capsys
         steps.append(load_run(state).step)
         checkpoints = Checkpoints(state / "checkpoints", read_only=True)
         known = repr([checkpoints.bookkeeping(step) for step in checkpoints.steps])
-        chosen[state if EVERY_PREFIX else known] = state
+        chosen[state if every else known] = state
     # A reader finds a validated checkpoint throughout, from one moment on the new one.
     assert steps[0] == 3 and steps == sorted(steps) and len(steps) > 8
     assert len(chosen) > 2

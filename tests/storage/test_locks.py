@@ -1,6 +1,7 @@
 """The lock of a run directory: who holds it, and what happens on file systems that have none."""
 
 import errno
+import fcntl
 import os
 from unittest.mock import Mock
 
@@ -20,6 +21,8 @@ def test_a_lock_names_its_owner_and_ends_with_it(tmp_path):
             assert line.startswith(f"pid {os.getpid()} on ") and " since 20" in line
             with pytest.raises(InUse, match=f"is in use by {line}; wait"), lock_run(tmp_path):
                 pass
+            with pytest.raises(BlockingIOError), (tmp_path / "lock").open() as other:
+                fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)  # as another process does
 
 
 def test_a_file_system_without_locks_is_used_with_a_warning(tmp_path, monkeypatch, capsys):

@@ -97,15 +97,16 @@ def test_a_known_temperature_is_recovered(classes, known):
     np.testing.assert_allclose(calibrated, softmax(known * logits / fitted), atol=1e-5)
 
 
-@pytest.mark.parametrize("temperature", [0.1, 0.7, 1.0, 10.0])
+@pytest.mark.parametrize("temperature", [0.1, 0.7, 10.0])
 def test_no_prediction_changes(temperature):
     logits = 100 * np.random.default_rng(0).normal(size=(20_000, 4))
     even = np.float32([[0.5, 0.5, 0, 0], [0.5 - 2**-25, 0.5 + 2**-24, 0, 0]])
     probabilities = np.concatenate([softmax(logits), even])
     calibrated = apply_temperature(probabilities, temperature)
     assert np.all(calibrated.argmax(axis=1) == probabilities.argmax(axis=1))
-    np.testing.assert_allclose(calibrated.sum(axis=1), 1, rtol=1e-6)
+    np.testing.assert_allclose(calibrated.sum(axis=1), 1)
     assert calibrated[-2, 0] == calibrated[-2, 1]
+    np.testing.assert_array_equal(apply_temperature(probabilities, 1.0), probabilities)
 
 
 @pytest.mark.parametrize("seed", range(20))
