@@ -177,24 +177,23 @@ def machine(options: Options) -> Iterator[Row]:
     }
 
 
-def kill(options: Options) -> Iterator[Row]:
+def kill(options: Options, arguments: list[str]) -> Iterator[Row]:
     """Kill a training run after its first checkpoint, resume it and compare it with a whole one."""
     jax.config.update("jax_platforms", "cpu")  # of this process: the runs need the GPU
-    long = [f"--config.model.{name}={value}" for name, value in KINDS["cudnn"].items()]
-    short = ["--config.epochs=2"] if options.toy else []
-    for name, arguments in (("LSTM", kill_soak.TRAINING), ("BERT", [*kill_soak.BERT, *long])):
-        whole = options.output / "runs" / f"{name}-whole"
-        resumed = options.output / "runs" / f"{name}-resumed"
-        for workdir in (whole, resumed):
-            shutil.rmtree(workdir, ignore_errors=True)
-        to_its_end([*arguments, *short], whole)
-        kill_after_a_checkpoint([*arguments, *short], resumed)
-        step = read_metrics(resumed / "metrics.jsonl")[-1]["step"]
-        to_its_end([*arguments, *short], resumed)
-        last = read_metrics(resumed / "metrics.jsonl")[-1]["step"]
-        difference = comparing.difference(whole, resumed)
-        what = f"{name}, killed at step {step} of {last} and resumed"
-        yield {"what": what, "note": f"DIFFERENT: {difference}" if difference else "bit-exact"}
+    if options.toy:
+        arguments = [*arguments, "--config.epochs=2"]
+    whole = options.output / "runs" / f"{options.job}-whole"
+    resumed = options.output / "runs" / f"{options.job}-resumed"
+    for workdir in (whole, resumed):
+        shutil.rmtree(workdir, ignore_errors=True)
+    to_its_end(arguments, whole)
+    kill_after_a_checkpoint(arguments, resumed)
+    step = read_metrics(resumed / "metrics.jsonl")[-1]["step"]
+    to_its_end(arguments, resumed)
+    last = read_metrics(resumed / "metrics.jsonl")[-1]["step"]
+    difference = comparing.difference(whole, resumed)
+    what = f"killed at step {step} of {last} and resumed"
+    yield {"what": what, "note": f"DIFFERENT: {difference}" if difference else "bit-exact"}
 
 
 def kill_after_a_checkpoint(arguments: list[str], workdir: Path) -> None:
@@ -406,9 +405,11 @@ def recurrent_job(name: str, form: str) -> dict[str, Job]:
     return {f"lstm-{name}": Job(functools.partial(recurrent, form=form), 20)}
 
 
+LONG = [f"--config.model.{name}={value}" for name, value in KINDS["cudnn"].items()]
 JOBS: dict[str, Job] = {  # the most important ones first; about 24 minutes
     "machine": Job(machine, 20),
-    "kill": Job(kill, 90),
+    "kill-lstm": Job(functools.partial(kill, arguments=kill_soak.TRAINING), 45),
+    "kill-bert": Job(functools.partial(kill, arguments=[*kill_soak.BERT, *LONG]), 45),
     **encoder_job("bert", 512, "cudnn"),
     **encoder_job("bert", 512, "xla-no-dropout"),
     **encoder_job("bert", 512, "xla"),
@@ -584,15 +585,15 @@ def plot(results: dict[str, dict[str, Any]], path: Path) -> None:
     figure.savefig(path, dpi=110)
 
 
-def collect(options: Options) -> None:
-    """Write accelerator.json, table.md and accelerator.png from what the jobs have written."""
+def collect(options: Options) -> dict[str, dict[str, Any]]:
+    """Write accelerator.json and table.md from what the jobs have written, and return that."""
     results = {name: read_result(name, options) for name in JOBS}
     first = results["machine"]["rows"][0]
     found = {"device": first["device"], "environment": first["environment"], "jobs": results}
     write_json(options.output / "accelerator.json", found)
     text = table(results, {name: outcome(name, options) for name in JOBS})
     (options.output / "table.md").write_text(text, encoding="utf-8")
-    plot(results, options.output / "accelerator.png")
+    return results
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -625,7 +626,8 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"{name}: {outcome(name, options)}; {left / 60:.1f} min were left", flush=True)
         if name == "machine" and "seconds" not in read_result(name, options):
             return 1
-        collect(options)
+        results = collect(options)
+    plot(results, options.output / "accelerator.png")
     return 0
 
 
