@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.speed_torch import Encoder
+from benchmarks.speed_torch import Encoder, train_step
 
 
 def measure(step: Callable[[], Any], rounds: int, device: str) -> dict[str, Any]:
@@ -56,12 +56,7 @@ def main() -> None:
                 torch.softmax(model(ids, lengths).float(), -1)
 
         def train(model: Any = model) -> None:
-            with autocast:
-                loss = torch.nn.functional.cross_entropy(model(ids, lengths).float(), labels)
-            optimizer.zero_grad()
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
+            train_step(model, optimizer, autocast, ids, lengths, labels)
 
         for mode, step in (("evaluation", evaluate), ("training", train)):
             plain.train(mode == "training")

@@ -72,6 +72,23 @@ def make_batches(job: dict[str, Any], order: np.ndarray) -> Iterator[tuple[torch
         yield tuple(map(torch.from_numpy, (ids, lengths[rows], labels[rows].astype(np.int64))))
 
 
+def train_step(
+    model: torch.nn.Module,
+    optimizer: torch.optim.Optimizer,
+    autocast: Any,
+    ids: torch.Tensor,
+    lengths: torch.Tensor,
+    labels: torch.Tensor,
+) -> None:
+    """Update the parameters, gradients clipped to a norm of 1."""
+    with autocast:
+        loss = torch.nn.functional.cross_entropy(model(ids, lengths).float(), labels)
+    optimizer.zero_grad()
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    optimizer.step()
+
+
 def passes(job: dict[str, Any]) -> Iterator[Callable[[], int]]:
     """Yield functions that make one pass over the reviews and return their number."""
     torch.manual_seed(0)
@@ -111,12 +128,7 @@ def passes(job: dict[str, Any]) -> Iterator[Callable[[], int]]:
             ]
         )
         for ids, widths, labels in make_batches(job, order):
-            with autocast:
-                loss = torch.nn.functional.cross_entropy(model(ids, widths).float(), labels)
-            optimizer.zero_grad()
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
+            train_step(model, optimizer, autocast, ids, widths, labels)
         return len(lengths)
 
     yield from itertools.repeat(train)
