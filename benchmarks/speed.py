@@ -6,8 +6,9 @@
 Each side is a process of its own that compiles (or warms up) first. Then the sides take turns,
 `--rounds` times: two passes over the reviews each, the second timed. Weights are random. Lengths
 are those of real reviews (WordPiece and words, truncated at `max_length`). `--torch_python` names
-another interpreter for PyTorch's side, if one Python does not have both. `--before` names a
-checkout of another revision, which then takes turns with the other two.
+another interpreter for PyTorch's side, if one Python does not have both. More sides take turns with
+these two: `--other_python` names an interpreter with another JAX, `--before` a checkout of another
+revision, `--compiled` adds PyTorch's model by torch.compile.
 """
 
 import json
@@ -43,7 +44,9 @@ ROUNDS = flags.DEFINE_integer("rounds", 7, "Timed passes of each side.")
 TORCH_PYTHON = flags.DEFINE_string("torch_python", sys.executable, "PyTorch's interpreter.")
 PARTS = ["start", "compare", "length", "batch", "data"]
 ONLY = flags.DEFINE_list("only", PARTS, "Measure only these parts.")
+OTHER_PYTHON = flags.DEFINE_string("other_python", "", "A Python with another JAX; empty: none.")
 BEFORE = flags.DEFINE_string("before", "", "A checkout of another revision; empty: none.")
+COMPILED = flags.DEFINE_bool("compiled", False, "Measure PyTorch's models by torch.compile, too.")
 SCALE = flags.DEFINE_float("scale", 1.0, "Share of the reviews to use, for a quick look.")
 
 MINILM = {  # all-MiniLM-L6-v2's sizes
@@ -55,7 +58,7 @@ MINILM = {  # all-MiniLM-L6-v2's sizes
     "intermediate_size": 1536,
 }
 LSTM = {"name": "lstm", "embedding_size": 100, "hidden_size": 64, "dense_size": 128}
-SIDES = [(side, dtype) for side in ("jax", "torch") for dtype in ("float32", "bfloat16")]
+DTYPES = ("float32", "bfloat16")
 
 
 class Side:
@@ -63,8 +66,10 @@ class Side:
 
     def __init__(self, side: str, job: dict[str, Any]):
         """Start the process and wait until its first pass has ended."""
-        python = TORCH_PYTHON.value if side == "torch" else sys.executable
-        module = f"benchmarks.speed_{'torch' if side == 'torch' else 'jax'}"
+        torch = side in ("torch", "compiled")
+        python = TORCH_PYTHON.value if torch else sys.executable
+        python = OTHER_PYTHON.value if side == "other" else python
+        module = f"benchmarks.speed_{'torch' if torch else 'jax'}"
         # main.py sets the same for itself; both sides gain from it.
         environment = {**os.environ, "GLIBC_TUNABLES": startup.TUNABLES}
         self.process = subprocess.Popen(
@@ -75,7 +80,7 @@ class Side:
             text=True,
             env=environment,
         )
-        self.first_seconds = self.ask(json.dumps(job))["first"]
+        self.first_seconds = self.ask(json.dumps({**job, "compiled": side == "compiled"}))["first"]
 
     def ask(self, line: str) -> dict[str, Any]:
         """Send a line and return the answer."""
@@ -94,7 +99,14 @@ class Side:
         return peak
 
 
-def compare(job: dict[str, Any], sides=SIDES) -> list[dict[str, Any]]:
+def chosen_sides() -> list[tuple[str, str]]:
+    """Return the sides of the main table, each with both number types."""
+    more = {"other": OTHER_PYTHON.value, "before": BEFORE.value, "compiled": COMPILED.value}
+    sides = ["jax", "torch", *(side for side, wanted in more.items() if wanted)]
+    return [(side, dtype) for side in sides for dtype in DTYPES]
+
+
+def compare(job: dict[str, Any], sides: list[tuple[str, str]]) -> list[dict[str, Any]]:
     """Measure one job on every side, in turns."""
     processes = {side: Side(side[0], {**job, "dtype": side[1]}) for side in sides}
     rates: dict[Any, list[float]] = {side: [] for side in sides}
@@ -247,13 +259,12 @@ def main(_: list[str]) -> None:
             with tempfile.TemporaryDirectory() as runs:
                 found["start"] = first_steps(Path(runs))
         if "compare" in wanted:
-            before = [("before", dtype) for dtype in ("float32", "bfloat16") if BEFORE.value]
             for job in comparisons(encoder, recurrent, long):
-                found["compare"] += compare(job, [*SIDES, *before])
+                found["compare"] += compare(job, chosen_sides())
         for name, jobs in growth(encoder, long, recurrent).items():
             if name in wanted:
                 dtype = "float32" if name == "data" else "bfloat16"
-                sides = (("jax", dtype), ("torch", dtype))
+                sides = [("jax", dtype), ("torch", dtype)]
                 found[name] = [
                     {**row, **{key: job[key] for key in ("at", "flops") if key in job}}
                     for job in jobs

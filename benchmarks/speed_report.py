@@ -6,33 +6,35 @@ from typing import Any
 from sentiment_jax.storage.files import write_json
 
 COLORS = {"jax": "tab:blue", "torch": "tab:orange"}
-SIDES = {"jax": "ours", "before": "before", "torch": "PyTorch"}
+SIDES = {
+    "jax": "ours",
+    "other": "ours, the other Python",
+    "before": "ours, before",
+    "torch": "PyTorch",
+    "compiled": "PyTorch, torch.compile",
+}
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """Return Markdown: a row per job with medians, and the ratio of ours to each other side."""
-    sides = [side for side in SIDES if any(row["side"] == side for row in rows)]
-    others = sides[1:]
-    columns = [f"{SIDES[side]} {dtype}" for side in sides for dtype in ("float32", "bfloat16")]
-    columns += [f"over {SIDES[side]}, best to best" for side in others]
-    peaks = " : ".join(SIDES[side] for side in sides)
-    columns = ["job (examples/s, median)", *columns, f"peak MB, {peaks} (of these)"]
+    """Return Markdown: a row per job and side, with medians and their ratios to PyTorch's."""
+    columns = ("job", "examples/s, medians", "float32", "bfloat16")
+    columns += ("float32 over PyTorch", "best over PyTorch's best", "peak MB of the faster")
     lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     for what in dict.fromkeys(row["what"] for row in rows):
-        found = [row for row in rows if row["what"] == what]
+        found = {(row["side"], row["dtype"]): row for row in rows if row["what"] == what}
+        rate = {key: row["examples_per_second"] for key, row in found.items()}
         best = {
-            side: max((row for row in found if row["side"] == side), key=_rate) for side in sides
+            side: max((key for key in found if key[0] == side), key=rate.__getitem__)
+            for side, _ in found
         }
-        cells = [f"{_rate(row):,.1f}" for side in sides for row in found if row["side"] == side]
-        ours = _rate(best["jax"])
-        cells += [f"**{ours / _rate(best[side]):.2f}**" for side in others]
-        cells.append(" : ".join(f"{best[side]['peak_bytes'] / 1e6:,.0f}" for side in sides))
-        lines.append(f"| {what} | {' | '.join(cells)} |")
+        for side in (side for side in SIDES if side in best):
+            cells = [f"{rate.get((side, dtype), 0):,.1f}" for dtype in ("float32", "bfloat16")]
+            ratio = rate[side, "float32"] / rate["torch", "float32"]
+            cells.append(f"{ratio:.2f}")
+            cells.append(f"**{rate[best[side]] / rate[best['torch']]:.2f}**")
+            cells.append(f"{found[best[side]]['peak_bytes'] / 1e6:,.0f}")
+            lines.append(f"| {' | '.join([what, SIDES[side], *cells])} |")
     return "\n".join(lines) + "\n"
-
-
-def _rate(row: dict[str, Any]) -> float:
-    return row["examples_per_second"]
 
 
 def plot(found: dict[str, Any], path: Path) -> None:

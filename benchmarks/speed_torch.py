@@ -99,6 +99,8 @@ def passes(job: dict[str, Any]) -> Iterator[Callable[[], int]]:
         model: torch.nn.Module = Lstm(job["vocab_size"], **sizes)
     else:
         model = Encoder(job["vocab_size"], name, **sizes)
+    if job.get("compiled"):
+        model = torch.compile(model)
     with np.load(job["data"], allow_pickle=False) as file:
         lengths = np.diff(file["offsets"])
     half = job["dtype"] == "bfloat16"
