@@ -17,8 +17,8 @@ SIDES = {
 
 def table(rows: list[dict[str, Any]]) -> str:
     """Return Markdown: a row per job and side, with medians and their ratios to PyTorch's."""
-    columns = ("job", "examples/s, medians", "float32", "bfloat16")
-    columns += ("float32 over PyTorch", "best over PyTorch's best", "peak MB of the faster")
+    columns = ("job (examples/s, median)", "side", "float32", "bfloat16", "float32 over PyTorch's")
+    columns += ("best dtype over PyTorch's best", "peak MB of the faster")
     lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     for what in dict.fromkeys(row["what"] for row in rows):
         found = {(row["side"], row["dtype"]): row for row in rows if row["what"] == what}

@@ -24,7 +24,10 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from sentiment_jax.config.recipes import make_config
+from sentiment_jax.runtime import startup
 
+DTYPE = startup.fastest_dtype("electra")
+ATTENTION = "cudnn" if DTYPE == "bfloat16" else "xla"  # cuDNN's is for bfloat16, without dropout
 RECIPE = {
     "epochs": 5,
     "batch_size": 32,
@@ -61,9 +64,9 @@ VARIANTS = {
         "data.max_length": 512,
         "data.truncation": "head_tail",
         "data.length_buckets": (128, 192, 256, 320, 384, 448),
-        "model.dtype": "bfloat16",
-        "model.attention": "cudnn",  # on a GPU; it has no attention dropout, which did not
-        "model.attention_dropout": 0.0,  # matter when both were trained (results/gpu)
+        "model.dtype": DTYPE,
+        "model.attention": ATTENTION,
+        "model.attention_dropout": 0.0,  # it did not matter when both were trained (results/gpu)
         "optimizer.learning_rate": 1e-4,
         "optimizer.layerwise_decay": 0.8,
     },
@@ -72,7 +75,7 @@ VARIANTS = {
         "eval_batch_size": 32,  # the logits of a larger batch take gigabytes
         "data.max_length": 256,
         "data.length_buckets": (96, 128, 160, 192, 224),
-        "model.dtype": "bfloat16",
+        "model.dtype": DTYPE,
         "optimizer.learning_rate": 5e-5,
     },
 }

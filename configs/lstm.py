@@ -31,6 +31,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from sentiment_jax.config.recipes import make_config
+from sentiment_jax.runtime import startup
 
 RECIPE = {
     "epochs": 20,
@@ -60,7 +61,7 @@ WHOLE = {  # whole reviews, in segments of 64 words that are read in parallel
     "data.max_length": 1024,
     "data.length_buckets": (128, 192, 256, 384, 512, 768),
     "model.segment_length": 64,
-    "model.dtype": "bfloat16",
+    "model.dtype": startup.fastest_dtype("lstm"),
     "optimizer.schedule": "linear",
     "optimizer.warmup_fraction": 0.05,
 }

@@ -98,7 +98,7 @@ LABEL_COLUMN = flags.DEFINE_string("label_column", None, "the input's labels, if
 EXPLAIN = flags.DEFINE_bool("explain", False, "show the words that pushed the prediction")
 OUTPUT = flags.DEFINE_string("output", None, "folder, table or page")
 WITH_TEXT = flags.DEFINE_bool("with_text", False, "show the text of the worst mistakes")
-USUAL_AXES = ("optimizer", "batch_size", "learning_rate", "seeds")
+USUAL_AXES = ("optimizer", "batch_size", "learning_rate", "seeds", "split_seeds")
 OTHER_AXES = [field for field in sweep_fields() if field not in USUAL_AXES]
 SWEEP: dict[str, flags.FlagHolder] = {
     axis: flags.DEFINE_list(f"sweep_{axis}", None, "values to try: A,B,...")

@@ -29,6 +29,7 @@ OBJECTIVES = {  # of pre-training, by architecture; the first is the default
     **dict.fromkeys(("distilbert", "roberta", "xlm-roberta", "modernbert"), MLM),
     "lstm": ("ngram_vectors",),
     "ngrams": (),
+    "average": (),
 }
 SELECTED_BY = ("accuracy", "loss", "balanced_accuracy", "macro_f1", "auc")
 PROCEDURES = ("grid", "stages")  # of a sweep
@@ -103,7 +104,7 @@ class DataConfig:
     validation_fraction: float = _share(0.2, "share of each class held out; 0: none")
     folds: int = _from_zero(0, "cross-validate in so many folds, then train on all; 0: hold out")
     fold: int = _from_zero(0, "the fold to hold out; 0: each in turn")
-    limit: int = _from_zero(0, "training and validation reviews, and unlabeled, to keep; 0: all")
+    limit: int = _from_zero(0, "labeled reviews outside the test split to keep; 0: all")
     test_limit: int = _from_zero(0, "test reviews to keep; 0: all")
     split_seed: int = _seed(0, "seed of splits and limits, apart from the run's seed")
     group_duplicates: bool = setting(True, "keep equal texts on one side of a split; False leaks")
@@ -120,7 +121,7 @@ class DataConfig:
         30_000, "most entries of a learned vocabulary, n-grams apart", at_least=10
     )
     min_frequency: int = _count(5, "rarer words are unknown (word-level vocabularies)")
-    ngrams: int = _count(1, "lstm: longest n-gram with an embedding of its own", at_most=3)
+    ngrams: int = _count(1, "longest n-gram with an embedding of its own", at_most=3)
     length_buckets: tuple[int, ...] = setting((64, 128), "padded lengths, besides max_length")
 
 
@@ -159,6 +160,14 @@ class NgramConfig(ModelConfig):
 
     name: str = setting("ngrams", "architecture", choices=tuple(OBJECTIVES))
     buckets: int = _count(2**18, "weights of hashed n-grams, per class", at_least=2, at_most=2**24)
+
+
+@dataclasses.dataclass(frozen=True)
+class AverageConfig(ModelConfig):
+    """A linear classifier of the average of pretrained n-gram embeddings."""
+
+    name: str = setting("average", "architecture", choices=tuple(OBJECTIVES))
+    embedding_size: int = _size(128, "width of the embeddings")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -250,7 +259,7 @@ class ModernBertConfig(EncoderConfig):
             raise InputError(f"local_attention={self.local_attention} is no window")
 
 
-AnyModel: TypeAlias = EncoderConfig | LstmConfig | NgramConfig
+AnyModel: TypeAlias = EncoderConfig | LstmConfig | NgramConfig | AverageConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -327,7 +336,12 @@ ENCODERS: dict[str, type[EncoderConfig]] = {  # by Hugging Face's model_type
     "xlm-roberta": RobertaConfig,
     "modernbert": ModernBertConfig,
 }
-MODELS: dict[str, type[AnyModel]] = {**ENCODERS, "lstm": LstmConfig, "ngrams": NgramConfig}
+MODELS: dict[str, type[AnyModel]] = {
+    **ENCODERS,
+    "lstm": LstmConfig,
+    "ngrams": NgramConfig,
+    "average": AverageConfig,
+}
 
 
 def groups_of(model: str) -> dict[str, Any]:

@@ -51,7 +51,7 @@ def _data_problems(values: Mapping[str, Any]) -> list[str]:
         positions -= getattr(MODELS[values["model.name"]], "first_position", 0)
     if positions and length > positions:
         problems.append(f"data.max_length={length} exceeds the model's {positions} positions")
-    if values["data.ngrams"] > 1 and values["model.name"] != "lstm":
+    if values["data.ngrams"] > 1 and values["model.name"] not in ("lstm", "average"):
         problems.append(
             f"data.ngrams={values['data.ngrams']} wants model.name=lstm, not {values['model.name']}"
         )
@@ -80,9 +80,10 @@ def _training_problems(values: Mapping[str, Any]) -> list[str]:
     if teacher and not all(split_names(teacher)):
         problems.append(f"data.teacher={teacher!r} names no run: RUN or RUN,RUN,...")
     unread = ["pretrain.objective", "pretrain.mask_fraction"]
-    if values["model.name"] == "ngrams" and values["model.dtype"] != "float32":
-        problems.append(f"model.dtype={values['model.dtype']}: ngrams are computed in float32")
-    if values["model.name"] == "ngrams" and values["model.pretrained"]:
+    model = values["model.name"]
+    if model in ("ngrams", "average") and values["model.dtype"] != "float32":
+        problems.append(f"model.dtype={values['model.dtype']}: {model} is computed in float32")
+    if model == "ngrams" and values["model.pretrained"]:
         problems.append("model.pretrained: ngrams start from weights of zero, leave it out")
     if not teacher:
         unread += ["pretrain.text", "pretrain.unlabeled"]

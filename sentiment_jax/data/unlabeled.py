@@ -13,18 +13,24 @@ from sentiment_jax.data.reviews import Reviews
 from sentiment_jax.data.table import read_table
 from sentiment_jax.errors import InputError
 
+MOST_HELD_OUT = 5_000  # unlabeled texts
 KINDS = ("labeled", "unlabeled")
 READERS = {"tfds": read_tfds, "folder": read_folder}  # of the sources with unlabeled text
 
 
-def load_text(data: DataConfig, path: str = "", unlabeled: bool = True) -> Corpus:
-    """Return the text to learn from (split train) and reviews to test the learning on (val).
+def load_text(
+    data: DataConfig, path: str = "", unlabeled: bool = True, tested: bool = True
+) -> Corpus:
+    """Return the text to learn from (split train) and text to test the learning on (val).
 
     The text is the training reviews and, if asked for, unlabeled text: the source's or that at
     `path`; duplicates keep the first occurrence. To prevent leakage, a text that is in validation
     or test, whatever the limits, is dropped; the statistics count what was `dropped`. Their
-    `labeled_hash` is the data_hash of a training run that holds out the same reviews. The limit
-    applies to what is left; without unlabeled text, it keeps the reviews that training would.
+    `labeled_hash` is the data_hash of a training run that holds out the same reviews.
+
+    A twentieth of the unlabeled text, 5,000 texts at most, is held out for val, unless the learning
+    is not `tested` on it. Without unlabeled text, val is that of a training run, and the limit
+    applies to what is left.
     """
     whole = load_corpus(replace(data, limit=0, test_limit=0))
     limited = load_corpus(data) if data.limit or data.test_limit else whole
@@ -40,11 +46,14 @@ def load_text(data: DataConfig, path: str = "", unlabeled: bool = True) -> Corpu
     leaked = np.isin(train.hashes, np.concatenate([split.hashes for split in held_out]))
     blank = np.array([reviews.is_blank(text) for text in train.texts], bool)
     kept = train.take(np.flatnonzero(~leaked & ~blank))
-    splits = {
-        "train": reviews.stratified_sample(kept, count=data.limit, seed=data.split_seed),
-        "val": _join(limited.splits["val"], nothing),
-        "test": _join(whole.splits["test"], nothing),
-    }
+    val = _join(limited.splits["val"], nothing)
+    if tested and len(free := np.flatnonzero(kept.labels)):  # unlabeled
+        few = min(-(-len(free) // 20), MOST_HELD_OUT)
+        val = reviews.stratified_sample(kept.take(free), count=few, seed=data.split_seed)
+        kept = kept.take(np.flatnonzero(~np.isin(kept.hashes, val.hashes)))
+    elif not kept.labels.any():
+        kept = reviews.stratified_sample(kept, count=data.limit, seed=data.split_seed)
+    splits = {"train": kept, "val": val, "test": _join(whole.splits["test"], nothing)}
     dropped = {kind: int(leaked[train.labels == i].sum()) for i, kind in enumerate(KINDS)}
     statistics = {
         "source": data.source,
@@ -66,8 +75,8 @@ def _join(labeled: Reviews, unlabeled: Reviews) -> Reviews:
 
 
 def unlabeled_reviews(data: DataConfig, path: str = "") -> Reviews:
-    """Return the unlabeled text of `load_text`; InputError if there is none."""
-    text = load_text(data, path).splits["train"]
+    """Return all unlabeled text of `load_text`; InputError if there is none."""
+    text = load_text(data, path, tested=False).splits["train"]
     found = text.take(np.flatnonzero(text.labels == KINDS.index("unlabeled")))
     if not len(found):
         where = path or f"data.source={data.source}"

@@ -159,6 +159,7 @@ NAMES = {
     "modernbert": MODERNBERT,
     "lstm": Names(),  # no Hugging Face form
     "ngrams": Names(),
+    "average": Names(),
 }
 
 

@@ -11,6 +11,7 @@ from flax import linen as nn
 from sentiment_jax.config.schema import AnyModel, EncoderConfig
 from sentiment_jax.errors import InputError
 from sentiment_jax.models import encoder, layers, linear, lstm
+from sentiment_jax.models.average import AverageClassifier
 from sentiment_jax.models.bert import BertClassifier, MaskedLanguageModel
 from sentiment_jax.models.distilbert import DistilBertClassifier
 from sentiment_jax.models.electra import (
@@ -88,7 +89,7 @@ ARCHITECTURES = {
         pretraining={"ngram_vectors": NgramEmbeddings},
         vocabulary="word_level",
         layerwise_multipliers=lstm.layerwise_multipliers,
-        heads=("classifier.", "dense.", "forward.", "backward."),
+        heads=("classifier.", "dense.", "forward.", "backward.", "embedding_frequencies."),
         transformers={},
     ),
     "ngrams": Architecture(
@@ -99,6 +100,14 @@ ARCHITECTURES = {
         heads=(),
         transformers={},
         embed_positions=linear.embed_positions,
+    ),
+    "average": Architecture(
+        classifier=AverageClassifier,
+        pretraining={},
+        vocabulary="word_level",
+        layerwise_multipliers=lambda params, decay: jax.tree.map(lambda _: 1.0, params),
+        heads=("classifier.",),
+        transformers={},
     ),
 }
 

@@ -228,7 +228,7 @@ class SweepProgress:
         self._start = time.monotonic()
         print(
             f"{'sweep':8} {sweep.directory}: {sweep.procedure} of {axes}\n"
-            f"{'':8} the best by validation again with seeds {', '.join(map(str, sweep.seeds))}\n"
+            f"{'':8} the best by validation again with {_seeds(sweep)}\n"
             f"{'':8} {self._total} trials, {self._ended_before} of them had ended before",
             flush=True,
         )
@@ -252,6 +252,13 @@ class SweepProgress:
                 line += f"  ETA {tqdm.format_interval(left)}"
             print(line, flush=True)
         return count_open
+
+
+def _seeds(sweep: Sweep) -> str:
+    text = f"seeds {', '.join(map(str, sweep.seeds))}"
+    if sweep.split_seeds:
+        text += f" and split seeds {', '.join(map(str, sweep.split_seeds))}"
+    return text
 
 
 def _describe(row: dict[str, Any]) -> str:
@@ -284,7 +291,7 @@ def _conclude(sweep: Sweep, trials: Sequence[Trial]) -> None:
     print(
         f"{'best':8} {trials[0].label.rpartition(',')[0]}\n"
         f"{'test':8} accuracy {statistics.mean(accuracies):.4f}{deviation} "
-        f"(mean and standard deviation over seeds {', '.join(map(str, sweep.seeds))})\n"
+        f"(mean and standard deviation over {_seeds(sweep)})\n"
         f"{'winner':8} {find_run(sweep.directory)}, its best seed by validation: other modes take "
         f"--workdir={sweep.directory} for it\n"
         f"{'files':8} {sweep.directory}/table.csv; --mode=report makes tables, plots and a page"

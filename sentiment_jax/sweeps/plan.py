@@ -71,6 +71,8 @@ class Trial:
         """The setting and seed as text."""
         text = "{optimizer}, batch {batch_size}, learning rate {learning_rate:g}"
         more = [f"{a} {format_value(v)}" for a, v in self.setting.items() if a not in FIELDS]
+        if split_seed := self.config.data.split_seed:
+            more.append(f"split {split_seed}")
         return ", ".join([text.format(**self.setting), *more, f"seed {self.config.seed}"])
 
     @property
@@ -114,18 +116,24 @@ class Sweep:
     config: Config  # resolved; what no axis changes
     data_hash: str = ""
     command: str = ""  # the command line that began the sweep
+    split_seeds: tuple[int, ...] = ()  # and with each of these splits; empty: the config's
 
     def write(self) -> None:
         """Write sweep.json."""
         fields = {**vars(self), "config": stored.config_to_json(self.config)}
         write_json(fields.pop("directory") / SWEEP_FILE, {"format": FORMAT, **fields})
 
-    def trial(self, stage: str, setting: Setting, seed: int) -> Trial:
+    def trial(
+        self, stage: str, setting: Setting, seed: int, split_seed: int | None = None
+    ) -> Trial:
         """Return one trial with its resolved config and present outcome."""
         extra = self.optimizer_settings.get(setting["optimizer"], {})
         changes = {f"optimizer.{name}": value for name, value in extra.items()}
         changes |= {FIELDS.get(axis, axis): setting[axis] for axis in self.axes}
-        config = stored.replace_settings(self.config, changes | {"seed": seed})
+        changes["seed"] = seed
+        if split_seed is not None:
+            changes["data.split_seed"] = split_seed
+        config = stored.replace_settings(self.config, changes)
         parent = self.directory / FINAL if stage == FINAL else self.directory
         path = parent / stored.run_name(config)
         return Trial(stage, path, config, axes=tuple(self.axes)).refresh()
@@ -141,9 +149,10 @@ class Sweep:
     def count_trials(self) -> int:
         """Return the number of trials; a stage does not repeat the winner of the one before."""
         sizes = [len(values) for values in self.axes.values()]
+        final = len(self.seeds) * max(len(self.split_seeds), 1)
         if self.procedure == "grid":
-            return math.prod(sizes) + len(self.seeds)
-        return sum(sizes) - (len(sizes) - 1) + len(self.seeds)
+            return math.prod(sizes) + final
+        return sum(sizes) - (len(sizes) - 1) + final
 
     def stages(self) -> Iterator[list[Trial]]:
         """Yield the trials of a stage; ask for the next stage once they have ended.
@@ -163,11 +172,14 @@ class Sweep:
             if best is None or any(trial.status == "open" for trial in trials):
                 return
             setting = best.setting
-        yield [self.trial(FINAL, setting, seed) for seed in self.seeds]
+        split_seeds = self.split_seeds or (self.config.data.split_seed,)
+        pairs = itertools.product(split_seeds, self.seeds)
+        yield [self.trial(FINAL, setting, seed, split_seed) for split_seed, seed in pairs]
 
     def check_same(self, new: "Sweep") -> None:
         """Raise InputError if the new sweep differs from this one in what affects results."""
-        compared = ("procedure", "axes", "seeds", "start", "optimizer_settings", "config")
+        compared = ("procedure", "axes", "seeds", "split_seeds", "start", "optimizer_settings")
+        compared += ("config",)
         old_plan = {name: getattr(self, name) for name in compared}
         new_plan = {name: getattr(new, name) for name in compared}
         harmless = {f"config.{field}" for field in schema.HARMLESS}
@@ -204,8 +216,8 @@ def plan_sweep(
 ) -> Sweep:
     """Turn `axes`, a config's get_sweep() updated with the command line's values, into a sweep.
 
-    They hold procedure, the three axes, seeds; optionally other settings as further axes, start,
-    and optimizer_settings, but for the settings that the command line has `overridden`.
+    They hold procedure, the three axes, seeds; optionally split_seeds, other settings as further
+    axes, start, and optimizer_settings, but for those that the command line has `overridden`.
     InputError: unknown or missing names, values of the wrong kind, an overridden axis.
     """
     if not (config.data.validation_fraction or config.data.folds):
@@ -218,6 +230,9 @@ def plan_sweep(
     if procedure not in schema.PROCEDURES:
         raise InputError(f"{procedure=} is unknown, choose {', '.join(schema.PROCEDURES)}")
     seeds = _values("seeds", config.seed, axes.pop("seeds"))
+    split_seeds: tuple[int, ...] = ()
+    if drawn := axes.pop("split_seeds", ()):
+        split_seeds = _values("split_seeds", config.data.split_seed, drawn)
     wanted_start = axes.pop("start", {})
     settings = {
         name: {key: v for key, v in fields.items() if f"optimizer.{key}" not in overridden}
@@ -229,7 +244,7 @@ def plan_sweep(
     start = {}
     for axis in dict.fromkeys([*FIELDS, *axes]):
         if axis not in known:
-            near = did_you_mean(axis, ["seeds", *known])
+            near = did_you_mean(axis, ["seeds", "split_seeds", *known])
             raise InputError(f"{axis} is no axis for a sweep of {config.model.name}{near}")
         if axis in schema.OF_VOCABULARY and config.model.pretrained:
             raise InputError(f"{axis} is no axis here: model.pretrained brings its vocabulary")
@@ -239,7 +254,9 @@ def plan_sweep(
         values[axis] = _values(axis, flat[field], axes[axis])
         first = wanted_start.get(axis, flat[field])
         start[axis] = first if first in values[axis] else values[axis][0]
-    sweep = Sweep(directory, procedure, values, seeds, start, settings, config)
+    sweep = Sweep(
+        directory, procedure, values, seeds, start, settings, config, split_seeds=split_seeds
+    )
     for sample in sweep.samples():
         validate(sample)
     return sweep
@@ -262,6 +279,6 @@ def read_sweep(directory: Path) -> Sweep:
     path = directory / SWEEP_FILE
     plan = upgrade(path, read_json(path))
     plan["config"] = stored.make_frozen(flatten(plan["config"]))
-    plan["seeds"] = tuple(plan["seeds"])
+    plan |= {name: tuple(plan.get(name, ())) for name in ("seeds", "split_seeds")}
     plan["axes"] = flatten(plan["axes"])  # lists become the tuples they were
     return Sweep(directory, **{k: v for k, v in plan.items() if k in Sweep.__dataclass_fields__})

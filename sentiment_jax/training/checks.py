@@ -12,7 +12,13 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from sentiment_jax.config.schema import ENCODERS, OBJECTIVES, Config, EncoderConfig
+from sentiment_jax.config.schema import (
+    ENCODERS,
+    OBJECTIVES,
+    OF_VOCABULARY,
+    Config,
+    EncoderConfig,
+)
 from sentiment_jax.config.stored import flatten, make_frozen, replace_settings
 from sentiment_jax.config.validation import validate
 from sentiment_jax.errors import InputError
@@ -43,6 +49,7 @@ def resolve(recipe: ConfigDict, known: Config | None = None) -> Config:
     sizes = None
     if folder:
         sizes = _read_source(folder, name)
+        values |= _inherited(folder, values)
     elif pretrained and name not in ENCODERS:
         raise InputError(f"model.pretrained={pretrained} is no run: {name} starts from one")
     elif pretrained:
@@ -65,11 +72,17 @@ def _check_teacher(teacher: Path) -> None:
     directory = RunDirectory(teacher)
     if not directory.config.is_file():
         raise InputError(f"data.teacher={teacher} is no run directory: name a finished run's")
-    status, _ = directory.outcome()
+    status, result = directory.outcome()
     if status != "finished":
         raise InputError(f"data.teacher={teacher} is not finished: let its training end")
     if directory.read_config().pretrain.objective:
         raise InputError(f"data.teacher={teacher} is a pre-training run, which has no classifier")
+    measured = result["metrics"].get("val")
+    if measured and measured["mcc"] <= 0:
+        raise InputError(
+            f"data.teacher={teacher} is no better than guessing on its own validation reviews "
+            f"(accuracy {result['val']['accuracy']:.4f}): label more, or choose another teacher"
+        )
 
 
 def _read_source(run: Path, name: str) -> EncoderConfig | None:
@@ -77,11 +90,21 @@ def _read_source(run: Path, name: str) -> EncoderConfig | None:
     directory = RunDirectory(run)
     directory.check_found()
     source = directory.read_config().model
-    if source.name != name and not {source.name, name} <= {*ENCODERS}:
+    same = source.name == name or (source.name, name) == ("lstm", "average")
+    if not same and not {source.name, name} <= {*ENCODERS}:
         raise InputError(
             f"model.pretrained={run} is a run of {source.name}, the config says model.name={name}"
         )
     return source if isinstance(source, EncoderConfig) else None
+
+
+def _inherited(run: Path, values: dict[str, Any]) -> dict[str, Any]:
+    """Return what a config takes from the run that it starts from: vocabulary, sizes, text."""
+    there = flatten(RunDirectory(run).read_config())
+    names = [*OF_VOCABULARY, "model.embedding_size"] if values["model.name"] not in ENCODERS else []
+    if values["data.teacher"] and not values["pretrain.text"]:
+        names.append("pretrain.text")
+    return {name: there[name] for name in names}
 
 
 def check_start(
@@ -136,10 +159,9 @@ def check_source_settings(config: Config) -> None:
     source = source_run(config.model.pretrained)
     if source is None or isinstance(config.model, EncoderConfig):
         return
-    values = flatten(config)
-    there = flatten(RunDirectory(source).read_config())
-    for name in ("model.embedding_size", "data.ngrams"):
-        if there[name] != values[name]:
-            raise InputError(
-                f"model.pretrained={source} has {name}={there[name]}, the config {values[name]}"
-            )
+    size = config.model.embedding_size
+    there = RunDirectory(source).read_config().model.embedding_size
+    if size != there:  # an axis of a sweep
+        raise InputError(
+            f"model.pretrained={source} has model.embedding_size={there}, the config {size}"
+        )

@@ -92,10 +92,13 @@ def warn_of_leakage(config: Config, corpus: Corpus) -> None:
     """Warn if a run that a config descends from was trained on reviews that are held out here.
 
     Held-out reviews that are in the training split too don't count: the statistics count those.
+    Nor does text that was learned without labels count in a fold of a cross-validation.
     """
     held_out = np.concatenate([corpus.splits[name].hashes for name in ("val", "test")])
     held_out = np.setdiff1d(held_out, corpus.splits["train"].hashes)
     for run in ancestors(config):
+        if config.data.fold and RunDirectory(run).read_config().pretrain.objective:
+            continue
         try:
             trained_on = _read_training_text(run, config, corpus.statistics["data_hash"])
             check_same_sources(RunDirectory(run).read_config(), RunDirectory(run))

@@ -3,12 +3,13 @@
 from typing import Any
 
 import jax
+import numpy as np
 
 from sentiment_jax.config.schema import EncoderConfig
 from sentiment_jax.errors import RunError
 from sentiment_jax.huggingface import hub, weights
 from sentiment_jax.huggingface.weights import LoadReport
-from sentiment_jax.models import layers
+from sentiment_jax.models import average, layers
 from sentiment_jax.runtime import devices, processes, terminal
 from sentiment_jax.storage.checkpoints import Checkpoints
 from sentiment_jax.storage.run_directory import RunDirectory
@@ -69,7 +70,13 @@ def initial_params(classifier: Classifier) -> tuple[Any, LoadReport | None]:
         return params, None
     if run := source_run(model.pretrained):
         source = load_run(run, classifies=False)
-        tensors = weights.to_tensors(source.params, model.name)
+        found = dict(source.params)
+        frequencies = found.pop("embedding_frequencies", None)  # of a pre-training
+        if model.name == "average" and frequencies is not None:
+            leaves = (found["embedding"], frequencies)
+            table = average.weigh(*(np.asarray(leaf["embedding"]) for leaf in leaves))
+            found["embedding"] = {"embedding": table}
+        tensors = weights.to_tensors(found, model.name)
         return weights.load_tensors(
             tensors,
             classifier.model.config,

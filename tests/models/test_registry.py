@@ -50,6 +50,7 @@ NAMES = {  # the first digits of the sha256 of all names
     "modernbert": "e0c6686d",
     "lstm": "3dc8a218",
     "ngrams": "b25df8f9",
+    "average": "cdb1c1ea",
 }
 
 

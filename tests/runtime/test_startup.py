@@ -83,3 +83,24 @@ def test_a_user_without_home_and_entry(tmp_path, monkeypatch):
         Path.home()
     assert startup.find_cache() == tmp_path / "sentiment_jax"
     assert Path("~/tensorflow_datasets").expanduser() == Path("/tensorflow_datasets")
+
+
+@pytest.mark.parametrize(
+    ("cuda", "flags", "jaxlib", "lstm", "encoder"),
+    [
+        (True, "", "0.10.2", "bfloat16", "bfloat16"),
+        (False, "avx512f avx512_bf16", "0.12.0", "bfloat16", "bfloat16"),
+        (False, "avx512f amx_bf16", "0.10.2", "float32", "bfloat16"),
+        (False, "avx512f avx512_vnni", "0.12.0", "float32", "float32"),
+        (False, None, "0.12.0", "float32", "float32"),  # a system without /proc
+    ],
+)
+def test_recipes_compute_in_bfloat16_where_that_is_fast(
+    cuda, flags, jaxlib, lstm, encoder, monkeypatch
+):
+    read = Mock(return_value=flags, side_effect=FileNotFoundError if flags is None else None)
+    monkeypatch.setattr(startup, "has_cuda", lambda: cuda)
+    monkeypatch.setattr(startup.importlib.metadata, "version", lambda name: jaxlib)
+    monkeypatch.setattr(startup.Path, "read_text", read)
+    assert startup.fastest_dtype("lstm") == lstm
+    assert startup.fastest_dtype("bert") == encoder

@@ -214,7 +214,11 @@ class NgramVectors:
             "gradient_norm": jnp.sqrt(sums.pop("gradients")),
             "update_norm": jnp.sqrt(sums.pop("updates")),
         }
-        params = {"embedding": {"embedding": table}}
+        frequencies = jnp.asarray(np.frombuffer(self.frequencies, np.float32))[:, None]
+        params = {
+            "embedding": {"embedding": table},
+            "embedding_frequencies": {"embedding": frequencies},
+        }
         return state.replace(step=state.step + 1, params=params), sums | norms
 
     def __call__(

@@ -1,0 +1,119 @@
+"""Few labels and much unlabeled text: methods beside each other, over draws of the labels.
+
+    python -m benchmarks.few_labels --output=results/few_labels/runs.csv --vectors=runs/vectors \
+        --settings=data.path=DATA_DIR
+
+Every run is a process of its own, as a user would start it; a draw of labels is a
+`data.split_seed`. Rows are appended as runs end; a run whose row is there is not repeated.
+`--encoder=FOLDER` adds an encoder's weights, fine-tuned on the labels, and as a student.
+"""
+
+import csv
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+
+from absl import app, flags
+
+from sentiment_jax.storage.files import read_json
+
+VECTORS = flags.DEFINE_string("vectors", None, "run of --config=lstm:pretrain", required=True)
+ENCODER = flags.DEFINE_string("encoder", "", "folder of weights")
+SETTINGS = flags.DEFINE_list("settings", [], "NAME=VALUE,... of every run")
+TEXT = flags.DEFINE_string("text", "", "pretrain.text of the students")
+LABELS = flags.DEFINE_list("labels", ["20", "100", "500", "2500"], "numbers of labels")
+DRAWS = flags.DEFINE_list("draws", ["0", "1", "2", "3", "4"], "split seeds")
+METHODS = flags.DEFINE_list("methods", ["ngrams", "average"], "methods to run")
+OUTPUT = flags.DEFINE_string("output", None, "CSV file, a row per run", required=True)
+
+COLUMNS = ("method", "labels", "draw", "val_accuracy", "accuracy", "loss", "best_epoch")
+COLUMNS += ("linear_accuracy", "test", "cpu_s")
+
+
+def commands(folder: Path) -> dict[str, tuple[list[str], str]]:
+    """Return each method's flags, and the method that is its teacher."""
+    vectors = f"--config.model.pretrained={VECTORS.value}"
+    encoder = [f"--config.model.pretrained={ENCODER.value}", "--config.model.dtype=bfloat16"]
+    encoder += ["--config.data.truncation=head_tail", "--config.optimizer.learning_rate=1e-4"]
+    student = [f"--config.data.teacher={folder / 'average'}", "--config.data.validation_fraction=0"]
+    student += [f"--config.pretrain.text={TEXT.value}"] if TEXT.value else []
+    return {
+        "ngrams": (["--config=ngrams"], ""),
+        "average": (["--config=average", vectors], ""),
+        "lstm": (["--config=lstm:semi", vectors, *student, "--config.epochs=2"], "average"),
+        "encoder": (["--config=bert", *encoder], ""),
+        "encoder, student": (["--config=bert", *encoder, *student, "--config.epochs=1"], "average"),
+    }
+
+
+def run(method: str, labels: str, draw: str, folder: Path) -> dict[str, object]:
+    """Train once, if the folder does not hold the run; return a row of the table."""
+    own, teacher = commands(folder)[method]
+    if teacher:
+        run(teacher, labels, draw, folder)
+    workdir = folder / method
+    settings = [*SETTINGS.value, f"data.limit={labels}", f"data.split_seed={draw}"]
+    command = [sys.executable, "-m", "sentiment_jax.main", *own, f"--workdir={workdir}"]
+    command += [f"--config.{setting}" for setting in settings]
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    result = read_json(workdir / "result.json")
+    return {
+        "method": method,
+        "labels": labels,
+        "draw": draw,
+        "val_accuracy": round(result["val"]["accuracy"], 4) if result["val"] else "",
+        "accuracy": round(result["test"]["accuracy"], 4),
+        "loss": round(result["test"]["loss"], 4),
+        "best_epoch": result["best_epoch"],
+        "linear_accuracy": round(result["linear_baseline"]["test"]["accuracy"], 4),
+        "test": result["test"]["examples"],
+        "cpu_s": round(seconds, 1),
+    }
+
+
+def main(_: Sequence[str]) -> None:
+    """Train what is not in the table yet, then print means and deviations over the draws."""
+    output = Path(OUTPUT.value)
+    rows = []
+    if output.exists():
+        with output.open(newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+    else:
+        output.write_text(",".join(COLUMNS) + "\n", encoding="utf-8")
+    done = {(row["method"], row["labels"], row["draw"]) for row in rows}
+    for draw in DRAWS.value:
+        for labels in LABELS.value:
+            with tempfile.TemporaryDirectory() as folder:
+                for method in METHODS.value:
+                    if (method, labels, draw) in done:
+                        continue
+                    row = run(method, labels, draw, Path(folder))
+                    rows.append({key: str(value) for key, value in row.items()})
+                    with output.open("a", newline="", encoding="utf-8") as file:
+                        csv.DictWriter(file, COLUMNS, lineterminator="\n").writerow(row)
+    groups = defaultdict(list)
+    for row in rows:
+        groups[row["method"], int(row["labels"])].append(row)
+    for (method, labels), group in sorted(groups.items()):
+        print(
+            f"{method:20} {labels:6,} labels  {_mean(group, 'accuracy')}  "
+            f"linear {_mean(group, 'linear_accuracy')}  {_mean(group, 'cpu_s', '.0f')} CPU s"
+        )
+
+
+def _mean(group: Sequence[dict[str, str]], column: str, digits: str = ".4f") -> str:
+    values = [float(row[column]) for row in group]
+    spread = statistics.stdev(values) if len(values) > 1 else 0.0
+    return f"{statistics.mean(values):{digits}} ± {spread:{digits}}"
+
+
+if __name__ == "__main__":
+    app.run(main)

@@ -1,0 +1,50 @@
+"""A linear classifier of the average of n-gram embeddings, for a hundred labels and much text.
+
+    python -m sentiment_jax.main --mode=pretrain --config=configs/lstm.py:pretrain \
+        --workdir=runs/vectors --config.data.path=PREPARED_TFDS
+    python -m sentiment_jax.main --config=configs/average.py --workdir=runs/average \
+        --config.data.path=PREPARED_TFDS --config.model.pretrained=runs/vectors \
+        --config.data.limit=100
+"""
+
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from sentiment_jax.config.recipes import make_config
+
+RECIPE = {
+    "epochs": 30,
+    "batch_size": 4,
+    "eval_batch_size": 128,
+    "select_by": "loss",
+    "early_stopping_patience": 3,
+    "data.folds": 5,
+    "data.max_length": 1024,
+    "data.length_buckets": (128, 192, 256, 384, 512, 768),
+    "data.ngrams": 3,
+    "optimizer.name": "sgd",
+    "optimizer.learning_rate": 1e-3,
+    "optimizer.schedule": "constant",
+    "optimizer.warmup_fraction": 0.0,
+    "optimizer.weight_decay": 0.0,
+    "optimizer.clip_norm": 0.0,
+    "optimizer.frozen": "embeddings",
+}
+SWEEP = {
+    "procedure": "grid",
+    "optimizer": ("sgd",),
+    "batch_size": (4,),
+    "learning_rate": (3e-3, 1e-3, 3e-4),
+    "seeds": (0, 1, 2),
+}
+
+
+def get_config(variant: str = "") -> ConfigDict:
+    """Return the config; it has no variants."""
+    return make_config("average", RECIPE, {}, variant)
+
+
+def get_sweep(variant: str = "") -> dict[str, Any]:
+    """Return the axes and the procedure of `--mode=sweep`."""
+    return SWEEP

@@ -1,0 +1,60 @@
+"""A linear classifier of the average of n-gram embeddings that were learned from unlabeled text.
+
+The average is weighted by smooth inverse frequency (SIF): Arora et al. (2017), A Simple but
+Tough-to-Beat Baseline for Sentence Embeddings, https://openreview.net/forum?id=SyK00v5xx.
+"""
+
+import flax.linen as nn
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Float32, Int
+
+from sentiment_jax.config.schema import AverageConfig
+from sentiment_jax.models import layers
+from sentiment_jax.models.layers import Lengths
+
+SMOOTHING = 1e-4  # the frequency at which the weight is a half
+
+
+def weigh(
+    table: Float32[np.ndarray, "vocabulary embedding"],
+    frequencies: Float32[np.ndarray, "vocabulary 1"],
+) -> Float32[np.ndarray, "vocabulary embedding"]:
+    """Return SIF-weighted embeddings, their average subtracted from each, scaled to variance 1.
+
+    Average and variance are over the text that they were learned from. Ids that it does not have,
+    those of [PAD] and [UNK] among them, get zero vectors.
+    """
+    weights = SMOOTHING / (SMOOTHING + frequencies)
+    mean = np.sum(frequencies * weights * table, axis=0) / np.sum(frequencies * weights)
+    weighted = weights * (table - mean) * (frequencies > 0)
+    return weighted / np.sqrt(np.sum(frequencies * weighted**2) / table.shape[1])
+
+
+class AverageClassifier(nn.Module):
+    """Embedding, sum over the text divided by the square root of its length, logits.
+
+    Padding never changes a logit.
+    """
+
+    config: AverageConfig
+    classes: int = 2
+
+    @nn.compact
+    def __call__(
+        self,
+        token_ids: Int[Array, "batch length *lengths"],
+        lengths: Lengths,
+        *,
+        deterministic: bool = True,
+    ) -> Float[Array, "batch classes"]:
+        """Return float32 logits; token ids are those of `layers.embed_positions`."""
+        config = self.config
+        zeros = nn.initializers.zeros
+        size = config.embedding_size
+        embed = nn.Embed(config.vocab_size, size, embedding_init=zeros, name="embedding")
+        valid = jnp.arange(token_ids.shape[1]) < lengths[:, None]
+        total = jnp.sum(layers.embed_positions(embed, token_ids) * valid[:, :, None], axis=1)
+        precision = layers.product_precision("float32")
+        dense = nn.Dense(self.classes, kernel_init=zeros, precision=precision, name="classifier")
+        return dense(total / jnp.sqrt(lengths)[:, None])
