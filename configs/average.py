@@ -14,18 +14,17 @@ from ml_collections import ConfigDict
 from sentiment_jax.config.recipes import make_config
 
 RECIPE = {
-    "epochs": 30,
+    "epochs": 5,
     "batch_size": 4,
     "eval_batch_size": 128,
     "select_by": "loss",
-    "early_stopping_patience": 3,
     "data.folds": 5,
     "data.max_length": 1024,
     "data.length_buckets": (128, 192, 256, 384, 512, 768),
     "data.ngrams": 3,
     "optimizer.name": "sgd",
-    "optimizer.learning_rate": 1e-3,
-    "optimizer.schedule": "constant",
+    "optimizer.learning_rate": 0.02,
+    "optimizer.schedule": "linear",
     "optimizer.warmup_fraction": 0.0,
     "optimizer.weight_decay": 0.0,
     "optimizer.clip_norm": 0.0,
@@ -35,7 +34,7 @@ SWEEP = {
     "procedure": "grid",
     "optimizer": ("sgd",),
     "batch_size": (4,),
-    "learning_rate": (3e-3, 1e-3, 3e-4),
+    "learning_rate": (0.05, 0.02, 0.008),
     "seeds": (0, 1, 2),
 }
 

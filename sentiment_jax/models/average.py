@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float, Float32, Int
 
 from sentiment_jax.config.schema import AverageConfig
+from sentiment_jax.data.encoding import Encoded
 from sentiment_jax.models import layers
 from sentiment_jax.models.layers import Lengths
 
@@ -19,16 +20,20 @@ SMOOTHING = 1e-4  # the frequency at which the weight is a half
 def weigh(
     table: Float32[np.ndarray, "vocabulary embedding"],
     frequencies: Float32[np.ndarray, "vocabulary 1"],
+    reviews: Encoded,
 ) -> Float32[np.ndarray, "vocabulary embedding"]:
-    """Return SIF-weighted embeddings, their average subtracted from each, scaled to variance 1.
+    """Return SIF-weighted embeddings, their average over the unlabeled text subtracted from each.
 
-    Average and variance are over the text that they were learned from. Ids that it does not have,
-    those of [PAD] and [UNK] among them, get zero vectors.
+    They are scaled so that the components of what the classifier makes of `reviews` have a mean
+    square of 1. Ids that the text does not have, those of [PAD] and [UNK] among them, get zeros.
     """
     weights = SMOOTHING / (SMOOTHING + frequencies)
     mean = np.sum(frequencies * weights * table, axis=0) / np.sum(frequencies * weights)
     weighted = weights * (table - mean) * (frequencies > 0)
-    return weighted / np.sqrt(np.sum(frequencies * weighted**2) / table.shape[1])
+    ids = reviews.token_ids.reshape(len(reviews.token_ids), -1)
+    totals = np.add.reduceat(weighted[ids].sum(axis=1), reviews.offsets[:-1])
+    square = np.mean(totals**2 / reviews.lengths[:, None])
+    return (weighted / np.sqrt(max(square, 1e-12))).astype(np.float32)
 
 
 class AverageClassifier(nn.Module):

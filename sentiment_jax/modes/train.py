@@ -142,9 +142,10 @@ def _cross_validate(experiment: Experiment, directory: RunDirectory, stop: Stop)
 
     config = experiment.config
     reviews = experiment.reviews["train"]
+    none = reviews.take(np.arange(0))  # a fold scores no test reviews
 
     def prepare(config: Config, tokenizer: Tokenizer | None = None) -> Experiment:
-        corpus = split_pool(reviews, experiment.reviews["test"], config.data)
+        corpus = split_pool(reviews, none, config.data)
         return prepare_experiment(config, tokenizer, corpus)
 
     place = {name: i for i, name in enumerate(reviews.ids)}

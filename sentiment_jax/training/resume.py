@@ -6,6 +6,7 @@ import jax
 import numpy as np
 
 from sentiment_jax.config.schema import EncoderConfig
+from sentiment_jax.data.encoding import Encoded
 from sentiment_jax.errors import RunError
 from sentiment_jax.huggingface import hub, weights
 from sentiment_jax.huggingface.weights import LoadReport
@@ -52,13 +53,17 @@ def start_run(
 
 def initial_state(experiment: Experiment) -> tuple[TrainState, LoadReport | None]:
     """Return a new run's state on the devices, and the report on loading pretrained weights."""
-    params, report = initial_params(experiment)
+    params, report = initial_params(experiment, experiment.encoded["train"])
     state = create_state(params, experiment.config.optimizer, experiment.config.seed)
     return devices.place(state, experiment.mesh), report
 
 
-def initial_params(classifier: Classifier) -> tuple[Any, LoadReport | None]:
+def initial_params(
+    classifier: Classifier, train: Encoded | None = None
+) -> tuple[Any, LoadReport | None]:
     """Return parameters from seed and pretrained weights, and the report on loading those.
+
+    The average of n-gram embeddings is scaled by the training reviews.
 
     The CPU draws them, so that every backend starts from the same bits and none compiles an
     orthogonal matrix, which takes a GPU up to a minute.
@@ -72,9 +77,9 @@ def initial_params(classifier: Classifier) -> tuple[Any, LoadReport | None]:
         source = load_run(run, classifies=False)
         found = dict(source.params)
         frequencies = found.pop("embedding_frequencies", None)  # of a pre-training
-        if model.name == "average" and frequencies is not None:
+        if model.name == "average" and frequencies is not None and train is not None:
             leaves = (found["embedding"], frequencies)
-            table = average.weigh(*(np.asarray(leaf["embedding"]) for leaf in leaves))
+            table = average.weigh(*(np.asarray(leaf["embedding"]) for leaf in leaves), train)
             found["embedding"] = {"embedding": table}
         tensors = weights.to_tensors(found, model.name)
         return weights.load_tensors(
