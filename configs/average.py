@@ -23,8 +23,8 @@ RECIPE = {
     "data.length_buckets": (128, 192, 256, 384, 512, 768),
     "data.ngrams": 3,
     "optimizer.name": "sgd",
-    "optimizer.learning_rate": 0.02,
-    "optimizer.schedule": "linear",
+    "optimizer.learning_rate": 5e-3,
+    "optimizer.schedule": "constant",
     "optimizer.warmup_fraction": 0.0,
     "optimizer.weight_decay": 0.0,
     "optimizer.clip_norm": 0.0,
@@ -34,7 +34,7 @@ SWEEP = {
     "procedure": "grid",
     "optimizer": ("sgd",),
     "batch_size": (4,),
-    "learning_rate": (0.05, 0.02, 0.008),
+    "learning_rate": (1e-2, 5e-3, 2e-3),
     "seeds": (0, 1, 2),
 }
 

@@ -87,6 +87,7 @@ SEMI = {  # frozen embeddings overfit late: wider, longer, less dropout
 PRETRAIN = {
     **WHOLE,
     "epochs": 10,
+    "min_steps": 1000,  # a few thousand sentences take a hundred epochs
     "batch_size": 256,
     "cpu_devices": 1,  # a step spends its time on rows of one large table
     "early_stopping_patience": 0,

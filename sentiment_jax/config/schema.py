@@ -301,6 +301,7 @@ class Config:
 
     seed: int = _seed(0, "seed of weights, dropout and batch order")
     epochs: int = _count(5, "passes over the training reviews", at_most=100_000)
+    min_steps: int = _from_zero(0, "fewest optimizer steps: more epochs where reviews are few")
     batch_size: int = _size(32, "reviews per optimizer step, on all devices together")
     eval_batch_size: int = _size(128, "reviews per batch of evaluation", harmless=True)
     gradient_accumulation: int = _count(1, "parts of a batch, computed in turn: less memory")

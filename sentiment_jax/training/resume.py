@@ -3,6 +3,7 @@
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from sentiment_jax.config.schema import EncoderConfig
@@ -53,7 +54,11 @@ def start_run(
 
 def initial_state(experiment: Experiment) -> tuple[TrainState, LoadReport | None]:
     """Return a new run's state on the devices, and the report on loading pretrained weights."""
-    params, report = initial_params(experiment, experiment.encoded["train"])
+    train = experiment.encoded["train"]
+    params, report = initial_params(experiment, train)
+    if experiment.config.model.name == "average":
+        counts = np.bincount(train.labels, minlength=len(experiment.classes))
+        params["classifier"]["bias"] = jnp.log((counts + 1) / np.sum(counts + 1))
     state = create_state(params, experiment.config.optimizer, experiment.config.seed)
     return devices.place(state, experiment.mesh), report
 

@@ -103,9 +103,10 @@ class TrainingRun:
         self.parameters = count_parameters(self.experiment.model)
         self.steps_per_epoch = math.ceil(len(self.experiment.encoded["train"]) / config.batch_size)
         # A cross-validation decides when to end, but not the schedule, which its folds shared.
-        self.epochs = self.experiment.epochs or config.epochs
+        most = max(config.epochs, math.ceil(config.min_steps / self.steps_per_epoch))
+        self.epochs = self.experiment.epochs or most
         self.total_steps = self.epochs * self.steps_per_epoch
-        steps = config.epochs * self.steps_per_epoch
+        steps = most * self.steps_per_epoch
         self.learning_rate = optimizers.make_schedule(config.optimizer, steps)
         self.log = MetricsLog(self.directory.metrics, self.progress.records)
         self.compiled_lengths: set[int] = set()  # padded, of the steps compiled so far
