@@ -5,6 +5,10 @@
     python -m sentiment_jax.main --config=configs/average.py --workdir=runs/average \
         --config.data.path=PREPARED_TFDS --config.model.pretrained=runs/vectors \
         --config.data.limit=100
+
+Measured with 100 labels over 5 draws: see results/few_labels. Epochs and learning rate are those of
+logistic regression with strong L2 regularization (C of about .005), which SGD from zero resembles;
+cross-validation on the labels chooses the epoch.
 """
 
 from typing import Any

@@ -151,6 +151,10 @@ LSTM = runs.SMALL | {  # the vocabulary size of conftest's `finished`: the same 
     **{"data.vocabulary_size": 198, "data.min_frequency": 1, "model.pooling": "mean_max"},
 }
 SEMI = LSTM | {"data.source": "sample", "data.limit": 60, "model.segment_length": 8}
+SEMI["min_steps"] = 0
+AVERAGE = {"data.max_length": 24, "data.length_buckets": (), "data.folds": 2, "epochs": 1}
+PRETRAIN = {name: LSTM[name] for name in ("epochs", "batch_size", "model.embedding_size")}
+PRETRAIN["min_steps"] = 0
 UNLABELED = "--config.pretrain.text=new.csv --config.data.text_column=review --config.data.limit=0"
 SUBSTITUTES = [
     (r".*&& ", ""),  # the installation
@@ -165,7 +169,9 @@ SUBSTITUTES = [
     (r"--config=bert:tiny .*", rf"\g<0> {as_flags(BERT)}"),  # seconds, not hours
     (r"--config=lstm(:small)? (?!.*--help).*", rf"\g<0> {as_flags(LSTM)}"),
     (r"--config=ngrams .*", r"\g<0> --config.epochs=2"),
-    (r"--config=lstm:(pretrain|semi) .*", rf"\g<0> {as_flags(SEMI)}"),
+    (r"--config=lstm:(pretrain|semi) (?!.*own.csv).*", rf"\g<0> {as_flags(SEMI)}"),
+    (r"--config=lstm:pretrain (?=.*own.csv).*", rf"\g<0> {as_flags(PRETRAIN)}"),
+    (r"--config=average .*", rf"\g<0> {as_flags(AVERAGE)}"),
     (r"--config.data.teacher=.*", rf"\g<0> {UNLABELED}"),
     (
         r"--mode=sweep(.*),1e-3",
@@ -199,20 +205,22 @@ def folder(tmp_path_factory):
         archive.add(folder / "aclImdb", "aclImdb")
     for name, rows in {"own.csv": texts, "labeled.csv": texts[:9]}.items():
         write_csv(folder / name, rows, header=("review", "rating", "domain"))
+    (folder / "texts.txt").write_text("\n".join(text for text, *_ in texts))
     (folder / "new.csv").write_text("review,page\nThe lid leaks.,7\nThe lid is superb.,8\n")
     return folder
 
 
 @pytest.fixture
 def change_sample(monkeypatch):
-    """Change settings of the recipe `lstm:sample`, for commands and for Python."""
+    """Change settings of `lstm:sample`, for commands and for Python, and of slow recipes there."""
     call_recipe = recipes.call_recipe
 
     def change(settings):
         def call(recipe, function):
             found = call_recipe(recipe, function)
-            is_sample = (recipe, function) == ("lstm:sample", "get_config")
-            return override(found, settings) if is_sample else found
+            small = {"lstm:sample": settings, "lstm:pretrain": PRETRAIN, "average": AVERAGE}
+            changes = small.get(recipe, {}) if function == "get_config" else {}
+            return override(found, changes) if changes else found
 
         monkeypatch.setattr(recipes, "call_recipe", call)
 

@@ -14,13 +14,14 @@ import runs
 import safetensors
 from sweeping import ONE_TRIAL
 
-from configs import bert, electra, lstm
+from configs import average, bert, electra, lstm
 from sentiment_jax import api
 from sentiment_jax.analysis import records
 from sentiment_jax.config.recipes import override
 from sentiment_jax.config.stored import flatten, replace_settings
 from sentiment_jax.errors import InputError, RunError
 from sentiment_jax.huggingface import weights
+from sentiment_jax.models.average import weigh
 from sentiment_jax.modes import export, sweep
 from sentiment_jax.modes.pretrain import prepare_pretraining, pretrain
 from sentiment_jax.modes.train import train
@@ -190,6 +191,35 @@ def test_an_lstm_starts_from_ngram_vectors_which_stay_if_frozen(pretrained, load
     assert {name: other[name] for name in shared} == {name: there[name] for name in shared}
     with pytest.raises(InputError, match="is no run: lstm starts from one"):
         resolve(override(config, {"model.pretrained": str(tmp_path)}))
+
+
+def test_a_linear_classifier_of_their_average_starts_at_the_class_shares(
+    pretrained, load, tmp_path, capsys
+):
+    source = pretrained("lstm")
+    changes = {name: SMALL[name] for name in ("data.limit", "data.max_length")}
+    changes |= {"data.source": "sample", "data.folds": 2, "epochs": 2, "linear_baseline": False}
+    config = override(average.get_config(), changes | {"model.pretrained": str(source)})
+    prepared = prepare_experiment(resolve(config))
+    start = resume.initial_state(prepared)[0].params
+    tables = [np.asarray(leaf["embedding"]) for leaf in load("lstm").params.values()]
+    counts = np.bincount(
+        prepare_pretraining(load("lstm").config).encoded["train"].token_ids.ravel()
+    )
+    np.testing.assert_allclose(tables[1][2 : len(counts), 0], counts[2:] / counts[2:].sum(), 1e-5)
+    expected = weigh(*tables, prepared.encoded["train"])
+    np.testing.assert_array_equal(start["embedding"]["embedding"], expected)
+    labels = prepared.encoded["train"].labels
+    shares = (np.bincount(labels) + 1) / (len(labels) + 2)
+    np.testing.assert_allclose(np.exp(start["classifier"]["bias"]), shares, rtol=1e-6)
+    assert not np.any(start["classifier"]["kernel"])
+    capsys.readouterr()
+    result = train(config, tmp_path / "run")
+    assert [fold["examples"] for fold in result["folds"]] == [30, 30]
+    assert "held out here (leakage)" not in capsys.readouterr().err  # text learned without labels
+    trained = load_run(tmp_path / "run").params
+    np.testing.assert_array_equal(trained["embedding"]["embedding"], expected)
+    assert np.all(trained["classifier"]["kernel"])
 
 
 def test_what_a_training_starts_from_is_checked_before_any_review_is_read(
