@@ -80,7 +80,7 @@ def run(method: str, labels: str, draw: str, folder: Path) -> dict[str, object]:
 
 
 def main(_: Sequence[str]) -> None:
-    """Train what is not in the table yet, then print means and deviations over the draws."""
+    """Train what is not in the table yet, then print and draw means over the draws."""
     output = Path(OUTPUT.value)
     rows = []
     if output.exists():
@@ -107,6 +107,30 @@ def main(_: Sequence[str]) -> None:
             f"{method:20} {labels:6,} labels  {_mean(group, 'accuracy')}  "
             f"linear {_mean(group, 'linear_accuracy')}  {_mean(group, 'cpu_s', '.0f')} CPU s"
         )
+
+    plot(groups, output.with_suffix(".png"))
+
+
+def plot(groups: dict[tuple[str, int], list[dict[str, str]]], path: Path) -> None:
+    """Draw accuracy against the number of labels: mean, and each draw as a dot."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.5, 4), layout="constrained")
+    axes = figure.subplots()
+    lines = {method: (method, "accuracy") for method, _ in groups}
+    lines["linear baseline"] = (next(iter(groups))[0], "linear_accuracy")
+    for label, (method, column) in lines.items():
+        counts = sorted(labels for of, labels in groups if of == method)
+        found = [[float(row[column]) for row in groups[method, count]] for count in counts]
+        (line,) = axes.plot(counts, [statistics.mean(of) for of in found], label=label)
+        for count, of in zip(counts, found, strict=True):
+            axes.plot([count] * len(of), of, ".", color=line.get_color(), alpha=0.5)
+    axes.set(xscale="log", xlabel="labels", ylabel="test accuracy", ylim=(0.48, 0.95))
+    axes.set_xticks(counts, [f"{count:,}" for count in counts])
+    axes.minorticks_off()
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False)
+    figure.savefig(path, dpi=120)
 
 
 def _mean(group: Sequence[dict[str, str]], column: str, digits: str = ".4f") -> str:

@@ -7,10 +7,9 @@ Tough-to-Beat Baseline for Sentence Embeddings, https://openreview.net/forum?id=
 import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Float32, Int
+from jaxtyping import Array, Float, Float32, Int, Int32, Int64
 
 from sentiment_jax.config.schema import AverageConfig
-from sentiment_jax.data.encoding import Encoded
 from sentiment_jax.models import layers
 from sentiment_jax.models.layers import Lengths
 
@@ -20,20 +19,22 @@ SMOOTHING = 1e-4  # the frequency at which the weight is a half
 def weigh(
     table: Float32[np.ndarray, "vocabulary embedding"],
     frequencies: Float32[np.ndarray, "vocabulary 1"],
-    reviews: Encoded,
+    token_ids: Int32[np.ndarray, "tokens *columns"],
+    offsets: Int64[np.ndarray, " reviews_and_one"],
 ) -> Float32[np.ndarray, "vocabulary embedding"]:
     """Return SIF-weighted embeddings, their average over the unlabeled text subtracted from each.
 
-    They are scaled so that the components of what the classifier makes of `reviews` have a mean
-    square of 1. Ids that the text does not have, those of [PAD] and [UNK] among them, get zeros.
+    They are scaled so that the classifier's features of some reviews, those of an
+    encoding.Encoded, have a mean square of 1. Ids that the text does not have, those of [PAD] and
+    [UNK] among them, get zeros.
     """
     weights = SMOOTHING / (SMOOTHING + frequencies)
     mean = np.sum(frequencies * weights * table, axis=0) / np.sum(frequencies * weights)
     weighted = weights * (table - mean) * (frequencies > 0)
-    ids = reviews.token_ids.reshape(len(reviews.token_ids), -1)
-    totals = np.add.reduceat(weighted[ids].sum(axis=1), reviews.offsets[:-1])
-    square = np.mean(totals**2 / reviews.lengths[:, None])
-    return (weighted / np.sqrt(max(square, 1e-12))).astype(np.float32)
+    ids = token_ids.reshape(len(token_ids), -1)
+    totals = np.add.reduceat(weighted[ids].sum(axis=1), offsets[:-1])
+    square = np.mean(totals**2 / np.diff(offsets)[:, None])
+    return (weighted / np.sqrt(np.maximum(square, 1e-12))).astype(np.float32)
 
 
 class AverageClassifier(nn.Module):

@@ -178,8 +178,8 @@ class Sweep:
 
     def check_same(self, new: "Sweep") -> None:
         """Raise InputError if the new sweep differs from this one in what affects results."""
-        compared = ("procedure", "axes", "seeds", "split_seeds", "start", "optimizer_settings")
-        compared += ("config",)
+        own = {"directory", "data_hash", "command"}
+        compared = [name for name in vars(self) if name not in own]
         old_plan = {name: getattr(self, name) for name in compared}
         new_plan = {name: getattr(new, name) for name in compared}
         harmless = {f"config.{field}" for field in schema.HARMLESS}

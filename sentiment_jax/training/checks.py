@@ -159,9 +159,7 @@ def check_source_settings(config: Config) -> None:
     source = source_run(config.model.pretrained)
     if source is None or isinstance(config.model, EncoderConfig):
         return
-    size = config.model.embedding_size
-    there = RunDirectory(source).read_config().model.embedding_size
-    if size != there:  # an axis of a sweep
-        raise InputError(
-            f"model.pretrained={source} has model.embedding_size={there}, the config {size}"
-        )
+    name = "model.embedding_size"  # an axis of a sweep
+    size, there = (flatten(of)[name] for of in (config, RunDirectory(source).read_config()))
+    if size != there:
+        raise InputError(f"model.pretrained={source} has {name}={there}, the config {size}")

@@ -8,7 +8,7 @@ import numpy as np
 
 from sentiment_jax.config.schema import EncoderConfig
 from sentiment_jax.data.encoding import Encoded
-from sentiment_jax.errors import RunError
+from sentiment_jax.errors import InputError, RunError
 from sentiment_jax.huggingface import hub, weights
 from sentiment_jax.huggingface.weights import LoadReport
 from sentiment_jax.models import average, layers
@@ -82,9 +82,14 @@ def initial_params(
         source = load_run(run, classifies=False)
         found = dict(source.params)
         frequencies = found.pop("embedding_frequencies", None)  # of a pre-training
-        if model.name == "average" and frequencies is not None and train is not None:
-            leaves = (found["embedding"], frequencies)
-            table = average.weigh(*(np.asarray(leaf["embedding"]) for leaf in leaves), train)
+        if model.name == "average" and source.config.model.name == "lstm":
+            if frequencies is None:
+                raise InputError(f"model.pretrained={run} has no word frequencies: pre-train again")
+            table, shares = (
+                np.asarray(leaf["embedding"]) for leaf in (found["embedding"], frequencies)
+            )
+            if train is not None:
+                table = average.weigh(table, shares, train.token_ids, train.offsets)
             found["embedding"] = {"embedding": table}
         tensors = weights.to_tensors(found, model.name)
         return weights.load_tensors(

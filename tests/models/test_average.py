@@ -26,6 +26,10 @@ def sum_of(table, ids):
     return sum(table[i] for of_word in ids for i in of_word)
 
 
+def weigh(source, encoded):
+    return average.weigh(*source.values(), encoded.token_ids, encoded.offsets)
+
+
 @pytest.fixture(scope="module")
 def trained():
     """Words and bigrams; the embeddings are those of a pre-training, weighted."""
@@ -38,7 +42,7 @@ def trained():
     config = Config(model=AverageConfig(embedding_size=6), data=DataConfig(max_length=9, ngrams=2))
     classifier = make_classifier(config, tokenizer)
     encoded = classifier.encode(Reviews.from_texts(TEXTS))
-    params = {"embedding": {"embedding": average.weigh(*source.values(), encoded)}}
+    params = {"embedding": {"embedding": weigh(source, encoded)}}
     dense = golden.random(classifier.model, 1.0)["classifier"]
     trained = TrainedModel(**vars(classifier), params=params | {"classifier": dense}, step=0)
     return trained, source, encoded
@@ -47,7 +51,7 @@ def trained():
 def test_embeddings_are_weighted_by_smooth_inverse_frequency_and_centered(trained):
     _, source, encoded = trained
     frequencies = source["embedding_frequencies"][:, 0]
-    weighted = average.weigh(*source.values(), encoded)
+    weighted = weigh(source, encoded)
     weights = 1e-4 / (1e-4 + frequencies)
     mean = sum(f * w * e for f, w, e in zip(frequencies, weights, source["embedding"], strict=True))
     mean /= sum(frequencies * weights)

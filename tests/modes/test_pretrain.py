@@ -207,10 +207,10 @@ def test_a_linear_classifier_of_their_average_starts_at_the_class_shares(
         prepare_pretraining(load("lstm").config).encoded["train"].token_ids.ravel()
     )
     np.testing.assert_allclose(tables[1][2 : len(counts), 0], counts[2:] / counts[2:].sum(), 1e-5)
-    expected = weigh(*tables, prepared.encoded["train"])
+    encoded = prepared.encoded["train"]
+    expected = weigh(*tables, encoded.token_ids, encoded.offsets)
     np.testing.assert_array_equal(start["embedding"]["embedding"], expected)
-    labels = prepared.encoded["train"].labels
-    shares = (np.bincount(labels) + 1) / (len(labels) + 2)
+    shares = (np.bincount(encoded.labels) + 1) / (len(encoded) + 2)
     np.testing.assert_allclose(np.exp(start["classifier"]["bias"]), shares, rtol=1e-6)
     assert not np.any(start["classifier"]["kernel"])
     capsys.readouterr()
