@@ -135,8 +135,8 @@ def plot(groups: dict[tuple[str, int], list[dict[str, str]]], path: Path) -> Non
 
 def _mean(group: Sequence[dict[str, str]], column: str, digits: str = ".4f") -> str:
     values = [float(row[column]) for row in group]
-    spread = statistics.stdev(values) if len(values) > 1 else 0.0
-    return f"{statistics.mean(values):{digits}} ± {spread:{digits}}"
+    deviation = statistics.stdev(values) if len(values) > 1 else 0.0
+    return f"{statistics.mean(values):{digits}} ± {deviation:{digits}}"
 
 
 if __name__ == "__main__":

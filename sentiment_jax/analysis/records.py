@@ -116,6 +116,11 @@ def collect(directories: Sequence[Path]) -> list[Group]:
                 "compares scores on those; --mode=evaluate scores it"
             )
     for group in groups:
+        if len({t.config.data.split_seed for t in group.trials}) > 1:
+            raise InputError(
+                f"{group.name} has trials of several splits, which a report can't compare: its "
+                "table.csv has their scores"
+            )
         if len({t.content["data_hash"] for t in group.trials if t.status == "finished"}) > 1:
             raise InputError(f"the data of the sweep {group.name} changed between its runs")
     return groups

@@ -51,9 +51,10 @@ def _data_problems(values: Mapping[str, Any]) -> list[str]:
         positions -= getattr(MODELS[values["model.name"]], "first_position", 0)
     if positions and length > positions:
         problems.append(f"data.max_length={length} exceeds the model's {positions} positions")
-    if values["data.ngrams"] > 1 and values["model.name"] not in ("lstm", "average"):
+    model = values["model.name"]
+    if values["data.ngrams"] > 1 and model not in ("lstm", "average"):
         problems.append(
-            f"data.ngrams={values['data.ngrams']} wants model.name=lstm, not {values['model.name']}"
+            f"data.ngrams={values['data.ngrams']} wants model.name=lstm or average, not {model}"
         )
     folds = values["data.folds"]
     if folds == 1 or values["data.fold"] > folds:
@@ -82,7 +83,11 @@ def _training_problems(values: Mapping[str, Any]) -> list[str]:
     unread = ["pretrain.objective", "pretrain.mask_fraction"]
     model = values["model.name"]
     if model in ("ngrams", "average") and values["model.dtype"] != "float32":
-        problems.append(f"model.dtype={values['model.dtype']}: {model} is computed in float32")
+        problems.append(f"model.dtype={values['model.dtype']}: {model} computes in float32")
+    if model == "average" and not values["model.pretrained"]:
+        problems.append(
+            "model.name=average starts from --config=lstm:pretrain: set model.pretrained"
+        )
     if model == "ngrams" and values["model.pretrained"]:
         problems.append("model.pretrained: ngrams start from weights of zero, leave it out")
     if not teacher:

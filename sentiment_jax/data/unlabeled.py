@@ -28,9 +28,9 @@ def load_text(
     or test, whatever the limits, is dropped; the statistics count what was `dropped`. Their
     `labeled_hash` is the data_hash of a training run that holds out the same reviews.
 
-    A twentieth of the unlabeled text, 5,000 texts at most, is held out for val, unless the learning
-    is not `tested` on it. Without unlabeled text, val is that of a training run, and the limit
-    applies to what is left.
+    A twentieth of the unlabeled text, 50 to 5,000 texts and half of it at most, is held out for
+    val, unless the learning is not `tested` on it. Without unlabeled text, val is that of a
+    training run, and the limit applies to what is left.
     """
     whole = load_corpus(replace(data, limit=0, test_limit=0))
     limited = load_corpus(data) if data.limit or data.test_limit else whole
@@ -48,7 +48,7 @@ def load_text(
     kept = train.take(np.flatnonzero(~leaked & ~blank))
     val = _join(limited.splits["val"], nothing)
     if tested and len(free := np.flatnonzero(kept.labels)):  # unlabeled
-        few = min(-(-len(free) // 20), MOST_HELD_OUT)
+        few = max(1, min(max(len(free) // 20, 50), len(free) // 2, MOST_HELD_OUT))
         val = reviews.stratified_sample(kept.take(free), count=few, seed=data.split_seed)
         kept = kept.take(np.flatnonzero(~np.isin(kept.hashes, val.hashes)))
     elif not kept.labels.any():

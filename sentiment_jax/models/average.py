@@ -29,11 +29,12 @@ def weigh(
     [UNK] among them, get zeros.
     """
     weights = SMOOTHING / (SMOOTHING + frequencies)
-    mean = np.sum(frequencies * weights * table, axis=0) / np.sum(frequencies * weights)
+    total = np.maximum(np.sum(frequencies * weights), 1e-12)  # all words may be unknown
+    mean = np.sum(frequencies * weights * table, axis=0) / total
     weighted = weights * (table - mean) * (frequencies > 0)
     ids = token_ids.reshape(len(token_ids), -1)
-    totals = np.add.reduceat(weighted[ids].sum(axis=1), offsets[:-1])
-    square = np.mean(totals**2 / np.diff(offsets)[:, None])
+    rows = np.split(ids, offsets[1:-1])
+    square = np.mean([np.mean(weighted[row].sum(axis=(0, 1)) ** 2) / len(row) for row in rows])
     return (weighted / np.sqrt(np.maximum(square, 1e-12))).astype(np.float32)
 
 

@@ -276,7 +276,8 @@ def _conclude(sweep: Sweep, trials: Sequence[Trial]) -> None:
         if row["reason"]:
             row["status"] = f"failed at step {row['step']}"
             print(f"{'failed':8} {row['run']}: {row['reason']}")
-    columns = ["stage", *sweep.axes, "seed", "status", "best_epoch", "val_loss", "val_accuracy"]
+    columns = ["stage", *sweep.axes, *(["split_seed"] if sweep.split_seeds else []), "seed"]
+    columns += ["status", "best_epoch", "val_loss", "val_accuracy"]
     columns += ["test_loss", "test_accuracy", "reason", "run"]  # no times, which differ
     table = ([row[column] for column in columns] for row in rows)
     write_csv(sweep.directory / "table.csv", columns, table)
@@ -289,7 +290,7 @@ def _conclude(sweep: Sweep, trials: Sequence[Trial]) -> None:
     accuracies = [result["test"]["accuracy"] for result in finished]
     deviation = f" ± {statistics.stdev(accuracies):.4f}" if len(accuracies) > 1 else ""
     print(
-        f"{'best':8} {trials[0].label.rpartition(',')[0]}\n"
+        f"{'best':8} {trials[0].label.partition(', split seed')[0].partition(', seed')[0]}\n"
         f"{'test':8} accuracy {statistics.mean(accuracies):.4f}{deviation} "
         f"(mean and standard deviation over {_seeds(sweep)})\n"
         f"{'winner':8} {find_run(sweep.directory)}, its best seed by validation: other modes take "

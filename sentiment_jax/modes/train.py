@@ -35,6 +35,7 @@ from sentiment_jax.training.checks import (
     check_reviews,
     check_sources,
     check_start,
+    keep_dtype,
     resolve,
 )
 from sentiment_jax.training.distillation import distill
@@ -88,6 +89,8 @@ def train(
             status, result = ("open", {}) if fresh else directory.outcome()
             known = directory.read_config() if status == "finished" else None
             config = recipe if isinstance(recipe, Config) else resolve(recipe, known)
+            if directory.config.exists() and not fresh:
+                config = keep_dtype(config, directory.read_config())
             changes = check_start(config, directory, fresh=fresh, allow_changes=allow_changes)
             if status == "finished" and not changes:
                 print(f"{workdir} is finished; nothing to do (--fresh starts over)")
@@ -145,7 +148,8 @@ def _cross_validate(experiment: Experiment, directory: RunDirectory, stop: Stop)
     none = reviews.take(np.arange(0))  # a fold scores no test reviews
 
     def prepare(config: Config, tokenizer: Tokenizer | None = None) -> Experiment:
-        corpus = split_pool(reviews, none, config.data)
+        corpus = split_pool(reviews, experiment.reviews["test"], config.data)
+        corpus = replace(corpus, splits={**corpus.splits, "test": none})
         return prepare_experiment(config, tokenizer, corpus)
 
     place = {name: i for i, name in enumerate(reviews.ids)}

@@ -100,7 +100,7 @@ def fastest_dtype(model: str) -> str:
         return "bfloat16"
     slow = model == "lstm" and importlib.metadata.version("jaxlib").startswith("0.10.")
     with contextlib.suppress(OSError):  # it is Linux's
-        if not slow and "_bf16" in Path("/proc/cpuinfo").read_text(encoding="utf-8"):
+        if not slow and "bf16" in Path("/proc/cpuinfo").read_text(encoding="utf-8"):
             return "bfloat16"
     return "float32"
 

@@ -183,10 +183,11 @@ class Checkpoints:
         arrays = jax.tree.map(lambda _: array, dict(handler.metadata(folder).tree))
         return tree_sha256(handler.restore(folder, restore_args=arrays))
 
-    def restore(self, step: int, **templates: Any) -> dict[str, Any]:
+    def restore(self, step: int, optional: str = "", **templates: Any) -> dict[str, Any]:
         """Read items of one checkpoint: the bookkeeping, and those that have a template.
 
-        `templates` are trees of jax.ShapeDtypeStruct with shardings, for params and opt_state.
+        `templates` are trees of jax.ShapeDtypeStruct with shardings, for params and opt_state. The
+        `optional` branch of params is read if it is there: earlier revisions wrote none.
         """
         import orbax.checkpoint as ocp
 
@@ -194,6 +195,10 @@ class Checkpoints:
         items = {"bookkeeping": self.bookkeeping(step)}
         with ocp.StandardCheckpointer() as arrays:
             for name, template in templates.items():
+                if name == "params" and optional in template:
+                    stored = arrays.metadata(folder / name).item_metadata
+                    if optional not in {*stored.keys()}:
+                        template = {key: of for key, of in template.items() if key != optional}
                 items[name] = arrays.restore(folder / name, template)
         return items
 

@@ -49,6 +49,7 @@ class Trial:
     status: str = "open"  # or finished, failed
     content: dict[str, Any] = dataclasses.field(default_factory=dict)  # of result or failure
     axes: Sequence[str] = tuple(FIELDS)  # of its sweep
+    drawn: bool = False  # its sweep has several splits
 
     def refresh(self) -> "Trial":
         """Read the outcome from the directory; return the trial itself."""
@@ -71,14 +72,15 @@ class Trial:
         """The setting and seed as text."""
         text = "{optimizer}, batch {batch_size}, learning rate {learning_rate:g}"
         more = [f"{a} {format_value(v)}" for a, v in self.setting.items() if a not in FIELDS]
-        if split_seed := self.config.data.split_seed:
-            more.append(f"split {split_seed}")
+        if self.stage == FINAL and self.drawn:
+            more.append(f"split seed {self.config.data.split_seed}")
         return ", ".join([text.format(**self.setting), *more, f"seed {self.config.seed}"])
 
     @property
     def row(self) -> dict[str, Any]:
         """The trial's entries in tables; None stands for an unknown one."""
         row = {"stage": self.stage, **self.setting, "seed": self.config.seed}
+        row["split_seed"] = self.config.data.split_seed
         row |= {"status": self.status, "run": self.directory.name}
         for name in ("step", "best_epoch", "epochs", "train_seconds", "reason"):
             row.setdefault(name, self.content.get(name))
@@ -136,7 +138,8 @@ class Sweep:
         config = stored.replace_settings(self.config, changes)
         parent = self.directory / FINAL if stage == FINAL else self.directory
         path = parent / stored.run_name(config)
-        return Trial(stage, path, config, axes=tuple(self.axes)).refresh()
+        drawn = bool(self.split_seeds)
+        return Trial(stage, path, config, axes=tuple(self.axes), drawn=drawn).refresh()
 
     def samples(self) -> Iterator[Config]:
         """Yield the configs of all combinations, and with each seed that of the start."""

@@ -12,21 +12,17 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from sentiment_jax.config.schema import (
-    ENCODERS,
-    OBJECTIVES,
-    OF_VOCABULARY,
-    Config,
-    EncoderConfig,
-)
+from sentiment_jax.config.schema import ENCODERS, OBJECTIVES, Config, EncoderConfig
 from sentiment_jax.config.stored import flatten, make_frozen, replace_settings
 from sentiment_jax.config.validation import validate
 from sentiment_jax.errors import InputError
 from sentiment_jax.huggingface import hub, weights
-from sentiment_jax.runtime import devices
+from sentiment_jax.runtime import devices, startup
 from sentiment_jax.storage.run_directory import SWEEP_FILE, RunDirectory
 from sentiment_jax.training import lineage
 from sentiment_jax.training.lineage import find_teachers, parents, source_run
+
+ENOUGH = 30  # validation reviews, to say that a teacher is at chance
 
 
 def resolve(recipe: ConfigDict, known: Config | None = None) -> Config:
@@ -49,7 +45,8 @@ def resolve(recipe: ConfigDict, known: Config | None = None) -> Config:
     sizes = None
     if folder:
         sizes = _read_source(folder, name)
-        values |= _inherited(folder, values)
+        if values["data.teacher"] and not values["pretrain.text"]:
+            values["pretrain.text"] = RunDirectory(folder).read_config().pretrain.text
     elif pretrained and name not in ENCODERS:
         raise InputError(f"model.pretrained={pretrained} is no run: {name} starts from one")
     elif pretrained:
@@ -78,7 +75,7 @@ def _check_teacher(teacher: Path) -> None:
     if directory.read_config().pretrain.objective:
         raise InputError(f"data.teacher={teacher} is a pre-training run, which has no classifier")
     measured = result["metrics"].get("val")
-    if measured and measured["mcc"] <= 0:
+    if measured and measured["mcc"] <= 0 and result["val"]["examples"] >= ENOUGH:
         raise InputError(
             f"data.teacher={teacher} is no better than guessing on its own validation reviews "
             f"(accuracy {result['val']['accuracy']:.4f}): label more, or choose another teacher"
@@ -98,13 +95,18 @@ def _read_source(run: Path, name: str) -> EncoderConfig | None:
     return source if isinstance(source, EncoderConfig) else None
 
 
-def _inherited(run: Path, values: dict[str, Any]) -> dict[str, Any]:
-    """Return what a config takes from the run that it starts from: vocabulary, sizes, text."""
-    there = flatten(RunDirectory(run).read_config())
-    names = [*OF_VOCABULARY, "model.embedding_size"] if values["model.name"] not in ENCODERS else []
-    if values["data.teacher"] and not values["pretrain.text"]:
-        names.append("pretrain.text")
-    return {name: there[name] for name in names}
+def keep_dtype(config: Config, began: Config) -> Config:
+    """Return a config with the dtype of the run that it resumes, if its recipe chose another here.
+
+    Recipes choose by the machine (startup.fastest_dtype), and a run may go on elsewhere.
+    """
+    here = startup.fastest_dtype(config.model.name)
+    if config.model.name != began.model.name or config.model.dtype != here:
+        return config
+    same = {"model.dtype": began.model.dtype}
+    if here != began.model.dtype and isinstance(began.model, EncoderConfig):
+        same["model.attention"] = began.model.attention
+    return replace_settings(config, same)
 
 
 def check_start(
@@ -159,7 +161,10 @@ def check_source_settings(config: Config) -> None:
     source = source_run(config.model.pretrained)
     if source is None or isinstance(config.model, EncoderConfig):
         return
-    name = "model.embedding_size"  # an axis of a sweep
-    size, there = (flatten(of)[name] for of in (config, RunDirectory(source).read_config()))
-    if size != there:
-        raise InputError(f"model.pretrained={source} has {name}={there}, the config {size}")
+    values = flatten(config)
+    there = flatten(RunDirectory(source).read_config())
+    for name in ("model.embedding_size", "data.ngrams"):
+        if there[name] != values[name]:
+            raise InputError(
+                f"model.pretrained={source} has {name}={there[name]}, the config {values[name]}"
+            )

@@ -94,10 +94,14 @@ def warn_of_leakage(config: Config, corpus: Corpus) -> None:
     Held-out reviews that are in the training split too don't count: the statistics count those.
     Nor does text that was learned without labels count in a fold of a cross-validation.
     """
-    held_out = np.concatenate([corpus.splits[name].hashes for name in ("val", "test")])
-    held_out = np.setdiff1d(held_out, corpus.splits["train"].hashes)
+    splits = {name: corpus.splits[name].hashes for name in ("val", "test")}
     for run in ancestors(config):
-        if config.data.fold and RunDirectory(run).read_config().pretrain.objective:
+        directory = RunDirectory(run)
+        unlabeled = directory.config.is_file() and directory.read_config().pretrain.objective
+        names = ("test",) if config.data.fold and unlabeled else ("val", "test")
+        held_out = np.concatenate([splits[name] for name in names])
+        held_out = np.setdiff1d(held_out, corpus.splits["train"].hashes)
+        if not len(held_out):
             continue
         try:
             trained_on = _read_training_text(run, config, corpus.statistics["data_hash"])

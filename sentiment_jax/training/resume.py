@@ -56,7 +56,7 @@ def initial_state(experiment: Experiment) -> tuple[TrainState, LoadReport | None
     """Return a new run's state on the devices, and the report on loading pretrained weights."""
     train = experiment.encoded["train"]
     params, report = initial_params(experiment, train)
-    if experiment.config.model.name == "average":
+    if experiment.config.model.name == "average" and report and "classifier/bias" in report.new:
         counts = np.bincount(train.labels, minlength=len(experiment.classes))
         params["classifier"]["bias"] = jnp.log((counts + 1) / np.sum(counts + 1))
     state = create_state(params, experiment.config.optimizer, experiment.config.seed)

@@ -103,7 +103,9 @@ class TrainingRun:
         self.parameters = count_parameters(self.experiment.model)
         self.steps_per_epoch = math.ceil(len(self.experiment.encoded["train"]) / config.batch_size)
         # A cross-validation decides when to end, but not the schedule, which its folds shared.
-        most = max(config.epochs, math.ceil(config.min_steps / self.steps_per_epoch))
+        held_out = len(self.experiment.encoded["val"]) if config.data.fold else 0
+        whole = math.ceil((len(self.experiment.encoded["train"]) + held_out) / config.batch_size)
+        most = max(config.epochs, math.ceil(config.min_steps / whole))
         self.epochs = self.experiment.epochs or most
         self.total_steps = self.epochs * self.steps_per_epoch
         steps = most * self.steps_per_epoch

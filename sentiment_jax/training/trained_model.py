@@ -80,7 +80,7 @@ def make_classifier(config: Config, tokenizer: Tokenizer) -> Classifier:
 def restore_model(like: Classifier, checkpoints: Checkpoints, step: int) -> TrainedModel:
     """Restore the parameters of one checkpoint, a copy on each device."""
     shapes = devices.abstract(abstract_params(like.model), like.mesh)
-    params = checkpoints.restore(step, params=shapes)["params"]
+    params = checkpoints.restore(step, "embedding_frequencies", params=shapes)["params"]
     return TrainedModel(like.config, like.tokenizer, like.model, like.mesh, params, step)
 
 

@@ -97,7 +97,7 @@ REFUSED = {  # by recipe, and whether it is for --mode=pretrain
         (RTD, "pretrain.objective is for --mode=pretrain"),
         ({"data.max_length": 129}, "data.max_length=129 exceeds the model's 128 pos"),
         *[({"data.path": f"my{end}"}, f"my{end} is a table: set ") for end in (*FORMATS, ".CSV")],
-        ({"data.ngrams": 2}, "data.ngrams=2 wants model.name=lstm, not bert"),
+        ({"data.ngrams": 2}, "data.ngrams=2 wants model.name=lstm or average, not bert"),
         ({"data.teacher": "runs/a,,runs/b"}, "data.teacher='runs/a,,runs/b' names no run"),
         ({"optimizer.learning_rate": float("inf")}, "optimizer.learning_rate=inf must be"),
         ({"data.teacher": "a", "pretrain.unlabeled": False}, "leaves data.teacher out: set only"),
@@ -126,7 +126,7 @@ REFUSED = {  # by recipe, and whether it is for --mode=pretrain
     ],
     (ngrams, "", False): [
         ({"model.pretrained": "runs/a"}, "model.pretrained: ngrams start from weights of zero"),
-        ({"model.dtype": "bfloat16"}, "model.dtype=bfloat16: ngrams are computed in float32"),
+        ({"model.dtype": "bfloat16"}, "model.dtype=bfloat16: ngrams computes in float32"),
     ],
 }
 

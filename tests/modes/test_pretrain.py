@@ -18,7 +18,7 @@ from configs import average, bert, electra, lstm
 from sentiment_jax import api
 from sentiment_jax.analysis import records
 from sentiment_jax.config.recipes import override
-from sentiment_jax.config.stored import flatten, replace_settings
+from sentiment_jax.config.stored import replace_settings
 from sentiment_jax.errors import InputError, RunError
 from sentiment_jax.huggingface import weights
 from sentiment_jax.models.average import weigh
@@ -28,6 +28,7 @@ from sentiment_jax.modes.train import train
 from sentiment_jax.storage.checkpoints import Checkpoints, steps_in
 from sentiment_jax.storage.files import read_json
 from sentiment_jax.storage.metrics_log import read_metrics
+from sentiment_jax.storage.run_directory import RunDirectory
 from sentiment_jax.training import resume, scoring
 from sentiment_jax.training.checks import resolve
 from sentiment_jax.training.experiment import prepare_experiment
@@ -185,10 +186,9 @@ def test_an_lstm_starts_from_ngram_vectors_which_stay_if_frozen(pretrained, load
     assert modules(report.new) == {"forward", "dense", "classifier"}
     assert not report.unused
     assert prepared.encoded["test"].token_ids.shape[1] == 2
-    shared = ("model.embedding_size", "data.ngrams", "data.min_frequency", "data.vocabulary_size")
-    other = flatten(resolve(override(config, dict.fromkeys(shared, 1) | {shared[3]: 10})))
-    there = flatten(read_json(source / "config.json"))
-    assert {name: other[name] for name in shared} == {name: there[name] for name in shared}
+    for setting, value in {"model.embedding_size": 16, "data.ngrams": 2}.items():
+        with pytest.raises(InputError, match=f"has {setting}={value}, the config 1$"):
+            train(override(config, {setting: 1}), tmp_path / "nothing")
     with pytest.raises(InputError, match="is no run: lstm starts from one"):
         resolve(override(config, {"model.pretrained": str(tmp_path)}))
 
@@ -197,16 +197,16 @@ def test_a_linear_classifier_of_their_average_starts_at_the_class_shares(
     pretrained, load, tmp_path, capsys
 ):
     source = pretrained("lstm")
-    changes = {name: SMALL[name] for name in ("data.limit", "data.max_length")}
-    changes |= {"data.source": "sample", "data.folds": 2, "epochs": 2, "linear_baseline": False}
-    config = override(average.get_config(), changes | {"model.pretrained": str(source)})
+    changes = {"data.source": "sample", "data.max_length": 24, "data.folds": 2, "epochs": 1}
+    changes |= {"model.embedding_size": 16, "data.ngrams": 2}
+    changes |= {"min_steps": 200, "linear_baseline": False, "model.pretrained": str(source)}
+    config = override(average.get_config(), changes)
     prepared = prepare_experiment(resolve(config))
     start = resume.initial_state(prepared)[0].params
     tables = [np.asarray(leaf["embedding"]) for leaf in load("lstm").params.values()]
-    counts = np.bincount(
-        prepare_pretraining(load("lstm").config).encoded["train"].token_ids.ravel()
-    )
-    np.testing.assert_allclose(tables[1][2 : len(counts), 0], counts[2:] / counts[2:].sum(), 1e-5)
+    learned = prepare_pretraining(load("lstm").config)
+    counts = np.bincount(learned.encoded["train"].token_ids.ravel())[2:]
+    np.testing.assert_allclose(tables[1][2 : len(counts) + 2, 0], counts / counts.sum(), 1e-5)
     encoded = prepared.encoded["train"]
     expected = weigh(*tables, encoded.token_ids, encoded.offsets)
     np.testing.assert_array_equal(start["embedding"]["embedding"], expected)
@@ -215,11 +215,33 @@ def test_a_linear_classifier_of_their_average_starts_at_the_class_shares(
     assert not np.any(start["classifier"]["kernel"])
     capsys.readouterr()
     result = train(config, tmp_path / "run")
-    assert [fold["examples"] for fold in result["folds"]] == [30, 30]
-    assert "held out here (leakage)" not in capsys.readouterr().err  # text learned without labels
+    assert [fold["examples"] for fold in result["folds"]] == [192, 192]
+    fold = RunDirectory(tmp_path / "run" / "folds" / "1")
+    assert read_json(fold.result)["epochs"] == 3  # of 96 steps if trained on all: 200 at least
+    assert len({*read_json(fold.env)["data"]["counts"]["test"].values()} - {0}) == 1
+    held_out = prepare_experiment(replace_settings(resolve(config), {"data.fold": 1}))
+    assert {*held_out.encoded["val"].ids} & {*learned.encoded["train"].ids}
+    assert "held out here (leakage)" not in capsys.readouterr().err  # learned without labels
     trained = load_run(tmp_path / "run").params
     np.testing.assert_array_equal(trained["embedding"]["embedding"], expected)
     assert np.all(trained["classifier"]["kernel"])
+
+
+def test_ngram_vectors_without_frequencies_are_still_read(pretrained, load, tmp_path):
+    """Those of earlier revisions, for an LSTM; their average needs frequencies."""
+    source = shutil.copytree(pretrained("lstm"), tmp_path / "source")
+    step = load("lstm").step
+    embedding = {"embedding": load("lstm").params["embedding"]}
+    shutil.rmtree(source / "checkpoints")
+    checkpoints = Checkpoints(source / "checkpoints")
+    checkpoints.save(step, embedding, {}, bookkeeping={}, best=step)
+    config = make_config("lstm", **{"model.pretrained": str(source)})
+    params, _ = resume.initial_params(prepare_experiment(resolve(config)))
+    assert_same_parameters(params, embedding, ("embedding",))
+    changes = {"data.source": "sample", "data.max_length": 24, "model.embedding_size": 16}
+    changes |= {"model.pretrained": str(source), "data.ngrams": 2}
+    with pytest.raises(InputError, match="source has no word frequencies: pre-train again"):
+        train(override(average.get_config(), changes), tmp_path / "run")
 
 
 def test_what_a_training_starts_from_is_checked_before_any_review_is_read(
