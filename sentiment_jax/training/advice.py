@@ -60,7 +60,8 @@ def _few_steps(
     config: Config, result: Mapping[str, Any], training: Sequence[Mapping[str, Any]]
 ) -> str:
     steps = training[-1]["step"]
-    if steps >= FEW_STEPS or training[-1]["accuracy"] > 0.95:
+    few = steps < FEW_STEPS and training[-1]["accuracy"] <= 0.95
+    if not few or config.model.name == "average":  # which ends early on purpose
         return ""
     more = f"epochs ({config.epochs})"
     if result["stopped_early"]:

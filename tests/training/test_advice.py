@@ -4,10 +4,13 @@ The figures are those of runs on real sentences: news, products and tweets of Hu
 (2014), seed 0.
 """
 
+import dataclasses
+
 import pytest
 
 from configs import lstm, ngrams
 from sentiment_jax.config.recipes import override
+from sentiment_jax.config.schema import AverageConfig
 from sentiment_jax.training.advice import advise
 from sentiment_jax.training.checks import resolve
 
@@ -46,7 +49,7 @@ CHANGES = {
 }
 
 
-def advice(name):
+def advice(name, model=None):
     """The sentences, by the rule that speaks."""
     (row,) = (row for row in RUNS if row[0] == name)
     values = dict(zip(NAMES[2:], map(float, row[2:]), strict=True))
@@ -55,6 +58,7 @@ def advice(name):
     file, _, variant = row[1].partition(":")
     recipe = {"lstm": lstm, "ngrams": ngrams}[file].get_config(variant)
     config = resolve(override(recipe, {"data.source": "sample", **CHANGES.get(name, {})}))
+    config = dataclasses.replace(config, model=model or config.model)
     rare = {"examples": int(values["rarest"]), "recall": values["recall"]}
     classes = {"rare": rare, "common": {"examples": 1000, "recall": 1.0}}
     result = {
@@ -99,5 +103,6 @@ def test_sentences_name_the_figures_and_the_remedy():
     few = advice("few")
     assert few["few steps"].startswith("12 optimizer steps are few: lower batch_size (128)")
     assert "configs/ngrams.py" not in few["baseline"]
+    assert "few steps" not in advice("few", AverageConfig())  # it ends early on purpose
     reviews = "of the 10 validation reviews of class 'rare', 0% are"
     assert advice("unequal")["imbalance"].startswith(reviews)
