@@ -234,7 +234,7 @@ def test_ngram_vectors_without_frequencies_are_still_read(pretrained, load, tmp_
     embedding = {"embedding": load("lstm").params["embedding"]}
     shutil.rmtree(source / "checkpoints")
     checkpoints = Checkpoints(source / "checkpoints")
-    checkpoints.save(step, embedding, {}, bookkeeping={}, best=step)
+    checkpoints.save(step, embedding, {"count": np.zeros(1)}, bookkeeping={}, best=step)
     config = make_config("lstm", **{"model.pretrained": str(source)})
     params, _ = resume.initial_params(prepare_experiment(resolve(config)))
     assert_same_parameters(params, embedding, ("embedding",))
