@@ -5,10 +5,8 @@
 
 Every run is a process of its own, as a user would start it; a draw of labels is a
 `data.split_seed`. Rows are appended as runs end; a run whose row is there is not repeated.
-`--encoder=FOLDER` adds an encoder's weights, fine-tuned on the labels, and as a student.
 """
 
-import csv
 import resource
 import statistics
 import subprocess
@@ -20,51 +18,35 @@ from pathlib import Path
 
 from absl import app, flags
 
+from benchmarks import rows
 from sentiment_jax.storage.files import read_json
 
 VECTORS = flags.DEFINE_string("vectors", None, "run of --config=lstm:pretrain", required=True)
-ENCODER = flags.DEFINE_string("encoder", "", "folder of weights")
 SETTINGS = flags.DEFINE_list("settings", [], "NAME=VALUE,... of every run")
-TEXT = flags.DEFINE_string("text", "", "pretrain.text of the students")
 LABELS = flags.DEFINE_list("labels", ["20", "100", "500", "2500"], "numbers of labels")
 DRAWS = flags.DEFINE_list("draws", ["0", "1", "2", "3", "4"], "split seeds")
-METHODS = flags.DEFINE_list("methods", ["ngrams", "average"], "methods to run")
+METHODS = flags.DEFINE_list("methods", ["ngrams", "average"], "recipes")
 OUTPUT = flags.DEFINE_string("output", None, "CSV file, a row per run", required=True)
 
 COLUMNS = ("method", "labels", "draw", "val_accuracy", "accuracy", "loss", "best_epoch")
 COLUMNS += ("linear_accuracy", "test", "cpu_s")
 
 
-def commands(folder: Path) -> dict[str, tuple[list[str], str]]:
-    """Return each method's flags, and the method that is its teacher."""
-    vectors = f"--config.model.pretrained={VECTORS.value}"
-    encoder = [f"--config.model.pretrained={ENCODER.value}", "--config.model.dtype=bfloat16"]
-    encoder += ["--config.data.truncation=head_tail", "--config.optimizer.learning_rate=1e-4"]
-    student = [f"--config.data.teacher={folder / 'average'}", "--config.data.validation_fraction=0"]
-    student += [f"--config.pretrain.text={TEXT.value}"] if TEXT.value else []
-    return {
-        "ngrams": (["--config=ngrams"], ""),
-        "average": (["--config=average", vectors], ""),
-        "lstm": (["--config=lstm:semi", vectors, *student, "--config.epochs=2"], "average"),
-        "encoder": (["--config=bert", *encoder], ""),
-        "encoder, student": (["--config=bert", *encoder, *student, "--config.epochs=1"], "average"),
-    }
-
-
-def run(method: str, labels: str, draw: str, folder: Path) -> dict[str, object]:
-    """Train once, if the folder does not hold the run; return a row of the table."""
-    own, teacher = commands(folder)[method]
-    if teacher:
-        run(teacher, labels, draw, folder)
-    workdir = folder / method
+def run(method: str, labels: str, draw: str) -> dict[str, object]:
+    """Train once; return a row of the table."""
     settings = [*SETTINGS.value, f"data.limit={labels}", f"data.split_seed={draw}"]
-    command = [sys.executable, "-m", "sentiment_jax.main", *own, f"--workdir={workdir}"]
+    if method == "average":
+        settings.append(f"model.pretrained={VECTORS.value}")
+    command = [sys.executable, "-m", "sentiment_jax.main", f"--config={method}"]
     command += [f"--config.{setting}" for setting in settings]
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    with tempfile.TemporaryDirectory() as folder:
+        workdir = Path(folder) / "run"
+        command.append(f"--workdir={workdir}")
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        result = read_json(workdir / "result.json")
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    result = read_json(workdir / "result.json")
     return {
         "method": method,
         "labels": labels,
@@ -82,32 +64,21 @@ def run(method: str, labels: str, draw: str, folder: Path) -> dict[str, object]:
 def main(_: Sequence[str]) -> None:
     """Train what is not in the table yet, then print and draw means over the draws."""
     output = Path(OUTPUT.value)
-    rows = []
-    if output.exists():
-        with output.open(newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
-    else:
-        output.write_text(",".join(COLUMNS) + "\n", encoding="utf-8")
-    done = {(row["method"], row["labels"], row["draw"]) for row in rows}
+    found = rows.read(output, COLUMNS)
+    done = {(row["method"], row["labels"], row["draw"]) for row in found}
     for draw in DRAWS.value:
         for labels in LABELS.value:
-            with tempfile.TemporaryDirectory() as folder:
-                for method in METHODS.value:
-                    if (method, labels, draw) in done:
-                        continue
-                    row = run(method, labels, draw, Path(folder))
-                    rows.append({key: str(value) for key, value in row.items()})
-                    with output.open("a", newline="", encoding="utf-8") as file:
-                        csv.DictWriter(file, COLUMNS, lineterminator="\n").writerow(row)
+            for method in METHODS.value:
+                if (method, labels, draw) not in done:
+                    found.append(rows.append(output, run(method, labels, draw)))
     groups = defaultdict(list)
-    for row in rows:
+    for row in found:
         groups[row["method"], int(row["labels"])].append(row)
     for (method, labels), group in sorted(groups.items()):
         print(
             f"{method:20} {labels:6,} labels  {_mean(group, 'accuracy')}  "
             f"linear {_mean(group, 'linear_accuracy')}  {_mean(group, 'cpu_s', '.0f')} CPU s"
         )
-
     plot(groups, output.with_suffix(".png"))
 
 

@@ -8,7 +8,6 @@ whose row is there is not repeated. `--imdb=DATA_DIR` adds IMDB cut to 200, 1,00
 scored on all 25,000 test reviews.
 """
 
-import csv
 import statistics
 import subprocess
 import sys
@@ -20,6 +19,7 @@ from pathlib import Path
 
 from absl import app, flags
 
+from benchmarks import rows
 from sentiment_jax.storage.files import read_json
 
 DATA = flags.DEFINE_list("data", [], "NAME=CSV,...")
@@ -80,23 +80,16 @@ def main(_: Sequence[str]) -> None:
         sources[f"IMDB {count:,}"] = [tfds, f"--config.data.path={IMDB.value}", limit]
     changes = [f"--config.{setting}" for setting in SETTINGS.value]
     output = Path(OUTPUT.value)
-    rows = []
-    if output.exists():
-        with output.open(newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
-    else:
-        output.write_text(",".join(COLUMNS) + "\n", encoding="utf-8")
-    done = {(row["data"], row["config"], row["seed"]) for row in rows}
+    found = rows.read(output, COLUMNS)
+    done = {(row["data"], row["config"], row["seed"]) for row in found}
     for name, settings in sources.items():
         for config in CONFIGS.value:
             for seed in SEEDS.value:
                 if (name, config, seed) not in done:
                     row = run(name, [*settings, *changes], config, seed)
-                    rows.append({key: str(value) for key, value in row.items()})
-                    with output.open("a", newline="", encoding="utf-8") as file:
-                        csv.DictWriter(file, COLUMNS, lineterminator="\n").writerow(row)
+                    found.append(rows.append(output, row))
     groups = defaultdict(list)
-    for row in rows:
+    for row in found:
         groups[row["data"], row["config"]].append(row)
     for (name, config), group in groups.items():
         accuracies = [float(row["accuracy"]) for row in group]

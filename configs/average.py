@@ -28,6 +28,7 @@ RECIPE = {
     "data.max_length": 1024,
     "data.length_buckets": (128, 192, 256, 384, 512, 768),
     "data.ngrams": 3,
+    "model.embedding_size": 128,
     "optimizer.name": "sgd",
     "optimizer.learning_rate": 0.02,
     "optimizer.schedule": "constant",

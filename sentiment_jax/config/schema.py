@@ -167,7 +167,7 @@ class AverageConfig(ModelConfig):
     """A linear classifier of the average of pretrained n-gram embeddings."""
 
     name: str = setting("average", "architecture", choices=tuple(OBJECTIVES))
-    embedding_size: int = _size(128, "width of the embeddings")
+    embedding_size: int = _size(100, "width of the word embeddings")
 
 
 @dataclasses.dataclass(frozen=True)

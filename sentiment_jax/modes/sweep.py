@@ -290,7 +290,7 @@ def _conclude(sweep: Sweep, trials: Sequence[Trial]) -> None:
     accuracies = [result["test"]["accuracy"] for result in finished]
     deviation = f" ± {statistics.stdev(accuracies):.4f}" if len(accuracies) > 1 else ""
     print(
-        f"{'best':8} {trials[0].label.partition(', split seed')[0].partition(', seed')[0]}\n"
+        f"{'best':8} {trials[0].described_setting}\n"
         f"{'test':8} accuracy {statistics.mean(accuracies):.4f}{deviation} "
         f"(mean and standard deviation over {_seeds(sweep)})\n"
         f"{'winner':8} {find_run(sweep.directory)}, its best seed by validation: other modes take "

@@ -68,13 +68,19 @@ class Trial:
         return {axis: flat[FIELDS.get(axis, axis)] for axis in self.axes}
 
     @property
-    def label(self) -> str:
-        """The setting and seed as text."""
+    def described_setting(self) -> str:
+        """The setting as text."""
         text = "{optimizer}, batch {batch_size}, learning rate {learning_rate:g}"
         more = [f"{a} {format_value(v)}" for a, v in self.setting.items() if a not in FIELDS]
+        return ", ".join([text.format(**self.setting), *more])
+
+    @property
+    def label(self) -> str:
+        """The setting and seeds as text."""
+        seeds = [f"seed {self.config.seed}"]
         if self.stage == FINAL and self.drawn:
-            more.append(f"split seed {self.config.data.split_seed}")
-        return ", ".join([text.format(**self.setting), *more, f"seed {self.config.seed}"])
+            seeds.insert(0, f"split seed {self.config.data.split_seed}")
+        return ", ".join([self.described_setting, *seeds])
 
     @property
     def row(self) -> dict[str, Any]:

@@ -105,7 +105,7 @@ def warn_of_leakage(config: Config, corpus: Corpus) -> None:
             continue
         try:
             trained_on = _read_training_text(run, config, corpus.statistics["data_hash"])
-            check_same_sources(RunDirectory(run).read_config(), RunDirectory(run))
+            check_same_sources(directory.read_config(), directory)
         except InputError as error:
             terminal.warn_once(
                 f"{run} may have been trained on reviews that are held out here: {error}"
