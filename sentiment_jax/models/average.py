@@ -4,6 +4,9 @@ The average is weighted by smooth inverse frequency (SIF): Arora et al. (2017), 
 Tough-to-Beat Baseline for Sentence Embeddings, https://openreview.net/forum?id=SyK00v5xx.
 """
 
+from collections.abc import Mapping
+from typing import Any
+
 import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
@@ -36,6 +39,24 @@ def weigh(
     rows = np.split(ids, offsets[1:-1])
     square = np.mean([np.mean(weighted[row].sum(axis=(0, 1)) ** 2) / len(row) for row in rows])
     return (weighted / np.sqrt(np.maximum(square, 1e-12))).astype(np.float32)
+
+
+def start(
+    params: Mapping[str, Any],
+    frequencies: Float32[np.ndarray, "vocabulary 1"],
+    token_ids: Int32[np.ndarray, "tokens *columns"],
+    offsets: Int64[np.ndarray, " reviews_and_one"],
+    labels: Int32[np.ndarray, " reviews"],
+) -> dict[str, Any]:
+    """Return a classifier's first parameters, given those with a pre-training's embeddings.
+
+    The embeddings are those of `weigh`, the bias is the logarithm of the class shares.
+    """
+    learned = np.asarray(params["embedding"]["embedding"])
+    table = weigh(learned, frequencies, token_ids, offsets)
+    counts = np.bincount(labels, minlength=len(params["classifier"]["bias"]))
+    bias = np.log((counts + 1) / np.sum(counts + 1)).astype(np.float32)
+    return {"embedding": {"embedding": table}, "classifier": {**params["classifier"], "bias": bias}}
 
 
 class AverageClassifier(nn.Module):

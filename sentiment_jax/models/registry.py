@@ -10,7 +10,7 @@ from flax import linen as nn
 
 from sentiment_jax.config.schema import AnyModel, EncoderConfig
 from sentiment_jax.errors import InputError
-from sentiment_jax.models import encoder, layers, linear, lstm
+from sentiment_jax.models import average, encoder, layers, linear, lstm
 from sentiment_jax.models.average import AverageClassifier
 from sentiment_jax.models.bert import BertClassifier, MaskedLanguageModel
 from sentiment_jax.models.distilbert import DistilBertClassifier
@@ -38,6 +38,9 @@ class Architecture:
     transformers: Mapping[str, str]  # as TRANSFORMERS; empty without a Hugging Face form
     # From an embedding table and ids to each position's vector, which explanations attribute to.
     embed_positions: Callable[..., Any] = layers.embed_positions
+    # From a pre-training's embeddings and word frequencies and the training reviews to the first
+    # parameters of a classifier; None: the embeddings are taken as they are.
+    start: Callable[..., dict[str, Any]] | None = None
     # From config and parameters to those of the generator that was trained beside it.
     extract_generator: Callable[..., tuple[EncoderConfig, dict[str, Any]]] | None = None
 
@@ -108,6 +111,7 @@ ARCHITECTURES = {
         layerwise_multipliers=lambda params, decay: jax.tree.map(lambda _: 1.0, params),
         heads=("classifier.",),
         transformers={},
+        start=average.start,
     ),
 }
 

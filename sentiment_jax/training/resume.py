@@ -7,11 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from sentiment_jax.config.schema import EncoderConfig
-from sentiment_jax.data.encoding import Encoded
 from sentiment_jax.errors import InputError, RunError
 from sentiment_jax.huggingface import hub, weights
 from sentiment_jax.huggingface.weights import LoadReport
-from sentiment_jax.models import average, layers
+from sentiment_jax.models import layers
+from sentiment_jax.models.registry import ARCHITECTURES
 from sentiment_jax.runtime import devices, processes, terminal
 from sentiment_jax.storage.checkpoints import Checkpoints
 from sentiment_jax.storage.run_directory import RunDirectory
@@ -22,7 +22,7 @@ from sentiment_jax.training.parameters import initializer
 from sentiment_jax.training.run import Progress, TrainingRun
 from sentiment_jax.training.signals import Stop
 from sentiment_jax.training.steps import TrainState, create_state
-from sentiment_jax.training.trained_model import Classifier, load_run
+from sentiment_jax.training.trained_model import load_run
 
 
 def start_run(
@@ -54,55 +54,46 @@ def start_run(
 
 def initial_state(experiment: Experiment) -> tuple[TrainState, LoadReport | None]:
     """Return a new run's state on the devices, and the report on loading pretrained weights."""
-    train = experiment.encoded["train"]
-    params, report = initial_params(experiment, train)
-    if experiment.config.model.name == "average" and report and "classifier/bias" in report.new:
-        counts = np.bincount(train.labels, minlength=len(experiment.classes))
-        params["classifier"]["bias"] = jnp.log((counts + 1) / np.sum(counts + 1))
+    params, report = initial_params(experiment)
     state = create_state(params, experiment.config.optimizer, experiment.config.seed)
     return devices.place(state, experiment.mesh), report
 
 
-def initial_params(
-    classifier: Classifier, train: Encoded | None = None
-) -> tuple[Any, LoadReport | None]:
+def initial_params(experiment: Experiment) -> tuple[Any, LoadReport | None]:
     """Return parameters from seed and pretrained weights, and the report on loading those.
-
-    The average of n-gram embeddings is scaled by the training reviews.
 
     The CPU draws them, so that every backend starts from the same bits and none compiles an
     orthogonal matrix, which takes a GPU up to a minute.
     """
     with layers.on_cpu():
-        params = initializer(classifier.model)(jax.random.key(classifier.config.seed))
-    model = classifier.config.model
+        params = initializer(experiment.model)(jax.random.key(experiment.config.seed))
+    model = experiment.config.model
     if not model.pretrained:
         return params, None
     if run := source_run(model.pretrained):
         source = load_run(run, classifies=False)
-        found = dict(source.params)
-        frequencies = found.pop("embedding_frequencies", None)  # of a pre-training
-        if model.name == "average" and source.config.model.name == "lstm":
-            if frequencies is None:
-                raise InputError(f"model.pretrained={run} has no word frequencies: pre-train again")
-            table, shares = (
-                np.asarray(leaf["embedding"]) for leaf in (found["embedding"], frequencies)
-            )
-            if train is not None:
-                table = average.weigh(table, shares, train.token_ids, train.offsets)
-            found["embedding"] = {"embedding": table}
-        tensors = weights.to_tensors(found, model.name)
-        return weights.load_tensors(
-            tensors,
-            classifier.model.config,
+        learned = dict(source.params)
+        frequencies = learned.pop("embedding_frequencies", None)  # of an LSTM's pre-training
+        params, report = weights.load_tensors(
+            weights.to_tensors(learned, model.name),
+            experiment.model.config,
             params,
             where=f"model.pretrained={run}",
             files=f"{run}, step {source.step}",
-            order=weights.class_order(source.classes, classifier.classes),
+            order=weights.class_order(source.classes, experiment.classes),
         )
+        start = ARCHITECTURES[model.name].start
+        if start and source.config.model.name != model.name:
+            if frequencies is None:
+                raise InputError(f"model.pretrained={run} has no word frequencies: pre-train again")
+            shares = np.asarray(frequencies["embedding"])
+            train = experiment.encoded["train"]
+            first = start(params, shares, train.token_ids, train.offsets, train.labels)
+            params = jax.tree.map(jnp.asarray, first)
+        return params, report
     assert isinstance(model, EncoderConfig)  # an LSTM starts from a run: checks.resolve
     folder, _ = hub.find_pretrained(model.pretrained, model.revision)
-    return weights.load_pretrained(folder, classifier.model.config, params, classifier.classes)
+    return weights.load_pretrained(folder, experiment.model.config, params, experiment.classes)
 
 
 def _restore(experiment: Experiment, checkpoints: Checkpoints) -> tuple[TrainState, Progress]:
