@@ -3,10 +3,17 @@
     python -m benchmarks.few_labels --output=results/few_labels/runs.csv --vectors=runs/vectors \
         --settings=data.path=DATA_DIR
 
+Methods `encoder` and `student` fine-tune the weights in --encoder at 128 tokens. The `student` is
+distilled from `average` on the texts in --texts, after which the two are an ensemble:
+
+    python -m benchmarks.few_labels --output=results/few_labels/runs.csv --vectors=runs/vectors \
+        --settings=data.path=DATA_DIR --methods=encoder,student --encoder=FOLDER --texts=texts.txt
+
 Every run is a process of its own, as a user would start it; a draw of labels is a
 `data.split_seed`. Rows are appended as runs end; a run whose row is there is not repeated.
 """
 
+import csv
 import resource
 import statistics
 import subprocess
@@ -16,6 +23,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 from absl import app, flags
 
 from benchmarks import rows
@@ -25,40 +33,87 @@ VECTORS = flags.DEFINE_string("vectors", None, "run of --config=lstm:pretrain", 
 SETTINGS = flags.DEFINE_list("settings", [], "NAME=VALUE,... of every run")
 LABELS = flags.DEFINE_list("labels", ["20", "100", "500", "2500"], "numbers of labels")
 DRAWS = flags.DEFINE_list("draws", ["0", "1", "2", "3", "4"], "split seeds")
-METHODS = flags.DEFINE_list("methods", ["ngrams", "average"], "recipes")
+METHODS = flags.DEFINE_list("methods", ["ngrams", "average"], "and encoder, student")
+ENCODER = flags.DEFINE_string("encoder", "", "folder of weights of a BERT")
+TEXTS = flags.DEFINE_string("texts", "", "unlabeled texts for the student, one per line")
 OUTPUT = flags.DEFINE_string("output", None, "CSV file, a row per run", required=True)
 
 COLUMNS = ("method", "labels", "draw", "val_accuracy", "accuracy", "loss", "best_epoch")
 COLUMNS += ("linear_accuracy", "test", "cpu_s")
+SHORT = (  # of bert:long
+    "data.max_length=128",
+    "data.length_buckets=(64,96)",
+    "linear_baseline=False",
+)
 
 
-def run(method: str, labels: str, draw: str) -> dict[str, object]:
-    """Train once; return a row of the table."""
-    settings = [*SETTINGS.value, f"data.limit={labels}", f"data.split_seed={draw}"]
-    if method == "average":
-        settings.append(f"model.pretrained={VECTORS.value}")
-    command = [sys.executable, "-m", "sentiment_jax.main", f"--config={method}"]
-    command += [f"--config.{setting}" for setting in settings]
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+def run(method: str, labels: str, draw: str) -> list[dict[str, object]]:
+    """Train once; return a row of the table, and for a student that of the ensemble."""
+    before = _cpu_seconds()
+    common = {"labels": labels, "draw": draw}
+    start = f"model.pretrained={ENCODER.value}"
     with tempfile.TemporaryDirectory() as folder:
         workdir = Path(folder) / "run"
-        command.append(f"--workdir={workdir}")
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        teacher = Path(folder) / "average"
+        if method in {"average", "student"}:
+            vectors = f"model.pretrained={VECTORS.value}"
+            train("average", workdir if method == "average" else teacher, vectors, **common)
+        if method == "ngrams":
+            train("ngrams", workdir, **common)
+        if method == "encoder":
+            settings = ["batch_size=8", "min_steps=200", "optimizer.learning_rate=5e-5"]
+            train("bert:long", workdir, start, *SHORT, *settings, **common)
+        if method == "student":
+            settings = [f"data.teacher={teacher}", "data.validation_fraction=0", "epochs=1"]
+            settings += ["optimizer.learning_rate=1e-4", f"pretrain.text={TEXTS.value}"]
+            train("bert:long", workdir, start, *SHORT, *settings, **common)
         result = read_json(workdir / "result.json")
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    return {
+        test = {"average + student": ensemble(teacher, workdir)} if method == "student" else {}
+    linear = result.get("linear_baseline")
+    row = {
         "method": method,
-        "labels": labels,
-        "draw": draw,
+        **common,
         "val_accuracy": round(result["val"]["accuracy"], 4) if result["val"] else "",
         "accuracy": round(result["test"]["accuracy"], 4),
         "loss": round(result["test"]["loss"], 4),
         "best_epoch": result["best_epoch"],
-        "linear_accuracy": round(result["linear_baseline"]["test"]["accuracy"], 4),
+        "linear_accuracy": round(linear["test"]["accuracy"], 4) if linear else "",
         "test": result["test"]["examples"],
-        "cpu_s": round(seconds, 1),
+        "cpu_s": round(_cpu_seconds() - before, 1),
     }
+    unknown = {"val_accuracy": "", "best_epoch": ""}
+    return [row, *({**row, **unknown, "method": name, **of} for name, of in test.items())]
+
+
+def train(recipe: str, workdir: Path, *settings: str, labels: str, draw: str) -> None:
+    """Train as from the shell."""
+    command = [sys.executable, "-m", "sentiment_jax.main", f"--config={recipe}"]
+    settings = (*SETTINGS.value, *settings, f"data.limit={labels}", f"data.split_seed={draw}")
+    command += [f"--config.{setting}" for setting in settings]
+    command.append(f"--workdir={workdir}")
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+
+
+def ensemble(first: Path, second: Path) -> dict[str, float]:
+    """Return accuracy and loss of the averaged probabilities of two runs' test reviews."""
+    tables = []
+    for run in (first, second):
+        with (run / "predictions.csv").open(newline="", encoding="utf-8") as file:
+            tables.append({row["id"]: row for row in csv.DictReader(file)})
+    positive = np.array(
+        [[float(table[name]["p_positive"]) for name in tables[0]] for table in tables]
+    ).mean(axis=0)
+    labels = np.array([int(row["label"]) for row in tables[0].values()])
+    right = np.where(labels == 1, positive, 1 - positive)
+    return {
+        "accuracy": round(float(np.mean(right > 0.5)), 4),
+        "loss": round(float(-np.mean(np.log(right))), 4),
+    }
+
+
+def _cpu_seconds() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def main(_: Sequence[str]) -> None:
@@ -70,7 +125,7 @@ def main(_: Sequence[str]) -> None:
         for labels in LABELS.value:
             for method in METHODS.value:
                 if (method, labels, draw) not in done:
-                    found.append(rows.append(output, run(method, labels, draw)))
+                    found += [rows.append(output, row) for row in run(method, labels, draw)]
     groups = defaultdict(list)
     for row in found:
         groups[row["method"], int(row["labels"])].append(row)
@@ -97,6 +152,7 @@ def plot(groups: dict[tuple[str, int], list[dict[str, str]]], path: Path) -> Non
         for count, of in zip(counts, found, strict=True):
             axes.plot([count] * len(of), of, ".", color=line.get_color(), alpha=0.5)
     axes.set(xscale="log", xlabel="labels", ylabel="test accuracy", ylim=(0.48, 0.95))
+    counts = sorted({labels for _, labels in groups})
     axes.set_xticks(counts, [f"{count:,}" for count in counts])
     axes.minorticks_off()
     axes.spines[["top", "right"]].set_visible(False)
@@ -105,9 +161,11 @@ def plot(groups: dict[tuple[str, int], list[dict[str, str]]], path: Path) -> Non
 
 
 def _mean(group: Sequence[dict[str, str]], column: str, digits: str = ".4f") -> str:
-    values = [float(row[column]) for row in group]
-    deviation = statistics.stdev(values) if len(values) > 1 else 0.0
-    return f"{statistics.mean(values):{digits}} ± {deviation:{digits}}"
+    values = [float(row[column]) for row in group if row[column]]
+    if not values:
+        return "-"
+    mean = f"{statistics.mean(values):{digits}}"
+    return f"{mean} ± {statistics.stdev(values):{digits}}" if len(values) > 1 else mean
 
 
 if __name__ == "__main__":
