@@ -288,7 +288,7 @@ class PretrainConfig:
     objective: str = setting(
         "",
         "of --mode=pretrain; empty: the architecture's first",
-        choices=("", *itertools.chain.from_iterable(OBJECTIVES.values())),
+        choices=("", *dict.fromkeys(itertools.chain.from_iterable(OBJECTIVES.values()))),
     )
     text: str = setting("", "file or folder of text; empty: the source's unlabeled", harmless=True)
     unlabeled: bool = setting(True, "False: learn from the text of the training reviews alone")

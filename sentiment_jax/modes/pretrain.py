@@ -30,7 +30,9 @@ def pretrain(recipe: ConfigDict, workdir: Path, **options: Any) -> dict[str, Any
     """
     recipe = _with_objective(recipe)
     result = train(recipe, workdir, prepare=prepare_pretraining, score_test=False, **options)
-    print(f"{'next':8} fine-tune from it: --mode=train --config.model.pretrained={workdir}")
+    of_ngrams = recipe.pretrain.objective == "ngram_vectors"
+    command = "--config=lstm:semi (few labels: average)" if of_ngrams else "--mode=train"
+    print(f"{'next':8} fine-tune from it: {command} --config.model.pretrained={workdir}")
     return result
 
 

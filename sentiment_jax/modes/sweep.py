@@ -287,13 +287,21 @@ def _conclude(sweep: Sweep, trials: Sequence[Trial]) -> None:
             f"{len(finished)} of the {len(trials)} trials of the {trials[0].stage} stage finished: "
             f"see {sweep.directory}/table.csv; delete failed.json of a trial to try it again"
         )
-    accuracies = [result["test"]["accuracy"] for result in finished]
-    deviation = f" ± {statistics.stdev(accuracies):.4f}" if len(accuracies) > 1 else ""
+    linear = [result["linear_baseline"] for result in finished if "linear_baseline" in result]
+    baseline = ""
+    if sweep.split_seeds and len(linear) == len(finished):
+        baseline = f"{'':8} the linear baseline {_mean_test_accuracy(linear)}\n"
     print(
         f"{'best':8} {trials[0].described_setting}\n"
-        f"{'test':8} accuracy {statistics.mean(accuracies):.4f}{deviation} "
-        f"(mean and standard deviation over {_seeds(sweep)})\n"
+        f"{'test':8} accuracy {_mean_test_accuracy(finished)} "
+        f"(mean and standard deviation over {_seeds(sweep)})\n{baseline}"
         f"{'winner':8} {find_run(sweep.directory)}, its best seed by validation: other modes take "
         f"--workdir={sweep.directory} for it\n"
         f"{'files':8} {sweep.directory}/table.csv; --mode=report makes tables, plots and a page"
     )
+
+
+def _mean_test_accuracy(results: Sequence[Mapping[str, Any]]) -> str:
+    accuracies = [result["test"]["accuracy"] for result in results]
+    deviation = f" ± {statistics.stdev(accuracies):.4f}" if len(accuracies) > 1 else ""
+    return f"{statistics.mean(accuracies):.4f}{deviation}"

@@ -10,6 +10,7 @@ from typing import Any
 from sentiment_jax.config.schema import Config
 
 FEW_STEPS = 100  # of the optimizer
+FEW_REVIEWS = 50  # held out for validation
 
 
 def advise(
@@ -45,11 +46,15 @@ def _baseline(config: Config, result: Mapping[str, Any]) -> str:
     own = result["val"]["accuracy"]
     if not scores or own > scores["accuracy"] or own == 1 or scores["accuracy"] < majority + 0.01:
         return ""
-    remedy = "a pretrained encoder (--config=configs/bert.py --config.model.pretrained=...)"
-    if config.model.pretrained:
+    remedy = "a pretrained encoder (--config=bert:long --config.model.pretrained=...)"
+    if config.model.name == "average":
+        remedy = "--config=ngrams --config.data.folds=5, or more unlabeled text"
+    elif config.model.pretrained:
         remedy = "more reviews"
     elif config.model.name != "ngrams":
-        remedy = f"--config=configs/ngrams.py, or {remedy}"
+        remedy = f"--config=ngrams, or {remedy}"
+    elif result["val"]["examples"] < FEW_REVIEWS:
+        remedy = "--config.data.folds=5, to validate on all labeled reviews"
     return (
         f"the linear baseline is no worse on validation ({scores['accuracy']:.4f}, this model "
         f"{own:.4f}): try {remedy}"
@@ -109,6 +114,8 @@ def _unknown_words(config: Config, unknown: float) -> str:
     if unknown < 0.1 or config.model.name == "ngrams":  # whose character n-grams are known
         return ""
     remedy = f"lower data.min_frequency ({config.data.min_frequency})"
-    if config.data.min_frequency == 1 or config.model.name != "lstm":
+    if config.model.name == "average":
+        remedy = "more unlabeled text would help"
+    elif config.data.min_frequency == 1 or config.model.name != "lstm":
         remedy = "more reviews, or the tokenizer of another encoder, would help"
     return f"{unknown:.0%} of the words in validation are unknown: {remedy}"

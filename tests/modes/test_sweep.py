@@ -131,6 +131,18 @@ def test_an_axis_of_the_model_or_the_encoding_affects_the_trials(
     assert [row["data.max length"] for row in rows[:4]] == ["12", "24", "12", "24"]
 
 
+def test_a_winner_trained_on_several_draws_stands_beside_the_linear_baseline(
+    small_config, tmp_path, training, capsys
+):
+    axes = ONE_TRIAL | {"seeds": (0, 1), "split_seeds": (3, 4)}
+    sweep.sweep(small_config, tmp_path, axes)
+    out = capsys.readouterr().out
+    assert "accuracy 0.8550 ± 0.0058 (mean and standard deviation over seeds 0, 1 and spl" in out
+    assert f"\n{'':8} the linear baseline 0.3500 ± 0.0577\n" in out
+    draws = [experiment.config.data.split_seed for experiment in training.experiments]
+    assert draws == [0, 3, 3, 4, 4]
+
+
 # State on disk
 
 
