@@ -13,6 +13,7 @@ from flax import linen as nn
 from flax import traverse_util
 from safetensors.numpy import load_file, save_file
 
+from sentiment_jax.config.schema import OptimizerConfig
 from sentiment_jax.huggingface import weights
 from sentiment_jax.models.registry import build_model
 from sentiment_jax.training.parameters import abstract_params
@@ -20,6 +21,10 @@ from sentiment_jax.training.parameters import abstract_params
 FIXTURES = Path(__file__).parent / "fixtures"
 TORCH = ("bert", "electra", "electra_projection", "distilbert", "roberta", "modernbert")
 FLAX = ("flax_bert", "flax_electra")
+# Neither schedule, nor decay, nor clipping.
+plain_optimizer = functools.partial(
+    OptimizerConfig, schedule="constant", warmup_fraction=0.0, weight_decay=0.0, clip_norm=0.0
+)
 
 
 def read(name):

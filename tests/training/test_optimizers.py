@@ -1,18 +1,12 @@
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from golden import plain_optimizer as plain
 
-from sentiment_jax.config.schema import OptimizerConfig
 from sentiment_jax.training.optimizers import decay_mask, make_optimizer, make_schedule
 
-# Neither schedule, nor decay, nor clipping.
-plain = functools.partial(
-    OptimizerConfig, schedule="constant", warmup_fraction=0.0, weight_decay=0.0, clip_norm=0.0
-)
 PARAMS = {
     "dense": {"kernel": jnp.array([[1.0, -2.0]]), "bias": jnp.array([0.5, 0.25])},
     "layer_norm": {"scale": jnp.array([1.0]), "bias": jnp.array([0.0])},

@@ -1,7 +1,6 @@
 """One optimizer step against a gradient and an update written down; all batches have one shape."""
 
 import dataclasses
-import functools
 
 import golden
 import jax
@@ -9,8 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from golden import plain_optimizer as plain
 
-from sentiment_jax.config.schema import LstmConfig, OptimizerConfig
+from sentiment_jax.config.schema import LstmConfig
 from sentiment_jax.models.lstm import LstmClassifier
 from sentiment_jax.training.objectives.classification import Classification
 from sentiment_jax.training.objectives.objective import cross_entropy, forward
@@ -18,10 +18,6 @@ from sentiment_jax.training.optimizers import make_optimizer
 from sentiment_jax.training.parameters import abstract_params
 from sentiment_jax.training.steps import create_state, make_train_step
 
-# Neither schedule, nor decay, nor clipping.
-plain = functools.partial(
-    OptimizerConfig, schedule="constant", warmup_fraction=0.0, weight_decay=0.0, clip_norm=0.0
-)
 SGD = plain(name="sgd")
 ADAMW = plain(name="adamw", weight_decay=0.1, clip_norm=0.3, layerwise_decay=0.5)
 WITH_DROPOUT = LstmClassifier(
@@ -68,9 +64,7 @@ def differentiate(params, batch, class_weights):
 
 def descend(params, updates):
     """Parameters after a step, in numpy: nothing is compiled for it."""
-    return jax.tree.map(
-        lambda p, update: np.asarray(p) - RATE * np.asarray(update), params, updates
-    )
+    return jax.tree.map(lambda p, u: np.asarray(p) - RATE * np.asarray(u), params, updates)
 
 
 @pytest.mark.parametrize("valid", [ROWS, 45])
