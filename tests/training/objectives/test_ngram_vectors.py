@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy.special import expit, log_expit
 
 from sentiment_jax.config.schema import LstmConfig
 from sentiment_jax.models.lstm import NgramEmbeddings
@@ -100,10 +101,6 @@ def test_words_that_are_updated_often_at_once_have_a_smaller_rate():
     np.testing.assert_allclose(FACTORS * updates, np.minimum(updates, 5), rtol=1e-6)
 
 
-def sigmoid(x):
-    return 1 / (1 + np.exp(-x))
-
-
 def plain_descend(table, texts, words, noise_of, rate):
     """A loop over updates, texts, words and noise; everything moves after each update."""
     each = [-(-len(row) // OBJECTIVE.at_once) for row in words]
@@ -117,22 +114,22 @@ def plain_descend(table, texts, words, noise_of, rate):
     for number in range(max(each)):
         after = table.copy()
         of_texts = np.zeros_like(texts)
-        noise = noise_of(number)
+        noise = np.asarray(noise_of(number))
         of_noise = np.zeros((len(noise), WIDTH))
         weight = OBJECTIVE.negatives / len(noise)
         for row, text in enumerate(texts):
             some = words[row][number :: each[row]] if number < each[row] else []
             for word in some:
                 score = text @ table[word]
-                sums["loss"] -= np.log(sigmoid(score))
+                sums["loss"] -= log_expit(score)
                 sums["correct"] += score > 0
-                of_texts[row] += (sigmoid(score) - 1) * table[word]
-                move((sigmoid(score) - 1) * text[None], np.array([word]))
+                of_texts[row] += (expit(score) - 1) * table[word]
+                move((expit(score) - 1) * text[None], np.array([word]))
                 for slot, other in enumerate(noise):
                     score = text @ table[other]
-                    sums["loss"] -= weight * np.log(sigmoid(-score))
-                    of_texts[row] += weight * sigmoid(score) * table[other]
-                    of_noise[slot] += weight * sigmoid(score) * text
+                    sums["loss"] -= weight * log_expit(-score)
+                    of_texts[row] += weight * expit(score) * table[other]
+                    of_noise[slot] += weight * expit(score) * text
         move(of_noise, noise)
         table = after
         texts = texts - OBJECTIVE.text_rate * of_texts
@@ -151,9 +148,7 @@ def test_a_step_equals_a_plain_loop(ngrams):
     assert not len(words[4]) and max(map(len, words)) > (1 + ngrams) * OBJECTIVE.at_once
 
     def noise(key, count):
-        return lambda number: np.asarray(
-            OBJECTIVE.sample_noise(jax.random.fold_in(key, number), count)
-        )
+        return lambda number: OBJECTIVE.sample_noise(jax.random.fold_in(key, number), count)
 
     table = params["embedding"]["embedding"]
     small = np.asarray(infer_texts(table, batch, jnp.zeros_like(kept), key), np.float64)
@@ -192,7 +187,7 @@ def test_held_out_words_are_predicted_by_the_vector_of_the_others(ngrams):
     words = ids_like(batch, kept)[rows, columns]
     noise_scores = texts[rows] @ noise.T
     log_odds = np.sum(table[words] * texts[rows], axis=1)
-    losses = -np.log(sigmoid(log_odds)) - 5 * np.log(sigmoid(-noise_scores)).mean(axis=1)
+    losses = -log_expit(log_odds) - 5 * log_expit(-noise_scores).mean(axis=1)
     totals = (np.exp(noise_scores).sum(axis=1) + np.exp(log_odds)) / (NOISE_SAMPLES + 1)
     nats = np.log(totals) - log_odds - np.log(NOISE[words])
     expected = {"loss": losses.sum(), "nats": nats.sum(), "correct": np.sum(log_odds > 0)}
