@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy.special import expit
 
 from sentiment_jax.config.schema import POOLINGS, LstmConfig
 from sentiment_jax.models.lstm import LstmClassifier, layerwise_multipliers
@@ -27,9 +28,7 @@ def logits(model, params, ids, key=None):
 
 def with_words_as_padding(ids):
     """The rows with a word wherever nothing is to be read."""
-    ids = ids.copy()
-    ids[PADDING] = 49
-    return ids
+    return np.where(PADDING if ids.ndim == 2 else PADDING[:, :, None], 49, ids)
 
 
 def make(**options):
@@ -44,10 +43,6 @@ def test_the_number_of_parameters_is_that_of_the_studys_network():
     assert count_parameters(LstmClassifier(LstmConfig(vocab_size=1000))) == sizes
 
 
-def sigmoid(x):
-    return 1 / (1 + np.exp(-x))
-
-
 def plain_lstm(params, inputs):
     """States after every position of one row, as Hochreiter's equations say."""
     cell = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params["cell"])
@@ -58,8 +53,8 @@ def plain_lstm(params, inputs):
             g: x @ cell[f"i{g}"]["kernel"] + h @ cell[f"h{g}"]["kernel"] + cell[f"h{g}"]["bias"]
             for g in "ifgo"
         }
-        c = sigmoid(gates["f"]) * c + sigmoid(gates["i"]) * np.tanh(gates["g"])
-        h = sigmoid(gates["o"]) * np.tanh(c)
+        c = expit(gates["f"]) * c + expit(gates["i"]) * np.tanh(gates["g"])
+        h = expit(gates["o"]) * np.tanh(c)
         states.append(h)
     return np.array(states)
 
@@ -81,9 +76,7 @@ def test_equals_a_plain_numpy_loop(pooling, bidirectional, segment_length):
         pooled = []
         for name, way in (("forward", 1), ("backward", -1)):
             if name in params:
-                segments = [
-                    embedded[start : start + size][::way] for start in range(0, length, size)
-                ]
+                segments = [embedded[i : i + size][::way] for i in range(0, length, size)]
                 states = np.concatenate([plain_lstm(params[name], part) for part in segments])
                 parts = {"last": states[-1], "mean": states.mean(0), "max": states.max(0)}
                 names = ["mean", "max"] if pooling == "mean_max" else [pooling]
@@ -176,11 +169,8 @@ def test_states_and_gradients_equal_those_of_flax(backend, monkeypatch):
     plain_states, expected = states_and_gradients(FlaxLstm(), params, inputs)
     np.testing.assert_allclose(states, plain_states, atol=1e-6)
     assert jax.tree.structure(actual) == jax.tree.structure(expected)
-    jax.tree.map(
-        lambda a, e: np.testing.assert_allclose(a, e, atol=1e-5 * np.abs(e).max()),
-        actual,
-        expected,
-    )
+    for ours, theirs in zip(*map(jax.tree.leaves, (actual, expected)), strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-5 * np.abs(theirs).max())
 
 
 def test_bfloat16_stays_close_and_logits_are_float32():
