@@ -17,6 +17,7 @@ from reviews import random_encoded
 from sentiment_jax.config.recipes import override
 from sentiment_jax.config.stored import replace_settings
 from sentiment_jax.data import batches
+from sentiment_jax.data.reviews import Reviews
 from sentiment_jax.errors import InputError, Interrupted
 from sentiment_jax.modes.evaluate import evaluate_run
 from sentiment_jax.modes.predict import predict
@@ -35,10 +36,10 @@ from sentiment_jax.training.trained_model import load_ensemble
 
 @pytest.fixture
 def config(finished, tmp_path, monkeypatch):
-    """A student of two teachers, the same run twice, and 24 texts."""
+    """A student of two teachers, the same run twice, and 24 texts, some of them cut."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     text = tmp_path / "more.txt"
-    texts = [f"{'the film ' * (i % 9)} it was {'good ' * (i % 7)} {i}" for i in range(24)]
+    texts = [f"{'the film ' * (i % 12)} it was {'good ' * (i % 7)} {i}" for i in range(24)]
     text.write_text("\n".join(texts))
     changes = {"pretrain.text": str(text), "data.teacher": f"{finished},{finished}"}
     return make_small_config(**runs.ONE_SHAPE, **changes)
@@ -56,12 +57,17 @@ def change_text(config):
 def test_an_unlabeled_text_gets_the_teachers_probabilities(config, model):
     prepared = prepare(config)
     before = prepared.encoded["train"]
+    labeled = prepared.reviews["train"]
+    labels = [*labeled.labels.tolist(), *[-1] * 24]
+    unlabeled = prepared.unlabeled
+    both = Reviews.from_texts(labeled.texts + unlabeled.texts, labels, labeled.ids + unlabeled.ids)
+    for name, expected in vars(prepared.encode(both)).items():
+        np.testing.assert_array_equal(getattr(before, name), expected, name)
+    assert prepared.encode(unlabeled).truncated and before.targets is None
     train = distill(prepared, Stop()).encoded["train"]
-    assert len(prepared.unlabeled) == 24 and (before.labels[-24:] == -1).all()
-    assert before.targets is None
     np.testing.assert_array_equal(train.labels[:-24], before.labels[:-24])
     np.testing.assert_array_equal(train.targets[:-24], np.eye(2)[before.labels[:-24]])
-    expected, _ = predict([model], prepared.unlabeled.texts)
+    expected, _ = predict([model], unlabeled.texts)
     np.testing.assert_allclose(train.targets[-24:], expected, rtol=1e-6)
     np.testing.assert_array_equal(train.labels[-24:], expected.argmax(axis=1))
     assert len(np.unique(expected)) > 20
