@@ -4,10 +4,10 @@ import os
 import re
 import signal
 import socket
-import subprocess
 import sys
 import time
 from pathlib import Path
+from subprocess import PIPE, Popen
 from unittest.mock import Mock
 
 import jax
@@ -38,14 +38,9 @@ def free_port():
 
 
 def start(*arguments):
-    return subprocess.Popen(
-        [sys.executable, *map(str, arguments)],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    command = [sys.executable, *map(str, arguments)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return Popen(command, cwd=ROOT, env=environment, stdout=PIPE, stderr=PIPE, text=True)
 
 
 def start_pair(workdir, *arguments, **changes):
@@ -75,34 +70,21 @@ def ends(pair, codes):
     return errors
 
 
-@pytest.fixture(
-    scope="module", params=[(2, 0), pytest.param((3, 1), marks=pytest.mark.slow)], ids=str
-)
-def peers(request):
-    """What each of several processes wrote: one was asked to stop, and killed later."""
-    count, victim = request.param
+@pytest.mark.parametrize(("count", "victim"), [(2, 0), pytest.param(3, 1, marks=pytest.mark.slow)])
+def test_a_signal_to_one_stops_all_at_once_and_a_lost_process_is_named_in_one_line(count, victim):
+    """One of several is asked to stop, and killed later."""
     port = free_port()
     began = time.monotonic()
-    errors = ends(  # waits for whoever holds their stderr: for orphans, too
-        [start("tests/peer.py", port, i, count, victim) for i in range(count)], [1] * count
-    )
+    peers = [start("tests/peer.py", port, i, count, victim) for i in range(count)]
+    errors = ends(peers, [1] * count)  # waits for whoever holds their stderr: for orphans, too
     assert time.monotonic() - began < 120  # all 2,000 questions would take longer yet
-    return victim, errors
-
-
-def test_a_signal_to_one_stops_all_at_the_same_question(peers):
-    for lines in peers[1]:
-        assert "stops at 21" in lines
-
-
-def test_a_lost_process_is_named_in_one_line(peers):
-    victim, errors = peers
     for i, (*before, last) in enumerate(errors):
         if i == victim:
             assert f"process {victim} of the run was ended" in last and "(Killed)" in last
             assert before[1:] == ["stops at 21"]  # after what its own signal says
         else:
-            assert len(before) == 1 and last.startswith(f"error: lost process {victim} of the run")
+            assert before == ["stops at 21"]
+            assert last.startswith(f"error: lost process {victim} of the run")
 
 
 @pytest.mark.parametrize(
@@ -199,8 +181,7 @@ def test_two_processes_train_as_one_does(tmp_path):
     runs.assert_rounding_apart(alone, tmp_path / "pair", runs.STEPS)
     names = {path.name for path in alone.iterdir()}
     assert {path.name for path in (tmp_path / "pair").iterdir()} == names
-    devices = read_json(tmp_path / "pair" / "env.json")["devices"]
-    assert len(devices) == 2
+    assert len(read_json(tmp_path / "pair" / "env.json")["devices"]) == 2
 
 
 @pytest.mark.slow
@@ -277,13 +258,8 @@ def only_cluster(monkeypatch):
     return enter
 
 
-SLURM = {
-    "SLURM_JOB_ID": "4096",
-    "SLURM_STEP_NODELIST": "node[003-007]",
-    "SLURM_NTASKS": "8",
-    "SLURM_PROCID": "5",
-    "SLURM_LOCALID": "1",
-}
+SLURM = {"SLURM_JOB_ID": "4096", "SLURM_STEP_NODELIST": "node[003-007]"}
+SLURM |= {"SLURM_NTASKS": "8", "SLURM_PROCID": "5", "SLURM_LOCALID": "1"}
 AUTO = ("auto", None, None)
 
 
