@@ -2,17 +2,14 @@
 
 import pytest
 import runs
+from reviews import refusal
 
 from sentiment_jax.analysis.records import collect, hardware
-from sentiment_jax.errors import InputError
 from sentiment_jax.modes import report
 
 
 def refused(*directories, output=None):
-    with pytest.raises(InputError) as error:
-        report.report(directories, output or directories[0] / "report")
-    assert "\n" not in str(error.value)
-    return str(error.value)
+    return refusal("", report.report, directories, output or directories[0] / "report")
 
 
 def test_nothing_finished(sweep_copy, run_copy, tmp_path):

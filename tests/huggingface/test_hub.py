@@ -13,6 +13,7 @@ import golden
 import pytest
 from commands import python
 from huggingface_hub import constants
+from reviews import refusal
 
 from sentiment_jax.errors import InputError
 from sentiment_jax.huggingface import hub
@@ -167,10 +168,8 @@ def test_the_hub_is_asked_where_a_branch_or_tag_stands_while_it_answers(
 )
 def test_each_refusal_of_the_hub_is_reported_at_once(server, hub_id, revision, message):
     begin = time.monotonic()
-    with pytest.raises(InputError, match=message) as caught:
-        hub.find_pretrained(hub_id, revision)
+    assert re.search(message, refusal("", hub.find_pretrained, hub_id, revision))
     assert time.monotonic() - begin < 5
-    assert "\n" not in str(caught.value)
 
 
 def test_a_hub_model_with_pickled_weights_only_is_refused(server, monkeypatch, tmp_path):
@@ -189,21 +188,18 @@ def test_no_network_names_the_ways_out_in_time(cache, monkeypatch, hub_is):
         if hub_is == "closed":
             silent.close()
         begin = time.monotonic()
-        with pytest.raises(InputError, match="the hub can't be reached") as caught:
-            hub.find_pretrained("google/electra-base-discriminator", "")
+        message = refusal(cache, hub.find_pretrained, "google/electra-base-discriminator", "")
     assert time.monotonic() - begin < 5
-    message = str(caught.value)
-    assert "\n" not in message
+    assert "the hub can't be reached" in message
     assert ("ReadTimeout" in message) == (hub_is == "silent")
-    assert "set it to a local folder, or HF_HOME" in message and str(cache) in message
+    assert "set it to a local folder, or HF_HOME" in message
     assert len(message) < 240 + len(str(cache))
 
 
 def test_a_hub_that_is_silent_for_six_seconds_is_given_up():
     """The library's own time-outs are longer; it reads ours when it is imported."""
-    script = (
-        "from sentiment_jax.huggingface import hub\nfrom huggingface_hub import constants as c\n"
-    )
-    script += "print(c.HF_HUB_ETAG_TIMEOUT, c.HF_HUB_DOWNLOAD_TIMEOUT)"
-    unset = {"HF_HUB_ETAG_TIMEOUT": None, "HF_HUB_DOWNLOAD_TIMEOUT": None}
-    assert python("-c", script, **unset).stdout == "6 6\n"
+    names = ("HF_HUB_ETAG_TIMEOUT", "HF_HUB_DOWNLOAD_TIMEOUT")
+    shown = ", ".join(names)
+    script = "import sentiment_jax.huggingface.hub\n"
+    script += f"from huggingface_hub.constants import {shown}\nprint({shown})"
+    assert python("-c", script, **dict.fromkeys(names)).stdout == "6 6\n"
