@@ -122,11 +122,10 @@ def test_config_values_are_read(folder):
 def test_settings_are_filled_from_the_folder_and_may_change_rates():
     given = {"name": "electra", "pretrained": "somewhere", "revision": "", "dtype": "bfloat16"}
     settings = {**given, "hidden_size": None, "hidden_dropout": 0.3, "vocab_size": 61}
-    folder = golden.FIXTURES / "electra_projection"
     sizes = {"vocab_size": 61, "embedding_size": 10, "hidden_size": 24, "intermediate_size": 40}
     sizes |= {"num_hidden_layers": 3, "num_attention_heads": 3, "max_position_embeddings": 16}
     rates = {"hidden_dropout": 0.3, "attention_dropout": 0.1, "classifier_dropout": 0.3}
-    resolved = weights.resolve_encoder(settings, folder)
+    resolved = weights.resolve_encoder(settings, golden.FIXTURES / "electra_projection")
     assert resolved == EncoderConfig(**given | sizes | rates, layer_norm_eps=1e-5)
     # what a run records is complete without the folder
     assert weights.resolve_encoder(dataclasses.asdict(resolved), None) == resolved
@@ -206,11 +205,7 @@ NON_FILES = {  # what stands in the file's place, or where the file is cut off
 @pytest.mark.parametrize("fault", NON_FILES, ids=NON_FILES.values())
 @pytest.mark.parametrize(
     ("name", "file"),
-    [
-        ("bert", "model.safetensors"),
-        ("flax_bert", "flax_model.msgpack"),
-        ("bert", "config.json"),
-    ],
+    [("bert", "model.safetensors"), ("flax_bert", "flax_model.msgpack"), ("bert", "config.json")],
 )
 def test_damaged_files_are_named_as_what_they_are(folder, name, file, fault):
     model = golden.build(name)
@@ -258,13 +253,8 @@ def test_modernberts_two_forms_of_config_are_one(folder):
     """The one that it was published with, and transformers 5's."""
     changed = folder("modernbert")
     older = {"global_attn_every_n_layers": 2, "global_rope_theta": 8e4, "local_rope_theta": 5e3}
-    newer = {
-        "layer_types": ["full_attention", "sliding_attention", "full_attention"],
-        "rope_parameters": {
-            "full_attention": {"rope_theta": 8e4},
-            "sliding_attention": {"rope_theta": 5e3},
-        },
-    }
+    thetas = {"full_attention": {"rope_theta": 8e4}, "sliding_attention": {"rope_theta": 5e3}}
+    newer = {"layer_types": [*thetas, "full_attention"], "rope_parameters": thetas}
     read = weights.read_encoder_config(golden.change_config(changed, **newer))
     assert {name: getattr(read, name) for name in older} == older
     golden.change_config(changed, **dict.fromkeys(newer), **older)
