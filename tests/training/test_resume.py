@@ -8,14 +8,12 @@ from pathlib import Path
 from subprocess import PIPE
 from unittest.mock import Mock
 
-import numpy as np
 import pytest
 import runs
 from commands import ROOT, SAMPLE, command_line, start
 
 from sentiment_jax import main
 from sentiment_jax.config.recipes import override
-from sentiment_jax.data import batches
 from sentiment_jax.errors import InputError, Interrupted, RunError
 from sentiment_jax.modes import evaluate
 from sentiment_jax.modes.evaluate import evaluate_run
@@ -32,53 +30,44 @@ from sentiment_jax.training.trained_model import load_run
 STEPS = 9  # three epochs of three batches
 
 
-@pytest.fixture
-def resumed(finished, small_config, tmp_path, monkeypatch):
-    """Train with a function replaced, which ends the run; then again, to an uninterrupted run."""
-
-    def call(owner, name, replacement, error, match, saved):
-        workdir = tmp_path / "stopped"
-        with monkeypatch.context() as patch:
-            patch.setattr(owner, name, replacement)
-            with pytest.raises(error, match=match):
-                train(small_config, workdir)
-        assert not (workdir / "result.json").exists()
-        assert Checkpoints(workdir / "checkpoints", read_only=True).steps == saved
-        train(small_config, workdir)
-        runs.assert_same_run(finished, workdir)
-
-    return call
-
-
 def send(number):
     """What sends this process a signal."""
     return lambda: os.kill(os.getpid(), number)
 
 
+def interrupt_validation(model, make=scoring.make_eval_step):
+    os.kill(os.getpid(), signal.SIGINT)
+    return make(model)
+
+
+def during(step, act):
+    return Progress, "add", runs.at_step(step, act)
+
+
 @pytest.mark.parametrize(
-    ("step", "act", "error", "match", "saved"),
+    ("replaced", "error", "match", "saved"),
     [
-        (1, send(signal.SIGTERM), Interrupted, "saved step 2; run the same command", [2]),
-        (4, send(signal.SIGTERM), Interrupted, "saved step 5;", [3, 5]),
-        (STEPS, send(signal.SIGTERM), Interrupted, "saved step 9;", [6, 9]),
-        (1, Mock(side_effect=RuntimeError("now")), RuntimeError, "now", []),
-        (4, Mock(side_effect=KeyboardInterrupt("now")), KeyboardInterrupt, "now", [3]),
+        (during(1, send(signal.SIGTERM)), Interrupted, "saved step 2; run the same command", [2]),
+        (during(4, send(signal.SIGTERM)), Interrupted, "saved step 5;", [3, 5]),
+        (during(STEPS, send(signal.SIGTERM)), Interrupted, "saved step 9;", [6, 9]),
+        (during(1, Mock(side_effect=RuntimeError("now"))), RuntimeError, "now", []),
+        (during(4, Mock(side_effect=KeyboardInterrupt("now"))), KeyboardInterrupt, "now", [3]),
+        ((scoring, "make_eval_step", interrupt_validation), Interrupted, "saved step 3", [3]),
     ],
-    ids=["first step", "inside an epoch", "last step", "before a save", "after a save"],
+    ids=["first step", "in an epoch", "last step", "before a save", "after a save", "validation"],
 )
 def test_whatever_ends_a_run_the_same_command_goes_on_exactly(
-    resumed, step, act, error, match, saved, monkeypatch
+    finished, small_config, tmp_path, monkeypatch, replaced, error, match, saved
 ):
     read = Checkpoints.bookkeeping  # earlier revisions of format 2 wrote more
     monkeypatch.setattr(Checkpoints, "bookkeeping", lambda *args: read(*args) | {"train_flops": 7})
-    resumed(Progress, "add", runs.at_step(step, act), error, match, saved)
-
-
-def test_a_signal_during_validation_loses_nothing(resumed):
-    make = scoring.make_eval_step
-    interrupt = send(signal.SIGINT)
-    stopped = lambda model: interrupt() or make(model)  # noqa: E731
-    resumed(scoring, "make_eval_step", stopped, Interrupted, "saved step 3", [3])
+    with monkeypatch.context() as patch, pytest.raises(error, match=match):
+        patch.setattr(*replaced)
+        train(small_config, tmp_path)
+    assert not (tmp_path / "result.json").exists()
+    assert Checkpoints(tmp_path / "checkpoints", read_only=True).steps == saved
+    train(small_config, tmp_path)
+    runs.assert_same_run(finished, tmp_path)
 
 
 def test_killed_and_the_same_command_again(finished, small_config, tmp_path):
@@ -94,20 +83,6 @@ def test_killed_and_the_same_command_again(finished, small_config, tmp_path):
     assert not (workdir / "result.json").exists()
     train(small_config, workdir)
     runs.assert_same_run(finished, workdir)
-
-
-def test_each_epoch_has_the_same_reviews_in_an_order_of_its_own(
-    small_config, tmp_path, monkeypatch
-):
-    make_batch = Mock(wraps=batches.make_batch)
-    monkeypatch.setattr(batches, "make_batch", make_batch)
-    with pytest.raises(Interrupted, match="saved step 6"):
-        train(small_config, tmp_path, stop=runs.stop_at(7))
-    calls = [call.args for call in make_batch.call_args_list]
-    steps = [planned.indices for _, planned, rows in calls if rows == small_config.batch_size]
-    first, second = (np.concatenate(steps[i : i + 3]).tolist() for i in (0, 3))
-    assert sorted(first) == sorted(second) == list(range(48))
-    assert first != second
 
 
 def test_a_finished_run_is_reported_as_such_and_nothing_is_written(run_copy, small_config, capsys):
@@ -144,10 +119,6 @@ def test_another_environment_ends_the_promise_in_one_line(run_copy, small_config
     assert [start["python"] for start in starts] == [env["python"]] * 2
 
 
-def lose_the_log(run):
-    (run / "metrics.jsonl").unlink()
-
-
 def change_the_log(run):
     log = run / "metrics.jsonl"
     log.write_bytes(log.read_bytes().replace(b"0.", b"1.").replace(b"train", b"tr\xffin"))
@@ -164,7 +135,13 @@ def lose_the_checkpoints(run):
     (run / "tokenizer.json").write_text("another's")
 
 
-@pytest.mark.parametrize("harm", [lose_the_log, change_the_log, damage, lose_the_checkpoints])
+def lose(name):
+    return lambda run: (run / name).unlink()
+
+
+@pytest.mark.parametrize(
+    "harm", [lose("metrics.jsonl"), change_the_log, damage, lose_the_checkpoints]
+)
 def test_what_was_lost_is_made_again(run_copy, finished, small_config, capsys, harm):
     (run_copy / "result.json").unlink()
     harm(run_copy)
@@ -189,10 +166,6 @@ def damage_every_checkpoint(run):
         damage(run, step)
 
 
-def lose_the_config(run):
-    (run / "config.json").unlink()
-
-
 @pytest.mark.parametrize(
     ("harm", "message", "readers"),
     [
@@ -202,7 +175,7 @@ def lose_the_config(run):
             "tokenizer.json is not what was written .* trained with",
             "is not what was",
         ),
-        (lose_the_config, "checkpoints but no config.json: .*--fresh", "is no run directory"),
+        (lose("config.json"), "checkpoints but no config.json: .*--fresh", "is no run directory"),
         (
             damage_every_checkpoint,
             "every checkpoint in .* is damaged .*(step 9|found before).*--fresh",
