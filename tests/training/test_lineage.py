@@ -28,8 +28,7 @@ def write_table(path, first, last):
 @pytest.fixture
 def table(tmp_path):
     """A function to the data of reviews first to last; of 60, 22 are held out."""
-    make = lambda *ends: write_table(tmp_path / f"{ends[0]}.csv", *ends)  # noqa: E731
-    return lambda *ends: DataConfig(source="csv", path=make(*ends))
+    return lambda *ends: DataConfig("csv", write_table(tmp_path / f"{ends[0]}.csv", *ends))
 
 
 @pytest.fixture
