@@ -17,13 +17,7 @@ from sentiment_jax.data.reviews import Reviews, normalize_text
 from sentiment_jax.errors import InputError
 from sentiment_jax.models.electra import ElectraClassifier
 from sentiment_jax.models.lstm import LstmClassifier
-from sentiment_jax.modes.explain import (
-    explain_run,
-    explain_texts,
-    strongest_words,
-    to_page,
-    to_terminal,
-)
+from sentiment_jax.modes import explain
 from sentiment_jax.modes.predict import TextSource
 from sentiment_jax.storage.files import read_json
 from sentiment_jax.training.trained_model import TrainedModel, make_classifier
@@ -144,12 +138,12 @@ def page_of(*explanations):
     block = {"headline": "a", "share": 73.0, "label": "positive", "lines": ["b"], "odds": "c"}
     block |= {"entry": "1: positive", "start": "so"}
     blocks = [{**block, "explanation": explanation} for explanation in explanations]
-    return to_page(blocks, legend="d", ends=("e", "f"))
+    return explain.to_page(blocks, legend="d", ends=("e", "f"))
 
 
 def test_colors_follow_sign_and_strength():
     explanation = make_explanation(so=0.01, dull=-1.0, but=0.3, fun=0.8)
-    assert to_terminal(explanation) == "so [not read: <] dull [not read: >] but fun"
+    assert explain.to_terminal(explanation) == "so [not read: <] dull [not read: >] but fun"
     page = page_of(explanation, make_explanation(dull=-2.0))
     assert "<small> &lt;</small>" in page and "<dull>" not in page
     # All texts of a page have one scale.
@@ -165,16 +159,16 @@ def test_words_are_summed_quoted_and_marked():
     """A repeated word counts once, punctuation is quoted, unknown words are marked."""
     words = (Word(0, 3, 0.5, False), Word(3, 4, 0.4, True), Word(5, 8, 0.3, False))
     explanation = Explanation("Zyx, zyx it", (*words, Word(9, 11, -0.2, True)), 1.0, 0.0, 0.0)
-    assert strongest_words(explanation, 1) == "zyx +0.80, “,” +0.40"
-    assert strongest_words(explanation, -1) == "it -0.20"
-    assert strongest_words(make_explanation(fun=0.7), -1) == "nothing"
+    assert explain.strongest_words(explanation, 1) == "zyx +0.80, “,” +0.40"
+    assert explain.strongest_words(explanation, -1) == "it -0.20"
+    assert explain.strongest_words(make_explanation(fun=0.7), -1) == "nothing"
     page = page_of(explanation)
     assert "<u><b class=s5>Zyx</b></u>" in page
 
 
 def test_what_was_not_read_is_marked_and_shortened():
     explanation = make_explanation("fun " + "x" * 500 + " end", fun=1.0)
-    shown = to_terminal(explanation)
+    shown = explain.to_terminal(explanation)
     assert "[not read: x" in shown and " … " in shown and len(shown) < 200
     assert "<small> x" in page_of(explanation)
 
@@ -182,7 +176,7 @@ def test_what_was_not_read_is_marked_and_shortened():
 def test_explains_a_finished_run(model, finished, tmp_path, capsys):
     texts = ["A dull, <em>awful</em> film, and I loved it.", "", "nan", "word " * 300]
     path = tmp_path / "deeper" / "page.html"
-    explain_texts(model, ["a", "b", "c", "d"], texts, path)
+    explain.explain_texts(model, ["a", "b", "c", "d"], texts, path)
     output = capsys.readouterr().out
     assert [line[0] for line in output.splitlines() if re.match(r"[a-d]: ", line)] == list("abcd")
     assert output.count("no text") == 2
@@ -192,13 +186,13 @@ def test_explains_a_finished_run(model, finished, tmp_path, capsys):
     assert re.search(r'<li><a href="#1">a: (negative|positive)</a> A dull, &lt;em&gt;awful', page)
     assert "<em>" not in page
     assert not re.search(r"""src=|href="[^#]|https?://|<script""", page), "something lies elsewhere"
-    explain_run(finished, TextSource(["a dull film"]), path)
+    explain.explain_run(finished, TextSource(["a dull film"]), path)
     test = read_json(finished / "result.json")["test"]["accuracy"]
     named = rf"<p>{finished}: LSTM, validation accuracy .*, test accuracy {test:.4f}</p>"
     assert re.search(named, path.read_text())
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="cannot write --output"):
-        explain_texts(model, ["a"], texts[:1], tmp_path / "file" / "page.html")
+        explain.explain_texts(model, ["a"], texts[:1], tmp_path / "file" / "page.html")
 
 
 def test_two_hundred_explanations_are_a_small_page():

@@ -229,11 +229,8 @@ FOLD = '{% call write.fold("more") %}{{ write.text("a < b") }}{% endcall %}'
     ("kind", "call", "expected"),
     [
         ("md", TABLE, HEAD + r"| &lt;b&gt;\`!\[x\](http://y)\`\\\| z\u202e\x1b\[2J | 1.0050 |"),
-        (
-            "html",
-            TABLE,
-            '&lt;b&gt;`![x](http://y)`\\|\nz\\u202e\\x1b[2J</td><td class="number">1.0050',
-        ),
+        ("html", TABLE, "&lt;b&gt;`![x](http://y)`\\|\nz\\u202e\\x1b[2J</td>"),
+        ("html", TABLE, '</td><td class="number">1.0050'),
         ("md", TABLE, "\n| – | 2.0000 |\n"),
         ("md", HEADING, "## H &amp; M\n\n"),
         ("html", HEADING, "<h2>H &amp; M</h2>\n"),

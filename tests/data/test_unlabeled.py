@@ -36,9 +36,8 @@ def test_held_out_reviews_are_not_learned_from(data, tmp_path, limit):
     corpus = load_text(data, str(text))
     dropped = {"labeled": 1 + in_train, "unlabeled": len(held_out), "duplicates": 1}
     assert corpus.statistics["dropped"] == dropped
-    assert (
-        corpus.statistics["shared"]["train_val"] == corpus.statistics["shared"]["train_test"] == 0
-    )
+    shared = corpus.statistics["shared"]
+    assert shared["train_val"] == shared["train_test"] == 0
     learned = corpus.splits["train"].texts
     assert {*learned}.isdisjoint(held_out + val)
     # in the order of the sources, the first of duplicates, but for the one that is held out
@@ -81,20 +80,16 @@ def test_own_text_is_a_table_lines_or_a_folder(tmp_path):
 def test_text_that_is_absent_or_cannot_be_read_is_refused(data, tmp_path):
     with pytest.raises(InputError, match="needs unlabeled text, but data.source=csv has none"):
         unlabeled_reviews(data)
-    folder = tmp_path / "texts"
-    folder.mkdir()
-    linked = tmp_path / "linked"
-    linked.mkdir()
-    (linked / "a.txt").symlink_to(reviews.write_csv(tmp_path / "a.csv", []))
-    long = folder / "a.txt"
-    long.write_text("so " * 700_000)
-    (tmp_path / "empty").mkdir()
-    for path, expected in (
-        (linked, "a.txt is a link out of"),
-        (tmp_path / "nowhere", "cannot read pretrain.text=.*nowhere: No such file"),
-        (folder, "a.txt has 2,100,000 characters, .* 2,000,000 at"),
-        (long, "row 1 has 2,100,000 characters, .* 2,000,000 at"),
-        (tmp_path / "empty", "pretrain.text=.*empty holds no text"),
+    for name in ("linked", "texts", "empty"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "linked/a.txt").symlink_to(reviews.write_csv(tmp_path / "a.csv", []))
+    (tmp_path / "texts/a.txt").write_text("so " * 700_000)
+    for name, expected in (
+        ("linked", "a.txt is a link out of"),
+        ("nowhere", "cannot read pretrain.text=.*nowhere: No such file"),
+        ("texts", "a.txt has 2,100,000 characters, .* 2,000,000 at"),
+        ("texts/a.txt", "row 1 has 2,100,000 characters, .* 2,000,000 at"),
+        ("empty", "pretrain.text=.*empty holds no text"),
     ):
         with pytest.raises(InputError, match=expected):
-            read_text(str(path), "body")
+            read_text(f"{tmp_path}/{name}", "body")

@@ -13,13 +13,7 @@ from sentiment_jax.models.linear import NgramClassifier
 from sentiment_jax.training.parameters import count_parameters
 from sentiment_jax.training.trained_model import TrainedModel, make_classifier
 
-TEXTS = [
-    "not a good film",
-    "a day, not a film, not at all",
-    "unforgettable!!! good",
-    "",
-    "xyzzy :)",
-]
+TEXTS = ["not a good film", "a day, not a film, not at all", "unforgettable!! good", "", "xyzzy :)"]
 
 
 @pytest.fixture(scope="module")

@@ -84,15 +84,13 @@ sys.exit(main.main([]))
 """
 
 
+NO_GPU = "warning: CUDA is installed, but no GPU was found (Unable to load CUDA. Is it installed?)"
+
+
 @pytest.mark.parametrize(
     ("platforms", "code", "message"),
     [
-        (
-            "",
-            0,
-            "warning: CUDA is installed, but no GPU was found (Unable to load CUDA. Is it "
-            "installed?): running on the CPU\n",
-        ),
+        ("", 0, f"{NO_GPU}: running on the CPU\n"),
         ("cpu", 0, ""),
         ("cuda", 2, "error: JAX_PLATFORMS=cuda finds no device: Unable to load CUDA"),
         ("abacus", 2, "error: JAX_PLATFORMS=abacus finds no device: Unable to init"),

@@ -18,6 +18,8 @@ from sentiment_jax.training.run import TrainingRun
 from sentiment_jax.training.signals import Stop
 
 WORDS = ("seen", "sold", "left", "came", "turned", "went", "made", "held", "kept", "gave")
+UNKNOWN = "100% of the training tokens are unknown"
+SHARED = "80 of 100 test reviews are in train too: their score misleads"
 PAIRS = enumerate(itertools.product(WORDS, WORDS))
 ROWS = [(f"{a} {b} word{i % 50}", ("neg", "pos")[i % 2]) for i, (a, b) in PAIRS]
 
@@ -33,16 +35,8 @@ def warned_of_nothing():
         ({}, 0, []),
         ({}, 2, ["2 texts have both labels: nothing can be learned from them"]),
         ({"data.vocabulary_size": 12}, 0, ["the vocabulary has only 12 words"]),
-        (
-            {"data.min_frequency": 1000},
-            0,
-            ["100% of the training tokens are unknown", "the vocabulary has only 2 words"],
-        ),
-        (
-            {"data.test_path": "{path}", "data.test_limit": 0},
-            0,
-            ["80 of 100 test reviews are in train too: their score misleads"],
-        ),
+        ({"data.min_frequency": 1000}, 0, [UNKNOWN, "the vocabulary has only 2 words"]),
+        ({"data.test_path": "{path}", "data.test_limit": 0}, 0, [SHARED]),
     ],
 )
 def test_data_that_make_scores_worthless_are_warned_of(

@@ -20,10 +20,9 @@ from sentiment_jax.training.steps import create_state, make_train_step
 
 SGD = plain(name="sgd")
 ADAMW = plain(name="adamw", weight_decay=0.1, clip_norm=0.3, layerwise_decay=0.5)
-WITH_DROPOUT = LstmClassifier(
-    LstmConfig(vocab_size=40, embedding_size=8, hidden_size=8, dense_size=8)
-)
-MODEL = LstmClassifier(dataclasses.replace(WITH_DROPOUT.config, output_dropout=0.0))
+CONFIG = LstmConfig(vocab_size=40, embedding_size=8, hidden_size=8, dense_size=8)
+WITH_DROPOUT = LstmClassifier(CONFIG)
+MODEL = LstmClassifier(dataclasses.replace(CONFIG, output_dropout=0.0))
 ROWS = 64
 RATE = np.float32(0.5)
 
