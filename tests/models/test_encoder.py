@@ -321,13 +321,3 @@ def test_cudnn_is_not_asked_for_what_it_refuses(backend, sizes, asked, kernels, 
     monkeypatch.setattr(jax, "default_backend", lambda: backend)
     self_attention(**sizes)
     assert kernels == asked
-
-
-def test_layerwise_multipliers_are_exact():
-    _, params = golden.load("electra_projection")
-    multipliers = encoder.layerwise_multipliers(params, 0.5)
-    assert jax.tree.structure(multipliers) == jax.tree.structure(params)
-    layers = {i: set(jax.tree.leaves(multipliers["encoder"][f"layer_{i}"])) for i in range(3)}
-    assert layers == {0: {0.125}, 1: {0.25}, 2: {0.5}}
-    assert set(jax.tree.leaves(multipliers["embeddings"])) == {0.0625}
-    assert set(jax.tree.leaves(multipliers["classifier"])) == {1.0}

@@ -12,7 +12,7 @@ import pytest
 from scipy.special import expit
 
 from sentiment_jax.config.schema import POOLINGS, LstmConfig
-from sentiment_jax.models.lstm import LstmClassifier, layerwise_multipliers
+from sentiment_jax.models.lstm import LstmClassifier
 from sentiment_jax.models.lstm_scan import ScannedLstm
 from sentiment_jax.training.parameters import count_parameters
 
@@ -129,14 +129,6 @@ def test_a_seed_draws_the_masks_that_it_drew():
     expected = [("word_dropout", 0.1), ("Dropout_0", 0.2), ("Dropout_1", 0.3)]
     assert golden.dropout_masks(model, batch, golden.key(0)) == expected
     assert golden.dropout_masks(model, batch, None) == []
-
-
-def test_layerwise_multipliers():
-    _, params, _ = make(bidirectional=True)
-    multipliers = layerwise_multipliers(params, 0.5)
-    found = {name: set(jax.tree.leaves(part)) for name, part in multipliers.items()}
-    expected = {"embedding": {0.25}, "forward": {0.5}, "backward": {0.5}}
-    assert found == {**expected, "dense": {1.0}, "classifier": {1.0}}
 
 
 class FlaxLstm(nn.Module):

@@ -1,3 +1,4 @@
+import golden
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -5,6 +6,8 @@ import optax
 import pytest
 from golden import plain_optimizer as plain
 
+from sentiment_jax.config.schema import LstmConfig
+from sentiment_jax.models.lstm import LstmClassifier
 from sentiment_jax.training.optimizers import decay_mask, make_optimizer, make_schedule
 
 PARAMS = {
@@ -65,13 +68,20 @@ def test_weight_decay_shrinks_kernels_and_embeddings_alone(name):
             assert np.all(smaller == (name in ("kernel", "embedding"))), (group, name)
 
 
+ENCODER = {"embeddings": 0.0625, "layer_0": 0.125, "layer_1": 0.25, "layer_2": 0.5, "classifier": 1}
+LSTM = {"embedding": 0.25, "forward": 0.5, "backward": 0.5, "dense": 1, "classifier": 1}
+
+
 def test_layerwise_decay_scales_the_update():
-    params = {name: {"kernel": jnp.ones(2)} for name in ("embeddings", "classifier")}
-    params["encoder"] = {"layer_0": {"kernel": jnp.ones(2)}}
-    optimizer = make_optimizer(plain(name="sgd", layerwise_decay=0.5), "bert")
-    updates, _ = optimizer.update(params, optimizer.init(params), params)
-    factors = [float(leaf[0]) for leaf in jax.tree.leaves(updates)]
-    assert factors == [1.0, 0.25, 0.5]  # classifier, embeddings, encoder
+    lstm = LstmClassifier(LstmConfig(vocab_size=9, bidirectional=True))
+    for model, expected in ((lstm, LSTM), (golden.build("electra_projection"), ENCODER)):
+        params = golden.fill(model, 1.0)
+        optimizer = make_optimizer(plain(name="sgd", layerwise_decay=0.5), model.config.name)
+        updates, _ = optimizer.update(params, optimizer.init(params), params)
+        updates |= updates.pop("encoder", {})
+        assert updates.keys() == expected.keys()
+        for name, part in updates.items():
+            assert all((leaf == expected[name]).all() for leaf in jax.tree.leaves(part)), name
 
 
 @pytest.mark.parametrize(
