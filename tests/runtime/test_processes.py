@@ -111,6 +111,9 @@ REPORT = (
     "E1126 06:40:48.519404 1 coordination_service.cc:1549] tasks (stopped sending heartbeats):\n1\n"
     "F1126 06:40:48.519857 1 client.h:80] Terminating process because the JAX distributed service\n"
 )
+FATAL = "F1126 xla.cc] failed"
+KEPT = "E1126 coordination.cc] kept"
+CRASHED = "error: process 0 of the run was ended from outside or crashed (Aborted)"
 
 
 @pytest.mark.parametrize(
@@ -123,15 +126,7 @@ REPORT = (
         ("os.kill(os.getpid(), 15)", 143, []),
         (f"write({REPORT!r}); os.abort()", 1, ["error: lost process 1 of the run (it ended, or "]),
         (f"write({REPORT!r}); sys.exit(0)", 0, []),
-        (
-            "write('E1126 coordination.cc] kept'); write('F1126 xla.cc] failed'); os.abort()",
-            1,
-            [
-                "F1126 xla.cc] failed",
-                "E1126 coordination.cc] kept",
-                "error: process 0 of the run was ended from outside or crashed (Aborted)",
-            ],
-        ),
+        (f"write({KEPT!r}); write({FATAL!r}); os.abort()", 1, [FATAL, KEPT, CRASHED]),
     ],
 )
 def test_what_the_parent_prints(child, capfd, script, code, lines):

@@ -1,4 +1,5 @@
 import shutil
+from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
@@ -34,20 +35,12 @@ def filled(saved, tmp_path):
     return shutil.copytree(saved, tmp_path / "checkpoints")
 
 
-def names_in(directory):
-    return sorted(str(path.relative_to(directory)) for path in directory.rglob("*"))
-
-
-def restored(checkpoints, step):
-    template = devices.abstract(state(0.0), devices.data_mesh())
-    return checkpoints.restore(step, params=template)
-
-
 def test_the_last_two_and_the_best_are_kept(filled):
     """As Orbax's own manager reads them."""
     checkpoints = Checkpoints(filled)
     assert checkpoints.steps == [10, 30, 40]
-    items = restored(checkpoints, 10)
+    template = devices.abstract(state(0.0), devices.data_mesh())
+    items = checkpoints.restore(10, params=template)
     np.testing.assert_array_equal(items["params"]["bias"], np.arange(4.0) + 10)
     assert items["bookkeeping"] == {"step": 10}
     with ocp.CheckpointManager(filled, item_names=("params", "bookkeeping")) as manager:
@@ -58,11 +51,6 @@ def test_the_last_two_and_the_best_are_kept(filled):
         found = manager.restore(30, args=items)
     np.testing.assert_array_equal(found["params"]["bias"], np.arange(4.0) + 30)
     assert found["bookkeeping"] == {"step": 30}
-
-
-def largest_file(directory, step):
-    files = (directory / str(step) / "params").rglob("*")
-    return max((path for path in files if path.is_file()), key=lambda path: path.stat().st_size)
 
 
 def flip(raw):
@@ -81,15 +69,17 @@ def flip(raw):
     ],
 )
 def test_a_damaged_step_is_set_aside(filled, name, damage):
-    path = largest_file(filled, 40) if name == "params" else filled / "40" / name
+    path = filled / "40" / name
+    if name == "params":  # its largest file
+        path = max(filter(Path.is_file, path.rglob("*")), key=lambda file: file.stat().st_size)
     raw = path.read_bytes()
     path.unlink()
     if damage:
         path.write_bytes(damage(raw))
-    before = names_in(filled)
+    before = sorted(filled.rglob("*"))
     checkpoints = Checkpoints(filled, read_only=True)
     assert checkpoints.fault(40) and not checkpoints.fault(10)
-    assert names_in(filled) == before, "a reader changed what it read"
+    assert sorted(filled.rglob("*")) == before, "a reader changed what it read"
     checkpoints = Checkpoints(filled)
     assert checkpoints.steps == [10, 30]
     assert list(checkpoints.faults) == [40]
