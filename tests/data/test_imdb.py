@@ -93,22 +93,19 @@ def test_archive_in_any_order(tmp_path, prefix):
     assert read(pack(tmp_path / "a.tar.gz", members, prefix)) == EXPECTED
 
 
-@pytest.mark.parametrize(
-    ("name", "content"),
-    [
+def test_dangerous_members_are_refused(tmp_path):
+    for name, content in (
         ("/etc/train/pos/1_9.txt", b"text"),
         ("aclImdb/../../train/pos/1_9.txt", b"text"),
         ("../evil.txt", b"text"),
         ("aclImdb/train/pos/7_9.txt", (tarfile.SYMTYPE, "/etc/passwd")),
         ("aclImdb/train/pos/7_9.txt", (tarfile.LNKTYPE, "train/pos/0_9.txt")),
         ("aclImdb/train/pos/7_9.txt", (tarfile.CHRTYPE, "")),
-    ],
-)
-def test_dangerous_members_are_refused(tmp_path, name, content):
-    path = pack(tmp_path / "evil.tar.gz", FILES | {name: content}, prefix="")
-    message = error_of(path)
-    assert name in message and "refused" in message
-    assert [file.name for file in tmp_path.iterdir()] == ["evil.tar.gz"]  # nothing was unpacked
+    ):
+        path = pack(tmp_path / "evil.tar.gz", FILES | {name: content}, prefix="")
+        message = error_of(path)
+        assert name in message and "refused" in message
+        assert [file.name for file in tmp_path.iterdir()] == ["evil.tar.gz"]  # nothing was unpacked
 
 
 def test_a_damaged_archive_is_refused_or_gives_the_same_reviews(tmp_path):

@@ -1,7 +1,6 @@
 """Which class a label stands for, in every way that users write them."""
 
 import numpy as np
-import pytest
 from reviews import refusal, write_data
 
 from sentiment_jax.config.schema import CLASSES, DataConfig, join_names, split_names
@@ -19,9 +18,8 @@ def number(found, **settings):
     return numbers.tolist(), names
 
 
-@pytest.mark.parametrize(
-    ("labels", "names", "numbers"),
-    [
+def test_labels_are_classes_in_the_order_of_numbers_or_letters():
+    for labels, names, numbers in (
         # Few spellings of these two are enough, and they may be mixed.
         (["0", "neg", "pos", "positive", " Positive ", "NEG"], CLASSES, [0, 0, 1, 1, 1, 0]),
         (["True", "FALSE", "true", "1.0", "0.0"], CLASSES, [1, 0, 1, 1, 0]),
@@ -35,31 +33,25 @@ def number(found, **settings):
         (["2.5", "2", "10"] * 5, ("2", "2.5", "10"), [1, 0, 2] * 5),
         (["caf\u00e9", "cafe\u0301", "Rome"] * 5, ("caf\u00e9", "Rome"), [0, 0, 1] * 5),  # row 72
         (["New York", "new  york", "Rome"] * 5, ("New York", "Rome"), [0, 0, 1] * 5),
-    ],
-)
-def test_labels_are_classes_in_the_order_of_numbers_or_letters(labels, names, numbers):
-    assert number(labels) == (numbers, names)
-    assert number(labels[::-1]) == (numbers[::-1], names)  # whatever the order of the file
+    ):
+        assert number(labels) == (numbers, names)
+        assert number(labels[::-1]) == (numbers[::-1], names)  # whatever the order of the file
 
 
-@pytest.mark.parametrize(
-    ("labels", "settings", "numbers", "dropped"),
-    [
+def test_labels_not_named_are_dropped_and_counted(capsys):
+    for labels, settings, numbers, dropped in (
         ("5 4.0 3 2 1.0 3 2.5", STARS, [1, 1, -1, 0, 0, -1, -1], "3 of 7 reviews, labeled 3 (2), "),
         ("ham spam ? Spam", {"labels": "spam,ham"}, [1, 0, -1, 0], "1 of 4 reviews, labeled ? (1)"),
         ("1 0 2", {"labels": "1,0"}, [0, 1, -1], "1 of 3 reviews, labeled 2 (1)"),
-    ],
-)
-def test_labels_not_named_are_dropped_and_counted(labels, settings, numbers, dropped, capsys):
-    names = split_names(settings.get("labels", ",".join(CLASSES)))
-    assert number(labels.split(), **settings) == (numbers, names)
-    shown = capsys.readouterr().err
-    assert shown.startswith(f"dropped  {dropped}") and shown.count("\n") == 1
+    ):
+        names = split_names(settings.get("labels", ",".join(CLASSES)))
+        assert number(labels.split(), **settings) == (numbers, names)
+        shown = capsys.readouterr().err
+        assert shown.startswith(f"dropped  {dropped}") and shown.count("\n") == 1
 
 
-@pytest.mark.parametrize(
-    ("labels", "settings", "expected"),
-    [
+def test_labels_that_cannot_be_classes_are_named():
+    for labels, settings, expected in (
         *((["pos", blank, "neg"], {}, "no label (row 3: ''") for blank in ("", "  ")),
         *((["pos", blank, "neg"], {}, "no label (row 3: 'nan'") for blank in ("nan", "NaN")),
         (["5", "", "1"], STARS, "no label (row 3"),
@@ -73,17 +65,14 @@ def test_labels_not_named_are_dropped_and_counted(labels, settings, numbers, dro
             (["pos"] * 10 + [x, x] + ["neg"] * 10, {}, f"(row 12: {x!r}, row 13: {x!r}): correct t")
             for x in ("-1", "2", "0.5", "maybe", "posi")  # row 29
         ),
-    ],
-)
-def test_labels_that_cannot_be_classes_are_named(labels, settings, expected):
-    message = refusal("my.csv", number, labels, **settings)
-    assert expected in message and len(message) < 400
-    assert ("correct them" in message) == ("--config.data.labels" in message)
+    ):
+        message = refusal("my.csv", number, labels, **settings)
+        assert expected in message and len(message) < 400
+        assert ("correct them" in message) == ("--config.data.labels" in message)
 
 
-@pytest.mark.parametrize(
-    ("labels", "several"),
-    [
+def test_several_labels_in_one_are_refused_but_not_a_comma_in_a_name():
+    for labels, several in (
         (["a", "b", "a;b"], "a;b"),
         (["food", "Food, staff", "staff", "rooms"], "food, staff"),
         (["a,b", "a,c", "b,c", "c"], "a,b"),
@@ -93,15 +82,13 @@ def test_labels_that_cannot_be_classes_are_named(labels, settings, expected):
         (["Austin, TX", "Dallas, TX", "Chicago, IL"], ""),
         (["don't know", "won't say", "yes"], ""),
         (["yes, definitely", "no, definitely", "yes", "no"], ""),
-    ],
-)
-def test_several_labels_in_one_are_refused_but_not_a_comma_in_a_name(labels, several):
-    said = {}
-    if several:
-        problem = f"column 'label': {several!r} holds several labels, which is not supported"
-        assert problem in refusal("my.csv", number, labels * 5)
-        said = {"labels": join_names(labels)}
-    assert sorted(number(labels * 5, **said)[1]) == sorted(labels)
+    ):
+        said = {}
+        if several:
+            problem = f"column 'label': {several!r} holds several labels, which is not supported"
+            assert problem in refusal("my.csv", number, labels * 5)
+            said = {"labels": join_names(labels)}
+        assert sorted(number(labels * 5, **said)[1]) == sorted(labels)
 
 
 def test_a_rounded_tie_is_a_tie():

@@ -62,9 +62,8 @@ def test_csv_cells_may_hold_newlines_commas_quotes_and_100_000_words():
 GOOD_LINE = '{"text": "good", "label": 1}'
 
 
-@pytest.mark.parametrize(
-    ("raw", "expected"),
-    [
+def test_malformed_csv_names_file_and_row(tmp_path):
+    for raw, expected in (
         (b"", "the file is empty"),
         (b"text,label\n", "no reviews"),
         (b"review\tstars\na\t1\n", "'text': its columns are 'review', 'stars'; name yours by --c"),
@@ -82,15 +81,12 @@ GOOD_LINE = '{"text": "good", "label": 1}'
         (b'text,label\n"caf\xc3\xa9\nau lait",1\ncaf\xe9,1\n', "line 4: byte 0xe9 is not UTF-8"),
         ("text,label\ngood,1\n".encode("utf-16")[:-1], "line 2: byte 0x0a is not UTF-16"),
         ("text,label\ngood,1\n".encode("utf-16-le"), "line 1: a NUL byte, as in UTF-16 without"),
-    ],
-)
-def test_malformed_csv_names_file_and_row(tmp_path, raw, expected):
-    assert expected in error_of(tmp_path / "reviews.csv", raw)
+    ):
+        assert expected in error_of(tmp_path / "reviews.csv", raw)
 
 
-@pytest.mark.parametrize(
-    ("line", "expected"),
-    [
+def test_malformed_json_lines_name_file_and_line(tmp_path):
+    for line, expected in (
         ('{"text": "good", "label": 1', "line 2: Expecting ',' delimiter: column 28"),
         ("good", "line 2: Expecting value: column 1 (char 0): write an object per line, like {"),
         ('["good", 1]', "line 2: '[\"good\", 1]' is not an object: write an object per line"),
@@ -102,11 +98,9 @@ def test_malformed_csv_names_file_and_row(tmp_path, raw, expected):
         (f'{{"text": "good", "label": {"1" * 5000}}}', "line 2: Exceeds the limit (4300 digits)"),
         ('{"text": "caf\xe9", "label": 1}', "line 2: byte 0xe9 is not UTF-8"),
         ('{"text": "caf\x00", "label": 1}', "line 2: a NUL byte, as in UTF-16"),
-    ],
-)
-def test_malformed_json_lines_name_file_and_line(tmp_path, line, expected):
-    raw = f"{GOOD_LINE}\n{line}\n{GOOD_LINE}\n".encode("latin-1")
-    assert expected in error_of(tmp_path / "reviews.jsonl", raw)
+    ):
+        raw = f"{GOOD_LINE}\n{line}\n{GOOD_LINE}\n".encode("latin-1")
+        assert expected in error_of(tmp_path / "reviews.jsonl", raw)
 
 
 def test_an_only_column_is_read_whatever_its_header(capsys):
@@ -136,9 +130,8 @@ def test_json_lines_with_labels_of_every_kind(tmp_path):
     assert reviews.ids == ("row 1", "row 3", "row 5", "row 6")  # the lines of the file
 
 
-@pytest.mark.parametrize(
-    ("name", "first", "kind"),
-    [
+def test_a_format_is_found_by_the_first_line_or_else_the_name():
+    for name, first, kind in (
         ("a.txt", GOOD_LINE, "{"),
         ("a.csv", GOOD_LINE, "{"),
         ("a", ' { "x": 1}', "{"),
@@ -152,10 +145,8 @@ def test_json_lines_with_labels_of_every_kind(tmp_path):
         ("a.tsv", "text;label", ";"),
         ("a.csv", "text|label", "|"),
         ("a.txt", "the text, a label", ""),
-    ],
-)
-def test_a_format_is_found_by_the_first_line_or_else_the_name(name, first, kind):
-    assert find_format(f"{first}\nand more\n", name, ["text", "label"]) == kind
+    ):
+        assert find_format(f"{first}\nand more\n", name, ["text", "label"]) == kind
 
 
 def test_the_whole_table_is_kept():

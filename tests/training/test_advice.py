@@ -6,8 +6,6 @@ The figures are those of runs on real sentences: news, products and tweets of Hu
 
 import dataclasses
 
-import pytest
-
 from configs import lstm, ngrams
 from sentiment_jax.config.recipes import override
 from sentiment_jax.config.schema import AverageConfig
@@ -82,9 +80,8 @@ def advice(name, model=None):
     return found
 
 
-@pytest.mark.parametrize(
-    ("name", "speak"),
-    [
+def test_the_rules_that_speak():
+    for name, speak in (
         ("news", {"baseline", "rising loss", "over-confidence", "unknown words"}),
         ("products", {"baseline", "rising loss", "over-confidence"}),
         ("study", {"baseline", "few steps", "unknown words"}),
@@ -92,10 +89,8 @@ def advice(name, model=None):
         ("tweets", set()),
         ("unequal", {"imbalance"}),
         ("weighted", set()),
-    ],
-)
-def test_the_rules_that_speak(name, speak):
-    assert set(advice(name)) == speak
+    ):
+        assert set(advice(name)) == speak, name
 
 
 def test_sentences_name_the_figures_and_the_remedy():
