@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -26,6 +27,15 @@ def command_line(monkeypatch, arguments):
     monkeypatch.setattr(sys, "argv", ["main", *arguments])  # config_flags reads overrides there
     with flagsaver.flagsaver():
         yield
+
+
+def free_ports(count):
+    """Ports that nothing listens on, all different."""
+    with contextlib.ExitStack() as opened:
+        probes = [opened.enter_context(socket.socket()) for _ in range(count)]
+        for probe in probes:
+            probe.bind(("127.0.0.1", 0))
+        return [probe.getsockname()[1] for probe in probes]
 
 
 def start(*arguments, **options):

@@ -13,7 +13,7 @@ import sys
 import time
 from pathlib import Path
 
-from commands import ROOT
+from commands import ROOT, free_ports
 
 NODES = ("127.0.0.1", "127.0.0.2")
 CONFIGURATION = """
@@ -57,15 +57,6 @@ def missing():
     if absent := [name for name in programs if not shutil.which(name)]:
         return f"no {', '.join(absent)}: install slurm-wlm and munge"
     return "SLURM's daemons need root" if os.geteuid() else ""
-
-
-def free_ports(count):
-    """Ports that nothing listens on, all different."""
-    with contextlib.ExitStack() as opened:
-        probes = [opened.enter_context(socket.socket()) for _ in range(count)]
-        for probe in probes:
-            probe.bind(("127.0.0.1", 0))
-        return [probe.getsockname()[1] for probe in probes]
 
 
 class Cluster:

@@ -13,7 +13,7 @@ from unittest.mock import Mock
 import jax
 import pytest
 import runs
-from commands import MAIN, ROOT, SAMPLE
+from commands import MAIN, ROOT, SAMPLE, free_ports
 from conftest import make_small_config
 
 from sentiment_jax.errors import InputError
@@ -31,12 +31,6 @@ GROUP = launch.ProcessGroup("host:1234", 0, 4)
 CLUSTER = re.compile("SLURM|PMI|KUBERNETES|JAX_")
 
 
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
 def start(*arguments):
     command = [sys.executable, *map(str, arguments)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
@@ -46,7 +40,7 @@ def start(*arguments):
 def start_pair(workdir, *arguments, **changes):
     """Two processes of one training run."""
     command = [*MAIN[1:], SAMPLE, *runs.small_flags(**SEVERAL_SHAPES | changes)]
-    command += [f"--workdir={workdir}", f"--coordinator=localhost:{free_port()}"]
+    command += [f"--workdir={workdir}", f"--coordinator=localhost:{free_ports(1)[0]}"]
     command += ["--process_count=2", *arguments]
     return [start(*command, f"--process_id={index}") for index in (0, 1)]
 
@@ -73,7 +67,7 @@ def ends(pair, codes):
 @pytest.mark.parametrize(("count", "victim"), [(2, 0), pytest.param(3, 1, marks=pytest.mark.slow)])
 def test_a_signal_to_one_stops_all_at_once_and_a_lost_process_is_named_in_one_line(count, victim):
     """One of several is asked to stop, and killed later."""
-    port = free_port()
+    (port,) = free_ports(1)
     began = time.monotonic()
     peers = [start("tests/peer.py", port, i, count, victim) for i in range(count)]
     errors = ends(peers, [1] * count)  # waits for whoever holds their stderr: for orphans, too
@@ -91,7 +85,7 @@ def test_a_signal_to_one_stops_all_at_once_and_a_lost_process_is_named_in_one_li
     ("number", "code"), [(signal.SIGKILL, -signal.SIGKILL), (signal.SIGTERM, 143)]
 )
 def test_the_child_ends_with_its_parent_even_while_it_waits_for_the_others(number, code):
-    port = free_port()
+    (port,) = free_ports(1)
     peer = start("tests/peer.py", port, 0, 2)  # no other comes
 
     def listens():
@@ -218,9 +212,9 @@ def test_sigterm_to_one_stops_both_at_the_same_step(tmp_path):
     assert steps == list(range(1, EPOCH * epochs + 1))
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
+def test_flags_that_do_not_fit(only_cluster):
+    only_cluster({})
+    for arguments, message in (
         (("localhost:1234", None, 2), "go together"),
         ((None, 0, None), "go together"),
         ((None, 0, 2), "go together"),
@@ -232,12 +226,9 @@ def test_sigterm_to_one_stops_both_at_the_same_step(tmp_path):
         (("localhost:1234", -1, 2), "numbered from 0 to 1"),
         (("auto", 0, 2), "leave them out"),
         (("auto", None, None), "incomplete .*SLURM_STEP_NODELIST.* start with srun"),
-    ],
-)
-def test_flags_that_do_not_fit(only_cluster, arguments, message):
-    only_cluster({})
-    with pytest.raises(InputError, match=message):
-        launch.find_process_group(*arguments)
+    ):
+        with pytest.raises(InputError, match=message):
+            launch.find_process_group(*arguments)
 
 
 @pytest.fixture
@@ -258,9 +249,8 @@ SLURM |= {"SLURM_NTASKS": "8", "SLURM_PROCID": "5", "SLURM_LOCALID": "1"}
 AUTO = ("auto", None, None)
 
 
-@pytest.mark.parametrize(
-    ("arguments", "variables", "group"),
-    [
+def test_who_belongs_to_a_run(only_cluster):
+    for arguments, variables, group in (
         ((None, None, None), SLURM, None),
         (("localhost:1234", 0, 1), {}, None),
         (("host:1234", 1, 2), SLURM, ("host:1234", 1, 2)),
@@ -271,12 +261,10 @@ AUTO = ("auto", None, None)
         (AUTO, SLURM | {"SLURM_STEP_NODELIST": "gpu-a[007]"}, ("gpu-a007:61440", 5, 8, [1])),
         (AUTO, SLURM | {"JAX_COORDINATOR_PORT": "77"}, ("node003:77", 5, 8, [1])),
         (AUTO, SLURM | {"SLURM_NTASKS": "1", "SLURM_PROCID": "0"}, None),
-    ],
-)
-def test_who_belongs_to_a_run(only_cluster, arguments, variables, group):
-    only_cluster(variables)
-    expected = launch.ProcessGroup(*group) if group else None
-    assert launch.find_process_group(*arguments) == expected
+    ):
+        only_cluster(variables)
+        expected = launch.ProcessGroup(*group) if group else None
+        assert launch.find_process_group(*arguments) == expected
 
 
 @pytest.fixture
@@ -323,19 +311,16 @@ LEADER = "UNAVAILABLE: Failed to send RPC to coordination service. Either the le
 SILENT = "(stopped sending heartbeats):\n{}\nThe tasks have crashed. Check the 3 logs"
 
 
-@pytest.mark.parametrize(
-    ("report", "who"),
-    [
+def test_who_was_lost():
+    for report, who in (
         (LEADER, "lost process 0 of"),
         (SILENT.format("1"), "lost process 1 of"),
         (SILENT.format("3\n12"), "lost process 3, process 12 of"),
         (SILENT.format("/job:jax_worker/replica:0/task:2"), "lost process 2 of"),
         ("RPC: /xla.coordination/RegisterTask", "not all 4 processes came to host:1234 in 300 s"),
         ("something else", "lost another process of"),
-    ],
-)
-def test_who_was_lost(report, who):
-    assert launch.describe_loss(report, GROUP, 9).startswith(who)
+    ):
+        assert launch.describe_loss(report, GROUP, 9).startswith(who)
 
 
 def test_a_signal_from_both_the_cluster_and_the_parent_counts_once(monkeypatch):
