@@ -151,12 +151,6 @@ def test_the_heads_dropout_follows_the_configs_not_the_source_runs(tmp_path):
 
 
 QUERY = "bert.encoder.layer.1.attention.self.query.weight"
-
-
-def with_another_root(tensors):
-    return {name.replace("bert.", "roberta."): value for name, value in tensors.items()}
-
-
 OUTPUT = "bert.encoder.layer.0.output.dense.weight"
 ONE = np.ones(1, np.float32)
 MISFITS = {  # tensors that are added or changed, None to remove one; what is said of them
@@ -164,7 +158,10 @@ MISFITS = {  # tensors that are added or changed, None to remove one; what is sa
     "half a head": ({"classifier.bias": None}, r"missing: classifier\.bias$"),
     "half a pooler": ({"bert.pooler.dense.weight": None}, r"missing: pooler\.dense\.weight$"),
     "extra": ({"bert.encoder.layer.3.output.dense.bias": ONE}, r"unexplained: bert.enc.*3"),
-    "another root": (with_another_root, r"missing: .* and \d+ more; unexplained: .*roberta\.emb"),
+    "another root": (
+        lambda tensors: {name.replace("bert.", "roberta."): v for name, v in tensors.items()},
+        r"missing: .* and \d+ more; unexplained: .*roberta\.emb",
+    ),
     "another head": ({"qa_outputs.weight": ONE}, r"unexplained: qa_outputs\.weight$"),
     "twice": ({"pooler.dense.weight": ONE}, r"unexplained: .*pooler\.dense\.weight$"),
     "misshapen": ({OUTPUT: np.transpose}, rf"misshapen: {OUTPUT} \(24, 40\) for \(40, 24\)$"),

@@ -94,20 +94,17 @@ def test_a_file_that_differs_from_its_checksum_or_has_none_is_refused(tmp_path):
         files.check_checksum(path, register, "restore it")
 
 
-@pytest.mark.parametrize(
-    ("stored", "message"),
-    [
+def test_a_run_of_another_format_is_refused(finished, tmp_path):
+    config = read_json(finished / "config.json")
+    assert config.pop("format") == FORMAT
+    for stored, message in (
         ({}, "made before format 2: train again, or check out 30f9d98"),
         ({"format": 1}, "made before format 2"),
         ({"format": FORMAT + 1}, f"has format {FORMAT + 1}: it was made by a later revision"),
-    ],
-)
-def test_a_run_of_another_format_is_refused(finished, tmp_path, stored, message):
-    config = read_json(finished / "config.json")
-    assert config.pop("format") == FORMAT
-    write_json(tmp_path / "config.json", stored | config)
-    with pytest.raises(InputError, match=f"{tmp_path} .*{message}"):
-        RunDirectory(tmp_path).read_config()
+    ):
+        write_json(tmp_path / "config.json", stored | config)
+        with pytest.raises(InputError, match=f"{tmp_path} .*{message}"):
+            RunDirectory(tmp_path).read_config()
 
 
 def test_an_earlier_format_is_upgraded_step_by_step(tmp_path, monkeypatch):
@@ -172,12 +169,9 @@ def test_a_table_that_is_written_is_read_back(tmp_path, name):
         assert table.cells == [cells, cells[::-1]]
 
 
-def link(path):
-    path.symlink_to(path.with_name("target"))
-
-
 FILES = ["lock", "config.json", "env.json", "metrics.jsonl", "curves.png", "predictions.csv"]
-ODD = [(name, make) for name in FILES for make in (Path.mkdir, os.mkfifo, link)]
+MAKERS = [Path.mkdir, os.mkfifo, lambda path: path.symlink_to("target")]
+ODD = [(name, make) for name in FILES for make in MAKERS]
 
 
 @pytest.mark.parametrize(("name", "make"), [*ODD, ("checkpoints", Path.touch)])
