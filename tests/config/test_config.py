@@ -92,6 +92,7 @@ RTD = {"pretrain.objective": "replaced_token_detection"}
 ADAM = {"name": "adam", "momentum": 0.1, "weight_decay": 0.1, "clip_norm": 1.0}
 ADAM |= {"layerwise_decay": 0.5, "frozen": "embeddings"}
 NO_PLAIN_STEPS = {"optimizer": ADAM, "gradient_accumulation": 2, "model.dtype": "bfloat16"}
+PLAIN = [f"takes plain steps: .* set .*{name}={plain}" for name, plain in NGRAM_VECTORS.items()]
 REFUSED = {  # by recipe, and whether it is for --mode=pretrain
     (bert, "tiny", False): [
         ({"pretrain.text": "own.txt"}, "pretrain.text is for --mode=pretrain"),
@@ -120,10 +121,7 @@ REFUSED = {  # by recipe, and whether it is for --mode=pretrain
     ],
     (lstm, "pretrain", True): [
         ({"pretrain.mask_fraction": 0.3}, "has no use for pretrain.mask_fraction"),
-        *[
-            (NO_PLAIN_STEPS, f"takes plain steps: .* set .*{name}={plain}")
-            for name, plain in NGRAM_VECTORS.items()
-        ],
+        *((NO_PLAIN_STEPS, problem) for problem in PLAIN),
     ],
     (ngrams, "", False): [
         ({"model.pretrained": "runs/a"}, "model.pretrained: ngrams start from weights of zero"),

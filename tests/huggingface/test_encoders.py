@@ -248,15 +248,14 @@ def test_a_head_for_the_same_classes_is_kept_in_our_order(theirs, ours, order, f
         np.testing.assert_array_equal(out["bias"], biases[order])
 
 
-@pytest.mark.parametrize(
-    "named", [["negative", "positive"], "negative", {"a": "negative", "b": "positive"}], ids=str
-)
-def test_damaged_names_of_classes_are_refused(named, folder):
-    changed = golden.change_config(folder("roberta"), id2label=named)
+def test_damaged_names_of_classes_are_refused(folder):
+    changed = folder("roberta")
     model = golden.build("roberta")
     fresh = golden.fill(model, 7.0)
-    with pytest.raises(InputError, match=r"config\.json: id2label can't be .*: download"):
-        weights.load_pretrained(changed, model.config, fresh, ("negative", "positive"))
+    for named in (["negative", "positive"], "negative", {"a": "negative", "b": "positive"}):
+        golden.change_config(changed, id2label=named)
+        with pytest.raises(InputError, match=r"config\.json: id2label can't be .*: download"):
+            weights.load_pretrained(changed, model.config, fresh, ("negative", "positive"))
 
 
 def test_untied_word_embeddings_are_refused_where_tokens_are_predicted(folder):

@@ -138,14 +138,13 @@ def test_flags_of_xla_are_added_unless_the_user_sets_them(
         assert os.environ["XLA_FLAGS"].split() == [*flags.split(), *added, *on_cuda]
 
 
-@pytest.mark.parametrize(
-    ("size", "nearest"), [(6, "use 4 or 8"), (3, "use 4"), (1, "use 4"), (9, "use 8 or 12")]
-)
-def test_a_batch_that_devices_cannot_share(monkeypatch, size, nearest):
+def test_a_batch_that_devices_cannot_share(monkeypatch):
     monkeypatch.setattr(devices, "find_devices", lambda: [None] * 4)
     devices.check_batch_size("batch_size", 8)
     devices.check_batch_size("batch_size", 8, parts=2)
     with pytest.raises(InputError, match="12 .*4 devices in gradient_accumulation=2 .*use 8 or 16"):
         devices.check_batch_size("batch_size", 12, parts=2)
-    with pytest.raises(InputError, match=f"batch_size={size} does not divide .* 4 .*{nearest}$"):
-        devices.check_batch_size("batch_size", size)
+    for size, nearest in ((6, "use 4 or 8"), (3, "use 4"), (1, "use 4"), (9, "use 8 or 12")):
+        message = f"batch_size={size} does not divide .* 4 .*{nearest}$"
+        with pytest.raises(InputError, match=message):
+            devices.check_batch_size("batch_size", size)
