@@ -78,9 +78,10 @@ def unpainted():
         yield
 
 
-def change_json(path, **changes):
-    """Write a sealed file again with other entries."""
-    write_json(path, read_json(path) | changes)
+def change_json(path, group="", /, **changes):
+    """Write a sealed file again with other entries, or with other entries of one group."""
+    content = read_json(path)
+    write_json(path, content | ({group: content[group] | changes} if group else changes))
 
 
 def wait_until(happened, *processes, seconds=150):

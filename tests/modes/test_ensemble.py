@@ -13,7 +13,7 @@ from sentiment_jax.errors import InputError
 from sentiment_jax.modes.evaluate import evaluate_ensemble, evaluate_run
 from sentiment_jax.modes.predict import predict, predict_table, print_predictions
 from sentiment_jax.modes.train import train
-from sentiment_jax.storage.files import read_json, write_json
+from sentiment_jax.storage.files import read_json
 from sentiment_jax.training import scoring
 from sentiment_jax.training.experiment import prepare_experiment
 from sentiment_jax.training.metrics import apply_temperature, fit_temperature
@@ -37,13 +37,6 @@ def score(workdir, split):
     encoded = prepare_experiment(trained.config, trained.tokenizer).encoded[split]
     scores = scoring.score_reviews(trained, trained.params, encoded, split)
     return scores.probabilities, encoded.labels
-
-
-def edit(file, group, **changes):
-    """Update values of a group in a JSON file."""
-    content = read_json(file)
-    content[group] |= changes
-    write_json(file, content)
 
 
 def test_a_run_keeps_the_temperature_of_its_best_epochs_validation(run_copy):
@@ -112,19 +105,19 @@ def test_runs_of_the_same_reviews_in_another_order(finished, run_copy, tmp_path)
     header, *rows = corpus.SAMPLE.read_text().splitlines(keepends=True)
     (tmp_path / "backwards.csv").write_text(header + "".join(rows[::-1]))
     path = str(tmp_path / "backwards.csv")
-    edit(run_copy / "config.json", "data", source="csv", path=path)
+    runs.change_json(run_copy / "config.json", "data", source="csv", path=path)
     alone = evaluate_run(run_copy, "test")  # its data are found to be those of the run
     for workdirs in ([finished, run_copy], [run_copy, finished]):
         assert evaluate_ensemble(workdirs, "test") == pytest.approx(alone, abs=1e-6)
 
 
 def test_runs_that_cannot_be_averaged(finished, run_copy):
-    edit(run_copy / "env.json", "data", data_hash="0" * 64)
+    runs.change_json(run_copy / "env.json", "data", data_hash="0" * 64)
     message = rf"{finished} and {run_copy} were made with different data \(hash .* and 0{{12}}\)"
     with pytest.raises(InputError, match=message):
         evaluate_ensemble([finished, run_copy], "test")
     load_ensemble([finished, run_copy])  # which does not matter for texts
-    edit(run_copy / "config.json", "data", labels="bad,good")
+    runs.change_json(run_copy / "config.json", "data", labels="bad,good")
     message = "has the classes negative, positive, .* has bad, good: runs with different classes"
     with pytest.raises(InputError, match=message):
         load_ensemble([finished, run_copy])

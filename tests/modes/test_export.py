@@ -25,7 +25,7 @@ from sentiment_jax.huggingface import weights
 from sentiment_jax.modes import export
 from sentiment_jax.modes.export import Export, export_pretrained
 from sentiment_jax.modes.train import train
-from sentiment_jax.storage.files import read_json, write_json
+from sentiment_jax.storage.files import read_json
 from sentiment_jax.training.trained_model import TrainedModel
 
 WORDS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "good", "Good", "film", "##s", "bad")
@@ -63,11 +63,7 @@ def test_an_exported_folder_is_read_back_bit_for_bit(tmp_path, tokenizer, name):
     assert again == model
     jax.tree.map(np.testing.assert_array_equal, loaded, params)
     ours, theirs = (folder / "model.safetensors" for folder in (tmp_path / "out", FIXTURES / name))
-    tensors = load_file(ours)
-    expected = load_file(theirs)
-    assert tensors.keys() == expected.keys()
-    for key, tensor in tensors.items():
-        np.testing.assert_array_equal(tensor, expected[key])
+    jax.tree.map(np.testing.assert_array_equal, load_file(ours), load_file(theirs))
     with safetensors.safe_open(ours, "np") as file:
         assert file.metadata() == {"format": "pt"}
 
@@ -168,24 +164,19 @@ def test_an_export_that_fails_leaves_nothing(tmp_path, bert, monkeypatch):
 
 def test_the_model_card_has_the_scores_and_the_command_of_the_run(run_copy, tmp_path, bert):
     card = export.model_card(run_copy)
-    lines = card.splitlines()
-    result = read_json(run_copy / "result.json")
-    env = read_json(run_copy / "env.json")
-    rows = {
-        split: f"| {split} | {result[split]['accuracy']:.4f} | {result[split]['loss']:.4f} | "
-        f"{result[split]['examples']} |"
-        for split in ("val", "test")
-    }
-    assert {"| train | 48 | 24 | 24 |", *rows.values()} <= {*lines}
+    result, env = (read_json(run_copy / name) for name in ("result.json", "env.json"))
+    row = "| {} | {accuracy:.4f} | {loss:.4f} | {examples} |"
+    val, test = (row.format(split, **result[split]) for split in ("val", "test"))
+    assert {"| train | 48 | 24 | 24 |", val, test} <= {*card.splitlines()}
     assert env["command"] in card and env["data"]["data_hash"][:12] in card
     assert "License of the base: none, it had random weights." in card
     assert card.startswith("---\nlibrary_name: transformers\n") and "\nbase_model:" not in card
     export_pretrained(tmp_path / "out", dataclasses.replace(bert, card=card))
     assert (tmp_path / "out" / "README.md").read_text() == card
-    write_json(run_copy / "result.json", result | {"val": {}})
+    runs.change_json(run_copy / "result.json", val={})
     card = export.model_card(run_copy)
     assert "the last: no reviews were held out to choose by" in card
-    assert rows["test"] in card and "| val | " not in card.split("## Scores")[1]
+    assert test in card and "| val | " not in card.split("## Scores")[1]
     (run_copy / "result.json").unlink()  # a training that goes on
     scores = export.model_card(run_copy).split("## Scores")[1]
     assert "its best checkpoint so far" in scores and "| test |" not in scores
@@ -195,9 +186,7 @@ def test_the_license_is_that_of_what_a_pretraining_started_from(run_copy, tmp_pa
     middle, first = (shutil.copytree(run_copy, tmp_path / name) for name in ("middle", "first"))
     bases = {run_copy: str(middle), middle: str(first), first: "google/electra-small"}
     for run, base in bases.items():
-        config = read_json(run / "config.json")
-        config["model"]["pretrained"] = base
-        write_json(run / "config.json", config)
+        runs.change_json(run / "config.json", "model", pretrained=base)
     card = export.model_card(run_copy)
     assert "License of the base: that of google/electra-small." in card
     assert "\nbase_model: google/electra-small\n" in card

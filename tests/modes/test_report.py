@@ -50,9 +50,6 @@ def write_page(unpainted, tmp_path):
     return write
 
 
-# What it says
-
-
 def test_the_models_table(swept, reported):
     results = [read_json(path) for path in (swept.directory / "final").glob("*/result.json")]
     tests = [result["test"]["accuracy"] for result in results]
@@ -92,10 +89,8 @@ def test_every_run_is_listed_with_its_fate(swept, reported):
 def test_the_page_holds_everything(reported):
     names = {path.name for path in reported.glob("*.png")}
     axes = ("optimizer", "learning_rate")  # there was one batch size
-    names_of_sweep = {*axes, *(f"{axis}-runs" for axis in axes), "grid", "seeds"}
-    assert names - {"confusion.png", "calibration.png"} == {
-        f"small-{n}.png" for n in names_of_sweep
-    }
+    of_sweep = {f"small-{n}.png" for n in (*axes, *(f"{a}-runs" for a in axes), "grid", "seeds")}
+    assert names == of_sweep | {"confusion.png", "calibration.png"}
     text = (reported / "report.md").read_text()
     for name in names:
         pixels = matplotlib.image.imread(reported / name)
@@ -106,9 +101,8 @@ def test_the_page_holds_everything(reported):
     assert not re.search(r"<script|<link|https?://|@import|url\(", html)
     assert html.count("<pre>") == 1, "the sweep's command"
     contents = re.findall(r'<a href="#(.*?)">(.*?)</a>', html)
-    assert [title for _, title in contents] == [
-        *("small: the choice", "The model", "The test set", "The hardest mistakes", "Every run")
-    ]
+    titles = ["small: the choice", "The model", "The test set", "The hardest mistakes", "Every run"]
+    assert [title for _, title in contents] == titles
     assert re.findall(r'<h2 id="(.*?)">(.*?)</h2>', html) == contents
 
 
@@ -208,8 +202,7 @@ def test_predictions_of_other_orders_are_not_compared(
 
 def change_run(path, validation, epochs=9):
     """Give a run another validation accuracy, and a config of its own."""
-    scores = read_json(path / "result.json")["val"]
-    runs.change_json(path / "result.json", val={**scores, "accuracy": validation})
+    runs.change_json(path / "result.json", "val", accuracy=validation)
     runs.change_json(path / "config.json", epochs=epochs)
 
 
@@ -262,9 +255,8 @@ def test_equal_predictions_are_marked_and_not_compared(finished, run_copy, write
 
 
 def test_each_data_set_has_its_part(finished, run_copy, write_page, tmp_path, capsys):
-    data = read_json(run_copy / "config.json")["data"]
-    data |= {"source": "csv", "path": "somewhere/films.csv"}
-    runs.change_json(run_copy / "config.json", data=data)
+    films = {"source": "csv", "path": "somewhere/films.csv"}
+    runs.change_json(run_copy / "config.json", "data", **films)
     runs.change_json(run_copy / "result.json", data_hash="f" * 64)
     page = write_page(finished, run_copy)
     assert "\nfilms: 1 run; reviews: 48 to train on" in capsys.readouterr().out
