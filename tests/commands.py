@@ -13,11 +13,7 @@ ROOT = Path(__file__).parent.parent
 MAIN = [sys.executable, "-m", "sentiment_jax.main"]
 SAMPLE = "--config=configs/lstm.py:sample"
 # No test reaches the network, even where there is one: this proxy refuses at once.
-ENVIRONMENT = {
-    **os.environ,
-    "http_proxy": "http://127.0.0.1:9",
-    "https_proxy": "http://127.0.0.1:9",
-}
+ENVIRONMENT = os.environ | dict.fromkeys(("http_proxy", "https_proxy"), "http://127.0.0.1:9")
 
 
 @contextlib.contextmanager

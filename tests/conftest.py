@@ -1,12 +1,11 @@
 """Shapes and types are checked while the tests run; caches stay inside a temporary folder."""
 
-import dataclasses
 import functools
 import os
 import shutil
 import tempfile
 from importlib.metadata import version
-from pathlib import Path
+from types import SimpleNamespace
 from unittest.mock import Mock
 
 os.environ["JAX_PLATFORMS"] = "cpu"
@@ -85,38 +84,22 @@ def model(finished):
     return load_run(finished)
 
 
-SMALL_SWEEP = {
-    "procedure": "grid",
-    "optimizer": ("sgd", "adam"),
-    "batch_size": (16,),
-    "learning_rate": (3e-3, 1e30),
-    "seeds": (0, 1),
-}
-
-
-@dataclasses.dataclass
-class Swept:
-    """A sweep's directory, how often it read data and compiled."""
-
-    directory: Path
-    prepared: int
-    compiled: int
-
-
 @pytest.fixture(scope="session")
 def swept(tmp_path_factory):
-    """A finished sweep whose runs at 1e30 diverged; not to be changed."""
+    """A finished sweep whose runs at 1e30 diverged, how often it read data and compiled.
+
+    Its directory is not to be changed.
+    """
+    axes = {"procedure": "grid", "optimizer": ("sgd", "adam"), "batch_size": (16,)}
+    axes |= {"learning_rate": (3e-3, 1e30), "seeds": (0, 1)}
     directory = tmp_path_factory.mktemp("sweeps") / "small"
     prepare = Mock(wraps=prepare_experiment)
     before = _make_train_step.cache_info().misses
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sweep, "prepare_experiment", prepare)
-        sweep.sweep(make_small_config(), directory, SMALL_SWEEP)
-    return Swept(
-        directory,
-        prepared=prepare.call_count,
-        compiled=_make_train_step.cache_info().misses - before,
-    )
+        sweep.sweep(make_small_config(), directory, axes)
+    compiled = _make_train_step.cache_info().misses - before
+    return SimpleNamespace(directory=directory, prepared=prepare.call_count, compiled=compiled)
 
 
 @pytest.fixture
