@@ -7,6 +7,7 @@ import re
 import shlex
 import shutil
 import sys
+from unittest.mock import ANY, Mock
 
 import pytest
 from absl import flags
@@ -26,54 +27,35 @@ pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarni
 
 
 @pytest.fixture
-def command(monkeypatch):
-    """Run a command in this process and return its exit code."""
+def printed(monkeypatch, capsys):
+    """Run a command in this process, which must have this exit code, and return what it prints."""
     monkeypatch.chdir(ROOT)
 
-    def call(*arguments):
+    def call(*arguments, code=0):
         with command_line(monkeypatch, arguments):
-            return main.main()
+            assert main.main() == code
+        shown, errors = capsys.readouterr()
+        return errors if code else shown
 
     return call
 
 
 @pytest.fixture
-def refused(command, capsys):
+def refused(printed):
     """Run a command that must fail, and return its one line."""
 
     def call(*arguments):
-        code = command(*arguments)
-        (line,) = capsys.readouterr().err.strip().splitlines()
-        assert code == 2 and line.startswith("error: "), line
+        (line,) = printed(*arguments, code=2).strip().splitlines()
+        assert line.startswith("error: "), line
         return line
 
     return call
 
 
-@pytest.fixture
-def printed(command, capsys):
-    """Run a command to its end and return what it prints."""
-
-    def call(*arguments):
-        assert command(*arguments) == 0
-        return capsys.readouterr().out
-
-    return call
-
-
-@pytest.fixture
-def nothing_starts(monkeypatch):
-    """What is not refused fails at once, instead of training."""
-
-    def start(*arguments):
-        raise AssertionError("it starts")
-
-    monkeypatch.setattr(startup, "start", start)
-
-
 LSTM = "--config=lstm:sample"
 SWEEP = f"--mode=sweep {LSTM} --workdir=x"
 PREDICT = "--mode=predict --workdir=x"
+EVALUATE = f"--mode=evaluate {LSTM} --workdir=x"
 STARTS = [SAMPLE, "--config.cpu_devices=1"]  # in a process where JAX has its devices
 BEYOND_SENSE = [
     *("seed=-1", "seed=4294967296", "data.split_seed=-1", "data.split_seed=4294967296"),
@@ -84,9 +66,6 @@ BEYOND_SENSE = [
     *("data.length_buckets=(64,1.5)", "data.length_buckets=True", "epochs=", "epochs=inf"),
     *("optimizer.clip_norm=fast", "data.group_duplicates=maybe", "model.name=bert"),
 ]
-
-
-# Bad command lines
 
 
 @pytest.mark.parametrize(
@@ -118,13 +97,10 @@ BEYOND_SENSE = [
         (f"{LSTM} --stop_after=1h50m", "--stop_after=1h50m"),
         # A run keeps its config: a setting that was ignored.
         (
-            f"--mode=evaluate {LSTM} --workdir=x --config.epochs=3",
-            "a run keeps its config.* may change eval_batch_size, data.path",
+            f"{EVALUATE} --config.epochs=3",
+            "its config.* may change eval_batch_size, data.path",
         ),
-        (
-            f"--mode=evaluate {LSTM} --workdir=x --config.eval_batch_size=8 --config.seed=3",
-            "--config.seed: a run keeps its config.*data.path",
-        ),
+        (f"{EVALUATE} --config.eval_batch_size=8 --config.seed=3", "--config.seed: a run keeps"),
         (f"{PREDICT} {LSTM} --text=x --config.data.path=x", "may change no setting"),
         (f"--mode=report {LSTM} --workdir=x --output=y --config.data.path=x", "change no setting"),
         # The nearest name.
@@ -158,30 +134,25 @@ BEYOND_SENSE = [
         *[(f"{LSTM} --config.{value}", f"[ .]{value.split('=')[0]}") for value in BEYOND_SENSE],
     ],
 )
-def test_a_bad_command_line_is_one_line(refused, nothing_starts, line, message):
+def test_a_bad_command_line_is_one_line(refused, monkeypatch, line, message):
     """Rows 23, 24, 25, 49, 50 and 52."""
+    monkeypatch.setattr(startup, "start", lambda *_: pytest.fail("it starts"))
     assert re.search(message, refused(*shlex.split(line)))
 
 
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        ("def get_config(:", "line 1: SyntaxError: invalid syntax"),
-        ("import os\nimport nothing_like_it\n", "line 2: ModuleNotFoundError: No module named"),
-        ("def get_config():\n    return {}['x']\n", "line 2: KeyError: 'x'"),
-        ("x = 1\n", "has no get_config(variant)"),
-        ("def get_config():\n    pass\n", "get_config() must return what make_config() makes"),
-    ],
-)
-def test_a_config_file_that_raises_is_named_with_its_line(refused, tmp_path, content, message):
+def test_a_config_file_that_raises_is_named_with_its_line(refused, tmp_path):
     """Row 50: never a squeezed traceback."""
-    (tmp_path / "mine.py").write_text(content)
-    line = refused(f"--config={tmp_path}/mine.py")
-    assert line.startswith(f"error: {tmp_path}/mine.py") and message in line
-    assert "Traceback" not in line
-
-
-# Help
+    for content, message in {
+        "def get_config(:": "line 1: SyntaxError: invalid syntax",
+        "import os\nimport nothing_like_it\n": "line 2: ModuleNotFoundError: No module named",
+        "def get_config():\n    return {}['x']\n": "line 2: KeyError: 'x'",
+        "x = 1\n": "has no get_config(variant)",
+        "def get_config():\n    pass\n": "get_config() must return what make_config() makes",
+    }.items():
+        (tmp_path / "mine.py").write_text(content)
+        line = refused(f"--config={tmp_path}/mine.py")
+        assert line.startswith(f"error: {tmp_path}/mine.py") and message in line
+        assert "Traceback" not in line
 
 
 def test_help_is_for_people(printed):
@@ -210,20 +181,17 @@ def test_the_version(printed):
     assert printed("--version") == f"sentiment-jax {sentiment_jax.__version__}\n"
 
 
-# Modes
-
-
 def test_evaluate_may_change_where_the_data_are_now(monkeypatch, printed, refused, finished):
     """The recipe only names the settings: the run's own source reads the file that has moved."""
     config = replace_settings(RunDirectory(finished).read_config(), {"data.source": "csv"})
+    scored = Mock()
     monkeypatch.setattr(RunDirectory, "read_config", lambda directory: config)
-    calls = []
     monkeypatch.setattr(startup, "start", lambda *arguments: None)
-    monkeypatch.setattr(evaluate, "evaluate_run", lambda *arguments: calls.append(arguments))
-    moved = ["--config.data.path=there.csv", "--config.eval_batch_size=64"]
+    monkeypatch.setattr(evaluate, "evaluate_run", scored)
     run = ["--mode=evaluate", f"--workdir={finished}", SAMPLE]
-    printed(*run, "--split=val", *moved)
-    assert calls == [(finished, "val", {"data.path": "there.csv", "eval_batch_size": 64})]
+    printed(*run, "--split=val", "--config.data.path=there.csv", "--config.eval_batch_size=64")
+    changes = {"data.path": "there.csv", "eval_batch_size": 64}
+    scored.assert_called_once_with(finished, "val", changes)
     assert "eval_batch_size=0 must be" in refused(*run, "--config.eval_batch_size=0")
 
 
@@ -233,27 +201,16 @@ def test_a_sweeps_directory_stands_for_its_winner(monkeypatch, printed, swept, t
     workdir = f"--workdir={swept.directory}"
     scores = json.loads(printed("--mode=evaluate", workdir).splitlines()[-1])
     assert scores == read_json(winner.result)["test"]
-    text = "--text=a good film"
-    prediction = printed("--mode=predict", f"--workdir={winner.path}", text)
-    assert printed("--mode=predict", workdir, text) == prediction
-    explained = printed("--mode=predict", workdir, text, "--explain")
-    assert f"page: {winner.path}/explanation.html" in explained
+    predict = ["--mode=predict", "--text=a good film"]
+    assert printed(*predict, workdir) == printed(*predict, f"--workdir={winner.path}")
+    assert f"page: {winner.path}/explanation.html" in printed(*predict, workdir, "--explain")
     (winner.path / "explanation.html").unlink()
-    exported = []
-    monkeypatch.setattr(export, "export_run", lambda run, *paths: exported.append(paths))
+    exported = Mock()
+    monkeypatch.setattr(export, "export_run", exported)
     printed("--mode=export", workdir, f"--output={tmp_path}/folder")
-    assert exported == [(winner.path, tmp_path / "folder")]
+    exported.assert_called_once_with(ANY, winner.path, tmp_path / "folder")
     printed("--mode=report", workdir, f"--output={tmp_path}/page")
     assert "the choice" in (tmp_path / "page" / "report.md").read_text()
-
-
-def test_predict_reads_any_column_and_writes_a_table(printed, finished, tmp_path):
-    (tmp_path / "in.txt").write_text("id\treview\n1\tgood\n")
-    command = ["--mode=predict", f"--workdir={finished}", f"--input={tmp_path}/in.txt"]
-    shown = printed(*command, "--text_column=review", f"--output={tmp_path}/out.csv")
-    assert shown == f"wrote {tmp_path}/out.csv: 1 predictions\n"
-    written = (tmp_path / "out.csv").read_text()
-    assert written.startswith("id,review,row,predicted,p_positive,warning\n1,good,2,")
 
 
 def test_messages_say_what_is_wrong_and_what_to_do(refused, finished, tmp_path, monkeypatch):
@@ -278,10 +235,9 @@ def test_an_ensemble_and_its_temperatures(printed, refused, finished, run_copy, 
     one = printed(*predict, f"--workdir={finished}")
     assert printed(*predict, workdirs) == one  # the average of two equal runs
     assert printed(*predict, workdirs, "--calibrated") != one
-    plain, calibrated = (
-        json.loads(printed("--mode=evaluate", workdirs, "--split=val", *more).splitlines()[-1])
-        for more in ([], ["--calibrated"])
-    )
+    evaluate = ["--mode=evaluate", workdirs, "--split=val"]
+    shown = [printed(*evaluate, *more).splitlines()[-1] for more in ([], ["--calibrated"])]
+    plain, calibrated = map(json.loads, shown)
     assert calibrated["accuracy"] == plain["accuracy"] and calibrated["loss"] < plain["loss"]
     for more in ([workdirs], [f"--workdir={finished}", "--calibrated"]):
         assert "--explain takes one run as it is" in refused(*predict, "--explain", *more)
@@ -326,12 +282,8 @@ DISK = [errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO]
 def test_no_room_left_is_one_line(monkeypatch, capsys, error, message):
     """Rows 11, 49 and 63: sizes that are allowed and still too much for this machine."""
     errors = [error, OSError(errno.ENXIO, "broken")]
-
-    def dispatch():
-        raise errors.pop(0)
-
     monkeypatch.setattr(main, "parse", lambda arguments: None)
-    monkeypatch.setattr(main, "dispatch", dispatch)
+    monkeypatch.setattr(main, "dispatch", Mock(side_effect=errors))
     assert main.main(["main"]) == 1
     line = capsys.readouterr().err
     assert line.startswith(f"error: {message}: ") and line.count("\n") == 1
@@ -340,15 +292,14 @@ def test_no_room_left_is_one_line(monkeypatch, capsys, error, message):
 
 
 def test_starts_again_with_malloc_tuned_once(monkeypatch):
-    started = []
-    monkeypatch.setattr(os, "execv", lambda *arguments: started.append(arguments))
+    execv = Mock()
+    monkeypatch.setattr(os, "execv", execv)
     monkeypatch.setattr(sys, "platform", "linux")
     monkeypatch.setattr(os, "environ", {})
-    startup.tune_malloc()
-    assert started == [(sys.executable, sys.orig_argv)]
+    for _ in range(2):
+        startup.tune_malloc()
+    execv.assert_called_once_with(sys.executable, sys.orig_argv)
     assert os.environ["GLIBC_TUNABLES"] == (
         "glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=134217728:"
         "glibc.malloc.trim_threshold=8589934592:glibc.malloc.arena_max=1"
     )
-    startup.tune_malloc()
-    assert len(started) == 1
