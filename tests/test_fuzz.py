@@ -53,7 +53,7 @@ def test_every_text_gets_a_finite_prediction(model, texts):
     assert np.all((p > 0) & (p < 1))
 
 
-def written(rows, *, end="\n", quoting=csv.QUOTE_MINIMAL, encoding="utf-8", delimiter=","):
+def written(rows, end="\n", quoting=csv.QUOTE_MINIMAL, encoding="utf-8", delimiter=","):
     """A csv file as some program would write it."""
     text = io.StringIO(newline="")
     csv.writer(text, lineterminator=end, quoting=quoting, delimiter=delimiter).writerows(rows)
@@ -78,26 +78,11 @@ CELLS = st.one_of(
 def test_a_well_formed_csv_comes_back_cell_by_cell(cells, end, quoting, encoding, delimiter, name):
     if re.search("[\r\n]", "".join(map("".join, cells))):
         quoting = csv.QUOTE_ALL  # Python 3.11's minimum leaves some of these without quotes
-    settings = {"end": end, "quoting": quoting, "encoding": encoding, "delimiter": delimiter}
-    raw = written([("id", "text"), *cells], **settings)
+    raw = written([("id", "text"), *cells], end, quoting, encoding, delimiter)
     table = read_table(raw, name, ["text", "id"])
     assert table.texts == [[text, name] for name, text in cells]
     assert (table.columns, table.cells) == (["id", "text"], [[*line] for line in cells])
     assert table.rows == list(range(2, len(cells) + 2))
-
-
-def check_reader(raw, name):
-    """Read bytes as a table; an error is one line, with the file and its kind or place."""
-    try:
-        table = read_table(raw, name, ["text"])
-    except InputError as error:
-        place = r"(, (after )?row \d+:|, line \d+[:,]| needs one column| is (an?|compressed) )"
-        assert re.match(re.escape(name) + place, str(error)) and "\n" not in str(error), error
-        return
-    assert len(table.rows) == len(table.cells) == len(table.texts)
-    assert all(len(line) == 1 for line in table.texts)
-    assert all(len(line) == len(table.columns) for line in table.cells)
-    assert table.rows == sorted(set(table.rows))
 
 
 NUMBERS = st.integers() | st.floats(allow_nan=False, allow_infinity=False)
@@ -152,10 +137,19 @@ def damaged(draw):
 @example(raw=b"\xef\xbb\xbf" + b"x" * 200_000 + b"\xff")
 @example(raw=b'"')
 def test_any_bytes_are_read_or_refused(raw):
-    for first in (b"", b"text\n", b"id,text\n"):
-        check_reader(first + raw, "file.csv")
-    for first in (b"", b'{"text": "a"}\n'):
-        check_reader(first + raw, "file.jsonl")
+    """An error is one line, with the file and its kind or place."""
+    place = r"(, (after )?row \d+:|, line \d+[:,]| needs one column| is (an?|compressed) )"
+    starts = [("file.csv", first) for first in (b"", b"text\n", b"id,text\n")]
+    for name, first in [*starts, ("file.jsonl", b""), ("file.jsonl", b'{"text": "a"}\n')]:
+        try:
+            table = read_table(first + raw, name, ["text"])
+        except InputError as error:
+            assert re.match(re.escape(name) + place, str(error)) and "\n" not in str(error), error
+            continue
+        assert len(table.rows) == len(table.cells) == len(table.texts)
+        assert all(len(line) == 1 for line in table.texts)
+        assert all(len(line) == len(table.columns) for line in table.cells)
+        assert table.rows == sorted(set(table.rows))
 
 
 @settings(FUZZ, max_examples=60)
@@ -170,8 +164,7 @@ def test_predict_writes_a_row_for_every_row(model, tmp_path, capsys, texts, line
     if lines:
         raw = "\n".join(texts)
         texts = re.split("\r\n|\r|\n", raw.removeprefix("\ufeff"))
-        if not texts[-1]:
-            del texts[-1]  # the last line ends, no other begins
+        texts = texts if texts[-1] else texts[:-1]  # the last line ends, no other begins
     capsys.readouterr()
     table = read_table(raw.encode(), "file.txt" if lines else "file.jsonl", ["text"], otherwise="")
     predict_table([model], table)
@@ -207,9 +200,7 @@ COLUMNS = st.sampled_from([["text"], ["text", "text"], ["a"], ["a", "text"], [("
 
 
 def as_array(values, shape):
-    array = np.empty(len(values), object)
-    array[:] = values
-    return array.reshape(shape)
+    return np.fromiter(values, object, len(values)).reshape(shape)
 
 
 def as_frame(values, names, index):
