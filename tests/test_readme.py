@@ -31,7 +31,6 @@ from sentiment_jax.config import recipes
 from sentiment_jax.config.recipes import override, read_recipe
 from sentiment_jax.config.stored import flatten
 from sentiment_jax.config.validation import validate
-from sentiment_jax.errors import InputError
 from sentiment_jax.modes import sweep
 from sentiment_jax.runtime import startup
 from sentiment_jax.storage.files import read_json
@@ -72,20 +71,10 @@ def test_commands_are_found():
     assert len(ours) > 40
 
 
-def accept(command, monkeypatch):
-    """Check the arguments that a line of the shell passes to main, a sweep's plan too."""
-    given = re.split(r"\s[>|]|&&", re.split(OURS, command, maxsplit=1)[1])[0]
-    with command_line(monkeypatch, shlex.split(given.replace("--help", ""))):
-        main.parse(list(sys.argv))
-        main.check_flags(main.MODE.value)
-        if main.CONFIG.value is not None:
-            validate(main.CONFIG.value, pretraining=main.MODE.value == "pretrain")
-        if main.MODE.value == "sweep":
-            main.dispatch()
-
-
 @pytest.mark.parametrize("page", COMMANDS, ids=str)
 def test_its_flags_and_settings_exist(page, monkeypatch):
+    """The arguments that a line of the shell passes to main are accepted, a sweep's plan too."""
+
     def plan(config, workdir, axes, *, overridden, **_):
         given = {axis: flag.value for axis, flag in main.SWEEP.items() if flag.value is not None}
         assert axes == axes | given, "a flag replaces the recipe's values"
@@ -95,14 +84,15 @@ def test_its_flags_and_settings_exist(page, monkeypatch):
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr(sweep, "sweep", plan)
     monkeypatch.setattr(startup, "start", lambda *arguments: None)
-    refused = {}
-    for command in COMMANDS[page]:
-        if re.search(OURS, command):
-            try:
-                accept(command, monkeypatch)
-            except InputError as error:
-                refused[command] = str(error)
-    assert not refused
+    for command in filter(re.compile(OURS).search, COMMANDS[page]):
+        given = re.split(r"\s[>|]|&&", re.split(OURS, command, maxsplit=1)[1])[0]
+        with command_line(monkeypatch, shlex.split(given.replace("--help", ""))):
+            main.parse(list(sys.argv))
+            main.check_flags(main.MODE.value)
+            if main.CONFIG.value is not None:
+                validate(main.CONFIG.value, pretraining=main.MODE.value == "pretrain")
+            if main.MODE.value == "sweep":
+                main.dispatch()
 
 
 def test_the_flags_of_a_benchmark_exist():
@@ -297,8 +287,6 @@ def test_the_sample_was_learned_and_the_table_held_out(folder):
 
 
 NOTEBOOK = json.loads((ROOT / "docs" / "tour.ipynb").read_text(encoding="utf-8"))["cells"]
-
-
 SMALL = runs.SMALL | runs.ONE_SHAPE | {"checkpoint_every": 100}
 
 
@@ -428,17 +416,15 @@ def test_a_page_has_the_figures_of_the_file_beside_it(file, rows, columns):
             assert format(value, form).lstrip("0") in written, (name, value)
 
 
-@pytest.mark.parametrize(
-    ("page", "heading", "tables", "count"),
-    [
+def test_every_score_is_in_a_table():
+    for page, heading, tables, count in (
         ("README.md", "## The study's numbers", ROOT.glob("benchmarks/study.csv"), 6),
         ("study/README.md", "## Result", RESULTS.glob("study/*.csv"), 41),  # three sweeps
-    ],
-)
-def test_every_score_is_in_a_table(page, heading, tables, count):
-    known = {format(float(n), ".4f") for table in tables for n in numbers(table.read_text())}
-    scores = re.findall(r"(?<!\d)\.\d{4}\b", (RESULTS / page).read_text().partition(heading)[2])
-    assert len(scores) >= count and {f"0{score}" for score in scores} <= known
+    ):
+        known = {format(float(n), ".4f") for table in tables for n in numbers(table.read_text())}
+        text = (RESULTS / page).read_text().partition(heading)[2]
+        scores = re.findall(r"(?<!\d)\.\d{4}\b", text)
+        assert len(scores) >= count and {f"0{score}" for score in scores} <= known
 
 
 def test_the_page_of_costs_has_its_table():
