@@ -84,9 +84,8 @@ def test_a_config_by_name_with_changes():
     assert (nested.epochs, nested.data.source) == (2, "sample")
     assert (dotted.epochs, dotted.data.source) == (2, "tfds")
     assert nested.data.length_buckets == dotted.data.length_buckets == (8, 16)
-    with pytest.raises(
-        InputError, match="no config file .*: ours are average, bert, electra, lstm"
-    ):
+    ours = "no config file .*: ours are average, bert, electra, lstm"
+    with pytest.raises(InputError, match=ours):
         sentiment_jax.get_config("nothing/like_it.py")
     for changes in ({"hiden_size": 8}, {"model": {"hiden_size": 8}}):
         with pytest.raises(InputError, match="hiden_size; did you mean model.hidden_size"):
@@ -196,20 +195,15 @@ def test_an_lstm_is_not_exported(model, tmp_path):
         model.export(str(tmp_path / "folder"))
 
 
-STRANGE = ['=1+1, "quoted"', "two\r\nlines", "caf\u00e9", "x" * 200_000, " spaces "]
+def test_training_on_a_table(small_config, tmp_path):
+    """It enters as a CSV file in the run's folder: the run can be scored and resumed from there.
 
-
-@pytest.fixture
-def own():
-    """A table of reviews, some of them odd, with an index and a column that are nobody's."""
-    texts = [*STRANGE, *(f"a {('bad', 'good')[i % 2]} pan, number {i}" for i in range(55))]
-    table = pandas.DataFrame({"review": texts, "stars": 3, "opinion": 1.0})
-    table.loc[::2, "opinion"] = 0.0
-    return table.set_axis(range(100, 160))
-
-
-def test_training_on_a_table(small_config, own, tmp_path):
-    """It enters as a CSV file in the run's folder: the run can be scored and resumed from there."""
+    Some reviews are odd; the index and a column are nobody's.
+    """
+    texts = ['=1+1, "quoted"', "two\r\nlines", "caf\u00e9", "x" * 200_000, " spaces "]
+    texts += [f"a {('bad', 'good')[i % 2]} pan, number {i}" for i in range(55)]
+    own = pandas.DataFrame({"review": texts, "stars": 3, "opinion": 1.0}, index=range(100, 160))
+    own.loc[::2, "opinion"] = 0.0
     columns = {"text_column": "review", "label_column": "opinion"}
     # The same program, whatever the words.
     sizes = {"vocabulary_size": 10, "limit": 0, "test_limit": 0, "length_buckets": ()}
