@@ -12,6 +12,7 @@ import pytest
 import runs
 from reviews import read_table, write_csv
 from sklearn.utils.class_weight import compute_class_weight
+from sweeping import ONE_TRIAL
 
 from sentiment_jax.analysis.integrated_gradients import explain
 from sentiment_jax.config.recipes import override
@@ -168,8 +169,7 @@ def test_words_are_explained_towards_the_predicted_class(trained, tmp_path, caps
 
 def test_a_sweep_and_its_report(config, tmp_path):
     """Trials take the classes from the reviews that they share; a report names them."""
-    axes = {"procedure": "grid", "optimizer": ("adam",), "batch_size": (16,)}
-    axes |= {"learning_rate": (3e-3,), "seeds": (0, 1)}
+    axes = ONE_TRIAL | {"seeds": (0, 1)}
     sweep.sweep(override(config, {"epochs": 1}), tmp_path / "sweep", axes)
     assert read_json(tmp_path / "sweep" / "sweep.json")["config"]["data"]["labels"] == ""
     for path in (tmp_path / "sweep").glob("**/config.json"):

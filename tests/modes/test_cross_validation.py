@@ -15,6 +15,7 @@ import runs
 from reviews import read_table, write_csv
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
+from sweeping import ONE_TRIAL
 
 from sentiment_jax.analysis.predictions import read_predictions
 from sentiment_jax.config.recipes import override
@@ -202,17 +203,14 @@ def test_the_linear_baseline_is_cross_validated_on_the_same_folds(run):
     assert (baseline["val"]["examples"], baseline["test"]["examples"]) == (60, 30)
 
 
-@pytest.mark.parametrize(
-    ("changes", "pretraining", "problem"),
-    [
+def test_folds_that_cannot_be(config):
+    for changes, pretraining, problem in (
         ({"data.folds": 1}, False, "data.folds=1, data.fold=0: 0, or 2 and more"),
         ({"data.folds": 3, "data.fold": 4}, False, "data.folds=3, data.fold=4"),
         ({}, True, "no use for data.folds"),
-    ],
-)
-def test_folds_that_cannot_be(config, changes, pretraining, problem):
-    with pytest.raises(InputError, match=problem):
-        validate(override(config, changes), pretraining=pretraining)
+    ):
+        with pytest.raises(InputError, match=problem):
+            validate(override(config, changes), pretraining=pretraining)
 
 
 def test_a_fold_too_small_for_a_batch_is_found_before_the_first_is_trained(config, tmp_path):
@@ -228,9 +226,8 @@ def test_a_fold_too_small_for_a_batch_is_found_before_the_first_is_trained(confi
 
 def test_a_sweep_chooses_by_cross_validation(config, tmp_path):
     """Folds of 21, 21 and 20 reviews: the mean is over reviews."""
-    axes = {"procedure": "grid", "optimizer": ["adam"], "batch_size": [16]}
-    axes |= {"learning_rate": [1e-9, 0.01], "seeds": [0]}
     changes = {"epochs": 1, "linear_baseline": False, "data.limit": 62}
+    axes = ONE_TRIAL | {"learning_rate": (1e-9, 0.01), "seeds": (0,)}
     sweep(override(config, changes), tmp_path, axes)
     trials = {path.parent: read_json(path) for path in tmp_path.glob("*/result.json")}
     assert len(trials) == 2
