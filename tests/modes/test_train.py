@@ -5,7 +5,6 @@ import errno
 import os
 import re
 import types
-from collections import Counter
 from unittest.mock import Mock
 
 import jax
@@ -38,13 +37,6 @@ from sentiment_jax.training.trained_model import load_run
 
 QUICK = {**runs.ONE_SHAPE, "checkpoint_every": 100}
 BASELINE = {**QUICK, "epochs": 1, "linear_baseline": True}
-
-
-def test_an_invalid_config_is_refused_before_anything_is_written(small_config, tmp_path):
-    config = override(small_config, {"optimizer.frozen": "embeddings"})
-    with pytest.raises(InputError, match="frozen keeps random embeddings: set model.pretrained"):
-        train(config, tmp_path / "new")
-    assert [path.name for path in (tmp_path / "new").iterdir()] == ["lock"]
 
 
 def test_the_run_directory_keeps_its_contract(finished):
@@ -103,14 +95,6 @@ def test_the_score_is_printed_even_if_nothing_can_be_written(run_copy, monkeypat
     monkeypatch.setattr(run_directory, "write_csv", Mock(side_effect=error))
     assert evaluate_run(run_copy, "test") == read_json(run_copy / "result.json")["test"]
     assert "warning: predictions not written: " in capsys.readouterr().err
-
-
-def test_the_vocabulary_is_that_of_the_training_reviews_alone(model):
-    texts = prepare_experiment(model.config).reviews["train"].texts
-    split = model.tokenizer.pre_tokenizer.pre_tokenize_str
-    counts = Counter(word for text in texts for word, _ in split(text.lower()))
-    known = {word for word, count in counts.items() if count >= model.config.data.min_frequency}
-    assert {*model.tokenizer.get_vocab()} == known | {"[PAD]", "[UNK]"}
 
 
 def test_the_seed_decides_parameters_dropout_and_the_batches_of_each_epoch(
