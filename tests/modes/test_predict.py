@@ -32,9 +32,6 @@ def read(path):
     return TextSource(file=str(path)).read()
 
 
-# Probabilities
-
-
 def test_a_prediction_does_not_depend_on_the_other_texts(model):
     """Alone, it is in a batch of another size, padded to another length."""
     texts = ["good", "", "a film of good scenes " * 4, *(f"scene {i}" for i in range(9))]
@@ -50,9 +47,6 @@ def test_predict_is_evaluate(model, finished):
     p, _ = predict([model], load_corpus(model.config.data).splits["test"].texts)
     scored = [float(row["p_positive"]) for row in reviews.read_table(finished / "predictions.csv")]
     np.testing.assert_allclose(p[:, 1], scored, atol=1e-6)
-
-
-# Files in
 
 
 @pytest.mark.parametrize("stdin", [False, True])
@@ -91,24 +85,18 @@ def test_a_fifo_can_be_the_input(tmp_path):
     writer.join()
 
 
-@pytest.mark.parametrize(
-    ("name", "message"),
-    [
-        ("a.txt", "a.txt, line 2: byte 0xe9 is not UTF-8"),  # tests/data/test_table.py has more
-        ("a.TSV", "needs one column 'text': its columns are 'id"),
-        ("absent", "cannot read --input=.*/absent: No such file"),
-        ("/dev/null", "cannot read --input=/dev/null: it is a FIFO, socket or"),  # row 57
-    ],
-)
-def test_bad_files_are_refused_with_the_place(tmp_path, name, message):
+def test_bad_files_are_refused_with_the_place(tmp_path):
     """Rows 28 and 53."""
     (tmp_path / "a.txt").write_bytes(b"good\ncaf\xe9\n")
     (tmp_path / "a.TSV").write_bytes(b"id,review\n1,good\n")
-    with pytest.raises(InputError, match=message):
-        read(tmp_path / name)
-
-
-# Files out
+    for name, message in {
+        "a.txt": "a.txt, line 2: byte 0xe9 is not UTF-8",  # tests/data/test_table.py has more
+        "a.TSV": "needs one column 'text': its columns are 'id",
+        "absent": "cannot read --input=.*/absent: No such file",
+        "/dev/null": "cannot read --input=/dev/null: it is a FIFO, socket or",  # row 57
+    }.items():
+        with pytest.raises(InputError, match=message):
+            read(tmp_path / name)
 
 
 @pytest.mark.parametrize("name", ["out.csv", "out.TSV", "out.jsonl"])
@@ -161,8 +149,6 @@ def test_an_output_that_cannot_be_written_is_refused(model, tmp_path, name, mess
     check_output(tmp_path / "link.csv", str(tmp_path / "misspelt.csv"))  # refused when it is read
     assert source.read_text() == "text,row\na,1\n" and not list(tmp_path.rglob("out*"))
 
-
-# Warnings
 
 EMPTY = {"": "no text", "<br />": "no text", "nan": "no text"}
 TEXTS = {
