@@ -23,8 +23,6 @@ from sentiment_jax.sweeps.plan import find_run, plan_sweep
 from sentiment_jax.training.checks import resolve
 from sentiment_jax.training.parameters import count_parameters
 
-# A real sweep: two of its four trials diverge in their first epoch; the winner has two seeds
-
 
 def test_trials_share_reviews_and_compiled_programs(swept):
     assert swept.prepared == 1, "the reviews were read again"
@@ -56,9 +54,6 @@ def test_the_winner_is_the_run_that_a_sweep_stands_for(swept, sweep_copy, tmp_pa
     runs.change_json(sweep_copy / "sweep.json", config_file="lstm:sample", overrides={"epochs": 3})
     with pytest.raises(InputError, match="copy is a sweep without a winner yet"):
         find_run(sweep_copy)
-
-
-# Choosing
 
 
 SETTINGS = {  # any is an axis, beside the three of every sweep; as text from the command line
@@ -143,9 +138,6 @@ def test_a_winner_trained_on_several_draws_stands_beside_the_linear_baseline(
     assert draws == [0, 3, 3, 4, 4]
 
 
-# State on disk
-
-
 @pytest.fixture
 def run(small_config, tmp_path, training, now):
     """Start a sweep in tmp_path / "sweep", or go on with it."""
@@ -215,9 +207,6 @@ def test_another_plan_or_other_data_are_refused(run, small_config, tmp_path):
     assert all(after[name] == before[name] for name in before if name.name != "table.csv")
 
 
-# Failures
-
-
 def test_failed_trials_are_listed_and_the_others_trained(run, tmp_path, training, capsys):
     """Row 33."""
     training.errors = {0: Diverged("diverged at step 7: no", 7), 3: ValueError("odd\nshape")}
@@ -251,11 +240,7 @@ def test_nothing_to_choose_from(run, tmp_path, training):
 def test_a_full_disk_is_not_a_failed_trial(run, tmp_path, training):
     """Row 63: whether or not Orbax passes the disk's number on."""
     full = os.strerror(errno.EDQUOT)
-    errors = [
-        OSError(errno.EDQUOT, full),
-        ValueError(f"writing: {full}"),
-        DiskFull(f"disk {full}"),
-    ]
+    errors = [OSError(errno.EDQUOT, full), ValueError(f"writing: {full}"), DiskFull(f"disk {full}")]
     training.errors = dict(enumerate(errors))
     for error in errors:
         with pytest.raises(type(error), match=full):
@@ -263,9 +248,6 @@ def test_a_full_disk_is_not_a_failed_trial(run, tmp_path, training):
     assert not [*tmp_path.rglob("failed.json")]
     run(ONE_TRIAL)
     assert len([*tmp_path.glob("sweep/*/result.json")]) == 1
-
-
-# What is refused before the first training
 
 
 @pytest.mark.parametrize(
