@@ -251,10 +251,7 @@ def test_what_a_training_starts_from_is_checked_before_any_review_is_read(
     config = make_config("lstm", **{"model.pretrained": str(source)})
     best = read_json(source / "result.json")["best_step"]
     manifest = source / "checkpoints" / str(best) / "MANIFEST.json"
-
-    def prepare(*_):
-        pytest.fail("reviews are read")
-
+    prepare = Mock(side_effect=AssertionError("reviews are read"))
     monkeypatch.setattr(sweep, "prepare_experiment", prepare)
     begin = functools.partial(train, config, prepare=prepare)
     search = functools.partial(sweep.sweep, config, tmp_path / "sweep")
