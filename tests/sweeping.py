@@ -4,13 +4,8 @@ from sentiment_jax.storage.files import checksums, write_json
 from sentiment_jax.storage.metrics_log import MetricsLog
 from sentiment_jax.storage.run_directory import RunDirectory, lock_run
 
-AXES = {
-    "procedure": "grid",
-    "optimizer": ("sgd", "adam", "adamw"),
-    "batch_size": (8, 16),
-    "learning_rate": (1e-2, 1e-3),
-    "seeds": (0, 1, 2),
-}
+AXES = {"procedure": "grid", "optimizer": ("sgd", "adam", "adamw"), "batch_size": (8, 16)}
+AXES |= {"learning_rate": (1e-2, 1e-3), "seeds": (0, 1, 2)}
 STAGES = {**AXES, "procedure": "stages", "start": {"batch_size": 8, "learning_rate": 1e-2}}
 ONE_TRIAL = {**AXES, "optimizer": ("adam",), "batch_size": (16,), "learning_rate": (1e-3,)}
 
