@@ -32,14 +32,10 @@ def test_a_table_of_the_test_reviews_has_the_scores_of_the_test_split(finished, 
     assert evaluate_file([finished], few, None).items() <= from_python.items()
 
 
-def test_predictions_are_written_beside_the_labels_where_asked(
-    finished, tmp_path, capsys, monkeypatch
-):
-    table = write_csv(tmp_path / "a.csv", ROWS)
-    flags = ["--mode=evaluate", f"--workdir={finished}", f"--input={table}"]
+def test_predictions_are_written_beside_the_labels_where_asked(finished, tmp_path, capsys):
     before = sorted(finished.iterdir())
-    with command_line(monkeypatch, [*flags, f"--output={tmp_path}/out.csv"]):
-        assert main.main() == 0
+    source = TextSource(file=write_csv(tmp_path / "a.csv", ROWS))
+    evaluate_file([finished], source, tmp_path / "out.csv")
     out = capsys.readouterr().out
     rows = read_table(tmp_path / "out.csv")
     assert [(row["text"], row["label"]) for row in rows] == ROWS
@@ -73,9 +69,8 @@ def test_what_cannot_be_scored_gets_one_line(
 
 def test_each_row_counts_once_and_a_foreign_label_drops_its_own_alone(finished, tmp_path, capsys):
     rows = [*ROWS, ("So so.", "neutral")]
-    source = TextSource(
-        file=write_csv(tmp_path / "a.csv", rows, header=("review", "rating")), column="review"
-    )
+    file = write_csv(tmp_path / "a.csv", rows, header=("review", "rating"))
+    source = TextSource(file=file, column="review")
     assert evaluate_file([finished], source, None, "rating")["examples"] == 3
     assert "dropped  1 of 4 reviews, labeled neutral (1)" in capsys.readouterr().err
 
