@@ -45,11 +45,8 @@ SMALL = {
     "data.vocabulary_size": 300,
     "model.embedding_size": 16,
 }
-ENCODER = SMALL | {
-    "model.hidden_size": 16,
-    "model.intermediate_size": 16,
-    "model.num_hidden_layers": 1,
-}
+ENCODER = SMALL | dict.fromkeys(("model.hidden_size", "model.intermediate_size"), 16)
+ENCODER |= {"model.num_hidden_layers": 1}
 LSTM = SMALL | {
     "data.ngrams": 2,
     "model.segment_length": 8,
@@ -57,7 +54,6 @@ LSTM = SMALL | {
     "model.word_dropout": 0.1,
     "optimizer.learning_rate": 0.03,
 }
-PLAIN = {"optimizer.name": "sgd", "optimizer.clip_norm": 0.0}  # of n-gram vectors
 
 
 def make_config(name, **changes):
@@ -69,7 +65,7 @@ def make_config(name, **changes):
 PRETRAININGS = {
     "bert": make_config("bert"),
     "electra": make_config("electra", epochs=1, **{"model.embedding_size": 8}),
-    "lstm": make_config("lstm", **PLAIN),
+    "lstm": make_config("lstm", **{"optimizer.name": "sgd", "optimizer.clip_norm": 0.0}),
 }
 
 
@@ -80,8 +76,7 @@ def pretrained(tmp_path_factory):
     @functools.cache
     def pretrained(name):
         workdir = tmp_path_factory.mktemp(name) / "run"
-        result = api.pretrain(PRETRAININGS[name], str(workdir))
-        assert result == read_json(workdir / "result.json")
+        assert api.pretrain(PRETRAININGS[name], str(workdir)) == read_json(workdir / "result.json")
         return workdir
 
     return pretrained
@@ -179,8 +174,7 @@ def test_an_lstm_starts_from_ngram_vectors_which_stay_if_frozen(pretrained, load
     changes = {"epochs": 1, "checkpoint_every": 100, "optimizer.frozen": "embeddings"}
     config = make_config("lstm", **changes, **{"model.pretrained": str(source)})
     train(config, tmp_path / "run")
-    trained = load_run(tmp_path / "run")
-    assert_same_parameters(trained.params, load("lstm").params, ("embedding",))
+    assert_same_parameters(load_run(tmp_path / "run").params, load("lstm").params, ("embedding",))
     prepared = prepare_experiment(resolve(config))
     _, report = resume.initial_params(prepared)
     assert modules(report.new) == {"forward", "dense", "classifier"}
@@ -282,16 +276,10 @@ def names_in(folder):
         return {re.sub(r"layer\.\d", "layer", name) for name in file.keys()}  # noqa: SIM118
 
 
-@pytest.mark.parametrize(
-    ("name", "fixture", "opener"),
-    [
-        ("bert", "bert_masked", "AutoModelForMaskedLM"),
-        ("electra", "electra_replaced", "AutoModelForPreTraining"),
-    ],
-)
-def test_an_export_has_the_tensors_that_pytorch_has(
-    name, fixture, opener, pretrained, load, tmp_path
-):
+@pytest.mark.parametrize("name", ["bert", "electra"])
+def test_an_export_has_the_tensors_that_pytorch_has(name, pretrained, load, tmp_path):
+    fixture = {"bert": "bert_masked", "electra": "electra_replaced"}[name]
+    opener = {"bert": "AutoModelForMaskedLM", "electra": "AutoModelForPreTraining"}[name]
     trained = load(name)
     assert export.export_run(trained, pretrained(name), tmp_path) == opener
     assert names_in(tmp_path) == names_in(golden.FIXTURES / fixture)
