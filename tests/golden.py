@@ -73,10 +73,9 @@ def load_report(folder, **settings):
 
 def load(folder, **settings):
     """The model of a folder and its loaded parameters, every one of them."""
-    model = build(folder, **settings)
     params, report = load_report(folder, **settings)
     assert report.new == report.unused == ()
-    return model, params
+    return build(folder, **settings), params
 
 
 def assert_gradients_equal(ours, theirs):
@@ -87,9 +86,8 @@ def assert_gradients_equal(ours, theirs):
     for parameter, gradient in theirs.items():
         # keys' biases cancel in the softmax: their gradient is rounding error alone
         scale = largest if parameter.endswith("key/bias") else np.abs(gradient).max()
-        np.testing.assert_allclose(
-            ours[parameter], gradient, rtol=0, atol=1e-4 * scale, err_msg=parameter
-        )
+        found = ours[parameter]
+        np.testing.assert_allclose(found, gradient, rtol=0, atol=1e-4 * scale, err_msg=parameter)
 
 
 def copy(name, tmp_path):

@@ -29,15 +29,9 @@ SMALL = {  # an LSTM on a few dozen embedded reviews: a run takes seconds
     "model.hidden_size": 6,
     "model.dense_size": 5,
 }
-STEPS = 24
+STEPS = 24  # of a run of LONGER
 ONE_SHAPE = {"data.length_buckets": ()}  # one program to compile where shapes are not the point
-LONGER = {  # that many steps
-    **ONE_SHAPE,
-    "epochs": 2,
-    "batch_size": 4,
-    "log_every": 1,
-    "checkpoint_every": 100,
-}
+LONGER = ONE_SHAPE | {"epochs": 2, "batch_size": 4, "log_every": 1, "checkpoint_every": 100}
 
 
 def small_flags(**changes):

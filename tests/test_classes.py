@@ -90,8 +90,7 @@ def test_a_sound_run_prints_no_warning_and_the_users_own_examples(printed, confi
 
 def test_a_run_keeps_the_names(run, config, capsys):
     assert read_json(run / "config.json")["data"]["labels"] == "bad,Fair,good"
-    counts = read_json(run / "env.json")["data"]["counts"]
-    assert counts["test"] == {"bad": 8, "Fair": 8, "good": 8}
+    assert read_json(run / "env.json")["data"]["counts"]["test"] == {"bad": 8, "Fair": 8, "good": 8}
     header, *found = csv.reader((run / "predictions.csv").read_text().splitlines())
     assert header == ["id", "label", "predicted", "p_bad", "p_Fair", "p_good"]
     for _, label, predicted, *p in found:
@@ -169,14 +168,12 @@ def test_words_are_explained_towards_the_predicted_class(trained, tmp_path, caps
 
 def test_a_sweep_and_its_report(config, tmp_path):
     """Trials take the classes from the reviews that they share; a report names them."""
-    axes = ONE_TRIAL | {"seeds": (0, 1)}
-    sweep.sweep(override(config, {"epochs": 1}), tmp_path / "sweep", axes)
+    sweep.sweep(override(config, {"epochs": 1}), tmp_path / "sweep", ONE_TRIAL | {"seeds": (0, 1)})
     assert read_json(tmp_path / "sweep" / "sweep.json")["config"]["data"]["labels"] == ""
     for path in (tmp_path / "sweep").glob("**/config.json"):
         assert read_json(path)["data"]["labels"] == "bad,Fair,good"
     report.report([tmp_path / "sweep"], tmp_path / "report")
-    classes = read_table(tmp_path / "report" / "classes.csv")
-    assert [row["class"] for row in classes] == list(NAMES)
+    assert [row["class"] for row in read_table(tmp_path / "report" / "classes.csv")] == list(NAMES)
     (row,) = read_table(tmp_path / "report" / "metrics.csv")
     assert float(row["majority baseline"]) == pytest.approx(1 / 3)
     tests = [read_json(p) for p in (tmp_path / "sweep/final").glob("*/result.json")]

@@ -107,8 +107,7 @@ def test_well_formed_json_lines_come_back_value_by_value(cells, end, encoding, n
         cells = json.loads(dumped.encode("utf-8", "replace"))
     objects = [{"id": value, "text": text} for text, value in cells]
     lines = [json.dumps(value, ensure_ascii=not readable) for value in objects]
-    raw = "".join(line + end for line in lines).encode(encoding)
-    table = read_table(raw, name, ["text"])
+    table = read_table("".join(line + end for line in lines).encode(encoding), name, ["text"])
     assert table.texts == [[text] for text, _ in cells]
     assert (table.columns, table.cells) == (["id", "text"], [[v, text] for text, v in cells])
 
@@ -172,8 +171,7 @@ def test_predict_writes_a_row_for_every_row(model, tmp_path, capsys, texts, line
     assert header == ["row", "predicted", "p_positive", "warning"]
     assert len(rows) == len(texts)
     assert all(0 < float(row[2]) < 1 for row in rows)
-    warned = [row[3] == BLANK for row in rows]
-    assert warned == [is_blank(normalize_text(text)) for text in texts]
+    assert [row[3] == BLANK for row in rows] == [is_blank(normalize_text(text)) for text in texts]
     predict_table([model], table, output)
     back = read_table(output.read_bytes(), str(output), header)
     assert [[*row[:2], f"{float(row[2]):.6f}", row[3]] for row in back.texts] == rows
@@ -199,10 +197,6 @@ CELLS_OF_PYTHON = st.one_of(
 COLUMNS = st.sampled_from([["text"], ["text", "text"], ["a"], ["a", "text"], [("text", "a")], [0]])
 
 
-def as_array(values, shape):
-    return np.fromiter(values, object, len(values)).reshape(shape)
-
-
 def as_frame(values, names, index):
     table = pandas.DataFrame(
         {i: pandas.Series(values, dtype=object) for i, _ in enumerate(names)}
@@ -211,13 +205,14 @@ def as_frame(values, names, index):
 
 
 LISTS = st.lists(SCALARS, max_size=5) | st.lists(CELLS_OF_PYTHON, max_size=5)
+ARRAYS = LISTS.map(lambda values: np.fromiter(values, object, len(values)))
 PYTHON = st.one_of(
     CELLS_OF_PYTHON,
     LISTS,
     LISTS.map(tuple),
     LISTS.map(iter),
     LISTS.map(lambda values: pandas.Series(values, dtype=object)),
-    st.builds(as_array, LISTS, st.sampled_from([-1, (-1, 1), (1, -1)])),
+    st.builds(np.reshape, ARRAYS, st.sampled_from([-1, (-1, 1), (1, -1)])),
     st.builds(lambda values: np.array([f"{v}"[:9] for v in values]), LISTS),
     st.builds(as_frame, LISTS, COLUMNS, st.sampled_from([[], ["x"], [None]])),
     st.dictionaries(st.sampled_from(["text", "label", b"text"]), LISTS | SCALARS, max_size=2),

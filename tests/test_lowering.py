@@ -205,8 +205,7 @@ def test_attributions_lower(name):
     word, nodes = (jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((1, 8, size), (ROWS,)))
     lengths = jax.ShapeDtypeStruct((1,), jnp.int32)
     towards = jax.ShapeDtypeStruct((), jnp.int32)
-    path = Path(word, word, lengths)
-    text = lower(_slopes, model, abstract_params(model), path, nodes, towards)
+    text = lower(_slopes, model, abstract_params(model), Path(word, word, lengths), nodes, towards)
     if name == "ngrams":  # weights are looked up and summed
         assert not dots(text)
     else:
@@ -234,8 +233,5 @@ def test_programs_for_the_cpu_take_its_forms_beside_a_gpu():
 
 def test_a_gpus_step_counts_as_many_flops_as_a_cpus():
     """cuDNN's calls hide their products from the count."""
-    counts = (
-        training_flops(build_encoder("bert", kind), Classification(), (ROWS, 8))
-        for kind in ("float32", "cudnn")
-    )
-    assert len({*counts}) == 1
+    models = (build_encoder("bert", kind) for kind in ("float32", "cudnn"))
+    assert len({training_flops(model, Classification(), (ROWS, 8)) for model in models}) == 1

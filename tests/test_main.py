@@ -281,9 +281,8 @@ DISK = [errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO]
 )
 def test_no_room_left_is_one_line(monkeypatch, capsys, error, message):
     """Rows 11, 49 and 63: sizes that are allowed and still too much for this machine."""
-    errors = [error, OSError(errno.ENXIO, "broken")]
     monkeypatch.setattr(main, "parse", lambda arguments: None)
-    monkeypatch.setattr(main, "dispatch", Mock(side_effect=errors))
+    monkeypatch.setattr(main, "dispatch", Mock(side_effect=[error, OSError(errno.ENXIO, "broken")]))
     assert main.main(["main"]) == 1
     line = capsys.readouterr().err
     assert line.startswith(f"error: {message}: ") and line.count("\n") == 1

@@ -61,8 +61,7 @@ def test_the_wheel_is_complete_and_runs_from_an_empty_folder(tmp_path):
     assert not (site / "configs").exists(), "other packages may use that name"
 
     def command(*arguments):
-        program = site / "bin" / "sentiment-jax"
-        return python(program, *arguments, cwd=empty, PYTHONPATH=site).stdout
+        return python(site / "bin" / "sentiment-jax", *arguments, cwd=empty, PYTHONPATH=site).stdout
 
     assert command("--version") == f"sentiment-jax {sentiment_jax.__version__}\n"
     assert "--config=lstm:sample" in command("--help")

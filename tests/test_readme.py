@@ -40,7 +40,6 @@ from sentiment_jax.training.checks import resolve
 # ml_collections loads a config file in a way that Python deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
 
-README = ROOT / "README.md"
 RESULTS = ROOT / "results"
 OURS = r"(?:\S*python -m sentiment_jax\.main|sentiment-jax|sbatch .*?\w+\.sbatch) (?=-)"
 
@@ -317,8 +316,7 @@ def test_the_model_to_add_ignores_padding():
         "classifier": {"kernel": np.eye(4, 3), "bias": np.ones(3)},
     }
     ids = np.array([[5, 7, 0, 0], [5, 7, 8, 8]])
-    lengths = np.array([2, 2])
-    logits = jax.jit(lambda: model.apply({"params": params}, ids, lengths))()
+    logits = jax.jit(lambda: model.apply({"params": params}, ids, np.array([2, 2])))()
     assert logits.shape == (2, 3) and (logits[0] == logits[1]).all()
 
 
@@ -327,7 +325,7 @@ def test_the_model_to_add_ignores_padding():
 TOUR = (RESULTS / "tour" / "session.txt").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize(("block", "text"), shown(README))
+@pytest.mark.parametrize(("block", "text"), shown(ROOT / "README.md"))
 def test_what_it_shows_was_printed(block, text):
     """results/tour/session.txt is what `python tests/readme.py` recorded."""
     prompts = {f"$ {line}".rstrip() for line in block.text.splitlines()}
@@ -337,10 +335,8 @@ def test_what_it_shows_was_printed(block, text):
 def numbers(text):
     """Return the numbers of a text as they are written, but for commas; none inside of names."""
     text = re.sub(r"\]\([^)]*\)", "]", text)
-    found = re.findall(
-        r"(?<![\w./-])(?:\d{1,3}(?:,\d{3})+|\d*)(?:\.\d+|(?<=\d))(?:e-\d+)?(?![\w/])", text
-    )
-    return [number.replace(",", "") for number in found]
+    number = r"(?<![\w./-])(?:\d{1,3}(?:,\d{3})+|\d*)(?:\.\d+|(?<=\d))(?:e-\d+)?(?![\w/])"
+    return [found.replace(",", "") for found in re.findall(number, text)]
 
 
 # Figures that are not measurements, and where they come from.
@@ -456,8 +452,7 @@ def test_its_links_lead_somewhere(page):
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_the_functions_it_names_are_in_the_files_it_names(page):
-    text = page.read_text()
-    for file, names in re.findall(r"`([\w/]+\.py)`:\s((?:`\w+`(?:, )?)+)", text):
+    for file, names in re.findall(r"`([\w/]+\.py)`:\s((?:`\w+`(?:, )?)+)", page.read_text()):
         code = (ROOT / "sentiment_jax" / file).read_text()
         for name in re.findall(r"\w+", names):
             assert re.search(rf"(?m)(def|class) {name}\b|^{name}\b", code), (file, name)

@@ -35,8 +35,7 @@ WORDS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "good", "Good", "film", "
 def tokenizer():
     """A cased tokenizer with other lengths than the model's."""
     vocabulary = {word: i for i, word in enumerate(WORDS)}
-    model = tokenizers.models.WordPiece(vocabulary, unk_token="[UNK]")
-    tokenizer = tokenizers.Tokenizer(model)
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.WordPiece(vocabulary, unk_token="[UNK]"))
     tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.BertPreTokenizer()
     tokenizer.add_special_tokens(list(WORDS[:5]))
     tokenizer.post_processor = tokenizers.processors.TemplateProcessing(
@@ -75,8 +74,7 @@ def test_transformers_reads_the_config(tmp_path, tokenizer, name, classes):
     two, _ = golden.load(name, hidden_dropout=0.3, classifier_dropout=0.2)
     model = two.clone(classes=len(classes))
     params = golden.random(model)
-    exported = Export(model.config, params, tokenizer, classes=classes)
-    export_pretrained(tmp_path / "out", exported)
+    export_pretrained(tmp_path / "out", Export(model.config, params, tokenizer, classes=classes))
     files = sorted(path.name for path in (tmp_path / "out").iterdir())
     assert files == ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"]
     config = transformers.AutoConfig.from_pretrained(tmp_path / "out").to_dict()
@@ -122,11 +120,10 @@ def test_a_folder_with_other_files_is_refused(tmp_path, bert):
 
 def test_files_have_the_mode_of_the_umask(tmp_path, bert, small_config):
     """Row 48: an export and a run directory, for colleagues to read or not."""
-    config = override(small_config, {**runs.ONE_SHAPE, "epochs": 1})
     before = os.umask(0o027)
     try:
         export_pretrained(tmp_path / "out", bert)
-        train(config, tmp_path / "run")
+        train(override(small_config, {**runs.ONE_SHAPE, "epochs": 1}), tmp_path / "run")
     finally:
         os.umask(before)
     for path in tmp_path.rglob("*"):

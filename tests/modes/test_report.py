@@ -238,8 +238,7 @@ def test_models_are_ranked_by_validation_and_compared_by_the_test_set(
     assert f"- {place}" in page and "## The models side by side" in page
     assert "Ranked by validation accuracy. One seed: " in page and "low (95 %)" in page
     assert "over the seeds" not in page and "per seed" not in page
-    rows = read_table(finished / "predictions.csv")
-    wrong = [row["label"] != row["predicted"] for row in rows]
+    wrong = [row["label"] != row["predicted"] for row in read_table(finished / "predictions.csv")]
     (pair,) = read_table(tmp_path / "page" / "mcnemar.csv")
     assert int(pair["only the first correct"]) == sum(~right & ~np.array(wrong))
     assert int(pair["only the second correct"]) == sum(right & wrong)

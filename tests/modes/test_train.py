@@ -106,10 +106,8 @@ def test_the_seed_decides_parameters_dropout_and_the_batches_of_each_epoch(
     train(config, tmp_path, score_test=False)
     planned = [(call.kwargs["seed"], call.kwargs["epoch"]) for call in plan.call_args_list]
     assert planned == [(7, 0), (7, 1)]
-    states = [
-        initial_state(prepare_experiment(resolve(override(config, {"seed": seed}))))[0]
-        for seed in (7, 8)
-    ]
+    seeded = [resolve(override(config, {"seed": seed})) for seed in (7, 8)]
+    states = [initial_state(prepare_experiment(config))[0] for config in seeded]
     first, second = (state.params["dense"]["kernel"] for state in states)
     assert not np.any(first == second)
     assert states[0].key == jax.random.key(7) != states[1].key
@@ -117,9 +115,8 @@ def test_the_seed_decides_parameters_dropout_and_the_batches_of_each_epoch(
 
 def test_divergence_stops_and_saves_no_nan(small_config, tmp_path):
     changes = {"name": "sgd", "learning_rate": 1e30, "clip_norm": 0.0}
-    config = override(small_config, {"optimizer": changes, **QUICK})
     with pytest.raises(RunError, match=r"diverged at step \d: .*rate 1e\+30, gradient norm"):
-        train(config, tmp_path / "run")
+        train(override(small_config, {"optimizer": changes, **QUICK}), tmp_path / "run")
     assert not steps_in(tmp_path / "run" / "checkpoints")
 
 
@@ -159,8 +156,7 @@ def test_the_best_epoch_by_another_metric(small_config, tmp_path, capsys, metric
     out = capsys.readouterr().out
     assert all(words in line for words, line in zip(shown, out.split("epoch   ")[1:], strict=True))
     figures.curves({"": records}, tmp_path / "usual.png")
-    drawn = (tmp_path / "run" / "curves.png").read_bytes()
-    assert drawn != (tmp_path / "usual.png").read_bytes()
+    assert (tmp_path / "run" / "curves.png").read_bytes() != (tmp_path / "usual.png").read_bytes()
     with pytest.raises(InputError, match=f"select_by: {metric} -> loss"):
         train(override(config, {"select_by": "loss"}), tmp_path / "run")
 
