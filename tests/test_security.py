@@ -3,14 +3,11 @@ pickled weights: test_hub.py."""
 
 import ast
 import re
-from pathlib import Path
 
-ROOT = Path(__file__).parent.parent
-SOURCES = [
-    path
-    for folder in ("sentiment_jax", "configs", "benchmarks")
-    for path in sorted((ROOT / folder).rglob("*.py"))
-]
+from commands import ROOT
+
+FOLDERS = ("sentiment_jax", "configs", "benchmarks")
+SOURCES = [path for folder in FOLDERS for path in sorted((ROOT / folder).rglob("*.py"))]
 
 MODULES = {"pickle", "cPickle", "dill", "joblib", "cloudpickle", "shelve", "marshal"}
 CALLS = {
@@ -32,9 +29,8 @@ def forbidden(source):
         if isinstance(node, ast.Call):
             name = ast.unparse(node.func)
             options = {option.arg: ast.unparse(option.value) for option in node.keywords}
-            pickled = name in ("np.load", "numpy.load", "jnp.load") and (
-                options.get("allow_pickle") != "False"
-            )
+            loads = name in ("np.load", "numpy.load", "jnp.load")
+            pickled = loads and options.get("allow_pickle") != "False"
             risky = {options.get(option, "False") for option in ("shell", "trust_remote_code")}
             if name in CALLS or name.rpartition(".")[2] in METHODS or pickled or risky != {"False"}:
                 yield ast.unparse(node)
