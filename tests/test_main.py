@@ -96,10 +96,7 @@ BEYOND_SENSE = [
         ("--mode=sweep --workdir=x", "--mode=sweep needs --config"),
         (f"{LSTM} --stop_after=1h50m", "--stop_after=1h50m"),
         # A run keeps its config: a setting that was ignored.
-        (
-            f"{EVALUATE} --config.epochs=3",
-            "its config.* may change eval_batch_size, data.path",
-        ),
+        (f"{EVALUATE} --config.epochs=3", "its config.* may change eval_batch_size, data.path"),
         (f"{EVALUATE} --config.eval_batch_size=8 --config.seed=3", "--config.seed: a run keeps"),
         (f"{PREDICT} {LSTM} --text=x --config.data.path=x", "may change no setting"),
         (f"--mode=report {LSTM} --workdir=x --output=y --config.data.path=x", "change no setting"),
