@@ -50,11 +50,12 @@ def start(
 ) -> dict[str, Any]:
     """Return a classifier's first parameters, given those with a pre-training's embeddings.
 
-    The embeddings are those of `weigh`, the bias is the logarithm of the class shares.
+    The embeddings are those of `weigh`, the bias is the logarithm of the class shares. An
+    unlabeled text has the label -1.
     """
     learned = np.asarray(params["embedding"]["embedding"])
     table = weigh(learned, frequencies, token_ids, offsets)
-    counts = np.bincount(labels, minlength=len(params["classifier"]["bias"]))
+    counts = np.bincount(labels[labels >= 0], minlength=len(params["classifier"]["bias"]))
     bias = np.log((counts + 1) / np.sum(counts + 1)).astype(np.float32)
     return {"embedding": {"embedding": table}, "classifier": {**params["classifier"], "bias": bias}}
 

@@ -61,6 +61,17 @@ def test_embeddings_are_weighted_by_smooth_inverse_frequency_and_centered(traine
     np.testing.assert_allclose(weighted, expected / np.sqrt(np.mean(squares)), rtol=1e-4)
 
 
+def test_the_bias_starts_at_the_class_shares(trained):
+    trained, source, encoded = trained
+    table, frequencies = source.values()
+    params = trained.params | {"embedding": {"embedding": table}}
+    labels = np.array([1, 1, 1, -1], np.int32)  # the last has none
+    first = average.start(params, frequencies, encoded.token_ids, encoded.offsets, labels)
+    np.testing.assert_allclose(np.exp(first["classifier"]["bias"]), [1 / 5, 4 / 5], rtol=1e-6)
+    np.testing.assert_array_equal(first["embedding"]["embedding"], weigh(source, encoded))
+    assert first["classifier"]["kernel"] is params["classifier"]["kernel"]
+
+
 def test_logits_equal_a_plain_loop_whatever_the_padding(trained):
     trained, _, encoded = trained
     table = trained.params["embedding"]["embedding"]
