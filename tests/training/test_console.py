@@ -50,6 +50,10 @@ def test_data_that_make_scores_worthless_are_warned_of(
     run, _ = start_run(experiment, RunDirectory(tmp_path), Stop(), initial=(None, None))
     describe_run(run, None)
     assert capsys.readouterr().err.splitlines() == [f"warning: {text}" for text in expected]
+    terminal.warn_once.cache_clear()
+    experiment.encoded["test"] = ()  # of a fold
+    describe_run(run, None)
+    assert "test reviews" not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
