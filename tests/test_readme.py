@@ -174,6 +174,7 @@ NOT_RUN = {
     r"^python3 .*pytest": ".ci/run runs the set-up of the tests, word for word",
     r"^source ": ".ci/run does, with the first set-up and what follows it",
     r"^pip ": "PyTorch, which no test needs; benchmarks.speed starts beside it below",
+    r"few-student": "its teacher, at toy size, is refused; tests/training/test_distillation.py",
     r"--coordinator=\d": "tests/runtime/test_processes.py trains in two processes",
     r"^srun ": "tests/cluster trains on a SLURM with --coordinator=auto",
     r"benchmarks\.accelerator": "needs a GPU; tests/test_accelerator.py runs its jobs at toy sizes",
