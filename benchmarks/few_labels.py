@@ -6,14 +6,14 @@
 Methods `encoder` and `student` fine-tune the weights in --encoder at 128 tokens. The `student` is
 distilled from `average` on the texts in --texts, after which the two are an ensemble:
 
-    python -m benchmarks.few_labels --output=results/few_labels/runs.csv --vectors=runs/vectors \
-        --settings=data.path=DATA_DIR --methods=encoder,student --encoder=FOLDER --texts=texts.txt
+    python -m benchmarks.few_labels --output=results/few_labels/encoder.csv \
+        --vectors=runs/vectors --settings=data.path=DATA_DIR --methods=encoder,student \
+        --encoder=FOLDER --texts=texts.txt
 
 Every run is a process of its own, as a user would start it; a draw of labels is a
 `data.split_seed`. Rows are appended as runs end; a run whose row is there is not repeated.
 """
 
-import csv
 import resource
 import statistics
 import subprocess
@@ -27,7 +27,10 @@ import numpy as np
 from absl import app, flags
 
 from benchmarks import rows
+from sentiment_jax.analysis.predictions import read_predictions
 from sentiment_jax.storage.files import read_json
+from sentiment_jax.storage.run_directory import RunDirectory
+from sentiment_jax.sweeps.plan import Trial
 
 VECTORS = flags.DEFINE_string("vectors", None, "run of --config=lstm:pretrain", required=True)
 SETTINGS = flags.DEFINE_list("settings", [], "NAME=VALUE,... of every run")
@@ -68,7 +71,8 @@ def run(method: str, labels: str, draw: str) -> list[dict[str, object]]:
             settings += ["optimizer.learning_rate=1e-4", f"pretrain.text={TEXTS.value}"]
             train("bert:long", workdir, start, *SHORT, *settings, **common)
         result = read_json(workdir / "result.json")
-        test = {"average + student": ensemble(teacher, workdir)} if method == "student" else {}
+        if method == "student":
+            both = ensemble(teacher, workdir)
     linear = result.get("linear_baseline")
     row = {
         "method": method,
@@ -81,8 +85,10 @@ def run(method: str, labels: str, draw: str) -> list[dict[str, object]]:
         "test": result["test"]["examples"],
         "cpu_s": round(_cpu_seconds() - before, 1),
     }
-    unknown = {"val_accuracy": "", "best_epoch": ""}
-    return [row, *({**row, **unknown, "method": name, **of} for name, of in test.items())]
+    if method != "student":
+        return [row]
+    averaged = {**row, "method": "average + student", "val_accuracy": "", "best_epoch": "", **both}
+    return [row, averaged]
 
 
 def train(recipe: str, workdir: Path, *settings: str, labels: str, draw: str) -> None:
@@ -96,15 +102,10 @@ def train(recipe: str, workdir: Path, *settings: str, labels: str, draw: str) ->
 
 def ensemble(first: Path, second: Path) -> dict[str, float]:
     """Return accuracy and loss of the averaged probabilities of two runs' test reviews."""
-    tables = []
-    for run in (first, second):
-        with (run / "predictions.csv").open(newline="", encoding="utf-8") as file:
-            tables.append({row["id"]: row for row in csv.DictReader(file)})
-    positive = np.array(
-        [[float(table[name]["p_positive"]) for name in tables[0]] for table in tables]
-    ).mean(axis=0)
-    labels = np.array([int(row["label"]) for row in tables[0].values()])
-    right = np.where(labels == 1, positive, 1 - positive)
+    trials = [Trial("run", run, RunDirectory(run).read_config()) for run in (first, second)]
+    found = read_predictions([trial.refresh() for trial in trials])
+    averaged = found.probabilities.mean(axis=0)
+    right = averaged[np.arange(len(found.labels)), found.labels]
     return {
         "accuracy": round(float(np.mean(right > 0.5)), 4),
         "loss": round(float(-np.mean(np.log(right))), 4),

@@ -234,7 +234,8 @@ def test_an_ensemble_and_its_temperatures(printed, refused, finished, run_copy, 
     assert printed(*predict, workdirs, "--calibrated") != one
     evaluate = ["--mode=evaluate", workdirs, "--split=val"]
     shown = [printed(*evaluate, *more).splitlines()[-1] for more in ([], ["--calibrated"])]
-    plain, calibrated = map(json.loads, shown)
+    plain = json.loads(shown[0])
+    calibrated = json.loads(shown[1])
     assert calibrated["accuracy"] == plain["accuracy"] and calibrated["loss"] < plain["loss"]
     for more in ([workdirs], [f"--workdir={finished}", "--calibrated"]):
         assert "--explain takes one run as it is" in refused(*predict, "--explain", *more)

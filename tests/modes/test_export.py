@@ -161,9 +161,11 @@ def test_an_export_that_fails_leaves_nothing(tmp_path, bert, monkeypatch):
 
 def test_the_model_card_has_the_scores_and_the_command_of_the_run(run_copy, tmp_path, bert):
     card = export.model_card(run_copy)
-    result, env = (read_json(run_copy / name) for name in ("result.json", "env.json"))
+    result = read_json(run_copy / "result.json")
+    env = read_json(run_copy / "env.json")
     row = "| {} | {accuracy:.4f} | {loss:.4f} | {examples} |"
-    val, test = (row.format(split, **result[split]) for split in ("val", "test"))
+    val = row.format("val", **result["val"])
+    test = row.format("test", **result["test"])
     assert {"| train | 48 | 24 | 24 |", val, test} <= {*card.splitlines()}
     assert env["command"] in card and env["data"]["data_hash"][:12] in card
     assert "License of the base: none, it had random weights." in card
