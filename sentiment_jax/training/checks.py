@@ -17,7 +17,7 @@ from sentiment_jax.config.stored import flatten, make_frozen, replace_settings
 from sentiment_jax.config.validation import validate
 from sentiment_jax.errors import InputError
 from sentiment_jax.huggingface import hub, weights
-from sentiment_jax.runtime import devices, startup
+from sentiment_jax.runtime import devices, startup, terminal
 from sentiment_jax.storage.run_directory import SWEEP_FILE, RunDirectory
 from sentiment_jax.training import lineage
 from sentiment_jax.training.lineage import find_teachers, parents, source_run
@@ -159,7 +159,11 @@ def check_source_settings(config: Config) -> None:
     if config.optimizer.frozen != "none" and not config.model.pretrained:
         raise InputError("optimizer.frozen keeps random embeddings: set model.pretrained")
     source = source_run(config.model.pretrained)
-    if source is None or isinstance(config.model, EncoderConfig):
+    if source is None:
+        return
+    if RunDirectory(source).outcome()[0] == "open":
+        terminal.warn_once(f"{source} is not finished: its best epoch so far counts")
+    if isinstance(config.model, EncoderConfig):
         return
     values = flatten(config)
     there = flatten(RunDirectory(source).read_config())

@@ -239,7 +239,7 @@ def test_ngram_vectors_without_frequencies_are_still_read(pretrained, load, tmp_
 
 
 def test_what_a_training_starts_from_is_checked_before_any_review_is_read(
-    pretrained, tmp_path, monkeypatch
+    pretrained, tmp_path, monkeypatch, capsys
 ):
     source = shutil.copytree(pretrained("lstm"), tmp_path / "source")
     config = make_config("lstm", **{"model.pretrained": str(source)})
@@ -256,12 +256,18 @@ def test_what_a_training_starts_from_is_checked_before_any_review_is_read(
     with pytest.raises(RunError, match=damaged):
         search(ONE_TRIAL)
     (source / "kept").rename(manifest)
+    narrower = ONE_TRIAL | {"model.embedding_size": (16, 8)}
     with pytest.raises(InputError, match=r"has model.embedding_size=16, the config 8$"):
-        search(ONE_TRIAL | {"model.embedding_size": (16, 8)})
+        search(narrower)
+    assert not capsys.readouterr().err
     for fresh in (False, True):
         with pytest.raises(InputError, match=f"the config learns from {source}, its own --workdir"):
             begin(source, fresh=fresh)
     (source / "result.json").unlink()  # nothing was removed
+    with pytest.raises(InputError, match=r"has model.embedding_size=16"):
+        search(narrower)
+    unfinished = f"warning: {source} is not finished: its best epoch so far counts\n"
+    assert capsys.readouterr().err == unfinished
     monkeypatch.setattr(Checkpoints, "bookkeeping", lambda checkpoints, step: {"best": None})
     earlier = shutil.copytree(pretrained("lstm"), tmp_path / "earlier")
     for workdir, fresh in ((tmp_path / "run", False), (earlier, True)):
