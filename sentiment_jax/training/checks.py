@@ -161,7 +161,7 @@ def check_source_settings(config: Config) -> None:
     source = source_run(config.model.pretrained)
     if source is None:
         return
-    if RunDirectory(source).outcome()[0] == "open":
+    if not RunDirectory(source).result.exists():
         terminal.warn_once(f"{source} is not finished: its best epoch so far counts")
     if isinstance(config.model, EncoderConfig):
         return
