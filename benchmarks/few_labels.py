@@ -3,8 +3,10 @@
     python -m benchmarks.few_labels --output=results/few_labels/runs.csv --vectors=runs/vectors \
         --settings=data.path=DATA_DIR
 
-Methods `encoder` and `student` fine-tune the weights in --encoder at 128 tokens. The `student` is
-distilled from `average` on the texts in --texts, after which the two are an ensemble:
+Method `lstm` trains two LSTMs on the embeddings, an ensemble with `average`. Methods `encoder` and
+`student` fine-tune the weights in --encoder at 128 tokens. The `student` is distilled from
+`average`, and if there are many labels from the LSTMs, too, on the texts in --texts, after which
+all are an ensemble:
 
     python -m benchmarks.few_labels --output=results/few_labels/encoder.csv \
         --vectors=runs/vectors --settings=data.path=DATA_DIR --methods=encoder,student \
@@ -36,7 +38,7 @@ VECTORS = flags.DEFINE_string("vectors", None, "run of --config=lstm:pretrain", 
 SETTINGS = flags.DEFINE_list("settings", [], "NAME=VALUE,... of every run")
 LABELS = flags.DEFINE_list("labels", ["20", "100", "500", "2500"], "numbers of labels")
 DRAWS = flags.DEFINE_list("draws", ["0", "1", "2", "3", "4"], "split seeds")
-METHODS = flags.DEFINE_list("methods", ["ngrams", "average"], "and encoder, student")
+METHODS = flags.DEFINE_list("methods", ["ngrams", "average"], "and lstm, encoder, student")
 ENCODER = flags.DEFINE_string("encoder", "", "folder of weights of a BERT")
 TEXTS = flags.DEFINE_string("texts", "", "unlabeled texts for the student, one per line")
 OUTPUT = flags.DEFINE_string("output", None, "CSV file, a row per run", required=True)
@@ -48,67 +50,83 @@ SHORT = (  # of bert:long
     "data.length_buckets=(64,96)",
     "linear_baseline=False",
 )
+LSTM = (  # of lstm:semi
+    "data.validation_fraction=0",
+    "min_steps=400",
+    "optimizer.learning_rate=4e-3",
+    "linear_baseline=False",
+)
+MANY = 2500  # labels, of which an LSTM learns more than `average`
 
 
 def run(method: str, labels: str, draw: str) -> list[dict[str, object]]:
-    """Train once; return a row of the table, and for a student that of the ensemble."""
+    """Train the models of a method; return a row of the table for each, and for each ensemble."""
     before = _cpu_seconds()
-    common = {"labels": labels, "draw": draw}
-    start = f"model.pretrained={ENCODER.value}"
+    table = []
+    vectors = f"model.pretrained={VECTORS.value}"
+    encoder = (f"model.pretrained={ENCODER.value}", *SHORT)
     with tempfile.TemporaryDirectory() as folder:
-        workdir = Path(folder) / "run"
-        teacher = Path(folder) / "average"
-        if method in {"average", "student"}:
-            vectors = f"model.pretrained={VECTORS.value}"
-            train("average", workdir if method == "average" else teacher, vectors, **common)
+
+        def train(name: str, recipe: str, *settings: str) -> Path:
+            workdir = Path(folder) / str(len(table))
+            command = [sys.executable, "-m", "sentiment_jax.main", f"--config={recipe}"]
+            drawn = (f"data.limit={labels}", f"data.split_seed={draw}")
+            command += [f"--config.{setting}" for setting in (*SETTINGS.value, *settings, *drawn)]
+            command.append(f"--workdir={workdir}")
+            subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+            score(name, workdir)
+            return workdir
+
+        def score(name: str, *runs: Path) -> None:
+            known = {"method": name, "labels": labels, "draw": draw}
+            used = round(_cpu_seconds() - before, 1)
+            table.append({**dict.fromkeys(COLUMNS, ""), **known, **scores(*runs), "cpu_s": used})
+
         if method == "ngrams":
-            train("ngrams", workdir, **common)
-        if method == "encoder":
-            settings = ["batch_size=8", "min_steps=200", "optimizer.learning_rate=5e-5"]
-            train("bert:long", workdir, start, *SHORT, *settings, **common)
-        if method == "student":
-            settings = [f"data.teacher={teacher}", "data.validation_fraction=0", "epochs=1"]
-            settings += ["optimizer.learning_rate=1e-4", f"pretrain.text={TEXTS.value}"]
-            train("bert:long", workdir, start, *SHORT, *settings, **common)
-        result = read_json(workdir / "result.json")
-        if method == "student":
-            both = ensemble(teacher, workdir)
-    linear = result.get("linear_baseline")
-    row = {
-        "method": method,
-        **common,
-        "val_accuracy": round(result["val"]["accuracy"], 4) if result["val"] else "",
-        "accuracy": round(result["test"]["accuracy"], 4),
-        "loss": round(result["test"]["loss"], 4),
-        "best_epoch": result["best_epoch"],
-        "linear_accuracy": round(linear["test"]["accuracy"], 4) if linear else "",
-        "test": result["test"]["examples"],
-        "cpu_s": round(_cpu_seconds() - before, 1),
-    }
-    if method != "student":
-        return [row]
-    averaged = {**row, "method": "average + student", "val_accuracy": "", "best_epoch": "", **both}
-    return [row, averaged]
+            train("ngrams", "ngrams")
+        elif method == "encoder":
+            settings = ("batch_size=8", "min_steps=200", "optimizer.learning_rate=5e-5")
+            train("encoder", "bert:long", *encoder, *settings)
+        else:
+            ensemble = [train("average", "average", vectors)]
+            if method == "lstm" or (method == "student" and int(labels) >= MANY):
+                for seed in ("seed=0", "seed=1"):
+                    ensemble.append(train("lstm", "lstm:semi", vectors, *LSTM, seed))
+                score("average + lstm", *ensemble)
+            if method == "student":
+                settings = (
+                    "data.validation_fraction=0",
+                    "epochs=1",
+                    "optimizer.learning_rate=1e-4",
+                    f"pretrain.text={TEXTS.value}",
+                    f"data.teacher={','.join(map(str, ensemble))}",
+                )
+                ensemble.append(train("student", "bert:long", *encoder, *settings))
+                score("average + student", *ensemble)
+    return table
 
 
-def train(recipe: str, workdir: Path, *settings: str, labels: str, draw: str) -> None:
-    """Train as from the shell."""
-    command = [sys.executable, "-m", "sentiment_jax.main", f"--config={recipe}"]
-    settings = (*SETTINGS.value, *settings, f"data.limit={labels}", f"data.split_seed={draw}")
-    command += [f"--config.{setting}" for setting in settings]
-    command.append(f"--workdir={workdir}")
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-
-
-def ensemble(first: Path, second: Path) -> dict[str, float]:
-    """Return accuracy and loss of the averaged probabilities of two runs' test reviews."""
-    trials = [Trial("run", run, RunDirectory(run).read_config()) for run in (first, second)]
+def scores(first: Path, *others: Path) -> dict[str, object]:
+    """Return what the table says of a run, or of the averaged probabilities of several."""
+    if not others:
+        result = read_json(first / "result.json")
+        linear = result.get("linear_baseline")
+        return {
+            "val_accuracy": round(result["val"]["accuracy"], 4) if result["val"] else "",
+            "accuracy": round(result["test"]["accuracy"], 4),
+            "loss": round(result["test"]["loss"], 4),
+            "best_epoch": result["best_epoch"],
+            "linear_accuracy": round(linear["test"]["accuracy"], 4) if linear else "",
+            "test": result["test"]["examples"],
+        }
+    trials = [Trial("run", run, RunDirectory(run).read_config()) for run in (first, *others)]
     found = read_predictions([trial.refresh() for trial in trials])
     averaged = found.probabilities.mean(axis=0)
     right = averaged[np.arange(len(found.labels)), found.labels]
     return {
         "accuracy": round(float(np.mean(right > 0.5)), 4),
         "loss": round(float(-np.mean(np.log(right))), 4),
+        "test": len(found.labels),
     }
 
 
@@ -125,8 +143,11 @@ def main(_: Sequence[str]) -> None:
     for draw in DRAWS.value:
         for labels in LABELS.value:
             for method in METHODS.value:
-                if (method, labels, draw) not in done:
-                    found += [rows.append(output, row) for row in run(method, labels, draw)]
+                if (method, labels, draw) in done:
+                    continue
+                for row in run(method, labels, draw):
+                    if (row["method"], labels, draw) not in done:
+                        found.append(rows.append(output, row))
     groups = defaultdict(list)
     for row in found:
         groups[row["method"], int(row["labels"])].append(row)
@@ -148,6 +169,8 @@ def plot(groups: dict[tuple[str, int], list[dict[str, str]]], path: Path) -> Non
     lines["linear baseline"] = (next(iter(groups))[0], "linear_accuracy")
     for label, (method, column) in lines.items():
         counts = sorted(labels for of, labels in groups if of == method)
+        if len(counts) < 2:
+            continue
         found = [[float(row[column]) for row in groups[method, count]] for count in counts]
         (line,) = axes.plot(counts, [statistics.mean(of) for of in found], label=label)
         for count, of in zip(counts, found, strict=True):

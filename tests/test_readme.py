@@ -160,7 +160,7 @@ SUBSTITUTES = [
     (r"--config=lstm(:small)? (?!.*--help).*", rf"\g<0> {as_flags(LSTM)}"),
     (r"--config=ngrams .*", r"\g<0> --config.epochs=2"),
     (r"--config=lstm:(pretrain|semi) (?!.*own.csv).*", rf"\g<0> {as_flags(SEMI)}"),
-    (r"--config=lstm:pretrain (?=.*own.csv).*", rf"\g<0> {as_flags(PRETRAIN)}"),
+    (r"--config=lstm:(pretrain|semi) (?=.*own.csv).*", rf"\g<0> {as_flags(PRETRAIN)}"),
     (r"--config=average .*", rf"\g<0> {as_flags(AVERAGE)}"),
     (r"--config.data.teacher=.*", rf"\g<0> {UNLABELED}"),
     (

@@ -23,10 +23,11 @@ def load_text(
 ) -> Corpus:
     """Return the text to learn from (split train) and text to test the learning on (val).
 
-    The text is the training reviews and, if asked for, unlabeled text: the source's or that at
-    `path`; duplicates keep the first occurrence. To prevent leakage, a text that is in validation
-    or test, whatever the limits, is dropped; the statistics count what was `dropped`. Their
-    `labeled_hash` is the data_hash of a training run that holds out the same reviews.
+    The text is the training reviews and, if asked for, unlabeled text, without its duplicates: the
+    source's or that at `path`. A training review that is in it is learned twice. To prevent
+    leakage, a text that is in validation or test, whatever the limits, is dropped; the statistics
+    count what was `dropped`. Their `labeled_hash` is the data_hash of a training run that holds out
+    the same reviews.
 
     A twentieth of the unlabeled text, 50 to 5,000 texts and half of it at most, is held out for
     val, unless the learning is not `tested` on it. Without unlabeled text, val is that of a
