@@ -160,7 +160,7 @@ def main(_: Sequence[str]) -> None:
 
 
 def plot(groups: dict[tuple[str, int], list[dict[str, str]]], path: Path) -> None:
-    """Draw accuracy against the number of labels: mean, and each draw as a dot."""
+    """Draw accuracy against the number of labels, if there are several: mean, each draw a dot."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6.5, 4), layout="constrained")
@@ -168,19 +168,22 @@ def plot(groups: dict[tuple[str, int], list[dict[str, str]]], path: Path) -> Non
     lines = {method: (method, "accuracy") for method, _ in groups}
     lines["linear baseline"] = (next(iter(groups))[0], "linear_accuracy")
     for label, (method, column) in lines.items():
-        counts = sorted(labels for of, labels in groups if of == method)
-        if len(counts) < 2:
+        found = {}
+        for (name, count), group in sorted(groups.items()):
+            if name == method and all(row[column] for row in group):
+                found[count] = [float(row[column]) for row in group]
+        if len(found) < 2:
             continue
-        found = [[float(row[column]) for row in groups[method, count]] for count in counts]
-        (line,) = axes.plot(counts, [statistics.mean(of) for of in found], label=label)
-        for count, of in zip(counts, found, strict=True):
-            axes.plot([count] * len(of), of, ".", color=line.get_color(), alpha=0.5)
+        (line,) = axes.plot(list(found), list(map(statistics.mean, found.values())), label=label)
+        for count, values in found.items():
+            axes.plot([count] * len(values), values, ".", color=line.get_color(), alpha=0.5)
     axes.set(xscale="log", xlabel="labels", ylabel="test accuracy", ylim=(0.48, 0.95))
     counts = sorted({labels for _, labels in groups})
     axes.set_xticks(counts, [f"{count:,}" for count in counts])
     axes.minorticks_off()
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False)
+    if axes.lines:
+        axes.legend(frameon=False)
     figure.savefig(path, dpi=120)
 
 
