@@ -5,8 +5,8 @@
 
 Method `lstm` trains two LSTMs on the embeddings, an ensemble with `average`. Methods `encoder` and
 `student` fine-tune the weights in --encoder at 128 tokens. The `student` is distilled from
-`average`, and if there are many labels from the LSTMs, too, on the texts in --texts, after which
-all are an ensemble:
+`average` on the texts in --texts, after which the two are an ensemble. If there are many labels,
+the LSTMs teach, too, and the ensemble has another student, an LSTM distilled on all unlabeled text:
 
     python -m benchmarks.few_labels --output=results/few_labels/encoder.csv \
         --vectors=runs/vectors --settings=data.path=DATA_DIR --methods=encoder,student \
@@ -56,6 +56,17 @@ LSTM = (  # of lstm:semi
     "optimizer.learning_rate=4e-3",
     "linear_baseline=False",
 )
+LSTM_STUDENT = (  # of lstm:semi
+    "data.validation_fraction=0",
+    "epochs=2",
+    "optimizer.learning_rate=2e-3",
+    "linear_baseline=False",
+)
+STUDENT = (  # of bert:long
+    "data.validation_fraction=0",
+    "epochs=1",
+    "optimizer.learning_rate=1e-4",
+)
 MANY = 2500  # labels, of which an LSTM learns more than `average`
 
 
@@ -94,13 +105,12 @@ def run(method: str, labels: str, draw: str) -> list[dict[str, object]]:
                     ensemble.append(train("lstm", "lstm:semi", vectors, *LSTM, seed))
                 score("average + lstm", *ensemble)
             if method == "student":
-                settings = (
-                    "data.validation_fraction=0",
-                    "epochs=1",
-                    "optimizer.learning_rate=1e-4",
-                    f"pretrain.text={TEXTS.value}",
-                    f"data.teacher={','.join(map(str, ensemble))}",
-                )
+                teachers = f"data.teacher={','.join(map(str, ensemble))}"
+                del ensemble[1:]  # the students know what the LSTMs know
+                if int(labels) >= MANY:
+                    distilled = (*LSTM_STUDENT, teachers)
+                    ensemble.append(train("lstm student", "lstm:semi", vectors, *distilled))
+                settings = (*STUDENT, f"pretrain.text={TEXTS.value}", teachers)
                 ensemble.append(train("student", "bert:long", *encoder, *settings))
                 score("average + student", *ensemble)
     return table
