@@ -40,6 +40,7 @@ from sentiment_jax.storage.run_directory import (
 )
 from sentiment_jax.sweeps.plan import find_run
 from sentiment_jax.training.checks import check_apart
+from sentiment_jax.training.lineage import warn_of_training_reviews
 from sentiment_jax.training.trained_model import load_run
 
 # A table with the columns that data.text_column and data.label_column name, or (texts, labels).
@@ -184,6 +185,7 @@ class Model:
         settings = self.config.data
         rows = _to_rows(data, [settings.text_column, settings.label_column])
         reviews = evaluate.read_labeled(self.config, "the data", settings.text_column, rows=rows)
+        warn_of_training_reviews(self.workdir, reviews)
         scores, metrics = evaluate.score_labeled([self._trained], reviews)
         return scores | metrics
 

@@ -23,6 +23,7 @@ from sentiment_jax.storage.run_directory import RunDirectory, lock_run
 from sentiment_jax.training import scoring
 from sentiment_jax.training.console import print_metrics, print_scores
 from sentiment_jax.training.experiment import Experiment, encode_experiment, read_corpus
+from sentiment_jax.training.lineage import warn_of_training_reviews
 from sentiment_jax.training.metrics import apply_temperature, measure
 from sentiment_jax.training.trained_model import TrainedModel, best_sha256, load_ensemble, load_run
 
@@ -84,6 +85,8 @@ def evaluate_file(
     data = models[0].config.data
     column = source.column or data.text_column
     reviews = read_labeled(models[0].config, str(source.file), column, label_column)
+    for workdir in workdirs:
+        warn_of_training_reviews(workdir, reviews)
     scores, metrics = score_labeled(models, reviews)
     _print("input", scores, metrics, models, calibrated)
     if output is not None:

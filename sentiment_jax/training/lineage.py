@@ -118,6 +118,19 @@ def warn_of_leakage(config: Config, corpus: Corpus) -> None:
             )
 
 
+def warn_of_training_reviews(run: Path, reviews: Reviews) -> None:
+    """Warn if a run was trained on some of these reviews, unless its data are gone or changed."""
+    try:
+        trained_on = _read_training_text(run, RunDirectory(run).read_config(), "")
+    except InputError:
+        return
+    if known := np.isin(reviews.hashes, trained_on).sum():
+        terminal.warn_once(
+            f"{run} was trained on {known:,} of these {len(reviews):,} reviews (leakage): their "
+            "scores mislead"
+        )
+
+
 def _read_training_text(run: Path, config: Config, data_hash: str) -> Shaped[np.ndarray, " texts"]:
     """Return the hashes of the texts that a run was trained on, by reading them again.
 

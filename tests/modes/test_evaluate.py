@@ -12,6 +12,7 @@ from sentiment_jax.data.reviews import Reviews
 from sentiment_jax.modes.evaluate import evaluate_file
 from sentiment_jax.modes.predict import TextSource
 from sentiment_jax.modes.train import train
+from sentiment_jax.runtime import terminal
 from sentiment_jax.storage.files import read_json
 from sentiment_jax.storage.run_directory import RunDirectory
 from sentiment_jax.sweeps.plan import Trial
@@ -30,6 +31,25 @@ def test_a_table_of_the_test_reviews_has_the_scores_of_the_test_split(finished, 
     from_python = api.load(finished).evaluate(([text for text, _ in ROWS], [1, 0, 0]))
     few = TextSource(file=write_csv(tmp_path / "a.csv", ROWS))
     assert evaluate_file([finished], few, None).items() <= from_python.items()
+
+
+def test_reviews_that_it_was_trained_on_are_counted(finished, run_copy, tmp_path, capsys):
+    """Unless its own data are gone; from the shell and from Python."""
+    train = read_corpus(RunDirectory(finished).read_config()).splits["train"]
+    rows = [(text, str(label)) for text, label in zip(train.texts, train.labels, strict=True)]
+    table = TextSource(file=write_csv(tmp_path / "some.csv", [*rows[:2], *ROWS]))
+    found = f"warning: {finished} was trained on 2 of these 5 reviews (leakage)"
+    evaluate_file([finished, finished], table, None)
+    assert capsys.readouterr().err.count(found) == 1
+    terminal.warn_once.cache_clear()
+    texts, labels = zip(*rows[:2], *ROWS, strict=True)
+    api.load(finished).evaluate((texts, [int(label) for label in labels]))
+    assert found in capsys.readouterr().err
+    evaluate_file([finished], TextSource(file=write_csv(tmp_path / "a.csv", ROWS)), None)
+    absent = str(tmp_path / "absent.csv")
+    runs.change_json(run_copy / "config.json", "data", source="csv", path=absent)
+    evaluate_file([run_copy], table, None)
+    assert "trained on" not in capsys.readouterr().err
 
 
 def test_predictions_are_written_beside_the_labels_where_asked(finished, tmp_path, capsys):
