@@ -1,7 +1,7 @@
 """Few labels and much unlabeled text: methods beside each other, over draws of the labels.
 
-    python -m benchmarks.few_labels --output=results/few_labels/runs.csv --vectors=runs/vectors \
-        --settings=data.path=DATA_DIR
+    python -m benchmarks.few_labels --output=results/few_labels/runs.csv --runs=runs/few_labels \
+        --vectors=runs/vectors --settings=data.path=DATA_DIR
 
 Method `lstm` trains two LSTMs on the embeddings, an ensemble with `average`. Methods `encoder` and
 `student` fine-tune the weights in --encoder at 128 tokens. The `student` is distilled from
@@ -9,18 +9,18 @@ Method `lstm` trains two LSTMs on the embeddings, an ensemble with `average`. Me
 the LSTMs teach, too, and the ensemble has another student, an LSTM distilled on all unlabeled text:
 
     python -m benchmarks.few_labels --output=results/few_labels/encoder.csv \
-        --vectors=runs/vectors --settings=data.path=DATA_DIR --methods=encoder,student \
-        --encoder=FOLDER --texts=texts.txt
+        --runs=runs/few_labels --vectors=runs/vectors --settings=data.path=DATA_DIR \
+        --methods=encoder,student --encoder=FOLDER --texts=texts.txt
 
 Every run is a process of its own, as a user would start it; a draw of labels is a
-`data.split_seed`. Rows are appended as runs end; a run whose row is there is not repeated.
+`data.split_seed`. Rows are appended as a method ends; what is in --runs or in the table is not
+trained again. CPU seconds of a row are those of all runs that its method has trained so far.
 """
 
 import resource
 import statistics
 import subprocess
 import sys
-import tempfile
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -34,6 +34,7 @@ from sentiment_jax.storage.files import read_json
 from sentiment_jax.storage.run_directory import RunDirectory
 from sentiment_jax.sweeps.plan import Trial
 
+RUNS = flags.DEFINE_string("runs", None, "folder of the runs", required=True)
 VECTORS = flags.DEFINE_string("vectors", None, "run of --config=lstm:pretrain", required=True)
 SETTINGS = flags.DEFINE_list("settings", [], "NAME=VALUE,... of every run")
 LABELS = flags.DEFINE_list("labels", ["20", "100", "500", "2500"], "numbers of labels")
@@ -72,47 +73,50 @@ MANY = 2500  # labels, of which an LSTM learns more than `average`
 
 def run(method: str, labels: str, draw: str) -> list[dict[str, object]]:
     """Train the models of a method; return a row of the table for each, and for each ensemble."""
-    before = _cpu_seconds()
     table = []
+    spent = []  # CPU seconds
     vectors = f"model.pretrained={VECTORS.value}"
     encoder = (f"model.pretrained={ENCODER.value}", *SHORT)
-    with tempfile.TemporaryDirectory() as folder:
 
-        def train(name: str, recipe: str, *settings: str) -> Path:
-            workdir = Path(folder) / str(len(table))
-            command = [sys.executable, "-m", "sentiment_jax.main", f"--config={recipe}"]
-            drawn = (f"data.limit={labels}", f"data.split_seed={draw}")
+    def train(name: str, recipe: str, *settings: str, seed: int = 0) -> Path:
+        workdir = Path(RUNS.value) / f"{name}-{labels}-{draw}-{seed}".replace(" ", "-")
+        seconds = Path(f"{workdir}.cpu_s")
+        if not seconds.is_file():
+            before = _cpu_seconds()
+            command = [sys.executable, "-m", "sentiment_jax.main", f"--config={recipe}", "--fresh"]
+            drawn = (f"data.limit={labels}", f"data.split_seed={draw}", f"seed={seed}")
             command += [f"--config.{setting}" for setting in (*SETTINGS.value, *settings, *drawn)]
             command.append(f"--workdir={workdir}")
             subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-            score(name, workdir)
-            return workdir
+            seconds.write_text(f"{_cpu_seconds() - before:.1f}\n")
+        spent.append(float(seconds.read_text()))
+        score(name, workdir)
+        return workdir
 
-        def score(name: str, *runs: Path) -> None:
-            known = {"method": name, "labels": labels, "draw": draw}
-            used = round(_cpu_seconds() - before, 1)
-            table.append({**dict.fromkeys(COLUMNS, ""), **known, **scores(*runs), "cpu_s": used})
+    def score(name: str, *runs: Path) -> None:
+        known = {"method": name, "labels": labels, "draw": draw, "cpu_s": round(sum(spent), 1)}
+        table.append({**dict.fromkeys(COLUMNS, ""), **scores(*runs), **known})
 
-        if method == "ngrams":
-            train("ngrams", "ngrams")
-        elif method == "encoder":
-            settings = ("batch_size=8", "min_steps=200", "optimizer.learning_rate=5e-5")
-            train("encoder", "bert:long", *encoder, *settings)
-        else:
-            ensemble = [train("average", "average", vectors)]
-            if method == "lstm" or (method == "student" and int(labels) >= MANY):
-                for seed in ("seed=0", "seed=1"):
-                    ensemble.append(train("lstm", "lstm:semi", vectors, *LSTM, seed))
-                score("average + lstm", *ensemble)
-            if method == "student":
-                teachers = f"data.teacher={','.join(map(str, ensemble))}"
-                del ensemble[1:]  # the students know what the LSTMs know
-                if int(labels) >= MANY:
-                    distilled = (*LSTM_STUDENT, teachers)
-                    ensemble.append(train("lstm student", "lstm:semi", vectors, *distilled))
-                settings = (*STUDENT, f"pretrain.text={TEXTS.value}", teachers)
-                ensemble.append(train("student", "bert:long", *encoder, *settings))
-                score("average + student", *ensemble)
+    if method == "ngrams":
+        train("ngrams", "ngrams")
+    elif method == "encoder":
+        settings = ("batch_size=8", "min_steps=200", "optimizer.learning_rate=5e-5")
+        train("encoder", "bert:long", *encoder, *settings)
+    else:
+        ensemble = [train("average", "average", vectors)]
+        if method == "lstm" or (method == "student" and int(labels) >= MANY):
+            for seed in (0, 1):
+                ensemble.append(train("lstm", "lstm:semi", vectors, *LSTM, seed=seed))
+            score("average + lstm", *ensemble)
+        if method == "student":
+            teachers = f"data.teacher={','.join(map(str, ensemble))}"
+            del ensemble[1:]  # the students know what the LSTMs know
+            if int(labels) >= MANY:
+                distilled = (*LSTM_STUDENT, teachers)
+                ensemble.append(train("lstm student", "lstm:semi", vectors, *distilled))
+            settings = (*STUDENT, f"pretrain.text={TEXTS.value}", teachers)
+            ensemble.append(train("student", "bert:long", *encoder, *settings))
+            score("average + student", *ensemble)
     return table
 
 
