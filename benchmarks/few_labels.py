@@ -14,7 +14,8 @@ the LSTMs teach, too, and the ensemble has another student, an LSTM distilled on
 
 Every run is a process of its own, as a user would start it; a draw of labels is a
 `data.split_seed`. Rows are appended as a method ends; what is in --runs or in the table is not
-trained again. CPU seconds of a row are those of all runs that its method has trained so far.
+trained again: other texts, vectors or weights need another folder. CPU seconds of a row are those
+of all runs that its method has trained so far.
 """
 
 import resource
@@ -46,28 +47,12 @@ OUTPUT = flags.DEFINE_string("output", None, "CSV file, a row per run", required
 
 COLUMNS = ("method", "labels", "draw", "val_accuracy", "accuracy", "loss", "best_epoch")
 COLUMNS += ("linear_accuracy", "test", "cpu_s")
-SHORT = (  # of bert:long
-    "data.max_length=128",
-    "data.length_buckets=(64,96)",
-    "linear_baseline=False",
-)
-LSTM = (  # of lstm:semi
-    "data.validation_fraction=0",
-    "min_steps=400",
-    "optimizer.learning_rate=4e-3",
-    "linear_baseline=False",
-)
-LSTM_STUDENT = (  # of lstm:semi
-    "data.validation_fraction=0",
-    "epochs=2",
-    "optimizer.learning_rate=2e-3",
-    "linear_baseline=False",
-)
-STUDENT = (  # of bert:long
-    "data.validation_fraction=0",
-    "epochs=1",
-    "optimizer.learning_rate=1e-4",
-)
+SHORT = ("data.max_length=128", "data.length_buckets=(64,96)", "linear_baseline=False")
+FINE_TUNED = ("batch_size=8", "min_steps=200", "optimizer.learning_rate=5e-5")
+ALL_LABELS = ("data.validation_fraction=0", "linear_baseline=False")
+LSTM = (*ALL_LABELS, "min_steps=400", "optimizer.learning_rate=4e-3")
+LSTM_STUDENT = (*ALL_LABELS, "epochs=2", "optimizer.learning_rate=2e-3")
+STUDENT = (*ALL_LABELS, "epochs=1", "optimizer.learning_rate=1e-4")
 MANY = 2500  # labels, of which an LSTM learns more than `average`
 
 
@@ -81,13 +66,14 @@ def run(method: str, labels: str, draw: str) -> list[dict[str, object]]:
     def train(name: str, recipe: str, *settings: str, seed: int = 0) -> Path:
         workdir = Path(RUNS.value) / f"{name}-{labels}-{draw}-{seed}".replace(" ", "-")
         seconds = Path(f"{workdir}.cpu_s")
-        if not seconds.is_file():
-            before = _cpu_seconds()
-            command = [sys.executable, "-m", "sentiment_jax.main", f"--config={recipe}", "--fresh"]
-            drawn = (f"data.limit={labels}", f"data.split_seed={draw}", f"seed={seed}")
-            command += [f"--config.{setting}" for setting in (*SETTINGS.value, *settings, *drawn)]
-            command.append(f"--workdir={workdir}")
-            subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        command = [sys.executable, "-m", "sentiment_jax.main", f"--config={recipe}"]
+        drawn = (f"data.limit={labels}", f"data.split_seed={draw}", f"seed={seed}")
+        command += [f"--config.{setting}" for setting in (*SETTINGS.value, *settings, *drawn)]
+        command.append(f"--workdir={workdir}")
+        fresh = [] if seconds.is_file() else ["--fresh"]  # main refuses other settings
+        before = _cpu_seconds()
+        subprocess.run([*command, *fresh], check=True, stdout=subprocess.DEVNULL)
+        if fresh:
             seconds.write_text(f"{_cpu_seconds() - before:.1f}\n")
         spent.append(float(seconds.read_text()))
         score(name, workdir)
@@ -100,23 +86,23 @@ def run(method: str, labels: str, draw: str) -> list[dict[str, object]]:
     if method == "ngrams":
         train("ngrams", "ngrams")
     elif method == "encoder":
-        settings = ("batch_size=8", "min_steps=200", "optimizer.learning_rate=5e-5")
-        train("encoder", "bert:long", *encoder, *settings)
+        train("encoder", "bert:long", *encoder, *FINE_TUNED)
     else:
-        ensemble = [train("average", "average", vectors)]
-        if method == "lstm" or (method == "student" and int(labels) >= MANY):
+        average = train("average", "average", vectors)
+        many = method == "student" and int(labels) >= MANY
+        teachers = [average]
+        if method == "lstm" or many:
             for seed in (0, 1):
-                ensemble.append(train("lstm", "lstm:semi", vectors, *LSTM, seed=seed))
-            score("average + lstm", *ensemble)
+                teachers.append(train("lstm", "lstm:semi", vectors, *LSTM, seed=seed))
+            score("average + lstm", *teachers)
         if method == "student":
-            teachers = f"data.teacher={','.join(map(str, ensemble))}"
-            del ensemble[1:]  # the students know what the LSTMs know
-            if int(labels) >= MANY:
-                distilled = (*LSTM_STUDENT, teachers)
-                ensemble.append(train("lstm student", "lstm:semi", vectors, *distilled))
-            settings = (*STUDENT, f"pretrain.text={TEXTS.value}", teachers)
-            ensemble.append(train("student", "bert:long", *encoder, *settings))
-            score("average + student", *ensemble)
+            taught = f"data.teacher={','.join(map(str, teachers))}"
+            students = []
+            if many:
+                students.append(train("lstm student", "lstm:semi", vectors, *LSTM_STUDENT, taught))
+            settings = (*STUDENT, f"pretrain.text={TEXTS.value}", taught)
+            students.append(train("student", "bert:long", *encoder, *settings))
+            score("average + student", average, *students)
     return table
 
 

@@ -121,7 +121,7 @@ def warn_of_leakage(config: Config, corpus: Corpus) -> None:
 def warn_of_training_reviews(run: Path, reviews: Reviews) -> None:
     """Warn if a run was trained on some of these reviews, unless its data are gone or changed."""
     try:
-        trained_on = _read_training_text(run, RunDirectory(run).read_config(), "")
+        trained_on = _read_training_text(run, RunDirectory(run).read_config())
     except InputError:
         return
     if known := np.isin(reviews.hashes, trained_on).sum():
@@ -131,11 +131,13 @@ def warn_of_training_reviews(run: Path, reviews: Reviews) -> None:
         )
 
 
-def _read_training_text(run: Path, config: Config, data_hash: str) -> Shaped[np.ndarray, " texts"]:
+def _read_training_text(
+    run: Path, config: Config, data_hash: str = ""
+) -> Shaped[np.ndarray, " texts"]:
     """Return the hashes of the texts that a run was trained on, by reading them again.
 
-    None are returned if the run held out the reviews of this `data_hash`. InputError: its data are
-    gone or have changed.
+    None are returned if the run held out the reviews of a given `data_hash`. InputError: its data
+    are gone or have changed.
     """
     directory = RunDirectory(run)
     source = directory.read_config()

@@ -37,13 +37,14 @@ def test_reviews_that_it_was_trained_on_are_counted(finished, run_copy, tmp_path
     """Unless its own data are gone; from the shell and from Python."""
     train = read_corpus(RunDirectory(finished).read_config()).splits["train"]
     rows = [(text, str(label)) for text, label in zip(train.texts, train.labels, strict=True)]
-    table = TextSource(file=write_csv(tmp_path / "some.csv", [*rows[:2], *ROWS]))
+    some = [*rows[:2], *ROWS]
+    table = TextSource(file=write_csv(tmp_path / "some.csv", some))
     found = f"warning: {finished} was trained on 2 of these 5 reviews (leakage)"
     evaluate_file([finished, finished], table, None)
     assert capsys.readouterr().err.count(found) == 1
     terminal.warn_once.cache_clear()
-    texts, labels = zip(*rows[:2], *ROWS, strict=True)
-    api.load(finished).evaluate((texts, [int(label) for label in labels]))
+    labels = [int(label) for _, label in some]
+    api.load(finished).evaluate(([text for text, _ in some], labels))
     assert found in capsys.readouterr().err
     evaluate_file([finished], TextSource(file=write_csv(tmp_path / "a.csv", ROWS)), None)
     absent = str(tmp_path / "absent.csv")
