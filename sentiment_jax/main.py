@@ -31,7 +31,7 @@ from sentiment_jax.errors import InputError, Interrupted, RunError, describe_sho
 from sentiment_jax.runtime import launch, processes, terminal
 
 HELP = """\
-Trains text classifiers (BERT, ELECTRA, an LSTM) and classifies texts with them.
+Trains text classifiers (BERT, ELECTRA, an LSTM, n-grams) and classifies texts with them.
 
   python -m sentiment_jax.main --mode=MODE --name=value ...
 
@@ -76,7 +76,9 @@ NEEDED = {  # mode -> the flags that it requires, and what they name
 
 MODE = flags.DEFINE_enum("mode", "train", [*NEEDED], "see above")
 CONFIG = config_flags.DEFINE_config_file(
-    "config", None, "bert, electra, lstm or a file; any with :VARIANT. Its settings: --help"
+    "config",
+    None,
+    "bert, electra, lstm, ngrams, average or a file; any with :VARIANT. Its settings: --help",
 )
 flags.FLAGS["config"].parser = ConfigFile()
 WORKDIR = flags.DEFINE_string("workdir", None, "the run's directory; a sweep's: its winner's")

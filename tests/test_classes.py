@@ -27,6 +27,7 @@ from sentiment_jax.modes.train import train
 from sentiment_jax.storage.files import read_json
 from sentiment_jax.training.checks import resolve
 from sentiment_jax.training.experiment import prepare_experiment, with_classes
+from sentiment_jax.training.objectives.classification import balanced_weights
 from sentiment_jax.training.trained_model import load_run
 
 WORDS = {"bad": "awful dull dreary", "Fair": "plain usual middling", "good": "lovely witty superb"}
@@ -183,6 +184,11 @@ def test_a_sweep_and_its_report(config, tmp_path):
         assert float(row[column]) == pytest.approx(mean)
     page = (tmp_path / "report" / "report.md").read_text()
     assert "Fair" in page and "McNemar" not in page  # one model
+
+
+def test_texts_that_no_teacher_has_labeled_do_not_count_in_class_weights():
+    labels = np.array([0, 1, 1, 1, -1, -1], np.int32)
+    assert balanced_weights(labels, 2) == pytest.approx((2, 2 / 3))
 
 
 def test_unequal_classes_are_weighted_and_what_guessing_gives_is_printed(

@@ -10,7 +10,7 @@ import pandas
 from sentiment_jax.analysis.html import cell
 from sentiment_jax.analysis.records import Group, in_words
 from sentiment_jax.sweeps.plan import Trial
-from sentiment_jax.training.metrics import wilson_interval
+from sentiment_jax.training.metrics import mcc_by_chance, wilson_interval
 
 
 def title(parts: Mapping[str, Sequence[Group]]) -> str:
@@ -29,19 +29,16 @@ def data_in_words(groups: Sequence[Group]) -> str:
     finished = next(trial for trial in trials if trial.status == "finished")
     roles = {"train": "train on", "val": "choose by", "test": "test with"}
     splits = finished.env["data"]["counts"].items()
-    reviews = [f"{sum(classes.values()):,} to {roles[split]}" for split, classes in splits]
+    reviews = [f"{n:,} to {roles[split]}" for split, of in splits if (n := sum(of.values()))]
     runs = "1 run" if len(trials) == 1 else f"{len(trials)} runs"
     classes = ", ".join(finished.files.read_config().classes)
     return f"{runs}; reviews: {', '.join(reviews)}; classes: {classes}."
 
 
 def at_chance(trial: Trial) -> bool:
-    """Whether a finished trial's validation score may be that of the most frequent class."""
-    score = trial.content["val"]
-    split = "train" if "folds" in trial.content else "val"  # a cross-validation scores all
-    frequencies = trial.env["data"]["counts"][split].values()
-    low, _ = wilson_interval(score["accuracy"], score["examples"])
-    return low <= max(frequencies) / sum(frequencies)
+    """Whether a finished trial's predictions correlate with the labels no more than by chance."""
+    mcc = trial.content["metrics"]["val"]["mcc"]
+    return mcc <= mcc_by_chance(trial.content["val"]["examples"])
 
 
 def lead(groups: Sequence[Group], tables: Mapping[str, pandas.DataFrame]) -> list[str]:
@@ -76,8 +73,8 @@ def _best_model(group: Group, row: pandas.Series, models: int) -> str:
     baseline = row["majority baseline"]
     score = f"test accuracy {row['accuracy']:.4f} {score} on {examples:,} reviews"
     sentence = f"{model}: {score}; guessing: {baseline:.4f})."
-    if low <= baseline:
-        sentence += " That is at chance: the 95 % interval of one test set includes guessing."
+    if row["mcc"] <= (chance := mcc_by_chance(examples)):
+        sentence += f" That is at chance: MCC {row['mcc']:.4f} (by chance: {chance:.4f})."
     return sentence
 
 

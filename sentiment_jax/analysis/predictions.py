@@ -16,7 +16,7 @@ from sentiment_jax.errors import InputError
 from sentiment_jax.storage.files import check_checksum, safe_cell
 from sentiment_jax.storage.run_directory import prediction_columns
 from sentiment_jax.sweeps.plan import Trial
-from sentiment_jax.training.metrics import apply_temperature, measure, wilson_interval
+from sentiment_jax.training.metrics import HALF_DIGIT, apply_temperature, measure, wilson_interval
 
 BINS = 10
 
@@ -138,10 +138,7 @@ def calibration(predictions: Predictions) -> tuple[pandas.DataFrame, float]:
 
 
 def calibrate(predictions: Predictions, temperatures: Sequence[float]) -> Predictions:
-    """Apply each seed's temperature to its probabilities.
-
-    A probability that predictions.csv rounds to 0 counts as half of its last digit.
-    """
-    seeds = zip(np.maximum(predictions.probabilities, 5e-7), temperatures, strict=True)
+    """Apply each seed's temperature to its probabilities."""
+    seeds = zip(np.maximum(predictions.probabilities, HALF_DIGIT), temperatures, strict=True)
     calibrated = np.array([apply_temperature(*seed) for seed in seeds], np.float32)
     return dataclasses.replace(predictions, probabilities=calibrated)

@@ -24,7 +24,7 @@ from sentiment_jax.training import scoring
 from sentiment_jax.training.console import print_metrics, print_scores
 from sentiment_jax.training.experiment import Experiment, encode_experiment, read_corpus
 from sentiment_jax.training.lineage import warn_of_training_reviews
-from sentiment_jax.training.metrics import apply_temperature, measure
+from sentiment_jax.training.metrics import apply_temperature, log_loss, measure
 from sentiment_jax.training.trained_model import TrainedModel, best_sha256, load_ensemble, load_run
 
 
@@ -116,7 +116,11 @@ def score_labeled(
     probabilities = np.mean(predicted, axis=0)
     measured = measure(reviews.labels, probabilities, models[0].classes)
     accuracy = int(np.sum(decide(probabilities) == reviews.labels)) / len(reviews)
-    averaged = {"loss": measured["log_loss"], "accuracy": accuracy, "examples": len(reviews)}
+    averaged = {
+        "loss": log_loss(probabilities, reviews.labels),
+        "accuracy": accuracy,
+        "examples": len(reviews),
+    }
     return averaged, measured
 
 

@@ -204,10 +204,12 @@ def _draw_choice(group: Group, output: Path) -> list[str]:
         winner = plan.best_finished(list(trials.values()))
         chosen = in_words({axis: winner.setting[axis]}) if winner else ""
         name = f"{group.name}-{axis}"
-        names += [name, f"{name}-runs"]
         by = first.config.select_by
-        figures.overlay(runs, chosen, output / f"{name}.png", title, by)
-        figures.curves(runs, output / f"{name}-runs.png", title, by)
+        if any(line["split"] == "val" for records in runs.values() for line in records):
+            names.append(name)
+            figures.overlay(runs, chosen, output / f"{name}.png", title, by)
+        names.append(f"{name}-runs")
+        figures.curves(runs, output / f"{names[-1]}.png", title, by)
     if group.tested:
         names.append(f"{group.name}-seeds")
         runs = {f"seed {trial.config.seed}": trial.metrics for trial in group.tested}

@@ -113,7 +113,7 @@ def _join(new: Sweep) -> tuple[Sweep, Experiment]:
             check_source_settings(sample)
         check_sources(new.config)
     experiment = prepare_experiment(new.config)
-    check_reviews(max(new.axes["batch_size"]), len(experiment.encoded["train"]))
+    check_reviews(max(new.axes["batch_size"]), experiment)
     data_hash = experiment.statistics["data_hash"]
     if not exists:
         dataclasses.replace(new, data_hash=data_hash, command=run_directory.command_line()).write()
@@ -287,17 +287,21 @@ def _conclude(sweep: Sweep, trials: Sequence[Trial]) -> None:
             f"{len(finished)} of the {len(trials)} trials of the {trials[0].stage} stage finished: "
             f"see {sweep.directory}/table.csv; delete failed.json of a trial to try it again"
         )
-    linear = [result["linear_baseline"] for result in finished if "linear_baseline" in result]
+    linear = {}  # by split: it has no seed
+    for trial in trials:
+        if "linear_baseline" in trial.content:
+            linear[trial.config.data.split_seed] = trial.content["linear_baseline"]
     baseline = ""
-    if sweep.split_seeds and len(linear) == len(finished):
-        baseline = f"{'':8} the linear baseline {_mean_test_accuracy(linear)}\n"
+    if sweep.split_seeds and len(linear) == len(sweep.split_seeds):
+        baseline = f"{'':8} the linear baseline {_mean_test_accuracy([*linear.values()])}\n"
+    report = "" if sweep.split_seeds else "; --mode=report makes tables, plots and a page"
     print(
         f"{'best':8} {trials[0].described_setting}\n"
         f"{'test':8} accuracy {_mean_test_accuracy(finished)} "
         f"(mean and standard deviation over {_seeds(sweep)})\n{baseline}"
         f"{'winner':8} {find_run(sweep.directory)}, its best seed by validation: other modes take "
         f"--workdir={sweep.directory} for it\n"
-        f"{'files':8} {sweep.directory}/table.csv; --mode=report makes tables, plots and a page"
+        f"{'files':8} {sweep.directory}/table.csv{report}"
     )
 
 

@@ -17,7 +17,7 @@ from tokenizers import Tokenizer
 from sentiment_jax.analysis import figures
 from sentiment_jax.config.schema import SELECTED_BY, Config
 from sentiment_jax.config.stored import replace_settings
-from sentiment_jax.data.corpus import hold_out, split_pool
+from sentiment_jax.data.corpus import split_pool
 from sentiment_jax.data.labels import decide
 from sentiment_jax.errors import InputError, RunError
 from sentiment_jax.modes.evaluate import score_split
@@ -41,8 +41,8 @@ from sentiment_jax.training.checks import (
 from sentiment_jax.training.distillation import distill
 from sentiment_jax.training.experiment import Experiment, prepare_experiment
 from sentiment_jax.training.lineage import source_hashes
-from sentiment_jax.training.linear_baseline import Fold, linear_baseline
-from sentiment_jax.training.metrics import fit_temperature, mcnemar, measure
+from sentiment_jax.training.linear_baseline import linear_baseline
+from sentiment_jax.training.metrics import HALF_DIGIT, fit_temperature, mcnemar, measure
 from sentiment_jax.training.resume import initial_state, start_run
 from sentiment_jax.training.run import TrainingRun
 from sentiment_jax.training.signals import Stop
@@ -98,11 +98,7 @@ def train(
             began = directory.began() and not fresh
             experiment = prepare(config, directory.load_tokenizer() if began else None)
         experiment = distill(experiment, stop)
-        reviews = len(experiment.encoded["train"])
-        folds = _folds(experiment)
-        for _, held_out in folds:
-            check_reviews(config.batch_size, reviews - len(held_out))
-        check_reviews(config.batch_size, reviews)
+        check_reviews(config.batch_size, experiment)
         with terminal.progress_bar(None, "checking the memory"):
             compile_seconds = compilation.check_memory(experiment)
         with terminal.progress_bar(None, "preparing the model"):
@@ -112,7 +108,7 @@ def train(
                 directory.remove()
                 stop.remedy = "run the same command without --fresh to continue"
             _record(experiment, directory, changes)
-        if folds:
+        if experiment.folds:
             initial = None  # the folds need its memory
             experiment = _cross_validate(experiment, directory, stop)
         with terminal.progress_bar(None, "preparing the model"):
@@ -127,13 +123,6 @@ def train(
             loop.validate_epoch(run)
         run.state = None  # its memory is free for the test
         return _conclude(run, score_test)
-
-
-def _folds(experiment: Experiment) -> list[Fold]:
-    """Return the indices to train on and to hold out in each fold of a cross-validation."""
-    data = experiment.config.data
-    numbers = range(1, data.folds + 1) if not data.fold else ()
-    return [hold_out(experiment.reviews["train"], replace(data, fold=n)) for n in numbers]
 
 
 def _cross_validate(experiment: Experiment, directory: RunDirectory, stop: Stop) -> Experiment:
@@ -178,7 +167,8 @@ def _cross_validate(experiment: Experiment, directory: RunDirectory, stop: Stop)
     for name in ("loss", "accuracy"):
         validated[name] = float(np.average([fold[name] for fold in folds], weights=weights))
     validated |= {"examples": len(reviews), "metrics": measured, "folds": folds}
-    validated["temperature"] = fit_temperature(probabilities, reviews.labels)
+    read = np.maximum(probabilities, HALF_DIGIT)
+    validated["temperature"] = fit_temperature(read, reviews.labels)
     epochs = statistics.median_low(fold["best_epoch"] for fold in folds)
     return replace(experiment, epochs=epochs, validated=validated)
 
@@ -190,7 +180,7 @@ def dry_run(recipe: ConfigDict, prepare: Callable[..., Experiment] = prepare_exp
         check_batch_sizes(config)
         check_sources(config)
         experiment = prepare(config)
-    check_reviews(config.batch_size, len(experiment.encoded["train"]))
+    check_reviews(config.batch_size, experiment)
     console.print_steps(experiment)
     compilation.check_memory(experiment)
 
@@ -262,6 +252,8 @@ def _conclude(run: TrainingRun, score_test: bool) -> dict[str, Any]:
         tested = {"test": test.summary(), "test_seconds": seconds}
         labels = experiment.encoded["test"].labels
         measured["test"] = measure(labels, test.probabilities, experiment.classes)
+    folds = map(read_json, directory.folds.glob("*/result.json"))
+    train_seconds = progress.train_seconds + sum(fold["train_seconds"] for fold in folds)
     result: dict[str, Any] = {
         "model": experiment.config.model.name,
         "best_step": best["step"],
@@ -269,7 +261,7 @@ def _conclude(run: TrainingRun, score_test: bool) -> dict[str, Any]:
         "val": {name: best[name] for name in VALIDATION if name in best},
         **{name: best[name] for name in ("temperature", "folds") if name in best},
         **tested,
-        "train_seconds": round(progress.train_seconds, 3),
+        "train_seconds": round(train_seconds, 3),
         "compile_seconds": round(progress.compile_seconds, 3),
         "epochs": progress.epochs_done,
         "stopped_early": progress.stopped_early,
@@ -302,7 +294,7 @@ def _conclude(run: TrainingRun, score_test: bool) -> dict[str, Any]:
         if experiment.config.early_stopping_patience:
             print(f"{'':8} early_stopping_patience did nothing: it needs reviews held out")
     if score_test:
-        console.print_scores("test", result["test"], f"trained {progress.train_seconds:,.0f} s")
+        console.print_scores("test", result["test"], f"trained {train_seconds:,.0f} s")
         console.print_metrics(measured["test"])
         console.print_linear_baseline(result)
         console.warn_of_chance(run, result, measured)
@@ -316,7 +308,7 @@ def _compare(experiment: Experiment, predicted: Int[np.ndarray, " reviews"]) -> 
     """Return the baseline's entry of result.json: its scores, and McNemar's p of the test."""
     try:
         with terminal.progress_bar(None, "fitting the linear baseline"):
-            baseline = linear_baseline(experiment.reviews, _folds(experiment))
+            baseline = linear_baseline(experiment.reviews, experiment.folds)
     except (ValueError, MemoryError, OSError) as error:
         terminal.warn(f"no linear baseline: {error}")
         return {}

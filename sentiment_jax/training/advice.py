@@ -48,12 +48,12 @@ def _baseline(config: Config, result: Mapping[str, Any]) -> str:
         return ""
     remedy = "a pretrained encoder (--config=bert:long --config.model.pretrained=...)"
     if config.model.name == "average":
-        remedy = "--config=ngrams --config.data.folds=5, or more unlabeled text"
+        remedy += ", or --config=ngrams --config.data.folds=5"
     elif config.model.pretrained:
         remedy = "more reviews"
     elif config.model.name != "ngrams":
         remedy = f"--config=ngrams, or {remedy}"
-    elif result["val"]["examples"] < FEW_REVIEWS:
+    elif result["val"]["examples"] < FEW_REVIEWS and not config.data.folds:
         remedy = "--config.data.folds=5, to validate on all labeled reviews"
     return (
         f"the linear baseline is no worse on validation ({scores['accuracy']:.4f}, this model "
@@ -66,7 +66,7 @@ def _few_steps(
 ) -> str:
     steps = training[-1]["step"]
     few = steps < FEW_STEPS and training[-1]["accuracy"] <= 0.95
-    if not few or config.model.name == "average":  # which ends early on purpose
+    if not few or config.model.name == "average" or "folds" in result:  # which end on purpose
         return ""
     more = f"epochs ({config.epochs})"
     if result["stopped_early"]:
@@ -79,7 +79,7 @@ def _few_steps(
 def _rising_loss(result: Mapping[str, Any], validations: Sequence[Mapping[str, Any]]) -> str:
     lowest = min(validations, key=lambda line: line["loss"], default=result["val"])
     chosen = result["val"]["loss"]
-    if chosen < 1.2 * lowest["loss"]:
+    if chosen <= 1.2 * lowest["loss"]:
         return ""
     return (
         f"the validation loss rose from {lowest['loss']:.4f} (epoch {lowest['epoch']}) to "
@@ -114,7 +114,7 @@ def _unknown_words(config: Config, unknown: float) -> str:
     if unknown < 0.1 or config.model.name == "ngrams":  # whose character n-grams are known
         return ""
     remedy = f"lower data.min_frequency ({config.data.min_frequency})"
-    if config.model.name == "average":
+    if config.model.name in ("average", "lstm") and config.model.pretrained:
         remedy = "more unlabeled text would help"
     elif config.data.min_frequency == 1 or config.model.name != "lstm":
         remedy = "more reviews, or the tokenizer of another encoder, would help"

@@ -20,6 +20,7 @@ from sentiment_jax.huggingface import hub, weights
 from sentiment_jax.runtime import devices, startup, terminal
 from sentiment_jax.storage.run_directory import SWEEP_FILE, RunDirectory
 from sentiment_jax.training import lineage
+from sentiment_jax.training.experiment import Experiment
 from sentiment_jax.training.lineage import find_teachers, parents, source_run
 
 ENOUGH = 30  # validation reviews, to say that a teacher is at chance
@@ -142,8 +143,10 @@ def check_batch_sizes(config: Any) -> None:
     devices.check_batch_size("eval_batch_size", config.eval_batch_size)
 
 
-def check_reviews(batch_size: int, reviews: int) -> None:
-    """Raise InputError if a batch would hold more than all the training reviews."""
+def check_reviews(batch_size: int, experiment: Experiment) -> None:
+    """Raise InputError if a batch would hold more than all the training reviews, of a fold too."""
+    held_out = max((len(rows) for _, rows in experiment.folds), default=0)
+    reviews = len(experiment.encoded["train"]) - held_out
     if batch_size > reviews:
         raise InputError(f"{batch_size=} is larger than the {reviews} training reviews: lower it")
 

@@ -17,6 +17,7 @@ from sentiment_jax.runtime import devices, processes, terminal
 from sentiment_jax.training import compilation
 from sentiment_jax.training.compilation import mebibytes
 from sentiment_jax.training.experiment import Experiment
+from sentiment_jax.training.metrics import mcc_by_chance
 from sentiment_jax.training.run import Progress, TrainingRun, averages
 
 
@@ -53,7 +54,7 @@ def warn_of_chance(run: TrainingRun, scores: dict[str, Any], measured: dict[str,
         loss = scores[split]["loss"]
         total = scores[split]["examples"]
         classes = len(metrics["classes"])
-        chance = 1.645 / math.sqrt(total)  # exceeded by one random guesser in twenty
+        chance = mcc_by_chance(total)
         if metrics["mcc"] <= chance or loss > 10 * math.log(classes):
             terminal.warn_once(
                 f"{run.directory.path} may be no better than guessing: {split} accuracy "
@@ -207,6 +208,11 @@ def print_linear_baseline(result: dict[str, Any]) -> None:
         f"{'':8} the model's accuracy minus this {lead:+.4f}, McNemar's p {p:.2g}"
         f"{'' if p < 0.05 else ': not shown to differ'}"
     )
+    if "folds" in result:
+        print(
+            f"{'':8} cross-validated it has {baseline['val']['accuracy']:.4f}, the model "
+            f"{result['val']['accuracy']:.4f}"
+        )
 
 
 def print_metrics(measured: dict[str, Any]) -> None:

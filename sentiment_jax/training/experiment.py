@@ -9,7 +9,7 @@ from tokenizers import Tokenizer
 
 from sentiment_jax.config.schema import Config, EncoderConfig, join_names
 from sentiment_jax.data import tokenization
-from sentiment_jax.data.corpus import Corpus, load_corpus
+from sentiment_jax.data.corpus import Corpus, hold_out, load_corpus
 from sentiment_jax.data.encoding import Encoded
 from sentiment_jax.data.labels import same_classes
 from sentiment_jax.data.reviews import Reviews, stratified_sample
@@ -20,6 +20,7 @@ from sentiment_jax.models.registry import ARCHITECTURES
 from sentiment_jax.runtime.terminal import progress_bar
 from sentiment_jax.storage.run_directory import RunDirectory
 from sentiment_jax.training.lineage import find_teachers, source_run, texts_hash, warn_of_leakage
+from sentiment_jax.training.linear_baseline import Fold
 from sentiment_jax.training.objectives.objective import Objective
 from sentiment_jax.training.objectives.registry import make_objective
 from sentiment_jax.training.trained_model import Classifier, make_classifier
@@ -43,6 +44,14 @@ class Experiment(Classifier):
     epochs: int = 0  # found by a cross-validation; 0: the config's
     validated: dict[str, Any] = dataclasses.field(default_factory=dict)  # its scores
     unlabeled: Reviews | None = None  # texts for the teachers to label, last in the training split
+
+    @functools.cached_property
+    def folds(self) -> list[Fold]:
+        """The indices to train on and to hold out in each fold of a cross-validation."""
+        data = self.config.data
+        numbers = range(1, data.folds + 1) if not data.fold else ()
+        replaced = (dataclasses.replace(data, fold=number) for number in numbers)
+        return [hold_out(self.reviews["train"], fold) for fold in replaced]
 
     @functools.cached_property
     def objective(self) -> Objective:

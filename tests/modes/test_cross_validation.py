@@ -83,6 +83,9 @@ def test_each_review_is_scored_by_the_model_of_its_fold(run):
     folds = [read_json(fold / "result.json") for fold in run.folds]
     assert [fold["val"]["examples"] for fold in folds] == [20, 20, 20]
     assert result["folds"] == [fold["val"] | {"best_epoch": fold["best_epoch"]} for fold in folds]
+    last = sum(line["seconds"] for line in read_metrics(run.directory / "metrics.jsonl"))
+    seconds = sum(fold["train_seconds"] for fold in folds)
+    assert seconds < result["train_seconds"] < seconds + last
     assert not any("test" in fold for fold in folds)
     of_folds = itertools.chain(*(read_table(fold / "predictions-val.csv") for fold in run.folds))
     by_id = operator.itemgetter("id")
@@ -97,6 +100,19 @@ def test_each_review_is_scored_by_the_model_of_its_fold(run):
     assert measured["classes"] == result["metrics"]["val"]["classes"]
     temperature = fit_temperature(found.probabilities[0], found.labels)
     assert result["temperature"] == pytest.approx(temperature, rel=1e-3) != 1
+
+
+def test_a_probability_that_is_rounded_to_0_does_not_decide_the_temperature(config, tmp_path):
+    """As `--calibrated` reads it: half of the last digit, not the least positive number."""
+    changes = {"epochs": 1, "linear_baseline": False, "optimizer.learning_rate": 10.0}
+    result = train(override(config, changes), tmp_path)
+    trial = Trial("run", tmp_path, RunDirectory(tmp_path).read_config())
+    found = read_predictions([trial], "val")
+    of_label = found.probabilities[0][np.arange(60), found.labels]
+    assert (of_label == 0).any()
+    temperature = fit_temperature(np.maximum(found.probabilities[0], 5e-7), found.labels)
+    assert result["temperature"] == pytest.approx(temperature, rel=1e-3)
+    assert temperature < 0.8 * fit_temperature(found.probabilities[0], found.labels)
 
 
 def test_the_last_model_is_trained_on_all_for_the_median_of_the_best_epochs(run, config, tmp_path):
@@ -201,6 +217,9 @@ def test_the_linear_baseline_is_cross_validated_on_the_same_folds(run):
         right += np.sum(model.predict(features[held_out]) == reviews.labels[held_out])
     assert baseline["val"]["accuracy"] == pytest.approx(right / 60)
     assert (baseline["val"]["examples"], baseline["test"]["examples"]) == (60, 30)
+    own = run.result["val"]["accuracy"]
+    validated = f"cross-validated it has {baseline['val']['accuracy']:.4f}, the model {own:.4f}"
+    assert f"\n         {validated}\n" in run.printed
 
 
 def test_folds_that_cannot_be(config):
@@ -222,6 +241,9 @@ def test_a_fold_too_small_for_a_batch_is_found_before_the_first_is_trained(confi
     with pytest.raises(InputError, match="batch_size=32 is larger than the .* training reviews"):
         train(override(config, settings), tmp_path / "run")
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["lock"]
+    with pytest.raises(InputError, match="batch_size=32 is larger than"):  # row 73
+        sweep(override(config, settings), tmp_path / "sweep", ONE_TRIAL | {"batch_size": (4, 32)})
+    assert not [*tmp_path.glob("sweep/*/config.json")]
 
 
 def test_a_sweep_chooses_by_cross_validation(config, tmp_path):

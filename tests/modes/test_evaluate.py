@@ -1,5 +1,8 @@
 """A labeled table scored with a run: the same metrics as from Python, predictions where asked."""
 
+import dataclasses
+
+import jax
 import numpy as np
 import pytest
 import runs
@@ -9,7 +12,7 @@ from reviews import read_table, write_csv
 from sentiment_jax import api, main
 from sentiment_jax.analysis.predictions import read_predictions
 from sentiment_jax.data.reviews import Reviews
-from sentiment_jax.modes.evaluate import evaluate_file
+from sentiment_jax.modes.evaluate import evaluate_file, score_labeled
 from sentiment_jax.modes.predict import TextSource
 from sentiment_jax.modes.train import train
 from sentiment_jax.runtime import terminal
@@ -17,6 +20,8 @@ from sentiment_jax.storage.files import read_json
 from sentiment_jax.storage.run_directory import RunDirectory
 from sentiment_jax.sweeps.plan import Trial
 from sentiment_jax.training.experiment import read_corpus, with_classes
+from sentiment_jax.training.scoring import score_reviews
+from sentiment_jax.training.trained_model import load_run
 
 ROWS = [("A moving film.", "1"), ("Dull and long.", "0"), ("I want my money back.", "0")]
 
@@ -31,6 +36,19 @@ def test_a_table_of_the_test_reviews_has_the_scores_of_the_test_split(finished, 
     from_python = api.load(finished).evaluate(([text for text, _ in ROWS], [1, 0, 0]))
     few = TextSource(file=write_csv(tmp_path / "a.csv", ROWS))
     assert evaluate_file([finished], few, None).items() <= from_python.items()
+
+
+def test_the_loss_of_a_confident_mistake_is_that_of_the_test_split(finished):
+    """Float32's epsilon, to which a log loss is often clipped, would make it 16 at most."""
+    trained = load_run(finished)
+    test = read_corpus(trained.config).splits["test"]
+    classifier = jax.tree.map(lambda values: values * 600, trained.params["classifier"])
+    trained = dataclasses.replace(trained, params={**trained.params, "classifier": classifier})
+    wanted = score_reviews(trained, trained.params, trained.encode(test), "test")
+    of_label = wanted.probabilities[np.arange(len(test)), test.labels]
+    assert 0 < of_label.min() < 1e-9
+    scores, _ = score_labeled([trained], test)
+    assert scores == pytest.approx(wanted.summary(), rel=1e-4)
 
 
 def test_reviews_that_it_was_trained_on_are_counted(finished, run_copy, tmp_path, capsys):

@@ -47,7 +47,7 @@ CHANGES = {
 }
 
 
-def advice(name, model=None):
+def advice(name, model=None, folds=(), **changes):
     """The sentences, by the rule that speaks."""
     (row,) = (row for row in RUNS if row[0] == name)
     values = dict(zip(NAMES[2:], map(float, row[2:]), strict=True))
@@ -55,7 +55,9 @@ def advice(name, model=None):
     best = int(values["epoch"])
     file, _, variant = row[1].partition(":")
     recipe = {"lstm": lstm, "ngrams": ngrams}[file].get_config(variant)
-    config = resolve(override(recipe, {"data.source": "sample", **CHANGES.get(name, {})}))
+    config = resolve(
+        override(recipe, {"data.source": "sample", **CHANGES.get(name, {}), **changes})
+    )
     config = dataclasses.replace(config, model=model or config.model)
     rare = {"examples": int(values["rarest"]), "recall": values["recall"]}
     examples = round(values["rarest"] / (1 - values["majority"]))  # of two classes
@@ -71,6 +73,7 @@ def advice(name, model=None):
         "temperature": values["temperature"],
         "linear_baseline": {"val": {"accuracy": values["linear"]}},
         "metrics": {"val": {"majority_baseline": values["majority"], "classes": classes}},
+        **({"folds": folds} if folds else {}),
     }
     records = [{"split": "val", "epoch": i, "loss": v} for i, v in enumerate(losses, start=1)]
     trained = {"split": "train", "step": int(values["steps"]), "accuracy": values["train"]}
@@ -103,9 +106,11 @@ def test_sentences_name_the_figures_and_the_remedy():
     few = advice("few")
     assert few["few steps"].startswith("12 optimizer steps are few: lower batch_size (128)")
     assert "try --config.data.folds=5, to validate" in few["baseline"]  # on 16 reviews
-    average = advice("few", AverageConfig())
+    folded = advice("few", folds=[{}] * 5, **{"data.folds": 5})  # which chose the epochs
+    assert "few steps" not in folded and "folds" not in folded["baseline"]
+    average = advice("few", AverageConfig(pretrained="runs/vectors"))
     assert "few steps" not in average  # it ends early on purpose
-    assert "try --config=ngrams --config.data.folds=5, or more unl" in average["baseline"]
+    assert average["baseline"].endswith(", or --config=ngrams --config.data.folds=5")
     assert "24% of the words in validation are unknown: more unl" in average["unknown words"]
     reviews = "of the 10 validation reviews of class 'rare', 0% are"
     assert advice("unequal")["imbalance"].startswith(reviews)

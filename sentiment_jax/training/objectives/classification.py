@@ -47,7 +47,8 @@ class Classification:
 def balanced_weights(labels: Int32[np.ndarray, " reviews"], classes: int) -> tuple[float, ...]:
     """Return class weights inversely proportional to class frequencies; their mean is 1.
 
-    As scikit-learn's "balanced", which requires that every class occurs.
+    As scikit-learn's "balanced", which requires that every class occurs. A label of -1, of a text
+    that no teacher has labeled yet, does not count.
     """
-    counts = np.bincount(labels, minlength=classes)
-    return tuple((len(labels) / (classes * np.maximum(counts, 1))).tolist())
+    counts = np.bincount(labels[labels >= 0], minlength=classes)
+    return tuple((counts.sum() / (classes * np.maximum(counts, 1))).tolist())
