@@ -78,7 +78,7 @@ MODE = flags.DEFINE_enum("mode", "train", [*NEEDED], "see above")
 CONFIG = config_flags.DEFINE_config_file(
     "config",
     None,
-    "bert, electra, lstm, ngrams, average or a file; any with :VARIANT. Its settings: --help",
+    "bert, electra, lstm, ngrams, average or a file[:VARIANT]; settings: --help",
 )
 flags.FLAGS["config"].parser = ConfigFile()
 WORKDIR = flags.DEFINE_string("workdir", None, "the run's directory; a sweep's: its winner's")
