@@ -3,44 +3,79 @@
     python -m benchmarks.few_labels --output=results/few_labels/runs.csv --runs=runs/few_labels \
         --vectors=runs/vectors --settings=data.path=DATA_DIR
 
-Method `lstm` trains two LSTMs on the embeddings, an ensemble with `average`. Methods `encoder` and
-`student` fine-tune the weights in --encoder at 128 tokens. The `student` is distilled from
-`average` on the texts in --texts, after which the two are an ensemble. If there are many labels,
-the LSTMs teach, too, and the ensemble has another student, an LSTM distilled on all unlabeled text:
+`tfidf` and `lsa` are scikit-learn's, fitted on all texts but the test's: logistic regression on
+TF-IDF, or on its 100 first components. `frozen` is logistic regression on the mean of the last
+states of the encoder in --encoder, at 128 tokens, and `encoder` fine-tunes it. `student` distills
+it from `average` on the texts in --texts, an ensemble with `average`. `lstm` trains two LSTMs on
+the embeddings, an ensemble with `average`. `students` has these three as teachers, and two
+students, the encoder and an LSTM that learns from all unlabeled text; the ensemble is `average` and
+both students:
 
-    python -m benchmarks.few_labels --output=results/few_labels/encoder.csv \
-        --runs=runs/few_labels --vectors=runs/vectors --settings=data.path=DATA_DIR \
-        --methods=encoder,student --encoder=FOLDER --texts=texts.txt
+    python -m benchmarks.few_labels --output=results/few_labels/runs.csv --runs=runs/few_labels \
+        --vectors=runs/vectors --settings=data.path=DATA_DIR --methods=frozen,encoder,student \
+        --encoder=FOLDER --texts=texts.txt
 
 Every run is a process of its own, as a user would start it; a draw of labels is a
 `data.split_seed`. Rows are appended as a method ends; what is in --runs or in the table is not
 trained again: other texts, vectors or weights need another folder. CPU seconds of a row are those
-of all runs that its method has trained so far.
+of all runs that its method has trained so far; those of `tfidf`, `lsa` and `frozen` are without
+the features.
 """
 
+import ast
+import contextlib
+import functools
 import resource
 import statistics
 import subprocess
 import sys
+import time
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from absl import app, flags
+from flax import linen as nn
+from sklearn.decomposition import TruncatedSVD
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GridSearchCV
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import Normalizer, normalize
 
 from benchmarks import rows
 from sentiment_jax.analysis.predictions import read_predictions
+from sentiment_jax.config.recipes import override, read_recipe
+from sentiment_jax.config.schema import EncoderConfig
+from sentiment_jax.config.stored import make_frozen
+from sentiment_jax.data.batches import make_batch, plan_evaluation
+from sentiment_jax.data.corpus import load_corpus
+from sentiment_jax.data.encoding import Encoded
+from sentiment_jax.data.labels import decide
+from sentiment_jax.data.reviews import Reviews, stratified_sample
+from sentiment_jax.data.unlabeled import load_text
+from sentiment_jax.models.encoder import Embeddings, Encoder
 from sentiment_jax.storage.files import read_json
 from sentiment_jax.storage.run_directory import RunDirectory
 from sentiment_jax.sweeps.plan import Trial
+from sentiment_jax.training.checks import resolve
+from sentiment_jax.training.experiment import Experiment, prepare_experiment
+from sentiment_jax.training.linear_baseline import C
+from sentiment_jax.training.metrics import log_loss
+from sentiment_jax.training.resume import initial_params
 
 RUNS = flags.DEFINE_string("runs", None, "folder of the runs", required=True)
 VECTORS = flags.DEFINE_string("vectors", None, "run of --config=lstm:pretrain", required=True)
 SETTINGS = flags.DEFINE_list("settings", [], "NAME=VALUE,... of every run")
 LABELS = flags.DEFINE_list("labels", ["20", "100", "500", "2500"], "numbers of labels")
 DRAWS = flags.DEFINE_list("draws", ["0", "1", "2", "3", "4"], "split seeds")
-METHODS = flags.DEFINE_list("methods", ["ngrams", "average"], "and lstm, encoder, student")
+METHODS = flags.DEFINE_list(
+    "methods", ["ngrams", "average"], "and tfidf, lsa, frozen, encoder, student, lstm, students"
+)
 ENCODER = flags.DEFINE_string("encoder", "", "folder of weights of a BERT")
 TEXTS = flags.DEFINE_string("texts", "", "unlabeled texts for the student, one per line")
 OUTPUT = flags.DEFINE_string("output", None, "CSV file, a row per run", required=True)
@@ -53,7 +88,6 @@ ALL_LABELS = ("data.validation_fraction=0", "linear_baseline=False")
 LSTM = (*ALL_LABELS, "min_steps=400", "optimizer.learning_rate=4e-3")
 LSTM_STUDENT = (*ALL_LABELS, "epochs=2", "optimizer.learning_rate=2e-3")
 STUDENT = (*ALL_LABELS, "epochs=1", "optimizer.learning_rate=1e-4")
-MANY = 2500  # labels, of which an LSTM learns more than `average`
 
 
 def run(method: str, labels: str, draw: str) -> list[dict[str, object]]:
@@ -76,33 +110,35 @@ def run(method: str, labels: str, draw: str) -> list[dict[str, object]]:
         if fresh:
             seconds.write_text(f"{_cpu_seconds() - before:.1f}\n")
         spent.append(float(seconds.read_text()))
-        score(name, workdir)
+        add_row(name, scores(workdir))
         return workdir
 
-    def score(name: str, *runs: Path) -> None:
-        known = {"method": name, "labels": labels, "draw": draw, "cpu_s": round(sum(spent), 1)}
-        table.append({**dict.fromkeys(COLUMNS, ""), **scores(*runs), **known})
+    def add_row(name: str, found: dict[str, object]) -> None:
+        row = {"method": name, "labels": labels, "draw": draw, "cpu_s": round(sum(spent), 1)}
+        table.append(dict.fromkeys(COLUMNS, "") | row | found)
 
-    if method == "ngrams":
+    if method in ("tfidf", "lsa", "frozen"):
+        add_row(method, logistic_regression(method, int(labels), int(draw)))
+    elif method == "ngrams":
         train("ngrams", "ngrams")
     elif method == "encoder":
         train("encoder", "bert:long", *encoder, *FINE_TUNED)
     else:
         average = train("average", "average", vectors)
-        many = method == "student" and int(labels) >= MANY
         teachers = [average]
-        if method == "lstm" or many:
+        if method in ("lstm", "students"):
             for seed in (0, 1):
                 teachers.append(train("lstm", "lstm:semi", vectors, *LSTM, seed=seed))
-            score("average + lstm", *teachers)
+            add_row("average + lstm", scores(*teachers))
+        taught = f"data.teacher={','.join(map(str, teachers))}"
+        distilled = (*encoder, *STUDENT, f"pretrain.text={TEXTS.value}", taught)
         if method == "student":
-            taught = f"data.teacher={','.join(map(str, teachers))}"
-            students = []
-            if many:
-                students.append(train("lstm student", "lstm:semi", vectors, *LSTM_STUDENT, taught))
-            settings = (*STUDENT, f"pretrain.text={TEXTS.value}", taught)
-            students.append(train("student", "bert:long", *encoder, *settings))
-            score("average + student", average, *students)
+            student = train("student", "bert:long", *distilled)
+            add_row("average + student", scores(average, student))
+        if method == "students":
+            lstm = train("lstm student", "lstm:semi", vectors, *LSTM_STUDENT, taught)
+            student = train("encoder student", "bert:long", *distilled)
+            add_row("average + students", scores(average, lstm, student))
     return table
 
 
@@ -121,13 +157,93 @@ def scores(first: Path, *others: Path) -> dict[str, object]:
         }
     trials = [Trial("run", run, RunDirectory(run).read_config()) for run in (first, *others)]
     found = read_predictions([trial.refresh() for trial in trials])
-    averaged = found.probabilities.mean(axis=0)
-    right = averaged[np.arange(len(found.labels)), found.labels]
+    return test_scores(found.probabilities.mean(axis=0), found.labels)
+
+
+def test_scores(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, object]:
+    """Return accuracy and loss of probabilities [reviews, classes]."""
     return {
-        "accuracy": round(float(np.mean(right > 0.5)), 4),
-        "loss": round(float(-np.mean(np.log(right))), 4),
-        "test": len(found.labels),
+        "accuracy": round(float(np.mean(decide(probabilities) == labels)), 4),
+        "loss": round(log_loss(probabilities, labels), 4),
+        "test": len(labels),
     }
+
+
+def logistic_regression(method: str, labels: int, draw: int) -> dict[str, object]:
+    """Score scikit-learn's logistic regression on features of all texts."""
+    given = _values(SETTINGS.value)
+    held_out = draw if "data.source" in given else 0  # IMDB's test reviews are the same in each
+    whole = {"data.split_seed": held_out, "data.folds": 0, "data.validation_fraction": 0.0}
+    reviews, features = fit_features(method, tuple((given | whole).items()))
+    drawn = stratified_sample(reviews["train"], count=labels, seed=draw)
+    index = {name: i for i, name in enumerate(reviews["train"].ids)}
+    model = LogisticRegression(solver="liblinear")
+    search = GridSearchCV(model, {"C": C}, scoring="neg_log_loss", cv=3)
+    before = time.process_time()
+    search.fit(features["train"][[index[name] for name in drawn.ids]], drawn.labels)
+    found = test_scores(search.predict_proba(features["test"]), reviews["test"].labels)
+    return found | {"cpu_s": round(time.process_time() - before, 1)}
+
+
+@functools.cache
+def fit_features(
+    method: str, settings: tuple[tuple[str, object], ...]
+) -> tuple[dict[str, Reviews], dict[str, Any]]:
+    """Return the reviews of each split, and their features by TF-IDF or LSA of all other texts."""
+    if method == "frozen":
+        changes = {**dict(settings), **_values(SHORT), "model.pretrained": ENCODER.value}
+        experiment = prepare_experiment(resolve(override(read_recipe("bert:long"), changes)))
+        params, _ = initial_params(experiment)
+        splits = ("train", "test")
+        states = {
+            name: mean_states(experiment, params, experiment.encoded[name]) for name in splits
+        }
+        return experiment.reviews, states
+    config = make_frozen(override(read_recipe("average"), dict(settings)))
+    text = load_text(config.data, config.pretrain.text, tested=False).splits["train"]
+    model = make_pipeline(TfidfVectorizer(ngram_range=(1, 2), min_df=5, sublinear_tf=True))
+    if method == "lsa":
+        model = make_pipeline(model, TruncatedSVD(100, random_state=0), Normalizer())
+    model.fit(text.texts)
+    reviews = load_corpus(config.data).splits
+    features = {name: model.transform(reviews[name].texts) for name in ("train", "test")}
+    return reviews, features
+
+
+class MeanStates(nn.Module):
+    """The mean of an encoder's last states over a text's tokens, as Sentence-BERT takes it."""
+
+    config: EncoderConfig
+
+    @nn.compact
+    def __call__(self, token_ids: jax.Array, lengths: jax.Array) -> jax.Array:
+        """Return [batch, hidden]."""
+        embedded = Embeddings(self.config, True, name="embeddings")(token_ids)
+        states = Encoder(self.config, True, False, name="encoder")(embedded, lengths)
+        valid = jnp.arange(token_ids.shape[1]) < lengths[:, None]
+        return (states * valid[..., None]).sum(axis=1) / lengths[:, None]
+
+
+def mean_states(experiment: Experiment, params: Any, encoded: Encoded) -> np.ndarray:
+    """Return the mean states of each review, of norm 1."""
+    apply = jax.jit(MeanStates(experiment.model.config).apply)
+    params = {"params": {name: params[name] for name in ("embeddings", "encoder")}}
+    size = 128
+    states = np.zeros((len(encoded), experiment.model.config.hidden_size), np.float32)
+    plan = plan_evaluation(encoded.lengths, batch_size=size, buckets=experiment.buckets)
+    for planned in plan:
+        batch = make_batch(encoded, planned, size)
+        found = apply(params, batch["token_ids"], batch["lengths"])
+        states[planned.indices] = found[: len(planned.indices)]
+    return normalize(states)
+
+
+def _values(settings: Sequence[str]) -> dict[str, Any]:
+    found: dict[str, Any] = dict(setting.split("=", 1) for setting in settings)
+    for name, value in found.items():
+        with contextlib.suppress(ValueError, SyntaxError):  # a text
+            found[name] = ast.literal_eval(value)
+    return found
 
 
 def _cpu_seconds() -> float:
@@ -143,11 +259,13 @@ def main(_: Sequence[str]) -> None:
     for draw in DRAWS.value:
         for labels in LABELS.value:
             for method in METHODS.value:
-                if (method, labels, draw) in done:
+                names = (method, f"average + {method}")
+                if any((name, labels, draw) in done for name in names):
                     continue
-                for row in run(method, labels, draw):
-                    if (row["method"], labels, draw) not in done:
-                        found.append(rows.append(output, row))
+                new = run(method, labels, draw)
+                new = [row for row in new if (row["method"], labels, draw) not in done]
+                found += [rows.append(output, row) for row in new]
+                done |= {(str(row["method"]), labels, draw) for row in new}
     groups = defaultdict(list)
     for row in found:
         groups[row["method"], int(row["labels"])].append(row)
@@ -166,7 +284,7 @@ def plot(groups: dict[tuple[str, int], list[dict[str, str]]], path: Path) -> Non
     figure = Figure(figsize=(6.5, 4), layout="constrained")
     axes = figure.subplots()
     lines = {method: (method, "accuracy") for method, _ in groups}
-    lines["linear baseline"] = (next(iter(groups))[0], "linear_accuracy")
+    lines["linear baseline"] = ("average", "linear_accuracy")
     for label, (method, column) in lines.items():
         found = {}
         for (name, count), group in sorted(groups.items()):

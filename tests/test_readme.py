@@ -135,6 +135,7 @@ LONG = BERT | {  # random weights
     **{"data.source": "sample", "model.pretrained": "", "data.vocabulary_size": 300},
     **{"model.num_attention_heads": 2, "model.max_position_embeddings": 16},
 }
+SHORT = {"data.max_length": 16, "data.length_buckets": "()", "min_steps": 0}
 LSTM = runs.SMALL | {  # the vocabulary size of conftest's `finished`: the same programs
     **{"epochs": 1, "batch_size": 16, "data.limit": 0, "data.test_limit": 0},
     **{"data.vocabulary_size": 198, "data.min_frequency": 1, "model.pooling": "mean_max"},
@@ -155,6 +156,7 @@ SUBSTITUTES = [
     (r"--config=bert:long ", f"--config=bert:long {as_flags(LONG)} "),
     (r"--config=lstm (?!.*(--help|data.path))", rf"--config=lstm {ARCHIVE} "),  # no network
     (r"--config.data.path=DATA_DIR", ARCHIVE),  # 60 reviews instead of 50,000
+    (r"(.*few-encoder.*)--config.model.pretrained=FOLDER(.*)", rf"\1\2 {as_flags(SHORT)}"),
     (r"--config.model.pretrained=FOLDER", "--config.model.pretrained=bert-imdb"),  # the export
     (r"--config=bert:tiny .*", rf"\g<0> {as_flags(BERT)}"),  # seconds, not hours
     (r"--config=lstm(:small)? (?!.*--help).*", rf"\g<0> {as_flags(LSTM)}"),
