@@ -170,7 +170,7 @@ def test_scores(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, obje
 
 
 def logistic_regression(method: str, labels: int, draw: int) -> dict[str, object]:
-    """Score scikit-learn's logistic regression on features of all texts."""
+    """Score scikit-learn's logistic regression on TF-IDF, LSA or the frozen encoder's states."""
     given = _values(SETTINGS.value)
     held_out = draw if "data.source" in given else 0  # IMDB's test reviews are the same in each
     whole = {"data.split_seed": held_out, "data.folds": 0, "data.validation_fraction": 0.0}
@@ -189,7 +189,10 @@ def logistic_regression(method: str, labels: int, draw: int) -> dict[str, object
 def fit_features(
     method: str, settings: tuple[tuple[str, object], ...]
 ) -> tuple[dict[str, Reviews], dict[str, Any]]:
-    """Return the reviews of each split, and their features by TF-IDF or LSA of all other texts."""
+    """Return the reviews of each split, and their features.
+
+    TF-IDF and LSA are fitted on all texts but the test's; the encoder is taken as it is.
+    """
     if method == "frozen":
         changes = {**dict(settings), **_values(SHORT), "model.pretrained": ENCODER.value}
         experiment = prepare_experiment(resolve(override(read_recipe("bert:long"), changes)))
