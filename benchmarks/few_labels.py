@@ -69,7 +69,7 @@ from sentiment_jax.training.metrics import log_loss
 from sentiment_jax.training.resume import initial_params
 
 RUNS = flags.DEFINE_string("runs", None, "folder of the runs", required=True)
-VECTORS = flags.DEFINE_string("vectors", None, "run of --config=lstm:pretrain", required=True)
+VECTORS = flags.DEFINE_string("vectors", "", "run of --config=lstm:pretrain, for average")
 SETTINGS = flags.DEFINE_list("settings", [], "NAME=VALUE,... of every run")
 LABELS = flags.DEFINE_list("labels", ["20", "100", "500", "2500"], "numbers of labels")
 DRAWS = flags.DEFINE_list("draws", ["0", "1", "2", "3", "4"], "split seeds")

@@ -257,12 +257,12 @@ def plan_sweep(
             raise InputError(f"{axis} is no axis for a sweep of {config.model.name}{near}")
         if axis in schema.OF_VOCABULARY and config.model.pretrained:
             raise InputError(f"{axis} is no axis here: model.pretrained brings its vocabulary")
-        if axis == "class_weights" and config.select_by == "accuracy":
-            raise InputError(f"{axis} is no axis with select_by=accuracy: set select_by=macro_f1")
         field = FIELDS.get(axis, axis)
         if field in overridden:
             raise InputError(f"--config.{field} is an axis of the sweep: use --sweep_{axis}")
         values[axis] = _values(axis, flat[field], axes[axis])
+        if axis == "class_weights" and config.select_by == "accuracy" and len(values[axis]) > 1:
+            raise InputError(f"{axis} is no axis with select_by=accuracy: set select_by=macro_f1")
         first = wanted_start.get(axis, flat[field])
         start[axis] = first if first in values[axis] else values[axis][0]
     sweep = Sweep(

@@ -42,8 +42,6 @@ def measure(
     f1 = 2 * right / np.maximum(counts + predictions, 1)
     variances = (total**2 - counts @ counts) * (total**2 - predictions @ predictions)
     covariance = right.sum() * total - counts @ predictions
-    of_label = probabilities[np.arange(total), labels]
-    least = np.finfo(of_label.dtype).eps
     distances = np.sum((probabilities - np.eye(len(names))[labels]) ** 2, axis=1)
     two_classes = len(names) == 2
     ranked = [1] if two_classes else range(len(names))
@@ -55,7 +53,7 @@ def measure(
         "macro_f1": float(f1.mean()),
         "mcc": float(covariance / np.sqrt(variances)) if variances else 0.0,
         "auc": None if None in areas else float(np.mean(areas, dtype=np.float64)),
-        "log_loss": float(-np.log(np.clip(of_label, least, 1 - least)).mean(dtype=np.float64)),
+        "log_loss": log_loss(probabilities, labels),
         "brier_score": float(distances.mean()) / (2 if two_classes else 1),
         "classes": {
             name: {
@@ -133,7 +131,7 @@ def mcc_by_chance(examples: int) -> float:
 
 
 def log_loss(
-    probabilities: Float[np.ndarray, "reviews classes"], labels: Int32[np.ndarray, " reviews"]
+    probabilities: Float[np.ndarray, "reviews classes"], labels: Int[np.ndarray, " reviews"]
 ) -> float:
     """Return the mean of -log p(label), in nats."""
     of_label = probabilities[np.arange(len(labels)), labels].astype(np.float64)

@@ -289,6 +289,11 @@ def test_bad_axes(small_config, tmp_path, training, changes, message):
     assert not (tmp_path / "sweep.json").exists()
 
 
+def test_one_value_of_class_weights_compares_nothing(small_config, tmp_path):
+    found = plan_sweep(tmp_path, resolve(small_config), {**AXES, "class_weights": ("balanced",)})
+    assert {sample.class_weights for sample in found.samples()} == {"balanced"}
+
+
 def test_a_vocabulary_that_comes_with_the_weights_is_no_axis(small_config, tmp_path):
     """Every trial would read the same words, and one of them be called the best."""
     config = replace_settings(resolve(small_config), {"model.pretrained": "runs/vectors"})

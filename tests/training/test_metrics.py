@@ -68,6 +68,11 @@ def test_equals_scikit_learn_on_random_predictions(classes, seed):
         np.testing.assert_allclose(ours, values, rtol=1e-6)
 
 
+def test_a_confident_mistake_counts_in_full():
+    p = np.array([[1.0, 1e-20]], np.float32)
+    assert measure(np.array([1]), p, ["no", "yes"])["log_loss"] == pytest.approx(-np.log(1e-20))
+
+
 @pytest.mark.parametrize("label", [0, 1])
 def test_one_class_alone_gives_numbers_without_a_warning(label):
     found = measure(np.full(5, label), np.float32([[0.9, 0.1]] * 5), ("bad", "good"))
