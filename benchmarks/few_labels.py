@@ -8,8 +8,8 @@ TF-IDF, or on its 100 first components. `frozen` is logistic regression on the m
 states of the encoder in --encoder, at 128 tokens, and `encoder` fine-tunes it. `student` distills
 it from `average` on the texts in --texts, an ensemble with `average`. `lstm` trains two LSTMs on
 the embeddings, an ensemble with `average`. `students` has these three as teachers, and two
-students, the encoder and an LSTM that learns from all unlabeled text; the ensemble is `average` and
-both students:
+students, the encoder at 256 tokens and an LSTM that learns from all unlabeled text; the ensemble is
+`average` and both students:
 
     python -m benchmarks.few_labels --output=results/few_labels/runs.csv --runs=runs/few_labels \
         --vectors=runs/vectors --settings=data.path=DATA_DIR --methods=frozen,encoder,student \
@@ -83,6 +83,7 @@ OUTPUT = flags.DEFINE_string("output", None, "CSV file, a row per run", required
 COLUMNS = ("method", "labels", "draw", "val_accuracy", "accuracy", "loss", "best_epoch")
 COLUMNS += ("linear_accuracy", "test", "cpu_s")
 SHORT = ("data.max_length=128", "data.length_buckets=(64,96)", "linear_baseline=False")
+LONG = ("data.max_length=256", "data.length_buckets=(96,128,160,192,224)")
 FINE_TUNED = ("batch_size=8", "min_steps=200", "optimizer.learning_rate=5e-5")
 ALL_LABELS = ("data.validation_fraction=0", "linear_baseline=False")
 LSTM = (*ALL_LABELS, "min_steps=400", "optimizer.learning_rate=4e-3")
@@ -137,7 +138,7 @@ def run(method: str, labels: str, draw: str) -> list[dict[str, object]]:
             add_row("average + student", scores(average, student))
         if method == "students":
             lstm = train("lstm student", "lstm:semi", vectors, *LSTM_STUDENT, taught)
-            student = train("encoder student", "bert:long", *distilled)
+            student = train("encoder student", "bert:long", *distilled, *LONG)
             add_row("average + students", scores(average, lstm, student))
     return table
 
