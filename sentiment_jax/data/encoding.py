@@ -75,7 +75,7 @@ def encode(
         ids.extend([*before, *truncate(body or empty, room, truncation), *after])
         offsets.append(len(ids))
     token_ids = np.array(ids, np.int32)
-    largest = token_ids.max(initial=0)
+    largest = np.max(token_ids, initial=0)
     if largest >= tokenizer.get_vocab_size():
         raise InputError(
             f"the tokenizer gives the id {largest}, which is not in its vocabulary of "

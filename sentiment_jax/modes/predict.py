@@ -94,7 +94,7 @@ def _predict(model: TrainedModel, texts: Sequence[str]) -> Predictions:
     reviews = Reviews.from_texts(texts)
     encoded = model.encode(reviews)
     few = 8 * jax.device_count()
-    batch_size = few if len(texts) <= few else None
+    batch_size = few if len(texts) <= few else model.config.eval_batch_size  # compiled once each
     scores = scoring.score_reviews(model, model.params, encoded, "predict", batch_size=batch_size)
     probabilities = apply_temperature(scores.probabilities, model.temperature)
     return probabilities, _find_warnings(model.tokenizer, reviews.texts, encoded)

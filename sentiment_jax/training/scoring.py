@@ -78,13 +78,13 @@ def score_reviews(
 ) -> ReviewScores:
     """Score each review once; the seconds include compilation.
 
-    Another `batch_size` than the config's affects speed only; it is rounded up to a multiple of
-    the number of devices. `stop` is called between batches and may raise to end the scoring;
-    `description` labels the progress bar.
+    A batch has the config's `eval_batch_size`, or all reviews if these are fewer. Another
+    `batch_size` affects speed only; it is rounded up to a multiple of the number of devices. `stop`
+    is called between batches and may raise to end the scoring; `description` labels the progress
+    bar.
     """
     start = time.perf_counter()
-    size = batch_size or classifier.config.eval_batch_size
-    size = -(-size // classifier.mesh.size) * classifier.mesh.size
+    size = batch_size or min(classifier.config.eval_batch_size, len(encoded))
     losses = np.full(len(encoded), np.nan)
     probabilities = np.full((len(encoded), len(classifier.classes)), np.nan, np.float32)
     examples = 0
@@ -116,7 +116,7 @@ def score_text(
     objective: Any = experiment.objective
     step = make_sums_step(experiment.model, objective, experiment.config.seed)
     totals: dict[str, float] = defaultdict(float)
-    size = experiment.config.eval_batch_size
+    size = min(experiment.config.eval_batch_size, len(encoded))
     for _, sums in _apply(step, experiment, params, encoded, size, description, stop):
         for name, value in jax.device_get(sums).items():
             totals[name] += float(value)
@@ -141,6 +141,7 @@ def _apply(
 ) -> Iterator[tuple[Rows, Any]]:
     """Yield the rows of each batch of a pass over encoded reviews, and the step's outputs."""
     buckets = classifier.buckets
+    batch_size = -(-batch_size // classifier.mesh.size) * classifier.mesh.size
     params = jax.device_put(params, devices.replicated(classifier.mesh))
     plan = batches.plan_evaluation(encoded.lengths, batch_size=batch_size, buckets=buckets)
 

@@ -140,6 +140,16 @@ def test_nan_validation_is_never_best(small_config, tmp_path, monkeypatch):
     assert saved.bookkeeping(9)["records"] == records
 
 
+def test_a_small_split_is_not_padded_to_a_whole_batch(small_config, tmp_path, monkeypatch):
+    spy = Mock(wraps=batches.make_batch)
+    monkeypatch.setattr(batches, "make_batch", spy)
+    train(override(small_config, {**QUICK, "epochs": 1, "eval_batch_size": 100}), tmp_path)
+    counts = read_json(tmp_path / "env.json")["data"]["counts"]
+    val, test = (sum(counts[split].values()) for split in ("val", "test"))
+    sizes = {(len(call.args[0]), call.args[2]) for call in spy.call_args_list}
+    assert val < test < 100 and {(val, val), (test, test)} < sizes
+
+
 @pytest.mark.parametrize(
     "metric", ["balanced_accuracy", "auc", pytest.param("macro_f1", marks=pytest.mark.slow)]
 )
