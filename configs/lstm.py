@@ -22,7 +22,7 @@ trigrams from the 50,000 unlabeled reviews and the training reviews (docs/unlabe
 Measured: .9308 +- .0005 on 25,000 test reviews over 3 seeds; .9223 +- .0019 if the embeddings are
 learned from the text of the training reviews alone, where `:strong` has .8810; .9340 if distilled
 from a `:semi` and a small BERT; see results/semi.
-With 2,500 labels, two of them and configs/average.py: .9205 +- .0023 over 5 draws, with 400 steps
+With 2,500 labels, two of them and configs/average.py: .9216 +- .0020 over 5 draws, with 400 steps
 at 4e-3 on all of the labels; see results/few_labels.
 
 Variant `:sample` trains a small LSTM on the embedded sample, anywhere, in under a minute.

@@ -63,7 +63,8 @@ def test_a_step_that_was_measured_is_not_compiled_again(config, has, tmp_path):
             compiled.update(name for name in ("train_step", "eval_step") if name in fun_name)
 
     has(2**40)
-    config = override(config, {"data.max_length": 22, "epochs": 1, "model.embedding_size": 8})
+    changes = {"data.max_length": 22, "epochs": 1, "model.embedding_size": 8, "eval_batch_size": 12}
+    config = override(config, changes)  # validation has 12 reviews
     jax.monitoring.register_event_duration_secs_listener(listen)
     result = train(config, tmp_path / "run", score_test=False)  # examples have shapes of their own
     jax.monitoring.unregister_event_duration_listener(listen)
