@@ -63,10 +63,11 @@ from sentiment_jax.storage.files import read_json
 from sentiment_jax.storage.run_directory import RunDirectory
 from sentiment_jax.sweeps.plan import Trial
 from sentiment_jax.training.checks import resolve
-from sentiment_jax.training.experiment import Experiment, prepare_experiment
+from sentiment_jax.training.experiment import Experiment
 from sentiment_jax.training.linear_baseline import C
 from sentiment_jax.training.metrics import log_loss
 from sentiment_jax.training.resume import initial_params
+from sentiment_jax.training.tasks.classification import CLASSIFICATION
 
 RUNS = flags.DEFINE_string("runs", None, "folder of the runs", required=True)
 VECTORS = flags.DEFINE_string("vectors", "", "run of --config=lstm:pretrain, for average")
@@ -196,7 +197,7 @@ def fit_features(
     """
     if method == "frozen":
         changes = {**dict(settings), **_values(SHORT), "model.pretrained": ENCODER.value}
-        experiment = prepare_experiment(resolve(override(read_recipe("bert:long"), changes)))
+        experiment = CLASSIFICATION.prepare(resolve(override(read_recipe("bert:long"), changes)))
         params, _ = initial_params(experiment)
         splits = ("train", "test")
         states = {

@@ -22,7 +22,7 @@ INTRODUCTION = """\
 
 Each setting is a flag, `--config.epochs=3` for example, and a key of `get_config`. These are the
 schema's defaults. Recipes override them: `--config=lstm --help` lists a recipe's settings with its
-values. A setting that not every architecture has is marked with those that have it.
+values. If only some architectures have a setting, its meaning names them.
 `python -m benchmarks.settings` writes this page from `config/schema.py`.
 """
 

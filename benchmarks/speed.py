@@ -34,8 +34,8 @@ from sentiment_jax.models.registry import build_model
 from sentiment_jax.runtime import startup
 from sentiment_jax.storage.run_directory import describe_environment
 from sentiment_jax.training.checks import resolve
-from sentiment_jax.training.experiment import prepare_experiment
 from sentiment_jax.training.objectives.classification import Classification
+from sentiment_jax.training.tasks.classification import CLASSIFICATION
 
 DATA_DIR = flags.DEFINE_string("data_dir", "", "The prepared TFDS folder; empty: its default.")
 SOURCE = flags.DEFINE_string("source", "tfds", "Reviews: tfds, or the embedded sample.")
@@ -165,7 +165,7 @@ class Reviews:
         """Read and encode the reviews."""
         config.data.source = SOURCE.value
         config.data.path = DATA_DIR.value
-        self.experiment = prepare_experiment(resolve(config))
+        self.experiment = CLASSIFICATION.prepare(resolve(config))
         self.folder = folder
 
     def job(self, what: str, split: str, count: int, width: int = 0, **job: Any) -> dict[str, Any]:

@@ -3,10 +3,10 @@
     python -m sentiment_jax.main --config=configs/bert.py --workdir=runs/bert \
         --config.data.path=PREPARED_TFDS --config.model.pretrained=FOLDER_OR_HUB_ID
 
-Measured with all-MiniLM-L6-v2, because BERT-base's weights were not available: .9099 (settings in
-results/minilm-128), `:long` .9317, `:long` after `:pretrain` .9305, and that model distilled from
-itself and an LSTM (data.teacher) .9381 (settings in results/minilm-512).
-BERT-base takes 8.6 s per step on 2 CPU cores (results/full_size): use a GPU.
+Measured with all-MiniLM-L6-v2, because BERT-base's weights were not available: .9099 at 128 tokens
+(settings in results/minilm-128), .9317 with `:long` and .9305 with `:long` after `:pretrain`. That
+last model, distilled from itself and an LSTM (data.teacher), has .9381 (settings in
+results/minilm-512). BERT-base takes 8.6 s per step on 2 CPU cores (results/full_size): use a GPU.
 
 Variant `:pretrain` continues with masked language modeling on the 50,000 unlabeled reviews and the
 training reviews, before fine-tuning (settings of Sun et al., 2019, How to Fine-Tune BERT):
@@ -28,7 +28,7 @@ from sentiment_jax.config.recipes import make_config
 from sentiment_jax.runtime import startup
 
 DTYPE = startup.fastest_dtype("bert")
-ATTENTION = "cudnn" if DTYPE == "bfloat16" else "xla"  # cuDNN's is for bfloat16, without dropout
+ATTENTION = "cudnn" if DTYPE == "bfloat16" else "xla"  # cuDNN's: bfloat16 only, no dropout
 RECIPE = {
     "epochs": 5,
     "batch_size": 16,
@@ -67,7 +67,7 @@ VARIANTS = {
         "data.length_buckets": (128, 192, 256, 320, 384, 448),
         "model.dtype": DTYPE,
         "model.attention": ATTENTION,
-        "model.attention_dropout": 0.0,  # it did not matter when both were trained (results/gpu)
+        "model.attention_dropout": 0.0,  # a rate of .1 was no better (results/gpu)
     },
     "pretrain": {
         "epochs": 3,

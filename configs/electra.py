@@ -3,7 +3,7 @@
     python -m sentiment_jax.main --config=configs/electra.py --workdir=runs/electra \
         --config.data.path=PREPARED_TFDS --config.model.pretrained=FOLDER_OR_HUB_ID
 
-Not run with its weights here (no network); full-size step times are in results/full_size.
+ELECTRA's weights were not available here (no network); results/full_size has full-size step times.
 
 Variant `:pretrain` continues with replaced token detection on the 50,000 unlabeled reviews and the
 training reviews, before fine-tuning. A generator a quarter as wide, from random weights, is trained
@@ -27,7 +27,7 @@ from sentiment_jax.config.recipes import make_config
 from sentiment_jax.runtime import startup
 
 DTYPE = startup.fastest_dtype("electra")
-ATTENTION = "cudnn" if DTYPE == "bfloat16" else "xla"  # cuDNN's is for bfloat16, without dropout
+ATTENTION = "cudnn" if DTYPE == "bfloat16" else "xla"  # cuDNN's: bfloat16 only, no dropout
 RECIPE = {
     "epochs": 5,
     "batch_size": 32,
@@ -66,7 +66,7 @@ VARIANTS = {
         "data.length_buckets": (128, 192, 256, 320, 384, 448),
         "model.dtype": DTYPE,
         "model.attention": ATTENTION,
-        "model.attention_dropout": 0.0,  # it did not matter when both were trained (results/gpu)
+        "model.attention_dropout": 0.0,  # a rate of .1 was no better (results/gpu)
         "optimizer.learning_rate": 1e-4,
         "optimizer.layerwise_decay": 0.8,
     },

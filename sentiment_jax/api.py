@@ -25,19 +25,14 @@ from sentiment_jax.analysis.integrated_gradients import Explanation
 from sentiment_jax.config.recipes import override, read_recipe
 from sentiment_jax.config.schema import Config
 from sentiment_jax.config.validation import validate
+from sentiment_jax.data.predictions import prediction_cells, prediction_columns
 from sentiment_jax.errors import InputError
 from sentiment_jax.modes import evaluate, export, predict
 from sentiment_jax.modes.pretrain import pretrain as pretrain_run
 from sentiment_jax.modes.train import train as train_run
 from sentiment_jax.runtime import startup
 from sentiment_jax.storage.files import write_atomically
-from sentiment_jax.storage.run_directory import (
-    RunDirectory,
-    lock_run,
-    prediction_cells,
-    prediction_columns,
-    prepare_workdir,
-)
+from sentiment_jax.storage.run_directory import RunDirectory, lock_run, prepare_workdir
 from sentiment_jax.sweeps.plan import find_run
 from sentiment_jax.training.checks import check_apart
 from sentiment_jax.training.lineage import warn_of_training_reviews

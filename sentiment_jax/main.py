@@ -17,7 +17,7 @@ import re
 import traceback
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
@@ -29,6 +29,9 @@ from sentiment_jax.config.stored import flatten, replace_settings, run_name
 from sentiment_jax.config.validation import validate
 from sentiment_jax.errors import InputError, Interrupted, RunError, describe_shortage, did_you_mean
 from sentiment_jax.runtime import launch, processes, terminal
+
+if TYPE_CHECKING:
+    from sentiment_jax.training.stages import Options
 
 HELP = """\
 Trains text classifiers (BERT, ELECTRA, an LSTM, n-grams) and classifies texts with them.
@@ -206,61 +209,122 @@ def dispatch() -> None:
         prefix = "pretrain-" if mode == "pretrain" else ""
         workdirs = [Path(WORKDIR.value or f"runs/{prefix}{run_name(config)}")]
     else:
-        from sentiment_jax.storage.run_directory import RunDirectory
-
         workdirs = _find_runs(mode, changes)
-        directory = RunDirectory(workdirs[0])
-        if directory.config.exists():  # otherwise the mode says what is missing
-            config = replace_settings(directory.read_config(), changes)
-            if changes:
-                validate(config, pretraining=bool(config.pretrain.objective))
+        config = _read_config(workdirs[0], changes)
     with terminal.progress_bar(None, "starting"):
         startup.start(config, group, LOST_AFTER.value)
-        module = importlib.import_module(f"sentiment_jax.modes.{mode}")
-    if mode in ("train", "pretrain") and DRY_RUN.value:
-        module.dry_run(config)
-    elif mode in ("train", "pretrain"):
-        from sentiment_jax.training.signals import Stop
+        importlib.import_module(f"sentiment_jax.modes.{mode}")  # which takes seconds
+    MODES[mode](config, workdirs, changes)
 
-        begin = getattr(module, mode)
-        options = {"fresh": FRESH.value, "allow_changes": ALLOW_CHANGES.value}
-        with Stop(STOP_AFTER.value) as stop:
-            begin(config, workdirs[0], stop=stop, tensorboard=TENSORBOARD.value, **options)
-    elif mode == "evaluate" and INPUT.value is not None:
-        source = module.TextSource(file=INPUT.value, column=TEXT_COLUMN.value)
-        output = Path(OUTPUT.value) if OUTPUT.value else None
-        options = {"calibrated": CALIBRATED.value}
-        module.evaluate_file(workdirs, source, output, LABEL_COLUMN.value, **options)
-    elif mode == "evaluate" and (CALIBRATED.value or len(workdirs) > 1):
-        module.evaluate_ensemble(workdirs, SPLIT.value, changes, calibrated=CALIBRATED.value)
-    elif mode == "evaluate":
-        module.evaluate_run(workdirs[0], SPLIT.value, changes)
-    elif mode == "predict":
-        source = module.TextSource(TEXT.value, INPUT.value, TEXT_COLUMN.value)
-        output = Path(OUTPUT.value) if OUTPUT.value else None
-        if isinstance(sys.stdout, terminal.Unbreakable):
-            sys.stdout.strict = True  # a table that can't be written whole is an error
-        if EXPLAIN.value:
-            from sentiment_jax.modes.explain import explain_run
 
-            explain_run(workdirs[0], source, output)
-        else:
-            module.predict_runs(workdirs, source, output, calibrated=CALIBRATED.value)
-    elif mode == "export":
-        module.export_workdir(workdirs[0], Path(OUTPUT.value or ""))
-    elif mode == "sweep":
-        file = config_flags.get_config_filename(flags.FLAGS["config"])
-        given = {axis: flag.value for axis, flag in SWEEP.items() if flag.value is not None}
-        module.sweep(
-            config,
-            workdirs[0],
-            recipes.call_recipe(file, "get_sweep") | given,
-            overridden=changes,
-            workers=WORKERS.value,
-            stop_after=STOP_AFTER.value,
-        )
+def _train(config: Any, workdirs: list[Path], changes: dict[str, Any]) -> None:
+    from sentiment_jax.modes.train import dry_run, train
+
+    if DRY_RUN.value:
+        dry_run(config)
     else:
-        module.report(workdirs, Path(OUTPUT.value or ""), WITH_TEXT.value)
+        train(config, workdirs[0], **_training_options())
+
+
+def _pretrain(config: Any, workdirs: list[Path], changes: dict[str, Any]) -> None:
+    from sentiment_jax.modes.pretrain import dry_run, pretrain
+
+    if DRY_RUN.value:
+        dry_run(config)
+    else:
+        pretrain(config, workdirs[0], **_training_options())
+
+
+def _training_options() -> "Options":
+    return {
+        "fresh": FRESH.value,
+        "allow_changes": ALLOW_CHANGES.value,
+        "tensorboard": TENSORBOARD.value,
+        "stop_after": STOP_AFTER.value,
+    }
+
+
+def _evaluate(config: Any, workdirs: list[Path], changes: dict[str, Any]) -> None:
+    from sentiment_jax.modes.evaluate import evaluate_ensemble, evaluate_file, evaluate_run
+    from sentiment_jax.modes.predict import TextSource
+
+    calibrated = CALIBRATED.value
+    if INPUT.value is not None:
+        source = TextSource(file=INPUT.value, column=TEXT_COLUMN.value)
+        evaluate_file(workdirs, source, _output(), LABEL_COLUMN.value, calibrated=calibrated)
+    elif calibrated or len(workdirs) > 1:
+        evaluate_ensemble(workdirs, SPLIT.value, changes, calibrated=calibrated)
+    else:
+        evaluate_run(workdirs[0], SPLIT.value, changes)
+
+
+def _predict(config: Any, workdirs: list[Path], changes: dict[str, Any]) -> None:
+    from sentiment_jax.modes.explain import explain_run
+    from sentiment_jax.modes.predict import TextSource, predict_runs
+
+    source = TextSource(TEXT.value, INPUT.value, TEXT_COLUMN.value)
+    if isinstance(sys.stdout, terminal.Unbreakable):
+        sys.stdout.strict = True  # a table that can't be written whole is an error
+    if EXPLAIN.value:
+        explain_run(workdirs[0], source, _output())
+    else:
+        predict_runs(workdirs, source, _output(), calibrated=CALIBRATED.value)
+
+
+def _export(config: Any, workdirs: list[Path], changes: dict[str, Any]) -> None:
+    from sentiment_jax.modes.export import export_workdir
+
+    export_workdir(workdirs[0], Path(OUTPUT.value or ""))
+
+
+def _sweep(config: Any, workdirs: list[Path], changes: dict[str, Any]) -> None:
+    from sentiment_jax.modes.sweep import sweep
+
+    file = config_flags.get_config_filename(flags.FLAGS["config"])
+    given = {axis: flag.value for axis, flag in SWEEP.items() if flag.value is not None}
+    sweep(
+        config,
+        workdirs[0],
+        recipes.call_recipe(file, "get_sweep") | given,
+        overridden=changes,
+        workers=WORKERS.value,
+        stop_after=STOP_AFTER.value,
+    )
+
+
+def _report(config: Any, workdirs: list[Path], changes: dict[str, Any]) -> None:
+    from sentiment_jax.modes.report import report
+
+    report(workdirs, Path(OUTPUT.value or ""), WITH_TEXT.value)
+
+
+MODES = {
+    "train": _train,
+    "pretrain": _pretrain,
+    "evaluate": _evaluate,
+    "predict": _predict,
+    "export": _export,
+    "sweep": _sweep,
+    "report": _report,
+}
+
+
+def _output() -> Path | None:
+    return Path(OUTPUT.value) if OUTPUT.value else None
+
+
+def _read_config(workdir: Path, changes: Mapping[str, Any]) -> Any:
+    """Return the config of a run, with changes; None where there is none, and the mode says so."""
+    from sentiment_jax.storage.run_directory import RunDirectory
+
+    directory = RunDirectory(workdir)
+    if not directory.config.exists():
+        return None
+    if not changes:
+        return directory.read_config()
+    config = replace_settings(directory.read_classifier(), changes)
+    validate(config)
+    return config
 
 
 def _find_runs(mode: str, changes: Mapping[str, Any]) -> list[Path]:

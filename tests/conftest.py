@@ -31,10 +31,10 @@ import sweeping
 
 from configs import lstm
 from sentiment_jax.config.recipes import override
+from sentiment_jax.data.corpus import READERS
 from sentiment_jax.modes import sweep
 from sentiment_jax.modes.train import train
 from sentiment_jax.runtime import startup
-from sentiment_jax.training.experiment import prepare_experiment
 from sentiment_jax.training.steps import _make_train_step
 from sentiment_jax.training.trained_model import load_run
 
@@ -93,13 +93,13 @@ def swept(tmp_path_factory):
     axes = {"procedure": "grid", "optimizer": ("sgd", "adam"), "batch_size": (16,)}
     axes |= {"learning_rate": (3e-3, 1e30), "seeds": (0, 1)}
     directory = tmp_path_factory.mktemp("sweeps") / "small"
-    prepare = Mock(wraps=prepare_experiment)
+    read = Mock(wraps=READERS["sample"])
     before = _make_train_step.cache_info().misses
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sweep, "prepare_experiment", prepare)
+        patch.setitem(READERS, "sample", read)
         sweep.sweep(make_small_config(), directory, axes)
     compiled = _make_train_step.cache_info().misses - before
-    return SimpleNamespace(directory=directory, prepared=prepare.call_count, compiled=compiled)
+    return SimpleNamespace(directory=directory, reads=read.call_count, compiled=compiled)
 
 
 @pytest.fixture

@@ -25,10 +25,10 @@ from sentiment_jax.models.lstm import LstmClassifier
 from sentiment_jax.modes.predict import predict
 from sentiment_jax.modes.train import train
 from sentiment_jax.runtime import devices
-from sentiment_jax.training.experiment import prepare_experiment
 from sentiment_jax.training.objectives.classification import Classification
 from sentiment_jax.training.resume import initial_params
 from sentiment_jax.training.steps import create_state, make_train_step
+from sentiment_jax.training.tasks.classification import CLASSIFICATION
 from sentiment_jax.training.trained_model import load_run
 
 
@@ -83,7 +83,7 @@ def initial_devices(run):
     """Where fresh parameters are, while another device than the first is the default."""
     with jax.default_device(jax.devices()[1]):
         assert jax.numpy.zeros(1).device.id == 1
-        params, _ = initial_params(prepare_experiment(load_run(run).config))
+        params, _ = initial_params(CLASSIFICATION.prepare(load_run(run).config))
     return sorted({leaf.device.id for leaf in jax.tree.leaves(params)})
 
 

@@ -1,5 +1,6 @@
 """Shared by tests of sweeps: axes with a known best setting, a training that does nothing."""
 
+from sentiment_jax.modes.train import RUN
 from sentiment_jax.storage.files import checksums, write_json
 from sentiment_jax.storage.metrics_log import MetricsLog
 from sentiment_jax.storage.run_directory import RunDirectory, lock_run
@@ -25,7 +26,7 @@ class Training:
     """Stands in for train, stops after one epoch; records calls, raises errors[n] in the n-th."""
 
     def __init__(self):
-        self.runs = []  # (directory, score_test)
+        self.runs = []  # (directory, whether it is tested)
         self.experiments = []
         self.errors = {}
 
@@ -33,11 +34,11 @@ class Training:
     def directories(self):
         return [directory for directory, _ in self.runs]
 
-    def __call__(self, config, directory, *, score_test, prepare, stop=None):
+    def __call__(self, config, directory, *, stages, prepare, stop=None):
         with lock_run(directory):
             experiment = prepare(config)
             number = len(self.runs)
-            self.runs.append((directory, score_test))
+            self.runs.append((directory, stages == RUN))
             self.experiments.append(experiment)
             if number in self.errors:
                 raise self.errors[number]
@@ -50,7 +51,7 @@ class Training:
             result = {"model": "lstm", "best_epoch": 1, "epochs": 1, "val": scores}
             result["metrics"] = {"val": {"mcc": 0.5}}
             result |= {"train_seconds": 1.0, "data_hash": experiment.statistics["data_hash"]}
-            if score_test:
+            if stages == RUN:
                 linear = {"accuracy": config.data.split_seed / 10}
                 result |= {"test": scores, "linear_baseline": {"test": linear}}
             write_json(files.result, result | checksums(files.metrics))

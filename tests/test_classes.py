@@ -26,8 +26,8 @@ from sentiment_jax.modes.predict import TextSource, predict, predict_table, prin
 from sentiment_jax.modes.train import train
 from sentiment_jax.storage.files import read_json
 from sentiment_jax.training.checks import resolve
-from sentiment_jax.training.experiment import prepare_experiment, with_classes
 from sentiment_jax.training.objectives.classification import balanced_weights
+from sentiment_jax.training.tasks.classification import CLASSIFICATION, with_classes
 from sentiment_jax.training.trained_model import load_run
 
 WORDS = {"bad": "awful dull dreary", "Fair": "plain usual middling", "good": "lovely witty superb"}
@@ -200,7 +200,7 @@ def test_unequal_classes_are_weighted_and_what_guessing_gives_is_printed(
     """
     changes = {"class_weights": "balanced", "optimizer.learning_rate": 0.0, "epochs": 1}
     config = make_config(changes, bad=15, good=60)
-    experiment = prepare_experiment(resolve(config))
+    experiment = CLASSIFICATION.prepare(resolve(config))
     labels = experiment.encoded["train"].labels
     expected = compute_class_weight("balanced", classes=np.arange(2), y=labels)
     assert experiment.objective.class_weights == pytest.approx(expected)

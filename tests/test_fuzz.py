@@ -46,7 +46,6 @@ TEXTS = st.one_of(
 @given(texts=st.lists(TEXTS, min_size=1, max_size=8))
 @example(texts=["\x00", "", "\ud800", "\u0301", "&#xd800;", "word " * 100_000])
 def test_every_text_gets_a_finite_prediction(model, texts):
-    """Rows 27 and 55."""
     p, warnings = predict([model], texts)
     assert len(warnings) == len(texts)
     assert p.shape == (len(texts), 2)
@@ -253,7 +252,6 @@ def to_python(value):
 @example(values=np.array([["a", "b"]]))
 @example(values=b"\xff")
 def test_any_value_from_python_is_predicted_as_its_text_is_or_refused(loaded, values):
-    """Rows 68 and 69."""
     if isinstance(values, Iterator):
         values = list(values)
         found = answer(loaded.predict, iter(values))

@@ -16,7 +16,7 @@ from sentiment_jax.training.trained_model import load_run
 
 
 def test_a_checkpoint_that_gets_its_name_while_it_is_read_is_read_again(run_copy, monkeypatch):
-    """Row 39: the same steps before and after, and yet what was read is gone."""
+    """The steps are the same before and after, and yet a file that was read is gone."""
     (run_copy / "result.json").unlink()
     step = load_run(run_copy).step
     newest = run_copy / "checkpoints" / str(step)

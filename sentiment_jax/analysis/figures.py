@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Float
 
 from sentiment_jax.storage.files import replacing
-from sentiment_jax.storage.selection import validation_rank
+from sentiment_jax.storage.selection import BY_ACCURACY, Ranking
 
 # The palette of Okabe and Ito (2008): distinct for the color-blind, and in lightness.
 RED = "#d55e00"
@@ -143,10 +143,10 @@ def epoch_means(records: Records, split: str, name: str) -> tuple[list[int], lis
     return epochs, means
 
 
-def _best(records: Records, select_by: str) -> Mapping[str, Any] | None:
+def _best(records: Records, ranking: Ranking) -> Mapping[str, Any] | None:
     """Return the validation of the best epoch."""
     lines = [r for r in records if r["split"] == "val" and None not in (r["loss"], r["accuracy"])]
-    return max(lines, key=lambda line: validation_rank(line, select_by), default=None)
+    return max(lines, key=ranking.key, default=None)
 
 
 def _clip_losses(panels: Iterable[Any]) -> None:
@@ -161,7 +161,7 @@ def _clip_losses(panels: Iterable[Any]) -> None:
 
 
 def curves(
-    runs: Mapping[str, Records], path: Path, title: str = "", select_by: str = "accuracy"
+    runs: Mapping[str, Records], path: Path, title: str = "", ranking: Ranking = BY_ACCURACY
 ) -> None:
     """Draw each run's loss and accuracy over epochs, scales shared; best epoch dotted, test a star.
 
@@ -171,16 +171,17 @@ def curves(
     height = 1.7 * len(runs) + (1.0 if title else 0.7)
     with panels(path, WIDTH, height, **grid) as rows:
         for row, (label, records) in zip(rows, runs.items(), strict=True):
-            best = _best(records, select_by)
+            best = _best(records, ranking)
+            metric = ranking.by[0]
             for axes, name in zip(row, ("loss", "accuracy"), strict=True):
                 epochs, means = epoch_means(records, "train", name)
                 axes.plot(epochs, means, color=RED, marker=".", linestyle="--", label="training")
                 epochs, means = epoch_means(records, "val", name)
                 if epochs:  # or no reviews are held out
                     axes.plot(epochs, means, color=BLUE, marker=".", label="validation")
-                if name == "accuracy" and best and select_by in best.keys() - {"loss", name}:
-                    words = f"validation {select_by.replace('_', ' ')}"
-                    axes.plot(*epoch_means(records, "val", select_by), color=COLORS[2], label=words)
+                if name == "accuracy" and best and metric not in ("loss", name):
+                    words = f"validation {metric.replace('_', ' ')}"
+                    axes.plot(*epoch_means(records, "val", metric), color=COLORS[2], label=words)
                 if best:
                     axes.axvline(best["epoch"], color="0.5", linestyle=":", label="best epoch")
                 for record in (r for r in records if r["split"] == "test"):
@@ -206,7 +207,7 @@ def overlay(
     winner: str,
     path: Path,
     title: str = "",
-    select_by: str = "accuracy",
+    ranking: Ranking = BY_ACCURACY,
 ) -> None:
     """Draw validation by epoch of all runs of a stage in one figure.
 
@@ -214,11 +215,12 @@ def overlay(
     """
     with panels(path, WIDTH, 5.1 + 0.1 * len(runs), nrows=2) as rows:
         loss = rows[1, 0]
-        metrics = {"accuracy" if select_by == "loss" else select_by: rows[0, 0], "loss": loss}
+        (metric, *_) = [name for name in ranking.by if name != "loss"]
+        metrics = {metric: rows[0, 0], "loss": loss}
         for index, (label, records) in enumerate(runs.items()):
             style = _style(index)
             width = 2.8 if label == winner else 1.3
-            best = _best(records, select_by)
+            best = _best(records, ranking)
             for name, axes in metrics.items():
                 means = epoch_means(records, "val", name)
                 named = shorten(label, 26)  # of two columns

@@ -61,7 +61,7 @@ def _best_model(group: Group, row: pandas.Series, models: int) -> str:
     trials = group.tested
     model = f"{group.model.upper()} with {in_words(trials[0].setting)}"
     if models > 1:
-        validated = f"{group.validation[0]:.4f}"
+        validated = f"{group.validation['accuracy']:.4f}"
         model = f"{group.name}, {model}, is the best of {models} models by validation ({validated})"
     examples = trials[0].content["test"]["examples"]
     low, high = wilson_interval(row["accuracy"], examples)

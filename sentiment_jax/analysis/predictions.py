@@ -12,9 +12,9 @@ from sklearn.metrics import confusion_matrix
 
 from sentiment_jax.config.schema import CLASSES
 from sentiment_jax.data.labels import decide
+from sentiment_jax.data.predictions import prediction_columns
 from sentiment_jax.errors import InputError
 from sentiment_jax.storage.files import check_checksum, safe_cell
-from sentiment_jax.storage.run_directory import prediction_columns
 from sentiment_jax.sweeps.plan import Trial
 from sentiment_jax.training.metrics import HALF_DIGIT, apply_temperature, measure, wilson_interval
 

@@ -3,7 +3,6 @@
 import collections
 import dataclasses
 import itertools
-import math
 import os
 import re
 import statistics
@@ -19,6 +18,7 @@ from sentiment_jax.data.labels import same_classes
 from sentiment_jax.errors import InputError
 from sentiment_jax.runtime import terminal
 from sentiment_jax.storage.run_directory import SWEEP_FILE, RunDirectory
+from sentiment_jax.storage.selection import BY_ACCURACY, Ranking
 from sentiment_jax.sweeps import plan
 from sentiment_jax.sweeps.plan import FINAL, Sweep, Trial
 
@@ -58,13 +58,14 @@ class Group:
         return statistics.mean(trial.content["test"][metric] for trial in self.tested)
 
     @property
-    def validation(self) -> tuple[float, float]:
-        """The rank of the tested trials: mean validation accuracy, then the lower loss."""
+    def validation(self) -> dict[str, Any]:
+        """The mean validation scores of the tested trials; a mean of an undefined one is None."""
         scores = [trial.content["val"] for trial in self.tested]
-        if not scores:
-            return -math.inf, -math.inf
-        accuracy, loss = (statistics.mean(s[m] for s in scores) for m in ("accuracy", "loss"))
-        return accuracy, -loss
+        columns = {name: [of[name] for of in scores] for of in scores[:1] for name in of}
+        return {
+            name: None if None in values else statistics.mean(values)
+            for name, values in columns.items()
+        }
 
     @property
     def best(self) -> Trial | None:
@@ -129,8 +130,8 @@ def collect(directories: Sequence[Path]) -> list[Group]:
 def by_data(groups: Sequence[Group]) -> dict[str, list[Group]]:
     """Partition groups by their data and classes; return name of the data -> groups, best first.
 
-    The rank is that of the mean validation accuracy. Groups without a finished trial join the first
-    part.
+    The rank is that of the mean validation scores, by what the configs select by, or by accuracy if
+    these differ. Groups without a finished trial join the first part.
     """
     parts: dict[Any, list[Group]] = {}
     for group in groups:
@@ -145,8 +146,14 @@ def by_data(groups: Sequence[Group]) -> dict[str, list[Group]]:
         named[_unique(name or "reviews", named)] = part
     next(iter(named.values())).extend(unfinished)
     for part in named.values():
-        part.sort(key=lambda group: group.validation, reverse=True)
+        _sort(part)
     return named
+
+
+def _sort(groups: list[Group]) -> None:
+    rankings = {Ranking.of(group.trials[0].config) for group in groups}
+    ranking = rankings.pop() if len(rankings) == 1 else BY_ACCURACY
+    groups.sort(key=lambda group: ranking.key(group.validation or None), reverse=True)
 
 
 def _classes(trial: Trial) -> tuple[str, ...]:
@@ -172,9 +179,7 @@ def _read_groups(paths: Iterable[Path]) -> list[Group]:
             finals = stages.pop(FINAL, [])
             groups.append(Group(path.resolve().name, sweep, stages, finals))
             continue
-        trial = Trial("run", path, RunDirectory(path).read_config()).refresh()
-        if trial.config.pretrain.objective:
-            raise InputError(f"{path} is a pre-training run, not a classifier: leave it out")
+        trial = Trial("run", path, RunDirectory(path).read_classifier()).refresh()
         settings = flatten(trial.config).items()
         key = frozenset(item for item in settings if item[0] not in (*HARMLESS, "seed"))
         data = trial.env.get("data", {}).get("data_hash")  # of a failed or open run

@@ -48,6 +48,7 @@ class Setting:
     at_most: float | int = math.inf
     inherited: bool = False  # in a recipe, None stands for the pretrained weights' value
     harmless: bool = False  # does not affect results: a run may resume with another value
+    only: str = ""  # the one mode, train or pretrain, that reads it
 
     @property
     def allowed(self) -> str:
@@ -102,8 +103,9 @@ class DataConfig:
     max_length: int = _size(128, "most tokens per review, [CLS] and [SEP] included", at_least=3)
     truncation: str = setting("head", "part of a longer review to keep", choices=TRUNCATIONS)
     validation_fraction: float = _share(0.2, "share of each class held out; 0: none")
-    folds: int = _from_zero(0, "cross-validate in so many folds, then train on all; 0: hold out")
-    fold: int = _from_zero(0, "the fold to hold out; 0: each in turn")
+    folds: int = _from_zero(
+        0, "cross-validate in so many folds, then train on all; 0: hold out", only="train"
+    )
     limit: int = _from_zero(0, "labeled reviews outside the test split to keep; 0: all")
     test_limit: int = _from_zero(0, "test reviews to keep; 0: all")
     split_seed: int = _seed(0, "seed of splits and limits, apart from the run's seed")
@@ -116,13 +118,25 @@ class DataConfig:
     negative_labels: str = setting("", "csv: 1,2 say; what is in neither is dropped")
     test_path: str = setting("", "csv: the test file; empty: test_fraction is held out")
     test_fraction: float = _share(0.2, "csv: share held out for the test", at_least=1e-6)
-    teacher: str = setting("", "run, or RUN,RUN,...: label the unlabeled text for distillation")
+    teacher: str = setting(
+        "", "run, or RUN,RUN,...: label the unlabeled text for distillation", only="train"
+    )
     vocabulary_size: int = _entries(
         30_000, "most entries of a learned vocabulary, n-grams apart", at_least=10
     )
     min_frequency: int = _count(5, "rarer words are unknown (word-level vocabularies)")
     ngrams: int = _count(1, "longest n-gram with an embedding of its own", at_most=3)
     length_buckets: tuple[int, ...] = setting((64, 128), "padded lengths, besides max_length")
+
+    @property
+    def held_out(self) -> float:
+        """The share of reviews that no training sees: none where each fold is held out in turn."""
+        return 0.0 if self.folds else self.validation_fraction
+
+    @property
+    def validates(self) -> bool:
+        """Whether any reviews are scored that a model has not seen, to choose by."""
+        return bool(self.validation_fraction or self.folds)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -288,11 +302,14 @@ class PretrainConfig:
     objective: str = setting(
         "",
         "of --mode=pretrain; empty: the architecture's first",
+        only="pretrain",
         choices=("", *dict.fromkeys(itertools.chain.from_iterable(OBJECTIVES.values()))),
     )
     text: str = setting("", "file or folder of text; empty: the source's unlabeled", harmless=True)
     unlabeled: bool = setting(True, "False: learn from the text of the training reviews alone")
-    mask_fraction: float = _share(0.15, "share of tokens to predict", at_least=1e-6, at_most=0.5)
+    mask_fraction: float = _share(
+        0.15, "share of tokens to predict", at_least=1e-6, at_most=0.5, only="pretrain"
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -305,12 +322,16 @@ class Config:
     batch_size: int = _size(32, "reviews per optimizer step, on all devices together")
     eval_batch_size: int = _size(128, "reviews per batch of evaluation", harmless=True)
     gradient_accumulation: int = _count(1, "parts of a batch, computed in turn: less memory")
-    select_by: str = setting("accuracy", "best epoch, on validation", choices=SELECTED_BY)
+    select_by: str = setting(
+        "accuracy", "best epoch, on validation", choices=SELECTED_BY, only="train"
+    )
     early_stopping_patience: int = _from_zero(0, "epochs without a better score; 0: never stop")
     log_every: int = _count(50, "steps between training lines of metrics.jsonl", harmless=True)
     checkpoint_every: int = _count(500, "steps between checkpoints within an epoch", harmless=True)
     cpu_devices: int = _count(1, "parts of a CPU, as far as both batch sizes divide", at_most=1024)
-    class_weights: str = setting("none", "of the training loss", choices=("none", "balanced"))
+    class_weights: str = setting(
+        "none", "of the training loss", choices=("none", "balanced"), only="train"
+    )
     linear_baseline: bool = setting(True, "compare with scikit-learn at the end", harmless=True)
     data: DataConfig = DataConfig()
     model: AnyModel = EncoderConfig()

@@ -35,6 +35,10 @@ def validate(config: Any, *, pretraining: bool = False) -> None:
     problems = [rule.problem(name, values[name]) for name, rule in settings.items()]
     problems += _data_problems(values) + _label_problems(values)
     problems += _pretraining_problems(values) if pretraining else _training_problems(values)
+    mode = "pretrain" if pretraining else "train"
+    for name, rule in settings.items():
+        if rule.only not in ("", mode) and values[name] != rule.default:
+            problems.append(f"{name} does nothing in --mode={mode}: leave it out")
     problems = [problem for problem in problems if problem]
     if problems:
         raise InputError(f"config: {'; '.join(problems)}")
@@ -56,17 +60,8 @@ def _data_problems(values: Mapping[str, Any]) -> list[str]:
         problems.append(
             f"data.ngrams={values['data.ngrams']} wants model.name=lstm or average, not {model}"
         )
-    folds = values["data.folds"]
-    if folds == 1 or values["data.fold"] > folds:
-        fold = values["data.fold"]
-        problems.append(
-            f"data.folds={folds}, data.fold={fold}: 0, or 2 and more, and fold <= folds"
-        )
     if values["data.source"] in ("folder", "csv") and not values["data.path"]:
         problems.append(f"data.source={values['data.source']} needs --config.data.path")
-    tables = (".csv", ".tsv", ".jsonl", ".ndjson", ".json")  # as in data/table.py: FORMATS
-    if values["data.source"] != "csv" and values["data.path"].lower().endswith(tables):
-        problems.append(f"data.path={values['data.path']} is a table: set --config.data.source=csv")
     if not values["pretrain.unlabeled"]:
         for name in ("pretrain.text", "data.teacher"):
             if values[name]:
@@ -80,7 +75,6 @@ def _training_problems(values: Mapping[str, Any]) -> list[str]:
     teacher = values["data.teacher"]
     if teacher and not all(split_names(teacher)):
         problems.append(f"data.teacher={teacher!r} names no run: RUN or RUN,RUN,...")
-    unread = ["pretrain.objective", "pretrain.mask_fraction"]
     model = values["model.name"]
     if model in ("ngrams", "average") and values["model.dtype"] != "float32":
         problems.append(f"model.dtype={values['model.dtype']}: {model} computes in float32")
@@ -90,16 +84,9 @@ def _training_problems(values: Mapping[str, Any]) -> list[str]:
         )
     if model == "ngrams" and values["model.pretrained"]:
         problems.append("model.pretrained: ngrams start from weights of zero, leave it out")
-    if not teacher:
-        unread += ["pretrain.text", "pretrain.unlabeled"]
-    for name in _not_default(values, unread):
-        problems.append(f"{name} is for --mode=pretrain: leave it out")
+    if not teacher and (values["pretrain.text"] or not values["pretrain.unlabeled"]):
+        problems.append("pretrain.text and pretrain.unlabeled do nothing without data.teacher")
     return problems
-
-
-def _not_default(values: Mapping[str, Any], names: list[str]) -> list[str]:
-    settings = schema(values["model.name"])
-    return [name for name in names if values[name] != settings[name].default]
 
 
 def _pretraining_problems(values: Mapping[str, Any]) -> list[str]:
@@ -114,17 +101,15 @@ def _pretraining_problems(values: Mapping[str, Any]) -> list[str]:
         problems.append(f"pretrain.objective={objective}: {model} learns {listed}")
     if not values["data.validation_fraction"]:
         problems.append("data.validation_fraction=0 leaves --mode=pretrain no text to test on")
-    unread = ["class_weights", "select_by", "data.teacher", "data.folds"]
     if objective == "ngram_vectors":
-        unread.append("pretrain.mask_fraction")
+        if values["pretrain.mask_fraction"] != schema(model)["pretrain.mask_fraction"].default:
+            problems.append("pretrain.mask_fraction does nothing: no tokens are masked")
         wanted = [f"{name}={v}" for name, v in NGRAM_VECTORS.items() if values[name] != v]
         if wanted:
             problems.append(
                 "--mode=pretrain of an lstm takes plain steps: use --config=lstm:pretrain, or set "
                 f"{', '.join(wanted)}"
             )
-    for name in _not_default(values, unread):
-        problems.append(f"--mode=pretrain has no use for {name}: leave it out")
     return problems
 
 

@@ -14,12 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int64
 
 from sentiment_jax.config.schema import CLASSES, DataConfig
 from sentiment_jax.data import reviews
 from sentiment_jax.data.imdb import read_folder, read_tfds
-from sentiment_jax.data.table import read_reviews
+from sentiment_jax.data.table import FORMATS, read_reviews
 from sentiment_jax.errors import InputError
 
 SAMPLE = Path(__file__).with_name("sample.csv")
@@ -53,6 +52,8 @@ def load_corpus(data: DataConfig) -> Corpus:
     split), shared (reviews of one split whose text is in another one), contradictory (texts with
     several labels).
     """
+    if data.source != "csv" and Path(data.path).suffix.lower() in FORMATS:
+        raise InputError(f"data.path={data.path} is a table: set --config.data.source=csv")
     pool, test = READERS[data.source](data)
     named = zip(pool.ids + test.ids, pool.texts + test.texts, strict=True)
     if blank := [name for name, text in named if reviews.is_blank(text)]:
@@ -60,24 +61,15 @@ def load_corpus(data: DataConfig) -> Corpus:
         raise InputError(f"{name}: reviews without text ({reviews.first_five(blank)}): remove them")
     pool = reviews.stratified_sample(pool, count=data.limit, seed=data.split_seed)
     test = reviews.stratified_sample(test, count=data.test_limit, seed=data.split_seed)
-    return split_pool(pool, test, data)
+    kept, held_out = reviews.stratified_split(
+        pool, data.held_out, seed=data.split_seed, grouped=data.group_duplicates
+    )
+    return make_corpus(data.source, train=pool.take(kept), val=pool.take(held_out), test=test)
 
 
-def split_pool(pool: reviews.Reviews, test: reviews.Reviews, data: DataConfig) -> Corpus:
-    """Split the training pool as `load_corpus` does."""
-    kept, held_out = hold_out(pool, data)
-    splits = {"train": pool.take(kept), "val": pool.take(held_out), "test": test}
-    return Corpus(splits, {"source": data.source, **describe(splits)})
-
-
-def hold_out(
-    pool: reviews.Reviews, data: DataConfig
-) -> tuple[Int64[np.ndarray, " kept"], Int64[np.ndarray, " held_out"]]:
-    """Return the indices of the reviews to train on, and of those for validation."""
-    how: dict[str, Any] = {"seed": data.split_seed, "grouped": data.group_duplicates}
-    if data.folds:
-        return reviews.fold_split(pool, data.fold, data.folds, **how)
-    return reviews.stratified_split(pool, data.validation_fraction, **how)
+def make_corpus(source: str, **splits: reviews.Reviews) -> Corpus:
+    """Return splits with their statistics."""
+    return Corpus(splits, {"source": source, **describe(splits)})
 
 
 def describe(splits: dict[str, reviews.Reviews]) -> dict[str, Any]:

@@ -99,7 +99,7 @@ def encode(
 
 
 def truncate(tokens: list[Any], room: int, truncation: str) -> list[Any]:
-    """Keep the start, the end, or both, of a text's tokens or of what belongs to each of them."""
+    """Keep the start, the end, or both of a text's tokens, or of other values for each token."""
     if len(tokens) <= room:
         return tokens
     head = _head(room, truncation)

@@ -13,8 +13,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from sentiment_jax.data.reviews import Reviews, check_inside, decode, regular
+from sentiment_jax.data.reviews import Reviews, check_inside, decode
 from sentiment_jax.errors import InputError
+from sentiment_jax.storage.files import regular
 
 NAME = "imdb_reviews/plain_text/1.0.0"
 URL = "http://ai.stanford.edu/~amaas/data/sentiment/aclImdb_v1.tar.gz"
@@ -34,7 +35,7 @@ REVIEW = re.compile(r"(?:[^/]+/)?(((?:train|test)/(?:neg|pos|unsup))/[^./][^/]*\
 
 
 def read_tfds(path: str, splits: Sequence[str] = ("train", "test")) -> tuple[Reviews, ...]:
-    """Return some splits; the labels of "unsupervised", which is unlabeled text, are 0.
+    """Return some splits; the unlabeled texts of "unsupervised" have label 0.
 
     The path is a TFDS data directory, or the prepared version inside it; empty is $TFDS_DATA_DIR or
     ~/tensorflow_datasets. Absent reviews are downloaded and prepared there.
@@ -79,8 +80,14 @@ def prepare(root: Path) -> None:
     """Download aclImdb and write it as TFDS does, in array_record format, under `root`."""
     if root.is_file() or any((root / name).is_dir() for name in ("aclImdb", "train/pos")):
         raise InputError(f"{root} is no TFDS directory: set data.source to folder (aclImdb) or csv")
-    if problem := _network_problem():
-        raise InputError(f"{root} has no imdb_reviews and {URL} fails ({problem}): {OTHERWISE}")
+    try:  # TFDS itself would retry for minutes
+        request = urllib.request.Request(URL, method="HEAD")
+        urllib.request.urlopen(request, timeout=NETWORK_SECONDS).close()
+    except OSError as error:  # also URLError and HTTPError
+        why = getattr(error, "reason", "") or error
+        raise InputError(
+            f"{root} has no imdb_reviews and {URL} fails ({why}): {OTHERWISE}"
+        ) from None
     import tensorflow_datasets as tfds
     from tensorflow_datasets.datasets.imdb_reviews import imdb_reviews_dataset_builder as original
 
@@ -104,25 +111,14 @@ def prepare(root: Path) -> None:
         builder.download_and_prepare(file_format="array_record")
 
 
-def _network_problem() -> str:
-    """Return why URL cannot be fetched, or "", in seconds: TFDS itself retries for minutes."""
-    try:
-        request = urllib.request.Request(URL, method="HEAD")
-        urllib.request.urlopen(request, timeout=NETWORK_SECONDS).close()
-        return ""
-    except OSError as error:  # URLError and HTTPError are OSErrors.
-        return str(getattr(error, "reason", "") or error)
-
-
 def read_folder(path: str, splits: Sequence[str] = ("train", "test")) -> tuple[Reviews, ...]:
-    """Return some splits; ids are names such as "test/neg/12_3.txt", labels of "unsupervised" 0.
+    """Return some splits; ids are names like "test/neg/12_3.txt", unlabeled texts have label 0.
 
     The path is aclImdb, the folder around it, or a .tar.gz of either, in any order.
     """
     root = Path(path).expanduser()
-    if not path or not root.exists():
-        missing = f"data.path is {path!r}, which does not exist"
-        raise InputError(f"{missing}: name an aclImdb folder or its .tar.gz")
+    if not root.exists():
+        raise InputError(f"data.path={path} does not exist: name an aclImdb folder or its .tar.gz")
     folders = [folder for split in splits for folder in FOLDERS[split]]
     texts = {}
     for name, raw in _walk(root, folders) if root.is_dir() else stream_archive(root):

@@ -5,7 +5,7 @@ import re
 import sys
 import unicodedata
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from jaxtyping import Float, Int32, Int64
@@ -26,10 +26,10 @@ def number_labels(
 ) -> tuple[Int32[np.ndarray, " rows"], tuple[str, ...], bool]:
     """Return each label's class, -1 for a row to drop; the classes; whether the labels name them.
 
-    The classes are the config's; or else negative and positive, if all labels are spellings of
-    those, in the file's own words if these are two; or else the labels found: numbers in their
-    order, words in the alphabet's. Of two, the second is the positive one. Case does not matter,
-    nor the ".0" that pandas gives to stars.
+    The classes are the config's; or else negative and positive if all labels are spellings of
+    these, named as in the file if it has one word for each; or else the labels found, numbers in
+    numerical and words in alphabetical order. Of two classes, the second is the positive one. Case
+    does not matter, nor the ".0" that pandas gives to stars.
 
     InputError: labels that are missing, or too rare to be classes, by the names of their `rows`.
     """
@@ -42,8 +42,10 @@ def number_labels(
         names = CLASSES
         groups = [split_names(data.negative_labels), split_names(data.positive_labels)]
     elif same_classes(names, CLASSES) or (not names and {*keys} <= {*itertools.chain(*SPELLINGS)}):
-        names = names or _find_words({*spelled.values()}) or CLASSES
         groups = SPELLINGS
+        words = tuple(sorted({*spelled.values()}, key=lambda word: word.casefold() in SPELLINGS[1]))
+        own = same_classes(words, CLASSES) and {"0", "1"}.isdisjoint(words)
+        names = names or (words if own else CLASSES)
     else:
         names = names or _find_names(keys, rows, [*spelled.values()], data)
         groups = [(name,) for name in names]
@@ -53,13 +55,6 @@ def number_labels(
         counts = f"{len(dropped):,} of {len(keys):,} reviews, labeled {_counted(dropped)}"
         print(f"dropped  {counts}", file=sys.stderr)
     return numbers, names, {*names} <= {*spelled.values()}
-
-
-def _find_words(spelled: Collection[str]) -> tuple[str, ...]:
-    """Return the words of negative and positive if each is one word in one spelling, else none."""
-    found = [[label for label in spelled if label.casefold() in group[1:]] for group in SPELLINGS]
-    alone = len(spelled) == 2 and all(len(words) == 1 for words in found)
-    return tuple(words[0] for words in found) if alone else ()
 
 
 def same_classes(first: Sequence[str], second: Sequence[str]) -> bool:
@@ -96,14 +91,15 @@ def _find_names(
         if all(re.fullmatch(r"[-+]?[\d.]+", key) for key in counts):
             hint = ": regression is not supported: make few classes of these numbers"
     if not 2 <= len(counts) <= MOST_CLASSES:
-        listed = f"{len(counts)} different labels, {_counted(keys)}"
-        raise InputError(f"{where}: {listed}; 2 to {MOST_CLASSES} are expected{hint}")
+        raise InputError(
+            f"{where}: {len(counts)} different labels, {_counted(keys)}; 2 to {MOST_CLASSES} are "
+            f"expected{hint}"
+        )
     if rare := [f"{r}: {k[:40]!r}" for r, k in zip(rows, keys, strict=True) if counts[k] < FEWEST]:
         known = ", ".join(itertools.chain(*SPELLINGS))
-        names = "or name those to keep, --config.data.labels=A,B"
-        advice = hint or f": correct them ({known} need no more), {names}"
+        advice = f": correct them ({known} need no more) or keep some, --config.data.labels=A,B"
         raise InputError(
-            f"{where}: labels of fewer than {FEWEST} reviews ({first_five(rare)}){advice}"
+            f"{where}: labels of fewer than {FEWEST} reviews ({first_five(rare)}){hint or advice}"
         )
     found = {label.casefold(): label for label in sorted(spelled, reverse=True)}  # Good over good
     if odd := [label for label in found.values() if not label.isprintable()]:
@@ -117,8 +113,8 @@ def _find_names(
 def _find_several(labels: Iterable[str]) -> str:
     """Return a label that consists of several, as in "a;b", or "".
 
-    A class's name may hold a comma: only if each part is a label by itself, or most labels have
-    parts and most parts occur in several, are these labels.
+    A class's name may hold a comma: the parts are labels only if each is a label by itself, or if
+    most labels have parts and most parts occur in several labels.
     """
     parts = {x: {part.strip(" '\"[]") for part in re.split("[,;|]", x)} for x in labels}
     joined = {label: of for label, of in parts.items() if len(of) > 1}

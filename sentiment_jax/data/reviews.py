@@ -1,26 +1,24 @@
 """Reviews, normalized and hashed once; stratified, seeded splits that keep duplicates together."""
 
 import codecs
-import errno
 import hashlib
 import html
 import os
 import re
-import stat
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Int32, Int64, Shaped
+from jaxtyping import Bool, Int32, Int64, Shaped
 
 from sentiment_jax.config.schema import CLASSES
 from sentiment_jax.errors import InputError
 
 LINE_BREAK = re.compile(r"<br\s*/?>", re.IGNORECASE)
 LINE = re.compile(r"[^\r\n]++(?:\r\n?|\n)?|\r\n?|\n")
-BINARY = {  # what files begin with that hold no text
+BINARY = {  # the first bytes of files that hold no text
     b"PK\x03\x04": "an Excel workbook or a zip archive",
     b"\x1f\x8b": "compressed (gzip)",
     b"PAR1": "a Parquet file",
@@ -42,14 +40,6 @@ def normalize_text(text: str) -> str:
     return " ".join(unicodedata.normalize("NFC", text).split())
 
 
-def regular(path: Path, *, pipe: bool = False) -> Path:
-    """Return a path to read to its end; OSError for a socket, a device or (if no `pipe`) a FIFO."""
-    kind = stat.S_IFMT(path.stat().st_mode)
-    if kind not in (stat.S_IFREG, stat.S_IFDIR, stat.S_IFIFO if pipe else None):
-        raise OSError(errno.EINVAL, "it is a FIFO, socket or device, not a file", str(path))
-    return path
-
-
 def check_inside(path: Path, root: Path) -> None:
     """Raise InputError if a path leads out of the folder `root`."""
     if not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(root)):
@@ -58,8 +48,9 @@ def check_inside(path: Path, root: Path) -> None:
 
 def decode(raw: bytes, name: str) -> str:
     """Decode UTF-8, or UTF-16 with a byte order mark; the InputError names the line at fault."""
-    if kind := next((BINARY[first] for first in BINARY if raw.startswith(first)), ""):
-        raise InputError(f"{name} is {kind}: unpack it, or save it as a CSV file in UTF-8")
+    for first, kind in BINARY.items():
+        if raw.startswith(first):
+            raise InputError(f"{name} is {kind}: unpack it, or save it as a CSV file in UTF-8")
     wide = raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     encoding = "UTF-16" if wide else "UTF-8-SIG"
     try:
@@ -98,7 +89,7 @@ class Reviews:
     hashes: Shaped[np.ndarray, " reviews"]
     labels: Int32[np.ndarray, " reviews"]
     classes: tuple[str, ...] = CLASSES  # the labels' names
-    named: bool = False  # by the source, whose labels are not 0 and 1
+    named: bool = False  # whether the source names them; else its labels are 0 and 1
 
     @classmethod
     def from_texts(
@@ -124,9 +115,9 @@ class Reviews:
     def __len__(self) -> int:
         return len(self.ids)
 
-    def take(self, indices: Int64[np.ndarray, " kept"]) -> "Reviews":
-        """Return the reviews at these indices, in their order."""
-        rows = indices.tolist()
+    def take(self, indices: Int64[np.ndarray, " kept"] | Bool[np.ndarray, " reviews"]) -> "Reviews":
+        """Return the reviews at these indices, in their order, or of a mask."""
+        rows = np.arange(len(self))[indices].tolist()
         return replace(
             self,
             ids=tuple(self.ids[i] for i in rows),
@@ -150,8 +141,7 @@ def stratified_split(
     counts = np.zeros((texts, len(reviews.classes)), np.int64)  # of each text in each class
     np.add.at(counts, (groups, reviews.labels[order]), 1)
     totals = counts.sum(axis=0)
-    target = np.round(fraction * totals).astype(np.int64)
-    target = np.clip(target, int(fraction > 0), np.maximum(totals - 1, 0))
+    target = np.clip(np.round(fraction * totals), int(fraction > 0), np.maximum(totals - 1, 0))
     missing = target
     held_out = np.zeros(texts, bool)
     for group in np.random.default_rng(seed).permutation(texts):
@@ -172,11 +162,13 @@ def fold_split(
 ) -> tuple[Int64[np.ndarray, " kept"], Int64[np.ndarray, " held_out"]]:
     """Hold out fold `number` of 1 to `count`: each class in proportion, duplicates together.
 
-    Proportions are of different texts. Number 0 holds out none. Order and `grouped` are as above.
+    Proportions are of different texts. Order and `grouped` are those of `stratified_split`.
     InputError: fewer texts than folds, or one of a class.
     """
     order, groups = _group(reviews, grouped)
     texts = groups.max(initial=-1) + 1
+    if count == 1:
+        raise InputError("data.folds=1 leaves nothing to train on: 0, or 2 and more")
     if texts < count:
         raise InputError(f"data.folds={count} needs {count} different texts, there are {texts}")
     label = np.zeros(texts, np.int32)

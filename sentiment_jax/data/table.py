@@ -17,10 +17,12 @@ from sentiment_jax.data import reviews
 from sentiment_jax.data.labels import number_labels
 from sentiment_jax.data.reviews import Reviews, first_five, lines
 from sentiment_jax.errors import InputError
+from sentiment_jax.storage.files import regular, write_atomically, write_csv
 
-JSON_LINES = "{"  # what a row begins with; of the other formats, what separates its cells
+# A format is the separator of cells, or for JSON lines the first character of a row.
+JSON_LINES = "{"
 SEPARATORS = ",\t;|"
-# By the end of a table's name, in any case; storage/files.py: write_table writes them.
+# By the end of a table's name, in any case.
 FORMATS = {".csv": ",", ".tsv": "\t", **dict.fromkeys((".jsonl", ".ndjson", ".json"), JSON_LINES)}
 
 
@@ -48,17 +50,17 @@ def read_reviews(data: DataConfig) -> tuple[Reviews, Reviews]:
     rows = _read_file(data.path, data)
     test_rows = _read_file(data.test_path, data, prefix="test ") if data.test_path else []
     numbers, everything = _number(rows + test_rows, data)
-    labeled = np.flatnonzero(numbers >= 0)
-    pool = everything.take(labeled[labeled < len(rows)])
-    test = everything.take(labeled[labeled >= len(rows)])
+    labeled = numbers >= 0
+    tested = np.arange(len(numbers)) >= len(rows)
+    pool = everything.take(labeled & ~tested)
+    test = everything.take(labeled & tested)
     if data.test_path and not len(test):
         listed = ", ".join(everything.classes)
         raise InputError(f"{data.test_path} has no review of the classes {listed}")
-    labels = {*pool.labels.tolist()}
-    if len(labels) > 1 and (alone := {*test.labels.tolist()} - labels):
+    if alone := {*test.labels.tolist()} - {*pool.labels.tolist()}:
         label = everything.classes[min(alone)]
         raise InputError(f"label {label!r} is in {data.test_path} alone: no review teaches it")
-    if len(test):
+    if data.test_path:
         return pool, test
     kept, held_out = reviews.stratified_split(
         pool, data.test_fraction, seed=data.split_seed, grouped=data.group_duplicates
@@ -73,7 +75,7 @@ def read_labeled(data: DataConfig, rows: Sequence[tuple[str, str, str]] = ()) ->
         where = f"{data.path}, column {data.label_column!r}"
         listed = ", ".join(everything.classes)
         raise InputError(f"{where}: no label is one of the model's classes, {listed}")
-    return everything.take(np.flatnonzero(numbers >= 0))
+    return everything.take(numbers >= 0)
 
 
 def _number(
@@ -93,7 +95,7 @@ def _number(
 def _read_file(path: str, data: DataConfig, prefix: str = "") -> list[tuple[str, str, str]]:
     """Return id, text and label of each row."""
     try:
-        raw = reviews.regular(Path(path).expanduser()).read_bytes()
+        raw = regular(Path(path).expanduser()).read_bytes()
     except OSError as error:
         raise InputError(f"cannot read the table {path}: {error.strerror}: name a file") from None
     table = read_table(raw, path, (data.text_column, data.label_column))
@@ -106,16 +108,15 @@ def _read_file(path: str, data: DataConfig, prefix: str = "") -> list[tuple[str,
 def find_format(text: str, name: str, columns: Sequence[str]) -> str:
     """Return a table's format, by its first line or else its name; "": it is not a table."""
     by_name = FORMATS.get(Path(name).suffix.lower(), "")
-    first = next(lines(text), "")
+    first = next(lines(text), "")[:10_000]
     if re.match(r'\s*{\s*"', first):
         return JSON_LINES
-    delimiters = [mark for mark in (by_name, *SEPARATORS) if mark not in ("", JSON_LINES)]
-    for enough in (all, any):  # of two columns, one tells the separator, and the other is missed
-        for delimiter in delimiters:
-            header = next(csv.reader([first[:10_000]], delimiter=delimiter), [])
-            if enough(column in header for column in columns):
-                return delimiter
-    return by_name
+    found = {}  # how many of the columns a separator finds
+    for separator in (by_name + SEPARATORS).removeprefix(JSON_LINES):
+        header = next(csv.reader([first], delimiter=separator), [])
+        found[separator] = sum(column in header for column in columns)
+    best = max(found, key=found.__getitem__)  # the first of equally good ones
+    return best if found[best] else by_name
 
 
 def read_table(raw: bytes, name: str, columns: Sequence[str], *, otherwise: str = ",") -> Table:
@@ -138,8 +139,7 @@ def _read_delimited(text: str, name: str, columns: Sequence[str], delimiter: str
     # strict: a quote that is never closed would otherwise swallow the rest of the file.
     reader = csv.reader(lines(text), delimiter=delimiter, strict=True)
     row = 1
-    rows = []
-    cells = []
+    found = {}
     try:
         header = next(reader, [])
         alone = len(header) == len(columns) == 1 and header[0] not in columns
@@ -155,15 +155,16 @@ def _read_delimited(text: str, name: str, columns: Sequence[str], delimiter: str
                 continue
             line = line or [""]  # A blank line of a one-column file is a blank cell.
             if len(line) != len(header):
-                wanted = f"the header has {len(header)} ({', '.join(header)})"
-                advice = "quote texts that contain commas"
-                raise InputError(f"{name}, row {row}: {len(line)} cells where {wanted}: {advice}")
-            rows.append(row)
-            cells.append(line)
+                raise InputError(
+                    f"{name}, row {row}: {len(line)} cells where the header has {len(header)} "
+                    f"({', '.join(header)}): quote texts that contain commas"
+                )
+            found[row] = line
     except csv.Error as error:
         raise InputError(f"{name}, after row {row}: {error}: check or double the quotes") from None
     places = [header.index(column) for column in columns]
-    return Table(rows, [[line[i] for i in places] for line in cells], header, cells)
+    texts = [[line[i] for i in places] for line in found.values()]
+    return Table([*found], texts, header, [*found.values()])
 
 
 def _read_json_lines(text: str, name: str, columns: Sequence[str]) -> Table:
@@ -176,15 +177,14 @@ def _read_json_lines(text: str, name: str, columns: Sequence[str]) -> Table:
             if not isinstance(value, dict):
                 raise ValueError(f"{line.strip()[:20]!r} is not an object")
             for column in columns:
-                if isinstance(value.get(column), dict | list):
+                if column not in value:
+                    raise _no_column(f"{name}, line {row},", columns, column, list(value))
+                if isinstance(value[column], dict | list):
                     raise ValueError(f"{column!r} is not a text")
         except (ValueError, RecursionError) as error:
             reason = str(error).replace("line 1 ", "")
             advice = 'write an object per line, like {"text": "A quiet film."}'
             raise InputError(f"{name}, line {row}: {reason}: {advice}") from None
-        for column in columns:
-            if column not in value:
-                raise _no_column(f"{name}, line {row},", columns, column, list(value))
         found[row] = value
     objects = found.values()
     texts = [[to_text(value[column]) for column in columns] for value in objects]
@@ -199,14 +199,22 @@ def to_text(value: Any) -> str:
     return "" if value is None else json.dumps(value)
 
 
+def write_table(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """Write values as JSON lines, CSV or TSV, by the path's name, for `read_table`."""
+    kind = FORMATS[path.suffix.lower()]
+    if kind == JSON_LINES:
+        objects = (dict(zip(header, row, strict=True)) for row in rows)
+        write_atomically(path, "".join(f"{json.dumps(value)}\n" for value in objects))
+    else:
+        write_csv(path, header, ([*map(to_text, row)] for row in rows), kind)
+
+
 def _no_column(where: str, columns: Sequence[str], column: str, found: Sequence[str]) -> InputError:
     if len(found) == 1:  # the separator may be another one
         found = re.split(f"[{SEPARATORS}]", found[0])
     listed = first_five([repr(name[:40]) for name in found]) or "none (the file is empty)"
-    advice = "name another by --text_column, in training by --config.data.text_column"
+    advice = "name yours by --config.data.text_column (of --input: --text_column)"
     if len(columns) > 1:
-        settings = "--config.data.text_column and --config.data.label_column"
-        table = 'text,label, and each further line like "A quiet film.",positive'
-        settings += " (of --input: --text_column and --label_column)"
-        advice = f"name yours by {settings}; a table's first line is a header like {table}"
+        advice += " and --config.data.label_column (--label_column); a table's first line is a "
+        advice += 'header like text,label, and each further line like "A quiet film.",positive'
     return InputError(f"{where} needs one column {column!r}: its columns are {listed}; {advice}")

@@ -1,4 +1,4 @@
-"""Tokenizers: word-level and WordPiece ones learned here, and those of pretrained weights."""
+"""Tokenizers: learned here (word-level, WordPiece), a run's, or those of pretrained weights."""
 
 import functools
 import hashlib
@@ -13,11 +13,13 @@ from tokenizers.implementations import BertWordPieceTokenizer
 
 from sentiment_jax.data.ngrams import MIN_FREQUENCY, frequent_ngrams
 from sentiment_jax.errors import InputError
+from sentiment_jax.storage.files import check_checksum, read_json
+from sentiment_jax.storage.run_directory import RunDirectory
 
 # Unset, the library warns on stderr when the process forks after it used threads.
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
 CHUNK = 8_000_000  # characters tokenized at once: encodings take 80 bytes each
-VOCABULARIES = ("vocab.txt", "vocab.json")  # where there is no tokenizer.json
+VOCABULARIES = ("vocab.txt", "vocab.json")  # without a tokenizer.json
 WORDS = Regex(r"\w+(?:['’]\w+)*|[^\w\s]+")  # "didn't" is one word, "..." one mark
 
 
@@ -113,6 +115,13 @@ def load_tokenizer(path: Path) -> Tokenizer:
     return _whole(tokenizer)
 
 
+def load_run_tokenizer(directory: RunDirectory) -> Tokenizer:
+    """Read a run's tokenizer; InputError if it is not the one that the run was trained with."""
+    remedy = "it is not the tokenizer that the run was trained with; put that file back"
+    check_checksum(directory.tokenizer, read_json(directory.env), remedy)
+    return load_tokenizer(directory.tokenizer)
+
+
 def _whole(tokenizer: Tokenizer) -> Tokenizer:
     """Leave truncation and padding to `encoding`; add [CLS] and [SEP] if nothing is added."""
     tokenizer.no_truncation()  # all-MiniLM-L6-v2's own file truncates at 128 tokens and pads
@@ -138,7 +147,7 @@ def load_pretrained_tokenizer(folder: Path) -> Tokenizer:
 
 
 def _make_tokenizer(folder: Path) -> Tokenizer:
-    """Return what transformers makes of the files of an older kind."""
+    """Have transformers make a tokenizer of files from before tokenizer.json."""
     import transformers  # late: it takes seconds
 
     of_bert = (folder / "vocab.txt").exists()
@@ -164,13 +173,13 @@ def framing(tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
     """Return the ids that stand before and after the tokens of a text: [CLS] and [SEP], or none."""
     encoding = tokenizer.encode("a")
     added = encoding.special_tokens_mask
-    first = added.index(0) if 0 in added else len(added) // 2
-    last = len(added) - added[::-1].index(0) if 0 in added else first
+    first = added.index(0)
+    last = len(added) - added[::-1].index(0)
     return encoding.ids[:first], encoding.ids[last:]
 
 
 def special_tokens(tokenizer: Tokenizer) -> dict[str, int]:
-    """Return the ids of tokens that stand for no text, such as [MASK] or <mask>."""
+    """Return the ids of the special tokens, such as [MASK] or <mask>, by their names."""
     added = tokenizer.get_added_tokens_decoder().items()
     return {token.content: i for i, token in added if token.special}
 

@@ -1,19 +1,22 @@
 """Unlabeled text, for pre-training and for students of a teacher, without any held-out review."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from sentiment_jax.config.schema import DataConfig
+from sentiment_jax.config.schema import Config, DataConfig
 from sentiment_jax.data import reviews
 from sentiment_jax.data.corpus import Corpus, describe, load_corpus
 from sentiment_jax.data.imdb import read_folder, read_tfds
 from sentiment_jax.data.reviews import Reviews
 from sentiment_jax.data.table import read_table
 from sentiment_jax.errors import InputError
+from sentiment_jax.storage.files import regular
 
 MOST_HELD_OUT = 5_000  # unlabeled texts
+NOTHING = Reviews.from_texts([])
 KINDS = ("labeled", "unlabeled")
 READERS = {"tfds": read_tfds, "folder": read_folder}  # of the sources with unlabeled text
 
@@ -23,20 +26,19 @@ def load_text(
 ) -> Corpus:
     """Return the text to learn from (split train) and text to test the learning on (val).
 
-    The text is the training reviews and, if asked for, unlabeled text, without its duplicates: the
-    source's or that at `path`. A training review that is in it is learned twice. To prevent
-    leakage, a text that is in validation or test, whatever the limits, is dropped; the statistics
-    count what was `dropped`. Their `labeled_hash` is the data_hash of a training run that holds out
-    the same reviews.
+    Train has the training reviews and, if asked for, the unlabeled text of the source or at `path`,
+    each text once; a training review that is also among it is learned twice. To prevent leakage, a
+    text that is in validation or test, whatever the limits, is dropped, and counted as `dropped` in
+    the statistics. Their `labeled_hash` is the data_hash of a training run that holds out the same
+    reviews.
 
-    A twentieth of the unlabeled text, 50 to 5,000 texts and half of it at most, is held out for
-    val, unless the learning is not `tested` on it. Without unlabeled text, val is that of a
-    training run, and the limit applies to what is left.
+    If the learning is `tested` on unlabeled text, a twentieth of it, 50 to 5,000 texts and half of
+    it at most, is held out for val. Without unlabeled text, val is a training run's, and the limit
+    applies to the training reviews that are left.
     """
     whole = load_corpus(replace(data, limit=0, test_limit=0))
     limited = load_corpus(data) if data.limit or data.test_limit else whole
-    nothing = Reviews.from_texts([])
-    more = nothing
+    more = NOTHING
     if unlabeled and path:
         more = read_text(path, data.text_column)
     elif unlabeled and data.source in READERS:
@@ -46,15 +48,15 @@ def load_text(
     held_out = [whole.splits["val"], whole.splits["test"], limited.splits["val"]]
     leaked = np.isin(train.hashes, np.concatenate([split.hashes for split in held_out]))
     blank = np.array([reviews.is_blank(text) for text in train.texts], bool)
-    kept = train.take(np.flatnonzero(~leaked & ~blank))
-    val = _join(limited.splits["val"], nothing)
-    if tested and len(free := np.flatnonzero(kept.labels)):  # unlabeled
+    kept = train.take(~leaked & ~blank)
+    val = _join(limited.splits["val"])
+    if tested and len(free := kept.take(kept.labels == KINDS.index("unlabeled"))):
         few = max(1, min(max(len(free) // 20, 50), len(free) // 2, MOST_HELD_OUT))
-        val = reviews.stratified_sample(kept.take(free), count=few, seed=data.split_seed)
-        kept = kept.take(np.flatnonzero(~np.isin(kept.hashes, val.hashes)))
+        val = reviews.stratified_sample(free, count=few, seed=data.split_seed)
+        kept = kept.take(~np.isin(kept.hashes, val.hashes))
     elif not kept.labels.any():
         kept = reviews.stratified_sample(kept, count=data.limit, seed=data.split_seed)
-    splits = {"train": kept, "val": val, "test": _join(whole.splits["test"], nothing)}
+    splits = {"train": kept, "val": val, "test": _join(whole.splits["test"])}
     dropped = {kind: int(leaked[train.labels == i].sum()) for i, kind in enumerate(KINDS)}
     statistics = {
         "source": data.source,
@@ -65,7 +67,7 @@ def load_text(
     return Corpus(splits, statistics)
 
 
-def _join(labeled: Reviews, unlabeled: Reviews) -> Reviews:
+def _join(labeled: Reviews, unlabeled: Reviews = NOTHING) -> Reviews:
     return Reviews(
         ids=labeled.ids + unlabeled.ids,
         texts=labeled.texts + unlabeled.texts,
@@ -75,10 +77,23 @@ def _join(labeled: Reviews, unlabeled: Reviews) -> Reviews:
     )
 
 
-def unlabeled_reviews(data: DataConfig, path: str = "") -> Reviews:
-    """Return all unlabeled text of `load_text`; InputError if there is none."""
+def training_corpus(config: Config) -> Corpus:
+    """Return what a run of a config learns from: labeled reviews, or text in pre-training."""
+    if config.pretrain.objective:
+        return load_text(config.data, config.pretrain.text, config.pretrain.unlabeled)
+    return load_corpus(config.data)
+
+
+def unlabeled_reviews(data: DataConfig, path: str, held_out: Sequence[Reviews] = ()) -> Reviews:
+    """Return the unlabeled text of `load_text` that is not in further reviews which are held out.
+
+    InputError: there is none.
+    """
     text = load_text(data, path, tested=False).splits["train"]
-    found = text.take(np.flatnonzero(text.labels == KINDS.index("unlabeled")))
+    free = text.labels == KINDS.index("unlabeled")
+    for split in held_out:
+        free &= ~np.isin(text.hashes, split.hashes)
+    found = text.take(free)
     if not len(found):
         where = path or f"data.source={data.source}"
         raise InputError(f"a teacher needs unlabeled text, but {where} has none: set pretrain.text")
@@ -93,10 +108,10 @@ def read_text(path: str, column: str) -> Reviews:
         if root.is_dir():
             for file in sorted(root.rglob("[!.]*.txt")):
                 reviews.check_inside(file, root)
-                raw = reviews.regular(file).read_bytes()
+                raw = regular(file).read_bytes()
                 texts[file.relative_to(root).as_posix()] = reviews.decode(raw, str(file))
         else:
-            table = read_table(reviews.regular(root).read_bytes(), path, [column], otherwise="")
+            table = read_table(regular(root).read_bytes(), path, [column], otherwise="")
             texts = {f"row {n}": text for n, (text,) in zip(table.rows, table.texts, strict=True)}
     except OSError as error:
         raise InputError(f"cannot read pretrain.text={path}: {error.strerror}") from None

@@ -139,11 +139,7 @@ class NgramEmbeddings(nn.Module):
         deterministic: bool,
     ) -> Float[Array, "batch length *lengths embedding"]:
         """Return the vectors of words and n-grams, at first all zero."""
-        zeros = nn.initializers.zeros
-        # How frequent each is in the text: for models/average.py
-        rows = self.config.vocab_size
-        nn.Embed(rows, 1, embedding_init=zeros, name="embedding_frequencies")(token_ids)
-        return embedding(self.config, zeros)(token_ids)
+        return embedding(self.config, nn.initializers.zeros)(token_ids)
 
 
 def layerwise_multipliers(params: Mapping[str, Any], decay: float) -> Any:

@@ -92,7 +92,7 @@ ARCHITECTURES = {
         pretraining={"ngram_vectors": NgramEmbeddings},
         vocabulary="word_level",
         layerwise_multipliers=lstm.layerwise_multipliers,
-        heads=("classifier.", "dense.", "forward.", "backward.", "embedding_frequencies."),
+        heads=("classifier.", "dense.", "forward.", "backward."),
         transformers={},
     ),
     "ngrams": Architecture(

@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from sentiment_jax.config.stored import replace_settings
 from sentiment_jax.data import table
 from sentiment_jax.data.corpus import Corpus
 from sentiment_jax.data.labels import decide
+from sentiment_jax.data.predictions import write_predictions
 from sentiment_jax.data.reviews import Reviews
 from sentiment_jax.errors import InputError, RunError
 from sentiment_jax.modes.predict import TextSource, check_output, predict_table
@@ -22,8 +23,8 @@ from sentiment_jax.storage.files import read_json
 from sentiment_jax.storage.run_directory import RunDirectory, lock_run
 from sentiment_jax.training import scoring
 from sentiment_jax.training.console import print_metrics, print_scores
-from sentiment_jax.training.experiment import Experiment, encode_experiment, read_corpus
-from sentiment_jax.training.lineage import warn_of_training_reviews
+from sentiment_jax.training.experiment import read_corpus
+from sentiment_jax.training.lineage import texts_hash, warn_of_training_reviews
 from sentiment_jax.training.metrics import apply_temperature, log_loss, measure
 from sentiment_jax.training.trained_model import TrainedModel, best_sha256, load_ensemble, load_run
 
@@ -50,17 +51,15 @@ def score_run(
     """
     corpus = read_corpus(trained.config)
     _check_split(trained, directory, split, corpus)
-    corpus = dataclasses.replace(corpus, splits={split: corpus.splits[split]})
-    experiment = encode_experiment(trained.config, trained.tokenizer, corpus)
-    encoded = experiment.encoded[split]
-    found = scoring.score_reviews(experiment, trained.params, encoded, split)
+    encoded = trained.encode(corpus.splits[split])
+    found = scoring.score_reviews(trained, trained.params, encoded, split)
     try:
         with lock_run(directory.path):
             if best_sha256(directory.path) != tree_sha256(trained.params):
                 raise InputError(f"{directory.path} has been replaced by another run")
-            order = experiment.statistics["order_hash"][split]
+            order = texts_hash(corpus.splits[split])
             predicted = found.probabilities
-            directory.write_predictions(split, encoded, predicted, order, experiment.config)
+            write_predictions(directory, split, encoded, predicted, order, trained.config)
     except (InputError, RunError, OSError) as error:  # a training holds it; it can't be written
         terminal.warn(f"predictions not written: {error}")
     return found.summary(), measure(encoded.labels, found.probabilities, trained.classes)
@@ -178,24 +177,7 @@ def _check_split(
     devices.check_batch_size("eval_batch_size", trained.config.eval_batch_size)
     directory.check_data(corpus.statistics)
     if not len(corpus.splits[split]):
-        if trained.config.data.folds:
-            raise InputError(
-                f"{directory.path} was trained on all reviews: none are held out for validation; "
-                f"result.json and {directory.predictions['val'].name} there have those of its folds"
-            )
-        raise InputError(f"{directory.path} held out no reviews: data.validation_fraction was 0")
-
-
-def score_split(
-    experiment: Experiment,
-    directory: RunDirectory,
-    params: Any,
-    split: str,
-    stop: Callable[[], None] | None = None,
-) -> scoring.ReviewScores:
-    """Score a split of a run in training, and write its predictions."""
-    encoded = experiment.encoded[split]
-    scores = scoring.score_reviews(experiment, params, encoded, split, stop=stop)
-    order = experiment.statistics["order_hash"][split]
-    directory.write_predictions(split, encoded, scores.probabilities, order, experiment.config)
-    return scores
+        raise InputError(
+            f"{directory.path} holds out no reviews (data.validation_fraction=0, or data.folds: "
+            f"{directory.result.name} there has the scores of a cross-validation)"
+        )

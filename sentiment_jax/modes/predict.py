@@ -19,13 +19,13 @@ from tokenizers import Tokenizer, decoders
 from sentiment_jax.data.encoding import Encoded
 from sentiment_jax.data.labels import decide
 from sentiment_jax.data.ngrams import unigrams
-from sentiment_jax.data.reviews import Reviews, is_blank, regular
-from sentiment_jax.data.table import FORMATS, JSON_LINES, Table, read_table
+from sentiment_jax.data.predictions import prediction_cells, prediction_columns
+from sentiment_jax.data.reviews import Reviews, is_blank
+from sentiment_jax.data.table import FORMATS, JSON_LINES, Table, read_table, write_table
 from sentiment_jax.data.tokenization import continues_word, framing, unknown_id
 from sentiment_jax.errors import InputError
 from sentiment_jax.runtime import terminal
-from sentiment_jax.storage.files import safe_cell, write_table
-from sentiment_jax.storage.run_directory import prediction_cells, prediction_columns
+from sentiment_jax.storage.files import regular, safe_cell
 from sentiment_jax.training import scoring
 from sentiment_jax.training.metrics import apply_temperature
 from sentiment_jax.training.trained_model import TrainedModel, load_ensemble

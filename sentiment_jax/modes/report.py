@@ -18,6 +18,7 @@ from sentiment_jax.config.stored import flatten
 from sentiment_jax.errors import InputError
 from sentiment_jax.runtime import terminal
 from sentiment_jax.storage.files import write_atomically, write_csv
+from sentiment_jax.storage.selection import Ranking
 from sentiment_jax.sweeps import plan
 from sentiment_jax.sweeps.plan import FIELDS, Trial
 from sentiment_jax.training.metrics import mcnemar
@@ -142,7 +143,7 @@ def _over_seeds(group: Group) -> dict[str, Any]:
         "test accuracy": group.mean_test("accuracy"),
         "± sd": statistics.stdev(accuracies) if len(results) > 1 else None,
         "test loss": group.mean_test("loss"),
-        "validation accuracy": group.validation[0],
+        "validation accuracy": group.validation["accuracy"],
         "parameters": results[0]["parameters"],
         "training s": statistics.mean(result["train_seconds"] for result in results),
         "hardware": hardware(group.tested[0]),
@@ -204,7 +205,7 @@ def _draw_choice(group: Group, output: Path) -> list[str]:
         winner = plan.best_finished(list(trials.values()))
         chosen = in_words({axis: winner.setting[axis]}) if winner else ""
         name = f"{group.name}-{axis}"
-        by = first.config.select_by
+        by = Ranking.of(first.config)
         if any(line["split"] == "val" for records in runs.values() for line in records):
             names.append(name)
             figures.overlay(runs, chosen, output / f"{name}.png", title, by)
@@ -215,7 +216,7 @@ def _draw_choice(group: Group, output: Path) -> list[str]:
         runs = {f"seed {trial.config.seed}": trial.metrics for trial in group.tested}
         first = group.tested[0]
         title = in_words(first.setting)
-        figures.curves(runs, output / f"{names[-1]}.png", title, first.config.select_by)
+        figures.curves(runs, output / f"{names[-1]}.png", title, Ranking.of(first.config))
     if group.stages:
         names.append(f"{group.name}-grid")
         _draw_grid(group, output / f"{names[-1]}.png")

@@ -26,7 +26,7 @@ from sentiment_jax.config.schema import HARMLESS, Config
 from sentiment_jax.config.stored import flatten, replace_settings
 from sentiment_jax.data.tokenization import tokenizer_hash
 from sentiment_jax.errors import InputError, Interrupted, InUse, RunError, describe_shortage
-from sentiment_jax.modes.train import train
+from sentiment_jax.modes.train import RUN, TRIAL, train
 from sentiment_jax.runtime import launch, terminal
 from sentiment_jax.storage import run_directory
 from sentiment_jax.storage.files import checksums, write_csv, write_json
@@ -41,8 +41,10 @@ from sentiment_jax.training.checks import (
     check_sources,
     resolve,
 )
-from sentiment_jax.training.experiment import Experiment, prepare_experiment, with_classes
+from sentiment_jax.training.cross_validation import draw_folds
+from sentiment_jax.training.experiment import Experiment
 from sentiment_jax.training.signals import Stop
+from sentiment_jax.training.tasks.classification import CLASSIFICATION, with_classes
 from sentiment_jax.training.trained_model import make_classifier
 
 WORKER = "SENTIMENT_JAX_WORKER"  # an environment variable of the processes that a sweep starts
@@ -112,8 +114,9 @@ def _join(new: Sweep) -> tuple[Sweep, Experiment]:
         for sample in samples:
             check_source_settings(sample)
         check_sources(new.config)
-    experiment = prepare_experiment(new.config)
-    check_reviews(max(new.axes["batch_size"]), experiment)
+    experiment = CLASSIFICATION.prepare(new.config)
+    fewest = [len(kept) for kept, _ in draw_folds(experiment)]
+    check_reviews(max(new.axes["batch_size"]), min([len(experiment.encoded["train"]), *fewest]))
     data_hash = experiment.statistics["data_hash"]
     if not exists:
         dataclasses.replace(new, data_hash=data_hash, command=run_directory.command_line()).write()
@@ -137,7 +140,7 @@ def _train_if_free(trial: Trial, first: Experiment, own: Config, stop: Stop) -> 
         same = tokenizer is None or tokenizer_hash(tokenizer) == tokenizer_hash(first.tokenizer)
         config = with_classes(config, first.reviews["train"])
         if not same or config.data != first.config.data:
-            return prepare_experiment(config, tokenizer)
+            return CLASSIFICATION.prepare(config, tokenizer)
         return dataclasses.replace(first, **vars(make_classifier(config, first.tokenizer)))
 
     if stop.requested:
@@ -150,8 +153,8 @@ def _train_if_free(trial: Trial, first: Experiment, own: Config, stop: Stop) -> 
     log = (trial.directory / "log.txt").open("a", encoding="utf-8")
     try:
         with log, contextlib.redirect_stdout(log):
-            tested = trial.stage == FINAL
-            train(config, trial.directory, score_test=tested, prepare=prepare, stop=stop)
+            stages = RUN if trial.stage == FINAL else TRIAL
+            train(config, trial.directory, stages=stages, prepare=prepare, stop=stop)
     except InUse:
         return False
     except (InputError, Interrupted, OSError):  # not due to the setting

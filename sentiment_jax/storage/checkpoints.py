@@ -13,16 +13,15 @@ loses its name in one rename:
         v
     N.deleted            removed, file by file
 
-After a kill, whoever opens the folder to write finishes the first half (a complete N.partial
-without N becomes N) and removes what is left of the second. A reader lists the complete ones, and
-starts again if it fails and any entry was renamed meanwhile (`entries`). Orbax's CheckpointManager
-deletes the superseded checkpoint too early for this. Flipped bits in its array files restore
-silently as other numbers, hence the manifest. A checkpoint whose bytes differ from its manifest is
-damaged: it is set aside as N.corrupt.
+After a kill, whoever opens the folder to write names a complete N.partial N if that is missing, and
+removes every other N.partial and N.deleted. A reader lists the complete checkpoints, and starts
+again if it fails and any entry was renamed meanwhile (`entries`). Orbax's CheckpointManager deletes
+the superseded checkpoint too early for this. Flipped bits in its array files restore silently as
+other numbers, hence the manifest. A checkpoint whose bytes differ from its manifest is damaged: it
+is set aside as N.corrupt.
 """
 
 import hashlib
-import itertools
 import os
 import re
 import shutil
@@ -38,6 +37,7 @@ from sentiment_jax.storage.files import file_sha256, read_json, write_json
 
 MANIFEST = "MANIFEST.json"
 LATEST_KEPT = 2
+FREQUENCIES = "embedding_frequencies"  # in params of pre-trainings by 0215bc7; now a file
 STEP = re.compile(r"(0|[1-9][0-9]*)(\.partial)?")
 
 
@@ -62,8 +62,8 @@ def _hashes(folder: Path) -> dict[str, str]:
 
 
 def entries(*directories: Path) -> set[tuple[str, int]]:
-    """Return the names in folders and their inodes, which a rename or deletion changes."""
-    found = itertools.chain(*(os.scandir(path) for path in directories if path.is_dir()))
+    """Return names and inodes of the entries of folders; a rename or deletion changes them."""
+    found = (entry for path in directories if path.is_dir() for entry in os.scandir(path))
     return {(entry.name, entry.inode()) for entry in found}
 
 
@@ -109,7 +109,7 @@ class Checkpoints:
                 self.ignored.append(path.name)
 
     def fault(self, step: int) -> str:
-        """Return what is wrong with a checkpoint; empty if its bytes are those written."""
+        """Return what is wrong with a checkpoint, or "" if its bytes are as written."""
         try:
             folder = _folders(self.directory)[step]
             expected = read_json(folder / MANIFEST)["files"]
@@ -128,7 +128,7 @@ class Checkpoints:
     def save(
         self, step: int, params: Any, opt_state: Any, bookkeeping: dict[str, Any], best: int | None
     ) -> None:
-        """Write one checkpoint completely, then delete those that it supersedes, except `best`.
+        """Write a checkpoint completely, then delete the ones that it supersedes, except `best`.
 
         DiskFull: not enough free space; nothing older is touched.
         """
@@ -183,11 +183,11 @@ class Checkpoints:
         arrays = jax.tree.map(lambda _: array, dict(handler.metadata(folder).tree))
         return tree_sha256(handler.restore(folder, restore_args=arrays))
 
-    def restore(self, step: int, optional: str = "", **templates: Any) -> dict[str, Any]:
+    def restore(self, step: int, **templates: Any) -> dict[str, Any]:
         """Read items of one checkpoint: the bookkeeping, and those that have a template.
 
         `templates` are trees of jax.ShapeDtypeStruct with shardings, for params and opt_state. The
-        `optional` branch of params is read if it is there: earlier revisions wrote none.
+        branch FREQUENCIES of params is read where it is.
         """
         import orbax.checkpoint as ocp
 
@@ -195,10 +195,13 @@ class Checkpoints:
         items = {"bookkeeping": self.bookkeeping(step)}
         with ocp.StandardCheckpointer() as arrays:
             for name, template in templates.items():
-                if name == "params" and optional in template:
-                    stored = arrays.metadata(folder / name).item_metadata
-                    if optional not in {*stored.keys()}:
-                        template = {key: of for key, of in template.items() if key != optional}
+                stored = arrays.metadata(folder / name).item_metadata
+                if name == "params" and FREQUENCIES in {*stored.keys()}:
+                    frequencies = jax.tree.map(
+                        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype),
+                        stored[FREQUENCIES],
+                    )
+                    template = {**template, FREQUENCIES: frequencies}
                 items[name] = arrays.restore(folder / name, template)
         return items
 

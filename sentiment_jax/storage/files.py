@@ -1,23 +1,25 @@
 """Files that a reader sees whole: atomic writes, sealed JSON, and checksums of all other files.
 
-A JSON file ends with the sha256 of its own other entries. It also carries those of the files beside
-it that were written before it, as "<stem>_sha256". So a flipped bit is noticed in every file.
+A JSON file ends with the sha256 of its own other entries. It also carries the sha256 of files
+beside it, written earlier, as "<stem>_sha256". So a flipped bit is noticed in every file.
 """
 
 import contextlib
 import csv
+import errno
 import hashlib
 import io
 import json
 import os
 import re
 import socket
+import stat
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sentiment_jax.data.reviews import regular
-from sentiment_jax.data.table import FORMATS, JSON_LINES, to_text
+import numpy as np
+
 from sentiment_jax.errors import InputError
 from sentiment_jax.runtime import processes
 from sentiment_jax.runtime.terminal import visible
@@ -28,7 +30,7 @@ NUMBER = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)(e[-+]?[0-9]+)?", re.I)  # 
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a file that then replaces `path`; what killed processes of this host left goes."""
+    """Yield a file that then replaces `path`; remove those that killed processes here left."""
     start = f".{path.name}.{socket.gethostname()}."
     for other in path.parent.iterdir() if Path("/proc/self").exists() else ():
         process = other.name.removeprefix(start)
@@ -57,6 +59,29 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
     """Write strict JSON (no NaN), indented, atomically, its own sha256 as the last entry."""
     sealed = {**value, SEAL: _seal(value)}
     write_atomically(path, json.dumps(sealed, indent=2, allow_nan=False) + "\n")
+
+
+def write_array(path: Path, array: np.ndarray) -> dict[str, str]:
+    """Write a .npy file atomically, in the main process; return its entry of a JSON file."""
+    if not processes.is_main():
+        return {}
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        np.save(file, array)
+    return checksums(path)
+
+
+def read_array(path: Path, register: Mapping[str, Any], remedy: str) -> np.ndarray:
+    """Read a file that `write_array` wrote; InputError unless a JSON file's content has its sum."""
+    check_checksum(path, register, remedy)
+    return np.load(path, allow_pickle=False)
+
+
+def regular(path: Path, *, pipe: bool = False) -> Path:
+    """Return a path to read to its end; OSError for a socket, a device or (if no `pipe`) a FIFO."""
+    kind = stat.S_IFMT(path.stat().st_mode)
+    if kind not in (stat.S_IFREG, stat.S_IFDIR, stat.S_IFIFO if pipe else None):
+        raise OSError(errno.EINVAL, "it is a FIFO, socket or device, not a file", str(path))
+    return path
 
 
 def read_json(path: Path, remedy: str = "put that file back") -> dict[str, Any]:
@@ -90,7 +115,7 @@ def checksums(*paths: Path) -> dict[str, str]:
 
 
 def check_checksum(path: Path, register: Mapping[str, Any], remedy: str) -> None:
-    """Raise InputError, with the remedy, unless a file is what a JSON file's content says."""
+    """Raise InputError, with the remedy, unless a file has the sha256 that its register holds."""
     try:
         found = file_sha256(path)
     except OSError as error:
@@ -118,13 +143,3 @@ def write_csv(
     table.writerow(map(safe_cell, header))
     table.writerows(map(safe_cell, row) for row in rows)
     write_atomically(path, text.getvalue())
-
-
-def write_table(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """Write values as JSON lines, CSV or TSV, by the path's name: what `read_table` reads."""
-    kind = FORMATS[path.suffix.lower()]
-    if kind == JSON_LINES:
-        objects = (dict(zip(header, row, strict=True)) for row in rows)
-        write_atomically(path, "".join(f"{json.dumps(value)}\n" for value in objects))
-    else:
-        write_csv(path, header, ([*map(to_text, row)] for row in rows), kind)

@@ -28,4 +28,6 @@ def upgrade(path: Path, content: Mapping[str, Any]) -> dict[str, Any]:
         raise InputError(f"{path.parent} was made before format 2: {remedy}")
     for before in range(number, FORMAT):
         upgraded = UPGRADES[before](upgraded)
+    config = upgraded.get("config", upgraded)  # of a sweep's trials, or of a run
+    config.get("data", {}).pop("fold", None)  # which the folds of 0215bc7 have
     return upgraded

@@ -64,7 +64,7 @@ class MetricsLog:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """Read all complete lines of a metrics.jsonl; one that a kill cut short is left out."""
+    """Read all complete lines of a metrics.jsonl; a line that a kill cut short is left out."""
     if not path.exists():
         return []
     records = []

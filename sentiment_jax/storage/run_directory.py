@@ -14,23 +14,16 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from jaxtyping import Float, Float32
-
 from sentiment_jax.config import stored
 from sentiment_jax.config.schema import HARMLESS, Config
-from sentiment_jax.data import tokenization
-from sentiment_jax.data.encoding import Encoded
-from sentiment_jax.data.labels import decide
-from sentiment_jax.data.reviews import Reviews
 from sentiment_jax.errors import InputError, InUse
 from sentiment_jax.runtime import processes, terminal
 from sentiment_jax.storage.checkpoints import steps_in
-from sentiment_jax.storage.files import check_checksum, checksums, read_json, write_csv, write_json
+from sentiment_jax.storage.files import read_json, write_json
 from sentiment_jax.storage.format import FORMAT, upgrade
 
 DECIDE_BITS = ("python", "versions", "devices", "machine", "xla_flags")  # of env.json
@@ -56,6 +49,8 @@ class RunDirectory:
         self.checkpoints = path / "checkpoints"
         self.folds = path / "folds"  # of a cross-validation, a run each
         self.tensorboard = path / "tensorboard"
+        self.frequencies = path / "frequencies.npy"  # of words and n-grams, of their pre-training
+        self.probabilities = path / "probabilities-val.npy"  # of a fold
         self.predictions = {"test": path / "predictions.csv", "val": path / "predictions-val.csv"}
         self.reviews = {"train": path / "reviews.csv", "test": path / "reviews-test.csv"}
 
@@ -91,6 +86,7 @@ class RunDirectory:
 
     def _files(self) -> list[Path]:
         files = [self.config, self.result, self.failed, self.env, self.tokenizer, self.metrics]
+        files += [self.frequencies, self.probabilities]
         return [*files, self.curves, *self.predictions.values()]
 
     def check_kinds(self) -> None:
@@ -111,6 +107,16 @@ class RunDirectory:
             if path.name == own.name and own.is_file() and not path.is_file():
                 moved[name] = str(own.absolute())
         return stored.replace_settings(config, moved)
+
+    def read_classifier(self) -> Config:
+        """Read the config of a run that classifies; InputError if it is a pre-training."""
+        config = self.read_config()
+        if config.pretrain.objective:
+            raise InputError(
+                f"{self.path} is a pre-training run, which has no classifier: fine-tune from it by "
+                f"--config.model.pretrained={self.path}"
+            )
+        return config
 
     def write_config(self, config: Config) -> None:
         """Write config.json: from now on a run is here."""
@@ -199,54 +205,9 @@ class RunDirectory:
                 "--config.pretrain.text at those of the run, or start in another --workdir"
             )
 
-    def load_tokenizer(self) -> Any:
-        """Read the run's tokenizer; InputError if it is not the one that it was trained with."""
-        remedy = "it is not the tokenizer that the run was trained with; put that file back"
-        check_checksum(self.tokenizer, read_json(self.env), remedy)
-        return tokenization.load_tokenizer(self.tokenizer)
-
-    def write_predictions(
-        self,
-        split: str,
-        reviews: Encoded | Reviews,
-        probabilities: Float32[np.ndarray, "reviews classes"],
-        order: str,
-        config: Config,
-    ) -> None:
-        """Write predictions, one row per review, and their checksum to env.json.
-
-        `order` is a hash of the texts in their order: rows of equal orders are of equal reviews.
-        """
-        predictions = self.predictions[split]
-        names = config.cells
-        predicted = prediction_cells(names, probabilities)
-        rows = zip(reviews.ids, reviews.labels, predicted, strict=True)
-        write_csv(
-            predictions,
-            ["id", "label", *prediction_columns(config.classes)],
-            ([row_id, names[label], *cells] for row_id, label, cells in rows),
-        )
-        if processes.is_main():
-            known = checksums(predictions) | {f"{predictions.stem}_order": order}
-            write_json(self.env, read_json(self.env) | known)
-
 
 def _deleted(path: Path) -> Path:
     return path.with_name(path.name + DELETED)
-
-
-def prediction_columns(classes: Sequence[str]) -> list[str]:
-    """Return the headings of `prediction_cells`."""
-    return ["predicted", *(["p_positive"] if len(classes) == 2 else [f"p_{c}" for c in classes])]
-
-
-def prediction_cells(
-    names: Sequence[int | str], probabilities: Float[np.ndarray, "reviews classes"]
-) -> list[list[int | str]]:
-    """Return predicted class and probabilities of each review: of two classes, the second's."""
-    first = 1 if len(names) == 2 else 0
-    predicted = zip(decide(probabilities).tolist(), probabilities.tolist(), strict=True)
-    return [[names[i], *(f"{p:.6f}" for p in row[first:])] for i, row in predicted]
 
 
 def prepare_workdir(path: Path) -> None:

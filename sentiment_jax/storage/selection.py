@@ -1,4 +1,4 @@
-"""The rule that chooses the best epoch of a run and the best trial of a sweep.
+"""The rule that chooses the best epoch of a run, the best trial of a sweep and a report's order.
 
 The highest validation accuracy wins; of equal ones, the lowest validation loss. `select_by` names
 the loss or another metric to come first. Where class weights are balanced, the balanced accuracy
@@ -7,21 +7,36 @@ finite never wins. Of equal epochs the newest is the best, of equal trials the f
 held-out reviews, the newest epoch is the best.
 """
 
+import dataclasses
 import math
 from collections.abc import Mapping
 from typing import Any
 
+from sentiment_jax.config.schema import Config
+
 WORST = (-math.inf, -math.inf)  # the rank of what can't be the best
 
 
-def validation_rank(scores: Mapping[str, Any] | None, select_by: str) -> tuple[float, ...]:
-    """Return the sort key of a validation's scores: the greater, the better."""
-    if scores is None or not math.isfinite(scores["loss"]):
-        return WORST
-    if "perplexity" in scores:  # of a pre-training
-        return -scores["loss"], 0.0
-    accuracy = scores.get("balanced_accuracy", scores["accuracy"])
-    if select_by == "loss":
-        return -scores["loss"], accuracy
-    metric = accuracy if select_by == "accuracy" else scores[select_by]
-    return -math.inf if metric is None else metric, -scores["loss"]
+@dataclasses.dataclass(frozen=True)
+class Ranking:
+    """An order of validations: by the first metric, and where that is equal, by the next."""
+
+    by: tuple[str, ...]
+
+    @classmethod
+    def of(cls, config: Config) -> "Ranking":
+        """Return the ranking that a training on labels is configured with."""
+        accuracy = "balanced_accuracy" if config.class_weights == "balanced" else "accuracy"
+        first = accuracy if config.select_by == "accuracy" else config.select_by
+        return cls((first, accuracy if first == "loss" else "loss"))
+
+    def key(self, scores: Mapping[str, Any] | None) -> tuple[float, ...]:
+        """Return the sort key of a validation's scores: the greater, the better."""
+        if scores is None or not math.isfinite(scores["loss"]):
+            return WORST
+        values = {name: -math.inf if scores[name] is None else scores[name] for name in self.by}
+        return tuple(-value if name == "loss" else value for name, value in values.items())
+
+
+BY_ACCURACY = Ranking(("accuracy", "loss"))
+BY_LOSS = Ranking(("loss",))

@@ -23,7 +23,7 @@ from sentiment_jax.storage.files import check_checksum, read_json, write_json
 from sentiment_jax.storage.format import FORMAT, upgrade
 from sentiment_jax.storage.metrics_log import read_metrics
 from sentiment_jax.storage.run_directory import SWEEP_FILE, RunDirectory
-from sentiment_jax.storage.selection import validation_rank
+from sentiment_jax.storage.selection import Ranking
 
 FINAL = "final"  # the stage that retrains the winner, and the folder of its trials
 FIELDS = {  # the axes of every sweep; further axes are named like their setting
@@ -201,9 +201,7 @@ class Sweep:
 def best_finished(trials: Sequence[Trial]) -> Trial | None:
     """Return the best finished trial by validation, the first of equal ones; None if none is."""
     finished = [trial for trial in trials if trial.status == "finished"]
-    return max(
-        finished, key=lambda t: validation_rank(t.content["val"], t.config.select_by), default=None
-    )
+    return max(finished, key=lambda t: Ranking.of(t.config).key(t.content["val"]), default=None)
 
 
 def find_run(directory: Path) -> Path:
@@ -229,7 +227,7 @@ def plan_sweep(
     axes, start, and optimizer_settings, but for those that the command line has `overridden`.
     InputError: unknown or missing names, values of the wrong kind, an overridden axis.
     """
-    if not (config.data.validation_fraction or config.data.folds):
+    if not config.data.validates:
         raise InputError("data.validation_fraction=0 leaves a sweep no reviews to choose by")
     short = {field: axis for axis, field in FIELDS.items()}
     axes = {short.get(name, name): values for name, values in axes.items()}

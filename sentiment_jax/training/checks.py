@@ -1,18 +1,20 @@
-"""What is refused before a training run takes its first step, in this order.
+"""How a run starts, and what is refused before it takes its first step, in this order.
 
 1. The settings by themselves (config/validation.py), at the door, before JAX is imported.
 2. The run directory: writable, no characters that Orbax takes for a pattern, not in use.
 3. `resolve`: the teachers and the run or weights to start from.
 4. `check_start`: the devices, what is in the run directory, the sources' checkpoints.
-5. Once the reviews are read: `check_reviews`; the data hash and the memory (modes/train.py).
+5. Once the reviews are read: `check_reviews`, the folds, the memory; the data hash (stages.begin).
 """
 
+import enum
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from sentiment_jax.config.schema import ENCODERS, OBJECTIVES, Config, EncoderConfig
+from sentiment_jax.config.schema import ENCODERS, Config, EncoderConfig
 from sentiment_jax.config.stored import flatten, make_frozen, replace_settings
 from sentiment_jax.config.validation import validate
 from sentiment_jax.errors import InputError
@@ -20,49 +22,111 @@ from sentiment_jax.huggingface import hub, weights
 from sentiment_jax.runtime import devices, startup, terminal
 from sentiment_jax.storage.run_directory import SWEEP_FILE, RunDirectory
 from sentiment_jax.training import lineage
-from sentiment_jax.training.experiment import Experiment
+from sentiment_jax.training.experiment import Task
 from sentiment_jax.training.lineage import find_teachers, parents, source_run
+from sentiment_jax.training.tasks.classification import CLASSIFICATION
 
 ENOUGH = 30  # validation reviews, to say that a teacher is at chance
 
 
-def resolve(recipe: ConfigDict, known: Config | None = None) -> Config:
+class Start(enum.Enum):
+    """Everything that follows asks for one of these, and looks at the directory no more."""
+
+    FINISHED = "its result is there"
+    RESUMED = "a checkpoint was completed, even if it was damaged since"
+    BEGUN = "no checkpoint was ever completed: model.pretrained may still change"
+    BEGUN_ANEW = "an earlier run is replaced, or was to be replaced when a kill came"
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether parameters and tokenizer are those in the directory."""
+        return self in (Start.FINISHED, Start.RESUMED)
+
+
+def decide_start(
+    recipe: ConfigDict | Config,
+    directory: RunDirectory,
+    task: Task,
+    *,
+    fresh: bool = False,
+    allow_changes: bool = False,
+) -> tuple[Start, Config, list[str]]:
+    """Return how a run starts, its resolved config, and the changes of that since it began.
+
+    `fresh` is the wish to start over, `allow_changes` that to resume with another config.
+    """
+    start = find_start(directory, fresh=fresh)
+    began = None
+    if start is not Start.BEGUN_ANEW and directory.config.exists():
+        began = directory.read_config()
+    config = recipe
+    if not isinstance(config, Config):
+        config = resolve(config, task, began if start is Start.FINISHED else None)
+    if began:
+        config = keep_dtype(config, began)
+    return start, config, check_start(config, directory, start, allow_changes=allow_changes)
+
+
+def find_start(directory: RunDirectory, *, fresh: bool = False) -> Start:
+    """Return how a run starts; `fresh` is the wish to start over."""
+    if directory.removed.exists() or (fresh and not directory.began_in_this_job()):
+        return Start.BEGUN_ANEW
+    status, _ = directory.outcome()
+    if status == "finished":
+        return Start.FINISHED
+    return Start.RESUMED if directory.began() else Start.BEGUN
+
+
+def resolve(recipe: ConfigDict, task: Task = CLASSIFICATION, known: Config | None = None) -> Config:
     """Return the frozen config of a recipe, complete without the folder of pretrained weights.
 
     The sources of a finished run, whose config is `known`, may be gone since.
     """
     values = flatten(recipe)
-    name = values["model.name"]
-    if known and any(sources := lineage.named_sources(known)):
-        alike = name == known.model.name or {name, known.model.name} <= {*ENCODERS} and sources[0]
-        if alike and sources == lineage.named_sources(recipe):
-            inherited = {n for n, value in values.items() if value is None}
-            inherited |= {"model.name", "model.revision"}
-            return replace_settings(known, {n: values[n] for n in values.keys() - inherited})
+    if known and _names_its_sources(recipe, known):
+        decided = ("model.name", "model.revision")  # by the weights, as what is None
+        own = {n: value for n, value in values.items() if value is not None and n not in decided}
+        return replace_settings(known, own | task.resolve(flatten(known) | own))
     for teacher in find_teachers(values["data.teacher"]):
         _check_teacher(teacher)
+    values |= _find_source(values)
+    values |= task.resolve(values)
+    validate(values, pretraining=task.pretrains)
+    return make_frozen(values)
+
+
+def _names_its_sources(recipe: ConfigDict, known: Config) -> bool:
+    """Return whether a recipe names the sources of a run, of which there are any."""
+    sources = lineage.named_sources(known)
+    names = {recipe.model.name, known.model.name}  # weights say which encoder they are
+    alike = len(names) == 1 or (names <= {*ENCODERS} and bool(known.model.pretrained))
+    return any(sources) and alike and sources == lineage.named_sources(recipe)
+
+
+def _find_source(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings that the run or the weights to start from decide."""
+    name = values["model.name"]
     pretrained = values["model.pretrained"]
-    folder = source_run(pretrained)
+    found: dict[str, Any] = {}
     sizes = None
+    folder = source_run(pretrained)
     if folder:
         sizes = _read_source(folder, name)
         if values["data.teacher"] and not values["pretrain.text"]:
-            values["pretrain.text"] = RunDirectory(folder).read_config().pretrain.text
+            found["pretrain.text"] = RunDirectory(folder).read_config().pretrain.text
     elif pretrained and name not in ENCODERS:
         raise InputError(f"model.pretrained={pretrained} is no run: {name} starts from one")
     elif pretrained:
-        folder, values["model.revision"] = hub.find_pretrained(pretrained, values["model.revision"])
+        folder, found["model.revision"] = hub.find_pretrained(pretrained, values["model.revision"])
     elif name in ENCODERS and ENCODERS[name].first_position:
         # a learned [UNK] has the id by which PyTorch's RoBERTa knows padding, and has no position
         raise InputError(f"model.name={name} starts from pretrained weights: set model.pretrained")
     if name in ENCODERS:
-        model = {key.removeprefix("model."): v for key, v in values.items() if "model." in key}
-        resolved = weights.resolve_encoder(model, folder, sizes)
-        values |= flatten(resolved, "model.")
-        if resolved.name != name and values["pretrain.objective"] == OBJECTIVES[name][0]:
-            values["pretrain.objective"] = OBJECTIVES[resolved.name][0]
-    validate(values, pretraining=bool(values["pretrain.objective"]))
-    return make_frozen(values)
+        given = {key.removeprefix("model."): v for key, v in values.items() if "model." in key}
+        if revision := found.get("model.revision"):
+            given["revision"] = revision
+        found |= flatten(weights.resolve_encoder(given, folder, sizes), "model.")
+    return found
 
 
 def _check_teacher(teacher: Path) -> None:
@@ -73,8 +137,7 @@ def _check_teacher(teacher: Path) -> None:
     status, result = directory.outcome()
     if status != "finished":
         raise InputError(f"data.teacher={teacher} is not finished: let its training end")
-    if directory.read_config().pretrain.objective:
-        raise InputError(f"data.teacher={teacher} is a pre-training run, which has no classifier")
+    directory.read_classifier()
     measured = result["metrics"].get("val")
     if measured and measured["mcc"] <= 0 and result["val"]["examples"] >= ENOUGH:
         raise InputError(
@@ -111,15 +174,15 @@ def keep_dtype(config: Config, began: Config) -> Config:
 
 
 def check_start(
-    config: Config, directory: RunDirectory, *, fresh: bool, allow_changes: bool
+    config: Config, directory: RunDirectory, start: Start, *, allow_changes: bool
 ) -> list[str]:
     """Return how the config of a run to resume differs, after all checks of step 4."""
     check_batch_sizes(config)
     check_apart(config, directory)
-    changes = [] if fresh else directory.check_config(config, allow_changes)
-    if changes and (config.data.folds or directory.folds.exists()):
-        raise InputError(f"{directory.path} is a cross-validation, which can't change: use --fresh")
-    if fresh or not directory.began():
+    changes = []
+    if start is not Start.BEGUN_ANEW:
+        changes = directory.check_config(config, allow_changes)
+    if not start.goes_on:
         check_sources(config)
     elif directory.config.exists():
         same = lineage.named_sources(config) == lineage.named_sources(directory.read_config())
@@ -143,10 +206,8 @@ def check_batch_sizes(config: Any) -> None:
     devices.check_batch_size("eval_batch_size", config.eval_batch_size)
 
 
-def check_reviews(batch_size: int, experiment: Experiment) -> None:
-    """Raise InputError if a batch would hold more than all the training reviews, of a fold too."""
-    held_out = max((len(rows) for _, rows in experiment.folds), default=0)
-    reviews = len(experiment.encoded["train"]) - held_out
+def check_reviews(batch_size: int, reviews: int) -> None:
+    """Raise InputError if a batch would hold more than all the training reviews."""
     if batch_size > reviews:
         raise InputError(f"{batch_size=} is larger than the {reviews} training reviews: lower it")
 

@@ -11,27 +11,14 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.stages import Wrapped
 
 from sentiment_jax.config.schema import Config
 from sentiment_jax.data import batches
 from sentiment_jax.errors import RunError
 from sentiment_jax.runtime import devices
-from sentiment_jax.training import scoring, steps
+from sentiment_jax.training import steps
 from sentiment_jax.training.experiment import Experiment
-from sentiment_jax.training.objectives import ngram_vectors
 from sentiment_jax.training.parameters import abstract_params
-
-
-def make_train_step(experiment: Experiment) -> Wrapped:
-    """Return the training step of the config."""
-    objective = experiment.objective
-    if isinstance(objective, ngram_vectors.NgramVectors):
-        return ngram_vectors.make_train_step(objective)
-    config = experiment.config
-    return steps.make_train_step(
-        experiment.model, config.optimizer, objective, config.gradient_accumulation
-    )
 
 
 def abstract_state(experiment: Experiment) -> Any:
@@ -61,12 +48,9 @@ def compile_step(experiment: Experiment, mode: str, length: int) -> int:
     batch = devices.put_batch(padded, experiment.mesh)
     state = abstract_state(experiment)
     if trains:
-        lowered = make_train_step(experiment).lower(state, batch, np.float32(0))
-    elif config.pretrain.objective:
-        step = scoring.make_sums_step(experiment.model, experiment.objective, config.seed)
-        lowered = step.lower(state.params, batch)
+        lowered = experiment.task.make_train_step(experiment).lower(state, batch, np.float32(0))
     else:
-        lowered = scoring.make_eval_step(experiment.model).lower(state.params, batch)
+        lowered = experiment.task.make_eval_step(experiment).lower(state.params, batch)
     return peak_bytes(lowered.compile())
 
 

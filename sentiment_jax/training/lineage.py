@@ -14,10 +14,10 @@ from jaxtyping import Shaped
 from ml_collections import ConfigDict
 
 from sentiment_jax.config.schema import Config, split_names
-from sentiment_jax.data.corpus import Corpus, load_corpus
+from sentiment_jax.data.corpus import Corpus
 from sentiment_jax.data.imdb import is_prepared
 from sentiment_jax.data.reviews import Reviews
-from sentiment_jax.data.unlabeled import load_text, unlabeled_reviews
+from sentiment_jax.data.unlabeled import training_corpus, unlabeled_reviews
 from sentiment_jax.errors import InputError
 from sentiment_jax.huggingface import hub
 from sentiment_jax.huggingface.weights import choose_weights
@@ -97,8 +97,10 @@ def warn_of_leakage(config: Config, corpus: Corpus) -> None:
     splits = {name: corpus.splits[name].hashes for name in ("val", "test")}
     for run in ancestors(config):
         directory = RunDirectory(run)
-        unlabeled = directory.config.is_file() and directory.read_config().pretrain.objective
-        names = ("test",) if config.data.fold and unlabeled else ("val", "test")
+        recorded = read_json(directory.env)["data"] if directory.env.is_file() else {}
+        names = ["test"]
+        if config.data.held_out or "labeled_hash" not in recorded:
+            names.append("val")
         held_out = np.concatenate([splits[name] for name in names])
         held_out = np.setdiff1d(held_out, corpus.splits["train"].hashes)
         if not len(held_out):
@@ -150,10 +152,7 @@ def _read_training_text(
     if data.source == "tfds" and not is_prepared(data.path):
         raise InputError("IMDB, which it was trained on, is not here to compare")
     with progress_bar(None, f"reading the training text of {run.name}"):
-        if source.pretrain.objective:
-            corpus = load_text(data, source.pretrain.text, source.pretrain.unlabeled)
-        else:
-            corpus = load_corpus(data)
+        corpus = training_corpus(dataclasses.replace(source, data=data))
         trained_on = corpus.splits["train"].hashes
         if data.teacher:
             unlabeled = unlabeled_reviews(data, source.pretrain.text)

@@ -1,18 +1,22 @@
-"""The training loop: an epoch of steps, then its validation and checkpoint."""
+"""The training loop: an epoch of steps, then its validation.
+
+A step is dispatched before the metrics of the one before it are fetched, so that the devices do not
+wait for the host. Where something is due after a step (training/hooks.py), its own are fetched.
+"""
 
 import math
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import jax
 import numpy as np
 
 from sentiment_jax.data import batches
+from sentiment_jax.data.batches import PlannedBatch
 from sentiment_jax.errors import Diverged
 from sentiment_jax.runtime import devices
 from sentiment_jax.runtime.terminal import progress_bar
-from sentiment_jax.training import console, metrics, scoring
+from sentiment_jax.training import hooks
 from sentiment_jax.training.run import TrainingRun, averages
 
 
@@ -21,73 +25,75 @@ def train_epoch(run: TrainingRun) -> None:
 
     Diverged: a loss or norm is not finite. Interrupted: a signal came; the step is saved.
     """
-    experiment = run.experiment
+    config = run.config
     progress = run.progress
-    config = experiment.config
-    encoded = experiment.encoded["train"]
+    encoded = run.experiment.encoded["train"]
     epoch = progress.epochs_done
-    first = epoch * run.steps_per_epoch
     plan = batches.plan_epoch(
         encoded.lengths,
         batch_size=config.batch_size,
-        buckets=experiment.buckets,
+        buckets=run.experiment.buckets,
         seed=config.seed,
         epoch=epoch,
     )
-    end = first + len(plan)
-    bar = progress_bar(run.total_steps, f"epoch {epoch + 1}/{run.epochs}", initial=progress.step)
-    clock = time.perf_counter()
-    stopping = False
-
-    def dispatch() -> Iterator[dict[str, jax.Array]]:
-        """Yield the metrics of each step, up to one to log, to save or to stop at."""
-        nonlocal clock, stopping
+    first = epoch * run.steps_per_epoch
+    every_n = hooks.every_n_steps(config)
+    pending = None  # the metrics of the step before
+    name = f"epoch {epoch + 1}/{run.epochs}"
+    with progress_bar(run.total_steps, name, initial=progress.step) as bar:
+        clock = time.perf_counter()
         for planned in plan[progress.dispatched - first :]:
-            rows = batches.make_batch(encoded, planned, config.batch_size)
-            batch = devices.put_batch(rows, experiment.mesh)
-            compiling = planned.length not in run.compiled_lengths
-            if compiling:
-                bar.set_postfix_str(f"compiling for {planned.length} tokens", refresh=False)
-            before = time.perf_counter()
-            rate = np.float32(run.learning_rate(progress.dispatched))
-            run.state, metrics = run.train_step(run.state, batch, rate)
-            if compiling:
-                # Tracing and compiling happen in this call; the step itself runs behind it.
-                run.compiled_lengths.add(planned.length)
-                spent = time.perf_counter() - before
-                progress.compile_seconds += spent
-                clock += spent
-            progress.dispatched += 1
-            yield metrics
+            metrics, compile_seconds = _dispatch(run, planned, bar)
+            clock += compile_seconds
+            if pending is not None:
+                clock = _account(run, pending, clock, bar)
+            pending = metrics
             stopping = run.stop.asked()
-            due = [progress.dispatched % n for n in (config.log_every, config.checkpoint_every)]
-            if stopping or 0 in due:
-                return
-
-    with bar:
-        while progress.dispatched < end:
-            for metrics in scoring.one_behind(dispatch()):
-                sums = {name: float(value) for name, value in jax.device_get(metrics).items()}
-                now = time.perf_counter()
-                progress.add(sums, now - clock)
-                clock = now
-                _check_finite(run, sums)
-                bar.update(1)
-                shown = "loss {:.4f} accuracy {:.4f} {:.1f} examples/s"
-                bar.set_postfix_str(shown.format(*averages(progress.epoch)), refresh=False)
-            last = progress.dispatched == end
-            if last or progress.dispatched % config.log_every == 0:
-                run.log_scores("train", *progress.end_window())
-            if stopping:
-                run.interrupt()
-            if not last and progress.dispatched % config.checkpoint_every == 0:
-                run.save()
+            last = progress.dispatched == first + len(plan)
+            due = [hook for n, hook in every_n if last or progress.dispatched % n == 0]
+            if stopping or due:
+                _account(run, pending, clock, bar)
+                pending = None
+                for hook in due:
+                    hook(run)
+                if stopping:
+                    run.interrupt()
                 clock = time.perf_counter()
 
 
-def _check_finite(run: TrainingRun, sums: dict[str, float]) -> None:
+def _dispatch(
+    run: TrainingRun, planned: PlannedBatch, bar: Any
+) -> tuple[dict[str, jax.Array], float]:
+    """Hand the next step to the devices; return its metrics to come, and the seconds to compile."""
+    experiment = run.experiment
+    progress = run.progress
+    rows = batches.make_batch(experiment.encoded["train"], planned, run.config.batch_size)
+    batch = devices.put_batch(rows, experiment.mesh)
+    compiling = planned.length not in run.compiled_lengths
+    if compiling:
+        bar.set_postfix_str(f"compiling for {planned.length} tokens", refresh=False)
+    start = time.perf_counter()
+    rate = np.float32(run.learning_rate(progress.dispatched))
+    train_step = experiment.task.make_train_step(experiment)
+    run.state, metrics = train_step(run.state, batch, rate)
+    progress.dispatched += 1
+    if not compiling:
+        return metrics, 0.0
+    # Tracing and compiling happen in this call; the step itself runs behind it.
+    run.compiled_lengths.add(planned.length)
+    seconds = time.perf_counter() - start
+    progress.compile_seconds += seconds
+    return metrics, seconds
+
+
+def _account(run: TrainingRun, metrics: dict[str, jax.Array], clock: float, bar: Any) -> float:
+    """Wait for the metrics of a step and add them up; return the time."""
+    progress = run.progress
+    sums = {name: float(value) for name, value in jax.device_get(metrics).items()}
+    now = time.perf_counter()
+    progress.add(sums, now - clock)
     if not all(map(math.isfinite, sums.values())):
-        step = run.progress.step
+        step = progress.step
         kept = run.checkpoints.steps[-1:] or "none"
         raise Diverged(
             f"diverged at step {step}: loss {sums['loss'] / sums['examples']:.4g}, learning rate "
@@ -95,6 +101,10 @@ def _check_finite(run: TrainingRun, sums: dict[str, float]) -> None:
             f"optimizer.learning_rate (last good checkpoint: {kept})",
             step,
         )
+    bar.update(1)
+    shown = "loss {:.4f} accuracy {:.4f} {:.1f} examples/s"
+    bar.set_postfix_str(shown.format(*averages(progress.epoch)), refresh=False)
+    return now
 
 
 def validate_epoch(run: TrainingRun) -> None:
@@ -104,31 +114,19 @@ def validate_epoch(run: TrainingRun) -> None:
     """
     experiment = run.experiment
     progress = run.progress
-    config = experiment.config
-    val = experiment.encoded["val"]
-    scores = None
-    ranked: dict[str, Any] = {}
-    if len(val):
-        score = scoring.score_text if config.pretrain.objective else scoring.score_reviews
-        scores = score(experiment, run.state.params, val, "validation", stop=run.check_stop)
-        ranked = scores.summary()
-    if isinstance(scores, scoring.ReviewScores):
-        measured = metrics.measure(val.labels, scores.probabilities, experiment.classes)
-        if config.class_weights == "balanced":
-            ranked["balanced_accuracy"] = measured["balanced_accuracy"]
-        if config.select_by in measured:
-            ranked[config.select_by] = measured[config.select_by]
-    if scores is not None:
-        run.log_scores("val", ranked, scores.seconds)
-    progress.end_epoch(ranked, config.early_stopping_patience, config.select_by)
-    if progress.best and progress.is_best:
-        if isinstance(scores, scoring.ReviewScores):
-            temperature = metrics.fit_temperature(scores.probabilities, val.labels)
-            progress.best |= {"metrics": measured, "temperature": temperature}
-            order = experiment.statistics["order_hash"]["val"]
-            found = scores.probabilities
-            # Before the checkpoint: if a kill comes between them, the validation is repeated.
-            run.directory.write_predictions("val", val, found, order, config)
-        progress.best |= experiment.validated
-    run.save()
-    console.print_epoch(progress, config, ranked, run.epochs)
+    task = experiment.task
+    scores = {}
+    run.validation = None
+    if len(experiment.encoded["val"]):
+        run.validation = task.validate(experiment, run.state.params, run.check_stop)
+        scores = run.validation.scores
+        run.log_scores("val", scores, run.validation.seconds)
+    ranking = task.make_ranking(run.config)
+    progress.end_epoch(scores, run.config.early_stopping_patience, ranking)
+    if progress.best is not None and progress.is_best:
+        if run.validation:
+            progress.best |= run.validation.more
+        if run.cross_validated:
+            progress.best |= run.cross_validated.validation
+    for hook in run.hooks:
+        hook(run)

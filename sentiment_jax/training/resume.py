@@ -1,10 +1,13 @@
 """Where a run begins: its newest good checkpoint, or parameters that are random or pretrained."""
 
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float32
 
 from sentiment_jax.config.schema import EncoderConfig
 from sentiment_jax.errors import InputError, RunError
@@ -13,50 +16,48 @@ from sentiment_jax.huggingface.weights import LoadReport
 from sentiment_jax.models import layers
 from sentiment_jax.models.registry import ARCHITECTURES
 from sentiment_jax.runtime import devices, processes, terminal
-from sentiment_jax.storage.checkpoints import Checkpoints
+from sentiment_jax.storage.checkpoints import FREQUENCIES, Checkpoints
+from sentiment_jax.storage.files import read_array, read_json
+from sentiment_jax.storage.metrics_log import MetricsLog
 from sentiment_jax.storage.run_directory import RunDirectory
 from sentiment_jax.training.compilation import abstract_state
 from sentiment_jax.training.experiment import Experiment
 from sentiment_jax.training.lineage import source_run
+from sentiment_jax.training.optimizers import make_schedule
 from sentiment_jax.training.parameters import initializer
 from sentiment_jax.training.run import Progress, TrainingRun
-from sentiment_jax.training.signals import Stop
 from sentiment_jax.training.steps import TrainState, create_state
 from sentiment_jax.training.trained_model import load_run
 
 
-def start_run(
-    experiment: Experiment, directory: RunDirectory, stop: Stop, initial: Any = None
-) -> tuple[TrainingRun, LoadReport | None]:
-    """Restore the newest good checkpoint, or begin; return the run and any LoadReport.
+def restore_or_begin(run: TrainingRun) -> None:
+    """Set where the steps go on: at the newest good checkpoint, or at the first parameters.
 
-    `initial` is the `initial_state`, if it has been made.
     RunError: every checkpoint is damaged, or the best one.
     """
-    report = None
+    experiment = run.experiment
+    config = run.config
     with processes.main_process_first():
-        checkpoints = Checkpoints(directory.checkpoints)
+        checkpoints = Checkpoints(run.directory.checkpoints)
     if checkpoints.steps:
-        state, progress = _restore(experiment, checkpoints)
+        run.state, run.progress = _restore(experiment, checkpoints)
+    elif any(checkpoints.directory.glob("*.corrupt")):
+        faults = checkpoints.describe_faults() or "found before"
+        raise RunError(
+            f"every checkpoint in {checkpoints.directory} is damaged ({faults}) and set aside as "
+            "N.corrupt; put one back, or --fresh starts over"
+        )
     else:
-        if any(checkpoints.directory.glob("*.corrupt")):
-            faults = checkpoints.describe_faults() or "found before"
-            raise RunError(
-                f"every checkpoint in {checkpoints.directory} is damaged ({faults}) and set aside "
-                "as N.corrupt; put one back, or --fresh starts over"
-            )
-        state, report = initial or initial_state(experiment)
-        progress = Progress()
+        state = create_state(run.params, config.optimizer, config.seed)
+        run.state = devices.place(state, experiment.mesh)
+        run.progress = Progress()
+    run.params = None
     with processes.main_process_first():
         _report_faults(checkpoints)
-    return TrainingRun(experiment, directory, checkpoints, progress, state, stop), report
-
-
-def initial_state(experiment: Experiment) -> tuple[TrainState, LoadReport | None]:
-    """Return a new run's state on the devices, and the report on loading pretrained weights."""
-    params, report = initial_params(experiment)
-    state = create_state(params, experiment.config.optimizer, experiment.config.seed)
-    return devices.place(state, experiment.mesh), report
+    run.checkpoints = checkpoints
+    steps = experiment.epochs * run.steps_per_epoch
+    run.learning_rate = make_schedule(config.optimizer, steps)
+    run.log = MetricsLog(run.directory.metrics, run.progress.records)
 
 
 def initial_params(experiment: Experiment) -> tuple[Any, LoadReport | None]:
@@ -72,8 +73,7 @@ def initial_params(experiment: Experiment) -> tuple[Any, LoadReport | None]:
         return params, None
     if run := source_run(model.pretrained):
         source = load_run(run, classifies=False)
-        learned = dict(source.params)
-        frequencies = learned.pop("embedding_frequencies", None)  # of an LSTM's pre-training
+        learned = {name: leaf for name, leaf in source.params.items() if name != FREQUENCIES}
         params, report = weights.load_tensors(
             weights.to_tensors(learned, model.name),
             experiment.model.config,
@@ -84,11 +84,9 @@ def initial_params(experiment: Experiment) -> tuple[Any, LoadReport | None]:
         )
         start = ARCHITECTURES[model.name].start
         if start and source.config.model.name != model.name:
-            if frequencies is None:
-                raise InputError(f"model.pretrained={run} has no word frequencies: pre-train again")
-            shares = np.asarray(frequencies["embedding"])
+            frequencies = _word_frequencies(run, source.params)
             train = experiment.encoded["train"]
-            first = start(params, shares, train.token_ids, train.offsets, train.labels)
+            first = start(params, frequencies, train.token_ids, train.offsets, train.labels)
             params = jax.tree.map(jnp.asarray, first)
         return params, report
     assert isinstance(model, EncoderConfig)  # an LSTM starts from a run: checks.resolve
@@ -96,11 +94,23 @@ def initial_params(experiment: Experiment) -> tuple[Any, LoadReport | None]:
     return weights.load_pretrained(folder, experiment.model.config, params, experiment.classes)
 
 
+def _word_frequencies(run: Path, params: Mapping[str, Any]) -> Float32[np.ndarray, "vocabulary 1"]:
+    """Return how frequent each word and n-gram is in the text of a pre-training."""
+    directory = RunDirectory(run)
+    if directory.frequencies.exists():
+        remedy = "put that file back, or pre-train again"
+        return read_array(directory.frequencies, read_json(directory.env), remedy)[:, None]
+    if FREQUENCIES not in params:
+        raise InputError(f"model.pretrained={run} has no word frequencies: pre-train again")
+    return np.asarray(params[FREQUENCIES]["embedding"])
+
+
 def _restore(experiment: Experiment, checkpoints: Checkpoints) -> tuple[TrainState, Progress]:
     """Restore the newest checkpoint; RunError: the best one is damaged."""
     step = checkpoints.steps[-1]
     shapes = abstract_state(experiment)
     items = checkpoints.restore(step, params=shapes.params, opt_state=shapes.opt_state)
+    items["params"].pop(FREQUENCIES, None)
     bookkeeping = items.pop("bookkeeping")
     known = Progress.__dataclass_fields__  # earlier revisions wrote more
     progress = Progress(**{name: v for name, v in bookkeeping.items() if name in known})

@@ -1,19 +1,27 @@
 """A training run as one object: what is trained, where it writes, how far it is."""
 
+import contextlib
 import dataclasses
 import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
+from tokenizers import Tokenizer
+
+from sentiment_jax.config.schema import Config
 from sentiment_jax.errors import Interrupted
+from sentiment_jax.huggingface.weights import LoadReport
 from sentiment_jax.runtime.terminal import progress_bar
 from sentiment_jax.storage.checkpoints import Checkpoints
 from sentiment_jax.storage.metrics_log import MetricsLog
 from sentiment_jax.storage.run_directory import RunDirectory
-from sentiment_jax.storage.selection import WORST, validation_rank
-from sentiment_jax.training import compilation, optimizers
-from sentiment_jax.training.experiment import Experiment
+from sentiment_jax.storage.selection import WORST, Ranking
+from sentiment_jax.training.checks import Start
+from sentiment_jax.training.experiment import Experiment, Task, Validation
 from sentiment_jax.training.parameters import count_parameters
+from sentiment_jax.training.scoring import ReviewScores
 from sentiment_jax.training.signals import Stop
+from sentiment_jax.training.trained_model import TrainedModel
 
 EMPTY_SUMS = {"loss": 0.0, "correct": 0.0, "examples": 0.0, "seconds": 0.0}
 
@@ -57,7 +65,7 @@ class Progress:
         """Whether the epoch that has ended is the best one so far."""
         return self.best is not None and self.best["epoch"] == self.epochs_done
 
-    def end_epoch(self, scores: dict[str, Any], patience: int, select_by: str) -> None:
+    def end_epoch(self, scores: dict[str, Any], patience: int, ranking: Ranking) -> None:
         """Record the scores of a validation: epochs done, best, patience.
 
         Without scores, where no reviews are held out, the newest epoch is the best.
@@ -70,8 +78,8 @@ class Progress:
             self.best = now
             return
         self.epochs_since_best += 1
-        rank = validation_rank(now, select_by)
-        before = validation_rank(self.best, select_by)
+        rank = ranking.key(now)
+        before = ranking.key(self.best)
         if rank > before:
             self.epochs_since_best = 0
         if rank >= before and rank != WORST:
@@ -86,32 +94,75 @@ def averages(sums: dict[str, float]) -> tuple[float, float, float]:
     return sums["loss"] / examples, sums["correct"] / examples, rate
 
 
+@dataclasses.dataclass(frozen=True)
+class CrossValidated:
+    """What a cross-validation leaves for the training on all reviews."""
+
+    epochs: int  # after which it ends
+    validation: dict[str, Any]  # entries of result.json: scores, metrics, temperature, folds
+    train_seconds: float
+
+
 @dataclasses.dataclass
 class TrainingRun:
-    """What is trained, where it writes, how far it is."""
+    """What is trained, where it writes, how far it is. The stages fill it in, in their order."""
 
-    experiment: Experiment
+    task: Task
+    config: Config
     directory: RunDirectory
-    checkpoints: Checkpoints
-    progress: Progress
-    state: Any  # steps.TrainState
+    start: Start
+    changes: list[str]  # of the config since the run began, which the user has allowed
     stop: Stop
+    prepare: Callable[[Config, Tokenizer | None], Experiment]
+    hooks: Sequence[Callable[["TrainingRun"], None]]  # called after each epoch: training/hooks.py
+    closing: contextlib.ExitStack  # what it calls when the run ends in any way
+    tensorboard: bool = False
+    cross_validated: CrossValidated | None = None
+    compile_seconds: float = 0.0  # before the first step
+    result: dict[str, Any] = dataclasses.field(default_factory=dict)  # of result.json
+    # From stages.prepare on:
+    experiment: Experiment = dataclasses.field(init=False)
+    # From stages.begin on, unless a checkpoint is restored; until the first step:
+    params: Any = None
+    load_report: LoadReport | None = None
+    # From stages.fit on:
+    checkpoints: Checkpoints = dataclasses.field(init=False)
+    progress: Progress = dataclasses.field(init=False)
+    learning_rate: Callable[[int], float] = dataclasses.field(init=False)
+    log: MetricsLog = dataclasses.field(init=False)
+    state: Any = None  # steps.TrainState, until the last step
+    compiled_lengths: set[int] = dataclasses.field(default_factory=set)  # padded, of the steps
+    validation: Validation | None = None  # of the last epoch
+    # From stages.test on, where the test set is scored:
+    trained: TrainedModel | None = None
+    tested: ReviewScores | None = None
 
-    def __post_init__(self) -> None:
-        config = self.experiment.config
-        self.train_step = compilation.make_train_step(self.experiment)
-        self.parameters = count_parameters(self.experiment.model)
-        self.steps_per_epoch = math.ceil(len(self.experiment.encoded["train"]) / config.batch_size)
-        # A cross-validation decides when to end, but not the schedule, which its folds shared.
-        held_out = len(self.experiment.encoded["val"]) if config.data.fold else 0
-        whole = math.ceil((len(self.experiment.encoded["train"]) + held_out) / config.batch_size)
-        most = max(config.epochs, math.ceil(config.min_steps / whole))
-        self.epochs = self.experiment.epochs or most
-        self.total_steps = self.epochs * self.steps_per_epoch
-        steps = most * self.steps_per_epoch
-        self.learning_rate = optimizers.make_schedule(config.optimizer, steps)
-        self.log = MetricsLog(self.directory.metrics, self.progress.records)
-        self.compiled_lengths: set[int] = set()  # padded, of the steps compiled so far
+    @property
+    def best(self) -> dict[str, Any]:
+        """Step, epoch and scores of the best epoch, once one has ended."""
+        assert self.progress.best is not None
+        return self.progress.best
+
+    @property
+    def parameters(self) -> int:
+        """The number of parameters."""
+        return count_parameters(self.experiment.model)
+
+    @property
+    def epochs(self) -> int:
+        """The epochs after which training ends; the schedule is that of `Experiment.epochs`."""
+        found = self.cross_validated
+        return found.epochs if found else self.experiment.epochs
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """The number of batches of the training split."""
+        return math.ceil(len(self.experiment.encoded["train"]) / self.config.batch_size)
+
+    @property
+    def total_steps(self) -> int:
+        """The steps after which training ends."""
+        return self.epochs * self.steps_per_epoch
 
     @property
     def done(self) -> bool:
@@ -142,13 +193,13 @@ class TrainingRun:
                 best=progress.best["step"] if progress.best else None,
             )
 
-    def interrupt(self) -> None:
-        """Save, unless training has ended, and raise Interrupted."""
-        if self.state is not None:
-            self.save()
-        raise Interrupted(f"saved step {self.progress.step}; {self.stop.remedy}")
-
     def check_stop(self) -> None:
         """Interrupt the run if a signal came."""
         if self.stop.asked():
             self.interrupt()
+
+    def interrupt(self) -> None:
+        """Save, unless training has ended or the step is saved, and raise Interrupted."""
+        if self.state is not None and self.progress.step not in self.checkpoints.steps:
+            self.save()
+        raise Interrupted(f"saved step {self.progress.step}; {self.stop.remedy}")

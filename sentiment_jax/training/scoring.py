@@ -6,9 +6,7 @@ Padded rows are never summed and every review counts once: accuracy does not dep
 import dataclasses
 import functools
 import itertools
-import math
 import time
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
@@ -24,9 +22,7 @@ from sentiment_jax.data.encoding import Encoded
 from sentiment_jax.data.labels import decide
 from sentiment_jax.runtime import devices
 from sentiment_jax.runtime.terminal import progress_bar
-from sentiment_jax.training.experiment import Experiment
-from sentiment_jax.training.objectives.masked_language_modeling import mean_nats
-from sentiment_jax.training.objectives.objective import Batch, Objective, cross_entropy, forward
+from sentiment_jax.training.objectives.objective import Batch, cross_entropy, forward
 from sentiment_jax.training.trained_model import Classifier
 
 Result = TypeVar("Result")
@@ -39,32 +35,18 @@ def one_behind(results: Iterable[Result]) -> Iterator[Result]:
 
 
 @dataclasses.dataclass(frozen=True)
-class Scores:
-    """Loss (mean, nats) and accuracy of one split."""
+class ReviewScores:
+    """Loss (mean, nats) and accuracy of one split, and each review's probabilities in its order."""
 
     loss: float
     accuracy: float
     examples: int
     seconds: float
+    probabilities: Float32[np.ndarray, "reviews classes"]
 
     def summary(self) -> dict[str, Any]:
         """Return the part that goes into result.json."""
-        left_out = ("seconds", "probabilities")
-        return {name: value for name, value in vars(self).items() if name not in left_out}
-
-
-@dataclasses.dataclass(frozen=True)
-class ReviewScores(Scores):
-    """Each review's probabilities in its order."""
-
-    probabilities: Float32[np.ndarray, "reviews classes"]
-
-
-@dataclasses.dataclass(frozen=True)
-class TextScores(Scores):
-    """The perplexity of held-out text; loss and accuracy are per example."""
-
-    perplexity: float
+        return {"loss": self.loss, "accuracy": self.accuracy, "examples": self.examples}
 
 
 def score_reviews(
@@ -89,7 +71,7 @@ def score_reviews(
     probabilities = np.full((len(encoded), len(classifier.classes)), np.nan, np.float32)
     examples = 0
     step = make_eval_step(classifier.model)
-    for rows, outputs in _apply(step, classifier, params, encoded, size, description, stop):
+    for rows, outputs in apply(step, classifier, params, encoded, size, description, stop):
         losses[rows] = devices.fetch(outputs[0])[: len(rows)]
         probabilities[rows] = devices.fetch(outputs[1])[: len(rows)]
         examples += len(rows)
@@ -103,34 +85,7 @@ def score_reviews(
     )
 
 
-def score_text(
-    experiment: Experiment,
-    params: Any,
-    encoded: Encoded,
-    description: str,
-    *,
-    stop: Callable[[], None] | None = None,
-) -> TextScores:
-    """Score each segment once by the objective of a pre-training, its masks always the same."""
-    start = time.perf_counter()
-    objective: Any = experiment.objective
-    step = make_sums_step(experiment.model, objective, experiment.config.seed)
-    totals: dict[str, float] = defaultdict(float)
-    size = min(experiment.config.eval_batch_size, len(encoded))
-    for _, sums in _apply(step, experiment, params, encoded, size, description, stop):
-        for name, value in jax.device_get(sums).items():
-            totals[name] += float(value)
-    examples = totals["examples"]
-    return TextScores(
-        loss=objective.mean_loss(totals),
-        accuracy=totals["correct"] / examples,
-        examples=round(examples),
-        perplexity=math.exp(min(mean_nats(totals), 700)),
-        seconds=time.perf_counter() - start,
-    )
-
-
-def _apply(
+def apply(
     step: Callable[[Any, Batch], Any],
     classifier: Classifier,
     params: Any,
@@ -156,16 +111,6 @@ def _apply(
         for rows, outputs in one_behind(dispatch()):
             yield rows, outputs
             bar.update(len(rows))
-
-
-@functools.lru_cache(maxsize=8)
-def make_sums_step(model: nn.Module, objective: Objective, seed: int) -> Wrapped:
-    """Return the jitted (params, batch) -> an objective's sums, the same each time."""
-
-    def sums_step(params: Any, batch: Batch) -> dict[str, Array]:
-        return objective(model, params, batch, jax.random.key(seed), deterministic=True)
-
-    return jax.jit(sums_step)
 
 
 @functools.lru_cache(maxsize=8)

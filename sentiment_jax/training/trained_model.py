@@ -16,6 +16,7 @@ from sentiment_jax.data import batches
 from sentiment_jax.data.encoding import Encoded, encode
 from sentiment_jax.data.labels import same_classes
 from sentiment_jax.data.reviews import Reviews
+from sentiment_jax.data.tokenization import load_run_tokenizer
 from sentiment_jax.errors import InputError, RunError
 from sentiment_jax.models.registry import build_model
 from sentiment_jax.runtime import devices
@@ -80,7 +81,7 @@ def make_classifier(config: Config, tokenizer: Tokenizer) -> Classifier:
 def restore_model(like: Classifier, checkpoints: Checkpoints, step: int) -> TrainedModel:
     """Restore the parameters of one checkpoint, a copy on each device."""
     shapes = devices.abstract(abstract_params(like.model), like.mesh)
-    params = checkpoints.restore(step, "embedding_frequencies", params=shapes)["params"]
+    params = checkpoints.restore(step, params=shapes)["params"]
     return TrainedModel(like.config, like.tokenizer, like.model, like.mesh, params, step)
 
 
@@ -155,13 +156,8 @@ def _find_best(directory: RunDirectory) -> dict[str, Any]:
 
 
 def _load_best(directory: RunDirectory, calibrated: bool, classifies: bool) -> TrainedModel:
-    config = directory.read_config()
-    if classifies and config.pretrain.objective:
-        raise InputError(
-            f"{directory.path} is a pre-training run, which has no classifier: fine-tune from it "
-            f"by --config.model.pretrained={directory.path}"
-        )
-    classifier = make_classifier(config, directory.load_tokenizer())
+    config = directory.read_classifier() if classifies else directory.read_config()
+    classifier = make_classifier(config, load_run_tokenizer(directory))
     best = _find_best(directory)
     checkpoints = Checkpoints(directory.checkpoints, read_only=True)
     trained = restore_model(classifier, checkpoints, best["step"])

@@ -20,6 +20,7 @@ from sentiment_jax.analysis.predictions import (
     hardest_mistakes,
 )
 from sentiment_jax.config.schema import CLASSES
+from sentiment_jax.storage.selection import BY_ACCURACY, Ranking
 
 
 def make_predictions(p_positive, labels):
@@ -148,7 +149,8 @@ def test_a_loss_that_explodes_is_cut_off(tmp_path, drawn):
 @pytest.mark.parametrize(("select_by", "best"), [("accuracy", [2, 2]), ("loss", [2, 1])])
 def test_an_overlay_has_a_thick_winner_and_rings_at_best_epochs(tmp_path, drawn, select_by, best):
     runs = {"calm": epochs(0.7, 0.6), "late": epochs(0.7, 0.8)}
-    figures.overlay(runs, "late", tmp_path / "overlay.png", select_by=select_by)
+    ranking = BY_ACCURACY if select_by == "accuracy" else Ranking(("loss", "accuracy"))
+    figures.overlay(runs, "late", tmp_path / "overlay.png", ranking=ranking)
     for axes in drawn[0].axes:
         assert [line.get_linewidth() for line in axes.lines[::2]] == [1.3, 2.8]
         assert [ring.get_xdata()[0] for ring in axes.lines[1::2]] == best

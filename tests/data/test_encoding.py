@@ -50,21 +50,18 @@ def test_empty_emoji_and_endless_texts_have_tokens(wordpiece, truncation):
 
 
 def test_texts_are_encoded_few_characters_at_a_time(numbered, monkeypatch):
-    """Row 56: not only one long text, but many rather long ones, too, need bounded memory."""
-    texts = ["", *(" ".join(WORDS[i:]) for i in range(100)), *[""] * 100]
-    whole = encode_lists(numbered, texts)
-    steps = []
-    monkeypatch.setattr(
-        tokenization, "range", lambda *a: steps.append(a) or range(*a), raising=False
-    )
+    """Many rather long texts need bounded memory, not only a single long one."""
+    texts = ["", *(" ".join(WORDS[i:]) for i in range(100)), *[""] * 1900]
+    whole = [*tokenization.tokenize(numbered, texts)]
     for chunk, step in ((10_000, 2), (8_000_000, 2000)):
         monkeypatch.setattr(tokenization, "CHUNK", chunk)
-        assert encode_lists(numbered, texts) == whole
-        assert steps.pop() == (0, len(texts), step)
+        steps = []
+        assert [*tokenization.tokenize(numbered, texts, steps.append)] == whole
+        assert steps == [step] * (2000 // step) + [1]
 
 
 def test_the_share_of_unknown_words_that_are_read(numbered, wordpiece):
-    """Row 55: [UNK] among words, whole ones also where they have several pieces."""
+    """A word of several pieces counts once; [CLS] and [SEP] do not count."""
     assert len(wordpiece.encode("bdgo", add_special_tokens=False)) > 1, "no word of several pieces"
     for tokenizer, expected in (
         (numbered, {"w001 w002": 0, "w001 what": 0.5, "это 😀": 1, "": 1}),
@@ -78,7 +75,7 @@ def test_the_share_of_unknown_words_that_are_read(numbered, wordpiece):
 
 @pytest.mark.parametrize("learn", [learn_words, lambda t: train_wordpiece(t, vocabulary_size=9000)])
 def test_scripts_that_the_vocabulary_hardly_has_are_foreign(learn):
-    """Row 55: as BERT's, it spells Cyrillic in single letters, of which none is unknown."""
+    """Their texts have no unknown token: as BERT's, the vocabulary has the single letters."""
     russian, greek, japanese = "очень плохой фильм", "πολύ κακή ταινία", "映画はとてもひどい"
     english = learn([*WORDS, *(f"good{word}film" for word in WORDS), *russian, *greek])
     if "[CLS]" in english.get_vocab():
@@ -107,7 +104,7 @@ def test_encoded_reviews_are_their_texts():
 
 
 def test_ids_out_of_range_are_refused():
-    """Row 22: an embedding would clamp them silently."""
+    """An embedding would clamp them silently."""
     holed = Tokenizer(models.WordLevel({"[UNK]": 0, "good": 1, "bad": 3}, unk_token="[UNK]"))
     assert encode_lists(holed, ["good"]) == ([[1]], 0)
     with pytest.raises(InputError, match="gives the id 3, .* not in its vocabulary of 3"):

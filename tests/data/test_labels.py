@@ -24,14 +24,15 @@ def test_labels_are_classes_in_the_order_of_numbers_or_letters():
         (["0", "neg", "pos", "positive", " Positive ", "NEG"], CLASSES, [0, 0, 1, 1, 1, 0]),
         (["True", "FALSE", "true", "1.0", "0.0"], CLASSES, [1, 0, 1, 1, 0]),
         (["pos", "neg", "neg"], ("neg", "pos"), [1, 0, 0]),
-        (["Positive", "Negative"], ("Negative", "Positive"), [1, 0]),
+        (["TRUE", "false"], ("false", "TRUE"), [1, 0]),
+        (["pos", "0"], CLASSES, [1, 0]),
         (["good", "bad"] * 5, ("bad", "good"), [1, 0] * 5),
         (["Good", "bad", "good"] * 5, ("bad", "Good"), [1, 0, 1] * 5),
         (["neutral", "negative", "positive"] * 5, WORDS, [1, 0, 2] * 5),
         (["0", "1", "-1"] * 5, ("-1", "0", "1"), [1, 2, 0] * 5),
         (["10", "9.0", "1", "1.0"] * 5, ("1", "9", "10"), [2, 1, 0, 0] * 5),
         (["2.5", "2", "10"] * 5, ("2", "2.5", "10"), [1, 0, 2] * 5),
-        (["caf\u00e9", "cafe\u0301", "Rome"] * 5, ("caf\u00e9", "Rome"), [0, 0, 1] * 5),  # row 72
+        (["caf\u00e9", "cafe\u0301", "Rome"] * 5, ("caf\u00e9", "Rome"), [0, 0, 1] * 5),  # NFC, NFD
         (["New York", "new  york", "Rome"] * 5, ("New York", "Rome"), [0, 0, 1] * 5),
     ):
         assert number(labels) == (numbers, names)
@@ -63,7 +64,7 @@ def test_labels_that_cannot_be_classes_are_named():
         (["a\x1b[2J", "b"] * 5, {}, r"'a\x1b[2J' cannot name a class"),
         *(
             (["pos"] * 10 + [x, x] + ["neg"] * 10, {}, f"(row 12: {x!r}, row 13: {x!r}): correct t")
-            for x in ("-1", "2", "0.5", "maybe", "posi")  # row 29
+            for x in ("-1", "2", "0.5", "maybe", "posi")
         ),
     ):
         message = refusal("my.csv", number, labels, **settings)
@@ -97,19 +98,6 @@ def test_a_rounded_tie_is_a_tie():
 
 
 TEXTS = [f"review number {i}" for i in range(60)]
-
-
-def test_every_split_has_its_share_of_every_class(tmp_path):
-    rows = [*zip(TEXTS, ["meh"] * 30 + ["good"] * 20 + ["bad"] * 10, strict=True)]
-    found = load_corpus(write_data(tmp_path, rows))
-    assert found.splits["train"].classes == ("bad", "good", "meh")
-    assert found.statistics["counts"] == {
-        "train": {"bad": 6, "good": 13, "meh": 19},
-        "val": {"bad": 2, "good": 3, "meh": 5},
-        "test": {"bad": 2, "good": 4, "meh": 6},
-    }
-    limited = load_corpus(write_data(tmp_path, rows[::-1], limit=24)).statistics["counts"]["train"]
-    assert limited == {"bad": 3, "good": 6, "meh": 10}
 
 
 def test_names_do_not_decide_the_hash_of_two_classes(tmp_path):

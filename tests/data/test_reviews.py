@@ -37,7 +37,7 @@ def test_normalize_text():
 
 @pytest.mark.parametrize("piece", ["word ", "x", "😀", "&amp;\n\n"])
 def test_endless_texts_are_cut_to_their_ends(piece):
-    """Row 56: up to 2 million characters nothing changes, of more both ends are kept."""
+    """Up to 2 million characters a text stays whole; of a longer one, both ends are kept."""
     longest = piece * (2 * KEPT // len(piece))
     assert normalize_text(longest) == " ".join(longest.replace("&amp;", "&").split())
     cut = normalize_text(f" {' ' * KEPT} First{longest} middle {longest}last\n ")
@@ -88,6 +88,8 @@ def test_split_is_stratified_complete_and_free_of_leakage(seed, fraction):
     split, other = (stratified_split(reviews, fraction, seed=seed + i) for i in (0, 1))
     assert held_out_texts(reviews, split) != held_out_texts(reviews, other)
     assert len(stratified_split(reviews, 0.0, seed=seed)[1]) == 0
+    _, least = stratified_split(reviews, 1e-9, seed=seed)
+    assert sorted(reviews.labels[least]) == [0, 1]
     wanted = fraction * np.bincount(reviews.labels)
     assert (np.abs(np.bincount(reviews.labels[split[1]]) - wanted) <= 1).all()
 

@@ -7,7 +7,7 @@ import pytest
 from reviews import refusal, write_csv, write_data
 
 from sentiment_jax.config.schema import DataConfig
-from sentiment_jax.data.table import find_format, read_reviews, read_table
+from sentiment_jax.data.table import find_format, read_reviews, read_table, write_table
 from sentiment_jax.errors import InputError
 
 GOOD = [(f"a good film {i}", "pos") for i in range(10)]
@@ -104,7 +104,7 @@ def test_malformed_json_lines_name_file_and_line(tmp_path):
 
 
 def test_an_only_column_is_read_whatever_its_header(capsys):
-    """Row 54, if one column is wanted: its header is named, for it may be a text."""
+    """If one column is wanted. A warning shows the header, for it may be a text."""
     table = read_table(b"Great film\r\ngood\r\n\r\nbad\r\n", "x.csv", ["text"])
     assert (table.rows, table.texts) == ([2, 3, 4], [["good"], [""], ["bad"]])
     (line,) = capsys.readouterr().err.splitlines()
@@ -144,6 +144,7 @@ def test_a_format_is_found_by_the_first_line_or_else_the_name():
         ("a.txt", "text\tlabel", "\t"),
         ("a.tsv", "text;label", ";"),
         ("a.csv", "text|label", "|"),
+        ("a.tsv", "a\ttext\ta,text,label", ","),  # it finds both columns
         ("a.txt", "the text, a label", ""),
     ):
         assert find_format(f"{first}\nand more\n", name, ["text", "label"]) == kind
@@ -162,9 +163,23 @@ def test_the_whole_table_is_kept():
 
 
 def test_what_is_not_a_file_is_not_a_table(tmp_path):
-    """Row 57: reading a FIFO or device would wait for ever, or never end."""
+    """Reading a FIFO or device would wait for ever, or never end."""
     os.mkfifo(tmp_path / "a.csv")
     for path in (tmp_path / "a.csv", os.devnull):
         assert "FIFO, socket or device" in error_of(path)
     assert "No such file" in error_of(tmp_path / "no.csv")
     assert "directory: name a file" in error_of(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.TSV", "a.jsonl"])
+def test_a_table_that_is_written_is_read_back(tmp_path, name):
+    values = ["a", 7, -2.5, True, None, {"b": [1, "é"]}, "x,\ty\nz", '"', "\ud800"]
+    header = [f"column {i}" for i in range(len(values))]
+    write_table(tmp_path / name, header, [values, values[::-1]])
+    table = read_table((tmp_path / name).read_bytes(), name, header[:1])
+    assert table.columns == header
+    if name == "a.jsonl":
+        assert table.cells == [values, values[::-1]]
+    else:
+        cells = ["a", "7", "-2.5", "true", "", '{"b": [1, "\\u00e9"]}', *values[6:8], "\\ud800"]
+        assert table.cells == [cells, cells[::-1]]

@@ -26,7 +26,7 @@ from sentiment_jax.modes import train as train_mode
 from sentiment_jax.modes.evaluate import evaluate_ensemble, evaluate_run
 from sentiment_jax.modes.report import report
 from sentiment_jax.modes.sweep import sweep
-from sentiment_jax.modes.train import train
+from sentiment_jax.modes.train import TRIAL, train
 from sentiment_jax.storage.files import read_json
 from sentiment_jax.storage.metrics_log import read_metrics
 from sentiment_jax.storage.run_directory import RunDirectory
@@ -102,17 +102,22 @@ def test_each_review_is_scored_by_the_model_of_its_fold(run):
     assert result["temperature"] == pytest.approx(temperature, rel=1e-3) != 1
 
 
-def test_a_probability_that_is_rounded_to_0_does_not_decide_the_temperature(config, tmp_path):
-    """As `--calibrated` reads it: half of the last digit, not the least positive number."""
-    changes = {"epochs": 1, "linear_baseline": False, "optimizer.learning_rate": 10.0}
+def test_loss_and_temperature_are_those_of_the_probabilities_before_they_are_rounded(
+    config, tmp_path
+):
+    """A table has six digits, in which those of over-confident models are 0."""
+    changes = {"epochs": 1, "linear_baseline": False, "optimizer.learning_rate": 3.5}
     result = train(override(config, changes), tmp_path)
-    trial = Trial("run", tmp_path, RunDirectory(tmp_path).read_config())
-    found = read_predictions([trial], "val")
-    of_label = found.probabilities[0][np.arange(60), found.labels]
-    assert (of_label == 0).any()
-    temperature = fit_temperature(np.maximum(found.probabilities[0], 5e-7), found.labels)
-    assert result["temperature"] == pytest.approx(temperature, rel=1e-3)
-    assert temperature < 0.8 * fit_temperature(found.probabilities[0], found.labels)
+    found = []
+    labels = []
+    for fold in sorted((tmp_path / "folds").iterdir()):
+        found.append(np.load(fold / "probabilities-val.npy"))
+        labels += [int(row["label"]) for row in read_table(fold / "predictions-val.csv")]
+    probabilities = np.concatenate(found)
+    assert (probabilities < 5e-7).any()
+    assert result["metrics"]["val"]["log_loss"] == pytest.approx(result["val"]["loss"], rel=1e-5)
+    temperature = fit_temperature(probabilities, np.array(labels, np.int32))
+    assert result["temperature"] == pytest.approx(temperature, rel=1e-3) != 1
 
 
 def test_the_last_model_is_trained_on_all_for_the_median_of_the_best_epochs(run, config, tmp_path):
@@ -121,7 +126,7 @@ def test_the_last_model_is_trained_on_all_for_the_median_of_the_best_epochs(run,
     assert run.result["best_epoch"] == run.result["epochs"] == epochs[1] < config.epochs
     assert read_json(run.directory / "env.json")["data"]["counts"]["val"] == {"neg": 0, "pos": 0}
     longer = override(config, {"data.folds": 0, "data.validation_fraction": 0.0})
-    train(longer, tmp_path, score_test=False)
+    train(longer, tmp_path, stages=TRIAL)
     taken, expected = (
         [line | {"seconds": 0} for line in read_metrics(directory / "metrics.jsonl")]
         for directory in (run.directory, tmp_path)
@@ -176,7 +181,7 @@ def test_only_fresh_may_change_it_and_removes_the_folds_of_the_run_before(run, c
 def test_what_the_other_modes_do_with_it(run, tmp_path):
     result = run.result
     assert evaluate_run(run.directory, "test") == result["test"]
-    held_out = "none are held out .* predictions-val.csv there have those of its folds"
+    held_out = "holds out no reviews .* result.json there has the scores of a cross-validation"
     with pytest.raises(InputError, match=held_out):
         evaluate_run(run.directory, "val")
     with pytest.raises(InputError, match="is finished and kept no checkpoint, as a fold does"):
@@ -222,14 +227,13 @@ def test_the_linear_baseline_is_cross_validated_on_the_same_folds(run):
     assert f"\n         {validated}\n" in run.printed
 
 
-def test_folds_that_cannot_be(config):
-    for changes, pretraining, problem in (
-        ({"data.folds": 1}, False, "data.folds=1, data.fold=0: 0, or 2 and more"),
-        ({"data.folds": 3, "data.fold": 4}, False, "data.folds=3, data.fold=4"),
-        ({}, True, "no use for data.folds"),
-    ):
+def test_folds_that_cannot_be(config, tmp_path):
+    for folds, problem in ((1, "data.folds=1 leaves nothing"), (61, "61 different texts, there a")):
         with pytest.raises(InputError, match=problem):
-            validate(override(config, changes), pretraining=pretraining)
+            train(override(config, {"data.folds": folds}), tmp_path / "run")
+        assert [path.name for path in (tmp_path / "run").iterdir()] == ["lock"]
+    with pytest.raises(InputError, match="data.folds does nothing in --mode=pretrain"):
+        validate(config, pretraining=True)
 
 
 def test_a_fold_too_small_for_a_batch_is_found_before_the_first_is_trained(config, tmp_path):

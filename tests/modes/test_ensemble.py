@@ -15,8 +15,8 @@ from sentiment_jax.modes.predict import predict, predict_table, print_prediction
 from sentiment_jax.modes.train import train
 from sentiment_jax.storage.files import read_json
 from sentiment_jax.training import scoring
-from sentiment_jax.training.experiment import prepare_experiment
 from sentiment_jax.training.metrics import apply_temperature, fit_temperature
+from sentiment_jax.training.tasks.classification import CLASSIFICATION
 from sentiment_jax.training.trained_model import load_ensemble, load_run
 
 TEXTS = ["a good film", "", "dull and bad", "очень плохой фильм", *(f"scene {i}" for i in range(9))]
@@ -34,7 +34,7 @@ def pair(finished, make_small, tmp_path_factory):
 def score(workdir, split):
     """Probabilities and labels of a split; nothing is written."""
     trained = load_run(workdir)
-    encoded = prepare_experiment(trained.config, trained.tokenizer).encoded[split]
+    encoded = CLASSIFICATION.prepare(trained.config, trained.tokenizer).encoded[split]
     scores = scoring.score_reviews(trained, trained.params, encoded, split)
     return scores.probabilities, encoded.labels
 

@@ -19,8 +19,9 @@ from sentiment_jax.runtime import terminal
 from sentiment_jax.storage.files import read_json
 from sentiment_jax.storage.run_directory import RunDirectory
 from sentiment_jax.sweeps.plan import Trial
-from sentiment_jax.training.experiment import read_corpus, with_classes
+from sentiment_jax.training.experiment import read_corpus
 from sentiment_jax.training.scoring import score_reviews
+from sentiment_jax.training.tasks.classification import with_classes
 from sentiment_jax.training.trained_model import load_run
 
 ROWS = [("A moving film.", "1"), ("Dull and long.", "0"), ("I want my money back.", "0")]

@@ -19,20 +19,22 @@ from sentiment_jax import api
 from sentiment_jax.analysis import records
 from sentiment_jax.config.recipes import override
 from sentiment_jax.config.stored import replace_settings
+from sentiment_jax.data.corpus import READERS
 from sentiment_jax.errors import InputError, RunError
 from sentiment_jax.huggingface import weights
 from sentiment_jax.models.average import weigh
 from sentiment_jax.modes import export, sweep
-from sentiment_jax.modes.pretrain import prepare_pretraining, pretrain
+from sentiment_jax.modes.pretrain import pretrain
 from sentiment_jax.modes.train import train
 from sentiment_jax.storage.checkpoints import Checkpoints, steps_in
 from sentiment_jax.storage.files import read_json
 from sentiment_jax.storage.metrics_log import read_metrics
 from sentiment_jax.storage.run_directory import RunDirectory
-from sentiment_jax.training import resume, scoring
+from sentiment_jax.training import resume
 from sentiment_jax.training.checks import resolve
-from sentiment_jax.training.experiment import prepare_experiment
 from sentiment_jax.training.run import Progress
+from sentiment_jax.training.tasks.classification import CLASSIFICATION
+from sentiment_jax.training.tasks.pretraining import PRETRAINING
 from sentiment_jax.training.trained_model import load_run
 
 SMALL = {
@@ -117,7 +119,7 @@ def test_a_pretraining_is_a_run_like_any(pretrained, load):
     assert result["val"].keys() >= {"perplexity", "loss", "accuracy", "examples"}
     with pytest.raises(InputError, match="is a pre-training run, .*--config.model.pretrained="):
         load_run(workdir)
-    with pytest.raises(InputError, match="is a pre-training run, not a classifier"):
+    with pytest.raises(InputError, match="is a pre-training run, which has no classifier"):
         records.collect([workdir])
 
 
@@ -136,10 +138,10 @@ def test_killed_and_the_same_command_again(name, pretrained, tmp_path, monkeypat
 def test_the_perplexity_depends_on_neither_batches_nor_padding(name, pretrained, load):
     trained = load(name)
     others = {"eval_batch_size": 6, "data.length_buckets": (16,)}  # the last batch has empty rows
-    prepared = prepare_pretraining(replace_settings(trained.config, others), trained.tokenizer)
+    prepared = PRETRAINING.prepare(replace_settings(trained.config, others), trained.tokenizer)
     held_out = prepared.encoded["val"]
     assert len(held_out) % 6
-    found = scoring.score_text(prepared, trained.params, held_out, "val").summary()
+    found = PRETRAINING.validate(prepared, trained.params, lambda: None).scores
     assert found == pytest.approx(read_json(pretrained(name) / "result.json")["val"], rel=1e-5)
 
 
@@ -149,7 +151,7 @@ def test_fine_tuning_starts_from_its_best_checkpoint(pretrained, load, capsys):
     config = make_config("bert", **inherited, **{"model.pretrained": str(source)})
     resolved = resolve(config)
     assert resolved.model.hidden_size == 16
-    prepared = prepare_experiment(resolved)
+    prepared = CLASSIFICATION.prepare(resolved)
     assert prepared.tokenizer.to_str(pretty=True) == (source / "tokenizer.json").read_text()
     params, report = resume.initial_params(prepared)
     assert modules(report.new) == {"classifier", "pooler"}
@@ -158,7 +160,7 @@ def test_fine_tuning_starts_from_its_best_checkpoint(pretrained, load, capsys):
     assert report.files == f"{source}, step {best.step}"
     assert_same_parameters(params, best.params, ("embeddings", "encoder"))
     assert "held out" not in capsys.readouterr().err
-    prepare_experiment(resolve(override(config, {"data.split_seed": 1})))
+    CLASSIFICATION.prepare(resolve(override(config, {"data.split_seed": 1})))
     assert re.search(r"was trained on \d+ of the \d+ reviews", capsys.readouterr().err)
     of_electra = make_config("electra", **inherited, **{"model.pretrained": str(source)})
     assert resolve(of_electra).model == resolved.model  # the source says what it is
@@ -175,7 +177,7 @@ def test_an_lstm_starts_from_ngram_vectors_which_stay_if_frozen(pretrained, load
     config = make_config("lstm", **changes, **{"model.pretrained": str(source)})
     train(config, tmp_path / "run")
     assert_same_parameters(load_run(tmp_path / "run").params, load("lstm").params, ("embedding",))
-    prepared = prepare_experiment(resolve(config))
+    prepared = CLASSIFICATION.prepare(resolve(config))
     _, report = resume.initial_params(prepared)
     assert modules(report.new) == {"forward", "dense", "classifier"}
     assert not report.unused
@@ -195,14 +197,15 @@ def test_a_linear_classifier_of_their_average_starts_at_the_class_shares(
     changes |= {"model.embedding_size": 16, "data.ngrams": 2}
     changes |= {"min_steps": 200, "linear_baseline": False, "model.pretrained": str(source)}
     config = override(average.get_config(), changes)
-    prepared = prepare_experiment(resolve(config))
-    start = resume.initial_state(prepared)[0].params
-    tables = [np.asarray(leaf["embedding"]) for leaf in load("lstm").params.values()]
-    learned = prepare_pretraining(load("lstm").config)
+    prepared = CLASSIFICATION.prepare(resolve(config))
+    start = resume.initial_params(prepared)[0]
+    table = np.asarray(load("lstm").params["embedding"]["embedding"])
+    frequencies = np.load(source / "frequencies.npy")[:, None]
+    learned = PRETRAINING.prepare(load("lstm").config)
     counts = np.bincount(learned.encoded["train"].token_ids.ravel())[2:]
-    np.testing.assert_allclose(tables[1][2 : len(counts) + 2, 0], counts / counts.sum(), 1e-5)
+    np.testing.assert_allclose(frequencies[2 : len(counts) + 2, 0], counts / counts.sum(), 1e-5)
     encoded = prepared.encoded["train"]
-    expected = weigh(*tables, encoded.token_ids, encoded.offsets)
+    expected = weigh(table, frequencies, encoded.token_ids, encoded.offsets)
     np.testing.assert_array_equal(start["embedding"]["embedding"], expected)
     shares = (np.bincount(encoded.labels) + 1) / (len(encoded) + 2)
     np.testing.assert_allclose(np.exp(start["classifier"]["bias"]), shares, rtol=1e-6)
@@ -213,29 +216,33 @@ def test_a_linear_classifier_of_their_average_starts_at_the_class_shares(
     fold = RunDirectory(tmp_path / "run" / "folds" / "1")
     assert read_json(fold.result)["epochs"] == 3  # of 96 steps if trained on all: 200 at least
     assert len({*read_json(fold.env)["data"]["counts"]["test"].values()} - {0}) == 1
-    held_out = prepare_experiment(replace_settings(resolve(config), {"data.fold": 1}))
-    assert {*held_out.encoded["val"].ids} & {*learned.encoded["train"].ids}
+    assert {*prepared.encoded["train"].ids} & {*learned.encoded["train"].ids}
     assert "held out here (leakage)" not in capsys.readouterr().err  # learned without labels
     trained = load_run(tmp_path / "run").params
     np.testing.assert_array_equal(trained["embedding"]["embedding"], expected)
     assert np.all(trained["classifier"]["kernel"])
 
 
-def test_ngram_vectors_without_frequencies_are_still_read(pretrained, load, tmp_path):
-    """Those of earlier revisions, for an LSTM; their average needs frequencies."""
+def test_word_frequencies_among_the_parameters_are_still_read(pretrained, load, tmp_path):
+    """As 0215bc7 wrote them: the average starts as from a file, the pre-training is resumed."""
     source = shutil.copytree(pretrained("lstm"), tmp_path / "source")
-    step = load("lstm").step
-    embedding = {"embedding": load("lstm").params["embedding"]}
-    shutil.rmtree(source / "checkpoints")
-    checkpoints = Checkpoints(source / "checkpoints")
-    checkpoints.save(step, embedding, {"count": np.zeros(1)}, bookkeeping={}, best=step)
-    config = make_config("lstm", **{"model.pretrained": str(source)})
-    params, _ = resume.initial_params(prepare_experiment(resolve(config)))
-    assert_same_parameters(params, embedding, ("embedding",))
+    frequencies = np.load(source / "frequencies.npy")[:, None]
+    (source / "frequencies.npy").unlink()
     changes = {"data.source": "sample", "data.max_length": 24, "model.embedding_size": 16}
-    changes |= {"model.pretrained": str(source), "data.ngrams": 2}
+    changes |= {"data.ngrams": 2, "data.folds": 0}
+
+    def start(run):
+        config = override(average.get_config(), changes | {"model.pretrained": str(run)})
+        return resume.initial_params(CLASSIFICATION.prepare(resolve(config)))[0]
+
     with pytest.raises(InputError, match="source has no word frequencies: pre-train again"):
-        train(override(average.get_config(), changes), tmp_path / "run")
+        start(source)
+    best = load("lstm").step
+    checkpoints = Checkpoints(source / "checkpoints")
+    saved = checkpoints.bookkeeping(best)
+    params = load("lstm").params | {"embedding_frequencies": {"embedding": frequencies}}
+    checkpoints.save(best, params, {"count": np.zeros(1)}, bookkeeping=saved, best=best)
+    assert_same_parameters(start(source), start(pretrained("lstm")), ("embedding", "classifier"))
 
 
 def test_what_a_training_starts_from_is_checked_before_any_review_is_read(
@@ -245,9 +252,8 @@ def test_what_a_training_starts_from_is_checked_before_any_review_is_read(
     config = make_config("lstm", **{"model.pretrained": str(source)})
     best = read_json(source / "result.json")["best_step"]
     manifest = source / "checkpoints" / str(best) / "MANIFEST.json"
-    prepare = Mock(side_effect=AssertionError("reviews are read"))
-    monkeypatch.setattr(sweep, "prepare_experiment", prepare)
-    begin = functools.partial(train, config, prepare=prepare)
+    monkeypatch.setitem(READERS, "sample", Mock(side_effect=AssertionError("reviews are read")))
+    begin = functools.partial(train, config)
     search = functools.partial(sweep.sweep, config, tmp_path / "sweep")
     manifest.rename(source / "kept")
     damaged = f"the checkpoint of step {best} in .* is damaged"
@@ -307,6 +313,6 @@ def test_electra_trains_a_generator_a_quarter_as_wide(pretrained, load):
     params = load("electra").params
     assert params["generator"]["projection"]["kernel"].shape == (8, 4)
     config = make_config("electra", **{"model.pretrained": str(source), "model.embedding_size": 8})
-    loaded, report = resume.initial_params(prepare_experiment(resolve(config)))
+    loaded, report = resume.initial_params(CLASSIFICATION.prepare(resolve(config)))
     assert modules(report.new) == {"classifier"}
     assert_same_parameters(loaded, params, ("embeddings", "encoder"))

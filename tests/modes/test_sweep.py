@@ -35,7 +35,7 @@ from sentiment_jax.training.parameters import count_parameters
 
 
 def test_trials_share_reviews_and_compiled_programs(swept):
-    assert swept.prepared == 1, "the reviews were read again"
+    assert swept.reads == 1, "the reviews were read again"
     assert swept.compiled <= 2, "more than one train step for an optimizer"
 
 

@@ -21,7 +21,7 @@ from sentiment_jax.errors import InputError, Interrupted, RunError
 from sentiment_jax.modes import train as train_mode
 from sentiment_jax.modes.evaluate import evaluate_run
 from sentiment_jax.modes.pretrain import pretrain
-from sentiment_jax.modes.train import train
+from sentiment_jax.modes.train import TRIAL, train
 from sentiment_jax.storage import run_directory
 from sentiment_jax.storage.checkpoints import Checkpoints, steps_in
 from sentiment_jax.storage.files import read_json
@@ -29,10 +29,11 @@ from sentiment_jax.storage.metrics_log import read_metrics
 from sentiment_jax.sweeps.plan import plan_sweep
 from sentiment_jax.training import metrics, scoring
 from sentiment_jax.training.checks import resolve
-from sentiment_jax.training.experiment import prepare_experiment
 from sentiment_jax.training.linear_baseline import linear_baseline
 from sentiment_jax.training.metrics import mcnemar
-from sentiment_jax.training.resume import initial_state
+from sentiment_jax.training.resume import initial_params
+from sentiment_jax.training.steps import create_state
+from sentiment_jax.training.tasks.classification import CLASSIFICATION
 from sentiment_jax.training.trained_model import load_run
 
 QUICK = {**runs.ONE_SHAPE, "checkpoint_every": 100}
@@ -103,13 +104,13 @@ def test_the_seed_decides_parameters_dropout_and_the_batches_of_each_epoch(
     plan = Mock(wraps=batches.plan_epoch)
     monkeypatch.setattr(batches, "plan_epoch", plan)
     config = override(small_config, {**QUICK, "seed": 7, "epochs": 2})
-    train(config, tmp_path, score_test=False)
+    train(config, tmp_path, stages=TRIAL)
     planned = [(call.kwargs["seed"], call.kwargs["epoch"]) for call in plan.call_args_list]
     assert planned == [(7, 0), (7, 1)]
     seeded = [resolve(override(config, {"seed": seed})) for seed in (7, 8)]
-    states = [initial_state(prepare_experiment(config))[0] for config in seeded]
-    first, second = (state.params["dense"]["kernel"] for state in states)
-    assert not np.any(first == second)
+    drawn = [initial_params(CLASSIFICATION.prepare(config))[0] for config in seeded]
+    assert not np.any(drawn[0]["dense"]["kernel"] == drawn[1]["dense"]["kernel"])
+    states = [create_state(drawn[0], config.optimizer, config.seed) for config in seeded]
     assert states[0].key == jax.random.key(7) != states[1].key
 
 
@@ -131,7 +132,7 @@ def test_nan_validation_is_never_best(small_config, tmp_path, monkeypatch):
         return nan if len(validated) == 2 else scores
 
     monkeypatch.setattr(scoring, "score_reviews", second_is_nan)
-    assert train(small_config, tmp_path, score_test=False)["best_epoch"] != 2
+    assert train(small_config, tmp_path, stages=TRIAL)["best_epoch"] != 2
     records = read_metrics(tmp_path / "metrics.jsonl")
     losses = [record["loss"] for record in records]
     assert losses[5] is None  # NaN is no JSON
@@ -237,7 +238,7 @@ def test_a_run_ends_with_the_linear_baseline_on_the_same_reviews(small_config, t
     result = train(config, tmp_path)
     baseline = result["linear_baseline"]
     assert (baseline["val"]["examples"], baseline["test"]["examples"]) == (12, 30)
-    again = linear_baseline(prepare_experiment(resolve(config)).reviews)
+    again = linear_baseline(CLASSIFICATION.prepare(resolve(config)).reviews)
     assert baseline["test"] == again["test"]
     rows = read_table(tmp_path / "predictions.csv")
     correct = np.array([row["label"] == row["predicted"] for row in rows])
@@ -263,7 +264,7 @@ def test_a_run_is_finished_before_its_baseline_and_without_one_that_fails(
     baseline = Mock(side_effect=fail)
     monkeypatch.setattr(train_mode, "linear_baseline", baseline)
     config = override(small_config, BASELINE)
-    trial = train(config, tmp_path / "trial", score_test=False)
+    trial = train(config, tmp_path / "trial", stages=TRIAL)
     assert "test" not in trial and set(trial["metrics"]) == {"val"}
     assert not (tmp_path / "trial" / "predictions.csv").exists() and not baseline.called
     result = train(config, tmp_path / "run")

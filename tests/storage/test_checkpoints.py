@@ -102,7 +102,7 @@ def test_what_is_no_checkpoint_is_ignored_and_named(filled):
 
 
 def test_a_full_disk_is_reported_before_anything_is_written(filled, monkeypatch):
-    """Row 11: parameters and optimizer state, and a tenth more."""
+    """Needed are parameters and optimizer state, and a tenth more."""
     usage = shutil.disk_usage(filled)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=57))
     with pytest.raises(DiskFull, match=r"57 bytes free .* 52 needed .* step 50"):

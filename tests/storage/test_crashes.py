@@ -21,11 +21,11 @@ import runs
 from sentiment_jax.analysis.records import collect
 from sentiment_jax.config.recipes import override
 from sentiment_jax.errors import InputError
-from sentiment_jax.modes import train as train_mode
 from sentiment_jax.modes.evaluate import evaluate_run
 from sentiment_jax.modes.train import train
 from sentiment_jax.storage.checkpoints import MANIFEST, Checkpoints, steps_in
 from sentiment_jax.storage.run_directory import RunDirectory
+from sentiment_jax.training import stages
 from sentiment_jax.training.trained_model import load_run
 
 SMALLER = {**runs.ONE_SHAPE, "data.vocabulary_size": 20}  # the same programs in each fold
@@ -189,19 +189,19 @@ def restarted(request, tmp_path_factory, make_small):
     states = {}
     watch = recording(run, states)
     remove = RunDirectory.remove
-    start_run = train_mode.start_run
+    restore_or_begin = stages.restore_or_begin
 
     def begin(directory):
         watch.__enter__()
         remove(directory)
 
-    def end(*arguments):
+    def end(run):
         watch.__exit__(None, None, None)
-        return start_run(*arguments)
+        restore_or_begin(run)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(RunDirectory, "remove", begin)
-        patch.setattr(train_mode, "start_run", end)
+        patch.setattr(stages, "restore_or_begin", end)
         train(new, run, fresh=True)
     runs.assert_same_run(root / "new", run)
     return old, new, root, list(states.values())
@@ -218,7 +218,7 @@ def is_whole(state):
 
 
 def test_a_crash_at_any_moment_of_fresh_leaves_the_old_run_or_none(restarted, tmp_path):
-    """Rows 59 and 60; to go on from there, --fresh need not be given again."""
+    """Old parameters never pass for the new seed's; --fresh need not be given again."""
     old, new, root, states = restarted
     assert [*map(is_whole, states)] == [True] + [False] * (len(states) - 1)
     assert len(states) > 25

@@ -3,21 +3,15 @@ import errno
 import os
 import socket
 import subprocess
-from pathlib import Path
 from unittest.mock import Mock
 
-import numpy as np
 import pytest
-from reviews import random_encoded
 
-from sentiment_jax.config.schema import Config, DataConfig
-from sentiment_jax.data.table import read_table
 from sentiment_jax.errors import InputError
-from sentiment_jax.storage import files, format, run_directory
+from sentiment_jax.storage import files, format
 from sentiment_jax.storage.files import read_json, write_json
 from sentiment_jax.storage.format import FORMAT
-from sentiment_jax.storage.run_directory import RunDirectory, prediction_cells, prediction_columns
-from sentiment_jax.training.trained_model import load_run
+from sentiment_jax.storage.run_directory import RunDirectory
 
 
 def test_json_is_strict_and_atomic(tmp_path):
@@ -29,7 +23,7 @@ def test_json_is_strict_and_atomic(tmp_path):
 
 
 def test_a_temporary_file_is_removed_at_once_or_by_the_next_command(tmp_path, monkeypatch):
-    """Row 64: a write that fails leaves none, and the next one removes a killed process's."""
+    """A write that fails leaves none; the next write removes a killed process's."""
     path = tmp_path / "result.json"
     with monkeypatch.context() as patch:
         patch.setattr(files.os, "fsync", Mock(side_effect=OSError(errno.EFBIG, "too large")))
@@ -115,35 +109,8 @@ def test_an_earlier_format_is_upgraded_step_by_step(tmp_path, monkeypatch):
     assert [*found.items()] == [("seed", 1), ("as of 3", 2), ("as of 4", 3)]
 
 
-def test_predictions_follow_the_contract(tmp_path):
-    directory = RunDirectory(tmp_path)
-    write_json(directory.env, {"predictions-val_sha256": "of another split's own file"})
-    changes = {"ids": ('a,"b"', "c"), "labels": np.int32([1, 0])}
-    encoded = random_encoded(2, longest=9, vocabulary=9, **changes)
-    probabilities = np.float32([[0.25, 0.75], [0.75, 0.25]])
-    directory.write_predictions("test", encoded, probabilities, "of the texts", Config())
-    predictions = 'id,label,predicted,p_positive\n"a,""b""",1,1,0.750000\nc,0,0,0.250000\n'
-    assert (tmp_path / "predictions.csv").read_text() == predictions
-    assert read_json(directory.env)["predictions_order"] == "of the texts"
-
-
-def test_cells_of_classes_with_other_names():
-    """Names stand in the cells, numbers as numbers; with more than two, each has a column."""
-    two = np.float32([[0.25, 0.75], [0.5, 0.5]])
-    assert prediction_columns(("bad", "good")) == ["predicted", "p_positive"]
-    assert prediction_cells(("bad", "good"), two) == [["good", "0.750000"], ["bad", "0.500000"]]
-    stars = ("-1", "0", "01")
-    three = np.float32([[0.25, 0.25, 0.5], [0.5, 0.5, 0]])
-    cells = Config(data=DataConfig(labels="-1,0,01")).cells
-    assert prediction_columns(stars) == ["predicted", "p_-1", "p_0", "p_01"]
-    assert prediction_cells(cells, three) == [
-        ["01", "0.250000", "0.250000", "0.500000"],
-        [-1, "0.500000", "0.500000", "0.000000"],
-    ]
-
-
 def test_a_spreadsheet_runs_no_text(tmp_path):
-    """Row 58: cells that start as formulas get a quote, control characters become visible."""
+    """Cells that start as formulas get a quote; control characters become visible."""
     formulas = ["=1+1", "+1+1", "-1+1", "@a", "\t=1"]
     others = ["a=1", "-1", "+1.50", "-.5e-3", "-1."]  # a number is no formula: it stays
     cells = [*formulas, "\r=1", *others, "\u202e\x1b", -1, 0.5, None]
@@ -153,44 +120,3 @@ def test_a_spreadsheet_runs_no_text(tmp_path):
     assert header == "'=cell"
     quoted = [f"'{cell}" for cell in formulas]
     assert read == [*quoted, "'\\r=1", *others, "\\u202e\\x1b", "-1", "0.5", ""]
-
-
-@pytest.mark.parametrize("name", ["a.csv", "a.TSV", "a.jsonl"])
-def test_a_table_that_is_written_is_read_back(tmp_path, name):
-    values = ["a", 7, -2.5, True, None, {"b": [1, "é"]}, "x,\ty\nz", '"', "\ud800"]
-    header = [f"column {i}" for i in range(len(values))]
-    files.write_table(tmp_path / name, header, [values, values[::-1]])
-    table = read_table((tmp_path / name).read_bytes(), name, header[:1])
-    assert table.columns == header
-    if name == "a.jsonl":
-        assert table.cells == [values, values[::-1]]
-    else:
-        cells = ["a", "7", "-2.5", "true", "", '{"b": [1, "\\u00e9"]}', *values[6:8], "\\ud800"]
-        assert table.cells == [cells, cells[::-1]]
-
-
-FILES = ["lock", "config.json", "env.json", "metrics.jsonl", "curves.png", "predictions.csv"]
-MAKERS = [Path.mkdir, os.mkfifo, lambda path: path.symlink_to("target")]
-ODD = [(name, make) for name in FILES for make in MAKERS]
-
-
-@pytest.mark.parametrize(("name", "make"), [*ODD, ("checkpoints", Path.touch)])
-def test_what_is_no_file_is_refused_at_once_and_never_written_through(tmp_path, name, make):
-    """Row 75."""
-    (tmp_path / "target").write_text("mine")
-    make(tmp_path / name)
-    for use in run_directory.prepare_workdir, load_run:
-        with pytest.raises(InputError, match=f"{name} is not what a run writes there: move it"):
-            use(tmp_path)
-    assert (tmp_path / "target").read_text() == "mine"
-
-
-def test_a_workdir_that_cannot_be_written(tmp_path):
-    (tmp_path / "file").write_text("")
-    for workdir in (tmp_path / "file", tmp_path / "file" / "below"):
-        with pytest.raises(InputError, match=f"cannot write to --workdir={workdir}"):
-            run_directory.prepare_workdir(workdir)
-    for name in ("[a]", "a*", "a?", "a\\b", "a\udcff"):
-        with pytest.raises(InputError, match="can't stand in a path; rename it"):
-            run_directory.prepare_workdir(tmp_path / name)
-    run_directory.prepare_workdir(tmp_path / "a, $x^$ {b}")

@@ -11,12 +11,12 @@ import runs
 from sentiment_jax.config.recipes import override
 from sentiment_jax.config.stored import replace_settings
 from sentiment_jax.errors import RunError
-from sentiment_jax.modes.train import dry_run, train
+from sentiment_jax.modes.train import TRIAL, dry_run, train
 from sentiment_jax.runtime import devices
 from sentiment_jax.training import compilation
 from sentiment_jax.training.checks import resolve
-from sentiment_jax.training.experiment import prepare_experiment
 from sentiment_jax.training.resume import initial_params
+from sentiment_jax.training.tasks.classification import CLASSIFICATION
 
 # Wide enough for tenths of a MiB to show; of a length that no other test has.
 WIDE = runs.ONE_SHAPE | {"model.embedding_size": 200, "data.max_length": 23}
@@ -29,7 +29,7 @@ def config(small_config):
 
 @pytest.fixture(scope="module")
 def experiment(make_small):
-    return prepare_experiment(resolve(make_small(**WIDE)))
+    return CLASSIFICATION.prepare(resolve(make_small(**WIDE)))
 
 
 def needs(experiment, mode):
@@ -66,7 +66,7 @@ def test_a_step_that_was_measured_is_not_compiled_again(config, has, tmp_path):
     changes = {"data.max_length": 22, "epochs": 1, "model.embedding_size": 8, "eval_batch_size": 12}
     config = override(config, changes)  # validation has 12 reviews
     jax.monitoring.register_event_duration_secs_listener(listen)
-    result = train(config, tmp_path / "run", score_test=False)  # examples have shapes of their own
+    result = train(config, tmp_path / "run", stages=TRIAL)  # examples have shapes of their own
     jax.monitoring.unregister_event_duration_listener(listen)
     assert compiled == {"train_step": 1, "eval_step": 1}
     assert result["compile_seconds"] > 0

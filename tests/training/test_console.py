@@ -9,13 +9,10 @@ from reviews import write_csv
 
 from sentiment_jax.config.recipes import override
 from sentiment_jax.runtime import terminal
-from sentiment_jax.storage.run_directory import RunDirectory
 from sentiment_jax.training.checks import resolve
-from sentiment_jax.training.console import describe_run, warn_of_chance
-from sentiment_jax.training.experiment import prepare_experiment
-from sentiment_jax.training.resume import start_run
+from sentiment_jax.training.console import warn_of_chance
 from sentiment_jax.training.run import TrainingRun
-from sentiment_jax.training.signals import Stop
+from sentiment_jax.training.tasks.classification import CLASSIFICATION
 
 WORDS = ("seen", "sold", "left", "came", "turned", "went", "made", "held", "kept", "gave")
 UNKNOWN = "100% of the training tokens are unknown"
@@ -46,13 +43,12 @@ def test_data_that_make_scores_worthless_are_warned_of(
     path = write_csv(tmp_path / "mine.csv", ROWS + more)
     changes = {k: path if value == "{path}" else value for k, value in changes.items()}
     settings = {"data.source": "csv", "data.path": path, "data.limit": 0, "data.min_frequency": 1}
-    experiment = prepare_experiment(resolve(override(small_config, settings | changes)))
-    run, _ = start_run(experiment, RunDirectory(tmp_path), Stop(), initial=(None, None))
-    describe_run(run, None)
+    experiment = CLASSIFICATION.prepare(resolve(override(small_config, settings | changes)))
+    CLASSIFICATION.describe(experiment)
     assert capsys.readouterr().err.splitlines() == [f"warning: {text}" for text in expected]
     terminal.warn_once.cache_clear()
     experiment.encoded["test"] = ()  # of a fold
-    describe_run(run, None)
+    CLASSIFICATION.describe(experiment)
     assert "test reviews" not in capsys.readouterr().err
 
 
@@ -66,11 +62,12 @@ def test_data_that_make_scores_worthless_are_warned_of(
     ],
 )
 def test_predictions_at_chance_are_warned_of_once(capsys, mcc, loss, classes, warned):
-    run = Mock(spec=TrainingRun, directory=SimpleNamespace(path="runs/a"))
     scores = {"accuracy": 0.55, "loss": loss, "examples": 40}
     measured = {"mcc": mcc, "majority_baseline": 0.5, "classes": dict.fromkeys("abc"[:classes])}
     splits = ("val", "test")
-    warn_of_chance(run, dict.fromkeys(splits, scores), dict.fromkeys(splits, measured))
+    result = dict.fromkeys(splits, scores) | {"metrics": dict.fromkeys(splits, measured)}
+    directory = SimpleNamespace(path="runs/a")
+    warn_of_chance(Mock(spec=TrainingRun, directory=directory, result=result))
     expected = (
         "warning: runs/a may be no better than guessing: val accuracy 0.5500 on 40 reviews (the "
         f"largest class: 0.5000), MCC {mcc:.4f} (by chance: 0.2601), loss {loss} (log 2: 0.6931)\n"

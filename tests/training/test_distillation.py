@@ -28,9 +28,9 @@ from sentiment_jax.storage.run_directory import RunDirectory
 from sentiment_jax.training import distillation
 from sentiment_jax.training.checks import resolve
 from sentiment_jax.training.distillation import distill
-from sentiment_jax.training.experiment import prepare_experiment
 from sentiment_jax.training.objectives.classification import Classification
 from sentiment_jax.training.signals import Stop
+from sentiment_jax.training.tasks.classification import CLASSIFICATION
 from sentiment_jax.training.trained_model import load_ensemble
 
 
@@ -46,7 +46,7 @@ def config(finished, tmp_path, monkeypatch):
 
 
 def prepare(config):
-    return prepare_experiment(resolve(config))
+    return CLASSIFICATION.prepare(resolve(config))
 
 
 def change_text(config):
@@ -200,5 +200,5 @@ def test_runs_that_cannot_be_teachers(config, finished, run_copy, changes, remov
         directory.write_config(replace_settings(directory.read_config(), changes))
     for name in removed:
         (run_copy / name).unlink()
-    with pytest.raises(InputError, match=f"data.teacher={run_copy} {message}"):
+    with pytest.raises(InputError, match=f"{run_copy} {message}"):
         prepare(override(config, {"data.teacher": f"{finished},{run_copy}"}))

@@ -241,7 +241,7 @@ def keep_the_last(path, target):
     [
         ({"data.source": "csv", "data.path": "a.csv"}, (), "cannot read the table a.csv"),
         ({"batch_size": 4096}, (), "batch_size=4096 is larger than"),
-        ({}, (resume, "create_state", FULL), "all is used"),
+        ({}, (resume, "initializer", FULL), "all is used"),
         ({}, (Path, "rename", keep_the_last), "over: .*/9: Operation not permitted; nothing"),
         (  # a folder of another file system
             {},

@@ -214,11 +214,7 @@ class NgramVectors:
             "gradient_norm": jnp.sqrt(sums.pop("gradients")),
             "update_norm": jnp.sqrt(sums.pop("updates")),
         }
-        frequencies = jnp.asarray(np.frombuffer(self.frequencies, np.float32))[:, None]
-        params = {
-            "embedding": {"embedding": table},
-            "embedding_frequencies": {"embedding": frequencies},
-        }
+        params = {"embedding": {"embedding": table}}
         return state.replace(step=state.step + 1, params=params), sums | norms
 
     def __call__(

@@ -1,0 +1,48 @@
+"""What is done beside the training: after every n-th step, and after each epoch.
+
+To log to a tracker of your own, write a function of the run and add it here. `run.progress.records`
+has the lines of metrics.jsonl, and `run.validation` the scores of the epoch that has ended, None if
+no reviews are held out.
+"""
+
+from collections.abc import Callable
+
+from sentiment_jax.config.schema import Config
+from sentiment_jax.data import predictions
+from sentiment_jax.training import console
+from sentiment_jax.training.run import TrainingRun
+
+Hook = Callable[[TrainingRun], None]
+
+
+def log_steps(run: TrainingRun) -> None:
+    """Write a line about the steps since the last one to metrics.jsonl."""
+    run.log_scores("train", *run.progress.end_window())
+
+
+def save_step(run: TrainingRun) -> None:
+    """Write a checkpoint, but not at the end of an epoch, whose validation comes first."""
+    if run.progress.step % run.steps_per_epoch:
+        run.save()
+
+
+def every_n_steps(config: Config) -> list[tuple[int, Hook]]:
+    """Return (n, what is done after every n-th step and after the last one of an epoch)."""
+    return [(config.log_every, log_steps), (config.checkpoint_every, save_step)]
+
+
+def write_predictions(run: TrainingRun) -> None:
+    """Write the predictions of the best epoch so far.
+
+    The checkpoint comes later: if a kill comes between them, the validation is repeated.
+    """
+    found = run.validation
+    if run.progress.is_best and found and found.probabilities is not None:
+        val = run.experiment.encoded["val"]
+        order = run.experiment.statistics["order_hash"]["val"]
+        predictions.write_predictions(
+            run.directory, "val", val, found.probabilities, order, run.config
+        )
+
+
+AFTER_EPOCH: list[Hook] = [write_predictions, TrainingRun.save, console.print_epoch]

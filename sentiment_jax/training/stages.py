@@ -1,0 +1,260 @@
+"""A training run is a list of stages, each a function of the run: `run_stages` goes through it.
+
+modes/train.py has the lists: of a run, of a sweep's trial, of a fold, of a pre-training.
+"""
+
+import contextlib
+import importlib.util
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeAlias, TypedDict, Unpack
+
+from ml_collections import ConfigDict
+from tokenizers import Tokenizer
+
+from sentiment_jax.config.schema import SELECTED_BY, Config
+from sentiment_jax.data.predictions import write_predictions
+from sentiment_jax.data.tokenization import load_run_tokenizer
+from sentiment_jax.errors import InputError, RunError
+from sentiment_jax.runtime import processes, terminal
+from sentiment_jax.storage import run_directory
+from sentiment_jax.storage.files import checksums, read_json, write_array, write_json
+from sentiment_jax.storage.run_directory import RunDirectory
+from sentiment_jax.training import checks, compilation, console, loop
+from sentiment_jax.training.distillation import distill
+from sentiment_jax.training.experiment import Experiment, Task
+from sentiment_jax.training.hooks import AFTER_EPOCH, Hook
+from sentiment_jax.training.lineage import source_hashes
+from sentiment_jax.training.metrics import measure
+from sentiment_jax.training.resume import initial_params, restore_or_begin
+from sentiment_jax.training.run import TrainingRun
+from sentiment_jax.training.scoring import score_reviews
+from sentiment_jax.training.signals import Stop
+from sentiment_jax.training.tasks.classification import CLASSIFICATION
+from sentiment_jax.training.trained_model import restore_model
+
+VALIDATION = ("loss", "accuracy", "examples", *SELECTED_BY[2:], "perplexity")  # if present
+Stage: TypeAlias = Callable[[TrainingRun], None]
+Prepare: TypeAlias = Callable[[Config, Tokenizer | None], Experiment]
+
+
+class Options(TypedDict, total=False):
+    """What may be asked for beside the config, as keywords."""
+
+    fresh: bool  # remove what an earlier run left in the directory
+    allow_changes: bool  # resume although the config differs; env.json records it
+    tensorboard: bool  # write event files as well
+    stop_after: float | None  # seconds until the run saves and ends
+    stop: Stop | None  # what asks the run to end, shared by the trials of a sweep
+    prepare: Prepare | None  # in place of the task's
+    hooks: Sequence[Hook]  # called after each epoch
+
+
+def run_stages(
+    recipe: ConfigDict | Config,
+    workdir: Path,
+    stages: Sequence[Stage],
+    *,
+    task: Task = CLASSIFICATION,
+    **options: Unpack[Options],
+) -> dict[str, Any]:
+    """Go through the stages of a run, or of the one that `workdir` holds; return result.json.
+
+    Args:
+      recipe: a validated config; a Config is resolved already.
+      workdir: the run directory.
+      stages: what is done, in this order.
+      task: what differs between classification and pre-training.
+      **options: those of Options.
+    """
+    tensorboard = options.get("tensorboard", False)
+    if tensorboard and importlib.util.find_spec("tensorboardX") is None:
+        raise InputError("--tensorboard needs tensorboardX: pip install tensorboardX")
+    run_directory.prepare_workdir(workdir)
+    directory = RunDirectory(workdir)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(run_directory.lock_run(workdir))
+        stop = options.get("stop") or stack.enter_context(Stop(options.get("stop_after")))
+        with processes.main_process_first():
+            start, config, changes = checks.decide_start(
+                recipe,
+                directory,
+                task,
+                fresh=options.get("fresh", False),
+                allow_changes=options.get("allow_changes", False),
+            )
+        if start is checks.Start.FINISHED and not changes:
+            print(f"{workdir} is finished; nothing to do (--fresh starts over)")
+            return directory.outcome()[1]
+        run = TrainingRun(
+            task=task,
+            config=config,
+            directory=directory,
+            start=start,
+            changes=changes,
+            stop=stop,
+            prepare=options.get("prepare") or task.prepare,
+            hooks=options.get("hooks", AFTER_EPOCH),
+            closing=stack,
+            tensorboard=tensorboard,
+        )
+        for stage in stages:
+            stage(run)
+        return run.result
+
+
+def prepare(run: TrainingRun) -> None:
+    """Read and encode the data, and build the network."""
+    with processes.main_process_first():
+        tokenizer = load_run_tokenizer(run.directory) if run.start.goes_on else None
+        run.experiment = run.prepare(run.config, tokenizer)
+        run.config = run.experiment.config  # which names the classes now
+
+
+def label(run: TrainingRun) -> None:
+    """Let the teachers label the unlabeled text, if there are any."""
+    run.experiment = distill(run.experiment, run.stop)
+
+
+def check(run: TrainingRun) -> None:
+    """Refuse what would fail in the middle of the training."""
+    checks.check_reviews(run.config.batch_size, len(run.experiment.encoded["train"]))
+    with terminal.progress_bar(None, "checking the memory"):
+        run.compile_seconds = compilation.check_memory(run.experiment)
+
+
+def begin(run: TrainingRun) -> None:
+    """Make the first parameters, and record the run: from now on it is in its directory.
+
+    The run that it replaces goes when all that replaces it has been read and is in memory.
+    """
+    if not run.start.goes_on:
+        with terminal.progress_bar(None, "preparing the model"):
+            run.params, run.load_report = initial_params(run.experiment)
+    with processes.main_process_first():
+        if run.start is checks.Start.BEGUN_ANEW:
+            run.directory.remove()
+            run.stop.remedy = "run the same command without --fresh to continue"
+        _record(run)
+
+
+def _record(run: TrainingRun) -> None:
+    """Write tokenizer.json, env.json and config.json; on resuming, compare the data."""
+    directory = run.directory
+    statistics = run.experiment.statistics
+    now = run_directory.describe_environment()
+    env = now | {"data": statistics}
+    if directory.config.exists():
+        env = _record_resumption(directory, run.changes, now, statistics)
+    if not run.start.goes_on and processes.is_main():
+        run.experiment.tokenizer.save(str(directory.tokenizer))
+        env |= checksums(directory.tokenizer) | {"sources": source_hashes(run.config)}
+    for name, array in run.task.arrays(run.experiment).items():
+        env |= write_array(directory.path / f"{name}.npy", array)
+    write_json(directory.env, env)
+    directory.write_config(run.config)
+
+
+def _record_resumption(
+    directory: RunDirectory, changes: list[str], now: dict[str, Any], statistics: dict[str, Any]
+) -> dict[str, Any]:
+    """Return env.json with one more start, and warn of what makes the run no longer bit-exact."""
+    directory.check_data(statistics)
+    env = read_json(directory.env)
+    if changes:
+        directory.result.unlink(missing_ok=True)  # it is not this config's
+        env["resumed_with_changes"] = [*env.get("resumed_with_changes", []), changes]
+    before = env.get("resumed", [env])[-1]
+    differing = [
+        f"{name} was {before.get(name)}, is {now[name]}"
+        for name in run_directory.DECIDE_BITS
+        if before.get(name) != now[name]
+    ]
+    if differing:
+        terminal.warn(f"not bit-exact from here on: {'; '.join(differing)}")
+    if env["data"].get("pseudo_labels_hash") != statistics.get("pseudo_labels_hash"):
+        terminal.warn("not bit-exact from here on: the teachers' predictions have changed")
+        env["data"]["pseudo_labels_hash"] = statistics.get("pseudo_labels_hash")
+    env["resumed"] = [*env.get("resumed", []), now]
+    return env
+
+
+def fit(run: TrainingRun) -> None:
+    """Take the steps that are left, each epoch followed by its validation."""
+    with terminal.progress_bar(None, "preparing the model"):
+        restore_or_begin(run)
+    run.closing.callback(run.log.close)
+    run.progress.compile_seconds += run.compile_seconds
+    if run.tensorboard and processes.is_main():
+        run.log.open_events(run.directory.tensorboard)
+    console.describe_run(run)
+    while not run.done:
+        loop.train_epoch(run)
+        loop.validate_epoch(run)
+    run.state = None  # its memory is free for the test
+    best = run.progress.best
+    if best is None or best["step"] not in run.checkpoints.steps:
+        raise RunError(
+            f"the best checkpoint (step {best and best['step']}) is not in "
+            f"{run.directory.checkpoints}; --fresh trains again"
+        )
+
+
+def test(run: TrainingRun) -> None:
+    """Score the test set once, with the best checkpoint."""
+    experiment = run.experiment
+    best = run.best
+    with terminal.progress_bar(None, "reading the best checkpoint"):
+        run.trained = restore_model(experiment, run.checkpoints, best["step"])
+    encoded = experiment.encoded["test"]
+    params = run.trained.params
+    run.tested = score_reviews(experiment, params, encoded, "test", stop=run.check_stop)
+    order = experiment.statistics["order_hash"]["test"]
+    write_predictions(run.directory, "test", encoded, run.tested.probabilities, order, run.config)
+    run.log.write(
+        step=best["step"],
+        epoch=best["epoch"],
+        split="test",
+        **run.tested.summary(),
+        seconds=round(run.tested.seconds, 3),
+        learning_rate=0.0,
+    )
+
+
+def finish(run: TrainingRun) -> None:
+    """Write result.json: from now on the run is finished."""
+    run.result = describe_result(run)
+    write_json(run.directory.result, run.result)
+
+
+def describe_result(run: TrainingRun) -> dict[str, Any]:
+    """Return the content of result.json, except the linear baseline, which may fail."""
+    experiment = run.experiment
+    progress = run.progress
+    best = run.best
+    train_seconds = progress.train_seconds
+    if run.cross_validated:
+        train_seconds += run.cross_validated.train_seconds
+    measured = {"val": best["metrics"]} if "metrics" in best else {}  # of labeled reviews
+    tested: dict[str, Any] = {}
+    if run.tested:
+        tested = {"test": run.tested.summary(), "test_seconds": round(run.tested.seconds, 3)}
+        labels = experiment.encoded["test"].labels
+        measured["test"] = measure(labels, run.tested.probabilities, experiment.classes)
+    return {
+        "model": run.config.model.name,
+        "best_step": best["step"],
+        "best_epoch": best["epoch"],
+        "val": {name: best[name] for name in VALIDATION if name in best},
+        **{name: best[name] for name in ("temperature", "folds") if name in best},
+        **tested,
+        "train_seconds": round(train_seconds, 3),
+        "compile_seconds": round(progress.compile_seconds, 3),
+        "epochs": progress.epochs_done,
+        "stopped_early": progress.stopped_early,
+        "parameters": run.parameters,
+        "seed": run.config.seed,
+        "data_hash": experiment.statistics["data_hash"],
+        "metrics": measured,
+        **checksums(run.directory.metrics),
+    }

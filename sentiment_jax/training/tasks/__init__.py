@@ -1,0 +1,1 @@
+"""The tasks: classification of labeled reviews, and pre-training on text."""

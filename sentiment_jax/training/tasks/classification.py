@@ -1,0 +1,210 @@
+"""Classification: learns from labeled reviews, and from texts that teachers label."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+from tokenizers import Tokenizer
+
+from sentiment_jax.config.schema import CLASSES, Config, join_names
+from sentiment_jax.data.corpus import Corpus
+from sentiment_jax.data.encoding import Encoded
+from sentiment_jax.data.labels import same_classes
+from sentiment_jax.data.ngrams import unigrams
+from sentiment_jax.data.reviews import Reviews, stratified_sample
+from sentiment_jax.data.tokenization import unknown_id
+from sentiment_jax.data.unlabeled import unlabeled_reviews
+from sentiment_jax.errors import InputError
+from sentiment_jax.runtime import terminal
+from sentiment_jax.storage.run_directory import RunDirectory
+from sentiment_jax.storage.selection import Ranking
+from sentiment_jax.training import metrics, scoring
+from sentiment_jax.training.experiment import (
+    EXAMPLE_TEXTS,
+    Experiment,
+    Task,
+    Validation,
+    make_tokenizer,
+    read_corpus,
+)
+from sentiment_jax.training.lineage import find_teachers, texts_hash, warn_of_leakage
+from sentiment_jax.training.objectives.classification import Classification, balanced_weights
+from sentiment_jax.training.trained_model import make_classifier
+
+
+def prepare(
+    config: Config, tokenizer: Tokenizer | None = None, corpus: Corpus | None = None
+) -> Experiment:
+    """Read and encode reviews, and the unlabeled text of students."""
+    corpus = corpus or read_corpus(config)
+    warn_of_leakage(config, corpus)
+    config = with_classes(config, corpus.splits["train"])
+    if tokenizer is None:
+        tokenizer = make_tokenizer(config, corpus)
+    _check_teacher_classes(config)
+    unlabeled = None
+    if config.data.teacher:
+        held_out = [corpus.splits[name] for name in ("val", "test")]
+        unlabeled = unlabeled_reviews(config.data, config.pretrain.text, held_out)
+        corpus = dataclasses.replace(corpus, splits={**corpus.splits, "unlabeled": unlabeled})
+    experiment = _encode(config, tokenizer, corpus)
+    return experiment if unlabeled is None else _join_unlabeled(experiment, unlabeled)
+
+
+def _encode(config: Config, tokenizer: Tokenizer, corpus: Corpus) -> Experiment:
+    """Encode the splits of a corpus and build the network."""
+    classifier = make_classifier(config, tokenizer)
+    total = sum(map(len, corpus.splits.values()))
+    with terminal.progress_bar(total, "encoding", unit="review") as bar:
+        encoded = {
+            name: classifier.encode(split, bar.update) for name, split in corpus.splits.items()
+        }
+    truncated = {
+        name: round(split.truncated / max(len(split), 1), 4) for name, split in encoded.items()
+    }
+    order = {name: texts_hash(split) for name, split in corpus.splits.items()}
+    examples: tuple[str, ...] = EXAMPLE_TEXTS
+    if config.data.source == "csv":
+        test = corpus.splits["test"]
+        examples = stratified_sample(test, count=4, seed=config.data.split_seed).texts
+    return Experiment(
+        **vars(classifier),
+        task=CLASSIFICATION,
+        reviews=corpus.splits,
+        encoded=encoded,
+        statistics={**corpus.statistics, "truncated": truncated, "order_hash": order},
+        examples=examples,
+    )
+
+
+def make_objective(experiment: Experiment) -> Classification:
+    """Return the cross-entropy, with weights if the classes have any."""
+    if experiment.config.class_weights == "none":
+        return Classification()
+    labels = experiment.encoded["train"].labels
+    return Classification(balanced_weights(labels, len(experiment.classes)))
+
+
+def validate(experiment: Experiment, params: Any, stop: Callable[[], None]) -> Validation:
+    """Score the reviews that are held out; the scores include what the ranking reads."""
+    config = experiment.config
+    encoded = experiment.encoded["val"]
+    found = scoring.score_reviews(experiment, params, encoded, "validation", stop=stop)
+    measured = metrics.measure(encoded.labels, found.probabilities, experiment.classes)
+    names = ["balanced_accuracy"] if config.class_weights == "balanced" else []
+    ranked = {name: measured[name] for name in (*names, config.select_by) if name in measured}
+    temperature = metrics.fit_temperature(found.probabilities, encoded.labels)
+    more = {"metrics": measured, "temperature": temperature}
+    return Validation(found.summary() | ranked, found.seconds, more, found.probabilities)
+
+
+def describe_scores(config: Config, scores: Mapping[str, Any]) -> str:
+    """Return the metric that the ranking begins with, unless it is the loss or the accuracy."""
+    name = config.select_by
+    if name in ("loss", "accuracy"):
+        return ""
+    value = scores[name]  # None: the AUC if a class is absent
+    return f" {name.replace('_', ' ')} {'undefined' if value is None else f'{value:.4f}'}"
+
+
+def describe(experiment: Experiment) -> None:
+    """Print classes, splits and where the reviews are from."""
+    data = experiment.config.data
+    statistics = experiment.statistics
+    classes = experiment.classes
+    if classes != CLASSES:
+        numbered = ", ".join(f"{name} ({number})" for number, name in enumerate(classes))
+        if len(classes) == 2:
+            numbered += f"; {classes[1]} is positive"
+        print(f"{'labels':8} {numbered}")
+    for name, by_class in statistics["counts"].items():
+        counts = list(by_class.values())
+        if len(classes) == 2:
+            described = f"{counts[1]:>6,} {classes[1]}"
+        elif len(classes) <= 5:
+            described = ", ".join(f"{label}: {count:,}" for label, count in by_class.items())
+        else:
+            described = f"{len(classes)} classes of {min(counts):,} to {max(counts):,}"
+        print(
+            f"{'data' if name == 'train' else '':8} {name:5} {sum(counts):>6,} reviews, "
+            f"{described}, {statistics['truncated'][name]:6.2%} truncated to "
+            f"{data.max_length} tokens ({data.truncation})"
+        )
+    if data.teacher:
+        print(f"{'':14} {statistics['unlabeled']:>6,} unlabeled, labeled by {data.teacher}")
+    print(f"{'':8} source {statistics['source']}, hash {statistics['data_hash'][:12]}")
+    copies = ", ".join(f"{n} in {split}" for split, n in statistics["duplicates"].items())
+    shared = statistics["shared"]["train_test"]
+    print(f"{'':8} duplicates: {copies}; test reviews also in train: {shared}")
+    _warn_of_data(experiment)
+
+
+CLASSIFICATION = Task(
+    pretrains=False,
+    unit="reviews",
+    prepare=prepare,
+    make_objective=make_objective,
+    make_eval_step=lambda experiment: scoring.make_eval_step(experiment.model),
+    validate=validate,
+    make_ranking=Ranking.of,
+    describe=describe,
+    describe_scores=describe_scores,
+)
+
+
+def with_classes(config: Config, reviews: Reviews) -> Config:
+    """Return a config that names the classes of the reviews, unless these are 0 and 1."""
+    if config.data.labels or not reviews.named:
+        return config
+    data = dataclasses.replace(config.data, labels=join_names(reviews.classes))
+    return dataclasses.replace(config, data=data)
+
+
+def _check_teacher_classes(config: Config) -> None:
+    for teacher in find_teachers(config.data.teacher):
+        classes = RunDirectory(teacher).read_config().classes
+        if not same_classes(classes, config.classes):
+            raise InputError(
+                f"data.teacher={teacher} has the classes {', '.join(classes)}, the data have "
+                f"{', '.join(config.classes)}"
+            )
+
+
+def _join_unlabeled(experiment: Experiment, texts: Reviews) -> Experiment:
+    """Append the unlabeled texts, their labels -1, to the training split."""
+    encoded = dict(experiment.encoded)
+    labeled = encoded["train"]
+    unlabeled = encoded.pop("unlabeled")
+    encoded["train"] = Encoded(
+        ids=labeled.ids + unlabeled.ids,
+        labels=np.concatenate([labeled.labels, np.full(len(unlabeled), -1, np.int32)]),
+        token_ids=np.concatenate([labeled.token_ids, unlabeled.token_ids]),
+        offsets=np.concatenate([labeled.offsets, labeled.offsets[-1] + unlabeled.offsets[1:]]),
+        truncated=labeled.truncated + unlabeled.truncated,
+    )
+    counts = {"unlabeled": len(unlabeled), "unlabeled_hash": texts_hash(texts)}
+    statistics = {**experiment.statistics, **counts}
+    return dataclasses.replace(experiment, encoded=encoded, statistics=statistics, unlabeled=texts)
+
+
+def _warn_of_data(experiment: Experiment) -> None:
+    """Warn of what would make the scores worthless, with the figures."""
+    statistics = experiment.statistics
+    if contradictory := statistics["contradictory"]:
+        what = "both labels" if len(experiment.classes) == 2 else "several labels"
+        terminal.warn_once(f"{contradictory:,} texts have {what}: nothing can be learned from them")
+    for split in ("val", "test"):
+        shared = statistics["shared"][f"train_{split}"]
+        total = len(experiment.encoded[split])
+        if 0 < total < 100 * shared:  # IMDB's test set: 0.4 %; a fold scores no test reviews
+            terminal.warn_once(
+                f"{shared:,} of {total:,} {split} reviews are in train too: their score misleads"
+            )
+    size = len(unigrams(experiment.tokenizer))
+    unknown = unknown_id(experiment.tokenizer)
+    share = np.mean(experiment.encoded["train"].tokens == unknown)
+    if share > 0.5:
+        terminal.warn_once(f"{share:.0%} of the training tokens are unknown")
+    if size < 50:
+        terminal.warn_once(f"the vocabulary has only {size:,} words")

@@ -1,0 +1,192 @@
+"""Pre-training: learns from unlabeled text, by one of an architecture's objectives.
+
+A second objective for an architecture takes a file in objectives/, with a `mean_loss` like its
+neighbors', a case in `make_objective` below, its name in OBJECTIVES of config/schema.py, and in
+models/registry.py its network, in the entry of the architecture, and the suffix of its export, in
+TRANSFORMERS. A head other than `predictions` also takes a prefix in that entry's `heads`, and
+MODULES of huggingface/weights.py.
+"""
+
+import functools
+import math
+import time
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import numpy as np
+from jax.stages import Wrapped
+from jaxtyping import Array
+from tokenizers import Tokenizer
+
+from sentiment_jax.config.schema import OBJECTIVES, Config
+from sentiment_jax.data.corpus import Corpus
+from sentiment_jax.data.encoding import WHOLE, Encoded, encode
+from sentiment_jax.data.tokenization import framing
+from sentiment_jax.runtime.terminal import progress_bar
+from sentiment_jax.storage.selection import BY_LOSS
+from sentiment_jax.training import scoring
+from sentiment_jax.training.experiment import (
+    Experiment,
+    Task,
+    Validation,
+    gradient_step,
+    make_tokenizer,
+    read_corpus,
+)
+from sentiment_jax.training.objectives import ngram_vectors
+from sentiment_jax.training.objectives.masked_language_modeling import (
+    MaskedLanguageModeling,
+    mean_nats,
+)
+from sentiment_jax.training.objectives.ngram_vectors import NgramVectors
+from sentiment_jax.training.objectives.objective import Batch, Objective
+from sentiment_jax.training.objectives.replaced_token_detection import ReplacedTokenDetection
+from sentiment_jax.training.trained_model import make_classifier
+
+
+def resolve(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the objective: the architecture's first, if none is named."""
+    default = OBJECTIVES[values["model.name"]][0]
+    return {"pretrain.objective": values["pretrain.objective"] or default}
+
+
+def prepare(
+    config: Config, tokenizer: Tokenizer | None = None, corpus: Corpus | None = None
+) -> Experiment:
+    """Gather the text and encode it in segments."""
+    corpus = corpus or read_corpus(config)
+    if tokenizer is None:
+        tokenizer = make_tokenizer(config, corpus)
+    classifier = make_classifier(config, tokenizer)
+    splits = {name: corpus.splits[name] for name in ("train", "val")}
+    segments = {}
+    with progress_bar(sum(map(len, splits.values())), "encoding", unit="review") as bar:
+        for name, split in splits.items():
+            encoded = encode(tokenizer, split, WHOLE, "head", bar.update)
+            segments[name] = segment(tokenizer, encoded, config.data.max_length)
+    return Experiment(
+        **vars(classifier), task=PRETRAINING, encoded=segments, statistics=corpus.statistics
+    )
+
+
+def make_objective(experiment: Experiment) -> Objective:
+    """Return the config's objective; InputError: its tokenizer has no [MASK]."""
+    config = experiment.config.pretrain
+    tokenizer = experiment.tokenizer
+    match config.objective:
+        case "masked_language_modeling":
+            return MaskedLanguageModeling.of(tokenizer, config.mask_fraction)
+        case "replaced_token_detection":
+            return ReplacedTokenDetection.of(tokenizer, config.mask_fraction)
+        case _:
+            token_ids = experiment.encoded["train"].token_ids
+            return NgramVectors.of(tokenizer, token_ids, experiment.mesh)
+
+
+def make_train_step(experiment: Experiment) -> Wrapped:
+    """Return a step of the optimizer, or the objective's own."""
+    if isinstance(experiment.objective, NgramVectors):
+        return ngram_vectors.make_train_step(experiment.objective)
+    return gradient_step(experiment)
+
+
+def make_eval_step(experiment: Experiment) -> Wrapped:
+    """Return a step that gives the objective's sums."""
+    return make_sums_step(experiment.model, experiment.objective, experiment.config.seed)
+
+
+def validate(experiment: Experiment, params: Any, stop: Callable[[], None]) -> Validation:
+    """Score each held-out segment once, its masks always the same.
+
+    The perplexity is that of tokens; loss and accuracy are per example of the objective.
+    """
+    start = time.perf_counter()
+    encoded = experiment.encoded["val"]
+    objective: Any = experiment.objective
+    totals: dict[str, float] = defaultdict(float)
+    size = min(experiment.config.eval_batch_size, len(encoded))
+    step = make_eval_step(experiment)
+    passes = scoring.apply(step, experiment, params, encoded, size, "validation", stop)
+    for _, sums in passes:
+        for name, value in jax.device_get(sums).items():
+            totals[name] += float(value)
+    examples = totals["examples"]
+    scores = {
+        "loss": objective.mean_loss(totals),
+        "accuracy": totals["correct"] / examples,
+        "examples": round(examples),
+        "perplexity": math.exp(min(mean_nats(totals), 700)),
+    }
+    return Validation(scores, time.perf_counter() - start, {})
+
+
+def describe(experiment: Experiment) -> None:
+    """Print how much text there is, and where it is from."""
+    statistics = experiment.statistics
+    length = experiment.config.data.max_length
+    for name, encoded in experiment.encoded.items():
+        kinds = statistics["counts"][name]
+        head = "data" if name == "train" else ""
+        print(
+            f"{head:8} {name:5} {sum(kinds.values()):>6,} reviews, "
+            f"{kinds['unlabeled']:,} unlabeled: {len(encoded):,} segments of at most {length} "
+            f"tokens, {len(encoded.token_ids):,} in all"
+        )
+    print(f"{'':8} source {statistics['source']}, hash {statistics['data_hash'][:12]}")
+
+
+def arrays(experiment: Experiment) -> dict[str, np.ndarray]:
+    """Return the frequencies of words and n-grams, by which models/average.py weighs them."""
+    objective = experiment.objective
+    if isinstance(objective, NgramVectors):
+        return {"frequencies": np.frombuffer(objective.frequencies, np.float32)}
+    return {}
+
+
+PRETRAINING = Task(
+    pretrains=True,
+    unit="tokens",
+    prepare=prepare,
+    make_objective=make_objective,
+    make_train_step=make_train_step,
+    make_eval_step=make_eval_step,
+    validate=validate,
+    make_ranking=lambda config: BY_LOSS,
+    describe=describe,
+    describe_scores=lambda config, scores: f" perplexity {scores['perplexity']:.2f}",
+    resolve=resolve,
+    arrays=arrays,
+)
+
+
+@functools.lru_cache(maxsize=8)
+def make_sums_step(model: nn.Module, objective: Objective, seed: int) -> Wrapped:
+    """Return the jitted (params, batch) -> an objective's sums, the same each time."""
+
+    def sums_step(params: Any, batch: Batch) -> dict[str, Array]:
+        return objective(model, params, batch, jax.random.key(seed), deterministic=True)
+
+    return jax.jit(sums_step)
+
+
+def segment(tokenizer: Tokenizer, encoded: Encoded, max_length: int) -> Encoded:
+    """Split whole reviews into segments of nearly equal length; labels number the segments."""
+    before, after = framing(tokenizer)
+    room = max_length - len(before) - len(after)
+    ids = []
+    rows = []
+    for name, start, end in zip(encoded.ids, encoded.offsets, encoded.offsets[1:], strict=False):
+        body = encoded.token_ids[start + len(before) : end - len(after)]
+        for part in np.array_split(body, max(-(-len(body) // room), 1)):
+            ids.append(name)
+            rows.append(np.concatenate([before, part, after]) if before else part)
+    return Encoded(
+        ids=tuple(ids),
+        labels=np.arange(len(rows), dtype=np.int32),
+        token_ids=np.concatenate(rows).astype(np.int32),
+        offsets=np.cumsum([0, *map(len, rows)]),
+        truncated=0,
+    )
