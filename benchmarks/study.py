@@ -8,12 +8,13 @@ model; the first lines of study.csv say where they come from, and what is wrong 
 """
 
 import argparse
+import statistics
 from pathlib import Path
 
 import pandas as pd
 
-from sentiment_jax.analysis.records import Group, collect, in_words
-from sentiment_jax.sweeps.plan import FIELDS
+from sentiment_jax.analysis.records import Group, collect
+from sentiment_jax.sweeps.plan import FIELDS, in_words
 
 STUDY = Path(__file__).with_name("study.csv")
 SCORES = ("loss", "accuracy")
@@ -32,7 +33,7 @@ def tables(groups: list[Group]) -> dict[str, pd.DataFrame]:
                 scores = {value: trial.row["val_accuracy"] for value, trial in trials}
                 columns[axis][f"{group.name}: accuracy"] = pd.Series(scores, dtype=object)
             if group.tested:
-                means = [group.mean_test(metric) for metric in SCORES]
+                means = [statistics.mean(group.test_scores(metric)) for metric in SCORES]
                 tested.append([group.name, in_words(group.tested[0].setting), *means])
         for axis in FIELDS:
             scores = theirs[theirs["table"] == axis].groupby("setting", sort=False)["accuracy"]

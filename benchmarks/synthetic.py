@@ -7,12 +7,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from sentiment_jax.config.schema import MODELS, AnyModel, EncoderConfig
+from sentiment_jax.config.schema import MODELS, EncoderConfig, ModelConfig
 
 VOCABULARY = 30522  # BERT's
 
 
-def model_config(settings: Mapping[str, Any]) -> AnyModel:
+def model_config(settings: Mapping[str, Any]) -> ModelConfig:
     """Return a model group with some settings, its name among them; None stands for a default."""
     values = {name: value for name, value in settings.items() if value is not None}
     kind = MODELS[values["name"]]

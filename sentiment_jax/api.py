@@ -10,7 +10,6 @@ Each function does what a mode of the command line does, by the same code.
 import contextlib
 import csv
 import io
-import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -34,7 +33,6 @@ from sentiment_jax.runtime import startup
 from sentiment_jax.storage.files import write_atomically
 from sentiment_jax.storage.run_directory import RunDirectory, lock_run, prepare_workdir
 from sentiment_jax.sweeps.plan import find_run
-from sentiment_jax.training.checks import check_apart
 from sentiment_jax.training.lineage import warn_of_training_reviews
 from sentiment_jax.training.trained_model import load_run
 
@@ -65,7 +63,7 @@ def train(
     """Train, or resume, in `workdir`; score the test set once and return result.json.
 
     Args:
-      config: what `get_config` returns, or takes.
+      config: a config of `get_config`, or its first argument.
       workdir: the run directory.
       data: reviews to train on instead of the config's. They are written to `workdir` as a CSV
         file, which config.json names: the run is resumed, evaluated and reported from there.
@@ -81,13 +79,9 @@ def train(
     config = config if isinstance(config, ConfigDict) else get_config(config)
     validate(config)
     directory = RunDirectory(Path(workdir).expanduser())
-    check_apart(config, directory)
     if data is None and test is not None:
         raise InputError("test= goes with data=; a config has data.test_path")
-    with _put_back(directory):
-        if data is not None:
-            given = {"train": data} | ({} if test is None else {"test": test})
-            config = _keep_reviews(config, directory, given, fresh)
+    with _keep_reviews(config, directory, {"train": data, "test": test}, fresh) as config:
         startup.start(config)
         return train_run(config, directory.path, fresh=fresh, allow_changes=allow_changes)
 
@@ -102,7 +96,7 @@ def pretrain(
     """Learn from unlabeled text, or resume, in `workdir`; return result.json.
 
     The text is the config's: its source's reviews and unlabeled text, or pretrain.text. A training
-    starts from it by `{"model.pretrained": workdir}`. Arguments and errors are those of `train`.
+    starts from it by `{"model.pretrained": workdir}`. Arguments and errors are as in `train`.
     """
     config = config if isinstance(config, ConfigDict) else get_config(config)
     validate(config, pretraining=True)
@@ -114,9 +108,7 @@ def pretrain(
 def load(workdir: str | Path) -> "Model":
     """Return the best checkpoint of a run directory, or of the winner of a sweep's directory.
 
-    Raises:
-      InputError: no run, or no validated checkpoint yet.
-      RunError: the checkpoint is damaged.
+    InputError: no run, or no validated checkpoint yet. RunError: the checkpoint is damaged.
     """
     return Model(find_run(Path(workdir).expanduser()))
 
@@ -145,11 +137,11 @@ class Model:
         return self._trained.classes
 
     def predict(self, texts: Any) -> pandas.DataFrame:
-        """Return the predictions: a row per text, its columns those of --mode=predict.
+        """Return the predictions: a row per text, the columns as in --mode=predict.
 
         `texts` are one text, any sequence of them, or a table with the column data.text_column; a
         Series' or a table's index is kept. Bytes are read as UTF-8, numbers as text. The prediction
-        for a missing or unreadable text carries a `warning`. InputError: what is no text.
+        for a missing or unreadable text carries a `warning`. InputError: a value is no text.
         """
         texts, index = self._texts(texts)
         probabilities, warnings = predict.predict([self._trained], texts)
@@ -176,12 +168,12 @@ class Model:
             if data not in ("test", "val"):
                 raise InputError(f"evaluate({data!r}): choose test or val, or give reviews")
             scores, metrics = evaluate.score_run(self._trained, self._directory, data)
-            return scores | metrics
-        settings = self.config.data
-        rows = _to_rows(data, [settings.text_column, settings.label_column])
-        reviews = evaluate.read_labeled(self.config, "the data", settings.text_column, rows=rows)
-        warn_of_training_reviews(self.workdir, reviews)
-        scores, metrics = evaluate.score_labeled([self._trained], reviews)
+        else:
+            names = self.config.data
+            rows = _to_rows(data, [names.text_column, names.label_column])
+            reviews = evaluate.read_labeled(self.config, "the data", names.text_column, rows=rows)
+            warn_of_training_reviews(self.workdir, reviews)
+            scores, metrics = evaluate.score_labeled([self._trained], reviews)
         return scores | metrics
 
     def export(self, folder: str | Path) -> None:
@@ -204,17 +196,15 @@ def _to_text(value: Any, where: str) -> str:
     """
     if isinstance(value, np.bool_ | np.number):
         value = value.item()
-    if isinstance(value, float):
-        value = None if value != value else int(value) if value.is_integer() else value
-    if any(value is missing for missing in (None, pandas.NA, pandas.NaT)):
+    if pandas.api.types.is_scalar(value) and pandas.isna(value):
         return ""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
     try:
         return str(value) if isinstance(value, str | int | float) else bytes.decode(value)
     except (TypeError, UnicodeDecodeError):
-        kind = type(value).__name__
-        raise InputError(
-            f"{where}: a text, or one in UTF-8, is expected, not this {kind}"
-        ) from None
+        wanted = f"{where}: a text, or one in UTF-8, is expected"
+        raise InputError(f"{wanted}, not this {type(value).__name__}") from None
 
 
 def _to_texts(values: Any, name: str) -> list[str]:
@@ -245,8 +235,7 @@ def _to_rows(data: Labeled, columns: Sequence[str]) -> list[tuple[str, str, str]
     cells = [_to_texts(part, name) for part, name in zip(parts, columns, strict=False)]
     if len(parts) != 2 or len(cells[0]) != len(cells[1]) or not cells[0]:
         raise InputError(f"the data must be texts and as many labels: {[*map(len, cells)]}")
-    names = (f"number {i}" for i in itertools.count())
-    return list(zip(names, *cells, strict=False))
+    return [(f"number {i}", *review) for i, review in enumerate(zip(*cells, strict=True))]
 
 
 def _to_csv(data: Labeled, columns: Sequence[str]) -> str:
@@ -261,36 +250,40 @@ def _to_csv(data: Labeled, columns: Sequence[str]) -> str:
 
 
 @contextlib.contextmanager
-def _put_back(directory: RunDirectory) -> Iterator[None]:
-    """Put a run's reviews back, or remove new ones, if what follows fails before a run begins."""
-    files = (directory.env, *directory.reviews.values())
-    before = {path: path.read_bytes() if path.is_file() else None for path in files}
+def _keep_reviews(
+    config: ConfigDict, directory: RunDirectory, tables: Mapping[str, Labeled | None], fresh: bool
+) -> Iterator[ConfigDict]:
+    """Write reviews to the run directory; yield the config that reads them there.
+
+    If what follows fails before a run begins, which writes env.json, the files are as before.
+    """
+    given = {split: table for split, table in tables.items() if table is not None}
+    if not given:
+        yield config
+        return
+    columns = [config.data.text_column, config.data.label_column]
+    new = {directory.reviews[split]: _to_csv(data, columns) for split, data in given.items()}
+    prepare_workdir(directory.path)
+    env, *before = map(_read, (directory.env, *new))
     try:
-        yield
+        with lock_run(directory.path):
+            for (path, text), old in zip(new.items(), before, strict=True):
+                if old not in (None, text.encode()) and not fresh:
+                    remedy = "choose another workdir, or fresh"
+                    raise InputError(f"{path} holds other reviews: {remedy}")
+                write_atomically(path, text)
+        paths = {split: str(directory.reviews[split].absolute()) for split in given}
+        changes = {"source": "csv", "path": paths["train"], "test_path": paths.get("test", "")}
+        yield override(config, {"data": changes})
     except BaseException:
-        now = directory.env.read_bytes() if directory.env.is_file() else None
-        if before.pop(directory.env) == now:
-            for path, content in before.items():
-                path.unlink(missing_ok=True)
-                if content is not None:
-                    write_atomically(path, content.decode())
+        if _read(directory.env) == env:
+            for path, old in zip(new, before, strict=True):
+                if old is None:
+                    path.unlink(missing_ok=True)
+                else:
+                    write_atomically(path, old.decode())
         raise
 
 
-def _keep_reviews(
-    config: ConfigDict, directory: RunDirectory, given: Mapping[str, Labeled], fresh: bool
-) -> ConfigDict:
-    """Write reviews to the run directory; return the config that reads them there."""
-    files = {split: directory.reviews[split] for split in given}
-    columns = [config.data.text_column, config.data.label_column]
-    texts = {split: _to_csv(data, columns) for split, data in given.items()}
-    prepare_workdir(directory.path)
-    with lock_run(directory.path):
-        for split, path in files.items():
-            text = texts[split]
-            if path.exists() and not fresh and path.read_bytes() != text.encode():
-                raise InputError(f"{path} holds other reviews: choose another workdir, or fresh")
-            write_atomically(path, text)
-    paths = {split: str(path.absolute()) for split, path in files.items()}
-    changes = {"source": "csv", "path": paths["train"], "test_path": paths.get("test", "")}
-    return override(config, {"data": changes})
+def _read(path: Path) -> bytes | None:
+    return path.read_bytes() if path.is_file() else None

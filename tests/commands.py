@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from unittest import mock
 
 from absl.testing import flagsaver
 
@@ -17,11 +18,11 @@ ENVIRONMENT = os.environ | dict.fromkeys(("http_proxy", "https_proxy"), "http://
 
 
 @contextlib.contextmanager
-def command_line(monkeypatch, arguments):
-    """Meanwhile `arguments` are this process's, and its flags may change."""
-    monkeypatch.setenv("TRANSFORMERS_VERBOSITY", "error")  # main would set it for the later tests
-    monkeypatch.setattr(sys, "argv", ["main", *arguments])  # config_flags reads overrides there
-    with flagsaver.flagsaver():
+def command_line(arguments):
+    """Meanwhile `arguments` are this process's, and its flags and variables may change."""
+    # config_flags reads overrides in sys.argv
+    argv = mock.patch.object(sys, "argv", ["main", *arguments])
+    with argv, mock.patch.dict(os.environ), flagsaver.flagsaver():
         yield
 
 

@@ -28,8 +28,10 @@ import golden
 import pytest
 import runs
 import sweeping
+from commands import ROOT, command_line
 
 from configs import lstm
+from sentiment_jax import main
 from sentiment_jax.config.recipes import override
 from sentiment_jax.data.corpus import READERS
 from sentiment_jax.modes import sweep
@@ -100,6 +102,32 @@ def swept(tmp_path_factory):
         sweep.sweep(make_small_config(), directory, axes)
     compiled = _make_train_step.cache_info().misses - before
     return SimpleNamespace(directory=directory, reads=read.call_count, compiled=compiled)
+
+
+@pytest.fixture
+def printed(monkeypatch, capsys):
+    """Run a command in this process, which must have this exit code, and return what it prints."""
+    monkeypatch.chdir(ROOT)
+
+    def call(*arguments, code=0):
+        with command_line(arguments):
+            assert main.main() == code
+        shown, errors = capsys.readouterr()
+        return errors if code else shown
+
+    return call
+
+
+@pytest.fixture
+def refused(printed):
+    """Run a command that must fail, and return its one line."""
+
+    def call(*arguments):
+        (line,) = printed(*arguments, code=2).strip().splitlines()
+        assert line.startswith("error: "), line
+        return line
+
+    return call
 
 
 @pytest.fixture

@@ -13,10 +13,11 @@ from flax import linen as nn
 from flax import traverse_util
 from safetensors.numpy import load_file, save_file
 
-from sentiment_jax.config.schema import OptimizerConfig
+from sentiment_jax.config.schema import Config, DataConfig, OptimizerConfig
 from sentiment_jax.huggingface import weights
 from sentiment_jax.models.registry import build_model
 from sentiment_jax.training.parameters import abstract_params
+from sentiment_jax.training.trained_model import TrainedModel, make_classifier
 
 FIXTURES = Path(__file__).parent / "fixtures"
 TORCH = ("bert", "electra", "electra_projection", "distilbert", "roberta", "modernbert")
@@ -41,6 +42,11 @@ def build(folder, **settings):
     return build_model(config, vocab_size=config.vocab_size)
 
 
+def modules(names):
+    """The first part of each parameter's name."""
+    return {name.partition("/")[0] for name in names}
+
+
 def key(seed):
     """A random key whose generator compiles fast."""
     return jax.random.key(seed, impl="rbg")
@@ -59,7 +65,14 @@ def random(model, scale=0.3, seed=0):
     return draw(abstract_params(model), scale, seed)
 
 
-def fill(model, value):
+def make_run(model_config, tokenizer, **data):
+    """A trained model of normal parameters."""
+    config = Config(model=model_config, data=DataConfig(**data))
+    classifier = make_classifier(config, tokenizer)
+    return TrainedModel(**vars(classifier), params=random(classifier.model, 0.5, seed=1), step=0)
+
+
+def fill(model, value=7.0):
     """Parameters that all have one value: a loader must replace them."""
     shapes = abstract_params(model)
     return jax.tree.map(lambda leaf: jnp.full(leaf.shape, value, leaf.dtype), shapes)
@@ -68,7 +81,7 @@ def fill(model, value):
 def load_report(folder, **settings):
     """The loaded parameters of a folder, and the report."""
     model = build(folder, **settings)
-    return weights.load_pretrained(FIXTURES / folder, model.config, fill(model, 7.0))
+    return weights.load_pretrained(FIXTURES / folder, model.config, fill(model))
 
 
 def load(folder, **settings):

@@ -68,6 +68,7 @@ OF_ROBERTA = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
 OF_BERT = ("[CLS]", "[PAD]", "[SEP]", "[UNK]", "[MASK]")
 TRAINERS = {
     "distilbert": lambda texts: train_wordpiece(texts, vocabulary_size=SIZES["vocab_size"]),
+    "bert": lambda texts: TRAINERS["distilbert"](texts),
     "roberta": lambda texts: train_byte_level(texts, OF_ROBERTA),
     "xlm-roberta": lambda texts: train_unigram(texts, OF_ROBERTA),
     "modernbert": lambda texts: train_byte_level(texts, OF_BERT),

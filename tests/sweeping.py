@@ -1,9 +1,9 @@
 """Shared by tests of sweeps: axes with a known best setting, a training that does nothing."""
 
+from written_runs import write_run
+
 from sentiment_jax.modes.train import RUN
-from sentiment_jax.storage.files import checksums, write_json
-from sentiment_jax.storage.metrics_log import MetricsLog
-from sentiment_jax.storage.run_directory import RunDirectory, lock_run
+from sentiment_jax.storage.run_directory import lock_run
 
 AXES = {"procedure": "grid", "optimizer": ("sgd", "adam", "adamw"), "batch_size": (8, 16)}
 AXES |= {"learning_rate": (1e-2, 1e-3), "seeds": (0, 1, 2)}
@@ -42,20 +42,11 @@ class Training:
             self.experiments.append(experiment)
             if number in self.errors:
                 raise self.errors[number]
-            files = RunDirectory(directory)
-            files.write_config(experiment.config)
-            write_json(files.env, {"data": experiment.statistics})
-            scores = {"loss": 0.5, "accuracy": accuracy(config), "examples": 12}
-            line = {"step": 3, "epoch": 1, **scores}
-            MetricsLog(files.metrics, [{**line, "split": split} for split in ("train", "val")])
-            result = {"model": "lstm", "best_epoch": 1, "epochs": 1, "val": scores}
-            result["metrics"] = {"val": {"mcc": 0.5}}
-            result |= {"train_seconds": 1.0, "data_hash": experiment.statistics["data_hash"]}
+            made = {"statistics": experiment.statistics}
             if stages == RUN:
-                linear = {"accuracy": config.data.split_seed / 10}
-                result |= {"test": scores, "linear_baseline": {"test": linear}}
-            write_json(files.result, result | checksums(files.metrics))
-            return result
+                made["test"] = {"loss": 0.5, "accuracy": accuracy(config), "examples": 12}
+                made["linear_baseline"] = {"test": {"accuracy": config.data.split_seed / 10}}
+            return write_run(directory, experiment.config, accuracy(config), **made)
 
 
 def table(directory):

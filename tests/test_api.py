@@ -149,7 +149,7 @@ TWO = pandas.DataFrame([["a", "b"]], columns=["text", "text"])
     ],
 )
 def test_values_that_no_csv_file_holds(model, texts, same):
-    """Rows 68 and 69: decoded, or refused in one line, by each function alike."""
+    """Decoded, or refused in one line, by each function alike."""
     listed = texts["text"] if isinstance(texts, dict) else texts
     listed = [listed] if isinstance(listed, bytes) else listed
     if isinstance(same, str):
@@ -177,7 +177,7 @@ def test_scores_are_those_of_the_run(model, finished):
         assert scores["accuracy"] == result["test"]["accuracy"]
         assert scores["classes"] == result["metrics"]["test"]["classes"]
     one_class = model.evaluate((["a", "b"], ["pos", "pos"]))
-    assert one_class["classes"]["negative"]["examples"] == 0  # row 71
+    assert one_class["classes"]["negative"]["examples"] == 0
     with pytest.raises(InputError, match="^the data, column 'label': no label is one of the"):
         model.evaluate((["a", "b"] * 5, ["good", "bad"] * 5))
     with pytest.raises(InputError, match="choose test or val"):
@@ -226,7 +226,7 @@ def test_training_on_a_table(small_config, tmp_path):
     assert sentiment_jax.load(workdir).evaluate()["loss"] == result["test"]["loss"]
     again = train(own.head(50), test=own, fresh=True)
     assert again["test"]["examples"] == 60
-    moved = workdir.rename(tmp_path / "new")  # row 67: its reviews lie in it
+    moved = workdir.rename(tmp_path / "new")  # its reviews lie in it
     assert read_json(moved / "config.json")["data"]["test_path"].endswith("reviews-test.csv")
     assert sentiment_jax.load(moved).evaluate()["loss"] == again["test"]["loss"]
     assert evaluate_run(moved, "val", {"data.path": f"{moved}/reviews.csv"}) == again["val"]
@@ -252,4 +252,4 @@ def test_tables_that_cannot_be_read(small_config, tmp_path, tables, message):
     with pytest.raises(InputError, match=message):
         sentiment_jax.train(small_config, tmp_path / "run", **tables)
     left = os.listdir(tmp_path / "run") if (tmp_path / "run").exists() else []
-    assert left in ([], ["lock"])  # row 70: the table may be corrected
+    assert left in ([], ["lock"])  # the table may be corrected

@@ -46,6 +46,7 @@ TEXTS = st.one_of(
 @given(texts=st.lists(TEXTS, min_size=1, max_size=8))
 @example(texts=["\x00", "", "\ud800", "\u0301", "&#xd800;", "word " * 100_000])
 def test_every_text_gets_a_finite_prediction(model, texts):
+    """Never NaN, and a row for every text, whatever characters it has."""
     p, warnings = predict([model], texts)
     assert len(warnings) == len(texts)
     assert p.shape == (len(texts), 2)
@@ -252,6 +253,7 @@ def to_python(value):
 @example(values=np.array([["a", "b"]]))
 @example(values=b"\xff")
 def test_any_value_from_python_is_predicted_as_its_text_is_or_refused(loaded, values):
+    """Bytes are decoded; column names, byte numbers and reprs are never classified."""
     if isinstance(values, Iterator):
         values = list(values)
         found = answer(loaded.predict, iter(values))

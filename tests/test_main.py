@@ -10,47 +10,20 @@ import sys
 from unittest.mock import ANY, Mock
 
 import pytest
+import runs
 from absl import flags
-from commands import ROOT, SAMPLE, command_line
+from commands import SAMPLE, python
 
 import sentiment_jax
+from configs import lstm
 from sentiment_jax import main
-from sentiment_jax.config.stored import replace_settings
-from sentiment_jax.modes import evaluate, export
+from sentiment_jax.config.stored import flatten
+from sentiment_jax.data import corpus
+from sentiment_jax.modes import export
 from sentiment_jax.runtime import startup
 from sentiment_jax.storage.files import read_json
 from sentiment_jax.storage.run_directory import RunDirectory, lock_run
 from sentiment_jax.sweeps.plan import find_run
-
-# ml_collections loads a config file in a way that Python deprecates.
-pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
-
-
-@pytest.fixture
-def printed(monkeypatch, capsys):
-    """Run a command in this process, which must have this exit code, and return what it prints."""
-    monkeypatch.chdir(ROOT)
-
-    def call(*arguments, code=0):
-        with command_line(monkeypatch, arguments):
-            assert main.main() == code
-        shown, errors = capsys.readouterr()
-        return errors if code else shown
-
-    return call
-
-
-@pytest.fixture
-def refused(printed):
-    """Run a command that must fail, and return its one line."""
-
-    def call(*arguments):
-        (line,) = printed(*arguments, code=2).strip().splitlines()
-        assert line.startswith("error: "), line
-        return line
-
-    return call
-
 
 LSTM = "--config=lstm:sample"
 SWEEP = f"--mode=sweep {LSTM} --workdir=x"
@@ -132,13 +105,13 @@ BEYOND_SENSE = [
     ],
 )
 def test_a_bad_command_line_is_one_line(refused, monkeypatch, line, message):
-    """Rows 23, 24, 25, 49, 50 and 52."""
+    """Before anything starts, with the nearest name or the allowed values; no traceback."""
     monkeypatch.setattr(startup, "start", lambda *_: pytest.fail("it starts"))
     assert re.search(message, refused(*shlex.split(line)))
 
 
 def test_a_config_file_that_raises_is_named_with_its_line(refused, tmp_path):
-    """Row 50: never a squeezed traceback."""
+    """Its own mistake must not look like ours: no traceback of the package."""
     for content, message in {
         "def get_config(:": "line 1: SyntaxError: invalid syntax",
         "import os\nimport nothing_like_it\n": "line 2: ModuleNotFoundError: No module named",
@@ -168,27 +141,34 @@ def test_help_is_for_people(printed):
 
 
 def test_help_of_a_config_lists_its_settings(printed):
-    shown = printed("--help", "--config=lstm:sample", "--config.epochs=3")
-    assert shown.startswith("Settings of lstm:sample: flag, value, meaning (what is allowed)\n")
-    (line,) = [line for line in shown.splitlines() if "--config.epochs" in line]
-    assert " 3 " in line and "passes over the training reviews (>= 1 and <= " in line
+    title, *lines = printed("--help", "--config=lstm:sample", "--config.epochs=3").splitlines()
+    assert title == "Settings of lstm:sample: flag, value, meaning (what is allowed)"
+    groups = [line for line in lines if line[:1].isalpha()]
+    assert groups == ["run", "data", "model", "optimizer", "pretrain"]
+    settings = dict(line.split(maxsplit=1) for line in lines if "--config." in line)
+    assert len(settings) == len(flatten(lstm.get_config()))
+    assert re.match(r"3 +passes over the .* \(>= 1 and <= ", settings["--config.epochs"])
+    names = r"adam +optimizer \(sgd \| rmsprop \| adam \| adamw\)"
+    assert re.fullmatch(names, settings["--config.optimizer.name"])
 
 
 def test_the_version(printed):
     assert printed("--version") == f"sentiment-jax {sentiment_jax.__version__}\n"
 
 
-def test_evaluate_may_change_where_the_data_are_now(monkeypatch, printed, refused, finished):
+def test_evaluate_may_change_where_the_data_are_now(printed, refused, finished, tmp_path):
     """The recipe only names the settings: the run's own source reads the file that has moved."""
-    config = replace_settings(RunDirectory(finished).read_config(), {"data.source": "csv"})
-    scored = Mock()
-    monkeypatch.setattr(RunDirectory, "read_config", lambda directory: config)
-    monkeypatch.setattr(startup, "start", lambda *arguments: None)
-    monkeypatch.setattr(evaluate, "evaluate_run", scored)
-    run = ["--mode=evaluate", f"--workdir={finished}", SAMPLE]
-    printed(*run, "--split=val", "--config.data.path=there.csv", "--config.eval_batch_size=64")
-    changes = {"data.path": "there.csv", "eval_batch_size": 64}
-    scored.assert_called_once_with(finished, "val", changes)
+    table = tmp_path / "reviews.csv"
+    shutil.copy(corpus.SAMPLE, table)
+    settings = {"epochs": 1, "data.source": "csv", "data.path": table, "data.test_limit": 12}
+    train = [SAMPLE, *runs.small_flags(**settings), f"--workdir={tmp_path}/run"]
+    printed(*train)
+    table.rename(tmp_path / "there.csv")
+    run = ["--mode=evaluate", f"--workdir={tmp_path}/run", SAMPLE]
+    assert "cannot read the table" in refused(*run)
+    moved = [f"--config.data.path={tmp_path}/there.csv", "--config.eval_batch_size=64"]
+    scores = json.loads(printed(*run, "--split=val", *moved).splitlines()[-1])
+    assert scores == read_json(tmp_path / "run" / "result.json")["val"]
     assert "eval_batch_size=0 must be" in refused(*run, "--config.eval_batch_size=0")
 
 
@@ -211,7 +191,6 @@ def test_a_sweeps_directory_stands_for_its_winner(monkeypatch, printed, swept, t
 
 
 def test_messages_say_what_is_wrong_and_what_to_do(refused, finished, tmp_path, monkeypatch):
-    """Rows 44, 76 and 77."""
     assert "/nowhere/run" in refused("--mode=evaluate", "--workdir=/nowhere/run")
     line = refused("--mode=predict", f"--workdir={finished},", "--text=x")
     assert "names nothing before or after a comma" in line
@@ -247,7 +226,7 @@ def test_an_ensemble_and_its_temperatures(printed, refused, finished, run_copy, 
 
 @pytest.mark.parametrize("names", [["a,b"], ["$x^$", "_b", "n" * 250]])
 def test_a_report_of_runs_whatever_their_names(printed, finished, tmp_path, names):
-    """Rows 44 and 77: a comma, what matplotlib takes for mathematics, a long name."""
+    """A comma, what matplotlib takes for mathematics, a long name."""
     for name in names:
         shutil.copytree(finished, tmp_path / name)
     workdir = ",".join(f"{tmp_path}/{name}" for name in names)
@@ -256,7 +235,7 @@ def test_a_report_of_runs_whatever_their_names(printed, finished, tmp_path, name
 
 
 def test_a_training_checks_its_directory_before_the_data(refused, tmp_path):
-    """Rows 12 and 13."""
+    """A second run in it, or no place to write, must show before minutes of reading."""
     (tmp_path / "file").write_text("")
     line = refused(*STARTS, f"--workdir={tmp_path}/file", "--config.data.path=/nowhere")
     assert "cannot write to --workdir=" in line
@@ -278,7 +257,7 @@ DISK = [errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO]
     ],
 )
 def test_no_room_left_is_one_line(monkeypatch, capsys, error, message):
-    """Rows 11, 49 and 63: sizes that are allowed and still too much for this machine."""
+    """Full disks, and sizes that are allowed and still too much for this machine."""
     monkeypatch.setattr(main, "parse", lambda arguments: None)
     monkeypatch.setattr(main, "dispatch", Mock(side_effect=[error, OSError(errno.ENXIO, "broken")]))
     assert main.main(["main"]) == 1
@@ -288,15 +267,9 @@ def test_no_room_left_is_one_line(monkeypatch, capsys, error, message):
         main.main(["main"])
 
 
-def test_starts_again_with_malloc_tuned_once(monkeypatch):
-    execv = Mock()
-    monkeypatch.setattr(os, "execv", execv)
-    monkeypatch.setattr(sys, "platform", "linux")
-    monkeypatch.setattr(os, "environ", {})
-    for _ in range(2):
-        startup.tune_malloc()
-    execv.assert_called_once_with(sys.executable, sys.orig_argv)
-    assert os.environ["GLIBC_TUNABLES"] == (
-        "glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=134217728:"
-        "glibc.malloc.trim_threshold=8589934592:glibc.malloc.arena_max=1"
-    )
+def test_starts_again_with_malloc_tuned_once():
+    code = "import os; print(v := os.environ.get('GLIBC_TUNABLES'), flush=True);"
+    code += "from sentiment_jax.runtime import startup; startup.tune_malloc()"
+    tuned = "glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=134217728:"
+    tuned += "glibc.malloc.trim_threshold=8589934592:glibc.malloc.arena_max=1"
+    assert python("-c", code, GLIBC_TUNABLES=None).stdout.split() == ["None", tuned]

@@ -1,11 +1,10 @@
 """Figures of finished runs. Everywhere: training red, validation blue.
 
 All are one column wide: side by side on a desktop, one below the other and still readable on a
-phone. Training draws its curves with this module, so nothing slow is imported before it is needed.
+phone. Training draws its curves with this module, so slow imports wait until they are needed.
 """
 
 import contextlib
-import itertools
 import statistics
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -106,8 +105,8 @@ def calibration(
 ) -> None:
     """Draw each model's `predictions.calibration_bins` and, below, the number of predictions.
 
-    The first of a model's curves is its own, a second, hollow and dotted, that at its temperatures.
-    `labels` are those of the axes.
+    A second curve of a model, hollow and dotted, has its calibrated probabilities. `labels` name
+    the axes.
     """
     shape = {"nrows": 2, "sharex": True, "height_ratios": (3, 1)}
     height = 5.1 + 0.17 * sum(map(len, curves.values()))
@@ -149,15 +148,29 @@ def _best(records: Records, ranking: Ranking) -> Mapping[str, Any] | None:
     return max(lines, key=ranking.key, default=None)
 
 
-def _clip_losses(panels: Iterable[Any]) -> None:
-    """Cut off losses that explode, and say so: they would flatten other curves."""
-    lines = [(axes, max(line.get_ydata(), default=0)) for axes in panels for line in axes.lines]
+def _finish(rows: Any, losses: Iterable[Any], title: str, **legend: Any) -> None:
+    """Complete axes [rows, columns] over epochs: ticks, legend, title.
+
+    Losses that explode are cut off, which the axes say: they would flatten other curves.
+    """
+    entries = {}
+    for axes in rows.flat:
+        axes.locator_params(axis="x", integer=True, min_n_ticks=1)
+        axes.grid()
+        for handle, words in zip(*axes.get_legend_handles_labels(), strict=True):
+            entries[words] = handle
+    for axes in rows[-1]:
+        axes.set_xlabel("epoch")
+    lines = [(axes, max(line.get_ydata(), default=0)) for axes in losses for line in axes.lines]
     usual = statistics.median_low(highest for _, highest in lines)
     for axes, highest in sorted(lines, key=lambda line: -line[1]):
         if highest > 10 * usual and not axes.texts:
             axes.set_ylim(0, 3 * usual)
             where = {"ha": "right", "va": "top", "transform": axes.transAxes, "fontsize": 9}
             axes.text(0.97, 0.95, f"cut off: up to {highest:.2g}", **where)
+    figure = rows[0, 0].figure
+    figure.legend(entries.values(), entries.keys(), loc=BELOW, **legend)
+    figure.suptitle(fit(title, 56), fontsize=10)
 
 
 def curves(
@@ -165,7 +178,7 @@ def curves(
 ) -> None:
     """Draw each run's loss and accuracy over epochs, scales shared; best epoch dotted, test a star.
 
-    `runs` are the lines of each metrics.jsonl by the run's label; `title` says what is alike.
+    `runs` are the lines of each metrics.jsonl by the run's label; `title` names the shared setting.
     """
     grid = {"nrows": len(runs), "ncols": 2, "sharex": True, "sharey": "col"}
     height = 1.7 * len(runs) + (1.0 if title else 0.7)
@@ -174,8 +187,8 @@ def curves(
             best = _best(records, ranking)
             metric = ranking.by[0]
             for axes, name in zip(row, ("loss", "accuracy"), strict=True):
-                epochs, means = epoch_means(records, "train", name)
-                axes.plot(epochs, means, color=RED, marker=".", linestyle="--", label="training")
+                style = {"color": RED, "marker": ".", "linestyle": "--"}
+                axes.plot(*epoch_means(records, "train", name), label="training", **style)
                 epochs, means = epoch_means(records, "val", name)
                 if epochs:  # or no reviews are held out
                     axes.plot(epochs, means, color=BLUE, marker=".", label="validation")
@@ -188,18 +201,9 @@ def curves(
                     axes.plot(record["epoch"], record[name], "k*", label="test")
                 if not records:
                     axes.text(0.5, 0.5, "no epoch ended", ha="center", transform=axes.transAxes)
-                axes.locator_params(axis="x", integer=True, min_n_ticks=1)
-                axes.grid()
             row[0].set_title(f"{fit(label, 22)}: loss" if label else "loss")
             row[1].set_title("accuracy")
-        _clip_losses(rows[:, 0])
-        for axes in rows[-1]:
-            axes.set_xlabel("epoch")
-        found = (zip(*axes.get_legend_handles_labels(), strict=True) for axes in rows.flat)
-        entries = {words: handle for handle, words in itertools.chain(*found)}
-        figure = rows[0, 0].figure
-        figure.legend(entries.values(), entries.keys(), loc=BELOW, ncols=4)
-        figure.suptitle(fit(title, 56), fontsize=10)
+        _finish(rows, rows[:, 0], title, ncols=4)
 
 
 def overlay(
@@ -214,28 +218,20 @@ def overlay(
     The winner's line is thick; rings are best epochs.
     """
     with panels(path, WIDTH, 5.1 + 0.1 * len(runs), nrows=2) as rows:
-        loss = rows[1, 0]
-        (metric, *_) = [name for name in ranking.by if name != "loss"]
-        metrics = {metric: rows[0, 0], "loss": loss}
+        upper = next(name for name in ranking.by if name != "loss")
         for index, (label, records) in enumerate(runs.items()):
             style = _style(index)
             width = 2.8 if label == winner else 1.3
             best = _best(records, ranking)
-            for name, axes in metrics.items():
+            for axes, name in zip(rows[:, 0], (upper, "loss"), strict=True):
                 means = epoch_means(records, "val", name)
                 named = shorten(label, 26)  # of two columns
                 axes.plot(*means, label=named, linewidth=width, markersize=4, **style)
                 if best and best[name] is not None:
                     ring = {"marker": "o", "markersize": 11, "fillstyle": "none"}
                     axes.plot(best["epoch"], best[name], color=style["color"], **ring)
-        for name, axes in metrics.items():
-            axes.set_title(f"validation {name.replace('_', ' ')}")
-            axes.locator_params(axis="x", integer=True, min_n_ticks=1)
-            axes.grid()
-        _clip_losses([loss])
-        loss.set_xlabel("epoch")
-        loss.figure.legend(*loss.get_legend_handles_labels(), loc=BELOW, ncols=2, fontsize=8)
-        loss.figure.suptitle(fit(title, 56), fontsize=10)
+                axes.set_title(f"validation {name.replace('_', ' ')}")
+        _finish(rows, rows[1:, 0], title, ncols=2, fontsize=8)
 
 
 def heat_map(

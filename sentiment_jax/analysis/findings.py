@@ -1,130 +1,117 @@
 """The results of runs in sentences: the first thing in a report."""
 
-import itertools
 import statistics
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from typing import Any
 
 import pandas
 
 from sentiment_jax.analysis.html import cell
-from sentiment_jax.analysis.records import Group, in_words
-from sentiment_jax.sweeps.plan import Trial
-from sentiment_jax.training.metrics import mcc_by_chance, wilson_interval
+from sentiment_jax.analysis.records import Group
+from sentiment_jax.sweeps.plan import Trial, in_words
+from sentiment_jax.training.metrics import mcc_by_chance
 
 
 def title(parts: Mapping[str, Sequence[Group]]) -> str:
     """Return the models and their data: LSTM, BERT on IMDB."""
-    groups = [*itertools.chain(*parts.values())]
-    models = ", ".join(dict.fromkeys(group.model.upper() for group in groups))
-    data = groups[0].trials[0].config.data
-    known = {"tfds": "IMDB", "sample": "the embedded sample"}
-    one = known.get(data.source) or Path(data.path).name or "reviews"
-    return f"{models} on {', '.join(parts) if len(parts) > 1 else one}"
+    models = [group.model.upper() for groups in parts.values() for group in groups]
+    return f"{', '.join(dict.fromkeys(models))} on {', '.join(parts)}"
 
 
 def data_in_words(groups: Sequence[Group]) -> str:
     """Return the number of runs, the number of reviews in each split, and the classes."""
-    trials = [trial for group in groups for trial in group.trials]
-    finished = next(trial for trial in trials if trial.status == "finished")
-    roles = {"train": "train on", "val": "choose by", "test": "test with"}
+    runs = sum(len(group.trials) for group in groups)
+    finished = next(trial for group in groups for trial in group.finished)
+    roles = {"train": "training", "val": "validation", "test": "the test"}
     splits = finished.env["data"]["counts"].items()
-    reviews = [f"{n:,} to {roles[split]}" for split, of in splits if (n := sum(of.values()))]
-    runs = "1 run" if len(trials) == 1 else f"{len(trials)} runs"
+    reviews = [f"{n:,} for {roles[split]}" for split, of in splits if (n := sum(of.values()))]
     classes = ", ".join(finished.files.read_config().classes)
-    return f"{runs}; reviews: {', '.join(reviews)}; classes: {classes}."
+    counted = "1 run" if runs == 1 else f"{runs} runs"
+    return f"{counted}; reviews: {', '.join(reviews)}; classes: {classes}."
 
 
 def at_chance(trial: Trial) -> bool:
-    """Whether a finished trial's predictions correlate with the labels no more than by chance."""
+    """Return whether the validation MCC of a finished trial is one that guessing can reach."""
     mcc = trial.content["metrics"]["val"]["mcc"]
     return mcc <= mcc_by_chance(trial.content["val"]["examples"])
 
 
 def lead(groups: Sequence[Group], tables: Mapping[str, pandas.DataFrame]) -> list[str]:
     """Return the best model by validation and its score, how others compare, and what failed."""
-    tested = {group.name: group for group in groups if group.tested}
     sentences = []
+    tested = [group for group in groups if group.tested]
     if tested:
-        best = next(iter(tested))  # groups are ranked
-        metrics = tables["metrics"].set_index("name").loc[best]
-        sentences.append(_best_model(tested[best], metrics, len(tested)))
-        sentences += _cross_validation(best, tested[best])
-        sentences += _linear_baseline(best, tested[best])
-        sentences += _other_models(best, tables)
-    for group in groups:
-        sentences += _settings(group)
-    return sentences
+        best = tested[0]  # groups are ranked
+        scores = {**tables["models"].iloc[0], **tables["metrics"].iloc[0]}
+        sentences = [
+            _best_model(best, scores, len(tested)),
+            *_first_seed(best.name, best.tested[0].content),
+            *_other_models(best.name, tables),
+        ]
+    return sentences + [sentence for group in groups for sentence in _settings(group)]
 
 
-def _best_model(group: Group, row: pandas.Series, models: int) -> str:
-    trials = group.tested
-    model = f"{group.model.upper()} with {in_words(trials[0].setting)}"
+def _best_model(group: Group, scores: Mapping[str, Any], models: int) -> str:
+    first = group.tested[0]
+    examples = first.content["test"]["examples"]
+    model = f"{group.model.upper()} with {in_words(first.setting)}"
     if models > 1:
-        validated = f"{group.validation['accuracy']:.4f}"
+        validated = f"{scores['validation accuracy']:.4f}"
         model = f"{group.name}, {model}, is the best of {models} models by validation ({validated})"
-    examples = trials[0].content["test"]["examples"]
-    low, high = wilson_interval(row["accuracy"], examples)
-    if len(trials) > 1:  # one measure of uncertainty for one mean: that of the tables
-        sd = statistics.stdev(trial.content["test"]["accuracy"] for trial in trials)
-        score = f"± {sd:.4f} (mean and standard deviation of {len(trials)} seeds"
+    if scores["seeds"] > 1:  # as in the tables: one mean has one measure of uncertainty
+        seeds = f"mean and standard deviation of {scores['seeds']} seeds"
+        uncertainty = f"± {scores['± sd']:.4f} ({seeds}"
     else:
-        score = f"(95 % interval {low:.4f} to {high:.4f}"
-    baseline = row["majority baseline"]
-    score = f"test accuracy {row['accuracy']:.4f} {score} on {examples:,} reviews"
-    sentence = f"{model}: {score}; guessing: {baseline:.4f})."
-    if row["mcc"] <= (chance := mcc_by_chance(examples)):
-        sentence += f" That is at chance: MCC {row['mcc']:.4f} (by chance: {chance:.4f})."
+        uncertainty = f"(95 % interval {scores['low (95 %)']:.4f} to {scores['high (95 %)']:.4f}"
+    sentence = (
+        f"{model}: test accuracy {scores['accuracy']:.4f} {uncertainty} on {examples:,} reviews; "
+        f"guessing: {scores['majority baseline']:.4f})."
+    )
+    if scores["mcc"] <= (chance := mcc_by_chance(examples)):
+        sentence += f" That is at chance: MCC {scores['mcc']:.4f} (by chance: {chance:.4f})."
     return sentence
 
 
-def _cross_validation(name: str, group: Group) -> list[str]:
-    """Give the mean and the standard deviation of the first seed's folds, if it has any."""
-    result = group.tested[0].content
-    accuracies = [fold["accuracy"] for fold in result.get("folds", ())]
-    if not accuracies:
-        return []
-    return [
-        f"Cross-validation of {name}'s first seed in {len(accuracies)} folds: accuracy "
-        f"{result['val']['accuracy']:.4f} ± {statistics.stdev(accuracies):.4f} (standard deviation "
-        f"over the folds) on {result['val']['examples']:,} reviews."
-    ]
-
-
-def _linear_baseline(name: str, group: Group) -> list[str]:
-    """Compare the first seed with a linear model, if one was fitted."""
-    result = group.tested[0].content
-    if not (found := result.get("linear_baseline")):
-        return []
-    first = result["test"]["accuracy"]
-    p = cell(found["mcnemar_p"], "p")
-    return [
-        "A linear baseline (TF-IDF of words and bigrams, logistic regression) has "
-        f"{found['test']['accuracy']:.4f}, {name}'s first seed {first:.4f} (McNemar's p {p})."
-    ]
+def _first_seed(name: str, result: Mapping[str, Any]) -> list[str]:
+    """Return the scores of its folds and of a linear model, if it has any."""
+    sentences = []
+    if folds := [fold["accuracy"] for fold in result.get("folds", ())]:
+        validated = result["val"]
+        sentences.append(
+            f"Cross-validation of the first seed of {name} in {len(folds)} folds: accuracy "
+            f"{validated['accuracy']:.4f} ± {statistics.stdev(folds):.4f} (standard deviation "
+            f"over the folds) on {validated['examples']:,} reviews."
+        )
+    if linear := result.get("linear_baseline"):
+        sentences.append(
+            "A linear baseline (TF-IDF of words and bigrams, logistic regression) has test "
+            f"accuracy {linear['test']['accuracy']:.4f}, the first seed of {name} "
+            f"{result['test']['accuracy']:.4f} (McNemar's p {cell(linear['mcnemar_p'], 'p')})."
+        )
+    return sentences
 
 
 def _other_models(best: str, tables: Mapping[str, pandas.DataFrame]) -> list[str]:
     equal = "Not shown to differ from it on the test set"
-    behind = "Behind it"
+    behind = "Worse on the test set"
     ahead = "Better on the test set, though not by validation"
-    models: dict[str, list[str]] = {"Equal runs": [], ahead: [], equal: [], behind: []}
-    accuracies = tables["metrics"].set_index("name")["accuracy"]
-    for row in tables["metrics"].to_dict("records"):
-        if remark := row.get("remark"):
-            models["Equal runs"].append(f"{row['name']} ({remark})")
+    metrics = tables["metrics"].to_dict("records")
+    remarks = [f"{row['name']} ({row['remark']})" for row in metrics if row.get("remark")]
+    models: dict[str, list[str]] = {"Equal runs": remarks, ahead: [], equal: [], behind: []}
+    accuracies = {row["name"]: row["accuracy"] for row in metrics}
     for row in tables["mcnemar"].to_dict("records") if "mcnemar" in tables else ():
         if row["first"] == best:  # which stands before all others
             p = cell(row["p"], "p")
+            sign = "" if p.startswith("<") else "= "
             other = row["second"]
-            words = f"{other} ({accuracies[other]:.4f}, p {p if p.startswith('<') else f'= {p}'})"
             lost = row["only the first correct"] < row["only the second correct"]
-            models[equal if row["p"] >= 0.05 else ahead if lost else behind].append(words)
-    return [f"{what}: {'; '.join(words)}." for what, words in models.items() if words]
+            relation = equal if row["p"] >= 0.05 else ahead if lost else behind
+            models[relation].append(f"{other} ({accuracies[other]:.4f}, p {sign}{p})")
+    return [f"{relation}: {'; '.join(words)}." for relation, words in models.items() if words]
 
 
 def _settings(group: Group) -> list[str]:
-    """Say which setting of a sweep is best, how many stayed at chance, and how many failed."""
+    """Return which setting of a sweep is best, how many stayed at chance, and how many failed."""
     trials = [trial for trial in group.trials if trial not in group.finals]
     best = group.best
     if best is None or len(trials) < 2:

@@ -7,6 +7,7 @@ from typing import Any
 import jinja2
 
 from sentiment_jax.runtime.terminal import visible
+from sentiment_jax.sweeps.plan import format_rate
 
 # The format of a numeric column, by its heading or the heading's last word. Others are text.
 FORMATS = {
@@ -25,12 +26,6 @@ MARKDOWN = {"<": "&lt;", ">": "&gt;", "&": "&amp;", "\n": " ", **{c: f"\\{c}" fo
 def column_format(name: str) -> str:
     """Return the format of a column, empty for text."""
     return FORMATS.get(name) or FORMATS.get(name.split()[-1], "")
-
-
-def format_rate(rate: float) -> str:
-    """Return a learning rate in scientific notation: 3e-5, 1e-2, 1e0."""
-    mantissa, _, exponent = f"{rate:.5e}".partition("e")
-    return f"{float(mantissa):g}e{int(exponent)}"
 
 
 def cell(value: Any, name: str) -> str:

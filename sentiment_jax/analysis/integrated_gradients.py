@@ -57,7 +57,7 @@ class Explanation:
 
 
 class Path(NamedTuple):
-    """The straight line from the baseline's embeddings to those of a padded text."""
+    """The straight line from the baseline's embeddings to a padded text's."""
 
     start: Float[Array, "1 length embedding"]
     end: Float[Array, "1 length embedding"]
@@ -71,28 +71,14 @@ def _tolerance(difference: float) -> float:
 
 @functools.partial(jax.jit, static_argnums=0)
 def _slopes(
-    model: nn.Module,
-    params: Any,
-    path: Path,
-    nodes: Float[Array, " rows"],
-    towards: Int[Array, ""],
+    model: nn.Module, params: Any, path: Path, nodes: Float[Array, " rows"], towards: Int[Array, ""]
 ) -> tuple[Float[Array, "rows length"], Float[Array, " rows"]]:
     """Return each token's slope of the log-odds at the nodes of a path, and the log-odds there."""
     points = path.start + nodes[:, None, None] * (path.end - path.start)
-    rows, length, size = points.shape
-    ids = jnp.arange(rows * length).reshape(rows, length)  # one id per embedding in `points`
+    lengths = jnp.broadcast_to(path.lengths, len(points))
 
     def sum_of_log_odds(points: Array) -> tuple[Array, Array]:
-        def substitute(next_function: Any, args: Any, kwargs: Any, context: Any) -> Any:
-            module = context.module
-            embeds = isinstance(module, nn.Embed) and module.name in WORD_EMBEDDINGS
-            if embeds and context.method_name == "__call__":
-                return points.reshape(-1, size)[args[0]]
-            return next_function(*args, **kwargs)
-
-        with nn.intercept_methods(substitute):
-            lengths = jnp.broadcast_to(path.lengths, rows)
-            logits: Any = model.apply({"params": params}, ids, lengths, deterministic=True)
+        logits: Any = model.apply({"params": params}, points, lengths, deterministic=True)
         others = jnp.where(jnp.arange(logits.shape[1]) == towards, -jnp.inf, logits)
         log_odds = logits[:, towards] - jax.nn.logsumexp(others, axis=1)
         return jnp.sum(log_odds), log_odds
@@ -109,7 +95,7 @@ def attribute(
     fixed: Sequence[int] = (),
     towards: int = 1,
 ) -> tuple[Float32[np.ndarray, " tokens"], float, float]:
-    """Return a text's attributions, its log-odds of class `towards` and those of its baseline.
+    """Return a text's attributions, and the log-odds of class `towards` of text and baseline.
 
     The model must compute in float32; it reads the text padded to `length`. The embeddings at the
     `fixed` positions, such as [CLS], stay in the baseline: their attribution is 0.
@@ -142,10 +128,9 @@ def attribute(
 
 def explain(trained: TrainedModel, text: str, towards: int = 1) -> Explanation:
     """Attribute the log-odds of a class to the words of one raw text, in float32."""
-    config = dataclasses.replace(trained.model.config, dtype="float32")
-    if isinstance(config, EncoderConfig):
-        config = dataclasses.replace(config, attention="xla")
-    model = trained.model.clone(config=config)
+    config = trained.model.config
+    kernel = {"attention": "xla"} if isinstance(config, EncoderConfig) else {}
+    model = trained.model.clone(config=dataclasses.replace(config, dtype="float32", **kernel))
     reviews = Reviews.from_texts([text])
     encoded = trained.encode(reviews)
     (text,) = reviews.texts
@@ -161,13 +146,13 @@ def explain(trained: TrainedModel, text: str, towards: int = 1) -> Explanation:
     tokens = list(zip(encoding.word_ids, encoding.offsets, strict=True))
     tokens = truncate(tokens, data.max_length - len(before) - len(after), data.truncation)
     unknown = unknown_id(trained.tokenizer)
-    # A blank text has no tokens here, but one id.
+    # A blank text has no tokens, but one id.
     body = zip(tokens, ids[len(before) :], attributions[len(before) :], strict=False)
     words = []
     for _, group in itertools.groupby(body, key=lambda token: token[0][0]):
         pieces, piece_ids, pushes = zip(*group, strict=True)
-        start = pieces[0][1][0]
         end = pieces[-1][1][1]
+        start = end - len(text[pieces[0][1][0] : end].lstrip())  # byte-level: a space comes first
         words.append(Word(start, end, float(sum(pushes)), unknown not in piece_ids))
     gap = float(attributions.sum()) - (log_odds - empty_log_odds)
     return Explanation(text, tuple(words), log_odds, empty_log_odds, gap)

@@ -16,20 +16,21 @@ from sentiment_jax.data.predictions import prediction_columns
 from sentiment_jax.errors import InputError
 from sentiment_jax.storage.files import check_checksum, safe_cell
 from sentiment_jax.sweeps.plan import Trial
-from sentiment_jax.training.metrics import HALF_DIGIT, apply_temperature, measure, wilson_interval
+from sentiment_jax.training.metrics import HALF_DIGIT, apply_temperature, measure
 
 BINS = 10
 
 
 @dataclasses.dataclass(frozen=True)
 class Predictions:
-    """One model's predictions on the test set, for each seed."""
+    """The predictions of one model for a split, of each seed."""
 
     ids: tuple[str, ...]
     order: str  # a hash of the reviews in their order
     classes: tuple[str, ...]
     labels: Int32[np.ndarray, " reviews"]
     probabilities: Float32[np.ndarray, "seeds reviews classes"]
+    temperatures: tuple[float, ...] = ()  # found on each seed's validation split
 
     @functools.cached_property
     def predicted(self) -> Int64[np.ndarray, "seeds reviews"]:
@@ -45,14 +46,15 @@ def read_predictions(trials: Sequence[Trial], split: str = "test") -> Prediction
     names |= {str(safe_cell(name)): i for i, name in enumerate(config.cells)}
     columns = prediction_columns(classes)[1:]
     frames = []
+    orders = []
     for trial in trials:
         path = trial.files.predictions[split]
         remedy = f"--mode=evaluate --split={split} --workdir={trial.directory} writes it again"
         check_checksum(path, trial.env, remedy)
         frame = pandas.read_csv(path, dtype=object, na_filter=False)
         frames.append(frame.astype(dict.fromkeys(columns, float)))
-    by_ids = (" ".join(frame["id"]) for frame in frames)  # for revisions that wrote no order
-    orders = [t.env.get(f"{path.stem}_order", ids) for t, ids in zip(trials, by_ids, strict=True)]
+        # Earlier revisions wrote no order: equal ids have to do.
+        orders.append(trial.env.get(f"{path.stem}_order", " ".join(frame["id"])))
     if len({*orders}) > 1:
         listed = ", ".join(str(trial.directory) for trial in trials)
         raise InputError(f"{listed} scored the test set in different orders: report them apart")
@@ -63,6 +65,7 @@ def read_predictions(trials: Sequence[Trial], split: str = "test") -> Prediction
         classes=classes,
         labels=frames[0]["label"].map(names).to_numpy(np.int32),
         probabilities=np.concatenate([1 - given, given], axis=2) if len(classes) == 2 else given,
+        temperatures=tuple(trial.content.get("temperature", 1.0) for trial in trials),
     )
 
 
@@ -75,13 +78,17 @@ def confusion(predictions: Predictions) -> Float[np.ndarray, "classes classes"]:
 
 
 def mean_metrics(predictions: Predictions) -> dict[str, Any]:
-    """Return accuracy, its 95 % interval and `metrics.measure`, averaged over the seeds."""
+    """Return accuracy and `metrics.measure`, averaged over the seeds.
+
+    One seed's accuracy has a 95 % interval. (A mean has a standard deviation, and needs no other.)
+    """
     labels = predictions.labels
-    accuracy = float((predictions.predicted == labels).mean())
-    low, high = wilson_interval(accuracy, len(labels))
-    means = _mean([measure(labels, p, predictions.classes) for p in predictions.probabilities])
-    del means["accuracy_interval"]
-    return {"accuracy": accuracy, "low (95 %)": low, "high (95 %)": high, **means}
+    metrics: dict[str, Any] = {"accuracy": float((predictions.predicted == labels).mean())}
+    measured = [measure(labels, p, predictions.classes) for p in predictions.probabilities]
+    intervals = [seed.pop("accuracy_interval") for seed in measured]
+    if len(intervals) == 1:
+        metrics |= zip(("low (95 %)", "high (95 %)"), intervals[0], strict=True)
+    return metrics | _mean(measured)
 
 
 def _mean(seeds: Sequence[Any]) -> Any:
@@ -112,9 +119,9 @@ def calibration_bins(
 ) -> tuple[pandas.DataFrame, float]:
     """Return mean p, share of true events and count in ten equal bins, and the calibration error.
 
-    The expected calibration error (ECE) is the mean distance between the first two, weighted by the
-    count: Guo et al. (2017), https://arxiv.org/abs/1706.04599. Bins include their lower edge.
-    (scikit-learn's `calibration_curve` includes the upper one and returns no counts.)
+    The expected calibration error (ECE) is the distance between mean and share, averaged with the
+    counts as weights: Guo et al. (2017), https://arxiv.org/abs/1706.04599. Bins include their lower
+    edge. (scikit-learn's `calibration_curve` includes the upper one and returns no counts.)
     """
     frame = pandas.DataFrame({"p": p.ravel().astype(float), "true": true.ravel()})
     groups = frame.groupby(np.minimum((p.ravel() * BINS).astype(int), BINS - 1))
@@ -125,9 +132,9 @@ def calibration_bins(
 
 
 def calibration(predictions: Predictions) -> tuple[pandas.DataFrame, float]:
-    """Return the bins of p(positive), or of the predicted class's probability if there are more.
+    """Return the bins of p(positive), all seeds together.
 
-    The latter is how Guo et al. (2017) treat many classes.
+    More than two classes are binned by the predicted class's probability: Guo et al. (2017).
     """
     predicted = predictions.predicted
     if len(predictions.classes) == 2:
@@ -137,8 +144,9 @@ def calibration(predictions: Predictions) -> tuple[pandas.DataFrame, float]:
     return calibration_bins(confidences, predicted == predictions.labels)
 
 
-def calibrate(predictions: Predictions, temperatures: Sequence[float]) -> Predictions:
+def calibrate(predictions: Predictions) -> Predictions:
     """Apply each seed's temperature to its probabilities."""
-    seeds = zip(np.maximum(predictions.probabilities, HALF_DIGIT), temperatures, strict=True)
+    read = np.maximum(predictions.probabilities, HALF_DIGIT)
+    seeds = zip(read, predictions.temperatures, strict=True)
     calibrated = np.array([apply_temperature(*seed) for seed in seeds], np.float32)
     return dataclasses.replace(predictions, probabilities=calibrated)

@@ -6,11 +6,10 @@ import itertools
 import os
 import re
 import statistics
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from sentiment_jax.analysis.html import format_rate
 from sentiment_jax.config.schema import CLASSES, HARMLESS
 from sentiment_jax.config.stored import flatten
 from sentiment_jax.data.corpus import load_corpus
@@ -20,17 +19,17 @@ from sentiment_jax.runtime import terminal
 from sentiment_jax.storage.run_directory import SWEEP_FILE, RunDirectory
 from sentiment_jax.storage.selection import BY_ACCURACY, Ranking
 from sentiment_jax.sweeps import plan
-from sentiment_jax.sweeps.plan import FINAL, Sweep, Trial
+from sentiment_jax.sweeps.plan import FINAL, Sweep, Trial, in_words
 
 
 @dataclasses.dataclass
 class Group:
-    """Trials that are reported together: those of a sweep, or runs that differ only in the seed."""
+    """Trials that are reported together: a sweep's, or runs that differ only in the seed."""
 
     name: str  # unique in a report; figures and tables are named after it
-    sweep: Sweep | None  # None for plain runs
-    stages: dict[str, list[Trial]]  # of the sweep; empty for plain runs
-    finals: list[Trial]  # those that are scored on the test set
+    finals: list[Trial]  # scored on the test set
+    stages: dict[str, list[Trial]] = dataclasses.field(default_factory=dict)  # of the sweep
+    sweep: Sweep | None = None  # None for plain runs
 
     @property
     def model(self) -> str:
@@ -44,18 +43,18 @@ class Group:
         return list({trial.directory: trial for trial in trials}.values())
 
     @property
-    def axes(self) -> Sequence[str]:
-        """The names of the axes of the sweep."""
-        return tuple(self.sweep.axes) if self.sweep else ()
+    def finished(self) -> list[Trial]:
+        """The trials that have a result."""
+        return [trial for trial in self.trials if trial.status == "finished"]
 
     @property
     def tested(self) -> list[Trial]:
         """The finished trials with a test score."""
         return [trial for trial in self.finals if "test" in trial.content]
 
-    def mean_test(self, metric: str) -> float:
-        """Return the mean of a test score over the seeds."""
-        return statistics.mean(trial.content["test"][metric] for trial in self.tested)
+    def test_scores(self, metric: str) -> list[float]:
+        """Return a score on the test set of each seed."""
+        return [trial.content["test"][metric] for trial in self.tested]
 
     @property
     def validation(self) -> dict[str, Any]:
@@ -72,6 +71,12 @@ class Group:
         """The best trial of the last stage by validation: the choice of a sweep that has ended."""
         return plan.best_finished(next(reversed(self.stages.values()), self.finals))
 
+    @property
+    def choices(self) -> dict[str, dict[str, Trial]]:
+        """The axes of the sweep along which there are several trials, and these."""
+        lines = {axis: self.along(axis) for axis in self.trials[0].axes}
+        return {axis: trials for axis, trials in lines.items() if len(trials) > 1}
+
     def along(self, axis: str) -> dict[str, Trial]:
         """Return value of an axis -> trial: its stage, or the grid's line through the best."""
         trials = self.stages.get(axis, [])
@@ -81,85 +86,68 @@ class Group:
         return {in_words({axis: trial.setting[axis]}): trial for trial in trials}
 
 
-def in_words(setting: Mapping[str, Any]) -> str:
-    """Return values of axes in words: adam, batch 16, learning rate 3e-5."""
-    words = []
-    for axis, value in setting.items():
-        name = {"optimizer": "", "batch_size": "batch"}.get(axis, axis.replace("_", " "))
-        shown = format_rate(value) if axis == "learning_rate" else plan.format_value(value)
-        words.append(f"{name} {shown}".strip())
-    return ", ".join(words)
-
-
 def collect(directories: Sequence[Path]) -> list[Group]:
     """Read the sweeps and runs in, or directly under, some directories.
 
-    InputError: nothing finished, a damaged file, or a sweep whose data changed.
+    InputError: nothing finished, a damaged file, trials that can't be compared.
     """
     groups = _read_groups(itertools.chain(*map(_find, directories)))
     trials = [trial for group in groups for trial in group.trials]
-    finished = [trial for trial in trials if trial.status == "finished"]
-    unfinished = sum(trial.status == "open" for trial in trials)
+    counts = collections.Counter(trial.status for trial in trials)
+    if not counts["finished"]:
+        raise InputError(
+            f"nothing is finished in {', '.join(map(str, directories))}: {counts['failed']} runs "
+            f"failed, {counts['open']} are open; let one end first"
+        )
+    if counts["open"]:
+        terminal.warn(f"{counts['open']} of {len(trials)} runs are not finished yet")
     for trial in trials:
         _ = trial.env, trial.metrics  # damage is found before anything is computed
-    if not finished:
-        failed = len(trials) - unfinished
-        raise InputError(
-            f"nothing is finished in {', '.join(map(str, directories))}: {failed} runs "
-            f"failed, {unfinished} are open; let one end first"
-        )
-    if unfinished:
-        terminal.warn(f"{unfinished} of {len(trials)} runs are not done yet")
-    for trial in finished:
-        if not trial.content["val"]:
+        if trial.status == "finished" and not trial.content["val"]:
             raise InputError(
-                f"{trial.directory} held out no reviews (data.validation_fraction=0): a report "
-                "compares scores on those; --mode=evaluate scores it"
+                f"{trial.directory} held out no reviews (data.validation_fraction=0), and a report "
+                "ranks models by their scores on these; --mode=evaluate scores it"
             )
     for group in groups:
-        if len({t.config.data.split_seed for t in group.trials}) > 1:
+        if len({trial.config.data.split_seed for trial in group.trials}) > 1:
             raise InputError(
                 f"{group.name} has trials of several splits, which a report can't compare: its "
                 "table.csv has their scores"
             )
-        if len({t.content["data_hash"] for t in group.trials if t.status == "finished"}) > 1:
+        if len({trial.content["data_hash"] for trial in group.finished}) > 1:
             raise InputError(f"the data of the sweep {group.name} changed between its runs")
     return groups
 
 
 def by_data(groups: Sequence[Group]) -> dict[str, list[Group]]:
-    """Partition groups by their data and classes; return name of the data -> groups, best first.
+    """Partition groups by their data and classes: name of the data -> groups, the best first.
 
-    The rank is that of the mean validation scores, by what the configs select by, or by accuracy if
-    these differ. Groups without a finished trial join the first part.
+    The rank is that of the mean validation scores by `ranking_of` the part. Groups without a
+    finished trial join the first part.
     """
     parts: dict[Any, list[Group]] = {}
-    for group in groups:
-        finished = [trial for trial in group.trials if trial.status == "finished"]
-        keys = [(t.content["data_hash"], _classes(t)) for t in finished[:1]]
-        parts.setdefault(keys[0] if keys else None, []).append(group)
-    unfinished = parts.pop(None, [])
+    key: Any = None
+    for group in sorted(groups, key=lambda group: not group.finished):
+        key = next(iter(parts), None)
+        for trial in group.finished[:1]:
+            classes = trial.files.read_config().classes
+            same = same_classes(classes, CLASSES)  # negative and positive in any spelling
+            key = trial.content["data_hash"], CLASSES if same else classes
+        parts.setdefault(key, []).append(group)
     named: dict[str, list[Group]] = {}
     for part in parts.values():
         data = part[0].trials[0].config.data
         name = {"tfds": "IMDB", "sample": "sample"}.get(data.source) or Path(data.path).stem
+        key = ranking_of(part).key
+        part.sort(key=lambda group: key(group.validation or None), reverse=True)  # noqa: B023
         named[_unique(name or "reviews", named)] = part
-    next(iter(named.values())).extend(unfinished)
-    for part in named.values():
-        _sort(part)
     return named
 
 
-def _sort(groups: list[Group]) -> None:
+def ranking_of(groups: Sequence[Group]) -> Ranking:
+    """Return the ranking that the configs of all groups ask for, or by accuracy if they differ."""
     rankings = {Ranking.of(group.trials[0].config) for group in groups}
-    ranking = rankings.pop() if len(rankings) == 1 else BY_ACCURACY
-    groups.sort(key=lambda group: ranking.key(group.validation or None), reverse=True)
-
-
-def _classes(trial: Trial) -> tuple[str, ...]:
-    """Return a trial's classes, but negative and positive in one spelling."""
-    classes = trial.files.read_config().classes
-    return CLASSES if same_classes(classes, CLASSES) else classes
+    return rankings.pop() if len(rankings) == 1 else BY_ACCURACY
 
 
 def _unique(name: str, taken: Container[str]) -> str:
@@ -171,29 +159,26 @@ def _unique(name: str, taken: Container[str]) -> str:
 def _read_groups(paths: Iterable[Path]) -> list[Group]:
     """Read sweeps and runs, and give each group a name of its own."""
     groups = []
-    runs = collections.defaultdict(list)  # by their config without the seed
+    runs = collections.defaultdict(list)  # by their config without the seed, and their data
     for path in paths:
         if (path / SWEEP_FILE).exists():
             sweep = plan.read_sweep(path)
             stages = {trials[0].stage: trials for trials in sweep.stages()}
-            finals = stages.pop(FINAL, [])
-            groups.append(Group(path.resolve().name, sweep, stages, finals))
+            groups.append(Group(path.resolve().name, stages.pop(FINAL, []), stages, sweep))
             continue
         trial = Trial("run", path, RunDirectory(path).read_classifier()).refresh()
         settings = flatten(trial.config).items()
         key = frozenset(item for item in settings if item[0] not in (*HARMLESS, "seed"))
         data = trial.env.get("data", {}).get("data_hash")  # of a failed or open run
         runs[key, trial.content.get("data_hash", data)].append(trial)
-    groups += [Group(_common_name(trials), None, {}, trials) for trials in runs.values()]
-    names: set[str] = set()
-    for group in groups:
-        group.name = _unique(group.name, names)
-        names.add(group.name)
+    groups += [Group(_common_name(trials), trials) for trials in runs.values()]
+    for number, group in enumerate(groups):
+        group.name = _unique(group.name, {other.name for other in groups[:number]})
     return groups
 
 
 def _find(directory: Path) -> list[Path]:
-    """Return a directory that is a sweep or a run, or those directly under it."""
+    """Return a directory that is a sweep or a run, or the sweeps and runs directly under it."""
     if not directory.is_dir():
         remedy = "--workdir names sweeps and runs, A,B,..., or one whose name holds a comma"
         raise InputError(f"no directory {directory}: {remedy}")

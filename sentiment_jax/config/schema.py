@@ -13,7 +13,7 @@ import itertools
 import math
 import re
 from collections.abc import Sequence
-from typing import Any, ClassVar, TypeAlias
+from typing import Any, ClassVar
 
 from sentiment_jax.errors import InputError
 
@@ -273,9 +273,6 @@ class ModernBertConfig(EncoderConfig):
             raise InputError(f"local_attention={self.local_attention} is no window")
 
 
-AnyModel: TypeAlias = EncoderConfig | LstmConfig | NgramConfig | AverageConfig
-
-
 @dataclasses.dataclass(frozen=True)
 class OptimizerConfig:
     """One optimizer and its learning-rate schedule."""
@@ -334,7 +331,7 @@ class Config:
     )
     linear_baseline: bool = setting(True, "compare with scikit-learn at the end", harmless=True)
     data: DataConfig = DataConfig()
-    model: AnyModel = EncoderConfig()
+    model: ModelConfig = EncoderConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     pretrain: PretrainConfig = PretrainConfig()
 
@@ -358,7 +355,7 @@ ENCODERS: dict[str, type[EncoderConfig]] = {  # by Hugging Face's model_type
     "xlm-roberta": RobertaConfig,
     "modernbert": ModernBertConfig,
 }
-MODELS: dict[str, type[AnyModel]] = {
+MODELS: dict[str, type[ModelConfig]] = {
     **ENCODERS,
     "lstm": LstmConfig,
     "ngrams": NgramConfig,

@@ -51,10 +51,10 @@ def _data_problems(values: Mapping[str, Any]) -> list[str]:
         problems.append(f"data.length_buckets={buckets} must be positive whole numbers")
     length = values["data.max_length"]
     positions = values.get("model.max_position_embeddings")
-    if positions:
+    if positions is not None:
         positions -= getattr(MODELS[values["model.name"]], "first_position", 0)
-    if positions and length > positions:
-        problems.append(f"data.max_length={length} exceeds the model's {positions} positions")
+        if length > positions:
+            problems.append(f"data.max_length={length} exceeds the model's {positions} positions")
     model = values["model.name"]
     if values["data.ngrams"] > 1 and model not in ("lstm", "average"):
         problems.append(

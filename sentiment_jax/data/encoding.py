@@ -1,17 +1,24 @@
 """Reviews as token ids: tokenized, truncated to max_length and checked."""
 
+import functools
 from array import array
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float32, Int32, Int64
+from jaxtyping import Float32, Float64, Int32, Int64
 from tokenizers import Tokenizer
 
 from sentiment_jax.data.ngrams import hashed_ngrams, with_ngrams
 from sentiment_jax.data.reviews import Reviews
-from sentiment_jax.data.tokenization import framing, split_words, tokenize, unknown_id
+from sentiment_jax.data.tokenization import (
+    continues_word,
+    framing,
+    split_words,
+    tokenize,
+    unknown_id,
+)
 from sentiment_jax.errors import InputError
 
 # How many of 510 tokens come from the start of a longer text; the others come from its end.
@@ -108,3 +115,23 @@ def truncate(tokens: list[Any], room: int, truncation: str) -> list[Any]:
 
 def _head(room: int, truncation: str) -> int:
     return round(room * HEAD_OF_510[truncation] / 510)
+
+
+def unknown_shares(tokenizer: Tokenizer, encoded: Encoded) -> Float64[np.ndarray, " reviews"]:
+    """Return the share of [UNK] among the encoded words of each review; 1 if it has no words."""
+    starts = encoded.offsets[:-1]
+    is_word = ~np.isin(encoded.tokens, _not_words(tokenizer))
+    is_unknown = encoded.tokens == unknown_id(tokenizer)
+    words = np.add.reduceat(is_word, starts, dtype=np.int64)
+    unknown = np.add.reduceat(is_unknown, starts, dtype=np.int64)
+    blank = encoded.lengths == sum(map(len, framing(tokenizer)))
+    # a unigram model may have several unknown pieces in a word
+    return np.where(blank, 1, np.minimum(unknown / np.maximum(words, 1), 1))
+
+
+@functools.lru_cache(maxsize=4)
+def _not_words(tokenizer: Tokenizer) -> list[int]:
+    """Return the ids of [CLS], [SEP] and of pieces that continue a word."""
+    before, after = framing(tokenizer)
+    entries = tokenizer.get_vocab().items()
+    return [*before, *after, *(i for entry, i in entries if continues_word(tokenizer, entry))]

@@ -44,7 +44,7 @@ def find_pretrained(pretrained: str, revision: str) -> tuple[Path, str]:
 
 
 def _download(hub_id: str, revision: str) -> Path:
-    """List the revision's files and get those that the cache lacks."""
+    """List the revision's files and download the files that the cache lacks."""
     from huggingface_hub import HfApi, constants, errors, hf_hub_download
 
     where = f"model.pretrained={hub_id}"

@@ -1,5 +1,6 @@
 """Hugging Face's names for our modules and config fields, one entry per architecture."""
 
+import collections
 import dataclasses
 import re
 from collections.abc import Callable, Mapping
@@ -13,58 +14,55 @@ Values = dict[str, Any]  # of a config.json
 
 @dataclasses.dataclass(frozen=True)
 class Names:
-    """An architecture's names there."""
+    """An architecture's names in Hugging Face's folders."""
 
     root: str = ""  # before the names of the encoder's tensors
     classes: str = ""  # before ForSequenceClassification
-    # Our modules -> theirs, without the root; * is the layer's index. Others have the same name.
+    # Our modules -> theirs, without the root; * is the layer's index. Others keep their name.
     modules: Mapping[str, str] = dataclasses.field(default_factory=dict)
     fields: Mapping[str, str] = dataclasses.field(default_factory=dict)  # likewise in config.json
     supported: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # its values, if fixed
     read: Callable[[Values], Values] = dict  # from other forms of config.json
 
 
-BERT_MODULES = {
-    "embeddings/layer_norm": "embeddings.LayerNorm",
-    "embeddings/projection": "embeddings_project",
-    "encoder/layer_*/attention/query": "encoder.layer.*.attention.self.query",
-    "encoder/layer_*/attention/key": "encoder.layer.*.attention.self.key",
-    "encoder/layer_*/attention/value": "encoder.layer.*.attention.self.value",
-    "encoder/layer_*/attention/output": "encoder.layer.*.attention.output.dense",
-    "encoder/layer_*/attention_norm": "encoder.layer.*.attention.output.LayerNorm",
-    "encoder/layer_*/intermediate": "encoder.layer.*.intermediate.dense",
-    "encoder/layer_*/output": "encoder.layer.*.output.dense",
-    "encoder/layer_*/output_norm": "encoder.layer.*.output.LayerNorm",
-    "pooler": "pooler.dense",
-    "predictions": "cls.predictions",
-    "predictions/dense": "cls.predictions.transform.dense",
-    "predictions/layer_norm": "cls.predictions.transform.LayerNorm",
-    "generator_predictions": "generator_lm_head",
-    "generator_predictions/layer_norm": "generator_predictions.LayerNorm",
-}
-BERT_FIELDS = {
-    "hidden_dropout": "hidden_dropout_prob",
-    "attention_dropout": "attention_probs_dropout_prob",
-}
-BERT_SUPPORTED = {"position_embedding_type": "absolute", "is_decoder": False}
 BERT = Names(
     root="bert",
     classes="Bert",
-    modules=BERT_MODULES,
-    fields=BERT_FIELDS,
-    supported=BERT_SUPPORTED,
+    modules={
+        "embeddings/layer_norm": "embeddings.LayerNorm",
+        "embeddings/projection": "embeddings_project",
+        "encoder/layer_*/attention/query": "encoder.layer.*.attention.self.query",
+        "encoder/layer_*/attention/key": "encoder.layer.*.attention.self.key",
+        "encoder/layer_*/attention/value": "encoder.layer.*.attention.self.value",
+        "encoder/layer_*/attention/output": "encoder.layer.*.attention.output.dense",
+        "encoder/layer_*/attention_norm": "encoder.layer.*.attention.output.LayerNorm",
+        "encoder/layer_*/intermediate": "encoder.layer.*.intermediate.dense",
+        "encoder/layer_*/output": "encoder.layer.*.output.dense",
+        "encoder/layer_*/output_norm": "encoder.layer.*.output.LayerNorm",
+        "pooler": "pooler.dense",
+        "predictions": "cls.predictions",
+        "predictions/dense": "cls.predictions.transform.dense",
+        "predictions/layer_norm": "cls.predictions.transform.LayerNorm",
+        "generator_predictions": "generator_lm_head",
+        "generator_predictions/layer_norm": "generator_predictions.LayerNorm",
+    },
+    fields={
+        "hidden_dropout": "hidden_dropout_prob",
+        "attention_dropout": "attention_probs_dropout_prob",
+    },
+    supported={"position_embedding_type": "absolute", "is_decoder": False},
 )
-ROBERTA = Names(
+ROBERTA = dataclasses.replace(
+    BERT,
     root="roberta",
     classes="Roberta",
-    modules=BERT_MODULES
-    | {
+    modules={
+        **BERT.modules,
         "predictions": "lm_head",
         "predictions/dense": "lm_head.dense",
         "predictions/layer_norm": "lm_head.layer_norm",
     },
-    fields=BERT_FIELDS,
-    supported=BERT_SUPPORTED | {"pad_token_id": 1},
+    supported={**BERT.supported, "pad_token_id": 1},
 )
 DISTILBERT = Names(
     root="distilbert",
@@ -150,17 +148,17 @@ MODERNBERT = Names(
     },
     read=_read_modernbert,
 )
-NAMES = {
-    "bert": BERT,
-    "electra": dataclasses.replace(BERT, root="electra", classes="Electra"),
-    "distilbert": DISTILBERT,
-    "roberta": ROBERTA,
-    "xlm-roberta": dataclasses.replace(ROBERTA, classes="XLMRoberta"),
-    "modernbert": MODERNBERT,
-    "lstm": Names(),  # no Hugging Face form
-    "ngrams": Names(),
-    "average": Names(),
-}
+NAMES = collections.defaultdict(  # without a Hugging Face form, tensors keep our names
+    Names,
+    {
+        "bert": BERT,
+        "electra": dataclasses.replace(BERT, root="electra", classes="Electra"),
+        "distilbert": DISTILBERT,
+        "roberta": ROBERTA,
+        "xlm-roberta": dataclasses.replace(ROBERTA, classes="XLMRoberta"),
+        "modernbert": MODERNBERT,
+    },
+)
 
 
 def tensor_name(model: str, ours: str) -> str:
@@ -173,7 +171,7 @@ def tensor_name(model: str, ours: str) -> str:
 
 
 def config_fields(model: str) -> dict[str, str]:
-    """Return our config fields that config.json holds -> its names; others say how to compute."""
+    """Return config.json's name of each of our config fields that it holds."""
     config = MODELS[model]
     settings = settings_of(config)
     held = [

@@ -5,7 +5,6 @@ Only this folder, export.py and the models' registry know Hugging Face's names.
 
 import dataclasses
 import json
-import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -16,7 +15,7 @@ import numpy as np
 from flax import serialization, traverse_util
 from safetensors.numpy import load_file
 
-from sentiment_jax.config.schema import ENCODERS, AnyModel, EncoderConfig
+from sentiment_jax.config.schema import ENCODERS, MOST_CLASSES, EncoderConfig, ModelConfig
 from sentiment_jax.data.labels import same_classes
 from sentiment_jax.data.reviews import first_five
 from sentiment_jax.errors import InputError
@@ -24,7 +23,7 @@ from sentiment_jax.huggingface.names import NAMES, config_fields, tensor_name
 from sentiment_jax.models.registry import ARCHITECTURES
 
 WEIGHT_FILES = ("flax_model.msgpack", "model.safetensors")  # in the order of preference
-# What a source may hold beside heads: buffers, BERT's second head, copies of the word embeddings.
+# Tensors beside heads that may be unused: buffers, BERT's second head, copies of embeddings.
 UNUSED = (
     r"embeddings\.(position_ids|token_type_ids)|cls\.seq_relationship\..+|"
     r"(cls\.predictions|lm_head)\.decoder\..+|(vocab_projector|decoder)\.weight"
@@ -32,13 +31,13 @@ UNUSED = (
 TIED = r"((cls\.predictions|lm_head)\.)?decoder\.weight|vocab_projector\.weight"
 CLASSIFIER = ("classifier.",)  # the head that ends in one output per class
 OUTPUT_LAYER = r"classifier\.(out_proj\.)?(weight|bias)"
-# Settings that may differ from its config.json.
+# Settings that may differ from the folder's config.json.
 FREE_FIELDS = ("hidden_dropout", "attention_dropout", "classifier_dropout", "initializer_range")
 
 
 @dataclasses.dataclass(frozen=True)
 class LoadReport:
-    """What was read, and sorted names of tensors: ours, or the source's where unused."""
+    """The files read, and sorted names of tensors: ours, or the source's if unused."""
 
     files: str
     loaded: tuple[str, ...]
@@ -105,18 +104,21 @@ def read_encoder_config(folder: Path) -> EncoderConfig:
         kind = ENCODERS[name]
         known: dict[str, Any] = {}
         for ours, theirs in config_fields(name).items():
-            if (value := values.get(theirs)) is not None:
-                known[ours] = _checked(theirs, value, getattr(kind, ours))
+            default = getattr(kind, ours)
+            if theirs in values and (values[theirs], default) != (None, None):
+                known[ours] = _checked(theirs, values[theirs], default)
         return kind(**{"embedding_size": known.get("hidden_size", 768), **known})
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
+    except (AttributeError, TypeError) as error:  # of a list or text in place of a group, say
+        raise InputError(f"{path} is damaged ({error}): download it again") from error
 
 
 def _checked(name: str, value: Any, default: Any) -> Any:
     """Return a config.json's value, of the type of our default (None: of a float)."""
     kind = float if default is None else type(default)
-    infinite = isinstance(value, float) and not math.isfinite(value)  # json reads NaN
-    if infinite or not isinstance(value, (int, float) if kind is float else kind):
+    fits = isinstance(value, (int, float) if kind is float else kind)
+    if not fits or (kind is not str and not abs(value) < 2**31):  # json reads NaN and Infinity
         raise InputError(f"{name} can't be {value!r}: download it again")
     return kind(value)
 
@@ -128,7 +130,7 @@ def resolve_encoder(
 
     The folder of a run gives its `config`. A size that differs from the folder's is an InputError.
     The head's dropout rate follows `hidden_dropout` unless it is given here, set in the folder's
-    config.json, or another one than the run's hidden rate.
+    config.json, or differs from the run's hidden rate.
     """
     given = {name: value for name, value in settings.items() if value is not None}
     found: dict[str, Any] = {"embedding_size": given.get("hidden_size", 768)}
@@ -152,12 +154,9 @@ def resolve_encoder(
 
 
 def load_pretrained(
-    folder: Path,
-    config: EncoderConfig,
-    params: Mapping[str, Any],
-    classes: Sequence[str] = (),
+    folder: Path, config: EncoderConfig, params: Mapping[str, Any], classes: Sequence[str] = ()
 ) -> tuple[dict[str, Any], LoadReport]:
-    """Replace freshly initialized parameters by those of a Hugging Face folder, strictly.
+    """Replace freshly initialized parameters by a Hugging Face folder's, strictly.
 
     A head that the source lacks, or has for other `classes`, keeps its fresh parameters. All are
     float32, shaped as `params`. An InputError lists tensors that are missing, misshapen, not finite
@@ -175,18 +174,21 @@ def load_pretrained(
 def _read_classes(path: Path) -> list[str]:
     """Return the classes that a config.json names, in the order of their numbers."""
     values = _read(path)
-    unnamed = {str(i): f"LABEL_{i}" for i in range(values.get("num_labels") or 2)}
-    named = values.get("id2label") or unnamed  # transformers writes neither if there are two
     try:
+        count = min(values.get("num_labels") or 2, MOST_CLASSES + 1)  # other classes than ours
+        unnamed = {str(i): f"LABEL_{i}" for i in range(count)}
+        named = values.get("id2label") or unnamed  # transformers writes neither if there are two
         return [str(named[number]) for number in sorted(named, key=int)]
-    except (TypeError, ValueError):
-        raise InputError(f"{path}: id2label can't be {named!r}: download it again") from None
+    except (TypeError, ValueError) as error:
+        raise InputError(
+            f"{path}: id2label or num_labels is damaged ({error}): download it again"
+        ) from error
 
 
 def class_order(theirs: Sequence[str], ours: Sequence[str]) -> Sequence[int] | None:
-    """Return the number that each of our classes has there; None if the classes are others.
+    """Return each class's number in the source; None if the source has other classes.
 
-    LABEL_0, LABEL_1, ... are those of a model that does not name its classes.
+    LABEL_0, LABEL_1, ... name the classes of a model whose config.json does not.
     """
     if len(theirs) != len(ours):
         return None
@@ -214,15 +216,15 @@ def to_tensors(params: Mapping[str, Any], name: str) -> dict[str, np.ndarray]:
 
 def load_tensors(
     stored: Mapping[str, Any],
-    config: AnyModel,
+    config: ModelConfig,
     params: Mapping[str, Any],
     where: str,
     files: str,
     order: Sequence[int] | None,
 ) -> tuple[dict[str, Any], LoadReport]:
-    """Do what `load_pretrained` does, with tensors under PyTorch's names or Flax's.
+    """Load `stored` tensors, under PyTorch's names or Flax's, as `load_pretrained` does.
 
-    `order` is that of `class_order`.
+    `order` is the result of `class_order`.
     """
     source: dict[str, str] = {}  # PyTorch's spelling without the root -> the stored name
     for name in stored:

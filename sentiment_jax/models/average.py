@@ -10,11 +10,11 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Float32, Int, Int32, Int64
+from jaxtyping import Float32, Int32, Int64
 
 from sentiment_jax.config.schema import AverageConfig
 from sentiment_jax.models import layers
-from sentiment_jax.models.layers import Lengths
+from sentiment_jax.models.layers import Lengths, Logits, NgramTokens
 
 SMOOTHING = 1e-4  # the frequency at which the weight is a half
 
@@ -70,20 +70,14 @@ class AverageClassifier(nn.Module):
     classes: int = 2
 
     @nn.compact
-    def __call__(
-        self,
-        token_ids: Int[Array, "batch length *lengths"],
-        lengths: Lengths,
-        *,
-        deterministic: bool = True,
-    ) -> Float[Array, "batch classes"]:
-        """Return float32 logits; token ids are those of `layers.embed_positions`."""
+    def __call__(self, tokens: NgramTokens, lengths: Lengths, *, deterministic: bool) -> Logits:
+        """Return float32 logits."""
         config = self.config
         zeros = nn.initializers.zeros
         size = config.embedding_size
         embed = nn.Embed(config.vocab_size, size, embedding_init=zeros, name="embedding")
-        valid = jnp.arange(token_ids.shape[1]) < lengths[:, None]
-        total = jnp.sum(layers.embed_positions(embed, token_ids) * valid[:, :, None], axis=1)
+        valid = jnp.arange(tokens.shape[1]) < lengths[:, None]
+        total = jnp.sum(layers.embed_positions(embed, tokens) * valid[:, :, None], axis=1)
         precision = layers.product_precision("float32")
         dense = nn.Dense(self.classes, kernel_init=zeros, precision=precision, name="classifier")
         return dense(total / jnp.sqrt(lengths)[:, None])

@@ -1,8 +1,9 @@
 """BERT (Devlin et al., 2019): its classifier, and its masked language model.
 
-The heads are those of Hugging Face's BertForSequenceClassification and BertForMaskedLM.
+Its heads follow Hugging Face's BertForSequenceClassification and BertForMaskedLM.
 """
 
+from collections.abc import Callable
 from typing import ClassVar
 
 import jax.numpy as jnp
@@ -12,7 +13,9 @@ from jaxtyping import Array, Float
 from sentiment_jax.config.schema import EncoderConfig
 from sentiment_jax.models import layers
 from sentiment_jax.models.encoder import Embeddings, Encoder, classification_layers
-from sentiment_jax.models.layers import Lengths, Positions, States, TokenIds
+from sentiment_jax.models.layers import Lengths, Logits, Pooled, Positions, States, TokenIds, Tokens
+
+TokenLogits = Float[Array, "batch chosen vocabulary"]
 
 
 class BertClassifier(nn.Module):
@@ -20,29 +23,27 @@ class BertClassifier(nn.Module):
 
     config: EncoderConfig
     classes: int = 2
+    activation: Callable[[Array], Array] = nn.tanh  # of the head's first dense layer
+    first_dense: ClassVar[str] = "pooler"
     encoder: ClassVar[type[Encoder]] = Encoder
 
     @nn.compact
-    def __call__(
-        self, token_ids: TokenIds, lengths: Lengths, *, deterministic: bool
-    ) -> Float[Array, "batch classes"]:
+    def __call__(self, tokens: Tokens, lengths: Lengths, *, deterministic: bool) -> Logits:
         """Return logits; only the first `lengths` tokens of a row count."""
         embeddings = Embeddings(self.config, deterministic, name="embeddings")
         encoder = self.encoder(self.config, deterministic, name="encoder")
-        states = encoder(embeddings(token_ids), lengths)
+        states = encoder(embeddings(tokens), lengths)
         return self.head(self.pool(states, lengths), deterministic)
 
-    def pool(self, states: States, lengths: Lengths) -> Float[Array, "batch hidden"]:
+    def pool(self, states: States, lengths: Lengths) -> Pooled:
         """Return the first token's state."""
         return states[:, 0].astype(jnp.float32)
 
-    def head(
-        self, first: Float[Array, "batch hidden"], deterministic: bool
-    ) -> Float[Array, "batch classes"]:
-        """Return the logits for the first token's last state."""
+    def head(self, pooled: Pooled, deterministic: bool) -> Logits:
+        """Return the logits for the pooled states."""
         dense, dropout = classification_layers(self.config, deterministic)
-        pooled = nn.tanh(dense(self.config.hidden_size, name="pooler")(first))
-        return dense(self.classes, name="classifier")(dropout(pooled))
+        inner = self.activation(dense(self.config.hidden_size, name=self.first_dense)(pooled))
+        return dense(self.classes, name="classifier")(dropout(inner))
 
 
 class TokenPredictionHead(nn.Module):
@@ -53,7 +54,7 @@ class TokenPredictionHead(nn.Module):
     @nn.compact
     def __call__(
         self, states: Float[Array, "batch chosen hidden"], embeddings: nn.Module
-    ) -> Float[Array, "batch chosen vocabulary"]:
+    ) -> TokenLogits:
         """Return float32 logits over the vocabulary, whose table is in `embeddings`."""
         config = self.config
         dtype = layers.compute_dtype(config.dtype)
@@ -80,7 +81,7 @@ class MaskedLanguageModel(nn.Module):
         positions: Positions = None,
         *,
         deterministic: bool,
-    ) -> Float[Array, "batch chosen vocabulary"]:
+    ) -> TokenLogits:
         """Return float32 logits over the vocabulary."""
         embeddings = Embeddings(self.config, deterministic, name="embeddings")
         encoder = self.encoder(self.config, deterministic, first_only=False, name="encoder")

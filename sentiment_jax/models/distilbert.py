@@ -1,22 +1,15 @@
-"""DistilBERT (Sanh et al., 2019): BERT's layers under a head of its own.
+"""DistilBERT (Sanh et al., 2019), with the head of Hugging Face's classifier."""
 
-The head is that of Hugging Face's DistilBertForSequenceClassification.
-"""
+from collections.abc import Callable
 
 from flax import linen as nn
-from jaxtyping import Array, Float
+from jaxtyping import Array
 
 from sentiment_jax.models.bert import BertClassifier
-from sentiment_jax.models.encoder import classification_layers
 
 
 class DistilBertClassifier(BertClassifier):
-    """An encoder under DistilBERT's head: dense, ReLU, dropout and a linear classifier."""
+    """An encoder under DistilBERT's head: BERT's with ReLU."""
 
-    def head(
-        self, first: Float[Array, "batch hidden"], deterministic: bool
-    ) -> Float[Array, "batch classes"]:
-        """Return the logits for the first token's last state."""
-        dense, dropout = classification_layers(self.config, deterministic)
-        inner = nn.relu(dense(self.config.hidden_size, name="pre_classifier")(first))
-        return dense(self.classes, name="classifier")(dropout(inner))
+    activation: Callable[[Array], Array] = nn.relu
+    first_dense = "pre_classifier"

@@ -1,7 +1,7 @@
 """ELECTRA (Clark et al., 2020): its classifier, and its discriminator with a generator beside it.
 
-The heads are those of Hugging Face's ElectraForSequenceClassification, ElectraForPreTraining and,
-for the generator, ElectraForMaskedLM.
+Its heads follow Hugging Face's ElectraForSequenceClassification, ElectraForPreTraining and, for
+the generator, ElectraForMaskedLM.
 """
 
 import dataclasses
@@ -12,35 +12,38 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from sentiment_jax.config.schema import EncoderConfig
-from sentiment_jax.models.bert import BertClassifier, TokenPredictionHead
+from sentiment_jax.models import layers
+from sentiment_jax.models.bert import BertClassifier, TokenLogits, TokenPredictionHead
 from sentiment_jax.models.encoder import Embeddings, Encoder, classification_layers
-from sentiment_jax.models.layers import Dense, Lengths, Positions, States, TokenIds, gelu
+from sentiment_jax.models.layers import Lengths, Logits, Pooled, Positions, States, TokenIds
 
 
 class DenseHead(nn.Module):
-    """ELECTRA's classification head: dropout, dense, exact GELU, dropout, output projection."""
+    """The classification head of ELECTRA: dropout, dense, activation, dropout, projection."""
 
     config: EncoderConfig
     classes: int
     deterministic: bool
-    activation: Callable[[Array], Array] = gelu
+    activation: Callable[[Array], Array]
 
     @nn.compact
-    def __call__(self, first: Float[Array, "batch hidden"]) -> Float[Array, "batch classes"]:
-        """Return the logits for the hidden state of the first token."""
+    def __call__(self, pooled: Pooled) -> Logits:
+        """Return the logits for the pooled states."""
         dense, dropout = classification_layers(self.config, self.deterministic)
-        inner = dense(self.config.hidden_size, name="dense")(dropout(first))
+        inner = dense(self.config.hidden_size, name="dense")(dropout(pooled))
         return dense(self.classes, name="out_proj")(dropout(self.activation(inner)))
 
 
 class ElectraClassifier(BertClassifier):
-    """BERT's encoder under ELECTRA's classification head."""
+    """BERT's encoder under ELECTRA's classification head, by default with exact GELU."""
 
-    def head(
-        self, first: Float[Array, "batch hidden"], deterministic: bool
-    ) -> Float[Array, "batch classes"]:
-        """Return the logits for the first token's last state."""
-        return DenseHead(self.config, self.classes, deterministic, name="classifier")(first)
+    activation: Callable[[Array], Array] = layers.gelu
+
+    def head(self, pooled: Pooled, deterministic: bool) -> Logits:
+        """Return the logits for the pooled states."""
+        activation = self.activation
+        head = DenseHead(self.config, self.classes, deterministic, activation, name="classifier")
+        return head(pooled)
 
 
 def generator_config(config: EncoderConfig) -> EncoderConfig:
@@ -66,11 +69,11 @@ class Generator(nn.Module):
         lengths: Lengths,
         positions: Positions,
         embeddings: nn.Module,
-    ) -> Float[Array, "batch chosen vocabulary"]:
+    ) -> TokenLogits:
         """Return float32 logits over the vocabulary."""
         config = self.config
         if config.embedding_size != config.hidden_size:
-            embedded = Dense(config, config.hidden_size, name="projection")(embedded)
+            embedded = layers.Dense(config, config.hidden_size, name="projection")(embedded)
         encoder = Encoder(config, self.deterministic, first_only=False, name="encoder")
         head = TokenPredictionHead(config, name="generator_predictions")
         return head(encoder(embedded, lengths, positions), embeddings)
@@ -95,9 +98,10 @@ class DiscriminatorHead(nn.Module):
     @nn.compact
     def __call__(self, states: States) -> Float[Array, "batch length"]:
         """Return the float32 log-odds that each token was replaced."""
-        inner = Dense(self.config, self.config.hidden_size, gelu, name="dense")(states)
+        size = self.config.hidden_size
+        inner = layers.Dense(self.config, size, layers.gelu, name="dense")(states)
         exact = dataclasses.replace(self.config, dtype="float32", attention="xla")
-        return Dense(exact, 1, name="dense_prediction")(inner)[:, :, 0]
+        return layers.Dense(exact, 1, name="dense_prediction")(inner)[:, :, 0]
 
 
 class ReplacedTokenDetectionModel(nn.Module):
@@ -114,7 +118,7 @@ class ReplacedTokenDetectionModel(nn.Module):
         corrupt: Callable[[Array], Array] | None = None,
         *,
         deterministic: bool,
-    ) -> tuple[Float[Array, "batch chosen vocabulary"], Float[Array, "batch length"], TokenIds]:
+    ) -> tuple[TokenLogits, Float[Array, "batch length"], TokenIds]:
         """Return the generator's logits, the discriminator's, and the discriminator's tokens.
 
         `corrupt` makes these tokens from the generator's logits; by default they are `token_ids`.

@@ -16,7 +16,7 @@ from jaxtyping import Array, Bool, Float
 
 from sentiment_jax.config.schema import EncoderConfig
 from sentiment_jax.models import layers
-from sentiment_jax.models.layers import Dropout, Lengths, Positions, States, TokenIds, drop
+from sentiment_jax.models.layers import Dropout, Lengths, Positions, States, Tokens, drop
 
 Queries = Float[Array, "batch queries heads size"]
 Keys = Float[Array, "batch keys heads size"]
@@ -29,25 +29,25 @@ class Embeddings(nn.Module):
     deterministic: bool
 
     @nn.compact
-    def __call__(self, token_ids: TokenIds, project: bool = True) -> States:
-        """Embed token ids, all of type 0; raise ValueError if they exceed the position table."""
+    def __call__(self, tokens: Tokens, project: bool = True) -> States:
+        """Embed tokens, all of type 0; raise ValueError if they exceed the position table."""
         config = self.config
-        length = token_ids.shape[1]
+        length = tokens.shape[1]
         positions = config.max_position_embeddings
         first = config.first_position
         if first + length > positions:
             raise ValueError(f"{length} tokens exceed the {positions - first} positions")
         init = nn.initializers.normal(config.initializer_range)
 
-        def embed(kind: str, size: int, ids: Array) -> Array:
+        def table(kind: str, rows: int) -> nn.Embed:
             name = f"{kind}_embeddings"
-            return nn.Embed(size, config.embedding_size, embedding_init=init, name=name)(ids)
+            return nn.Embed(rows, config.embedding_size, embedding_init=init, name=name)
 
-        hidden = embed("word", config.vocab_size, token_ids)
+        hidden = layers.embed_positions(table("word", config.vocab_size), tokens)
         if config.position_embeddings:
-            hidden += embed("position", positions, jnp.arange(first, first + length))
+            hidden += table("position", positions)(jnp.arange(first, first + length))
         if config.type_vocab_size:
-            hidden += embed("token_type", config.type_vocab_size, jnp.zeros(1, jnp.int32))
+            hidden += table("token_type", config.type_vocab_size)(jnp.zeros(1, jnp.int32))
         hidden = layers.layer_norm(config, "layer_norm")(hidden)
         hidden = Dropout(config.hidden_dropout, self.deterministic)(hidden)
         if project and config.embedding_size != config.hidden_size:
@@ -77,7 +77,7 @@ def attend(
         scores = jnp.where(mask[:, None], scores, jnp.finfo(jnp.float32).min)
         return drop(nn.softmax(scores).astype(value.dtype), keep, rate)
 
-    # Rematerialized on a GPU, all of it is one kernel, which reads the scores once.
+    # Rematerialized on a GPU, these operations are one kernel, which reads the scores once.
     weights = (jax.checkpoint(weigh) if layers.on_gpu() else weigh)(scores)
     context = layers.einsum("bhqk,bkhd->bqhd", weights, value, precision, rounds=True)
     return context.astype(value.dtype)
@@ -128,7 +128,7 @@ class SelfAttention(nn.Module):
 class Layer(nn.Module):
     """One post-layer-norm transformer layer.
 
-    It returns the states of all tokens, of those at `positions`, or with `first_only` of the first.
+    It returns the states of all tokens, of the tokens at `positions`, or of the first alone.
     """
 
     config: EncoderConfig
@@ -169,7 +169,7 @@ class Encoder(nn.Module):
     def __call__(
         self, hidden: States, lengths: Lengths, positions: Positions = None
     ) -> Float[Array, "batch chosen hidden"]:
-        """Return the last layer's states; it computes those of no other tokens."""
+        """Return the last layer's states, computed for the tokens that are asked for alone."""
         config = self.config
         layer = nn.remat(Layer) if config.remat else Layer
         last = config.num_hidden_layers - 1

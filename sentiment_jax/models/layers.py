@@ -1,6 +1,6 @@
-"""Layers that the networks share, and what makes the encoder fast.
+"""Layers that the networks share, and fast forms of the encoder's operations.
 
-The product, dense layer, GELU and layer normalization compute what their plain forms do
+The product, dense layer, GELU and layer normalization have the values of their plain forms
 (jnp.einsum, nn.Dense, nn.gelu(approximate=False), nn.LayerNorm); tests compare the two.
 """
 
@@ -18,10 +18,16 @@ from jaxtyping import Array, Bool, Float, Int
 
 from sentiment_jax.config.schema import EncoderConfig
 
+Vectors = Float[Array, "batch length embedding"]
 TokenIds = Int[Array, "batch length"]
+# A classifier's input: ids, or the vectors themselves, which `embed_positions` passes on.
+Tokens = TokenIds | Vectors
+NgramTokens = Int[Array, "batch length *ngrams"] | Vectors
 Lengths = Int[Array, " batch"]  # how many of a row's tokens are valid, from the left
 Positions = Int[Array, "batch chosen"] | None  # of the tokens to return states of; None: all
 States = Float[Array, "batch length hidden"]
+Pooled = Float[Array, "batch hidden"]
+Logits = Float[Array, "batch classes"]
 
 
 def on_gpu() -> bool:
@@ -68,16 +74,22 @@ def product_precision(dtype: str, operands: DTypeLike = "float32") -> jax.lax.Pr
 
 
 def embed_positions(
-    embed: Callable[[Array], Array], token_ids: Int[Array, "rows columns *lengths"]
-) -> Float[Array, "rows columns features"]:
-    """Return each position's vector: the word's embedding plus those of n-grams that begin there.
+    embed: Callable[[Array], Array],
+    tokens: NgramTokens,
+    weigh: Callable[[Array], Array] = lambda token_ids: token_ids > 0,
+) -> Vectors:
+    """Return each position's vector: the embeddings of its word and n-grams, summed.
 
-    A third axis of ids holds the word and its n-grams, 0 for none; without it there are words only.
+    A third axis of ids holds a word and the n-grams that begin there, 0 for none, each with its
+    factor from `weigh`; without it there are words only. Floating-point tokens are the vectors
+    themselves: integrated gradients differentiate with respect to them.
     """
-    vectors = embed(token_ids)
-    if token_ids.ndim == 2:
+    if jnp.issubdtype(tokens.dtype, jnp.floating):
+        return tokens
+    vectors = embed(tokens)
+    if tokens.ndim == 2:
         return vectors
-    return jnp.sum(vectors * (token_ids > 0)[..., None], axis=2)
+    return jnp.sum(vectors * weigh(tokens)[..., None], axis=2)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 3, 4))

@@ -1,9 +1,8 @@
 """An LSTM review classifier, by default the network of the study that this project replicates.
 
-That is: word embedding 100, one LSTM of 64 units, its state after the last valid word, dropout 0.3,
-a dense layer of 128 with ReLU, two logits; Xavier initial weights. Pooling over all states, a
-second direction and reading a text in segments: Johnson & Zhang (2016),
-https://arxiv.org/abs/1602.02373.
+It has word embedding 100, one LSTM of 64 units, its state after the last valid word, dropout 0.3, a
+dense layer of 128 with ReLU, two logits; Xavier initial weights. Pooling over all states, a second
+direction and reading a text in segments: Johnson & Zhang (2016), https://arxiv.org/abs/1602.02373.
 """
 
 import functools
@@ -18,7 +17,7 @@ from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from sentiment_jax.config.schema import LstmConfig
 from sentiment_jax.models import layers
-from sentiment_jax.models.layers import Dropout, Lengths
+from sentiment_jax.models.layers import Dropout, Lengths, Logits, NgramTokens
 from sentiment_jax.models.lstm_scan import ScannedLstm
 
 UNKNOWN = 1  # [UNK] of a word-level vocabulary
@@ -84,27 +83,21 @@ class LstmClassifier(nn.Module):
     classes: int = 2
 
     @nn.compact
-    def __call__(
-        self,
-        token_ids: Int[Array, "batch length *lengths"],
-        lengths: Lengths,
-        *,
-        deterministic: bool = True,
-    ) -> Float[Array, "batch classes"]:
-        """Return float32 logits; token ids are those of `embed_positions`."""
+    def __call__(self, tokens: NgramTokens, lengths: Lengths, *, deterministic: bool) -> Logits:
+        """Return float32 logits."""
         config = self.config
         dtype = layers.compute_dtype(config.dtype)
         precision = layers.product_precision(config.dtype, dtype)
         xavier = nn.initializers.xavier_uniform()
         embed = embedding(config, xavier)
-        # Named: the others' masks depend on how many nameless ones come before them.
+        # Named: masks of nameless Dropout modules depend on how many of these come before them.
         word_dropout = Dropout(config.word_dropout, deterministic, name="word_dropout")
-        batch, length = token_ids.shape[:2]
+        batch, length = tokens.shape[:2]
         keep = word_dropout.mask((batch, length))
         if keep is not None:
-            token_ids = drop_words(token_ids, keep)
+            tokens = drop_words(tokens, keep)
         segment = config.segment_length or length
-        embedded = layers.embed_positions(embed, cut(token_ids, segment))
+        embedded = layers.embed_positions(embed, cut(tokens, segment))
         embedded = Dropout(config.embedding_dropout, deterministic)(embedded).astype(dtype)
 
         def read(direction: str, inputs: Float[Array, "segment segments features"]) -> Array:

@@ -1,4 +1,4 @@
-"""What makes the LSTM fast: one product per step, and a backward pass of its own.
+"""A fast LSTM: one product per step, and a backward pass of its own.
 
 The plain form is flax's OptimizedLSTMCell under nn.scan; tests compare states and gradients. A GPU
 waits for launches, not for arithmetic: there a step is a product of the state alone and one fused
@@ -25,7 +25,7 @@ class LstmCell(nn.Module):
     """One step of an LSTM, with the parameters of flax's OptimizedLSTMCell under the same names.
 
     Two differences make it cheaper: input and state share one matrix product, and the cell also
-    returns what the backward pass needs. Products are taken in `dtype`, all else in float32.
+    returns the backward pass's residuals. Products are taken in `dtype`, all else in float32.
     """
 
     features: int
@@ -110,9 +110,9 @@ def _gradients(
 ) -> tuple[Any, Array]:
     """Backpropagation through time.
 
-    The scan computes only the gradients of each step's gates and of the state before it. Those of
-    inputs and kernels follow as single products over all steps, where JAX's transposed scan makes
-    four products per step and carries the sums of the kernels' gradients along.
+    The scan computes only the gradients of each step's gates and of the state before it. Gradients
+    of inputs and kernels follow as single products over all steps: JAX's transposed scan makes four
+    products per step and carries the sums of the kernels' gradients along.
     """
     params, inputs, states, memory, gates = residuals  # memory: c before each step
     dtype = inputs.dtype

@@ -14,7 +14,7 @@ from sentiment_jax.config.schema import ModernBertConfig
 from sentiment_jax.models import layers
 from sentiment_jax.models.bert import BertClassifier, MaskedLanguageModel
 from sentiment_jax.models.encoder import Encoder, attend, attend_fully, classification_layers
-from sentiment_jax.models.layers import Dropout, Lengths, Positions, States
+from sentiment_jax.models.layers import Dropout, Lengths, Logits, Pooled, Positions, States
 
 Heads = Float[Array, "batch length heads size"]
 
@@ -85,7 +85,7 @@ class ModernBertLayer(nn.Module):
 
     @nn.compact
     def __call__(self, hidden: States, lengths: Lengths) -> States:
-        """Add to the input what attention, then a feed-forward network make of it, normalized."""
+        """Apply attention, then a feed-forward network, each to the normalized sum so far."""
         config = self.config
         size = config.hidden_size
         normed = hidden if self.is_first else layers.layer_norm(config, "attention_norm")(hidden)
@@ -121,7 +121,7 @@ class ModernBertEncoder(Encoder):
     def __call__(
         self, hidden: States, lengths: Lengths, positions: Positions = None
     ) -> Float[Array, "batch chosen hidden"]:
-        """Return the normalized states of all tokens, or of those at `positions`."""
+        """Return the normalized states of all tokens, or of the tokens at `positions`."""
         config = self.config
         kind = nn.remat(ModernBertLayer) if config.remat else ModernBertLayer
         for i in range(config.num_hidden_layers):
@@ -144,7 +144,7 @@ class ModernBertClassifier(BertClassifier):
     config: ModernBertConfig
     encoder = ModernBertEncoder
 
-    def pool(self, states: States, lengths: Lengths) -> Float[Array, "batch hidden"]:
+    def pool(self, states: States, lengths: Lengths) -> Pooled:
         """Return the first token's state, or the mean of the valid ones."""
         if self.config.classifier_pooling == "cls":
             return super().pool(states, lengths)
@@ -152,12 +152,10 @@ class ModernBertClassifier(BertClassifier):
         total = jnp.sum(states.astype(jnp.float32) * valid[:, :, None], axis=1)
         return total / lengths[:, None]
 
-    def head(
-        self, first: Float[Array, "batch hidden"], deterministic: bool
-    ) -> Float[Array, "batch classes"]:
+    def head(self, pooled: Pooled, deterministic: bool) -> Logits:
         """Return the logits for the pooled states."""
         dense, dropout = classification_layers(self.config, deterministic)
-        inner = dense(self.config.hidden_size, use_bias=False, name="head_dense")(first)
+        inner = dense(self.config.hidden_size, use_bias=False, name="head_dense")(pooled)
         exact = dataclasses.replace(self.config, dtype="float32", attention="xla")
         features = layers.layer_norm(exact, "head_norm")(layers.gelu(inner))
         return dense(self.classes, name="classifier")(dropout(features))

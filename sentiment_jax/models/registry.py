@@ -1,4 +1,4 @@
-"""All that the package knows about an architecture by its name: one entry each."""
+"""The registry: one entry per architecture, with everything that depends on its name."""
 
 import dataclasses
 import functools
@@ -8,7 +8,7 @@ from typing import Any
 import jax
 from flax import linen as nn
 
-from sentiment_jax.config.schema import AnyModel, EncoderConfig
+from sentiment_jax.config.schema import EncoderConfig, ModelConfig
 from sentiment_jax.errors import InputError
 from sentiment_jax.models import average, encoder, layers, linear, lstm
 from sentiment_jax.models.average import AverageClassifier
@@ -27,21 +27,26 @@ from sentiment_jax.models.roberta import RobertaClassifier
 
 @dataclasses.dataclass(frozen=True)
 class Architecture:
-    """An architecture: its networks, and what other folders need to know about it."""
+    """An architecture's networks, and the facts about it that other folders need."""
 
     classifier: Callable[..., nn.Module]  # from its config and the number of classes
-    pretraining: Mapping[str, Callable[..., nn.Module]]  # by objective, the default first
-    vocabulary: str  # learned without pretrained weights: "word_level" or "wordpiece"
-    layerwise_multipliers: Callable[[Mapping[str, Any], float], Any]  # from params and decay
     # Prefixes, in Hugging Face's names, of tensors that pretrained weights may lack or have unused.
-    heads: tuple[str, ...]
-    transformers: Mapping[str, str]  # as TRANSFORMERS; empty without a Hugging Face form
+    heads: tuple[str, ...] = ()
+    # By objective, the default first.
+    pretraining: Mapping[str, Callable[..., nn.Module]] = dataclasses.field(default_factory=dict)
+    vocabulary: str = "word_level"  # learned without pretrained weights; or "wordpiece"
+    # From parameters and optimizer.layerwise_decay to factors of the learning rate.
+    layerwise_multipliers: Callable[[Mapping[str, Any], float], Any] = lambda params, decay: (
+        jax.tree.map(lambda _: 1.0, params)
+    )
+    # As TRANSFORMERS; empty without a Hugging Face form.
+    transformers: Mapping[str, str] = dataclasses.field(default_factory=dict)
     # From an embedding table and ids to each position's vector, which explanations attribute to.
     embed_positions: Callable[..., Any] = layers.embed_positions
     # From a pre-training's embeddings and word frequencies and the training reviews to the first
     # parameters of a classifier; None: the embeddings are taken as they are.
     start: Callable[..., dict[str, Any]] | None = None
-    # From config and parameters to those of the generator that was trained beside it.
+    # From config and parameters to the config and parameters of the generator beside it.
     extract_generator: Callable[..., tuple[EncoderConfig, dict[str, Any]]] | None = None
 
 
@@ -53,71 +58,44 @@ TRANSFORMERS = {
 }
 _encoder = functools.partial(
     Architecture,
+    pretraining={"masked_language_modeling": MaskedLanguageModel},
     vocabulary="wordpiece",
     layerwise_multipliers=encoder.layerwise_multipliers,
     transformers=TRANSFORMERS,
 )
-ROBERTA = _encoder(
-    classifier=RobertaClassifier,
-    pretraining={"masked_language_modeling": MaskedLanguageModel},
-    heads=("classifier.", "pooler.", "lm_head."),
-)
+ROBERTA = _encoder(RobertaClassifier, heads=("classifier.", "pooler.", "lm_head."))
 ARCHITECTURES = {
-    "bert": _encoder(
-        classifier=BertClassifier,
-        pretraining={"masked_language_modeling": MaskedLanguageModel},
-        heads=("classifier.", "pooler.", "cls."),
-    ),
+    "bert": _encoder(BertClassifier, heads=("classifier.", "pooler.", "cls.")),
     "electra": _encoder(
-        classifier=ElectraClassifier,
-        pretraining={"replaced_token_detection": ReplacedTokenDetectionModel},
+        ElectraClassifier,
         # the last is the generator inside the pre-training run that trained it, or its head
         heads=("classifier.", "discriminator_predictions.", "generator"),
+        pretraining={"replaced_token_detection": ReplacedTokenDetectionModel},
         extract_generator=extract_generator,
     ),
     "distilbert": _encoder(
-        classifier=DistilBertClassifier,
-        pretraining={"masked_language_modeling": MaskedLanguageModel},
-        heads=("classifier.", "pre_classifier.", "vocab_"),
+        DistilBertClassifier, heads=("classifier.", "pre_classifier.", "vocab_")
     ),
     "roberta": ROBERTA,
     "xlm-roberta": ROBERTA,
     "modernbert": _encoder(
-        classifier=ModernBertClassifier,
-        pretraining={"masked_language_modeling": ModernBertMaskedLanguageModel},
+        ModernBertClassifier,
         heads=("classifier.", "head.", "decoder."),
+        pretraining={"masked_language_modeling": ModernBertMaskedLanguageModel},
     ),
     "lstm": Architecture(
-        classifier=LstmClassifier,
-        pretraining={"ngram_vectors": NgramEmbeddings},
-        vocabulary="word_level",
-        layerwise_multipliers=lstm.layerwise_multipliers,
+        LstmClassifier,
         heads=("classifier.", "dense.", "forward.", "backward."),
-        transformers={},
+        pretraining={"ngram_vectors": NgramEmbeddings},
+        layerwise_multipliers=lstm.layerwise_multipliers,
     ),
-    "ngrams": Architecture(
-        classifier=NgramClassifier,
-        pretraining={},
-        vocabulary="word_level",
-        layerwise_multipliers=lambda params, decay: jax.tree.map(lambda _: 1.0, params),
-        heads=(),
-        transformers={},
-        embed_positions=linear.embed_positions,
-    ),
-    "average": Architecture(
-        classifier=AverageClassifier,
-        pretraining={},
-        vocabulary="word_level",
-        layerwise_multipliers=lambda params, decay: jax.tree.map(lambda _: 1.0, params),
-        heads=("classifier.",),
-        transformers={},
-        start=average.start,
-    ),
+    "ngrams": Architecture(NgramClassifier, embed_positions=linear.embed_positions),
+    "average": Architecture(AverageClassifier, heads=("classifier.",), start=average.start),
 }
 
 
 def build_model(
-    config: AnyModel, *, vocab_size: int, classes: int = 2, objective: str = ""
+    config: ModelConfig, *, vocab_size: int, classes: int = 2, objective: str = ""
 ) -> nn.Module:
     """Build the classifier of a config, or the network of a pre-training objective.
 

@@ -1,21 +1,14 @@
-"""RoBERTa (Liu et al., 2019) and XLM-R (Conneau et al., 2020): BERT's layers under another head.
+"""RoBERTa (Liu et al., 2019) and XLM-R (Conneau et al., 2020), with Hugging Face's head."""
 
-The head is that of Hugging Face's RobertaForSequenceClassification.
-"""
+from collections.abc import Callable
 
 from flax import linen as nn
-from jaxtyping import Array, Float
+from jaxtyping import Array
 
-from sentiment_jax.models.bert import BertClassifier
-from sentiment_jax.models.electra import DenseHead
+from sentiment_jax.models.electra import ElectraClassifier
 
 
-class RobertaClassifier(BertClassifier):
+class RobertaClassifier(ElectraClassifier):
     """An encoder under RoBERTa's head: ELECTRA's with tanh."""
 
-    def head(
-        self, first: Float[Array, "batch hidden"], deterministic: bool
-    ) -> Float[Array, "batch classes"]:
-        """Return the logits for the first token's last state."""
-        head = DenseHead(self.config, self.classes, deterministic, nn.tanh, name="classifier")
-        return head(first)
+    activation: Callable[[Array], Array] = nn.tanh

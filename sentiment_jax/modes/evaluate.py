@@ -11,8 +11,6 @@ import numpy as np
 from sentiment_jax.config.schema import Config, join_names
 from sentiment_jax.config.stored import replace_settings
 from sentiment_jax.data import table
-from sentiment_jax.data.corpus import Corpus
-from sentiment_jax.data.labels import decide
 from sentiment_jax.data.predictions import write_predictions
 from sentiment_jax.data.reviews import Reviews
 from sentiment_jax.errors import InputError, RunError
@@ -25,8 +23,10 @@ from sentiment_jax.training import scoring
 from sentiment_jax.training.console import print_metrics, print_scores
 from sentiment_jax.training.experiment import read_corpus
 from sentiment_jax.training.lineage import texts_hash, warn_of_training_reviews
-from sentiment_jax.training.metrics import apply_temperature, log_loss, measure
-from sentiment_jax.training.trained_model import TrainedModel, best_sha256, load_ensemble, load_run
+from sentiment_jax.training.metrics import apply_temperature, measure, score_probabilities
+from sentiment_jax.training.trained_model import TrainedModel, best_sha256, load_ensemble
+
+Scored = tuple[dict[str, Any], dict[str, Any]]  # loss, accuracy and examples; metrics
 
 
 def evaluate_run(
@@ -36,33 +36,24 @@ def evaluate_run(
 
     `changes` are settings, "group.field" -> value, that affect no score: where the data are now.
     """
-    trained = _with_changes(load_run(workdir), changes)
-    scores, metrics = score_run(trained, RunDirectory(workdir), split)
-    _print(split, scores, metrics, [trained])
-    return scores
+    (trained,) = _load([workdir], changes)
+    return _print(split, score_run(trained, RunDirectory(workdir), split), [trained])
 
 
-def score_run(
-    trained: TrainedModel, directory: RunDirectory, split: str
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Read a run's reviews again; return a split's scores and metrics.
-
-    InputError: the data are not the run's.
-    """
-    corpus = read_corpus(trained.config)
-    _check_split(trained, directory, split, corpus)
-    encoded = trained.encode(corpus.splits[split])
-    found = scoring.score_reviews(trained, trained.params, encoded, split)
+def score_run(trained: TrainedModel, directory: RunDirectory, split: str) -> Scored:
+    """Return the scores and metrics of a run on a split, and write its predictions if possible."""
+    reviews = _read_split([trained], [directory], split)
+    found = _score(trained, reviews, split)
     try:
         with lock_run(directory.path):
             if best_sha256(directory.path) != tree_sha256(trained.params):
                 raise InputError(f"{directory.path} has been replaced by another run")
-            order = texts_hash(corpus.splits[split])
+            order = texts_hash(reviews)
             predicted = found.probabilities
-            write_predictions(directory, split, encoded, predicted, order, trained.config)
+            write_predictions(directory, split, reviews, predicted, order, trained.config)
     except (InputError, RunError, OSError) as error:  # a training holds it; it can't be written
         terminal.warn(f"predictions not written: {error}")
-    return found.summary(), measure(encoded.labels, found.probabilities, trained.classes)
+    return found.summary(), measure(reviews.labels, found.probabilities, trained.classes)
 
 
 def evaluate_file(
@@ -86,8 +77,7 @@ def evaluate_file(
     reviews = read_labeled(models[0].config, str(source.file), column, label_column)
     for workdir in workdirs:
         warn_of_training_reviews(workdir, reviews)
-    scores, metrics = score_labeled(models, reviews)
-    _print("input", scores, metrics, models, calibrated)
+    scores = _print("input", score_labeled(models, reviews), models, calibrated)
     if output is not None:
         predict_table(models, source.read(data.text_column), output)
     return scores
@@ -103,24 +93,15 @@ def read_labeled(
     return table.read_labeled(dataclasses.replace(data, path=path, labels=labels, **columns), rows)
 
 
-def score_labeled(
-    models: Sequence[TrainedModel], reviews: Reviews
-) -> tuple[dict[str, Any], dict[str, Any]]:
+def score_labeled(models: Sequence[TrainedModel], reviews: Reviews) -> Scored:
     """Return scores and metrics of the averaged probabilities on any reviews."""
     predicted = []
     for model in models:
-        encoded = model.encode(reviews)
-        scores = scoring.score_reviews(model, model.params, encoded, "evaluate")
+        scores = _score(model, reviews, "evaluate")
         predicted.append(apply_temperature(scores.probabilities, model.temperature))
     probabilities = np.mean(predicted, axis=0)
     measured = measure(reviews.labels, probabilities, models[0].classes)
-    accuracy = int(np.sum(decide(probabilities) == reviews.labels)) / len(reviews)
-    averaged = {
-        "loss": log_loss(probabilities, reviews.labels),
-        "accuracy": accuracy,
-        "examples": len(reviews),
-    }
-    return averaged, measured
+    return score_probabilities(reviews.labels, probabilities), measured
 
 
 def evaluate_ensemble(
@@ -134,8 +115,7 @@ def evaluate_ensemble(
 
     If `calibrated`, each run's are at its temperature. Nothing is written to the runs.
     """
-    loaded = load_ensemble(workdirs, calibrated=calibrated)
-    models = [_with_changes(trained, changes) for trained in loaded]
+    models = _load(workdirs, changes, calibrated)
     directories = [RunDirectory(workdir) for workdir in workdirs]
     hashes = [read_json(directory.env)["data"]["data_hash"] for directory in directories]
     for workdir, other in zip(workdirs, hashes, strict=True):
@@ -144,40 +124,51 @@ def evaluate_ensemble(
                 f"{workdirs[0]} and {workdir} were made with different data (hash "
                 f"{hashes[0][:12]} and {other[:12]}): they have no {split} split in common"
             )
-    corpus = read_corpus(models[0].config)  # equal runs may hold it in another order
-    for directory, trained in zip(directories, models, strict=True):
-        _check_split(trained, directory, split, corpus)
-    averaged, measured = score_labeled(models, corpus.splits[split])
-    _print(split, averaged, measured, models, calibrated)
-    return averaged
+    reviews = _read_split(models, directories, split)
+    return _print(split, score_labeled(models, reviews), models, calibrated)
 
 
 def _print(
-    name: str,
-    scores: dict[str, Any],
-    metrics: dict[str, Any],
-    models: Sequence[TrainedModel],
-    calibrated: bool = False,
-) -> None:
-    """Print scores for a person, then, on the last line, for a script."""
+    name: str, scored: Scored, models: Sequence[TrainedModel], calibrated: bool = False
+) -> dict[str, Any]:
+    """Print scores for a person, then, on the last line, for a script; return them."""
+    scores, metrics = scored
     remark = f"ensemble of {len(models)} runs" if len(models) > 1 else f"step {models[0].step}"
     print_scores(name, scores, f"{remark}, calibrated" if calibrated else remark)
     print_metrics(metrics)
     print(json.dumps(scores))
+    return scores
 
 
-def _with_changes(trained: TrainedModel, changes: Mapping[str, Any] | None) -> TrainedModel:
-    return dataclasses.replace(trained, config=replace_settings(trained.config, changes or {}))
+def _load(
+    workdirs: Sequence[Path], changes: Mapping[str, Any] | None, calibrated: bool = False
+) -> list[TrainedModel]:
+    loaded = load_ensemble(workdirs, calibrated=calibrated)
+    return [
+        dataclasses.replace(trained, config=replace_settings(trained.config, changes or {}))
+        for trained in loaded
+    ]
 
 
-def _check_split(
-    trained: TrainedModel, directory: RunDirectory, split: str, corpus: Corpus
-) -> None:
-    """Raise InputError if the reviews are not those of a run, or the split is empty."""
-    devices.check_batch_size("eval_batch_size", trained.config.eval_batch_size)
-    directory.check_data(corpus.statistics)
-    if not len(corpus.splits[split]):
+def _read_split(
+    models: Sequence[TrainedModel], directories: Sequence[RunDirectory], split: str
+) -> Reviews:
+    """Read a split again; InputError if it is empty or the data are not the data of each run."""
+    corpus = read_corpus(models[0].config)  # equal runs may hold it in another order
+    for directory, trained in zip(directories, models, strict=True):
+        devices.check_batch_size("eval_batch_size", trained.config.eval_batch_size)
+        directory.check_data(corpus.statistics)
+    reviews = corpus.splits[split]
+    if not len(reviews):
+        directory = directories[0]
         raise InputError(
             f"{directory.path} holds out no reviews (data.validation_fraction=0, or data.folds: "
             f"{directory.result.name} there has the scores of a cross-validation)"
         )
+    return reviews
+
+
+def _score(trained: TrainedModel, reviews: Reviews, description: str) -> scoring.ReviewScores:
+    with terminal.progress_bar(len(reviews), "encoding", unit="review") as bar:
+        encoded = trained.encode(reviews, bar.update)
+    return scoring.score_reviews(trained, trained.params, encoded, description)

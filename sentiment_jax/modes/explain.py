@@ -1,6 +1,5 @@
 """`--mode=predict --explain`: the words behind each prediction, in the terminal and on a page."""
 
-import itertools
 import textwrap
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -25,10 +24,9 @@ STEPS = 5  # colors of each sign: words of half a step and less have none, or pa
 
 
 def split_text(explanation: Explanation, full: float) -> list[tuple[str, Word | None, float]]:
-    """Return the text in order as (characters, their word, its strength from -1 to 1).
+    """Return the text in order as (characters, their word, its attribution as a part of `full`).
 
-    A strength of 1 is an attribution of `full`. Characters that the model did not read have no
-    word, and are shortened.
+    Characters that the model did not read have no word, and are shortened.
     """
     text = explanation.text
     position = 0
@@ -45,7 +43,7 @@ def _shorten(characters: str) -> str:
 
 
 def to_terminal(explanation: Explanation) -> str:
-    """Return the text, in brackets what the model did not read."""
+    """Return the text, with the parts that the model did not read in brackets."""
     shown = ""
     for characters, word, _ in split_text(explanation, full=1.0):
         unread = word is None and characters.strip()
@@ -54,10 +52,7 @@ def to_terminal(explanation: Explanation) -> str:
 
 
 def strongest_words(explanation: Explanation, sign: int) -> str:
-    """Return the five words with the largest attributions of one sign, punctuation in quotes.
-
-    A repeated word counts once.
-    """
+    """Return the five words of the largest total attribution of one sign, punctuation quoted."""
     sums: defaultdict[str, float] = defaultdict(float)
     for word in explanation.words:
         name = explanation.text[word.start : word.end].lower()
@@ -73,84 +68,75 @@ def explain_run(workdir: Path, source: TextSource, page: Path | None) -> None:
     """Explain a run's predictions; the page is by default written to the run directory."""
     trained = load_run(workdir)
     table = source.read(trained.config.data.text_column)
+    about = f"{workdir}: {trained.config.model.name.upper()}"
+    _, outcome = RunDirectory(workdir).outcome()
+    for split, word in (("val", "validation"), ("test", "test")):
+        if scores := outcome.get(split):
+            about += f", {word} accuracy {scores['accuracy']:.4f}"
     texts = [text for (text,) in table.texts]
     path = page or workdir / "explanation.html"
-    explain_texts(trained, [*map(str, table.rows)], texts, path, describe_run(workdir))
-
-
-def describe_run(workdir: Path) -> str:
-    """Return a run's directory, model and accuracies, as far as they are known."""
-    _, outcome = RunDirectory(workdir).outcome()
-    facts = [f"{workdir}: {RunDirectory(workdir).read_config().model.name.upper()}"]
-    for split, word in {"val": "validation", "test": "test"}.items():
-        if scores := outcome.get(split):
-            facts.append(f"{word} accuracy {scores['accuracy']:.4f}")
-    return ", ".join(facts)
+    explain_texts(trained, [*map(str, table.rows)], texts, path, about)
 
 
 def explain_texts(
     trained: TrainedModel, names: Sequence[str], texts: Sequence[str], path: Path, about: str = ""
 ) -> None:
-    """Print each raw text with its prediction and strongest words; write all as one HTML page.
-
-    `about` names the run there.
-    """
+    """Print each text with prediction and strongest words; write all as a page, headed `about`."""
     classes = trained.classes
     probabilities, warnings = predict([trained], texts)
     print_warning_count(warnings)
     decided = decide(probabilities).tolist()
+    towards = decided
+    ends = ("away from it", "to the predicted class")
     if len(classes) == 2:  # always towards the second: the colors mean the same in every text
         towards = [1] * len(texts)
-        to = f"to {classes[1]}"
-        away = f"to {classes[0]}"
-    else:
-        towards = decided
-        to = "to the predicted class"
-        away = "away from it"
+        ends = (f"to {classes[0]}", f"to {classes[1]}")
     blocks = []
     predicted = format_predictions(classes, probabilities)
-    rows = zip(names, texts, probabilities, towards, predicted, warnings, strict=True)
-    for (name, text, p, i, prediction, warning), best in zip(rows, decided, strict=True):
+    rows = zip(names, texts, probabilities, decided, towards, predicted, warnings, strict=True)
+    for name, text, p, best, i, prediction, warning in rows:
         explanation = explain(trained, text, i)
+        words = explanation.log_odds - explanation.empty_log_odds
+        odds = f"{explanation.log_odds:+.3f}: {explanation.empty_log_odds:+.3f} without words, "
+        odds += f"{words:+.3f} from the words"
         headline = f"{name}: {' '.join(prediction.split())}"
-        if warning:
-            headline += f", {warning}"
-        log_odds = explanation.log_odds
-        empty = explanation.empty_log_odds
-        gained = log_odds - empty
-        odds = f"{log_odds:+.3f}: {empty:+.3f} without words, {gained:+.3f} from the words"
-        lines = [
-            f"to {classes[i]}: {strongest_words(explanation, 1)}",
-            f"{away}: {strongest_words(explanation, -1)}",
-        ]
-        if not explanation.complete:
-            lines.append(f"warning: the attributions sum to {explanation.gap:+.3f} more than that")
-        block = {"explanation": explanation, "headline": headline, "lines": lines, "odds": odds}
-        block |= {
+        block = {
+            "explanation": explanation,
+            "headline": f"{headline}, {warning}" if warning else headline,
+            "lines": _describe_words(explanation, f"to {classes[i]}", ends[0]),
+            "odds": odds,
             "entry": f"{name}: {classes[best]}",
             "start": textwrap.shorten(text[:200], 30, placeholder=" …"),
+            "share": 100 * float(p[i]),
+            "label": classes[i],
         }
-        blocks.append(block | {"share": 100 * float(p[i]), "label": classes[i]})
-        shown = [headline, to_terminal(explanation), f"log-odds {odds}", *lines]
+        blocks.append(block)
+        shown = [block["headline"], to_terminal(explanation), f"log-odds {odds}", *block["lines"]]
         print("\n  ".join(filter(None, shown)), flush=True)
-    legend = f"blue words pushed {to}, red ones {away}; gray was not read"
+    legend = f"blue words pushed {ends[1]}, red ones {ends[0]}; gray was not read"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, to_page(blocks, legend=legend, ends=(away, to), about=about))
+        write_atomically(path, to_page(blocks, legend=legend, ends=ends, about=about))
     except OSError as error:
         raise InputError(f"cannot write --output={path}: {error.strerror}") from error
     print(f"attributions in nats; the same as a page: {path}")
 
 
+def _describe_words(explanation: Explanation, to: str, away: str) -> list[str]:
+    lines = [
+        f"{to}: {strongest_words(explanation, 1)}",
+        f"{away}: {strongest_words(explanation, -1)}",
+    ]
+    if not explanation.complete:
+        lines.append(f"warning: the attributions sum to {explanation.gap:+.3f} more than that")
+    return lines
+
+
 def to_page(
     blocks: Sequence[Mapping[str, Any]], *, legend: str, ends: tuple[str, str], about: str = ""
 ) -> str:
-    """Return a page of explained texts, on one scale of colors.
-
-    `blocks` hold an explanation each, and what the page says about it; `ends` name the ends of the
-    scale.
-    """
-    words = itertools.chain(*(block["explanation"].words for block in blocks))
+    """Return a page of explained texts on one scale of colors, whose ends are named by `ends`."""
+    words = [word for block in blocks for word in block["explanation"].words]
     return render(
         "explanation.html.j2",
         title="Words behind the predictions",

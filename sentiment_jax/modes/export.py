@@ -57,12 +57,7 @@ def export_run(run: TrainedModel, workdir: Path, folder: Path) -> str:
         raise InputError(f"{workdir} holds an {name}: only {known} have a Hugging Face form")
     card = model_card(workdir)
     model = Export(run.model.config, run.params, run.tokenizer, objective, run.classes, card)
-    try:
-        export_pretrained(folder.resolve(), model)
-    except OSError as error:
-        if describe_shortage(error):
-            raise
-        raise InputError(f"cannot write to {str(folder)[:99]}: {error.strerror}") from error
+    export_pretrained(folder, model)
     return f"AutoModel{openers[objective]}"
 
 
@@ -73,36 +68,34 @@ def export_pretrained(folder: Path, model: Export) -> None:
     or not at all. `load_pretrained` reads it back bit for bit. A folder that holds anything is
     refused: weights in it could be taken for ours.
     """
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise InputError(f"{folder} exists and is no empty folder: choose another one to export to")
+    folder = folder.resolve()
     try:
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise InputError(f"{folder} exists and is no empty folder: choose another one")
         folder.parent.mkdir(parents=True, exist_ok=True)
-        beside = tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent)
+        with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as temporary:
+            partial = Path(temporary) / folder.name
+            _write_model(partial, model)
+            partial.rename(folder)
     except OSError as error:
+        if describe_shortage(error):
+            raise
         raise InputError(f"cannot write to {folder}: {error.strerror}") from error
-    with beside as temporary:
-        partial = Path(temporary) / folder.name
-        partial.mkdir()
-        extract_generator = ARCHITECTURES[model.config.name].extract_generator
-        if extract_generator and "generator" in model.params:
-            config, params = extract_generator(model.config, model.params)
-            (partial / "generator").mkdir()
-            generator = Export(config, params, model.tokenizer, "masked_language_modeling")
-            _write_model(partial / "generator", generator)
-            own = {name: leaf for name, leaf in model.params.items() if name != "generator"}
-            model = dataclasses.replace(model, params=own)
-        _write_model(partial, model)
-        if model.card:
-            (partial / "README.md").write_text(model.card, encoding="utf-8")
-        partial.rename(folder)
 
 
 def _write_model(folder: Path, model: Export) -> None:
-    """Write model.safetensors, config.json and tokenizer files."""
+    """Write all files of a model, and of its generator, to a new folder."""
+    folder.mkdir()
     config = model.config
-    kind = ARCHITECTURES[config.name].transformers[model.objective]
+    params = model.params
+    architecture = ARCHITECTURES[config.name]
+    if architecture.extract_generator and "generator" in params:
+        smaller, own = architecture.extract_generator(config, params)
+        generator = Export(smaller, own, model.tokenizer, "masked_language_modeling")
+        _write_model(folder / "generator", generator)
+        params = {name: leaf for name, leaf in params.items() if name != "generator"}
     settings: dict[str, Any] = {
-        "architectures": [NAMES[config.name].classes + kind],
+        "architectures": [NAMES[config.name].classes + architecture.transformers[model.objective]],
         "pad_token_id": find_special(model.tokenizer, "pad") or 0,
         **{theirs: getattr(config, ours) for ours, theirs in config_fields(config.name).items()},
         **NAMES[config.name].supported,
@@ -111,14 +104,16 @@ def _write_model(folder: Path, model: Export) -> None:
     if not model.objective:
         settings["id2label"] = {str(i): name for i, name in enumerate(model.classes)}
         settings["label2id"] = {name: i for i, name in enumerate(model.classes)}
-    settings = {name: value for name, value in settings.items() if value is not None}
-    tensors = to_tensors(model.params, config.name)
+    known = {name: value for name, value in settings.items() if value is not None}
+    _write_json(folder / "config.json", known)
+    tensors = to_tensors(params, config.name)
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-    (folder / "config.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
-    max_length = config.max_position_embeddings - config.first_position
-    _export_tokenizer(folder, max_length, model.tokenizer)
     # safetensors makes a file for the user alone; this one has the mode of the others
     shutil.copymode(folder / "config.json", folder / "model.safetensors")
+    max_length = config.max_position_embeddings - config.first_position
+    _export_tokenizer(folder, max_length, model.tokenizer)
+    if model.card:
+        (folder / "README.md").write_text(model.card, encoding="utf-8")
 
 
 def model_card(workdir: Path) -> str:
@@ -158,5 +153,8 @@ def _export_tokenizer(folder: Path, max_length: int, tokenizer: tokenizers.Token
         "model_input_names": ["input_ids", "attention_mask"],
         **{f"{n}_token": tokenizer.id_to_token(i) for n, i in ids.items() if i is not None},
     }
-    text = json.dumps(settings, indent=2) + "\n"
-    (folder / "tokenizer_config.json").write_text(text, encoding="utf-8")
+    _write_json(folder / "tokenizer_config.json", settings)
+
+
+def _write_json(path: Path, settings: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")

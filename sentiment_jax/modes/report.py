@@ -1,6 +1,5 @@
 """`--mode=report`: findings, tables, plots and one page, made from run directories alone."""
 
-import functools
 import itertools
 import statistics
 from collections.abc import Mapping, Sequence
@@ -13,23 +12,20 @@ import pandas
 from sentiment_jax.analysis import figures, findings, predictions
 from sentiment_jax.analysis.html import cell, render
 from sentiment_jax.analysis.predictions import Predictions
-from sentiment_jax.analysis.records import Group, by_data, collect, hardware, in_words, read_texts
+from sentiment_jax.analysis.records import Group, by_data, collect, hardware, read_texts
 from sentiment_jax.config.stored import flatten
 from sentiment_jax.errors import InputError
 from sentiment_jax.runtime import terminal
 from sentiment_jax.storage.files import write_atomically, write_csv
 from sentiment_jax.storage.selection import Ranking
 from sentiment_jax.sweeps import plan
-from sentiment_jax.sweeps.plan import FIELDS, Trial
+from sentiment_jax.sweeps.plan import Trial, in_words
 from sentiment_jax.training.metrics import mcnemar
 
 MISTAKES = 15
-BEST = ["best epoch", "validation loss", "validation accuracy", "epoch s"]
-SCORES = ["val loss", "val accuracy", "test loss", "test accuracy", "training s", "status", "run"]
+BEST = ["best_epoch", "validation_loss", "validation_accuracy", "epoch_s"]
+SCORES = ["val_loss", "val_accuracy", "test_loss", "test_accuracy", "training_s", "status", "run"]
 SHARED = ("runs", "models", "metrics", "classes", "mcnemar")  # tables of several groups
-PAIRS = ["only the first correct", "only the second correct", "p"]
-# Values keep their types: a missing one does not turn integers into floats.
-_table = functools.partial(pandas.DataFrame, dtype=object)
 
 
 def report(directories: Sequence[Path], output: Path, with_text: bool = False) -> None:
@@ -38,7 +34,7 @@ def report(directories: Sequence[Path], output: Path, with_text: bool = False) -
     `directories` are sweeps, runs, or folders of them. With `with_text`, the page shows the text of
     the hardest mistakes, for which the data are read again.
 
-    Models are ranked by validation accuracy. Runs of different data are reported in parts.
+    Models are ranked by validation. Runs of different data are reported in parts.
 
     InputError: nothing finished, damaged files, or an unwritable folder.
     """
@@ -46,12 +42,11 @@ def report(directories: Sequence[Path], output: Path, with_text: bool = False) -
     contents: list[dict[str, Any]] = []
     try:
         for data, groups in parts.items():
-            prefix = f"{data}-" if len(parts) > 1 else ""  # of what several groups share
+            prefix = f"{data}-" if len(parts) > 1 else ""  # of the files that groups share
             contents.append({"name": data} | _report_data(groups, output, prefix, with_text))
-        title = findings.title(parts)
+        values = {"title": findings.title(parts), "parts": contents, "hardware": hardware}
         for name in ("report.md", "report.html"):
-            values = {"title": title, "parts": contents, "sections": []}
-            text = render(f"{name}.j2", **values, hardware=hardware, turned=_turn)
+            text = render(f"{name}.j2", **values, sections=[], turned=_turn)
             write_atomically(output / name, text)
     except OSError as error:
         raise InputError(f"cannot write to --output={output}: {error.strerror}") from error
@@ -59,10 +54,17 @@ def report(directories: Sequence[Path], output: Path, with_text: bool = False) -
         if len(parts) > 1:
             print(f"{content['name']}: {content['data']}")
         for row in content["tables"].get("models", _table([])).to_dict("records"):
-            sd = "" if row["± sd"] is None else f" ± {row['± sd']:.4f}"
-            score = f"test accuracy {row['test accuracy']:.4f}{sd}, {row['seeds']} seeds"
-            print(f"{row['name']}: {score}")
+            several = row["seeds"] > 1
+            seeds = f" ± {row['± sd']:.4f}, {row['seeds']} seeds" if several else ", 1 seed"
+            print(f"{row['name']}: test accuracy {row['test accuracy']:.4f}{seeds}")
     print(f"wrote {output}/report.html, report.md, tables (.csv) and plots (.png)")
+
+
+def _table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str] = ()) -> pandas.DataFrame:
+    """Tabulate rows, with spaces for underscores in the headings; by default all their entries."""
+    # Values keep their types: a missing one does not turn integers into floats.
+    frame = pandas.DataFrame(rows, columns=list(dict.fromkeys(columns)) or None, dtype=object)
+    return frame.rename(columns=lambda name: name.replace("_", " "))
 
 
 def _report_data(
@@ -71,10 +73,6 @@ def _report_data(
     """Write the tables and figures of the groups of one data set; return what a page shows."""
     tested = [group for group in groups if group.tested]
     models = {group.name: predictions.read_predictions(group.tested) for group in tested}
-    calibrated = {}
-    for group in tested:
-        temperatures = [trial.content["temperature"] for trial in group.tested]
-        calibrated[group.name] = predictions.calibrate(models[group.name], temperatures)
     tables = _sweep_tables(groups)
     if tested:
         tables |= _metrics(models)
@@ -85,49 +83,45 @@ def _report_data(
             mistakes.insert(0, "text", mistakes["id"].map(read_texts(group.tested[0])))
         tables[f"{group.name}-mistakes"] = mistakes
     output.mkdir(parents=True, exist_ok=True)
-    drawn = {name: output / f"{name}.png" for g in groups for name in _draw_choice(g, output)}
+    drawn = [path for group in groups for path in _draw_choice(group, output)]
     if tested:
-        drawn |= _draw_test(models, calibrated, output, prefix)
+        drawn += _draw_test(models, output, prefix)
     for name, frame in tables.items():
         start = prefix if name in SHARED else ""
         write_csv(output / f"{start}{name}.csv", list(frame), frame.values.tolist())
     return {
         "groups": groups,
         "tables": tables,
-        "drawn": drawn,
+        "drawn": {path.stem: path for path in drawn},
+        "prefix": prefix,
         "data": findings.data_in_words(groups),
         "lead": findings.lead(groups, tables),
     }
 
 
 def _sweep_tables(groups: Sequence[Group]) -> dict[str, pandas.DataFrame]:
-    """Return all trials, and those along each axis of a sweep: name -> table."""
-    axes = dict.fromkeys([*FIELDS, *itertools.chain(*(group.axes for group in groups))])
-    setting = [axis.replace("_", " ") for axis in axes]
-    columns = ["name", "stage", *setting, "seed", "best epoch", "epochs", *SCORES]
+    """Return all trials, and the trials along each axis of a sweep: name -> table."""
+    axes = itertools.chain(*(group.trials[0].axes for group in groups))
+    columns = ["name", "stage", *axes, "seed", "best_epoch", "epochs", *SCORES]
     rows = [_row(group, trial) for group in groups for trial in group.trials]
-    tables = {"runs": _table(rows, columns=list(dict.fromkeys(columns)))}
+    tables = {"runs": _table(rows, columns)}
     for group in groups:
-        for axis in group.axes:
-            rows = [_row(group, trial) for trial in group.along(axis).values()]
-            if len(rows) > 1:
-                heads = [axis.replace("_", " "), *BEST]
-                tables[f"{group.name}-{axis}"] = _table(rows, columns=heads)
+        for axis, trials in group.choices.items():
+            rows = [_row(group, trial) for trial in trials.values()]
+            tables[f"{group.name}-{axis}"] = _table(rows, [axis, *BEST])
     return tables
 
 
 def _row(group: Group, trial: Trial) -> dict[str, Any]:
-    """Return everything that a table may show about a trial."""
-    known = flatten(trial.config) | trial.row  # another sweep's axis is a setting of this one
-    row = {name.replace("_", " "): value for name, value in known.items()}
+    """Return everything that a table may show of a trial."""
+    row = flatten(trial.config) | trial.row  # another sweep's axis is a setting of this one
     row["name"] = group.name
     for metric in ("loss", "accuracy"):
-        row[f"validation {metric}"] = known[f"val_{metric}"]
-    seconds = known["train_seconds"]
-    row["training s"] = seconds
-    row["epoch s"] = None if seconds is None else seconds / trial.content["epochs"]
-    if reason := known["reason"]:
-        where = "" if "at step" in reason else f" at step {known['step']}"
+        row[f"validation_{metric}"] = row[f"val_{metric}"]
+    seconds = row["training_s"] = row["train_seconds"]
+    row["epoch_s"] = None if seconds is None else seconds / trial.content["epochs"]
+    if reason := row["reason"]:
+        where = "" if "at step" in reason else f" at step {row['step']}"
         row["status"] = f"failed{where}: {reason}"
     return row
 
@@ -135,17 +129,17 @@ def _row(group: Group, trial: Trial) -> dict[str, Any]:
 def _over_seeds(group: Group) -> dict[str, Any]:
     """Return one model's row: means over the seeds, sample standard deviation."""
     results = [trial.content for trial in group.tested]
-    accuracies = [result["test"]["accuracy"] for result in results]
+    accuracies = group.test_scores("accuracy")
     return {
         "name": group.name,
-        "model": results[0]["model"],
+        "model": group.model,
         "seeds": len(results),
-        "test accuracy": group.mean_test("accuracy"),
+        "test_accuracy": statistics.mean(accuracies),
         "± sd": statistics.stdev(accuracies) if len(results) > 1 else None,
-        "test loss": group.mean_test("loss"),
-        "validation accuracy": group.validation["accuracy"],
+        "test_loss": statistics.mean(group.test_scores("loss")),
+        "validation_accuracy": group.validation["accuracy"],
         "parameters": results[0]["parameters"],
-        "training s": statistics.mean(result["train_seconds"] for result in results),
+        "training_s": statistics.mean(result["train_seconds"] for result in results),
         "hardware": hardware(group.tested[0]),
     }
 
@@ -160,30 +154,24 @@ def _metrics(models: Mapping[str, Predictions]) -> dict[str, pandas.DataFrame]:
         for label, scores in measured.pop("classes").items():
             examples = round(scores["examples"])
             classes.append({"name": name, "class": label, **scores, "examples": examples})
-        if len(model.probabilities) > 1:  # this mean has a ± sd, and needs no second interval
-            del measured["low (95 %)"], measured["high (95 %)"]
         metrics.append({"name": name, **measured})
     remarks: dict[str, str] = {}
     for (first, one), (second, other) in itertools.combinations(models.items(), 2):
         if one.order != other.order:
             terminal.warn(f"{first} and {second} have the test set in other orders: not compared")
-            continue
-        if np.array_equal(one.predicted[0], other.predicted[0]):
+        elif np.array_equal(one.predicted[0], other.predicted[0]):
             seeds = len(one.probabilities) + len(other.probabilities)
             whose = "first seed: " if seeds > 2 else ""
             remarks.setdefault(second, f"{whose}same predictions as {first}")
-            continue
-        correct = [model.predicted[0] == model.labels for model in (one, other)]
-        found = zip(PAIRS, mcnemar(correct[0], correct[1]), strict=True)
-        pairs.append({"first": first, "second": second, **dict(found)})
+        else:
+            correct = [model.predicted[0] == model.labels for model in (one, other)]
+            only_first, only_second, p = mcnemar(correct[0], correct[1])
+            pair = {"first": first, "second": second, "only the first correct": only_first}
+            pairs.append(pair | {"only the second correct": only_second, "p": p})
     for row in metrics if remarks else ():
         row["remark"] = remarks.get(row["name"])
     tables = {"metrics": metrics, "classes": classes, "mcnemar": pairs}
-    return {
-        name: _table(rows).rename(columns=lambda c: c.replace("_", " ")).replace({np.nan: None})
-        for name, rows in tables.items()
-        if rows
-    }
+    return {name: _table(rows) for name, rows in tables.items() if rows}
 
 
 def _turn(frame: pandas.DataFrame) -> pandas.DataFrame:
@@ -192,44 +180,42 @@ def _turn(frame: pandas.DataFrame) -> pandas.DataFrame:
     return pandas.DataFrame(texts[1:], columns=texts[0])
 
 
-def _draw_choice(group: Group, output: Path) -> list[str]:
-    """Draw how a sweep chose its setting, and its seeds; return the figures' names."""
-    names = []
-    for axis in group.axes:
-        trials = group.along(axis)
-        if len(trials) < 2:  # nothing to choose from
-            continue
+def _draw_choice(group: Group, output: Path) -> list[Path]:
+    """Draw how a sweep chose its setting, and its seeds; return the figures."""
+    drawn = []
+
+    def path(name: str) -> Path:
+        drawn.append(output / f"{group.name}-{name}.png")
+        return drawn[-1]
+
+    by = Ranking.of(group.trials[0].config)
+    for axis, trials in group.choices.items():
         runs = {words: trial.metrics for words, trial in trials.items()}
         first = next(iter(trials.values()))
         title = f"all at {in_words({a: v for a, v in first.setting.items() if a != axis})}"
         winner = plan.best_finished(list(trials.values()))
         chosen = in_words({axis: winner.setting[axis]}) if winner else ""
-        name = f"{group.name}-{axis}"
-        by = Ranking.of(first.config)
         if any(line["split"] == "val" for records in runs.values() for line in records):
-            names.append(name)
-            figures.overlay(runs, chosen, output / f"{name}.png", title, by)
-        names.append(f"{name}-runs")
-        figures.curves(runs, output / f"{names[-1]}.png", title, by)
+            figures.overlay(runs, chosen, path(axis), title, by)
+        figures.curves(runs, path(f"{axis}-runs"), title, by)
     if group.tested:
-        names.append(f"{group.name}-seeds")
         runs = {f"seed {trial.config.seed}": trial.metrics for trial in group.tested}
-        first = group.tested[0]
-        title = in_words(first.setting)
-        figures.curves(runs, output / f"{names[-1]}.png", title, Ranking.of(first.config))
+        figures.curves(runs, path("seeds"), in_words(group.tested[0].setting), by)
     if group.stages:
-        names.append(f"{group.name}-grid")
-        _draw_grid(group, output / f"{names[-1]}.png")
-    return names
+        _draw_grid(group, path("grid"))
+    return drawn
 
 
 def _draw_grid(group: Group, path: Path) -> None:
     """Draw the validation accuracy of every setting: batch sizes in columns, the rest in rows."""
+
+    def place(trial: Trial) -> tuple[str, str]:
+        others = {axis: value for axis, value in trial.setting.items() if axis != "batch_size"}
+        row = " ".join(plan.format_value(axis, value) for axis, value in others.items())
+        return row, f"batch {trial.config.batch_size}"
+
     cells = {}
-    winner = None
     for trial in itertools.chain(*group.stages.values()):
-        others = [in_words({a: v}) for a, v in trial.setting.items() if a != "batch_size"]
-        place = " ".join(words.split()[-1] for words in others), f"batch {trial.config.batch_size}"
         text = "not run" if trial.status == "open" else trial.status
         accuracy = np.nan
         if trial.status == "finished":
@@ -237,30 +223,24 @@ def _draw_grid(group: Group, path: Path) -> None:
             text = f"{accuracy:.4f}"
             if findings.at_chance(trial):
                 text += "\nat chance"
-        cells[place] = text, accuracy
-        if group.best is not None and trial.directory == group.best.directory:
-            winner = place
-    figures.heat_map(cells, winner, path)
+        cells[place(trial)] = text, accuracy
+    best = group.best
+    figures.heat_map(cells, place(best) if best else None, path)
 
 
-def _draw_test(
-    models: Mapping[str, Predictions],
-    calibrated: Mapping[str, Predictions],
-    output: Path,
-    prefix: str,
-) -> dict[str, Path]:
-    """Draw the results on the test set; return the figures by name."""
-    drawn = {name: output / f"{prefix}{name}.png" for name in ("confusion", "calibration")}
+def _draw_test(models: Mapping[str, Predictions], output: Path, prefix: str) -> list[Path]:
+    """Draw the results on the test set; return the figures."""
+    drawn = [output / f"{prefix}{name}.png" for name in ("confusion", "calibration")]
     classes = next(iter(models.values())).classes
     confusions = {name: predictions.confusion(model) for name, model in models.items()}
-    figures.confusions(confusions, classes, drawn["confusion"])
+    figures.confusions(confusions, classes, drawn[0])
     if len(classes) == 2:
         labels = f"p({classes[1]}) of the model", f"share of {classes[1]} reviews"
     else:
         labels = "probability of the predicted class", "share of correct predictions"
     curves = {
-        name: [predictions.calibration(model), predictions.calibration(calibrated[name])]
+        name: [predictions.calibration(made) for made in (model, predictions.calibrate(model))]
         for name, model in models.items()
     }
-    figures.calibration(curves, labels, drawn["calibration"])
+    figures.calibration(curves, labels, drawn[1])
     return drawn

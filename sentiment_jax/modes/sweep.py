@@ -1,7 +1,7 @@
 """`--mode=sweep`: trains trials, chooses by validation, retrains and tests the winner.
 
-Each trial's directory, with its lock and its result.json, is the whole state: any number of
-processes may work on one sweep, and a killed one continues from there.
+The trials' directories, with their locks and results, are the whole state: any number of processes
+may work on one sweep, and a sweep that was killed goes on from there.
 """
 
 import contextlib
@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,21 +33,15 @@ from sentiment_jax.storage.files import checksums, write_csv, write_json
 from sentiment_jax.storage.metrics_log import read_metrics
 from sentiment_jax.storage.run_directory import SWEEP_FILE, RunDirectory, prepare_workdir
 from sentiment_jax.sweeps import plan
-from sentiment_jax.sweeps.plan import FINAL, Sweep, Trial, find_run, format_value
-from sentiment_jax.training.checks import (
-    check_batch_sizes,
-    check_reviews,
-    check_source_settings,
-    check_sources,
-    resolve,
-)
+from sentiment_jax.sweeps.plan import FINAL, Sweep, Trial, find_run, format_value, in_words
+from sentiment_jax.training import checks
 from sentiment_jax.training.cross_validation import draw_folds
 from sentiment_jax.training.experiment import Experiment
 from sentiment_jax.training.signals import Stop
 from sentiment_jax.training.tasks.classification import CLASSIFICATION, with_classes
 from sentiment_jax.training.trained_model import make_classifier
 
-WORKER = "SENTIMENT_JAX_WORKER"  # an environment variable of the processes that a sweep starts
+WORKER = "SENTIMENT_JAX_WORKER"  # an environment variable, set in the workers of a sweep
 POLL_SECONDS = 2.0  # between two looks at trials that other processes train
 
 
@@ -78,17 +72,17 @@ def sweep(
     prepare_workdir(directory)
     if workers > 1:  # by default each process takes three quarters of a GPU's memory
         os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", f"{0.9 / workers:.2f}")
-    config = resolve(recipe)
-    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
-    cores_by_worker = [cores[worker::workers] for worker in range(workers)]
-    _use_cores(cores_by_worker[0])
+    config = checks.resolve(recipe)
+    all_cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+    cores = [all_cores[worker::workers] for worker in range(workers)]
+    _use_cores(cores[0])
     planned, experiment = _join(plan.plan_sweep(directory, config, axes, overridden))
     progress = SweepProgress(planned)
     with contextlib.ExitStack() as stack:
         stop = stack.enter_context(Stop(stop_after))
         if os.environ.pop(WORKER, ""):
             launch.when_parent_ends(lambda: os.kill(os.getpid(), signal.SIGTERM))
-        stack.enter_context(_start_workers(cores_by_worker, directory, stop))
+        stack.enter_context(_start_workers(cores, directory, stop))
         for trials in planned.stages():
             while progress.update(trials):
                 trained = False
@@ -97,28 +91,28 @@ def sweep(
                     progress.update(trials)
                 if not trained:
                     time.sleep(POLL_SECONDS)
-    _conclude(planned, trials)
+    _conclude(planned)
 
 
 def _join(new: Sweep) -> tuple[Sweep, Experiment]:
     """Write sweep.json, or check that the one there is the same; return it and read the reviews."""
-    samples = list(new.samples())
-    for sample in samples:
-        check_batch_sizes(sample)
-    exists = (new.directory / SWEEP_FILE).exists()
-    if exists:
+    begun = (new.directory / SWEEP_FILE).exists()
+    for sample in new.samples():
+        checks.check_batch_sizes(sample)
+        if not begun:  # of a sweep that goes on, the sources may be gone
+            checks.check_source_settings(sample)
+    if begun:
         plan.read_sweep(new.directory).check_same(new)
     elif RunDirectory(new.directory).config.exists():
         raise InputError(f"{new.directory} holds a run: choose another --workdir for a sweep")
     else:
-        for sample in samples:
-            check_source_settings(sample)
-        check_sources(new.config)
+        checks.check_sources(new.config)
     experiment = CLASSIFICATION.prepare(new.config)
     fewest = [len(kept) for kept, _ in draw_folds(experiment)]
-    check_reviews(max(new.axes["batch_size"]), min([len(experiment.encoded["train"]), *fewest]))
+    fewest.append(len(experiment.encoded["train"]))
+    checks.check_reviews(max(new.axes["batch_size"]), min(fewest))
     data_hash = experiment.statistics["data_hash"]
-    if not exists:
+    if not begun:
         dataclasses.replace(new, data_hash=data_hash, command=run_directory.command_line()).write()
     planned = plan.read_sweep(new.directory)
     if planned.data_hash != data_hash:
@@ -137,9 +131,9 @@ def _train_if_free(trial: Trial, first: Experiment, own: Config, stop: Stop) -> 
     """
 
     def prepare(config: Config, tokenizer: Tokenizer | None = None) -> Experiment:
-        same = tokenizer is None or tokenizer_hash(tokenizer) == tokenizer_hash(first.tokenizer)
         config = with_classes(config, first.reviews["train"])
-        if not same or config.data != first.config.data:
+        other = tokenizer and tokenizer_hash(tokenizer) != tokenizer_hash(first.tokenizer)
+        if other or config.data != first.config.data:
             return CLASSIFICATION.prepare(config, tokenizer)
         return dataclasses.replace(first, **vars(make_classifier(config, first.tokenizer)))
 
@@ -175,7 +169,7 @@ def _train_if_free(trial: Trial, first: Experiment, own: Config, stop: Stop) -> 
 
 
 def _use_cores(cores: Collection[int]) -> None:
-    """Keep this thread, and what it starts from now on, on some cores, if any are given.
+    """Keep this thread, and the processes that it starts, on some cores, if any are given.
 
     Two small models side by side, one core each, train far faster than one after the other on both.
     """
@@ -184,16 +178,14 @@ def _use_cores(cores: Collection[int]) -> None:
 
 
 @contextlib.contextmanager
-def _start_workers(
-    cores_by_worker: Sequence[Collection[int]], directory: Path, stop: Stop
-) -> Iterator[None]:
-    """Meanwhile run the same command for the other workers, with their output in log files."""
+def _start_workers(cores: Sequence[Collection[int]], directory: Path, stop: Stop) -> Iterator[None]:
+    """Run this command in the other workers meanwhile, each on its cores, and log their output."""
     command = [sys.executable, "-m", "sentiment_jax.main", *sys.argv[1:], "--workers=1"]
     processes: dict[Path, subprocess.Popen] = {}
     try:
-        for number, cores in enumerate(cores_by_worker[1:], start=2):
+        for number, own in enumerate(cores[1:], start=2):
             log_path = directory / f"worker-{number}.log"
-            _use_cores(cores)  # which the worker inherits
+            _use_cores(own)  # which the worker inherits
             with log_path.open("a", encoding="utf-8") as log:
                 # A session of their own: Ctrl-C reaches this process alone, which passes it on.
                 processes[log_path] = subprocess.Popen(
@@ -204,7 +196,7 @@ def _start_workers(
                     stderr=log,
                     start_new_session=True,
                 )
-        _use_cores(cores_by_worker[0])
+        _use_cores(cores[0])
         yield
         while any(p.poll() is None for p in processes.values()) and not stop.requested:
             time.sleep(0.1)
@@ -217,18 +209,20 @@ def _start_workers(
 
 
 class SweepProgress:
-    """Prints a line for every trial that ends, whichever process trained it, and the time left."""
+    """Prints a line for each trial that ends, whichever process trained it, with the time left."""
 
     def __init__(self, sweep: Sweep):
         """Print the plan, and how many trials have ended."""
-        axes = "; ".join(
-            f"{axis} {', '.join(map(format_value, values))}" for axis, values in sweep.axes.items()
-        )
+        self._sweep = sweep
         self._total = sweep.count_trials()
         trials = itertools.chain(*sweep.stages())
         self._ended = {trial.directory for trial in trials if trial.status != "open"}
         self._ended_before = len(self._ended)
         self._start = time.monotonic()
+        axes = "; ".join(
+            f"{axis} {', '.join(format_value(axis, value) for value in values)}"
+            for axis, values in sweep.axes.items()
+        )
         print(
             f"{'sweep':8} {sweep.directory}: {sweep.procedure} of {axes}\n"
             f"{'':8} the best by validation again with {_seeds(sweep)}\n"
@@ -236,25 +230,21 @@ class SweepProgress:
             flush=True,
         )
 
-    def update(self, trials: Sequence[Trial]) -> int:
-        """Print a line for each trial of a stage that has newly ended; return how many are open."""
-        count_open = 0
+    def update(self, trials: Sequence[Trial]) -> bool:
+        """Print a line for each trial of a stage that has newly ended; return if any is open."""
         for trial in trials:
-            if trial.directory in self._ended:
-                continue
-            if trial.refresh().status == "open":
-                count_open += 1
+            if trial.directory in self._ended or trial.refresh().status == "open":
                 continue
             self._ended.add(trial.directory)
             ended = len(self._ended)
-            line = f"{ended:>3}/{self._total}  {trial.stage:13} {trial.label}: "
-            line += _describe(trial.row)
+            setting = in_words({name: trial.row[name] for name in self._sweep.columns})
+            line = f"{ended:>3}/{self._total}  {trial.stage:13} {setting}: {_describe(trial.row)}"
             if ended < self._total:
                 elapsed = time.monotonic() - self._start
                 left = elapsed / (ended - self._ended_before) * (self._total - ended)
                 line += f"  ETA {tqdm.format_interval(left)}"
             print(line, flush=True)
-        return count_open
+        return any(trial.status == "open" for trial in trials)
 
 
 def _seeds(sweep: Sweep) -> str:
@@ -264,7 +254,7 @@ def _seeds(sweep: Sweep) -> str:
     return text
 
 
-def _describe(row: dict[str, Any]) -> str:
+def _describe(row: Mapping[str, Any]) -> str:
     if row["reason"] is not None:
         return f"FAILED: {row['reason']}"
     scores = f"validation accuracy {row['val_accuracy']:.4f} loss {row['val_loss']:.4f}"
@@ -272,43 +262,41 @@ def _describe(row: dict[str, Any]) -> str:
     return f"{scores} (epoch {row['best_epoch']}){tested}, {row['train_seconds']:,.0f} s"
 
 
-def _conclude(sweep: Sweep, trials: Sequence[Trial]) -> None:
-    """Write table.csv and print the result of the last stage's trials; RunError if no winner."""
-    rows = [trial.row for trials in sweep.stages() for trial in trials]
+def _conclude(sweep: Sweep) -> None:
+    """Write table.csv and print the result of the last stage; RunError if there is no winner."""
+    *_, trials = stages = list(sweep.stages())
+    rows = [trial.row for trial in itertools.chain(*stages)]
     for row in rows:
         if row["reason"]:
             row["status"] = f"failed at step {row['step']}"
             print(f"{'failed':8} {row['run']}: {row['reason']}")
-    columns = ["stage", *sweep.axes, *(["split_seed"] if sweep.split_seeds else []), "seed"]
-    columns += ["status", "best_epoch", "val_loss", "val_accuracy"]
+    columns = ["stage", *sweep.columns, "status", "best_epoch", "val_loss", "val_accuracy"]
     columns += ["test_loss", "test_accuracy", "reason", "run"]  # no times, which differ
     table = ([row[column] for column in columns] for row in rows)
     write_csv(sweep.directory / "table.csv", columns, table)
-    finished = [trial.content for trial in trials if trial.refresh().status == "finished"]
-    if trials[0].stage != FINAL or len(finished) < len(trials):
+    results = [trial.content for trial in trials if trial.status == "finished"]
+    if trials[0].stage != FINAL or len(results) < len(trials):
         raise RunError(
-            f"{len(finished)} of the {len(trials)} trials of the {trials[0].stage} stage finished: "
+            f"{len(results)} of the {len(trials)} trials of the {trials[0].stage} stage finished: "
             f"see {sweep.directory}/table.csv; delete failed.json of a trial to try it again"
         )
-    linear = {}  # by split: it has no seed
-    for trial in trials:
-        if "linear_baseline" in trial.content:
-            linear[trial.config.data.split_seed] = trial.content["linear_baseline"]
-    baseline = ""
+    print(f"{'best':8} {in_words(trials[0].setting)}")
+    seeds = f"(mean and standard deviation over {_seeds(sweep)})"
+    print(f"{'test':8} accuracy {_mean_test_accuracy(results)} {seeds}")
+    linear = {  # one for each split: it has no seed
+        trial.config.data.split_seed: trial.content["linear_baseline"]
+        for trial in trials
+        if "linear_baseline" in trial.content
+    }
     if sweep.split_seeds and len(linear) == len(sweep.split_seeds):
-        baseline = f"{'':8} the linear baseline {_mean_test_accuracy([*linear.values()])}\n"
+        print(f"{'':8} the linear baseline {_mean_test_accuracy(linear.values())}")
+    winner = f"{find_run(sweep.directory)}, its best seed by validation"
+    print(f"{'winner':8} {winner}: other modes take --workdir={sweep.directory} for it")
     report = "" if sweep.split_seeds else "; --mode=report makes tables, plots and a page"
-    print(
-        f"{'best':8} {trials[0].described_setting}\n"
-        f"{'test':8} accuracy {_mean_test_accuracy(finished)} "
-        f"(mean and standard deviation over {_seeds(sweep)})\n{baseline}"
-        f"{'winner':8} {find_run(sweep.directory)}, its best seed by validation: other modes take "
-        f"--workdir={sweep.directory} for it\n"
-        f"{'files':8} {sweep.directory}/table.csv{report}"
-    )
+    print(f"{'files':8} {sweep.directory}/table.csv{report}")
 
 
-def _mean_test_accuracy(results: Sequence[Mapping[str, Any]]) -> str:
+def _mean_test_accuracy(results: Iterable[Mapping[str, Any]]) -> str:
     accuracies = [result["test"]["accuracy"] for result in results]
     deviation = f" ± {statistics.stdev(accuracies):.4f}" if len(accuracies) > 1 else ""
     return f"{statistics.mean(accuracies):.4f}{deviation}"

@@ -9,8 +9,9 @@ from ml_collections import ConfigDict
 
 from sentiment_jax.analysis import figures
 from sentiment_jax.config.schema import Config
+from sentiment_jax.data.encoding import unknown_shares
 from sentiment_jax.data.labels import decide
-from sentiment_jax.modes.predict import print_predictions, unknown_shares
+from sentiment_jax.modes.predict import print_predictions
 from sentiment_jax.runtime import processes, terminal
 from sentiment_jax.storage.files import write_json
 from sentiment_jax.storage.metrics_log import read_metrics

@@ -16,10 +16,7 @@ from sentiment_jax.runtime import processes, startup, terminal
 
 @functools.cache
 def find_devices() -> list[Any]:
-    """Start JAX and return its devices, with one line for what JAX logs about a GPU.
-
-    InputError: JAX_PLATFORMS asks for a device that is not there, or a GPU that is there fails.
-    """
+    """Start JAX and return its devices, with one line for its log; InputError if there is none."""
     asked = jax.config.jax_platforms  # type: ignore[attr-defined]
     log = logging.handlers.BufferingHandler(100)
     logging.root.addHandler(log)  # without a handler, a traceback goes to stderr
@@ -66,10 +63,8 @@ def place(tree: Any, mesh: Mesh) -> Any:
 
 def abstract(tree: Any, mesh: Mesh | AbstractMesh) -> Any:
     """Return shapes, dtypes and shardings of a tree: the target of a restore."""
-    where = replicated(mesh)
-    return jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where), tree
-    )
+    struct = functools.partial(jax.ShapeDtypeStruct, sharding=replicated(mesh))
+    return jax.tree.map(lambda leaf: struct(leaf.shape, leaf.dtype), tree)
 
 
 def put_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
@@ -91,12 +86,11 @@ def fetch(array: jax.Array) -> np.ndarray:
 
 def check_batch_size(name: str, batch_size: int, parts: int = 1) -> None:
     """Raise an InputError with the nearest sizes that work, if devices cannot share each part."""
-    count = len(find_devices())
-    unit = count * parts
+    unit = len(find_devices()) * parts
     below = batch_size - batch_size % unit
     if below == batch_size:
         return
-    shared = f"{count} devices"
+    shared = f"{unit // parts} devices"
     if processes.count() > 1:
         shared += f" of {processes.count()} processes"
     if parts > 1:
@@ -114,6 +108,6 @@ _any = jax.jit(jnp.any)  # of a whole array gives a copy on every device
 
 
 def any_of(flag: bool) -> Any:
-    """Return whether the flag is set in any process, as an array: reading it is what waits."""
+    """Return whether the flag is set in any process, as an array: only reading it waits."""
     mesh = data_mesh()
     return _any(put_batch({"flag": np.full(mesh.size, flag)}, mesh)["flag"])

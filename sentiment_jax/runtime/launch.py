@@ -81,10 +81,7 @@ def _ask_slurm() -> ProcessGroup:
 
 
 def bind_address(group: ProcessGroup) -> str:
-    """Return the address that process 0 listens on: the coordinator's own, not every network's.
-
-    InputError: there is no such host or, in process 0, the address is in use.
-    """
+    """Return the coordinator's own address, to listen on; InputError if process 0 cannot."""
     asked = os.environ.get("JAX_COORDINATOR_BIND_ADDRESS") or group.coordinator
     host, _, port = asked.rpartition(":")
     try:
@@ -121,8 +118,9 @@ def connect(group: ProcessGroup, lost_after: int) -> None:
             coordinator_bind_address=listen,
         )
     except Exception as error:  # XLA's own types, by version
-        reason = f"is the port free? ({str(error).strip().splitlines()[0]})"
-        raise RunError(f"cannot join the processes at {group.coordinator}, {reason}") from error
+        reason = str(error).strip().splitlines()[0]
+        problem = f"cannot join the processes at {group.coordinator}, is the port free?"
+        raise RunError(f"{problem} ({reason})") from error
     processes.initialize(group.index, group.count, lost_after)
     if not processes.is_main():
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115
@@ -150,7 +148,7 @@ def run_child(group: ProcessGroup, lost_after: int) -> int:
         process_group=0,  # a terminal's Ctrl-C comes to the child once, from here
     ) as child:
         os.close(stderr)
-        for number in ASKS_TO_END:  # what was ignored before is ignored by the child
+        for number in ASKS_TO_END:  # the child still ignores signals that were ignored before
             signal.signal(number, lambda number, frame: child.send_signal(number))
         for line in child.stderr or ():
             if re.match(r"[IWEF]\d{4} ", line):  # a record's first line; JAX's run over several
@@ -168,9 +166,9 @@ def run_child(group: ProcessGroup, lost_after: int) -> int:
     elif -code in ASKS_TO_END:
         return 128 - code
     else:
-        reason = f"was ended from outside or crashed ({signal.strsignal(-code)}); {RESUME}"
-        message = f"process {group.index} of the run {reason}"
         sys.stderr.write(report)
+        ended = f"was ended from outside or crashed ({signal.strsignal(-code)})"
+        message = f"process {group.index} of the run {ended}; {RESUME}"
     if os.isatty(2):
         sys.stderr.write("\n")  # the line of the progress bar has not ended
     print(f"error: {message}", file=sys.stderr)
@@ -198,7 +196,7 @@ def follow_parent() -> bool:
 
 
 def describe_loss(report: str, group: ProcessGroup, lost_after: int) -> str:
-    """Return one line for what JAX's client writes before it aborts a process."""
+    """Return one line for the report of JAX's client before it aborts a process."""
     if "RegisterTask" in report:
         return f"not all {group.count} processes came to {group.coordinator} in {JOIN_SECONDS} s"
     lost = {"0"} if "leader task" in report else set()

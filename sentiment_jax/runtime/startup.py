@@ -9,29 +9,25 @@ import os
 import pkgutil
 import sys
 import tempfile
-import time
 import warnings
 from pathlib import Path
 from typing import Any
 
-from sentiment_jax.runtime import terminal
+from sentiment_jax.runtime import launch, terminal
 
 # Huge pages; one heap for all threads, which keeps freed blocks below 128 MiB.
 TUNABLES = (
     f"glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold={2**27}:"
     f"glibc.malloc.trim_threshold={2**33}:glibc.malloc.arena_max=1"
 )
-UNFINISHED = 60  # seconds in which another process may still be writing a compiled program
 
 
-def start(config: Any, group: Any = None, lost_after: int = 60) -> None:
-    """Start JAX as a run of `config` wants it; join the other processes of a launch.ProcessGroup.
+def start(config: Any, group: launch.ProcessGroup | None = None, lost_after: int = 60) -> None:
+    """Start JAX as a run of `config` wants it; join the other processes of a group.
 
     If this Python has used JAX already, its devices and flags stay as they are.
     """
     import absl.logging
-
-    from sentiment_jax.runtime import launch
 
     # A user can act on nothing that Orbax, TFDS and transformers log.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
@@ -123,25 +119,8 @@ def use_compilation_cache() -> None:
     if cache and not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
         jax.config.update("jax_compilation_cache_dir", str(cache / "xla"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
-    show = warnings.showwarning
-
-    def repair(message: Warning | str, *details: Any) -> None:
-        # JAX never replaces an entry that it can't read, and warns of it in every run.
-        text = str(message)
-        if "persistent compilation cache entry" not in text:
-            return show(message, *details)
-        folder = Path(jax.config.jax_compilation_cache_dir)  # type: ignore[attr-defined]
-        damaged = text.startswith("Error writing")
-        for entry in folder.glob(text.split("'")[1] + "-*"):
-            with contextlib.suppress(OSError):
-                if time.time() - entry.stat().st_mtime > UNFINISHED:
-                    damaged = True
-                    entry.unlink()
-        if damaged:
-            problem = f"{folder} is damaged, or can't be written"
-            terminal.warn_once(f"{problem}: programs are compiled anew")
-
-    warnings.showwarning = repair  # type: ignore[assignment]
+    # JAX never replaces an entry that it can't read: it compiles, and warns, in every run.
+    warnings.filterwarnings("ignore", "Error (read|writ)ing persistent compilation cache entry")
 
 
 def find_cache() -> Path | None:
@@ -156,6 +135,6 @@ def find_cache() -> Path | None:
         tempfile.TemporaryFile(dir=folder / "xla").close()
         return folder
     except OSError as error:
-        problem = f"cannot write to {root} ({error.strerror}): nothing is cached"
-        terminal.warn_once(f"{problem}; set XDG_CACHE_HOME to a folder of yours")
+        remedy = "nothing is cached; set XDG_CACHE_HOME to a folder of yours"
+        terminal.warn_once(f"cannot write to {root} ({error.strerror}): {remedy}")
         return None

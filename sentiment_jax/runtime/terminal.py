@@ -11,19 +11,19 @@ from typing import Any
 
 from sentiment_jax.runtime import processes
 
-# Control characters (ESC begins a terminal's commands), those that turn the direction of text, and
-# halves of characters, which no file can hold.
+# Control characters (ESC begins a terminal's commands), characters that turn the direction of text,
+# and halves of characters, which no file can hold.
 UNSEEN = "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
 OURS = r"\A(\r|\x1b\[A)"  # how progress bars begin
 
 
 def visible(text: str, but: str = r"\Z") -> str:
-    """Escape what a terminal or page obeys instead of showing it, except what `but` matches."""
+    """Escape characters that a terminal or page obeys, except where `but` matches."""
     return re.sub(f"(?!{but}){UNSEEN}", lambda found: ascii(found[0])[1:-1], text)
 
 
 class Unbreakable:
-    """A text stream whose reader may go away: what can't be written is dropped, nothing raised."""
+    """A text stream whose reader may go away: unwritable text is dropped, nothing is raised."""
 
     def __init__(self, stream: Any):
         self._stream = stream
@@ -44,7 +44,7 @@ class Unbreakable:
         try:
             function(*arguments)
         except (OSError, ValueError) as error:
-            null = os.open(os.devnull, os.O_WRONLY)  # for what is still buffered, too
+            null = os.open(os.devnull, os.O_WRONLY)  # takes the buffered text as well
             os.dup2(null, self._stream.fileno())
             os.close(null)
             if self.strict and not isinstance(error, BrokenPipeError):
@@ -70,7 +70,7 @@ def warn(text: str) -> None:
         tqdm.write(f"warning: {text}", file=sys.stderr)
 
 
-warn_once = functools.cache(warn)  # for what is met again and again, as by a sweep's trials
+warn_once = functools.cache(warn)  # for messages that a sweep's trials would repeat
 
 
 def progress_bar(
@@ -79,7 +79,7 @@ def progress_bar(
     """Return a progress bar with ETA on stderr; a line every half minute if that is no terminal.
 
     A terminal sees its clock go on whatever the program waits for: a compilation, a slow step. With
-    a total of None, for what can't be counted, there is that clock alone.
+    a total of None, for work that can't be counted, there is that clock alone.
     """
     from tqdm import tqdm
 
@@ -89,9 +89,8 @@ def progress_bar(
         style = {"dynamic_ncols": True, "mininterval": 0.2}
     if total is None:
         style["bar_format"] = "{desc} {elapsed}"
-    shown = {"total": total, "initial": initial, "desc": description, "unit": unit}
-    hidden = not processes.is_main() or (total is None and not seen)
-    bar = tqdm(**shown, **style, leave=False, disable=hidden)
+    style["disable"] = not processes.is_main() or (total is None and not seen)
+    bar = tqdm(total=total, initial=initial, desc=description, unit=unit, leave=False, **style)
     if seen:
         threading.Thread(target=_keep_moving, args=(bar,), daemon=True).start()
     return bar

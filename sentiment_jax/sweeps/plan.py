@@ -1,4 +1,4 @@
-"""A sweep and its trials: which trials there are, and how far they are, read from a directory.
+"""A sweep and its trials: which there are, and the outcome of each, read from its directory.
 
 There are two procedures. `grid` tries every combination. `stages` is the study's: it chooses the
 optimizer, then the batch size, then the learning rate, and starts each stage from the best trial so
@@ -34,22 +34,38 @@ FIELDS = {  # the axes of every sweep; further axes are named like their setting
 Setting = dict[str, Any]  # axis -> value
 
 
-def format_value(value: Any) -> str:
+def format_rate(rate: float) -> str:
+    """Return a learning rate in scientific notation: 3e-5, 1e-2, 1e0."""
+    mantissa, _, exponent = f"{rate:.5e}".partition("e")
+    return f"{float(mantissa):g}e{int(exponent)}"
+
+
+def format_value(axis: str, value: Any) -> str:
     """Return a value on an axis as text."""
+    if axis == "learning_rate":
+        return format_rate(value)
     return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def in_words(setting: Mapping[str, Any]) -> str:
+    """Return values of axes in words: adam, batch 16, learning rate 3e-5."""
+    words = []
+    for axis, value in setting.items():
+        name = {"optimizer": "", "batch_size": "batch"}.get(axis, axis.replace("_", " "))
+        words.append(f"{name} {format_value(axis, value)}".strip())
+    return ", ".join(words)
 
 
 @dataclasses.dataclass
 class Trial:
-    """A run of a sweep, or one on its own; its outcome is that of the last `refresh`."""
+    """A run of a sweep, or one on its own, with its outcome at the last `refresh`."""
 
     stage: str  # of the sweep; "run" outside of one
     directory: Path
     config: Config
-    status: str = "open"  # or finished, failed
-    content: dict[str, Any] = dataclasses.field(default_factory=dict)  # of result or failure
     axes: Sequence[str] = tuple(FIELDS)  # of its sweep
-    drawn: bool = False  # its sweep has several splits
+    status: str = "open"  # or finished, failed
+    content: dict[str, Any] = dataclasses.field(default_factory=dict)  # result or failure
 
     def refresh(self) -> "Trial":
         """Read the outcome from the directory; return the trial itself."""
@@ -68,32 +84,16 @@ class Trial:
         return {axis: flat[FIELDS.get(axis, axis)] for axis in self.axes}
 
     @property
-    def described_setting(self) -> str:
-        """The setting as text."""
-        text = "{optimizer}, batch {batch_size}, learning rate {learning_rate:g}"
-        more = [f"{a} {format_value(v)}" for a, v in self.setting.items() if a not in FIELDS]
-        return ", ".join([text.format(**self.setting), *more])
-
-    @property
-    def label(self) -> str:
-        """The setting and seeds as text."""
-        seeds = [f"seed {self.config.seed}"]
-        if self.stage == FINAL and self.drawn:
-            seeds.insert(0, f"split seed {self.config.data.split_seed}")
-        return ", ".join([self.described_setting, *seeds])
-
-    @property
     def row(self) -> dict[str, Any]:
         """The trial's entries in tables; None stands for an unknown one."""
-        row = {"stage": self.stage, **self.setting, "seed": self.config.seed}
-        row["split_seed"] = self.config.data.split_seed
-        row |= {"status": self.status, "run": self.directory.name}
-        for name in ("step", "best_epoch", "epochs", "train_seconds", "reason"):
-            row.setdefault(name, self.content.get(name))
+        results = ("step", "best_epoch", "epochs", "train_seconds", "reason")
+        row = {name: self.content.get(name) for name in results}
         for split in ("val", "test"):
             scores = self.content.get(split, {})
             row |= {f"{split}_{metric}": scores.get(metric) for metric in ("loss", "accuracy")}
-        return row
+        row |= {"stage": self.stage, "status": self.status, "run": self.directory.name}
+        row |= {"seed": self.config.seed, "split_seed": self.config.data.split_seed}
+        return row | self.setting  # an axis "epochs" takes the place of the epochs trained
 
     @functools.cached_property
     def env(self) -> dict[str, Any]:
@@ -103,7 +103,7 @@ class Trial:
 
     @functools.cached_property
     def metrics(self) -> list[dict[str, Any]]:
-        """The lines of metrics.jsonl; none while the trial is open, or if it failed before any."""
+        """The lines of metrics.jsonl; none if the trial is open or failed before the first."""
         if "metrics_sha256" not in self.content:
             return []
         remedy = "put that file back, or make the run again"
@@ -119,41 +119,41 @@ class Sweep:
     procedure: str
     axes: dict[str, tuple]  # optimizer, batch_size, learning_rate, more -> the values to try
     seeds: tuple[int, ...]  # the winner is retrained and tested once with each
-    start: Setting  # of which the first stage varies the optimizer
+    start: Setting  # the first stage varies its optimizer
     optimizer_settings: dict[str, dict[str, Any]]  # optimizer -> settings that come with it
-    config: Config  # resolved; what no axis changes
+    config: Config  # resolved; has every setting that is no axis
     data_hash: str = ""
     command: str = ""  # the command line that began the sweep
-    split_seeds: tuple[int, ...] = ()  # and with each of these splits; empty: the config's
+    split_seeds: tuple[int, ...] = ()  # the winner's splits, with every seed; empty: the config's
+
+    @property
+    def columns(self) -> list[str]:
+        """The entries of a `Trial.row` in which trials differ."""
+        return [*self.axes, *(["split_seed"] if self.split_seeds else []), "seed"]
 
     def write(self) -> None:
         """Write sweep.json."""
         fields = {**vars(self), "config": stored.config_to_json(self.config)}
         write_json(fields.pop("directory") / SWEEP_FILE, {"format": FORMAT, **fields})
 
-    def trial(
-        self, stage: str, setting: Setting, seed: int, split_seed: int | None = None
-    ) -> Trial:
+    def trial(self, stage: str, setting: Setting, seeds: dict[str, int]) -> Trial:
         """Return one trial with its resolved config and present outcome."""
         extra = self.optimizer_settings.get(setting["optimizer"], {})
         changes = {f"optimizer.{name}": value for name, value in extra.items()}
         changes |= {FIELDS.get(axis, axis): setting[axis] for axis in self.axes}
-        changes["seed"] = seed
-        if split_seed is not None:
-            changes["data.split_seed"] = split_seed
-        config = stored.replace_settings(self.config, changes)
+        config = stored.replace_settings(self.config, changes | seeds)
         parent = self.directory / FINAL if stage == FINAL else self.directory
-        path = parent / stored.run_name(config)
-        drawn = bool(self.split_seeds)
-        return Trial(stage, path, config, axes=tuple(self.axes), drawn=drawn).refresh()
+        return Trial(stage, parent / stored.run_name(config), config, tuple(self.axes)).refresh()
 
-    def samples(self) -> Iterator[Config]:
-        """Yield the configs of all combinations, and with each seed that of the start."""
-        for values in itertools.product(*self.axes.values()):
-            setting = dict(zip(self.axes, values, strict=True))
-            yield self.trial("", setting, self.seeds[0]).config
-        for seed in self.seeds:
-            yield self.trial("", self.start, seed).config
+    def _combinations(self) -> list[Setting]:
+        products = itertools.product(*self.axes.values())
+        return [dict(zip(self.axes, values, strict=True)) for values in products]
+
+    def samples(self) -> list[Config]:
+        """Return the config of every combination, and the start's with every seed."""
+        settings = [(setting, self.seeds[0]) for setting in self._combinations()]
+        settings += [(self.start, seed) for seed in self.seeds]
+        return [self.trial("", setting, {"seed": seed}).config for setting, seed in settings]
 
     def count_trials(self) -> int:
         """Return the number of trials; a stage does not repeat the winner of the one before."""
@@ -169,31 +169,27 @@ class Sweep:
         The iterator ends early if a stage has open trials or none that finished.
         """
         if self.procedure == "grid":
-            combinations = itertools.product(*self.axes.values())
-            choices = {"grid": [dict(zip(self.axes, c, strict=True)) for c in combinations]}
+            choices = {"grid": self._combinations()}
         else:
             choices = {a: [{a: value} for value in values] for a, values in self.axes.items()}
         setting = self.start
         for stage, changes in choices.items():
-            trials = [self.trial(stage, setting | change, self.config.seed) for change in changes]
+            trials = [self.trial(stage, setting | change, {}) for change in changes]
             yield trials
             best = best_finished([trial.refresh() for trial in trials])
             if best is None or any(trial.status == "open" for trial in trials):
                 return
             setting = best.setting
-        split_seeds = self.split_seeds or (self.config.data.split_seed,)
-        pairs = itertools.product(split_seeds, self.seeds)
-        yield [self.trial(FINAL, setting, seed, split_seed) for split_seed, seed in pairs]
+        splits = self.split_seeds or (self.config.data.split_seed,)
+        pairs = itertools.product(splits, self.seeds)
+        seeds = [{"data.split_seed": split, "seed": seed} for split, seed in pairs]
+        yield [self.trial(FINAL, setting, pair) for pair in seeds]
 
     def check_same(self, new: "Sweep") -> None:
         """Raise InputError if the new sweep differs from this one in what affects results."""
-        own = {"directory", "data_hash", "command"}
-        compared = [name for name in vars(self) if name not in own]
-        old_plan = {name: getattr(self, name) for name in compared}
-        new_plan = {name: getattr(new, name) for name in compared}
-        harmless = {f"config.{field}" for field in schema.HARMLESS}
-        differing = stored.config_difference(old_plan, new_plan)
-        if changes := [change for change in differing if change.split(":")[0] not in harmless]:
+        harmless = {"directory", "data_hash", "command", *(f"config.{f}" for f in schema.HARMLESS)}
+        changes = stored.config_difference(self, new)
+        if changes := [change for change in changes if change.split(":")[0] not in harmless]:
             text = f"{self.directory} holds another sweep ({'; '.join(changes)})"
             raise InputError(f"{text}: choose another --workdir")
 
@@ -205,7 +201,7 @@ def best_finished(trials: Sequence[Trial]) -> Trial | None:
 
 
 def find_run(directory: Path) -> Path:
-    """Return a sweep's winner, retrained with its best seed by validation, or else the directory.
+    """Return the winner of a sweep, its best seed by validation; another directory as it is.
 
     InputError: the sweep has no winner yet.
     """
@@ -224,7 +220,8 @@ def plan_sweep(
     """Turn `axes`, a config's get_sweep() updated with the command line's values, into a sweep.
 
     They hold procedure, the three axes, seeds; optionally split_seeds, other settings as further
-    axes, start, and optimizer_settings, but for those that the command line has `overridden`.
+    axes, start, and optimizer_settings, of which the command line may have `overridden` some.
+
     InputError: unknown or missing names, values of the wrong kind, an overridden axis.
     """
     if not config.data.validates:
@@ -237,32 +234,22 @@ def plan_sweep(
     if procedure not in schema.PROCEDURES:
         raise InputError(f"{procedure=} is unknown, choose {', '.join(schema.PROCEDURES)}")
     seeds = _values("seeds", config.seed, axes.pop("seeds"))
-    split_seeds: tuple[int, ...] = ()
-    if drawn := axes.pop("split_seeds", ()):
-        split_seeds = _values("split_seeds", config.data.split_seed, drawn)
-    wanted_start = axes.pop("start", {})
+    drawn = axes.pop("split_seeds", ())
+    split_seeds = _values("split_seeds", config.data.split_seed, drawn) if drawn else ()
+    wanted = axes.pop("start", {})
     settings = {
         name: {key: v for key, v in fields.items() if f"optimizer.{key}" not in overridden}
         for name, fields in axes.pop("optimizer_settings", {}).items()
     }
+    values = {
+        axis: _axis_values(axis, axes[axis], config, overridden)
+        for axis in dict.fromkeys([*FIELDS, *axes])
+    }
     flat = flatten(config)
-    known = [*FIELDS, *(field for field in schema.sweep_fields() if field in flat)]
-    values = {}
     start = {}
-    for axis in dict.fromkeys([*FIELDS, *axes]):
-        if axis not in known:
-            near = did_you_mean(axis, ["seeds", "split_seeds", *known])
-            raise InputError(f"{axis} is no axis for a sweep of {config.model.name}{near}")
-        if axis in schema.OF_VOCABULARY and config.model.pretrained:
-            raise InputError(f"{axis} is no axis here: model.pretrained brings its vocabulary")
-        field = FIELDS.get(axis, axis)
-        if field in overridden:
-            raise InputError(f"--config.{field} is an axis of the sweep: use --sweep_{axis}")
-        values[axis] = _values(axis, flat[field], axes[axis])
-        if axis == "class_weights" and config.select_by == "accuracy" and len(values[axis]) > 1:
-            raise InputError(f"{axis} is no axis with select_by=accuracy: set select_by=macro_f1")
-        first = wanted_start.get(axis, flat[field])
-        start[axis] = first if first in values[axis] else values[axis][0]
+    for axis, tried in values.items():
+        first = wanted.get(axis, flat[FIELDS.get(axis, axis)])
+        start[axis] = first if first in tried else tried[0]
     sweep = Sweep(
         directory, procedure, values, seeds, start, settings, config, split_seeds=split_seeds
     )
@@ -271,8 +258,28 @@ def plan_sweep(
     return sweep
 
 
+def _axis_values(
+    axis: str, raw: Sequence[Any], config: Config, overridden: Collection[str]
+) -> tuple:
+    """Return the values of an axis; InputError if a sweep of this config can't have it."""
+    flat = flatten(config)
+    known = [*FIELDS, *(field for field in schema.sweep_fields() if field in flat)]
+    if axis not in known:
+        near = did_you_mean(axis, ["seeds", "split_seeds", *known])
+        raise InputError(f"{axis} is no axis for a sweep of {config.model.name}{near}")
+    if axis in schema.OF_VOCABULARY and config.model.pretrained:
+        raise InputError(f"{axis} is no axis here: model.pretrained brings its vocabulary")
+    field = FIELDS.get(axis, axis)
+    if field in overridden:
+        raise InputError(f"--config.{field} is an axis of the sweep: use --sweep_{axis}")
+    values = _values(axis, flat[field], raw)
+    if axis == "class_weights" and config.select_by == "accuracy" and len(values) > 1:
+        raise InputError(f"{axis} is no axis with select_by=accuracy: set select_by=macro_f1")
+    return values
+
+
 def _values(axis: str, like: Any, raw: Sequence[Any]) -> tuple:
-    """Return values of the type of another one; None stands for a rate that a model inherits."""
+    """Return values of the type of the config's own, `like`; None is a dropout rate to inherit."""
     kind = float if like is None else type(like)
     with contextlib.suppress(ValueError, KeyError):
         if kind is bool:
@@ -284,10 +291,11 @@ def _values(axis: str, like: Any, raw: Sequence[Any]) -> tuple:
 
 
 def read_sweep(directory: Path) -> Sweep:
-    """Read sweep.json, which once held more, back; InputError if it is missing or damaged."""
+    """Read sweep.json; InputError if it is missing or damaged."""
     path = directory / SWEEP_FILE
     plan = upgrade(path, read_json(path))
-    plan["config"] = stored.make_frozen(flatten(plan["config"]))
+    plan["config"] = stored.make_frozen(plan["config"])
     plan |= {name: tuple(plan.get(name, ())) for name in ("seeds", "split_seeds")}
     plan["axes"] = flatten(plan["axes"])  # lists become the tuples they were
+    # Earlier revisions wrote more fields.
     return Sweep(directory, **{k: v for k, v in plan.items() if k in Sweep.__dataclass_fields__})

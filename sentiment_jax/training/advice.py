@@ -1,6 +1,6 @@
-"""What a finished training suggests to try next, from its own figures on validation.
+"""Suggestions of a finished training, from its own figures on validation.
 
-Thresholds stand between real runs in which a rule has to speak and others in which it has not:
+Each threshold separates real runs that need the advice from runs that do not:
 tests/training/test_advice.py.
 """
 
@@ -28,10 +28,10 @@ def advise(
       unknown: the share of [UNK] among the tokens of the validation reviews.
     """
     validations = [line for line in records if line["split"] == "val" and line["loss"] is not None]
-    training = [line for line in records if line["split"] == "train"]
+    last = [line for line in records if line["split"] == "train"][-1]
     rules = (
         _baseline(config, result),
-        _few_steps(config, result, training),
+        _few_steps(config, result, last),
         _rising_loss(result, validations),
         _imbalance(config, result["metrics"]["val"]),
         _overconfidence(result),
@@ -61,19 +61,15 @@ def _baseline(config: Config, result: Mapping[str, Any]) -> str:
     )
 
 
-def _few_steps(
-    config: Config, result: Mapping[str, Any], training: Sequence[Mapping[str, Any]]
-) -> str:
-    steps = training[-1]["step"]
-    few = steps < FEW_STEPS and training[-1]["accuracy"] <= 0.95
+def _few_steps(config: Config, result: Mapping[str, Any], last: Mapping[str, Any]) -> str:
+    few = last["step"] < FEW_STEPS and last["accuracy"] <= 0.95
     if not few or config.model.name == "average" or "folds" in result:  # which end on purpose
         return ""
     more = f"epochs ({config.epochs})"
     if result["stopped_early"]:
         more = f"early_stopping_patience ({config.early_stopping_patience})"
-    return (
-        f"{steps} optimizer steps are few: lower batch_size ({config.batch_size}) or raise {more}"
-    )
+    smaller = f"lower batch_size ({config.batch_size})"
+    return f"{last['step']} optimizer steps are few: {smaller} or raise {more}"
 
 
 def _rising_loss(result: Mapping[str, Any], validations: Sequence[Mapping[str, Any]]) -> str:

@@ -1,4 +1,4 @@
-"""The runs that a run descends from: what it starts from, its teachers, and theirs.
+"""The runs that a run descends from: its source of parameters, its teachers, and theirs.
 
 Held-out reviews that one of them was trained on make scores meaningless: `warn_of_leakage`.
 """
@@ -22,7 +22,6 @@ from sentiment_jax.errors import InputError
 from sentiment_jax.huggingface import hub
 from sentiment_jax.huggingface.weights import choose_weights
 from sentiment_jax.runtime import terminal
-from sentiment_jax.runtime.terminal import progress_bar
 from sentiment_jax.storage.files import file_sha256, read_json
 from sentiment_jax.storage.run_directory import RunDirectory
 from sentiment_jax.training.trained_model import best_sha256
@@ -46,12 +45,12 @@ def parents(config: ConfigDict | Config) -> list[Path]:
 
 
 def named_sources(config: ConfigDict | Config) -> tuple[str, str]:
-    """Return what a config says that it learns from."""
+    """Return the names of the sources that a config learns from."""
     return config.model.pretrained, config.data.teacher
 
 
 def source_hashes(config: Config) -> list[str]:
-    """Return the sha256 of what a config learns from: parameters of runs, a file of weights."""
+    """Return the sha256 of a config's sources: parameters of runs, a file of weights."""
     hashes = [best_sha256(run) for run in parents(config)]
     if (name := config.model.pretrained) and not source_run(name):
         folder, _ = hub.find_pretrained(name, getattr(config.model, "revision", ""))
@@ -60,18 +59,18 @@ def source_hashes(config: Config) -> list[str]:
 
 
 def check_same_sources(config: Config, directory: RunDirectory) -> None:
-    """Raise InputError unless a config learns from what a run learned from, wherever it is now."""
+    """Raise InputError unless a config has the sources that a run had, wherever they are now."""
     recorded = read_json(directory.env).get("sources")  # earlier revisions recorded none
     if recorded is not None and recorded != source_hashes(config):
         names = " or ".join(filter(None, named_sources(config)))
         raise InputError(
             f"{directory.path} learned from other parameters than those in {names} (their sha256 "
-            "differs): name those, wherever they are now, or start over with --fresh"
+            "differs): name the former, wherever they are now, or start over with --fresh"
         )
 
 
 def ancestors(config: Config) -> Iterator[Path]:
-    """Yield the runs that a config learns from, those that these learned from, ..."""
+    """Yield the runs that a config learns from, the runs that these learned from, ..."""
     pending = [config]
     seen: set[Path] = set()
     while pending:
@@ -91,7 +90,7 @@ def texts_hash(reviews: Reviews) -> str:
 def warn_of_leakage(config: Config, corpus: Corpus) -> None:
     """Warn if a run that a config descends from was trained on reviews that are held out here.
 
-    Held-out reviews that are in the training split too don't count: the statistics count those.
+    Held-out reviews that the training split repeats don't count: the statistics count them.
     Nor does text that was learned without labels count in a fold of a cross-validation.
     """
     splits = {name: corpus.splits[name].hashes for name in ("val", "test")}
@@ -113,11 +112,8 @@ def warn_of_leakage(config: Config, corpus: Corpus) -> None:
                 f"{run} may have been trained on reviews that are held out here: {error}"
             )
             continue
-        if leaked := np.isin(held_out, trained_on).sum():
-            terminal.warn_once(
-                f"{run} was trained on {leaked:,} of the {len(held_out):,} reviews that are held "
-                "out here (leakage): their scores mislead"
-            )
+        reviews = f"the {len(held_out):,} reviews that are held out here"
+        _warn_of_shared(run, trained_on, held_out, reviews)
 
 
 def warn_of_training_reviews(run: Path, reviews: Reviews) -> None:
@@ -126,11 +122,13 @@ def warn_of_training_reviews(run: Path, reviews: Reviews) -> None:
         trained_on = _read_training_text(run, RunDirectory(run).read_config())
     except InputError:
         return
-    if known := np.isin(reviews.hashes, trained_on).sum():
-        terminal.warn_once(
-            f"{run} was trained on {known:,} of these {len(reviews):,} reviews (leakage): their "
-            "scores mislead"
-        )
+    _warn_of_shared(run, trained_on, reviews.hashes, f"these {len(reviews):,} reviews")
+
+
+def _warn_of_shared(run: Path, trained_on: np.ndarray, scored: np.ndarray, reviews: str) -> None:
+    if shared := np.isin(scored, trained_on).sum():
+        leakage = f"{run} was trained on {shared:,} of {reviews} (leakage)"
+        terminal.warn_once(f"{leakage}: their scores mislead")
 
 
 def _read_training_text(
@@ -151,7 +149,7 @@ def _read_training_text(
         data = dataclasses.replace(data, path=config.data.path)
     if data.source == "tfds" and not is_prepared(data.path):
         raise InputError("IMDB, which it was trained on, is not here to compare")
-    with progress_bar(None, f"reading the training text of {run.name}"):
+    with terminal.progress_bar(None, f"reading the training text of {run.name}"):
         corpus = training_corpus(dataclasses.replace(source, data=data))
         trained_on = corpus.splits["train"].hashes
         if data.teacher:

@@ -1,4 +1,4 @@
-"""The linear baseline: what scikit-learn gets from the same reviews.
+"""The linear baseline: scikit-learn on the same reviews.
 
 TF-IDF of words and bigrams, logistic regression (one against the rest if classes are many), C by
 the log loss of a cross-validation on the training reviews.
@@ -12,7 +12,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int64
 
 from sentiment_jax.data.labels import decide
 from sentiment_jax.data.reviews import Reviews, stratified_sample
@@ -20,28 +19,30 @@ from sentiment_jax.errors import InputError
 from sentiment_jax.runtime.startup import find_cache
 from sentiment_jax.storage.files import read_json, write_json
 from sentiment_jax.training.lineage import texts_hash
-from sentiment_jax.training.metrics import log_loss
+from sentiment_jax.training.metrics import score_probabilities
 
 C = (1.0, 3.0, 10.0, 30.0, 100.0)  # inverse strengths of the regularization to choose from
 FOLDS = 3
 FEW = 5_000  # reviews that C is chosen on, at most: on IMDB the choice takes as long as the fit
-Fold = tuple[Int64[np.ndarray, "_"], Int64[np.ndarray, "_"]]  # indices to keep and to hold out
-REVISION = 1  # of what is computed and cached here
+REVISION = 1  # of the computation: another one is not read from the cache
 
 
-def linear_baseline(splits: Mapping[str, Reviews], folds: Sequence[Fold] = ()) -> dict[str, Any]:
+def linear_baseline(
+    splits: Mapping[str, Reviews], cv: Sequence[tuple[np.ndarray, np.ndarray]] = ()
+) -> dict[str, Any]:
     """Return the baseline's C, seconds, and its scores and predictions on the held-out splits.
 
     {"C", "seconds", split: {"loss", "accuracy", "examples"}, "predicted": {split: [class of each
-    review]}}; {} if the training reviews have no words, or not two classes of three reviews. With
-    `folds` of the training reviews, these are validated on each fold in turn. The user's cache
-    keeps it for the next run on the same reviews.
+    review]}}; {} if the training reviews have no words, or not two classes of three reviews. `cv`
+    are the folds of a cross-validation, which is then the validation: the indices of the training
+    reviews to fit on and to validate on. The user's cache keeps the result for the next run on the
+    same reviews.
     """
     splits = {name: splits[name] for name in ("train", "val", "test") if name in splits}
     content: list[Any] = [
         (name, texts_hash(of), of.labels.tolist(), len(of.classes)) for name, of in splits.items()
     ]
-    content += [("fold", held_out.tolist()) for _, held_out in folds]
+    content += [("fold", held_out.tolist()) for _, held_out in cv]
     revision = (REVISION, importlib.metadata.version("scikit-learn"))
     digest = hashlib.sha256(repr((revision, content)).encode()).hexdigest()
     folder = find_cache()
@@ -49,7 +50,7 @@ def linear_baseline(splits: Mapping[str, Reviews], folds: Sequence[Fold] = ()) -
     if cached and cached.exists():
         with contextlib.suppress(InputError):  # damaged
             return read_json(cached)
-    found = _fit(splits, folds)
+    found = _fit(splits, cv)
     if cached:
         with contextlib.suppress(OSError):  # a full disk
             cached.parent.mkdir(exist_ok=True)
@@ -57,7 +58,9 @@ def linear_baseline(splits: Mapping[str, Reviews], folds: Sequence[Fold] = ()) -
     return found
 
 
-def _fit(splits: Mapping[str, Reviews], folds: Sequence[Fold]) -> dict[str, Any]:
+def _fit(
+    splits: Mapping[str, Reviews], cv: Sequence[tuple[np.ndarray, np.ndarray]]
+) -> dict[str, Any]:
     # Late: they take a second.
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import LogisticRegression
@@ -82,25 +85,18 @@ def _fit(splits: Mapping[str, Reviews], folds: Sequence[Fold]) -> dict[str, Any]
     model.set_params(**search.best_params_).fit(features, train.labels)
     scores = {}
     predicted = {}
-    held_out = {"val": train if folds else splits.get("val"), "test": splits.get("test")}
+    held_out = {"val": train if cv else splits.get("val"), "test": splits.get("test")}
     for name, split in held_out.items():
         if not split:
             continue
         probabilities = np.zeros((len(split), classes))
         if split is train:
-            found = cross_val_predict(
-                model, features, train.labels, cv=folds, method="predict_proba"
-            )
+            found = cross_val_predict(model, features, train.labels, cv=cv, method="predict_proba")
         else:
             found = model.predict_proba(vectorizer.transform(split.texts))
         probabilities[:, model.classes_] = found
-        predictions = decide(probabilities)
-        predicted[name] = predictions.tolist()
-        scores[name] = {
-            "loss": log_loss(probabilities, split.labels),
-            "accuracy": float(np.mean(predictions == split.labels)),
-            "examples": len(split),
-        }
+        predicted[name] = decide(probabilities).tolist()
+        scores[name] = score_probabilities(split.labels, probabilities)
     seconds = round(time.perf_counter() - start, 3)
     best = search.best_params_["estimator__C"]
     return {"C": best, "seconds": seconds, **scores, "predicted": predicted}

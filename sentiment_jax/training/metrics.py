@@ -15,7 +15,18 @@ from sentiment_jax.data.labels import decide
 
 RANGE = (0.1, 1e4)  # of temperatures; without a mistake in validation, 0 would be the best
 LEAST = np.finfo(np.float32).tiny  # a probability that was rounded to 0
-HALF_DIGIT = 5e-7  # half of the last digit of predictions.csv: what a 0 in it counts as
+HALF_DIGIT = 5e-7  # half of the last digit of predictions.csv, in place of a 0 there
+
+
+def score_probabilities(
+    labels: Int[np.ndarray, " reviews"], probabilities: Float[np.ndarray, "reviews classes"]
+) -> dict[str, Any]:
+    """Return loss (mean, nats), accuracy and the number of reviews, as result.json has them."""
+    return {
+        "loss": log_loss(probabilities, labels),
+        "accuracy": int(np.sum(decide(probabilities) == labels)) / len(labels),
+        "examples": len(labels),
+    }
 
 
 def measure(
@@ -23,17 +34,17 @@ def measure(
     probabilities: Float[np.ndarray, "reviews classes"],
     names: Sequence[str],
 ) -> dict[str, Any]:
-    """Return what scikit-learn says of predictions, JSON-able, and accuracy's 95 % interval.
+    """Return scikit-learn's metrics of predictions, JSON-able, and accuracy's 95 % interval.
 
     Log loss in nats. The Brier score is halved for two classes, where it is (p - label)². The AUC
     of more classes is the mean of one against the rest, and None if a class is absent. What would
     be 0/0 is 0. Every entry reaches result.json and reports (analysis/html.py has their formats);
     console.print_metrics prints some.
     """
-    predicted = decide(probabilities)
+    scores = score_probabilities(labels, probabilities)
     total = len(labels)
     confusion = np.zeros((len(names), len(names)))
-    np.add.at(confusion, (labels, predicted), 1)
+    np.add.at(confusion, (labels, decide(probabilities)), 1)
     right = confusion.diagonal()
     counts = confusion.sum(axis=1)
     predictions = confusion.sum(axis=0)
@@ -47,13 +58,13 @@ def measure(
     ranked = [1] if two_classes else range(len(names))
     areas: list[Any] = [area_under_curve(labels == i, probabilities[:, i]) for i in ranked]
     return {
-        "accuracy_interval": [*wilson_interval(float(np.mean(predicted == labels)), total)],
+        "accuracy_interval": [*wilson_interval(scores["accuracy"], total)],
         "majority_baseline": float(np.max(counts)) / total,
         "balanced_accuracy": float(recall[counts > 0].mean()),
         "macro_f1": float(f1.mean()),
         "mcc": float(covariance / np.sqrt(variances)) if variances else 0.0,
         "auc": None if None in areas else float(np.mean(areas, dtype=np.float64)),
-        "log_loss": log_loss(probabilities, labels),
+        "log_loss": scores["loss"],
         "brier_score": float(distances.mean()) / (2 if two_classes else 1),
         "classes": {
             name: {
@@ -72,8 +83,7 @@ def area_under_curve(
 ) -> float | None:
     """Return the area under the ROC curve, by ranks: Mann and Whitney (1947).
 
-    It is how often a positive review scores higher than a negative one, ties counted half; None if
-    either class is absent.
+    It is how often a positive review scores higher than a negative one; None if a class is absent.
     """
     positives = int(positive.sum())
     pairs = positives * (len(positive) - positives)

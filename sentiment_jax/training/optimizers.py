@@ -41,7 +41,7 @@ def decay_mask(params: Any) -> Any:
 def split_frozen(
     params: Mapping[str, Any], config: OptimizerConfig
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Split parameters into those that are trained and those that `optimizer.frozen` keeps.
+    """Split parameters into the trained ones and the ones that `optimizer.frozen` keeps.
 
     The latter have no gradient, which for a large table would take longer than the rest of a step.
     """

@@ -11,16 +11,16 @@ import pytest
 
 from sentiment_jax.analysis import integrated_gradients
 from sentiment_jax.analysis.integrated_gradients import Explanation, Word
-from sentiment_jax.config.schema import Config, DataConfig, LstmConfig
-from sentiment_jax.data import corpus, tokenization
+from sentiment_jax.config.schema import LstmConfig
+from sentiment_jax.data import tokenization
 from sentiment_jax.data.reviews import Reviews, normalize_text
 from sentiment_jax.errors import InputError
 from sentiment_jax.models.electra import ElectraClassifier
+from sentiment_jax.models.layers import embed_positions
 from sentiment_jax.models.lstm import LstmClassifier
 from sentiment_jax.modes import explain
 from sentiment_jax.modes.predict import TextSource
 from sentiment_jax.storage.files import read_json
-from sentiment_jax.training.trained_model import TrainedModel, make_classifier
 
 TOKENS = [2, 17, 9, 30, 17, 5, 21, 8, 3]
 LSTM = LstmConfig(vocab_size=40, hidden_size=8, bidirectional=True, pooling="mean_max")
@@ -30,14 +30,6 @@ MODELS = {
     "lstm": LstmClassifier(LSTM),
     "electra": ElectraClassifier(dataclasses.replace(TINY, name="electra", embedding_size=8)),
 }
-
-
-def make_run(model_config, tokenizer, **data):
-    """A TrainedModel around random weights."""
-    config = Config(data=DataConfig(**data), model=model_config)
-    classifier = make_classifier(config, tokenizer)
-    params = golden.random(classifier.model, 0.5, seed=1)
-    return TrainedModel(**vars(classifier), params=params, step=0)
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -68,7 +60,8 @@ class Linear(nn.Module):
 
     @nn.compact
     def __call__(self, token_ids, lengths, *, deterministic):
-        embedded = nn.Embed(40, 4, name="embedding")(token_ids)
+        embed = nn.Embed(40, 4, name="embedding")
+        embedded = embed_positions(embed, token_ids)
         valid = (jnp.arange(token_ids.shape[1]) < lengths[:, None])[:, :, None]
         score = jnp.sum(embedded * valid * jnp.arange(1, 5), axis=(1, 2))
         return jnp.stack([-score, score], axis=1)
@@ -104,7 +97,7 @@ def test_the_words_are_those_that_were_read(kind, truncation, max_length):
         tokenizer = tokenization.train_word_level(TRAINING, 40, 1, longest, 5)
         config = dataclasses.replace(LSTM, vocab_size=0)
         assert any(" " in word for word in tokenizer.get_vocab()) == (kind == "ngrams")
-    trained = make_run(config, tokenizer, max_length=max_length, truncation=truncation)
+    trained = golden.make_run(config, tokenizer, max_length=max_length, truncation=truncation)
     explanation = integrated_gradients.explain(trained, TEXT)
     assert explanation.complete and explanation.log_odds != explanation.empty_log_odds
     assert explanation.text == normalize_text(TEXT)
@@ -205,15 +198,20 @@ def test_two_hundred_explanations_are_a_small_page():
     assert len(page_of(*explanations)) < 2 * 200 * len(text)
 
 
-def test_a_bfloat16_model_is_explained_in_float32():
-    tokenizer = tokenization.train_word_level(
-        corpus.SAMPLE.read_text().splitlines(), vocabulary_size=300, min_frequency=2
-    )
-    text = "A dull film, and the worst of the year, but the music is great."
-    explanations = []
-    for dtype in ("float32", "bfloat16"):
-        model = make_run(LstmConfig(hidden_size=6, dtype=dtype), tokenizer)
-        explanations.append(integrated_gradients.explain(model, text))
-    assert explanations[0] == explanations[1]
-    assert explanations[1].complete
-    assert abs(explanations[1].log_odds - explanations[1].empty_log_odds) > 0.05
+@pytest.mark.parametrize(
+    ("config", "fast"),
+    [
+        (LstmConfig(hidden_size=6), {}),
+        (TINY, {"attention_dropout": 0.0, "attention": "cudnn"}),
+    ],
+)
+def test_a_bfloat16_model_is_explained_in_float32(config, fast):
+    """Without cuDNN's attention, which needs bfloat16 and a GPU."""
+    tokenizer = tokenization.train_wordpiece(TRAINING, vocabulary_size=45)
+    config = dataclasses.replace(config, vocab_size=0)
+    configs = [config, dataclasses.replace(config, dtype="bfloat16", **fast)]
+    runs = (golden.make_run(config, tokenizer) for config in configs)
+    exact, explanation = (integrated_gradients.explain(run, TEXT) for run in runs)
+    assert explanation == exact
+    assert explanation.complete
+    assert abs(explanation.log_odds - explanation.empty_log_odds) > 0.05

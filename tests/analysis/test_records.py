@@ -4,7 +4,6 @@ import pytest
 import runs
 from reviews import refusal
 
-from sentiment_jax.analysis.records import collect, hardware
 from sentiment_jax.modes import report
 
 
@@ -51,12 +50,6 @@ def test_a_sweep_of_changed_data_is_refused(sweep_copy):
 def test_a_run_without_validation_is_refused(run_copy):
     runs.change_json(run_copy / "result.json", val={})
     assert f"{run_copy} held out no reviews" in refused(run_copy)
-
-
-def test_hardware_names_accelerators(run_copy):
-    runs.change_json(run_copy / "env.json", machine="2 cores", devices=["gpu: H100"] * 2)
-    (group,) = collect([run_copy])
-    assert hardware(group.trials[0]) == "2 cores; 2 x H100"
 
 
 def test_an_unwritable_output(finished, tmp_path):

@@ -16,12 +16,14 @@ import pytest
 import runs
 from commands import ROOT, SAMPLE
 from conftest import make_small_config
+from readme import blocks
 
 from sentiment_jax.modes import sweep
 from sentiment_jax.modes.train import train
 from sentiment_jax.storage.files import read_json
 
 PAGE = ROOT / "docs" / "cluster.md"
+SCRIPTS = [block for block in blocks(PAGE) if block.text.startswith("#!")]
 # 150 steps: the processes are caught at the ones that a test wants.
 LONG = {**runs.LONGER, "batch_size": 2, "data.limit": 190, "checkpoint_every": 30}
 PAIR = ("--nodes=2", "--ntasks-per-node=1", "--cpus-per-task=1")
@@ -42,12 +44,7 @@ def cluster(tmp_path_factory):
 @pytest.fixture(scope="module")
 def submit(cluster):
     """Submit a script of the page and return its job."""
-    scripts = {
-        name: script
-        for script, name in re.findall(
-            r"```bash\n(#!/bin/bash\n# (\S+\.sbatch).*?)```", PAGE.read_text(), re.DOTALL
-        )
-    }
+    scripts = {re.findall(r"# (\S+\.sbatch)", text)[0]: text for _, text in SCRIPTS}
 
     def submit(name, options, *arguments):
         path = cluster.folder / name

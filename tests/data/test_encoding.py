@@ -5,11 +5,10 @@ from reviews import encode_lists, learn_words
 from tokenizers import Tokenizer, models
 
 from sentiment_jax.data import tokenization
-from sentiment_jax.data.encoding import encode
+from sentiment_jax.data.encoding import encode, unknown_shares
 from sentiment_jax.data.reviews import Reviews
 from sentiment_jax.data.tokenization import train_wordpiece
 from sentiment_jax.errors import InputError
-from sentiment_jax.modes.predict import foreign_scripts, unknown_shares
 
 WORDS = [f"w{i:03}" for i in range(600)]
 
@@ -71,23 +70,6 @@ def test_the_share_of_unknown_words_that_are_read(numbered, wordpiece):
     ):
         encoded = encode(tokenizer, Reviews.from_texts(expected), 9, "head")
         assert unknown_shares(tokenizer, encoded).tolist() == [*expected.values()]
-
-
-@pytest.mark.parametrize("learn", [learn_words, lambda t: train_wordpiece(t, vocabulary_size=9000)])
-def test_scripts_that_the_vocabulary_hardly_has_are_foreign(learn):
-    """Their texts have no unknown token: as BERT's, the vocabulary has the single letters."""
-    russian, greek, japanese = "очень плохой фильм", "πολύ κακή ταινία", "映画はとてもひどい"
-    english = learn([*WORDS, *(f"good{word}film" for word in WORDS), *russian, *greek])
-    if "[CLS]" in english.get_vocab():
-        assert "[UNK]" not in english.encode(russian, add_special_tokens=False).tokens
-    expected = {russian: "Cyrillic", greek: "Greek", japanese: "Hiragana"}
-    expected |= {f"film {russian}": "Cyrillic", f"filmfilmfilmfilm {russian}": ""}
-    expected |= dict.fromkeys(("a « très » déjà-vu film", "", "😀 12 !"), "")
-    assert foreign_scripts(english, [*expected]) == [*expected.values()]
-    both = learn([*WORDS[:50], *russian.split(), "映画"])
-    assert foreign_scripts(both, [russian, "good", f"{japanese} 映画"]) == ["", "", "Hiragana"]
-    own = learn(["очень", "плохой", "фильм"])  # [PAD], [UNK] and [CLS] are no Latin words
-    assert foreign_scripts(own, [russian, "a good film"]) == ["", "Latin"]
 
 
 def test_encoded_reviews_are_their_texts():

@@ -1,4 +1,4 @@
-"""Finding weights: folders, a hub of our own on 127.0.0.1, and no hub at all (row 21)."""
+"""Finding weights: folders, a hub of our own on 127.0.0.1, and no hub at all."""
 
 import functools
 import http.server

@@ -23,11 +23,6 @@ from sentiment_jax.modes.train import train
 from sentiment_jax.training import compilation, loop
 
 
-def modules(names):
-    """The first part of each parameter's name."""
-    return {name.partition("/")[0] for name in names}
-
-
 @pytest.mark.parametrize("name", golden.TORCH)
 def test_other_spellings_are_read(folder, name):
     """TensorFlow's of layer norms, and an encoder's without the name of what it is in."""
@@ -67,7 +62,7 @@ def test_heads_of_pretraining_are_unused_and_the_classifiers_is_new(
     params, report = golden.load_report(changed)
     assert report.unused and all(re.fullmatch(unused, tensor) for tensor in report.unused)
     assert {*more} <= {*report.unused}
-    assert modules(report.new) == new
+    assert golden.modules(report.new) == new
     assert all((leaf == 7.0).all() for head in new for leaf in jax.tree.leaves(params[head]))
     everything = traverse_util.flatten_dict(params, sep="/")
     assert sorted(report.new + report.loaded) == sorted(everything)
@@ -81,7 +76,7 @@ def test_flax_pretraining_heads_are_unused_too_and_shapes_compared(folder):
     path.write_bytes(serialization.msgpack_serialize(tree))
     _, report = golden.load_report(path.parent)
     assert report.unused == ("discriminator_predictions/dense/kernel",)
-    assert modules(report.new) == {"classifier"}
+    assert golden.modules(report.new) == {"classifier"}
     tree["electra"]["embeddings"]["word_embeddings"]["embedding"] = np.ones((60, 24), np.float32)
     path.write_bytes(serialization.msgpack_serialize(tree))
     with pytest.raises(InputError, match=r"misshapen: electra/\S+ \(60, 24\) for \(61, 10\)$"):
@@ -91,7 +86,7 @@ def test_flax_pretraining_heads_are_unused_too_and_shapes_compared(folder):
 def test_flax_weights_are_preferred_and_named_as_is_a_smaller_tokenizer(
     folder, tmp_path, capsys, monkeypatch
 ):
-    """Row 47: which of two files was read, and that a table has rows that no token uses."""
+    """The output names the file that was read, and a warning the rows that no token uses."""
     source = folder("flax_bert")
     (source / "model.safetensors").write_bytes(b"not looked at")
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "this", "a", "good", "movie"]
@@ -211,7 +206,7 @@ def test_damaged_files_are_named_as_what_they_are(folder, name, file, fault):
     said = f"{file} {NON_FILES[fault]}: download it again$"
     with pytest.raises(InputError, match=said) as caught:
         weights.read_encoder_config(path.parent)
-        weights.load_pretrained(path.parent, model.config, golden.fill(model, 7.0))
+        weights.load_pretrained(path.parent, model.config, golden.fill(model))
     assert "\n" not in str(caught.value)
 
 
@@ -224,16 +219,20 @@ REFUSED = [
     ("bert", {"position_embedding_type": "relative_key"}, "'relative_key' is unknown, not 'abs"),
     ("bert", {"hidden_act": "gelu_new"}, "hidden_act='gelu_new' is unknown"),
     ("bert", {"hidden_size": "24"}, "hidden_size can't be '24'"),
-    ("bert", {"initializer_range": math.nan}, "initializer_range can't be nan"),  # row 47
+    ("bert", {"initializer_range": math.nan}, "initializer_range can't be nan"),
     ("bert", {"hidden_dropout_prob": math.inf}, "hidden_dropout_prob can't be inf"),
     ("bert", {"num_attention_heads": 5}, "model.hidden_size=24 is not divisible"),
+    ("bert", {"num_attention_heads": None}, "num_attention_heads can't be None"),
+    ("bert", {"vocab_size": 10**12}, "vocab_size can't be 1000000000000"),
     ("roberta", {"pad_token_id": 0}, "pad_token_id 0 is unknown, not 1"),
     ("roberta", {"is_decoder": True}, "is_decoder True is unknown, not False"),
     ("distilbert", {"activation": "relu"}, "hidden_act='relu' is unknown"),
     ("modernbert", {"attention_bias": True}, "attention_bias True is unknown, not False"),
     ("modernbert", {"hidden_activation": "silu"}, "hidden_act='silu' is unknown"),
     ("modernbert", {"layer_types": ["sliding_attention"] * 3}, "layer_types: only layers 0, n, 2n"),
+    ("modernbert", {"layer_types": 3}, "is damaged .*: download it again"),
     ("modernbert", {"rope_parameters": YARN}, "rope_type 'yarn'"),
+    ("modernbert", {"rope_parameters": "x"}, "is damaged .*: download it again"),
     ("modernbert", {"classifier_pooling": "max"}, "classifier_pooling='max' is unknown"),
     ("modernbert", {"local_attention": -1}, "local_attention=-1 is no window"),
 ]

@@ -72,7 +72,7 @@ def test_loss_and_gradients_equal_pytorch(name, settings):
     # gradients are stored under the parameters' names: the loader maps them
     folder = golden.FIXTURES / name / "gradients"
     model = golden.build(name)
-    theirs, report = weights.load_pretrained(folder, model.config, golden.fill(model, 7.0))
+    theirs, report = weights.load_pretrained(folder, model.config, golden.fill(model))
     assert report.new == ()
     golden.assert_gradients_equal(gradients, theirs)
 

@@ -1,62 +1,72 @@
-"""The linear classifier of n-grams against a plain loop over words, and how it is explained."""
+"""The linear classifiers against a plain loop over words: logits and explanations."""
+
+from types import SimpleNamespace
 
 import golden
 import numpy as np
 import pytest
 
 from sentiment_jax.analysis import integrated_gradients
-from sentiment_jax.config.schema import Config, DataConfig, NgramConfig
+from sentiment_jax.config.schema import AverageConfig, NgramConfig
 from sentiment_jax.data.batches import PlannedBatch, make_batch
 from sentiment_jax.data.reviews import Reviews
 from sentiment_jax.data.tokenization import train_word_level
 from sentiment_jax.models.linear import NgramClassifier
 from sentiment_jax.training.parameters import count_parameters
-from sentiment_jax.training.trained_model import TrainedModel, make_classifier
 
 TEXTS = ["not a good film", "a day, not a film, not at all", "unforgettable!! good", "", "xyzzy :)"]
 
 
-@pytest.fixture(scope="module")
-def trained():
-    tokenizer = train_word_level(TEXTS[:3], 100, min_frequency=1)
-    data = DataConfig(max_length=6, truncation="tail")
-    classifier = make_classifier(Config(model=NgramConfig(buckets=50), data=data), tokenizer)
-    params = golden.random(classifier.model, 1.0)
-    return TrainedModel(**vars(classifier), params=params, step=0)
+@pytest.fixture(scope="module", params=["ngrams", "average"])
+def linear(request):
+    """A model of random parameters: each id's weights, each column's factor, the bias."""
+    if request.param == "ngrams":  # a word, its bigram, and buckets of its character n-grams
+        tokenizer = train_word_level(TEXTS[:3], 100, min_frequency=1)
+        config = NgramConfig(buckets=50)
+    else:
+        tokenizer = train_word_level(TEXTS[:3], 100, 1, ngrams=2, ngram_frequency=1)
+        config = AverageConfig(embedding_size=6)
+    trained = golden.make_run(config, tokenizer, max_length=6, truncation="tail")
+    params = trained.params
+    weights = np.asarray(params["embedding"]["embedding"])
+    if request.param == "ngrams":
+        return SimpleNamespace(trained=trained, weights=weights, bias=params["bias"], scale=0.25)
+    dense = params["classifier"]
+    weights = weights @ dense["kernel"]
+    return SimpleNamespace(trained=trained, weights=weights, bias=dense["bias"], scale=1.0)
 
 
-def test_logits_equal_a_plain_loop_whatever_the_padding(trained):
+def weights_of(linear, ids):
+    """The weights of a word and its n-grams: 0 is none, and the third is of characters."""
+    return sum(linear.weights[i] * (1 if k < 2 else linear.scale) for k, i in enumerate(ids) if i)
+
+
+def test_logits_equal_a_plain_loop_whatever_the_padding(linear):
+    trained = linear.trained
     encoded = trained.encode(Reviews.from_texts(TEXTS))
     assert encoded.lengths.tolist() == [4, 6, 3, 1, 2]
-    weights = np.asarray(trained.params["embedding"]["embedding"])
-    sums = np.zeros((len(TEXTS), 2))
-    for row, (start, end) in enumerate(zip(encoded.offsets, encoded.offsets[1:], strict=False)):
-        for word, bigram, *characters in encoded.token_ids[start:end]:
-            sums[row] += weights[word]
-            sums[row] += weights[bigram] if bigram else 0
-            sums[row] += sum(weights[one] for one in characters if one) / 4
-    expected = sums / np.sqrt(encoded.lengths)[:, None] + trained.params["bias"]
+    expected = []
+    for ids in np.split(encoded.token_ids, encoded.offsets[1:-1]):
+        total = sum(weights_of(linear, of_word) for of_word in ids)
+        expected.append(total / np.sqrt(len(ids)) + linear.bias)
     for length in (6, 9):
         batch = make_batch(encoded, PlannedBatch(np.arange(len(TEXTS)), length), 7)
         logits = golden.logits(trained.model, trained.params, batch)
         np.testing.assert_allclose(logits[: len(TEXTS)], expected, rtol=0, atol=1e-5)
 
 
+def test_attributions_are_the_weights_of_the_words_and_their_ngrams(linear):
+    text = TEXTS[0]
+    explanation = integrated_gradients.explain(linear.trained, text)
+    assert [text[word.start : word.end] for word in explanation.words] == text.split()
+    encoded = linear.trained.encode(Reviews.from_texts([text]))
+    for word, ids in zip(explanation.words, encoded.token_ids, strict=True):
+        (difference,) = np.diff(weights_of(linear, ids)) / 2  # sqrt of four words
+        assert word.attribution == pytest.approx(float(difference), abs=1e-4)
+    assert explanation.empty_log_odds == pytest.approx(float(np.diff(linear.bias)[0]), abs=1e-5)
+    assert explanation.complete
+
+
 def test_each_class_has_a_weight_per_word_and_bucket_and_a_bias():
     model = NgramClassifier(NgramConfig(vocab_size=10, buckets=50), classes=3)
     assert count_parameters(model) == (10 + 50 + 1) * 3
-
-
-def test_attributions_are_the_weights_of_the_words_and_their_ngrams(trained):
-    text = TEXTS[0]
-    explanation = integrated_gradients.explain(trained, text)
-    assert [text[word.start : word.end] for word in explanation.words] == text.split()
-    encoded = trained.encode(Reviews.from_texts([text]))
-    weights = np.asarray(trained.params["embedding"]["embedding"])
-    for word, ids in zip(explanation.words, encoded.token_ids, strict=True):
-        scales = np.array([1, 1] + [0.25] * (len(ids) - 2)) * (ids > 0)
-        difference = scales @ (weights[ids, 1] - weights[ids, 0]) / 2  # sqrt of four words
-        assert word.attribution == pytest.approx(float(difference), abs=1e-4)
-    bias = trained.params["bias"]
-    assert explanation.empty_log_odds == pytest.approx(float(bias[1] - bias[0]), abs=1e-5)
-    assert explanation.complete

@@ -21,7 +21,7 @@ def load(folder, like="."):
     resolved = weights.resolve_encoder({"name": model_type}, folder)
     objective = next(iter(ARCHITECTURES[model_type].pretraining))
     model = build_model(resolved, vocab_size=61, objective=objective)
-    empty = golden.fill(model, 7.0)
+    empty = golden.fill(model)
     params, report = weights.load_pretrained(folder / like, model.config, empty)
     new = {name.partition("/")[0] for name in report.new}
     if model_type != "electra":

@@ -245,7 +245,7 @@ def test_a_fold_too_small_for_a_batch_is_found_before_the_first_is_trained(confi
     with pytest.raises(InputError, match="batch_size=32 is larger than the .* training reviews"):
         train(override(config, settings), tmp_path / "run")
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["lock"]
-    with pytest.raises(InputError, match="batch_size=32 is larger than"):  # row 73
+    with pytest.raises(InputError, match="batch_size=32 is larger than"):  # before a trial
         sweep(override(config, settings), tmp_path / "sweep", ONE_TRIAL | {"batch_size": (4, 32)})
     assert not [*tmp_path.glob("sweep/*/config.json")]
 

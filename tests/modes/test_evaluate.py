@@ -1,28 +1,31 @@
-"""A labeled table scored with a run: the same metrics as from Python, predictions where asked."""
+"""Splits and labeled tables scored with a run or an ensemble; temperatures of both."""
 
-import dataclasses
+import json
 
-import jax
 import numpy as np
 import pytest
 import runs
-from commands import command_line
 from reviews import read_table, write_csv
 
-from sentiment_jax import api, main
+from benchmarks.comparing import contents
+from sentiment_jax import api
 from sentiment_jax.analysis.predictions import read_predictions
+from sentiment_jax.data import corpus
 from sentiment_jax.data.reviews import Reviews
-from sentiment_jax.modes.evaluate import evaluate_file, score_labeled
-from sentiment_jax.modes.predict import TextSource
+from sentiment_jax.data.table import Table
+from sentiment_jax.errors import InputError
+from sentiment_jax.modes.evaluate import evaluate_ensemble, evaluate_file, evaluate_run
+from sentiment_jax.modes.predict import TextSource, predict, predict_table, print_predictions
 from sentiment_jax.modes.train import train
 from sentiment_jax.runtime import terminal
 from sentiment_jax.storage.files import read_json
 from sentiment_jax.storage.run_directory import RunDirectory
 from sentiment_jax.sweeps.plan import Trial
+from sentiment_jax.training import scoring
 from sentiment_jax.training.experiment import read_corpus
-from sentiment_jax.training.scoring import score_reviews
-from sentiment_jax.training.tasks.classification import with_classes
-from sentiment_jax.training.trained_model import load_run
+from sentiment_jax.training.metrics import apply_temperature, fit_temperature
+from sentiment_jax.training.tasks.classification import CLASSIFICATION, with_classes
+from sentiment_jax.training.trained_model import load_ensemble, load_run
 
 ROWS = [("A moving film.", "1"), ("Dull and long.", "0"), ("I want my money back.", "0")]
 
@@ -34,22 +37,6 @@ def test_a_table_of_the_test_reviews_has_the_scores_of_the_test_split(finished, 
     wanted = read_json(finished / "result.json")["test"]
     for workdirs in ([finished], [finished, finished]):
         assert evaluate_file(workdirs, source, None) == pytest.approx(wanted, rel=1e-6)
-    from_python = api.load(finished).evaluate(([text for text, _ in ROWS], [1, 0, 0]))
-    few = TextSource(file=write_csv(tmp_path / "a.csv", ROWS))
-    assert evaluate_file([finished], few, None).items() <= from_python.items()
-
-
-def test_the_loss_of_a_confident_mistake_is_that_of_the_test_split(finished):
-    """Float32's epsilon, to which a log loss is often clipped, would make it 16 at most."""
-    trained = load_run(finished)
-    test = read_corpus(trained.config).splits["test"]
-    classifier = jax.tree.map(lambda values: values * 600, trained.params["classifier"])
-    trained = dataclasses.replace(trained, params={**trained.params, "classifier": classifier})
-    wanted = score_reviews(trained, trained.params, trained.encode(test), "test")
-    of_label = wanted.probabilities[np.arange(len(test)), test.labels]
-    assert 0 < of_label.min() < 1e-9
-    scores, _ = score_labeled([trained], test)
-    assert scores == pytest.approx(wanted.summary(), rel=1e-4)
 
 
 def test_reviews_that_it_was_trained_on_are_counted(finished, run_copy, tmp_path, capsys):
@@ -96,15 +83,10 @@ def test_predictions_are_written_beside_the_labels_where_asked(finished, tmp_pat
         (["--input={}", "--text_column=review"], "needs one column 'review'"),
     ],
 )
-def test_what_cannot_be_scored_gets_one_line(
-    finished, tmp_path, capsys, monkeypatch, flags, problem
-):
+def test_what_cannot_be_scored_gets_one_line(finished, tmp_path, refused, flags, problem):
     table = write_csv(tmp_path / "a.csv", ROWS)
     flags = [flag.format(table) for flag in flags]
-    with command_line(monkeypatch, ["--mode=evaluate", f"--workdir={finished}", *flags]):
-        assert main.main() == 2
-    error = capsys.readouterr().err
-    assert problem in error and error.count("\n") == 1
+    assert problem in refused("--mode=evaluate", f"--workdir={finished}", *flags)
 
 
 def test_each_row_counts_once_and_a_foreign_label_drops_its_own_alone(finished, tmp_path, capsys):
@@ -148,3 +130,107 @@ def test_tables_of_earlier_revisions_are_read(run_copy):
     directory.write_config(named)
     read = read_predictions([Trial("run", run_copy, named)])
     assert np.bincount(read.labels).tolist() == [15, 15]
+
+
+TEXTS = ["a good film", "", "dull and bad", "очень плохой фильм", *(f"scene {i}" for i in range(9))]
+
+
+@pytest.fixture(scope="module")
+def pair(finished, make_small, tmp_path_factory):
+    """Runs of the same data that differ in seed, vocabulary and length; the first knows more."""
+    workdir = tmp_path_factory.mktemp("ensemble")
+    more = {"seed": 1, "epochs": 1, "data.min_frequency": 1, "data.max_length": 23}
+    train(make_small(**runs.ONE_SHAPE, **more, eval_batch_size=16), workdir)
+    return [workdir, finished]
+
+
+def score(workdir, split):
+    """Probabilities and labels of a split; nothing is written."""
+    trained = load_run(workdir)
+    encoded = CLASSIFICATION.prepare(trained.config, trained.tokenizer).encoded[split]
+    scores = scoring.score_reviews(trained, trained.params, encoded, split)
+    return scores.probabilities, encoded.labels
+
+
+def test_a_run_keeps_the_temperature_of_its_best_epochs_validation(run_copy):
+    probabilities, labels = score(run_copy, "val")
+    kept = read_json(run_copy / "result.json")["temperature"]
+    assert kept == fit_temperature(probabilities, labels)
+    assert 0.1 <= kept <= 10 and kept != 1.0
+    assert load_run(run_copy).temperature == 1.0  # off by default
+    assert load_run(run_copy, calibrated=True).temperature == kept
+    (run_copy / "result.json").unlink()  # a training that goes on
+    assert load_run(run_copy, calibrated=True).temperature == kept
+
+
+def test_a_calibrated_prediction_is_the_same_class_at_another_probability(finished):
+    plain, warnings = predict([load_run(finished)], TEXTS)
+    trained = load_run(finished, calibrated=True)
+    calibrated, again = predict([trained], TEXTS)
+    assert warnings == again
+    log_odds, plain_log_odds = (np.diff(np.log(p.astype(float))) for p in (calibrated, plain))
+    np.testing.assert_allclose(log_odds, plain_log_odds / trained.temperature, atol=1e-6)
+
+
+@pytest.mark.parametrize("calibrated", [False, True])
+def test_an_ensemble_averages_the_probabilities_of_its_runs(pair, calibrated, capsys):
+    ensemble = load_ensemble(pair, calibrated=calibrated)
+    alone = [predict([load_run(run, calibrated=calibrated)], TEXTS)[0] for run in pair]
+    together, _ = predict(ensemble, TEXTS)
+    np.testing.assert_allclose(together, np.mean(alone, axis=0), atol=1e-7)
+    capsys.readouterr()
+    print_predictions(ensemble, TEXTS)
+    assert len(capsys.readouterr().out.splitlines()) == len(TEXTS)
+    predict_table(ensemble, Table.from_texts(TEXTS))
+    header, *rows = capsys.readouterr().out.splitlines()
+    assert header == "row,predicted,p_positive,warning" and len(rows) == len(TEXTS)
+    assert [row.split(",")[2] for row in rows] == [f"{p:.6f}" for p in together[:, 1]]
+
+
+def test_a_word_that_one_of_the_runs_lacks_is_warned_of(pair):
+    models = load_ensemble(pair)
+    once, often = (set(model.tokenizer.get_vocab()) for model in models)  # min_frequency
+    word = min(once - often)
+    assert [predict([model], [word])[1] for model in models] == [[""], ["100 % unknown words"]]
+    for ensemble in (models, models[::-1]):
+        assert predict(ensemble, [word])[1] == ["100 % unknown words"]
+
+
+@pytest.mark.parametrize(("split", "calibrated"), [("test", False), ("val", True)])
+def test_an_ensemble_is_scored_and_nothing_is_written(pair, split, calibrated, capsys):
+    before = [contents(run) for run in pair]
+    scores = evaluate_ensemble(pair, split, calibrated=calibrated)
+    assert [contents(run) for run in pair] == before
+    assert json.loads(capsys.readouterr().out.splitlines()[-1]) == scores
+    predicted = []
+    for run in pair:
+        temperature = read_json(run / "result.json")["temperature"] if calibrated else 1.0
+        probabilities, labels = score(run, split)
+        predicted.append(apply_temperature(probabilities, temperature))
+    mean = np.mean(predicted, axis=0)
+    assert scores["accuracy"] == np.mean((mean[:, 1] > 0.5) == (labels == 1))
+    assert scores["loss"] == pytest.approx(-np.log(mean[np.arange(len(labels)), labels]).mean())
+    assert scores["examples"] == len(labels)
+
+
+def test_runs_of_the_same_reviews_in_another_order(finished, run_copy, tmp_path):
+    """The hash of the data, which is the same, does not depend on the order of the test set."""
+    header, *rows = corpus.SAMPLE.read_text().splitlines(keepends=True)
+    (tmp_path / "backwards.csv").write_text(header + "".join(rows[::-1]))
+    path = str(tmp_path / "backwards.csv")
+    runs.change_json(run_copy / "config.json", "data", source="csv", path=path)
+    alone = evaluate_run(run_copy, "test")  # its data are found to be those of the run
+    for workdirs in ([finished, run_copy], [run_copy, finished]):
+        assert evaluate_ensemble(workdirs, "test") == pytest.approx(alone, abs=1e-6)
+
+
+def test_runs_that_cannot_be_averaged(finished, run_copy):
+    runs.change_json(run_copy / "env.json", "data", data_hash="0" * 64)
+    message = rf"{finished} and {run_copy} were made with different data \(hash .* and 0{{12}}\)"
+    with pytest.raises(InputError, match=message):
+        evaluate_ensemble([finished, run_copy], "test")
+    load_ensemble([finished, run_copy])  # which does not matter for texts
+    runs.change_json(run_copy / "config.json", "data", labels="bad,good")
+    message = "has the classes negative, positive, .* has bad, good: runs with different classes"
+    with pytest.raises(InputError, match=message):
+        load_ensemble([finished, run_copy])

@@ -1,7 +1,4 @@
-"""What a sweep does with its trials, alone or in several processes.
-
-Training is replaced where it does not matter.
-"""
+"""A sweep and its trials, alone or in several processes; most tests replace the training."""
 
 import contextlib
 import errno
@@ -24,7 +21,7 @@ from configs import lstm
 from sentiment_jax.config.stored import replace_settings, run_name
 from sentiment_jax.data import corpus
 from sentiment_jax.errors import DiskFull, Diverged, InputError, Interrupted, RunError
-from sentiment_jax.modes import report, sweep
+from sentiment_jax.modes import sweep
 from sentiment_jax.modes.train import train
 from sentiment_jax.storage.files import read_json, write_json
 from sentiment_jax.storage.metrics_log import read_metrics
@@ -32,6 +29,17 @@ from sentiment_jax.storage.run_directory import RunDirectory, lock_run
 from sentiment_jax.sweeps.plan import find_run, plan_sweep
 from sentiment_jax.training.checks import resolve
 from sentiment_jax.training.parameters import count_parameters
+
+
+@pytest.fixture
+def run(small_config, tmp_path, training, now):
+    """Start a sweep in tmp_path / "sweep", or go on with it."""
+
+    def run(axes=AXES, **options):
+        sweep.sweep(small_config, tmp_path / "sweep", axes, **options)
+        return table(tmp_path / "sweep")
+
+    return run
 
 
 def test_trials_share_reviews_and_compiled_programs(swept):
@@ -104,7 +112,7 @@ def test_finds_the_best_setting(
         f", 1 s  ETA {total - 1:02}:00\n",
         f", 1 s  ETA 01:00\n{total:3}/{total}  final ",
         ", 1 s\nbest",
-        f"best     adam, batch 16, learning rate 0.001{best}\n",
+        f"best     adam, batch 16, learning rate 1e-3{best}\n",
         "accuracy 0.8600 ± 0.0100",
         f"winner   {retrained[2]}, its best seed by validation",
     ):
@@ -114,12 +122,9 @@ def test_finds_the_best_setting(
         assert {row[name].lower() for row in rows} == {value.lower() for value in axes[name]}
 
 
-def test_an_axis_of_the_model_or_the_encoding_affects_the_trials(
-    small_config, tmp_path, training, now, unpainted
-):
-    """Reviews are encoded again, and another network is built, where an axis asks for it."""
-    axes = {**ONE_TRIAL, "model.hidden_size": (5, 6), "data.max_length": (12, 24)}
-    sweep.sweep(small_config, tmp_path / "sweep", axes)
+def test_an_axis_of_the_model_or_the_encoding_affects_the_trials(run, training):
+    """Reviews are encoded again, and another network is built, if an axis asks for it."""
+    run({**ONE_TRIAL, "model.hidden_size": (5, 6), "data.max_length": (12, 24)})
     assert len(training.experiments) == 4 + 3
     sizes = {}
     for made in training.experiments:
@@ -127,43 +132,30 @@ def test_an_axis_of_the_model_or_the_encoding_affects_the_trials(
         assert np.diff(made.encoded["train"].offsets).max() == setting[1]
         sizes[setting] = count_parameters(made.model)
     assert sizes[5, 12] == sizes[5, 24] < sizes[6, 12] == sizes[6, 24]
-    shutil.rmtree(tmp_path / "sweep" / "final")
-    report.report([tmp_path / "sweep"], tmp_path / "page")
-    page = (tmp_path / "page" / "report.md").read_text()
-    assert "### Data.max length\n" in page and "### Model.hidden size\n" in page
-    rows = read_table(tmp_path / "page" / "runs.csv")
-    assert [row["model.hidden size"] for row in rows[:4]] == ["5", "5", "6", "6"]
-    assert [row["data.max length"] for row in rows[:4]] == ["12", "24", "12", "24"]
 
 
-def test_a_winner_trained_on_several_draws_stands_beside_the_linear_baseline(
-    small_config, tmp_path, training, capsys
+def test_a_winner_trained_on_several_splits_stands_beside_the_linear_baseline(
+    run, training, capsys
 ):
-    axes = ONE_TRIAL | {"seeds": (0, 1), "split_seeds": (3, 4)}
-    sweep.sweep(small_config, tmp_path, axes)
+    axes = ONE_TRIAL | {"seeds": (0, 1), "split_seeds": ("3", "4")}
+    run(axes)
     out = capsys.readouterr().out
     assert "accuracy 0.8550 ± 0.0058 (mean and standard deviation over seeds 0, 1 and spl" in out
     assert f"\n{'':8} the linear baseline 0.3500 ± 0.0707\n" in out
-    draws = [experiment.config.data.split_seed for experiment in training.experiments]
-    assert draws == [0, 3, 3, 4, 4]
+    assert "  final         adam, batch 16, learning rate 1e-3, split seed 3, seed 0: " in out
+    configs = [experiment.config for experiment in training.experiments]
+    seeds = [(config.data.split_seed, config.seed) for config in configs]
+    assert seeds == [(0, 0), (3, 0), (3, 1), (4, 0), (4, 1)]
     assert "--mode=report" not in out  # which needs one split
-
-
-@pytest.fixture
-def run(small_config, tmp_path, training, now):
-    """Start a sweep in tmp_path / "sweep", or go on with it."""
-
-    def run(axes=AXES, **options):
-        sweep.sweep(small_config, tmp_path / "sweep", axes, **options)
-        return table(tmp_path / "sweep")
-
-    return run
+    run(axes)
+    assert "5 trials, 5 of them had ended before" in capsys.readouterr().out
+    with pytest.raises(InputError, match="another sweep .*split_seeds"):
+        run(axes | {"split_seeds": (3,)})
 
 
 def test_a_killed_sweep_continues_and_a_finished_one_trains_nothing(
     run, tmp_path, training, capsys
 ):
-    """Row 33."""
     whole = run()
     (tmp_path / "sweep").rename(tmp_path / "whole")
     training.errors = {15 + 4: KeyboardInterrupt()}
@@ -219,7 +211,6 @@ def test_another_plan_or_other_data_are_refused(run, small_config, tmp_path):
 
 
 def test_failed_trials_are_listed_and_the_others_trained(run, tmp_path, training, capsys):
-    """Row 33."""
     training.errors = {0: Diverged("diverged at step 7: no", 7), 3: ValueError("odd\nshape")}
     assert run().count("failed at step 7,") == 1
     captured = capsys.readouterr()
@@ -249,7 +240,7 @@ def test_nothing_to_choose_from(run, tmp_path, training):
 
 
 def test_a_full_disk_is_not_a_failed_trial(run, tmp_path, training):
-    """Row 63: whether or not Orbax passes the disk's number on."""
+    """The setting is not to blame, whether or not Orbax passes the disk's error number on."""
     full = os.strerror(errno.EDQUOT)
     errors = [OSError(errno.EDQUOT, full), ValueError(f"writing: {full}"), DiskFull(f"disk {full}")]
     training.errors = dict(enumerate(errors))
@@ -277,14 +268,19 @@ def test_a_full_disk_is_not_a_failed_trial(run, tmp_path, training):
         ({"data.limit": (10, 20)}, "data.limit is no axis"),
         ({"data.length_buckets": (8,)}, "data.length_buckets is no axis"),
         ({"seed": (1, 2)}, "seed is no axis for a sweep of lstm; did you mean seeds"),
-        # Row 73: each goes with the first value of the other.
+        # Each goes with the first value of the other, so all combinations are checked.
         ({"batch_size": (16, 4), "gradient_accumulation": (1, 8)}, "batch_size=4 does not divide"),
         ({"optimizer.frozen": ("none", "embeddings")}, "frozen keeps random embeddings"),
+        (
+            {"optimizer.eps": (1e-8,)},
+            "config.optimizer.eps is an axis .* use --sweep_optimizer.eps",
+        ),
     ],
 )
 def test_bad_axes(small_config, tmp_path, training, changes, message):
     with pytest.raises(InputError, match=message):
-        sweep.sweep(small_config, tmp_path, {**AXES, **changes})
+        overridden = ["optimizer.eps", "epochs"]
+        sweep.sweep(small_config, tmp_path, {**AXES, **changes}, overridden=overridden)
     assert not training.runs
     assert not (tmp_path / "sweep.json").exists()
 
@@ -295,16 +291,11 @@ def test_one_value_of_class_weights_compares_nothing(small_config, tmp_path):
 
 
 def test_a_vocabulary_that_comes_with_the_weights_is_no_axis(small_config, tmp_path):
-    """Every trial would read the same words, and one of them be called the best."""
+    """Every trial would have the same vocabulary, and one would be called the best."""
     config = replace_settings(resolve(small_config), {"model.pretrained": "runs/vectors"})
     for axis in ("data.vocabulary_size", "data.min_frequency", "data.ngrams"):
         with pytest.raises(InputError, match=f"{axis} is no axis here: model.pretrained brings"):
             plan_sweep(tmp_path, config, {**AXES, axis: (1, 2)})
-
-
-def test_a_setting_that_is_an_axis_can_not_be_overridden(small_config, tmp_path):
-    with pytest.raises(InputError, match="config.batch_size is an axis .* use --sweep_batch_size"):
-        sweep.sweep(small_config, tmp_path, AXES, overridden=["batch_size", "epochs"])
 
 
 @pytest.mark.parametrize("axes", [AXES, STAGES], ids=["grid", "stages"])
@@ -409,7 +400,6 @@ def workers(directory):
 def test_a_signal_ends_the_worker_too_and_nothing_is_lost(
     uninterrupted, finish_here, tmp_path, number
 ):
-    """Rows 33 and 38."""
     process = begin(tmp_path, "--workers=2", start_new_session=True)
     runs.wait_until(lambda: list(tmp_path.glob("*/result.json")), process)
     assert len(workers(tmp_path)) == 2
@@ -438,7 +428,6 @@ def test_a_signal_ends_the_worker_too_and_nothing_is_lost(
 
 @pytest.mark.slow
 def test_of_two_commands_begun_at_once_one_may_die(uninterrupted, tmp_path):
-    """Row 33."""
     killed, survivor = (begin(tmp_path) for _ in range(2))
     runs.wait_until(lambda: list(tmp_path.glob("*/result.json")), killed, survivor)
     killed.kill()

@@ -230,7 +230,7 @@ def test_a_stopped_refit_goes_on(refit, tmp_path, capsys, steps):
     runs.assert_same_run(whole, tmp_path)
     printed = capsys.readouterr().out
     assert "none: trained on all 60 reviews for the 2 epochs set" in printed
-    assert "early_stopping_patience did nothing" in printed  # row 77
+    assert "early_stopping_patience did nothing" in printed
 
 
 def test_a_run_ends_with_the_linear_baseline_on_the_same_reviews(small_config, tmp_path, capsys):

@@ -1,4 +1,4 @@
-"""Caches that can't be used cost time and one line, never a run (row 45)."""
+"""Caches that can't be used cost time and at most one line, never a run."""
 
 import os
 import pwd
@@ -12,30 +12,27 @@ from commands import python
 from sentiment_jax.runtime import startup
 
 PROGRAMS = """
-import os, sys, time, warnings
+import shutil, sys
 import jax
-from sentiment_jax.runtime import startup, terminal
+from sentiment_jax.runtime import startup
 
 def compile_two():
     jax.clear_caches()  # so that each call is like a process of its own
-    warnings.filterwarnings("always", ".*persistent compilation cache entry")
-    terminal.warn_once.cache_clear()
-    startup.use_compilation_cache()
     for size in (2, 3):
         print(jax.jit(lambda x: x + 1)(jax.numpy.zeros(size)).tolist(), file=sys.stderr)
+
+startup.use_compilation_cache()
+compile_two()
 """
 DAMAGE = """
-compile_two()
 folder = startup.find_cache() / "xla"
 whole = {path: path.read_bytes() for path in folder.glob("*-cache")}
 assert len(whole) >= 2
 for index, (path, content) in enumerate(sorted(whole.items())):
     path.write_bytes([b"", b"garbage", content[:-9]][index % 3])
-compile_two()  # what another process may still be writing is no damage
-for path in whole:
-    os.utime(path, times=(0, time.time() - 2 * startup.UNFINISHED))
 compile_two()
-assert all(len(path.read_bytes()) > 99 for path in whole)
+shutil.rmtree(folder)
+folder.write_text("no entry can be written")
 compile_two()
 """
 TWO = "[1.0, 1.0]\n[1.0, 1.0, 1.0]\n"
@@ -47,22 +44,20 @@ def run_programs(script, cache):
     return python("-c", script, XDG_CACHE_HOME=cache, JAX_COMPILATION_CACHE_DIR=None).stderr
 
 
-def test_damaged_compiled_programs_are_replaced_with_one_warning(tmp_path):
-    folder = tmp_path / "sentiment_jax" / "xla"
-    warning = f"warning: {folder} is damaged, or can't be written: programs are compiled anew\n"
-    assert run_programs(DAMAGE, tmp_path).replace(TWO, "-") == f"--{warning}--"
+def test_programs_are_compiled_anew_in_silence_where_the_cache_is_damaged(tmp_path):
+    assert run_programs(DAMAGE, tmp_path) == 3 * TWO
 
 
 def test_nothing_is_cached_below_a_file_with_one_warning(tmp_path):
     (tmp_path / "file").write_text("")
-    assert run_programs("compile_two()", tmp_path / "file") == (
+    assert run_programs("", tmp_path / "file") == (
         f"warning: cannot write to {tmp_path}/file (Not a directory): nothing is cached; set "
         f"XDG_CACHE_HOME to a folder of yours\n{TWO}"
     )
 
 
 def test_a_process_that_a_sweep_starts_has_its_flags_once(monkeypatch):
-    """Row 74: other flags would say that its runs are not bit-exact."""
+    """Flags that differ would say that its runs are not bit-exact."""
     monkeypatch.setenv("XLA_FLAGS", "")
     monkeypatch.setattr(jax.config, "update", lambda *setting: None)
     flags = []

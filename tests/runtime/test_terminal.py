@@ -18,8 +18,6 @@ from sentiment_jax import main
 from sentiment_jax.runtime.terminal import OURS, UNSEEN
 from sentiment_jax.storage.checkpoints import steps_in
 
-# ml_collections loads a config file in a way that Python deprecates.
-pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
 TRAIN = [SAMPLE, *runs.small_flags(epochs=1)]
 
 
@@ -44,7 +42,7 @@ def command(monkeypatch):
     def call(*arguments, stdout=None, stderr=None):
         monkeypatch.setattr(sys, "stdout", stdout)
         monkeypatch.setattr(sys, "stderr", stderr)
-        with command_line(monkeypatch, arguments):
+        with command_line(arguments):
             code = main.run()
         sys.stdout.close()  # what is still buffered is written
         sys.stderr.close()
@@ -105,7 +103,7 @@ def test_a_stream_of_ascii_gets_replacements(command, finished, tmp_path):
 
 @pytest.mark.parametrize("explain", [[], ["--explain"]])
 def test_texts_give_a_terminal_no_commands(command, run_copy, tmp_path, explain):
-    """Row 58: ESC sequences, and characters that turn the direction of what follows."""
+    """ESC sequences, and characters that turn the direction of what follows."""
     text = "--text=good \x1b[2J\x1b]0;title\x07 \u202etxet\u2066 \x1b[8mhidden\r\x9b31m"
     stdout = Stream(tmp_path / "shown")
     command("--mode=predict", f"--workdir={run_copy}", text, *explain, stdout=stdout)

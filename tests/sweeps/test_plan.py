@@ -1,15 +1,12 @@
 """The plan of a sweep: its stages, its choice, its winner, the configs' own sweeps."""
 
-import dataclasses
-
 import pytest
-from sweeping import AXES, ONE_TRIAL, STAGES, accuracy
+from sweeping import AXES, STAGES, accuracy
 
 from configs import bert, electra, lstm
 from sentiment_jax.config.recipes import override
-from sentiment_jax.errors import InputError
 from sentiment_jax.storage.files import write_json
-from sentiment_jax.sweeps.plan import best_finished, plan_sweep, read_sweep
+from sentiment_jax.sweeps.plan import best_finished, plan_sweep
 from sentiment_jax.training.checks import resolve
 
 DECAYS = {name: {"weight_decay": 0.0} for name in ("sgd", "rmsprop", "adam")}
@@ -70,26 +67,8 @@ def test_optimizer_settings_come_with_their_optimizer(small_config, tmp_path, ov
     axes = AXES | {"optimizer_settings": {"adam": DECAYS["adam"], "adamw": DECAYS["adamw"]}}
     plan = plan_sweep(tmp_path, resolve(small_config), axes, overridden)
     for name, decay in zip(("sgd", "adam", "adamw"), decays, strict=True):
-        trial = plan.trial("grid", {**plan.start, "optimizer": name}, 0)
+        trial = plan.trial("grid", {**plan.start, "optimizer": name}, {})
         assert trial.config.optimizer.weight_decay == decay
-
-
-def test_the_winner_is_retrained_on_each_draw_of_the_reviews(small_config, tmp_path):
-    axes = ONE_TRIAL | {"seeds": (0, 1), "split_seeds": ("3", "4")}
-    plan = plan_sweep(tmp_path, resolve(small_config), axes)
-    plan.write()
-    assert read_sweep(tmp_path) == plan
-    with pytest.raises(InputError, match="another sweep .*split_seeds"):
-        plan.check_same(dataclasses.replace(plan, split_seeds=(3,)))
-    stages = plan.stages()
-    (trial,) = next(stages)
-    assert trial.config.data.split_seed == 0
-    finish(trial, loss=0.5, accuracy=0.9)
-    final = next(stages)
-    drawn = [(trial.config.data.split_seed, trial.config.seed) for trial in final]
-    assert drawn == [(3, 0), (3, 1), (4, 0), (4, 1)]
-    assert plan.count_trials() == 1 + len({trial.directory for trial in final}) == 5
-    assert final[0].label.endswith("split seed 3, seed 0")
 
 
 STUDY = [(lstm, ""), (lstm, "sample")]

@@ -22,14 +22,14 @@ from sentiment_jax.training.tasks.classification import CLASSIFICATION
 WIDE = runs.ONE_SHAPE | {"model.embedding_size": 200, "data.max_length": 23}
 
 
-@pytest.fixture
-def config(small_config):
-    return override(small_config, WIDE)
+@pytest.fixture(scope="module")
+def config(make_small):
+    return make_small(**WIDE)
 
 
 @pytest.fixture(scope="module")
-def experiment(make_small):
-    return CLASSIFICATION.prepare(resolve(make_small(**WIDE)))
+def experiment(config):
+    return CLASSIFICATION.prepare(resolve(config))
 
 
 def needs(experiment, mode):

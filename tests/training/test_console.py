@@ -1,4 +1,4 @@
-"""Warnings of a training that means nothing (row 51), each with its figure; test_classes: none."""
+"""Warnings of a training that means nothing, each with its figure; test_classes: none."""
 
 import itertools
 from types import SimpleNamespace

@@ -1,7 +1,7 @@
 """Distillation: teachers label the unlabeled text; a student learns from their predictions."""
 
-import dataclasses
 import functools
+import shutil
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -31,17 +31,26 @@ from sentiment_jax.training.distillation import distill
 from sentiment_jax.training.objectives.classification import Classification
 from sentiment_jax.training.signals import Stop
 from sentiment_jax.training.tasks.classification import CLASSIFICATION
-from sentiment_jax.training.trained_model import load_ensemble
+from sentiment_jax.training.trained_model import load_run
+
+
+@pytest.fixture(scope="module")
+def other(tmp_path_factory):
+    """A second run, with other parameters than `finished`."""
+    workdir = tmp_path_factory.mktemp("other")
+    train(make_small_config(seed=6), workdir)
+    return workdir
 
 
 @pytest.fixture
-def config(finished, tmp_path, monkeypatch):
-    """A student of two teachers, the same run twice, and 24 texts, some of them cut."""
+def config(finished, other, tmp_path, monkeypatch):
+    """A student of two teachers, the second one a copy, and 24 texts, some of them cut."""
+    second = shutil.copytree(other, tmp_path / "second")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     text = tmp_path / "more.txt"
     texts = [f"{'the film ' * (i % 12)} it was {'good ' * (i % 7)} {i}" for i in range(24)]
     text.write_text("\n".join(texts))
-    changes = {"pretrain.text": str(text), "data.teacher": f"{finished},{finished}"}
+    changes = {"pretrain.text": str(text), "data.teacher": f"{finished},{second}"}
     return make_small_config(**runs.ONE_SHAPE, **changes)
 
 
@@ -54,7 +63,7 @@ def change_text(config):
     text.write_text(text.read_text().replace("good", "bad"))
 
 
-def test_an_unlabeled_text_gets_the_teachers_probabilities(config, model):
+def test_an_unlabeled_text_gets_the_average_of_the_teachers_probabilities(config, model, other):
     prepared = prepare(config)
     before = prepared.encoded["train"]
     labeled = prepared.reviews["train"]
@@ -67,24 +76,17 @@ def test_an_unlabeled_text_gets_the_teachers_probabilities(config, model):
     train = distill(prepared, Stop()).encoded["train"]
     np.testing.assert_array_equal(train.labels[:-24], before.labels[:-24])
     np.testing.assert_array_equal(train.targets[:-24], np.eye(2)[before.labels[:-24]])
-    expected, _ = predict([model], unlabeled.texts)
+    first, second = (predict([of], unlabeled.texts)[0] for of in (model, load_run(other)))
+    expected = (first + second) / 2
+    assert (first.argmax(axis=1) != second.argmax(axis=1)).any()
     np.testing.assert_allclose(train.targets[-24:], expected, rtol=1e-6)
     np.testing.assert_array_equal(train.labels[-24:], expected.argmax(axis=1))
     assert len(np.unique(expected)) > 20
 
 
-def test_the_probabilities_of_all_teachers_are_averaged(config, monkeypatch):
-    prepared = prepare(config)
-    predicted = iter([[0.9, 0.1], [0.4, 0.6]])
-    monkeypatch.setattr(
-        distillation, "_predict", lambda *_: np.full((24, 2), next(predicted), np.float32)
-    )
-    train = distill(prepared, Stop()).encoded["train"]
-    np.testing.assert_allclose(train.targets[-24:], np.full((24, 2), [0.65, 0.35]), rtol=1e-6)
-    assert (train.labels[-24:] == 0).all()
-
-
-def test_predictions_are_cached_for_the_same_teacher_and_texts_alone(config, monkeypatch):
+def test_predictions_are_cached_for_the_same_teacher_and_texts_alone(
+    config, finished, other, tmp_path, monkeypatch
+):
     prepared = prepare(config)
     first = distill(prepared, Stop()).encoded["train"]
     monkeypatch.setattr(distillation, "score_reviews", lambda *_, **__: pytest.fail("predicted"))
@@ -93,13 +95,9 @@ def test_predictions_are_cached_for_the_same_teacher_and_texts_alone(config, mon
     change_text(config)
     with pytest.raises(pytest.fail.Exception, match="predicted"):
         distill(prepare(config), Stop())
-
-    def load_other(runs):
-        models = load_ensemble(runs)
-        params = jax.tree.map(lambda leaf: 2 * leaf, models[0].params)
-        return [dataclasses.replace(model, params=params) for model in models]
-
-    monkeypatch.setattr(distillation, "load_ensemble", load_other)
+    shutil.rmtree(tmp_path / "second")
+    shutil.copytree(finished, tmp_path / "second")  # other parameters under the same config
+    RunDirectory(tmp_path / "second").write_config(RunDirectory(other).read_config())
     with pytest.raises(pytest.fail.Exception, match="predicted"):
         distill(prepared, Stop())
 
@@ -107,10 +105,10 @@ def test_predictions_are_cached_for_the_same_teacher_and_texts_alone(config, mon
 def test_cached_predictions_that_are_damaged_or_cannot_be_written_are_computed(
     config, tmp_path, monkeypatch
 ):
-    """Row 45. A failed write leaves nothing behind."""
+    """A failed write leaves nothing behind, and the cache is no condition of a run."""
     prepared = prepare(config)
     first = distill(prepared, Stop()).statistics
-    (file,) = tmp_path.glob("cache/sentiment_jax/*.npz")
+    file, kept = tmp_path.glob("cache/sentiment_jax/*.npz")
     whole = file.read_bytes()
     half = len(whole) // 2
     flipped = whole[:half] + bytes([whole[half] ^ 1]) + whole[half + 1 :]
@@ -122,7 +120,7 @@ def test_cached_predictions_that_are_damaged_or_cannot_be_written_are_computed(
     error = OSError(28, "No space left on device")
     monkeypatch.setattr(np, "savez", Mock(side_effect=error))
     assert distill(prepared, Stop()).statistics == first
-    assert [path.name for path in file.parent.iterdir()] == ["xla"]
+    assert {path.name for path in file.parent.iterdir()} == {"xla", kept.name}
     monkeypatch.setenv("XDG_CACHE_HOME", __file__)  # no folder
     assert distill(prepared, Stop()).statistics == first
 

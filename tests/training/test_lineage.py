@@ -166,7 +166,7 @@ def test_what_ancestors_were_trained_on_counts_too(data, table, tmp_path, make_r
 def test_an_ancestor_that_was_replaced_is_not_taken_for_the_one_learned_from(
     data, table, finished, make_run, warned
 ):
-    """Row 65."""
+    """Its reviews would be compared in place of those that the student descends from."""
     student = make_run("student", table(60, 120), **{"model.pretrained": str(finished)})
     env = RunDirectory(student).env
     for digest, unknown in ((best_sha256(finished), False), ("0" * 64, True)):

@@ -10,9 +10,8 @@ from unittest.mock import Mock
 
 import pytest
 import runs
-from commands import ROOT, SAMPLE, command_line, start
+from commands import SAMPLE, start
 
-from sentiment_jax import main
 from sentiment_jax.config.recipes import override
 from sentiment_jax.errors import InputError, Interrupted, RunError
 from sentiment_jax.modes import evaluate
@@ -211,7 +210,7 @@ def test_the_best_checkpoint_lost_is_an_error_at_once(small_config, tmp_path):
 def test_fresh_removes_the_run_alone_and_empties_what_a_link_leads_to(
     run_copy, small_config, tmp_path
 ):
-    """Row 59: no step of the old run is left to restore, and the link stays."""
+    """No step of the old run is left to restore, and the link stays."""
     scratch = (run_copy / "checkpoints").rename(tmp_path / "scratch")
     (run_copy / "checkpoints").symlink_to(scratch)
     for folder in (run_copy, scratch):
@@ -254,7 +253,7 @@ def keep_the_last(path, target):
 def test_what_stops_fresh_leaves_the_old_run_whole(
     run_copy, small_config, monkeypatch, changes, patch, message
 ):
-    """Row 59: nothing is removed before what replaces it is read and in memory."""
+    """Nothing is removed before what replaces it is read and in memory."""
     before = runs.contents_without_lock(run_copy)
     if patch:
         owner, name, value = patch
@@ -267,7 +266,7 @@ def test_what_stops_fresh_leaves_the_old_run_whole(
 def test_fresh_counts_once_for_a_job_that_slurm_requeues(
     finished, run_copy, small_config, monkeypatch
 ):
-    """Row 61."""
+    """If each start discarded the saved step, the job would never end."""
     monkeypatch.setenv("SLURM_JOB_ID", "7")
     reached = []
     for count in range(2):
@@ -283,7 +282,7 @@ def test_fresh_counts_once_for_a_job_that_slurm_requeues(
 def test_a_reader_of_a_run_that_is_started_over_gets_the_new_one(
     run_copy, small_config, monkeypatch, capsys
 ):
-    """Row 62: never the parameters of one with the config of the other."""
+    """Never the parameters of one with the config of the other."""
     new = override(small_config, {"seed": 5, "data.max_length": 12, "epochs": 1})
     make = trained_model.make_classifier
 
@@ -307,7 +306,7 @@ def test_a_reader_of_a_run_that_is_started_over_gets_the_new_one(
 def test_a_run_goes_on_from_the_same_sources_wherever_they_are(
     finished, run_copy, small_config, tmp_path
 ):
-    """Row 65: parameters are compared, not paths. Row 66: a finished run needs none."""
+    """Parameters are compared, not paths; a finished run needs no source."""
     learned = lambda run: override(small_config, {"model.pretrained": str(run)})  # noqa: E731
     train(override(small_config, {"seed": 5, "epochs": 1}), tmp_path / "other")
     train(small_config, tmp_path / "again")  # the same bits, not the same files
@@ -337,13 +336,9 @@ def test_a_signal_whose_time_is_up_is_not_the_second():
     assert not Stop(after=100.0).requested and not Stop().requested
 
 
-@pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")  # of ml_collections
-def test_the_command_line_sets_the_time(tmp_path, monkeypatch, capsys):
+def test_the_command_line_sets_the_time(tmp_path, printed):
     flags = [SAMPLE, *runs.small_flags(), f"--workdir={tmp_path}", "--stop_after=0"]
-    monkeypatch.chdir(ROOT)
-    with command_line(monkeypatch, flags):
-        assert main.main() == 143
-    assert capsys.readouterr().err == "saved step 1; run the same command to continue\n"
+    assert printed(*flags, code=143) == "saved step 1; run the same command to continue\n"
 
 
 @pytest.mark.parametrize("handler", [signal.SIG_DFL, signal.SIG_IGN])  # the latter: under nohup
