@@ -134,7 +134,7 @@ def refused(printed):
 def training(monkeypatch):
     """A training that only writes results; counts its runs, fails as set."""
     training = sweeping.Training()
-    monkeypatch.setattr(sweep, "train", training)
+    monkeypatch.setattr(sweep, "run_stages", training)
     return training
 
 

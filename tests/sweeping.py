@@ -34,7 +34,7 @@ class Training:
     def directories(self):
         return [directory for directory, _ in self.runs]
 
-    def __call__(self, config, directory, *, stages, prepare, stop=None):
+    def __call__(self, config, directory, stages, *, prepare, stop=None):
         with lock_run(directory):
             experiment = prepare(config)
             number = len(self.runs)

@@ -6,6 +6,7 @@ import numpy as np
 
 from configs import lstm
 from sentiment_jax.config.recipes import override
+from sentiment_jax.data.predictions import write_predictions
 from sentiment_jax.data.reviews import Reviews
 from sentiment_jax.storage.files import checksums, write_json
 from sentiment_jax.storage.metrics_log import MetricsLog
@@ -62,7 +63,7 @@ def _write_predictions(files, config, wrong):
     probabilities = np.zeros((TESTED, len(config.classes)), np.float32)
     probabilities[rows, labels] = p_label
     probabilities[rows, (labels + 1) % len(config.classes)] = 1 - p_label
-    files.write_predictions("test", reviews, probabilities, "order", config)
+    write_predictions(files, "test", reviews, probabilities, "order", config)
     loss = log_loss(probabilities, labels)
     return {"loss": loss, "accuracy": 1 - len(wrong) / TESTED, "examples": TESTED}
 

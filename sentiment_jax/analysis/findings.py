@@ -7,7 +7,7 @@ from typing import Any
 import pandas
 
 from sentiment_jax.analysis.html import cell
-from sentiment_jax.analysis.records import Group
+from sentiment_jax.analysis.records import Group, ranking_of
 from sentiment_jax.sweeps.plan import Trial, in_words
 from sentiment_jax.training.metrics import mcc_by_chance
 
@@ -44,20 +44,21 @@ def lead(groups: Sequence[Group], tables: Mapping[str, pandas.DataFrame]) -> lis
         best = tested[0]  # groups are ranked
         scores = {**tables["models"].iloc[0], **tables["metrics"].iloc[0]}
         sentences = [
-            _best_model(best, scores, len(tested)),
+            _best_model(best, scores, tested),
             *_first_seed(best.name, best.tested[0].content),
             *_other_models(best.name, tables),
         ]
     return sentences + [sentence for group in groups for sentence in _settings(group)]
 
 
-def _best_model(group: Group, scores: Mapping[str, Any], models: int) -> str:
+def _best_model(group: Group, scores: Mapping[str, Any], tested: Sequence[Group]) -> str:
     first = group.tested[0]
     examples = first.content["test"]["examples"]
     model = f"{group.model.upper()} with {in_words(first.setting)}"
-    if models > 1:
-        validated = f"{scores['validation accuracy']:.4f}"
-        model = f"{group.name}, {model}, is the best of {models} models by validation ({validated})"
+    if len(tested) > 1:
+        metric = ranking_of(tested).by[0]
+        validated = f"validation ({metric.replace('_', ' ')} {group.validation[metric]:.4f})"
+        model = f"{group.name}, {model}, is the best of {len(tested)} models by {validated}"
     if scores["seeds"] > 1:  # as in the tables: one mean has one measure of uncertainty
         seeds = f"mean and standard deviation of {scores['seeds']} seeds"
         uncertainty = f"± {scores['± sd']:.4f} ({seeds}"

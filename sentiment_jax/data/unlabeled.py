@@ -84,7 +84,9 @@ def training_corpus(config: Config) -> Corpus:
     return load_corpus(config.data)
 
 
-def unlabeled_reviews(data: DataConfig, path: str, held_out: Sequence[Reviews] = ()) -> Reviews:
+def unlabeled_reviews(
+    data: DataConfig, path: str = "", held_out: Sequence[Reviews] = ()
+) -> Reviews:
     """Return the unlabeled text of `load_text` that is not in further reviews which are held out.
 
     InputError: there is none.

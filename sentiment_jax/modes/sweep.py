@@ -26,7 +26,7 @@ from sentiment_jax.config.schema import HARMLESS, Config
 from sentiment_jax.config.stored import flatten, replace_settings
 from sentiment_jax.data.tokenization import tokenizer_hash
 from sentiment_jax.errors import InputError, Interrupted, InUse, RunError, describe_shortage
-from sentiment_jax.modes.train import RUN, TRIAL, train
+from sentiment_jax.modes.train import RUN, TRIAL
 from sentiment_jax.runtime import launch, terminal
 from sentiment_jax.storage import run_directory
 from sentiment_jax.storage.files import checksums, write_csv, write_json
@@ -35,9 +35,10 @@ from sentiment_jax.storage.run_directory import SWEEP_FILE, RunDirectory, prepar
 from sentiment_jax.sweeps import plan
 from sentiment_jax.sweeps.plan import FINAL, Sweep, Trial, find_run, format_value, in_words
 from sentiment_jax.training import checks
-from sentiment_jax.training.cross_validation import draw_folds
+from sentiment_jax.training.cross_validation import fewest_reviews
 from sentiment_jax.training.experiment import Experiment
 from sentiment_jax.training.signals import Stop
+from sentiment_jax.training.stages import run_stages
 from sentiment_jax.training.tasks.classification import CLASSIFICATION, with_classes
 from sentiment_jax.training.trained_model import make_classifier
 
@@ -108,9 +109,7 @@ def _join(new: Sweep) -> tuple[Sweep, Experiment]:
     else:
         checks.check_sources(new.config)
     experiment = CLASSIFICATION.prepare(new.config)
-    fewest = [len(kept) for kept, _ in draw_folds(experiment)]
-    fewest.append(len(experiment.encoded["train"]))
-    checks.check_reviews(max(new.axes["batch_size"]), min(fewest))
+    checks.check_reviews(max(new.axes["batch_size"]), fewest_reviews(experiment))
     data_hash = experiment.statistics["data_hash"]
     if not begun:
         dataclasses.replace(new, data_hash=data_hash, command=run_directory.command_line()).write()
@@ -148,7 +147,7 @@ def _train_if_free(trial: Trial, first: Experiment, own: Config, stop: Stop) -> 
     try:
         with log, contextlib.redirect_stdout(log):
             stages = RUN if trial.stage == FINAL else TRIAL
-            train(config, trial.directory, stages=stages, prepare=prepare, stop=stop)
+            run_stages(config, trial.directory, stages, prepare=prepare, stop=stop)
     except InUse:
         return False
     except (InputError, Interrupted, OSError):  # not due to the setting

@@ -1,6 +1,6 @@
 """`--mode=train`: resumes or begins, trains and validates, scores the test set once at the end."""
 
-from collections.abc import Sequence
+import functools
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -11,6 +11,7 @@ from sentiment_jax.analysis import figures
 from sentiment_jax.config.schema import Config
 from sentiment_jax.data.encoding import unknown_shares
 from sentiment_jax.data.labels import decide
+from sentiment_jax.data.reviews import stratified_sample
 from sentiment_jax.modes.predict import print_predictions
 from sentiment_jax.runtime import processes, terminal
 from sentiment_jax.storage.files import write_json
@@ -22,13 +23,14 @@ from sentiment_jax.training.experiment import Task
 from sentiment_jax.training.linear_baseline import linear_baseline
 from sentiment_jax.training.metrics import mcnemar
 from sentiment_jax.training.run import TrainingRun
-from sentiment_jax.training.stages import Options, Stage, run_stages
 from sentiment_jax.training.tasks.classification import CLASSIFICATION
 
-
-def cross_validate(run: TrainingRun) -> None:
-    """Train without each fold, if there are any."""
-    cross_validation.cross_validate(run, FOLD)
+EXAMPLE_TEXTS = (  # of reviews of films
+    "One of the finest films I have seen in years: moving, funny and beautifully acted.",
+    "A dull, predictable mess. I want my two hours back.",
+    "The effects are great, but the story never comes alive and the jokes fall flat.",
+    "I expected to hate it, and walked out smiling.",
+)
 
 
 def draw_curves(run: TrainingRun) -> None:
@@ -38,22 +40,6 @@ def draw_curves(run: TrainingRun) -> None:
         with terminal.progress_bar(None, "drawing the curves"):
             ranking = run.task.make_ranking(run.config)
             figures.curves({"": records}, run.directory.curves, ranking=ranking)
-
-
-def print_validation(run: TrainingRun) -> None:
-    """Print the validation of the best epoch."""
-    result = run.result
-    scores = result["val"]
-    epoch = result["best_epoch"]
-    if scores:
-        remark = describe_folds(result) or f"epoch {epoch}, the best"
-        more = run.task.describe_scores(run.config, scores)
-        console.print_scores("val", scores, remark, more=more, unit=run.task.unit)
-        return
-    reviews = len(run.experiment.encoded["train"])
-    print(f"{'val':8} none: trained on all {reviews:,} reviews for the {epoch} epochs set")
-    if run.config.early_stopping_patience:
-        print(f"{'':8} early_stopping_patience did nothing: it needs reviews held out")
 
 
 def compare(run: TrainingRun) -> None:
@@ -75,68 +61,65 @@ def compare(run: TrainingRun) -> None:
         write_json(run.directory.result, run.result)
 
 
-def print_test(run: TrainingRun) -> None:
-    """Print the test score, how far to trust it, and what the linear baseline has."""
+def report(run: TrainingRun) -> None:
+    """Print the scores, how far to trust them, what to try next, and a few predictions."""
     result = run.result
+    if scores := result["val"]:
+        remark = describe_folds(result) or f"epoch {result['best_epoch']}, the best"
+        more = run.task.describe_scores(run.config, scores)
+        console.print_scores("val", scores, remark, more=more, unit=run.task.unit)
+    else:
+        console.print_no_validation(run)
+    if not (run.tested and run.trained):
+        return
     console.print_scores("test", result["test"], f"trained {result['train_seconds']:,.0f} s")
     console.print_metrics(result["metrics"]["test"])
     console.print_linear_baseline(result)
     console.warn_of_chance(run)
-
-
-def print_advice(run: TrainingRun) -> None:
-    """Print what the validation suggests, if there was one."""
-    if run.result["val"]:
+    if result["val"]:
         encoded = run.experiment.encoded["train" if run.cross_validated else "val"]
         unknown = float(unknown_shares(run.experiment.tokenizer, encoded).mean())
-        records = read_metrics(run.directory.metrics)
-        for sentence in advise(run.config, run.result, records, unknown):
+        for sentence in advise(run.config, result, read_metrics(run.directory.metrics), unknown):
             print(f"{'advice':8} {sentence}")
-
-
-def print_examples(run: TrainingRun) -> None:
-    """Classify a few texts, and name the files."""
-    if run.trained:
-        print_predictions([run.trained], run.experiment.examples)
+    examples: tuple[str, ...] = EXAMPLE_TEXTS
+    if run.config.data.source == "csv":
+        test = run.experiment.reviews["test"]
+        examples = stratified_sample(test, count=4, seed=run.config.data.split_seed).texts
+    print_predictions([run.trained], examples)
     print(f"{'files':8} {run.directory.path}/result.json, curves.png, predictions.csv")
 
 
+FOLD = (
+    stages.prepare,
+    stages.label,
+    stages.check_memory,
+    stages.record,
+    stages.fit,
+    draw_curves,
+    stages.finish,
+    report,
+)
 FIT = (
     stages.prepare,
     stages.label,
-    stages.check,
-    cross_validation.check_folds,
-    stages.begin,
-    cross_validate,
+    cross_validation.check,
+    stages.check_memory,
+    stages.record,
+    functools.partial(cross_validation.cross_validate, stages=FOLD),
     stages.fit,
 )
-RUN = (
-    *FIT,
-    stages.test,
-    draw_curves,
-    stages.finish,
-    compare,
-    print_validation,
-    print_test,
-    print_advice,
-    print_examples,
-)
-TRIAL = (*FIT, draw_curves, stages.finish, print_validation)  # leaves the test set alone
-FOLD = tuple(of for of in TRIAL if of not in (cross_validation.check_folds, cross_validate))
+TRIAL = (*FIT, draw_curves, stages.finish, report)  # leaves the test set alone
+RUN = (*FIT, stages.test, draw_curves, stages.finish, compare, report)
 
 
 def train(
-    recipe: ConfigDict | Config,
-    workdir: Path,
-    *,
-    stages: Sequence[Stage] = RUN,
-    **options: Unpack[Options],
+    recipe: ConfigDict | Config, workdir: Path, **options: Unpack[stages.Options]
 ) -> dict[str, Any]:
     """Train, or resume where `workdir` stands, score the test set once; return result.json.
 
-    Arguments are those of `stages.run_stages`, errors those of `api.train`.
+    Options are those of `stages.run_stages`, errors those of `api.train`.
     """
-    return run_stages(recipe, workdir, stages, **options)
+    return stages.run_stages(recipe, workdir, RUN, **options)
 
 
 def dry_run(recipe: ConfigDict, task: Task = CLASSIFICATION) -> None:
@@ -146,6 +129,6 @@ def dry_run(recipe: ConfigDict, task: Task = CLASSIFICATION) -> None:
         checks.check_batch_sizes(config)
         checks.check_sources(config)
         experiment = task.prepare(config)
-    checks.check_reviews(config.batch_size, len(experiment.encoded["train"]))
+    checks.check_reviews(config.batch_size, cross_validation.fewest_reviews(experiment))
     console.print_steps(experiment)
     compilation.check_memory(experiment)

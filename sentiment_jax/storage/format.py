@@ -1,7 +1,7 @@
 """The format of a run directory: its number, and the upgrades from one number to the next.
 
 config.json and sweep.json carry the number. A revision that changes what they hold raises FORMAT by
-one and adds an upgrade to UPGRADES. Nothing else in the package knows of earlier formats.
+one and adds an upgrade to UPGRADES. Nothing else in the package knows earlier forms of these files.
 """
 
 from collections.abc import Callable, Mapping

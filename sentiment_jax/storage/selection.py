@@ -1,4 +1,4 @@
-"""The rule that chooses the best epoch of a run, the best trial of a sweep and a report's order.
+"""The rule that chooses the best epoch (`Progress.end_epoch`), the best trial and a report's order.
 
 The highest validation accuracy wins; of equal ones, the lowest validation loss. `select_by` names
 the loss or another metric to come first. Where class weights are balanced, the balanced accuracy

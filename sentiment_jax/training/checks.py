@@ -4,7 +4,7 @@
 2. The run directory: writable, no characters that Orbax takes for a pattern, not in use.
 3. `resolve`: the teachers and the run or weights to start from.
 4. `check_start`: the devices, what is in the run directory, the sources' checkpoints.
-5. Once the reviews are read: `check_reviews`, the folds, the memory; the data hash (stages.begin).
+5. Once the reviews are read: `check_reviews`, the memory, the data hash (stages.py).
 """
 
 import enum
@@ -30,7 +30,7 @@ ENOUGH = 30  # validation reviews, to say that a teacher is at chance
 
 
 class Start(enum.Enum):
-    """Everything that follows asks for one of these, and looks at the directory no more."""
+    """How a run starts, decided once."""
 
     FINISHED = "its result is there"
     RESUMED = "a checkpoint was completed, even if it was damaged since"
@@ -43,7 +43,17 @@ class Start(enum.Enum):
         return self in (Start.FINISHED, Start.RESUMED)
 
 
-def decide_start(
+def find_start(directory: RunDirectory, *, fresh: bool = False) -> Start:
+    """Return how a run starts; `fresh` is the wish to start over."""
+    if directory.removed.exists() or (fresh and not directory.began_in_this_job()):
+        return Start.BEGUN_ANEW
+    status, _ = directory.outcome()
+    if status == "finished":
+        return Start.FINISHED
+    return Start.RESUMED if directory.began() else Start.BEGUN
+
+
+def check_start(
     recipe: ConfigDict | Config,
     directory: RunDirectory,
     task: Task,
@@ -51,7 +61,7 @@ def decide_start(
     fresh: bool = False,
     allow_changes: bool = False,
 ) -> tuple[Start, Config, list[str]]:
-    """Return how a run starts, its resolved config, and the changes of that since it began.
+    """Return how a run starts, its resolved config, and how that differs from what it began with.
 
     `fresh` is the wish to start over, `allow_changes` that to resume with another config.
     """
@@ -64,23 +74,24 @@ def decide_start(
         config = resolve(config, task, began if start is Start.FINISHED else None)
     if began:
         config = keep_dtype(config, began)
-    return start, config, check_start(config, directory, start, allow_changes=allow_changes)
-
-
-def find_start(directory: RunDirectory, *, fresh: bool = False) -> Start:
-    """Return how a run starts; `fresh` is the wish to start over."""
-    if directory.removed.exists() or (fresh and not directory.began_in_this_job()):
-        return Start.BEGUN_ANEW
-    status, _ = directory.outcome()
-    if status == "finished":
-        return Start.FINISHED
-    return Start.RESUMED if directory.began() else Start.BEGUN
+    check_batch_sizes(config)
+    check_apart(config, directory)
+    changes = []
+    if start is not Start.BEGUN_ANEW:
+        changes = directory.check_config(config, allow_changes)
+    if not start.goes_on:
+        check_sources(config)
+    elif began:
+        same = lineage.named_sources(config) == lineage.named_sources(began)
+        if not (same and directory.result.exists()):  # a finished run needs none
+            lineage.check_same_sources(config, directory)
+    return start, config, changes
 
 
 def resolve(recipe: ConfigDict, task: Task = CLASSIFICATION, known: Config | None = None) -> Config:
     """Return the frozen config of a recipe, complete without the folder of pretrained weights.
 
-    The sources of a finished run, whose config is `known`, may be gone since.
+    The sources of a finished run may be gone: then its stored config, `known`, answers.
     """
     values = flatten(recipe)
     if known and _names_its_sources(recipe, known):
@@ -171,24 +182,6 @@ def keep_dtype(config: Config, began: Config) -> Config:
     if here != began.model.dtype and isinstance(began.model, EncoderConfig):
         same["model.attention"] = began.model.attention
     return replace_settings(config, same)
-
-
-def check_start(
-    config: Config, directory: RunDirectory, start: Start, *, allow_changes: bool
-) -> list[str]:
-    """Return how the config of a run to resume differs, after all checks of step 4."""
-    check_batch_sizes(config)
-    check_apart(config, directory)
-    changes = []
-    if start is not Start.BEGUN_ANEW:
-        changes = directory.check_config(config, allow_changes)
-    if not start.goes_on:
-        check_sources(config)
-    elif directory.config.exists():
-        same = lineage.named_sources(config) == lineage.named_sources(directory.read_config())
-        if not (same and directory.result.exists()):  # a finished run needs none
-            lineage.check_same_sources(config, directory)
-    return changes
 
 
 def check_apart(config: ConfigDict | Config, directory: RunDirectory) -> None:

@@ -115,6 +115,15 @@ def print_scores(
     )
 
 
+def print_no_validation(run: TrainingRun) -> None:
+    """Print what chose the epoch of a run that holds out no reviews."""
+    reviews = len(run.experiment.encoded["train"])
+    epochs = run.progress.epochs_done
+    print(f"{'val':8} none: trained on all {reviews:,} reviews for the {epochs} epochs set")
+    if run.config.early_stopping_patience:
+        print(f"{'':8} early_stopping_patience did nothing: it needs reviews held out")
+
+
 def print_linear_baseline(result: dict[str, Any]) -> None:
     """Print what the linear baseline of result.json gets on the test set, and the difference."""
     if not (baseline := result.get("linear_baseline")):

@@ -24,10 +24,9 @@ from sentiment_jax.storage.files import read_array, read_json, write_array, writ
 from sentiment_jax.storage.run_directory import RunDirectory
 from sentiment_jax.training import checks, console
 from sentiment_jax.training.experiment import Experiment
-from sentiment_jax.training.hooks import AFTER_EPOCH
 from sentiment_jax.training.metrics import fit_temperature, measure
-from sentiment_jax.training.run import CrossValidated, TrainingRun
-from sentiment_jax.training.stages import Stage, run_stages
+from sentiment_jax.training.run import CrossValidated, Stage, TrainingRun
+from sentiment_jax.training.stages import run_stages
 
 # The indices of the reviews to train on, and of those to hold out.
 Fold = tuple[Int64[np.ndarray, " kept"], Int64[np.ndarray, " held_out"]]
@@ -39,26 +38,32 @@ def draw_folds(experiment: Experiment) -> list[Fold]:
     InputError: there are too few reviews.
     """
     data = experiment.config.data
-    reviews = experiment.reviews.get("train")
+    how: dict[str, Any] = {"seed": data.split_seed, "grouped": data.group_duplicates}
     return [
-        fold_split(reviews, n, data.folds, seed=data.split_seed, grouped=data.group_duplicates)
-        for n in range(1, data.folds + 1)
-        if reviews is not None
+        fold_split(experiment.reviews["train"], number, data.folds, **how)
+        for number in range(1, data.folds + 1)
     ]
 
 
-def check_folds(run: TrainingRun) -> None:
-    """Refuse folds that are too small, and changes of a cross-validation."""
-    folds = draw_folds(run.experiment)
-    if run.changes and (folds or run.directory.folds.exists()):
-        path = run.directory.path
+def check(run: TrainingRun) -> None:
+    """Refuse a cross-validation that has changed, and batches that its folds can't fill."""
+    path = run.directory.path
+    if run.changes and (run.config.data.folds or run.directory.folds.exists()):
         raise InputError(f"{path} is a cross-validation, which can't change: use --fresh")
-    if folds:
-        checks.check_reviews(run.config.batch_size, min(len(kept) for kept, _ in folds))
+    checks.check_reviews(run.config.batch_size, fewest_reviews(run.experiment))
+
+
+def fewest_reviews(experiment: Experiment) -> int:
+    """Return the number of training reviews, in a cross-validation without the largest fold."""
+    held_out = max((len(rows) for _, rows in draw_folds(experiment)), default=0)
+    return len(experiment.encoded["train"]) - held_out
 
 
 def cross_validate(run: TrainingRun, stages: Sequence[Stage]) -> None:
-    """Train without each fold, by these stages; the run ends after the folds' median best epoch."""
+    """Train a model per fold, by these stages, and set how many epochs the last training takes.
+
+    That is on all reviews, for the median of the folds' best epochs.
+    """
     experiment = run.experiment
     folds = draw_folds(experiment)
     if not folds:
@@ -129,7 +134,7 @@ def _train_fold(
             task=run.task,
             stop=run.stop,
             prepare=prepare,
-            hooks=[_keep_probabilities, *AFTER_EPOCH],
+            hooks=[_keep_probabilities],
         )
     remedy = f"delete {directory.path}, it is trained again"
     return result, read_array(directory.probabilities, read_json(directory.env), remedy)

@@ -35,7 +35,7 @@ def distill(experiment: Experiment, stop: Stop) -> Experiment:
     These are their targets, the most probable class is their label. A labeled review's target is
     its own class. Interrupted: a signal came.
     """
-    if experiment.unlabeled is None:
+    if "unlabeled" not in experiment.reviews:
         return experiment
     teachers = load_ensemble(find_teachers(experiment.config.data.teacher))
     predicted = [
@@ -66,8 +66,7 @@ def _predict(
         if stop.asked():
             raise Interrupted("no step was taken; run the same command to continue")
 
-    texts = experiment.unlabeled
-    assert texts is not None
+    texts = experiment.reviews["unlabeled"]
     alone = processes.count() == 1  # several predict together: all must, or none
     folder = startup.find_cache() if alone else None
     file = folder / f"{_key(teacher, texts)}.npz" if folder else None

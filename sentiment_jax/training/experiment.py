@@ -27,13 +27,6 @@ from sentiment_jax.training.lineage import source_run
 from sentiment_jax.training.objectives.objective import Objective
 from sentiment_jax.training.trained_model import Classifier
 
-EXAMPLE_TEXTS = (  # of reviews of films
-    "One of the finest films I have seen in years: moving, funny and beautifully acted.",
-    "A dull, predictable mess. I want my two hours back.",
-    "The effects are great, but the story never comes alive and the jokes fall flat.",
-    "I expected to hate it, and walked out smiling.",
-)
-
 
 @dataclasses.dataclass(frozen=True)
 class Experiment(Classifier):
@@ -42,10 +35,9 @@ class Experiment(Classifier):
     task: "Task"
     encoded: dict[str, Encoded]
     statistics: dict[str, Any]
-    reviews: dict[str, Reviews] = dataclasses.field(default_factory=dict)  # of classification
-    examples: tuple[str, ...] = EXAMPLE_TEXTS  # to classify after training
-    unlabeled: Reviews | None = None  # texts for the teachers to label, last in the training split
-    pool: int = 0  # training reviews that `epochs` counts, in a fold all; 0: the training split
+    # Of classification; "unlabeled" are for the teachers to label, last in the training split.
+    reviews: dict[str, Reviews] = dataclasses.field(default_factory=dict)
+    pool: int = 0  # in a fold: the reviews of all folds, which `epochs` is made for
 
     @functools.cached_property
     def objective(self) -> Objective:

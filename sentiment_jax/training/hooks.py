@@ -1,18 +1,14 @@
 """What is done beside the training: after every n-th step, and after each epoch.
 
-To log to a tracker of your own, write a function of the run and add it here. `run.progress.records`
-has the lines of metrics.jsonl, and `run.validation` the scores of the epoch that has ended, None if
-no reviews are held out.
+To log to a tracker of your own, write a function of the run and add it to AFTER_EPOCH. The lines of
+metrics.jsonl are in `run.progress.records` (of the main process), the scores of the epoch that has
+ended in `run.validation`, which is None if no reviews are held out. What the tracker has to close
+goes to `run.cleanup.callback`. Folds and the trials of a sweep are runs, too.
 """
-
-from collections.abc import Callable
 
 from sentiment_jax.config.schema import Config
 from sentiment_jax.data import predictions
-from sentiment_jax.training import console
-from sentiment_jax.training.run import TrainingRun
-
-Hook = Callable[[TrainingRun], None]
+from sentiment_jax.training.run import Stage, TrainingRun
 
 
 def log_steps(run: TrainingRun) -> None:
@@ -26,16 +22,13 @@ def save_step(run: TrainingRun) -> None:
         run.save()
 
 
-def every_n_steps(config: Config) -> list[tuple[int, Hook]]:
+def every_n_steps(config: Config) -> list[tuple[int, Stage]]:
     """Return (n, what is done after every n-th step and after the last one of an epoch)."""
     return [(config.log_every, log_steps), (config.checkpoint_every, save_step)]
 
 
 def write_predictions(run: TrainingRun) -> None:
-    """Write the predictions of the best epoch so far.
-
-    The checkpoint comes later: if a kill comes between them, the validation is repeated.
-    """
+    """Write the predictions of the best epoch so far."""
     found = run.validation
     if run.progress.is_best and found and found.probabilities is not None:
         val = run.experiment.encoded["val"]
@@ -45,4 +38,5 @@ def write_predictions(run: TrainingRun) -> None:
         )
 
 
-AFTER_EPOCH: list[Hook] = [write_predictions, TrainingRun.save, console.print_epoch]
+# The checkpoint comes after these: if a kill comes between them, the validation is repeated.
+AFTER_EPOCH: list[Stage] = [write_predictions]

@@ -1,7 +1,7 @@
 """The training loop: an epoch of steps, then its validation.
 
 A step is dispatched before the metrics of the one before it are fetched, so that the devices do not
-wait for the host. Where something is due after a step (training/hooks.py), its own are fetched.
+wait for the host. Before a hook of training/hooks.py is called, the step's own metrics are fetched.
 """
 
 import math
@@ -16,7 +16,7 @@ from sentiment_jax.data.batches import PlannedBatch
 from sentiment_jax.errors import Diverged
 from sentiment_jax.runtime import devices
 from sentiment_jax.runtime.terminal import progress_bar
-from sentiment_jax.training import hooks
+from sentiment_jax.training import console, hooks
 from sentiment_jax.training.run import TrainingRun, averages
 
 
@@ -74,8 +74,7 @@ def _dispatch(
         bar.set_postfix_str(f"compiling for {planned.length} tokens", refresh=False)
     start = time.perf_counter()
     rate = np.float32(run.learning_rate(progress.dispatched))
-    train_step = experiment.task.make_train_step(experiment)
-    run.state, metrics = train_step(run.state, batch, rate)
+    run.state, metrics = run.train_step(run.state, batch, rate)
     progress.dispatched += 1
     if not compiling:
         return metrics, 0.0
@@ -108,25 +107,23 @@ def _account(run: TrainingRun, metrics: dict[str, jax.Array], clock: float, bar:
 
 
 def validate_epoch(run: TrainingRun) -> None:
-    """Score the validation split, if any, update best (storage/selection.py) and patience, save.
+    """Score the validation split, if any, record its scores, call the hooks, save.
 
     A signal meanwhile saves the step; its validation is repeated on resuming.
     """
     experiment = run.experiment
-    progress = run.progress
     task = experiment.task
-    scores = {}
+    scores: dict[str, Any] = {}
+    more = run.cross_validated.validation if run.cross_validated else {}
     run.validation = None
     if len(experiment.encoded["val"]):
         run.validation = task.validate(experiment, run.state.params, run.check_stop)
         scores = run.validation.scores
+        more = run.validation.more
         run.log_scores("val", scores, run.validation.seconds)
     ranking = task.make_ranking(run.config)
-    progress.end_epoch(scores, run.config.early_stopping_patience, ranking)
-    if progress.best is not None and progress.is_best:
-        if run.validation:
-            progress.best |= run.validation.more
-        if run.cross_validated:
-            progress.best |= run.cross_validated.validation
-    for hook in run.hooks:
+    run.progress.end_epoch(scores, more, run.config.early_stopping_patience, ranking)
+    for hook in (*hooks.AFTER_EPOCH, *run.hooks):
         hook(run)
+    run.save()
+    console.print_epoch(run)

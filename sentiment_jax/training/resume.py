@@ -57,6 +57,7 @@ def restore_or_begin(run: TrainingRun) -> None:
     run.checkpoints = checkpoints
     steps = experiment.epochs * run.steps_per_epoch
     run.learning_rate = make_schedule(config.optimizer, steps)
+    run.train_step = run.task.make_train_step(experiment)
     run.log = MetricsLog(run.directory.metrics, run.progress.records)
 
 

@@ -4,8 +4,9 @@ import contextlib
 import dataclasses
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
+from jax.stages import Wrapped
 from tokenizers import Tokenizer
 
 from sentiment_jax.config.schema import Config
@@ -65,15 +66,17 @@ class Progress:
         """Whether the epoch that has ended is the best one so far."""
         return self.best is not None and self.best["epoch"] == self.epochs_done
 
-    def end_epoch(self, scores: dict[str, Any], patience: int, ranking: Ranking) -> None:
-        """Record the scores of a validation: epochs done, best, patience.
+    def end_epoch(
+        self, scores: dict[str, Any], more: dict[str, Any], patience: int, ranking: Ranking
+    ) -> None:
+        """Record the scores of a validation, and more about it: epochs done, best, patience.
 
         Without scores, where no reviews are held out, the newest epoch is the best.
         """
         self.epochs_done += 1
         self.last_epoch = self.epoch
         self.epoch = EMPTY_SUMS.copy()
-        now = {**scores, "step": self.step, "epoch": self.epochs_done}
+        now = {**scores, **more, "step": self.step, "epoch": self.epochs_done}
         if not scores:
             self.best = now
             return
@@ -114,8 +117,8 @@ class TrainingRun:
     changes: list[str]  # of the config since the run began, which the user has allowed
     stop: Stop
     prepare: Callable[[Config, Tokenizer | None], Experiment]
-    hooks: Sequence[Callable[["TrainingRun"], None]]  # called after each epoch: training/hooks.py
-    closing: contextlib.ExitStack  # what it calls when the run ends in any way
+    hooks: Sequence["Stage"]  # called after each epoch, besides those of training/hooks.py
+    cleanup: contextlib.ExitStack  # closes files, however the run ends
     tensorboard: bool = False
     cross_validated: CrossValidated | None = None
     compile_seconds: float = 0.0  # before the first step
@@ -130,6 +133,7 @@ class TrainingRun:
     progress: Progress = dataclasses.field(init=False)
     learning_rate: Callable[[int], float] = dataclasses.field(init=False)
     log: MetricsLog = dataclasses.field(init=False)
+    train_step: Wrapped = dataclasses.field(init=False)
     state: Any = None  # steps.TrainState, until the last step
     compiled_lengths: set[int] = dataclasses.field(default_factory=set)  # padded, of the steps
     validation: Validation | None = None  # of the last epoch
@@ -203,3 +207,6 @@ class TrainingRun:
         if self.state is not None and self.progress.step not in self.checkpoints.steps:
             self.save()
         raise Interrupted(f"saved step {self.progress.step}; {self.stop.remedy}")
+
+
+Stage: TypeAlias = Callable[[TrainingRun], None]  # or what is done beside the training, a hook

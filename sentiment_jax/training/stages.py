@@ -1,6 +1,6 @@
 """A training run is a list of stages, each a function of the run: `run_stages` goes through it.
 
-modes/train.py has the lists: of a run, of a sweep's trial, of a fold, of a pre-training.
+modes/train.py has the lists of a run, of a sweep's trial and of a fold.
 """
 
 import contextlib
@@ -23,18 +23,16 @@ from sentiment_jax.storage.run_directory import RunDirectory
 from sentiment_jax.training import checks, compilation, console, loop
 from sentiment_jax.training.distillation import distill
 from sentiment_jax.training.experiment import Experiment, Task
-from sentiment_jax.training.hooks import AFTER_EPOCH, Hook
 from sentiment_jax.training.lineage import source_hashes
 from sentiment_jax.training.metrics import measure
 from sentiment_jax.training.resume import initial_params, restore_or_begin
-from sentiment_jax.training.run import TrainingRun
+from sentiment_jax.training.run import Stage, TrainingRun
 from sentiment_jax.training.scoring import score_reviews
 from sentiment_jax.training.signals import Stop
 from sentiment_jax.training.tasks.classification import CLASSIFICATION
 from sentiment_jax.training.trained_model import restore_model
 
 VALIDATION = ("loss", "accuracy", "examples", *SELECTED_BY[2:], "perplexity")  # if present
-Stage: TypeAlias = Callable[[TrainingRun], None]
 Prepare: TypeAlias = Callable[[Config, Tokenizer | None], Experiment]
 
 
@@ -47,7 +45,7 @@ class Options(TypedDict, total=False):
     stop_after: float | None  # seconds until the run saves and ends
     stop: Stop | None  # what asks the run to end, shared by the trials of a sweep
     prepare: Prepare | None  # in place of the task's
-    hooks: Sequence[Hook]  # called after each epoch
+    hooks: Sequence[Stage]  # called after each epoch, besides those of training/hooks.py
 
 
 def run_stages(
@@ -76,7 +74,7 @@ def run_stages(
         stack.enter_context(run_directory.lock_run(workdir))
         stop = options.get("stop") or stack.enter_context(Stop(options.get("stop_after")))
         with processes.main_process_first():
-            start, config, changes = checks.decide_start(
+            start, config, changes = checks.check_start(
                 recipe,
                 directory,
                 task,
@@ -94,8 +92,8 @@ def run_stages(
             changes=changes,
             stop=stop,
             prepare=options.get("prepare") or task.prepare,
-            hooks=options.get("hooks", AFTER_EPOCH),
-            closing=stack,
+            hooks=options.get("hooks", ()),
+            cleanup=stack,
             tensorboard=tensorboard,
         )
         for stage in stages:
@@ -116,17 +114,16 @@ def label(run: TrainingRun) -> None:
     run.experiment = distill(run.experiment, run.stop)
 
 
-def check(run: TrainingRun) -> None:
-    """Refuse what would fail in the middle of the training."""
-    checks.check_reviews(run.config.batch_size, len(run.experiment.encoded["train"]))
+def check_memory(run: TrainingRun) -> None:
+    """Refuse steps that the devices have no memory for."""
     with terminal.progress_bar(None, "checking the memory"):
         run.compile_seconds = compilation.check_memory(run.experiment)
 
 
-def begin(run: TrainingRun) -> None:
+def record(run: TrainingRun) -> None:
     """Make the first parameters, and record the run: from now on it is in its directory.
 
-    The run that it replaces goes when all that replaces it has been read and is in memory.
+    An earlier run is removed only now, when nothing can fail on reading any more.
     """
     if not run.start.goes_on:
         with terminal.progress_bar(None, "preparing the model"):
@@ -183,7 +180,7 @@ def fit(run: TrainingRun) -> None:
     """Take the steps that are left, each epoch followed by its validation."""
     with terminal.progress_bar(None, "preparing the model"):
         restore_or_begin(run)
-    run.closing.callback(run.log.close)
+    run.cleanup.callback(run.log.close)
     run.progress.compile_seconds += run.compile_seconds
     if run.tensorboard and processes.is_main():
         run.log.open_events(run.directory.tensorboard)

@@ -12,7 +12,7 @@ from sentiment_jax.data.batches import PlannedBatch, make_batch
 from sentiment_jax.data.encoding import encode, unknown_shares
 from sentiment_jax.data.ngrams import CHARACTER_NGRAMS, hashed_ngrams, ngram_keys
 from sentiment_jax.data.reviews import Reviews
-from sentiment_jax.modes.pretrain import segment
+from sentiment_jax.training.tasks.pretraining import segment
 
 TEXTS = ["not a good film", "not a good day, not a film", "a good day", "film not", "rare"] * 3
 

@@ -32,6 +32,7 @@ from sentiment_jax.storage.metrics_log import read_metrics
 from sentiment_jax.storage.run_directory import RunDirectory
 from sentiment_jax.sweeps.plan import Trial
 from sentiment_jax.training.metrics import fit_temperature, measure
+from sentiment_jax.training.stages import run_stages
 from sentiment_jax.training.trained_model import load_run
 
 FOLDS = {
@@ -126,7 +127,7 @@ def test_the_last_model_is_trained_on_all_for_the_median_of_the_best_epochs(run,
     assert run.result["best_epoch"] == run.result["epochs"] == epochs[1] < config.epochs
     assert read_json(run.directory / "env.json")["data"]["counts"]["val"] == {"neg": 0, "pos": 0}
     longer = override(config, {"data.folds": 0, "data.validation_fraction": 0.0})
-    train(longer, tmp_path, stages=TRIAL)
+    run_stages(longer, tmp_path, TRIAL)
     taken, expected = (
         [line | {"seconds": 0} for line in read_metrics(directory / "metrics.jsonl")]
         for directory in (run.directory, tmp_path)

@@ -16,7 +16,7 @@ from reviews import read_table
 from sentiment_jax.analysis import figures
 from sentiment_jax.analysis.records import collect
 from sentiment_jax.config.recipes import override
-from sentiment_jax.data import batches
+from sentiment_jax.data import batches, predictions
 from sentiment_jax.errors import InputError, Interrupted, RunError
 from sentiment_jax.modes import train as train_mode
 from sentiment_jax.modes.evaluate import evaluate_run
@@ -32,6 +32,7 @@ from sentiment_jax.training.checks import resolve
 from sentiment_jax.training.linear_baseline import linear_baseline
 from sentiment_jax.training.metrics import mcnemar
 from sentiment_jax.training.resume import initial_params
+from sentiment_jax.training.stages import run_stages
 from sentiment_jax.training.steps import create_state
 from sentiment_jax.training.tasks.classification import CLASSIFICATION
 from sentiment_jax.training.trained_model import load_run
@@ -93,7 +94,7 @@ def test_evaluate_gives_the_same_digits_and_writes_what_training_wrote(run_copy)
 
 def test_the_score_is_printed_even_if_nothing_can_be_written(run_copy, monkeypatch, capsys):
     error = OSError(errno.EROFS, os.strerror(errno.EROFS), "predictions.csv")
-    monkeypatch.setattr(run_directory, "write_csv", Mock(side_effect=error))
+    monkeypatch.setattr(predictions, "write_csv", Mock(side_effect=error))
     assert evaluate_run(run_copy, "test") == read_json(run_copy / "result.json")["test"]
     assert "warning: predictions not written: " in capsys.readouterr().err
 
@@ -104,7 +105,7 @@ def test_the_seed_decides_parameters_dropout_and_the_batches_of_each_epoch(
     plan = Mock(wraps=batches.plan_epoch)
     monkeypatch.setattr(batches, "plan_epoch", plan)
     config = override(small_config, {**QUICK, "seed": 7, "epochs": 2})
-    train(config, tmp_path, stages=TRIAL)
+    run_stages(config, tmp_path, TRIAL)
     planned = [(call.kwargs["seed"], call.kwargs["epoch"]) for call in plan.call_args_list]
     assert planned == [(7, 0), (7, 1)]
     seeded = [resolve(override(config, {"seed": seed})) for seed in (7, 8)]
@@ -132,7 +133,7 @@ def test_nan_validation_is_never_best(small_config, tmp_path, monkeypatch):
         return nan if len(validated) == 2 else scores
 
     monkeypatch.setattr(scoring, "score_reviews", second_is_nan)
-    assert train(small_config, tmp_path, stages=TRIAL)["best_epoch"] != 2
+    assert run_stages(small_config, tmp_path, TRIAL)["best_epoch"] != 2
     records = read_metrics(tmp_path / "metrics.jsonl")
     losses = [record["loss"] for record in records]
     assert losses[5] is None  # NaN is no JSON
@@ -264,7 +265,7 @@ def test_a_run_is_finished_before_its_baseline_and_without_one_that_fails(
     baseline = Mock(side_effect=fail)
     monkeypatch.setattr(train_mode, "linear_baseline", baseline)
     config = override(small_config, BASELINE)
-    trial = train(config, tmp_path / "trial", stages=TRIAL)
+    trial = run_stages(config, tmp_path / "trial", TRIAL)
     assert "test" not in trial and set(trial["metrics"]) == {"val"}
     assert not (tmp_path / "trial" / "predictions.csv").exists() and not baseline.called
     result = train(config, tmp_path / "run")

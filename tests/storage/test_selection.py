@@ -46,14 +46,14 @@ def test_a_pretraining_is_ranked_by_its_loss_alone():
 def test_the_rule_decides_when_to_stop():
     progress = Progress()
     for epoch in (scores(0.8, 0.1), scores(0.9, 0.6)):
-        progress.end_epoch(epoch, patience=1, ranking=BY_LOSS)
+        progress.end_epoch(epoch, {}, patience=1, ranking=BY_LOSS)
     assert (progress.best["epoch"], progress.stopped_early) == (1, True)
 
 
 def test_of_equal_epochs_the_newest_and_never_one_without_a_finite_loss():
     progress = Progress()
     for loss, best in ((math.inf, None), (0.7, 2), (0.7, 3), (math.nan, 3)):
-        progress.end_epoch(scores(0.5, loss), patience=0, ranking=BY_ACCURACY)
+        progress.end_epoch(scores(0.5, loss), {}, patience=0, ranking=BY_ACCURACY)
         assert (progress.best and progress.best["epoch"]) == best
     assert BY_ACCURACY.key(None) == WORST
     assert Ranking(("auc", "loss")).key(scores(0.9, 0.1, auc=None)) > WORST, "of one class alone"

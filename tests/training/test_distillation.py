@@ -68,7 +68,7 @@ def test_an_unlabeled_text_gets_the_average_of_the_teachers_probabilities(config
     before = prepared.encoded["train"]
     labeled = prepared.reviews["train"]
     labels = [*labeled.labels.tolist(), *[-1] * 24]
-    unlabeled = prepared.unlabeled
+    unlabeled = prepared.reviews["unlabeled"]
     both = Reviews.from_texts(labeled.texts + unlabeled.texts, labels, labeled.ids + unlabeled.ids)
     for name, expected in vars(prepared.encode(both)).items():
         np.testing.assert_array_equal(getattr(before, name), expected, name)

@@ -12,7 +12,7 @@ from sentiment_jax.data.corpus import Corpus
 from sentiment_jax.data.encoding import Encoded
 from sentiment_jax.data.labels import same_classes
 from sentiment_jax.data.ngrams import unigrams
-from sentiment_jax.data.reviews import Reviews, stratified_sample
+from sentiment_jax.data.reviews import Reviews
 from sentiment_jax.data.tokenization import unknown_id
 from sentiment_jax.data.unlabeled import unlabeled_reviews
 from sentiment_jax.errors import InputError
@@ -21,7 +21,6 @@ from sentiment_jax.storage.run_directory import RunDirectory
 from sentiment_jax.storage.selection import Ranking
 from sentiment_jax.training import metrics, scoring
 from sentiment_jax.training.experiment import (
-    EXAMPLE_TEXTS,
     Experiment,
     Task,
     Validation,
@@ -43,13 +42,12 @@ def prepare(
     if tokenizer is None:
         tokenizer = make_tokenizer(config, corpus)
     _check_teacher_classes(config)
-    unlabeled = None
-    if config.data.teacher:
-        held_out = [corpus.splits[name] for name in ("val", "test")]
-        unlabeled = unlabeled_reviews(config.data, config.pretrain.text, held_out)
-        corpus = dataclasses.replace(corpus, splits={**corpus.splits, "unlabeled": unlabeled})
-    experiment = _encode(config, tokenizer, corpus)
-    return experiment if unlabeled is None else _join_unlabeled(experiment, unlabeled)
+    if not config.data.teacher:
+        return _encode(config, tokenizer, corpus)
+    held_out = [corpus.splits[name] for name in ("val", "test")]
+    unlabeled = unlabeled_reviews(config.data, config.pretrain.text, held_out)
+    corpus = dataclasses.replace(corpus, splits={**corpus.splits, "unlabeled": unlabeled})
+    return _join_unlabeled(_encode(config, tokenizer, corpus))
 
 
 def _encode(config: Config, tokenizer: Tokenizer, corpus: Corpus) -> Experiment:
@@ -64,17 +62,12 @@ def _encode(config: Config, tokenizer: Tokenizer, corpus: Corpus) -> Experiment:
         name: round(split.truncated / max(len(split), 1), 4) for name, split in encoded.items()
     }
     order = {name: texts_hash(split) for name, split in corpus.splits.items()}
-    examples: tuple[str, ...] = EXAMPLE_TEXTS
-    if config.data.source == "csv":
-        test = corpus.splits["test"]
-        examples = stratified_sample(test, count=4, seed=config.data.split_seed).texts
     return Experiment(
         **vars(classifier),
         task=CLASSIFICATION,
         reviews=corpus.splits,
         encoded=encoded,
         statistics={**corpus.statistics, "truncated": truncated, "order_hash": order},
-        examples=examples,
     )
 
 
@@ -171,7 +164,7 @@ def _check_teacher_classes(config: Config) -> None:
             )
 
 
-def _join_unlabeled(experiment: Experiment, texts: Reviews) -> Experiment:
+def _join_unlabeled(experiment: Experiment) -> Experiment:
     """Append the unlabeled texts, their labels -1, to the training split."""
     encoded = dict(experiment.encoded)
     labeled = encoded["train"]
@@ -183,9 +176,10 @@ def _join_unlabeled(experiment: Experiment, texts: Reviews) -> Experiment:
         offsets=np.concatenate([labeled.offsets, labeled.offsets[-1] + unlabeled.offsets[1:]]),
         truncated=labeled.truncated + unlabeled.truncated,
     )
-    counts = {"unlabeled": len(unlabeled), "unlabeled_hash": texts_hash(texts)}
+    digest = experiment.statistics["order_hash"]["unlabeled"]
+    counts = {"unlabeled": len(unlabeled), "unlabeled_hash": digest}
     statistics = {**experiment.statistics, **counts}
-    return dataclasses.replace(experiment, encoded=encoded, statistics=statistics, unlabeled=texts)
+    return dataclasses.replace(experiment, encoded=encoded, statistics=statistics)
 
 
 def _warn_of_data(experiment: Experiment) -> None:

@@ -1,10 +1,13 @@
 """Pre-training: learns from unlabeled text, by one of an architecture's objectives.
 
-A second objective for an architecture takes a file in objectives/, with a `mean_loss` like its
-neighbors', a case in `make_objective` below, its name in OBJECTIVES of config/schema.py, and in
-models/registry.py its network, in the entry of the architecture, and the suffix of its export, in
-TRANSFORMERS. A head other than `predictions` also takes a prefix in that entry's `heads`, and
-MODULES of huggingface/weights.py.
+A second objective for an architecture takes
+
+1. a file in objectives/, with a `mean_loss` like its neighbors', and a case in `make_objective`;
+2. its name in OBJECTIVES of config/schema.py;
+3. in models/registry.py its network, in the entry of the architecture, and the suffix of its
+   export, in TRANSFORMERS;
+4. for a head other than `predictions`, a prefix in that entry's `heads`, and its names in
+   huggingface/names.py.
 """
 
 import functools
@@ -25,6 +28,7 @@ from sentiment_jax.config.schema import OBJECTIVES, Config
 from sentiment_jax.data.corpus import Corpus
 from sentiment_jax.data.encoding import WHOLE, Encoded, encode
 from sentiment_jax.data.tokenization import framing
+from sentiment_jax.errors import InputError
 from sentiment_jax.runtime.terminal import progress_bar
 from sentiment_jax.storage.selection import BY_LOSS
 from sentiment_jax.training import scoring
@@ -81,9 +85,10 @@ def make_objective(experiment: Experiment) -> Objective:
             return MaskedLanguageModeling.of(tokenizer, config.mask_fraction)
         case "replaced_token_detection":
             return ReplacedTokenDetection.of(tokenizer, config.mask_fraction)
-        case _:
+        case "ngram_vectors":
             token_ids = experiment.encoded["train"].token_ids
             return NgramVectors.of(tokenizer, token_ids, experiment.mesh)
+    raise InputError(f"pretrain.objective={config.objective} has no case here")
 
 
 def make_train_step(experiment: Experiment) -> Wrapped:
