@@ -33,6 +33,7 @@ from sentiment_jax.runtime import startup
 from sentiment_jax.storage.files import write_atomically
 from sentiment_jax.storage.run_directory import RunDirectory, lock_run, prepare_workdir
 from sentiment_jax.sweeps.plan import find_run
+from sentiment_jax.training.checks import check_apart
 from sentiment_jax.training.lineage import warn_of_training_reviews
 from sentiment_jax.training.trained_model import load_run
 
@@ -81,6 +82,7 @@ def train(
     directory = RunDirectory(Path(workdir).expanduser())
     if data is None and test is not None:
         raise InputError("test= goes with data=; a config has data.test_path")
+    check_apart(config, directory)
     with _keep_reviews(config, directory, {"train": data, "test": test}, fresh) as config:
         startup.start(config)
         return train_run(config, directory.path, fresh=fresh, allow_changes=allow_changes)

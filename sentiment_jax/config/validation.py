@@ -32,6 +32,8 @@ def validate(config: Any, *, pretraining: bool = False) -> None:
     if odd:
         remedy = f"use --config=configs/{model}.py"
         raise InputError(f"config: model.name={model} and {', '.join(odd[:3])}: {remedy}")
+    if pretraining and not OBJECTIVES[model]:
+        raise InputError(f"config: --mode=pretrain: {model} learns nothing from unlabeled text")
     problems = [rule.problem(name, values[name]) for name, rule in settings.items()]
     problems += _data_problems(values) + _label_problems(values)
     problems += _pretraining_problems(values) if pretraining else _training_problems(values)
@@ -60,6 +62,8 @@ def _data_problems(values: Mapping[str, Any]) -> list[str]:
         problems.append(
             f"data.ngrams={values['data.ngrams']} wants model.name=lstm or average, not {model}"
         )
+    if values["data.folds"] == 1:
+        problems.append("data.folds=1 leaves nothing to train on: 0, or 2 and more")
     if values["data.source"] in ("folder", "csv") and not values["data.path"]:
         problems.append(f"data.source={values['data.source']} needs --config.data.path")
     if not values["pretrain.unlabeled"]:
@@ -92,8 +96,6 @@ def _training_problems(values: Mapping[str, Any]) -> list[str]:
 def _pretraining_problems(values: Mapping[str, Any]) -> list[str]:
     """Say what would do nothing in a pre-training, or does not fit its objective."""
     model = values["model.name"]
-    if not OBJECTIVES[model]:
-        return [f"--mode=pretrain: {model} learns nothing from unlabeled text"]
     objective = values["pretrain.objective"] or OBJECTIVES[model][0]
     problems = []
     if objective not in OBJECTIVES[model]:

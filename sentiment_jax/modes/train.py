@@ -101,8 +101,8 @@ FOLD = (
 )
 FIT = (
     stages.prepare,
-    stages.label,
     cross_validation.check,
+    stages.label,
     stages.check_memory,
     stages.record,
     functools.partial(cross_validation.cross_validate, stages=FOLD),

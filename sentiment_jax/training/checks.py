@@ -39,7 +39,7 @@ class Start(enum.Enum):
 
     @property
     def goes_on(self) -> bool:
-        """Whether parameters and tokenizer are those in the directory."""
+        """Whether the tokenizer is the directory's, and so are the parameters, if it has any."""
         return self in (Start.FINISHED, Start.RESUMED)
 
 
@@ -79,9 +79,11 @@ def check_start(
     changes = []
     if start is not Start.BEGUN_ANEW:
         changes = directory.check_config(config, allow_changes)
+    if start is Start.FINISHED and changes:
+        start = Start.RESUMED if directory.began() else Start.BEGUN
     if not start.goes_on:
         check_sources(config)
-    elif began:
+    if began and (start.goes_on or directory.folds.exists()):
         same = lineage.named_sources(config) == lineage.named_sources(began)
         if not (same and directory.result.exists()):  # a finished run needs none
             lineage.check_same_sources(config, directory)

@@ -109,6 +109,7 @@ def print_scores(
     split: str, scores: Mapping[str, Any], remark: str, *, more: str = "", unit: str = "reviews"
 ) -> None:
     """Print one aligned line: accuracy, loss, what is `more`, the number of examples."""
+    more = f" {more}" if more else ""
     print(
         f"{split:8} accuracy {scores['accuracy']:.4f}  loss {scores['loss']:.4f}{more}  on "
         f"{scores['examples']:,} {unit} ({remark})"

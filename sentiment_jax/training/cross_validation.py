@@ -20,8 +20,9 @@ from sentiment_jax.data.predictions import write_predictions
 from sentiment_jax.data.reviews import fold_split
 from sentiment_jax.errors import InputError
 from sentiment_jax.runtime import processes
+from sentiment_jax.storage.checkpoints import Checkpoints
 from sentiment_jax.storage.files import read_array, read_json, write_array, write_json
-from sentiment_jax.storage.run_directory import RunDirectory
+from sentiment_jax.storage.run_directory import RunDirectory, prepare_workdir
 from sentiment_jax.training import checks, console
 from sentiment_jax.training.experiment import Experiment
 from sentiment_jax.training.metrics import fit_temperature, measure
@@ -105,7 +106,7 @@ def _train_fold(
 ) -> tuple[dict[str, Any], Float32[np.ndarray, "held_out classes"]]:
     """Train without a fold, unless that is done; return result.json and the probabilities for it.
 
-    A finished fold of 0215bc7, which kept no array, is trained again.
+    A fold that 0215bc7 validated, which kept no array, is trained again.
     """
     whole = run.experiment
     reviews = whole.reviews["train"]
@@ -119,12 +120,14 @@ def _train_fold(
             test=whole.reviews["test"],  # part of the data's hash, but a fold scores none of it
         )
         corpus.splits["test"] = reviews.take(np.arange(0))
-        return dataclasses.replace(run.task.prepare(config, tokenizer, corpus), pool=len(reviews))
+        prepared = run.task.prepare(config, tokenizer, corpus)
+        pool = len(prepared.encoded["train"]) + len(held_out)
+        return dataclasses.replace(prepared, pool=pool)
 
-    if directory.result.exists() and not directory.probabilities.exists() and processes.is_main():
+    prepare_workdir(directory.path)
+    if processes.is_main() and not directory.probabilities.exists() and _was_validated(directory):
         shutil.rmtree(directory.checkpoints, ignore_errors=True)
-        directory.result.unlink()
-    directory.path.mkdir(parents=True, exist_ok=True)
+        directory.result.unlink(missing_ok=True)
     log = (directory.path / "log.txt").open("a", encoding="utf-8")
     with log, contextlib.redirect_stdout(log):
         result = run_stages(
@@ -137,7 +140,15 @@ def _train_fold(
             hooks=[_keep_probabilities],
         )
     remedy = f"delete {directory.path}, it is trained again"
-    return result, read_array(directory.probabilities, read_json(directory.env), remedy)
+    return result, read_array(directory.probabilities, read_json(directory.env, remedy), remedy)
+
+
+def _was_validated(fold: RunDirectory) -> bool:
+    if fold.result.exists():
+        return True
+    checkpoints = Checkpoints(fold.checkpoints, read_only=True)
+    intact = [step for step in checkpoints.steps if not checkpoints.fault(step)]
+    return any(checkpoints.bookkeeping(step)["best"] for step in intact[-1:])
 
 
 def _keep_probabilities(run: TrainingRun) -> None:

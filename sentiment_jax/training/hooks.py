@@ -1,4 +1,4 @@
-"""What is done beside the training: after every n-th step, and after each epoch.
+"""What is done beside the training: every n steps and at an epoch's last, and after an epoch.
 
 To log to a tracker of your own, write a function of the run and add it to AFTER_EPOCH. The lines of
 metrics.jsonl are in `run.progress.records` (of the main process), the scores of the epoch that has

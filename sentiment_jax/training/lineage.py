@@ -3,6 +3,7 @@
 Held-out reviews that one of them was trained on make scores meaningless: `warn_of_leakage`.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import os
@@ -96,10 +97,10 @@ def warn_of_leakage(config: Config, corpus: Corpus) -> None:
     splits = {name: corpus.splits[name].hashes for name in ("val", "test")}
     for run in ancestors(config):
         directory = RunDirectory(run)
-        recorded = read_json(directory.env)["data"] if directory.env.is_file() else {}
-        names = ["test"]
-        if config.data.held_out or "labeled_hash" not in recorded:
-            names.append("val")
+        names = ["val", "test"]
+        with contextlib.suppress(InputError):  # which is told of below
+            if not config.data.held_out and "labeled_hash" in read_json(directory.env)["data"]:
+                names = ["test"]
         held_out = np.concatenate([splits[name] for name in names])
         held_out = np.setdiff1d(held_out, corpus.splits["train"].hashes)
         if not len(held_out):

@@ -48,7 +48,8 @@ def restore_or_begin(run: TrainingRun) -> None:
             "N.corrupt; put one back, or --fresh starts over"
         )
     else:
-        state = create_state(run.params, config.optimizer, config.seed)
+        params = jax.tree.map(jnp.asarray, run.params)
+        state = create_state(params, config.optimizer, config.seed)
         run.state = devices.place(state, experiment.mesh)
         run.progress = Progress()
     run.params = None

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias, TypedDict, Unpack
 
+import jax
 from ml_collections import ConfigDict
 from tokenizers import Tokenizer
 
@@ -81,7 +82,7 @@ def run_stages(
                 fresh=options.get("fresh", False),
                 allow_changes=options.get("allow_changes", False),
             )
-        if start is checks.Start.FINISHED and not changes:
+        if start is checks.Start.FINISHED:
             print(f"{workdir} is finished; nothing to do (--fresh starts over)")
             return directory.outcome()[1]
         run = TrainingRun(
@@ -127,7 +128,8 @@ def record(run: TrainingRun) -> None:
     """
     if not run.start.goes_on:
         with terminal.progress_bar(None, "preparing the model"):
-            run.params, run.load_report = initial_params(run.experiment)
+            params, run.load_report = initial_params(run.experiment)
+            run.params = jax.device_get(params)  # a cross-validation needs the devices' memory
     with processes.main_process_first():
         if run.start is checks.Start.BEGUN_ANEW:
             run.directory.remove()

@@ -26,7 +26,7 @@ from sentiment_jax.modes import train as train_mode
 from sentiment_jax.modes.evaluate import evaluate_ensemble, evaluate_run
 from sentiment_jax.modes.report import report
 from sentiment_jax.modes.sweep import sweep
-from sentiment_jax.modes.train import TRIAL, train
+from sentiment_jax.modes.train import TRIAL, dry_run, train
 from sentiment_jax.storage.files import read_json
 from sentiment_jax.storage.metrics_log import read_metrics
 from sentiment_jax.storage.run_directory import RunDirectory
@@ -229,10 +229,13 @@ def test_the_linear_baseline_is_cross_validated_on_the_same_folds(run):
 
 
 def test_folds_that_cannot_be(config, tmp_path):
-    for folds, problem in ((1, "data.folds=1 leaves nothing"), (61, "61 different texts, there a")):
-        with pytest.raises(InputError, match=problem):
-            train(override(config, {"data.folds": folds}), tmp_path / "run")
-        assert [path.name for path in (tmp_path / "run").iterdir()] == ["lock"]
+    with pytest.raises(InputError, match="data.folds=1 leaves nothing to train on"):
+        validate(override(config, {"data.folds": 1}))
+    many = override(config, {"data.folds": 61})
+    for call in (dry_run, lambda config: train(config, tmp_path / "run")):
+        with pytest.raises(InputError, match="61 different texts, there are 60"):
+            call(many)
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["lock"]
     with pytest.raises(InputError, match="data.folds does nothing in --mode=pretrain"):
         validate(config, pretraining=True)
 
