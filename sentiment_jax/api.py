@@ -22,7 +22,6 @@ from ml_collections import ConfigDict
 from sentiment_jax.analysis import integrated_gradients
 from sentiment_jax.analysis.integrated_gradients import Explanation
 from sentiment_jax.config.recipes import override, read_recipe
-from sentiment_jax.config.schema import Config
 from sentiment_jax.config.validation import validate
 from sentiment_jax.data.predictions import prediction_cells, prediction_columns
 from sentiment_jax.errors import InputError
@@ -33,7 +32,6 @@ from sentiment_jax.runtime import startup
 from sentiment_jax.storage.files import write_atomically
 from sentiment_jax.storage.run_directory import RunDirectory, lock_run, prepare_workdir
 from sentiment_jax.sweeps.plan import find_run
-from sentiment_jax.training.checks import check_apart
 from sentiment_jax.training.lineage import warn_of_training_reviews
 from sentiment_jax.training.trained_model import load_run
 
@@ -82,7 +80,6 @@ def train(
     directory = RunDirectory(Path(workdir).expanduser())
     if data is None and test is not None:
         raise InputError("test= goes with data=; a config has data.test_path")
-    check_apart(config, directory)
     with _keep_reviews(config, directory, {"train": data, "test": test}, fresh) as config:
         startup.start(config)
         return train_run(config, directory.path, fresh=fresh, allow_changes=allow_changes)
@@ -116,7 +113,13 @@ def load(workdir: str | Path) -> "Model":
 
 
 class Model:
-    """A trained model: `load` returns one."""
+    """A trained model: `load` returns one.
+
+    Attributes:
+      workdir: its run directory.
+      config: the config of its run.
+      classes: the names of its classes; of two, the second is the positive one.
+    """
 
     def __init__(self, workdir: Path):
         self.workdir = workdir
@@ -124,19 +127,11 @@ class Model:
         self._directory.check_found()
         startup.start(self._directory.read_config())
         self._trained = load_run(workdir)
+        self.config = self._trained.config
+        self.classes = self._trained.classes
 
     def __repr__(self) -> str:
         return f"Model({str(self.workdir)!r}): {self.config.model.name}, step {self._trained.step}"
-
-    @property
-    def config(self) -> Config:
-        """The config of its run."""
-        return self._trained.config
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """The names of its classes: of two, the second is the positive one."""
-        return self._trained.classes
 
     def predict(self, texts: Any) -> pandas.DataFrame:
         """Return the predictions: a row per text, the columns as in --mode=predict.

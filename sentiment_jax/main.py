@@ -17,7 +17,7 @@ import re
 import traceback
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
@@ -29,9 +29,6 @@ from sentiment_jax.config.stored import flatten, replace_settings, run_name
 from sentiment_jax.config.validation import validate
 from sentiment_jax.errors import InputError, Interrupted, RunError, describe_shortage, did_you_mean
 from sentiment_jax.runtime import launch, processes, terminal
-
-if TYPE_CHECKING:
-    from sentiment_jax.training.stages import Options
 
 HELP = """\
 Trains text classifiers (BERT, ELECTRA, an LSTM, n-grams) and classifies texts with them.
@@ -79,9 +76,7 @@ NEEDED = {  # mode -> the flags that it requires, and what they name
 
 MODE = flags.DEFINE_enum("mode", "train", [*NEEDED], "see above")
 CONFIG = config_flags.DEFINE_config_file(
-    "config",
-    None,
-    "bert, electra, lstm, ngrams, average or a file[:VARIANT]; settings: --help",
+    "config", None, "bert, electra, lstm, ngrams, average or a file[:VARIANT]; settings: --help"
 )
 flags.FLAGS["config"].parser = ConfigFile()
 WORKDIR = flags.DEFINE_string("workdir", None, "the run's directory; a sweep's: its winner's")
@@ -209,8 +204,16 @@ def dispatch() -> None:
         prefix = "pretrain-" if mode == "pretrain" else ""
         workdirs = [Path(WORKDIR.value or f"runs/{prefix}{run_name(config)}")]
     else:
+        from sentiment_jax.storage.run_directory import RunDirectory
+
         workdirs = _find_runs(mode, changes)
-        config = _read_config(workdirs[0], changes)
+        directory = RunDirectory(workdirs[0])
+        config = None  # the mode says what is missing
+        if directory.config.exists() and changes:
+            config = replace_settings(directory.read_classifier(), changes)
+            validate(config)
+        elif directory.config.exists():
+            config = directory.read_config()
     with terminal.progress_bar(None, "starting"):
         startup.start(config, group, LOST_AFTER.value)
         importlib.import_module(f"sentiment_jax.modes.{mode}")  # which takes seconds
@@ -218,30 +221,22 @@ def dispatch() -> None:
 
 
 def _train(config: Any, workdirs: list[Path], changes: dict[str, Any]) -> None:
-    from sentiment_jax.modes.train import dry_run, train
+    from sentiment_jax.modes.pretrain import PRETRAINING, pretrain
+    from sentiment_jax.modes.train import CLASSIFICATION, dry_run, train
 
+    pretrains = MODE.value == "pretrain"
     if DRY_RUN.value:
-        dry_run(config)
-    else:
-        train(config, workdirs[0], **_training_options())
-
-
-def _pretrain(config: Any, workdirs: list[Path], changes: dict[str, Any]) -> None:
-    from sentiment_jax.modes.pretrain import dry_run, pretrain
-
-    if DRY_RUN.value:
-        dry_run(config)
-    else:
-        pretrain(config, workdirs[0], **_training_options())
-
-
-def _training_options() -> "Options":
-    return {
-        "fresh": FRESH.value,
-        "allow_changes": ALLOW_CHANGES.value,
-        "tensorboard": TENSORBOARD.value,
-        "stop_after": STOP_AFTER.value,
-    }
+        dry_run(config, PRETRAINING if pretrains else CLASSIFICATION)
+        return
+    learn = pretrain if pretrains else train
+    learn(
+        config,
+        workdirs[0],
+        fresh=FRESH.value,
+        allow_changes=ALLOW_CHANGES.value,
+        tensorboard=TENSORBOARD.value,
+        stop_after=STOP_AFTER.value,
+    )
 
 
 def _evaluate(config: Any, workdirs: list[Path], changes: dict[str, Any]) -> None:
@@ -300,7 +295,7 @@ def _report(config: Any, workdirs: list[Path], changes: dict[str, Any]) -> None:
 
 MODES = {
     "train": _train,
-    "pretrain": _pretrain,
+    "pretrain": _train,
     "evaluate": _evaluate,
     "predict": _predict,
     "export": _export,
@@ -311,20 +306,6 @@ MODES = {
 
 def _output() -> Path | None:
     return Path(OUTPUT.value) if OUTPUT.value else None
-
-
-def _read_config(workdir: Path, changes: Mapping[str, Any]) -> Any:
-    """Return the config of a run, with changes; None where there is none, and the mode says so."""
-    from sentiment_jax.storage.run_directory import RunDirectory
-
-    directory = RunDirectory(workdir)
-    if not directory.config.exists():
-        return None
-    if not changes:
-        return directory.read_config()
-    config = replace_settings(directory.read_classifier(), changes)
-    validate(config)
-    return config
 
 
 def _find_runs(mode: str, changes: Mapping[str, Any]) -> list[Path]:

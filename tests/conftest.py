@@ -30,9 +30,7 @@ import runs
 import sweeping
 from commands import ROOT, command_line
 
-from configs import lstm
 from sentiment_jax import main
-from sentiment_jax.config.recipes import override
 from sentiment_jax.data.corpus import READERS
 from sentiment_jax.modes import sweep
 from sentiment_jax.modes.train import train
@@ -40,6 +38,7 @@ from sentiment_jax.runtime import startup
 from sentiment_jax.training.steps import _make_train_step
 from sentiment_jax.training.trained_model import load_run
 
+make_small_config = runs.make_small  # its name in tests/cluster
 startup.use_wide_vectors()  # as main does: bitwise the same runs in a process of their own
 
 
@@ -47,23 +46,6 @@ def pytest_collection_modifyitems(items):
     """The files with the slow tests first: of two workers, neither ends long after the other."""
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in slow)
-
-
-def make_small_config(**changes):
-    """An LSTM on a few dozen embedded reviews: a run takes seconds."""
-    return override(lstm.get_config("sample"), runs.SMALL | changes)
-
-
-@pytest.fixture(scope="session")
-def make_small():
-    """make_small_config itself, for fixtures of a module."""
-    return make_small_config
-
-
-@pytest.fixture
-def small_config():
-    """make_small_config, for a test to change."""
-    return make_small_config()
 
 
 @pytest.fixture
@@ -74,9 +56,9 @@ def folder(tmp_path):
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory):
-    """The directory of an uninterrupted run of make_small_config; not to be changed."""
+    """The directory of an uninterrupted run of runs.make_small(); not to be changed."""
     workdir = tmp_path_factory.mktemp("finished")
-    train(make_small_config(), workdir)
+    train(runs.make_small(), workdir)
     return workdir
 
 
@@ -99,7 +81,7 @@ def swept(tmp_path_factory):
     before = _make_train_step.cache_info().misses
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(READERS, "sample", read)
-        sweep.sweep(make_small_config(), directory, axes)
+        sweep.sweep(runs.make_small(), directory, axes)
     compiled = _make_train_step.cache_info().misses - before
     return SimpleNamespace(directory=directory, reads=read.call_count, compiled=compiled)
 

@@ -55,9 +55,7 @@ def key(seed):
 def draw(shapes, scale, seed=0):
     """Normal values for such parameters, biases too: a forgotten one shows. Nothing compiles."""
     rng = np.random.default_rng(seed)
-    return jax.tree.map(
-        lambda leaf: jnp.asarray(scale * rng.normal(size=leaf.shape), leaf.dtype), shapes
-    )
+    return jax.tree.map(lambda x: jnp.asarray(scale * rng.normal(size=x.shape), x.dtype), shapes)
 
 
 def random(model, scale=0.3, seed=0):

@@ -11,11 +11,11 @@ from pathlib import Path
 
 os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=4"  # conftest adds our own
 
+import conftest  # noqa: F401
 import golden
 import jax
 import numpy as np
 import runs
-from conftest import make_small_config
 from jax.sharding import Mesh
 
 from benchmarks import synthetic
@@ -96,7 +96,7 @@ def main(folder, run):
     np.savez(folder / "parts.npz", *steps)
     np.savez(folder / "probabilities.npz", probabilities(run, 8), probabilities(run, 6))
     on(4)
-    train(make_small_config(**runs.LONGER), folder / "four")
+    train(runs.make_small(**runs.LONGER), folder / "four")
     np.savez(folder / "four" / "params.npz", *leaves(folder / "four"))
 
 

@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import re
 
 import numpy as np
 import pytest
@@ -59,10 +60,14 @@ def read_table(path):
         return list(csv.DictReader(file))
 
 
+def refuses(pattern, call, *arguments, **options):
+    """Check that a call raises an InputError of one line with this pattern; return its message."""
+    with pytest.raises(InputError, match=pattern or None) as caught:
+        call(*arguments, **options)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
 def refusal(path, call, *arguments, **options):
     """The message of the InputError that a call raises: one line, with the path."""
-    with pytest.raises(InputError) as caught:
-        call(*arguments, **options)
-    message = str(caught.value)
-    assert str(path) in message and "\n" not in message
-    return message
+    return refuses(re.escape(str(path)), call, *arguments, **options)

@@ -9,12 +9,14 @@ import pytest
 from matplotlib.figure import Figure
 
 from benchmarks.comparing import contents, difference
+from configs import lstm
+from sentiment_jax.config.recipes import override
 from sentiment_jax.storage.files import read_json, write_json
 from sentiment_jax.storage.metrics_log import read_metrics
 from sentiment_jax.training.run import Progress
 from sentiment_jax.training.signals import Stop
 
-SMALL = {  # an LSTM on a few dozen embedded reviews: a run takes seconds
+SMALL = {
     "cpu_devices": 1,  # as in the tests' own process: other sums round differently
     "epochs": 3,
     "log_every": 2,
@@ -32,6 +34,11 @@ SMALL = {  # an LSTM on a few dozen embedded reviews: a run takes seconds
 STEPS = 24  # of a run of LONGER
 ONE_SHAPE = {"data.length_buckets": ()}  # one program to compile where shapes are not the point
 LONGER = ONE_SHAPE | {"epochs": 2, "batch_size": 4, "log_every": 1, "checkpoint_every": 100}
+
+
+def make_small(**changes):
+    """An LSTM on a few dozen embedded reviews: a run takes seconds."""
+    return override(lstm.get_config("sample"), SMALL | changes)
 
 
 def small_flags(**changes):

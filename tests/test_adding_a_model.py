@@ -48,7 +48,6 @@ def bag():
 
 @pytest.fixture(scope="module")
 def recipe(tmp_path_factory):
-    """The config file."""
     path = tmp_path_factory.mktemp("configs") / "bag.py"
     path.write_text(RECIPE)
     return str(path)

@@ -12,6 +12,7 @@ import pandas
 import pytest
 import runs
 from commands import ROOT, SAMPLE, python, run
+from reviews import refuses
 
 import sentiment_jax
 from sentiment_jax import api
@@ -65,13 +66,11 @@ def test_a_training_from_python_is_the_command_lines_bit_for_bit(tmp_path):
         assert envs[0][name] == envs[1][name]
 
 
-def test_a_training_from_python_has_the_settings_of_the_command_line(
-    make_small, finished, tmp_path, monkeypatch
-):
+def test_a_training_from_python_has_the_command_lines_settings(finished, tmp_path, monkeypatch):
     """As above, except that JAX has started."""
     started = Mock()
     monkeypatch.setattr(api.startup, "start", started)
-    config = make_small()
+    config = runs.make_small()
     assert sentiment_jax.train(config, str(tmp_path)) == read_json(tmp_path / "result.json")
     started.assert_called_once_with(config)
     runs.assert_same_run(finished, tmp_path)
@@ -85,13 +84,11 @@ def test_a_config_by_name_with_changes():
     assert (dotted.epochs, dotted.data.source) == (2, "tfds")
     assert nested.data.length_buckets == dotted.data.length_buckets == (8, 16)
     ours = "no config file .*: ours are average, bert, electra, lstm"
-    with pytest.raises(InputError, match=ours):
-        sentiment_jax.get_config("nothing/like_it.py")
+    refuses(ours, sentiment_jax.get_config, "nothing/like_it.py")
     for changes in ({"hiden_size": 8}, {"model": {"hiden_size": 8}}):
         with pytest.raises(InputError, match="hiden_size; did you mean model.hidden_size"):
             sentiment_jax.get_config("lstm", changes)
-    with pytest.raises(InputError, match="epochs='many'"):
-        sentiment_jax.get_config("lstm", epochs="many")
+    refuses("epochs='many'", sentiment_jax.get_config, "lstm", epochs="many")
 
 
 def test_predictions_are_those_of_the_command_line(model, capsys):
@@ -119,8 +116,7 @@ def test_texts_in_every_shape(model):
     missing = model.predict([None, float("nan"), pandas.NA, "", 7])
     assert missing.warning.tolist() == [*["no text"] * 4, "100 % unknown words"]
     assert model.predict([]).empty
-    with pytest.raises(InputError, match="need one column 'text': their columns are 'stars'"):
-        model.predict(table[["stars"]])
+    refuses("need one column 'text': their columns are 'stars'", model.predict, table[["stars"]])
 
 
 TWO = pandas.DataFrame([["a", "b"]], columns=["text", "text"])
@@ -149,12 +145,10 @@ TWO = pandas.DataFrame([["a", "b"]], columns=["text", "text"])
     ],
 )
 def test_values_that_no_csv_file_holds(model, texts, same):
-    """Decoded, or refused in one line, by each function alike."""
     listed = texts["text"] if isinstance(texts, dict) else texts
     listed = [listed] if isinstance(listed, bytes) else listed
     if isinstance(same, str):
-        with pytest.raises(InputError, match=same):
-            model.predict(texts)
+        refuses(same, model.predict, texts)
         with pytest.raises(InputError, match=re.sub("'text'.*", "", same)):
             model.evaluate(texts if isinstance(texts, dict) or texts is TWO else (texts, [1, 0]))
         return
@@ -180,20 +174,15 @@ def test_scores_are_those_of_the_run(model, finished):
     assert one_class["classes"]["negative"]["examples"] == 0
     with pytest.raises(InputError, match="^the data, column 'label': no label is one of the"):
         model.evaluate((["a", "b"] * 5, ["good", "bad"] * 5))
-    with pytest.raises(InputError, match="choose test or val"):
-        model.evaluate("train")
+    refuses("choose test or val", model.evaluate, "train")
 
 
 def test_an_lstm_is_not_exported(model, tmp_path):
-    with pytest.raises(InputError, match="only bert and electra"):
-        model.export(str(tmp_path / "folder"))
+    refuses("only bert and electra", model.export, str(tmp_path / "folder"))
 
 
-def test_training_on_a_table(small_config, tmp_path):
-    """It enters as a CSV file in the run's folder: the run can be scored and resumed from there.
-
-    Some reviews are odd; the index and a column are nobody's.
-    """
+def test_training_on_a_table(tmp_path):
+    """It enters as a CSV file in the run's folder: the run can be scored and resumed from there."""
     texts = ['=1+1, "quoted"', "two\r\nlines", "caf\u00e9", "x" * 200_000, " spaces "]
     texts += [f"a {('bad', 'good')[i % 2]} pan, number {i}" for i in range(55)]
     own = pandas.DataFrame({"review": texts, "stars": 3, "opinion": 1.0}, index=range(100, 160))
@@ -201,11 +190,11 @@ def test_training_on_a_table(small_config, tmp_path):
     columns = {"text_column": "review", "label_column": "opinion"}
     # The same program, whatever the words.
     sizes = {"vocabulary_size": 10, "limit": 0, "test_limit": 0, "length_buckets": ()}
-    small_config.update({"data": columns | sizes, "epochs": 1})
+    config = runs.make_small(data=columns | sizes, epochs=1)
     workdir = tmp_path / "run"
-    train = functools.partial(sentiment_jax.train, small_config, workdir)
+    train = functools.partial(sentiment_jax.train, config, workdir)
     result = train(own)
-    assert small_config.data.source == "sample", "the caller's config changed"
+    assert config.data.source == "sample", "the caller's config changed"
     stored = read_json(workdir / "config.json")["data"]
     assert (stored["source"], stored["path"]) == ("csv", str(workdir / "reviews.csv"))
     assert read_json(workdir / "env.json")["data"]["source"] == "csv"
@@ -214,14 +203,12 @@ def test_training_on_a_table(small_config, tmp_path):
     assert sum(map(len, load_corpus(model.config.data).splits.values())) == 60
     assert model.evaluate(own)["examples"] == 60
     assert train(own) == result
-    with pytest.raises(InputError, match="reviews.csv holds other reviews"):
-        train(own.head(50))
-    learns = override(small_config, {"model.pretrained": str(workdir)})
+    refuses("reviews.csv holds other reviews", train, own.head(50))
+    learns = override(config, {"model.pretrained": str(workdir)})
     with pytest.raises(InputError, match="learns from .*, its own --workdir"):
         sentiment_jax.train(learns, workdir, own.head(50), fresh=True)
-    larger = override(small_config, {"batch_size": 4096})
-    with pytest.raises(InputError, match="is larger than the"):
-        sentiment_jax.train(larger, workdir, own.head(50), fresh=True)
+    larger = override(config, {"batch_size": 4096})
+    refuses("is larger than the", sentiment_jax.train, larger, workdir, own.head(50), fresh=True)
     assert train(own) == result  # all is still there
     assert sentiment_jax.load(workdir).evaluate()["loss"] == result["test"]["loss"]
     again = train(own.head(50), test=own, fresh=True)
@@ -230,7 +217,7 @@ def test_training_on_a_table(small_config, tmp_path):
     assert read_json(moved / "config.json")["data"]["test_path"].endswith("reviews-test.csv")
     assert sentiment_jax.load(moved).evaluate()["loss"] == again["test"]["loss"]
     assert evaluate_run(moved, "val", {"data.path": f"{moved}/reviews.csv"}) == again["val"]
-    assert sentiment_jax.train(small_config, moved, own.head(50), test=own) == again
+    assert sentiment_jax.train(config, moved, own.head(50), test=own) == again
 
 
 MANY = ([f"film {i}" for i in range(60)], [0, 1] * 30)
@@ -248,8 +235,7 @@ MANY = ([f"film {i}" for i in range(60)], [0, 1] * 30)
         ({"test": (["good"], [1])}, "test= goes with data="),
     ],
 )
-def test_tables_that_cannot_be_read(small_config, tmp_path, tables, message):
-    with pytest.raises(InputError, match=message):
-        sentiment_jax.train(small_config, tmp_path / "run", **tables)
+def test_tables_that_cannot_be_read(tmp_path, tables, message):
+    refuses(message, sentiment_jax.train, runs.make_small(), tmp_path / "run", **tables)
     left = os.listdir(tmp_path / "run") if (tmp_path / "run").exists() else []
     assert left in ([], ["lock"])  # the table may be corrected

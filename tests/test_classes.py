@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import runs
-from reviews import read_table, write_csv
+from reviews import read_table, refuses, write_csv
 from sklearn.utils.class_weight import compute_class_weight
 from sweeping import ONE_TRIAL
 
@@ -18,7 +18,6 @@ from sentiment_jax.analysis.integrated_gradients import explain
 from sentiment_jax.config.recipes import override
 from sentiment_jax.config.stored import replace_settings
 from sentiment_jax.data.reviews import Reviews
-from sentiment_jax.errors import InputError
 from sentiment_jax.modes import report, sweep
 from sentiment_jax.modes.evaluate import evaluate_run
 from sentiment_jax.modes.explain import explain_texts
@@ -46,13 +45,13 @@ def rows(**counts):
 
 
 @pytest.fixture(scope="module")
-def make_config(make_small, tmp_path_factory):
+def make_config(tmp_path_factory):
     """A config for reviews of so many of each class."""
 
     def make(changes, **counts):
         path = write_csv(tmp_path_factory.mktemp("data") / "a.csv", rows(**counts))
         settings = {"data.source": "csv", "data.path": path, "data.limit": 0, "data.test_limit": 0}
-        return override(make_small(**runs.ONE_SHAPE), settings | changes)
+        return runs.make_small(**runs.ONE_SHAPE, **settings, **changes)
 
     return make
 
@@ -112,8 +111,7 @@ def test_a_stopped_run_resumes(run, config, tmp_path):
     copy = shutil.copytree(run, tmp_path / "run")
     before = read_json(copy / "result.json")
     (copy / "result.json").unlink()
-    with pytest.raises(InputError, match="the data changed"):
-        train(override(config, {"data.labels": "good,Fair,bad"}), copy)
+    refuses("the data changed", train, override(config, {"data.labels": "good,Fair,bad"}), copy)
     again = train(config, copy)
     assert again["metrics"] == before["metrics"] and again["test"] == before["test"]
 
@@ -168,7 +166,6 @@ def test_words_are_explained_towards_the_predicted_class(trained, tmp_path, caps
 
 
 def test_a_sweep_and_its_report(config, tmp_path):
-    """Trials take the classes from the reviews that they share; a report names them."""
     sweep.sweep(override(config, {"epochs": 1}), tmp_path / "sweep", ONE_TRIAL | {"seeds": (0, 1)})
     assert read_json(tmp_path / "sweep" / "sweep.json")["config"]["data"]["labels"] == ""
     for path in (tmp_path / "sweep").glob("**/config.json"):
@@ -191,13 +188,8 @@ def test_texts_that_no_teacher_has_labeled_do_not_count_in_class_weights():
     assert balanced_weights(labels, 2) == pytest.approx((2, 2 / 3))
 
 
-def test_unequal_classes_are_weighted_and_what_guessing_gives_is_printed(
-    make_config, tmp_path, capsys
-):
-    """Balanced weights favor the rare class, and validation has the balanced accuracy.
-
-    More than 60:40: the last lines say what the larger class alone would have given.
-    """
+def test_unequal_classes_are_weighted_and_guessing_is_printed(make_config, tmp_path, capsys):
+    """Validation has the balanced accuracy; the last lines say what the larger class gives."""
     changes = {"class_weights": "balanced", "optimizer.learning_rate": 0.0, "epochs": 1}
     config = make_config(changes, bad=15, good=60)
     experiment = CLASSIFICATION.prepare(resolve(config))

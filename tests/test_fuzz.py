@@ -46,7 +46,6 @@ TEXTS = st.one_of(
 @given(texts=st.lists(TEXTS, min_size=1, max_size=8))
 @example(texts=["\x00", "", "\ud800", "\u0301", "&#xd800;", "word " * 100_000])
 def test_every_text_gets_a_finite_prediction(model, texts):
-    """Never NaN, and a row for every text, whatever characters it has."""
     p, warnings = predict([model], texts)
     assert len(warnings) == len(texts)
     assert p.shape == (len(texts), 2)

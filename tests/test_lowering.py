@@ -87,7 +87,6 @@ def lower(step, *arguments):
 
 @functools.cache
 def lower_training(model, objective=None, length=LENGTH, parts=1):
-    """The text of a training step."""
     optimizer = OptimizerConfig(name="adamw")
     state = jax.eval_shape(lambda p: create_state(p, optimizer, 0), abstract_params(model))
     rate = jax.ShapeDtypeStruct((), jnp.float32)

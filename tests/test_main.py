@@ -105,7 +105,6 @@ BEYOND_SENSE = [
     ],
 )
 def test_a_bad_command_line_is_one_line(refused, monkeypatch, line, message):
-    """Before anything starts, with the nearest name or the allowed values; no traceback."""
     monkeypatch.setattr(startup, "start", lambda *_: pytest.fail("it starts"))
     assert re.search(message, refused(*shlex.split(line)))
 
@@ -173,7 +172,6 @@ def test_evaluate_may_change_where_the_data_are_now(printed, refused, finished, 
 
 
 def test_a_sweeps_directory_stands_for_its_winner(monkeypatch, printed, swept, tmp_path):
-    """A report shows the sweep itself."""
     winner = RunDirectory(find_run(swept.directory))
     workdir = f"--workdir={swept.directory}"
     scores = json.loads(printed("--mode=evaluate", workdir).splitlines()[-1])

@@ -149,7 +149,6 @@ def test_the_functions_it_names_are_in_the_files_it_names(page):
 
 
 def test_the_messages_of_the_troubleshooting_page_are_in_the_code():
-    """Whatever stands for … in them."""
     code = "\n".join(path.read_text() for path in (ROOT / "sentiment_jax").rglob("*.py"))
     code = re.sub(r'"\s*\n\s*f?"', "", code)  # strings that go on in the next line
     code = re.sub(r"\{[^{}]*\}", "…", code)

@@ -257,7 +257,6 @@ SETTINGS = [runs.SMALL | runs.ONE_SHAPE, pytest.param({}, marks=pytest.mark.slow
 
 @pytest.mark.parametrize("settings", SETTINGS)
 def test_the_notebook_runs_from_top_to_bottom(shrink, tmp_path, monkeypatch, settings):
-    """Its cells one after the other, without Jupyter, and no outputs kept in it."""
     assert len(NOTEBOOK) == 10
     assert not any(cell.get("outputs") or cell.get("execution_count") for cell in NOTEBOOK)
     monkeypatch.chdir(tmp_path)

@@ -77,10 +77,7 @@ def _style(index: int) -> dict[str, str]:
 def confusions(
     counts: Mapping[str, Float[np.ndarray, "classes classes"]], classes: Sequence[str], path: Path
 ) -> None:
-    """Draw each model's confusion matrix [label, predicted]: mean counts and shares of the row.
-
-    With more than ten classes, there are only colors.
-    """
+    """Draw each model's confusion matrix [label, predicted]: mean counts and shares of the row."""
     size = min(9, 40 / len(classes))
     height = min(0.7 * len(classes) + 1.1, 3.9) + 0.5 * (max(map(len, classes)) > 13)
     ticks = range(len(classes))
@@ -89,13 +86,13 @@ def confusions(
         for axes, (name, matrix) in zip(rows[:, 0], counts.items(), strict=True):
             shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
             axes.imshow(shares, cmap="Greys", vmin=0, vmax=1, aspect="auto")
+            # More than ten classes have colors alone.
             for (label, predicted), share in np.ndenumerate(shares) if len(classes) <= 10 else ():
                 text = f"{matrix[label, predicted]:,.0f}\n{share:.1%}"
                 color = "white" if share > 0.6 else "black"
                 axes.text(predicted, label, text, color=color, fontsize=size, **CENTERED)
             axes.set_title(fit(name, 40))
-            rotation = 90 if len(classes) > 3 else 0
-            axes.set_xticks(ticks, labels, rotation=rotation, fontsize=size)
+            axes.set_xticks(ticks, labels, rotation=90 if len(classes) > 3 else 0, fontsize=size)
             axes.set_yticks(ticks, labels, fontsize=size)
             axes.set(xlabel="predicted", ylabel="label")
 
@@ -149,10 +146,7 @@ def _best(records: Records, ranking: Ranking) -> Mapping[str, Any] | None:
 
 
 def _finish(rows: Any, losses: Iterable[Any], title: str, **legend: Any) -> None:
-    """Complete axes [rows, columns] over epochs: ticks, legend, title.
-
-    Losses that explode are cut off, which the axes say: they would flatten other curves.
-    """
+    """Complete axes [rows, columns] over epochs: ticks, legend, title."""
     entries = {}
     for axes in rows.flat:
         axes.locator_params(axis="x", integer=True, min_n_ticks=1)
@@ -161,6 +155,7 @@ def _finish(rows: Any, losses: Iterable[Any], title: str, **legend: Any) -> None
             entries[words] = handle
     for axes in rows[-1]:
         axes.set_xlabel("epoch")
+    # Losses that explode are cut off, which the axes say: they would flatten other curves.
     lines = [(axes, max(line.get_ydata(), default=0)) for axes in losses for line in axes.lines]
     usual = statistics.median_low(highest for _, highest in lines)
     for axes, highest in sorted(lines, key=lambda line: -line[1]):
@@ -213,10 +208,7 @@ def overlay(
     title: str = "",
     ranking: Ranking = BY_ACCURACY,
 ) -> None:
-    """Draw validation by epoch of all runs of a stage in one figure.
-
-    The winner's line is thick; rings are best epochs.
-    """
+    """Draw validation by epoch of a stage's runs; the winner is thick, rings are best epochs."""
     with panels(path, WIDTH, 5.1 + 0.1 * len(runs), nrows=2) as rows:
         upper = next(name for name in ranking.by if name != "loss")
         for index, (label, records) in enumerate(runs.items()):

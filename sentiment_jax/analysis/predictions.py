@@ -78,15 +78,12 @@ def confusion(predictions: Predictions) -> Float[np.ndarray, "classes classes"]:
 
 
 def mean_metrics(predictions: Predictions) -> dict[str, Any]:
-    """Return accuracy and `metrics.measure`, averaged over the seeds.
-
-    One seed's accuracy has a 95 % interval. (A mean has a standard deviation, and needs no other.)
-    """
+    """Return accuracy and `metrics.measure`, averaged over the seeds."""
     labels = predictions.labels
     metrics: dict[str, Any] = {"accuracy": float((predictions.predicted == labels).mean())}
     measured = [measure(labels, p, predictions.classes) for p in predictions.probabilities]
     intervals = [seed.pop("accuracy_interval") for seed in measured]
-    if len(intervals) == 1:
+    if len(intervals) == 1:  # a mean has a standard deviation, and needs no interval
         metrics |= zip(("low (95 %)", "high (95 %)"), intervals[0], strict=True)
     return metrics | _mean(measured)
 

@@ -126,9 +126,8 @@ def by_data(groups: Sequence[Group]) -> dict[str, list[Group]]:
     finished trial join the first part.
     """
     parts: dict[Any, list[Group]] = {}
-    key: Any = None
     for group in sorted(groups, key=lambda group: not group.finished):
-        key = next(iter(parts), None)
+        key: Any = next(iter(parts), None)
         for trial in group.finished[:1]:
             classes = trial.files.read_config().classes
             same = same_classes(classes, CLASSES)  # negative and positive in any spelling
@@ -138,8 +137,8 @@ def by_data(groups: Sequence[Group]) -> dict[str, list[Group]]:
     for part in parts.values():
         data = part[0].trials[0].config.data
         name = {"tfds": "IMDB", "sample": "sample"}.get(data.source) or Path(data.path).stem
-        key = ranking_of(part).key
-        part.sort(key=lambda group: key(group.validation or None), reverse=True)  # noqa: B023
+        ranking = ranking_of(part)
+        part.sort(key=lambda group: ranking.key(group.validation or None), reverse=True)  # noqa: B023
         named[_unique(name or "reviews", named)] = part
     return named
 

@@ -103,9 +103,7 @@ class DataConfig:
     max_length: int = _size(128, "most tokens per review, [CLS] and [SEP] included", at_least=3)
     truncation: str = setting("head", "part of a longer review to keep", choices=TRUNCATIONS)
     validation_fraction: float = _share(0.2, "share of each class held out; 0: none")
-    folds: int = _from_zero(
-        0, "cross-validate in so many folds, then train on all; 0: hold out", only="train"
-    )
+    folds: int = _from_zero(0, "folds, before training on all; 0: hold out", only="train")
     limit: int = _from_zero(0, "labeled reviews outside the test split to keep; 0: all")
     test_limit: int = _from_zero(0, "test reviews to keep; 0: all")
     split_seed: int = _seed(0, "seed of splits and limits, apart from the run's seed")
@@ -118,12 +116,8 @@ class DataConfig:
     negative_labels: str = setting("", "csv: 1,2 say; what is in neither is dropped")
     test_path: str = setting("", "csv: the test file; empty: test_fraction is held out")
     test_fraction: float = _share(0.2, "csv: share held out for the test", at_least=1e-6)
-    teacher: str = setting(
-        "", "run, or RUN,RUN,...: label the unlabeled text for distillation", only="train"
-    )
-    vocabulary_size: int = _entries(
-        30_000, "most entries of a learned vocabulary, n-grams apart", at_least=10
-    )
+    teacher: str = setting("", "RUN or RUN,RUN,...: label text for distillation", only="train")
+    vocabulary_size: int = _entries(30_000, "most entries to learn, n-grams apart", at_least=10)
     min_frequency: int = _count(5, "rarer words are unknown (word-level vocabularies)")
     ngrams: int = _count(1, "longest n-gram with an embedding of its own", at_most=3)
     length_buckets: tuple[int, ...] = setting((64, 128), "padded lengths, besides max_length")
@@ -215,18 +209,14 @@ class EncoderConfig(ModelConfig):
     first_position: ClassVar[int] = 0  # the number of the first token's
 
     def __post_init__(self) -> None:
-        found = (
-            rule.problem(f"model.{name}", getattr(self, name))
-            for name, rule in settings_of(EncoderConfig).items()
-        )
-        problems = [problem for problem in found if problem]
+        rules = settings_of(EncoderConfig).items()
+        found = [rule.problem(f"model.{name}", getattr(self, name)) for name, rule in rules]
+        problems = [*filter(None, found)]
         if self.hidden_act != "gelu":
             problems.append(f"hidden_act={self.hidden_act!r} is unknown, only 'gelu' is supported")
         if not problems and self.hidden_size % self.num_attention_heads:
-            problems.append(
-                f"model.hidden_size={self.hidden_size} is not divisible by "
-                f"model.num_attention_heads={self.num_attention_heads}"
-            )
+            heads = f"model.num_attention_heads={self.num_attention_heads}"
+            problems.append(f"model.hidden_size={self.hidden_size} is not divisible by {heads}")
         if self.attention == "cudnn" and (self.dtype != "bfloat16" or self.attention_dropout > 0):
             problems.append(
                 "model.attention=cudnn needs model.dtype=bfloat16 and model.attention_dropout=0.0, "
@@ -319,16 +309,12 @@ class Config:
     batch_size: int = _size(32, "reviews per optimizer step, on all devices together")
     eval_batch_size: int = _size(128, "reviews per batch of evaluation", harmless=True)
     gradient_accumulation: int = _count(1, "parts of a batch, computed in turn: less memory")
-    select_by: str = setting(
-        "accuracy", "best epoch, on validation", choices=SELECTED_BY, only="train"
-    )
+    select_by: str = setting("accuracy", "picks the best epoch", choices=SELECTED_BY, only="train")
     early_stopping_patience: int = _from_zero(0, "epochs without a better score; 0: never stop")
     log_every: int = _count(50, "steps between training lines of metrics.jsonl", harmless=True)
     checkpoint_every: int = _count(500, "steps between checkpoints within an epoch", harmless=True)
     cpu_devices: int = _count(1, "parts of a CPU, as far as both batch sizes divide", at_most=1024)
-    class_weights: str = setting(
-        "none", "of the training loss", choices=("none", "balanced"), only="train"
-    )
+    class_weights: str = setting("none", "of the loss", choices=("none", "balanced"), only="train")
     linear_baseline: bool = setting(True, "compare with scikit-learn at the end", harmless=True)
     data: DataConfig = DataConfig()
     model: ModelConfig = EncoderConfig()

@@ -28,10 +28,7 @@ def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def make_frozen(values: Mapping[str, Any]) -> Config:
-    """Return the Config of settings, nested or flat; one that is absent has its default.
-
-    InputError: an unknown architecture or setting.
-    """
+    """Return the Config of nested or flat settings, the rest by default; InputError if unknown."""
     nested = config_to_json(values)
     name = flatten(values).get("model.name")
     groups = groups_of(name if name in MODELS else "bert")  # which refuses the name

@@ -35,41 +35,49 @@ def validate(config: Any, *, pretraining: bool = False) -> None:
     if pretraining and not OBJECTIVES[model]:
         raise InputError(f"config: --mode=pretrain: {model} learns nothing from unlabeled text")
     problems = [rule.problem(name, values[name]) for name, rule in settings.items()]
-    problems += _data_problems(values) + _label_problems(values)
+    problems += _data_problems(values)
     problems += _pretraining_problems(values) if pretraining else _training_problems(values)
     mode = "pretrain" if pretraining else "train"
-    for name, rule in settings.items():
-        if rule.only not in ("", mode) and values[name] != rule.default:
-            problems.append(f"{name} does nothing in --mode={mode}: leave it out")
-    problems = [problem for problem in problems if problem]
-    if problems:
-        raise InputError(f"config: {'; '.join(problems)}")
+    unread = [name for name, rule in settings.items() if rule.only not in ("", mode)]
+    odd = [name for name in unread if values[name] != settings[name].default]
+    problems += [f"{name} does nothing in --mode={mode}: leave it out" for name in odd]
+    if found := [*filter(None, problems)]:
+        raise InputError(f"config: {'; '.join(found)}")
 
 
 def _data_problems(values: Mapping[str, Any]) -> list[str]:
     problems = []
+    model = values["model.name"]
     buckets = values["data.length_buckets"]
     if not all(type(bucket) is int and bucket > 0 for bucket in buckets):
         problems.append(f"data.length_buckets={buckets} must be positive whole numbers")
     length = values["data.max_length"]
     positions = values.get("model.max_position_embeddings")
     if positions is not None:
-        positions -= getattr(MODELS[values["model.name"]], "first_position", 0)
+        positions -= getattr(MODELS[model], "first_position", 0)
         if length > positions:
             problems.append(f"data.max_length={length} exceeds the model's {positions} positions")
-    model = values["model.name"]
-    if values["data.ngrams"] > 1 and model not in ("lstm", "average"):
-        problems.append(
-            f"data.ngrams={values['data.ngrams']} wants model.name=lstm or average, not {model}"
-        )
+    ngrams = values["data.ngrams"]
+    if ngrams > 1 and model not in ("lstm", "average"):
+        problems.append(f"data.ngrams={ngrams} wants model.name=lstm or average, not {model}")
     if values["data.folds"] == 1:
         problems.append("data.folds=1 leaves nothing to train on: 0, or 2 and more")
     if values["data.source"] in ("folder", "csv") and not values["data.path"]:
         problems.append(f"data.source={values['data.source']} needs --config.data.path")
     if not values["pretrain.unlabeled"]:
-        for name in ("pretrain.text", "data.teacher"):
-            if values[name]:
-                problems.append(f"pretrain.unlabeled=False leaves {name} out: set only one")
+        named = [name for name in ("pretrain.text", "data.teacher") if values[name]]
+        problems += [f"pretrain.unlabeled=False leaves {name} out: set only one" for name in named]
+    labels = {*split_names(values["data.labels"])}
+    positive = {*split_names(values["data.positive_labels"])}
+    negative = {*split_names(values["data.negative_labels"])}
+    if labels and (positive or negative) or bool(positive) != bool(negative):
+        problems.append("data.positive_labels and negative_labels go together, without data.labels")
+    if both := positive & negative:
+        problems.append(f"label {min(both)!r} cannot be both positive and negative")
+    if labels and not 2 <= len(labels) <= MOST_CLASSES:
+        problems.append(f"data.labels={values['data.labels']!r}: 2 to {MOST_CLASSES} expected")
+    if (labels or positive) and values["data.source"] != "csv":
+        problems.append(f"data.source={values['data.source']} has labels of its own")
     return problems
 
 
@@ -83,9 +91,7 @@ def _training_problems(values: Mapping[str, Any]) -> list[str]:
     if model in ("ngrams", "average") and values["model.dtype"] != "float32":
         problems.append(f"model.dtype={values['model.dtype']}: {model} computes in float32")
     if model == "average" and not values["model.pretrained"]:
-        problems.append(
-            "model.name=average starts from --config=lstm:pretrain: set model.pretrained"
-        )
+        problems.append("model.name=average: set model.pretrained to a run of lstm:pretrain")
     if model == "ngrams" and values["model.pretrained"]:
         problems.append("model.pretrained: ngrams start from weights of zero, leave it out")
     if not teacher and (values["pretrain.text"] or not values["pretrain.unlabeled"]):
@@ -106,28 +112,8 @@ def _pretraining_problems(values: Mapping[str, Any]) -> list[str]:
     if objective == "ngram_vectors":
         if values["pretrain.mask_fraction"] != schema(model)["pretrain.mask_fraction"].default:
             problems.append("pretrain.mask_fraction does nothing: no tokens are masked")
-        wanted = [f"{name}={v}" for name, v in NGRAM_VECTORS.items() if values[name] != v]
-        if wanted:
-            problems.append(
-                "--mode=pretrain of an lstm takes plain steps: use --config=lstm:pretrain, or set "
-                f"{', '.join(wanted)}"
-            )
-    return problems
-
-
-def _label_problems(values: Mapping[str, Any]) -> list[str]:
-    labels = {*split_names(values["data.labels"])}
-    positive = {*split_names(values["data.positive_labels"])}
-    negative = {*split_names(values["data.negative_labels"])}
-    problems = []
-    if labels and (positive or negative) or bool(positive) != bool(negative):
-        problems.append(
-            "data.positive_labels and data.negative_labels go together, without data.labels"
-        )
-    if both := positive & negative:
-        problems.append(f"label {min(both)!r} cannot be both positive and negative")
-    if labels and not 2 <= len(labels) <= MOST_CLASSES:
-        problems.append(f"data.labels={values['data.labels']!r}: 2 to {MOST_CLASSES} expected")
-    if (labels or positive) and values["data.source"] != "csv":
-        problems.append(f"data.source={values['data.source']} has labels of its own")
+        plain = [f"{name}={v}" for name, v in NGRAM_VECTORS.items() if values[name] != v]
+        if plain:
+            remedy = f"use --config=lstm:pretrain, or set {', '.join(plain)}"
+            problems.append(f"--mode=pretrain of an lstm takes plain steps: {remedy}")
     return problems

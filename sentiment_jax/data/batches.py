@@ -51,12 +51,9 @@ def plan_evaluation(lengths: Lengths, *, batch_size: int, buckets: Sequence[int]
 
 
 def _group(order: Rows, lengths: Lengths, batch_size: int, buckets: Sequence[int]) -> Plan:
-    batches = []
-    for first in range(0, len(order), batch_size):
-        rows = order[first : first + batch_size]
-        length = buckets[np.searchsorted(buckets, lengths[rows].max())]
-        batches.append(PlannedBatch(rows, length))
-    return batches
+    groups = [order[first : first + batch_size] for first in range(0, len(order), batch_size)]
+    places = [np.searchsorted(buckets, lengths[rows].max()) for rows in groups]
+    return [PlannedBatch(rows, buckets[i]) for rows, i in zip(groups, places, strict=True)]
 
 
 def make_batch(encoded: Encoded, planned: PlannedBatch, batch_size: int) -> Batch:
@@ -67,8 +64,7 @@ def make_batch(encoded: Encoded, planned: PlannedBatch, batch_size: int) -> Batc
     weight 0, length 1 and token 0.
     """
     rows = len(planned.indices)
-    columns = encoded.token_ids.shape[1:]
-    token_ids = np.zeros((batch_size, planned.length, *columns), np.int32)
+    token_ids = np.zeros((batch_size, planned.length, *encoded.token_ids.shape[1:]), np.int32)
     for row, i in enumerate(planned.indices.tolist()):
         ids = encoded.token_ids[encoded.offsets[i] : encoded.offsets[i + 1]]
         token_ids[row, : len(ids)] = ids

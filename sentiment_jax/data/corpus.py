@@ -57,7 +57,7 @@ def load_corpus(data: DataConfig) -> Corpus:
     pool, test = READERS[data.source](data)
     named = zip(pool.ids + test.ids, pool.texts + test.texts, strict=True)
     if blank := [name for name, text in named if reviews.is_blank(text)]:
-        name = f"data.source={data.source} {data.path}".rstrip()
+        name = data.path or f"data.source={data.source}"
         raise InputError(f"{name}: reviews without text ({reviews.first_five(blank)}): remove them")
     pool = reviews.stratified_sample(pool, count=data.limit, seed=data.split_seed)
     test = reviews.stratified_sample(test, count=data.test_limit, seed=data.split_seed)

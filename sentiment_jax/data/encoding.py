@@ -10,15 +10,10 @@ import numpy as np
 from jaxtyping import Float32, Float64, Int32, Int64
 from tokenizers import Tokenizer
 
+from sentiment_jax.data import tokenization
 from sentiment_jax.data.ngrams import hashed_ngrams, with_ngrams
 from sentiment_jax.data.reviews import Reviews
-from sentiment_jax.data.tokenization import (
-    continues_word,
-    framing,
-    split_words,
-    tokenize,
-    unknown_id,
-)
+from sentiment_jax.data.tokenization import framing, unknown_id
 from sentiment_jax.errors import InputError
 
 # How many of 510 tokens come from the start of a longer text; the others come from its end.
@@ -76,7 +71,7 @@ def encode(
     ids = array("i")
     offsets = [0]
     cuts = []  # where the head of a truncated review ends
-    for body in tokenize(tokenizer, reviews.texts, advance):
+    for body in tokenization.tokenize(tokenizer, reviews.texts, advance):
         if len(body) > room:
             cuts.append(len(ids) + len(before) + _head(room, truncation))
         ids.extend([*before, *truncate(body or empty, room, truncation), *after])
@@ -84,12 +79,10 @@ def encode(
     token_ids = np.array(ids, np.int32)
     largest = np.max(token_ids, initial=0)
     if largest >= tokenizer.get_vocab_size():
-        raise InputError(
-            f"the tokenizer gives the id {largest}, which is not in its vocabulary of "
-            f"{tokenizer.get_vocab_size()}: use the tokenizer of the model's training run"
-        )
+        problem = f"{largest}, which is not in its vocabulary of {tokenizer.get_vocab_size()}"
+        raise InputError(f"the tokenizer gives the id {problem}: use the training run's tokenizer")
     if ngram_buckets:
-        words = split_words(tokenizer, reviews.texts)
+        words = tokenization.split_words(tokenizer, reviews.texts)
         read = [truncate(of_text or [""], room, truncation) for of_text in words]
         ngrams = hashed_ngrams(read, first=tokenizer.get_vocab_size(), buckets=ngram_buckets)
         token_ids = np.column_stack([token_ids, ngrams])
@@ -119,11 +112,9 @@ def _head(room: int, truncation: str) -> int:
 
 def unknown_shares(tokenizer: Tokenizer, encoded: Encoded) -> Float64[np.ndarray, " reviews"]:
     """Return the share of [UNK] among the encoded words of each review; 1 if it has no words."""
-    starts = encoded.offsets[:-1]
-    is_word = ~np.isin(encoded.tokens, _not_words(tokenizer))
-    is_unknown = encoded.tokens == unknown_id(tokenizer)
-    words = np.add.reduceat(is_word, starts, dtype=np.int64)
-    unknown = np.add.reduceat(is_unknown, starts, dtype=np.int64)
+    of_each = functools.partial(np.add.reduceat, indices=encoded.offsets[:-1], dtype=np.int64)
+    words = of_each(~np.isin(encoded.tokens, _not_words(tokenizer)))
+    unknown = of_each(encoded.tokens == unknown_id(tokenizer))
     blank = encoded.lengths == sum(map(len, framing(tokenizer)))
     # a unigram model may have several unknown pieces in a word
     return np.where(blank, 1, np.minimum(unknown / np.maximum(words, 1), 1))
@@ -134,4 +125,5 @@ def _not_words(tokenizer: Tokenizer) -> list[int]:
     """Return the ids of [CLS], [SEP] and of pieces that continue a word."""
     before, after = framing(tokenizer)
     entries = tokenizer.get_vocab().items()
-    return [*before, *after, *(i for entry, i in entries if continues_word(tokenizer, entry))]
+    inside = [i for entry, i in entries if tokenization.continues_word(tokenizer, entry)]
+    return [*before, *after, *inside]

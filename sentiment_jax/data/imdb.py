@@ -85,9 +85,8 @@ def prepare(root: Path) -> None:
         urllib.request.urlopen(request, timeout=NETWORK_SECONDS).close()
     except OSError as error:  # also URLError and HTTPError
         why = getattr(error, "reason", "") or error
-        raise InputError(
-            f"{root} has no imdb_reviews and {URL} fails ({why}): {OTHERWISE}"
-        ) from None
+        problem = f"{root} has no imdb_reviews and {URL} fails ({why})"
+        raise InputError(f"{problem}: {OTHERWISE}") from None
     import tensorflow_datasets as tfds
     from tensorflow_datasets.datasets.imdb_reviews import imdb_reviews_dataset_builder as original
 
@@ -107,8 +106,7 @@ def prepare(root: Path) -> None:
     if not sys.stderr.isatty():
         tfds.disable_progress_bar()
     with contextlib.redirect_stdout(sys.stderr):  # TFDS says where it writes, in bold.
-        builder = Builder(data_dir=root, config="plain_text")
-        builder.download_and_prepare(file_format="array_record")
+        Builder(data_dir=root, config="plain_text").download_and_prepare(file_format="array_record")
 
 
 def read_folder(path: str, splits: Sequence[str] = ("train", "test")) -> tuple[Reviews, ...]:

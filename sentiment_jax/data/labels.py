@@ -81,26 +81,22 @@ def _find_names(
     where = f"{data.path}, column {data.label_column!r}"
     counts = Counter(keys)
     if several := _find_several(counts):
-        raise InputError(
-            f"{where}: {several!r} holds several labels, which is not supported (multi-label): "
-            "keep one per review; if this is one class, name all by data.labels"
-        )
+        problem = f"{where}: {several!r} holds several labels, which is not supported (multi-label)"
+        remedy = "keep one per review; if this is one class, name all by data.labels"
+        raise InputError(f"{problem}: {remedy}")
     hint = ""
     if 2 * len(counts) > max(len(keys), 4 * FEWEST):  # most labels are unlike any other
         hint = ": are these texts? name the other column by --config.data.label_column"
         if all(re.fullmatch(r"[-+]?[\d.]+", key) for key in counts):
             hint = ": regression is not supported: make few classes of these numbers"
     if not 2 <= len(counts) <= MOST_CLASSES:
-        raise InputError(
-            f"{where}: {len(counts)} different labels, {_counted(keys)}; 2 to {MOST_CLASSES} are "
-            f"expected{hint}"
-        )
+        listed = f"{len(counts)} different labels, {_counted(keys)}"
+        raise InputError(f"{where}: {listed}; 2 to {MOST_CLASSES} are expected{hint}")
     if rare := [f"{r}: {k[:40]!r}" for r, k in zip(rows, keys, strict=True) if counts[k] < FEWEST]:
         known = ", ".join(itertools.chain(*SPELLINGS))
         advice = f": correct them ({known} need no more) or keep some, --config.data.labels=A,B"
-        raise InputError(
-            f"{where}: labels of fewer than {FEWEST} reviews ({first_five(rare)}){hint or advice}"
-        )
+        problem = f"{where}: labels of fewer than {FEWEST} reviews ({first_five(rare)})"
+        raise InputError(f"{problem}{hint or advice}")
     found = {label.casefold(): label for label in sorted(spelled, reverse=True)}  # Good over good
     if odd := [label for label in found.values() if not label.isprintable()]:
         raise InputError(f"{where}: {odd[0]!r} cannot name a class: it can't be printed")

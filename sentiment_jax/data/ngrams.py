@@ -18,15 +18,12 @@ from tokenizers import Tokenizer, models
 MIN_FREQUENCY = 10  # rarer n-grams are not learned
 CHARACTERS = range(2, 6)  # how many of them a character n-gram has
 CHARACTER_NGRAMS = 30  # of a word, at most; a longer one's are the shorter ones
+Ids = Int[np.ndarray, " tokens"]
+Offsets = Int64[np.ndarray, " texts_and_one"]
 Lookup = tuple[Int64[np.ndarray, " ngrams"], Int64[np.ndarray, " ngrams"]]  # sorted keys, ids
 
 
-def ngram_keys(
-    token_ids: Int[np.ndarray, " tokens"],
-    offsets: Int64[np.ndarray, " texts_and_one"],
-    n: int,
-    base: int,
-) -> Int64[np.ndarray, " tokens"]:
+def ngram_keys(token_ids: Ids, offsets: Offsets, n: int, base: int) -> Int64[np.ndarray, " tokens"]:
     """Return a key of the n words that begin at each token; -1 if the text ends or one is unknown.
 
     `base` is above all ids; its cube must fit 63 bits.
@@ -43,11 +40,7 @@ def ngram_keys(
 
 
 def frequent_ngrams(
-    token_ids: Int[np.ndarray, " tokens"],
-    offsets: Int64[np.ndarray, " texts_and_one"],
-    words: list[str],
-    longest: int,
-    min_frequency: int,
+    token_ids: Ids, offsets: Offsets, words: list[str], longest: int, min_frequency: int
 ) -> list[str]:
     """Return frequent n-grams of the `words`, 2 <= n <= `longest`, by n and falling frequency."""
     found = []
@@ -57,8 +50,8 @@ def frequent_ngrams(
         _, first, counts = np.unique(keys[places], return_index=True, return_counts=True)
         order = np.lexsort((first, -counts))
         frequent = order[counts[order] >= min_frequency]
-        for start in places[first[frequent]]:
-            found.append(" ".join(words[i] for i in token_ids[start : start + n]))
+        starts = places[first[frequent]]
+        found += [" ".join(words[i] for i in token_ids[start : start + n]) for start in starts]
     return found
 
 
@@ -86,9 +79,7 @@ def known_ngrams(tokenizer: Tokenizer) -> tuple[int, list[Lookup]]:
 
 
 def with_ngrams(
-    tokenizer: Tokenizer,
-    token_ids: Int32[np.ndarray, " tokens"],
-    offsets: Int64[np.ndarray, " texts_and_one"],
+    tokenizer: Tokenizer, token_ids: Int32[np.ndarray, " tokens"], offsets: Offsets
 ) -> Int32[np.ndarray, "tokens *columns"]:
     """Return the ids, and in further columns the ids of the n-grams that begin there; 0 for none.
 

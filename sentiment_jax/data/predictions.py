@@ -42,13 +42,9 @@ def write_predictions(
     """
     path = directory.predictions[split]
     names = config.cells
-    predicted = prediction_cells(names, probabilities)
-    rows = zip(reviews.ids, reviews.labels, predicted, strict=True)
-    write_csv(
-        path,
-        ["id", "label", *prediction_columns(config.classes)],
-        ([row_id, names[label], *cells] for row_id, label, cells in rows),
-    )
+    rows = zip(reviews.ids, reviews.labels, prediction_cells(names, probabilities), strict=True)
+    header = ["id", "label", *prediction_columns(config.classes)]
+    write_csv(path, header, ([name, names[label], *cells] for name, label, cells in rows))
     if processes.is_main():
         known = checksums(path) | {f"{path.stem}_order": order}
         write_json(directory.env, read_json(directory.env) | known)

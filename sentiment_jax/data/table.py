@@ -84,10 +84,8 @@ def _number(
     """Return the class of each row, -1 for one to drop, and the reviews."""
     ids, texts, labels = zip(*rows, strict=True)
     if all(re.fullmatch(r"[\s\d.,+-]+", text) for text in texts):
-        column = f"{data.path}, column {data.text_column!r}"
-        raise InputError(
-            f"{column}: the texts are numbers: name another, --config.data.text_column"
-        )
+        where = f"{data.path}, column {data.text_column!r}"
+        raise InputError(f"{where}: the texts are numbers: name another, --config.data.text_column")
     numbers, classes, named = number_labels(labels, ids, data)
     return numbers, Reviews.from_texts(texts, numbers.tolist(), ids, classes, named)
 
@@ -155,10 +153,8 @@ def _read_delimited(text: str, name: str, columns: Sequence[str], delimiter: str
                 continue
             line = line or [""]  # A blank line of a one-column file is a blank cell.
             if len(line) != len(header):
-                raise InputError(
-                    f"{name}, row {row}: {len(line)} cells where the header has {len(header)} "
-                    f"({', '.join(header)}): quote texts that contain commas"
-                )
+                problem = f"{name}, row {row}: {len(line)} cells where the header has {len(header)}"
+                raise InputError(f"{problem} ({', '.join(header)}): quote texts that hold commas")
             found[row] = line
     except csv.Error as error:
         raise InputError(f"{name}, after row {row}: {error}: check or double the quotes") from None

@@ -58,14 +58,9 @@ def train_word_level(
 
 
 def tokenize(
-    tokenizer: Tokenizer,
-    texts: Sequence[str],
-    advance: Callable[[int], Any] = lambda count: None,
+    tokenizer: Tokenizer, texts: Sequence[str], advance: Callable[[int], Any] = lambda count: None
 ) -> Iterator[list[int]]:
-    """Yield the ids of each text, without special tokens.
-
-    `advance` is called with the number of texts tokenized since the last call.
-    """
+    """Yield the ids of each text, no special tokens; `advance` gets the number of texts read."""
     tokenizer.encode_special_tokens = True  # "[SEP]" in a text is text, not a separator.
     for chunk in _chunks(texts):
         for encoding in tokenizer.encode_batch_fast(chunk, add_special_tokens=False):
@@ -163,9 +158,8 @@ def _make_tokenizer(folder: Path) -> Tokenizer:
             raise ValueError("it lacks special tokens, such as [CLS] or [MASK]")
         return tokenizer
     except Exception as error:  # each kind has its own errors
-        raise InputError(
-            f"{folder}: the tokenizer's files are damaged ({error}): download it again"
-        ) from None
+        problem = f"{folder}: the tokenizer's files are damaged ({error})"
+        raise InputError(f"{problem}: download it again") from None
 
 
 @functools.lru_cache(maxsize=8)

@@ -87,10 +87,7 @@ def training_corpus(config: Config) -> Corpus:
 def unlabeled_reviews(
     data: DataConfig, path: str = "", held_out: Sequence[Reviews] = ()
 ) -> Reviews:
-    """Return the unlabeled text of `load_text` that is not in further reviews which are held out.
-
-    InputError: there is none.
-    """
+    """Return the unlabeled text of `load_text` that is in no `held_out`; InputError: none is."""
     text = load_text(data, path, tested=False).splits["train"]
     free = text.labels == KINDS.index("unlabeled")
     for split in held_out:
@@ -121,8 +118,7 @@ def read_text(path: str, column: str) -> Reviews:
         raise InputError(f"pretrain.text={path} holds no text: a table, lines or .txt files")
     for name, text in texts.items():
         if len(text) > 2 * reviews.KEPT:
-            raise InputError(
-                f"pretrain.text={path}: {name} has {len(text):,} characters, a text "
-                f"{2 * reviews.KEPT:,} at most: split it, or name one file, a text per line"
-            )
+            problem = f"{name} has {len(text):,} characters, a text {2 * reviews.KEPT:,} at most"
+            remedy = "split it, or name one file, a text per line"
+            raise InputError(f"pretrain.text={path}: {problem}: {remedy}")
     return Reviews.from_texts(texts.values(), ids=texts)

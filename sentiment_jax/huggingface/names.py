@@ -94,10 +94,8 @@ DISTILBERT = Names(
 
 
 def _read_modernbert(values: Values) -> Values:
-    """Return the values under the names that the model was published with.
-
-    transformers 5 writes the kind of each layer, and the bases of the rotary embeddings by kind.
-    """
+    """Return the values under the names that the model was published with."""
+    # transformers 5 writes the kind of each layer, and the bases of the rotary embeddings by kind.
     if types := values.pop("layer_types", None):
         full = [i for i, kind in enumerate(types) if kind == "full_attention"]
         every = full[1] if len(full) > 1 else len(types)

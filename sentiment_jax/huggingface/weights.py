@@ -29,8 +29,9 @@ UNUSED = (
     r"(cls\.predictions|lm_head)\.decoder\..+|(vocab_projector|decoder)\.weight"
 )
 TIED = r"((cls\.predictions|lm_head)\.)?decoder\.weight|vocab_projector\.weight"
-CLASSIFIER = ("classifier.",)  # the head that ends in one output per class
 OUTPUT_LAYER = r"classifier\.(out_proj\.)?(weight|bias)"
+Tensors = Mapping[str, Any]
+Order = Sequence[int] | None  # each class's number in the source; None: it has other classes
 # Settings that may differ from the folder's config.json.
 FREE_FIELDS = ("hidden_dropout", "attention_dropout", "classifier_dropout", "initializer_range")
 
@@ -64,16 +65,14 @@ def choose_weights(names: Iterable[str], where: str) -> str:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """Return a config's values, or all tensors by their stored names, Flax's joined with "/".
-
-    Downloads often leave a Git-LFS pointer or a web page in a file's place.
-    """
+    """Return a config's values, or all tensors by their stored names, Flax's joined with "/"."""
     if not path.is_file():
         raise InputError(f"{path} is missing: download the whole model folder")
     with path.open("rb") as file:
         start = file.read(1024).lstrip().lower()
     if not start:
         raise InputError(f"{path} is empty: download it again")
+    # Downloads often leave a Git-LFS pointer or a web page in a file's place.
     if start.startswith(b"version https://git-lfs"):
         raise InputError(f"{path} is a Git-LFS pointer, not the file itself: download it again")
     if start.startswith((b"<!doctype html", b"<html")):
@@ -106,21 +105,18 @@ def read_encoder_config(folder: Path) -> EncoderConfig:
         for ours, theirs in config_fields(name).items():
             default = getattr(kind, ours)
             if theirs in values and (values[theirs], default) != (None, None):
-                known[ours] = _checked(theirs, values[theirs], default)
+                value = values[theirs]
+                like = float if default is None else type(default)
+                fits = isinstance(value, (int, float) if like is float else like)
+                # json reads NaN and Infinity.
+                if not fits or (like is not str and not abs(value) < 2**31):
+                    raise InputError(f"{theirs} can't be {value!r}: download it again")
+                known[ours] = like(value)
         return kind(**{"embedding_size": known.get("hidden_size", 768), **known})
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
     except (AttributeError, TypeError) as error:  # of a list or text in place of a group, say
         raise InputError(f"{path} is damaged ({error}): download it again") from error
-
-
-def _checked(name: str, value: Any, default: Any) -> Any:
-    """Return a config.json's value, of the type of our default (None: of a float)."""
-    kind = float if default is None else type(default)
-    fits = isinstance(value, (int, float) if kind is float else kind)
-    if not fits or (kind is not str and not abs(value) < 2**31):  # json reads NaN and Infinity
-        raise InputError(f"{name} can't be {value!r}: download it again")
-    return kind(value)
 
 
 def resolve_encoder(
@@ -154,7 +150,7 @@ def resolve_encoder(
 
 
 def load_pretrained(
-    folder: Path, config: EncoderConfig, params: Mapping[str, Any], classes: Sequence[str] = ()
+    folder: Path, config: EncoderConfig, params: Tensors, classes: Sequence[str] = ()
 ) -> tuple[dict[str, Any], LoadReport]:
     """Replace freshly initialized parameters by a Hugging Face folder's, strictly.
 
@@ -165,27 +161,23 @@ def load_pretrained(
     names = [path.name for path in folder.iterdir()]
     path = folder / choose_weights(names, str(folder))
     files = ", not from ".join(name for name in WEIGHT_FILES if name in names)
-    order: Sequence[int] | None = range(len(classes))
+    order: Order = range(len(classes))
     if classes:
-        order = class_order(_read_classes(folder / "config.json"), classes)
+        config_path = folder / "config.json"
+        values = _read(config_path)
+        try:
+            count = min(values.get("num_labels") or 2, MOST_CLASSES + 1)  # other classes than ours
+            unnamed = {str(i): f"LABEL_{i}" for i in range(count)}
+            named = values.get("id2label") or unnamed  # transformers writes neither if two
+            theirs = [str(named[number]) for number in sorted(named, key=int)]
+        except (TypeError, ValueError) as error:
+            fault = f"id2label or num_labels is damaged ({error})"
+            raise InputError(f"{config_path}: {fault}: download it again") from error
+        order = class_order(theirs, classes)
     return load_tensors(_read(path), config, params, where=str(path), files=files, order=order)
 
 
-def _read_classes(path: Path) -> list[str]:
-    """Return the classes that a config.json names, in the order of their numbers."""
-    values = _read(path)
-    try:
-        count = min(values.get("num_labels") or 2, MOST_CLASSES + 1)  # other classes than ours
-        unnamed = {str(i): f"LABEL_{i}" for i in range(count)}
-        named = values.get("id2label") or unnamed  # transformers writes neither if there are two
-        return [str(named[number]) for number in sorted(named, key=int)]
-    except (TypeError, ValueError) as error:
-        raise InputError(
-            f"{path}: id2label or num_labels is damaged ({error}): download it again"
-        ) from error
-
-
-def class_order(theirs: Sequence[str], ours: Sequence[str]) -> Sequence[int] | None:
+def class_order(theirs: Sequence[str], ours: Sequence[str]) -> Order:
     """Return each class's number in the source; None if the source has other classes.
 
     LABEL_0, LABEL_1, ... name the classes of a model whose config.json does not.
@@ -199,7 +191,7 @@ def class_order(theirs: Sequence[str], ours: Sequence[str]) -> Sequence[int] | N
     return [found.index(name) for name in wanted] if sorted(found) == sorted(wanted) else None
 
 
-def to_tensors(params: Mapping[str, Any], name: str) -> dict[str, np.ndarray]:
+def to_tensors(params: Tensors, name: str) -> dict[str, np.ndarray]:
     """Return parameters under the names and in the layout that PyTorch's models have."""
     tensors = {}
     for ours, value in traverse_util.flatten_dict(params, sep="/").items():
@@ -215,17 +207,9 @@ def to_tensors(params: Mapping[str, Any], name: str) -> dict[str, np.ndarray]:
 
 
 def load_tensors(
-    stored: Mapping[str, Any],
-    config: ModelConfig,
-    params: Mapping[str, Any],
-    where: str,
-    files: str,
-    order: Sequence[int] | None,
+    stored: Tensors, config: ModelConfig, params: Tensors, where: str, files: str, order: Order
 ) -> tuple[dict[str, Any], LoadReport]:
-    """Load `stored` tensors, under PyTorch's names or Flax's, as `load_pretrained` does.
-
-    `order` is the result of `class_order`.
-    """
+    """Load `stored` tensors, under PyTorch's names or Flax's, as `load_pretrained` does."""
     source: dict[str, str] = {}  # PyTorch's spelling without the root -> the stored name
     for name in stored:
         theirs = name.replace("/", ".").removeprefix(f"{NAMES[config.name].root}.")
@@ -234,7 +218,7 @@ def load_tensors(
     filled = traverse_util.flatten_dict(params, sep="/")
     ours = {tensor_name(config.name, name): name for name in filled}
     heads = ARCHITECTURES[config.name].heads
-    other = CLASSIFIER if order is None else ()
+    other = ("classifier.",) if order is None else ()  # the head with one output per class
     lacking = other + tuple(h for h in heads if not any(name.startswith(h) for name in source))
     idle = other + tuple(h for h in heads if not any(name.startswith(h) for name in ours))
     missing = [name for name in ours if name not in source and not name.startswith(lacking)]
@@ -258,7 +242,7 @@ def load_tensors(
         copies = [name for name in source if re.fullmatch(TIED, name)]
         faults["untied"] = [n for n in copies if not np.array_equal(stored[source[n]], table)]
     known = [name for name in source if name.startswith(idle) or re.fullmatch(UNUSED, name)]
-    unused = sorted(source[name] for name in known)
+    unused = tuple(sorted(source[name] for name in known))
     faults["unexplained"] = [n for n in stored if n not in {*loaded.values(), *unused}]
     if any(faults.values()):
         lists = "; ".join(f"{what}: {first_five(names)}" for what, names in faults.items() if names)
@@ -267,7 +251,7 @@ def load_tensors(
         files=files,
         loaded=tuple(sorted(ours[name] for name in loaded)),
         new=tuple(sorted(name for theirs, name in ours.items() if theirs.startswith(lacking))),
-        unused=tuple(unused),
+        unused=unused,
     )
     # through NumPy: fresh parameters may lie on another device
     leaves = {name: jnp.asarray(np.asarray(leaf)) for name, leaf in filled.items()}

@@ -35,8 +35,7 @@ def weigh(
     total = np.maximum(np.sum(frequencies * weights), 1e-12)  # all words may be unknown
     mean = np.sum(frequencies * weights * table, axis=0) / total
     weighted = weights * (table - mean) * (frequencies > 0)
-    ids = token_ids.reshape(len(token_ids), -1)
-    rows = np.split(ids, offsets[1:-1])
+    rows = np.split(token_ids.reshape(len(token_ids), -1), offsets[1:-1])
     square = np.mean([np.mean(weighted[row].sum(axis=(0, 1)) ** 2) / len(row) for row in rows])
     return (weighted / np.sqrt(np.maximum(square, 1e-12))).astype(np.float32)
 
@@ -53,18 +52,14 @@ def start(
     The embeddings are those of `weigh`, the bias is the logarithm of the class shares. An
     unlabeled text has the label -1.
     """
-    learned = np.asarray(params["embedding"]["embedding"])
-    table = weigh(learned, frequencies, token_ids, offsets)
+    table = weigh(np.asarray(params["embedding"]["embedding"]), frequencies, token_ids, offsets)
     counts = np.bincount(labels[labels >= 0], minlength=len(params["classifier"]["bias"]))
     bias = np.log((counts + 1) / np.sum(counts + 1)).astype(np.float32)
     return {"embedding": {"embedding": table}, "classifier": {**params["classifier"], "bias": bias}}
 
 
 class AverageClassifier(nn.Module):
-    """Embedding, sum over the text divided by the square root of its length, logits.
-
-    Padding never changes a logit.
-    """
+    """Embedding, sum over a text by the root of its length, logits. Padding changes no logit."""
 
     config: AverageConfig
     classes: int = 2

@@ -24,7 +24,7 @@ class BertClassifier(nn.Module):
     config: EncoderConfig
     classes: int = 2
     activation: Callable[[Array], Array] = nn.tanh  # of the head's first dense layer
-    first_dense: ClassVar[str] = "pooler"
+    first_dense: str = "pooler"  # its name
     encoder: ClassVar[type[Encoder]] = Encoder
 
     @nn.compact
@@ -71,7 +71,7 @@ class MaskedLanguageModel(nn.Module):
     """An encoder that predicts tokens."""
 
     config: EncoderConfig
-    encoder: ClassVar[type[Encoder]] = Encoder
+    encoder: type[Encoder] = Encoder
 
     @nn.compact
     def __call__(

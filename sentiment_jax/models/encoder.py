@@ -63,10 +63,8 @@ def attend(
     mask: Bool[Array, "batch #queries keys"],
     deterministic: bool,
 ) -> Queries:
-    """Return scaled dot-product attention to the keys in `mask`, with dropout of its weights.
-
-    jax.nn.dot_product_attention has no dropout, and is slower on the CPU.
-    """
+    """Return scaled dot-product attention to the keys in `mask`, with dropout of its weights."""
+    # jax.nn.dot_product_attention has no dropout, and is slower on the CPU.
     precision = layers.product_precision(config.dtype, query.dtype)
     scores = layers.einsum("bqhd,bkhd->bhqk", query, key, precision)
     rate = config.attention_dropout
@@ -92,7 +90,10 @@ def attend_fully(
     deterministic: bool,
 ) -> Queries:
     """Attend to the first `lengths` keys of each row, by cuDNN if the config says so."""
-    if config.attention == "cudnn" and layers.fits_cudnn(query, key):
+    # For cuDNN, JAX refuses odd lengths, and so the last layer's single query, and other widths.
+    even = query.shape[1] % 2 == key.shape[1] % 2 == 0
+    fits = even and query.shape[-1] % 8 == 0 and query.shape[-1] <= 128
+    if config.attention == "cudnn" and fits and layers.on_gpu():
         return jax.nn.dot_product_attention(
             query, key, value, key_value_seq_lengths=lengths, implementation="cudnn"
         )
@@ -121,15 +122,12 @@ class SelfAttention(nn.Module):
         key = heads("key", hidden)
         value = heads("value", hidden)
         context = attend_fully(config, query, key, value, lengths, self.deterministic)
-        context = context.reshape(queries.shape)
-        return layers.Dense(config, config.hidden_size, name="output")(context)
+        output = layers.Dense(config, config.hidden_size, name="output")
+        return output(context.reshape(queries.shape))
 
 
 class Layer(nn.Module):
-    """One post-layer-norm transformer layer.
-
-    It returns the states of all tokens, of the tokens at `positions`, or of the first alone.
-    """
+    """A post-layer-norm layer: states of all tokens, those at `positions`, or the first alone."""
 
     config: EncoderConfig
     deterministic: bool

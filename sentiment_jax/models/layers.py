@@ -37,25 +37,11 @@ def on_gpu() -> bool:
 
 
 def on_cpu() -> contextlib.AbstractContextManager[Any]:
-    """Return a context that traces for the CPU and places new arrays there, whatever the backend.
-
-    It does nothing where JAX_PLATFORMS leaves the CPU out.
-    """
+    """Return a context that traces for the CPU and puts new arrays there, whatever the backend."""
     try:
         return jax.default_device(jax.local_devices(backend="cpu")[0])
-    except RuntimeError:
+    except RuntimeError:  # JAX_PLATFORMS leaves the CPU out
         return contextlib.nullcontext()
-
-
-def fits_cudnn(
-    query: Float[Array, "batch queries heads size"], key: Float[Array, "batch keys heads size"]
-) -> bool:
-    """Return whether cuDNN's attention takes these shapes, in training too.
-
-    JAX refuses odd lengths, and so the last layer's single query, and heads of other widths.
-    """
-    even = query.shape[1] % 2 == key.shape[1] % 2 == 0
-    return on_gpu() and even and query.shape[-1] % 8 == 0 and query.shape[-1] <= 128
 
 
 def compute_dtype(dtype: str) -> jnp.dtype:
@@ -168,10 +154,8 @@ _erf.defjvps(lambda tangent, _, x: 2 / math.sqrt(math.pi) * (tangent * jnp.exp(-
 
 
 def gelu(inputs: Float[Array, "..."]) -> Float[Array, "..."]:
-    """Return the exact GELU, computed in float32 by erf as in PyTorch.
-
-    nn.gelu(approximate=False) uses erfc, which takes twice the time.
-    """
+    """Return the exact GELU, computed in float32 by erf as in PyTorch."""
+    # nn.gelu(approximate=False) uses erfc, which takes twice the time.
     x = inputs.astype(jnp.float32)
     return (0.5 * x * (1 + _erf(math.sqrt(0.5) * x))).astype(inputs.dtype)
 
@@ -183,10 +167,8 @@ def geglu(inputs: Float[Array, "... twice"]) -> Float[Array, "... once"]:
 
 
 def layer_norm(config: EncoderConfig, name: str) -> nn.LayerNorm:
-    """Return a layer normalization over the last axis, its statistics in float32.
-
-    Rematerializing it saves memory and is no slower on a CPU; `remat` does so for whole layers.
-    """
+    """Return a layer normalization over the last axis, its statistics in float32."""
+    # Rematerializing it saves memory and is no slower on a CPU; `remat` does so for whole layers.
     kind = nn.LayerNorm if config.remat else nn.remat(nn.LayerNorm)
     return kind(
         epsilon=config.layer_norm_eps,

@@ -27,10 +27,7 @@ embed_positions = functools.partial(layers.embed_positions, weigh=weigh)
 
 
 class NgramClassifier(nn.Module):
-    """Weights of words and n-grams, one per class, summed. Padding never changes a logit.
-
-    The sum is divided by the square root of the number of words, as sums of random weights grow.
-    """
+    """Weights of words and n-grams, one per class, summed. Padding never changes a logit."""
 
     config: NgramConfig
     classes: int = 2
@@ -43,4 +40,5 @@ class NgramClassifier(nn.Module):
         weights = nn.Embed(rows, self.classes, embedding_init=zeros, name="embedding")
         summed = jnp.sum(embed_positions(weights, tokens), axis=1)
         bias = self.param("bias", zeros, (self.classes,))
+        # Sums of random weights grow with the square root of the number of words.
         return summed / jnp.sqrt(lengths)[:, None] + bias

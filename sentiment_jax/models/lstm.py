@@ -13,7 +13,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from flax.linen.recurrent import flip_sequences
-from jaxtyping import Array, Bool, Float, Int, Shaped
+from jaxtyping import Array, Bool, Float, Int
 
 from sentiment_jax.config.schema import LstmConfig
 from sentiment_jax.models import layers
@@ -49,35 +49,13 @@ def pool(
     return {"mean": mean, "max": maximum, "mean_max": both}[pooling]
 
 
-def cut(
-    rows: Shaped[Array, "batch length *features"], segment: int
-) -> Shaped[Array, "segment segments *features"]:
-    """Cut rows into segments side by side, padded with zeros; positions come first."""
-    batch, length, *features = rows.shape
-    count = -(-length // segment)
-    padded = jnp.pad(rows, ((0, 0), (0, count * segment - length), *[(0, 0)] * len(features)))
-    return padded.reshape(batch * count, segment, *features).swapaxes(0, 1)
-
-
-def join(
-    states: Float[Array, "segment segments hidden"], batch: int
-) -> Float[Array, "length batch hidden"]:
-    """Put the states of each row's segments one after another."""
-    segment, segments, hidden = states.shape
-    apart = states.reshape(segment, batch, segments // batch, hidden)
-    return apart.transpose(2, 0, 1, 3).reshape(-1, batch, hidden)
-
-
 def embedding(config: LstmConfig, init: nn.initializers.Initializer) -> nn.Embed:
     """Return the table of the words' vectors and the n-grams'."""
     return nn.Embed(config.vocab_size, config.embedding_size, embedding_init=init, name="embedding")
 
 
 class LstmClassifier(nn.Module):
-    """Embedding, LSTM, pooling, dense layer, logits. Padding never changes a logit.
-
-    With a `segment_length`, the LSTM reads a row's segments side by side, each from a zero state.
-    """
+    """Embedding, LSTM, pooling, dense layer, logits. Padding never changes a logit."""
 
     config: LstmConfig
     classes: int = 2
@@ -89,20 +67,25 @@ class LstmClassifier(nn.Module):
         dtype = layers.compute_dtype(config.dtype)
         precision = layers.product_precision(config.dtype, dtype)
         xavier = nn.initializers.xavier_uniform()
-        embed = embedding(config, xavier)
         # Named: masks of nameless Dropout modules depend on how many of these come before them.
         word_dropout = Dropout(config.word_dropout, deterministic, name="word_dropout")
-        batch, length = tokens.shape[:2]
+        batch, length, *features = tokens.shape
         keep = word_dropout.mask((batch, length))
         if keep is not None:
             tokens = drop_words(tokens, keep)
+        # Rows are cut into segments side by side, padded with zeros; positions come first. The LSTM
+        # reads each segment from a zero state.
         segment = config.segment_length or length
-        embedded = layers.embed_positions(embed, cut(tokens, segment))
+        padding = ((0, 0), (0, -length % segment), *[(0, 0)] * len(features))
+        segments = jnp.pad(tokens, padding).reshape(-1, segment, *features).swapaxes(0, 1)
+        embedded = layers.embed_positions(embedding(config, xavier), segments)
         embedded = Dropout(config.embedding_dropout, deterministic)(embedded).astype(dtype)
 
         def read(direction: str, inputs: Float[Array, "segment segments features"]) -> Array:
             states = ScannedLstm(config.hidden_size, dtype, precision, name=direction)(inputs)
-            return pool(join(states, batch), lengths, config.pooling)
+            # The states of each row's segments, one after another.
+            apart = states.reshape(segment, batch, -1, config.hidden_size).transpose(2, 0, 1, 3)
+            return pool(apart.reshape(-1, *apart.shape[2:]), lengths, config.pooling)
 
         pooled = read("forward", embedded)
         if config.bidirectional:

@@ -18,7 +18,11 @@ from sentiment_jax.models.layers import on_gpu
 
 GATES = "ifgo"  # input, forget, candidate, output
 UNROLL = 10  # positions to an iteration on a GPU
+SUMMED = (0, 1)  # the axes of positions and rows, over which gradients of parameters are sums
 _product = functools.partial(jnp.matmul, preferred_element_type=jnp.float32)
+_summed_product = functools.partial(
+    jnp.tensordot, axes=(SUMMED, SUMMED), preferred_element_type=jnp.float32
+)
 
 
 class LstmCell(nn.Module):
@@ -81,17 +85,11 @@ def _states_and_residuals(
 ) -> tuple[Array, Any]:
     zeros = jnp.zeros((inputs.shape[1], cell.features))
     carry = (zeros, zeros.astype(inputs.dtype))
-    if on_gpu() and not cell.is_initializing():
-        states, memory = _scan_on_gpu(cell, carry, inputs)
-        gates = None  # the backward pass recomputes them, in one product for all positions
-    else:
+    if not on_gpu() or cell.is_initializing():
         _, (states, memory, gates) = cell(carry, inputs)
-    return states, (cell.variables["params"], inputs, states, memory, gates)
-
-
-def _scan_on_gpu(cell: nn.Module, carry: Any, inputs: Array) -> tuple[Array, Array]:
-    """Return the states after every position and c before it; the inputs' product comes first."""
-    kernel, bias = _join(cell.variables["params"], cell.dtype)
+        return states, (cell.variables["params"], inputs, states, memory, gates)
+    params = cell.variables["params"]
+    kernel, bias = _join(params, cell.dtype)
     features = inputs.shape[-1]
     product = functools.partial(_product, precision=cell.precision)
 
@@ -102,7 +100,9 @@ def _scan_on_gpu(cell: nn.Module, carry: Any, inputs: Array) -> tuple[Array, Arr
         return (new_c, new_h), (new_h, c)
 
     sums = product(inputs, kernel[:features]) + bias
-    return jax.lax.scan(step, carry, sums, unroll=UNROLL)[1]
+    _, (states, memory) = jax.lax.scan(step, carry, sums, unroll=UNROLL)
+    # The backward pass recomputes the gates, in one product for all positions.
+    return states, (params, inputs, states, memory, None)
 
 
 def _gradients(
@@ -146,12 +146,8 @@ def _gradients(
     unroll = UNROLL if on_gpu() else 1
     dgates = jax.lax.scan(step_back, (zeros, zeros), steps, reverse=True, unroll=unroll)[1]
     input_gradients = product(dgates, to_inputs).astype(dtype)
-    axes = (0, 1)  # sums run over positions and rows
-    kernel_gradients = jnp.tensordot(
-        both, dgates, (axes, axes), precision=precision, preferred_element_type=jnp.float32
-    )
-    kernels = jnp.split(kernel_gradients, 4, axis=1)
-    biases = jnp.split(jnp.sum(dgates, axis=axes, dtype=jnp.float32), 4)
+    kernels = jnp.split(_summed_product(both, dgates, precision=precision), 4, axis=1)
+    biases = jnp.split(jnp.sum(dgates, axis=SUMMED, dtype=jnp.float32), 4)
     gradients = {}
     for gate, kernel, bias in zip(GATES, kernels, biases, strict=True):
         gradients["i" + gate] = {"kernel": kernel[:features]}

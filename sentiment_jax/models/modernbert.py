@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 
 from sentiment_jax.config.schema import ModernBertConfig
 from sentiment_jax.models import layers
-from sentiment_jax.models.bert import BertClassifier, MaskedLanguageModel
+from sentiment_jax.models.bert import BertClassifier
 from sentiment_jax.models.encoder import Encoder, attend, attend_fully, classification_layers
 from sentiment_jax.models.layers import Dropout, Lengths, Logits, Pooled, Positions, States
 
@@ -20,16 +20,13 @@ Heads = Float[Array, "batch length heads size"]
 
 
 def rotate(inputs: Heads, theta: float) -> Heads:
-    """Apply rotary position embeddings: turn pairs of features by angles that grow with position.
-
-    Feature i forms a pair with i + size / 2.
-    """
+    """Apply rotary position embeddings: turn feature pairs by angles that grow with position."""
     _, length, _, size = inputs.shape
     frequencies = 1 / theta ** (jnp.arange(0, size, 2) / size)
     angles = jnp.arange(length)[:, None, None] * frequencies
     cos = jnp.cos(angles)
     sin = jnp.sin(angles)
-    first, second = jnp.split(inputs.astype(jnp.float32), 2, axis=-1)
+    first, second = jnp.split(inputs.astype(jnp.float32), 2, axis=-1)  # pairs: i, i + size / 2
     turned = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
     return turned.astype(inputs.dtype)
 
@@ -89,27 +86,22 @@ class ModernBertLayer(nn.Module):
         config = self.config
         size = config.hidden_size
         normed = hidden if self.is_first else layers.layer_norm(config, "attention_norm")(hidden)
-        attended = self.attend(layers.Dense(config, 3 * size, name="qkv")(normed), lengths)
-        attended = layers.Dense(config, size, name="attention_output")(attended)
+        projected = layers.Dense(config, 3 * size, name="qkv")(normed)
+        split = (*hidden.shape[:2], config.num_attention_heads, -1)
+        query, key, value = jnp.split(projected, 3, axis=-1)
+        theta = config.global_rope_theta if self.is_global else config.local_rope_theta
+        query = rotate(query.reshape(split), theta)
+        key = rotate(key.reshape(split), theta)
+        apply = attend_fully if self.is_global else attend_locally
+        context = apply(config, query, key, value.reshape(split), lengths, self.deterministic)
+        output = layers.Dense(config, size, name="attention_output")
+        attended = output(context.reshape(hidden.shape))
         hidden += Dropout(config.attention_dropout, self.deterministic)(attended)
         normed = layers.layer_norm(config, "mlp_norm")(hidden)
         wide = 2 * config.intermediate_size
         gated = layers.Dense(config, wide, layers.geglu, name="intermediate")(normed)
         gated = Dropout(config.hidden_dropout, self.deterministic)(gated)
         return hidden + layers.Dense(config, size, name="output")(gated)
-
-    def attend(self, projected: Float[Array, "batch length wide"], lengths: Lengths) -> States:
-        """Return the heads' attention, side by side."""
-        config = self.config
-        rows = projected.shape[:2]
-        query, key, value = jnp.split(projected, 3, axis=-1)
-        split = (*rows, config.num_attention_heads, -1)
-        theta = config.global_rope_theta if self.is_global else config.local_rope_theta
-        query = rotate(query.reshape(split), theta)
-        key = rotate(key.reshape(split), theta)
-        apply = attend_fully if self.is_global else attend_locally
-        context = apply(config, query, key, value.reshape(split), lengths, self.deterministic)
-        return context.reshape(*rows, -1)
 
 
 class ModernBertEncoder(Encoder):
@@ -159,9 +151,3 @@ class ModernBertClassifier(BertClassifier):
         exact = dataclasses.replace(self.config, dtype="float32", attention="xla")
         features = layers.layer_norm(exact, "head_norm")(layers.gelu(inner))
         return dense(self.classes, name="classifier")(dropout(features))
-
-
-class ModernBertMaskedLanguageModel(MaskedLanguageModel):
-    """The encoder under BERT's head that predicts tokens."""
-
-    encoder = ModernBertEncoder

@@ -10,19 +10,7 @@ from flax import linen as nn
 
 from sentiment_jax.config.schema import EncoderConfig, ModelConfig
 from sentiment_jax.errors import InputError
-from sentiment_jax.models import average, encoder, layers, linear, lstm
-from sentiment_jax.models.average import AverageClassifier
-from sentiment_jax.models.bert import BertClassifier, MaskedLanguageModel
-from sentiment_jax.models.distilbert import DistilBertClassifier
-from sentiment_jax.models.electra import (
-    ElectraClassifier,
-    ReplacedTokenDetectionModel,
-    extract_generator,
-)
-from sentiment_jax.models.linear import NgramClassifier
-from sentiment_jax.models.lstm import LstmClassifier, NgramEmbeddings
-from sentiment_jax.models.modernbert import ModernBertClassifier, ModernBertMaskedLanguageModel
-from sentiment_jax.models.roberta import RobertaClassifier
+from sentiment_jax.models import average, bert, electra, encoder, layers, linear, lstm, modernbert
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,39 +46,48 @@ TRANSFORMERS = {
 }
 _encoder = functools.partial(
     Architecture,
-    pretraining={"masked_language_modeling": MaskedLanguageModel},
+    pretraining={"masked_language_modeling": bert.MaskedLanguageModel},
     vocabulary="wordpiece",
     layerwise_multipliers=encoder.layerwise_multipliers,
     transformers=TRANSFORMERS,
 )
-ROBERTA = _encoder(RobertaClassifier, heads=("classifier.", "pooler.", "lm_head."))
+# RoBERTa (Liu et al., 2019) and XLM-R (Conneau et al., 2020): ELECTRA's head with tanh.
+ROBERTA = _encoder(
+    functools.partial(electra.ElectraClassifier, activation=nn.tanh),
+    heads=("classifier.", "pooler.", "lm_head."),
+)
 ARCHITECTURES = {
-    "bert": _encoder(BertClassifier, heads=("classifier.", "pooler.", "cls.")),
+    "bert": _encoder(bert.BertClassifier, heads=("classifier.", "pooler.", "cls.")),
     "electra": _encoder(
-        ElectraClassifier,
+        electra.ElectraClassifier,
         # the last is the generator inside the pre-training run that trained it, or its head
         heads=("classifier.", "discriminator_predictions.", "generator"),
-        pretraining={"replaced_token_detection": ReplacedTokenDetectionModel},
-        extract_generator=extract_generator,
+        pretraining={"replaced_token_detection": electra.ReplacedTokenDetectionModel},
+        extract_generator=electra.extract_generator,
     ),
-    "distilbert": _encoder(
-        DistilBertClassifier, heads=("classifier.", "pre_classifier.", "vocab_")
+    "distilbert": _encoder(  # Sanh et al. (2019): BERT's head with ReLU
+        functools.partial(bert.BertClassifier, activation=nn.relu, first_dense="pre_classifier"),
+        heads=("classifier.", "pre_classifier.", "vocab_"),
     ),
     "roberta": ROBERTA,
     "xlm-roberta": ROBERTA,
     "modernbert": _encoder(
-        ModernBertClassifier,
+        modernbert.ModernBertClassifier,
         heads=("classifier.", "head.", "decoder."),
-        pretraining={"masked_language_modeling": ModernBertMaskedLanguageModel},
+        pretraining={
+            "masked_language_modeling": functools.partial(
+                bert.MaskedLanguageModel, encoder=modernbert.ModernBertEncoder
+            )
+        },
     ),
     "lstm": Architecture(
-        LstmClassifier,
+        lstm.LstmClassifier,
         heads=("classifier.", "dense.", "forward.", "backward."),
-        pretraining={"ngram_vectors": NgramEmbeddings},
+        pretraining={"ngram_vectors": lstm.NgramEmbeddings},
         layerwise_multipliers=lstm.layerwise_multipliers,
     ),
-    "ngrams": Architecture(NgramClassifier, embed_positions=linear.embed_positions),
-    "average": Architecture(AverageClassifier, heads=("classifier.",), start=average.start),
+    "ngrams": Architecture(linear.NgramClassifier, embed_positions=linear.embed_positions),
+    "average": Architecture(average.AverageClassifier, heads=("classifier.",), start=average.start),
 }
 
 

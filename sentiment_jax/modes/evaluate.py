@@ -53,7 +53,7 @@ def score_run(trained: TrainedModel, directory: RunDirectory, split: str) -> Sco
             write_predictions(directory, split, reviews, predicted, order, trained.config)
     except (InputError, RunError, OSError) as error:  # a training holds it; it can't be written
         terminal.warn(f"predictions not written: {error}")
-    return found.summary(), measure(reviews.labels, found.probabilities, trained.classes)
+    return found.scores, measure(reviews.labels, found.probabilities, trained.classes)
 
 
 def evaluate_file(
@@ -143,10 +143,9 @@ def _print(
 def _load(
     workdirs: Sequence[Path], changes: Mapping[str, Any] | None, calibrated: bool = False
 ) -> list[TrainedModel]:
-    loaded = load_ensemble(workdirs, calibrated=calibrated)
     return [
         dataclasses.replace(trained, config=replace_settings(trained.config, changes or {}))
-        for trained in loaded
+        for trained in load_ensemble(workdirs, calibrated=calibrated)
     ]
 
 

@@ -10,12 +10,7 @@ from sentiment_jax.analysis.html import render
 from sentiment_jax.analysis.integrated_gradients import Explanation, Word, explain
 from sentiment_jax.data.labels import decide
 from sentiment_jax.errors import InputError
-from sentiment_jax.modes.predict import (
-    TextSource,
-    format_predictions,
-    predict,
-    print_warning_count,
-)
+from sentiment_jax.modes.predict import TextSource, format_predictions, predict, print_warning_count
 from sentiment_jax.storage.files import write_atomically
 from sentiment_jax.storage.run_directory import RunDirectory
 from sentiment_jax.training.trained_model import TrainedModel, load_run

@@ -119,15 +119,17 @@ def _write_model(folder: Path, model: Export) -> None:
 def model_card(workdir: Path) -> str:
     """Return the model card of an exported run: data, scores, command."""
     directory = RunDirectory(workdir)
-    config, env = directory.read_config(), read_json(directory.env)
+    config = directory.read_config()
+    env = read_json(directory.env)
+    objective = config.pretrain.objective
     origin = config.model.pretrained
     while run := source_run(origin):  # the license is that of the first pretrained weights
         origin = RunDirectory(run).read_config().model.pretrained
     return render(
         "model_card.md.j2",
         name=workdir.resolve().name,
-        objective=config.pretrain.objective,
-        classes=KINDS if config.pretrain.objective else config.classes,
+        objective=objective,
+        classes=KINDS if objective else config.classes,
         model=config.model,
         base=config.model.pretrained,
         origin=origin,

@@ -29,8 +29,3 @@ def pretrain(recipe: ConfigDict, workdir: Path, **options: Unpack[Options]) -> d
     Arguments and errors are those of `train`.
     """
     return run_stages(recipe, workdir, (*train.TRIAL, print_next), task=PRETRAINING, **options)
-
-
-def dry_run(recipe: ConfigDict) -> None:
-    """Compile the steps of a pre-training and print what they need."""
-    train.dry_run(recipe, PRETRAINING)

@@ -32,9 +32,8 @@ def report(directories: Sequence[Path], output: Path, with_text: bool = False) -
     """Write report.md, report.html, one CSV file per table and one PNG per plot.
 
     `directories` are sweeps, runs, or folders of them. With `with_text`, the page shows the text of
-    the hardest mistakes, for which the data are read again.
-
-    Models are ranked by validation. Runs of different data are reported in parts.
+    the hardest mistakes, for which the data are read again. Models are ranked by validation. Runs
+    of different data are reported in parts.
 
     InputError: nothing finished, damaged files, or an unwritable folder.
     """
@@ -73,7 +72,14 @@ def _report_data(
     """Write the tables and figures of the groups of one data set; return what a page shows."""
     tested = [group for group in groups if group.tested]
     models = {group.name: predictions.read_predictions(group.tested) for group in tested}
-    tables = _sweep_tables(groups)
+    axes = itertools.chain(*(group.trials[0].axes for group in groups))
+    columns = ["name", "stage", *axes, "seed", "best_epoch", "epochs", *SCORES]
+    rows = [_row(group, trial) for group in groups for trial in group.trials]
+    tables = {"runs": _table(rows, columns)}
+    for group in groups:
+        for axis, trials in group.choices.items():
+            rows = [_row(group, trial) for trial in trials.values()]
+            tables[f"{group.name}-{axis}"] = _table(rows, [axis, *BEST])
     if tested:
         tables |= _metrics(models)
         tables["models"] = _table([_over_seeds(group) for group in tested])
@@ -97,19 +103,6 @@ def _report_data(
         "data": findings.data_in_words(groups),
         "lead": findings.lead(groups, tables),
     }
-
-
-def _sweep_tables(groups: Sequence[Group]) -> dict[str, pandas.DataFrame]:
-    """Return all trials, and the trials along each axis of a sweep: name -> table."""
-    axes = itertools.chain(*(group.trials[0].axes for group in groups))
-    columns = ["name", "stage", *axes, "seed", "best_epoch", "epochs", *SCORES]
-    rows = [_row(group, trial) for group in groups for trial in group.trials]
-    tables = {"runs": _table(rows, columns)}
-    for group in groups:
-        for axis, trials in group.choices.items():
-            rows = [_row(group, trial) for trial in trials.values()]
-            tables[f"{group.name}-{axis}"] = _table(rows, [axis, *BEST])
-    return tables
 
 
 def _row(group: Group, trial: Trial) -> dict[str, Any]:
@@ -164,10 +157,9 @@ def _metrics(models: Mapping[str, Predictions]) -> dict[str, pandas.DataFrame]:
             whose = "first seed: " if seeds > 2 else ""
             remarks.setdefault(second, f"{whose}same predictions as {first}")
         else:
-            correct = [model.predicted[0] == model.labels for model in (one, other)]
-            only_first, only_second, p = mcnemar(correct[0], correct[1])
-            pair = {"first": first, "second": second, "only the first correct": only_first}
-            pairs.append(pair | {"only the second correct": only_second, "p": p})
+            tested = mcnemar(one.predicted[0] == one.labels, other.predicted[0] == other.labels)
+            names = ("first", "second", "only the first correct", "only the second correct", "p")
+            pairs.append(dict(zip(names, (first, second, *tested), strict=True)))
     for row in metrics if remarks else ():
         row["remark"] = remarks.get(row["name"])
     tables = {"metrics": metrics, "classes": classes, "mcnemar": pairs}
@@ -220,12 +212,9 @@ def _draw_grid(group: Group, path: Path) -> None:
         accuracy = np.nan
         if trial.status == "finished":
             accuracy = trial.content["val"]["accuracy"]
-            text = f"{accuracy:.4f}"
-            if findings.at_chance(trial):
-                text += "\nat chance"
+            text = f"{accuracy:.4f}" + ("\nat chance" if findings.at_chance(trial) else "")
         cells[place(trial)] = text, accuracy
-    best = group.best
-    figures.heat_map(cells, place(best) if best else None, path)
+    figures.heat_map(cells, place(group.best) if group.best else None, path)
 
 
 def _draw_test(models: Mapping[str, Predictions], output: Path, prefix: str) -> list[Path]:

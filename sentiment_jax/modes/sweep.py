@@ -35,7 +35,7 @@ from sentiment_jax.storage.run_directory import SWEEP_FILE, RunDirectory, prepar
 from sentiment_jax.sweeps import plan
 from sentiment_jax.sweeps.plan import FINAL, Sweep, Trial, find_run, format_value, in_words
 from sentiment_jax.training import checks
-from sentiment_jax.training.cross_validation import fewest_reviews
+from sentiment_jax.training.cross_validation import check_reviews
 from sentiment_jax.training.experiment import Experiment
 from sentiment_jax.training.signals import Stop
 from sentiment_jax.training.stages import run_stages
@@ -109,7 +109,7 @@ def _join(new: Sweep) -> tuple[Sweep, Experiment]:
     else:
         checks.check_sources(new.config)
     experiment = CLASSIFICATION.prepare(new.config)
-    checks.check_reviews(max(new.axes["batch_size"]), fewest_reviews(experiment))
+    check_reviews(experiment, max(new.axes["batch_size"]))
     data_hash = experiment.statistics["data_hash"]
     if not begun:
         dataclasses.replace(new, data_hash=data_hash, command=run_directory.command_line()).write()
@@ -168,10 +168,8 @@ def _train_if_free(trial: Trial, first: Experiment, own: Config, stop: Stop) -> 
 
 
 def _use_cores(cores: Collection[int]) -> None:
-    """Keep this thread, and the processes that it starts, on some cores, if any are given.
-
-    Two small models side by side, one core each, train far faster than one after the other on both.
-    """
+    """Keep this thread, and the processes that it starts, on some cores, if any are given."""
+    # Two small models side by side, one core each, train far faster than in turn on both.
     if cores:
         os.sched_setaffinity(0, cores)
 

@@ -69,7 +69,11 @@ def report(run: TrainingRun) -> None:
         more = run.task.describe_scores(run.config, scores)
         console.print_scores("val", scores, remark, more=more, unit=run.task.unit)
     else:
-        console.print_no_validation(run)
+        reviews = len(run.experiment.encoded["train"])
+        epochs = result["epochs"]
+        print(f"{'val':8} none: trained on all {reviews:,} reviews for the {epochs} epochs set")
+        if run.config.early_stopping_patience:
+            print(f"{'':8} early_stopping_patience did nothing: it needs reviews held out")
     if not (run.tested and run.trained):
         return
     console.print_scores("test", result["test"], f"trained {result['train_seconds']:,.0f} s")
@@ -129,6 +133,6 @@ def dry_run(recipe: ConfigDict, task: Task = CLASSIFICATION) -> None:
         checks.check_batch_sizes(config)
         checks.check_sources(config)
         experiment = task.prepare(config)
-    checks.check_reviews(config.batch_size, cross_validation.fewest_reviews(experiment))
+    cross_validation.check_reviews(experiment, config.batch_size)
     console.print_steps(experiment)
     compilation.check_memory(experiment)

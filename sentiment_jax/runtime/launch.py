@@ -47,18 +47,14 @@ def find_process_group(
     elif coordinator and coordinator != "auto" and index is not None and count is not None:
         group = ProcessGroup(coordinator, index, count)
     else:
-        raise InputError(
-            "--coordinator=HOST:PORT, --process_id=I and --process_count=N go together; "
-            "--coordinator=auto asks SLURM for the others: leave them out"
-        )
+        problem = "--coordinator=HOST:PORT, --process_id=I and --process_count=N go together"
+        raise InputError(f"{problem}; auto asks SLURM for the others: leave them out")
     host, _, port = group.coordinator.rpartition(":")
     if not host or not port.isdecimal() or not 0 < int(port) < 65536:
         raise InputError(f"--coordinator={group.coordinator}: write HOST:PORT, localhost:12355 say")
     if not 0 <= group.index < group.count:
-        raise InputError(
-            f"--process_id={group.index} with --process_count={group.count}: processes are "
-            f"numbered from 0 to {group.count - 1}"
-        )
+        problem = f"--process_id={group.index}: the processes are numbered"
+        raise InputError(f"{problem} from 0 to {group.count - 1}, by --process_count")
     return group if group.count > 1 else None
 
 
@@ -72,10 +68,9 @@ def _ask_slurm() -> ProcessGroup:
         count = int(os.environ["SLURM_NTASKS"])
         local = int(os.environ["SLURM_LOCALID"])
     except (KeyError, ValueError, IndexError) as error:
-        raise InputError(
-            f"--coordinator=auto: srun's environment is incomplete ({error!r}); start with srun, "
-            "or give HOST:PORT, --process_id and --process_count"
-        ) from error
+        problem = f"--coordinator=auto: srun's environment is incomplete ({error!r})"
+        remedy = "start with srun, or give HOST:PORT, --process_id and --process_count"
+        raise InputError(f"{problem}; {remedy}") from error
     coordinator = f"{host}:{os.environ.get('JAX_COORDINATOR_PORT') or port}"
     return ProcessGroup(coordinator, index, count, local_devices=[local])
 
@@ -93,10 +88,8 @@ def bind_address(group: ProcessGroup) -> str:
                 probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 probe.bind(address)
     except OSError as error:
-        raise InputError(
-            f"process 0 cannot listen on {host}:{port} ({error.strerror}); name another port or "
-            "host in --coordinator"
-        ) from error
+        problem = f"process 0 cannot listen on {host}:{port} ({error.strerror})"
+        raise InputError(f"{problem}; name another port or host in --coordinator") from error
     return f"[{address[0]}]:{port}" if family == socket.AF_INET6 else f"{address[0]}:{port}"
 
 

@@ -91,22 +91,19 @@ class Checkpoints:
         self.faults: dict[int, str] = {}
         self.ignored: list[str] = []
         if not read_only and self.directory.is_dir():
-            self._tidy()
+            for step, folder in _folders(self.directory).items():
+                if folder.name != str(step):
+                    folder.rename(folder.with_name(str(step)))
+            for path in sorted(self.directory.iterdir()):
+                if re.match(r"[0-9]+\.(partial|.*deleted|orbax-checkpoint-tmp)", path.name):
+                    shutil.rmtree(path, ignore_errors=True)
+                elif path.suffix != ".corrupt" and path not in _folders(self.directory).values():
+                    self.ignored.append(path.name)
             for step in steps_in(self.directory):
                 if fault := self.fault(step):
                     self.faults[step] = fault
                     _move(self.directory / str(step), f"{step}.corrupt")
         self.steps = steps_in(self.directory)
-
-    def _tidy(self) -> None:
-        for step, folder in _folders(self.directory).items():
-            if folder.name != str(step):
-                folder.rename(folder.with_name(str(step)))
-        for path in sorted(self.directory.iterdir()):
-            if re.match(r"[0-9]+\.(partial|.*deleted|orbax-checkpoint-tmp)", path.name):
-                shutil.rmtree(path, ignore_errors=True)
-            elif path.suffix != ".corrupt" and path not in _folders(self.directory).values():
-                self.ignored.append(path.name)
 
     def fault(self, step: int) -> str:
         """Return what is wrong with a checkpoint, or "" if its bytes are as written."""
@@ -116,10 +113,8 @@ class Checkpoints:
             found = _hashes(folder)
         except (InputError, KeyError, OSError):
             return f"{MANIFEST} is missing or unreadable"
-        for name, checksum in expected.items():
-            if found.get(name) != checksum:
-                return f"{name} is damaged or missing"
-        return ""
+        damaged = [name for name, checksum in expected.items() if found.get(name) != checksum]
+        return f"{damaged[0]} is damaged or missing" if damaged else ""
 
     def describe_faults(self) -> str:
         """Return the damaged steps and what is wrong with each, in words."""
@@ -128,10 +123,7 @@ class Checkpoints:
     def save(
         self, step: int, params: Any, opt_state: Any, bookkeeping: dict[str, Any], best: int | None
     ) -> None:
-        """Write a checkpoint completely, then delete the ones that it supersedes, except `best`.
-
-        DiskFull: not enough free space; nothing older is touched.
-        """
+        """Write a checkpoint, then delete the ones it supersedes, except `best`; DiskFull: none."""
         import orbax.checkpoint as ocp
 
         partial = self.directory / f"{step}.partial"

@@ -15,10 +15,7 @@ UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}  # n -> fro
 
 
 def upgrade(path: Path, content: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the content of the file at `path` in today's format, without the number.
-
-    InputError: it has no number, or that of a later revision.
-    """
+    """Return a file's content in today's format, without the number; InputError if it can't be."""
     upgraded = dict(content)
     number = upgraded.pop("format", None)
     if isinstance(number, int) and number > FORMAT:

@@ -29,7 +29,6 @@ from sentiment_jax.storage.format import FORMAT, upgrade
 DECIDE_BITS = ("python", "versions", "devices", "machine", "xla_flags")  # of env.json
 NVIDIA = "nvidia-|jax-cuda"  # wheels of CUDA, cuDNN, and of XLA for them
 SWEEP_FILE = "sweep.json"  # in the directory of a sweep
-DELETED = ".deleted"  # ends the name of what --fresh takes away
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tokenizers")
 
 
@@ -53,6 +52,9 @@ class RunDirectory:
         self.probabilities = path / "probabilities-val.npy"  # of a fold
         self.predictions = {"test": path / "predictions.csv", "val": path / "predictions-val.csv"}
         self.reviews = {"train": path / "reviews.csv", "test": path / "reviews-test.csv"}
+        self._files = [self.config, self.result, self.failed, self.env, self.tokenizer]
+        self._files += [self.metrics, self.frequencies, self.probabilities, self.curves]
+        self._files += self.predictions.values()
 
     def remove(self) -> None:
         """Take away an earlier run, but not the reviews that Python gave it, nor what is no run's.
@@ -63,7 +65,7 @@ class RunDirectory:
         """
         if not processes.is_main():
             return
-        own = [*self._files(), self.folds, self.tensorboard]
+        own = [*self._files, self.folds, self.tensorboard]
         if self.checkpoints.is_dir():  # which may be a link, that stays
             kept = r"\d+(\.partial|\.corrupt)?"
             own += [p for p in sorted(self.checkpoints.iterdir()) if re.fullmatch(kept, p.name)]
@@ -84,14 +86,9 @@ class RunDirectory:
             with contextlib.suppress(OSError):
                 path.unlink()
 
-    def _files(self) -> list[Path]:
-        files = [self.config, self.result, self.failed, self.env, self.tokenizer, self.metrics]
-        files += [self.frequencies, self.probabilities]
-        return [*files, self.curves, *self.predictions.values()]
-
     def check_kinds(self) -> None:
         """Raise InputError if anything but a file, or a folder, has the name of one."""
-        files = filter(os.path.lexists, (*self._files(), self.path / "lock"))
+        files = filter(os.path.lexists, (*self._files, self.path / "lock"))
         odd = [path for path in files if path.is_symlink() or not path.is_file()]
         folders = filter(os.path.lexists, (self.checkpoints, self.folds, self.tensorboard))
         odd += [path for path in folders if not path.is_dir()]
@@ -112,9 +109,9 @@ class RunDirectory:
         """Read the config of a run that classifies; InputError if it is a pre-training."""
         config = self.read_config()
         if config.pretrain.objective:
+            remedy = f"fine-tune from it by --config.model.pretrained={self.path}"
             raise InputError(
-                f"{self.path} is a pre-training run, which has no classifier: fine-tune from it by "
-                f"--config.model.pretrained={self.path}"
+                f"{self.path} is a pre-training run, which has no classifier: {remedy}"
             )
         return config
 
@@ -156,10 +153,8 @@ class RunDirectory:
             found = steps or steps_in(path) or "none"
             runs = [above for above in path.parents[:2] if RunDirectory(above).config.is_file()]
             hint = f"; did you mean --workdir={runs[0]}?" if runs else ""
-            raise InputError(
-                f"{path} is no run directory (config.json and checkpoints/ expected, steps found: "
-                f"{found}){hint}"
-            )
+            why = f"config.json and checkpoints/ expected, steps found: {found}"
+            raise InputError(f"{path} is no run directory ({why}){hint}")
         if not steps:
             if self.result.exists():
                 raise InputError(f"{path} is finished and kept no checkpoint, as a fold does")
@@ -169,20 +164,17 @@ class RunDirectory:
         """Return how the run's config differs in what affects results; InputError if it may not."""
         if not self.config.exists():
             if steps_in(self.checkpoints) or self.result.exists():
-                raise InputError(
-                    f"{self.path} holds a result or checkpoints but no config.json: put that file "
-                    "back, or start over with --fresh"
-                )
+                problem = f"{self.path} holds a result or checkpoints but no config.json"
+                raise InputError(f"{problem}: put that file back, or start over with --fresh")
             return []
         changes = stored.config_difference(self.read_config(), config)
         by_content = ["data.teacher"] if changes and "sources" in read_json(self.env) else []
         ignored = (*HARMLESS, *by_content)
         changes = [change for change in changes if change.split(":")[0] not in ignored]
         if changes and not allow_changes:
-            raise InputError(
-                f"{self.path} was started with another config ({'; '.join(changes)}); choose "
-                "another --workdir, --fresh to start over, or --allow_changes to resume anyway"
-            )
+            problem = f"{self.path} was started with another config ({'; '.join(changes)})"
+            remedy = "another --workdir, --fresh to start over, or --allow_changes to resume anyway"
+            raise InputError(f"{problem}; choose {remedy}")
         return changes
 
     def check_data(self, statistics: dict[str, Any]) -> None:
@@ -207,7 +199,7 @@ class RunDirectory:
 
 
 def _deleted(path: Path) -> Path:
-    return path.with_name(path.name + DELETED)
+    return path.with_name(f"{path.name}.deleted")  # what --fresh takes away
 
 
 def prepare_workdir(path: Path) -> None:
@@ -220,9 +212,8 @@ def prepare_workdir(path: Path) -> None:
         tempfile.TemporaryFile(dir=path).close()
         RunDirectory(path).check_kinds()
     except OSError as error:
-        raise InputError(
-            f"cannot write to --workdir={path}: {error.strerror}; name a folder that you own"
-        ) from error
+        problem = f"cannot write to --workdir={path}: {error.strerror}"
+        raise InputError(f"{problem}; name a folder that you own") from error
 
 
 @contextlib.contextmanager
@@ -237,8 +228,7 @@ def lock_run(path: Path) -> Iterator[None]:
         except BlockingIOError as error:
             file.seek(0)
             owner = file.read().strip() or "another process"
-            problem = f"{path} is in use by {owner}"
-            raise InUse(f"{problem}; wait for it, or choose another --workdir") from error
+            raise InUse(f"{path} is in use by {owner}; wait or choose another --workdir") from error
         except OSError as error:  # Lustre or NFS, mounted without locks
             terminal.warn(f"{path} can't be locked ({error.strerror}): let no other process use it")
         file.truncate(0)  # opened to append: what follows goes to its new end
@@ -262,6 +252,10 @@ def describe_environment() -> dict[str, Any]:
     with contextlib.suppress(OSError, subprocess.TimeoutExpired):
         done = subprocess.run([*git, "--abbrev=12"], capture_output=True, text=True, timeout=10)
         revision = done.stdout.strip()
+    processor = platform.processor() or platform.machine()
+    with contextlib.suppress(OSError):
+        if named := re.search(r"model name\s*:\s*(.*)", Path("/proc/cpuinfo").read_text()):
+            processor = named[1].strip()
     versions = {name: importlib.metadata.version(name) for name in PACKAGES}
     if jax.default_backend() == "gpu":  # CUDA's compiler and cuDNN's kernels decide bits too
         found = {d.name: d.version for d in importlib.metadata.distributions()}
@@ -270,17 +264,10 @@ def describe_environment() -> dict[str, Any]:
         "python": platform.python_version(),
         "versions": versions,
         "devices": [f"{device.platform}: {device.device_kind}" for device in jax.devices()],
-        "machine": f"{_processor()}, {os.cpu_count()} cores",
+        "machine": f"{processor}, {os.cpu_count()} cores",
         "xla_flags": os.environ.get("XLA_FLAGS", ""),
         "git_revision": revision or "unknown",
         "command": command_line(),
         "slurm_job": os.environ.get("SLURM_JOB_ID"),
         "started": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
     }
-
-
-def _processor() -> str:
-    with contextlib.suppress(OSError):
-        if found := re.search(r"model name\s*:\s*(.*)", Path("/proc/cpuinfo").read_text()):
-            return found[1].strip()
-    return platform.processor() or platform.machine()

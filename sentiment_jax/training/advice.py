@@ -14,10 +14,7 @@ FEW_REVIEWS = 50  # held out for validation
 
 
 def advise(
-    config: Config,
-    result: Mapping[str, Any],
-    records: Sequence[Mapping[str, Any]],
-    unknown: float,
+    config: Config, result: Mapping[str, Any], records: Sequence[Mapping[str, Any]], unknown: float
 ) -> list[str]:
     """Return sentences, the most important first.
 

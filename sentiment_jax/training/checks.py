@@ -4,7 +4,7 @@
 2. The run directory: writable, no characters that Orbax takes for a pattern, not in use.
 3. `resolve`: the teachers and the run or weights to start from.
 4. `check_start`: the devices, what is in the run directory, the sources' checkpoints.
-5. Once the reviews are read: `check_reviews`, the memory, the data hash (stages.py).
+5. Once the reviews are read: whether they fill a batch, the memory, the data hash (stages.py).
 """
 
 import enum
@@ -23,7 +23,7 @@ from sentiment_jax.runtime import devices, startup, terminal
 from sentiment_jax.storage.run_directory import SWEEP_FILE, RunDirectory
 from sentiment_jax.training import lineage
 from sentiment_jax.training.experiment import Task
-from sentiment_jax.training.lineage import find_teachers, parents, source_run
+from sentiment_jax.training.lineage import find_teachers, source_run
 from sentiment_jax.training.tasks.classification import CLASSIFICATION
 
 ENOUGH = 30  # validation reviews, to say that a teacher is at chance
@@ -43,12 +43,11 @@ class Start(enum.Enum):
         return self in (Start.FINISHED, Start.RESUMED)
 
 
-def find_start(directory: RunDirectory, *, fresh: bool = False) -> Start:
+def find_start(directory: RunDirectory, *, fresh: bool) -> Start:
     """Return how a run starts; `fresh` is the wish to start over."""
     if directory.removed.exists() or (fresh and not directory.began_in_this_job()):
         return Start.BEGUN_ANEW
-    status, _ = directory.outcome()
-    if status == "finished":
+    if directory.outcome()[0] == "finished":
         return Start.FINISHED
     return Start.RESUMED if directory.began() else Start.BEGUN
 
@@ -58,13 +57,14 @@ def check_start(
     directory: RunDirectory,
     task: Task,
     *,
-    fresh: bool = False,
-    allow_changes: bool = False,
+    fresh: bool,
+    allow_changes: bool,
 ) -> tuple[Start, Config, list[str]]:
     """Return how a run starts, its resolved config, and how that differs from what it began with.
 
     `fresh` is the wish to start over, `allow_changes` that to resume with another config.
     """
+    workdir = directory.path
     start = find_start(directory, fresh=fresh)
     began = None
     if start is not Start.BEGUN_ANEW and directory.config.exists():
@@ -75,7 +75,10 @@ def check_start(
     if began:
         config = keep_dtype(config, began)
     check_batch_sizes(config)
-    check_apart(config, directory)
+    if workdir.resolve() in [run.resolve() for run in lineage.parents(config)]:
+        raise InputError(f"the config learns from {workdir}, its own --workdir: choose another one")
+    if (workdir / SWEEP_FILE).is_file() and not directory.config.exists():
+        raise InputError(f"{workdir} holds a sweep: choose another --workdir for a run")
     changes = []
     if start is not Start.BEGUN_ANEW:
         changes = directory.check_config(config, allow_changes)
@@ -96,24 +99,19 @@ def resolve(recipe: ConfigDict, task: Task = CLASSIFICATION, known: Config | Non
     The sources of a finished run may be gone: then its stored config, `known`, answers.
     """
     values = flatten(recipe)
-    if known and _names_its_sources(recipe, known):
-        decided = ("model.name", "model.revision")  # by the weights, as what is None
-        own = {n: value for n, value in values.items() if value is not None and n not in decided}
-        return replace_settings(known, own | task.resolve(flatten(known) | own))
+    sources = lineage.named_sources(known) if known else ("", "")
+    if known and any(sources) and sources == lineage.named_sources(recipe):
+        names = {recipe.model.name, known.model.name}  # weights say which encoder they are
+        if len(names) == 1 or (names <= {*ENCODERS} and known.model.pretrained):
+            decided = ("model.name", "model.revision")  # by the weights, as what is None
+            own = {n: v for n, v in values.items() if v is not None and n not in decided}
+            return replace_settings(known, own | task.resolve(flatten(known) | own))
     for teacher in find_teachers(values["data.teacher"]):
         _check_teacher(teacher)
     values |= _find_source(values)
     values |= task.resolve(values)
     validate(values, pretraining=task.pretrains)
     return make_frozen(values)
-
-
-def _names_its_sources(recipe: ConfigDict, known: Config) -> bool:
-    """Return whether a recipe names the sources of a run, of which there are any."""
-    sources = lineage.named_sources(known)
-    names = {recipe.model.name, known.model.name}  # weights say which encoder they are
-    alike = len(names) == 1 or (names <= {*ENCODERS} and bool(known.model.pretrained))
-    return any(sources) and alike and sources == lineage.named_sources(recipe)
 
 
 def _find_source(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -186,25 +184,10 @@ def keep_dtype(config: Config, began: Config) -> Config:
     return replace_settings(config, same)
 
 
-def check_apart(config: ConfigDict | Config, directory: RunDirectory) -> None:
-    """Raise InputError if a run would be written over what it learns from, or into a sweep."""
-    workdir = directory.path
-    if workdir.resolve() in [run.resolve() for run in parents(config)]:
-        raise InputError(f"the config learns from {workdir}, its own --workdir: choose another one")
-    if (workdir / SWEEP_FILE).is_file() and not directory.config.exists():
-        raise InputError(f"{workdir} holds a sweep: choose another --workdir for a run")
-
-
 def check_batch_sizes(config: Any) -> None:
     """Raise InputError unless batches divide among the devices."""
     devices.check_batch_size("batch_size", config.batch_size, config.gradient_accumulation)
     devices.check_batch_size("eval_batch_size", config.eval_batch_size)
-
-
-def check_reviews(batch_size: int, reviews: int) -> None:
-    """Raise InputError if a batch would hold more than all the training reviews."""
-    if batch_size > reviews:
-        raise InputError(f"{batch_size=} is larger than the {reviews} training reviews: lower it")
 
 
 def check_sources(config: Config) -> None:

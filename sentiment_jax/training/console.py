@@ -24,7 +24,6 @@ def warn_of_chance(run: TrainingRun) -> None:
     """
     for split, metrics in run.result["metrics"].items():
         scores = run.result[split]
-        accuracy = scores["accuracy"]
         loss = scores["loss"]
         total = scores["examples"]
         classes = len(metrics["classes"])
@@ -32,7 +31,7 @@ def warn_of_chance(run: TrainingRun) -> None:
         if metrics["mcc"] <= chance or loss > 10 * math.log(classes):
             terminal.warn_once(
                 f"{run.directory.path} may be no better than guessing: {split} accuracy "
-                f"{accuracy:.4f} on {total:,} reviews (the largest class: "
+                f"{scores['accuracy']:.4f} on {total:,} reviews (the largest class: "
                 f"{metrics['majority_baseline']:.4f}), MCC {metrics['mcc']:.4f} (by chance: "
                 f"{chance:.4f}), loss {loss:.4g} (log {classes}: {math.log(classes):.4f})"
             )
@@ -64,9 +63,7 @@ def describe_run(run: TrainingRun) -> None:
 
 def describe_devices() -> str:
     """Return how many devices of which kind a run uses."""
-    together = ""
-    if processes.count() > 1:
-        together = f" in {processes.count()} processes"
+    together = f" in {processes.count()} processes" if processes.count() > 1 else ""
     kind = jax.devices()[0].device_kind
     return f"{jax.device_count()} x {kind}{together}, jax {jax.__version__}"
 
@@ -114,15 +111,6 @@ def print_scores(
         f"{split:8} accuracy {scores['accuracy']:.4f}  loss {scores['loss']:.4f}{more}  on "
         f"{scores['examples']:,} {unit} ({remark})"
     )
-
-
-def print_no_validation(run: TrainingRun) -> None:
-    """Print what chose the epoch of a run that holds out no reviews."""
-    reviews = len(run.experiment.encoded["train"])
-    epochs = run.progress.epochs_done
-    print(f"{'val':8} none: trained on all {reviews:,} reviews for the {epochs} epochs set")
-    if run.config.early_stopping_patience:
-        print(f"{'':8} early_stopping_patience did nothing: it needs reviews held out")
 
 
 def print_linear_baseline(result: dict[str, Any]) -> None:

@@ -23,10 +23,10 @@ from sentiment_jax.runtime import processes
 from sentiment_jax.storage.checkpoints import Checkpoints
 from sentiment_jax.storage.files import read_array, read_json, write_array, write_json
 from sentiment_jax.storage.run_directory import RunDirectory, prepare_workdir
-from sentiment_jax.training import checks, console
+from sentiment_jax.training import console
 from sentiment_jax.training.experiment import Experiment
 from sentiment_jax.training.metrics import fit_temperature, measure
-from sentiment_jax.training.run import CrossValidated, Stage, TrainingRun
+from sentiment_jax.training.run import Stage, TrainingRun
 from sentiment_jax.training.stages import run_stages
 
 # The indices of the reviews to train on, and of those to hold out.
@@ -51,13 +51,15 @@ def check(run: TrainingRun) -> None:
     path = run.directory.path
     if run.changes and (run.config.data.folds or run.directory.folds.exists()):
         raise InputError(f"{path} is a cross-validation, which can't change: use --fresh")
-    checks.check_reviews(run.config.batch_size, fewest_reviews(run.experiment))
+    check_reviews(run.experiment, run.config.batch_size)
 
 
-def fewest_reviews(experiment: Experiment) -> int:
-    """Return the number of training reviews, in a cross-validation without the largest fold."""
+def check_reviews(experiment: Experiment, batch_size: int) -> None:
+    """Raise InputError if a batch would hold more than the reviews of a training, or of a fold."""
     held_out = max((len(rows) for _, rows in draw_folds(experiment)), default=0)
-    return len(experiment.encoded["train"]) - held_out
+    reviews = len(experiment.encoded["train"]) - held_out
+    if batch_size > reviews:
+        raise InputError(f"{batch_size=} is larger than the {reviews} training reviews: lower it")
 
 
 def cross_validate(run: TrainingRun, stages: Sequence[Stage]) -> None:
@@ -94,11 +96,9 @@ def cross_validate(run: TrainingRun, stages: Sequence[Stage]) -> None:
         "temperature": fit_temperature(probabilities, reviews.labels),
         "folds": [result["val"] | {"best_epoch": result["best_epoch"]} for result in results],
     }
-    run.cross_validated = CrossValidated(
-        epochs=statistics.median_low(result["best_epoch"] for result in results),
-        validation=validated,
-        train_seconds=sum(result["train_seconds"] for result in results),
-    )
+    run.cross_validated = validated
+    run.median_epochs = statistics.median_low(result["best_epoch"] for result in results)
+    run.fold_seconds = sum(result["train_seconds"] for result in results)
 
 
 def _train_fold(

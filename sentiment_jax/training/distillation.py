@@ -17,7 +17,6 @@ import numpy as np
 from jaxtyping import Float32
 
 from sentiment_jax.config.stored import config_to_json
-from sentiment_jax.data.reviews import Reviews
 from sentiment_jax.data.tokenization import tokenizer_hash
 from sentiment_jax.errors import Interrupted
 from sentiment_jax.runtime import processes, startup
@@ -69,13 +68,20 @@ def _predict(
     texts = experiment.reviews["unlabeled"]
     alone = processes.count() == 1  # several predict together: all must, or none
     folder = startup.find_cache() if alone else None
-    file = folder / f"{_key(teacher, texts)}.npz" if folder else None
+    file = None
+    if folder:  # named by all that predictions depend on: run, parameters, texts in their order
+        settings = json.dumps([config_to_json(teacher.config), tokenizer_hash(teacher.tokenizer)])
+        key = hashlib.sha256(texts.hashes.tobytes())
+        key.update(f"{settings}{tree_sha256(teacher.params)}".encode())
+        file = folder / f"{key.hexdigest()}.npz"
     if file and (cached := _read(file)) is not None:
         return cached
     encoded = teacher.encode(texts)
     scores = score_reviews(teacher, teacher.params, encoded, description, stop=check_stop)
     if file:
-        _write(file, scores.probabilities)
+        with contextlib.suppress(OSError), tempfile.TemporaryDirectory(dir=folder) as partial:
+            np.savez(Path(partial) / file.name, probabilities=scores.probabilities)
+            os.replace(Path(partial) / file.name, file)
     return scores.probabilities
 
 
@@ -86,18 +92,3 @@ def _read(file: Path) -> Float32[np.ndarray, "reviews classes"] | None:
             return stored["probabilities"]
     except Exception:  # Damage raises many kinds of errors; the teacher predicts again.
         return None
-
-
-def _write(file: Path, probabilities: Float32[np.ndarray, "reviews classes"]) -> None:
-    with contextlib.suppress(OSError), tempfile.TemporaryDirectory(dir=file.parent) as folder:
-        np.savez(Path(folder) / file.name, probabilities=probabilities)
-        os.replace(Path(folder) / file.name, file)
-
-
-def _key(teacher: TrainedModel, texts: Reviews) -> str:
-    """Return a digest of all that predictions depend on: run, parameters, texts in their order."""
-    key = hashlib.sha256(texts.hashes.tobytes())
-    settings = config_to_json(teacher.config)
-    key.update(json.dumps([settings, tokenizer_hash(teacher.tokenizer)]).encode())
-    key.update(tree_sha256(teacher.params).encode())
-    return key.hexdigest()

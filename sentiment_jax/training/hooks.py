@@ -8,12 +8,16 @@ goes to `run.cleanup.callback`. Folds and the trials of a sweep are runs, too.
 
 from sentiment_jax.config.schema import Config
 from sentiment_jax.data import predictions
-from sentiment_jax.training.run import Stage, TrainingRun
+from sentiment_jax.training.run import EMPTY_SUMS, Stage, TrainingRun, averages
 
 
 def log_steps(run: TrainingRun) -> None:
     """Write a line about the steps since the last one to metrics.jsonl."""
-    run.log_scores("train", *run.progress.end_window())
+    sums = run.progress.window
+    run.progress.window = EMPTY_SUMS.copy()
+    loss, accuracy, _ = averages(sums)
+    scores = {"loss": loss, "accuracy": accuracy, "examples": int(sums["examples"])}
+    run.log_scores("train", scores, sums["seconds"])
 
 
 def save_step(run: TrainingRun) -> None:

@@ -7,7 +7,6 @@ import contextlib
 import dataclasses
 import hashlib
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -70,17 +69,14 @@ def check_same_sources(config: Config, directory: RunDirectory) -> None:
         )
 
 
-def ancestors(config: Config) -> Iterator[Path]:
-    """Yield the runs that a config learns from, the runs that these learned from, ..."""
-    pending = [config]
-    seen: set[Path] = set()
-    while pending:
-        for run in parents(pending.pop(0)):
-            if run not in seen:
-                seen.add(run)
-                yield run
-                if RunDirectory(run).config.is_file():
-                    pending.append(RunDirectory(run).read_config())
+def ancestors(config: Config) -> list[Path]:
+    """Return the runs that a config learns from, the runs that these learned from, ..."""
+    found = [*dict.fromkeys(parents(config))]
+    for run in found:  # which grows meanwhile
+        if RunDirectory(run).config.is_file():
+            learned_from = dict.fromkeys(parents(RunDirectory(run).read_config()))
+            found += [other for other in learned_from if other not in found]
+    return found
 
 
 def texts_hash(reviews: Reviews) -> str:
@@ -119,11 +115,9 @@ def warn_of_leakage(config: Config, corpus: Corpus) -> None:
 
 def warn_of_training_reviews(run: Path, reviews: Reviews) -> None:
     """Warn if a run was trained on some of these reviews, unless its data are gone or changed."""
-    try:
+    with contextlib.suppress(InputError):
         trained_on = _read_training_text(run, RunDirectory(run).read_config())
-    except InputError:
-        return
-    _warn_of_shared(run, trained_on, reviews.hashes, f"these {len(reviews):,} reviews")
+        _warn_of_shared(run, trained_on, reviews.hashes, f"these {len(reviews):,} reviews")
 
 
 def _warn_of_shared(run: Path, trained_on: np.ndarray, scored: np.ndarray, reviews: str) -> None:

@@ -71,9 +71,8 @@ def _fit(
     train = splits["train"]
     classes = len(train.classes)
     vectorizer = TfidfVectorizer(ngram_range=(1, 2))
-    counts = np.bincount(train.labels)
     words = any(map(vectorizer.build_analyzer(), train.texts))
-    if not words or np.count_nonzero(counts >= FOLDS) < 2:
+    if not words or np.count_nonzero(np.bincount(train.labels) >= FOLDS) < 2:
         return {}
     features = vectorizer.fit_transform(train.texts)
     # liblinear takes a tenth of lbfgs's time on sparse features.

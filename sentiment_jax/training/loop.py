@@ -114,7 +114,7 @@ def validate_epoch(run: TrainingRun) -> None:
     experiment = run.experiment
     task = experiment.task
     scores: dict[str, Any] = {}
-    more = run.cross_validated.validation if run.cross_validated else {}
+    more = run.cross_validated
     run.validation = None
     if len(experiment.encoded["val"]):
         run.validation = task.validate(experiment, run.state.params, run.check_stop)

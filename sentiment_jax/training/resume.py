@@ -54,10 +54,18 @@ def restore_or_begin(run: TrainingRun) -> None:
         run.progress = Progress()
     run.params = None
     with processes.main_process_first():
-        _report_faults(checkpoints)
+        if checkpoints.ignored:
+            names = ", ".join(checkpoints.ignored[:5])
+            terminal.warn(f"no checkpoints, ignored in {checkpoints.directory}: {names}")
+        if listed := checkpoints.describe_faults():
+            newest = checkpoints.steps[-1]
+            lost = max(max(checkpoints.faults) - newest, 0)
+            terminal.warn(
+                f"damaged checkpoints set aside as N.corrupt ({listed}); resuming at step {newest},"
+                f" {lost} steps are recomputed"
+            )
     run.checkpoints = checkpoints
-    steps = experiment.epochs * run.steps_per_epoch
-    run.learning_rate = make_schedule(config.optimizer, steps)
+    run.learning_rate = make_schedule(config.optimizer, experiment.epochs * run.steps_per_epoch)
     run.train_step = run.task.make_train_step(experiment)
     run.log = MetricsLog(run.directory.metrics, run.progress.records)
 
@@ -116,31 +124,13 @@ def _restore(experiment: Experiment, checkpoints: Checkpoints) -> tuple[TrainSta
     bookkeeping = items.pop("bookkeeping")
     known = Progress.__dataclass_fields__  # earlier revisions wrote more
     progress = Progress(**{name: v for name, v in bookkeeping.items() if name in known})
-    _check_best(checkpoints, progress)
+    best = progress.best["step"] if progress.best else None
+    places = [checkpoints.directory / name for name in (f"{best}", f"{best}.corrupt")]
+    found = [place for place in places if place.exists()]
+    if found and best not in checkpoints.steps:  # it was set aside
+        raise RunError(
+            f"the best checkpoint (step {best}) is damaged: {found[-1]}; put its files back, or "
+            "--fresh starts over"
+        )
     counters = {"step": jax.numpy.int32(step), "key": jax.random.key(experiment.config.seed)}
     return shapes.replace(**items, **devices.place(counters, experiment.mesh)), progress
-
-
-def _report_faults(checkpoints: Checkpoints) -> None:
-    if checkpoints.ignored:
-        names = ", ".join(checkpoints.ignored[:5])
-        terminal.warn(f"no checkpoints, ignored in {checkpoints.directory}: {names}")
-    if listed := checkpoints.describe_faults():
-        newest = checkpoints.steps[-1]
-        lost = max(max(checkpoints.faults) - newest, 0)
-        terminal.warn(
-            f"damaged checkpoints set aside as N.corrupt ({listed}); resuming at step {newest}, "
-            f"{lost} steps are recomputed"
-        )
-
-
-def _check_best(checkpoints: Checkpoints, progress: Progress) -> None:
-    """Refuse to resume from a checkpoint that counts on a best one that was set aside."""
-    step = progress.best["step"] if progress.best else None
-    names = (f"{step}", f"{step}.corrupt")
-    found = [name for name in names if (checkpoints.directory / name).exists()]
-    if found and step not in checkpoints.steps:
-        raise RunError(
-            f"the best checkpoint (step {step}) is damaged: {checkpoints.directory / found[-1]}; "
-            "put its files back, or --fresh starts over"
-        )

@@ -34,7 +34,7 @@ class Progress:
     step: int = 0  # steps whose metrics have arrived; what a checkpoint stands for
     dispatched: int = 0  # steps handed to the device
     epochs_done: int = 0  # epochs trained and validated
-    window: dict[str, float] = dataclasses.field(default_factory=EMPTY_SUMS.copy)
+    window: dict[str, float] = dataclasses.field(default_factory=EMPTY_SUMS.copy)  # not logged yet
     epoch: dict[str, float] = dataclasses.field(default_factory=EMPTY_SUMS.copy)
     last_epoch: dict[str, float] = dataclasses.field(default_factory=EMPTY_SUMS.copy)
     train_seconds: float = 0.0
@@ -52,14 +52,6 @@ class Progress:
                 total[name] += sums[name]
             total["seconds"] += seconds
         self.train_seconds += seconds
-
-    def end_window(self) -> tuple[dict[str, Any], float]:
-        """Return scores and seconds of the steps since the last call."""
-        sums = self.window
-        self.window = EMPTY_SUMS.copy()
-        loss, accuracy, _ = averages(sums)
-        scores = {"loss": loss, "accuracy": accuracy, "examples": int(sums["examples"])}
-        return scores, sums["seconds"]
 
     @property
     def is_best(self) -> bool:
@@ -80,11 +72,9 @@ class Progress:
         if not scores:
             self.best = now
             return
-        self.epochs_since_best += 1
         rank = ranking.key(now)
         before = ranking.key(self.best)
-        if rank > before:
-            self.epochs_since_best = 0
+        self.epochs_since_best = 0 if rank > before else self.epochs_since_best + 1
         if rank >= before and rank != WORST:
             self.best = now
         self.stopped_early = bool(patience) and self.epochs_since_best >= patience
@@ -95,15 +85,6 @@ def averages(sums: dict[str, float]) -> tuple[float, float, float]:
     examples = sums["examples"]
     rate = examples / max(sums["seconds"], 1e-9)
     return sums["loss"] / examples, sums["correct"] / examples, rate
-
-
-@dataclasses.dataclass(frozen=True)
-class CrossValidated:
-    """What a cross-validation leaves for the training on all reviews."""
-
-    epochs: int  # after which it ends
-    validation: dict[str, Any]  # entries of result.json: scores, metrics, temperature, folds
-    train_seconds: float
 
 
 @dataclasses.dataclass
@@ -120,7 +101,10 @@ class TrainingRun:
     hooks: Sequence["Stage"]  # called after each epoch, besides those of training/hooks.py
     cleanup: contextlib.ExitStack  # closes files, however the run ends
     tensorboard: bool = False
-    cross_validated: CrossValidated | None = None
+    # From cross_validation.cross_validate on, if there are folds:
+    cross_validated: dict[str, Any] = dataclasses.field(default_factory=dict)  # of result.json
+    median_epochs: int = 0  # of the folds' best: after it the training on all reviews ends
+    fold_seconds: float = 0.0  # of their training
     compile_seconds: float = 0.0  # before the first step
     result: dict[str, Any] = dataclasses.field(default_factory=dict)  # of result.json
     # From stages.prepare on:
@@ -155,8 +139,7 @@ class TrainingRun:
     @property
     def epochs(self) -> int:
         """The epochs after which training ends; the schedule is that of `Experiment.epochs`."""
-        found = self.cross_validated
-        return found.epochs if found else self.experiment.epochs
+        return self.median_epochs or self.experiment.epochs
 
     @property
     def steps_per_epoch(self) -> int:
@@ -167,12 +150,6 @@ class TrainingRun:
     def total_steps(self) -> int:
         """The steps after which training ends."""
         return self.epochs * self.steps_per_epoch
-
-    @property
-    def done(self) -> bool:
-        """Whether no epoch is left."""
-        progress = self.progress
-        return progress.epochs_done >= self.epochs or progress.stopped_early
 
     def log_scores(self, split: str, scores: dict[str, Any], seconds: float) -> None:
         """Write a line of metrics.jsonl about the step that has been reached."""

@@ -7,8 +7,8 @@ import dataclasses
 import functools
 import itertools
 import time
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -25,28 +25,14 @@ from sentiment_jax.runtime.terminal import progress_bar
 from sentiment_jax.training.objectives.objective import Batch, cross_entropy, forward
 from sentiment_jax.training.trained_model import Classifier
 
-Result = TypeVar("Result")
-
-
-def one_behind(results: Iterable[Result]) -> Iterator[Result]:
-    """Yield each result, which is then waited for, once the next one is dispatched."""
-    with_end: Iterator[Any] = itertools.chain(results, [None])
-    return (result for result, _ in itertools.pairwise(with_end))
-
 
 @dataclasses.dataclass(frozen=True)
 class ReviewScores:
     """Loss (mean, nats) and accuracy of one split, and each review's probabilities in its order."""
 
-    loss: float
-    accuracy: float
-    examples: int
+    scores: dict[str, Any]  # as in result.json
     seconds: float
     probabilities: Float32[np.ndarray, "reviews classes"]
-
-    def summary(self) -> dict[str, Any]:
-        """Return the part that goes into result.json."""
-        return {"loss": self.loss, "accuracy": self.accuracy, "examples": self.examples}
 
 
 def score_reviews(
@@ -56,7 +42,7 @@ def score_reviews(
     description: str,
     *,
     batch_size: int | None = None,
-    stop: Callable[[], None] | None = None,
+    stop: Callable[[], None] = lambda: None,
 ) -> ReviewScores:
     """Score each review once; the seconds include compilation.
 
@@ -77,9 +63,11 @@ def score_reviews(
         examples += len(rows)
     assert examples == len(encoded), f"{examples} of {len(encoded)} reviews scored"
     return ReviewScores(
-        loss=float(np.mean(losses)),
-        accuracy=int(np.sum(decide(probabilities) == encoded.labels)) / examples,
-        examples=examples,
+        {
+            "loss": float(np.mean(losses)),
+            "accuracy": int(np.sum(decide(probabilities) == encoded.labels)) / examples,
+            "examples": examples,
+        },
         seconds=time.perf_counter() - start,
         probabilities=probabilities,
     )
@@ -92,7 +80,7 @@ def apply(
     encoded: Encoded,
     batch_size: int,
     description: str,
-    stop: Callable[[], None] | None,
+    stop: Callable[[], None],
 ) -> Iterator[tuple[Rows, Any]]:
     """Yield the rows of each batch of a pass over encoded reviews, and the step's outputs."""
     buckets = classifier.buckets
@@ -102,13 +90,14 @@ def apply(
 
     def dispatch() -> Iterator[tuple[Rows, Any]]:
         for planned in plan:
-            if stop is not None:
-                stop()
+            stop()
             batch = batches.make_batch(encoded, planned, batch_size)
             yield planned.indices, step(params, devices.put_batch(batch, classifier.mesh))
 
+    with_end: Iterator[Any] = itertools.chain(dispatch(), [None])
     with progress_bar(len(encoded), description, unit="review") as bar:
-        for rows, outputs in one_behind(dispatch()):
+        # A batch's outputs, which are then waited for, come once the next batch is dispatched.
+        for (rows, outputs), _ in itertools.pairwise(with_end):
             yield rows, outputs
             bar.update(len(rows))
 

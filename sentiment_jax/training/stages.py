@@ -71,8 +71,7 @@ def run_stages(
         raise InputError("--tensorboard needs tensorboardX: pip install tensorboardX")
     run_directory.prepare_workdir(workdir)
     directory = RunDirectory(workdir)
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(run_directory.lock_run(workdir))
+    with run_directory.lock_run(workdir), contextlib.ExitStack() as stack:
         stop = options.get("stop") or stack.enter_context(Stop(options.get("stop_after")))
         with processes.main_process_first():
             start, config, changes = checks.check_start(
@@ -126,32 +125,27 @@ def record(run: TrainingRun) -> None:
 
     An earlier run is removed only now, when nothing can fail on reading any more.
     """
+    directory = run.directory
+    statistics = run.experiment.statistics
     if not run.start.goes_on:
         with terminal.progress_bar(None, "preparing the model"):
             params, run.load_report = initial_params(run.experiment)
             run.params = jax.device_get(params)  # a cross-validation needs the devices' memory
     with processes.main_process_first():
         if run.start is checks.Start.BEGUN_ANEW:
-            run.directory.remove()
+            directory.remove()
             run.stop.remedy = "run the same command without --fresh to continue"
-        _record(run)
-
-
-def _record(run: TrainingRun) -> None:
-    """Write tokenizer.json, env.json and config.json; on resuming, compare the data."""
-    directory = run.directory
-    statistics = run.experiment.statistics
-    now = run_directory.describe_environment()
-    env = now | {"data": statistics}
-    if directory.config.exists():
-        env = _record_resumption(directory, run.changes, now, statistics)
-    if not run.start.goes_on and processes.is_main():
-        run.experiment.tokenizer.save(str(directory.tokenizer))
-        env |= checksums(directory.tokenizer) | {"sources": source_hashes(run.config)}
-    for name, array in run.task.arrays(run.experiment).items():
-        env |= write_array(directory.path / f"{name}.npy", array)
-    write_json(directory.env, env)
-    directory.write_config(run.config)
+        now = run_directory.describe_environment()
+        env = now | {"data": statistics}
+        if directory.config.exists():
+            env = _record_resumption(directory, run.changes, now, statistics)
+        if not run.start.goes_on and processes.is_main():
+            run.experiment.tokenizer.save(str(directory.tokenizer))
+            env |= checksums(directory.tokenizer) | {"sources": source_hashes(run.config)}
+        for name, array in run.task.arrays(run.experiment).items():
+            env |= write_array(directory.path / f"{name}.npy", array)
+        write_json(directory.env, env)
+        directory.write_config(run.config)
 
 
 def _record_resumption(
@@ -164,12 +158,11 @@ def _record_resumption(
         directory.result.unlink(missing_ok=True)  # it is not this config's
         env["resumed_with_changes"] = [*env.get("resumed_with_changes", []), changes]
     before = env.get("resumed", [env])[-1]
-    differing = [
+    if differing := [
         f"{name} was {before.get(name)}, is {now[name]}"
         for name in run_directory.DECIDE_BITS
         if before.get(name) != now[name]
-    ]
-    if differing:
+    ]:
         terminal.warn(f"not bit-exact from here on: {'; '.join(differing)}")
     if env["data"].get("pseudo_labels_hash") != statistics.get("pseudo_labels_hash"):
         terminal.warn("not bit-exact from here on: the teachers' predictions have changed")
@@ -187,7 +180,7 @@ def fit(run: TrainingRun) -> None:
     if run.tensorboard and processes.is_main():
         run.log.open_events(run.directory.tensorboard)
     console.describe_run(run)
-    while not run.done:
+    while run.progress.epochs_done < run.epochs and not run.progress.stopped_early:
         loop.train_epoch(run)
         loop.validate_epoch(run)
     run.state = None  # its memory is free for the test
@@ -214,7 +207,7 @@ def test(run: TrainingRun) -> None:
         step=best["step"],
         epoch=best["epoch"],
         split="test",
-        **run.tested.summary(),
+        **run.tested.scores,
         seconds=round(run.tested.seconds, 3),
         learning_rate=0.0,
     )
@@ -231,13 +224,10 @@ def describe_result(run: TrainingRun) -> dict[str, Any]:
     experiment = run.experiment
     progress = run.progress
     best = run.best
-    train_seconds = progress.train_seconds
-    if run.cross_validated:
-        train_seconds += run.cross_validated.train_seconds
     measured = {"val": best["metrics"]} if "metrics" in best else {}  # of labeled reviews
     tested: dict[str, Any] = {}
     if run.tested:
-        tested = {"test": run.tested.summary(), "test_seconds": round(run.tested.seconds, 3)}
+        tested = {"test": run.tested.scores, "test_seconds": round(run.tested.seconds, 3)}
         labels = experiment.encoded["test"].labels
         measured["test"] = measure(labels, run.tested.probabilities, experiment.classes)
     return {
@@ -247,7 +237,7 @@ def describe_result(run: TrainingRun) -> dict[str, Any]:
         "val": {name: best[name] for name in VALIDATION if name in best},
         **{name: best[name] for name in ("temperature", "folds") if name in best},
         **tested,
-        "train_seconds": round(train_seconds, 3),
+        "train_seconds": round(progress.train_seconds + run.fold_seconds, 3),
         "compile_seconds": round(progress.compile_seconds, 3),
         "epochs": progress.epochs_done,
         "stopped_early": progress.stopped_early,

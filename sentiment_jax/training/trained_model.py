@@ -1,7 +1,6 @@
 """A trained classifier, loaded from its run, even while the run is still training."""
 
 import dataclasses
-import functools
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -93,7 +92,22 @@ def load_run(workdir: Path, *, calibrated: bool = False, classifies: bool = True
 
     InputError: not a run directory, or nothing validated in it yet. RunError: damaged.
     """
-    read = functools.partial(_load_best, calibrated=calibrated, classifies=classifies)
+
+    def read(directory: RunDirectory) -> TrainedModel:
+        config = directory.read_classifier() if classifies else directory.read_config()
+        classifier = make_classifier(config, load_run_tokenizer(directory))
+        best = _find_best(directory)
+        checkpoints = Checkpoints(directory.checkpoints, read_only=True)
+        trained = restore_model(classifier, checkpoints, best["step"])
+        if not calibrated:
+            return trained
+        if "temperature" not in best:
+            raise InputError(
+                f"{directory.path} held out no reviews (data.validation_fraction=0) to fit a "
+                "temperature on: leave the probabilities as they are"
+            )
+        return dataclasses.replace(trained, temperature=best["temperature"])
+
     return _beside_training(RunDirectory(workdir), read)
 
 
@@ -153,22 +167,6 @@ def _find_best(directory: RunDirectory) -> dict[str, Any]:
             )
     _check_intact(checkpoints, best["step"])
     return best
-
-
-def _load_best(directory: RunDirectory, calibrated: bool, classifies: bool) -> TrainedModel:
-    config = directory.read_classifier() if classifies else directory.read_config()
-    classifier = make_classifier(config, load_run_tokenizer(directory))
-    best = _find_best(directory)
-    checkpoints = Checkpoints(directory.checkpoints, read_only=True)
-    trained = restore_model(classifier, checkpoints, best["step"])
-    if not calibrated:
-        return trained
-    if "temperature" not in best:
-        raise InputError(
-            f"{directory.path} held out no reviews (data.validation_fraction=0) to fit a "
-            "temperature on: leave the probabilities as they are"
-        )
-    return dataclasses.replace(trained, temperature=best["temperature"])
 
 
 def _check_intact(checkpoints: Checkpoints, step: int) -> None:

@@ -121,9 +121,7 @@ def test_the_words_are_those_that_were_read(kind, truncation, max_length):
 
 
 def make_explanation(text="so <dull> but fun", **places):
-    words = tuple(
-        Word(text.index(w), text.index(w) + len(w), value, True) for w, value in places.items()
-    )
+    words = tuple(Word(text.index(w), text.index(w) + len(w), v, True) for w, v in places.items())
     return Explanation(text, words, 1.0, 0.5, 0.0)
 
 
@@ -149,7 +147,6 @@ def test_colors_follow_sign_and_strength():
 
 
 def test_words_are_summed_quoted_and_marked():
-    """A repeated word counts once, punctuation is quoted, unknown words are marked."""
     words = (Word(0, 3, 0.5, False), Word(3, 4, 0.4, True), Word(5, 8, 0.3, False))
     explanation = Explanation("Zyx, zyx it", (*words, Word(9, 11, -0.2, True)), 1.0, 0.0, 0.0)
     assert explain.strongest_words(explanation, 1) == "zyx +0.80, “,” +0.40"
@@ -189,7 +186,6 @@ def test_explains_a_finished_run(model, finished, tmp_path, capsys):
 
 
 def test_two_hundred_explanations_are_a_small_page():
-    """Little more than their text."""
     text = "word " * 120
     explanations = []
     for values in np.random.default_rng(0).laplace(scale=0.1, size=(200, 120)):
@@ -200,10 +196,7 @@ def test_two_hundred_explanations_are_a_small_page():
 
 @pytest.mark.parametrize(
     ("config", "fast"),
-    [
-        (LstmConfig(hidden_size=6), {}),
-        (TINY, {"attention_dropout": 0.0, "attention": "cudnn"}),
-    ],
+    [(LstmConfig(hidden_size=6), {}), (TINY, {"attention_dropout": 0.0, "attention": "cudnn"})],
 )
 def test_a_bfloat16_model_is_explained_in_float32(config, fast):
     """Without cuDNN's attention, which needs bfloat16 and a GPU."""

@@ -64,7 +64,6 @@ def test_calibration_bins():
 
 
 def test_many_classes_are_calibrated_by_the_predicted_one():
-    """The probability of the predicted class against the share of correct predictions."""
     probabilities = np.float32([[[0.7, 0.2, 0.1], [0.1, 0.1, 0.8], [0.3, 0.3, 0.4]]])
     two = make_predictions([[0.5] * 3], [0, 1, 2])
     three = dataclasses.replace(two, classes=("a", "b", "c"), probabilities=probabilities)
@@ -173,7 +172,6 @@ def test_a_heat_map_outlines_the_winner(tmp_path, drawn):
 
 
 def test_long_names_stay_inside_their_figure(tmp_path, drawn):
-    """Titles and legends inside the figure, labels of classes apart from each other."""
     name = "own-amazonReviewSnippets_GroundTruth, learning rate 5e-3, seed 1234"
     classes = ("neither recommended nor not", "not recommended at all", "strongly recommended")
     lines = epochs(1.0)

@@ -101,7 +101,6 @@ TEXTS = [f"review number {i}" for i in range(60)]
 
 
 def test_names_do_not_decide_the_hash_of_two_classes(tmp_path):
-    """The same reviews with any spelling of two classes are the same data."""
     hashes = set()
     for names in (("0", "1"), ("neg", "pos"), ("False", "True"), ("bad", "good")):
         rows = [(text, names[i % 2]) for i, text in enumerate(TEXTS)]

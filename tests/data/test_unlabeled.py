@@ -7,7 +7,6 @@ import reviews
 
 from sentiment_jax.data.corpus import load_corpus
 from sentiment_jax.data.unlabeled import load_text, read_text, unlabeled_reviews
-from sentiment_jax.errors import InputError
 
 ROWS = [(f"Number {i}, good or bad.", i % 2) for i in range(60)]
 OWN = ["Nor this.", "Not seen before.", "Nor this."]
@@ -21,7 +20,6 @@ def data(tmp_path):
 
 @pytest.mark.parametrize("limit", [0, 30])
 def test_held_out_reviews_are_not_learned_from(data, tmp_path, limit):
-    """However it is spaced, and whichever a limit would hold out."""
     splits = load_corpus(data).splits
     held_out = splits["val"].texts + splits["test"].texts
     assert ROWS[3][0] in splits["train"].texts
@@ -78,8 +76,7 @@ def test_own_text_is_a_table_lines_or_a_folder(tmp_path):
 
 
 def test_text_that_is_absent_or_cannot_be_read_is_refused(data, tmp_path):
-    with pytest.raises(InputError, match="needs unlabeled text, but data.source=csv has none"):
-        unlabeled_reviews(data)
+    reviews.refuses("needs unlabeled text, but data.source=csv has none", unlabeled_reviews, data)
     for name in ("linked", "texts", "empty"):
         (tmp_path / name).mkdir()
     (tmp_path / "linked/a.txt").symlink_to(reviews.write_csv(tmp_path / "a.csv", []))
@@ -91,5 +88,4 @@ def test_text_that_is_absent_or_cannot_be_read_is_refused(data, tmp_path):
         ("texts/a.txt", "row 1 has 2,100,000 characters, .* 2,000,000 at"),
         ("empty", "pretrain.text=.*empty holds no text"),
     ):
-        with pytest.raises(InputError, match=expected):
-            read_text(f"{tmp_path}/{name}", "body")
+        reviews.refuses(expected, read_text, f"{tmp_path}/{name}", "body")

@@ -12,7 +12,7 @@ import pretrained
 import pytest
 import runs
 import transformers
-from reviews import encode_lists
+from reviews import encode_lists, refuses
 from tokenizers.processors import TemplateProcessing
 
 from configs import bert
@@ -70,7 +70,6 @@ def by_default(*chosen):
 
 @by_default("modernbert", "xlm-roberta")
 def test_a_run_of_each_encoder(name, folders, tmp_path, monkeypatch, capsys):
-    """Trained, killed, resumed, evaluated, explained and exported."""
     config = make_config(folders[name])
     whole = tmp_path / "whole"
     result = train(config, whole)
@@ -126,15 +125,13 @@ def test_roberta_needs_its_tokenizer(name):
     """PyTorch's takes its positions from ids other than 1, which is [UNK] in a learned one."""
     config = make_config(folder="")
     config.model.name = name
-    with pytest.raises(InputError, match=f"model.name={name} starts from pretrained weights: set"):
-        resolve(config)
+    refuses(f"model.name={name} starts from pretrained weights: set", resolve, config)
 
 
 def test_a_text_must_fit_the_positions_that_padding_leaves(folder):
     """RoBERTa's first two are of padding: a table of two rows has none for a text."""
     changed = golden.change_config(folder("roberta"), max_position_embeddings=2)
-    with pytest.raises(InputError, match="data.max_length=24 exceeds the model's 0 positions"):
-        resolve(make_config(changed))
+    refuses("data.max_length=24 exceeds the model's 0 positions", resolve, make_config(changed))
 
 
 PARTS = ["good", "Film", "don't", "it's", "x", "1999", "café", "naïve", "Привет", "你好", "ﬁ", "_"]
@@ -178,8 +175,7 @@ def test_a_text_stands_between_two_tokens(template, folders, tmp_path):
     special = [(token, tokenizer.token_to_id(token)) for token in ("[CLS]", "[SEP]")]
     tokenizer.post_processor = TemplateProcessing(single=template, special_tokens=special)
     tokenizer.save(str(tmp_path / "tokenizer.json"))
-    with pytest.raises(InputError, match=r"puts no text between \[CLS\] and \[SEP\]$"):
-        load_pretrained_tokenizer(tmp_path)
+    refuses(r"puts no text between \[CLS\] and \[SEP\]$", load_pretrained_tokenizer, tmp_path)
 
 
 def test_words_are_joined_whatever_the_decoder(folders, tmp_path):

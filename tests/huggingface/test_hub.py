@@ -13,7 +13,7 @@ import golden
 import pytest
 from commands import python
 from huggingface_hub import constants
-from reviews import refusal
+from reviews import refusal, refuses
 
 from sentiment_jax.errors import InputError
 from sentiment_jax.huggingface import hub
@@ -75,7 +75,6 @@ def set_endpoint(monkeypatch, port):
 
 @pytest.fixture
 def cache(tmp_path, monkeypatch):
-    """An empty cache."""
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     return tmp_path / "cache"
@@ -83,7 +82,6 @@ def cache(tmp_path, monkeypatch):
 
 @pytest.fixture
 def server(cache, monkeypatch):
-    """The hub."""
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub)
     server.requests = []
     serve = functools.partial(server.serve_forever, poll_interval=0.01)
@@ -121,8 +119,7 @@ def test_each_unusable_folder_has_its_error(tmp_path, monkeypatch, file, name, m
     (tmp_path / "empty").mkdir()
     if file:
         (tmp_path / file).write_bytes(b"x")
-    with pytest.raises(InputError, match=f"model.pretrained={re.escape(name)}:? {message}"):
-        hub.find_pretrained(name, "")
+    refuses(f"model.pretrained={re.escape(name)}:? {message}", hub.find_pretrained, name, "")
 
 
 def test_a_commit_is_downloaded_once_and_needs_no_network_again(server, cache, monkeypatch):
@@ -145,7 +142,7 @@ def test_a_commit_is_downloaded_once_and_needs_no_network_again(server, cache, m
 
 
 @pytest.mark.parametrize("revision", ["", "v1"])
-def test_the_hub_is_asked_where_a_branch_or_tag_stands_while_it_answers(
+def test_the_hub_is_asked_where_a_branch_stands_while_it_answers(
     server, cache, monkeypatch, revision
 ):
     first = hub.find_pretrained(MODEL, revision)
@@ -171,8 +168,7 @@ def test_each_refusal_of_the_hub_is_reported_at_once(server):
 
 def test_a_hub_model_with_pickled_weights_only_is_refused(server, monkeypatch, tmp_path):
     monkeypatch.setattr(Hub, "folder", tmp_path)
-    with pytest.raises(InputError, match=f"{MODEL} has only pytorch_model.bin"):
-        hub.find_pretrained(MODEL, "")
+    refuses(f"{MODEL} has only pytorch_model.bin", hub.find_pretrained, MODEL, "")
     assert not [request for request in server.requests if "resolve" in request]
 
 

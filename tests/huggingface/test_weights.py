@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import runs
 from flax import serialization, traverse_util
+from reviews import refuses
 
 from configs import bert
 from sentiment_jax.config.recipes import override
@@ -54,9 +55,7 @@ OLDER += ["bert.embeddings.position_ids"]
         ("modernbert_masked", [], r"decoder\..+", {"classifier"}),  # the rest of its head is shared
     ],
 )
-def test_heads_of_pretraining_are_unused_and_the_classifiers_is_new(
-    folder, name, more, unused, new
-):
+def test_heads_of_pretraining_are_unused_the_classifiers_is_new(folder, name, more, unused, new):
     changed = folder(name)
     golden.rewrite(changed, lambda tensors: tensors | dict.fromkeys(more, np.ones(3, np.float32)))
     params, report = golden.load_report(changed)
@@ -79,14 +78,12 @@ def test_flax_pretraining_heads_are_unused_too_and_shapes_compared(folder):
     assert golden.modules(report.new) == {"classifier"}
     tree["electra"]["embeddings"]["word_embeddings"]["embedding"] = np.ones((60, 24), np.float32)
     path.write_bytes(serialization.msgpack_serialize(tree))
-    with pytest.raises(InputError, match=r"misshapen: electra/\S+ \(60, 24\) for \(61, 10\)$"):
-        golden.load_report(path.parent)
+    refuses(r"misshapen: electra/\S+ \(60, 24\) for \(61, 10\)$", golden.load_report, path.parent)
 
 
-def test_flax_weights_are_preferred_and_named_as_is_a_smaller_tokenizer(
+def test_flax_weights_are_preferred_and_named_a_tokenizer_too(
     folder, tmp_path, capsys, monkeypatch
 ):
-    """The output names the file that was read, and a warning the rows that no token uses."""
     source = folder("flax_bert")
     (source / "model.safetensors").write_bytes(b"not looked at")
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "this", "a", "good", "movie"]
@@ -181,8 +178,7 @@ def test_tensors_that_do_not_fit_are_listed(folder, fault):
         return {k: v for k, v in (tensors | new).items() if v is not None}
 
     golden.rewrite(changed, change)
-    with pytest.raises(InputError, match=r"^\S+model.safetensors does not fit .*" + message):
-        golden.load_report(changed)
+    refuses(r"^\S+model.safetensors does not fit .*" + message, golden.load_report, changed)
 
 
 NON_FILES = {  # what stands in the file's place, or where the file is cut off
@@ -241,8 +237,7 @@ REFUSED = [
 @pytest.mark.parametrize(("name", "change", "message"), REFUSED)
 def test_configs_that_we_do_not_compute_are_refused(folder, name, change, message):
     changed = golden.change_config(folder(name), **change)
-    with pytest.raises(InputError, match=rf"config\.json.*{message}"):
-        weights.read_encoder_config(changed)
+    refuses(rf"config\.json.*{message}", weights.read_encoder_config, changed)
 
 
 def test_modernberts_two_forms_of_config_are_one(folder):
@@ -263,8 +258,7 @@ def test_settings_that_contradict_the_folder_are_compared_in_one_line():
         "bert/config.json differs from config.model: hidden_size is 24 there and 768 in the "
         "config; num_hidden_layers is 3 there and 12 in the config$"
     )
-    with pytest.raises(InputError, match=message):
-        weights.resolve_encoder(settings, golden.FIXTURES / "bert")
+    refuses(message, weights.resolve_encoder, settings, golden.FIXTURES / "bert")
 
 
 def test_the_folder_says_what_it_is():

@@ -61,10 +61,7 @@ def test_logits_equal_those_of_hugging_faces_flax(name):
 
 @pytest.mark.parametrize(
     ("name", "settings"),
-    [
-        *((name, {}) for name in golden.TORCH),
-        *((name, {"remat": True}) for name in ("bert", "modernbert")),
-    ],
+    [*((n, {}) for n in golden.TORCH), *((n, {"remat": True}) for n in ("bert", "modernbert"))],
 )
 def test_loss_and_gradients_equal_pytorch(name, settings):
     loss, _, _, gradients = compute(name, **settings)

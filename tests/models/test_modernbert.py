@@ -21,10 +21,7 @@ def draw(length, rows=3, heads=2, size=4):
 
 @pytest.mark.parametrize("length", [1, 16, 17, 40])
 def test_attention_in_blocks_is_attention_under_a_mask(length):
-    """A token, two windows as one block, three blocks of which the last is short, five whole ones.
-
-    Rows are shorter than the batch.
-    """
+    """A token, two windows as one block, three blocks, the last one short, five whole ones."""
     config = ModernBertConfig(local_attention=8)
     lengths = jnp.asarray([length, 1, max(length - 9, 1)])
     positions = jnp.arange(length)

@@ -69,11 +69,11 @@ def test_the_registry_has_the_names_and_objectives_of_the_schema():
         config = model_config({"name": name, "pretrained": "somewhere"})
         model = build_model(config, vocab_size=50)
         assert model.config == dataclasses.replace(config, vocab_size=50, pretrained="")
-        assert isinstance(model, architecture.classifier)
+        assert model == architecture.classifier(model.config)
         assert tuple(architecture.pretraining) == OBJECTIVES[name]
         for objective, network in architecture.pretraining.items():
             model = build_model(config, vocab_size=50, objective=objective)
-            assert isinstance(model, network)
+            assert model == network(model.config)
             assert architecture.transformers.keys() >= {"", objective} or name == "lstm"
 
 

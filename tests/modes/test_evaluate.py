@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 import runs
-from reviews import read_table, write_csv
+from reviews import read_table, refuses, write_csv
 
 from benchmarks.comparing import contents
 from sentiment_jax import api
@@ -13,7 +13,6 @@ from sentiment_jax.analysis.predictions import read_predictions
 from sentiment_jax.data import corpus
 from sentiment_jax.data.reviews import Reviews
 from sentiment_jax.data.table import Table
-from sentiment_jax.errors import InputError
 from sentiment_jax.modes.evaluate import evaluate_ensemble, evaluate_file, evaluate_run
 from sentiment_jax.modes.predict import TextSource, predict, predict_table, print_predictions
 from sentiment_jax.modes.train import train
@@ -106,12 +105,11 @@ def test_each_row_counts_once_and_a_foreign_label_drops_its_own_alone(finished, 
         pytest.param(("False", "True"), marks=pytest.mark.slow),
     ],
 )
-def test_a_table_says_what_the_labels_said(make_small, tmp_path, words):
-    """The words of the file come back in every table; 0 and 1 stay 0 and 1."""
+def test_a_table_says_what_the_labels_said(tmp_path, words):
     rows = [(f"a {'dull' if i % 2 else 'fine'} film {i}", words[1 - i % 2]) for i in range(40)]
     source = TextSource(file=write_csv(tmp_path / "a.csv", rows))
     settings = {"data.source": "csv", "data.path": source.file, "data.vocabulary_size": 20}
-    train(make_small(**runs.ONE_SHAPE, **settings, epochs=1), tmp_path / "run")
+    train(runs.make_small(**runs.ONE_SHAPE, **settings, epochs=1), tmp_path / "run")
     for name in ("predictions.csv", "predictions-val.csv"):
         table = read_table(tmp_path / "run" / name)
         assert {row["label"] for row in table} == {*words} >= {row["predicted"] for row in table}
@@ -136,11 +134,11 @@ TEXTS = ["a good film", "", "dull and bad", "очень плохой фильм"
 
 
 @pytest.fixture(scope="module")
-def pair(finished, make_small, tmp_path_factory):
+def pair(finished, tmp_path_factory):
     """Runs of the same data that differ in seed, vocabulary and length; the first knows more."""
     workdir = tmp_path_factory.mktemp("ensemble")
     more = {"seed": 1, "epochs": 1, "data.min_frequency": 1, "data.max_length": 23}
-    train(make_small(**runs.ONE_SHAPE, **more, eval_batch_size=16), workdir)
+    train(runs.make_small(**runs.ONE_SHAPE, **more, eval_batch_size=16), workdir)
     return [workdir, finished]
 
 
@@ -227,10 +225,8 @@ def test_runs_of_the_same_reviews_in_another_order(finished, run_copy, tmp_path)
 def test_runs_that_cannot_be_averaged(finished, run_copy):
     runs.change_json(run_copy / "env.json", "data", data_hash="0" * 64)
     message = rf"{finished} and {run_copy} were made with different data \(hash .* and 0{{12}}\)"
-    with pytest.raises(InputError, match=message):
-        evaluate_ensemble([finished, run_copy], "test")
+    refuses(message, evaluate_ensemble, [finished, run_copy], "test")
     load_ensemble([finished, run_copy])  # which does not matter for texts
     runs.change_json(run_copy / "config.json", "data", labels="bad,good")
     message = "has the classes negative, positive, .* has bad, good: runs with different classes"
-    with pytest.raises(InputError, match=message):
-        load_ensemble([finished, run_copy])
+    refuses(message, load_ensemble, [finished, run_copy])

@@ -19,7 +19,6 @@ from safetensors.numpy import load_file
 from tokenizers import Tokenizer
 from tokenizers.implementations import BertWordPieceTokenizer
 
-from sentiment_jax.config.recipes import override
 from sentiment_jax.errors import InputError
 from sentiment_jax.huggingface import weights
 from sentiment_jax.modes import export
@@ -42,7 +41,6 @@ def tokenizer():
 
 @pytest.fixture
 def bert(tokenizer):
-    """A small BERT to export."""
     model, params = golden.load("bert")
     return Export(model.config, params, tokenizer)
 
@@ -113,12 +111,12 @@ def test_a_folder_with_other_files_is_refused(tmp_path, bert):
     assert (tmp_path / "empty/model.safetensors").exists()
 
 
-def test_files_have_the_mode_of_the_umask(tmp_path, bert, small_config):
+def test_files_have_the_mode_of_the_umask(tmp_path, bert):
     """An export and a run directory, for colleagues to read or not."""
     before = os.umask(0o027)
     try:
         export_pretrained(tmp_path / "out", bert)
-        train(override(small_config, {**runs.ONE_SHAPE, "epochs": 1}), tmp_path / "run")
+        train(runs.make_small(**runs.ONE_SHAPE, epochs=1), tmp_path / "run")
     finally:
         os.umask(before)
     for path in tmp_path.rglob("*"):
@@ -127,7 +125,6 @@ def test_files_have_the_mode_of_the_umask(tmp_path, bert, small_config):
 
 @pytest.mark.parametrize("name", ["x" * 256, "link", ".", "mounted", "full"])
 def test_a_folder_is_written_or_nothing_is_left(tmp_path, bert, monkeypatch, name):
-    """Odd names and kinds of folders, a mount point, a disk that is full at the last moment."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty").mkdir()
     (tmp_path / "link").symlink_to("empty")

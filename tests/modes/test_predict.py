@@ -59,7 +59,7 @@ def test_predict_is_evaluate(model, finished):
         ("a.jsonl", '{"text": "good"}\n\n{"text": null}\n{"id": 1, "text": "bad"}', "134", "3"),
     ],
 )
-def test_a_row_out_for_every_row_in(
+def test_a_row_out_per_row_in(
     model, tmp_path, capsys, monkeypatch, name, content, numbers, blank, stdin
 ):
     """A table is one by its name, or by its first line: its header is not classified as a text."""
@@ -94,8 +94,7 @@ def test_bad_files_are_refused_with_the_place(tmp_path):
         "absent": "cannot read --input=.*/absent: No such file",
         "/dev/null": "cannot read --input=/dev/null: it is a FIFO, socket or",
     }.items():
-        with pytest.raises(InputError, match=message):
-            read(tmp_path / name)
+        reviews.refuses(message, read, tmp_path / name)
 
 
 @pytest.mark.parametrize("name", ["out.csv", "out.TSV", "out.jsonl"])
@@ -161,7 +160,6 @@ TEXTS = {
 
 
 def test_unreliable_predictions_carry_a_warning(model, tmp_path, capsys):
-    """In the table, in the terminal, in an explanation, and counted on stderr."""
     predict_table([model], Table.from_texts(TEXTS))
     shown, errors = capsys.readouterr()
     assert [row.split(",")[3] for row in shown.splitlines()[1:]] == list(TEXTS.values())

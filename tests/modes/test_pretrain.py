@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import runs
 import safetensors
+from reviews import refuses
 from sweeping import ONE_TRIAL
 
 from configs import average, bert, electra, lstm
@@ -112,10 +113,8 @@ def test_a_pretraining_is_a_run_like_any(pretrained, load):
     assert vocabulary > validations[0]["perplexity"] > validations[1]["perplexity"]
     assert result["val"] == {name: validations[1][name] for name in result["val"]}
     assert result["val"].keys() >= {"perplexity", "loss", "accuracy", "examples"}
-    with pytest.raises(InputError, match="is a pre-training run, .*--config.model.pretrained="):
-        load_run(workdir)
-    with pytest.raises(InputError, match="is a pre-training run, which has no classifier"):
-        records.collect([workdir])
+    refuses("is a pre-training run, .*--config.model.pretrained=", load_run, workdir)
+    refuses("is a pre-training run, which has no classifier", records.collect, [workdir])
 
 
 @pytest.mark.parametrize("name", ["bert", pytest.param("lstm", marks=pytest.mark.slow)])
@@ -162,7 +161,6 @@ def test_fine_tuning_starts_from_its_best_checkpoint(pretrained, load, capsys):
 
 
 def test_an_lstm_starts_from_ngram_vectors_which_stay_if_frozen(pretrained, load, tmp_path):
-    """Its embedding is that of the pre-training; all else is new."""
     source = pretrained("lstm")
     result = read_json(source / "result.json")
     validations = [r for r in read_metrics(source / "metrics.jsonl") if r["split"] == "val"]
@@ -184,9 +182,7 @@ def test_an_lstm_starts_from_ngram_vectors_which_stay_if_frozen(pretrained, load
         resolve(override(config, {"model.pretrained": str(tmp_path)}))
 
 
-def test_a_linear_classifier_of_their_average_starts_at_the_class_shares(
-    pretrained, load, tmp_path, capsys
-):
+def test_a_classifier_of_their_average_starts_at_class_shares(pretrained, load, tmp_path, capsys):
     source = pretrained("lstm")
     changes = {"data.source": "sample", "data.max_length": 24, "data.folds": 2, "epochs": 1}
     changes |= {"model.embedding_size": 16, "data.ngrams": 2}
@@ -230,8 +226,7 @@ def test_word_frequencies_among_the_parameters_are_still_read(pretrained, load, 
         config = override(average.get_config(), changes | {"model.pretrained": str(run)})
         return resume.initial_params(CLASSIFICATION.prepare(resolve(config)))[0]
 
-    with pytest.raises(InputError, match="source has no word frequencies: pre-train again"):
-        start(source)
+    refuses("source has no word frequencies: pre-train again", start, source)
     best = load("lstm").step
     checkpoints = Checkpoints(source / "checkpoints")
     saved = checkpoints.bookkeeping(best)
@@ -240,9 +235,7 @@ def test_word_frequencies_among_the_parameters_are_still_read(pretrained, load, 
     assert_same_parameters(start(source), start(pretrained("lstm")), ("embedding", "classifier"))
 
 
-def test_what_a_training_starts_from_is_checked_before_any_review_is_read(
-    pretrained, tmp_path, monkeypatch, capsys
-):
+def test_a_source_is_checked_before_any_review_is_read(pretrained, tmp_path, monkeypatch, capsys):
     source = shutil.copytree(pretrained("lstm"), tmp_path / "source")
     config = make_config("lstm", **{"model.pretrained": str(source)})
     best = read_json(source / "result.json")["best_step"]
@@ -258,22 +251,18 @@ def test_what_a_training_starts_from_is_checked_before_any_review_is_read(
         search(ONE_TRIAL)
     (source / "kept").rename(manifest)
     narrower = ONE_TRIAL | {"model.embedding_size": (16, 8)}
-    with pytest.raises(InputError, match=r"has model.embedding_size=16, the config 8$"):
-        search(narrower)
+    refuses(r"has model.embedding_size=16, the config 8$", search, narrower)
     assert not capsys.readouterr().err
     for fresh in (False, True):
-        with pytest.raises(InputError, match=f"the config learns from {source}, its own --workdir"):
-            begin(source, fresh=fresh)
+        refuses(f"the config learns from {source}, its own --workdir", begin, source, fresh=fresh)
     (source / "result.json").unlink()  # nothing was removed
-    with pytest.raises(InputError, match=r"has model.embedding_size=16"):
-        search(narrower)
+    refuses(r"has model.embedding_size=16", search, narrower)
     unfinished = f"warning: {source} is not finished: its best epoch so far counts\n"
     assert capsys.readouterr().err == unfinished
     monkeypatch.setattr(Checkpoints, "bookkeeping", lambda checkpoints, step: {"best": None})
     earlier = shutil.copytree(pretrained("lstm"), tmp_path / "earlier")
     for workdir, fresh in ((tmp_path / "run", False), (earlier, True)):
-        with pytest.raises(InputError, match="source has no validated checkpoint yet .*first epoc"):
-            begin(workdir, fresh=fresh)
+        refuses("source has no validated checkpoint yet .*first epoc", begin, workdir, fresh=fresh)
     assert (earlier / "result.json").exists()  # what could not be replaced is left
 
 

@@ -5,15 +5,15 @@ import errno
 import itertools
 import os
 import shutil
-import signal
 import subprocess
+from signal import SIGKILL, SIGTERM
 from unittest.mock import Mock
 
 import numpy as np
 import pytest
 import runs
 from commands import SAMPLE, start
-from reviews import read_table
+from reviews import read_table, refuses
 from sweeping import AXES, ONE_TRIAL, STAGES, table
 
 from benchmarks.comparing import contents
@@ -32,11 +32,16 @@ from sentiment_jax.training.parameters import count_parameters
 
 
 @pytest.fixture
-def run(small_config, tmp_path, training, now):
+def config():
+    return runs.make_small()
+
+
+@pytest.fixture
+def run(config, tmp_path, training, now):
     """Start a sweep in tmp_path / "sweep", or go on with it."""
 
     def run(axes=AXES, **options):
-        sweep.sweep(small_config, tmp_path / "sweep", axes, **options)
+        sweep.sweep(config, tmp_path / "sweep", axes, **options)
         return table(tmp_path / "sweep")
 
     return run
@@ -70,8 +75,7 @@ def test_the_winner_is_the_run_that_a_sweep_stands_for(swept, sweep_copy, tmp_pa
         path.unlink()
     # As earlier revisions of format 2 wrote it:
     runs.change_json(sweep_copy / "sweep.json", config_file="lstm:sample", overrides={"epochs": 3})
-    with pytest.raises(InputError, match="copy is a sweep without a winner yet"):
-        find_run(sweep_copy)
+    refuses("copy is a sweep without a winner yet", find_run, sweep_copy)
 
 
 SETTINGS = {  # any is an axis, beside the three of every sweep; as text from the command line
@@ -91,14 +95,14 @@ SETTINGS = {  # any is an axis, beside the three of every sweep; as text from th
     ],
 )
 def test_finds_the_best_setting(
-    small_config, tmp_path, training, now, monkeypatch, capsys, procedure, axes, trials, best
+    config, tmp_path, training, now, monkeypatch, capsys, procedure, axes, trials, best
 ):
     """A line for each trial that ends, with the time left: every trial takes a minute."""
     monkeypatch.setattr(sweep.time, "monotonic", lambda: 60.0 * len(training.runs))
     axes = AXES | axes | {"procedure": procedure}
-    total = plan_sweep(tmp_path, resolve(small_config), axes).count_trials()
+    total = plan_sweep(tmp_path, resolve(config), axes).count_trials()
     assert total == trials + 3
-    sweep.sweep(small_config, tmp_path, axes)
+    sweep.sweep(config, tmp_path, axes)
     output = capsys.readouterr().out
     assert output.count(f"/{total}  ") == total
     assert len(set(training.directories)) == len(training.runs) == trials + 3
@@ -123,7 +127,6 @@ def test_finds_the_best_setting(
 
 
 def test_an_axis_of_the_model_or_the_encoding_affects_the_trials(run, training):
-    """Reviews are encoded again, and another network is built, if an axis asks for it."""
     run({**ONE_TRIAL, "model.hidden_size": (5, 6), "data.max_length": (12, 24)})
     assert len(training.experiments) == 4 + 3
     sizes = {}
@@ -134,9 +137,7 @@ def test_an_axis_of_the_model_or_the_encoding_affects_the_trials(run, training):
     assert sizes[5, 12] == sizes[5, 24] < sizes[6, 12] == sizes[6, 24]
 
 
-def test_a_winner_trained_on_several_splits_stands_beside_the_linear_baseline(
-    run, training, capsys
-):
+def test_a_winner_of_several_splits_stands_beside_the_linear_baseline(run, training, capsys):
     axes = ONE_TRIAL | {"seeds": (0, 1), "split_seeds": ("3", "4")}
     run(axes)
     out = capsys.readouterr().out
@@ -149,13 +150,10 @@ def test_a_winner_trained_on_several_splits_stands_beside_the_linear_baseline(
     assert "--mode=report" not in out  # which needs one split
     run(axes)
     assert "5 trials, 5 of them had ended before" in capsys.readouterr().out
-    with pytest.raises(InputError, match="another sweep .*split_seeds"):
-        run(axes | {"split_seeds": (3,)})
+    refuses("another sweep .*split_seeds", run, axes | {"split_seeds": (3,)})
 
 
-def test_a_killed_sweep_continues_and_a_finished_one_trains_nothing(
-    run, tmp_path, training, capsys
-):
+def test_a_killed_sweep_goes_on_and_a_finished_one_trains_nothing(run, tmp_path, training, capsys):
     whole = run()
     (tmp_path / "sweep").rename(tmp_path / "whole")
     training.errors = {15 + 4: KeyboardInterrupt()}
@@ -172,14 +170,12 @@ def test_a_killed_sweep_continues_and_a_finished_one_trains_nothing(
         assert all(before[path] == after[path] for path in before if path.parent in finished)
 
 
-def test_a_sweep_and_a_run_do_not_share_a_directory(run, small_config, tmp_path):
+def test_a_sweep_and_a_run_do_not_share_a_directory(run, config, tmp_path):
     run(ONE_TRIAL)
-    with pytest.raises(InputError, match="sweep holds a sweep: choose another --workdir"):
-        train(small_config, tmp_path / "sweep")
+    refuses("sweep holds a sweep: choose another --workdir", train, config, tmp_path / "sweep")
     (tmp_path / "sweep" / "config.json").write_text("{}")
     (tmp_path / "sweep" / "sweep.json").unlink()
-    with pytest.raises(InputError, match="sweep holds a run: choose another --workdir"):
-        run(ONE_TRIAL)
+    refuses("sweep holds a run: choose another --workdir", run, ONE_TRIAL)
 
 
 def test_a_sweep_whose_time_is_over_ends_between_two_trials(run, training):
@@ -188,24 +184,22 @@ def test_a_sweep_whose_time_is_over_ends_between_two_trials(run, training):
     assert not training.runs
 
 
-def test_another_plan_or_other_data_are_refused(run, small_config, tmp_path):
+def test_another_plan_or_other_data_are_refused(run, config, tmp_path):
     path = tmp_path / "reviews.csv"
     shutil.copy(corpus.SAMPLE, path)
-    small_config.data.source = "csv"
-    small_config.data.path = str(path)
+    config.data.source = "csv"
+    config.data.path = str(path)
     run()
     before = contents(tmp_path / "sweep")
     with pytest.raises(InputError, match=r"another sweep \(axes.batch_size: \(8, 16\) -> \(8,\)"):
         run({**AXES, "batch_size": (8,)})
-    small_config.epochs = 9
-    with pytest.raises(InputError, match=r"another sweep \(config.epochs: 3 -> 9\)"):
-        run()
-    small_config.epochs = 3
-    small_config.log_every = 99  # does not affect results
+    config.epochs = 9
+    refuses(r"another sweep \(config.epochs: 3 -> 9\)", run)
+    config.epochs = 3
+    config.log_every = 99  # does not affect results
     run()
     path.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]))
-    with pytest.raises(InputError, match="the data changed since the sweep"):
-        run()
+    refuses("the data changed since the sweep", run)
     after = contents(tmp_path / "sweep")
     assert all(after[name] == before[name] for name in before if name.name != "table.csv")
 
@@ -271,39 +265,36 @@ def test_a_full_disk_is_not_a_failed_trial(run, tmp_path, training):
         # Each goes with the first value of the other, so all combinations are checked.
         ({"batch_size": (16, 4), "gradient_accumulation": (1, 8)}, "batch_size=4 does not divide"),
         ({"optimizer.frozen": ("none", "embeddings")}, "frozen keeps random embeddings"),
-        (
-            {"optimizer.eps": (1e-8,)},
-            "config.optimizer.eps is an axis .* use --sweep_optimizer.eps",
-        ),
+        ({"optimizer.eps": (1e-8,)}, "optimizer.eps is an axis .* use --sweep_optimizer.eps"),
     ],
 )
-def test_bad_axes(small_config, tmp_path, training, changes, message):
+def test_bad_axes(config, tmp_path, training, changes, message):
     with pytest.raises(InputError, match=message):
         overridden = ["optimizer.eps", "epochs"]
-        sweep.sweep(small_config, tmp_path, {**AXES, **changes}, overridden=overridden)
+        sweep.sweep(config, tmp_path, {**AXES, **changes}, overridden=overridden)
     assert not training.runs
     assert not (tmp_path / "sweep.json").exists()
 
 
-def test_one_value_of_class_weights_compares_nothing(small_config, tmp_path):
-    found = plan_sweep(tmp_path, resolve(small_config), {**AXES, "class_weights": ("balanced",)})
+def test_one_value_of_class_weights_compares_nothing(config, tmp_path):
+    found = plan_sweep(tmp_path, resolve(config), {**AXES, "class_weights": ("balanced",)})
     assert {sample.class_weights for sample in found.samples()} == {"balanced"}
 
 
-def test_a_vocabulary_that_comes_with_the_weights_is_no_axis(small_config, tmp_path):
+def test_a_vocabulary_that_comes_with_the_weights_is_no_axis(config, tmp_path):
     """Every trial would have the same vocabulary, and one would be called the best."""
-    config = replace_settings(resolve(small_config), {"model.pretrained": "runs/vectors"})
+    learns = replace_settings(resolve(config), {"model.pretrained": "runs/vectors"})
     for axis in ("data.vocabulary_size", "data.min_frequency", "data.ngrams"):
         with pytest.raises(InputError, match=f"{axis} is no axis here: model.pretrained brings"):
-            plan_sweep(tmp_path, config, {**AXES, axis: (1, 2)})
+            plan_sweep(tmp_path, learns, {**AXES, axis: (1, 2)})
 
 
 @pytest.mark.parametrize("axes", [AXES, STAGES], ids=["grid", "stages"])
 @pytest.mark.parametrize("dies", [False, True])
-def test_a_trial_in_use_is_awaited_and_taken_over_if_its_process_dies(
-    small_config, tmp_path, training, monkeypatch, axes, dies
+def test_a_trial_in_use_is_awaited_or_taken_over(
+    config, tmp_path, training, monkeypatch, axes, dies
 ):
-    (trials, *_) = plan_sweep(tmp_path, resolve(small_config), axes).stages()
+    (trials, *_) = plan_sweep(tmp_path, resolve(config), axes).stages()
     directory = trials[1].directory
     directory.mkdir()
     other = contextlib.ExitStack()
@@ -319,7 +310,7 @@ def test_a_trial_in_use_is_awaited_and_taken_over_if_its_process_dies(
             other.close()
 
     monkeypatch.setattr(sweep.time, "sleep", other_process)
-    sweep.sweep(small_config, tmp_path, axes)
+    sweep.sweep(config, tmp_path, axes)
     assert next(waits) == 4, "did not wait between two looks"
     assert len(training.runs) == (14 if axes == AXES else 7) + dies
     if dies:
@@ -330,9 +321,7 @@ def test_a_trial_in_use_is_awaited_and_taken_over_if_its_process_dies(
         assert training.directories[-1].name.startswith(f"{best}-seed2")
 
 
-def test_workers_divide_the_cores_and_end_with_a_command_that_stops(
-    small_config, tmp_path, training, monkeypatch, capsys
-):
+def test_workers_divide_the_cores_and_end_with_it(config, tmp_path, training, monkeypatch, capsys):
     worker = Mock(wait=lambda: 3)
     popen = Mock(return_value=worker)
     pin = Mock()
@@ -342,7 +331,7 @@ def test_workers_divide_the_cores_and_end_with_a_command_that_stops(
     monkeypatch.setattr(subprocess, "Popen", popen)
     training.errors = {1: Interrupted("saved")}
     with pytest.raises(Interrupted, match="saved"):
-        sweep.sweep(small_config, tmp_path, AXES, workers=2)
+        sweep.sweep(config, tmp_path, AXES, workers=2)
     worker.terminate.assert_called_once_with()
     assert f"a worker ended with exit code 3: {tmp_path}/worker-2.log" in capsys.readouterr().err
     assert popen.call_args.args[0][1:3] == ["-m", "sentiment_jax.main"]
@@ -373,15 +362,14 @@ def finish(process, code=0):
 
 
 @pytest.fixture(scope="module")
-def finish_here(make_small):
+def finish_here():
     """The same command in this process, where everything is compiled."""
     axes = lstm.get_sweep("sample") | OWN_AXES
-    return lambda directory: sweep.sweep(make_small(**CHANGES), directory, axes)
+    return lambda directory: sweep.sweep(runs.make_small(**CHANGES), directory, axes)
 
 
 @pytest.fixture(scope="module")
 def uninterrupted(finish_here, tmp_path_factory):
-    """The table of the sweep."""
     directory = tmp_path_factory.mktemp("uninterrupted")
     with runs.unpainted():
         finish_here(directory)
@@ -394,23 +382,19 @@ def workers(directory):
     return [process for process in processes if str(directory) in process]
 
 
-@pytest.mark.parametrize(
-    "number", [signal.SIGKILL, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)]
-)
-def test_a_signal_ends_the_worker_too_and_nothing_is_lost(
-    uninterrupted, finish_here, tmp_path, number
-):
+@pytest.mark.parametrize("number", [SIGKILL, pytest.param(SIGTERM, marks=pytest.mark.slow)])
+def test_a_signal_ends_the_workers_and_loses_nothing(uninterrupted, finish_here, tmp_path, number):
     process = begin(tmp_path, "--workers=2", start_new_session=True)
     runs.wait_until(lambda: list(tmp_path.glob("*/result.json")), process)
     assert len(workers(tmp_path)) == 2
     process.send_signal(number)
-    output = finish(process, code=143 if number == signal.SIGTERM else -number)
-    assert number == signal.SIGKILL or "run the same command to continue" in output
-    runs.wait_until(lambda: not workers(tmp_path), seconds=30 if number == signal.SIGKILL else 0)
+    output = finish(process, code=143 if number == SIGTERM else -number)
+    assert number == SIGKILL or "run the same command to continue" in output
+    runs.wait_until(lambda: not workers(tmp_path), seconds=30 if number == SIGKILL else 0)
     before = contents(tmp_path)
     finished = {path.parent for path in before if path.name == "result.json"}
     assert len(finished) < 4, "killed too late to show anything"
-    if number == signal.SIGKILL:
+    if number == SIGKILL:
         finish_here(tmp_path)
     else:
         output += finish(begin(tmp_path, "--workers=2"))

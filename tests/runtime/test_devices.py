@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import runs
 from commands import ROOT, python
-from conftest import make_small_config
 from jax._src import xla_bridge
 
 from sentiment_jax.errors import InputError
@@ -21,7 +20,7 @@ from sentiment_jax.training.trained_model import load_run
 def folder(tmp_path_factory):
     """Runs of the same config: `one` device here, `four` in another process."""
     folder = tmp_path_factory.mktemp("devices")
-    train(make_small_config(**runs.LONGER), folder / "one")
+    train(runs.make_small(**runs.LONGER), folder / "one")
     python("tests/on_devices.py", folder, folder / "one", PYTHONPATH=ROOT)
     return folder
 
@@ -116,9 +115,7 @@ DETERMINISTIC = "--xla_gpu_deterministic_ops=true"
         ("--xla_gpu_deterministic_ops", [WIDE], []),
     ],
 )
-def test_flags_of_xla_are_added_unless_the_user_sets_them(
-    monkeypatch, tmp_path, flags, added, on_cuda
-):
+def test_flags_of_xla_are_added_unless_they_are_set(monkeypatch, tmp_path, flags, added, on_cuda):
     """A GPU's flag is set only if CUDA is installed: it would make runs on a CPU differ."""
     monkeypatch.setattr(xla_bridge, "backends_are_initialized", lambda: False)
     monkeypatch.setenv("XLA_FLAGS", flags)

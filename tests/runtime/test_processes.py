@@ -14,9 +14,8 @@ import jax
 import pytest
 import runs
 from commands import MAIN, ROOT, SAMPLE, free_ports
-from conftest import make_small_config
+from reviews import refuses
 
-from sentiment_jax.errors import InputError
 from sentiment_jax.modes.train import train
 from sentiment_jax.runtime import launch, processes
 from sentiment_jax.storage.checkpoints import Checkpoints
@@ -46,10 +45,7 @@ def start_pair(workdir, *arguments, **changes):
 
 
 def ends(pair, codes):
-    """What each wrote to stderr, once all have ended with these codes.
-
-    Progress bars are left out, and the warning that so small a run has learned nothing.
-    """
+    """What each wrote to stderr, progress and so small a run's warning left out, at its end."""
     errors = []
     expected = re.compile("epoch|no better than guessing")
     try:
@@ -66,7 +62,6 @@ def ends(pair, codes):
 
 @pytest.mark.parametrize(("count", "victim"), [(2, 0), pytest.param(3, 1, marks=pytest.mark.slow)])
 def test_a_signal_to_one_stops_all_at_once_and_a_lost_process_is_named_in_one_line(count, victim):
-    """One of several is asked to stop, and killed later."""
     (port,) = free_ports(1)
     began = time.monotonic()
     peers = [start("tests/peer.py", port, i, count, victim) for i in range(count)]
@@ -81,9 +76,7 @@ def test_a_signal_to_one_stops_all_at_once_and_a_lost_process_is_named_in_one_li
             assert last.startswith(f"error: lost process {victim} of the run")
 
 
-@pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGKILL, -signal.SIGKILL), (signal.SIGTERM, 143)]
-)
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGKILL, -9), (signal.SIGTERM, 143)])
 def test_the_child_ends_with_its_parent_even_while_it_waits_for_the_others(number, code):
     (port,) = free_ports(1)
     peer = start("tests/peer.py", port, 0, 2)  # no other comes
@@ -164,7 +157,7 @@ def child(monkeypatch):
 
 def test_two_processes_train_as_one_does(tmp_path):
     alone = tmp_path / "alone"
-    train(make_small_config(**SEVERAL_SHAPES), alone)
+    train(runs.make_small(**SEVERAL_SHAPES), alone)
     pair = start_pair(tmp_path / "pair")
     assert ends(pair, [0, 0]) == [[], []]
     runs.assert_rounding_apart(alone, tmp_path / "pair", runs.STEPS)
@@ -205,7 +198,7 @@ def test_sigterm_to_one_stops_both_at_the_same_step(tmp_path):
     assert (saved.steps[-1], saved.faults) == (int(step), {})
     # One process goes on where two stopped; each step is logged once.
     epochs = int(step) // EPOCH + 1
-    config = make_small_config(**SEVERAL_SHAPES | {"epochs": epochs})
+    config = runs.make_small(**SEVERAL_SHAPES | {"epochs": epochs})
     train(config, workdir, allow_changes=True)
     records = read_metrics(workdir / "metrics.jsonl")
     steps = [record["step"] for record in records if record["split"] == "train"]
@@ -227,8 +220,7 @@ def test_flags_that_do_not_fit(only_cluster):
         (("auto", 0, 2), "leave them out"),
         (("auto", None, None), "incomplete .*SLURM_STEP_NODELIST.* start with srun"),
     ):
-        with pytest.raises(InputError, match=message):
-            launch.find_process_group(*arguments)
+        refuses(message, launch.find_process_group, *arguments)
 
 
 @pytest.fixture
@@ -302,8 +294,7 @@ def test_an_address_that_process_0_cannot_listen_on_is_one_line(initialize):
             ("0.0.0.0:99", "every network"),
             ("[::]:99", "every network"),
         ):
-            with pytest.raises(InputError, match=message):
-                launch.connect(launch.ProcessGroup(coordinator, 0, 2), lost_after=9)
+            refuses(message, launch.connect, launch.ProcessGroup(coordinator, 0, 2), lost_after=9)
     initialize.assert_not_called()
 
 

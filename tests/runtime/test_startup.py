@@ -90,9 +90,7 @@ def test_a_user_without_home_and_entry(tmp_path, monkeypatch):
         (False, None, "0.12.0", "float32", "float32"),  # a system without /proc
     ],
 )
-def test_recipes_compute_in_bfloat16_where_that_is_fast(
-    cuda, flags, jaxlib, lstm, encoder, monkeypatch
-):
+def test_recipes_take_bfloat16_where_it_is_fast(cuda, flags, jaxlib, lstm, encoder, monkeypatch):
     read = Mock(return_value=flags, side_effect=FileNotFoundError if flags is None else None)
     monkeypatch.setattr(startup, "has_cuda", lambda: cuda)
     monkeypatch.setattr(startup.importlib.metadata, "version", lambda name: jaxlib)

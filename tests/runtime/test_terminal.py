@@ -64,9 +64,7 @@ FULL += "the same command again\n"
 
 
 @pytest.mark.parametrize("buffered", [True, False])
-def test_predictions_end_quietly_with_their_reader_but_not_on_a_full_disk(
-    command, finished, tmp_path, buffered
-):
+def test_predictions_end_quietly_but_not_on_a_full_disk(command, finished, tmp_path, buffered):
     reader, writer = os.pipe()
     os.close(reader)
     for file, code, message in ((writer, 0, ""), ("/dev/full", 1, FULL)):
@@ -103,7 +101,6 @@ def test_a_stream_of_ascii_gets_replacements(command, finished, tmp_path):
 
 @pytest.mark.parametrize("explain", [[], ["--explain"]])
 def test_texts_give_a_terminal_no_commands(command, run_copy, tmp_path, explain):
-    """ESC sequences, and characters that turn the direction of what follows."""
     text = "--text=good \x1b[2J\x1b]0;title\x07 \u202etxet\u2066 \x1b[8mhidden\r\x9b31m"
     stdout = Stream(tmp_path / "shown")
     command("--mode=predict", f"--workdir={run_copy}", text, *explain, stdout=stdout)

@@ -17,10 +17,10 @@ import threading
 
 import pytest
 import runs
+from reviews import refuses
 
 from sentiment_jax.analysis.records import collect
 from sentiment_jax.config.recipes import override
-from sentiment_jax.errors import InputError
 from sentiment_jax.modes.evaluate import evaluate_run
 from sentiment_jax.modes.train import train
 from sentiment_jax.storage.checkpoints import MANIFEST, Checkpoints, steps_in
@@ -73,10 +73,7 @@ sys.addaudithook(hook)  # it can't be removed again
 
 @contextlib.contextmanager
 def recording(directory, states):
-    """Meanwhile, copy a directory before each change of a file, and at the end.
-
-    `states` holds a copy of each outline, or with EVERY_PREFIX=1 of each content.
-    """
+    """Meanwhile, before each change, copy a directory of new outline (or content) to `states`."""
 
     def record():
         for _ in range(100):  # Orbax's threads may change it meanwhile: then once more
@@ -98,14 +95,14 @@ def recording(directory, states):
 
 
 @pytest.fixture(scope="module")
-def crashed(tmp_path_factory, make_small):
+def crashed(tmp_path_factory):
     """A run that saves at every step, and the states that a crash may leave of it.
 
     Recorded are the saves of the second epoch's last two steps: one of them validated, with older
     ones to delete before and after it.
     """
     run = tmp_path_factory.mktemp("crashes") / "run"
-    config = make_small(**SMALLER, checkpoint_every=1)
+    config = runs.make_small(**SMALLER, checkpoint_every=1)
     states = {}
     save = Checkpoints.save
 
@@ -178,10 +175,10 @@ def test_a_second_crash_while_the_first_is_tidied_up_changes_nothing(crashed, tm
 
 
 @pytest.fixture(scope="module", params=[2, pytest.param(0, marks=pytest.mark.slow)])
-def restarted(request, tmp_path_factory, make_small):
+def restarted(request, tmp_path_factory):
     """An old run (also a cross-validation), a new one, and what a crash of --fresh may leave."""
     root = tmp_path_factory.mktemp("restarted")
-    old = make_small(**SMALLER, epochs=1, **{"data.folds": request.param})
+    old = runs.make_small(**SMALLER, epochs=1, **{"data.folds": request.param})
     new = override(old, {"seed": 5, "data.folds": 0})
     train(new, root / "new")
     train(old, root / "old")
@@ -212,8 +209,7 @@ def is_whole(state):
     if RunDirectory(state).outcome()[0] == "finished":
         return True
     for use in load_run, lambda path: evaluate_run(path, "test"), lambda path: collect([path]):
-        with pytest.raises(InputError, match="no checkpoint yet|no sweep.json and no|nothing is f"):
-            use(state)
+        refuses("no checkpoint yet|no sweep.json and no|nothing is f", use, state)
     return False
 
 
@@ -224,8 +220,7 @@ def test_a_crash_at_any_moment_of_fresh_leaves_the_old_run_or_none(restarted, tm
     assert len(states) > 25
     first, expected = (runs.contents_without_lock(path) for path in (states[0], root / "old"))
     assert [raw for raw, _ in first.values()] == [raw for raw, _ in expected.values()]
-    with pytest.raises(InputError, match="was started with another config"):
-        train(new, states[0])
+    refuses("was started with another config", train, new, states[0])
     for state in states[1 :: 1 if EVERY_PREFIX else len(states) // 4]:
         copy = shutil.copytree(state, tmp_path / state.name)
         train(new, copy)

@@ -6,6 +6,7 @@ import subprocess
 from unittest.mock import Mock
 
 import pytest
+from reviews import refuses
 
 from sentiment_jax.errors import InputError
 from sentiment_jax.storage import files, format
@@ -23,7 +24,6 @@ def test_json_is_strict_and_atomic(tmp_path):
 
 
 def test_a_temporary_file_is_removed_at_once_or_by_the_next_command(tmp_path, monkeypatch):
-    """A write that fails leaves none; the next write removes a killed process's."""
     path = tmp_path / "result.json"
     with monkeypatch.context() as patch:
         patch.setattr(files.os, "fsync", Mock(side_effect=OSError(errno.EFBIG, "too large")))
@@ -54,8 +54,7 @@ def test_a_temporary_file_is_removed_at_once_or_by_the_next_command(tmp_path, mo
 def test_json_that_is_damaged_or_missing_is_named(tmp_path, text, message):
     if text is not None:
         (tmp_path / "result.json").write_text(text)
-    with pytest.raises(InputError, match=message):
-        read_json(tmp_path / "result.json")
+    refuses(message, read_json, tmp_path / "result.json")
 
 
 def test_a_flipped_bit_in_json_is_noticed(tmp_path):
@@ -97,8 +96,7 @@ def test_a_run_of_another_format_is_refused(finished, tmp_path):
         ({"format": FORMAT + 1}, f"has format {FORMAT + 1}: it was made by a later revision"),
     ):
         write_json(tmp_path / "config.json", stored | config)
-        with pytest.raises(InputError, match=f"{tmp_path} .*{message}"):
-            RunDirectory(tmp_path).read_config()
+        refuses(f"{tmp_path} .*{message}", RunDirectory(tmp_path).read_config)
 
 
 def test_an_earlier_format_is_upgraded_step_by_step(tmp_path, monkeypatch):
@@ -110,7 +108,6 @@ def test_an_earlier_format_is_upgraded_step_by_step(tmp_path, monkeypatch):
 
 
 def test_a_spreadsheet_runs_no_text(tmp_path):
-    """Cells that start as formulas get a quote; control characters become visible."""
     formulas = ["=1+1", "+1+1", "-1+1", "@a", "\t=1"]
     others = ["a=1", "-1", "+1.50", "-.5e-3", "-1."]  # a number is no formula: it stays
     cells = [*formulas, "\r=1", *others, "\u202e\x1b", -1, 0.5, None]

@@ -4,7 +4,7 @@ import struct
 import sys
 
 import pytest
-from runs import ONE_SHAPE, stop_at
+import runs
 from tensorboardX.proto.event_pb2 import Event
 
 from sentiment_jax.errors import InputError, Interrupted
@@ -28,13 +28,11 @@ def scalars(folder):
     return found
 
 
-def test_events_are_those_of_the_metrics_also_after_resuming_and_fresh_removes_them(
-    make_small, tmp_path, unpainted
-):
-    config = make_small(**ONE_SHAPE, epochs=2)
+def test_events_are_those_of_the_metrics_also_after_resuming(tmp_path, unpainted):
+    config = runs.make_small(**runs.ONE_SHAPE, epochs=2)
     run = tmp_path / "run"
     with pytest.raises(Interrupted):
-        train(config, run, tensorboard=True, stop=stop_at(5))
+        train(config, run, tensorboard=True, stop=runs.stop_at(5))
     before = scalars(run / "tensorboard")
     train(config, run, tensorboard=True)
     found = scalars(run / "tensorboard")
@@ -49,8 +47,8 @@ def test_events_are_those_of_the_metrics_also_after_resuming_and_fresh_removes_t
     assert not (run / "tensorboard").exists()
 
 
-def test_without_tensorboardx_it_says_what_to_install(small_config, tmp_path, monkeypatch):
+def test_without_tensorboardx_it_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorboardX", None)
     with pytest.raises(InputError, match="--tensorboard needs tensorboardX: pip install"):
-        train(small_config, tmp_path / "run", tensorboard=True)
+        train(runs.make_small(), tmp_path / "run", tensorboard=True)
     assert not (tmp_path / "run").exists()

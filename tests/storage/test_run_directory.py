@@ -7,8 +7,9 @@ from pathlib import Path
 from unittest.mock import Mock
 
 import pytest
+from reviews import refuses
 
-from sentiment_jax.errors import InputError, InUse
+from sentiment_jax.errors import InUse
 from sentiment_jax.storage import run_directory
 from sentiment_jax.storage.run_directory import lock_run
 from sentiment_jax.training.trained_model import load_run
@@ -47,17 +48,14 @@ def test_what_is_no_file_is_refused_at_once_and_never_written_through(tmp_path, 
     (tmp_path / "target").write_text("mine")
     make(tmp_path / name)
     for use in run_directory.prepare_workdir, load_run:
-        with pytest.raises(InputError, match=f"{name} is not what a run writes there: move it"):
-            use(tmp_path)
+        refuses(f"{name} is not what a run writes there: move it", use, tmp_path)
     assert (tmp_path / "target").read_text() == "mine"
 
 
 def test_a_workdir_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("")
     for workdir in (tmp_path / "file", tmp_path / "file" / "below"):
-        with pytest.raises(InputError, match=f"cannot write to --workdir={workdir}"):
-            run_directory.prepare_workdir(workdir)
+        refuses(f"cannot write to --workdir={workdir}", run_directory.prepare_workdir, workdir)
     for name in ("[a]", "a*", "a?", "a\\b", "a\udcff"):
-        with pytest.raises(InputError, match="can't stand in a path; rename it"):
-            run_directory.prepare_workdir(tmp_path / name)
+        refuses("can't stand in a path; rename it", run_directory.prepare_workdir, tmp_path / name)
     run_directory.prepare_workdir(tmp_path / "a, $x^$ {b}")

@@ -1,6 +1,7 @@
 """The plan of a sweep: its stages, its choice, its winner, the configs' own sweeps."""
 
 import pytest
+import runs
 from sweeping import AXES, STAGES, accuracy
 
 from configs import bert, electra, lstm
@@ -14,13 +15,12 @@ DECAYS["adamw"] = {"weight_decay": 0.01}
 
 
 def finish(trial, **scores):
-    """Let a trial have ended with validation scores."""
     trial.directory.mkdir(parents=True, exist_ok=True)
     write_json(trial.files.result, {"val": scores})
 
 
-def test_stages_vary_one_axis_of_the_best_setting_so_far(small_config, tmp_path):
-    plan = plan_sweep(tmp_path, resolve(small_config), STAGES)
+def test_stages_vary_one_axis_of_the_best_setting_so_far(tmp_path):
+    plan = plan_sweep(tmp_path, resolve(runs.make_small()), STAGES)
     seen = {}
     for trials in plan.stages():
         seen[trials[0].stage] = [tuple(trial.setting.values()) for trial in trials]
@@ -44,12 +44,9 @@ def test_stages_vary_one_axis_of_the_best_setting_so_far(small_config, tmp_path)
         ("loss", [(0.9, 0.5), (0.8, 0.4), (0.7, 0.4)], "adam"),
     ],
 )
-def test_ties_are_broken_by_the_other_score_then_by_the_order(
-    small_config, tmp_path, select_by, scores, best
-):
+def test_ties_are_broken_by_the_other_score_then_by_the_order(tmp_path, select_by, scores, best):
     axes = {**AXES, "batch_size": (8,), "learning_rate": (1e-3,)}
-    small_config.select_by = select_by
-    plan = plan_sweep(tmp_path, resolve(small_config), axes)
+    plan = plan_sweep(tmp_path, resolve(runs.make_small(select_by=select_by)), axes)
     (trials, *_) = plan.stages()
     for trial, score in zip(trials, scores, strict=True):
         if score is not None:
@@ -61,11 +58,11 @@ def test_ties_are_broken_by_the_other_score_then_by_the_order(
 @pytest.mark.parametrize(
     ("overridden", "decays"), [([], [0.5, 0.0, 0.01]), (["optimizer.weight_decay"], [0.5] * 3)]
 )
-def test_optimizer_settings_come_with_their_optimizer(small_config, tmp_path, overridden, decays):
+def test_optimizer_settings_come_with_their_optimizer(tmp_path, overridden, decays):
     """Unless the command line sets them."""
-    small_config.optimizer.weight_decay = 0.5
     axes = AXES | {"optimizer_settings": {"adam": DECAYS["adam"], "adamw": DECAYS["adamw"]}}
-    plan = plan_sweep(tmp_path, resolve(small_config), axes, overridden)
+    config = resolve(runs.make_small(**{"optimizer.weight_decay": 0.5}))
+    plan = plan_sweep(tmp_path, config, axes, overridden)
     for name, decay in zip(("sgd", "adam", "adamw"), decays, strict=True):
         trial = plan.trial("grid", {**plan.start, "optimizer": name}, {})
         assert trial.config.optimizer.weight_decay == decay

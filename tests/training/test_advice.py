@@ -55,19 +55,14 @@ def advice(name, model=None, folds=(), **changes):
     best = int(values["epoch"])
     file, _, variant = row[1].partition(":")
     recipe = {"lstm": lstm, "ngrams": ngrams}[file].get_config(variant)
-    config = resolve(
-        override(recipe, {"data.source": "sample", **CHANGES.get(name, {}), **changes})
-    )
+    changes = {"data.source": "sample", **CHANGES.get(name, {}), **changes}
+    config = resolve(override(recipe, changes))
     config = dataclasses.replace(config, model=model or config.model)
     rare = {"examples": int(values["rarest"]), "recall": values["recall"]}
     examples = round(values["rarest"] / (1 - values["majority"]))  # of two classes
     classes = {"rare": rare, "common": {"examples": 1000, "recall": 1.0}}
     result = {
-        "val": {
-            "accuracy": values["accuracy"],
-            "loss": losses[best - 1],
-            "examples": examples,
-        },
+        "val": {"accuracy": values["accuracy"], "loss": losses[best - 1], "examples": examples},
         "best_epoch": best,
         "stopped_early": len(losses) > best,
         "temperature": values["temperature"],

@@ -24,8 +24,8 @@ WIDE = runs.ONE_SHAPE | {"model.embedding_size": 200, "data.max_length": 23}
 
 
 @pytest.fixture(scope="module")
-def config(make_small):
-    return make_small(**WIDE)
+def config():
+    return runs.make_small(**WIDE)
 
 
 @pytest.fixture(scope="module")
@@ -73,9 +73,7 @@ def test_a_step_that_was_measured_is_not_compiled_again(config, has, tmp_path):
     assert result["compile_seconds"] > 0
 
 
-def test_a_training_that_does_not_fit_is_refused_before_anything_is_recorded(
-    config, experiment, has, run_copy
-):
+def test_a_training_that_does_not_fit_is_refused_at_once(config, experiment, has, run_copy):
     """The run that --fresh would replace is still there."""
     before = runs.contents_without_lock(run_copy)
     has(needs(experiment, "training") - 1)

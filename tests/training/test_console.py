@@ -5,9 +5,9 @@ from types import SimpleNamespace
 from unittest.mock import Mock
 
 import pytest
+import runs
 from reviews import write_csv
 
-from sentiment_jax.config.recipes import override
 from sentiment_jax.runtime import terminal
 from sentiment_jax.training.checks import resolve
 from sentiment_jax.training.console import warn_of_chance
@@ -36,14 +36,12 @@ def warned_of_nothing():
         ({"data.test_path": "{path}", "data.test_limit": 0}, 0, [SHARED]),
     ],
 )
-def test_data_that_make_scores_worthless_are_warned_of(
-    small_config, tmp_path, capsys, changes, contradictory, expected
-):
+def test_data_of_worthless_scores_are_warned_of(tmp_path, capsys, changes, contradictory, expected):
     more = [(f"it {text}", label) for text, _ in ROWS[:contradictory] for label in ("neg", "pos")]
     path = write_csv(tmp_path / "mine.csv", ROWS + more)
     changes = {k: path if value == "{path}" else value for k, value in changes.items()}
     settings = {"data.source": "csv", "data.path": path, "data.limit": 0, "data.min_frequency": 1}
-    experiment = CLASSIFICATION.prepare(resolve(override(small_config, settings | changes)))
+    experiment = CLASSIFICATION.prepare(resolve(runs.make_small(**settings | changes)))
     CLASSIFICATION.describe(experiment)
     assert capsys.readouterr().err.splitlines() == [f"warning: {text}" for text in expected]
     terminal.warn_once.cache_clear()

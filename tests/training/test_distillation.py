@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 import runs
 import scipy.special
-from conftest import make_small_config
-from reviews import random_encoded
+from reviews import random_encoded, refuses
 
 from sentiment_jax.config.recipes import override
 from sentiment_jax.config.stored import replace_settings
@@ -38,7 +37,7 @@ from sentiment_jax.training.trained_model import load_run
 def other(tmp_path_factory):
     """A second run, with other parameters than `finished`."""
     workdir = tmp_path_factory.mktemp("other")
-    train(make_small_config(seed=6), workdir)
+    train(runs.make_small(seed=6), workdir)
     return workdir
 
 
@@ -51,7 +50,7 @@ def config(finished, other, tmp_path, monkeypatch):
     texts = [f"{'the film ' * (i % 12)} it was {'good ' * (i % 7)} {i}" for i in range(24)]
     text.write_text("\n".join(texts))
     changes = {"pretrain.text": str(text), "data.teacher": f"{finished},{second}"}
-    return make_small_config(**runs.ONE_SHAPE, **changes)
+    return runs.make_small(**runs.ONE_SHAPE, **changes)
 
 
 def prepare(config):
@@ -84,7 +83,7 @@ def test_an_unlabeled_text_gets_the_average_of_the_teachers_probabilities(config
     assert len(np.unique(expected)) > 20
 
 
-def test_predictions_are_cached_for_the_same_teacher_and_texts_alone(
+def test_predictions_are_cached_by_teacher_and_texts(
     config, finished, other, tmp_path, monkeypatch
 ):
     prepared = prepare(config)
@@ -102,9 +101,7 @@ def test_predictions_are_cached_for_the_same_teacher_and_texts_alone(
         distill(prepared, Stop())
 
 
-def test_cached_predictions_that_are_damaged_or_cannot_be_written_are_computed(
-    config, tmp_path, monkeypatch
-):
+def test_what_the_cache_lacks_or_cannot_keep_is_computed(config, tmp_path, monkeypatch):
     """A failed write leaves nothing behind, and the cache is no condition of a run."""
     prepared = prepare(config)
     first = distill(prepared, Stop()).statistics
@@ -167,8 +164,7 @@ def test_other_predictions_or_texts_on_resuming_are_noticed(config, tmp_path, mo
     expected = "warning: not bit-exact from here on: the teachers' predictions have changed\n"
     assert expected in capsys.readouterr().err
     change_text(config)
-    with pytest.raises(InputError, match="the unlabeled texts changed since .* began"):
-        train(config, tmp_path)
+    refuses("the unlabeled texts changed since .* began", train, config, tmp_path)
 
 
 def test_a_signal_ends_the_labeling(config):

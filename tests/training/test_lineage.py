@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import reviews
+import runs
 
 from sentiment_jax.config.schema import DataConfig
 from sentiment_jax.config.stored import make_frozen, replace_settings
@@ -14,7 +15,7 @@ from sentiment_jax.data import imdb
 from sentiment_jax.data.corpus import load_corpus
 from sentiment_jax.data.unlabeled import load_text, unlabeled_reviews
 from sentiment_jax.runtime import terminal
-from sentiment_jax.storage.files import read_json, write_json
+from sentiment_jax.storage.files import write_json
 from sentiment_jax.storage.run_directory import RunDirectory
 from sentiment_jax.training.lineage import texts_hash, warn_of_leakage
 from sentiment_jax.training.trained_model import best_sha256
@@ -98,7 +99,7 @@ def leakage(run, data, trained_on):
         ({"text_column": "title"}, False),
     ],
 )
-def test_held_out_reviews_that_a_run_was_trained_on_are_counted(
+def test_reviews_trained_on_are_counted(
     data, tmp_path, make_run, changes, leaks, objective, warned
 ):
     run = make_run("run", data, **{"pretrain.objective": objective})
@@ -121,9 +122,7 @@ IMDB = DataConfig(source="tfds", path="/nowhere")
     ],
     ids=["gone", "changed", "not downloaded for a comparison"],
 )
-def test_training_reviews_may_be_gone_or_changed(
-    data, table, make_run, harm, reason, warned, monkeypatch
-):
+def test_training_reviews_may_be_gone(data, table, make_run, harm, reason, warned, monkeypatch):
     monkeypatch.setattr(imdb, "prepare", pytest.fail)
     run = make_run("run", data)
     harm(data, RunDirectory(run))
@@ -163,13 +162,11 @@ def test_what_ancestors_were_trained_on_counts_too(data, table, tmp_path, make_r
     assert f"{first} {UNKNOWN}: cannot read" in warned(now, **{"data.teacher": str(student)})
 
 
-def test_an_ancestor_that_was_replaced_is_not_taken_for_the_one_learned_from(
-    data, table, finished, make_run, warned
-):
+def test_an_ancestor_that_was_replaced_is_not_compared(data, table, finished, make_run, warned):
     """Its reviews would be compared in place of those that the student descends from."""
     student = make_run("student", table(60, 120), **{"model.pretrained": str(finished)})
     env = RunDirectory(student).env
     for digest, unknown in ((best_sha256(finished), False), ("0" * 64, True)):
-        write_json(env, read_json(env) | {"sources": [digest]})
+        runs.change_json(env, sources=[digest])
         found = warned(table(200, 260), **{"model.pretrained": str(student)})
         assert ("student learned from other parameters than those in" in found) == unknown

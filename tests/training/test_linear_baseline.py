@@ -18,10 +18,7 @@ def make_reviews(count, classes=2, seed=0):
     """Random words, among which a word or two of the class."""
     rng = np.random.default_rng(seed)
     labels = rng.integers(0, classes, count)
-    texts = [
-        " ".join([*rng.choice(WORDS, 6), *[f"word{label}"] * rng.integers(0, 3)])
-        for label in labels
-    ]
+    texts = [" ".join([*rng.choice(WORDS, 6), *[f"word{k}"] * rng.integers(0, 3)]) for k in labels]
     names = tuple(f"class {i}" for i in range(classes))
     return Reviews.from_texts(texts, labels.tolist(), classes=names)
 

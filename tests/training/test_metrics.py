@@ -18,17 +18,14 @@ from sentiment_jax.training.metrics import (
 
 
 def draw(classes, seed):
-    """Random labels, the first class the most frequent, and probabilities better than chance.
-
-    Of two classes, many are equally likely: ties in the ranks.
-    """
+    """Random labels, the first class the most frequent, and probabilities better than chance."""
     rng = np.random.default_rng(seed)
     shares = np.arange(classes, 0, -1) ** 2.0
     labels = rng.choice(classes, 400, p=shares / shares.sum())
     weights = rng.random((400, classes)) + 0.4 * np.eye(classes)[labels]
     p = weights / weights.sum(axis=1, keepdims=True)
     if classes == 2:
-        p = np.round(p, 2)
+        p = np.round(p, 2)  # ties in the ranks
     return labels, p.astype(np.float32)
 
 
@@ -50,9 +47,8 @@ def test_equals_scikit_learn_on_random_predictions(classes, seed):
         "brier_score": distances.mean(),
     }
     if len({*labels}) == classes:
-        expected["auc"] = metrics.roc_auc_score(
-            labels, p if classes > 2 else p[:, 1], multi_class="ovr"
-        )
+        scores = p if classes > 2 else p[:, 1]
+        expected["auc"] = metrics.roc_auc_score(labels, scores, multi_class="ovr")
     else:
         assert found["auc"] is None
     if classes == 2:

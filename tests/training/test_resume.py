@@ -12,7 +12,6 @@ import pytest
 import runs
 from commands import SAMPLE, start
 
-from sentiment_jax.config.recipes import override
 from sentiment_jax.errors import InputError, Interrupted, RunError
 from sentiment_jax.modes import evaluate
 from sentiment_jax.modes.evaluate import evaluate_run
@@ -55,21 +54,19 @@ def during(step, act):
     ],
     ids=["first step", "in an epoch", "last step", "before a save", "after a save", "validation"],
 )
-def test_whatever_ends_a_run_the_same_command_goes_on_exactly(
-    finished, small_config, tmp_path, monkeypatch, replaced, error, match, saved
-):
+def test_a_run_goes_on_exactly(finished, tmp_path, monkeypatch, replaced, error, match, saved):
     read = Checkpoints.bookkeeping  # earlier revisions of format 2 wrote more
     monkeypatch.setattr(Checkpoints, "bookkeeping", lambda *args: read(*args) | {"train_flops": 7})
     with monkeypatch.context() as patch, pytest.raises(error, match=match):
         patch.setattr(*replaced)
-        train(small_config, tmp_path)
+        train(runs.make_small(), tmp_path)
     assert not (tmp_path / "result.json").exists()
     assert Checkpoints(tmp_path / "checkpoints", read_only=True).steps == saved
-    train(small_config, tmp_path)
+    train(runs.make_small(), tmp_path)
     runs.assert_same_run(finished, tmp_path)
 
 
-def test_killed_and_the_same_command_again(finished, small_config, tmp_path):
+def test_killed_and_the_same_command_again(finished, tmp_path):
     """A second signal exits at once, which leaves what SIGKILL would."""
     workdir = tmp_path / "killed"
     with start(SAMPLE, *runs.small_flags(), f"--workdir={workdir}", stderr=PIPE) as process:
@@ -80,39 +77,39 @@ def test_killed_and_the_same_command_again(finished, small_config, tmp_path):
     assert process.returncode == 143
     assert "Traceback" not in errors and "saved step" not in errors
     assert not (workdir / "result.json").exists()
-    train(small_config, workdir)
+    train(runs.make_small(), workdir)
     runs.assert_same_run(finished, workdir)
 
 
-def test_a_finished_run_is_reported_as_such_and_nothing_is_written(run_copy, small_config, capsys):
+def test_a_finished_run_is_reported_as_such_and_nothing_is_written(run_copy, capsys):
     before = runs.contents_without_lock(run_copy)
-    assert train(small_config, run_copy) == read_json(run_copy / "result.json")
+    assert train(runs.make_small(), run_copy) == read_json(run_copy / "result.json")
     assert "is finished; nothing to do" in capsys.readouterr().out
     assert runs.contents_without_lock(run_copy) == before
 
 
-def test_another_config_is_refused_field_by_field_or_recorded(run_copy, small_config):
-    other = override(small_config, {"batch_size": 8, "optimizer.learning_rate": 0.5})
+def test_another_config_is_refused_field_by_field_or_recorded(run_copy):
+    other = runs.make_small(**{"batch_size": 8, "optimizer.learning_rate": 0.5})
     with pytest.raises(InputError, match=r"batch_size: 16 -> 8; optimizer.learning_rate: 0.003"):
         train(other, run_copy)
-    train(override(small_config, {"epochs": 4}), run_copy, allow_changes=True)
+    train(runs.make_small(epochs=4), run_copy, allow_changes=True)
     assert read_json(run_copy / "env.json")["resumed_with_changes"] == [["epochs: 3 -> 4"]]
     assert read_json(run_copy / "result.json")["epochs"] == 4
 
 
-def test_another_environment_ends_the_promise_in_one_line(run_copy, small_config, capsys):
+def test_another_environment_ends_the_promise_in_one_line(run_copy, capsys):
     directory = RunDirectory(run_copy)
     env = read_json(directory.env)
     names = ("python", "versions", "devices", "machine", "xla_flags")
-    write_json(directory.env, env | dict.fromkeys(names, "another"))
+    runs.change_json(directory.env, **dict.fromkeys(names, "another"))
     directory.result.unlink()
-    train(small_config, run_copy)
+    train(runs.make_small(), run_copy)
     (line,) = (line for line in capsys.readouterr().err.splitlines() if "guessing" not in line)
     assert line.startswith("warning: not bit-exact from here on: ")
     for name in names:
         assert f"{name} was another, is " in line
     directory.result.unlink()
-    train(small_config, run_copy)  # the same environment as the last time
+    train(runs.make_small(), run_copy)  # the same environment as the last time
     assert capsys.readouterr().err == ""
     starts = read_json(directory.env)["resumed"]
     assert [start["python"] for start in starts] == [env["python"]] * 2
@@ -127,7 +124,7 @@ def damage(run, step=STEPS):
     (run / "checkpoints" / str(step) / "params" / "manifest.ocdbt").write_bytes(b"")
 
 
-def lose_the_checkpoints(run):
+def lose_all_saved(run):
     """Until the first, the directory may be given another model.pretrained, of other words."""
     shutil.rmtree(run / "checkpoints")
     (run / "metrics.jsonl").unlink()
@@ -138,21 +135,18 @@ def lose(name):
     return lambda run: (run / name).unlink()
 
 
-@pytest.mark.parametrize(
-    "harm", [lose("metrics.jsonl"), change_the_log, damage, lose_the_checkpoints]
-)
-def test_what_was_lost_is_made_again(run_copy, finished, small_config, capsys, harm):
+@pytest.mark.parametrize("harm", [lose("metrics.jsonl"), change_the_log, damage, lose_all_saved])
+def test_what_was_lost_is_made_again(run_copy, finished, capsys, harm):
     (run_copy / "result.json").unlink()
     harm(run_copy)
-    train(small_config, run_copy)
+    train(runs.make_small(), run_copy)
     said = "resuming at step 6, 3 steps are recomputed" in capsys.readouterr().err
     assert said == (harm is damage)
     runs.assert_same_run(finished, run_copy)
 
 
 def change_the_data(run):
-    env = read_json(run / "env.json")
-    write_json(run / "env.json", env | {"data": env["data"] | {"data_hash": "0" * 64}})
+    runs.change_json(run / "env.json", "data", data_hash="0" * 64)
 
 
 def change_the_tokenizer(run):
@@ -169,11 +163,7 @@ def damage_every_checkpoint(run):
     ("harm", "message", "readers"),
     [
         (change_the_data, "the data changed since .*hash 0000", "the data changed"),
-        (
-            change_the_tokenizer,
-            "tokenizer.json is not what was written .* trained with",
-            "is not what was",
-        ),
+        (change_the_tokenizer, "tokenizer.json is not what was written .* trained", "is not what"),
         (lose("config.json"), "checkpoints but no config.json: .*--fresh", "is no run directory"),
         (
             damage_every_checkpoint,
@@ -182,9 +172,7 @@ def damage_every_checkpoint(run):
         ),
     ],
 )
-def test_what_does_not_belong_to_a_run_is_refused_and_kept(
-    run_copy, small_config, harm, message, readers
-):
+def test_what_does_not_belong_to_a_run_is_refused_and_kept(run_copy, harm, message, readers):
     (run_copy / "result.json").unlink()
     kept = len([*run_copy.glob("checkpoints/*")])
     harm(run_copy)
@@ -192,31 +180,28 @@ def test_what_does_not_belong_to_a_run_is_refused_and_kept(
         evaluate_run(run_copy, "val")
     for _ in range(2):  # the second time as well: never from scratch
         with pytest.raises((InputError, RunError), match=message):
-            train(override(small_config, {"seed": 5}), run_copy, allow_changes=True)
+            train(runs.make_small(seed=5), run_copy, allow_changes=True)
     assert len([*run_copy.glob("checkpoints/*")]) == kept > 1
 
 
-def test_the_best_checkpoint_lost_is_an_error_at_once(small_config, tmp_path):
+def test_the_best_checkpoint_lost_is_an_error_at_once(tmp_path):
     """Later ones count on it, and would only find out when training has ended."""
     with pytest.raises(Interrupted, match="saved step 7;"):
-        train(small_config, tmp_path, stop=runs.stop_at(9))
+        train(runs.make_small(), tmp_path, stop=runs.stop_at(9))
     damage(tmp_path, 6)
     for _ in range(2):  # also when it has been set aside before
         with pytest.raises(RunError, match=r"best checkpoint \(step 6\) is damaged.*--fresh"):
-            train(small_config, tmp_path)
+            train(runs.make_small(), tmp_path)
     assert (tmp_path / "checkpoints" / "6.corrupt").is_dir()
 
 
-def test_fresh_removes_the_run_alone_and_empties_what_a_link_leads_to(
-    run_copy, small_config, tmp_path
-):
-    """No step of the old run is left to restore, and the link stays."""
+def test_fresh_removes_the_run_alone_and_empties_what_a_link_leads_to(run_copy, tmp_path):
     scratch = (run_copy / "checkpoints").rename(tmp_path / "scratch")
     (run_copy / "checkpoints").symlink_to(scratch)
     for folder in (run_copy, scratch):
         (folder / "notes").write_text("mine")
     with pytest.raises(Interrupted, match="saved step 2; run the same command without --fresh"):
-        train(override(small_config, {"seed": 5}), run_copy, fresh=True, stop=runs.stop_at(2))
+        train(runs.make_small(seed=5), run_copy, fresh=True, stop=runs.stop_at(2))
     assert RunDirectory(run_copy).read_config().seed == 5
     assert not (run_copy / "result.json").exists()
     assert (run_copy / "notes").read_text() == "mine"
@@ -250,40 +235,34 @@ def keep_the_last(path, target):
     ],
     ids=["data", "batch size", "memory", "immutable", "mounted"],
 )
-def test_what_stops_fresh_leaves_the_old_run_whole(
-    run_copy, small_config, monkeypatch, changes, patch, message
-):
+def test_what_stops_fresh_leaves_the_old_run_whole(run_copy, monkeypatch, changes, patch, message):
     """Nothing is removed before what replaces it is read and in memory."""
     before = runs.contents_without_lock(run_copy)
     if patch:
         owner, name, value = patch
         monkeypatch.setattr(owner, name, value)
     with pytest.raises((InputError, MemoryError), match=message):
-        train(override(small_config, {"seed": 5, **changes}), run_copy, fresh=True)
+        train(runs.make_small(seed=5, **changes), run_copy, fresh=True)
     assert runs.contents_without_lock(run_copy) == before
 
 
-def test_fresh_counts_once_for_a_job_that_slurm_requeues(
-    finished, run_copy, small_config, monkeypatch
-):
+def test_fresh_counts_once_for_a_job_that_slurm_requeues(finished, run_copy, monkeypatch):
     """If each start discarded the saved step, the job would never end."""
     monkeypatch.setenv("SLURM_JOB_ID", "7")
     reached = []
     for count in range(2):
         with pytest.raises(Interrupted, match="saved step"):
-            train(small_config, run_copy, fresh=True, stop=runs.stop_at(2))
+            train(runs.make_small(), run_copy, fresh=True, stop=runs.stop_at(2))
         reached.append(steps_in(run_copy / "checkpoints")[-1])
         monkeypatch.setenv("SLURM_RESTART_COUNT", str(count + 1))
     assert reached == sorted({*reached})
-    train(small_config, run_copy, fresh=True)
+    train(runs.make_small(), run_copy, fresh=True)
     runs.assert_same_run(finished, run_copy)
 
 
-def test_a_reader_of_a_run_that_is_started_over_gets_the_new_one(
-    run_copy, small_config, monkeypatch, capsys
-):
+def test_a_reader_of_a_run_that_is_started_over_gets_the_new_one(run_copy, monkeypatch, capsys):
     """Never the parameters of one with the config of the other."""
-    new = override(small_config, {"seed": 5, "data.max_length": 12, "epochs": 1})
+    new = runs.make_small(**{"seed": 5, "data.max_length": 12, "epochs": 1})
     make = trained_model.make_classifier
 
     def replace_first(*arguments):
@@ -303,13 +282,11 @@ def test_a_reader_of_a_run_that_is_started_over_gets_the_new_one(
     assert "not written: " in capsys.readouterr().err
 
 
-def test_a_run_goes_on_from_the_same_sources_wherever_they_are(
-    finished, run_copy, small_config, tmp_path
-):
+def test_a_run_goes_on_from_the_same_sources_wherever_they_are(finished, run_copy, tmp_path):
     """Parameters are compared, not paths; a finished run needs no source."""
-    learned = lambda run: override(small_config, {"model.pretrained": str(run)})  # noqa: E731
-    train(override(small_config, {"seed": 5, "epochs": 1}), tmp_path / "other")
-    train(small_config, tmp_path / "again")  # the same bits, not the same files
+    learned = lambda run: runs.make_small(**{"model.pretrained": str(run)})  # noqa: E731
+    train(runs.make_small(seed=5, epochs=1), tmp_path / "other")
+    train(runs.make_small(), tmp_path / "again")  # the same bits, not the same files
     with pytest.raises(Interrupted):
         train(learned(run_copy), tmp_path / "student", stop=runs.stop_at(2))
     shutil.rmtree(run_copy)

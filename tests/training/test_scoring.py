@@ -37,9 +37,9 @@ def test_equals_a_plain_loop():
     positive = np.array(p_positive) > 0.5
     assert 0.1 < positive.mean() < 0.9
     for batch_size in (13, 64):  # 13: no batch is partial
-        scores = score_reviews(CLASSIFIER, PARAMS, ENCODED, "test", batch_size=batch_size)
-        assert scores.examples == 65
-        assert scores.accuracy == np.mean(positive == (ENCODED.labels == 1))
-        np.testing.assert_allclose(scores.probabilities[:, 1], p_positive, atol=1e-6)
-        np.testing.assert_allclose(scores.probabilities.sum(axis=1), 1, atol=1e-6)
-        assert scores.loss == pytest.approx(np.mean(losses), abs=1e-6)
+        found = score_reviews(CLASSIFIER, PARAMS, ENCODED, "test", batch_size=batch_size)
+        assert found.scores["examples"] == 65
+        assert found.scores["accuracy"] == np.mean(positive == (ENCODED.labels == 1))
+        np.testing.assert_allclose(found.probabilities[:, 1], p_positive, atol=1e-6)
+        np.testing.assert_allclose(found.probabilities.sum(axis=1), 1, atol=1e-6)
+        assert found.scores["loss"] == pytest.approx(np.mean(losses), abs=1e-6)

@@ -1,6 +1,5 @@
 """Classification: learns from labeled reviews, and from texts that teachers label."""
 
-import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -8,6 +7,7 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from sentiment_jax.config.schema import CLASSES, Config, join_names
+from sentiment_jax.config.stored import replace_settings
 from sentiment_jax.data.corpus import Corpus
 from sentiment_jax.data.encoding import Encoded
 from sentiment_jax.data.labels import same_classes
@@ -39,35 +39,38 @@ def prepare(
     corpus = corpus or read_corpus(config)
     warn_of_leakage(config, corpus)
     config = with_classes(config, corpus.splits["train"])
-    if tokenizer is None:
-        tokenizer = make_tokenizer(config, corpus)
+    tokenizer = tokenizer or make_tokenizer(config, corpus)
     _check_teacher_classes(config)
-    if not config.data.teacher:
-        return _encode(config, tokenizer, corpus)
-    held_out = [corpus.splits[name] for name in ("val", "test")]
-    unlabeled = unlabeled_reviews(config.data, config.pretrain.text, held_out)
-    corpus = dataclasses.replace(corpus, splits={**corpus.splits, "unlabeled": unlabeled})
-    return _join_unlabeled(_encode(config, tokenizer, corpus))
-
-
-def _encode(config: Config, tokenizer: Tokenizer, corpus: Corpus) -> Experiment:
-    """Encode the splits of a corpus and build the network."""
+    splits = corpus.splits
+    if config.data.teacher:
+        held_out = [splits[name] for name in ("val", "test")]
+        text = unlabeled_reviews(config.data, config.pretrain.text, held_out)
+        splits = {**splits, "unlabeled": text}
     classifier = make_classifier(config, tokenizer)
-    total = sum(map(len, corpus.splits.values()))
-    with terminal.progress_bar(total, "encoding", unit="review") as bar:
-        encoded = {
-            name: classifier.encode(split, bar.update) for name, split in corpus.splits.items()
-        }
+    with terminal.progress_bar(sum(map(len, splits.values())), "encoding", unit="review") as bar:
+        encoded = {name: classifier.encode(split, bar.update) for name, split in splits.items()}
     truncated = {
         name: round(split.truncated / max(len(split), 1), 4) for name, split in encoded.items()
     }
-    order = {name: texts_hash(split) for name, split in corpus.splits.items()}
+    order = {name: texts_hash(split) for name, split in splits.items()}
+    statistics = {**corpus.statistics, "truncated": truncated, "order_hash": order}
+    if config.data.teacher:  # until they label the texts, which come last, the labels are -1
+        labeled = encoded["train"]
+        unlabeled = encoded.pop("unlabeled")
+        encoded["train"] = Encoded(
+            ids=labeled.ids + unlabeled.ids,
+            labels=np.concatenate([labeled.labels, np.full(len(unlabeled), -1, np.int32)]),
+            token_ids=np.concatenate([labeled.token_ids, unlabeled.token_ids]),
+            offsets=np.concatenate([labeled.offsets, labeled.offsets[-1] + unlabeled.offsets[1:]]),
+            truncated=labeled.truncated + unlabeled.truncated,
+        )
+        statistics |= {"unlabeled": len(unlabeled), "unlabeled_hash": order["unlabeled"]}
     return Experiment(
         **vars(classifier),
         task=CLASSIFICATION,
-        reviews=corpus.splits,
+        reviews=splits,
         encoded=encoded,
-        statistics={**corpus.statistics, "truncated": truncated, "order_hash": order},
+        statistics=statistics,
     )
 
 
@@ -89,7 +92,7 @@ def validate(experiment: Experiment, params: Any, stop: Callable[[], None]) -> V
     ranked = {name: measured[name] for name in (*names, config.select_by) if name in measured}
     temperature = metrics.fit_temperature(found.probabilities, encoded.labels)
     more = {"metrics": measured, "temperature": temperature}
-    return Validation(found.summary() | ranked, found.seconds, more, found.probabilities)
+    return Validation(found.scores | ranked, found.seconds, more, found.probabilities)
 
 
 def describe_scores(config: Config, scores: Mapping[str, Any]) -> str:
@@ -150,8 +153,7 @@ def with_classes(config: Config, reviews: Reviews) -> Config:
     """Return a config that names the classes of the reviews, unless these are 0 and 1."""
     if config.data.labels or not reviews.named:
         return config
-    data = dataclasses.replace(config.data, labels=join_names(reviews.classes))
-    return dataclasses.replace(config, data=data)
+    return replace_settings(config, {"data.labels": join_names(reviews.classes)})
 
 
 def _check_teacher_classes(config: Config) -> None:
@@ -162,24 +164,6 @@ def _check_teacher_classes(config: Config) -> None:
                 f"data.teacher={teacher} has the classes {', '.join(classes)}, the data have "
                 f"{', '.join(config.classes)}"
             )
-
-
-def _join_unlabeled(experiment: Experiment) -> Experiment:
-    """Append the unlabeled texts, their labels -1, to the training split."""
-    encoded = dict(experiment.encoded)
-    labeled = encoded["train"]
-    unlabeled = encoded.pop("unlabeled")
-    encoded["train"] = Encoded(
-        ids=labeled.ids + unlabeled.ids,
-        labels=np.concatenate([labeled.labels, np.full(len(unlabeled), -1, np.int32)]),
-        token_ids=np.concatenate([labeled.token_ids, unlabeled.token_ids]),
-        offsets=np.concatenate([labeled.offsets, labeled.offsets[-1] + unlabeled.offsets[1:]]),
-        truncated=labeled.truncated + unlabeled.truncated,
-    )
-    digest = experiment.statistics["order_hash"]["unlabeled"]
-    counts = {"unlabeled": len(unlabeled), "unlabeled_hash": digest}
-    statistics = {**experiment.statistics, **counts}
-    return dataclasses.replace(experiment, encoded=encoded, statistics=statistics)
 
 
 def _warn_of_data(experiment: Experiment) -> None:
@@ -195,10 +179,8 @@ def _warn_of_data(experiment: Experiment) -> None:
             terminal.warn_once(
                 f"{shared:,} of {total:,} {split} reviews are in train too: their score misleads"
             )
-    size = len(unigrams(experiment.tokenizer))
     unknown = unknown_id(experiment.tokenizer)
-    share = np.mean(experiment.encoded["train"].tokens == unknown)
-    if share > 0.5:
+    if (share := np.mean(experiment.encoded["train"].tokens == unknown)) > 0.5:
         terminal.warn_once(f"{share:.0%} of the training tokens are unknown")
-    if size < 50:
+    if (size := len(unigrams(experiment.tokenizer))) < 50:
         terminal.warn_once(f"the vocabulary has only {size:,} words")

@@ -62,8 +62,7 @@ def prepare(
 ) -> Experiment:
     """Gather the text and encode it in segments."""
     corpus = corpus or read_corpus(config)
-    if tokenizer is None:
-        tokenizer = make_tokenizer(config, corpus)
+    tokenizer = tokenizer or make_tokenizer(config, corpus)
     classifier = make_classifier(config, tokenizer)
     splits = {name: corpus.splits[name] for name in ("train", "val")}
     segments = {}
@@ -98,9 +97,14 @@ def make_train_step(experiment: Experiment) -> Wrapped:
     return gradient_step(experiment)
 
 
-def make_eval_step(experiment: Experiment) -> Wrapped:
-    """Return a step that gives the objective's sums."""
-    return make_sums_step(experiment.model, experiment.objective, experiment.config.seed)
+@functools.lru_cache(maxsize=8)
+def make_sums_step(model: nn.Module, objective: Objective, seed: int) -> Wrapped:
+    """Return the jitted (params, batch) -> an objective's sums, the same each time."""
+
+    def sums_step(params: Any, batch: Batch) -> dict[str, Array]:
+        return objective(model, params, batch, jax.random.key(seed), deterministic=True)
+
+    return jax.jit(sums_step)
 
 
 def validate(experiment: Experiment, params: Any, stop: Callable[[], None]) -> Validation:
@@ -113,9 +117,8 @@ def validate(experiment: Experiment, params: Any, stop: Callable[[], None]) -> V
     objective: Any = experiment.objective
     totals: dict[str, float] = defaultdict(float)
     size = min(experiment.config.eval_batch_size, len(encoded))
-    step = make_eval_step(experiment)
-    passes = scoring.apply(step, experiment, params, encoded, size, "validation", stop)
-    for _, sums in passes:
+    step = make_sums_step(experiment.model, objective, experiment.config.seed)
+    for _, sums in scoring.apply(step, experiment, params, encoded, size, "validation", stop):
         for name, value in jax.device_get(sums).items():
             totals[name] += float(value)
     examples = totals["examples"]
@@ -134,9 +137,8 @@ def describe(experiment: Experiment) -> None:
     length = experiment.config.data.max_length
     for name, encoded in experiment.encoded.items():
         kinds = statistics["counts"][name]
-        head = "data" if name == "train" else ""
         print(
-            f"{head:8} {name:5} {sum(kinds.values()):>6,} reviews, "
+            f"{'data' if name == 'train' else '':8} {name:5} {sum(kinds.values()):>6,} reviews, "
             f"{kinds['unlabeled']:,} unlabeled: {len(encoded):,} segments of at most {length} "
             f"tokens, {len(encoded.token_ids):,} in all"
         )
@@ -157,7 +159,7 @@ PRETRAINING = Task(
     prepare=prepare,
     make_objective=make_objective,
     make_train_step=make_train_step,
-    make_eval_step=make_eval_step,
+    make_eval_step=lambda of: make_sums_step(of.model, of.objective, of.config.seed),
     validate=validate,
     make_ranking=lambda config: BY_LOSS,
     describe=describe,
@@ -165,16 +167,6 @@ PRETRAINING = Task(
     resolve=resolve,
     arrays=arrays,
 )
-
-
-@functools.lru_cache(maxsize=8)
-def make_sums_step(model: nn.Module, objective: Objective, seed: int) -> Wrapped:
-    """Return the jitted (params, batch) -> an objective's sums, the same each time."""
-
-    def sums_step(params: Any, batch: Batch) -> dict[str, Array]:
-        return objective(model, params, batch, jax.random.key(seed), deterministic=True)
-
-    return jax.jit(sums_step)
 
 
 def segment(tokenizer: Tokenizer, encoded: Encoded, max_length: int) -> Encoded:

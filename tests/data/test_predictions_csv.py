@@ -22,7 +22,6 @@ def test_predictions_follow_the_contract(tmp_path):
 
 
 def test_cells_of_classes_with_other_names():
-    """Names stand in the cells, numbers as numbers; with more than two, each has a column."""
     two = np.float32([[0.25, 0.75], [0.5, 0.5]])
     assert prediction_columns(("bad", "good")) == ["predicted", "p_positive"]
     assert prediction_cells(("bad", "good"), two) == [["good", "0.750000"], ["bad", "0.500000"]]
