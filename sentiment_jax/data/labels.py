@@ -81,9 +81,9 @@ def _find_names(
     where = f"{data.path}, column {data.label_column!r}"
     counts = Counter(keys)
     if several := _find_several(counts):
-        problem = f"{where}: {several!r} holds several labels, which is not supported (multi-label)"
+        problem = "holds several labels, which is not supported (multi-label):"
         remedy = "keep one per review; if this is one class, name all by data.labels"
-        raise InputError(f"{problem}: {remedy}")
+        raise InputError(f"{where}: {several!r} {problem} {remedy}")
     hint = ""
     if 2 * len(counts) > max(len(keys), 4 * FEWEST):  # most labels are unlike any other
         hint = ": are these texts? name the other column by --config.data.label_column"
