@@ -97,6 +97,12 @@ def test_another_config_is_refused_field_by_field_or_recorded(run_copy):
     assert read_json(run_copy / "result.json")["epochs"] == 4
 
 
+def test_a_changed_config_trains_anew_what_has_lost_its_checkpoints(run_copy, tmp_path):
+    shutil.rmtree(run_copy / "checkpoints")
+    result = train(runs.make_small(epochs=4), run_copy, allow_changes=True)
+    assert result["val"] == train(runs.make_small(epochs=4), tmp_path / "anew")["val"]
+
+
 def test_another_environment_ends_the_promise_in_one_line(run_copy, capsys):
     directory = RunDirectory(run_copy)
     env = read_json(directory.env)
