@@ -70,3 +70,15 @@ def test_attributions_are_the_weights_of_the_words_and_their_ngrams(linear):
 def test_each_class_has_a_weight_per_word_and_bucket_and_a_bias():
     model = NgramClassifier(NgramConfig(vocab_size=10, buckets=50), classes=3)
     assert count_parameters(model) == (10 + 50 + 1) * 3
+
+
+def test_an_average_of_words_alone_leaves_padding_out():
+    tokenizer = train_word_level(TEXTS[:3], 100, min_frequency=1)
+    trained = golden.make_run(AverageConfig(embedding_size=6), tokenizer, max_length=6)
+    encoded = trained.encode(Reviews.from_texts(TEXTS))
+    rows = np.arange(len(TEXTS))
+    short, long = (
+        golden.logits(trained.model, trained.params, make_batch(encoded, PlannedBatch(rows, n), 5))
+        for n in (6, 9)
+    )
+    np.testing.assert_allclose(short, long, rtol=0, atol=1e-6)
