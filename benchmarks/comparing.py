@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 
 from sentiment_jax.storage.checkpoints import Checkpoints
 from sentiment_jax.storage.files import read_json
@@ -21,25 +20,12 @@ def checkpoints_of(workdir: Path) -> dict[int, Any]:
     Raises:
       AssertionError: one of them is damaged.
     """
-    import orbax.checkpoint as ocp
-
     kept = Checkpoints(workdir / "checkpoints", read_only=True)
     faults = [fault for step in kept.steps if (fault := kept.fault(step))]
     assert not faults, faults
-    here = jax.sharding.SingleDeviceSharding(jax.devices()[0])  # whichever devices wrote them
-    with ocp.StandardCheckpointer() as reader:
-
-        def read(folder: Path) -> Any:
-            shapes = jax.tree.map(
-                lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here),
-                reader.metadata(folder).item_metadata.tree,
-            )
-            return jax.tree.map(np.asarray, reader.restore(folder, shapes))
-
-        return {
-            step: [read(kept.directory / str(step) / item) for item in ("params", "opt_state")]
-            for step in kept.steps
-        }
+    return {
+        step: [kept.arrays(step, item) for item in ("params", "opt_state")] for step in kept.steps
+    }
 
 
 def results_of(workdir: Path) -> dict[str, Any]:

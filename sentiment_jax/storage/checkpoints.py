@@ -4,7 +4,7 @@ At every instant the folder holds a complete newest checkpoint and a complete be
 is complete if it has a MANIFEST.json; the manifest is the last file written, and a folder gets or
 loses its name in one rename:
 
-    N.partial            Orbax writes params, opt_state and bookkeeping here
+    N.partial            Orbax writes params and opt_state here; bookkeeping is JSON beside them
         |  MANIFEST.json written: complete, whatever happens now
         |  N, if it exists, becomes N.deleted (the same step again, now validated)
         v
@@ -22,6 +22,7 @@ is set aside as N.corrupt.
 """
 
 import hashlib
+import json
 import os
 import re
 import shutil
@@ -33,9 +34,10 @@ import numpy as np
 
 from sentiment_jax.errors import DiskFull, InputError
 from sentiment_jax.runtime import processes
-from sentiment_jax.storage.files import file_sha256, read_json, write_json
+from sentiment_jax.storage.files import file_sha256, read_json, write_atomically, write_json
 
 MANIFEST = "MANIFEST.json"
+BOOKKEEPING = "bookkeeping/metadata"  # JSON; Orbax wrote it, up to e8d57db, by that name
 LATEST_KEPT = 2
 FREQUENCIES = "embedding_frequencies"  # in params of pre-trainings by 0215bc7; now a file
 STEP = re.compile(r"(0|[1-9][0-9]*)(\.partial)?")
@@ -124,8 +126,6 @@ class Checkpoints:
         self, step: int, params: Any, opt_state: Any, bookkeeping: dict[str, Any], best: int | None
     ) -> None:
         """Write a checkpoint, then delete the ones it supersedes, except `best`; DiskFull: none."""
-        import orbax.checkpoint as ocp
-
         partial = self.directory / f"{step}.partial"
         folder = self.directory / str(step)
         self.directory.mkdir(parents=True, exist_ok=True)
@@ -136,17 +136,12 @@ class Checkpoints:
                 f"disk full: {free:,} bytes free in {self.directory}, {needed:,} needed for the "
                 f"checkpoint of step {step}; free some space and run the same command again"
             )
-        with processes.main_process_first():
-            if processes.is_main():
-                shutil.rmtree(partial, ignore_errors=True)
-                partial.mkdir()
-        with ocp.StandardCheckpointer() as arrays:
-            arrays.save(partial / "params", params)
-            arrays.save(partial / "opt_state", opt_state)
-        with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as values:
-            values.save(partial / "bookkeeping", bookkeeping)
+        items = {"params": params, "opt_state": opt_state}
+        _orbax().save_checkpointables(partial, items, overwrite=True)
         with processes.main_process_first():  # Orbax writes from all processes and waits for all
             if processes.is_main():
+                (partial / BOOKKEEPING).parent.mkdir()
+                write_atomically(partial / BOOKKEEPING, json.dumps(bookkeeping))
                 write_json(partial / MANIFEST, {"files": _hashes(partial)})
                 if folder.exists():
                     _move(folder, f"{step}.deleted" if step in self.steps else f"{step}.corrupt")
@@ -159,21 +154,19 @@ class Checkpoints:
         self.steps = steps_in(self.directory)
 
     def bookkeeping(self, step: int) -> dict[str, Any]:
-        """Read one checkpoint's bookkeeping, without waiting for other processes."""
-        import orbax.checkpoint as ocp
+        """Read one checkpoint's bookkeeping."""
+        return json.loads((_folders(self.directory)[step] / BOOKKEEPING).read_bytes())
 
-        folder = _folders(self.directory)[step]
-        return dict(ocp.JsonCheckpointHandler().restore(folder / "bookkeeping"))
-
-    def params_sha256(self, step: int) -> str:
-        """Return the sha256 of one checkpoint's parameters, without waiting for other processes."""
-        import orbax.checkpoint as ocp
-
-        folder = _folders(self.directory)[step] / "params"
-        handler = ocp.PyTreeCheckpointHandler()
-        array = ocp.RestoreArgs(restore_type=np.ndarray)
-        arrays = jax.tree.map(lambda _: array, dict(handler.metadata(folder).tree))
-        return tree_sha256(handler.restore(folder, restore_args=arrays))
+    def arrays(self, step: int, name: str) -> Any:
+        """Read params or opt_state as numpy arrays, without waiting for other processes."""
+        ocp = _orbax()
+        alone = ocp.Context()
+        alone.multiprocessing.primary_host = jax.process_index()
+        alone.multiprocessing.active_processes = {jax.process_index()}
+        place = self._place(step, name)
+        with alone:
+            stored = ocp.metadata(**place).metadata
+            return ocp.load(**place, abstract_state=_empty_like(stored))
 
     def restore(self, step: int, **templates: Any) -> dict[str, Any]:
         """Read items of one checkpoint: the bookkeeping, and those that have a template.
@@ -181,21 +174,37 @@ class Checkpoints:
         `templates` are trees of jax.ShapeDtypeStruct with shardings, for params and opt_state. The
         branch FREQUENCIES of params is read where it is.
         """
-        import orbax.checkpoint as ocp
-
-        folder = _folders(self.directory)[step]
+        ocp = _orbax()
         items = {"bookkeeping": self.bookkeeping(step)}
-        with ocp.StandardCheckpointer() as arrays:
-            for name, template in templates.items():
-                stored = arrays.metadata(folder / name).item_metadata
-                if name == "params" and FREQUENCIES in {*stored.keys()}:
-                    frequencies = jax.tree.map(
-                        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype),
-                        stored[FREQUENCIES],
-                    )
-                    template = {**template, FREQUENCIES: frequencies}
-                items[name] = arrays.restore(folder / name, template)
+        for name, template in templates.items():
+            place = self._place(step, name)
+            stored = ocp.metadata(**place).metadata
+            if name == "params" and FREQUENCIES in stored:
+                template = {**template, FREQUENCIES: _empty_like(stored[FREQUENCIES])}
+            items[name] = ocp.load(**place, abstract_state=template)
         return items
+
+    def _place(self, step: int, name: str) -> dict[str, Any]:
+        """Return what names an item to Orbax; its V0 wrote each as a checkpoint of its own."""
+        folder = _folders(self.directory)[step]
+        if _orbax().is_orbax_checkpoint(folder):
+            return {"path": folder, "checkpointable_name": name}
+        return {"path": folder / name, "checkpointable_name": None}
+
+
+def _orbax() -> Any:
+    """Return the interface V1 of Orbax, which is its top level from 1.0 on."""
+    from orbax import checkpoint
+
+    if hasattr(checkpoint, "save_checkpointables"):
+        return checkpoint
+    from orbax.checkpoint.experimental import v1
+
+    return v1
+
+
+def _empty_like(metadata: Any) -> Any:
+    return jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), metadata)
 
 
 def _move(folder: Path, name: str) -> None:

@@ -19,7 +19,7 @@ from sentiment_jax.data.tokenization import load_run_tokenizer
 from sentiment_jax.errors import InputError, RunError
 from sentiment_jax.models.registry import build_model
 from sentiment_jax.runtime import devices
-from sentiment_jax.storage.checkpoints import Checkpoints, entries
+from sentiment_jax.storage.checkpoints import Checkpoints, entries, tree_sha256
 from sentiment_jax.storage.files import read_json
 from sentiment_jax.storage.run_directory import RunDirectory
 from sentiment_jax.training.parameters import abstract_params
@@ -128,7 +128,7 @@ def best_sha256(run: Path) -> str:
 
     def read(directory: RunDirectory) -> str:
         checkpoints = Checkpoints(directory.checkpoints, read_only=True)
-        return checkpoints.params_sha256(_find_best(directory)["step"])
+        return tree_sha256(checkpoints.arrays(_find_best(directory)["step"], "params"))
 
     return _beside_training(RunDirectory(run), read)
 

@@ -1,10 +1,12 @@
 import shutil
+import sys
 from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
+from orbax.checkpoint.experimental import v1
 
 from sentiment_jax.errors import DiskFull, InputError
 from sentiment_jax.runtime import devices
@@ -51,6 +53,24 @@ def test_the_last_two_and_the_best_are_kept(filled):
         found = manager.restore(30, args=items)
     np.testing.assert_array_equal(found["params"]["bias"], np.arange(4.0) + 30)
     assert found["bookkeeping"] == {"step": 30}
+
+
+def test_the_interface_of_orbax_1_is_used_where_it_is_out(tmp_path, monkeypatch):
+    """There the interface V1 is the top level, and its experimental module may be gone."""
+    for name in ("Context", "is_orbax_checkpoint", "load", "metadata", "save_checkpointables"):
+        monkeypatch.setattr(ocp, name, getattr(v1, name), raising=False)
+    monkeypatch.setitem(sys.modules, v1.__name__, None)
+    checkpoints = Checkpoints(tmp_path)
+    save(checkpoints, 7)
+    np.testing.assert_array_equal(checkpoints.arrays(7, "params")["bias"], np.arange(4.0) + 7)
+
+
+def test_what_is_left_of_a_failed_save_is_overwritten(tmp_path):
+    checkpoints = Checkpoints(tmp_path)
+    (tmp_path / "7.partial" / "params").mkdir(parents=True)
+    (tmp_path / "7.partial" / "params" / "d").write_text("half")
+    save(checkpoints, 7)
+    assert Checkpoints(tmp_path).steps == [7]
 
 
 @pytest.mark.parametrize(
