@@ -24,6 +24,7 @@ from sentiment_jax.analysis.integrated_gradients import Explanation
 from sentiment_jax.config.recipes import override, read_recipe
 from sentiment_jax.config.validation import validate
 from sentiment_jax.data.predictions import prediction_cells, prediction_columns
+from sentiment_jax.data.table import infer_source
 from sentiment_jax.errors import InputError
 from sentiment_jax.modes import evaluate, export, predict
 from sentiment_jax.modes.pretrain import pretrain as pretrain_run
@@ -75,7 +76,7 @@ def train(
       RunError: divergence, damaged checkpoints, full disk.
       Interrupted: a signal came; the state is saved, the same call resumes.
     """
-    config = config if isinstance(config, ConfigDict) else get_config(config)
+    config = infer_source(config if isinstance(config, ConfigDict) else get_config(config))
     validate(config)
     directory = RunDirectory(Path(workdir).expanduser())
     if data is None and test is not None:
@@ -97,7 +98,7 @@ def pretrain(
     The text is the config's: its source's reviews and unlabeled text, or pretrain.text. A training
     starts from it by `{"model.pretrained": workdir}`. Arguments and errors are as in `train`.
     """
-    config = config if isinstance(config, ConfigDict) else get_config(config)
+    config = infer_source(config if isinstance(config, ConfigDict) else get_config(config))
     validate(config, pretraining=True)
     startup.start(config)
     directory = Path(workdir).expanduser()

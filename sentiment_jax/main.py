@@ -200,6 +200,9 @@ def dispatch() -> None:
     config = CONFIG.value
     changes = {} if config is None else config_flags.get_override_values(flags.FLAGS["config"])
     if mode in ("train", "pretrain", "sweep"):
+        from sentiment_jax.data.table import infer_source
+
+        config = infer_source(config)
         validate(config, pretraining=mode == "pretrain")
         prefix = "pretrain-" if mode == "pretrain" else ""
         workdirs = [Path(WORKDIR.value or f"runs/{prefix}{run_name(config)}")]

@@ -18,7 +18,7 @@ import numpy as np
 from sentiment_jax.config.schema import CLASSES, DataConfig
 from sentiment_jax.data import reviews
 from sentiment_jax.data.imdb import read_folder, read_tfds
-from sentiment_jax.data.table import FORMATS, read_reviews
+from sentiment_jax.data.table import read_reviews
 from sentiment_jax.errors import InputError
 
 SAMPLE = Path(__file__).with_name("sample.csv")
@@ -52,8 +52,6 @@ def load_corpus(data: DataConfig) -> Corpus:
     split), shared (reviews of one split whose text is in another one), contradictory (texts with
     several labels).
     """
-    if data.source != "csv" and Path(data.path).suffix.lower() in FORMATS:
-        raise InputError(f"data.path={data.path} is a table: set --config.data.source=csv")
     pool, test = READERS[data.source](data)
     named = zip(pool.ids + test.ids, pool.texts + test.texts, strict=True)
     if blank := [name for name, text in named if reviews.is_blank(text)]:

@@ -11,8 +11,11 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Int32
+from ml_collections import ConfigDict
 
+from sentiment_jax.config.recipes import override
 from sentiment_jax.config.schema import DataConfig
+from sentiment_jax.config.stored import flatten
 from sentiment_jax.data import reviews
 from sentiment_jax.data.labels import number_labels
 from sentiment_jax.data.reviews import Reviews, first_five, lines
@@ -24,6 +27,12 @@ JSON_LINES = "{"
 SEPARATORS = ",\t;|"
 # By the end of a table's name, in any case.
 FORMATS = {".csv": ",", ".tsv": "\t", **dict.fromkeys((".jsonl", ".ndjson", ".json"), JSON_LINES)}
+
+
+def infer_source(config: ConfigDict) -> ConfigDict:
+    """Return a config whose data.source is csv if its data.path is a table."""
+    path = Path(flatten(config).get("data.path", ""))
+    return override(config, {"data.source": "csv"}) if path.suffix.lower() in FORMATS else config
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,6 @@ from reviews import refusal, write_data
 from sentiment_jax.config.schema import DataConfig
 from sentiment_jax.data.corpus import READERS, load_corpus
 from sentiment_jax.data.reviews import normalize_text
-from sentiment_jax.data.table import FORMATS
 
 TRAIN = [(f"{'good' if i % 2 else 'bad'} film number {i} &amp; more", i % 2) for i in range(100)]
 DUPLICATES = [(f"  {text}<br />", label) for text, label in TRAIN[:10]]  # once normalized
@@ -98,16 +97,6 @@ def test_blank_reviews_are_refused_with_their_rows(load, tmp_path, blank, split,
     rows = {"train": TRAIN, "test": TEST}
     rows[split] = [*rows[split][:3], (blank, 1), *rows[split][3:]]
     assert row in refusal(tmp_path / "reviews.csv", load, **rows)
-
-
-@pytest.mark.parametrize("source", [source for source in READERS if source != "csv"])
-@pytest.mark.parametrize("end", [*FORMATS, ".CSV"])
-def test_a_table_is_refused_by_every_other_source(tmp_path, source, end):
-    path = tmp_path / f"my{end}"
-    path.touch()
-    assert "is a table: set --config.data.source=csv" in refusal(
-        f"data.path={path} ", load_corpus, DataConfig(source, str(path))
-    )
 
 
 def test_sample_is_balanced_and_without_duplicates():

@@ -6,11 +6,30 @@ import random
 import pytest
 from reviews import refusal, refuses, write_csv, write_data
 
+from configs import lstm
+from sentiment_jax.config.recipes import override
 from sentiment_jax.config.schema import DataConfig
-from sentiment_jax.data.table import find_format, read_reviews, read_table, write_table
+from sentiment_jax.data.table import (
+    FORMATS,
+    find_format,
+    infer_source,
+    read_reviews,
+    read_table,
+    write_table,
+)
 
 GOOD = [(f"a good film {i}", "pos") for i in range(10)]
 BAD = [(f"a bad film {i}", "neg") for i in range(10)]
+
+
+@pytest.mark.parametrize("end", [*FORMATS, ".CSV"])
+def test_a_path_to_a_table_is_its_source(end):
+    for config in (lstm.get_config(), lstm.get_config("sample")):
+        named = override(config, {"data.path": f"my{end}"})
+        assert infer_source(named).data.source == "csv"
+        assert named.data.source == config.data.source  # a copy was changed
+        other = override(config, {"data.path": "my.tar.gz"})
+        assert infer_source(other) is other and infer_source(config) is config
 
 
 def error_of(path, raw=None):

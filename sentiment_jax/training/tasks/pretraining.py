@@ -10,6 +10,7 @@ A second objective for an architecture takes
    huggingface/names.py.
 """
 
+import dataclasses
 import functools
 import math
 import time
@@ -39,6 +40,7 @@ from sentiment_jax.training.experiment import (
     gradient_step,
     make_tokenizer,
     read_corpus,
+    with_lengths,
 )
 from sentiment_jax.training.objectives import ngram_vectors
 from sentiment_jax.training.objectives.masked_language_modeling import (
@@ -70,9 +72,9 @@ def prepare(
         for name, split in splits.items():
             encoded = encode(tokenizer, split, WHOLE, "head", bar.update)
             segments[name] = segment(tokenizer, encoded, config.data.max_length)
-    return Experiment(
-        **vars(classifier), task=PRETRAINING, encoded=segments, statistics=corpus.statistics
-    )
+    config = with_lengths(config, segments["train"])
+    parts = vars(dataclasses.replace(classifier, config=config))
+    return Experiment(**parts, task=PRETRAINING, encoded=segments, statistics=corpus.statistics)
 
 
 def make_objective(experiment: Experiment) -> Objective:

@@ -1,0 +1,50 @@
+"""A small pretrained encoder, fine-tuned on hundreds to thousands of short texts, such as your own.
+
+    python -m sentiment_jax.main --config=configs/encoder.py --workdir=runs/mine \
+        --config.data.path=reviews.csv --config.model.pretrained=FOLDER_OR_HUB_ID
+
+The weights are all-MiniLM-L6-v2 (22.7 M parameters, 91 MB from the hub), or those of any other
+encoder that is supported. For long texts, such as IMDB's, see configs/bert.py:long.
+"""
+
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from sentiment_jax.config.recipes import make_config
+from sentiment_jax.config.schema import CHOSEN
+from sentiment_jax.runtime import startup
+
+DTYPE = startup.fastest_dtype("bert")
+RECIPE = {
+    "epochs": 3,
+    "min_steps": 200,  # of 200 reviews, three epochs are too few steps
+    "batch_size": 32,
+    "data.validation_fraction": 0.1,
+    "data.max_length": 128,
+    "data.length_buckets": CHOSEN,
+    "model.pretrained": "sentence-transformers/all-MiniLM-L6-v2",
+    "model.dtype": DTYPE,
+    "model.attention": "cudnn" if DTYPE == "bfloat16" else "xla",
+    "model.attention_dropout": 0.0,
+    "optimizer.name": "adamw",
+    "optimizer.learning_rate": 1e-4,
+    "optimizer.eps": 1e-6,
+}
+SWEEP = {
+    "procedure": "grid",
+    "optimizer": ("adamw",),
+    "batch_size": (16, 32),
+    "learning_rate": (2e-4, 1e-4, 5e-5),
+    "seeds": (0, 1, 2),
+}
+
+
+def get_config(variant: str = "") -> ConfigDict:
+    """Return the config; it has no variants."""
+    return make_config("bert", RECIPE, {}, variant)
+
+
+def get_sweep(variant: str = "") -> dict[str, Any]:
+    """Return the axes and the procedure of `--mode=sweep`."""
+    return SWEEP
