@@ -36,6 +36,7 @@ TEXTS = ("--text=a wonderful film, funny and moving", "--text=a dull and predict
 SMALL = [*kill_soak.SMALL, "--config.data.limit=120", "--config.checkpoint_every=3"]
 TRAINING = [*SMALL, "--config.epochs=4"]
 SWEEP = [*kill_soak.SWEEP, "--config.data.limit=120"]
+FOLDS = [*SMALL, "--config.epochs=2", "--config.data.folds=3"]
 # The commands that a user runs next with each directory.
 COMMANDS = {
     "run": {
@@ -47,6 +48,12 @@ COMMANDS = {
     "half a run": {"train": TRAINING, "predict": ["--mode=predict", *TEXTS]},
     "sweep": {"sweep": SWEEP, "report": ["--mode=report"]},
     "half a sweep": {"sweep": SWEEP},
+    "cross-validation": {
+        "train": FOLDS,
+        "evaluate": ["--mode=evaluate"],
+        "report": ["--mode=report"],
+    },
+    "half a cross-validation": {"train": FOLDS},
 }
 
 
@@ -73,15 +80,17 @@ def call(workdir: Path, arguments: list[str]) -> tuple[int, str, str]:
 
 def make(root: Path) -> None:
     """Make the directories to damage: finished ones and interrupted ones."""
-    for name, arguments, files in (("run", TRAINING, 0), ("sweep", SWEEP, 2)):
+    whole = (("run", TRAINING, 0), ("sweep", SWEEP, 2), ("cross-validation", FOLDS, 2))
+    for name, arguments, files in whole:
         code, _, errors = call(root / name, arguments)
         assert code == 0, errors
         half = root / f"half a {name}"
         process = kill_soak.start(arguments, half)
         assert kill_soak.wait_for(
             process,
-            lambda half=half, files=files: (
-                len(list(half.glob("*/result.json"))) >= files and count_checkpoints(half) >= 3
+            lambda half=half, files=files, name=name: (
+                len([*half.glob("*/result.json"), *half.glob("folds/*/result.json")]) >= files
+                and (name == "cross-validation" or count_checkpoints(half) >= 3)
             ),
         )
         process.kill()
@@ -137,8 +146,9 @@ def what_differs(root: Path, base: str, command: str, work: Path, outputs: tuple
     if command in ("evaluate", "predict"):
         return "" if outputs[0] == outputs[1] else f"printed {outputs[1]!r}, not {outputs[0]!r}"
     if command == "train":
-        nothing_done = base == "run" and "is finished; nothing to do" in outputs[1]
-        return "" if nothing_done else comparing.difference(root / "run", work)
+        whole = base.removeprefix("half a ")
+        nothing_done = base == whole and "is finished; nothing to do" in outputs[1]
+        return "" if nothing_done else kill_soak.compare(root / whole, work)
     if (work / "table.csv").read_bytes() != (root / "sweep" / "table.csv").read_bytes():
         return "table.csv"
     for result in sorted(work.glob("**/result.json")):  # skip those from before the fault

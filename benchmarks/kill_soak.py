@@ -48,6 +48,7 @@ SWEEP = [
     *("--sweep_optimizer=adam,sgd", "--sweep_batch_size=16", "--sweep_learning_rate=1e-2,1e30"),
     *("--config.optimizer.clip_norm=0", "--sweep_seeds=0,1"),
 ]
+CROSS_VALIDATION = [*SMALL, "--config.epochs=3", "--config.data.folds=3"]
 KILLS_EACH = 6  # of one training run or sweep, which then runs to its end
 
 # The file below the directory that a targeted kill waits for.
@@ -74,6 +75,22 @@ SWEEP_MOMENTS = {
     "the winner is retrained": "final/*/lock",
     "the winner is tested": "final/*/predictions.csv",
     "table.csv is written": ".table.csv.*",
+}
+
+CROSS_VALIDATION_MOMENTS = {
+    "a fold begins": "folds/*/lock",
+    "a save begins in a fold": "folds/*/checkpoints/*.partial",
+    "a checkpoint appears in a fold": "folds/*/checkpoints/*[0-9]",
+    "a checkpoint of a fold is deleted": "folds/*/checkpoints/*.deleted",
+    "a fold's probabilities are written": "folds/*/.probabilities.npy.*",
+    "a fold's probabilities are there": "folds/*/probabilities.npy",
+    "a fold's env.json is written": "folds/*/.env.json.*",
+    "a fold's result.json": "folds/*/result.json",
+    "the pooled predictions": "predictions-val.csv",
+    "a save begins in the last fit": "checkpoints/*.partial",
+    "a checkpoint appears in the last fit": "checkpoints/*[0-9]",
+    "the test set is scored": "predictions.csv",
+    "result.json is written": ".result.json.*",
 }
 
 
@@ -170,6 +187,11 @@ def where_it_landed(workdir: Path, pid: int) -> str:
 
 def phase(directory: Path, pid: int) -> str:
     """Return the phase that a killed training run or sweep was in."""
+    folds = [path.parent for path in directory.glob("folds/*/lock")]
+    if unfinished := [fold for fold in folds if not (fold / "result.json").exists()]:
+        return f"fold: {where_it_landed(unfinished[0], pid)}"
+    if folds and not (directory / "predictions-val.csv").exists():
+        return "between two folds"
     if not (directory / "sweep.json").exists():
         return where_it_landed(directory, pid) if directory.exists() else "before the first file"
     runs = [path.parent for path in directory.glob("**/lock")]
@@ -188,6 +210,9 @@ def finished_runs(directory: Path) -> dict:
 
 def compare(expected: Path, found: Path) -> str:
     """Describe the first difference between two training runs or sweeps; empty if equal."""
+    for pooled in expected.glob("folds/*/probabilities.npy"):
+        if pooled.read_bytes() != (found / pooled.relative_to(expected)).read_bytes():
+            return f"{pooled.relative_to(expected)}"
     if not (expected / "sweep.json").exists():
         return comparing.difference(expected, found)
     tables = [(directory / "table.csv").read_text() for directory in (expected, found)]
@@ -200,16 +225,22 @@ def compare(expected: Path, found: Path) -> str:
     return ""
 
 
-def soak(kills: int, seed: int, root: Path) -> tuple[list[tuple[str, str]], int, str]:
+KINDS = {
+    "training": (TRAINING, TRAINING_MOMENTS),
+    "bert": (BERT, TRAINING_MOMENTS),
+    "sweep": (SWEEP, SWEEP_MOMENTS),
+    "cross-validation": (CROSS_VALIDATION, CROSS_VALIDATION_MOMENTS),
+}
+
+
+def soak(
+    kills: int, seed: int, kinds: list[str], root: Path
+) -> tuple[list[tuple[str, str]], int, str]:
     """Return (aim, phase) of every kill, the number of ended runs and sweeps, and the failure."""
     rng = random.Random(seed)
-    kinds = [
-        ("training", TRAINING, TRAINING_MOMENTS),
-        ("bert", BERT, TRAINING_MOMENTS),
-        ("sweep", SWEEP, SWEEP_MOMENTS),
-    ]
     durations = {}
-    for name, arguments, _ in kinds:
+    for name in kinds:
+        arguments, _ = KINDS[name]
         for _ in range(2):  # the second finds compiled programs, like all later ones
             shutil.rmtree(root / name, ignore_errors=True)
             process = start(arguments, root / name)
@@ -224,7 +255,8 @@ def soak(kills: int, seed: int, root: Path) -> tuple[list[tuple[str, str]], int,
     ended = 0
     began = time.monotonic()
     while len(landed) < kills:
-        name, arguments, moments = kinds[ended % 3]
+        name = kinds[ended % len(kinds)]
+        arguments, moments = KINDS[name]
         workdir = root / f"{name}-{ended}"
         own = 0
         left = durations[name]
@@ -266,16 +298,18 @@ def soak(kills: int, seed: int, root: Path) -> tuple[list[tuple[str, str]], int,
 def report(arguments, landed, ended, wrong, seconds) -> str:
     """Return the log in Markdown."""
     command = f"python -m benchmarks.kill_soak --kills={arguments.kills} --seed={arguments.seed}"
+    command += f" --kinds={arguments.kinds}"
     machine = f"{describe_environment()['machine']}; Python {platform.python_version()}, "
     lines = [
         *("# Kill soak", ""),
         f"`{command}`, {datetime.date.today()}, {machine}jax {jax.__version__}, {seconds:.0f} s.",
         "",
-        f"{len(landed)} SIGKILLs of {ended} training runs and sweeps of the LSTM and training runs "
-        "of a small BERT on the embedded sample, each followed by the same command. Compared with "
-        "the uninterrupted ones: parameters and optimizer state of all checkpoints bitwise, every "
-        "line of metrics.jsonl once and equal, result.json, predictions.csv, the sweep's table; "
-        "files of finished runs untouched; no checkpoint set aside.",
+        f"{len(landed)} SIGKILLs of {ended} training runs, sweeps and cross-validations of the "
+        "LSTM and training runs of a small BERT on the embedded sample, each followed by the same "
+        "command. Compared with the uninterrupted ones: parameters and optimizer state of all "
+        "checkpoints bitwise, every line of metrics.jsonl once and equal, result.json, "
+        "predictions.csv, the sweep's table, the probabilities of all folds; files of finished "
+        "runs untouched; no checkpoint set aside.",
         *("", f"**Result: {'FAILED: ' + wrong if wrong else 'all equal.'}**"),
     ]
     for title, column in (("where the kill landed", 1), ("what it was aimed at", 0)):
@@ -290,11 +324,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--kinds", default=",".join(KINDS), help="what is killed, in turn")
     parser.add_argument("--output", type=Path, help="file of the log; default: stdout only")
     arguments = parser.parse_args()
     clock = time.monotonic()
     folder = Path(tempfile.mkdtemp(prefix="kill_soak_"))
-    landed, ended, wrong = soak(arguments.kills, arguments.seed, folder)
+    landed, ended, wrong = soak(arguments.kills, arguments.seed, arguments.kinds.split(","), folder)
     if not wrong:  # else keep it for inspection
         shutil.rmtree(folder)
     log = report(arguments, landed, ended, wrong, time.monotonic() - clock)
