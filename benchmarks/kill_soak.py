@@ -48,7 +48,10 @@ SWEEP = [
     *("--sweep_optimizer=adam,sgd", "--sweep_batch_size=16", "--sweep_learning_rate=1e-2,1e30"),
     *("--config.optimizer.clip_norm=0", "--sweep_seeds=0,1"),
 ]
-CROSS_VALIDATION = [*SMALL, "--config.epochs=3", "--config.data.folds=3"]
+CROSS_VALIDATION = [
+    *(*SMALL, "--config.epochs=2", "--config.data.folds=3", "--config.data.limit=120"),
+    *("--config.data.test_limit=40", "--config.linear_baseline=False"),
+]
 KILLS_EACH = 6  # of one training run or sweep, which then runs to its end
 
 # The file below the directory that a targeted kill waits for.
