@@ -111,6 +111,17 @@ def test_the_wheel_is_told_of_every_file():
             assert path.suffix == ".py" or any(map(path.match, data)), path
 
 
+@pytest.mark.parametrize(("script", "array"), [("run", "same"), ("newest", "tests")])
+def test_ci_names_tests_that_are_there(script, array):
+    """A job that lists failures and fails nothing would not tell that a file was renamed."""
+    text = (ROOT / ".ci" / script).read_text()
+    defined = re.search(rf"(?ms)^ *{array}=\(.*?\)$", text)[0]
+    shell = ["bash", "-c", f'{defined}; printf "%s\\n" "${{{array}[@]}}"']
+    named = subprocess.run(shell, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert len(named.split()) > 9
+    assert [path for path in named.split() if not (ROOT / path).exists()] == []
+
+
 @pytest.mark.slow
 def test_the_wheel_is_complete_and_runs_from_an_empty_folder(tmp_path):
     """Nothing is downloaded: the tests' environment has what a build needs."""
