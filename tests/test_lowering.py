@@ -13,7 +13,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax._src.cudnn import fused_attention_stablehlo  # asks the installed cuDNN for its version
 
 from benchmarks import synthetic
 from benchmarks.flops import training_flops
@@ -28,6 +27,11 @@ from sentiment_jax.training.objectives.replaced_token_detection import ReplacedT
 from sentiment_jax.training.parameters import abstract_params
 from sentiment_jax.training.scoring import make_eval_step
 from sentiment_jax.training.steps import create_state, make_train_step
+
+try:  # nothing public replaces the question for the version of cuDNN
+    from jax._src.cudnn import fused_attention_stablehlo as cudnn
+except ImportError:
+    cudnn = None
 
 LAYERS = 2
 ENCODER = {
@@ -60,7 +64,8 @@ VOCABULARY = 61
 def on_gpu(monkeypatch):
     """Trace what a GPU would get, with a cuDNN new enough."""
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    monkeypatch.setattr(fused_attention_stablehlo, "check_cudnn_version", lambda: 91000)
+    if hasattr(cudnn, "check_cudnn_version"):
+        monkeypatch.setattr(cudnn, "check_cudnn_version", lambda: 91000)
 
 
 def pairs(first, second, default):
@@ -78,6 +83,8 @@ def build(name, objective="", **settings):
 
 
 def build_encoder(encoder, kind, objective=""):
+    if kind == "cudnn" and not hasattr(cudnn, "check_cudnn_version"):
+        pytest.skip("this JAX asks for cuDNN's version elsewhere: its attention was not lowered")
     return build(**ENCODERS[encoder], **KINDS[kind], objective=objective)
 
 

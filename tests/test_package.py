@@ -1,5 +1,8 @@
-"""What an import loads; the installed package runs without the checkout."""
+"""What is imported, and what that loads; the installed package runs without the checkout."""
 
+import ast
+import itertools
+import re
 import shutil
 import subprocess
 import sys
@@ -12,7 +15,74 @@ from commands import ROOT, python
 
 import sentiment_jax
 
+# Of other libraries, the package imports from the top level, or from these documented modules.
+MODULES = """
+absl.logging flax.linen flax.struct jax.experimental jax.numpy jax.sharding jax.stages jax.typing
+matplotlib.figure matplotlib.patches ml_collections.config_dict numpy.lib.stride_tricks
+orbax.checkpoint safetensors.numpy scipy.stats sklearn.feature_extraction.text
+sklearn.linear_model sklearn.metrics sklearn.model_selection sklearn.multiclass
+"""
+PRIVATE = {"jax._src.cudnn.fused_attention_stablehlo"}  # in a test, which can do without it
 MODES = ", ".join(f"sentiment_jax.modes.{m}" for m in ("train", "evaluate", "predict", "sweep"))
+
+
+def imports(source):
+    """Yield each module that is imported from, of other libraries, with the imported name."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            found = [(alias.name, alias.name) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            found = [(node.module, f"{node.module}.{alias.name}") for alias in node.names]
+        else:
+            continue
+        ours = {"sentiment_jax", "__future__", *sys.stdlib_module_names}
+        yield from (pair for pair in found if pair[0].partition(".")[0] not in ours)
+
+
+def private_names(source):
+    """Yield what is imported, or taken from any object but self, under a name with a "_"."""
+    yield from (name for _, name in imports(source) if re.search(r"\b_", name))
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Attribute) and re.match("_[^_]", node.attr):
+            owner = ast.unparse(node.value)
+            if owner not in ("self", "cls", "super()") and ast.unparse(node) != "os._exit":
+                yield ast.unparse(node)
+
+
+def sources(*folders):
+    paths = itertools.chain(*((ROOT / folder).rglob("*.py") for folder in folders))
+    return [path.read_text(encoding="utf-8") for path in paths]
+
+
+def test_the_package_uses_public_names_of_documented_modules():
+    package = "\n".join(sources("sentiment_jax", "configs"))
+    modules = {module for module, _ in imports(package) if "." in module}
+    assert modules == {*MODULES.split()}
+    assert [*private_names(package)] == []
+
+
+def test_names_that_may_be_gone_with_the_next_release_are_listed():
+    names = {
+        name for _, name in imports("\n".join(sources("benchmarks", "sentiment_jax", "tests")))
+    }
+    assert {name for name in names if re.search(r"\b_", name)} == PRIVATE
+    experimental = {name for name in names if ".experimental." in name}
+    page = (ROOT / "docs" / "versions.md").read_text(encoding="utf-8")
+    assert experimental == {*re.findall(r"`(\w+\.experimental\.\w+)`", page)}
+
+
+@pytest.mark.parametrize(
+    ("source", "name"),
+    [
+        ("from jax._src import xla_bridge", "jax._src.xla_bridge"),
+        ("import jax._src.core as core", "jax._src.core"),
+        ("from optax import _base as base", "optax._base"),
+        ("import jax\njax._src.core.Tracer", "jax._src"),
+        ("self._manager._close(1)", "self._manager._close"),
+    ],
+)
+def test_a_private_name_is_found(source, name):
+    assert [*private_names(source)] == [name]
 
 
 def test_an_import_loads_no_slow_library_that_it_does_not_need(tmp_path):
@@ -39,6 +109,17 @@ def test_the_wheel_is_told_of_every_file():
         data = settings["package-data"].get(name, [])
         for path in filter(Path.is_file, folder.iterdir()):
             assert path.suffix == ".py" or any(map(path.match, data)), path
+
+
+@pytest.mark.parametrize(("script", "array"), [("run", "same"), ("newest", "tests")])
+def test_ci_names_tests_that_are_there(script, array):
+    """A job that lists failures and fails nothing would not tell that a file was renamed."""
+    text = (ROOT / ".ci" / script).read_text()
+    defined = re.search(rf"(?ms)^ *{array}=\(.*?\)$", text)[0]
+    shell = ["bash", "-c", f'{defined}; printf "%s\\n" "${{{array}[@]}}"']
+    named = subprocess.run(shell, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert len(named.split()) > 9
+    assert [path for path in named.split() if not (ROOT / path).exists()] == []
 
 
 @pytest.mark.slow

@@ -33,6 +33,9 @@ def numbers(text):
 NOT_MEASURED = {
     "3.12": "the first Python that jax 0.12 is for",
     "3.11": "the Python that pyproject.toml asks for",
+    "2027": "the end of Python 3.11, python.org",
+    "525": "CUDA 12's driver, JAX's installation page",
+    "580": "CUDA 13's driver, NVIDIA's release notes",
     "480": "the reviews of sentiment_jax/data/sample.csv",
     "96.2": "results/tour/session.txt, for the picture's sentence",
     "308": "results/tour/session.txt, the training reviews of its model",

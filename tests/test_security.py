@@ -58,7 +58,9 @@ def test_the_search_finds_what_it_should():
 
 def test_every_requirement_has_both_bounds():
     paths = sorted(ROOT.glob("requirements*.txt"))
-    assert len(paths) == 4
+    assert len(paths) == 5
+    bounds = re.findall(r"(?m)^jax(?:\[cuda\d+\])?>(.*)", "\n".join(p.read_text() for p in paths))
+    assert len(bounds) == 3 and len({*bounds}) == 1
     for path in paths:
         lines = re.findall(r"^[^#\s][^#\n]*[^#\s]", path.read_text(), re.M)
         assert lines

@@ -88,14 +88,15 @@ def prepare(root: Path) -> None:
         problem = f"{root} has no imdb_reviews and {URL} fails ({why})"
         raise InputError(f"{problem}: {OTHERWISE}") from None
     import tensorflow_datasets as tfds
-    from tensorflow_datasets.datasets.imdb_reviews import imdb_reviews_dataset_builder as original
 
-    class Builder(original.Builder, skip_registration=True):  # type: ignore[call-arg]
+    original: Any = tfds.builder_cls("imdb_reviews")
+
+    class Builder(original, skip_registration=True):  # type: ignore[call-arg]
         """TFDS's own, but its archive is read without TensorFlow."""
 
-        name = original.Builder.name
-        pkg_dir_path = Path(original.__file__).parent
-        url_infos = original.Builder.url_infos  # the published checksum
+        name = original.name
+        pkg_dir_path = original.pkg_dir_path
+        url_infos = original.url_infos  # the published checksum
 
         def _split_generators(self, dl_manager: Any) -> Any:
             dl_manager.iter_archive = lambda path: (

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import tokenizers
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
-from tokenizers.implementations import BertWordPieceTokenizer
 
 from sentiment_jax.data.ngrams import MIN_FREQUENCY, frequent_ngrams
 from sentiment_jax.errors import InputError
@@ -98,7 +98,7 @@ def train_wordpiece(texts: Sequence[str], *, vocabulary_size: int) -> Tokenizer:
     )
     learner.train_from_iterator(texts, trainer)
     # a copy, since the library's class keeps its Tokenizer private
-    return Tokenizer.from_str(BertWordPieceTokenizer(learner.get_vocab()).to_str())
+    return Tokenizer.from_str(tokenizers.BertWordPieceTokenizer(learner.get_vocab()).to_str())
 
 
 def load_tokenizer(path: Path) -> Tokenizer:

@@ -22,7 +22,8 @@ Vectors = Float[Array, "batch length embedding"]
 TokenIds = Int[Array, "batch length"]
 # A classifier's input: ids, or the vectors themselves, which `embed_positions` passes on.
 Tokens = TokenIds | Vectors
-NgramTokens = Int[Array, "batch length *ngrams"] | Vectors
+NgramIds = Int[Array, "batch length *ngrams"]
+NgramTokens = NgramIds | Vectors
 Lengths = Int[Array, " batch"]  # how many of a row's tokens are valid, from the left
 Positions = Int[Array, "batch chosen"] | None  # of the tokens to return states of; None: all
 States = Float[Array, "batch length hidden"]

@@ -12,20 +12,17 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from flax.linen.recurrent import flip_sequences
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float
 
 from sentiment_jax.config.schema import LstmConfig
 from sentiment_jax.models import layers
-from sentiment_jax.models.layers import Dropout, Lengths, Logits, NgramTokens
+from sentiment_jax.models.layers import Dropout, Lengths, Logits, NgramIds, NgramTokens
 from sentiment_jax.models.lstm_scan import ScannedLstm
 
 UNKNOWN = 1  # [UNK] of a word-level vocabulary
 
 
-def drop_words(
-    token_ids: Int[Array, "batch length *lengths"], keep: Bool[Array, "batch length"]
-) -> Int[Array, "batch length *lengths"]:
+def drop_words(token_ids: NgramIds, keep: Bool[Array, "batch length"]) -> NgramIds:
     """Make words unknown, and remove the n-grams that begin there."""
     if token_ids.ndim == 2:
         return jnp.where(keep, token_ids, UNKNOWN)
@@ -91,7 +88,8 @@ class LstmClassifier(nn.Module):
         if config.bidirectional:
             starts = jnp.arange(0, length, segment)
             valid = jnp.clip(lengths[:, None] - starts, 0, segment).reshape(-1)
-            reverse = flip_sequences(embedded, valid, num_batch_dims=1, time_major=True)
+            order = (valid - 1 - jnp.arange(segment)[:, None]) % segment  # padding stays behind
+            reverse = jnp.take_along_axis(embedded, order[:, :, None], axis=0)
             pooled = jnp.concatenate([pooled, read("backward", reverse)], axis=-1)
         pooled = Dropout(config.output_dropout, deterministic)(pooled)
         dense = functools.partial(nn.Dense, kernel_init=xavier)
@@ -108,12 +106,8 @@ class NgramEmbeddings(nn.Module):
 
     @nn.compact
     def __call__(
-        self,
-        token_ids: Int[Array, "batch length *lengths"],
-        lengths: Lengths,
-        *,
-        deterministic: bool,
-    ) -> Float[Array, "batch length *lengths embedding"]:
+        self, token_ids: NgramIds, lengths: Lengths, *, deterministic: bool
+    ) -> Float[Array, "batch length *ngrams embedding"]:
         """Return the vectors of words and n-grams, at first all zero."""
         return embedding(self.config, nn.initializers.zeros)(token_ids)
 
@@ -121,6 +115,4 @@ class NgramEmbeddings(nn.Module):
 def layerwise_multipliers(params: Mapping[str, Any], decay: float) -> Any:
     """Return factors of the learning rate: heads 1, LSTM `decay`, embedding `decay ** 2`."""
     powers = {"embedding": 2, "forward": 1, "backward": 1}
-    return jax.tree_util.tree_map_with_path(
-        lambda path, _: decay ** powers.get(path[0].key, 0), params
-    )
+    return jax.tree.map_with_path(lambda path, _: decay ** powers.get(path[0].key, 0), params)

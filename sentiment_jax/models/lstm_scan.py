@@ -11,7 +11,6 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from flax.linen.recurrent import DenseParams
 from jaxtyping import Array, Float
 
 from sentiment_jax.models.layers import on_gpu
@@ -46,9 +45,10 @@ class LstmCell(nn.Module):
         c, h = carry
         xavier = nn.initializers.xavier_uniform()
         orthogonal = nn.initializers.orthogonal()
-        for gate in GATES:
-            DenseParams(self.features, use_bias=False, kernel_init=xavier, name="i" + gate)(inputs)
-            DenseParams(self.features, kernel_init=orthogonal, name="h" + gate)(h)
+        if self.is_initializing():  # for their parameters; the products are taken below
+            for gate in GATES:
+                nn.Dense(self.features, use_bias=False, kernel_init=xavier, name="i" + gate)(inputs)
+                nn.Dense(self.features, kernel_init=orthogonal, name="h" + gate)(h)
         kernel, bias = _join(self.variables["params"], self.dtype)
         both = jnp.concatenate([inputs, h], axis=-1)
         gates = _activate(_product(both, kernel, precision=self.precision) + bias)

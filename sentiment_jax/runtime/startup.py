@@ -28,13 +28,18 @@ def start(config: Any, group: launch.ProcessGroup | None = None, lost_after: int
     If this Python has used JAX already, its devices and flags stay as they are.
     """
     import absl.logging
+    import jax
 
     # A user can act on nothing that Orbax, TFDS and transformers log.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     absl.logging.set_verbosity(absl.logging.ERROR)
-    from jax._src import xla_bridge  # nothing public says whether XLA_FLAGS have been read
-
-    if not xla_bridge.backends_are_initialized():
+    devices = jax.config.jax_num_cpu_devices  # type: ignore[attr-defined]
+    started = True
+    with contextlib.suppress(RuntimeError):  # after its start, JAX refuses to change their number
+        for count in (devices % 2 + 1, devices):
+            jax.config.update("jax_num_cpu_devices", count)
+        started = False
+    if not started:
         use_wide_vectors()
         use_deterministic_kernels()
         if group is not None:

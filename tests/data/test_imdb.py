@@ -200,9 +200,9 @@ def _local_network_only(monkeypatch):
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory):
     """A prepared TFDS directory, made through the real download and checksum code."""
-    from tensorflow_datasets.core.download.checksums import UrlInfo
-    from tensorflow_datasets.datasets.imdb_reviews import imdb_reviews_dataset_builder as builder
+    import tensorflow_datasets as tfds
 
+    builder = tfds.builder_cls("imdb_reviews")
     archive = pack(tmp_path_factory.mktemp("server") / "aclImdb_v1.tar.gz", ARCHIVED)
     root = tmp_path_factory.mktemp("tfds")
     kind = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(archive.parent))
@@ -214,13 +214,13 @@ def prepared(tmp_path_factory):
         patch.setenv("NO_PROXY", "127.0.0.1")
         url = f"http://127.0.0.1:{server.server_port}/{archive.name}"
         patch.setattr(imdb, "URL", url)
-        patch.setattr(builder, "_DOWNLOAD_URL", url)
-        (published,) = builder.Builder.url_infos.values()
-        patch.setattr(builder.Builder, "url_infos", {url: published})
+        patch.setattr(sys.modules[builder.__module__], "_DOWNLOAD_URL", url)
+        (published,) = builder.url_infos.values()
+        patch.setattr(builder, "url_infos", {url: published})
         refuses("checksum", imdb.read_tfds, str(root / "other"))  # those of the real archive
         raw = archive.read_bytes()
-        ours = UrlInfo(len(raw), hashlib.sha256(raw).hexdigest(), archive.name)
-        patch.setattr(builder.Builder, "url_infos", {url: ours})
+        ours = type(published)(len(raw), hashlib.sha256(raw).hexdigest(), archive.name)
+        patch.setattr(builder, "url_infos", {url: ours})
         imdb.prepare(root)
         server.shutdown()
     return root
@@ -228,9 +228,9 @@ def prepared(tmp_path_factory):
 
 def test_tfds_knows_the_archive_and_its_published_checksum(monkeypatch):
     monkeypatch.undo()  # the real URL
-    from tensorflow_datasets.datasets.imdb_reviews import imdb_reviews_dataset_builder as builder
+    import tensorflow_datasets as tfds
 
-    ((url, info),) = builder.Builder.url_infos.items()
+    ((url, info),) = tfds.builder_cls("imdb_reviews").url_infos.items()
     assert (url, info.size) == (imdb.URL, 84_125_825)
     assert info.checksum == "c40f74a18d3b61f90feba1e17730e0d38e8b97c05fde7008942e91923d1658fe"
 

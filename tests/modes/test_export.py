@@ -16,8 +16,7 @@ import safetensors
 import transformers
 from golden import FIXTURES
 from safetensors.numpy import load_file
-from tokenizers import Tokenizer
-from tokenizers.implementations import BertWordPieceTokenizer
+from tokenizers import BertWordPieceTokenizer, Tokenizer
 
 from sentiment_jax.errors import InputError
 from sentiment_jax.huggingface import weights

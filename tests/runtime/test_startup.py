@@ -56,6 +56,23 @@ def test_nothing_is_cached_below_a_file_with_one_warning(tmp_path):
     )
 
 
+START_TWICE = """
+import os
+import jax
+from sentiment_jax.runtime import startup
+
+for _ in range(2):
+    startup.start(None)
+    print(os.environ.pop("XLA_FLAGS", "unset"), jax.device_count())
+"""
+
+
+def test_jax_is_set_up_before_it_starts_or_not_at_all():
+    """Flags that come too late would be recorded as the run's. A user's devices stay."""
+    printed = python("-c", START_TWICE, XLA_FLAGS=None, JAX_NUM_CPU_DEVICES=3).stdout
+    assert printed == "--xla_cpu_prefer_vector_width=512 3\nunset 3\n"
+
+
 def test_a_process_that_a_sweep_starts_has_its_flags_once(monkeypatch):
     """Flags that differ would say that its runs are not bit-exact."""
     monkeypatch.setenv("XLA_FLAGS", "")
