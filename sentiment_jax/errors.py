@@ -12,6 +12,10 @@ NO_MORE_WRITES = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EI
 class InputError(Exception):
     """Bad input (config, data, weights, paths): one line, exit code 2."""
 
+    def __init__(self, message: object):
+        text = " ".join(str(message).split())  # names in a damaged file may hold anything
+        super().__init__(text if len(text) <= 2000 else f"{text[:1500]} [...] {text[-480:]}")
+
 
 class InUse(InputError):
     """Another process holds the run directory."""
