@@ -13,8 +13,7 @@ class InputError(Exception):
     """Bad input (config, data, weights, paths): one line, exit code 2."""
 
     def __init__(self, message: object):
-        text = " ".join(str(message).split())  # names in a damaged file may hold anything
-        super().__init__(text if len(text) <= 2000 else f"{text[:1500]} [...] {text[-480:]}")
+        super().__init__(" ".join(str(message).split())[:2000])  # names may hold anything
 
 
 class InUse(InputError):

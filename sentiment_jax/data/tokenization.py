@@ -129,10 +129,7 @@ def _whole(tokenizer: Tokenizer) -> Tokenizer:
 
 
 def load_pretrained_tokenizer(folder: Path) -> Tokenizer:
-    """Read tokenizer.json from a Hugging Face folder, or have transformers make a tokenizer.
-
-    InputError: it has ids beyond its vocabulary, say, which an embedding would clamp.
-    """
+    """Read tokenizer.json from a Hugging Face folder, or have transformers make a tokenizer."""
     if (folder / "tokenizer.json").exists():
         tokenizer = load_tokenizer(folder / "tokenizer.json")
     elif any((folder / name).exists() for name in VOCABULARIES):

@@ -118,8 +118,7 @@ def read_text(path: str, column: str) -> Reviews:
     for name, text in texts.items():
         if len(text) > 2 * reviews.KEPT:
             problem = f"{name} has {len(text):,} characters, a text {2 * reviews.KEPT:,} at most"
-            remedy = "split it, or name one file, a text per line"
-            raise InputError(f"pretrain.text={path}: {problem}: {remedy}")
+            raise InputError(f"pretrain.text={path}: {problem}: split it, or use a text per line")
     found = Reviews.from_texts(texts.values(), ids=texts)
     if len({text for text in found.texts if re.search(r"\w", text)}) < 2:
         needed = "two different texts with words: a table, lines or .txt files"

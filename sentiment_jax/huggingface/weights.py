@@ -180,9 +180,7 @@ def load_pretrained(
     names = [path.name for path in folder.iterdir()]
     path = folder / choose_weights(names, str(folder))
     files = ", not from ".join(name for name in WEIGHT_FILES if name in names)
-    order: Order = range(len(classes))
-    if classes:
-        order = class_order(read_classes(folder), classes)
+    order: Order = class_order(read_classes(folder), classes) if classes else range(0)
     return load_tensors(_read(path), config, params, where=str(path), files=files, order=order)
 
 

@@ -1,6 +1,7 @@
 """What is set before JAX starts, for speed or reproducibility; each can be switched off."""
 
 import contextlib
+import functools
 import importlib.metadata
 import importlib.util
 import logging
@@ -32,6 +33,7 @@ def start(config: Any, group: launch.ProcessGroup | None = None, lost_after: int
     # A user can act on nothing that Orbax, TFDS and transformers log.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     absl.logging.set_verbosity(absl.logging.ERROR)
+    _hush_failed_reads()
     from jax._src import xla_bridge  # nothing public says whether XLA_FLAGS have been read
 
     if not xla_bridge.backends_are_initialized():
@@ -43,6 +45,14 @@ def start(config: Any, group: launch.ProcessGroup | None = None, lost_after: int
             rows = config.batch_size // config.gradient_accumulation
             use_cpu_devices(math.gcd(config.cpu_devices, rows, config.eval_batch_size))
     use_compilation_cache()
+
+
+@functools.cache
+def _hush_failed_reads() -> None:
+    """Hide what Orbax's threads say of a read that failed beside a training: it is retried."""
+    logging.getLogger("asyncio").addFilter(lambda record: "orbax" not in record.getMessage())
+    report = sys.unraisablehook
+    sys.unraisablehook = lambda of: str(of.exc_value) == "Event loop is closed" or report(of)
 
 
 def tune_malloc() -> None:

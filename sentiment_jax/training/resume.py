@@ -105,11 +105,7 @@ def initial_params(experiment: Experiment) -> tuple[Any, LoadReport | None]:
             first = start(params, frequencies, train.token_ids, train.offsets, train.labels)
             params = jax.tree.map(jnp.asarray, first)
         return params, report
-
-    def choose(fresh: Any, leaf: Any) -> Any:
-        return fresh if isinstance(leaf, jax.ShapeDtypeStruct) else leaf
-
-    return jax.tree.map(choose, params, read), report
+    return jax.tree.map(lambda a, b: b if isinstance(b, np.ndarray) else a, params, read), report
 
 
 def _word_frequencies(run: Path, params: Mapping[str, Any]) -> Float32[np.ndarray, "vocabulary 1"]:

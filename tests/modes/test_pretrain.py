@@ -271,7 +271,7 @@ def test_text_of_too_few_known_words_is_refused_before_training(name, tmp_path):
     """A mask or the subsampling may leave none of them to score."""
     text = tmp_path / "own.txt"
     text.write_text("good film\nbad film\n")
-    config = make_config(name, **{"pretrain.text": str(text)})
+    config = override(PRETRAININGS[name], {"pretrain.text": str(text)})
     refuses(r"50 known tokens are needed, the val text has \d: add", pretrain, config, tmp_path)
     assert not (tmp_path / "config.json").exists()
 
