@@ -108,7 +108,8 @@ def pretrain(
 def load(workdir: str | Path) -> "Model":
     """Return the best checkpoint of a run directory, or of the winner of a sweep's directory.
 
-    InputError: no run, or no validated checkpoint yet. RunError: the checkpoint is damaged.
+    A process that is forked later can't use it and waits for ever: load there, or start processes
+    by "spawn". InputError: no run, no validated checkpoint yet. RunError: a damaged checkpoint.
     """
     return Model(find_run(Path(workdir).expanduser()))
 

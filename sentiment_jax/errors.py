@@ -12,6 +12,9 @@ NO_MORE_WRITES = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EI
 class InputError(Exception):
     """Bad input (config, data, weights, paths): one line, exit code 2."""
 
+    def __init__(self, message: object):
+        super().__init__(" ".join(str(message).split())[:2000])  # names may hold anything
+
 
 class InUse(InputError):
     """Another process holds the run directory."""

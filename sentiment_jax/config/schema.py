@@ -95,6 +95,11 @@ _from_zero = functools.partial(setting, at_least=0, at_most=10**9)
 _share = functools.partial(setting, at_least=0, below=1)
 
 
+def fixed(default: Any, **rules: Any) -> Any:
+    """Declare a field that pretrained weights decide and no recipe sets."""
+    return dataclasses.field(default=default, metadata={"fixed": Setting(default, "", **rules)})
+
+
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
     """What to read, how to split it and how to turn it into token ids."""
@@ -201,10 +206,10 @@ class EncoderConfig(ModelConfig):
     attention: str = setting("xla", "kernel; cudnn: bfloat16 on a GPU", choices=("xla", "cudnn"))
     remat: bool = setting(False, "rematerialize activations: less memory, more time")
     # The weights' own, which no recipe sets:
-    type_vocab_size: int = 2
-    layer_norm_eps: float = 1e-12
-    hidden_act: str = "gelu"
-    initializer_range: float = 0.02
+    type_vocab_size: int = fixed(2, at_least=0)
+    layer_norm_eps: float = fixed(1e-12, at_least=1e-30, below=1)
+    hidden_act: str = fixed("gelu", choices=("gelu",))
+    initializer_range: float = fixed(0.02, at_least=0, below=1)
     # The architecture's own:
     biases: ClassVar[bool] = True  # of the layers and of their normalizations
     attention_output_dropout: ClassVar[bool] = True
@@ -212,11 +217,9 @@ class EncoderConfig(ModelConfig):
     first_position: ClassVar[int] = 0  # the number of the first token's
 
     def __post_init__(self) -> None:
-        rules = settings_of(EncoderConfig).items()
+        rules = [(f.name, rule) for f in dataclasses.fields(self) for rule in f.metadata.values()]
         found = [rule.problem(f"model.{name}", getattr(self, name)) for name, rule in rules]
         problems = [*filter(None, found)]
-        if self.hidden_act != "gelu":
-            problems.append(f"hidden_act={self.hidden_act!r} is unknown, only 'gelu' is supported")
         if not problems and self.hidden_size % self.num_attention_heads:
             heads = f"model.num_attention_heads={self.num_attention_heads}"
             problems.append(f"model.hidden_size={self.hidden_size} is not divisible by {heads}")
@@ -233,7 +236,7 @@ class EncoderConfig(ModelConfig):
 class DistilBertConfig(EncoderConfig):
     """DistilBERT: BERT without token types."""
 
-    type_vocab_size: int = 0
+    type_vocab_size: int = fixed(0, at_least=0)
     attention_output_dropout: ClassVar[bool] = False
 
 
@@ -248,22 +251,15 @@ class RobertaConfig(EncoderConfig):
 class ModernBertConfig(EncoderConfig):
     """ModernBERT: every `global_attn_every_n_layers`-th layer attends to all tokens."""
 
-    type_vocab_size: int = 0
-    layer_norm_eps: float = 1e-5
-    global_attn_every_n_layers: int = 3
-    local_attention: int = 128  # tokens in the window of the other layers
-    global_rope_theta: float = 160_000.0
-    local_rope_theta: float = 10_000.0
-    classifier_pooling: str = "cls"
+    type_vocab_size: int = fixed(0, at_least=0)
+    layer_norm_eps: float = fixed(1e-5, at_least=1e-30, below=1)
+    global_attn_every_n_layers: int = fixed(3, at_least=1)
+    local_attention: int = fixed(128, at_least=2)  # tokens in the window of the other layers
+    global_rope_theta: float = fixed(160_000.0, at_least=1)
+    local_rope_theta: float = fixed(10_000.0, at_least=1)
+    classifier_pooling: str = fixed("cls", choices=("cls", "mean"))
     position_embeddings: ClassVar[bool] = False
     biases: ClassVar[bool] = False
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.classifier_pooling not in ("cls", "mean"):
-            raise InputError(f"classifier_pooling={self.classifier_pooling!r} is unknown")
-        if self.local_attention < 2:
-            raise InputError(f"local_attention={self.local_attention} is no window")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,7 +14,6 @@ from sentiment_jax.data import tokenization
 from sentiment_jax.data.ngrams import hashed_ngrams, with_ngrams
 from sentiment_jax.data.reviews import Reviews
 from sentiment_jax.data.tokenization import framing, unknown_id
-from sentiment_jax.errors import InputError
 
 # How many of 510 tokens come from the start of a longer text; the others come from its end.
 # head_tail follows Sun et al. (2019), How to Fine-Tune BERT.
@@ -62,8 +61,6 @@ def encode(
     them and is at least 3. If the vocabulary has n-grams, or a word-level one has `ngram_buckets`,
     their ids stand in columns beside those of the tokens. `advance` is called with the number of
     reviews encoded since the last call.
-
-    InputError: the tokenizer gives ids beyond its vocabulary, which an embedding would clamp.
     """
     before, after = framing(tokenizer)
     room = max_length - len(before) - len(after)
@@ -77,10 +74,6 @@ def encode(
         ids.extend([*before, *truncate(body or empty, room, truncation), *after])
         offsets.append(len(ids))
     token_ids = np.array(ids, np.int32)
-    largest = np.max(token_ids, initial=0)
-    if largest >= tokenizer.get_vocab_size():
-        problem = f"{largest}, which is not in its vocabulary of {tokenizer.get_vocab_size()}"
-        raise InputError(f"the tokenizer gives the id {problem}: use the training run's tokenizer")
     if ngram_buckets:
         words = tokenization.split_words(tokenizer, reviews.texts)
         read = [truncate(of_text or [""], room, truncation) for of_text in words]

@@ -136,7 +136,18 @@ def load_pretrained_tokenizer(folder: Path) -> Tokenizer:
         tokenizer = _whole(_make_tokenizer(folder))
     else:
         raise InputError(f"{folder} holds neither tokenizer.json nor {' nor '.join(VOCABULARIES)}")
-    if [*map(len, framing(tokenizer))] != [1, 1]:
+    try:
+        before, after = framing(tokenizer)
+        tokenizer.encode("\ue000")  # a character of nobody's, for which [UNK] must exist
+        largest = max([*tokenizer.get_vocab().values(), *before, *after])
+        if largest >= (size := tokenizer.get_vocab_size()):
+            raise ValueError(f"its ids go up to {largest}, its vocabulary has {size} entries")
+        if getattr(tokenizer.model, "dropout", None):
+            raise ValueError("its dropout gives a text other tokens each time")
+    except Exception as error:  # the library's, too, or no token was found
+        problem = f"{folder}: the tokenizer can't be used ({error})"
+        raise InputError(f"{problem}: download it again, or another one") from None
+    if (len(before), len(after)) != (1, 1):
         raise InputError(f"{folder}: the tokenizer puts no text between [CLS] and [SEP]")
     return tokenizer
 

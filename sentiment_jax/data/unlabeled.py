@@ -1,5 +1,6 @@
 """Unlabeled text, for pre-training and for students of a teacher, without any held-out review."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -114,11 +115,12 @@ def read_text(path: str, column: str) -> Reviews:
             texts = {f"row {n}": text for n, (text,) in zip(table.rows, table.texts, strict=True)}
     except OSError as error:
         raise InputError(f"cannot read pretrain.text={path}: {error.strerror}") from None
-    if not texts:
-        raise InputError(f"pretrain.text={path} holds no text: a table, lines or .txt files")
     for name, text in texts.items():
         if len(text) > 2 * reviews.KEPT:
             problem = f"{name} has {len(text):,} characters, a text {2 * reviews.KEPT:,} at most"
-            remedy = "split it, or name one file, a text per line"
-            raise InputError(f"pretrain.text={path}: {problem}: {remedy}")
-    return Reviews.from_texts(texts.values(), ids=texts)
+            raise InputError(f"pretrain.text={path}: {problem}: split it, or use a text per line")
+    found = Reviews.from_texts(texts.values(), ids=texts)
+    if len({text for text in found.texts if re.search(r"\w", text)}) < 2:
+        needed = "two different texts with words: a table, lines or .txt files"
+        raise InputError(f"pretrain.text={path} does not hold {needed}")
+    return found

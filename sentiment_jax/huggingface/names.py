@@ -96,18 +96,19 @@ DISTILBERT = Names(
 def _read_modernbert(values: Values) -> Values:
     """Return the values under the names that the model was published with."""
     # transformers 5 writes the kind of each layer, and the bases of the rotary embeddings by kind.
-    if types := values.pop("layer_types", None):
-        full = [i for i, kind in enumerate(types) if kind == "full_attention"]
+    kinds = ("full_attention", "sliding_attention")
+    if (types := values.pop("layer_types", None)) is not None:
+        full = [i for i, kind in enumerate(types) if kind == kinds[0]]
         every = full[1] if len(full) > 1 else len(types)
-        if full != [*range(0, len(types), every)]:
+        wanted = [kinds[i % every > 0] for i in range(len(types))]
+        if types != wanted or len(types) != values.get("num_hidden_layers"):
             raise InputError("layer_types: only layers 0, n, 2n, ... may be full_attention")
         values["global_attn_every_n_layers"] = every
-    for kind, base in (("full_attention", "global"), ("sliding_attention", "local")):
-        rope = (values.get("rope_parameters") or {}).get(kind) or {}
-        if (scaled := rope.get("rope_type", "default")) != "default":
-            raise InputError(f"rope_type {scaled!r} is unknown, not 'default'")
-        if theta := rope.get("rope_theta"):
-            values[f"{base}_rope_theta"] = theta
+    if (ropes := values.get("rope_parameters")) is not None:
+        for kind, base in zip(kinds, ("global", "local"), strict=True):
+            if (scaled := ropes[kind].get("rope_type", "default")) != "default":
+                raise InputError(f"rope_type {scaled!r} is unknown, not 'default'")
+            values[f"{base}_rope_theta"] = ropes[kind]["rope_theta"]
     return values
 
 

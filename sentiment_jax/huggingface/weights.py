@@ -82,7 +82,8 @@ def _read(path: Path) -> dict[str, Any]:
             return {**json.loads(path.read_bytes())}
         if path.suffix == ".msgpack":
             tree = serialization.msgpack_restore(path.read_bytes())
-            return traverse_util.flatten_dict(tree, sep="/")
+            leaves = traverse_util.flatten_dict(tree, sep="/")
+            return {name: np.asarray(leaf) for name, leaf in leaves.items()}
         return load_file(path)
     except Exception as error:  # each format has its own errors
         raise InputError(f"{path} is truncated or damaged ({error}): download it again") from error
@@ -92,6 +93,7 @@ def read_encoder_config(folder: Path) -> EncoderConfig:
     """Read a folder's config.json; refuse other models, and values that we don't compute."""
     path = Path(folder) / "config.json"
     values = _read(path)
+    read_classes(folder)
     name = values.setdefault("model_type", "bert")  # the oldest BERT folders name no type
     if name not in [*ENCODERS]:  # it may be a list, which can't be hashed
         raise InputError(f"{path} is of model_type {name!r}, not one of {', '.join(ENCODERS)}")
@@ -107,16 +109,33 @@ def read_encoder_config(folder: Path) -> EncoderConfig:
             if theirs in values and (values[theirs], default) != (None, None):
                 value = values[theirs]
                 like = float if default is None else type(default)
-                fits = isinstance(value, (int, float) if like is float else like)
+                fits = type(value) in (like, int if like is float else like)  # True is no int
                 # json reads NaN and Infinity.
                 if not fits or (like is not str and not abs(value) < 2**31):
                     raise InputError(f"{theirs} can't be {value!r}: download it again")
                 known[ours] = like(value)
+            elif ours == "num_attention_heads":  # the one size that no tensor's shape tells
+                raise InputError(f"{theirs} is missing: download it again")
         return kind(**{"embedding_size": known.get("hidden_size", 768), **known})
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
-    except (AttributeError, TypeError) as error:  # of a list or text in place of a group, say
+    except (AttributeError, KeyError, TypeError) as error:  # of a text for a group, say
         raise InputError(f"{path} is damaged ({error}): download it again") from error
+
+
+def read_classes(folder: Path) -> list[str]:
+    """Return the names of a head's classes by number: LABEL_0, ... if config.json has none."""
+    path = folder / "config.json"
+    values = _read(path)
+    count = values.get("num_labels", 2)  # transformers writes neither if two
+    if "id2label" not in values and type(count) is int and count > 0:
+        return [f"LABEL_{i}" for i in range(min(count, MOST_CLASSES + 1))]  # too many for ours
+    named = values.get("id2label")
+    if isinstance(named, dict) and values.get("num_labels", len(named)) == len(named) > 0:
+        names = [named.get(str(i)) for i in range(len(named))]
+        if {*map(type, names)} <= {str, int}:
+            return [*map(str, names)]
+    raise InputError(f"{path}: id2label or num_labels is damaged: download it again")
 
 
 def resolve_encoder(
@@ -155,25 +174,13 @@ def load_pretrained(
     """Replace freshly initialized parameters by a Hugging Face folder's, strictly.
 
     A head that the source lacks, or has for other `classes`, keeps its fresh parameters. All are
-    float32, shaped as `params`. An InputError lists tensors that are missing, misshapen, not finite
-    floats or unexplained.
+    float32, shaped as `params`, which may be shapes alone. An InputError lists tensors that are
+    missing, misshapen, not finite floats or unexplained.
     """
     names = [path.name for path in folder.iterdir()]
     path = folder / choose_weights(names, str(folder))
     files = ", not from ".join(name for name in WEIGHT_FILES if name in names)
-    order: Order = range(len(classes))
-    if classes:
-        config_path = folder / "config.json"
-        values = _read(config_path)
-        try:
-            count = min(values.get("num_labels") or 2, MOST_CLASSES + 1)  # other classes than ours
-            unnamed = {str(i): f"LABEL_{i}" for i in range(count)}
-            named = values.get("id2label") or unnamed  # transformers writes neither if two
-            theirs = [str(named[number]) for number in sorted(named, key=int)]
-        except (TypeError, ValueError) as error:
-            fault = f"id2label or num_labels is damaged ({error})"
-            raise InputError(f"{config_path}: {fault}: download it again") from error
-        order = class_order(theirs, classes)
+    order: Order = class_order(read_classes(folder), classes) if classes else range(0)
     return load_tensors(_read(path), config, params, where=str(path), files=files, order=order)
 
 
@@ -206,6 +213,7 @@ def to_tensors(params: Tensors, name: str) -> dict[str, np.ndarray]:
     return tensors
 
 
+@np.errstate(over="ignore")  # of float64
 def load_tensors(
     stored: Tensors, config: ModelConfig, params: Tensors, where: str, files: str, order: Order
 ) -> tuple[dict[str, Any], LoadReport]:
@@ -225,15 +233,16 @@ def load_tensors(
     faults: dict[str, list[str]] = {"missing": missing, "misshapen": [], "not finite floats": []}
     loaded = {n: source.pop(n) for n in ours if n in source and not n.startswith(other)}
     for theirs, name in loaded.items():
-        tensor = np.asarray(stored[name])
+        tensor = stored[name]
         shape = filled[ours[theirs]].shape
+        floats = jnp.issubdtype(tensor.dtype, jnp.floating)
         if ours[theirs].endswith("/kernel") and not name.endswith("/kernel"):
             tensor = tensor.T  # PyTorch's Dense weights are [out, in]
         if order and tensor.shape == shape and re.fullmatch(OUTPUT_LAYER, theirs):
             tensor = tensor[..., list(order)]
         if tensor.shape != shape:
             faults["misshapen"].append(f"{name} {tensor.shape} for {shape}")
-        elif not jnp.issubdtype(tensor.dtype, jnp.floating) or not np.isfinite(tensor).all():
+        elif not (floats and np.isfinite(np.float32(tensor)).all()):
             faults["not finite floats"].append(name)
         else:
             filled[ours[theirs]] = np.array(tensor, np.float32, order="C")
@@ -253,6 +262,4 @@ def load_tensors(
         new=tuple(sorted(name for theirs, name in ours.items() if theirs.startswith(lacking))),
         unused=unused,
     )
-    # through NumPy: fresh parameters may lie on another device
-    leaves = {name: jnp.asarray(np.asarray(leaf)) for name, leaf in filled.items()}
-    return traverse_util.unflatten_dict(leaves, sep="/"), report
+    return traverse_util.unflatten_dict(filled, sep="/"), report

@@ -1,6 +1,7 @@
 """What is set before JAX starts, for speed or reproducibility; each can be switched off."""
 
 import contextlib
+import functools
 import importlib.metadata
 import importlib.util
 import logging
@@ -33,6 +34,7 @@ def start(config: Any, group: launch.ProcessGroup | None = None, lost_after: int
     # A user can act on nothing that Orbax, TFDS and transformers log.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     absl.logging.set_verbosity(absl.logging.ERROR)
+    _hush_failed_reads()
     devices = jax.config.jax_num_cpu_devices  # type: ignore[attr-defined]
     started = True
     with contextlib.suppress(RuntimeError):  # after its start, JAX refuses to change their number
@@ -48,6 +50,14 @@ def start(config: Any, group: launch.ProcessGroup | None = None, lost_after: int
             rows = config.batch_size // config.gradient_accumulation
             use_cpu_devices(math.gcd(config.cpu_devices, rows, config.eval_batch_size))
     use_compilation_cache()
+
+
+@functools.cache
+def _hush_failed_reads() -> None:
+    """Hide what Orbax's threads say of a read that failed beside a training: it is retried."""
+    logging.getLogger("asyncio").addFilter(lambda record: "orbax" not in record.getMessage())
+    report = sys.unraisablehook
+    sys.unraisablehook = lambda of: str(of.exc_value) == "Event loop is closed" or report(of)
 
 
 def tune_malloc() -> None:

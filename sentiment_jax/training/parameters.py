@@ -14,7 +14,7 @@ def initializer(model: nn.Module) -> Callable[[jax.Array], Any]:
     """Return the jitted function from a key to fresh parameters of the model."""
 
     def init(key: jax.Array) -> Any:
-        token_ids = jnp.zeros((1, 8), jnp.int32)
+        token_ids = jnp.zeros((1, 3), jnp.int32)  # 3 positions are the fewest of any model
         lengths = jnp.ones((1,), jnp.int32)
         return model.init(key, token_ids, lengths, deterministic=True)["params"]
 

@@ -24,7 +24,7 @@ from sentiment_jax.training.compilation import abstract_state
 from sentiment_jax.training.experiment import Experiment
 from sentiment_jax.training.lineage import source_run
 from sentiment_jax.training.optimizers import make_schedule
-from sentiment_jax.training.parameters import initializer
+from sentiment_jax.training.parameters import abstract_params, initializer
 from sentiment_jax.training.run import Progress, TrainingRun
 from sentiment_jax.training.steps import TrainState, create_state
 from sentiment_jax.training.trained_model import load_run
@@ -76,12 +76,18 @@ def initial_params(experiment: Experiment) -> tuple[Any, LoadReport | None]:
     The CPU draws them, so that every backend starts from the same bits and none compiles an
     orthogonal matrix, which takes a GPU up to a minute.
     """
+    model = experiment.config.model
+    run = source_run(model.pretrained)
+    if model.pretrained and not run:
+        assert isinstance(model, EncoderConfig)  # an LSTM starts from a run: checks.resolve
+        folder, _ = hub.find_pretrained(model.pretrained, model.revision)
+        shapes = abstract_params(experiment.model)  # compared before anything is allocated
+        read, report = weights.load_pretrained(folder, model, shapes, experiment.classes)
     with layers.on_cpu():
         params = initializer(experiment.model)(jax.random.key(experiment.config.seed))
-    model = experiment.config.model
     if not model.pretrained:
         return params, None
-    if run := source_run(model.pretrained):
+    if run:
         source = load_run(run, classifies=False)
         learned = {name: leaf for name, leaf in source.params.items() if name != FREQUENCIES}
         params, report = weights.load_tensors(
@@ -99,9 +105,7 @@ def initial_params(experiment: Experiment) -> tuple[Any, LoadReport | None]:
             first = start(params, frequencies, train.token_ids, train.offsets, train.labels)
             params = jax.tree.map(jnp.asarray, first)
         return params, report
-    assert isinstance(model, EncoderConfig)  # an LSTM starts from a run: checks.resolve
-    folder, _ = hub.find_pretrained(model.pretrained, model.revision)
-    return weights.load_pretrained(folder, experiment.model.config, params, experiment.classes)
+    return jax.tree.map(lambda a, b: b if isinstance(b, np.ndarray) else a, params, read), report
 
 
 def _word_frequencies(run: Path, params: Mapping[str, Any]) -> Float32[np.ndarray, "vocabulary 1"]:

@@ -1,8 +1,7 @@
 """Truncation exact to the token, no review without one."""
 
 import pytest
-from reviews import encode_lists, learn_words, refuses
-from tokenizers import Tokenizer, models
+from reviews import encode_lists, learn_words
 
 from sentiment_jax.data import tokenization
 from sentiment_jax.data.encoding import encode, unknown_shares
@@ -82,10 +81,3 @@ def test_encoded_reviews_are_their_texts():
     assert encoded.lengths.tolist() == [2, *[3] * 9]
     assert encoded.token_ids.tolist() == [i for t in texts for i in tokenizer.encode(t).ids[:3]]
     assert encoded.truncated == 9
-
-
-def test_ids_out_of_range_are_refused():
-    """An embedding would clamp them silently."""
-    holed = Tokenizer(models.WordLevel({"[UNK]": 0, "good": 1, "bad": 3}, unk_token="[UNK]"))
-    assert encode_lists(holed, ["good"]) == ([[1]], 0)
-    refuses("gives the id 3, .* not in its vocabulary of 3", encode_lists, holed, ["good", "bad"])

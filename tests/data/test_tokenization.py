@@ -5,6 +5,8 @@ import random
 
 import pytest
 from reviews import encode_lists, learn_words, refusal
+from tokenizers import Tokenizer
+from tokenizers.models import BPE, WordLevel, WordPiece
 
 from sentiment_jax.data.tokenization import (
     load_pretrained_tokenizer,
@@ -107,6 +109,10 @@ def test_cased_vocabulary(tmp_path):
         ("README", ""),
         ("tokenizer.json", ""),
         ("tokenizer.json", '{"version": "1.0", "model": '),
+        ("tokenizer.json", WordLevel({"a": 0, "[CLS]": 3, "[SEP]": 4})),
+        ("tokenizer.json", WordLevel({"[CLS]": 0, "[SEP]": 1}, unk_token="[UNK]")),
+        ("tokenizer.json", WordPiece({"a": 0, "[CLS]": 1, "[SEP]": 2}, unk_token="[UNK]")),
+        ("tokenizer.json", BPE()),
         ("vocab.txt", ""),
         ("vocab.txt", "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 231508\n"),
         ("vocab.txt", "[PAD]\n[UNK]\ngood\nbad\n"),
@@ -116,6 +122,20 @@ def test_cased_vocabulary(tmp_path):
     ],
 )
 def test_missing_damaged_or_useless_tokenizers_are_refused(tmp_path, name, content):
+    if not isinstance(content, str):  # ids beyond the vocabulary, no [UNK], no entries
+        content = Tokenizer(content).to_str()
     (tmp_path / name).write_text(content, encoding="utf-8")
     expected = "neither tokenizer.json nor vocab" if name == "README" else "download it again"
     assert expected in refusal(tmp_path, load_pretrained_tokenizer, tmp_path)
+
+
+def test_dropout_of_merges_is_refused(tmp_path):
+    """Each reading of a text would give other tokens: no run could be resumed."""
+    entries = {token: i for i, token in enumerate(["[CLS]", "[SEP]", "a", "b", "ab"])}
+    for dropout, refused in ((0.5, True), (None, False)):
+        model = BPE(entries, [("a", "b")], dropout=dropout)
+        Tokenizer(model).save(str(tmp_path / "tokenizer.json"))
+        if refused:
+            assert "dropout" in refusal(tmp_path, load_pretrained_tokenizer, tmp_path)
+        else:
+            assert encode_lists(load_pretrained_tokenizer(tmp_path), ["ab"]) == ([[0, 4, 1]], 0)

@@ -86,6 +86,18 @@ def test_text_that_is_absent_or_cannot_be_read_is_refused(data, tmp_path):
         ("nowhere", "cannot read pretrain.text=.*nowhere: No such file"),
         ("texts", "a.txt has 2,100,000 characters, .* 2,000,000 at"),
         ("texts/a.txt", "row 1 has 2,100,000 characters, .* 2,000,000 at"),
-        ("empty", "pretrain.text=.*empty holds no text"),
+        ("empty", "pretrain.text=.*empty does not hold two different texts with words: a table"),
     ):
         reviews.refuses(expected, read_text, f"{tmp_path}/{name}", "body")
+
+
+@pytest.mark.parametrize(
+    "text", ["", "one line of text\n", "again  and\nagain and\n" * 9, "...\n?!\n", "\n \n\t\n"]
+)
+def test_text_to_learn_from_has_two_texts_with_words(text, tmp_path):
+    """Of fewer, none is left to test on; a training went on for ever, or ended in a traceback."""
+    path = tmp_path / "own.txt"
+    path.write_text(text)
+    reviews.refuses(
+        "own.txt does not hold two different texts with words", read_text, str(path), "x"
+    )

@@ -234,8 +234,10 @@ def test_a_head_for_the_same_classes_is_kept_in_our_order(theirs, ours, order, f
     outputs = np.random.default_rng(0).normal(size=(len(theirs or "12"), 24)).astype(np.float32)
     biases = np.arange(len(outputs), dtype=np.float32)
     head = {"classifier.out_proj.weight": outputs, "classifier.out_proj.bias": biases}
-    named = theirs and {str(i): theirs[i] for i in reversed(range(len(theirs)))}
-    changed = golden.change_config(folder("roberta"), id2label=named)
+    changed = folder("roberta")
+    if theirs:
+        named = {str(i): theirs[i] for i in reversed(range(len(theirs)))}
+        golden.change_config(changed, id2label=named)
     golden.rewrite(changed, lambda tensors: tensors | head)
     model = golden.build("roberta").clone(classes=len(ours))
     fresh = golden.fill(model)
@@ -251,16 +253,31 @@ def test_a_head_for_the_same_classes_is_kept_in_our_order(theirs, ours, order, f
         np.testing.assert_array_equal(out["bias"], biases[order])
 
 
-def test_damaged_names_of_classes_are_refused(folder):
-    changed = folder("roberta")
+TWO = {"0": "negative", "1": "positive"}
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        *({"id2label": names} for names in (["negative", "positive"], "negative", {}, None)),
+        *({"id2label": names} for names in ({"a": "b", "b": "c"}, {"0": "a", "2": "b"})),
+        *({"id2label": {"0": "negative", "1": name}} for name in (None, True, ["positive"])),
+        *({"num_labels": count} for count in ("two", [2], None, True, 0, -1, 2.5)),
+        {"id2label": TWO, "num_labels": 3},
+        {"id2label": TWO, "num_labels": None},
+    ],
+)
+def test_damaged_names_of_classes_are_refused(values, folder):
+    """Before any review is read; no number or order of classes is guessed."""
+    changed = golden.change_config(folder("roberta"), **values)
+    refuses("id2label or num_labels is damaged: download", resolve, make_config(changed))
+
+
+def test_a_head_of_any_number_of_classes_costs_nothing(folder):
+    changed = golden.change_config(folder("roberta"), num_labels=10**10)
     model = golden.build("roberta")
-    fresh = golden.fill(model)
-    named = [["negative", "positive"], "negative", {"a": "negative", "b": "positive"}]
-    damaged = [*({"id2label": names} for names in named), {"num_labels": "two"}]
-    for values in damaged:
-        golden.change_config(changed, **{"id2label": None, **values})
-        with pytest.raises(InputError, match=r"id2label or num_labels is damaged .*: download"):
-            weights.load_pretrained(changed, model.config, fresh, ("negative", "positive"))
+    _, report = weights.load_pretrained(changed, model.config, golden.fill(model), ("bad", "good"))
+    assert golden.modules(report.new) == {"classifier"}
 
 
 def test_untied_word_embeddings_are_refused_where_tokens_are_predicted(folder):

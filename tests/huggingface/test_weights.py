@@ -106,7 +106,8 @@ def test_config_values_are_read(folder):
     config = weights.read_encoder_config(changed)
     assert (config.hidden_dropout, config.attention_dropout) == (0.0, 0.25)
     assert (config.embedding_size, config.hidden_size, config.layer_norm_eps) == (10, 24, 1e-5)
-    (changed / "config.json").write_text('{"hidden_size": 24}')  # the oldest name no type
+    oldest = '{"hidden_size": 24, "num_attention_heads": 3}'  # without a type
+    (changed / "config.json").write_text(oldest)
     config = weights.read_encoder_config(changed)
     assert (config.name, config.embedding_size) == ("bert", 24)
 
@@ -137,7 +138,7 @@ def test_the_heads_dropout_follows_the_configs_not_the_source_runs(tmp_path):
     assert head(0.4, hidden_dropout=0.1) == 0.4  # chosen there
     assert head(0.0, hidden_dropout=0.1, classifier_dropout=0.3) == 0.3
     stated = {"hidden_dropout_prob": 0.1, "classifier_dropout": 0.1}  # by a folder, is no default
-    (tmp_path / "config.json").write_text(json.dumps(stated))
+    (tmp_path / "config.json").write_text(json.dumps(stated | {"num_attention_heads": 12}))
     resolved = weights.resolve_encoder({"name": "bert", "hidden_dropout": 0.3}, tmp_path)
     assert resolved.classifier_dropout == 0.1
 
@@ -230,7 +231,7 @@ REFUSED = [
     ("modernbert", {"rope_parameters": YARN}, "rope_type 'yarn'"),
     ("modernbert", {"rope_parameters": "x"}, "is damaged .*: download it again"),
     ("modernbert", {"classifier_pooling": "max"}, "classifier_pooling='max' is unknown"),
-    ("modernbert", {"local_attention": -1}, "local_attention=-1 is no window"),
+    ("modernbert", {"local_attention": -1}, "local_attention=-1 must be >= 2"),
 ]
 
 

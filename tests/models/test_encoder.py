@@ -242,7 +242,7 @@ def test_impossible_configs_are_refused():
         ({"attention": "cudnn", "dtype": "bfloat16"}, "attention_dropout=0.0, .* 0.1"),
         ({"attention": "flash"}, "model.attention='flash' is unknown, choose xla, cudnn"),
         ({"dtype": "float16"}, "choose float32, bfloat16"),
-        ({"hidden_act": "relu"}, "only 'gelu'"),
+        ({"hidden_act": "relu"}, "'relu' is unknown, choose gelu"),
         ({"hidden_size": 10}, "not divisible by model.num_attention_heads=12"),
         ({"num_hidden_layers": 0}, "model.num_hidden_layers=0 must be >= 1"),
         ({"hidden_dropout": 1.0}, "model.hidden_dropout=1.0 must be >= 0 and < 1"),

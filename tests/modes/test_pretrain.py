@@ -266,6 +266,16 @@ def test_a_source_is_checked_before_any_review_is_read(pretrained, tmp_path, mon
     assert (earlier / "result.json").exists()  # what could not be replaced is left
 
 
+@pytest.mark.parametrize("name", ["bert", "lstm"])
+def test_text_of_too_few_known_words_is_refused_before_training(name, tmp_path):
+    """A mask or the subsampling may leave none of them to score."""
+    text = tmp_path / "own.txt"
+    text.write_text("good film\nbad film\n")
+    config = override(PRETRAININGS[name], {"pretrain.text": str(text)})
+    refuses(r"50 known tokens are needed, the val text has \d: add", pretrain, config, tmp_path)
+    assert not (tmp_path / "config.json").exists()
+
+
 def names_in(folder):
     """The names of a folder's tensors, of all layers as one."""
     with safetensors.safe_open(folder / "model.safetensors", "np") as file:

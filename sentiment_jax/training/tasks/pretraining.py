@@ -28,7 +28,7 @@ from tokenizers import Tokenizer
 from sentiment_jax.config.schema import OBJECTIVES, Config
 from sentiment_jax.data.corpus import Corpus
 from sentiment_jax.data.encoding import WHOLE, Encoded, encode
-from sentiment_jax.data.tokenization import framing
+from sentiment_jax.data.tokenization import framing, special_tokens
 from sentiment_jax.errors import InputError
 from sentiment_jax.runtime.terminal import progress_bar
 from sentiment_jax.storage.selection import BY_LOSS
@@ -52,6 +52,8 @@ from sentiment_jax.training.objectives.objective import Batch, Objective
 from sentiment_jax.training.objectives.replaced_token_detection import ReplacedTokenDetection
 from sentiment_jax.training.trained_model import make_classifier
 
+FEWEST = 50  # known tokens of a split: of fewer, a mask or the subsampling may leave none
+
 
 def resolve(values: Mapping[str, Any]) -> dict[str, Any]:
     """Return the objective: the architecture's first, if none is named."""
@@ -72,6 +74,10 @@ def prepare(
         for name, split in splits.items():
             encoded = encode(tokenizer, split, WHOLE, "head", bar.update)
             segments[name] = segment(tokenizer, encoded, config.data.max_length)
+            special = np.isin(segments[name].tokens, [*special_tokens(tokenizer).values()])
+            if (known := np.sum(~special)) < FEWEST:
+                problem = f"{FEWEST} known tokens are needed, the {name} text has {known}"
+                raise InputError(f"{problem}: add text, or lower data.min_frequency")
     config = with_lengths(config, segments["train"])
     parts = vars(dataclasses.replace(classifier, config=config))
     return Experiment(**parts, task=PRETRAINING, encoded=segments, statistics=corpus.statistics)
@@ -127,7 +133,7 @@ def validate(experiment: Experiment, params: Any, stop: Callable[[], None]) -> V
     scores = {
         "loss": objective.mean_loss(totals),
         "accuracy": totals["correct"] / examples,
-        "examples": round(examples),
+        "examples": max(round(examples), 1),
         "perplexity": math.exp(min(mean_nats(totals), 700)),
     }
     return Validation(scores, time.perf_counter() - start, {})
