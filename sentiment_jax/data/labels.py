@@ -34,29 +34,31 @@ def number_labels(
     numerical and words in alphabetical order. Of two classes, the second is the positive one. Case
     does not matter, nor the ".0" that pandas gives to stars.
 
-    InputError: labels that are missing, or too rare to be classes, by the names of their `rows`;
-    labels that are not those of the classes of a run, by which a table is `scored`.
+    InputError: labels that are missing, or too rare to be classes, by the names of their `rows`, or
+    in a table that is `scored` by a run, of which only a part are its classes.
     """
     spelled = {label: _spell(label) for label in {*labels}}
     keys = [spelled[label].casefold() for label in labels]
     if blank := [f"{row}: {key!r}" for row, key in zip(rows, keys, strict=True) if is_blank(key)]:
         raise InputError(f"{data.path}: no label ({first_five(blank)}): remove these rows")
     names = split_names(data.labels)
-    class_of = CLASS_OF
+    groups: Sequence[tuple[str, ...]] = SPELLINGS
     if data.positive_labels:
         names = CLASSES
-        stars = _classes([split_names(data.negative_labels), split_names(data.positive_labels)])
-        class_of = max(stars, WORDS, key=lambda of: len(of.keys() & {*keys}))
+        groups = [split_names(data.negative_labels), split_names(data.positive_labels)]
     elif same_classes(names, CLASSES) or (not names and {*keys} <= CLASS_OF.keys()):
         words = tuple(sorted({*spelled.values()}, key=lambda word: word.casefold() in SPELLINGS[1]))
         own = same_classes(words, CLASSES) and {"0", "1"}.isdisjoint(words)
         names = names or (words if own else CLASSES)
     else:
         names = names or _find_names(keys, rows, [*spelled.values()], data)
-        class_of = _classes([(name,) for name in names])
+        groups = [(name,) for name in names]
+    class_of = {_spell(m).casefold(): i for i, group in enumerate(groups) for m in group}
+    if data.positive_labels:  # a run of stars takes the names of its classes, too, but not both
+        class_of = max(class_of, WORDS, key=lambda of: len(of.keys() & {*keys}))
     numbers = np.array([class_of.get(key, -1) for key in keys], np.int32)
     named = {*names} <= {*spelled.values()}
-    if scored or (class_of is CLASS_OF and not named):
+    if scored or (groups is SPELLINGS and not named):
         _check_fit(keys, class_of, names, data)
     if dropped := [key for key in keys if key not in class_of]:
         counts = f"{len(dropped):,} of {len(keys):,} reviews in {data.path}"
@@ -67,22 +69,21 @@ def number_labels(
 def _check_fit(
     keys: Sequence[str], class_of: Mapping[str, int], names: Sequence[str], data: DataConfig
 ) -> None:
-    """Raise InputError if other labels may be classes in another spelling; warn of absent classes.
+    """Raise InputError if a label may be a class in another spelling; warn of absent classes.
 
-    If each class has labels, the others may not if they are words such as "neutral", or between the
-    classes' own numbers, as 3 stars are between 1, 2 and 4, 5. Beside 0 and 1, each number may.
+    None may if each class has labels and the others are words such as "neutral", or between the
+    classes' own numbers, as 3 stars are between 1, 2 and 4, 5, but 2 is not beside 0 and 1.
     """
     found = {class_of.get(key) for key in keys}
     absent = [name for i, name in enumerate(names) if i not in found]
     others = {*keys} - class_of.keys()
-    numbers = [float(key) for key in others if NUMBER.fullmatch(key)]
-    own = [float(key) for key in class_of if NUMBER.fullmatch(key) and class_of is not CLASS_OF]
-    between = all(own and min(own) < number < max(own) for number in numbers)
+    own = [float(key) for key in class_of if NUMBER.fullmatch(key) and class_of != CLASS_OF]
+    between = all(own and min(own) < float(x) < max(own) for x in others if NUMBER.fullmatch(x))
     labels = f"{data.path}, column {data.label_column!r}: the labels {_counted(keys)}"
     if others and (absent or others & WORDS.keys() or not between):
         known = ["/".join(key for key in class_of if class_of[key] == i) for i in range(len(names))]
-        remedy = "spell each as its class, and remove rows of other labels"
-        raise InputError(f"{labels} do not fit the classes {first_five(known)}: {remedy}")
+        problem = f"{labels} do not fit the classes {first_five(known)}"
+        raise InputError(f"{problem}: spell each as its class, and remove rows of other labels")
     if absent:
         print(f"warning: {labels}: none is of class {first_five(absent)}", file=sys.stderr)
 
@@ -98,10 +99,6 @@ def same_classes(first: Sequence[str], second: Sequence[str]) -> bool:
 def _spell(label: str) -> str:
     label = unicodedata.normalize("NFC", label)  # as texts are
     return re.sub(r"^([-+]?\d+)\.0+$", r"\1", " ".join(label.split()))
-
-
-def _classes(groups: Sequence[Sequence[str]]) -> dict[str, int]:
-    return {_spell(label).casefold(): i for i, group in enumerate(groups) for label in group}
 
 
 def _counted(keys: Sequence[str]) -> str:
