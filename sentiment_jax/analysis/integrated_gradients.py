@@ -2,8 +2,9 @@
 
 Sundararajan et al. (2017), https://arxiv.org/abs/1703.01365: the gradient of a class's log-odds
 with respect to the word embeddings, integrated from a baseline to the text. In the baseline, zero
-vectors replace the words; positions, [CLS] and [SEP] stay. Completeness: the attributions sum to
-the difference in log-odds between the text and the baseline.
+vectors replace the words; positions, [CLS] and [SEP] stay. An encoder may be sure of a class there:
+its baseline is the first of a line of embeddings where it is not. Completeness: the attributions
+sum to the difference in log-odds between the text and the baseline.
 """
 
 import dataclasses
@@ -22,7 +23,7 @@ from jaxtyping import Array, Float, Float32, Int, Int32
 from sentiment_jax.config.schema import EncoderConfig
 from sentiment_jax.data.encoding import truncate
 from sentiment_jax.data.reviews import Reviews
-from sentiment_jax.data.tokenization import framing, unknown_id
+from sentiment_jax.data.tokenization import framing, special_tokens, unknown_id
 from sentiment_jax.models.registry import ARCHITECTURES
 from sentiment_jax.training.trained_model import TrainedModel
 
@@ -94,11 +95,14 @@ def attribute(
     length: int,
     fixed: Sequence[int] = (),
     towards: int = 1,
+    fillers: Sequence[int] = (),
 ) -> tuple[Float32[np.ndarray, " tokens"], float, float]:
     """Return a text's attributions, and the log-odds of class `towards` of text and baseline.
 
     The model must compute in float32; it reads the text padded to `length`. The embeddings at the
-    `fixed` positions, such as [CLS], stay in the baseline: their attribution is 0.
+    `fixed` positions, such as [CLS], stay in the baseline: their attribution is 0. If there are
+    `fillers`, it moves from zero vectors towards the average embedding, or else a filler's, until
+    the class is as probable as each other one, if it ever is.
     """
     count = len(token_ids)
     ids = np.zeros((1, length, *np.shape(token_ids)[1:]), np.int32)
@@ -110,8 +114,21 @@ def attribute(
     kept = np.zeros((length, 1), np.float32)
     kept[list(fixed)] = 1
     path = Path(end * kept, end, np.array([count], np.int32))
+    grid = np.linspace(0, 1, len(NODES), dtype=np.float32)
+    for fill in [table.mean(axis=0), *(table[i] for i in fillers)] if fillers else []:
+        line = Path(path.start, path.start + fill * (1 - kept), path.lengths)
+        for _ in range(4):  # each finds the part of the line where that is so
+            _, odds = _slopes(model, params, line, grid, towards)
+            above = np.asarray(odds) > -np.log(model.classes - 1)
+            if not (first := int(np.argmax(above != above[0]))):
+                break  # nowhere
+            low, high = (line.start + at * (line.end - line.start) for at in grid[first - 1 :][:2])
+            line = Path(low, high, path.lengths)
+        else:
+            path = Path(line.end, end, path.lengths)
+            break
     slopes = functools.partial(_slopes, model, params, path)
-    _, values = slopes(np.linspace(0, 1, len(NODES), dtype=np.float32), towards)
+    _, values = slopes(grid, towards)
     log_odds = float(values[-1])
     empty_log_odds = float(values[0])
     for intervals in INTERVALS:
@@ -138,8 +155,9 @@ def explain(trained: TrainedModel, text: str, towards: int = 1) -> Explanation:
     length = next(size for size in trained.buckets if size >= len(ids))
     before, after = framing(trained.tokenizer)
     fixed = (*range(len(before)), *range(len(ids) - len(after), len(ids)))
+    fillers = [*special_tokens(trained.tokenizer).values()] if kernel else []
     attributions, log_odds, empty_log_odds = attribute(
-        model, trained.params, encoded.token_ids, length, fixed, towards
+        model, trained.params, encoded.token_ids, length, fixed, towards, fillers
     )
     encoding = trained.tokenizer.encode(text, add_special_tokens=False)
     data = trained.config.data

@@ -5,7 +5,7 @@ import re
 import sys
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Float, Int32, Int64
@@ -18,11 +18,14 @@ SPELLINGS: list[tuple[str, ...]] = [  # of CLASSES
     ("0", "neg", "negative", "false"),
     ("1", "pos", "positive", "true"),
 ]
+CLASS_OF = {word: i for i, words in enumerate(SPELLINGS) for word in words}
+WORDS = {word: i for word, i in CLASS_OF.items() if not word.isdecimal()}
 FEWEST = 5  # reviews of a class that the config does not name: a rarer label is a typo
+NUMBER = re.compile(r"[-+]?\d*\.?\d+")
 
 
 def number_labels(
-    labels: Sequence[str], rows: Sequence[str], data: DataConfig
+    labels: Sequence[str], rows: Sequence[str], data: DataConfig, *, scored: bool = False
 ) -> tuple[Int32[np.ndarray, " rows"], tuple[str, ...], bool]:
     """Return each label's class, -1 for a row to drop; the classes; whether the labels name them.
 
@@ -31,18 +34,19 @@ def number_labels(
     numerical and words in alphabetical order. Of two classes, the second is the positive one. Case
     does not matter, nor the ".0" that pandas gives to stars.
 
-    InputError: labels that are missing, or too rare to be classes, by the names of their `rows`.
+    InputError: labels that are missing, or too rare to be classes, by the names of their `rows`, or
+    in a table that is `scored` by a run, of which only a part are its classes.
     """
     spelled = {label: _spell(label) for label in {*labels}}
     keys = [spelled[label].casefold() for label in labels]
     if blank := [f"{row}: {key!r}" for row, key in zip(rows, keys, strict=True) if is_blank(key)]:
         raise InputError(f"{data.path}: no label ({first_five(blank)}): remove these rows")
     names = split_names(data.labels)
+    groups: Sequence[tuple[str, ...]] = SPELLINGS
     if data.positive_labels:
         names = CLASSES
         groups = [split_names(data.negative_labels), split_names(data.positive_labels)]
-    elif same_classes(names, CLASSES) or (not names and {*keys} <= {*itertools.chain(*SPELLINGS)}):
-        groups = SPELLINGS
+    elif same_classes(names, CLASSES) or (not names and {*keys} <= CLASS_OF.keys()):
         words = tuple(sorted({*spelled.values()}, key=lambda word: word.casefold() in SPELLINGS[1]))
         own = same_classes(words, CLASSES) and {"0", "1"}.isdisjoint(words)
         names = names or (words if own else CLASSES)
@@ -50,11 +54,38 @@ def number_labels(
         names = names or _find_names(keys, rows, [*spelled.values()], data)
         groups = [(name,) for name in names]
     class_of = {_spell(m).casefold(): i for i, group in enumerate(groups) for m in group}
+    if data.positive_labels:  # a run of stars takes the names of its classes, too, but not both
+        class_of = max(class_of, WORDS, key=lambda of: len(of.keys() & {*keys}))
     numbers = np.array([class_of.get(key, -1) for key in keys], np.int32)
+    named = {*names} <= {*spelled.values()}
+    if scored or (groups is SPELLINGS and not named):
+        _check_fit(keys, class_of, names, data)
     if dropped := [key for key in keys if key not in class_of]:
-        counts = f"{len(dropped):,} of {len(keys):,} reviews, labeled {_counted(dropped)}"
-        print(f"dropped  {counts}", file=sys.stderr)
-    return numbers, names, {*names} <= {*spelled.values()}
+        counts = f"{len(dropped):,} of {len(keys):,} reviews in {data.path}"
+        print(f"dropped  {counts}, labeled {_counted(dropped)}", file=sys.stderr)
+    return numbers, names, named
+
+
+def _check_fit(
+    keys: Sequence[str], class_of: Mapping[str, int], names: Sequence[str], data: DataConfig
+) -> None:
+    """Raise InputError if a label may be a class in another spelling; warn of absent classes.
+
+    None may if each class has labels and the others are words such as "neutral", or between the
+    classes' own numbers, as 3 stars are between 1, 2 and 4, 5, but 2 is not beside 0 and 1.
+    """
+    found = {class_of.get(key) for key in keys}
+    absent = [name for i, name in enumerate(names) if i not in found]
+    others = {*keys} - class_of.keys()
+    own = [float(key) for key in class_of if NUMBER.fullmatch(key) and class_of != CLASS_OF]
+    between = all(own and min(own) < float(x) < max(own) for x in others if NUMBER.fullmatch(x))
+    labels = f"{data.path}, column {data.label_column!r}: the labels {_counted(keys)}"
+    if others and (absent or others & WORDS.keys() or not between):
+        known = ["/".join(key for key in class_of if class_of[key] == i) for i in range(len(names))]
+        problem = f"{labels} do not fit the classes {first_five(known)}"
+        raise InputError(f"{problem}: spell each as its class, and remove rows of other labels")
+    if absent:
+        print(f"warning: {labels}: none is of class {first_five(absent)}", file=sys.stderr)
 
 
 def same_classes(first: Sequence[str], second: Sequence[str]) -> bool:

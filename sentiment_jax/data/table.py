@@ -79,23 +79,19 @@ def read_reviews(data: DataConfig) -> tuple[Reviews, Reviews]:
 
 def read_labeled(data: DataConfig, rows: Sequence[tuple[str, str, str]] = ()) -> Reviews:
     """Return the reviews of data.path, or of rows, that have labels of the classes."""
-    numbers, everything = _number(rows or _read_file(data.path, data), data)
-    if (numbers < 0).all():
-        where = f"{data.path}, column {data.label_column!r}"
-        listed = ", ".join(everything.classes)
-        raise InputError(f"{where}: no label is one of the model's classes, {listed}")
+    numbers, everything = _number(rows or _read_file(data.path, data), data, scored=True)
     return everything.take(numbers >= 0)
 
 
 def _number(
-    rows: Sequence[tuple[str, str, str]], data: DataConfig
+    rows: Sequence[tuple[str, str, str]], data: DataConfig, *, scored: bool = False
 ) -> tuple[Int32[np.ndarray, " rows"], Reviews]:
     """Return the class of each row, -1 for one to drop, and the reviews."""
     ids, texts, labels = zip(*rows, strict=True)
     if all(re.fullmatch(r"[\s\d.,+-]+", text) for text in texts):
         where = f"{data.path}, column {data.text_column!r}"
         raise InputError(f"{where}: the texts are numbers: name another, --config.data.text_column")
-    numbers, classes, named = number_labels(labels, ids, data)
+    numbers, classes, named = number_labels(labels, ids, data, scored=scored)
     return numbers, Reviews.from_texts(texts, numbers.tolist(), ids, classes, named)
 
 

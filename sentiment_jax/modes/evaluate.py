@@ -6,14 +6,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from sentiment_jax.config.schema import Config, join_names
 from sentiment_jax.config.stored import replace_settings
 from sentiment_jax.data import table
 from sentiment_jax.data.predictions import write_predictions
 from sentiment_jax.data.reviews import Reviews
 from sentiment_jax.errors import InputError, RunError
+from sentiment_jax.modes import predict
 from sentiment_jax.modes.predict import TextSource, check_output, predict_table
 from sentiment_jax.runtime import devices, terminal
 from sentiment_jax.storage.checkpoints import tree_sha256
@@ -23,7 +22,7 @@ from sentiment_jax.training import scoring
 from sentiment_jax.training.console import print_metrics, print_scores
 from sentiment_jax.training.experiment import read_corpus
 from sentiment_jax.training.lineage import texts_hash, warn_of_training_reviews
-from sentiment_jax.training.metrics import apply_temperature, measure, score_probabilities
+from sentiment_jax.training.metrics import measure, score_probabilities
 from sentiment_jax.training.trained_model import TrainedModel, best_sha256, load_ensemble
 
 Scored = tuple[dict[str, Any], dict[str, Any]]  # loss, accuracy and examples; metrics
@@ -43,7 +42,9 @@ def evaluate_run(
 def score_run(trained: TrainedModel, directory: RunDirectory, split: str) -> Scored:
     """Return the scores and metrics of a run on a split, and write its predictions if possible."""
     reviews = _read_split([trained], [directory], split)
-    found = _score(trained, reviews, split)
+    with terminal.progress_bar(len(reviews), "encoding", unit="review") as bar:
+        encoded = trained.encode(reviews, bar.update)
+    found = scoring.score_reviews(trained, trained.params, encoded, split)
     try:
         with lock_run(directory.path):
             if best_sha256(directory.path) != tree_sha256(trained.params):
@@ -94,12 +95,9 @@ def read_labeled(
 
 
 def score_labeled(models: Sequence[TrainedModel], reviews: Reviews) -> Scored:
-    """Return scores and metrics of the averaged probabilities on any reviews."""
-    predicted = []
-    for model in models:
-        scores = _score(model, reviews, "evaluate")
-        predicted.append(apply_temperature(scores.probabilities, model.temperature))
-    probabilities = np.mean(predicted, axis=0)
+    """Return scores and metrics of the averaged probabilities on any reviews, blank ones, too."""
+    probabilities, warnings = predict.predict(models, reviews.texts)
+    predict.print_warning_count(warnings)
     measured = measure(reviews.labels, probabilities, models[0].classes)
     return score_probabilities(reviews.labels, probabilities), measured
 
@@ -165,9 +163,3 @@ def _read_split(
             f"{directory.result.name} there has the scores of a cross-validation)"
         )
     return reviews
-
-
-def _score(trained: TrainedModel, reviews: Reviews, description: str) -> scoring.ReviewScores:
-    with terminal.progress_bar(len(reviews), "encoding", unit="review") as bar:
-        encoded = trained.encode(reviews, bar.update)
-    return scoring.score_reviews(trained, trained.params, encoded, description)

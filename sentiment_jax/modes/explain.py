@@ -11,6 +11,7 @@ from sentiment_jax.analysis.integrated_gradients import Explanation, Word, expla
 from sentiment_jax.data.labels import decide
 from sentiment_jax.errors import InputError
 from sentiment_jax.modes.predict import TextSource, format_predictions, predict, print_warning_count
+from sentiment_jax.runtime import terminal
 from sentiment_jax.storage.files import write_atomically
 from sentiment_jax.storage.run_directory import RunDirectory
 from sentiment_jax.training.trained_model import TrainedModel, load_run
@@ -89,25 +90,25 @@ def explain_texts(
     blocks = []
     predicted = format_predictions(classes, probabilities)
     rows = zip(names, texts, probabilities, decided, towards, predicted, warnings, strict=True)
-    for name, text, p, best, i, prediction, warning in rows:
-        explanation = explain(trained, text, i)
-        words = explanation.log_odds - explanation.empty_log_odds
-        odds = f"{explanation.log_odds:+.3f}: {explanation.empty_log_odds:+.3f} without words, "
-        odds += f"{words:+.3f} from the words"
-        headline = f"{name}: {' '.join(prediction.split())}"
-        block = {
-            "explanation": explanation,
-            "headline": f"{headline}, {warning}" if warning else headline,
-            "lines": _describe_words(explanation, f"to {classes[i]}", ends[0]),
-            "odds": odds,
-            "entry": f"{name}: {classes[best]}",
-            "start": textwrap.shorten(text[:200], 30, placeholder=" …"),
-            "share": 100 * float(p[i]),
-            "label": classes[i],
-        }
-        blocks.append(block)
-        shown = [block["headline"], to_terminal(explanation), f"log-odds {odds}", *block["lines"]]
-        print("\n  ".join(filter(None, shown)), flush=True)
+    with terminal.progress_bar(len(texts), "explaining", unit="text") as bar:
+        for name, text, p, best, i, prediction, warning in rows:
+            explanation = explain(trained, text, i)
+            words = explanation.log_odds - explanation.empty_log_odds
+            odds = f"{explanation.log_odds:+.3f}: {explanation.empty_log_odds:+.3f} without words, "
+            odds += f"{words:+.3f} from the words"
+            lines = [f"to {classes[i]}: {strongest_words(explanation, 1)}"]
+            lines.append(f"{ends[0]}: {strongest_words(explanation, -1)}")
+            if not explanation.complete:
+                gap = f"{explanation.gap:+.3f} more than that"
+                lines.append(f"warning: the attributions sum to {gap}")
+            headline = ", ".join(filter(None, [f"{name}: {' '.join(prediction.split())}", warning]))
+            block = {"explanation": explanation, "lines": lines, "odds": odds, "label": classes[i]}
+            block |= {"entry": f"{name}: {classes[best]}", "headline": headline}
+            block["start"] = textwrap.shorten(text[:200], 30, placeholder=" …")
+            blocks.append(block | {"share": 100 * float(p[i])})
+            shown = [headline, to_terminal(explanation), f"log-odds {odds}", *lines]
+            bar.write("\n  ".join(filter(None, shown)))
+            bar.update()
     legend = f"blue words pushed {ends[1]}, red ones {ends[0]}; gray was not read"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -115,16 +116,6 @@ def explain_texts(
     except OSError as error:
         raise InputError(f"cannot write --output={path}: {error.strerror}") from error
     print(f"attributions in nats; the same as a page: {path}")
-
-
-def _describe_words(explanation: Explanation, to: str, away: str) -> list[str]:
-    lines = [
-        f"{to}: {strongest_words(explanation, 1)}",
-        f"{away}: {strongest_words(explanation, -1)}",
-    ]
-    if not explanation.complete:
-        lines.append(f"warning: the attributions sum to {explanation.gap:+.3f} more than that")
-    return lines
 
 
 def to_page(

@@ -81,7 +81,8 @@ def predict(models: Sequence[TrainedModel], texts: Sequence[str]) -> Predictions
     probabilities = []
     few = 8 * jax.device_count()
     for model in models:
-        encoded = model.encode(reviews)
+        with terminal.progress_bar(len(texts), "encoding", unit="review") as bar:
+            encoded = model.encode(reviews, bar.update)
         size = few if len(texts) <= few else model.config.eval_batch_size  # compiled once each
         scores = scoring.score_reviews(model, model.params, encoded, "predict", batch_size=size)
         probabilities.append(apply_temperature(scores.probabilities, model.temperature))

@@ -4,23 +4,42 @@ It trains as `train` does, with an objective of its architecture, on the text th
 gathers. `--config.model.pretrained=RUN` starts from the best checkpoint by held-out loss.
 """
 
+import shlex
 from pathlib import Path
 from typing import Any, Unpack
 
 from ml_collections import ConfigDict
 
+from sentiment_jax.config.recipes import read_recipe
+from sentiment_jax.config.schema import OF_VOCABULARY, EncoderConfig
+from sentiment_jax.config.stored import flatten
 from sentiment_jax.modes import train
 from sentiment_jax.training.run import TrainingRun
 from sentiment_jax.training.stages import Options, run_stages
 from sentiment_jax.training.tasks.pretraining import PRETRAINING
 
+RECIPES = {"lstm": "lstm:semi", "electra": "electra:long"}  # to fine-tune by; else bert:long
+OF_RECIPES = ("data.max_length", "data.truncation", "data.length_buckets", *OF_VOCABULARY[:2])
+
 
 def print_next(run: TrainingRun) -> None:
-    """Print how to fine-tune from the run."""
-    of_ngrams = run.config.model.name == "lstm"
-    command = "--config=lstm:semi (few labels: average)" if of_ngrams else "--mode=train"
-    source = f"--config.model.pretrained={run.directory.path}"
-    print(f"{'next':8} fine-tune from it: {command} {source}")
+    """Print the command that fine-tunes from the run, on the labeled reviews of its config."""
+    model = run.config.model
+    recipe = RECIPES.get(model.name, "bert:long")
+    theirs = flatten(read_recipe(recipe))
+    ours = flatten(run.config) | {"model.pretrained": run.directory.path}
+    named = [n for n in ours if n.startswith("data.") and n not in OF_RECIPES]
+    settings = {name: ours[name] for name in [*named, "model.pretrained", "model.embedding_size"]}
+    if isinstance(model, EncoderConfig):
+        longest = model.max_position_embeddings - model.first_position
+        settings["data.max_length"] = min(longest, theirs["data.max_length"])
+        del settings["model.embedding_size"]  # which the source decides
+    labeled = run.experiment.statistics["counts"]["train"]["labeled"]  # before a limit
+    few = min(labeled, run.config.data.limit or labeled) // 4
+    settings["batch_size"] = min(few or 1, theirs["batch_size"])
+    changes = [f"--config.{n}={value}" for n, value in settings.items() if value != theirs[n]]
+    command = [f"--config={recipe}", f"--workdir={run.directory.path}-tuned", *changes]
+    print(f"{'next':8} fine-tune from it:\npython -m sentiment_jax.main {shlex.join(command)}")
 
 
 def pretrain(recipe: ConfigDict, workdir: Path, **options: Unpack[Options]) -> dict[str, Any]:

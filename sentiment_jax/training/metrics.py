@@ -61,7 +61,7 @@ def measure(
         "accuracy_interval": [*wilson_interval(scores["accuracy"], total)],
         "majority_baseline": float(np.max(counts)) / total,
         "balanced_accuracy": float(recall[counts > 0].mean()),
-        "macro_f1": float(f1.mean()),
+        "macro_f1": float(f1[counts + predictions > 0].mean()),
         "mcc": float(covariance / np.sqrt(variances)) if variances else 0.0,
         "auc": None if None in areas else float(np.mean(areas, dtype=np.float64)),
         "log_loss": scores["loss"],

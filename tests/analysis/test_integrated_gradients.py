@@ -1,6 +1,7 @@
 """Attributions: complete, exact where the model is linear, and on the right words."""
 
 import dataclasses
+import functools
 import re
 
 import flax.linen as nn
@@ -57,13 +58,15 @@ class Linear(nn.Module):
     """Log-odds are a weighted sum of the embeddings: attributions are known."""
 
     config: LstmConfig = LSTM
+    bias: float = 0.0
+    classes: int = 2
 
     @nn.compact
     def __call__(self, token_ids, lengths, *, deterministic):
         embed = nn.Embed(40, 4, name="embedding")
         embedded = embed_positions(embed, token_ids)
         valid = (jnp.arange(token_ids.shape[1]) < lengths[:, None])[:, :, None]
-        score = jnp.sum(embedded * valid * jnp.arange(1, 5), axis=(1, 2))
+        score = jnp.sum(embedded * valid * jnp.arange(1, 5), axis=(1, 2)) + self.bias
         return jnp.stack([-score, score], axis=1)
 
 
@@ -78,6 +81,28 @@ def test_a_linear_models_attributions_are_its_terms(fixed):
     np.testing.assert_allclose(empty, expected[list(fixed)].sum(), atol=1e-5)
     expected[list(fixed)] = 0
     np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("bias", [-3.0, 3.0])
+def test_with_fillers_the_baseline_is_neutral(bias):
+    """If the model is sure of a class without words, how it got from there explains nothing."""
+    table = np.random.default_rng(0).normal(size=(40, 4)).astype(np.float32)
+    read = functools.partial(
+        integrated_gradients.attribute,
+        Linear(bias=bias),
+        {"embedding": {"embedding": table}},
+        TOKENS,
+        12,
+    )
+    plain, whole, sure = read()
+    assert sure == pytest.approx(2 * bias)
+    found, same, neutral = read(fillers=[1, 2, 3])
+    assert abs(neutral) < 0.1 and same == whole
+    np.testing.assert_allclose(found.sum(), whole - neutral, atol=1e-4)
+    moved = plain - found  # by the same blend in each place
+    np.testing.assert_allclose(
+        moved, np.full(len(TOKENS), (neutral - sure) / len(TOKENS)), rtol=1e-4
+    )
 
 
 TEXT = "Unbelievably dull & overlong - <b>never</b> again!<br />The end."

@@ -1,6 +1,7 @@
 """Which class a label stands for, in every way that users write them."""
 
 import numpy as np
+import pytest
 from reviews import refusal, write_data
 
 from sentiment_jax.config.schema import CLASSES, DataConfig, join_names, split_names
@@ -11,10 +12,11 @@ STARS = {"positive_labels": "4,5", "negative_labels": "1,2"}
 WORDS = ("negative", "neutral", "positive")
 
 
-def number(found, **settings):
+def number(found, scored=False, **settings):
     """The classes of the labels found, and their names."""
     rows = [f"row {i + 2}" for i in range(len(found))]
-    numbers, names, _ = number_labels(found, rows, DataConfig("csv", "my.csv", **settings))
+    data = DataConfig("csv", "my.csv", **settings)
+    numbers, names, _ = number_labels(found, rows, data, scored=scored)
     return numbers.tolist(), names
 
 
@@ -40,15 +42,101 @@ def test_labels_are_classes_in_the_order_of_numbers_or_letters():
 
 
 def test_labels_not_named_are_dropped_and_counted(capsys):
-    for labels, settings, numbers, dropped in (
-        ("5 4.0 3 2 1.0 3 2.5", STARS, [1, 1, -1, 0, 0, -1, -1], "3 of 7 reviews, labeled 3 (2), "),
-        ("ham spam ? Spam", {"labels": "spam,ham"}, [1, 0, -1, 0], "1 of 4 reviews, labeled ? (1)"),
-        ("1 0 2", {"labels": "1,0"}, [0, 1, -1], "1 of 3 reviews, labeled 2 (1)"),
+    for labels, settings, numbers, count, dropped in (
+        ("5 4.0 3 2 1.0 3 2.5", STARS, [1, 1, -1, 0, 0, -1, -1], "3 of 7", "3 (2), 2.5 (1)"),
+        ("ham spam ? Spam", {"labels": "spam,ham"}, [1, 0, -1, 0], "1 of 4", "? (1)"),
+        ("1 0 2", {"labels": "1,0"}, [0, 1, -1], "1 of 3", "2 (1)"),
+        ("0 1 2", {"labels": "0,1"}, [0, 1, -1], "1 of 3", "2 (1)"),
+        ("0 pos ?", {"labels": "neg,pos"}, [0, 1, -1], "1 of 3", "? (1)"),
     ):
         names = split_names(settings.get("labels", ",".join(CLASSES)))
         assert number(labels.split(), **settings) == (numbers, names)
         shown = capsys.readouterr().err
-        assert shown.startswith(f"dropped  {dropped}") and shown.count("\n") == 1
+        assert shown == f"dropped  {count} reviews in my.csv, labeled {dropped}\n"
+
+
+RUNS = {  # how the classes are listed -> settings
+    "0/neg/negative/false, 1/pos/positive/true: ": {"labels": "negative,positive"},  # of 0/1, too
+    "bad, good: ": {"labels": "bad,good"},
+    "1, 2, 3, 4, 5: ": {"labels": "1,2,3,4,5"},
+    "1/2, 4/5: neg/negative/false, pos/positive/true: ": STARS,  # either
+    "-1, 0, 1: ": {"labels": "-1,0,1"},
+}
+# The class of each label, or a dot if it is dropped; ? if an absent class is warned of; - refused.
+SCORED = """
+0/1                                01    -    -      -      12?
+0.0/1.0                            01    -    -      -      12?
+1                                  1?    -    0?     0?     2?
+1/2                                -     -    01?    00?    -
+1.0/2.0                            -     -    01?    00?    -
+-1/1                               -     -    -      -      02?
+-1/+1                              -     -    -      -      -
+-1/0/1                             -     -    -      -      012
+0/1/2                              -     -    -      -      -
+0/0.5/1                            -     -    -      -      -
+-1/0/0.5/1                         -     -    -      -      01.2
+0/2                                -     -    -      -      -
+0/4                                -     -    -      -      -
+1/5                                -     -    04?    01     -
+1/2/3                              -     -    012?   -      -
+1/2/3/4/5                          -     -    01234  00.11  -
+1.0/2.0/3.0/4.0/5.0                -     -    01234  00.11  -
+0/1/2/3/4                          -     -    -      -      -
+0/1/2/3/4/5                        -     -    -      -      -
+1/2/3/4/5/6                        -     -    -      -      -
+1/2/2.5/3/4/5                      -     -    01.234 00..11 -
+4/5                                -     -    34?    11?    -
+3/4/5                              -     -    234?   -      -
+0.1/0.9                            -     -    -      -      -
+neg/pos                            01    -    -      01     -
+Negative/POSITIVE                  01    -    -      01     -
+_negative/positive__               01    -    -      01     -
+"negative"/"positive"              -     -    -      -      -
+negative/positive/"positive"       01.   -    -      01.    -
+True/False                         10    -    -      10     -
+T/F                                -     -    -      -      -
+yes/no                             -     -    -      -      -
+ja/nein                            -     -    -      -      -
+Good/BAD                           -     10   -      -      -
+good/bad/so_so                     -     10.  -      -      -
+good/bad/positive                  -     -    -      -      -
+good/bad/2                         -     -    -      -      -
+good                               -     1?   -      -      -
+good/so_so                         -     -    -      -      -
+0/positive                         01    -    -      -      -
+1/negative                         10    -    -      -      -
+1/negative/positive                101   -    -      -      -
+1/2/negative/positive              -     -    -      -      -
+1/5/negative/positive              -     -    -      -      -
+negative/neutral/positive          0.1   -    -      0.1    -
+neutral/positive                   -     -    -      -      -
+positive                           1?    -    -      1?     -
+fake/true                          -     -    -      -      -
+neg/positiv                        -     -    -      -      -
+neutral                            -     -    -      -      -
+5_stars/1_star                     -     -    -      -      -
+0,0/1,0                            -     -    -      -      -
+1_star/0/1                         .01   -    -      -      -
+"""
+
+
+@pytest.mark.parametrize("row", SCORED.strip().splitlines())
+def test_a_table_that_is_scored_has_the_classes_of_the_run_or_is_refused(row, capsys):
+    written, *expected = row.split()
+    labels = [label.replace("_", " ") for label in written.split("/")]
+    for (listed, settings), wanted in zip(RUNS.items(), expected, strict=True):
+        if wanted == "-":
+            message = refusal("my.csv", number, labels, scored=True, **settings)
+            found, known = message.split(" do not fit the classes ")
+            spelled = (label.strip().removesuffix(".0").lower() for label in labels[:5])
+            assert all(f"{label} (1)" in found for label in spelled)
+            assert known.partition(":")[0] in listed
+        else:
+            numbers, _ = number(labels, scored=True, **settings)
+            assert numbers == [-1 if n == "." else int(n) for n in wanted.rstrip("?")]
+            shown = capsys.readouterr().err
+            assert (f"dropped  {wanted.count('.')} of {len(labels)}" in shown) == ("." in wanted)
+            assert (": none is of class " in shown) == wanted.endswith("?")
 
 
 def test_labels_that_cannot_be_classes_are_named():
@@ -60,6 +148,12 @@ def test_labels_that_cannot_be_classes_are_named():
         ([f"id {i}" for i in range(101)], {}, "101 different labels, id 0 (1), id 1 (1)"),
         ([f"id {i}" for i in range(50)], {}, "row 6: 'id 4' and 45 more): are these texts? name"),
         (["a film " * 20 + str(i) for i in range(50)], {}, "and 45 more): are these texts?"),
+        (
+            ["1", "2"] * 5,
+            {"labels": "negative,positive"},
+            "1 (5), 2 (5) do not fit the classes 0/n",
+        ),
+        (["-1", "0", "1"] * 5, {"labels": "neg,pos"}, "do not fit the classes 0/neg/neg"),
         ([str(i / 8) for i in range(50)], {}, "regression is not supported: make few classes of"),
         (["a\x1b[2J", "b"] * 5, {}, r"'a\x1b[2J' cannot name a class"),
         *(

@@ -93,7 +93,38 @@ def test_each_row_counts_once_and_a_foreign_label_drops_its_own_alone(finished, 
     file = write_csv(tmp_path / "a.csv", rows, header=("review", "rating"))
     source = TextSource(file=file, column="review")
     assert evaluate_file([finished], source, None, "rating")["examples"] == 3
-    assert "dropped  1 of 4 reviews, labeled neutral (1)" in capsys.readouterr().err
+    assert f"dropped  1 of 4 reviews in {file}, labeled neutral (1)" in capsys.readouterr().err
+
+
+def test_blank_texts_are_scored_with_a_warning(finished, tmp_path, capsys):
+    rows = [*ROWS, ("  ", "1"), ("nan", "0"), ("", "neutral")]
+    table = TextSource(file=write_csv(tmp_path / "a.csv", rows))
+    assert evaluate_file([finished], table, None)["examples"] == 5
+    warning = "warning: 2 of 5 texts have no text or mostly unknown words: unreliable predictions\n"
+    assert warning in capsys.readouterr().err
+    api.load(finished).evaluate(tuple(zip(*rows, strict=True)))
+    assert warning in capsys.readouterr().err
+
+
+def test_a_run_of_stars_is_scored_on_stars_or_names_and_on_nothing_else(tmp_path):
+    """Read as stars, 0 and 1 would lose one class and swap the other."""
+    stars = [(f"a {'fine' if i % 5 > 2 else 'dull'} film {i}", str(1 + i % 5)) for i in range(60)]
+    settings = {"data.source": "csv", "data.path": write_csv(tmp_path / "a.csv", stars)}
+    settings |= {"data.positive_labels": "4,5", "data.negative_labels": "1,2", "epochs": 1}
+    train(runs.make_small(**runs.ONE_SHAPE, **settings), tmp_path / "run")
+    kept = [(text, int(label) > 3) for text, label in stars if label != "3"]
+
+    def score(*names):
+        rows = stars if not names else [(text, names[label]) for text, label in kept]
+        file = write_csv(tmp_path / "b.csv", rows)
+        scores = evaluate_file([tmp_path / "run"], TextSource(file=file), None)
+        again = api.load(tmp_path / "run").evaluate(tuple(zip(*rows, strict=True)))
+        assert scores == {name: again[name] for name in scores}
+        return scores
+
+    assert score() == score("negative", "positive") == score("neg", "True")
+    for names in (("0", "1"), ("-1", "1"), ("1", "3")):
+        refuses(r"the labels .* do not fit the classes 1/2, 4/5: spell", score, *names)
 
 
 @pytest.mark.parametrize(

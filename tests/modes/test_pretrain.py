@@ -3,6 +3,7 @@
 import functools
 import math
 import re
+import shlex
 import shutil
 from unittest.mock import Mock
 
@@ -12,13 +13,15 @@ import numpy as np
 import pytest
 import runs
 import safetensors
-from reviews import refuses
+from pretrained import write_folder
+from reviews import refuses, write_csv
 from sweeping import ONE_TRIAL
 
 from configs import average, bert, electra, lstm
 from sentiment_jax import api
 from sentiment_jax.analysis import records
 from sentiment_jax.config.recipes import override
+from sentiment_jax.config.schema import DataConfig
 from sentiment_jax.config.stored import replace_settings
 from sentiment_jax.data.corpus import READERS
 from sentiment_jax.errors import InputError, RunError
@@ -274,6 +277,32 @@ def test_text_of_too_few_known_words_is_refused_before_training(name, tmp_path):
     config = override(PRETRAININGS[name], {"pretrain.text": str(text)})
     refuses(r"50 known tokens are needed, the val text has \d: add", pretrain, config, tmp_path)
     assert not (tmp_path / "config.json").exists()
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["bert", "lstm", *(pytest.param(n, marks=pytest.mark.slow) for n in ("electra", "roberta"))],
+)
+def test_the_command_printed_at_the_end_runs(name, tmp_path, printed, capsys):
+    """On the same reviews, whatever the sizes, columns and names; with few labels, too."""
+    pool, _ = READERS["sample"](DataConfig())
+    rows = [(f"l{label}", text[:80]) for label, text in zip(pool.labels, pool.texts, strict=True)]
+    table = write_csv(tmp_path / "a, b.csv", rows, header=("y", "x"))
+    changes = {"data.source": "csv", "data.path": table, "data.limit": 30, "epochs": 1}
+    changes |= {"data.labels": "l1,l0", "data.text_column": "x", "data.label_column": "y"}
+    if name == "roberta":
+        folder = write_folder(tmp_path / name, name, [text for _, text in rows])
+        changes |= {"model.pretrained": str(folder), "data.max_length": 24, "batch_size": 8}
+        config = override(bert.get_config(), changes)
+    else:
+        config = override(PRETRAININGS[name], changes)
+    pretrain(config, tmp_path / "my run")
+    _, *command = capsys.readouterr().out.splitlines()[-2:]
+    program, *arguments = shlex.split(*command)[2:]
+    assert program == "sentiment_jax.main"
+    assert re.search(r"^test .* \(trained", printed(*arguments), re.MULTILINE)
+    counts = read_json(tmp_path / "my run-tuned" / "env.json")["data"]["counts"]
+    assert counts["train"] == {"l1": 12, "l0": 12}
 
 
 def names_in(folder):

@@ -41,7 +41,7 @@ def test_equals_scikit_learn_on_random_predictions(classes, seed):
     distances = ((p - np.eye(classes)[labels]) ** 2).sum(axis=1)
     expected = {
         "majority_baseline": np.bincount(labels).max() / 400,
-        "macro_f1": metrics.f1_score(labels, predicted, average="macro", **options),
+        "macro_f1": metrics.f1_score(labels, predicted, average="macro"),
         "mcc": metrics.matthews_corrcoef(labels, predicted),
         "log_loss": metrics.log_loss(labels, p, labels=range(classes)),
         "brier_score": distances.mean(),
@@ -53,7 +53,7 @@ def test_equals_scikit_learn_on_random_predictions(classes, seed):
         assert found["auc"] is None
     if classes == 2:
         expected["brier_score"] = metrics.brier_score_loss(labels, p[:, 1])
-    if classes < 100:  # with absent classes, scikit-learn's is another average, and warns
+    if classes < 100:  # with absent classes it warns
         expected["balanced_accuracy"] = metrics.balanced_accuracy_score(labels, predicted)
     for name, value in expected.items():
         assert found[name] == pytest.approx(value, rel=1e-6), name
@@ -62,6 +62,22 @@ def test_equals_scikit_learn_on_random_predictions(classes, seed):
     for name, values in zip(("precision", "recall", "f1", "examples"), theirs, strict=True):
         ours = [of_class[name] for of_class in found["classes"].values()]
         np.testing.assert_allclose(ours, values, rtol=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore:y_pred contains classes not in y_true")
+@pytest.mark.filterwarnings("ignore:A single label was found")
+@pytest.mark.parametrize("classes", [2, 3, 8])
+def test_classes_that_are_absent_count_as_in_scikit_learn(classes):
+    """Those of neither labels nor predictions count nowhere: all right is a macro F1 of 1."""
+    rng = np.random.default_rng(0)
+    for i in range(150):
+        truth = rng.choice(rng.choice(classes, 2), 6)
+        guess = truth if i % 3 == 2 else rng.choice(rng.choice(classes, 1 + i % 3), 6)
+        found = measure(truth, np.float32(np.eye(classes)[guess]), "abcdefgh"[:classes])
+        balanced = metrics.balanced_accuracy_score(truth, guess)
+        assert found["macro_f1"] == pytest.approx(metrics.f1_score(truth, guess, average="macro"))
+        assert found["balanced_accuracy"] == pytest.approx(balanced)
+    assert (found["macro_f1"], found["balanced_accuracy"]) == (1, 1)
 
 
 def test_a_confident_mistake_counts_in_full():
