@@ -31,7 +31,10 @@ def start(config: Any, group: launch.ProcessGroup | None = None, lost_after: int
 
     # A user can act on nothing that Orbax, TFDS and transformers log.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    absl.logging.set_verbosity(absl.logging.ERROR)
+    absl.logging.set_verbosity(absl.logging.FATAL)  # what fails reaches us as an exception
+    logging.getLogger("asyncio").addFilter(_is_not_of_orbax)
+    if sys.unraisablehook is sys.__unraisablehook__:
+        sys.unraisablehook = _report_unraisable
     from jax._src import xla_bridge  # nothing public says whether XLA_FLAGS have been read
 
     if not xla_bridge.backends_are_initialized():
@@ -43,6 +46,15 @@ def start(config: Any, group: launch.ProcessGroup | None = None, lost_after: int
             rows = config.batch_size // config.gradient_accumulation
             use_cpu_devices(math.gcd(config.cpu_devices, rows, config.eval_batch_size))
     use_compilation_cache()
+
+
+def _is_not_of_orbax(record: logging.LogRecord) -> bool:
+    return "orbax" not in record.getMessage()
+
+
+def _report_unraisable(error: Any) -> None:
+    if str(error.exc_value) != "Event loop is closed":  # of writes that outlive a failed save
+        sys.__unraisablehook__(error)
 
 
 def tune_malloc() -> None:
