@@ -215,15 +215,42 @@ def test_fresh_removes_the_run_alone_and_empties_what_a_link_leads_to(run_copy, 
     assert (run_copy / "checkpoints").is_symlink()
 
 
+def test_fresh_leaves_what_no_run_wrote(finished, run_copy):
+    """Folders of others, and runs, wherever they are among a run's own."""
+    fold = shutil.copytree(finished, run_copy / "folds" / "1")
+    (fold / "log.txt").write_text("its own")
+    foreign = [shutil.copytree(finished, run_copy / "folds" / name) for name in ("mine", "7")]
+    for name in ("folds/notes", "folds/1", "folds/2024-05", "checkpoints/2024", "tensorboard"):
+        (run_copy / name).mkdir(parents=True, exist_ok=True)
+        foreign.append(run_copy / name / "config.json.mine")
+        foreign[-1].write_text(name)
+    (run_copy / "tensorboard" / "events.out.tfevents.1.host").write_text("its own")
+    (run_copy / "folds.deleted").mkdir()  # left by an earlier revision
+    kept = {p: p.read_bytes() for of in foreign for p in (of, *of.rglob("*")) if p.is_file()}
+    train(runs.make_small(seed=5), run_copy, fresh=True)
+    assert {path: path.read_bytes() for path in kept} == kept
+    assert [p.name for p in (*fold.iterdir(), *(run_copy / "tensorboard").iterdir())] == [
+        "config.json.mine"
+    ] * 2
+    assert not list(run_copy.rglob("*.deleted"))
+    directories = [path for path in foreign if path.is_dir()]
+    for path in directories:
+        runs.assert_same_run(finished, path)
+
+
 MOVE = Path.rename
-MAY = os.access
 FULL = Mock(side_effect=MemoryError("all is used"))
 
 
-def keep_the_last(path, target):
-    if path.name == "9":
-        raise OSError(errno.EPERM, "Operation not permitted", str(path))
-    return MOVE(path, target)
+def immutable(*parts):
+    """A Path.rename that the kernel refuses for one file."""
+
+    def rename(path, target):
+        if path.parts[-len(parts) :] == parts:
+            raise OSError(errno.EPERM, "Operation not permitted", str(path))
+        return MOVE(path, target)
+
+    return Path, "rename", rename
 
 
 @pytest.mark.parametrize(
@@ -232,17 +259,21 @@ def keep_the_last(path, target):
         ({"data.source": "csv", "data.path": "a.csv"}, (), "cannot read the table a.csv"),
         ({"batch_size": 4096}, (), "batch_size=4096 is larger than"),
         ({}, (resume, "initializer", FULL), "all is used"),
-        ({}, (Path, "rename", keep_the_last), "over: .*/9: Operation not permitted; nothing"),
-        (  # a folder of another file system
-            {},
-            (os, "access", lambda path, *how: path.name != "params" and MAY(path, *how)),
-            "over: .*/6/params: it can't be emptied; nothing",
-        ),
+        ({}, immutable("9"), "over: .*/9: Operation not permitted; nothing"),
+        ({}, immutable("6", "params"), "over: .*/6/params: Operation not permitted; nothing"),
+        ({}, immutable("6", "params", "_METADATA"), "over: .*_METADATA: Operation not perm"),
+        ({}, immutable("2", "curves.png"), "over: .*/2/curves.png: Operation not permitted"),
+        ({}, immutable("2", "log.txt"), "over: .*/2/log.txt: Operation not permitted"),
     ],
-    ids=["data", "batch size", "memory", "immutable", "mounted"],
+    ids=["data", "batch size", "memory", "folder", "mounted", "deep", "fold", "log"],
 )
 def test_what_stops_fresh_leaves_the_old_run_whole(run_copy, monkeypatch, changes, patch, message):
     """Nothing is removed before what replaces it is read and in memory."""
+    for fold in ("1", "2"):
+        shutil.copytree(run_copy / "checkpoints", run_copy / "folds" / fold / "checkpoints")
+        for name in ("config.json", "env.json", "curves.png"):
+            shutil.copy(run_copy / name, run_copy / "folds" / fold / name)
+        (run_copy / "folds" / fold / "log.txt").write_text("1/3")
     before = runs.contents_without_lock(run_copy)
     if patch:
         owner, name, value = patch
