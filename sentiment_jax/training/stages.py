@@ -82,6 +82,8 @@ def run_stages(
                 fresh=options.get("fresh", False),
                 allow_changes=options.get("allow_changes", False),
             )
+            if start is checks.Start.FINISHED and not nested:
+                checks.check_finished_data(config, directory)
         if start is checks.Start.FINISHED:
             print(f"{workdir} is finished; nothing to do (--fresh starts over)")
             return directory.outcome()[1]
