@@ -265,6 +265,23 @@ def test_no_room_left_is_one_line(monkeypatch, capsys, error, message):
         main.main(["main"])
 
 
+LIMITED = """
+import resource, sys
+resource.setrlimit(resource.RLIMIT_FSIZE, (40 << 10,) * 2)
+from sentiment_jax import main
+sys.exit(main.run())
+"""
+
+
+@pytest.mark.slow
+def test_a_checkpoint_beyond_the_limit_of_files_is_one_line(tmp_path):
+    """Orbax's threads log each write that fails, and those that end when its event loop has."""
+    train = [SAMPLE, *runs.small_flags(**{"model.hidden_size": 64}), f"--workdir={tmp_path}/run"]
+    no_git = {"PATH": ""}  # which the limit would end while it locks the checkout
+    (line,) = python("-c", LIMITED, *train, code=1, **no_git).stderr.splitlines()
+    assert line.startswith("error: disk full or failing: ") and "File too large" in line
+
+
 def test_starts_again_with_malloc_tuned_once():
     code = "import os; print(v := os.environ.get('GLIBC_TUNABLES'), flush=True);"
     code += "from sentiment_jax.runtime import startup; startup.tune_malloc()"

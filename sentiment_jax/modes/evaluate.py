@@ -13,7 +13,7 @@ from sentiment_jax.data.predictions import write_predictions
 from sentiment_jax.data.reviews import Reviews
 from sentiment_jax.errors import InputError, RunError
 from sentiment_jax.modes import predict
-from sentiment_jax.modes.predict import TextSource, check_output, predict_table
+from sentiment_jax.modes.predict import TextSource, output_columns, predict_table
 from sentiment_jax.runtime import devices, terminal
 from sentiment_jax.storage.checkpoints import tree_sha256
 from sentiment_jax.storage.files import read_json
@@ -71,16 +71,19 @@ def evaluate_file(
     the run's unless others are named.
     """
     if output is not None:
-        check_output(output, source.file)
+        source.check_output(output)
     models = load_ensemble(workdirs, calibrated=calibrated)
     data = models[0].config.data
     column = source.column or data.text_column
     reviews = read_labeled(models[0].config, str(source.file), column, label_column)
     for workdir in workdirs:
         warn_of_training_reviews(workdir, reviews)
+    if output is not None:
+        unscored = source.read(data.text_column)
+        output_columns(unscored, models[0].classes, output)
     scores = _print("input", score_labeled(models, reviews), models, calibrated)
     if output is not None:
-        predict_table(models, source.read(data.text_column), output)
+        predict_table(models, unscored, output)
     return scores
 
 

@@ -9,7 +9,6 @@ from typing import Any
 from sentiment_jax.analysis.html import render
 from sentiment_jax.analysis.integrated_gradients import Explanation, Word, explain
 from sentiment_jax.data.labels import decide
-from sentiment_jax.errors import InputError
 from sentiment_jax.modes.predict import TextSource, format_predictions, predict, print_warning_count
 from sentiment_jax.runtime import terminal
 from sentiment_jax.storage.files import write_atomically
@@ -62,6 +61,8 @@ def strongest_words(explanation: Explanation, sign: int) -> str:
 
 def explain_run(workdir: Path, source: TextSource, page: Path | None) -> None:
     """Explain a run's predictions; the page is by default written to the run directory."""
+    path = page or workdir / "explanation.html"
+    source.check_output(path, [".html"])
     trained = load_run(workdir)
     table = source.read(trained.config.data.text_column)
     about = f"{workdir}: {trained.config.model.name.upper()}"
@@ -70,7 +71,6 @@ def explain_run(workdir: Path, source: TextSource, page: Path | None) -> None:
         if scores := outcome.get(split):
             about += f", {word} accuracy {scores['accuracy']:.4f}"
     texts = [text for (text,) in table.texts]
-    path = page or workdir / "explanation.html"
     explain_texts(trained, [*map(str, table.rows)], texts, path, about)
 
 
@@ -110,11 +110,7 @@ def explain_texts(
             bar.write("\n  ".join(filter(None, shown)))
             bar.update()
     legend = f"blue words pushed {ends[1]}, red ones {ends[0]}; gray was not read"
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, to_page(blocks, legend=legend, ends=ends, about=about))
-    except OSError as error:
-        raise InputError(f"cannot write --output={path}: {error.strerror}") from error
+    write_atomically(path, to_page(blocks, legend=legend, ends=ends, about=about))
     print(f"attributions in nats; the same as a page: {path}")
 
 

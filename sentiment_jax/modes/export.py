@@ -21,7 +21,7 @@ from sentiment_jax.huggingface.names import NAMES, config_fields
 from sentiment_jax.huggingface.weights import to_tensors
 from sentiment_jax.models.registry import ARCHITECTURES
 from sentiment_jax.storage.files import read_json
-from sentiment_jax.storage.run_directory import RunDirectory
+from sentiment_jax.storage.run_directory import RunDirectory, check_place
 from sentiment_jax.training.lineage import source_run
 from sentiment_jax.training.trained_model import TrainedModel, load_run
 
@@ -68,6 +68,7 @@ def export_pretrained(folder: Path, model: Export) -> None:
     or not at all. `load_pretrained` reads it back bit for bit. A folder that holds anything is
     refused: weights in it could be taken for ours.
     """
+    check_place(folder)
     folder = folder.resolve()
     try:
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):

@@ -2,9 +2,11 @@
 
 import csv
 import dataclasses
+import os
+import socket
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import jax
@@ -19,6 +21,7 @@ from sentiment_jax.data.table import FORMATS, JSON_LINES, Table, read_table, wri
 from sentiment_jax.errors import InputError
 from sentiment_jax.runtime import terminal
 from sentiment_jax.storage.files import regular, safe_cell
+from sentiment_jax.storage.run_directory import check_place
 from sentiment_jax.training import scoring
 from sentiment_jax.training.metrics import apply_temperature
 from sentiment_jax.training.trained_model import TrainedModel, load_ensemble
@@ -35,6 +38,22 @@ class TextSource:
     texts: Sequence[str] = ()
     file: str | None = None  # a table, or a text per line; "-" is standard input
     column: str | None = None  # of a table; by default the run's own text column
+
+    def check_output(self, output: Path, endings: Collection[str] = FORMATS) -> None:
+        """Raise InputError if an output can't be written, or is the input or a run's own file."""
+        if output.suffix.lower() not in endings:
+            raise InputError(f"--output={output}: end its name in .csv, .tsv or .jsonl")
+        check_place(output)
+        if self.file is not None and output.resolve() == Path(self.file).resolve():
+            raise InputError(f"--output={output} is the input: choose another name")
+        try:
+            if output.exists() and not (output.is_file() and os.access(output, os.W_OK)):
+                raise InputError(f"--output={output} can't be replaced: choose another name")
+            output.parent.mkdir(parents=True, exist_ok=True)
+            name = f".{output.name}.{socket.gethostname()}."  # of what `replacing` writes
+            tempfile.NamedTemporaryFile(prefix=name, dir=output.parent).close()
+        except OSError as error:
+            raise InputError(f"cannot write --output={output}: {error.strerror}") from error
 
     def read(self, text_column: str = "text") -> Table:
         """Read the texts, and the other cells of a table."""
@@ -60,7 +79,7 @@ def predict_runs(
 ) -> None:
     """Classify texts with a run or an ensemble of runs; print or write the predictions."""
     if output is not None:
-        check_output(output, source.file)
+        source.check_output(output)
     models = load_ensemble(workdirs, calibrated=calibrated)
     table = source.read(models[0].config.data.text_column)
     if source.file is None and output is None:
@@ -121,25 +140,21 @@ def print_predictions(models: Sequence[TrainedModel], texts: Sequence[str]) -> N
         print(f"{prediction}  {shown}")
 
 
-def check_output(output: Path, source: str | None) -> None:
-    """Raise InputError if the output could not be written, or would replace the input."""
-    if output.suffix.lower() not in FORMATS:
-        raise InputError(f"--output={output}: end its name in .csv, .tsv or .jsonl")
-    if source is not None and output.resolve() == Path(source).resolve():
-        raise InputError(f"--output={output} is the input: choose another name")
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=output.parent).close()
-    except OSError as error:
-        raise InputError(f"cannot write --output={output}: {error.strerror}") from error
+def output_columns(table: Table, classes: Sequence[str], output: Path | None) -> list[str]:
+    """Return the columns of predictions; InputError: the output would lack one of the input."""
+    columns = ["row", *prediction_columns(classes), "warning"]
+    if output is not None:
+        own = table.columns
+        once = FORMATS[output.suffix.lower()] == JSON_LINES  # a name, in an object
+        if taken := [name for name in own if name in columns or (once and own.count(name) > 1)]:
+            raise InputError(f"--output would have two columns {taken[0]!r}: rename the input's")
+    return columns
 
 
 def predict_table(models: Sequence[TrainedModel], table: Table, output: Path | None = None) -> None:
     """Print row, prediction, probabilities and warning as CSV, or write them beside the input."""
     classes = models[0].classes
-    columns = ["row", *prediction_columns(classes), "warning"]
-    if output is not None and (taken := [name for name in columns if name in table.columns]):
-        raise InputError(f"the input has a column {taken[0]!r} already: rename it there")
+    columns = output_columns(table, classes, output)
     probabilities, warnings = predict(models, [text for (text,) in table.texts])
     cells = prediction_cells(models[0].config.cells, probabilities)
     found = zip(table.rows, cells, warnings, strict=True)

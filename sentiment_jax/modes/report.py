@@ -17,6 +17,7 @@ from sentiment_jax.config.stored import flatten
 from sentiment_jax.errors import InputError
 from sentiment_jax.runtime import terminal
 from sentiment_jax.storage.files import write_atomically, write_csv
+from sentiment_jax.storage.run_directory import check_place
 from sentiment_jax.storage.selection import Ranking
 from sentiment_jax.sweeps import plan
 from sentiment_jax.sweeps.plan import Trial, in_words
@@ -37,6 +38,7 @@ def report(directories: Sequence[Path], output: Path, with_text: bool = False) -
 
     InputError: nothing finished, damaged files, or an unwritable folder.
     """
+    check_place(output)
     parts = by_data(collect(directories))
     contents: list[dict[str, Any]] = []
     try:

@@ -142,7 +142,7 @@ def _train_if_free(trial: Trial, first: Experiment, own: Config, stop: Stop) -> 
         return False
     flat = flatten(own)
     config = replace_settings(trial.config, {name: flat[name] for name in HARMLESS})
-    prepare_workdir(trial.directory)
+    prepare_workdir(trial.directory, nested=True)
     log = (trial.directory / "log.txt").open("a", encoding="utf-8")
     try:
         with log, contextlib.redirect_stdout(log):

@@ -33,8 +33,8 @@ def start(config: Any, group: launch.ProcessGroup | None = None, lost_after: int
 
     # A user can act on nothing that Orbax, TFDS and transformers log.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    absl.logging.set_verbosity(absl.logging.ERROR)
-    _hush_failed_reads()
+    absl.logging.set_verbosity(absl.logging.FATAL)  # what fails reaches us as an exception
+    _hush_orbax()
     devices = jax.config.jax_num_cpu_devices  # type: ignore[attr-defined]
     started = True
     with contextlib.suppress(RuntimeError):  # after its start, JAX refuses to change their number
@@ -53,8 +53,8 @@ def start(config: Any, group: launch.ProcessGroup | None = None, lost_after: int
 
 
 @functools.cache
-def _hush_failed_reads() -> None:
-    """Hide what Orbax's threads say of a read that failed beside a training: it is retried."""
+def _hush_orbax() -> None:
+    """Hide what Orbax's threads say of a failed save, or of a read that is tried again."""
     logging.getLogger("asyncio").addFilter(lambda record: "orbax" not in record.getMessage())
     report = sys.unraisablehook
     sys.unraisablehook = lambda of: str(of.exc_value) == "Event loop is closed" or report(of)

@@ -6,7 +6,6 @@ The event files are written by tensorboardX, which needs no TensorFlow.
 import contextlib
 import json
 import math
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -42,10 +41,11 @@ class MetricsLog:
             self._write_events(finite)
 
     def open_events(self, folder: Path) -> None:
-        """Write event files as well, from now on; the folder anew, with the records so far."""
+        """Write event files as well, from now on; they anew, with the records so far."""
         from tensorboardX import SummaryWriter
 
-        shutil.rmtree(folder, ignore_errors=True)
+        for old in folder.glob("events.out.tfevents.*"):
+            old.unlink()
         # purge_step: a TensorBoard that watches the folder forgets what it has read.
         self._events = SummaryWriter(str(folder), purge_step=0)
         for record in self._records:

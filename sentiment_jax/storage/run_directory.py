@@ -2,7 +2,6 @@
 
 import contextlib
 import datetime
-import errno
 import fcntl
 import importlib.metadata
 import os
@@ -29,6 +28,8 @@ from sentiment_jax.storage.format import FORMAT, upgrade
 DECIDE_BITS = ("python", "versions", "devices", "machine", "xla_flags")  # of env.json
 NVIDIA = "nvidia-|jax-cuda"  # wheels of CUDA, cuDNN, and of XLA for them
 SWEEP_FILE = "sweep.json"  # in the directory of a sweep
+OF_SWEEP = re.compile(r"sweep\.json|table\.csv|final(/[^/]*)?|worker-\d+\.log")  # not trials
+CHECKPOINT = re.compile(r"\d+(\.(partial|corrupt|deleted))*")
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tokenizers")
 
 
@@ -55,6 +56,19 @@ class RunDirectory:
         self._files = [self.config, self.result, self.failed, self.env, self.tokenizer]
         self._files += [self.metrics, self.frequencies, self.probabilities, self.curves]
         self._files += self.predictions.values()
+        self._folders = [self.checkpoints, self.folds, self.tensorboard]
+
+    def _removable(self) -> list[Path]:
+        """Return what the run and its folds wrote, files also if absent; config.json is first."""
+        own = [*self._files, *self.tensorboard.glob("events.out.tfevents.*")]
+        for path in sorted(self.checkpoints.glob("[0-9]*")):
+            if CHECKPOINT.fullmatch(path.name) and (path.suffix or any(path.glob("params*"))):
+                own.append(path)
+        for fold in map(RunDirectory, sorted(self.folds.glob("[1-9]*"))):
+            log = fold.path / "log.txt"  # which a run that was moved there has not
+            if fold.path.name.isdecimal() and (log.exists() or not fold.env.exists()):
+                own += [*fold._removable(), fold.path / "lock", log]
+        return own
 
     def remove(self) -> None:
         """Take away an earlier run, but not the reviews that Python gave it, nor what is no run's.
@@ -65,32 +79,33 @@ class RunDirectory:
         """
         if not processes.is_main():
             return
-        own = [*self._files, self.folds, self.tensorboard]
-        if self.checkpoints.is_dir():  # which may be a link, that stays
-            kept = r"\d+(\.partial|\.corrupt)?"
-            own += [p for p in sorted(self.checkpoints.iterdir()) if re.fullmatch(kept, p.name)]
+        own = self._removable()
         try:
             with contextlib.ExitStack() as undo:
                 for path in filter(os.path.lexists, own):
-                    for inside in path.rglob("*"):
-                        if inside.is_dir() and not os.access(inside, os.W_OK | os.X_OK):
-                            raise PermissionError(errno.EPERM, "it can't be emptied", str(inside))
-                    shutil.rmtree(_deleted(path), ignore_errors=True)
-                    undo.callback(path.rename(_deleted(path)).rename, path)
+                    for each in (*sorted(path.rglob("*"), reverse=True), path):  # contents first
+                        if each.is_dir():
+                            os.listdir(each)  # or an error: its contents would stay
+                        shutil.rmtree(_deleted(each), ignore_errors=True)
+                        undo.callback(each.rename(_deleted(each)).rename, each)
                 undo.pop_all()
         except OSError as error:
             problem = f"{self.path} can't be started over: {error.filename}: {error.strerror}"
             raise InputError(f"{problem}; nothing was removed: choose another --workdir") from error
-        for path in map(_deleted, own[1:]):
+        for path in map(_deleted, (*own[1:], self.folds, self.tensorboard)):
             shutil.rmtree(path, ignore_errors=True)  # NFS keeps what a reader has open
             with contextlib.suppress(OSError):
                 path.unlink()
+        folds = [*self.folds.glob("[1-9]*/checkpoints"), *self.folds.glob("[1-9]*")]
+        for folder in (*folds, *self._folders):
+            with contextlib.suppress(OSError):  # a link, or not empty
+                folder.rmdir()
 
     def check_kinds(self) -> None:
         """Raise InputError if anything but a file, or a folder, has the name of one."""
         files = filter(os.path.lexists, (*self._files, self.path / "lock"))
         odd = [path for path in files if path.is_symlink() or not path.is_file()]
-        folders = filter(os.path.lexists, (self.checkpoints, self.folds, self.tensorboard))
+        folders = filter(os.path.lexists, self._folders)
         odd += [path for path in folders if not path.is_dir()]
         if odd:
             raise InputError(f"{odd[0]} is not what a run writes there: move it away")
@@ -188,13 +203,13 @@ class RunDirectory:
                 f"the data changed since {self.path} began: hash {recorded['data_hash'][:12]} with "
                 f"{recorded['counts']} then, {statistics['data_hash'][:12]} with "
                 f"{statistics['counts']} now; point --config.data.path at the data of the run, or "
-                "start in another --workdir"
+                "train on these with --fresh or in another --workdir"
             )
         hashes = {data.get("unlabeled_hash") for data in (recorded, statistics)} - {None}
         if len(hashes) > 1:
             raise InputError(
                 f"the unlabeled texts changed since {self.path} began: point "
-                "--config.pretrain.text at those of the run, or start in another --workdir"
+                "--config.pretrain.text at those of the run, or use --fresh or another --workdir"
             )
 
 
@@ -202,11 +217,33 @@ def _deleted(path: Path) -> Path:
     return path.with_name(f"{path.name}.deleted")  # what --fresh takes away
 
 
-def prepare_workdir(path: Path) -> None:
-    """Create a directory for a run or a sweep; InputError if it can't be written and read back."""
+def check_place(path: Path, flag: str = "--output") -> None:
+    """Raise InputError for a path that a run, sweep or export writes, or where none may begin."""
+    try:
+        begins = flag == "--workdir" and not RunDirectory(path).config.exists()
+        places = {path.resolve(), Path(os.path.abspath(path))}  # a link is followed, or replaced
+        for above, inside in [(p, place.relative_to(p)) for place in places for p in place.parents]:
+            run = RunDirectory(above)
+            own = {entry.name for entry in (*run._files, *run._folders, *run.reviews.values())}
+            is_own = inside.parts[0].lower().removesuffix(".deleted") in {*own, "lock", "log.txt"}
+            if (
+                ((begins or is_own) and (run.env.is_file() or run.removed.is_file()))
+                or (OF_SWEEP.fullmatch(inside.as_posix()) and (above / SWEEP_FILE).is_file())
+                or (inside.suffix == ".json" and (above / "model.safetensors").is_file())
+            ):
+                problem = f"{flag}={path} belongs to the run, sweep or export in {above}"
+                raise InputError(f"{problem}: choose another place")
+    except (OSError, RuntimeError, ValueError) as error:  # a loop of links, a long name, a NUL
+        raise InputError(f"{flag}={str(path)!a} can't be written: {error}") from error
+
+
+def prepare_workdir(path: Path, *, nested: bool = False) -> None:
+    """Create the directory of a run or sweep, or a `nested` one; InputError if it can't be used."""
     # Orbax takes the first five for a pattern; a byte that is not UTF-8 is a lone surrogate.
     if odd := re.search(r"[][*?\\\ud800-\udfff]", str(path.absolute())):
         raise InputError(f"--workdir={str(path)!a}: {odd[0]!a} can't stand in a path; rename it")
+    if not nested:  # as a fold or a trial is
+        check_place(path, "--workdir")
     try:
         path.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=path).close()

@@ -7,6 +7,7 @@
 5. Once the reviews are read: whether they fill a batch, the memory, the data hash (stages.py).
 """
 
+import dataclasses
 import enum
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,12 +18,14 @@ from ml_collections import ConfigDict
 from sentiment_jax.config.schema import CHOSEN, ENCODERS, Config, EncoderConfig
 from sentiment_jax.config.stored import flatten, make_frozen, replace_settings
 from sentiment_jax.config.validation import validate
+from sentiment_jax.data.imdb import is_prepared
+from sentiment_jax.data.unlabeled import unlabeled_reviews
 from sentiment_jax.errors import InputError
 from sentiment_jax.huggingface import hub, weights
 from sentiment_jax.runtime import devices, startup, terminal
 from sentiment_jax.storage.run_directory import SWEEP_FILE, RunDirectory
 from sentiment_jax.training import lineage
-from sentiment_jax.training.experiment import Task
+from sentiment_jax.training.experiment import Task, read_corpus
 from sentiment_jax.training.lineage import find_teachers, source_run
 from sentiment_jax.training.tasks.classification import CLASSIFICATION
 
@@ -91,6 +94,33 @@ def check_start(
         if not (same and directory.result.exists()):  # a finished run needs none
             lineage.check_same_sources(config, directory)
     return start, config, changes
+
+
+def check_finished_data(config: Config, directory: RunDirectory) -> None:
+    """Raise InputError unless a finished run learned from the data that a config names.
+
+    They are read again and compared by hash, except for IMDB alone, which is the same everywhere.
+    Data that can't be read, being gone for example, count as the run's if they have its names.
+    """
+    began = directory.read_config()
+    data = config.data
+    if data.teacher and config.model.pretrained and not config.pretrain.text:
+        config = dataclasses.replace(config, pretrain=began.pretrain)  # the text of its source
+    imdb = data.source == "tfds"
+    same_text = config.pretrain.text == began.pretrain.text
+    if imdb and same_text and not (config.pretrain.text and is_prepared(data.path)):
+        return
+    try:
+        corpus = read_corpus(config)
+        if data.teacher:
+            held_out = [corpus.splits[name] for name in ("val", "test")]
+            text = unlabeled_reviews(data, config.pretrain.text, held_out)
+            corpus.statistics["unlabeled_hash"] = lineage.texts_hash(text)
+    except InputError:
+        if not same_text or data.path != began.data.path and not imdb:
+            raise
+    else:
+        directory.check_data(corpus.statistics)
 
 
 def resolve(recipe: ConfigDict, task: Task = CLASSIFICATION, known: Config | None = None) -> Config:

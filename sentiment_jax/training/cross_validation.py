@@ -124,7 +124,7 @@ def _train_fold(
         pool = len(prepared.encoded["train"]) + len(held_out)
         return dataclasses.replace(prepared, pool=pool)
 
-    prepare_workdir(directory.path)
+    prepare_workdir(directory.path, nested=True)
     if processes.is_main() and not directory.probabilities.exists() and _was_validated(directory):
         shutil.rmtree(directory.checkpoints, ignore_errors=True)
         directory.result.unlink(missing_ok=True)

@@ -69,7 +69,8 @@ def run_stages(
     tensorboard = options.get("tensorboard", False)
     if tensorboard and importlib.util.find_spec("tensorboardX") is None:
         raise InputError("--tensorboard needs tensorboardX: pip install tensorboardX")
-    run_directory.prepare_workdir(workdir)
+    nested = "prepare" in options  # a fold or a trial
+    run_directory.prepare_workdir(workdir, nested=nested)
     directory = RunDirectory(workdir)
     with run_directory.lock_run(workdir), contextlib.ExitStack() as stack:
         stop = options.get("stop") or stack.enter_context(Stop(options.get("stop_after")))
@@ -81,6 +82,8 @@ def run_stages(
                 fresh=options.get("fresh", False),
                 allow_changes=options.get("allow_changes", False),
             )
+            if start is checks.Start.FINISHED and not nested:
+                checks.check_finished_data(config, directory)
         if start is checks.Start.FINISHED:
             print(f"{workdir} is finished; nothing to do (--fresh starts over)")
             return directory.outcome()[1]

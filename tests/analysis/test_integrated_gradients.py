@@ -188,9 +188,9 @@ def test_what_was_not_read_is_marked_and_shortened():
     assert "<small> x" in page_of(explanation)
 
 
-def test_explains_a_finished_run(model, finished, tmp_path, capsys):
+def test_explains_a_finished_run(model, finished, tmp_path, capsys, monkeypatch):
     texts = ["A dull, <em>awful</em> film, and I loved it.", "", "nan", "word " * 300]
-    path = tmp_path / "deeper" / "page.html"
+    path = tmp_path / "page.html"
     explain.explain_texts(model, ["a", "b", "c", "d"], texts, path)
     output = capsys.readouterr().out
     assert [line[0] for line in output.splitlines() if re.match(r"[a-d]: ", line)] == list("abcd")
@@ -201,13 +201,15 @@ def test_explains_a_finished_run(model, finished, tmp_path, capsys):
     assert re.search(r'<li><a href="#1">a: (negative|positive)</a> A dull, &lt;em&gt;awful', page)
     assert "<em>" not in page
     assert not re.search(r"""src=|href="[^#]|https?://|<script""", page), "something lies elsewhere"
+    path = tmp_path / "deeper" / "page.html"
     explain.explain_run(finished, TextSource(["a dull film"]), path)
     test = read_json(finished / "result.json")["test"]["accuracy"]
     named = rf"<p>{finished}: LSTM, validation accuracy .*, test accuracy {test:.4f}</p>"
     assert re.search(named, path.read_text())
     (tmp_path / "file").write_text("")
+    monkeypatch.setattr(explain, "load_run", lambda _: pytest.fail("it is refused first"))
     with pytest.raises(InputError, match="cannot write --output"):
-        explain.explain_texts(model, ["a"], texts[:1], tmp_path / "file" / "page.html")
+        explain.explain_run(finished, TextSource(texts[:1]), tmp_path / "file" / "page.html")
 
 
 def test_two_hundred_explanations_are_a_small_page():

@@ -15,15 +15,9 @@ from commands import python
 
 from sentiment_jax.data.corpus import load_corpus
 from sentiment_jax.data.table import Table, read_table
-from sentiment_jax.errors import InputError
 from sentiment_jax.modes.explain import explain_texts
-from sentiment_jax.modes.predict import (
-    TextSource,
-    check_output,
-    predict,
-    predict_table,
-    print_predictions,
-)
+from sentiment_jax.modes.predict import TextSource, predict, predict_table, print_predictions
+from sentiment_jax.training import scoring
 
 COLUMNS = ["row", "predicted", "p_positive", "warning"]
 
@@ -134,18 +128,52 @@ def test_predictions_follow_the_cells_of_the_input(model, tmp_path, capsys, name
         ("in.csv", "in.csv is the input: choose another name"),
         ("link.csv", "link.csv is the input"),
         ("in.csv/out.csv", "cannot write --output=.*in.csv/out.csv: Not a directory|File exists"),
-        ("new/out.csv", "the input has a column 'row' already: rename it there"),
+        ("folder.csv", "folder.csv can't be replaced: choose another name"),
+        (f"out{'t' * 249}.csv", "cannot write --output=.*: File name too long"),
+        (f"out{'t' * 245}.csv", "cannot write --output=.*: File name too long"),  # while written
+        ("out\0.csv", r"out\\x00.csv' can't be written: .*embedded null"),
+        (f"out{'t' * 300}/a.csv", "cannot write --output=.*a.csv: File name too long"),
     ],
 )
-def test_an_output_that_cannot_be_written_is_refused(model, tmp_path, name, message):
+@pytest.mark.parametrize("mode", ["predict", "evaluate"])
+def test_an_output_that_cannot_be_written_is_refused_first(
+    refused, finished, monkeypatch, tmp_path, mode, name, message
+):
     source = tmp_path / "in.csv"
-    source.write_text("text,row\na,1\n")
+    source.write_text("text,label\na,1\n")
     (tmp_path / "link.csv").symlink_to(source)
-    with pytest.raises(InputError, match=message):
-        check_output(tmp_path / name, str(source))
-        predict_table([model], read(source), tmp_path / name)
-    check_output(tmp_path / "link.csv", str(tmp_path / "misspelt.csv"))  # refused when it is read
-    assert source.read_text() == "text,row\na,1\n" and not list(tmp_path.rglob("out*"))
+    (tmp_path / "folder.csv").mkdir()
+    monkeypatch.setattr(scoring, "score_reviews", lambda *_, **__: pytest.fail("it is scored"))
+    line = [f"--mode={mode}", f"--workdir={finished}", f"--input={source}"]
+    assert re.search(message, refused(*line, f"--output={tmp_path}/{name}"))
+    assert source.read_text() == "text,label\na,1\n" and not list(tmp_path.rglob("*out*"))
+    line[-1] = f"--input={tmp_path}/misspelt.csv"  # refused when it is read
+    assert "misspelt.csv: No such file" in refused(*line, f"--output={tmp_path}/link.csv")
+
+
+@pytest.mark.parametrize("mode", ["predict", "evaluate"])
+@pytest.mark.parametrize(
+    ("columns", "name", "taken"),
+    [
+        ("row,x", "out.csv", "row"),
+        ("p_positive,x", "out.jsonl", "p_positive"),
+        ("x,x", "out.jsonl", "x"),
+        ("x,x", "out.tsv", None),  # which keeps both
+    ],
+)
+def test_no_column_of_the_input_is_lost(
+    printed, finished, monkeypatch, tmp_path, mode, columns, name, taken
+):
+    (tmp_path / "in.csv").write_text(f"text,label,{columns}\ngood,1,5,6\n")
+    line = [f"--mode={mode}", f"--workdir={finished}", f"--input={tmp_path}/in.csv"]
+    line.append(f"--output={tmp_path}/{name}")
+    if taken is None:
+        printed(*line)
+        assert "\ngood\t1\t5\t6\t2\t" in (tmp_path / name).read_text()
+        return
+    monkeypatch.setattr(scoring, "score_reviews", lambda *_, **__: pytest.fail("it is scored"))
+    message = f"error: --output would have two columns '{taken}': rename the input's\n"
+    assert printed(*line, code=2) == message
 
 
 EMPTY = dict.fromkeys(("", "<br />", "nan"), "no text")

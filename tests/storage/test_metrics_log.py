@@ -34,6 +34,7 @@ def test_events_are_those_of_the_metrics_also_after_resuming(tmp_path, unpainted
     with pytest.raises(Interrupted):
         train(config, run, tensorboard=True, stop=runs.stop_at(5))
     before = scalars(run / "tensorboard")
+    (run / "tensorboard" / "notes").write_text("mine")
     train(config, run, tensorboard=True)
     found = scalars(run / "tensorboard")
     assert 0 < len(before) < len(found)
@@ -44,7 +45,7 @@ def test_events_are_those_of_the_metrics_also_after_resuming(tmp_path, unpainted
         if name not in ("step", "split")
     ]
     RunDirectory(run).remove()
-    assert not (run / "tensorboard").exists()
+    assert [path.name for path in (run / "tensorboard").iterdir()] == ["notes"]
 
 
 def test_without_tensorboardx_it_says_what_to_install(tmp_path, monkeypatch):

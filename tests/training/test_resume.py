@@ -11,20 +11,27 @@ from unittest.mock import Mock
 import pytest
 import runs
 from commands import SAMPLE, start
+from reviews import refuses, write_csv
+from written_runs import write_run
 
+import sentiment_jax
 from sentiment_jax.config.recipes import override
 from sentiment_jax.config.schema import CHOSEN
+from sentiment_jax.data import imdb
 from sentiment_jax.errors import InputError, Interrupted, RunError
 from sentiment_jax.modes import evaluate
 from sentiment_jax.modes.evaluate import evaluate_run
+from sentiment_jax.modes.pretrain import pretrain
 from sentiment_jax.modes.train import train
 from sentiment_jax.storage.checkpoints import Checkpoints, steps_in
 from sentiment_jax.storage.files import read_json, write_json
 from sentiment_jax.storage.run_directory import RunDirectory
 from sentiment_jax.training import resume, scoring, trained_model
+from sentiment_jax.training.checks import resolve
 from sentiment_jax.training.experiment import read_corpus
 from sentiment_jax.training.run import Progress
 from sentiment_jax.training.signals import Stop
+from sentiment_jax.training.tasks.pretraining import PRETRAINING
 from sentiment_jax.training.trained_model import load_run
 
 STEPS = 9  # three epochs of three batches
@@ -88,6 +95,87 @@ def test_a_finished_run_is_reported_as_such_and_nothing_is_written(run_copy, cap
     assert train(runs.make_small(), run_copy) == read_json(run_copy / "result.json")
     assert "is finished; nothing to do" in capsys.readouterr().out
     assert runs.contents_without_lock(run_copy) == before
+
+
+def write_reviews(path, word):
+    rows = [
+        (f"{word} film {i}, {('bad', 'good')[i % 2]}", ("bad", "good")[i % 2]) for i in range(60)
+    ]
+    return write_csv(path, rows)
+
+
+def write_folder(path, word):
+    for i in range(60):
+        file = path / ("train", "test")[i < 20] / ("neg", "pos")[i % 2] / f"{i}_1.txt"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(f"{word} film {i}, {('bad', 'good')[i % 2]}")
+    return str(path)
+
+
+def write_lines(path, word):
+    path.write_text("\n".join(f"{word} film, number {i}" for i in range(60)))
+    return str(path)
+
+
+QUICK = {**runs.ONE_SHAPE, "epochs": 1, "data.limit": 0, "data.test_limit": 0}
+
+
+@pytest.mark.parametrize(
+    ("write", "setting", "more"),
+    [
+        (write_reviews, "data.path", {"data.source": "csv"}),
+        (write_reviews, "data.test_path", {"data.source": "csv"}),
+        (write_folder, "data.path", {"data.source": "folder"}),
+        (write_lines, "pretrain.text", {"data.teacher": "finished"}),
+        (write_lines, "pretrain.text", {"optimizer.name": "sgd", "optimizer.clip_norm": 0.0}),
+    ],
+    ids=["table", "test table", "folder", "text of teachers", "text"],
+)
+def test_finished_is_said_of_the_same_data_alone(finished, tmp_path, capsys, write, setting, more):
+    """Else the old model would pass for one of the new data."""
+    if setting == "data.test_path":
+        more = more | {"data.path": write_reviews(tmp_path / "train", "first")}
+    if "data.teacher" in more:
+        more = more | {"data.teacher": str(finished)}
+    learn = pretrain if "optimizer.name" in more else train
+    run = tmp_path / "run"
+
+    def call(path, **options):
+        return learn(runs.make_small(**QUICK, **more, **{setting: str(path)}), run, **options)
+
+    first = tmp_path / "first"
+    result = call(write(first, "first"))
+    before = runs.contents_without_lock(run)
+    write(tmp_path / "second", "second")
+    write(tmp_path / "elsewhere", "first")
+    if setting != "data.test_path":  # whose name is part of the config
+        assert call(tmp_path / "elsewhere") == result
+        assert "is finished; nothing to do" in capsys.readouterr().out
+    for other in ("second", "absent"):
+        message = "changed since .*--fresh.*another --workdir" if other == "second" else "absent"
+        refuses(message, call, tmp_path / other, allow_changes=True)
+    if setting == "data.path" and write is write_reviews:
+        table = ([f"another {i}" for i in range(60)], ["good", "bad"] * 30)
+        refuses("changed since", sentiment_jax.train, runs.make_small(**QUICK), run, table)
+    first.rename(tmp_path / "away")
+    assert call(first) == result  # gone, but it is the same question
+    write(first, "second")
+    refuses("changed since", call, first)
+    assert runs.contents_without_lock(run) == before
+    assert capsys.readouterr().out.count("is finished; nothing to do") == 1
+
+
+def test_imdb_is_the_same_everywhere(tmp_path, capsys, monkeypatch):
+    """It is neither read again nor downloaded, unless another text is asked for."""
+    monkeypatch.setattr(imdb, "prepare", Mock(side_effect=InputError("offline")))
+    plain = {"optimizer.name": "sgd", "optimizer.clip_norm": 0.0}
+    config = runs.make_small(**plain, **{"data.source": "tfds", "data.path": str(tmp_path)})
+    write_run(tmp_path / "run", resolve(config, PRETRAINING), 0.5)
+    for path in (tmp_path, tmp_path / "elsewhere"):
+        pretrain(override(config, {"data.path": str(path)}), tmp_path / "run")
+        assert "is finished; nothing to do" in capsys.readouterr().out
+    other = override(config, {"pretrain.text": write_lines(tmp_path / "text", "other")})
+    refuses("offline", pretrain, other, tmp_path / "run")
 
 
 def test_another_config_is_refused_field_by_field_or_recorded(run_copy):
@@ -235,15 +323,42 @@ def test_fresh_removes_the_run_alone_and_empties_what_a_link_leads_to(run_copy, 
     assert (run_copy / "checkpoints").is_symlink()
 
 
+def test_fresh_leaves_what_no_run_wrote(finished, run_copy):
+    """Folders of others, and runs, wherever they are among a run's own."""
+    fold = shutil.copytree(finished, run_copy / "folds" / "1")
+    (fold / "log.txt").write_text("its own")
+    foreign = [shutil.copytree(finished, run_copy / "folds" / name) for name in ("mine", "7")]
+    for name in ("folds/notes", "folds/1", "folds/2024-05", "checkpoints/2024", "tensorboard"):
+        (run_copy / name).mkdir(parents=True, exist_ok=True)
+        foreign.append(run_copy / name / "config.json.mine")
+        foreign[-1].write_text(name)
+    (run_copy / "tensorboard" / "events.out.tfevents.1.host").write_text("its own")
+    (run_copy / "folds.deleted").mkdir()  # left by an earlier revision
+    kept = {p: p.read_bytes() for of in foreign for p in (of, *of.rglob("*")) if p.is_file()}
+    train(runs.make_small(seed=5), run_copy, fresh=True)
+    assert {path: path.read_bytes() for path in kept} == kept
+    assert [p.name for p in (*fold.iterdir(), *(run_copy / "tensorboard").iterdir())] == [
+        "config.json.mine"
+    ] * 2
+    assert not list(run_copy.rglob("*.deleted"))
+    directories = [path for path in foreign if path.is_dir()]
+    for path in directories:
+        runs.assert_same_run(finished, path)
+
+
 MOVE = Path.rename
-MAY = os.access
 FULL = Mock(side_effect=MemoryError("all is used"))
 
 
-def keep_the_last(path, target):
-    if path.name == "9":
-        raise OSError(errno.EPERM, "Operation not permitted", str(path))
-    return MOVE(path, target)
+def immutable(*parts):
+    """A Path.rename that the kernel refuses for one file."""
+
+    def rename(path, target):
+        if path.parts[-len(parts) :] == parts:
+            raise OSError(errno.EPERM, "Operation not permitted", str(path))
+        return MOVE(path, target)
+
+    return Path, "rename", rename
 
 
 @pytest.mark.parametrize(
@@ -252,17 +367,21 @@ def keep_the_last(path, target):
         ({"data.source": "csv", "data.path": "a.csv"}, (), "cannot read the table a.csv"),
         ({"batch_size": 4096}, (), "batch_size=4096 is larger than"),
         ({}, (resume, "initializer", FULL), "all is used"),
-        ({}, (Path, "rename", keep_the_last), "over: .*/9: Operation not permitted; nothing"),
-        (  # a folder of another file system
-            {},
-            (os, "access", lambda path, *how: path.name != "params" and MAY(path, *how)),
-            "over: .*/6/params: it can't be emptied; nothing",
-        ),
+        ({}, immutable("9"), "over: .*/9: Operation not permitted; nothing"),
+        ({}, immutable("6", "params"), "over: .*/6/params: Operation not permitted; nothing"),
+        ({}, immutable("6", "params", "_METADATA"), "over: .*_METADATA: Operation not perm"),
+        ({}, immutable("2", "curves.png"), "over: .*/2/curves.png: Operation not permitted"),
+        ({}, immutable("2", "log.txt"), "over: .*/2/log.txt: Operation not permitted"),
     ],
-    ids=["data", "batch size", "memory", "immutable", "mounted"],
+    ids=["data", "batch size", "memory", "folder", "mounted", "deep", "fold", "log"],
 )
 def test_what_stops_fresh_leaves_the_old_run_whole(run_copy, monkeypatch, changes, patch, message):
     """Nothing is removed before what replaces it is read and in memory."""
+    for fold in ("1", "2"):
+        shutil.copytree(run_copy / "checkpoints", run_copy / "folds" / fold / "checkpoints")
+        for name in ("config.json", "env.json", "curves.png"):
+            shutil.copy(run_copy / name, run_copy / "folds" / fold / name)
+        (run_copy / "folds" / fold / "log.txt").write_text("1/3")
     before = runs.contents_without_lock(run_copy)
     if patch:
         owner, name, value = patch
