@@ -90,25 +90,23 @@ def explain_texts(
     blocks = []
     predicted = format_predictions(classes, probabilities)
     rows = zip(names, texts, probabilities, decided, towards, predicted, warnings, strict=True)
-    with terminal.progress_bar(len(texts), "explaining", unit="text") as bar:
-        for name, text, p, best, i, prediction, warning in rows:
+    for name, text, p, best, i, prediction, warning in rows:
+        with terminal.progress_bar(None, f"explaining {len(blocks) + 1} of {len(texts)}"):
             explanation = explain(trained, text, i)
-            words = explanation.log_odds - explanation.empty_log_odds
-            odds = f"{explanation.log_odds:+.3f}: {explanation.empty_log_odds:+.3f} without words, "
-            odds += f"{words:+.3f} from the words"
-            lines = [f"to {classes[i]}: {strongest_words(explanation, 1)}"]
-            lines.append(f"{ends[0]}: {strongest_words(explanation, -1)}")
-            if not explanation.complete:
-                gap = f"{explanation.gap:+.3f} more than that"
-                lines.append(f"warning: the attributions sum to {gap}")
-            headline = ", ".join(filter(None, [f"{name}: {' '.join(prediction.split())}", warning]))
-            block = {"explanation": explanation, "lines": lines, "odds": odds, "label": classes[i]}
-            block |= {"entry": f"{name}: {classes[best]}", "headline": headline}
-            block["start"] = textwrap.shorten(text[:200], 30, placeholder=" …")
-            blocks.append(block | {"share": 100 * float(p[i])})
-            shown = [headline, to_terminal(explanation), f"log-odds {odds}", *lines]
-            bar.write("\n  ".join(filter(None, shown)))
-            bar.update()
+        words = explanation.log_odds - explanation.empty_log_odds
+        odds = f"{explanation.log_odds:+.3f}: {explanation.empty_log_odds:+.3f} without words, "
+        odds += f"{words:+.3f} from the words"
+        lines = [f"to {classes[i]}: {strongest_words(explanation, 1)}"]
+        lines.append(f"{ends[0]}: {strongest_words(explanation, -1)}")
+        if not explanation.complete:
+            lines.append(f"warning: the attributions sum to {explanation.gap:+.3f} more than that")
+        headline = ", ".join(filter(None, [f"{name}: {' '.join(prediction.split())}", warning]))
+        block = {"explanation": explanation, "lines": lines, "odds": odds, "label": classes[i]}
+        block |= {"entry": f"{name}: {classes[best]}", "headline": headline}
+        block["start"] = textwrap.shorten(text[:200], 30, placeholder=" …")
+        blocks.append(block | {"share": 100 * float(p[i])})
+        shown = [headline, to_terminal(explanation), f"log-odds {odds}", *lines]
+        print("\n  ".join(filter(None, shown)), flush=True)
     legend = f"blue words pushed {ends[1]}, red ones {ends[0]}; gray was not read"
     write_atomically(path, to_page(blocks, legend=legend, ends=ends, about=about))
     print(f"attributions in nats; the same as a page: {path}")
