@@ -239,3 +239,36 @@ def test_tables_that_cannot_be_read(tmp_path, tables, message):
     refuses(message, sentiment_jax.train, runs.make_small(), tmp_path / "run", **tables)
     left = os.listdir(tmp_path / "run") if (tmp_path / "run").exists() else []
     assert left in ([], ["lock"])  # the table may be corrected
+
+
+DISTURBED = """
+import sys
+import sentiment_jax
+from sentiment_jax.storage.checkpoints import Checkpoints
+
+restore = Checkpoints.restore
+
+def disturb(checkpoints, step, *names, **templates):
+    Checkpoints.restore = restore
+    arrays = checkpoints.directory / str(step) / "params"
+    moved = ("d", "ocdbt.process_0")
+    elsewhere = checkpoints.directory / "elsewhere"
+    elsewhere.mkdir()
+    for name in moved:
+        (arrays / name).rename(elsewhere / name)
+    try:
+        return restore(checkpoints, step, *names, **templates)
+    finally:
+        for name in moved:
+            (elsewhere / name).rename(arrays / name)
+
+Checkpoints.restore = disturb
+print(sentiment_jax.load(sys.argv[1]))
+"""
+
+
+def test_a_read_that_a_training_disturbs_is_repeated_without_a_word(run_copy):
+    """Orbax's threads, which outlive the first read, reported that their event loop is closed."""
+    done = python("-c", DISTURBED, run_copy)
+    assert done.stdout.startswith("Model(") and (run_copy / "checkpoints/elsewhere").exists()
+    assert done.stderr == ""

@@ -145,6 +145,16 @@ def test_the_words_are_those_that_were_read(kind, truncation, max_length):
         assert "".join(words) == re.sub(r"\s", "", explanation.text) and "dull" in known
 
 
+def test_a_run_on_cudnns_attention_is_explained_as_any():
+    """In float32, which cuDNN's attention is refused with: on a machine that has it or not."""
+    tokenizer = tokenization.train_wordpiece(TRAINING, vocabulary_size=45)
+    plain = dataclasses.replace(TINY, vocab_size=0, attention_dropout=0.0)
+    fast = dataclasses.replace(plain, dtype="bfloat16", attention="cudnn")
+    runs = [golden.make_run(config, tokenizer, max_length=64) for config in (plain, fast)]
+    explanations = [integrated_gradients.explain(run, TEXT) for run in runs]
+    assert explanations[0] == explanations[1] and explanations[0].words
+
+
 def make_explanation(text="so <dull> but fun", **places):
     words = tuple(Word(text.index(w), text.index(w) + len(w), v, True) for w, v in places.items())
     return Explanation(text, words, 1.0, 0.5, 0.0)

@@ -1,8 +1,10 @@
 """Reading run directories back, and refusing those that are unfinished, damaged or mixed."""
 
+import shutil
+
 import pytest
 import runs
-from reviews import refusal
+from reviews import read_table, refusal
 
 from sentiment_jax.modes import report
 
@@ -55,3 +57,23 @@ def test_a_run_without_validation_is_refused(run_copy):
 def test_an_unwritable_output(finished, tmp_path):
     (tmp_path / "file").write_text("")
     assert "cannot write to --output" in refused(finished, output=tmp_path / "file" / "report")
+
+
+@pytest.mark.parametrize(
+    ("select_by", "ranked"),
+    [("accuracy", ["accurate", "calibrated"]), ("loss", ["calibrated", "accurate"])],
+)
+def test_runs_are_ranked_as_they_choose_their_epochs(
+    select_by, ranked, finished, tmp_path, unpainted
+):
+    """So that a report of several runs and the sweep of them have one winner."""
+    paths = [shutil.copytree(finished, tmp_path / name) for name in ("accurate", "calibrated")]
+    for path, accuracy, loss in zip(paths, (0.9, 0.8), (0.9, 0.3), strict=True):
+        settings = {
+            "select_by": select_by,
+            "min_steps": round(10 * loss),
+        }  # they are no seeds of one
+        runs.change_json(path / "config.json", **settings)
+        runs.change_json(path / "result.json", "val", accuracy=accuracy, loss=loss)
+    report.report(paths, tmp_path / "report")
+    assert [row["name"] for row in read_table(tmp_path / "report/models.csv")] == ranked

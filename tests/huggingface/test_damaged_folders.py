@@ -326,7 +326,7 @@ def try_damage(seed, folder, expected):
     try:
         found = outcome(name, kind, place, start(folder), expected)
     except InputError as error:
-        assert "\n" not in str(error) and len(str(error)) < 2000, what
+        assert "\n" not in str(error) and len(str(error)) <= 2000, what
         found = "refused"
     except BaseException as error:
         error.add_note(what)
