@@ -163,7 +163,7 @@ def fold_split(
     """Hold out fold `number` of 1 to `count`: each class in proportion, duplicates together.
 
     Proportions are of different texts. Order and `grouped` are those of `stratified_split`.
-    InputError: fewer texts than folds, or one of a class.
+    InputError: fewer texts than folds, or all of a class in one fold.
     """
     order, groups = _group(reviews, grouped)
     texts = groups.max(initial=-1) + 1
@@ -171,13 +171,14 @@ def fold_split(
         raise InputError(f"data.folds={count} needs {count} different texts, there are {texts}")
     label = np.zeros(texts, np.int32)
     label[groups] = reviews.labels[order]
-    for name, of_class in zip(reviews.classes, np.bincount(label, minlength=1), strict=False):
-        if of_class == 1:
-            raise InputError(f"data.folds: class {name!r} needs two different texts")
     shuffled = np.random.default_rng(seed).permutation(texts)
     fold = np.zeros(texts, np.int64)
     fold[shuffled[np.argsort(label[shuffled], kind="stable")]] = np.arange(texts) % count + 1
-    rows = fold[groups] == number
+    fold_of = fold[groups]
+    for i, name in enumerate(reviews.classes):
+        if len(np.unique(fold_of[reviews.labels[order] == i])) == 1:
+            raise InputError(f"data.folds: class {name!r} needs two different texts of its own")
+    rows = fold_of == number
     return order[~rows], order[rows]
 
 

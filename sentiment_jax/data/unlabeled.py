@@ -86,10 +86,10 @@ def training_corpus(config: Config) -> Corpus:
 
 
 def unlabeled_reviews(
-    data: DataConfig, path: str = "", held_out: Sequence[Reviews] = ()
+    data: DataConfig, path: str = "", held_out: Sequence[Reviews] = (), text: Reviews | None = None
 ) -> Reviews:
-    """Return the unlabeled text of `load_text` that is in no `held_out`; InputError: none is."""
-    text = load_text(data, path, tested=False).splits["train"]
+    """Return the unlabeled text (`load_text`'s, if none) in no `held_out`; InputError: none is."""
+    text = load_text(data, path, tested=False).splits["train"] if text is None else text
     free = text.labels == KINDS.index("unlabeled")
     for split in held_out:
         free &= ~np.isin(text.hashes, split.hashes)

@@ -105,7 +105,7 @@ FOLD = (
 )
 FIT = (
     stages.prepare,
-    cross_validation.check,
+    lambda run: cross_validation.check_reviews(run.experiment, run.config.batch_size),
     stages.label,
     stages.check_memory,
     stages.record,

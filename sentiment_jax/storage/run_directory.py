@@ -149,11 +149,12 @@ class RunDirectory:
         return requeued and read_json(self.env).get("slurm_job") == os.environ.get("SLURM_JOB_ID")
 
     def began(self) -> bool:
-        """Return whether a checkpoint was ever completed here, even if it was damaged since.
+        """Return whether a checkpoint was ever completed here, even if damaged, or a fold begun.
 
         Before that, model.pretrained may still change, and with it the tokenizer.
         """
-        return bool(steps_in(self.checkpoints)) or any(self.checkpoints.glob("*.corrupt"))
+        left = (self.checkpoints.glob("*.corrupt"), self.folds.glob("[1-9]*/config.json"))
+        return bool(steps_in(self.checkpoints)) or any(map(any, left))
 
     def check_found(self) -> None:
         """Raise InputError, with the steps found, unless a run with checkpoints is here."""
@@ -178,7 +179,7 @@ class RunDirectory:
     def check_config(self, config: Config, allow_changes: bool) -> list[str]:
         """Return how the run's config differs in what affects results; InputError if it may not."""
         if not self.config.exists():
-            if steps_in(self.checkpoints) or self.result.exists():
+            if self.began() or self.result.exists():
                 problem = f"{self.path} holds a result or checkpoints but no config.json"
                 raise InputError(f"{problem}: put that file back, or start over with --fresh")
             return []
@@ -186,10 +187,11 @@ class RunDirectory:
         by_content = ["data.teacher"] if changes and "sources" in read_json(self.env) else []
         ignored = (*HARMLESS, *by_content)
         changes = [change for change in changes if change.split(":")[0] not in ignored]
-        if changes and not allow_changes:
+        folded = config.data.folds or self.folds.exists()
+        if changes and (folded or not allow_changes):
             problem = f"{self.path} was started with another config ({'; '.join(changes)})"
-            remedy = "another --workdir, --fresh to start over, or --allow_changes to resume anyway"
-            raise InputError(f"{problem}; choose {remedy}")
+            more = "" if folded else ", or --allow_changes to resume anyway"
+            raise InputError(f"{problem}; choose another --workdir, or --fresh to start over{more}")
         return changes
 
     def check_data(self, statistics: dict[str, Any]) -> None:

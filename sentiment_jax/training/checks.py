@@ -36,8 +36,8 @@ class Start(enum.Enum):
     """How a run starts, decided once."""
 
     FINISHED = "its result is there"
-    RESUMED = "a checkpoint was completed, even if it was damaged since"
-    BEGUN = "no checkpoint was ever completed: model.pretrained may still change"
+    RESUMED = "a checkpoint was completed, even if it was damaged since, or a fold was begun"
+    BEGUN = "nothing was learned yet: model.pretrained may still change"
     BEGUN_ANEW = "an earlier run is replaced, or was to be replaced when a kill came"
 
     @property
@@ -62,8 +62,9 @@ def check_start(
     *,
     fresh: bool,
     allow_changes: bool,
-) -> tuple[Start, Config, list[str]]:
-    """Return how a run starts, its resolved config, and how that differs from what it began with.
+    sources: list[str] | None = None,
+) -> tuple[Start, Config, list[str], list[str] | None]:
+    """Return how a run starts, its config, the changes of that, its sources (None: needs none).
 
     `fresh` is the wish to start over, `allow_changes` that to resume with another config.
     """
@@ -88,12 +89,12 @@ def check_start(
     if start is Start.FINISHED and changes:
         start = Start.RESUMED if directory.began() else Start.BEGUN
     if not start.goes_on:
-        check_sources(config)
-    if began and (start.goes_on or directory.folds.exists()):
+        sources = sources or check_sources(config)
+    elif began and sources is None:
         same = lineage.named_sources(config) == lineage.named_sources(began)
         if not (same and directory.result.exists()):  # a finished run needs none
-            lineage.check_same_sources(config, directory)
-    return start, config, changes
+            sources = lineage.check_same_sources(config, directory)
+    return start, config, changes, sources
 
 
 def check_finished_data(config: Config, directory: RunDirectory) -> None:
@@ -223,10 +224,10 @@ def check_batch_sizes(config: Any) -> None:
     devices.check_batch_size("eval_batch_size", config.eval_batch_size)
 
 
-def check_sources(config: Config) -> None:
-    """Raise InputError or RunError unless the runs to learn from fit and are intact."""
+def check_sources(config: Config) -> list[str]:
+    """Return the sources' sha256; InputError or RunError unless they fit and are intact."""
     check_source_settings(config)
-    lineage.source_hashes(config)
+    return lineage.source_hashes(config)
 
 
 def check_source_settings(config: Config) -> None:

@@ -1,10 +1,12 @@
 """Cross-validation: each fold of the reviews is scored by a model that was trained without it.
 
-A fold is a run in folds/N. Its probabilities are kept as an array there, its checkpoints are not.
+A fold is a run in folds/N, of the data that the whole has read and of the same sources, which are
+recorded before the first fold. Its probabilities are kept as an array, its checkpoints are not.
 """
 
 import contextlib
 import dataclasses
+import os
 import shutil
 import statistics
 from collections.abc import Mapping, Sequence
@@ -15,17 +17,18 @@ from jaxtyping import Float32, Int64
 from tokenizers import Tokenizer
 
 from sentiment_jax.config.schema import Config
-from sentiment_jax.data.corpus import make_corpus
+from sentiment_jax.data.corpus import load_corpus, make_corpus
 from sentiment_jax.data.predictions import write_predictions
-from sentiment_jax.data.reviews import fold_split
+from sentiment_jax.data.reviews import Reviews, fold_split
+from sentiment_jax.data.unlabeled import NOTHING
 from sentiment_jax.errors import InputError
 from sentiment_jax.runtime import processes
+from sentiment_jax.storage import files
 from sentiment_jax.storage.checkpoints import Checkpoints
-from sentiment_jax.storage.files import read_array, read_json, write_array, write_json
 from sentiment_jax.storage.run_directory import RunDirectory, prepare_workdir
 from sentiment_jax.training import console
 from sentiment_jax.training.experiment import Experiment
-from sentiment_jax.training.metrics import fit_temperature, measure
+from sentiment_jax.training.metrics import fit_temperature, measure, score_probabilities
 from sentiment_jax.training.run import Stage, TrainingRun
 from sentiment_jax.training.stages import run_stages
 
@@ -33,25 +36,17 @@ from sentiment_jax.training.stages import run_stages
 Fold = tuple[Int64[np.ndarray, " kept"], Int64[np.ndarray, " held_out"]]
 
 
-def draw_folds(experiment: Experiment) -> list[Fold]:
-    """Return the folds of the training reviews; none if the config asks for none.
+def draw_folds(experiment: Experiment, pool: Reviews | None = None) -> list[Fold]:
+    """Return the folds of the training reviews, or of a pool; none if the config asks for none.
 
     InputError: there are too few reviews.
     """
     data = experiment.config.data
     how: dict[str, Any] = {"seed": data.split_seed, "grouped": data.group_duplicates}
     return [
-        fold_split(experiment.reviews["train"], number, data.folds, **how)
+        fold_split(pool or experiment.reviews["train"], number, data.folds, **how)
         for number in range(1, data.folds + 1)
     ]
-
-
-def check(run: TrainingRun) -> None:
-    """Refuse a cross-validation that has changed, and batches that its folds can't fill."""
-    path = run.directory.path
-    if run.changes and (run.config.data.folds or run.directory.folds.exists()):
-        raise InputError(f"{path} is a cross-validation, which can't change: use --fresh")
-    check_reviews(run.experiment, run.config.batch_size)
 
 
 def check_reviews(experiment: Experiment, batch_size: int) -> None:
@@ -72,11 +67,12 @@ def cross_validate(run: TrainingRun, stages: Sequence[Stage]) -> None:
     if not folds:
         return
     reviews = experiment.reviews["train"]
+    texts = _unlabeled_of_folds(experiment)
     probabilities = np.zeros((len(reviews), len(experiment.classes)), np.float32)
     results = []
-    for number, (kept, held_out) in enumerate(folds, start=1):
+    for number, (fold, text) in enumerate(zip(folds, texts, strict=True), start=1):
         directory = RunDirectory(run.directory.folds / str(number))
-        result, probabilities[held_out] = _train_fold(run, directory, (kept, held_out), stages)
+        result, probabilities[fold[1]] = _train_fold(run, directory, fold, text, stages)
         if processes.is_main():
             shutil.rmtree(directory.checkpoints, ignore_errors=True)  # the size of many models
         results.append(result)
@@ -85,24 +81,30 @@ def cross_validate(run: TrainingRun, stages: Sequence[Stage]) -> None:
     order = experiment.statistics["order_hash"]["train"]
     write_predictions(run.directory, "val", reviews, probabilities, order, run.config)
     measured = measure(reviews.labels, probabilities, experiment.classes)
-    scores = [result["val"] for result in results]
-    validated = {name: measured[name] for name in scores[0] if name in measured}
-    weights = [of_fold["examples"] for of_fold in scores]
-    for name in ("loss", "accuracy"):
-        validated[name] = float(np.average([of_fold[name] for of_fold in scores], weights=weights))
-    validated |= {
-        "examples": len(reviews),
+    run.cross_validated = {
+        **score_probabilities(reviews.labels, probabilities),
+        **{name: measured[name] for name in results[0]["val"] if name in measured},
         "metrics": measured,
         "temperature": fit_temperature(probabilities, reviews.labels),
         "folds": [result["val"] | {"best_epoch": result["best_epoch"]} for result in results],
     }
-    run.cross_validated = validated
     run.median_epochs = statistics.median_low(result["best_epoch"] for result in results)
     run.fold_seconds = sum(result["train_seconds"] for result in results)
 
 
+def _unlabeled_of_folds(experiment: Experiment) -> list[Reviews]:
+    """Return each fold's unlabeled text: none that it would hold out if data.limit were 0."""
+    data = experiment.config.data
+    text = experiment.reviews.get("unlabeled", NOTHING)
+    if not (len(text) and data.limit):
+        return [text] * data.folds
+    pool = load_corpus(dataclasses.replace(data, limit=0, test_limit=0)).splits["train"]
+    held_out = [pool.hashes[rows] for _, rows in draw_folds(experiment, pool)]
+    return [text.take(~np.isin(text.hashes, hashes)) for hashes in held_out]
+
+
 def _train_fold(
-    run: TrainingRun, directory: RunDirectory, fold: Fold, stages: Sequence[Stage]
+    run: TrainingRun, directory: RunDirectory, fold: Fold, text: Reviews, stages: Sequence[Stage]
 ) -> tuple[dict[str, Any], Float32[np.ndarray, "held_out classes"]]:
     """Train without a fold, unless that is done; return result.json and the probabilities for it.
 
@@ -120,16 +122,27 @@ def _train_fold(
             test=whole.reviews["test"],  # part of the data's hash, but a fold scores none of it
         )
         corpus.splits["test"] = reviews.take(np.arange(0))
+        if len(text):
+            corpus.splits["unlabeled"] = text
+        if config.model.pretrained:
+            tokenizer = whole.tokenizer
         prepared = run.task.prepare(config, tokenizer, corpus)
         pool = len(prepared.encoded["train"]) + len(held_out)
         return dataclasses.replace(prepared, pool=pool)
 
+    remedy = f"delete {directory.path}, it is trained again"
     prepare_workdir(directory.path, nested=True)
+    if directory.config.exists():
+        files.read_json(directory.config, remedy)
+        env = files.read_json(directory.env, remedy)
+        files.check_checksum(directory.tokenizer, env, remedy)
+        if env.get("sources", run.sources) != run.sources:
+            raise InputError(f"{directory.path} learned from other parameters: {remedy}")
     if processes.is_main() and not directory.probabilities.exists() and _was_validated(directory):
         shutil.rmtree(directory.checkpoints, ignore_errors=True)
         directory.result.unlink(missing_ok=True)
-    log = (directory.path / "log.txt").open("a", encoding="utf-8")
-    with log, contextlib.redirect_stdout(log):
+    place = os.devnull if directory.result.exists() else directory.path / "log.txt"
+    with open(place, "a", encoding="utf-8") as log, contextlib.redirect_stdout(log):
         result = run_stages(
             run.config,
             directory.path,
@@ -138,9 +151,10 @@ def _train_fold(
             stop=run.stop,
             prepare=prepare,
             hooks=[_keep_probabilities],
+            sources=run.sources,
         )
-    remedy = f"delete {directory.path}, it is trained again"
-    return result, read_array(directory.probabilities, read_json(directory.env, remedy), remedy)
+    env = files.read_json(directory.env, remedy)
+    return result, files.read_array(directory.probabilities, env, remedy)
 
 
 def _was_validated(fold: RunDirectory) -> bool:
@@ -154,9 +168,9 @@ def _was_validated(fold: RunDirectory) -> bool:
 def _keep_probabilities(run: TrainingRun) -> None:
     """Write the probabilities of the best epoch so far as they are."""
     if run.progress.is_best and run.validation and run.validation.probabilities is not None:
-        entry = write_array(run.directory.probabilities, run.validation.probabilities)
+        entry = files.write_array(run.directory.probabilities, run.validation.probabilities)
         if entry:
-            write_json(run.directory.env, read_json(run.directory.env) | entry)
+            files.write_json(run.directory.env, files.read_json(run.directory.env) | entry)
 
 
 def describe_folds(result: Mapping[str, Any]) -> str:

@@ -58,15 +58,20 @@ def source_hashes(config: Config) -> list[str]:
     return hashes
 
 
-def check_same_sources(config: Config, directory: RunDirectory) -> None:
-    """Raise InputError unless a config has the sources that a run had, wherever they are now."""
-    recorded = read_json(directory.env).get("sources")  # earlier revisions recorded none
-    if recorded is not None and recorded != source_hashes(config):
+def check_same_sources(
+    config: Config, directory: RunDirectory, began_with: list[str] | None = None
+) -> list[str]:
+    """Return a config's `source_hashes`; InputError unless a run began with, or recorded, them."""
+    found = source_hashes(config)  # wherever the sources are now
+    if began_with is None:
+        began_with = read_json(directory.env).get("sources", found)  # early revisions have none
+    if began_with != found:
         names = " or ".join(filter(None, named_sources(config)))
         raise InputError(
             f"{directory.path} learned from other parameters than those in {names} (their sha256 "
             "differs): name the former, wherever they are now, or start over with --fresh"
         )
+    return found
 
 
 def ancestors(config: Config) -> list[Path]:
@@ -103,7 +108,8 @@ def warn_of_leakage(config: Config, corpus: Corpus) -> None:
             continue
         try:
             trained_on = _read_training_text(run, config, corpus.statistics["data_hash"])
-            check_same_sources(directory.read_config(), directory)
+            if "sources" in read_json(directory.env):
+                check_same_sources(directory.read_config(), directory)
         except InputError as error:
             terminal.warn_once(
                 f"{run} may have been trained on reviews that are held out here: {error}"

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float64
 
 from sentiment_jax.data.labels import decide
 from sentiment_jax.data.reviews import Reviews, stratified_sample
@@ -24,7 +25,7 @@ from sentiment_jax.training.metrics import score_probabilities
 C = (1.0, 3.0, 10.0, 30.0, 100.0)  # inverse strengths of the regularization to choose from
 FOLDS = 3
 FEW = 5_000  # reviews that C is chosen on, at most: on IMDB the choice takes as long as the fit
-REVISION = 1  # of the computation: another one is not read from the cache
+REVISION = 2  # of the computation: another one is not read from the cache
 
 
 def linear_baseline(
@@ -35,8 +36,8 @@ def linear_baseline(
     {"C", "seconds", split: {"loss", "accuracy", "examples"}, "predicted": {split: [class of each
     review]}}; {} if the training reviews have no words, or not two classes of three reviews. `cv`
     are the folds of a cross-validation, which is then the validation: the indices of the training
-    reviews to fit on and to validate on. The user's cache keeps the result for the next run on the
-    same reviews.
+    reviews to fit on (words and C, too) and to validate on. The user's cache keeps the result for
+    the next run on the same reviews.
     """
     splits = {name: splits[name] for name in ("train", "val", "test") if name in splits}
     content: list[Any] = [
@@ -61,19 +62,39 @@ def linear_baseline(
 def _fit(
     splits: Mapping[str, Reviews], cv: Sequence[tuple[np.ndarray, np.ndarray]]
 ) -> dict[str, Any]:
+    start = time.perf_counter()
+    train = splits["train"]
+    held_out = {name: splits[name] for name in ("val", "test") if splits.get(name)}
+    best, found = _predict(train, held_out)
+    if cv:
+        held_out = {"val": train, **held_out}
+        found["val"] = np.zeros((len(train), len(train.classes)))
+    for kept, rows in cv:
+        chosen, of_fold = _predict(train.take(kept), {"val": train.take(rows)})
+        best = chosen and best  # each fold has a model, or there is no baseline
+        found["val"][rows] = of_fold["val"]
+    scores = {name: score_probabilities(of.labels, found[name]) for name, of in held_out.items()}
+    seconds = round(time.perf_counter() - start, 3)
+    predicted = {name: decide(found[name]).tolist() for name in held_out}
+    return {"C": best, "seconds": seconds, **scores, "predicted": predicted} if best else {}
+
+
+def _predict(
+    train: Reviews, held_out: Mapping[str, Reviews]
+) -> tuple[float, dict[str, Float64[np.ndarray, "reviews classes"]]]:
+    """Return C and the probabilities of each split by a model of the training reviews; 0: none."""
     # Late: they take a second.
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import LogisticRegression
-    from sklearn.model_selection import GridSearchCV, cross_val_predict
+    from sklearn.model_selection import GridSearchCV
     from sklearn.multiclass import OneVsRestClassifier
 
-    start = time.perf_counter()
-    train = splits["train"]
     classes = len(train.classes)
+    found = {name: np.zeros((len(split), classes)) for name, split in held_out.items()}
     vectorizer = TfidfVectorizer(ngram_range=(1, 2))
     words = any(map(vectorizer.build_analyzer(), train.texts))
     if not words or np.count_nonzero(np.bincount(train.labels) >= FOLDS) < 2:
-        return {}
+        return 0.0, found
     features = vectorizer.fit_transform(train.texts)
     # liblinear takes a tenth of lbfgs's time on sparse features.
     model = OneVsRestClassifier(LogisticRegression(solver="liblinear"))
@@ -82,20 +103,6 @@ def _fit(
     search = GridSearchCV(model, {"estimator__C": C}, scoring="neg_log_loss", cv=FOLDS, refit=False)
     search.fit(features[few], train.labels[few])
     model.set_params(**search.best_params_).fit(features, train.labels)
-    scores = {}
-    predicted = {}
-    held_out = {"val": train if cv else splits.get("val"), "test": splits.get("test")}
     for name, split in held_out.items():
-        if not split:
-            continue
-        probabilities = np.zeros((len(split), classes))
-        if split is train:
-            found = cross_val_predict(model, features, train.labels, cv=cv, method="predict_proba")
-        else:
-            found = model.predict_proba(vectorizer.transform(split.texts))
-        probabilities[:, model.classes_] = found
-        predicted[name] = decide(probabilities).tolist()
-        scores[name] = score_probabilities(split.labels, probabilities)
-    seconds = round(time.perf_counter() - start, 3)
-    best = search.best_params_["estimator__C"]
-    return {"C": best, "seconds": seconds, **scores, "predicted": predicted}
+        found[name][:, model.classes_] = model.predict_proba(vectorizer.transform(split.texts))
+    return search.best_params_["estimator__C"], found

@@ -96,6 +96,7 @@ class TrainingRun:
     directory: RunDirectory
     start: Start
     changes: list[str]  # of the config since the run began, which the user has allowed
+    sources: list[str] | None  # sha256 of what it learns from; None: it needs nothing any more
     stop: Stop
     prepare: Callable[[Config, Tokenizer | None], Experiment]
     hooks: Sequence["Stage"]  # called after each epoch, besides those of training/hooks.py

@@ -19,12 +19,13 @@ from sentiment_jax.data.tokenization import load_run_tokenizer
 from sentiment_jax.errors import InputError, RunError
 from sentiment_jax.runtime import processes, terminal
 from sentiment_jax.storage import run_directory
+from sentiment_jax.storage.checkpoints import steps_in
 from sentiment_jax.storage.files import checksums, read_json, write_array, write_json
 from sentiment_jax.storage.run_directory import RunDirectory
 from sentiment_jax.training import checks, compilation, console, loop
 from sentiment_jax.training.distillation import distill
 from sentiment_jax.training.experiment import Experiment, Task
-from sentiment_jax.training.lineage import source_hashes
+from sentiment_jax.training.lineage import check_same_sources
 from sentiment_jax.training.metrics import measure
 from sentiment_jax.training.resume import initial_params, restore_or_begin
 from sentiment_jax.training.run import Stage, TrainingRun
@@ -47,6 +48,7 @@ class Options(TypedDict, total=False):
     stop: Stop | None  # what asks the run to end, shared by the trials of a sweep
     prepare: Prepare | None  # in place of the task's
     hooks: Sequence[Stage]  # called after each epoch, besides those of training/hooks.py
+    sources: list[str] | None  # of a fold: TrainingRun.sources of its cross-validation
 
 
 def run_stages(
@@ -75,12 +77,13 @@ def run_stages(
     with run_directory.lock_run(workdir), contextlib.ExitStack() as stack:
         stop = options.get("stop") or stack.enter_context(Stop(options.get("stop_after")))
         with processes.main_process_first():
-            start, config, changes = checks.check_start(
+            start, config, changes, sources = checks.check_start(
                 recipe,
                 directory,
                 task,
                 fresh=options.get("fresh", False),
                 allow_changes=options.get("allow_changes", False),
+                sources=options.get("sources"),
             )
             if start is checks.Start.FINISHED and not nested:
                 checks.check_finished_data(config, directory)
@@ -93,6 +96,7 @@ def run_stages(
             directory=directory,
             start=start,
             changes=changes,
+            sources=sources,
             stop=stop,
             prepare=options.get("prepare") or task.prepare,
             hooks=options.get("hooks", ()),
@@ -130,11 +134,13 @@ def record(run: TrainingRun) -> None:
     """
     directory = run.directory
     statistics = run.experiment.statistics
-    if not run.start.goes_on:
+    if not (run.start.goes_on and steps_in(directory.checkpoints)):
         with terminal.progress_bar(None, "preparing the model"):
             params, run.load_report = initial_params(run.experiment)
             run.params = jax.device_get(params)  # a cross-validation needs the devices' memory
     with processes.main_process_first():
+        if run.sources is not None:  # all of them are read
+            check_same_sources(run.config, directory, run.sources)
         if run.start is checks.Start.BEGUN_ANEW:
             directory.remove()
             run.stop.remedy = "run the same command without --fresh to continue"
@@ -144,7 +150,7 @@ def record(run: TrainingRun) -> None:
             env = _record_resumption(directory, run.changes, now, statistics)
         if not run.start.goes_on and processes.is_main():
             run.experiment.tokenizer.save(str(directory.tokenizer))
-            env |= checksums(directory.tokenizer) | {"sources": source_hashes(run.config)}
+            env |= checksums(directory.tokenizer) | {"sources": run.sources}
         for name, array in run.task.arrays(run.experiment).items():
             env |= write_array(directory.path / f"{name}.npy", array)
         write_json(directory.env, env)

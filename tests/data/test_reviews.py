@@ -122,8 +122,16 @@ def test_a_class_of_one_text_and_more_folds_than_texts_are_refused():
     ):
         with pytest.raises(InputError, match=f"^{absent} reviews cannot be split: each class nee"):
             stratified_split(Reviews.from_texts(texts, labels), fraction, seed=0)
-    with pytest.raises(InputError, match="class 'positive' needs two different texts"):
-        fold_split(Reviews.from_texts(texts, [0, 0, 0, 1, 1, 1]), 1, 2, seed=0)
+    refused = "class '{}' needs two different texts of its own"
+    for more, labels, name in (
+        ([], [0, 0, 0, 1, 1, 1], "positive"),
+        (["d"], [0, 0, 0, 0, 0, 0, 1], "positive"),  # which no fold without it would know
+        (["a"], [1, 0, 0, 0, 0, 0, 0], "positive"),
+        (["a", "e", "f"], [0, 1, 1, 1, 1, 1, 1, 1, 1], "negative"),
+    ):
+        reviews = Reviews.from_texts(texts + more, labels)
+        with pytest.raises(InputError, match=refused.format(name)):
+            fold_split(reviews, 1, 2, seed=0)
     with pytest.raises(InputError, match="data.folds=5 needs 5 different texts, there are 4"):
         fold_split(Reviews.from_texts(texts, [0, 1] * 3), 1, 5, seed=0)
 

@@ -6,6 +6,7 @@ import itertools
 import operator
 import shutil
 import statistics
+from dataclasses import replace
 from types import SimpleNamespace
 from unittest.mock import Mock
 
@@ -15,12 +16,16 @@ import runs
 from reviews import read_table, refuses, write_csv
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GridSearchCV
 from sweeping import ONE_TRIAL
 
 from sentiment_jax.analysis.predictions import read_predictions
 from sentiment_jax.config.recipes import override
+from sentiment_jax.config.stored import flatten, make_frozen
 from sentiment_jax.config.validation import validate
-from sentiment_jax.data.corpus import READERS, load_corpus
+from sentiment_jax.data.corpus import READERS, SAMPLE, load_corpus
+from sentiment_jax.data.reviews import fold_split
+from sentiment_jax.data.unlabeled import unlabeled_reviews
 from sentiment_jax.errors import InputError, Interrupted
 from sentiment_jax.modes import train as train_mode
 from sentiment_jax.modes.evaluate import evaluate_ensemble, evaluate_run
@@ -31,7 +36,10 @@ from sentiment_jax.storage.files import read_json
 from sentiment_jax.storage.metrics_log import read_metrics
 from sentiment_jax.storage.run_directory import RunDirectory
 from sentiment_jax.sweeps.plan import Trial
-from sentiment_jax.training.metrics import fit_temperature, measure
+from sentiment_jax.training.lineage import texts_hash
+from sentiment_jax.training.linear_baseline import C
+from sentiment_jax.training.metrics import fit_temperature, log_loss, measure
+from sentiment_jax.training.signals import Stop
 from sentiment_jax.training.stages import run_stages
 from sentiment_jax.training.trained_model import load_run
 
@@ -97,7 +105,6 @@ def test_each_review_is_scored_by_the_model_of_its_fold(run):
     assert result["val"]["examples"] == len({*found.ids}) == 60
     assert result["val"]["accuracy"] == pytest.approx(np.mean(found.predicted[0] == found.labels))
     measured = measure(found.labels, found.probabilities[0], found.classes)
-    assert measured["log_loss"] == pytest.approx(result["val"]["loss"], rel=1e-4)
     assert measured["classes"] == result["metrics"]["val"]["classes"]
     temperature = fit_temperature(found.probabilities[0], found.labels)
     assert result["temperature"] == pytest.approx(temperature, rel=1e-3) != 1
@@ -114,7 +121,8 @@ def test_loss_and_temperature_are_those_of_probabilities_before_rounding(config,
         labels += [int(row["label"]) for row in read_table(fold / "predictions-val.csv")]
     probabilities = np.concatenate(found)
     assert (probabilities < 5e-7).any()
-    assert result["metrics"]["val"]["log_loss"] == pytest.approx(result["val"]["loss"], rel=1e-5)
+    loss = log_loss(probabilities, np.array(labels, np.int32))
+    assert result["metrics"]["val"]["log_loss"] == result["val"]["loss"] == pytest.approx(loss)
     temperature = fit_temperature(probabilities, np.array(labels, np.int32))
     assert result["temperature"] == pytest.approx(temperature, rel=1e-3) != 1
 
@@ -149,9 +157,11 @@ def test_wherever_it_is_stopped_it_goes_on_to_the_same_run(run, config, tmp_path
     folds = [tmp_path / fold.relative_to(run.directory) for fold in run.folds]
     finished = [(fold / "result.json").exists() for fold in folds]
     assert sum(finished) == question // 12  # 9 steps and 3 validations in each
+    begun = [1 + (number == sum(finished)) for number in range(3)]
     train(config, tmp_path)
-    said = ["is finished; nothing to do" in (fold / "log.txt").read_text() for fold in folds]
-    assert said == finished
+    logs = [(fold / "log.txt").read_text() for fold in folds]
+    assert [log.count("model ") for log in logs] == begun  # what is finished is not begun again
+    assert not any("--" in log for log in logs)  # which flags are for the whole
     runs.assert_same_run(run.directory, tmp_path)
     for name in ("predictions.csv", "predictions-val.csv"):
         assert (tmp_path / name).read_bytes() == (run.directory / name).read_bytes()
@@ -167,14 +177,108 @@ def test_a_fold_of_an_earlier_version_which_kept_no_array_is_trained_again(run, 
     runs.assert_same_run(run.directory, tmp_path)
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "probabilities-val.npy",
+        *(pytest.param(f"{name}.json", marks=SLOW) for name in ("config", "env", "tokenizer")),
+        pytest.param("result.json", marks=SLOW),
+    ],
+)
+def test_what_is_advised_about_a_damaged_file_of_a_fold_is_a_remedy(run, config, tmp_path, name):
+    with pytest.raises(Interrupted):
+        train(config, tmp_path, stop=runs.stop_at(28))  # in the third fold
+    damaged = tmp_path / "folds" / "2" / name
+    damaged.write_bytes(damaged.read_bytes()[:-9])
+    message = refuses(str(damaged), train, config, tmp_path)
+    if name == "result.json":
+        assert message.endswith("put it back, or delete it and run it again")
+        damaged.unlink()
+    else:
+        assert message.endswith(f": delete {damaged.parent}, it is trained again")
+        shutil.rmtree(damaged.parent)
+    train(config, tmp_path)
+    runs.assert_same_run(run.directory, tmp_path)
+
+
+def test_all_folds_learn_from_the_source_that_the_first_one_had(finished, tmp_path):
+    """Whether it is replaced between two commands or between two folds."""
+    config = runs.make_small(**FOLDS | {"epochs": 1, "data.folds": 2, "linear_baseline": False})
+    source = shutil.copytree(finished, tmp_path / "source")
+    config = override(config, {"model.pretrained": str(source)})
+    train(runs.make_small(seed=5, epochs=1), tmp_path / "other")
+
+    def swap():
+        source.rename(tmp_path / "former")
+        (tmp_path / "other").rename(source)
+        (tmp_path / "former").rename(tmp_path / "other")
+
+    expected = tmp_path / "whole"
+    train(config, expected)
+    workdir = tmp_path / "run"
+    stop = Stop()
+    asked = itertools.count(1)
+    stop.asked = lambda: swap() if next(asked) == 2 else False  # in the first fold
+    differs = "learned from other parameters than those in .*source"
+    refuses(f"run/folds/2 {differs}", train, config, workdir, stop=stop)
+    before = runs.contents_without_lock(workdir)
+    refuses(f"run {differs}", train, config, workdir)
+    assert runs.contents_without_lock(workdir) == before
+    shutil.move(tmp_path / "other", tmp_path / "elsewhere")
+    shutil.rmtree(source)
+    refuses("model.pretrained=.*source", train, config, workdir)
+    train(override(config, {"model.pretrained": str(tmp_path / "elsewhere")}), workdir)
+    shutil.copy(expected / "config.json", workdir)  # which names the place
+    runs.assert_same_run(expected, workdir)
+
+
+def test_folds_of_a_student_drop_what_they_hold_out_whatever_the_limit(finished, tmp_path):
+    """As a run without folds does; a killed one goes on."""
+    rows = [(row["text"], row["label"]) for row in read_table(SAMPLE)[:90]]
+    (tmp_path / "text.txt").write_text("\n".join(["An unknown film.", *(text for text, _ in rows)]))
+    changes = {"epochs": 1, "data.folds": 2, "data.limit": 30, "linear_baseline": False}
+    changes |= {"data.source": "csv", "data.path": write_csv(tmp_path / "a.csv", rows)}
+    changes |= {"data.teacher": str(finished), "pretrain.text": str(tmp_path / "text.txt")}
+    config = runs.make_small(**FOLDS | changes)
+    data = make_frozen(flatten(config)).data
+    pools = [load_corpus(replace(data, limit=limit)).splits["train"] for limit in (0, 30)]
+    workdir = tmp_path / "run"
+    with pytest.raises(Interrupted):
+        train(config, workdir, stop=runs.stop_at(9))
+    assert (workdir / "folds" / "2" / "checkpoints").exists()
+    train(config, workdir)
+    train(config, tmp_path / "whole")
+    runs.assert_same_run(tmp_path / "whole", workdir)
+    whole = unlabeled_reviews(data, str(tmp_path / "text.txt"))
+    for number in (1, 2):
+        splits = (fold_split(pool, number, 2, seed=data.split_seed)[1] for pool in pools)
+        held_out = [pool.take(rows) for pool, rows in zip(pools, splits, strict=True)]
+        left = whole.take(~np.isin(whole.hashes, np.concatenate([of.hashes for of in held_out])))
+        statistics = read_json(workdir / "folds" / str(number) / "env.json")["data"]
+        assert 1 < statistics["unlabeled"] == len(left) < len(whole) - len(held_out[0])
+        assert statistics["unlabeled_hash"] == texts_hash(left)
+
+
+def test_names_of_files_that_a_table_escapes(config, tmp_path):
+    for number, row in enumerate(read_table(SAMPLE)[:80]):
+        split = ("train", "test")[number % 4 == 0]
+        folder = tmp_path / "aclImdb" / split / row["label"]
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{number}\u202e_5.txt").write_text(row["text"])
+    changes = {"data.source": "folder", "data.path": str(tmp_path / "aclImdb"), "epochs": 1}
+    result = train(override(config, changes | {"linear_baseline": False}), tmp_path / "run")
+    rows = read_table(tmp_path / "run" / "predictions-val.csv")
+    assert len({row["id"] for row in rows}) == result["val"]["examples"] == 60
+    assert "\\u202e_5.txt" in rows[0]["id"]
+
+
 def test_only_fresh_may_change_it_and_removes_the_folds_of_the_run_before(run, config, tmp_path):
     workdir = shutil.copytree(run.directory, tmp_path / "run")
     two = override(config, {"data.folds": 2})
     none = override(config, {"data.folds": 0})
-    refuses("another config", train, two, workdir)
-    for changed in (two, none):
-        with pytest.raises(InputError, match="is a cross-validation, which can't change"):
-            train(changed, workdir, allow_changes=True)
+    for changed, allow in itertools.product((two, none), (False, True)):
+        advice = "choose another --workdir, or --fresh to start over$"
+        refuses(f"another config .*; {advice}", train, changed, workdir, allow_changes=allow)
     assert (workdir / "config.json").read_bytes() == (run.directory / "config.json").read_bytes()
     with pytest.raises(Interrupted):
         train(two, workdir, fresh=True, stop=runs.stop_at(1))
@@ -215,17 +319,21 @@ def test_the_data_are_read_once_and_the_lines_that_it_prints(run, config, capsys
 
 
 def test_the_linear_baseline_is_cross_validated_on_the_same_folds(run):
+    """Words and C, too, are those of the reviews to train on."""
     baseline = run.result["linear_baseline"]
     reviews = load_corpus(load_run(run.directory).config.data).splits["train"]
-    features = TfidfVectorizer(ngram_range=(1, 2)).fit_transform(reviews.texts)
-    model = LogisticRegression(C=baseline["C"], solver="liblinear")
-    right = 0
+    loss = 0.0
     for fold in run.folds:
         names = [row["id"] for row in read_table(fold / "predictions-val.csv")]
         held_out = np.isin(reviews.ids, names)
-        model.fit(features[~held_out], reviews.labels[~held_out])
-        right += np.sum(model.predict(features[held_out]) == reviews.labels[held_out])
-    assert baseline["val"]["accuracy"] == pytest.approx(right / 60)
+        vectorizer = TfidfVectorizer(ngram_range=(1, 2))
+        features = vectorizer.fit_transform(np.array(reviews.texts)[~held_out])
+        model = LogisticRegression(solver="liblinear")
+        search = GridSearchCV(model, {"C": C}, scoring="neg_log_loss", cv=3)
+        search.fit(features, reviews.labels[~held_out])
+        found = search.predict_proba(vectorizer.transform(np.array(reviews.texts)[held_out]))
+        loss += held_out.sum() * log_loss(found, reviews.labels[held_out])
+    assert baseline["val"]["loss"] == pytest.approx(loss / 60)
     assert (baseline["val"]["examples"], baseline["test"]["examples"]) == (60, 30)
     own = run.result["val"]["accuracy"]
     validated = f"cross-validated it has {baseline['val']['accuracy']:.4f}, the model {own:.4f}"

@@ -1,6 +1,7 @@
 """A crash between any two file operations of a save loses nothing: every prefix is tried.
 
-And one between those of a --fresh leaves the old run whole, no run, or the new one.
+And one between those of a --fresh leaves the old run whole, no run, or the new one. One in a
+cross-validation whose sources are then replaced, moved or deleted mixes nothing.
 
 An audit hook reports the operations that Python makes. What Orbax's C++ code writes lies in
 N.partial before its manifest and does not count there; that is tested by truncating it. Of the
@@ -8,19 +9,26 @@ operations that change neither a folder's name nor what is complete, a few are t
 EVERY_PREFIX=1, every operation is (minutes).
 """
 
+import collections
 import contextlib
 import itertools
 import os
 import shutil
 import sys
 import threading
+from types import SimpleNamespace
 
+import pretrained
 import pytest
 import runs
-from reviews import refuses
+from reviews import read_table, refuses, write_csv
+from safetensors.numpy import load_file, save_file
 
+from configs import bert
 from sentiment_jax.analysis.records import collect
 from sentiment_jax.config.recipes import override
+from sentiment_jax.data.corpus import SAMPLE
+from sentiment_jax.errors import InputError
 from sentiment_jax.modes.evaluate import evaluate_run
 from sentiment_jax.modes.train import train
 from sentiment_jax.storage.checkpoints import MANIFEST, Checkpoints, steps_in
@@ -72,14 +80,13 @@ sys.addaudithook(hook)  # it can't be removed again
 
 
 @contextlib.contextmanager
-def recording(directory, states):
+def recording(directory, states, outline=lambda path: (names(path), fill(path) // 8)):
     """Meanwhile, before each change, copy a directory of new outline (or content) to `states`."""
 
     def record():
         for _ in range(100):  # Orbax's threads may change it meanwhile: then once more
             with contextlib.suppress(OSError, shutil.Error):
-                outline = names(directory), fill(directory) // 8
-                found = content(directory) if EVERY_PREFIX else outline
+                found = (content if EVERY_PREFIX else outline)(directory)
                 if found not in states:
                     copy = directory.with_name(f"state-{len(states):03}")
                     shutil.rmtree(copy, ignore_errors=True)
@@ -227,3 +234,146 @@ def test_a_crash_at_any_moment_of_fresh_leaves_the_old_run_or_none(restarted, tm
         runs.assert_same_run(root / "new", copy)
         assert not list(copy.rglob("*.deleted"))
         assert not (copy / "folds").exists()
+
+
+def milestones(directory):
+    """What a cross-validation and its folds have: files, complete checkpoints."""
+    found = [directory, *sorted(directory.glob("folds/*"))]
+    files = ("config.json", "probabilities-val.npy", "result.json")
+    return tuple(
+        (
+            *(p.name for p in map(run.joinpath, files) if p.exists()),
+            *steps_in(run / "checkpoints"),
+            run.name,
+        )
+        for run in found
+    )
+
+
+def write_student(root, kind):
+    """Write what a student learns from: a run to start from, a teacher, a table, text."""
+    more = f"{kind} words"
+    rows = [(f"{row['text']} {more}", row["label"]) for row in read_table(SAMPLE)[:80]]
+    write_csv(root / "table.csv", rows)
+    texts = [f"the film was {'good ' * (i % 5)}{i} {more}" for i in range(9)]
+    (root / "text.txt").write_text("\n".join(texts + [text for text, _ in rows[::4]]))
+    for seed, name in enumerate(("source", "teacher")):
+        train(runs.make_small(**SMALLER, epochs=1, seed=seed + 2 * len(kind)), root / name)
+    return ["source", "teacher", "table.csv", "text.txt"]
+
+
+def student(root):
+    """The config of one that learns from what lies there."""
+    places = {"model.pretrained": "source", "data.teacher": "teacher", "data.path": "table.csv"}
+    places |= {"pretrain.text": "text.txt"}
+    places = {name: str(root / place) for name, place in places.items()}
+    return runs.make_small(**SHORT, **places, **{"data.source": "csv"})
+
+
+def write_encoder(root, kind):
+    """Write a folder of pretrained weights."""
+    texts = [f"{kind} {line}" for line in SAMPLE.read_text(encoding="utf-8").splitlines()[:300]]
+    folder = pretrained.write_folder(root / "folder", "distilbert", texts)
+    weights = load_file(folder / "model.safetensors")
+    save_file({k: v + len(kind) for k, v in weights.items()}, folder / "model.safetensors")
+    return ["folder/model.safetensors", "folder/tokenizer.json", "folder"]
+
+
+def encoder(root):
+    """The config of one that starts from the folder there."""
+    changes = {name: value for name, value in runs.SMALL.items() if "model" not in name} | SHORT
+    changes |= {"data.source": "sample", "model.pretrained": str(root / "folder")}
+    return override(bert.get_config(), changes)
+
+
+SHORT = SMALLER | {
+    "epochs": 1,
+    "batch_size": 8,
+    "checkpoint_every": 100,
+    "data.folds": 2,
+    "data.limit": 24,
+    "data.test_limit": 8,
+    "data.validation_fraction": 0.0,
+}
+
+
+@pytest.fixture(scope="module", params=[(write_student, student), (write_encoder, encoder)])
+def crossed(request, tmp_path_factory):
+    """A cross-validation, what it learns from, and the states that a crash may leave of it."""
+    write, make_config = request.param
+    root = tmp_path_factory.mktemp("crossed")
+    for kind in ("own", "another"):
+        (root / kind).mkdir()
+        names = write(root / kind, kind)
+    states = {}
+    watched = root / "run"
+    with recording(watched, states, milestones):
+        train(make_config(root / "own"), watched)
+    return SimpleNamespace(
+        root=root, make_config=make_config, names=names, states=[*states.values()]
+    )
+
+
+@contextlib.contextmanager
+def changed(root, name, how):
+    """Meanwhile one source is another, gone or (all of them) elsewhere; yield where they are."""
+    path = root / "own" / name
+    aside = root / "elsewhere"
+    path.rename(aside)
+    other = root / "another" / name
+    if how == "replaced":
+        (shutil.copytree if other.is_dir() else shutil.copy)(other, path)
+    try:
+        yield aside if how == "moved" else root / "own"
+    finally:
+        if path.exists():
+            (shutil.rmtree if path.is_dir() else os.remove)(path)
+        aside.rename(path)
+
+
+def assert_same_folds(expected, found):
+    """Two cross-validations are the same, wherever their sources were."""
+    for run in (".", "folds/1", "folds/2"):
+        shutil.copy(expected / run / "config.json", found / run)
+        kept = steps_in(expected / run / "checkpoints")
+        for step in {*steps_in(found / run / "checkpoints")} - {*kept}:
+            shutil.rmtree(found / run / "checkpoints" / str(step))  # superseded by the last one
+        runs.assert_same_run(expected / run, found / run)
+    name = "predictions-val.csv"
+    assert (found / name).read_bytes() == (expected / name).read_bytes()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600 if EVERY_PREFIX else 300)
+def test_a_crash_of_a_cross_validation_mixes_no_sources(crossed, tmp_path):
+    """Its folds and its last model learn from the same, or the command is refused."""
+    root = crossed.root
+    ways = [("", "moved"), *itertools.product(crossed.names, ("replaced", "gone"))]
+    count = collections.Counter()
+    for (number, state), (name, how) in itertools.product(enumerate(crossed.states), ways):
+        in_turn = ways[number % len(ways)]
+        if not EVERY_PREFIX and (name, how) != in_turn:
+            continue
+        run = shutil.copytree(state, tmp_path / "run")
+        before = runs.contents_without_lock(run)
+        expected = root / "run"
+        with changed(root, name, how) as sources:
+            config = crossed.make_config(sources)
+            if how == "replaced" and not any(state.glob("folds/*/config.json")):
+                expected = root / f"another-{name}".replace("/", "-")
+                if not expected.exists():
+                    train(config, expected)
+            try:
+                train(config, run)
+                assert_same_folds(expected, run)
+                outcome = "equal" if expected.name == "run" else "begun"
+            except InputError as error:
+                assert "\n" not in str(error)
+                assert runs.contents_without_lock(run) == before
+                outcome = "refused"
+        count[how, outcome] += 1
+        shutil.rmtree(run)
+    assert {*count} <= {("moved", "equal"), ("replaced", "begun")} | {
+        (how, outcome) for how in ("replaced", "gone") for outcome in ("equal", "refused")
+    }
+    assert count["replaced", "refused"] and count["gone", "refused"] and count["moved", "equal"]

@@ -89,6 +89,10 @@ def test_some_reviews_have_no_baseline():
         (["good film", "bad film"], [1, 0]),  # fewer than folds
     ):
         assert linear_baseline(make_splits(train=Reviews.from_texts(texts, labels))) == {}
+    rare = Reviews.from_texts([f"film {i}" for i in range(9)], [0] * 6 + [1] * 3)
+    halves = np.arange(0, 9, 2), np.arange(1, 9, 2)
+    assert linear_baseline({"train": rare, "test": rare})["C"]
+    assert linear_baseline({"train": rare, "test": rare}, [halves, halves[::-1]]) == {}
 
 
 def of_three_classes(labels):

@@ -46,7 +46,8 @@ def prepare(
     splits = corpus.splits
     if config.data.teacher:
         held_out = [splits[name] for name in ("val", "test")]
-        text = unlabeled_reviews(config.data, config.pretrain.text, held_out)
+        read = splits.get("unlabeled")  # by the cross-validation of a fold
+        text = unlabeled_reviews(config.data, config.pretrain.text, held_out, read)
         splits = {**splits, "unlabeled": text}
     classifier = make_classifier(config, tokenizer)
     with terminal.progress_bar(sum(map(len, splits.values())), "encoding", unit="review") as bar:
