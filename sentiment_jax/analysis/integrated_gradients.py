@@ -29,6 +29,7 @@ from sentiment_jax.training.trained_model import TrainedModel
 
 WORD_EMBEDDINGS = ("embedding", "word_embeddings")  # their names in models/
 NODES, WEIGHTS = np.polynomial.legendre.leggauss(8)  # Gauss-Legendre quadrature on [-1, 1]
+SURE = 1.0  # nats of log-odds; a baseline that is nearer to neutral stays where it is
 INTERVALS = (4, 8, 16, 32, 64, 128, 256)  # of the path, until the attributions are complete
 
 
@@ -101,8 +102,8 @@ def attribute(
 
     The model must compute in float32; it reads the text padded to `length`. The embeddings at the
     `fixed` positions, such as [CLS], stay in the baseline: their attribution is 0. If there are
-    `fillers`, it moves from zero vectors towards the average embedding, or else a filler's, until
-    the class is as probable as each other one, if it ever is.
+    `fillers` and the model is SURE of the baseline, it moves from zero vectors towards the average
+    embedding, or else a filler's, until the class is as probable as each other one, if it ever is.
     """
     count = len(token_ids)
     ids = np.zeros((1, length, *np.shape(token_ids)[1:]), np.int32)
@@ -115,11 +116,13 @@ def attribute(
     kept[list(fixed)] = 1
     path = Path(end * kept, end, np.array([count], np.int32))
     grid = np.linspace(0, 1, len(NODES), dtype=np.float32)
-    for fill in [table.mean(axis=0), *(table[i] for i in fillers)] if fillers else []:
+    level = -np.log(model.classes - 1)  # where the class is as probable as each other one
+    sure = fillers and abs(_slopes(model, params, path, grid, towards)[1][0] - level) > SURE
+    for fill in [table.mean(axis=0), *(table[i] for i in fillers)] if sure else []:
         line = Path(path.start, path.start + fill * (1 - kept), path.lengths)
         for _ in range(4):  # each finds the part of the line where that is so
             _, odds = _slopes(model, params, line, grid, towards)
-            above = np.asarray(odds) > -np.log(model.classes - 1)
+            above = np.asarray(odds) > level
             if not (first := int(np.argmax(above != above[0]))):
                 break  # nowhere
             low, high = (line.start + at * (line.end - line.start) for at in grid[first - 1 :][:2])

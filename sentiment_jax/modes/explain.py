@@ -87,7 +87,7 @@ def explain_texts(
     if len(classes) == 2:  # always towards the second: the colors mean the same in every text
         towards = [1] * len(texts)
         ends = (f"to {classes[0]}", f"to {classes[1]}")
-    blocks = []
+    blocks: list[dict[str, Any]] = []
     predicted = format_predictions(classes, probabilities)
     rows = zip(names, texts, probabilities, decided, towards, predicted, warnings, strict=True)
     for name, text, p, best, i, prediction, warning in rows:

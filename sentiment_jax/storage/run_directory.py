@@ -53,21 +53,21 @@ class RunDirectory:
         self.probabilities = path / "probabilities-val.npy"  # of a fold
         self.predictions = {"test": path / "predictions.csv", "val": path / "predictions-val.csv"}
         self.reviews = {"train": path / "reviews.csv", "test": path / "reviews-test.csv"}
-        self._files = [self.config, self.result, self.failed, self.env, self.tokenizer]
-        self._files += [self.metrics, self.frequencies, self.probabilities, self.curves]
-        self._files += self.predictions.values()
-        self._folders = [self.checkpoints, self.folds, self.tensorboard]
+        self.files = [self.config, self.result, self.failed, self.env, self.tokenizer]
+        self.files += [self.metrics, self.frequencies, self.probabilities, self.curves]
+        self.files += self.predictions.values()
+        self.folders = [self.checkpoints, self.folds, self.tensorboard]
 
-    def _removable(self) -> list[Path]:
+    def removable(self) -> list[Path]:
         """Return what the run and its folds wrote, files also if absent; config.json is first."""
-        own = [*self._files, *self.tensorboard.glob("events.out.tfevents.*")]
+        own = [*self.files, *self.tensorboard.glob("events.out.tfevents.*")]
         for path in sorted(self.checkpoints.glob("[0-9]*")):
             if CHECKPOINT.fullmatch(path.name) and (path.suffix or any(path.glob("params*"))):
                 own.append(path)
         for fold in map(RunDirectory, sorted(self.folds.glob("[1-9]*"))):
             log = fold.path / "log.txt"  # which a run that was moved there has not
             if fold.path.name.isdecimal() and (log.exists() or not fold.env.exists()):
-                own += [*fold._removable(), fold.path / "lock", log]
+                own += [*fold.removable(), fold.path / "lock", log]
         return own
 
     def remove(self) -> None:
@@ -79,7 +79,7 @@ class RunDirectory:
         """
         if not processes.is_main():
             return
-        own = self._removable()
+        own = self.removable()
         try:
             with contextlib.ExitStack() as undo:
                 for path in filter(os.path.lexists, own):
@@ -97,15 +97,15 @@ class RunDirectory:
             with contextlib.suppress(OSError):
                 path.unlink()
         folds = [*self.folds.glob("[1-9]*/checkpoints"), *self.folds.glob("[1-9]*")]
-        for folder in (*folds, *self._folders):
+        for folder in (*folds, *self.folders):
             with contextlib.suppress(OSError):  # a link, or not empty
                 folder.rmdir()
 
     def check_kinds(self) -> None:
         """Raise InputError if anything but a file, or a folder, has the name of one."""
-        files = filter(os.path.lexists, (*self._files, self.path / "lock"))
+        files = filter(os.path.lexists, (*self.files, self.path / "lock"))
         odd = [path for path in files if path.is_symlink() or not path.is_file()]
-        folders = filter(os.path.lexists, self._folders)
+        folders = filter(os.path.lexists, self.folders)
         odd += [path for path in folders if not path.is_dir()]
         if odd:
             raise InputError(f"{odd[0]} is not what a run writes there: move it away")
@@ -226,7 +226,7 @@ def check_place(path: Path, flag: str = "--output") -> None:
         places = {path.resolve(), Path(os.path.abspath(path))}  # a link is followed, or replaced
         for above, inside in [(p, place.relative_to(p)) for place in places for p in place.parents]:
             run = RunDirectory(above)
-            own = {entry.name for entry in (*run._files, *run._folders, *run.reviews.values())}
+            own = {entry.name for entry in (*run.files, *run.folders, *run.reviews.values())}
             is_own = inside.parts[0].lower().removesuffix(".deleted") in {*own, "lock", "log.txt"}
             if (
                 ((begins or is_own) and (run.env.is_file() or run.removed.is_file()))

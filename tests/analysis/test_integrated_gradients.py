@@ -105,6 +105,15 @@ def test_with_fillers_the_baseline_is_neutral(bias):
     )
 
 
+def test_a_baseline_of_which_the_model_is_not_sure_stays():
+    """The search takes as long as the attributions."""
+    table = np.ones((40, 4), np.float32)
+    params = {"embedding": {"embedding": table}}
+    read = functools.partial(integrated_gradients.attribute, Linear(bias=0.4), params, TOKENS, 12)
+    (plain, *odds), (found, *same) = read(), read(fillers=[1, 2, 3])
+    assert odds == same and (plain == found).all()
+
+
 TEXT = "Unbelievably dull & overlong - <b>never</b> again!<br />The end."
 TRAINING = ["Unbelievably dull and overlong never again the end good bad &"] * 5
 

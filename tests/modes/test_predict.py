@@ -164,7 +164,7 @@ def test_an_output_that_cannot_be_written_is_refused_first(
 def test_no_column_of_the_input_is_lost(
     printed, finished, monkeypatch, tmp_path, mode, columns, name, taken
 ):
-    (tmp_path / "in.csv").write_text(f"text,label,{columns}\ngood,1,5,6\n")
+    (tmp_path / "in.csv").write_text(f"text,label,{columns}\ngood,1,5,6\nbad,0,7,8\n")
     line = [f"--mode={mode}", f"--workdir={finished}", f"--input={tmp_path}/in.csv"]
     line.append(f"--output={tmp_path}/{name}")
     if taken is None:

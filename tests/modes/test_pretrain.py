@@ -286,7 +286,7 @@ def test_text_of_too_few_known_words_is_refused_before_training(name, tmp_path):
 def test_the_command_printed_at_the_end_runs(name, tmp_path, printed, capsys):
     """On the same reviews, whatever the sizes, columns and names; with few labels, too."""
     pool, _ = READERS["sample"](DataConfig())
-    rows = [(f"l{label}", text[:80]) for label, text in zip(pool.labels, pool.texts, strict=True)]
+    rows = [(f"l{label}", text[:160]) for label, text in zip(pool.labels, pool.texts, strict=True)]
     table = write_csv(tmp_path / "a, b.csv", rows, header=("y", "x"))
     changes = {"data.source": "csv", "data.path": table, "data.limit": 30, "epochs": 1}
     changes |= {"data.labels": "l1,l0", "data.text_column": "x", "data.label_column": "y"}

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*google._upb:DeprecationWarning
 def scalars(folder):
     """(tag, step, value) of every scalar, in the order written."""
     found = []
-    for path in sorted(folder.iterdir()):
+    for path in sorted(folder.glob("events*")):
         raw = path.read_bytes()
         while raw:  # length, its checksum, an event, its checksum
             (length,) = struct.unpack_from("<Q", raw)
