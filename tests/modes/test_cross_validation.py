@@ -62,7 +62,7 @@ def config():
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _no_curves():
+def _no_curves(finished):  # which other tests share, is drawn
     """Drawing them takes longer than a fold's steps."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(train_mode, "figures", Mock())
