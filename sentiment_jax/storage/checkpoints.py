@@ -163,10 +163,12 @@ class Checkpoints:
         alone = ocp.Context()
         alone.multiprocessing.primary_host = jax.process_index()
         alone.multiprocessing.active_processes = {jax.process_index()}
-        place = self._place(step, name)
+        folder = _folders(self.directory)[step]
+        item = {"path": folder, "checkpointable_name": name}
+        if not ocp.is_orbax_checkpoint(folder):
+            item = {"path": folder / name, "checkpointable_name": None}
         with alone:
-            stored = ocp.metadata(**place).metadata
-            return ocp.load(**place, abstract_state=_empty_like(stored))
+            return ocp.load(**item, abstract_state=_empty_like(ocp.metadata(**item).metadata))
 
     def restore(self, step: int, **templates: Any) -> dict[str, Any]:
         """Read items of one checkpoint: the bookkeeping, and those that have a template.
@@ -175,21 +177,17 @@ class Checkpoints:
         branch FREQUENCIES of params is read where it is.
         """
         ocp = _orbax()
-        items = {"bookkeeping": self.bookkeeping(step)}
-        for name, template in templates.items():
-            place = self._place(step, name)
-            stored = ocp.metadata(**place).metadata
-            if name == "params" and FREQUENCIES in stored:
-                template = {**template, FREQUENCIES: _empty_like(stored[FREQUENCIES])}
-            items[name] = ocp.load(**place, abstract_state=template)
-        return items
-
-    def _place(self, step: int, name: str) -> dict[str, Any]:
-        """Return what names an item to Orbax; its V0 wrote each as a checkpoint of its own."""
         folder = _folders(self.directory)[step]
-        if _orbax().is_orbax_checkpoint(folder):
-            return {"path": folder, "checkpointable_name": name}
-        return {"path": folder / name, "checkpointable_name": None}
+        if ocp.is_orbax_checkpoint(folder):
+            items = ocp.load_checkpointables(folder, templates)
+        else:  # up to e8d57db each item was a checkpoint
+            for name, template in templates.items():
+                stored = ocp.metadata(folder / name, checkpointable_name=None).metadata
+                if name == "params" and FREQUENCIES in stored:
+                    template = {**template, FREQUENCIES: _empty_like(stored[FREQUENCIES])}
+                templates[name] = ocp.load(folder / name, template, checkpointable_name=None)
+            items = templates
+        return {"bookkeeping": self.bookkeeping(step), **items}
 
 
 def _orbax() -> Any:
