@@ -15,10 +15,9 @@ loses its name in one rename:
 
 After a kill, whoever opens the folder to write names a complete N.partial N if that is missing, and
 removes every other N.partial and N.deleted. A reader lists the complete checkpoints, and starts
-again if it fails and any entry was renamed meanwhile (`entries`). Orbax's CheckpointManager deletes
-the superseded checkpoint too early for this. Flipped bits in its array files restore silently as
-other numbers, hence the manifest. A checkpoint whose bytes differ from its manifest is damaged: it
-is set aside as N.corrupt.
+again if it fails and any entry was renamed meanwhile (`entries`). Flipped bits in Orbax's array
+files restore silently as other numbers, hence the manifest. A checkpoint whose bytes differ from
+its manifest is damaged: it is set aside as N.corrupt.
 """
 
 import hashlib
@@ -136,8 +135,9 @@ class Checkpoints:
                 f"disk full: {free:,} bytes free in {self.directory}, {needed:,} needed for the "
                 f"checkpoint of step {step}; free some space and run the same command again"
             )
-        items = {"params": params, "opt_state": opt_state}
-        _orbax().save_checkpointables(partial, items, overwrite=True)
+        _orbax().save_checkpointables(
+            partial, {"params": params, "opt_state": opt_state}, overwrite=True
+        )
         with processes.main_process_first():  # Orbax writes from all processes and waits for all
             if processes.is_main():
                 (partial / BOOKKEEPING).parent.mkdir()
@@ -164,17 +164,18 @@ class Checkpoints:
         alone.multiprocessing.primary_host = jax.process_index()
         alone.multiprocessing.active_processes = {jax.process_index()}
         folder = _folders(self.directory)[step]
-        item = {"path": folder, "checkpointable_name": name}
-        if not ocp.is_orbax_checkpoint(folder):
-            item = {"path": folder / name, "checkpointable_name": None}
+        whole = ocp.is_orbax_checkpoint(folder)  # or each item is one: `restore`
+        item: dict[str, Any] = {"path": folder if whole else folder / name}
+        item["checkpointable_name"] = name if whole else None
         with alone:
-            return ocp.load(**item, abstract_state=_empty_like(ocp.metadata(**item).metadata))
+            stored = ocp.metadata(**item).metadata
+            arrays = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), stored)
+            return ocp.load(**item, abstract_state=arrays)
 
     def restore(self, step: int, **templates: Any) -> dict[str, Any]:
         """Read items of one checkpoint: the bookkeeping, and those that have a template.
 
-        `templates` are trees of jax.ShapeDtypeStruct with shardings, for params and opt_state. The
-        branch FREQUENCIES of params is read where it is.
+        `templates` are trees of jax.ShapeDtypeStruct with shardings; FREQUENCIES need none.
         """
         ocp = _orbax()
         folder = _folders(self.directory)[step]
@@ -182,9 +183,8 @@ class Checkpoints:
             items = ocp.load_checkpointables(folder, templates)
         else:  # up to e8d57db each item was a checkpoint
             for name, template in templates.items():
-                stored = ocp.metadata(folder / name, checkpointable_name=None).metadata
-                if name == "params" and FREQUENCIES in stored:
-                    template = {**template, FREQUENCIES: _empty_like(stored[FREQUENCIES])}
+                if name == "params" and FREQUENCIES in (stored := self.arrays(step, name)):
+                    template = {**template, FREQUENCIES: stored[FREQUENCIES]}
                 templates[name] = ocp.load(folder / name, template, checkpointable_name=None)
             items = templates
         return {"bookkeeping": self.bookkeeping(step), **items}
@@ -192,17 +192,11 @@ class Checkpoints:
 
 def _orbax() -> Any:
     """Return the interface V1 of Orbax, which is its top level from 1.0 on."""
-    from orbax import checkpoint
-
-    if hasattr(checkpoint, "save_checkpointables"):
-        return checkpoint
-    from orbax.checkpoint.experimental import v1
-
+    try:
+        from orbax.checkpoint.experimental import v1
+    except ImportError:
+        import orbax.checkpoint as v1
     return v1
-
-
-def _empty_like(metadata: Any) -> Any:
-    return jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), metadata)
 
 
 def _move(folder: Path, name: str) -> None:
