@@ -5,6 +5,10 @@
 
 The weights are all-MiniLM-L6-v2 (22.7 M parameters, 91 MB from the hub), or those of any other
 encoder that is supported. For long texts, such as IMDB's, see configs/bert.py:long.
+
+Measured with these weights: .8928 +- .0044 (3 seeds) on 597 product sentences after training on
+2,149, in two minutes on 2 CPU cores (`ngrams`: .7878; TF-IDF and logistic regression: .7873); see
+results/own_reviews.
 """
 
 from typing import Any
@@ -12,7 +16,6 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from sentiment_jax.config.recipes import make_config
-from sentiment_jax.config.schema import CHOSEN
 from sentiment_jax.runtime import startup
 
 DTYPE = startup.fastest_dtype("bert")
@@ -22,7 +25,8 @@ RECIPE = {
     "batch_size": 32,
     "data.validation_fraction": 0.1,
     "data.max_length": 128,
-    "data.length_buckets": CHOSEN,
+    "data.truncation": "head_tail",
+    "data.length_buckets": (32, 64),  # finer ones save 8 % of the time and lose two points
     "model.pretrained": "sentence-transformers/all-MiniLM-L6-v2",
     "model.dtype": DTYPE,
     "model.attention": "cudnn" if DTYPE == "bfloat16" else "xla",

@@ -176,8 +176,9 @@ def folder(tmp_path_factory):
     (folder / "DATA_DIR").symlink_to("aclImdb")
     sizes = {"num_hidden_layers": 1, "max_position_embeddings": 128}
     pretrained.write_folder(folder / "FOLDER", "bert", texts, **sizes)
-    (folder / "google").mkdir()
-    (folder / "google" / "bert_uncased_L-12_H-768_A-12").symlink_to(folder / "FOLDER")
+    for name in ("google/bert_uncased_L-12_H-768_A-12", "sentence-transformers/all-MiniLM-L6-v2"):
+        (folder / name).parent.mkdir()
+        (folder / name).symlink_to(folder / "FOLDER")
     for name, written in {"own.csv": rows, "labeled.csv": rows[:9]}.items():
         write_csv(folder / name, written, header=("review", "rating", "domain"))
     (folder / "texts.txt").write_text("\n".join(texts))

@@ -22,7 +22,6 @@ POOLINGS = ("last", "mean", "max", "mean_max")
 DTYPES = ("float32", "bfloat16", "tensorfloat32")  # the last: float32 with fast products
 CLASSES = ("negative", "positive")  # where the labels say no more
 MOST_CLASSES = 100
-CHOSEN = (0,)  # data.length_buckets that the training reviews decide
 MLM = ("masked_language_modeling",)
 OBJECTIVES = {  # of pre-training, by architecture; the first is the default
     "bert": MLM,
@@ -126,9 +125,7 @@ class DataConfig:
     vocabulary_size: int = _entries(30_000, "most entries to learn, n-grams apart", at_least=10)
     min_frequency: int = _count(5, "rarer words are unknown (word-level vocabularies)")
     ngrams: int = _count(1, "longest n-gram with an embedding of its own", at_most=3)
-    length_buckets: tuple[int, ...] = setting(
-        (64, 128), "padded lengths, besides max_length; (0,): chosen by the training reviews"
-    )
+    length_buckets: tuple[int, ...] = setting((64, 128), "padded lengths, besides max_length")
 
     @property
     def held_out(self) -> float:

@@ -3,14 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from sentiment_jax.config.schema import (
-    CHOSEN,
-    MODELS,
-    MOST_CLASSES,
-    OBJECTIVES,
-    schema,
-    split_names,
-)
+from sentiment_jax.config.schema import MODELS, MOST_CLASSES, OBJECTIVES, schema, split_names
 from sentiment_jax.config.stored import flatten
 from sentiment_jax.errors import InputError
 
@@ -56,7 +49,7 @@ def _data_problems(values: Mapping[str, Any]) -> list[str]:
     problems = []
     model = values["model.name"]
     buckets = values["data.length_buckets"]
-    if buckets != CHOSEN and not all(type(bucket) is int and bucket > 0 for bucket in buckets):
+    if not all(type(bucket) is int and bucket > 0 for bucket in buckets):
         problems.append(f"data.length_buckets={buckets} must be positive whole numbers")
     length = values["data.max_length"]
     positions = values.get("model.max_position_embeddings")

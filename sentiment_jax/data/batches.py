@@ -12,9 +12,6 @@ Batch = dict[str, np.ndarray]
 Lengths = Integer[np.ndarray, " reviews"]  # tokens of each review
 Rows = Int64[np.ndarray, " rows"]
 WINDOW = 50  # batches whose reviews are sorted by bucket together
-MOST_CHOSEN = 5  # buckets besides max_length: each is one more program to compile
-COMPILING = 16  # steps in the time that a CPU takes to compile one (MiniLM: 5 s)
-ENOUGH = 10_000  # reviews to choose buckets by
 
 
 class PlannedBatch(NamedTuple):
@@ -30,31 +27,6 @@ Plan = list[PlannedBatch]
 def effective_buckets(buckets: Sequence[int], max_length: int) -> tuple[int, ...]:
     """Return the padded lengths below max_length, and max_length itself as the last one."""
     return (*sorted({bucket for bucket in buckets if 0 < bucket < max_length}), max_length)
-
-
-def choose_buckets(
-    lengths: Lengths, *, batch_size: int, max_length: int, steps: int
-) -> tuple[int, ...]:
-    """Return the padded lengths below max_length that pay in a training of so many steps.
-
-    Each is the multiple of eight that saves most of the tokens in a planned epoch's batches, those
-    of batches that are not full included, if it saves the time to compile for it.
-    """
-    some = lengths[:ENOUGH]
-
-    def padded(buckets: tuple[int, ...]) -> int:
-        shapes = effective_buckets(buckets, max_length)
-        plan = plan_epoch(some, batch_size=batch_size, buckets=shapes, seed=0, epoch=0)
-        return sum(planned.length for planned in plan)
-
-    chosen: tuple[int, ...] = ()
-    while len(chosen) < MOST_CHOSEN:
-        tokens = {bucket: padded((*chosen, bucket)) for bucket in range(8, max_length, 8)}
-        bucket = min(tokens, key=tokens.__getitem__, default=0)
-        if not bucket or (1 - tokens[bucket] / padded(chosen)) * steps < COMPILING:
-            break
-        chosen = (*chosen, bucket)
-    return tuple(sorted(chosen))
 
 
 def plan_epoch(

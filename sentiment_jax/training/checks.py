@@ -15,7 +15,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from sentiment_jax.config.schema import CHOSEN, ENCODERS, Config, EncoderConfig
+from sentiment_jax.config.schema import ENCODERS, Config, EncoderConfig
 from sentiment_jax.config.stored import flatten, make_frozen, replace_settings
 from sentiment_jax.config.validation import validate
 from sentiment_jax.data.imdb import is_prepared
@@ -77,7 +77,7 @@ def check_start(
     if not isinstance(config, Config):
         config = resolve(config, task, began if start is Start.FINISHED else None)
     if began:
-        config = keep_choices(config, began)
+        config = keep_dtype(config, began)
     check_batch_sizes(config)
     if workdir.resolve() in [run.resolve() for run in lineage.parents(config)]:
         raise InputError(f"the config learns from {workdir}, its own --workdir: choose another one")
@@ -201,14 +201,11 @@ def _read_source(run: Path, name: str) -> EncoderConfig | None:
     return source if isinstance(source, EncoderConfig) else None
 
 
-def keep_choices(config: Config, began: Config) -> Config:
-    """Return a config with the padded lengths and the dtype that the run it resumes has chosen.
+def keep_dtype(config: Config, began: Config) -> Config:
+    """Return a config with the dtype of the run that it resumes, if its recipe chose another here.
 
-    Recipes choose the dtype by the machine (startup.fastest_dtype): a run may go on elsewhere.
+    Recipes choose by the machine (startup.fastest_dtype), and a run may go on elsewhere.
     """
-    if config.data.length_buckets == CHOSEN:
-        lengths = {"data.length_buckets": began.data.length_buckets}
-        config = replace_settings(config, lengths)
     here = startup.fastest_dtype(config.model.name)
     if config.model.name != began.model.name or config.model.dtype != here:
         return config

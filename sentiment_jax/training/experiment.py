@@ -11,9 +11,8 @@ from jax.stages import Wrapped
 from jaxtyping import Float32
 from tokenizers import Tokenizer
 
-from sentiment_jax.config.schema import CHOSEN, Config, EncoderConfig
-from sentiment_jax.config.stored import replace_settings
-from sentiment_jax.data import batches, tokenization
+from sentiment_jax.config.schema import Config, EncoderConfig
+from sentiment_jax.data import tokenization
 from sentiment_jax.data.corpus import Corpus
 from sentiment_jax.data.encoding import Encoded
 from sentiment_jax.data.reviews import Reviews
@@ -112,20 +111,6 @@ def make_tokenizer(config: Config, corpus: Corpus) -> Tokenizer:
         return tokenization.train_word_level(
             texts, data.vocabulary_size, data.min_frequency, data.ngrams
         )
-
-
-def with_lengths(config: Config, encoded: Encoded) -> Config:
-    """Return a config with padded lengths, chosen by this training text if it has none."""
-    data = config.data
-    if data.length_buckets != CHOSEN:
-        return config
-    chosen = batches.choose_buckets(
-        encoded.lengths,
-        batch_size=config.batch_size,
-        max_length=data.max_length,
-        steps=max(config.min_steps, config.epochs * math.ceil(len(encoded) / config.batch_size)),
-    )
-    return replace_settings(config, {"data.length_buckets": chosen})
 
 
 def read_corpus(config: Config) -> Corpus:

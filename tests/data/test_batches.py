@@ -1,19 +1,12 @@
 """Plans: pure functions of (seed, epoch), few shapes, every review exactly once."""
 
 import functools
-import itertools
 
 import numpy as np
 import pytest
 from reviews import random_encoded
 
-from sentiment_jax.data.batches import (
-    choose_buckets,
-    effective_buckets,
-    make_batch,
-    plan_epoch,
-    plan_evaluation,
-)
+from sentiment_jax.data.batches import effective_buckets, make_batch, plan_epoch, plan_evaluation
 
 BUCKETS = (8, 16, 32, 40)
 make_encoded = functools.partial(random_encoded, longest=40, vocabulary=100)
@@ -56,34 +49,6 @@ def test_epoch_order_does_not_follow_the_length():
     padded = np.array([length for _, length in plan_rows(lengths, 0, 0)])
     assert abs(np.corrcoef(np.arange(len(padded)), padded)[0, 1]) < 0.3
     assert lengths.sum() / sum(8 * padded) > 0.75  # and yet little is padding
-
-
-def padded_tokens(lengths, chosen, longest):
-    buckets = effective_buckets(chosen, longest)
-    return sum(8 * length for _, length in plan_rows(lengths, 0, 0, buckets))
-
-
-@pytest.mark.parametrize("reviews", [9, 38, 400])
-def test_chosen_buckets_pad_as_little_as_the_best_of_as_many(reviews):
-    """Of all sets of multiples of eight, batches that are not full included."""
-    rng = np.random.default_rng(reviews)
-    lengths = np.clip(np.exp(rng.normal(2.7, 0.5, reviews)), 3, 64).astype(int)
-    chosen = choose_buckets(lengths, batch_size=8, max_length=64, steps=500)
-    assert {*chosen} <= {*range(8, 64, 8)} and 0 < len(chosen) <= 5
-    sets = itertools.combinations(range(8, 64, 8), len(chosen))
-    best = min(padded_tokens(lengths, buckets, 64) for buckets in sets)
-    assert padded_tokens(lengths, chosen, 64) <= 1.07 * best
-
-
-def test_buckets_are_chosen_only_if_they_save_more_than_compiling_for_them():
-    lengths = make_encoded(100).lengths
-    choose = functools.partial(choose_buckets, lengths, batch_size=8, max_length=40)
-    assert choose(steps=15) == ()  # all there is to save is less than 16 steps
-    counts = [len(choose(steps=steps)) for steps in (15, 50, 150, 10_000)]
-    assert counts == sorted(counts) and counts[-1] > 2
-    full = np.full(100, 40)
-    assert choose_buckets(full, batch_size=8, max_length=40, steps=10_000) == ()
-    assert choose_buckets(full, batch_size=8, max_length=8, steps=10_000) == ()
 
 
 def test_batch_holds_the_reviews_and_pads_the_rest():

@@ -16,7 +16,6 @@ from written_runs import write_run
 
 import sentiment_jax
 from sentiment_jax.config.recipes import override
-from sentiment_jax.config.schema import CHOSEN
 from sentiment_jax.data import imdb
 from sentiment_jax.errors import InputError, Interrupted, RunError
 from sentiment_jax.modes import evaluate
@@ -191,24 +190,6 @@ def test_a_changed_config_trains_anew_what_has_lost_its_checkpoints(run_copy, tm
     shutil.rmtree(run_copy / "checkpoints")
     result = train(runs.make_small(epochs=4), run_copy, allow_changes=True)
     assert result["val"] == train(runs.make_small(epochs=4), tmp_path / "anew")["val"]
-
-
-def test_lengths_that_the_reviews_choose_are_recorded_and_kept(tmp_path, monkeypatch, capsys):
-    """Also on resuming with --allow_changes: the scores depend on the padding's last bits."""
-    lengths = {"data.length_buckets": CHOSEN, "data.max_length": 64}
-    config = runs.make_small(**lengths, min_steps=200)
-    with monkeypatch.context() as patch, pytest.raises(Interrupted):
-        patch.setattr(*during(4, send(signal.SIGTERM)))
-        train(config, tmp_path / "run")
-    chosen = RunDirectory(tmp_path / "run").read_config().data.length_buckets
-    assert chosen and {*chosen} <= {*range(8, 64, 8)}
-    changed = override(config, {"data.max_length": 60, "min_steps": 3})
-    train(changed, tmp_path / "run", allow_changes=True)
-    kept = RunDirectory(tmp_path / "run").read_config().data
-    assert (kept.max_length, kept.length_buckets) == (60, chosen)
-    capsys.readouterr()
-    train(changed, tmp_path / "run")
-    assert "finished; nothing to do" in capsys.readouterr().out
 
 
 def test_another_environment_ends_the_promise_in_one_line(run_copy, capsys):

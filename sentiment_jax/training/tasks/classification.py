@@ -1,6 +1,5 @@
 """Classification: learns from labeled reviews, and from texts that teachers label."""
 
-import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -27,7 +26,6 @@ from sentiment_jax.training.experiment import (
     Validation,
     make_tokenizer,
     read_corpus,
-    with_lengths,
 )
 from sentiment_jax.training.lineage import find_teachers, texts_hash, warn_of_leakage
 from sentiment_jax.training.objectives.classification import Classification, balanced_weights
@@ -68,9 +66,8 @@ def prepare(
             truncated=labeled.truncated + unlabeled.truncated,
         )
         statistics |= {"unlabeled": len(unlabeled), "unlabeled_hash": order["unlabeled"]}
-    config = with_lengths(config, encoded["train"])
     return Experiment(
-        **vars(dataclasses.replace(classifier, config=config)),
+        **vars(classifier),
         task=CLASSIFICATION,
         reviews=splits,
         encoded=encoded,

@@ -10,7 +10,6 @@ A second objective for an architecture takes
    huggingface/names.py.
 """
 
-import dataclasses
 import functools
 import math
 import time
@@ -40,7 +39,6 @@ from sentiment_jax.training.experiment import (
     gradient_step,
     make_tokenizer,
     read_corpus,
-    with_lengths,
 )
 from sentiment_jax.training.objectives import ngram_vectors
 from sentiment_jax.training.objectives.masked_language_modeling import (
@@ -78,9 +76,9 @@ def prepare(
             if (known := np.sum(~special)) < FEWEST:
                 problem = f"{FEWEST} known tokens are needed, the {name} text has {known}"
                 raise InputError(f"{problem}: add text, or lower data.min_frequency")
-    config = with_lengths(config, segments["train"])
-    parts = vars(dataclasses.replace(classifier, config=config))
-    return Experiment(**parts, task=PRETRAINING, encoded=segments, statistics=corpus.statistics)
+    return Experiment(
+        **vars(classifier), task=PRETRAINING, encoded=segments, statistics=corpus.statistics
+    )
 
 
 def make_objective(experiment: Experiment) -> Objective:
