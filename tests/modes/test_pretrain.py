@@ -10,6 +10,7 @@ from unittest.mock import Mock
 import golden
 import jax
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 import runs
 import safetensors
@@ -31,7 +32,7 @@ from sentiment_jax.modes import export, sweep
 from sentiment_jax.modes.pretrain import pretrain
 from sentiment_jax.modes.train import train
 from sentiment_jax.storage.checkpoints import Checkpoints, steps_in
-from sentiment_jax.storage.files import read_json
+from sentiment_jax.storage.files import file_sha256, read_json, write_json
 from sentiment_jax.storage.metrics_log import read_metrics
 from sentiment_jax.storage.run_directory import RunDirectory
 from sentiment_jax.training import resume
@@ -231,10 +232,15 @@ def test_word_frequencies_among_the_parameters_are_still_read(pretrained, load, 
 
     refuses("source has no word frequencies: pre-train again", start, source)
     best = load("lstm").step
-    checkpoints = Checkpoints(source / "checkpoints")
-    saved = checkpoints.bookkeeping(best)
     params = load("lstm").params | {"embedding_frequencies": {"embedding": frequencies}}
-    checkpoints.save(best, params, {"count": np.zeros(1)}, bookkeeping=saved, best=best)
+    folder = source / "checkpoints" / str(best)
+    for path in [path for path in folder.iterdir() if path.name != "bookkeeping"]:
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    with ocp.StandardCheckpointer() as writer:
+        writer.save(folder / "params", params)
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    sums = {str(path.relative_to(folder)): file_sha256(path) for path in files}
+    write_json(folder / "MANIFEST.json", {"files": sums})
     assert_same_parameters(start(source), start(pretrained("lstm")), ("embedding", "classifier"))
 
 
