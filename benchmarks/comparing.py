@@ -8,8 +8,9 @@ from typing import Any
 import jax
 
 from sentiment_jax.storage.checkpoints import Checkpoints
-from sentiment_jax.storage.files import read_json
+from sentiment_jax.storage.files import file_sha256, read_json
 from sentiment_jax.storage.metrics_log import read_metrics
+from sentiment_jax.storage.run_directory import RunDirectory
 
 TIMES = ("train_seconds", "compile_seconds", "test_seconds")
 
@@ -35,9 +36,10 @@ def results_of(workdir: Path) -> dict[str, Any]:
         read["metrics"].append({k: v for k, v in record.items() if k != "seconds"})
     result = read_json(workdir / "result.json")
     read["result"] = {k: v for k, v in result.items() if k not in (*TIMES, "metrics_sha256")}
-    for name in ("config.json", "tokenizer.json", "predictions.csv"):
-        if (workdir / name).exists():
-            read["files"][name] = (workdir / name).read_text()
+    own = RunDirectory(workdir)
+    for path in (own.config, own.tokenizer, *own.predictions.values(), own.probabilities):
+        if path.exists():
+            read["files"][path.name] = file_sha256(path)
     return read
 
 
@@ -58,6 +60,18 @@ def difference(expected: Path, found: Path) -> str:
     for kind in results[0]:
         if json.dumps(results[0][kind]) != json.dumps(results[1][kind]):
             return f"{kind} of {found}"
+    return ""
+
+
+def difference_of_all(expected: Path, found: Path) -> str:
+    """Describe the first difference between two directories, in a table or a run: folds, trials."""
+    tables = [d / "table.csv" for d in (expected, found)]
+    if tables[0].exists() and tables[0].read_bytes() != tables[1].read_bytes():
+        return "table.csv"
+    for result in sorted(expected.rglob("result.json")):
+        run = result.parent.relative_to(expected)
+        if wrong := difference(expected / run, found / run):
+            return f"{run}: {wrong}"
     return ""
 
 

@@ -148,7 +148,7 @@ def what_differs(root: Path, base: str, command: str, work: Path, outputs: tuple
     if command == "train":
         whole = base.removeprefix("half a ")
         nothing_done = base == whole and "is finished; nothing to do" in outputs[1]
-        return "" if nothing_done else kill_soak.compare(root / whole, work)
+        return "" if nothing_done else comparing.difference_of_all(root / whole, work)
     if (work / "table.csv").read_bytes() != (root / "sweep" / "table.csv").read_bytes():
         return "table.csv"
     for result in sorted(work.glob("**/result.json")):  # skip those from before the fault

@@ -179,10 +179,11 @@ class Soak:
             return f"{name}: {self.log.read_text()[-2000:]}"
         if wrong := self.compare(self.root / name.replace("/", ""), workdir):
             return f"{name}: differs from the uninterrupted one: {wrong}"
-        odd = [path for path in workdir.rglob("*") if path.suffix in (".deleted", ".corrupt")]
-        if odd:
+        places = (workdir, workdir.with_name(f"{workdir.name}.linked"))  # checkpoints/ is a link
+        left = [path for place in places for path in place.rglob("*")]
+        if odd := [path for path in left if path.suffix in (".deleted", ".corrupt")]:
             return f"{name}: left {odd[0]}"
-        for path in (workdir, workdir.with_name(f"{workdir.name}.linked")):
+        for path in places:
             shutil.rmtree(path, ignore_errors=True)
         return ""
 
@@ -192,11 +193,7 @@ class Soak:
 
         def work() -> None:
             startup.start(OLD)
-            runs = [path.parent for path in sorted(expected.rglob("result.json"))]
-            if not (expected / "sweep.json").exists():
-                runs = [expected]
-            pairs = ((run, found / run.relative_to(expected)) for run in runs)
-            answer.write_text(next(filter(None, (comparing.difference(*p) for p in pairs)), ""))
+            answer.write_text(comparing.difference_of_all(expected, found))
 
         answer.unlink(missing_ok=True)
         self.must(work)
