@@ -54,7 +54,7 @@ def number_labels(
         names = names or _find_names(keys, rows, [*spelled.values()], data)
         groups = [(name,) for name in names]
     class_of = {_spell(m).casefold(): i for i, group in enumerate(groups) for m in group}
-    if data.positive_labels:  # a run of stars takes the names of its classes, too, but not both
+    if scored and data.positive_labels:  # by a run of stars: names of its classes, but not both
         class_of = max(class_of, WORDS, key=lambda of: len(of.keys() & {*keys}))
     numbers = np.array([class_of.get(key, -1) for key in keys], np.int32)
     named = {*names} <= {*spelled.values()}

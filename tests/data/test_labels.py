@@ -55,6 +55,13 @@ def test_labels_not_named_are_dropped_and_counted(capsys):
         assert shown == f"dropped  {count} reviews in my.csv, labeled {dropped}\n"
 
 
+def test_in_training_the_lists_of_stars_mean_what_they_say():
+    """The built-in words are for tables that a run scores."""
+    lists = {"positive_labels": "negative", "negative_labels": "positive"}  # its own spellings
+    labels = ["negative", "positive", "pos"]
+    assert number(labels, **lists)[0] == [1, 0, -1]
+
+
 RUNS = {  # how the classes are listed -> settings
     "0/neg/negative/false, 1/pos/positive/true: ": {"labels": "negative,positive"},  # of 0/1, too
     "bad, good: ": {"labels": "bad,good"},
