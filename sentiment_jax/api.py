@@ -263,11 +263,13 @@ def _keep_reviews(
     columns = [config.data.text_column, config.data.label_column]
     new = {directory.reviews[split]: _to_csv(data, columns) for split, data in given.items()}
     prepare_workdir(directory.path)
-    env, *before = map(_read, (directory.env, *new))
+    env = _read(directory.env)
+    before: dict[Path, bytes | None] = {}
     try:
         with lock_run(directory.path):
-            for (path, text), old in zip(new.items(), before, strict=True):
-                if old not in (None, text.encode()) and not fresh:
+            for path, text in new.items():
+                before[path] = _read(path)
+                if before[path] not in (None, text.encode()) and not fresh:
                     remedy = "choose another workdir, or fresh"
                     raise InputError(f"{path} holds other reviews: {remedy}")
                 write_atomically(path, text)
@@ -276,11 +278,11 @@ def _keep_reviews(
         yield override(config, {"data": changes})
     except BaseException:
         if _read(directory.env) == env:
-            for path, old in zip(new, before, strict=True):
+            for path, old in before.items():
                 if old is None:
                     path.unlink(missing_ok=True)
                 else:
-                    write_atomically(path, old.decode())
+                    write_atomically(path, old)
         raise
 
 

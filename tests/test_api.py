@@ -220,6 +220,19 @@ def test_training_on_a_table(tmp_path):
     assert sentiment_jax.train(config, moved, own.head(50), test=own) == again
 
 
+def test_reviews_that_another_process_has_just_written_stay(tmp_path, monkeypatch):
+    """Both were called on a new directory; this one gets the lock after the other is done."""
+    path = tmp_path / "run" / "reviews.csv"
+
+    def lock_after_the_other(directory, lock=api.lock_run):
+        path.write_text("theirs")
+        return lock(directory)
+
+    monkeypatch.setattr(api, "lock_run", lock_after_the_other)
+    refuses("holds other reviews", sentiment_jax.train, runs.make_small(), tmp_path / "run", MANY)
+    assert path.read_text() == "theirs"
+
+
 MANY = ([f"film {i}" for i in range(60)], [0, 1] * 30)
 
 
