@@ -129,7 +129,7 @@ def calibration(
 
 def epoch_means(records: Records, split: str, name: str) -> tuple[list[int], list[float]]:
     """Return epochs, ascending, and the means of a metric in them, weighted by examples."""
-    known = [line for line in records if line["split"] == split and line[name] is not None]
+    known = [line for line in records if line["split"] == split and line.get(name) is not None]
     epochs = sorted({line["epoch"] for line in known})
     means = []
     for epoch in epochs:

@@ -44,20 +44,26 @@ def lead(groups: Sequence[Group], tables: Mapping[str, pandas.DataFrame]) -> lis
         best = tested[0]  # groups are ranked
         scores = {**tables["models"].iloc[0], **tables["metrics"].iloc[0]}
         sentences = [
-            _best_model(best, scores, tested),
+            _best_model(best, scores, groups),
             *_first_seed(best.name, best.tested[0].content),
             *_other_models(best.name, tables),
         ]
     return sentences + [sentence for group in groups for sentence in _settings(group)]
 
 
-def _best_model(group: Group, scores: Mapping[str, Any], tested: Sequence[Group]) -> str:
+def ranked_by(groups: Sequence[Group]) -> str:
+    """Return the name of the metric by which groups are ranked."""
+    return ranking_of(groups).by[0].replace("_", " ")
+
+
+def _best_model(group: Group, scores: Mapping[str, Any], groups: Sequence[Group]) -> str:
     first = group.tested[0]
+    tested = [group for group in groups if group.tested]
     examples = first.content["test"]["examples"]
     model = f"{group.model.upper()} with {in_words(first.setting)}"
     if len(tested) > 1:
-        metric = ranking_of(tested).by[0]
-        validated = f"validation ({metric.replace('_', ' ')} {group.validation[metric]:.4f})"
+        value = group.validation[ranking_of(groups).by[0]]
+        validated = f"validation ({ranked_by(groups)} {value:.4f})"
         model = f"{group.name}, {model}, is the best of {len(tested)} models by {validated}"
     if scores["seeds"] > 1:  # as in the tables: one mean has one measure of uncertainty
         seeds = f"mean and standard deviation of {scores['seeds']} seeds"

@@ -104,6 +104,7 @@ def _report_data(
         "prefix": prefix,
         "data": findings.data_in_words(groups),
         "lead": findings.lead(groups, tables),
+        "ranked_by": findings.ranked_by(groups),
     }
 
 

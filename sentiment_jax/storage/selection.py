@@ -34,7 +34,8 @@ class Ranking:
         """Return the sort key of a validation's scores: the greater, the better."""
         if scores is None or not math.isfinite(scores["loss"]):
             return WORST
-        values = {name: -math.inf if scores[name] is None else scores[name] for name in self.by}
+        found = {name: scores.get(name) for name in self.by}  # none before select_by was changed
+        values = {name: -math.inf if value is None else value for name, value in found.items()}
         return tuple(-value if name == "loss" else value for name, value in values.items())
 
 

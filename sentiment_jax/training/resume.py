@@ -1,6 +1,5 @@
 """Where a run begins: its newest good checkpoint, or parameters that are random or pretrained."""
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +40,10 @@ def restore_or_begin(run: TrainingRun) -> None:
         checkpoints = Checkpoints(run.directory.checkpoints)
     if checkpoints.steps:
         run.state, run.progress = _restore(experiment, checkpoints)
+        if best := run.progress.best:  # --allow_changes may rank by another metric
+            by = run.task.make_ranking(config).by
+            measured = best.get("metrics", {})
+            best |= {name: measured[name] for name in by if name in measured and name not in best}
     elif any(checkpoints.directory.glob("*.corrupt")):
         faults = checkpoints.describe_faults() or "found before"
         raise RunError(
@@ -89,9 +92,8 @@ def initial_params(experiment: Experiment) -> tuple[Any, LoadReport | None]:
         return params, None
     if run:
         source = load_run(run, classifies=False)
-        learned = {name: leaf for name, leaf in source.params.items() if name != FREQUENCIES}
         params, report = weights.load_tensors(
-            weights.to_tensors(learned, model.name),
+            weights.to_tensors(source.params, model.name),
             experiment.model.config,
             params,
             where=f"model.pretrained={run}",
@@ -100,7 +102,7 @@ def initial_params(experiment: Experiment) -> tuple[Any, LoadReport | None]:
         )
         start = ARCHITECTURES[model.name].start
         if start and source.config.model.name != model.name:
-            frequencies = _word_frequencies(run, source.params)
+            frequencies = _word_frequencies(run, source.step)
             train = experiment.encoded["train"]
             first = start(params, frequencies, train.token_ids, train.offsets, train.labels)
             params = jax.tree.map(jnp.asarray, first)
@@ -108,15 +110,16 @@ def initial_params(experiment: Experiment) -> tuple[Any, LoadReport | None]:
     return jax.tree.map(lambda a, b: b if isinstance(b, np.ndarray) else a, params, read), report
 
 
-def _word_frequencies(run: Path, params: Mapping[str, Any]) -> Float32[np.ndarray, "vocabulary 1"]:
+def _word_frequencies(run: Path, step: int) -> Float32[np.ndarray, "vocabulary 1"]:
     """Return how frequent each word and n-gram is in the text of a pre-training."""
     directory = RunDirectory(run)
     if directory.frequencies.exists():
         remedy = "put that file back, or pre-train again"
         return read_array(directory.frequencies, read_json(directory.env), remedy)[:, None]
+    params = Checkpoints(directory.checkpoints, read_only=True).arrays(step, "params")
     if FREQUENCIES not in params:
         raise InputError(f"model.pretrained={run} has no word frequencies: pre-train again")
-    return np.asarray(params[FREQUENCIES]["embedding"])
+    return params[FREQUENCIES]["embedding"]
 
 
 def _restore(experiment: Experiment, checkpoints: Checkpoints) -> tuple[TrainState, Progress]:
@@ -124,7 +127,6 @@ def _restore(experiment: Experiment, checkpoints: Checkpoints) -> tuple[TrainSta
     step = checkpoints.steps[-1]
     shapes = abstract_state(experiment)
     items = checkpoints.restore(step, params=shapes.params, opt_state=shapes.opt_state)
-    items["params"].pop(FREQUENCIES, None)
     bookkeeping = items.pop("bookkeeping")
     known = Progress.__dataclass_fields__  # earlier revisions wrote more
     progress = Progress(**{name: v for name, v in bookkeeping.items() if name in known})

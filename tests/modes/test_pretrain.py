@@ -37,6 +37,7 @@ from sentiment_jax.storage.metrics_log import read_metrics
 from sentiment_jax.storage.run_directory import RunDirectory
 from sentiment_jax.training import resume
 from sentiment_jax.training.checks import resolve
+from sentiment_jax.training.compilation import abstract_state
 from sentiment_jax.training.run import Progress
 from sentiment_jax.training.tasks.classification import CLASSIFICATION
 from sentiment_jax.training.tasks.pretraining import PRETRAINING
@@ -231,17 +232,27 @@ def test_word_frequencies_among_the_parameters_are_still_read(pretrained, load, 
         return resume.initial_params(CLASSIFICATION.prepare(resolve(config)))[0]
 
     refuses("source has no word frequencies: pre-train again", start, source)
-    best = load("lstm").step
-    params = load("lstm").params | {"embedding_frequencies": {"embedding": frequencies}}
-    folder = source / "checkpoints" / str(best)
-    for path in [path for path in folder.iterdir() if path.name != "bookkeeping"]:
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
-    with ocp.StandardCheckpointer() as writer:
-        writer.save(folder / "params", params)
-    files = [path for path in folder.rglob("*") if path.is_file()]
-    sums = {str(path.relative_to(folder)): file_sha256(path) for path in files}
-    write_json(folder / "MANIFEST.json", {"files": sums})
+    config = PRETRAININGS["lstm"]
+    shapes = abstract_state(PRETRAINING.prepare(resolve(config, PRETRAINING)))
+    checkpoints = Checkpoints(source / "checkpoints")
+    for step in checkpoints.steps:
+        items = checkpoints.restore(step, params=shapes.params, opt_state=shapes.opt_state)
+        items["params"]["embedding_frequencies"] = {"embedding": frequencies}
+        folder = source / "checkpoints" / str(step)
+        for path in [path for path in folder.iterdir() if path.name != "bookkeeping"]:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        with ocp.StandardCheckpointer() as writer:
+            for name in ("params", "opt_state"):
+                writer.save(folder / name, items[name])
+        files = [path for path in folder.rglob("*") if path.is_file()]
+        sums = {str(path.relative_to(folder)): file_sha256(path) for path in files}
+        write_json(folder / "MANIFEST.json", {"files": sums})
     assert_same_parameters(start(source), start(pretrained("lstm")), ("embedding", "classifier"))
+    result = read_json(source / "result.json")
+    (source / "result.json").unlink()
+    again = pretrain(config, source)
+    assert (again["val"], again["best_step"]) == (result["val"], result["best_step"])
+    assert checkpoints.steps == steps_in(checkpoints.directory)  # no step was repeated
 
 
 def test_a_source_is_checked_before_any_review_is_read(pretrained, tmp_path, monkeypatch, capsys):

@@ -186,6 +186,15 @@ def test_another_config_is_refused_field_by_field_or_recorded(run_copy):
     assert read_json(run_copy / "result.json")["epochs"] == 4
 
 
+@pytest.mark.parametrize("changes", [{"select_by": "macro_f1"}, {"class_weights": "balanced"}])
+@pytest.mark.parametrize("epochs", [3, 4])
+def test_a_changed_ranking_counts_from_the_best_epoch_on(run_copy, changes, epochs):
+    """Which was recorded with the metrics of the former ranking."""
+    result = train(runs.make_small(epochs=epochs, **changes), run_copy, allow_changes=True)
+    name = {"class_weights": "balanced_accuracy"}.get(*changes, "macro_f1")
+    assert result["val"][name] == result["metrics"]["val"][name]
+
+
 def test_a_changed_config_trains_anew_what_has_lost_its_checkpoints(run_copy, tmp_path):
     shutil.rmtree(run_copy / "checkpoints")
     result = train(runs.make_small(epochs=4), run_copy, allow_changes=True)
