@@ -76,7 +76,9 @@ NEEDED = {  # mode -> the flags that it requires, and what they name
 
 MODE = flags.DEFINE_enum("mode", "train", [*NEEDED], "see above")
 CONFIG = config_flags.DEFINE_config_file(
-    "config", None, "bert, electra, lstm, ngrams, average or a file[:VARIANT]; settings: --help"
+    "config",
+    None,
+    "encoder, bert, electra, lstm, ngrams, average or a file[:VARIANT]; settings: --help",
 )
 flags.FLAGS["config"].parser = ConfigFile()
 WORKDIR = flags.DEFINE_string("workdir", None, "the run's directory; a sweep's: its winner's")
@@ -257,13 +259,14 @@ def _evaluate(config: Any, workdirs: list[Path], changes: dict[str, Any]) -> Non
 
 
 def _predict(config: Any, workdirs: list[Path], changes: dict[str, Any]) -> None:
-    from sentiment_jax.modes.explain import explain_run
     from sentiment_jax.modes.predict import TextSource, predict_runs
 
     source = TextSource(TEXT.value, INPUT.value, TEXT_COLUMN.value)
     if isinstance(sys.stdout, terminal.Unbreakable):
         sys.stdout.strict = True  # a table that can't be written whole is an error
     if EXPLAIN.value:
+        from sentiment_jax.modes.explain import explain_run
+
         explain_run(workdirs[0], source, _output())
     else:
         predict_runs(workdirs, source, _output(), calibrated=CALIBRATED.value)

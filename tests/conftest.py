@@ -38,7 +38,6 @@ from sentiment_jax.runtime import startup
 from sentiment_jax.training.steps import _make_train_step
 from sentiment_jax.training.trained_model import load_run
 
-make_small_config = runs.make_small  # its name in tests/cluster
 startup.use_wide_vectors()  # as main does: bitwise the same runs in a process of their own
 
 

@@ -23,7 +23,7 @@ def accuracy(config):
 
 
 class Training:
-    """Stands in for train, stops after one epoch; records calls, raises errors[n] in the n-th."""
+    """Stands in for run_stages: one epoch; records calls, raises errors[n] in the n-th."""
 
     def __init__(self):
         self.runs = []  # (directory, whether it is tested)
@@ -34,7 +34,8 @@ class Training:
     def directories(self):
         return [directory for directory, _ in self.runs]
 
-    def __call__(self, config, directory, stages, *, prepare, stop=None):
+    def __call__(self, config, directory, stages, *, nested, prepare, stop=None):
+        assert nested
         with lock_run(directory):
             experiment = prepare(config)
             number = len(self.runs)

@@ -1,7 +1,6 @@
 """Unlabeled text, for pre-training and for students of a teacher, without any held-out review."""
 
 import re
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -85,15 +84,10 @@ def training_corpus(config: Config) -> Corpus:
     return load_corpus(config.data)
 
 
-def unlabeled_reviews(
-    data: DataConfig, path: str = "", held_out: Sequence[Reviews] = (), text: Reviews | None = None
-) -> Reviews:
-    """Return the unlabeled text (`load_text`'s, if none) in no `held_out`; InputError: none is."""
-    text = load_text(data, path, tested=False).splits["train"] if text is None else text
-    free = text.labels == KINDS.index("unlabeled")
-    for split in held_out:
-        free &= ~np.isin(text.hashes, split.hashes)
-    found = text.take(free)
+def unlabeled_reviews(data: DataConfig, path: str = "") -> Reviews:
+    """Return the unlabeled text that `load_text` learns from; InputError: there is none."""
+    text = load_text(data, path, tested=False).splits["train"]
+    found = text.take(text.labels == KINDS.index("unlabeled"))
     if not len(found):
         where = path or f"data.source={data.source}"
         raise InputError(f"a teacher needs unlabeled text, but {where} has none: set pretrain.text")

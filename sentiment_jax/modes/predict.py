@@ -41,9 +41,9 @@ class TextSource:
 
     def check_output(self, output: Path, endings: Collection[str] = FORMATS) -> None:
         """Raise InputError if an output can't be written, or is the input or a run's own file."""
+        check_place(output)
         if output.suffix.lower() not in endings:
             raise InputError(f"--output={output}: end its name in .csv, .tsv or .jsonl")
-        check_place(output)
         if self.file is not None and output.resolve() == Path(self.file).resolve():
             raise InputError(f"--output={output} is the input: choose another name")
         try:

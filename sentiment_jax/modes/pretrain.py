@@ -11,7 +11,7 @@ from typing import Any, Unpack
 from ml_collections import ConfigDict
 
 from sentiment_jax.config.recipes import read_recipe
-from sentiment_jax.config.schema import OF_VOCABULARY, EncoderConfig
+from sentiment_jax.config.schema import EncoderConfig
 from sentiment_jax.config.stored import flatten
 from sentiment_jax.modes import train
 from sentiment_jax.training.run import TrainingRun
@@ -19,7 +19,10 @@ from sentiment_jax.training.stages import Options, run_stages
 from sentiment_jax.training.tasks.pretraining import PRETRAINING
 
 RECIPES = {"lstm": "lstm:semi", "electra": "electra:long"}  # to fine-tune by; else bert:long
-OF_RECIPES = ("data.max_length", "data.truncation", "data.length_buckets", *OF_VOCABULARY[:2])
+OF_RECIPES = (
+    *("data.max_length", "data.truncation", "data.length_buckets"),
+    *("data.vocabulary_size", "data.min_frequency"),
+)
 
 
 def print_next(run: TrainingRun) -> None:

@@ -143,11 +143,11 @@ def _train_if_free(trial: Trial, first: Experiment, own: Config, stop: Stop) -> 
     flat = flatten(own)
     config = replace_settings(trial.config, {name: flat[name] for name in HARMLESS})
     prepare_workdir(trial.directory, nested=True)
-    log = (trial.directory / "log.txt").open("a", encoding="utf-8")
+    log = trial.files.log.open("a", encoding="utf-8")
     try:
         with log, contextlib.redirect_stdout(log):
             stages = RUN if trial.stage == FINAL else TRIAL
-            run_stages(config, trial.directory, stages, prepare=prepare, stop=stop)
+            run_stages(config, trial.directory, stages, nested=True, prepare=prepare, stop=stop)
     except InUse:
         return False
     except (InputError, Interrupted, OSError):  # not due to the setting

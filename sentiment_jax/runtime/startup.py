@@ -14,7 +14,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from sentiment_jax.runtime import launch, terminal
+from sentiment_jax.runtime import terminal
 
 # Huge pages; one heap for all threads, which keeps freed blocks below 128 MiB.
 TUNABLES = (
@@ -23,13 +23,15 @@ TUNABLES = (
 )
 
 
-def start(config: Any, group: launch.ProcessGroup | None = None, lost_after: int = 60) -> None:
-    """Start JAX as a run of `config` wants it; join the other processes of a group.
+def start(config: Any, group: Any = None, lost_after: int = 60) -> None:
+    """Start JAX as a run of `config` wants it; join the other processes of a launch.ProcessGroup.
 
     If this Python has used JAX already, its devices and flags stay as they are.
     """
     import absl.logging
     import jax
+
+    from sentiment_jax.runtime import launch  # late: main.py imports this file before it restarts
 
     # A user can act on nothing that Orbax, TFDS and transformers log.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
@@ -57,7 +59,12 @@ def _hush_orbax() -> None:
     """Hide what Orbax's threads say of a failed save, or of a read that is tried again."""
     logging.getLogger("asyncio").addFilter(lambda record: "orbax" not in record.getMessage())
     report = sys.unraisablehook
-    sys.unraisablehook = lambda of: str(of.exc_value) == "Event loop is closed" or report(of)
+
+    def report_others(unraisable: Any) -> None:
+        if str(unraisable.exc_value) != "Event loop is closed":
+            report(unraisable)
+
+    sys.unraisablehook = report_others
 
 
 def tune_malloc() -> None:

@@ -40,6 +40,7 @@ BOOKKEEPING = "bookkeeping/metadata"  # JSON; Orbax wrote it, up to e8d57db, by 
 LATEST_KEPT = 2
 FREQUENCIES = "embedding_frequencies"  # in params of pre-trainings by 0215bc7; now a file
 STEP = re.compile(r"(0|[1-9][0-9]*)(\.partial)?")
+OWN = re.compile(r"[0-9]+(\.(partial|corrupt|deleted|orbax-checkpoint-tmp))*")
 
 
 def _folders(directory: Path) -> dict[int, Path]:
@@ -55,6 +56,12 @@ def _folders(directory: Path) -> dict[int, Path]:
 def steps_in(directory: Path) -> list[int]:
     """Return the steps of the complete checkpoints in a folder, ascending."""
     return list(_folders(directory))
+
+
+def owned(directory: Path) -> list[Path]:
+    """Return the entries that a run wrote: its checkpoints, and what becomes or was one."""
+    named = [path for path in sorted(directory.glob("[0-9]*")) if OWN.fullmatch(path.name)]
+    return [path for path in named if path.suffix or any(path.glob("params*"))]
 
 
 def _hashes(folder: Path) -> dict[str, str]:
@@ -175,18 +182,20 @@ class Checkpoints:
     def restore(self, step: int, **templates: Any) -> dict[str, Any]:
         """Read items of one checkpoint: the bookkeeping, and those that have a template.
 
-        `templates` are trees of jax.ShapeDtypeStruct with shardings; FREQUENCIES need none.
+        `templates` are trees of jax.ShapeDtypeStruct with shardings. FREQUENCIES are left out.
         """
         ocp = _orbax()
         folder = _folders(self.directory)[step]
         if ocp.is_orbax_checkpoint(folder):
             items = ocp.load_checkpointables(folder, templates)
         else:  # up to e8d57db each item was a checkpoint
+            items = {}
             for name, template in templates.items():
-                if name == "params" and FREQUENCIES in (stored := self.arrays(step, name)):
-                    template = {**template, FREQUENCIES: stored[FREQUENCIES]}
-                templates[name] = ocp.load(folder / name, template, checkpointable_name=None)
-            items = templates
+                stored = ocp.metadata(folder / name, checkpointable_name=None).metadata
+                context = ocp.Context()
+                context.pytree.loading.partial_load = name == "params" and FREQUENCIES in stored
+                with context:
+                    items[name] = ocp.load(folder / name, template, checkpointable_name=None)
         return {"bookkeeping": self.bookkeeping(step), **items}
 
 

@@ -45,12 +45,12 @@ def replacing(path: Path) -> Iterator[Path]:
         raise
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Replace `path` by `text` in one rename; of several processes only the main one writes."""
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Replace `path` by `content` in one rename; of several processes only the main one writes."""
     if not processes.is_main():
         return
-    with replacing(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
-        file.write(text)
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        file.write(content.encode() if isinstance(content, str) else content)
         file.flush()
         os.fsync(file.fileno())
 
@@ -63,11 +63,9 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
 
 def write_array(path: Path, array: np.ndarray) -> dict[str, str]:
     """Write a .npy file atomically, in the main process; return its entry of a JSON file."""
-    if not processes.is_main():
-        return {}
-    with replacing(path) as temporary, temporary.open("wb") as file:
-        np.save(file, array)
-    return checksums(path)
+    np.save(buffer := io.BytesIO(), array)
+    write_atomically(path, buffer.getvalue())
+    return checksums(path) if processes.is_main() else {}
 
 
 def read_array(path: Path, register: Mapping[str, Any], remedy: str) -> np.ndarray:

@@ -26,5 +26,5 @@ def upgrade(path: Path, content: Mapping[str, Any]) -> dict[str, Any]:
     for before in range(number, FORMAT):
         upgraded = UPGRADES[before](upgraded)
     config = upgraded.get("config", upgraded)  # of a sweep's trials, or of a run
-    config.get("data", {}).pop("fold", None)  # which the folds of 0215bc7 have
+    config.get("data", {}).pop("fold", None)  # which every run of 0215bc7 has
     return upgraded

@@ -21,7 +21,7 @@ from sentiment_jax.config import stored
 from sentiment_jax.config.schema import HARMLESS, Config
 from sentiment_jax.errors import InputError, InUse
 from sentiment_jax.runtime import processes, terminal
-from sentiment_jax.storage.checkpoints import steps_in
+from sentiment_jax.storage.checkpoints import owned, steps_in
 from sentiment_jax.storage.files import read_json, write_json
 from sentiment_jax.storage.format import FORMAT, upgrade
 
@@ -29,7 +29,6 @@ DECIDE_BITS = ("python", "versions", "devices", "machine", "xla_flags")  # of en
 NVIDIA = "nvidia-|jax-cuda"  # wheels of CUDA, cuDNN, and of XLA for them
 SWEEP_FILE = "sweep.json"  # in the directory of a sweep
 OF_SWEEP = re.compile(r"sweep\.json|table\.csv|final(/[^/]*)?|worker-\d+\.log")  # not trials
-CHECKPOINT = re.compile(r"\d+(\.(partial|corrupt|deleted))*")
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tokenizers")
 
 
@@ -46,6 +45,8 @@ class RunDirectory:
         self.result = path / "result.json"
         self.failed = path / "failed.json"
         self.curves = path / "curves.png"
+        self.lock = path / "lock"
+        self.log = path / "log.txt"  # what a fold or a trial printed
         self.checkpoints = path / "checkpoints"
         self.folds = path / "folds"  # of a cross-validation, a run each
         self.tensorboard = path / "tensorboard"
@@ -61,13 +62,11 @@ class RunDirectory:
     def removable(self) -> list[Path]:
         """Return what the run and its folds wrote, files also if absent; config.json is first."""
         own = [*self.files, *self.tensorboard.glob("events.out.tfevents.*")]
-        for path in sorted(self.checkpoints.glob("[0-9]*")):
-            if CHECKPOINT.fullmatch(path.name) and (path.suffix or any(path.glob("params*"))):
-                own.append(path)
+        own += owned(self.checkpoints)
         for fold in map(RunDirectory, sorted(self.folds.glob("[1-9]*"))):
-            log = fold.path / "log.txt"  # which a run that was moved there has not
-            if fold.path.name.isdecimal() and (log.exists() or not fold.env.exists()):
-                own += [*fold.removable(), fold.path / "lock", log]
+            own_log = fold.log.exists()  # which a run that was moved there has not
+            if fold.path.name.isdecimal() and (own_log or not fold.env.exists()):
+                own += [*fold.removable(), fold.lock, fold.log]
         return own
 
     def remove(self) -> None:
@@ -103,7 +102,7 @@ class RunDirectory:
 
     def check_kinds(self) -> None:
         """Raise InputError if anything but a file, or a folder, has the name of one."""
-        files = filter(os.path.lexists, (*self.files, self.path / "lock"))
+        files = filter(os.path.lexists, (*self.files, self.lock))
         odd = [path for path in files if path.is_symlink() or not path.is_file()]
         folders = filter(os.path.lexists, self.folders)
         odd += [path for path in folders if not path.is_dir()]
@@ -226,8 +225,9 @@ def check_place(path: Path, flag: str = "--output") -> None:
         places = {path.resolve(), Path(os.path.abspath(path))}  # a link is followed, or replaced
         for above, inside in [(p, place.relative_to(p)) for place in places for p in place.parents]:
             run = RunDirectory(above)
-            own = {entry.name for entry in (*run.files, *run.folders, *run.reviews.values())}
-            is_own = inside.parts[0].lower().removesuffix(".deleted") in {*own, "lock", "log.txt"}
+            own = [*run.files, *run.folders, *run.reviews.values(), run.lock, run.log]
+            name = inside.parts[0].lower().removesuffix(".deleted")
+            is_own = name in [entry.name for entry in own]
             if (
                 ((begins or is_own) and (run.env.is_file() or run.removed.is_file()))
                 or (OF_SWEEP.fullmatch(inside.as_posix()) and (above / SWEEP_FILE).is_file())
@@ -261,7 +261,7 @@ def lock_run(path: Path) -> Iterator[None]:
     if not processes.is_main():
         yield
         return
-    with (path / "lock").open("a+", encoding="utf-8") as file:
+    with RunDirectory(path).lock.open("a+", encoding="utf-8") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:

@@ -88,8 +88,8 @@ def check_start(
         changes = directory.check_config(config, allow_changes)
     if start is Start.FINISHED and changes:
         start = Start.RESUMED if directory.began() else Start.BEGUN
-    if not start.goes_on:
-        sources = sources or check_sources(config)
+    if sources is None and not start.goes_on:
+        sources = check_sources(config)
     elif began and sources is None:
         same = lineage.named_sources(config) == lineage.named_sources(began)
         if not (same and directory.result.exists()):  # a finished run needs none
@@ -114,8 +114,7 @@ def check_finished_data(config: Config, directory: RunDirectory) -> None:
     try:
         corpus = read_corpus(config)
         if data.teacher:
-            held_out = [corpus.splits[name] for name in ("val", "test")]
-            text = unlabeled_reviews(data, config.pretrain.text, held_out)
+            text = unlabeled_reviews(data, config.pretrain.text)
             corpus.statistics["unlabeled_hash"] = lineage.texts_hash(text)
     except InputError:
         if not same_text or data.path != began.data.path and not imdb:

@@ -20,7 +20,6 @@ from sentiment_jax.config.schema import Config
 from sentiment_jax.data.corpus import load_corpus, make_corpus
 from sentiment_jax.data.predictions import write_predictions
 from sentiment_jax.data.reviews import Reviews, fold_split
-from sentiment_jax.data.unlabeled import NOTHING
 from sentiment_jax.errors import InputError
 from sentiment_jax.runtime import processes
 from sentiment_jax.storage import files
@@ -67,7 +66,7 @@ def cross_validate(run: TrainingRun, stages: Sequence[Stage]) -> None:
     if not folds:
         return
     reviews = experiment.reviews["train"]
-    texts = _unlabeled_of_folds(experiment)
+    texts = _unlabeled_of_folds(experiment, folds)
     probabilities = np.zeros((len(reviews), len(experiment.classes)), np.float32)
     results = []
     for number, (fold, text) in enumerate(zip(folds, texts, strict=True), start=1):
@@ -92,19 +91,34 @@ def cross_validate(run: TrainingRun, stages: Sequence[Stage]) -> None:
     run.fold_seconds = sum(result["train_seconds"] for result in results)
 
 
-def _unlabeled_of_folds(experiment: Experiment) -> list[Reviews]:
-    """Return each fold's unlabeled text: none that it would hold out if data.limit were 0."""
+def _unlabeled_of_folds(experiment: Experiment, folds: Sequence[Fold]) -> Sequence[Reviews | None]:
+    """Return each fold's unlabeled text: none that it holds out, or would if data.limit were 0.
+
+    InputError: a fold holds out all of it.
+    """
     data = experiment.config.data
-    text = experiment.reviews.get("unlabeled", NOTHING)
-    if not (len(text) and data.limit):
-        return [text] * data.folds
-    pool = load_corpus(dataclasses.replace(data, limit=0, test_limit=0)).splits["train"]
-    held_out = [pool.hashes[rows] for _, rows in draw_folds(experiment, pool)]
-    return [text.take(~np.isin(text.hashes, hashes)) for hashes in held_out]
+    text = experiment.reviews.get("unlabeled")
+    if text is None:
+        return [None] * len(folds)
+    held_out = [experiment.reviews["train"].hashes[rows] for _, rows in folds]
+    if data.limit:
+        pool = load_corpus(dataclasses.replace(data, limit=0, test_limit=0)).splits["train"]
+        held_out += [pool.hashes[rows] for _, rows in draw_folds(experiment, pool)]
+    texts = []
+    for number in range(len(folds)):
+        hashes = np.concatenate(held_out[number :: len(folds)])
+        texts.append(text.take(~np.isin(text.hashes, hashes)))
+        if not len(texts[-1]):
+            raise InputError(f"fold {number + 1} holds out all unlabeled text: add more of it")
+    return texts
 
 
 def _train_fold(
-    run: TrainingRun, directory: RunDirectory, fold: Fold, text: Reviews, stages: Sequence[Stage]
+    run: TrainingRun,
+    directory: RunDirectory,
+    fold: Fold,
+    text: Reviews | None,
+    stages: Sequence[Stage],
 ) -> tuple[dict[str, Any], Float32[np.ndarray, "held_out classes"]]:
     """Train without a fold, unless that is done; return result.json and the probabilities for it.
 
@@ -122,7 +136,7 @@ def _train_fold(
             test=whole.reviews["test"],  # part of the data's hash, but a fold scores none of it
         )
         corpus.splits["test"] = reviews.take(np.arange(0))
-        if len(text):
+        if text is not None:
             corpus.splits["unlabeled"] = text
         if config.model.pretrained:
             tokenizer = whole.tokenizer
@@ -141,7 +155,7 @@ def _train_fold(
     if processes.is_main() and not directory.probabilities.exists() and _was_validated(directory):
         shutil.rmtree(directory.checkpoints, ignore_errors=True)
         directory.result.unlink(missing_ok=True)
-    place = os.devnull if directory.result.exists() else directory.path / "log.txt"
+    place = os.devnull if directory.result.exists() else directory.log
     with open(place, "a", encoding="utf-8") as log, contextlib.redirect_stdout(log):
         result = run_stages(
             run.config,
@@ -149,6 +163,7 @@ def _train_fold(
             stages,
             task=run.task,
             stop=run.stop,
+            nested=True,
             prepare=prepare,
             hooks=[_keep_probabilities],
             sources=run.sources,
@@ -167,10 +182,10 @@ def _was_validated(fold: RunDirectory) -> bool:
 
 def _keep_probabilities(run: TrainingRun) -> None:
     """Write the probabilities of the best epoch so far as they are."""
-    if run.progress.is_best and run.validation and run.validation.probabilities is not None:
-        entry = files.write_array(run.directory.probabilities, run.validation.probabilities)
-        if entry:
-            files.write_json(run.directory.env, files.read_json(run.directory.env) | entry)
+    probabilities = run.best_probabilities
+    if probabilities is not None and processes.is_main():
+        entry = files.write_array(run.directory.probabilities, probabilities)
+        files.write_json(run.directory.env, files.read_json(run.directory.env) | entry)
 
 
 def describe_folds(result: Mapping[str, Any]) -> str:

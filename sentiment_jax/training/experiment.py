@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -91,8 +92,8 @@ class Task:
     make_train_step: Callable[[Experiment], Wrapped] = gradient_step
     # Settings that follow from others: "group.field" -> value.
     resolve: Callable[[Mapping[str, Any]], dict[str, Any]] = lambda _: {}
-    # What the run directory holds for the runs that start from it, by the names of the files.
-    arrays: Callable[[Experiment], dict[str, np.ndarray]] = lambda _: {}
+    # What the run directory holds for the runs that start from it: file -> array.
+    arrays: Callable[[RunDirectory, Experiment], dict[Path, np.ndarray]] = lambda *_: {}
 
 
 def make_tokenizer(config: Config, corpus: Corpus) -> Tokenizer:

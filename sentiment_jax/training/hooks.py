@@ -33,13 +33,11 @@ def every_n_steps(config: Config) -> list[tuple[int, Stage]]:
 
 def write_predictions(run: TrainingRun) -> None:
     """Write the predictions of the best epoch so far."""
-    found = run.validation
-    if run.progress.is_best and found and found.probabilities is not None:
+    probabilities = run.best_probabilities
+    if probabilities is not None:
         val = run.experiment.encoded["val"]
         order = run.experiment.statistics["order_hash"]["val"]
-        predictions.write_predictions(
-            run.directory, "val", val, found.probabilities, order, run.config
-        )
+        predictions.write_predictions(run.directory, "val", val, probabilities, order, run.config)
 
 
 # The checkpoint comes after these: if a kill comes between them, the validation is repeated.

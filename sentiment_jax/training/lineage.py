@@ -100,7 +100,7 @@ def warn_of_leakage(config: Config, corpus: Corpus) -> None:
         directory = RunDirectory(run)
         names = ["val", "test"]
         with contextlib.suppress(InputError):  # which is told of below
-            if not config.data.held_out and "labeled_hash" in read_json(directory.env)["data"]:
+            if not config.data.held_out and directory.read_config().pretrain.objective:
                 names = ["test"]
         held_out = np.concatenate([splits[name] for name in names])
         held_out = np.setdiff1d(held_out, corpus.splits["train"].hashes)

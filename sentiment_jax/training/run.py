@@ -6,7 +6,9 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
+import numpy as np
 from jax.stages import Wrapped
+from jaxtyping import Float32
 from tokenizers import Tokenizer
 
 from sentiment_jax.config.schema import Config
@@ -110,7 +112,7 @@ class TrainingRun:
     result: dict[str, Any] = dataclasses.field(default_factory=dict)  # of result.json
     # From stages.prepare on:
     experiment: Experiment = dataclasses.field(init=False)
-    # From stages.begin on, unless a checkpoint is restored; until the first step:
+    # From stages.record on, unless a checkpoint is restored; until the first step:
     params: Any = None
     load_report: LoadReport | None = None
     # From stages.fit on:
@@ -131,6 +133,11 @@ class TrainingRun:
         """Step, epoch and scores of the best epoch, once one has ended."""
         assert self.progress.best is not None
         return self.progress.best
+
+    @property
+    def best_probabilities(self) -> Float32[np.ndarray, "reviews classes"] | None:
+        """The held-out probabilities of the epoch that has ended, if it is the best so far."""
+        return self.validation.probabilities if self.validation and self.progress.is_best else None
 
     @property
     def parameters(self) -> int:

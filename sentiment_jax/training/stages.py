@@ -46,6 +46,7 @@ class Options(TypedDict, total=False):
     tensorboard: bool  # write event files as well
     stop_after: float | None  # seconds until the run saves and ends
     stop: Stop | None  # what asks the run to end, shared by the trials of a sweep
+    nested: bool  # a fold or a trial: its place and data are those of the run or sweep around it
     prepare: Prepare | None  # in place of the task's
     hooks: Sequence[Stage]  # called after each epoch, besides those of training/hooks.py
     sources: list[str] | None  # of a fold: TrainingRun.sources of its cross-validation
@@ -71,7 +72,7 @@ def run_stages(
     tensorboard = options.get("tensorboard", False)
     if tensorboard and importlib.util.find_spec("tensorboardX") is None:
         raise InputError("--tensorboard needs tensorboardX: pip install tensorboardX")
-    nested = "prepare" in options  # a fold or a trial
+    nested = options.get("nested", False)
     run_directory.prepare_workdir(workdir, nested=nested)
     directory = RunDirectory(workdir)
     with run_directory.lock_run(workdir), contextlib.ExitStack() as stack:
@@ -151,8 +152,8 @@ def record(run: TrainingRun) -> None:
         if not run.start.goes_on and processes.is_main():
             run.experiment.tokenizer.save(str(directory.tokenizer))
             env |= checksums(directory.tokenizer) | {"sources": run.sources}
-        for name, array in run.task.arrays(run.experiment).items():
-            env |= write_array(directory.path / f"{name}.npy", array)
+        for path, array in run.task.arrays(directory, run.experiment).items():
+            env |= write_array(path, array)
         write_json(directory.env, env)
         directory.write_config(run.config)
 

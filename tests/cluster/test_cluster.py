@@ -15,7 +15,6 @@ import loopback
 import pytest
 import runs
 from commands import ROOT, SAMPLE
-from conftest import make_small_config
 from readme import blocks
 
 from sentiment_jax.modes import sweep
@@ -119,7 +118,7 @@ def undisturbed(submit, tmp_path_factory):
 
 
 def test_two_tasks_train_and_evaluate_as_one_process(cluster, undisturbed, tmp_path):
-    train(make_small_config(**LONG), tmp_path)
+    train(runs.make_small(**LONG), tmp_path)
     runs.assert_rounding_apart(tmp_path, undisturbed, 2 * 76)
     assert len(read_json(undisturbed / "env.json")["devices"]) == 2
     evaluate = ("-m", "sentiment_jax.main", "--mode=evaluate", f"--workdir={undisturbed}")
@@ -166,7 +165,7 @@ def sweep_arguments(directory):
 def alone(tmp_path_factory):
     """The table of the sweep that one process completes."""
     directory = tmp_path_factory.mktemp("alone") / "sweep"
-    sweep.sweep(make_small_config(**LONG | {"epochs": 1}), directory, AXES)
+    sweep.sweep(runs.make_small(**LONG | {"epochs": 1}), directory, AXES)
     return (directory / "table.csv").read_text()
 
 

@@ -42,11 +42,8 @@ def prepare(
     tokenizer = tokenizer or make_tokenizer(config, corpus)
     _check_teacher_classes(config)
     splits = corpus.splits
-    if config.data.teacher:
-        held_out = [splits[name] for name in ("val", "test")]
-        read = splits.get("unlabeled")  # by the cross-validation of a fold
-        text = unlabeled_reviews(config.data, config.pretrain.text, held_out, read)
-        splits = {**splits, "unlabeled": text}
+    if config.data.teacher and "unlabeled" not in splits:  # the cross-validation of a fold reads it
+        splits = {**splits, "unlabeled": unlabeled_reviews(config.data, config.pretrain.text)}
     classifier = make_classifier(config, tokenizer)
     with terminal.progress_bar(sum(map(len, splits.values())), "encoding", unit="review") as bar:
         encoded = {name: classifier.encode(split, bar.update) for name, split in splits.items()}

@@ -15,6 +15,7 @@ import math
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import flax.linen as nn
@@ -30,6 +31,7 @@ from sentiment_jax.data.encoding import WHOLE, Encoded, encode
 from sentiment_jax.data.tokenization import framing, special_tokens
 from sentiment_jax.errors import InputError
 from sentiment_jax.runtime.terminal import progress_bar
+from sentiment_jax.storage.run_directory import RunDirectory
 from sentiment_jax.storage.selection import BY_LOSS
 from sentiment_jax.training import scoring
 from sentiment_jax.training.experiment import (
@@ -151,11 +153,11 @@ def describe(experiment: Experiment) -> None:
     print(f"{'':8} source {statistics['source']}, hash {statistics['data_hash'][:12]}")
 
 
-def arrays(experiment: Experiment) -> dict[str, np.ndarray]:
+def arrays(directory: RunDirectory, experiment: Experiment) -> dict[Path, np.ndarray]:
     """Return the frequencies of words and n-grams, by which models/average.py weighs them."""
     objective = experiment.objective
     if isinstance(objective, NgramVectors):
-        return {"frequencies": np.frombuffer(objective.frequencies, np.float32)}
+        return {directory.frequencies: np.frombuffer(objective.frequencies, np.float32)}
     return {}
 
 
