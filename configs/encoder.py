@@ -35,6 +35,15 @@ RECIPE = {
     "optimizer.learning_rate": 1e-4,
     "optimizer.eps": 1e-6,
 }
+VARIANTS = {
+    "probe": {
+        "epochs": 1,
+        "min_steps": 0,
+        "model.pooling": "folder",
+        "optimizer.name": "lbfgs",
+        "optimizer.learning_rate": 0.0,
+    },
+}
 SWEEP = {
     "procedure": "grid",
     "optimizer": ("adamw",),
@@ -45,8 +54,8 @@ SWEEP = {
 
 
 def get_config(variant: str = "") -> ConfigDict:
-    """Return the config; it has no variants."""
-    return make_config("bert", RECIPE, {}, variant)
+    """Return the config of a variant."""
+    return make_config("bert", RECIPE, VARIANTS, variant)
 
 
 def get_sweep(variant: str = "") -> dict[str, Any]:

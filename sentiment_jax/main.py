@@ -318,7 +318,11 @@ def _find_runs(mode: str, changes: Mapping[str, Any]) -> list[Path]:
     """Return the runs that --workdir names; InputError for settings that may not change."""
     from sentiment_jax.sweeps.plan import find_run
 
-    allowed = ["eval_batch_size", "data.path", "data.test_path"] if mode == "evaluate" else []
+    allowed = (
+        ["eval_batch_size", "data.path", "data.test_path", "data.validation_path"]
+        if mode == "evaluate"
+        else []
+    )
     for name in changes:
         if name not in allowed:
             may = f"--mode={mode} may change {', '.join(allowed) or 'no setting'}"

@@ -91,9 +91,10 @@ def _first_seed(name: str, result: Mapping[str, Any]) -> list[str]:
         )
     if linear := result.get("linear_baseline"):
         sentences.append(
-            "A linear baseline (TF-IDF of words and bigrams, logistic regression) has test "
-            f"accuracy {linear['test']['accuracy']:.4f}, the first seed of {name} "
-            f"{result['test']['accuracy']:.4f} (McNemar's p {cell(linear['mcnemar_p'], 'p')})."
+            f"A linear baseline (TF-IDF of {linear.get('ngrams', 'words and bigrams')}, logistic "
+            f"regression) has test accuracy {linear['test']['accuracy']:.4f}, the first seed of "
+            f"{name} {result['test']['accuracy']:.4f} "
+            f"(McNemar's p {cell(linear['mcnemar_p'], 'p')})."
         )
     return sentences
 

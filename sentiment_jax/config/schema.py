@@ -18,7 +18,8 @@ from typing import Any, ClassVar
 from sentiment_jax.errors import InputError
 
 TRUNCATIONS = ("head", "tail", "head_tail")
-POOLINGS = ("last", "mean", "max", "mean_max")
+POOLINGS = ("last", "mean", "max", "mean_max")  # of an LSTM
+ENCODER_POOLINGS = ("head", "first", "mean", "folder")  # the last: first or mean, as a folder says
 DTYPES = ("float32", "bfloat16", "tensorfloat32")  # the last: float32 with fast products
 CLASSES = ("negative", "positive")  # where the labels say no more
 MOST_CLASSES = 100
@@ -31,6 +32,7 @@ OBJECTIVES = {  # of pre-training, by architecture; the first is the default
     "ngrams": (),
     "average": (),
 }
+OPTIMIZERS = ("sgd", "rmsprop", "adam", "adamw", "lbfgs")
 SELECTED_BY = ("accuracy", "loss", "balanced_accuracy", "macro_f1", "auc")
 PROCEDURES = ("grid", "stages")  # of a sweep
 OF_VOCABULARY = ("data.vocabulary_size", "data.min_frequency", "data.ngrams")
@@ -121,6 +123,7 @@ class DataConfig:
     negative_labels: str = setting("", "csv: 1,2 say; what is in neither is dropped")
     test_path: str = setting("", "csv: the test file; empty: test_fraction is held out")
     test_fraction: float = _share(0.2, "csv: share held out for the test", at_least=1e-6)
+    validation_path: str = setting("", "csv: the validation file; empty: validation_fraction")
     teacher: str = setting("", "RUN or RUN,RUN,...: label text for distillation", only="train")
     vocabulary_size: int = _entries(30_000, "most entries to learn, n-grams apart", at_least=10)
     min_frequency: int = _count(5, "rarer words are unknown (word-level vocabularies)")
@@ -135,7 +138,7 @@ class DataConfig:
     @property
     def validates(self) -> bool:
         """Whether any reviews are scored that a model has not seen, to choose by."""
-        return bool(self.validation_fraction or self.folds)
+        return bool(self.validation_fraction or self.folds or self.validation_path)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -202,6 +205,7 @@ class EncoderConfig(ModelConfig):
     classifier_dropout: float | None = _share(None, "None: as hidden_dropout", inherited=True)
     attention: str = setting("xla", "kernel; cudnn: bfloat16 on a GPU", choices=("xla", "cudnn"))
     remat: bool = setting(False, "rematerialize activations: less memory, more time")
+    pooling: str = setting("head", "what the last layer reads", choices=ENCODER_POOLINGS)
     # The weights' own, which no recipe sets:
     type_vocab_size: int = fixed(2, at_least=0)
     layer_norm_eps: float = fixed(1e-12, at_least=1e-30, below=1)
@@ -263,7 +267,7 @@ class ModernBertConfig(EncoderConfig):
 class OptimizerConfig:
     """One optimizer and its learning-rate schedule."""
 
-    name: str = setting("adamw", "optimizer", choices=("sgd", "rmsprop", "adam", "adamw"))
+    name: str = setting("adamw", "optimizer; lbfgs: of the last layer alone", choices=OPTIMIZERS)
     learning_rate: float = _from_zero(3e-5, "peak learning rate", at_most=1e30)
     schedule: str = setting("linear", "course after the warm-up", choices=("constant", "linear"))
     warmup_fraction: float = _from_zero(0.1, "share of steps to warm up", at_most=1)
@@ -276,6 +280,11 @@ class OptimizerConfig:
     b1: float = _share(0.9, "adam, adamw: decay of the first moment")
     b2: float = _share(0.999, "adam, adamw: decay of the second moment")
     eps: float = _from_zero(1e-8, "added to the denominator", at_least=1e-30)
+
+    @property
+    def takes_steps(self) -> bool:
+        """Whether the training takes gradient steps; otherwise it is training/probe.py's fit."""
+        return self.name != "lbfgs"
 
 
 @dataclasses.dataclass(frozen=True)

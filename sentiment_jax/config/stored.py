@@ -11,7 +11,14 @@ from sentiment_jax.errors import InputError
 
 LATER = {  # settings that are younger than format 2
     name: schema("bert")[name].default
-    for name in ("select_by", "linear_baseline", "min_steps", "data.folds")
+    for name in (
+        "select_by",
+        "linear_baseline",
+        "min_steps",
+        "data.folds",
+        "data.validation_path",
+        "model.pooling",
+    )
 }
 
 

@@ -3,7 +3,14 @@
 from collections.abc import Mapping
 from typing import Any
 
-from sentiment_jax.config.schema import MODELS, MOST_CLASSES, OBJECTIVES, schema, split_names
+from sentiment_jax.config.schema import (
+    ENCODERS,
+    MODELS,
+    MOST_CLASSES,
+    OBJECTIVES,
+    schema,
+    split_names,
+)
 from sentiment_jax.config.stored import flatten
 from sentiment_jax.errors import InputError
 
@@ -62,6 +69,8 @@ def _data_problems(values: Mapping[str, Any]) -> list[str]:
         problems.append(f"data.ngrams={ngrams} wants model.name=lstm or average, not {model}")
     if values["data.folds"] == 1:
         problems.append("data.folds=1 leaves nothing to train on: 0, or 2 and more")
+    if values["data.validation_path"] and values["data.folds"]:
+        problems.append("data.folds validates on the training reviews: no data.validation_path")
     if values["data.source"] in ("folder", "csv") and not values["data.path"]:
         problems.append(f"data.source={values['data.source']} needs --config.data.path")
     if not values["pretrain.unlabeled"]:
@@ -92,6 +101,14 @@ def _training_problems(values: Mapping[str, Any]) -> list[str]:
         problems.append(f"model.dtype={values['model.dtype']}: {model} computes in float32")
     if model == "average" and not values["model.pretrained"]:
         problems.append("model.name=average: set model.pretrained to a run of lstm:pretrain")
+    if values["optimizer.name"] == "lbfgs":
+        if teacher:
+            problems.append("optimizer.name=lbfgs fits classes, not a teacher's probabilities")
+        if model not in ("average", *ENCODERS) or values.get("model.pooling") == "head":
+            wanted = "average, or an encoder with model.pooling=first, mean or folder"
+            problems.append(f"optimizer.name=lbfgs fits the last layer of {wanted}")
+        elif not values["model.pretrained"]:
+            problems.append("optimizer.name=lbfgs keeps random layers: set model.pretrained")
     if model == "ngrams" and values["model.pretrained"]:
         problems.append("model.pretrained: ngrams start from weights of zero, leave it out")
     if not teacher and (values["pretrain.text"] or not values["pretrain.unlabeled"]):

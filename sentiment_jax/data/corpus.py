@@ -2,7 +2,8 @@
 
 To add a source, such as a database, write a reader like `table.read_reviews` in a file of its own,
 enter it in `READERS`, and allow its name for data.source in config/schema.py. A reader returns the
-training pool and the test set in the source's order, or raises an InputError with file and row.
+training pool, the test set and, if the source has one of its own, the validation set, each in the
+source's order, or raises an InputError with file and row.
 """
 
 import hashlib
@@ -28,6 +29,7 @@ SAMPLE_TABLE: dict[str, Any] = {
     "label_column": "label",
     "labels": ",".join(CLASSES),
     "test_path": "",
+    "validation_path": "",
 }
 READERS: dict[str, Callable[[DataConfig], tuple[reviews.Reviews, ...]]] = {
     "tfds": lambda data: read_tfds(data.path),
@@ -52,13 +54,17 @@ def load_corpus(data: DataConfig) -> Corpus:
     split), shared (reviews of one split whose text is in another one), contradictory (texts with
     several labels).
     """
-    pool, test = READERS[data.source](data)
-    named = zip(pool.ids + test.ids, pool.texts + test.texts, strict=True)
+    pool, test, *validation = READERS[data.source](data)
+    named = [
+        pair for of in (pool, test, *validation) for pair in zip(of.ids, of.texts, strict=True)
+    ]
     if blank := [name for name, text in named if reviews.is_blank(text)]:
         name = data.path or f"data.source={data.source}"
         raise InputError(f"{name}: reviews without text ({reviews.first_five(blank)}): remove them")
     pool = reviews.stratified_sample(pool, count=data.limit, seed=data.split_seed)
     test = reviews.stratified_sample(test, count=data.test_limit, seed=data.split_seed)
+    if validation:
+        return make_corpus(data.source, train=pool, val=validation[0], test=test)
     kept, held_out = reviews.stratified_split(
         pool, data.held_out, seed=data.split_seed, grouped=data.group_duplicates
     )

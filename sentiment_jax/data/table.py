@@ -54,27 +54,31 @@ class Table:
         return cls(list(range(1, len(cells) + 1)), cells, [column], cells)
 
 
-def read_reviews(data: DataConfig) -> tuple[Reviews, Reviews]:
-    """Return the reviews of data.path and data.test_path, or hold out a share of data.path."""
-    rows = _read_file(data.path, data)
-    test_rows = _read_file(data.test_path, data, prefix="test ") if data.test_path else []
-    numbers, everything = _number(rows + test_rows, data)
-    labeled = numbers >= 0
-    tested = np.arange(len(numbers)) >= len(rows)
-    pool = everything.take(labeled & ~tested)
-    test = everything.take(labeled & tested)
-    if data.test_path and not len(test):
-        listed = ", ".join(everything.classes)
-        raise InputError(f"{data.test_path} has no review of the classes {listed}")
-    if alone := {*test.labels.tolist()} - {*pool.labels.tolist()}:
-        label = everything.classes[min(alone)]
-        raise InputError(f"label {label!r} is in {data.test_path} alone: no review teaches it")
-    if data.test_path:
-        return pool, test
-    kept, held_out = reviews.stratified_split(
-        pool, data.test_fraction, seed=data.split_seed, grouped=data.group_duplicates
-    )
-    return pool.take(np.sort(kept)), pool.take(np.sort(held_out))
+def read_reviews(data: DataConfig) -> tuple[Reviews, ...]:
+    """Return the reviews of data.path, for the test, and for validation if they have a file.
+
+    Those for the test are data.test_path's, or a share of data.path's that is held out.
+    """
+    paths = {"": data.path, "test ": data.test_path, "validation ": data.validation_path}
+    files = {prefix: _read_file(path, data, prefix) for prefix, path in paths.items() if path}
+    numbers, everything = _number([row for rows in files.values() for row in rows], data)
+    file = np.repeat(np.arange(len(files)), [len(rows) for rows in files.values()])
+    found = {name: everything.take((numbers >= 0) & (file == i)) for i, name in enumerate(files)}
+    pool = found.pop("")
+    for name, held_out in found.items():
+        if not len(held_out):
+            listed = ", ".join(everything.classes)
+            raise InputError(f"{paths[name]} has no review of the classes {listed}")
+        if alone := {*held_out.labels.tolist()} - {*pool.labels.tolist()}:
+            label = everything.classes[min(alone)]
+            raise InputError(f"label {label!r} is in {paths[name]} alone: no review teaches it")
+    if not data.test_path:
+        kept, held = reviews.stratified_split(
+            pool, data.test_fraction, seed=data.split_seed, grouped=data.group_duplicates
+        )
+        found = {"test ": pool.take(np.sort(held)), **found}
+        pool = pool.take(np.sort(kept))
+    return pool, *found.values()
 
 
 def read_labeled(data: DataConfig, rows: Sequence[tuple[str, str, str]] = ()) -> Reviews:

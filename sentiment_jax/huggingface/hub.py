@@ -13,7 +13,7 @@ from sentiment_jax.huggingface.weights import WEIGHT_FILES, choose_weights
 
 OTHER_FILES = (
     *("config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"),
-    *("merges.txt", *VOCABULARIES),
+    *("merges.txt", *VOCABULARIES, "1_Pooling/config.json"),
 )
 _HELP = "name a folder with config.json, tokenizer and weights, a run's, or a hub id"
 
@@ -58,7 +58,7 @@ def _download(hub_id: str, revision: str) -> Path:
         # the weights last: where the cache has them, it has the rest
         for name in [*(name for name in OTHER_FILES if name in names), weights]:
             path = Path(hf_hub_download(hub_id, name, revision=commit))
-            commit = path.parent.name  # of the first file: a branch may move meanwhile
+            commit = path.parents[name.count("/")].name  # a branch may move meanwhile
         return path.parent
     except InputError:
         raise
@@ -75,8 +75,8 @@ def _download(hub_id: str, revision: str) -> Path:
             return snapshot
         reason = f"{type(error).__name__}: {' '.join(str(error).split())}"[:60]
         raise InputError(
-            f"{where}: no such folder, and the hub can't be reached ({reason}): set it to a local "
-            f"folder, or HF_HOME to a cache that has it (now {constants.HF_HUB_CACHE})"
+            f"{where}: no such folder, and the hub can't be reached ({reason}): name a folder, or "
+            f"a cache by HF_HOME (now {constants.HF_HUB_CACHE}); --config=ngrams needs none"
         ) from error
 
 

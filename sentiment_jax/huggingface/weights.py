@@ -148,6 +148,8 @@ def resolve_encoder(
     config.json, or differs from the run's hidden rate.
     """
     given = {name: value for name, value in settings.items() if value is not None}
+    if given.get("pooling") == "folder":
+        given["pooling"] = _read_pooling(folder, config)
     found: dict[str, Any] = {"embedding_size": given.get("hidden_size", 768)}
     if folder is not None:
         found = dataclasses.asdict(config or read_encoder_config(folder))
@@ -168,6 +170,15 @@ def resolve_encoder(
     return resolved
 
 
+def _read_pooling(folder: Path | None, config: EncoderConfig | None) -> str:
+    """Return how a folder's sentence embeddings, or a run's classifier, pool the states."""
+    if config and config.pooling != "head":
+        return config.pooling
+    path = (folder or Path()) / "1_Pooling" / "config.json"
+    values = _read(path) if path.is_file() else {}
+    return "first" if values.get("pooling_mode_cls_token") is True else "mean"
+
+
 def load_pretrained(
     folder: Path, config: EncoderConfig, params: Tensors, classes: Sequence[str] = ()
 ) -> tuple[dict[str, Any], LoadReport]:
@@ -181,6 +192,8 @@ def load_pretrained(
     path = folder / choose_weights(names, str(folder))
     files = ", not from ".join(name for name in WEIGHT_FILES if name in names)
     order: Order = class_order(read_classes(folder), classes) if classes else range(0)
+    if config.pooling != "head":  # the folder's classifier reads something else
+        order = None
     return load_tensors(_read(path), config, params, where=str(path), files=files, order=order)
 
 

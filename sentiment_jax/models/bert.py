@@ -12,14 +12,18 @@ from jaxtyping import Array, Float
 
 from sentiment_jax.config.schema import EncoderConfig
 from sentiment_jax.models import layers
-from sentiment_jax.models.encoder import Embeddings, Encoder, classification_layers
+from sentiment_jax.models.encoder import Embeddings, Encoder, classification_layers, mean_state
 from sentiment_jax.models.layers import Lengths, Logits, Pooled, Positions, States, TokenIds, Tokens
 
 TokenLogits = Float[Array, "batch chosen vocabulary"]
 
 
 class BertClassifier(nn.Module):
-    """An encoder under BERT's head: pooler, dropout and a linear classifier."""
+    """An encoder under BERT's head: pooler, dropout and a linear classifier.
+
+    Unless `config.pooling` is head, dropout and the classifier alone read the first token's state
+    or the mean of the tokens' states.
+    """
 
     config: EncoderConfig
     classes: int = 2
@@ -31,9 +35,15 @@ class BertClassifier(nn.Module):
     def __call__(self, tokens: Tokens, lengths: Lengths, *, deterministic: bool) -> Logits:
         """Return logits; only the first `lengths` tokens of a row count."""
         embeddings = Embeddings(self.config, deterministic, name="embeddings")
-        encoder = self.encoder(self.config, deterministic, name="encoder")
+        how = self.config.pooling
+        encoder = self.encoder(self.config, deterministic, how != "mean", name="encoder")
         states = encoder(embeddings(tokens), lengths)
-        return self.head(self.pool(states, lengths), deterministic)
+        if how == "head":
+            return self.head(self.pool(states, lengths), deterministic)
+        dense, dropout = classification_layers(self.config, deterministic)
+        first = states[:, 0].astype(jnp.float32)
+        pooled = mean_state(states, lengths) if how == "mean" else first
+        return dense(self.classes, name="classifier")(dropout(pooled))
 
     def pool(self, states: States, lengths: Lengths) -> Pooled:
         """Return the first token's state."""

@@ -16,7 +16,7 @@ from jaxtyping import Array, Bool, Float
 
 from sentiment_jax.config.schema import EncoderConfig
 from sentiment_jax.models import layers
-from sentiment_jax.models.layers import Dropout, Lengths, Positions, States, Tokens, drop
+from sentiment_jax.models.layers import Dropout, Lengths, Pooled, Positions, States, Tokens, drop
 
 Queries = Float[Array, "batch queries heads size"]
 Keys = Float[Array, "batch keys heads size"]
@@ -99,6 +99,13 @@ def attend_fully(
         )
     mask = jnp.arange(key.shape[1]) < lengths[:, None]
     return attend(config, query, key, value, mask[:, None], deterministic)
+
+
+def mean_state(states: States, lengths: Lengths) -> Pooled:
+    """Return the mean of the first `lengths` tokens' states."""
+    valid = jnp.arange(states.shape[1]) < lengths[:, None]
+    total = jnp.sum(states.astype(jnp.float32) * valid[:, :, None], axis=1)
+    return total / lengths[:, None]
 
 
 class SelfAttention(nn.Module):

@@ -13,7 +13,13 @@ from jaxtyping import Array, Float
 from sentiment_jax.config.schema import ModernBertConfig
 from sentiment_jax.models import layers
 from sentiment_jax.models.bert import BertClassifier
-from sentiment_jax.models.encoder import Encoder, attend, attend_fully, classification_layers
+from sentiment_jax.models.encoder import (
+    Encoder,
+    attend,
+    attend_fully,
+    classification_layers,
+    mean_state,
+)
 from sentiment_jax.models.layers import Dropout, Lengths, Logits, Pooled, Positions, States
 
 Heads = Float[Array, "batch length heads size"]
@@ -140,9 +146,7 @@ class ModernBertClassifier(BertClassifier):
         """Return the first token's state, or the mean of the valid ones."""
         if self.config.classifier_pooling == "cls":
             return super().pool(states, lengths)
-        valid = jnp.arange(states.shape[1]) < lengths[:, None]
-        total = jnp.sum(states.astype(jnp.float32) * valid[:, :, None], axis=1)
-        return total / lengths[:, None]
+        return mean_state(states, lengths)
 
     def head(self, pooled: Pooled, deterministic: bool) -> Logits:
         """Return the logits for the pooled states."""

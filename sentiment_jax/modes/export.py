@@ -55,6 +55,11 @@ def export_run(run: TrainedModel, workdir: Path, folder: Path) -> str:
     if not openers:
         known = " and ".join(name for name, kind in ARCHITECTURES.items() if kind.transformers)
         raise InputError(f"{workdir} holds an {name}: only {known} have a Hugging Face form")
+    if isinstance(run.config.model, EncoderConfig) and run.config.model.pooling != "head":
+        raise InputError(
+            f"{workdir} reads other states than transformers' head (model.pooling="
+            f"{run.config.model.pooling}): --config=encoder fine-tunes one that can be exported"
+        )
     card = model_card(workdir)
     model = Export(run.model.config, run.params, run.tokenizer, objective, run.classes, card)
     export_pretrained(folder, model)

@@ -7,7 +7,7 @@ tests/training/test_advice.py.
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sentiment_jax.config.schema import Config
+from sentiment_jax.config.schema import Config, EncoderConfig
 
 FEW_STEPS = 100  # of the optimizer
 FEW_REVIEWS = 50  # held out for validation
@@ -43,15 +43,13 @@ def _baseline(config: Config, result: Mapping[str, Any]) -> str:
     own = result["val"]["accuracy"]
     if not scores or own > scores["accuracy"] or own == 1 or scores["accuracy"] < majority + 0.01:
         return ""
-    remedy = "a pretrained encoder (--config=bert:long --config.model.pretrained=...)"
-    if config.model.name == "average":
-        remedy += ", or --config=ngrams --config.data.folds=5"
-    elif config.model.pretrained:
+    remedy = "--config=encoder, a small pretrained encoder (long texts: --config=bert:long)"
+    if not config.optimizer.takes_steps:
+        remedy = "--config=encoder, which trains all layers"
+    elif isinstance(config.model, EncoderConfig) and config.model.pretrained:
         remedy = "more reviews"
-    elif config.model.name != "ngrams":
-        remedy = f"--config=ngrams, or {remedy}"
     elif result["val"]["examples"] < FEW_REVIEWS and not config.data.folds:
-        remedy = "--config.data.folds=5, to validate on all labeled reviews"
+        remedy += ", with --config.data.folds=5 to validate on all labeled reviews"
     return (
         f"the linear baseline is no worse on validation ({scores['accuracy']:.4f}, this model "
         f"{own:.4f}): try {remedy}"
@@ -59,7 +57,7 @@ def _baseline(config: Config, result: Mapping[str, Any]) -> str:
 
 
 def _few_steps(config: Config, result: Mapping[str, Any], last: Mapping[str, Any]) -> str:
-    few = last["step"] < FEW_STEPS and last["accuracy"] <= 0.95
+    few = config.optimizer.takes_steps and last["step"] < FEW_STEPS and last["accuracy"] <= 0.95
     if not few or config.model.name == "average" or "folds" in result:  # which end on purpose
         return ""
     more = f"epochs ({config.epochs})"

@@ -87,6 +87,8 @@ def check_memory(experiment: Experiment) -> float:
         ("training", limit, "batch_size or data.max_length"),
         ("evaluation", limit - kept, "eval_batch_size or data.max_length"),
     ):
+        if mode == "training" and not experiment.config.optimizer.takes_steps:
+            continue
         length = padded_lengths(experiment, mode)[-1]
         needed = compile_step(experiment, mode, length)
         if needed > room:

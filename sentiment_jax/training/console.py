@@ -120,9 +120,10 @@ def print_linear_baseline(result: dict[str, Any]) -> None:
     scores = baseline["test"]
     lead = result["test"]["accuracy"] - scores["accuracy"]
     p = baseline["mcnemar_p"]
+    ngrams = baseline.get("ngrams", "words and bigrams")
     print(
         f"{'linear':8} accuracy {scores['accuracy']:.4f}  loss {scores['loss']:.4f}  on "
-        f"{scores['examples']:,} reviews (TF-IDF of words and bigrams, logistic regression, "
+        f"{scores['examples']:,} reviews (TF-IDF of {ngrams}, logistic regression, "
         f"C {baseline['C']:g}, {baseline['seconds']:.1f} s)\n"
         f"{'':8} the model's accuracy minus this {lead:+.4f}, McNemar's p {p:.2g}"
         f"{'' if p < 0.05 else ': not shown to differ'}"

@@ -32,7 +32,7 @@ from sentiment_jax.training.run import Stage, TrainingRun
 from sentiment_jax.training.stages import run_stages
 
 # The indices of the reviews to train on, and of those to hold out.
-Fold = tuple[Int64[np.ndarray, " kept"], Int64[np.ndarray, " held_out"]]
+Fold = tuple[Int64[np.ndarray, "_"], Int64[np.ndarray, "_"]]  # folds differ in size
 
 
 def draw_folds(experiment: Experiment, pool: Reviews | None = None) -> list[Fold]:
@@ -50,6 +50,8 @@ def draw_folds(experiment: Experiment, pool: Reviews | None = None) -> list[Fold
 
 def check_reviews(experiment: Experiment, batch_size: int) -> None:
     """Raise InputError if a batch would hold more than the reviews of a training, or of a fold."""
+    if not experiment.config.optimizer.takes_steps:
+        return
     held_out = max((len(rows) for _, rows in draw_folds(experiment)), default=0)
     reviews = len(experiment.encoded["train"]) - held_out
     if batch_size > reviews:

@@ -48,6 +48,8 @@ class Experiment(Classifier):
     @property
     def epochs(self) -> int:
         """The passes over the training reviews that the learning-rate schedule is made for."""
+        if not self.config.optimizer.takes_steps:
+            return 1
         steps = math.ceil((self.pool or len(self.encoded["train"])) / self.config.batch_size)
         return max(self.config.epochs, math.ceil(self.config.min_steps / steps))
 

@@ -64,6 +64,7 @@ def make_optimizer(config: OptimizerConfig, architecture: str = "") -> optax.Gra
         "rmsprop": optax.scale_by_rms(decay=config.rms_decay, eps=config.eps),
         "adam": optax.scale_by_adam(b1=config.b1, b2=config.b2, eps=config.eps),
         "adamw": optax.scale_by_adam(b1=config.b1, b2=config.b2, eps=config.eps),
+        "lbfgs": identity,  # which takes no steps: training/probe.py
     }[config.name]
     decay = identity
     if config.weight_decay:

@@ -92,13 +92,16 @@ def initial_params(experiment: Experiment) -> tuple[Any, LoadReport | None]:
         return params, None
     if run:
         source = load_run(run, classifies=False)
+        order = weights.class_order(source.classes, experiment.classes)
+        if getattr(source.config.model, "pooling", "") != getattr(model, "pooling", ""):
+            order = None  # its classifier reads something else
         params, report = weights.load_tensors(
             weights.to_tensors(source.params, model.name),
             experiment.model.config,
             params,
             where=f"model.pretrained={run}",
             files=f"{run}, step {source.step}",
-            order=weights.class_order(source.classes, experiment.classes),
+            order=order,
         )
         start = ARCHITECTURES[model.name].start
         if start and source.config.model.name != model.name:

@@ -151,7 +151,9 @@ class TrainingRun:
 
     @property
     def steps_per_epoch(self) -> int:
-        """The number of batches of the training split."""
+        """The number of batches of the training split; 1 if no gradient steps are taken."""
+        if not self.config.optimizer.takes_steps:
+            return 1
         return math.ceil(len(self.experiment.encoded["train"]) / self.config.batch_size)
 
     @property

@@ -22,7 +22,7 @@ from sentiment_jax.storage import run_directory
 from sentiment_jax.storage.checkpoints import steps_in
 from sentiment_jax.storage.files import checksums, read_json, write_array, write_json
 from sentiment_jax.storage.run_directory import RunDirectory
-from sentiment_jax.training import checks, compilation, console, loop
+from sentiment_jax.training import checks, compilation, console, loop, probe
 from sentiment_jax.training.distillation import distill
 from sentiment_jax.training.experiment import Experiment, Task
 from sentiment_jax.training.lineage import check_same_sources
@@ -191,7 +191,7 @@ def fit(run: TrainingRun) -> None:
         run.log.open_events(run.directory.tensorboard)
     console.describe_run(run)
     while run.progress.epochs_done < run.epochs and not run.progress.stopped_early:
-        loop.train_epoch(run)
+        (loop.train_epoch if run.config.optimizer.takes_steps else probe.fit_classifier)(run)
         loop.validate_epoch(run)
     run.state = None  # its memory is free for the test
     best = run.progress.best

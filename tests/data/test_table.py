@@ -9,6 +9,7 @@ from reviews import refusal, refuses, write_csv, write_data
 from configs import lstm
 from sentiment_jax.config.recipes import override
 from sentiment_jax.config.schema import DataConfig
+from sentiment_jax.data.corpus import load_corpus
 from sentiment_jax.data.table import (
     FORMATS,
     find_format,
@@ -50,6 +51,26 @@ def test_csv_with_a_test_file(tmp_path):
     assert pool.ids == tuple(f"row {i}" for i in range(2, 22))
     assert held_out.ids == ("test row 2", "test row 3")
     assert held_out.texts == ("dull", "fun") and held_out.labels.tolist() == [0, 1]
+
+
+def test_published_sets_come_in_three_files(tmp_path):
+    files = {
+        "path": GOOD + BAD,
+        "validation_path": [("so-so", "neg")],
+        "test_path": [("fun", "pos")],
+    }
+    header = ("text", "label")
+    rows = {name: [[*row] for row in of] for name, of in files.items()}
+    paths = {n: write_csv(tmp_path / f"{n}.csv", of, header) for n, of in rows.items()}
+    splits = load_corpus(DataConfig("csv", **paths, limit=8)).splits
+    assert {name: len(of) for name, of in splits.items()} == {"train": 8, "val": 1, "test": 1}
+    assert (splits["val"].ids, splits["val"].texts) == (("validation row 2",), ("so-so",))
+    assert splits["test"].ids == ("test row 2",)
+    paths.pop("test_path")
+    splits = load_corpus(DataConfig("csv", **paths)).splits  # the test is a share of data.path
+    assert [len(splits[name]) for name in ("train", "val", "test")] == [16, 1, 4]
+    write_csv(tmp_path / "validation_path.csv", [("so-so", "x")] * 5, header)
+    refuses("'x' is in .*validation_path.csv alone", load_corpus, DataConfig("csv", **paths))
 
 
 def test_csv_without_a_test_file_holds_out_a_stratified_seeded_share_without_leakage(tmp_path):

@@ -34,8 +34,10 @@ class Hub(http.server.BaseHTTPRequestHandler):
 
     def do_GET(self):
         self.server.requests.append(self.path)
-        name = self.path.rpartition("/")[2]
-        files = [path.name for path in self.folder.iterdir() if path.is_file()]
+        *_, folder, name = self.path.split("/")
+        name = f"{folder}/{name}" if folder == "1_Pooling" else name
+        found = [path for path in self.folder.rglob("*.*") if path.parent.name != "gradients"]
+        files = [str(path.relative_to(self.folder)) for path in found]
         if self.path.startswith(f"/api/models/{MODEL}"):
             siblings = [{"rfilename": file} for file in [*files, "pytorch_model.bin"]]
             known = name in ("main", "v1", self.commit)
@@ -122,6 +124,16 @@ def test_each_unusable_folder_has_its_error(tmp_path, monkeypatch, file, name, m
     refuses(f"model.pretrained={re.escape(name)}:? {message}", hub.find_pretrained, name, "")
 
 
+def test_how_a_folder_pools_is_downloaded_with_it(server, tmp_path, monkeypatch):
+    folder = golden.copy("bert", tmp_path)
+    (folder / "1_Pooling").mkdir()
+    (folder / "1_Pooling/config.json").write_text("{}")
+    monkeypatch.setattr(Hub, "folder", folder)
+    found, commit = hub.find_pretrained(MODEL, "")
+    assert commit == COMMIT and found.name == COMMIT
+    assert (found / "1_Pooling/config.json").read_text() == "{}"
+
+
 def test_a_commit_is_downloaded_once_and_needs_no_network_again(server, cache, monkeypatch):
     folder, commit = hub.find_pretrained(MODEL, "")
     assert commit == COMMIT
@@ -185,7 +197,8 @@ def test_no_network_names_the_ways_out_in_time(cache, monkeypatch, hub_is):
     assert time.monotonic() - begin < 5
     assert "the hub can't be reached" in message
     assert ("ReadTimeout" in message) == (hub_is == "silent")
-    assert "set it to a local folder, or HF_HOME" in message
+    assert "name a folder, or a cache by HF_HOME" in message
+    assert message.endswith("; --config=ngrams needs none")
     assert len(message) < 240 + len(str(cache))
 
 

@@ -17,6 +17,7 @@ from reviews import read_table, refuses, write_csv
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV
+from sklearn.pipeline import make_pipeline, make_union
 from sweeping import ONE_TRIAL
 
 from sentiment_jax.analysis.predictions import read_predictions
@@ -326,12 +327,17 @@ def test_the_linear_baseline_is_cross_validated_on_the_same_folds(run):
     for fold in run.folds:
         names = [row["id"] for row in read_table(fold / "predictions-val.csv")]
         held_out = np.isin(reviews.ids, names)
-        vectorizer = TfidfVectorizer(ngram_range=(1, 2))
-        features = vectorizer.fit_transform(np.array(reviews.texts)[~held_out])
-        model = LogisticRegression(solver="liblinear")
-        search = GridSearchCV(model, {"C": C}, scoring="neg_log_loss", cv=3)
-        search.fit(features, reviews.labels[~held_out])
-        found = search.predict_proba(vectorizer.transform(np.array(reviews.texts)[held_out]))
+        model = make_pipeline(
+            make_union(
+                TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True),
+                TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 5), sublinear_tf=True),
+            ),
+            LogisticRegression(solver="liblinear", dual=True, random_state=0, max_iter=1_000),
+        )
+        grid = {"logisticregression__C": C}
+        search = GridSearchCV(model, grid, scoring="neg_log_loss", cv=3)
+        search.fit(np.array(reviews.texts)[~held_out], reviews.labels[~held_out])
+        found = search.predict_proba(np.array(reviews.texts)[held_out])
         loss += held_out.sum() * log_loss(found, reviews.labels[held_out])
     assert baseline["val"]["loss"] == pytest.approx(loss / 60)
     assert (baseline["val"]["examples"], baseline["test"]["examples"]) == (60, 30)

@@ -93,19 +93,19 @@ def test_the_rules_that_speak():
 
 def test_sentences_name_the_figures_and_the_remedy():
     news = advice("news")
-    assert "(0.7179, this model 0.6947): try --config=ngrams, or a" in news["baseline"]
+    assert "(0.7179, this model 0.6947): try --config=encoder, a small" in news["baseline"]
     assert "0.5860 (epoch 2) to 2.6500 (epoch 8, the one chosen)" in news["rising loss"]
     assert "by 12.69" in news["over-confidence"]
     assert "18% of the words" in news["unknown words"]
     assert "lower data.min_frequency (2)" in news["unknown words"]
     few = advice("few")
     assert few["few steps"].startswith("12 optimizer steps are few: lower batch_size (128)")
-    assert "try --config.data.folds=5, to validate" in few["baseline"]  # on 16 reviews
+    assert "with --config.data.folds=5 to validate" in few["baseline"]  # on 16 reviews
     folded = advice("few", folds=[{}] * 5, **{"data.folds": 5})  # which chose the epochs
     assert "few steps" not in folded and "folds" not in folded["baseline"]
     average = advice("few", AverageConfig(pretrained="runs/vectors"))
     assert "few steps" not in average  # it ends early on purpose
-    assert average["baseline"].endswith(", or --config=ngrams --config.data.folds=5")
+    assert "--config=encoder" in average["baseline"]
     assert "24% of the words in validation are unknown: more unl" in average["unknown words"]
     reviews = "of the 10 validation reviews of class 'rare', 0% are"
     assert advice("unequal")["imbalance"].startswith(reviews)

@@ -6,6 +6,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
 from sklearn.multiclass import OneVsRestClassifier
+from sklearn.pipeline import make_union
 
 from sentiment_jax.data.reviews import Reviews
 from sentiment_jax.training import linear_baseline as baselines
@@ -39,12 +40,15 @@ def cache(tmp_path, monkeypatch):
 def test_scores_are_those_of_five_lines_of_scikit_learn(classes):
     splits = make_splits(classes)
     found = linear_baseline(splits)
-    vectorizer = TfidfVectorizer(ngram_range=(1, 2))
-    features = vectorizer.fit_transform(splits["train"].texts)
-    model = OneVsRestClassifier(LogisticRegression(C=found["C"], solver="liblinear"))
-    model.fit(features, splits["train"].labels)
     assert found["C"] in C
-    for name in ("val", "test"):
+    train, val = splits["train"], splits["val"]
+    everything = train.texts + val.texts, [*train.labels, *val.labels]
+    for name, (texts, labels) in {"val": (train.texts, train.labels), "test": everything}.items():
+        words = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True)
+        within = TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 5), sublinear_tf=True)
+        vectorizer = make_union(words, within)
+        model = LogisticRegression(C=found["C"], solver="liblinear", dual=True, random_state=0)
+        model = OneVsRestClassifier(model).fit(vectorizer.fit_transform(texts), labels)
         held_out = splits[name]
         of_split = vectorizer.transform(held_out.texts)
         probabilities = model.predict_proba(of_split)
@@ -82,9 +86,17 @@ def test_equal_reviews_are_fitted_once_and_a_damaged_file_again(cache, monkeypat
     assert len(fits) == 3
 
 
+def test_texts_without_words_have_characters_unless_there_are_too_many(monkeypatch):
+    marks = Reviews.from_texts(["!", "?"] * 20, [0, 1] * 20)
+    assert linear_baseline(make_splits(train=marks, val=marks))["val"]["accuracy"] == 1
+    monkeypatch.setattr(baselines, "CHARACTERS", 10)
+    assert linear_baseline({"train": marks}) == {}
+    words = linear_baseline(make_splits(train=make_reviews(89)))
+    assert words["test"]["accuracy"] > 0.6
+
+
 def test_some_reviews_have_no_baseline():
     for texts, labels in (
-        (["!", "?"] * 20, [0, 1] * 20),  # no word
         (["good film"] * 20, [1] * 20),  # no second class
         (["good film", "bad film"], [1, 0]),  # fewer than folds
     ):
@@ -103,7 +115,7 @@ def of_three_classes(labels):
 def test_a_class_without_training_reviews_and_an_empty_split_are_scored():
     train = of_three_classes(make_reviews(60).labels.tolist())
     found = linear_baseline({"train": train, "val": train.take(np.arange(0))})
-    assert found.keys() == {"C", "seconds", "predicted"}
+    assert found.keys() == {"C", "ngrams", "seconds", "predicted"}
     found = linear_baseline({"train": train, "test": make_reviews(30, classes=3)})
     assert found["test"]["loss"] > 1, "class c has probability 0 everywhere"
 

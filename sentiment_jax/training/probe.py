@@ -1,0 +1,127 @@
+"""A probe: logistic regression on the features that the last layer reads; all below is frozen.
+
+Linear probes: Alain & Bengio (2016), https://arxiv.org/abs/1610.01644. The weights of
+scikit-learn's model become the network's last layer, so that the run is like any other.
+"""
+
+import functools
+import time
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.stages import Wrapped
+from jaxtyping import Array, Float32
+
+from sentiment_jax.data.reviews import Reviews, fold_split, stratified_sample
+from sentiment_jax.errors import InputError
+from sentiment_jax.runtime import devices, terminal
+from sentiment_jax.training import hooks, scoring
+from sentiment_jax.training.metrics import score_probabilities
+from sentiment_jax.training.objectives.objective import Batch, forward
+from sentiment_jax.training.run import TrainingRun
+
+C = np.logspace(-4, 2, 13)  # inverse strengths of the regularization to choose from
+FOLDS = 5
+FEW = 5_000  # reviews that C is chosen on, at most
+ABSENT = -30.0  # the logit of a class that no training review has
+
+
+def fit_classifier(run: TrainingRun) -> None:
+    """Fit the last layer on the training reviews, in place of an epoch of steps.
+
+    C is chosen by the log loss of a cross-validation. Equal texts are in one fold.
+    """
+    experiment = run.experiment
+    start = time.perf_counter()
+    params = jax.device_get(run.state.params)
+    features = compute_features(run, params)
+    with terminal.progress_bar(None, "fitting the last layer"):
+        layer = _fit(
+            experiment.reviews["train"],
+            features,
+            balanced=experiment.config.class_weights == "balanced",
+            seed=experiment.config.data.split_seed,
+        )
+    params["classifier"] = layer
+    logits = features @ layer["kernel"] + layer["bias"]
+    labels = experiment.encoded["train"].labels
+    scores = score_probabilities(labels, np.asarray(jax.nn.softmax(logits)))
+    count = len(labels)
+    sums = {"loss": scores["loss"] * count, "correct": scores["accuracy"] * count}
+    run.progress.add(sums | {"examples": float(count)}, time.perf_counter() - start)
+    run.progress.dispatched += 1
+    changed = jax.tree.map(jnp.asarray, {"step": np.int32(1), "params": params})
+    placed = devices.place(changed, experiment.mesh)
+    run.state = run.state.replace(**placed)
+    hooks.log_steps(run)
+
+
+def compute_features(run: TrainingRun, params: Any) -> Float32[np.ndarray, "reviews features"]:
+    """Return what the last layer reads of each training review."""
+    experiment = run.experiment
+    width = len(params["classifier"]["kernel"])
+    # Of a network whose last layer is the identity, the features are the logits.
+    identity = {"kernel": np.eye(width, dtype=np.float32), "bias": np.zeros(width, np.float32)}
+    params = {**params, "classifier": identity}
+    encoded = experiment.encoded["train"]
+    features = np.full((len(encoded), width), np.nan, np.float32)
+    step = _make_feature_step(experiment.model.clone(classes=width))
+    size = min(experiment.config.eval_batch_size, len(encoded))
+    passes = scoring.apply(step, experiment, params, encoded, size, "features", run.check_stop)
+    for rows, found in passes:
+        features[rows] = devices.fetch(found)[: len(rows)]
+    return features
+
+
+@functools.lru_cache(maxsize=8)
+def _make_feature_step(model: nn.Module) -> Wrapped:
+    def feature_step(params: Any, batch: Batch) -> Array:
+        return forward(model, params, batch["token_ids"], batch["lengths"])
+
+    return jax.jit(feature_step)
+
+
+def _fit(
+    reviews: Reviews,
+    features: Float32[np.ndarray, "reviews features"],
+    *,
+    balanced: bool,
+    seed: int,
+) -> dict[str, np.ndarray]:
+    """Return kernel and bias of the last layer."""
+    # Late: they take a second.
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.model_selection import GridSearchCV
+
+    weights = "balanced" if balanced else None
+    model = LogisticRegression(max_iter=1_000, tol=1e-6, class_weight=weights)
+    few = np.isin(reviews.hashes, stratified_sample(reviews, count=FEW, seed=0).hashes)
+    if folds := _folds(reviews.take(few), seed):
+        search = GridSearchCV(model, {"C": C}, scoring="neg_log_loss", cv=folds, refit=False)
+        search.fit(features[few].astype(np.float64), reviews.labels[few])
+        model.set_params(**search.best_params_)
+    model.fit(features.astype(np.float64), reviews.labels)
+    rows, biases = model.coef_, model.intercept_
+    if len(model.classes_) == 2:  # one logit, the difference of the two
+        rows, biases = np.vstack([-rows, rows]) / 2, np.concatenate([-biases, biases]) / 2
+    kernel = np.zeros((features.shape[1], len(reviews.classes)), np.float32)
+    bias = np.full(len(reviews.classes), ABSENT, np.float32)
+    kernel[:, model.classes_] = rows.T
+    bias[model.classes_] = biases
+    return {"kernel": kernel, "bias": bias}
+
+
+def _folds(reviews: Reviews, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Return folds that hold all classes on both sides; none if the reviews are too few."""
+    for count in range(FOLDS, 1, -1):
+        try:
+            folds = [fold_split(reviews, n, count, seed=seed) for n in range(1, count + 1)]
+        except InputError:
+            continue
+        classes = len(np.unique(reviews.labels))
+        if all(len(np.unique(reviews.labels[rows])) == classes for fold in folds for rows in fold):
+            return folds
+    return []

@@ -1,0 +1,242 @@
+"""A probe is scikit-learn's logistic regression on frozen states, and a run like any other."""
+
+import functools
+import json
+
+import golden
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import runs
+from pretrained import write_folder
+from reviews import refuses
+from sklearn.linear_model import LogisticRegression
+
+from configs import encoder
+from sentiment_jax import api
+from sentiment_jax.config.recipes import override
+from sentiment_jax.config.schema import ENCODERS, DataConfig, ModernBertConfig
+from sentiment_jax.config.validation import validate
+from sentiment_jax.data.corpus import READERS
+from sentiment_jax.data.reviews import Reviews
+from sentiment_jax.errors import InputError
+from sentiment_jax.huggingface import weights
+from sentiment_jax.models.registry import build_model
+from sentiment_jax.modes.evaluate import evaluate_run
+from sentiment_jax.modes.export import export_run
+from sentiment_jax.modes.train import train
+from sentiment_jax.storage.files import read_json
+from sentiment_jax.storage.metrics_log import read_metrics
+from sentiment_jax.training import probe
+from sentiment_jax.training.checks import resolve
+from sentiment_jax.training.resume import initial_params
+from sentiment_jax.training.run import Progress
+from sentiment_jax.training.tasks.classification import CLASSIFICATION
+from sentiment_jax.training.trained_model import load_run
+
+SMALL = {"data.source": "sample", "data.max_length": 24, "data.length_buckets": (12,)}
+SMALL |= {"data.limit": 60, "data.test_limit": 30, "linear_baseline": False, "cpu_devices": 1}
+SMALL |= {"model.dtype": "float32", "model.attention": "xla"}
+STRONG = [1e5]  # inverse strengths of the regularization that random states of .01 need
+
+
+def make_probe(folder, **changes):
+    return override(
+        encoder.get_config("probe"), SMALL | {"model.pretrained": str(folder)} | changes
+    )
+
+
+def make_folder(path, name="bert", **pooling):
+    """Random weights whose states differ enough to learn from, pooled as sentence embeddings."""
+    sample, _ = READERS["sample"](DataConfig("sample"))
+    write_folder(path, name, sample.texts)
+    words = ("word_embeddings", "tok_embeddings")
+    golden.rewrite(
+        path, lambda of: {n: v * 20 if any(w in n for w in words) else v for n, v in of.items()}
+    )
+    if pooling:
+        (path / "1_Pooling").mkdir()
+        (path / "1_Pooling/config.json").write_text(json.dumps(pooling))
+    return path
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return make_folder(tmp_path_factory.mktemp("weights") / "bert")
+
+
+@pytest.fixture(scope="module")
+def trained(folder, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("probe") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(probe, "C", STRONG)
+        return workdir, train(make_probe(folder), workdir)
+
+
+def states_of(folder, config, encoded):
+    """The last layer's states by another network, the masked language model, at one length."""
+    model = build_model(config, vocab_size=1, objective="masked_language_modeling")
+    params, _ = weights.load_pretrained(folder, config, golden.fill(model))
+    params = jax.tree.map(jnp.asarray, params)
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def apply(model, ids, length):
+        options = {"deterministic": True, "capture_intermediates": True}
+        _, found = model.apply({"params": params}, ids, length, **options)
+        return found["intermediates"]["encoder"]["__call__"][0][0]
+
+    for ids in np.split(encoded.token_ids, encoded.offsets[1:-1]):
+        padded = jnp.asarray(np.pad(ids, (0, 24 - len(ids)))[None])
+        yield np.asarray(apply(model, padded, jnp.array([len(ids)], jnp.int32)))[: len(ids)]
+
+
+@pytest.mark.parametrize(
+    ("name", "pooling", "class_weights"),
+    [("bert", "mean", "none"), ("electra", "first", "balanced"), ("modernbert", "mean", "none")],
+)
+def test_probabilities_are_those_of_logistic_regression_on_the_states(
+    name, pooling, class_weights, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(probe, "C", STRONG)
+    path = make_folder(tmp_path / "weights", name if name != "electra" else "bert")
+    config = make_probe(path, **{"model.pooling": pooling, "class_weights": class_weights})
+    train(config, tmp_path / "run")
+    experiment = CLASSIFICATION.prepare(resolve(config))
+    features = {}
+    for split, encoded in experiment.encoded.items():
+        found = states_of(path, experiment.config.model, encoded)
+        pool = {"mean": lambda of: of.mean(axis=0), "first": lambda of: of[0]}[pooling]
+        features[split] = np.array([pool(states) for states in found])
+    weight = None if class_weights == "none" else class_weights
+    model = LogisticRegression(C=STRONG[0], class_weight=weight, max_iter=1_000, tol=1e-6)
+    model.fit(features["train"].astype(np.float64), experiment.encoded["train"].labels)
+    expected = model.predict_proba(features["test"])
+    assert expected[:, 1].std() > 0.03, "the states say nothing"
+    found = api.load(tmp_path / "run").predict(list(experiment.reviews["test"].texts))
+    np.testing.assert_allclose(found["p_positive"], expected[:, 1], rtol=0, atol=2e-3)
+
+
+def test_several_classes_have_an_output_each_and_one_without_reviews_is_improbable():
+    rng = np.random.default_rng(0)
+    labels = np.repeat([0, 1, 3], 20)
+    features = rng.normal(size=(60, 5)).astype(np.float32) + np.eye(5, dtype=np.float32)[labels]
+    texts = [f"review {i}" for i in range(60)]
+    reviews = Reviews.from_texts(texts, labels.tolist(), classes=("a", "b", "c", "d"))
+    layer = probe._fit(reviews, features, balanced=False, seed=0)
+    logits = features @ layer["kernel"] + layer["bias"]
+    found = np.asarray(jax.nn.softmax(logits))
+    assert (logits.argmax(axis=1) == labels).mean() > 0.5 and (found[:, 2] < 1e-9).all()
+
+
+def test_c_is_chosen_by_log_loss_with_equal_texts_in_one_fold():
+    """Copies in another fold would say that learning by heart pays."""
+    rng = np.random.default_rng(0)
+    features = np.repeat(rng.normal(size=(40, 30)), 2, axis=0).astype(np.float32)
+    labels = np.repeat(rng.integers(0, 2, 40), 2)  # at random
+    texts = [f"review {i}" for i in range(40) for _ in range(2)]
+    reviews = Reviews.from_texts(texts, labels.tolist())
+    layer = probe._fit(reviews, features, balanced=False, seed=0)
+    assert np.abs(layer["kernel"]).max() < 0.05
+    assert probe._folds(reviews.take(np.arange(2)), 0) == []  # two of one text: C is 1
+
+
+def test_it_is_a_run_like_any_other(trained, folder, tmp_path, capsys):
+    workdir, result = trained
+    assert (result["best_step"], result["epochs"]) == (1, 1)
+    assert read_json(workdir / "config.json")["model"]["pooling"] == "mean"  # no 1_Pooling
+    lines = read_metrics(workdir / "metrics.jsonl")
+    assert [(line["split"], line["step"]) for line in lines] == [
+        ("train", 1),
+        ("val", 1),
+        ("test", 1),
+    ]
+    assert lines[0]["accuracy"] > 0.6 and lines[0]["learning_rate"] == 0
+    assert "optimizer steps are few" not in capsys.readouterr().out
+    evaluate_run(workdir, "test", {})
+    assert f"accuracy {result['test']['accuracy']:.4f}" in capsys.readouterr().out
+    explained = api.load(workdir).explain("A quiet, moving film.")
+    assert explained
+    train(make_probe(folder), workdir)
+    assert "is finished; nothing to do" in capsys.readouterr().out
+    refuses(
+        "reads other states than transformers'", export_run, load_run(workdir), workdir, tmp_path
+    )
+
+
+def test_fine_tuning_starts_from_its_last_layer_if_that_reads_the_same(trained):
+    workdir, _ = trained
+    learned = load_run(workdir).params["classifier"]["kernel"]
+    for pooling, same in (("mean", True), ("head", False), ("folder", True)):
+        changes = SMALL | {"model.pretrained": str(workdir), "model.pooling": pooling}
+        experiment = CLASSIFICATION.prepare(resolve(override(encoder.get_config(), changes)))
+        params, report = initial_params(experiment)
+        assert np.array_equal(params["classifier"]["kernel"], learned) == same
+        assert ("classifier/kernel" in report.new) != same
+
+
+def test_a_kill_before_the_checkpoint_begins_again(folder, trained, tmp_path, monkeypatch):
+    monkeypatch.setattr(probe, "C", STRONG)
+
+    class Killed(BaseException):
+        pass
+
+    def kill():
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Progress, "add", runs.at_step(1, kill))
+        with pytest.raises(Killed):
+            train(make_probe(folder), tmp_path / "run")
+    train(make_probe(folder), tmp_path / "run")
+    runs.assert_same_run(trained[0], tmp_path / "run")
+
+
+def test_folds_have_probes_and_all_reviews_the_last(folder, tmp_path):
+    result = train(make_probe(folder, **{"data.folds": 3}), tmp_path / "run")
+    assert [fold["best_epoch"] for fold in result["folds"]] == [1, 1, 1]
+    assert result["val"]["examples"] == 60
+    env = read_json(tmp_path / "run" / "env.json")
+    assert sum(env["data"]["counts"]["train"].values()) == 60
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ({"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": False}, "first"),
+        ({"pooling_mode_cls_token": False, "pooling_mode_mean_tokens": True}, "mean"),
+    ],
+)
+def test_pooling_is_the_folders(values, expected, tmp_path):
+    path = make_folder(tmp_path / "weights", **values)
+    assert resolve(make_probe(path)).model.pooling == expected
+    (path / "1_Pooling/config.json").write_text("{")
+    refuses("1_Pooling/config.json is truncated", resolve, make_probe(path))
+
+
+def test_a_folders_own_classifier_reads_something_else(tmp_path):
+    path = make_folder(tmp_path / "weights")
+    classifier = {"classifier.weight": np.ones((2, 16), np.float32)}
+    golden.rewrite(path, lambda of: of | classifier | {"classifier.bias": np.ones(2, np.float32)})
+    experiment = CLASSIFICATION.prepare(resolve(make_probe(path)))
+    params, report = initial_params(experiment)
+    assert "classifier.weight" in report.unused and "classifier/kernel" in report.new
+    assert not (np.asarray(params["classifier"]["kernel"]) == 1).any()
+
+
+def test_modernberts_own_pooling_is_that_of_its_head():
+    config = ModernBertConfig(classifier_pooling="cls", pooling="mean", vocab_size=40)
+    assert config.pooling == "mean" and "pooling" in ENCODERS["modernbert"].__dataclass_fields__
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model.pooling": "head"}, "fits the last layer of average, or an encoder with"),
+        ({"model.pretrained": ""}, "keeps random layers: set model.pretrained"),
+        ({"data.teacher": "runs/a"}, "fits classes, not a teacher's probabilities"),
+    ],
+)
+def test_what_a_probe_cannot_do_is_refused(changes, message):
+    with pytest.raises(InputError, match=message):
+        validate(make_probe("folder", **changes))
