@@ -1,17 +1,17 @@
 """Text classification in plain JAX: BERT, ELECTRA and an LSTM on movie reviews.
 
-From Python: `get_config`, `train`, `pretrain`, and `load`, which returns a `Model`. They come from
-`api`, which is imported, and JAX with it, when the first of them is used.
+From Python: `get_config`, `train`, `compare`, `pretrain`, and `load`, which returns a `Model`. They
+come from `api`, which is imported, and JAX with it, when the first of them is used.
 """
 
 import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sentiment_jax.api import Model, get_config, load, pretrain, train
+    from sentiment_jax.api import Model, compare, get_config, load, pretrain, train
 
 __version__ = "0.1.0"
-__all__ = ["Model", "get_config", "load", "pretrain", "train"]
+__all__ = ["Model", "compare", "get_config", "load", "pretrain", "train"]
 
 
 def __getattr__(name: str) -> Any:

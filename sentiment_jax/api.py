@@ -1,4 +1,4 @@
-"""The package from Python: `train`, `pretrain`, `load`, and what a trained model does.
+"""The package from Python: `train`, `compare`, `pretrain`, `load`, and what a trained model does.
 
     config = sentiment_jax.get_config("lstm:sample", epochs=3)
     sentiment_jax.train(config, "runs/sample")
@@ -22,11 +22,13 @@ from ml_collections import ConfigDict
 from sentiment_jax.analysis import integrated_gradients
 from sentiment_jax.analysis.integrated_gradients import Explanation
 from sentiment_jax.config.recipes import override, read_recipe
+from sentiment_jax.config.stored import flatten
 from sentiment_jax.config.validation import validate
 from sentiment_jax.data.predictions import prediction_cells, prediction_columns
 from sentiment_jax.data.table import infer_source
 from sentiment_jax.errors import InputError
 from sentiment_jax.modes import evaluate, export, predict
+from sentiment_jax.modes.compare import compare as compare_recipes
 from sentiment_jax.modes.pretrain import pretrain as pretrain_run
 from sentiment_jax.modes.train import train as train_run
 from sentiment_jax.runtime import startup
@@ -105,8 +107,39 @@ def pretrain(
     return pretrain_run(config, directory, fresh=fresh, allow_changes=allow_changes)
 
 
+def compare(
+    workdir: str | Path,
+    data: Labeled | str | Path,
+    *,
+    test: Labeled | None = None,
+    changes: Mapping[str, Any] | None = None,
+) -> pandas.DataFrame:
+    """Train the recipes for one's own texts on the same reviews, and test the one to use.
+
+    Args:
+      workdir: will hold a run for each recipe; `load(workdir)` returns the chosen one.
+      data: reviews, or the path of a table.
+      test: reviews to test on; without them, data.test_fraction of `data` is held out.
+      changes: "group.field" -> value, such as the encoder's {"model.pretrained": folder}.
+
+    Returns the table that the command prints. Errors are those of `train`.
+    """
+    directory = RunDirectory(Path(workdir).expanduser())
+    changed = dict(changes or {})
+    tables = {"train": data, "test": test}
+    if isinstance(data, str | Path):
+        changed["data.path"] = str(data)
+        tables = {}
+    config = infer_source(get_config("encoder", changed))
+    with _keep_reviews(config, directory, tables, fresh=False) as config:
+        names = ("data.source", "data.path", "data.test_path")
+        changed |= {name: flatten(config)[name] for name in names}
+        startup.start(config)
+        return compare_recipes(changed, directory.path)
+
+
 def load(workdir: str | Path) -> "Model":
-    """Return the best checkpoint of a run directory, or of the winner of a sweep's directory.
+    """Return the best checkpoint of a run directory, or of the winner of a sweep's or comparison's.
 
     A process that is forked later can't use it and waits for ever: load there, or start processes
     by "spawn". InputError: no run, no validated checkpoint yet. RunError: a damaged checkpoint.

@@ -41,6 +41,7 @@ modes
   evaluate  score a run again, on its test or validation reviews, or on a labeled table
   predict   classify texts with a run
   export    write a run of BERT or ELECTRA as a folder for Hugging Face's transformers
+  compare   train the recipes for texts of your own on the same splits, test the one to use
   sweep     train many settings, choose by validation, test the best with several seeds
   report    compare runs and sweeps in tables, plots and one page
 
@@ -70,6 +71,7 @@ NEEDED = {  # mode -> the flags that it requires, and what they name
     "evaluate": {"workdir": "the directory of a finished run, or A,B,... for an ensemble"},
     "predict": {"workdir": "the directory of a finished run, or A,B,... for an ensemble"},
     "export": {"workdir": "the directory of a finished run", "output": "the folder to write"},
+    "compare": {"workdir": "the directory for its runs"},
     "sweep": {"config": "lstm:sample for example", "workdir": "the sweep's directory"},
     "report": {"workdir": "the directories of runs, A,B,...", "output": "the folder to write"},
 }
@@ -78,7 +80,7 @@ MODE = flags.DEFINE_enum("mode", "train", [*NEEDED], "see above")
 CONFIG = config_flags.DEFINE_config_file(
     "config",
     None,
-    "encoder, bert, electra, lstm, ngrams, average or a file[:VARIANT]; settings: --help",
+    "encoder, ngrams, lstm, bert, ... or a file, and :VARIANT; settings: --help",
 )
 flags.FLAGS["config"].parser = ConfigFile()
 WORKDIR = flags.DEFINE_string("workdir", None, "the run's directory; a sweep's: its winner's")
@@ -116,7 +118,7 @@ EXPECTED = {  # words of an error about a flag's value -> what it should be
 READERS = {  # modes -> the flags that they alone read
     tuple(NEEDED): ["mode", "config", "workdir"],
     ("train", "pretrain"): ["fresh", "tensorboard", "allow_changes", "dry_run"],
-    ("train", "pretrain", "sweep"): ["stop_after"],
+    ("train", "pretrain", "compare", "sweep"): ["stop_after"],
     ("train", "pretrain", "evaluate"): ["coordinator", "process_id", "process_count", "lost_after"],
     ("evaluate",): ["split", "label_column"],
     ("evaluate", "predict"): ["calibrated", "input", "text_column"],
@@ -129,6 +131,10 @@ READERS = {  # modes -> the flags that they alone read
 
 def parse(arguments: list[str]) -> None:
     """Parse the command line; InputError for unknown names, bad values and stray arguments."""
+    if re.search(r" --?mode[= ]compare\b", " ".join(arguments)):
+        if any(re.match("--?config(=|$)", argument) for argument in arguments):
+            raise InputError("--config: --mode=compare has recipes of its own: leave it out")
+        arguments = [arguments[0], "--config=encoder", *arguments[1:]]  # to read their settings
     try:
         rest = flags.FLAGS(arguments)
     except flags.UnrecognizedFlagError as error:
@@ -161,6 +167,7 @@ def _help() -> str:
         lines = {}
         for name in names:
             meaning = flags.FLAGS[name].help.splitlines()[0].rstrip(";")
+            meaning = "one of those above" if name == "mode" else meaning
             shown = "sweep_SETTING" if name.removeprefix("sweep_") in OTHER_AXES else name
             lines[shown] = f"  --{shown:20} {meaning}\n"
         text += "".join(lines.values())
@@ -201,7 +208,7 @@ def dispatch() -> None:
         sys.exit(launch.run_child(group, LOST_AFTER.value))
     config = CONFIG.value
     changes = {} if config is None else config_flags.get_override_values(flags.FLAGS["config"])
-    if mode in ("train", "pretrain", "sweep"):
+    if mode in ("train", "pretrain", "compare", "sweep"):
         from sentiment_jax.data.table import infer_source
 
         config = infer_source(config)
@@ -278,6 +285,12 @@ def _export(config: Any, workdirs: list[Path], changes: dict[str, Any]) -> None:
     export_workdir(workdirs[0], Path(OUTPUT.value or ""))
 
 
+def _compare(config: Any, workdirs: list[Path], changes: dict[str, Any]) -> None:
+    from sentiment_jax.modes.compare import compare
+
+    compare(changes, workdirs[0], stop_after=STOP_AFTER.value)
+
+
 def _sweep(config: Any, workdirs: list[Path], changes: dict[str, Any]) -> None:
     from sentiment_jax.modes.sweep import sweep
 
@@ -305,6 +318,7 @@ MODES = {
     "evaluate": _evaluate,
     "predict": _predict,
     "export": _export,
+    "compare": _compare,
     "sweep": _sweep,
     "report": _report,
 }

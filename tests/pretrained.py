@@ -1,10 +1,13 @@
 """Tiny random folders as the hub has them: an encoder of each kind, with its kind of tokenizer."""
 
+import json
+
 import golden
 import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
 
-from sentiment_jax.config.schema import ENCODERS
+from sentiment_jax.config.schema import ENCODERS, DataConfig
+from sentiment_jax.data.corpus import READERS
 from sentiment_jax.data.tokenization import train_wordpiece
 from sentiment_jax.models.registry import build_model
 from sentiment_jax.modes.export import Export, export_pretrained
@@ -85,3 +88,17 @@ def write_folder(folder, name, texts, **changes):
     params = golden.random(model, scale=0.1)
     export_pretrained(folder, Export(config, params, tokenizer, "masked_language_modeling"))
     return folder
+
+
+def make_folder(path, name="bert", **pooling):
+    """Random weights whose states differ enough to learn from, pooled as sentence embeddings."""
+    sample, _ = READERS["sample"](DataConfig("sample"))
+    write_folder(path, name, sample.texts)
+    words = ("word_embeddings", "tok_embeddings")
+    golden.rewrite(
+        path, lambda of: {n: v * 20 if any(w in n for w in words) else v for n, v in of.items()}
+    )
+    if pooling:
+        (path / "1_Pooling").mkdir()
+        (path / "1_Pooling/config.json").write_text(json.dumps(pooling))
+    return path

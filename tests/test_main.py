@@ -147,7 +147,7 @@ def test_help_of_a_config_lists_its_settings(printed):
     settings = dict(line.split(maxsplit=1) for line in lines if "--config." in line)
     assert len(settings) == len(flatten(lstm.get_config()))
     assert re.match(r"3 +passes over the .* \(>= 1 and <= ", settings["--config.epochs"])
-    names = r"adam +optimizer \(sgd \| rmsprop \| adam \| adamw\)"
+    names = r"adam +optimizer; .* \(sgd \| rmsprop \| adam \| adamw \| lbfgs\)"
     assert re.fullmatch(names, settings["--config.optimizer.name"])
 
 

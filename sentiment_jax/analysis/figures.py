@@ -127,6 +127,19 @@ def calibration(
         axes.figure.legend(loc=BELOW, fontsize=8)
 
 
+def intervals(rows: Sequence[Mapping[str, Any]], chosen: str, label: str, path: Path) -> None:
+    """Draw each model's accuracy, from `low` to `high`, in a row; the chosen one is filled."""
+    with panels(path, WIDTH, 0.4 * len(rows) + 0.9) as ((axes,),):
+        for place, row in enumerate(rows):
+            mark = BLUE if row["model"] == chosen else "white"
+            errors = [[row["accuracy"] - row["low"]], [row["high"] - row["accuracy"]]]
+            style = {"fmt": "o", "color": BLUE, "markerfacecolor": mark, "capsize": 3}
+            axes.errorbar(row["accuracy"], -place, xerr=errors, **style)
+        axes.set_yticks(range(0, -len(rows), -1), [row["model"] for row in rows])
+        axes.set(xlabel=f"{label}, 95 % interval", ylim=(0.5 - len(rows), 0.5))
+        axes.grid(axis="x")
+
+
 def epoch_means(records: Records, split: str, name: str) -> tuple[list[int], list[float]]:
     """Return epochs, ascending, and the means of a metric in them, weighted by examples."""
     known = [line for line in records if line["split"] == split and line.get(name) is not None]

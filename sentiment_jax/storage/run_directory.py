@@ -28,7 +28,10 @@ from sentiment_jax.storage.format import FORMAT, upgrade
 DECIDE_BITS = ("python", "versions", "devices", "machine", "xla_flags")  # of env.json
 NVIDIA = "nvidia-|jax-cuda"  # wheels of CUDA, cuDNN, and of XLA for them
 SWEEP_FILE = "sweep.json"  # in the directory of a sweep
-OF_SWEEP = re.compile(r"sweep\.json|table\.csv|final(/[^/]*)?|worker-\d+\.log")  # not trials
+COMPARISON_FILE = "comparison.json"  # in that of a comparison
+OF_SWEEP = re.compile(  # and of a comparison; not trials
+    r"sweep\.json|table\.csv|final(/[^/]*)?|worker-\d+\.log|comparison\.(json|csv|png)"
+)
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tokenizers")
 
 
@@ -230,13 +233,18 @@ def check_place(path: Path, flag: str = "--output") -> None:
             is_own = name in [entry.name for entry in own]
             if (
                 ((begins or is_own) and (run.env.is_file() or run.removed.is_file()))
-                or (OF_SWEEP.fullmatch(inside.as_posix()) and (above / SWEEP_FILE).is_file())
+                or (OF_SWEEP.fullmatch(inside.as_posix()) and holds_runs(above))
                 or (inside.suffix == ".json" and (above / "model.safetensors").is_file())
             ):
                 problem = f"{flag}={path} belongs to the run, sweep or export in {above}"
                 raise InputError(f"{problem}: choose another place")
     except (OSError, RuntimeError, ValueError) as error:  # a loop of links, a long name, a NUL
         raise InputError(f"{flag}={str(path)!a} can't be written: {error}") from error
+
+
+def holds_runs(directory: Path) -> bool:
+    """Return whether a sweep's or a comparison's runs are in a directory."""
+    return any((directory / name).is_file() for name in (SWEEP_FILE, COMPARISON_FILE))
 
 
 def prepare_workdir(path: Path, *, nested: bool = False) -> None:

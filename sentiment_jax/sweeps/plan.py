@@ -22,7 +22,7 @@ from sentiment_jax.errors import InputError, did_you_mean
 from sentiment_jax.storage.files import check_checksum, read_json, write_json
 from sentiment_jax.storage.format import FORMAT, upgrade
 from sentiment_jax.storage.metrics_log import read_metrics
-from sentiment_jax.storage.run_directory import SWEEP_FILE, RunDirectory
+from sentiment_jax.storage.run_directory import COMPARISON_FILE, SWEEP_FILE, RunDirectory
 from sentiment_jax.storage.selection import Ranking
 
 FINAL = "final"  # the stage that retrains the winner, and the folder of its trials
@@ -201,10 +201,14 @@ def best_finished(trials: Sequence[Trial]) -> Trial | None:
 
 
 def find_run(directory: Path) -> Path:
-    """Return the winner of a sweep, its best seed by validation; another directory as it is.
+    """Return the winner of a sweep, its best seed by validation, or a comparison's choice.
 
-    InputError: the sweep has no winner yet.
+    Another directory is returned as it is. InputError: there is no winner yet.
     """
+    if (directory / COMPARISON_FILE).is_file():
+        if chosen := read_json(directory / COMPARISON_FILE)["chosen"]:
+            return directory / chosen
+        raise InputError(f"{directory} is a comparison without a choice yet: let its command end")
     if not (directory / SWEEP_FILE).is_file():
         return directory
     *_, trials = read_sweep(directory).stages()

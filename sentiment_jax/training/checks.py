@@ -23,7 +23,7 @@ from sentiment_jax.data.unlabeled import unlabeled_reviews
 from sentiment_jax.errors import InputError
 from sentiment_jax.huggingface import hub, weights
 from sentiment_jax.runtime import devices, startup, terminal
-from sentiment_jax.storage.run_directory import SWEEP_FILE, RunDirectory
+from sentiment_jax.storage.run_directory import RunDirectory, holds_runs
 from sentiment_jax.training import lineage
 from sentiment_jax.training.experiment import Task, read_corpus
 from sentiment_jax.training.lineage import find_teachers, source_run
@@ -81,8 +81,8 @@ def check_start(
     check_batch_sizes(config)
     if workdir.resolve() in [run.resolve() for run in lineage.parents(config)]:
         raise InputError(f"the config learns from {workdir}, its own --workdir: choose another one")
-    if (workdir / SWEEP_FILE).is_file() and not directory.config.exists():
-        raise InputError(f"{workdir} holds a sweep: choose another --workdir for a run")
+    if holds_runs(workdir) and not directory.config.exists():
+        raise InputError(f"{workdir} holds other runs: choose another --workdir for one of its own")
     changes = []
     if start is not Start.BEGUN_ANEW:
         changes = directory.check_config(config, allow_changes)

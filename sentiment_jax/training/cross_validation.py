@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Float32, Int64
 from tokenizers import Tokenizer
 
-from sentiment_jax.config.schema import Config
+from sentiment_jax.config.schema import Config, DataConfig
 from sentiment_jax.data.corpus import load_corpus, make_corpus
 from sentiment_jax.data.predictions import write_predictions
 from sentiment_jax.data.reviews import Reviews, fold_split
@@ -40,12 +40,14 @@ def draw_folds(experiment: Experiment, pool: Reviews | None = None) -> list[Fold
 
     InputError: there are too few reviews.
     """
-    data = experiment.config.data
+    return fold_rows(experiment.config.data, pool or experiment.reviews["train"])
+
+
+def fold_rows(data: DataConfig, reviews: Reviews) -> list[Fold]:
+    """Return the folds of these reviews."""
     how: dict[str, Any] = {"seed": data.split_seed, "grouped": data.group_duplicates}
-    return [
-        fold_split(pool or experiment.reviews["train"], number, data.folds, **how)
-        for number in range(1, data.folds + 1)
-    ]
+    numbers = range(1, data.folds + 1)
+    return [fold_split(reviews, number, data.folds, **how) for number in numbers]
 
 
 def check_reviews(experiment: Experiment, batch_size: int) -> None:

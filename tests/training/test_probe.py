@@ -1,7 +1,6 @@
 """A probe is scikit-learn's logistic regression on frozen states, and a run like any other."""
 
 import functools
-import json
 
 import golden
 import jax
@@ -9,16 +8,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import runs
-from pretrained import write_folder
+from pretrained import make_folder
 from reviews import refuses
 from sklearn.linear_model import LogisticRegression
 
 from configs import encoder
 from sentiment_jax import api
 from sentiment_jax.config.recipes import override
-from sentiment_jax.config.schema import ENCODERS, DataConfig, ModernBertConfig
+from sentiment_jax.config.schema import ENCODERS, ModernBertConfig
 from sentiment_jax.config.validation import validate
-from sentiment_jax.data.corpus import READERS
 from sentiment_jax.data.reviews import Reviews
 from sentiment_jax.errors import InputError
 from sentiment_jax.huggingface import weights
@@ -45,20 +43,6 @@ def make_probe(folder, **changes):
     return override(
         encoder.get_config("probe"), SMALL | {"model.pretrained": str(folder)} | changes
     )
-
-
-def make_folder(path, name="bert", **pooling):
-    """Random weights whose states differ enough to learn from, pooled as sentence embeddings."""
-    sample, _ = READERS["sample"](DataConfig("sample"))
-    write_folder(path, name, sample.texts)
-    words = ("word_embeddings", "tok_embeddings")
-    golden.rewrite(
-        path, lambda of: {n: v * 20 if any(w in n for w in words) else v for n, v in of.items()}
-    )
-    if pooling:
-        (path / "1_Pooling").mkdir()
-        (path / "1_Pooling/config.json").write_text(json.dumps(pooling))
-    return path
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,237 @@
+"""`--mode=compare`: trains the recipes for one's own texts on the same splits, tests one of them.
+
+That is the cheapest whose validation accuracy is at most a standard error below the best. Each
+recipe is a run in the directory: after a kill, it goes on as any run does.
+"""
+
+import contextlib
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas
+from jaxtyping import Bool
+from ml_collections import ConfigDict
+from tokenizers import Tokenizer
+
+from sentiment_jax.analysis import figures
+from sentiment_jax.analysis.predictions import read_predictions
+from sentiment_jax.config.recipes import override, read_recipe
+from sentiment_jax.config.schema import ENCODERS, Config
+from sentiment_jax.config.validation import validate
+from sentiment_jax.data.corpus import Corpus, load_corpus
+from sentiment_jax.data.table import infer_source
+from sentiment_jax.errors import InputError
+from sentiment_jax.modes.train import RUN, TRIAL
+from sentiment_jax.runtime import terminal
+from sentiment_jax.storage.files import read_json, write_csv, write_json
+from sentiment_jax.storage.run_directory import COMPARISON_FILE, RunDirectory, prepare_workdir
+from sentiment_jax.sweeps.plan import Trial
+from sentiment_jax.training import checks, console
+from sentiment_jax.training.cross_validation import fold_rows
+from sentiment_jax.training.experiment import Experiment
+from sentiment_jax.training.linear_baseline import linear_baseline
+from sentiment_jax.training.metrics import mcnemar, wilson_interval
+from sentiment_jax.training.scoring import score_reviews
+from sentiment_jax.training.signals import Stop
+from sentiment_jax.training.stages import run_stages
+from sentiment_jax.training.tasks.classification import CLASSIFICATION
+from sentiment_jax.training.trained_model import load_run
+
+RECIPES = ("ngrams", "encoder:probe", "encoder")  # the cheapest first
+LINEAR = "linear"
+WEIGHTS = ("model.pretrained", "model.revision")  # of the encoders
+SHARED = ("data.", "seed", "cpu_devices", *WEIGHTS)  # what may be changed
+TIMED = 256  # texts, to measure how fast a model predicts
+COLUMNS = (
+    "model",
+    "accuracy",
+    "low",
+    "high",
+    "p",
+    "train_seconds",
+    "texts_per_second",
+    "megabytes",
+)
+
+
+def compare(
+    changes: Mapping[str, Any], directory: Path, *, stop_after: float | None = None
+) -> pandas.DataFrame:
+    """Complete a comparison; print, draw and return its table, a row per model.
+
+    Args:
+      changes: "group.field" -> value, of the data, the seed and the encoder's weights.
+      directory: will hold comparison.json, .csv and .png, and a run for each recipe.
+      stop_after: seconds until the current run is saved and the comparison stops.
+
+    The columns are the validation accuracy with its 95 % interval, the p-value of McNemar's test
+    against the linear baseline, the seconds of training, texts per second and the size of the
+    parameters. Errors are those of a training.
+    """
+    recipes = {name: _recipe(name, changes) for name in RECIPES}
+    prepare_workdir(directory)
+    data = checks.resolve(recipes[RECIPES[0]]).data
+    if not data.validates:
+        raise InputError("data.validation_fraction=0 leaves a comparison no reviews to choose by")
+    with terminal.progress_bar(None, "reading reviews"):
+        corpus = load_corpus(data)
+    _begin(directory, corpus)
+    scored = corpus.splits["train" if data.folds else "val"]
+    how = f"{data.folds} folds" if data.folds else "validation"
+    print(f"{'compare':8} {', '.join(RECIPES)} by {how} on {len(scored):,} reviews, in {directory}")
+    with terminal.progress_bar(None, "fitting the linear baseline"):
+        baseline = linear_baseline(corpus.splits, fold_rows(data, corpus.splits["train"]))
+    rows = []
+    correct = {}
+    if baseline:
+        correct[LINEAR] = np.array(baseline["predicted"]["val"]) == scored.labels
+        rows.append(_row(LINEAR, correct, train_seconds=baseline["seconds"]))
+    with Stop(stop_after) as stop:
+        for name, recipe in recipes.items():
+            place = directory / name.replace(":", "-")
+            if not _train(name, recipe, place, TRIAL, corpus, stop):
+                continue
+            trial = Trial("run", place, RunDirectory(place).read_config()).refresh()
+            predictions = read_predictions([trial], "val")
+            correct[name] = predictions.predicted[0] == predictions.labels
+            rows.append(_row(name, correct, **_costs(trial, corpus)))
+        chosen = choose({name: of for name, of in correct.items() if name != LINEAR})
+        place = directory / chosen.replace(":", "-")
+        if "test" not in (result := read_json(RunDirectory(place).result)):
+            RunDirectory(place).result.unlink()  # it goes on: what is left is the test
+            _train(chosen, recipes[chosen], place, RUN, corpus, stop)
+            result = read_json(RunDirectory(place).result)
+    table = pandas.DataFrame(rows, columns=list(COLUMNS))
+    write_csv(directory / "comparison.csv", list(COLUMNS), table.astype(object).values.tolist())
+    label = f"accuracy over {how}" if data.folds else "validation accuracy"
+    figures.intervals(rows, chosen, label, directory / "comparison.png")
+    content = read_json(directory / COMPARISON_FILE) | {"chosen": place.name}
+    write_json(directory / COMPARISON_FILE, content)
+    _print(table, chosen, correct, result, directory)
+    return table
+
+
+def _recipe(name: str, changes: Mapping[str, Any]) -> ConfigDict:
+    """Return a recipe with those of the changes that it has; InputError for others."""
+    for setting in changes:
+        if not setting.startswith(SHARED):
+            may = f"it may change {', '.join(SHARED)}"
+            raise InputError(f"--config.{setting}: --mode=compare keeps its recipes; {may}")
+    recipe = read_recipe(name)
+    if recipe.model.name not in ENCODERS:
+        changes = {setting: changes[setting] for setting in changes.keys() - {*WEIGHTS}}
+    recipe = infer_source(override(recipe, changes))
+    validate(recipe)
+    return recipe
+
+
+def _begin(directory: Path, corpus: Corpus) -> None:
+    """Write comparison.json, or check that the one there is of the same reviews."""
+    if RunDirectory(directory).config.exists():
+        raise InputError(f"{directory} holds a run: choose another --workdir for a comparison")
+    path = directory / COMPARISON_FILE
+    data_hash = corpus.statistics["data_hash"]
+    if not path.exists():
+        write_json(path, {"data_hash": data_hash, "chosen": ""})
+    elif read_json(path)["data_hash"] != data_hash:
+        raise InputError(f"{directory} compares models on other reviews: choose another --workdir")
+
+
+def _train(
+    name: str,
+    recipe: ConfigDict,
+    place: Path,
+    stages: Sequence[Any],
+    corpus: Corpus,
+    stop: Stop,
+) -> bool:
+    """Take a run to its end; return False, and say why, if there are no weights for it."""
+
+    def prepare(config: Config, tokenizer: Tokenizer | None = None) -> Experiment:
+        return CLASSIFICATION.prepare(config, tokenizer, corpus)
+
+    directory = RunDirectory(place)
+    if recipe.model.pretrained and not directory.result.exists():
+        try:
+            checks.resolve(recipe)
+        except InputError as error:
+            print(f"left out {name}: {error}")
+            return False
+    fewest = len(corpus.splits["train"]) // 2
+    recipe = override(recipe, {"batch_size": max(1, min(recipe.batch_size, fewest))})
+    prepare_workdir(place, nested=True)
+    start = time.monotonic()
+    with directory.log.open("a", encoding="utf-8") as log, contextlib.redirect_stdout(log):
+        result = run_stages(recipe, place, stages, nested=True, prepare=prepare, stop=stop)
+    if stages is TRIAL:
+        accuracy = result["val"]["accuracy"]
+        print(f"{name:14} accuracy {accuracy:.4f}, {time.monotonic() - start:,.0f} s", flush=True)
+    return True
+
+
+def _row(name: str, correct: Mapping[str, Bool[np.ndarray, " reviews"]], **more: Any) -> dict:
+    """Return a model's row of the table, given which reviews each model classifies correctly."""
+    accuracy = float(correct[name].mean())
+    low, high = wilson_interval(accuracy, len(correct[name]))
+    row: dict[str, Any] = {"model": name, "accuracy": accuracy, "low": low, "high": high}
+    if name != LINEAR and LINEAR in correct:
+        row["p"] = mcnemar(correct[name], correct[LINEAR])[2]
+    return row | more
+
+
+def _costs(trial: Trial, corpus: Corpus) -> dict[str, float]:
+    """Return what training took and what predicting takes."""
+    trained = load_run(trial.directory)
+    reviews = corpus.splits["train"].take(np.arange(min(TIMED, len(corpus.splits["train"]))))
+    encoded = trained.encode(reviews)
+    for _ in range(2):  # the first time compiles
+        seconds = score_reviews(trained, trained.params, encoded, "measuring the speed").seconds
+    return {
+        "train_seconds": trial.content["train_seconds"],
+        "texts_per_second": len(reviews) / seconds,
+        "megabytes": trial.content["parameters"] * 4 / 1e6,
+    }
+
+
+def choose(correct: Mapping[str, Bool[np.ndarray, " reviews"]]) -> str:
+    """Return the first model whose accuracy is at most a standard error below that of the best.
+
+    The standard error is that of the mean difference, review by review (Breiman et al., 1984, have
+    the rule). `correct` has the cheapest model first.
+    """
+    best = max(correct.values(), key=lambda of: of.mean())
+    return next(name for name, of in correct.items() if _is_level(of, best))
+
+
+def _is_level(first: Bool[np.ndarray, " reviews"], best: Bool[np.ndarray, " reviews"]) -> bool:
+    behind = best.astype(float) - first
+    return bool(behind.mean() <= behind.std() / np.sqrt(len(behind)))
+
+
+def _print(
+    table: pandas.DataFrame,
+    chosen: str,
+    correct: Mapping[str, Bool[np.ndarray, " reviews"]],
+    result: Mapping[str, Any],
+    directory: Path,
+) -> None:
+    line = "{:14} {:>8} {:>16} {:>11} {:>11} {:>8} {:>6}".format
+    print(line("model", "accuracy", "95 % interval", "p, linear", "training s", "texts/s", "MB"))
+    for row in table.to_dict("records"):
+        interval = f"{row['low']:.4f} to {row['high']:.4f}"
+        rest = [(row[name], digits) for name, digits in (("p", ".2g"), ("train_seconds", ",.1f"))]
+        rest += [(row["texts_per_second"], ",.0f"), (row["megabytes"], ",.1f")]
+        cells = ["" if pandas.isna(value) else format(value, digits) for value, digits in rest]
+        print(line(row["model"], f"{row['accuracy']:.4f}", interval, *cells))
+    best = max(correct, key=lambda name: correct[name].mean())
+    print(f"{'chosen':8} {chosen}, the cheapest that is not a standard error behind {best}")
+    if LINEAR in correct and _is_level(correct[LINEAR], correct[best]):
+        print(f"{'':8} the linear baseline is not behind it either: scikit-learn may be enough")
+    console.print_scores("test", result["test"], chosen)
+    console.print_metrics(result["metrics"]["test"])
+    console.print_linear_baseline(dict(result))
+    print(f"{'winner':8} other modes take --workdir={directory} for {chosen}")
+    print(f"{'files':8} {directory}/comparison.csv, comparison.png")

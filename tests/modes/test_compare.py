@@ -1,0 +1,176 @@
+"""The recipes on the same splits: which is chosen, what is tested, what a kill leaves."""
+
+import csv
+import shutil
+
+import matplotlib.image
+import numpy as np
+import pandas
+import pytest
+import runs
+from pretrained import make_folder
+from reviews import refuses
+
+import sentiment_jax
+from sentiment_jax.config.schema import DataConfig
+from sentiment_jax.data.corpus import load_corpus
+from sentiment_jax.errors import Interrupted
+from sentiment_jax.modes import compare as mode
+from sentiment_jax.modes.compare import COLUMNS, RECIPES, choose, compare
+from sentiment_jax.storage.files import read_json
+from sentiment_jax.sweeps.plan import find_run
+from sentiment_jax.training.linear_baseline import linear_baseline
+from sentiment_jax.training.trained_model import load_run
+
+PLACES = ("ngrams", "encoder-probe", "encoder")
+SMALL = {"data.source": "sample", "data.limit": 60, "data.test_limit": 30, "data.max_length": 24}
+SMALL |= {"data.length_buckets": (), "data.validation_fraction": 0.3, "cpu_devices": 1}
+
+
+def reviews_right(*right):
+    """Which of ten reviews are classified correctly."""
+    return np.isin(np.arange(10), right)
+
+
+def test_the_cheapest_within_a_standard_error_of_the_best_is_chosen():
+    best = reviews_right(*range(9))
+    for cheap, chosen in (
+        (reviews_right(*range(8)), "best"),  # .1 behind, the standard error is .09
+        (reviews_right(*range(7), 9), "cheap"),  # .1 behind, the standard error is .17
+        (reviews_right(*range(5)), "best"),
+        (best, "cheap"),
+        (reviews_right(*range(10)), "cheap"),  # it is the best
+    ):
+        found = choose({"cheap": cheap, "best": best})
+        behind = best.astype(float) - cheap
+        assert found == chosen, (behind.mean(), behind.std() / 10**0.5)
+
+
+@pytest.fixture(scope="module")
+def changes(tmp_path_factory):
+    folder = make_folder(tmp_path_factory.mktemp("weights") / "bert")
+    return SMALL | {"model.pretrained": str(folder)}
+
+
+@pytest.fixture(scope="module")
+def compared(changes, tmp_path_factory):
+    """A comparison, its table, and what it printed."""
+    directory = tmp_path_factory.mktemp("compared") / "mine"
+    with pytest.MonkeyPatch.context() as patch:
+        printed = []
+        patch.setattr("builtins.print", lambda *line, **_: printed.append(" ".join(map(str, line))))
+        table = compare(changes, directory)
+    return directory, table, "\n".join(printed)
+
+
+def test_the_table_is_that_of_the_runs_and_the_baseline(compared):
+    directory, table, printed = compared
+    assert list(table.model) == ["linear", *RECIPES]
+    results = [read_json(directory / place / "result.json") for place in PLACES]
+    scores = [result["val"]["accuracy"] for result in results]
+    config = load_run(directory / "encoder").config
+    splits = load_corpus(config.data).splits
+    assert list(table.accuracy) == pytest.approx(
+        [linear_baseline(splits)["val"]["accuracy"], *scores]
+    )
+    assert {len(splits["val"])} == {result["val"]["examples"] for result in results}
+    assert len({result["data_hash"] for result in results}) == 1
+    assert table.p.isna().tolist() == [True, False, False, False]
+    assert table.train_seconds.tolist()[1:] == [result["train_seconds"] for result in results]
+    assert (table.texts_per_second[1:] > 0).all() and (table.megabytes[1:] > 0).all()
+    with (directory / "comparison.csv").open() as file:
+        assert next(csv.reader(file)) == list(COLUMNS)
+    image = matplotlib.image.imread(directory / "comparison.png")
+    assert image[:, :, :3].std() > 0.05
+    for row in table.itertuples():
+        assert f"{row.accuracy:.4f} {row.low:.4f} to {row.high:.4f}" in printed
+
+
+def test_the_chosen_one_alone_is_tested_and_stands_for_the_directory(compared):
+    directory, table, printed = compared
+    tested = [p for p in PLACES if "test" in read_json(directory / p / "result.json")]
+    assert tested == [read_json(directory / "comparison.json")["chosen"]]
+    assert find_run(directory) == directory / tested[0]
+    result = read_json(directory / tested[0] / "result.json")
+    assert f"test     accuracy {result['test']['accuracy']:.4f}" in printed
+    assert result["linear_baseline"]["test"]["examples"] == 30
+    assert sentiment_jax.load(directory).workdir == directory / tested[0]
+    untested = [p for p in PLACES if p not in tested]
+    assert not any((directory / p / "predictions.csv").exists() for p in untested)
+
+
+def test_the_same_command_trains_nothing_again(compared, changes, tmp_path, monkeypatch):
+    directory, table, _ = compared
+    shutil.copytree(directory, again := tmp_path / "again")
+    monkeypatch.setattr("sentiment_jax.training.loop.train_epoch", None)
+    monkeypatch.setattr("sentiment_jax.training.probe.fit_classifier", None)
+    found = compare(changes, again)
+    kept = [name for name in COLUMNS if name not in ("train_seconds", "texts_per_second")]
+    pandas.testing.assert_frame_equal(found[kept], table[kept])
+    refuses("compares models on other reviews", compare, changes | {"data.limit": 50}, again)
+    refuses("holds other runs: choose another", sentiment_jax.train, "lstm:sample", again)
+    first = directory / "ngrams"
+    refuses("belongs to the run, sweep or export in", compare, changes, first / "mine")
+    refuses("holds a run: choose another --workdir for a comp", compare, changes, first)
+
+
+@pytest.mark.parametrize("place", [*PLACES, "the test"])
+def test_a_stopped_comparison_goes_on(place, compared, changes, tmp_path, monkeypatch):
+    directory, table, _ = compared
+    work = tmp_path / "work"
+    shutil.copytree(directory, work)
+    chosen = read_json(work / "comparison.json")["chosen"]
+    (work / "comparison.csv").unlink()
+    left = [*PLACES, "the test"][[*PLACES, "the test"].index(place) :]
+    for name in left:
+        shutil.rmtree(work / name, ignore_errors=True)
+    run_stages = mode.run_stages
+
+    def stop(recipe, workdir, stages, **options):
+        tests = stages is mode.RUN
+        if workdir.name == place or (tests and place == "the test"):
+            raise Interrupted("saved")
+        return run_stages(recipe, workdir, stages, **options)
+
+    if place == "the test":  # of a run that is finished, but for the test
+        shutil.rmtree(work / chosen)
+    with monkeypatch.context() as patch, pytest.raises(Interrupted):
+        patch.setattr(mode, "run_stages", stop)
+        compare(changes, work)
+    compare(changes, work)
+    for name in PLACES:
+        runs.assert_same_run(directory / name, work / name)
+    assert read_json(work / "comparison.json")["chosen"] == chosen
+
+
+def test_without_weights_the_encoders_are_left_out(changes, tmp_path, capsys):
+    table = compare(changes | {"model.pretrained": str(tmp_path / "none")}, tmp_path / "mine")
+    assert list(table.model) == ["linear", "ngrams"]
+    printed = capsys.readouterr().out
+    for name in RECIPES[1:]:
+        assert f"left out {name}: model.pretrained={tmp_path}/none: no such folder" in printed
+
+
+def test_folds_compare_on_all_training_reviews(changes, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(mode, "RECIPES", RECIPES[:2])
+    table = compare(changes | {"data.folds": 2}, tmp_path / "mine")
+    assert "by 2 folds on 60 reviews" in capsys.readouterr().out
+    assert list(table.model) == ["linear", "ngrams", "encoder:probe"]
+
+
+def test_from_python_and_what_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(mode, "RECIPES", ("ngrams",))
+    splits = load_corpus(DataConfig("sample", limit=60)).splits
+    data = pandas.DataFrame({"text": splits["train"].texts, "label": splits["train"].labels})
+    quick = {"cpu_devices": 1, "data.max_length": 24}
+    table = sentiment_jax.compare(tmp_path / "mine", data, changes=quick)
+    assert list(table.model) == ["linear", "ngrams"]
+    data.to_csv(tmp_path / "my.csv")
+    again = sentiment_jax.compare(tmp_path / "file", tmp_path / "my.csv", changes=quick)
+    assert list(again.accuracy) == list(table.accuracy)
+    assert sentiment_jax.load(tmp_path / "mine").predict(["good"]).shape == (1, 3)
+    for wrong, message in (
+        ({"epochs": 3}, "--config.epochs: --mode=compare keeps its recipes"),
+        ({"data.validation_fraction": 0.0}, "leaves a comparison no reviews to choose by"),
+    ):
+        refuses(message, compare, SMALL | wrong, tmp_path / "wrong")
