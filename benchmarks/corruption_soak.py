@@ -1,4 +1,4 @@
-"""Truncate, delete or flip a bit of random files of runs and sweeps.
+"""Truncate, delete or flip a bit of random files of runs, sweeps and cross-validations.
 
     python -m benchmarks.corruption_soak --output=results/reliability/corruption_soak.md
 
@@ -112,8 +112,9 @@ def kinds_of(directory: Path) -> dict[str, list[Path]]:
         unread = name.startswith(".") or name in UNREAD
         if unread or not path.is_file():
             continue
-        in_checkpoint = "checkpoints" in path.parts and name != MANIFEST
-        kinds["checkpoint" if in_checkpoint else name].append(path.relative_to(directory))
+        path = path.relative_to(directory)
+        kind = "checkpoint" if "checkpoints" in path.parts and name != MANIFEST else name
+        kinds[f"{kind} of a fold" if "folds" in path.parts else kind].append(path)
     return kinds
 
 
@@ -215,7 +216,7 @@ def soak(count: int, seed: int, root: Path) -> tuple[list[tuple[str, str, str, s
         shutil.rmtree(root / "report", ignore_errors=True)
         eta = (time.monotonic() - clock) / (number + 1) * (count - number - 1)
         print(
-            f"{number + 1:>4}/{count}  {base}: {file.name} {done}, then {command}: {outcome}  "
+            f"{number + 1:>4}/{count}  {base}: {file} {done}, then {command}: {outcome}  "
             f"ETA {eta:.0f} s",
             flush=True,
         )
@@ -232,9 +233,9 @@ def report(arguments, outcomes, failures, seconds) -> str:
         f"`{command} --faults={arguments.faults} --seed={arguments.seed}`, "
         f"{datetime.date.today()}, {machine}jax {jax.__version__}, {seconds:.0f} s.",
         "",
-        f"{len(outcomes)} random faults in the files of runs and sweeps (finished and "
-        "interrupted), each followed by one command. Detected: a one-line error or warning. "
-        "Harmless: output and files exactly as without the fault.",
+        f"{len(outcomes)} random faults in the files of runs, sweeps and cross-validations "
+        "(finished and interrupted), each followed by one command. Detected: a one-line error or "
+        "warning. Harmless: output and files exactly as without the fault.",
         *("", f"**Result: {result}.**", ""),
         "| file | fault | detected | harmless | failed |",
         "| --- | --- | ---: | ---: | ---: |",
