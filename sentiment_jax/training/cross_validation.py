@@ -32,7 +32,7 @@ from sentiment_jax.training.run import Stage, TrainingRun
 from sentiment_jax.training.stages import run_stages
 
 # The indices of the reviews to train on, and of those to hold out.
-Fold = tuple[Int64[np.ndarray, " kept"], Int64[np.ndarray, " held_out"]]
+Fold = tuple[Int64[np.ndarray, " _kept"], Int64[np.ndarray, " _held_out"]]  # of any size each
 
 
 def draw_folds(experiment: Experiment, pool: Reviews | None = None) -> list[Fold]:
