@@ -6,7 +6,7 @@ cross-validation whose sources are then replaced, moved or deleted mixes nothing
 An audit hook reports the operations that Python makes. What Orbax's C++ code writes lies in
 N.partial before its manifest and does not count there; that is tested by truncating it. Of the
 operations that change neither a folder's name nor what is complete, a few are tried; with
-EVERY_PREFIX=1, every operation is (minutes).
+EVERY_PREFIX=1, every operation is (minutes, for cross-validations an hour).
 """
 
 import collections
