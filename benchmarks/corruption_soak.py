@@ -1,4 +1,4 @@
-"""Truncate, delete or flip a bit of random files of runs and sweeps.
+"""Truncate, delete or flip a bit of random files of runs, sweeps and cross-validations.
 
     python -m benchmarks.corruption_soak --output=results/reliability/corruption_soak.md
 
@@ -112,8 +112,9 @@ def kinds_of(directory: Path) -> dict[str, list[Path]]:
         unread = name.startswith(".") or name in UNREAD
         if unread or not path.is_file():
             continue
-        in_checkpoint = "checkpoints" in path.parts and name != MANIFEST
-        kinds["checkpoint" if in_checkpoint else name].append(path.relative_to(directory))
+        path = path.relative_to(directory)
+        kind = "checkpoint" if "checkpoints" in path.parts and name != MANIFEST else name
+        kinds[f"{kind} of a fold" if "folds" in path.parts else kind].append(path)
     return kinds
 
 
@@ -145,18 +146,18 @@ def what_differs(root: Path, base: str, command: str, work: Path, outputs: tuple
         return ", ".join(n for n in expected if expected[n] != found.get(n))
     if command in ("evaluate", "predict"):
         return "" if outputs[0] == outputs[1] else f"printed {outputs[1]!r}, not {outputs[0]!r}"
-    if command == "train":
-        whole = base.removeprefix("half a ")
-        nothing_done = base == whole and "is finished; nothing to do" in outputs[1]
-        return "" if nothing_done else comparing.difference_of_all(root / whole, work)
-    if (work / "table.csv").read_bytes() != (root / "sweep" / "table.csv").read_bytes():
+    whole = base.removeprefix("half a ")
+    if command == "train" and base == whole and "is finished; nothing to do" in outputs[1]:
+        return ""
+    expected, found = (folder / "table.csv" for folder in (root / whole, work))
+    if expected.exists() and expected.read_bytes() != found.read_bytes():
         return "table.csv"
-    for result in sorted(work.glob("**/result.json")):  # skip those from before the fault
-        run = result.parent.relative_to(work)
-        before = root / base / run / "result.json"
-        if before.exists() and before.stat().st_mtime_ns == result.stat().st_mtime_ns:
-            continue
-        if difference := comparing.difference(root / "sweep" / run, work / run):
+    for result in sorted((root / whole).rglob("result.json")):
+        run = result.parent.relative_to(root / whole)
+        pair = [d / run / "result.json" for d in (root / base, work)]
+        if all(p.exists() for p in pair) and len({p.stat().st_mtime_ns for p in pair}) == 1:
+            continue  # a fold or trial from before the fault
+        if difference := comparing.difference(root / whole / run, work / run):
             return f"{run}: {difference}"
     return ""
 
@@ -164,6 +165,7 @@ def what_differs(root: Path, base: str, command: str, work: Path, outputs: tuple
 def classify(command: str, code: int, errors: str, difference: str) -> str:
     """Return `detected`, `harmless` or a description of the failure."""
     lines = [line for line in errors.splitlines() if line.startswith(("error: ", "warning: "))]
+    lines = [line for line in lines if "no better than guessing" not in line]
     if code == -1 or "Traceback" in errors:
         return f"traceback: {errors}"
     if code:
@@ -215,7 +217,7 @@ def soak(count: int, seed: int, root: Path) -> tuple[list[tuple[str, str, str, s
         shutil.rmtree(root / "report", ignore_errors=True)
         eta = (time.monotonic() - clock) / (number + 1) * (count - number - 1)
         print(
-            f"{number + 1:>4}/{count}  {base}: {file.name} {done}, then {command}: {outcome}  "
+            f"{number + 1:>4}/{count}  {base}: {file} {done}, then {command}: {outcome}  "
             f"ETA {eta:.0f} s",
             flush=True,
         )
@@ -232,9 +234,9 @@ def report(arguments, outcomes, failures, seconds) -> str:
         f"`{command} --faults={arguments.faults} --seed={arguments.seed}`, "
         f"{datetime.date.today()}, {machine}jax {jax.__version__}, {seconds:.0f} s.",
         "",
-        f"{len(outcomes)} random faults in the files of runs and sweeps (finished and "
-        "interrupted), each followed by one command. Detected: a one-line error or warning. "
-        "Harmless: output and files exactly as without the fault.",
+        f"{len(outcomes)} random faults in the files of runs, sweeps and cross-validations "
+        "(finished and interrupted), each followed by one command. Detected: a one-line error or "
+        "warning. Harmless: output and files exactly as without the fault.",
         *("", f"**Result: {result}.**", ""),
         "| file | fault | detected | harmless | failed |",
         "| --- | --- | ---: | ---: | ---: |",

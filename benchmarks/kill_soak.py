@@ -298,12 +298,11 @@ def report(arguments, landed, ended, wrong, seconds) -> str:
         *("# Kill soak", ""),
         f"`{command}`, {datetime.date.today()}, {machine}jax {jax.__version__}, {seconds:.0f} s.",
         "",
-        f"{len(landed)} SIGKILLs of {ended} training runs, sweeps and cross-validations of the "
-        "LSTM and training runs of a small BERT on the embedded sample, each followed by the same "
-        "command. Compared with the uninterrupted ones: parameters and optimizer state of all "
-        "checkpoints bitwise, every line of metrics.jsonl once and equal, result.json, "
-        "predictions.csv, the sweep's table, the probabilities of all folds; files of finished "
-        "runs untouched; no checkpoint set aside.",
+        f"{len(landed)} SIGKILLs of {ended} commands ({arguments.kinds}) on the embedded sample, "
+        "each followed by the same command. Compared with the uninterrupted ones: parameters and "
+        "optimizer state of all checkpoints bitwise, every line of metrics.jsonl once and equal, "
+        "result.json, predictions.csv, the sweep's table, the probabilities of all folds; files of "
+        "finished runs untouched; no checkpoint set aside.",
         *("", f"**Result: {'FAILED: ' + wrong if wrong else 'all equal.'}**"),
     ]
     for title, column in (("where the kill landed", 1), ("what it was aimed at", 0)):

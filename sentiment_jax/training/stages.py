@@ -29,7 +29,7 @@ from sentiment_jax.training.lineage import check_same_sources
 from sentiment_jax.training.metrics import measure
 from sentiment_jax.training.resume import initial_params, restore_or_begin
 from sentiment_jax.training.run import Stage, TrainingRun
-from sentiment_jax.training.scoring import score_reviews
+from sentiment_jax.training.scoring import ReviewScores, score_reviews
 from sentiment_jax.training.signals import Stop
 from sentiment_jax.training.tasks.classification import CLASSIFICATION
 from sentiment_jax.training.trained_model import restore_model
@@ -202,20 +202,26 @@ def fit(run: TrainingRun) -> None:
         )
 
 
+def _score(run: TrainingRun, split: str) -> ReviewScores:
+    """Score a split with the best checkpoint, and write the predictions."""
+    experiment = run.experiment
+    if run.trained is None:
+        with terminal.progress_bar(None, "reading the best checkpoint"):
+            run.trained = restore_model(experiment, run.checkpoints, run.best["step"])
+    encoded = experiment.encoded[split]
+    params = run.trained.params
+    scored = score_reviews(experiment, params, encoded, split, stop=run.check_stop)
+    order = experiment.statistics["order_hash"][split]
+    write_predictions(run.directory, split, encoded, scored.probabilities, order, run.config)
+    return scored
+
+
 def test(run: TrainingRun) -> None:
     """Score the test set once, with the best checkpoint."""
-    experiment = run.experiment
-    best = run.best
-    with terminal.progress_bar(None, "reading the best checkpoint"):
-        run.trained = restore_model(experiment, run.checkpoints, best["step"])
-    encoded = experiment.encoded["test"]
-    params = run.trained.params
-    run.tested = score_reviews(experiment, params, encoded, "test", stop=run.check_stop)
-    order = experiment.statistics["order_hash"]["test"]
-    write_predictions(run.directory, "test", encoded, run.tested.probabilities, order, run.config)
+    run.tested = _score(run, "test")
     run.log.write(
-        step=best["step"],
-        epoch=best["epoch"],
+        step=run.best["step"],
+        epoch=run.best["epoch"],
         split="test",
         **run.tested.scores,
         seconds=round(run.tested.seconds, 3),
@@ -225,6 +231,11 @@ def test(run: TrainingRun) -> None:
 
 def finish(run: TrainingRun) -> None:
     """Write result.json: from now on the run is finished."""
+    path = run.directory.predictions["val"]
+    env = read_json(run.directory.env)
+    intact = path.is_file() and checksums(path).items() <= env.items()
+    if f"{path.stem}_sha256" in env and not intact:  # lost since the best epoch
+        _score(run, "val")
     run.result = describe_result(run)
     write_json(run.directory.result, run.result)
 

@@ -1,5 +1,7 @@
 """Which class a label stands for, in every way that users write them."""
 
+from unicodedata import normalize
+
 import numpy as np
 import pytest
 from reviews import refusal, write_data
@@ -68,62 +70,70 @@ RUNS = {  # how the classes are listed -> settings
     "1, 2, 3, 4, 5: ": {"labels": "1,2,3,4,5"},
     "1/2, 4/5: neg/negative/false, pos/positive/true: ": STARS,  # either
     "-1, 0, 1: ": {"labels": "-1,0,1"},
+    "mauvais, très bon: ": {"labels": "mauvais,tr\u00e8s bon"},
 }
-# The class of each label, or a dot if it is dropped; ? if an absent class is warned of; - refused.
+# The labels of a table, _ for a blank, then for each of RUNS: the class of each label, or a dot if
+# it is dropped; ? if an absent class is warned of; - they do not fit; = one is missing.
 SCORED = """
-0/1                                01    -    -      -      12?
-0.0/1.0                            01    -    -      -      12?
-1                                  1?    -    0?     0?     2?
-1/2                                -     -    01?    00?    -
-1.0/2.0                            -     -    01?    00?    -
--1/1                               -     -    -      -      02?
--1/+1                              -     -    -      -      -
--1/0/1                             -     -    -      -      012
-0/1/2                              -     -    -      -      -
-0/0.5/1                            -     -    -      -      -
--1/0/0.5/1                         -     -    -      -      01.2
-0/2                                -     -    -      -      -
-0/4                                -     -    -      -      -
-1/5                                -     -    04?    01     -
-1/2/3                              -     -    012?   -      -
-1/2/3/4/5                          -     -    01234  00.11  -
-1.0/2.0/3.0/4.0/5.0                -     -    01234  00.11  -
-0/1/2/3/4                          -     -    -      -      -
-0/1/2/3/4/5                        -     -    -      -      -
-1/2/3/4/5/6                        -     -    -      -      -
-1/2/2.5/3/4/5                      -     -    01.234 00..11 -
-4/5                                -     -    34?    11?    -
-3/4/5                              -     -    234?   -      -
-0.1/0.9                            -     -    -      -      -
-neg/pos                            01    -    -      01     -
-Negative/POSITIVE                  01    -    -      01     -
-_negative/positive__               01    -    -      01     -
-"negative"/"positive"              -     -    -      -      -
-negative/positive/"positive"       01.   -    -      01.    -
-True/False                         10    -    -      10     -
-T/F                                -     -    -      -      -
-yes/no                             -     -    -      -      -
-ja/nein                            -     -    -      -      -
-Good/BAD                           -     10   -      -      -
-good/bad/so_so                     -     10.  -      -      -
-good/bad/positive                  -     -    -      -      -
-good/bad/2                         -     -    -      -      -
-good                               -     1?   -      -      -
-good/so_so                         -     -    -      -      -
-0/positive                         01    -    -      -      -
-1/negative                         10    -    -      -      -
-1/negative/positive                101   -    -      -      -
-1/2/negative/positive              -     -    -      -      -
-1/5/negative/positive              -     -    -      -      -
-negative/neutral/positive          0.1   -    -      0.1    -
-neutral/positive                   -     -    -      -      -
-positive                           1?    -    -      1?     -
-fake/true                          -     -    -      -      -
-neg/positiv                        -     -    -      -      -
-neutral                            -     -    -      -      -
-5_stars/1_star                     -     -    -      -      -
-0,0/1,0                            -     -    -      -      -
-1_star/0/1                         .01   -    -      -      -
+0/1                                01    -    -      -      12?    -
+0.0/1.0                            01    -    -      -      12?    -
+1                                  1?    -    0?     0?     2?     -
+1/2                                -     -    01?    00?    -      -
+1.0/2.0                            -     -    01?    00?    -      -
+-1/1                               -     -    -      -      02?    -
+-1/+1                              -     -    -      -      -      -
+-1/0/1                             -     -    -      -      012    -
+0/1/2                              -     -    -      -      -      -
+0/0.5/1                            -     -    -      -      -      -
+-1/0/0.5/1                         -     -    -      -      01.2   -
+0/2                                -     -    -      -      -      -
+0/4                                -     -    -      -      -      -
+1/5                                -     -    04?    01     -      -
+1/2/3                              -     -    012?   -      -      -
+1/2/3/4/5                          -     -    01234  00.11  -      -
+1.0/2.0/3.0/4.0/5.0                -     -    01234  00.11  -      -
+0/1/2/3/4                          -     -    -      -      -      -
+0/1/2/3/4/5                        -     -    -      -      -      -
+1/2/3/4/5/6                        -     -    -      -      -      -
+1/2/2.5/3/4/5                      -     -    01.234 00..11 -      -
+4/5                                -     -    34?    11?    -      -
+3/4/5                              -     -    234?   -      -      -
+0.1/0.9                            -     -    -      -      -      -
+neg/pos                            01    -    -      01     -      -
+Negative/POSITIVE                  01    -    -      01     -      -
+_negative/positive__               01    -    -      01     -      -
+"negative"/"positive"              -     -    -      -      -      -
+negative/positive/"positive"       01.   -    -      01.    -      -
+True/False                         10    -    -      10     -      -
+T/F                                -     -    -      -      -      -
+yes/no                             -     -    -      -      -      -
+ja/nein                            -     -    -      -      -      -
+Good/BAD                           -     10   -      -      -      -
+good/bad/so_so                     -     10.  -      -      -      -
+good/bad/positive                  -     -    -      -      -      -
+good/bad/2                         -     -    -      -      -      -
+good                               -     1?   -      -      -      -
+good/so_so                         -     -    -      -      -      -
+mauvais/très_bon                   -     -    -      -      -      01
+mauvais/tre\u0300s_bon             -     -    -      -      -      01
+MAUVAIS/TRE\u0300S_BON             -     -    -      -      -      01
+mauvais/tres_bon                   -     -    -      -      -      -
+0/positive                         01    -    -      -      -      -
+1/negative                         10    -    -      -      -      -
+1/negative/positive                101   -    -      -      -      -
+1/2/negative/positive              -     -    -      -      -      -
+1/5/negative/positive              -     -    -      -      -      -
+negative/neutral/positive          0.1   -    -      0.1    -      -
+neutral/positive                   -     -    -      -      -      -
+positive                           1?    -    -      1?     -      -
+fake/true                          -     -    -      -      -      -
+neg/positiv                        -     -    -      -      -      -
+neutral                            -     -    -      -      -      -
+5_stars/1_star                     -     -    -      -      -      -
+0,0/1,0                            -     -    -      -      -      -
+1_star/0/1                         .01   -    -      -      -      -
+negative/positive/_                =     =    =      =      =      =
+0/1/nan                            =     =    =      =      =      =
 """
 
 
@@ -132,11 +142,13 @@ def test_a_table_that_is_scored_has_the_classes_of_the_run_or_is_refused(row, ca
     written, *expected = row.split()
     labels = [label.replace("_", " ") for label in written.split("/")]
     for (listed, settings), wanted in zip(RUNS.items(), expected, strict=True):
-        if wanted == "-":
+        if wanted == "=":
+            assert "no label (row" in refusal("my.csv", number, labels, scored=True, **settings)
+        elif wanted == "-":
             message = refusal("my.csv", number, labels, scored=True, **settings)
             found, known = message.split(" do not fit the classes ")
-            spelled = (label.strip().removesuffix(".0").lower() for label in labels[:5])
-            assert all(f"{label} (1)" in found for label in spelled)
+            spelled = (normalize("NFC", label).strip().removesuffix(".0") for label in labels[:5])
+            assert all(f"{label.lower()} (1)" in found for label in spelled)
             assert known.partition(":")[0] in listed
         else:
             numbers, _ = number(labels, scored=True, **settings)

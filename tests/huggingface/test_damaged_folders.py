@@ -318,7 +318,7 @@ def peak_bytes(reset=False):
 
 
 def try_damage(seed, folder, expected):
-    """The outcome of one damage, and what it was; fails on tracebacks, time and memory."""
+    """What came of one damage, what it was, and its cost; fails on tracebacks, time, memory."""
     name, kind, place, new = damage(random.Random(seed), folder)
     what = f"{seed}: {folder.name} {name} {kind} {place} {str(new)[:40]}"
     before = peak_bytes(reset=True)
@@ -331,9 +331,10 @@ def try_damage(seed, folder, expected):
     except BaseException as error:
         error.add_note(what)
         raise
-    assert time.monotonic() - began < SECONDS, what
-    assert peak_bytes() - before < BYTES, what
-    return found, what
+    seconds = time.monotonic() - began
+    size = peak_bytes() - before
+    assert seconds < SECONDS and size < BYTES, what
+    return found, what, (seconds, size)
 
 
 @pytest.mark.slow
@@ -341,11 +342,15 @@ def try_damage(seed, folder, expected):
 def test_a_damaged_folder_is_refused_or_read_as_what_it_says(folders, tmp_path):
     expected = {kind: start(folder) for kind, folder in folders.items()}
     outcomes = collections.defaultdict(list)
+    costs = []
     for seed, kind in zip(range(COUNT), itertools.cycle(KINDS), strict=False):
         folder = Path(shutil.copytree(folders[kind], tmp_path / kind, dirs_exist_ok=False))
-        found, what = try_damage(seed, folder, expected[kind])
+        found, what, cost = try_damage(seed, folder, expected[kind])
         outcomes[found].append(what)
+        costs.append(cost)
         shutil.rmtree(folder)
     for found, whats in outcomes.items():
         print(len(whats), found, *([] if found in ("refused", "same") else whats), sep="\n  ")
+    seconds, size = map(max, zip(*costs, strict=True))
+    print(f"at most {seconds:.1f} s and {size / 2**20:.0f} MiB more for one")
     assert len(outcomes["refused"]) > COUNT / 2

@@ -239,7 +239,15 @@ def lose(name):
     return lambda run: (run / name).unlink()
 
 
-@pytest.mark.parametrize("harm", [lose("metrics.jsonl"), change_the_log, damage, lose_all_saved])
+def change_the_predictions(run):
+    path = run / "predictions-val.csv"
+    path.write_text(path.read_text().replace("0.5", "0.4"))
+
+
+LOST = [lose("predictions-val.csv"), change_the_predictions, lose("metrics.jsonl"), change_the_log]
+
+
+@pytest.mark.parametrize("harm", [*LOST, damage, lose_all_saved])
 def test_what_was_lost_is_made_again(run_copy, finished, capsys, harm):
     (run_copy / "result.json").unlink()
     harm(run_copy)
