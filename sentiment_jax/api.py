@@ -23,8 +23,8 @@ from sentiment_jax.analysis import integrated_gradients
 from sentiment_jax.analysis.integrated_gradients import Explanation
 from sentiment_jax.config.recipes import override, read_recipe
 from sentiment_jax.config.validation import validate
+from sentiment_jax.data.corpus import infer_source
 from sentiment_jax.data.predictions import prediction_cells, prediction_columns
-from sentiment_jax.data.table import infer_source
 from sentiment_jax.errors import InputError
 from sentiment_jax.modes import evaluate, export, predict
 from sentiment_jax.modes.pretrain import pretrain as pretrain_run

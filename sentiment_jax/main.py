@@ -202,7 +202,7 @@ def dispatch() -> None:
     config = CONFIG.value
     changes = {} if config is None else config_flags.get_override_values(flags.FLAGS["config"])
     if mode in ("train", "pretrain", "sweep"):
-        from sentiment_jax.data.table import infer_source
+        from sentiment_jax.data.corpus import infer_source
 
         config = infer_source(config)
         validate(config, pretraining=mode == "pretrain")

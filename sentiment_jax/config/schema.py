@@ -106,7 +106,7 @@ class DataConfig:
     """What to read, how to split it and how to turn it into token ids."""
 
     source: str = setting("tfds", "kind of data", choices=("tfds", "folder", "csv", "sample"))
-    path: str = setting("", "tfds data_dir, aclImdb or its .tar.gz, or a table", harmless=True)
+    path: str = setting("", "table, folder of CLASS/*.txt, tfds data_dir or aclImdb", harmless=True)
     max_length: int = _size(128, "most tokens per review, [CLS] and [SEP] included", at_least=3)
     truncation: str = setting("head", "part of a longer review to keep", choices=TRUNCATIONS)
     validation_fraction: float = _share(0.2, "share of each class held out; 0: none")

@@ -15,11 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from ml_collections import ConfigDict
 
+from sentiment_jax.config.recipes import override
 from sentiment_jax.config.schema import CLASSES, DataConfig
+from sentiment_jax.config.stored import flatten
 from sentiment_jax.data import reviews
-from sentiment_jax.data.imdb import read_folder, read_tfds
-from sentiment_jax.data.table import read_reviews
+from sentiment_jax.data.imdb import is_prepared, is_published, read_folder, read_tfds
+from sentiment_jax.data.table import CLASS_FOLDERS, FORMATS, read_reviews
 from sentiment_jax.errors import InputError
 
 SAMPLE = Path(__file__).with_name("sample.csv")
@@ -37,6 +40,23 @@ READERS: dict[str, Callable[[DataConfig], tuple[reviews.Reviews, ...]]] = {
     "csv": read_reviews,
     "sample": lambda data: read_reviews(replace(data, **SAMPLE_TABLE)),
 }
+
+
+def infer_source(config: ConfigDict) -> ConfigDict:
+    """Return a config whose data.source is that of its data.path, as far as the path shows it."""
+    named = flatten(config).get("data.path")
+    if not named:
+        return config
+    path = Path(named).expanduser()
+    if is_prepared(named):
+        source = "tfds"
+    elif is_published(path):
+        source = "folder"
+    elif path.suffix.lower() in FORMATS or path.is_file() or any(path.glob(CLASS_FOLDERS)):
+        source = "csv"
+    else:
+        return config
+    return override(config, {"data.source": source})
 
 
 @dataclass(frozen=True)

@@ -78,7 +78,7 @@ def _read_split(builder: Any, split: str) -> Reviews:
 
 def prepare(root: Path) -> None:
     """Download aclImdb and write it as TFDS does, in array_record format, under `root`."""
-    if root.is_file() or any((root / name).is_dir() for name in ("aclImdb", "train/pos")):
+    if root.is_file() or is_published(root):
         raise InputError(f"{root} is no TFDS directory: set data.source to folder (aclImdb) or csv")
     try:  # TFDS itself would retry for minutes
         request = urllib.request.Request(URL, method="HEAD")
@@ -108,6 +108,12 @@ def prepare(root: Path) -> None:
         tfds.disable_progress_bar()
     with contextlib.redirect_stdout(sys.stderr):  # TFDS says where it writes, in bold.
         Builder(data_dir=root, config="plain_text").download_and_prepare(file_format="array_record")
+
+
+def is_published(path: Path) -> bool:
+    """Return whether a path is one that `read_folder` takes."""
+    folders = ("aclImdb", "train/pos")
+    return path.name.endswith(".tar.gz") or any((path / name).is_dir() for name in folders)
 
 
 def read_folder(path: str, splits: Sequence[str] = ("train", "test")) -> tuple[Reviews, ...]:

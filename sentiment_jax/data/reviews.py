@@ -15,6 +15,7 @@ from jaxtyping import Bool, Int32, Int64, Shaped
 
 from sentiment_jax.config.schema import CLASSES
 from sentiment_jax.errors import InputError
+from sentiment_jax.storage.files import regular
 
 LINE_BREAK = re.compile(r"<br\s*/?>", re.IGNORECASE)
 LINE = re.compile(r"[^\r\n]++(?:\r\n?|\n)?|\r\n?|\n")
@@ -22,6 +23,7 @@ BINARY = {  # the first bytes of files that hold no text
     b"PK\x03\x04": "an Excel workbook or a zip archive",
     b"\x1f\x8b": "compressed (gzip)",
     b"PAR1": "a Parquet file",
+    b"\xd0\xcf\x11\xe0": "an Excel workbook of before 2007",
 }
 KEPT = 1_000_000  # characters at either end of a longer text: far more than any model reads
 
@@ -44,6 +46,16 @@ def check_inside(path: Path, root: Path) -> None:
     """Raise InputError if a path leads out of the folder `root`."""
     if not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(root)):
         raise InputError(f"{path} is a link out of {root}: put a copy in its place")
+
+
+def read_texts(root: Path, pattern: str) -> dict[str, str]:
+    """Return name -> text of the files in a folder, by name; OSError: one can't be read."""
+    texts = {}
+    for file in sorted(root.glob(pattern)):
+        check_inside(file, root)
+        raw = regular(file).read_bytes()
+        texts[file.relative_to(root).as_posix()] = decode(raw, str(file))
+    return texts
 
 
 def decode(raw: bytes, name: str) -> str:

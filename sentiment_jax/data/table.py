@@ -1,6 +1,11 @@
-"""Tables of reviews: CSV, TSV or JSON lines, labels, a test set from a second file or the same."""
+"""Tables of reviews, labels, a test set from a second file or the same.
+
+A table is a CSV, TSV or JSON lines file, a Parquet file or Excel workbook that pandas reads, or a
+folder of texts, CLASS/*.txt.
+"""
 
 import csv
+import io
 import json
 import re
 import sys
@@ -11,28 +16,21 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Int32
-from ml_collections import ConfigDict
 
-from sentiment_jax.config.recipes import override
 from sentiment_jax.config.schema import DataConfig
-from sentiment_jax.config.stored import flatten
 from sentiment_jax.data import reviews
 from sentiment_jax.data.labels import number_labels
-from sentiment_jax.data.reviews import Reviews, first_five, lines
+from sentiment_jax.data.reviews import BINARY, Reviews, first_five, lines
 from sentiment_jax.errors import InputError
 from sentiment_jax.storage.files import regular, write_atomically, write_csv
 
 # A format is the separator of cells, or for JSON lines the first character of a row.
 JSON_LINES = "{"
 SEPARATORS = ",\t;|"
+CLASS_FOLDERS = "[!.]*/[!.]*.txt"
 # By the end of a table's name, in any case.
 FORMATS = {".csv": ",", ".tsv": "\t", **dict.fromkeys((".jsonl", ".ndjson", ".json"), JSON_LINES)}
-
-
-def infer_source(config: ConfigDict) -> ConfigDict:
-    """Return a config whose data.source is csv if its data.path is a table."""
-    path = Path(flatten(config).get("data.path", ""))
-    return override(config, {"data.source": "csv"}) if path.suffix.lower() in FORMATS else config
+PARQUET, WORKBOOK = BY_PANDAS = (b"PAR1", b"PK\x03\x04")  # the first bytes
 
 
 @dataclass(frozen=True)
@@ -100,9 +98,15 @@ def _number(
 
 
 def _read_file(path: str, data: DataConfig, prefix: str = "") -> list[tuple[str, str, str]]:
-    """Return id, text and label of each row."""
+    """Return id, text and label of each row, or of each file of a folder."""
+    root = Path(path).expanduser()
     try:
-        raw = regular(Path(path).expanduser()).read_bytes()
+        if root.is_dir():
+            texts = reviews.read_texts(root, CLASS_FOLDERS)
+            if not texts:
+                raise InputError(f"{path} holds no CLASS/*.txt: name a folder of them, or a table")
+            return [(prefix + name, texts[name], name.partition("/")[0]) for name in texts]
+        raw = regular(root).read_bytes()
     except OSError as error:
         raise InputError(f"cannot read the table {path}: {error.strerror}: name a file") from None
     table = read_table(raw, path, (data.text_column, data.label_column))
@@ -132,6 +136,8 @@ def read_table(raw: bytes, name: str, columns: Sequence[str], *, otherwise: str 
     A file that is not a table by first line and name has the format `otherwise`: "" takes each line
     for a text. A CSV or TSV file's only column is the one asked for, whatever its header.
     """
+    if raw.startswith(BY_PANDAS):
+        return _read_json_lines(_to_json_lines(raw, name), name, columns)
     text = reviews.decode(raw, name)
     format_ = find_format(text, name, columns) or otherwise
     if format_ == JSON_LINES:
@@ -170,6 +176,22 @@ def _read_delimited(text: str, name: str, columns: Sequence[str], delimiter: str
     places = [header.index(column) for column in columns]
     texts = [[line[i] for i in places] for line in found.values()]
     return Table([*found], texts, header, [*found.values()])
+
+
+def _to_json_lines(raw: bytes, name: str) -> str:
+    """Return what pandas reads; the header of a workbook, its first row, is a blank line."""
+    import pandas  # late: it takes half a second
+
+    try:
+        if raw.startswith(PARQUET):
+            frame = pandas.read_parquet(io.BytesIO(raw))
+        else:
+            frame = pandas.read_excel(io.BytesIO(raw), keep_default_na=False)  # NA is a text
+        text = frame.to_json(orient="records", lines=True, date_format="iso", double_precision=15)
+    except Exception as error:  # each reader has errors of its own, and wants its own library
+        problem = f"{name} is {BINARY[raw[:4]]}, which pandas can't read ({error})"
+        raise InputError(f"{problem}: save it as a CSV file in UTF-8") from None
+    return text if raw.startswith(PARQUET) else f"\n{text}"
 
 
 def _read_json_lines(text: str, name: str, columns: Sequence[str]) -> Table:

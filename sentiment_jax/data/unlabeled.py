@@ -97,13 +97,9 @@ def unlabeled_reviews(data: DataConfig, path: str = "") -> Reviews:
 def read_text(path: str, column: str) -> Reviews:
     """Read a table's column, a file of one text per line, or the .txt files of a folder."""
     root = Path(path).expanduser()
-    texts = {}
     try:
         if root.is_dir():
-            for file in sorted(root.rglob("[!.]*.txt")):
-                reviews.check_inside(file, root)
-                raw = regular(file).read_bytes()
-                texts[file.relative_to(root).as_posix()] = reviews.decode(raw, str(file))
+            texts = reviews.read_texts(root, "**/[!.]*.txt")
         else:
             table = read_table(regular(root).read_bytes(), path, [column], otherwise="")
             texts = {f"row {n}": text for n, (text,) in zip(table.rows, table.texts, strict=True)}
