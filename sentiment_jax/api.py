@@ -77,11 +77,11 @@ def train(
       Interrupted: a signal came; the state is saved, the same call resumes.
     """
     config = infer_source(config if isinstance(config, ConfigDict) else get_config(config))
-    validate(config)
     directory = RunDirectory(Path(workdir).expanduser())
     if data is None and test is not None:
         raise InputError("test= goes with data=; a config has data.test_path")
     with _keep_reviews(config, directory, {"train": data, "test": test}, fresh) as config:
+        validate(config)  # by now it names the data
         startup.start(config)
         return train_run(config, directory.path, fresh=fresh, allow_changes=allow_changes)
 

@@ -21,9 +21,8 @@ NAME = "imdb_reviews/plain_text/1.0.0"
 URL = "http://ai.stanford.edu/~amaas/data/sentiment/aclImdb_v1.tar.gz"
 NETWORK_SECONDS = 5.0
 OTHERWISE = (
-    "set data.path to a prepared TFDS directory, "
-    "or data.source to folder and data.path to an aclImdb folder or its .tar.gz; "
-    "for a table of your own, data.source to csv"
+    "set data.path to a prepared TFDS directory, an aclImdb folder or its .tar.gz; "
+    "for reviews of your own, --config.data.path=reviews.csv"
 )
 FOLDERS = {  # of each split
     "train": ("train/neg", "train/pos"),
