@@ -25,6 +25,7 @@ from sentiment_jax.config.recipes import override, read_recipe
 from sentiment_jax.config.validation import validate
 from sentiment_jax.data.corpus import infer_source
 from sentiment_jax.data.predictions import prediction_cells, prediction_columns
+from sentiment_jax.data.table import find_column
 from sentiment_jax.errors import InputError
 from sentiment_jax.modes import evaluate, export, predict
 from sentiment_jax.modes.pretrain import pretrain as pretrain_run
@@ -219,13 +220,13 @@ def _column(data: Any, name: str) -> pandas.Series:
         table = pandas.DataFrame(data, dtype=None if isinstance(data, pandas.DataFrame) else object)
     except (TypeError, ValueError) as error:
         raise InputError(f"the data must be a table, or (texts, labels): {error}") from error
-    if list(table.columns).count(name) != 1:
+    if (column := find_column(list(table.columns), name)) is None:
         found = ", ".join(map(repr, table.columns))
         raise InputError(
             f"the data need one column {name!r}: their columns are {found}; rename "
             "yours, or set data.text_column and data.label_column"
         )
-    return table[name]
+    return table[column]
 
 
 def _to_rows(data: Labeled, columns: Sequence[str]) -> list[tuple[str, str, str]]:

@@ -118,6 +118,7 @@ class DataConfig:
     text_column: str = setting("text", "csv: the column of the texts")
     label_column: str = setting("label", "csv: the column of the labels")
     # Harmless: the data's hash changes with them.
+    encoding: str = setting("", "csv: cp1252 (Latin-1) say, if it is not UTF-8", harmless=True)
     labels: str = setting("", "the classes, A,B,...; empty: those found", harmless=True)
     positive_labels: str = setting("", "csv: 4,5 say; the other class: below")
     negative_labels: str = setting("", "csv: 1,2 say; what is in neither is dropped")

@@ -102,14 +102,14 @@ def _read_file(path: str, data: DataConfig, prefix: str = "") -> list[tuple[str,
     root = Path(path).expanduser()
     try:
         if root.is_dir():
-            texts = reviews.read_texts(root, CLASS_FOLDERS)
+            texts = reviews.read_files(root, CLASS_FOLDERS, data.encoding)
             if not texts:
                 raise InputError(f"{path} holds no CLASS/*.txt: name a folder of them, or a table")
             return [(prefix + name, texts[name], name.partition("/")[0]) for name in texts]
         raw = regular(root).read_bytes()
     except OSError as error:
         raise InputError(f"cannot read the table {path}: {error.strerror}: name a file") from None
-    table = read_table(raw, path, (data.text_column, data.label_column))
+    table = read_table(raw, path, (data.text_column, data.label_column), data.encoding)
     if not table.rows:
         raise InputError(f"{path} holds no reviews")
     rows = zip(table.rows, table.texts, strict=True)
@@ -125,12 +125,21 @@ def find_format(text: str, name: str, columns: Sequence[str]) -> str:
     found = {}  # how many of the columns a separator finds
     for separator in (by_name + SEPARATORS).removeprefix(JSON_LINES):
         header = next(csv.reader([first], delimiter=separator), [])
-        found[separator] = sum(column in header for column in columns)
+        found[separator] = sum(find_column(header, column) is not None for column in columns)
     best = max(found, key=found.__getitem__)  # the first of equally good ones
     return best if found[best] else by_name
 
 
-def read_table(raw: bytes, name: str, columns: Sequence[str], *, otherwise: str = ",") -> Table:
+def find_column(found: Sequence[Any], wanted: str) -> Any:
+    """Return the one column of this name, or else that differs in case or outer spaces; or None."""
+    same = [name for name in found if name == wanted]
+    same = same or [n for n in found if str(n).strip().casefold() == wanted.strip().casefold()]
+    return same[0] if len(same) == 1 else None
+
+
+def read_table(
+    raw: bytes, name: str, columns: Sequence[str], encoding: str = "", *, otherwise: str = ","
+) -> Table:
     """Read a table, and some columns of it as texts; errors call the file `name`.
 
     A file that is not a table by first line and name has the format `otherwise`: "" takes each line
@@ -138,7 +147,7 @@ def read_table(raw: bytes, name: str, columns: Sequence[str], *, otherwise: str 
     """
     if raw.startswith(BY_PANDAS):
         return _read_json_lines(_to_json_lines(raw, name), name, columns)
-    text = reviews.decode(raw, name)
+    text = reviews.decode(raw, name, encoding)
     format_ = find_format(text, name, columns) or otherwise
     if format_ == JSON_LINES:
         return _read_json_lines(text, name, columns)
@@ -155,13 +164,13 @@ def _read_delimited(text: str, name: str, columns: Sequence[str], delimiter: str
     found = {}
     try:
         header = next(reader, [])
-        alone = len(header) == len(columns) == 1 and header[0] not in columns
+        alone = len(header) == len(columns) == 1 and find_column(header, columns[0]) is None
         if alone and {*SEPARATORS}.isdisjoint(header[0]):
             taken = f"its first line, {header[0][:80]!r}, is taken as the header of its only column"
             print(f"warning: {name} has no column {columns[0]!r}: {taken}", file=sys.stderr)
             columns = header
         for column in columns:
-            if header.count(column) != 1:
+            if find_column(header, column) is None:
                 raise _no_column(name, columns, column, header)
         for row, line in enumerate(reader, start=2):  # noqa: B007
             if not line and len(header) > 1:
@@ -173,8 +182,10 @@ def _read_delimited(text: str, name: str, columns: Sequence[str], delimiter: str
             found[row] = line
     except csv.Error as error:
         raise InputError(f"{name}, after row {row}: {error}: check or double the quotes") from None
-    places = [header.index(column) for column in columns]
+    places = [header.index(find_column(header, column)) for column in columns]
     texts = [[line[i] for i in places] for line in found.values()]
+    if delimiter == ";":  # as programs write that begin decimals with a comma
+        texts = [[re.sub(r"^([-+]?\d+),(\d+)$", r"\1.\2", cell) for cell in row] for row in texts]
     return Table([*found], texts, header, [*found.values()])
 
 
@@ -196,6 +207,7 @@ def _to_json_lines(raw: bytes, name: str) -> str:
 
 def _read_json_lines(text: str, name: str, columns: Sequence[str]) -> Table:
     found = {}
+    texts = []
     for row, line in enumerate(lines(text), start=1):
         if not line.strip():
             continue
@@ -203,18 +215,21 @@ def _read_json_lines(text: str, name: str, columns: Sequence[str]) -> Table:
             value = json.loads(line.rstrip("\r\n"), parse_constant=lambda _: None)
             if not isinstance(value, dict):
                 raise ValueError(f"{line.strip()[:20]!r} is not an object")
+            cells = []
             for column in columns:
-                if column not in value:
+                key = find_column([*value], column)
+                if key is None:
                     raise _no_column(f"{name}, line {row},", columns, column, list(value))
-                if isinstance(value[column], dict | list):
-                    raise ValueError(f"{column!r} is not a text")
+                if isinstance(value[key], dict | list):
+                    raise ValueError(f"{key!r} is not a text")
+                cells.append(to_text(value[key]))
         except (ValueError, RecursionError) as error:
             reason = str(error).replace("line 1 ", "")
             advice = 'write an object per line, like {"text": "A quiet film."}'
             raise InputError(f"{name}, line {row}: {reason}: {advice}") from None
         found[row] = value
+        texts.append(cells)
     objects = found.values()
-    texts = [[to_text(value[column]) for column in columns] for value in objects]
     names = list(dict.fromkeys(key for value in objects for key in value))
     return Table([*found], texts, names, [[value.get(key) for key in names] for value in objects])
 

@@ -12,7 +12,9 @@ from reviews import refusal, refuses, write_csv, write_data
 
 from sentiment_jax.config.schema import DataConfig
 from sentiment_jax.data.corpus import load_corpus
+from sentiment_jax.data.reviews import decode, read_files
 from sentiment_jax.data.table import (
+    CLASS_FOLDERS,
     find_format,
     read_reviews,
     read_table,
@@ -134,6 +136,51 @@ def test_malformed_json_lines_name_file_and_line(tmp_path):
     ):
         raw = f"{GOOD_LINE}\n{line}\n{GOOD_LINE}\n".encode("latin-1")
         assert expected in error_of(tmp_path / "reviews.jsonl", raw)
+
+
+def test_a_table_that_is_not_utf_8_is_read_by_its_encoding(tmp_path):
+    path = tmp_path / "reviews.csv"
+    raw = "".join(["text,label\n", *(f"caf\xe9 {i},{i % 2}\n" for i in range(10))]).encode("cp1252")
+    message = error_of(path, raw)
+    assert "line 2: byte 0xe9 is not UTF-8: save it as UTF-8, or train with --config." in message
+    pool, _ = read_reviews(DataConfig("csv", str(path), encoding="cp1252"))
+    assert "caf\xe9" in pool.texts[0]
+    for encoding in ("ascii", "latin-one"):
+        problem = f"line 2: byte 0xe9 is not UTF-8 nor data.encoding={encoding}: save it as UTF-8"
+        refuses(problem, read_reviews, DataConfig("csv", str(path), encoding=encoding))
+    path.write_bytes(raw.decode("cp1252").encode())  # UTF-8 goes before
+    assert read_reviews(DataConfig("csv", str(path), encoding="cp1252"))[0].texts == pool.texts
+    folder = path.parent / "texts" / "a"
+    folder.mkdir(parents=True)
+    (folder / "1.txt").write_bytes(b"caf\xe9")
+    for encoding, expected in ((None, "UTF-8$"), ("", "data.encoding=cp1252 \\(Latin-1\\)$")):
+        refuses(expected, decode, b"caf\xe9", "1.txt", encoding)
+    assert read_files(folder.parent, CLASS_FOLDERS, "latin-1") == {"a/1.txt": "caf\xe9"}
+
+
+def test_a_column_is_found_whatever_its_case_unless_several_are(tmp_path):
+    for header in ("Text;LABEL", "text; Label", "TEXT;text;label"):
+        table = read_table(f"{header}\n{header}\n".encode(), "x.csv", ["label", "text"])
+        names = header.split(";")
+        assert table.columns == names and table.texts == [[names[-1], names[-2]]]
+    table = read_table(b'{"Text": "a"}\n{"text": "b", "TEXT": "c"}', "x.jsonl", ["text"])
+    assert table.texts == [["a"], ["b"]]
+    for raw in (b"Text,TEXT\na,b\n", b'{"Text": "a", "TEXT": "b"}'):
+        refuses(
+            "needs one column 'text': its columns are 'Text', 'TEXT'",
+            read_table,
+            raw,
+            "x",
+            ["text"],
+        )
+
+
+def test_commas_begin_decimals_where_semicolons_separate_cells(tmp_path):
+    rows = [f"film {i}, no 1,5;{1 + i % 3},{5 * (i % 2)}\n" for i in range(60)]
+    path = tmp_path / "reviews.csv"
+    path.write_text("".join(["text;label\n", *rows]))
+    pool, _ = read_reviews(DataConfig("csv", str(path)))
+    assert pool.classes == ("1", "1.5", "2", "2.5", "3", "3.5") and "no 1,5" in pool.texts[0]
 
 
 def test_an_only_column_is_read_whatever_its_header(capsys):
