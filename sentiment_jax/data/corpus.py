@@ -23,7 +23,6 @@ from sentiment_jax.config.stored import flatten
 from sentiment_jax.data import reviews
 from sentiment_jax.data.imdb import is_prepared, is_published, read_folder, read_tfds
 from sentiment_jax.data.table import CLASS_FOLDERS, FORMATS, read_reviews
-from sentiment_jax.errors import InputError
 
 SAMPLE = Path(__file__).with_name("sample.csv")
 SAMPLE_TABLE: dict[str, Any] = {
@@ -75,12 +74,6 @@ def load_corpus(data: DataConfig) -> Corpus:
     several labels).
     """
     pool, test, *validation = READERS[data.source](data)
-    named = [
-        pair for of in (pool, test, *validation) for pair in zip(of.ids, of.texts, strict=True)
-    ]
-    if blank := [name for name, text in named if reviews.is_blank(text)]:
-        name = data.path or f"data.source={data.source}"
-        raise InputError(f"{name}: reviews without text ({reviews.first_five(blank)}): remove them")
     pool = reviews.stratified_sample(pool, count=data.limit, seed=data.split_seed)
     test = reviews.stratified_sample(test, count=data.test_limit, seed=data.split_seed)
     if validation:

@@ -20,7 +20,7 @@ from jaxtyping import Int32
 from sentiment_jax.config.schema import DataConfig
 from sentiment_jax.data import reviews
 from sentiment_jax.data.labels import number_labels
-from sentiment_jax.data.reviews import BINARY, Reviews, first_five, lines
+from sentiment_jax.data.reviews import BINARY, Reviews, first_five, is_blank, lines, normalize_text
 from sentiment_jax.errors import InputError
 from sentiment_jax.storage.files import regular, write_atomically, write_csv
 
@@ -58,7 +58,11 @@ def read_reviews(data: DataConfig) -> tuple[Reviews, ...]:
     Those for the test are data.test_path's, or a share of data.path's that is held out.
     """
     paths = {"": data.path, "test ": data.test_path, "validation ": data.validation_path}
-    files = {prefix: _read_file(path, data, prefix) for prefix, path in paths.items() if path}
+    files = {
+        prefix: _with_text(_read_file(path, data, prefix), path)
+        for prefix, path in paths.items()
+        if path
+    }
     numbers, everything = _number([row for rows in files.values() for row in rows], data)
     file = np.repeat(np.arange(len(files)), [len(rows) for rows in files.values()])
     found = {name: everything.take((numbers >= 0) & (file == i)) for i, name in enumerate(files)}
@@ -83,6 +87,20 @@ def read_labeled(data: DataConfig, rows: Sequence[tuple[str, str, str]] = ()) ->
     """Return the reviews of data.path, or of rows, that have labels of the classes."""
     numbers, everything = _number(rows or _read_file(data.path, data), data, scored=True)
     return everything.take(numbers >= 0)
+
+
+def _with_text(rows: list[tuple[str, str, str]], path: str) -> list[tuple[str, str, str]]:
+    """Return the rows that have a text; InputError: more than one in a hundred has none."""
+    blank = [name for name, text, _ in rows if is_blank(normalize_text(text))]
+    problem = (
+        f"{len(blank):,} of {len(rows):,} reviews in {path} without text ({first_five(blank)})"
+    )
+    if 100 * len(blank) > len(rows):
+        raise InputError(f"{problem}: remove them, or name the column by --config.data.text_column")
+    if blank:
+        print(f"dropped  {problem}", file=sys.stderr)
+    dropped = {*blank}
+    return [row for row in rows if row[0] not in dropped]
 
 
 def _number(

@@ -96,10 +96,22 @@ def test_limits_and_fractions_keep_classes_in_proportion(load):
 
 @pytest.mark.parametrize("blank", ["", "  \n", "\ufeff", "<br /><br />", "NaN"])
 @pytest.mark.parametrize(("split", "row"), [("train", "(row 5)"), ("test", "(test row 5)")])
-def test_blank_reviews_are_refused_with_their_rows(load, tmp_path, blank, split, row):
-    rows = {"train": TRAIN, "test": TEST}
-    rows[split] = [*rows[split][:3], (blank, 1), *rows[split][3:]]
-    assert row in refusal(tmp_path / "reviews.csv", load, **rows)
+def test_blank_rows_are_dropped_and_counted_if_they_are_few(
+    load, tmp_path, capsys, blank, split, row
+):
+    rows = {"train": TRAIN, "test": [(f"{text} again", label) for text, label in TRAIN]}
+    expected = load(**rows).statistics
+    rows[split] = [*rows[split][:3], (blank, ""), *rows[split][3:]]
+    if split == "train":
+        rows[split] = rows[split][:-1]
+        expected = load(TRAIN[:-1], rows["test"]).statistics
+    assert load(**rows).statistics == expected
+    name = tmp_path / ("reviews.csv" if split == "train" else "test.csv")
+    shown = f"dropped  1 of {len(rows[split])} reviews in {name} without text {row}\n"
+    assert capsys.readouterr().err == shown
+    rows[split] = [*rows[split], (blank, 1)]
+    message = refusal(name, load, **rows)
+    assert f"2 of {len(rows[split])} reviews" in message and "remove them, or name the" in message
 
 
 def test_sample_is_balanced_and_without_duplicates():
