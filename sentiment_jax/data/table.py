@@ -92,9 +92,8 @@ def read_labeled(data: DataConfig, rows: Sequence[tuple[str, str, str]] = ()) ->
 def _with_text(rows: list[tuple[str, str, str]], path: str) -> list[tuple[str, str, str]]:
     """Return the rows that have a text; InputError: more than one in a hundred has none."""
     blank = [name for name, text, _ in rows if is_blank(normalize_text(text))]
-    problem = (
-        f"{len(blank):,} of {len(rows):,} reviews in {path} without text ({first_five(blank)})"
-    )
+    counts = f"{len(blank):,} of {len(rows):,} reviews"
+    problem = f"{counts} in {path} without text ({first_five(blank)})"
     if 100 * len(blank) > len(rows):
         raise InputError(f"{problem}: remove them, or name the column by --config.data.text_column")
     if blank:

@@ -32,9 +32,9 @@ SHARED = ("runs", "models", "metrics", "classes", "mcnemar")  # tables of severa
 def report(directories: Sequence[Path], output: Path, with_text: bool = False) -> None:
     """Write report.md, report.html, one CSV file per table and one PNG per plot.
 
-    `directories` are sweeps, runs, or folders of them. With `with_text`, the page shows the text of
-    the hardest mistakes, for which the data are read again. Models are ranked by validation. Runs
-    of different data are reported in parts.
+    `directories` are sweeps, runs, or folders of them. The page shows the texts of the hardest
+    mistakes if the data, which are read again, are a table; with `with_text`, of any data. Models
+    are ranked by validation. Runs of different data are reported in parts.
 
     InputError: nothing finished, damaged files, or an unwritable folder.
     """
@@ -85,11 +85,19 @@ def _report_data(
     if tested:
         tables |= _metrics(models)
         tables["models"] = _table([_over_seeds(group) for group in tested])
+    texts: dict[str, dict[str, str]] = {}  # by the order of the reviews
     for group in tested:
-        mistakes = predictions.hardest_mistakes(models[group.name], MISTAKES)
-        if with_text:  # in the first column: a phone shows the left of a table
-            mistakes.insert(0, "text", mistakes["id"].map(read_texts(group.tested[0])))
-        tables[f"{group.name}-mistakes"] = mistakes
+        wrong = {"mistakes": models[group.name]}
+        if "folds" in group.tested[0].content:
+            wrong["labels"] = predictions.read_predictions(group.tested, "val")
+        order = models[group.name].order
+        if order not in texts:
+            texts[order] = _find_texts(group.tested[0], with_text)
+        for name, predicted in wrong.items():
+            frame = predictions.hardest_mistakes(predicted, MISTAKES)
+            if texts[order]:  # in the first column: a phone shows the left of a table
+                frame.insert(0, "text", frame["id"].map(texts[order]))
+            tables[f"{group.name}-{name}"] = frame
     output.mkdir(parents=True, exist_ok=True)
     drawn = [path for group in groups for path in _draw_choice(group, output)]
     if tested:
@@ -106,6 +114,17 @@ def _report_data(
         "lead": findings.lead(groups, tables),
         "ranked_by": findings.ranked_by(groups),
     }
+
+
+def _find_texts(trial: Trial, asked_for: bool) -> dict[str, str]:
+    """Return id -> text to show: of a table if it is still there, or of any data if asked for."""
+    if asked_for:
+        return read_texts(trial)
+    try:
+        return read_texts(trial) if trial.config.data.source == "csv" else {}
+    except InputError as error:
+        terminal.warn(f"no texts are shown: {error}")
+        return {}
 
 
 def _row(group: Group, trial: Trial) -> dict[str, Any]:

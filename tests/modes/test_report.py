@@ -109,9 +109,25 @@ def test_texts_are_shown_on_request_and_not_run(swept, reported, write_page, tmp
     assert not any(review[:40] in unasked for review in reviews)
 
 
+def test_texts_of_a_table_are_shown_if_it_is_there(run_copy, write_page, tmp_path, capsys):
+    table = shutil.copy(corpus.SAMPLE, tmp_path / "own.csv")
+    runs.change_json(run_copy / "config.json", "data", source="csv", path=str(table))
+    write_page(run_copy)
+    rows = read_table(tmp_path / "page" / "run-mistakes.csv")
+    reviews = read_table(corpus.SAMPLE)
+    for row in rows:
+        assert row["text"] == reviews[int(row["id"].removeprefix("row ")) - 2]["text"]
+    assert rows and capsys.readouterr().err == ""
+    table.unlink()
+    write_page(run_copy)
+    assert "text" not in read_table(tmp_path / "page" / "run-mistakes.csv")[0]
+    shown = capsys.readouterr().err
+    assert shown.startswith("warning: no texts are shown: cannot read the table")
+
+
 def test_texts_of_changed_data_are_not_shown(run_copy, write_page):
     runs.change_json(run_copy / "result.json", data_hash="f" * 64)
-    with pytest.raises(InputError, match="--with_text: the data changed since .*run was made"):
+    with pytest.raises(InputError, match="^the data changed since .*run was made"):
         write_page(run_copy, with_text=True)
 
 
