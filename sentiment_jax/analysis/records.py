@@ -33,8 +33,8 @@ class Group:
 
     @property
     def model(self) -> str:
-        """The name of the architecture."""
-        return self.trials[0].config.model.name
+        """What a page calls the model."""
+        return self.trials[0].config.model.title
 
     @property
     def trials(self) -> list[Trial]:

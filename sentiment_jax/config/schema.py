@@ -13,6 +13,7 @@ import itertools
 import math
 import re
 from collections.abc import Sequence
+from pathlib import PurePath
 from typing import Any, ClassVar
 
 from sentiment_jax.errors import InputError
@@ -153,6 +154,12 @@ class ModelConfig:
     pretrained: str = setting("", "hub id, folder of weights, or run; empty: random", harmless=True)
     dtype: str = setting("float32", "type of the computation; parameters: float32", choices=DTYPES)
     vocab_size: int = 0  # entries of the embedding table; 0: as many as the tokenizer has
+
+    @property
+    def title(self) -> str:
+        """The architecture, after the weights or run that it starts from, if any."""
+        name = self.name.upper()
+        return f"{PurePath(self.pretrained).name} ({name})" if self.pretrained else name
 
 
 @dataclasses.dataclass(frozen=True)

@@ -65,7 +65,7 @@ def explain_run(workdir: Path, source: TextSource, page: Path | None) -> None:
     source.check_output(path, [".html"])
     trained = load_run(workdir)
     table = source.read(trained.config.data)
-    about = f"{workdir}: {trained.config.model.name.upper()}"
+    about = f"{workdir}: {trained.config.model.title}"
     _, outcome = RunDirectory(workdir).outcome()
     for split, word in (("val", "validation"), ("test", "test")):
         if scores := outcome.get(split):

@@ -102,6 +102,7 @@ def _report_data(
     drawn = [path for group in groups for path in _draw_choice(group, output)]
     if tested:
         drawn += _draw_test(models, output, prefix)
+        drawn += _draw_accuracies(tested, tables, output / f"{prefix}accuracies.png")
     for name, frame in tables.items():
         start = prefix if name in SHARED else ""
         write_csv(output / f"{start}{name}.csv", list(frame), frame.values.tolist())
@@ -189,8 +190,9 @@ def _metrics(models: Mapping[str, Predictions]) -> dict[str, pandas.DataFrame]:
 
 
 def _turn(frame: pandas.DataFrame) -> pandas.DataFrame:
-    """Return a table of few rows and many columns as text, each column a row."""
-    texts = [[name, *(cell(value, name) for value in frame[name])] for name in frame]
+    """Return a table of few rows and many columns as text, each column with a value a row."""
+    known = frame.dropna(axis="columns", how="all")
+    texts = [[name, *(cell(value, name) for value in known[name])] for name in known]
     return pandas.DataFrame(texts[1:], columns=texts[0])
 
 
@@ -237,6 +239,21 @@ def _draw_grid(group: Group, path: Path) -> None:
             text = f"{accuracy:.4f}" + ("\nat chance" if findings.at_chance(trial) else "")
         cells[place(trial)] = text, accuracy
     figures.heat_map(cells, place(group.best) if group.best else None, path)
+
+
+def _draw_accuracies(
+    tested: Sequence[Group], tables: Mapping[str, pandas.DataFrame], path: Path
+) -> list[Path]:
+    """Draw the accuracies of the models, and of the linear baseline if there is one."""
+    accuracies = dict(zip(tables["models"]["name"], tables["models"]["test accuracy"], strict=True))
+    result = tested[0].tested[0].content
+    if baseline := result.get("linear_baseline"):
+        accuracies["linear baseline"] = baseline["test"]["accuracy"]
+    if len(accuracies) == 1:
+        return []
+    guessing = tables["metrics"]["majority baseline"].iloc[0]
+    figures.accuracies(accuracies, result["test"]["examples"], guessing, path)
+    return [path]
 
 
 def _draw_test(models: Mapping[str, Predictions], output: Path, prefix: str) -> list[Path]:

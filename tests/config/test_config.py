@@ -13,7 +13,7 @@ from benchmarks import settings
 from configs import bert, electra, lstm, ngrams
 from sentiment_jax.config import stored
 from sentiment_jax.config.recipes import override
-from sentiment_jax.config.schema import MODELS, schema
+from sentiment_jax.config.schema import MODELS, EncoderConfig, LstmConfig, schema
 from sentiment_jax.config.stored import flatten, make_frozen, run_name
 from sentiment_jax.config.validation import NGRAM_VECTORS, validate
 from sentiment_jax.errors import InputError
@@ -55,6 +55,12 @@ def test_a_run_keeps_the_name_that_it_had_at_revision_33efc1f():
     assert run_name(resolve(bert.get_config("tiny"))) == "bert-adamw-16-0.001-seed0-f9c98dc8"
     for other in ({"select_by": "loss"}, {"data.max_length": 300}):
         assert run_name(stored.replace_settings(config, other)) != run_name(config)
+
+
+def test_a_page_calls_a_model_by_the_weights_that_it_starts_from():
+    assert LstmConfig().title == "LSTM"
+    for pretrained in ("sentence-transformers/all-MiniLM-L6-v2", "/runs/all-MiniLM-L6-v2/"):
+        assert EncoderConfig(pretrained=pretrained).title == "all-MiniLM-L6-v2 (BERT)"
 
 
 def test_the_settings_of_the_study():
