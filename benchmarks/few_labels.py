@@ -104,7 +104,8 @@ def run(method: str, labels: str, draw: str) -> list[dict[str, object]]:
         seconds = Path(f"{workdir}.cpu_s")
         command = [sys.executable, "-m", "sentiment_jax.main", f"--config={recipe}"]
         drawn = (f"data.limit={labels}", f"data.split_seed={draw}", f"seed={seed}")
-        command += [f"--config.{setting}" for setting in (*SETTINGS.value, *settings, *drawn)]
+        given = ("data.source=tfds", *SETTINGS.value, *settings, *drawn)
+        command += [f"--config.{setting}" for setting in given]
         command.append(f"--workdir={workdir}")
         fresh = [] if seconds.is_file() else ["--fresh"]  # main refuses other settings
         before = _cpu_seconds()

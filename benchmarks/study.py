@@ -25,9 +25,10 @@ def tables(groups: list[Group]) -> dict[str, pd.DataFrame]:
     study = pd.read_csv(STUDY, comment="#")
     columns = {axis: {} for axis in FIELDS}
     tested = []
-    for model in dict.fromkeys(group.model for group in groups):
+    names = [group.trials[0].config.model.name for group in groups]
+    for model in dict.fromkeys(names):
         theirs = study[study["model"] == model]
-        for group in (group for group in groups if group.model == model):
+        for group in (of for of, name in zip(groups, names, strict=True) if name == model):
             for axis in FIELDS:
                 trials = group.along(axis).items()
                 scores = {value: trial.row["val_accuracy"] for value, trial in trials}

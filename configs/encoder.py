@@ -23,6 +23,7 @@ RECIPE = {
     "epochs": 3,
     "min_steps": 200,  # of 200 reviews, three epochs are too few steps
     "batch_size": 32,
+    "data.source": "csv",  # of one's own: data.path names it
     "data.validation_fraction": 0.1,
     "data.max_length": 128,
     "data.truncation": "head_tail",

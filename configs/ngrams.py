@@ -1,7 +1,7 @@
 """A linear classifier of n-grams for hundreds to thousands of reviews, such as your own.
 
     python -m sentiment_jax.main --config=configs/ngrams.py --workdir=runs/mine \
-        --config.data.source=csv --config.data.path=reviews.csv
+        --config.data.path=reviews.csv
 
 Measured over 3 seeds: .8168 on 2,014 film sentences after training on 7,252, in 23 s on 2 busy CPU
 cores (TF-IDF and logistic regression: .7900); .7878 on 597 product sentences after training on
@@ -23,6 +23,7 @@ RECIPE = {
     "class_weights": "balanced",  # better macro F1 on all real sets, accuracy as good
     "select_by": "loss",  # accuracy on so few validation reviews is mostly chance
     "early_stopping_patience": 3,
+    "data.source": "csv",  # of one's own: data.path names it
     "data.validation_fraction": 0.1,
     "data.max_length": 512,
     "data.length_buckets": (32, 64, 128, 256),

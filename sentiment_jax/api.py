@@ -24,8 +24,9 @@ from sentiment_jax.analysis.integrated_gradients import Explanation
 from sentiment_jax.config.recipes import override, read_recipe
 from sentiment_jax.config.stored import flatten
 from sentiment_jax.config.validation import validate
+from sentiment_jax.data.corpus import infer_source
 from sentiment_jax.data.predictions import prediction_cells, prediction_columns
-from sentiment_jax.data.table import infer_source
+from sentiment_jax.data.table import find_column
 from sentiment_jax.errors import InputError
 from sentiment_jax.modes import evaluate, export, predict
 from sentiment_jax.modes.compare import compare as compare_recipes
@@ -79,11 +80,11 @@ def train(
       Interrupted: a signal came; the state is saved, the same call resumes.
     """
     config = infer_source(config if isinstance(config, ConfigDict) else get_config(config))
-    validate(config)
     directory = RunDirectory(Path(workdir).expanduser())
     if data is None and test is not None:
         raise InputError("test= goes with data=; a config has data.test_path")
     with _keep_reviews(config, directory, {"train": data, "test": test}, fresh) as config:
+        validate(config)  # by now it names the data
         startup.start(config)
         return train_run(config, directory.path, fresh=fresh, allow_changes=allow_changes)
 
@@ -252,13 +253,13 @@ def _column(data: Any, name: str) -> pandas.Series:
         table = pandas.DataFrame(data, dtype=None if isinstance(data, pandas.DataFrame) else object)
     except (TypeError, ValueError) as error:
         raise InputError(f"the data must be a table, or (texts, labels): {error}") from error
-    if list(table.columns).count(name) != 1:
+    if (column := find_column(list(table.columns), name)) is None:
         found = ", ".join(map(repr, table.columns))
         raise InputError(
             f"the data need one column {name!r}: their columns are {found}; rename "
             "yours, or set data.text_column and data.label_column"
         )
-    return table[name]
+    return table[column]
 
 
 def _to_rows(data: Labeled, columns: Sequence[str]) -> list[tuple[str, str, str]]:

@@ -101,7 +101,7 @@ TEXT_COLUMN = flags.DEFINE_string("text_column", None, "the input's column, if n
 LABEL_COLUMN = flags.DEFINE_string("label_column", None, "the input's labels, if not label")
 EXPLAIN = flags.DEFINE_bool("explain", False, "show the words that pushed the prediction")
 OUTPUT = flags.DEFINE_string("output", None, "folder, table or page")
-WITH_TEXT = flags.DEFINE_bool("with_text", False, "show the text of the worst mistakes")
+WITH_TEXT = flags.DEFINE_bool("with_text", False, "show texts of mistakes, not only of a table")
 USUAL_AXES = ("optimizer", "batch_size", "learning_rate", "seeds", "split_seeds")
 OTHER_AXES = [field for field in sweep_fields() if field not in USUAL_AXES]
 SWEEP: dict[str, flags.FlagHolder] = {
@@ -209,7 +209,7 @@ def dispatch() -> None:
     config = CONFIG.value
     changes = {} if config is None else config_flags.get_override_values(flags.FLAGS["config"])
     if mode in ("train", "pretrain", "compare", "sweep"):
-        from sentiment_jax.data.table import infer_source
+        from sentiment_jax.data.corpus import infer_source
 
         config = infer_source(config)
         validate(config, pretraining=mode == "pretrain")

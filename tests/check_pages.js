@@ -37,6 +37,13 @@ function check(frame) {
   for (const table of page.querySelectorAll("table")) {
     if (table.scrollWidth > table.parentElement.clientWidth + 1) say("hidden column");
   }
+  for (const cell of page.querySelectorAll("th, td")) {
+    const text = cell.firstChild;
+    if (cell.parentElement.children.length > 6 || !/^\w{1,12}$/.test(text?.data)) continue;
+    const range = page.createRange();
+    range.selectNode(text);
+    if (range.getClientRects().length > 1) say(`broken word ${text.data}`);
+  }
   const nodes = page.createTreeWalker(page.body, NodeFilter.SHOW_TEXT);
   while (nodes.nextNode()) {
     const text = nodes.currentNode.data.trim();

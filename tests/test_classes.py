@@ -16,6 +16,7 @@ from sweeping import ONE_TRIAL
 
 from sentiment_jax.analysis.integrated_gradients import explain
 from sentiment_jax.config.recipes import override
+from sentiment_jax.config.schema import DataConfig
 from sentiment_jax.config.stored import replace_settings
 from sentiment_jax.data.reviews import Reviews
 from sentiment_jax.modes import report, sweep
@@ -131,7 +132,7 @@ def test_evaluate_and_predict(run, trained, tmp_path, capsys):
     p, _ = predict([trained], ["awful dull", "plain usual", "witty superb"])
     assert p.shape == (3, 3) and p.argmax(axis=1).tolist() == [0, 1, 2]
     (tmp_path / "a.txt").write_text("plain usual\n\n")
-    predict_table([trained], TextSource(file=str(tmp_path / "a.txt")).read())
+    predict_table([trained], TextSource(file=str(tmp_path / "a.txt")).read(DataConfig()))
     header, first, blank = csv.reader(capsys.readouterr().out.splitlines())
     assert header == ["row", "predicted", "p_bad", "p_Fair", "p_good", "warning"]
     assert first[:2] == ["1", "Fair"] and float(first[3]) == pytest.approx(p[1, 1], abs=1e-6)

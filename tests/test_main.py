@@ -39,6 +39,7 @@ BEYOND_SENSE = [
     *("data.length_buckets=(64,1.5)", "data.length_buckets=True", "epochs=", "epochs=inf"),
     *("optimizer.clip_norm=fast", "data.group_duplicates=maybe", "model.name=bert"),
 ]
+NO_DATA = "needs --config.data.path=reviews.csv, a table with columns text and label \\("
 
 
 @pytest.mark.parametrize(
@@ -60,6 +61,7 @@ BEYOND_SENSE = [
         ("--config=", "no config file ''"),
         ("--config.epochs=3", "no flag --config.epochs without --config: add --config=lstm"),
         (f"{LSTM} --xyzzy=1", "no flag --xyzzy: see --config=FILE --help"),  # like no other
+        *((f"--config={recipe}", NO_DATA) for recipe in ("ngrams", "encoder")),
         ("", "--mode=train needs --config, lstm:sample or configs/lstm.py"),
         (f"{LSTM} --mode=dance", "dance.*train.*evaluate.*predict"),
         (f"{LSTM} --config.model.name=gpt", "gpt.*bert, electra, distilbert"),

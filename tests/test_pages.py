@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 from readme import PAGES, ROOT, shown
 
+import sentiment_jax
 from benchmarks import cost
 
 RESULTS = ROOT / "results"
@@ -127,6 +128,13 @@ def test_each_folder_of_results_has_four_headings_and_a_row_in_the_index():
         heads = re.findall("(?m)^## (.*)$", (folder / "README.md").read_text())
         assert heads == ["What", "Result", "Command", "Machine"], folder
         assert f"]({folder.name}/README.md) |" in index
+
+
+def test_the_newest_version_is_the_package_s():
+    version = re.escape(sentiment_jax.__version__)
+    assert re.search(f"(?m)^version: {version}$", (ROOT / "CITATION.cff").read_text())
+    newest, *_ = re.findall("(?m)^## ([^, \n]*)", (ROOT / "CHANGELOG.md").read_text())
+    assert newest == sentiment_jax.__version__
 
 
 # Links

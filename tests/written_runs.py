@@ -40,6 +40,8 @@ def write_run(directory, config, outcome, *, wrong=None, statistics=None, **resu
     scores = {"loss": 0.5, "accuracy": 0.5 if failed else outcome, "examples": 12}
     if wrong is not None:
         result["test"] = _write_predictions(files, config, wrong)
+        if "folds" in result:
+            _write_predictions(files, config, wrong[::-1], "val")
     line = {"step": 3, "epoch": 1, **scores}
     MetricsLog(files.metrics, [{**line, "split": split} for split in ("train", "val")])
     sums = checksums(files.metrics)
@@ -54,7 +56,7 @@ def write_run(directory, config, outcome, *, wrong=None, statistics=None, **resu
     return result
 
 
-def _write_predictions(files, config, wrong):
+def _write_predictions(files, config, wrong, split="test"):
     rows = np.arange(TESTED)
     labels = rows % len(config.classes)
     reviews = Reviews.from_texts(map(str, rows), labels.tolist())
@@ -63,7 +65,7 @@ def _write_predictions(files, config, wrong):
     probabilities = np.zeros((TESTED, len(config.classes)), np.float32)
     probabilities[rows, labels] = p_label
     probabilities[rows, (labels + 1) % len(config.classes)] = 1 - p_label
-    write_predictions(files, "test", reviews, probabilities, "order", config)
+    write_predictions(files, split, reviews, probabilities, "order", config)
     loss = log_loss(probabilities, labels)
     return {"loss": loss, "accuracy": 1 - len(wrong) / TESTED, "examples": TESTED}
 

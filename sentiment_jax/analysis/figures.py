@@ -16,9 +16,10 @@ from jaxtyping import Float
 
 from sentiment_jax.storage.files import replacing
 from sentiment_jax.storage.selection import BY_ACCURACY, Ranking
+from sentiment_jax.training.metrics import wilson_interval
 
 # The palette of Okabe and Ito (2008): distinct for the color-blind, and in lightness.
-RED = "#d55e00"
+RED = "#cc3311"  # theirs is an orange
 BLUE = "#0072b2"
 COLORS = (BLUE, "#e69f00", "#009e73", RED, "#cc79a7", "#56b4e9")
 MARKERS = ("o", "s", "^", "D", "v", "P")
@@ -95,6 +96,20 @@ def confusions(
             axes.set_xticks(ticks, labels, rotation=90 if len(classes) > 3 else 0, fontsize=size)
             axes.set_yticks(ticks, labels, fontsize=size)
             axes.set(xlabel="predicted", ylabel="label")
+
+
+def accuracies(models: Mapping[str, float], examples: int, guessing: float, path: Path) -> None:
+    """Draw accuracies with their 95 % intervals, the first above; guessing is a dashed line."""
+    with panels(path, WIDTH, 0.3 * len(models) + 0.9) as ((axes,),):
+        for place, accuracy in enumerate(models.values()):
+            low, high = wilson_interval(accuracy, examples)
+            axes.plot([low, high], [place, place], color=BLUE, marker="|")
+            axes.plot(accuracy, place, color=BLUE, marker="o")
+        axes.axvline(guessing, color="0.5", linestyle="--")
+        axes.set_yticks(range(len(models)), [shorten(name, 24) for name in models])
+        axes.set_ylim(len(models) - 0.5, -0.5)
+        axes.set_xlabel("test accuracy")
+        axes.grid(axis="x")
 
 
 def calibration(

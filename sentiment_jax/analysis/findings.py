@@ -14,7 +14,7 @@ from sentiment_jax.training.metrics import mcc_by_chance
 
 def title(parts: Mapping[str, Sequence[Group]]) -> str:
     """Return the models and their data: LSTM, BERT on IMDB."""
-    models = [group.model.upper() for groups in parts.values() for group in groups]
+    models = [group.model for groups in parts.values() for group in groups]
     return f"{', '.join(dict.fromkeys(models))} on {', '.join(parts)}"
 
 
@@ -60,7 +60,7 @@ def _best_model(group: Group, scores: Mapping[str, Any], groups: Sequence[Group]
     first = group.tested[0]
     tested = [group for group in groups if group.tested]
     examples = first.content["test"]["examples"]
-    model = f"{group.model.upper()} with {in_words(first.setting)}"
+    model = f"{group.model} with {in_words(first.setting)}"
     if len(tested) > 1:
         value = group.validation[ranking_of(groups).by[0]]
         validated = f"validation ({ranked_by(groups)} {value:.4f})"

@@ -33,8 +33,8 @@ class Group:
 
     @property
     def model(self) -> str:
-        """The name of the architecture."""
-        return self.trials[0].config.model.name
+        """What a page calls the model."""
+        return self.trials[0].config.model.title
 
     @property
     def trials(self) -> list[Trial]:
@@ -209,9 +209,9 @@ def _common_name(trials: Sequence[Trial]) -> str:
 
 
 def read_texts(trial: Trial) -> dict[str, str]:
-    """Read the test set that a trial was scored on, id -> text; InputError if it changed."""
+    """Read the reviews of a trial, id -> text; InputError if they changed."""
     corpus = load_corpus(trial.config.data)
     if corpus.statistics["data_hash"] != trial.content["data_hash"]:
-        raise InputError(f"--with_text: the data changed since {trial.directory} was made")
-    test = corpus.splits["test"]
-    return dict(zip(test.ids, test.texts, strict=True))
+        raise InputError(f"the data changed since {trial.directory} was made")
+    splits = corpus.splits.values()
+    return {i: text for of in splits for i, text in zip(of.ids, of.texts, strict=True)}

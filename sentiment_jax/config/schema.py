@@ -13,6 +13,7 @@ import itertools
 import math
 import re
 from collections.abc import Sequence
+from pathlib import PurePath
 from typing import Any, ClassVar
 
 from sentiment_jax.errors import InputError
@@ -106,7 +107,7 @@ class DataConfig:
     """What to read, how to split it and how to turn it into token ids."""
 
     source: str = setting("tfds", "kind of data", choices=("tfds", "folder", "csv", "sample"))
-    path: str = setting("", "tfds data_dir, aclImdb or its .tar.gz, or a table", harmless=True)
+    path: str = setting("", "table, folder of CLASS/*.txt, tfds data_dir or aclImdb", harmless=True)
     max_length: int = _size(128, "most tokens per review, [CLS] and [SEP] included", at_least=3)
     truncation: str = setting("head", "part of a longer review to keep", choices=TRUNCATIONS)
     validation_fraction: float = _share(0.2, "share of each class held out; 0: none")
@@ -118,6 +119,7 @@ class DataConfig:
     text_column: str = setting("text", "csv: the column of the texts")
     label_column: str = setting("label", "csv: the column of the labels")
     # Harmless: the data's hash changes with them.
+    encoding: str = setting("", "csv: cp1252 (Latin-1) say, if it is not UTF-8", harmless=True)
     labels: str = setting("", "the classes, A,B,...; empty: those found", harmless=True)
     positive_labels: str = setting("", "csv: 4,5 say; the other class: below")
     negative_labels: str = setting("", "csv: 1,2 say; what is in neither is dropped")
@@ -152,6 +154,12 @@ class ModelConfig:
     pretrained: str = setting("", "hub id, folder of weights, or run; empty: random", harmless=True)
     dtype: str = setting("float32", "type of the computation; parameters: float32", choices=DTYPES)
     vocab_size: int = 0  # entries of the embedding table; 0: as many as the tokenizer has
+
+    @property
+    def title(self) -> str:
+        """The architecture, after the weights or run that it starts from, if any."""
+        name = self.name.upper()
+        return f"{PurePath(self.pretrained).name} ({name})" if self.pretrained else name
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,6 +16,7 @@ LATER = {  # settings that are younger than format 2
         "linear_baseline",
         "min_steps",
         "data.folds",
+        "data.encoding",
         "data.validation_path",
         "model.pooling",
     )

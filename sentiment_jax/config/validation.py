@@ -71,8 +71,11 @@ def _data_problems(values: Mapping[str, Any]) -> list[str]:
         problems.append("data.folds=1 leaves nothing to train on: 0, or 2 and more")
     if values["data.validation_path"] and values["data.folds"]:
         problems.append("data.folds validates on the training reviews: no data.validation_path")
-    if values["data.source"] in ("folder", "csv") and not values["data.path"]:
-        problems.append(f"data.source={values['data.source']} needs --config.data.path")
+    source = values["data.source"]
+    if source in ("folder", "csv") and not values["data.path"]:
+        columns = f"{values['data.text_column']} and {values['data.label_column']}"
+        example = f"reviews.csv, a table with columns {columns} (data.source=tfds: IMDB)"
+        problems.append(f"data.source={source} needs --config.data.path={example}")
     if not values["pretrain.unlabeled"]:
         named = [name for name in ("pretrain.text", "data.teacher") if values[name]]
         problems += [f"pretrain.unlabeled=False leaves {name} out: set only one" for name in named]
@@ -85,8 +88,8 @@ def _data_problems(values: Mapping[str, Any]) -> list[str]:
         problems.append(f"label {min(both)!r} cannot be both positive and negative")
     if labels and not 2 <= len(labels) <= MOST_CLASSES:
         problems.append(f"data.labels={values['data.labels']!r}: 2 to {MOST_CLASSES} expected")
-    if (labels or positive) and values["data.source"] != "csv":
-        problems.append(f"data.source={values['data.source']} has labels of its own")
+    if (labels or positive) and source != "csv":
+        problems.append(f"data.source={source} has labels of its own")
     return problems
 
 

@@ -15,12 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from ml_collections import ConfigDict
 
+from sentiment_jax.config.recipes import override
 from sentiment_jax.config.schema import CLASSES, DataConfig
+from sentiment_jax.config.stored import flatten
 from sentiment_jax.data import reviews
-from sentiment_jax.data.imdb import read_folder, read_tfds
-from sentiment_jax.data.table import read_reviews
-from sentiment_jax.errors import InputError
+from sentiment_jax.data.imdb import is_prepared, is_published, read_folder, read_tfds
+from sentiment_jax.data.table import CLASS_FOLDERS, FORMATS, read_reviews
 
 SAMPLE = Path(__file__).with_name("sample.csv")
 SAMPLE_TABLE: dict[str, Any] = {
@@ -39,6 +41,23 @@ READERS: dict[str, Callable[[DataConfig], tuple[reviews.Reviews, ...]]] = {
 }
 
 
+def infer_source(config: ConfigDict) -> ConfigDict:
+    """Return a config whose data.source is that of its data.path, as far as the path shows it."""
+    named = flatten(config).get("data.path")
+    if not named:
+        return config
+    path = Path(named).expanduser()
+    if is_prepared(named):
+        source = "tfds"
+    elif is_published(path):
+        source = "folder"
+    elif path.suffix.lower() in FORMATS or path.is_file() or any(path.glob(CLASS_FOLDERS)):
+        source = "csv"
+    else:
+        return config
+    return override(config, {"data.source": source})
+
+
 @dataclass(frozen=True)
 class Corpus:
     """Reviews of the splits train, val and test, and their statistics."""
@@ -55,12 +74,6 @@ def load_corpus(data: DataConfig) -> Corpus:
     several labels).
     """
     pool, test, *validation = READERS[data.source](data)
-    named = [
-        pair for of in (pool, test, *validation) for pair in zip(of.ids, of.texts, strict=True)
-    ]
-    if blank := [name for name, text in named if reviews.is_blank(text)]:
-        name = data.path or f"data.source={data.source}"
-        raise InputError(f"{name}: reviews without text ({reviews.first_five(blank)}): remove them")
     pool = reviews.stratified_sample(pool, count=data.limit, seed=data.split_seed)
     test = reviews.stratified_sample(test, count=data.test_limit, seed=data.split_seed)
     if validation:

@@ -21,9 +21,8 @@ NAME = "imdb_reviews/plain_text/1.0.0"
 URL = "http://ai.stanford.edu/~amaas/data/sentiment/aclImdb_v1.tar.gz"
 NETWORK_SECONDS = 5.0
 OTHERWISE = (
-    "set data.path to a prepared TFDS directory, "
-    "or data.source to folder and data.path to an aclImdb folder or its .tar.gz; "
-    "for a table of your own, data.source to csv"
+    "set data.path to a prepared TFDS directory, an aclImdb folder or its .tar.gz; "
+    "for reviews of your own, --config.data.path=reviews.csv"
 )
 FOLDERS = {  # of each split
     "train": ("train/neg", "train/pos"),
@@ -78,7 +77,7 @@ def _read_split(builder: Any, split: str) -> Reviews:
 
 def prepare(root: Path) -> None:
     """Download aclImdb and write it as TFDS does, in array_record format, under `root`."""
-    if root.is_file() or any((root / name).is_dir() for name in ("aclImdb", "train/pos")):
+    if root.is_file() or is_published(root):
         raise InputError(f"{root} is no TFDS directory: set data.source to folder (aclImdb) or csv")
     try:  # TFDS itself would retry for minutes
         request = urllib.request.Request(URL, method="HEAD")
@@ -108,6 +107,12 @@ def prepare(root: Path) -> None:
         tfds.disable_progress_bar()
     with contextlib.redirect_stdout(sys.stderr):  # TFDS says where it writes, in bold.
         Builder(data_dir=root, config="plain_text").download_and_prepare(file_format="array_record")
+
+
+def is_published(path: Path) -> bool:
+    """Return whether a path is one that `read_folder` takes."""
+    folders = ("aclImdb", "train/pos")
+    return path.name.endswith(".tar.gz") or any((path / name).is_dir() for name in folders)
 
 
 def read_folder(path: str, splits: Sequence[str] = ("train", "test")) -> tuple[Reviews, ...]:

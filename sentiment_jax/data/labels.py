@@ -132,9 +132,25 @@ def _find_names(
     if odd := [label for label in found.values() if not label.isprintable()]:
         raise InputError(f"{where}: {odd[0]!r} cannot name a class: it can't be printed")
     try:
-        return tuple(sorted(found.values(), key=float))
+        names = tuple(sorted(found.values(), key=float))
     except ValueError:
         return tuple(sorted(found.values(), key=str.casefold))
+    _hint_at_rating(names, where)
+    return names
+
+
+def _hint_at_rating(names: Sequence[str], where: str) -> None:
+    """Print how numbers up to 5 or 10 become two classes, without a quarter in the middle."""
+    lowest, *_, highest = map(float, names)
+    middle = (highest + 1) / 2
+    margin = (highest - 1) / 8
+    positive = ",".join(name for name in names if float(name) > middle + margin)
+    negative = ",".join(name for name in names if float(name) < middle - margin)
+    least = {5: 0.5, 10: 0.0}.get(int(highest), highest)
+    if len(names) > 2 and least <= lowest and negative and positive:
+        flags = f"--config.data.positive_labels={positive} --config.data.negative_labels={negative}"
+        rating = f"{where}: {', '.join(names)} look like a rating"
+        print(f"hint     {rating}: {flags} makes it two classes", file=sys.stderr)
 
 
 def _find_several(labels: Iterable[str]) -> str:

@@ -15,6 +15,7 @@ from jaxtyping import Bool, Int32, Int64, Shaped
 
 from sentiment_jax.config.schema import CLASSES
 from sentiment_jax.errors import InputError
+from sentiment_jax.storage.files import regular
 
 LINE_BREAK = re.compile(r"<br\s*/?>", re.IGNORECASE)
 LINE = re.compile(r"[^\r\n]++(?:\r\n?|\n)?|\r\n?|\n")
@@ -22,6 +23,7 @@ BINARY = {  # the first bytes of files that hold no text
     b"PK\x03\x04": "an Excel workbook or a zip archive",
     b"\x1f\x8b": "compressed (gzip)",
     b"PAR1": "a Parquet file",
+    b"\xd0\xcf\x11\xe0": "an Excel workbook of before 2007",
 }
 KEPT = 1_000_000  # characters at either end of a longer text: far more than any model reads
 
@@ -46,23 +48,42 @@ def check_inside(path: Path, root: Path) -> None:
         raise InputError(f"{path} is a link out of {root}: put a copy in its place")
 
 
-def decode(raw: bytes, name: str) -> str:
-    """Decode UTF-8, or UTF-16 with a byte order mark; the InputError names the line at fault."""
+def read_files(root: Path, pattern: str, encoding: str) -> dict[str, str]:
+    """Return name -> text of the files in a folder, by name; OSError: one can't be read."""
+    texts = {}
+    for file in sorted(root.glob(pattern)):
+        check_inside(file, root)
+        raw = regular(file).read_bytes()
+        texts[file.relative_to(root).as_posix()] = decode(raw, str(file), encoding)
+    return texts
+
+
+def decode(raw: bytes, name: str, encoding: str | None = None) -> str:
+    """Decode UTF-8, or UTF-16 with a byte order mark, or else data.encoding (None: it has none).
+
+    The InputError names the line at fault.
+    """
     for first, kind in BINARY.items():
         if raw.startswith(first):
             raise InputError(f"{name} is {kind}: unpack it, or save it as a CSV file in UTF-8")
     wide = raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
-    encoding = "UTF-16" if wide else "UTF-8-SIG"
+    codec = "UTF-16" if wide else "UTF-8-SIG"
     try:
-        before, nul, _ = raw.decode(encoding).partition("\0")
+        before, nul, _ = raw.decode(codec).partition("\0")
         if not nul:
             return before
         problem = "a NUL byte, as in UTF-16 without a byte order mark"
     except UnicodeDecodeError as error:
-        before = error.object[: error.start].decode(encoding)
-        problem = f"byte 0x{error.object[error.start]:02x} is not {encoding.removesuffix('-SIG')}"
+        before = error.object[: error.start].decode(codec)
+        problem = f"byte 0x{error.object[error.start]:02x} is not {codec.removesuffix('-SIG')}"
+    if encoding:
+        try:
+            return raw.decode(encoding)
+        except (LookupError, UnicodeDecodeError):  # unknown, or another one
+            problem += f" nor data.encoding={encoding}"
     line = sum(1 for _ in lines(before + "?"))
-    raise InputError(f"{name}, line {line}: {problem}: save it as UTF-8")
+    other = "" if encoding is None else ", or train with --config.data.encoding=cp1252 (Latin-1)"
+    raise InputError(f"{name}, line {line}: {problem}: save it as UTF-8{other}")
 
 
 def lines(text: str) -> Iterator[str]:

@@ -1,6 +1,11 @@
-"""Tables of reviews: CSV, TSV or JSON lines, labels, a test set from a second file or the same."""
+"""Tables of reviews, labels, a test set from a second file or the same.
+
+A table is a CSV, TSV or JSON lines file, a Parquet file or Excel workbook that pandas reads, or a
+folder of texts, CLASS/*.txt.
+"""
 
 import csv
+import io
 import json
 import re
 import sys
@@ -11,28 +16,21 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Int32
-from ml_collections import ConfigDict
 
-from sentiment_jax.config.recipes import override
 from sentiment_jax.config.schema import DataConfig
-from sentiment_jax.config.stored import flatten
 from sentiment_jax.data import reviews
 from sentiment_jax.data.labels import number_labels
-from sentiment_jax.data.reviews import Reviews, first_five, lines
+from sentiment_jax.data.reviews import BINARY, Reviews, first_five, is_blank, lines, normalize_text
 from sentiment_jax.errors import InputError
 from sentiment_jax.storage.files import regular, write_atomically, write_csv
 
 # A format is the separator of cells, or for JSON lines the first character of a row.
 JSON_LINES = "{"
 SEPARATORS = ",\t;|"
+CLASS_FOLDERS = "[!.]*/[!.]*.txt"
 # By the end of a table's name, in any case.
 FORMATS = {".csv": ",", ".tsv": "\t", **dict.fromkeys((".jsonl", ".ndjson", ".json"), JSON_LINES)}
-
-
-def infer_source(config: ConfigDict) -> ConfigDict:
-    """Return a config whose data.source is csv if its data.path is a table."""
-    path = Path(flatten(config).get("data.path", ""))
-    return override(config, {"data.source": "csv"}) if path.suffix.lower() in FORMATS else config
+PARQUET, WORKBOOK = BY_PANDAS = (b"PAR1", b"PK\x03\x04")  # the first bytes
 
 
 @dataclass(frozen=True)
@@ -60,7 +58,11 @@ def read_reviews(data: DataConfig) -> tuple[Reviews, ...]:
     Those for the test are data.test_path's, or a share of data.path's that is held out.
     """
     paths = {"": data.path, "test ": data.test_path, "validation ": data.validation_path}
-    files = {prefix: _read_file(path, data, prefix) for prefix, path in paths.items() if path}
+    files = {
+        prefix: _with_text(_read_file(path, data, prefix), path)
+        for prefix, path in paths.items()
+        if path
+    }
     numbers, everything = _number([row for rows in files.values() for row in rows], data)
     file = np.repeat(np.arange(len(files)), [len(rows) for rows in files.values()])
     found = {name: everything.take((numbers >= 0) & (file == i)) for i, name in enumerate(files)}
@@ -87,6 +89,19 @@ def read_labeled(data: DataConfig, rows: Sequence[tuple[str, str, str]] = ()) ->
     return everything.take(numbers >= 0)
 
 
+def _with_text(rows: list[tuple[str, str, str]], path: str) -> list[tuple[str, str, str]]:
+    """Return the rows that have a text; InputError: more than one in a hundred has none."""
+    blank = [name for name, text, _ in rows if is_blank(normalize_text(text))]
+    counts = f"{len(blank):,} of {len(rows):,} reviews"
+    problem = f"{counts} in {path} without text ({first_five(blank)})"
+    if 100 * len(blank) > len(rows):
+        raise InputError(f"{problem}: remove them, or name the column by --config.data.text_column")
+    if blank:
+        print(f"dropped  {problem}", file=sys.stderr)
+    dropped = {*blank}
+    return [row for row in rows if row[0] not in dropped]
+
+
 def _number(
     rows: Sequence[tuple[str, str, str]], data: DataConfig, *, scored: bool = False
 ) -> tuple[Int32[np.ndarray, " rows"], Reviews]:
@@ -100,12 +115,18 @@ def _number(
 
 
 def _read_file(path: str, data: DataConfig, prefix: str = "") -> list[tuple[str, str, str]]:
-    """Return id, text and label of each row."""
+    """Return id, text and label of each row, or of each file of a folder."""
+    root = Path(path).expanduser()
     try:
-        raw = regular(Path(path).expanduser()).read_bytes()
+        if root.is_dir():
+            texts = reviews.read_files(root, CLASS_FOLDERS, data.encoding)
+            if not texts:
+                raise InputError(f"{path} holds no CLASS/*.txt: name a folder of them, or a table")
+            return [(prefix + name, texts[name], name.partition("/")[0]) for name in texts]
+        raw = regular(root).read_bytes()
     except OSError as error:
         raise InputError(f"cannot read the table {path}: {error.strerror}: name a file") from None
-    table = read_table(raw, path, (data.text_column, data.label_column))
+    table = read_table(raw, path, (data.text_column, data.label_column), data.encoding)
     if not table.rows:
         raise InputError(f"{path} holds no reviews")
     rows = zip(table.rows, table.texts, strict=True)
@@ -121,18 +142,29 @@ def find_format(text: str, name: str, columns: Sequence[str]) -> str:
     found = {}  # how many of the columns a separator finds
     for separator in (by_name + SEPARATORS).removeprefix(JSON_LINES):
         header = next(csv.reader([first], delimiter=separator), [])
-        found[separator] = sum(column in header for column in columns)
+        found[separator] = sum(find_column(header, column) is not None for column in columns)
     best = max(found, key=found.__getitem__)  # the first of equally good ones
     return best if found[best] else by_name
 
 
-def read_table(raw: bytes, name: str, columns: Sequence[str], *, otherwise: str = ",") -> Table:
+def find_column(found: Sequence[Any], wanted: str) -> Any:
+    """Return the one column of this name, or else that differs in case or outer spaces; or None."""
+    same = [name for name in found if name == wanted]
+    same = same or [n for n in found if str(n).strip().casefold() == wanted.strip().casefold()]
+    return same[0] if len(same) == 1 else None
+
+
+def read_table(
+    raw: bytes, name: str, columns: Sequence[str], encoding: str = "", *, otherwise: str = ","
+) -> Table:
     """Read a table, and some columns of it as texts; errors call the file `name`.
 
     A file that is not a table by first line and name has the format `otherwise`: "" takes each line
     for a text. A CSV or TSV file's only column is the one asked for, whatever its header.
     """
-    text = reviews.decode(raw, name)
+    if raw.startswith(BY_PANDAS):
+        return _read_json_lines(_to_json_lines(raw, name), name, columns)
+    text = reviews.decode(raw, name, encoding)
     format_ = find_format(text, name, columns) or otherwise
     if format_ == JSON_LINES:
         return _read_json_lines(text, name, columns)
@@ -149,13 +181,13 @@ def _read_delimited(text: str, name: str, columns: Sequence[str], delimiter: str
     found = {}
     try:
         header = next(reader, [])
-        alone = len(header) == len(columns) == 1 and header[0] not in columns
+        alone = len(header) == len(columns) == 1 and find_column(header, columns[0]) is None
         if alone and {*SEPARATORS}.isdisjoint(header[0]):
             taken = f"its first line, {header[0][:80]!r}, is taken as the header of its only column"
             print(f"warning: {name} has no column {columns[0]!r}: {taken}", file=sys.stderr)
             columns = header
         for column in columns:
-            if header.count(column) != 1:
+            if find_column(header, column) is None:
                 raise _no_column(name, columns, column, header)
         for row, line in enumerate(reader, start=2):  # noqa: B007
             if not line and len(header) > 1:
@@ -167,13 +199,32 @@ def _read_delimited(text: str, name: str, columns: Sequence[str], delimiter: str
             found[row] = line
     except csv.Error as error:
         raise InputError(f"{name}, after row {row}: {error}: check or double the quotes") from None
-    places = [header.index(column) for column in columns]
+    places = [header.index(find_column(header, column)) for column in columns]
     texts = [[line[i] for i in places] for line in found.values()]
+    if delimiter == ";":  # as programs write that begin decimals with a comma
+        texts = [[re.sub(r"^([-+]?\d+),(\d+)$", r"\1.\2", cell) for cell in row] for row in texts]
     return Table([*found], texts, header, [*found.values()])
+
+
+def _to_json_lines(raw: bytes, name: str) -> str:
+    """Return what pandas reads; the header of a workbook, its first row, is a blank line."""
+    import pandas  # late: it takes half a second
+
+    try:
+        if raw.startswith(PARQUET):
+            frame = pandas.read_parquet(io.BytesIO(raw))
+        else:
+            frame = pandas.read_excel(io.BytesIO(raw), keep_default_na=False)  # NA is a text
+        text = frame.to_json(orient="records", lines=True, date_format="iso", double_precision=15)
+    except Exception as error:  # each reader has errors of its own, and wants its own library
+        problem = f"{name} is {BINARY[raw[:4]]}, which pandas can't read ({error})"
+        raise InputError(f"{problem}: save it as a CSV file in UTF-8") from None
+    return text if raw.startswith(PARQUET) else f"\n{text}"
 
 
 def _read_json_lines(text: str, name: str, columns: Sequence[str]) -> Table:
     found = {}
+    texts = []
     for row, line in enumerate(lines(text), start=1):
         if not line.strip():
             continue
@@ -181,18 +232,21 @@ def _read_json_lines(text: str, name: str, columns: Sequence[str]) -> Table:
             value = json.loads(line.rstrip("\r\n"), parse_constant=lambda _: None)
             if not isinstance(value, dict):
                 raise ValueError(f"{line.strip()[:20]!r} is not an object")
+            cells = []
             for column in columns:
-                if column not in value:
+                key = find_column([*value], column)
+                if key is None:
                     raise _no_column(f"{name}, line {row},", columns, column, list(value))
-                if isinstance(value[column], dict | list):
-                    raise ValueError(f"{column!r} is not a text")
+                if isinstance(value[key], dict | list):
+                    raise ValueError(f"{key!r} is not a text")
+                cells.append(to_text(value[key]))
         except (ValueError, RecursionError) as error:
             reason = str(error).replace("line 1 ", "")
             advice = 'write an object per line, like {"text": "A quiet film."}'
             raise InputError(f"{name}, line {row}: {reason}: {advice}") from None
         found[row] = value
+        texts.append(cells)
     objects = found.values()
-    texts = [[to_text(value[column]) for column in columns] for value in objects]
     names = list(dict.fromkeys(key for value in objects for key in value))
     return Table([*found], texts, names, [[value.get(key) for key in names] for value in objects])
 

@@ -40,7 +40,7 @@ def load_text(
     limited = load_corpus(data) if data.limit or data.test_limit else whole
     more = NOTHING
     if unlabeled and path:
-        more = read_text(path, data.text_column)
+        more = read_text(path, data)
     elif unlabeled and data.source in READERS:
         (more,) = READERS[data.source](data.path, ["unsupervised"])
     first = np.sort(np.unique(more.hashes, return_index=True)[1])
@@ -94,18 +94,15 @@ def unlabeled_reviews(data: DataConfig, path: str = "") -> Reviews:
     return found
 
 
-def read_text(path: str, column: str) -> Reviews:
+def read_text(path: str, data: DataConfig) -> Reviews:
     """Read a table's column, a file of one text per line, or the .txt files of a folder."""
     root = Path(path).expanduser()
-    texts = {}
     try:
         if root.is_dir():
-            for file in sorted(root.rglob("[!.]*.txt")):
-                reviews.check_inside(file, root)
-                raw = regular(file).read_bytes()
-                texts[file.relative_to(root).as_posix()] = reviews.decode(raw, str(file))
+            texts = reviews.read_files(root, "**/[!.]*.txt", data.encoding)
         else:
-            table = read_table(regular(root).read_bytes(), path, [column], otherwise="")
+            raw = regular(root).read_bytes()
+            table = read_table(raw, path, [data.text_column], data.encoding, otherwise="")
             texts = {f"row {n}": text for n, (text,) in zip(table.rows, table.texts, strict=True)}
     except OSError as error:
         raise InputError(f"cannot read pretrain.text={path}: {error.strerror}") from None

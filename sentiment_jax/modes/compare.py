@@ -21,8 +21,7 @@ from sentiment_jax.analysis.predictions import read_predictions
 from sentiment_jax.config.recipes import override, read_recipe
 from sentiment_jax.config.schema import ENCODERS, Config
 from sentiment_jax.config.validation import validate
-from sentiment_jax.data.corpus import Corpus, load_corpus
-from sentiment_jax.data.table import infer_source
+from sentiment_jax.data.corpus import Corpus, infer_source, load_corpus
 from sentiment_jax.errors import InputError
 from sentiment_jax.modes.train import RUN, TRIAL
 from sentiment_jax.runtime import terminal

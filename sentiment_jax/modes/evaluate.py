@@ -79,7 +79,7 @@ def evaluate_file(
     for workdir in workdirs:
         warn_of_training_reviews(workdir, reviews)
     if output is not None:
-        unscored = source.read(data.text_column)
+        unscored = source.read(data)
         output_columns(unscored, models[0].classes, output)
     scores = _print("input", score_labeled(models, reviews), models, calibrated)
     if output is not None:

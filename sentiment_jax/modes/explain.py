@@ -64,8 +64,8 @@ def explain_run(workdir: Path, source: TextSource, page: Path | None) -> None:
     path = page or workdir / "explanation.html"
     source.check_output(path, [".html"])
     trained = load_run(workdir)
-    table = source.read(trained.config.data.text_column)
-    about = f"{workdir}: {trained.config.model.name.upper()}"
+    table = source.read(trained.config.data)
+    about = f"{workdir}: {trained.config.model.title}"
     _, outcome = RunDirectory(workdir).outcome()
     for split, word in (("val", "validation"), ("test", "test")):
         if scores := outcome.get(split):

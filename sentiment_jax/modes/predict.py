@@ -13,6 +13,7 @@ import jax
 import numpy as np
 from jaxtyping import Float
 
+from sentiment_jax.config.schema import DataConfig
 from sentiment_jax.data.encoding import unknown_shares
 from sentiment_jax.data.labels import decide
 from sentiment_jax.data.predictions import prediction_cells, prediction_columns
@@ -55,8 +56,8 @@ class TextSource:
         except OSError as error:
             raise InputError(f"cannot write --output={output}: {error.strerror}") from error
 
-    def read(self, text_column: str = "text") -> Table:
-        """Read the texts, and the other cells of a table."""
+    def read(self, data: DataConfig) -> Table:
+        """Read the texts, and the other cells of a table; column and encoding are a run's."""
         if self.file is None:
             return Table.from_texts(self.texts)
         name = "standard input" if self.file == "-" else self.file
@@ -70,8 +71,8 @@ class TextSource:
         except OSError as error:
             raise InputError(f"cannot read --input={self.file}: {error.strerror}") from error
         if self.column is not None:
-            return read_table(raw, name, [self.column])
-        return read_table(raw, name, [text_column], otherwise="")
+            return read_table(raw, name, [self.column], data.encoding)
+        return read_table(raw, name, [data.text_column], data.encoding, otherwise="")
 
 
 def predict_runs(
@@ -81,7 +82,7 @@ def predict_runs(
     if output is not None:
         source.check_output(output)
     models = load_ensemble(workdirs, calibrated=calibrated)
-    table = source.read(models[0].config.data.text_column)
+    table = source.read(models[0].config.data)
     if source.file is None and output is None:
         print_predictions(models, source.texts)
     else:

@@ -32,9 +32,9 @@ SHARED = ("runs", "models", "metrics", "classes", "mcnemar")  # tables of severa
 def report(directories: Sequence[Path], output: Path, with_text: bool = False) -> None:
     """Write report.md, report.html, one CSV file per table and one PNG per plot.
 
-    `directories` are sweeps, runs, or folders of them. With `with_text`, the page shows the text of
-    the hardest mistakes, for which the data are read again. Models are ranked by validation. Runs
-    of different data are reported in parts.
+    `directories` are sweeps, runs, or folders of them. The page shows the texts of the hardest
+    mistakes if the data, which are read again, are a table; with `with_text`, of any data. Models
+    are ranked by validation. Runs of different data are reported in parts.
 
     InputError: nothing finished, damaged files, or an unwritable folder.
     """
@@ -85,15 +85,24 @@ def _report_data(
     if tested:
         tables |= _metrics(models)
         tables["models"] = _table([_over_seeds(group) for group in tested])
+    texts: dict[str, dict[str, str]] = {}  # by the order of the reviews
     for group in tested:
-        mistakes = predictions.hardest_mistakes(models[group.name], MISTAKES)
-        if with_text:  # in the first column: a phone shows the left of a table
-            mistakes.insert(0, "text", mistakes["id"].map(read_texts(group.tested[0])))
-        tables[f"{group.name}-mistakes"] = mistakes
+        wrong = {"mistakes": models[group.name]}
+        if "folds" in group.tested[0].content:
+            wrong["labels"] = predictions.read_predictions(group.tested, "val")
+        order = models[group.name].order
+        if order not in texts:
+            texts[order] = _find_texts(group.tested[0], with_text)
+        for name, predicted in wrong.items():
+            frame = predictions.hardest_mistakes(predicted, MISTAKES)
+            if texts[order]:  # in the first column: a phone shows the left of a table
+                frame.insert(0, "text", frame["id"].map(texts[order]))
+            tables[f"{group.name}-{name}"] = frame
     output.mkdir(parents=True, exist_ok=True)
     drawn = [path for group in groups for path in _draw_choice(group, output)]
     if tested:
         drawn += _draw_test(models, output, prefix)
+        drawn += _draw_accuracies(tested, tables, output / f"{prefix}accuracies.png")
     for name, frame in tables.items():
         start = prefix if name in SHARED else ""
         write_csv(output / f"{start}{name}.csv", list(frame), frame.values.tolist())
@@ -106,6 +115,17 @@ def _report_data(
         "lead": findings.lead(groups, tables),
         "ranked_by": findings.ranked_by(groups),
     }
+
+
+def _find_texts(trial: Trial, asked_for: bool) -> dict[str, str]:
+    """Return id -> text to show: of a table if it is still there, or of any data if asked for."""
+    if asked_for:
+        return read_texts(trial)
+    try:
+        return read_texts(trial) if trial.config.data.source == "csv" else {}
+    except InputError as error:
+        terminal.warn(f"no texts are shown: {error}")
+        return {}
 
 
 def _row(group: Group, trial: Trial) -> dict[str, Any]:
@@ -170,8 +190,9 @@ def _metrics(models: Mapping[str, Predictions]) -> dict[str, pandas.DataFrame]:
 
 
 def _turn(frame: pandas.DataFrame) -> pandas.DataFrame:
-    """Return a table of few rows and many columns as text, each column a row."""
-    texts = [[name, *(cell(value, name) for value in frame[name])] for name in frame]
+    """Return a table of few rows and many columns as text, each column with a value a row."""
+    known = frame.dropna(axis="columns", how="all")
+    texts = [[name, *(cell(value, name) for value in known[name])] for name in known]
     return pandas.DataFrame(texts[1:], columns=texts[0])
 
 
@@ -218,6 +239,21 @@ def _draw_grid(group: Group, path: Path) -> None:
             text = f"{accuracy:.4f}" + ("\nat chance" if findings.at_chance(trial) else "")
         cells[place(trial)] = text, accuracy
     figures.heat_map(cells, place(group.best) if group.best else None, path)
+
+
+def _draw_accuracies(
+    tested: Sequence[Group], tables: Mapping[str, pandas.DataFrame], path: Path
+) -> list[Path]:
+    """Draw the accuracies of the models, and of the linear baseline if there is one."""
+    accuracies = dict(zip(tables["models"]["name"], tables["models"]["test accuracy"], strict=True))
+    result = tested[0].tested[0].content
+    if baseline := result.get("linear_baseline"):
+        accuracies["linear baseline"] = baseline["test"]["accuracy"]
+    if len(accuracies) == 1:
+        return []
+    guessing = tables["metrics"]["majority baseline"].iloc[0]
+    figures.accuracies(accuracies, result["test"]["examples"], guessing, path)
+    return [path]
 
 
 def _draw_test(models: Mapping[str, Predictions], output: Path, prefix: str) -> list[Path]:

@@ -8,12 +8,27 @@ from typing import Any
 import jax
 from tqdm import tqdm
 
+from sentiment_jax.config.schema import EncoderConfig
 from sentiment_jax.runtime import devices, processes, terminal
 from sentiment_jax.training import compilation
 from sentiment_jax.training.compilation import mebibytes
 from sentiment_jax.training.experiment import Experiment
 from sentiment_jax.training.metrics import mcc_by_chance
 from sentiment_jax.training.run import TrainingRun, averages
+
+FEW_STEPS = 5  # after which the time of an epoch is known
+SLOW = 10  # minutes
+SMALL = 30_000_000  # parameters: more than those of the recipe `encoder`
+
+
+def warn_of_slow_epochs(run: TrainingRun) -> None:
+    """Warn if an epoch of a large encoder takes long on a CPU, by the steps taken so far."""
+    _, _, rate = averages(run.progress.epoch)
+    minutes = len(run.experiment.encoded["train"]) / rate / 60
+    large = isinstance(run.config.model, EncoderConfig) and run.parameters > SMALL
+    if large and minutes > SLOW and jax.default_backend() == "cpu":
+        remedy = "use a GPU, or a smaller model: --config=encoder"
+        terminal.warn_once(f"an epoch takes about {minutes:.0f} minutes on this CPU: {remedy}")
 
 
 def warn_of_chance(run: TrainingRun) -> None:

@@ -82,6 +82,8 @@ def _dispatch(
     run.compiled_lengths.add(planned.length)
     seconds = time.perf_counter() - start
     progress.compile_seconds += seconds
+    if not bar.disable:
+        bar.last_print_t += seconds  # or the ETA would count it for later steps
     return metrics, seconds
 
 
@@ -100,6 +102,8 @@ def _account(run: TrainingRun, metrics: dict[str, jax.Array], clock: float, bar:
             f"optimizer.learning_rate (last good checkpoint: {kept})",
             step,
         )
+    if progress.step == console.FEW_STEPS:
+        console.warn_of_slow_epochs(run)
     bar.update(1)
     shown = "loss {:.4f} accuracy {:.4f} {:.1f} examples/s"
     bar.set_postfix_str(shown.format(*averages(progress.epoch)), refresh=False)

@@ -13,7 +13,7 @@ from benchmarks import settings
 from configs import bert, electra, lstm, ngrams
 from sentiment_jax.config import stored
 from sentiment_jax.config.recipes import override
-from sentiment_jax.config.schema import MODELS, schema
+from sentiment_jax.config.schema import MODELS, EncoderConfig, LstmConfig, schema
 from sentiment_jax.config.stored import flatten, make_frozen, run_name
 from sentiment_jax.config.validation import NGRAM_VECTORS, validate
 from sentiment_jax.errors import InputError
@@ -28,6 +28,8 @@ def test_every_recipe_is_valid(module, variant):
     config = module.get_config(variant)
     if variant == "semi":
         config.model.pretrained = "runs/vectors"
+    if config.data.source == "csv":
+        config.data.path = "my.csv"
     validate(config, pretraining=variant == "pretrain")
     refuses("unknown variant 'huge': one of", module.get_config, "huge")
 
@@ -53,6 +55,12 @@ def test_a_run_keeps_the_name_that_it_had_at_revision_33efc1f():
     assert run_name(resolve(bert.get_config("tiny"))) == "bert-adamw-16-0.001-seed0-f9c98dc8"
     for other in ({"select_by": "loss"}, {"data.max_length": 300}):
         assert run_name(stored.replace_settings(config, other)) != run_name(config)
+
+
+def test_a_page_calls_a_model_by_the_weights_that_it_starts_from():
+    assert LstmConfig().title == "LSTM"
+    for pretrained in ("sentence-transformers/all-MiniLM-L6-v2", "/runs/all-MiniLM-L6-v2/"):
+        assert EncoderConfig(pretrained=pretrained).title == "all-MiniLM-L6-v2 (BERT)"
 
 
 def test_the_settings_of_the_study():
@@ -81,7 +89,8 @@ def test_validate_lists_all_problems_at_once():
     assert [problem for _, problem in problems.values() if problem not in message] == []
 
 
-CSV = {"data.source": "csv", "data.path": "my.csv"}
+NAMED = {"data.path": "my.csv"}
+CSV = {"data.source": "csv", **NAMED}
 POSITIVE = CSV | {"data.positive_labels": "4,5"}
 RTD = {"pretrain.objective": "replaced_token_detection"}
 ADAM = {"name": "adam", "momentum": 0.1, "weight_decay": 0.1, "clip_norm": 1.0}
@@ -126,7 +135,7 @@ REFUSED = {  # by recipe, and whether it is for --mode=pretrain
 
 def test_what_contradicts_itself_or_would_do_nothing_is_refused():
     for (module, variant, pretraining), cases in REFUSED.items():
-        config = module.get_config(variant)
+        config = override(module.get_config(variant), NAMED if module is ngrams else {})
         validate(config, pretraining=pretraining)
         for changes, problem in cases:
             with pytest.raises(InputError, match=f"^config: [^;]*{problem}"):

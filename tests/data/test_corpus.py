@@ -6,9 +6,12 @@ import json
 import pytest
 from reviews import refusal, write_data
 
+from configs import lstm
+from sentiment_jax.config.recipes import override
 from sentiment_jax.config.schema import DataConfig
-from sentiment_jax.data.corpus import READERS, load_corpus
+from sentiment_jax.data.corpus import READERS, infer_source, load_corpus
 from sentiment_jax.data.reviews import normalize_text
+from sentiment_jax.data.table import FORMATS
 
 TRAIN = [(f"{'good' if i % 2 else 'bad'} film number {i} &amp; more", i % 2) for i in range(100)]
 DUPLICATES = [(f"  {text}<br />", label) for text, label in TRAIN[:10]]  # once normalized
@@ -93,10 +96,22 @@ def test_limits_and_fractions_keep_classes_in_proportion(load):
 
 @pytest.mark.parametrize("blank", ["", "  \n", "\ufeff", "<br /><br />", "NaN"])
 @pytest.mark.parametrize(("split", "row"), [("train", "(row 5)"), ("test", "(test row 5)")])
-def test_blank_reviews_are_refused_with_their_rows(load, tmp_path, blank, split, row):
-    rows = {"train": TRAIN, "test": TEST}
-    rows[split] = [*rows[split][:3], (blank, 1), *rows[split][3:]]
-    assert row in refusal(tmp_path / "reviews.csv", load, **rows)
+def test_blank_rows_are_dropped_and_counted_if_they_are_few(
+    load, tmp_path, capsys, blank, split, row
+):
+    rows = {"train": TRAIN, "test": [(f"{text} again", label) for text, label in TRAIN]}
+    expected = load(**rows).statistics
+    rows[split] = [*rows[split][:3], (blank, ""), *rows[split][3:]]
+    if split == "train":
+        rows[split] = rows[split][:-1]
+        expected = load(TRAIN[:-1], rows["test"]).statistics
+    assert load(**rows).statistics == expected
+    name = tmp_path / ("reviews.csv" if split == "train" else "test.csv")
+    shown = f"dropped  1 of {len(rows[split])} reviews in {name} without text {row}\n"
+    assert capsys.readouterr().err == shown
+    rows[split] = [*rows[split], (blank, 1)]
+    message = refusal(name, load, **rows)
+    assert f"2 of {len(rows[split])} reviews" in message and "remove them, or name the" in message
 
 
 def test_sample_is_balanced_and_without_duplicates():
@@ -106,6 +121,32 @@ def test_sample_is_balanced_and_without_duplicates():
     for reviews in (pool, test):
         assert reviews.labels.sum() * 2 == len(reviews)
     assert len({*pool.texts, *test.texts}) == total
+
+
+@pytest.mark.parametrize(
+    ("file", "path", "source"),
+    [
+        *((None, f"my{end}", "csv") for end in (*FORMATS, ".CSV")),
+        (None, "my.tar.gz", "folder"),
+        ("aclImdb/train/pos/1_9.txt", ".", "folder"),
+        ("aclImdb/train/pos/1_9.txt", "aclImdb", "folder"),
+        ("my.xlsx", "my.xlsx", "csv"),
+        ("mine/good/1.txt", "mine", "csv"),
+        ("imdb_reviews/plain_text/1.0.0/dataset_info.json", ".", "tfds"),
+        (None, "nowhere", None),
+        ("empty/README.txt", "empty", None),
+    ],
+)
+def test_a_path_decides_its_source(tmp_path, file, path, source):
+    if file:
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / file).touch()
+    for config in (lstm.get_config(), lstm.get_config("sample")):
+        assert infer_source(config) is config
+        named = override(config, {"data.path": str(tmp_path / path)})
+        before = named.data.source
+        assert infer_source(named).data.source == (source or before)
+        assert named.data.source == before  # a copy was changed
 
 
 def test_every_source_of_the_settings_has_a_reader():

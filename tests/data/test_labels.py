@@ -205,6 +205,32 @@ def test_several_labels_in_one_are_refused_but_not_a_comma_in_a_name():
         assert sorted(number(labels * 5, **said)[1]) == sorted(labels)
 
 
+def test_ratings_are_hinted_at(capsys):
+    for labels, positive, negative in (
+        ("1 2 3 4 5", "4,5", "1,2"),
+        ("1.0 2.0 4.0 5.0", "4,5", "1,2"),
+        ("0.5 1 3 3.5 5", "5", "0.5,1"),
+        ("1 2 3 4 5 6 7 8 9 10", "7,8,9,10", "1,2,3,4"),
+        ("0 4 6 7 10", "7,10", "0,4"),
+        ("0 1 2 3 4 5", "", ""),  # of questions, TREC's for example
+        ("3 4 5", "", ""),
+        ("1 5", "", ""),
+        ("-1 0 1", "", ""),
+        ("0 1 2", "", ""),
+        ("one 2 5", "", ""),
+    ):
+        number(labels.split() * 5)
+        shown = capsys.readouterr().err
+        flags = f"--config.data.positive_labels={positive} --config.data.negative_labels={negative}"
+        if positive:
+            assert shown.startswith("hint     my.csv, column 'label': ")
+            assert shown.endswith(f" look like a rating: {flags} makes it two classes\n")
+        else:
+            assert shown == ""
+        number(labels.split() * 5, labels=labels.replace(" ", ","))
+        assert "hint" not in capsys.readouterr().err
+
+
 def test_a_rounded_tie_is_a_tie():
     """Beside 0.5, float32 may leave the other class a trifle less: the first class is predicted."""
     assert decide(np.float32([[0.49999997, 0.5], [0.4, 0.6], [0.5, 0.5]])).tolist() == [0, 1, 0]

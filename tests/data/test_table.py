@@ -1,19 +1,21 @@
 """Tables and their labels: what is read, and what is said of bad input."""
 
+import io
 import os
 import random
+import sys
+import zipfile
 
+import pandas
 import pytest
 from reviews import refusal, refuses, write_csv, write_data
 
-from configs import lstm
-from sentiment_jax.config.recipes import override
 from sentiment_jax.config.schema import DataConfig
 from sentiment_jax.data.corpus import load_corpus
+from sentiment_jax.data.reviews import decode, read_files
 from sentiment_jax.data.table import (
-    FORMATS,
+    CLASS_FOLDERS,
     find_format,
-    infer_source,
     read_reviews,
     read_table,
     write_table,
@@ -21,16 +23,6 @@ from sentiment_jax.data.table import (
 
 GOOD = [(f"a good film {i}", "pos") for i in range(10)]
 BAD = [(f"a bad film {i}", "neg") for i in range(10)]
-
-
-@pytest.mark.parametrize("end", [*FORMATS, ".CSV"])
-def test_a_path_to_a_table_is_its_source(end):
-    for config in (lstm.get_config(), lstm.get_config("sample")):
-        named = override(config, {"data.path": f"my{end}"})
-        assert infer_source(named).data.source == "csv"
-        assert named.data.source == config.data.source  # a copy was changed
-        other = override(config, {"data.path": "my.tar.gz"})
-        assert infer_source(other) is other and infer_source(config) is config
 
 
 def error_of(path, raw=None):
@@ -110,8 +102,12 @@ def test_malformed_csv_names_file_and_row(tmp_path):
         (b"text,label\n1,a\n2.5,b\n", "column 'text': the texts are numbers: name another"),
         (b'text,label\n"a "good" film",1\n', "after row 1: ',' expected after '\"': check or doub"),
         (b"\x1f\x8b\x08\x00", "is compressed (gzip): unpack it, or save it as a CSV file"),
-        (b"PK\x03\x04\x14\x00", "is an Excel workbook or a zip archive: "),
-        (b"PAR1\x15\x04", "is a Parquet file: "),
+        (b"PK\x03\x04\x14\x00", "is an Excel workbook or a zip archive, which pandas can't read ("),
+        (b"PAR1\x15\x04", "): save it as a CSV file in UTF-8"),
+        (
+            b"\xd0\xcf\x11\xe0",
+            "is an Excel workbook of before 2007: unpack it, or save",
+        ),
         (b"text\ngood\n", "'label': its columns are 'text'"),
         (b"text,text,label\na,b,1\n", "'text', 'text', 'label'"),
         (b"text,label\ngood,1\nbad\nfine,1\n", "row 3: 1 cells where the header has 2"),
@@ -140,6 +136,51 @@ def test_malformed_json_lines_name_file_and_line(tmp_path):
     ):
         raw = f"{GOOD_LINE}\n{line}\n{GOOD_LINE}\n".encode("latin-1")
         assert expected in error_of(tmp_path / "reviews.jsonl", raw)
+
+
+def test_a_table_that_is_not_utf_8_is_read_by_its_encoding(tmp_path):
+    path = tmp_path / "reviews.csv"
+    raw = "".join(["text,label\n", *(f"caf\xe9 {i},{i % 2}\n" for i in range(10))]).encode("cp1252")
+    message = error_of(path, raw)
+    assert "line 2: byte 0xe9 is not UTF-8: save it as UTF-8, or train with --config." in message
+    pool, _ = read_reviews(DataConfig("csv", str(path), encoding="cp1252"))
+    assert "caf\xe9" in pool.texts[0]
+    for encoding in ("ascii", "latin-one"):
+        problem = f"line 2: byte 0xe9 is not UTF-8 nor data.encoding={encoding}: save it as UTF-8"
+        refuses(problem, read_reviews, DataConfig("csv", str(path), encoding=encoding))
+    path.write_bytes(raw.decode("cp1252").encode())  # UTF-8 goes before
+    assert read_reviews(DataConfig("csv", str(path), encoding="cp1252"))[0].texts == pool.texts
+    folder = path.parent / "texts" / "a"
+    folder.mkdir(parents=True)
+    (folder / "1.txt").write_bytes(b"caf\xe9")
+    for encoding, expected in ((None, "UTF-8$"), ("", "data.encoding=cp1252 \\(Latin-1\\)$")):
+        refuses(expected, decode, b"caf\xe9", "1.txt", encoding)
+    assert read_files(folder.parent, CLASS_FOLDERS, "latin-1") == {"a/1.txt": "caf\xe9"}
+
+
+def test_a_column_is_found_whatever_its_case_unless_several_are(tmp_path):
+    for header in ("Text;LABEL", "text; Label", "TEXT;text;label"):
+        table = read_table(f"{header}\n{header}\n".encode(), "x.csv", ["label", "text"])
+        names = header.split(";")
+        assert table.columns == names and table.texts == [[names[-1], names[-2]]]
+    table = read_table(b'{"Text": "a"}\n{"text": "b", "TEXT": "c"}', "x.jsonl", ["text"])
+    assert table.texts == [["a"], ["b"]]
+    for raw in (b"Text,TEXT\na,b\n", b'{"Text": "a", "TEXT": "b"}'):
+        refuses(
+            "needs one column 'text': its columns are 'Text', 'TEXT'",
+            read_table,
+            raw,
+            "x",
+            ["text"],
+        )
+
+
+def test_commas_begin_decimals_where_semicolons_separate_cells(tmp_path):
+    rows = [f"film {i}, no 1,5;{1 + i % 3},{5 * (i % 2)}\n" for i in range(60)]
+    path = tmp_path / "reviews.csv"
+    path.write_text("".join(["text;label\n", *rows]))
+    pool, _ = read_reviews(DataConfig("csv", str(path)))
+    assert pool.classes == ("1", "1.5", "2", "2.5", "3", "3.5") and "no 1,5" in pool.texts[0]
 
 
 def test_an_only_column_is_read_whatever_its_header(capsys):
@@ -199,13 +240,57 @@ def test_the_whole_table_is_kept():
         assert (table.columns, table.cells) == (columns.split(), cells)
 
 
+def test_a_folder_of_classes_is_a_table_of_its_files(tmp_path):
+    for folder in ("Train", "Test"):
+        for name, label in (("dull", "so so"), ("fun", "good"), (".hidden", "good")):
+            for i in range(5):
+                path = tmp_path / folder / label / f"{name}{i}.txt"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_text(f"{name} {folder} {i}")
+    data = DataConfig("csv", str(tmp_path / "Train"), test_path=str(tmp_path / "Test"))
+    pool, test = read_reviews(data)
+    assert pool.classes == ("good", "so so")
+    assert pool.ids == tuple(
+        f"{name}{i}.txt" for name in ("good/fun", "so so/dull") for i in range(5)
+    )
+    assert pool.texts[4:6] == ("fun Train 4", "dull Train 0")
+    assert pool.labels.tolist() == [0] * 5 + [1] * 5
+    assert test.ids[0] == "test good/fun0.txt"
+    (tmp_path / "Train/good/x.txt").symlink_to(tmp_path / "Test/good/fun1.txt")
+    assert "is a link out of" in error_of(tmp_path / "Train")
+
+
+def test_pandas_reads_a_parquet_file(tmp_path):
+    path = tmp_path / "reviews.parquet"
+    labels = pandas.Categorical(["pos", "neg"] * 5)
+    frame = pandas.DataFrame(
+        {"text": [f"caf\u00e9 {i}" for i in range(10)], "label": labels, "n": 0.1}
+    )
+    frame.to_parquet(path)
+    table = read_table(path.read_bytes(), path.name, ["text"])
+    assert table.columns == ["text", "label", "n"] and table.cells[1] == ["caf\u00e9 1", "neg", 0.1]
+    assert len(read_reviews(DataConfig("csv", str(path)))[0]) == 8
+
+
+def test_a_workbook_is_read_if_openpyxl_is_there_and_its_rows_have_their_numbers(monkeypatch):
+    with zipfile.ZipFile(file := io.BytesIO(), "w") as archive:
+        archive.writestr("xl/workbook.xml", "")
+    raw = file.getvalue()
+    monkeypatch.setitem(sys.modules, "openpyxl", None)
+    refuses("openpyxl.*: save it as a CSV file in UTF-8", read_table, raw, "my.xlsx", ["text"])
+    sheet = pandas.DataFrame({"text": ["NA", "good"], "label": [1, 2]})
+    monkeypatch.setattr(pandas, "read_excel", lambda file, keep_default_na: sheet)
+    table = read_table(raw, "my.xlsx", ["label", "text"])
+    assert (table.rows, table.texts) == ([2, 3], [["1", "NA"], ["2", "good"]])
+
+
 def test_what_is_not_a_file_is_not_a_table(tmp_path):
     """Reading a FIFO or device would wait for ever, or never end."""
     os.mkfifo(tmp_path / "a.csv")
     for path in (tmp_path / "a.csv", os.devnull):
         assert "FIFO, socket or device" in error_of(path)
     assert "No such file" in error_of(tmp_path / "no.csv")
-    assert "directory: name a file" in error_of(tmp_path)
+    assert "holds no CLASS/*.txt: name a folder of them, or a table" in error_of(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["a.csv", "a.TSV", "a.jsonl"])

@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 import reviews
 
+from sentiment_jax.config.schema import DataConfig
 from sentiment_jax.data.corpus import load_corpus
 from sentiment_jax.data.unlabeled import load_text, read_text, unlabeled_reviews
 
@@ -64,13 +65,13 @@ def test_without_unlabeled_text_nothing_else_is_read(data, tmp_path, limits):
 
 def test_own_text_is_a_table_lines_or_a_folder(tmp_path):
     table = reviews.write_csv(tmp_path / "own.csv", [("One.", "x"), ("Two.", "y")], ("body", "z"))
-    assert read_text(table, "body").texts == ("One.", "Two.")
+    assert read_text(table, DataConfig(text_column="body")).texts == ("One.", "Two.")
     folder = tmp_path / "folder" / "inner"
     folder.mkdir(parents=True)
     texts = {"b.txt": "Two\nlines.", "c.txt": "Three.", "a.txt": "One."}
     for name, text in {**texts, "._a.txt": "\0", "d": "-"}.items():
         (folder / name).write_text(text)
-    found = read_text(str(folder.parent), "body")
+    found = read_text(str(folder.parent), DataConfig())
     assert found.ids == ("inner/a.txt", "inner/b.txt", "inner/c.txt")
     assert found.texts == ("One.", "Two lines.", "Three.")
 
@@ -88,7 +89,7 @@ def test_text_that_is_absent_or_cannot_be_read_is_refused(data, tmp_path):
         ("texts/a.txt", "row 1 has 2,100,000 characters, .* 2,000,000 at"),
         ("empty", "pretrain.text=.*empty does not hold two different texts with words: a table"),
     ):
-        reviews.refuses(expected, read_text, f"{tmp_path}/{name}", "body")
+        reviews.refuses(expected, read_text, f"{tmp_path}/{name}", DataConfig())
 
 
 @pytest.mark.parametrize(
@@ -99,5 +100,5 @@ def test_text_to_learn_from_has_two_texts_with_words(text, tmp_path):
     path = tmp_path / "own.txt"
     path.write_text(text)
     reviews.refuses(
-        "own.txt does not hold two different texts with words", read_text, str(path), "x"
+        "own.txt does not hold two different texts with words", read_text, str(path), DataConfig()
     )

@@ -13,6 +13,7 @@ import pytest
 import reviews
 from commands import python
 
+from sentiment_jax.config.schema import DataConfig
 from sentiment_jax.data.corpus import load_corpus
 from sentiment_jax.data.table import Table, read_table
 from sentiment_jax.modes.explain import explain_texts
@@ -23,7 +24,7 @@ COLUMNS = ["row", "predicted", "p_positive", "warning"]
 
 
 def read(path):
-    return TextSource(file=str(path)).read()
+    return TextSource(file=str(path)).read(DataConfig())
 
 
 def test_a_prediction_does_not_depend_on_the_other_texts(model):
@@ -41,6 +42,14 @@ def test_predict_is_evaluate(model, finished):
     p, _ = predict([model], load_corpus(model.config.data).splits["test"].texts)
     scored = [float(row["p_positive"]) for row in reviews.read_table(finished / "predictions.csv")]
     np.testing.assert_allclose(p[:, 1], scored, atol=1e-6)
+
+
+def test_new_texts_may_have_the_encoding_of_the_run(tmp_path):
+    path = tmp_path / "new.csv"
+    path.write_bytes(b"review\ncaf\xe9\n")
+    data = DataConfig(text_column="review", encoding="cp1252")
+    for column in (None, "review"):
+        assert TextSource(file=str(path), column=column).read(data).texts == [["caf\xe9"]]
 
 
 @pytest.mark.parametrize("stdin", [False, True])
@@ -101,7 +110,7 @@ def test_bad_files_are_refused_with_the_place(tmp_path):
 )
 def test_predictions_follow_the_cells_of_the_input(model, tmp_path, capsys, name, raw):
     (tmp_path / "in").write_bytes(raw)
-    table = TextSource(file=str(tmp_path / "in"), column="review").read()
+    table = TextSource(file=str(tmp_path / "in"), column="review").read(DataConfig())
     predict_table([model], table)
     printed = list(csv.reader(capsys.readouterr().out.splitlines()[1:]))
     predict_table([model], table, tmp_path / name)

@@ -109,9 +109,25 @@ def test_texts_are_shown_on_request_and_not_run(swept, reported, write_page, tmp
     assert not any(review[:40] in unasked for review in reviews)
 
 
+def test_texts_of_a_table_are_shown_if_it_is_there(run_copy, write_page, tmp_path, capsys):
+    table = shutil.copy(corpus.SAMPLE, tmp_path / "own.csv")
+    runs.change_json(run_copy / "config.json", "data", source="csv", path=str(table))
+    write_page(run_copy)
+    rows = read_table(tmp_path / "page" / "run-mistakes.csv")
+    reviews = read_table(corpus.SAMPLE)
+    for row in rows:
+        assert row["text"] == reviews[int(row["id"].removeprefix("row ")) - 2]["text"]
+    assert rows and capsys.readouterr().err == ""
+    table.unlink()
+    write_page(run_copy)
+    assert "text" not in read_table(tmp_path / "page" / "run-mistakes.csv")[0]
+    shown = capsys.readouterr().err
+    assert shown.startswith("warning: no texts are shown: cannot read the table")
+
+
 def test_texts_of_changed_data_are_not_shown(run_copy, write_page):
     runs.change_json(run_copy / "result.json", data_hash="f" * 64)
-    with pytest.raises(InputError, match="--with_text: the data changed since .*run was made"):
+    with pytest.raises(InputError, match="^the data changed since .*run was made"):
         write_page(run_copy, with_text=True)
 
 
@@ -150,7 +166,8 @@ def test_the_studys_numbers_stand_beside_ours(swept, reported):
 CHECK = (Path(__file__).parents[1] / "check_pages.js").read_text()
 BAD = """<!DOCTYPE html><body style="background: #fff"><p style="color: #999">pale</p>
 <div style="width: 1500px">wide</div><div style="overflow-x: auto"><table><tr><td
-style="min-width: 1500px">column</table></div><h2 style="overflow: hidden; white-space: nowrap;
+style="min-width: 1500px">column</table></div><table><tr><td style="overflow-wrap: anywhere;
+display: block; width: 2em">positive</table><h2 style="overflow: hidden; white-space: nowrap;
 width: 3em">title that is cut</h2><p style="border: 1px solid; width: 3em">framesandmore</p>
 <img src="data:image/png;base64,"><script>wrong()</script>"""
 
@@ -170,7 +187,7 @@ def test_a_browser_shows_the_pages(swept, reported, finished, write_page, tmp_pa
     long = [shutil.copytree(finished, tmp_path / f"{name} {i}e-3") for i in range(3)]
     for number, path in enumerate(long[1:]):
         runs.change_json(path / "config.json", epochs=9 + number)
-    write_page(*long, swept.directory)
+    write_page(*long, swept.directory, with_text=True)
     pages = {
         "long": (tmp_path / "page" / "report.html").read_text(),
         "report": (reported / "report.html").read_text(),
@@ -198,7 +215,13 @@ def test_a_browser_shows_the_pages(swept, reported, finished, write_page, tmp_pa
     assert [(where, fault) for where, _, fault in faults if not where.startswith("bad")] == []
     bad = {fault for where, _, fault in faults if where == "bad 390 dark"}
     seen = {"hidden column", "cut title that is cut", "over a frame framesandmore"}
-    assert bad == {"scrolls sideways", "broken image", "contrast 2.8 of pale", *seen}
+    assert bad == {
+        "scrolls sideways",
+        "broken image",
+        "contrast 2.8 of pale",
+        "broken word positive",
+        *seen,
+    }
     errors = [line for line in done.stderr.splitlines() if "CONSOLE" in line]
     assert errors and all("wrong is not defined" in line for line in errors)
     pixels = matplotlib.image.imread(picture)

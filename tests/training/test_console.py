@@ -1,17 +1,24 @@
 """Warnings of a training that means nothing, each with its figure; test_classes: none."""
 
 import itertools
+import time
 from types import SimpleNamespace
 from unittest.mock import Mock
 
+import numpy as np
 import pytest
 import runs
 from reviews import write_csv
+from tqdm import tqdm
 
+from sentiment_jax.config.schema import Config, EncoderConfig, LstmConfig
+from sentiment_jax.data.batches import PlannedBatch
+from sentiment_jax.modes.train import train
 from sentiment_jax.runtime import terminal
+from sentiment_jax.training import console, loop
 from sentiment_jax.training.checks import resolve
-from sentiment_jax.training.console import warn_of_chance
-from sentiment_jax.training.run import TrainingRun
+from sentiment_jax.training.console import warn_of_chance, warn_of_slow_epochs
+from sentiment_jax.training.run import Progress, TrainingRun
 from sentiment_jax.training.tasks.classification import CLASSIFICATION
 
 WORDS = ("seen", "sold", "left", "came", "turned", "went", "made", "held", "kept", "gave")
@@ -51,6 +58,51 @@ def test_data_of_worthless_scores_are_warned_of(tmp_path, capsys, changes, contr
 
 
 @pytest.mark.parametrize(
+    ("model", "parameters", "seconds", "warned"),
+    [
+        (EncoderConfig(), 110_000_000, 9.0, True),
+        (EncoderConfig(), 110_000_000, 2.0, False),  # 150 steps take 5 minutes
+        (EncoderConfig(), 22_700_000, 9.0, False),  # the recipe encoder's
+        (LstmConfig(), 110_000_000, 9.0, False),
+    ],
+)
+def test_slow_epochs_of_a_large_encoder_are_warned_of(capsys, model, parameters, seconds, warned):
+    progress = Progress()
+    for _ in range(5):
+        progress.add({"loss": 1.0, "correct": 1.0, "examples": 20.0}, seconds)
+    config = Config(model=model)
+    experiment = SimpleNamespace(encoded={"train": range(3000)})
+    run = Mock(spec=TrainingRun, progress=progress, parameters=parameters, config=config)
+    run.experiment = experiment
+    warn_of_slow_epochs(run)
+    line = "warning: an epoch takes about 22 minutes on this CPU: use a GPU, or a smaller model: "
+    assert capsys.readouterr().err == (f"{line}--config=encoder\n" if warned else "")
+
+
+def test_the_eta_does_not_count_the_compilation(monkeypatch):
+    """The rate of a bar is that of the time since it was printed last."""
+    monkeypatch.setattr(loop.batches, "make_batch", Mock())
+    monkeypatch.setattr(loop.devices, "put_batch", Mock())
+
+    def train_step(*arguments):
+        time.sleep(0.2)
+        return None, {}
+
+    run = Mock(spec=TrainingRun, progress=Progress(), compiled_lengths=set(), config=Mock())
+    run.experiment = Mock(encoded={"train": None})
+    run.train_step = train_step
+    run.learning_rate = lambda step: 0.1
+    planned = PlannedBatch(np.zeros(0, np.int64), 8)
+    with terminal.progress_bar(2, "epoch 1/1") as bar:
+        start = bar.last_print_t
+        _, seconds = loop._dispatch(run, planned, bar)
+        assert seconds >= 0.2 and bar.last_print_t == start + seconds
+        assert loop._dispatch(run, planned, bar)[1] == 0 and bar.last_print_t == start + seconds
+    hidden = tqdm(disable=True)  # of a process that is not the main one
+    loop._dispatch(run, PlannedBatch(np.zeros(0, np.int64), 16), hidden)
+
+
+@pytest.mark.parametrize(
     ("mcc", "loss", "classes", "warned"),
     [  # of 40 reviews, one random guesser in twenty has an MCC above 1.645 / sqrt(40) = 0.2601
         (0.27, 0.6, 2, False),
@@ -71,3 +123,10 @@ def test_predictions_at_chance_are_warned_of_once(capsys, mcc, loss, classes, wa
         f"largest class: 0.5000), MCC {mcc:.4f} (by chance: 0.2601), loss {loss} (log 2: 0.6931)\n"
     ).replace("7.0", "7")
     assert capsys.readouterr().err == (expected if warned else "")
+
+
+def test_the_time_of_an_epoch_is_looked_at_once(monkeypatch, tmp_path):
+    warn = Mock()
+    monkeypatch.setattr(console, "warn_of_slow_epochs", warn)
+    train(runs.make_small(**runs.LONGER), tmp_path)
+    warn.assert_called_once()
