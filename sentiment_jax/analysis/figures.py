@@ -98,17 +98,30 @@ def confusions(
             axes.set(xlabel="predicted", ylabel="label")
 
 
-def accuracies(models: Mapping[str, float], examples: int, guessing: float, path: Path) -> None:
-    """Draw accuracies with their 95 % intervals, the first above; guessing is a dashed line."""
+def accuracies(
+    models: Mapping[str, float],
+    examples: int,
+    guessing: float,
+    path: Path,
+    *,
+    label: str = "test accuracy",
+    chosen: str = "",
+) -> None:
+    """Draw accuracies with their 95 % intervals, the first above; guessing is a dashed line.
+
+    If one is `chosen`, the marks of the others are hollow.
+    """
     with panels(path, WIDTH, 0.3 * len(models) + 0.9) as ((axes,),):
-        for place, accuracy in enumerate(models.values()):
+        for place, (name, accuracy) in enumerate(models.items()):
             low, high = wilson_interval(accuracy, examples)
+            filled = chosen in ("", name)
             axes.plot([low, high], [place, place], color=BLUE, marker="|")
-            axes.plot(accuracy, place, color=BLUE, marker="o")
+            color = BLUE if filled else "white"
+            axes.plot(accuracy, place, color=BLUE, marker="o", markerfacecolor=color)
         axes.axvline(guessing, color="0.5", linestyle="--")
         axes.set_yticks(range(len(models)), [shorten(name, 24) for name in models])
         axes.set_ylim(len(models) - 0.5, -0.5)
-        axes.set_xlabel("test accuracy")
+        axes.set_xlabel(label)
         axes.grid(axis="x")
 
 
@@ -140,19 +153,6 @@ def calibration(
         below.set(xlabel=labels[0], ylabel="predictions")
         axes.grid()
         axes.figure.legend(loc=BELOW, fontsize=8)
-
-
-def intervals(rows: Sequence[Mapping[str, Any]], chosen: str, label: str, path: Path) -> None:
-    """Draw each model's accuracy, from `low` to `high`, in a row; the chosen one is filled."""
-    with panels(path, WIDTH, 0.4 * len(rows) + 0.9) as ((axes,),):
-        for place, row in enumerate(rows):
-            mark = BLUE if row["model"] == chosen else "white"
-            errors = [[row["accuracy"] - row["low"]], [row["high"] - row["accuracy"]]]
-            style = {"fmt": "o", "color": BLUE, "markerfacecolor": mark, "capsize": 3}
-            axes.errorbar(row["accuracy"], -place, xerr=errors, **style)
-        axes.set_yticks(range(0, -len(rows), -1), [row["model"] for row in rows])
-        axes.set(xlabel=f"{label}, 95 % interval", ylim=(0.5 - len(rows), 0.5))
-        axes.grid(axis="x")
 
 
 def epoch_means(records: Records, split: str, name: str) -> tuple[list[int], list[float]]:

@@ -106,7 +106,14 @@ def compare(
     table = pandas.DataFrame(rows, columns=list(COLUMNS))
     write_csv(directory / "comparison.csv", list(COLUMNS), table.astype(object).values.tolist())
     label = f"accuracy over {how}" if data.folds else "validation accuracy"
-    figures.intervals(rows, chosen, label, directory / "comparison.png")
+    figures.accuracies(
+        dict(zip(table.model, table.accuracy, strict=True)),
+        len(scored),
+        float(np.bincount(scored.labels).max() / len(scored)),
+        directory / "comparison.png",
+        label=f"{label}, 95 % interval; dashed: the largest class",
+        chosen=chosen,
+    )
     content = read_json(directory / COMPARISON_FILE) | {"chosen": place.name}
     write_json(directory / COMPARISON_FILE, content)
     _print(table, chosen, correct, result, directory)
