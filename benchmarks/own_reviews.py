@@ -1,7 +1,7 @@
 """Recipes for one's own reviews, and the linear baseline of each run, on several data sets.
 
     python -m benchmarks.own_reviews --output=results/own_reviews/runs.csv \
-        --data=products=products.csv,films=films.csv
+        --data=products=products.csv,trec=trec.csv:trec-test.csv
 
 Every run is a process of its own, as a user would start it. Rows are appended as runs end; a run
 whose row is there is not repeated. `--imdb=DATA_DIR` adds IMDB cut to 200, 1,000 and 5,000 reviews,
@@ -22,7 +22,7 @@ from absl import app, flags
 from benchmarks import rows
 from sentiment_jax.storage.files import read_json
 
-DATA = flags.DEFINE_list("data", [], "NAME=CSV,...")
+DATA = flags.DEFINE_list("data", [], "NAME=CSV[:TEST_CSV[:VALIDATION_CSV]],...")
 IMDB = flags.DEFINE_string("imdb", None, "data_dir of the prepared IMDB")
 CONFIGS = flags.DEFINE_list("configs", ["ngrams"], "recipes")
 SEEDS = flags.DEFINE_list("seeds", ["0", "1", "2"], "seeds; the split is that of split_seed 0")
@@ -72,8 +72,10 @@ def main(_: Sequence[str]) -> None:
     """Train what is not in the table yet, then print means over seeds beside the baseline."""
     sources = {}
     for entry in DATA.value:
-        name, _, path = entry.partition("=")
-        sources[name] = ["--config.data.source=csv", f"--config.data.path={path}"]
+        name, _, paths = entry.partition("=")
+        settings = ("path", "test_path", "validation_path")
+        files = zip(settings, paths.split(":"), strict=False)
+        sources[name] = [f"--config.data.{setting}={path}" for setting, path in files]
     for count in (200, 1_000, 5_000) if IMDB.value else ():
         limit = f"--config.data.limit={count}"
         tfds = "--config.data.source=tfds"
