@@ -187,14 +187,15 @@ def test_training_on_a_table(tmp_path):
     texts += [f"a {('bad', 'good')[i % 2]} pan, number {i}" for i in range(55)]
     own = pandas.DataFrame({"review": texts, "stars": 3, "opinion": 1.0}, index=range(100, 160))
     own.loc[::2, "opinion"] = 0.0
-    columns = {"text_column": "review", "label_column": "opinion"}
+    columns = {"text_column": "Review", "label_column": "opinion"}  # in any case
     # The same program, whatever the words.
     sizes = {"vocabulary_size": 10, "limit": 0, "test_limit": 0, "length_buckets": ()}
-    config = runs.make_small(data=columns | sizes, epochs=1)
+    own_data = {"source": "csv"}  # as in the recipes for it: the call names the reviews
+    config = runs.make_small(data=columns | sizes | own_data, epochs=1)
     workdir = tmp_path / "run"
     train = functools.partial(sentiment_jax.train, config, workdir)
     result = train(own)
-    assert config.data.source == "sample", "the caller's config changed"
+    assert config.data.path == "", "the caller's config changed"
     stored = read_json(workdir / "config.json")["data"]
     assert (stored["source"], stored["path"]) == ("csv", str(workdir / "reviews.csv"))
     assert read_json(workdir / "env.json")["data"]["source"] == "csv"
