@@ -40,7 +40,8 @@ def draw_folds(experiment: Experiment, pool: Reviews | None = None) -> list[Fold
 
     InputError: there are too few reviews.
     """
-    return fold_rows(experiment.config.data, pool or experiment.reviews["train"])
+    data = experiment.config.data
+    return fold_rows(data, pool or experiment.reviews["train"]) if data.folds else []
 
 
 def fold_rows(data: DataConfig, reviews: Reviews) -> list[Fold]:
