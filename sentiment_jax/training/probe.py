@@ -19,11 +19,11 @@ from sentiment_jax.data.reviews import Reviews, fold_split, stratified_sample
 from sentiment_jax.errors import InputError
 from sentiment_jax.runtime import devices, terminal
 from sentiment_jax.training import hooks, scoring
-from sentiment_jax.training.metrics import score_probabilities
+from sentiment_jax.training.metrics import log_loss, score_probabilities
 from sentiment_jax.training.objectives.objective import Batch, forward
 from sentiment_jax.training.run import TrainingRun
 
-C = np.logspace(-4, 2, 13)  # inverse strengths of the regularization to choose from
+C = np.logspace(-3.5, 1.5, 11)  # inverse strengths of the regularization to choose from
 FOLDS = 5
 FEW = 5_000  # reviews that C is chosen on, at most
 ABSENT = -30.0  # the logit of a class that no training review has
@@ -92,24 +92,31 @@ def _fit(
     seed: int,
 ) -> dict[str, np.ndarray]:
     """Return kernel and bias of the last layer."""
-    # Late: they take a second.
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.model_selection import GridSearchCV
+    from sklearn.linear_model import LogisticRegression  # late: it takes a second
 
+    mean = features.mean(axis=0, dtype=np.float64)
+    centered = features - mean  # the same optimum in a quarter of the time
     weights = "balanced" if balanced else None
-    model = LogisticRegression(max_iter=1_000, tol=1e-6, class_weight=weights)
     few = np.isin(reviews.hashes, stratified_sample(reviews, count=FEW, seed=0).hashes)
-    if folds := _folds(reviews.take(few), seed):
-        search = GridSearchCV(model, {"C": C}, scoring="neg_log_loss", cv=folds, refit=False)
-        search.fit(features[few].astype(np.float64), reviews.labels[few])
-        model.set_params(**search.best_params_)
-    model.fit(features.astype(np.float64), reviews.labels)
-    rows, biases = model.coef_, model.intercept_
-    if len(model.classes_) == 2:  # one logit, the difference of the two
-        rows, biases = np.vstack([-rows, rows]) / 2, np.concatenate([-biases, biases]) / 2
+    rows = np.flatnonzero(few)
+    losses = np.zeros(len(C))
+    for kept, held_out in _folds(reviews.take(rows), seed):
+        # Each C starts from the solution for the one before.
+        model = LogisticRegression(max_iter=1_000, warm_start=True, class_weight=weights)
+        for i, c in enumerate(C):
+            model.set_params(C=c).fit(centered[rows[kept]], reviews.labels[rows[kept]])
+            found = model.predict_proba(centered[rows[held_out]])
+            labels = np.searchsorted(model.classes_, reviews.labels[rows[held_out]])
+            losses[i] += log_loss(found, labels) * len(labels)
+    best = C[np.argmin(losses)] if losses.any() else 1.0  # too few reviews to choose by
+    model = LogisticRegression(C=best, max_iter=10_000, tol=1e-6, class_weight=weights)
+    model.fit(centered, reviews.labels)
     kernel = np.zeros((features.shape[1], len(reviews.classes)), np.float32)
     bias = np.full(len(reviews.classes), ABSENT, np.float32)
-    kernel[:, model.classes_] = rows.T
+    vectors, biases = model.coef_, model.intercept_ - model.coef_ @ mean
+    if len(model.classes_) == 2:  # one logit, the difference of the two
+        vectors, biases = np.vstack([-vectors, vectors]) / 2, np.concatenate([-biases, biases]) / 2
+    kernel[:, model.classes_] = vectors.T
     bias[model.classes_] = biases
     return {"kernel": kernel, "bias": bias}
 
