@@ -82,7 +82,7 @@ def check_start(
     if workdir.resolve() in [run.resolve() for run in lineage.parents(config)]:
         raise InputError(f"the config learns from {workdir}, its own --workdir: choose another one")
     if holds_runs(workdir) and not directory.config.exists():
-        raise InputError(f"{workdir} holds other runs: choose another --workdir for one of its own")
+        raise InputError(f"{workdir} holds a sweep or comparison: choose another --workdir")
     changes = []
     if start is not Start.BEGUN_ANEW:
         changes = directory.check_config(config, allow_changes)
