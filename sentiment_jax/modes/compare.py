@@ -81,8 +81,12 @@ def compare(
     scored = corpus.splits["train" if data.folds else "val"]
     how = f"{data.folds} folds" if data.folds else "validation"
     print(f"{'compare':8} {', '.join(RECIPES)} by {how} on {len(scored):,} reviews, in {directory}")
-    with terminal.progress_bar(None, "fitting the linear baseline"):
-        baseline = linear_baseline(corpus.splits, fold_rows(data, corpus.splits["train"]))
+    baseline: dict[str, Any] = {}
+    try:
+        with terminal.progress_bar(None, "fitting the linear baseline"):
+            baseline = linear_baseline(corpus.splits, fold_rows(data, corpus.splits["train"]))
+    except (ValueError, MemoryError) as error:
+        terminal.warn(f"no linear baseline: {error}")
     rows = []
     correct = {}
     if baseline:

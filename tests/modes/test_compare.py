@@ -108,7 +108,7 @@ def test_the_same_command_trains_nothing_again(compared, changes, tmp_path, monk
     kept = [name for name in COLUMNS if name not in ("train_seconds", "texts_per_second")]
     pandas.testing.assert_frame_equal(found[kept], table[kept])
     refuses("compares models on other reviews", compare, changes | {"data.limit": 50}, again)
-    refuses("holds a sweep or comparison: choose another", sentiment_jax.train, "lstm:sample", again)
+    refuses("holds a sweep or comparison: choose", sentiment_jax.train, "lstm:sample", again)
     first = directory / "ngrams"
     refuses("belongs to the run, sweep or export in", compare, changes, first / "mine")
     refuses("holds a run: choose another --workdir for a comp", compare, changes, first)

@@ -172,7 +172,7 @@ def test_a_killed_sweep_goes_on_and_a_finished_one_trains_nothing(run, tmp_path,
 
 def test_a_sweep_and_a_run_do_not_share_a_directory(run, config, tmp_path):
     run(ONE_TRIAL)
-    refuses("sweep holds a sweep or comparison: choose another --workdir", train, config, tmp_path / "sweep")
+    refuses("sweep holds a sweep or comparison: choose", train, config, tmp_path / "sweep")
     (tmp_path / "sweep" / "config.json").write_text("{}")
     (tmp_path / "sweep" / "sweep.json").unlink()
     refuses("sweep holds a run: choose another --workdir", run, ONE_TRIAL)
