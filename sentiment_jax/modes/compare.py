@@ -128,7 +128,7 @@ def _recipe(name: str, changes: Mapping[str, Any]) -> ConfigDict:
     """Return a recipe with those of the changes that it has; InputError for others."""
     for setting in changes:
         if not setting.startswith(SHARED):
-            may = f"it may change {', '.join(SHARED)}"
+            may = f"it may change data.*, {', '.join(SHARED[1:])}"
             raise InputError(f"--config.{setting}: --mode=compare keeps its recipes; {may}")
     recipe = read_recipe(name)
     if recipe.model.name not in ENCODERS:
