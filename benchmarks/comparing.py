@@ -2,6 +2,7 @@
 
 import collections
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -63,14 +64,19 @@ def difference(expected: Path, found: Path) -> str:
     return ""
 
 
-def difference_of_all(expected: Path, found: Path) -> str:
-    """Describe the first difference between two directories, in a table or a run: folds, trials."""
+def difference_of_all(
+    expected: Path, found: Path, skipped: Callable[[Path], bool] = lambda run: False
+) -> str:
+    """Describe the first difference between two directories, in a table or a run: folds, trials.
+
+    `skipped` says of a run's path in them whether it is left out.
+    """
     tables = [d / "table.csv" for d in (expected, found)]
     if tables[0].exists() and tables[0].read_bytes() != tables[1].read_bytes():
         return "table.csv"
     for result in sorted(expected.rglob("result.json")):
         run = result.parent.relative_to(expected)
-        if wrong := difference(expected / run, found / run):
+        if not skipped(run) and (wrong := difference(expected / run, found / run)):
             return f"{run}: {wrong}"
     return ""
 

@@ -149,17 +149,13 @@ def what_differs(root: Path, base: str, command: str, work: Path, outputs: tuple
     whole = base.removeprefix("half a ")
     if command == "train" and base == whole and "is finished; nothing to do" in outputs[1]:
         return ""
-    expected, found = (folder / "table.csv" for folder in (root / whole, work))
-    if expected.exists() and expected.read_bytes() != found.read_bytes():
-        return "table.csv"
-    for result in sorted((root / whole).rglob("result.json")):
-        run = result.parent.relative_to(root / whole)
-        pair = [d / run / "result.json" for d in (root / base, work)]
-        if all(p.exists() for p in pair) and len({p.stat().st_mtime_ns for p in pair}) == 1:
-            continue  # a fold or trial from before the fault
-        if difference := comparing.difference(root / whole / run, work / run):
-            return f"{run}: {difference}"
-    return ""
+
+    def is_from_before(run: Path) -> bool:
+        """Whether a fold or trial had ended before the fault."""
+        pair = [directory / run / "result.json" for directory in (root / base, work)]
+        return all(p.exists() for p in pair) and len({p.stat().st_mtime_ns for p in pair}) == 1
+
+    return comparing.difference_of_all(root / whole, work, is_from_before)
 
 
 def classify(command: str, code: int, errors: str, difference: str) -> str:

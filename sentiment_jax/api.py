@@ -29,7 +29,6 @@ from sentiment_jax.data.predictions import prediction_cells, prediction_columns
 from sentiment_jax.data.table import find_column
 from sentiment_jax.errors import InputError
 from sentiment_jax.modes import evaluate, export, predict
-from sentiment_jax.modes.compare import compare as compare_recipes
 from sentiment_jax.modes.pretrain import pretrain as pretrain_run
 from sentiment_jax.modes.train import train as train_run
 from sentiment_jax.runtime import startup
@@ -125,6 +124,8 @@ def compare(
 
     Returns the table that the command prints. Errors are those of `train`.
     """
+    from sentiment_jax.modes.compare import compare as compare_recipes  # late: scikit-learn
+
     directory = RunDirectory(Path(workdir).expanduser())
     changed = dict(changes or {})
     tables = {"train": data, "test": test}

@@ -23,7 +23,7 @@ from sentiment_jax.config.schema import ENCODERS, Config
 from sentiment_jax.config.validation import validate
 from sentiment_jax.data.corpus import Corpus, infer_source, load_corpus
 from sentiment_jax.errors import InputError
-from sentiment_jax.modes.train import RUN, TRIAL
+from sentiment_jax.modes.train import RUN, TRIAL, fit_baseline
 from sentiment_jax.runtime import terminal
 from sentiment_jax.storage.files import read_json, write_csv, write_json
 from sentiment_jax.storage.run_directory import COMPARISON_FILE, RunDirectory, prepare_workdir
@@ -31,7 +31,6 @@ from sentiment_jax.sweeps.plan import Trial
 from sentiment_jax.training import checks, console
 from sentiment_jax.training.cross_validation import fold_rows
 from sentiment_jax.training.experiment import Experiment
-from sentiment_jax.training.linear_baseline import linear_baseline
 from sentiment_jax.training.metrics import mcnemar, wilson_interval
 from sentiment_jax.training.scoring import score_reviews
 from sentiment_jax.training.signals import Stop
@@ -81,12 +80,7 @@ def compare(
     scored = corpus.splits["train" if data.folds else "val"]
     how = f"{data.folds} folds" if data.folds else "validation"
     print(f"{'compare':8} {', '.join(RECIPES)} by {how} on {len(scored):,} reviews, in {directory}")
-    baseline: dict[str, Any] = {}
-    try:
-        with terminal.progress_bar(None, "fitting the linear baseline"):
-            baseline = linear_baseline(corpus.splits, fold_rows(data, corpus.splits["train"]))
-    except (ValueError, MemoryError) as error:
-        terminal.warn(f"no linear baseline: {error}")
+    baseline = fit_baseline(corpus.splits, fold_rows(data, corpus.splits["train"]))
     rows = []
     correct = {}
     if baseline:
@@ -103,10 +97,7 @@ def compare(
             rows.append(_row(name, correct, **_costs(trial, corpus)))
         chosen = choose({name: of for name, of in correct.items() if name != LINEAR})
         place = directory / chosen.replace(":", "-")
-        if "test" not in (result := read_json(RunDirectory(place).result)):
-            RunDirectory(place).result.unlink()  # it goes on: what is left is the test
-            _train(chosen, recipes[chosen], place, RUN, corpus, stop)
-            result = read_json(RunDirectory(place).result)
+        result = _test(chosen, recipes[chosen], place, corpus, stop)
     table = pandas.DataFrame(rows, columns=list(COLUMNS))
     write_csv(directory / "comparison.csv", list(COLUMNS), table.astype(object).values.tolist())
     label = f"accuracy over {how}" if data.folds else "validation accuracy"
@@ -180,6 +171,15 @@ def _train(
         accuracy = result["val"]["accuracy"]
         print(f"{name:14} accuracy {accuracy:.4f}, {time.monotonic() - start:,.0f} s", flush=True)
     return True
+
+
+def _test(name: str, recipe: ConfigDict, place: Path, corpus: Corpus, stop: Stop) -> dict[str, Any]:
+    """Return result.json of a finished run with the scores of the test, which is done once."""
+    directory = RunDirectory(place)
+    if "test" not in read_json(directory.result):
+        directory.result.unlink()  # it goes on: what is left is the test
+        _train(name, recipe, place, RUN, corpus, stop)
+    return read_json(directory.result)
 
 
 def _row(name: str, correct: Mapping[str, Bool[np.ndarray, " reviews"]], **more: Any) -> dict:

@@ -54,6 +54,11 @@ def compile_step(experiment: Experiment, mode: str, length: int) -> int:
     return peak_bytes(lowered.compile())
 
 
+def modes_of(config: Config) -> tuple[str, ...]:
+    """Return what a run computes on the devices: training, if it takes steps, and evaluation."""
+    return ("training", "evaluation") if config.optimizer.takes_steps else ("evaluation",)
+
+
 def rows_of(config: Config, mode: str) -> int:
     """Return the batch size of training or evaluation."""
     return config.batch_size if mode == "training" else config.eval_batch_size
@@ -87,7 +92,7 @@ def check_memory(experiment: Experiment) -> float:
         ("training", limit, "batch_size or data.max_length"),
         ("evaluation", limit - kept, "eval_batch_size or data.max_length"),
     ):
-        if mode == "training" and not experiment.config.optimizer.takes_steps:
+        if mode not in modes_of(experiment.config):
             continue
         length = padded_lengths(experiment, mode)[-1]
         needed = compile_step(experiment, mode, length)

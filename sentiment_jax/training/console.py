@@ -89,7 +89,7 @@ def print_steps(experiment: Experiment) -> None:
     print(f"{'device':8} {describe_devices()}{f', {mebibytes(limit)} each' if limit else ''}")
     line = "{:8} {:10} {:>16} {:>14} {:>11}".format
     print(line("step", "", "reviews x tokens", "peak memory", "compiled in"))
-    for mode in ("training", "evaluation"):
+    for mode in compilation.modes_of(experiment.config):
         rows = compilation.rows_of(experiment.config, mode)
         for length in compilation.padded_lengths(experiment, mode):
             start = time.perf_counter()

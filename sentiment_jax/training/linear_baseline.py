@@ -148,7 +148,8 @@ def _predict(
         if len(known):
             weights = TfidfTransformer(sublinear_tf=True).fit(own[:, known])
             blocks.append([weights.transform(of[:, known]) for of in (own, block[held_out])])
-    features, others = (hstack(of, "csr") for of in zip(*blocks, strict=True))
+    features = hstack([own for own, _ in blocks], "csr")
+    others = hstack([other for _, other in blocks], "csr")
     probabilities = []
     for c in strengths:
         # The dual problem takes a tenth of the primal's time.

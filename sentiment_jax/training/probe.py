@@ -113,9 +113,11 @@ def _fit(
     model.fit(centered, reviews.labels)
     kernel = np.zeros((features.shape[1], len(reviews.classes)), np.float32)
     bias = np.full(len(reviews.classes), ABSENT, np.float32)
-    vectors, biases = model.coef_, model.intercept_ - model.coef_ @ mean
+    vectors = model.coef_
+    biases = model.intercept_ - vectors @ mean
     if len(model.classes_) == 2:  # one logit, the difference of the two
-        vectors, biases = np.vstack([-vectors, vectors]) / 2, np.concatenate([-biases, biases]) / 2
+        vectors = np.vstack([-vectors, vectors]) / 2
+        biases = np.concatenate([-biases, biases]) / 2
     kernel[:, model.classes_] = vectors.T
     bias[model.classes_] = biases
     return {"kernel": kernel, "bias": bias}

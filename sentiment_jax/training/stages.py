@@ -190,8 +190,9 @@ def fit(run: TrainingRun) -> None:
     if run.tensorboard and processes.is_main():
         run.log.open_events(run.directory.tensorboard)
     console.describe_run(run)
+    train_epoch = loop.train_epoch if run.config.optimizer.takes_steps else probe.fit_classifier
     while run.progress.epochs_done < run.epochs and not run.progress.stopped_early:
-        (loop.train_epoch if run.config.optimizer.takes_steps else probe.fit_classifier)(run)
+        train_epoch(run)
         loop.validate_epoch(run)
     run.state = None  # its memory is free for the test
     best = run.progress.best
