@@ -97,7 +97,11 @@ def compare(
             rows.append(_row(name, correct, **_costs(trial, corpus)))
         chosen = choose({name: of for name, of in correct.items() if name != LINEAR})
         place = directory / chosen.replace(":", "-")
-        result = _test(chosen, recipes[chosen], place, corpus, stop)
+        needed = {"test", "linear_baseline"} if baseline else {"test"}
+        if not needed <= read_json(RunDirectory(place).result).keys():
+            RunDirectory(place).result.unlink()  # it goes on: what is left is the test
+            _train(chosen, recipes[chosen], place, RUN, corpus, stop)
+        result = read_json(RunDirectory(place).result)
     table = pandas.DataFrame(rows, columns=list(COLUMNS))
     write_csv(directory / "comparison.csv", list(COLUMNS), table.astype(object).values.tolist())
     label = f"accuracy over {how}" if data.folds else "validation accuracy"
@@ -171,15 +175,6 @@ def _train(
         accuracy = result["val"]["accuracy"]
         print(f"{name:14} accuracy {accuracy:.4f}, {time.monotonic() - start:,.0f} s", flush=True)
     return True
-
-
-def _test(name: str, recipe: ConfigDict, place: Path, corpus: Corpus, stop: Stop) -> dict[str, Any]:
-    """Return result.json of a finished run with the scores of the test, which is done once."""
-    directory = RunDirectory(place)
-    if "test" not in read_json(directory.result):
-        directory.result.unlink()  # it goes on: what is left is the test
-        _train(name, recipe, place, RUN, corpus, stop)
-    return read_json(directory.result)
 
 
 def _row(name: str, correct: Mapping[str, Bool[np.ndarray, " reviews"]], **more: Any) -> dict:

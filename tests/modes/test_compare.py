@@ -17,7 +17,7 @@ from sentiment_jax.data.corpus import load_corpus
 from sentiment_jax.errors import Interrupted
 from sentiment_jax.modes import compare as mode
 from sentiment_jax.modes.compare import COLUMNS, RECIPES, choose, compare
-from sentiment_jax.storage.files import read_json
+from sentiment_jax.storage.files import read_json, write_json
 from sentiment_jax.sweeps.plan import find_run
 from sentiment_jax.training.linear_baseline import linear_baseline
 from sentiment_jax.training.trained_model import load_run
@@ -141,6 +141,17 @@ def test_a_stopped_comparison_goes_on(place, compared, changes, tmp_path, monkey
     for name in PLACES:
         runs.assert_same_run(directory / name, work / name)
     assert read_json(work / "comparison.json")["chosen"] == chosen
+
+
+def test_a_kill_between_the_test_and_the_baseline_is_made_good(compared, changes, tmp_path):
+    directory, _, _ = compared
+    shutil.copytree(directory, work := tmp_path / "work")
+    chosen = read_json(work / "comparison.json")["chosen"]
+    result = read_json(work / chosen / "result.json")
+    del result["linear_baseline"]
+    write_json(work / chosen / "result.json", result)
+    compare(changes, work)
+    runs.assert_same_run(directory / chosen, work / chosen)
 
 
 def test_without_weights_the_encoders_are_left_out(changes, tmp_path, capsys):
