@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import tokenizers
 from safetensors.numpy import save_file
 
@@ -37,15 +38,20 @@ class Export:
     classes: Sequence[str] = CLASSES
     card: str = ""  # README.md, if any
 
+    @property
+    def pools(self) -> bool:
+        """Whether the last layer reads pooled states, as no classifier of transformers does."""
+        return self.config.pooling != "head" and not self.objective
+
 
 def export_workdir(workdir: Path, folder: Path) -> None:
     """Write the model of a run directory as a Hugging Face folder; print how to open it."""
     opener = export_run(load_run(workdir, classifies=False), workdir, folder)
-    print(f"wrote {folder}: open it with transformers' {opener}")
+    print(f"wrote {folder}: open it with {opener}")
 
 
 def export_run(run: TrainedModel, workdir: Path, folder: Path) -> str:
-    """Write a run's model as a Hugging Face folder; return the name of the class that opens it.
+    """Write a run's model as a Hugging Face folder; return what opens it.
 
     InputError: the architecture has no such form.
     """
@@ -55,23 +61,21 @@ def export_run(run: TrainedModel, workdir: Path, folder: Path) -> str:
     if not openers:
         known = " and ".join(name for name, kind in ARCHITECTURES.items() if kind.transformers)
         raise InputError(f"{workdir} holds an {name}: only {known} have a Hugging Face form")
-    if isinstance(run.config.model, EncoderConfig) and run.config.model.pooling != "head":
-        raise InputError(
-            f"{workdir} reads other states than transformers' head (model.pooling="
-            f"{run.config.model.pooling}): --config=encoder fine-tunes one that can be exported"
-        )
     card = model_card(workdir)
     model = Export(run.model.config, run.params, run.tokenizer, objective, run.classes, card)
     export_pretrained(folder, model)
-    return f"AutoModel{openers[objective]}"
+    if model.pools:
+        return "sentence-transformers' SentenceTransformer, which encodes a text to its logits"
+    return f"transformers' AutoModel{openers[objective]}"
 
 
 def export_pretrained(folder: Path, model: Export) -> None:
     """Write model.safetensors, config.json, tokenizer files and the card.
 
-    A pre-trained ELECTRA's generator is written to generator/ inside. The folder appears complete
-    or not at all. `load_pretrained` reads it back bit for bit. A folder that holds anything is
-    refused: weights in it could be taken for ours.
+    A last layer that reads pooled states is written to 2_Dense/, for sentence-transformers, and a
+    pre-trained ELECTRA's generator to generator/. The folder appears complete or not at all.
+    `load_pretrained` reads it back bit for bit. A folder that holds anything is refused: weights
+    in it could be taken for ours.
     """
     check_place(folder)
     folder = folder.resolve()
@@ -100,8 +104,9 @@ def _write_model(folder: Path, model: Export) -> None:
         generator = Export(smaller, own, model.tokenizer, "masked_language_modeling")
         _write_model(folder / "generator", generator)
         params = {name: leaf for name, leaf in params.items() if name != "generator"}
+    suffix = "Model" if model.pools else architecture.transformers[model.objective]
     settings: dict[str, Any] = {
-        "architectures": [NAMES[config.name].classes + architecture.transformers[model.objective]],
+        "architectures": [NAMES[config.name].classes + suffix],
         "pad_token_id": find_special(model.tokenizer, "pad") or 0,
         **{theirs: getattr(config, ours) for ours, theirs in config_fields(config.name).items()},
         **NAMES[config.name].supported,
@@ -113,6 +118,9 @@ def _write_model(folder: Path, model: Export) -> None:
     known = {name: value for name, value in settings.items() if value is not None}
     _write_json(folder / "config.json", known)
     tensors = to_tensors(params, config.name)
+    if model.pools:
+        layer = {f"linear.{name}": tensors.pop(f"classifier.{name}") for name in ("weight", "bias")}
+        _write_pooling(folder, config, layer)
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     # safetensors makes a file for the user alone; this one has the mode of the others
     shutil.copymode(folder / "config.json", folder / "model.safetensors")
@@ -120,6 +128,27 @@ def _write_model(folder: Path, model: Export) -> None:
     _export_tokenizer(folder, max_length, model.tokenizer)
     if model.card:
         (folder / "README.md").write_text(model.card, encoding="utf-8")
+
+
+def _write_pooling(folder: Path, config: EncoderConfig, layer: dict[str, np.ndarray]) -> None:
+    """Write what sentence-transformers reads beside an encoder: the pooling and the last layer."""
+    parts = {"": "Transformer", "1_Pooling": "Pooling", "2_Dense": "Dense"}
+    modules = [
+        {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{kind}"}
+        for i, (path, kind) in enumerate(parts.items())
+    ]
+    _write_json(folder / "modules.json", modules)
+    (folder / "1_Pooling").mkdir()
+    pooling = {"word_embedding_dimension": config.hidden_size}
+    pooling |= {"pooling_mode_cls_token": config.pooling == "first"}
+    pooling |= {"pooling_mode_mean_tokens": config.pooling == "mean"}
+    _write_json(folder / "1_Pooling" / "config.json", pooling)
+    (folder / "2_Dense").mkdir()
+    outputs, inputs = layer["linear.weight"].shape
+    dense = {"in_features": inputs, "out_features": outputs, "bias": True}
+    dense |= {"activation_function": "torch.nn.modules.linear.Identity"}
+    _write_json(folder / "2_Dense" / "config.json", dense)
+    save_file(layer, folder / "2_Dense" / "model.safetensors", metadata={"format": "pt"})
 
 
 def model_card(workdir: Path) -> str:
@@ -164,5 +193,5 @@ def _export_tokenizer(folder: Path, max_length: int, tokenizer: tokenizers.Token
     _write_json(folder / "tokenizer_config.json", settings)
 
 
-def _write_json(path: Path, settings: Mapping[str, Any]) -> None:
+def _write_json(path: Path, settings: Any) -> None:
     path.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")

@@ -1,6 +1,7 @@
 """A probe is scikit-learn's logistic regression on frozen states, and a run like any other."""
 
 import functools
+import json
 
 import golden
 import jax
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 import runs
 from pretrained import make_folder
-from reviews import refuses
+from safetensors.numpy import load_file
 from sklearn.linear_model import LogisticRegression
 
 from configs import encoder
@@ -143,9 +144,28 @@ def test_it_is_a_run_like_any_other(trained, folder, tmp_path, capsys):
     assert explained
     train(make_probe(folder), workdir)
     assert "is finished; nothing to do" in capsys.readouterr().out
-    refuses(
-        "reads other states than transformers'", export_run, load_run(workdir), workdir, tmp_path
-    )
+
+
+def test_it_is_exported_for_sentence_transformers(trained, tmp_path):
+    """transformers has no class whose last layer reads a mean of states."""
+    run = load_run(trained[0])
+    assert export_run(run, trained[0], tmp_path / "out").startswith("sentence-transformers'")
+    layer = load_file(tmp_path / "out" / "2_Dense" / "model.safetensors")
+    learned = run.params["classifier"]
+    np.testing.assert_array_equal(layer["linear.weight"].T, learned["kernel"], strict=True)
+    np.testing.assert_array_equal(layer["linear.bias"], learned["bias"], strict=True)
+    modules = json.loads((tmp_path / "out" / "modules.json").read_bytes())
+    folders = [(module["path"], module["type"].rpartition(".")[2]) for module in modules]
+    assert folders == [("", "Transformer"), ("1_Pooling", "Pooling"), ("2_Dense", "Dense")]
+    settings = json.loads((tmp_path / "out" / "config.json").read_bytes())
+    assert settings["architectures"] == ["BertModel"]
+    changes = SMALL | {"model.pretrained": str(tmp_path / "out"), "model.pooling": "folder"}
+    experiment = CLASSIFICATION.prepare(resolve(override(encoder.get_config(), changes)))
+    assert experiment.config.model.pooling == "mean"
+    params, report = initial_params(experiment)
+    assert report.unused == () and report.new == ("classifier/bias", "classifier/kernel")
+    for part in ("embeddings", "encoder"):
+        jax.tree.map(np.testing.assert_array_equal, params[part], run.params[part])
 
 
 def test_fine_tuning_starts_from_its_last_layer_if_that_reads_the_same(trained):
