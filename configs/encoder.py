@@ -29,7 +29,8 @@ RECIPE = {
     "data.validation_fraction": 0.1,
     "data.max_length": 128,
     "data.truncation": "head_tail",
-    "data.length_buckets": (32, 64),  # finer ones save a tenth of the time and lose two points
+    "data.length_buckets": (32, 64),  # of validation and test
+    "data.packing": True,
     "model.pretrained": "sentence-transformers/all-MiniLM-L6-v2",
     "model.dtype": DTYPE,
     "model.attention": "cudnn" if DTYPE == "bfloat16" else "xla",

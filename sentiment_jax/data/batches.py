@@ -1,5 +1,6 @@
 """Batches of few shapes: which reviews, padded to which length, a pure function of the seed."""
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -56,26 +57,68 @@ def _group(order: Rows, lengths: Lengths, batch_size: int, buckets: Sequence[int
     return [PlannedBatch(rows, buckets[i]) for rows, i in zip(groups, places, strict=True)]
 
 
-def make_batch(encoded: Encoded, planned: PlannedBatch, batch_size: int) -> Batch:
+def _first_fit(lengths: Lengths, size: int) -> tuple[list[int], int]:
+    """Put reviews into rows of `size` tokens, the longest first, each into the first with room.
+
+    Return where each review begins in the flattened rows, and the number of rows.
+    """
+    starts = [0] * len(lengths)
+    filled: list[int] = []
+    for i in np.argsort(-lengths, kind="stable").tolist():
+        length = int(lengths[i])
+        fits = (row for row, used in enumerate(filled) if used + length <= size)
+        row = next(fits, len(filled))
+        if row == len(filled):
+            filled.append(0)
+        starts[i] = row * size + filled[row]
+        filled[row] += length
+    return starts, len(filled)
+
+
+def make_batch(
+    encoded: Encoded, planned: PlannedBatch, batch_size: int, packed: bool = False
+) -> Batch:
     """Fill one batch: int32 token_ids [batch, length], lengths and labels, float32 weights [batch].
 
     With n-gram ids, token_ids are [batch, length, longest n-gram]. If reviews have targets, so has
     the batch, float32 [batch, classes]. Padding is token 0 on the right. Rows without a review have
     weight 0, length 1 and token 0.
+
+    If `packed`, a row holds several reviews, one after another, and the rows are an even number,
+    so that batches have few shapes. Then the batch also has int32 `segments` [rows, length], the
+    number in the batch of the review that each token belongs to, from 1, and 0 for padding;
+    `positions` [rows, length], of tokens within their review; and `starts` [batch], of reviews in
+    the flattened rows.
     """
     rows = len(planned.indices)
-    token_ids = np.zeros((batch_size, planned.length, *encoded.token_ids.shape[1:]), np.int32)
-    for row, i in enumerate(planned.indices.tolist()):
+    size = planned.length
+    shape = (batch_size, size)
+    starts = [row * size for row in range(rows)]
+    if packed:
+        starts, count = _first_fit(encoded.lengths[planned.indices], size)
+        shape = (count + count % 2, size)
+    token_ids = np.zeros((math.prod(shape), *encoded.token_ids.shape[1:]), np.int32)
+    segments = np.zeros(shape, np.int32).ravel()
+    positions = np.zeros(shape, np.int32).ravel()
+    for number, (i, start) in enumerate(zip(planned.indices.tolist(), starts, strict=True), 1):
         ids = encoded.token_ids[encoded.offsets[i] : encoded.offsets[i + 1]]
-        token_ids[row, : len(ids)] = ids
+        place = slice(start, start + len(ids))
+        token_ids[place] = ids
+        segments[place] = number
+        positions[place] = np.arange(len(ids))
     batch = {
-        "token_ids": token_ids,
+        "token_ids": token_ids.reshape(*shape, *token_ids.shape[1:]),
         "lengths": np.ones(batch_size, np.int32),
         "labels": np.zeros(batch_size, np.int32),
         "weights": (np.arange(batch_size) < rows).astype(np.float32),
     }
     batch["lengths"][:rows] = encoded.lengths[planned.indices]
     batch["labels"][:rows] = encoded.labels[planned.indices]
+    if packed:
+        batch["segments"] = segments.reshape(shape)
+        batch["positions"] = positions.reshape(shape)
+        batch["starts"] = np.zeros(batch_size, np.int32)
+        batch["starts"][:rows] = starts
     if encoded.targets is not None:
         batch["targets"] = np.zeros((batch_size, encoded.targets.shape[1]), np.float32)
         batch["targets"][:rows] = encoded.targets[planned.indices]

@@ -8,12 +8,21 @@ from typing import ClassVar
 
 import jax.numpy as jnp
 from flax import linen as nn
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Shaped
 
 from sentiment_jax.config.schema import EncoderConfig
 from sentiment_jax.models import layers
 from sentiment_jax.models.encoder import Embeddings, Encoder, classification_layers, mean_state
-from sentiment_jax.models.layers import Lengths, Logits, Pooled, Positions, States, TokenIds, Tokens
+from sentiment_jax.models.layers import (
+    Extent,
+    Lengths,
+    Logits,
+    Packing,
+    Pooled,
+    Positions,
+    States,
+    TokenIds,
+)
 
 TokenLogits = Float[Array, "batch chosen vocabulary"]
 
@@ -32,20 +41,29 @@ class BertClassifier(nn.Module):
     encoder: ClassVar[type[Encoder]] = Encoder
 
     @nn.compact
-    def __call__(self, tokens: Tokens, lengths: Lengths, *, deterministic: bool) -> Logits:
-        """Return logits; only the first `lengths` tokens of a row count."""
+    def __call__(
+        self,
+        tokens: Shaped[Array, "rows length *vectors"],
+        lengths: Lengths,
+        packing: Packing | None = None,
+        *,
+        deterministic: bool,
+    ) -> Logits:
+        """Return the texts' logits: a text is the first `lengths` tokens of a row, or `packing`."""
+        extent = packing or lengths
+        places = packing.positions if packing else None
         embeddings = Embeddings(self.config, deterministic, name="embeddings")
         how = self.config.pooling
         encoder = self.encoder(self.config, deterministic, how != "mean", name="encoder")
-        states = encoder(embeddings(tokens), lengths)
+        states = encoder(embeddings(tokens, places=places), extent)
         if how == "head":
-            return self.head(self.pool(states, lengths), deterministic)
+            return self.head(self.pool(states, extent), deterministic)
         dense, dropout = classification_layers(self.config, deterministic)
         first = states[:, 0].astype(jnp.float32)
-        pooled = mean_state(states, lengths) if how == "mean" else first
+        pooled = mean_state(states, extent) if how == "mean" else first
         return dense(self.classes, name="classifier")(dropout(pooled))
 
-    def pool(self, states: States, lengths: Lengths) -> Pooled:
+    def pool(self, states: States, extent: Extent) -> Pooled:
         """Return the first token's state."""
         return states[:, 0].astype(jnp.float32)
 

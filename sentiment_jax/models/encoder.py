@@ -12,14 +12,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from sentiment_jax.config.schema import EncoderConfig
 from sentiment_jax.models import layers
-from sentiment_jax.models.layers import Dropout, Lengths, Pooled, Positions, States, Tokens, drop
+from sentiment_jax.models.layers import Dropout, Extent, Packing, Positions, States, Tokens, drop
 
-Queries = Float[Array, "batch queries heads size"]
-Keys = Float[Array, "batch keys heads size"]
+Queries = Float[Array, "texts queries heads size"]
+Keys = Float[Array, "rows keys heads size"]
 
 
 class Embeddings(nn.Module):
@@ -29,8 +29,13 @@ class Embeddings(nn.Module):
     deterministic: bool
 
     @nn.compact
-    def __call__(self, tokens: Tokens, project: bool = True) -> States:
-        """Embed tokens, all of type 0; raise ValueError if they exceed the position table."""
+    def __call__(
+        self, tokens: Tokens, project: bool = True, places: Int[Array, "#rows length"] | None = None
+    ) -> States:
+        """Embed tokens, all of type 0; raise ValueError if they exceed the position table.
+
+        `places` are the tokens' positions in their texts, by default those in their rows.
+        """
         config = self.config
         length = tokens.shape[1]
         positions = config.max_position_embeddings
@@ -45,7 +50,8 @@ class Embeddings(nn.Module):
 
         hidden = layers.embed_positions(table("word", config.vocab_size), tokens)
         if config.position_embeddings:
-            hidden += table("position", positions)(jnp.arange(first, first + length))
+            places = jnp.arange(length) if places is None else places
+            hidden += table("position", positions)(first + places)
         if config.type_vocab_size:
             hidden += table("token_type", config.type_vocab_size)(jnp.zeros(1, jnp.int32))
         hidden = layers.layer_norm(config, "layer_norm")(hidden)
@@ -86,39 +92,59 @@ def attend_fully(
     query: Queries,
     key: Keys,
     value: Keys,
-    lengths: Lengths,
+    extent: Extent,
     deterministic: bool,
 ) -> Queries:
-    """Attend to the first `lengths` keys of each row, by cuDNN if the config says so."""
+    """Attend to the keys of the same text, by cuDNN if the config says so and rows are texts."""
+    if isinstance(extent, Packing):
+        if query.shape[0] == key.shape[0] and query.shape[1] == key.shape[1]:
+            return attend(config, query, key, value, extent.mask(), deterministic)
+        key = key[extent.rows]
+        value = value[extent.rows]
+        return attend(config, query, key, value, extent.mask_of_texts()[:, None], deterministic)
     # For cuDNN, JAX refuses odd lengths, and so the last layer's single query, and other widths.
     even = query.shape[1] % 2 == key.shape[1] % 2 == 0
     fits = even and query.shape[-1] % 8 == 0 and query.shape[-1] <= 128
     if config.attention == "cudnn" and fits and layers.on_gpu():
         return jax.nn.dot_product_attention(
-            query, key, value, key_value_seq_lengths=lengths, implementation="cudnn"
+            query, key, value, key_value_seq_lengths=extent, implementation="cudnn"
         )
-    mask = jnp.arange(key.shape[1]) < lengths[:, None]
+    mask = jnp.arange(key.shape[1]) < extent[:, None]
     return attend(config, query, key, value, mask[:, None], deterministic)
 
 
-def mean_state(states: States, lengths: Lengths) -> Pooled:
-    """Return the mean of the first `lengths` tokens' states."""
-    valid = jnp.arange(states.shape[1]) < lengths[:, None]
-    total = jnp.sum(states.astype(jnp.float32) * valid[:, :, None], axis=1)
-    return total / lengths[:, None]
+def first_states(
+    states: Float[Array, "rows length hidden"], extent: Extent
+) -> Float[Array, "texts 1 hidden"]:
+    """Return the state of each text's first token."""
+    if isinstance(extent, Packing):
+        return states.reshape(-1, states.shape[-1])[extent.starts][:, None]
+    return states[:, :1]
+
+
+def mean_state(
+    states: Float[Array, "rows length hidden"], extent: Extent
+) -> Float[Array, "texts hidden"]:
+    """Return the mean of the states of each text's tokens."""
+    states = states.astype(jnp.float32)
+    if isinstance(extent, Packing):
+        total = jnp.einsum("tl,tlh->th", extent.mask_of_texts(), states[extent.rows])
+        return total / extent.lengths[:, None]
+    valid = jnp.arange(states.shape[1]) < extent[:, None]
+    return jnp.sum(states * valid[:, :, None], axis=1) / extent[:, None]
 
 
 class SelfAttention(nn.Module):
-    """Multi-head self-attention with its output projection; keys past a row's length are masked."""
+    """Multi-head self-attention with its output projection; only keys of the same text count."""
 
     config: EncoderConfig
     deterministic: bool
 
     @nn.compact
     def __call__(
-        self, queries: Float[Array, "batch queries hidden"], hidden: States, lengths: Lengths
-    ) -> Float[Array, "batch queries hidden"]:
-        """Attend from `queries` to the first `lengths` tokens of each row."""
+        self, queries: Float[Array, "texts queries hidden"], hidden: States, extent: Extent
+    ) -> Float[Array, "texts queries hidden"]:
+        """Attend from `queries` to the tokens of their text."""
         config = self.config
 
         def heads(name: str, source: Array) -> Array:
@@ -128,7 +154,7 @@ class SelfAttention(nn.Module):
         query = heads("query", queries)
         key = heads("key", hidden)
         value = heads("value", hidden)
-        context = attend_fully(config, query, key, value, lengths, self.deterministic)
+        context = attend_fully(config, query, key, value, extent, self.deterministic)
         output = layers.Dense(config, config.hidden_size, name="output")
         return output(context.reshape(queries.shape))
 
@@ -142,18 +168,18 @@ class Layer(nn.Module):
 
     @nn.compact
     def __call__(
-        self, hidden: States, lengths: Lengths, positions: Positions = None
-    ) -> Float[Array, "batch chosen hidden"]:
+        self, hidden: States, extent: Extent, positions: Positions = None
+    ) -> Float[Array, "texts chosen hidden"]:
         """Apply attention, then a feed-forward network, each added to its input and normalized."""
         config = self.config
         dropout = Dropout(config.hidden_dropout, self.deterministic)
         attention = SelfAttention(config, self.deterministic, name="attention")
         queries = hidden
         if self.first_only:
-            queries = hidden[:, :1]
+            queries = first_states(hidden, extent)
         elif positions is not None:
             queries = jnp.take_along_axis(hidden, positions[:, :, None], axis=1)
-        attended = attention(queries, hidden, lengths)
+        attended = attention(queries, hidden, extent)
         if config.attention_output_dropout:
             attended = dropout(attended)
         hidden = layers.layer_norm(config, "attention_norm")(queries + attended)
@@ -172,16 +198,16 @@ class Encoder(nn.Module):
 
     @nn.compact
     def __call__(
-        self, hidden: States, lengths: Lengths, positions: Positions = None
-    ) -> Float[Array, "batch chosen hidden"]:
+        self, hidden: States, extent: Extent, positions: Positions = None
+    ) -> Float[Array, "texts chosen hidden"]:
         """Return the last layer's states, computed for the tokens that are asked for alone."""
         config = self.config
         layer = nn.remat(Layer) if config.remat else Layer
         last = config.num_hidden_layers - 1
         for i in range(last):
-            hidden = layer(config, self.deterministic, name=f"layer_{i}")(hidden, lengths)
+            hidden = layer(config, self.deterministic, name=f"layer_{i}")(hidden, extent)
         top = layer(config, self.deterministic, self.first_only, name=f"layer_{last}")
-        return top(hidden, lengths, positions)
+        return top(hidden, extent, positions)
 
 
 def classification_layers(

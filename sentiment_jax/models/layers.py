@@ -8,7 +8,7 @@ import contextlib
 import functools
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -29,6 +29,31 @@ Positions = Int[Array, "batch chosen"] | None  # of the tokens to return states 
 States = Float[Array, "batch length hidden"]
 Pooled = Float[Array, "batch hidden"]
 Logits = Float[Array, "batch classes"]
+
+
+class Packing(NamedTuple):
+    """Rows that hold several texts each, as data/batches.py packs them."""
+
+    segments: Int[Array, "rows length"]  # the text that each token belongs to, from 1; 0: padding
+    positions: Int[Array, "rows length"]  # of each token in its text
+    starts: Int[Array, " texts"]  # where each text begins in the flattened rows
+    lengths: Int[Array, " texts"]
+
+    @property
+    def rows(self) -> Int[Array, " texts"]:
+        """The row of each text."""
+        return self.starts // self.segments.shape[1]
+
+    def mask(self) -> Bool[Array, "rows length length"]:
+        """Return which tokens attend to which: those of the same text."""
+        return self.segments[:, :, None] == self.segments[:, None]
+
+    def mask_of_texts(self) -> Bool[Array, "texts length"]:
+        """Return which tokens of its row belong to each text."""
+        return self.segments[self.rows] == jnp.arange(1, len(self.starts) + 1)[:, None]
+
+
+Extent = Lengths | Packing  # which tokens count
 
 
 def on_gpu() -> bool:

@@ -20,7 +20,16 @@ from sentiment_jax.models.encoder import (
     classification_layers,
     mean_state,
 )
-from sentiment_jax.models.layers import Dropout, Lengths, Logits, Pooled, Positions, States
+from sentiment_jax.models.layers import (
+    Dropout,
+    Extent,
+    Lengths,
+    Logits,
+    Packing,
+    Pooled,
+    Positions,
+    States,
+)
 
 Heads = Float[Array, "batch length heads size"]
 
@@ -117,9 +126,10 @@ class ModernBertEncoder(Encoder):
 
     @nn.compact
     def __call__(
-        self, hidden: States, lengths: Lengths, positions: Positions = None
+        self, hidden: States, extent: Extent, positions: Positions = None
     ) -> Float[Array, "batch chosen hidden"]:
         """Return the normalized states of all tokens, or of the tokens at `positions`."""
+        assert not isinstance(extent, Packing)  # Architecture.packs
         config = self.config
         kind = nn.remat(ModernBertLayer) if config.remat else ModernBertLayer
         for i in range(config.num_hidden_layers):
@@ -130,7 +140,7 @@ class ModernBertEncoder(Encoder):
                 is_global=i % config.global_attn_every_n_layers == 0,
                 name=f"layer_{i}",
             )
-            hidden = layer(hidden, lengths)
+            hidden = layer(hidden, extent)
         if positions is not None:
             hidden = jnp.take_along_axis(hidden, positions[:, :, None], axis=1)
         return layers.layer_norm(config, "norm")(hidden)
@@ -142,11 +152,11 @@ class ModernBertClassifier(BertClassifier):
     config: ModernBertConfig
     encoder = ModernBertEncoder
 
-    def pool(self, states: States, lengths: Lengths) -> Pooled:
+    def pool(self, states: States, extent: Extent) -> Pooled:
         """Return the first token's state, or the mean of the valid ones."""
         if self.config.classifier_pooling == "cls":
-            return super().pool(states, lengths)
-        return mean_state(states, lengths)
+            return super().pool(states, extent)
+        return mean_state(states, extent)
 
     def head(self, pooled: Pooled, deterministic: bool) -> Logits:
         """Return the logits for the pooled states."""

@@ -22,6 +22,7 @@ class Architecture:
     heads: tuple[str, ...] = ()
     # By objective, the default first.
     pretraining: Mapping[str, Callable[..., nn.Module]] = dataclasses.field(default_factory=dict)
+    packs: bool = False  # whether the classifier takes rows that hold several texts
     vocabulary: str = "word_level"  # learned without pretrained weights; or "wordpiece"
     # From parameters and optimizer.layerwise_decay to factors of the learning rate.
     layerwise_multipliers: Callable[[Mapping[str, Any], float], Any] = lambda params, decay: (
@@ -47,6 +48,7 @@ TRANSFORMERS = {
 _encoder = functools.partial(
     Architecture,
     pretraining={"masked_language_modeling": bert.MaskedLanguageModel},
+    packs=True,
     vocabulary="wordpiece",
     layerwise_multipliers=encoder.layerwise_multipliers,
     transformers=TRANSFORMERS,
@@ -74,6 +76,7 @@ ARCHITECTURES = {
     "modernbert": _encoder(
         modernbert.ModernBertClassifier,
         heads=("classifier.", "head.", "decoder."),
+        packs=False,  # its local attention counts tokens from the start of a row
         pretraining={
             "masked_language_modeling": functools.partial(
                 bert.MaskedLanguageModel, encoder=modernbert.ModernBertEncoder

@@ -40,12 +40,14 @@ def compile_step(experiment: Experiment, mode: str, length: int) -> int:
     """Compile training or evaluation at a padded length; return its peak bytes on a device."""
     config = experiment.config
     trains = mode == "training"
-    padding = batches.PlannedBatch(np.zeros(0, np.int64), length)
     encoded = experiment.encoded["train"]
-    if not trains:
-        encoded = dataclasses.replace(encoded, targets=None)
-    padded = batches.make_batch(encoded, padding, rows_of(config, mode))
-    batch = devices.put_batch(padded, experiment.mesh)
+    if trains and experiment.packs:
+        filled = experiment.training_batch(experiment.plan_epoch(0)[0])
+    else:
+        padding = batches.PlannedBatch(np.zeros(0, np.int64), length)
+        encoded = encoded if trains else dataclasses.replace(encoded, targets=None)
+        filled = batches.make_batch(encoded, padding, rows_of(config, mode))
+    batch = devices.put_batch(filled, experiment.mesh)
     state = abstract_state(experiment)
     if trains:
         lowered = experiment.task.make_train_step(experiment).lower(state, batch, np.float32(0))
@@ -66,6 +68,8 @@ def rows_of(config: Config, mode: str) -> int:
 
 def padded_lengths(experiment: Experiment, mode: str) -> tuple[int, ...]:
     """Return the lengths that batches are padded to, up to that of the longest review."""
+    if mode == "training" and experiment.packs:
+        return experiment.buckets[-1:]
     of_mode = {"train"} if mode == "training" else {"val", "test"}
     splits = [reviews for name, reviews in experiment.encoded.items() if name in of_mode]
     longest = max(reviews.lengths.max(initial=0) for reviews in splits)

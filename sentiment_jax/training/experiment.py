@@ -13,7 +13,7 @@ from jaxtyping import Float32
 from tokenizers import Tokenizer
 
 from sentiment_jax.config.schema import Config, EncoderConfig
-from sentiment_jax.data import tokenization
+from sentiment_jax.data import batches, tokenization
 from sentiment_jax.data.corpus import Corpus
 from sentiment_jax.data.encoding import Encoded
 from sentiment_jax.data.reviews import Reviews
@@ -52,6 +52,30 @@ class Experiment(Classifier):
             return 1
         steps = math.ceil((self.pool or len(self.encoded["train"])) / self.config.batch_size)
         return max(self.config.epochs, math.ceil(self.config.min_steps / steps))
+
+    @property
+    def packs(self) -> bool:
+        """Whether rows of the training batches hold several reviews."""
+        config = self.config
+        able = ARCHITECTURES[config.model.name].packs and not self.task.pretrains
+        one = self.mesh.size == config.gradient_accumulation == 1
+        return config.data.packing and able and one
+
+    def plan_epoch(self, epoch: int) -> batches.Plan:
+        """Plan the training batches of an epoch; packed ones are not grouped by length."""
+        config = self.config
+        return batches.plan_epoch(
+            self.encoded["train"].lengths,
+            batch_size=config.batch_size,
+            buckets=self.buckets[-1:] if self.packs else self.buckets,
+            seed=config.seed,
+            epoch=epoch,
+        )
+
+    def training_batch(self, planned: batches.PlannedBatch) -> batches.Batch:
+        """Fill a training batch."""
+        size = self.config.batch_size
+        return batches.make_batch(self.encoded["train"], planned, size, self.packs)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,7 +11,6 @@ from typing import Any
 import jax
 import numpy as np
 
-from sentiment_jax.data import batches
 from sentiment_jax.data.batches import PlannedBatch
 from sentiment_jax.errors import Diverged
 from sentiment_jax.runtime import devices
@@ -27,15 +26,8 @@ def train_epoch(run: TrainingRun) -> None:
     """
     config = run.config
     progress = run.progress
-    encoded = run.experiment.encoded["train"]
     epoch = progress.epochs_done
-    plan = batches.plan_epoch(
-        encoded.lengths,
-        batch_size=config.batch_size,
-        buckets=run.experiment.buckets,
-        seed=config.seed,
-        epoch=epoch,
-    )
+    plan = run.experiment.plan_epoch(epoch)
     first = epoch * run.steps_per_epoch
     every_n = hooks.every_n_steps(config)
     pending = None  # the metrics of the step before
@@ -67,11 +59,12 @@ def _dispatch(
     """Hand the next step to the devices; return its metrics to come, and the seconds to compile."""
     experiment = run.experiment
     progress = run.progress
-    rows = batches.make_batch(experiment.encoded["train"], planned, run.config.batch_size)
-    batch = devices.put_batch(rows, experiment.mesh)
-    compiling = planned.length not in run.compiled_lengths
+    filled = experiment.training_batch(planned)
+    batch = devices.put_batch(filled, experiment.mesh)
+    shape = filled["token_ids"].shape
+    compiling = shape not in run.compiled_shapes
     if compiling:
-        bar.set_postfix_str(f"compiling for {planned.length} tokens", refresh=False)
+        bar.set_postfix_str(f"compiling for {shape[0]} x {shape[1]} tokens", refresh=False)
     start = time.perf_counter()
     rate = np.float32(run.learning_rate(progress.dispatched))
     run.state, metrics = run.train_step(run.state, batch, rate)
@@ -79,7 +72,7 @@ def _dispatch(
     if not compiling:
         return metrics, 0.0
     # Tracing and compiling happen in this call; the step itself runs behind it.
-    run.compiled_lengths.add(planned.length)
+    run.compiled_shapes.add(shape)
     seconds = time.perf_counter() - start
     progress.compile_seconds += seconds
     if not bar.disable:

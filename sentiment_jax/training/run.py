@@ -122,7 +122,7 @@ class TrainingRun:
     log: MetricsLog = dataclasses.field(init=False)
     train_step: Wrapped = dataclasses.field(init=False)
     state: Any = None  # steps.TrainState, until the last step
-    compiled_lengths: set[int] = dataclasses.field(default_factory=set)  # padded, of the steps
+    compiled_shapes: set[Any] = dataclasses.field(default_factory=set)  # of the steps' tokens
     validation: Validation | None = None  # of the last epoch
     # From stages.test on, where the test set is scored:
     trained: TrainedModel | None = None

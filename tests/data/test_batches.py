@@ -72,6 +72,28 @@ def test_batch_holds_the_reviews_and_pads_the_rest():
         np.testing.assert_array_equal(batch[name], array, err_msg=name, strict=True)
 
 
+def test_packed_rows_hold_each_review_once_beside_others():
+    encoded = make_encoded(30)
+    planned = plan_epoch(encoded.lengths, batch_size=30, buckets=(160,), seed=0, epoch=0)[0]
+    batch = make_batch(encoded, planned, 32, packed=True)
+    rows = len(batch["token_ids"])
+    assert rows % 2 == 0 and rows <= encoded.lengths.sum() / 160 + 2  # hardly any padding
+    segments, positions, token_ids = (
+        batch[name].ravel() for name in ("segments", "positions", "token_ids")
+    )
+    for number, i in enumerate(planned.indices):
+        (places,) = np.nonzero(segments == number + 1)
+        ids = encoded.token_ids[encoded.offsets[i] : encoded.offsets[i + 1]]
+        np.testing.assert_array_equal(token_ids[places], ids)
+        np.testing.assert_array_equal(positions[places], np.arange(len(ids)))
+        assert places[0] == batch["starts"][number]
+        assert places[0] // 160 == places[-1] // 160  # in one row
+    assert not token_ids[segments == 0].any()
+    padded = make_batch(encoded, planned, 32)
+    for name in ("lengths", "labels", "weights"):
+        np.testing.assert_array_equal(batch[name], padded[name])
+
+
 def test_buckets_end_at_max_length():
     assert effective_buckets((64, 128, 512), 128) == (64, 128)
     assert effective_buckets((128, 64, 64, 512), 400) == (64, 128, 400)

@@ -81,15 +81,14 @@ def test_slow_epochs_of_a_large_encoder_are_warned_of(capsys, model, parameters,
 
 def test_the_eta_does_not_count_the_compilation(monkeypatch):
     """The rate of a bar is that of the time since it was printed last."""
-    monkeypatch.setattr(loop.batches, "make_batch", Mock())
     monkeypatch.setattr(loop.devices, "put_batch", Mock())
 
     def train_step(*arguments):
         time.sleep(0.2)
         return None, {}
 
-    run = Mock(spec=TrainingRun, progress=Progress(), compiled_lengths=set(), config=Mock())
-    run.experiment = Mock(encoded={"train": None})
+    run = Mock(spec=TrainingRun, progress=Progress(), compiled_shapes=set(), config=Mock())
+    run.experiment.training_batch.return_value = {"token_ids": np.zeros((2, 8), np.int32)}
     run.train_step = train_step
     run.learning_rate = lambda step: 0.1
     planned = PlannedBatch(np.zeros(0, np.int64), 8)

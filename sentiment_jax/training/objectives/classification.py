@@ -9,6 +9,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Int32
 
+from sentiment_jax.models.layers import Packing
 from sentiment_jax.training.objectives.objective import Batch, cross_entropy, forward
 
 
@@ -29,7 +30,11 @@ class Classification:
         weights = batch["weights"] * (batch["labels"] >= 0)  # -1: labeled by no teacher
         labels = jnp.maximum(batch["labels"], 0)
         dropout = None if deterministic else key
-        logits = forward(model, params, batch["token_ids"], batch["lengths"], dropout=dropout)
+        inputs: tuple[Packing, ...] = ()
+        if "segments" in batch:
+            inputs = (Packing(*(batch[name] for name in Packing._fields)),)
+        tokens = batch["token_ids"]
+        logits = forward(model, params, tokens, batch["lengths"], *inputs, dropout=dropout)
         if "targets" in batch:
             shares = batch["targets"] * jnp.array(self.class_weights or 1.0)
             losses = optax.softmax_cross_entropy(logits.astype(jnp.float32), shares)

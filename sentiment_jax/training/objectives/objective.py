@@ -42,7 +42,7 @@ def cross_entropy(
 def forward(
     model: nn.Module,
     params: Any,
-    token_ids: Int[Array, "batch length *ngrams"],
+    token_ids: Int[Array, "rows length *ngrams"],
     lengths: Int[Array, " batch"],
     *inputs: Any,
     dropout: Array | None = None,

@@ -1,0 +1,89 @@
+"""Rows that hold several reviews give the loss and the gradients of a row for each."""
+
+import functools
+
+import golden
+import jax
+import numpy as np
+import pytest
+from pretrained import make_folder
+from reviews import random_encoded
+
+from configs import encoder
+from sentiment_jax.config.recipes import override
+from sentiment_jax.data.batches import PlannedBatch, make_batch
+from sentiment_jax.modes.train import train
+from sentiment_jax.storage.metrics_log import read_metrics
+from sentiment_jax.training.checks import resolve
+from sentiment_jax.training.objectives.classification import Classification
+from sentiment_jax.training.tasks.classification import CLASSIFICATION
+
+SMALL = {
+    **{"data.max_length": 40, "data.length_buckets": (), "model.pooling": "mean"},
+    **{"model.dtype": "float32", "model.attention": "xla", "model.hidden_dropout": 0.0},
+    **{"batch_size": 8, "epochs": 2, "min_steps": 0, "log_every": 1, "cpu_devices": 1},
+    **{"linear_baseline": False, "optimizer.learning_rate": 3e-2},
+}
+
+
+@pytest.mark.parametrize("pooling", ["head", "first", "mean"])
+@pytest.mark.parametrize("name", ["bert", "distilbert", "electra_projection", "roberta"])
+def test_loss_and_gradients_equal_those_of_padded_rows(name, pooling):
+    """In evaluation, where rates of dropout do nothing."""
+    model = golden.build(name, pooling=pooling)
+    params = golden.random(model)
+    encoded = random_encoded(9, longest=9, vocabulary=model.config.vocab_size, seed=3)
+    planned = PlannedBatch(np.arange(9), 16)
+
+    @jax.jit
+    def compute(params, batch):
+        sums = Classification()(model, params, batch, golden.key(0), deterministic=True)
+        return sums["loss"], sums
+
+    computed = []
+    for packed in (False, True):
+        batch = make_batch(encoded, planned, 11, packed)  # two rows without a review
+        computed.append(jax.value_and_grad(compute, has_aux=True)(params, batch))
+    ((padded_loss, padded), gradients), ((loss, packed), packed_gradients) = computed
+    assert batch["token_ids"].shape == (4, 16)  # rather than 11 rows
+    np.testing.assert_allclose(loss, padded_loss, rtol=1e-5)
+    assert (packed["correct"], packed["examples"]) == (padded["correct"], 9)
+    largest = max(np.abs(leaf).max() for leaf in jax.tree.leaves(gradients))
+    compare = functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6 * largest)
+    jax.tree.map(compare, packed_gradients, gradients)
+
+
+@pytest.fixture
+def table(tmp_path):
+    """Texts of one to three sentences, some of them positive."""
+    path = tmp_path / "reviews.csv"
+    sentences = ("A dull film.", "I want my two hours back.", "A quiet, moving film.")
+    rows = [" ".join(sentences[i % 3 : i % 3 + 1 + i // 3 % 3]) + f" {i}" for i in range(60)]
+    lines = [f'"{text}",{"good" if "moving" in text else "bad"}' for text in rows]
+    path.write_text("\n".join(["text,label", *lines]))
+    return {"data.path": str(path)}
+
+
+def test_a_run_on_packed_rows_takes_the_steps_of_a_padded_one(tmp_path, table):
+    folder = make_folder(tmp_path / "weights")
+    losses = []
+    for packing in (False, True):
+        changes = SMALL | table | {"model.pretrained": str(folder), "data.packing": packing}
+        train(override(encoder.get_config(), changes), tmp_path / str(packing))
+        records = read_metrics(tmp_path / str(packing) / "metrics.jsonl")
+        losses.append([record["loss"] for record in records])
+    assert len(losses[0]) > 8 and np.ptp(losses[0]) > 0.05
+    np.testing.assert_allclose(losses[1], losses[0], rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "packs"),
+    [("bert", {}, True), ("bert", {"gradient_accumulation": 2}, False), ("modernbert", {}, False)],
+)
+def test_rows_hold_one_review_where_several_are_not_supported(
+    tmp_path, table, name, changes, packs
+):
+    folder = make_folder(tmp_path / "weights", name)
+    changes = SMALL | table | {"model.pretrained": str(folder), **changes}
+    config = override(encoder.get_config(), changes)
+    assert CLASSIFICATION.prepare(resolve(config)).packs == packs
