@@ -38,10 +38,11 @@ def linear_baseline(
     """Return the baseline's C, seconds, and its scores and predictions on the held-out splits.
 
     {"C", "ngrams" (of what), "words": {class: [those of the largest weights]}, "seconds", split:
-    {"loss", "accuracy", "examples"}, "predicted": {split: [class of each review]}}; {} if the training reviews have not two classes of three
-    reviews, or no words. The model of the test set is fitted on the validation reviews as well,
-    which chose nothing. `cv` are the folds of a cross-validation, which is then the validation: the
-    indices of the training reviews to fit on (words and C, too) and to validate on. The user's
+    {"loss", "accuracy", "examples"}, "predicted": {split: [class of each review]}}; {} if the
+    training reviews have not two classes of three reviews, or no words. The model of the test set,
+    whose words they are, is fitted on the validation reviews as well, which chose nothing. `cv` are
+    the folds of a cross-validation, which is then the validation: the indices of the training
+    reviews to fit on (words and C, too) and to validate on. The user's
     cache keeps the result for the next run on the same reviews.
     """
     splits = {name: splits[name] for name in ("train", "val", "test") if name in splits}
