@@ -86,8 +86,9 @@ def _report_data(
         tables |= _metrics(models)
         tables["models"] = _table([_over_seeds(group) for group in tested])
         baselines = [group.tested[0].content.get("linear_baseline", {}) for group in tested]
-        if words := next((of["words"] for of in baselines if of.get("words")), {}):
-            rows = [{"class": name, "words": ", ".join(of)} for name, of in words.items()]
+        words = [baseline["words"] for baseline in baselines if baseline.get("words")]
+        for of_first in words[:1]:
+            rows = [{"class": name, "words": ", ".join(of)} for name, of in of_first.items()]
             tables["words"] = _table(rows)
     texts: dict[str, dict[str, str]] = {}  # by the order of the reviews
     for group in tested:

@@ -77,7 +77,7 @@ def _fit(
     if not (best := _choose(train, counts, rows["train"])):
         return {}
     found = {}
-    words = {}
+    words: dict[str, list[str]] = {}
     known = rows["train"]
     for name in ("val", "test"):
         if splits.get(name):
@@ -97,8 +97,8 @@ def _fit(
     seconds = round(time.perf_counter() - start, 3)
     predicted = {name: decide(of).tolist() for name, of in found.items()}
     ngrams = "words, bigrams and characters" if len(counts) > 1 else "words and bigrams"
-    found = {"C": best, "ngrams": ngrams, "words": words, "seconds": seconds}
-    return {**found, **scores, "predicted": predicted}
+    result = {"C": best, "ngrams": ngrams, "words": words, "seconds": seconds}
+    return {**result, **scores, "predicted": predicted}
 
 
 def _strongest(model: Any, names: np.ndarray, classes: Sequence[str]) -> dict[str, list[str]]:
