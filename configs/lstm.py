@@ -27,7 +27,8 @@ steps at 4e-3 on all of the labels; see results/few_labels.
 
 Variant `:sample` trains a small LSTM on the embedded sample, anywhere, in under a minute. The
 sample's 2,000 reviews were written for this project: 480 by hand, the others by the grammar of
-benchmarks/sample_reviews.py, where word order decides; see results/small.
+benchmarks/sample_reviews.py, where word order decides. Measured: .9092 +-
+.0227 on 400 test reviews over 3 seeds, the linear baseline .7575; see results/tour.
 """
 
 from typing import Any
