@@ -25,7 +25,10 @@ distilled from a `:semi` and a small BERT; see results/semi. With 2,500 labels, 
 `:semi` and configs/average.py has .9216 +- .0020 over 5 draws; each `:semi` is trained for 400
 steps at 4e-3 on all of the labels; see results/few_labels.
 
-Variant `:sample` trains a small LSTM on the embedded sample, anywhere, in under a minute.
+Variant `:sample` trains a small LSTM on the embedded sample, anywhere, in under a minute. The
+sample's 2,000 reviews were written for this project: 480 by hand, the others by the grammar of
+benchmarks/sample_reviews.py, where word order decides. Measured: .9092 +-
+.0227 on 400 test reviews over 3 seeds, the linear baseline .7575; see results/tour.
 """
 
 from typing import Any
@@ -114,10 +117,14 @@ VARIANTS = {
     "small": SMALL,
     "sample": {
         **SMALL,
-        "epochs": 15,
+        "epochs": 30,
+        "early_stopping_patience": 10,
         "data.source": "sample",
         "data.max_length": 96,
         "data.length_buckets": (32, 64),
+        "model.word_dropout": 0.1,
+        "model.embedding_dropout": 0.3,
+        "model.output_dropout": 0.5,
     },
 }
 SWEEP = {

@@ -141,7 +141,8 @@ def parse(arguments: list[str]) -> None:
         is_axis = error.flagname.startswith("sweep_")
         known = [name for name in flags.FLAGS if name.startswith("sweep_") == is_axis]
         known += [f"config.{name}" for name in flatten(flags.FLAGS["config"].value or {})]
-        near = did_you_mean(error.flagname, known, "--{}") or ": see --config=FILE --help"
+        wanted = "path" if error.flagname == "data" else error.flagname
+        near = did_you_mean(wanted, known, "--{}") or ": see --config=FILE --help"
         if error.flagname.startswith("config.") and not flags.FLAGS["config"].value:
             near = " without --config: add --config=lstm, or the one that the run was made with"
         raise InputError(f"no flag --{error.flagname}{near}") from error
@@ -152,6 +153,8 @@ def parse(arguments: list[str]) -> None:
         raise InputError(expected or type(error).__name__) from error
     if len(rest) > 1:
         near = did_you_mean(rest[1], NEEDED, "--mode={}") or ", with spaces in quotes"
+        if Path(rest[1]).exists():
+            near = f"; did you mean --config.data.path={rest[1]}?"
         raise InputError(f"stray argument {rest[1]!r}; options are written --name=value{near}")
 
 

@@ -129,7 +129,7 @@ ADDED = {
 }
 # What does not run here, and why, or where it does.
 NOT_RUN = {
-    r"-m venv|\bpip |pytest|^source ": ".ci/run does, word for word",
+    r"^git clone|^cd |-m venv|\bpip |pytest|^source ": ".ci/run does, word for word",
     r"few-student": "its teacher, at toy size, is refused; tests/training/test_distillation.py",
     r"--coordinator=\d": "tests/runtime/test_processes.py trains in two processes",
     r"^srun ": "tests/cluster trains on a SLURM with --coordinator=auto",
@@ -179,6 +179,7 @@ def folder(tmp_path_factory):
     for name in ("google/bert_uncased_L-12_H-768_A-12", "sentence-transformers/all-MiniLM-L6-v2"):
         (folder / name).parent.mkdir()
         (folder / name).symlink_to(folder / "FOLDER")
+    write_csv(folder / "reviews.csv", rows, header=("text", "label", "domain"))
     for name, written in {"own.csv": rows, "labeled.csv": rows[:9]}.items():
         write_csv(folder / name, written, header=("review", "rating", "domain"))
     (folder / "texts.txt").write_text("\n".join(texts))
@@ -246,25 +247,28 @@ def test_its_commands_run(page, block, execute):
 def test_the_sample_was_learned_and_the_table_held_out(folder):
     """The runs of the README's first commands."""
     result = read_json(folder / "runs/sample/result.json")
-    assert result["test"]["accuracy"] > 0.58  # 96 reviews, chance is 0.5 +- 0.05
+    assert result["test"]["accuracy"] > 0.58  # 400 reviews, chance is 0.5 +- 0.025
     chosen = read_json(folder / "runs/mine/comparison.json")["chosen"]
     assert read_json(folder / "runs/mine" / chosen / "result.json")["test"]["examples"] == 12
 
 
 NOTEBOOK = json.loads((ROOT / "docs" / "tour.ipynb").read_text(encoding="utf-8"))["cells"]
-SETTINGS = [runs.SMALL | runs.ONE_SHAPE, pytest.param({}, marks=pytest.mark.slow)]
+SETTINGS = [
+    runs.SMALL | runs.ONE_SHAPE | {"linear_baseline": True},
+    pytest.param({}, marks=pytest.mark.slow),
+]
 
 
 @pytest.mark.parametrize("settings", SETTINGS)
 def test_the_notebook_runs_from_top_to_bottom(shrink, tmp_path, monkeypatch, settings):
     assert len(NOTEBOOK) == 10
-    assert not any(cell.get("outputs") or cell.get("execution_count") for cell in NOTEBOOK)
+    assert all(cell["outputs"] for cell in NOTEBOOK if cell["cell_type"] == "code")
     monkeypatch.chdir(tmp_path)
     shrink(settings)
     names = {}
     for cell in NOTEBOOK:
         if cell["cell_type"] == "code":
             exec("".join(cell["source"]), names)
-    assert "quiet" in names["words"]["word"].tolist()
-    predicted = names["own"].predict(names["new"]).predicted.tolist()
-    assert settings or predicted == [0, 1]
+    assert "dull" in names["words"]["word"].tolist()
+    assert names["own"].predict(names["new"]).predicted.isin(["neg", "pos"]).all()
+    assert settings or names["scores"].test.accuracy > 0.85

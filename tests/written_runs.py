@@ -106,6 +106,7 @@ def write_all(folder):
     scores = {"loss": 0.5, "examples": 16}
     folds = [{**scores, "accuracy": accuracy, "best_epoch": 1} for accuracy in (0.6, 0.7, 0.8)]
     linear = {"C": 1.0, "seconds": 0.1, "test": {"accuracy": 0.71234}, "mcnemar_p": 0.25}
+    linear["words"] = {"bad": ["dull", "not <b>good"], "mixed": [], "good": ["superb"]}
     val = {"loss": 0.5, "accuracy": 0.7, "examples": 48}
     more = {"folds": folds, "linear_baseline": linear, "val": val}
     write_run(folder / "films", make(**films), 0.7, wrong=range(0, 21, 3), **more)

@@ -52,6 +52,8 @@ def call_recipe(recipe: str, function: str) -> Any:
         known = [*(path.stem for path in file.parent.glob("*.py")), *ours]
         near = did_you_mean(file.stem, known) or f": ours are {', '.join(sorted(ours))}"
         raise InputError(f"no config file {name!r}{near}")
+    if file.suffix != ".py":
+        raise InputError(f"{file} is no recipe: a table is named by --config.data.path={file}")
     try:
         content = runpy.run_path(str(file))
         if function not in content:

@@ -101,10 +101,10 @@ def explain_texts(
         if not explanation.complete:
             lines.append(f"warning: the attributions sum to {explanation.gap:+.3f} more than that")
         headline = ", ".join(filter(None, [f"{name}: {' '.join(prediction.split())}", warning]))
-        block = {"explanation": explanation, "lines": lines, "odds": odds, "label": classes[i]}
+        block = {"explanation": explanation, "lines": lines, "odds": odds, "label": classes[best]}
         block |= {"entry": f"{name}: {classes[best]}", "headline": headline}
         block["start"] = textwrap.shorten(text[:200], 30, placeholder=" …")
-        blocks.append(block | {"share": 100 * float(p[i])})
+        blocks.append(block | {"share": 100 * float(p[best])})
         shown = [headline, to_terminal(explanation), f"log-odds {odds}", *lines]
         print("\n  ".join(filter(None, shown)), flush=True)
     legend = f"blue words pushed {ends[1]}, red ones {ends[0]}; gray was not read"

@@ -26,7 +26,7 @@ from sentiment_jax.training.metrics import mcnemar
 MISTAKES = 15
 BEST = ["best_epoch", "validation_loss", "validation_accuracy", "epoch_s"]
 SCORES = ["val_loss", "val_accuracy", "test_loss", "test_accuracy", "training_s", "status", "run"]
-SHARED = ("runs", "models", "metrics", "classes", "mcnemar")  # tables of several groups
+SHARED = ("runs", "models", "metrics", "classes", "words", "mcnemar")  # tables of several groups
 
 
 def report(directories: Sequence[Path], output: Path, with_text: bool = False) -> None:
@@ -85,6 +85,11 @@ def _report_data(
     if tested:
         tables |= _metrics(models)
         tables["models"] = _table([_over_seeds(group) for group in tested])
+        baselines = [group.tested[0].content.get("linear_baseline", {}) for group in tested]
+        words = [baseline["words"] for baseline in baselines if baseline.get("words")]
+        for of_first in words[:1]:
+            rows = [{"class": name, "words": ", ".join(of)} for name, of in of_first.items()]
+            tables["words"] = _table(rows)
     texts: dict[str, dict[str, str]] = {}  # by the order of the reviews
     for group in tested:
         wrong = {"mistakes": models[group.name]}

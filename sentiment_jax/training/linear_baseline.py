@@ -28,7 +28,8 @@ C = (0.3, 1.0, 3.0, 10.0, 30.0)  # inverse strengths of the regularization to ch
 FOLDS = 3
 FEW = 5_000  # reviews that C is chosen on, at most: on IMDB the choice takes as long as the fit
 CHARACTERS = 10_000_000  # of all texts, at most, to count n-grams of them: IMDB's take minutes
-REVISION = 3  # of the computation: another one is not read from the cache
+WORDS = 10  # of each class that the result names
+REVISION = 4  # of the computation: another one is not read from the cache
 
 
 def linear_baseline(
@@ -36,11 +37,12 @@ def linear_baseline(
 ) -> dict[str, Any]:
     """Return the baseline's C, seconds, and its scores and predictions on the held-out splits.
 
-    {"C", "ngrams" (of what), "seconds", split: {"loss", "accuracy", "examples"}, "predicted":
-    {split: [class of each review]}}; {} if the training reviews have not two classes of three
-    reviews, or no words. The model of the test set is fitted on the validation reviews as well,
-    which chose nothing. `cv` are the folds of a cross-validation, which is then the validation: the
-    indices of the training reviews to fit on (words and C, too) and to validate on. The user's
+    {"C", "ngrams" (of what), "words": {class: [those of the largest weights]}, "seconds", split:
+    {"loss", "accuracy", "examples"}, "predicted": {split: [class of each review]}}; {} if the
+    training reviews have not two classes of three reviews, or no words. The model of the test set,
+    whose words they are, is fitted on the validation reviews as well, which chose nothing. `cv` are
+    the folds of a cross-validation, which is then the validation: the indices of the training
+    reviews to fit on (words and C, too) and to validate on. The user's
     cache keeps the result for the next run on the same reviews.
     """
     splits = {name: splits[name] for name in ("train", "val", "test") if name in splits}
@@ -68,17 +70,20 @@ def _fit(
 ) -> dict[str, Any]:
     start = time.perf_counter()
     train = splits["train"]
-    counts = _count([text for split in splits.values() for text in split.texts])
+    counts, names = _count([text for split in splits.values() for text in split.texts])
     labels = np.concatenate([split.labels for split in splits.values()])
     ends = np.cumsum([len(split) for split in splits.values()])
     rows = dict(zip(splits, np.split(np.arange(len(labels)), ends[:-1]), strict=True))
     if not (best := _choose(train, counts, rows["train"])):
         return {}
     found = {}
+    words: dict[str, list[str]] = {}
     known = rows["train"]
     for name in ("val", "test"):
         if splits.get(name):
-            (found[name],) = _predict(counts, labels, known, rows[name], [best])
+            (found[name],), model, columns = _predict(counts, labels, known, rows[name], [best])
+            if len(names):
+                words = _strongest(model, names[columns], train.classes)
             known = np.concatenate([known, rows[name]])
     if cv:
         found["val"] = np.zeros((len(train), max(labels) + 1))
@@ -87,22 +92,38 @@ def _fit(
     for kept, held_out in cv:
         if not (chosen := _choose(train, counts, kept)):
             return {}  # each fold has a model, or there is no baseline
-        (found["val"][held_out],) = _predict(counts, labels, kept, held_out, [chosen])
+        (found["val"][held_out],), *_ = _predict(counts, labels, kept, held_out, [chosen])
     scores = {name: score_probabilities(splits[name].labels, of) for name, of in found.items()}
     seconds = round(time.perf_counter() - start, 3)
     predicted = {name: decide(of).tolist() for name, of in found.items()}
     ngrams = "words, bigrams and characters" if len(counts) > 1 else "words and bigrams"
-    return {"C": best, "ngrams": ngrams, "seconds": seconds, **scores, "predicted": predicted}
+    result = {"C": best, "ngrams": ngrams, "words": words, "seconds": seconds}
+    return {**result, **scores, "predicted": predicted}
 
 
-def _count(texts: Sequence[str]) -> list[Counts]:
-    """Return how often each n-gram, of words and of characters, is in each text."""
+def _strongest(model: Any, names: np.ndarray, classes: Sequence[str]) -> dict[str, list[str]]:
+    """Return each class's words and bigrams of the largest weights; they are the first features."""
+    weights = np.concatenate([one.coef_[:, : len(names)] for one in model.estimators_])
+    if len(weights) == 1:  # of two classes
+        weights = np.concatenate([-weights, weights])
+    found = {}
+    for number, of in zip(model.classes_, weights, strict=True):
+        order = np.argsort(-of)[:WORDS]
+        found[classes[number]] = names[order[of[order] > 0]].tolist()
+    return found
+
+
+def _count(texts: Sequence[str]) -> tuple[list[Counts], np.ndarray]:
+    """Return how often each n-gram of words and of characters is in each text, and the former."""
     from sklearn.feature_extraction.text import CountVectorizer
 
     vectorizers = [CountVectorizer(ngram_range=(1, 2))]
     if sum(map(len, texts)) <= CHARACTERS:
         vectorizers.append(CountVectorizer(analyzer="char_wb", ngram_range=(2, 5)))
-    return [of.fit_transform(texts) for of in vectorizers if any(map(of.build_analyzer(), texts))]
+    used = [of for of in vectorizers if any(map(of.build_analyzer(), texts))]
+    counts = [of.fit_transform(texts) for of in used]
+    names = used[0].get_feature_names_out() if used[:1] == vectorizers[:1] else []
+    return counts, np.array(names, dtype=object)
 
 
 def _choose(train: Reviews, counts: Sequence[Counts], kept: np.ndarray) -> float:
@@ -119,7 +140,7 @@ def _choose(train: Reviews, counts: Sequence[Counts], kept: np.ndarray) -> float
     labels = train.labels
     losses = np.zeros(len(C))
     for fitted, held in StratifiedKFold(FOLDS).split(rows, labels[rows]):
-        found = _predict(counts, labels, rows[fitted], rows[held], C)
+        found, *_ = _predict(counts, labels, rows[fitted], rows[held], C)
         losses += [log_loss(of, labels[rows[held]]) * len(held) for of in found]
     return C[np.argmin(losses)]
 
@@ -130,10 +151,11 @@ def _predict(
     kept: np.ndarray,
     held_out: np.ndarray,
     strengths: Sequence[float],
-) -> list[Float64[np.ndarray, "held_out classes"]]:
+) -> tuple[list[Float64[np.ndarray, "held_out classes"]], Any, np.ndarray]:
     """Return the probabilities of held-out texts by a model of others for each C.
 
-    Words that only the former have are unknown.
+    Words that only the former have are unknown. Also the last of these models, and which columns of
+    the first counts its first features are.
     """
     # Late: they take a second.
     from scipy.sparse import hstack
@@ -142,9 +164,11 @@ def _predict(
     from sklearn.multiclass import OneVsRestClassifier
 
     blocks = []
+    columns = []
     for block in counts:
         own = block[kept]
         known = np.flatnonzero(own.getnnz(axis=0))
+        columns.append(known)
         if len(known):
             weights = TfidfTransformer(sublinear_tf=True).fit(own[:, known])
             blocks.append([weights.transform(of[:, known]) for of in (own, block[held_out])])
@@ -159,4 +183,4 @@ def _predict(
         model = OneVsRestClassifier(kind).fit(features, labels[kept])
         probabilities.append(np.zeros((len(held_out), max(labels) + 1)))
         probabilities[-1][:, model.classes_] = model.predict_proba(others)
-    return probabilities
+    return probabilities, model, columns[0]

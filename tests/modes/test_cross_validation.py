@@ -113,7 +113,7 @@ def test_each_review_is_scored_by_the_model_of_its_fold(run):
 
 def test_loss_and_temperature_are_those_of_probabilities_before_rounding(config, tmp_path):
     """A table has six digits, in which those of over-confident models are 0."""
-    changes = {"epochs": 1, "linear_baseline": False, "optimizer.learning_rate": 3.5}
+    changes = {"epochs": 1, "linear_baseline": False, "optimizer.learning_rate": 8.0}
     result = train(override(config, changes), tmp_path)
     found = []
     labels = []

@@ -58,6 +58,10 @@ def test_scores_are_those_of_five_lines_of_scikit_learn(classes):
         assert scores["accuracy"] == pytest.approx(model.score(of_split, held_out.labels))
         assert scores["loss"] == pytest.approx(log_loss(held_out.labels, probabilities), abs=1e-6)
         assert scores["accuracy"] > 1 / classes + 0.1, "the words say nothing"
+    ranked = model.estimators_[-1].coef_[0, : len(vectorizer.transformer_list[0][1].vocabulary_)]
+    names = vectorizer.transformer_list[0][1].get_feature_names_out()
+    assert found["words"]["class 1" if classes == 2 else "class 2"][0] == names[ranked.argmax()]
+    assert [words[0] for words in found["words"].values()] == [f"word{k}" for k in range(classes)]
 
 
 def test_c_is_chosen_by_cross_validation_on_training_reviews(monkeypatch):
@@ -115,7 +119,7 @@ def of_three_classes(labels):
 def test_a_class_without_training_reviews_and_an_empty_split_are_scored():
     train = of_three_classes(make_reviews(60).labels.tolist())
     found = linear_baseline({"train": train, "val": train.take(np.arange(0))})
-    assert found.keys() == {"C", "ngrams", "seconds", "predicted"}
+    assert found.keys() == {"C", "ngrams", "words", "seconds", "predicted"}
     found = linear_baseline({"train": train, "test": make_reviews(30, classes=3)})
     assert found["test"]["loss"] > 1, "class c has probability 0 everywhere"
 

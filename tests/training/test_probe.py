@@ -37,7 +37,7 @@ from sentiment_jax.training.trained_model import load_run
 SMALL = {"data.source": "sample", "data.max_length": 24, "data.length_buckets": (12,)}
 SMALL |= {"data.limit": 60, "data.test_limit": 30, "linear_baseline": False, "cpu_devices": 1}
 SMALL |= {"model.dtype": "float32", "model.attention": "xla"}
-STRONG = [1e5]  # inverse strengths of the regularization that random states of .01 need
+STRONG = [1e6]  # inverse strengths of the regularization that random states of .01 need
 
 
 def make_probe(folder, **changes):
