@@ -71,7 +71,7 @@ def make_batch(encoded: Encoded, planned: PlannedBatch, batch_size: int) -> Batc
     batch = {
         "token_ids": token_ids,
         "lengths": np.ones(batch_size, np.int32),
-        "labels": np.zeros(batch_size, np.int32),
+        "labels": np.zeros((batch_size, *encoded.labels.shape[1:]), np.int32),
         "weights": (np.arange(batch_size) < rows).astype(np.float32),
     }
     batch["lengths"][:rows] = encoded.lengths[planned.indices]

@@ -36,6 +36,7 @@ class Export:
     objective: str = ""  # of a pre-training
     classes: Sequence[str] = CLASSES
     card: str = ""  # README.md, if any
+    several: bool = False  # labels per text
 
 
 def export_workdir(workdir: Path, folder: Path) -> None:
@@ -61,7 +62,10 @@ def export_run(run: TrainedModel, workdir: Path, folder: Path) -> str:
             f"{run.config.model.pooling}): --config=encoder fine-tunes one that can be exported"
         )
     card = model_card(workdir)
-    model = Export(run.model.config, run.params, run.tokenizer, objective, run.classes, card)
+    several = bool(run.config.data.separator)
+    model = Export(
+        run.model.config, run.params, run.tokenizer, objective, run.classes, card, several
+    )
     export_pretrained(folder, model)
     return f"AutoModel{openers[objective]}"
 
@@ -109,6 +113,7 @@ def _write_model(folder: Path, model: Export) -> None:
     }
     if not model.objective:
         settings["id2label"] = {str(i): name for i, name in enumerate(model.classes)}
+        settings["problem_type"] = "multi_label_classification" if model.several else None
         settings["label2id"] = {name: i for i, name in enumerate(model.classes)}
     known = {name: value for name, value in settings.items() if value is not None}
     _write_json(folder / "config.json", known)

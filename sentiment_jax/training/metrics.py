@@ -19,63 +19,117 @@ HALF_DIGIT = 5e-7  # half of the last digit of predictions.csv, in place of a 0 
 
 
 def score_probabilities(
-    labels: Int[np.ndarray, " reviews"], probabilities: Float[np.ndarray, "reviews classes"]
+    labels: Int[np.ndarray, "reviews *labels"],
+    probabilities: Float[np.ndarray, "reviews classes"],
+    thresholds: Sequence[float] = (),
 ) -> dict[str, Any]:
-    """Return loss (mean, nats), accuracy and the number of reviews, as result.json has them."""
-    return {
+    """Return loss (mean, nats), accuracy and the number of reviews, as result.json has them.
+
+    Of several labels, accuracy is the share of exact matches, and macro F1 stands beside it.
+    """
+    predicted = decide(probabilities, thresholds)
+    scores = {
         "loss": log_loss(probabilities, labels),
-        "accuracy": int(np.sum(decide(probabilities) == labels)) / len(labels),
+        "accuracy": int(is_correct(labels, predicted).sum()) / len(labels),
         "examples": len(labels),
     }
+    if labels.ndim == 2:
+        both = np.maximum((labels + predicted).sum(axis=0), 1)
+        scores["macro_f1"] = float((2 * (labels * predicted).sum(axis=0) / both).mean())
+    return scores
+
+
+def is_correct(
+    labels: Int[np.ndarray, "reviews *labels"], predicted: Int[np.ndarray, "reviews *labels"]
+) -> Bool[np.ndarray, " reviews"]:
+    """Return which predictions are right: of several labels, all of them (an exact match)."""
+    return np.all((labels == predicted).reshape(len(labels), -1), axis=1)
 
 
 def measure(
-    labels: Int[np.ndarray, " reviews"],
+    labels: Int[np.ndarray, "reviews *labels"],
     probabilities: Float[np.ndarray, "reviews classes"],
     names: Sequence[str],
+    thresholds: Sequence[float] = (),
 ) -> dict[str, Any]:
     """Return scikit-learn's metrics of predictions, JSON-able, and accuracy's 95 % interval.
 
     Log loss in nats. The Brier score is halved for two classes, where it is (p - label)². The AUC
     of more classes is the mean of one against the rest, and None if a class is absent. What would
-    be 0/0 is 0. Every entry reaches result.json and reports (analysis/html.py has their formats);
-    console.print_metrics prints some.
+    be 0/0 is 0. Of several labels, MCC, AUC and Brier score are means over the labels. Every entry
+    reaches result.json and reports (analysis/html.py has their formats); console.print_metrics
+    prints some.
     """
-    scores = score_probabilities(labels, probabilities)
+    several = labels.ndim == 2
+    scores = score_probabilities(labels, probabilities, thresholds)
     total = len(labels)
-    confusion = np.zeros((len(names), len(names)))
-    np.add.at(confusion, (labels, decide(probabilities)), 1)
-    right = confusion.diagonal()
-    counts = confusion.sum(axis=1)
-    predictions = confusion.sum(axis=0)
+    predicted = decide(probabilities, thresholds)
+    one_hot = np.eye(len(names))
+    true, made = (of.astype(float) if several else one_hot[of] for of in (labels, predicted))
+    right, counts, predictions = (of.sum(axis=0) for of in (true * made, true, made))
     precision = right / np.maximum(predictions, 1)
     recall = right / np.maximum(counts, 1)
     f1 = 2 * right / np.maximum(counts + predictions, 1)
-    variances = (total**2 - counts @ counts) * (total**2 - predictions @ predictions)
-    covariance = right.sum() * total - counts @ predictions
-    distances = np.sum((probabilities - np.eye(len(names))[labels]) ** 2, axis=1)
-    two_classes = len(names) == 2
-    ranked = [1] if two_classes else range(len(names))
-    areas: list[Any] = [area_under_curve(labels == i, probabilities[:, i]) for i in ranked]
+    if several:
+        most = np.unique(labels, axis=0, return_counts=True)[1].max()
+        variances = counts * (total - counts) * predictions * (total - predictions)
+        covariance = total * right - counts * predictions
+        averages = {
+            "micro_f1": 2 * right.sum() / max((counts + predictions).sum(), 1),
+            "macro_f1": scores["macro_f1"],
+        }
+    else:
+        most = counts.max()
+        variances = (total**2 - counts @ counts) * (total**2 - predictions @ predictions)
+        covariance = right.sum() * total - counts @ predictions
+        averages = {
+            "balanced_accuracy": recall[counts > 0].mean(),
+            "macro_f1": f1[counts + predictions > 0].mean(),
+        }
+    distances = np.sum((probabilities - true) ** 2, axis=1)
+    ranked = [1] if len(names) == 2 and not several else range(len(names))
+    ranks = [(true[:, i] > 0, probabilities[:, i]) for i in range(len(names))]
+    areas: list[Any] = [area_under_curve(*ranks[i]) for i in ranked]
     return {
         "accuracy_interval": [*wilson_interval(scores["accuracy"], total)],
-        "majority_baseline": float(np.max(counts)) / total,
-        "balanced_accuracy": float(recall[counts > 0].mean()),
-        "macro_f1": float(f1[counts + predictions > 0].mean()),
-        "mcc": float(covariance / np.sqrt(variances)) if variances else 0.0,
+        "majority_baseline": float(most) / total,
+        **{name: float(value) for name, value in averages.items()},
+        "mcc": float(np.mean(covariance / np.sqrt(np.where(variances > 0, variances, np.inf)))),
         "auc": None if None in areas else float(np.mean(areas, dtype=np.float64)),
         "log_loss": scores["loss"],
-        "brier_score": float(distances.mean()) / (2 if two_classes else 1),
+        "brier_score": float(distances.mean()) / (len(names) if several or len(names) == 2 else 1),
         "classes": {
             name: {
                 "precision": float(precision[i]),
                 "recall": float(recall[i]),
                 "f1": float(f1[i]),
+                **({"average_precision": average_precision(*ranks[i])} if several else {}),
                 "examples": int(counts[i]),
             }
             for i, name in enumerate(names)
         },
     }
+
+
+def average_precision(
+    positive: Bool[np.ndarray, " reviews"], p_positive: Float[np.ndarray, " reviews"]
+) -> float | None:
+    """Return the precision at each positive review, ranked by p, on average; None without one."""
+    counts, hits, _ = rank(positive, p_positive)
+    gained = np.diff(hits, prepend=0)
+    return float((gained * hits / counts).sum() / hits[-1]) if hits[-1] else None
+
+
+def rank(
+    positive: Bool[np.ndarray, " reviews"], p_positive: Float[np.ndarray, " reviews"]
+) -> tuple[Int[np.ndarray, " p"], Int[np.ndarray, " p"], Float[np.ndarray, " p"]]:
+    """Return each p, falling, how many reviews have it or more, and how many of these are positive.
+
+    They are in the order (reviews, positive ones, p).
+    """
+    order = np.argsort(-p_positive, kind="stable")
+    last = np.append(np.flatnonzero(np.diff(p_positive[order])), len(order) - 1)
+    return last + 1, np.cumsum(positive[order])[last], p_positive[order][last]
 
 
 def area_under_curve(
@@ -122,17 +176,26 @@ def mcnemar(
 
 
 def apply_temperature(
-    probabilities: Float[np.ndarray, "*any reviews classes"], temperature: float
+    probabilities: Float[np.ndarray, "*any reviews classes"], temperature: Any
 ) -> Float[np.ndarray, "*any reviews classes"]:
     """Return softmax(log p / temperature), which is that of the logits divided by it.
 
-    In float64, so that the order of two nearly equal probabilities is kept.
+    In float64, so that the order of two nearly equal probabilities is kept. Several labels have a
+    temperature each.
     """
+    if np.ndim(temperature):
+        each = map(apply_temperature, apart(probabilities), temperature)
+        return np.stack([p[..., 1] for p in each], axis=-1)
     if temperature == 1:
         return probabilities
     scaled = np.log(np.maximum(probabilities, LEAST, dtype=np.float64)) / temperature
     exponentials = np.exp(scaled - scaled.max(axis=-1, keepdims=True))
     return exponentials / exponentials.sum(axis=-1, keepdims=True)
+
+
+def apart(probabilities: Float[np.ndarray, "*any reviews labels"]) -> list[np.ndarray]:
+    """Return for each of several labels the probabilities of not having it and of having it."""
+    return [np.stack([1 - p, p], axis=-1) for p in np.moveaxis(probabilities, -1, 0)]
 
 
 def mcc_by_chance(examples: int) -> float:
@@ -141,11 +204,22 @@ def mcc_by_chance(examples: int) -> float:
 
 
 def log_loss(
-    probabilities: Float[np.ndarray, "reviews classes"], labels: Int[np.ndarray, " reviews"]
+    probabilities: Float[np.ndarray, "reviews classes"],
+    labels: Int[np.ndarray, "reviews *labels"],
 ) -> float:
     """Return the mean of -log p(label), in nats."""
-    of_label = probabilities[np.arange(len(labels)), labels].astype(np.float64)
+    of_label = p_of_labels(probabilities, labels).astype(np.float64)
     return float(-np.log(np.maximum(of_label, LEAST)).mean())
+
+
+def p_of_labels(
+    probabilities: Float[np.ndarray, "reviews classes"],
+    labels: Int[np.ndarray, "reviews *labels"],
+) -> Float[np.ndarray, "reviews decisions"]:
+    """Return the probability of each review's class, or of each label being as it is."""
+    if labels.ndim == 2:
+        return np.where(labels > 0, probabilities, 1 - probabilities)
+    return np.take_along_axis(probabilities, labels[:, None], axis=1)
 
 
 def fit_temperature(
