@@ -196,8 +196,7 @@ class Model:
 
         Without a `label` it is the second one, which of two classes is the positive one.
         """
-        towards = find_class(label, self.classes)
-        towards = 1 if towards is None else towards
+        towards = find_class(label, self.classes) if label else 1
         return integrated_gradients.explain(self._trained, _to_text(text, "the text"), towards)
 
     def evaluate(self, data: str | Labeled = "test") -> dict[str, Any]:
@@ -247,12 +246,9 @@ def _to_text(value: Any, where: str) -> str:
     try:
         return str(value) if isinstance(value, str | int | float) else bytes.decode(value)
     except (TypeError, UnicodeDecodeError):
-        found = type(value).__name__
-        problem = f"{where}: a text, or one in UTF-8, is expected, not this {found}"
-        several = (
-            "; for several labels per text, set data.label_separator" if found == "list" else ""
-        )
-        raise InputError(problem + several) from None
+        wanted = f"{where}: a text, or one in UTF-8, is expected, not this {type(value).__name__}"
+        several = "; for several labels, set data.label_separator"
+        raise InputError(wanted + (several if isinstance(value, list) else "")) from None
 
 
 def _to_texts(values: Any, name: str, separator: str = "") -> list[str]:

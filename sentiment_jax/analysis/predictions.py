@@ -16,13 +16,8 @@ from sentiment_jax.data.predictions import label_cells, prediction_columns
 from sentiment_jax.errors import InputError
 from sentiment_jax.storage.files import check_checksum, safe_cell
 from sentiment_jax.sweeps.plan import Trial
-from sentiment_jax.training.metrics import (
-    HALF_DIGIT,
-    apply_temperature,
-    is_correct,
-    measure,
-    p_of_labels,
-)
+from sentiment_jax.training import metrics
+from sentiment_jax.training.metrics import HALF_DIGIT, apply_temperature, is_correct, measure
 from sentiment_jax.training.trained_model import thresholds_of
 
 BINS = 10
@@ -103,14 +98,14 @@ def confusion(predictions: Predictions) -> Float[np.ndarray, "classes classes"]:
 def mean_metrics(predictions: Predictions) -> dict[str, Any]:
     """Return accuracy and `metrics.measure`, averaged over the seeds."""
     labels = predictions.labels
-    metrics: dict[str, Any] = {"accuracy": float(predictions.correct.mean())}
+    means: dict[str, Any] = {"accuracy": float(predictions.correct.mean())}
     thresholds = predictions.thresholds or [()] * len(predictions.probabilities)
     seeds = zip(predictions.probabilities, thresholds, strict=True)
     measured = [measure(labels, p, predictions.classes, of) for p, of in seeds]
     intervals = [seed.pop("accuracy_interval") for seed in measured]
     if len(intervals) == 1:  # a mean has a standard deviation, and needs no interval
-        metrics |= zip(("low (95 %)", "high (95 %)"), intervals[0], strict=True)
-    return metrics | _mean(measured)
+        means |= zip(("low (95 %)", "high (95 %)"), intervals[0], strict=True)
+    return means | _mean(measured)
 
 
 def _mean(seeds: Sequence[Any]) -> Any:
@@ -124,7 +119,7 @@ def hardest_mistakes(predictions: Predictions, count: int) -> pandas.DataFrame:
     """Tabulate the mistakes with the lowest p(label), probabilities averaged over seeds."""
     means = predictions.probabilities.mean(axis=0)
     predicted = decide(means, np.mean(predictions.thresholds or [[]], axis=0).tolist())
-    p_label = p_of_labels(means, predictions.labels).prod(axis=1)
+    p_label = metrics.p_of_labels(means, predictions.labels).prod(axis=1)
     order = np.argsort(p_label, kind="stable")
     hardest = order[~is_correct(predictions.labels, predicted)[order]][:count]
     columns = {
@@ -133,7 +128,7 @@ def hardest_mistakes(predictions: Predictions, count: int) -> pandas.DataFrame:
             name: label_cells(predictions.classes, labels[hardest], predictions.separator)
             for name, labels in (("label", predictions.labels), ("predicted", predicted))
         },
-        "p(predicted)": p_of_labels(means, predicted).prod(axis=1)[hardest],
+        "p(predicted)": metrics.p_of_labels(means, predicted).prod(axis=1)[hardest],
     }
     return pandas.DataFrame(columns, dtype=object)
 

@@ -88,25 +88,18 @@ def _data_problems(values: Mapping[str, Any]) -> list[str]:
         problems.append(f"label {min(both)!r} cannot be both positive and negative")
     if labels and not 2 <= len(labels) <= MOST_CLASSES:
         problems.append(f"data.labels={values['data.labels']!r}: 2 to {MOST_CLASSES} expected")
-    separator = values["data.label_separator"] or values["data.label_columns"]
-    if (labels or positive or separator) and source != "csv":
+    several = split_names(values["data.label_columns"])
+    separator = values["data.label_separator"]
+    if (labels or positive or separator or several) and source != "csv":
         problems.append(f"data.source={source} has labels of its own")
-    return problems + (_several_labels_problems(values) if separator else [])
-
-
-def _several_labels_problems(values: Mapping[str, Any]) -> list[str]:
-    """Say what makes no sense where a text may have several labels."""
-    problems = []
-    columns = split_names(values["data.label_columns"])
-    if columns and values["data.label_separator"]:
+    if several and not 2 <= len({*several}) <= MOST_CLASSES:
+        problems.append(f"data.label_columns names {len({*several})}: 2 to {MOST_CLASSES} expected")
+    if several and separator:
         problems.append("data.label_columns and label_separator are two forms of a table: set one")
-    if columns and not 2 <= len({*columns}) <= MOST_CLASSES:
-        problems.append(f"data.label_columns names {len({*columns})}: 2 to {MOST_CLASSES} expected")
-    if values["data.positive_labels"]:
+    if (several or separator) and positive:
         problems.append("data.positive_labels makes two classes: not where a text has labels")
-    if values["select_by"] not in ("accuracy", "loss", "macro_f1"):
-        wanted = "of several labels per text: loss or macro_f1"
-        problems.append(f"select_by={values['select_by']} is no choice {wanted}")
+    if (several or separator) and values["select_by"] in ("balanced_accuracy", "auc"):
+        problems.append(f"select_by={values['select_by']}: several labels take loss or macro_f1")
     return problems
 
 

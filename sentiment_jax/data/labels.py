@@ -73,7 +73,9 @@ def _number_several(
     labels: Sequence[str], rows: Sequence[str], data: DataConfig, scored: bool
 ) -> tuple[Int32[np.ndarray, "rows labels"], tuple[str, ...]]:
     """Return a 0 or 1 per row and label, and the labels: the config's, or those found."""
-    spelled = [(i, _spell(part)) for i, of in enumerate(labels) for part in _split(of, data)]
+    marks = " '\"[]" if data.separator == "," else " "  # in cells like ['a', 'b']
+    parts = [(i, part) for i, of in enumerate(labels) for part in of.split(data.separator)]
+    spelled = [(i, of) for i, part in parts if not is_blank(of := _spell(part.strip(marks)))]
     keys = [label.casefold() for _, label in spelled]
     names = split_names(data.labels) or split_names(data.label_columns)
     if not names:
@@ -90,13 +92,6 @@ def _number_several(
         if key in class_of:
             numbers[row, class_of[key]] = 1
     return numbers, names
-
-
-def _split(label: str, data: DataConfig) -> list[str]:
-    """Return the labels in a cell, in which Python may have written a list of them."""
-    marks = " '\"[]" if data.separator == "," else " "
-    parts = (part.strip(marks) for part in label.split(data.separator))
-    return [part for part in parts if not is_blank(part)]
 
 
 def join_columns(cells: Sequence[str], row: str, data: DataConfig) -> str:
@@ -141,11 +136,9 @@ def same_classes(first: Sequence[str], second: Sequence[str]) -> bool:
     return all({one.casefold(), other.casefold()} <= {*of} for one, other, of in triples)
 
 
-def find_class(label: str, classes: Sequence[str]) -> int | None:
-    """Return the number of a class or label by its name, None without a name."""
+def find_class(label: str, classes: Sequence[str]) -> int:
+    """Return the number of a class or label by its name."""
     spelled = [_spell(name).casefold() for name in classes]
-    if not label:
-        return None
     if (key := _spell(label).casefold()) not in spelled:
         raise InputError(f"label {label!r} is none of this run: choose {', '.join(classes)}")
     return spelled.index(key)

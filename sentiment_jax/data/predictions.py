@@ -16,8 +16,9 @@ from sentiment_jax.storage.run_directory import RunDirectory
 
 def prediction_columns(config: Config) -> list[str]:
     """Return the headings of `prediction_cells`."""
-    classes = config.classes
-    return ["predicted", *(["p_positive"] if _first(config) else [f"p_{c}" for c in classes])]
+    if len(config.classes) == 2 and not config.data.separator:
+        return ["predicted", "p_positive"]
+    return ["predicted", *(f"p_{name}" for name in config.classes)]
 
 
 def label_cells(
@@ -35,14 +36,10 @@ def prediction_cells(
     thresholds: Sequence[float] = (),
 ) -> list[list[int | str]]:
     """Return predicted class and probabilities of each review: of two classes, the second's."""
+    shown = probabilities[:, 1 - len(prediction_columns(config)) :].tolist()
     predicted = decide(probabilities, thresholds)
     labels = label_cells(config.cells, predicted, config.data.separator)
-    rows = zip(labels, probabilities[:, _first(config) :].tolist(), strict=True)
-    return [[label, *(f"{p:.6f}" for p in row)] for label, row in rows]
-
-
-def _first(config: Config) -> int:
-    return int(len(config.classes) == 2 and not config.data.separator)
+    return [[of, *(f"{p:.6f}" for p in row)] for of, row in zip(labels, shown, strict=True)]
 
 
 def write_predictions(

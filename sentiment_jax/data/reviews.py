@@ -174,14 +174,13 @@ def stratified_split(
     Ungrouped, duplicates fall on both sides (leakage, for comparison). Both returned indices are in
     the order of hash, label and occurrence. InputError: a class has too few different texts.
     """
-    order, groups = _group(reviews, grouped)
-    counts = _count(reviews, order, groups)
+    order, groups, counts = _group(reviews, grouped)
     texts = len(counts)
     totals = counts.sum(axis=0)
     target = np.clip(np.round(fraction * totals), int(fraction > 0), np.maximum(totals - 1, 0))
     if reviews.labels.ndim == 2:
         held_out = _distribute(counts, np.array([totals - target, target]), seed) == 1
-        missing = target - counts[held_out].sum(axis=0)
+        short = (counts > 0).sum(axis=0) < 1 + (fraction > 0)
     else:
         missing = target
         held_out = np.zeros(texts, bool)
@@ -189,7 +188,7 @@ def stratified_split(
             if (counts[group] <= missing).all():
                 held_out[group] = True
                 missing = missing - counts[group]
-    short = (missing == target if fraction else totals == 0)[: len(reviews.classes)]
+        short = missing == target if fraction else totals == 0
     if short.any():
         named = zip(totals, reviews.classes, short, strict=False)
         found = " and ".join(f"{total} {name}" for total, name, fails in named if fails)
@@ -206,12 +205,11 @@ def fold_split(
     Proportions are of different texts. Order and `grouped` are those of `stratified_split`.
     InputError: fewer texts than folds, or all of a class in one fold.
     """
-    order, groups = _group(reviews, grouped)
-    texts = groups.max(initial=-1) + 1
+    order, groups, counts = _group(reviews, grouped)
+    texts = len(counts)
     if texts < count:
         raise InputError(f"data.folds={count} needs {count} different texts, there are {texts}")
     if reviews.labels.ndim == 2:
-        counts = _count(reviews, order, groups)
         fold = _distribute(counts, np.tile(counts.sum(axis=0) / count, (count, 1)), seed) + 1
     else:
         label = np.zeros(texts, np.int32)
@@ -229,23 +227,22 @@ def fold_split(
 
 def _group(
     reviews: Reviews, grouped: bool
-) -> tuple[Int64[np.ndarray, " reviews"], Int64[np.ndarray, " reviews"]]:
-    """Return an order by hash and label, and the number of each review's text in it."""
+) -> tuple[
+    Int64[np.ndarray, " reviews"], Int64[np.ndarray, " reviews"], Int64[np.ndarray, "texts _"]
+]:
+    """Return an order by hash and label, the number of each review's text in it, and counts.
+
+    These are of each text's reviews: in each class, and of several labels also in all.
+    """
     order = np.lexsort((reviews.strata, reviews.hashes))
     keys = reviews.hashes[order] if grouped else np.arange(len(order))
-    return order, np.unique(keys, return_inverse=True)[1]
-
-
-def _count(
-    reviews: Reviews, order: Int64[np.ndarray, " reviews"], groups: Int64[np.ndarray, " reviews"]
-) -> Int64[np.ndarray, "texts columns"]:
-    """Return how many reviews of each text have each class; of several labels, also how many."""
+    groups = np.unique(keys, return_inverse=True)[1]
     members = reviews.members[order]
     if reviews.labels.ndim == 2:
         members = np.column_stack([members, np.ones(len(order), bool)])
     counts = np.zeros((groups.max(initial=-1) + 1, members.shape[1]), np.int64)
     np.add.at(counts, groups, members)
-    return counts
+    return order, groups, counts
 
 
 def _distribute(

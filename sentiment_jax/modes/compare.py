@@ -35,7 +35,7 @@ from sentiment_jax.training.metrics import is_correct, mcnemar, wilson_interval
 from sentiment_jax.training.scoring import score_reviews
 from sentiment_jax.training.signals import Stop
 from sentiment_jax.training.stages import run_stages
-from sentiment_jax.training.tasks import task_of
+from sentiment_jax.training.tasks.several_labels import task_of
 from sentiment_jax.training.trained_model import load_run
 
 RECIPES = ("ngrams", "encoder:probe", "encoder")  # the cheapest first

@@ -88,7 +88,7 @@ def explain_texts(
     Explained is the class or `label` that is named, or else the most probable one of each text.
     """
     classes = trained.classes
-    named = find_class(label, classes)
+    named = find_class(label, classes) if label else None
     probabilities, warnings = predict([trained], texts)
     print_warning_count(warnings)
     separator = trained.config.data.separator

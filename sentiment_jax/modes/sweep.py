@@ -39,8 +39,8 @@ from sentiment_jax.training.cross_validation import check_reviews
 from sentiment_jax.training.experiment import Experiment
 from sentiment_jax.training.signals import Stop
 from sentiment_jax.training.stages import run_stages
-from sentiment_jax.training.tasks import task_of
 from sentiment_jax.training.tasks.classification import with_classes
+from sentiment_jax.training.tasks.several_labels import task_of
 from sentiment_jax.training.trained_model import make_classifier
 
 WORKER = "SENTIMENT_JAX_WORKER"  # an environment variable, set in the workers of a sweep

@@ -24,7 +24,7 @@ from sentiment_jax.training.experiment import Task
 from sentiment_jax.training.linear_baseline import linear_baseline
 from sentiment_jax.training.metrics import is_correct, mcnemar
 from sentiment_jax.training.run import TrainingRun
-from sentiment_jax.training.tasks import task_of
+from sentiment_jax.training.tasks.several_labels import task_of
 from sentiment_jax.training.trained_model import thresholds_of
 
 EXAMPLE_TEXTS = (  # of reviews of films

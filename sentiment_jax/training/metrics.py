@@ -63,47 +63,41 @@ def measure(
     several = labels.ndim == 2
     scores = score_probabilities(labels, probabilities, thresholds)
     total = len(labels)
-    predicted = decide(probabilities, thresholds)
     one_hot = np.eye(len(names))
-    true, made = (of.astype(float) if several else one_hot[of] for of in (labels, predicted))
+    decided = (labels, decide(probabilities, thresholds))
+    true, made = (of.astype(float) if several else one_hot[of] for of in decided)
     right, counts, predictions = (of.sum(axis=0) for of in (true * made, true, made))
-    precision = right / np.maximum(predictions, 1)
     recall = right / np.maximum(counts, 1)
     f1 = 2 * right / np.maximum(counts + predictions, 1)
+    columns = {"precision": right / np.maximum(predictions, 1), "recall": recall, "f1": f1}
+    each = [(true[:, i] > 0, probabilities[:, i]) for i in range(len(names))]
+    areas: list[Any] = [area_under_curve(*of) for of in each]
     if several:
         most = np.unique(labels, axis=0, return_counts=True)[1].max()
         variances = counts * (total - counts) * predictions * (total - predictions)
         covariance = total * right - counts * predictions
-        averages = {
-            "micro_f1": 2 * right.sum() / max((counts + predictions).sum(), 1),
-            "macro_f1": scores["macro_f1"],
-        }
+        own = {"micro_f1": 2 * right.sum() / max((counts + predictions).sum(), 1)}
+        columns["average_precision"] = np.array([average_precision(*of) for of in each], object)
     else:
         most = counts.max()
         variances = (total**2 - counts @ counts) * (total**2 - predictions @ predictions)
         covariance = right.sum() * total - counts @ predictions
-        averages = {
-            "balanced_accuracy": recall[counts > 0].mean(),
-            "macro_f1": f1[counts + predictions > 0].mean(),
-        }
-    distances = np.sum((probabilities - true) ** 2, axis=1)
-    ranked = [1] if len(names) == 2 and not several else range(len(names))
-    ranks = [(true[:, i] > 0, probabilities[:, i]) for i in range(len(names))]
-    areas: list[Any] = [area_under_curve(*ranks[i]) for i in ranked]
+        own = {"balanced_accuracy": recall[counts > 0].mean()}
+        f1 = f1[counts + predictions > 0]
+        areas = areas[1:] if len(names) == 2 else areas
+    terms = len(names) if several or len(names) == 2 else 1
     return {
         "accuracy_interval": [*wilson_interval(scores["accuracy"], total)],
         "majority_baseline": float(most) / total,
-        **{name: float(value) for name, value in averages.items()},
+        **{name: float(value) for name, value in own.items()},
+        "macro_f1": float(f1.mean()),
         "mcc": float(np.mean(covariance / np.sqrt(np.where(variances > 0, variances, np.inf)))),
         "auc": None if None in areas else float(np.mean(areas, dtype=np.float64)),
         "log_loss": scores["loss"],
-        "brier_score": float(distances.mean()) / (len(names) if several or len(names) == 2 else 1),
+        "brier_score": float(np.sum((probabilities - true) ** 2, axis=1).mean()) / terms,
         "classes": {
             name: {
-                "precision": float(precision[i]),
-                "recall": float(recall[i]),
-                "f1": float(f1[i]),
-                **({"average_precision": average_precision(*ranks[i])} if several else {}),
+                **{column: values.tolist()[i] for column, values in columns.items()},
                 "examples": int(counts[i]),
             }
             for i, name in enumerate(names)
@@ -114,22 +108,18 @@ def measure(
 def average_precision(
     positive: Bool[np.ndarray, " reviews"], p_positive: Float[np.ndarray, " reviews"]
 ) -> float | None:
-    """Return the precision at each positive review, ranked by p, on average; None without one."""
-    counts, hits, _ = rank(positive, p_positive)
-    gained = np.diff(hits, prepend=0)
-    return float((gained * hits / counts).sum() / hits[-1]) if hits[-1] else None
+    """Return the mean precision at the p of each positive review; None without any."""
+    _, above, hits = rank_positive(positive, p_positive)
+    return float(np.mean(hits / above)) if len(hits) else None
 
 
-def rank(
+def rank_positive(
     positive: Bool[np.ndarray, " reviews"], p_positive: Float[np.ndarray, " reviews"]
-) -> tuple[Int[np.ndarray, " p"], Int[np.ndarray, " p"], Float[np.ndarray, " p"]]:
-    """Return each p, falling, how many reviews have it or more, and how many of these are positive.
-
-    They are in the order (reviews, positive ones, p).
-    """
-    order = np.argsort(-p_positive, kind="stable")
-    last = np.append(np.flatnonzero(np.diff(p_positive[order])), len(order) - 1)
-    return last + 1, np.cumsum(positive[order])[last], p_positive[order][last]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return each p of a positive review, falling; how many reviews and positive ones reach it."""
+    found = np.sort(p_positive[positive])[::-1]
+    above, hits = (len(of) - np.searchsorted(np.sort(of), found) for of in (p_positive, found))
+    return found, above, hits
 
 
 def area_under_curve(

@@ -31,7 +31,7 @@ from sentiment_jax.training.resume import initial_params, restore_or_begin
 from sentiment_jax.training.run import Stage, TrainingRun
 from sentiment_jax.training.scoring import ReviewScores, score_reviews
 from sentiment_jax.training.signals import Stop
-from sentiment_jax.training.tasks import task_of
+from sentiment_jax.training.tasks.several_labels import task_of
 from sentiment_jax.training.trained_model import restore_model, thresholds_of
 
 VALIDATION = ("loss", "accuracy", "examples", *SELECTED_BY[2:], "perplexity")  # if present

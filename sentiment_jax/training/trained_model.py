@@ -37,12 +37,7 @@ class Classifier:
     tokenizer: Tokenizer
     model: nn.Module
     mesh: Mesh
-    fitted: Mapping[str, Any] = dataclasses.field(default_factory=dict, kw_only=True)  # result.json
-
-    @property
-    def thresholds(self) -> Sequence[float]:
-        """What validation chose for the probability of each label; none if a text has only one."""
-        return thresholds_of(self.config, self.fitted)
+    thresholds: Sequence[float] = dataclasses.field(default=(), kw_only=True)  # of several labels
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -92,7 +87,8 @@ def make_classifier(config: Config, tokenizer: Tokenizer) -> Classifier:
         classes=len(config.classes),
         objective=config.pretrain.objective,
     )
-    return Classifier(config, tokenizer, model, devices.data_mesh())
+    thresholds = thresholds_of(config, {})
+    return Classifier(config, tokenizer, model, devices.data_mesh(), thresholds=thresholds)
 
 
 def restore_model(
@@ -102,7 +98,8 @@ def restore_model(
     shapes = devices.abstract(abstract_params(like.model), like.mesh)
     params = checkpoints.restore(best["step"], params=shapes)["params"]
     same = (like.config, like.tokenizer, like.model, like.mesh)
-    return TrainedModel(*same, params, best["step"], fitted=best)
+    thresholds = thresholds_of(like.config, best)
+    return TrainedModel(*same, params, best["step"], thresholds=thresholds)
 
 
 def load_run(workdir: Path, *, calibrated: bool = False, classifies: bool = True) -> TrainedModel:
@@ -128,10 +125,10 @@ def load_run(workdir: Path, *, calibrated: bool = False, classifies: bool = True
                 "temperature on: leave the probabilities as they are"
             )
         temperature = best["temperature"]
-        if trained.thresholds:  # no prediction changes
-            (softened,) = apply_temperature(np.array([trained.thresholds]), temperature)
-            best = best | {"thresholds": softened.tolist()}
-        return dataclasses.replace(trained, temperature=temperature, fitted=best)
+        thresholds = trained.thresholds
+        if thresholds:  # no prediction changes
+            thresholds = apply_temperature(np.array([thresholds]), temperature)[0].tolist()
+        return dataclasses.replace(trained, temperature=temperature, thresholds=thresholds)
 
     return _beside_training(RunDirectory(workdir), read)
 

@@ -12,8 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from sentiment_jax.training.experiment import Experiment
-from sentiment_jax.training.metrics import apart, fit_temperature, rank
+from sentiment_jax.training.experiment import Experiment, Task
+from sentiment_jax.training.metrics import apart, fit_temperature, rank_positive
 from sentiment_jax.training.objectives.objective import Batch, cross_entropy, forward
 from sentiment_jax.training.tasks.classification import CLASSIFICATION
 
@@ -64,12 +64,13 @@ def fit(
     A threshold is halfway to the next lower probability.
     """
     thresholds = []
-    for positive, p in zip((labels > 0).T, probabilities.T, strict=True):
-        total = positive.sum()
-        counts, hits, ranked = rank(positive, p)
-        best = np.argmax(2 * hits / (counts + total))
-        halfway = np.append(ranked.astype(np.float64), 0)[best : best + 2].mean()
-        thresholds.append(0.5 if min(total, len(p) - total) < FEW else float(halfway))
+    for positive, p in zip((labels > 0).T, probabilities.astype(np.float64).T, strict=True):
+        found, above, hits = rank_positive(positive, p)
+        if min(len(found), len(p) - len(found)) < FEW:
+            thresholds.append(0.5)
+            continue
+        best = found[np.argmax(hits / (above + len(found)))]
+        thresholds.append(float(best + p.max(initial=0, where=p < best)) / 2)
     temperatures = map(fit_temperature, apart(probabilities), labels.T)
     return {"temperature": [*temperatures], "thresholds": thresholds}
 
@@ -86,3 +87,9 @@ SEVERAL_LABELS = dataclasses.replace(
     fit=fit,
     describe_scores=lambda config, scores: f" macro F1 {scores['macro_f1']:.4f}",
 )
+
+
+def task_of(config: Any) -> Task:
+    """Return the task of learning from labeled reviews, by its config, which may be a recipe."""
+    several = config.data.label_separator or config.data.label_columns
+    return SEVERAL_LABELS if several else CLASSIFICATION
