@@ -67,42 +67,57 @@ def measure(
     decided = (labels, decide(probabilities, thresholds))
     true, made = (of.astype(float) if several else one_hot[of] for of in decided)
     right, counts, predictions = (of.sum(axis=0) for of in (true * made, true, made))
-    recall = right / np.maximum(counts, 1)
-    f1 = 2 * right / np.maximum(counts + predictions, 1)
-    columns = {"precision": right / np.maximum(predictions, 1), "recall": recall, "f1": f1}
+    columns = {
+        "precision": right / np.maximum(predictions, 1),
+        "recall": right / np.maximum(counts, 1),
+        "f1": 2 * right / np.maximum(counts + predictions, 1),
+    }
     each = [(true[:, i] > 0, probabilities[:, i]) for i in range(len(names))]
-    areas: list[Any] = [area_under_curve(*of) for of in each]
     if several:
-        most = np.unique(labels, axis=0, return_counts=True)[1].max()
-        variances = counts * (total - counts) * predictions * (total - predictions)
-        covariance = total * right - counts * predictions
-        own = {"micro_f1": 2 * right.sum() / max((counts + predictions).sum(), 1)}
         columns["average_precision"] = np.array([average_precision(*of) for of in each], object)
-    else:
-        most = counts.max()
-        variances = (total**2 - counts @ counts) * (total**2 - predictions @ predictions)
-        covariance = right.sum() * total - counts @ predictions
-        own = {"balanced_accuracy": recall[counts > 0].mean()}
-        f1 = f1[counts + predictions > 0]
-        areas = areas[1:] if len(names) == 2 else areas
-    terms = len(names) if several or len(names) == 2 else 1
+    columns["examples"] = counts.astype(int)
+    pair = len(names) == 2 and not several
+    areas: list[Any] = [area_under_curve(*of) for of in (each[1:] if pair else each)]
+    sets = np.unique(true, axis=0, return_counts=True)[1]
+    distances = np.sum((probabilities - true) ** 2, axis=1)
     return {
         "accuracy_interval": [*wilson_interval(scores["accuracy"], total)],
-        "majority_baseline": float(most) / total,
-        **{name: float(value) for name, value in own.items()},
-        "macro_f1": float(f1.mean()),
-        "mcc": float(np.mean(covariance / np.sqrt(np.where(variances > 0, variances, np.inf)))),
+        "majority_baseline": float(sets.max()) / total,
+        **_averages(right, counts, predictions, total if several else 0),
         "auc": None if None in areas else float(np.mean(areas, dtype=np.float64)),
         "log_loss": scores["loss"],
-        "brier_score": float(np.sum((probabilities - true) ** 2, axis=1).mean()) / terms,
+        "brier_score": float(distances.mean()) / (len(names) if several or pair else 1),
         "classes": {
-            name: {
-                **{column: values.tolist()[i] for column, values in columns.items()},
-                "examples": int(counts[i]),
-            }
+            name: {column: of.tolist()[i] for column, of in columns.items()}
             for i, name in enumerate(names)
         },
     }
+
+
+def _averages(
+    right: Float[np.ndarray, " classes"],
+    counts: Float[np.ndarray, " classes"],
+    predictions: Float[np.ndarray, " classes"],
+    reviews: int,
+) -> dict[str, float]:
+    """Return averages over classes, or over several labels of so many `reviews`, and the MCC.
+
+    Given is how often each class is right, is the label, is predicted.
+    """
+    both = counts + predictions
+    f1 = 2 * right / np.maximum(both, 1)
+    if reviews:
+        averages = {"micro_f1": 2 * right.sum() / max(both.sum(), 1), "macro_f1": f1.mean()}
+        variances = counts * (reviews - counts) * predictions * (reviews - predictions)
+        covariance = reviews * right - counts * predictions
+    else:
+        recall = (right / np.maximum(counts, 1))[counts > 0]
+        averages = {"balanced_accuracy": recall.mean(), "macro_f1": f1[both > 0].mean()}
+        total = counts.sum()
+        variances = (total**2 - counts @ counts) * (total**2 - predictions @ predictions)
+        covariance = right.sum() * total - counts @ predictions
+    averages["mcc"] = np.mean(covariance / np.sqrt(np.where(variances > 0, variances, np.inf)))
+    return {name: float(value) for name, value in averages.items()}
 
 
 def average_precision(
