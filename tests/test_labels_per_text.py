@@ -422,6 +422,13 @@ def test_a_student_learns_from_probabilities_of_each_label(pair, table, tmp_path
     assert result["metrics"]["test"]["macro_f1"] > 0.7
 
 
+def test_an_lstm(table, tmp_path):
+    settings = {name: value for name, value in SMALL.items() if name.startswith("data.")}
+    changes = {"data.source": "csv", "data.path": table, "data.limit": 0, "epochs": 1, **settings}
+    result = train(runs.make_small(**changes), tmp_path / "run")
+    assert len(result["thresholds"]) == 3 and "macro_f1" in result["val"]
+
+
 def test_without_validation_the_thresholds_are_a_half(table, tmp_path):
     changes = {"data.validation_fraction": 0.0, "epochs": 2, "select_by": "accuracy"}
     result = train(make_config(table, **changes), tmp_path / "run")
