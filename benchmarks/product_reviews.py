@@ -10,6 +10,10 @@ Names and numbers are noise, and some labels are wrong. A seed gives the same fi
     python -m benchmarks.product_reviews --output=reviews.csv --labels=stars       # 1 to 5
     python -m benchmarks.product_reviews --output=reviews.csv --rows=1000 --positive=0.95
     python -m benchmarks.product_reviews --output=reviews.csv --rows=40 --language=french
+    python -m benchmarks.product_reviews --output=reviews.csv --labels=aspects     # several or none
+
+With `--labels=aspects`, the label has the aspects that a review has an opinion on, as in
+"quality;price". Other sentences mention them without one ("I paid 40 for it").
 """
 
 import argparse
@@ -134,10 +138,28 @@ FRENCH = Language(
     closing=("à racheter sans hésiter", "retour au magasin"),
 )
 LANGUAGES = {"english": ENGLISH, "french": FRENCH}
+ASPECTS = {  # beside quality, which is what a Language has: opinions, then mentions without one
+    "shipping": (
+        "it was here {f} days before they promised;the parcel came {f} days late;the box was torn"
+        " open;the courier left it with my {p} without a word;packed so well that nothing moved;"
+        "nobody answered when it got lost on the way;it came the very next morning",
+        "it came in a {c} box;I ordered it in {m};my {p} picked it up;they ship from abroad",
+    ),
+    "price": (
+        "you get more than you pay for;{n} is far too much for this;the {c} one costs half;"
+        "a bargain at {n};I would not pay {n} again;worth every penny;my {p} found it cheaper",
+        "I paid {n} for it;a gift of {n} or so;my {p} paid for it;the {c} one costs the same",
+    ),
+}
 
 
-def make_review(rng: random.Random, language: str, stars: int) -> tuple[str, str]:
-    """Return a text of 4 to 11 sentences, and its domain."""
+def make_review(
+    rng: random.Random, language: str, stars: int, named: dict[str, bool] | None = None
+) -> tuple[str, str]:
+    """Return a text of 4 to 11 sentences, and its domain.
+
+    `named` says for each aspect whether the review has an opinion on it.
+    """
     words = LANGUAGES[language]
     domain = rng.choice(list(words.aspects))
     aspects = rng.sample(words.aspects[domain].split(), 4)
@@ -164,13 +186,22 @@ def make_review(rng: random.Random, language: str, stars: int) -> tuple[str, str
             c=rng.choice(words.colors.split()),
             x=f"{rng.choice('ABKMTVX')}{rng.choice('AEIOU')}{rng.randrange(10, 1000)}",
             n=rng.randrange(12, 240),
+            f=rng.randrange(2, 15) if "{f}" in text else 0,
         )
 
     praises = [rng.random() < PRAISE[stars] for _ in range(rng.randint(3, 7))]
     parts = [statement(each) for each in praises]
     parts += rng.sample(words.fillers, rng.randint(1, 3))
+    if named is not None:
+        parts = parts[: rng.randint(1, 2)] if named["quality"] else []
+        parts += rng.sample(words.fillers, rng.randint(1, 2))
+        for aspect, (opinions, mentions) in ASPECTS.items():
+            if named[aspect]:
+                parts.append(rng.choice(opinions.split(";")))
+            elif rng.random() < 0.5:
+                parts.append(rng.choice(mentions.split(";")))
     rng.shuffle(parts)
-    if rng.random() < 0.15:
+    if named is None and rng.random() < 0.15:
         parts.append(words.closing[rng.random() >= PRAISE[stars]])
     sentences = (fill(part) for part in parts)
     return " ".join(f"{s[0].upper()}{s[1:]}{rng.choice('...!')}" for s in sentences), domain
@@ -196,12 +227,27 @@ def make_rows(
     return made
 
 
+def make_aspects(count: int, *, seed: int = 0) -> list[tuple[str, str, str]]:
+    """Return (text, labels joined by ";", domain) of `count` distinct English reviews."""
+    rng = random.Random(seed)
+    rows = {}
+    while len(rows) < count:
+        named = {
+            aspect: rng.random() < share
+            for aspect, share in (("quality", 0.6), ("shipping", 0.35), ("price", 0.2))
+        }
+        text, domain = make_review(rng, "english", rng.choice((1, 2, 4, 5)), named)
+        labels = [aspect for aspect, has in named.items() if has != (rng.random() < NOISE / 2)]
+        rows.setdefault(text, (text, ";".join(labels), domain))
+    return list(rows.values())
+
+
 def main() -> None:
     """Write the file."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output", type=Path, required=True, help="the CSV file to write")
     parser.add_argument("--rows", type=int, default=2000)
-    parser.add_argument("--labels", choices=tuple(NAMES), default="two")
+    parser.add_argument("--labels", choices=(*NAMES, "aspects"), default="two")
     parser.add_argument(
         "--positive", type=float, default=0.5, help="share of pos, with --labels=two"
     )
@@ -210,7 +256,10 @@ def main() -> None:
     given = vars(parser.parse_args())
     output = given.pop("output")
     count = given.pop("rows")
-    rows = make_rows(count, **given)
+    if given["labels"] == "aspects":
+        rows = make_aspects(count, seed=given["seed"])
+    else:
+        rows = make_rows(count, **given)
     with output.open("w", encoding="utf-8", newline="") as file:
         csv.writer(file).writerows([("text", "label", "domain"), *rows])
     print(f"{output}: {len(rows):,} reviews")

@@ -10,7 +10,7 @@ Each function does what a mode of the command line does, by the same code.
 import contextlib
 import csv
 import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -22,9 +22,11 @@ from ml_collections import ConfigDict
 from sentiment_jax.analysis import integrated_gradients
 from sentiment_jax.analysis.integrated_gradients import Explanation
 from sentiment_jax.config.recipes import override, read_recipe
+from sentiment_jax.config.schema import split_names
 from sentiment_jax.config.stored import flatten
 from sentiment_jax.config.validation import validate
 from sentiment_jax.data.corpus import infer_source
+from sentiment_jax.data.labels import find_class, join_columns
 from sentiment_jax.data.predictions import prediction_cells, prediction_columns
 from sentiment_jax.data.table import find_column
 from sentiment_jax.errors import InputError
@@ -179,8 +181,8 @@ class Model:
         """
         texts, index = self._texts(texts)
         probabilities, warnings = predict.predict([self._trained], texts)
-        names = prediction_columns(self.classes)
-        cells = prediction_cells(self.config.cells, probabilities)
+        names = prediction_columns(self.config)
+        cells = prediction_cells(self.config, probabilities, self._trained.thresholds)
         table = pandas.DataFrame(cells, columns=names, index=index)
         return table.astype(dict.fromkeys(names[1:], float)).assign(warning=warnings)
 
@@ -189,9 +191,13 @@ class Model:
         probabilities, _ = predict.predict([self._trained], self._texts(texts)[0])
         return probabilities
 
-    def explain(self, text: Any) -> Explanation:
-        """Return each word's attribution to the predicted class: integrated gradients."""
-        return integrated_gradients.explain(self._trained, _to_text(text, "the text"))
+    def explain(self, text: Any, label: str = "") -> Explanation:
+        """Return each word's attribution to a class or label: integrated gradients.
+
+        Without a `label` it is the second one, which of two classes is the positive one.
+        """
+        towards = find_class(label, self.classes) if label else 1
+        return integrated_gradients.explain(self._trained, _to_text(text, "the text"), towards)
 
     def evaluate(self, data: str | Labeled = "test") -> dict[str, Any]:
         """Return scores and metrics on a split of the run's data, "test" or "val", or on others.
@@ -204,7 +210,10 @@ class Model:
             scores, metrics = evaluate.score_run(self._trained, self._directory, data)
         else:
             names = self.config.data
-            rows = _to_rows(data, [names.text_column, names.label_column])
+            rows = [
+                (row, text, join_columns(cells, row, names))
+                for row, text, *cells in _to_rows(data, names)
+            ]
             reviews = evaluate.read_labeled(self.config, "the data", names.text_column, rows=rows)
             warn_of_training_reviews(self.workdir, reviews)
             scores, metrics = evaluate.score_labeled([self._trained], reviews)
@@ -237,14 +246,18 @@ def _to_text(value: Any, where: str) -> str:
     try:
         return str(value) if isinstance(value, str | int | float) else bytes.decode(value)
     except (TypeError, UnicodeDecodeError):
-        wanted = f"{where}: a text, or one in UTF-8, is expected"
-        raise InputError(f"{wanted}, not this {type(value).__name__}") from None
+        wanted = f"{where}: a text, or one in UTF-8, is expected, not this {type(value).__name__}"
+        several = "; for several labels, set data.label_separator"
+        raise InputError(wanted + (several if isinstance(value, list) else "")) from None
 
 
-def _to_texts(values: Any, name: str) -> list[str]:
-    """Return a sequence of values as texts; InputError: it is none, or one of them is no text."""
+def _to_texts(values: Any, name: str, separator: str = "") -> list[str]:
+    """Return a sequence of values, or of lists to join, as texts; InputError: it is no such one."""
     if isinstance(values, str | bytes | Mapping | pandas.DataFrame) or not np.iterable(values):
         raise InputError(f"{name}: a list or a column is expected, not {type(values).__name__}")
+    if separator:
+        lists = [[v] if pandas.api.types.is_scalar(v) else v for v in values]
+        return [separator.join(_to_texts(of, f"{name}, number {i}")) for i, of in enumerate(lists)]
     return [_to_text(value, f"{name}, number {i}") for i, value in enumerate(values)]
 
 
@@ -263,20 +276,34 @@ def _column(data: Any, name: str) -> pandas.Series:
     return table[column]
 
 
-def _to_rows(data: Labeled, columns: Sequence[str]) -> list[tuple[str, str, str]]:
-    """Return name, text and label of each review."""
+def _to_rows(data: Labeled, names: Any) -> list[tuple[str, ...]]:
+    """Return name, text and label of each review, or its cells in data.label_columns."""
+    columns = _columns(names)
     parts = data if isinstance(data, tuple) else tuple(_column(data, name) for name in columns)
-    cells = [_to_texts(part, name) for part, name in zip(parts, columns, strict=False)]
-    if len(parts) != 2 or len(cells[0]) != len(cells[1]) or not cells[0]:
-        raise InputError(f"the data must be texts and as many labels: {[*map(len, cells)]}")
+    if len(columns) > 2 and isinstance(parts[1], np.ndarray | pandas.DataFrame):  # of 0 and 1
+        table = pandas.DataFrame(parts[1])
+        named = {*columns[1:]} <= {*table.columns}
+        parts = (parts[0], *(table[c] for c in (columns[1:] if named else table.columns)))
+    separator = names.label_separator
+    cells: list[list[str]] = []
+    if len(parts) == len(columns):
+        marks = ["", *(separator for _ in columns[1:])]
+        cells = [*map(_to_texts, parts, columns, marks)]
+    if len({*map(len, cells)}) != 1 or not cells[0]:
+        wanted = ", ".join(columns[1:])
+        raise InputError(f"the data must be texts and as many of {wanted}: {[*map(len, cells)]}")
     return [(f"number {i}", *review) for i, review in enumerate(zip(*cells, strict=True))]
 
 
-def _to_csv(data: Labeled, columns: Sequence[str]) -> str:
+def _columns(names: Any) -> list[str]:
+    return [names.text_column, *(split_names(names.label_columns) or [names.label_column])]
+
+
+def _to_csv(data: Labeled, names: Any) -> str:
     """Return reviews as the CSV file that our reader takes."""
     writer = csv.writer(text := io.StringIO(), lineterminator="\n", quoting=csv.QUOTE_ALL)
-    writer.writerow(columns)
-    for name, *cells in _to_rows(data, columns):
+    writer.writerow(_columns(names))
+    for name, *cells in _to_rows(data, names):
         if "\0" in "".join(cells):
             raise InputError(f"the data, {name}: no CSV file can hold the NUL in it: remove it")
         writer.writerow(cells)
@@ -295,8 +322,7 @@ def _keep_reviews(
     if not given:
         yield config
         return
-    columns = [config.data.text_column, config.data.label_column]
-    new = {directory.reviews[split]: _to_csv(data, columns) for split, data in given.items()}
+    new = {directory.reviews[split]: _to_csv(data, config.data) for split, data in given.items()}
     prepare_workdir(directory.path)
     env = _read(directory.env)
     before: dict[Path, bytes | None] = {}

@@ -100,6 +100,7 @@ INPUT = flags.DEFINE_string("input", None, ".csv, .tsv, .jsonl, a text per line,
 TEXT_COLUMN = flags.DEFINE_string("text_column", None, "the input's column, if not text")
 LABEL_COLUMN = flags.DEFINE_string("label_column", None, "the input's labels, if not label")
 EXPLAIN = flags.DEFINE_bool("explain", False, "show the words that pushed the prediction")
+LABEL = flags.DEFINE_string("label", "", "the class or label to explain, if not the predicted one")
 OUTPUT = flags.DEFINE_string("output", None, "folder, table or page")
 WITH_TEXT = flags.DEFINE_bool("with_text", False, "show texts of mistakes, not only of a table")
 USUAL_AXES = ("optimizer", "batch_size", "learning_rate", "seeds", "split_seeds")
@@ -122,7 +123,7 @@ READERS = {  # modes -> the flags that they alone read
     ("train", "pretrain", "evaluate"): ["coordinator", "process_id", "process_count", "lost_after"],
     ("evaluate",): ["split", "label_column"],
     ("evaluate", "predict"): ["calibrated", "input", "text_column"],
-    ("predict",): ["text", "explain"],
+    ("predict",): ["text", "explain", "label"],
     ("evaluate", "predict", "export", "report"): ["output"],
     ("sweep",): [*(f"sweep_{axis}" for axis in SWEEP), "workers"],
     ("report",): ["with_text"],
@@ -198,6 +199,8 @@ def check_flags(mode: str) -> None:
         raise InputError("--mode=evaluate: --input names a file, and goes without --split")
     if TEXT_COLUMN.value is not None and INPUT.value is None:
         raise InputError("--text_column names a column of --input=FILE")
+    if LABEL.value and not EXPLAIN.value:
+        raise InputError(f"--label={LABEL.value} goes with --explain: the words behind that label")
     if EXPLAIN.value and not (OUTPUT.value or ".html").endswith(".html"):
         raise InputError(f"--output={OUTPUT.value}: --explain writes a page, end its name in .html")
 
@@ -237,11 +240,11 @@ def dispatch() -> None:
 
 def _train(config: Any, workdirs: list[Path], changes: dict[str, Any]) -> None:
     from sentiment_jax.modes.pretrain import PRETRAINING, pretrain
-    from sentiment_jax.modes.train import CLASSIFICATION, dry_run, train
+    from sentiment_jax.modes.train import dry_run, train
 
     pretrains = MODE.value == "pretrain"
     if DRY_RUN.value:
-        dry_run(config, PRETRAINING if pretrains else CLASSIFICATION)
+        dry_run(config, PRETRAINING if pretrains else None)
         return
     learn = pretrain if pretrains else train
     learn(
@@ -277,7 +280,7 @@ def _predict(config: Any, workdirs: list[Path], changes: dict[str, Any]) -> None
     if EXPLAIN.value:
         from sentiment_jax.modes.explain import explain_run
 
-        explain_run(workdirs[0], source, _output())
+        explain_run(workdirs[0], source, _output(), LABEL.value)
     else:
         predict_runs(workdirs, source, _output(), calibrated=CALIBRATED.value)
 

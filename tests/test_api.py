@@ -241,7 +241,7 @@ MANY = ([f"film {i}" for i in range(60)], [0, 1] * 30)
     ("tables", "message"),
     [
         ({"data": {"text": ["a"]}}, "need one column 'label': their columns are 'text'"),
-        ({"data": (["a", "b"], [1])}, "data must be texts and as many labels"),
+        ({"data": (["a", "b"], [1])}, "data must be texts and as many of label"),
         ({"data": (["good", "bad\0"], [1, 0])}, "number 1: no CSV file can hold the NUL in it"),
         ({"data": (pandas.DataFrame({"a": ["good"]}), [1])}, "a column is expected, not DataFrame"),
         ({"data": (["good", "bad"], [1, 7])}, "'7'"),

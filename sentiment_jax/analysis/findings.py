@@ -23,8 +23,9 @@ def data_in_words(groups: Sequence[Group]) -> str:
     runs = sum(len(group.trials) for group in groups)
     finished = next(trial for group in groups for trial in group.finished)
     roles = {"train": "training", "val": "validation", "test": "the test"}
-    splits = finished.env["data"]["counts"].items()
-    reviews = [f"{n:,} for {roles[split]}" for split, of in splits if (n := sum(of.values()))]
+    data = finished.env["data"]
+    splits = data.get("reviews") or {of: sum(n.values()) for of, n in data["counts"].items()}
+    reviews = [f"{n:,} for {roles[split]}" for split, n in splits.items() if n]
     classes = ", ".join(finished.files.read_config().classes)
     counted = "1 run" if runs == 1 else f"{runs} runs"
     return f"{counted}; reviews: {', '.join(reviews)}; classes: {classes}."

@@ -71,9 +71,14 @@ def _tolerance(difference: float) -> float:
     return max(0.01 * abs(difference), 1e-4)
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@functools.partial(jax.jit, static_argnums=(0, 5))
 def _slopes(
-    model: nn.Module, params: Any, path: Path, nodes: Float[Array, " rows"], towards: Int[Array, ""]
+    model: nn.Module,
+    params: Any,
+    path: Path,
+    nodes: Float[Array, " rows"],
+    towards: Int[Array, ""],
+    several: bool,
 ) -> tuple[Float[Array, "rows length"], Float[Array, " rows"]]:
     """Return each token's slope of the log-odds at the nodes of a path, and the log-odds there."""
     points = path.start + nodes[:, None, None] * (path.end - path.start)
@@ -81,8 +86,10 @@ def _slopes(
 
     def sum_of_log_odds(points: Array) -> tuple[Array, Array]:
         logits: Any = model.apply({"params": params}, points, lengths, deterministic=True)
-        others = jnp.where(jnp.arange(logits.shape[1]) == towards, -jnp.inf, logits)
-        log_odds = logits[:, towards] - jax.nn.logsumexp(others, axis=1)
+        log_odds = logits[:, towards]
+        if not several:
+            others = jnp.where(jnp.arange(logits.shape[1]) == towards, -jnp.inf, logits)
+            log_odds = log_odds - jax.nn.logsumexp(others, axis=1)
         return jnp.sum(log_odds), log_odds
 
     gradients, log_odds = jax.grad(sum_of_log_odds, has_aux=True)(points)
@@ -97,6 +104,7 @@ def attribute(
     fixed: Sequence[int] = (),
     towards: int = 1,
     fillers: Sequence[int] = (),
+    several: bool = False,
 ) -> tuple[Float32[np.ndarray, " tokens"], float, float]:
     """Return a text's attributions, and the log-odds of class `towards` of text and baseline.
 
@@ -116,12 +124,15 @@ def attribute(
     kept[list(fixed)] = 1
     path = Path(end * kept, end, np.array([count], np.int32))
     grid = np.linspace(0, 1, len(NODES), dtype=np.float32)
-    level = -np.log(model.classes - 1)  # where the class is as probable as each other one
-    sure = fillers and abs(_slopes(model, params, path, grid, towards)[1][0] - level) > SURE
+    # Where the class is as probable as each other one, or the label as not having it.
+    level = 0.0 if several else -np.log(model.classes - 1)
+    sure = (
+        fillers and abs(_slopes(model, params, path, grid, towards, several)[1][0] - level) > SURE
+    )
     for fill in [table.mean(axis=0), *(table[i] for i in fillers)] if sure else []:
         line = Path(path.start, path.start + fill * (1 - kept), path.lengths)
         for _ in range(4):  # each finds the part of the line where that is so
-            _, odds = _slopes(model, params, line, grid, towards)
+            _, odds = _slopes(model, params, line, grid, towards, several)
             above = np.asarray(odds) > level
             if not (first := int(np.argmax(above != above[0]))):
                 break  # nowhere
@@ -131,14 +142,14 @@ def attribute(
             path = Path(line.end, end, path.lengths)
             break
     slopes = functools.partial(_slopes, model, params, path)
-    _, values = slopes(grid, towards)
+    _, values = slopes(grid, towards, several)
     log_odds = float(values[-1])
     empty_log_odds = float(values[0])
     for intervals in INTERVALS:
         sums = np.zeros(length)
         for interval in range(intervals):
             nodes = (interval + (NODES + 1) / 2) / intervals
-            at_nodes, _ = slopes(np.float32(nodes), towards)
+            at_nodes, _ = slopes(np.float32(nodes), towards, several)
             sums += WEIGHTS / (2 * intervals) @ np.asarray(at_nodes)
         gap = sums[:count].sum() - (log_odds - empty_log_odds)
         if abs(gap) <= _tolerance(log_odds - empty_log_odds):
@@ -159,8 +170,9 @@ def explain(trained: TrainedModel, text: str, towards: int = 1) -> Explanation:
     before, after = framing(trained.tokenizer)
     fixed = (*range(len(before)), *range(len(ids) - len(after), len(ids)))
     fillers = [*special_tokens(trained.tokenizer).values()] if kernel else []
+    several = bool(trained.config.data.separator)
     attributions, log_odds, empty_log_odds = attribute(
-        model, trained.params, encoded.token_ids, length, fixed, towards, fillers
+        model, trained.params, encoded.token_ids, length, fixed, towards, fillers, several
     )
     encoding = trained.tokenizer.encode(text, add_special_tokens=False)
     data = trained.config.data

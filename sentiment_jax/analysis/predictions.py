@@ -12,11 +12,13 @@ from sklearn.metrics import confusion_matrix
 
 from sentiment_jax.config.schema import CLASSES
 from sentiment_jax.data.labels import decide
-from sentiment_jax.data.predictions import prediction_columns
+from sentiment_jax.data.predictions import label_cells, prediction_columns
 from sentiment_jax.errors import InputError
 from sentiment_jax.storage.files import check_checksum, safe_cell
 from sentiment_jax.sweeps.plan import Trial
-from sentiment_jax.training.metrics import HALF_DIGIT, apply_temperature, measure
+from sentiment_jax.training import metrics
+from sentiment_jax.training.metrics import HALF_DIGIT, apply_temperature, is_correct, measure
+from sentiment_jax.training.trained_model import thresholds_of
 
 BINS = 10
 
@@ -28,23 +30,32 @@ class Predictions:
     ids: tuple[str, ...]
     order: str  # a hash of the reviews in their order
     classes: tuple[str, ...]
-    labels: Int32[np.ndarray, " reviews"]
+    labels: Int32[np.ndarray, "reviews *labels"]
     probabilities: Float32[np.ndarray, "seeds reviews classes"]
-    temperatures: tuple[float, ...] = ()  # found on each seed's validation split
+    temperatures: tuple[Any, ...] = ()  # found on each seed's validation split
+    thresholds: tuple[Sequence[float], ...] = ()  # of several labels, found there as well
+    separator: str = ""  # of several labels
 
     @functools.cached_property
-    def predicted(self) -> Int64[np.ndarray, "seeds reviews"]:
-        """The class that each seed predicts for each review."""
-        return decide(self.probabilities)
+    def predicted(self) -> Int64[np.ndarray, "seeds reviews *labels"]:
+        """The class or labels that each seed predicts for each review."""
+        thresholds = self.thresholds or [()] * len(self.probabilities)
+        return np.array([*map(decide, self.probabilities, thresholds)])
+
+    @property
+    def correct(self) -> Bool[np.ndarray, "seeds reviews"]:
+        """Which predictions are right."""
+        return np.array([is_correct(self.labels, seed) for seed in self.predicted])
 
 
 def read_predictions(trials: Sequence[Trial], split: str = "test") -> Predictions:
     """Read the predictions of one model's trials; InputError if a file is damaged."""
     config = trials[0].files.read_config()
     classes = config.classes
+    separator = config.data.separator
     names = {"0": 0, "1": 1} if classes == CLASSES else {}  # as earlier revisions wrote them
     names |= {str(safe_cell(name)): i for i, name in enumerate(config.cells)}
-    columns = prediction_columns(classes)[1:]
+    columns = prediction_columns(config)[1:]
     frames = []
     orders = []
     for trial in trials:
@@ -59,13 +70,20 @@ def read_predictions(trials: Sequence[Trial], split: str = "test") -> Prediction
         listed = ", ".join(str(trial.directory) for trial in trials)
         raise InputError(f"{listed} scored the test set in different orders: report them apart")
     given = np.array([frame[columns] for frame in frames], np.float32)
+    if separator:
+        found = [cell.removeprefix("'").split(separator) for cell in frames[0]["label"]]
+        labels = np.array([[str(name) in row for name in config.cells] for row in found], np.int32)
+    else:
+        labels = frames[0]["label"].map(names).to_numpy(np.int32)
     return Predictions(
         ids=tuple(frames[0]["id"]),
         order=orders[0],
         classes=classes,
-        labels=frames[0]["label"].map(names).to_numpy(np.int32),
-        probabilities=np.concatenate([1 - given, given], axis=2) if len(classes) == 2 else given,
+        labels=labels,
+        probabilities=np.concatenate([1 - given, given], axis=2) if len(columns) == 1 else given,
         temperatures=tuple(trial.content.get("temperature", 1.0) for trial in trials),
+        thresholds=tuple(thresholds_of(config, trial.content) for trial in trials),
+        separator=separator,
     )
 
 
@@ -80,12 +98,14 @@ def confusion(predictions: Predictions) -> Float[np.ndarray, "classes classes"]:
 def mean_metrics(predictions: Predictions) -> dict[str, Any]:
     """Return accuracy and `metrics.measure`, averaged over the seeds."""
     labels = predictions.labels
-    metrics: dict[str, Any] = {"accuracy": float((predictions.predicted == labels).mean())}
-    measured = [measure(labels, p, predictions.classes) for p in predictions.probabilities]
+    means: dict[str, Any] = {"accuracy": float(predictions.correct.mean())}
+    thresholds = predictions.thresholds or [()] * len(predictions.probabilities)
+    seeds = zip(predictions.probabilities, thresholds, strict=True)
+    measured = [measure(labels, p, predictions.classes, of) for p, of in seeds]
     intervals = [seed.pop("accuracy_interval") for seed in measured]
     if len(intervals) == 1:  # a mean has a standard deviation, and needs no interval
-        metrics |= zip(("low (95 %)", "high (95 %)"), intervals[0], strict=True)
-    return metrics | _mean(measured)
+        means |= zip(("low (95 %)", "high (95 %)"), intervals[0], strict=True)
+    return means | _mean(measured)
 
 
 def _mean(seeds: Sequence[Any]) -> Any:
@@ -98,21 +118,23 @@ def _mean(seeds: Sequence[Any]) -> Any:
 def hardest_mistakes(predictions: Predictions, count: int) -> pandas.DataFrame:
     """Tabulate the mistakes with the lowest p(label), probabilities averaged over seeds."""
     means = predictions.probabilities.mean(axis=0)
-    predicted = decide(means)
-    p_label = np.take_along_axis(means, predictions.labels[:, None], axis=1)[:, 0]
+    predicted = decide(means, np.mean(predictions.thresholds or [[]], axis=0).tolist())
+    p_label = metrics.p_of_labels(means, predictions.labels).prod(axis=1)
     order = np.argsort(p_label, kind="stable")
-    hardest = order[(predicted != predictions.labels)[order]][:count]
+    hardest = order[~is_correct(predictions.labels, predicted)[order]][:count]
     columns = {
         "id": [predictions.ids[i] for i in hardest],
-        "label": [predictions.classes[i] for i in predictions.labels[hardest]],
-        "predicted": [predictions.classes[i] for i in predicted[hardest]],
-        "p(predicted)": means.max(axis=1)[hardest],
+        **{
+            name: label_cells(predictions.classes, labels[hardest], predictions.separator)
+            for name, labels in (("label", predictions.labels), ("predicted", predicted))
+        },
+        "p(predicted)": metrics.p_of_labels(means, predicted).prod(axis=1)[hardest],
     }
     return pandas.DataFrame(columns, dtype=object)
 
 
 def calibration_bins(
-    p: Float32[np.ndarray, "*seeds reviews"], true: Bool[np.ndarray, "*seeds reviews"]
+    p: Float32[np.ndarray, "*events"], true: Bool[np.ndarray, "*events"]
 ) -> tuple[pandas.DataFrame, float]:
     """Return mean p, share of true events and count in ten equal bins, and the calibration error.
 
@@ -132,8 +154,12 @@ def calibration(predictions: Predictions) -> tuple[pandas.DataFrame, float]:
     """Return the bins of p(positive), all seeds together.
 
     More than two classes are binned by the predicted class's probability: Guo et al. (2017).
+    Several labels are binned together.
     """
     predicted = predictions.predicted
+    if predictions.separator:
+        true = np.broadcast_to(predictions.labels > 0, predicted.shape)
+        return calibration_bins(predictions.probabilities, true)
     if len(predictions.classes) == 2:
         positive = np.broadcast_to(predictions.labels == 1, predicted.shape)
         return calibration_bins(predictions.probabilities[..., 1], positive)

@@ -118,6 +118,8 @@ class DataConfig:
     group_duplicates: bool = setting(True, "keep equal texts on one side of a split; False leaks")
     text_column: str = setting("text", "csv: the column of the texts")
     label_column: str = setting("label", "csv: the column of the labels")
+    label_columns: str = setting("", "csv: A,B,... of 0 and 1, a label each: several per text")
+    label_separator: str = setting("", "csv: ; say, between the labels of a text: several or none")
     # Harmless: the data's hash changes with them.
     encoding: str = setting("", "csv: cp1252 (Latin-1) say, if it is not UTF-8", harmless=True)
     labels: str = setting("", "the classes, A,B,...; empty: those found", harmless=True)
@@ -132,6 +134,11 @@ class DataConfig:
     ngrams: int = _count(1, "longest n-gram with an embedding of its own", at_most=3)
     length_buckets: tuple[int, ...] = setting((64, 128), "padded lengths, besides max_length")
     packing: bool = setting(False, "encoders on one device: train on rows of several short reviews")
+
+    @property
+    def separator(self) -> str:
+        """What stands between the labels of a text; empty if each text has one label."""
+        return self.label_separator or (";" if self.label_columns else "")
 
     @property
     def held_out(self) -> float:
@@ -339,6 +346,13 @@ class Config:
     def classes(self) -> tuple[str, ...]:
         """The names of the classes in the order of their numbers."""
         return split_names(self.data.labels) or CLASSES
+
+    @property
+    def accuracy(self) -> str:
+        """The metric that `select_by=accuracy` stands for."""
+        if self.data.separator:
+            return "macro_f1"
+        return "balanced_accuracy" if self.class_weights == "balanced" else "accuracy"
 
     @property
     def cells(self) -> list[int | str]:

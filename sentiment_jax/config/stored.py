@@ -17,6 +17,8 @@ LATER = {  # settings that are younger than format 2
         "min_steps",
         "data.folds",
         "data.encoding",
+        "data.label_columns",
+        "data.label_separator",
         "data.validation_path",
         "model.pooling",
     )

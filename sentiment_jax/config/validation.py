@@ -88,8 +88,18 @@ def _data_problems(values: Mapping[str, Any]) -> list[str]:
         problems.append(f"label {min(both)!r} cannot be both positive and negative")
     if labels and not 2 <= len(labels) <= MOST_CLASSES:
         problems.append(f"data.labels={values['data.labels']!r}: 2 to {MOST_CLASSES} expected")
-    if (labels or positive) and source != "csv":
+    several = split_names(values["data.label_columns"])
+    separator = values["data.label_separator"]
+    if (labels or positive or separator or several) and source != "csv":
         problems.append(f"data.source={source} has labels of its own")
+    if several and not 2 <= len({*several}) <= MOST_CLASSES:
+        problems.append(f"data.label_columns names {len({*several})}: 2 to {MOST_CLASSES} expected")
+    if several and separator:
+        problems.append("data.label_columns and label_separator are two forms of a table: set one")
+    if (several or separator) and positive:
+        problems.append("data.positive_labels makes two classes: not where a text has labels")
+    if (several or separator) and values["select_by"] in ("balanced_accuracy", "auc"):
+        problems.append(f"select_by={values['select_by']}: several labels take loss or macro_f1")
     return problems
 
 

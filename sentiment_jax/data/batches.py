@@ -109,7 +109,7 @@ def make_batch(
     batch = {
         "token_ids": token_ids.reshape(*shape, *token_ids.shape[1:]),
         "lengths": np.ones(batch_size, np.int32),
-        "labels": np.zeros(batch_size, np.int32),
+        "labels": np.zeros((batch_size, *encoded.labels.shape[1:]), np.int32),
         "weights": (np.arange(batch_size) < rows).astype(np.float32),
     }
     batch["lengths"][:rows] = encoded.lengths[planned.indices]

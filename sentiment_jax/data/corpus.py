@@ -70,8 +70,8 @@ def load_corpus(data: DataConfig) -> Corpus:
     """Read and split the reviews; train and val do not depend on the order of the source.
 
     The statistics are JSON-able: source, data_hash, counts (per split and class), duplicates (per
-    split), shared (reviews of one split whose text is in another one), contradictory (texts with
-    several labels).
+    split), shared (reviews of one split whose text is in another one), contradictory (texts whose
+    copies differ in their labels), reviews (per split).
     """
     pool, test, *validation = READERS[data.source](data)
     pool = reviews.stratified_sample(pool, count=data.limit, seed=data.split_seed)
@@ -97,15 +97,16 @@ def describe(splits: dict[str, reviews.Reviews]) -> dict[str, Any]:
     for name, split in splits.items():
         for label, digest in zip(split.labels.tolist(), split.hashes.tolist(), strict=True):
             lines.append(f"{name} {label} {digest.decode()}")
-            labels_of[digest].add(label)
+            labels_of[digest].add(str(label))
     classes = splits["train"].classes
     keys = ("neg", "pos") if classes == CLASSES else classes
     return {
         "data_hash": hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest(),
         "counts": {
-            name: {key: int((split.labels == i).sum()) for i, key in enumerate(keys)}
+            name: dict(zip(keys, split.members.sum(axis=0).tolist(), strict=True))
             for name, split in splits.items()
         },
+        "reviews": {name: len(split) for name, split in splits.items()},
         "duplicates": {name: len(of) - len(np.unique(of)) for name, of in hashes.items()},
         "shared": {
             f"{first}_{second}": int(np.isin(hashes[second], hashes[first]).sum())

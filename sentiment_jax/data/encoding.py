@@ -26,7 +26,7 @@ class Encoded:
     """Token ids of reviews; review i is token_ids[offsets[i]:offsets[i + 1]]."""
 
     ids: tuple[str, ...]
-    labels: Int32[np.ndarray, " reviews"]
+    labels: Int32[np.ndarray, "reviews *labels"]
     token_ids: Int32[np.ndarray, "tokens *columns"]  # two axes: see ngrams.with_ngrams
     offsets: Int64[np.ndarray, " reviews_and_one"]
     truncated: int

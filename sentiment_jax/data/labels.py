@@ -26,7 +26,7 @@ NUMBER = re.compile(r"[-+]?\d*\.?\d+")
 
 def number_labels(
     labels: Sequence[str], rows: Sequence[str], data: DataConfig, *, scored: bool = False
-) -> tuple[Int32[np.ndarray, " rows"], tuple[str, ...], bool]:
+) -> tuple[Int32[np.ndarray, "rows *labels"], tuple[str, ...], bool]:
     """Return each label's class, -1 for a row to drop; the classes; whether the labels name them.
 
     The classes are the config's; or else negative and positive if all labels are spellings of
@@ -37,10 +37,13 @@ def number_labels(
     InputError: labels that are missing, or too rare to be classes, by the names of their `rows`, or
     in a table that is `scored` by a run, of which only a part are its classes.
     """
+    if data.separator:
+        return *_number_several(labels, rows, data, scored), True
     spelled = {label: _spell(label) for label in {*labels}}
     keys = [spelled[label].casefold() for label in labels]
     if blank := [f"{row}: {key!r}" for row, key in zip(rows, keys, strict=True) if is_blank(key)]:
-        raise InputError(f"{data.path}: no label ({first_five(blank)}): remove these rows")
+        remedy = "remove these rows, or set data.label_separator if a text may have several or none"
+        raise InputError(f"{data.path}: no label ({first_five(blank)}): {remedy}")
     names = split_names(data.labels)
     groups: Sequence[tuple[str, ...]] = SPELLINGS
     if data.positive_labels:
@@ -64,6 +67,43 @@ def number_labels(
         counts = f"{len(dropped):,} of {len(keys):,} reviews in {data.path}"
         print(f"dropped  {counts}, labeled {_counted(dropped)}", file=sys.stderr)
     return numbers, names, named
+
+
+def _number_several(
+    labels: Sequence[str], rows: Sequence[str], data: DataConfig, scored: bool
+) -> tuple[Int32[np.ndarray, "rows labels"], tuple[str, ...]]:
+    """Return a 0 or 1 per row and label, and the labels: the config's, or those found."""
+    marks = " '\"[]" if data.separator == "," else " "  # in cells like ['a', 'b']
+    parts = [(i, part) for i, of in enumerate(labels) for part in of.split(data.separator)]
+    spelled = [(i, of) for i, part in parts if not is_blank(of := _spell(part.strip(marks)))]
+    keys = [label.casefold() for _, label in spelled]
+    names = split_names(data.labels) or split_names(data.label_columns)
+    if not names:
+        where = [rows[i] for i, _ in spelled]
+        names = _find_names(keys, where, [label for _, label in spelled], data)
+    class_of = {_spell(name).casefold(): i for i, name in enumerate(names)}
+    if others := [key for key in keys if key not in class_of]:
+        counts = f"{data.path}: {len(others):,} labels are not among {first_five(names)}"
+        if scored and not {*class_of} <= {*keys}:  # they may be spelled otherwise
+            raise InputError(f"{counts}: {_counted(others)}; spell each as the run's labels")
+        print(f"dropped  {counts}: {_counted(others)}", file=sys.stderr)
+    numbers = np.zeros((len(labels), len(names)), np.int32)
+    for (row, _), key in zip(spelled, keys, strict=True):
+        if key in class_of:
+            numbers[row, class_of[key]] = 1
+    return numbers, names
+
+
+def join_columns(cells: Sequence[str], row: str, data: DataConfig) -> str:
+    """Return a row's label, or of columns of 0 and 1 the names of those that are 1, joined."""
+    if not (names := split_names(data.label_columns)):
+        return cells[0]
+    found = [CLASS_OF.get(_spell(cell).casefold()) for cell in cells]
+    for name, cell, value in zip(names, cells, found, strict=True):
+        if value is None:
+            problem = f"{data.path}, {row}, column {name!r}: {cell[:40]!r} is neither 0 nor 1"
+            raise InputError(f"{problem}: data.label_columns names a column per label")
+    return data.separator.join(name for name, value in zip(names, found, strict=True) if value)
 
 
 def _check_fit(
@@ -96,6 +136,14 @@ def same_classes(first: Sequence[str], second: Sequence[str]) -> bool:
     return all({one.casefold(), other.casefold()} <= {*of} for one, other, of in triples)
 
 
+def find_class(label: str, classes: Sequence[str]) -> int:
+    """Return the number of a class or label by its name."""
+    spelled = [_spell(name).casefold() for name in classes]
+    if (key := _spell(label).casefold()) not in spelled:
+        raise InputError(f"label {label!r} is none of this run: choose {', '.join(classes)}")
+    return spelled.index(key)
+
+
 def _spell(label: str) -> str:
     label = unicodedata.normalize("NFC", label)  # as texts are
     return re.sub(r"^([-+]?\d+)\.0+$", r"\1", " ".join(label.split()))
@@ -112,9 +160,11 @@ def _find_names(
     where = f"{data.path}, column {data.label_column!r}"
     counts = Counter(keys)
     if several := _find_several(counts):
-        problem = "holds several labels, which is not supported (multi-label):"
-        remedy = "keep one per review; if this is one class, name all by data.labels"
-        raise InputError(f"{where}: {several!r} {problem} {remedy}")
+        separator = next(mark for mark in ";|," if mark in several)
+        remedy = f"set --config.data.label_separator='{separator}'"
+        if not data.separator:
+            remedy += ", or name all classes by data.labels if this is one"
+        raise InputError(f"{where}: {several!r} holds several labels: {remedy}")
     hint = ""
     if 2 * len(counts) > max(len(keys), 4 * FEWEST):  # most labels are unlike any other
         hint = ": are these texts? name the other column by --config.data.label_column"
@@ -125,7 +175,8 @@ def _find_names(
         raise InputError(f"{where}: {listed}; 2 to {MOST_CLASSES} are expected{hint}")
     if rare := [f"{r}: {k[:40]!r}" for r, k in zip(rows, keys, strict=True) if counts[k] < FEWEST]:
         known = ", ".join(itertools.chain(*SPELLINGS))
-        advice = f": correct them ({known} need no more) or keep some, --config.data.labels=A,B"
+        known = "" if data.separator else f" ({known} need no more)"
+        advice = f": correct them{known} or keep some, --config.data.labels=A,B"
         problem = f"{where}: labels of fewer than {FEWEST} reviews ({first_five(rare)})"
         raise InputError(f"{problem}{hint or advice}")
     found = {label.casefold(): label for label in sorted(spelled, reverse=True)}  # Good over good
@@ -135,7 +186,8 @@ def _find_names(
         names = tuple(sorted(found.values(), key=float))
     except ValueError:
         return tuple(sorted(found.values(), key=str.casefold))
-    _hint_at_rating(names, where)
+    if not data.separator:
+        _hint_at_rating(names, where)
     return names
 
 
@@ -157,7 +209,8 @@ def _find_several(labels: Iterable[str]) -> str:
     """Return a label that consists of several, as in "a;b", or "".
 
     A class's name may hold a comma: the parts are labels only if each is a label by itself, or if
-    most labels have parts and most parts occur in several labels.
+    most labels have parts and most parts occur in several labels. Of parts apart from a comma, it
+    is enough that each occurs in another label.
     """
     parts = {x: {part.strip(" '\"[]") for part in re.split("[,;|]", x)} for x in labels}
     joined = {label: of for label, of in parts.items() if len(of) > 1}
@@ -165,13 +218,20 @@ def _find_several(labels: Iterable[str]) -> str:
     uses = Counter([*alone, *itertools.chain(*joined.values())])
     shared = sum(count > 1 for count in uses.values())
     most = 2 * len(joined) > len(parts) and 2 * shared > len(uses)
-    return next((x for x, of in joined.items() if most or of <= alone or x[0] == "["), "")
+    known = {part for part, count in uses.items() if count > 1}
+    found = (x for x, of in joined.items() if of <= (alone if "," in x else known))
+    return next((x for x in joined if most or x[0] == "["), "") or next(found, "")
 
 
 def decide(
-    probabilities: Float[np.ndarray, "*any reviews classes"],
-) -> Int64[np.ndarray, "*any reviews"]:
-    """Return the predicted classes: the most probable one, the first of equally probable ones."""
+    probabilities: Float[np.ndarray, "*any reviews classes"], thresholds: Sequence[float] = ()
+) -> Int64[np.ndarray, "*any reviews"] | Int64[np.ndarray, "*any reviews classes"]:
+    """Return the predicted classes: the most probable one, the first of equally probable ones.
+
+    With thresholds, a text may have several labels: 1 stands for those above their threshold.
+    """
+    if len(thresholds):
+        return (probabilities > np.array(thresholds)).astype(np.int64)
     if probabilities.shape[-1] == 2:  # float32 may round the larger of two to 0.5, the other not
         return (probabilities[..., 1] > 0.5).astype(np.int64)
     return probabilities.argmax(axis=-1)

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Float, Float32
+from jaxtyping import Float, Float32, Integer
 
 from sentiment_jax.config.schema import Config
 from sentiment_jax.data.encoding import Encoded
@@ -14,18 +14,32 @@ from sentiment_jax.storage.files import checksums, read_json, write_csv, write_j
 from sentiment_jax.storage.run_directory import RunDirectory
 
 
-def prediction_columns(classes: Sequence[str]) -> list[str]:
+def prediction_columns(config: Config) -> list[str]:
     """Return the headings of `prediction_cells`."""
-    return ["predicted", *(["p_positive"] if len(classes) == 2 else [f"p_{c}" for c in classes])]
+    if len(config.classes) == 2 and not config.data.separator:
+        return ["predicted", "p_positive"]
+    return ["predicted", *(f"p_{name}" for name in config.classes)]
+
+
+def label_cells(
+    names: Sequence[int | str], labels: Integer[np.ndarray, "reviews *labels"], separator: str
+) -> list[int | str]:
+    """Return the name of each review's class, or of its labels, joined."""
+    if labels.ndim == 1:
+        return [names[label] for label in labels.tolist()]
+    return [separator.join(str(names[i]) for i in np.flatnonzero(row).tolist()) for row in labels]
 
 
 def prediction_cells(
-    names: Sequence[int | str], probabilities: Float[np.ndarray, "reviews classes"]
+    config: Config,
+    probabilities: Float[np.ndarray, "reviews classes"],
+    thresholds: Sequence[float] = (),
 ) -> list[list[int | str]]:
     """Return predicted class and probabilities of each review: of two classes, the second's."""
-    first = 1 if len(names) == 2 else 0
-    predicted = zip(decide(probabilities).tolist(), probabilities.tolist(), strict=True)
-    return [[names[i], *(f"{p:.6f}" for p in row[first:])] for i, row in predicted]
+    shown = probabilities[:, 1 - len(prediction_columns(config)) :].tolist()
+    predicted = decide(probabilities, thresholds)
+    labels = label_cells(config.cells, predicted, config.data.separator)
+    return [[of, *(f"{p:.6f}" for p in row)] for of, row in zip(labels, shown, strict=True)]
 
 
 def write_predictions(
@@ -35,16 +49,19 @@ def write_predictions(
     probabilities: Float32[np.ndarray, "reviews classes"],
     order: str,
     config: Config,
+    thresholds: Sequence[float] = (),
 ) -> None:
     """Write the predictions of a split, one row per review, and their checksum to env.json.
 
     `order` is a hash of the texts in their order: files of equal orders have the same reviews.
     """
     path = directory.predictions[split]
-    names = config.cells
-    rows = zip(reviews.ids, reviews.labels, prediction_cells(names, probabilities), strict=True)
-    header = ["id", "label", *prediction_columns(config.classes)]
-    write_csv(path, header, ([name, names[label], *cells] for name, label, cells in rows))
+    labels = label_cells(config.cells, reviews.labels, config.data.separator)
+    rows = zip(
+        reviews.ids, labels, prediction_cells(config, probabilities, thresholds), strict=True
+    )
+    header = ["id", "label", *prediction_columns(config)]
+    write_csv(path, header, ([name, label, *cells] for name, label, cells in rows))
     if processes.is_main():
         known = checksums(path) | {f"{path.stem}_order": order}
         write_json(directory.env, read_json(directory.env) | known)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Bool, Int32, Int64, Shaped
+from jaxtyping import Bool, Float64, Int32, Int64, Shaped
 
 from sentiment_jax.config.schema import CLASSES
 from sentiment_jax.errors import InputError
@@ -103,12 +103,15 @@ def is_blank(text: str) -> bool:
 
 @dataclass(frozen=True)
 class Reviews:
-    """Normalized texts, the sha256 of each in hex, ids that name the source, labels from 0."""
+    """Normalized texts, the sha256 of each in hex, ids that name the source, labels.
+
+    A label is a class, from 0. Where a text may have several, each row has a 0 or 1 per label.
+    """
 
     ids: tuple[str, ...]
     texts: tuple[str, ...]
     hashes: Shaped[np.ndarray, " reviews"]
-    labels: Int32[np.ndarray, " reviews"]
+    labels: Int32[np.ndarray, "reviews *labels"]
     classes: tuple[str, ...] = CLASSES  # the labels' names
     named: bool = False  # whether the source names them; else its labels are 0 and 1
 
@@ -116,7 +119,7 @@ class Reviews:
     def from_texts(
         cls,
         texts: Iterable[str],
-        labels: Sequence[int] = (),
+        labels: Sequence[int] | Int32[np.ndarray, "reviews *labels"] = (),
         ids: Iterable[str] = (),
         classes: tuple[str, ...] = CLASSES,
         named: bool = False,
@@ -128,13 +131,27 @@ class Reviews:
             ids=tuple(ids) or tuple(map(str, range(len(normal)))),
             texts=normal,
             hashes=np.array(digests, "S64"),
-            labels=np.array(labels or [0] * len(normal), np.int32),
+            labels=np.array(labels if len(labels) else [0] * len(normal), np.int32),
             classes=classes,
             named=named,
         )
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    @property
+    def members(self) -> Bool[np.ndarray, "reviews classes"]:
+        """Which classes, or labels, each review has."""
+        if self.labels.ndim == 2:
+            return self.labels > 0
+        return self.labels[:, None] == np.arange(len(self.classes))
+
+    @property
+    def strata(self) -> Int64[np.ndarray, " reviews"]:
+        """A number per review that equal labels have in common: the class itself if it has one."""
+        if self.labels.ndim == 2:
+            return np.unique(self.labels, axis=0, return_inverse=True)[1].ravel()
+        return self.labels.astype(np.int64)
 
     def take(self, indices: Int64[np.ndarray, " kept"] | Bool[np.ndarray, " reviews"]) -> "Reviews":
         """Return the reviews at these indices, in their order, or of a mask."""
@@ -157,21 +174,23 @@ def stratified_split(
     Ungrouped, duplicates fall on both sides (leakage, for comparison). Both returned indices are in
     the order of hash, label and occurrence. InputError: a class has too few different texts.
     """
-    order, groups = _group(reviews, grouped)
-    texts = groups.max(initial=-1) + 1
-    counts = np.zeros((texts, len(reviews.classes)), np.int64)  # of each text in each class
-    np.add.at(counts, (groups, reviews.labels[order]), 1)
+    order, groups, counts = _group(reviews, grouped)
+    texts = len(counts)
     totals = counts.sum(axis=0)
     target = np.clip(np.round(fraction * totals), int(fraction > 0), np.maximum(totals - 1, 0))
-    missing = target
-    held_out = np.zeros(texts, bool)
-    for group in np.random.default_rng(seed).permutation(texts):
-        if (counts[group] <= missing).all():
-            held_out[group] = True
-            missing = missing - counts[group]
-    short = missing == target if fraction else totals == 0
+    if reviews.labels.ndim == 2:
+        held_out = _distribute(counts, np.array([totals - target, target]), seed) == 1
+        short = (counts > 0).sum(axis=0) < 1 + (fraction > 0)
+    else:
+        missing = target
+        held_out = np.zeros(texts, bool)
+        for group in np.random.default_rng(seed).permutation(texts):
+            if (counts[group] <= missing).all():
+                held_out[group] = True
+                missing = missing - counts[group]
+        short = missing == target if fraction else totals == 0
     if short.any():
-        named = zip(totals, reviews.classes, short, strict=True)
+        named = zip(totals, reviews.classes, short, strict=False)
         found = " and ".join(f"{total} {name}" for total, name, fails in named if fails)
         raise InputError(f"{found} reviews cannot be split: each class needs two different texts")
     rows = held_out[groups]
@@ -186,18 +205,21 @@ def fold_split(
     Proportions are of different texts. Order and `grouped` are those of `stratified_split`.
     InputError: fewer texts than folds, or all of a class in one fold.
     """
-    order, groups = _group(reviews, grouped)
-    texts = groups.max(initial=-1) + 1
+    order, groups, counts = _group(reviews, grouped)
+    texts = len(counts)
     if texts < count:
         raise InputError(f"data.folds={count} needs {count} different texts, there are {texts}")
-    label = np.zeros(texts, np.int32)
-    label[groups] = reviews.labels[order]
-    shuffled = np.random.default_rng(seed).permutation(texts)
-    fold = np.zeros(texts, np.int64)
-    fold[shuffled[np.argsort(label[shuffled], kind="stable")]] = np.arange(texts) % count + 1
+    if reviews.labels.ndim == 2:
+        fold = _distribute(counts, np.tile(counts.sum(axis=0) / count, (count, 1)), seed) + 1
+    else:
+        label = np.zeros(texts, np.int32)
+        label[groups] = reviews.labels[order]
+        shuffled = np.random.default_rng(seed).permutation(texts)
+        fold = np.zeros(texts, np.int64)
+        fold[shuffled[np.argsort(label[shuffled], kind="stable")]] = np.arange(texts) % count + 1
     fold_of = fold[groups]
-    for i, name in enumerate(reviews.classes):
-        if len(np.unique(fold_of[reviews.labels[order] == i])) == 1:
+    for name, members in zip(reviews.classes, reviews.members[order].T, strict=True):
+        if len(np.unique(fold_of[members])) == 1:
             raise InputError(f"data.folds: class {name!r} needs two different texts of its own")
     rows = fold_of == number
     return order[~rows], order[rows]
@@ -205,11 +227,44 @@ def fold_split(
 
 def _group(
     reviews: Reviews, grouped: bool
-) -> tuple[Int64[np.ndarray, " reviews"], Int64[np.ndarray, " reviews"]]:
-    """Return an order by hash and label, and the number of each review's text in it."""
-    order = np.lexsort((reviews.labels, reviews.hashes))
+) -> tuple[
+    Int64[np.ndarray, " reviews"], Int64[np.ndarray, " reviews"], Int64[np.ndarray, "texts _"]
+]:
+    """Return an order by hash and label, the number of each review's text in it, and counts.
+
+    These are of each text's reviews: in each class, and of several labels also in all.
+    """
+    order = np.lexsort((reviews.strata, reviews.hashes))
     keys = reviews.hashes[order] if grouped else np.arange(len(order))
-    return order, np.unique(keys, return_inverse=True)[1]
+    groups = np.unique(keys, return_inverse=True)[1]
+    members = reviews.members[order]
+    if reviews.labels.ndim == 2:
+        members = np.column_stack([members, np.ones(len(order), bool)])
+    counts = np.zeros((groups.max(initial=-1) + 1, members.shape[1]), np.int64)
+    np.add.at(counts, groups, members)
+    return order, groups, counts
+
+
+def _distribute(
+    counts: Int64[np.ndarray, "texts columns"],
+    wanted: Float64[np.ndarray, "parts columns"],
+    seed: int,
+) -> Int64[np.ndarray, " texts"]:
+    """Return the part of each text: iterative stratification (Sechidis et al., 2011).
+
+    The rarest label's texts come first. Each goes to the part that wants most of that label, or of
+    equal parts to the one that wants most texts, whose number is the last column.
+    """
+    wanted = wanted.copy()
+    shuffled = np.random.default_rng(seed).permutation(len(counts))
+    part = np.full(len(counts), -1)
+    while (part < 0).any():
+        left = counts[part < 0].sum(axis=0)
+        label = np.argmin(np.where(left > 0, left, left.max() + 1))
+        for text in shuffled[(part[shuffled] < 0) & (counts[shuffled, label] > 0)]:
+            part[text] = np.lexsort((wanted[:, -1], wanted[:, label]))[-1]
+            wanted[part[text]] -= counts[text]
+    return part
 
 
 def stratified_sample(reviews: Reviews, *, count: int, seed: int) -> Reviews:
@@ -220,13 +275,13 @@ def stratified_sample(reviews: Reviews, *, count: int, seed: int) -> Reviews:
     """
     if not 0 < count < len(reviews):
         return reviews
-    order = np.random.default_rng(seed).permutation(np.lexsort((reviews.labels, reviews.hashes)))
-    labels = reviews.labels[order]
+    strata = reviews.strata
+    order = np.random.default_rng(seed).permutation(np.lexsort((strata, reviews.hashes)))
     left = count
     size = len(order)
     chosen = []
-    for label in reversed(range(len(reviews.classes))):
-        rows = order[labels == label]
+    for stratum in reversed(range(strata.max() + 1)):
+        rows = order[strata[order] == stratum]
         taken = round(left * len(rows) / max(size, 1))
         chosen.append(rows[:taken])
         left -= taken

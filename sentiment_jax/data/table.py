@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int32
+from jaxtyping import Bool
 
-from sentiment_jax.config.schema import DataConfig
+from sentiment_jax.config.schema import DataConfig, split_names
 from sentiment_jax.data import reviews
-from sentiment_jax.data.labels import number_labels
+from sentiment_jax.data.labels import join_columns, number_labels
 from sentiment_jax.data.reviews import BINARY, Reviews, first_five, is_blank, lines, normalize_text
 from sentiment_jax.errors import InputError
 from sentiment_jax.storage.files import regular, write_atomically, write_csv
@@ -63,30 +63,30 @@ def read_reviews(data: DataConfig) -> tuple[Reviews, ...]:
         for prefix, path in paths.items()
         if path
     }
-    numbers, everything = _number([row for rows in files.values() for row in rows], data)
+    kept, everything = _number([row for rows in files.values() for row in rows], data)
     file = np.repeat(np.arange(len(files)), [len(rows) for rows in files.values()])
-    found = {name: everything.take((numbers >= 0) & (file == i)) for i, name in enumerate(files)}
+    found = {name: everything.take(kept & (file == i)) for i, name in enumerate(files)}
     pool = found.pop("")
     for name, held_out in found.items():
         if not len(held_out):
             listed = ", ".join(everything.classes)
             raise InputError(f"{paths[name]} has no review of the classes {listed}")
-        if alone := {*held_out.labels.tolist()} - {*pool.labels.tolist()}:
-            label = everything.classes[min(alone)]
+        if (alone := held_out.members.any(axis=0) & ~pool.members.any(axis=0)).any():
+            label = everything.classes[alone.argmax()]
             raise InputError(f"label {label!r} is in {paths[name]} alone: no review teaches it")
     if not data.test_path:
-        kept, held = reviews.stratified_split(
+        trained, held = reviews.stratified_split(
             pool, data.test_fraction, seed=data.split_seed, grouped=data.group_duplicates
         )
         found = {"test ": pool.take(np.sort(held)), **found}
-        pool = pool.take(np.sort(kept))
+        pool = pool.take(np.sort(trained))
     return pool, *found.values()
 
 
 def read_labeled(data: DataConfig, rows: Sequence[tuple[str, str, str]] = ()) -> Reviews:
     """Return the reviews of data.path, or of rows, that have labels of the classes."""
-    numbers, everything = _number(rows or _read_file(data.path, data), data, scored=True)
-    return everything.take(numbers >= 0)
+    kept, everything = _number(rows or _read_file(data.path, data), data, scored=True)
+    return everything.take(kept)
 
 
 def _with_text(rows: list[tuple[str, str, str]], path: str) -> list[tuple[str, str, str]]:
@@ -104,14 +104,15 @@ def _with_text(rows: list[tuple[str, str, str]], path: str) -> list[tuple[str, s
 
 def _number(
     rows: Sequence[tuple[str, str, str]], data: DataConfig, *, scored: bool = False
-) -> tuple[Int32[np.ndarray, " rows"], Reviews]:
-    """Return the class of each row, -1 for one to drop, and the reviews."""
+) -> tuple[Bool[np.ndarray, " rows"], Reviews]:
+    """Return which rows have a class or labels, and the reviews."""
     ids, texts, labels = zip(*rows, strict=True)
     if all(re.fullmatch(r"[\s\d.,+-]+", text) for text in texts):
         where = f"{data.path}, column {data.text_column!r}"
         raise InputError(f"{where}: the texts are numbers: name another, --config.data.text_column")
     numbers, classes, named = number_labels(labels, ids, data, scored=scored)
-    return numbers, Reviews.from_texts(texts, numbers.tolist(), ids, classes, named)
+    kept = np.all(numbers.reshape(len(ids), -1) >= 0, axis=1, keepdims=True)[:, 0]
+    return kept, Reviews.from_texts(texts, numbers, ids, classes, named)
 
 
 def _read_file(path: str, data: DataConfig, prefix: str = "") -> list[tuple[str, str, str]]:
@@ -126,11 +127,13 @@ def _read_file(path: str, data: DataConfig, prefix: str = "") -> list[tuple[str,
         raw = regular(root).read_bytes()
     except OSError as error:
         raise InputError(f"cannot read the table {path}: {error.strerror}: name a file") from None
-    table = read_table(raw, path, (data.text_column, data.label_column), data.encoding)
+    labels = split_names(data.label_columns) or (data.label_column,)
+    table = read_table(raw, path, (data.text_column, *labels), data.encoding)
     if not table.rows:
         raise InputError(f"{path} holds no reviews")
     rows = zip(table.rows, table.texts, strict=True)
-    return [(f"{prefix}row {row}", text, label) for row, (text, label) in rows]
+    named = [(f"{prefix}row {row}", text, cells) for row, (text, *cells) in rows]
+    return [(row, text, join_columns(cells, row, data)) for row, text, cells in named]
 
 
 def find_format(text: str, name: str, columns: Sequence[str]) -> str:
@@ -232,12 +235,12 @@ def _read_json_lines(text: str, name: str, columns: Sequence[str]) -> Table:
             value = json.loads(line.rstrip("\r\n"), parse_constant=lambda _: None)
             if not isinstance(value, dict):
                 raise ValueError(f"{line.strip()[:20]!r} is not an object")
-            cells = []
+            cells: list[str] = []
             for column in columns:
                 key = find_column([*value], column)
                 if key is None:
                     raise _no_column(f"{name}, line {row},", columns, column, list(value))
-                if isinstance(value[key], dict | list):
+                if isinstance(value[key], dict if cells else dict | list):  # several labels: a list
                     raise ValueError(f"{key!r} is not a text")
                 cells.append(to_text(value[key]))
         except (ValueError, RecursionError) as error:
@@ -274,6 +277,7 @@ def _no_column(where: str, columns: Sequence[str], column: str, found: Sequence[
     listed = first_five([repr(name[:40]) for name in found]) or "none (the file is empty)"
     advice = "name yours by --config.data.text_column (of --input: --text_column)"
     if len(columns) > 1:
-        advice += " and --config.data.label_column (--label_column); a table's first line is a "
+        advice += " and --config.data.label_column (--label_column), 0/1 columns by "
+        advice += "data.label_columns; a table's first line is a "
         advice += 'header like text,label, and each further line like "A quiet film.",positive'
     return InputError(f"{where} needs one column {column!r}: its columns are {listed}; {advice}")

@@ -45,7 +45,7 @@ def start(
     frequencies: Float32[np.ndarray, "vocabulary 1"],
     token_ids: Int32[np.ndarray, "tokens *columns"],
     offsets: Int64[np.ndarray, " reviews_and_one"],
-    labels: Int32[np.ndarray, " reviews"],
+    labels: Int32[np.ndarray, "reviews *labels"],
 ) -> dict[str, Any]:
     """Return a classifier's first parameters, given those with a pre-training's embeddings.
 
@@ -55,6 +55,10 @@ def start(
     table = weigh(np.asarray(params["embedding"]["embedding"]), frequencies, token_ids, offsets)
     counts = np.bincount(labels[labels >= 0], minlength=len(params["classifier"]["bias"]))
     bias = np.log((counts + 1) / np.sum(counts + 1)).astype(np.float32)
+    if labels.ndim == 2:
+        bias = np.log((np.sum(labels > 0, axis=0) + 1) / (np.sum(labels == 0, axis=0) + 1)).astype(
+            np.float32
+        )
     return {"embedding": {"embedding": table}, "classifier": {**params["classifier"], "bias": bias}}
 
 

@@ -31,11 +31,11 @@ from sentiment_jax.sweeps.plan import Trial
 from sentiment_jax.training import checks, console
 from sentiment_jax.training.cross_validation import fold_rows
 from sentiment_jax.training.experiment import Experiment
-from sentiment_jax.training.metrics import mcnemar, wilson_interval
+from sentiment_jax.training.metrics import is_correct, mcnemar, wilson_interval
 from sentiment_jax.training.scoring import score_reviews
 from sentiment_jax.training.signals import Stop
 from sentiment_jax.training.stages import run_stages
-from sentiment_jax.training.tasks.classification import CLASSIFICATION
+from sentiment_jax.training.tasks.several_labels import task_of
 from sentiment_jax.training.trained_model import load_run
 
 RECIPES = ("ngrams", "encoder:probe", "encoder")  # the cheapest first
@@ -80,11 +80,12 @@ def compare(
     scored = corpus.splits["train" if data.folds else "val"]
     how = f"{data.folds} folds" if data.folds else "validation"
     print(f"{'compare':8} {', '.join(RECIPES)} by {how} on {len(scored):,} reviews, in {directory}")
+    several = bool(data.separator)
     baseline = fit_baseline(corpus.splits, fold_rows(data, corpus.splits["train"]))
     rows = []
     correct = {}
     if baseline:
-        correct[LINEAR] = np.array(baseline["predicted"]["val"]) == scored.labels
+        correct[LINEAR] = is_correct(scored.labels, np.array(baseline["predicted"]["val"]))
         rows.append(_row(LINEAR, correct, train_seconds=baseline["seconds"]))
     with Stop(stop_after) as stop:
         for name, recipe in recipes.items():
@@ -93,7 +94,7 @@ def compare(
                 continue
             trial = Trial("run", place, RunDirectory(place).read_config()).refresh()
             predictions = read_predictions([trial], "val")
-            correct[name] = predictions.predicted[0] == predictions.labels
+            correct[name] = predictions.correct[0]
             rows.append(_row(name, correct, **_costs(trial, corpus)))
         chosen = choose({name: of for name, of in correct.items() if name != LINEAR})
         place = directory / chosen.replace(":", "-")
@@ -108,14 +109,14 @@ def compare(
     figures.accuracies(
         dict(zip(table.model, table.accuracy, strict=True)),
         len(scored),
-        float(np.bincount(scored.labels).max() / len(scored)),
+        float(np.bincount(scored.strata).max() / len(scored)),
         directory / "comparison.png",
         label=f"{label}, 95 % interval; dashed: the largest class",
         chosen=chosen,
     )
     content = read_json(directory / COMPARISON_FILE) | {"chosen": place.name}
     write_json(directory / COMPARISON_FILE, content)
-    _print(table, chosen, correct, result, directory)
+    _print(table, chosen, correct, result, directory, several)
     return table
 
 
@@ -156,7 +157,7 @@ def _train(
     """Take a run to its end; return False, and say why, if there are no weights for it."""
 
     def prepare(config: Config, tokenizer: Tokenizer | None = None) -> Experiment:
-        return CLASSIFICATION.prepare(config, tokenizer, corpus)
+        return task_of(config).prepare(config, tokenizer, corpus)
 
     directory = RunDirectory(place)
     if recipe.model.pretrained and not directory.result.exists():
@@ -222,6 +223,7 @@ def _print(
     correct: Mapping[str, Bool[np.ndarray, " reviews"]],
     result: Mapping[str, Any],
     directory: Path,
+    several: bool,
 ) -> None:
     line = "{:14} {:>8} {:>16} {:>11} {:>11} {:>8} {:>6}".format
     print(line("model", "accuracy", "95 % interval", "p, linear", "training s", "texts/s", "MB"))
@@ -236,7 +238,7 @@ def _print(
     if LINEAR in correct and _is_level(correct[LINEAR], correct[best]):
         print(f"{'':8} the linear baseline is not behind it either: scikit-learn may be enough")
     console.print_scores("test", result["test"], chosen)
-    console.print_metrics(result["metrics"]["test"])
+    console.print_metrics(result["metrics"]["test"], several=several)
     console.print_linear_baseline(dict(result))
     print(f"{'winner':8} other modes take --workdir={directory} for {chosen}")
     print(f"{'files':8} {directory}/comparison.csv, comparison.png")

@@ -50,11 +50,12 @@ def score_run(trained: TrainedModel, directory: RunDirectory, split: str) -> Sco
             if best_sha256(directory.path) != tree_sha256(trained.params):
                 raise InputError(f"{directory.path} has been replaced by another run")
             order = texts_hash(reviews)
-            predicted = found.probabilities
-            write_predictions(directory, split, reviews, predicted, order, trained.config)
+            predicted = (found.probabilities, order, trained.config, trained.thresholds)
+            write_predictions(directory, split, reviews, *predicted)
     except (InputError, RunError, OSError) as error:  # a training holds it; it can't be written
         terminal.warn(f"predictions not written: {error}")
-    return found.scores, measure(reviews.labels, found.probabilities, trained.classes)
+    scored = (reviews.labels, found.probabilities, trained.classes, trained.thresholds)
+    return found.scores, measure(*scored)
 
 
 def evaluate_file(
@@ -80,7 +81,7 @@ def evaluate_file(
         warn_of_training_reviews(workdir, reviews)
     if output is not None:
         unscored = source.read(data)
-        output_columns(unscored, models[0].classes, output)
+        output_columns(unscored, models[0].config, output)
     scores = _print("input", score_labeled(models, reviews), models, calibrated)
     if output is not None:
         predict_table(models, unscored, output)
@@ -101,8 +102,9 @@ def score_labeled(models: Sequence[TrainedModel], reviews: Reviews) -> Scored:
     """Return scores and metrics of the averaged probabilities on any reviews, blank ones, too."""
     probabilities, warnings = predict.predict(models, reviews.texts)
     predict.print_warning_count(warnings)
-    measured = measure(reviews.labels, probabilities, models[0].classes)
-    return score_probabilities(reviews.labels, probabilities), measured
+    thresholds = predict.thresholds_of(models)
+    measured = measure(reviews.labels, probabilities, models[0].classes, thresholds)
+    return score_probabilities(reviews.labels, probabilities, thresholds), measured
 
 
 def evaluate_ensemble(
@@ -136,7 +138,7 @@ def _print(
     scores, metrics = scored
     remark = f"ensemble of {len(models)} runs" if len(models) > 1 else f"step {models[0].step}"
     print_scores(name, scores, f"{remark}, calibrated" if calibrated else remark)
-    print_metrics(metrics)
+    print_metrics(metrics, several=bool(models[0].config.data.separator))
     print(json.dumps(scores))
     return scores
 

@@ -8,7 +8,8 @@ from typing import Any
 
 from sentiment_jax.analysis.html import render
 from sentiment_jax.analysis.integrated_gradients import Explanation, Word, explain
-from sentiment_jax.data.labels import decide
+from sentiment_jax.data.labels import decide, find_class
+from sentiment_jax.data.predictions import label_cells
 from sentiment_jax.modes.predict import TextSource, format_predictions, predict, print_warning_count
 from sentiment_jax.runtime import terminal
 from sentiment_jax.storage.files import write_atomically
@@ -59,7 +60,7 @@ def strongest_words(explanation: Explanation, sign: int) -> str:
     return ", ".join(listed) or "nothing"
 
 
-def explain_run(workdir: Path, source: TextSource, page: Path | None) -> None:
+def explain_run(workdir: Path, source: TextSource, page: Path | None, label: str = "") -> None:
     """Explain a run's predictions; the page is by default written to the run directory."""
     path = page or workdir / "explanation.html"
     source.check_output(path, [".html"])
@@ -71,24 +72,38 @@ def explain_run(workdir: Path, source: TextSource, page: Path | None) -> None:
         if scores := outcome.get(split):
             about += f", {word} accuracy {scores['accuracy']:.4f}"
     texts = [text for (text,) in table.texts]
-    explain_texts(trained, [*map(str, table.rows)], texts, path, about)
+    explain_texts(trained, [*map(str, table.rows)], texts, path, about, label)
 
 
 def explain_texts(
-    trained: TrainedModel, names: Sequence[str], texts: Sequence[str], path: Path, about: str = ""
+    trained: TrainedModel,
+    names: Sequence[str],
+    texts: Sequence[str],
+    path: Path,
+    about: str = "",
+    label: str = "",
 ) -> None:
-    """Print each text with prediction and strongest words; write all as a page, headed `about`."""
+    """Print each text with prediction and strongest words; write all as a page, headed `about`.
+
+    Explained is the class or `label` that is named, or else the most probable one of each text.
+    """
     classes = trained.classes
+    named = find_class(label, classes) if label else None
     probabilities, warnings = predict([trained], texts)
     print_warning_count(warnings)
-    decided = decide(probabilities).tolist()
-    towards = decided
-    ends = ("away from it", "to the predicted class")
-    if len(classes) == 2:  # always towards the second: the colors mean the same in every text
-        towards = [1] * len(texts)
-        ends = (f"to {classes[0]}", f"to {classes[1]}")
+    separator = trained.config.data.separator
+    decided = label_cells(classes, decide(probabilities, trained.thresholds), separator)
+    towards = probabilities.argmax(axis=1).tolist()
+    ends = ("away from it", "to the most probable label" if separator else "to the predicted class")
+    if len(classes) == 2 and not separator:
+        named = 1 if named is None else named  # the colors mean the same in every text
+        ends = (f"to {classes[1 - named]}", f"to {classes[named]}")
+    elif named is not None:
+        ends = ("away from it", f"to {classes[named]}")
+    if named is not None:
+        towards = [named] * len(texts)
     blocks: list[dict[str, Any]] = []
-    predicted = format_predictions(classes, probabilities)
+    predicted = format_predictions(classes, probabilities, trained.thresholds)
     rows = zip(names, texts, probabilities, decided, towards, predicted, warnings, strict=True)
     for name, text, p, best, i, prediction, warning in rows:
         with terminal.progress_bar(None, f"explaining {len(blocks) + 1} of {len(texts)}"):
@@ -101,10 +116,11 @@ def explain_texts(
         if not explanation.complete:
             lines.append(f"warning: the attributions sum to {explanation.gap:+.3f} more than that")
         headline = ", ".join(filter(None, [f"{name}: {' '.join(prediction.split())}", warning]))
-        block = {"explanation": explanation, "lines": lines, "odds": odds, "label": classes[best]}
-        block |= {"entry": f"{name}: {classes[best]}", "headline": headline}
+        most = i if separator else int(p.argmax())
+        block = {"explanation": explanation, "lines": lines, "odds": odds, "label": classes[most]}
+        block |= {"entry": f"{name}: {best or 'none'}", "headline": headline}
         block["start"] = textwrap.shorten(text[:200], 30, placeholder=" …")
-        blocks.append(block | {"share": 100 * float(p[best])})
+        blocks.append(block | {"share": 100 * float(p[most])})
         shown = [headline, to_terminal(explanation), f"log-odds {odds}", *lines]
         print("\n  ".join(filter(None, shown)), flush=True)
     legend = f"blue words pushed {ends[1]}, red ones {ends[0]}; gray was not read"

@@ -37,6 +37,7 @@ class Export:
     objective: str = ""  # of a pre-training
     classes: Sequence[str] = CLASSES
     card: str = ""  # README.md, if any
+    several: bool = False  # labels per text
 
     @property
     def pools(self) -> bool:
@@ -62,7 +63,10 @@ def export_run(run: TrainedModel, workdir: Path, folder: Path) -> str:
         known = " and ".join(name for name, kind in ARCHITECTURES.items() if kind.transformers)
         raise InputError(f"{workdir} holds an {name}: only {known} have a Hugging Face form")
     card = model_card(workdir)
-    model = Export(run.model.config, run.params, run.tokenizer, objective, run.classes, card)
+    several = bool(run.config.data.separator)
+    model = Export(
+        run.model.config, run.params, run.tokenizer, objective, run.classes, card, several
+    )
     export_pretrained(folder, model)
     if model.pools:
         return "sentence-transformers' SentenceTransformer, which encodes a text to its logits"
@@ -114,6 +118,7 @@ def _write_model(folder: Path, model: Export) -> None:
     }
     if not model.objective:
         settings["id2label"] = {str(i): name for i, name in enumerate(model.classes)}
+        settings["problem_type"] = "multi_label_classification" if model.several else None
         settings["label2id"] = {name: i for i, name in enumerate(model.classes)}
     known = {name: value for name, value in settings.items() if value is not None}
     _write_json(folder / "config.json", known)

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 from jaxtyping import Float
 
-from sentiment_jax.config.schema import DataConfig
+from sentiment_jax.config.schema import Config, DataConfig
 from sentiment_jax.data.encoding import unknown_shares
 from sentiment_jax.data.labels import decide
 from sentiment_jax.data.predictions import prediction_cells, prediction_columns
@@ -89,6 +89,11 @@ def predict_runs(
         predict_table(models, table, output)
 
 
+def thresholds_of(models: Sequence[TrainedModel]) -> list[float]:
+    """Return the thresholds of several labels, averaged over the models; none of one."""
+    return np.mean([model.thresholds for model in models], axis=0).tolist()
+
+
 def predict(models: Sequence[TrainedModel], texts: Sequence[str]) -> Predictions:
     """Return each text's probabilities, averaged over the models, and a warning or "".
 
@@ -120,18 +125,26 @@ def print_warning_count(warnings: Sequence[str]) -> None:
 
 
 def format_predictions(
-    classes: Sequence[str], probabilities: Float[np.ndarray, "texts classes"]
+    classes: Sequence[str],
+    probabilities: Float[np.ndarray, "texts classes"],
+    thresholds: Sequence[float] = (),
 ) -> list[str]:
-    """Return the predicted class and its probability for each text, aligned."""
+    """Return the predicted class or labels and their probabilities for each text, aligned."""
     width = max(map(len, classes))
-    predicted = zip(decide(probabilities).tolist(), probabilities, strict=True)
+    predicted = zip(decide(probabilities, thresholds), probabilities, strict=True)
+    if thresholds:
+        rows = [
+            [(classes[i], row[i]) for i in np.flatnonzero(of).tolist()] for of, row in predicted
+        ]
+        found = [", ".join(f"{name} {100 * p:.1f} %" for name, p in row) or "none" for row in rows]
+        return [f"{labels:{max(map(len, found))}}" for labels in found]
     return [f"{classes[i]:{width}} {100 * row[i]:5.1f} %" for i, row in predicted]
 
 
 def print_predictions(models: Sequence[TrainedModel], texts: Sequence[str]) -> None:
     """Print one aligned line per text: prediction, text and warning."""
     probabilities, warnings = predict(models, texts)
-    predictions = format_predictions(models[0].classes, probabilities)
+    predictions = format_predictions(models[0].classes, probabilities, thresholds_of(models))
     for text, prediction, warning in zip(texts, predictions, warnings, strict=True):
         shown = " ".join(text.split())
         if len(shown) > 80:
@@ -141,9 +154,9 @@ def print_predictions(models: Sequence[TrainedModel], texts: Sequence[str]) -> N
         print(f"{prediction}  {shown}")
 
 
-def output_columns(table: Table, classes: Sequence[str], output: Path | None) -> list[str]:
+def output_columns(table: Table, config: Config, output: Path | None) -> list[str]:
     """Return the columns of predictions; InputError: the output would lack one of the input."""
-    columns = ["row", *prediction_columns(classes), "warning"]
+    columns = ["row", *prediction_columns(config), "warning"]
     if output is not None:
         own = table.columns
         once = FORMATS[output.suffix.lower()] == JSON_LINES  # a name, in an object
@@ -154,10 +167,10 @@ def output_columns(table: Table, classes: Sequence[str], output: Path | None) ->
 
 def predict_table(models: Sequence[TrainedModel], table: Table, output: Path | None = None) -> None:
     """Print row, prediction, probabilities and warning as CSV, or write them beside the input."""
-    classes = models[0].classes
-    columns = output_columns(table, classes, output)
+    config = models[0].config
+    columns = output_columns(table, config, output)
     probabilities, warnings = predict(models, [text for (text,) in table.texts])
-    cells = prediction_cells(models[0].config.cells, probabilities)
+    cells = prediction_cells(config, probabilities, thresholds_of(models))
     found = zip(table.rows, cells, warnings, strict=True)
     predictions: list[list] = [[row, *prediction, warning] for row, prediction, warning in found]
     if output is None:

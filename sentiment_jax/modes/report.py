@@ -185,7 +185,7 @@ def _metrics(models: Mapping[str, Predictions]) -> dict[str, pandas.DataFrame]:
             whose = "first seed: " if seeds > 2 else ""
             remarks.setdefault(second, f"{whose}same predictions as {first}")
         else:
-            tested = mcnemar(one.predicted[0] == one.labels, other.predicted[0] == other.labels)
+            tested = mcnemar(one.correct[0], other.correct[0])
             names = ("first", "second", "only the first correct", "only the second correct", "p")
             pairs.append(dict(zip(names, (first, second, *tested), strict=True)))
     for row in metrics if remarks else ():
@@ -263,11 +263,16 @@ def _draw_accuracies(
 
 def _draw_test(models: Mapping[str, Predictions], output: Path, prefix: str) -> list[Path]:
     """Draw the results on the test set; return the figures."""
-    drawn = [output / f"{prefix}{name}.png" for name in ("confusion", "calibration")]
-    classes = next(iter(models.values())).classes
-    confusions = {name: predictions.confusion(model) for name, model in models.items()}
-    figures.confusions(confusions, classes, drawn[0])
-    if len(classes) == 2:
+    drawn = [output / f"{prefix}calibration.png"]
+    first = next(iter(models.values()))
+    classes = first.classes
+    if not first.separator:  # where labels are not confused
+        drawn.append(output / f"{prefix}confusion.png")
+        confusions = {name: predictions.confusion(model) for name, model in models.items()}
+        figures.confusions(confusions, classes, drawn[1])
+    if first.separator:
+        labels = "probability of a label", "share of reviews with it"
+    elif len(classes) == 2:
         labels = f"p({classes[1]}) of the model", f"share of {classes[1]} reviews"
     else:
         labels = "probability of the predicted class", "share of correct predictions"
@@ -275,5 +280,5 @@ def _draw_test(models: Mapping[str, Predictions], output: Path, prefix: str) -> 
         name: [predictions.calibration(made) for made in (model, predictions.calibrate(model))]
         for name, model in models.items()
     }
-    figures.calibration(curves, labels, drawn[1])
+    figures.calibration(curves, labels, drawn[0])
     return drawn

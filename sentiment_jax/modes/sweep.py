@@ -39,7 +39,8 @@ from sentiment_jax.training.cross_validation import check_reviews
 from sentiment_jax.training.experiment import Experiment
 from sentiment_jax.training.signals import Stop
 from sentiment_jax.training.stages import run_stages
-from sentiment_jax.training.tasks.classification import CLASSIFICATION, with_classes
+from sentiment_jax.training.tasks.classification import with_classes
+from sentiment_jax.training.tasks.several_labels import task_of
 from sentiment_jax.training.trained_model import make_classifier
 
 WORKER = "SENTIMENT_JAX_WORKER"  # an environment variable, set in the workers of a sweep
@@ -108,7 +109,7 @@ def _join(new: Sweep) -> tuple[Sweep, Experiment]:
         raise InputError(f"{new.directory} holds a run: choose another --workdir for a sweep")
     else:
         checks.check_sources(new.config)
-    experiment = CLASSIFICATION.prepare(new.config)
+    experiment = task_of(new.config).prepare(new.config)
     check_reviews(experiment, max(new.axes["batch_size"]))
     data_hash = experiment.statistics["data_hash"]
     if not begun:
@@ -133,7 +134,7 @@ def _train_if_free(trial: Trial, first: Experiment, own: Config, stop: Stop) -> 
         config = with_classes(config, first.reviews["train"])
         other = tokenizer and tokenizer_hash(tokenizer) != tokenizer_hash(first.tokenizer)
         if other or config.data != first.config.data:
-            return CLASSIFICATION.prepare(config, tokenizer)
+            return task_of(config).prepare(config, tokenizer)
         return dataclasses.replace(first, **vars(make_classifier(config, first.tokenizer)))
 
     if stop.requested:

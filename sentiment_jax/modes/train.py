@@ -22,9 +22,10 @@ from sentiment_jax.training.advice import advise
 from sentiment_jax.training.cross_validation import Fold, describe_folds, draw_folds
 from sentiment_jax.training.experiment import Task
 from sentiment_jax.training.linear_baseline import linear_baseline
-from sentiment_jax.training.metrics import mcnemar
+from sentiment_jax.training.metrics import is_correct, mcnemar
 from sentiment_jax.training.run import TrainingRun
-from sentiment_jax.training.tasks.classification import CLASSIFICATION
+from sentiment_jax.training.tasks.several_labels import task_of
+from sentiment_jax.training.trained_model import thresholds_of
 
 EXAMPLE_TEXTS = (  # of reviews of films
     "One of the finest films I have seen in years: moving, funny and beautifully acted.",
@@ -61,8 +62,9 @@ def compare(run: TrainingRun) -> None:
     baseline = fit_baseline(experiment.reviews, draw_folds(experiment))
     if baseline and run.tested:
         labels = experiment.encoded["test"].labels
-        theirs = np.array(baseline.pop("predicted")["test"]) == labels
-        _, _, p = mcnemar(decide(run.tested.probabilities) == labels, theirs)
+        theirs = np.array(baseline.pop("predicted")["test"])
+        own = decide(run.tested.probabilities, thresholds_of(run.config, run.best))
+        _, _, p = mcnemar(is_correct(labels, own), is_correct(labels, theirs))
         run.result["linear_baseline"] = {**baseline, "mcnemar_p": p}
         write_json(run.directory.result, run.result)
 
@@ -83,7 +85,7 @@ def report(run: TrainingRun) -> None:
     if not (run.tested and run.trained):
         return
     console.print_scores("test", result["test"], f"trained {result['train_seconds']:,.0f} s")
-    console.print_metrics(result["metrics"]["test"])
+    console.print_metrics(result["metrics"]["test"], several=bool(run.config.data.separator))
     console.print_linear_baseline(result)
     console.warn_of_chance(run)
     if result["val"]:
@@ -132,8 +134,9 @@ def train(
     return stages.run_stages(recipe, workdir, RUN, **options)
 
 
-def dry_run(recipe: ConfigDict, task: Task = CLASSIFICATION) -> None:
+def dry_run(recipe: ConfigDict, task: Task | None = None) -> None:
     """Compile the steps of a training and print what they need, after the checks of `train`."""
+    task = task or task_of(recipe)
     with processes.main_process_first():
         config = checks.resolve(recipe, task)
         checks.check_batch_sizes(config)

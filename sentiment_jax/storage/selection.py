@@ -26,9 +26,8 @@ class Ranking:
     @classmethod
     def of(cls, config: Config) -> "Ranking":
         """Return the ranking that a training on labels is configured with."""
-        accuracy = "balanced_accuracy" if config.class_weights == "balanced" else "accuracy"
-        first = accuracy if config.select_by == "accuracy" else config.select_by
-        return cls((first, accuracy if first == "loss" else "loss"))
+        first = config.accuracy if config.select_by == "accuracy" else config.select_by
+        return cls((first, config.accuracy if first == "loss" else "loss"))
 
     def key(self, scores: Mapping[str, Any] | None) -> tuple[float, ...]:
         """Return the sort key of a validation's scores: the greater, the better."""

@@ -18,6 +18,7 @@ from sentiment_jax.training.run import TrainingRun, averages
 
 FEW_STEPS = 5  # after which the time of an epoch is known
 SLOW = 10  # minutes
+AVERAGES = ("micro F1", "balanced accuracy", "macro F1", "MCC", "AUC")  # of `measure`, if there
 SMALL = 30_000_000  # parameters: more than those of the recipe `encoder`
 
 
@@ -136,8 +137,9 @@ def print_linear_baseline(result: dict[str, Any]) -> None:
     lead = result["test"]["accuracy"] - scores["accuracy"]
     p = baseline["mcnemar_p"]
     ngrams = baseline.get("ngrams", "words and bigrams")
+    more = f"  macro F1 {scores['macro_f1']:.4f}" if "macro_f1" in scores else ""
     print(
-        f"{'linear':8} accuracy {scores['accuracy']:.4f}  loss {scores['loss']:.4f}  on "
+        f"{'linear':8} accuracy {scores['accuracy']:.4f}  loss {scores['loss']:.4f}{more}  on "
         f"{scores['examples']:,} reviews (TF-IDF of {ngrams}, logistic regression, "
         f"C {baseline['C']:g}, {baseline['seconds']:.1f} s)\n"
         f"{'':8} the model's accuracy minus this {lead:+.4f}, McNemar's p {p:.2g}"
@@ -150,19 +152,22 @@ def print_linear_baseline(result: dict[str, Any]) -> None:
         )
 
 
-def print_metrics(measured: dict[str, Any]) -> None:
-    """Print `metrics.measure` if classes differ by more than 60:40: accuracy alone misleads."""
+def print_metrics(measured: dict[str, Any], *, several: bool) -> None:
+    """Print `metrics.measure` if accuracy alone misleads.
+
+    That is where classes differ by more than 60:40, or a text may have several labels.
+    """
     examples = {name: metrics["examples"] for name, metrics in measured["classes"].items()}
     largest = max(examples, key=examples.__getitem__)
-    if min(examples.values()) >= examples[largest] * 40 / 60:
+    if min(examples.values()) >= examples[largest] * 40 / 60 and not several:
         return
     low, high = measured["accuracy_interval"]
-    auc = "" if measured["auc"] is None else f", AUC {measured['auc']:.4f}"
+    always = "the most frequent labels" if several else repr(largest)
+    shown = ((name, measured.get(name.lower().replace(" ", "_"))) for name in AVERAGES)
     print(
-        f"{'':8} accuracy is from {low:.4f} to {high:.4f} (95 %); always saying {largest!r} gives "
-        f"{measured['majority_baseline']:.4f}\n"
-        f"{'':8} balanced accuracy {measured['balanced_accuracy']:.4f}, macro F1 "
-        f"{measured['macro_f1']:.4f}, MCC {measured['mcc']:.4f}{auc}"
+        f"{'':8} accuracy is from {low:.4f} to {high:.4f} (95 %); always saying {always} gives "
+        f"{measured['majority_baseline']:.4f}\n{'':8} "
+        + ", ".join(f"{name} {value:.4f}" for name, value in shown if value is not None)
     )
     for name, metrics in list(measured["classes"].items())[:10]:  # result.json has all
         print(

@@ -27,9 +27,10 @@ from sentiment_jax.storage.checkpoints import Checkpoints
 from sentiment_jax.storage.run_directory import RunDirectory, prepare_workdir
 from sentiment_jax.training import console
 from sentiment_jax.training.experiment import Experiment
-from sentiment_jax.training.metrics import fit_temperature, measure, score_probabilities
+from sentiment_jax.training.metrics import measure, score_probabilities
 from sentiment_jax.training.run import Stage, TrainingRun
 from sentiment_jax.training.stages import run_stages
+from sentiment_jax.training.trained_model import thresholds_of
 
 # The indices of the reviews to train on, and of those to hold out.
 Fold = tuple[Int64[np.ndarray, "_"], Int64[np.ndarray, "_"]]  # folds differ in size
@@ -83,13 +84,16 @@ def cross_validate(run: TrainingRun, stages: Sequence[Stage]) -> None:
         epoch = f"epoch {result['best_epoch']}, the best"
         console.print_scores(f"fold {number}/{len(folds)}", result["val"], epoch)
     order = experiment.statistics["order_hash"]["train"]
-    write_predictions(run.directory, "val", reviews, probabilities, order, run.config)
-    measured = measure(reviews.labels, probabilities, experiment.classes)
+    fitted = run.task.fit(reviews.labels, probabilities)
+    thresholds = thresholds_of(run.config, fitted)
+    predicted = (probabilities, order, run.config, thresholds)
+    write_predictions(run.directory, "val", reviews, *predicted)
+    measured = measure(reviews.labels, probabilities, experiment.classes, thresholds)
     run.cross_validated = {
-        **score_probabilities(reviews.labels, probabilities),
+        **score_probabilities(reviews.labels, probabilities, thresholds),
         **{name: measured[name] for name in results[0]["val"] if name in measured},
         "metrics": measured,
-        "temperature": fit_temperature(probabilities, reviews.labels),
+        **fitted,
         "folds": [result["val"] | {"best_epoch": result["best_epoch"]} for result in results],
     }
     run.median_epochs = statistics.median_low(result["best_epoch"] for result in results)

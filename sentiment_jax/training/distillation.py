@@ -12,11 +12,13 @@ import json
 import os
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float32
 
 from sentiment_jax.config.stored import config_to_json
+from sentiment_jax.data.labels import decide
 from sentiment_jax.data.tokenization import tokenizer_hash
 from sentiment_jax.errors import Interrupted
 from sentiment_jax.runtime import processes, startup
@@ -41,12 +43,12 @@ def distill(experiment: Experiment, stop: Stop) -> Experiment:
         _predict(teacher, experiment, f"teacher {number}/{len(teachers)}", stop)
         for number, teacher in enumerate(teachers, start=1)
     ]
-    probabilities = np.mean(predicted, axis=0, dtype=np.float32)
+    probabilities: Any = np.mean(predicted, axis=0, dtype=np.float32)
     train = experiment.encoded["train"]
-    unlabeled = train.labels < 0
-    targets = np.eye(len(experiment.classes), dtype=np.float32)[train.labels]
-    targets[unlabeled] = probabilities
-    labels = np.where(unlabeled, targets.argmax(axis=1), train.labels).astype(np.int32)
+    own = experiment.reviews["train"]
+    targets = np.concatenate([own.members.astype(np.float32), probabilities])
+    labels = np.concatenate([own.labels, decide(probabilities, experiment.thresholds)])
+    labels = labels.astype(np.int32)
     train = dataclasses.replace(train, labels=labels, targets=targets)
     digest = {"pseudo_labels_hash": hashlib.sha256(probabilities.tobytes()).hexdigest()}
     return dataclasses.replace(

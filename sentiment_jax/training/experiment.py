@@ -115,6 +115,8 @@ class Task:
     # Prints what is learned from, and warns of what would make the scores worthless.
     describe: Callable[[Experiment], None]
     describe_scores: Callable[[Config, Mapping[str, Any]], str]  # beside loss and accuracy
+    # What validation decides for predictions, by labels and probabilities, as in result.json.
+    fit: Callable[[Any, Any], dict[str, Any]] = lambda *_: {}
     make_train_step: Callable[[Experiment], Wrapped] = gradient_step
     # Settings that follow from others: "group.field" -> value.
     resolve: Callable[[Mapping[str, Any]], dict[str, Any]] = lambda _: {}

@@ -9,6 +9,7 @@ goes to `run.cleanup.callback`. Folds and the trials of a sweep are runs, too.
 from sentiment_jax.config.schema import Config
 from sentiment_jax.data import predictions
 from sentiment_jax.training.run import EMPTY_SUMS, Stage, TrainingRun, averages
+from sentiment_jax.training.trained_model import thresholds_of
 
 
 def log_steps(run: TrainingRun) -> None:
@@ -37,7 +38,8 @@ def write_predictions(run: TrainingRun) -> None:
     if probabilities is not None:
         val = run.experiment.encoded["val"]
         order = run.experiment.statistics["order_hash"]["val"]
-        predictions.write_predictions(run.directory, "val", val, probabilities, order, run.config)
+        predicted = (probabilities, order, run.config, thresholds_of(run.config, run.best))
+        predictions.write_predictions(run.directory, "val", val, *predicted)
 
 
 # The checkpoint comes after these: if a kill comes between them, the validation is repeated.

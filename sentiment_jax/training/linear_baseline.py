@@ -9,6 +9,7 @@ import contextlib
 import hashlib
 import importlib.metadata
 import time
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
@@ -22,6 +23,7 @@ from sentiment_jax.runtime.startup import find_cache
 from sentiment_jax.storage.files import read_json, write_json
 from sentiment_jax.training.lineage import texts_hash
 from sentiment_jax.training.metrics import log_loss, score_probabilities
+from sentiment_jax.training.tasks import several_labels
 
 Counts: TypeAlias = Any  # a sparse matrix of scipy: texts x n-grams
 C = (0.3, 1.0, 3.0, 10.0, 30.0)  # inverse strengths of the regularization to choose from
@@ -29,7 +31,7 @@ FOLDS = 3
 FEW = 5_000  # reviews that C is chosen on, at most: on IMDB the choice takes as long as the fit
 CHARACTERS = 10_000_000  # of all texts, at most, to count n-grams of them: IMDB's take minutes
 WORDS = 10  # of each class that the result names
-REVISION = 4  # of the computation: another one is not read from the cache
+REVISION = 5  # of the computation: another one is not read from the cache
 
 
 def linear_baseline(
@@ -86,16 +88,19 @@ def _fit(
                 words = _strongest(model, names[columns], train.classes)
             known = np.concatenate([known, rows[name]])
     if cv:
-        found["val"] = np.zeros((len(train), max(labels) + 1))
+        found["val"] = np.zeros((len(train), len(train.classes)))
         labels = train.labels
         splits = {**splits, "val": train}
     for kept, held_out in cv:
         if not (chosen := _choose(train, counts, kept)):
             return {}  # each fold has a model, or there is no baseline
         (found["val"][held_out],), *_ = _predict(counts, labels, kept, held_out, [chosen])
-    scores = {name: score_probabilities(splits[name].labels, of) for name, of in found.items()}
+    thresholds = [0.5] * train.labels.shape[-1] if train.labels.ndim == 2 else []
+    if thresholds and "val" in found:
+        thresholds = several_labels.fit(splits["val"].labels, found["val"])["thresholds"]
+    scores = {n: score_probabilities(splits[n].labels, of, thresholds) for n, of in found.items()}
     seconds = round(time.perf_counter() - start, 3)
-    predicted = {name: decide(of).tolist() for name, of in found.items()}
+    predicted = {name: decide(of, thresholds).tolist() for name, of in found.items()}
     ngrams = "words, bigrams and characters" if len(counts) > 1 else "words and bigrams"
     result = {"C": best, "ngrams": ngrams, "words": words, "seconds": seconds}
     return {**result, **scores, "predicted": predicted}
@@ -103,14 +108,16 @@ def _fit(
 
 def _strongest(model: Any, names: np.ndarray, classes: Sequence[str]) -> dict[str, list[str]]:
     """Return each class's words and bigrams of the largest weights; they are the first features."""
-    weights = np.concatenate([one.coef_[:, : len(names)] for one in model.estimators_])
+    unknown = np.zeros((1, len(names)))  # of a label that all texts have, or none
+    found = [getattr(one, "coef_", unknown)[:, : len(names)] for one in model.estimators_]
+    weights = np.concatenate(found)
     if len(weights) == 1:  # of two classes
         weights = np.concatenate([-weights, weights])
-    found = {}
+    words = {}
     for number, of in zip(model.classes_, weights, strict=True):
         order = np.argsort(-of)[:WORDS]
-        found[classes[number]] = names[order[of[order] > 0]].tolist()
-    return found
+        words[classes[number]] = names[order[of[order] > 0]].tolist()
+    return words
 
 
 def _count(texts: Sequence[str]) -> tuple[list[Counts], np.ndarray]:
@@ -128,18 +135,20 @@ def _count(texts: Sequence[str]) -> tuple[list[Counts], np.ndarray]:
 
 def _choose(train: Reviews, counts: Sequence[Counts], kept: np.ndarray) -> float:
     """Return C by a cross-validation on some of the training reviews; 0: there is no model."""
-    from sklearn.model_selection import StratifiedKFold
+    from sklearn.model_selection import KFold, StratifiedKFold
 
-    numbers = np.bincount(train.labels[kept], minlength=len(train.classes))
-    if not counts or np.count_nonzero(numbers >= FOLDS) < 2:
+    members = train.members
+    if not counts or np.count_nonzero(members[kept].sum(axis=0) >= FOLDS) < 2:
         return 0.0
     few = np.isin(train.hashes, stratified_sample(train.take(kept), count=FEW, seed=0).hashes)
     rows = kept[few[kept]]
-    numbers = np.bincount(train.labels[rows], minlength=len(train.classes))
-    rows = rows[numbers[train.labels[rows]] >= FOLDS]
     labels = train.labels
+    folds: Any = KFold(FOLDS, shuffle=True, random_state=0)
+    if labels.ndim == 1:
+        folds = StratifiedKFold(FOLDS)
+        rows = rows[members[rows].sum(axis=0)[labels[rows]] >= FOLDS]
     losses = np.zeros(len(C))
-    for fitted, held in StratifiedKFold(FOLDS).split(rows, labels[rows]):
+    for fitted, held in folds.split(rows, labels[rows]):
         found, *_ = _predict(counts, labels, rows[fitted], rows[held], C)
         losses += [log_loss(of, labels[rows[held]]) * len(held) for of in found]
     return C[np.argmin(losses)]
@@ -180,7 +189,10 @@ def _predict(
         kind = LogisticRegression(
             C=c, solver="liblinear", dual=True, max_iter=1_000, random_state=0
         )
-        model = OneVsRestClassifier(kind).fit(features, labels[kept])
-        probabilities.append(np.zeros((len(held_out), max(labels) + 1)))
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Label .* is present in")  # all of these texts
+            model = OneVsRestClassifier(kind).fit(features, labels[kept])
+        outputs = labels.shape[1] if labels.ndim == 2 else max(labels) + 1
+        probabilities.append(np.zeros((len(held_out), outputs)))
         probabilities[-1][:, model.classes_] = model.predict_proba(others)
     return probabilities, model, columns[0]

@@ -19,63 +19,122 @@ HALF_DIGIT = 5e-7  # half of the last digit of predictions.csv, in place of a 0 
 
 
 def score_probabilities(
-    labels: Int[np.ndarray, " reviews"], probabilities: Float[np.ndarray, "reviews classes"]
+    labels: Int[np.ndarray, "reviews *labels"],
+    probabilities: Float[np.ndarray, "reviews classes"],
+    thresholds: Sequence[float] = (),
 ) -> dict[str, Any]:
-    """Return loss (mean, nats), accuracy and the number of reviews, as result.json has them."""
-    return {
+    """Return loss (mean, nats), accuracy and the number of reviews, as result.json has them.
+
+    Of several labels, accuracy is the share of exact matches, and macro F1 stands beside it.
+    """
+    predicted = decide(probabilities, thresholds)
+    scores = {
         "loss": log_loss(probabilities, labels),
-        "accuracy": int(np.sum(decide(probabilities) == labels)) / len(labels),
+        "accuracy": int(is_correct(labels, predicted).sum()) / len(labels),
         "examples": len(labels),
     }
+    if labels.ndim == 2:
+        both = np.maximum((labels + predicted).sum(axis=0), 1)
+        scores["macro_f1"] = float((2 * (labels * predicted).sum(axis=0) / both).mean())
+    return scores
+
+
+def is_correct(
+    labels: Int[np.ndarray, "reviews *labels"], predicted: Int[np.ndarray, "reviews *labels"]
+) -> Bool[np.ndarray, " reviews"]:
+    """Return which predictions are right: of several labels, all of them (an exact match)."""
+    return np.all((labels == predicted).reshape(len(labels), -1), axis=1)
 
 
 def measure(
-    labels: Int[np.ndarray, " reviews"],
+    labels: Int[np.ndarray, "reviews *labels"],
     probabilities: Float[np.ndarray, "reviews classes"],
     names: Sequence[str],
+    thresholds: Sequence[float] = (),
 ) -> dict[str, Any]:
     """Return scikit-learn's metrics of predictions, JSON-able, and accuracy's 95 % interval.
 
     Log loss in nats. The Brier score is halved for two classes, where it is (p - label)². The AUC
     of more classes is the mean of one against the rest, and None if a class is absent. What would
-    be 0/0 is 0. Every entry reaches result.json and reports (analysis/html.py has their formats);
-    console.print_metrics prints some.
+    be 0/0 is 0. Of several labels, MCC, AUC and Brier score are means over the labels. Every entry
+    reaches result.json and reports (analysis/html.py has their formats); console.print_metrics
+    prints some.
     """
-    scores = score_probabilities(labels, probabilities)
+    several = labels.ndim == 2
+    scores = score_probabilities(labels, probabilities, thresholds)
     total = len(labels)
-    confusion = np.zeros((len(names), len(names)))
-    np.add.at(confusion, (labels, decide(probabilities)), 1)
-    right = confusion.diagonal()
-    counts = confusion.sum(axis=1)
-    predictions = confusion.sum(axis=0)
-    precision = right / np.maximum(predictions, 1)
-    recall = right / np.maximum(counts, 1)
-    f1 = 2 * right / np.maximum(counts + predictions, 1)
-    variances = (total**2 - counts @ counts) * (total**2 - predictions @ predictions)
-    covariance = right.sum() * total - counts @ predictions
-    distances = np.sum((probabilities - np.eye(len(names))[labels]) ** 2, axis=1)
-    two_classes = len(names) == 2
-    ranked = [1] if two_classes else range(len(names))
-    areas: list[Any] = [area_under_curve(labels == i, probabilities[:, i]) for i in ranked]
+    one_hot = np.eye(len(names))
+    decided = (labels, decide(probabilities, thresholds))
+    true, made = (of.astype(float) if several else one_hot[of] for of in decided)
+    right, counts, predictions = (of.sum(axis=0) for of in (true * made, true, made))
+    columns = {
+        "precision": right / np.maximum(predictions, 1),
+        "recall": right / np.maximum(counts, 1),
+        "f1": 2 * right / np.maximum(counts + predictions, 1),
+    }
+    each = [(true[:, i] > 0, probabilities[:, i]) for i in range(len(names))]
+    if several:
+        columns["average_precision"] = np.array([average_precision(*of) for of in each], object)
+    columns["examples"] = counts.astype(int)
+    pair = len(names) == 2 and not several
+    areas: list[Any] = [area_under_curve(*of) for of in (each[1:] if pair else each)]
+    sets = np.unique(true, axis=0, return_counts=True)[1]
+    distances = np.sum((probabilities - true) ** 2, axis=1)
     return {
         "accuracy_interval": [*wilson_interval(scores["accuracy"], total)],
-        "majority_baseline": float(np.max(counts)) / total,
-        "balanced_accuracy": float(recall[counts > 0].mean()),
-        "macro_f1": float(f1[counts + predictions > 0].mean()),
-        "mcc": float(covariance / np.sqrt(variances)) if variances else 0.0,
+        "majority_baseline": float(sets.max()) / total,
+        **_averages(right, counts, predictions, total if several else 0),
         "auc": None if None in areas else float(np.mean(areas, dtype=np.float64)),
         "log_loss": scores["loss"],
-        "brier_score": float(distances.mean()) / (2 if two_classes else 1),
+        "brier_score": float(distances.mean()) / (len(names) if several or pair else 1),
         "classes": {
-            name: {
-                "precision": float(precision[i]),
-                "recall": float(recall[i]),
-                "f1": float(f1[i]),
-                "examples": int(counts[i]),
-            }
+            name: {column: of.tolist()[i] for column, of in columns.items()}
             for i, name in enumerate(names)
         },
     }
+
+
+def _averages(
+    right: Float[np.ndarray, " classes"],
+    counts: Float[np.ndarray, " classes"],
+    predictions: Float[np.ndarray, " classes"],
+    reviews: int,
+) -> dict[str, float]:
+    """Return averages over classes, or over several labels of so many `reviews`, and the MCC.
+
+    Given is how often each class is right, is the label, is predicted.
+    """
+    both = counts + predictions
+    f1 = 2 * right / np.maximum(both, 1)
+    if reviews:
+        averages = {"micro_f1": 2 * right.sum() / max(both.sum(), 1), "macro_f1": f1.mean()}
+        variances = counts * (reviews - counts) * predictions * (reviews - predictions)
+        covariance = reviews * right - counts * predictions
+    else:
+        recall = (right / np.maximum(counts, 1))[counts > 0]
+        averages = {"balanced_accuracy": recall.mean(), "macro_f1": f1[both > 0].mean()}
+        total = counts.sum()
+        variances = (total**2 - counts @ counts) * (total**2 - predictions @ predictions)
+        covariance = right.sum() * total - counts @ predictions
+    averages["mcc"] = np.mean(covariance / np.sqrt(np.where(variances > 0, variances, np.inf)))
+    return {name: float(value) for name, value in averages.items()}
+
+
+def average_precision(
+    positive: Bool[np.ndarray, " reviews"], p_positive: Float[np.ndarray, " reviews"]
+) -> float | None:
+    """Return the mean precision at the p of each positive review; None without any."""
+    _, above, hits = rank_positive(positive, p_positive)
+    return float(np.mean(hits / above)) if len(hits) else None
+
+
+def rank_positive(
+    positive: Bool[np.ndarray, " reviews"], p_positive: Float[np.ndarray, " reviews"]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return each p of a positive review, falling; how many reviews and positive ones reach it."""
+    found = np.sort(p_positive[positive])[::-1]
+    above, hits = (len(of) - np.searchsorted(np.sort(of), found) for of in (p_positive, found))
+    return found, above, hits
 
 
 def area_under_curve(
@@ -122,17 +181,26 @@ def mcnemar(
 
 
 def apply_temperature(
-    probabilities: Float[np.ndarray, "*any reviews classes"], temperature: float
+    probabilities: Float[np.ndarray, "*any reviews classes"], temperature: Any
 ) -> Float[np.ndarray, "*any reviews classes"]:
     """Return softmax(log p / temperature), which is that of the logits divided by it.
 
-    In float64, so that the order of two nearly equal probabilities is kept.
+    In float64, so that the order of two nearly equal probabilities is kept. Several labels have a
+    temperature each.
     """
+    if np.ndim(temperature):
+        each = map(apply_temperature, apart(probabilities), temperature)
+        return np.stack([p[..., 1] for p in each], axis=-1)
     if temperature == 1:
         return probabilities
     scaled = np.log(np.maximum(probabilities, LEAST, dtype=np.float64)) / temperature
     exponentials = np.exp(scaled - scaled.max(axis=-1, keepdims=True))
     return exponentials / exponentials.sum(axis=-1, keepdims=True)
+
+
+def apart(probabilities: Float[np.ndarray, "*any reviews labels"]) -> list[np.ndarray]:
+    """Return for each of several labels the probabilities of not having it and of having it."""
+    return [np.stack([1 - p, p], axis=-1) for p in np.moveaxis(probabilities, -1, 0)]
 
 
 def mcc_by_chance(examples: int) -> float:
@@ -141,11 +209,22 @@ def mcc_by_chance(examples: int) -> float:
 
 
 def log_loss(
-    probabilities: Float[np.ndarray, "reviews classes"], labels: Int[np.ndarray, " reviews"]
+    probabilities: Float[np.ndarray, "reviews classes"],
+    labels: Int[np.ndarray, "reviews *labels"],
 ) -> float:
     """Return the mean of -log p(label), in nats."""
-    of_label = probabilities[np.arange(len(labels)), labels].astype(np.float64)
+    of_label = p_of_labels(probabilities, labels).astype(np.float64)
     return float(-np.log(np.maximum(of_label, LEAST)).mean())
+
+
+def p_of_labels(
+    probabilities: Float[np.ndarray, "reviews classes"],
+    labels: Int[np.ndarray, "reviews *labels"],
+) -> Float[np.ndarray, "reviews decisions"]:
+    """Return the probability of each review's class, or of each label being as it is."""
+    if labels.ndim == 2:
+        return np.where(labels > 0, probabilities, 1 - probabilities)
+    return np.take_along_axis(probabilities, labels[:, None], axis=1)
 
 
 def fit_temperature(

@@ -4,6 +4,7 @@ Linear probes: Alain & Bengio (2016), https://arxiv.org/abs/1610.01644. The weig
 scikit-learn's model become the network's last layer, so that the run is like any other.
 """
 
+import dataclasses
 import functools
 import time
 from typing import Any
@@ -15,6 +16,7 @@ import numpy as np
 from jax.stages import Wrapped
 from jaxtyping import Array, Float32
 
+from sentiment_jax.config.schema import CLASSES
 from sentiment_jax.data.reviews import Reviews, fold_split, stratified_sample
 from sentiment_jax.errors import InputError
 from sentiment_jax.runtime import devices, terminal
@@ -48,7 +50,8 @@ def fit_classifier(run: TrainingRun) -> None:
     params["classifier"] = layer
     logits = features @ layer["kernel"] + layer["bias"]
     labels = experiment.encoded["train"].labels
-    scores = score_probabilities(labels, np.asarray(jax.nn.softmax(logits)))
+    activate = jax.nn.sigmoid if labels.ndim == 2 else jax.nn.softmax
+    scores = score_probabilities(labels, np.asarray(activate(logits)), experiment.thresholds)
     count = len(labels)
     sums = {"loss": scores["loss"] * count, "correct": scores["accuracy"] * count}
     run.progress.add(sums | {"examples": float(count)}, time.perf_counter() - start)
@@ -91,7 +94,14 @@ def _fit(
     balanced: bool,
     seed: int,
 ) -> dict[str, np.ndarray]:
-    """Return kernel and bias of the last layer."""
+    """Return kernel and bias of the last layer; of several labels, each is fitted by itself."""
+    if reviews.labels.ndim == 2:
+        apart = [
+            dataclasses.replace(reviews, labels=of, classes=CLASSES) for of in reviews.labels.T
+        ]
+        layers = [_fit(of, features, balanced=balanced, seed=seed) for of in apart]
+        names = ("kernel", "bias")  # a label's logit is the difference of the two
+        return {n: np.stack([np.diff(of[n])[..., 0] for of in layers], axis=-1) for n in names}
     from sklearn.linear_model import LogisticRegression  # late: it takes a second
 
     mean = features.mean(axis=0, dtype=np.float64)

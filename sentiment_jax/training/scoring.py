@@ -19,9 +19,9 @@ from jaxtyping import Array, Float32
 from sentiment_jax.data import batches
 from sentiment_jax.data.batches import Rows
 from sentiment_jax.data.encoding import Encoded
-from sentiment_jax.data.labels import decide
 from sentiment_jax.runtime import devices
 from sentiment_jax.runtime.terminal import progress_bar
+from sentiment_jax.training.metrics import score_probabilities
 from sentiment_jax.training.objectives.objective import Batch, cross_entropy, forward
 from sentiment_jax.training.trained_model import Classifier
 
@@ -62,12 +62,9 @@ def score_reviews(
         probabilities[rows] = devices.fetch(outputs[1])[: len(rows)]
         examples += len(rows)
     assert examples == len(encoded), f"{examples} of {len(encoded)} reviews scored"
+    scores = score_probabilities(encoded.labels, probabilities, classifier.thresholds)
     return ReviewScores(
-        {
-            "loss": float(np.mean(losses)),
-            "accuracy": int(np.sum(decide(probabilities) == encoded.labels)) / examples,
-            "examples": examples,
-        },
+        scores | {"loss": float(np.mean(losses))},
         seconds=time.perf_counter() - start,
         probabilities=probabilities,
     )
@@ -108,6 +105,8 @@ def make_eval_step(model: nn.Module) -> Wrapped:
 
     def eval_step(params: Any, batch: Batch) -> tuple[Array, Array]:
         logits = forward(model, params, batch["token_ids"], batch["lengths"])
-        return cross_entropy(logits, batch["labels"]), jax.nn.softmax(logits)
+        several = batch["labels"].ndim == logits.ndim
+        probabilities = jax.nn.sigmoid(logits) if several else jax.nn.softmax(logits)
+        return cross_entropy(logits, batch["labels"]), probabilities
 
     return jax.jit(eval_step)

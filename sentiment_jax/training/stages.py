@@ -31,8 +31,8 @@ from sentiment_jax.training.resume import initial_params, restore_or_begin
 from sentiment_jax.training.run import Stage, TrainingRun
 from sentiment_jax.training.scoring import ReviewScores, score_reviews
 from sentiment_jax.training.signals import Stop
-from sentiment_jax.training.tasks.classification import CLASSIFICATION
-from sentiment_jax.training.trained_model import restore_model
+from sentiment_jax.training.tasks.several_labels import task_of
+from sentiment_jax.training.trained_model import restore_model, thresholds_of
 
 VALIDATION = ("loss", "accuracy", "examples", *SELECTED_BY[2:], "perplexity")  # if present
 Prepare: TypeAlias = Callable[[Config, Tokenizer | None], Experiment]
@@ -57,7 +57,7 @@ def run_stages(
     workdir: Path,
     stages: Sequence[Stage],
     *,
-    task: Task = CLASSIFICATION,
+    task: Task | None = None,
     **options: Unpack[Options],
 ) -> dict[str, Any]:
     """Go through the stages of a run, or of the one that `workdir` holds; return result.json.
@@ -66,9 +66,10 @@ def run_stages(
       recipe: a validated config; a Config is resolved already.
       workdir: the run directory.
       stages: what is done, in this order.
-      task: what differs between classification and pre-training.
+      task: pre-training; None for learning from labels, as the config says.
       **options: those of Options.
     """
+    task = task or task_of(recipe)
     tensorboard = options.get("tensorboard", False)
     if tensorboard and importlib.util.find_spec("tensorboardX") is None:
         raise InputError("--tensorboard needs tensorboardX: pip install tensorboardX")
@@ -208,12 +209,13 @@ def _score(run: TrainingRun, split: str) -> ReviewScores:
     experiment = run.experiment
     if run.trained is None:
         with terminal.progress_bar(None, "reading the best checkpoint"):
-            run.trained = restore_model(experiment, run.checkpoints, run.best["step"])
+            run.trained = restore_model(experiment, run.checkpoints, run.best)
     encoded = experiment.encoded[split]
     params = run.trained.params
-    scored = score_reviews(experiment, params, encoded, split, stop=run.check_stop)
+    scored = score_reviews(run.trained, params, encoded, split, stop=run.check_stop)
     order = experiment.statistics["order_hash"][split]
-    write_predictions(run.directory, split, encoded, scored.probabilities, order, run.config)
+    predicted = (scored.probabilities, order, run.config, run.trained.thresholds)
+    write_predictions(run.directory, split, encoded, *predicted)
     return scored
 
 
@@ -251,13 +253,15 @@ def describe_result(run: TrainingRun) -> dict[str, Any]:
     if run.tested:
         tested = {"test": run.tested.scores, "test_seconds": round(run.tested.seconds, 3)}
         labels = experiment.encoded["test"].labels
-        measured["test"] = measure(labels, run.tested.probabilities, experiment.classes)
+        thresholds = thresholds_of(run.config, best)
+        probabilities = run.tested.probabilities
+        measured["test"] = measure(labels, probabilities, experiment.classes, thresholds)
     return {
         "model": run.config.model.name,
         "best_step": best["step"],
         "best_epoch": best["epoch"],
         "val": {name: best[name] for name in VALIDATION if name in best},
-        **{name: best[name] for name in ("temperature", "folds") if name in best},
+        **{name: best[name] for name in ("temperature", "thresholds", "folds") if name in best},
         **tested,
         "train_seconds": round(progress.train_seconds + run.fold_seconds, 3),
         "compile_seconds": round(progress.compile_seconds, 3),

@@ -2,11 +2,12 @@
 
 import dataclasses
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import flax.linen as nn
+import numpy as np
 from jax.sharding import Mesh
 from tokenizers import Tokenizer
 
@@ -22,6 +23,7 @@ from sentiment_jax.runtime import devices
 from sentiment_jax.storage.checkpoints import Checkpoints, entries, tree_sha256
 from sentiment_jax.storage.files import read_json
 from sentiment_jax.storage.run_directory import RunDirectory
+from sentiment_jax.training.metrics import apply_temperature
 from sentiment_jax.training.parameters import abstract_params
 
 Found = TypeVar("Found")
@@ -35,6 +37,7 @@ class Classifier:
     tokenizer: Tokenizer
     model: nn.Module
     mesh: Mesh
+    thresholds: Sequence[float] = dataclasses.field(default=(), kw_only=True)  # of several labels
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -53,6 +56,9 @@ class Classifier:
         """Turn reviews into token ids as in training; `advance` is that of `encoding.encode`."""
         data = self.config.data
         model = self.config.model
+        if data.separator and reviews.labels.ndim == 1:  # texts alone, to predict
+            none = np.zeros((len(reviews), len(self.classes)), np.int32)
+            reviews = dataclasses.replace(reviews, labels=none)
         buckets = model.buckets if isinstance(model, NgramConfig) else 0
         return encode(self.tokenizer, reviews, data.max_length, data.truncation, advance, buckets)
 
@@ -63,7 +69,14 @@ class TrainedModel(Classifier):
 
     params: Any
     step: int
-    temperature: float = 1.0  # of its probabilities in modes/predict.py and modes/evaluate.py
+    temperature: Any = 1.0  # of its probabilities in modes/predict.py; of several labels, of each
+
+
+def thresholds_of(config: Config, fitted: Mapping[str, Any]) -> Sequence[float]:
+    """Return the thresholds of several labels, .5 unless validation chose them; () of one."""
+    if not config.data.separator:
+        return ()
+    return fitted.get("thresholds") or [0.5] * len(config.classes)
 
 
 def make_classifier(config: Config, tokenizer: Tokenizer) -> Classifier:
@@ -74,14 +87,19 @@ def make_classifier(config: Config, tokenizer: Tokenizer) -> Classifier:
         classes=len(config.classes),
         objective=config.pretrain.objective,
     )
-    return Classifier(config, tokenizer, model, devices.data_mesh())
+    thresholds = thresholds_of(config, {})
+    return Classifier(config, tokenizer, model, devices.data_mesh(), thresholds=thresholds)
 
 
-def restore_model(like: Classifier, checkpoints: Checkpoints, step: int) -> TrainedModel:
-    """Restore the parameters of one checkpoint, a copy on each device."""
+def restore_model(
+    like: Classifier, checkpoints: Checkpoints, best: Mapping[str, Any]
+) -> TrainedModel:
+    """Restore the parameters of the best checkpoint, a copy on each device."""
     shapes = devices.abstract(abstract_params(like.model), like.mesh)
-    params = checkpoints.restore(step, params=shapes)["params"]
-    return TrainedModel(like.config, like.tokenizer, like.model, like.mesh, params, step)
+    params = checkpoints.restore(best["step"], params=shapes)["params"]
+    same = (like.config, like.tokenizer, like.model, like.mesh)
+    thresholds = thresholds_of(like.config, best)
+    return TrainedModel(*same, params, best["step"], thresholds=thresholds)
 
 
 def load_run(workdir: Path, *, calibrated: bool = False, classifies: bool = True) -> TrainedModel:
@@ -98,7 +116,7 @@ def load_run(workdir: Path, *, calibrated: bool = False, classifies: bool = True
         classifier = make_classifier(config, load_run_tokenizer(directory))
         best = _find_best(directory)
         checkpoints = Checkpoints(directory.checkpoints, read_only=True)
-        trained = restore_model(classifier, checkpoints, best["step"])
+        trained = restore_model(classifier, checkpoints, best)
         if not calibrated:
             return trained
         if "temperature" not in best:
@@ -106,7 +124,11 @@ def load_run(workdir: Path, *, calibrated: bool = False, classifies: bool = True
                 f"{directory.path} held out no reviews (data.validation_fraction=0) to fit a "
                 "temperature on: leave the probabilities as they are"
             )
-        return dataclasses.replace(trained, temperature=best["temperature"])
+        temperature = best["temperature"]
+        thresholds = trained.thresholds
+        if thresholds:  # no prediction changes
+            thresholds = apply_temperature(np.array([thresholds]), temperature)[0].tolist()
+        return dataclasses.replace(trained, temperature=temperature, thresholds=thresholds)
 
     return _beside_training(RunDirectory(workdir), read)
 

@@ -192,6 +192,7 @@ def test_several_labels_in_one_are_refused_but_not_a_comma_in_a_name():
         (["a,b", "a,c", "b,c", "c"], "a,b"),
         (["['a', 'b']", "['a']", "['c']"], "['a', 'b']"),
         (['"x" z', "y", 'y|"x" z'], 'y|"x" z'),
+        (["a;b", "b;c", "a", "c"], "a;b"),
         (["food, drink", "food", "rooms"], ""),
         (["Austin, TX", "Dallas, TX", "Chicago, IL"], ""),
         (["don't know", "won't say", "yes"], ""),
@@ -199,7 +200,7 @@ def test_several_labels_in_one_are_refused_but_not_a_comma_in_a_name():
     ):
         said = {}
         if several:
-            problem = f"column 'label': {several!r} holds several labels, which is not supported"
+            problem = f"column 'label': {several!r} holds several labels: set --config.data.label_"
             assert problem in refusal("my.csv", number, labels * 5)
             said = {"labels": join_names(labels)}
         assert sorted(number(labels * 5, **said)[1]) == sorted(labels)

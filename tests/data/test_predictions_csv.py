@@ -23,13 +23,13 @@ def test_predictions_follow_the_contract(tmp_path):
 
 def test_cells_of_classes_with_other_names():
     two = np.float32([[0.25, 0.75], [0.5, 0.5]])
-    assert prediction_columns(("bad", "good")) == ["predicted", "p_positive"]
-    assert prediction_cells(("bad", "good"), two) == [["good", "0.750000"], ["bad", "0.500000"]]
-    stars = ("-1", "0", "01")
+    bad_good = Config(data=DataConfig(labels="bad,good"))
+    assert prediction_columns(bad_good) == ["predicted", "p_positive"]
+    assert prediction_cells(bad_good, two) == [["good", "0.750000"], ["bad", "0.500000"]]
     three = np.float32([[0.25, 0.25, 0.5], [0.5, 0.5, 0]])
-    cells = Config(data=DataConfig(labels="-1,0,01")).cells
+    stars = Config(data=DataConfig(labels="-1,0,01"))
     assert prediction_columns(stars) == ["predicted", "p_-1", "p_0", "p_01"]
-    assert prediction_cells(cells, three) == [
+    assert prediction_cells(stars, three) == [
         ["01", "0.250000", "0.250000", "0.500000"],
         [-1, "0.500000", "0.500000", "0.000000"],
     ]

@@ -64,3 +64,6 @@ def test_the_bias_starts_at_the_class_shares(learned):
     np.testing.assert_allclose(np.exp(first["classifier"]["bias"]), [1 / 5, 4 / 5], rtol=1e-6)
     np.testing.assert_array_equal(first["embedding"]["embedding"], weigh(source, encoded))
     assert first["classifier"]["kernel"] is params["classifier"]["kernel"]
+    several = np.array([[1, 0], [1, 1], [0, 0], [-1, -1]], np.int32)  # labels, each by itself
+    first = average.start(params, frequencies, encoded.token_ids, encoded.offsets, several)
+    np.testing.assert_allclose(np.exp(first["classifier"]["bias"]), [3 / 2, 2 / 3], rtol=1e-6)

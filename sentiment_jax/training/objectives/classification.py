@@ -9,8 +9,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Int32
 
-from sentiment_jax.models.layers import Packing
-from sentiment_jax.training.objectives.objective import Batch, cross_entropy, forward
+from sentiment_jax.training.objectives.objective import Batch, classify, cross_entropy
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,11 +29,7 @@ class Classification:
         weights = batch["weights"] * (batch["labels"] >= 0)  # -1: labeled by no teacher
         labels = jnp.maximum(batch["labels"], 0)
         dropout = None if deterministic else key
-        inputs: tuple[Packing, ...] = ()
-        if "segments" in batch:
-            inputs = (Packing(*(batch[name] for name in Packing._fields)),)
-        tokens = batch["token_ids"]
-        logits = forward(model, params, tokens, batch["lengths"], *inputs, dropout=dropout)
+        logits = classify(model, params, batch, dropout)
         if "targets" in batch:
             shares = batch["targets"] * jnp.array(self.class_weights or 1.0)
             losses = optax.softmax_cross_entropy(logits.astype(jnp.float32), shares)

@@ -5,7 +5,9 @@ from typing import Any, Protocol, runtime_checkable
 import flax.linen as nn
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Num
+
+from sentiment_jax.models.layers import Packing
 
 Batch = dict[str, Array]  # token_ids, lengths, labels, weights, and targets if there are any
 
@@ -33,9 +35,20 @@ class Objective(Protocol):
 
 
 def cross_entropy(
-    logits: Float[Array, "*batch classes"], labels: Int[Array, "*batch"]
+    logits: Float[Array, "*batch classes"],
+    labels: Int[Array, "*batch"] | Num[Array, "*batch classes"],
+    weights: Any = (1.0, 1.0),
 ) -> Float[Array, "*batch"]:
-    """Return the loss of every row, in float32 nats."""
+    """Return the loss of every row, in float32 nats.
+
+    Where a text may have several labels, 0 or 1 or a probability for each, that is the mean of the
+    binary cross-entropies, times the `weights` of not having a label and of having it.
+    """
+    if labels.ndim == logits.ndim:
+        without, having = map(jnp.asarray, weights)
+        shares = jnp.stack([(1 - labels) * without, labels * having], axis=-1)
+        logits = jnp.stack([jnp.zeros_like(logits), logits], axis=-1).astype(jnp.float32)
+        return jnp.mean(optax.softmax_cross_entropy(logits, shares), axis=-1)
     return optax.softmax_cross_entropy_with_integer_labels(logits.astype(jnp.float32), labels)
 
 
@@ -55,3 +68,12 @@ def forward(
     return model.apply(
         {"params": params}, token_ids, lengths, *inputs, deterministic=dropout is None, rngs=rngs
     )
+
+
+def classify(model: nn.Module, params: Any, batch: Batch, dropout: Array | None) -> Array:
+    """Return the logits [batch, classes] of the reviews of a batch, packed or not."""
+    inputs: tuple[Packing, ...] = ()
+    if "segments" in batch:
+        inputs = (Packing(*(batch[name] for name in Packing._fields)),)
+    tokens = batch["token_ids"]
+    return forward(model, params, tokens, batch["lengths"], *inputs, dropout=dropout)

@@ -1,1 +1,1 @@
-"""The tasks: classification of labeled reviews, and pre-training on text."""
+"""The tasks: classification of labeled reviews, several labels per review, pre-training."""

@@ -29,7 +29,7 @@ from sentiment_jax.training.experiment import (
 )
 from sentiment_jax.training.lineage import find_teachers, texts_hash, warn_of_leakage
 from sentiment_jax.training.objectives.classification import Classification, balanced_weights
-from sentiment_jax.training.trained_model import make_classifier
+from sentiment_jax.training.trained_model import make_classifier, thresholds_of
 
 
 def prepare(
@@ -57,7 +57,7 @@ def prepare(
         unlabeled = encoded.pop("unlabeled")
         encoded["train"] = Encoded(
             ids=labeled.ids + unlabeled.ids,
-            labels=np.concatenate([labeled.labels, np.full(len(unlabeled), -1, np.int32)]),
+            labels=np.concatenate([labeled.labels, np.full_like(unlabeled.labels, -1)]),
             token_ids=np.concatenate([labeled.token_ids, unlabeled.token_ids]),
             offsets=np.concatenate([labeled.offsets, labeled.offsets[-1] + unlabeled.offsets[1:]]),
             truncated=labeled.truncated + unlabeled.truncated,
@@ -85,12 +85,15 @@ def validate(experiment: Experiment, params: Any, stop: Callable[[], None]) -> V
     config = experiment.config
     encoded = experiment.encoded["val"]
     found = scoring.score_reviews(experiment, params, encoded, "validation", stop=stop)
-    measured = metrics.measure(encoded.labels, found.probabilities, experiment.classes)
-    names = ["balanced_accuracy"] if config.class_weights == "balanced" else []
-    ranked = {name: measured[name] for name in (*names, config.select_by) if name in measured}
-    temperature = metrics.fit_temperature(found.probabilities, encoded.labels)
-    more = {"metrics": measured, "temperature": temperature}
-    return Validation(found.scores | ranked, found.seconds, more, found.probabilities)
+    fitted = experiment.task.fit(encoded.labels, found.probabilities)
+    predicted = (encoded.labels, found.probabilities)
+    thresholds = thresholds_of(config, fitted)
+    measured = metrics.measure(*predicted, experiment.classes, thresholds)
+    ranked = {n: measured[n] for n in (config.accuracy, config.select_by) if n in measured}
+    ranked["loss"] = found.scores["loss"]
+    scores = metrics.score_probabilities(*predicted, thresholds) | ranked
+    more = {"metrics": measured, **fitted}
+    return Validation(scores, found.seconds, more, found.probabilities)
 
 
 def describe_scores(config: Config, scores: Mapping[str, Any]) -> str:
@@ -109,20 +112,22 @@ def describe(experiment: Experiment) -> None:
     classes = experiment.classes
     if classes != CLASSES:
         numbered = ", ".join(f"{name} ({number})" for number, name in enumerate(classes))
-        if len(classes) == 2:
+        if data.separator:
+            numbered = f"{', '.join(classes)}; several per review, or none"
+        elif len(classes) == 2:
             numbered += f"; {classes[1]} is positive"
         print(f"{'labels':8} {numbered}")
     for name, by_class in statistics["counts"].items():
         counts = list(by_class.values())
-        if len(classes) == 2:
+        if len(classes) == 2 and not data.separator:
             described = f"{counts[1]:>6,} {classes[1]}"
         elif len(classes) <= 5:
             described = ", ".join(f"{label}: {count:,}" for label, count in by_class.items())
         else:
             described = f"{len(classes)} classes of {min(counts):,} to {max(counts):,}"
         print(
-            f"{'data' if name == 'train' else '':8} {name:5} {sum(counts):>6,} reviews, "
-            f"{described}, {statistics['truncated'][name]:6.2%} truncated to "
+            f"{'data' if name == 'train' else '':8} {name:5} {statistics['reviews'][name]:>6,} "
+            f"reviews, {described}, {statistics['truncated'][name]:6.2%} truncated to "
             f"{data.max_length} tokens ({data.truncation})"
         )
     if data.teacher:
@@ -144,6 +149,7 @@ CLASSIFICATION = Task(
     make_ranking=Ranking.of,
     describe=describe,
     describe_scores=describe_scores,
+    fit=lambda labels, p: {"temperature": metrics.fit_temperature(p, labels)},
 )
 
 

@@ -1,0 +1,95 @@
+"""Several labels per text, or none: a sigmoid, a threshold and a temperature per label.
+
+What differs from one class per text is here, and where arrays of labels have a second axis, a 0 or
+1 per label: objective.cross_entropy, metrics.measure, labels.decide.
+"""
+
+import dataclasses
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from sentiment_jax.training.experiment import Experiment, Task
+from sentiment_jax.training.metrics import apart, fit_temperature, rank_positive
+from sentiment_jax.training.objectives.objective import Batch, classify, cross_entropy
+from sentiment_jax.training.tasks.classification import CLASSIFICATION
+
+FEW = 10  # validation reviews with a label, or without: too few to choose its threshold by
+
+
+@dataclasses.dataclass(frozen=True)
+class BinaryCrossEntropy:
+    """Binary cross-entropy with the labels, or with a teacher's probabilities of them."""
+
+    weights: tuple[tuple[float, ...], ...] = ((1.0,), (1.0,))  # without a label, and with it
+
+    def __call__(
+        self, model: nn.Module, params: Any, batch: Batch, key: Array, deterministic: bool = False
+    ) -> dict[str, Array]:
+        """Return the sums over the batch's valid rows, which are correct if all labels are."""
+        rows = batch["weights"] * (batch["labels"][:, 0] >= 0)  # -1: labeled by no teacher
+        targets = batch.get("targets", batch["labels"])
+        dropout = None if deterministic else key
+        logits = classify(model, params, batch, dropout)
+        correct = jnp.all((logits > 0) == (targets > 0.5), axis=-1)
+        return {
+            "loss": jnp.sum(cross_entropy(logits, targets, self.weights) * rows),
+            "correct": jnp.sum(correct * rows),
+            "examples": jnp.maximum(jnp.sum(rows), 1e-6),  # a part of a batch may have none
+        }
+
+
+def make_objective(experiment: Experiment) -> BinaryCrossEntropy:
+    """Return the binary cross-entropy, with weights if the labels have any."""
+    if experiment.config.class_weights == "none":
+        return BinaryCrossEntropy()
+    return BinaryCrossEntropy(balanced_weights(experiment.encoded["train"].labels))
+
+
+def balanced_weights(labels: Int[np.ndarray, "reviews labels"]) -> tuple[tuple[float, ...], ...]:
+    """Return scikit-learn's "balanced" weights of not having each label, and of having it."""
+    labels = labels[labels[:, 0] >= 0]
+    counts = np.array([(labels == value).sum(axis=0) for value in (0, 1)])
+    return tuple(map(tuple, (len(labels) / (2 * np.maximum(counts, 1))).tolist()))
+
+
+def fit(
+    labels: Int[np.ndarray, "reviews labels"], probabilities: Float[np.ndarray, "reviews labels"]
+) -> dict[str, Any]:
+    """Return the temperature of each label, and the threshold of its best F1 (.5 of FEW).
+
+    A threshold is halfway to the next lower probability.
+    """
+    thresholds = []
+    for positive, p in zip((labels > 0).T, probabilities.astype(np.float64).T, strict=True):
+        found, above, hits = rank_positive(positive, p)
+        if min(len(found), len(p) - len(found)) < FEW:
+            thresholds.append(0.5)
+            continue
+        best = found[np.argmax(hits / (above + len(found)))]
+        thresholds.append(float(best + p.max(initial=0, where=p < best)) / 2)
+    temperatures = map(fit_temperature, apart(probabilities), labels.T)
+    return {"temperature": [*temperatures], "thresholds": thresholds}
+
+
+def prepare(*given: Any) -> Experiment:
+    """Read and encode reviews, as classification does."""
+    return dataclasses.replace(CLASSIFICATION.prepare(*given), task=SEVERAL_LABELS)
+
+
+SEVERAL_LABELS = dataclasses.replace(
+    CLASSIFICATION,
+    prepare=prepare,
+    make_objective=make_objective,
+    fit=fit,
+    describe_scores=lambda config, scores: f" macro F1 {scores['macro_f1']:.4f}",
+)
+
+
+def task_of(config: Any) -> Task:
+    """Return the task of learning from labeled reviews, by its config, which may be a recipe."""
+    several = config.data.label_separator or config.data.label_columns
+    return SEVERAL_LABELS if several else CLASSIFICATION
