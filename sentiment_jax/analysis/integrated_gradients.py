@@ -10,7 +10,7 @@ sum to the difference in log-odds between the text and the baseline.
 import dataclasses
 import functools
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
-from jaxtyping import Array, Float, Float32, Int, Int32
+from jaxtyping import Array, Bool, Float, Float32, Int, Int32
 
 from sentiment_jax.config.schema import EncoderConfig
 from sentiment_jax.data.encoding import truncate
@@ -29,6 +29,7 @@ from sentiment_jax.training.trained_model import TrainedModel
 
 WORD_EMBEDDINGS = ("embedding", "word_embeddings")  # their names in models/
 NODES, WEIGHTS = np.polynomial.legendre.leggauss(8)  # Gauss-Legendre quadrature on [-1, 1]
+GRID = np.linspace(0, 1, len(NODES), dtype=np.float32)
 SURE = 1.0  # nats of log-odds; a baseline that is nearer to neutral stays where it is
 INTERVALS = (4, 8, 16, 32, 64, 128, 256)  # of the path, until the attributions are complete
 
@@ -123,38 +124,48 @@ def attribute(
     kept = np.zeros((length, 1), np.float32)
     kept[list(fixed)] = 1
     path = Path(end * kept, end, np.array([count], np.int32))
-    grid = np.linspace(0, 1, len(NODES), dtype=np.float32)
+
+    def slopes(path: Path, nodes: Any) -> tuple[np.ndarray, np.ndarray]:
+        of_tokens, log_odds = _slopes(model, params, path, nodes, towards, several)
+        return np.asarray(of_tokens), np.asarray(log_odds)
+
     # Where the class is as probable as each other one, or the label as not having it.
     level = 0.0 if several else -np.log(model.classes - 1)
-    sure = (
-        fillers and abs(_slopes(model, params, path, grid, towards, several)[1][0] - level) > SURE
-    )
-    for fill in [table.mean(axis=0), *(table[i] for i in fillers)] if sure else []:
-        line = Path(path.start, path.start + fill * (1 - kept), path.lengths)
-        for _ in range(4):  # each finds the part of the line where that is so
-            _, odds = _slopes(model, params, line, grid, towards, several)
-            above = np.asarray(odds) > level
-            if not (first := int(np.argmax(above != above[0]))):
-                break  # nowhere
-            low, high = (line.start + at * (line.end - line.start) for at in grid[first - 1 :][:2])
-            line = Path(low, high, path.lengths)
-        else:
-            path = Path(line.end, end, path.lengths)
-            break
-    slopes = functools.partial(_slopes, model, params, path)
-    _, values = slopes(grid, towards, several)
+    if fillers and abs(slopes(path, GRID)[1][0] - level) > SURE:
+        fills = [(1 - kept) * of for of in (table.mean(axis=0), *(table[i] for i in fillers))]
+        path = _from_neutral(path, fills, lambda path: slopes(path, GRID)[1] > level)
+    _, values = slopes(path, GRID)
     log_odds = float(values[-1])
     empty_log_odds = float(values[0])
     for intervals in INTERVALS:
         sums = np.zeros(length)
         for interval in range(intervals):
             nodes = (interval + (NODES + 1) / 2) / intervals
-            at_nodes, _ = slopes(np.float32(nodes), towards, several)
-            sums += WEIGHTS / (2 * intervals) @ np.asarray(at_nodes)
+            at_nodes, _ = slopes(path, np.float32(nodes))
+            sums += WEIGHTS / (2 * intervals) @ at_nodes
         gap = sums[:count].sum() - (log_odds - empty_log_odds)
         if abs(gap) <= _tolerance(log_odds - empty_log_odds):
             break
     return sums[:count].astype(np.float32), log_odds, empty_log_odds
+
+
+def _from_neutral(
+    path: Path,
+    fills: Sequence[Float[Array, "length embedding"]],
+    is_above: Callable[[Path], Bool[np.ndarray, " rows"]],
+) -> Path:
+    """Return a path from where `is_above` changes, on the way to one of the fills, if it does."""
+    for fill in fills:
+        line = Path(path.start, path.start + fill, path.lengths)
+        for _ in range(4):  # each finds the part of the line where that is so
+            above = is_above(line)
+            if not (first := int(np.argmax(above != above[0]))):
+                break  # nowhere
+            low, high = (line.start + at * (line.end - line.start) for at in GRID[first - 1 :][:2])
+            line = Path(low, high, path.lengths)
+        else:
+            return Path(line.end, path.end, path.lengths)
+    return path
 
 
 def explain(trained: TrainedModel, text: str, towards: int = 1) -> Explanation:

@@ -22,6 +22,7 @@ from sentiment_jax.config.recipes import override, read_recipe
 from sentiment_jax.config.schema import ENCODERS, Config
 from sentiment_jax.config.validation import validate
 from sentiment_jax.data.corpus import Corpus, infer_source, load_corpus
+from sentiment_jax.data.reviews import Reviews
 from sentiment_jax.errors import InputError
 from sentiment_jax.modes.train import RUN, TRIAL, fit_baseline
 from sentiment_jax.runtime import terminal
@@ -60,14 +61,11 @@ def compare(
 ) -> pandas.DataFrame:
     """Complete a comparison; print, draw and return its table, a row per model.
 
-    Args:
-      changes: "group.field" -> value, of the data, the seed and the encoder's weights.
-      directory: will hold comparison.json, .csv and .png, and a run for each recipe.
-      stop_after: seconds until the current run is saved and the comparison stops.
-
-    The columns are the validation accuracy with its 95 % interval, the p-value of McNemar's test
-    against the linear baseline, the seconds of training, texts per second and the size of the
-    parameters. Errors are those of a training.
+    `changes` are of the data, the seed and the encoder's weights. The directory will hold
+    comparison.json, .csv and .png, and a run for each recipe. After `stop_after` seconds, the
+    current run is saved and the comparison stops. The columns are the validation accuracy with its
+    95 % interval, the p-value of McNemar's test against the linear baseline, the seconds of
+    training, texts per second and the size of the parameters. Errors are those of a training.
     """
     recipes = {name: _recipe(name, changes) for name in RECIPES}
     prepare_workdir(directory)
@@ -80,7 +78,6 @@ def compare(
     scored = corpus.splits["train" if data.folds else "val"]
     how = f"{data.folds} folds" if data.folds else "validation"
     print(f"{'compare':8} {', '.join(RECIPES)} by {how} on {len(scored):,} reviews, in {directory}")
-    several = bool(data.separator)
     baseline = fit_baseline(corpus.splits, fold_rows(data, corpus.splits["train"]))
     rows = []
     correct = {}
@@ -99,24 +96,15 @@ def compare(
         chosen = choose({name: of for name, of in correct.items() if name != LINEAR})
         place = directory / chosen.replace(":", "-")
         needed = {"test", "linear_baseline"} if baseline else {"test"}
-        if not needed <= read_json(RunDirectory(place).result).keys():
-            RunDirectory(place).result.unlink()  # it goes on: what is left is the test
+        ended = RunDirectory(place).result
+        if not needed <= read_json(ended).keys():
+            ended.unlink()  # it goes on: what is left is the test
             _train(chosen, recipes[chosen], place, RUN, corpus, stop)
-        result = read_json(RunDirectory(place).result)
     table = pandas.DataFrame(rows, columns=list(COLUMNS))
-    write_csv(directory / "comparison.csv", list(COLUMNS), table.astype(object).values.tolist())
-    label = f"accuracy over {how}" if data.folds else "validation accuracy"
-    figures.accuracies(
-        dict(zip(table.model, table.accuracy, strict=True)),
-        len(scored),
-        float(np.bincount(scored.strata).max() / len(scored)),
-        directory / "comparison.png",
-        label=f"{label}, 95 % interval; dashed: the largest class",
-        chosen=chosen,
-    )
+    _write(table, scored, chosen, how, directory)
     content = read_json(directory / COMPARISON_FILE) | {"chosen": place.name}
     write_json(directory / COMPARISON_FILE, content)
-    _print(table, chosen, correct, result, directory, several)
+    _print(table, chosen, correct, read_json(ended), directory, several=bool(data.separator))
     return table
 
 
@@ -215,6 +203,21 @@ def choose(correct: Mapping[str, Bool[np.ndarray, " reviews"]]) -> str:
 def _is_level(first: Bool[np.ndarray, " reviews"], best: Bool[np.ndarray, " reviews"]) -> bool:
     behind = best.astype(float) - first
     return bool(behind.mean() <= behind.std() / np.sqrt(len(behind)))
+
+
+def _write(
+    table: pandas.DataFrame, scored: Reviews, chosen: str, how: str, directory: Path
+) -> None:
+    """Write comparison.csv, and draw it."""
+    write_csv(directory / "comparison.csv", list(COLUMNS), table.astype(object).values.tolist())
+    figures.accuracies(
+        dict(zip(table.model, table.accuracy, strict=True)),
+        len(scored),
+        float(np.bincount(scored.strata).max() / len(scored)),
+        directory / "comparison.png",
+        label=f"accuracy by {how}, 95 % interval; dashed: the largest class",
+        chosen=chosen,
+    )
 
 
 def _print(

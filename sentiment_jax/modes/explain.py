@@ -108,9 +108,8 @@ def explain_texts(
     for name, text, p, best, i, prediction, warning in rows:
         with terminal.progress_bar(None, f"explaining {len(blocks) + 1} of {len(texts)}"):
             explanation = explain(trained, text, i)
-        words = explanation.log_odds - explanation.empty_log_odds
         odds = f"{explanation.log_odds:+.3f}: {explanation.empty_log_odds:+.3f} without words, "
-        odds += f"{words:+.3f} from the words"
+        odds += f"{explanation.log_odds - explanation.empty_log_odds:+.3f} from the words"
         lines = [f"to {classes[i]}: {strongest_words(explanation, 1)}"]
         lines.append(f"{ends[0]}: {strongest_words(explanation, -1)}")
         if not explanation.complete:

@@ -85,11 +85,7 @@ def _report_data(
     if tested:
         tables |= _metrics(models)
         tables["models"] = _table([_over_seeds(group) for group in tested])
-        baselines = [group.tested[0].content.get("linear_baseline", {}) for group in tested]
-        words = [baseline["words"] for baseline in baselines if baseline.get("words")]
-        for of_first in words[:1]:
-            rows = [{"class": name, "words": ", ".join(of)} for name, of in of_first.items()]
-            tables["words"] = _table(rows)
+        tables |= _strongest_words(tested)
     texts: dict[str, dict[str, str]] = {}  # by the order of the reviews
     for group in tested:
         wrong = {"mistakes": models[group.name]}
@@ -120,6 +116,16 @@ def _report_data(
         "lead": findings.lead(groups, tables),
         "ranked_by": findings.ranked_by(groups),
     }
+
+
+def _strongest_words(tested: Sequence[Group]) -> dict[str, pandas.DataFrame]:
+    """Return the table of the first linear baseline's strongest words, if there is one."""
+    baselines = (group.tested[0].content.get("linear_baseline", {}) for group in tested)
+    found: dict[str, list[str]] = next(
+        (baseline["words"] for baseline in baselines if baseline.get("words")), {}
+    )
+    rows = [{"class": name, "words": ", ".join(of)} for name, of in found.items()]
+    return {"words": _table(rows)} if rows else {}
 
 
 def _find_texts(trial: Trial, asked_for: bool) -> dict[str, str]:
