@@ -132,6 +132,7 @@ def attribute(
     # Where the class is as probable as each other one, or the label as not having it.
     level = 0.0 if several else -np.log(model.classes - 1)
     if fillers and abs(slopes(path, GRID)[1][0] - level) > SURE:
+        table = np.asarray(table)
         fills = [(1 - kept) * of for of in (table.mean(axis=0), *(table[i] for i in fillers))]
         path = _from_neutral(path, fills, lambda path: slopes(path, GRID)[1] > level)
     _, values = slopes(path, GRID)
@@ -151,7 +152,7 @@ def attribute(
 
 def _from_neutral(
     path: Path,
-    fills: Sequence[Float[Array, "length embedding"]],
+    fills: Sequence[Float[np.ndarray, "length embedding"]],
     is_above: Callable[[Path], Bool[np.ndarray, " rows"]],
 ) -> Path:
     """Return a path from where `is_above` changes, on the way to one of the fills, if it does."""
