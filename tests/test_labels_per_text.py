@@ -205,7 +205,7 @@ SLIPS = [
     ([(t, t) for t, _ in GOOD], None, SEMICOLON, "are these texts. name the other column"),
     (GOOD, None, SEMICOLON | OF_TWO, "label_columns and label_separator are two forms of a table"),
     (GOOD, None, OF_TWO, "needs one column 'a': its columns are 'text', 'label'"),
-    (COLUMNS, AB, {}, "needs one column 'label': .*, 0/1 columns by data.label_columns"),
+    (COLUMNS, AB, {}, "needs one column 'label': .*, or data.label_columns"),
     (COLUMNS, AB, OF_TWO, ""),
     ([(t, a == 1, b == 1) for t, a, b in COLUMNS], AB, OF_TWO, ""),
     ([(t, float(a), float(b)) for t, a, b in COLUMNS], AB, OF_TWO, ""),

@@ -79,7 +79,7 @@ def _slopes(
     path: Path,
     nodes: Float[Array, " rows"],
     towards: Int[Array, ""],
-    several: bool,
+    several: bool = False,
 ) -> tuple[Float[Array, "rows length"], Float[Array, " rows"]]:
     """Return each token's slope of the log-odds at the nodes of a path, and the log-odds there."""
     points = path.start + nodes[:, None, None] * (path.end - path.start)

@@ -277,7 +277,9 @@ def _no_column(where: str, columns: Sequence[str], column: str, found: Sequence[
     listed = first_five([repr(name[:40]) for name in found]) or "none (the file is empty)"
     advice = "name yours by --config.data.text_column (of --input: --text_column)"
     if len(columns) > 1:
-        advice += " and --config.data.label_column (--label_column), 0/1 columns by "
-        advice += "data.label_columns; a table's first line is a "
+        advice += (
+            " and --config.data.label_column (--label_column, or data.label_columns); a table's "
+        )
+        advice += "first line is a "
         advice += 'header like text,label, and each further line like "A quiet film.",positive'
     return InputError(f"{where} needs one column {column!r}: its columns are {listed}; {advice}")
