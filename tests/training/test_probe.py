@@ -35,9 +35,15 @@ from sentiment_jax.training.tasks.classification import CLASSIFICATION
 from sentiment_jax.training.trained_model import load_run
 
 SMALL = {"data.source": "sample", "data.max_length": 24, "data.length_buckets": (12,)}
-SMALL |= {"data.limit": 60, "data.test_limit": 30, "linear_baseline": False, "cpu_devices": 1}
+SMALL |= {
+    "data.split_seed": 1,
+    "data.limit": 60,
+    "data.test_limit": 30,
+    "linear_baseline": False,
+    "cpu_devices": 1,
+}
 SMALL |= {"model.dtype": "float32", "model.attention": "xla"}
-STRONG = [1e6]  # inverse strengths of the regularization that random states of .01 need
+STRONG = [1e5]  # inverse strengths of the regularization that random states of .01 need
 
 
 def make_probe(folder, **changes):
@@ -83,7 +89,8 @@ def states_of(folder, config, encoded):
 def test_probabilities_are_those_of_logistic_regression_on_the_states(
     name, pooling, class_weights, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(probe, "C", STRONG)
+    strong = STRONG if pooling == "mean" else [5e5]  # first tokens differ less
+    monkeypatch.setattr(probe, "C", strong)
     path = make_folder(tmp_path / "weights", name if name != "electra" else "bert")
     config = make_probe(path, **{"model.pooling": pooling, "class_weights": class_weights})
     train(config, tmp_path / "run")
@@ -94,7 +101,7 @@ def test_probabilities_are_those_of_logistic_regression_on_the_states(
         pool = {"mean": lambda of: of.mean(axis=0), "first": lambda of: of[0]}[pooling]
         features[split] = np.array([pool(states) for states in found])
     weight = None if class_weights == "none" else class_weights
-    model = LogisticRegression(C=STRONG[0], class_weight=weight, max_iter=1_000, tol=1e-6)
+    model = LogisticRegression(C=strong[0], class_weight=weight, max_iter=1_000, tol=1e-6)
     model.fit(features["train"].astype(np.float64), experiment.encoded["train"].labels)
     expected = model.predict_proba(features["test"])
     assert expected[:, 1].std() > 0.03, "the states say nothing"
