@@ -36,20 +36,21 @@ def peak_bytes(compiled: Any) -> int:
     return held - memory.alias_size_in_bytes
 
 
+def batch_like(experiment: Experiment, mode: str, length: int) -> batches.Batch:
+    """Return a batch in the shape of the mode's: of padding, or the first one of packed reviews."""
+    encoded = experiment.encoded["train"]
+    padding = batches.PlannedBatch(np.zeros(0, np.int64), length)
+    if mode != "training":
+        without = dataclasses.replace(encoded, targets=None)
+        return batches.make_batch(without, padding, experiment.config.eval_batch_size)
+    return experiment.training_batch(experiment.plan_epoch(0)[0] if experiment.packs else padding)
+
+
 def compile_step(experiment: Experiment, mode: str, length: int) -> int:
     """Compile training or evaluation at a padded length; return its peak bytes on a device."""
-    config = experiment.config
-    trains = mode == "training"
-    encoded = experiment.encoded["train"]
-    if trains and experiment.packs:
-        filled = experiment.training_batch(experiment.plan_epoch(0)[0])
-    else:
-        padding = batches.PlannedBatch(np.zeros(0, np.int64), length)
-        encoded = encoded if trains else dataclasses.replace(encoded, targets=None)
-        filled = batches.make_batch(encoded, padding, rows_of(config, mode))
-    batch = devices.put_batch(filled, experiment.mesh)
+    batch = devices.put_batch(batch_like(experiment, mode, length), experiment.mesh)
     state = abstract_state(experiment)
-    if trains:
+    if mode == "training":
         lowered = experiment.task.make_train_step(experiment).lower(state, batch, np.float32(0))
     else:
         lowered = experiment.task.make_eval_step(experiment).lower(state.params, batch)
@@ -59,11 +60,6 @@ def compile_step(experiment: Experiment, mode: str, length: int) -> int:
 def modes_of(config: Config) -> tuple[str, ...]:
     """Return what a run computes on the devices: training, if it takes steps, and evaluation."""
     return ("training", "evaluation") if config.optimizer.takes_steps else ("evaluation",)
-
-
-def rows_of(config: Config, mode: str) -> int:
-    """Return the batch size of training or evaluation."""
-    return config.batch_size if mode == "training" else config.eval_batch_size
 
 
 def padded_lengths(experiment: Experiment, mode: str) -> tuple[int, ...]:
@@ -101,8 +97,9 @@ def check_memory(experiment: Experiment) -> float:
         length = padded_lengths(experiment, mode)[-1]
         needed = compile_step(experiment, mode, length)
         if needed > room:
+            rows = len(batch_like(experiment, mode, length)["token_ids"])
             raise RunError(
-                f"{mode} of {rows_of(experiment.config, mode)} reviews x {length} tokens needs "
-                f"{mebibytes(needed)}; a device has {mebibytes(room)} for it: lower {remedy}"
+                f"{mode} of {rows} rows x {length} tokens needs {mebibytes(needed)}; a device has "
+                f"{mebibytes(room)} for it: lower {remedy}"
             )
     return time.perf_counter() - start

@@ -89,10 +89,10 @@ def print_steps(experiment: Experiment) -> None:
     limit = devices.memory_limit()
     print(f"{'device':8} {describe_devices()}{f', {mebibytes(limit)} each' if limit else ''}")
     line = "{:8} {:10} {:>16} {:>14} {:>11}".format
-    print(line("step", "", "reviews x tokens", "peak memory", "compiled in"))
+    print(line("step", "", "rows x tokens", "peak memory", "compiled in"))
     for mode in compilation.modes_of(experiment.config):
-        rows = compilation.rows_of(experiment.config, mode)
         for length in compilation.padded_lengths(experiment, mode):
+            rows = len(compilation.batch_like(experiment, mode, length)["token_ids"])
             start = time.perf_counter()
             peak = mebibytes(compilation.compile_step(experiment, mode, length))
             seconds = time.perf_counter() - start

@@ -77,7 +77,7 @@ def test_a_training_that_does_not_fit_is_refused_at_once(config, experiment, has
     """The run that --fresh would replace is still there."""
     before = runs.contents_without_lock(run_copy)
     has(needs(experiment, "training") - 1)
-    message = "training of 16 reviews x 23 tokens needs .* MiB; a device has .*: lower batch_size"
+    message = "training of 16 rows x 23 tokens needs .* MiB; a device has .*: lower batch_size"
     with pytest.raises(RunError, match=message):
         train(config, run_copy, fresh=True)
     assert runs.contents_without_lock(run_copy) == before
@@ -91,6 +91,6 @@ def test_an_evaluation_needs_its_memory_beside_the_optimizers_state(experiment, 
     has(needed + 1000)
     compilation.check_memory(experiment)
     has(needed - 1000)
-    message = "evaluation of 4096 reviews x 23 tokens .*: lower eval_batch_size"
+    message = "evaluation of 4096 rows x 23 tokens .*: lower eval_batch_size"
     with pytest.raises(RunError, match=message):
         compilation.check_memory(experiment)

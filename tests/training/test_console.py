@@ -88,6 +88,7 @@ def test_the_eta_does_not_count_the_compilation(monkeypatch):
         return None, {}
 
     run = Mock(spec=TrainingRun, progress=Progress(), compiled_shapes=set(), config=Mock())
+    run.experiment = Mock()
     run.experiment.training_batch.return_value = {"token_ids": np.zeros((2, 8), np.int32)}
     run.train_step = train_step
     run.learning_rate = lambda step: 0.1
@@ -98,7 +99,8 @@ def test_the_eta_does_not_count_the_compilation(monkeypatch):
         assert seconds >= 0.2 and bar.last_print_t == start + seconds
         assert loop._dispatch(run, planned, bar)[1] == 0 and bar.last_print_t == start + seconds
     hidden = tqdm(disable=True)  # of a process that is not the main one
-    loop._dispatch(run, PlannedBatch(np.zeros(0, np.int64), 16), hidden)
+    run.experiment.training_batch.return_value = {"token_ids": np.zeros((2, 16), np.int32)}
+    assert loop._dispatch(run, planned, hidden)[1] >= 0.2
 
 
 @pytest.mark.parametrize(
