@@ -19,6 +19,7 @@ LATER = {  # settings that are younger than format 2
         "data.encoding",
         "data.label_columns",
         "data.label_separator",
+        "data.packing",
         "data.validation_path",
         "model.pooling",
     )

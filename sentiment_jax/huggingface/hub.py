@@ -75,8 +75,9 @@ def _download(hub_id: str, revision: str) -> Path:
             return snapshot
         reason = f"{type(error).__name__}: {' '.join(str(error).split())}"[:60]
         raise InputError(
-            f"{where}: no such folder, and the hub can't be reached ({reason}): name a folder, or "
-            f"a cache by HF_HOME (now {constants.HF_HUB_CACHE}); --config=ngrams needs none"
+            f"{where}: no such folder, and the hub can't be reached ({reason}): set "
+            f"--config.model.pretrained=FOLDER, or HF_HOME (now {constants.HF_HUB_CACHE}); "
+            "--config=ngrams needs none"
         ) from error
 
 

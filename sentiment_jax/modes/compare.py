@@ -1,6 +1,6 @@
 """`--mode=compare`: trains the recipes for one's own texts on the same splits, tests one of them.
 
-That is the cheapest whose validation accuracy is at most a standard error below the best. Each
+That is the best on validation, unless one that is cheaper to use is level with it. Each
 recipe is a run in the directory: after a kill, it goes on as any run does.
 """
 
@@ -39,7 +39,8 @@ from sentiment_jax.training.stages import run_stages
 from sentiment_jax.training.tasks.several_labels import task_of
 from sentiment_jax.training.trained_model import load_run
 
-RECIPES = ("ngrams", "encoder:probe", "encoder")  # the cheapest first
+RECIPES = ("ngrams", "encoder:probe", "encoder")  # the cheapest to use first
+CHEAPER = ("ngrams",)  # to use: once trained, a probe and a fine-tuned encoder cost the same
 LINEAR = "linear"
 WEIGHTS = ("model.pretrained", "model.revision")  # of the encoders
 SHARED = ("data.", "seed", "cpu_devices", *WEIGHTS)  # what may be changed
@@ -191,13 +192,14 @@ def _costs(trial: Trial, corpus: Corpus) -> dict[str, float]:
 
 
 def choose(correct: Mapping[str, Bool[np.ndarray, " reviews"]]) -> str:
-    """Return the first model whose accuracy is at most a standard error below that of the best.
+    """Return the best model, or one of the CHEAPER that is at most a standard error behind it.
 
     The standard error is that of the mean difference, review by review (Breiman et al., 1984, have
-    the rule). `correct` has the cheapest model first.
+    the rule).
     """
-    best = max(correct.values(), key=lambda of: of.mean())
-    return next(name for name, of in correct.items() if _is_level(of, best))
+    best = max(correct, key=lambda name: correct[name].mean())
+    level = (name for name in CHEAPER if _is_level(correct[name], correct[best]))
+    return next(level, best)
 
 
 def _is_level(first: Bool[np.ndarray, " reviews"], best: Bool[np.ndarray, " reviews"]) -> bool:
@@ -237,11 +239,15 @@ def _print(
         cells = ["" if pandas.isna(value) else format(value, digits) for value, digits in rest]
         print(line(row["model"], f"{row['accuracy']:.4f}", interval, *cells))
     best = max(correct, key=lambda name: correct[name].mean())
-    print(f"{'chosen':8} {chosen}, the cheapest that is not a standard error behind {best}")
+    reason = f"cheaper to use, and not a standard error behind {best}"
+    print(f"{'chosen':8} {chosen}, {'the best' if chosen == best else reason}")
     if LINEAR in correct and _is_level(correct[LINEAR], correct[best]):
         print(f"{'':8} the linear baseline is not behind it either: scikit-learn may be enough")
     console.print_scores("test", result["test"], chosen)
     console.print_metrics(result["metrics"]["test"], several=several)
     console.print_linear_baseline(dict(result))
+    if left := [name for name in RECIPES if name not in correct]:
+        listed = " and ".join(left)
+        print(f"{'advice':8} {listed} are usually better: --config.model.pretrained=FOLDER")
     print(f"{'winner':8} other modes take --workdir={directory} for {chosen}")
     print(f"{'files':8} {directory}/comparison.csv, comparison.png")

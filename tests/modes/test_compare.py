@@ -35,15 +35,23 @@ def reviews_right(*right):
 def test_the_cheapest_within_a_standard_error_of_the_best_is_chosen():
     best = reviews_right(*range(9))
     for cheap, chosen in (
-        (reviews_right(*range(8)), "best"),  # .1 behind, the standard error is .09
-        (reviews_right(*range(7), 9), "cheap"),  # .1 behind, the standard error is .17
-        (reviews_right(*range(5)), "best"),
-        (best, "cheap"),
-        (reviews_right(*range(10)), "cheap"),  # it is the best
+        (reviews_right(*range(8)), "encoder"),  # .1 behind, the standard error is .09
+        (reviews_right(*range(7), 9), "ngrams"),  # .1 behind, the standard error is .17
+        (reviews_right(*range(5)), "encoder"),
+        (best, "ngrams"),
+        (reviews_right(*range(10)), "ngrams"),  # it is the best
     ):
-        found = choose({"cheap": cheap, "best": best})
+        found = choose({"ngrams": cheap, "encoder:probe": reviews_right(9), "encoder": best})
         behind = best.astype(float) - cheap
         assert found == chosen, (behind.mean(), behind.std() / 10**0.5)
+
+
+def test_a_probe_is_chosen_only_if_it_is_the_best_for_it_is_not_cheaper_to_use():
+    probe = reviews_right(*range(7), 9)
+    best = reviews_right(*range(9))
+    ngrams = reviews_right(0)
+    assert choose({"ngrams": ngrams, "encoder:probe": probe, "encoder": best}) == "encoder"
+    assert choose({"ngrams": ngrams, "encoder:probe": best, "encoder": probe}) == "encoder:probe"
 
 
 @pytest.fixture(scope="module")

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import runs
 from pretrained import make_folder
+from reviews import refuses
 from safetensors.numpy import load_file
 from sklearn.linear_model import LogisticRegression
 

@@ -74,6 +74,7 @@ def classify(model: nn.Module, params: Any, batch: Batch, dropout: Array | None)
     """Return the logits [batch, classes] of the reviews of a batch, packed or not."""
     inputs: tuple[Packing, ...] = ()
     if "segments" in batch:
-        inputs = (Packing(*(batch[name] for name in Packing._fields)),)
+        places = (batch["segments"], batch["positions"], batch["starts"])
+        inputs = (Packing(*places, lengths=batch["lengths"]),)
     tokens = batch["token_ids"]
     return forward(model, params, tokens, batch["lengths"], *inputs, dropout=dropout)
