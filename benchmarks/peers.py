@@ -25,11 +25,11 @@ from absl import app, flags
 
 from benchmarks import rows
 from sentiment_jax.config.recipes import override, read_recipe
-from sentiment_jax.config.stored import flatten, make_frozen
 from sentiment_jax.data.corpus import load_corpus
 from sentiment_jax.storage.files import read_json
+from sentiment_jax.training.checks import resolve
 
-DATA = flags.DEFINE_list("data", [], "NAME=CSV[:TEST_CSV[:VALIDATION_CSV]],...", required=True)
+DATA = flags.DEFINE_list("data", None, "NAME=CSV[:TEST[:VALIDATION]],...", required=True)
 METHODS = flags.DEFINE_list("methods", ["encoder", "encoder:probe", "trainer"], "what is run")
 LABELS = flags.DEFINE_integer("labels", 0, "labeled texts to keep outside the test split; 0: all")
 DRAWS = flags.DEFINE_list("draws", ["0"], "splits (data.split_seed)")
@@ -49,8 +49,8 @@ def write_splits(settings: Mapping[str, str], folder: Path) -> dict[str, int]:
     """Write train.csv, val.csv and test.csv as `encoder` splits the table; return their sizes."""
     folder.mkdir(parents=True, exist_ok=True)
     values = {name: int(value) if value.isdigit() else value for name, value in settings.items()}
-    recipe = override(read_recipe("encoder"), values)
-    splits = load_corpus(make_frozen(flatten(recipe)).data).splits
+    recipe = override(read_recipe("encoder"), values | {"model.pretrained": WEIGHTS.value})
+    splits = load_corpus(resolve(recipe).data).splits
     for name, split in splits.items():
         with (folder / f"{name}.csv").open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
