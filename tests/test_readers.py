@@ -48,7 +48,7 @@ def is_readable(workdir):
 def test_predictions_beside_a_training_that_rotates_its_checkpoints(tmp_path):
     seconds = float(os.environ.get("READER_SECONDS", "2"))
     workdir = tmp_path / "run"
-    fields = runs.small_flags(epochs=100_000, checkpoint_every=2)
+    fields = runs.small_flags(epochs=100_000, checkpoint_every=2, select_by="loss")
     steps = []
     with start(SAMPLE, *fields, f"--workdir={workdir}") as training:
         try:
