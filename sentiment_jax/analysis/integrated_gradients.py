@@ -118,7 +118,7 @@ def attribute(
     ids = np.zeros((1, length, *np.shape(token_ids)[1:]), np.int32)
     ids[0, :count] = token_ids
     flat = traverse_util.flatten_dict(params)
-    (table,) = (leaf for name, leaf in flat.items() if name[-2:][0] in WORD_EMBEDDINGS)
+    (table,) = (np.asarray(leaf) for name, leaf in flat.items() if name[-2:][0] in WORD_EMBEDDINGS)
     embed_positions = ARCHITECTURES[model.config.name].embed_positions
     end = embed_positions(jnp.asarray(table).__getitem__, jnp.asarray(ids))
     kept = np.zeros((length, 1), np.float32)
@@ -132,7 +132,6 @@ def attribute(
     # Where the class is as probable as each other one, or the label as not having it.
     level = 0.0 if several else -np.log(model.classes - 1)
     if fillers and abs(slopes(path, GRID)[1][0] - level) > SURE:
-        table = np.asarray(table)
         fills = [(1 - kept) * of for of in (table.mean(axis=0), *(table[i] for i in fillers))]
         path = _from_neutral(path, fills, lambda path: slopes(path, GRID)[1] > level)
     _, values = slopes(path, GRID)

@@ -75,6 +75,16 @@ def _first_fit(lengths: Lengths, size: int) -> tuple[list[int], int]:
     return starts, len(filled)
 
 
+def _places(starts: Sequence[int], lengths: Lengths, shape: tuple[int, int]) -> Batch:
+    """Return which review of the batch each token belongs to, and its position there."""
+    segments = np.zeros(math.prod(shape), np.int32)
+    positions = np.zeros(math.prod(shape), np.int32)
+    for number, (start, length) in enumerate(zip(starts, lengths.tolist(), strict=True), 1):
+        segments[start : start + length] = number
+        positions[start : start + length] = np.arange(length)
+    return {"segments": segments.reshape(shape), "positions": positions.reshape(shape)}
+
+
 def make_batch(
     encoded: Encoded, planned: PlannedBatch, batch_size: int, packed: bool = False
 ) -> Batch:
@@ -98,14 +108,9 @@ def make_batch(
         starts, count = _first_fit(encoded.lengths[planned.indices], size)
         shape = (count + count % 2, size)
     token_ids = np.zeros((math.prod(shape), *encoded.token_ids.shape[1:]), np.int32)
-    segments = np.zeros(shape, np.int32).ravel()
-    positions = np.zeros(shape, np.int32).ravel()
-    for number, (i, start) in enumerate(zip(planned.indices.tolist(), starts, strict=True), 1):
+    for i, start in zip(planned.indices.tolist(), starts, strict=True):
         ids = encoded.token_ids[encoded.offsets[i] : encoded.offsets[i + 1]]
-        place = slice(start, start + len(ids))
-        token_ids[place] = ids
-        segments[place] = number
-        positions[place] = np.arange(len(ids))
+        token_ids[start : start + len(ids)] = ids
     batch = {
         "token_ids": token_ids.reshape(*shape, *token_ids.shape[1:]),
         "lengths": np.ones(batch_size, np.int32),
@@ -115,10 +120,9 @@ def make_batch(
     batch["lengths"][:rows] = encoded.lengths[planned.indices]
     batch["labels"][:rows] = encoded.labels[planned.indices]
     if packed:
-        batch["segments"] = segments.reshape(shape)
-        batch["positions"] = positions.reshape(shape)
         batch["starts"] = np.zeros(batch_size, np.int32)
         batch["starts"][:rows] = starts
+        batch |= _places(starts, encoded.lengths[planned.indices], shape)
     if encoded.targets is not None:
         batch["targets"] = np.zeros((batch_size, encoded.targets.shape[1]), np.float32)
         batch["targets"][:rows] = encoded.targets[planned.indices]

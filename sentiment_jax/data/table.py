@@ -111,7 +111,7 @@ def _number(
         where = f"{data.path}, column {data.text_column!r}"
         raise InputError(f"{where}: the texts are numbers: name another, --config.data.text_column")
     numbers, classes, named = number_labels(labels, ids, data, scored=scored)
-    kept = np.all(numbers.reshape(len(ids), -1) >= 0, axis=1, keepdims=True)[:, 0]
+    kept = np.min(numbers.reshape(len(ids), -1), axis=1) >= 0
     return kept, Reviews.from_texts(texts, numbers, ids, classes, named)
 
 
@@ -277,9 +277,7 @@ def _no_column(where: str, columns: Sequence[str], column: str, found: Sequence[
     listed = first_five([repr(name[:40]) for name in found]) or "none (the file is empty)"
     advice = "name yours by --config.data.text_column (of --input: --text_column)"
     if len(columns) > 1:
-        advice += (
-            " and --config.data.label_column (--label_column, or data.label_columns); a table's "
-        )
-        advice += "first line is a "
-        advice += 'header like text,label, and each further line like "A quiet film.",positive'
+        advice += " and --config.data.label_column (--label_column, or data.label_columns); a "
+        advice += "table's first line is a header like text,label, and each further line like "
+        advice += '"A quiet film.",positive'
     return InputError(f"{where} needs one column {column!r}: its columns are {listed}; {advice}")

@@ -53,12 +53,12 @@ def start(
     unlabeled text has the label -1.
     """
     table = weigh(np.asarray(params["embedding"]["embedding"]), frequencies, token_ids, offsets)
-    counts = np.bincount(labels[labels >= 0], minlength=len(params["classifier"]["bias"]))
-    bias = np.log((counts + 1) / np.sum(counts + 1)).astype(np.float32)
     if labels.ndim == 2:
-        bias = np.log((np.sum(labels > 0, axis=0) + 1) / (np.sum(labels == 0, axis=0) + 1)).astype(
-            np.float32
-        )
+        odds = (np.sum(labels > 0, axis=0) + 1) / (np.sum(labels == 0, axis=0) + 1)
+    else:
+        counts = np.bincount(labels[labels >= 0], minlength=len(params["classifier"]["bias"]))
+        odds = (counts + 1) / np.sum(counts + 1)
+    bias = np.log(odds).astype(np.float32)
     return {"embedding": {"embedding": table}, "classifier": {**params["classifier"], "bias": bias}}
 
 

@@ -97,7 +97,7 @@ def attend_fully(
 ) -> Queries:
     """Attend to the keys of the same text, by cuDNN if the config says so and rows are texts."""
     if isinstance(extent, Packing):
-        if query.shape[0] == key.shape[0] and query.shape[1] == key.shape[1]:
+        if query.shape[1] == key.shape[1]:  # else the first tokens alone
             return attend(config, query, key, value, extent.mask(), deterministic)
         key = key[extent.rows]
         value = value[extent.rows]

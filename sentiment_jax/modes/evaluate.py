@@ -102,7 +102,7 @@ def score_labeled(models: Sequence[TrainedModel], reviews: Reviews) -> Scored:
     """Return scores and metrics of the averaged probabilities on any reviews, blank ones, too."""
     probabilities, warnings = predict.predict(models, reviews.texts)
     predict.print_warning_count(warnings)
-    thresholds = predict.thresholds_of(models)
+    thresholds = predict.mean_thresholds(models)
     measured = measure(reviews.labels, probabilities, models[0].classes, thresholds)
     return score_probabilities(reviews.labels, probabilities, thresholds), measured
 

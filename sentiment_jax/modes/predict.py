@@ -89,7 +89,7 @@ def predict_runs(
         predict_table(models, table, output)
 
 
-def thresholds_of(models: Sequence[TrainedModel]) -> list[float]:
+def mean_thresholds(models: Sequence[TrainedModel]) -> list[float]:
     """Return the thresholds of several labels, averaged over the models; none of one."""
     return np.mean([model.thresholds for model in models], axis=0).tolist()
 
@@ -144,7 +144,7 @@ def format_predictions(
 def print_predictions(models: Sequence[TrainedModel], texts: Sequence[str]) -> None:
     """Print one aligned line per text: prediction, text and warning."""
     probabilities, warnings = predict(models, texts)
-    predictions = format_predictions(models[0].classes, probabilities, thresholds_of(models))
+    predictions = format_predictions(models[0].classes, probabilities, mean_thresholds(models))
     for text, prediction, warning in zip(texts, predictions, warnings, strict=True):
         shown = " ".join(text.split())
         if len(shown) > 80:
@@ -170,7 +170,7 @@ def predict_table(models: Sequence[TrainedModel], table: Table, output: Path | N
     config = models[0].config
     columns = output_columns(table, config, output)
     probabilities, warnings = predict(models, [text for (text,) in table.texts])
-    cells = prediction_cells(config, probabilities, thresholds_of(models))
+    cells = prediction_cells(config, probabilities, mean_thresholds(models))
     found = zip(table.rows, cells, warnings, strict=True)
     predictions: list[list] = [[row, *prediction, warning] for row, prediction, warning in found]
     if output is None:
