@@ -205,7 +205,7 @@ def test_unequal_classes_are_weighted_and_guessing_is_printed(make_config, tmp_p
     assert "labels   bad (0), good (1); good is positive" in shown
     assert "always saying 'good' gives 0.8000" in shown and "balanced accuracy 0.5" in shown
     assert "bad: precision 0." in shown and "of 12 reviews" in shown
-    assert "no better than guessing" in errors and "(the largest class: 0.8" in errors
+    assert "no better than guessing" in errors and "(majority baseline: 0.8" in errors
     assert measured["test"]["majority_baseline"] == 0.8
     evaluate_run(tmp_path / "run", "test")
     assert "always saying 'good' gives 0.8000" in capsys.readouterr().out

@@ -28,6 +28,7 @@ from sentiment_jax.data.labels import find_class
 from sentiment_jax.data.reviews import Reviews, fold_split, stratified_sample, stratified_split
 from sentiment_jax.data.table import read_labeled, read_reviews
 from sentiment_jax.modes import report, sweep
+from sentiment_jax.modes.compare import compare
 from sentiment_jax.modes.evaluate import evaluate_ensemble, evaluate_file, evaluate_run
 from sentiment_jax.modes.explain import explain_texts
 from sentiment_jax.modes.export import export_run
@@ -469,9 +470,16 @@ def test_python_takes_lists_and_a_table_of_0_and_1(table, run, tmp_path):
     )
 
 
-@pytest.mark.parametrize("recipe", ["encoder", "encoder:probe"])
-def test_an_encoder_is_trained_probed_and_exported(recipe, table, tmp_path):
-    folder = make_folder(tmp_path / "hub", "distilbert")
+@pytest.mark.parametrize(
+    ("recipe", "name"),
+    [
+        *(("encoder", name) for name in ("bert", "distilbert", "roberta")),
+        ("encoder", "modernbert"),
+        ("encoder:probe", "distilbert"),
+    ],
+)
+def test_an_encoder_is_trained_probed_and_exported(recipe, name, table, tmp_path):
+    folder = make_folder(tmp_path / "hub", name)
     shared = {name: value for name, value in SMALL.items() if name.startswith(("data.", "cpu"))}
     small = shared | {"data.path": table, "linear_baseline": False, "min_steps": 0}
     small |= {"model.pretrained": str(folder), "model.dtype": "float32", "model.attention": "xla"}
@@ -489,6 +497,17 @@ def test_an_encoder_is_trained_probed_and_exported(recipe, table, tmp_path):
     assert "several labels per text, or none: price, quality, shipping" in card
     for name, threshold in zip(NAMES, trained.thresholds, strict=True):
         assert f"| {name} | {threshold:.4f} |" in card
+
+
+def test_a_comparison_chooses_and_tests(table, tmp_path):
+    folder = make_folder(tmp_path / "hub")
+    changes = {name: value for name, value in SMALL.items() if name.startswith(("data.", "cpu"))}
+    changes |= {"data.path": table, "model.pretrained": str(folder)}
+    found = compare(changes, tmp_path / "compared").set_index("model")
+    assert list(found.index) == ["linear", "ngrams", "encoder:probe", "encoder"]
+    assert found.accuracy["ngrams"] > 0.6  # exact matches, of words that tell the labels
+    run = tmp_path / "compared" / read_json(tmp_path / "compared" / "comparison.json")["chosen"]
+    assert read_json(run / "result.json")["test"]["macro_f1"] > 0.6
 
 
 def test_the_synthetic_reviews_have_opinions_on_several_aspects_or_none():

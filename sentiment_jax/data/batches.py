@@ -31,24 +31,54 @@ def effective_buckets(buckets: Sequence[int], max_length: int) -> tuple[int, ...
 
 
 def plan_epoch(
-    lengths: Lengths, *, batch_size: int, buckets: Sequence[int], seed: int, epoch: int
+    lengths: Lengths,
+    *,
+    batch_size: int,
+    buckets: Sequence[int],
+    seed: int,
+    epoch: int,
+    packed: bool = False,
 ) -> Plan:
     """Plan one shuffled epoch in which every review appears once, a function of seed and epoch.
 
     Reviews are shuffled, then sorted by bucket within windows of 50 batches. This avoids most of
     the padding, yet every epoch has different batches. Buckets ascend; the last fits the longest.
+    If `packed`, all batches have nearly equally many tokens instead, and so as many rows.
     """
     rng = np.random.default_rng((seed, epoch))
     order = rng.permutation(len(lengths))
-    windows = np.arange(len(order)) // (WINDOW * batch_size)
-    order = order[np.lexsort((np.searchsorted(buckets, lengths[order]), windows))]
-    batches = _group(order, lengths, batch_size, buckets)
+    if packed:
+        batches = _balance(order, lengths, batch_size, buckets[-1])
+    else:
+        windows = np.arange(len(order)) // (WINDOW * batch_size)
+        order = order[np.lexsort((np.searchsorted(buckets, lengths[order]), windows))]
+        batches = _group(order, lengths, batch_size, buckets)
     return [batches[i] for i in rng.permutation(len(batches))]
 
 
-def plan_evaluation(lengths: Lengths, *, batch_size: int, buckets: Sequence[int]) -> Plan:
-    """Plan one pass over all reviews, sorted by length; the last batch may hold fewer."""
+def plan_evaluation(
+    lengths: Lengths, *, batch_size: int, buckets: Sequence[int], packed: bool = False
+) -> Plan:
+    """Plan one pass over all reviews, sorted by length or `packed`; batches may hold fewer."""
+    if packed:
+        return _balance(np.arange(len(lengths)), lengths, batch_size, buckets[-1])
     return _group(np.argsort(lengths, kind="stable"), lengths, batch_size, buckets)
+
+
+def _balance(order: Rows, lengths: Lengths, batch_size: int, length: int) -> Plan:
+    """Deal reviews to batches, the longest first, each round beginning where tokens are fewest."""
+    batches = max(1, math.ceil(len(order) / batch_size))
+    order = order[np.argsort(-lengths[order], kind="stable")]
+    tokens = np.zeros(batches, np.int64)
+    places = np.zeros(len(order), np.int64)
+    for first in range(0, len(order), batches):
+        dealt = order[first : first + batches]
+        emptiest = np.argsort(tokens, kind="stable")[: len(dealt)]
+        places[first : first + batches] = emptiest
+        tokens[emptiest] += lengths[dealt]
+    ends = np.cumsum(np.bincount(places, minlength=batches))[:-1]
+    groups = np.split(order[np.argsort(places, kind="stable")], ends)
+    return [PlannedBatch(rows, length) for rows in groups]
 
 
 def _group(order: Rows, lengths: Lengths, batch_size: int, buckets: Sequence[int]) -> Plan:
@@ -85,20 +115,17 @@ def _places(starts: Sequence[int], lengths: Lengths, shape: tuple[int, int]) -> 
     return {"segments": segments.reshape(shape), "positions": positions.reshape(shape)}
 
 
-def make_batch(
-    encoded: Encoded, planned: PlannedBatch, batch_size: int, packed: bool = False
-) -> Batch:
+def make_batch(encoded: Encoded, planned: PlannedBatch, batch_size: int, packed: int = 0) -> Batch:
     """Fill one batch: int32 token_ids [batch, length], lengths and labels, float32 weights [batch].
 
     With n-gram ids, token_ids are [batch, length, longest n-gram]. If reviews have targets, so has
     the batch, float32 [batch, classes]. Padding is token 0 on the right. Rows without a review have
     weight 0, length 1 and token 0.
 
-    If `packed`, a row holds several reviews, one after another, and the rows are an even number,
-    so that batches have few shapes. Then the batch also has int32 `segments` [rows, length], the
-    number in the batch of the review that each token belongs to, from 1, and 0 for padding;
-    `positions` [rows, length], of tokens within their review; and `starts` [batch], of reviews in
-    the flattened rows.
+    If `packed`, a row holds several reviews, one after another, and the rows are a multiple of
+    `packed`. Then the batch also has int32 `segments` [rows, length], the number in the batch of
+    the review that each token belongs to, from 1, and 0 for padding; `positions` [rows, length], of
+    tokens within their review; and `starts` [batch], of reviews in the flattened rows.
     """
     rows = len(planned.indices)
     size = planned.length
@@ -106,7 +133,7 @@ def make_batch(
     starts = [row * size for row in range(rows)]
     if packed:
         starts, count = _first_fit(encoded.lengths[planned.indices], size)
-        shape = (count + count % 2, size)
+        shape = (max(count + -count % packed, packed), size)
     token_ids = np.zeros((math.prod(shape), *encoded.token_ids.shape[1:]), np.int32)
     for i, start in zip(planned.indices.tolist(), starts, strict=True):
         ids = encoded.token_ids[encoded.offsets[i] : encoded.offsets[i + 1]]

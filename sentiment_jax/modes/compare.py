@@ -217,7 +217,7 @@ def _write(
         len(scored),
         float(np.bincount(scored.strata).max() / len(scored)),
         directory / "comparison.png",
-        label=f"accuracy by {how}, 95 % interval\ndashed: the largest class",
+        label=f"accuracy by {how}, 95 % interval\ndashed: the majority baseline",
         chosen=chosen,
     )
 

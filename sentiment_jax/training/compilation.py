@@ -16,7 +16,7 @@ from sentiment_jax.config.schema import Config
 from sentiment_jax.data import batches
 from sentiment_jax.errors import RunError
 from sentiment_jax.runtime import devices
-from sentiment_jax.training import steps
+from sentiment_jax.training import scoring, steps
 from sentiment_jax.training.experiment import Experiment
 from sentiment_jax.training.parameters import abstract_params
 
@@ -40,10 +40,15 @@ def batch_like(experiment: Experiment, mode: str, length: int) -> batches.Batch:
     """Return a batch in the shape of the mode's: of padding, or the first one of packed reviews."""
     encoded = experiment.encoded["train"]
     padding = batches.PlannedBatch(np.zeros(0, np.int64), length)
-    if mode != "training":
-        without = dataclasses.replace(encoded, targets=None)
-        return batches.make_batch(without, padding, experiment.config.eval_batch_size)
-    return experiment.training_batch(experiment.plan_epoch(0)[0] if experiment.packs else padding)
+    if mode == "training":
+        return experiment.training_batch(
+            experiment.plan_epoch(0)[0] if experiment.packs else padding
+        )
+    without = dataclasses.replace(encoded, targets=None)
+    size = experiment.config.eval_batch_size
+    if experiment.packs:
+        return next(scoring.make_batches(experiment, without, size))[1]
+    return batches.make_batch(without, padding, size)
 
 
 def compile_step(experiment: Experiment, mode: str, length: int) -> int:
@@ -64,7 +69,7 @@ def modes_of(config: Config) -> tuple[str, ...]:
 
 def padded_lengths(experiment: Experiment, mode: str) -> tuple[int, ...]:
     """Return the lengths that batches are padded to, up to that of the longest review."""
-    if mode == "training" and experiment.packs:
+    if experiment.packs:
         return experiment.buckets[-1:]
     of_mode = {"train"} if mode == "training" else {"val", "test"}
     splits = [reviews for name, reviews in experiment.encoded.items() if name in of_mode]

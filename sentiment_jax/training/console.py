@@ -42,12 +42,12 @@ def warn_of_chance(run: TrainingRun) -> None:
         scores = run.result[split]
         loss = scores["loss"]
         total = scores["examples"]
-        classes = len(metrics["classes"])
+        classes = 2 if run.config.data.separator else len(metrics["classes"])
         chance = mcc_by_chance(total)
         if metrics["mcc"] <= chance or loss > 10 * math.log(classes):
             terminal.warn_once(
                 f"{run.directory.path} may be no better than guessing: {split} accuracy "
-                f"{scores['accuracy']:.4f} on {total:,} reviews (the largest class: "
+                f"{scores['accuracy']:.4f} on {total:,} reviews (majority baseline: "
                 f"{metrics['majority_baseline']:.4f}), MCC {metrics['mcc']:.4f} (by chance: "
                 f"{chance:.4f}), loss {loss:.4g} (log {classes}: {math.log(classes):.4f})"
             )

@@ -55,27 +55,25 @@ class Experiment(Classifier):
 
     @property
     def packs(self) -> bool:
-        """Whether rows of the training batches hold several reviews."""
-        config = self.config
-        able = ARCHITECTURES[config.model.name].packs and not self.task.pretrains
-        one = self.mesh.size == config.gradient_accumulation == 1
-        return config.data.packing and able and one
+        """Whether rows of batches hold several reviews."""
+        return super().packs and not self.task.pretrains
 
     def plan_epoch(self, epoch: int) -> batches.Plan:
-        """Plan the training batches of an epoch; packed ones are not grouped by length."""
+        """Plan the training batches of an epoch."""
         config = self.config
         return batches.plan_epoch(
             self.encoded["train"].lengths,
             batch_size=config.batch_size,
-            buckets=self.buckets[-1:] if self.packs else self.buckets,
+            buckets=self.buckets,
             seed=config.seed,
             epoch=epoch,
+            packed=self.packs,
         )
 
     def training_batch(self, planned: batches.PlannedBatch) -> batches.Batch:
         """Fill a training batch."""
         size = self.config.batch_size
-        return batches.make_batch(self.encoded["train"], planned, size, self.packs)
+        return batches.make_batch(self.encoded["train"], planned, size, int(self.packs))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -22,7 +22,7 @@ from sentiment_jax.errors import InputError
 from sentiment_jax.runtime import devices, terminal
 from sentiment_jax.training import hooks, scoring
 from sentiment_jax.training.metrics import log_loss, score_probabilities
-from sentiment_jax.training.objectives.objective import Batch, forward
+from sentiment_jax.training.objectives.objective import Batch, classify
 from sentiment_jax.training.run import TrainingRun
 
 C = np.logspace(-3.5, 1.5, 11)  # inverse strengths of the regularization to choose from
@@ -82,7 +82,7 @@ def compute_features(run: TrainingRun, params: Any) -> Float32[np.ndarray, "revi
 @functools.lru_cache(maxsize=8)
 def _make_feature_step(model: nn.Module) -> Wrapped:
     def feature_step(params: Any, batch: Batch) -> Array:
-        return forward(model, params, batch["token_ids"], batch["lengths"])
+        return classify(model, params, batch, None)
 
     return jax.jit(feature_step)
 

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import traverse_util
 from jaxtyping import Float32
 
 from sentiment_jax.config.schema import EncoderConfig
@@ -80,37 +81,40 @@ def initial_params(experiment: Experiment) -> tuple[Any, LoadReport | None]:
     orthogonal matrix, which takes a GPU up to a minute.
     """
     model = experiment.config.model
+    seed = experiment.config.seed
     run = source_run(model.pretrained)
     if model.pretrained and not run:
         assert isinstance(model, EncoderConfig)  # an LSTM starts from a run: checks.resolve
         folder, _ = hub.find_pretrained(model.pretrained, model.revision)
         shapes = abstract_params(experiment.model)  # compared before anything is allocated
         read, report = weights.load_pretrained(folder, model, shapes, experiment.classes)
+        with layers.on_cpu():
+            fresh = initializer(experiment.model, report.new)(jax.random.key(seed))
+        flat = traverse_util.flatten_dict(read, sep="/") | fresh
+        return traverse_util.unflatten_dict(flat, sep="/"), report
     with layers.on_cpu():
-        params = initializer(experiment.model)(jax.random.key(experiment.config.seed))
-    if not model.pretrained:
+        params = initializer(experiment.model)(jax.random.key(seed))
+    if not run:
         return params, None
-    if run:
-        source = load_run(run, classifies=False)
-        order = weights.class_order(source.classes, experiment.classes)
-        if getattr(source.config.model, "pooling", "") != getattr(model, "pooling", ""):
-            order = None  # its classifier reads something else
-        params, report = weights.load_tensors(
-            weights.to_tensors(source.params, model.name),
-            experiment.model.config,
-            params,
-            where=f"model.pretrained={run}",
-            files=f"{run}, step {source.step}",
-            order=order,
-        )
-        start = ARCHITECTURES[model.name].start
-        if start and source.config.model.name != model.name:
-            frequencies = _word_frequencies(run, source.step)
-            train = experiment.encoded["train"]
-            first = start(params, frequencies, train.token_ids, train.offsets, train.labels)
-            params = jax.tree.map(jnp.asarray, first)
-        return params, report
-    return jax.tree.map(lambda a, b: b if isinstance(b, np.ndarray) else a, params, read), report
+    source = load_run(run, classifies=False)
+    order = weights.class_order(source.classes, experiment.classes)
+    if getattr(source.config.model, "pooling", "") != getattr(model, "pooling", ""):
+        order = None  # its classifier reads something else
+    params, report = weights.load_tensors(
+        weights.to_tensors(source.params, model.name),
+        experiment.model.config,
+        params,
+        where=f"model.pretrained={run}",
+        files=f"{run}, step {source.step}",
+        order=order,
+    )
+    start = ARCHITECTURES[model.name].start
+    if start and source.config.model.name != model.name:
+        frequencies = _word_frequencies(run, source.step)
+        train = experiment.encoded["train"]
+        first = start(params, frequencies, train.token_ids, train.offsets, train.labels)
+        params = jax.tree.map(jnp.asarray, first)
+    return params, report
 
 
 def _word_frequencies(run: Path, step: int) -> Float32[np.ndarray, "vocabulary 1"]:

@@ -22,8 +22,10 @@ from sentiment_jax.data.encoding import Encoded
 from sentiment_jax.runtime import devices
 from sentiment_jax.runtime.terminal import progress_bar
 from sentiment_jax.training.metrics import score_probabilities
-from sentiment_jax.training.objectives.objective import Batch, cross_entropy, forward
+from sentiment_jax.training.objectives.objective import Batch, classify, cross_entropy
 from sentiment_jax.training.trained_model import Classifier
+
+ROWS = 8  # of a packed batch: a multiple of it, so that splits have batches of the same shape
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,16 +82,13 @@ def apply(
     stop: Callable[[], None],
 ) -> Iterator[tuple[Rows, Any]]:
     """Yield the rows of each batch of a pass over encoded reviews, and the step's outputs."""
-    buckets = classifier.buckets
     batch_size = -(-batch_size // classifier.mesh.size) * classifier.mesh.size
     params = jax.device_put(params, devices.replicated(classifier.mesh))
-    plan = batches.plan_evaluation(encoded.lengths, batch_size=batch_size, buckets=buckets)
 
     def dispatch() -> Iterator[tuple[Rows, Any]]:
-        for planned in plan:
+        for rows, batch in make_batches(classifier, encoded, batch_size):
             stop()
-            batch = batches.make_batch(encoded, planned, batch_size)
-            yield planned.indices, step(params, devices.put_batch(batch, classifier.mesh))
+            yield rows, step(params, devices.put_batch(batch, classifier.mesh))
 
     with_end: Iterator[Any] = itertools.chain(dispatch(), [None])
     with progress_bar(len(encoded), description, unit="review") as bar:
@@ -99,12 +98,27 @@ def apply(
             bar.update(len(rows))
 
 
+def make_batches(
+    classifier: Classifier, encoded: Encoded, batch_size: int
+) -> Iterator[tuple[Rows, batches.Batch]]:
+    """Yield the rows of each batch of a pass over encoded reviews, and the batch."""
+    plan = batches.plan_evaluation(
+        encoded.lengths,
+        batch_size=batch_size,
+        buckets=classifier.buckets,
+        packed=classifier.packs,
+    )
+    packed = ROWS if classifier.packs else 0
+    for planned in plan:
+        yield planned.indices, batches.make_batch(encoded, planned, batch_size, packed)
+
+
 @functools.lru_cache(maxsize=8)
 def make_eval_step(model: nn.Module) -> Wrapped:
     """Return the jitted (params, batch) -> losses [batch], probabilities [batch, classes]."""
 
     def eval_step(params: Any, batch: Batch) -> tuple[Array, Array]:
-        logits = forward(model, params, batch["token_ids"], batch["lengths"])
+        logits = classify(model, params, batch, None)
         several = batch["labels"].ndim == logits.ndim
         probabilities = jax.nn.sigmoid(logits) if several else jax.nn.softmax(logits)
         return cross_entropy(logits, batch["labels"]), probabilities

@@ -39,7 +39,7 @@ def make_train_step(
 ) -> Wrapped:
     """Return the jitted (state, batch, learning_rate) -> (state, metrics).
 
-    Metrics: the objective's sums over the batch's valid rows and the norms of gradient and update.
+    Metrics: the objective's sums over the batch's valid rows and the norm of the gradient.
     Runs that differ in seed, learning rate or schedule get the same function. The `parts` of a
     batch are computed one after another (gradient accumulation).
     """
@@ -79,7 +79,6 @@ def _make_train_step(
         metrics = {
             **metrics,
             "gradient_norm": optax.tree.norm(gradients),
-            "update_norm": optax.tree.norm(updates),
         }
         params = {**optax.apply_updates(trained, updates), **frozen}
         return state.replace(step=state.step + 1, params=params, opt_state=opt_state), metrics

@@ -18,7 +18,7 @@ from sentiment_jax.data.labels import same_classes
 from sentiment_jax.data.reviews import Reviews
 from sentiment_jax.data.tokenization import load_run_tokenizer
 from sentiment_jax.errors import InputError, RunError
-from sentiment_jax.models.registry import build_model
+from sentiment_jax.models.registry import ARCHITECTURES, build_model
 from sentiment_jax.runtime import devices
 from sentiment_jax.storage.checkpoints import Checkpoints, entries, tree_sha256
 from sentiment_jax.storage.files import read_json
@@ -49,6 +49,13 @@ class Classifier:
         """The padded lengths, the last of them max_length."""
         data = self.config.data
         return batches.effective_buckets(data.length_buckets, data.max_length)
+
+    @property
+    def packs(self) -> bool:
+        """Whether rows of batches hold several reviews."""
+        config = self.config
+        one = self.mesh.size == config.gradient_accumulation == 1
+        return config.data.packing and ARCHITECTURES[config.model.name].packs and one
 
     def encode(
         self, reviews: Reviews, advance: Callable[[int], Any] = lambda count: None
@@ -134,13 +141,18 @@ def load_run(workdir: Path, *, calibrated: bool = False, classifies: bool = True
 
 
 def load_ensemble(workdirs: Sequence[Path], *, calibrated: bool = False) -> list[TrainedModel]:
-    """Read several runs; InputError if their classes differ."""
+    """Read several runs; InputError if their classes differ, or how many of them a text has."""
     models = [load_run(workdir, calibrated=calibrated) for workdir in workdirs]
-    for workdir, model in zip(workdirs, models, strict=True):
-        if not same_classes(model.classes, models[0].classes):
+    classes = [
+        f"the {'labels' if model.config.data.separator else 'classes'} {', '.join(model.classes)}"
+        for model in models
+    ]
+    kinds = [bool(model.config.data.separator) for model in models]
+    for workdir, model, kind, named in zip(workdirs, models, kinds, classes, strict=True):
+        if kind != kinds[0] or not same_classes(model.classes, models[0].classes):
             raise InputError(
-                f"{workdirs[0]} has the classes {', '.join(models[0].classes)}, {workdir} has "
-                f"{', '.join(model.classes)}: runs with different classes cannot be averaged"
+                f"{workdirs[0]} has {classes[0]}, {workdir} has {named}: runs with different "
+                "classes cannot be averaged"
             )
     return models
 

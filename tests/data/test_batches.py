@@ -72,12 +72,43 @@ def test_batch_holds_the_reviews_and_pads_the_rest():
         np.testing.assert_array_equal(batch[name], array, err_msg=name, strict=True)
 
 
-def test_packed_rows_hold_each_review_once_beside_others():
+@pytest.mark.parametrize("batch_size", [1, 7, 64])
+@pytest.mark.parametrize("reviews", [0, 1, 64, 1000])
+def test_packed_batches_have_every_review_once_and_about_as_many_tokens(batch_size, reviews):
+    lengths = make_encoded(reviews).lengths
+    options = {"batch_size": batch_size, "buckets": BUCKETS, "packed": True}
+    plans = [plan_epoch(lengths, seed=1, epoch=epoch, **options) for epoch in range(2)]
+    for plan in (*plans, plan_evaluation(lengths, **options)):
+        assert len(plan) == max(1, -(-reviews // batch_size))
+        assert sorted(np.concatenate([p.indices for p in plan])) == list(range(reviews))
+        sizes = [len(p.indices) for p in plan]
+        assert max(sizes) <= batch_size and max(sizes) - min(sizes) <= 1
+        tokens = [lengths[p.indices].sum() for p in plan]
+        assert max(tokens) - min(tokens) <= 40  # a review's, at most
+        assert {p.length for p in plan} == {40}
+    batches = [{frozenset(p.indices.tolist()) for p in plan} for plan in plans]
+    if reviews == 1000 and batch_size > 1:
+        assert len(batches[0] & batches[1]) < len(plans[0]) / 20  # mixed anew
+
+
+def test_batches_of_an_epoch_have_the_same_shape_if_packed():
+    """One is compiled, and hardly any of it is padding."""
+    encoded = make_encoded(2000, longest=40, seed=2)
+    options = {"batch_size": 32, "buckets": (128,), "seed": 0, "packed": True}
+    plans = [plan_epoch(encoded.lengths, epoch=epoch, **options) for epoch in range(3)]
+    made = [make_batch(encoded, planned, 32, packed=1) for plan in plans for planned in plan]
+    (shape,) = {batch["token_ids"].shape for batch in made}
+    assert encoded.lengths.sum() * len(plans) / (len(made) * np.prod(shape)) > 0.8
+
+
+@pytest.mark.parametrize("multiple", [1, 8])
+def test_packed_rows_hold_each_review_once_beside_others(multiple):
     encoded = make_encoded(30)
     planned = plan_epoch(encoded.lengths, batch_size=30, buckets=(160,), seed=0, epoch=0)[0]
-    batch = make_batch(encoded, planned, 32, packed=True)
+    batch = make_batch(encoded, planned, 32, packed=multiple)
     rows = len(batch["token_ids"])
-    assert rows % 2 == 0 and rows <= encoded.lengths.sum() / 160 + 2  # hardly any padding
+    assert rows % multiple == 0
+    assert rows < encoded.lengths.sum() / 160 + 1 + multiple  # hardly any padding
     segments, positions, token_ids = (
         batch[name].ravel() for name in ("segments", "positions", "token_ids")
     )

@@ -11,11 +11,13 @@ from reviews import random_encoded
 
 from configs import encoder
 from sentiment_jax.config.recipes import override
+from sentiment_jax.data import batches
 from sentiment_jax.data.batches import PlannedBatch, make_batch
 from sentiment_jax.modes.train import train
 from sentiment_jax.storage.metrics_log import read_metrics
 from sentiment_jax.training.checks import resolve
 from sentiment_jax.training.objectives.classification import Classification
+from sentiment_jax.training.scoring import score_reviews
 from sentiment_jax.training.tasks.classification import CLASSIFICATION
 
 SMALL = {
@@ -42,10 +44,10 @@ def test_loss_and_gradients_equal_those_of_padded_rows(name, pooling):
 
     computed = []
     for packed in (False, True):
-        batch = make_batch(encoded, planned, 11, packed)  # two rows without a review
+        batch = make_batch(encoded, planned, 11, int(packed))  # two rows without a review
         computed.append(jax.value_and_grad(compute, has_aux=True)(params, batch))
     ((padded_loss, padded), gradients), ((loss, packed), packed_gradients) = computed
-    assert batch["token_ids"].shape == (4, 16)  # rather than 11 rows
+    assert batch["token_ids"].shape == (3, 16)  # rather than 11 rows
     np.testing.assert_allclose(loss, padded_loss, rtol=1e-5)
     assert (packed["correct"], packed["examples"]) == (padded["correct"], 9)
     largest = max(np.abs(leaf).max() for leaf in jax.tree.leaves(gradients))
@@ -64,16 +66,30 @@ def table(tmp_path):
     return {"data.path": str(path)}
 
 
-def test_a_run_on_packed_rows_takes_the_steps_of_a_padded_one(tmp_path, table):
-    folder = make_folder(tmp_path / "weights")
+def test_a_run_on_packed_rows_takes_the_steps_of_a_padded_one(tmp_path, monkeypatch, table):
+    """Its losses are those of batches that hold the same reviews, a row for each."""
+    changes = SMALL | table | {"model.pretrained": str(make_folder(tmp_path / "weights"))}
     losses = []
-    for packing in (False, True):
-        changes = SMALL | table | {"model.pretrained": str(folder), "data.packing": packing}
-        train(override(encoder.get_config(), changes), tmp_path / str(packing))
-        records = read_metrics(tmp_path / str(packing) / "metrics.jsonl")
+    for name in ("packed", "padded"):
+        train(override(encoder.get_config(), changes), tmp_path / name)
+        records = read_metrics(tmp_path / name / "metrics.jsonl")
         losses.append([record["loss"] for record in records])
+        monkeypatch.setattr(batches, "make_batch", lambda *of: make_batch(*of[:3]))
     assert len(losses[0]) > 8 and np.ptp(losses[0]) > 0.05
     np.testing.assert_allclose(losses[1], losses[0], rtol=1e-4)
+
+
+def test_packed_rows_are_scored_as_padded_ones(tmp_path, table):
+    changes = SMALL | table | {"model.pretrained": str(make_folder(tmp_path / "weights"))}
+    scored = []
+    for packing in (True, False):
+        config = override(encoder.get_config(), changes | {"data.packing": packing})
+        experiment = CLASSIFICATION.prepare(resolve(config))
+        params = golden.random(experiment.model)
+        found = score_reviews(experiment, params, experiment.encoded["train"], "scoring")
+        scored.append(found.probabilities)
+    assert np.ptp(scored[0]) > 0.05
+    np.testing.assert_allclose(scored[1], scored[0], atol=1e-5)
 
 
 @pytest.mark.parametrize(

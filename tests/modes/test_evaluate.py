@@ -259,5 +259,8 @@ def test_runs_that_cannot_be_averaged(finished, run_copy):
     refuses(message, evaluate_ensemble, [finished, run_copy], "test")
     load_ensemble([finished, run_copy])  # which does not matter for texts
     runs.change_json(run_copy / "config.json", "data", labels="bad,good")
-    message = "has the classes negative, positive, .* has bad, good: runs with different classes"
-    refuses(message, load_ensemble, [finished, run_copy])
+    message = "has the classes negative, positive, .* has the {}: runs with different classes"
+    refuses(message.format("classes bad, good"), load_ensemble, [finished, run_copy])
+    several = {"labels": "negative,positive", "label_separator": ";"}
+    runs.change_json(run_copy / "config.json", "data", **several)
+    refuses(message.format("labels negative, positive"), load_ensemble, [finished, run_copy])

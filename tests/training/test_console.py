@@ -118,10 +118,12 @@ def test_predictions_at_chance_are_warned_of_once(capsys, mcc, loss, classes, wa
     splits = ("val", "test")
     result = dict.fromkeys(splits, scores) | {"metrics": dict.fromkeys(splits, measured)}
     directory = SimpleNamespace(path="runs/a")
-    warn_of_chance(Mock(spec=TrainingRun, directory=directory, result=result))
+    config = SimpleNamespace(data=SimpleNamespace(separator=""))
+    warn_of_chance(Mock(spec=TrainingRun, config=config, directory=directory, result=result))
     expected = (
-        "warning: runs/a may be no better than guessing: val accuracy 0.5500 on 40 reviews (the "
-        f"largest class: 0.5000), MCC {mcc:.4f} (by chance: 0.2601), loss {loss} (log 2: 0.6931)\n"
+        "warning: runs/a may be no better than guessing: val accuracy 0.5500 on 40 reviews "
+        f"(majority baseline: 0.5000), MCC {mcc:.4f} (by chance: 0.2601), loss {loss} "
+        "(log 2: 0.6931)\n"
     ).replace("7.0", "7")
     assert capsys.readouterr().err == (expected if warned else "")
 

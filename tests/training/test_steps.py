@@ -97,7 +97,7 @@ def test_steps_are_the_optimizers_and_frozen_embeddings_count_in_no_norm(frozen)
     jax.tree.map(np.testing.assert_array_equal, kept, {name: found.pop(name) for name in kept})
     assert_close(found, trained, rtol=1e-5)
     assert metrics["gradient_norm"] == pytest.approx(float(optax.tree.norm(gradients)), rel=1e-5)
-    assert metrics["update_norm"] > 0.01
+    assert optax.tree.norm(updates) > 0.01
 
 
 @pytest.mark.parametrize("name", ["lstm", pytest.param("bert", marks=pytest.mark.slow)])
@@ -122,7 +122,7 @@ def test_a_batch_in_parts_is_the_whole_batch_in_less_memory(name):
         assert round(float(metrics["examples"]), 4) == valid
         moved = [jax.tree.map(np.subtract, state.params, start) for state in (whole, split)]
         assert_close(*moved, rtol=1e-4)
-        assert expected["update_norm"] > 0.01
+        assert optax.tree.norm(moved[0]) > 0.01
     memory = [program.memory_analysis().temp_size_in_bytes for program in programs]
     assert memory[1] < memory[0] / 2
 
@@ -156,8 +156,10 @@ def test_golden_step():
         abstract_params(MODEL),
     )
     step = make_train_step(MODEL, SGD, Classification())
-    _, metrics = step(create_state(params, SGD, 0), make_batch(), np.float32(0.1))
+    before = jax.device_get(params)  # the step takes its arguments' memory
+    state, metrics = step(create_state(params, SGD, 0), make_batch(), np.float32(0.1))
     metrics = {name: float(value) for name, value in metrics.items()}
-    assert metrics.pop("update_norm") == pytest.approx(0.1 * metrics["gradient_norm"], rel=1e-5)
+    moved = float(optax.tree.norm(jax.tree.map(np.subtract, state.params, before)))
+    assert moved == pytest.approx(0.1 * metrics["gradient_norm"], rel=1e-4)
     expected = {"loss": 46.7928, "correct": 29.0, "examples": 64.0, "gradient_norm": 0.268421}
     assert metrics == pytest.approx(expected, rel=1e-4)
