@@ -4,22 +4,21 @@
         --vectors=runs/vectors --settings=data.path=DATA_DIR
 
 `tfidf` and `lsa` are scikit-learn's, fitted on all texts but the test's: logistic regression on
-TF-IDF, or on its 100 first components. `frozen` is logistic regression on the mean of the last
-states of the encoder in --encoder, at 128 tokens, and `encoder` fine-tunes it. `student` distills
-it from `average` on the texts in --texts, an ensemble with `average`. `lstm` trains two LSTMs on
-the embeddings, an ensemble with `average`. `students` has these three as teachers, and two
-students, the encoder at 256 tokens and an LSTM that learns from all unlabeled text; the ensemble is
-`average` and both students:
+TF-IDF, or on its 100 first components. `probe` is the recipe encoder:probe with the weights in
+--encoder, and `encoder` fine-tunes them at 128 tokens. `student` distills them from `average` on
+the texts in --texts, an ensemble with `average`. `lstm` trains two LSTMs on the embeddings, an
+ensemble with `average`. `students` has these three as teachers, and two students, the encoder at
+256 tokens and an LSTM that learns from all unlabeled text; the ensemble is `average` and both
+students:
 
     python -m benchmarks.few_labels --output=results/few_labels/runs.csv --runs=runs/few_labels \
-        --vectors=runs/vectors --settings=data.path=DATA_DIR --methods=frozen,encoder,student \
+        --vectors=runs/vectors --settings=data.path=DATA_DIR --methods=probe,encoder,student \
         --encoder=FOLDER --texts=texts.txt
 
 Every run is a process of its own, as a user would start it; a draw of labels is a
 `data.split_seed`. Rows are appended as a method ends; what is in --runs or in the table is not
 trained again: other texts, vectors or weights need another folder. CPU seconds of a row are those
-of all runs that its method has trained so far; those of `tfidf`, `lsa` and `frozen` are without
-the features.
+of all runs that its method has trained so far; those of `tfidf` and `lsa` are without the features.
 """
 
 import ast
@@ -35,39 +34,28 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from absl import app, flags
-from flax import linen as nn
 from sklearn.decomposition import TruncatedSVD
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import Normalizer, normalize
+from sklearn.preprocessing import Normalizer
 
 from benchmarks import rows
 from sentiment_jax.analysis.predictions import read_predictions
 from sentiment_jax.config.recipes import override, read_recipe
-from sentiment_jax.config.schema import EncoderConfig
 from sentiment_jax.config.stored import make_frozen
-from sentiment_jax.data.batches import make_batch, plan_evaluation
 from sentiment_jax.data.corpus import load_corpus
-from sentiment_jax.data.encoding import Encoded
 from sentiment_jax.data.labels import decide
 from sentiment_jax.data.reviews import Reviews, stratified_sample
 from sentiment_jax.data.unlabeled import load_text
-from sentiment_jax.models.encoder import Embeddings, Encoder
 from sentiment_jax.storage.files import read_json
 from sentiment_jax.storage.run_directory import RunDirectory
 from sentiment_jax.sweeps.plan import Trial
-from sentiment_jax.training.checks import resolve
-from sentiment_jax.training.experiment import Experiment
 from sentiment_jax.training.linear_baseline import C
 from sentiment_jax.training.metrics import log_loss
-from sentiment_jax.training.resume import initial_params
-from sentiment_jax.training.tasks.classification import CLASSIFICATION
 
 RUNS = flags.DEFINE_string("runs", None, "folder of the runs", required=True)
 VECTORS = flags.DEFINE_string("vectors", "", "run of --config=lstm:pretrain, for average")
@@ -75,7 +63,7 @@ SETTINGS = flags.DEFINE_list("settings", [], "NAME=VALUE,... of every run")
 LABELS = flags.DEFINE_list("labels", ["20", "100", "500", "2500"], "numbers of labels")
 DRAWS = flags.DEFINE_list("draws", ["0", "1", "2", "3", "4"], "split seeds")
 METHODS = flags.DEFINE_list(
-    "methods", ["ngrams", "average"], "and tfidf, lsa, frozen, encoder, student, lstm, students"
+    "methods", ["ngrams", "average"], "and tfidf, lsa, probe, encoder, student, lstm, students"
 )
 ENCODER = flags.DEFINE_string("encoder", "", "folder of weights of a BERT")
 TEXTS = flags.DEFINE_string("texts", "", "unlabeled texts for the student, one per line")
@@ -120,10 +108,12 @@ def run(method: str, labels: str, draw: str) -> list[dict[str, object]]:
         row = {"method": name, "labels": labels, "draw": draw, "cpu_s": round(sum(spent), 1)}
         table.append(dict.fromkeys(COLUMNS, "") | row | found)
 
-    if method in ("tfidf", "lsa", "frozen"):
+    if method in ("tfidf", "lsa"):
         add_row(method, logistic_regression(method, int(labels), int(draw)))
     elif method == "ngrams":
         train("ngrams", "ngrams")
+    elif method == "probe":
+        train("probe", "encoder:probe", f"model.pretrained={ENCODER.value}")
     elif method == "encoder":
         train("encoder", "bert:long", *encoder, *FINE_TUNED)
     else:
@@ -173,7 +163,7 @@ def test_scores(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, obje
 
 
 def logistic_regression(method: str, labels: int, draw: int) -> dict[str, object]:
-    """Score scikit-learn's logistic regression on TF-IDF, LSA or the frozen encoder's states."""
+    """Score scikit-learn's logistic regression on TF-IDF or LSA."""
     given = _values(SETTINGS.value)
     held_out = draw if "data.source" in given else 0  # IMDB's test reviews are the same in each
     whole = {"data.split_seed": held_out, "data.folds": 0, "data.validation_fraction": 0.0}
@@ -192,19 +182,7 @@ def logistic_regression(method: str, labels: int, draw: int) -> dict[str, object
 def fit_features(
     method: str, settings: tuple[tuple[str, object], ...]
 ) -> tuple[dict[str, Reviews], dict[str, Any]]:
-    """Return the reviews of each split, and their features.
-
-    TF-IDF and LSA are fitted on all texts but the test's; the encoder is taken as it is.
-    """
-    if method == "frozen":
-        changes = {**dict(settings), **_values(SHORT), "model.pretrained": ENCODER.value}
-        experiment = CLASSIFICATION.prepare(resolve(override(read_recipe("bert:long"), changes)))
-        params, _ = initial_params(experiment)
-        splits = ("train", "test")
-        states = {
-            name: mean_states(experiment, params, experiment.encoded[name]) for name in splits
-        }
-        return experiment.reviews, states
+    """Return the reviews of each split, and their features, fitted on all texts but the test's."""
     config = make_frozen(override(read_recipe("average"), dict(settings)))
     text = load_text(config.data, config.pretrain.text, tested=False).splits["train"]
     model = make_pipeline(TfidfVectorizer(ngram_range=(1, 2), min_df=5, sublinear_tf=True))
@@ -214,34 +192,6 @@ def fit_features(
     reviews = load_corpus(config.data).splits
     features = {name: model.transform(reviews[name].texts) for name in ("train", "test")}
     return reviews, features
-
-
-class MeanStates(nn.Module):
-    """The mean of an encoder's last states over a text's tokens, as Sentence-BERT takes it."""
-
-    config: EncoderConfig
-
-    @nn.compact
-    def __call__(self, token_ids: jax.Array, lengths: jax.Array) -> jax.Array:
-        """Return [batch, hidden]."""
-        embedded = Embeddings(self.config, True, name="embeddings")(token_ids)
-        states = Encoder(self.config, True, False, name="encoder")(embedded, lengths)
-        valid = jnp.arange(token_ids.shape[1]) < lengths[:, None]
-        return (states * valid[..., None]).sum(axis=1) / lengths[:, None]
-
-
-def mean_states(experiment: Experiment, params: Any, encoded: Encoded) -> np.ndarray:
-    """Return the mean states of each review, of norm 1."""
-    apply = jax.jit(MeanStates(experiment.model.config).apply)
-    params = {"params": {name: params[name] for name in ("embeddings", "encoder")}}
-    size = 128
-    states = np.zeros((len(encoded), experiment.model.config.hidden_size), np.float32)
-    plan = plan_evaluation(encoded.lengths, batch_size=size, buckets=experiment.buckets)
-    for planned in plan:
-        batch = make_batch(encoded, planned, size)
-        found = apply(params, batch["token_ids"], batch["lengths"])
-        states[planned.indices] = found[: len(planned.indices)]
-    return normalize(states)
 
 
 def _values(settings: Sequence[str]) -> dict[str, Any]:

@@ -133,7 +133,7 @@ class DataConfig:
     min_frequency: int = _count(5, "rarer words are unknown (word-level vocabularies)")
     ngrams: int = _count(1, "longest n-gram with an embedding of its own", at_most=3)
     length_buckets: tuple[int, ...] = setting((64, 128), "padded lengths, besides max_length")
-    packing: bool = setting(False, "encoders on one device: train on rows of several short reviews")
+    packing: bool = setting(False, "encoders on one device: rows that hold several short reviews")
 
     @property
     def separator(self) -> str:

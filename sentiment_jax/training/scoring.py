@@ -25,8 +25,6 @@ from sentiment_jax.training.metrics import score_probabilities
 from sentiment_jax.training.objectives.objective import Batch, classify, cross_entropy
 from sentiment_jax.training.trained_model import Classifier
 
-ROWS = 8  # of a packed batch: a multiple of it, so that splits have batches of the same shape
-
 
 @dataclasses.dataclass(frozen=True)
 class ReviewScores:
@@ -101,14 +99,17 @@ def apply(
 def make_batches(
     classifier: Classifier, encoded: Encoded, batch_size: int
 ) -> Iterator[tuple[Rows, batches.Batch]]:
-    """Yield the rows of each batch of a pass over encoded reviews, and the batch."""
+    """Yield the rows of each batch of a pass over encoded reviews, and the batch.
+
+    Packed batches have rows in steps of a sixteenth, so that most splits have the same shape.
+    """
     plan = batches.plan_evaluation(
         encoded.lengths,
         batch_size=batch_size,
         buckets=classifier.buckets,
         packed=classifier.packs,
     )
-    packed = ROWS if classifier.packs else 0
+    packed = max(1, batch_size // 16) if classifier.packs else 0
     for planned in plan:
         yield planned.indices, batches.make_batch(encoded, planned, batch_size, packed)
 
