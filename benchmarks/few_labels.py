@@ -113,7 +113,7 @@ def run(method: str, labels: str, draw: str) -> list[dict[str, object]]:
     elif method == "ngrams":
         train("ngrams", "ngrams")
     elif method == "probe":
-        train("probe", "encoder:probe", f"model.pretrained={ENCODER.value}")
+        train("probe", "encoder:probe", f"model.pretrained={ENCODER.value}", *ALL_LABELS)
     elif method == "encoder":
         train("encoder", "bert:long", *encoder, *FINE_TUNED)
     else:

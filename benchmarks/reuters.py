@@ -57,7 +57,8 @@ def main() -> None:
             writer = csv.writer(file)
             writer.writerow(["text", "label"])
             for story in splits[of]:
-                text = " ".join(f"{story.get('title', '')}. {story['body']}".split())
+                title = f"{story['title']}. " if story.get("title") else ""
+                text = " ".join(f"{title}{story['body']}".split())
                 writer.writerow([text, ";".join(t for t in story["topics"] if t in kept)])
         print(f"{path}: {len(splits[of]):,} stories")
 

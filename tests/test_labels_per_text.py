@@ -27,8 +27,8 @@ from sentiment_jax.data.corpus import load_corpus
 from sentiment_jax.data.labels import find_class
 from sentiment_jax.data.reviews import Reviews, fold_split, stratified_sample, stratified_split
 from sentiment_jax.data.table import read_labeled, read_reviews
+from sentiment_jax.modes import compare as mode
 from sentiment_jax.modes import report, sweep
-from sentiment_jax.modes.compare import compare
 from sentiment_jax.modes.evaluate import evaluate_ensemble, evaluate_file, evaluate_run
 from sentiment_jax.modes.explain import explain_texts
 from sentiment_jax.modes.export import export_run
@@ -225,7 +225,7 @@ SLIPS = [
         GOOD,
         None,
         SEMICOLON | {"select_by": "auc"},
-        "select_by=auc: several labels take loss or macro_f1",
+        "select_by=auc: several labels take loss, macro_f1 or last",
     ),
     (GOOD, None, SEMICOLON | {"data.source": "sample"}, "data.source=sample has labels of its own"),
     (
@@ -499,11 +499,12 @@ def test_an_encoder_is_trained_probed_and_exported(recipe, name, table, tmp_path
         assert f"| {name} | {threshold:.4f} |" in card
 
 
-def test_a_comparison_chooses_and_tests(table, tmp_path):
+def test_a_comparison_chooses_and_tests(table, tmp_path, monkeypatch):
+    monkeypatch.setattr(mode, "FEW", 1)
     folder = make_folder(tmp_path / "hub")
     changes = {name: value for name, value in SMALL.items() if name.startswith(("data.", "cpu"))}
     changes |= {"data.path": table, "model.pretrained": str(folder)}
-    found = compare(changes, tmp_path / "compared").set_index("model")
+    found = mode.compare(changes, tmp_path / "compared").set_index("model")
     assert list(found.index) == ["linear", "ngrams", "encoder:probe", "encoder"]
     assert found.accuracy["ngrams"] > 0.6  # exact matches, of words that tell the labels
     run = tmp_path / "compared" / read_json(tmp_path / "compared" / "comparison.json")["chosen"]

@@ -34,7 +34,7 @@ OBJECTIVES = {  # of pre-training, by architecture; the first is the default
     "average": (),
 }
 OPTIMIZERS = ("sgd", "rmsprop", "adam", "adamw", "lbfgs")
-SELECTED_BY = ("accuracy", "loss", "balanced_accuracy", "macro_f1", "auc")
+SELECTED_BY = ("accuracy", "loss", "balanced_accuracy", "macro_f1", "auc", "last")
 PROCEDURES = ("grid", "stages")  # of a sweep
 OF_VOCABULARY = ("data.vocabulary_size", "data.min_frequency", "data.ngrams")
 
@@ -330,7 +330,7 @@ class Config:
     batch_size: int = _size(32, "reviews per optimizer step, on all devices together")
     eval_batch_size: int = _size(128, "reviews per batch of evaluation", harmless=True)
     gradient_accumulation: int = _count(1, "parts of a batch, computed in turn: less memory")
-    select_by: str = setting("accuracy", "picks the best epoch", choices=SELECTED_BY, only="train")
+    select_by: str = setting("accuracy", "picks the epoch", choices=SELECTED_BY, only="train")
     early_stopping_patience: int = _from_zero(0, "epochs without a better score; 0: never stop")
     log_every: int = _count(50, "steps between training lines of metrics.jsonl", harmless=True)
     checkpoint_every: int = _count(500, "steps between checkpoints within an epoch", harmless=True)

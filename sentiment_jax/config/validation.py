@@ -99,7 +99,9 @@ def _data_problems(values: Mapping[str, Any]) -> list[str]:
     if (several or separator) and positive:
         problems.append("data.positive_labels makes two classes: not where a text has labels")
     if (several or separator) and values["select_by"] in ("balanced_accuracy", "auc"):
-        problems.append(f"select_by={values['select_by']}: several labels take loss or macro_f1")
+        problems.append(
+            f"select_by={values['select_by']}: several labels take loss, macro_f1 or last"
+        )
     return problems
 
 
@@ -124,6 +126,8 @@ def _training_problems(values: Mapping[str, Any]) -> list[str]:
             problems.append("optimizer.name=lbfgs keeps random layers: set model.pretrained")
     if model == "ngrams" and values["model.pretrained"]:
         problems.append("model.pretrained: ngrams start from weights of zero, leave it out")
+    if values["select_by"] == "last" and values["early_stopping_patience"]:
+        problems.append("early_stopping_patience waits for a better epoch: not with select_by=last")
     if not teacher and (values["pretrain.text"] or not values["pretrain.unlabeled"]):
         problems.append("pretrain.text and pretrain.unlabeled do nothing without data.teacher")
     return problems

@@ -20,6 +20,7 @@ class PlannedBatch(NamedTuple):
 
     indices: Rows
     length: int
+    rows: int = 0  # that hold several reviews each; 0: a row for each
 
 
 Plan = list[PlannedBatch]
@@ -43,7 +44,7 @@ def plan_epoch(
 
     Reviews are shuffled, then sorted by bucket within windows of 50 batches. This avoids most of
     the padding, yet every epoch has different batches. Buckets ascend; the last fits the longest.
-    If `packed`, all batches have nearly equally many tokens instead, and so as many rows.
+    If `packed`, batches have nearly equally many tokens instead, and all have as many rows.
     """
     rng = np.random.default_rng((seed, epoch))
     order = rng.permutation(len(lengths))
@@ -59,15 +60,25 @@ def plan_epoch(
 def plan_evaluation(
     lengths: Lengths, *, batch_size: int, buckets: Sequence[int], packed: bool = False
 ) -> Plan:
-    """Plan one pass over all reviews, sorted by length or `packed`; batches may hold fewer."""
+    """Plan one pass over all reviews, sorted by length or `packed`; batches may hold fewer.
+
+    Packed batches have rows in steps of 4 or of a sixteenth of the batch size, so that most splits
+    have the same shape.
+    """
     if packed:
-        return _balance(np.arange(len(lengths)), lengths, batch_size, buckets[-1])
+        order = np.arange(len(lengths))
+        return _balance(order, lengths, batch_size, buckets[-1], max(4, batch_size // 16))
     return _group(np.argsort(lengths, kind="stable"), lengths, batch_size, buckets)
 
 
-def _balance(order: Rows, lengths: Lengths, batch_size: int, length: int) -> Plan:
-    """Deal reviews to batches, the longest first, each round beginning where tokens are fewest."""
-    batches = max(1, math.ceil(len(order) / batch_size))
+def _balance(
+    order: Rows, lengths: Lengths, batch_size: int, length: int, multiple: int = 1
+) -> Plan:
+    """Deal reviews to batches, the longest first, each round beginning where tokens are fewest.
+
+    All have the rows that the fullest one needs, rounded up to a multiple.
+    """
+    batches = math.ceil(len(order) / batch_size)
     order = order[np.argsort(-lengths[order], kind="stable")]
     tokens = np.zeros(batches, np.int64)
     places = np.zeros(len(order), np.int64)
@@ -78,7 +89,9 @@ def _balance(order: Rows, lengths: Lengths, batch_size: int, length: int) -> Pla
         tokens[emptiest] += lengths[dealt]
     ends = np.cumsum(np.bincount(places, minlength=batches))[:-1]
     groups = np.split(order[np.argsort(places, kind="stable")], ends)
-    return [PlannedBatch(rows, length) for rows in groups]
+    rows = max(_first_fit(lengths[group], length)[1] for group in groups)
+    rows = min(math.ceil(rows / multiple) * multiple, batch_size)
+    return [PlannedBatch(group, length, rows) for group in groups]
 
 
 def _group(order: Rows, lengths: Lengths, batch_size: int, buckets: Sequence[int]) -> Plan:
@@ -115,25 +128,24 @@ def _places(starts: Sequence[int], lengths: Lengths, shape: tuple[int, int]) -> 
     return {"segments": segments.reshape(shape), "positions": positions.reshape(shape)}
 
 
-def make_batch(encoded: Encoded, planned: PlannedBatch, batch_size: int, packed: int = 0) -> Batch:
+def make_batch(encoded: Encoded, planned: PlannedBatch, batch_size: int) -> Batch:
     """Fill one batch: int32 token_ids [batch, length], lengths and labels, float32 weights [batch].
 
     With n-gram ids, token_ids are [batch, length, longest n-gram]. If reviews have targets, so has
     the batch, float32 [batch, classes]. Padding is token 0 on the right. Rows without a review have
     weight 0, length 1 and token 0.
 
-    If `packed`, a row holds several reviews, one after another, and the rows are a multiple of
-    `packed`. Then the batch also has int32 `segments` [rows, length], the number in the batch of
-    the review that each token belongs to, from 1, and 0 for padding; `positions` [rows, length], of
-    tokens within their review; and `starts` [batch], of reviews in the flattened rows.
+    If the plan has `rows`, these hold several reviews each, one after another. Then the batch also
+    has int32 `segments` [rows, length], the number in the batch of the review that each token
+    belongs to, from 1, and 0 for padding; `positions` [rows, length], of tokens within their
+    review; and `starts` [batch], of reviews in the flattened rows.
     """
     rows = len(planned.indices)
     size = planned.length
-    shape = (batch_size, size)
+    shape = (planned.rows or batch_size, size)
     starts = [row * size for row in range(rows)]
-    if packed:
-        starts, count = _first_fit(encoded.lengths[planned.indices], size)
-        shape = (max(count + -count % packed, packed), size)
+    if planned.rows:
+        starts, _ = _first_fit(encoded.lengths[planned.indices], size)
     token_ids = np.zeros((math.prod(shape), *encoded.token_ids.shape[1:]), np.int32)
     for i, start in zip(planned.indices.tolist(), starts, strict=True):
         ids = encoded.token_ids[encoded.offsets[i] : encoded.offsets[i + 1]]
@@ -146,7 +158,7 @@ def make_batch(encoded: Encoded, planned: PlannedBatch, batch_size: int, packed:
     }
     batch["lengths"][:rows] = encoded.lengths[planned.indices]
     batch["labels"][:rows] = encoded.labels[planned.indices]
-    if packed:
+    if planned.rows:
         batch["starts"] = np.zeros(batch_size, np.int32)
         batch["starts"][:rows] = starts
         batch |= _places(starts, encoded.lengths[planned.indices], shape)

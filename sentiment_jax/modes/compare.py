@@ -19,7 +19,7 @@ from tokenizers import Tokenizer
 from sentiment_jax.analysis import figures
 from sentiment_jax.analysis.predictions import read_predictions
 from sentiment_jax.config.recipes import override, read_recipe
-from sentiment_jax.config.schema import ENCODERS, Config
+from sentiment_jax.config.schema import ENCODERS, Config, DataConfig
 from sentiment_jax.config.validation import validate
 from sentiment_jax.data.corpus import Corpus, infer_source, load_corpus
 from sentiment_jax.data.reviews import Reviews
@@ -44,6 +44,8 @@ CHEAPER = ("ngrams",)  # to use: once trained, a probe and a fine-tuned encoder 
 LINEAR = "linear"
 WEIGHTS = ("model.pretrained", "model.revision")  # of the encoders
 SHARED = ("data.", "seed", "cpu_devices", *WEIGHTS)  # what may be changed
+FEW = 100  # validation reviews: fewer choose by chance, and folds take their place
+FOLDS = 5
 TIMED = 256  # texts, to measure how fast a model predicts
 COLUMNS = (
     "model",
@@ -70,11 +72,10 @@ def compare(
     """
     recipes = {name: _recipe(name, changes) for name in RECIPES}
     prepare_workdir(directory)
-    data = checks.resolve(recipes[RECIPES[0]]).data
-    if not data.validates:
-        raise InputError("data.validation_fraction=0 leaves a comparison no reviews to choose by")
-    with terminal.progress_bar(None, "reading reviews"):
-        corpus = load_corpus(data)
+    data, corpus = _read(recipes)
+    if len(corpus.splits["val"]) < FEW and not (data.folds or data.validation_path):
+        recipes = {name: _recipe(name, {**changes, "data.folds": FOLDS}) for name in RECIPES}
+        data, corpus = _read(recipes)
     _begin(directory, corpus)
     scored = corpus.splits["train" if data.folds else "val"]
     how = f"{data.folds} folds" if data.folds else "validation"
@@ -105,8 +106,17 @@ def compare(
     _write(table, scored, chosen, how, directory)
     content = read_json(directory / COMPARISON_FILE) | {"chosen": place.name}
     write_json(directory / COMPARISON_FILE, content)
-    _print(table, chosen, correct, read_json(ended), directory, several=bool(data.separator))
+    _print(table, chosen, correct, read_json(ended), directory)
     return table
+
+
+def _read(recipes: Mapping[str, ConfigDict]) -> tuple[DataConfig, Corpus]:
+    """Return the recipes' data, resolved, and the reviews."""
+    data = checks.resolve(recipes[RECIPES[0]]).data
+    if not data.validates:
+        raise InputError("data.validation_fraction=0 leaves a comparison no reviews to choose by")
+    with terminal.progress_bar(None, "reading reviews"):
+        return data, load_corpus(data)
 
 
 def _recipe(name: str, changes: Mapping[str, Any]) -> ConfigDict:
@@ -228,7 +238,6 @@ def _print(
     correct: Mapping[str, Bool[np.ndarray, " reviews"]],
     result: Mapping[str, Any],
     directory: Path,
-    several: bool,
 ) -> None:
     line = "{:14} {:>8} {:>16} {:>11} {:>11} {:>8} {:>6}".format
     print(line("model", "accuracy", "95 % interval", "p, linear", "training s", "texts/s", "MB"))
@@ -244,7 +253,7 @@ def _print(
     if LINEAR in correct and _is_level(correct[LINEAR], correct[best]):
         print(f"{'':8} the linear baseline is not behind it either: scikit-learn may be enough")
     console.print_scores("test", result["test"], chosen)
-    console.print_metrics(result["metrics"]["test"], several=several)
+    console.print_metrics(result["metrics"]["test"])
     console.print_linear_baseline(dict(result))
     if left := [name for name in RECIPES if name not in correct]:
         listed = " and ".join(left)

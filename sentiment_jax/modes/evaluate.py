@@ -138,7 +138,7 @@ def _print(
     scores, metrics = scored
     remark = f"ensemble of {len(models)} runs" if len(models) > 1 else f"step {models[0].step}"
     print_scores(name, scores, f"{remark}, calibrated" if calibrated else remark)
-    print_metrics(metrics, several=bool(models[0].config.data.separator))
+    print_metrics(metrics)
     print(json.dumps(scores))
     return scores
 

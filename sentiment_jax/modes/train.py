@@ -73,7 +73,8 @@ def report(run: TrainingRun) -> None:
     """Print the scores, how far to trust them, what to try next, and a few predictions."""
     result = run.result
     if scores := result["val"]:
-        remark = describe_folds(result) or f"epoch {result['best_epoch']}, the best"
+        which = "last" if run.config.select_by == "last" else "best"
+        remark = describe_folds(result) or f"epoch {result['best_epoch']}, the {which}"
         more = run.task.describe_scores(run.config, scores)
         console.print_scores("val", scores, remark, more=more, unit=run.task.unit)
     else:
@@ -85,7 +86,7 @@ def report(run: TrainingRun) -> None:
     if not (run.tested and run.trained):
         return
     console.print_scores("test", result["test"], f"trained {result['train_seconds']:,.0f} s")
-    console.print_metrics(result["metrics"]["test"], several=bool(run.config.data.separator))
+    console.print_metrics(result["metrics"]["test"])
     console.print_linear_baseline(result)
     console.warn_of_chance(run)
     if result["val"]:

@@ -1,10 +1,10 @@
 """The rule that chooses the best epoch (`Progress.end_epoch`), the best trial and a report's order.
 
 The highest validation accuracy wins; of equal ones, the lowest validation loss. `select_by` names
-the loss or another metric to come first. Where class weights are balanced, the balanced accuracy
-takes the accuracy's place. Pre-training is ranked by its validation loss alone. A loss that is not
-finite never wins. Of equal epochs the newest is the best, of equal trials the first. Without
-held-out reviews, the newest epoch is the best.
+the loss or another metric to come first; with `last`, no epoch but the last one is a candidate.
+Where class weights are balanced, the balanced accuracy takes the accuracy's place. Pre-training is
+ranked by its validation loss alone. A loss that is not finite never wins. Of equal epochs the
+newest is the best, of equal trials the first. Without held-out reviews, the newest epoch is.
 """
 
 import dataclasses
@@ -26,7 +26,8 @@ class Ranking:
     @classmethod
     def of(cls, config: Config) -> "Ranking":
         """Return the ranking that a training on labels is configured with."""
-        first = config.accuracy if config.select_by == "accuracy" else config.select_by
+        by_accuracy = config.select_by in ("accuracy", "last")
+        first = config.accuracy if by_accuracy else config.select_by
         return cls((first, config.accuracy if first == "loss" else "loss"))
 
     def key(self, scores: Mapping[str, Any] | None) -> tuple[float, ...]:

@@ -37,18 +37,23 @@ def peak_bytes(compiled: Any) -> int:
 
 
 def batch_like(experiment: Experiment, mode: str, length: int) -> batches.Batch:
-    """Return a batch in the shape of the mode's: of padding, or the first one of packed reviews."""
+    """Return a batch in the shape of the mode's: of padding, or of packed reviews, the largest."""
     encoded = experiment.encoded["train"]
-    padding = batches.PlannedBatch(np.zeros(0, np.int64), length)
+    planned = batches.PlannedBatch(np.zeros(0, np.int64), length)
     if mode == "training":
-        return experiment.training_batch(
-            experiment.plan_epoch(0)[0] if experiment.packs else padding
-        )
-    without = dataclasses.replace(encoded, targets=None)
+        if experiment.packs:
+            planned = experiment.plan_epoch(0)[0]
+        return experiment.training_batch(planned)
     size = experiment.config.eval_batch_size
     if experiment.packs:
-        return next(scoring.make_batches(experiment, without, size))[1]
-    return batches.make_batch(without, padding, size)
+        splits = [experiment.encoded[name] for name in ("val", "test")]
+        first = [
+            next(scoring.make_batches(experiment, of, min(size, len(of))))[1]
+            for of in splits
+            if len(of)
+        ]
+        return max(first, key=lambda batch: len(batch["token_ids"]))
+    return batches.make_batch(dataclasses.replace(encoded, targets=None), planned, size)
 
 
 def compile_step(experiment: Experiment, mode: str, length: int) -> int:

@@ -152,11 +152,12 @@ def print_linear_baseline(result: dict[str, Any]) -> None:
         )
 
 
-def print_metrics(measured: dict[str, Any], *, several: bool) -> None:
+def print_metrics(measured: dict[str, Any]) -> None:
     """Print `metrics.measure` if accuracy alone misleads.
 
     That is where classes differ by more than 60:40, or a text may have several labels.
     """
+    several = "micro_f1" in measured
     examples = {name: metrics["examples"] for name, metrics in measured["classes"].items()}
     largest = max(examples, key=examples.__getitem__)
     if min(examples.values()) >= examples[largest] * 40 / 60 and not several:

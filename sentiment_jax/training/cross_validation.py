@@ -81,7 +81,7 @@ def cross_validate(run: TrainingRun, stages: Sequence[Stage]) -> None:
         if processes.is_main():
             shutil.rmtree(directory.checkpoints, ignore_errors=True)  # the size of many models
         results.append(result)
-        epoch = f"epoch {result['best_epoch']}, the best"
+        epoch = f"epoch {result['best_epoch']}"
         console.print_scores(f"fold {number}/{len(folds)}", result["val"], epoch)
     order = experiment.statistics["order_hash"]["train"]
     fitted = run.task.fit(reviews.labels, probabilities)

@@ -118,9 +118,11 @@ def validate_epoch(run: TrainingRun) -> None:
         scores = run.validation.scores
         more = run.validation.more
         run.log_scores("val", scores, run.validation.seconds)
-    ranking = task.make_ranking(run.config)
+    waits = run.config.select_by == "last" and run.progress.epochs_done + 1 < run.epochs
+    ranking = None if waits else task.make_ranking(run.config)
     run.progress.end_epoch(scores, more, run.config.early_stopping_patience, ranking)
     for hook in (*hooks.AFTER_EPOCH, *run.hooks):
         hook(run)
-    run.save()
+    if not waits:  # else every `checkpoint_every` steps
+        run.save()
     console.print_epoch(run)

@@ -61,16 +61,19 @@ class Progress:
         return self.best is not None and self.best["epoch"] == self.epochs_done
 
     def end_epoch(
-        self, scores: dict[str, Any], more: dict[str, Any], patience: int, ranking: Ranking
+        self, scores: dict[str, Any], more: dict[str, Any], patience: int, ranking: Ranking | None
     ) -> None:
         """Record the scores of a validation, and more about it: epochs done, best, patience.
 
-        Without scores, where no reviews are held out, the newest epoch is the best.
+        Without scores, where no reviews are held out, the newest epoch is the best. Without a
+        ranking, it is no candidate.
         """
         self.epochs_done += 1
         self.last_epoch = self.epoch
         self.epoch = EMPTY_SUMS.copy()
         now = {**scores, **more, "step": self.step, "epoch": self.epochs_done}
+        if ranking is None:
+            return
         if not scores:
             self.best = now
             return

@@ -99,19 +99,15 @@ def apply(
 def make_batches(
     classifier: Classifier, encoded: Encoded, batch_size: int
 ) -> Iterator[tuple[Rows, batches.Batch]]:
-    """Yield the rows of each batch of a pass over encoded reviews, and the batch.
-
-    Packed batches have rows in steps of a sixteenth, so that most splits have the same shape.
-    """
+    """Yield the rows of each batch of a pass over encoded reviews, and the batch."""
     plan = batches.plan_evaluation(
         encoded.lengths,
         batch_size=batch_size,
         buckets=classifier.buckets,
         packed=classifier.packs,
     )
-    packed = max(1, batch_size // 16) if classifier.packs else 0
     for planned in plan:
-        yield planned.indices, batches.make_batch(encoded, planned, batch_size, packed)
+        yield planned.indices, batches.make_batch(encoded, planned, batch_size)
 
 
 @functools.lru_cache(maxsize=8)

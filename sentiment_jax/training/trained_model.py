@@ -143,18 +143,26 @@ def load_run(workdir: Path, *, calibrated: bool = False, classifies: bool = True
 def load_ensemble(workdirs: Sequence[Path], *, calibrated: bool = False) -> list[TrainedModel]:
     """Read several runs; InputError if their classes differ, or how many of them a text has."""
     models = [load_run(workdir, calibrated=calibrated) for workdir in workdirs]
-    classes = [
-        f"the {'labels' if model.config.data.separator else 'classes'} {', '.join(model.classes)}"
-        for model in models
-    ]
-    kinds = [bool(model.config.data.separator) for model in models]
-    for workdir, model, kind, named in zip(workdirs, models, kinds, classes, strict=True):
-        if kind != kinds[0] or not same_classes(model.classes, models[0].classes):
+    first = models[0].config
+    for workdir, model in zip(workdirs, models, strict=True):
+        if not classes_match(model.config, first):
             raise InputError(
-                f"{workdirs[0]} has {classes[0]}, {workdir} has {named}: runs with different "
-                "classes cannot be averaged"
+                f"{workdirs[0]} has {describe_classes(first)}, {workdir} has "
+                f"{describe_classes(model.config)}: runs with different classes cannot be averaged"
             )
     return models
+
+
+def classes_match(first: Config, second: Config) -> bool:
+    """Return whether two models have the same classes, and both one of them per text or several."""
+    same = same_classes(first.classes, second.classes)
+    return same and bool(first.data.separator) == bool(second.data.separator)
+
+
+def describe_classes(config: Config) -> str:
+    """Return the classes, or the labels of which a text may have several, for a message."""
+    kind = "labels" if config.data.separator else "classes"
+    return f"the {kind} {', '.join(config.classes)}"
 
 
 def best_sha256(run: Path) -> str:

@@ -131,6 +131,7 @@ REFUSED = {  # by recipe, and whether it is for --mode=pretrain
     (ngrams, "", False): [
         ({"model.pretrained": "runs/a"}, "model.pretrained: ngrams start from weights of zero"),
         ({"model.dtype": "bfloat16"}, "model.dtype=bfloat16: ngrams computes in float32"),
+        ({"select_by": "last"}, "early_stopping_patience waits for a better epoch: not with"),
     ],
 }
 

@@ -35,7 +35,6 @@ def test_loss_and_gradients_equal_those_of_padded_rows(name, pooling):
     model = golden.build(name, pooling=pooling)
     params = golden.random(model)
     encoded = random_encoded(9, longest=9, vocabulary=model.config.vocab_size, seed=3)
-    planned = PlannedBatch(np.arange(9), 16)
 
     @jax.jit
     def compute(params, batch):
@@ -43,16 +42,22 @@ def test_loss_and_gradients_equal_those_of_padded_rows(name, pooling):
         return sums["loss"], sums
 
     computed = []
-    for packed in (False, True):
-        batch = make_batch(encoded, planned, 11, int(packed))  # two rows without a review
+    for rows in (0, 4):
+        planned = PlannedBatch(np.arange(9), 16, rows)
+        batch = make_batch(encoded, planned, 11)  # two reviews, and a row, are padding
         computed.append(jax.value_and_grad(compute, has_aux=True)(params, batch))
     ((padded_loss, padded), gradients), ((loss, packed), packed_gradients) = computed
-    assert batch["token_ids"].shape == (3, 16)  # rather than 11 rows
+    assert batch["token_ids"].shape == (4, 16)  # rather than 11 rows
     np.testing.assert_allclose(loss, padded_loss, rtol=1e-5)
     assert (packed["correct"], packed["examples"]) == (padded["correct"], 9)
     largest = max(np.abs(leaf).max() for leaf in jax.tree.leaves(gradients))
     compare = functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6 * largest)
     jax.tree.map(compare, packed_gradients, gradients)
+
+
+def make_padded(encoded, planned, batch_size):
+    """The batch with a row for each review."""
+    return make_batch(encoded, planned._replace(rows=0), batch_size)
 
 
 @pytest.fixture
@@ -74,7 +79,7 @@ def test_a_run_on_packed_rows_takes_the_steps_of_a_padded_one(tmp_path, monkeypa
         train(override(encoder.get_config(), changes), tmp_path / name)
         records = read_metrics(tmp_path / name / "metrics.jsonl")
         losses.append([record["loss"] for record in records])
-        monkeypatch.setattr(batches, "make_batch", lambda *of: make_batch(*of[:3]))
+        monkeypatch.setattr(batches, "make_batch", make_padded)
     assert len(losses[0]) > 8 and np.ptp(losses[0]) > 0.05
     np.testing.assert_allclose(losses[1], losses[0], rtol=1e-4)
 

@@ -27,6 +27,14 @@ SMALL = {"data.source": "sample", "data.limit": 60, "data.test_limit": 30, "data
 SMALL |= {"data.length_buckets": (), "data.validation_fraction": 0.3, "cpu_devices": 1}
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _validation():
+    """Few reviews are enough to choose by."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(mode, "FEW", 1)
+        yield
+
+
 def reviews_right(*right):
     """Which of ten reviews are classified correctly."""
     return np.isin(np.arange(10), right)
@@ -175,6 +183,14 @@ def test_folds_compare_on_all_training_reviews(changes, tmp_path, capsys, monkey
     table = compare(changes | {"data.folds": 2}, tmp_path / "mine")
     assert "by 2 folds on 60 reviews" in capsys.readouterr().out
     assert list(table.model) == ["linear", "ngrams", "encoder:probe"]
+
+
+@pytest.mark.parametrize(("few", "how"), [(19, "5 folds on 60"), (18, "validation on 18")])
+def test_few_validation_reviews_give_way_to_folds(few, how, changes, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(mode, "RECIPES", ("ngrams",))
+    monkeypatch.setattr(mode, "FEW", few)
+    compare(changes, tmp_path / "mine")
+    assert f"by {how} reviews" in capsys.readouterr().out
 
 
 def test_from_python_and_what_is_refused(tmp_path, monkeypatch):

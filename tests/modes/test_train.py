@@ -33,6 +33,7 @@ from sentiment_jax.training.checks import resolve
 from sentiment_jax.training.linear_baseline import linear_baseline
 from sentiment_jax.training.metrics import mcnemar
 from sentiment_jax.training.resume import initial_params
+from sentiment_jax.training.run import Progress
 from sentiment_jax.training.stages import run_stages
 from sentiment_jax.training.steps import create_state
 from sentiment_jax.training.tasks.classification import CLASSIFICATION
@@ -170,6 +171,24 @@ def test_the_best_epoch_by_another_metric(tmp_path, capsys, metric):
     assert (tmp_path / "run" / "curves.png").read_bytes() != (tmp_path / "usual.png").read_bytes()
     with pytest.raises(InputError, match=f"select_by: {metric} -> loss"):
         train(override(config, {"select_by": "loss"}), tmp_path / "run")
+
+
+@pytest.mark.parametrize(("killed", "left"), [(3, []), (5, [4]), (9, [4, 8])])
+def test_with_select_by_last_no_other_epoch_is_a_candidate(tmp_path, monkeypatch, killed, left):
+    """Nor saved, but for the steps of checkpoint_every; three epochs of three steps."""
+    config = runs.make_small(select_by="last", checkpoint_every=4)
+    result = train(config, tmp_path / "whole")
+    assert (result["best_epoch"], result["best_step"]) == (3, 9)
+    lines = [r for r in read_metrics(tmp_path / "whole" / "metrics.jsonl") if r["split"] == "val"]
+    assert len(lines) == 3 and result["val"]["loss"] == lines[-1]["loss"]
+    run = tmp_path / "killed"
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Progress, "add", runs.at_step(killed, Mock(side_effect=KeyboardInterrupt)))
+        train(config, run)
+    assert steps_in(run / "checkpoints") == left
+    refuses("no validated checkpoint|no checkpoint", load_run, run)
+    train(config, run)
+    runs.assert_same_run(tmp_path / "whole", run)
 
 
 def test_an_auc_without_one_of_the_classes_is_undefined(tmp_path, monkeypatch, capsys):

@@ -27,7 +27,7 @@ from sentiment_jax.training.objectives.masked_language_modeling import draw_rows
 from sentiment_jax.training.objectives.objective import Batch
 
 NOISE_SAMPLES = 4096  # that estimate the softmax over the vocabulary, for the perplexity
-STEP_SUMS = ("loss", "correct", "examples", "gradients")
+STEP_SUMS = ("loss", "correct", "examples", "gradients", "updates")
 
 dot = functools.partial(jnp.einsum, precision=product_precision("float32"))
 
@@ -171,6 +171,7 @@ class NgramVectors:
                     "correct": correct,
                     "examples": jnp.sum(some > 0),
                     "gradients": jnp.sum(gradients**2),
+                    "updates": jnp.sum(updates**2),
                 }
                 sums = {name: sums[name] + found[name] for name in sums}
             return table, texts - self.text_rate * of_texts, sums
@@ -209,9 +210,12 @@ class NgramVectors:
         token_ids = batch["token_ids"].reshape(kept.shape)
         table, _, sums = self.descend(table, texts, token_ids, kept, learning, learning_rate)
         sums["examples"] = jnp.maximum(sums["examples"], 1)  # all words may be unknown
-        sums["gradient_norm"] = jnp.sqrt(sums.pop("gradients"))  # as if all were orthogonal
+        norms = {  # as if all updates were orthogonal
+            "gradient_norm": jnp.sqrt(sums.pop("gradients")),
+            "update_norm": jnp.sqrt(sums.pop("updates")),
+        }
         params = {"embedding": {"embedding": table}}
-        return state.replace(step=state.step + 1, params=params), sums
+        return state.replace(step=state.step + 1, params=params), sums | norms
 
     def __call__(
         self, model: nn.Module, params: Any, batch: Batch, key: Array, deterministic: bool = False

@@ -10,7 +10,6 @@ from sentiment_jax.config.schema import CLASSES, Config, join_names
 from sentiment_jax.config.stored import replace_settings
 from sentiment_jax.data.corpus import Corpus
 from sentiment_jax.data.encoding import Encoded
-from sentiment_jax.data.labels import same_classes
 from sentiment_jax.data.ngrams import unigrams
 from sentiment_jax.data.reviews import Reviews
 from sentiment_jax.data.tokenization import unknown_id
@@ -29,7 +28,12 @@ from sentiment_jax.training.experiment import (
 )
 from sentiment_jax.training.lineage import find_teachers, texts_hash, warn_of_leakage
 from sentiment_jax.training.objectives.classification import Classification, balanced_weights
-from sentiment_jax.training.trained_model import make_classifier, thresholds_of
+from sentiment_jax.training.trained_model import (
+    classes_match,
+    describe_classes,
+    make_classifier,
+    thresholds_of,
+)
 
 
 def prepare(
@@ -99,7 +103,7 @@ def validate(experiment: Experiment, params: Any, stop: Callable[[], None]) -> V
 def describe_scores(config: Config, scores: Mapping[str, Any]) -> str:
     """Return the metric that the ranking begins with, unless it is the loss or the accuracy."""
     name = config.select_by
-    if name in ("loss", "accuracy"):
+    if name in ("loss", "accuracy", "last"):
         return ""
     value = scores[name]  # None: the AUC if a class is absent
     return f" {name.replace('_', ' ')} {'undefined' if value is None else f'{value:.4f}'}"
@@ -162,11 +166,11 @@ def with_classes(config: Config, reviews: Reviews) -> Config:
 
 def _check_teacher_classes(config: Config) -> None:
     for teacher in find_teachers(config.data.teacher):
-        classes = RunDirectory(teacher).read_config().classes
-        if not same_classes(classes, config.classes):
+        theirs = RunDirectory(teacher).read_config()
+        if not classes_match(theirs, config):
             raise InputError(
-                f"data.teacher={teacher} has the classes {', '.join(classes)}, the data have "
-                f"{', '.join(config.classes)}"
+                f"data.teacher={teacher} has {describe_classes(theirs)}, the data have "
+                f"{describe_classes(config)}"
             )
 
 

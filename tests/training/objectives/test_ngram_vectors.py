@@ -104,10 +104,11 @@ def test_words_that_are_updated_often_at_once_have_a_smaller_rate():
 def plain_descend(table, texts, words, noise_of, rate):
     """A loop over updates, texts, words and noise; everything moves after each update."""
     each = [-(-len(row) // OBJECTIVE.at_once) for row in words]
-    sums = dict.fromkeys(("loss", "correct", "gradients"), 0.0)
+    sums = dict.fromkeys(("loss", "correct", "gradients", "updates"), 0.0)
 
     def move(gradients, words):
         sums["gradients"] += np.sum(gradients**2)
+        sums["updates"] += np.sum((rate * FACTORS[words, None] * gradients) ** 2)
         np.add.at(after, words, -rate * FACTORS[words, None] * gradients)
 
     for number in range(max(each)):
@@ -160,6 +161,7 @@ def test_a_step_equals_a_plain_loop(ngrams):
     np.testing.assert_allclose(found["embedding"]["embedding"], moved, rtol=1e-4, atol=1e-6)
     assert np.abs(moved - exact).max() > 0.01
     expected["gradient_norm"] = np.sqrt(expected.pop("gradients"))
+    expected["update_norm"] = np.sqrt(expected.pop("updates"))
     expected["examples"] = sum(map(len, words))
     assert sums == pytest.approx(expected, rel=1e-4)
 
