@@ -48,7 +48,7 @@ def trainer(splits: dict[str, pd.DataFrame], folder: Path, weights: str, seed: i
         output_dir=str(folder / "trainer"),
         per_device_train_batch_size=32,
         per_device_eval_batch_size=32,
-        num_train_epochs=max(2, math.ceil(130 / steps)),
+        num_train_epochs=max(2, math.ceil(80 / steps)),
         learning_rate=1e-4,
         weight_decay=0.01,
         warmup_steps=0.1,
