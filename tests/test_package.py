@@ -19,7 +19,7 @@ import sentiment_jax
 MODULES = """
 absl.logging flax.linen flax.struct jax.experimental jax.numpy jax.sharding jax.stages jax.typing
 matplotlib.figure matplotlib.patches ml_collections.config_dict numpy.lib.stride_tricks
-orbax.checkpoint orbax.checkpoint.experimental safetensors.numpy scipy.sparse scipy.stats
+orbax.checkpoint orbax.checkpoint.experimental safetensors.numpy scipy.sparse scipy.special
 sklearn.feature_extraction.text sklearn.linear_model sklearn.metrics sklearn.model_selection
 sklearn.multiclass
 """

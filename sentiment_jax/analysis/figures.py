@@ -168,7 +168,9 @@ def epoch_means(records: Records, split: str, name: str) -> tuple[list[int], lis
 
 
 def _best(records: Records, ranking: Ranking) -> Mapping[str, Any] | None:
-    """Return the validation of the best epoch."""
+    """Return the validation of the best epoch; None if the last one is taken without asking."""
+    if ranking.last:
+        return None
     lines = [r for r in records if r["split"] == "val" and None not in (r["loss"], r["accuracy"])]
     return max(lines, key=ranking.key, default=None)
 

@@ -22,13 +22,14 @@ class Ranking:
     """An order of validations: by the first metric, and where that is equal, by the next."""
 
     by: tuple[str, ...]
+    last: bool = False  # of epochs, the last one is taken; the order is that of trials
 
     @classmethod
     def of(cls, config: Config) -> "Ranking":
         """Return the ranking that a training on labels is configured with."""
-        by_accuracy = config.select_by in ("accuracy", "last")
-        first = config.accuracy if by_accuracy else config.select_by
-        return cls((first, config.accuracy if first == "loss" else "loss"))
+        last = config.select_by == "last"
+        first = config.accuracy if last or config.select_by == "accuracy" else config.select_by
+        return cls((first, config.accuracy if first == "loss" else "loss"), last)
 
     def key(self, scores: Mapping[str, Any] | None) -> tuple[float, ...]:
         """Return the sort key of a validation's scores: the greater, the better."""

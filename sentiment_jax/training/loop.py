@@ -118,9 +118,10 @@ def validate_epoch(run: TrainingRun) -> None:
         scores = run.validation.scores
         more = run.validation.more
         run.log_scores("val", scores, run.validation.seconds)
-    waits = run.config.select_by == "last" and run.progress.epochs_done + 1 < run.epochs
-    ranking = None if waits else task.make_ranking(run.config)
-    run.progress.end_epoch(scores, more, run.config.early_stopping_patience, ranking)
+    ranking = task.make_ranking(run.config)
+    waits = ranking.last and run.progress.epochs_done + 1 < run.epochs
+    patience = run.config.early_stopping_patience
+    run.progress.end_epoch(scores, more, patience, None if waits else ranking)
     for hook in (*hooks.AFTER_EPOCH, *run.hooks):
         hook(run)
     if not waits:  # else every `checkpoint_every` steps

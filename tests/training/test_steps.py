@@ -161,5 +161,7 @@ def test_golden_step():
     metrics = {name: float(value) for name, value in metrics.items()}
     moved = float(optax.tree.norm(jax.tree.map(np.subtract, state.params, before)))
     assert moved == pytest.approx(0.1 * metrics["gradient_norm"], rel=1e-4)
+    norm = float(optax.tree.norm(state.params))
+    assert metrics.pop("parameter_norm") == pytest.approx(norm, rel=1e-5)
     expected = {"loss": 46.7928, "correct": 29.0, "examples": 64.0, "gradient_norm": 0.268421}
     assert metrics == pytest.approx(expected, rel=1e-4)
