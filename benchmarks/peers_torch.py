@@ -103,7 +103,10 @@ def sklearn(splits: dict[str, pd.DataFrame], folder: Path, weights: str, seed: i
     words = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True)
     characters = TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 5), sublinear_tf=True)
     logistic = LogisticRegressionCV(
-        Cs=[1, 3, 10, 30, 100], solver="liblinear", scoring="neg_log_loss", random_state=seed
+        Cs=[1, 3, 10, 30, 100],
+        solver="liblinear" if both.label.nunique() == 2 else "lbfgs",
+        scoring="neg_log_loss",
+        random_state=seed,
     )
     model = make_pipeline(make_union(words, characters), logistic)
     return model.fit(both.text, both.label).predict(splits["test"].text)
