@@ -71,9 +71,9 @@ class Progress:
         self.epochs_done += 1
         self.last_epoch = self.epoch
         self.epoch = EMPTY_SUMS.copy()
-        now = {**scores, **more, "step": self.step, "epoch": self.epochs_done}
         if ranking is None:
             return
+        now = {**scores, **more, "step": self.step, "epoch": self.epochs_done}
         if not scores:
             self.best = now
             return

@@ -176,7 +176,11 @@ def test_a_signal_ends_the_labeling(config):
 @pytest.mark.parametrize(
     ("changes", "removed", "message"),
     [
-        ({"data.labels": "bad,good"}, [], "has the classes bad, good, the data have the classes n"),
+        (
+            {"data.labels": "bad,good"},
+            [],
+            "has the classes bad, good, the data have the classes neg.*, pos",
+        ),
         ({"pretrain.objective": "ngram_vectors"}, [], "is a pre-training run, which has no"),
         ({}, ["result.json"], "is not finished: let its training end"),
         ({}, ["config.json"], "is no run directory"),
