@@ -22,6 +22,7 @@ LATER = {  # settings that are younger than format 2
         "data.packing",
         "data.validation_path",
         "model.pooling",
+        "model.pooled_layers",
     )
 }
 

@@ -116,6 +116,8 @@ def _training_problems(values: Mapping[str, Any]) -> list[str]:
         problems.append(f"model.dtype={values['model.dtype']}: {model} computes in float32")
     if model == "average" and not values["model.pretrained"]:
         problems.append("model.name=average: set model.pretrained to a run of lstm:pretrain")
+    if values.get("model.pooling") == "head" and values["model.pooled_layers"] > 1:
+        problems.append("model.pooled_layers: model.pooling=head reads the last layer alone")
     if values["optimizer.name"] == "lbfgs":
         if teacher:
             problems.append("optimizer.name=lbfgs fits classes, not a teacher's probabilities")

@@ -12,6 +12,7 @@ from sentiment_jax.data.encoding import Encoded
 Batch = dict[str, np.ndarray]
 Lengths = Integer[np.ndarray, " reviews"]  # tokens of each review
 Rows = Int64[np.ndarray, " rows"]
+ROWS = (64, 128)  # tokens of a row that holds several reviews, unless one of them has more
 WINDOW = 50  # batches whose reviews are sorted by bucket together
 
 
@@ -49,7 +50,7 @@ def plan_epoch(
     rng = np.random.default_rng((seed, epoch))
     order = rng.permutation(len(lengths))
     if packed:
-        batches = _balance(order, lengths, batch_size, buckets[-1])
+        batches = _balance(order, lengths, batch_size, buckets)
     else:
         windows = np.arange(len(order)) // (WINDOW * batch_size)
         order = order[np.lexsort((np.searchsorted(buckets, lengths[order]), windows))]
@@ -67,17 +68,19 @@ def plan_evaluation(
     """
     if packed:
         order = np.arange(len(lengths))
-        return _balance(order, lengths, batch_size, buckets[-1], max(4, batch_size // 16))
+        return _balance(order, lengths, batch_size, buckets, max(4, batch_size // 16))
     return _group(np.argsort(lengths, kind="stable"), lengths, batch_size, buckets)
 
 
 def _balance(
-    order: Rows, lengths: Lengths, batch_size: int, length: int, multiple: int = 1
+    order: Rows, lengths: Lengths, batch_size: int, buckets: Sequence[int], multiple: int = 1
 ) -> Plan:
     """Deal reviews to batches, the longest first, each round beginning where tokens are fewest.
 
     All have the rows that the fullest one needs, rounded up to a multiple.
     """
+    sizes = (*[size for size in ROWS if size < buckets[-1]], buckets[-1])
+    length = sizes[np.searchsorted(sizes, max(lengths))]
     batches = math.ceil(len(order) / batch_size)
     order = order[np.argsort(-lengths[order], kind="stable")]
     tokens = np.zeros(batches, np.int64)

@@ -31,7 +31,7 @@ class BertClassifier(nn.Module):
     """An encoder under BERT's head: pooler, dropout and a linear classifier.
 
     Unless `config.pooling` is head, dropout and the classifier alone read the first token's state
-    or the mean of the tokens' states.
+    or the mean of the tokens' states, in the mean of the highest `config.pooled_layers` layers.
     """
 
     config: EncoderConfig
@@ -54,7 +54,8 @@ class BertClassifier(nn.Module):
         places = packing.positions if packing else None
         embeddings = Embeddings(self.config, deterministic, name="embeddings")
         how = self.config.pooling
-        encoder = self.encoder(self.config, deterministic, how != "mean", name="encoder")
+        averaged = 1 if how == "head" else self.config.pooled_layers
+        encoder = self.encoder(self.config, deterministic, how != "mean", averaged, name="encoder")
         states = encoder(embeddings(tokens, places=places), extent)
         if how == "head":
             return self.head(self.pool(states, extent), deterministic)

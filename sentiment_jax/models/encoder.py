@@ -6,7 +6,7 @@ returns the outputs of the embeddings and of every layer.
 
 import functools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -189,25 +189,38 @@ class Layer(nn.Module):
         return layers.layer_norm(config, "output_norm")(hidden + dropout(output))
 
 
+def mean_of_highest(states: Sequence[States], count: int) -> States:
+    """Return the mean of the last `count` layers' states, or of all if there are fewer."""
+    if count == 1:
+        return states[-1]
+    return jnp.mean(jnp.stack(states[-count:]).astype(jnp.float32), axis=0)
+
+
 class Encoder(nn.Module):
     """The stack of layers, named `layer_<i>`."""
 
     config: EncoderConfig
     deterministic: bool
     first_only: bool = True
+    averaged: int = 1  # layers, the highest, whose states' mean is returned
 
     @nn.compact
     def __call__(
         self, hidden: States, extent: Extent, positions: Positions = None
     ) -> Float[Array, "texts chosen hidden"]:
-        """Return the last layer's states, computed for the tokens that are asked for alone."""
+        """Return the last layer's states, computed for the tokens that are asked for alone.
+
+        The mean with layers below it has no `positions`.
+        """
         config = self.config
         layer = nn.remat(Layer) if config.remat else Layer
         last = config.num_hidden_layers - 1
+        below = []
         for i in range(last):
             hidden = layer(config, self.deterministic, name=f"layer_{i}")(hidden, extent)
+            below.append(first_states(hidden, extent) if self.first_only else hidden)
         top = layer(config, self.deterministic, self.first_only, name=f"layer_{last}")
-        return top(hidden, extent, positions)
+        return mean_of_highest([*below, top(hidden, extent, positions)], self.averaged)
 
 
 def classification_layers(

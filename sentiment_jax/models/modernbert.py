@@ -18,6 +18,7 @@ from sentiment_jax.models.encoder import (
     attend,
     attend_fully,
     classification_layers,
+    mean_of_highest,
     mean_state,
 )
 from sentiment_jax.models.layers import (
@@ -132,6 +133,7 @@ class ModernBertEncoder(Encoder):
         assert not isinstance(extent, Packing)  # Architecture.packs
         config = self.config
         kind = nn.remat(ModernBertLayer) if config.remat else ModernBertLayer
+        states = []
         for i in range(config.num_hidden_layers):
             layer = kind(
                 config,
@@ -141,6 +143,8 @@ class ModernBertEncoder(Encoder):
                 name=f"layer_{i}",
             )
             hidden = layer(hidden, extent)
+            states.append(hidden)
+        hidden = mean_of_highest(states, self.averaged)
         if positions is not None:
             hidden = jnp.take_along_axis(hidden, positions[:, :, None], axis=1)
         return layers.layer_norm(config, "norm")(hidden)

@@ -24,6 +24,7 @@ from sentiment_jax.config.validation import validate
 from sentiment_jax.data.corpus import Corpus, infer_source, load_corpus
 from sentiment_jax.data.reviews import Reviews
 from sentiment_jax.errors import InputError
+from sentiment_jax.modes.pretrain import pretrain
 from sentiment_jax.modes.train import RUN, TRIAL, fit_baseline
 from sentiment_jax.runtime import terminal
 from sentiment_jax.storage.files import read_json, write_csv, write_json
@@ -40,10 +41,17 @@ from sentiment_jax.training.tasks.several_labels import task_of
 from sentiment_jax.training.trained_model import load_run
 
 RECIPES = ("ngrams", "encoder:probe", "encoder")  # the cheapest to use first
-CHEAPER = ("ngrams",)  # to use: once trained, a probe and a fine-tuned encoder cost the same
+AVERAGE = "average"  # compared where there is unlabeled text to learn its embeddings from
+VECTORS = "lstm:pretrain"  # learns them
+CHEAPER = (
+    "ngrams",
+    AVERAGE,
+)  # to use: once trained, a probe and a fine-tuned encoder cost the same
 LINEAR = "linear"
 WEIGHTS = ("model.pretrained", "model.revision")  # of the encoders
-SHARED = ("data.", "seed", "cpu_devices", *WEIGHTS)  # what may be changed
+TEXT = "pretrain.text"  # unlabeled
+# What may be changed:
+SHARED = ("data.", "seed", "cpu_devices", TEXT, *WEIGHTS)
 FEW = 100  # validation reviews: fewer choose by chance, and folds take their place
 FOLDS = 5
 TIMED = 256  # texts, to measure how fast a model predicts
@@ -64,22 +72,25 @@ def compare(
 ) -> pandas.DataFrame:
     """Complete a comparison; print, draw and return its table, a row per model.
 
-    `changes` are of the data, the seed and the encoder's weights. The directory will hold
-    comparison.json, .csv and .png, and a run for each recipe. After `stop_after` seconds, the
+    `changes` are of the data, the seed, the encoder's weights and unlabeled text. The directory
+    will hold comparison.json, .csv and .png, and a run for each recipe. After `stop_after` seconds, the
     current run is saved and the comparison stops. The columns are the validation accuracy with its
     95 % interval, the p-value of McNemar's test against the linear baseline, the seconds of
     training, texts per second and the size of the parameters. Errors are those of a training.
     """
-    recipes = {name: _recipe(name, changes) for name in RECIPES}
+    names = (RECIPES[0], AVERAGE, *RECIPES[1:]) if changes.get(TEXT) else RECIPES
+    vectors = directory / "vectors"
+    recipes = {name: _recipe(name, changes, vectors) for name in names}
     prepare_workdir(directory)
     data, corpus = _read(recipes)
     if len(corpus.splits["val"]) < FEW and not (data.folds or data.validation_path):
-        recipes = {name: _recipe(name, {**changes, "data.folds": FOLDS}) for name in RECIPES}
+        changes = {**changes, "data.folds": FOLDS}
+        recipes = {name: _recipe(name, changes, vectors) for name in names}
         data, corpus = _read(recipes)
     _begin(directory, corpus)
     scored = corpus.splits["train" if data.folds else "val"]
     how = f"{data.folds} folds" if data.folds else "validation"
-    print(f"{'compare':8} {', '.join(RECIPES)} by {how} on {len(scored):,} reviews, in {directory}")
+    print(f"{'compare':8} {', '.join(names)} by {how} on {len(scored):,} reviews, in {directory}")
     baseline = fit_baseline(corpus.splits, fold_rows(data, corpus.splits["train"]))
     rows = []
     correct = {}
@@ -89,6 +100,8 @@ def compare(
     with Stop(stop_after) as stop:
         for name, recipe in recipes.items():
             place = directory / name.replace(":", "-")
+            if name == AVERAGE and not _learn_vectors(_recipe(VECTORS, changes), vectors, stop):
+                continue
             if not _train(name, recipe, place, TRIAL, corpus, stop):
                 continue
             trial = Trial("run", place, RunDirectory(place).read_config()).refresh()
@@ -119,17 +132,25 @@ def _read(recipes: Mapping[str, ConfigDict]) -> tuple[DataConfig, Corpus]:
         return data, load_corpus(data)
 
 
-def _recipe(name: str, changes: Mapping[str, Any]) -> ConfigDict:
-    """Return a recipe with those of the changes that it has; InputError for others."""
+def _recipe(name: str, changes: Mapping[str, Any], vectors: Path = Path()) -> ConfigDict:
+    """Return a recipe with those of the changes that it has; InputError for others.
+
+    `vectors` is the run that learns the embeddings of `average`.
+    """
     for setting in changes:
         if not setting.startswith(SHARED):
             may = f"it may change data.*, {', '.join(SHARED[1:])}"
             raise InputError(f"--config.{setting}: --mode=compare keeps its recipes; {may}")
     recipe = read_recipe(name)
-    if recipe.model.name not in ENCODERS:
-        changes = {setting: changes[setting] for setting in changes.keys() - {*WEIGHTS}}
+    others = set() if name == VECTORS else {TEXT}
+    others |= set() if recipe.model.name in ENCODERS else {*WEIGHTS}
+    changes = {setting: changes[setting] for setting in changes.keys() - others}
+    if name == AVERAGE:  # which has folds by itself
+        held_out = {n: read_recipe(RECIPES[0]).data[n] for n in ("folds", "validation_fraction")}
+        changes = {f"data.{n}": value for n, value in held_out.items()} | changes
+        changes |= {"model.pretrained": str(vectors)}
     recipe = infer_source(override(recipe, changes))
-    validate(recipe)
+    validate(recipe, pretraining=name == VECTORS)
     return recipe
 
 
@@ -177,6 +198,23 @@ def _train(
     return True
 
 
+def _learn_vectors(recipe: ConfigDict, place: Path, stop: Stop) -> bool:
+    """Learn embeddings of n-grams from all text; return False, and say why, if that can't be."""
+    prepare_workdir(place, nested=True)
+    start = time.monotonic()
+    log = RunDirectory(place).log
+    try:
+        with log.open("a", encoding="utf-8") as file, contextlib.redirect_stdout(file):
+            pretrain(recipe, place, nested=True, stop=stop)
+    except InputError as error:  # of too little text
+        print(f"left out {AVERAGE}: {error}")
+        return False
+    print(
+        f"{VECTORS:14} {time.monotonic() - start:,.0f} s, the embeddings of {AVERAGE}", flush=True
+    )
+    return True
+
+
 def _row(name: str, correct: Mapping[str, Bool[np.ndarray, " reviews"]], **more: Any) -> dict:
     """Return a model's row of the table, given which reviews each model classifies correctly."""
     accuracy = float(correct[name].mean())
@@ -208,7 +246,8 @@ def choose(correct: Mapping[str, Bool[np.ndarray, " reviews"]]) -> str:
     the rule).
     """
     best = max(correct, key=lambda name: correct[name].mean())
-    level = (name for name in CHEAPER if _is_level(correct[name], correct[best]))
+    cheaper = [name for name in CHEAPER if name in correct]
+    level = (name for name in cheaper if _is_level(correct[name], correct[best]))
     return next(level, best)
 
 

@@ -44,6 +44,11 @@ class Export:
         """Whether the last layer reads pooled states, as no classifier of transformers does."""
         return self.config.pooling != "head" and not self.objective
 
+    @property
+    def averaged(self) -> int:
+        """Of how many layers the mean is pooled."""
+        return min(self.config.pooled_layers, self.config.num_hidden_layers)
+
 
 def export_workdir(workdir: Path, folder: Path) -> None:
     """Write the model of a run directory as a Hugging Face folder; print how to open it."""
@@ -115,6 +120,7 @@ def _write_model(folder: Path, model: Export) -> None:
         **{theirs: getattr(config, ours) for ours, theirs in config_fields(config.name).items()},
         **NAMES[config.name].supported,
         "torch_dtype": "float32",
+        "output_hidden_states": True if model.pools and model.averaged > 1 else None,
     }
     if not model.objective:
         settings["id2label"] = {str(i): name for i, name in enumerate(model.classes)}
@@ -125,7 +131,7 @@ def _write_model(folder: Path, model: Export) -> None:
     tensors = to_tensors(params, config.name)
     if model.pools:
         layer = {f"linear.{name}": tensors.pop(f"classifier.{name}") for name in ("weight", "bias")}
-        _write_pooling(folder, config, layer)
+        _write_pooling(folder, model, layer)
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     # safetensors makes a file for the user alone; this one has the mode of the others
     shutil.copymode(folder / "config.json", folder / "model.safetensors")
@@ -135,14 +141,25 @@ def _write_model(folder: Path, model: Export) -> None:
         (folder / "README.md").write_text(model.card, encoding="utf-8")
 
 
-def _write_pooling(folder: Path, config: EncoderConfig, layer: dict[str, np.ndarray]) -> None:
+def _write_pooling(folder: Path, model: Export, layer: dict[str, np.ndarray]) -> None:
     """Write what sentence-transformers reads beside an encoder: the pooling and the last layer."""
+    config = model.config
     parts = {"": "Transformer", "1_Pooling": "Pooling", "2_Dense": "Dense"}
+    if model.averaged > 1:
+        parts = {"": "Transformer", "0_Layers": "WeightedLayerPooling", **parts}
     modules = [
         {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{kind}"}
         for i, (path, kind) in enumerate(parts.items())
     ]
     _write_json(folder / "modules.json", modules)
+    if model.averaged > 1:
+        (folder / "0_Layers").mkdir()
+        layers = {"word_embedding_dimension": config.hidden_size}
+        layers |= {"num_hidden_layers": config.num_hidden_layers}
+        layers |= {"layer_start": config.num_hidden_layers + 1 - model.averaged}
+        _write_json(folder / "0_Layers" / "config.json", layers)
+        weights = {"layer_weights": np.ones(model.averaged, np.float32)}
+        save_file(weights, folder / "0_Layers" / "model.safetensors", metadata={"format": "pt"})
     (folder / "1_Pooling").mkdir()
     pooling = {"word_embedding_dimension": config.hidden_size}
     pooling |= {"pooling_mode_cls_token": config.pooling == "first"}

@@ -98,7 +98,10 @@ def initial_params(experiment: Experiment) -> tuple[Any, LoadReport | None]:
         return params, None
     source = load_run(run, classifies=False)
     order = weights.class_order(source.classes, experiment.classes)
-    if getattr(source.config.model, "pooling", "") != getattr(model, "pooling", ""):
+    if any(
+        getattr(source.config.model, name, "") != getattr(model, name, "")
+        for name in ("pooling", "pooled_layers")
+    ):
         order = None  # its classifier reads something else
     params, report = weights.load_tensors(
         weights.to_tensors(source.params, model.name),

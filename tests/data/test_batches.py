@@ -98,14 +98,15 @@ def test_packed_batches_of_a_pass_have_the_same_shape(batch_size, longest):
     """Hardly any of it is padding; the rows of an evaluation come in steps."""
     encoded = random_encoded(999, longest=longest, vocabulary=100, seed=2)
     options = {"batch_size": batch_size, "buckets": (128,), "packed": True}
-    least = math.ceil(encoded.lengths.sum() / 999 * batch_size / 128)
+    size = 64 if encoded.lengths.max() <= 64 else 128
+    least = math.ceil(encoded.lengths.sum() / 999 * batch_size / size)
     for plan in (
         plan_epoch(encoded.lengths, seed=0, epoch=0, **options),
         plan_evaluation(encoded.lengths, **options),
     ):
         made = [make_batch(encoded, planned, batch_size) for planned in plan]
-        ((rows, _),) = {batch["token_ids"].shape for batch in made}
-        assert rows <= batch_size
+        ((rows, length),) = {batch["token_ids"].shape for batch in made}
+        assert rows <= batch_size and length == size
     assert rows % 4 == 0 and rows < max(1.6 * least, 5)
     assert plan_epoch(encoded.lengths, seed=0, epoch=0, **options)[0].rows <= 1.35 * least + 1
 
@@ -115,7 +116,9 @@ def test_packed_rows_hold_each_review_once_beside_others():
     options = {"batch_size": 30, "buckets": (160,), "seed": 0, "epoch": 0, "packed": True}
     (planned,) = plan_epoch(encoded.lengths, **options)
     batch = make_batch(encoded, planned, 32)
-    assert len(batch["token_ids"]) < encoded.lengths.sum() / 160 + 2  # hardly any padding
+    size = planned.length
+    assert size == 128  # which holds the longest
+    assert len(batch["token_ids"]) < encoded.lengths.sum() / size + 2  # hardly any padding
     segments, positions, token_ids = (
         batch[name].ravel() for name in ("segments", "positions", "token_ids")
     )
@@ -125,11 +128,18 @@ def test_packed_rows_hold_each_review_once_beside_others():
         np.testing.assert_array_equal(token_ids[places], ids)
         np.testing.assert_array_equal(positions[places], np.arange(len(ids)))
         assert places[0] == batch["starts"][number]
-        assert places[0] // 160 == places[-1] // 160  # in one row
+        assert places[0] // size == places[-1] // size  # in one row
     assert not token_ids[segments == 0].any()
     padded = make_batch(encoded, planned._replace(rows=0), 32)
     for name in ("lengths", "labels", "weights"):
         np.testing.assert_array_equal(batch[name], padded[name])
+
+
+def test_packed_rows_are_no_longer_than_a_long_review_needs():
+    for longest, bucket, expected in ((64, 160, 64), (65, 160, 128), (129, 160, 160), (9, 40, 40)):
+        options = {"batch_size": 2, "buckets": (bucket,), "packed": True}
+        (planned,) = plan_evaluation(np.array([5, longest]), **options)
+        assert planned.length == expected
 
 
 def test_buckets_end_at_max_length():

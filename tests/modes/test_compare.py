@@ -12,12 +12,14 @@ from pretrained import make_folder
 from reviews import refuses
 
 import sentiment_jax
+from sentiment_jax.config.recipes import override, read_recipe
 from sentiment_jax.config.schema import DataConfig
 from sentiment_jax.data.corpus import load_corpus
 from sentiment_jax.errors import Interrupted
 from sentiment_jax.modes import compare as mode
 from sentiment_jax.modes.compare import COLUMNS, RECIPES, choose, compare
 from sentiment_jax.storage.files import read_json, write_json
+from sentiment_jax.storage.run_directory import RunDirectory
 from sentiment_jax.sweeps.plan import find_run
 from sentiment_jax.training.linear_baseline import linear_baseline
 from sentiment_jax.training.trained_model import load_run
@@ -209,3 +211,25 @@ def test_from_python_and_what_is_refused(tmp_path, monkeypatch):
         ({"data.validation_fraction": 0.0}, "leaves a comparison no reviews to choose by"),
     ):
         refuses(message, compare, SMALL | wrong, tmp_path / "wrong")
+
+
+def test_unlabeled_text_adds_the_average_of_embeddings_learned_from_it(tmp_path, monkeypatch):
+    quick = {"epochs": 1, "min_steps": 0, "batch_size": 32}
+    monkeypatch.setattr(mode, "RECIPES", ("ngrams",))
+    monkeypatch.setattr(
+        mode,
+        "read_recipe",
+        lambda name: override(read_recipe(name), quick if "lstm" in name else {}),
+    )
+    texts = load_corpus(DataConfig("sample")).splits["train"].texts
+    (tmp_path / "texts.txt").write_text("\n".join(" ".join(text.split()) for text in texts))
+    given = SMALL | {"pretrain.text": str(tmp_path / "texts.txt")}
+    table = compare(given, tmp_path / "mine")
+    assert list(table.model) == ["linear", "ngrams", "average"]
+    vectors = RunDirectory(tmp_path / "mine" / "vectors")
+    trained = RunDirectory(tmp_path / "mine" / "average").read_config()
+    assert trained.model.pretrained == str(vectors.path)
+    learned = read_json(vectors.env)["data"]["counts"]["train"]
+    assert learned["unlabeled"] > 500
+    monkeypatch.setattr("sentiment_jax.training.loop.train_epoch", None)
+    assert list(compare(given, tmp_path / "mine").accuracy) == list(table.accuracy)

@@ -67,7 +67,7 @@ def trained(folder, tmp_path_factory):
 
 
 def states_of(folder, config, encoded):
-    """The last layer's states by another network, the masked language model, at one length."""
+    """The mean of the highest layers' states by the masked language model, at one length."""
     model = build_model(config, vocab_size=1, objective="masked_language_modeling")
     params, _ = weights.load_pretrained(folder, config, golden.fill(model))
     params = jax.tree.map(jnp.asarray, params)
@@ -76,7 +76,15 @@ def states_of(folder, config, encoded):
     def apply(model, ids, length):
         options = {"deterministic": True, "capture_intermediates": True}
         _, found = model.apply({"params": params}, ids, length, **options)
-        return found["intermediates"]["encoder"]["__call__"][0][0]
+        found = found["intermediates"]["encoder"]
+        numbers = range(config.num_hidden_layers)[-config.pooled_layers :]
+        mean = sum(found[f"layer_{i}"]["__call__"][0][0] for i in numbers) / len(numbers)
+        if config.name != "modernbert":
+            return mean
+        apart = mean - mean.mean(axis=-1, keepdims=True)
+        variance = jnp.mean(apart**2, axis=-1, keepdims=True)
+        scale = params["encoder"]["norm"]["scale"]
+        return apart / jnp.sqrt(variance + config.layer_norm_eps) * scale
 
     for ids in np.split(encoded.token_ids, encoded.offsets[1:-1]):
         padded = jnp.asarray(np.pad(ids, (0, 24 - len(ids)))[None])
@@ -84,16 +92,22 @@ def states_of(folder, config, encoded):
 
 
 @pytest.mark.parametrize(
-    ("name", "pooling", "class_weights"),
-    [("bert", "mean", "none"), ("electra", "first", "balanced"), ("modernbert", "mean", "none")],
+    ("name", "pooling", "layers", "class_weights"),
+    [
+        ("bert", "mean", 4, "none"),  # there are fewer
+        ("bert", "first", 2, "none"),
+        ("electra", "first", 1, "balanced"),
+        ("modernbert", "mean", 2, "none"),
+    ],
 )
 def test_probabilities_are_those_of_logistic_regression_on_the_states(
-    name, pooling, class_weights, tmp_path, monkeypatch
+    name, pooling, layers, class_weights, tmp_path, monkeypatch
 ):
     strong = STRONG if pooling == "mean" else [5e5]  # first tokens differ less
     monkeypatch.setattr(probe, "C", strong)
     path = make_folder(tmp_path / "weights", name if name != "electra" else "bert")
-    config = make_probe(path, **{"model.pooling": pooling, "class_weights": class_weights})
+    pools = {"model.pooling": pooling, "model.pooled_layers": layers}
+    config = make_probe(path, **pools, class_weights=class_weights)
     train(config, tmp_path / "run")
     experiment = CLASSIFICATION.prepare(resolve(config))
     features = {}
@@ -164,9 +178,16 @@ def test_it_is_exported_for_sentence_transformers(trained, tmp_path):
     np.testing.assert_array_equal(layer["linear.bias"], learned["bias"], strict=True)
     modules = json.loads((tmp_path / "out" / "modules.json").read_bytes())
     folders = [(module["path"], module["type"].rpartition(".")[2]) for module in modules]
-    assert folders == [("", "Transformer"), ("1_Pooling", "Pooling"), ("2_Dense", "Dense")]
+    averaged = ("0_Layers", "WeightedLayerPooling")
+    pooled = [("1_Pooling", "Pooling"), ("2_Dense", "Dense")]
+    assert folders == [("", "Transformer"), averaged, *pooled]
     settings = json.loads((tmp_path / "out" / "config.json").read_bytes())
-    assert settings["architectures"] == ["BertModel"]
+    assert settings["architectures"] == ["BertModel"] and settings["output_hidden_states"]
+    layers = json.loads((tmp_path / "out" / "0_Layers" / "config.json").read_bytes())
+    count = layers["num_hidden_layers"]
+    assert (count, layers["layer_start"]) == (settings["num_hidden_layers"], 1)  # the first layer
+    ones = load_file(tmp_path / "out" / "0_Layers" / "model.safetensors")["layer_weights"]
+    np.testing.assert_array_equal(ones, np.ones(count, np.float32), strict=True)
     changes = SMALL | {"model.pretrained": str(tmp_path / "out"), "model.pooling": "folder"}
     experiment = CLASSIFICATION.prepare(resolve(override(encoder.get_config(), changes)))
     assert experiment.config.model.pooling == "mean"
@@ -179,8 +200,14 @@ def test_it_is_exported_for_sentence_transformers(trained, tmp_path):
 def test_fine_tuning_starts_from_its_last_layer_if_that_reads_the_same(trained):
     workdir, _ = trained
     learned = load_run(workdir).params["classifier"]["kernel"]
-    for pooling, same in (("mean", True), ("head", False), ("folder", True)):
+    for pooling, layers, same in (
+        ("mean", 4, True),
+        ("folder", 4, True),
+        ("mean", 1, False),
+        ("head", 1, False),
+    ):
         changes = SMALL | {"model.pretrained": str(workdir), "model.pooling": pooling}
+        changes |= {"model.pooled_layers": layers}
         experiment = CLASSIFICATION.prepare(resolve(override(encoder.get_config(), changes)))
         params, report = initial_params(experiment)
         assert np.array_equal(params["classifier"]["kernel"], learned) == same
@@ -246,6 +273,7 @@ def test_modernberts_own_pooling_is_that_of_its_head():
     [
         ({"model.pooling": "head"}, "fits the last layer of average, or an encoder with"),
         ({"model.pretrained": ""}, "keeps random layers: set model.pretrained"),
+        ({"model.pooling": "head", "model.pooled_layers": 2}, "head reads the last layer alone"),
         ({"data.teacher": "runs/a"}, "fits classes, not a teacher's probabilities"),
     ],
 )
