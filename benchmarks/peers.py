@@ -40,7 +40,7 @@ PEERS = flags.DEFINE_string("peers", sys.executable, "Python that has the peers"
 RUNS = flags.DEFINE_string("runs", None, "folder of the runs", required=True)
 OUTPUT = flags.DEFINE_string("output", None, "CSV file, a row per run", required=True)
 
-PEER_METHODS = ("trainer", "setfit", "sklearn")
+PEER_METHODS = ("trainer", "trainer-frozen", "setfit", "sklearn")
 KEY = ("data", "labels", "draw", "seed", "method", "cache")
 COLUMNS = (*KEY, "train", "test", "accuracy", "wall_s")
 

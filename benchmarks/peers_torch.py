@@ -1,15 +1,17 @@
 """The peers of benchmarks/peers.py: a table in, predictions of its test file out, in one process.
 
-    python benchmarks/peers_torch.py trainer FOLDER WEIGHTS SEED
+    python benchmarks/peers_torch.py METHOD FOLDER WEIGHTS SEED
 
 FOLDER holds train.csv, val.csv and test.csv; predicted.csv is written into it. `trainer` is
 transformers' Trainer in bfloat16 with the rate, batch size and epochs of configs/encoder.py, whose
-best epoch by validation accuracy is tested. `setfit` is SetFit (Tunstall et al., 2022) with its
+best epoch by validation accuracy is tested; it trains all parameters, and `trainer-frozen` keeps the
+embeddings, as that recipe does. `setfit` is SetFit (Tunstall et al., 2022) with its
 defaults, but for one sampled pair of each kind per text. `sklearn` is TF-IDF of words, bigrams and
 character n-grams with logistic regression, its C by cross-validation, on train and val together.
 Imports neither the package nor JAX.
 """
 
+import functools
 import math
 import sys
 from pathlib import Path
@@ -24,7 +26,9 @@ def read(folder: Path) -> dict[str, pd.DataFrame]:
     return {name: pd.read_csv(folder / f"{name}.csv", keep_default_na=False) for name in names}
 
 
-def trainer(splits: dict[str, pd.DataFrame], folder: Path, weights: str, seed: int) -> np.ndarray:
+def trainer(
+    splits: dict[str, pd.DataFrame], folder: Path, weights: str, seed: int, frozen: bool = False
+) -> np.ndarray:
     """Fine-tune by transformers' Trainer."""
     import torch
     import transformers
@@ -43,6 +47,7 @@ def trainer(splits: dict[str, pd.DataFrame], folder: Path, weights: str, seed: i
     model = transformers.AutoModelForSequenceClassification.from_pretrained(
         weights, num_labels=len(classes)
     )
+    model.base_model.embeddings.requires_grad_(not frozen)
     steps = math.ceil(len(sets["train"]) / 32)
     arguments = transformers.TrainingArguments(
         output_dir=str(folder / "trainer"),
@@ -115,8 +120,13 @@ def sklearn(splits: dict[str, pd.DataFrame], folder: Path, weights: str, seed: i
 def main(method: str, folder: str, weights: str, seed: str) -> None:
     """Train by one method; write the classes that it predicts for the test texts."""
     splits = read(Path(folder))
-    fit = {"trainer": trainer, "setfit": setfit, "sklearn": sklearn}[method]
-    predicted = fit(splits, Path(folder), weights, int(seed))
+    methods = {
+        "trainer": trainer,
+        "trainer-frozen": functools.partial(trainer, frozen=True),
+        "setfit": setfit,
+        "sklearn": sklearn,
+    }
+    predicted = methods[method](splits, Path(folder), weights, int(seed))
     pd.DataFrame({"predicted": predicted}).to_csv(Path(folder) / "predicted.csv", index=False)
 
 

@@ -73,9 +73,9 @@ def compare(
     """Complete a comparison; print, draw and return its table, a row per model.
 
     `changes` are of the data, the seed, the encoder's weights and unlabeled text. The directory
-    will hold comparison.json, .csv and .png, and a run for each recipe. After `stop_after` seconds, the
-    current run is saved and the comparison stops. The columns are the validation accuracy with its
-    95 % interval, the p-value of McNemar's test against the linear baseline, the seconds of
+    will hold comparison.json, .csv and .png, and a run for each recipe. After `stop_after` seconds,
+    the current run is saved and the comparison stops. The columns are the validation accuracy with
+    its 95 % interval, the p-value of McNemar's test against the linear baseline, the seconds of
     training, texts per second and the size of the parameters. Errors are those of a training.
     """
     names = (RECIPES[0], AVERAGE, *RECIPES[1:]) if changes.get(TEXT) else RECIPES
