@@ -4,10 +4,10 @@
 
 FOLDER holds train.csv, val.csv and test.csv; predicted.csv is written into it. `trainer` is
 transformers' Trainer in bfloat16 with the rate, batch size and epochs of configs/encoder.py, whose
-best epoch by validation accuracy is tested; it trains all parameters, and `trainer-frozen` keeps the
-embeddings, as that recipe does. `setfit` is SetFit (Tunstall et al., 2022) with its
-defaults, but for one sampled pair of each kind per text. `sklearn` is TF-IDF of words, bigrams and
-character n-grams with logistic regression, its C by cross-validation, on train and val together.
+best epoch by validation accuracy is tested; it trains all parameters, and `trainer-frozen` keeps
+the embeddings, as that recipe does. `setfit` is SetFit (Tunstall et al., 2022) with its defaults,
+but for 20 sampled pairs of each kind per text. `sklearn` is TF-IDF of words, bigrams and character
+n-grams with logistic regression, its C by cross-validation, on train and val together.
 Imports neither the package nor JAX.
 """
 

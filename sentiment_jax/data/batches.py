@@ -64,11 +64,14 @@ def plan_evaluation(
     """Plan one pass over all reviews, sorted by length or `packed`; batches may hold fewer.
 
     Packed batches have rows in steps of 4 or of a sixteenth of the batch size, so that most splits
-    have the same shape.
+    have the same shape. Reviews that need longer rows are apart: attention takes the square.
     """
     if packed:
-        order = np.arange(len(lengths))
-        return _balance(order, lengths, batch_size, buckets, max(4, batch_size // 16))
+        fits = lengths <= ROWS[-1]
+        step = max(4, batch_size // 16)
+        parts = [np.flatnonzero(fits), np.flatnonzero(~fits)]
+        plans = [_balance(rows, lengths, batch_size, buckets, step) for rows in parts if len(rows)]
+        return [planned for plan in plans for planned in plan]
     return _group(np.argsort(lengths, kind="stable"), lengths, batch_size, buckets)
 
 
@@ -80,7 +83,7 @@ def _balance(
     All have the rows that the fullest one needs, rounded up to a multiple.
     """
     sizes = (*[size for size in ROWS if size < buckets[-1]], buckets[-1])
-    length = sizes[np.searchsorted(sizes, max(lengths))]
+    length = sizes[np.searchsorted(sizes, lengths[order].max())]
     batches = math.ceil(len(order) / batch_size)
     order = order[np.argsort(-lengths[order], kind="stable")]
     tokens = np.zeros(batches, np.int64)

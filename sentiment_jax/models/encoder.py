@@ -128,7 +128,9 @@ def mean_state(
     """Return the mean of the states of each text's tokens."""
     states = states.astype(jnp.float32)
     if isinstance(extent, Packing):
-        total = jnp.einsum("tl,tlh->th", extent.mask_of_texts(), states[extent.rows])
+        texts = jnp.arange(1, len(extent.starts) + 1)[:, None] == extent.segments.reshape(-1)
+        states = states.reshape(-1, states.shape[-1])
+        total = jnp.matmul(texts.astype(jnp.float32), states, precision=jax.lax.Precision.HIGHEST)
         return total / extent.lengths[:, None]
     valid = jnp.arange(states.shape[1]) < extent[:, None]
     return jnp.sum(states * valid[:, :, None], axis=1) / extent[:, None]

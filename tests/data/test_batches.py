@@ -117,7 +117,7 @@ def test_packed_rows_hold_each_review_once_beside_others():
     (planned,) = plan_epoch(encoded.lengths, **options)
     batch = make_batch(encoded, planned, 32)
     size = planned.length
-    assert size == 128  # which holds the longest
+    assert size == 64  # which holds the longest
     assert len(batch["token_ids"]) < encoded.lengths.sum() / size + 2  # hardly any padding
     segments, positions, token_ids = (
         batch[name].ravel() for name in ("segments", "positions", "token_ids")
@@ -137,9 +137,18 @@ def test_packed_rows_hold_each_review_once_beside_others():
 
 def test_packed_rows_are_no_longer_than_a_long_review_needs():
     for longest, bucket, expected in ((64, 160, 64), (65, 160, 128), (129, 160, 160), (9, 40, 40)):
-        options = {"batch_size": 2, "buckets": (bucket,), "packed": True}
-        (planned,) = plan_evaluation(np.array([5, longest]), **options)
+        options = {"batch_size": 2, "buckets": (bucket,), "packed": True, "seed": 0, "epoch": 0}
+        (planned,) = plan_epoch(np.array([5, longest]), **options)
         assert planned.length == expected
+
+
+def test_an_evaluation_has_long_reviews_apart():
+    lengths = np.array([5, 200, 128, 30, 150, 129])
+    plan = plan_evaluation(lengths, batch_size=2, buckets=(64, 256), packed=True)
+    assert sorted(i for planned in plan for i in planned.indices) == list(range(6))
+    for planned in plan:
+        long = lengths[planned.indices] > 128
+        assert planned.length == (256 if long.any() else 128) and long.all() == long.any()
 
 
 def test_buckets_end_at_max_length():
