@@ -31,7 +31,7 @@ RECIPE = {
     "data.validation_fraction": 0.1,
     "data.max_length": 128,
     "data.truncation": "head_tail",
-    "data.length_buckets": (32, 64),  # where a row holds one review: several devices, ModernBERT
+    "data.length_buckets": (32, 64, 128),  # of rows with one review: several devices, ModernBERT
     "data.packing": True,
     "model.pretrained": "sentence-transformers/all-MiniLM-L6-v2",
     "model.dtype": DTYPE,

@@ -218,7 +218,8 @@ def dispatch() -> None:
         from sentiment_jax.data.corpus import infer_source
 
         config = infer_source(config)
-        validate(config, pretraining=mode == "pretrain")
+        if mode != "compare":  # which has recipes of its own
+            validate(config, pretraining=mode == "pretrain")
         prefix = "pretrain-" if mode == "pretrain" else ""
         workdirs = [Path(WORKDIR.value or f"runs/{prefix}{run_name(config)}")]
     else:

@@ -16,7 +16,12 @@ from sentiment_jax.data.corpus import load_corpus
 from sentiment_jax.data.labels import same_classes
 from sentiment_jax.errors import InputError
 from sentiment_jax.runtime import terminal
-from sentiment_jax.storage.run_directory import SWEEP_FILE, RunDirectory
+from sentiment_jax.storage.run_directory import (
+    COMPARISON_FILE,
+    SWEEP_FILE,
+    VECTORS,
+    RunDirectory,
+)
 from sentiment_jax.storage.selection import BY_ACCURACY, Ranking
 from sentiment_jax.sweeps import plan
 from sentiment_jax.sweeps.plan import FINAL, Sweep, Trial, in_words
@@ -188,6 +193,8 @@ def _find(directory: Path) -> list[Path]:
         raise InputError(f"{directory} is a sweep without {SWEEP_FILE}: run its command again")
     for paths in [directory], sorted(directory.iterdir()):
         found = [p for p in paths if (p / SWEEP_FILE).is_file() or RunDirectory(p).config.is_file()]
+        if (directory / COMPARISON_FILE).exists():
+            found = [path for path in found if path.name != VECTORS]
         if found:
             return found
     raise InputError(f"{directory} holds no sweep.json and no run's config.json")

@@ -12,7 +12,7 @@ from sentiment_jax.data.encoding import Encoded
 Batch = dict[str, np.ndarray]
 Lengths = Integer[np.ndarray, " reviews"]  # tokens of each review
 Rows = Int64[np.ndarray, " rows"]
-ROWS = (64, 128)  # tokens of a row that holds several reviews, unless one of them has more
+ROW_LENGTHS = (64, 128)  # tokens of a row that holds several reviews, unless one of them has more
 WINDOW = 50  # batches whose reviews are sorted by bucket together
 
 
@@ -67,7 +67,7 @@ def plan_evaluation(
     have the same shape. Reviews that need longer rows are apart: attention takes the square.
     """
     if packed:
-        fits = lengths <= ROWS[-1]
+        fits = lengths <= ROW_LENGTHS[-1]
         step = max(4, batch_size // 16)
         parts = [np.flatnonzero(fits), np.flatnonzero(~fits)]
         plans = [_balance(rows, lengths, batch_size, buckets, step) for rows in parts if len(rows)]
@@ -82,7 +82,7 @@ def _balance(
 
     All have the rows that the fullest one needs, rounded up to a multiple.
     """
-    sizes = (*[size for size in ROWS if size < buckets[-1]], buckets[-1])
+    sizes = (*[size for size in ROW_LENGTHS if size < buckets[-1]], buckets[-1])
     length = sizes[np.searchsorted(sizes, lengths[order].max())]
     batches = math.ceil(len(order) / batch_size)
     order = order[np.argsort(-lengths[order], kind="stable")]

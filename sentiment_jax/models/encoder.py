@@ -212,7 +212,7 @@ class Encoder(nn.Module):
     ) -> Float[Array, "texts chosen hidden"]:
         """Return the last layer's states, computed for the tokens that are asked for alone.
 
-        The mean with layers below it has no `positions`.
+        If several layers are `averaged`, the mean of their states; it has no `positions`.
         """
         config = self.config
         layer = nn.remat(Layer) if config.remat else Layer

@@ -20,19 +20,27 @@ from sentiment_jax.analysis import figures
 from sentiment_jax.analysis.predictions import read_predictions
 from sentiment_jax.config.recipes import override, read_recipe
 from sentiment_jax.config.schema import ENCODERS, Config, DataConfig
+from sentiment_jax.config.stored import flatten
 from sentiment_jax.config.validation import validate
 from sentiment_jax.data.corpus import Corpus, infer_source, load_corpus
 from sentiment_jax.data.reviews import Reviews
+from sentiment_jax.data.unlabeled import NOTHING, read_text
 from sentiment_jax.errors import InputError
 from sentiment_jax.modes.pretrain import pretrain
 from sentiment_jax.modes.train import RUN, TRIAL, fit_baseline
 from sentiment_jax.runtime import terminal
 from sentiment_jax.storage.files import read_json, write_csv, write_json
-from sentiment_jax.storage.run_directory import COMPARISON_FILE, RunDirectory, prepare_workdir
+from sentiment_jax.storage.run_directory import (
+    COMPARISON_FILE,
+    VECTORS,
+    RunDirectory,
+    prepare_workdir,
+)
 from sentiment_jax.sweeps.plan import Trial
 from sentiment_jax.training import checks, console
 from sentiment_jax.training.cross_validation import fold_rows
 from sentiment_jax.training.experiment import Experiment
+from sentiment_jax.training.lineage import texts_hash
 from sentiment_jax.training.metrics import is_correct, mcnemar, wilson_interval
 from sentiment_jax.training.scoring import score_reviews
 from sentiment_jax.training.signals import Stop
@@ -42,7 +50,7 @@ from sentiment_jax.training.trained_model import load_run
 
 RECIPES = ("ngrams", "encoder:probe", "encoder")  # the cheapest to use first
 AVERAGE = "average"  # compared where there is unlabeled text to learn its embeddings from
-VECTORS = "lstm:pretrain"  # learns them
+PRETRAIN = "lstm:pretrain"  # learns them
 CHEAPER = (
     "ngrams",
     AVERAGE,
@@ -78,8 +86,11 @@ def compare(
     its 95 % interval, the p-value of McNemar's test against the linear baseline, the seconds of
     training, texts per second and the size of the parameters. Errors are those of a training.
     """
-    names = (RECIPES[0], AVERAGE, *RECIPES[1:]) if changes.get(TEXT) else RECIPES
-    vectors = directory / "vectors"
+    names: tuple[str, ...] = RECIPES
+    if changes.get(TEXT):
+        names = (RECIPES[0], AVERAGE, *RECIPES[1:])
+        learner = _recipe(PRETRAIN, changes)
+    vectors = directory / VECTORS
     recipes = {name: _recipe(name, changes, vectors) for name in names}
     prepare_workdir(directory)
     data, corpus = _read(recipes)
@@ -87,7 +98,8 @@ def compare(
         changes = {**changes, "data.folds": FOLDS}
         recipes = {name: _recipe(name, changes, vectors) for name in names}
         data, corpus = _read(recipes)
-    _begin(directory, corpus)
+    text = read_text(changes[TEXT], data) if changes.get(TEXT) else NOTHING
+    _begin(directory, corpus, text)
     scored = corpus.splits["train" if data.folds else "val"]
     how = f"{data.folds} folds" if data.folds else "validation"
     print(f"{'compare':8} {', '.join(names)} by {how} on {len(scored):,} reviews, in {directory}")
@@ -100,14 +112,17 @@ def compare(
     with Stop(stop_after) as stop:
         for name, recipe in recipes.items():
             place = directory / name.replace(":", "-")
-            if name == AVERAGE and not _learn_vectors(_recipe(VECTORS, changes), vectors, stop):
-                continue
+            if name == AVERAGE:
+                _pretrain(learner, vectors, len(text), stop)
             if not _train(name, recipe, place, TRIAL, corpus, stop):
                 continue
             trial = Trial("run", place, RunDirectory(place).read_config()).refresh()
             predictions = read_predictions([trial], "val")
             correct[name] = predictions.correct[0]
             rows.append(_row(name, correct, **_costs(trial, corpus)))
+            if name == AVERAGE:
+                learned = read_json(RunDirectory(vectors).result)
+                rows[-1]["train_seconds"] += learned["train_seconds"]
         chosen = choose({name: of for name, of in correct.items() if name != LINEAR})
         place = directory / chosen.replace(":", "-")
         needed = {"test", "linear_baseline"} if baseline else {"test"}
@@ -142,27 +157,33 @@ def _recipe(name: str, changes: Mapping[str, Any], vectors: Path = Path()) -> Co
             may = f"it may change data.*, {', '.join(SHARED[1:])}"
             raise InputError(f"--config.{setting}: --mode=compare keeps its recipes; {may}")
     recipe = read_recipe(name)
-    others = set() if name == VECTORS else {TEXT}
+    held_out = ("data.folds", "data.validation_fraction")
+    others = {TEXT}
+    if name == PRETRAIN:  # which has no folds, and holds out text in any case
+        others = {n for n in held_out if n == "data.folds" or not changes.get(n)}
     others |= set() if recipe.model.name in ENCODERS else {*WEIGHTS}
     changes = {setting: changes[setting] for setting in changes.keys() - others}
     if name == AVERAGE:  # which has folds by itself
-        held_out = {n: read_recipe(RECIPES[0]).data[n] for n in ("folds", "validation_fraction")}
-        changes = {f"data.{n}": value for n, value in held_out.items()} | changes
-        changes |= {"model.pretrained": str(vectors)}
+        theirs = flatten(read_recipe(RECIPES[0]))
+        changes = {n: theirs[n] for n in held_out} | changes | {"model.pretrained": str(vectors)}
     recipe = infer_source(override(recipe, changes))
-    validate(recipe, pretraining=name == VECTORS)
+    validate(recipe, pretraining=name == PRETRAIN)
     return recipe
 
 
-def _begin(directory: Path, corpus: Corpus) -> None:
-    """Write comparison.json, or check that the one there is of the same reviews."""
+def _begin(directory: Path, corpus: Corpus, text: Reviews) -> None:
+    """Write comparison.json, or check that the one there is of the same reviews and text."""
     if RunDirectory(directory).config.exists():
         raise InputError(f"{directory} holds a run: choose another --workdir for a comparison")
     path = directory / COMPARISON_FILE
-    data_hash = corpus.statistics["data_hash"]
+    learned = {"data_hash": corpus.statistics["data_hash"]}
+    if len(text):
+        learned["text_hash"] = texts_hash(text)
     if not path.exists():
-        write_json(path, {"data_hash": data_hash, "chosen": ""})
-    elif read_json(path)["data_hash"] != data_hash:
+        write_json(path, learned | {"chosen": ""})
+        return
+    before = read_json(path)
+    if any(before.get(name) != learned.get(name) for name in ("data_hash", "text_hash")):
         raise InputError(f"{directory} compares models on other reviews: choose another --workdir")
 
 
@@ -198,21 +219,17 @@ def _train(
     return True
 
 
-def _learn_vectors(recipe: ConfigDict, place: Path, stop: Stop) -> bool:
-    """Learn embeddings of n-grams from all text; return False, and say why, if that can't be."""
+def _pretrain(recipe: ConfigDict, place: Path, texts: int, stop: Stop) -> None:
+    """Learn embeddings of n-grams from all text, unless that is done."""
+    recipe = override(recipe, {"batch_size": min(recipe.batch_size, max(1, texts // 2))})
     prepare_workdir(place, nested=True)
     start = time.monotonic()
     log = RunDirectory(place).log
-    try:
-        with log.open("a", encoding="utf-8") as file, contextlib.redirect_stdout(file):
-            pretrain(recipe, place, nested=True, stop=stop)
-    except InputError as error:  # of too little text
-        print(f"left out {AVERAGE}: {error}")
-        return False
+    with log.open("a", encoding="utf-8") as file, contextlib.redirect_stdout(file):
+        pretrain(recipe, place, nested=True, stop=stop)
     print(
-        f"{VECTORS:14} {time.monotonic() - start:,.0f} s, the embeddings of {AVERAGE}", flush=True
+        f"{PRETRAIN:14} {time.monotonic() - start:,.0f} s, the embeddings of {AVERAGE}", flush=True
     )
-    return True
 
 
 def _row(name: str, correct: Mapping[str, Bool[np.ndarray, " reviews"]], **more: Any) -> dict:

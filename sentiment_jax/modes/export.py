@@ -72,6 +72,9 @@ def export_run(run: TrainedModel, workdir: Path, folder: Path) -> str:
     model = Export(
         run.model.config, run.params, run.tokenizer, objective, run.classes, card, several
     )
+    if name == "modernbert" and model.pools and model.averaged > 1:
+        reason = "no other program normalizes a mean of ModernBERT's layers"
+        raise InputError(f"{workdir}: {reason}: train with --config.model.pooled_layers=1")
     export_pretrained(folder, model)
     if model.pools:
         return "sentence-transformers' SentenceTransformer, which encodes a text to its logits"

@@ -47,12 +47,9 @@ def batch_like(experiment: Experiment, mode: str, length: int) -> batches.Batch:
     size = experiment.config.eval_batch_size
     if experiment.packs:
         splits = [experiment.encoded[name] for name in ("val", "test")]
-        first = [
-            next(scoring.make_batches(experiment, of, min(size, len(of))))[1]
-            for of in splits
-            if len(of)
-        ]
-        return max(first, key=lambda batch: len(batch["token_ids"]))
+        passes = [scoring.make_batches(experiment, of, min(size, len(of))) for of in splits]
+        made = (batch for batches_of in passes for _, batch in batches_of)
+        return max(made, key=lambda batch: batch["token_ids"].size)
     return batches.make_batch(dataclasses.replace(encoded, targets=None), planned, size)
 
 
@@ -107,9 +104,9 @@ def check_memory(experiment: Experiment) -> float:
         length = padded_lengths(experiment, mode)[-1]
         needed = compile_step(experiment, mode, length)
         if needed > room:
-            rows = len(batch_like(experiment, mode, length)["token_ids"])
+            rows, tokens = batch_like(experiment, mode, length)["token_ids"].shape[:2]
             raise RunError(
-                f"{mode} of {rows} rows x {length} tokens needs {mebibytes(needed)}; a device has "
+                f"{mode} of {rows} rows x {tokens} tokens needs {mebibytes(needed)}; a device has "
                 f"{mebibytes(room)} for it: lower {remedy}"
             )
     return time.perf_counter() - start

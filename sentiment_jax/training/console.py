@@ -92,11 +92,12 @@ def print_steps(experiment: Experiment) -> None:
     print(line("step", "", "rows x tokens", "peak memory", "compiled in"))
     for mode in compilation.modes_of(experiment.config):
         for length in compilation.padded_lengths(experiment, mode):
-            rows = len(compilation.batch_like(experiment, mode, length)["token_ids"])
+            batch = compilation.batch_like(experiment, mode, length)
+            rows, tokens = batch["token_ids"].shape[:2]
             start = time.perf_counter()
             peak = mebibytes(compilation.compile_step(experiment, mode, length))
             seconds = time.perf_counter() - start
-            print(line("", mode, f"{rows} x {length}", peak, f"{seconds:.1f} s"), flush=True)
+            print(line("", mode, f"{rows} x {tokens}", peak, f"{seconds:.1f} s"), flush=True)
 
 
 def print_epoch(run: TrainingRun) -> None:

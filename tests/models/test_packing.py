@@ -28,11 +28,13 @@ SMALL = {
 }
 
 
-@pytest.mark.parametrize("pooling", ["head", "first", "mean"])
+@pytest.mark.parametrize(
+    ("pooling", "layers"), [("head", 1), ("first", 1), ("first", 2), ("mean", 1), ("mean", 2)]
+)
 @pytest.mark.parametrize("name", ["bert", "distilbert", "electra_projection", "roberta"])
-def test_loss_and_gradients_equal_those_of_padded_rows(name, pooling):
+def test_loss_and_gradients_equal_those_of_padded_rows(name, pooling, layers):
     """In evaluation, where rates of dropout do nothing."""
-    model = golden.build(name, pooling=pooling)
+    model = golden.build(name, pooling=pooling, pooled_layers=layers)
     params = golden.random(model)
     encoded = random_encoded(9, longest=9, vocabulary=model.config.vocab_size, seed=3)
 

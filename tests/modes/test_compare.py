@@ -2,6 +2,7 @@
 
 import csv
 import shutil
+from pathlib import Path
 
 import matplotlib.image
 import numpy as np
@@ -18,6 +19,7 @@ from sentiment_jax.data.corpus import load_corpus
 from sentiment_jax.errors import Interrupted
 from sentiment_jax.modes import compare as mode
 from sentiment_jax.modes.compare import COLUMNS, RECIPES, choose, compare
+from sentiment_jax.modes.report import report
 from sentiment_jax.storage.files import read_json, write_json
 from sentiment_jax.storage.run_directory import RunDirectory
 from sentiment_jax.sweeps.plan import find_run
@@ -213,23 +215,47 @@ def test_from_python_and_what_is_refused(tmp_path, monkeypatch):
         refuses(message, compare, SMALL | wrong, tmp_path / "wrong")
 
 
-def test_unlabeled_text_adds_the_average_of_embeddings_learned_from_it(tmp_path, monkeypatch):
-    quick = {"epochs": 1, "min_steps": 0, "batch_size": 32}
+@pytest.fixture
+def text(tmp_path, monkeypatch):
+    """Unlabeled text, one per line, that is learned from quickly."""
+    quick = {"epochs": 1, "min_steps": 0}
     monkeypatch.setattr(mode, "RECIPES", ("ngrams",))
     monkeypatch.setattr(
-        mode,
-        "read_recipe",
-        lambda name: override(read_recipe(name), quick if "lstm" in name else {}),
+        mode, "read_recipe", lambda of: override(read_recipe(of), quick if "lstm" in of else {})
     )
     texts = load_corpus(DataConfig("sample")).splits["train"].texts
     (tmp_path / "texts.txt").write_text("\n".join(" ".join(text.split()) for text in texts))
-    given = SMALL | {"pretrain.text": str(tmp_path / "texts.txt")}
-    table = compare(given, tmp_path / "mine")
+    return {"pretrain.text": str(tmp_path / "texts.txt")}
+
+
+def test_unlabeled_text_adds_the_average_of_embeddings_learned_from_it(
+    text, tmp_path, monkeypatch, capsys
+):
+    directory = tmp_path / "mine"
+    table = compare(SMALL | text, directory)
     assert list(table.model) == ["linear", "ngrams", "average"]
-    vectors = RunDirectory(tmp_path / "mine" / "vectors")
-    trained = RunDirectory(tmp_path / "mine" / "average").read_config()
-    assert trained.model.pretrained == str(vectors.path)
-    learned = read_json(vectors.env)["data"]["counts"]["train"]
-    assert learned["unlabeled"] > 500
-    monkeypatch.setattr("sentiment_jax.training.loop.train_epoch", None)
-    assert list(compare(given, tmp_path / "mine").accuracy) == list(table.accuracy)
+    vectors = RunDirectory(directory / "vectors")
+    assert RunDirectory(directory / "average").read_config().model.pretrained == str(vectors.path)
+    assert read_json(vectors.env)["data"]["counts"]["train"]["unlabeled"] > 500
+    own, learned = (read_json(directory / n / "result.json") for n in ("average", "vectors"))
+    assert table.train_seconds[2] == own["train_seconds"] + learned["train_seconds"]
+    report([directory], tmp_path / "report")
+    assert "average" in (tmp_path / "report" / "report.md").read_text()
+    shutil.copytree(directory, killed := tmp_path / "killed")
+    shutil.rmtree(killed / "average")
+    (killed / "vectors" / "result.json").unlink()
+    with monkeypatch.context() as patch:
+        patch.setattr("sentiment_jax.training.loop.train_epoch", None)
+        assert list(compare(SMALL | text, directory).accuracy) == list(table.accuracy)
+    assert list(compare(SMALL | text, killed).accuracy) == list(table.accuracy)
+    Path(text["pretrain.text"]).write_text("Another text.\nAnd one more.\n")
+    refuses("compares models on other reviews", compare, SMALL | text, directory)
+    refuses("compares models on other reviews", compare, SMALL, directory)
+    refuses("cannot read pretrain.text=gone", compare, {"pretrain.text": "gone"} | SMALL, directory)
+
+
+def test_unlabeled_text_and_folds_on_the_command_line(text, tmp_path, printed):
+    given = SMALL | text | {"data.folds": 2}
+    flags = [f"--config.{name}={value}" for name, value in given.items()]
+    shown = printed("--mode=compare", f"--workdir={tmp_path / 'mine'}", *flags)
+    assert "compare  ngrams, average by 2 folds on 60 reviews" in shown

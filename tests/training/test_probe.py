@@ -1,5 +1,6 @@
 """A probe is scikit-learn's logistic regression on frozen states, and a run like any other."""
 
+import dataclasses
 import functools
 import json
 
@@ -9,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import runs
-from pretrained import make_folder
+from pretrained import SIZES, TRAINERS, make_folder
 from reviews import refuses
 from safetensors.numpy import load_file
 from sklearn.linear_model import LogisticRegression
@@ -17,14 +18,14 @@ from sklearn.linear_model import LogisticRegression
 from configs import encoder
 from sentiment_jax import api
 from sentiment_jax.config.recipes import override
-from sentiment_jax.config.schema import ENCODERS, ModernBertConfig
+from sentiment_jax.config.schema import ENCODERS, EncoderConfig, ModernBertConfig
 from sentiment_jax.config.validation import validate
 from sentiment_jax.data.reviews import Reviews
 from sentiment_jax.errors import InputError
 from sentiment_jax.huggingface import weights
 from sentiment_jax.models.registry import build_model
 from sentiment_jax.modes.evaluate import evaluate_run
-from sentiment_jax.modes.export import export_run
+from sentiment_jax.modes.export import Export, export_pretrained, export_run
 from sentiment_jax.modes.train import train
 from sentiment_jax.storage.files import read_json
 from sentiment_jax.storage.metrics_log import read_metrics
@@ -197,6 +198,19 @@ def test_it_is_exported_for_sentence_transformers(trained, tmp_path):
         jax.tree.map(np.testing.assert_array_equal, params[part], run.params[part])
 
 
+def test_a_mean_of_modernberts_layers_is_not_exported(tmp_path, monkeypatch):
+    monkeypatch.setattr(probe, "C", STRONG)
+    train(make_probe(make_folder(tmp_path / "weights", "modernbert")), tmp_path / "run")
+    run = load_run(tmp_path / "run")
+    refuses(
+        "train with --config.model.pooled_layers=1",
+        export_run,
+        run,
+        tmp_path / "run",
+        tmp_path / "o",
+    )
+
+
 def test_fine_tuning_starts_from_its_last_layer_if_that_reads_the_same(trained):
     workdir, _ = trained
     learned = load_run(workdir).params["classifier"]["kernel"]
@@ -212,6 +226,18 @@ def test_fine_tuning_starts_from_its_last_layer_if_that_reads_the_same(trained):
         params, report = initial_params(experiment)
         assert np.array_equal(params["classifier"]["kernel"], learned) == same
         assert ("classifier/kernel" in report.new) != same
+
+
+def test_an_export_averages_the_layers_that_the_probe_reads(tmp_path):
+    config = EncoderConfig(**SIZES | {"name": "bert", "num_hidden_layers": 3, "pooling": "mean"})
+    config = dataclasses.replace(config, pooled_layers=2)
+    model = build_model(config, vocab_size=1)
+    tokenizer = TRAINERS["bert"](["a dull film", "a moving film"])
+    export_pretrained(tmp_path / "out", Export(config, golden.random(model), tokenizer))
+    layers = json.loads((tmp_path / "out" / "0_Layers" / "config.json").read_bytes())
+    assert layers["layer_start"] == 2  # the first is 1, 0 the embeddings
+    ones = load_file(tmp_path / "out" / "0_Layers" / "model.safetensors")["layer_weights"]
+    assert ones.shape == (2,)
 
 
 def test_a_kill_before_the_checkpoint_begins_again(folder, trained, tmp_path, monkeypatch):
