@@ -16,6 +16,7 @@ import pretrained
 import pytest
 import runs
 from commands import command_line, python
+from ml_collections import config_flags
 from readme import PAGES, ROOT, blocks, shown
 from reviews import write_csv
 
@@ -25,7 +26,7 @@ from sentiment_jax.config import recipes
 from sentiment_jax.config.recipes import override, read_recipe
 from sentiment_jax.config.stored import flatten
 from sentiment_jax.config.validation import validate
-from sentiment_jax.modes import sweep
+from sentiment_jax.modes import compare, sweep
 from sentiment_jax.runtime import startup
 from sentiment_jax.storage.files import read_json
 from sentiment_jax.sweeps.plan import plan_sweep
@@ -79,7 +80,11 @@ def test_its_flags_and_settings_exist(page, monkeypatch):
         with command_line(shlex.split(given.replace("--help", ""))):
             main.parse(list(sys.argv))
             main.check_flags(main.MODE.value)
-            if main.CONFIG.value is not None:
+            if main.MODE.value == "compare":
+                changes = config_flags.get_override_values(main.flags.FLAGS["config"])
+                for name in (*compare.RECIPES, compare.PRETRAIN, compare.AVERAGE):
+                    compare._recipe(name, changes)
+            elif main.CONFIG.value is not None:
                 validate(main.CONFIG.value, pretraining=main.MODE.value == "pretrain")
             if main.MODE.value == "sweep":
                 main.dispatch()

@@ -191,7 +191,9 @@ class Layer(nn.Module):
         return layers.layer_norm(config, "output_norm")(hidden + dropout(output))
 
 
-def mean_of_highest(states: Sequence[States], count: int) -> States:
+def mean_of_highest(
+    states: Sequence[Float[Array, "texts _ hidden"]], count: int
+) -> Float[Array, "texts _ hidden"]:
     """Return the mean of the last `count` layers' states, or of all if there are fewer."""
     if count == 1:
         return states[-1]
