@@ -10,6 +10,7 @@ import re
 import shlex
 import sys
 import tarfile
+from pathlib import Path
 
 import jax
 import pretrained
@@ -83,7 +84,7 @@ def test_its_flags_and_settings_exist(page, monkeypatch):
             if main.MODE.value == "compare":
                 changes = config_flags.get_override_values(main.flags.FLAGS["config"])
                 for name in (*compare.RECIPES, compare.PRETRAIN, compare.AVERAGE):
-                    compare._recipe(name, changes)
+                    compare._recipe(name, changes, Path())
             elif main.CONFIG.value is not None:
                 validate(main.CONFIG.value, pretraining=main.MODE.value == "pretrain")
             if main.MODE.value == "sweep":

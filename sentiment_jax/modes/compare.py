@@ -86,23 +86,13 @@ def compare(
     its 95 % interval, the p-value of McNemar's test against the linear baseline, the seconds of
     training, texts per second and the size of the parameters. Errors are those of a training.
     """
-    names: tuple[str, ...] = RECIPES
-    if changes.get(TEXT):
-        names = (RECIPES[0], AVERAGE, *RECIPES[1:])
-        learner = _recipe(PRETRAIN, changes)
-    vectors = directory / VECTORS
-    recipes = {name: _recipe(name, changes, vectors) for name in names}
-    prepare_workdir(directory)
-    data, corpus = _read(recipes)
-    if len(corpus.splits["val"]) < FEW and not (data.folds or data.validation_path):
-        changes = {**changes, "data.folds": FOLDS}
-        recipes = {name: _recipe(name, changes, vectors) for name in names}
-        data, corpus = _read(recipes)
+    recipes, data, corpus = _read(changes, directory)
     text = read_text(changes[TEXT], data) if changes.get(TEXT) else NOTHING
     _begin(directory, corpus, text)
     scored = corpus.splits["train" if data.folds else "val"]
     how = f"{data.folds} folds" if data.folds else "validation"
-    print(f"{'compare':8} {', '.join(names)} by {how} on {len(scored):,} reviews, in {directory}")
+    listed = ", ".join(name for name in recipes if name != PRETRAIN)
+    print(f"{'compare':8} {listed} by {how} on {len(scored):,} reviews, in {directory}")
     baseline = fit_baseline(corpus.splits, fold_rows(data, corpus.splits["train"]))
     rows = []
     correct = {}
@@ -111,18 +101,16 @@ def compare(
         rows.append(_row(LINEAR, correct, train_seconds=baseline["seconds"]))
     with Stop(stop_after) as stop:
         for name, recipe in recipes.items():
+            if name == PRETRAIN:
+                _pretrain(recipe, directory / VECTORS, len(text), stop)
+                continue
             place = directory / name.replace(":", "-")
-            if name == AVERAGE:
-                _pretrain(learner, vectors, len(text), stop)
             if not _train(name, recipe, place, TRIAL, corpus, stop):
                 continue
             trial = Trial("run", place, RunDirectory(place).read_config()).refresh()
             predictions = read_predictions([trial], "val")
             correct[name] = predictions.correct[0]
             rows.append(_row(name, correct, **_costs(trial, corpus)))
-            if name == AVERAGE:
-                learned = read_json(RunDirectory(vectors).result)
-                rows[-1]["train_seconds"] += learned["train_seconds"]
         chosen = choose({name: of for name, of in correct.items() if name != LINEAR})
         place = directory / chosen.replace(":", "-")
         needed = {"test", "linear_baseline"} if baseline else {"test"}
@@ -138,16 +126,29 @@ def compare(
     return table
 
 
-def _read(recipes: Mapping[str, ConfigDict]) -> tuple[DataConfig, Corpus]:
-    """Return the recipes' data, resolved, and the reviews."""
+def _read(
+    changes: Mapping[str, Any], directory: Path
+) -> tuple[dict[str, ConfigDict], DataConfig, Corpus]:
+    """Return the recipes in their order, the data that they share, and the reviews.
+
+    Too few validation reviews to choose by give way to folds.
+    """
+    names: tuple[str, ...] = RECIPES
+    if changes.get(TEXT):
+        names = (RECIPES[0], PRETRAIN, AVERAGE, *RECIPES[1:])
+    recipes = {name: _recipe(name, changes, directory / VECTORS) for name in names}
+    prepare_workdir(directory)
     data = checks.resolve(recipes[RECIPES[0]]).data
     if not data.validates:
         raise InputError("data.validation_fraction=0 leaves a comparison no reviews to choose by")
     with terminal.progress_bar(None, "reading reviews"):
-        return data, load_corpus(data)
+        corpus = load_corpus(data)
+    if len(corpus.splits["val"]) < FEW and not (data.folds or data.validation_path):
+        return _read({**changes, "data.folds": FOLDS}, directory)
+    return recipes, data, corpus
 
 
-def _recipe(name: str, changes: Mapping[str, Any], vectors: Path = Path()) -> ConfigDict:
+def _recipe(name: str, changes: Mapping[str, Any], vectors: Path) -> ConfigDict:
     """Return a recipe with those of the changes that it has; InputError for others.
 
     `vectors` is the run that learns the embeddings of `average`.
@@ -249,8 +250,12 @@ def _costs(trial: Trial, corpus: Corpus) -> dict[str, float]:
     encoded = trained.encode(reviews)
     for _ in range(2):  # the first time compiles
         seconds = score_reviews(trained, trained.params, encoded, "measuring the speed").seconds
+    train_seconds = trial.content["train_seconds"]
+    if trial.config.model.name == AVERAGE:
+        learned = read_json(RunDirectory(trial.directory.parent / VECTORS).result)
+        train_seconds += learned["train_seconds"]
     return {
-        "train_seconds": trial.content["train_seconds"],
+        "train_seconds": train_seconds,
         "texts_per_second": len(reviews) / seconds,
         "megabytes": trial.content["parameters"] * 4 / 1e6,
     }
@@ -314,5 +319,7 @@ def _print(
     if left := [name for name in RECIPES if name not in correct]:
         listed = " and ".join(left)
         print(f"{'advice':8} {listed} are usually better: --config.model.pretrained=FOLDER")
-    print(f"{'winner':8} other modes take --workdir={directory} for {chosen}")
+    print(
+        f"{'winner':8} other modes take --workdir={directory} for {chosen}: --mode=predict, report"
+    )
     print(f"{'files':8} {directory}/comparison.csv, comparison.png")
