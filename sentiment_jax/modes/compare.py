@@ -51,14 +51,12 @@ from sentiment_jax.training.trained_model import load_run
 RECIPES = ("ngrams", "encoder:probe", "encoder")  # the cheapest to use first
 AVERAGE = "average"  # compared where there is unlabeled text to learn its embeddings from
 PRETRAIN = "lstm:pretrain"  # learns them
-CHEAPER = (
-    "ngrams",
-    AVERAGE,
-)  # to use: once trained, a probe and a fine-tuned encoder cost the same
+# To use, that is: once trained, a probe and a fine-tuned encoder cost the same.
+CHEAPER = ("ngrams", AVERAGE)
 LINEAR = "linear"
 WEIGHTS = ("model.pretrained", "model.revision")  # of the encoders
 TEXT = "pretrain.text"  # unlabeled
-# What may be changed:
+# What may be changed.
 SHARED = ("data.", "seed", "cpu_devices", TEXT, *WEIGHTS)
 FEW = 100  # validation reviews: fewer choose by chance, and folds take their place
 FOLDS = 5
