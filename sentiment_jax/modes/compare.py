@@ -56,6 +56,7 @@ CHEAPER = ("ngrams", AVERAGE)
 LINEAR = "linear"
 WEIGHTS = ("model.pretrained", "model.revision")  # of the encoders
 TEXT = "pretrain.text"  # unlabeled
+FRACTION = "data.validation_fraction"
 # What may be changed.
 SHARED = ("data.", "seed", "cpu_devices", TEXT, *WEIGHTS)
 FEW = 100  # validation reviews: fewer choose by chance, and folds take their place
@@ -156,15 +157,18 @@ def _recipe(name: str, changes: Mapping[str, Any], vectors: Path) -> ConfigDict:
             may = f"it may change data.*, {', '.join(SHARED[1:])}"
             raise InputError(f"--config.{setting}: --mode=compare keeps its recipes; {may}")
     recipe = read_recipe(name)
-    held_out = ("data.folds", "data.validation_fraction")
     others = {TEXT}
-    if name == PRETRAIN:  # which has no folds, and holds out text in any case
-        others = {n for n in held_out if n == "data.folds" or not changes.get(n)}
-    others |= set() if recipe.model.name in ENCODERS else {*WEIGHTS}
+    if name == PRETRAIN:
+        others = {"data.folds"}  # it has none
+        if not changes.get(FRACTION):
+            others.add(FRACTION)  # it holds out text in any case
+    if recipe.model.name not in ENCODERS:
+        others |= {*WEIGHTS}
     changes = {setting: changes[setting] for setting in changes.keys() - others}
     if name == AVERAGE:  # which has folds by itself
         theirs = flatten(read_recipe(RECIPES[0]))
-        changes = {n: theirs[n] for n in held_out} | changes | {"model.pretrained": str(vectors)}
+        held_out = {n: theirs[n] for n in ("data.folds", FRACTION)}
+        changes = held_out | changes | {"model.pretrained": str(vectors)}
     recipe = infer_source(override(recipe, changes))
     validate(recipe, pretraining=name == PRETRAIN)
     return recipe
@@ -226,9 +230,8 @@ def _pretrain(recipe: ConfigDict, place: Path, texts: int, stop: Stop) -> None:
     log = RunDirectory(place).log
     with log.open("a", encoding="utf-8") as file, contextlib.redirect_stdout(file):
         pretrain(recipe, place, nested=True, stop=stop)
-    print(
-        f"{PRETRAIN:14} {time.monotonic() - start:,.0f} s, the embeddings of {AVERAGE}", flush=True
-    )
+    seconds = time.monotonic() - start
+    print(f"{PRETRAIN:14} {seconds:,.0f} s, the embeddings of {AVERAGE}", flush=True)
 
 
 def _row(name: str, correct: Mapping[str, Bool[np.ndarray, " reviews"]], **more: Any) -> dict:

@@ -28,8 +28,8 @@ from sentiment_jax.storage.format import FORMAT, upgrade
 DECIDE_BITS = ("python", "versions", "devices", "machine", "xla_flags")  # of env.json
 NVIDIA = "nvidia-|jax-cuda"  # wheels of CUDA, cuDNN, and of XLA for them
 SWEEP_FILE = "sweep.json"  # in the directory of a sweep
-COMPARISON_FILE = "comparison.json"
-VECTORS = "vectors"  # a comparison's pre-training  # in that of a comparison
+COMPARISON_FILE = "comparison.json"  # in that of a comparison
+VECTORS = "vectors"  # a comparison's run of pre-training
 OF_SWEEP = re.compile(  # and of a comparison; not trials
     r"sweep\.json|table\.csv|final(/[^/]*)?|worker-\d+\.log|comparison\.(json|csv|png)"
 )

@@ -237,7 +237,8 @@ def test_unlabeled_text_adds_the_average_of_embeddings_learned_from_it(
     vectors = RunDirectory(directory / "vectors")
     assert RunDirectory(directory / "average").read_config().model.pretrained == str(vectors.path)
     assert read_json(vectors.env)["data"]["counts"]["train"]["unlabeled"] > 500
-    own, learned = (read_json(directory / n / "result.json") for n in ("average", "vectors"))
+    own = read_json(directory / "average" / "result.json")
+    learned = read_json(vectors.result)
     assert table.train_seconds[2] == own["train_seconds"] + learned["train_seconds"]
     report([directory], tmp_path / "report")
     assert "average" in (tmp_path / "report" / "report.md").read_text()
