@@ -26,6 +26,7 @@ RECIPE = {
     "epochs": 2,
     "min_steps": 80,  # of 100 reviews, two epochs are too few steps
     "batch_size": 32,
+    "contrastive": 1.0,  # of 100 reviews, it adds points; of thousands, CHECK
     "select_by": "last",  # when the rate has fallen to 0; of few reviews, scores mislead
     "data.source": "csv",  # of one's own: data.path names it
     "data.validation_fraction": 0.1,
@@ -34,6 +35,7 @@ RECIPE = {
     "data.length_buckets": (32, 64, 128),  # of rows with one review: several devices, ModernBERT
     "data.packing": True,
     "model.pretrained": "sentence-transformers/all-MiniLM-L6-v2",
+    "model.pooling": "folder",
     "model.dtype": DTYPE,
     "model.attention": "cudnn" if DTYPE == "bfloat16" else "xla",
     "model.attention_dropout": 0.0,
@@ -46,8 +48,8 @@ VARIANTS = {
     "probe": {
         "epochs": 1,
         "min_steps": 0,
+        "contrastive": 0.0,
         "data.max_length": 256,  # no step has to read it
-        "model.pooling": "folder",
         "model.pooled_layers": 4,  # the highest say more about a text's topic than its sentiment
         "optimizer.name": "lbfgs",
         "optimizer.learning_rate": 0.0,

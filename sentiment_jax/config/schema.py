@@ -337,6 +337,7 @@ class Config:
     checkpoint_every: int = _count(500, "steps between checkpoints within an epoch", harmless=True)
     cpu_devices: int = _count(1, "parts of a CPU, as far as both batch sizes divide", at_most=1024)
     class_weights: str = setting("none", "of the loss", choices=("none", "balanced"), only="train")
+    contrastive: float = _from_zero(0.0, "weight of a contrastive loss in training", only="train")
     linear_baseline: bool = setting(True, "compare with scikit-learn at the end", harmless=True)
     data: DataConfig = DataConfig()
     model: ModelConfig = EncoderConfig()

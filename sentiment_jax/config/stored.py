@@ -12,6 +12,7 @@ from sentiment_jax.errors import InputError
 LATER = {  # settings that are younger than format 2
     name: schema("bert")[name].default
     for name in (
+        "contrastive",
         "select_by",
         "linear_baseline",
         "min_steps",

@@ -118,12 +118,17 @@ def _training_problems(values: Mapping[str, Any]) -> list[str]:
         problems.append("model.name=average: set model.pretrained to a run of lstm:pretrain")
     if values.get("model.pooling") == "head" and values["model.pooled_layers"] > 1:
         problems.append("model.pooled_layers: model.pooling=head reads the last layer alone")
+    pooled = "an encoder with model.pooling=first, mean or folder"
+    pools = model in ENCODERS and values["model.pooling"] != "head"
+    if values["contrastive"] and not pools:
+        problems.append(f"contrastive={values['contrastive']} needs {pooled}; 0 leaves it out")
     if values["optimizer.name"] == "lbfgs":
+        if values["contrastive"]:
+            problems.append("optimizer.name=lbfgs takes no steps: set contrastive=0")
         if teacher:
             problems.append("optimizer.name=lbfgs fits classes, not a teacher's probabilities")
-        if model not in ("average", *ENCODERS) or values.get("model.pooling") == "head":
-            wanted = "average, or an encoder with model.pooling=first, mean or folder"
-            problems.append(f"optimizer.name=lbfgs fits the last layer of {wanted}")
+        if model != "average" and not pools:
+            problems.append(f"optimizer.name=lbfgs fits the last layer of average, or {pooled}")
         elif not values["model.pretrained"]:
             problems.append("optimizer.name=lbfgs keeps random layers: set model.pretrained")
     if model == "ngrams" and values["model.pretrained"]:

@@ -223,13 +223,17 @@ def _train(
 
 
 def _pretrain(recipe: ConfigDict, place: Path, texts: int, stop: Stop) -> None:
-    """Learn embeddings of n-grams from all text, unless that is done."""
+    """Learn embeddings of n-grams from all text, unless that is done; say why if it can't be."""
     recipe = override(recipe, {"batch_size": min(recipe.batch_size, max(1, texts // 2))})
     prepare_workdir(place, nested=True)
     start = time.monotonic()
     log = RunDirectory(place).log
     with log.open("a", encoding="utf-8") as file, contextlib.redirect_stdout(file):
-        pretrain(recipe, place, nested=True, stop=stop)
+        try:
+            pretrain(recipe, place, nested=True, stop=stop)
+        except InputError as error:  # too little text
+            terminal.warn(f"left out {PRETRAIN}: {error}")
+            return
     seconds = time.monotonic() - start
     print(f"{PRETRAIN:14} {seconds:,.0f} s, the embeddings of {AVERAGE}", flush=True)
 

@@ -22,7 +22,7 @@ from sentiment_jax.errors import InputError
 from sentiment_jax.runtime import devices, terminal
 from sentiment_jax.training import hooks, scoring
 from sentiment_jax.training.metrics import log_loss, score_probabilities
-from sentiment_jax.training.objectives.objective import Batch, classify
+from sentiment_jax.training.objectives.objective import Batch, classify_features
 from sentiment_jax.training.run import TrainingRun
 
 C = np.logspace(-3.5, 1.5, 11)  # inverse strengths of the regularization to choose from
@@ -66,12 +66,9 @@ def compute_features(run: TrainingRun, params: Any) -> Float32[np.ndarray, "revi
     """Return what the last layer reads of each training review."""
     experiment = run.experiment
     width = len(params["classifier"]["kernel"])
-    # Of a network whose last layer is the identity, the features are the logits.
-    identity = {"kernel": np.eye(width, dtype=np.float32), "bias": np.zeros(width, np.float32)}
-    params = {**params, "classifier": identity}
     encoded = experiment.encoded["train"]
     features = np.full((len(encoded), width), np.nan, np.float32)
-    step = _make_feature_step(experiment.model.clone(classes=width))
+    step = _make_feature_step(experiment.model)
     size = min(experiment.config.eval_batch_size, len(encoded))
     passes = scoring.apply(step, experiment, params, encoded, size, "features", run.check_stop)
     for rows, found in passes:
@@ -82,7 +79,7 @@ def compute_features(run: TrainingRun, params: Any) -> Float32[np.ndarray, "revi
 @functools.lru_cache(maxsize=8)
 def _make_feature_step(model: nn.Module) -> Wrapped:
     def feature_step(params: Any, batch: Batch) -> Array:
-        return classify(model, params, batch, None)
+        return classify_features(model, params, batch, None)
 
     return jax.jit(feature_step)
 

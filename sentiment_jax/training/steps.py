@@ -63,7 +63,7 @@ def _make_train_step(
             # would wait for each other before the backward pass, and over the parts.
             def total_loss(trained: Any) -> tuple[Array, dict[str, Array]]:
                 sums = objective(model, {**trained, **frozen}, batch, key)
-                return sums["loss"], sums
+                return sums["loss"] + sums.get("contrastive", 0.0), sums
 
             (_, sums), gradients = jax.value_and_grad(total_loss, has_aux=True)(trained)
             return gradients, sums

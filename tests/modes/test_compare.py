@@ -252,6 +252,10 @@ def test_unlabeled_text_adds_the_average_of_embeddings_learned_from_it(
     Path(text["pretrain.text"]).write_text("Another text.\nAnd one more.\n")
     refuses("compares models on other reviews", compare, SMALL | text, directory)
     refuses("compares models on other reviews", compare, SMALL, directory)
+    assert list(compare(SMALL | text, tmp_path / "little text").model) == ["linear", "ngrams"]
+    printed, warned = capsys.readouterr()
+    assert "left out average: model.pretrained=" in printed
+    assert "left out lstm:pretrain: 50 known tokens are needed, the val text has" in warned
     refuses("cannot read pretrain.text=gone", compare, {"pretrain.text": "gone"} | SMALL, directory)
 
 

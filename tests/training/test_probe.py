@@ -221,7 +221,7 @@ def test_fine_tuning_starts_from_its_last_layer_if_that_reads_the_same(trained):
         ("head", 1, False),
     ):
         changes = SMALL | {"model.pretrained": str(workdir), "model.pooling": pooling}
-        changes |= {"model.pooled_layers": layers}
+        changes |= {"model.pooled_layers": layers, "contrastive": 0.0}
         experiment = CLASSIFICATION.prepare(resolve(override(encoder.get_config(), changes)))
         params, report = initial_params(experiment)
         assert np.array_equal(params["classifier"]["kernel"], learned) == same

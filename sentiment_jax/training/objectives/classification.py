@@ -9,7 +9,8 @@ import numpy as np
 import optax
 from jaxtyping import Array, Int32
 
-from sentiment_jax.training.objectives.objective import Batch, classify, cross_entropy
+from sentiment_jax.training.objectives.contrastive import classify_and_contrast
+from sentiment_jax.training.objectives.objective import Batch, cross_entropy
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,16 +21,29 @@ class Classification:
     (distillation: Hinton et al., 2015, https://arxiv.org/abs/1503.02531).
     """
 
-    class_weights: tuple[float, ...] = ()
+    class_weights: tuple[Any, ...] = ()
+    contrastive: float = 0.0  # the weight of contrastive.contrastive_loss
 
     def __call__(
         self, model: nn.Module, params: Any, batch: Batch, key: Array, deterministic: bool = False
     ) -> dict[str, Array]:
         """Return the sums over the batch's valid rows."""
-        weights = batch["weights"] * (batch["labels"] >= 0)  # -1: labeled by no teacher
-        labels = jnp.maximum(batch["labels"], 0)
+        labeled = batch["labels"].reshape(len(batch["labels"]), -1)[:, 0] >= 0  # -1: by nobody
+        weights = batch["weights"] * labeled
         dropout = None if deterministic else key
-        logits = classify(model, params, batch, dropout)
+        given = (model, params, {**batch, "weights": weights}, dropout)
+        logits, added = classify_and_contrast(*given, weight=self.contrastive)
+        losses, correct = self.score(logits, batch)
+        return {
+            "loss": jnp.sum(losses * weights),
+            "correct": jnp.sum(correct * weights),
+            "examples": jnp.maximum(jnp.sum(weights), 1e-6),  # a part of a batch may have none
+            **added,
+        }
+
+    def score(self, logits: Array, batch: Batch) -> tuple[Array, Array]:
+        """Return each row's loss, and whether the classification is correct."""
+        labels = jnp.maximum(batch["labels"], 0)
         if "targets" in batch:
             shares = batch["targets"] * jnp.array(self.class_weights or 1.0)
             losses = optax.softmax_cross_entropy(logits.astype(jnp.float32), shares)
@@ -37,11 +51,7 @@ class Classification:
             losses = cross_entropy(logits, labels)
             if self.class_weights:
                 losses *= jnp.array(self.class_weights)[labels]
-        return {
-            "loss": jnp.sum(losses * weights),
-            "correct": jnp.sum((jnp.argmax(logits, axis=-1) == labels) * weights),
-            "examples": jnp.maximum(jnp.sum(weights), 1e-6),  # a part of a batch may have none
-        }
+        return losses, jnp.argmax(logits, axis=-1) == labels
 
 
 def balanced_weights(labels: Int32[np.ndarray, " reviews"], classes: int) -> tuple[float, ...]:

@@ -28,8 +28,10 @@ class Objective(Protocol):
         """Return sums over the batch by name.
 
         They are `loss`, which training minimizes divided by the number of `examples`, of which
-        `correct` were right; others as the objective likes. An objective of pre-training has the
-        `nats` of all its `predictions` of tokens among them, for the perplexity.
+        `correct` were right; others as the objective likes. Training also minimizes a `contrastive`
+        loss, if there is one; it is not logged, so that `loss` is that of validation. An objective
+        of pre-training has the `nats` of all its `predictions` of tokens among them, for the
+        perplexity.
         """
         ...
 
@@ -78,3 +80,11 @@ def classify(model: nn.Module, params: Any, batch: Batch, dropout: Array | None)
         inputs = (Packing(*places, lengths=batch["lengths"]),)
     tokens = batch["token_ids"]
     return forward(model, params, tokens, batch["lengths"], *inputs, dropout=dropout)
+
+
+def classify_features(model: nn.Module, params: Any, batch: Batch, dropout: Array | None) -> Array:
+    """Return what the last layer, a dense one, reads of each review [batch, features]."""
+    width = len(params["classifier"]["kernel"])
+    # Of a network whose last layer is the identity, the features are the logits.
+    identity = {"kernel": jnp.eye(width), "bias": jnp.zeros(width)}
+    return classify(model.clone(classes=width), {**params, "classifier": identity}, batch, dropout)

@@ -78,10 +78,11 @@ def prepare(
 
 def make_objective(experiment: Experiment) -> Classification:
     """Return the cross-entropy, with weights if the classes have any."""
+    contrastive = experiment.config.contrastive
     if experiment.config.class_weights == "none":
-        return Classification()
+        return Classification(contrastive=contrastive)
     labels = experiment.encoded["train"].labels
-    return Classification(balanced_weights(labels, len(experiment.classes)))
+    return Classification(balanced_weights(labels, len(experiment.classes)), contrastive)
 
 
 def validate(experiment: Experiment, params: Any, stop: Callable[[], None]) -> Validation:

@@ -7,46 +7,39 @@ What differs from one class per text is here, and where arrays of labels have a 
 import dataclasses
 from typing import Any
 
-import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
 from sentiment_jax.training.experiment import Experiment, Task
 from sentiment_jax.training.metrics import apart, fit_temperature, rank_positive
-from sentiment_jax.training.objectives.objective import Batch, classify, cross_entropy
+from sentiment_jax.training.objectives.classification import Classification
+from sentiment_jax.training.objectives.objective import Batch, cross_entropy
 from sentiment_jax.training.tasks.classification import CLASSIFICATION
 
 FEW = 10  # validation reviews with a label, or without: too few to choose its threshold by
 
 
 @dataclasses.dataclass(frozen=True)
-class BinaryCrossEntropy:
+class BinaryCrossEntropy(Classification):
     """Binary cross-entropy with the labels, or with a teacher's probabilities of them."""
 
-    weights: tuple[tuple[float, ...], ...] = ((1.0,), (1.0,))  # without a label, and with it
+    class_weights: tuple[Any, ...] = ((1.0,), (1.0,))  # without a label, and with it
 
-    def __call__(
-        self, model: nn.Module, params: Any, batch: Batch, key: Array, deterministic: bool = False
-    ) -> dict[str, Array]:
-        """Return the sums over the batch's valid rows, which are correct if all labels are."""
-        rows = batch["weights"] * (batch["labels"][:, 0] >= 0)  # -1: labeled by no teacher
+    def score(self, logits: Array, batch: Batch) -> tuple[Array, Array]:
+        """Return each row's loss, and whether all its labels are correct."""
         targets = batch.get("targets", batch["labels"])
-        dropout = None if deterministic else key
-        logits = classify(model, params, batch, dropout)
         correct = jnp.all((logits > 0) == (targets > 0.5), axis=-1)
-        return {
-            "loss": jnp.sum(cross_entropy(logits, targets, self.weights) * rows),
-            "correct": jnp.sum(correct * rows),
-            "examples": jnp.maximum(jnp.sum(rows), 1e-6),  # a part of a batch may have none
-        }
+        return cross_entropy(logits, targets, self.class_weights), correct
 
 
 def make_objective(experiment: Experiment) -> BinaryCrossEntropy:
     """Return the binary cross-entropy, with weights if the labels have any."""
+    contrastive = experiment.config.contrastive
     if experiment.config.class_weights == "none":
-        return BinaryCrossEntropy()
-    return BinaryCrossEntropy(balanced_weights(experiment.encoded["train"].labels))
+        return BinaryCrossEntropy(contrastive=contrastive)
+    weights = balanced_weights(experiment.encoded["train"].labels)
+    return BinaryCrossEntropy(weights, contrastive)
 
 
 def balanced_weights(labels: Int[np.ndarray, "reviews labels"]) -> tuple[tuple[float, ...], ...]:

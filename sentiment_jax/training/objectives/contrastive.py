@@ -1,0 +1,57 @@
+"""The supervised contrastive loss of features, which may be added to the cross-entropy.
+
+Khosla et al. (2020), https://arxiv.org/abs/2004.11362; for the fine-tuning of encoders: Gunel et
+al. (2021), https://arxiv.org/abs/2011.01403.
+"""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from sentiment_jax.training.objectives.objective import Batch, classify, classify_features
+
+TEMPERATURE = 0.1
+EXACT = jax.lax.Precision.HIGHEST
+
+
+def contrastive_loss(
+    features: Float[Array, "batch width"],
+    labels: Int[Array, "batch *labels"],
+    weights: Float[Array, " batch"],
+) -> Float[Array, " batch"]:
+    """Return each review's loss, in nats: 0 if no other review of the batch has its labels.
+
+    That is the mean over the reviews with the same labels of their negative log-probability under
+    a softmax of the cosines with all other reviews. Reviews of weight 0 do not count.
+    """
+    features = features * jax.lax.rsqrt(jnp.sum(features**2, axis=-1, keepdims=True) + 1e-6)
+    cosines = jnp.matmul(features, features.T, precision=EXACT)
+    rows = weights > 0
+    others = rows[:, None] & rows & ~jnp.eye(len(rows), dtype=bool)
+    scores = jnp.where(others, cosines / TEMPERATURE, -jnp.inf)
+    # Without any other review, all scores are infinite, and so would be the gradient.
+    alone = ~jnp.any(others, axis=-1, keepdims=True)
+    log_shares = nn.log_softmax(jnp.where(alone, 0.0, scores))
+    same = labels[:, None] == labels[None]
+    same = others & jnp.all(same.reshape(*others.shape, -1), axis=-1)
+    total = jnp.sum(jnp.where(same, -log_shares, 0.0), axis=-1)
+    return weights * total / jnp.maximum(jnp.sum(same, axis=-1), 1)
+
+
+def classify_and_contrast(
+    model: nn.Module, params: Any, batch: Batch, dropout: Array | None, weight: float
+) -> tuple[Array, dict[str, Array]]:
+    """Return the logits [batch, classes] and, if it has a weight, the sum of the contrastive loss.
+
+    The features are what the last layer reads.
+    """
+    if not weight:
+        return classify(model, params, batch, dropout), {}
+    features = classify_features(model, params, batch, dropout)
+    last = params["classifier"]
+    logits = jnp.matmul(features, last["kernel"], precision=EXACT) + last["bias"]
+    losses = contrastive_loss(features, batch["labels"], batch["weights"])
+    return logits, {"contrastive": weight * jnp.sum(losses)}
