@@ -47,9 +47,9 @@ def batch_like(experiment: Experiment, mode: str, length: int) -> batches.Batch:
     size = experiment.config.eval_batch_size
     if experiment.packs:
         splits = [experiment.encoded[name] for name in ("val", "test")]
-        passes = [scoring.make_batches(experiment, of, min(size, len(of))) for of in splits]
-        made = (batch for batches_of in passes for _, batch in batches_of)
-        return max(made, key=lambda batch: batch["token_ids"].size)
+        passes = [(of, min(size, len(of))) for of in splits]
+        plans = [(made, *of) for of in passes for made in scoring.plan_pass(experiment, *of)]
+        planned, encoded, size = max(plans, key=lambda plan: plan[0].rows * plan[0].length)
     return batches.make_batch(dataclasses.replace(encoded, targets=None), planned, size)
 
 

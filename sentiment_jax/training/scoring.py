@@ -84,9 +84,10 @@ def apply(
     params = jax.device_put(params, devices.replicated(classifier.mesh))
 
     def dispatch() -> Iterator[tuple[Rows, Any]]:
-        for rows, batch in make_batches(classifier, encoded, batch_size):
+        for planned in plan_pass(classifier, encoded, batch_size):
             stop()
-            yield rows, step(params, devices.put_batch(batch, classifier.mesh))
+            batch = batches.make_batch(encoded, planned, batch_size)
+            yield planned.indices, step(params, devices.put_batch(batch, classifier.mesh))
 
     with_end: Iterator[Any] = itertools.chain(dispatch(), [None])
     with progress_bar(len(encoded), description, unit="review") as bar:
@@ -96,18 +97,14 @@ def apply(
             bar.update(len(rows))
 
 
-def make_batches(
-    classifier: Classifier, encoded: Encoded, batch_size: int
-) -> Iterator[tuple[Rows, batches.Batch]]:
-    """Yield the rows of each batch of a pass over encoded reviews, and the batch."""
-    plan = batches.plan_evaluation(
+def plan_pass(classifier: Classifier, encoded: Encoded, batch_size: int) -> batches.Plan:
+    """Plan a pass over encoded reviews."""
+    return batches.plan_evaluation(
         encoded.lengths,
         batch_size=batch_size,
         buckets=classifier.buckets,
         packed=classifier.packs,
     )
-    for planned in plan:
-        yield planned.indices, batches.make_batch(encoded, planned, batch_size)
 
 
 @functools.lru_cache(maxsize=8)
