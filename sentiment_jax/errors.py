@@ -20,6 +20,10 @@ class InUse(InputError):
     """Another process holds the run directory."""
 
 
+class TooLittleText(InputError):
+    """There is too little unlabeled text to learn from."""
+
+
 class RunError(Exception):
     """A run that started and failed (divergence, lost checkpoints, full disk): exit code 1."""
 

@@ -121,7 +121,9 @@ def _training_problems(values: Mapping[str, Any]) -> list[str]:
     pooled = "an encoder with model.pooling=first, mean or folder"
     pools = model in ENCODERS and values["model.pooling"] != "head"
     if values["contrastive"] and not pools:
-        problems.append(f"contrastive={values['contrastive']} needs {pooled}; 0 leaves it out")
+        problems.append(f"contrastive={values['contrastive']} needs {pooled}: set 0")
+    if values["contrastive"] and values["gradient_accumulation"] > 1:
+        problems.append("contrastive compares all texts of a batch: set gradient_accumulation=1")
     if values["optimizer.name"] == "lbfgs":
         if values["contrastive"]:
             problems.append("optimizer.name=lbfgs takes no steps: set contrastive=0")

@@ -25,7 +25,7 @@ from sentiment_jax.config.validation import validate
 from sentiment_jax.data.corpus import Corpus, infer_source, load_corpus
 from sentiment_jax.data.reviews import Reviews
 from sentiment_jax.data.unlabeled import NOTHING, read_text
-from sentiment_jax.errors import InputError
+from sentiment_jax.errors import InputError, TooLittleText
 from sentiment_jax.modes.pretrain import pretrain
 from sentiment_jax.modes.train import RUN, TRIAL, fit_baseline
 from sentiment_jax.runtime import terminal
@@ -231,7 +231,7 @@ def _pretrain(recipe: ConfigDict, place: Path, texts: int, stop: Stop) -> None:
     with log.open("a", encoding="utf-8") as file, contextlib.redirect_stdout(file):
         try:
             pretrain(recipe, place, nested=True, stop=stop)
-        except InputError as error:  # too little text
+        except TooLittleText as error:
             terminal.warn(f"left out {PRETRAIN}: {error}")
             return
     seconds = time.monotonic() - start

@@ -185,10 +185,12 @@ def model_card(workdir: Path) -> str:
     origin = config.model.pretrained
     while run := source_run(origin):  # the license is that of the first pretrained weights
         origin = RunDirectory(run).read_config().model.pretrained
+    pools = isinstance(config.model, EncoderConfig) and config.model.pooling != "head"
     return render(
         "model_card.md.j2",
         name=workdir.resolve().name,
         objective=objective,
+        pools=pools,
         classes=KINDS if objective else config.classes,
         model=config.model,
         base=config.model.pretrained,

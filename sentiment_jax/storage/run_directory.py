@@ -190,10 +190,12 @@ class RunDirectory:
         by_content = ["data.teacher"] if changes and "sources" in read_json(self.env) else []
         ignored = (*HARMLESS, *by_content)
         changes = [change for change in changes if change.split(":")[0] not in ignored]
-        folded = config.data.folds or self.folds.exists()
-        if changes and (folded or not allow_changes):
+        # The folds are trained, and another pooling has other parameters.
+        fixed = config.data.folds or self.folds.exists()
+        fixed = fixed or any(change.startswith("model.pooling:") for change in changes)
+        if changes and (fixed or not allow_changes):
             problem = f"{self.path} was started with another config ({'; '.join(changes)})"
-            more = "" if folded else ", or --allow_changes to resume anyway"
+            more = "" if fixed else ", or --allow_changes to resume anyway"
             raise InputError(f"{problem}; choose another --workdir, or --fresh to start over{more}")
         return changes
 

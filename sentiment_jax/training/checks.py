@@ -134,8 +134,9 @@ def resolve(recipe: ConfigDict, task: Task = CLASSIFICATION, known: Config | Non
         names = {recipe.model.name, known.model.name}  # weights say which encoder they are
         if len(names) == 1 or (names <= {*ENCODERS} and known.model.pretrained):
             decided = ("model.name", "model.revision")  # by the weights, as what is None
-            inherited = (None, "folder")  # model.pooling
-            own = {n: v for n, v in values.items() if v not in inherited and n not in decided}
+            own = {n: v for n, v in values.items() if v is not None and n not in decided}
+            if own.get("model.pooling") == "folder" and flatten(known)["model.pooling"] != "head":
+                del own["model.pooling"]
             return replace_settings(known, own | task.resolve(flatten(known) | own))
     for teacher in find_teachers(values["data.teacher"]):
         _check_teacher(teacher)

@@ -108,6 +108,7 @@ REFUSED = {  # by recipe, and whether it is for --mode=pretrain
         ({"data.teacher": "runs/a,,runs/b"}, "data.teacher='runs/a,,runs/b' names no run"),
         ({"optimizer.learning_rate": float("inf")}, "optimizer.learning_rate=inf must be"),
         ({"data.teacher": "a", "pretrain.unlabeled": False}, "leaves data.teacher out: set only"),
+        ({"contrastive": 1.0}, "contrastive=1.0 needs an encoder with model.pooling=first, mean"),
     ],
     (bert, "tiny", True): [
         ({"data.teacher": "runs/a"}, "data.teacher does nothing in --mode=pretrain: leave it out"),
@@ -117,6 +118,7 @@ REFUSED = {  # by recipe, and whether it is for --mode=pretrain
         ({"data.validation_fraction": 0.0}, "leaves --mode=pretrain no text to test on"),
     ],
     (lstm, "sample", False): [
+        ({"contrastive": 1.0}, "contrastive=1.0 needs an encoder"),
         (POSITIVE, "go together"),
         (POSITIVE | {"data.negative_labels": "1", "data.labels": "1,5"}, "go together"),
         (POSITIVE | {"data.negative_labels": "1, 4"}, "'4' cannot be both positive and"),

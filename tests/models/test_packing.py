@@ -101,7 +101,11 @@ def test_packed_rows_are_scored_as_padded_ones(tmp_path, table):
 
 @pytest.mark.parametrize(
     ("name", "changes", "packs"),
-    [("bert", {}, True), ("bert", {"gradient_accumulation": 2}, False), ("modernbert", {}, False)],
+    [
+        ("bert", {}, True),
+        ("bert", {"gradient_accumulation": 2, "contrastive": 0.0}, False),
+        ("modernbert", {}, False),
+    ],
 )
 def test_rows_hold_one_review_where_several_are_not_supported(
     tmp_path, table, name, changes, packs

@@ -16,7 +16,7 @@ import sentiment_jax
 from sentiment_jax.config.recipes import override, read_recipe
 from sentiment_jax.config.schema import DataConfig
 from sentiment_jax.data.corpus import load_corpus
-from sentiment_jax.errors import Interrupted
+from sentiment_jax.errors import Interrupted, InUse
 from sentiment_jax.modes import compare as mode
 from sentiment_jax.modes.compare import COLUMNS, RECIPES, choose, compare
 from sentiment_jax.modes.report import report
@@ -228,6 +228,10 @@ def text(tmp_path, monkeypatch):
     return {"pretrain.text": str(tmp_path / "texts.txt")}
 
 
+def refuse(*_, **__):
+    raise InUse("by another process")
+
+
 def test_unlabeled_text_adds_the_average_of_embeddings_learned_from_it(
     text, tmp_path, monkeypatch, capsys
 ):
@@ -255,6 +259,9 @@ def test_unlabeled_text_adds_the_average_of_embeddings_learned_from_it(
     assert list(compare(SMALL | text, tmp_path / "little text").model) == ["linear", "ngrams"]
     printed, warned = capsys.readouterr()
     assert "left out average: model.pretrained=" in printed
+    monkeypatch.setattr(mode, "pretrain", refuse)
+    with pytest.raises(InUse):  # no reason to leave anything out
+        compare(SMALL | text, tmp_path / "in use")
     assert "left out lstm:pretrain: 50 known tokens are needed, the val text has" in warned
     refuses("cannot read pretrain.text=gone", compare, {"pretrain.text": "gone"} | SMALL, directory)
 

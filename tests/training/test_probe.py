@@ -173,6 +173,8 @@ def test_it_is_exported_for_sentence_transformers(trained, tmp_path):
     """transformers has no class whose last layer reads a mean of states."""
     run = load_run(trained[0])
     assert export_run(run, trained[0], tmp_path / "out").startswith("sentence-transformers'")
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert card.startswith("---\nlibrary_name: sentence-transformers\n")
     layer = load_file(tmp_path / "out" / "2_Dense" / "model.safetensors")
     learned = run.params["classifier"]
     np.testing.assert_array_equal(layer["linear.weight"].T, learned["kernel"], strict=True)
@@ -226,6 +228,20 @@ def test_fine_tuning_starts_from_its_last_layer_if_that_reads_the_same(trained):
         params, report = initial_params(experiment)
         assert np.array_equal(params["classifier"]["kernel"], learned) == same
         assert ("classifier/kernel" in report.new) != same
+
+
+def test_a_finished_run_does_not_go_on_with_another_pooling(folder, tmp_path):
+    """Runs of earlier revisions read BERT's head; the recipe asks for the folder's pooling."""
+    quick = SMALL | {"model.pretrained": str(folder), "epochs": 1, "min_steps": 0}
+    head = {"model.pooling": "head", "contrastive": 0.0}
+    train(override(encoder.get_config(), quick | head), tmp_path / "run")
+    now = override(encoder.get_config(), quick)
+    for allow_changes in (False, True):
+        message = refuses(
+            "another config", train, now, tmp_path / "run", allow_changes=allow_changes
+        )
+        assert "model.pooling: head -> folder" in message
+        assert "--allow_changes" not in message
 
 
 def test_an_export_averages_the_layers_that_the_probe_reads(tmp_path):
@@ -300,6 +316,8 @@ def test_modernberts_own_pooling_is_that_of_its_head():
         ({"model.pooling": "head"}, "fits the last layer of average, or an encoder with"),
         ({"model.pretrained": ""}, "keeps random layers: set model.pretrained"),
         ({"model.pooling": "head", "model.pooled_layers": 2}, "head reads the last layer alone"),
+        ({"contrastive": 1.0}, "takes no steps: set contrastive=0"),
+        ({"contrastive": 1.0, "gradient_accumulation": 2}, "all texts of a batch: set gradient_"),
         ({"data.teacher": "runs/a"}, "fits classes, not a teacher's probabilities"),
     ],
 )

@@ -77,7 +77,7 @@ def prepare(
             special = np.isin(segments[name].tokens, [*special_tokens(tokenizer).values()])
             if (known := np.sum(~special)) < FEWEST:
                 problem = f"{FEWEST} known tokens are needed, the {name} text has {known}"
-                raise InputError(f"{problem}: add text, or lower data.min_frequency")
+                raise TooLittleText(f"{problem}: add text, or lower data.min_frequency")
     return Experiment(
         **vars(classifier), task=PRETRAINING, encoded=segments, statistics=corpus.statistics
     )
