@@ -7,7 +7,7 @@ The weights are all-MiniLM-L6-v2 (22.7 M parameters, 91 MB from the hub), or tho
 encoder that is supported. For long texts, such as IMDB's, see configs/bert.py:long.
 
 Measured with these weights: .8934 +- .0051 (3 seeds) on 597 product sentences after training on
-2,149, in 51 s on 2 CPU cores, 36 s with compiled steps in the cache (`ngrams`: .7878; TF-IDF and
+2,149, in 48 s on 2 CPU cores, 39 s with compiled steps in the cache (`ngrams`: .7878; TF-IDF and
 logistic regression: .7956).
 
 `:probe` leaves the encoder as it is and fits the last layer by logistic regression: .8141 on the
