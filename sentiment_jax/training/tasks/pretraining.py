@@ -29,7 +29,7 @@ from sentiment_jax.config.schema import OBJECTIVES, Config
 from sentiment_jax.data.corpus import Corpus
 from sentiment_jax.data.encoding import WHOLE, Encoded, encode
 from sentiment_jax.data.tokenization import framing, special_tokens
-from sentiment_jax.errors import InputError
+from sentiment_jax.errors import InputError, TooLittleText
 from sentiment_jax.runtime.terminal import progress_bar
 from sentiment_jax.storage.run_directory import RunDirectory
 from sentiment_jax.storage.selection import BY_LOSS
