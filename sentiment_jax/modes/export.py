@@ -14,7 +14,7 @@ import tokenizers
 from safetensors.numpy import save_file
 
 from sentiment_jax.analysis.html import render
-from sentiment_jax.config.schema import CLASSES, EncoderConfig
+from sentiment_jax.config.schema import CLASSES, EncoderConfig, ModelConfig
 from sentiment_jax.data.tokenization import find_special, framing
 from sentiment_jax.data.unlabeled import KINDS
 from sentiment_jax.errors import InputError, describe_shortage
@@ -42,12 +42,17 @@ class Export:
     @property
     def pools(self) -> bool:
         """Whether the last layer reads pooled states, as no classifier of transformers does."""
-        return self.config.pooling != "head" and not self.objective
+        return _pools(self.config, self.objective)
 
     @property
     def averaged(self) -> int:
         """Of how many layers the mean is pooled."""
         return min(self.config.pooled_layers, self.config.num_hidden_layers)
+
+
+def _pools(model: ModelConfig, objective: str) -> bool:
+    """Return whether a classifier reads pooled states."""
+    return isinstance(model, EncoderConfig) and model.pooling != "head" and not objective
 
 
 def export_workdir(workdir: Path, folder: Path) -> None:
@@ -185,12 +190,11 @@ def model_card(workdir: Path) -> str:
     origin = config.model.pretrained
     while run := source_run(origin):  # the license is that of the first pretrained weights
         origin = RunDirectory(run).read_config().model.pretrained
-    pools = isinstance(config.model, EncoderConfig) and config.model.pooling != "head"
     return render(
         "model_card.md.j2",
         name=workdir.resolve().name,
         objective=objective,
-        pools=pools,
+        pools=_pools(config.model, objective),
         classes=KINDS if objective else config.classes,
         model=config.model,
         base=config.model.pretrained,

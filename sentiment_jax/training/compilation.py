@@ -46,10 +46,12 @@ def batch_like(experiment: Experiment, mode: str, length: int) -> batches.Batch:
         return experiment.training_batch(planned)
     size = experiment.config.eval_batch_size
     if experiment.packs:
-        splits = [experiment.encoded[name] for name in ("val", "test")]
-        passes = [(of, min(size, len(of))) for of in splits]
-        plans = [(made, *of) for of in passes for made in scoring.plan_pass(experiment, *of)]
-        planned, encoded, size = max(plans, key=lambda plan: plan[0].rows * plan[0].length)
+        passes = []
+        for split in (experiment.encoded["val"], experiment.encoded["test"]):
+            fitting = min(size, len(split))
+            plan = scoring.plan_pass(experiment, split, fitting)
+            passes += [(made, split, fitting) for made in plan]
+        planned, encoded, size = max(passes, key=lambda made: made[0].rows * made[0].length)
     return batches.make_batch(dataclasses.replace(encoded, targets=None), planned, size)
 
 

@@ -31,8 +31,10 @@ class Classification:
         labeled = batch["labels"].reshape(len(batch["labels"]), -1)[:, 0] >= 0  # -1: by nobody
         weights = batch["weights"] * labeled
         dropout = None if deterministic else key
-        given = (model, params, {**batch, "weights": weights}, dropout)
-        logits, added = classify_and_contrast(*given, weight=self.contrastive)
+        batch = {**batch, "weights": weights}
+        logits, added = classify_and_contrast(
+            model, params, batch, dropout, weight=self.contrastive
+        )
         losses, correct = self.score(logits, batch)
         return {
             "loss": jnp.sum(losses * weights),

@@ -25,8 +25,9 @@ def contrastive_loss(
     """Return each review's loss, in nats: 0 if no other review of the batch has its labels.
 
     The loss is the mean, over the other reviews with the same labels, of their negative
-    log-probability under a softmax of the cosines with all others, divided by the temperature. Of
-    several labels, all are the same. Reviews of weight 0 do not count; classes have no weights.
+    log-probability under a softmax of the cosines with all others, divided by the temperature.
+    Where a review may have several labels, the same means all of them. Reviews of weight 0 do not
+    count, and classes have no weights.
     """
     features = features * jax.lax.rsqrt(jnp.sum(features**2, axis=-1, keepdims=True) + 1e-6)
     cosines = jnp.matmul(features, features.T, precision=EXACT)
