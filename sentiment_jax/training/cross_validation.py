@@ -169,7 +169,6 @@ def _train_fold(
         stop=run.stop,
         nested=True,
         prepare=prepare,
-        hooks=[_keep_probabilities],
         sources=run.sources,
     )
     env = files.read_json(directory.env, remedy)
@@ -182,14 +181,6 @@ def _was_validated(fold: RunDirectory) -> bool:
     checkpoints = Checkpoints(fold.checkpoints, read_only=True)
     intact = [step for step in checkpoints.steps if not checkpoints.fault(step)]
     return any(checkpoints.bookkeeping(step)["best"] for step in intact[-1:])
-
-
-def _keep_probabilities(run: TrainingRun) -> None:
-    """Write the probabilities of the best epoch so far as they are."""
-    probabilities = run.best_probabilities
-    if probabilities is not None and processes.is_main():
-        entry = files.write_array(run.directory.probabilities, probabilities)
-        files.write_json(run.directory.env, files.read_json(run.directory.env) | entry)
 
 
 def describe_folds(result: Mapping[str, Any]) -> str:

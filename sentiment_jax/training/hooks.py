@@ -8,6 +8,7 @@ goes to `run.cleanup.callback`. Folds and the trials of a sweep are runs, too.
 
 from sentiment_jax.config.schema import Config
 from sentiment_jax.data import predictions
+from sentiment_jax.storage.files import read_json, write_array, write_json
 from sentiment_jax.training.run import EMPTY_SUMS, Stage, TrainingRun, averages
 from sentiment_jax.training.trained_model import thresholds_of
 
@@ -33,13 +34,17 @@ def every_n_steps(config: Config) -> list[tuple[int, Stage]]:
 
 
 def write_predictions(run: TrainingRun) -> None:
-    """Write the predictions of the best epoch so far."""
-    probabilities = run.best_probabilities
-    if probabilities is not None:
-        val = run.experiment.encoded["val"]
-        order = run.experiment.statistics["order_hash"]["val"]
-        predicted = (probabilities, order, run.config, thresholds_of(run.config, run.best))
-        predictions.write_predictions(run.directory, "val", val, *predicted)
+    """Write the predictions of the best epoch so far; a fold's probabilities also as they are."""
+    probabilities = run.validation.probabilities if run.validation else None
+    if probabilities is None or not run.progress.is_best:
+        return
+    val = run.experiment.encoded["val"]
+    order = run.experiment.statistics["order_hash"]["val"]
+    predicted = (probabilities, order, run.config, thresholds_of(run.config, run.best))
+    predictions.write_predictions(run.directory, "val", val, *predicted)
+    if run.experiment.pool:  # which only a fold has
+        entry = write_array(run.directory.probabilities, probabilities)
+        write_json(run.directory.env, read_json(run.directory.env) | entry)
 
 
 # The checkpoint comes after these: if a kill comes between them, the validation is repeated.

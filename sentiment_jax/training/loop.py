@@ -122,7 +122,7 @@ def validate_epoch(run: TrainingRun) -> None:
     waits = ranking.last and run.progress.epochs_done + 1 < run.epochs
     patience = run.config.early_stopping_patience
     run.progress.end_epoch(scores, more, patience, None if waits else ranking)
-    for hook in (*hooks.AFTER_EPOCH, *run.hooks):
+    for hook in hooks.AFTER_EPOCH:
         hook(run)
     if not waits:  # else every `checkpoint_every` steps
         run.save()

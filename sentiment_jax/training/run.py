@@ -3,12 +3,10 @@
 import contextlib
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, TypeAlias
 
-import numpy as np
 from jax.stages import Wrapped
-from jaxtyping import Float32
 from tokenizers import Tokenizer
 
 from sentiment_jax.config.schema import Config
@@ -104,7 +102,6 @@ class TrainingRun:
     sources: list[str] | None  # sha256 of what it learns from; None: it needs nothing any more
     stop: Stop
     prepare: Callable[[Config, Tokenizer | None], Experiment]
-    hooks: Sequence["Stage"]  # called after each epoch, besides those of training/hooks.py
     cleanup: contextlib.ExitStack  # closes files, however the run ends
     tensorboard: bool = False
     # From cross_validation.cross_validate on, if there are folds:
@@ -136,11 +133,6 @@ class TrainingRun:
         """Step, epoch and scores of the best epoch, once one has ended."""
         assert self.progress.best is not None
         return self.progress.best
-
-    @property
-    def best_probabilities(self) -> Float32[np.ndarray, "reviews classes"] | None:
-        """The held-out probabilities of the epoch that has ended, if it is the best so far."""
-        return self.validation.probabilities if self.validation and self.progress.is_best else None
 
     @property
     def parameters(self) -> int:

@@ -48,7 +48,6 @@ class Options(TypedDict, total=False):
     stop: Stop | None  # what asks the run to end, shared by the trials of a sweep
     nested: bool  # a fold or a trial, of the data of what is around it; it prints to its log.txt
     prepare: Prepare | None  # in place of the task's
-    hooks: Sequence[Stage]  # called after each epoch, besides those of training/hooks.py
     sources: list[str] | None  # of a fold: TrainingRun.sources of its cross-validation
 
 
@@ -103,7 +102,6 @@ def run_stages(
             sources=sources,
             stop=stop,
             prepare=options.get("prepare") or task.prepare,
-            hooks=options.get("hooks", ()),
             cleanup=stack,
             tensorboard=options.get("tensorboard", False),
         )
