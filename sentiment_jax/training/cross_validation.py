@@ -21,7 +21,6 @@ from sentiment_jax.data.reviews import Reviews, fold_split
 from sentiment_jax.errors import InputError
 from sentiment_jax.runtime import processes
 from sentiment_jax.storage import files
-from sentiment_jax.storage.checkpoints import Checkpoints
 from sentiment_jax.storage.run_directory import RunDirectory
 from sentiment_jax.training import console
 from sentiment_jax.training.experiment import Experiment
@@ -127,10 +126,7 @@ def _train_fold(
     text: Reviews | None,
     stages: Sequence[Stage],
 ) -> tuple[dict[str, Any], Float32[np.ndarray, "held_out classes"]]:
-    """Train without a fold, unless that is done; return result.json and the probabilities for it.
-
-    A fold that 0215bc7 validated, which kept no array, is trained again.
-    """
+    """Train without a fold, unless that is done; return result.json and its probabilities."""
     whole = run.experiment
     reviews = whole.reviews["train"]
     kept, held_out = fold
@@ -158,9 +154,6 @@ def _train_fold(
         files.check_checksum(directory.tokenizer, env, remedy)
         if env.get("sources", run.sources) != run.sources:
             raise InputError(f"{directory.path} learned from other parameters: {remedy}")
-    if processes.is_main() and not directory.probabilities.exists() and _was_validated(directory):
-        shutil.rmtree(directory.checkpoints, ignore_errors=True)
-        directory.result.unlink(missing_ok=True)
     result = run_stages(
         run.config,
         directory.path,
@@ -173,14 +166,6 @@ def _train_fold(
     )
     env = files.read_json(directory.env, remedy)
     return result, files.read_array(directory.probabilities, env, remedy)
-
-
-def _was_validated(fold: RunDirectory) -> bool:
-    if fold.result.exists():
-        return True
-    checkpoints = Checkpoints(fold.checkpoints, read_only=True)
-    intact = [step for step in checkpoints.steps if not checkpoints.fault(step)]
-    return any(checkpoints.bookkeeping(step)["best"] for step in intact[-1:])
 
 
 def describe_folds(result: Mapping[str, Any]) -> str:

@@ -169,15 +169,6 @@ def test_wherever_it_is_stopped_it_goes_on_to_the_same_run(run, config, tmp_path
     assert not list((tmp_path / "folds").rglob("checkpoints"))
 
 
-def test_a_fold_of_an_earlier_version_which_kept_no_array_is_trained_again(run, config, tmp_path):
-    with pytest.raises(Interrupted):
-        train(config, tmp_path, stop=runs.stop_at(18))  # in the second fold, after its first epoch
-    for fold in ("1", "2"):
-        (tmp_path / "folds" / fold / "probabilities-val.npy").unlink()
-    train(config, tmp_path)
-    runs.assert_same_run(run.directory, tmp_path)
-
-
 @pytest.mark.parametrize(
     "name",
     [
