@@ -59,7 +59,7 @@ def compare(run: TrainingRun) -> None:
     if not (run.config.linear_baseline and processes.is_main()):
         return
     experiment = run.experiment
-    baseline = fit_baseline(experiment.reviews, draw_folds(experiment))
+    baseline = fit_baseline(experiment.reviews, draw_folds(run.config.data, experiment.reviews))
     if baseline and run.tested:
         labels = experiment.encoded["test"].labels
         theirs = np.array(baseline.pop("predicted")["test"])

@@ -33,27 +33,19 @@ from sentiment_jax.training.trained_model import thresholds_of
 Fold = tuple[Int64[np.ndarray, "_"], Int64[np.ndarray, "_"]]  # folds differ in size
 
 
-def draw_folds(experiment: Experiment, pool: Reviews | None = None) -> list[Fold]:
-    """Return the folds of the training reviews, or of a pool; none if the config asks for none.
-
-    InputError: there are too few reviews.
-    """
-    data = experiment.config.data
-    return fold_rows(data, pool or experiment.reviews["train"]) if data.folds else []
-
-
-def fold_rows(data: DataConfig, reviews: Reviews) -> list[Fold]:
-    """Return the folds of these reviews."""
+def draw_folds(data: DataConfig, splits: Mapping[str, Reviews]) -> list[Fold]:
+    """Return the folds of the training reviews, if any are asked for; InputError: too few."""
     how: dict[str, Any] = {"seed": data.split_seed, "grouped": data.group_duplicates}
     numbers = range(1, data.folds + 1)
-    return [fold_split(reviews, number, data.folds, **how) for number in numbers]
+    return [fold_split(splits["train"], number, data.folds, **how) for number in numbers]
 
 
 def check_reviews(experiment: Experiment, batch_size: int) -> None:
     """Raise InputError if a batch would hold more than the reviews of a training, or of a fold."""
     if not experiment.config.optimizer.takes_steps:
         return
-    held_out = max((len(rows) for _, rows in draw_folds(experiment)), default=0)
+    folds = draw_folds(experiment.config.data, experiment.reviews)
+    held_out = max((len(rows) for _, rows in folds), default=0)
     reviews = len(experiment.encoded["train"]) - held_out
     if batch_size > reviews:
         raise InputError(f"{batch_size=} is larger than the {reviews} training reviews: lower it")
@@ -65,7 +57,7 @@ def cross_validate(run: TrainingRun, stages: Sequence[Stage]) -> None:
     That is on all reviews, for the median of the folds' best epochs.
     """
     experiment = run.experiment
-    folds = draw_folds(experiment)
+    folds = draw_folds(run.config.data, experiment.reviews)
     if not folds:
         return
     reviews = experiment.reviews["train"]
@@ -108,8 +100,8 @@ def _unlabeled_of_folds(experiment: Experiment, folds: Sequence[Fold]) -> Sequen
         return [None] * len(folds)
     held_out = [experiment.reviews["train"].hashes[rows] for _, rows in folds]
     if data.limit:
-        pool = load_corpus(dataclasses.replace(data, limit=0, test_limit=0)).splits["train"]
-        held_out += [pool.hashes[rows] for _, rows in draw_folds(experiment, pool)]
+        splits = load_corpus(dataclasses.replace(data, limit=0, test_limit=0)).splits
+        held_out += [splits["train"].hashes[rows] for _, rows in draw_folds(data, splits)]
     texts = []
     for number in range(len(folds)):
         hashes = np.concatenate(held_out[number :: len(folds)])
