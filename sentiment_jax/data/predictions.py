@@ -6,9 +6,8 @@ import numpy as np
 from jaxtyping import Float, Float32, Integer
 
 from sentiment_jax.config.schema import Config
-from sentiment_jax.data.encoding import Encoded
 from sentiment_jax.data.labels import decide
-from sentiment_jax.data.reviews import Reviews
+from sentiment_jax.data.reviews import Reviews, texts_hash
 from sentiment_jax.runtime import processes
 from sentiment_jax.storage.files import checksums, read_json, write_csv, write_json
 from sentiment_jax.storage.run_directory import RunDirectory
@@ -45,16 +44,12 @@ def prediction_cells(
 def write_predictions(
     directory: RunDirectory,
     split: str,
-    reviews: Encoded | Reviews,
+    reviews: Reviews,
     probabilities: Float32[np.ndarray, "reviews classes"],
-    order: str,
     config: Config,
     thresholds: Sequence[float] = (),
 ) -> None:
-    """Write the predictions of a split, one row per review, and their checksum to env.json.
-
-    `order` is a hash of the texts in their order: files of equal orders have the same reviews.
-    """
+    """Write the predictions of a split, one row per review; to env.json, checksum and order."""
     path = directory.predictions[split]
     labels = label_cells(config.cells, reviews.labels, config.data.separator)
     rows = zip(
@@ -63,5 +58,5 @@ def write_predictions(
     header = ["id", "label", *prediction_columns(config)]
     write_csv(path, header, ([name, label, *cells] for name, label, cells in rows))
     if processes.is_main():
-        known = checksums(path) | {f"{path.stem}_order": order}
+        known = checksums(path) | {f"{path.stem}_order": texts_hash(reviews)}
         write_json(directory.env, read_json(directory.env) | known)

@@ -165,6 +165,11 @@ class Reviews:
         )
 
 
+def texts_hash(reviews: Reviews) -> str:
+    """Return the sha256 of the texts in their order."""
+    return hashlib.sha256(reviews.hashes.tobytes()).hexdigest()
+
+
 def stratified_split(
     reviews: Reviews, fraction: float, *, seed: int, grouped: bool = True
 ) -> tuple[Int64[np.ndarray, " kept"], Int64[np.ndarray, " held_out"]]:

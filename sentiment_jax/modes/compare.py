@@ -22,7 +22,7 @@ from sentiment_jax.config.schema import ENCODERS, Config, DataConfig
 from sentiment_jax.config.stored import flatten
 from sentiment_jax.config.validation import validate
 from sentiment_jax.data.corpus import Corpus, infer_source, load_corpus
-from sentiment_jax.data.reviews import Reviews
+from sentiment_jax.data.reviews import Reviews, texts_hash
 from sentiment_jax.data.unlabeled import NOTHING, read_text
 from sentiment_jax.errors import InputError, TooLittleText
 from sentiment_jax.modes.pretrain import pretrain
@@ -39,7 +39,6 @@ from sentiment_jax.sweeps.plan import Trial
 from sentiment_jax.training import checks, console
 from sentiment_jax.training.cross_validation import draw_folds
 from sentiment_jax.training.experiment import Experiment
-from sentiment_jax.training.lineage import texts_hash
 from sentiment_jax.training.metrics import is_correct, mcnemar, wilson_interval
 from sentiment_jax.training.scoring import score_reviews
 from sentiment_jax.training.signals import Stop

@@ -24,9 +24,9 @@ from sentiment_jax.storage import files
 from sentiment_jax.storage.run_directory import RunDirectory
 from sentiment_jax.training import console
 from sentiment_jax.training.experiment import Experiment
-from sentiment_jax.training.metrics import measure, score_probabilities
 from sentiment_jax.training.run import Stage, TrainingRun
 from sentiment_jax.training.stages import run_stages
+from sentiment_jax.training.tasks.classification import score_held_out
 from sentiment_jax.training.trained_model import thresholds_of
 
 # The indices of the reviews to train on, and of those to hold out.
@@ -72,19 +72,11 @@ def cross_validate(run: TrainingRun, stages: Sequence[Stage]) -> None:
         results.append(result)
         epoch = f"epoch {result['best_epoch']}"
         console.print_scores(f"fold {number}/{len(folds)}", result["val"], epoch)
-    order = experiment.statistics["order_hash"]["train"]
-    fitted = run.task.fit(reviews.labels, probabilities)
-    thresholds = thresholds_of(run.config, fitted)
-    predicted = (probabilities, order, run.config, thresholds)
-    write_predictions(run.directory, "val", reviews, *predicted)
-    measured = measure(reviews.labels, probabilities, experiment.classes, thresholds)
-    run.cross_validated = {
-        **score_probabilities(reviews.labels, probabilities, thresholds),
-        **{name: measured[name] for name in results[0]["val"] if name in measured},
-        "metrics": measured,
-        **fitted,
-        "folds": [result["val"] | {"best_epoch": result["best_epoch"]} for result in results],
-    }
+    scores, more = score_held_out(experiment, reviews.labels, probabilities)
+    thresholds = thresholds_of(run.config, more)
+    write_predictions(run.directory, "val", reviews, probabilities, run.config, thresholds)
+    of_folds = [result["val"] | {"best_epoch": result["best_epoch"]} for result in results]
+    run.cross_validated = {**scores, **more, "folds": of_folds}
     run.median_epochs = statistics.median_low(result["best_epoch"] for result in results)
     run.fold_seconds = sum(result["train_seconds"] for result in results)
 

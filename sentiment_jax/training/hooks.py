@@ -38,10 +38,9 @@ def write_predictions(run: TrainingRun) -> None:
     probabilities = run.validation.probabilities if run.validation else None
     if probabilities is None or not run.progress.is_best:
         return
-    val = run.experiment.encoded["val"]
-    order = run.experiment.statistics["order_hash"]["val"]
-    predicted = (probabilities, order, run.config, thresholds_of(run.config, run.best))
-    predictions.write_predictions(run.directory, "val", val, *predicted)
+    val = run.experiment.reviews["val"]
+    thresholds = thresholds_of(run.config, run.best)
+    predictions.write_predictions(run.directory, "val", val, probabilities, run.config, thresholds)
     if run.experiment.pool:  # which only a fold has
         entry = write_array(run.directory.probabilities, probabilities)
         write_json(run.directory.env, read_json(run.directory.env) | entry)

@@ -5,7 +5,6 @@ Held-out reviews that one of them was trained on make scores meaningless: `warn_
 
 import contextlib
 import dataclasses
-import hashlib
 import os
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from ml_collections import ConfigDict
 from sentiment_jax.config.schema import Config, split_names
 from sentiment_jax.data.corpus import Corpus
 from sentiment_jax.data.imdb import is_prepared
-from sentiment_jax.data.reviews import Reviews
+from sentiment_jax.data.reviews import Reviews, texts_hash
 from sentiment_jax.data.unlabeled import training_corpus, unlabeled_reviews
 from sentiment_jax.errors import InputError
 from sentiment_jax.huggingface import hub
@@ -82,11 +81,6 @@ def ancestors(config: Config) -> list[Path]:
             learned_from = dict.fromkeys(parents(RunDirectory(run).read_config()))
             found += [other for other in learned_from if other not in found]
     return found
-
-
-def texts_hash(reviews: Reviews) -> str:
-    """Return the sha256 of the texts in their order."""
-    return hashlib.sha256(reviews.hashes.tobytes()).hexdigest()
 
 
 def warn_of_leakage(config: Config, corpus: Corpus) -> None:

@@ -17,11 +17,10 @@ import numpy as np
 from jaxtyping import Float64
 
 from sentiment_jax.data.labels import decide
-from sentiment_jax.data.reviews import Reviews, stratified_sample
+from sentiment_jax.data.reviews import Reviews, stratified_sample, texts_hash
 from sentiment_jax.errors import InputError
 from sentiment_jax.runtime.startup import find_cache
 from sentiment_jax.storage.files import read_json, write_json
-from sentiment_jax.training.lineage import texts_hash
 from sentiment_jax.training.metrics import log_loss, score_probabilities
 from sentiment_jax.training.tasks import several_labels
 

@@ -213,9 +213,9 @@ def _score(run: TrainingRun, split: str) -> ReviewScores:
     encoded = experiment.encoded[split]
     params = run.trained.params
     scored = score_reviews(run.trained, params, encoded, split, stop=run.check_stop)
-    order = experiment.statistics["order_hash"][split]
-    predicted = (scored.probabilities, order, run.config, run.trained.thresholds)
-    write_predictions(run.directory, split, encoded, *predicted)
+    reviews = experiment.reviews[split]
+    thresholds = run.trained.thresholds
+    write_predictions(run.directory, split, reviews, scored.probabilities, run.config, thresholds)
     return scored
 
 

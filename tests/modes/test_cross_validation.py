@@ -25,7 +25,7 @@ from sentiment_jax.config.recipes import override
 from sentiment_jax.config.stored import flatten, make_frozen
 from sentiment_jax.config.validation import validate
 from sentiment_jax.data.corpus import READERS, SAMPLE, load_corpus
-from sentiment_jax.data.reviews import fold_split
+from sentiment_jax.data.reviews import fold_split, texts_hash
 from sentiment_jax.data.unlabeled import unlabeled_reviews
 from sentiment_jax.errors import InputError, Interrupted
 from sentiment_jax.modes import train as train_mode
@@ -37,7 +37,6 @@ from sentiment_jax.storage.files import read_json
 from sentiment_jax.storage.metrics_log import read_metrics
 from sentiment_jax.storage.run_directory import RunDirectory
 from sentiment_jax.sweeps.plan import Trial
-from sentiment_jax.training.lineage import texts_hash
 from sentiment_jax.training.linear_baseline import C
 from sentiment_jax.training.metrics import fit_temperature, log_loss, measure
 from sentiment_jax.training.signals import Stop

@@ -13,11 +13,12 @@ from sentiment_jax.config.schema import DataConfig
 from sentiment_jax.config.stored import make_frozen, replace_settings
 from sentiment_jax.data import imdb
 from sentiment_jax.data.corpus import load_corpus
+from sentiment_jax.data.reviews import texts_hash
 from sentiment_jax.data.unlabeled import load_text, unlabeled_reviews
 from sentiment_jax.runtime import terminal
 from sentiment_jax.storage.files import write_json
 from sentiment_jax.storage.run_directory import RunDirectory
-from sentiment_jax.training.lineage import texts_hash, warn_of_leakage
+from sentiment_jax.training.lineage import warn_of_leakage
 from sentiment_jax.training.trained_model import best_sha256
 
 

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float32, Int32
 from tokenizers import Tokenizer
 
 from sentiment_jax.config.schema import CLASSES, Config, join_names
@@ -11,7 +12,7 @@ from sentiment_jax.config.stored import replace_settings
 from sentiment_jax.data.corpus import Corpus
 from sentiment_jax.data.encoding import Encoded
 from sentiment_jax.data.ngrams import unigrams
-from sentiment_jax.data.reviews import Reviews
+from sentiment_jax.data.reviews import Reviews, texts_hash
 from sentiment_jax.data.tokenization import unknown_id
 from sentiment_jax.data.unlabeled import unlabeled_reviews
 from sentiment_jax.errors import InputError
@@ -26,7 +27,7 @@ from sentiment_jax.training.experiment import (
     make_tokenizer,
     read_corpus,
 )
-from sentiment_jax.training.lineage import find_teachers, texts_hash, warn_of_leakage
+from sentiment_jax.training.lineage import find_teachers, warn_of_leakage
 from sentiment_jax.training.objectives.classification import Classification, balanced_weights
 from sentiment_jax.training.trained_model import (
     classes_match,
@@ -85,19 +86,27 @@ def make_objective(experiment: Experiment) -> Classification:
     return Classification(balanced_weights(labels, len(experiment.classes)), contrastive)
 
 
-def validate(experiment: Experiment, params: Any, stop: Callable[[], None]) -> Validation:
-    """Score the reviews that are held out; the scores include what the ranking reads."""
+def score_held_out(
+    experiment: Experiment,
+    labels: Int32[np.ndarray, "reviews *labels"],
+    probabilities: Float32[np.ndarray, "reviews classes"],
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the scores, with what the ranking reads, and what else result.json has."""
     config = experiment.config
+    fitted = experiment.task.fit(labels, probabilities)
+    thresholds = thresholds_of(config, fitted)
+    measured = metrics.measure(labels, probabilities, experiment.classes, thresholds)
+    ranked = {n: measured[n] for n in (config.accuracy, config.select_by) if n in measured}
+    scores = metrics.score_probabilities(labels, probabilities, thresholds) | ranked
+    return scores, {"metrics": measured, **fitted}
+
+
+def validate(experiment: Experiment, params: Any, stop: Callable[[], None]) -> Validation:
+    """Score the reviews that are held out."""
     encoded = experiment.encoded["val"]
     found = scoring.score_reviews(experiment, params, encoded, "validation", stop=stop)
-    fitted = experiment.task.fit(encoded.labels, found.probabilities)
-    predicted = (encoded.labels, found.probabilities)
-    thresholds = thresholds_of(config, fitted)
-    measured = metrics.measure(*predicted, experiment.classes, thresholds)
-    ranked = {n: measured[n] for n in (config.accuracy, config.select_by) if n in measured}
-    ranked["loss"] = found.scores["loss"]
-    scores = metrics.score_probabilities(*predicted, thresholds) | ranked
-    more = {"metrics": measured, **fitted}
+    scores, more = score_held_out(experiment, encoded.labels, found.probabilities)
+    scores["loss"] = found.scores["loss"]
     return Validation(scores, found.seconds, more, found.probabilities)
 
 
