@@ -124,10 +124,6 @@ class Checkpoints:
         damaged = [name for name, checksum in expected.items() if found.get(name) != checksum]
         return f"{damaged[0]} is damaged or missing" if damaged else ""
 
-    def describe_faults(self) -> str:
-        """Return the damaged steps and what is wrong with each, in words."""
-        return "; ".join(f"step {step}: {why}" for step, why in self.faults.items())
-
     def save(
         self, step: int, params: Any, opt_state: Any, bookkeeping: dict[str, Any], best: int | None
     ) -> None:

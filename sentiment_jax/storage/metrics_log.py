@@ -40,14 +40,14 @@ class MetricsLog:
         if self._events is not None:
             self._write_events(finite)
 
-    def open_events(self, folder: Path) -> None:
-        """Write event files as well, from now on; they anew, with the records so far."""
+    def open_events(self, folder: Path, cleanup: contextlib.ExitStack) -> None:
+        """Write event files as well, anew with the records so far; `cleanup` closes them."""
         from tensorboardX import SummaryWriter
 
         for old in folder.glob("events.out.tfevents.*"):
             old.unlink()
         # purge_step: a TensorBoard that watches the folder forgets what it has read.
-        self._events = SummaryWriter(str(folder), purge_step=0)
+        self._events = cleanup.enter_context(SummaryWriter(str(folder), purge_step=0))
         for record in self._records:
             self._write_events(record)
 
@@ -56,11 +56,6 @@ class MetricsLog:
             if name not in ("step", "split") and value is not None:
                 self._events.add_scalar(f"{record['split']}/{name}", value, record["step"])
         self._events.flush()
-
-    def close(self) -> None:
-        """Close the event files."""
-        if self._events is not None:
-            self._events.close()
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

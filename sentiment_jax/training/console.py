@@ -138,14 +138,11 @@ def print_linear_baseline(result: dict[str, Any]) -> None:
     lead = result["test"]["accuracy"] - scores["accuracy"]
     p = baseline["mcnemar_p"]
     ngrams = baseline.get("ngrams", "words and bigrams")
-    more = f"  macro F1 {scores['macro_f1']:.4f}" if "macro_f1" in scores else ""
-    print(
-        f"{'linear':8} accuracy {scores['accuracy']:.4f}  loss {scores['loss']:.4f}{more}  on "
-        f"{scores['examples']:,} reviews (TF-IDF of {ngrams}, logistic regression, "
-        f"C {baseline['C']:g}, {baseline['seconds']:.1f} s)\n"
-        f"{'':8} the model's accuracy minus this {lead:+.4f}, McNemar's p {p:.2g}"
-        f"{'' if p < 0.05 else ': not shown to differ'}"
-    )
+    more = f" macro F1 {scores['macro_f1']:.4f}" if "macro_f1" in scores else ""
+    model = f"TF-IDF of {ngrams}, logistic regression, C {baseline['C']:g}"
+    print_scores("linear", scores, f"{model}, {baseline['seconds']:.1f} s", more=more)
+    doubt = "" if p < 0.05 else ": not shown to differ"
+    print(f"{'':8} the model's accuracy minus this {lead:+.4f}, McNemar's p {p:.2g}{doubt}")
     if "folds" in result:
         print(
             f"{'':8} cross-validated it has {baseline['val']['accuracy']:.4f}, the model "

@@ -39,6 +39,7 @@ def restore_or_begin(run: TrainingRun) -> None:
     config = run.config
     with processes.main_process_first():
         checkpoints = Checkpoints(run.directory.checkpoints)
+    faults = "; ".join(f"step {step}: {why}" for step, why in checkpoints.faults.items())
     if checkpoints.steps:
         run.state, run.progress = _restore(experiment, checkpoints)
         if best := run.progress.best:  # --allow_changes may rank by another metric
@@ -46,10 +47,9 @@ def restore_or_begin(run: TrainingRun) -> None:
             measured = best.get("metrics", {})
             best |= {name: measured[name] for name in by if name in measured and name not in best}
     elif any(checkpoints.directory.glob("*.corrupt")):
-        faults = checkpoints.describe_faults() or "found before"
         raise RunError(
-            f"every checkpoint in {checkpoints.directory} is damaged ({faults}) and set aside as "
-            "N.corrupt; put one back, or --fresh starts over"
+            f"every checkpoint in {checkpoints.directory} is damaged ({faults or 'found before'}) "
+            "and set aside as N.corrupt; put one back, or --fresh starts over"
         )
     else:
         params = jax.tree.map(jnp.asarray, run.params)
@@ -61,11 +61,11 @@ def restore_or_begin(run: TrainingRun) -> None:
         if checkpoints.ignored:
             names = ", ".join(checkpoints.ignored[:5])
             terminal.warn(f"no checkpoints, ignored in {checkpoints.directory}: {names}")
-        if listed := checkpoints.describe_faults():
+        if faults:
             newest = checkpoints.steps[-1]
             lost = max(max(checkpoints.faults) - newest, 0)
             terminal.warn(
-                f"damaged checkpoints set aside as N.corrupt ({listed}); resuming at step {newest},"
+                f"damaged checkpoints set aside as N.corrupt ({faults}); resuming at step {newest},"
                 f" {lost} steps are recomputed"
             )
     run.checkpoints = checkpoints

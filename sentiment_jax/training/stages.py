@@ -186,10 +186,9 @@ def fit(run: TrainingRun) -> None:
     """Take the steps that are left, each epoch followed by its validation."""
     with terminal.progress_bar(None, "preparing the model"):
         restore_or_begin(run)
-    run.cleanup.callback(run.log.close)
     run.progress.compile_seconds += run.compile_seconds
     if run.tensorboard and processes.is_main():
-        run.log.open_events(run.directory.tensorboard)
+        run.log.open_events(run.directory.tensorboard, run.cleanup)
     console.describe_run(run)
     train_epoch = loop.train_epoch if run.config.optimizer.takes_steps else probe.fit_classifier
     while run.progress.epochs_done < run.epochs and not run.progress.stopped_early:
