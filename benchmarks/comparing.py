@@ -26,7 +26,7 @@ def checkpoints_of(workdir: Path) -> dict[int, Any]:
     faults = [fault for step in kept.steps if (fault := kept.fault(step))]
     assert not faults, faults
     return {
-        step: [kept.arrays(step, item) for item in ("params", "opt_state")] for step in kept.steps
+        step: [kept.read(step, item) for item in ("params", "opt_state")] for step in kept.steps
     }
 
 

@@ -260,10 +260,10 @@ import sys
 import sentiment_jax
 from sentiment_jax.storage.checkpoints import Checkpoints
 
-restore = Checkpoints.restore
+read = Checkpoints.read
 
-def disturb(checkpoints, step, *names, **templates):
-    Checkpoints.restore = restore
+def disturb(checkpoints, step, *names):
+    Checkpoints.read = read
     arrays = checkpoints.directory / str(step) / "params"
     moved = ("d", "ocdbt.process_0")
     elsewhere = checkpoints.directory / "elsewhere"
@@ -271,12 +271,12 @@ def disturb(checkpoints, step, *names, **templates):
     for name in moved:
         (arrays / name).rename(elsewhere / name)
     try:
-        return restore(checkpoints, step, *names, **templates)
+        return read(checkpoints, step, *names)
     finally:
         for name in moved:
             (elsewhere / name).rename(arrays / name)
 
-Checkpoints.restore = disturb
+Checkpoints.read = disturb
 print(sentiment_jax.load(sys.argv[1]))
 """
 

@@ -160,39 +160,27 @@ class Checkpoints:
         """Read one checkpoint's bookkeeping."""
         return json.loads((_folders(self.directory)[step] / BOOKKEEPING).read_bytes())
 
-    def arrays(self, step: int, name: str) -> Any:
-        """Read params or opt_state as numpy arrays, without waiting for other processes."""
-        ocp = _orbax()
-        alone = ocp.Context()
-        alone.multiprocessing.primary_host = jax.process_index()
-        alone.multiprocessing.active_processes = {jax.process_index()}
-        folder = _folders(self.directory)[step]
-        whole = ocp.is_orbax_checkpoint(folder)  # or each item is one: `restore`
-        item: dict[str, Any] = {"path": folder if whole else folder / name}
-        item["checkpointable_name"] = name if whole else None
-        with alone:
-            stored = ocp.metadata(**item).metadata
-            arrays = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), stored)
-            return ocp.load(**item, abstract_state=arrays)
+    def read(self, step: int, name: str, template: Any = None) -> Any:
+        """Read params or opt_state of one checkpoint.
 
-    def restore(self, step: int, **templates: Any) -> dict[str, Any]:
-        """Read items of one checkpoint: the bookkeeping, and those that have a template.
-
-        `templates` are trees of jax.ShapeDtypeStruct with shardings. FREQUENCIES are left out.
+        `template` is a tree of jax.ShapeDtypeStruct with shardings; FREQUENCIES are left out.
+        Without one, numpy arrays are read, and other processes are not waited for.
         """
         ocp = _orbax()
+        context = ocp.Context()
+        if template is None:
+            context.multiprocessing.primary_host = jax.process_index()
+            context.multiprocessing.active_processes = {jax.process_index()}
         folder = _folders(self.directory)[step]
-        if ocp.is_orbax_checkpoint(folder):
-            items = ocp.load_checkpointables(folder, templates)
-        else:  # up to e8d57db each item was a checkpoint
-            items = {}
-            for name, template in templates.items():
-                stored = ocp.metadata(folder / name, checkpointable_name=None).metadata
-                context = ocp.Context()
-                context.pytree.loading.partial_load = name == "params" and FREQUENCIES in stored
-                with context:
-                    items[name] = ocp.load(folder / name, template, checkpointable_name=None)
-        return {"bookkeeping": self.bookkeeping(step), **items}
+        whole = ocp.is_orbax_checkpoint(folder)  # up to e8d57db each item was a checkpoint
+        item: dict[str, Any] = {"path": folder if whole else folder / name}
+        item["checkpointable_name"] = name if whole else None
+        with context:
+            stored = ocp.metadata(**item).metadata
+            if template is None:
+                template = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), stored)
+            context.pytree.loading.partial_load = FREQUENCIES in stored
+            return ocp.load(**item, abstract_state=template)
 
 
 def _orbax() -> Any:

@@ -126,7 +126,7 @@ def _word_frequencies(run: Path, step: int) -> Float32[np.ndarray, "vocabulary 1
     if directory.frequencies.exists():
         remedy = "put that file back, or pre-train again"
         return read_array(directory.frequencies, read_json(directory.env), remedy)[:, None]
-    params = Checkpoints(directory.checkpoints, read_only=True).arrays(step, "params")
+    params = Checkpoints(directory.checkpoints, read_only=True).read(step, "params")
     if FREQUENCIES not in params:
         raise InputError(f"model.pretrained={run} has no word frequencies: pre-train again")
     return params[FREQUENCIES]["embedding"]
@@ -136,8 +136,9 @@ def _restore(experiment: Experiment, checkpoints: Checkpoints) -> tuple[TrainSta
     """Restore the newest checkpoint; RunError: the best one is damaged."""
     step = checkpoints.steps[-1]
     shapes = abstract_state(experiment)
-    items = checkpoints.restore(step, params=shapes.params, opt_state=shapes.opt_state)
-    bookkeeping = items.pop("bookkeeping")
+    params = checkpoints.read(step, "params", shapes.params)
+    opt_state = checkpoints.read(step, "opt_state", shapes.opt_state)
+    bookkeeping = checkpoints.bookkeeping(step)
     known = Progress.__dataclass_fields__  # earlier revisions wrote more
     progress = Progress(**{name: v for name, v in bookkeeping.items() if name in known})
     best = progress.best["step"] if progress.best else None
@@ -149,4 +150,5 @@ def _restore(experiment: Experiment, checkpoints: Checkpoints) -> tuple[TrainSta
             "--fresh starts over"
         )
     counters = {"step": jax.numpy.int32(step), "key": jax.random.key(experiment.config.seed)}
-    return shapes.replace(**items, **devices.place(counters, experiment.mesh)), progress
+    counters = devices.place(counters, experiment.mesh)
+    return shapes.replace(params=params, opt_state=opt_state, **counters), progress

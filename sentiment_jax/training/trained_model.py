@@ -103,7 +103,7 @@ def restore_model(
 ) -> TrainedModel:
     """Restore the parameters of the best checkpoint, a copy on each device."""
     shapes = devices.abstract(abstract_params(like.model), like.mesh)
-    params = checkpoints.restore(best["step"], params=shapes)["params"]
+    params = checkpoints.read(best["step"], "params", shapes)
     same = (like.config, like.tokenizer, like.model, like.mesh)
     thresholds = thresholds_of(like.config, best)
     return TrainedModel(*same, params, best["step"], thresholds=thresholds)
@@ -170,7 +170,7 @@ def best_sha256(run: Path) -> str:
 
     def read(directory: RunDirectory) -> str:
         checkpoints = Checkpoints(directory.checkpoints, read_only=True)
-        return tree_sha256(checkpoints.arrays(_find_best(directory)["step"], "params"))
+        return tree_sha256(checkpoints.read(_find_best(directory)["step"], "params"))
 
     return _beside_training(RunDirectory(run), read)
 

@@ -237,14 +237,14 @@ def test_word_frequencies_among_the_parameters_are_still_read(pretrained, load, 
     shapes = abstract_state(PRETRAINING.prepare(resolve(config, PRETRAINING)))
     checkpoints = Checkpoints(source / "checkpoints")
     for step in checkpoints.steps:
-        items = checkpoints.restore(step, params=shapes.params, opt_state=shapes.opt_state)
+        items = {n: checkpoints.read(step, n, vars(shapes)[n]) for n in ("params", "opt_state")}
         items["params"]["embedding_frequencies"] = {"embedding": frequencies}
         folder = source / "checkpoints" / str(step)
         for path in [path for path in folder.iterdir() if path.name != "bookkeeping"]:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
         with ocp.StandardCheckpointer() as writer:
-            for name in ("params", "opt_state"):
-                writer.save(folder / name, items[name])
+            for name, item in items.items():
+                writer.save(folder / name, item)
         files = [path for path in folder.rglob("*") if path.is_file()]
         sums = {str(path.relative_to(folder)): file_sha256(path) for path in files}
         write_json(folder / "MANIFEST.json", {"files": sums})

@@ -42,9 +42,9 @@ def test_the_last_two_and_the_best_are_kept(filled):
     checkpoints = Checkpoints(filled)
     assert checkpoints.steps == [10, 30, 40]
     template = devices.abstract(state(0.0), devices.data_mesh())
-    items = checkpoints.restore(10, params=template)
-    np.testing.assert_array_equal(items["params"]["bias"], np.arange(4.0) + 10)
-    assert items["bookkeeping"] == {"step": 10}
+    params = checkpoints.read(10, "params", template)
+    np.testing.assert_array_equal(params["bias"], np.arange(4.0) + 10)
+    assert checkpoints.bookkeeping(10) == {"step": 10}
     with ocp.CheckpointManager(filled, item_names=("params", "bookkeeping")) as manager:
         assert list(manager.all_steps()) == [10, 30, 40]
         items = ocp.args.Composite(
@@ -62,9 +62,9 @@ def test_the_interface_of_orbax_1_is_used_where_it_is_out(tmp_path, monkeypatch)
     monkeypatch.setitem(sys.modules, v1.__name__, None)
     checkpoints = Checkpoints(tmp_path)
     save(checkpoints, 7)
-    np.testing.assert_array_equal(checkpoints.arrays(7, "params")["bias"], np.arange(4.0) + 7)
+    np.testing.assert_array_equal(checkpoints.read(7, "params")["bias"], np.arange(4.0) + 7)
     template = devices.abstract(state(0.0), devices.data_mesh())
-    assert checkpoints.restore(7, params=template)["params"]["bias"][0] == 7
+    assert checkpoints.read(7, "params", template)["bias"][0] == 7
 
 
 def test_what_is_left_of_a_failed_save_is_overwritten(tmp_path):
