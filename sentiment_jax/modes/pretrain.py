@@ -14,8 +14,9 @@ from sentiment_jax.config.recipes import read_recipe
 from sentiment_jax.config.schema import EncoderConfig
 from sentiment_jax.config.stored import flatten
 from sentiment_jax.modes import train
+from sentiment_jax.training.checks import Options
 from sentiment_jax.training.run import TrainingRun
-from sentiment_jax.training.stages import Options, run_stages
+from sentiment_jax.training.stages import run_stages
 from sentiment_jax.training.tasks.pretraining import PRETRAINING
 
 RECIPES = {"lstm": "lstm:semi", "electra": "electra:long"}  # to fine-tune by; else bert:long

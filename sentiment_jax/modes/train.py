@@ -126,7 +126,7 @@ RUN = (*FIT, stages.test, draw_curves, stages.finish, compare, report)
 
 
 def train(
-    recipe: ConfigDict | Config, workdir: Path, **options: Unpack[stages.Options]
+    recipe: ConfigDict | Config, workdir: Path, **options: Unpack[checks.Options]
 ) -> dict[str, Any]:
     """Train, or resume where `workdir` stands, score the test set once; return result.json.
 

@@ -177,9 +177,10 @@ class Checkpoints:
         item["checkpointable_name"] = name if whole else None
         with context:
             stored = ocp.metadata(**item).metadata
-            if template is None:
-                template = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), stored)
-            context.pytree.loading.partial_load = FREQUENCIES in stored
+        if template is None:
+            template = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), stored)
+        context.pytree.loading.partial_load = FREQUENCIES in stored
+        with context:
             return ocp.load(**item, abstract_state=template)
 
 

@@ -9,11 +9,12 @@
 
 import dataclasses
 import enum
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias, TypedDict
 
 from ml_collections import ConfigDict
+from tokenizers import Tokenizer
 
 from sentiment_jax.config.schema import ENCODERS, Config, EncoderConfig
 from sentiment_jax.config.stored import flatten, make_frozen, replace_settings
@@ -26,10 +27,12 @@ from sentiment_jax.huggingface import hub, weights
 from sentiment_jax.runtime import devices, startup, terminal
 from sentiment_jax.storage.run_directory import RunDirectory, holds_runs
 from sentiment_jax.training import lineage
-from sentiment_jax.training.experiment import Task, read_corpus
+from sentiment_jax.training.experiment import Experiment, Task, read_corpus
 from sentiment_jax.training.lineage import find_teachers, source_run
+from sentiment_jax.training.signals import Stop
 from sentiment_jax.training.tasks.classification import CLASSIFICATION
 
+Prepare: TypeAlias = Callable[[Config, Tokenizer | None], Experiment]
 ENOUGH = 30  # validation reviews, to say that a teacher is at chance
 
 
@@ -47,6 +50,19 @@ class Start(enum.Enum):
         return self in (Start.FINISHED, Start.RESUMED)
 
 
+class Options(TypedDict, total=False):
+    """What may be asked for beside the config, as keywords."""
+
+    fresh: bool  # remove what an earlier run left in the directory
+    allow_changes: bool  # resume although the config differs; env.json records it
+    tensorboard: bool  # write event files as well
+    stop_after: float | None  # seconds until the run saves and ends
+    stop: Stop | None  # what asks the run to end, shared by the trials of a sweep
+    nested: bool  # a fold or a trial, of the data of what is around it; it prints to its log.txt
+    prepare: Prepare | None  # in place of the task's
+    sources: list[str] | None  # of a fold: TrainingRun.sources of its cross-validation
+
+
 def find_start(directory: RunDirectory, *, fresh: bool) -> Start:
     """Return how a run starts; `fresh` is the wish to start over."""
     if directory.removed.exists() or (fresh and not directory.began_in_this_job()):
@@ -60,17 +76,11 @@ def check_start(
     recipe: ConfigDict | Config,
     directory: RunDirectory,
     task: Task,
-    *,
-    fresh: bool,
-    allow_changes: bool,
-    sources: list[str] | None = None,
+    options: Options,
 ) -> tuple[Start, Config, list[str], list[str] | None]:
-    """Return how a run starts, its config, the changes of that, its sources (None: needs none).
-
-    `fresh` is the wish to start over, `allow_changes` that to resume with another config.
-    """
+    """Return how a run starts, its config, the changes of that, its sources (None: needs none)."""
     workdir = directory.path
-    start = find_start(directory, fresh=fresh)
+    start = find_start(directory, fresh=options.get("fresh", False))
     began = None
     if start is not Start.BEGUN_ANEW and directory.config.exists():
         began = directory.read_config()
@@ -86,9 +96,10 @@ def check_start(
         raise InputError(f"{workdir} holds a sweep or comparison: choose another --workdir")
     changes = []
     if start is not Start.BEGUN_ANEW:
-        changes = directory.check_config(config, allow_changes)
+        changes = directory.check_config(config, options.get("allow_changes", False))
     if start is Start.FINISHED and changes:
         start = Start.RESUMED if directory.began() else Start.BEGUN
+    sources = options.get("sources")
     if sources is None and not start.goes_on:
         sources = check_sources(config)
     elif began and sources is None:

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from typing import Any, TypeAlias
 
 from jax.stages import Wrapped
-from tokenizers import Tokenizer
 
 from sentiment_jax.config.schema import Config
 from sentiment_jax.errors import Interrupted
@@ -17,7 +16,7 @@ from sentiment_jax.storage.checkpoints import Checkpoints
 from sentiment_jax.storage.metrics_log import MetricsLog
 from sentiment_jax.storage.run_directory import RunDirectory
 from sentiment_jax.storage.selection import WORST, Ranking
-from sentiment_jax.training.checks import Start
+from sentiment_jax.training.checks import Options, Start
 from sentiment_jax.training.experiment import Experiment, Task, Validation
 from sentiment_jax.training.parameters import count_parameters
 from sentiment_jax.training.scoring import ReviewScores
@@ -101,9 +100,8 @@ class TrainingRun:
     changes: list[str]  # of the config since the run began, which the user has allowed
     sources: list[str] | None  # sha256 of what it learns from; None: it needs nothing any more
     stop: Stop
-    prepare: Callable[[Config, Tokenizer | None], Experiment]
+    options: Options
     cleanup: contextlib.ExitStack  # closes files, however the run ends
-    tensorboard: bool = False
     # From cross_validation.cross_validate on, if there are folds:
     cross_validated: dict[str, Any] = dataclasses.field(default_factory=dict)  # of result.json
     median_epochs: int = 0  # of the folds' best: after it the training on all reviews ends

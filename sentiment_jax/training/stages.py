@@ -5,13 +5,12 @@ modes/train.py has the lists of a run, of a sweep's trial and of a fold.
 
 import contextlib
 import importlib.util
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeAlias, TypedDict, Unpack
+from typing import Any, Unpack
 
 import jax
 from ml_collections import ConfigDict
-from tokenizers import Tokenizer
 
 from sentiment_jax.config.schema import SELECTED_BY, Config
 from sentiment_jax.data.predictions import write_predictions
@@ -22,9 +21,10 @@ from sentiment_jax.storage import run_directory
 from sentiment_jax.storage.checkpoints import steps_in
 from sentiment_jax.storage.files import checksums, read_json, write_array, write_json
 from sentiment_jax.storage.run_directory import RunDirectory
-from sentiment_jax.training import checks, compilation, console, loop, probe
+from sentiment_jax.training import compilation, console, loop, probe
+from sentiment_jax.training.checks import Options, Start, check_finished_data, check_start
 from sentiment_jax.training.distillation import distill
-from sentiment_jax.training.experiment import Experiment, Task
+from sentiment_jax.training.experiment import Task
 from sentiment_jax.training.lineage import check_same_sources
 from sentiment_jax.training.metrics import measure
 from sentiment_jax.training.resume import initial_params, restore_or_begin
@@ -35,20 +35,6 @@ from sentiment_jax.training.tasks.several_labels import task_of
 from sentiment_jax.training.trained_model import restore_model, thresholds_of
 
 VALIDATION = ("loss", "accuracy", "examples", *SELECTED_BY[2:], "perplexity")  # if present
-Prepare: TypeAlias = Callable[[Config, Tokenizer | None], Experiment]
-
-
-class Options(TypedDict, total=False):
-    """What may be asked for beside the config, as keywords."""
-
-    fresh: bool  # remove what an earlier run left in the directory
-    allow_changes: bool  # resume although the config differs; env.json records it
-    tensorboard: bool  # write event files as well
-    stop_after: float | None  # seconds until the run saves and ends
-    stop: Stop | None  # what asks the run to end, shared by the trials of a sweep
-    nested: bool  # a fold or a trial, of the data of what is around it; it prints to its log.txt
-    prepare: Prepare | None  # in place of the task's
-    sources: list[str] | None  # of a fold: TrainingRun.sources of its cross-validation
 
 
 def run_stages(
@@ -66,7 +52,7 @@ def run_stages(
       workdir: the run directory.
       stages: what is done, in this order.
       task: pre-training; None for learning from labels, as the config says.
-      **options: those of Options.
+      **options: those of checks.Options.
     """
     task = task or task_of(recipe)
     if options.get("tensorboard") and importlib.util.find_spec("tensorboardX") is None:
@@ -77,18 +63,11 @@ def run_stages(
     with run_directory.lock_run(workdir), contextlib.ExitStack() as stack:
         stop = options.get("stop") or stack.enter_context(Stop(options.get("stop_after")))
         with processes.main_process_first():
-            start, config, changes, sources = checks.check_start(
-                recipe,
-                directory,
-                task,
-                fresh=options.get("fresh", False),
-                allow_changes=options.get("allow_changes", False),
-                sources=options.get("sources"),
-            )
-            if start is checks.Start.FINISHED and not nested:
-                checks.check_finished_data(config, directory)
+            start, config, changes, sources = check_start(recipe, directory, task, options)
+            if start is Start.FINISHED and not nested:
+                check_finished_data(config, directory)
                 print(f"{workdir} is finished; nothing to do (--fresh starts over)")
-        if start is checks.Start.FINISHED:
+        if start is Start.FINISHED:
             return directory.outcome()[1]
         if nested:
             log = stack.enter_context(directory.log.open("a", encoding="utf-8"))
@@ -101,9 +80,8 @@ def run_stages(
             changes=changes,
             sources=sources,
             stop=stop,
-            prepare=options.get("prepare") or task.prepare,
+            options=options,
             cleanup=stack,
-            tensorboard=options.get("tensorboard", False),
         )
         for stage in stages:
             stage(run)
@@ -112,9 +90,10 @@ def run_stages(
 
 def prepare(run: TrainingRun) -> None:
     """Read and encode the data, and build the network."""
+    make = run.options.get("prepare") or run.task.prepare
     with processes.main_process_first():
         tokenizer = load_run_tokenizer(run.directory) if run.start.goes_on else None
-        run.experiment = run.prepare(run.config, tokenizer)
+        run.experiment = make(run.config, tokenizer)
         run.config = run.experiment.config  # which names the classes now
 
 
@@ -143,7 +122,7 @@ def record(run: TrainingRun) -> None:
     with processes.main_process_first():
         if run.sources is not None:  # all of them are read
             check_same_sources(run.config, directory, run.sources)
-        if run.start is checks.Start.BEGUN_ANEW:
+        if run.start is Start.BEGUN_ANEW:
             directory.remove()
             run.stop.remedy = "run the same command without --fresh to continue"
         now = run_directory.describe_environment()
@@ -187,7 +166,7 @@ def fit(run: TrainingRun) -> None:
     with terminal.progress_bar(None, "preparing the model"):
         restore_or_begin(run)
     run.progress.compile_seconds += run.compile_seconds
-    if run.tensorboard and processes.is_main():
+    if run.options.get("tensorboard") and processes.is_main():
         run.log.open_events(run.directory.tensorboard, run.cleanup)
     console.describe_run(run)
     train_epoch = loop.train_epoch if run.config.optimizer.takes_steps else probe.fit_classifier
