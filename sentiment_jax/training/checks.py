@@ -11,7 +11,7 @@ import dataclasses
 import enum
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, TypeAlias, TypedDict
+from typing import Any, TypedDict
 
 from ml_collections import ConfigDict
 from tokenizers import Tokenizer
@@ -32,7 +32,6 @@ from sentiment_jax.training.lineage import find_teachers, source_run
 from sentiment_jax.training.signals import Stop
 from sentiment_jax.training.tasks.classification import CLASSIFICATION
 
-Prepare: TypeAlias = Callable[[Config, Tokenizer | None], Experiment]
 ENOUGH = 30  # validation reviews, to say that a teacher is at chance
 
 
@@ -59,7 +58,7 @@ class Options(TypedDict, total=False):
     stop_after: float | None  # seconds until the run saves and ends
     stop: Stop | None  # what asks the run to end, shared by the trials of a sweep
     nested: bool  # a fold or a trial, of the data of what is around it; it prints to its log.txt
-    prepare: Prepare | None  # in place of the task's
+    prepare: Callable[[Config, Tokenizer | None], Experiment] | None  # in place of the task's
     sources: list[str] | None  # of a fold: TrainingRun.sources of its cross-validation
 
 

@@ -55,7 +55,6 @@ def restore_or_begin(run: TrainingRun) -> None:
         params = jax.tree.map(jnp.asarray, run.params)
         state = create_state(params, config.optimizer, config.seed)
         run.state = devices.place(state, experiment.mesh)
-        run.progress = Progress()
     run.params = None
     with processes.main_process_first():
         if checkpoints.ignored:

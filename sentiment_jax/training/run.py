@@ -115,7 +115,7 @@ class TrainingRun:
     load_report: LoadReport | None = None
     # From stages.fit on:
     checkpoints: Checkpoints = dataclasses.field(init=False)
-    progress: Progress = dataclasses.field(init=False)
+    progress: Progress = dataclasses.field(default_factory=Progress)
     learning_rate: Callable[[int], float] = dataclasses.field(init=False)
     log: MetricsLog = dataclasses.field(init=False)
     train_step: Wrapped = dataclasses.field(init=False)
