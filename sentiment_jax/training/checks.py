@@ -62,30 +62,18 @@ class Options(TypedDict, total=False):
     sources: list[str] | None  # of a fold: TrainingRun.sources of its cross-validation
 
 
-def find_start(directory: RunDirectory, *, fresh: bool) -> Start:
-    """Return how a run starts; `fresh` is the wish to start over."""
-    if directory.removed.exists() or (fresh and not directory.began_in_this_job()):
-        return Start.BEGUN_ANEW
-    if directory.outcome()[0] == "finished":
-        return Start.FINISHED
-    return Start.RESUMED if directory.began() else Start.BEGUN
-
-
 def check_start(
-    recipe: ConfigDict | Config,
-    directory: RunDirectory,
-    task: Task,
-    options: Options,
+    recipe: ConfigDict | Config, directory: RunDirectory, task: Task, options: Options
 ) -> tuple[Start, Config, list[str], list[str] | None]:
     """Return how a run starts, its config, the changes of that, its sources (None: needs none)."""
     workdir = directory.path
-    start = find_start(directory, fresh=options.get("fresh", False))
-    began = None
-    if start is not Start.BEGUN_ANEW and directory.config.exists():
-        began = directory.read_config()
+    fresh = options.get("fresh", False)
+    anew = directory.removed.exists() or (fresh and not directory.began_in_this_job())
+    finished = not anew and directory.outcome()[0] == "finished"
+    began = directory.read_config() if directory.config.exists() and not anew else None
     config = recipe
     if not isinstance(config, Config):
-        config = resolve(config, task, began if start is Start.FINISHED else None)
+        config = resolve(config, task, began if finished else None)
     if began:
         config = keep_dtype(config, began)
     check_batch_sizes(config)
@@ -93,10 +81,13 @@ def check_start(
         raise InputError(f"the config learns from {workdir}, its own --workdir: choose another one")
     if holds_runs(workdir) and not directory.config.exists():
         raise InputError(f"{workdir} holds a sweep or comparison: choose another --workdir")
-    changes = []
-    if start is not Start.BEGUN_ANEW:
-        changes = directory.check_config(config, options.get("allow_changes", False))
-    if start is Start.FINISHED and changes:
+    allowed = options.get("allow_changes", False)
+    changes = [] if anew else directory.check_config(config, allowed)
+    if anew:
+        start = Start.BEGUN_ANEW
+    elif finished and not changes:
+        start = Start.FINISHED
+    else:
         start = Start.RESUMED if directory.began() else Start.BEGUN
     sources = options.get("sources")
     if sources is None and not start.goes_on:
