@@ -43,11 +43,6 @@ class Start(enum.Enum):
     BEGUN = "nothing was learned yet: model.pretrained may still change"
     BEGUN_ANEW = "an earlier run is replaced, or was to be replaced when a kill came"
 
-    @property
-    def goes_on(self) -> bool:
-        """Whether the tokenizer is the directory's, and so are the parameters, if it has any."""
-        return self in (Start.FINISHED, Start.RESUMED)
-
 
 class Options(TypedDict, total=False):
     """What may be asked for beside the config, as keywords."""
@@ -90,7 +85,7 @@ def check_start(
     else:
         start = Start.RESUMED if directory.began() else Start.BEGUN
     sources = options.get("sources")
-    if sources is None and not start.goes_on:
+    if sources is None and start in (Start.BEGUN, Start.BEGUN_ANEW):
         sources = check_sources(config)
     elif began and sources is None:
         same = lineage.named_sources(config) == lineage.named_sources(began)

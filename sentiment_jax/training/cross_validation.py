@@ -142,7 +142,6 @@ def _train_fold(
         run.config,
         directory.path,
         stages,
-        task=run.task,
         stop=run.stop,
         nested=True,
         prepare=prepare,

@@ -56,17 +56,16 @@ def restore_or_begin(run: TrainingRun) -> None:
         state = create_state(params, config.optimizer, config.seed)
         run.state = devices.place(state, experiment.mesh)
     run.params = None
-    with processes.main_process_first():
-        if checkpoints.ignored:
-            names = ", ".join(checkpoints.ignored[:5])
-            terminal.warn(f"no checkpoints, ignored in {checkpoints.directory}: {names}")
-        if faults:
-            newest = checkpoints.steps[-1]
-            lost = max(max(checkpoints.faults) - newest, 0)
-            terminal.warn(
-                f"damaged checkpoints set aside as N.corrupt ({faults}); resuming at step {newest},"
-                f" {lost} steps are recomputed"
-            )
+    if checkpoints.ignored:
+        names = ", ".join(checkpoints.ignored[:5])
+        terminal.warn(f"no checkpoints, ignored in {checkpoints.directory}: {names}")
+    if faults:
+        newest = checkpoints.steps[-1]
+        lost = max(max(checkpoints.faults) - newest, 0)
+        terminal.warn(
+            f"damaged checkpoints set aside as N.corrupt ({faults}); resuming at step {newest}, "
+            f"{lost} steps are recomputed"
+        )
     run.checkpoints = checkpoints
     run.learning_rate = make_schedule(config.optimizer, experiment.epochs * run.steps_per_epoch)
     run.train_step = run.task.make_train_step(experiment)

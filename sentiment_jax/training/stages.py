@@ -92,7 +92,7 @@ def prepare(run: TrainingRun) -> None:
     """Read and encode the data, and build the network."""
     make = run.options.get("prepare") or run.task.prepare
     with processes.main_process_first():
-        tokenizer = load_run_tokenizer(run.directory) if run.start.goes_on else None
+        tokenizer = load_run_tokenizer(run.directory) if run.start is Start.RESUMED else None
         run.experiment = make(run.config, tokenizer)
         run.config = run.experiment.config  # which names the classes now
 
@@ -115,7 +115,8 @@ def record(run: TrainingRun) -> None:
     """
     directory = run.directory
     statistics = run.experiment.statistics
-    if not (run.start.goes_on and steps_in(directory.checkpoints)):
+    resumed = run.start is Start.RESUMED
+    if not (resumed and steps_in(directory.checkpoints)):
         with terminal.progress_bar(None, "preparing the model"):
             params, run.load_report = initial_params(run.experiment)
             run.params = jax.device_get(params)  # a cross-validation needs the devices' memory
@@ -129,7 +130,7 @@ def record(run: TrainingRun) -> None:
         env = now | {"data": statistics}
         if directory.config.exists():
             env = _record_resumption(directory, run.changes, now, statistics)
-        if not run.start.goes_on and processes.is_main():
+        if not resumed and processes.is_main():
             run.experiment.tokenizer.save(str(directory.tokenizer))
             env |= checksums(directory.tokenizer) | {"sources": run.sources}
         for path, array in run.task.arrays(directory, run.experiment).items():
