@@ -52,7 +52,7 @@ class Options(TypedDict, total=False):
     tensorboard: bool  # write event files as well
     stop_after: float | None  # seconds until the run saves and ends
     stop: Stop | None  # what asks the run to end, shared by the trials of a sweep
-    nested: bool  # a fold or a trial, of the data of what is around it; it prints to its log.txt
+    nested: bool  # a fold or a trial: its data are those around it, its output is in log.txt
     prepare: Callable[[Config, Tokenizer | None], Experiment] | None  # in place of the task's
     sources: list[str] | None  # of a fold: TrainingRun.sources of its cross-validation
 

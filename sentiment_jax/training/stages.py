@@ -32,7 +32,7 @@ from sentiment_jax.training.run import Stage, TrainingRun
 from sentiment_jax.training.scoring import ReviewScores, score_reviews
 from sentiment_jax.training.signals import Stop
 from sentiment_jax.training.tasks.several_labels import task_of
-from sentiment_jax.training.trained_model import restore_model, thresholds_of
+from sentiment_jax.training.trained_model import restore_model
 
 VALIDATION = ("loss", "accuracy", "examples", *SELECTED_BY[2:], "perplexity")  # if present
 
@@ -229,12 +229,11 @@ def describe_result(run: TrainingRun) -> dict[str, Any]:
     best = run.best
     measured = {"val": best["metrics"]} if "metrics" in best else {}  # of labeled reviews
     tested: dict[str, Any] = {}
-    if run.tested:
+    if run.tested and run.trained:
         tested = {"test": run.tested.scores, "test_seconds": round(run.tested.seconds, 3)}
         labels = experiment.encoded["test"].labels
-        thresholds = thresholds_of(run.config, best)
-        probabilities = run.tested.probabilities
-        measured["test"] = measure(labels, probabilities, experiment.classes, thresholds)
+        thresholds = run.trained.thresholds
+        measured["test"] = measure(labels, run.tested.probabilities, experiment.classes, thresholds)
     return {
         "model": run.config.model.name,
         "best_step": best["step"],
