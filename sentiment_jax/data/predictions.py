@@ -49,7 +49,7 @@ def write_predictions(
     config: Config,
     thresholds: Sequence[float] = (),
 ) -> None:
-    """Write the predictions of a split, a row per review; env.json gets hashes of file and texts."""
+    """Write a split's predictions, a row per review; to env.json, hashes of file and texts."""
     path = directory.predictions[split]
     labels = label_cells(config.cells, reviews.labels, config.data.separator)
     rows = zip(
