@@ -3,7 +3,7 @@
 from written_runs import write_run
 
 from sentiment_jax.modes.train import RUN
-from sentiment_jax.storage.run_directory import lock_run
+from sentiment_jax.storage.run_directory import lock_run, prepare_workdir
 
 AXES = {"procedure": "grid", "optimizer": ("sgd", "adam", "adamw"), "batch_size": (8, 16)}
 AXES |= {"learning_rate": (1e-2, 1e-3), "seeds": (0, 1, 2)}
@@ -36,6 +36,7 @@ class Training:
 
     def __call__(self, config, directory, stages, *, nested, prepare, stop=None):
         assert nested
+        prepare_workdir(directory, nested=True)
         with lock_run(directory):
             experiment = prepare(config)
             number = len(self.runs)

@@ -4,7 +4,6 @@ That is the best on validation, unless one that is cheaper to use is level with 
 recipe is a run in the directory: after a kill, it goes on as any run does.
 """
 
-import contextlib
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -203,8 +202,7 @@ def _train(
     def prepare(config: Config, tokenizer: Tokenizer | None = None) -> Experiment:
         return task_of(config).prepare(config, tokenizer, corpus)
 
-    directory = RunDirectory(place)
-    if recipe.model.pretrained and not directory.result.exists():
+    if recipe.model.pretrained and not RunDirectory(place).result.exists():
         try:
             checks.resolve(recipe)
         except InputError as error:
@@ -212,10 +210,8 @@ def _train(
             return False
     fewest = len(corpus.splits["train"]) // 2
     recipe = override(recipe, {"batch_size": max(1, min(recipe.batch_size, fewest))})
-    prepare_workdir(place, nested=True)
     start = time.monotonic()
-    with directory.log.open("a", encoding="utf-8") as log, contextlib.redirect_stdout(log):
-        result = run_stages(recipe, place, stages, nested=True, prepare=prepare, stop=stop)
+    result = run_stages(recipe, place, stages, nested=True, prepare=prepare, stop=stop)
     if stages is TRIAL:
         accuracy = result["val"]["accuracy"]
         print(f"{name:14} accuracy {accuracy:.4f}, {time.monotonic() - start:,.0f} s", flush=True)
@@ -225,15 +221,12 @@ def _train(
 def _pretrain(recipe: ConfigDict, place: Path, texts: int, stop: Stop) -> None:
     """Learn embeddings of n-grams from all text, unless that is done; say why if it can't be."""
     recipe = override(recipe, {"batch_size": min(recipe.batch_size, max(1, texts // 2))})
-    prepare_workdir(place, nested=True)
     start = time.monotonic()
-    log = RunDirectory(place).log
-    with log.open("a", encoding="utf-8") as file, contextlib.redirect_stdout(file):
-        try:
-            pretrain(recipe, place, nested=True, stop=stop)
-        except TooLittleText as error:
-            terminal.warn(f"left out {PRETRAIN}: {error}")
-            return
+    try:
+        pretrain(recipe, place, nested=True, stop=stop)
+    except TooLittleText as error:
+        terminal.warn(f"left out {PRETRAIN}: {error}")
+        return
     seconds = time.monotonic() - start
     print(f"{PRETRAIN:14} {seconds:,.0f} s, the embeddings of {AVERAGE}", flush=True)
 

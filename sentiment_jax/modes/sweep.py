@@ -143,12 +143,9 @@ def _train_if_free(trial: Trial, first: Experiment, own: Config, stop: Stop) -> 
         return False
     flat = flatten(own)
     config = replace_settings(trial.config, {name: flat[name] for name in HARMLESS})
-    prepare_workdir(trial.directory, nested=True)
-    log = trial.files.log.open("a", encoding="utf-8")
+    stages = RUN if trial.stage == FINAL else TRIAL
     try:
-        with log, contextlib.redirect_stdout(log):
-            stages = RUN if trial.stage == FINAL else TRIAL
-            run_stages(config, trial.directory, stages, nested=True, prepare=prepare, stop=stop)
+        run_stages(config, trial.directory, stages, nested=True, prepare=prepare, stop=stop)
     except InUse:
         return False
     except (InputError, Interrupted, OSError):  # not due to the setting

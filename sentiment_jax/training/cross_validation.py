@@ -4,9 +4,7 @@ A fold is a run in folds/N, of the data that the whole has read and of the same 
 recorded before the first fold. Its probabilities are kept as an array, its checkpoints are not.
 """
 
-import contextlib
 import dataclasses
-import os
 import shutil
 import statistics
 from collections.abc import Mapping, Sequence
@@ -24,7 +22,7 @@ from sentiment_jax.errors import InputError
 from sentiment_jax.runtime import processes
 from sentiment_jax.storage import files
 from sentiment_jax.storage.checkpoints import Checkpoints
-from sentiment_jax.storage.run_directory import RunDirectory, prepare_workdir
+from sentiment_jax.storage.run_directory import RunDirectory
 from sentiment_jax.training import console
 from sentiment_jax.training.experiment import Experiment
 from sentiment_jax.training.metrics import measure, score_probabilities
@@ -154,7 +152,6 @@ def _train_fold(
         return dataclasses.replace(prepared, pool=pool)
 
     remedy = f"delete {directory.path}, it is trained again"
-    prepare_workdir(directory.path, nested=True)
     if directory.config.exists():
         files.read_json(directory.config, remedy)
         env = files.read_json(directory.env, remedy)
@@ -164,19 +161,17 @@ def _train_fold(
     if processes.is_main() and not directory.probabilities.exists() and _was_validated(directory):
         shutil.rmtree(directory.checkpoints, ignore_errors=True)
         directory.result.unlink(missing_ok=True)
-    place = os.devnull if directory.result.exists() else directory.log
-    with open(place, "a", encoding="utf-8") as log, contextlib.redirect_stdout(log):
-        result = run_stages(
-            run.config,
-            directory.path,
-            stages,
-            task=run.task,
-            stop=run.stop,
-            nested=True,
-            prepare=prepare,
-            hooks=[_keep_probabilities],
-            sources=run.sources,
-        )
+    result = run_stages(
+        run.config,
+        directory.path,
+        stages,
+        task=run.task,
+        stop=run.stop,
+        nested=True,
+        prepare=prepare,
+        hooks=[_keep_probabilities],
+        sources=run.sources,
+    )
     env = files.read_json(directory.env, remedy)
     return result, files.read_array(directory.probabilities, env, remedy)
 

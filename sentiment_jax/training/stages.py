@@ -46,7 +46,7 @@ class Options(TypedDict, total=False):
     tensorboard: bool  # write event files as well
     stop_after: float | None  # seconds until the run saves and ends
     stop: Stop | None  # what asks the run to end, shared by the trials of a sweep
-    nested: bool  # a fold or a trial: its place and data are those of the run or sweep around it
+    nested: bool  # a fold or a trial: place and data are those around it, it prints to log.txt
     prepare: Prepare | None  # in place of the task's
     hooks: Sequence[Stage]  # called after each epoch, besides those of training/hooks.py
     sources: list[str] | None  # of a fold: TrainingRun.sources of its cross-validation
@@ -90,8 +90,12 @@ def run_stages(
             if start is checks.Start.FINISHED and not nested:
                 checks.check_finished_data(config, directory)
         if start is checks.Start.FINISHED:
-            print(f"{workdir} is finished; nothing to do (--fresh starts over)")
+            if not nested:
+                print(f"{workdir} is finished; nothing to do (--fresh starts over)")
             return directory.outcome()[1]
+        if nested:
+            log = stack.enter_context(directory.log.open("a", encoding="utf-8"))
+            stack.enter_context(contextlib.redirect_stdout(log))
         run = TrainingRun(
             task=task,
             config=config,
