@@ -61,16 +61,6 @@ SHARED = ("data.", "seed", "cpu_devices", TEXT, *WEIGHTS)
 FEW = 100  # validation reviews: fewer choose by chance, and folds take their place
 FOLDS = 5
 TIMED = 256  # texts, to measure how fast a model predicts
-COLUMNS = (
-    "model",
-    "accuracy",
-    "low",
-    "high",
-    "p",
-    "train_seconds",
-    "texts_per_second",
-    "megabytes",
-)
 
 
 def compare(
@@ -96,7 +86,7 @@ def compare(
     correct = {}
     if baseline:
         correct[LINEAR] = is_correct(scored.labels, np.array(baseline["predicted"]["val"]))
-        rows.append(_row(LINEAR, correct, train_seconds=baseline["seconds"]))
+        rows.append(_row(LINEAR, correct) | {"train_seconds": baseline["seconds"]})
     with Stop(stop_after) as stop:
         for name, recipe in recipes.items():
             if name == PRETRAIN:
@@ -106,9 +96,8 @@ def compare(
             if not _train(name, recipe, place, TRIAL, corpus, stop):
                 continue
             trial = Trial("run", place, RunDirectory(place).read_config()).refresh()
-            predictions = read_predictions([trial], "val")
-            correct[name] = predictions.correct[0]
-            rows.append(_row(name, correct, **_costs(trial, corpus)))
+            correct[name] = read_predictions([trial], "val").correct[0]
+            rows.append(_row(name, correct) | _costs(trial, corpus))
         chosen = choose({name: of for name, of in correct.items() if name != LINEAR})
         place = directory / chosen.replace(":", "-")
         needed = {"test", "linear_baseline"} if baseline else {"test"}
@@ -116,7 +105,7 @@ def compare(
         if not needed <= read_json(ended).keys():
             ended.unlink()  # it goes on: what is left is the test
             _train(chosen, recipes[chosen], place, RUN, corpus, stop)
-    table = pandas.DataFrame(rows, columns=list(COLUMNS))
+    table = pandas.DataFrame(rows)
     _write(table, scored, chosen, how, directory)
     content = read_json(directory / COMPARISON_FILE) | {"chosen": place.name}
     write_json(directory / COMPARISON_FILE, content)
@@ -178,14 +167,13 @@ def _begin(directory: Path, corpus: Corpus, text: Reviews) -> None:
     if RunDirectory(directory).config.exists():
         raise InputError(f"{directory} holds a run: choose another --workdir for a comparison")
     path = directory / COMPARISON_FILE
-    learned = {"data_hash": corpus.statistics["data_hash"]}
+    begun = {"data_hash": corpus.statistics["data_hash"]}
     if len(text):
-        learned["text_hash"] = texts_hash(text)
+        begun["text_hash"] = texts_hash(text)
+    begun["chosen"] = ""
     if not path.exists():
-        write_json(path, learned | {"chosen": ""})
-        return
-    before = read_json(path)
-    if any(before.get(name) != learned.get(name) for name in ("data_hash", "text_hash")):
+        write_json(path, begun)
+    elif read_json(path) | {"chosen": ""} != begun:
         raise InputError(f"{directory} compares models on other reviews: choose another --workdir")
 
 
@@ -231,14 +219,13 @@ def _pretrain(recipe: ConfigDict, place: Path, texts: int, stop: Stop) -> None:
     print(f"{PRETRAIN:14} {seconds:,.0f} s, the embeddings of {AVERAGE}", flush=True)
 
 
-def _row(name: str, correct: Mapping[str, Bool[np.ndarray, " reviews"]], **more: Any) -> dict:
+def _row(name: str, correct: Mapping[str, Bool[np.ndarray, " reviews"]]) -> dict[str, Any]:
     """Return a model's row of the table, given which reviews each model classifies correctly."""
     accuracy = float(correct[name].mean())
     low, high = wilson_interval(accuracy, len(correct[name]))
-    row: dict[str, Any] = {"model": name, "accuracy": accuracy, "low": low, "high": high}
-    if name != LINEAR and LINEAR in correct:
-        row["p"] = mcnemar(correct[name], correct[LINEAR])[2]
-    return row | more
+    compared = name != LINEAR and LINEAR in correct
+    p = mcnemar(correct[name], correct[LINEAR])[2] if compared else np.nan
+    return {"model": name, "accuracy": accuracy, "low": low, "high": high, "p": p}
 
 
 def _costs(trial: Trial, corpus: Corpus) -> dict[str, float]:
@@ -280,7 +267,7 @@ def _write(
     table: pandas.DataFrame, scored: Reviews, chosen: str, how: str, directory: Path
 ) -> None:
     """Write comparison.csv, and draw it."""
-    write_csv(directory / "comparison.csv", list(COLUMNS), table.astype(object).values.tolist())
+    write_csv(directory / "comparison.csv", list(table), table.astype(object).values.tolist())
     figures.accuracies(
         dict(zip(table.model, table.accuracy, strict=True)),
         len(scored),
