@@ -120,9 +120,8 @@ def _read(
 
     Too few validation reviews to choose by give way to folds.
     """
-    names: tuple[str, ...] = RECIPES
-    if changes.get(TEXT):
-        names = (RECIPES[0], PRETRAIN, AVERAGE, *RECIPES[1:])
+    more = (PRETRAIN, AVERAGE) if changes.get(TEXT) else ()
+    names = (RECIPES[0], *more, *RECIPES[1:])
     recipes = {name: _recipe(name, changes, directory / VECTORS) for name in names}
     prepare_workdir(directory)
     data = checks.resolve(recipes[RECIPES[0]]).data

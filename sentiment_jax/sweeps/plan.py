@@ -186,8 +186,7 @@ class Sweep:
     def check_same(self, new: "Sweep") -> None:
         """Raise InputError if the new sweep differs from this one in what affects results."""
         harmless = {"directory", "data_hash", "command", *(f"config.{f}" for f in schema.HARMLESS)}
-        changes = stored.config_difference(self, new)
-        if changes := [change for change in changes if change.split(":")[0] not in harmless]:
+        if changes := stored.config_difference(self, new, harmless):
             text = f"{self.directory} holds another sweep ({'; '.join(changes)})"
             raise InputError(f"{text}: choose another --workdir")
 
