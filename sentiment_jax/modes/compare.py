@@ -4,6 +4,7 @@ That is the best on validation, unless one that is cheaper to use is level with 
 recipe is a run in the directory: after a kill, it goes on as any run does.
 """
 
+import functools
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,12 +14,11 @@ import numpy as np
 import pandas
 from jaxtyping import Bool
 from ml_collections import ConfigDict
-from tokenizers import Tokenizer
 
 from sentiment_jax.analysis import figures
 from sentiment_jax.analysis.predictions import read_predictions
 from sentiment_jax.config.recipes import override, read_recipe
-from sentiment_jax.config.schema import ENCODERS, Config, DataConfig
+from sentiment_jax.config.schema import ENCODERS, DataConfig
 from sentiment_jax.config.stored import flatten
 from sentiment_jax.config.validation import validate
 from sentiment_jax.data.corpus import Corpus, infer_source, load_corpus
@@ -38,7 +38,6 @@ from sentiment_jax.storage.run_directory import (
 from sentiment_jax.sweeps.plan import Trial
 from sentiment_jax.training import checks, console
 from sentiment_jax.training.cross_validation import fold_rows
-from sentiment_jax.training.experiment import Experiment
 from sentiment_jax.training.lineage import texts_hash
 from sentiment_jax.training.metrics import is_correct, mcnemar, wilson_interval
 from sentiment_jax.training.scoring import score_reviews
@@ -185,10 +184,6 @@ def _train(
     stop: Stop,
 ) -> bool:
     """Take a run to its end; return False, and say why, if there are no weights for it."""
-
-    def prepare(config: Config, tokenizer: Tokenizer | None = None) -> Experiment:
-        return task_of(config).prepare(config, tokenizer, corpus)
-
     if recipe.model.pretrained and not RunDirectory(place).result.exists():
         try:
             checks.resolve(recipe)
@@ -197,6 +192,7 @@ def _train(
             return False
     fewest = len(corpus.splits["train"]) // 2
     recipe = override(recipe, {"batch_size": max(1, min(recipe.batch_size, fewest))})
+    prepare = functools.partial(task_of(recipe).prepare, corpus=corpus)
     start = time.monotonic()
     result = run_stages(recipe, place, stages, nested=True, prepare=prepare, stop=stop)
     if stages is TRIAL:
