@@ -92,7 +92,7 @@ _entries = functools.partial(_count, at_most=10**6)
 _seed = functools.partial(setting, at_least=0, below=2**32)
 _from_zero = functools.partial(setting, at_least=0, at_most=10**9)
 _share = functools.partial(setting, at_least=0, below=1)
-_fixed = functools.partial(setting, meaning="")
+_fixed = functools.partial(setting, meaning="")  # what pretrained weights decide
 
 
 @dataclasses.dataclass(frozen=True)

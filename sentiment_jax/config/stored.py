@@ -68,7 +68,7 @@ def config_to_json(config: Any) -> dict[str, Any]:
 
 
 def config_difference(old: Any, new: Any, ignored: Iterable[str] = ()) -> list[str]:
-    """Return the settings in which two configs differ, as "field: old -> new", but for some."""
+    """Return the settings in which two configs differ, save some, as "field: old -> new"."""
     before = flatten(old)
     after = flatten(new)
     return [
