@@ -111,6 +111,7 @@ SWEEP: dict[str, flags.FlagHolder] = {
 }
 SWEEP["procedure"] = flags.DEFINE_enum("sweep_procedure", None, PROCEDURES, "how to search")
 WORKERS = flags.DEFINE_integer("workers", 1, "processes to use", 1, 256)
+EVALUATE_MAY_CHANGE = ("eval_batch_size", "data.path", "data.test_path", "data.validation_path")
 EXPECTED = {  # words of an error about a flag's value -> what it should be
     "invalid literal for int()": "a whole number",
     "could not convert string to float": "a number",
@@ -236,10 +237,34 @@ def dispatch() -> None:
     with terminal.progress_bar(None, "starting"):
         startup.start(config, group, LOST_AFTER.value)
         importlib.import_module(f"sentiment_jax.modes.{mode}")  # which takes seconds
-    MODES[mode](config, workdirs, changes)
+    _run_mode(mode, config, workdirs, changes)
 
 
-def _train(config: Any, workdirs: list[Path], changes: dict[str, Any]) -> None:
+def _run_mode(mode: str, config: Any, workdirs: list[Path], changes: dict[str, Any]) -> None:
+    match mode:
+        case "train" | "pretrain":
+            _train(config, workdirs[0])
+        case "evaluate":
+            _evaluate(workdirs, changes)
+        case "predict":
+            _predict(workdirs)
+        case "export":
+            from sentiment_jax.modes.export import export_workdir
+
+            export_workdir(workdirs[0], Path(OUTPUT.value or ""))
+        case "compare":
+            from sentiment_jax.modes.compare import compare
+
+            compare(changes, workdirs[0], stop_after=STOP_AFTER.value)
+        case "sweep":
+            _sweep(config, workdirs[0], changes)
+        case "report":
+            from sentiment_jax.modes.report import report
+
+            report(workdirs, Path(OUTPUT.value or ""), WITH_TEXT.value)
+
+
+def _train(config: Any, workdir: Path) -> None:
     from sentiment_jax.modes.pretrain import PRETRAINING, pretrain
     from sentiment_jax.modes.train import dry_run, train
 
@@ -250,7 +275,7 @@ def _train(config: Any, workdirs: list[Path], changes: dict[str, Any]) -> None:
     learn = pretrain if pretrains else train
     learn(
         config,
-        workdirs[0],
+        workdir,
         fresh=FRESH.value,
         allow_changes=ALLOW_CHANGES.value,
         tensorboard=TENSORBOARD.value,
@@ -258,7 +283,7 @@ def _train(config: Any, workdirs: list[Path], changes: dict[str, Any]) -> None:
     )
 
 
-def _evaluate(config: Any, workdirs: list[Path], changes: dict[str, Any]) -> None:
+def _evaluate(workdirs: list[Path], changes: dict[str, Any]) -> None:
     from sentiment_jax.modes.evaluate import evaluate_ensemble, evaluate_file, evaluate_run
     from sentiment_jax.modes.predict import TextSource
 
@@ -272,7 +297,7 @@ def _evaluate(config: Any, workdirs: list[Path], changes: dict[str, Any]) -> Non
         evaluate_run(workdirs[0], SPLIT.value, changes)
 
 
-def _predict(config: Any, workdirs: list[Path], changes: dict[str, Any]) -> None:
+def _predict(workdirs: list[Path]) -> None:
     from sentiment_jax.modes.predict import TextSource, predict_runs
 
     source = TextSource(TEXT.value, INPUT.value, TEXT_COLUMN.value)
@@ -286,49 +311,19 @@ def _predict(config: Any, workdirs: list[Path], changes: dict[str, Any]) -> None
         predict_runs(workdirs, source, _output(), calibrated=CALIBRATED.value)
 
 
-def _export(config: Any, workdirs: list[Path], changes: dict[str, Any]) -> None:
-    from sentiment_jax.modes.export import export_workdir
-
-    export_workdir(workdirs[0], Path(OUTPUT.value or ""))
-
-
-def _compare(config: Any, workdirs: list[Path], changes: dict[str, Any]) -> None:
-    from sentiment_jax.modes.compare import compare
-
-    compare(changes, workdirs[0], stop_after=STOP_AFTER.value)
-
-
-def _sweep(config: Any, workdirs: list[Path], changes: dict[str, Any]) -> None:
+def _sweep(config: Any, workdir: Path, changes: dict[str, Any]) -> None:
     from sentiment_jax.modes.sweep import sweep
 
     file = config_flags.get_config_filename(flags.FLAGS["config"])
     given = {axis: flag.value for axis, flag in SWEEP.items() if flag.value is not None}
     sweep(
         config,
-        workdirs[0],
+        workdir,
         recipes.call_recipe(file, "get_sweep") | given,
         overridden=changes,
         workers=WORKERS.value,
         stop_after=STOP_AFTER.value,
     )
-
-
-def _report(config: Any, workdirs: list[Path], changes: dict[str, Any]) -> None:
-    from sentiment_jax.modes.report import report
-
-    report(workdirs, Path(OUTPUT.value or ""), WITH_TEXT.value)
-
-
-MODES = {
-    "train": _train,
-    "pretrain": _train,
-    "evaluate": _evaluate,
-    "predict": _predict,
-    "export": _export,
-    "compare": _compare,
-    "sweep": _sweep,
-    "report": _report,
-}
 
 
 def _output() -> Path | None:
@@ -339,11 +334,7 @@ def _find_runs(mode: str, changes: Mapping[str, Any]) -> list[Path]:
     """Return the runs that --workdir names; InputError for settings that may not change."""
     from sentiment_jax.sweeps.plan import find_run
 
-    allowed = (
-        ["eval_batch_size", "data.path", "data.test_path", "data.validation_path"]
-        if mode == "evaluate"
-        else []
-    )
+    allowed = EVALUATE_MAY_CHANGE if mode == "evaluate" else ()
     for name in changes:
         if name not in allowed:
             may = f"--mode={mode} may change {', '.join(allowed) or 'no setting'}"

@@ -44,7 +44,7 @@ class Setting:
     """What the schema says of a setting besides its type."""
 
     default: Any  # its value where a recipe says nothing
-    meaning: str
+    meaning: str  # empty: pretrained weights decide it, no recipe sets it
     choices: tuple[str, ...] = ()  # the allowed values; empty where a range decides
     at_least: float | int | None = None
     below: float | int = math.inf
@@ -81,11 +81,8 @@ def setting(default: Any, meaning: str, **rules: Any) -> Any:
 
 def settings_of(group: type, prefix: str = "") -> dict[str, Setting]:
     """Return the settings of one dataclass: prefix + field -> Setting."""
-    return {
-        prefix + field.name: field.metadata["setting"]
-        for field in dataclasses.fields(group)
-        if "setting" in field.metadata
-    }
+    rules = {f.name: rule for f in dataclasses.fields(group) for rule in f.metadata.values()}
+    return {prefix + name: rule for name, rule in rules.items() if rule.meaning}
 
 
 # Upper bounds are beyond any honest use: what exceeds them is a slip that would fill the memory.
@@ -95,11 +92,7 @@ _entries = functools.partial(_count, at_most=10**6)
 _seed = functools.partial(setting, at_least=0, below=2**32)
 _from_zero = functools.partial(setting, at_least=0, at_most=10**9)
 _share = functools.partial(setting, at_least=0, below=1)
-
-
-def fixed(default: Any, **rules: Any) -> Any:
-    """Declare a field that pretrained weights decide and no recipe sets."""
-    return dataclasses.field(default=default, metadata={"fixed": Setting(default, "", **rules)})
+_fixed = functools.partial(setting, meaning="")  # what pretrained weights decide
 
 
 @dataclasses.dataclass(frozen=True)
@@ -224,10 +217,10 @@ class EncoderConfig(ModelConfig):
     pooling: str = setting("head", "what the last layer reads", choices=ENCODER_POOLINGS)
     pooled_layers: int = _count(1, "layers, the highest, whose mean is pooled", at_most=256)
     # The weights' own, which no recipe sets:
-    type_vocab_size: int = fixed(2, at_least=0)
-    layer_norm_eps: float = fixed(1e-12, at_least=1e-30, below=1)
-    hidden_act: str = fixed("gelu", choices=("gelu",))
-    initializer_range: float = fixed(0.02, at_least=0, below=1)
+    type_vocab_size: int = _fixed(2, at_least=0)
+    layer_norm_eps: float = _fixed(1e-12, at_least=1e-30, below=1)
+    hidden_act: str = _fixed("gelu", choices=("gelu",))
+    initializer_range: float = _fixed(0.02, at_least=0, below=1)
     # The architecture's own:
     biases: ClassVar[bool] = True  # of the layers and of their normalizations
     attention_output_dropout: ClassVar[bool] = True
@@ -254,7 +247,7 @@ class EncoderConfig(ModelConfig):
 class DistilBertConfig(EncoderConfig):
     """DistilBERT: BERT without token types."""
 
-    type_vocab_size: int = fixed(0, at_least=0)
+    type_vocab_size: int = _fixed(0, at_least=0)
     attention_output_dropout: ClassVar[bool] = False
 
 
@@ -269,13 +262,13 @@ class RobertaConfig(EncoderConfig):
 class ModernBertConfig(EncoderConfig):
     """ModernBERT: every `global_attn_every_n_layers`-th layer attends to all tokens."""
 
-    type_vocab_size: int = fixed(0, at_least=0)
-    layer_norm_eps: float = fixed(1e-5, at_least=1e-30, below=1)
-    global_attn_every_n_layers: int = fixed(3, at_least=1)
-    local_attention: int = fixed(128, at_least=2)  # tokens in the window of the other layers
-    global_rope_theta: float = fixed(160_000.0, at_least=1)
-    local_rope_theta: float = fixed(10_000.0, at_least=1)
-    classifier_pooling: str = fixed("cls", choices=("cls", "mean"))
+    type_vocab_size: int = _fixed(0, at_least=0)
+    layer_norm_eps: float = _fixed(1e-5, at_least=1e-30, below=1)
+    global_attn_every_n_layers: int = _fixed(3, at_least=1)
+    local_attention: int = _fixed(128, at_least=2)  # tokens in the window of the other layers
+    global_rope_theta: float = _fixed(160_000.0, at_least=1)
+    local_rope_theta: float = _fixed(10_000.0, at_least=1)
+    classifier_pooling: str = _fixed("cls", choices=("cls", "mean"))
     position_embeddings: ClassVar[bool] = False
     biases: ClassVar[bool] = False
 

@@ -3,7 +3,7 @@
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from sentiment_jax.config.schema import MODELS, Config, groups_of, schema
@@ -67,13 +67,13 @@ def config_to_json(config: Any) -> dict[str, Any]:
     return nested
 
 
-def config_difference(old: Any, new: Any) -> list[str]:
-    """Return the settings in which two configs differ, as "field: old -> new"."""
+def config_difference(old: Any, new: Any, ignored: Iterable[str] = ()) -> list[str]:
+    """Return the settings in which two configs differ, save some, as "field: old -> new"."""
     before = flatten(old)
     after = flatten(new)
     return [
         f"{name}: {before.get(name)} -> {after.get(name)}"
-        for name in sorted(before | after)
+        for name in sorted((before | after).keys() - {*ignored})
         if before.get(name) != after.get(name)
     ]
 

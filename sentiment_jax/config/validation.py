@@ -1,6 +1,6 @@
 """Which configs are refused before data are read; one error lists all problems."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from sentiment_jax.config.schema import (
@@ -52,111 +52,101 @@ def validate(config: Any, *, pretraining: bool = False) -> None:
         raise InputError(f"config: {'; '.join(found)}")
 
 
-def _data_problems(values: Mapping[str, Any]) -> list[str]:
-    problems = []
+def _data_problems(values: Mapping[str, Any]) -> Iterator[str]:
     model = values["model.name"]
     buckets = values["data.length_buckets"]
     if not all(type(bucket) is int and bucket > 0 for bucket in buckets):
-        problems.append(f"data.length_buckets={buckets} must be positive whole numbers")
+        yield f"data.length_buckets={buckets} must be positive whole numbers"
     length = values["data.max_length"]
     positions = values.get("model.max_position_embeddings")
     if positions is not None:
         positions -= getattr(MODELS[model], "first_position", 0)
         if length > positions:
-            problems.append(f"data.max_length={length} exceeds the model's {positions} positions")
+            yield f"data.max_length={length} exceeds the model's {positions} positions"
     ngrams = values["data.ngrams"]
     if ngrams > 1 and model not in ("lstm", "average"):
-        problems.append(f"data.ngrams={ngrams} wants model.name=lstm or average, not {model}")
+        yield f"data.ngrams={ngrams} wants model.name=lstm or average, not {model}"
     if values["data.folds"] == 1:
-        problems.append("data.folds=1 leaves nothing to train on: 0, or 2 and more")
+        yield "data.folds=1 leaves nothing to train on: 0, or 2 and more"
     if values["data.validation_path"] and values["data.folds"]:
-        problems.append("data.folds validates on the training reviews: no data.validation_path")
+        yield "data.folds validates on the training reviews: no data.validation_path"
     source = values["data.source"]
     if source in ("folder", "csv") and not values["data.path"]:
         columns = f"{values['data.text_column']} and {values['data.label_column']}"
         example = f"reviews.csv, a table with columns {columns} (data.source=tfds: IMDB)"
-        problems.append(f"data.source={source} needs --config.data.path={example}")
+        yield f"data.source={source} needs --config.data.path={example}"
     if not values["pretrain.unlabeled"]:
         named = [name for name in ("pretrain.text", "data.teacher") if values[name]]
-        problems += [f"pretrain.unlabeled=False leaves {name} out: set only one" for name in named]
+        yield from (f"pretrain.unlabeled=False leaves {name} out: set only one" for name in named)
     labels = {*split_names(values["data.labels"])}
     positive = {*split_names(values["data.positive_labels"])}
     negative = {*split_names(values["data.negative_labels"])}
     if labels and (positive or negative) or bool(positive) != bool(negative):
-        problems.append("data.positive_labels and negative_labels go together, without data.labels")
+        yield "data.positive_labels and negative_labels go together, without data.labels"
     if both := positive & negative:
-        problems.append(f"label {min(both)!r} cannot be both positive and negative")
+        yield f"label {min(both)!r} cannot be both positive and negative"
     if labels and not 2 <= len(labels) <= MOST_CLASSES:
-        problems.append(f"data.labels={values['data.labels']!r}: 2 to {MOST_CLASSES} expected")
+        yield f"data.labels={values['data.labels']!r}: 2 to {MOST_CLASSES} expected"
     several = split_names(values["data.label_columns"])
     separator = values["data.label_separator"]
     if (labels or positive or separator or several) and source != "csv":
-        problems.append(f"data.source={source} has labels of its own")
+        yield f"data.source={source} has labels of its own"
     if several and not 2 <= len({*several}) <= MOST_CLASSES:
-        problems.append(f"data.label_columns names {len({*several})}: 2 to {MOST_CLASSES} expected")
+        yield f"data.label_columns names {len({*several})}: 2 to {MOST_CLASSES} expected"
     if several and separator:
-        problems.append("data.label_columns and label_separator are two forms of a table: set one")
+        yield "data.label_columns and label_separator are two forms of a table: set one"
     if (several or separator) and positive:
-        problems.append("data.positive_labels makes two classes: not where a text has labels")
+        yield "data.positive_labels makes two classes: not where a text has labels"
     if (several or separator) and values["select_by"] in ("balanced_accuracy", "auc"):
-        problems.append(
-            f"select_by={values['select_by']}: several labels take loss, macro_f1 or last"
-        )
-    return problems
+        yield f"select_by={values['select_by']}: several labels take loss, macro_f1 or last"
 
 
-def _training_problems(values: Mapping[str, Any]) -> list[str]:
+def _training_problems(values: Mapping[str, Any]) -> Iterator[str]:
     """Say what contradicts itself, or would do nothing, in a training on labels."""
-    problems = []
     teacher = values["data.teacher"]
     if teacher and not all(split_names(teacher)):
-        problems.append(f"data.teacher={teacher!r} names no run: RUN or RUN,RUN,...")
+        yield f"data.teacher={teacher!r} names no run: RUN or RUN,RUN,..."
     model = values["model.name"]
     if model in ("ngrams", "average") and values["model.dtype"] != "float32":
-        problems.append(f"model.dtype={values['model.dtype']}: {model} computes in float32")
+        yield f"model.dtype={values['model.dtype']}: {model} computes in float32"
     if model == "average" and not values["model.pretrained"]:
-        problems.append("model.name=average: set model.pretrained to a run of lstm:pretrain")
+        yield "model.name=average: set model.pretrained to a run of lstm:pretrain"
     if values.get("model.pooling") == "head" and values["model.pooled_layers"] > 1:
-        problems.append("model.pooled_layers: model.pooling=head reads the last layer alone")
+        yield "model.pooled_layers: model.pooling=head reads the last layer alone"
     pooled = "an encoder with model.pooling=first, mean or folder"
     pools = model in ENCODERS and values["model.pooling"] != "head"
     if values["contrastive"] and not pools:
-        problems.append(f"contrastive={values['contrastive']} needs {pooled}: set 0")
+        yield f"contrastive={values['contrastive']} needs {pooled}: set 0"
     if values["contrastive"] and values["gradient_accumulation"] > 1:
-        problems.append("contrastive compares all texts of a batch: set gradient_accumulation=1")
+        yield "contrastive compares all texts of a batch: set gradient_accumulation=1"
     if values["optimizer.name"] == "lbfgs":
         if values["contrastive"]:
-            problems.append("optimizer.name=lbfgs takes no steps: set contrastive=0")
+            yield "optimizer.name=lbfgs takes no steps: set contrastive=0"
         if teacher:
-            problems.append("optimizer.name=lbfgs fits classes, not a teacher's probabilities")
+            yield "optimizer.name=lbfgs fits classes, not a teacher's probabilities"
         if model != "average" and not pools:
-            problems.append(f"optimizer.name=lbfgs fits the last layer of average, or {pooled}")
+            yield f"optimizer.name=lbfgs fits the last layer of average, or {pooled}"
         elif not values["model.pretrained"]:
-            problems.append("optimizer.name=lbfgs keeps random layers: set model.pretrained")
+            yield "optimizer.name=lbfgs keeps random layers: set model.pretrained"
     if model == "ngrams" and values["model.pretrained"]:
-        problems.append("model.pretrained: ngrams start from weights of zero, leave it out")
+        yield "model.pretrained: ngrams start from weights of zero, leave it out"
     if values["select_by"] == "last" and values["early_stopping_patience"]:
-        problems.append("early_stopping_patience waits for a better epoch: not with select_by=last")
+        yield "early_stopping_patience waits for a better epoch: not with select_by=last"
     if not teacher and (values["pretrain.text"] or not values["pretrain.unlabeled"]):
-        problems.append("pretrain.text and pretrain.unlabeled do nothing without data.teacher")
-    return problems
+        yield "pretrain.text and pretrain.unlabeled do nothing without data.teacher"
 
 
-def _pretraining_problems(values: Mapping[str, Any]) -> list[str]:
+def _pretraining_problems(values: Mapping[str, Any]) -> Iterator[str]:
     """Say what would do nothing in a pre-training, or does not fit its objective."""
     model = values["model.name"]
     objective = values["pretrain.objective"] or OBJECTIVES[model][0]
-    problems = []
     if objective not in OBJECTIVES[model]:
-        listed = " or ".join(OBJECTIVES[model]) or "by none"
-        problems.append(f"pretrain.objective={objective}: {model} learns {listed}")
+        yield f"pretrain.objective={objective}: {model} learns {' or '.join(OBJECTIVES[model])}"
     if not values["data.validation_fraction"]:
-        problems.append("data.validation_fraction=0 leaves --mode=pretrain no text to test on")
+        yield "data.validation_fraction=0 leaves --mode=pretrain no text to test on"
     if objective == "ngram_vectors":
         if values["pretrain.mask_fraction"] != schema(model)["pretrain.mask_fraction"].default:
-            problems.append("pretrain.mask_fraction does nothing: no tokens are masked")
-        plain = [f"{name}={v}" for name, v in NGRAM_VECTORS.items() if values[name] != v]
-        if plain:
+            yield "pretrain.mask_fraction does nothing: no tokens are masked"
+        if plain := [f"{name}={v}" for name, v in NGRAM_VECTORS.items() if values[name] != v]:
             remedy = f"use --config=lstm:pretrain, or set {', '.join(plain)}"
-            problems.append(f"--mode=pretrain of an lstm takes plain steps: {remedy}")
-    return problems
+            yield f"--mode=pretrain of an lstm takes plain steps: {remedy}"

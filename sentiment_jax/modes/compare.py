@@ -4,6 +4,7 @@ That is the best on validation, unless one that is cheaper to use is level with 
 recipe is a run in the directory: after a kill, it goes on as any run does.
 """
 
+import functools
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,12 +14,11 @@ import numpy as np
 import pandas
 from jaxtyping import Bool
 from ml_collections import ConfigDict
-from tokenizers import Tokenizer
 
 from sentiment_jax.analysis import figures
 from sentiment_jax.analysis.predictions import read_predictions
 from sentiment_jax.config.recipes import override, read_recipe
-from sentiment_jax.config.schema import ENCODERS, Config, DataConfig
+from sentiment_jax.config.schema import ENCODERS, DataConfig
 from sentiment_jax.config.stored import flatten
 from sentiment_jax.config.validation import validate
 from sentiment_jax.data.corpus import Corpus, infer_source, load_corpus
@@ -38,7 +38,6 @@ from sentiment_jax.storage.run_directory import (
 from sentiment_jax.sweeps.plan import Trial
 from sentiment_jax.training import checks, console
 from sentiment_jax.training.cross_validation import draw_folds
-from sentiment_jax.training.experiment import Experiment
 from sentiment_jax.training.metrics import is_correct, mcnemar, wilson_interval
 from sentiment_jax.training.scoring import score_reviews
 from sentiment_jax.training.signals import Stop
@@ -60,16 +59,6 @@ SHARED = ("data.", "seed", "cpu_devices", TEXT, *WEIGHTS)
 FEW = 100  # validation reviews: fewer choose by chance, and folds take their place
 FOLDS = 5
 TIMED = 256  # texts, to measure how fast a model predicts
-COLUMNS = (
-    "model",
-    "accuracy",
-    "low",
-    "high",
-    "p",
-    "train_seconds",
-    "texts_per_second",
-    "megabytes",
-)
 
 
 def compare(
@@ -95,7 +84,7 @@ def compare(
     correct = {}
     if baseline:
         correct[LINEAR] = is_correct(scored.labels, np.array(baseline["predicted"]["val"]))
-        rows.append(_row(LINEAR, correct, train_seconds=baseline["seconds"]))
+        rows.append(_row(LINEAR, correct) | {"train_seconds": baseline["seconds"]})
     with Stop(stop_after) as stop:
         for name, recipe in recipes.items():
             if name == PRETRAIN:
@@ -105,9 +94,8 @@ def compare(
             if not _train(name, recipe, place, TRIAL, corpus, stop):
                 continue
             trial = Trial("run", place, RunDirectory(place).read_config()).refresh()
-            predictions = read_predictions([trial], "val")
-            correct[name] = predictions.correct[0]
-            rows.append(_row(name, correct, **_costs(trial, corpus)))
+            correct[name] = read_predictions([trial], "val").correct[0]
+            rows.append(_row(name, correct) | _costs(trial, corpus))
         chosen = choose({name: of for name, of in correct.items() if name != LINEAR})
         place = directory / chosen.replace(":", "-")
         needed = {"test", "linear_baseline"} if baseline else {"test"}
@@ -115,7 +103,7 @@ def compare(
         if not needed <= read_json(ended).keys():
             ended.unlink()  # it goes on: what is left is the test
             _train(chosen, recipes[chosen], place, RUN, corpus, stop)
-    table = pandas.DataFrame(rows, columns=list(COLUMNS))
+    table = pandas.DataFrame(rows)
     _write(table, scored, chosen, how, directory)
     content = read_json(directory / COMPARISON_FILE) | {"chosen": place.name}
     write_json(directory / COMPARISON_FILE, content)
@@ -130,9 +118,8 @@ def _read(
 
     Too few validation reviews to choose by give way to folds.
     """
-    names: tuple[str, ...] = RECIPES
-    if changes.get(TEXT):
-        names = (RECIPES[0], PRETRAIN, AVERAGE, *RECIPES[1:])
+    more = (PRETRAIN, AVERAGE) if changes.get(TEXT) else ()
+    names = (RECIPES[0], *more, *RECIPES[1:])
     recipes = {name: _recipe(name, changes, directory / VECTORS) for name in names}
     prepare_workdir(directory)
     data = checks.resolve(recipes[RECIPES[0]]).data
@@ -177,14 +164,13 @@ def _begin(directory: Path, corpus: Corpus, text: Reviews) -> None:
     if RunDirectory(directory).config.exists():
         raise InputError(f"{directory} holds a run: choose another --workdir for a comparison")
     path = directory / COMPARISON_FILE
-    learned = {"data_hash": corpus.statistics["data_hash"]}
+    begun = {"data_hash": corpus.statistics["data_hash"]}
     if len(text):
-        learned["text_hash"] = texts_hash(text)
+        begun["text_hash"] = texts_hash(text)
+    begun["chosen"] = ""
     if not path.exists():
-        write_json(path, learned | {"chosen": ""})
-        return
-    before = read_json(path)
-    if any(before.get(name) != learned.get(name) for name in ("data_hash", "text_hash")):
+        write_json(path, begun)
+    elif read_json(path) | {"chosen": ""} != begun:
         raise InputError(f"{directory} compares models on other reviews: choose another --workdir")
 
 
@@ -197,10 +183,6 @@ def _train(
     stop: Stop,
 ) -> bool:
     """Take a run to its end; return False, and say why, if there are no weights for it."""
-
-    def prepare(config: Config, tokenizer: Tokenizer | None = None) -> Experiment:
-        return task_of(config).prepare(config, tokenizer, corpus)
-
     if recipe.model.pretrained and not RunDirectory(place).result.exists():
         try:
             checks.resolve(recipe)
@@ -230,14 +212,13 @@ def _pretrain(recipe: ConfigDict, place: Path, texts: int, stop: Stop) -> None:
     print(f"{PRETRAIN:14} {seconds:,.0f} s, the embeddings of {AVERAGE}", flush=True)
 
 
-def _row(name: str, correct: Mapping[str, Bool[np.ndarray, " reviews"]], **more: Any) -> dict:
+def _row(name: str, correct: Mapping[str, Bool[np.ndarray, " reviews"]]) -> dict[str, Any]:
     """Return a model's row of the table, given which reviews each model classifies correctly."""
     accuracy = float(correct[name].mean())
     low, high = wilson_interval(accuracy, len(correct[name]))
-    row: dict[str, Any] = {"model": name, "accuracy": accuracy, "low": low, "high": high}
-    if name != LINEAR and LINEAR in correct:
-        row["p"] = mcnemar(correct[name], correct[LINEAR])[2]
-    return row | more
+    compared = name != LINEAR and LINEAR in correct
+    p = mcnemar(correct[name], correct[LINEAR])[2] if compared else np.nan
+    return {"model": name, "accuracy": accuracy, "low": low, "high": high, "p": p}
 
 
 def _costs(trial: Trial, corpus: Corpus) -> dict[str, float]:
@@ -279,7 +260,7 @@ def _write(
     table: pandas.DataFrame, scored: Reviews, chosen: str, how: str, directory: Path
 ) -> None:
     """Write comparison.csv, and draw it."""
-    write_csv(directory / "comparison.csv", list(COLUMNS), table.astype(object).values.tolist())
+    write_csv(directory / "comparison.csv", list(table), table.astype(object).values.tolist())
     figures.accuracies(
         dict(zip(table.model, table.accuracy, strict=True)),
         len(scored),

@@ -186,10 +186,9 @@ class RunDirectory:
                 problem = f"{self.path} holds a result or checkpoints but no config.json"
                 raise InputError(f"{problem}: put that file back, or start over with --fresh")
             return []
-        changes = stored.config_difference(self.read_config(), config)
-        by_content = ["data.teacher"] if changes and "sources" in read_json(self.env) else []
-        ignored = (*HARMLESS, *by_content)
-        changes = [change for change in changes if change.split(":")[0] not in ignored]
+        changes = stored.config_difference(self.read_config(), config, HARMLESS)
+        if changes and "sources" in read_json(self.env):  # teachers are compared by content
+            changes = [change for change in changes if not change.startswith("data.teacher:")]
         # The folds are trained, and another pooling has other parameters.
         fixed = config.data.folds or self.folds.exists()
         fixed = fixed or any(change.startswith("model.pooling:") for change in changes)

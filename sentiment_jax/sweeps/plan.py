@@ -9,7 +9,6 @@ import contextlib
 import dataclasses
 import functools
 import itertools
-import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -155,25 +154,24 @@ class Sweep:
         settings += [(self.start, seed) for seed in self.seeds]
         return [self.trial("", setting, {"seed": seed}).config for setting, seed in settings]
 
+    def _changes(self) -> dict[str, list[Setting]]:
+        """Return stage -> what its trials change in the setting that it starts from."""
+        if self.procedure == "grid":
+            return {"grid": self._combinations()}
+        return {axis: [{axis: value} for value in values] for axis, values in self.axes.items()}
+
     def count_trials(self) -> int:
         """Return the number of trials; a stage does not repeat the winner of the one before."""
-        sizes = [len(values) for values in self.axes.values()]
-        final = len(self.seeds) * max(len(self.split_seeds), 1)
-        if self.procedure == "grid":
-            return math.prod(sizes) + final
-        return sum(sizes) - (len(sizes) - 1) + final
+        new = sum(len(changes) - 1 for changes in self._changes().values())
+        return 1 + new + len(self.seeds) * max(len(self.split_seeds), 1)
 
     def stages(self) -> Iterator[list[Trial]]:
         """Yield the trials of a stage; ask for the next stage once they have ended.
 
         The iterator ends early if a stage has open trials or none that finished.
         """
-        if self.procedure == "grid":
-            choices = {"grid": self._combinations()}
-        else:
-            choices = {a: [{a: value} for value in values] for a, values in self.axes.items()}
         setting = self.start
-        for stage, changes in choices.items():
+        for stage, changes in self._changes().items():
             trials = [self.trial(stage, setting | change, {}) for change in changes]
             yield trials
             best = best_finished([trial.refresh() for trial in trials])
@@ -188,8 +186,7 @@ class Sweep:
     def check_same(self, new: "Sweep") -> None:
         """Raise InputError if the new sweep differs from this one in what affects results."""
         harmless = {"directory", "data_hash", "command", *(f"config.{f}" for f in schema.HARMLESS)}
-        changes = stored.config_difference(self, new)
-        if changes := [change for change in changes if change.split(":")[0] not in harmless]:
+        if changes := stored.config_difference(self, new, harmless):
             text = f"{self.directory} holds another sweep ({'; '.join(changes)})"
             raise InputError(f"{text}: choose another --workdir")
 

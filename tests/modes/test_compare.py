@@ -18,7 +18,7 @@ from sentiment_jax.config.schema import DataConfig
 from sentiment_jax.data.corpus import load_corpus
 from sentiment_jax.errors import Interrupted, InUse
 from sentiment_jax.modes import compare as mode
-from sentiment_jax.modes.compare import COLUMNS, RECIPES, choose, compare
+from sentiment_jax.modes.compare import RECIPES, choose, compare
 from sentiment_jax.modes.report import report
 from sentiment_jax.storage.files import read_json, write_json
 from sentiment_jax.storage.run_directory import RunDirectory
@@ -26,6 +26,8 @@ from sentiment_jax.sweeps.plan import find_run
 from sentiment_jax.training.linear_baseline import linear_baseline
 from sentiment_jax.training.trained_model import load_run
 
+COLUMNS = ["model", "accuracy", "low", "high", "p", "train_seconds", "texts_per_second"]
+COLUMNS += ["megabytes"]
 PLACES = ("ngrams", "encoder-probe", "encoder")
 SMALL = {"data.source": "sample", "data.limit": 60, "data.test_limit": 30, "data.max_length": 24}
 SMALL |= {"data.length_buckets": (), "data.validation_fraction": 0.3, "cpu_devices": 1}
@@ -99,7 +101,7 @@ def test_the_table_is_that_of_the_runs_and_the_baseline(compared):
     assert table.train_seconds.tolist()[1:] == [result["train_seconds"] for result in results]
     assert (table.texts_per_second[1:] > 0).all() and (table.megabytes[1:] > 0).all()
     with (directory / "comparison.csv").open() as file:
-        assert next(csv.reader(file)) == list(COLUMNS)
+        assert next(csv.reader(file)) == list(table) == COLUMNS
     image = matplotlib.image.imread(directory / "comparison.png")
     assert image[:, :, :3].std() > 0.05
     for row in table.itertuples():
