@@ -120,12 +120,11 @@ def _report_data(
 
 def _strongest_words(tested: Sequence[Group]) -> dict[str, pandas.DataFrame]:
     """Return the table of the first linear baseline's strongest words, if there is one."""
-    baselines = (group.tested[0].content.get("linear_baseline", {}) for group in tested)
-    found: dict[str, list[str]] = next(
-        (baseline["words"] for baseline in baselines if baseline.get("words")), {}
-    )
-    rows = [{"class": name, "words": ", ".join(of)} for name, of in found.items()]
-    return {"words": _table(rows)} if rows else {}
+    for group in tested:
+        if words := group.tested[0].content.get("linear_baseline", {}).get("words"):
+            rows = [{"class": name, "words": ", ".join(of)} for name, of in words.items()]
+            return {"words": _table(rows)}
+    return {}
 
 
 def _find_texts(trial: Trial, asked_for: bool) -> dict[str, str]:
