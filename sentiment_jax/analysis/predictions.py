@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import statistics
 from collections.abc import Sequence
 from typing import Any
 
@@ -103,14 +104,14 @@ def mean_metrics(predictions: Predictions) -> dict[str, Any]:
     intervals = [seed.pop("accuracy_interval") for seed in measured]
     if len(intervals) == 1:  # a mean has a standard deviation, and needs no interval
         means |= zip(("low (95 %)", "high (95 %)"), intervals[0], strict=True)
-    return means | _mean(measured)
+    return means | mean_scores(measured)
 
 
-def _mean(seeds: Sequence[Any]) -> Any:
-    first = seeds[0]
-    if isinstance(first, dict):
-        return {name: _mean([seed[name] for seed in seeds]) for name in first}
-    return first if first is None else float(np.mean(seeds))
+def mean_scores(seeds: Sequence[Any]) -> Any:
+    """Return the means of scores, nested or not, over the seeds; None of an undefined one."""
+    if isinstance(seeds[0], dict):
+        return {name: mean_scores([seed[name] for seed in seeds]) for name in seeds[0]}
+    return None if None in seeds else statistics.mean(seeds)
 
 
 def hardest_mistakes(predictions: Predictions, count: int) -> pandas.DataFrame:

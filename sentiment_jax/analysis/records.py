@@ -5,11 +5,11 @@ import dataclasses
 import itertools
 import os
 import re
-import statistics
 from collections.abc import Container, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from sentiment_jax.analysis.predictions import mean_scores
 from sentiment_jax.config.schema import CLASSES, HARMLESS
 from sentiment_jax.config.stored import flatten
 from sentiment_jax.data.corpus import load_corpus
@@ -63,13 +63,9 @@ class Group:
 
     @property
     def validation(self) -> dict[str, Any]:
-        """The mean validation scores of the tested trials; a mean of an undefined one is None."""
+        """The mean validation scores of the tested trials."""
         scores = [trial.content["val"] for trial in self.tested]
-        columns = {name: [of[name] for of in scores] for of in scores[:1] for name in of}
-        return {
-            name: None if None in values else statistics.mean(values)
-            for name, values in columns.items()
-        }
+        return mean_scores(scores) if scores else {}
 
     @property
     def best(self) -> Trial | None:
