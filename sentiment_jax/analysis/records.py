@@ -115,8 +115,6 @@ def collect(directories: Sequence[Path]) -> list[Group]:
                 f"{group.name} has trials of several splits, which a report can't compare: its "
                 "table.csv has their scores"
             )
-        if len({trial.content["data_hash"] for trial in group.finished}) > 1:
-            raise InputError(f"the data of the sweep {group.name} changed between its runs")
     return groups
 
 
@@ -184,9 +182,6 @@ def _find(directory: Path) -> list[Path]:
         raise InputError(f"no directory {directory}: {remedy}")
     if re.search("[\ud800-\udfff]", str(directory.resolve())):
         raise InputError(f"{directory!a}: a name that is not UTF-8 can't be printed; rename it")
-    parts = [(directory / name).exists() for name in ("table.csv", FINAL, SWEEP_FILE)]
-    if parts == [True, True, False]:
-        raise InputError(f"{directory} is a sweep without {SWEEP_FILE}: run its command again")
     for paths in [directory], sorted(directory.iterdir()):
         found = [p for p in paths if (p / SWEEP_FILE).is_file() or RunDirectory(p).config.is_file()]
         if (directory / COMPARISON_FILE).exists():
