@@ -12,7 +12,6 @@ from typing import Any
 from sentiment_jax.analysis.predictions import mean_scores
 from sentiment_jax.config.schema import CLASSES, HARMLESS
 from sentiment_jax.config.stored import flatten
-from sentiment_jax.data.corpus import load_corpus
 from sentiment_jax.data.labels import same_classes
 from sentiment_jax.errors import InputError
 from sentiment_jax.runtime import terminal
@@ -204,12 +203,3 @@ def _common_name(trials: Sequence[Trial]) -> str:
     names = [trial.directory.resolve().name for trial in trials]
     common = re.sub(r"[-_]*(seed)?[-_]*$", "", os.path.commonprefix(names)) or names[0]
     return common.encode()[:190].decode(errors="ignore")  # part of names of files, of 255 bytes
-
-
-def read_texts(trial: Trial) -> dict[str, str]:
-    """Read the reviews of a trial, id -> text; InputError if they changed."""
-    corpus = load_corpus(trial.config.data)
-    if corpus.statistics["data_hash"] != trial.content["data_hash"]:
-        raise InputError(f"the data changed since {trial.directory} was made")
-    splits = corpus.splits.values()
-    return {i: text for of in splits for i, text in zip(of.ids, of.texts, strict=True)}

@@ -12,8 +12,9 @@ import pandas
 from sentiment_jax.analysis import figures, findings, predictions
 from sentiment_jax.analysis.html import cell, render
 from sentiment_jax.analysis.predictions import Predictions
-from sentiment_jax.analysis.records import Group, by_data, collect, hardware, read_texts
+from sentiment_jax.analysis.records import Group, by_data, collect, hardware
 from sentiment_jax.config.stored import flatten
+from sentiment_jax.data.corpus import load_corpus
 from sentiment_jax.errors import InputError
 from sentiment_jax.runtime import terminal
 from sentiment_jax.storage.files import write_atomically, write_csv
@@ -93,7 +94,7 @@ def _report_data(
             wrong["labels"] = predictions.read_predictions(group.tested, "val")
         order = models[group.name].order
         if order not in texts:
-            texts[order] = _find_texts(group.tested[0], with_text)
+            texts[order] = find_texts(group.tested[0], with_text)
         for name, predicted in wrong.items():
             frame = predictions.hardest_mistakes(predicted, MISTAKES)
             if texts[order]:  # in the first column: a phone shows the left of a table
@@ -127,15 +128,21 @@ def _strongest_words(tested: Sequence[Group]) -> dict[str, pandas.DataFrame]:
     return {}
 
 
-def _find_texts(trial: Trial, asked_for: bool) -> dict[str, str]:
+def find_texts(trial: Trial, asked_for: bool) -> dict[str, str]:
     """Return id -> text to show: of a table if it is still there, or of any data if asked for."""
-    if asked_for:
-        return read_texts(trial)
+    if not (asked_for or trial.config.data.source == "csv"):
+        return {}
     try:
-        return read_texts(trial) if trial.config.data.source == "csv" else {}
+        corpus = load_corpus(trial.config.data)
+        if corpus.statistics["data_hash"] != trial.content["data_hash"]:
+            raise InputError(f"the data changed since {trial.directory} was made")
     except InputError as error:
+        if asked_for:
+            raise
         terminal.warn(f"no texts are shown: {error}")
         return {}
+    splits = corpus.splits.values()
+    return {i: text for of in splits for i, text in zip(of.ids, of.texts, strict=True)}
 
 
 def _row(group: Group, trial: Trial) -> dict[str, Any]:

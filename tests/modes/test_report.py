@@ -92,9 +92,9 @@ def test_every_figure_of_a_page_is_drawn_and_inside_it(reported):
 def test_texts_are_shown_on_request_and_not_run(swept, reported, write_page, tmp_path, monkeypatch):
     """No tag in the page, no formula in a table, no character that turns a line around."""
     odd = '=1+1 <script>alert("x")</script> | `a` \u202e\x1b[2J'
-    read = report.read_texts
+    find = report.find_texts
     monkeypatch.setattr(
-        report, "read_texts", lambda trial: {i: f"{odd} {text}" for i, text in read(trial).items()}
+        report, "find_texts", lambda *of: {i: f"{odd} {text}" for i, text in find(*of).items()}
     )
     page = write_page(swept.directory, with_text=True)
     shown = [row["text"] for row in read_table(tmp_path / "page" / "small-mistakes.csv")]
