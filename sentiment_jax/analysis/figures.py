@@ -114,9 +114,8 @@ def accuracies(
     with panels(path, WIDTH, 0.3 * len(models) + 0.9) as ((axes,),):
         for place, (name, accuracy) in enumerate(models.items()):
             low, high = wilson_interval(accuracy, examples)
-            filled = chosen in ("", name)
+            color = BLUE if chosen in ("", name) else "white"
             axes.plot([low, high], [place, place], color=BLUE, marker="|")
-            color = BLUE if filled else "white"
             axes.plot(accuracy, place, color=BLUE, marker="o", markerfacecolor=color)
         axes.axvline(guessing, color="0.5", linestyle="--")
         axes.set_yticks(range(len(models)), [shorten(name, 24) for name in models])
