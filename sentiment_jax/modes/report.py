@@ -188,20 +188,13 @@ def _metrics(models: Mapping[str, Predictions]) -> dict[str, pandas.DataFrame]:
             examples = round(scores["examples"])
             classes.append({"name": name, "class": label, **scores, "examples": examples})
         metrics.append({"name": name, **measured})
-    remarks: dict[str, str] = {}
     for (first, one), (second, other) in itertools.combinations(models.items(), 2):
         if one.order != other.order:
             terminal.warn(f"{first} and {second} have the test set in other orders: not compared")
-        elif np.array_equal(one.predicted[0], other.predicted[0]):
-            seeds = len(one.probabilities) + len(other.probabilities)
-            whose = "first seed: " if seeds > 2 else ""
-            remarks.setdefault(second, f"{whose}same predictions as {first}")
         else:
             tested = mcnemar(one.correct[0], other.correct[0])
             names = ("first", "second", "only the first correct", "only the second correct", "p")
             pairs.append(dict(zip(names, (first, second, *tested), strict=True)))
-    for row in metrics if remarks else ():
-        row["remark"] = remarks.get(row["name"])
     tables = {"metrics": metrics, "classes": classes, "mcnemar": pairs}
     return {name: _table(rows) for name, rows in tables.items() if rows}
 

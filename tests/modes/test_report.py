@@ -141,15 +141,6 @@ def test_predictions_in_other_orders_are_refused(finished, run_copy, write_page,
     assert not (tmp_path / "page" / "mcnemar.csv").exists()
 
 
-def test_equal_predictions_are_marked_and_not_compared(finished, run_copy, write_page, tmp_path):
-    runs.change_json(run_copy / "config.json", epochs=9)
-    page = write_page(finished, run_copy)
-    first, second = read_table(tmp_path / "page" / "metrics.csv")
-    assert (first["remark"], second["remark"]) == ("", f"same predictions as {first['name']}")
-    assert f"- Equal runs: run (same predictions as {first['name']})." in page
-    assert "McNemar's exact" not in page and not (tmp_path / "page" / "mcnemar.csv").exists()
-
-
 def test_the_studys_numbers_stand_beside_ours(swept, reported):
     tables = study.tables(collect([swept.directory]))
     rows = tables["study-optimizer"].set_index("optimizer")
