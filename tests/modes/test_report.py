@@ -167,7 +167,7 @@ def make_explanation_page():
     words = [Word(0, 4, -2.0, True), Word(5, 10, 0.1, False), Word(10, 11, 2.0, True)]
     explanation = Explanation("Dull Zyxxy! " + "x" * 300, tuple(words), 1.0, 0.0, 0.0)
     block = {"headline": "a", "share": 3.5, "label": "positive", "lines": ["b"], "odds": "c"}
-    block |= {"explanation": explanation, "entry": "1: positive", "start": "Dull Zyxxy!"}
+    block |= {"explanation": explanation, "start": "Dull Zyxxy!"}
     return to_page([block] * 3, legend="legend", ends=("to negative", "to positive"))
 
 
