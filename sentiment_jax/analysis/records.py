@@ -166,8 +166,7 @@ def _read_groups(paths: Iterable[Path]) -> list[Group]:
         trial = Trial("run", path, RunDirectory(path).read_classifier()).refresh()
         settings = flatten(trial.config).items()
         key = frozenset(item for item in settings if item[0] not in (*HARMLESS, "seed"))
-        data = trial.env.get("data", {}).get("data_hash")  # of a failed or open run
-        runs[key, trial.content.get("data_hash", data)].append(trial)
+        runs[key, trial.env.get("data", {}).get("data_hash")].append(trial)
     groups += [Group(_common_name(trials), trials) for trials in runs.values()]
     for number, group in enumerate(groups):
         group.name = _unique(group.name, {other.name for other in groups[:number]})

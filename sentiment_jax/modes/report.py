@@ -185,8 +185,7 @@ def _metrics(models: Mapping[str, Predictions]) -> dict[str, pandas.DataFrame]:
     for name, model in models.items():
         measured = predictions.mean_metrics(model)
         for label, scores in measured.pop("classes").items():
-            examples = round(scores["examples"])
-            classes.append({"name": name, "class": label, **scores, "examples": examples})
+            classes.append({"name": name, "class": label, **scores})
         metrics.append({"name": name, **measured})
     for (first, one), (second, other) in itertools.combinations(models.items(), 2):
         if one.order != other.order:
