@@ -108,7 +108,7 @@ def mean_metrics(predictions: Predictions) -> dict[str, Any]:
 
 
 def mean_scores(seeds: Sequence[Any]) -> Any:
-    """Return the means of scores, nested or not, over the seeds; None of an undefined one."""
+    """Return the mean over the seeds of each score, nested or not; None if one is undefined."""
     if isinstance(seeds[0], dict):
         return {name: mean_scores([seed[name] for seed in seeds]) for name in seeds[0]}
     return None if None in seeds else statistics.mean(seeds)
