@@ -284,17 +284,15 @@ def _train(config: Any, workdir: Path) -> None:
 
 
 def _evaluate(workdirs: list[Path], changes: dict[str, Any]) -> None:
-    from sentiment_jax.modes.evaluate import evaluate_ensemble, evaluate_file, evaluate_run
+    from sentiment_jax.modes.evaluate import evaluate_file, evaluate_split
     from sentiment_jax.modes.predict import TextSource
 
     calibrated = CALIBRATED.value
     if INPUT.value is not None:
         source = TextSource(file=INPUT.value, column=TEXT_COLUMN.value)
         evaluate_file(workdirs, source, _output(), LABEL_COLUMN.value, calibrated=calibrated)
-    elif calibrated or len(workdirs) > 1:
-        evaluate_ensemble(workdirs, SPLIT.value, changes, calibrated=calibrated)
     else:
-        evaluate_run(workdirs[0], SPLIT.value, changes)
+        evaluate_split(workdirs, SPLIT.value, changes, calibrated=calibrated)
 
 
 def _predict(workdirs: list[Path]) -> None:

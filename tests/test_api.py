@@ -19,7 +19,7 @@ from sentiment_jax import api
 from sentiment_jax.config.recipes import override
 from sentiment_jax.data.corpus import load_corpus
 from sentiment_jax.errors import InputError
-from sentiment_jax.modes.evaluate import evaluate_run
+from sentiment_jax.modes.evaluate import evaluate_split
 from sentiment_jax.modes.predict import Table, predict_table
 from sentiment_jax.storage.files import read_json
 
@@ -217,7 +217,7 @@ def test_training_on_a_table(tmp_path):
     moved = workdir.rename(tmp_path / "new")  # its reviews lie in it
     assert read_json(moved / "config.json")["data"]["test_path"].endswith("reviews-test.csv")
     assert sentiment_jax.load(moved).evaluate()["loss"] == again["test"]["loss"]
-    assert evaluate_run(moved, "val", {"data.path": f"{moved}/reviews.csv"}) == again["val"]
+    assert evaluate_split([moved], "val", {"data.path": f"{moved}/reviews.csv"}) == again["val"]
     assert sentiment_jax.train(config, moved, own.head(50), test=own) == again
 
 

@@ -20,7 +20,7 @@ from sentiment_jax.config.schema import DataConfig
 from sentiment_jax.config.stored import replace_settings
 from sentiment_jax.data.reviews import Reviews
 from sentiment_jax.modes import report, sweep
-from sentiment_jax.modes.evaluate import evaluate_run
+from sentiment_jax.modes.evaluate import evaluate_split
 from sentiment_jax.modes.explain import explain_texts
 from sentiment_jax.modes.predict import TextSource, predict, predict_table, print_predictions
 from sentiment_jax.modes.train import train
@@ -127,7 +127,7 @@ def test_classes_that_were_asked_for_are_kept_whatever_their_names(config):
 
 def test_evaluate_and_predict(run, trained, tmp_path, capsys):
     result = read_json(run / "result.json")
-    assert evaluate_run(run, "val") == result["val"]
+    assert evaluate_split([run], "val") == result["val"]
     assert json.loads(capsys.readouterr().out.splitlines()[-1]) == result["val"]
     p, _ = predict([trained], ["awful dull", "plain usual", "witty superb"])
     assert p.shape == (3, 3) and p.argmax(axis=1).tolist() == [0, 1, 2]
@@ -207,5 +207,5 @@ def test_unequal_classes_are_weighted_and_guessing_is_printed(make_config, tmp_p
     assert "bad: precision 0." in shown and "of 12 reviews" in shown
     assert "no better than guessing" in errors and "(majority baseline: 0.8" in errors
     assert measured["test"]["majority_baseline"] == 0.8
-    evaluate_run(tmp_path / "run", "test")
+    evaluate_split([tmp_path / "run"], "test")
     assert "always saying 'good' gives 0.8000" in capsys.readouterr().out

@@ -29,7 +29,7 @@ from sentiment_jax.data.reviews import Reviews, fold_split, stratified_sample, s
 from sentiment_jax.data.table import read_labeled, read_reviews
 from sentiment_jax.modes import compare as mode
 from sentiment_jax.modes import report, sweep
-from sentiment_jax.modes.evaluate import evaluate_ensemble, evaluate_file, evaluate_run
+from sentiment_jax.modes.evaluate import evaluate_file, evaluate_split
 from sentiment_jax.modes.explain import explain_texts
 from sentiment_jax.modes.export import export_run
 from sentiment_jax.modes.predict import TextSource, format_predictions, predict, print_predictions
@@ -304,7 +304,7 @@ def test_the_table_of_predictions_and_evaluate_are_the_runs(run, trained, capsys
         right += label == predicted
     assert right / len(found) == result["test"]["accuracy"]
     for split in ("test", "val"):
-        scores = evaluate_run(run, split)
+        scores = evaluate_split([run], split)
         assert {name: scores[name] for name in result[split]} == result[split]
     assert "micro F1" in capsys.readouterr().out
     alone, _ = predict([trained], ["cheap", "solid", "word1"])
@@ -345,7 +345,7 @@ def test_an_ensemble_averages_probabilities_and_thresholds(pair, table, tmp_path
         assert row["predicted"] == ";".join(names)
     exact = np.mean([row["label"] == row["predicted"] for row in found])
     assert scores["accuracy"] == pytest.approx(exact)
-    assert evaluate_ensemble(pair, "test")["examples"] == 40
+    assert evaluate_split(pair, "test")["examples"] == 40
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["accuracy"] > 0.6
 
 

@@ -114,9 +114,8 @@ def accuracies(
     with panels(path, WIDTH, 0.3 * len(models) + 0.9) as ((axes,),):
         for place, (name, accuracy) in enumerate(models.items()):
             low, high = wilson_interval(accuracy, examples)
-            filled = chosen in ("", name)
+            color = BLUE if chosen in ("", name) else "white"
             axes.plot([low, high], [place, place], color=BLUE, marker="|")
-            color = BLUE if filled else "white"
             axes.plot(accuracy, place, color=BLUE, marker="o", markerfacecolor=color)
         axes.axvline(guessing, color="0.5", linestyle="--")
         axes.set_yticks(range(len(models)), [shorten(name, 24) for name in models])
@@ -158,13 +157,10 @@ def calibration(
 def epoch_means(records: Records, split: str, name: str) -> tuple[list[int], list[float]]:
     """Return epochs, ascending, and the means of a metric in them, weighted by examples."""
     known = [line for line in records if line["split"] == split and line.get(name) is not None]
-    epochs = sorted({line["epoch"] for line in known})
-    means = []
-    for epoch in epochs:
-        lines = [line for line in known if line["epoch"] == epoch]
-        weights = [line["examples"] for line in lines]
-        means.append(float(np.average([line[name] for line in lines], weights=weights)))
-    return epochs, means
+    epochs, places = np.unique([line["epoch"] for line in known], return_inverse=True)
+    examples = np.bincount(places, [line["examples"] for line in known])
+    sums = np.bincount(places, [line["examples"] * line[name] for line in known])
+    return epochs.tolist(), (sums / examples).tolist()
 
 
 def _best(records: Records, ranking: Ranking) -> Mapping[str, Any] | None:

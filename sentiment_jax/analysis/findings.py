@@ -104,10 +104,8 @@ def _other_models(best: str, tables: Mapping[str, pandas.DataFrame]) -> list[str
     equal = "Not shown to differ from it on the test set"
     behind = "Worse on the test set"
     ahead = "Better on the test set, though not by validation"
-    metrics = tables["metrics"].to_dict("records")
-    remarks = [f"{row['name']} ({row['remark']})" for row in metrics if row.get("remark")]
-    models: dict[str, list[str]] = {"Equal runs": remarks, ahead: [], equal: [], behind: []}
-    accuracies = {row["name"]: row["accuracy"] for row in metrics}
+    models: dict[str, list[str]] = {ahead: [], equal: [], behind: []}
+    accuracies = {row["name"]: row["accuracy"] for row in tables["metrics"].to_dict("records")}
     for row in tables["mcnemar"].to_dict("records") if "mcnemar" in tables else ():
         if row["first"] == best:  # which stands before all others
             p = cell(row["p"], "p")

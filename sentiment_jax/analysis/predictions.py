@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import statistics
 from collections.abc import Sequence
 from typing import Any
 
@@ -32,15 +33,14 @@ class Predictions:
     classes: tuple[str, ...]
     labels: Int32[np.ndarray, "reviews *labels"]
     probabilities: Float32[np.ndarray, "seeds reviews classes"]
-    temperatures: tuple[Any, ...] = ()  # found on each seed's validation split
-    thresholds: tuple[Sequence[float], ...] = ()  # of several labels, found there as well
-    separator: str = ""  # of several labels
+    temperatures: tuple[Any, ...]  # found on each seed's validation split
+    thresholds: tuple[Sequence[float], ...]  # of several labels, found there as well
+    separator: str  # of several labels
 
     @functools.cached_property
     def predicted(self) -> Int64[np.ndarray, "seeds reviews *labels"]:
         """The class or labels that each seed predicts for each review."""
-        thresholds = self.thresholds or [()] * len(self.probabilities)
-        return np.array([*map(decide, self.probabilities, thresholds)])
+        return np.array([*map(decide, self.probabilities, self.thresholds)])
 
     @property
     def correct(self) -> Bool[np.ndarray, "seeds reviews"]:
@@ -99,26 +99,25 @@ def mean_metrics(predictions: Predictions) -> dict[str, Any]:
     """Return accuracy and `metrics.measure`, averaged over the seeds."""
     labels = predictions.labels
     means: dict[str, Any] = {"accuracy": float(predictions.correct.mean())}
-    thresholds = predictions.thresholds or [()] * len(predictions.probabilities)
-    seeds = zip(predictions.probabilities, thresholds, strict=True)
+    seeds = zip(predictions.probabilities, predictions.thresholds, strict=True)
     measured = [measure(labels, p, predictions.classes, of) for p, of in seeds]
     intervals = [seed.pop("accuracy_interval") for seed in measured]
     if len(intervals) == 1:  # a mean has a standard deviation, and needs no interval
         means |= zip(("low (95 %)", "high (95 %)"), intervals[0], strict=True)
-    return means | _mean(measured)
+    return means | mean_scores(measured)
 
 
-def _mean(seeds: Sequence[Any]) -> Any:
-    first = seeds[0]
-    if isinstance(first, dict):
-        return {name: _mean([seed[name] for seed in seeds]) for name in first}
-    return first if first is None else float(np.mean(seeds))
+def mean_scores(seeds: Sequence[Any]) -> Any:
+    """Return the mean over the seeds of each score, nested or not; None if one is undefined."""
+    if isinstance(seeds[0], dict):
+        return {name: mean_scores([seed[name] for seed in seeds]) for name in seeds[0]}
+    return None if None in seeds else statistics.mean(seeds)
 
 
 def hardest_mistakes(predictions: Predictions, count: int) -> pandas.DataFrame:
     """Tabulate the mistakes with the lowest p(label), probabilities averaged over seeds."""
     means = predictions.probabilities.mean(axis=0)
-    predicted = decide(means, np.mean(predictions.thresholds or [[]], axis=0).tolist())
+    predicted = decide(means, np.mean(predictions.thresholds, axis=0).tolist())
     p_label = metrics.p_of_labels(means, predictions.labels).prod(axis=1)
     order = np.argsort(p_label, kind="stable")
     hardest = order[~is_correct(predictions.labels, predicted)[order]][:count]

@@ -5,14 +5,13 @@ import dataclasses
 import itertools
 import os
 import re
-import statistics
 from collections.abc import Container, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from sentiment_jax.analysis.predictions import mean_scores
 from sentiment_jax.config.schema import CLASSES, HARMLESS
 from sentiment_jax.config.stored import flatten
-from sentiment_jax.data.corpus import load_corpus
 from sentiment_jax.data.labels import same_classes
 from sentiment_jax.errors import InputError
 from sentiment_jax.runtime import terminal
@@ -63,13 +62,9 @@ class Group:
 
     @property
     def validation(self) -> dict[str, Any]:
-        """The mean validation scores of the tested trials; a mean of an undefined one is None."""
+        """The mean validation scores of the tested trials."""
         scores = [trial.content["val"] for trial in self.tested]
-        columns = {name: [of[name] for of in scores] for of in scores[:1] for name in of}
-        return {
-            name: None if None in values else statistics.mean(values)
-            for name, values in columns.items()
-        }
+        return mean_scores(scores) if scores else {}
 
     @property
     def best(self) -> Trial | None:
@@ -119,8 +114,6 @@ def collect(directories: Sequence[Path]) -> list[Group]:
                 f"{group.name} has trials of several splits, which a report can't compare: its "
                 "table.csv has their scores"
             )
-        if len({trial.content["data_hash"] for trial in group.finished}) > 1:
-            raise InputError(f"the data of the sweep {group.name} changed between its runs")
     return groups
 
 
@@ -173,8 +166,7 @@ def _read_groups(paths: Iterable[Path]) -> list[Group]:
         trial = Trial("run", path, RunDirectory(path).read_classifier()).refresh()
         settings = flatten(trial.config).items()
         key = frozenset(item for item in settings if item[0] not in (*HARMLESS, "seed"))
-        data = trial.env.get("data", {}).get("data_hash")  # of a failed or open run
-        runs[key, trial.content.get("data_hash", data)].append(trial)
+        runs[key, trial.env.get("data", {}).get("data_hash")].append(trial)
     groups += [Group(_common_name(trials), trials) for trials in runs.values()]
     for number, group in enumerate(groups):
         group.name = _unique(group.name, {other.name for other in groups[:number]})
@@ -188,9 +180,6 @@ def _find(directory: Path) -> list[Path]:
         raise InputError(f"no directory {directory}: {remedy}")
     if re.search("[\ud800-\udfff]", str(directory.resolve())):
         raise InputError(f"{directory!a}: a name that is not UTF-8 can't be printed; rename it")
-    parts = [(directory / name).exists() for name in ("table.csv", FINAL, SWEEP_FILE)]
-    if parts == [True, True, False]:
-        raise InputError(f"{directory} is a sweep without {SWEEP_FILE}: run its command again")
     for paths in [directory], sorted(directory.iterdir()):
         found = [p for p in paths if (p / SWEEP_FILE).is_file() or RunDirectory(p).config.is_file()]
         if (directory / COMPARISON_FILE).exists():
@@ -213,12 +202,3 @@ def _common_name(trials: Sequence[Trial]) -> str:
     names = [trial.directory.resolve().name for trial in trials]
     common = re.sub(r"[-_]*(seed)?[-_]*$", "", os.path.commonprefix(names)) or names[0]
     return common.encode()[:190].decode(errors="ignore")  # part of names of files, of 255 bytes
-
-
-def read_texts(trial: Trial) -> dict[str, str]:
-    """Read the reviews of a trial, id -> text; InputError if they changed."""
-    corpus = load_corpus(trial.config.data)
-    if corpus.statistics["data_hash"] != trial.content["data_hash"]:
-        raise InputError(f"the data changed since {trial.directory} was made")
-    splits = corpus.splits.values()
-    return {i: text for of in splits for i, text in zip(of.ids, of.texts, strict=True)}

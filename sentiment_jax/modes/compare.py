@@ -191,6 +191,7 @@ def _train(
             return False
     fewest = len(corpus.splits["train"]) // 2
     recipe = override(recipe, {"batch_size": max(1, min(recipe.batch_size, fewest))})
+    prepare = functools.partial(task_of(recipe).prepare, corpus=corpus)
     start = time.monotonic()
     result = run_stages(recipe, place, stages, nested=True, prepare=prepare, stop=stop)
     if stages is TRIAL:

@@ -28,15 +28,37 @@ from sentiment_jax.training.trained_model import TrainedModel, best_sha256, load
 Scored = tuple[dict[str, Any], dict[str, Any]]  # loss, accuracy and examples; metrics
 
 
-def evaluate_run(
-    workdir: Path, split: str, changes: Mapping[str, Any] | None = None
+def evaluate_split(
+    workdirs: Sequence[Path],
+    split: str,
+    changes: Mapping[str, Any] | None = None,
+    *,
+    calibrated: bool = False,
 ) -> dict[str, Any]:
-    """Print and return a run's scores on a split; InputError if the data are not the run's.
+    """Print and return the scores of a run, or of an ensemble of runs, on a split of their data.
 
-    `changes` are settings, "group.field" -> value, that affect no score: where the data are now.
+    `changes` are settings, "group.field" -> value, that affect no score: where the data are now. If
+    `calibrated`, probabilities are at the temperature of their run. The predictions of a run alone,
+    not calibrated, are written to it.
+
+    InputError: the data are not the runs', or they were made with different data.
     """
-    (trained,) = _load([workdir], changes)
-    return _print(split, score_run(trained, RunDirectory(workdir), split), [trained])
+    models = [
+        dataclasses.replace(trained, config=replace_settings(trained.config, changes or {}))
+        for trained in load_ensemble(workdirs, calibrated=calibrated)
+    ]
+    directories = [RunDirectory(workdir) for workdir in workdirs]
+    if len(models) == 1 and not calibrated:
+        return _print(split, score_run(models[0], directories[0], split), models)
+    hashes = [read_json(directory.env)["data"]["data_hash"] for directory in directories]
+    for workdir, other in zip(workdirs, hashes, strict=True):
+        if other != hashes[0]:
+            raise InputError(
+                f"{workdirs[0]} and {workdir} were made with different data (hash "
+                f"{hashes[0][:12]} and {other[:12]}): they have no {split} split in common"
+            )
+    reviews = _read_split(models, directories, split)
+    return _print(split, score_labeled(models, reviews), models, calibrated)
 
 
 def score_run(trained: TrainedModel, directory: RunDirectory, split: str) -> Scored:
@@ -107,30 +129,6 @@ def score_labeled(models: Sequence[TrainedModel], reviews: Reviews) -> Scored:
     return score_probabilities(reviews.labels, probabilities, thresholds), measured
 
 
-def evaluate_ensemble(
-    workdirs: Sequence[Path],
-    split: str,
-    changes: Mapping[str, Any] | None = None,
-    *,
-    calibrated: bool = False,
-) -> dict[str, Any]:
-    """Print and return the scores of the averaged probabilities of runs on the same data.
-
-    If `calibrated`, each run's are at its temperature. Nothing is written to the runs.
-    """
-    models = _load(workdirs, changes, calibrated)
-    directories = [RunDirectory(workdir) for workdir in workdirs]
-    hashes = [read_json(directory.env)["data"]["data_hash"] for directory in directories]
-    for workdir, other in zip(workdirs, hashes, strict=True):
-        if other != hashes[0]:
-            raise InputError(
-                f"{workdirs[0]} and {workdir} were made with different data (hash "
-                f"{hashes[0][:12]} and {other[:12]}): they have no {split} split in common"
-            )
-    reviews = _read_split(models, directories, split)
-    return _print(split, score_labeled(models, reviews), models, calibrated)
-
-
 def _print(
     name: str, scored: Scored, models: Sequence[TrainedModel], calibrated: bool = False
 ) -> dict[str, Any]:
@@ -141,15 +139,6 @@ def _print(
     print_metrics(metrics)
     print(json.dumps(scores))
     return scores
-
-
-def _load(
-    workdirs: Sequence[Path], changes: Mapping[str, Any] | None, calibrated: bool = False
-) -> list[TrainedModel]:
-    return [
-        dataclasses.replace(trained, config=replace_settings(trained.config, changes or {}))
-        for trained in load_ensemble(workdirs, calibrated=calibrated)
-    ]
 
 
 def _read_split(

@@ -8,8 +8,7 @@ from typing import Any
 
 from sentiment_jax.analysis.html import render
 from sentiment_jax.analysis.integrated_gradients import Explanation, Word, explain
-from sentiment_jax.data.labels import decide, find_class
-from sentiment_jax.data.predictions import label_cells
+from sentiment_jax.data.labels import find_class
 from sentiment_jax.modes.predict import TextSource, format_predictions, predict, print_warning_count
 from sentiment_jax.runtime import terminal
 from sentiment_jax.storage.files import write_atomically
@@ -92,7 +91,6 @@ def explain_texts(
     probabilities, warnings = predict([trained], texts)
     print_warning_count(warnings)
     separator = trained.config.data.separator
-    decided = label_cells(classes, decide(probabilities, trained.thresholds), separator)
     towards = probabilities.argmax(axis=1).tolist()
     ends = ("away from it", "to the most probable label" if separator else "to the predicted class")
     if len(classes) == 2 and not separator:
@@ -104,8 +102,8 @@ def explain_texts(
         towards = [named] * len(texts)
     blocks: list[dict[str, Any]] = []
     predicted = format_predictions(classes, probabilities, trained.thresholds)
-    rows = zip(names, texts, probabilities, decided, towards, predicted, warnings, strict=True)
-    for name, text, p, best, i, prediction, warning in rows:
+    rows = zip(names, texts, probabilities, towards, predicted, warnings, strict=True)
+    for name, text, p, i, prediction, warning in rows:
         with terminal.progress_bar(None, f"explaining {len(blocks) + 1} of {len(texts)}"):
             explanation = explain(trained, text, i)
         odds = f"{explanation.log_odds:+.3f}: {explanation.empty_log_odds:+.3f} without words, "
@@ -117,8 +115,7 @@ def explain_texts(
         headline = ", ".join(filter(None, [f"{name}: {' '.join(prediction.split())}", warning]))
         most = i if separator else int(p.argmax())
         block = {"explanation": explanation, "lines": lines, "odds": odds, "label": classes[most]}
-        block |= {"entry": f"{name}: {best or 'none'}", "headline": headline}
-        block["start"] = textwrap.shorten(text[:200], 30, placeholder=" …")
+        block |= {"headline": headline, "start": textwrap.shorten(text[:200], 30, placeholder=" …")}
         blocks.append(block | {"share": 100 * float(p[most])})
         shown = [headline, to_terminal(explanation), f"log-odds {odds}", *lines]
         print("\n  ".join(filter(None, shown)), flush=True)

@@ -135,18 +135,25 @@ def _write_model(folder: Path, model: Export) -> None:
         settings["problem_type"] = "multi_label_classification" if model.several else None
         settings["label2id"] = {name: i for i, name in enumerate(model.classes)}
     known = {name: value for name, value in settings.items() if value is not None}
-    _write_json(folder / "config.json", known)
     tensors = to_tensors(params, config.name)
     if model.pools:
         layer = {f"linear.{name}": tensors.pop(f"classifier.{name}") for name in ("weight", "bias")}
         _write_pooling(folder, model, layer)
-    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-    # safetensors makes a file for the user alone; this one has the mode of the others
-    shutil.copymode(folder / "config.json", folder / "model.safetensors")
+    _write_part(folder, known, tensors)
     max_length = config.max_position_embeddings - config.first_position
     _export_tokenizer(folder, max_length, model.tokenizer)
     if model.card:
         (folder / "README.md").write_text(model.card, encoding="utf-8")
+
+
+def _write_part(folder: Path, settings: Any, tensors: dict[str, np.ndarray]) -> None:
+    """Write the settings of a model, or of a part of it, and the tensors if there are any."""
+    folder.mkdir(exist_ok=True)
+    _write_json(folder / "config.json", settings)
+    if tensors:
+        save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+        # safetensors makes a file for the user alone; this one has the mode of the others
+        shutil.copymode(folder / "config.json", folder / "model.safetensors")
 
 
 def _write_pooling(folder: Path, model: Export, layer: dict[str, np.ndarray]) -> None:
@@ -160,25 +167,19 @@ def _write_pooling(folder: Path, model: Export, layer: dict[str, np.ndarray]) ->
         for i, (path, kind) in enumerate(parts.items())
     ]
     _write_json(folder / "modules.json", modules)
+    size = {"word_embedding_dimension": config.hidden_size}
     if model.averaged > 1:
-        (folder / "0_Layers").mkdir()
-        layers = {"word_embedding_dimension": config.hidden_size}
-        layers |= {"num_hidden_layers": config.num_hidden_layers}
+        layers = {"num_hidden_layers": config.num_hidden_layers}
         layers |= {"layer_start": config.num_hidden_layers + 1 - model.averaged}
-        _write_json(folder / "0_Layers" / "config.json", layers)
         weights = {"layer_weights": np.ones(model.averaged, np.float32)}
-        save_file(weights, folder / "0_Layers" / "model.safetensors", metadata={"format": "pt"})
-    (folder / "1_Pooling").mkdir()
-    pooling = {"word_embedding_dimension": config.hidden_size}
-    pooling |= {"pooling_mode_cls_token": config.pooling == "first"}
+        _write_part(folder / "0_Layers", size | layers, weights)
+    pooling = {"pooling_mode_cls_token": config.pooling == "first"}
     pooling |= {"pooling_mode_mean_tokens": config.pooling == "mean"}
-    _write_json(folder / "1_Pooling" / "config.json", pooling)
-    (folder / "2_Dense").mkdir()
+    _write_part(folder / "1_Pooling", size | pooling, {})
     outputs, inputs = layer["linear.weight"].shape
     dense = {"in_features": inputs, "out_features": outputs, "bias": True}
     dense |= {"activation_function": "torch.nn.modules.linear.Identity"}
-    _write_json(folder / "2_Dense" / "config.json", dense)
-    save_file(layer, folder / "2_Dense" / "model.safetensors", metadata={"format": "pt"})
+    _write_part(folder / "2_Dense", dense, layer)
 
 
 def model_card(workdir: Path) -> str:
@@ -197,7 +198,6 @@ def model_card(workdir: Path) -> str:
         pools=_pools(config.model, objective),
         classes=KINDS if objective else config.classes,
         model=config.model,
-        base=config.model.pretrained,
         origin=origin,
         data=config.data,
         statistics=env["data"],

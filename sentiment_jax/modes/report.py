@@ -12,8 +12,9 @@ import pandas
 from sentiment_jax.analysis import figures, findings, predictions
 from sentiment_jax.analysis.html import cell, render
 from sentiment_jax.analysis.predictions import Predictions
-from sentiment_jax.analysis.records import Group, by_data, collect, hardware, read_texts
+from sentiment_jax.analysis.records import Group, by_data, collect, hardware
 from sentiment_jax.config.stored import flatten
+from sentiment_jax.data.corpus import load_corpus
 from sentiment_jax.errors import InputError
 from sentiment_jax.runtime import terminal
 from sentiment_jax.storage.files import write_atomically, write_csv
@@ -93,7 +94,7 @@ def _report_data(
             wrong["labels"] = predictions.read_predictions(group.tested, "val")
         order = models[group.name].order
         if order not in texts:
-            texts[order] = _find_texts(group.tested[0], with_text)
+            texts[order] = find_texts(group.tested[0], with_text)
         for name, predicted in wrong.items():
             frame = predictions.hardest_mistakes(predicted, MISTAKES)
             if texts[order]:  # in the first column: a phone shows the left of a table
@@ -120,23 +121,28 @@ def _report_data(
 
 def _strongest_words(tested: Sequence[Group]) -> dict[str, pandas.DataFrame]:
     """Return the table of the first linear baseline's strongest words, if there is one."""
-    baselines = (group.tested[0].content.get("linear_baseline", {}) for group in tested)
-    found: dict[str, list[str]] = next(
-        (baseline["words"] for baseline in baselines if baseline.get("words")), {}
-    )
-    rows = [{"class": name, "words": ", ".join(of)} for name, of in found.items()]
-    return {"words": _table(rows)} if rows else {}
+    for group in tested:
+        if words := group.tested[0].content.get("linear_baseline", {}).get("words"):
+            rows = [{"class": name, "words": ", ".join(of)} for name, of in words.items()]
+            return {"words": _table(rows)}
+    return {}
 
 
-def _find_texts(trial: Trial, asked_for: bool) -> dict[str, str]:
+def find_texts(trial: Trial, asked_for: bool) -> dict[str, str]:
     """Return id -> text to show: of a table if it is still there, or of any data if asked for."""
-    if asked_for:
-        return read_texts(trial)
+    if not (asked_for or trial.config.data.source == "csv"):
+        return {}
     try:
-        return read_texts(trial) if trial.config.data.source == "csv" else {}
+        corpus = load_corpus(trial.config.data)
+        if corpus.statistics["data_hash"] != trial.content["data_hash"]:
+            raise InputError(f"the data changed since {trial.directory} was made")
     except InputError as error:
+        if asked_for:
+            raise
         terminal.warn(f"no texts are shown: {error}")
         return {}
+    splits = corpus.splits.values()
+    return {i: text for of in splits for i, text in zip(of.ids, of.texts, strict=True)}
 
 
 def _row(group: Group, trial: Trial) -> dict[str, Any]:
@@ -179,23 +185,15 @@ def _metrics(models: Mapping[str, Predictions]) -> dict[str, pandas.DataFrame]:
     for name, model in models.items():
         measured = predictions.mean_metrics(model)
         for label, scores in measured.pop("classes").items():
-            examples = round(scores["examples"])
-            classes.append({"name": name, "class": label, **scores, "examples": examples})
+            classes.append({"name": name, "class": label, **scores})
         metrics.append({"name": name, **measured})
-    remarks: dict[str, str] = {}
     for (first, one), (second, other) in itertools.combinations(models.items(), 2):
         if one.order != other.order:
             terminal.warn(f"{first} and {second} have the test set in other orders: not compared")
-        elif np.array_equal(one.predicted[0], other.predicted[0]):
-            seeds = len(one.probabilities) + len(other.probabilities)
-            whose = "first seed: " if seeds > 2 else ""
-            remarks.setdefault(second, f"{whose}same predictions as {first}")
         else:
             tested = mcnemar(one.correct[0], other.correct[0])
             names = ("first", "second", "only the first correct", "only the second correct", "p")
             pairs.append(dict(zip(names, (first, second, *tested), strict=True)))
-    for row in metrics if remarks else ():
-        row["remark"] = remarks.get(row["name"])
     tables = {"metrics": metrics, "classes": classes, "mcnemar": pairs}
     return {name: _table(rows) for name, rows in tables.items() if rows}
 

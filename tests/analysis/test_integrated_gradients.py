@@ -171,8 +171,7 @@ def make_explanation(text="so <dull> but fun", **places):
 
 def page_of(*explanations):
     block = {"headline": "a", "share": 73.0, "label": "positive", "lines": ["b"], "odds": "c"}
-    block |= {"entry": "1: positive", "start": "so"}
-    blocks = [{**block, "explanation": explanation} for explanation in explanations]
+    blocks = [{**block, "start": "so", "explanation": explanation} for explanation in explanations]
     return explain.to_page(blocks, legend="d", ends=("e", "f"))
 
 
@@ -217,7 +216,8 @@ def test_explains_a_finished_run(model, finished, tmp_path, capsys, monkeypatch)
     assert "[not read: " in output and "warning" not in output
     page = path.read_text()
     assert page.count("<h2 id=") == 4
-    assert re.search(r'<li><a href="#1">a: (negative|positive)</a> A dull, &lt;em&gt;awful', page)
+    headline = r"a: (negative|positive) +\d+\.\d %"
+    assert re.search(rf'<li><a href="#1">{headline}</a> A dull, &lt;em&gt;awful', page)
     assert "<em>" not in page
     assert not re.search(r"""src=|href="[^#]|https?://|<script""", page), "something lies elsewhere"
     path = tmp_path / "deeper" / "page.html"

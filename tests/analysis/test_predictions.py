@@ -32,6 +32,9 @@ def make_predictions(p_positive, labels):
         classes=CLASSES,
         labels=np.array(labels, np.int32),
         probabilities=np.stack([1 - np.float32(p_positive), np.float32(p_positive)], axis=2),
+        temperatures=(1.0,) * len(p_positive),
+        thresholds=((),) * len(p_positive),
+        separator="",
     )
 
 

@@ -25,7 +25,7 @@ from sentiment_jax.data.reviews import Reviews
 from sentiment_jax.data.tokenization import continues_word, framing, load_pretrained_tokenizer
 from sentiment_jax.errors import InputError
 from sentiment_jax.huggingface import hub, weights
-from sentiment_jax.modes.evaluate import evaluate_run
+from sentiment_jax.modes.evaluate import evaluate_split
 from sentiment_jax.modes.export import export_workdir
 from sentiment_jax.modes.predict import predict, unknown_shares
 from sentiment_jax.modes.train import train
@@ -83,7 +83,7 @@ def test_a_run_of_each_encoder(name, folders, tmp_path, monkeypatch, capsys):
         patch.setattr(hub, "find_pretrained", Mock(side_effect=AssertionError))
         assert train(config, whole) == result  # it is finished: the folder may be gone
 
-    scores = evaluate_run(whole, "test")
+    scores = evaluate_split([whole], "test")
     assert {key: scores[key] for key in result["test"]} == result["test"]
     trained = load_run(whole)
     capsys.readouterr()

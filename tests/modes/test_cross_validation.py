@@ -29,7 +29,7 @@ from sentiment_jax.data.reviews import fold_split, texts_hash
 from sentiment_jax.data.unlabeled import unlabeled_reviews
 from sentiment_jax.errors import InputError, Interrupted
 from sentiment_jax.modes import train as train_mode
-from sentiment_jax.modes.evaluate import evaluate_ensemble, evaluate_run
+from sentiment_jax.modes.evaluate import evaluate_split
 from sentiment_jax.modes.report import report
 from sentiment_jax.modes.sweep import sweep
 from sentiment_jax.modes.train import TRIAL, dry_run, train
@@ -282,11 +282,11 @@ def test_only_fresh_may_change_it_and_removes_the_folds_of_the_run_before(run, c
 
 def test_what_the_other_modes_do_with_it(run, tmp_path):
     result = run.result
-    assert evaluate_run(run.directory, "test") == result["test"]
+    assert evaluate_split([run.directory], "test") == result["test"]
     held_out = "holds out no reviews .* result.json there has the scores of a cross-validation"
-    refuses(held_out, evaluate_run, run.directory, "val")
+    refuses(held_out, evaluate_split, [run.directory], "val")
     refuses("is finished and kept no checkpoint, as a fold does", load_run, run.folds[0])
-    calibrated = evaluate_ensemble([run.directory], "test", calibrated=True)
+    calibrated = evaluate_split([run.directory], "test", calibrated=True)
     assert load_run(run.directory, calibrated=True).temperature == result["temperature"]
     assert calibrated["loss"] != result["test"]["loss"]
     report([run.directory], tmp_path / "report")

@@ -13,7 +13,7 @@ from sentiment_jax.analysis.predictions import read_predictions
 from sentiment_jax.data import corpus
 from sentiment_jax.data.reviews import Reviews
 from sentiment_jax.data.table import Table
-from sentiment_jax.modes.evaluate import evaluate_ensemble, evaluate_file, evaluate_run
+from sentiment_jax.modes.evaluate import evaluate_file, evaluate_split
 from sentiment_jax.modes.predict import TextSource, predict, predict_table, print_predictions
 from sentiment_jax.modes.train import train
 from sentiment_jax.runtime import terminal
@@ -228,7 +228,7 @@ def test_a_word_that_one_of_the_runs_lacks_is_warned_of(pair):
 @pytest.mark.parametrize(("split", "calibrated"), [("test", False), ("val", True)])
 def test_an_ensemble_is_scored_and_nothing_is_written(pair, split, calibrated, capsys):
     before = [contents(run) for run in pair]
-    scores = evaluate_ensemble(pair, split, calibrated=calibrated)
+    scores = evaluate_split(pair, split, calibrated=calibrated)
     assert [contents(run) for run in pair] == before
     assert json.loads(capsys.readouterr().out.splitlines()[-1]) == scores
     predicted = []
@@ -248,15 +248,15 @@ def test_runs_of_the_same_reviews_in_another_order(finished, run_copy, tmp_path)
     (tmp_path / "backwards.csv").write_text(header + "".join(rows[::-1]))
     path = str(tmp_path / "backwards.csv")
     runs.change_json(run_copy / "config.json", "data", source="csv", path=path)
-    alone = evaluate_run(run_copy, "test")  # its data are found to be those of the run
+    alone = evaluate_split([run_copy], "test")  # its data are found to be those of the run
     for workdirs in ([finished, run_copy], [run_copy, finished]):
-        assert evaluate_ensemble(workdirs, "test") == pytest.approx(alone, abs=1e-6)
+        assert evaluate_split(workdirs, "test") == pytest.approx(alone, abs=1e-6)
 
 
 def test_runs_that_cannot_be_averaged(finished, run_copy):
     runs.change_json(run_copy / "env.json", "data", data_hash="0" * 64)
     message = rf"{finished} and {run_copy} were made with different data \(hash .* and 0{{12}}\)"
-    refuses(message, evaluate_ensemble, [finished, run_copy], "test")
+    refuses(message, evaluate_split, [finished, run_copy], "test")
     load_ensemble([finished, run_copy])  # which does not matter for texts
     runs.change_json(run_copy / "config.json", "data", labels="bad,good")
     message = "has the classes negative, positive, .* has the {}: runs with different classes"

@@ -92,9 +92,9 @@ def test_every_figure_of_a_page_is_drawn_and_inside_it(reported):
 def test_texts_are_shown_on_request_and_not_run(swept, reported, write_page, tmp_path, monkeypatch):
     """No tag in the page, no formula in a table, no character that turns a line around."""
     odd = '=1+1 <script>alert("x")</script> | `a` \u202e\x1b[2J'
-    read = report.read_texts
+    find = report.find_texts
     monkeypatch.setattr(
-        report, "read_texts", lambda trial: {i: f"{odd} {text}" for i, text in read(trial).items()}
+        report, "find_texts", lambda *of: {i: f"{odd} {text}" for i, text in find(*of).items()}
     )
     page = write_page(swept.directory, with_text=True)
     shown = [row["text"] for row in read_table(tmp_path / "page" / "small-mistakes.csv")]
@@ -141,15 +141,6 @@ def test_predictions_in_other_orders_are_refused(finished, run_copy, write_page,
     assert not (tmp_path / "page" / "mcnemar.csv").exists()
 
 
-def test_equal_predictions_are_marked_and_not_compared(finished, run_copy, write_page, tmp_path):
-    runs.change_json(run_copy / "config.json", epochs=9)
-    page = write_page(finished, run_copy)
-    first, second = read_table(tmp_path / "page" / "metrics.csv")
-    assert (first["remark"], second["remark"]) == ("", f"same predictions as {first['name']}")
-    assert f"- Equal runs: run (same predictions as {first['name']})." in page
-    assert "McNemar's exact" not in page and not (tmp_path / "page" / "mcnemar.csv").exists()
-
-
 def test_the_studys_numbers_stand_beside_ours(swept, reported):
     tables = study.tables(collect([swept.directory]))
     rows = tables["study-optimizer"].set_index("optimizer")
@@ -176,7 +167,7 @@ def make_explanation_page():
     words = [Word(0, 4, -2.0, True), Word(5, 10, 0.1, False), Word(10, 11, 2.0, True)]
     explanation = Explanation("Dull Zyxxy! " + "x" * 300, tuple(words), 1.0, 0.0, 0.0)
     block = {"headline": "a", "share": 3.5, "label": "positive", "lines": ["b"], "odds": "c"}
-    block |= {"explanation": explanation, "entry": "1: positive", "start": "Dull Zyxxy!"}
+    block |= {"explanation": explanation, "start": "Dull Zyxxy!"}
     return to_page([block] * 3, legend="legend", ends=("to negative", "to positive"))
 
 

@@ -20,7 +20,7 @@ from sentiment_jax.config.recipes import override
 from sentiment_jax.data import batches, predictions
 from sentiment_jax.errors import InputError, Interrupted, RunError
 from sentiment_jax.modes import train as train_mode
-from sentiment_jax.modes.evaluate import evaluate_run
+from sentiment_jax.modes.evaluate import evaluate_split
 from sentiment_jax.modes.pretrain import pretrain
 from sentiment_jax.modes.train import TRIAL, train
 from sentiment_jax.storage import run_directory
@@ -89,7 +89,7 @@ def test_evaluate_gives_the_same_digits_and_writes_what_training_wrote(run_copy)
         path = run_copy / name
         before = path.read_bytes()
         path.unlink()
-        assert evaluate_run(run_copy, split) == result[split]
+        assert evaluate_split([run_copy], split) == result[split]
         assert path.read_bytes() == before
         assert before.count(b"\n") == 1 + result[split]["examples"]
 
@@ -97,7 +97,7 @@ def test_evaluate_gives_the_same_digits_and_writes_what_training_wrote(run_copy)
 def test_the_score_is_printed_even_if_nothing_can_be_written(run_copy, monkeypatch, capsys):
     error = OSError(errno.EROFS, os.strerror(errno.EROFS), "predictions.csv")
     monkeypatch.setattr(predictions, "write_csv", Mock(side_effect=error))
-    assert evaluate_run(run_copy, "test") == read_json(run_copy / "result.json")["test"]
+    assert evaluate_split([run_copy], "test") == read_json(run_copy / "result.json")["test"]
     assert "warning: predictions not written: " in capsys.readouterr().err
 
 
@@ -225,9 +225,9 @@ def test_a_refit_trains_on_all_reviews_for_the_epochs_set(refit, tmp_path):
     records = read_metrics(workdir / "metrics.jsonl")
     assert sum(r["examples"] for r in records if r["split"] == "train") == 2 * 60
     assert {r["split"] for r in records} == {"train", "test"}
-    assert evaluate_run(workdir, "test") == result["test"]
+    assert evaluate_split([workdir], "test") == result["test"]
     for ask in (
-        lambda: evaluate_run(workdir, "val"),
+        lambda: evaluate_split([workdir], "val"),
         lambda: load_run(workdir, calibrated=True),
         lambda: collect([workdir]),
         lambda: plan_sweep(tmp_path, resolve(config), {}),

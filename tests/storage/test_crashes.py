@@ -29,7 +29,7 @@ from sentiment_jax.analysis.records import collect
 from sentiment_jax.config.recipes import override
 from sentiment_jax.data.corpus import SAMPLE
 from sentiment_jax.errors import InputError
-from sentiment_jax.modes.evaluate import evaluate_run
+from sentiment_jax.modes.evaluate import evaluate_split
 from sentiment_jax.modes.train import train
 from sentiment_jax.storage.checkpoints import MANIFEST, Checkpoints, steps_in
 from sentiment_jax.storage.run_directory import RunDirectory
@@ -215,7 +215,7 @@ def is_whole(state):
     """Whether a state is a run to all readers; to none of them if it is not."""
     if RunDirectory(state).outcome()[0] == "finished":
         return True
-    for use in load_run, lambda path: evaluate_run(path, "test"), lambda path: collect([path]):
+    for use in load_run, lambda path: evaluate_split([path], "test"), lambda path: collect([path]):
         refuses("no checkpoint yet|no sweep.json and no|nothing is f", use, state)
     return False
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from sentiment_jax.modes.evaluate import evaluate_run
+from sentiment_jax.modes.evaluate import evaluate_split
 from sentiment_jax.modes.train import train
 from sentiment_jax.storage.format import FORMAT
 from sentiment_jax.storage.run_directory import RunDirectory
@@ -23,7 +23,7 @@ def run(request, tmp_path, monkeypatch):
 
 
 def test_a_run_of_each_format_is_evaluated(run):
-    scores = evaluate_run(run.path, "test")
+    scores = evaluate_split([run.path], "test")
     assert scores == pytest.approx(run.outcome()[1]["test"], rel=1e-5)
 
 

@@ -18,7 +18,7 @@ from tokenizers.implementations import BertWordPieceTokenizer
 
 import sentiment_jax
 from sentiment_jax.errors import InUse
-from sentiment_jax.modes.evaluate import evaluate_file, evaluate_run
+from sentiment_jax.modes.evaluate import evaluate_file, evaluate_split
 from sentiment_jax.modes.explain import explain_run
 from sentiment_jax.modes.export import Export, export_pretrained
 from sentiment_jax.modes.predict import TextSource, predict_runs
@@ -98,7 +98,7 @@ def written(tmp_path_factory, swept, exported):
     with runs.unpainted():
         sentiment_jax.train(runs.make_small(**quick), root / "run", table, test=table)
         train(runs.make_small(**runs.ONE_SHAPE, epochs=1, **{"data.folds": 2}), root / "cv")
-        evaluate_run(root / "cv", "test")
+        evaluate_split([root / "cv"], "test")
     shutil.copytree(swept.directory, root / "sweep")
     export_pretrained(root / "export", exported)
     return root

@@ -18,7 +18,7 @@ from sentiment_jax.config.stored import replace_settings
 from sentiment_jax.data import batches
 from sentiment_jax.data.reviews import Reviews
 from sentiment_jax.errors import InputError, Interrupted
-from sentiment_jax.modes.evaluate import evaluate_run
+from sentiment_jax.modes.evaluate import evaluate_split
 from sentiment_jax.modes.predict import predict
 from sentiment_jax.modes.train import train
 from sentiment_jax.storage.files import read_json, write_json
@@ -152,7 +152,7 @@ def test_a_student_resumes_bit_exactly_and_names_its_teachers(config, finished, 
     Path(config.pretrain.text).unlink()  # no evaluation needs it
     result = read_json(directory.result)
     for split in ("val", "test"):
-        assert evaluate_run(directory.path, split) == result[split]
+        assert evaluate_split([directory.path], split) == result[split]
 
 
 def test_other_predictions_or_texts_on_resuming_are_noticed(config, tmp_path, monkeypatch, capsys):

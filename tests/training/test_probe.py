@@ -24,7 +24,7 @@ from sentiment_jax.data.reviews import Reviews
 from sentiment_jax.errors import InputError
 from sentiment_jax.huggingface import weights
 from sentiment_jax.models.registry import build_model
-from sentiment_jax.modes.evaluate import evaluate_run
+from sentiment_jax.modes.evaluate import evaluate_split
 from sentiment_jax.modes.export import Export, export_pretrained, export_run
 from sentiment_jax.modes.train import train
 from sentiment_jax.storage.files import read_json
@@ -161,7 +161,7 @@ def test_it_is_a_run_like_any_other(trained, folder, tmp_path, capsys):
     ]
     assert lines[0]["accuracy"] > 0.6 and lines[0]["learning_rate"] == 0
     assert "optimizer steps are few" not in capsys.readouterr().out
-    evaluate_run(workdir, "test", {})
+    evaluate_split([workdir], "test", {})
     assert f"accuracy {result['test']['accuracy']:.4f}" in capsys.readouterr().out
     explained = api.load(workdir).explain("A quiet, moving film.")
     assert explained
@@ -191,6 +191,8 @@ def test_it_is_exported_for_sentence_transformers(trained, tmp_path):
     assert (count, layers["layer_start"]) == (settings["num_hidden_layers"], 1)  # the first layer
     ones = load_file(tmp_path / "out" / "0_Layers" / "model.safetensors")["layer_weights"]
     np.testing.assert_array_equal(ones, np.ones(count, np.float32), strict=True)
+    files = [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
+    assert len({path.stat().st_mode for path in files}) == 1, "some are for the user alone"
     changes = SMALL | {"model.pretrained": str(tmp_path / "out"), "model.pooling": "folder"}
     experiment = CLASSIFICATION.prepare(resolve(override(encoder.get_config(), changes)))
     assert experiment.config.model.pooling == "mean"

@@ -19,7 +19,7 @@ from sentiment_jax.config.recipes import override
 from sentiment_jax.data import imdb
 from sentiment_jax.errors import InputError, Interrupted, RunError
 from sentiment_jax.modes import evaluate
-from sentiment_jax.modes.evaluate import evaluate_run
+from sentiment_jax.modes.evaluate import evaluate_split
 from sentiment_jax.modes.pretrain import pretrain
 from sentiment_jax.modes.train import train
 from sentiment_jax.storage.checkpoints import Checkpoints, steps_in
@@ -289,7 +289,7 @@ def test_what_does_not_belong_to_a_run_is_refused_and_kept(run_copy, harm, messa
     kept = len([*run_copy.glob("checkpoints/*")])
     harm(run_copy)
     with pytest.raises((InputError, RunError), match=readers):
-        evaluate_run(run_copy, "val")
+        evaluate_split([run_copy], "val")
     for _ in range(2):  # the second time as well: never from scratch
         with pytest.raises((InputError, RunError), match=message):
             train(runs.make_small(seed=5), run_copy, allow_changes=True)
