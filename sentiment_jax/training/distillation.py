@@ -9,8 +9,6 @@ import contextlib
 import dataclasses
 import hashlib
 import json
-import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +21,7 @@ from sentiment_jax.data.tokenization import tokenizer_hash
 from sentiment_jax.errors import Interrupted
 from sentiment_jax.runtime import processes, startup
 from sentiment_jax.storage.checkpoints import tree_sha256
+from sentiment_jax.storage.files import replacing
 from sentiment_jax.training.experiment import Experiment
 from sentiment_jax.training.lineage import find_teachers
 from sentiment_jax.training.scoring import score_reviews
@@ -68,10 +67,10 @@ def _predict(
             raise Interrupted("no step was taken; run the same command to continue")
 
     texts = experiment.reviews["unlabeled"]
-    alone = processes.count() == 1  # several predict together: all must, or none
-    folder = startup.find_cache() if alone else None
     file = None
-    if folder:  # named by all that predictions depend on: run, parameters, texts in their order
+    alone = processes.count() == 1  # several predict together: all must, or none
+    if alone and (folder := startup.find_cache()):
+        # Named by all that predictions depend on: run, parameters, texts in their order.
         settings = json.dumps([config_to_json(teacher.config), tokenizer_hash(teacher.tokenizer)])
         key = hashlib.sha256(texts.hashes.tobytes())
         key.update(f"{settings}{tree_sha256(teacher.params)}".encode())
@@ -81,9 +80,8 @@ def _predict(
     encoded = teacher.encode(texts)
     scores = score_reviews(teacher, teacher.params, encoded, description, stop=check_stop)
     if file:
-        with contextlib.suppress(OSError), tempfile.TemporaryDirectory(dir=folder) as partial:
-            np.savez(Path(partial) / file.name, probabilities=scores.probabilities)
-            os.replace(Path(partial) / file.name, file)
+        with contextlib.suppress(OSError), replacing(file) as new, new.open("wb") as stream:
+            np.savez(stream, probabilities=scores.probabilities)
     return scores.probabilities
 
 
