@@ -81,8 +81,7 @@ class Experiment(Classifier):
 
     def training_batch(self, planned: batches.PlannedBatch) -> batches.Batch:
         """Fill a training batch."""
-        size = self.config.batch_size
-        return batches.make_batch(self.encoded["train"], planned, size)
+        return batches.make_batch(self.encoded["train"], planned, self.config.batch_size)
 
 
 @dataclasses.dataclass(frozen=True)
