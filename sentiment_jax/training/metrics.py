@@ -16,6 +16,8 @@ from sentiment_jax.data.labels import decide
 Labels: TypeAlias = Int[np.ndarray, "reviews *labels"]  # of several per text, a 0 or 1 each
 Probabilities: TypeAlias = Float[np.ndarray, "reviews classes"]
 Mask: TypeAlias = Bool[np.ndarray, " reviews"]
+Column: TypeAlias = Float[np.ndarray, " reviews"]  # a probability each
+Counts: TypeAlias = Float[np.ndarray, " classes"]
 
 RANGE = (0.1, 1e4)  # of temperatures; without a mistake in validation, 0 would be the best
 LEAST = np.finfo(np.float32).tiny  # a probability that was rounded to 0
@@ -94,12 +96,7 @@ def measure(
     }
 
 
-def _averages(
-    right: Float[np.ndarray, " classes"],
-    counts: Float[np.ndarray, " classes"],
-    predictions: Float[np.ndarray, " classes"],
-    reviews: int,
-) -> dict[str, float]:
+def _averages(right: Counts, counts: Counts, predictions: Counts, reviews: int) -> dict[str, float]:
     """Return averages over classes, or over several labels of so many `reviews`, and the MCC.
 
     Given is how often each class is right, is the label, is predicted.
@@ -120,22 +117,20 @@ def _averages(
     return {name: float(value) for name, value in averages.items()}
 
 
-def average_precision(positive: Mask, p_positive: Float[np.ndarray, " reviews"]) -> float | None:
+def average_precision(positive: Mask, p_positive: Column) -> float | None:
     """Return the mean precision at the p of each positive review; None without any."""
     _, above, hits = rank_positive(positive, p_positive)
     return float(np.mean(hits / above)) if len(hits) else None
 
 
-def rank_positive(
-    positive: Mask, p_positive: Float[np.ndarray, " reviews"]
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def rank_positive(positive: Mask, p_positive: Column) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return each p of a positive review, falling; how many reviews and positive ones reach it."""
     found = np.sort(p_positive[positive])[::-1]
     above, hits = (len(of) - np.searchsorted(np.sort(of), found) for of in (p_positive, found))
     return found, above, hits
 
 
-def area_under_curve(positive: Mask, p_positive: Float[np.ndarray, " reviews"]) -> float | None:
+def area_under_curve(positive: Mask, p_positive: Column) -> float | None:
     """Return the area under the ROC curve, by ranks: Mann and Whitney (1947).
 
     It is how often a positive review scores higher than a negative one; None if a class is absent.
