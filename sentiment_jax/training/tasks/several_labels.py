@@ -21,17 +21,14 @@ from sentiment_jax.training.tasks.classification import CLASSIFICATION, make_obj
 FEW = 10  # validation reviews with a label, or without: too few to choose its threshold by
 
 
-@dataclasses.dataclass(frozen=True)
 class BinaryCrossEntropy(Classification):
     """Binary cross-entropy with the labels, or with a teacher's probabilities of them."""
-
-    class_weights: tuple[Any, ...] = ((1.0,), (1.0,))  # without a label, and with it
 
     def score(self, logits: Array, batch: Batch) -> tuple[Array, Array]:
         """Return each row's loss, and whether all its labels are correct."""
         targets = batch.get("targets", batch["labels"])
         correct = jnp.all((logits > 0) == (targets > 0.5), axis=-1)
-        return cross_entropy(logits, targets, self.class_weights), correct
+        return cross_entropy(logits, targets, self.class_weights or (1.0, 1.0)), correct
 
 
 def fit(
