@@ -64,8 +64,7 @@ def compute_features(run: TrainingRun, params: Any) -> Float32[np.ndarray, "revi
     encoded = experiment.encoded["train"]
     features = np.full((len(encoded), width), np.nan, np.float32)
     step = _make_feature_step(experiment.model)
-    size = min(experiment.config.eval_batch_size, len(encoded))
-    passes = scoring.apply(step, experiment, params, encoded, size, "features", run.check_stop)
+    passes = scoring.apply(step, experiment, params, encoded, "features", run.check_stop)
     for rows, found in passes:
         features[rows] = devices.fetch(found)[: len(rows)]
     return features

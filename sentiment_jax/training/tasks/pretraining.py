@@ -115,9 +115,8 @@ def validate(experiment: Experiment, params: Any, stop: Callable[[], None]) -> V
     encoded = experiment.encoded["val"]
     objective: Any = experiment.objective
     totals: dict[str, float] = defaultdict(float)
-    size = min(experiment.config.eval_batch_size, len(encoded))
     step = make_sums_step(experiment.model, objective, experiment.config.seed)
-    for _, sums in scoring.apply(step, experiment, params, encoded, size, "validation", stop):
+    for _, sums in scoring.apply(step, experiment, params, encoded, "validation", stop):
         for name, value in jax.device_get(sums).items():
             totals[name] += float(value)
     examples = totals["examples"]
