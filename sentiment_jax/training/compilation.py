@@ -5,7 +5,6 @@ JAX compiles a function once per shape: a step that is compiled here is the one 
 
 import dataclasses
 import functools
-import math
 import time
 from typing import Any
 
@@ -60,7 +59,7 @@ def compile_step(experiment: Experiment, mode: str, length: int) -> int:
     batch = devices.put_batch(batch_like(experiment, mode, length), experiment.mesh)
     state = abstract_state(experiment)
     if mode == "training":
-        lowered = experiment.task.make_train_step(experiment).lower(state, batch, np.float32(0))
+        lowered = experiment.make_train_step().lower(state, batch, np.float32(0))
     else:
         lowered = experiment.task.make_eval_step(experiment).lower(state.params, batch)
     return peak_bytes(lowered.compile())
@@ -96,19 +95,16 @@ def check_memory(experiment: Experiment) -> float:
     if limit is None:
         return 0.0
     optimizer_state = jax.tree.leaves(abstract_state(experiment).opt_state)
-    kept = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in optimizer_state)
-    for mode, room, remedy in (
-        ("training", limit, "batch_size or data.max_length"),
-        ("evaluation", limit - kept, "eval_batch_size or data.max_length"),
-    ):
-        if mode not in modes_of(experiment.config):
-            continue
+    kept = sum(leaf.size * leaf.dtype.itemsize for leaf in optimizer_state)
+    for mode in modes_of(experiment.config):
         length = padded_lengths(experiment, mode)[-1]
         needed = compile_step(experiment, mode, length)
+        room = limit if mode == "training" else limit - kept
         if needed > room:
             rows, tokens = batch_like(experiment, mode, length)["token_ids"].shape[:2]
+            size = "batch_size" if mode == "training" else "eval_batch_size"
             raise RunError(
                 f"{mode} of {rows} rows x {tokens} tokens needs {mebibytes(needed)}; a device has "
-                f"{mebibytes(room)} for it: lower {remedy}"
+                f"{mebibytes(room)} for it: lower {size} or data.max_length"
             )
     return time.perf_counter() - start

@@ -67,10 +67,10 @@ def _predict(
             raise Interrupted("no step was taken; run the same command to continue")
 
     texts = experiment.reviews["unlabeled"]
-    alone = processes.count() == 1  # several predict together: all must, or none
-    folder = startup.find_cache() if alone else None
     file = None
-    if folder:  # named by all that predictions depend on: run, parameters, texts in their order
+    alone = processes.count() == 1  # several predict together: all must, or none
+    if alone and (folder := startup.find_cache()):
+        # Named by all that predictions depend on: run, parameters, texts in their order.
         settings = json.dumps([config_to_json(teacher.config), tokenizer_hash(teacher.tokenizer)])
         key = hashlib.sha256(texts.hashes.tobytes())
         key.update(f"{settings}{tree_sha256(teacher.params)}".encode())
@@ -80,7 +80,7 @@ def _predict(
     encoded = teacher.encode(texts)
     scores = score_reviews(teacher, teacher.params, encoded, description, stop=check_stop)
     if file:
-        with contextlib.suppress(OSError), replacing(file) as partial, partial.open("wb") as stream:
+        with contextlib.suppress(OSError), replacing(file) as new, new.open("wb") as stream:
             np.savez(stream, probabilities=scores.probabilities)
     return scores.probabilities
 

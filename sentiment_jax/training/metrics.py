@@ -6,12 +6,18 @@ Written in numpy: importing scikit-learn takes 1.3 s, longer than an epoch on th
 import math
 from collections.abc import Sequence
 from statistics import NormalDist
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, Int32
 
 from sentiment_jax.data.labels import decide
+
+Labels: TypeAlias = Int[np.ndarray, "reviews *labels"]  # of several per text, a 0 or 1 each
+Probabilities: TypeAlias = Float[np.ndarray, "reviews classes"]
+Mask: TypeAlias = Bool[np.ndarray, " reviews"]
+Column: TypeAlias = Float[np.ndarray, " reviews"]  # a probability each
+Counts: TypeAlias = Float[np.ndarray, " classes"]
 
 RANGE = (0.1, 1e4)  # of temperatures; without a mistake in validation, 0 would be the best
 LEAST = np.finfo(np.float32).tiny  # a probability that was rounded to 0
@@ -19,9 +25,7 @@ HALF_DIGIT = 5e-7  # half of the last digit of predictions.csv, in place of a 0 
 
 
 def score_probabilities(
-    labels: Int[np.ndarray, "reviews *labels"],
-    probabilities: Float[np.ndarray, "reviews classes"],
-    thresholds: Sequence[float] = (),
+    labels: Labels, probabilities: Probabilities, thresholds: Sequence[float] = ()
 ) -> dict[str, Any]:
     """Return loss (mean, nats), accuracy and the number of reviews, as result.json has them.
 
@@ -39,16 +43,14 @@ def score_probabilities(
     return scores
 
 
-def is_correct(
-    labels: Int[np.ndarray, "reviews *labels"], predicted: Int[np.ndarray, "reviews *labels"]
-) -> Bool[np.ndarray, " reviews"]:
+def is_correct(labels: Labels, predicted: Labels) -> Mask:
     """Return which predictions are right: of several labels, all of them (an exact match)."""
     return np.all((labels == predicted).reshape(len(labels), -1), axis=1)
 
 
 def measure(
-    labels: Int[np.ndarray, "reviews *labels"],
-    probabilities: Float[np.ndarray, "reviews classes"],
+    labels: Labels,
+    probabilities: Probabilities,
     names: Sequence[str],
     thresholds: Sequence[float] = (),
 ) -> dict[str, Any]:
@@ -94,12 +96,7 @@ def measure(
     }
 
 
-def _averages(
-    right: Float[np.ndarray, " classes"],
-    counts: Float[np.ndarray, " classes"],
-    predictions: Float[np.ndarray, " classes"],
-    reviews: int,
-) -> dict[str, float]:
+def _averages(right: Counts, counts: Counts, predictions: Counts, reviews: int) -> dict[str, float]:
     """Return averages over classes, or over several labels of so many `reviews`, and the MCC.
 
     Given is how often each class is right, is the label, is predicted.
@@ -120,26 +117,20 @@ def _averages(
     return {name: float(value) for name, value in averages.items()}
 
 
-def average_precision(
-    positive: Bool[np.ndarray, " reviews"], p_positive: Float[np.ndarray, " reviews"]
-) -> float | None:
+def average_precision(positive: Mask, p_positive: Column) -> float | None:
     """Return the mean precision at the p of each positive review; None without any."""
     _, above, hits = rank_positive(positive, p_positive)
     return float(np.mean(hits / above)) if len(hits) else None
 
 
-def rank_positive(
-    positive: Bool[np.ndarray, " reviews"], p_positive: Float[np.ndarray, " reviews"]
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def rank_positive(positive: Mask, p_positive: Column) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return each p of a positive review, falling; how many reviews and positive ones reach it."""
     found = np.sort(p_positive[positive])[::-1]
     above, hits = (len(of) - np.searchsorted(np.sort(of), found) for of in (p_positive, found))
     return found, above, hits
 
 
-def area_under_curve(
-    positive: Bool[np.ndarray, " reviews"], p_positive: Float[np.ndarray, " reviews"]
-) -> float | None:
+def area_under_curve(positive: Mask, p_positive: Column) -> float | None:
     """Return the area under the ROC curve, by ranks: Mann and Whitney (1947).
 
     It is how often a positive review scores higher than a negative one; None if a class is absent.
@@ -163,9 +154,7 @@ def wilson_interval(mean: float, count: int) -> tuple[float, float]:
     return min(float(center - half), mean), max(float(center + half), mean)
 
 
-def mcnemar(
-    first: Bool[np.ndarray, " reviews"], second: Bool[np.ndarray, " reviews"]
-) -> tuple[int, int, float]:
+def mcnemar(first: Mask, second: Mask) -> tuple[int, int, float]:
     """Return how many reviews only the first model classified correctly, only the second, and p.
 
     McNemar's test (1947) in its exact, two-sided form: if neither model is better, each of these
@@ -208,18 +197,14 @@ def mcc_by_chance(examples: int) -> float:
     return 1.645 / math.sqrt(examples)
 
 
-def log_loss(
-    probabilities: Float[np.ndarray, "reviews classes"],
-    labels: Int[np.ndarray, "reviews *labels"],
-) -> float:
+def log_loss(probabilities: Probabilities, labels: Labels) -> float:
     """Return the mean of -log p(label), in nats."""
     of_label = p_of_labels(probabilities, labels).astype(np.float64)
     return float(-np.log(np.maximum(of_label, LEAST)).mean())
 
 
 def p_of_labels(
-    probabilities: Float[np.ndarray, "reviews classes"],
-    labels: Int[np.ndarray, "reviews *labels"],
+    probabilities: Probabilities, labels: Labels
 ) -> Float[np.ndarray, "reviews decisions"]:
     """Return the probability of each review's class, or of each label being as it is."""
     if labels.ndim == 2:
@@ -227,9 +212,7 @@ def p_of_labels(
     return np.take_along_axis(probabilities, labels[:, None], axis=1)
 
 
-def fit_temperature(
-    probabilities: Float[np.ndarray, "reviews classes"], labels: Int32[np.ndarray, " reviews"]
-) -> float:
+def fit_temperature(probabilities: Probabilities, labels: Int32[np.ndarray, " reviews"]) -> float:
     """Return the temperature that minimizes the log loss, or 1.0 if none is better than that.
 
     The loss is convex in 1 / temperature: its slope is bisected between the ends of RANGE.

@@ -4,9 +4,9 @@ Linear probes: Alain & Bengio (2016), https://arxiv.org/abs/1610.01644. The weig
 scikit-learn's model become the network's last layer, so that the run is like any other.
 """
 
-import dataclasses
 import functools
 import time
+from dataclasses import replace
 from typing import Any
 
 import flax.linen as nn
@@ -16,7 +16,7 @@ import numpy as np
 from jax.stages import Wrapped
 from jaxtyping import Array, Float32
 
-from sentiment_jax.config.schema import CLASSES
+from sentiment_jax.config.schema import CLASSES, Config
 from sentiment_jax.data.reviews import Reviews, fold_split, stratified_sample
 from sentiment_jax.errors import InputError
 from sentiment_jax.runtime import devices, terminal
@@ -41,12 +41,7 @@ def fit_classifier(run: TrainingRun) -> None:
     params = jax.device_get(run.state.params)
     features = compute_features(run, params)
     with terminal.progress_bar(None, "fitting the last layer"):
-        layer = _fit(
-            experiment.reviews["train"],
-            features,
-            balanced=experiment.config.class_weights == "balanced",
-            seed=experiment.config.data.split_seed,
-        )
+        layer = _fit(experiment.reviews["train"], features, experiment.config)
     params["classifier"] = layer
     logits = features @ layer["kernel"] + layer["bias"]
     labels = experiment.encoded["train"].labels
@@ -69,8 +64,7 @@ def compute_features(run: TrainingRun, params: Any) -> Float32[np.ndarray, "revi
     encoded = experiment.encoded["train"]
     features = np.full((len(encoded), width), np.nan, np.float32)
     step = _make_feature_step(experiment.model)
-    size = min(experiment.config.eval_batch_size, len(encoded))
-    passes = scoring.apply(step, experiment, params, encoded, size, "features", run.check_stop)
+    passes = scoring.apply(step, experiment, params, encoded, "features", run.check_stop)
     for rows, found in passes:
         features[rows] = devices.fetch(found)[: len(rows)]
     return features
@@ -85,29 +79,23 @@ def _make_feature_step(model: nn.Module) -> Wrapped:
 
 
 def _fit(
-    reviews: Reviews,
-    features: Float32[np.ndarray, "reviews features"],
-    *,
-    balanced: bool,
-    seed: int,
+    reviews: Reviews, features: Float32[np.ndarray, "reviews features"], config: Config
 ) -> dict[str, np.ndarray]:
     """Return kernel and bias of the last layer; of several labels, each is fitted by itself."""
     if reviews.labels.ndim == 2:
-        apart = [
-            dataclasses.replace(reviews, labels=of, classes=CLASSES) for of in reviews.labels.T
-        ]
-        layers = [_fit(of, features, balanced=balanced, seed=seed) for of in apart]
+        apart = [replace(reviews, labels=of, classes=CLASSES) for of in reviews.labels.T]
+        layers = [_fit(of, features, config) for of in apart]
         names = ("kernel", "bias")  # a label's logit is the difference of the two
         return {n: np.stack([np.diff(of[n])[..., 0] for of in layers], axis=-1) for n in names}
     from sklearn.linear_model import LogisticRegression  # late: it takes a second
 
     mean = features.mean(axis=0, dtype=np.float64)
     centered = features - mean  # the same optimum in a quarter of the time
-    weights = "balanced" if balanced else None
+    weights = "balanced" if config.class_weights == "balanced" else None
     few = np.isin(reviews.hashes, stratified_sample(reviews, count=FEW, seed=0).hashes)
     rows = np.flatnonzero(few)
     losses = np.zeros(len(C))
-    for kept, held_out in _folds(reviews.take(rows), seed):
+    for kept, held_out in _folds(reviews.take(rows), config.data.split_seed):
         # Each C starts from the solution for the one before.
         model = LogisticRegression(max_iter=1_000, warm_start=True, class_weight=weights)
         for i, c in enumerate(C):

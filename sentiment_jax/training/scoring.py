@@ -52,12 +52,11 @@ def score_reviews(
     bar.
     """
     start = time.perf_counter()
-    size = batch_size or min(classifier.config.eval_batch_size, len(encoded))
     losses = np.full(len(encoded), np.nan)
     probabilities = np.full((len(encoded), len(classifier.classes)), np.nan, np.float32)
     examples = 0
     step = make_eval_step(classifier.model)
-    for rows, outputs in apply(step, classifier, params, encoded, size, description, stop):
+    for rows, outputs in apply(step, classifier, params, encoded, description, stop, batch_size):
         losses[rows] = devices.fetch(outputs[0])[: len(rows)]
         probabilities[rows] = devices.fetch(outputs[1])[: len(rows)]
         examples += len(rows)
@@ -75,18 +74,19 @@ def apply(
     classifier: Classifier,
     params: Any,
     encoded: Encoded,
-    batch_size: int,
     description: str,
     stop: Callable[[], None],
+    batch_size: int | None = None,
 ) -> Iterator[tuple[Rows, Any]]:
     """Yield the rows of each batch of a pass over encoded reviews, and the step's outputs."""
-    batch_size = -(-batch_size // classifier.mesh.size) * classifier.mesh.size
+    size = batch_size or min(classifier.config.eval_batch_size, len(encoded))
+    size = -(-size // classifier.mesh.size) * classifier.mesh.size
     params = jax.device_put(params, devices.replicated(classifier.mesh))
 
     def dispatch() -> Iterator[tuple[Rows, Any]]:
-        for planned in plan_pass(classifier, encoded, batch_size):
+        for planned in plan_pass(classifier, encoded, size):
             stop()
-            batch = batches.make_batch(encoded, planned, batch_size)
+            batch = batches.make_batch(encoded, planned, size)
             yield planned.indices, step(params, devices.put_batch(batch, classifier.mesh))
 
     with_end: Iterator[Any] = itertools.chain(dispatch(), [None])

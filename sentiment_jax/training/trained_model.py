@@ -121,8 +121,7 @@ def load_run(workdir: Path, *, calibrated: bool = False, classifies: bool = True
     def read(directory: RunDirectory) -> TrainedModel:
         config = directory.read_classifier() if classifies else directory.read_config()
         classifier = make_classifier(config, load_run_tokenizer(directory))
-        best = _find_best(directory)
-        checkpoints = Checkpoints(directory.checkpoints, read_only=True)
+        checkpoints, best = _find_best(directory)
         trained = restore_model(classifier, checkpoints, best)
         if not calibrated:
             return trained
@@ -169,8 +168,8 @@ def best_sha256(run: Path) -> str:
     """Return the sha256 of a run's best parameters; does not wait for other processes."""
 
     def read(directory: RunDirectory) -> str:
-        checkpoints = Checkpoints(directory.checkpoints, read_only=True)
-        return tree_sha256(checkpoints.read(_find_best(directory)["step"], "params"))
+        checkpoints, best = _find_best(directory)
+        return tree_sha256(checkpoints.read(best["step"], "params"))
 
     return _beside_training(RunDirectory(run), read)
 
@@ -193,8 +192,8 @@ def _beside_training(
     return _beside_training(directory, read, attempts - 1)
 
 
-def _find_best(directory: RunDirectory) -> dict[str, Any]:
-    """Return the record of the best checkpoint, which is intact; no parameter is read."""
+def _find_best(directory: RunDirectory) -> tuple[Checkpoints, dict[str, Any]]:
+    """Return the checkpoints and the record of the best, which is intact; reads no parameter."""
     checkpoints = Checkpoints(directory.checkpoints, read_only=True)
     if directory.result.exists():
         best = read_json(directory.result)
@@ -208,7 +207,7 @@ def _find_best(directory: RunDirectory) -> dict[str, Any]:
                 f"{checkpoints.steps}); let its first epoch end"
             )
     _check_intact(checkpoints, best["step"])
-    return best
+    return checkpoints, best
 
 
 def _check_intact(checkpoints: Checkpoints, step: int) -> None:

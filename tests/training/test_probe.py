@@ -18,7 +18,7 @@ from sklearn.linear_model import LogisticRegression
 from configs import encoder
 from sentiment_jax import api
 from sentiment_jax.config.recipes import override
-from sentiment_jax.config.schema import ENCODERS, EncoderConfig, ModernBertConfig
+from sentiment_jax.config.schema import ENCODERS, Config, EncoderConfig, ModernBertConfig
 from sentiment_jax.config.validation import validate
 from sentiment_jax.data.reviews import Reviews
 from sentiment_jax.errors import InputError
@@ -131,7 +131,7 @@ def test_several_classes_have_an_output_each_and_one_without_reviews_is_improbab
     features = rng.normal(size=(60, 5)).astype(np.float32) + np.eye(5, dtype=np.float32)[labels]
     texts = [f"review {i}" for i in range(60)]
     reviews = Reviews.from_texts(texts, labels.tolist(), classes=("a", "b", "c", "d"))
-    layer = probe._fit(reviews, features, balanced=False, seed=0)
+    layer = probe._fit(reviews, features, Config())
     logits = features @ layer["kernel"] + layer["bias"]
     found = np.asarray(jax.nn.softmax(logits))
     assert (logits.argmax(axis=1) == labels).mean() > 0.5 and (found[:, 2] < 1e-9).all()
@@ -144,7 +144,7 @@ def test_c_is_chosen_by_log_loss_with_equal_texts_in_one_fold():
     labels = np.repeat(rng.integers(0, 2, 40), 2)  # at random
     texts = [f"review {i}" for i in range(40) for _ in range(2)]
     reviews = Reviews.from_texts(texts, labels.tolist())
-    layer = probe._fit(reviews, features, balanced=False, seed=0)
+    layer = probe._fit(reviews, features, Config())
     assert np.abs(layer["kernel"]).max() < 0.05
     assert probe._folds(reviews.take(np.arange(2)), 0) == []  # two of one text: C is 1
 

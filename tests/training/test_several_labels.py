@@ -17,9 +17,10 @@ from sentiment_jax.training.metrics import (
     measure,
     score_probabilities,
 )
+from sentiment_jax.training.objectives.classification import balanced_weights
 from sentiment_jax.training.objectives.objective import cross_entropy
 from sentiment_jax.training.steps import create_state, make_train_step
-from sentiment_jax.training.tasks.several_labels import BinaryCrossEntropy, balanced_weights, fit
+from sentiment_jax.training.tasks.several_labels import BinaryCrossEntropy, fit
 
 NAMES = ("price", "quality", "shipping", "size")
 
@@ -113,7 +114,7 @@ def test_the_loss_is_the_mean_binary_cross_entropy_with_scikit_learns_weights():
     logits = np.random.default_rng(1).normal(size=labels.shape).astype(np.float32)
     p = scipy.special.expit(logits.astype(float))
     known = np.concatenate([labels, np.full((9, 4), -1, np.int32)])  # of these no teacher's yet
-    own = balanced_weights(known)
+    own = balanced_weights(known, classes=4)
     losses = cross_entropy(jnp.asarray(logits), jnp.asarray(labels), own)
     weights = [compute_sample_weight("balanced", true) for true in labels.T]
     columns = zip(labels.T, p.T, weights, strict=True)

@@ -56,11 +56,14 @@ class Classification:
         return losses, jnp.argmax(logits, axis=-1) == labels
 
 
-def balanced_weights(labels: Int32[np.ndarray, " reviews"], classes: int) -> tuple[float, ...]:
+def balanced_weights(labels: Int32[np.ndarray, "reviews *labels"], classes: int) -> tuple[Any, ...]:
     """Return class weights inversely proportional to class frequencies; their mean is 1.
 
     As scikit-learn's "balanced", which requires that every class occurs. A label of -1, of a text
-    that no teacher has labeled yet, does not count.
+    that no teacher has labeled yet, does not count. Of several labels, the weights are those of not
+    having each, and those of having it.
     """
+    if labels.ndim == 2:
+        return tuple(zip(*(balanced_weights(of, 2) for of in labels.T), strict=True))
     counts = np.bincount(labels[labels >= 0], minlength=classes)
     return tuple((counts.sum() / (classes * np.maximum(counts, 1))).tolist())

@@ -17,7 +17,11 @@ from tokenizers import Tokenizer
 
 from sentiment_jax.data.tokenization import continues_word, find_special, special_tokens
 from sentiment_jax.errors import InputError
+from sentiment_jax.models.layers import Lengths, TokenIds
 from sentiment_jax.training.objectives.objective import Batch, cross_entropy, forward
+
+Masked = Int[Array, "batch masked"]
+Weights = Float[Array, "batch masked"]
 
 # Kinds of tokens: special ones are never predicted, a piece continues the word before it.
 NEVER, WORD, PIECE = range(3)
@@ -33,11 +37,11 @@ def draw_rows(key: Array, numbers: Int[Array, " batch"], shape: tuple[int, ...])
 
 def choose_words(
     kinds: UInt8[Array, "batch length"],
-    lengths: Int[Array, " batch"],
+    lengths: Lengths,
     numbers: Int[Array, " batch"],
     key: Array,
     fraction: float,
-) -> tuple[Int[Array, "batch masked"], Bool[Array, "batch masked"]]:
+) -> tuple[Masked, Bool[Array, "batch masked"]]:
     """Choose whole words at random, at most a fraction of each row's tokens.
 
     A row's words depend on the key and the row's number alone, not on its batch or padding.
@@ -89,11 +93,7 @@ class MaskedLanguageModeling:
                 kinds[i] = PIECE if continues_word(tokenizer, token) else WORD
         return cls(bytes(kinds), mask, fraction)
 
-    def mask_batch(
-        self, batch: Batch, key: Array
-    ) -> tuple[
-        Int[Array, "batch length"], Int[Array, "batch masked"], Float[Array, "batch masked"]
-    ]:
+    def mask_batch(self, batch: Batch, key: Array) -> tuple[TokenIds, Masked, Weights]:
         """Return a batch's tokens after masking, the masked positions, their weights: 1 or 0."""
         token_ids = batch["token_ids"]
         numbers = batch["labels"]  # of the segments: modes/pretrain.py
@@ -123,20 +123,16 @@ class MaskedLanguageModeling:
     mean_loss = staticmethod(mean_nats)
 
 
-def put_tokens(
-    token_ids: Int[Array, "batch length"],
-    positions: Int[Array, "batch masked"],
-    tokens: Int[Array, "batch masked"],
-) -> Int[Array, "batch length"]:
+def put_tokens(token_ids: TokenIds, positions: Masked, tokens: Masked) -> TokenIds:
     """Return rows with other tokens at some positions."""
     return token_ids.at[jnp.arange(len(token_ids))[:, None], positions].set(tokens)
 
 
 def score_tokens(
     logits: Float[Array, "batch masked vocabulary"],
-    token_ids: Int[Array, "batch length"],
-    positions: Int[Array, "batch masked"],
-    weights: Float[Array, "batch masked"],
+    token_ids: TokenIds,
+    positions: Masked,
+    weights: Weights,
 ) -> dict[str, Array]:
     """Return loss, correct and examples of predicting a row's tokens at some positions."""
     targets = jnp.take_along_axis(token_ids, positions, axis=1)

@@ -26,6 +26,10 @@ from sentiment_jax.runtime import devices
 from sentiment_jax.training.objectives.masked_language_modeling import draw_rows
 from sentiment_jax.training.objectives.objective import Batch
 
+Table = Float[Array, "vocabulary embedding"]
+Texts = Float[Array, "batch embedding"]  # paragraph vectors
+Chosen = Bool[Array, "batch words"]
+
 NOISE_SAMPLES = 4096  # that estimate the softmax over the vocabulary, for the perplexity
 STEP_SUMS = ("loss", "correct", "examples", "gradients", "updates")
 
@@ -90,7 +94,7 @@ class NgramVectors:
         words = jnp.searchsorted(jnp.asarray(np.cumsum(noise), jnp.float32), places, side="right")
         return jnp.minimum(words, len(noise) - 1)
 
-    def subsample(self, batch: Batch, key: Array) -> Bool[Array, "batch words"]:
+    def subsample(self, batch: Batch, key: Array) -> Chosen:
         """Return which of a batch's words and n-grams are kept, by row number and key."""
         probabilities, _ = self.kept_and_noise()
         kept = jnp.asarray(probabilities, jnp.float32)[batch["token_ids"]]
@@ -98,7 +102,7 @@ class NgramVectors:
         valid = (batch["weights"] > 0).reshape(-1, *[1] * (kept.ndim - 1))
         return ((drawn < kept) & valid).reshape(len(kept), -1)
 
-    def held_out_half(self, batch: Batch, key: Array) -> Bool[Array, "batch words"]:
+    def held_out_half(self, batch: Batch, key: Array) -> Chosen:
         """Return which half of the words the paragraph vector of a held-out text has to predict.
 
         It is inferred from the other half. All that begins at one position is in one half.
@@ -109,7 +113,7 @@ class NgramVectors:
 
     def loss(
         self,
-        texts: Float[Array, "batch embedding"],
+        texts: Texts,
         words: Float[Array, "batch some embedding"],
         noise: Float[Array, "samples embedding"],
         present: Bool[Array, "batch some"],
@@ -126,10 +130,10 @@ class NgramVectors:
 
     def descend(
         self,
-        table: Float[Array, "vocabulary embedding"],
-        texts: Float[Array, "batch embedding"],
+        table: Table,
+        texts: Texts,
         token_ids: Int[Array, "batch words"],
-        kept: Bool[Array, "batch words"],
+        kept: Chosen,
         key: Array,
         learning_rate: Array | None = None,
     ) -> tuple[Array, Array, dict[str, Array]]:
@@ -178,13 +182,7 @@ class NgramVectors:
 
         return jax.lax.fori_loop(0, jnp.max(each), update, (table, texts, sums))
 
-    def infer_texts(
-        self,
-        table: Float[Array, "vocabulary embedding"],
-        batch: Batch,
-        kept: Bool[Array, "batch words"],
-        key: Array,
-    ) -> Float[Array, "batch embedding"]:
+    def infer_texts(self, table: Table, batch: Batch, kept: Chosen, key: Array) -> Texts:
         """Infer paragraph vectors from the kept words: from small random ones, in one pass."""
         size = table.shape[1]
         small = (draw_rows(jax.random.key(0), batch["labels"], (size,)) - 0.5) / size

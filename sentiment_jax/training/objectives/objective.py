@@ -76,8 +76,7 @@ def classify(model: nn.Module, params: Any, batch: Batch, dropout: Array | None)
     """Return the logits [batch, classes] of the reviews of a batch, packed or not."""
     inputs: tuple[Packing, ...] = ()
     if "segments" in batch:
-        places = (batch["segments"], batch["positions"], batch["starts"])
-        inputs = (Packing(*places, lengths=batch["lengths"]),)
+        inputs = (Packing(**{name: batch[name] for name in Packing._fields}),)
     tokens = batch["token_ids"]
     return forward(model, params, tokens, batch["lengths"], *inputs, dropout=dropout)
 

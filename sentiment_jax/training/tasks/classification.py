@@ -77,13 +77,15 @@ def prepare(
     )
 
 
-def make_objective(experiment: Experiment) -> Classification:
-    """Return the cross-entropy, with weights if the classes have any."""
+def make_objective(
+    experiment: Experiment, kind: type[Classification] = Classification
+) -> Classification:
+    """Return the cross-entropy of a kind, with weights if the classes have any."""
     contrastive = experiment.config.contrastive
     if experiment.config.class_weights == "none":
-        return Classification(contrastive=contrastive)
+        return kind(contrastive=contrastive)
     labels = experiment.encoded["train"].labels
-    return Classification(balanced_weights(labels, len(experiment.classes)), contrastive)
+    return kind(balanced_weights(labels, len(experiment.classes)), contrastive)
 
 
 def score_held_out(

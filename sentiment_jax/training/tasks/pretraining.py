@@ -38,11 +38,9 @@ from sentiment_jax.training.experiment import (
     Experiment,
     Task,
     Validation,
-    gradient_step,
     make_tokenizer,
     read_corpus,
 )
-from sentiment_jax.training.objectives import ngram_vectors
 from sentiment_jax.training.objectives.masked_language_modeling import (
     MaskedLanguageModeling,
     mean_nats,
@@ -98,13 +96,6 @@ def make_objective(experiment: Experiment) -> Objective:
     raise InputError(f"pretrain.objective={config.objective} has no case here")
 
 
-def make_train_step(experiment: Experiment) -> Wrapped:
-    """Return a step of the optimizer, or the objective's own."""
-    if isinstance(experiment.objective, NgramVectors):
-        return ngram_vectors.make_train_step(experiment.objective)
-    return gradient_step(experiment)
-
-
 @functools.lru_cache(maxsize=8)
 def make_sums_step(model: nn.Module, objective: Objective, seed: int) -> Wrapped:
     """Return the jitted (params, batch) -> an objective's sums, the same each time."""
@@ -124,9 +115,8 @@ def validate(experiment: Experiment, params: Any, stop: Callable[[], None]) -> V
     encoded = experiment.encoded["val"]
     objective: Any = experiment.objective
     totals: dict[str, float] = defaultdict(float)
-    size = min(experiment.config.eval_batch_size, len(encoded))
     step = make_sums_step(experiment.model, objective, experiment.config.seed)
-    for _, sums in scoring.apply(step, experiment, params, encoded, size, "validation", stop):
+    for _, sums in scoring.apply(step, experiment, params, encoded, "validation", stop):
         for name, value in jax.device_get(sums).items():
             totals[name] += float(value)
     examples = totals["examples"]
@@ -166,7 +156,6 @@ PRETRAINING = Task(
     unit="tokens",
     prepare=prepare,
     make_objective=make_objective,
-    make_train_step=make_train_step,
     make_eval_step=lambda of: make_sums_step(of.model, of.objective, of.config.seed),
     validate=validate,
     make_ranking=lambda config: BY_LOSS,

@@ -1,10 +1,11 @@
 """Several labels per text, or none: a sigmoid, a threshold and a temperature per label.
 
 What differs from one class per text is here, and where arrays of labels have a second axis, a 0 or
-1 per label: objective.cross_entropy, metrics.measure, labels.decide.
+1 per label: objective.cross_entropy, balanced_weights, metrics.measure, labels.decide.
 """
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax.numpy as jnp
@@ -15,38 +16,19 @@ from sentiment_jax.training.experiment import Experiment, Task
 from sentiment_jax.training.metrics import apart, fit_temperature, rank_positive
 from sentiment_jax.training.objectives.classification import Classification
 from sentiment_jax.training.objectives.objective import Batch, cross_entropy
-from sentiment_jax.training.tasks.classification import CLASSIFICATION
+from sentiment_jax.training.tasks.classification import CLASSIFICATION, make_objective
 
 FEW = 10  # validation reviews with a label, or without: too few to choose its threshold by
 
 
-@dataclasses.dataclass(frozen=True)
 class BinaryCrossEntropy(Classification):
     """Binary cross-entropy with the labels, or with a teacher's probabilities of them."""
-
-    class_weights: tuple[Any, ...] = ((1.0,), (1.0,))  # without a label, and with it
 
     def score(self, logits: Array, batch: Batch) -> tuple[Array, Array]:
         """Return each row's loss, and whether all its labels are correct."""
         targets = batch.get("targets", batch["labels"])
         correct = jnp.all((logits > 0) == (targets > 0.5), axis=-1)
-        return cross_entropy(logits, targets, self.class_weights), correct
-
-
-def make_objective(experiment: Experiment) -> BinaryCrossEntropy:
-    """Return the binary cross-entropy, with weights if the labels have any."""
-    contrastive = experiment.config.contrastive
-    if experiment.config.class_weights == "none":
-        return BinaryCrossEntropy(contrastive=contrastive)
-    weights = balanced_weights(experiment.encoded["train"].labels)
-    return BinaryCrossEntropy(weights, contrastive)
-
-
-def balanced_weights(labels: Int[np.ndarray, "reviews labels"]) -> tuple[tuple[float, ...], ...]:
-    """Return scikit-learn's "balanced" weights of not having each label, and of having it."""
-    labels = labels[labels[:, 0] >= 0]
-    counts = np.array([(labels == value).sum(axis=0) for value in (0, 1)])
-    return tuple(map(tuple, (len(labels) / (2 * np.maximum(counts, 1))).tolist()))
+        return cross_entropy(logits, targets, self.class_weights or (1.0, 1.0)), correct
 
 
 def fit(
@@ -76,7 +58,7 @@ def prepare(*given: Any) -> Experiment:
 SEVERAL_LABELS = dataclasses.replace(
     CLASSIFICATION,
     prepare=prepare,
-    make_objective=make_objective,
+    make_objective=functools.partial(make_objective, kind=BinaryCrossEntropy),
     fit=fit,
     describe_scores=lambda config, scores: f" macro F1 {scores['macro_f1']:.4f}",
 )
