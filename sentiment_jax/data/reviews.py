@@ -26,6 +26,7 @@ BINARY = {  # the first bytes of files that hold no text
     b"\xd0\xcf\x11\xe0": "an Excel workbook of before 2007",
 }
 KEPT = 1_000_000  # characters at either end of a longer text: far more than any model reads
+Split = tuple[Int64[np.ndarray, "_"], Int64[np.ndarray, "_"]]  # the indices kept and held out
 
 
 def normalize_text(text: str) -> str:
@@ -167,7 +168,7 @@ class Reviews:
 
 def stratified_split(
     reviews: Reviews, fraction: float, *, seed: int, grouped: bool = True
-) -> tuple[Int64[np.ndarray, " kept"], Int64[np.ndarray, " held_out"]]:
+) -> Split:
     """Hold out a share of each class, and with each text all its duplicates.
 
     The share, in (0, 1), is rounded to whole reviews of a class, at least one; 0 holds out none.
@@ -197,10 +198,8 @@ def stratified_split(
     return order[~rows], order[rows]
 
 
-def fold_split(
-    reviews: Reviews, number: int, count: int, *, seed: int, grouped: bool = True
-) -> tuple[Int64[np.ndarray, " kept"], Int64[np.ndarray, " held_out"]]:
-    """Hold out fold `number` of 1 to `count`: each class in proportion, duplicates together.
+def fold_splits(reviews: Reviews, count: int, *, seed: int, grouped: bool = True) -> list[Split]:
+    """Hold out each of `count` folds in turn: classes in proportion, duplicates together.
 
     Proportions are of different texts. Order and `grouped` are those of `stratified_split`.
     InputError: fewer texts than folds, or all of a class in one fold.
@@ -210,19 +209,18 @@ def fold_split(
     if texts < count:
         raise InputError(f"data.folds={count} needs {count} different texts, there are {texts}")
     if reviews.labels.ndim == 2:
-        fold = _distribute(counts, np.tile(counts.sum(axis=0) / count, (count, 1)), seed) + 1
+        fold = _distribute(counts, np.tile(counts.sum(axis=0) / count, (count, 1)), seed)
     else:
         label = np.zeros(texts, np.int32)
         label[groups] = reviews.labels[order]
         shuffled = np.random.default_rng(seed).permutation(texts)
         fold = np.zeros(texts, np.int64)
-        fold[shuffled[np.argsort(label[shuffled], kind="stable")]] = np.arange(texts) % count + 1
+        fold[shuffled[np.argsort(label[shuffled], kind="stable")]] = np.arange(texts) % count
     fold_of = fold[groups]
     for name, members in zip(reviews.classes, reviews.members[order].T, strict=True):
         if len(np.unique(fold_of[members])) == 1:
             raise InputError(f"data.folds: class {name!r} needs two different texts of its own")
-    rows = fold_of == number
-    return order[~rows], order[rows]
+    return [(order[fold_of != number], order[fold_of == number]) for number in range(count)]
 
 
 def _group(

@@ -38,7 +38,7 @@ from sentiment_jax.storage.run_directory import (
 )
 from sentiment_jax.sweeps.plan import Trial
 from sentiment_jax.training import checks, console
-from sentiment_jax.training.cross_validation import fold_rows
+from sentiment_jax.training.cross_validation import draw_folds
 from sentiment_jax.training.experiment import Experiment
 from sentiment_jax.training.lineage import texts_hash
 from sentiment_jax.training.metrics import is_correct, mcnemar, wilson_interval
@@ -92,7 +92,7 @@ def compare(
     how = f"{data.folds} folds" if data.folds else "validation"
     listed = ", ".join(name for name in recipes if name != PRETRAIN)
     print(f"{'compare':8} {listed} by {how} on {len(scored):,} reviews, in {directory}")
-    baseline = fit_baseline(corpus.splits, fold_rows(data, corpus.splits["train"]))
+    baseline = fit_baseline(corpus.splits, draw_folds(data, corpus.splits["train"]))
     rows = []
     correct = {}
     if baseline:
