@@ -65,7 +65,7 @@ def _write_predictions(files, config, wrong, split="test"):
     probabilities = np.zeros((TESTED, len(config.classes)), np.float32)
     probabilities[rows, labels] = p_label
     probabilities[rows, (labels + 1) % len(config.classes)] = 1 - p_label
-    write_predictions(files, split, reviews, probabilities, "order", config)
+    write_predictions(files, split, reviews, probabilities, config)
     loss = log_loss(probabilities, labels)
     return {"loss": loss, "accuracy": 1 - len(wrong) / TESTED, "examples": TESTED}
 

@@ -6,7 +6,6 @@ import numpy as np
 from jaxtyping import Float, Float32, Integer
 
 from sentiment_jax.config.schema import Config
-from sentiment_jax.data.encoding import Encoded
 from sentiment_jax.data.labels import decide
 from sentiment_jax.data.reviews import Reviews
 from sentiment_jax.runtime import processes
@@ -45,15 +44,14 @@ def prediction_cells(
 def write_predictions(
     directory: RunDirectory,
     split: str,
-    reviews: Encoded | Reviews,
+    reviews: Reviews,
     probabilities: Float32[np.ndarray, "reviews classes"],
-    order: str,
     config: Config,
     thresholds: Sequence[float] = (),
 ) -> None:
-    """Write the predictions of a split, one row per review, and their checksum to env.json.
+    """Write the predictions of a split, one row per review; their checksum and order to env.json.
 
-    `order` is a hash of the texts in their order: files of equal orders have the same reviews.
+    Files of equal orders have the same reviews.
     """
     path = directory.predictions[split]
     labels = label_cells(config.cells, reviews.labels, config.data.separator)
@@ -63,5 +61,5 @@ def write_predictions(
     header = ["id", "label", *prediction_columns(config)]
     write_csv(path, header, ([name, label, *cells] for name, label, cells in rows))
     if processes.is_main():
-        known = checksums(path) | {f"{path.stem}_order": order}
+        known = checksums(path) | {f"{path.stem}_order": reviews.texts_hash}
         write_json(directory.env, read_json(directory.env) | known)

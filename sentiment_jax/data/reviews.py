@@ -141,6 +141,11 @@ class Reviews:
         return len(self.ids)
 
     @property
+    def texts_hash(self) -> str:
+        """The sha256 of the texts in their order."""
+        return hashlib.sha256(self.hashes.tobytes()).hexdigest()
+
+    @property
     def members(self) -> Bool[np.ndarray, "reviews classes"]:
         """Which classes, or labels, each review has."""
         if self.labels.ndim == 2:

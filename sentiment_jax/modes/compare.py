@@ -40,7 +40,6 @@ from sentiment_jax.sweeps.plan import Trial
 from sentiment_jax.training import checks, console
 from sentiment_jax.training.cross_validation import draw_folds
 from sentiment_jax.training.experiment import Experiment
-from sentiment_jax.training.lineage import texts_hash
 from sentiment_jax.training.metrics import is_correct, mcnemar, wilson_interval
 from sentiment_jax.training.scoring import score_reviews
 from sentiment_jax.training.signals import Stop
@@ -181,7 +180,7 @@ def _begin(directory: Path, corpus: Corpus, text: Reviews) -> None:
     path = directory / COMPARISON_FILE
     learned = {"data_hash": corpus.statistics["data_hash"]}
     if len(text):
-        learned["text_hash"] = texts_hash(text)
+        learned["text_hash"] = text.texts_hash
     if not path.exists():
         write_json(path, learned | {"chosen": ""})
         return

@@ -21,7 +21,7 @@ from sentiment_jax.storage.run_directory import RunDirectory, lock_run
 from sentiment_jax.training import scoring
 from sentiment_jax.training.console import print_metrics, print_scores
 from sentiment_jax.training.experiment import read_corpus
-from sentiment_jax.training.lineage import texts_hash, warn_of_training_reviews
+from sentiment_jax.training.lineage import warn_of_training_reviews
 from sentiment_jax.training.metrics import measure, score_probabilities
 from sentiment_jax.training.trained_model import TrainedModel, best_sha256, load_ensemble
 
@@ -49,9 +49,9 @@ def score_run(trained: TrainedModel, directory: RunDirectory, split: str) -> Sco
         with lock_run(directory.path):
             if best_sha256(directory.path) != tree_sha256(trained.params):
                 raise InputError(f"{directory.path} has been replaced by another run")
-            order = texts_hash(reviews)
-            predicted = (found.probabilities, order, trained.config, trained.thresholds)
-            write_predictions(directory, split, reviews, *predicted)
+            write_predictions(
+                directory, split, reviews, found.probabilities, trained.config, trained.thresholds
+            )
     except (InputError, RunError, OSError) as error:  # a training holds it; it can't be written
         terminal.warn(f"predictions not written: {error}")
     scored = (reviews.labels, found.probabilities, trained.classes, trained.thresholds)

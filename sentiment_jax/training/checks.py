@@ -115,7 +115,7 @@ def check_finished_data(config: Config, directory: RunDirectory) -> None:
         corpus = read_corpus(config)
         if data.teacher:
             text = unlabeled_reviews(data, config.pretrain.text)
-            corpus.statistics["unlabeled_hash"] = lineage.texts_hash(text)
+            corpus.statistics["unlabeled_hash"] = text.texts_hash
     except InputError:
         if not same_text or data.path != began.data.path and not imdb:
             raise

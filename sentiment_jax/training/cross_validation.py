@@ -75,11 +75,9 @@ def cross_validate(run: TrainingRun, stages: Sequence[Stage]) -> None:
         results.append(result)
         epoch = f"epoch {result['best_epoch']}"
         console.print_scores(f"fold {number}/{len(folds)}", result["val"], epoch)
-    order = experiment.statistics["order_hash"]["train"]
     fitted = run.task.fit(reviews.labels, probabilities)
     thresholds = thresholds_of(run.config, fitted)
-    predicted = (probabilities, order, run.config, thresholds)
-    write_predictions(run.directory, "val", reviews, *predicted)
+    write_predictions(run.directory, "val", reviews, probabilities, run.config, thresholds)
     measured = measure(reviews.labels, probabilities, experiment.classes, thresholds)
     run.cross_validated = {
         **score_probabilities(reviews.labels, probabilities, thresholds),

@@ -36,10 +36,11 @@ def write_predictions(run: TrainingRun) -> None:
     """Write the predictions of the best epoch so far."""
     probabilities = run.best_probabilities
     if probabilities is not None:
-        val = run.experiment.encoded["val"]
-        order = run.experiment.statistics["order_hash"]["val"]
-        predicted = (probabilities, order, run.config, thresholds_of(run.config, run.best))
-        predictions.write_predictions(run.directory, "val", val, *predicted)
+        reviews = run.experiment.reviews["val"]
+        thresholds = thresholds_of(run.config, run.best)
+        predictions.write_predictions(
+            run.directory, "val", reviews, probabilities, run.config, thresholds
+        )
 
 
 # The checkpoint comes after these: if a kill comes between them, the validation is repeated.

@@ -5,7 +5,6 @@ Held-out reviews that one of them was trained on make scores meaningless: `warn_
 
 import contextlib
 import dataclasses
-import hashlib
 import os
 from pathlib import Path
 
@@ -84,11 +83,6 @@ def ancestors(config: Config) -> list[Path]:
     return found
 
 
-def texts_hash(reviews: Reviews) -> str:
-    """Return the sha256 of the texts in their order."""
-    return hashlib.sha256(reviews.hashes.tobytes()).hexdigest()
-
-
 def warn_of_leakage(config: Config, corpus: Corpus) -> None:
     """Warn if a run that a config descends from was trained on reviews that are held out here.
 
@@ -156,7 +150,7 @@ def _read_training_text(
         if data.teacher:
             unlabeled = unlabeled_reviews(data, source.pretrain.text)
             trained_on = np.concatenate([trained_on, unlabeled.hashes])
-            if recorded["unlabeled_hash"] != texts_hash(unlabeled):
+            if recorded["unlabeled_hash"] != unlabeled.texts_hash:
                 raise InputError("its unlabeled text has changed since")
     if corpus.statistics["data_hash"] != recorded["data_hash"]:
         raise InputError("its own reviews have changed since")

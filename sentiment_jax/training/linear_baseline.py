@@ -21,7 +21,6 @@ from sentiment_jax.data.reviews import Reviews, stratified_sample
 from sentiment_jax.errors import InputError
 from sentiment_jax.runtime.startup import find_cache
 from sentiment_jax.storage.files import read_json, write_json
-from sentiment_jax.training.lineage import texts_hash
 from sentiment_jax.training.metrics import log_loss, score_probabilities
 from sentiment_jax.training.tasks import several_labels
 
@@ -49,7 +48,7 @@ def linear_baseline(
     """
     splits = {name: splits[name] for name in ("train", "val", "test") if name in splits}
     content: list[Any] = [
-        (name, texts_hash(of), of.labels.tolist(), len(of.classes)) for name, of in splits.items()
+        (name, of.texts_hash, of.labels.tolist(), len(of.classes)) for name, of in splits.items()
     ]
     content += [("fold", held_out.tolist()) for _, held_out in cv]
     revision = (REVISION, importlib.metadata.version("scikit-learn"))

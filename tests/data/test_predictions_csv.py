@@ -1,10 +1,10 @@
 """predictions.csv: the contract of its columns and cells."""
 
 import numpy as np
-from reviews import random_encoded
 
 from sentiment_jax.config.schema import Config, DataConfig
 from sentiment_jax.data.predictions import prediction_cells, prediction_columns, write_predictions
+from sentiment_jax.data.reviews import Reviews
 from sentiment_jax.storage.files import read_json, write_json
 from sentiment_jax.storage.run_directory import RunDirectory
 
@@ -12,13 +12,12 @@ from sentiment_jax.storage.run_directory import RunDirectory
 def test_predictions_follow_the_contract(tmp_path):
     directory = RunDirectory(tmp_path)
     write_json(directory.env, {"predictions-val_sha256": "of another split's own file"})
-    changes = {"ids": ('a,"b"', "c"), "labels": np.int32([1, 0])}
-    encoded = random_encoded(2, longest=9, vocabulary=9, **changes)
+    reviews = Reviews.from_texts(["fine", "dull"], [1, 0], ['a,"b"', "c"])
     probabilities = np.float32([[0.25, 0.75], [0.75, 0.25]])
-    write_predictions(directory, "test", encoded, probabilities, "of the texts", Config())
+    write_predictions(directory, "test", reviews, probabilities, Config())
     predictions = 'id,label,predicted,p_positive\n"a,""b""",1,1,0.750000\nc,0,0,0.250000\n'
     assert (tmp_path / "predictions.csv").read_text() == predictions
-    assert read_json(directory.env)["predictions_order"] == "of the texts"
+    assert read_json(directory.env)["predictions_order"] == reviews.texts_hash
 
 
 def test_cells_of_classes_with_other_names():

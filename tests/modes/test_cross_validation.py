@@ -37,7 +37,6 @@ from sentiment_jax.storage.files import read_json
 from sentiment_jax.storage.metrics_log import read_metrics
 from sentiment_jax.storage.run_directory import RunDirectory
 from sentiment_jax.sweeps.plan import Trial
-from sentiment_jax.training.lineage import texts_hash
 from sentiment_jax.training.linear_baseline import C
 from sentiment_jax.training.metrics import fit_temperature, log_loss, measure
 from sentiment_jax.training.signals import Stop
@@ -257,7 +256,7 @@ def test_folds_of_a_student_drop_what_they_hold_out_whatever_the_limit(finished,
         left = whole.take(~np.isin(whole.hashes, np.concatenate([of.hashes for of in held_out])))
         statistics = read_json(workdir / "folds" / str(number) / "env.json")["data"]
         assert 1 < statistics["unlabeled"] == len(left) < len(whole) - len(held_out[0])
-        assert statistics["unlabeled_hash"] == texts_hash(left)
+        assert statistics["unlabeled_hash"] == left.texts_hash
 
 
 def test_names_of_files_that_a_table_escapes(config, tmp_path):

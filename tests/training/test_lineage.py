@@ -17,7 +17,7 @@ from sentiment_jax.data.unlabeled import load_text, unlabeled_reviews
 from sentiment_jax.runtime import terminal
 from sentiment_jax.storage.files import write_json
 from sentiment_jax.storage.run_directory import RunDirectory
-from sentiment_jax.training.lineage import texts_hash, warn_of_leakage
+from sentiment_jax.training.lineage import warn_of_leakage
 from sentiment_jax.training.trained_model import best_sha256
 
 
@@ -51,7 +51,7 @@ def make_run(tmp_path):
         statistics = (load_text if config.pretrain.objective else load_corpus)(data).statistics
         if data.teacher:
             unlabeled = unlabeled_reviews(data, config.pretrain.text)
-            statistics = {**statistics, "unlabeled_hash": texts_hash(unlabeled)}
+            statistics = {**statistics, "unlabeled_hash": unlabeled.texts_hash}
         run = RunDirectory(tmp_path / name)
         run.path.mkdir()
         run.write_config(config)

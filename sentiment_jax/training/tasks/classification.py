@@ -26,7 +26,7 @@ from sentiment_jax.training.experiment import (
     make_tokenizer,
     read_corpus,
 )
-from sentiment_jax.training.lineage import find_teachers, texts_hash, warn_of_leakage
+from sentiment_jax.training.lineage import find_teachers, warn_of_leakage
 from sentiment_jax.training.objectives.classification import Classification, balanced_weights
 from sentiment_jax.training.trained_model import (
     classes_match,
@@ -54,13 +54,12 @@ def prepare(
     truncated = {
         name: round(split.truncated / max(len(split), 1), 4) for name, split in encoded.items()
     }
-    order = {name: texts_hash(split) for name, split in splits.items()}
+    order = {name: split.texts_hash for name, split in splits.items()}
     statistics = {**corpus.statistics, "truncated": truncated, "order_hash": order}
     if config.data.teacher:  # until they label the texts, which come last, the labels are -1
         labeled = encoded["train"]
         unlabeled = encoded.pop("unlabeled")
         encoded["train"] = Encoded(
-            ids=labeled.ids + unlabeled.ids,
             labels=np.concatenate([labeled.labels, np.full_like(unlabeled.labels, -1)]),
             token_ids=np.concatenate([labeled.token_ids, unlabeled.token_ids]),
             offsets=np.concatenate([labeled.offsets, labeled.offsets[-1] + unlabeled.offsets[1:]]),
