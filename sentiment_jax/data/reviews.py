@@ -154,10 +154,8 @@ class Reviews:
 
     @property
     def strata(self) -> Int64[np.ndarray, " reviews"]:
-        """A number per review that equal labels have in common: the class itself if it has one."""
-        if self.labels.ndim == 2:
-            return np.unique(self.labels, axis=0, return_inverse=True)[1].ravel()
-        return self.labels.astype(np.int64)
+        """A number per review, in the order of the labels, that equal labels have in common."""
+        return np.unique(self.labels, axis=0, return_inverse=True)[1].ravel()
 
     def take(self, indices: Int64[np.ndarray, " kept"] | Bool[np.ndarray, " reviews"]) -> "Reviews":
         """Return the reviews at these indices, in their order, or of a mask."""
