@@ -43,19 +43,23 @@ def normalize_text(text: str) -> str:
     return " ".join(unicodedata.normalize("NFC", text).split())
 
 
-def check_inside(path: Path, root: Path) -> None:
-    """Raise InputError if a path leads out of the folder `root`."""
-    if not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(root)):
-        raise InputError(f"{path} is a link out of {root}: put a copy in its place")
+def read_files(root: Path, pattern: str, encoding: str | None = None) -> dict[str, str]:
+    """Return name -> text of the files in a folder, by name.
 
-
-def read_files(root: Path, pattern: str, encoding: str) -> dict[str, str]:
-    """Return name -> text of the files in a folder, by name; OSError: one can't be read."""
+    InputError: a file can't be read, or is behind a link that leads out of the folder.
+    """
+    files = sorted(root.glob(pattern))
+    inside = os.path.realpath(root)
+    for path in [*dict.fromkeys(file.parent for file in files), *filter(Path.is_symlink, files)]:
+        if not Path(os.path.realpath(path)).is_relative_to(inside):
+            raise InputError(f"{path} is a link out of {root}: put a copy in its place")
     texts = {}
-    for file in sorted(root.glob(pattern)):
-        check_inside(file, root)
-        raw = regular(file).read_bytes()
-        texts[file.relative_to(root).as_posix()] = decode(raw, str(file), encoding)
+    try:
+        for file in files:
+            raw = regular(file).read_bytes()
+            texts[file.relative_to(root).as_posix()] = decode(raw, str(file), encoding)
+    except OSError as error:
+        raise InputError(f"cannot read {error.filename}: {error.strerror}") from None
     return texts
 
 
