@@ -19,7 +19,6 @@ def random_encoded(count, *, longest, vocabulary, seed=0, **changes):
     rng = np.random.default_rng(seed)
     lengths = rng.integers(1, longest + 1, count)
     encoded = Encoded(
-        ids=tuple(f"row {i}" for i in range(count)),
         labels=rng.integers(0, 2, count).astype(np.int32),
         token_ids=rng.integers(1, vocabulary, lengths.sum()).astype(np.int32),
         offsets=np.cumsum([0, *lengths]).astype(np.int64),

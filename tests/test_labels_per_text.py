@@ -25,7 +25,7 @@ from sentiment_jax.config.stored import flatten, make_frozen
 from sentiment_jax.config.validation import validate
 from sentiment_jax.data.corpus import load_corpus
 from sentiment_jax.data.labels import find_class
-from sentiment_jax.data.reviews import Reviews, fold_split, stratified_sample, stratified_split
+from sentiment_jax.data.reviews import Reviews, fold_splits, stratified_sample, stratified_split
 from sentiment_jax.data.table import read_labeled, read_reviews
 from sentiment_jax.modes import compare as mode
 from sentiment_jax.modes import report, sweep
@@ -131,7 +131,7 @@ def test_splits_hold_each_label_in_proportion_and_equal_texts_on_one_side(seed):
     backwards = reviews.take(np.arange(300)[::-1])
     again = stratified_split(backwards, 0.2, seed=seed)[1]
     assert {*backwards.hashes[again]} == {*reviews.hashes[held]}
-    folds = [fold_split(reviews, number, 5, seed=seed)[1] for number in range(1, 6)]
+    folds = [rows for _, rows in fold_splits(reviews, 5, seed=seed)]
     assert sorted(np.concatenate(folds)) == list(range(300))
     for fold in folds:
         others = np.setdiff1d(np.arange(300), fold)
@@ -146,7 +146,7 @@ def test_splits_hold_each_label_in_proportion_and_equal_texts_on_one_side(seed):
 def test_a_label_of_one_text_cannot_be_split():
     reviews = Reviews.from_texts("abc", np.int32([[1, 0], [1, 1], [1, 0]]), classes=("x", "rare"))
     refuses("1 rare reviews cannot be split", stratified_split, reviews, 0.5, seed=0)
-    refuses("class 'rare' needs two different texts", fold_split, reviews, 1, 2, seed=0)
+    refuses("class 'rare' needs two different texts", fold_splits, reviews, 2, seed=0)
 
 
 def as_columns(cells):

@@ -124,14 +124,11 @@ def _first_fit(lengths: Lengths, size: int) -> tuple[list[int], int]:
     return starts, len(filled)
 
 
-def _places(starts: Sequence[int], lengths: Lengths, shape: tuple[int, int]) -> Batch:
-    """Return which review of the batch each token belongs to, and its position there."""
-    segments = np.zeros(math.prod(shape), np.int32)
-    positions = np.zeros(math.prod(shape), np.int32)
-    for number, (start, length) in enumerate(zip(starts, lengths.tolist(), strict=True), 1):
-        segments[start : start + length] = number
-        positions[start : start + length] = np.arange(length)
-    return {"segments": segments.reshape(shape), "positions": positions.reshape(shape)}
+def _spread(values: np.ndarray, places: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Return int32 rows of this shape: values at their places in the flattened rows, zeros."""
+    flat = np.zeros((math.prod(shape), *values.shape[1:]), np.int32)
+    flat[places] = values
+    return flat.reshape(*shape, *values.shape[1:])
 
 
 def make_batch(encoded: Encoded, planned: PlannedBatch, batch_size: int) -> Batch:
@@ -147,27 +144,25 @@ def make_batch(encoded: Encoded, planned: PlannedBatch, batch_size: int) -> Batc
     review; and `starts` [batch], of reviews in the flattened rows.
     """
     rows = len(planned.indices)
-    size = planned.length
-    shape = (planned.rows or batch_size, size)
-    starts = [row * size for row in range(rows)]
+    lengths = encoded.lengths[planned.indices]
+    shape = (planned.rows or batch_size, planned.length)
+    starts = np.arange(rows) * planned.length
     if planned.rows:
-        starts, _ = _first_fit(encoded.lengths[planned.indices], size)
-    token_ids = np.zeros((math.prod(shape), *encoded.token_ids.shape[1:]), np.int32)
-    for i, start in zip(planned.indices.tolist(), starts, strict=True):
-        ids = encoded.token_ids[encoded.offsets[i] : encoded.offsets[i + 1]]
-        token_ids[start : start + len(ids)] = ids
+        starts = np.array(_first_fit(lengths, planned.length)[0])
+    positions = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    places = np.repeat(starts, lengths) + positions  # in the flattened rows
+    tokens = np.repeat(encoded.offsets[planned.indices], lengths) + positions
     batch = {
-        "token_ids": token_ids.reshape(*shape, *token_ids.shape[1:]),
+        "token_ids": _spread(encoded.token_ids[tokens], places, shape),
         "lengths": np.ones(batch_size, np.int32),
-        "labels": np.zeros((batch_size, *encoded.labels.shape[1:]), np.int32),
+        "labels": _spread(encoded.labels[planned.indices], np.arange(rows), (batch_size,)),
         "weights": (np.arange(batch_size) < rows).astype(np.float32),
     }
-    batch["lengths"][:rows] = encoded.lengths[planned.indices]
-    batch["labels"][:rows] = encoded.labels[planned.indices]
+    batch["lengths"][:rows] = lengths
     if planned.rows:
-        batch["starts"] = np.zeros(batch_size, np.int32)
-        batch["starts"][:rows] = starts
-        batch |= _places(starts, encoded.lengths[planned.indices], shape)
+        batch["starts"] = _spread(starts, np.arange(rows), (batch_size,))
+        batch["segments"] = _spread(np.repeat(np.arange(1, rows + 1), lengths), places, shape)
+        batch["positions"] = _spread(positions, places, shape)
     if encoded.targets is not None:
         batch["targets"] = np.zeros((batch_size, encoded.targets.shape[1]), np.float32)
         batch["targets"][:rows] = encoded.targets[planned.indices]

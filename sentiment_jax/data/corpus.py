@@ -85,12 +85,7 @@ def load_corpus(data: DataConfig) -> Corpus:
 
 
 def make_corpus(source: str, **splits: reviews.Reviews) -> Corpus:
-    """Return splits with their statistics."""
-    return Corpus(splits, {"source": source, **describe(splits)})
-
-
-def describe(splits: dict[str, reviews.Reviews]) -> dict[str, Any]:
-    """Return the statistics of splits that `load_corpus` documents, except their source."""
+    """Return splits with the statistics that `load_corpus` documents."""
     hashes = {name: split.hashes for name, split in splits.items()}
     lines = []
     labels_of = defaultdict(set)
@@ -100,7 +95,8 @@ def describe(splits: dict[str, reviews.Reviews]) -> dict[str, Any]:
             labels_of[digest].add(str(label))
     classes = splits["train"].classes
     keys = ("neg", "pos") if classes == CLASSES else classes
-    return {
+    statistics = {
+        "source": source,
         "data_hash": hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest(),
         "counts": {
             name: dict(zip(keys, split.members.sum(axis=0).tolist(), strict=True))
@@ -114,3 +110,4 @@ def describe(splits: dict[str, reviews.Reviews]) -> dict[str, Any]:
         },
         "contradictory": sum(len(labels) > 1 for labels in labels_of.values()),
     }
+    return Corpus(splits, statistics)

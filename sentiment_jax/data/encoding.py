@@ -25,7 +25,6 @@ WHOLE = 2**31 - 1  # a max_length that truncates no text
 class Encoded:
     """Token ids of reviews; review i is token_ids[offsets[i]:offsets[i + 1]]."""
 
-    ids: tuple[str, ...]
     labels: Int32[np.ndarray, "reviews *labels"]
     token_ids: Int32[np.ndarray, "tokens *columns"]  # two axes: see ngrams.with_ngrams
     offsets: Int64[np.ndarray, " reviews_and_one"]
@@ -33,7 +32,7 @@ class Encoded:
     targets: Float32[np.ndarray, "reviews classes"] | None = None  # in place of labels, in training
 
     def __len__(self) -> int:
-        return len(self.ids)
+        return len(self.labels)
 
     @property
     def tokens(self) -> Int32[np.ndarray, " tokens"]:
@@ -83,7 +82,6 @@ def encode(
         bounds = np.sort(np.array(offsets + cuts, np.int64))  # no n-gram goes across one
         token_ids = with_ngrams(tokenizer, token_ids, bounds)
     return Encoded(
-        ids=reviews.ids,
         labels=reviews.labels,
         token_ids=token_ids,
         offsets=np.array(offsets, np.int64),

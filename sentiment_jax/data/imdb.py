@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from sentiment_jax.data.reviews import Reviews, check_inside, decode
+from sentiment_jax.data.reviews import Reviews, decode, read_files
 from sentiment_jax.errors import InputError
 from sentiment_jax.storage.files import regular
 
@@ -123,11 +123,17 @@ def read_folder(path: str, splits: Sequence[str] = ("train", "test")) -> tuple[R
     root = Path(path).expanduser()
     if not root.exists():
         raise InputError(f"data.path={path} does not exist: name an aclImdb folder or its .tar.gz")
+    if (root / "aclImdb").is_dir():
+        root /= "aclImdb"
     folders = [folder for split in splits for folder in FOLDERS[split]]
-    texts = {}
-    for name, raw in _walk(root, folders) if root.is_dir() else stream_archive(root):
-        if (match := REVIEW.fullmatch(name)) and match[2] in folders:
-            texts[match[1]] = decode(raw, f"{path}: {match[1]}")
+    texts: dict[str, str] = {}
+    if root.is_dir():
+        for folder in folders:
+            texts |= read_files(root, f"{folder}/[!.]*.txt")
+    else:
+        for name, raw in stream_archive(root):
+            if (match := REVIEW.fullmatch(name)) and match[2] in folders:
+                texts[match[1]] = decode(raw, f"{path}: {match[1]}")
     for folder in folders:
         if not any(name.startswith(folder) for name in texts):
             raise InputError(f"{path} holds no {folder}/*.txt: it is not a full aclImdb")
@@ -137,19 +143,6 @@ def read_folder(path: str, splits: Sequence[str] = ("train", "test")) -> tuple[R
         labels = [int("/pos/" in name) for name in names]
         found.append(Reviews.from_texts([texts[name] for name in names], labels, names))
     return tuple(found)
-
-
-def _walk(path: Path, folders: Sequence[str]) -> Iterator[tuple[str, bytes]]:
-    root = path / "aclImdb" if (path / "aclImdb").is_dir() else path
-    try:
-        for folder in folders:
-            files = sorted((root / folder).glob("*.txt"))
-            for entry in (root / folder, *filter(Path.is_symlink, files)):
-                check_inside(entry, root)
-            for file in files:
-                yield file.relative_to(root).as_posix(), regular(file).read_bytes()
-    except OSError as error:
-        raise InputError(f"cannot read {error.filename}: {error.strerror}") from None
 
 
 def stream_archive(path: Path) -> Iterator[tuple[str, bytes]]:

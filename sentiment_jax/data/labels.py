@@ -54,7 +54,7 @@ def number_labels(
         own = same_classes(words, CLASSES) and {"0", "1"}.isdisjoint(words)
         names = names or (words if own else CLASSES)
     else:
-        names = names or _find_names(keys, rows, [*spelled.values()], data)
+        names = names or _find_names([spelled[label] for label in labels], rows, data)
         groups = [(name,) for name in names]
     class_of = {_spell(m).casefold(): i for i, group in enumerate(groups) for m in group}
     if scored and data.positive_labels:  # by a run of stars: names of its classes, but not both
@@ -79,8 +79,7 @@ def _number_several(
     keys = [label.casefold() for _, label in spelled]
     names = split_names(data.labels) or split_names(data.label_columns)
     if not names:
-        where = [rows[i] for i, _ in spelled]
-        names = _find_names(keys, where, [label for _, label in spelled], data)
+        names = _find_names([of for _, of in spelled], [rows[i] for i, _ in spelled], data)
     class_of = {_spell(name).casefold(): i for i, name in enumerate(names)}
     if others := [key for key in keys if key not in class_of]:
         counts = f"{data.path}: {len(others):,} labels are not among {first_five(names)}"
@@ -130,10 +129,8 @@ def _check_fit(
 
 def same_classes(first: Sequence[str], second: Sequence[str]) -> bool:
     """Whether classes are equal, or both are spellings of negative and positive."""
-    if first == second or len(first) != 2 or len(second) != 2:
-        return first == second
-    triples = zip(first, second, SPELLINGS, strict=True)
-    return all({one.casefold(), other.casefold()} <= {*of} for one, other, of in triples)
+    spelled = [CLASS_OF.get(name.casefold()) for name in (*first, *second)]
+    return first == second or spelled == [0, 1, 0, 1]
 
 
 def find_class(label: str, classes: Sequence[str]) -> int:
@@ -153,11 +150,10 @@ def _counted(keys: Sequence[str]) -> str:
     return first_five([f"{key[:40]} ({count:,})" for key, count in Counter(keys).most_common()])
 
 
-def _find_names(
-    keys: Sequence[str], rows: Sequence[str], spelled: Sequence[str], data: DataConfig
-) -> tuple[str, ...]:
+def _find_names(spelled: Sequence[str], rows: Sequence[str], data: DataConfig) -> tuple[str, ...]:
     """Return one spelling of each label in the order of the classes; InputError if they are odd."""
     where = f"{data.path}, column {data.label_column!r}"
+    keys = [label.casefold() for label in spelled]
     counts = Counter(keys)
     if several := _find_several(counts):
         separator = next(mark for mark in ";|," if mark in several)
@@ -174,12 +170,13 @@ def _find_names(
         listed = f"{len(counts)} different labels, {_counted(keys)}"
         raise InputError(f"{where}: {listed}; 2 to {MOST_CLASSES} are expected{hint}")
     if rare := [f"{r}: {k[:40]!r}" for r, k in zip(rows, keys, strict=True) if counts[k] < FEWEST]:
-        known = ", ".join(itertools.chain(*SPELLINGS))
-        known = "" if data.separator else f" ({known} need no more)"
+        known = "" if data.separator else f" ({', '.join(CLASS_OF)} need no more)"
         advice = f": correct them{known} or keep some, --config.data.labels=A,B"
         problem = f"{where}: labels of fewer than {FEWEST} reviews ({first_five(rare)})"
         raise InputError(f"{problem}{hint or advice}")
-    found = {label.casefold(): label for label in sorted(spelled, reverse=True)}  # Good over good
+    found = {
+        label.casefold(): label for label in sorted({*spelled}, reverse=True)
+    }  # Good over good
     if odd := [label for label in found.values() if not label.isprintable()]:
         raise InputError(f"{where}: {odd[0]!r} cannot name a class: it can't be printed")
     try:

@@ -7,7 +7,7 @@ from jaxtyping import Float, Float32, Integer
 
 from sentiment_jax.config.schema import Config
 from sentiment_jax.data.labels import decide
-from sentiment_jax.data.reviews import Reviews, texts_hash
+from sentiment_jax.data.reviews import Reviews
 from sentiment_jax.runtime import processes
 from sentiment_jax.storage.files import checksums, read_json, write_csv, write_json
 from sentiment_jax.storage.run_directory import RunDirectory
@@ -58,5 +58,5 @@ def write_predictions(
     header = ["id", "label", *prediction_columns(config)]
     write_csv(path, header, ([name, label, *cells] for name, label, cells in rows))
     if processes.is_main():
-        known = checksums(path) | {f"{path.stem}_order": texts_hash(reviews)}
+        known = checksums(path) | {f"{path.stem}_order": reviews.texts_hash}
         write_json(directory.env, read_json(directory.env) | known)

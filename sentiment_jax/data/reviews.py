@@ -26,6 +26,7 @@ BINARY = {  # the first bytes of files that hold no text
     b"\xd0\xcf\x11\xe0": "an Excel workbook of before 2007",
 }
 KEPT = 1_000_000  # characters at either end of a longer text: far more than any model reads
+Split = tuple[Int64[np.ndarray, "_"], Int64[np.ndarray, "_"]]  # the indices kept and held out
 
 
 def normalize_text(text: str) -> str:
@@ -42,19 +43,23 @@ def normalize_text(text: str) -> str:
     return " ".join(unicodedata.normalize("NFC", text).split())
 
 
-def check_inside(path: Path, root: Path) -> None:
-    """Raise InputError if a path leads out of the folder `root`."""
-    if not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(root)):
-        raise InputError(f"{path} is a link out of {root}: put a copy in its place")
+def read_files(root: Path, pattern: str, encoding: str | None = None) -> dict[str, str]:
+    """Return name -> text of the files in a folder, by name.
 
-
-def read_files(root: Path, pattern: str, encoding: str) -> dict[str, str]:
-    """Return name -> text of the files in a folder, by name; OSError: one can't be read."""
+    InputError: a file can't be read, or is behind a link that leads out of the folder.
+    """
+    files = sorted(root.glob(pattern))
+    inside = os.path.realpath(root)
+    for path in [*dict.fromkeys(file.parent for file in files), *filter(Path.is_symlink, files)]:
+        if not Path(os.path.realpath(path)).is_relative_to(inside):
+            raise InputError(f"{path} is a link out of {root}: put a copy in its place")
     texts = {}
-    for file in sorted(root.glob(pattern)):
-        check_inside(file, root)
-        raw = regular(file).read_bytes()
-        texts[file.relative_to(root).as_posix()] = decode(raw, str(file), encoding)
+    try:
+        for file in files:
+            raw = regular(file).read_bytes()
+            texts[file.relative_to(root).as_posix()] = decode(raw, str(file), encoding)
+    except OSError as error:
+        raise InputError(f"cannot read {error.filename}: {error.strerror}") from None
     return texts
 
 
@@ -140,6 +145,11 @@ class Reviews:
         return len(self.ids)
 
     @property
+    def texts_hash(self) -> str:
+        """The sha256 of the texts in their order."""
+        return hashlib.sha256(self.hashes.tobytes()).hexdigest()
+
+    @property
     def members(self) -> Bool[np.ndarray, "reviews classes"]:
         """Which classes, or labels, each review has."""
         if self.labels.ndim == 2:
@@ -148,10 +158,8 @@ class Reviews:
 
     @property
     def strata(self) -> Int64[np.ndarray, " reviews"]:
-        """A number per review that equal labels have in common: the class itself if it has one."""
-        if self.labels.ndim == 2:
-            return np.unique(self.labels, axis=0, return_inverse=True)[1].ravel()
-        return self.labels.astype(np.int64)
+        """A number per review, in the order of the labels, that equal labels have in common."""
+        return np.unique(self.labels, axis=0, return_inverse=True)[1].ravel()
 
     def take(self, indices: Int64[np.ndarray, " kept"] | Bool[np.ndarray, " reviews"]) -> "Reviews":
         """Return the reviews at these indices, in their order, or of a mask."""
@@ -165,14 +173,9 @@ class Reviews:
         )
 
 
-def texts_hash(reviews: Reviews) -> str:
-    """Return the sha256 of the texts in their order."""
-    return hashlib.sha256(reviews.hashes.tobytes()).hexdigest()
-
-
 def stratified_split(
     reviews: Reviews, fraction: float, *, seed: int, grouped: bool = True
-) -> tuple[Int64[np.ndarray, " kept"], Int64[np.ndarray, " held_out"]]:
+) -> Split:
     """Hold out a share of each class, and with each text all its duplicates.
 
     The share, in (0, 1), is rounded to whole reviews of a class, at least one; 0 holds out none.
@@ -202,10 +205,8 @@ def stratified_split(
     return order[~rows], order[rows]
 
 
-def fold_split(
-    reviews: Reviews, number: int, count: int, *, seed: int, grouped: bool = True
-) -> tuple[Int64[np.ndarray, " kept"], Int64[np.ndarray, " held_out"]]:
-    """Hold out fold `number` of 1 to `count`: each class in proportion, duplicates together.
+def fold_splits(reviews: Reviews, count: int, *, seed: int, grouped: bool = True) -> list[Split]:
+    """Hold out each of `count` folds in turn: classes in proportion, duplicates together.
 
     Proportions are of different texts. Order and `grouped` are those of `stratified_split`.
     InputError: fewer texts than folds, or all of a class in one fold.
@@ -215,19 +216,18 @@ def fold_split(
     if texts < count:
         raise InputError(f"data.folds={count} needs {count} different texts, there are {texts}")
     if reviews.labels.ndim == 2:
-        fold = _distribute(counts, np.tile(counts.sum(axis=0) / count, (count, 1)), seed) + 1
+        fold = _distribute(counts, np.tile(counts.sum(axis=0) / count, (count, 1)), seed)
     else:
         label = np.zeros(texts, np.int32)
         label[groups] = reviews.labels[order]
         shuffled = np.random.default_rng(seed).permutation(texts)
         fold = np.zeros(texts, np.int64)
-        fold[shuffled[np.argsort(label[shuffled], kind="stable")]] = np.arange(texts) % count + 1
+        fold[shuffled[np.argsort(label[shuffled], kind="stable")]] = np.arange(texts) % count
     fold_of = fold[groups]
     for name, members in zip(reviews.classes, reviews.members[order].T, strict=True):
         if len(np.unique(fold_of[members])) == 1:
             raise InputError(f"data.folds: class {name!r} needs two different texts of its own")
-    rows = fold_of == number
-    return order[~rows], order[rows]
+    return [(order[fold_of != number], order[fold_of == number]) for number in range(count)]
 
 
 def _group(

@@ -189,9 +189,7 @@ def _read_delimited(text: str, name: str, columns: Sequence[str], delimiter: str
             taken = f"its first line, {header[0][:80]!r}, is taken as the header of its only column"
             print(f"warning: {name} has no column {columns[0]!r}: {taken}", file=sys.stderr)
             columns = header
-        for column in columns:
-            if find_column(header, column) is None:
-                raise _no_column(name, columns, column, header)
+        places = [header.index(column) for column in _find_columns(header, columns, name)]
         for row, line in enumerate(reader, start=2):  # noqa: B007
             if not line and len(header) > 1:
                 continue
@@ -202,7 +200,6 @@ def _read_delimited(text: str, name: str, columns: Sequence[str], delimiter: str
             found[row] = line
     except csv.Error as error:
         raise InputError(f"{name}, after row {row}: {error}: check or double the quotes") from None
-    places = [header.index(find_column(header, column)) for column in columns]
     texts = [[line[i] for i in places] for line in found.values()]
     if delimiter == ";":  # as programs write that begin decimals with a comma
         texts = [[re.sub(r"^([-+]?\d+),(\d+)$", r"\1.\2", cell) for cell in row] for row in texts]
@@ -236,10 +233,7 @@ def _read_json_lines(text: str, name: str, columns: Sequence[str]) -> Table:
             if not isinstance(value, dict):
                 raise ValueError(f"{line.strip()[:20]!r} is not an object")
             cells: list[str] = []
-            for column in columns:
-                key = find_column([*value], column)
-                if key is None:
-                    raise _no_column(f"{name}, line {row},", columns, column, list(value))
+            for key in _find_columns([*value], columns, f"{name}, line {row},"):
                 if isinstance(value[key], dict if cells else dict | list):  # several labels: a list
                     raise ValueError(f"{key!r} is not a text")
                 cells.append(to_text(value[key]))
@@ -271,13 +265,18 @@ def write_table(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]
         write_csv(path, header, ([*map(to_text, row)] for row in rows), kind)
 
 
-def _no_column(where: str, columns: Sequence[str], column: str, found: Sequence[str]) -> InputError:
+def _find_columns(found: Sequence[str], wanted: Sequence[str], where: str) -> list[str]:
+    """Return the columns of these names; InputError: there is none of a name, or several."""
+    columns = [find_column(found, column) for column in wanted]
+    if None not in columns:
+        return columns
+    missing = wanted[columns.index(None)]
     if len(found) == 1:  # the separator may be another one
         found = re.split(f"[{SEPARATORS}]", found[0])
     listed = first_five([repr(name[:40]) for name in found]) or "none (the file is empty)"
     advice = "name yours by --config.data.text_column (of --input: --text_column)"
-    if len(columns) > 1:
+    if len(wanted) > 1:
         advice += " and --config.data.label_column (--label_column, or data.label_columns); a "
         advice += "table's first line is a header like text,label, and each further line like "
         advice += '"A quiet film.",positive'
-    return InputError(f"{where} needs one column {column!r}: its columns are {listed}; {advice}")
+    raise InputError(f"{where} needs one column {missing!r}: its columns are {listed}; {advice}")

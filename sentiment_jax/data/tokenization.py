@@ -1,7 +1,6 @@
 """Tokenizers: learned here (word-level, WordPiece), a run's, or those of pretrained weights."""
 
 import functools
-import hashlib
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -207,8 +206,3 @@ def continues_word(tokenizer: Tokenizer, token: str) -> bool:
     if isinstance(tokenizer.model, (models.BPE, models.Unigram)):
         return not token.startswith(("Ġ", "Ċ", "▁"))  # bytes' space and line end; SentencePiece's
     return token.startswith("##")
-
-
-def tokenizer_hash(tokenizer: Tokenizer) -> str:
-    """Return a sha256 that changes with anything that may change the ids."""
-    return hashlib.sha256(tokenizer.to_str().encode()).hexdigest()

@@ -8,7 +8,7 @@ import numpy as np
 
 from sentiment_jax.config.schema import Config, DataConfig
 from sentiment_jax.data import reviews
-from sentiment_jax.data.corpus import Corpus, describe, load_corpus
+from sentiment_jax.data.corpus import Corpus, load_corpus, make_corpus
 from sentiment_jax.data.imdb import read_folder, read_tfds
 from sentiment_jax.data.reviews import Reviews
 from sentiment_jax.data.table import read_table
@@ -56,15 +56,11 @@ def load_text(
         kept = kept.take(~np.isin(kept.hashes, val.hashes))
     elif not kept.labels.any():
         kept = reviews.stratified_sample(kept, count=data.limit, seed=data.split_seed)
-    splits = {"train": kept, "val": val, "test": _join(whole.splits["test"])}
+    corpus = make_corpus(data.source, train=kept, val=val, test=_join(whole.splits["test"]))
     dropped = {kind: int(leaked[train.labels == i].sum()) for i, kind in enumerate(KINDS)}
-    statistics = {
-        "source": data.source,
-        **describe(splits),
-        "dropped": {**dropped, "duplicates": len(more) - len(first)},
-        "labeled_hash": limited.statistics["data_hash"],
-    }
-    return Corpus(splits, statistics)
+    corpus.statistics["dropped"] = {**dropped, "duplicates": len(more) - len(first)}
+    corpus.statistics["labeled_hash"] = limited.statistics["data_hash"]
+    return corpus
 
 
 def _join(labeled: Reviews, unlabeled: Reviews = NOTHING) -> Reviews:

@@ -22,7 +22,7 @@ from sentiment_jax.config.schema import ENCODERS, DataConfig
 from sentiment_jax.config.stored import flatten
 from sentiment_jax.config.validation import validate
 from sentiment_jax.data.corpus import Corpus, infer_source, load_corpus
-from sentiment_jax.data.reviews import Reviews, texts_hash
+from sentiment_jax.data.reviews import Reviews
 from sentiment_jax.data.unlabeled import NOTHING, read_text
 from sentiment_jax.errors import InputError, TooLittleText
 from sentiment_jax.modes.pretrain import pretrain
@@ -79,7 +79,7 @@ def compare(
     how = f"{data.folds} folds" if data.folds else "validation"
     listed = ", ".join(name for name in recipes if name != PRETRAIN)
     print(f"{'compare':8} {listed} by {how} on {len(scored):,} reviews, in {directory}")
-    baseline = fit_baseline(corpus.splits, draw_folds(data, corpus.splits))
+    baseline = fit_baseline(corpus.splits, draw_folds(data, corpus.splits["train"]))
     rows = []
     correct = {}
     if baseline:
@@ -166,7 +166,7 @@ def _begin(directory: Path, corpus: Corpus, text: Reviews) -> None:
     path = directory / COMPARISON_FILE
     begun = {"data_hash": corpus.statistics["data_hash"]}
     if len(text):
-        begun["text_hash"] = texts_hash(text)
+        begun["text_hash"] = text.texts_hash
     begun["chosen"] = ""
     if not path.exists():
         write_json(path, begun)

@@ -24,7 +24,6 @@ from tqdm import tqdm
 
 from sentiment_jax.config.schema import HARMLESS, Config
 from sentiment_jax.config.stored import flatten, replace_settings
-from sentiment_jax.data.tokenization import tokenizer_hash
 from sentiment_jax.errors import InputError, Interrupted, InUse, RunError, describe_shortage
 from sentiment_jax.modes.train import RUN, TRIAL
 from sentiment_jax.runtime import launch, terminal
@@ -132,7 +131,7 @@ def _train_if_free(trial: Trial, first: Experiment, own: Config, stop: Stop) -> 
 
     def prepare(config: Config, tokenizer: Tokenizer | None = None) -> Experiment:
         config = with_classes(config, first.reviews["train"])
-        other = tokenizer and tokenizer_hash(tokenizer) != tokenizer_hash(first.tokenizer)
+        other = tokenizer and tokenizer.to_str() != first.tokenizer.to_str()
         if other or config.data != first.config.data:
             return task_of(config).prepare(config, tokenizer)
         return dataclasses.replace(first, **vars(make_classifier(config, first.tokenizer)))

@@ -12,14 +12,14 @@ from sentiment_jax.analysis import figures
 from sentiment_jax.config.schema import Config
 from sentiment_jax.data.encoding import unknown_shares
 from sentiment_jax.data.labels import decide
-from sentiment_jax.data.reviews import Reviews, stratified_sample
+from sentiment_jax.data.reviews import Reviews, Split, stratified_sample
 from sentiment_jax.modes.predict import print_predictions
 from sentiment_jax.runtime import processes, terminal
 from sentiment_jax.storage.files import write_json
 from sentiment_jax.storage.metrics_log import read_metrics
 from sentiment_jax.training import checks, compilation, console, cross_validation, stages
 from sentiment_jax.training.advice import advise
-from sentiment_jax.training.cross_validation import Fold, describe_folds, draw_folds
+from sentiment_jax.training.cross_validation import describe_folds, draw_folds
 from sentiment_jax.training.experiment import Task
 from sentiment_jax.training.linear_baseline import linear_baseline
 from sentiment_jax.training.metrics import is_correct, mcnemar
@@ -44,7 +44,7 @@ def draw_curves(run: TrainingRun) -> None:
             figures.curves({"": records}, run.directory.curves, ranking=ranking)
 
 
-def fit_baseline(splits: Mapping[str, Reviews], folds: Sequence[Fold]) -> dict[str, Any]:
+def fit_baseline(splits: Mapping[str, Reviews], folds: Sequence[Split]) -> dict[str, Any]:
     """Return the linear baseline; {}, and a warning, if it can't be fitted."""
     try:
         with terminal.progress_bar(None, "fitting the linear baseline"):
@@ -59,7 +59,8 @@ def compare(run: TrainingRun) -> None:
     if not (run.config.linear_baseline and processes.is_main()):
         return
     experiment = run.experiment
-    baseline = fit_baseline(experiment.reviews, draw_folds(run.config.data, experiment.reviews))
+    folds = draw_folds(experiment.config.data, experiment.reviews["train"])
+    baseline = fit_baseline(experiment.reviews, folds)
     if baseline and run.tested:
         labels = experiment.encoded["test"].labels
         theirs = np.array(baseline.pop("predicted")["test"])

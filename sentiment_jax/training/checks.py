@@ -20,7 +20,6 @@ from sentiment_jax.config.schema import ENCODERS, Config, EncoderConfig
 from sentiment_jax.config.stored import flatten, make_frozen, replace_settings
 from sentiment_jax.config.validation import validate
 from sentiment_jax.data.imdb import is_prepared
-from sentiment_jax.data.reviews import texts_hash
 from sentiment_jax.data.unlabeled import unlabeled_reviews
 from sentiment_jax.errors import InputError
 from sentiment_jax.huggingface import hub, weights
@@ -112,7 +111,7 @@ def check_finished_data(config: Config, directory: RunDirectory) -> None:
         corpus = read_corpus(config)
         if data.teacher:
             text = unlabeled_reviews(data, config.pretrain.text)
-            corpus.statistics["unlabeled_hash"] = texts_hash(text)
+            corpus.statistics["unlabeled_hash"] = text.texts_hash
     except InputError:
         if not same_text or data.path != began.data.path and not imdb:
             raise

@@ -11,13 +11,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float32, Int64
+from jaxtyping import Float32
 from tokenizers import Tokenizer
 
 from sentiment_jax.config.schema import Config, DataConfig
 from sentiment_jax.data.corpus import load_corpus, make_corpus
 from sentiment_jax.data.predictions import write_predictions
-from sentiment_jax.data.reviews import Reviews, fold_split
+from sentiment_jax.data.reviews import Reviews, Split, fold_splits
 from sentiment_jax.errors import InputError
 from sentiment_jax.runtime import processes
 from sentiment_jax.storage import files
@@ -29,22 +29,22 @@ from sentiment_jax.training.stages import run_stages
 from sentiment_jax.training.tasks.classification import score_held_out
 from sentiment_jax.training.trained_model import thresholds_of
 
-# The indices of the reviews to train on, and of those to hold out.
-Fold = tuple[Int64[np.ndarray, "_"], Int64[np.ndarray, "_"]]  # folds differ in size
 
+def draw_folds(data: DataConfig, reviews: Reviews) -> list[Split]:
+    """Return the folds of these reviews; none if the config asks for none.
 
-def draw_folds(data: DataConfig, splits: Mapping[str, Reviews]) -> list[Fold]:
-    """Return the folds of the training reviews, if any are asked for; InputError: too few."""
-    how: dict[str, Any] = {"seed": data.split_seed, "grouped": data.group_duplicates}
-    numbers = range(1, data.folds + 1)
-    return [fold_split(splits["train"], number, data.folds, **how) for number in numbers]
+    InputError: there are too few reviews.
+    """
+    if not data.folds:
+        return []
+    return fold_splits(reviews, data.folds, seed=data.split_seed, grouped=data.group_duplicates)
 
 
 def check_reviews(experiment: Experiment, batch_size: int) -> None:
     """Raise InputError if a batch would hold more than the reviews of a training, or of a fold."""
     if not experiment.config.optimizer.takes_steps:
         return
-    folds = draw_folds(experiment.config.data, experiment.reviews)
+    folds = draw_folds(experiment.config.data, experiment.reviews["train"])
     held_out = max((len(rows) for _, rows in folds), default=0)
     reviews = len(experiment.encoded["train"]) - held_out
     if batch_size > reviews:
@@ -57,10 +57,10 @@ def cross_validate(run: TrainingRun, stages: Sequence[Stage]) -> None:
     That is on all reviews, for the median of the folds' best epochs.
     """
     experiment = run.experiment
-    folds = draw_folds(run.config.data, experiment.reviews)
+    reviews = experiment.reviews["train"]
+    folds = draw_folds(experiment.config.data, reviews)
     if not folds:
         return
-    reviews = experiment.reviews["train"]
     texts = _unlabeled_of_folds(experiment, folds)
     probabilities = np.zeros((len(reviews), len(experiment.classes)), np.float32)
     results = []
@@ -81,7 +81,7 @@ def cross_validate(run: TrainingRun, stages: Sequence[Stage]) -> None:
     run.fold_seconds = sum(result["train_seconds"] for result in results)
 
 
-def _unlabeled_of_folds(experiment: Experiment, folds: Sequence[Fold]) -> Sequence[Reviews | None]:
+def _unlabeled_of_folds(experiment: Experiment, folds: Sequence[Split]) -> Sequence[Reviews | None]:
     """Return each fold's unlabeled text: none that it holds out, or would if data.limit were 0.
 
     InputError: a fold holds out all of it.
@@ -92,8 +92,8 @@ def _unlabeled_of_folds(experiment: Experiment, folds: Sequence[Fold]) -> Sequen
         return [None] * len(folds)
     held_out = [experiment.reviews["train"].hashes[rows] for _, rows in folds]
     if data.limit:
-        splits = load_corpus(dataclasses.replace(data, limit=0, test_limit=0)).splits
-        held_out += [splits["train"].hashes[rows] for _, rows in draw_folds(data, splits)]
+        pool = load_corpus(dataclasses.replace(data, limit=0, test_limit=0)).splits["train"]
+        held_out += [pool.hashes[rows] for _, rows in draw_folds(data, pool)]
     texts = []
     for number in range(len(folds)):
         hashes = np.concatenate(held_out[number :: len(folds)])
@@ -106,7 +106,7 @@ def _unlabeled_of_folds(experiment: Experiment, folds: Sequence[Fold]) -> Sequen
 def _train_fold(
     run: TrainingRun,
     directory: RunDirectory,
-    fold: Fold,
+    fold: Split,
     text: Reviews | None,
     stages: Sequence[Stage],
 ) -> tuple[dict[str, Any], Float32[np.ndarray, "held_out classes"]]:

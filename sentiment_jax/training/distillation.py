@@ -17,7 +17,6 @@ from jaxtyping import Float32
 
 from sentiment_jax.config.stored import config_to_json
 from sentiment_jax.data.labels import decide
-from sentiment_jax.data.tokenization import tokenizer_hash
 from sentiment_jax.errors import Interrupted
 from sentiment_jax.runtime import processes, startup
 from sentiment_jax.storage.checkpoints import tree_sha256
@@ -71,7 +70,7 @@ def _predict(
     alone = processes.count() == 1  # several predict together: all must, or none
     if alone and (folder := startup.find_cache()):
         # Named by all that predictions depend on: run, parameters, texts in their order.
-        settings = json.dumps([config_to_json(teacher.config), tokenizer_hash(teacher.tokenizer)])
+        settings = json.dumps([config_to_json(teacher.config), teacher.tokenizer.to_str()])
         key = hashlib.sha256(texts.hashes.tobytes())
         key.update(f"{settings}{tree_sha256(teacher.params)}".encode())
         file = folder / f"{key.hexdigest()}.npz"

@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 from sentiment_jax.config.schema import Config, split_names
 from sentiment_jax.data.corpus import Corpus
 from sentiment_jax.data.imdb import is_prepared
-from sentiment_jax.data.reviews import Reviews, texts_hash
+from sentiment_jax.data.reviews import Reviews
 from sentiment_jax.data.unlabeled import training_corpus, unlabeled_reviews
 from sentiment_jax.errors import InputError
 from sentiment_jax.huggingface import hub
@@ -150,7 +150,7 @@ def _read_training_text(
         if data.teacher:
             unlabeled = unlabeled_reviews(data, source.pretrain.text)
             trained_on = np.concatenate([trained_on, unlabeled.hashes])
-            if recorded["unlabeled_hash"] != texts_hash(unlabeled):
+            if recorded["unlabeled_hash"] != unlabeled.texts_hash:
                 raise InputError("its unlabeled text has changed since")
     if corpus.statistics["data_hash"] != recorded["data_hash"]:
         raise InputError("its own reviews have changed since")

@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Float64
 
 from sentiment_jax.data.labels import decide
-from sentiment_jax.data.reviews import Reviews, stratified_sample, texts_hash
+from sentiment_jax.data.reviews import Reviews, stratified_sample
 from sentiment_jax.errors import InputError
 from sentiment_jax.runtime.startup import find_cache
 from sentiment_jax.storage.files import read_json, write_json
@@ -47,7 +47,7 @@ def linear_baseline(splits: Mapping[str, Reviews], cv: Folds = ()) -> dict[str, 
     """
     splits = {name: splits[name] for name in ("train", "val", "test") if name in splits}
     content: list[Any] = [
-        (name, texts_hash(of), of.labels.tolist(), len(of.classes)) for name, of in splits.items()
+        (name, of.texts_hash, of.labels.tolist(), len(of.classes)) for name, of in splits.items()
     ]
     content += [("fold", held_out.tolist()) for _, held_out in cv]
     revision = (REVISION, importlib.metadata.version("scikit-learn"))

@@ -17,7 +17,7 @@ from jax.stages import Wrapped
 from jaxtyping import Array, Float32
 
 from sentiment_jax.config.schema import CLASSES, Config
-from sentiment_jax.data.reviews import Reviews, fold_split, stratified_sample
+from sentiment_jax.data.reviews import Reviews, Split, fold_splits, stratified_sample
 from sentiment_jax.errors import InputError
 from sentiment_jax.runtime import devices, terminal
 from sentiment_jax.training import hooks, scoring
@@ -118,11 +118,11 @@ def _fit(
     return {"kernel": kernel, "bias": bias}
 
 
-def _folds(reviews: Reviews, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
+def _folds(reviews: Reviews, seed: int) -> list[Split]:
     """Return folds that hold all classes on both sides; none if the reviews are too few."""
     for count in range(FOLDS, 1, -1):
         try:
-            folds = [fold_split(reviews, n, count, seed=seed) for n in range(1, count + 1)]
+            folds = fold_splits(reviews, count, seed=seed)
         except InputError:
             continue
         classes = len(np.unique(reviews.labels))

@@ -189,12 +189,13 @@ def _score(run: TrainingRun, split: str) -> ReviewScores:
     if run.trained is None:
         with terminal.progress_bar(None, "reading the best checkpoint"):
             run.trained = restore_model(experiment, run.checkpoints, run.best)
+    trained = run.trained
     encoded = experiment.encoded[split]
-    params = run.trained.params
-    scored = score_reviews(run.trained, params, encoded, split, stop=run.check_stop)
+    scored = score_reviews(trained, trained.params, encoded, split, stop=run.check_stop)
     reviews = experiment.reviews[split]
-    thresholds = run.trained.thresholds
-    write_predictions(run.directory, split, reviews, scored.probabilities, run.config, thresholds)
+    write_predictions(
+        run.directory, split, reviews, scored.probabilities, run.config, trained.thresholds
+    )
     return scored
 
 

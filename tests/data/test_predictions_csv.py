@@ -4,7 +4,7 @@ import numpy as np
 
 from sentiment_jax.config.schema import Config, DataConfig
 from sentiment_jax.data.predictions import prediction_cells, prediction_columns, write_predictions
-from sentiment_jax.data.reviews import Reviews, texts_hash
+from sentiment_jax.data.reviews import Reviews
 from sentiment_jax.storage.files import read_json, write_json
 from sentiment_jax.storage.run_directory import RunDirectory
 
@@ -17,7 +17,7 @@ def test_predictions_follow_the_contract(tmp_path):
     write_predictions(directory, "test", reviews, probabilities, Config())
     predictions = 'id,label,predicted,p_positive\n"a,""b""",1,1,0.750000\nc,0,0,0.250000\n'
     assert (tmp_path / "predictions.csv").read_text() == predictions
-    assert read_json(directory.env)["predictions_order"] == texts_hash(reviews)
+    assert read_json(directory.env)["predictions_order"] == reviews.texts_hash
 
 
 def test_cells_of_classes_with_other_names():

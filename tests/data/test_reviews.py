@@ -1,6 +1,5 @@
 """The normalizer, and splits that are stratified, seeded, leak-free and blind to file order."""
 
-import functools
 import hashlib
 
 import numpy as np
@@ -9,7 +8,7 @@ import pytest
 from sentiment_jax.data.reviews import (
     KEPT,
     Reviews,
-    fold_split,
+    fold_splits,
     is_blank,
     normalize_text,
     stratified_sample,
@@ -100,15 +99,15 @@ def test_folds_are_stratified_disjoint_and_blind_to_order(seed, count):
     reviews = make_reviews(seed)
     backwards = reviews.take(np.arange(len(reviews))[::-1])
     label_of = dict(zip(reviews.texts, reviews.labels.tolist(), strict=True))
-    fold = functools.partial(fold_split, count=count, seed=seed)
-    folds = [held_out_texts(reviews, fold(reviews, number)) for number in range(1, count + 1)]
+    folds = [held_out_texts(reviews, fold) for fold in fold_splits(reviews, count, seed=seed)]
+    again = fold_splits(backwards, count, seed=seed)
+    assert [held_out_texts(backwards, fold) for fold in again] == folds and len(folds) == count
     assert sorted(text for texts in folds for text in texts) == sorted(label_of)
     wanted = np.bincount([*label_of.values()]) / count
-    for number, texts in enumerate(folds, start=1):
+    for texts in folds:
         assert (np.abs(np.bincount([label_of[text] for text in texts]) - wanted) < 1).all()
-        assert held_out_texts(backwards, fold(backwards, number)) == texts
-    assert held_out_texts(reviews, fold_split(reviews, 1, count, seed=seed + 1)) != folds[0]
-    assert len(fold(reviews, 0)[1]) == 0
+    other = fold_splits(reviews, count, seed=seed + 1)
+    assert held_out_texts(reviews, other[0]) != folds[0]
 
 
 def test_a_class_of_one_text_and_more_folds_than_texts_are_refused():
@@ -131,9 +130,9 @@ def test_a_class_of_one_text_and_more_folds_than_texts_are_refused():
     ):
         reviews = Reviews.from_texts(texts + more, labels)
         with pytest.raises(InputError, match=refused.format(name)):
-            fold_split(reviews, 1, 2, seed=0)
+            fold_splits(reviews, 2, seed=0)
     with pytest.raises(InputError, match="data.folds=5 needs 5 different texts, there are 4"):
-        fold_split(Reviews.from_texts(texts, [0, 1] * 3), 1, 5, seed=0)
+        fold_splits(Reviews.from_texts(texts, [0, 1] * 3), 5, seed=0)
 
 
 def test_sample_is_stratified_seeded_nested_and_blind_to_order():

@@ -25,7 +25,7 @@ from sentiment_jax.config.recipes import override
 from sentiment_jax.config.stored import flatten, make_frozen
 from sentiment_jax.config.validation import validate
 from sentiment_jax.data.corpus import READERS, SAMPLE, load_corpus
-from sentiment_jax.data.reviews import fold_split, texts_hash
+from sentiment_jax.data.reviews import fold_splits
 from sentiment_jax.data.unlabeled import unlabeled_reviews
 from sentiment_jax.errors import InputError, Interrupted
 from sentiment_jax.modes import train as train_mode
@@ -242,12 +242,12 @@ def test_folds_of_a_student_drop_what_they_hold_out_whatever_the_limit(finished,
     runs.assert_same_run(tmp_path / "whole", workdir)
     whole = unlabeled_reviews(data, str(tmp_path / "text.txt"))
     for number in (1, 2):
-        splits = (fold_split(pool, number, 2, seed=data.split_seed)[1] for pool in pools)
+        splits = (fold_splits(pool, 2, seed=data.split_seed)[number - 1][1] for pool in pools)
         held_out = [pool.take(rows) for pool, rows in zip(pools, splits, strict=True)]
         left = whole.take(~np.isin(whole.hashes, np.concatenate([of.hashes for of in held_out])))
         statistics = read_json(workdir / "folds" / str(number) / "env.json")["data"]
         assert 1 < statistics["unlabeled"] == len(left) < len(whole) - len(held_out[0])
-        assert statistics["unlabeled_hash"] == texts_hash(left)
+        assert statistics["unlabeled_hash"] == left.texts_hash
 
 
 def test_names_of_files_that_a_table_escapes(config, tmp_path):

@@ -38,6 +38,7 @@ from sentiment_jax.storage.run_directory import RunDirectory
 from sentiment_jax.training import resume
 from sentiment_jax.training.checks import resolve
 from sentiment_jax.training.compilation import abstract_state
+from sentiment_jax.training.experiment import read_corpus
 from sentiment_jax.training.run import Progress
 from sentiment_jax.training.tasks.classification import CLASSIFICATION
 from sentiment_jax.training.tasks.pretraining import PRETRAINING
@@ -213,7 +214,8 @@ def test_a_classifier_of_their_average_starts_at_class_shares(pretrained, load, 
     fold = RunDirectory(tmp_path / "run" / "folds" / "1")
     assert read_json(fold.result)["epochs"] == 3  # of 96 steps if trained on all: 200 at least
     assert len({*read_json(fold.env)["data"]["counts"]["test"].values()} - {0}) == 1
-    assert {*prepared.encoded["train"].ids} & {*learned.encoded["train"].ids}
+    learned_from = read_corpus(load("lstm").config).splits["train"]
+    assert {*prepared.reviews["train"].ids} & {*learned_from.ids}
     assert "held out here (leakage)" not in capsys.readouterr().err  # learned without labels
     trained = load_run(tmp_path / "run").params
     np.testing.assert_array_equal(trained["embedding"]["embedding"], expected)

@@ -13,7 +13,6 @@ from sentiment_jax.config.schema import DataConfig
 from sentiment_jax.config.stored import make_frozen, replace_settings
 from sentiment_jax.data import imdb
 from sentiment_jax.data.corpus import load_corpus
-from sentiment_jax.data.reviews import texts_hash
 from sentiment_jax.data.unlabeled import load_text, unlabeled_reviews
 from sentiment_jax.runtime import terminal
 from sentiment_jax.storage.files import write_json
@@ -52,7 +51,7 @@ def make_run(tmp_path):
         statistics = (load_text if config.pretrain.objective else load_corpus)(data).statistics
         if data.teacher:
             unlabeled = unlabeled_reviews(data, config.pretrain.text)
-            statistics = {**statistics, "unlabeled_hash": texts_hash(unlabeled)}
+            statistics = {**statistics, "unlabeled_hash": unlabeled.texts_hash}
         run = RunDirectory(tmp_path / name)
         run.path.mkdir()
         run.write_config(config)

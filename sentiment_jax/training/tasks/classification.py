@@ -12,7 +12,7 @@ from sentiment_jax.config.stored import replace_settings
 from sentiment_jax.data.corpus import Corpus
 from sentiment_jax.data.encoding import Encoded
 from sentiment_jax.data.ngrams import unigrams
-from sentiment_jax.data.reviews import Reviews, texts_hash
+from sentiment_jax.data.reviews import Reviews
 from sentiment_jax.data.tokenization import unknown_id
 from sentiment_jax.data.unlabeled import unlabeled_reviews
 from sentiment_jax.errors import InputError
@@ -55,13 +55,12 @@ def prepare(
     truncated = {
         name: round(split.truncated / max(len(split), 1), 4) for name, split in encoded.items()
     }
-    order = {name: texts_hash(split) for name, split in splits.items()}
+    order = {name: split.texts_hash for name, split in splits.items()}
     statistics = {**corpus.statistics, "truncated": truncated, "order_hash": order}
     if config.data.teacher:  # until they label the texts, which come last, the labels are -1
         labeled = encoded["train"]
         unlabeled = encoded.pop("unlabeled")
         encoded["train"] = Encoded(
-            ids=labeled.ids + unlabeled.ids,
             labels=np.concatenate([labeled.labels, np.full_like(unlabeled.labels, -1)]),
             token_ids=np.concatenate([labeled.token_ids, unlabeled.token_ids]),
             offsets=np.concatenate([labeled.offsets, labeled.offsets[-1] + unlabeled.offsets[1:]]),

@@ -11,6 +11,7 @@ A second objective for an architecture takes
 """
 
 import functools
+import itertools
 import math
 import time
 from collections import defaultdict
@@ -170,15 +171,12 @@ def segment(tokenizer: Tokenizer, encoded: Encoded, max_length: int) -> Encoded:
     """Split whole reviews into segments of nearly equal length; labels number the segments."""
     before, after = framing(tokenizer)
     room = max_length - len(before) - len(after)
-    ids = []
     rows = []
-    for name, start, end in zip(encoded.ids, encoded.offsets, encoded.offsets[1:], strict=False):
+    for start, end in itertools.pairwise(encoded.offsets):
         body = encoded.token_ids[start + len(before) : end - len(after)]
         for part in np.array_split(body, max(-(-len(body) // room), 1)):
-            ids.append(name)
             rows.append(np.concatenate([before, part, after]) if before else part)
     return Encoded(
-        ids=tuple(ids),
         labels=np.arange(len(rows), dtype=np.int32),
         token_ids=np.concatenate(rows).astype(np.int32),
         offsets=np.cumsum([0, *map(len, rows)]),
