@@ -98,10 +98,11 @@ def attend_fully(
     """Attend to the keys of the same text, by cuDNN if the config says so and rows are texts."""
     if isinstance(extent, Packing):
         if query.shape[1] == key.shape[1]:  # else the first tokens alone
-            return attend(config, query, key, value, extent.mask(), deterministic)
-        key = key[extent.rows]
-        value = value[extent.rows]
-        return attend(config, query, key, value, extent.mask_of_texts()[:, None], deterministic)
+            mask = extent.segments[:, :, None] == extent.segments[:, None]
+            return attend(config, query, key, value, mask, deterministic)
+        rows = extent.starts // key.shape[1]
+        mask = extent.segments[rows] == jnp.arange(1, len(rows) + 1)[:, None]
+        return attend(config, query, key[rows], value[rows], mask[:, None], deterministic)
     # For cuDNN, JAX refuses odd lengths, and so the last layer's single query, and other widths.
     even = query.shape[1] % 2 == key.shape[1] % 2 == 0
     fits = even and query.shape[-1] % 8 == 0 and query.shape[-1] <= 128

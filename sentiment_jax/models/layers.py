@@ -39,19 +39,6 @@ class Packing(NamedTuple):
     starts: Int[Array, " texts"]  # where each text begins in the flattened rows
     lengths: Int[Array, " texts"]
 
-    @property
-    def rows(self) -> Int[Array, " texts"]:
-        """The row of each text."""
-        return self.starts // self.segments.shape[1]
-
-    def mask(self) -> Bool[Array, "rows length length"]:
-        """Return which tokens attend to which: those of the same text."""
-        return self.segments[:, :, None] == self.segments[:, None]
-
-    def mask_of_texts(self) -> Bool[Array, "texts length"]:
-        """Return which tokens of its row belong to each text."""
-        return self.segments[self.rows] == jnp.arange(1, len(self.starts) + 1)[:, None]
-
 
 Extent = Lengths | Packing  # which tokens count
 
