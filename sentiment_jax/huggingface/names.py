@@ -10,6 +10,12 @@ from sentiment_jax.config.schema import MODELS, settings_of
 from sentiment_jax.errors import InputError
 
 Values = dict[str, Any]  # of a config.json
+# The suffix of the transformers class that opens an export, by objective, "" for a classifier.
+TRANSFORMERS = {
+    "": "ForSequenceClassification",
+    "masked_language_modeling": "ForMaskedLM",
+    "replaced_token_detection": "ForPreTraining",
+}
 
 
 @dataclasses.dataclass(frozen=True)

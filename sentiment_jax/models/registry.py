@@ -28,8 +28,6 @@ class Architecture:
     layerwise_multipliers: Callable[[Mapping[str, Any], float], Any] = lambda params, decay: (
         jax.tree.map(lambda _: 1.0, params)
     )
-    # As TRANSFORMERS; empty without a Hugging Face form.
-    transformers: Mapping[str, str] = dataclasses.field(default_factory=dict)
     # From an embedding table and ids to each position's vector, which explanations attribute to.
     embed_positions: Callable[..., Any] = layers.embed_positions
     # From a pre-training's embeddings and word frequencies and the training reviews to the first
@@ -39,19 +37,12 @@ class Architecture:
     extract_generator: Callable[..., tuple[EncoderConfig, dict[str, Any]]] | None = None
 
 
-# The suffix of the transformers class that opens an export, by objective, "" for a classifier.
-TRANSFORMERS = {
-    "": "ForSequenceClassification",
-    "masked_language_modeling": "ForMaskedLM",
-    "replaced_token_detection": "ForPreTraining",
-}
 _encoder = functools.partial(
     Architecture,
     pretraining={"masked_language_modeling": bert.MaskedLanguageModel},
     packs=True,
     vocabulary="wordpiece",
     layerwise_multipliers=encoder.layerwise_multipliers,
-    transformers=TRANSFORMERS,
 )
 # RoBERTa (Liu et al., 2019) and XLM-R (Conneau et al., 2020): ELECTRA's head with tanh.
 ROBERTA = _encoder(

@@ -14,11 +14,11 @@ import tokenizers
 from safetensors.numpy import save_file
 
 from sentiment_jax.analysis.html import render
-from sentiment_jax.config.schema import CLASSES, EncoderConfig, ModelConfig
+from sentiment_jax.config.schema import CLASSES, ENCODERS, EncoderConfig, ModelConfig
 from sentiment_jax.data.tokenization import find_special, framing
 from sentiment_jax.data.unlabeled import KINDS
 from sentiment_jax.errors import InputError, describe_shortage
-from sentiment_jax.huggingface.names import NAMES, config_fields
+from sentiment_jax.huggingface.names import NAMES, TRANSFORMERS, config_fields
 from sentiment_jax.huggingface.weights import to_tensors
 from sentiment_jax.models.registry import ARCHITECTURES
 from sentiment_jax.storage.files import read_json
@@ -68,9 +68,8 @@ def export_run(run: TrainedModel, workdir: Path, folder: Path) -> str:
     """
     name = run.config.model.name
     objective = run.config.pretrain.objective
-    openers = ARCHITECTURES[name].transformers
-    if not openers:
-        known = " and ".join(name for name, kind in ARCHITECTURES.items() if kind.transformers)
+    if name not in ENCODERS:
+        known = " and ".join(ENCODERS)
         raise InputError(f"{workdir} holds an {name}: only {known} have a Hugging Face form")
     card = model_card(workdir)
     several = bool(run.config.data.separator)
@@ -83,7 +82,7 @@ def export_run(run: TrainedModel, workdir: Path, folder: Path) -> str:
     export_pretrained(folder, model)
     if model.pools:
         return "sentence-transformers' SentenceTransformer, which encodes a text to its logits"
-    return f"transformers' AutoModel{openers[objective]}"
+    return f"transformers' AutoModel{TRANSFORMERS[objective]}"
 
 
 def export_pretrained(folder: Path, model: Export) -> None:
@@ -121,7 +120,7 @@ def _write_model(folder: Path, model: Export) -> None:
         generator = Export(smaller, own, model.tokenizer, "masked_language_modeling")
         _write_model(folder / "generator", generator)
         params = {name: leaf for name, leaf in params.items() if name != "generator"}
-    suffix = "Model" if model.pools else architecture.transformers[model.objective]
+    suffix = "Model" if model.pools else TRANSFORMERS[model.objective]
     settings: dict[str, Any] = {
         "architectures": [NAMES[config.name].classes + suffix],
         "pad_token_id": find_special(model.tokenizer, "pad") or 0,

@@ -4,9 +4,9 @@ A second objective for an architecture takes
 
 1. a file in objectives/, with a `mean_loss` like its neighbors', and a case in `make_objective`;
 2. its name in OBJECTIVES of config/schema.py;
-3. in models/registry.py its network, in the entry of the architecture, and the suffix of its
-   export, in TRANSFORMERS;
-4. for a head other than `predictions`, a prefix in that entry's `heads`, and its names in
+3. in models/registry.py its network, in the entry of the architecture;
+4. in huggingface/names.py the suffix of its export, in TRANSFORMERS;
+5. for a head other than `predictions`, a prefix in the architecture's `heads`, and its names in
    huggingface/names.py.
 """
 
