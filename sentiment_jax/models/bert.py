@@ -44,14 +44,12 @@ class BertClassifier(nn.Module):
     def __call__(
         self,
         tokens: Shaped[Array, "rows length *vectors"],
-        lengths: Lengths,
-        packing: Packing | None = None,
+        extent: Extent,
         *,
         deterministic: bool,
     ) -> Logits:
-        """Return the texts' logits: a text is the first `lengths` tokens of a row, or `packing`."""
-        extent = packing or lengths
-        places = packing.positions if packing else None
+        """Return the logits of texts, one in each row or several."""
+        places = extent.positions if isinstance(extent, Packing) else None
         embeddings = Embeddings(self.config, deterministic, name="embeddings")
         how = self.config.pooling
         averaged = 1 if how == "head" else self.config.pooled_layers

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, Num
 
-from sentiment_jax.models.layers import Packing
+from sentiment_jax.models.layers import Extent, Packing
 
 Batch = dict[str, Array]  # token_ids, lengths, labels, weights, and targets if there are any
 
@@ -58,27 +58,26 @@ def forward(
     model: nn.Module,
     params: Any,
     token_ids: Int[Array, "rows length *ngrams"],
-    lengths: Int[Array, " batch"],
+    extent: Extent,
     *inputs: Any,
     dropout: Array | None = None,
 ) -> Any:
     """Apply a model to a batch; `dropout` is a key, or None for no dropout.
 
-    `inputs` are what a pre-training network takes besides tokens and lengths.
+    `extent` tells which tokens count; `inputs` are what a pre-training network takes besides.
     """
     rngs = {} if dropout is None else {"dropout": dropout}
     return model.apply(
-        {"params": params}, token_ids, lengths, *inputs, deterministic=dropout is None, rngs=rngs
+        {"params": params}, token_ids, extent, *inputs, deterministic=dropout is None, rngs=rngs
     )
 
 
 def classify(model: nn.Module, params: Any, batch: Batch, dropout: Array | None) -> Array:
     """Return the logits [batch, classes] of the reviews of a batch, packed or not."""
-    inputs: tuple[Packing, ...] = ()
+    extent: Extent = batch["lengths"]
     if "segments" in batch:
-        inputs = (Packing(**{name: batch[name] for name in Packing._fields}),)
-    tokens = batch["token_ids"]
-    return forward(model, params, tokens, batch["lengths"], *inputs, dropout=dropout)
+        extent = Packing(**{name: batch[name] for name in Packing._fields})
+    return forward(model, params, batch["token_ids"], extent, dropout=dropout)
 
 
 def classify_features(model: nn.Module, params: Any, batch: Batch, dropout: Array | None) -> Array:
