@@ -91,7 +91,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 def read_encoder_config(folder: Path) -> EncoderConfig:
     """Read a folder's config.json; refuse other models, and values that we don't compute."""
-    path = Path(folder) / "config.json"
+    path = folder / "config.json"
     values = _read(path)
     read_classes(folder)
     name = values.setdefault("model_type", "bert")  # the oldest BERT folders name no type

@@ -90,7 +90,6 @@ class TokenPredictionHead(nn.Module):
         bias = self.param("bias", nn.initializers.zeros, (config.vocab_size,))
         table = embeddings.variables["params"]["word_embeddings"]["embedding"]
         precision = layers.product_precision(config.dtype, dtype)
-        states = states.astype(dtype)
         return layers.einsum("bce,ve->bcv", states, table.astype(dtype), precision) + bias
 
 
