@@ -79,7 +79,7 @@ def compare(
     how = f"{data.folds} folds" if data.folds else "validation"
     listed = ", ".join(name for name in recipes if name != PRETRAIN)
     print(f"{'compare':8} {listed} by {how} on {len(scored):,} reviews, in {directory}")
-    baseline = fit_baseline(corpus.splits, draw_folds(data, corpus.splits["train"]))
+    baseline = fit_baseline(corpus.splits, draw_folds(data, corpus.splits))
     rows = []
     correct = {}
     if baseline:

@@ -59,7 +59,7 @@ def compare(run: TrainingRun) -> None:
     if not (run.config.linear_baseline and processes.is_main()):
         return
     experiment = run.experiment
-    folds = draw_folds(experiment.config.data, experiment.reviews["train"])
+    folds = draw_folds(experiment.config.data, experiment.reviews)
     baseline = fit_baseline(experiment.reviews, folds)
     if baseline and run.tested:
         labels = experiment.encoded["test"].labels

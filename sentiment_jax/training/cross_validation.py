@@ -30,21 +30,22 @@ from sentiment_jax.training.tasks.classification import score_held_out
 from sentiment_jax.training.trained_model import thresholds_of
 
 
-def draw_folds(data: DataConfig, reviews: Reviews) -> list[Split]:
-    """Return the folds of these reviews; none if the config asks for none.
+def draw_folds(data: DataConfig, splits: Mapping[str, Reviews]) -> list[Split]:
+    """Return the folds of the training split; none if the config asks for none.
 
     InputError: there are too few reviews.
     """
     if not data.folds:
         return []
-    return fold_splits(reviews, data.folds, seed=data.split_seed, grouped=data.group_duplicates)
+    train = splits["train"]
+    return fold_splits(train, data.folds, seed=data.split_seed, grouped=data.group_duplicates)
 
 
 def check_reviews(experiment: Experiment, batch_size: int) -> None:
     """Raise InputError if a batch would hold more than the reviews of a training, or of a fold."""
     if not experiment.config.optimizer.takes_steps:
         return
-    folds = draw_folds(experiment.config.data, experiment.reviews["train"])
+    folds = draw_folds(experiment.config.data, experiment.reviews)
     held_out = max((len(rows) for _, rows in folds), default=0)
     reviews = len(experiment.encoded["train"]) - held_out
     if batch_size > reviews:
@@ -57,10 +58,10 @@ def cross_validate(run: TrainingRun, stages: Sequence[Stage]) -> None:
     That is on all reviews, for the median of the folds' best epochs.
     """
     experiment = run.experiment
-    reviews = experiment.reviews["train"]
-    folds = draw_folds(experiment.config.data, reviews)
+    folds = draw_folds(experiment.config.data, experiment.reviews)
     if not folds:
         return
+    reviews = experiment.reviews["train"]
     texts = _unlabeled_of_folds(experiment, folds)
     probabilities = np.zeros((len(reviews), len(experiment.classes)), np.float32)
     results = []
@@ -92,8 +93,8 @@ def _unlabeled_of_folds(experiment: Experiment, folds: Sequence[Split]) -> Seque
         return [None] * len(folds)
     held_out = [experiment.reviews["train"].hashes[rows] for _, rows in folds]
     if data.limit:
-        pool = load_corpus(dataclasses.replace(data, limit=0, test_limit=0)).splits["train"]
-        held_out += [pool.hashes[rows] for _, rows in draw_folds(data, pool)]
+        splits = load_corpus(dataclasses.replace(data, limit=0, test_limit=0)).splits
+        held_out += [splits["train"].hashes[rows] for _, rows in draw_folds(data, splits)]
     texts = []
     for number in range(len(folds)):
         hashes = np.concatenate(held_out[number :: len(folds)])
