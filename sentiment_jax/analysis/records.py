@@ -180,6 +180,9 @@ def _find(directory: Path) -> list[Path]:
         raise InputError(f"no directory {directory}: {remedy}")
     if re.search("[\ud800-\udfff]", str(directory.resolve())):
         raise InputError(f"{directory!a}: a name that is not UTF-8 can't be printed; rename it")
+    parts = [(directory / name).exists() for name in ("table.csv", FINAL, SWEEP_FILE)]
+    if parts == [True, True, False]:
+        raise InputError(f"{directory} is a sweep without {SWEEP_FILE}: run its command again")
     for paths in [directory], sorted(directory.iterdir()):
         found = [p for p in paths if (p / SWEEP_FILE).is_file() or RunDirectory(p).config.is_file()]
         if (directory / COMPARISON_FILE).exists():

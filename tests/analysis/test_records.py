@@ -44,6 +44,13 @@ def test_a_damaged_file_is_named(run_copy, name, content, message):
     assert message in text and str(run_copy) in text
 
 
+def test_a_sweep_without_its_json_does_not_pass_for_its_trials(sweep_copy):
+    """Of them, a report would have neither stages nor the winner's test scores."""
+    (sweep_copy / "sweep.json").unlink()
+    problem = f"{sweep_copy} is a sweep without sweep.json"
+    assert refused(sweep_copy) == f"{problem}: run its command again"
+
+
 def test_a_run_without_validation_is_refused(run_copy):
     runs.change_json(run_copy / "result.json", val={})
     assert f"{run_copy} held out no reviews" in refused(run_copy)
