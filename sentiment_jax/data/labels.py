@@ -174,9 +174,8 @@ def _find_names(spelled: Sequence[str], rows: Sequence[str], data: DataConfig) -
         advice = f": correct them{known} or keep some, --config.data.labels=A,B"
         problem = f"{where}: labels of fewer than {FEWEST} reviews ({first_five(rare)})"
         raise InputError(f"{problem}{hint or advice}")
-    found = {
-        label.casefold(): label for label in sorted({*spelled}, reverse=True)
-    }  # Good over good
+    by_rank = sorted({*spelled}, reverse=True)  # of good and Good, the last is kept: Good
+    found = {label.casefold(): label for label in by_rank}
     if odd := [label for label in found.values() if not label.isprintable()]:
         raise InputError(f"{where}: {odd[0]!r} cannot name a class: it can't be printed")
     try:

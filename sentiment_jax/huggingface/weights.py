@@ -174,8 +174,8 @@ def _read_pooling(folder: Path | None, config: EncoderConfig | None) -> str:
     """Return how a folder's sentence embeddings, or a run's classifier, pool the states."""
     if config and config.pooling != "head":
         return config.pooling
-    path = (folder or Path()) / "1_Pooling" / "config.json"
-    values = _read(path) if path.is_file() else {}
+    path = folder / "1_Pooling" / "config.json" if folder else None
+    values = _read(path) if path and path.is_file() else {}
     return "first" if values.get("pooling_mode_cls_token") is True else "mean"
 
 

@@ -297,6 +297,13 @@ def test_pooling_is_the_folders(values, expected, tmp_path):
     refuses("1_Pooling/config.json is truncated", resolve, make_probe(path))
 
 
+def test_random_weights_pool_by_no_folder(tmp_path, monkeypatch):
+    path = make_folder(tmp_path / "weights", pooling_mode_cls_token=True)
+    monkeypatch.chdir(path)
+    settings = {"name": "bert", "pooling": "folder"}
+    assert weights.resolve_encoder(settings, folder=None).pooling == "mean"
+
+
 def test_a_folders_own_classifier_reads_something_else(tmp_path):
     path = make_folder(tmp_path / "weights")
     classifier = {"classifier.weight": np.ones((2, 16), np.float32)}

@@ -55,8 +55,7 @@ def prepare(
     truncated = {
         name: round(split.truncated / max(len(split), 1), 4) for name, split in encoded.items()
     }
-    order = {name: split.texts_hash for name, split in splits.items()}
-    statistics = {**corpus.statistics, "truncated": truncated, "order_hash": order}
+    statistics = {**corpus.statistics, "truncated": truncated}
     if config.data.teacher:  # until they label the texts, which come last, the labels are -1
         labeled = encoded["train"]
         unlabeled = encoded.pop("unlabeled")
