@@ -3,11 +3,12 @@
     python benchmarks/peers_torch.py METHOD FOLDER WEIGHTS SEED
 
 FOLDER holds train.csv, val.csv and test.csv; predicted.csv is written into it. `trainer` is
-transformers' Trainer in bfloat16 with the rate, batch size and epochs of configs/encoder.py, whose
-best epoch by validation accuracy is tested; it trains all parameters, and `trainer-frozen` keeps
-the embeddings, as that recipe does. `setfit` is SetFit (Tunstall et al., 2022) with its defaults,
-but for 20 sampled pairs of each kind per text. `sklearn` is TF-IDF of words, bigrams and character
-n-grams with logistic regression, its C by cross-validation, on train and val together.
+transformers' Trainer with the rate, batch size and epochs of configs/encoder.py, whose best epoch
+by validation accuracy is tested, in bfloat16 where the CPU has instructions for it. It trains all
+parameters; `trainer-frozen` keeps the embeddings, as that recipe does. `setfit` is SetFit (Tunstall
+et al., 2022) with its defaults, but for 20 sampled pairs of each kind per text. `sklearn` is TF-IDF
+of words, bigrams and character n-grams with logistic regression, its C by cross-validation, on
+train and val together.
 Imports neither the package nor JAX.
 """
 
@@ -57,7 +58,7 @@ def trainer(
         learning_rate=1e-4,
         weight_decay=0.01,
         warmup_steps=0.1,
-        bf16=True,
+        bf16="bf16" in Path("/proc/cpuinfo").read_text(encoding="utf-8"),
         use_cpu=not torch.cuda.is_available(),
         eval_strategy="epoch",
         save_strategy="epoch",

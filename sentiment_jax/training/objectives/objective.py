@@ -76,7 +76,8 @@ def classify(model: nn.Module, params: Any, batch: Batch, dropout: Array | None)
     """Return the logits [batch, classes] of the reviews of a batch, packed or not."""
     extent: Extent = batch["lengths"]
     if "segments" in batch:
-        extent = Packing(**{name: batch[name] for name in Packing._fields})
+        places = ("segments", "positions", "starts", "lengths")
+        extent = Packing(**{name: batch[name] for name in places})
     return forward(model, params, batch["token_ids"], extent, dropout=dropout)
 
 

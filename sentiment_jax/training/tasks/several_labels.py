@@ -50,9 +50,9 @@ def fit(
     return {"temperature": [*temperatures], "thresholds": thresholds}
 
 
-def prepare(*given: Any) -> Experiment:
+def prepare(*given: Any, **named: Any) -> Experiment:
     """Read and encode reviews, as classification does."""
-    return dataclasses.replace(CLASSIFICATION.prepare(*given), task=SEVERAL_LABELS)
+    return dataclasses.replace(CLASSIFICATION.prepare(*given, **named), task=SEVERAL_LABELS)
 
 
 SEVERAL_LABELS = dataclasses.replace(
