@@ -145,6 +145,11 @@ def print_predictions(models: Sequence[TrainedModel], texts: Sequence[str]) -> N
     """Print one aligned line per text: prediction, text and warning."""
     probabilities, warnings = predict(models, texts)
     predictions = format_predictions(models[0].classes, probabilities, mean_thresholds(models))
+    print_texts(texts, predictions, warnings)
+
+
+def print_texts(texts: Sequence[str], predictions: Sequence[str], warnings: Sequence[str]) -> None:
+    """Print a line per text: what `format_predictions` returns for it, its beginning, a warning."""
     for text, prediction, warning in zip(texts, predictions, warnings, strict=True):
         shown = " ".join(text.split())
         if len(shown) > 80:

@@ -13,7 +13,7 @@ from sentiment_jax.config.schema import Config
 from sentiment_jax.data.encoding import unknown_shares
 from sentiment_jax.data.labels import decide
 from sentiment_jax.data.reviews import Reviews, Split, stratified_sample
-from sentiment_jax.modes.predict import print_predictions
+from sentiment_jax.modes.predict import format_predictions, print_texts
 from sentiment_jax.runtime import processes, terminal
 from sentiment_jax.storage.files import write_json
 from sentiment_jax.storage.metrics_log import read_metrics
@@ -27,12 +27,7 @@ from sentiment_jax.training.run import TrainingRun
 from sentiment_jax.training.tasks.several_labels import task_of
 from sentiment_jax.training.trained_model import thresholds_of
 
-EXAMPLE_TEXTS = (  # of reviews of films
-    "One of the finest films I have seen in years: moving, funny and beautifully acted.",
-    "A dull, predictable mess. I want my two hours back.",
-    "The effects are great, but the story never comes alive and the jokes fall flat.",
-    "I expected to hate it, and walked out smiling.",
-)
+EXAMPLES = 4  # test reviews whose predictions are printed
 
 
 def draw_curves(run: TrainingRun) -> None:
@@ -95,11 +90,12 @@ def report(run: TrainingRun) -> None:
         unknown = float(unknown_shares(run.experiment.tokenizer, encoded).mean())
         for sentence in advise(run.config, result, read_metrics(run.directory.metrics), unknown):
             print(f"{'advice':8} {sentence}")
-    examples: tuple[str, ...] = EXAMPLE_TEXTS
-    if run.config.data.source == "csv":
-        test = run.experiment.reviews["test"]
-        examples = stratified_sample(test, count=4, seed=run.config.data.split_seed).texts
-    print_predictions([run.trained], examples)
+    test = run.experiment.reviews["test"]
+    few = stratified_sample(test, count=EXAMPLES, seed=run.config.data.split_seed)
+    rows = np.flatnonzero(np.isin(test.hashes, few.hashes))[:EXAMPLES]
+    probabilities = run.tested.probabilities[rows]
+    predictions = format_predictions(few.classes, probabilities, run.trained.thresholds)
+    print_texts(test.take(rows).texts, predictions, warnings=[""] * len(rows))
     print(f"{'files':8} {run.directory.path}/result.json, curves.png, predictions.csv")
 
 
