@@ -65,7 +65,10 @@ def prepare(
             offsets=np.concatenate([labeled.offsets, labeled.offsets[-1] + unlabeled.offsets[1:]]),
             truncated=labeled.truncated + unlabeled.truncated,
         )
-        statistics |= {"unlabeled": len(unlabeled), "unlabeled_hash": order["unlabeled"]}
+        statistics |= {
+            "unlabeled": len(unlabeled),
+            "unlabeled_hash": splits["unlabeled"].texts_hash,
+        }
     return Experiment(
         **vars(classifier),
         task=CLASSIFICATION,
