@@ -5,8 +5,8 @@
 
 The peers (benchmarks/peers_torch.py) run in the Python of --peers, which has torch, transformers,
 setfit and scikit-learn. All read the splits of `data.split_seed`, of which `--labels` keeps some.
-Each run is a process of its own, one after another, in turn. `cold` starts with an empty
-compilation cache, `warm` repeats the command with a full one.
+Each run is a process of its own, one after another, in turn. `cold` starts with an empty cache
+of compiled steps and linear baselines, `warm` repeats the command with a full one.
 """
 
 import csv
@@ -73,12 +73,12 @@ def run_peer(method: str, folder: Path, seed: str) -> float:
 
 
 def run_recipe(recipe: str, settings: Mapping[str, str], workdir: Path, cache: Path) -> float:
-    """Train by a recipe of this project, with a compilation cache; return its test accuracy."""
+    """Train by a recipe, with a cache of compiled steps and baselines; return its test accuracy."""
     shutil.rmtree(workdir, ignore_errors=True)
     command = [sys.executable, "-m", "sentiment_jax.main", f"--config={recipe}"]
     command += [f"--workdir={workdir}", f"--config.model.pretrained={WEIGHTS.value}"]
     command += [f"--config.{name}={value}" for name, value in settings.items()]
-    environment = {**os.environ, "JAX_COMPILATION_CACHE_DIR": str(cache)}
+    environment = {**os.environ, "XDG_CACHE_HOME": str(cache)}
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=environment)
     return read_json(workdir / "result.json")["test"]["accuracy"]
 
