@@ -78,7 +78,12 @@ def run_recipe(recipe: str, settings: Mapping[str, str], workdir: Path, cache: P
     command = [sys.executable, "-m", "sentiment_jax.main", f"--config={recipe}"]
     command += [f"--workdir={workdir}", f"--config.model.pretrained={WEIGHTS.value}"]
     command += [f"--config.{name}={value}" for name, value in settings.items()]
-    environment = {**os.environ, "XDG_CACHE_HOME": str(cache)}
+    environment = {
+        **os.environ,
+        "XDG_CACHE_HOME": str(cache),
+        "JAX_COMPILATION_CACHE_DIR": str(cache / "xla"),
+        "MPLCONFIGDIR": str(cache.parent / "matplotlib"),  # its fonts are sought once
+    }
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=environment)
     return read_json(workdir / "result.json")["test"]["accuracy"]
 

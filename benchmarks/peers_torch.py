@@ -58,7 +58,7 @@ def trainer(
         learning_rate=1e-4,
         weight_decay=0.01,
         warmup_steps=0.1,
-        bf16="bf16" in Path("/proc/cpuinfo").read_text(encoding="utf-8"),
+        bf16=torch.cuda.is_available() or "bf16" in Path("/proc/cpuinfo").read_text(),
         use_cpu=not torch.cuda.is_available(),
         eval_strategy="epoch",
         save_strategy="epoch",

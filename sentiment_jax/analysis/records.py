@@ -114,6 +114,8 @@ def collect(directories: Sequence[Path]) -> list[Group]:
                 f"{group.name} has trials of several splits, which a report can't compare: its "
                 "table.csv has their scores"
             )
+        if len({trial.content["data_hash"] for trial in group.finished}) > 1:
+            raise InputError(f"the data of the sweep {group.name} changed between its runs")
     return groups
 
 

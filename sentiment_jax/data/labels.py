@@ -130,7 +130,7 @@ def _check_fit(
 def same_classes(first: Sequence[str], second: Sequence[str]) -> bool:
     """Whether classes are equal, or both are spellings of negative and positive."""
     spelled = [CLASS_OF.get(name.casefold()) for name in (*first, *second)]
-    return first == second or spelled == [0, 1, 0, 1]
+    return first == second or (len(first) == 2 and spelled == [0, 1, 0, 1])
 
 
 def find_class(label: str, classes: Sequence[str]) -> int:

@@ -112,9 +112,14 @@ def predict(models: Sequence[TrainedModel], texts: Sequence[str]) -> Predictions
         scores = scoring.score_reviews(model, model.params, encoded, "predict", batch_size=size)
         probabilities.append(apply_temperature(scores.probabilities, model.temperature))
         unknown = unknown_shares(model.tokenizer, encoded)
-        for i in np.flatnonzero(unknown > 0.5):
-            warnings[i] = warnings[i] or f"{100 * unknown[i]:.0f} % unknown words"
+        pairs = zip(warnings, unknown, strict=True)
+        warnings = [warning or describe_unknown(share) for warning, share in pairs]
     return np.mean(probabilities, axis=0), warnings
+
+
+def describe_unknown(share: float) -> str:
+    """Return a warning if most of a text's words are unknown, else ""."""
+    return f"{100 * share:.0f} % unknown words" if share > 0.5 else ""
 
 
 def print_warning_count(warnings: Sequence[str]) -> None:

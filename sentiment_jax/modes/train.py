@@ -13,7 +13,7 @@ from sentiment_jax.config.schema import Config
 from sentiment_jax.data.encoding import unknown_shares
 from sentiment_jax.data.labels import decide
 from sentiment_jax.data.reviews import Reviews, Split, stratified_sample
-from sentiment_jax.modes.predict import format_predictions, print_texts
+from sentiment_jax.modes.predict import describe_unknown, format_predictions, print_texts
 from sentiment_jax.runtime import processes, terminal
 from sentiment_jax.storage.files import write_json
 from sentiment_jax.storage.metrics_log import read_metrics
@@ -95,7 +95,8 @@ def report(run: TrainingRun) -> None:
     rows = np.flatnonzero(np.isin(test.hashes, few.hashes))[:EXAMPLES]
     probabilities = run.tested.probabilities[rows]
     predictions = format_predictions(few.classes, probabilities, run.trained.thresholds)
-    print_texts(test.take(rows).texts, predictions, warnings=[""] * len(rows))
+    shares = unknown_shares(run.experiment.tokenizer, run.experiment.encoded["test"])
+    print_texts(test.take(rows).texts, predictions, [*map(describe_unknown, shares[rows])])
     print(f"{'files':8} {run.directory.path}/result.json, curves.png, predictions.csv")
 
 

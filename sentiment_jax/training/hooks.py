@@ -8,6 +8,7 @@ goes to `run.cleanup.callback`. Folds and the trials of a sweep are runs, too.
 
 from sentiment_jax.config.schema import Config
 from sentiment_jax.data import predictions
+from sentiment_jax.runtime import processes
 from sentiment_jax.storage.files import read_json, write_array, write_json
 from sentiment_jax.training.run import EMPTY_SUMS, Stage, TrainingRun, averages
 from sentiment_jax.training.trained_model import thresholds_of
@@ -41,7 +42,7 @@ def write_predictions(run: TrainingRun) -> None:
     val = run.experiment.reviews["val"]
     thresholds = thresholds_of(run.config, run.best)
     predictions.write_predictions(run.directory, "val", val, probabilities, run.config, thresholds)
-    if run.experiment.pool:  # which only a fold has
+    if run.experiment.pool and processes.is_main():  # a pool is a fold's
         entry = write_array(run.directory.probabilities, probabilities)
         write_json(run.directory.env, read_json(run.directory.env) | entry)
 

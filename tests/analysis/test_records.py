@@ -44,6 +44,11 @@ def test_a_damaged_file_is_named(run_copy, name, content, message):
     assert message in text and str(run_copy) in text
 
 
+def test_a_sweep_of_changed_data_is_refused(sweep_copy):
+    runs.change_json(min(sweep_copy.glob("*/result.json")), data_hash="f" * 64)
+    assert refused(sweep_copy).endswith("changed between its runs")
+
+
 def test_a_sweep_without_its_json_does_not_pass_for_its_trials(sweep_copy):
     """Of them, a report would have neither stages nor the winner's test scores."""
     (sweep_copy / "sweep.json").unlink()
