@@ -8,6 +8,7 @@ import logging
 import math
 import os
 import pkgutil
+import re
 import sys
 import tempfile
 import warnings
@@ -57,7 +58,9 @@ def start(config: Any, group: Any = None, lost_after: int = 60) -> None:
 @functools.cache
 def _hush_orbax() -> None:
     """Hide what Orbax's threads say of a failed save, or of a read that is tried again."""
-    logging.getLogger("asyncio").addFilter(lambda record: "orbax" not in record.getMessage())
+    # Tensorstore, which reads for Orbax, names the file's format.
+    theirs = re.compile("orbax|zarr")
+    logging.getLogger("asyncio").addFilter(lambda record: not theirs.search(record.getMessage()))
     report = sys.unraisablehook
 
     def report_others(unraisable: Any) -> None:
