@@ -59,7 +59,7 @@ def compile_step(experiment: Experiment, mode: str, length: int) -> int:
     batch = devices.put_batch(batch_like(experiment, mode, length), experiment.mesh)
     state = abstract_state(experiment)
     if mode == "training":
-        lowered = experiment.make_train_step().lower(state, batch, np.float32(0))
+        lowered = experiment.task.make_train_step(experiment).lower(state, batch, np.float32(0))
     else:
         lowered = experiment.task.make_eval_step(experiment).lower(state.params, batch)
     return peak_bytes(lowered.compile())

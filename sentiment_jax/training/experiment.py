@@ -25,8 +25,6 @@ from sentiment_jax.storage.run_directory import RunDirectory
 from sentiment_jax.storage.selection import Ranking
 from sentiment_jax.training import steps
 from sentiment_jax.training.lineage import source_run
-from sentiment_jax.training.objectives import ngram_vectors
-from sentiment_jax.training.objectives.ngram_vectors import NgramVectors
 from sentiment_jax.training.objectives.objective import Objective
 from sentiment_jax.training.trained_model import Classifier
 
@@ -46,13 +44,6 @@ class Experiment(Classifier):
     def objective(self) -> Objective:
         """What the training minimizes."""
         return self.task.make_objective(self)
-
-    def make_train_step(self) -> Wrapped:
-        """Return the jitted step that minimizes the objective."""
-        if isinstance(self.objective, NgramVectors):
-            return ngram_vectors.make_train_step(self.objective)
-        parts = self.config.gradient_accumulation
-        return steps.make_train_step(self.model, self.config.optimizer, self.objective, parts)
 
     @property
     def epochs(self) -> int:
@@ -94,6 +85,14 @@ class Validation:
     probabilities: Float32[np.ndarray, "reviews classes"] | None = None  # of labeled reviews
 
 
+def gradient_step(experiment: Experiment) -> Wrapped:
+    """Return the jitted step of the optimizer: steps.make_train_step."""
+    config = experiment.config
+    return steps.make_train_step(
+        experiment.model, config.optimizer, experiment.objective, config.gradient_accumulation
+    )
+
+
 @dataclasses.dataclass(frozen=True)
 class Task:
     """What differs between learning from labels and pre-training: training/tasks/ has both.
@@ -115,6 +114,7 @@ class Task:
     describe_scores: Callable[[Config, Mapping[str, Any]], str]  # beside loss and accuracy
     # What validation decides for predictions, by labels and probabilities, as in result.json.
     fit: Callable[[Any, Any], dict[str, Any]] = lambda *_: {}
+    make_train_step: Callable[[Experiment], Wrapped] = gradient_step
     # Settings that follow from others: "group.field" -> value.
     resolve: Callable[[Mapping[str, Any]], dict[str, Any]] = lambda _: {}
     # What the run directory holds for the runs that start from it: file -> array.

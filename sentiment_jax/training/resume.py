@@ -68,7 +68,7 @@ def restore_or_begin(run: TrainingRun) -> None:
         )
     run.checkpoints = checkpoints
     run.learning_rate = make_schedule(config.optimizer, experiment.epochs * run.steps_per_epoch)
-    run.train_step = experiment.make_train_step()
+    run.train_step = run.task.make_train_step(experiment)
     run.log = MetricsLog(run.directory.metrics, run.progress.records)
 
 

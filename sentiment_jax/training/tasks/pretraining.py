@@ -39,9 +39,11 @@ from sentiment_jax.training.experiment import (
     Experiment,
     Task,
     Validation,
+    gradient_step,
     make_tokenizer,
     read_corpus,
 )
+from sentiment_jax.training.objectives import ngram_vectors
 from sentiment_jax.training.objectives.masked_language_modeling import (
     MaskedLanguageModeling,
     mean_nats,
@@ -95,6 +97,13 @@ def make_objective(experiment: Experiment) -> Objective:
             token_ids = experiment.encoded["train"].token_ids
             return NgramVectors.of(tokenizer, token_ids, experiment.mesh)
     raise InputError(f"pretrain.objective={config.objective} has no case here")
+
+
+def make_train_step(experiment: Experiment) -> Wrapped:
+    """Return a step of the optimizer, or the objective's own."""
+    if isinstance(experiment.objective, NgramVectors):
+        return ngram_vectors.make_train_step(experiment.objective)
+    return gradient_step(experiment)
 
 
 @functools.lru_cache(maxsize=8)
@@ -157,6 +166,7 @@ PRETRAINING = Task(
     unit="tokens",
     prepare=prepare,
     make_objective=make_objective,
+    make_train_step=make_train_step,
     make_eval_step=lambda of: make_sums_step(of.model, of.objective, of.config.seed),
     validate=validate,
     make_ranking=lambda config: BY_LOSS,
