@@ -91,12 +91,13 @@ def report(run: TrainingRun) -> None:
         for sentence in advise(run.config, result, read_metrics(run.directory.metrics), unknown):
             print(f"{'advice':8} {sentence}")
     test = run.experiment.reviews["test"]
-    few = stratified_sample(test, count=EXAMPLES, seed=run.config.data.split_seed)
-    rows = np.flatnonzero(np.isin(test.hashes, few.hashes))[:EXAMPLES]
+    sample = stratified_sample(test, count=EXAMPLES, seed=run.config.data.split_seed)
+    rows = np.flatnonzero(np.isin(test.hashes, sample.hashes))[:EXAMPLES]
+    examples = test.take(rows)
     probabilities = run.tested.probabilities[rows]
-    predictions = format_predictions(few.classes, probabilities, run.trained.thresholds)
-    shares = unknown_shares(run.experiment.tokenizer, run.experiment.encoded["test"])
-    print_texts(test.take(rows).texts, predictions, [*map(describe_unknown, shares[rows])])
+    predictions = format_predictions(examples.classes, probabilities, run.trained.thresholds)
+    shares = unknown_shares(run.trained.tokenizer, run.trained.encode(examples))
+    print_texts(examples.texts, predictions, [*map(describe_unknown, shares)])
     print(f"{'files':8} {run.directory.path}/result.json, curves.png, predictions.csv")
 
 

@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Float64
 
 from sentiment_jax.data.labels import decide
-from sentiment_jax.data.reviews import Reviews, stratified_sample
+from sentiment_jax.data.reviews import Reviews, Split, stratified_sample
 from sentiment_jax.errors import InputError
 from sentiment_jax.runtime.startup import find_cache
 from sentiment_jax.storage.files import read_json, write_json
@@ -25,7 +25,6 @@ from sentiment_jax.training.metrics import log_loss, score_probabilities
 from sentiment_jax.training.tasks import several_labels
 
 Counts: TypeAlias = Any  # a sparse matrix of scipy: texts x n-grams
-Folds: TypeAlias = Sequence[tuple[np.ndarray, np.ndarray]]  # texts to fit on, texts held out
 C = (0.3, 1.0, 3.0, 10.0, 30.0)  # inverse strengths of the regularization to choose from
 FOLDS = 3
 FEW = 5_000  # reviews that C is chosen on, at most: on IMDB the choice takes as long as the fit
@@ -34,7 +33,7 @@ WORDS = 10  # of each class that the result names
 REVISION = 6  # of the computation: another one is not read from the cache
 
 
-def linear_baseline(splits: Mapping[str, Reviews], cv: Folds = ()) -> dict[str, Any]:
+def linear_baseline(splits: Mapping[str, Reviews], cv: Sequence[Split] = ()) -> dict[str, Any]:
     """Return the baseline's C, seconds, and its scores and predictions on the held-out splits.
 
     {"C", "ngrams" (of what), "words": {class: [those of the largest weights]}, "seconds", split:
@@ -65,7 +64,7 @@ def linear_baseline(splits: Mapping[str, Reviews], cv: Folds = ()) -> dict[str, 
     return found
 
 
-def _fit(splits: Mapping[str, Reviews], cv: Folds) -> dict[str, Any]:
+def _fit(splits: Mapping[str, Reviews], cv: Sequence[Split]) -> dict[str, Any]:
     start = time.perf_counter()
     train = splits["train"]
     counts, names = _count([text for split in splits.values() for text in split.texts])

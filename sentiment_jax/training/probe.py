@@ -4,9 +4,9 @@ Linear probes: Alain & Bengio (2016), https://arxiv.org/abs/1610.01644. The weig
 scikit-learn's model become the network's last layer, so that the run is like any other.
 """
 
+import dataclasses
 import functools
 import time
-from dataclasses import replace
 from typing import Any
 
 import flax.linen as nn
@@ -83,7 +83,9 @@ def _fit(
 ) -> dict[str, np.ndarray]:
     """Return kernel and bias of the last layer; of several labels, each is fitted by itself."""
     if reviews.labels.ndim == 2:
-        apart = [replace(reviews, labels=of, classes=CLASSES) for of in reviews.labels.T]
+        apart = [
+            dataclasses.replace(reviews, labels=of, classes=CLASSES) for of in reviews.labels.T
+        ]
         layers = [_fit(of, features, config) for of in apart]
         names = ("kernel", "bias")  # a label's logit is the difference of the two
         return {n: np.stack([np.diff(of[n])[..., 0] for of in layers], axis=-1) for n in names}

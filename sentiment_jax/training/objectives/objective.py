@@ -64,7 +64,8 @@ def forward(
 ) -> Any:
     """Apply a model to a batch; `dropout` is a key, or None for no dropout.
 
-    `extent` tells which tokens count; `inputs` are what a pre-training network takes besides.
+    `extent` has the lengths of the texts, or their packing; `inputs` are what a pre-training
+    network takes besides.
     """
     rngs = {} if dropout is None else {"dropout": dropout}
     return model.apply(
