@@ -6,7 +6,7 @@
 The weights are all-MiniLM-L6-v2 (22.7 M parameters, 91 MB from the hub), or those of any other
 encoder that is supported. For long texts, such as IMDB's, see configs/bert.py:long.
 
-Measured with these weights: .8934 +- .0051 (3 seeds) on 597 product sentences after training on
+Measured with these weights: .8995 +- .0017 (3 seeds) on 597 product sentences after training on
 2,149, in 48 s on 2 CPU cores, 39 s with compiled steps in the cache (`ngrams`: .7878; TF-IDF and
 logistic regression: .7956).
 
@@ -38,6 +38,7 @@ RECIPE = {
     "model.pooling": "folder",
     "model.dtype": DTYPE,
     "model.attention": "cudnn" if DTYPE == "bfloat16" else "xla",
+    "model.hidden_dropout": 0.0,  # in two epochs of fine-tuning, no worse than .1
     "model.attention_dropout": 0.0,
     "optimizer.name": "adamw",
     "optimizer.learning_rate": 1e-4,
