@@ -287,7 +287,7 @@ def _print(
         rest += [(row["texts_per_second"], ",.0f"), (row["megabytes"], ",.1f")]
         cells = ["" if pandas.isna(value) else format(value, digits) for value, digits in rest]
         print(line(row["model"], f"{row['accuracy']:.4f}", interval, *cells))
-    best = max(correct, key=lambda name: correct[name].mean())
+    best = max((name for name in correct if name != LINEAR), key=lambda name: correct[name].mean())
     reason = f"cheaper to use, and not a standard error behind {best}"
     print(f"{'chosen':8} {chosen}, {'the best' if chosen == best else reason}")
     if LINEAR in correct and _is_level(correct[LINEAR], correct[best]):

@@ -136,6 +136,21 @@ def test_the_same_command_trains_nothing_again(compared, changes, tmp_path, monk
     refuses("holds a run: choose another --workdir for a comp", compare, changes, first)
 
 
+def test_the_reason_of_the_choice_is_among_the_recipes(
+    compared, changes, tmp_path, monkeypatch, capsys
+):
+    """Also if the linear baseline is better than all of them."""
+    directory, *_ = compared
+    shutil.copytree(directory, again := tmp_path / "again")
+    labels = load_corpus(load_run(directory / "encoder").config.data).splits["val"].labels
+    perfect = {"predicted": {"val": labels.tolist()}, "seconds": 0.0}
+    monkeypatch.setattr(mode, "fit_baseline", lambda *_: perfect)
+    compare(changes, again)
+    printed = capsys.readouterr().out
+    assert "the linear baseline is not behind it either" in printed
+    assert "chosen" in printed and "behind linear" not in printed
+
+
 @pytest.mark.parametrize("place", [*PLACES, "the test"])
 def test_a_stopped_comparison_goes_on(place, compared, changes, tmp_path, monkeypatch):
     directory, table, _ = compared
