@@ -4,12 +4,12 @@
         --vectors=runs/vectors --settings=data.path=DATA_DIR
 
 `tfidf` and `lsa` are scikit-learn's, fitted on all texts but the test's: logistic regression on
-TF-IDF, or on its 100 first components. `probe` is the recipe encoder:probe with the weights in
---encoder, and `encoder` fine-tunes them at 128 tokens. `student` distills them from `average` on
-the texts in --texts, an ensemble with `average`. `lstm` trains two LSTMs on the embeddings, an
-ensemble with `average`. `students` has these three as teachers, and two students, the encoder at
-256 tokens and an LSTM that learns from all unlabeled text; the ensemble is `average` and both
-students:
+TF-IDF, or on its 100 first components. `probe` and `encoder` are the recipes encoder:probe and
+encoder with the weights in --encoder, trained on all labels. `student` distills the encoder from
+`average` on the texts in --texts, an ensemble with `average`. `lstm` trains two LSTMs on the
+embeddings, an ensemble with `average`. `students` has these three as teachers, and two students,
+the encoder at 256 tokens and an LSTM that learns from all unlabeled text; the ensemble is `average`
+and both students:
 
     python -m benchmarks.few_labels --output=results/few_labels/runs.csv --runs=runs/few_labels \
         --vectors=runs/vectors --settings=data.path=DATA_DIR --methods=probe,encoder,student \
@@ -73,7 +73,6 @@ COLUMNS = ("method", "labels", "draw", "val_accuracy", "accuracy", "loss", "best
 COLUMNS += ("linear_accuracy", "test", "cpu_s")
 SHORT = ("data.max_length=128", "data.length_buckets=(64,96)", "linear_baseline=False")
 LONG = ("data.max_length=256", "data.length_buckets=(96,128,160,192,224)")
-FINE_TUNED = ("batch_size=8", "min_steps=200", "optimizer.learning_rate=5e-5")
 ALL_LABELS = ("data.validation_fraction=0", "linear_baseline=False")
 LSTM = (*ALL_LABELS, "min_steps=400", "optimizer.learning_rate=4e-3")
 LSTM_STUDENT = (*ALL_LABELS, "epochs=2", "optimizer.learning_rate=2e-3")
@@ -85,7 +84,7 @@ def run(method: str, labels: str, draw: str) -> list[dict[str, object]]:
     table = []
     spent = []  # CPU seconds
     vectors = f"model.pretrained={VECTORS.value}"
-    encoder = (f"model.pretrained={ENCODER.value}", *SHORT)
+    encoder = f"model.pretrained={ENCODER.value}"
 
     def train(name: str, recipe: str, *settings: str, seed: int = 0) -> Path:
         workdir = Path(RUNS.value) / f"{name}-{labels}-{draw}-{seed}".replace(" ", "-")
@@ -113,9 +112,10 @@ def run(method: str, labels: str, draw: str) -> list[dict[str, object]]:
     elif method == "ngrams":
         train("ngrams", "ngrams")
     elif method == "probe":
-        train("probe", "encoder:probe", f"model.pretrained={ENCODER.value}", *ALL_LABELS)
+        train("probe", "encoder:probe", encoder, *ALL_LABELS)
     elif method == "encoder":
-        train("encoder", "bert:long", *encoder, *FINE_TUNED)
+        batch = f"batch_size={min(32, int(labels) // 2)}"  # as in a comparison
+        train("encoder", "encoder", encoder, batch, *ALL_LABELS)
     else:
         average = train("average", "average", vectors)
         teachers = [average]
@@ -124,7 +124,7 @@ def run(method: str, labels: str, draw: str) -> list[dict[str, object]]:
                 teachers.append(train("lstm", "lstm:semi", vectors, *LSTM, seed=seed))
             add_row("average + lstm", scores(*teachers))
         taught = f"data.teacher={','.join(map(str, teachers))}"
-        distilled = (*encoder, *STUDENT, f"pretrain.text={TEXTS.value}", taught)
+        distilled = (encoder, *SHORT, *STUDENT, f"pretrain.text={TEXTS.value}", taught)
         if method == "student":
             student = train("student", "bert:long", *distilled)
             add_row("average + student", scores(average, student))
