@@ -37,6 +37,7 @@ from sentiment_jax.storage.run_directory import (
 )
 from sentiment_jax.sweeps.plan import Trial
 from sentiment_jax.training import checks, console
+from sentiment_jax.training.advice import describe_truncation
 from sentiment_jax.training.cross_validation import draw_folds
 from sentiment_jax.training.metrics import is_correct, mcnemar, wilson_interval
 from sentiment_jax.training.scoring import score_reviews
@@ -298,6 +299,11 @@ def _print(
     if left := [name for name in RECIPES if name not in correct]:
         listed = " and ".join(left)
         print(f"{'advice':8} {listed} are usually better: --config.model.pretrained=FOLDER")
+    else:
+        encoder = RunDirectory(directory / RECIPES[-1].replace(":", "-"))
+        truncated = read_json(encoder.env)["data"]["truncated"]["train"]
+        if sentence := describe_truncation(encoder.read_config(), truncated):
+            print(f"{'advice':8} {sentence}")
     print(
         f"{'winner':8} other modes take --workdir={directory} for {chosen}: --mode=predict, report"
     )

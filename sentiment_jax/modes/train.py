@@ -88,7 +88,9 @@ def report(run: TrainingRun) -> None:
     if result["val"]:
         encoded = run.experiment.encoded["train" if run.cross_validated else "val"]
         unknown = float(unknown_shares(run.experiment.tokenizer, encoded).mean())
-        for sentence in advise(run.config, result, read_metrics(run.directory.metrics), unknown):
+        truncated = run.experiment.statistics["truncated"]["train"]
+        records = read_metrics(run.directory.metrics)
+        for sentence in advise(run.config, result, records, truncated=truncated, unknown=unknown):
             print(f"{'advice':8} {sentence}")
     test = run.experiment.reviews["test"]
     sample = stratified_sample(test, count=EXAMPLES, seed=run.config.data.split_seed)

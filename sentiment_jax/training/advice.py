@@ -13,10 +13,16 @@ from sentiment_jax.config.schema import Config, EncoderConfig
 
 FEW_STEPS = 100  # of the optimizer
 FEW_REVIEWS = 50  # held out for validation
+LONG = 512  # tokens that bert:long reads
 
 
 def advise(
-    config: Config, result: Mapping[str, Any], records: Sequence[Mapping[str, Any]], unknown: float
+    config: Config,
+    result: Mapping[str, Any],
+    records: Sequence[Mapping[str, Any]],
+    *,
+    truncated: float,
+    unknown: float,
 ) -> list[str]:
     """Return sentences, the most important first.
 
@@ -24,12 +30,14 @@ def advise(
       config: the run's.
       result: the content of result.json.
       records: the lines of metrics.jsonl.
+      truncated: the share of the training reviews that are cut.
       unknown: the share of [UNK] among the tokens of the validation reviews.
     """
     validations = [line for line in records if line["split"] == "val" and line["loss"] is not None]
     last = [line for line in records if line["split"] == "train"][-1]
     rules = (
         _baseline(config, result),
+        describe_truncation(config, truncated),
         _few_steps(config, result, last),
         _rising_loss(result, validations),
         _imbalance(config, result["metrics"]["val"]),
@@ -55,6 +63,17 @@ def _baseline(config: Config, result: Mapping[str, Any]) -> str:
     return (
         f"the linear baseline is no worse on validation ({scores['accuracy']:.4f}, this model "
         f"{own:.4f}): try {remedy}"
+    )
+
+
+def describe_truncation(config: Config, truncated: float) -> str:
+    """Return what an encoder that cuts most reviews should try; empty if this is none."""
+    length = config.data.max_length
+    if truncated < 0.5 or length >= LONG or not isinstance(config.model, EncoderConfig):
+        return ""
+    return (
+        f"{truncated:.0%} of the training reviews are cut to {length} tokens: --config=bert:long "
+        f"reads {LONG}, and takes longer"
     )
 
 

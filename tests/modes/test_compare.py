@@ -106,6 +106,9 @@ def test_the_table_is_that_of_the_runs_and_the_baseline(compared):
     assert image[:, :, :3].std() > 0.05
     for row in table.itertuples():
         assert f"{row.accuracy:.4f} {row.low:.4f} to {row.high:.4f}" in printed
+    cut = read_json(directory / "encoder" / "env.json")["data"]["truncated"]["train"]
+    assert cut > 0.5
+    assert f"advice   {cut:.0%} of the training reviews are cut to 24 tokens" in printed
 
 
 def test_the_chosen_one_alone_is_tested_and_stands_for_the_directory(compared):

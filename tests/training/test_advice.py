@@ -8,12 +8,13 @@ import dataclasses
 
 from configs import lstm, ngrams
 from sentiment_jax.config.recipes import override
-from sentiment_jax.config.schema import AverageConfig
+from sentiment_jax.config.schema import AverageConfig, EncoderConfig
 from sentiment_jax.training.advice import advise
 from sentiment_jax.training.checks import resolve
 
 RULES = {  # what each says
     "baseline": "the linear baseline is no worse on validation",
+    "truncation": "of the training reviews are cut to",
     "few steps": "optimizer steps are few",
     "rising loss": "the validation loss rose from",
     "imbalance": "are found: class_weights=balanced",
@@ -47,7 +48,7 @@ CHANGES = {
 }
 
 
-def advice(name, model=None, folds=(), **changes):
+def advice(name, model=None, folds=(), truncated=0.0, **changes):
     """The sentences, by the rule that speaks."""
     (row,) = (row for row in RUNS if row[0] == name)
     values = dict(zip(NAMES[2:], map(float, row[2:]), strict=True))
@@ -72,7 +73,8 @@ def advice(name, model=None, folds=(), **changes):
     }
     records = [{"split": "val", "epoch": i, "loss": v} for i, v in enumerate(losses, start=1)]
     trained = {"split": "train", "step": int(values["steps"]), "accuracy": values["train"]}
-    sentences = advise(config, result, [trained, *records], values["unknown"])
+    shares = {"truncated": truncated, "unknown": values["unknown"]}
+    sentences = advise(config, result, [trained, *records], **shares)
     found = {rule: s for s in sentences for rule, words in RULES.items() if words in s}
     assert len(found) == len(sentences)
     return found
@@ -109,3 +111,14 @@ def test_sentences_name_the_figures_and_the_remedy():
     assert "24% of the words in validation are unknown: more unl" in average["unknown words"]
     reviews = "of the 10 validation reviews of class 'rare', 0% are"
     assert advice("unequal")["imbalance"].startswith(reviews)
+
+
+def test_an_encoder_that_cuts_most_reviews_should_read_more():
+    """all-MiniLM-L6-v2 on IMDB has .9099 with 128 tokens, which cut 88 %, and .9317 with 512."""
+    encoder = EncoderConfig(pretrained="all-MiniLM-L6-v2")
+    imdb = advice("tweets", encoder, truncated=0.8784, **{"data.max_length": 128})
+    expected = "88% of the training reviews are cut to 128 tokens: --config=bert:long reads 512"
+    assert imdb["truncation"].startswith(expected)
+    assert not advice("tweets", encoder, truncated=0.0008, **{"data.max_length": 128})
+    assert not advice("tweets", encoder, truncated=0.8784, **{"data.max_length": 512})
+    assert not advice("tweets", truncated=0.8784, **{"data.max_length": 128})  # n-grams
