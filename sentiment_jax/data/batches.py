@@ -64,13 +64,14 @@ def plan_evaluation(
     """Plan one pass over all reviews, sorted by length or `packed`; batches may hold fewer.
 
     Packed batches have rows in steps of 4 or of a sixteenth of the batch size, so that most splits
-    have the same shape. Reviews that need longer rows are apart: attention takes the square.
+    have the same shape. Reviews that need longer rows are apart, a quarter as many in a batch:
+    attention takes the square of a row, in time and in memory.
     """
     if packed:
         fits = lengths <= ROW_LENGTHS[-1]
         step = max(4, batch_size // 16)
-        parts = [np.flatnonzero(fits), np.flatnonzero(~fits)]
-        plans = [_balance(rows, lengths, batch_size, buckets, step) for rows in parts if len(rows)]
+        parts = [(np.flatnonzero(fits), batch_size), (np.flatnonzero(~fits), batch_size // 4 or 1)]
+        plans = [_balance(rows, lengths, size, buckets, step) for rows, size in parts if len(rows)]
         return [planned for plan in plans for planned in plan]
     return _group(np.argsort(lengths, kind="stable"), lengths, batch_size, buckets)
 

@@ -142,13 +142,16 @@ def test_packed_rows_are_no_longer_than_a_long_review_needs():
         assert planned.length == expected
 
 
-def test_an_evaluation_has_long_reviews_apart():
+@pytest.mark.parametrize("batch_size", [1, 2, 8])
+def test_an_evaluation_has_long_reviews_apart_and_fewer_of_them_in_a_batch(batch_size):
     lengths = np.array([5, 200, 128, 30, 150, 129])
-    plan = plan_evaluation(lengths, batch_size=2, buckets=(64, 256), packed=True)
+    plan = plan_evaluation(lengths, batch_size=batch_size, buckets=(64, 256), packed=True)
     assert sorted(i for planned in plan for i in planned.indices) == list(range(6))
     for planned in plan:
         long = lengths[planned.indices] > 128
         assert planned.length == (256 if long.any() else 128) and long.all() == long.any()
+        most = max(1, batch_size // 4) if long.any() else batch_size
+        assert max(len(long), planned.rows) <= most
 
 
 def test_buckets_end_at_max_length():
