@@ -71,7 +71,7 @@ OUTPUT = flags.DEFINE_string("output", None, "CSV file, a row per run", required
 
 COLUMNS = ("method", "labels", "draw", "val_accuracy", "accuracy", "loss", "best_epoch")
 COLUMNS += ("linear_accuracy", "test", "cpu_s")
-SHORT = ("data.max_length=128", "data.length_buckets=(64,96)", "linear_baseline=False")
+SHORT = ("data.max_length=128", "data.length_buckets=(64,96)")
 LONG = ("data.max_length=256", "data.length_buckets=(96,128,160,192,224)")
 ALL_LABELS = ("data.validation_fraction=0", "linear_baseline=False")
 LSTM = (*ALL_LABELS, "min_steps=400", "optimizer.learning_rate=4e-3")
@@ -114,8 +114,8 @@ def run(method: str, labels: str, draw: str) -> list[dict[str, object]]:
     elif method == "probe":
         train("probe", "encoder:probe", encoder, *ALL_LABELS)
     elif method == "encoder":
-        batch = f"batch_size={min(32, int(labels) // 2)}"  # as in a comparison
-        train("encoder", "encoder", encoder, batch, *ALL_LABELS)
+        batch = min(read_recipe("encoder").batch_size, int(labels) // 2)  # as in a comparison
+        train("encoder", "encoder", encoder, f"batch_size={batch}", *ALL_LABELS)
     else:
         average = train("average", "average", vectors)
         teachers = [average]

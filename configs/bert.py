@@ -62,7 +62,7 @@ VARIANTS = {
     "long": {
         "epochs": 3,
         "batch_size": 32,
-        "eval_batch_size": 32,  # on a CPU, batches of 128 take twice the time (results/peers)
+        "eval_batch_size": 32,  # on a CPU, batches of 128 take longer (results/peers)
         "data.max_length": 512,
         "data.truncation": "head_tail",
         "data.length_buckets": (128, 192, 256, 320, 384, 448),

@@ -91,14 +91,14 @@ def compare(
             if name == PRETRAIN:
                 _pretrain(recipe, directory / VECTORS, len(text), stop)
                 continue
-            place = directory / name.replace(":", "-")
+            place = _place(directory, name)
             if not _train(name, recipe, place, TRIAL, corpus, stop):
                 continue
             trial = Trial("run", place, RunDirectory(place).read_config()).refresh()
             correct[name] = read_predictions([trial], "val").correct[0]
             rows.append(_row(name, correct) | _costs(trial, corpus))
-        chosen = choose({name: of for name, of in correct.items() if name != LINEAR})
-        place = directory / chosen.replace(":", "-")
+        chosen = choose(correct)
+        place = _place(directory, chosen)
         needed = {"test", "linear_baseline"} if baseline else {"test"}
         ended = RunDirectory(place).result
         if not needed <= read_json(ended).keys():
@@ -175,6 +175,11 @@ def _begin(directory: Path, corpus: Corpus, text: Reviews) -> None:
         raise InputError(f"{directory} compares models on other reviews: choose another --workdir")
 
 
+def _place(directory: Path, name: str) -> Path:
+    """Return the directory of a recipe's run."""
+    return directory / name.replace(":", "-")
+
+
 def _train(
     name: str,
     recipe: ConfigDict,
@@ -247,10 +252,15 @@ def choose(correct: Mapping[str, Bool[np.ndarray, " reviews"]]) -> str:
     The standard error is that of the mean difference, review by review (Breiman et al., 1984, have
     the rule).
     """
-    best = max(correct, key=lambda name: correct[name].mean())
+    best = _find_best(correct)
     cheaper = [name for name in CHEAPER if name in correct]
     level = (name for name in cheaper if _is_level(correct[name], correct[best]))
     return next(level, best)
+
+
+def _find_best(correct: Mapping[str, Bool[np.ndarray, " reviews"]]) -> str:
+    """Return the most accurate recipe; the linear baseline is none."""
+    return max((name for name in correct if name != LINEAR), key=lambda name: correct[name].mean())
 
 
 def _is_level(first: Bool[np.ndarray, " reviews"], best: Bool[np.ndarray, " reviews"]) -> bool:
@@ -288,7 +298,7 @@ def _print(
         rest += [(row["texts_per_second"], ",.0f"), (row["megabytes"], ",.1f")]
         cells = ["" if pandas.isna(value) else format(value, digits) for value, digits in rest]
         print(line(row["model"], f"{row['accuracy']:.4f}", interval, *cells))
-    best = max((name for name in correct if name != LINEAR), key=lambda name: correct[name].mean())
+    best = _find_best(correct)
     reason = f"cheaper to use, and not a standard error behind {best}"
     print(f"{'chosen':8} {chosen}, {'the best' if chosen == best else reason}")
     if LINEAR in correct and _is_level(correct[LINEAR], correct[best]):
@@ -300,7 +310,7 @@ def _print(
         listed = " and ".join(left)
         print(f"{'advice':8} {listed} are usually better: --config.model.pretrained=FOLDER")
     else:
-        encoder = RunDirectory(directory / RECIPES[-1].replace(":", "-"))
+        encoder = RunDirectory(_place(directory, RECIPES[-1]))
         truncated = read_json(encoder.env)["data"]["truncated"]["train"]
         if sentence := describe_truncation(encoder.read_config(), truncated):
             print(f"{'advice':8} {sentence}")

@@ -50,7 +50,8 @@ def batch_like(experiment: Experiment, mode: str, length: int) -> batches.Batch:
             fitting = min(size, len(split))
             plan = scoring.plan_pass(experiment, split, fitting)
             passes += [(made, split, fitting) for made in plan]
-        planned, encoded, size = max(passes, key=lambda made: made[0].rows * made[0].length)
+        # Attention takes the square of a row.
+        planned, encoded, size = max(passes, key=lambda made: made[0].rows * made[0].length ** 2)
     return batches.make_batch(dataclasses.replace(encoded, targets=None), planned, size)
 
 

@@ -5,15 +5,17 @@ import dataclasses
 import re
 
 import jax
+import numpy as np
 import pytest
 import runs
 
 from sentiment_jax.config.recipes import override
 from sentiment_jax.config.stored import replace_settings
+from sentiment_jax.data.batches import PlannedBatch
 from sentiment_jax.errors import RunError
 from sentiment_jax.modes.train import TRIAL, dry_run, train
 from sentiment_jax.runtime import devices
-from sentiment_jax.training import compilation
+from sentiment_jax.training import compilation, scoring
 from sentiment_jax.training.checks import resolve
 from sentiment_jax.training.resume import initial_params
 from sentiment_jax.training.stages import run_stages
@@ -94,3 +96,12 @@ def test_an_evaluation_needs_its_memory_beside_the_optimizers_state(experiment, 
     message = "evaluation of 4096 rows x 23 tokens .*: lower eval_batch_size"
     with pytest.raises(RunError, match=message):
         compilation.check_memory(experiment)
+
+
+def test_the_largest_packed_batch_is_that_of_the_most_attention(experiment, monkeypatch):
+    first = np.array([0])
+    plan = [PlannedBatch(first, 128, 40), PlannedBatch(first, 512, 8)]  # 5,120 and 4,096 tokens
+    monkeypatch.setattr(scoring, "plan_pass", lambda *_: plan)
+    monkeypatch.setattr(type(experiment), "packs", True)
+    batch = compilation.batch_like(experiment, "evaluation", 512)
+    assert batch["token_ids"].shape == (8, 512)
