@@ -31,8 +31,8 @@ OUTPUT = flags.DEFINE_string("output", None, "CSV file, a row per run", required
 
 COLUMNS = (
     *("data", "config", "seed", "train", "test", "val_accuracy", "accuracy", "loss", "macro_f1"),
-    *("linear_val_accuracy", "linear_accuracy", "linear_loss", "mcnemar_p", "best_epoch"),
-    *("train_s", "linear_s", "wall_s"),
+    *("linear_val_accuracy", "linear_accuracy", "linear_loss", "linear_macro_f1", "mcnemar_p"),
+    *("best_epoch", "val_loss", "val_macro_f1", "train_s", "linear_s", "wall_s"),
 )
 
 
@@ -60,8 +60,11 @@ def run(name: str, settings: Sequence[str], config: str, seed: str) -> dict[str,
         "linear_val_accuracy": round(linear["val"]["accuracy"], 4),
         "linear_accuracy": round(linear["test"]["accuracy"], 4),
         "linear_loss": round(linear["test"]["loss"], 4),
-        "mcnemar_p": round(linear["mcnemar_p"], 4),
+        "linear_macro_f1": round(linear["test"]["macro_f1"], 4),
+        "mcnemar_p": round(linear["mcnemar_p"], 6),
         "best_epoch": result["best_epoch"],
+        "val_loss": round(result["val"]["loss"], 4),
+        "val_macro_f1": round(result["metrics"]["val"]["macro_f1"], 4),
         "train_s": round(result["train_seconds"], 1),
         "linear_s": round(linear["seconds"], 1),
         "wall_s": round(wall, 1),

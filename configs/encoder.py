@@ -27,6 +27,7 @@ RECIPE = {
     "min_steps": 80,  # of 100 reviews, two epochs are too few steps
     "batch_size": 32,
     "contrastive": 1.0,  # worth most where reviews are few
+    "probe_first": True,  # a random last layer of many classes needs more steps
     "select_by": "last",  # when the rate has fallen to 0; of few reviews, scores mislead
     "data.source": "csv",  # of one's own: data.path names it
     "data.validation_fraction": 0.1,
@@ -50,6 +51,7 @@ VARIANTS = {
         "epochs": 1,
         "min_steps": 0,
         "contrastive": 0.0,
+        "probe_first": False,
         "data.max_length": 256,  # no step has to read it
         "model.pooled_layers": 4,  # the highest say more about a text's topic than its sentiment
         "optimizer.name": "lbfgs",

@@ -115,6 +115,7 @@ def compare(
     *,
     test: Labeled | None = None,
     changes: Mapping[str, Any] | None = None,
+    choose_by: str = "",
 ) -> pandas.DataFrame:
     """Train the recipes for one's own texts on the same reviews, and test the one to use.
 
@@ -123,6 +124,7 @@ def compare(
       data: reviews, or the path of a table.
       test: reviews to test on; without them, data.test_fraction of `data` is held out.
       changes: "group.field" -> value, such as the encoder's {"model.pretrained": folder}.
+      choose_by: the metric, as --choose_by names it.
 
     Returns the table that the command prints. Errors are those of `train`.
     """
@@ -139,7 +141,7 @@ def compare(
         names = ("data.source", "data.path", "data.test_path")
         changed |= {name: flatten(config)[name] for name in names}
         startup.start(config)
-        return compare_recipes(changed, directory.path)
+        return compare_recipes(changed, directory.path, choose_by=choose_by)
 
 
 def load(workdir: str | Path) -> "Model":

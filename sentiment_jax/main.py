@@ -93,6 +93,7 @@ COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0, 
 PROCESS_ID = flags.DEFINE_integer("process_id", None, "this process, from 0")
 PROCESS_COUNT = flags.DEFINE_integer("process_count", None, "how many processes")
 LOST_AFTER = flags.DEFINE_integer("lost_after", 60, "longest silence, seconds", 5)
+CHOOSE_BY = flags.DEFINE_string("choose_by", "", "metric; empty: by how even the classes are")
 SPLIT = flags.DEFINE_enum("split", "test", ["val", "test"], "the split to score")
 CALIBRATED = flags.DEFINE_bool("calibrated", False, "use the temperature fitted on validation")
 TEXT = flags.DEFINE_multi_string("text", [], "a text; repeatable")
@@ -122,6 +123,7 @@ READERS = {  # modes -> the flags that they alone read
     ("train", "pretrain"): ["fresh", "tensorboard", "allow_changes", "dry_run"],
     ("train", "pretrain", "compare", "sweep"): ["stop_after"],
     ("train", "pretrain", "evaluate"): ["coordinator", "process_id", "process_count", "lost_after"],
+    ("compare",): ["choose_by"],
     ("evaluate",): ["split", "label_column"],
     ("evaluate", "predict"): ["calibrated", "input", "text_column"],
     ("predict",): ["text", "explain", "label"],
@@ -255,7 +257,7 @@ def _run_mode(mode: str, config: Any, workdirs: list[Path], changes: dict[str, A
         case "compare":
             from sentiment_jax.modes.compare import compare
 
-            compare(changes, workdirs[0], stop_after=STOP_AFTER.value)
+            compare(changes, workdirs[0], choose_by=CHOOSE_BY.value, stop_after=STOP_AFTER.value)
         case "sweep":
             _sweep(config, workdirs[0], changes)
         case "report":

@@ -34,13 +34,14 @@ class Predictions:
     labels: Int32[np.ndarray, "reviews *labels"]
     probabilities: Float32[np.ndarray, "seeds reviews classes"]
     temperatures: tuple[Any, ...]  # found on each seed's validation split
-    thresholds: tuple[Sequence[float], ...]  # of several labels, found there as well
+    thresholds: tuple[Sequence[float], ...]  # found there as well
     separator: str  # of several labels
 
     @functools.cached_property
     def predicted(self) -> Int64[np.ndarray, "seeds reviews *labels"]:
         """The class or labels that each seed predicts for each review."""
-        return np.array([*map(decide, self.probabilities, self.thresholds)])
+        decided = functools.partial(decide, several=self.labels.ndim == 2)
+        return np.array([*map(decided, self.probabilities, self.thresholds)])
 
     @property
     def correct(self) -> Bool[np.ndarray, "seeds reviews"]:
@@ -117,7 +118,8 @@ def mean_scores(seeds: Sequence[Any]) -> Any:
 def hardest_mistakes(predictions: Predictions, count: int) -> pandas.DataFrame:
     """Tabulate the mistakes with the lowest p(label), probabilities averaged over seeds."""
     means = predictions.probabilities.mean(axis=0)
-    predicted = decide(means, np.mean(predictions.thresholds, axis=0).tolist())
+    thresholds = np.mean([of for of in predictions.thresholds if len(of)] or [[]], axis=0).tolist()
+    predicted = decide(means, thresholds, several=predictions.labels.ndim == 2)
     p_label = metrics.p_of_labels(means, predictions.labels).prod(axis=1)
     order = np.argsort(p_label, kind="stable")
     hardest = order[~is_correct(predictions.labels, predicted)[order]][:count]

@@ -127,6 +127,7 @@ class DataConfig:
     ngrams: int = _count(1, "longest n-gram with an embedding of its own", at_most=3)
     length_buckets: tuple[int, ...] = setting((64, 128), "padded lengths, besides max_length")
     packing: bool = setting(False, "encoders on one device: rows that hold several short reviews")
+    rare: bool = False  # whether a class has less than half of an even share; the data decide it
 
     @property
     def separator(self) -> str:
@@ -326,6 +327,7 @@ class Config:
     gradient_accumulation: int = _count(1, "parts of a batch, computed in turn: less memory")
     select_by: str = setting("accuracy", "picks the epoch", choices=SELECTED_BY, only="train")
     early_stopping_patience: int = _from_zero(0, "epochs without a better score; 0: never stop")
+    probe_first: bool = setting(False, "start from a fitted last layer", only="train")
     log_every: int = _count(50, "steps between training lines of metrics.jsonl", harmless=True)
     checkpoint_every: int = _count(500, "steps between checkpoints within an epoch", harmless=True)
     cpu_devices: int = _count(1, "parts of a CPU, as far as both batch sizes divide", at_most=1024)
@@ -345,7 +347,7 @@ class Config:
     @property
     def accuracy(self) -> str:
         """The metric that `select_by=accuracy` stands for."""
-        if self.data.separator:
+        if self.data.separator or self.data.rare:
             return "macro_f1"
         return "balanced_accuracy" if self.class_weights == "balanced" else "accuracy"
 

@@ -13,6 +13,7 @@ LATER = {  # settings that are younger than format 2
     name: schema("bert")[name].default
     for name in (
         "contrastive",
+        "probe_first",
         "select_by",
         "linear_baseline",
         "min_steps",

@@ -34,6 +34,7 @@ def validate(config: Any, *, pretraining: bool = False) -> None:
         raise InputError(f"config: model.name={model!r} is unknown, choose {', '.join(MODELS)}")
     settings = schema(model)
     own = {f"model.{field}" for field in MODELS[model].__dataclass_fields__}  # the weights' too
+    own.add("data.rare")
     odd = [name for name in values if name not in settings and name not in own]
     odd += sorted(settings.keys() - values.keys())
     if odd:
@@ -119,7 +120,11 @@ def _training_problems(values: Mapping[str, Any]) -> Iterator[str]:
         yield f"contrastive={values['contrastive']} needs {pooled}: set 0"
     if values["contrastive"] and values["gradient_accumulation"] > 1:
         yield "contrastive compares all texts of a batch: set gradient_accumulation=1"
+    if values["probe_first"] and (not pools or not values["model.pretrained"]):
+        yield f"probe_first fits the last layer of {pooled}, and pretrained weights: set False"
     if values["optimizer.name"] == "lbfgs":
+        if values["probe_first"]:
+            yield "optimizer.name=lbfgs fits the last layer in any case: set probe_first=False"
         if values["contrastive"]:
             yield "optimizer.name=lbfgs takes no steps: set contrastive=0"
         if teacher:

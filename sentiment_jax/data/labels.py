@@ -220,14 +220,20 @@ def _find_several(labels: Iterable[str]) -> str:
 
 
 def decide(
-    probabilities: Float[np.ndarray, "*any reviews classes"], thresholds: Sequence[float] = ()
+    probabilities: Float[np.ndarray, "*any reviews classes"],
+    thresholds: Sequence[float] = (),
+    *,
+    several: bool = False,
 ) -> Int64[np.ndarray, "*any reviews"] | Int64[np.ndarray, "*any reviews classes"]:
     """Return the predicted classes: the most probable one, the first of equally probable ones.
 
-    With thresholds, a text may have several labels: 1 stands for those above their threshold.
+    With thresholds, it is the one with the largest ratio of its probability to its threshold. If a
+    text may have `several` labels, 1 stands for those above their threshold.
     """
-    if len(thresholds):
+    if several:
         return (probabilities > np.array(thresholds)).astype(np.int64)
+    if len(thresholds):
+        return (probabilities / np.array(thresholds)).argmax(axis=-1)
     if probabilities.shape[-1] == 2:  # float32 may round the larger of two to 0.5, the other not
         return (probabilities[..., 1] > 0.5).astype(np.int64)
     return probabilities.argmax(axis=-1)

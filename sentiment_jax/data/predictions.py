@@ -36,7 +36,7 @@ def prediction_cells(
 ) -> list[list[int | str]]:
     """Return predicted class and probabilities of each review: of two classes, the second's."""
     shown = probabilities[:, 1 - len(prediction_columns(config)) :].tolist()
-    predicted = decide(probabilities, thresholds)
+    predicted = decide(probabilities, thresholds, several=bool(config.data.separator))
     labels = label_cells(config.cells, predicted, config.data.separator)
     return [[of, *(f"{p:.6f}" for p in row)] for of, row in zip(labels, shown, strict=True)]
 

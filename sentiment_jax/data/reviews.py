@@ -157,6 +157,11 @@ class Reviews:
         return self.labels[:, None] == np.arange(len(self.classes))
 
     @property
+    def rare(self) -> bool:
+        """Whether a class has less than half of an even share; not of several labels per text."""
+        return self.labels.ndim == 1 and is_rare(self.members.sum(axis=0))
+
+    @property
     def strata(self) -> Int64[np.ndarray, " reviews"]:
         """A number per review, in the order of the labels, that equal labels have in common."""
         return np.unique(self.labels, axis=0, return_inverse=True)[1].ravel()
@@ -171,6 +176,11 @@ class Reviews:
             hashes=self.hashes[indices],
             labels=self.labels[indices],
         )
+
+
+def is_rare(counts: Int64[np.ndarray, " classes"]) -> bool:
+    """Whether the smallest class has less than half of an even share of the texts."""
+    return bool(2 * len(counts) * counts.min() < counts.sum())
 
 
 def stratified_split(

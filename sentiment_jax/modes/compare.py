@@ -4,6 +4,8 @@ That is the best on validation, unless one that is cheaper to use is level with 
 recipe is a run in the directory: after a kill, it goes on as any run does.
 """
 
+import contextlib
+import dataclasses
 import functools
 import time
 from collections.abc import Mapping, Sequence
@@ -12,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import pandas
-from jaxtyping import Bool
+from jaxtyping import Bool, Float, Int64
 from ml_collections import ConfigDict
 
 from sentiment_jax.analysis import figures
@@ -22,6 +24,7 @@ from sentiment_jax.config.schema import ENCODERS, DataConfig
 from sentiment_jax.config.stored import flatten
 from sentiment_jax.config.validation import validate
 from sentiment_jax.data.corpus import Corpus, infer_source, load_corpus
+from sentiment_jax.data.labels import find_class
 from sentiment_jax.data.reviews import Reviews
 from sentiment_jax.data.unlabeled import NOTHING, read_text
 from sentiment_jax.errors import InputError, TooLittleText
@@ -39,7 +42,12 @@ from sentiment_jax.sweeps.plan import Trial
 from sentiment_jax.training import checks, console
 from sentiment_jax.training.advice import describe_truncation
 from sentiment_jax.training.cross_validation import draw_folds
-from sentiment_jax.training.metrics import is_correct, mcnemar, wilson_interval
+from sentiment_jax.training.metrics import (
+    is_correct,
+    mcnemar,
+    score_resampled,
+    wilson_interval,
+)
 from sentiment_jax.training.scoring import score_reviews
 from sentiment_jax.training.signals import Stop
 from sentiment_jax.training.stages import run_stages
@@ -56,24 +64,36 @@ WEIGHTS = ("model.pretrained", "model.revision")  # of the encoders
 TEXT = "pretrain.text"  # unlabeled
 FRACTION = "data.validation_fraction"
 # What may be changed.
-SHARED = ("data.", "seed", "cpu_devices", TEXT, *WEIGHTS)
+SHARED = ("data.", "seed", "cpu_devices", "class_weights", TEXT, *WEIGHTS)
 FEW = 100  # validation reviews: fewer choose by chance, and folds take their place
 FOLDS = 5
 TIMED = 256  # texts, to measure how fast a model predicts
+METRICS = ("accuracy", "macro_f1", "log_loss")  # to choose by, and:
+RECALL = "recall:"  # of a class, at a precision
+SAMPLES = 200  # of the validation reviews, for the standard error of a difference
+MISSED = 3  # classes that a model never finds, to name
 
 
 def compare(
-    changes: Mapping[str, Any], directory: Path, *, stop_after: float | None = None
+    changes: Mapping[str, Any],
+    directory: Path,
+    *,
+    choose_by: str = "",
+    stop_after: float | None = None,
 ) -> pandas.DataFrame:
     """Complete a comparison; print, draw and return its table, a row per model.
 
     `changes` are of the data, the seed, the encoder's weights and unlabeled text. The directory
-    will hold comparison.json, .csv and .png, and a run for each recipe. After `stop_after` seconds,
-    the current run is saved and the comparison stops. The columns are the validation accuracy with
-    its 95 % interval, the p-value of McNemar's test against the linear baseline, the seconds of
-    training, texts per second and the size of the parameters. Errors are those of a training.
+    will hold comparison.json, .csv and .png, and a run for each recipe. The metric to choose by is
+    one of metrics.score_resampled; "" stands for accuracy, or for macro F1 if a class is rare or a
+    text may have several labels. After `stop_after` seconds, the current run is saved and the
+    comparison stops. The columns are the validation accuracy with its 95 % interval, macro F1, the
+    metric if it is another one, the p-value of McNemar's test against the linear baseline, the
+    seconds of training, texts per second and the size of the parameters. Errors are those of a
+    training.
     """
     recipes, data, corpus = _read(changes, directory)
+    by = _metric(choose_by, corpus.splits["train"])
     text = read_text(changes[TEXT], data) if changes.get(TEXT) else NOTHING
     _begin(directory, corpus, text)
     scored = corpus.splits["train" if data.folds else "val"]
@@ -82,10 +102,10 @@ def compare(
     print(f"{'compare':8} {listed} by {how} on {len(scored):,} reviews, in {directory}")
     baseline = fit_baseline(corpus.splits, draw_folds(data, corpus.splits))
     rows = []
-    correct = {}
+    found = {}
     if baseline:
-        correct[LINEAR] = is_correct(scored.labels, np.array(baseline["predicted"]["val"]))
-        rows.append(_row(LINEAR, correct) | {"train_seconds": baseline["seconds"]})
+        found[LINEAR] = _score(scored, np.array(baseline["predicted"]["val"]), by)
+        rows.append(_row(LINEAR, found, by) | {"train_seconds": baseline["seconds"]})
     with Stop(stop_after) as stop:
         for name, recipe in recipes.items():
             if name == PRETRAIN:
@@ -95,11 +115,12 @@ def compare(
             if not _train(name, recipe, place, TRIAL, corpus, stop):
                 continue
             trial = Trial("run", place, RunDirectory(place).read_config()).refresh()
-            correct[name] = read_predictions([trial], "val").correct[0]
-            rows.append(_row(name, correct) | _costs(trial, corpus))
-        chosen = choose(correct)
+            own = read_predictions([trial], "val")
+            found[name] = _score(scored, own.predicted[0], by, own.probabilities[0])
+            rows.append(_row(name, found, by) | _costs(trial, corpus))
+        chosen = choose({name: of.samples for name, of in found.items()})
         place = _place(directory, chosen)
-        needed = {"test", "linear_baseline"} if baseline else {"test"}
+        needed = {"test", "advice", *(["linear_baseline"] if baseline else [])}
         ended = RunDirectory(place).result
         if not needed <= read_json(ended).keys():
             ended.unlink()  # it goes on: what is left is the test
@@ -108,8 +129,24 @@ def compare(
     _write(table, scored, chosen, how, directory)
     content = read_json(directory / COMPARISON_FILE) | {"chosen": place.name}
     write_json(directory / COMPARISON_FILE, content)
-    _print(table, chosen, correct, read_json(ended), directory)
+    _print(table, chosen, found, read_json(ended), scored, by, directory)
     return table
+
+
+def _metric(choose_by: str, train: Reviews) -> str:
+    """Return the metric to choose by; InputError if there is none of this name."""
+    if not choose_by:
+        return "macro_f1" if train.labels.ndim == 2 or train.rare else METRICS[0]
+    name, _, precision = choose_by.removeprefix(RECALL).rpartition("@")
+    if choose_by.startswith(RECALL):
+        find_class(name, train.classes)
+        with contextlib.suppress(ValueError):
+            if 0 < float(precision) <= 1:
+                return choose_by
+    elif choose_by in METRICS:
+        return choose_by
+    expected = f"{', '.join(METRICS)} or {RECALL}CLASS@PRECISION, such as {RECALL}spam@.9"
+    raise InputError(f"--choose_by={choose_by} is unknown, choose {expected}")
 
 
 def _read(
@@ -145,7 +182,7 @@ def _recipe(name: str, changes: Mapping[str, Any], vectors: Path) -> ConfigDict:
     recipe = read_recipe(name)
     others = {TEXT}
     if name == PRETRAIN:
-        others = {"data.folds"}  # it has none
+        others = {"data.folds", "class_weights"}  # it has none
         if not changes.get(FRACTION):
             others.add(FRACTION)  # it holds out text in any case
     if recipe.model.name not in ENCODERS:
@@ -219,13 +256,56 @@ def _pretrain(recipe: ConfigDict, place: Path, texts: int, stop: Stop) -> None:
     print(f"{PRETRAIN:14} {seconds:,.0f} s, the embeddings of {AVERAGE}", flush=True)
 
 
-def _row(name: str, correct: Mapping[str, Bool[np.ndarray, " reviews"]]) -> dict[str, Any]:
-    """Return a model's row of the table, given which reviews each model classifies correctly."""
-    accuracy = float(correct[name].mean())
-    low, high = wilson_interval(accuracy, len(correct[name]))
-    compared = name != LINEAR and LINEAR in correct
-    p = mcnemar(correct[name], correct[LINEAR])[2] if compared else np.nan
-    return {"model": name, "accuracy": accuracy, "low": low, "high": high, "p": p}
+@dataclasses.dataclass(frozen=True)
+class Score:
+    """What a model predicts for the validation reviews, and how good that is."""
+
+    correct: Bool[np.ndarray, " reviews"]
+    predicted: Int64[np.ndarray, "reviews *labels"]
+    macro_f1: float
+    # Of the metric to choose by, on the validation reviews and then on resamples of them (Efron,
+    # 1979); empty if it can't be computed without probabilities.
+    samples: Float[np.ndarray, " samples"]
+
+
+def _score(
+    scored: Reviews,
+    predicted: Int64[np.ndarray, "reviews *labels"],
+    by: str,
+    probabilities: Float[np.ndarray, "reviews classes"] | None = None,
+) -> Score:
+    """Score predictions of the validation reviews."""
+    drawn = np.random.default_rng(0).multinomial(
+        len(scored), np.full(len(scored), 1 / len(scored)), size=SAMPLES
+    )
+    counts = np.concatenate([np.ones((1, len(scored))), drawn])
+    resampled = functools.partial(
+        score_resampled,
+        labels=scored.labels,
+        predicted=predicted,
+        probabilities=probabilities,
+        names=scored.classes,
+    )
+    known = probabilities is not None or by in ("accuracy", "macro_f1")
+    return Score(
+        correct=is_correct(scored.labels, predicted),
+        predicted=predicted,
+        macro_f1=float(resampled("macro_f1", counts=counts[:1])[0]),
+        samples=resampled(by, counts=counts) if known else np.zeros(0),
+    )
+
+
+def _row(name: str, found: Mapping[str, Score], by: str) -> dict[str, Any]:
+    """Return a model's row of the table."""
+    own = found[name]
+    accuracy = float(own.correct.mean())
+    low, high = wilson_interval(accuracy, len(own.correct))
+    row = {"model": name, "accuracy": accuracy, "low": low, "high": high, "macro_f1": own.macro_f1}
+    if by not in row:
+        row[by] = float(own.samples[0]) if len(own.samples) else np.nan
+    compared = name != LINEAR and LINEAR in found
+    row["p"] = mcnemar(own.correct, found[LINEAR].correct)[2] if compared else np.nan
+    return row
 
 
 def _costs(trial: Trial, corpus: Corpus) -> dict[str, float]:
@@ -246,26 +326,26 @@ def _costs(trial: Trial, corpus: Corpus) -> dict[str, float]:
     }
 
 
-def choose(correct: Mapping[str, Bool[np.ndarray, " reviews"]]) -> str:
+def choose(samples: Mapping[str, Float[np.ndarray, " samples"]]) -> str:
     """Return the best model, or one of the CHEAPER that is at most a standard error behind it.
 
-    The standard error is that of the mean difference, review by review (Breiman et al., 1984, have
-    the rule).
+    The standard error is that of the difference on the same reviews, by their resamples (Breiman et
+    al., 1984, have the rule).
     """
-    best = _find_best(correct)
-    cheaper = [name for name in CHEAPER if name in correct]
-    level = (name for name in cheaper if _is_level(correct[name], correct[best]))
+    best = _find_best(samples)
+    cheaper = [name for name in CHEAPER if name in samples]
+    level = (name for name in cheaper if _is_level(samples[name], samples[best]))
     return next(level, best)
 
 
-def _find_best(correct: Mapping[str, Bool[np.ndarray, " reviews"]]) -> str:
-    """Return the most accurate recipe; the linear baseline is none."""
-    return max((name for name in correct if name != LINEAR), key=lambda name: correct[name].mean())
+def _find_best(samples: Mapping[str, Float[np.ndarray, " samples"]]) -> str:
+    """Return the best recipe; the linear baseline is none."""
+    return max((name for name in samples if name != LINEAR), key=lambda name: samples[name][0])
 
 
-def _is_level(first: Bool[np.ndarray, " reviews"], best: Bool[np.ndarray, " reviews"]) -> bool:
-    behind = best.astype(float) - first
-    return bool(behind.mean() <= behind.std() / np.sqrt(len(behind)))
+def _is_level(first: Float[np.ndarray, " samples"], best: Float[np.ndarray, " samples"]) -> bool:
+    behind = best - first
+    return bool(behind[0] <= behind[1:].std())
 
 
 def _write(
@@ -286,35 +366,69 @@ def _write(
 def _print(
     table: pandas.DataFrame,
     chosen: str,
-    correct: Mapping[str, Bool[np.ndarray, " reviews"]],
+    found: Mapping[str, Score],
     result: Mapping[str, Any],
+    scored: Reviews,
+    by: str,
     directory: Path,
 ) -> None:
-    line = "{:14} {:>8} {:>16} {:>11} {:>11} {:>8} {:>6}".format
-    print(line("model", "accuracy", "95 % interval", "p, linear", "training s", "texts/s", "MB"))
+    extra = [name for name in table.columns if name == by not in ("accuracy", "macro_f1")]
+    line = "{:14} {:>8} {:>16} {:>8} {:>11} {:>11} {:>8} {:>6}".format
+    names = ("model", "accuracy", "95 % interval", "macro F1", "p, linear", "training s", "texts/s")
+    print(line(*names, "MB"), *extra)
+    costs = (("p", ".2g"), ("train_seconds", ",.1f"), ("texts_per_second", ",.0f"))
     for row in table.to_dict("records"):
+        cells = [(row[name], digits) for name, digits in (*costs, ("megabytes", ",.1f"))]
+        shown = ["" if pandas.isna(value) else format(value, digits) for value, digits in cells]
         interval = f"{row['low']:.4f} to {row['high']:.4f}"
-        rest = [(row[name], digits) for name, digits in (("p", ".2g"), ("train_seconds", ",.1f"))]
-        rest += [(row["texts_per_second"], ",.0f"), (row["megabytes"], ",.1f")]
-        cells = ["" if pandas.isna(value) else format(value, digits) for value, digits in rest]
-        print(line(row["model"], f"{row['accuracy']:.4f}", interval, *cells))
-    best = _find_best(correct)
-    reason = f"cheaper to use, and not a standard error behind {best}"
-    print(f"{'chosen':8} {chosen}, {'the best' if chosen == best else reason}")
-    if LINEAR in correct and _is_level(correct[LINEAR], correct[best]):
+        scores = (f"{row['accuracy']:.4f}", interval, f"{row['macro_f1']:.4f}")
+        print(line(row["model"], *scores, *shown), *(f"{row[name]:.4f}" for name in extra))
+    for sentence in describe_missed(chosen, found, scored):
+        print(f"{'advice':8} {sentence}")
+    for sentence in result["advice"]:
+        print(f"{'advice':8} {sentence}")
+    samples = {name: of.samples for name, of in found.items()}
+    best = _find_best(samples)
+    reason = f"the best by {by.replace('_', ' ')}"
+    if chosen != best:
+        reason = f"cheaper to use, and not a standard error behind {best} in {by.replace('_', ' ')}"
+    if by == "macro_f1" and scored.labels.ndim == 1:
+        reason += ", which counts every class alike: one is rare"
+    print(f"{'chosen':8} {chosen}, {reason}")
+    if len(samples.get(LINEAR, ())) and _is_level(samples[LINEAR], samples[best]):
         print(f"{'':8} the linear baseline is not behind it either: scikit-learn may be enough")
-    console.print_scores("test", result["test"], chosen)
+    more = f" macro F1 {result['metrics']['test']['macro_f1']:.4f}" if by == "macro_f1" else ""
+    console.print_scores("test", result["test"], chosen, more=more)
     console.print_metrics(result["metrics"]["test"])
     console.print_linear_baseline(dict(result))
-    if left := [name for name in RECIPES if name not in correct]:
+    if left := [name for name in RECIPES if name not in found]:
         listed = " and ".join(left)
         print(f"{'advice':8} {listed} are usually better: --config.model.pretrained=FOLDER")
     else:
         encoder = RunDirectory(_place(directory, RECIPES[-1]))
         truncated = read_json(encoder.env)["data"]["truncated"]["train"]
-        if sentence := describe_truncation(encoder.read_config(), truncated):
+        sentence = describe_truncation(encoder.read_config(), truncated)
+        if sentence and sentence not in result["advice"]:
             print(f"{'advice':8} {sentence}")
     print(
         f"{'winner':8} other modes take --workdir={directory} for {chosen}: --mode=predict, report"
     )
     print(f"{'files':8} {directory}/comparison.csv, comparison.png")
+
+
+def describe_missed(chosen: str, found: Mapping[str, Score], scored: Reviews) -> list[str]:
+    """Return which classes the chosen model never finds, and who finds most of them."""
+    members = scored.members
+    hits = {}
+    for name, of in found.items():
+        made = dataclasses.replace(scored, labels=of.predicted.astype(np.int32)).members
+        hits[name] = (made & members).sum(axis=0)
+    sentences = []
+    for i in np.flatnonzero((hits[chosen] == 0) & (members.sum(axis=0) > 0)):
+        best = max(hits, key=lambda name: hits[name][i])
+        total = f"of the {members[:, i].sum():,} texts of class {scored.classes[i]!r}"
+        other = f"; {best} finds {hits[best][i]:,}" if hits[best][i] else ""
+        sentences.append(f"{chosen} finds none {total}{other}")
+    if len(sentences) > MISSED:
+        sentences[MISSED:] = [f"{chosen} finds none of {len(sentences) - MISSED} more classes"]
+    return sentences

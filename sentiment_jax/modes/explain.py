@@ -101,7 +101,9 @@ def explain_texts(
     if named is not None:
         towards = [named] * len(texts)
     blocks: list[dict[str, Any]] = []
-    predicted = format_predictions(classes, probabilities, trained.thresholds)
+    predicted = format_predictions(
+        classes, probabilities, trained.thresholds, several=bool(trained.config.data.separator)
+    )
     rows = zip(names, texts, probabilities, towards, predicted, warnings, strict=True)
     for name, text, p, i, prediction, warning in rows:
         with terminal.progress_bar(None, f"explaining {len(blocks) + 1} of {len(texts)}"):

@@ -90,8 +90,12 @@ def predict_runs(
 
 
 def mean_thresholds(models: Sequence[TrainedModel]) -> list[float]:
-    """Return the thresholds of several labels, averaged over the models; none of one."""
-    return np.mean([model.thresholds for model in models], axis=0).tolist()
+    """Return the thresholds, averaged over the models; none if no model has any."""
+    if not any(len(model.thresholds) for model in models):
+        return []
+    classes = len(models[0].classes)
+    each = [model.thresholds or [1 / classes] * classes for model in models]
+    return np.mean(each, axis=0).tolist()
 
 
 def predict(models: Sequence[TrainedModel], texts: Sequence[str]) -> Predictions:
@@ -133,11 +137,13 @@ def format_predictions(
     classes: Sequence[str],
     probabilities: Float[np.ndarray, "texts classes"],
     thresholds: Sequence[float] = (),
+    *,
+    several: bool = False,
 ) -> list[str]:
     """Return the predicted class or labels and their probabilities for each text, aligned."""
     width = max(map(len, classes))
-    predicted = zip(decide(probabilities, thresholds), probabilities, strict=True)
-    if thresholds:
+    predicted = zip(decide(probabilities, thresholds, several=several), probabilities, strict=True)
+    if several:
         rows = [
             [(classes[i], row[i]) for i in np.flatnonzero(of).tolist()] for of, row in predicted
         ]
@@ -149,7 +155,11 @@ def format_predictions(
 def print_predictions(models: Sequence[TrainedModel], texts: Sequence[str]) -> None:
     """Print one aligned line per text: prediction, text and warning."""
     probabilities, warnings = predict(models, texts)
-    predictions = format_predictions(models[0].classes, probabilities, mean_thresholds(models))
+    first = models[0]
+    thresholds = mean_thresholds(models)
+    predictions = format_predictions(
+        first.classes, probabilities, thresholds, several=bool(first.config.data.separator)
+    )
     print_texts(texts, predictions, warnings)
 
 

@@ -59,9 +59,26 @@ def compare(run: TrainingRun) -> None:
     if baseline and run.tested:
         labels = experiment.encoded["test"].labels
         theirs = np.array(baseline.pop("predicted")["test"])
-        own = decide(run.tested.probabilities, thresholds_of(run.config, run.best))
+        thresholds = thresholds_of(run.config, run.best)
+        own = decide(run.tested.probabilities, thresholds, several=labels.ndim == 2)
         _, _, p = mcnemar(is_correct(labels, own), is_correct(labels, theirs))
         run.result["linear_baseline"] = {**baseline, "mcnemar_p": p}
+        write_json(run.directory.result, run.result)
+
+
+def advise_user(run: TrainingRun) -> None:
+    """Add to result.json what to try next, by the scores on validation."""
+    run.result["advice"] = []
+    if run.result["val"]:
+        encoded = run.experiment.encoded["train" if run.cross_validated else "val"]
+        run.result["advice"] = advise(
+            run.config,
+            run.result,
+            read_metrics(run.directory.metrics),
+            truncated=run.experiment.statistics["truncated"]["train"],
+            unknown=float(unknown_shares(run.experiment.tokenizer, encoded).mean()),
+        )
+    if processes.is_main():
         write_json(run.directory.result, run.result)
 
 
@@ -85,19 +102,16 @@ def report(run: TrainingRun) -> None:
     console.print_metrics(result["metrics"]["test"])
     console.print_linear_baseline(result)
     console.warn_of_chance(run)
-    if result["val"]:
-        encoded = run.experiment.encoded["train" if run.cross_validated else "val"]
-        unknown = float(unknown_shares(run.experiment.tokenizer, encoded).mean())
-        truncated = run.experiment.statistics["truncated"]["train"]
-        records = read_metrics(run.directory.metrics)
-        for sentence in advise(run.config, result, records, truncated=truncated, unknown=unknown):
-            print(f"{'advice':8} {sentence}")
+    for sentence in result["advice"]:
+        print(f"{'advice':8} {sentence}")
     test = run.experiment.reviews["test"]
     sample = stratified_sample(test, count=EXAMPLES, seed=run.config.data.split_seed)
     rows = np.flatnonzero(np.isin(test.hashes, sample.hashes))[:EXAMPLES]
     examples = test.take(rows)
     probabilities = run.tested.probabilities[rows]
-    predictions = format_predictions(examples.classes, probabilities, run.trained.thresholds)
+    predictions = format_predictions(
+        examples.classes, probabilities, run.trained.thresholds, several=test.labels.ndim == 2
+    )
     shares = unknown_shares(run.trained.tokenizer, run.trained.encode(examples))
     print_texts(examples.texts, predictions, [*map(describe_unknown, shares)])
     print(f"{'files':8} {run.directory.path}/result.json, curves.png, predictions.csv")
@@ -123,7 +137,7 @@ FIT = (
     stages.fit,
 )
 TRIAL = (*FIT, draw_curves, stages.finish, report)  # leaves the test set alone
-RUN = (*FIT, stages.test, draw_curves, stages.finish, compare, report)
+RUN = (*FIT, stages.test, draw_curves, stages.finish, compare, advise_user, report)
 
 
 def train(

@@ -45,7 +45,9 @@ def distill(experiment: Experiment, stop: Stop) -> Experiment:
     train = experiment.encoded["train"]
     own = experiment.reviews["train"]
     targets = np.concatenate([own.members.astype(np.float32), probabilities])
-    labels = np.concatenate([own.labels, decide(probabilities, experiment.thresholds)])
+    several = own.labels.ndim == 2
+    decided = decide(probabilities, experiment.thresholds, several=several)
+    labels = np.concatenate([own.labels, decided])
     labels = labels.astype(np.int32)
     train = dataclasses.replace(train, labels=labels, targets=targets)
     digest = {"pseudo_labels_hash": hashlib.sha256(probabilities.tobytes()).hexdigest()}

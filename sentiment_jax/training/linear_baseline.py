@@ -6,6 +6,7 @@ reviews. Wang & Manning (2012), https://aclanthology.org/P12-2018, on such model
 """
 
 import contextlib
+import functools
 import hashlib
 import importlib.metadata
 import time
@@ -21,7 +22,7 @@ from sentiment_jax.data.reviews import Reviews, Split, stratified_sample
 from sentiment_jax.errors import InputError
 from sentiment_jax.runtime.startup import find_cache
 from sentiment_jax.storage.files import read_json, write_json
-from sentiment_jax.training.metrics import log_loss, score_probabilities
+from sentiment_jax.training.metrics import log_loss, measure, score_probabilities
 from sentiment_jax.training.tasks import several_labels
 
 Counts: TypeAlias = Any  # a sparse matrix of scipy: texts x n-grams
@@ -93,9 +94,15 @@ def _fit(splits: Mapping[str, Reviews], cv: Sequence[Split]) -> dict[str, Any]:
     thresholds = [0.5] * train.labels.shape[-1] if train.labels.ndim == 2 else []
     if thresholds and "val" in found:
         thresholds = several_labels.fit(splits["val"].labels, found["val"])["thresholds"]
-    scores = {n: score_probabilities(splits[n].labels, of, thresholds) for n, of in found.items()}
+    scores = {}
+    for name, of in found.items():
+        labels = splits[name].labels
+        measured = measure(labels, of, train.classes, thresholds)
+        scores[name] = score_probabilities(labels, of, thresholds)
+        scores[name]["macro_f1"] = measured["macro_f1"]
     seconds = round(time.perf_counter() - start, 3)
-    predicted = {name: decide(of, thresholds).tolist() for name, of in found.items()}
+    decided = functools.partial(decide, thresholds=thresholds, several=train.labels.ndim == 2)
+    predicted = {name: decided(of).tolist() for name, of in found.items()}
     ngrams = "words, bigrams and characters" if len(counts) > 1 else "words and bigrams"
     result = {"C": best, "ngrams": ngrams, "words": words, "seconds": seconds}
     return {**result, **scores, "predicted": predicted}

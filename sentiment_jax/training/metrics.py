@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from jaxtyping import Bool, Float, Int, Int32
 
-from sentiment_jax.data.labels import decide
+from sentiment_jax.data.labels import decide, find_class
 
 Labels: TypeAlias = Int[np.ndarray, "reviews *labels"]  # of several per text, a 0 or 1 each
 Probabilities: TypeAlias = Float[np.ndarray, "reviews classes"]
@@ -31,7 +31,7 @@ def score_probabilities(
 
     Of several labels, accuracy is the share of exact matches, and macro F1 stands beside it.
     """
-    predicted = decide(probabilities, thresholds)
+    predicted = decide(probabilities, thresholds, several=labels.ndim == 2)
     scores = {
         "loss": log_loss(probabilities, labels),
         "accuracy": int(is_correct(labels, predicted).sum()) / len(labels),
@@ -66,7 +66,7 @@ def measure(
     scores = score_probabilities(labels, probabilities, thresholds)
     total = len(labels)
     one_hot = np.eye(len(names))
-    decided = (labels, decide(probabilities, thresholds))
+    decided = (labels, decide(probabilities, thresholds, several=several))
     true, made = (of.astype(float) if several else one_hot[of] for of in decided)
     right, counts, predictions = (of.sum(axis=0) for of in (true * made, true, made))
     columns = {
@@ -190,6 +190,44 @@ def apply_temperature(
 def apart(probabilities: Float[np.ndarray, "*any reviews labels"]) -> list[np.ndarray]:
     """Return for each of several labels the probabilities of not having it and of having it."""
     return [np.stack([1 - p, p], axis=-1) for p in np.moveaxis(probabilities, -1, 0)]
+
+
+def score_resampled(
+    by: str,
+    labels: Labels,
+    predicted: Labels,
+    probabilities: Probabilities | None,
+    counts: Float[np.ndarray, "samples reviews"],
+    names: Sequence[str],
+) -> Float[np.ndarray, " samples"]:
+    """Return a score, greater is better, of samples that have each review so many times.
+
+    `by` is accuracy, macro_f1, log_loss (its negative), or recall:CLASS@PRECISION: the highest
+    recall of a class at a threshold of its probability that has at least this precision.
+    """
+    totals = counts.sum(axis=1)
+    if by == "accuracy":
+        return counts @ is_correct(labels, predicted) / totals
+    if by == "log_loss":
+        assert probabilities is not None
+        losses = -np.log(np.maximum(p_of_labels(probabilities, labels), LEAST, dtype=np.float64))
+        return -counts @ losses.mean(axis=1) / totals
+    one_hot = np.eye(len(names))
+    true, made = (
+        of.astype(float) if labels.ndim == 2 else one_hot[of] for of in (labels, predicted)
+    )
+    if by == "macro_f1":
+        both = counts @ (true + made)
+        found = 2 * (counts @ (true * made)) / np.maximum(both, 1)
+        present = np.ones_like(both, bool) if labels.ndim == 2 else both > 0
+        return found.mean(axis=1, where=present)
+    assert probabilities is not None
+    name, _, precision = by.removeprefix("recall:").rpartition("@")
+    number = find_class(name, names)
+    order = np.argsort(-probabilities[:, number], kind="stable")
+    hits = np.cumsum(counts[:, order] * true[order, number], axis=1)
+    precise = hits >= float(precision) * np.cumsum(counts[:, order], axis=1)
+    return np.max(hits, axis=1, where=precise, initial=0) / np.maximum(hits[:, -1], 1)
 
 
 def mcc_by_chance(examples: int) -> float:

@@ -1,12 +1,14 @@
 """A probe: logistic regression on the features that the last layer reads; all below is frozen.
 
 Linear probes: Alain & Bengio (2016), https://arxiv.org/abs/1610.01644. The weights of
-scikit-learn's model become the network's last layer, so that the run is like any other.
+scikit-learn's model become the network's last layer, so that the run is like any other. A training
+of all layers may start from such a layer: Kumar et al. (2022), https://arxiv.org/abs/2202.10054.
 """
 
 import dataclasses
 import functools
 import time
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -14,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.stages import Wrapped
-from jaxtyping import Array, Float32
+from jaxtyping import Array, Float32, Int32
 
 from sentiment_jax.config.schema import CLASSES, Config
 from sentiment_jax.data.reviews import Reviews, Split, fold_splits, stratified_sample
@@ -29,6 +31,8 @@ C = np.logspace(-3.5, 1.5, 11)  # inverse strengths of the regularization to cho
 FOLDS = 5
 FEW = 5_000  # reviews that C is chosen on, at most
 ABSENT = -30.0  # the logit of a class that no training review has
+# C, per class, of a layer to start from: its weights are small, as those of a random one are.
+START = 0.0005
 
 
 def fit_classifier(run: TrainingRun) -> None:
@@ -38,23 +42,41 @@ def fit_classifier(run: TrainingRun) -> None:
     """
     experiment = run.experiment
     start = time.perf_counter()
+    config = experiment.config
     params = jax.device_get(run.state.params)
     features = compute_features(run, params)
-    with terminal.progress_bar(None, "fitting the last layer"):
-        layer = _fit(experiment.reviews["train"], features, experiment.config)
-    params["classifier"] = layer
-    logits = features @ layer["kernel"] + layer["bias"]
     labels = experiment.encoded["train"].labels
+    choose = functools.partial(_choose, experiment.reviews["train"], features, config)
+    with terminal.progress_bar(None, "fitting the last layer"):
+        layer = _fit(features, labels, len(experiment.classes), choose, _weights(config), tol=1e-6)
+    logits = features @ layer["kernel"] + layer["bias"]
     activate = jax.nn.sigmoid if labels.ndim == 2 else jax.nn.softmax
     scores = score_probabilities(labels, np.asarray(activate(logits)), experiment.thresholds)
     count = len(labels)
     sums = {"loss": scores["loss"] * count, "correct": scores["accuracy"] * count}
     run.progress.add(sums | {"examples": float(count)}, time.perf_counter() - start)
     run.progress.dispatched += 1
-    changed = jax.tree.map(jnp.asarray, {"step": np.int32(1), "params": params})
-    placed = devices.place(changed, experiment.mesh)
-    run.state = run.state.replace(**placed)
+    _replace(run, {**params, "classifier": layer}, step=1)
     hooks.log_steps(run)
+
+
+def start_from_probe(run: TrainingRun) -> None:
+    """Fit the last layer before the first step, its weights small."""
+    start = time.perf_counter()
+    params = jax.device_get(run.state.params)
+    features = compute_features(run, params)
+    labels = run.experiment.encoded["train"].labels
+    classes = len(run.experiment.classes)
+    with terminal.progress_bar(None, "fitting the last layer"):
+        c = START * classes
+        layer = _fit(features, labels, classes, lambda _: c, _weights(run.config))
+    _replace(run, {**params, "classifier": layer}, step=0)
+    run.progress.train_seconds += time.perf_counter() - start
+
+
+def _replace(run: TrainingRun, params: Any, step: int) -> None:
+    changed = jax.tree.map(jnp.asarray, {"step": np.int32(step), "params": params})
+    run.state = run.state.replace(**devices.place(changed, run.experiment.mesh))
 
 
 def compute_features(run: TrainingRun, params: Any) -> Float32[np.ndarray, "reviews features"]:
@@ -79,37 +101,31 @@ def _make_feature_step(model: nn.Module) -> Wrapped:
 
 
 def _fit(
-    reviews: Reviews, features: Float32[np.ndarray, "reviews features"], config: Config
+    features: Float32[np.ndarray, "reviews features"],
+    labels: Int32[np.ndarray, "reviews *labels"],
+    classes: int,
+    choose: Callable[[Int32[np.ndarray, " reviews"]], float],
+    weights: str | None = None,
+    tol: float = 1e-4,
 ) -> dict[str, np.ndarray]:
-    """Return kernel and bias of the last layer; of several labels, each is fitted by itself."""
-    if reviews.labels.ndim == 2:
-        apart = [
-            dataclasses.replace(reviews, labels=of, classes=CLASSES) for of in reviews.labels.T
-        ]
-        layers = [_fit(of, features, config) for of in apart]
+    """Return kernel and bias of the last layer; of several labels, each is fitted by itself.
+
+    `choose` returns C for the classes of the reviews, or whether they have a label.
+    """
+    if labels.ndim == 2:
+        layers = [_fit(features, of, 2, choose, weights, tol) for of in labels.T]
         names = ("kernel", "bias")  # a label's logit is the difference of the two
         return {n: np.stack([np.diff(of[n])[..., 0] for of in layers], axis=-1) for n in names}
     from sklearn.linear_model import LogisticRegression  # late: it takes a second
 
     mean = features.mean(axis=0, dtype=np.float64)
-    centered = features - mean  # the same optimum in a quarter of the time
-    weights = "balanced" if config.class_weights == "balanced" else None
-    few = np.isin(reviews.hashes, stratified_sample(reviews, count=FEW, seed=0).hashes)
-    rows = np.flatnonzero(few)
-    losses = np.zeros(len(C))
-    for kept, held_out in _folds(reviews.take(rows), config.data.split_seed):
-        # Each C starts from the solution for the one before.
-        model = LogisticRegression(max_iter=1_000, warm_start=True, class_weight=weights)
-        for i, c in enumerate(C):
-            model.set_params(C=c).fit(centered[rows[kept]], reviews.labels[rows[kept]])
-            found = model.predict_proba(centered[rows[held_out]])
-            labels = np.searchsorted(model.classes_, reviews.labels[rows[held_out]])
-            losses[i] += log_loss(found, labels) * len(labels)
-    best = C[np.argmin(losses)] if losses.any() else 1.0  # too few reviews to choose by
-    model = LogisticRegression(C=best, max_iter=10_000, tol=1e-6, class_weight=weights)
-    model.fit(centered, reviews.labels)
-    kernel = np.zeros((features.shape[1], len(reviews.classes)), np.float32)
-    bias = np.full(len(reviews.classes), ABSENT, np.float32)
+    kernel = np.zeros((features.shape[1], classes), np.float32)
+    bias = np.full(classes, ABSENT, np.float32)
+    if len(found := np.unique(labels)) == 1:
+        bias[found] = 0
+        return {"kernel": kernel, "bias": bias}
+    model = LogisticRegression(C=choose(labels), max_iter=10_000, tol=tol, class_weight=weights)
+    model.fit(features - mean, labels)  # the same optimum, in a quarter of the time
     vectors = model.coef_
     biases = model.intercept_ - vectors @ mean
     if len(model.classes_) == 2:  # one logit, the difference of the two
@@ -118,6 +134,37 @@ def _fit(
     kernel[:, model.classes_] = vectors.T
     bias[model.classes_] = biases
     return {"kernel": kernel, "bias": bias}
+
+
+def _weights(config: Config) -> str | None:
+    return "balanced" if config.class_weights == "balanced" else None
+
+
+def _choose(
+    reviews: Reviews,
+    features: Float32[np.ndarray, "reviews features"],
+    config: Config,
+    labels: Int32[np.ndarray, " reviews"],
+) -> float:
+    """Return the C of the lowest log loss in a cross-validation; 1 if the reviews are too few."""
+    from sklearn.linear_model import LogisticRegression
+
+    if reviews.labels.ndim == 2:
+        reviews = dataclasses.replace(reviews, labels=labels, classes=CLASSES)
+    weights = _weights(config)
+    centered = features - features.mean(axis=0, dtype=np.float64)
+    few = np.isin(reviews.hashes, stratified_sample(reviews, count=FEW, seed=0).hashes)
+    rows = np.flatnonzero(few)
+    losses = np.zeros(len(C))
+    for kept, held_out in _folds(reviews.take(rows), config.data.split_seed):
+        # Each C starts from the solution for the one before.
+        model = LogisticRegression(max_iter=1_000, warm_start=True, class_weight=weights)
+        for i, c in enumerate(C):
+            model.set_params(C=c).fit(centered[rows[kept]], labels[rows[kept]])
+            found = model.predict_proba(centered[rows[held_out]])
+            numbers = np.searchsorted(model.classes_, labels[rows[held_out]])
+            losses[i] += log_loss(found, numbers) * len(numbers)
+    return float(C[np.argmin(losses)]) if losses.any() else 1.0
 
 
 def _folds(reviews: Reviews, seed: int) -> list[Split]:

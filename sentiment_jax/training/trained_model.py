@@ -37,7 +37,7 @@ class Classifier:
     tokenizer: Tokenizer
     model: nn.Module
     mesh: Mesh
-    thresholds: Sequence[float] = dataclasses.field(default=(), kw_only=True)  # of several labels
+    thresholds: Sequence[float] = dataclasses.field(default=(), kw_only=True)  # of classes
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -80,10 +80,9 @@ class TrainedModel(Classifier):
 
 
 def thresholds_of(config: Config, fitted: Mapping[str, Any]) -> Sequence[float]:
-    """Return the thresholds of several labels, .5 unless validation chose them; () of one."""
-    if not config.data.separator:
-        return ()
-    return fitted.get("thresholds") or [0.5] * len(config.classes)
+    """Return the thresholds that validation chose, or else .5 of several labels and () of one."""
+    of_labels = [0.5] * len(config.classes) if config.data.separator else []
+    return fitted.get("thresholds") or of_labels
 
 
 def make_classifier(config: Config, tokenizer: Tokenizer) -> Classifier:

@@ -13,6 +13,7 @@ from sentiment_jax.training.metrics import (
     log_loss,
     mcnemar,
     measure,
+    score_resampled,
     wilson_interval,
 )
 
@@ -148,3 +149,35 @@ def test_mcnemar_against_a_table_worked_by_hand():
     p = pytest.approx(22 / 1024)
     assert (mcnemar(first, second), mcnemar(second, first)) == ((1, 9, p), (9, 1, p))
     assert mcnemar(first, first) == (0, 0, 1.0)  # models that never differ
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_resampled_scores_are_those_of_the_repeated_reviews(several):
+    rng = np.random.default_rng(3)
+    shape = (40, 3) if several else (40,)
+    labels = rng.integers(0, 2 if several else 3, shape).astype(np.int32)
+    probabilities = rng.dirichlet(np.ones(3), 40)
+    predicted = (probabilities > 0.3).astype(int) if several else probabilities.argmax(axis=1)
+    counts = np.stack([np.ones(40), rng.multinomial(40, np.full(40, 1 / 40))])
+    given = (labels, predicted, probabilities, counts, ("a", "b", "c"))
+    for by, score in (
+        ("accuracy", lambda y, p, _: metrics.accuracy_score(y, p)),
+        ("macro_f1", lambda y, p, _: metrics.f1_score(y, p, average="macro", zero_division=0)),
+        ("log_loss", lambda y, _, p: -log_loss(p, y)),
+    ):
+        found = score_resampled(by, *given)
+        for value, row in zip(found, counts, strict=True):
+            rows = np.repeat(np.arange(40), row.astype(int))
+            expected = score(labels[rows], predicted[rows], probabilities[rows])
+            assert value == pytest.approx(expected), by
+
+
+def test_the_recall_of_a_class_at_a_precision():
+    probabilities = np.array([[0.1, 0.9], [0.2, 0.8], [0.3, 0.7], [0.4, 0.6]])
+    labels = np.array([1, 0, 1, 1])
+    predicted = probabilities.argmax(axis=1)
+    counts = np.array([[1.0, 1, 1, 1], [1, 0, 1, 1]])
+    for precision, expected in ((0.7, [1, 1]), (0.9, [1 / 3, 1]), (1, [1 / 3, 1])):
+        by = f"recall:b@{precision}"
+        found = score_resampled(by, labels, predicted, probabilities, counts, ("a", "b"))
+        assert found.tolist() == pytest.approx(expected)

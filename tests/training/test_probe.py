@@ -21,7 +21,7 @@ from sentiment_jax.config.recipes import override
 from sentiment_jax.config.schema import ENCODERS, Config, EncoderConfig, ModernBertConfig
 from sentiment_jax.config.validation import validate
 from sentiment_jax.data.reviews import Reviews
-from sentiment_jax.errors import InputError
+from sentiment_jax.errors import InputError, Interrupted
 from sentiment_jax.huggingface import weights
 from sentiment_jax.models.registry import build_model
 from sentiment_jax.modes.evaluate import evaluate_split
@@ -131,7 +131,8 @@ def test_several_classes_have_an_output_each_and_one_without_reviews_is_improbab
     features = rng.normal(size=(60, 5)).astype(np.float32) + np.eye(5, dtype=np.float32)[labels]
     texts = [f"review {i}" for i in range(60)]
     reviews = Reviews.from_texts(texts, labels.tolist(), classes=("a", "b", "c", "d"))
-    layer = probe._fit(reviews, features, Config())
+    choose = functools.partial(probe._choose, reviews, features, Config())
+    layer = probe._fit(features, reviews.labels, 4, choose)
     logits = features @ layer["kernel"] + layer["bias"]
     found = np.asarray(jax.nn.softmax(logits))
     assert (logits.argmax(axis=1) == labels).mean() > 0.5 and (found[:, 2] < 1e-9).all()
@@ -144,7 +145,8 @@ def test_c_is_chosen_by_log_loss_with_equal_texts_in_one_fold():
     labels = np.repeat(rng.integers(0, 2, 40), 2)  # at random
     texts = [f"review {i}" for i in range(40) for _ in range(2)]
     reviews = Reviews.from_texts(texts, labels.tolist())
-    layer = probe._fit(reviews, features, Config())
+    choose = functools.partial(probe._choose, reviews, features, Config())
+    layer = probe._fit(features, reviews.labels, 2, choose)
     assert np.abs(layer["kernel"]).max() < 0.05
     assert probe._folds(reviews.take(np.arange(2)), 0) == []  # two of one text: C is 1
 
@@ -275,6 +277,61 @@ def test_a_kill_before_the_checkpoint_begins_again(folder, trained, tmp_path, mo
     runs.assert_same_run(trained[0], tmp_path / "run")
 
 
+@pytest.fixture(scope="module")
+def started(folder, tmp_path_factory):
+    """A fine-tuning that starts from a fitted last layer, and that layer."""
+    workdir = tmp_path_factory.mktemp("started") / "run"
+    layers = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(probe, "_fit", lambda *of: layers.append(FIT(*of)) or layers[-1])
+        train(make_started(folder), workdir)
+    return workdir, layers
+
+
+FIT = probe._fit
+
+
+def make_started(folder, **changes):
+    quick = {"model.pretrained": str(folder), "epochs": 1, "min_steps": 0, "checkpoint_every": 1}
+    return override(encoder.get_config(), SMALL | quick | changes)
+
+
+def test_fine_tuning_starts_from_the_probe_of_a_small_c(started, folder):
+    workdir, layers = started
+    experiment = CLASSIFICATION.prepare(resolve(make_started(folder)))
+    states = states_of(folder, experiment.config.model, experiment.encoded["train"])
+    features = np.array([of.mean(axis=0) for of in states], np.float64)
+    model = LogisticRegression(C=2 * probe.START).fit(features, experiment.encoded["train"].labels)
+    (layer,) = layers  # one fit
+    np.testing.assert_allclose(np.diff(layer["kernel"])[:, 0], model.coef_[0], atol=1e-4)
+    np.testing.assert_allclose(np.diff(layer["bias"]), model.intercept_, atol=1e-4)
+    learned = load_run(workdir).params["classifier"]["kernel"]
+    rate = encoder.RECIPE["optimizer.learning_rate"]
+    assert 0 < np.abs(learned - layer["kernel"]).max() < 3 * rate  # two steps from it
+
+
+@pytest.mark.parametrize("during", ["features", "step"])
+def test_a_fine_tuning_that_is_stopped_fits_the_same_layer_again(
+    during, started, folder, tmp_path, monkeypatch
+):
+    question = {"features": 1, "step": 2}[during]
+    with pytest.raises(Interrupted, match=f"saved step {0 if during == 'features' else 1}"):
+        train(make_started(folder), tmp_path / "run", stop=runs.stop_at(question))
+    train(make_started(folder), tmp_path / "run")
+    runs.assert_same_run(started[0], tmp_path / "run")
+
+
+def test_each_of_several_labels_starts_from_a_fit_of_its_own():
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=(80, 5)).astype(np.float32)
+    labels = np.stack([features[:, 0] > 0, features[:, 1] > 1, np.zeros(80, bool)], axis=1)
+    layer = probe._fit(features, labels.astype(np.int32), 3, lambda _: 1.0)
+    for i in range(2):
+        model = LogisticRegression(C=1.0).fit(features.astype(np.float64), labels[:, i])
+        np.testing.assert_allclose(layer["kernel"][:, i], model.coef_[0], atol=5e-3)
+    assert layer["bias"][2] < -20 and not layer["kernel"][:, 2].any()  # a label of no text
+
+
 def test_folds_have_probes_and_all_reviews_the_last(folder, tmp_path):
     result = train(make_probe(folder, **{"data.folds": 3}), tmp_path / "run")
     assert [fold["best_epoch"] for fold in result["folds"]] == [1, 1, 1]
@@ -326,6 +383,7 @@ def test_modernberts_own_pooling_is_that_of_its_head():
         ({"model.pretrained": ""}, "keeps random layers: set model.pretrained"),
         ({"model.pooling": "head", "model.pooled_layers": 2}, "head reads the last layer alone"),
         ({"contrastive": 1.0}, "takes no steps: set contrastive=0"),
+        ({"probe_first": True}, "fits the last layer in any case: set probe_first=False"),
         ({"contrastive": 1.0, "gradient_accumulation": 2}, "all texts of a batch: set gradient_"),
         ({"data.teacher": "runs/a"}, "fits classes, not a teacher's probabilities"),
     ],

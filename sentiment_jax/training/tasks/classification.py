@@ -12,7 +12,7 @@ from sentiment_jax.config.stored import replace_settings
 from sentiment_jax.data.corpus import Corpus
 from sentiment_jax.data.encoding import Encoded
 from sentiment_jax.data.ngrams import unigrams
-from sentiment_jax.data.reviews import Reviews
+from sentiment_jax.data.reviews import Reviews, is_rare
 from sentiment_jax.data.tokenization import unknown_id
 from sentiment_jax.data.unlabeled import unlabeled_reviews
 from sentiment_jax.errors import InputError
@@ -35,6 +35,8 @@ from sentiment_jax.training.trained_model import (
     make_classifier,
     thresholds_of,
 )
+
+POWERS = (0.0, 0.25, 0.5, 0.75, 1.0)  # of the classes' shares, to choose thresholds from
 
 
 def prepare(
@@ -89,6 +91,29 @@ def make_objective(
     return kind(balanced_weights(labels, len(experiment.classes)), contrastive)
 
 
+def fit(
+    labels: Int32[np.ndarray, " reviews"], probabilities: Float32[np.ndarray, "reviews classes"]
+) -> dict[str, Any]:
+    """Return the temperature and, if a class is rare, thresholds that give it its due.
+
+    They are the classes' shares to the power that has the best macro F1: logit adjustment (Menon et
+    al., 2021, https://arxiv.org/abs/2007.07314). The probabilities stay as they are.
+    """
+    found: dict[str, Any] = {"temperature": metrics.fit_temperature(probabilities, labels)}
+    counts = np.bincount(labels, minlength=probabilities.shape[1])
+    if is_rare(counts):
+        shares = (counts + 1) / (counts + 1).sum()
+        names = [*map(str, range(len(counts)))]
+        scores = {}
+        for power in POWERS:
+            measured = metrics.measure(labels, probabilities, names, (shares**power).tolist())
+            scores[power] = measured["macro_f1"]
+        best = max(scores, key=scores.__getitem__)
+        if best:
+            found["thresholds"] = (shares**best / (shares**best).sum()).tolist()
+    return found
+
+
 def score_held_out(
     experiment: Experiment,
     labels: Int32[np.ndarray, "reviews *labels"],
@@ -116,7 +141,9 @@ def validate(experiment: Experiment, params: Any, stop: Callable[[], None]) -> V
 def describe_scores(config: Config, scores: Mapping[str, Any]) -> str:
     """Return the metric that the ranking begins with, unless it is the loss or the accuracy."""
     name = config.select_by
-    if name in ("loss", "accuracy", "last"):
+    if name in ("accuracy", "last"):
+        name = config.accuracy
+    if name in ("loss", "accuracy"):
         return ""
     value = scores[name]  # None: the AUC if a class is absent
     return f" {name.replace('_', ' ')} {'undefined' if value is None else f'{value:.4f}'}"
@@ -166,12 +193,14 @@ CLASSIFICATION = Task(
     make_ranking=Ranking.of,
     describe=describe,
     describe_scores=describe_scores,
-    fit=lambda labels, p: {"temperature": metrics.fit_temperature(p, labels)},
+    fit=fit,
 )
 
 
 def with_classes(config: Config, reviews: Reviews) -> Config:
-    """Return a config that names the classes of the reviews, unless these are 0 and 1."""
+    """Return a config that says if a class is rare, and names the classes but for 0 and 1."""
+    if reviews.rare:
+        config = replace_settings(config, {"data.rare": True})
     if config.data.labels or not reviews.named:
         return config
     return replace_settings(config, {"data.labels": join_names(reviews.classes)})
