@@ -23,7 +23,8 @@ POOLINGS = ("last", "mean", "max", "mean_max")  # of an LSTM
 ENCODER_POOLINGS = ("head", "first", "mean", "folder")  # the last: first or mean, as a folder says
 DTYPES = ("float32", "bfloat16", "tensorfloat32")  # the last: float32 with fast products
 CLASSES = ("negative", "positive")  # where the labels say no more
-MOST_CLASSES = 100
+MOST_CLASSES = 1_000
+FEW_CLASSES = 10  # of more, the worst are shown, and what is fitted per class is bounded
 MLM = ("masked_language_modeling",)
 OBJECTIVES = {  # of pre-training, by architecture; the first is the default
     "bert": MLM,
