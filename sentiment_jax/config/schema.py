@@ -185,7 +185,11 @@ class NgramConfig(ModelConfig):
     """A linear classifier of n-grams of words and characters."""
 
     name: str = setting("ngrams", "architecture", choices=tuple(OBJECTIVES))
-    buckets: int = _count(2**18, "weights of hashed n-grams, per class", at_least=2, at_most=2**24)
+    buckets: int = _count(2**18, "hashed n-grams, at most", at_least=2, at_most=2**24)
+
+    def used_buckets(self, classes: int) -> int:
+        """Return the buckets, fewer where classes are many: a step updates all their weights."""
+        return self.buckets if classes <= FEW_CLASSES else min(self.buckets, 2**21 // classes)
 
 
 @dataclasses.dataclass(frozen=True)

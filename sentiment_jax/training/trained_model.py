@@ -66,7 +66,7 @@ class Classifier:
         if data.separator and reviews.labels.ndim == 1:  # texts alone, to predict
             none = np.zeros((len(reviews), len(self.classes)), np.int32)
             reviews = dataclasses.replace(reviews, labels=none)
-        buckets = model.buckets if isinstance(model, NgramConfig) else 0
+        buckets = model.used_buckets(len(self.classes)) if isinstance(model, NgramConfig) else 0
         return encode(self.tokenizer, reviews, data.max_length, data.truncation, advance, buckets)
 
 
