@@ -4,6 +4,7 @@ import contextlib
 import csv
 import io
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -18,10 +19,12 @@ from sentiment_jax.analysis.integrated_gradients import explain
 from sentiment_jax.config.recipes import override
 from sentiment_jax.config.schema import DataConfig
 from sentiment_jax.config.stored import replace_settings
-from sentiment_jax.data.reviews import Reviews
+from sentiment_jax.data.reviews import Reviews, fold_splits, stratified_split
+from sentiment_jax.errors import InputError
 from sentiment_jax.modes import report, sweep
 from sentiment_jax.modes.evaluate import evaluate_split
 from sentiment_jax.modes.explain import explain_texts
+from sentiment_jax.modes.export import model_card
 from sentiment_jax.modes.predict import TextSource, predict, predict_table, print_predictions
 from sentiment_jax.modes.train import train
 from sentiment_jax.storage.files import read_json
@@ -182,6 +185,49 @@ def test_a_sweep_and_its_report(config, tmp_path):
         assert float(row[column]) == pytest.approx(mean)
     page = (tmp_path / "report" / "report.md").read_text()
     assert "Fair" in page and "McNemar" not in page  # one model
+
+
+def test_of_many_classes_the_worst_are_shown(tmp_path, capsys):
+    names = [f"intent{i:02}" for i in range(13)]
+    rows = [(f"{name if i % 9 else ''} word{i}", name) for name in names for i in range(20)]
+    path = write_csv(tmp_path / "a.csv", rows)
+    data = {"data.source": "csv", "data.path": path, "data.limit": 0, "data.test_limit": 0}
+    config = runs.make_small(**runs.ONE_SHAPE, **data, epochs=2, linear_baseline=True)
+    measured = train(config, tmp_path / "run")["metrics"]["test"]["classes"]
+    shown = capsys.readouterr().out
+    assert (
+        "labels   intent00 (0), intent01 (1), intent02 (2), intent03 (3), intent04 (4) and 8"
+        in shown
+    )
+    recall = sorted(scores["recall"] for scores in measured.values())
+    printed = re.findall(r"(intent..): precision .*, recall (0\.\d+) of 4 reviews", shown)
+    assert [float(of) for _, of in printed] == pytest.approx(recall[:10], abs=1e-4)
+    last = f"and 3 more classes, recall from {recall[10]:.4f} to {recall[12]:.4f}"
+    assert last in shown and "10 more" not in shown
+    report.report([tmp_path / "run"], tmp_path / "report")
+    assert not (tmp_path / "report" / "confusion.png").exists()
+    assert len(read_table(tmp_path / "report" / "classes.csv")) == 13
+    page = (tmp_path / "report" / "report.md").read_text()
+    assert "The ten classes of the lowest recall; classes.csv has all 13." in page
+    rows = re.findall(r"^\| (?:run \| )?(intent\d\d) \| .*\d", page, re.MULTILINE)
+    assert {name for name, _ in printed} <= {*rows}
+    pairs = read_table(tmp_path / "report" / "confused.csv")
+    assert all(row["label"] != row["predicted"] for row in pairs) and 0 < len(pairs) <= 10
+    card = model_card(tmp_path / "run")
+    assert "intent04 and 8 more, trained" in card and "\n| train | 169 |\n" in card
+
+
+def test_a_thousand_classes_of_five_reviews_are_split():
+    names = tuple(f"intent {i}" for i in range(1000))
+    labels = [i for i in range(1000) for _ in range(5)]
+    reviews = Reviews.from_texts(map(str, range(5000)), labels, classes=names)
+    kept, held_out = stratified_split(reviews, 0.1, seed=0)
+    assert np.bincount(reviews.labels[held_out]).tolist() == [1] * 1000
+    for fold, rest in fold_splits(reviews.take(kept), 3, seed=0):
+        assert len({*reviews.take(kept).labels[fold].tolist()}) == 1000 and len(rest)
+    with pytest.raises(InputError) as caught:
+        stratified_split(reviews.take(np.arange(0, 5000, 5)), 0.1, seed=0)
+    assert "1 intent 4 and 995 more reviews cannot be split" in str(caught.value)
 
 
 def test_texts_that_no_teacher_has_labeled_do_not_count_in_class_weights():

@@ -217,7 +217,7 @@ SLIPS = [
         "row 2, column 'a': '' is neither 0 nor",
     ),
     ([(t, a, 2 * b) for t, a, b in COLUMNS], AB, OF_TWO, "row 4, column 'b': '2' is neither 0 nor"),
-    (COLUMNS, AB, {"data.label_columns": "a"}, "data.label_columns names 1: 2 to 100 expected"),
+    (COLUMNS, AB, {"data.label_columns": "a"}, "data.label_columns names 1: 2 to 1,000 expected"),
     (COLUMNS, AB, {"data.label_columns": "text,a"}, "column 'text': 'text 0' is neither 0 nor 1"),
     (COLUMNS, AB, {"data.label_columns": "a,c"}, "needs one column 'c'"),
     ([(t, a, 0) for t, a, _ in COLUMNS], AB, OF_TWO, "0 b reviews cannot be split"),
@@ -235,10 +235,10 @@ SLIPS = [
         "data.positive_labels makes two classes: not where a text has labels",
     ),
     (
-        [(t, f"l{i % 50};l{50 + i % 51}") for i, (t, _) in enumerate(GOOD * 9)],
+        [(t, f"l{i % 500};l{500 + i % 501}") for i, (t, _) in enumerate(GOOD * 60)],
         None,
         SEMICOLON,
-        "101",
+        "1001 different labels",
     ),
 ]
 

@@ -41,7 +41,8 @@ NOT_MEASURED = {
     "143": "an exit code",
     "22.7": "million parameters, results/minilm-128",
     "84": "MB, the archive's size in the checksums of tensorflow-datasets",
-    "100": "the most classes, config/schema.py",
+    "100": "an example's data.limit, and percent of a GPU",
+    "1000": "the most classes, config/schema.py",
     "120": "seconds of SLURM's warning, in the scripts of docs/cluster.md",
     "512": "tokens, configs/bert.py:long",
 }

@@ -87,8 +87,7 @@ def confusions(
         for axes, (name, matrix) in zip(rows[:, 0], counts.items(), strict=True):
             shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
             axes.imshow(shares, cmap="Greys", vmin=0, vmax=1, aspect="auto")
-            # More than ten classes have colors alone.
-            for (label, predicted), share in np.ndenumerate(shares) if len(classes) <= 10 else ():
+            for (label, predicted), share in np.ndenumerate(shares):
                 text = f"{matrix[label, predicted]:,.0f}\n{share:.1%}"
                 color = "white" if share > 0.6 else "black"
                 axes.text(predicted, label, text, color=color, fontsize=size, **CENTERED)

@@ -8,6 +8,7 @@ import pandas
 
 from sentiment_jax.analysis.html import cell
 from sentiment_jax.analysis.records import Group, ranking_of
+from sentiment_jax.data.reviews import list_classes
 from sentiment_jax.sweeps.plan import Trial, in_words
 from sentiment_jax.training.metrics import mcc_by_chance
 
@@ -26,7 +27,7 @@ def data_in_words(groups: Sequence[Group]) -> str:
     data = finished.env["data"]
     splits = data.get("reviews") or {of: sum(n.values()) for of, n in data["counts"].items()}
     reviews = [f"{n:,} for {roles[split]}" for split, n in splits.items() if n]
-    classes = ", ".join(finished.files.read_config().classes)
+    classes = list_classes(finished.files.read_config().classes)
     counted = "1 run" if runs == 1 else f"{runs} runs"
     return f"{counted}; reviews: {', '.join(reviews)}; classes: {classes}."
 

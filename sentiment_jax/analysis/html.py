@@ -17,7 +17,7 @@ FORMATS = {
     **dict.fromkeys(("examples", "only the first correct", "only the second correct"), ",d"),
     **dict.fromkeys(("seed", "seeds", "epoch", "epochs", "batch size"), "d"),
     **dict.fromkeys(("training s", "epoch s"), ",.1f"),
-    **{"learning rate": "rate", "parameters": ",d"},
+    **{"learning rate": "rate", "parameters": ",d", "count": ",.4g"},  # a mean over the seeds
 }
 # Characters that Markdown would read as a tag, a link, code, or the end of a table cell.
 MARKDOWN = {"<": "&lt;", ">": "&gt;", "&": "&amp;", "\n": " ", **{c: f"\\{c}" for c in "\\`|[]"}}

@@ -11,7 +11,7 @@ import pandas
 from jaxtyping import Bool, Float, Float32, Int32, Int64
 from sklearn.metrics import confusion_matrix
 
-from sentiment_jax.config.schema import CLASSES
+from sentiment_jax.config.schema import CLASSES, FEW_CLASSES
 from sentiment_jax.data.labels import decide
 from sentiment_jax.data.predictions import label_cells, prediction_columns
 from sentiment_jax.errors import InputError
@@ -94,6 +94,19 @@ def confusion(predictions: Predictions) -> Float[np.ndarray, "classes classes"]:
     labels = predictions.labels
     counts = [confusion_matrix(labels, seed, labels=numbers) for seed in predictions.predicted]
     return np.mean(counts, axis=0)
+
+
+def confused_pairs(predictions: Predictions) -> list[dict[str, Any]]:
+    """Return the ten most frequent confusions, counts as means over the seeds."""
+    counts = confusion(predictions)
+    np.fill_diagonal(counts, 0)
+    order = np.argsort(-counts, axis=None, kind="stable")[:FEW_CLASSES]
+    names = predictions.classes
+    return [
+        {"label": names[label], "predicted": names[predicted], "count": counts[label, predicted]}
+        for label, predicted in zip(*np.unravel_index(order, counts.shape), strict=True)
+        if counts[label, predicted]
+    ]
 
 
 def mean_metrics(predictions: Predictions) -> dict[str, Any]:

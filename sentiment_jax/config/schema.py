@@ -23,7 +23,8 @@ POOLINGS = ("last", "mean", "max", "mean_max")  # of an LSTM
 ENCODER_POOLINGS = ("head", "first", "mean", "folder")  # the last: first or mean, as a folder says
 DTYPES = ("float32", "bfloat16", "tensorfloat32")  # the last: float32 with fast products
 CLASSES = ("negative", "positive")  # where the labels say no more
-MOST_CLASSES = 100
+MOST_CLASSES = 1_000
+FEW_CLASSES = 10  # of more, the worst are shown, and what is fitted per class is bounded
 MLM = ("masked_language_modeling",)
 OBJECTIVES = {  # of pre-training, by architecture; the first is the default
     "bert": MLM,
@@ -185,7 +186,11 @@ class NgramConfig(ModelConfig):
     """A linear classifier of n-grams of words and characters."""
 
     name: str = setting("ngrams", "architecture", choices=tuple(OBJECTIVES))
-    buckets: int = _count(2**18, "weights of hashed n-grams, per class", at_least=2, at_most=2**24)
+    buckets: int = _count(2**18, "hashed n-grams, at most", at_least=2, at_most=2**24)
+
+    def used_buckets(self, classes: int) -> int:
+        """Return the buckets, fewer where classes are many: a step updates all their weights."""
+        return self.buckets if classes <= FEW_CLASSES else min(self.buckets, 2**21 // classes)
 
 
 @dataclasses.dataclass(frozen=True)

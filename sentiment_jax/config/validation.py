@@ -87,13 +87,13 @@ def _data_problems(values: Mapping[str, Any]) -> Iterator[str]:
     if both := positive & negative:
         yield f"label {min(both)!r} cannot be both positive and negative"
     if labels and not 2 <= len(labels) <= MOST_CLASSES:
-        yield f"data.labels={values['data.labels']!r}: 2 to {MOST_CLASSES} expected"
+        yield f"data.labels names {len(labels)}: 2 to {MOST_CLASSES:,} expected"
     several = split_names(values["data.label_columns"])
     separator = values["data.label_separator"]
     if (labels or positive or separator or several) and source != "csv":
         yield f"data.source={source} has labels of its own"
     if several and not 2 <= len({*several}) <= MOST_CLASSES:
-        yield f"data.label_columns names {len({*several})}: 2 to {MOST_CLASSES} expected"
+        yield f"data.label_columns names {len({*several})}: 2 to {MOST_CLASSES:,} expected"
     if several and separator:
         yield "data.label_columns and label_separator are two forms of a table: set one"
     if (several or separator) and positive:

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float, Int32, Int64
 
 from sentiment_jax.config.schema import CLASSES, MOST_CLASSES, DataConfig, split_names
-from sentiment_jax.data.reviews import first_five, is_blank
+from sentiment_jax.data.reviews import first_five, is_blank, list_classes
 from sentiment_jax.errors import InputError
 
 SPELLINGS: list[tuple[str, ...]] = [  # of CLASSES
@@ -137,7 +137,7 @@ def find_class(label: str, classes: Sequence[str]) -> int:
     """Return the number of a class or label by its name."""
     spelled = [_spell(name).casefold() for name in classes]
     if (key := _spell(label).casefold()) not in spelled:
-        raise InputError(f"label {label!r} is none of this run: choose {', '.join(classes)}")
+        raise InputError(f"label {label!r} is none of this run: choose {list_classes(classes)}")
     return spelled.index(key)
 
 
@@ -168,7 +168,7 @@ def _find_names(spelled: Sequence[str], rows: Sequence[str], data: DataConfig) -
             hint = ": regression is not supported: make few classes of these numbers"
     if not 2 <= len(counts) <= MOST_CLASSES:
         listed = f"{len(counts)} different labels, {_counted(keys)}"
-        raise InputError(f"{where}: {listed}; 2 to {MOST_CLASSES} are expected{hint}")
+        raise InputError(f"{where}: {listed}; 2 to {MOST_CLASSES:,} are expected{hint}")
     if rare := [f"{r}: {k[:40]!r}" for r, k in zip(rows, keys, strict=True) if counts[k] < FEWEST]:
         known = "" if data.separator else f" ({', '.join(CLASS_OF)} need no more)"
         advice = f": correct them{known} or keep some, --config.data.labels=A,B"
@@ -197,7 +197,7 @@ def _hint_at_rating(names: Sequence[str], where: str) -> None:
     least = {5: 0.5, 10: 0.0}.get(int(highest), highest)
     if len(names) > 2 and least <= lowest and negative and positive:
         flags = f"--config.data.positive_labels={positive} --config.data.negative_labels={negative}"
-        rating = f"{where}: {', '.join(names)} look like a rating"
+        rating = f"{where}: {list_classes(names)} look like a rating"
         print(f"hint     {rating}: {flags} makes it two classes", file=sys.stderr)
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Bool, Float64, Int32, Int64, Shaped
 
-from sentiment_jax.config.schema import CLASSES
+from sentiment_jax.config.schema import CLASSES, FEW_CLASSES
 from sentiment_jax.errors import InputError
 from sentiment_jax.storage.files import regular
 
@@ -99,6 +99,11 @@ def lines(text: str) -> Iterator[str]:
 def first_five(names: Sequence[str]) -> str:
     """List at most five names in a message, and say how many more there are."""
     return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+
+
+def list_classes(names: Sequence[str]) -> str:
+    """List the classes if they are ten at most; else five, and say how many more there are."""
+    return ", ".join(names) if len(names) <= FEW_CLASSES else first_five(names)
 
 
 def is_blank(text: str) -> bool:
@@ -209,7 +214,7 @@ def stratified_split(
         short = missing == target if fraction else totals == 0
     if short.any():
         named = zip(totals, reviews.classes, short, strict=False)
-        found = " and ".join(f"{total} {name}" for total, name, fails in named if fails)
+        found = first_five([f"{total} {name}" for total, name, fails in named if fails])
         raise InputError(f"{found} reviews cannot be split: each class needs two different texts")
     rows = held_out[groups]
     return order[~rows], order[rows]

@@ -69,7 +69,7 @@ def read_reviews(data: DataConfig) -> tuple[Reviews, ...]:
     pool = found.pop("")
     for name, held_out in found.items():
         if not len(held_out):
-            listed = ", ".join(everything.classes)
+            listed = reviews.list_classes(everything.classes)
             raise InputError(f"{paths[name]} has no review of the classes {listed}")
         if (alone := held_out.members.any(axis=0) & ~pool.members.any(axis=0)).any():
             label = everything.classes[alone.argmax()]

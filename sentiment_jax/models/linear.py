@@ -36,7 +36,7 @@ class NgramClassifier(nn.Module):
     def __call__(self, tokens: NgramTokens, lengths: Lengths, *, deterministic: bool) -> Logits:
         """Return float32 logits."""
         zeros = nn.initializers.zeros
-        rows = self.config.vocab_size + self.config.buckets
+        rows = self.config.vocab_size + self.config.used_buckets(self.classes)
         weights = nn.Embed(rows, self.classes, embedding_init=zeros, name="embedding")
         summed = jnp.sum(embed_positions(weights, tokens), axis=1)
         bias = self.param("bias", zeros, (self.classes,))

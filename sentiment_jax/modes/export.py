@@ -15,6 +15,7 @@ from safetensors.numpy import save_file
 
 from sentiment_jax.analysis.html import render
 from sentiment_jax.config.schema import CLASSES, ENCODERS, EncoderConfig, ModelConfig
+from sentiment_jax.data.reviews import list_classes
 from sentiment_jax.data.tokenization import find_special, framing
 from sentiment_jax.data.unlabeled import KINDS
 from sentiment_jax.errors import InputError, describe_shortage
@@ -187,6 +188,7 @@ def model_card(workdir: Path) -> str:
     config = directory.read_config()
     env = read_json(directory.env)
     objective = config.pretrain.objective
+    classes = KINDS if objective else config.classes
     origin = config.model.pretrained
     while run := source_run(origin):  # the license is that of the first pretrained weights
         origin = RunDirectory(run).read_config().model.pretrained
@@ -195,7 +197,8 @@ def model_card(workdir: Path) -> str:
         name=workdir.resolve().name,
         objective=objective,
         pools=_pools(config.model, objective),
-        classes=KINDS if objective else config.classes,
+        classes=classes,
+        listed=list_classes(classes),
         model=config.model,
         origin=origin,
         data=config.data,

@@ -13,6 +13,7 @@ from sentiment_jax.analysis import figures, findings, predictions
 from sentiment_jax.analysis.html import cell, render
 from sentiment_jax.analysis.predictions import Predictions
 from sentiment_jax.analysis.records import Group, by_data, collect, hardware
+from sentiment_jax.config.schema import FEW_CLASSES
 from sentiment_jax.config.stored import flatten
 from sentiment_jax.data.corpus import load_corpus
 from sentiment_jax.errors import InputError
@@ -22,12 +23,12 @@ from sentiment_jax.storage.run_directory import check_place
 from sentiment_jax.storage.selection import Ranking
 from sentiment_jax.sweeps import plan
 from sentiment_jax.sweeps.plan import Trial, in_words
-from sentiment_jax.training.metrics import mcnemar
+from sentiment_jax.training.metrics import mcnemar, worst_classes
 
 MISTAKES = 15
 BEST = ["best_epoch", "validation_loss", "validation_accuracy", "epoch_s"]
 SCORES = ["val_loss", "val_accuracy", "test_loss", "test_accuracy", "training_s", "status", "run"]
-SHARED = ("runs", "models", "metrics", "classes", "words", "mcnemar")  # tables of several groups
+SHARED = ("runs", "models", "metrics", "classes", "confused", "words", "mcnemar")  # of all groups
 
 
 def report(directories: Sequence[Path], output: Path, with_text: bool = False) -> None:
@@ -48,7 +49,7 @@ def report(directories: Sequence[Path], output: Path, with_text: bool = False) -
             contents.append({"name": data} | _report_data(groups, output, prefix, with_text))
         values = {"title": findings.title(parts), "parts": contents, "hardware": hardware}
         for name in ("report.md", "report.html"):
-            text = render(f"{name}.j2", **values, sections=[], turned=_turn)
+            text = render(f"{name}.j2", **values, sections=[], turned=_turn, worst=_worst)
             write_atomically(output / name, text)
     except OSError as error:
         raise InputError(f"cannot write to --output={output}: {error.strerror}") from error
@@ -181,11 +182,14 @@ def _metrics(models: Mapping[str, Predictions]) -> dict[str, pandas.DataFrame]:
     """Tabulate the metrics of all predictions, of each class, and McNemar's tests of all pairs."""
     metrics = []
     classes = []
+    confused: list[dict[str, Any]] = []  # of classes that are too many for a matrix
     pairs = []
     for name, model in models.items():
         measured = predictions.mean_metrics(model)
         for label, scores in measured.pop("classes").items():
             classes.append({"name": name, "class": label, **scores})
+        if len(model.classes) > FEW_CLASSES and not model.separator:
+            confused += [{"name": name, **pair} for pair in predictions.confused_pairs(model)]
         metrics.append({"name": name, **measured})
     for (first, one), (second, other) in itertools.combinations(models.items(), 2):
         if one.order != other.order:
@@ -194,8 +198,15 @@ def _metrics(models: Mapping[str, Predictions]) -> dict[str, pandas.DataFrame]:
             tested = mcnemar(one.correct[0], other.correct[0])
             names = ("first", "second", "only the first correct", "only the second correct", "p")
             pairs.append(dict(zip(names, (first, second, *tested), strict=True)))
-    tables = {"metrics": metrics, "classes": classes, "mcnemar": pairs}
+    tables = {"metrics": metrics, "classes": classes, "confused": confused, "mcnemar": pairs}
     return {name: _table(rows) for name, rows in tables.items() if rows}
+
+
+def _worst(frame: pandas.DataFrame, classes: pandas.DataFrame) -> pandas.DataFrame:
+    """Return the rows of the classes of which the first model of a table of classes finds least."""
+    rows = classes[classes["name"] == classes["name"].iloc[0]].to_dict("records")
+    shown = worst_classes({row["class"]: row for row in rows})[:FEW_CLASSES]
+    return frame[frame["class"].isin(shown)]
 
 
 def _turn(frame: pandas.DataFrame) -> pandas.DataFrame:
@@ -270,7 +281,7 @@ def _draw_test(models: Mapping[str, Predictions], output: Path, prefix: str) -> 
     drawn = [output / f"{prefix}calibration.png"]
     first = next(iter(models.values()))
     classes = first.classes
-    if not first.separator:  # where labels are not confused
+    if not first.separator and len(classes) <= FEW_CLASSES:  # several labels are not confused
         drawn.append(output / f"{prefix}confusion.png")
         confusions = {name: predictions.confusion(model) for name, model in models.items()}
         figures.confusions(confusions, classes, drawn[1])

@@ -49,9 +49,12 @@ def advise(
 
 def _baseline(config: Config, result: Mapping[str, Any]) -> str:
     scores = result.get("linear_baseline", {}).get("val")
+    if not scores:
+        return ""
     majority = result["metrics"]["val"]["majority_baseline"]
-    own = result["val"]["accuracy"]
-    if not scores or own > scores["accuracy"] or own == 1 or scores["accuracy"] < majority + 0.01:
+    name = "macro_f1" if "macro_f1" in scores else "accuracy"  # of several labels, or of one
+    own = result["val"][name]
+    if own > scores[name] or own == 1 or scores[name] < majority + 0.01 and name == "accuracy":
         return ""
     remedy = "--config=encoder, a small pretrained encoder (long texts: --config=bert:long)"
     if not config.optimizer.takes_steps:
@@ -60,9 +63,10 @@ def _baseline(config: Config, result: Mapping[str, Any]) -> str:
         remedy = "more reviews"
     elif result["val"]["examples"] < FEW_REVIEWS and not config.data.folds:
         remedy += ", with --config.data.folds=5 to validate on all labeled reviews"
+    shown = "macro F1 " if name == "macro_f1" else ""
     return (
-        f"the linear baseline is no worse on validation ({scores['accuracy']:.4f}, this model "
-        f"{own:.4f}): try {remedy}"
+        f"the linear baseline is no worse on validation ({shown}{scores[name]:.4f}, this "
+        f"model {own:.4f}): try {remedy}"
     )
 
 

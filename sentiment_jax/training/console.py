@@ -8,12 +8,12 @@ from typing import Any
 import jax
 from tqdm import tqdm
 
-from sentiment_jax.config.schema import EncoderConfig
+from sentiment_jax.config.schema import FEW_CLASSES, EncoderConfig
 from sentiment_jax.runtime import devices, processes, terminal
 from sentiment_jax.training import compilation
 from sentiment_jax.training.compilation import mebibytes
 from sentiment_jax.training.experiment import Experiment
-from sentiment_jax.training.metrics import mcc_by_chance
+from sentiment_jax.training.metrics import mcc_by_chance, worst_classes
 from sentiment_jax.training.run import TrainingRun, averages
 
 FEW_STEPS = 5  # after which the time of an epoch is known
@@ -153,12 +153,15 @@ def print_linear_baseline(result: dict[str, Any]) -> None:
 def print_metrics(measured: dict[str, Any]) -> None:
     """Print `metrics.measure` if accuracy alone misleads.
 
-    That is where classes differ by more than 60:40, or a text may have several labels.
+    That is where classes differ by more than 60:40 or are many, or a text may have several labels.
+    Of many classes, those of the lowest recall are printed.
     """
     several = "micro_f1" in measured
-    examples = {name: metrics["examples"] for name, metrics in measured["classes"].items()}
+    classes = measured["classes"]
+    examples = {name: metrics["examples"] for name, metrics in classes.items()}
     largest = max(examples, key=examples.__getitem__)
-    if min(examples.values()) >= examples[largest] * 40 / 60 and not several:
+    equal = min(examples.values()) >= examples[largest] * 40 / 60
+    if equal and not several and len(classes) <= FEW_CLASSES:
         return
     low, high = measured["accuracy_interval"]
     always = "the most frequent labels" if several else repr(largest)
@@ -168,8 +171,13 @@ def print_metrics(measured: dict[str, Any]) -> None:
         f"{measured['majority_baseline']:.4f}\n{'':8} "
         + ", ".join(f"{name} {value:.4f}" for name, value in shown if value is not None)
     )
-    for name, metrics in list(measured["classes"].items())[:10]:  # result.json has all
+    names = worst_classes(classes)  # result.json has all
+    for name in names[:FEW_CLASSES]:
+        metrics = classes[name]
         print(
             f"{'':8} {name}: precision {metrics['precision']:.4f}, recall {metrics['recall']:.4f} "
             f"of {metrics['examples']:,} reviews"
         )
+    if others := [classes[name]["recall"] for name in names[FEW_CLASSES:]]:
+        more = "1 more class" if len(others) == 1 else f"{len(others)} more classes"
+        print(f"{'':8} and {more}, recall from {others[0]:.4f} to {max(others):.4f}")

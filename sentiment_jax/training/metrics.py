@@ -4,13 +4,14 @@ Written in numpy: importing scikit-learn takes 1.3 s, longer than an epoch on th
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from statistics import NormalDist
 from typing import Any, TypeAlias
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, Int32
 
+from sentiment_jax.config.schema import FEW_CLASSES
 from sentiment_jax.data.labels import decide, find_class
 
 Labels: TypeAlias = Int[np.ndarray, "reviews *labels"]  # of several per text, a 0 or 1 each
@@ -94,6 +95,13 @@ def measure(
             for i, name in enumerate(names)
         },
     }
+
+
+def worst_classes(classes: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Return the names of the classes of `measure`: of many by rising recall, absent ones last."""
+    if len(classes) <= FEW_CLASSES:
+        return [*classes]
+    return sorted(classes, key=lambda n: (not (of := classes[n])["examples"], of["recall"]))
 
 
 def _averages(right: Counts, counts: Counts, predictions: Counts, reviews: int) -> dict[str, float]:

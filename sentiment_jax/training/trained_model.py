@@ -15,7 +15,7 @@ from sentiment_jax.config.schema import Config, NgramConfig
 from sentiment_jax.data import batches
 from sentiment_jax.data.encoding import Encoded, encode
 from sentiment_jax.data.labels import same_classes
-from sentiment_jax.data.reviews import Reviews
+from sentiment_jax.data.reviews import Reviews, list_classes
 from sentiment_jax.data.tokenization import load_run_tokenizer
 from sentiment_jax.errors import InputError, RunError
 from sentiment_jax.models.registry import ARCHITECTURES, build_model
@@ -66,7 +66,7 @@ class Classifier:
         if data.separator and reviews.labels.ndim == 1:  # texts alone, to predict
             none = np.zeros((len(reviews), len(self.classes)), np.int32)
             reviews = dataclasses.replace(reviews, labels=none)
-        buckets = model.buckets if isinstance(model, NgramConfig) else 0
+        buckets = model.used_buckets(len(self.classes)) if isinstance(model, NgramConfig) else 0
         return encode(self.tokenizer, reviews, data.max_length, data.truncation, advance, buckets)
 
 
@@ -160,7 +160,7 @@ def classes_match(first: Config, second: Config) -> bool:
 def describe_classes(config: Config) -> str:
     """Return the classes, or the labels of which a text may have several, for a message."""
     kind = "labels" if config.data.separator else "classes"
-    return f"the {kind} {', '.join(config.classes)}"
+    return f"the {kind} {list_classes(config.classes)}"
 
 
 def best_sha256(run: Path) -> str:

@@ -122,8 +122,8 @@ REFUSED = {  # by recipe, and whether it is for --mode=pretrain
         (POSITIVE, "go together"),
         (POSITIVE | {"data.negative_labels": "1", "data.labels": "1,5"}, "go together"),
         (POSITIVE | {"data.negative_labels": "1, 4"}, "'4' cannot be both positive and"),
-        (CSV | {"data.labels": "one"}, "data.labels='one': 2 to 100 expected"),
-        (CSV | {"data.labels": ",".join(map(str, range(101)))}, "2 to 100 expected"),
+        (CSV | {"data.labels": "one"}, "data.labels names 1: 2 to 1,000 expected"),
+        (CSV | {"data.labels": ",".join(map(str, range(1001)))}, "data.labels names 1001: 2 to"),
         ({"data.labels": "a,b"}, "data.source=sample has labels of its own"),
     ],
     (lstm, "pretrain", True): [

@@ -163,8 +163,9 @@ def test_labels_that_cannot_be_classes_are_named():
         *((["pos", blank, "neg"], {}, "no label (row 3: ''") for blank in ("", "  ")),
         *((["pos", blank, "neg"], {}, "no label (row 3: 'nan'") for blank in ("nan", "NaN")),
         (["5", "", "1"], STARS, "no label (row 3"),
-        (["?"] * 100, {}, "1 different labels, ? (100); 2 to 100 are expected"),
-        ([f"id {i}" for i in range(101)], {}, "101 different labels, id 0 (1), id 1 (1)"),
+        (["?"] * 100, {}, "1 different labels, ? (100); 2 to 1,000 are expected"),
+        ([f"id {i}" for i in range(1001)], {}, "1001 different labels, id 0 (1), id 1 (1)"),
+        ([f"id {i}" for i in range(1001)] * 5, {}, "1001 different labels, id 0 (5), id 1 (5)"),
         ([f"id {i}" for i in range(50)], {}, "row 6: 'id 4' and 45 more): are these texts? name"),
         (["a film " * 20 + str(i) for i in range(50)], {}, "and 45 more): are these texts?"),
         (

@@ -1,8 +1,10 @@
 """The linear classifiers against a plain loop over words: logits and explanations."""
 
+import functools
 from types import SimpleNamespace
 
 import golden
+import jax
 import numpy as np
 import pytest
 
@@ -53,6 +55,17 @@ def test_logits_equal_a_plain_loop_whatever_the_padding(linear):
         batch = make_batch(encoded, PlannedBatch(np.arange(len(TEXTS)), length), 7)
         logits = golden.logits(trained.model, trained.params, batch)
         np.testing.assert_allclose(logits[: len(TEXTS)], expected, rtol=0, atol=1e-5)
+
+
+def test_many_classes_have_fewer_buckets():
+    config = NgramConfig(vocab_size=10)
+    tokens = np.zeros((1, 4, 32), np.int32)
+    for classes, buckets in ((2, 2**18), (10, 2**18), (77, 2**21 // 77), (1000, 2**21 // 1000)):
+        model = NgramClassifier(config, classes=classes)
+        init = functools.partial(model.init, deterministic=True)
+        params = jax.eval_shape(init, jax.random.key(0), tokens, np.array([4]))["params"]
+        assert params["embedding"]["embedding"].shape == (10 + buckets, classes)
+    assert NgramConfig(buckets=64).used_buckets(77) == 64
 
 
 def test_attributions_are_the_weights_of_the_words_and_their_ngrams(linear):

@@ -24,6 +24,7 @@ from sentiment_jax.training.tasks.classification import CLASSIFICATION
 WORDS = ("seen", "sold", "left", "came", "turned", "went", "made", "held", "kept", "gave")
 UNKNOWN = "100% of the training tokens are unknown"
 SHARED = "80 of 100 test reviews are in train too: their score misleads"
+SEVERAL = {"data.label_separator": ";"}
 PAIRS = enumerate(itertools.product(WORDS, WORDS))
 ROWS = [(f"{a} {b} word{i % 50}", ("neg", "pos")[i % 2]) for i, (a, b) in PAIRS]
 
@@ -38,6 +39,7 @@ def warned_of_nothing():
     [
         ({}, 0, []),
         ({}, 2, ["2 texts have both labels: nothing can be learned from them"]),
+        (SEVERAL, 2, ["2 texts occur more than once, with different sets of labels"]),
         ({"data.vocabulary_size": 12}, 0, ["the vocabulary has only 12 words"]),
         ({"data.min_frequency": 1000}, 0, [UNKNOWN, "the vocabulary has only 2 words"]),
         ({"data.test_path": "{path}", "data.test_limit": 0}, 0, [SHARED]),

@@ -1,5 +1,7 @@
 """The linear baseline is scikit-learn's, is kept for the next run, and never stops a run."""
 
+import re
+
 import numpy as np
 import pytest
 from sklearn.feature_extraction.text import TfidfVectorizer
@@ -72,6 +74,21 @@ def test_c_is_chosen_by_cross_validation_on_training_reviews(monkeypatch):
     labels = np.random.default_rng(0).permutation(train.labels).tolist()
     noise = Reviews.from_texts(train.texts, labels, classes=train.classes)
     assert linear_baseline(make_splits(train=noise))["C"] == 1e-3
+
+
+def test_many_classes_choose_c_by_one_fold_and_long_fits_are_announced(monkeypatch, capsys):
+    fits = []
+    predict = baselines._predict
+    count = lambda *given, **named: fits.append(len(given[4])) or predict(*given, **named)  # noqa: E731
+    monkeypatch.setattr(baselines, "_predict", count)
+    splits = {name: make_reviews(240, classes=12) for name in ("train", "val", "test")}
+    assert linear_baseline(splits)["test"]["accuracy"] > 0.9
+    assert fits == [len(C), 1, 1] and not capsys.readouterr().out
+    monkeypatch.setattr(baselines, "LONG", 0)
+    baselines._fit(splits, ())
+    assert re.match(r"linear   about \d+ s and 0.0 GB for 12 classes: ", capsys.readouterr().out)
+    baselines._fit(make_splits(3), ())
+    assert not capsys.readouterr().out
 
 
 def test_equal_reviews_are_fitted_once_and_a_damaged_file_again(cache, monkeypatch):

@@ -12,7 +12,7 @@ from sentiment_jax.config.stored import replace_settings
 from sentiment_jax.data.corpus import Corpus
 from sentiment_jax.data.encoding import Encoded
 from sentiment_jax.data.ngrams import unigrams
-from sentiment_jax.data.reviews import Reviews, is_rare
+from sentiment_jax.data.reviews import Reviews, is_rare, list_classes
 from sentiment_jax.data.tokenization import unknown_id
 from sentiment_jax.data.unlabeled import unlabeled_reviews
 from sentiment_jax.errors import InputError
@@ -155,9 +155,9 @@ def describe(experiment: Experiment) -> None:
     statistics = experiment.statistics
     classes = experiment.classes
     if classes != CLASSES:
-        numbered = ", ".join(f"{name} ({number})" for number, name in enumerate(classes))
+        numbered = list_classes([f"{name} ({number})" for number, name in enumerate(classes)])
         if data.separator:
-            numbered = f"{', '.join(classes)}; several per review, or none"
+            numbered = f"{list_classes(classes)}; several per review, or none"
         elif len(classes) == 2:
             numbered += f"; {classes[1]} is positive"
         print(f"{'labels':8} {numbered}")
@@ -221,7 +221,10 @@ def _warn_of_data(experiment: Experiment) -> None:
     statistics = experiment.statistics
     if contradictory := statistics["contradictory"]:
         what = "both labels" if len(experiment.classes) == 2 else "several labels"
-        terminal.warn_once(f"{contradictory:,} texts have {what}: nothing can be learned from them")
+        found = f"have {what}: nothing can be learned from them"
+        if experiment.thresholds:  # where a text may have several
+            found = "occur more than once, with different sets of labels"
+        terminal.warn_once(f"{contradictory:,} texts {found}")
     for split in ("val", "test"):
         shared = statistics["shared"][f"train_{split}"]
         total = len(experiment.encoded[split])
