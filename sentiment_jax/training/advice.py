@@ -52,7 +52,7 @@ def _baseline(config: Config, result: Mapping[str, Any]) -> str:
     if not scores:
         return ""
     majority = result["metrics"]["val"]["majority_baseline"]
-    name = "macro_f1" if "macro_f1" in scores else "accuracy"  # of several labels, or of one
+    name = config.accuracy if config.accuracy in scores else "accuracy"
     own = result["val"][name]
     if own > scores[name] or own == 1 or scores[name] < majority + 0.01 and name == "accuracy":
         return ""
@@ -60,7 +60,7 @@ def _baseline(config: Config, result: Mapping[str, Any]) -> str:
     if not config.optimizer.takes_steps:
         remedy = "--config=encoder, which trains all layers"
     elif isinstance(config.model, EncoderConfig) and config.model.pretrained:
-        remedy = "more reviews"
+        remedy = "other weights, --config.model.pretrained=FOLDER"
     elif result["val"]["examples"] < FEW_REVIEWS and not config.data.folds:
         remedy += ", with --config.data.folds=5 to validate on all labeled reviews"
     shown = "macro F1 " if name == "macro_f1" else ""
@@ -106,13 +106,12 @@ def _rising_loss(result: Mapping[str, Any], validations: Sequence[Mapping[str, A
 
 def _imbalance(config: Config, measured: Mapping[str, Any]) -> str:
     rarest, scores = min(measured["classes"].items(), key=lambda item: item[1]["examples"])
-    share = measured["majority_baseline"]
-    if share < 0.75 or scores["recall"] > 0.5 or config.class_weights == "balanced":
+    if not config.data.rare or scores["recall"] > 0.5 or config.class_weights == "balanced":
         return ""
     return (
         f"of the {scores['examples']:,} validation reviews of class {rarest!r}, "
-        f"{scores['recall']:.0%} are found: class_weights=balanced finds more; compare macro F1 or "
-        "balanced accuracy, not accuracy"
+        f"{scores['recall']:.0%} are found: class_weights=balanced finds more; compare macro F1, "
+        "not accuracy"
     )
 
 

@@ -26,7 +26,7 @@ from sentiment_jax.errors import InputError
 from sentiment_jax.runtime.startup import find_cache
 from sentiment_jax.storage.files import read_json, write_json
 from sentiment_jax.training.metrics import log_loss, measure, score_probabilities
-from sentiment_jax.training.tasks import several_labels
+from sentiment_jax.training.tasks import classification, several_labels
 
 Counts: TypeAlias = Any  # a sparse matrix of scipy: texts x n-grams
 C = (0.3, 1.0, 3.0, 10.0, 30.0)  # inverse strengths of the regularization to choose from
@@ -97,9 +97,11 @@ def _fit(splits: Mapping[str, Reviews], cv: Sequence[Split]) -> dict[str, Any]:
         if not (chosen := _choose(train, counts, kept)):
             return {}  # each fold has a model, or there is no baseline
         (found["val"][held_out],), *_ = _predict(counts, labels, kept, held_out, [chosen])
-    thresholds = [0.5] * train.labels.shape[-1] if train.labels.ndim == 2 else []
-    if thresholds and "val" in found:
-        thresholds = several_labels.fit(splits["val"].labels, found["val"])["thresholds"]
+    several = train.labels.ndim == 2
+    thresholds = [0.5] * len(train.classes) if several else []
+    if "val" in found:  # as a run's
+        fit = several_labels.fit if several else classification.fit
+        thresholds = fit(splits["val"].labels, found["val"]).get("thresholds", [])
     scores = {}
     for name, of in found.items():
         labels = splits[name].labels
@@ -107,7 +109,7 @@ def _fit(splits: Mapping[str, Reviews], cv: Sequence[Split]) -> dict[str, Any]:
         scores[name] = score_probabilities(labels, of, thresholds)
         scores[name]["macro_f1"] = measured["macro_f1"]
     seconds = round(time.perf_counter() - start, 3)
-    decided = functools.partial(decide, thresholds=thresholds, several=train.labels.ndim == 2)
+    decided = functools.partial(decide, thresholds=thresholds, several=several)
     predicted = {name: decided(of).tolist() for name, of in found.items()}
     ngrams = "words, bigrams and characters" if len(counts) > 1 else "words and bigrams"
     result = {"C": best, "ngrams": ngrams, "words": words, "seconds": seconds}

@@ -170,8 +170,7 @@ def fit(run: TrainingRun) -> None:
     if run.options.get("tensorboard") and processes.is_main():
         run.log.open_events(run.directory.tensorboard, run.cleanup)
     console.describe_run(run)
-    if run.config.probe_first and not run.progress.dispatched:
-        probe.start_from_probe(run)
+    probe.start_from_probe(run)
     train_epoch = loop.train_epoch if run.config.optimizer.takes_steps else probe.fit_classifier
     while run.progress.epochs_done < run.epochs and not run.progress.stopped_early:
         train_epoch(run)

@@ -58,7 +58,10 @@ def advice(name, model=None, folds=(), truncated=0.0, macro_f1=None, **changes):
     recipe = {"lstm": lstm, "ngrams": ngrams}[file].get_config(variant)
     changes = {"data.source": "sample", **CHANGES.get(name, {}), **changes}
     config = resolve(override(recipe, changes))
-    config = dataclasses.replace(config, model=model or config.model)
+    separator = ";" if macro_f1 else ""
+    rare = values["majority"] >= 0.75
+    data = dataclasses.replace(config.data, rare=rare, label_separator=separator)
+    config = dataclasses.replace(config, model=model or config.model, data=data)
     rare = {"examples": int(values["rarest"]), "recall": values["recall"]}
     examples = round(values["rarest"] / (1 - values["majority"]))  # of two classes
     classes = {"rare": rare, "common": {"examples": 1000, "recall": 1.0}}

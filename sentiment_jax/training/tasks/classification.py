@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float32, Int32
+from jaxtyping import Float, Float32, Int32
 from tokenizers import Tokenizer
 
 from sentiment_jax.config.schema import CLASSES, Config, join_names
@@ -92,7 +92,7 @@ def make_objective(
 
 
 def fit(
-    labels: Int32[np.ndarray, " reviews"], probabilities: Float32[np.ndarray, "reviews classes"]
+    labels: Int32[np.ndarray, " reviews"], probabilities: Float[np.ndarray, "reviews classes"]
 ) -> dict[str, Any]:
     """Return the temperature and, if a class is rare, thresholds that give it its due.
 
