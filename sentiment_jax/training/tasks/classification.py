@@ -96,8 +96,8 @@ def fit(
 ) -> dict[str, Any]:
     """Return the temperature and, if a class is rare, thresholds that give it its due.
 
-    They are the classes' shares to the power that has the best macro F1: logit adjustment (Menon et
-    al., 2021, https://arxiv.org/abs/2007.07314). The probabilities stay as they are.
+    They are the classes' shares to the power that has the best mean of accuracy and macro F1: logit
+    adjustment (Menon et al., 2021, https://arxiv.org/abs/2007.07314). The probabilities stay.
     """
     found: dict[str, Any] = {"temperature": metrics.fit_temperature(probabilities, labels)}
     counts = np.bincount(labels, minlength=probabilities.shape[1])
@@ -106,8 +106,10 @@ def fit(
         names = [*map(str, range(len(counts)))]
         scores = {}
         for power in POWERS:
-            measured = metrics.measure(labels, probabilities, names, (shares**power).tolist())
-            scores[power] = measured["macro_f1"]
+            thresholds = (shares**power).tolist()
+            measured = metrics.measure(labels, probabilities, names, thresholds)
+            accuracy = metrics.score_probabilities(labels, probabilities, thresholds)["accuracy"]
+            scores[power] = accuracy + measured["macro_f1"]
         best = max(scores, key=scores.__getitem__)
         if best:
             found["thresholds"] = (shares**best / (shares**best).sum()).tolist()
