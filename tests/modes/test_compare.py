@@ -60,7 +60,7 @@ def test_the_cheapest_within_a_standard_error_of_the_best_is_chosen():
         (scored(*range(10)), "ngrams"),  # it is the best
     ):
         found = choose({"ngrams": cheap, "encoder:probe": scored(9), "encoder": best})
-        assert found == chosen, (best - cheap)[0]
+        assert found == chosen, (best - cheap)[:, 0]
 
 
 def test_a_probe_is_chosen_only_if_it_is_the_best_for_it_is_not_cheaper_to_use():
