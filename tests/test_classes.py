@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import runs
 from reviews import read_table, refuses, write_csv
+from sklearn.metrics import f1_score
 from sklearn.utils.class_weight import compute_class_weight
 from sweeping import ONE_TRIAL
 
@@ -19,6 +20,8 @@ from sentiment_jax.analysis.integrated_gradients import explain
 from sentiment_jax.config.recipes import override
 from sentiment_jax.config.schema import DataConfig
 from sentiment_jax.config.stored import replace_settings
+from sentiment_jax.data.corpus import load_corpus
+from sentiment_jax.data.labels import decide
 from sentiment_jax.data.reviews import Reviews, fold_splits, stratified_split
 from sentiment_jax.errors import InputError
 from sentiment_jax.modes import report, sweep
@@ -30,6 +33,7 @@ from sentiment_jax.modes.train import train
 from sentiment_jax.storage.files import read_json
 from sentiment_jax.training.checks import resolve
 from sentiment_jax.training.objectives.classification import balanced_weights
+from sentiment_jax.training.tasks import classification
 from sentiment_jax.training.tasks.classification import CLASSIFICATION, with_classes
 from sentiment_jax.training.trained_model import load_run
 
@@ -228,6 +232,52 @@ def test_a_thousand_classes_of_five_reviews_are_split():
     with pytest.raises(InputError) as caught:
         stratified_split(reviews.take(np.arange(0, 5000, 5)), 0.1, seed=0)
     assert "1 intent 4 and 995 more reviews cannot be split" in str(caught.value)
+
+
+def test_thresholds_are_shares_to_the_power_of_the_best_scores():
+    rng = np.random.default_rng(0)
+    labels = np.repeat([0, 1, 2], (10, 95, 95)).astype(np.int32)
+    p = rng.dirichlet((1, 5, 5), 200) + 0.3 * np.eye(3)[labels]
+    p /= p.sum(axis=1, keepdims=True)
+    shares = np.array([11, 96, 96]) / 203
+    scores = {}
+    for power in classification.POWERS:
+        predicted = (p / shares**power).argmax(axis=1)
+        macro = f1_score(labels, predicted, average="macro")
+        scores[power] = np.mean(predicted == labels) + macro
+    best = max(scores, key=scores.get)
+    assert 0 < best < 1, scores
+    found = classification.fit(labels, p)["thresholds"]
+    np.testing.assert_allclose(found, shares**best / np.sum(shares**best))
+    even = np.repeat([0, 1, 2], 60).astype(np.int32)
+    assert "thresholds" not in classification.fit(even, p[:180])
+
+
+def test_a_rare_class_has_a_threshold_that_every_mode_uses(
+    make_config, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr(classification, "POWERS", (0.75,))
+    changes = {"epochs": 3, "optimizer.learning_rate": 3e-3}
+    config = make_config(changes, bad=12, Fair=60, good=60)
+    result = train(config, tmp_path / "run")
+    low, *_ = thresholds = result["thresholds"]
+    assert sum(thresholds) == pytest.approx(1) and low == min(thresholds) < 0.33
+    shown = capsys.readouterr().out
+    assert f"macro f1 {result['val']['macro_f1']:.4f}" in shown
+    header, *rows = csv.reader((tmp_path / "run" / "predictions.csv").read_text().splitlines())
+    p = np.array([row[3:] for row in rows], float)
+    predicted = [NAMES[i] for i in (p / thresholds).argmax(axis=1)]
+    assert [row[2] for row in rows] == predicted
+    assert predicted != [NAMES[i] for i in p.argmax(axis=1)], "the thresholds change nothing"
+    assert evaluate_split([tmp_path / "run"], "test") == result["test"]
+    for calibrated in (False, True):
+        trained = load_run(tmp_path / "run", calibrated=calibrated)
+        texts = list(load_corpus(trained.config.data).splits["test"].texts)
+        found, _ = predict([trained], texts)
+        assert [NAMES[i] for i in decide(found, trained.thresholds)] == predicted
+    assert load_run(tmp_path / "run").config.data.rare
+    train(config, tmp_path / "run")  # the user's config says nothing of it
+    assert "is finished" in capsys.readouterr().out
 
 
 def test_texts_that_no_teacher_has_labeled_do_not_count_in_class_weights():

@@ -19,7 +19,7 @@ from sentiment_jax.data.corpus import load_corpus
 from sentiment_jax.data.reviews import Reviews
 from sentiment_jax.errors import Interrupted, InUse
 from sentiment_jax.modes import compare as mode
-from sentiment_jax.modes.compare import RECIPES, choose, compare
+from sentiment_jax.modes.compare import RECIPES, choose, compare, describe_missed
 from sentiment_jax.modes.report import report
 from sentiment_jax.storage.files import read_json, write_json
 from sentiment_jax.storage.run_directory import RunDirectory
@@ -69,6 +69,31 @@ def test_a_probe_is_chosen_only_if_it_is_the_best_for_it_is_not_cheaper_to_use()
     ngrams = scored(0)
     assert choose({"ngrams": ngrams, "encoder:probe": probe, "encoder": best}) == "encoder"
     assert choose({"ngrams": ngrams, "encoder:probe": best, "encoder": probe}) == "encoder:probe"
+
+
+@pytest.mark.parametrize(
+    ("counts", "by"), [((5, 5), "accuracy"), ((4, 12), "accuracy"), ((4, 13), "macro_f1")]
+)
+def test_a_class_of_less_than_half_of_an_even_share_is_rare(counts, by):
+    labels = np.repeat([0, 1], counts).astype(np.int32)
+    reviews = Reviews.from_texts(map(str, labels), labels)
+    assert mode._metric("", reviews) == by
+    assert mode._metric("log_loss", reviews) == "log_loss"
+    assert mode._metric("recall:positive@.9", reviews) == "recall:positive@.9"
+    for wrong in ("f1", "recall:positive", "recall:positive@2", "recall:@.9"):
+        refuses("unknown, choose|is none of this run", mode._metric, wrong, reviews)
+
+
+def test_the_classes_that_the_chosen_model_never_finds_are_named():
+    labels = np.repeat([0, 1, 2], (3, 5, 9)).astype(np.int32)
+    reviews = Reviews.from_texts(map(str, labels), labels, classes=("hate", "odd", "none"))
+    often = mode._score(reviews, np.full(17, 2), "macro_f1")
+    found = mode._score(reviews, np.where(np.arange(17) < 2, 0, 2), "macro_f1")
+    sentences = describe_missed("encoder", {"ngrams": found, "encoder": often}, reviews)
+    assert sentences == [
+        "encoder finds none of the 3 texts of class 'hate'; ngrams finds 2",
+        "encoder finds none of the 5 texts of class 'odd'",
+    ]
 
 
 @pytest.fixture(scope="module")
