@@ -20,7 +20,7 @@ from ml_collections import ConfigDict
 from sentiment_jax.analysis import figures
 from sentiment_jax.analysis.predictions import read_predictions
 from sentiment_jax.config.recipes import override, read_recipe
-from sentiment_jax.config.schema import ENCODERS, DataConfig
+from sentiment_jax.config.schema import ENCODERS, DataConfig, EncoderConfig
 from sentiment_jax.config.stored import flatten
 from sentiment_jax.config.validation import validate
 from sentiment_jax.data.corpus import Corpus, infer_source, load_corpus
@@ -40,7 +40,7 @@ from sentiment_jax.storage.run_directory import (
 )
 from sentiment_jax.sweeps.plan import Trial
 from sentiment_jax.training import checks, console
-from sentiment_jax.training.advice import describe_truncation
+from sentiment_jax.training.advice import LONG, describe_truncation
 from sentiment_jax.training.cross_validation import draw_folds
 from sentiment_jax.training.metrics import (
     is_correct,
@@ -71,6 +71,7 @@ TIMED = 256  # texts, to measure how fast a model predicts
 METRICS = ("accuracy", "macro_f1", "log_loss")  # to choose by, and:
 RECALL = "recall:"  # of a class, at a precision
 SAMPLES = 200  # of the validation reviews, for the standard error of a difference
+TOKENS = 1.3  # of an English word
 MISSED = 3  # classes that a model never finds, to name
 
 
@@ -226,9 +227,12 @@ def _train(
     stop: Stop,
 ) -> bool:
     """Take a run to its end; return False, and say why, if there are no weights for it."""
-    if recipe.model.pretrained and not RunDirectory(place).result.exists():
+    run = RunDirectory(place)
+    if run.result.exists():  # its weights may be gone
+        recipe = override(recipe, {"data.max_length": run.read_config().data.max_length})
+    elif recipe.model.pretrained:
         try:
-            checks.resolve(recipe)
+            recipe = override(recipe, {"data.max_length": _length(recipe, corpus)})
         except InputError as error:
             print(f"left out {name}: {error}")
             return False
@@ -241,6 +245,27 @@ def _train(
         accuracy = result["val"]["accuracy"]
         print(f"{name:14} accuracy {accuracy:.4f}, {time.monotonic() - start:,.0f} s", flush=True)
     return True
+
+
+def _length(recipe: ConfigDict, corpus: Corpus) -> int:
+    """Return how many tokens a model reads: LONG if most texts are long, but those that it can.
+
+    InputError: there are no weights.
+    """
+    length = recipe.data.max_length
+    shipped = read_recipe(RECIPES[-1]).data.max_length
+    words = np.median([text.count(" ") + 1 for text in corpus.splits["train"].texts])
+    if length == shipped and words > shipped / TOKENS:
+        length = LONG
+        times = min(words * TOKENS, LONG) / shipped
+        print(
+            f"encoder reads {length} tokens of a text, not {shipped}, since most texts have more: "
+            f"it takes {times:.1f} times as long"
+        )
+    config = checks.resolve(override(recipe, {"data.max_length": 3}))
+    if not isinstance(config.model, EncoderConfig):
+        return length
+    return min(length, config.model.max_position_embeddings - config.model.first_position)
 
 
 def _pretrain(recipe: ConfigDict, place: Path, texts: int, stop: Stop) -> None:

@@ -230,6 +230,22 @@ def test_without_weights_the_encoders_are_left_out(changes, tmp_path, capsys):
         assert f"left out {name}: model.pretrained={tmp_path}/none: no such folder" in printed
 
 
+def test_an_encoder_reads_more_of_long_texts_and_no_more_than_it_can(changes, tmp_path, capsys):
+    """Those of 128 positions, and a probe that would read 256 tokens."""
+    rng = np.random.default_rng(0)
+    labels = np.repeat([0, 1], 40)
+    words = [
+        rng.choice(["dull", "great"], 130, p=[1 - of / 2 - 0.2, of / 2 + 0.2]) for of in labels
+    ]
+    table = pandas.DataFrame({"text": [" ".join(of) for of in words], "label": labels})
+    quick = {"model.pretrained": changes["model.pretrained"], "cpu_devices": 1}
+    sentiment_jax.compare(tmp_path / "mine", table, changes=quick)
+    assert "encoder reads 512 tokens of a text, not 128, since most" in capsys.readouterr().out
+    read = [RunDirectory(tmp_path / "mine" / of).read_config().data.max_length for of in PLACES]
+    positions = RunDirectory(tmp_path / "mine" / "encoder").read_config().model
+    assert read[1:] == [min(256, most := positions.max_position_embeddings), min(512, most)]
+
+
 def test_folds_compare_on_all_training_reviews(changes, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(mode, "RECIPES", RECIPES[:2])
     table = compare(changes | {"data.folds": 2}, tmp_path / "mine")
