@@ -22,6 +22,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from absl import app, flags
+from sklearn.metrics import f1_score
 
 from benchmarks import rows
 from sentiment_jax.config.recipes import override, read_recipe
@@ -40,9 +41,9 @@ PEERS = flags.DEFINE_string("peers", sys.executable, "Python that has the peers"
 RUNS = flags.DEFINE_string("runs", None, "folder of the runs", required=True)
 OUTPUT = flags.DEFINE_string("output", None, "CSV file, a row per run", required=True)
 
-PEER_METHODS = ("trainer", "trainer-frozen", "setfit", "sklearn")
+PEER_METHODS = ("trainer", "trainer-frozen", "trainer-3", "setfit", "sklearn")
 KEY = ("data", "labels", "draw", "seed", "method", "cache")
-COLUMNS = (*KEY, "train", "test", "accuracy", "wall_s")
+COLUMNS = (*KEY, "train", "test", "accuracy", "macro_f1", "wall_s")
 
 
 def write_splits(settings: Mapping[str, str], folder: Path) -> dict[str, int]:
@@ -60,8 +61,8 @@ def write_splits(settings: Mapping[str, str], folder: Path) -> dict[str, int]:
     return {name: len(split) for name, split in splits.items()}
 
 
-def run_peer(method: str, folder: Path, seed: str) -> float:
-    """Run a peer in its own Python; return its accuracy on the test split."""
+def run_peer(method: str, folder: Path, seed: str) -> tuple[float, float]:
+    """Run a peer in its own Python; return its accuracy and macro F1 on the test split."""
     script = Path(__file__).with_name("peers_torch.py")
     command = [PEERS.value, str(script), method, str(folder), WEIGHTS.value, seed]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -69,11 +70,14 @@ def run_peer(method: str, folder: Path, seed: str) -> float:
         predicted = [row["predicted"] for row in csv.DictReader(file)]
     with (folder / "test.csv").open(newline="", encoding="utf-8") as file:
         labels = [row["label"] for row in csv.DictReader(file)]
-    return statistics.mean(a == b for a, b in zip(predicted, labels, strict=True))
+    accuracy = statistics.mean(a == b for a, b in zip(predicted, labels, strict=True))
+    return accuracy, float(f1_score(labels, predicted, average="macro"))
 
 
-def run_recipe(recipe: str, settings: Mapping[str, str], workdir: Path, cache: Path) -> float:
-    """Train by a recipe, with a cache of compiled steps and baselines; return its test accuracy."""
+def run_recipe(
+    recipe: str, settings: Mapping[str, str], workdir: Path, cache: Path
+) -> tuple[float, float]:
+    """Train by a recipe, with a cache of compiled steps and baselines; return the test's scores."""
     shutil.rmtree(workdir, ignore_errors=True)
     command = [sys.executable, "-m", "sentiment_jax.main", f"--config={recipe}"]
     command += [f"--workdir={workdir}", f"--config.model.pretrained={WEIGHTS.value}"]
@@ -85,7 +89,8 @@ def run_recipe(recipe: str, settings: Mapping[str, str], workdir: Path, cache: P
         "MPLCONFIGDIR": str(cache.parent / "matplotlib"),  # its fonts are sought once
     }
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=environment)
-    return read_json(workdir / "result.json")["test"]["accuracy"]
+    result = read_json(workdir / "result.json")
+    return result["test"]["accuracy"], result["metrics"]["test"]["macro_f1"]
 
 
 def run(key: Mapping[str, str], settings: Mapping[str, str]) -> dict[str, object]:
@@ -96,16 +101,17 @@ def run(key: Mapping[str, str], settings: Mapping[str, str]) -> dict[str, object
     sizes = write_splits(settings, runs / name)
     start = time.perf_counter()
     if method in PEER_METHODS:
-        accuracy = run_peer(method, runs / name, key["seed"])
+        scores = run_peer(method, runs / name, key["seed"])
     else:
         cache = runs / "cache" / method.replace(":", "-")
         if key["cache"] == "cold":
             shutil.rmtree(cache, ignore_errors=True)
         workdir = runs / f"{name}-run"
-        accuracy = run_recipe(method, {**settings, "seed": key["seed"]}, workdir, cache)
+        scores = run_recipe(method, {**settings, "seed": key["seed"]}, workdir, cache)
     wall = time.perf_counter() - start
     counts = {"train": sizes["train"], "test": sizes["test"]}
-    return {**key, **counts, "accuracy": round(accuracy, 4), "wall_s": round(wall, 1)}
+    accuracy, macro_f1 = (round(score, 4) for score in scores)
+    return {**key, **counts, "accuracy": accuracy, "macro_f1": macro_f1, "wall_s": round(wall, 1)}
 
 
 def main(_: Sequence[str]) -> None:

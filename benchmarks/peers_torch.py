@@ -5,7 +5,8 @@
 FOLDER holds train.csv, val.csv and test.csv; predicted.csv is written into it. `trainer` is
 transformers' Trainer with the rate, batch size and epochs of configs/encoder.py, whose best epoch
 by validation accuracy is tested, in bfloat16 where the CPU has instructions for it. It trains all
-parameters; `trainer-frozen` keeps the embeddings, as that recipe does. `setfit` is SetFit (Tunstall
+parameters; `trainer-frozen` keeps the embeddings, as that recipe does, and `trainer-3` has three
+epochs. `setfit` is SetFit (Tunstall
 et al., 2022) with its defaults, but for 20 sampled pairs of each kind per text. `sklearn` is TF-IDF
 of words, bigrams and character n-grams with logistic regression, its C by cross-validation, on
 train and val together.
@@ -28,7 +29,12 @@ def read(folder: Path) -> dict[str, pd.DataFrame]:
 
 
 def trainer(
-    splits: dict[str, pd.DataFrame], folder: Path, weights: str, seed: int, frozen: bool = False
+    splits: dict[str, pd.DataFrame],
+    folder: Path,
+    weights: str,
+    seed: int,
+    frozen: bool = False,
+    epochs: int = 2,
 ) -> np.ndarray:
     """Fine-tune by transformers' Trainer."""
     import torch
@@ -54,7 +60,7 @@ def trainer(
         output_dir=str(folder / "trainer"),
         per_device_train_batch_size=32,
         per_device_eval_batch_size=32,
-        num_train_epochs=max(2, math.ceil(80 / steps)),
+        num_train_epochs=max(epochs, math.ceil(80 / steps)),
         learning_rate=1e-4,
         weight_decay=0.01,
         warmup_steps=0.1,
@@ -124,6 +130,7 @@ def main(method: str, folder: str, weights: str, seed: str) -> None:
     methods = {
         "trainer": trainer,
         "trainer-frozen": functools.partial(trainer, frozen=True),
+        "trainer-3": functools.partial(trainer, epochs=3),
         "setfit": setfit,
         "sklearn": sklearn,
     }

@@ -145,7 +145,7 @@ def by_data(groups: Sequence[Group]) -> dict[str, list[Group]]:
 
 def ranking_of(groups: Sequence[Group]) -> Ranking:
     """Return the ranking that the configs of all groups ask for, or by accuracy if they differ."""
-    rankings = {Ranking.of(group.trials[0].config) for group in groups}
+    rankings = {group.trials[0].ranking for group in groups}
     return rankings.pop() if len(rankings) == 1 else BY_ACCURACY
 
 

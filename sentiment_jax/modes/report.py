@@ -20,7 +20,6 @@ from sentiment_jax.errors import InputError
 from sentiment_jax.runtime import terminal
 from sentiment_jax.storage.files import write_atomically, write_csv
 from sentiment_jax.storage.run_directory import check_place
-from sentiment_jax.storage.selection import Ranking
 from sentiment_jax.sweeps import plan
 from sentiment_jax.sweeps.plan import Trial, in_words
 from sentiment_jax.training.metrics import mcnemar, worst_classes
@@ -224,7 +223,7 @@ def _draw_choice(group: Group, output: Path) -> list[Path]:
         drawn.append(output / f"{group.name}-{name}.png")
         return drawn[-1]
 
-    by = Ranking.of(group.trials[0].config)
+    by = group.trials[0].ranking
     for axis, trials in group.choices.items():
         runs = {words: trial.metrics for words, trial in trials.items()}
         first = next(iter(trials.values()))

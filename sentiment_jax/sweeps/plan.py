@@ -77,6 +77,12 @@ class Trial:
         return RunDirectory(self.directory)
 
     @property
+    def ranking(self) -> Ranking:
+        """The order of validations: by the config, and by the data once they are read."""
+        known = self.files.config.exists()
+        return Ranking.of(self.files.read_config() if known else self.config)
+
+    @property
     def setting(self) -> Setting:
         """The trial's value on each axis."""
         flat = flatten(self.config)
@@ -194,7 +200,7 @@ class Sweep:
 def best_finished(trials: Sequence[Trial]) -> Trial | None:
     """Return the best finished trial by validation, the first of equal ones; None if none is."""
     finished = [trial for trial in trials if trial.status == "finished"]
-    return max(finished, key=lambda t: Ranking.of(t.config).key(t.content["val"]), default=None)
+    return max(finished, key=lambda t: t.ranking.key(t.content["val"]), default=None)
 
 
 def find_run(directory: Path) -> Path:
