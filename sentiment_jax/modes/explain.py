@@ -90,7 +90,7 @@ def explain_texts(
     named = find_class(label, classes) if label else None
     probabilities, warnings = predict([trained], texts)
     print_warning_count(warnings)
-    separator = trained.config.data.separator
+    separator = trained.config.data.between_labels
     towards = probabilities.argmax(axis=1).tolist()
     ends = ("away from it", "to the most probable label" if separator else "to the predicted class")
     if len(classes) == 2 and not separator:

@@ -129,14 +129,14 @@ def describe(experiment: Experiment) -> None:
     classes = experiment.classes
     if classes != CLASSES:
         numbered = ", ".join(f"{name} ({number})" for number, name in enumerate(classes))
-        if data.separator:
+        if data.between_labels:
             numbered = f"{', '.join(classes)}; several per review, or none"
         elif len(classes) == 2:
             numbered += f"; {classes[1]} is positive"
         print(f"{'labels':8} {numbered}")
     for name, by_class in statistics["counts"].items():
         counts = list(by_class.values())
-        if len(classes) == 2 and not data.separator:
+        if len(classes) == 2 and not data.between_labels:
             described = f"{counts[1]:>6,} {classes[1]}"
         elif len(classes) <= 5:
             described = ", ".join(f"{label}: {count:,}" for label, count in by_class.items())
