@@ -20,6 +20,7 @@ from sentiment_jax.runtime import terminal
 from sentiment_jax.storage.run_directory import RunDirectory
 from sentiment_jax.storage.selection import Ranking
 from sentiment_jax.training import metrics, scoring
+from sentiment_jax.training.advice import describe_vocabulary
 from sentiment_jax.training.experiment import (
     Experiment,
     Task,
@@ -203,5 +204,8 @@ def _warn_of_data(experiment: Experiment) -> None:
     unknown = unknown_id(experiment.tokenizer)
     if (share := np.mean(experiment.encoded["train"].tokens == unknown)) > 0.5:
         terminal.warn_once(f"{share:.0%} of the training tokens are unknown")
+    texts = experiment.reviews["train"].texts
+    if sentence := describe_vocabulary(experiment.config, experiment.tokenizer, texts):
+        terminal.warn_once(sentence)
     if (size := len(unigrams(experiment.tokenizer))) < 50:
         terminal.warn_once(f"the vocabulary has only {size:,} words")
