@@ -138,8 +138,8 @@ def compare(
         tables = {}
     config = infer_source(get_config("encoder", changed))
     with _keep_reviews(config, directory, tables, fresh=False) as config:
-        names = ("data.source", "data.path", "data.test_path")
-        changed |= {name: flatten(config)[name] for name in names}
+        names = ("source", "path", "test_path", "separator", "quote", "header")
+        changed |= {f"data.{name}": flatten(config)[f"data.{name}"] for name in names}
         startup.start(config)
         return compare_recipes(changed, directory.path, choose_by=choose_by)
 
@@ -337,8 +337,9 @@ def _keep_reviews(
                     raise InputError(f"{path} holds other reviews: {remedy}")
                 write_atomically(path, text)
         paths = {split: str(directory.reviews[split].absolute()) for split in given}
+        form = {"separator": "", "quote": "", "header": True}  # of the file written above
         changes = {"source": "csv", "path": paths["train"], "test_path": paths.get("test", "")}
-        yield override(config, {"data": changes})
+        yield override(config, {"data": changes | form})
     except BaseException:
         if _read(directory.env) == env:
             for path, old in before.items():

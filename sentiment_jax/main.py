@@ -158,7 +158,8 @@ def parse(arguments: list[str]) -> None:
     if len(rest) > 1:
         near = did_you_mean(rest[1], NEEDED, "--mode={}") or ", with spaces in quotes"
         if Path(rest[1]).exists():
-            near = f"; did you mean --config.data.path={rest[1]}?"
+            reads = "--input" if MODE.value in ("evaluate", "predict") else "--config.data.path"
+            near = f"; did you mean {reads}={rest[1]}?"
         raise InputError(f"stray argument {rest[1]!r}; options are written --name=value{near}")
 
 
@@ -187,7 +188,10 @@ def check_flags(mode: str) -> None:
         for name in names:
             if flags.FLAGS[name].present and mode not in modes:
                 readers = " and ".join(f"--mode={reader}" for reader in modes)
-                raise InputError(f"--{name} is a flag of {readers}: leave it out of --mode={mode}")
+                remedy = f"leave it out of --mode={mode}"
+                if "_column" in name and mode in ("train", "pretrain", "compare", "sweep"):
+                    remedy = f"write --config.data.{name}"
+                raise InputError(f"--{name} is a flag of {readers}: {remedy}")
     for name, what in NEEDED[mode].items():
         if not flags.FLAGS[name].value:
             raise InputError(f"--mode={mode} needs --{name}, {what}")

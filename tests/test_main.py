@@ -55,6 +55,8 @@ NO_DATA = "needs --config.data.path=reviews.csv, a table with columns text and l
         (f"{PREDICT} --text=x --input=y", "both were given, give one of --text"),
         (PREDICT, "--mode=predict: neither was given, give one of --text"),
         (f"{PREDICT} --text=x --text_column=y", "names a column of --input=FILE"),
+        ("--mode=compare --workdir=a --text_column=y", "predict: write --config.data.text_column"),
+        (f"{PREDICT} README.md", "did you mean --input=README.md"),
         (f"{PREDICT} --input=x --explain --output=y.csv", "y.csv: --explain writes"),
         ("--config=configs/lstm.py:huge", "unknown variant 'huge'.*sample"),
         ("--config=configs", "no config file 'configs'"),

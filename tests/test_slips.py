@@ -25,14 +25,28 @@ SLIPS = {  # flags, the content of reviews.csv, the line
     "a folder without classes": ("data.path=.", table(), "holds no CLASS/\\*.txt"),
     "an empty file": ("", "", "the file is empty"),
     "a header alone": ("", "text,label\n", "reviews.csv holds no reviews"),
-    "no header": ("", table("a good thing,pos"), NAMES.format("'a good thing', 'pos'")),
-    "columns of other names": ("", table("review,stars"), NAMES.format("'review', 'stars'")),
+    "no header": (
+        "",
+        table("a good thing,pos"),
+        "first row looks like a text: add --config.data.header=False --config.data.text_column=1 "
+        "--config.data.label_column=2$",
+    ),
+    "a separator of two characters": ("data.separator=::", table(), "'::', .* is one character"),
+    "columns of other names": (
+        "",
+        table("review,stars"),
+        NAMES.format("'review', 'stars'") + "=review --config.data.label_column=stars ",
+    ),
     "a column with a typing error": (
         "data.text_column=txt",
         table(),
         NAMES.format("'text', 'label'"),
     ),
-    "two columns that differ in case": ("", table("Text,TEXT,label"), "'Text', 'TEXT', 'label'"),
+    "two columns that differ in case": (
+        "",
+        table("Text,TEXT,label", separator=",x,"),
+        "'Text', 'TEXT', 'label'",
+    ),
     "swapped columns": ("", table("label,text"), "are these texts\\? name the other column"),
     "the column of the row's number": (
         "data.text_column=id",

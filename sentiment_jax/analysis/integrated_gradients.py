@@ -181,7 +181,7 @@ def explain(trained: TrainedModel, text: str, towards: int = 1) -> Explanation:
     before, after = framing(trained.tokenizer)
     fixed = (*range(len(before)), *range(len(ids) - len(after), len(ids)))
     fillers = [*special_tokens(trained.tokenizer).values()] if kernel else []
-    several = bool(trained.config.data.separator)
+    several = bool(trained.config.data.between_labels)
     attributions, log_odds, empty_log_odds = attribute(
         model, trained.params, encoded.token_ids, length, fixed, towards, fillers, several
     )

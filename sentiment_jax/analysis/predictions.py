@@ -53,7 +53,7 @@ def read_predictions(trials: Sequence[Trial], split: str = "test") -> Prediction
     """Read the predictions of one model's trials; InputError if a file is damaged."""
     config = trials[0].files.read_config()
     classes = config.classes
-    separator = config.data.separator
+    separator = config.data.between_labels
     names = {"0": 0, "1": 1} if classes == CLASSES else {}  # as earlier revisions wrote them
     names |= {str(safe_cell(name)): i for i, name in enumerate(config.cells)}
     columns = prediction_columns(config)[1:]

@@ -114,8 +114,11 @@ class DataConfig:
     label_column: str = setting("label", "csv: the column of the labels")
     label_columns: str = setting("", "csv: A,B,... of 0 and 1, a label each: several per text")
     label_separator: str = setting("", "csv: ; say, between the labels of a text: several or none")
-    # Harmless: the data's hash changes with them.
+    # Harmless: the data's hash changes with them. A run's --input is read by the same four.
     encoding: str = setting("", "csv: cp1252 (Latin-1) say, if it is not UTF-8", harmless=True)
+    separator: str = setting("", "csv: ; say, or tab, between cells; empty: found", harmless=True)
+    quote: str = setting("", "csv: ' say, or none, around a cell; empty: found", harmless=True)
+    header: bool = setting(True, "csv: False: the columns are 1, 2, ... by number", harmless=True)
     labels: str = setting("", "the classes, A,B,...; empty: those found", harmless=True)
     positive_labels: str = setting("", "csv: 4,5 say; the other class: below")
     negative_labels: str = setting("", "csv: 1,2 say; what is in neither is dropped")
@@ -131,7 +134,7 @@ class DataConfig:
     rare: bool = False  # whether a class has less than half of an even share; the data decide it
 
     @property
-    def separator(self) -> str:
+    def between_labels(self) -> str:
         """What stands between the labels of a text; empty if each text has one label."""
         return self.label_separator or (";" if self.label_columns else "")
 
@@ -352,7 +355,7 @@ class Config:
     @property
     def accuracy(self) -> str:
         """The metric that `select_by=accuracy` stands for."""
-        if self.data.separator or self.data.rare:
+        if self.data.between_labels or self.data.rare:
             return "macro_f1"
         return "balanced_accuracy" if self.class_weights == "balanced" else "accuracy"
 

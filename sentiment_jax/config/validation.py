@@ -71,6 +71,13 @@ def _data_problems(values: Mapping[str, Any]) -> Iterator[str]:
         yield "data.folds=1 leaves nothing to train on: 0, or 2 and more"
     if values["data.validation_path"] and values["data.folds"]:
         yield "data.folds validates on the training reviews: no data.validation_path"
+    marks = [
+        values["data.separator"].replace("tab", "\t"),
+        values["data.quote"].replace("none", ""),
+    ]
+    if len(max(marks, key=len)) > 1 or (marks[0] and marks[0] in f"{marks[1]}\r\n"):
+        given = f"data.separator={values['data.separator']!r}, data.quote={values['data.quote']!r}"
+        yield f"{given}: each is one character (tab, none), and not the other"
     source = values["data.source"]
     if source in ("folder", "csv") and not values["data.path"]:
         columns = f"{values['data.text_column']} and {values['data.label_column']}"

@@ -37,7 +37,7 @@ def number_labels(
     InputError: labels that are missing, or too rare to be classes, by the names of their `rows`, or
     in a table that is `scored` by a run, of which only a part are its classes.
     """
-    if data.separator:
+    if data.between_labels:
         return *_number_several(labels, rows, data, scored), True
     spelled = {label: _spell(label) for label in {*labels}}
     keys = [spelled[label].casefold() for label in labels]
@@ -73,14 +73,24 @@ def _number_several(
     labels: Sequence[str], rows: Sequence[str], data: DataConfig, scored: bool
 ) -> tuple[Int32[np.ndarray, "rows labels"], tuple[str, ...]]:
     """Return a 0 or 1 per row and label, and the labels: the config's, or those found."""
-    marks = " '\"[]" if data.separator == "," else " "  # in cells like ['a', 'b']
-    parts = [(i, part) for i, of in enumerate(labels) for part in of.split(data.separator)]
+    marks = " '\"[]" if data.between_labels == "," else " "  # in cells like ['a', 'b']
+    parts = [(i, part) for i, of in enumerate(labels) for part in of.split(data.between_labels)]
     spelled = [(i, of) for i, part in parts if not is_blank(of := _spell(part.strip(marks)))]
     keys = [label.casefold() for _, label in spelled]
     names = split_names(data.labels) or split_names(data.label_columns)
     if not names:
         names = _find_names([of for _, of in spelled], [rows[i] for i, _ in spelled], data)
     class_of = {_spell(name).casefold(): i for i, name in enumerate(names)}
+    for i, name in enumerate(names):
+        if (
+            data.between_labels in name
+            or is_blank(key := _spell(name).casefold())
+            or class_of[key] != i
+        ):
+            twin = (
+                f"a label has no {data.between_labels!r}, is not nan and differs in more than case"
+            )
+            raise InputError(f"{data.path}: label {name!r} can't be told from others: {twin}")
     if others := [key for key in keys if key not in class_of]:
         counts = f"{data.path}: {len(others):,} labels are not among {first_five(names)}"
         if scored and not {*class_of} <= {*keys}:  # they may be spelled otherwise
@@ -102,7 +112,7 @@ def join_columns(cells: Sequence[str], row: str, data: DataConfig) -> str:
         if value is None:
             problem = f"{data.path}, {row}, column {name!r}: {cell[:40]!r} is neither 0 nor 1"
             raise InputError(f"{problem}: data.label_columns names a column per label")
-    return data.separator.join(name for name, value in zip(names, found, strict=True) if value)
+    return data.between_labels.join(name for name, value in zip(names, found, strict=True) if value)
 
 
 def _check_fit(
@@ -158,7 +168,7 @@ def _find_names(spelled: Sequence[str], rows: Sequence[str], data: DataConfig) -
     if several := _find_several(counts):
         separator = next(mark for mark in ";|," if mark in several)
         remedy = f"set --config.data.label_separator='{separator}'"
-        if not data.separator:
+        if not data.between_labels:
             remedy += ", or name all classes by data.labels if this is one"
         raise InputError(f"{where}: {several!r} holds several labels: {remedy}")
     hint = ""
@@ -170,7 +180,7 @@ def _find_names(spelled: Sequence[str], rows: Sequence[str], data: DataConfig) -
         listed = f"{len(counts)} different labels, {_counted(keys)}"
         raise InputError(f"{where}: {listed}; 2 to {MOST_CLASSES:,} are expected{hint}")
     if rare := [f"{r}: {k[:40]!r}" for r, k in zip(rows, keys, strict=True) if counts[k] < FEWEST]:
-        known = "" if data.separator else f" ({', '.join(CLASS_OF)} need no more)"
+        known = "" if data.between_labels else f" ({', '.join(CLASS_OF)} need no more)"
         advice = f": correct them{known} or keep some, --config.data.labels=A,B"
         problem = f"{where}: labels of fewer than {FEWEST} reviews ({first_five(rare)})"
         raise InputError(f"{problem}{hint or advice}")
@@ -182,7 +192,7 @@ def _find_names(spelled: Sequence[str], rows: Sequence[str], data: DataConfig) -
         names = tuple(sorted(found.values(), key=float))
     except ValueError:
         return tuple(sorted(found.values(), key=str.casefold))
-    if not data.separator:
+    if not data.between_labels:
         _hint_at_rating(names, where)
     return names
 

@@ -15,7 +15,7 @@ from sentiment_jax.storage.run_directory import RunDirectory
 
 def prediction_columns(config: Config) -> list[str]:
     """Return the headings of `prediction_cells`."""
-    if len(config.classes) == 2 and not config.data.separator:
+    if len(config.classes) == 2 and not config.data.between_labels:
         return ["predicted", "p_positive"]
     return ["predicted", *(f"p_{name}" for name in config.classes)]
 
@@ -36,8 +36,8 @@ def prediction_cells(
 ) -> list[list[int | str]]:
     """Return predicted class and probabilities of each review: of two classes, the second's."""
     shown = probabilities[:, 1 - len(prediction_columns(config)) :].tolist()
-    predicted = decide(probabilities, thresholds, several=bool(config.data.separator))
-    labels = label_cells(config.cells, predicted, config.data.separator)
+    predicted = decide(probabilities, thresholds, several=bool(config.data.between_labels))
+    labels = label_cells(config.cells, predicted, config.data.between_labels)
     return [[of, *(f"{p:.6f}" for p in row)] for of, row in zip(labels, shown, strict=True)]
 
 
@@ -51,7 +51,7 @@ def write_predictions(
 ) -> None:
     """Write a split's predictions, a row per review; to env.json, hashes of file and texts."""
     path = directory.predictions[split]
-    labels = label_cells(config.cells, reviews.labels, config.data.separator)
+    labels = label_cells(config.cells, reviews.labels, config.data.between_labels)
     rows = zip(
         reviews.ids, labels, prediction_cells(config, probabilities, thresholds), strict=True
     )

@@ -1,13 +1,15 @@
 """Tables of reviews, labels, a test set from a second file or the same.
 
 A table is a CSV, TSV or JSON lines file, a Parquet file or Excel workbook that pandas reads, or a
-folder of texts, CLASS/*.txt.
+folder of texts, CLASS/*.txt. Cells have the separator and quotes by which all rows are as wide.
 """
 
 import csv
 import io
+import itertools
 import json
 import re
+import shlex
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -17,20 +19,22 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool
 
-from sentiment_jax.config.schema import DataConfig, split_names
+from sentiment_jax.config.schema import MOST_CLASSES, DataConfig, split_names
 from sentiment_jax.data import reviews
-from sentiment_jax.data.labels import join_columns, number_labels
+from sentiment_jax.data.labels import NUMBER, join_columns, number_labels
 from sentiment_jax.data.reviews import BINARY, Reviews, first_five, is_blank, lines, normalize_text
 from sentiment_jax.errors import InputError
 from sentiment_jax.storage.files import regular, write_atomically, write_csv
 
-# A format is the separator of cells, or for JSON lines the first character of a row.
+# A format is the separators to try, or for JSON lines the first character of a row.
 JSON_LINES = "{"
 SEPARATORS = ",\t;|"
+FLAGS = "--config.data."  # before the names of settings; "--" before those of an --input
 CLASS_FOLDERS = "[!.]*/[!.]*.txt"
 # By the end of a table's name, in any case.
 FORMATS = {".csv": ",", ".tsv": "\t", **dict.fromkeys((".jsonl", ".ndjson", ".json"), JSON_LINES)}
 PARQUET, WORKBOOK = BY_PANDAS = (b"PAR1", b"PK\x03\x04")  # the first bytes
+ANY = DataConfig()  # a table in UTF-8 whose form is found
 
 
 @dataclass(frozen=True)
@@ -85,7 +89,7 @@ def read_reviews(data: DataConfig) -> tuple[Reviews, ...]:
 
 def read_labeled(data: DataConfig, rows: Sequence[tuple[str, str, str]] = ()) -> Reviews:
     """Return the reviews of data.path, or of rows, that have labels of the classes."""
-    kept, everything = _number(rows or _read_file(data.path, data), data, scored=True)
+    kept, everything = _number(rows or _read_file(data.path, data, flags="--"), data, scored=True)
     return everything.take(kept)
 
 
@@ -115,7 +119,9 @@ def _number(
     return kept, Reviews.from_texts(texts, numbers, ids, classes, named)
 
 
-def _read_file(path: str, data: DataConfig, prefix: str = "") -> list[tuple[str, str, str]]:
+def _read_file(
+    path: str, data: DataConfig, prefix: str = "", flags: str = FLAGS
+) -> list[tuple[str, str, str]]:
     """Return id, text and label of each row, or of each file of a folder."""
     root = Path(path).expanduser()
     try:
@@ -128,7 +134,7 @@ def _read_file(path: str, data: DataConfig, prefix: str = "") -> list[tuple[str,
     except OSError as error:
         raise InputError(f"cannot read the table {path}: {error.strerror}: name a file") from None
     labels = split_names(data.label_columns) or (data.label_column,)
-    table = read_table(raw, path, (data.text_column, *labels), data.encoding)
+    table = read_table(raw, path, (data.text_column, *labels), data, flags=flags)
     if not table.rows:
         raise InputError(f"{path} holds no reviews")
     rows = zip(table.rows, table.texts, strict=True)
@@ -136,18 +142,21 @@ def _read_file(path: str, data: DataConfig, prefix: str = "") -> list[tuple[str,
     return [(row, text, join_columns(cells, row, data)) for row, text, cells in named]
 
 
-def find_format(text: str, name: str, columns: Sequence[str]) -> str:
-    """Return a table's format, by its first line or else its name; "": it is not a table."""
+def find_format(text: str, name: str, columns: Sequence[str], data: DataConfig = ANY) -> str:
+    """Return JSON_LINES or separators to try, by the first line or name; "": it is not a table."""
     by_name = FORMATS.get(Path(name).suffix.lower(), "")
     first = next(lines(text), "")[:10_000]
     if re.match(r'\s*{\s*"', first):
         return JSON_LINES
     found = {}  # how many of the columns a separator finds
-    for separator in (by_name + SEPARATORS).removeprefix(JSON_LINES):
-        header = next(csv.reader([first], delimiter=separator), [])
-        found[separator] = sum(find_column(header, column) is not None for column in columns)
-    best = max(found, key=found.__getitem__)  # the first of equally good ones
-    return best if found[best] else by_name
+    tried = "".join(dict.fromkeys(by_name.removeprefix(JSON_LINES) + SEPARATORS))
+    for separator in tried if data.header else "":
+        headers = [next(csv.reader([first], delimiter=separator, quotechar=q), []) for q in "\"'"]
+        found[separator] = max(sum(find_column(h, c) is not None for c in columns) for h in headers)
+    best = max(found, key=found.__getitem__, default="")  # the first of equally good ones
+    if found.get(best):
+        return best
+    return tried if by_name in tried and by_name else by_name
 
 
 def find_column(found: Sequence[Any], wanted: str) -> Any:
@@ -158,52 +167,131 @@ def find_column(found: Sequence[Any], wanted: str) -> Any:
 
 
 def read_table(
-    raw: bytes, name: str, columns: Sequence[str], encoding: str = "", *, otherwise: str = ","
+    raw: bytes,
+    name: str,
+    columns: Sequence[str],
+    data: DataConfig = ANY,
+    *,
+    otherwise: str = SEPARATORS,
+    flags: str = FLAGS,
 ) -> Table:
     """Read a table, and some columns of it as texts; errors call the file `name`.
 
-    A file that is not a table by first line and name has the format `otherwise`: "" takes each line
-    for a text. A CSV or TSV file's only column is the one asked for, whatever its header.
+    `data` has encoding, separator, quote and header. A file that is not a table by first line and
+    name has the format `otherwise`: "" takes each line for a text, if there may be a header. A CSV
+    or TSV file's only column is the one asked for, whatever its header.
     """
     if raw.startswith(BY_PANDAS):
-        return _read_json_lines(_to_json_lines(raw, name), name, columns)
-    text = reviews.decode(raw, name, encoding)
-    format_ = find_format(text, name, columns) or otherwise
+        return _read_json_lines(_to_json_lines(raw, name), name, columns, flags)
+    text = reviews.decode(raw, name, data.encoding)
+    if text.startswith("sep="):  # for Excel, which reads its separator from it
+        raise InputError(f"{name}: delete the first line, {text[:5]!r}: the header is below it")
+    format_ = find_format(text, name, columns, data) or (otherwise if data.header else SEPARATORS)
     if format_ == JSON_LINES:
-        return _read_json_lines(text, name, columns)
+        return _read_json_lines(text, name, columns, flags)
     if format_:
-        return _read_delimited(text, name, columns, format_)
+        return _read_delimited(text, name, columns, format_, data, flags)
     return Table.from_texts((line.rstrip("\r\n") for line in lines(text)), columns[0])
 
 
-def _read_delimited(text: str, name: str, columns: Sequence[str], delimiter: str) -> Table:
+def _read_delimited(
+    text: str, name: str, columns: Sequence[str], separators: str, data: DataConfig, flags: str
+) -> Table:
     csv.field_size_limit(2**31 - 1)  # The default refuses reviews over 128 KiB.
-    # strict: a quote that is never closed would otherwise swallow the rest of the file.
-    reader = csv.reader(lines(text), delimiter=delimiter, strict=True)
-    row = 1
-    found = {}
-    try:
-        header = next(reader, [])
-        alone = len(header) == len(columns) == 1 and find_column(header, columns[0]) is None
-        if alone and {*SEPARATORS}.isdisjoint(header[0]):
-            taken = f"its first line, {header[0][:80]!r}, is taken as the header of its only column"
+    separators = data.separator.replace("tab", "\t") or separators
+    readings = {of: _read_cells(text, of, data.quote) for of in separators}
+    whole = {of: len(header) for of, (header, _, problem) in readings.items() if not problem}
+    separator = max(whole or readings, key=lambda of: whole.get(of, len(readings[of][1])))
+    header, found, problem = readings[separator]
+    if problem:
+        settings = f", or set {flags}quote=none or {flags}separator" if flags == FLAGS else ""
+        raise InputError(f"{name}, {problem}{settings}")
+    several = [of for of in sorted(whole, key=whole.__getitem__, reverse=True) if whole[of] > 1]
+    if len(several) > 1 and not data.header:
+        choices = (shlex.quote(of.replace("\t", "tab")) for of in several)
+        listed = " or ".join(f"{flags}separator={choice}" for choice in choices)
+        raise InputError(f"{name}: its cells may have several separators: add {listed}")
+    numbers = [str(i + 1) for i in range(len(header))]
+    rows = [*found.values()]
+    if not data.header:
+        header = numbers
+    elif rows:
+        found.pop(next(iter(found)))
+    alone = len(header) == len(columns) == 1 and find_column(header, columns[0]) is None
+    if alone and {*SEPARATORS}.isdisjoint(header[0]):
+        taken = f"its first line, {header[0][:80]!r}, is taken as the header of its only column"
+        if data.header:
             print(f"warning: {name} has no column {columns[0]!r}: {taken}", file=sys.stderr)
-            columns = header
-        places = [header.index(column) for column in _find_columns(header, columns, name)]
-        for row, line in enumerate(reader, start=2):  # noqa: B007
-            if not line and len(header) > 1:
-                continue
-            line = line or [""]  # A blank line of a one-column file is a blank cell.
-            if len(line) != len(header):
-                problem = f"{name}, row {row}: {len(line)} cells where the header has {len(header)}"
-                raise InputError(f"{problem} ({', '.join(header)}): quote texts that hold commas")
-            found[row] = line
-    except csv.Error as error:
-        raise InputError(f"{name}, after row {row}: {error}: check or double the quotes") from None
+        columns = header
+    elif data.header and find_column(header, columns[0]) is None and _lacks_header(rows):
+        remedy = f"add {flags}header=False {_guess(numbers, rows, columns, flags)}"
+        remedy = remedy if flags == FLAGS else "write the names of the columns above it"
+        raise InputError(f"{name}: the first row looks like a text: {remedy}")
+    places = [header.index(c) for c in _find_columns(header, columns, name, rows[1:], flags)]
     texts = [[line[i] for i in places] for line in found.values()]
-    if delimiter == ";":  # as programs write that begin decimals with a comma
-        texts = [[re.sub(r"^([-+]?\d+),(\d+)$", r"\1.\2", cell) for cell in row] for row in texts]
+    if separator == ";" and data.between_labels != ",":  # programs begin decimals with a comma
+        halves = re.compile(r"\s*[-+]?\d+(,(0|5|25|75)0*)?\s*|")  # 1,2 may be two labels
+        for i in range(1, len(columns)):
+            if all(halves.fullmatch(cells[i]) for cells in texts):
+                texts = [[*of[:i], of[i].replace(",", "."), *of[i + 1 :]] for of in texts]
     return Table([*found], texts, header, [*found.values()])
+
+
+def _read_cells(
+    text: str, separator: str, quote: str
+) -> tuple[list[str], dict[int, list[str]], str]:
+    """Return `_split` by this quote, or by the first of those that it may be.
+
+    Apostrophes if a twentieth of the rows has some at the start of a cell; none between tabs or
+    bars, as databases write; or ". A backslash before a quote may stand for a second one.
+    """
+    marks = [quote] if quote else ["none", '"'] if separator in "\t|" else ['"']
+    starts = text.count(f"{separator}'") + text.count("\n'")
+    if not quote and 20 * starts > text.count("\n") + 1:
+        marks = ["'", *marks]
+    for mark in marks:
+        for form in [text] if mark == "none" else [text, text.replace(f"\\{mark}", 2 * mark)]:
+            header, rows, problem = reading = _split(form, separator, mark)
+            cells = itertools.chain(*rows.values()) if mark != '"' else ()
+            quoted = any(len(cell) > 1 and cell[0] == cell[-1] == '"' for cell in cells)
+            if not problem and (quote or not quoted):
+                return reading
+    return _split(text, separator, marks[-1])
+
+
+def _split(text: str, separator: str, quote: str) -> tuple[list[str], dict[int, list[str]], str]:
+    """Return the first row, the rows by number up to one of another width, and what is wrong."""
+    # strict: a quote that is never closed would otherwise swallow the rest of the file.
+    form: Any = {"quoting": csv.QUOTE_NONE} if quote == "none" else {"quotechar": quote}
+    reader = csv.reader(lines(text), delimiter=separator, strict=True, **form)
+    rows: dict[int, list[str]] = {}
+    header: list[str] = []
+    number = 0
+    try:
+        for number, line in enumerate(reader, start=1):
+            header = header or line
+            if len(cells := line or [""]) == len(header):  # a blank line of one column is a cell
+                rows[number] = cells
+            elif line:
+                listed = (
+                    f"{len(header)} ({', '.join(header)[:80]}): quote texts that hold {separator!r}"
+                )
+                return (
+                    header,
+                    rows,
+                    f"row {number}: {len(line)} cells where the header has {listed}",
+                )
+    except csv.Error as error:
+        return header, rows, f"after row {number}: {error}: check or double the quotes"
+    return header, rows, ""
+
+
+def _lacks_header(rows: Sequence[Sequence[str]]) -> bool:
+    """Whether the first row has a cell that recurs below it, or a number above numbers."""
+    return rows[:1] != rows[1:2] and any(
+        cell.strip() and (cell in below or all(map(NUMBER.fullmatch, [cell, *below])))
+        for cell, *below in zip(*rows, strict=True)
+    )
 
 
 def _to_json_lines(raw: bytes, name: str) -> str:
@@ -213,6 +301,8 @@ def _to_json_lines(raw: bytes, name: str) -> str:
     try:
         if raw.startswith(PARQUET):
             frame = pandas.read_parquet(io.BytesIO(raw))
+            if frame.index.names != [None]:  # it is a column, too
+                frame = frame.reset_index()
         else:
             frame = pandas.read_excel(io.BytesIO(raw), keep_default_na=False)  # NA is a text
         text = frame.to_json(orient="records", lines=True, date_format="iso", double_precision=15)
@@ -222,27 +312,27 @@ def _to_json_lines(raw: bytes, name: str) -> str:
     return text if raw.startswith(PARQUET) else f"\n{text}"
 
 
-def _read_json_lines(text: str, name: str, columns: Sequence[str]) -> Table:
+def _read_json_lines(text: str, name: str, columns: Sequence[str], flags: str) -> Table:
     found = {}
     texts = []
-    for row, line in enumerate(lines(text), start=1):
-        if not line.strip():
-            continue
-        try:
-            value = json.loads(line.rstrip("\r\n"), parse_constant=lambda _: None)
-            if not isinstance(value, dict):
-                raise ValueError(f"{line.strip()[:20]!r} is not an object")
+    advice = 'write an object per line, like {"text": "A quiet film."}'
+    try:
+        for row, line in enumerate(lines(text), start=1):
+            if line.strip():
+                found[row] = json.loads(line.rstrip("\r\n"), parse_constant=lambda _: None)
+                if not isinstance(found[row], dict):
+                    raise ValueError(f"{line.strip()[:20]!r} is not an object")
+        for row, value in found.items():
+            like = ([*map(to_text, v.values())] for v in found.values() if [*v] == [*value])
             cells: list[str] = []
-            for key in _find_columns([*value], columns, f"{name}, line {row},"):
+            for key in _find_columns([*value], columns, f"{name}, line {row},", like, flags):
                 if isinstance(value[key], dict if cells else dict | list):  # several labels: a list
                     raise ValueError(f"{key!r} is not a text")
                 cells.append(to_text(value[key]))
-        except (ValueError, RecursionError) as error:
-            reason = str(error).replace("line 1 ", "")
-            advice = 'write an object per line, like {"text": "A quiet film."}'
-            raise InputError(f"{name}, line {row}: {reason}: {advice}") from None
-        found[row] = value
-        texts.append(cells)
+            texts.append(cells)
+    except (ValueError, RecursionError) as error:
+        reason = str(error).replace("line 1 ", "")
+        raise InputError(f"{name}, line {row}: {reason}: {advice}") from None
     objects = found.values()
     names = list(dict.fromkeys(key for value in objects for key in value))
     return Table([*found], texts, names, [[value.get(key) for key in names] for value in objects])
@@ -265,18 +355,45 @@ def write_table(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]
         write_csv(path, header, ([*map(to_text, row)] for row in rows), kind)
 
 
-def _find_columns(found: Sequence[str], wanted: Sequence[str], where: str) -> list[str]:
+def _find_columns(
+    found: Sequence[str],
+    wanted: Sequence[str],
+    where: str,
+    rows: Iterable[Sequence[str]],
+    flags: str,
+) -> list[str]:
     """Return the columns of these names; InputError: there is none of a name, or several."""
     columns = [find_column(found, column) for column in wanted]
     if None not in columns:
         return columns
     missing = wanted[columns.index(None)]
+    guess = _guess(found, [*itertools.islice(rows, 1000)], wanted, flags)
+    advice = f"name yours by {guess or 'data.label_columns'}"
     if len(found) == 1:  # the separator may be another one
         found = re.split(f"[{SEPARATORS}]", found[0])
-    listed = first_five([repr(name[:40]) for name in found]) or "none (the file is empty)"
-    advice = "name yours by --config.data.text_column (of --input: --text_column)"
-    if len(wanted) > 1:
-        advice += " and --config.data.label_column (--label_column, or data.label_columns); a "
-        advice += "table's first line is a header like text,label, and each further line like "
+    listed = ", ".join(repr(name[:40]) for name in found[:20]) or "none (the file is empty)"
+    listed += f" and {len(found) - 20} more" if len(found) > 20 else ""
+    if "label_column=" in advice and flags == FLAGS:
+        advice += " (or data.label_columns)"
+    if len(wanted) > 1 and "NAME" in advice:
+        advice += "; a table's first line is a header like text,label, and each further line like "
         advice += '"A quiet film.",positive'
     raise InputError(f"{where} needs one column {missing!r}: its columns are {listed}; {advice}")
+
+
+def _guess(
+    names: Sequence[str], rows: Sequence[Sequence[str]], wanted: Sequence[str], flags: str
+) -> str:
+    """Return flags of the missing columns: the longest cells, and the fewest different ones."""
+    found = [find_column(names, column) for column in wanted]
+    cells = dict(zip(names, zip(*rows, strict=True), strict=False)) if len(names) > 1 else {}
+    free = [name for name in cells if name.strip() and [*names, *found].count(name) == 1]
+    chosen = {}
+    if found[0] is None:
+        longest = max(free, key=lambda name: sum(map(len, cells[name])), default="NAME")
+        chosen["text_column"] = longest
+    if found[1:] == [None]:
+        kinds = {name: len({*cells[name]}) for name in free if name not in chosen.values()}
+        few = [n for n, count in kinds.items() if 1 < count <= min(MOST_CLASSES, len(rows) // 2)]
+        chosen["label_column"] = min(few, key=kinds.__getitem__, default="NAME")
+    return " ".join(f"{flags}{kind}={shlex.quote(name)}" for kind, name in chosen.items())

@@ -98,7 +98,7 @@ def read_text(path: str, data: DataConfig) -> Reviews:
             texts = reviews.read_files(root, "**/[!.]*.txt", data.encoding)
         else:
             raw = regular(root).read_bytes()
-            table = read_table(raw, path, [data.text_column], data.encoding, otherwise="")
+            table = read_table(raw, path, [data.text_column], data, otherwise="")
             texts = {f"row {n}": text for n, (text,) in zip(table.rows, table.texts, strict=True)}
     except OSError as error:
         raise InputError(f"cannot read pretrain.text={path}: {error.strerror}") from None

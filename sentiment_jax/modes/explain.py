@@ -90,7 +90,7 @@ def explain_texts(
     named = find_class(label, classes) if label else None
     probabilities, warnings = predict([trained], texts)
     print_warning_count(warnings)
-    separator = trained.config.data.separator
+    separator = trained.config.data.between_labels
     towards = probabilities.argmax(axis=1).tolist()
     ends = ("away from it", "to the most probable label" if separator else "to the predicted class")
     if len(classes) == 2 and not separator:
@@ -102,7 +102,7 @@ def explain_texts(
         towards = [named] * len(texts)
     blocks: list[dict[str, Any]] = []
     predicted = format_predictions(
-        classes, probabilities, trained.thresholds, several=bool(trained.config.data.separator)
+        classes, probabilities, trained.thresholds, several=bool(trained.config.data.between_labels)
     )
     rows = zip(names, texts, probabilities, towards, predicted, warnings, strict=True)
     for name, text, p, i, prediction, warning in rows:

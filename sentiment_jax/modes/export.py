@@ -73,7 +73,7 @@ def export_run(run: TrainedModel, workdir: Path, folder: Path) -> str:
         known = " and ".join(ENCODERS)
         raise InputError(f"{workdir} holds an {name}: only {known} have a Hugging Face form")
     card = model_card(workdir)
-    several = bool(run.config.data.separator)
+    several = bool(run.config.data.between_labels)
     model = Export(
         run.model.config, run.params, run.tokenizer, objective, run.classes, card, several
     )

@@ -57,7 +57,7 @@ class TextSource:
             raise InputError(f"cannot write --output={output}: {error.strerror}") from error
 
     def read(self, data: DataConfig) -> Table:
-        """Read the texts, and the other cells of a table; column and encoding are a run's."""
+        """Read the texts, and the other cells of a table; column and form are a run's."""
         if self.file is None:
             return Table.from_texts(self.texts)
         name = "standard input" if self.file == "-" else self.file
@@ -71,8 +71,8 @@ class TextSource:
         except OSError as error:
             raise InputError(f"cannot read --input={self.file}: {error.strerror}") from error
         if self.column is not None:
-            return read_table(raw, name, [self.column], data.encoding)
-        return read_table(raw, name, [data.text_column], data.encoding, otherwise="")
+            return read_table(raw, name, [self.column], data, flags="--")
+        return read_table(raw, name, [data.text_column], data, otherwise="", flags="--")
 
 
 def predict_runs(
@@ -158,7 +158,7 @@ def print_predictions(models: Sequence[TrainedModel], texts: Sequence[str]) -> N
     first = models[0]
     thresholds = mean_thresholds(models)
     predictions = format_predictions(
-        first.classes, probabilities, thresholds, several=bool(first.config.data.separator)
+        first.classes, probabilities, thresholds, several=bool(first.config.data.between_labels)
     )
     print_texts(texts, predictions, warnings)
 

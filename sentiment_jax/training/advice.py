@@ -4,16 +4,21 @@ Each threshold separates real runs that need the advice from runs that do not:
 tests/training/test_advice.py.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from tokenizers import Tokenizer
 
 from sentiment_jax.config.schema import Config, EncoderConfig
+from sentiment_jax.data.tokenization import tokenize, unknown_id
 
 FEW_STEPS = 100  # of the optimizer
 FEW_REVIEWS = 50  # held out for validation
 LONG = 512  # tokens that bert:long reads
+MULTILINGUAL = "intfloat/multilingual-e5-small"
+WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]|[^\W\u3040-\u30ff\u3400-\u9fff]+|[^\w\s]+")
 
 
 def advise(
@@ -78,6 +83,26 @@ def describe_truncation(config: Config, truncated: float) -> str:
     return (
         f"{truncated:.0%} of the training reviews are cut to {length} tokens: --config=bert:long "
         f"reads {LONG}, and takes longer"
+    )
+
+
+def describe_vocabulary(config: Config, tokenizer: Tokenizer, texts: Sequence[str]) -> str:
+    """Return what to try if a vocabulary of one language does not fit the texts; empty if it does.
+
+    A Chinese or Japanese character counts as a word.
+    """
+    named = isinstance(config.model, EncoderConfig) and config.model.pretrained
+    parts = [text[:1000] for text in texts[:1000]]
+    ids = [token for of_text in tokenize(tokenizer, parts) for token in of_text]
+    pieces = len(ids) / max(sum(len(WORD.findall(part)) for part in parts), 1)
+    unknown = sum(token == unknown_id(tokenizer) for token in ids) / max(len(ids), 1)
+    # With all-MiniLM-L6-v2, English tweets as found take 1.34 and .01, French reviews 1.51.
+    if not named or tokenizer.get_vocab_size() > 100_000 or (pieces < 1.45 and unknown < 0.2):
+        return ""
+    return (
+        f"the training texts have {pieces:.1f} tokens a word, {unknown:.0%} of them unknown: these "
+        "weights may not know their language (all-MiniLM-L6-v2 knows English); "
+        f"--config.model.pretrained={MULTILINGUAL} knows a hundred"
     )
 
 

@@ -42,7 +42,7 @@ def warn_of_chance(run: TrainingRun) -> None:
         scores = run.result[split]
         loss = scores["loss"]
         total = scores["examples"]
-        classes = 2 if run.config.data.separator else len(metrics["classes"])
+        classes = 2 if run.config.data.between_labels else len(metrics["classes"])
         chance = mcc_by_chance(total)
         if metrics["mcc"] <= chance or loss > 10 * math.log(classes):
             terminal.warn_once(

@@ -63,7 +63,7 @@ class Classifier:
         """Turn reviews into token ids as in training; `advance` is that of `encoding.encode`."""
         data = self.config.data
         model = self.config.model
-        if data.separator and reviews.labels.ndim == 1:  # texts alone, to predict
+        if data.between_labels and reviews.labels.ndim == 1:  # texts alone, to predict
             none = np.zeros((len(reviews), len(self.classes)), np.int32)
             reviews = dataclasses.replace(reviews, labels=none)
         buckets = model.used_buckets(len(self.classes)) if isinstance(model, NgramConfig) else 0
@@ -81,7 +81,7 @@ class TrainedModel(Classifier):
 
 def thresholds_of(config: Config, fitted: Mapping[str, Any]) -> Sequence[float]:
     """Return the thresholds that validation chose, or else .5 of several labels and () of one."""
-    of_labels = [0.5] * len(config.classes) if config.data.separator else []
+    of_labels = [0.5] * len(config.classes) if config.data.between_labels else []
     return fitted.get("thresholds") or of_labels
 
 
@@ -154,12 +154,12 @@ def load_ensemble(workdirs: Sequence[Path], *, calibrated: bool = False) -> list
 def classes_match(first: Config, second: Config) -> bool:
     """Return whether two models have the same classes, and both one of them per text or several."""
     same = same_classes(first.classes, second.classes)
-    return same and bool(first.data.separator) == bool(second.data.separator)
+    return same and bool(first.data.between_labels) == bool(second.data.between_labels)
 
 
 def describe_classes(config: Config) -> str:
     """Return the classes, or the labels of which a text may have several, for a message."""
-    kind = "labels" if config.data.separator else "classes"
+    kind = "labels" if config.data.between_labels else "classes"
     return f"the {kind} {list_classes(config.classes)}"
 
 

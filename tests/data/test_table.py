@@ -10,6 +10,7 @@ import pandas
 import pytest
 from reviews import refusal, refuses, write_csv, write_data
 
+from benchmarks import odd_files
 from sentiment_jax.config.schema import DataConfig
 from sentiment_jax.data.corpus import load_corpus
 from sentiment_jax.data.reviews import decode, read_files
@@ -176,11 +177,12 @@ def test_a_column_is_found_whatever_its_case_unless_several_are(tmp_path):
 
 
 def test_commas_begin_decimals_where_semicolons_separate_cells(tmp_path):
-    rows = [f"film {i}, no 1,5;{1 + i % 3},{5 * (i % 2)}\n" for i in range(60)]
+    rows = [f"film {i}, no 1,5;{1 + i % 3},{5 * (i % 2)}\n" for i in range(60)] + ["1,5;1,0\n"]
     path = tmp_path / "reviews.csv"
     path.write_text("".join(["text;label\n", *rows]))
     pool, _ = read_reviews(DataConfig("csv", str(path)))
     assert pool.classes == ("1", "1.5", "2", "2.5", "3", "3.5") and "no 1,5" in pool.texts[0]
+    assert {"1,5"} == {text for text in pool.texts if "film" not in text}
 
 
 def test_an_only_column_is_read_whatever_its_header(capsys):
@@ -217,7 +219,7 @@ def test_a_format_is_found_by_the_first_line_or_else_the_name():
         ("a.json", "[", "{"),
         ("a.jsonl", "text,label", ","),
         ("a.txt", "{so} good", ""),
-        ("a.csv", "{so} good", ","),
+        ("a.csv", "{so} good", ",\t;|"),
         ("a.txt", "{" * 100_000, ""),
         ("a.txt", "text\tlabel", "\t"),
         ("a.tsv", "text;label", ";"),
@@ -226,6 +228,52 @@ def test_a_format_is_found_by_the_first_line_or_else_the_name():
         ("a.txt", "the text, a label", ""),
     ):
         assert find_format(f"{first}\nand more\n", name, ["text", "label"]) == kind
+
+
+@pytest.mark.parametrize("line", odd_files.FILES.splitlines())
+def test_an_odd_file_is_read_right_or_refused(line, tmp_path):
+    name, _, words = line.rpartition(": ")
+    if not name.endswith(".xlsx"):
+        _, wanted, settings = odd_files.write(tmp_path / name, words.split(" "))
+        came = odd_files.read(tmp_path / name, wanted, settings)
+        refused = (
+            name.startswith(("commas in texts", "a cell too many", "a JSON array"))
+            or "sep=" in name
+        )
+        assert came.startswith("refused" if refused else "right")
+
+
+def test_a_table_without_header_is_read_by_the_numbers_of_its_columns(tmp_path):
+    data = DataConfig(header=False, text_column="2", separator=";", quote="'")
+    raw = b"Sport;'Ja; ja'\nWeb;Nein\n"
+    for name in ("a.csv", "a.txt", "standard input"):
+        table = read_table(raw, name, ["2"], data, otherwise="", flags="--")
+        assert (table.rows, table.texts, table.columns) == (
+            [1, 2],
+            [["Ja; ja"], ["Nein"]],
+            ["1", "2"],
+        )
+    assert read_table(b"Ja, ja\nNein\n", "a.txt", ["2"], data, otherwise="").texts[0] == ["Ja, ja"]
+    for form, problem in (
+        (DataConfig(header=False), "add --config.data.separator=, or --config.data.separator=';'$"),
+        (
+            DataConfig(header=False, separator=";"),
+            "'3': its columns are '1', '2'; .*text_column=1$",
+        ),
+    ):
+        refuses(problem, read_table, b"1,5;So\n2,5;So\n", "a.csv", ["3"], form)
+    header = ",".join(f"c{i}" for i in range(25)).encode()
+    refuses("'c18', 'c19' and 5 more; name yours", read_table, header, "a.csv", ["text"])
+    wanted = "looks like a text: write the names of the columns above it$"
+    refuses(wanted, read_table, b"a,So\na,So so\n", "a.csv", ["text"], flags="--")
+    refuses(
+        "by --text_column='My text'$",
+        read_table,
+        b"n,My text\n1,So\n",
+        "a.csv",
+        ["text"],
+        flags="--",
+    )
 
 
 def test_the_whole_table_is_kept():

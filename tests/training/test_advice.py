@@ -8,8 +8,10 @@ import dataclasses
 
 from configs import lstm, ngrams
 from sentiment_jax.config.recipes import override
-from sentiment_jax.config.schema import AverageConfig, EncoderConfig
-from sentiment_jax.training.advice import advise
+from sentiment_jax.config.schema import AverageConfig, Config, DataConfig, EncoderConfig
+from sentiment_jax.data.corpus import READERS
+from sentiment_jax.data.tokenization import train_wordpiece
+from sentiment_jax.training.advice import advise, describe_vocabulary
 from sentiment_jax.training.checks import resolve
 
 RULES = {  # what each says
@@ -133,3 +135,24 @@ def test_an_encoder_that_cuts_most_reviews_should_read_more():
     assert not advice("tweets", encoder, truncated=0.0008, **{"data.max_length": 128})
     assert not advice("tweets", encoder, truncated=0.8784, **{"data.max_length": 512})
     assert not advice("tweets", truncated=0.8784, **{"data.max_length": 128})  # n-grams
+
+
+FOREIGN = (
+    "Ce film est une merveille, les acteurs jouent avec une justesse rare.",
+    "El paquete llegó tarde y el producto estaba roto, estoy muy decepcionado.",
+    "Ein wunderbarer Film mit großartigen Schauspielern.",
+    "Фильм просто замечательный, актёры играют очень естественно.",
+    "这部电影非常精彩，演员的表演十分自然。",
+    "この映画は本当に素晴らしく、俳優の演技もとても自然でした。",
+)
+
+
+def test_texts_in_a_language_that_the_vocabulary_lacks_are_said_of_pretrained_weights():
+    sample, _ = READERS["sample"](DataConfig("sample"))
+    tokenizer = train_wordpiece(sample.texts[::2], vocabulary_size=3000)
+    named = Config(model=EncoderConfig(pretrained="weights"))
+    assert describe_vocabulary(named, tokenizer, sample.texts[1::2]) == ""
+    for text in FOREIGN:
+        said = describe_vocabulary(named, tokenizer, [text])
+        assert "tokens a word" in said and "=intfloat/multilingual-e5-small" in said
+        assert describe_vocabulary(Config(), tokenizer, [text]) == ""

@@ -120,7 +120,7 @@ def test_predictions_at_chance_are_warned_of_once(capsys, mcc, loss, classes, wa
     splits = ("val", "test")
     result = dict.fromkeys(splits, scores) | {"metrics": dict.fromkeys(splits, measured)}
     directory = SimpleNamespace(path="runs/a")
-    config = SimpleNamespace(data=SimpleNamespace(separator=""))
+    config = SimpleNamespace(data=SimpleNamespace(between_labels=""))
     warn_of_chance(Mock(spec=TrainingRun, config=config, directory=directory, result=result))
     expected = (
         "warning: runs/a may be no better than guessing: val accuracy 0.5500 on 40 reviews "

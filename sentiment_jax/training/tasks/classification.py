@@ -20,6 +20,7 @@ from sentiment_jax.runtime import terminal
 from sentiment_jax.storage.run_directory import RunDirectory
 from sentiment_jax.storage.selection import Ranking
 from sentiment_jax.training import metrics, scoring
+from sentiment_jax.training.advice import describe_vocabulary
 from sentiment_jax.training.experiment import (
     Experiment,
     Task,
@@ -158,14 +159,14 @@ def describe(experiment: Experiment) -> None:
     classes = experiment.classes
     if classes != CLASSES:
         numbered = list_classes([f"{name} ({number})" for number, name in enumerate(classes)])
-        if data.separator:
+        if data.between_labels:
             numbered = f"{list_classes(classes)}; several per review, or none"
         elif len(classes) == 2:
             numbered += f"; {classes[1]} is positive"
         print(f"{'labels':8} {numbered}")
     for name, by_class in statistics["counts"].items():
         counts = list(by_class.values())
-        if len(classes) == 2 and not data.separator:
+        if len(classes) == 2 and not data.between_labels:
             described = f"{counts[1]:>6,} {classes[1]}"
         elif len(classes) <= 5:
             described = ", ".join(f"{label}: {count:,}" for label, count in by_class.items())
@@ -237,5 +238,8 @@ def _warn_of_data(experiment: Experiment) -> None:
     unknown = unknown_id(experiment.tokenizer)
     if (share := np.mean(experiment.encoded["train"].tokens == unknown)) > 0.5:
         terminal.warn_once(f"{share:.0%} of the training tokens are unknown")
+    texts = experiment.reviews["train"].texts
+    if sentence := describe_vocabulary(experiment.config, experiment.tokenizer, texts):
+        terminal.warn_once(sentence)
     if (size := len(unigrams(experiment.tokenizer))) < 50:
         terminal.warn_once(f"the vocabulary has only {size:,} words")
