@@ -27,7 +27,7 @@ RECIPE = {
     "min_steps": 80,  # of 100 reviews, two epochs are too few steps
     "batch_size": 32,
     "contrastive": 1.0,  # worth most where reviews are few
-    "probe_first": True,  # a random last layer of many classes learns slowly
+    "probe_first": True,  # if classes are many or one is rare, a random layer learns slowly
     "select_by": "last",  # when the rate has fallen to 0; of few reviews, scores mislead
     "data.source": "csv",  # of one's own: data.path names it
     "data.validation_fraction": 0.1,

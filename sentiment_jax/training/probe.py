@@ -60,15 +60,15 @@ def fit_classifier(run: TrainingRun) -> None:
 
 
 def start_from_probe(run: TrainingRun) -> None:
-    """Fit the last layer before the first step, if the config asks for it and classes are many.
+    """Fit the last layer before the first step, if the config asks for it and the data need it.
 
-    A random layer of many classes, or of several labels per text, learns slowly. Of few classes, it
-    is as good a start (results/tables), without a pass over the reviews.
+    A random layer of many classes, of a rare class or of several labels per text learns slowly. Of
+    few classes of like size it is as good a start (results/tables), without a pass over the texts.
     """
     labels = run.experiment.encoded["train"].labels
     classes = len(run.experiment.classes)
-    begins = run.config.probe_first and not run.progress.dispatched
-    if not begins or (labels.ndim == 1 and classes <= FEW_CLASSES):
+    slow = labels.ndim == 2 or classes > FEW_CLASSES or run.experiment.config.data.rare
+    if not (slow and run.config.probe_first) or run.progress.dispatched:
         return
     start = time.perf_counter()
     params = jax.device_get(run.state.params)
