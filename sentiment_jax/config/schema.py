@@ -335,9 +335,7 @@ class Config:
     gradient_accumulation: int = _count(1, "parts of a batch, computed in turn: less memory")
     select_by: str = setting("accuracy", "picks the epoch", choices=SELECTED_BY, only="train")
     early_stopping_patience: int = _from_zero(0, "epochs without a better score; 0: never stop")
-    probe_first: bool = setting(
-        False, "many or rare classes: fit the last layer first", only="train"
-    )
+    probe_first: bool = setting(False, "many or rare classes: fit last layer first", only="train")
     log_every: int = _count(50, "steps between training lines of metrics.jsonl", harmless=True)
     checkpoint_every: int = _count(500, "steps between checkpoints within an epoch", harmless=True)
     cpu_devices: int = _count(1, "parts of a CPU, as far as both batch sizes divide", at_most=1024)
