@@ -31,7 +31,7 @@ C = np.logspace(-3.5, 1.5, 11)  # inverse strengths of the regularization to cho
 FOLDS = 5
 FEW = 5_000  # reviews that C is chosen on, at most
 ABSENT = -30.0  # the logit of a class that no training review has
-START = 4.0  # the weight of the mean loss, per class, in the fit of a layer to start from
+START = 10.0  # the weight of the mean loss, per class, in the fit of a layer to start from
 
 
 def fit_classifier(run: TrainingRun) -> None:
