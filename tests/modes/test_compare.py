@@ -50,8 +50,11 @@ def scored(*right):
     return mode._score(reviews, predicted, "accuracy").samples
 
 
-def test_the_cheapest_within_a_standard_error_of_the_best_is_chosen():
+def test_the_cheapest_within_a_standard_error_of_the_best_is_chosen(monkeypatch):
     best = scored(*range(9))
+    one_less = scored(*range(7), 9)
+    assert choose({"ngrams": one_less, "encoder": best}) == "encoder"  # ten points behind
+    monkeypatch.setattr(mode, "POINT", 1.0)
     for cheap, chosen in (
         (scored(*range(8)), "encoder"),  # .1 behind, the standard error is .09
         (scored(*range(7), 9), "ngrams"),  # .1 behind, the standard error is .17
