@@ -276,6 +276,12 @@ def test_a_rare_class_has_a_threshold_that_every_mode_uses(
         found, _ = predict([trained], texts)
         assert [NAMES[i] for i in decide(found, trained.thresholds)] == predicted
     assert load_run(tmp_path / "run").config.data.rare
+    row = next(i for i in range(len(p)) if predicted[i] != NAMES[p[i].argmax()])
+    explain_texts(load_run(tmp_path / "run"), ["1"], [texts[row]], tmp_path / "a.html")
+    shown = capsys.readouterr().out
+    assert f"1: {predicted[row]} " in shown and f"to {predicted[row]}: " in shown
+    card = model_card(tmp_path / "run")
+    assert "largest ratio of its probability to its threshold" in card
     train(config, tmp_path / "run")  # the user's config says nothing of it
     assert "is finished" in capsys.readouterr().out
 
@@ -296,7 +302,7 @@ def test_unequal_classes_are_weighted_and_guessing_is_printed(make_config, tmp_p
     assert expected[0] > 3 * expected[1]
     result = train(config, tmp_path / "run")
     measured = result["metrics"]
-    assert result["val"]["balanced_accuracy"] == measured["val"]["balanced_accuracy"]
+    assert result["val"]["macro_f1"] == measured["val"]["macro_f1"]  # a class is rare
     shown, errors = capsys.readouterr()
     assert "labels   bad (0), good (1); good is positive" in shown
     assert "always saying 'good' gives 0.8000" in shown and "balanced accuracy 0.5" in shown

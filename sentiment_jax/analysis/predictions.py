@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, Float32, Int32, Int64
 from sklearn.metrics import confusion_matrix
 
 from sentiment_jax.config.schema import CLASSES, FEW_CLASSES
-from sentiment_jax.data.labels import decide
+from sentiment_jax.data.labels import average_thresholds, decide
 from sentiment_jax.data.predictions import label_cells, prediction_columns
 from sentiment_jax.errors import InputError
 from sentiment_jax.storage.files import check_checksum, safe_cell
@@ -131,7 +131,7 @@ def mean_scores(seeds: Sequence[Any]) -> Any:
 def hardest_mistakes(predictions: Predictions, count: int) -> pandas.DataFrame:
     """Tabulate the mistakes with the lowest p(label), probabilities averaged over seeds."""
     means = predictions.probabilities.mean(axis=0)
-    thresholds = np.mean([of for of in predictions.thresholds if len(of)] or [[]], axis=0).tolist()
+    thresholds = average_thresholds(predictions.thresholds, len(predictions.classes))
     predicted = decide(means, thresholds, several=predictions.labels.ndim == 2)
     p_label = metrics.p_of_labels(means, predictions.labels).prod(axis=1)
     order = np.argsort(p_label, kind="stable")

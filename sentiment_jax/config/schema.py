@@ -131,7 +131,8 @@ class DataConfig:
     ngrams: int = _count(1, "longest n-gram with an embedding of its own", at_most=3)
     length_buckets: tuple[int, ...] = setting((64, 128), "padded lengths, besides max_length")
     packing: bool = setting(False, "encoders on one device: rows that hold several short reviews")
-    rare: bool = False  # whether a class has less than half of an even share; the data decide it
+    # Harmless: the data decide it.
+    rare: bool = setting(False, "a class has less than half of an even share", harmless=True)
 
     @property
     def between_labels(self) -> str:

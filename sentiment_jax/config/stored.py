@@ -25,6 +25,7 @@ LATER = {  # settings that are younger than format 2
         "data.label_columns",
         "data.label_separator",
         "data.packing",
+        "data.rare",
         "data.validation_path",
         "model.pooling",
         "model.pooled_layers",

@@ -34,7 +34,6 @@ def validate(config: Any, *, pretraining: bool = False) -> None:
         raise InputError(f"config: model.name={model!r} is unknown, choose {', '.join(MODELS)}")
     settings = schema(model)
     own = {f"model.{field}" for field in MODELS[model].__dataclass_fields__}  # the weights' too
-    own.add("data.rare")
     odd = [name for name in values if name not in settings and name not in own]
     odd += sorted(settings.keys() - values.keys())
     if odd:

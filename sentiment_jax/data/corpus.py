@@ -77,7 +77,9 @@ def load_corpus(data: DataConfig) -> Corpus:
     pool = reviews.stratified_sample(pool, count=data.limit, seed=data.split_seed)
     test = reviews.stratified_sample(test, count=data.test_limit, seed=data.split_seed)
     if validation:
-        return make_corpus(data.source, train=pool, val=validation[0], test=test)
+        (val,) = validation
+        val = val.take(np.lexsort((val.strata, val.hashes)))
+        return make_corpus(data.source, train=pool, val=val, test=test)
     kept, held_out = reviews.stratified_split(
         pool, data.held_out, seed=data.split_seed, grouped=data.group_duplicates
     )

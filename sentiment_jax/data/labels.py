@@ -229,6 +229,13 @@ def _find_several(labels: Iterable[str]) -> str:
     return next((x for x in joined if most or x[0] == "["), "") or next(found, "")
 
 
+def average_thresholds(each: Sequence[Sequence[float]], classes: int) -> list[float]:
+    """Return the mean of several models' thresholds; none if no model has any."""
+    if not any(map(len, each)):
+        return []
+    return np.mean([of or [1 / classes] * classes for of in each], axis=0).tolist()
+
+
 def decide(
     probabilities: Float[np.ndarray, "*any reviews classes"],
     thresholds: Sequence[float] = (),

@@ -149,7 +149,8 @@ def find_format(text: str, name: str, columns: Sequence[str], data: DataConfig =
     if re.match(r'\s*{\s*"', first):
         return JSON_LINES
     found = {}  # how many of the columns a separator finds
-    tried = "".join(dict.fromkeys(by_name.removeprefix(JSON_LINES) + SEPARATORS))
+    given = data.separator.replace("tab", "\t") + by_name.removeprefix(JSON_LINES)
+    tried = "".join(dict.fromkeys(given + SEPARATORS))
     for separator in tried if data.header else "":
         headers = [next(csv.reader([first], delimiter=separator, quotechar=q), []) for q in "\"'"]
         found[separator] = max(sum(find_column(h, c) is not None for c in columns) for h in headers)

@@ -97,11 +97,13 @@ def compare(
     recipes, data, corpus = _read(changes, directory)
     by = _metric(choose_by, corpus.splits["train"])
     text = read_text(changes[TEXT], data) if changes.get(TEXT) else NOTHING
-    _begin(directory, corpus, text)
+    _begin(directory, corpus, text, by)
     scored = corpus.splits["train" if data.folds else "val"]
     how = f"{data.folds} folds" if data.folds else "validation"
     listed = ", ".join(name for name in recipes if name != PRETRAIN)
     print(f"{'compare':8} {listed} by {how} on {len(scored):,} reviews, in {directory}")
+    if "data.max_length" not in changes:
+        recipes |= _lengthen(recipes, corpus.splits["train"])
     baseline = fit_baseline(corpus.splits, draw_folds(data, corpus.splits))
     rows = []
     found = {}
@@ -118,6 +120,8 @@ def compare(
                 continue
             trial = Trial("run", place, RunDirectory(place).read_config()).refresh()
             own = read_predictions([trial], "val")
+            if own.order != scored.texts_hash:
+                raise InputError(f"{place} scored other reviews: choose another --workdir")
             found[name] = _score(scored, own.predicted[0], by, own.probabilities[0])
             rows.append(_row(name, found, by) | _costs(trial, corpus))
         chosen = choose({name: of.samples for name, of in found.items()})
@@ -129,7 +133,7 @@ def compare(
             _train(chosen, recipes[chosen], place, RUN, corpus, stop)
     table = pandas.DataFrame(rows)
     _write(table, scored, chosen, how, directory)
-    content = read_json(directory / COMPARISON_FILE) | {"chosen": place.name}
+    content = read_json(directory / COMPARISON_FILE) | {"choose_by": by, "chosen": place.name}
     write_json(directory / COMPARISON_FILE, content)
     _print(table, chosen, found, read_json(ended), scored, by, directory)
     return table
@@ -140,7 +144,7 @@ def _metric(choose_by: str, train: Reviews) -> str:
     if not choose_by:
         return "macro_f1" if train.labels.ndim == 2 or train.rare else METRICS[0]
     name, _, precision = choose_by.removeprefix(RECALL).rpartition("@")
-    if choose_by.startswith(RECALL):
+    if choose_by.startswith(RECALL) and name and precision:
         find_class(name, train.classes)
         with contextlib.suppress(ValueError):
             if 0 < float(precision) <= 1:
@@ -199,19 +203,27 @@ def _recipe(name: str, changes: Mapping[str, Any], vectors: Path) -> ConfigDict:
     return recipe
 
 
-def _begin(directory: Path, corpus: Corpus, text: Reviews) -> None:
-    """Write comparison.json, or check that the one there is of the same reviews and text."""
+def _begin(directory: Path, corpus: Corpus, text: Reviews, by: str) -> None:
+    """Write comparison.json, or check that the one there is of the same reviews and text.
+
+    InputError: it is not, or the model that was chosen by another metric is tested already.
+    """
     if RunDirectory(directory).config.exists():
         raise InputError(f"{directory} holds a run: choose another --workdir for a comparison")
     path = directory / COMPARISON_FILE
     begun = {"data_hash": corpus.statistics["data_hash"]}
     if len(text):
         begun["text_hash"] = text.texts_hash
-    begun["chosen"] = ""
+    begun |= {"choose_by": by, "chosen": ""}
     if not path.exists():
         write_json(path, begun)
-    elif read_json(path) | {"chosen": ""} != begun:
+        return
+    known = read_json(path)
+    if known | {"choose_by": by, "chosen": ""} != begun:
         raise InputError(f"{directory} compares models on other reviews: choose another --workdir")
+    if known["chosen"] and (before := known.get("choose_by", by)) != by:
+        problem = f"{directory} has tested the model that was chosen by {before}"
+        raise InputError(f"{problem}: choose another --workdir")
 
 
 def _place(directory: Path, name: str) -> Path:
@@ -233,7 +245,7 @@ def _train(
         recipe = override(recipe, {"data.max_length": run.read_config().data.max_length})
     elif recipe.model.pretrained:
         try:
-            recipe = override(recipe, {"data.max_length": _length(recipe, corpus)})
+            recipe = override(recipe, {"data.max_length": _readable(recipe)})
         except InputError as error:
             print(f"left out {name}: {error}")
             return False
@@ -243,30 +255,33 @@ def _train(
     start = time.monotonic()
     result = run_stages(recipe, place, stages, nested=True, prepare=prepare, stop=stop)
     if stages is TRIAL:
-        accuracy = result["val"]["accuracy"]
-        print(f"{name:14} accuracy {accuracy:.4f}, {time.monotonic() - start:,.0f} s", flush=True)
+        scores = result["val"]
+        more = f" macro F1 {scores['macro_f1']:.4f}" if "macro_f1" in scores else ""
+        seconds = time.monotonic() - start
+        print(f"{name:14} accuracy {scores['accuracy']:.4f}{more}, {seconds:,.0f} s", flush=True)
     return True
 
 
-def _length(recipe: ConfigDict, corpus: Corpus) -> int:
-    """Return how many tokens a model reads: LONG if most texts are long, but those that it can.
+def _lengthen(recipes: Mapping[str, ConfigDict], train: Reviews) -> dict[str, ConfigDict]:
+    """Return the recipe `encoder` with LONG texts, if most are longer than it reads."""
+    tokens = np.median([*map(len, train.texts)]) / CHARACTERS
+    recipe = recipes.get("encoder")
+    if recipe is None or tokens <= recipe.data.max_length:
+        return {}
+    times = min(tokens, LONG) / recipe.data.max_length
+    print(
+        f"encoder reads up to {LONG} tokens of a text, not {recipe.data.max_length}, since most "
+        f"texts have more: it takes {times:.1f} times as long"
+    )
+    return {"encoder": override(recipe, {"data.max_length": LONG})}
 
-    InputError: there are no weights.
-    """
-    length = recipe.data.max_length
-    shipped = read_recipe(RECIPES[-1]).data.max_length
-    tokens = np.median([*map(len, corpus.splits["train"].texts)]) / CHARACTERS
-    if length == shipped < tokens:
-        length = LONG
-        times = min(tokens, LONG) / shipped
-        print(
-            f"encoder reads {length} tokens of a text, not {shipped}, since most texts have more: "
-            f"it takes {times:.1f} times as long"
-        )
-    config = checks.resolve(override(recipe, {"data.max_length": 3}))
-    if not isinstance(config.model, EncoderConfig):
-        return length
-    return min(length, config.model.max_position_embeddings - config.model.first_position)
+
+def _readable(recipe: ConfigDict) -> int:
+    """Return how many tokens a recipe and its weights read; InputError: there are no weights."""
+    model = checks.resolve(override(recipe, {"data.max_length": 3})).model
+    if not isinstance(model, EncoderConfig):
+        return recipe.data.max_length
+    return min(recipe.data.max_length, model.max_position_embeddings - model.first_position)
 
 
 def _pretrain(recipe: ConfigDict, place: Path, texts: int, stop: Stop) -> None:
@@ -328,7 +343,7 @@ def _row(name: str, found: Mapping[str, Score], by: str) -> dict[str, Any]:
     low, high = wilson_interval(accuracy, len(own.correct))
     row = {"model": name, "accuracy": accuracy, "low": low, "high": high, "macro_f1": own.macro_f1}
     if by not in row:
-        row[by] = float(own.samples[0, 0]) if len(own.samples) else np.nan
+        row[by] = abs(float(own.samples[0, 0])) if len(own.samples) else np.nan
     compared = name != LINEAR and LINEAR in found
     row["p"] = mcnemar(own.correct, found[LINEAR].correct)[2] if compared else np.nan
     return row
@@ -376,7 +391,8 @@ def _is_level(
     first: Float[np.ndarray, "metrics samples"], best: Float[np.ndarray, "metrics samples"]
 ) -> bool:
     behind = best - first
-    return bool(np.all(behind[:, 0] <= np.minimum(behind[:, 1:].std(axis=1), POINT)))
+    most = np.minimum(behind[:, 1:].std(axis=1), POINT)
+    return bool(np.all(behind[:, 0] <= most + 1e-9))  # of rounding
 
 
 def _write(
@@ -422,7 +438,7 @@ def _print(
     reason = f"the best by {by.replace('_', ' ')}"
     if chosen != best:
         reason = f"cheaper to use, and level with {best} in {by.replace('_', ' ')}"
-    if by == "macro_f1" and scored.labels.ndim == 1:
+    if by == "macro_f1" and scored.rare:
         reason += ", which counts every class alike: one is rare"
     print(f"{'chosen':8} {chosen}, {reason}")
     if len(samples.get(LINEAR, ())) and _is_level(samples[LINEAR], samples[best]):

@@ -8,7 +8,7 @@ from typing import Any
 
 from sentiment_jax.analysis.html import render
 from sentiment_jax.analysis.integrated_gradients import Explanation, Word, explain
-from sentiment_jax.data.labels import find_class
+from sentiment_jax.data.labels import decide, find_class
 from sentiment_jax.modes.predict import TextSource, format_predictions, predict, print_warning_count
 from sentiment_jax.runtime import terminal
 from sentiment_jax.storage.files import write_atomically
@@ -84,28 +84,31 @@ def explain_texts(
 ) -> None:
     """Print each text with prediction and strongest words; write all as a page, headed `about`.
 
-    Explained is the class or `label` that is named, or else the most probable one of each text.
+    Explained is the class or `label` that is named, or else each text's predicted class; of several
+    labels, the most probable one.
     """
     classes = trained.classes
     named = find_class(label, classes) if label else None
     probabilities, warnings = predict([trained], texts)
     print_warning_count(warnings)
     separator = trained.config.data.between_labels
-    towards = probabilities.argmax(axis=1).tolist()
+    several = bool(separator)
+    made = decide(probabilities, trained.thresholds, several=several)
+    towards = (probabilities.argmax(axis=1) if several else made).tolist()
     ends = ("away from it", "to the most probable label" if separator else "to the predicted class")
     if len(classes) == 2 and not separator:
         named = 1 if named is None else named  # the colors mean the same in every text
         ends = (f"to {classes[1 - named]}", f"to {classes[named]}")
     elif named is not None:
         ends = ("away from it", f"to {classes[named]}")
+    blocks: list[dict[str, Any]] = []
+    shown_classes = towards.copy()
     if named is not None:
         towards = [named] * len(texts)
-    blocks: list[dict[str, Any]] = []
-    predicted = format_predictions(
-        classes, probabilities, trained.thresholds, several=bool(trained.config.data.between_labels)
-    )
-    rows = zip(names, texts, probabilities, towards, predicted, warnings, strict=True)
-    for name, text, p, i, prediction, warning in rows:
+        shown_classes = towards if several else shown_classes
+    predicted = format_predictions(classes, probabilities, trained.thresholds, several=several)
+    columns = (names, texts, probabilities, towards, shown_classes, predicted, warnings)
+    for name, text, p, i, most, prediction, warning in zip(*columns, strict=True):
         with terminal.progress_bar(None, f"explaining {len(blocks) + 1} of {len(texts)}"):
             explanation = explain(trained, text, i)
         odds = f"{explanation.log_odds:+.3f}: {explanation.empty_log_odds:+.3f} without words, "
@@ -115,7 +118,6 @@ def explain_texts(
         if not explanation.complete:
             lines.append(f"warning: the attributions sum to {explanation.gap:+.3f} more than that")
         headline = ", ".join(filter(None, [f"{name}: {' '.join(prediction.split())}", warning]))
-        most = i if separator else int(p.argmax())
         block = {"explanation": explanation, "lines": lines, "odds": odds, "label": classes[most]}
         block |= {"headline": headline, "start": textwrap.shorten(text[:200], 30, placeholder=" …")}
         blocks.append(block | {"share": 100 * float(p[most])})

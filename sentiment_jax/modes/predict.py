@@ -15,7 +15,7 @@ from jaxtyping import Float
 
 from sentiment_jax.config.schema import Config, DataConfig
 from sentiment_jax.data.encoding import unknown_shares
-from sentiment_jax.data.labels import decide
+from sentiment_jax.data.labels import average_thresholds, decide
 from sentiment_jax.data.predictions import prediction_cells, prediction_columns
 from sentiment_jax.data.reviews import Reviews, is_blank
 from sentiment_jax.data.table import FORMATS, JSON_LINES, Table, read_table, write_table
@@ -91,11 +91,8 @@ def predict_runs(
 
 def mean_thresholds(models: Sequence[TrainedModel]) -> list[float]:
     """Return the thresholds, averaged over the models; none if no model has any."""
-    if not any(len(model.thresholds) for model in models):
-        return []
-    classes = len(models[0].classes)
-    each = [model.thresholds or [1 / classes] * classes for model in models]
-    return np.mean(each, axis=0).tolist()
+    each = [model.thresholds for model in models]
+    return average_thresholds(each, len(models[0].classes))
 
 
 def predict(models: Sequence[TrainedModel], texts: Sequence[str]) -> Predictions:

@@ -186,8 +186,7 @@ class RunDirectory:
                 problem = f"{self.path} holds a result or checkpoints but no config.json"
                 raise InputError(f"{problem}: put that file back, or start over with --fresh")
             return []
-        ignored = (*HARMLESS, "data.rare")
-        changes = stored.config_difference(self.read_config(), config, ignored)
+        changes = stored.config_difference(self.read_config(), config, HARMLESS)
         if changes and "sources" in read_json(self.env):  # teachers are compared by content
             changes = [change for change in changes if not change.startswith("data.teacher:")]
         # The folds are trained, and another pooling has other parameters.

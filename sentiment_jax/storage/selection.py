@@ -2,7 +2,8 @@
 
 The highest validation accuracy wins; of equal ones, the lowest validation loss. `select_by` names
 the loss or another metric to come first; with `last`, no epoch but the last one is a candidate.
-Where class weights are balanced, the balanced accuracy takes the accuracy's place. Pre-training is
+Macro F1 takes the accuracy's place where a class is rare or a text may have several labels, and the
+balanced accuracy where class weights are balanced. Pre-training is
 ranked by its validation loss alone. A loss that is not finite never wins. Of equal epochs the
 newest is the best, of equal trials the first. Without held-out reviews, the newest epoch is.
 """

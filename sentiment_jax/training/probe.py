@@ -68,7 +68,8 @@ def start_from_probe(run: TrainingRun) -> None:
     labels = run.experiment.encoded["train"].labels
     classes = len(run.experiment.classes)
     slow = labels.ndim == 2 or classes > FEW_CLASSES or run.experiment.config.data.rare
-    if not (slow and run.config.probe_first) or run.progress.dispatched:
+    random = run.load_report is None or "classifier/kernel" in run.load_report.new
+    if not (slow and random and run.config.probe_first) or run.progress.dispatched:
         return
     start = time.perf_counter()
     params = jax.device_get(run.state.params)

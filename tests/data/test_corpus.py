@@ -4,7 +4,7 @@ import functools
 import json
 
 import pytest
-from reviews import refusal, write_data
+from reviews import refusal, write_csv, write_data
 
 from configs import lstm
 from sentiment_jax.config.recipes import override
@@ -152,3 +152,13 @@ def test_a_path_decides_its_source(tmp_path, file, path, source):
 def test_every_source_of_the_settings_has_a_reader():
     choices = DataConfig.__dataclass_fields__["source"].metadata["setting"].choices
     assert tuple(READERS) == choices
+
+
+def test_a_validation_file_in_another_order_gives_the_same_split(tmp_path):
+    rows = [(f"a film number {i}", i % 2) for i in range(20)]
+    splits = []
+    for name, held_out in (("a", rows), ("b", rows[::-1])):
+        path = write_csv(tmp_path / f"{name}.csv", held_out)
+        splits.append(load_corpus(DataConfig("csv", path=path, validation_path=path)).splits["val"])
+    assert splits[0].texts_hash == splits[1].texts_hash
+    assert splits[0].labels.tolist() == splits[1].labels.tolist()

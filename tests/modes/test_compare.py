@@ -84,7 +84,8 @@ def test_a_class_of_less_than_half_of_an_even_share_is_rare(counts, by):
     assert mode._metric("log_loss", reviews) == "log_loss"
     assert mode._metric("recall:positive@.9", reviews) == "recall:positive@.9"
     for wrong in ("f1", "recall:positive", "recall:positive@2", "recall:@.9"):
-        refuses("unknown, choose|is none of this run", mode._metric, wrong, reviews)
+        refuses("unknown, choose accuracy", mode._metric, wrong, reviews)
+    refuses("'odd' is none of this run", mode._metric, "recall:odd@.9", reviews)
 
 
 def test_the_classes_that_the_chosen_model_never_finds_are_named():
@@ -164,6 +165,7 @@ def test_the_same_command_trains_nothing_again(compared, changes, tmp_path, monk
     kept = [name for name in COLUMNS if name not in ("train_seconds", "texts_per_second")]
     pandas.testing.assert_frame_equal(found[kept], table[kept])
     refuses("compares models on other reviews", compare, changes | {"data.limit": 50}, again)
+    refuses("chosen by accuracy: choose", compare, changes, again, choose_by="log_loss")
     refuses("holds a sweep or comparison: choose", sentiment_jax.train, "lstm:sample", again)
     first = directory / "ngrams"
     refuses("belongs to the run, sweep or export in", compare, changes, first / "mine")
@@ -243,7 +245,9 @@ def test_an_encoder_reads_more_of_long_texts_and_no_more_than_it_can(changes, tm
     table = pandas.DataFrame({"text": [" ".join(of) for of in words], "label": labels})
     quick = {"model.pretrained": changes["model.pretrained"], "cpu_devices": 1}
     sentiment_jax.compare(tmp_path / "mine", table, changes=quick)
-    assert "encoder reads 512 tokens of a text, not 128, since most" in capsys.readouterr().out
+    assert (
+        "encoder reads up to 512 tokens of a text, not 128, since most" in capsys.readouterr().out
+    )
     read = [RunDirectory(tmp_path / "mine" / of).read_config().data.max_length for of in PLACES]
     positions = RunDirectory(tmp_path / "mine" / "encoder").read_config().model
     assert read[1:] == [min(256, most := positions.max_position_embeddings), min(512, most)]

@@ -11,6 +11,7 @@ from sentiment_jax.config.schema import CLASSES, Config, join_names
 from sentiment_jax.config.stored import replace_settings
 from sentiment_jax.data.corpus import Corpus
 from sentiment_jax.data.encoding import Encoded
+from sentiment_jax.data.labels import decide
 from sentiment_jax.data.ngrams import unigrams
 from sentiment_jax.data.reviews import Reviews, is_rare, list_classes
 from sentiment_jax.data.tokenization import unknown_id
@@ -104,15 +105,15 @@ def fit(
     counts = np.bincount(labels, minlength=probabilities.shape[1])
     if is_rare(counts):
         shares = (counts + 1) / (counts + 1).sum()
-        names = [*map(str, range(len(counts)))]
-        scores = {}
-        for power in POWERS:
-            thresholds = (shares**power).tolist()
-            measured = metrics.measure(labels, probabilities, names, thresholds)
-            accuracy = metrics.score_probabilities(labels, probabilities, thresholds)["accuracy"]
-            scores[power] = accuracy + measured["macro_f1"]
-        best = max(scores, key=scores.__getitem__)
-        if best:
+
+        def score(power: float) -> float:
+            made = decide(probabilities, (shares**power).tolist())
+            right = np.bincount(labels[labels == made], minlength=len(counts))
+            both = counts + np.bincount(made, minlength=len(counts))
+            f1 = 2 * right / np.maximum(both, 1)
+            return float(np.mean(made == labels) + f1[both > 0].mean())
+
+        if best := max(POWERS, key=score):
             found["thresholds"] = (shares**best / (shares**best).sum()).tolist()
     return found
 
@@ -144,7 +145,7 @@ def validate(experiment: Experiment, params: Any, stop: Callable[[], None]) -> V
 def describe_scores(config: Config, scores: Mapping[str, Any]) -> str:
     """Return the metric that the ranking begins with, unless it is the loss or the accuracy."""
     name = config.select_by
-    if name in ("accuracy", "last"):
+    if name in ("accuracy", "last") or (name == "loss" and config.data.rare):
         name = config.accuracy
     if name in ("loss", "accuracy"):
         return ""
