@@ -3,8 +3,9 @@
     python -m sentiment_jax.main --config=configs/encoder.py --workdir=runs/mine \
         --config.data.path=reviews.csv --config.model.pretrained=FOLDER_OR_HUB_ID
 
-The weights are all-MiniLM-L6-v2 (22.7 M parameters, 91 MB from the hub), or those of any other
-encoder that is supported. For long texts, such as IMDB's, see configs/bert.py:long.
+The weights are all-MiniLM-L6-v2 (22.7 M parameters, 91 MB from the package of
+requirements-weights.txt or from the hub), or those of any other encoder that is supported. For long
+texts, such as IMDB's, see configs/bert.py:long.
 
 Measured with these weights: .8995 +- .0017 (3 seeds) on 597 product sentences after training on
 2,149, in 48 s on 2 CPU cores, 39 s with compiled steps in the cache (`ngrams`: .7878; TF-IDF and

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from sentiment_jax.data.tokenization import VOCABULARIES
 from sentiment_jax.errors import InputError
+from sentiment_jax.huggingface import installed
 from sentiment_jax.huggingface.weights import WEIGHT_FILES, choose_weights
 
 OTHER_FILES = (
@@ -26,7 +27,8 @@ def find_pretrained(pretrained: str, revision: str) -> tuple[Path, str]:
     """Return the folder of a pretrained model and its commit hash ("" for a local folder).
 
     `pretrained` is a local folder, or a hub id to download into the hub's cache; `revision` is a
-    commit hash, tag or branch on the hub, "" for its newest commit. Each fault has its InputError.
+    commit hash, tag or branch on the hub, "" for its newest commit. The default weights are looked
+    for in the cache, then in an installed package, then on the hub. Each fault has its InputError.
     """
     where = f"model.pretrained={pretrained}"
     folder = Path(pretrained).expanduser()
@@ -37,8 +39,12 @@ def find_pretrained(pretrained: str, revision: str) -> tuple[Path, str]:
         raise InputError(f"{where} is a file: {_HELP}")
     if not re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", pretrained):
         raise InputError(f"{where}: no such folder: {_HELP}")
-    pinned = re.fullmatch(r"[0-9a-f]{40}", revision)  # it never changes: the cache will do
-    snapshot = _find_cached(pretrained, revision) if pinned else None
+    ours = pretrained == installed.HUB_ID and revision in ("", installed.COMMIT)
+    commit = installed.COMMIT if ours else revision
+    pinned = re.fullmatch(r"[0-9a-f]{40}", commit)  # it never changes: the cache will do
+    snapshot = _find_cached(pretrained, commit) if pinned else None
+    if ours:
+        snapshot = snapshot or installed.find_installed()
     snapshot = snapshot or _download(pretrained, revision)
     return snapshot, snapshot.name
 
@@ -74,9 +80,10 @@ def _download(hub_id: str, revision: str) -> Path:
         if (snapshot := _find_cached(hub_id, revision)) is not None:
             return snapshot
         reason = f"{type(error).__name__}: {' '.join(str(error).split())}"[:60]
+        package = f"{installed.INSTALL}, or " if hub_id == installed.HUB_ID else ""
         raise InputError(
-            f"{where}: no such folder, and the hub can't be reached ({reason}): set "
-            f"--config.model.pretrained=FOLDER, or HF_HOME (now {constants.HF_HUB_CACHE}); "
+            f"{where}: no such folder, and the hub can't be reached ({reason}): {package}"
+            f"set --config.model.pretrained=FOLDER, or HF_HOME (now {constants.HF_HUB_CACHE}); "
             "--config=ngrams needs none"
         ) from error
 

