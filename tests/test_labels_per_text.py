@@ -310,7 +310,7 @@ def test_the_table_of_predictions_and_evaluate_are_the_runs(run, trained, capsys
         assert {name: scores[name] for name in result[split]} == result[split]
     assert "micro F1" in capsys.readouterr().out
     alone, _ = predict([trained], ["cheap", "solid", "word1"])
-    lines = format_predictions(NAMES, alone, trained.thresholds)
+    lines = format_predictions(NAMES, alone, trained.thresholds, several=True)
     assert lines[0].startswith(f"price {100 * alone[0, 0]:.1f} %") and lines[2].strip() == "none"
 
 

@@ -80,7 +80,7 @@ SLIPS = {  # flags, the content of reviews.csv, the line
     "a label with a typing error": ("", table(rows=[*ROWS, ("so", "ops")]), RARE.format("row 62")),
     "one class": ("", relabeled(lambda i: "pos"), "0 negative reviews cannot be split"),
     "three rows": ("", table(rows=ROWS[:3]), "1 pos reviews cannot be split"),
-    "labels that no row has": ("data.labels=good,bad", table(), "0 good and 0 bad reviews"),
+    "labels that no row has": ("data.labels=good,bad", table(), "0 good, 0 bad reviews"),
     "more folds than texts": ("data.folds=200", table(), "needs 200 different texts, there are 48"),
     "percent": ("data.test_fraction=20", table(), "data.test_fraction=20.0 must be .* < 1"),
     "a number with a letter": ("epochs=3x", table(), "--config.epochs=3x: a whole number"),
