@@ -31,7 +31,9 @@ C = np.logspace(-3.5, 1.5, 11)  # inverse strengths of the regularization to cho
 FOLDS = 5
 FEW = 5_000  # reviews that C is chosen on, at most
 ABSENT = -30.0  # the logit of a class that no training review has
-START = 10.0  # the weight of the mean loss, per class, in the fit of a layer to start from
+# The weight of the mean loss, per class, in the fit of a layer to start from; of several labels.
+START = 10.0
+START_SEVERAL = 40.0
 
 
 def fit_classifier(run: TrainingRun) -> None:
@@ -75,7 +77,8 @@ def start_from_probe(run: TrainingRun) -> None:
     params = jax.device_get(run.state.params)
     features = compute_features(run, params)
     with terminal.progress_bar(None, "fitting the last layer"):
-        c = START * classes / len(labels)
+        weight = START_SEVERAL if labels.ndim == 2 else START
+        c = weight * classes / len(labels)
         layer = _fit(features, labels, classes, lambda _: c, _weights(run.config))
     _replace(run, {**params, "classifier": layer}, step=0)
     run.progress.train_seconds += time.perf_counter() - start
