@@ -435,7 +435,7 @@ def _print(
         print(f"{'advice':8} {sentence}")
     samples = {name: of.samples for name, of in found.items()}
     best = _find_best(samples)
-    reason = f"the best by {by.replace('_', ' ')}"
+    reason = f"the best recipe by {by.replace('_', ' ')}"
     if chosen != best:
         reason = f"cheaper to use, and level with {best} in {by.replace('_', ' ')}"
     if by == "macro_f1" and scored.rare:
@@ -443,9 +443,16 @@ def _print(
     print(f"{'chosen':8} {chosen}, {reason}")
     if len(samples.get(LINEAR, ())) and _is_level(samples[LINEAR], samples[best]):
         print(f"{'':8} the linear baseline is not behind it either: scikit-learn may be enough")
-    more = f" macro F1 {result['metrics']['test']['macro_f1']:.4f}" if by == "macro_f1" else ""
+    measured = result["metrics"]["test"]
+    even = by == "accuracy" and not scored.rare
+    more = "" if even else f" macro F1 {measured['macro_f1']:.4f}"
+    if scored.rare:
+        rarest, of = min(measured["classes"].items(), key=lambda item: item[1]["examples"])
+        shares = f"{of['recall']:.0%} of {of['examples']:,} test texts are found"
+        shares += f", {of['precision']:.0%} of those that are predicted as it are right"
+        print(f"{'rarest':8} class {rarest!r}: {shares}")
     console.print_scores("test", result["test"], chosen, more=more)
-    console.print_metrics(result["metrics"]["test"])
+    console.print_metrics(measured)
     console.print_linear_baseline(dict(result))
     if left := [name for name in RECIPES if name not in found]:
         listed = " and ".join(left)

@@ -153,11 +153,15 @@ def print_predictions(models: Sequence[TrainedModel], texts: Sequence[str]) -> N
     """Print one aligned line per text: prediction, text and warning."""
     probabilities, warnings = predict(models, texts)
     first = models[0]
+    several = bool(first.config.data.between_labels)
     thresholds = mean_thresholds(models)
-    predictions = format_predictions(
-        first.classes, probabilities, thresholds, several=bool(first.config.data.between_labels)
-    )
+    predictions = format_predictions(first.classes, probabilities, thresholds, several=several)
     print_texts(texts, predictions, warnings)
+    if not several and (decide(probabilities, thresholds) != decide(probabilities)).any():
+        note = (
+            "rare classes have lower thresholds: one may be predicted that is not the most probable"
+        )
+        terminal.warn(note)
 
 
 def print_texts(texts: Sequence[str], predictions: Sequence[str], warnings: Sequence[str]) -> None:
