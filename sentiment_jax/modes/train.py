@@ -15,7 +15,6 @@ from sentiment_jax.data.labels import decide
 from sentiment_jax.data.reviews import Reviews, Split, stratified_sample
 from sentiment_jax.modes.predict import describe_unknown, format_predictions, print_texts
 from sentiment_jax.runtime import processes, terminal
-from sentiment_jax.storage.files import write_json
 from sentiment_jax.storage.metrics_log import read_metrics
 from sentiment_jax.training import checks, compilation, console, cross_validation, stages
 from sentiment_jax.training.advice import advise
@@ -50,7 +49,7 @@ def fit_baseline(splits: Mapping[str, Reviews], folds: Sequence[Split]) -> dict[
 
 
 def compare(run: TrainingRun) -> None:
-    """Fit the linear baseline, and add it to result.json."""
+    """Fit the linear baseline, and add it to the result."""
     if not (run.config.linear_baseline and processes.is_main()):
         return
     experiment = run.experiment
@@ -63,11 +62,10 @@ def compare(run: TrainingRun) -> None:
         own = decide(run.tested.probabilities, thresholds, several=labels.ndim == 2)
         _, _, p = mcnemar(is_correct(labels, own), is_correct(labels, theirs))
         run.result["linear_baseline"] = {**baseline, "mcnemar_p": p}
-        write_json(run.directory.result, run.result)
 
 
 def advise_user(run: TrainingRun) -> None:
-    """Add to result.json what to try next, by the scores on validation."""
+    """Add to the result what to try next, by the scores on validation."""
     run.result["advice"] = []
     if run.result["val"]:
         encoded = run.experiment.encoded["train" if run.cross_validated else "val"]
@@ -78,8 +76,6 @@ def advise_user(run: TrainingRun) -> None:
             truncated=run.experiment.statistics["truncated"]["train"],
             unknown=float(unknown_shares(run.experiment.tokenizer, encoded).mean()),
         )
-    if processes.is_main():
-        write_json(run.directory.result, run.result)
 
 
 def report(run: TrainingRun) -> None:
@@ -124,6 +120,7 @@ FOLD = (
     stages.record,
     stages.fit,
     draw_curves,
+    stages.describe,
     stages.finish,
     report,
 )
@@ -136,8 +133,17 @@ FIT = (
     functools.partial(cross_validation.cross_validate, stages=FOLD),
     stages.fit,
 )
-TRIAL = (*FIT, draw_curves, stages.finish, report)  # leaves the test set alone
-RUN = (*FIT, stages.test, draw_curves, stages.finish, compare, advise_user, report)
+TRIAL = (*FIT, draw_curves, stages.describe, stages.finish, report)  # leaves the test set alone
+RUN = (
+    *FIT,
+    stages.test,
+    draw_curves,
+    stages.describe,
+    compare,
+    advise_user,
+    stages.finish,  # last: a run with a result is finished
+    report,
+)
 
 
 def train(

@@ -213,14 +213,18 @@ def test(run: TrainingRun) -> None:
     )
 
 
-def finish(run: TrainingRun) -> None:
-    """Write result.json: from now on the run is finished."""
+def describe(run: TrainingRun) -> None:
+    """Gather the content of result.json, and write the validation predictions if they are lost."""
     path = run.directory.predictions["val"]
     env = read_json(run.directory.env)
     intact = path.is_file() and checksums(path).items() <= env.items()
     if f"{path.stem}_sha256" in env and not intact:  # lost since the best epoch
         _score(run, "val")
     run.result = describe_result(run)
+
+
+def finish(run: TrainingRun) -> None:
+    """Write result.json: from now on the run is finished."""
     write_json(run.directory.result, run.result)
 
 
