@@ -1,4 +1,4 @@
-"""Write docs/settings.md, the page of all settings, from the schema.
+"""Write docs/reference/settings.md, the page of all settings, from the schema.
 
 python -m benchmarks.settings
 """
@@ -16,7 +16,7 @@ from sentiment_jax.config.schema import (
     settings_of,
 )
 
-PAGE = Path(__file__).parents[1] / "docs" / "settings.md"
+PAGE = Path(__file__).parents[1] / "docs" / "reference" / "settings.md"
 INTRODUCTION = """\
 # Settings
 

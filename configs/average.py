@@ -8,7 +8,7 @@
 
 Measured over 5 draws of 100 labels: .8761 +- .0058 on 25,000 test reviews, in 106 CPU s after 1,064
 CPU s of pre-training. TF-IDF and logistic regression have .6950, LSA has .7745. On a few thousand
-short sentences, this recipe is not shown to be ahead of LSA; see results/few_labels.
+short sentences, this recipe is not shown to be ahead of LSA; see results/accuracy/few_labels.
 
 SGD that starts at zero and ends early resembles logistic regression with L2 regularization: after
 epoch 1 to 5, C is about .0005, .002, .0045, .008 and .0125. Cross-validation chooses the epoch.

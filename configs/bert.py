@@ -4,9 +4,10 @@
         --config.data.path=PREPARED_TFDS --config.model.pretrained=FOLDER_OR_HUB_ID
 
 Measured with all-MiniLM-L6-v2, because BERT-base's weights were not available: .9099 at 128 tokens
-(settings in results/minilm-128), .9317 with `:long` and .9305 with `:long` after `:pretrain`. That
-last model, distilled from itself and an LSTM (data.teacher), has .9381 (settings in
-results/minilm-512). BERT-base takes 8.6 s per step on 2 CPU cores (results/full_size): use a GPU.
+(settings in results/accuracy/minilm-128), .9317 with `:long` and .9305 with `:long` after
+`:pretrain`. That last model, distilled from itself and an LSTM (data.teacher), has .9381 (settings
+in results/accuracy/minilm-512). BERT-base takes 8.6 s per step on 2 CPU cores
+(results/speed/full_size): use a GPU.
 
 Variant `:pretrain` continues with masked language modeling on the 50,000 unlabeled reviews and the
 training reviews, before fine-tuning (settings of Sun et al., 2019, How to Fine-Tune BERT):
@@ -62,13 +63,13 @@ VARIANTS = {
     "long": {
         "epochs": 3,
         "batch_size": 32,
-        "eval_batch_size": 32,  # on a CPU, batches of 128 take longer (results/peers)
+        "eval_batch_size": 32,  # on a CPU, batches of 128 take longer (results/accuracy/peers)
         "data.max_length": 512,
         "data.truncation": "head_tail",
         "data.length_buckets": (128, 192, 256, 320, 384, 448),
         "model.dtype": DTYPE,
         "model.attention": ATTENTION,
-        "model.attention_dropout": 0.0,  # a rate of .1 was no better (results/gpu)
+        "model.attention_dropout": 0.0,  # a rate of .1 was no better (results/speed/gpu)
     },
     "pretrain": {
         "epochs": 3,

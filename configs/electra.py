@@ -3,7 +3,8 @@
     python -m sentiment_jax.main --config=configs/electra.py --workdir=runs/electra \
         --config.data.path=PREPARED_TFDS --config.model.pretrained=FOLDER_OR_HUB_ID
 
-ELECTRA's weights were not available here (no network); results/full_size has full-size step times.
+ELECTRA's weights were not available here (no network); results/speed/full_size has full-size step
+times.
 
 Variant `:pretrain` continues with replaced token detection on the 50,000 unlabeled reviews and the
 training reviews, before fine-tuning. A generator a quarter as wide, from random weights, is trained
@@ -66,7 +67,7 @@ VARIANTS = {
         "data.length_buckets": (128, 192, 256, 320, 384, 448),
         "model.dtype": DTYPE,
         "model.attention": ATTENTION,
-        "model.attention_dropout": 0.0,  # a rate of .1 was no better (results/gpu)
+        "model.attention_dropout": 0.0,  # a rate of .1 was no better (results/speed/gpu)
         "optimizer.learning_rate": 1e-4,
         "optimizer.layerwise_decay": 0.8,
     },

@@ -4,14 +4,14 @@
         --config.data.path=PREPARED_TFDS
 
 Measured: this is the best of the study's 24 settings by validation. Its test accuracy is .8686 +-
-.0031 over 3 seeds, and its best epoch is 4 to 6; see results/lstm.
+.0031 over 3 seeds, and its best epoch is 4 to 6; see results/study/lstm.
 
 Variant `:small` is the LSTM for hundreds or thousands of reviews. configs/ngrams.py is better on
-all real data sets that were tried; see results/own_reviews.
+all real data sets that were tried; see results/accuracy/own_reviews.
 
 Variant `:strong` reads whole reviews in segments of 64 words, in both directions, with word
 dropout, and learns from labels only. Variant `:pretrain` learns embeddings of words, bigrams and
-trigrams from the 50,000 unlabeled reviews and the training reviews (docs/unlabeled_text.md).
+trigrams from the 50,000 unlabeled reviews and the training reviews (docs/guide/unlabeled_text.md).
 `:semi` trains an LSTM on these embeddings, frozen:
 
     python -m sentiment_jax.main --mode=pretrain --config=configs/lstm.py:pretrain \
@@ -21,14 +21,14 @@ trigrams from the 50,000 unlabeled reviews and the training reviews (docs/unlabe
 
 Measured for `:semi`: .9308 +- .0005 on 25,000 test reviews over 3 seeds; .9223 +- .0019 if the
 embeddings are learned from the text of the training reviews alone (`:strong`: .8810); .9340 if
-distilled from a `:semi` and a small BERT; see results/semi. With 2,500 labels, the ensemble of two
-`:semi` and configs/average.py has .9216 +- .0020 over 5 draws; each `:semi` is trained for 400
-steps at 4e-3 on all of the labels; see results/few_labels.
+distilled from a `:semi` and a small BERT; see results/accuracy/semi. With 2,500 labels, the
+ensemble of two `:semi` and configs/average.py has .9216 +- .0020 over 5 draws; each `:semi` is
+trained for 400 steps at 4e-3 on all of the labels; see results/accuracy/few_labels.
 
 Variant `:sample` trains a small LSTM on the embedded sample, anywhere, in under a minute. The
 sample's 2,000 reviews were written for this project: 480 by hand, the others by the grammar of
 benchmarks/sample_reviews.py, where word order decides. Measured: .9092 +-
-.0227 on 400 test reviews over 3 seeds, the linear baseline .7575; see results/tour.
+.0227 on 400 test reviews over 3 seeds, the linear baseline .7575; see results/accuracy/tour.
 """
 
 from typing import Any

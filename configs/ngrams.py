@@ -5,7 +5,7 @@
 
 Measured over 3 seeds: .8168 on 2,014 film sentences after training on 7,252, in 23 s on 2 busy CPU
 cores (TF-IDF and logistic regression: .7900); .7878 on 597 product sentences after training on
-2,149 (TF-IDF and logistic regression: .7873); see results/own_reviews.
+2,149 (TF-IDF and logistic regression: .7873); see results/accuracy/own_reviews.
 
 Variant `:sample` trains on the embedded sample.
 """

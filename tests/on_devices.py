@@ -18,7 +18,7 @@ import numpy as np
 import runs
 from jax.sharding import Mesh
 
-from benchmarks import synthetic
+from benchmarks.speed import synthetic
 from sentiment_jax.config.schema import LstmConfig, OptimizerConfig
 from sentiment_jax.models.layers import keep_mask
 from sentiment_jax.models.lstm import LstmClassifier

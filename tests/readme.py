@@ -1,6 +1,6 @@
 """The fenced blocks of README.md and docs/, and the terminal session that README.md shows.
 
-    python tests/readme.py > results/tour/session.txt
+    python tests/readme.py > results/accuracy/tour/session.txt
 
 in a fresh clone runs the README's blocks that are followed by their output.
 """
@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCS = sorted((ROOT / "docs").glob("*/*.md"), key=lambda page: page.name)
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *DOCS]
 
 
 class Block(NamedTuple):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from benchmarks.comparing import contents, difference
+from benchmarks.reliability.comparing import contents, difference
 from configs import lstm
 from sentiment_jax.config.recipes import override
 from sentiment_jax.storage.files import read_json, write_json

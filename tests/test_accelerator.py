@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from commands import ROOT, python
 
-from benchmarks import accelerator
-from benchmarks.accelerator import JOBS, Job, LeftOut
+from benchmarks.speed import accelerator
+from benchmarks.speed.accelerator import JOBS, Job, LeftOut
 from sentiment_jax.runtime import startup
 from sentiment_jax.storage.files import read_json
 
@@ -90,7 +90,7 @@ def test_every_job_of_an_encoder_comes_to_its_end_at_toy_sizes(tmp_path, monkeyp
 @pytest.mark.slow
 def test_every_other_job_comes_to_its_end_at_toy_sizes(tmp_path):
     others = [name for name in JOBS if name not in ENCODERS]
-    module = ("-m", "benchmarks.accelerator", "--toy", f"--output={tmp_path}")
+    module = ("-m", "benchmarks.speed.accelerator", "--toy", f"--output={tmp_path}")
     python(*module, f"--only={'|'.join(others)}")
     found = read_json(tmp_path / "accelerator.json")["jobs"]
     ended = {name for name, job in found.items() if job.keys() & {"seconds", "left_out"}}

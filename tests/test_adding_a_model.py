@@ -1,4 +1,4 @@
-"""docs/adding_a_model.md: its example, registered as the page says, from training to report."""
+"""docs/internals/adding_a_model.md: its example, registered as it says, from training to report."""
 
 import sys
 from types import ModuleType
@@ -23,7 +23,9 @@ from sentiment_jax.training.checks import resolve
 from sentiment_jax.training.trained_model import load_run
 
 SETTINGS, NETWORK, ENTRY, RECIPE = (
-    block.text for block in blocks(ROOT / "docs/adding_a_model.md") if block.language == "python"
+    block.text
+    for block in blocks(ROOT / "docs/internals/adding_a_model.md")
+    if block.language == "python"
 )
 SMALL = {name: value for name, value in runs.SMALL.items() if "_size" not in name}
 TEXT = "A dull film, but the music is great."

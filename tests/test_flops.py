@@ -1,5 +1,5 @@
-from benchmarks.flops import training_flops
-from benchmarks.synthetic import model_config
+from benchmarks.speed.flops import training_flops
+from benchmarks.speed.synthetic import model_config
 from sentiment_jax.models.registry import build_model
 from sentiment_jax.training.objectives.classification import Classification
 

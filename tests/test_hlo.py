@@ -2,7 +2,7 @@
 
 import pytest
 
-from benchmarks import hlo
+from benchmarks.speed import hlo
 
 PRODUCT = """custom_call_target="__cublas$lt$matmul", \
 output_to_operand_aliasing={{0}: (2, {})}, \

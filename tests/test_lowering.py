@@ -14,8 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from benchmarks import synthetic
-from benchmarks.flops import training_flops
+from benchmarks.speed import synthetic
+from benchmarks.speed.flops import training_flops
 from sentiment_jax.analysis.integrated_gradients import Path, _slopes
 from sentiment_jax.config.schema import OptimizerConfig
 from sentiment_jax.models import layers

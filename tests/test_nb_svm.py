@@ -5,7 +5,7 @@ from scipy.sparse import vstack
 from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.preprocessing import normalize
 
-from benchmarks.nb_svm import Features
+from benchmarks.accuracy.nb_svm import Features
 from sentiment_jax.data.reviews import Reviews
 
 TEXTS = ["Good, good film!", "A good film", "Not good. Not a film", "Bad bad", "bad, a good bad !"]

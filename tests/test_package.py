@@ -68,7 +68,7 @@ def test_names_that_may_be_gone_with_the_next_release_are_listed():
     }
     assert {name for name in names if re.search(r"\b_", name)} == PRIVATE
     experimental = {name for name in names if ".experimental." in name}
-    page = (ROOT / "docs" / "versions.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "reference" / "versions.md").read_text(encoding="utf-8")
     assert experimental == {*re.findall(r"`([\w.]+\.experimental\.\w+)`", page)}
 
 

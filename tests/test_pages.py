@@ -10,15 +10,15 @@ import pytest
 from readme import PAGES, ROOT, shown
 
 import sentiment_jax
-from benchmarks import cost
+from benchmarks.speed import cost
 
 RESULTS = ROOT / "results"
-TOUR = (RESULTS / "tour" / "session.txt").read_text(encoding="utf-8")
+TOUR = (RESULTS / "accuracy" / "tour" / "session.txt").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(("block", "text"), shown(ROOT / "README.md"))
 def test_what_it_shows_was_printed(block, text):
-    """results/tour/session.txt is what `python tests/readme.py` recorded."""
+    """results/accuracy/tour/session.txt is what `python tests/readme.py` recorded."""
     prompts = {f"$ {line}".rstrip() for line in block.text.splitlines()}
     assert prompts | {*text.text.splitlines()} - {"..."} <= {*map(str.rstrip, TOUR.splitlines())}
 
@@ -37,13 +37,13 @@ NOT_MEASURED = {
     "2027": "the end of Python 3.11, python.org",
     "525": "CUDA 12's driver, JAX's installation page",
     "580": "CUDA 13's driver, NVIDIA's release notes",
-    "99.9": "results/tour/session.txt, for the picture's sentence",
+    "99.9": "results/accuracy/tour/session.txt, for the picture's sentence",
     "143": "an exit code",
-    "22.7": "million parameters, results/minilm-128",
+    "22.7": "million parameters, results/accuracy/minilm-128",
     "84": "MB, the archive's size in the checksums of tensorflow-datasets",
     "100": "an example's data.limit, and percent of a GPU",
     "1000": "the most classes, config/schema.py",
-    "120": "seconds of SLURM's warning, in the scripts of docs/cluster.md",
+    "120": "seconds of SLURM's warning, in the scripts of docs/guide/cluster.md",
     "512": "tokens, configs/bert.py:long",
 }
 
@@ -58,7 +58,7 @@ def test_every_figure_stands_in_the_results_it_links_to(page):
     text = re.sub("(?ms)^```.*?^```$", "", page.read_text())
     before = []
     for part in re.split(r"\n\n|\n(?=\||- )", text):
-        linked = re.findall(r"\(((?:\.\./)?results/(?:[\w-]+/)?README\.md)\)", part)
+        linked = re.findall(r"\(((?:\.\./)*results/(?:[\w-]+/)*README\.md)\)", part)
         linked, before = (linked or before, before) if part.startswith("|") else (linked, linked)
         known = set().union(*(numbers((page.parent / path).read_text()) for path in linked))
         row = part.startswith("|") and linked
@@ -70,22 +70,23 @@ def test_every_figure_stands_in_the_results_it_links_to(page):
 
 
 SCORES = dict.fromkeys(("test accuracy", "val accuracy"), ".4f")
+NB_SVM = {"test.accuracy": ".4f", "training.cpu_seconds": ".1f"}
 SIZES = {"step_seconds": ".3f", "peak_memory_gib": ".2f", "parameters": "d"}
 
 
 @pytest.mark.parametrize(
     ("file", "rows", "columns"),
     [
-        ("lstm/runs.csv", "seeds", {"test accuracy": ".4f"}),
-        ("minilm-stages/runs.csv", "seeds", {"test accuracy": ".4f"}),
-        ("electra-tiny/runs.csv", "seeds", {"test accuracy": ".3f"}),
-        ("minilm-128/runs.csv", "first", SCORES | {"training s": ".0f"}),
-        ("minilm-512/runs.csv", "first", SCORES | {"training s": ".0f"}),
-        ("leak/runs.csv", "first", SCORES),
-        ("full_size/bert.json", None, SIZES),
-        ("full_size/electra.json", None, SIZES),
-        ("speed/speed.json", "compare", {"examples_per_second": ".1f"}),
-        ("nb_svm/result.json", "trained", {"test.accuracy": ".4f", "training.cpu_seconds": ".1f"}),
+        ("study/lstm/runs.csv", "seeds", {"test accuracy": ".4f"}),
+        ("study/minilm-stages/runs.csv", "seeds", {"test accuracy": ".4f"}),
+        ("study/electra-tiny/runs.csv", "seeds", {"test accuracy": ".3f"}),
+        ("accuracy/minilm-128/runs.csv", "first", SCORES | {"training s": ".0f"}),
+        ("accuracy/minilm-512/runs.csv", "first", SCORES | {"training s": ".0f"}),
+        ("study/leak/runs.csv", "first", SCORES),
+        ("speed/full_size/bert.json", None, SIZES),
+        ("speed/full_size/electra.json", None, SIZES),
+        ("speed/pytorch/speed.json", "compare", {"examples_per_second": ".1f"}),
+        ("accuracy/nb_svm/result.json", "trained", NB_SVM),
     ],
 )
 def test_a_page_has_the_figures_of_the_file_beside_it(file, rows, columns):
@@ -106,9 +107,11 @@ def test_a_page_has_the_figures_of_the_file_beside_it(file, rows, columns):
 
 
 def test_every_score_is_in_a_table():
+    published = ROOT.glob("benchmarks/study/published.csv")
+    three_sweeps = RESULTS.glob("study/sweeps/*.csv")
     for page, heading, tables, count in (
-        ("README.md", "## The study's numbers", ROOT.glob("benchmarks/study.csv"), 6),
-        ("study/README.md", "## Result", RESULTS.glob("study/*.csv"), 41),  # three sweeps
+        ("README.md", "## The study's numbers", published, 6),
+        ("study/sweeps/README.md", "## Result", three_sweeps, 41),
     ):
         known = {format(float(n), ".4f") for table in tables for n in numbers(table.read_text())}
         text = (RESULTS / page).read_text().partition(heading)[2]
@@ -118,15 +121,15 @@ def test_every_score_is_in_a_table():
 
 def test_the_page_of_costs_has_its_table():
     table = cost.table(cost.read_costs(RESULTS))
-    assert table.count("\n") > 6 and table in (RESULTS / "cost" / "README.md").read_text()
+    assert table.count("\n") > 6 and table in (RESULTS / "speed" / "cost" / "README.md").read_text()
 
 
 def test_each_folder_of_results_has_four_headings_and_a_row_in_the_index():
     index = (RESULTS / "README.md").read_text()
-    for folder in filter(Path.is_dir, RESULTS.iterdir()):
+    for folder in filter(Path.is_dir, RESULTS.glob("*/*")):
         heads = re.findall("(?m)^## (.*)$", (folder / "README.md").read_text())
         assert heads == ["What", "Result", "Command", "Machine"], folder
-        assert f"]({folder.name}/README.md) |" in index
+        assert f"]({folder.relative_to(RESULTS)}/README.md) |" in index
 
 
 def test_the_newest_version_is_the_package_s():
@@ -162,7 +165,7 @@ def test_the_messages_of_the_troubleshooting_page_are_in_the_code():
     code = "\n".join(path.read_text() for path in (ROOT / "sentiment_jax").rglob("*.py"))
     code = re.sub(r'"\s*\n\s*f?"', "", code)  # strings that go on in the next line
     code = re.sub(r"\{[^{}]*\}", "…", code)
-    page = (ROOT / "docs" / "troubleshooting.md").read_text()
+    page = (ROOT / "docs" / "guide" / "troubleshooting.md").read_text()
     messages = re.findall(r"(?m)^\| `([^`]*…[^`]*)` \|", page)
     assert len(messages) >= 8
     for message in messages:

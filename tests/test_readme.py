@@ -51,7 +51,7 @@ def all_commands(page):
     return [*(line for block in blocks(page) for line in commands(block)), *inline]
 
 
-COMMANDS = {page: all_commands(page) for page in (*PAGES, *sorted(RESULTS.glob("*/README.md")))}
+COMMANDS = {page: all_commands(page) for page in (*PAGES, *sorted(RESULTS.glob("*/*/README.md")))}
 COMMANDS["--help"] = [line for line in main.HELP.splitlines() if line.startswith("    python")]
 
 
@@ -93,8 +93,8 @@ def test_its_flags_and_settings_exist(page, monkeypatch):
 
 def test_the_flags_of_a_benchmark_exist():
     every = "\n".join(itertools.chain(*COMMANDS.values()))
-    for name, given in re.findall(r"-m benchmarks\.(\w+) (.*)", every):
-        source = (ROOT / "benchmarks" / f"{name}.py").read_text()
+    for name, given in re.findall(r"-m benchmarks\.([\w.]+) (.*)", every):
+        source = (ROOT / "benchmarks" / f"{name.replace('.', '/')}.py").read_text()
         for flag in re.findall(r"--(\w+)", given):
             assert re.search(rf'"(--)?{flag}"', source), (name, flag)
 
@@ -131,7 +131,7 @@ ADDED = {
     "product_reviews": "--rows=60",
     "--config.min_steps": "--config.min_steps=0",
     "--mode=sweep": "--config.epochs=1",
-    "benchmarks.speed": "--source=sample --only=start --rounds=1",
+    "benchmarks.speed.pytorch": "--source=sample --only=start --rounds=1",
 }
 # What does not run here, and why, or where it does.
 NOT_RUN = {
@@ -139,7 +139,7 @@ NOT_RUN = {
     r"few-student": "its teacher, at toy size, is refused; tests/training/test_distillation.py",
     r"--coordinator=\d": "tests/runtime/test_processes.py trains in two processes",
     r"^srun ": "tests/cluster trains on a SLURM with --coordinator=auto",
-    r"benchmarks\.accelerator": "needs a GPU; tests/test_accelerator.py runs its jobs at toy sizes",
+    r"benchmarks\.speed\.accelerator": "needs a GPU; its jobs run in tests/test_accelerator.py",
 }
 
 
@@ -258,7 +258,7 @@ def test_the_sample_was_learned_and_the_table_held_out(folder):
     assert read_json(folder / "runs/mine" / chosen / "result.json")["test"]["examples"] == 12
 
 
-NOTEBOOK = json.loads((ROOT / "docs" / "tour.ipynb").read_text(encoding="utf-8"))["cells"]
+NOTEBOOK = json.loads((ROOT / "docs" / "guide" / "tour.ipynb").read_text(encoding="utf-8"))["cells"]
 SETTINGS = [
     runs.SMALL | runs.ONE_SHAPE | {"linear_baseline": True},
     pytest.param({}, marks=pytest.mark.slow),

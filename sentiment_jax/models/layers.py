@@ -161,7 +161,8 @@ class Dense(nn.Module):
 
 
 # jax 0.12's own derivative takes twenty more operations, for the last digit of exp(-x^2). XLA then
-# no longer fuses the gradient of GELU on a GPU: BERT-base's step moves 4.4 GB more (results/gpu).
+# no longer fuses the gradient of GELU on a GPU: BERT-base's step moves 4.4 GB more
+# (results/speed/gpu).
 _erf = jax.custom_jvp(jax.lax.erf)
 _erf.defjvps(lambda tangent, _, x: 2 / math.sqrt(math.pi) * (tangent * jnp.exp(-jnp.square(x))))
 

@@ -97,8 +97,8 @@ def use_wide_vectors() -> None:
 def use_deterministic_kernels() -> None:
     """Let a GPU give the same bits each time, unless XLA_FLAGS say otherwise; no CUDA, no flag.
 
-    This excludes scatter-adds by atomics (results/gpu has what that adds to a step). XLA also stops
-    timing kernels on the device to choose the fastest; that cost has not been measured.
+    This excludes scatter-adds by atomics (results/speed/gpu has what that adds to a step). XLA also
+    stops timing kernels on the device to choose the fastest; that cost has not been measured.
     """
     if has_cuda():
         _add_xla_flag("--xla_gpu_deterministic_ops=true", unless="xla_gpu_deterministic_ops")
@@ -115,7 +115,7 @@ def fastest_dtype(model: str) -> str:
     """Return "bfloat16" if it is fast on this machine, else "float32".
 
     A CPU without instructions for bfloat16 takes several times as long as in float32, and so does
-    jax 0.10 for an LSTM (results/speed).
+    jax 0.10 for an LSTM (results/speed/pytorch).
     """
     if has_cuda():
         return "bfloat16"

@@ -65,7 +65,8 @@ def start_from_probe(run: TrainingRun) -> None:
     """Fit the last layer before the first step, if the config asks for it and the data need it.
 
     A random layer of many classes, of a rare class or of several labels per text learns slowly. Of
-    few classes of like size it is as good a start (results/tables), without a pass over the texts.
+    few classes of like size it is as good a start (results/accuracy/tables), without a pass over
+    the texts.
     """
     labels = run.experiment.encoded["train"].labels
     classes = len(run.experiment.classes)

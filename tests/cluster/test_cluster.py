@@ -1,4 +1,4 @@
-"""Training, evaluation and sweeps on a real SLURM: the scripts of docs/cluster.md, run as they are.
+"""Training, evaluation and sweeps on a real SLURM: docs/guide/cluster.md's scripts as they are.
 
 Only their sizes are this cluster's: two nodes, one task on each.
 """
@@ -21,7 +21,7 @@ from sentiment_jax.modes import sweep
 from sentiment_jax.modes.train import train
 from sentiment_jax.storage.files import read_json
 
-PAGE = ROOT / "docs" / "cluster.md"
+PAGE = ROOT / "docs" / "guide" / "cluster.md"
 SCRIPTS = [block for block in blocks(PAGE) if block.text.startswith("#!")]
 # 150 steps: the processes are caught at the ones that a test wants.
 LONG = {**runs.LONGER, "batch_size": 2, "data.limit": 190, "checkpoint_every": 30}

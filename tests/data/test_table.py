@@ -10,7 +10,7 @@ import pandas
 import pytest
 from reviews import refusal, refuses, write_csv, write_data
 
-from benchmarks import odd_files
+from benchmarks.accuracy import odd_files
 from sentiment_jax.config.schema import DataConfig
 from sentiment_jax.data.corpus import load_corpus
 from sentiment_jax.data.reviews import decode, read_files

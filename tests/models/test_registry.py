@@ -6,7 +6,7 @@ import hashlib
 import pytest
 from flax import traverse_util
 
-from benchmarks.synthetic import model_config
+from benchmarks.speed.synthetic import model_config
 from sentiment_jax.config.schema import MODELS, OBJECTIVES, EncoderConfig
 from sentiment_jax.errors import InputError
 from sentiment_jax.huggingface.names import TRANSFORMERS

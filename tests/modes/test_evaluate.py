@@ -7,7 +7,7 @@ import pytest
 import runs
 from reviews import read_table, refuses, write_csv
 
-from benchmarks.comparing import contents
+from benchmarks.reliability.comparing import contents
 from sentiment_jax import api
 from sentiment_jax.analysis.predictions import read_predictions
 from sentiment_jax.data import corpus

@@ -16,7 +16,7 @@ import runs
 import written_runs
 from reviews import read_table, refuses
 
-from benchmarks import study
+from benchmarks.study import sweeps
 from sentiment_jax.analysis.integrated_gradients import Explanation, Word
 from sentiment_jax.analysis.records import collect
 from sentiment_jax.data import corpus
@@ -142,7 +142,7 @@ def test_predictions_in_other_orders_are_refused(finished, run_copy, write_page,
 
 
 def test_the_studys_numbers_stand_beside_ours(swept, reported):
-    tables = study.tables(collect([swept.directory]))
+    tables = sweeps.tables(collect([swept.directory]))
     rows = tables["study-optimizer"].set_index("optimizer")
     assert rows["LSTM, theirs: accuracy"].dropna().to_dict() == {"adam": 0.9511, "adamw": 0.9297}
     for row in read_table(reported / "small-optimizer.csv"):

@@ -16,7 +16,7 @@ from commands import SAMPLE, start
 from reviews import read_table, refuses
 from sweeping import AXES, ONE_TRIAL, STAGES, table
 
-from benchmarks.comparing import contents
+from benchmarks.reliability.comparing import contents
 from configs import lstm
 from sentiment_jax.config.stored import replace_settings, run_name
 from sentiment_jax.data import corpus

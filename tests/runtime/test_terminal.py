@@ -13,7 +13,7 @@ import pytest
 import runs
 from commands import MAIN, ROOT, SAMPLE, command_line, start
 
-from benchmarks.silence import watch
+from benchmarks.reliability.silence import watch
 from sentiment_jax import main
 from sentiment_jax.runtime.terminal import OURS, UNSEEN
 from sentiment_jax.storage.checkpoints import steps_in

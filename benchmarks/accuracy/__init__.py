@@ -1,0 +1,1 @@
+"""Accuracy on data sets, of the recipes and of other libraries."""

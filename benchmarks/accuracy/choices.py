@@ -1,0 +1,94 @@
+"""Comparisons on several tables: what is chosen, and how every recipe scores on the test.
+
+    python -m benchmarks.accuracy.choices --output=results/accuracy/tables/choices.csv \
+        --weights=FOLDER --data=banking=train.csv:test.csv,hate=tweets.csv
+
+`--mode=compare` is run as a user runs it, in a process of its own. Afterwards each of its recipes
+is scored on the test reviews, the chosen one and the others, so that the choice can be compared
+with the best in hindsight. A table whose rows are in the output is not run again.
+"""
+
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pandas
+from absl import app, flags
+from sklearn.metrics import f1_score
+
+from benchmarks.accuracy import rows
+from sentiment_jax.storage.files import read_json
+
+DATA = flags.DEFINE_list("data", [], "NAME=CSV[:TEST_CSV[:VALIDATION_CSV]],...")
+SETTINGS = flags.DEFINE_list("settings", [], "NAME=VALUE,... of every comparison")
+WEIGHTS = flags.DEFINE_string("weights", None, "folder of a small encoder", required=True)
+OUTPUT = flags.DEFINE_string("output", None, "CSV file, a row per recipe", required=True)
+
+COLUMNS = (
+    *("data", "model", "classes", "train", "val", "test", "val_accuracy", "val_macro_f1", "p"),
+    *("accuracy", "macro_f1", "loss", "train_s", "texts_per_s", "chosen", "compare_s"),
+)
+
+
+def compare(name: str, settings: Sequence[str]) -> Iterator[dict[str, object]]:
+    """Compare the recipes on a table; yield a row per model."""
+    program = [sys.executable, "-m", "sentiment_jax.main"]
+    with tempfile.TemporaryDirectory() as folder:
+        workdir = Path(folder) / name
+        command = [*program, "--mode=compare", f"--workdir={workdir}", *settings]
+        start = time.perf_counter()
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        seconds = time.perf_counter() - start
+        chosen = read_json(workdir / "comparison.json")["chosen"]
+        baseline = read_json(workdir / chosen / "result.json")["linear_baseline"]["test"]
+        counts = read_json(workdir / chosen / "env.json")["data"]["counts"]["train"]
+        reviews = read_json(workdir / chosen / "env.json")["data"]["reviews"]
+        for row in pandas.read_csv(workdir / "comparison.csv").to_dict("records"):
+            place = row["model"].replace(":", "-")
+            measured = baseline
+            if row["model"] != "linear":
+                evaluate = [*program, "--mode=evaluate", f"--workdir={workdir / place}"]
+                done = subprocess.run(evaluate, check=True, capture_output=True, text=True)
+                measured = json.loads(done.stdout.splitlines()[-1])
+                if "macro_f1" not in measured:  # of one label per text
+                    table = pandas.read_csv(workdir / place / "predictions.csv", dtype=str)
+                    macro = f1_score(table.label, table.predicted, average="macro")
+                    measured["macro_f1"] = macro
+            yield {
+                "data": name,
+                "model": row["model"],
+                "classes": len(counts),
+                **reviews,
+                "val_accuracy": round(row["accuracy"], 4),
+                "val_macro_f1": round(row["macro_f1"], 4),
+                "p": f"{row['p']:.2g}",
+                "accuracy": round(measured["accuracy"], 4),
+                "macro_f1": round(measured["macro_f1"], 4),
+                "loss": round(measured["loss"], 4),
+                "train_s": round(row["train_seconds"], 1),
+                "texts_per_s": round(row["texts_per_second"]) if place != "linear" else "",
+                "chosen": int(place == chosen),
+                "compare_s": round(seconds),
+            }
+
+
+def main(_: Sequence[str]) -> None:
+    """Compare on what is not in the table yet."""
+    output = Path(OUTPUT.value)
+    done = {row["data"] for row in rows.read(output, COLUMNS)}
+    shared = [f"--config.{setting}" for setting in SETTINGS.value]
+    shared.append(f"--config.model.pretrained={WEIGHTS.value}")
+    for entry in DATA.value:
+        name, _, paths = entry.partition("=")
+        files = zip(("path", "test_path", "validation_path"), paths.split(":"), strict=False)
+        own = [f"--config.data.{setting}={path}" for setting, path in files]
+        for row in compare(name, [*own, *shared]) if name not in done else ():
+            rows.append(output, row)
+
+
+if __name__ == "__main__":
+    app.run(main)

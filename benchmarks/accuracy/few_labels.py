@@ -1,0 +1,273 @@
+"""Few labels and much unlabeled text: methods beside each other, over draws of the labels.
+
+    python -m benchmarks.accuracy.few_labels --output=results/accuracy/few_labels/runs.csv \
+        --runs=runs/few_labels --vectors=runs/vectors --settings=data.path=DATA_DIR
+
+`tfidf` and `lsa` are scikit-learn's, fitted on all texts but the test's: logistic regression on
+TF-IDF, or on its 100 first components. `probe` and `encoder` are the recipes encoder:probe and
+encoder with the weights in --encoder, trained on all labels. `student` distills the encoder from
+`average` on the texts in --texts, an ensemble with `average`. `lstm` trains two LSTMs on the
+embeddings, an ensemble with `average`. `students` has these three as teachers, and two students,
+the encoder at 256 tokens and an LSTM that learns from all unlabeled text; the ensemble is `average`
+and both students:
+
+    python -m benchmarks.accuracy.few_labels --output=results/accuracy/few_labels/runs.csv \
+        --runs=runs/few_labels --vectors=runs/vectors --settings=data.path=DATA_DIR \
+        --methods=probe,encoder,student --encoder=FOLDER --texts=texts.txt
+
+Every run is a process of its own, as a user would start it; a draw of labels is a
+`data.split_seed`. Rows are appended as a method ends; what is in --runs or in the table is not
+trained again: other texts, vectors or weights need another folder. CPU seconds of a row are those
+of all runs that its method has trained so far; those of `tfidf` and `lsa` are without the features.
+"""
+
+import ast
+import contextlib
+import functools
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from absl import app, flags
+from sklearn.decomposition import TruncatedSVD
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GridSearchCV
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import Normalizer
+
+from benchmarks.accuracy import rows
+from sentiment_jax.analysis.predictions import read_predictions
+from sentiment_jax.config.recipes import override, read_recipe
+from sentiment_jax.config.stored import make_frozen
+from sentiment_jax.data.corpus import load_corpus
+from sentiment_jax.data.labels import decide
+from sentiment_jax.data.reviews import Reviews, stratified_sample
+from sentiment_jax.data.unlabeled import load_text
+from sentiment_jax.storage.files import read_json
+from sentiment_jax.storage.run_directory import RunDirectory
+from sentiment_jax.sweeps.plan import Trial
+from sentiment_jax.training.linear_baseline import C
+from sentiment_jax.training.metrics import log_loss
+
+RUNS = flags.DEFINE_string("runs", None, "folder of the runs", required=True)
+VECTORS = flags.DEFINE_string("vectors", "", "run of --config=lstm:pretrain, for average")
+SETTINGS = flags.DEFINE_list("settings", [], "NAME=VALUE,... of every run")
+LABELS = flags.DEFINE_list("labels", ["20", "100", "500", "2500"], "numbers of labels")
+DRAWS = flags.DEFINE_list("draws", ["0", "1", "2", "3", "4"], "split seeds")
+METHODS = flags.DEFINE_list(
+    "methods", ["ngrams", "average"], "and tfidf, lsa, probe, encoder, student, lstm, students"
+)
+ENCODER = flags.DEFINE_string("encoder", "", "folder of weights of a BERT")
+TEXTS = flags.DEFINE_string("texts", "", "unlabeled texts for the student, one per line")
+OUTPUT = flags.DEFINE_string("output", None, "CSV file, a row per run", required=True)
+
+COLUMNS = ("method", "labels", "draw", "val_accuracy", "accuracy", "loss", "best_epoch")
+COLUMNS += ("linear_accuracy", "test", "cpu_s")
+SHORT = ("data.max_length=128", "data.length_buckets=(64,96)")
+LONG = ("data.max_length=256", "data.length_buckets=(96,128,160,192,224)")
+ALL_LABELS = ("data.validation_fraction=0", "linear_baseline=False")
+LSTM = (*ALL_LABELS, "min_steps=400", "optimizer.learning_rate=4e-3")
+LSTM_STUDENT = (*ALL_LABELS, "epochs=2", "optimizer.learning_rate=2e-3")
+STUDENT = (*ALL_LABELS, "epochs=1", "optimizer.learning_rate=1e-4")
+
+
+def run(method: str, labels: str, draw: str) -> list[dict[str, object]]:
+    """Train the models of a method; return a row of the table for each, and for each ensemble."""
+    table = []
+    spent = []  # CPU seconds
+    vectors = f"model.pretrained={VECTORS.value}"
+    encoder = f"model.pretrained={ENCODER.value}"
+
+    def train(name: str, recipe: str, *settings: str, seed: int = 0) -> Path:
+        workdir = Path(RUNS.value) / f"{name}-{labels}-{draw}-{seed}".replace(" ", "-")
+        seconds = Path(f"{workdir}.cpu_s")
+        command = [sys.executable, "-m", "sentiment_jax.main", f"--config={recipe}"]
+        drawn = (f"data.limit={labels}", f"data.split_seed={draw}", f"seed={seed}")
+        given = ("data.source=tfds", *SETTINGS.value, *settings, *drawn)
+        command += [f"--config.{setting}" for setting in given]
+        command.append(f"--workdir={workdir}")
+        fresh = [] if seconds.is_file() else ["--fresh"]  # main refuses other settings
+        before = _cpu_seconds()
+        subprocess.run([*command, *fresh], check=True, stdout=subprocess.DEVNULL)
+        if fresh:
+            seconds.write_text(f"{_cpu_seconds() - before:.1f}\n")
+        spent.append(float(seconds.read_text()))
+        add_row(name, scores(workdir))
+        return workdir
+
+    def add_row(name: str, found: dict[str, object]) -> None:
+        row = {"method": name, "labels": labels, "draw": draw, "cpu_s": round(sum(spent), 1)}
+        table.append(dict.fromkeys(COLUMNS, "") | row | found)
+
+    if method in ("tfidf", "lsa"):
+        add_row(method, logistic_regression(method, int(labels), int(draw)))
+    elif method == "ngrams":
+        train("ngrams", "ngrams")
+    elif method == "probe":
+        train("probe", "encoder:probe", encoder, *ALL_LABELS)
+    elif method == "encoder":
+        batch = min(read_recipe("encoder").batch_size, int(labels) // 2)  # as in a comparison
+        train("encoder", "encoder", encoder, f"batch_size={batch}", *ALL_LABELS)
+    else:
+        average = train("average", "average", vectors)
+        teachers = [average]
+        if method in ("lstm", "students"):
+            for seed in (0, 1):
+                teachers.append(train("lstm", "lstm:semi", vectors, *LSTM, seed=seed))
+            add_row("average + lstm", scores(*teachers))
+        taught = f"data.teacher={','.join(map(str, teachers))}"
+        distilled = (encoder, *SHORT, *STUDENT, f"pretrain.text={TEXTS.value}", taught)
+        if method == "student":
+            student = train("student", "bert:long", *distilled)
+            add_row("average + student", scores(average, student))
+        if method == "students":
+            lstm = train("lstm student", "lstm:semi", vectors, *LSTM_STUDENT, taught)
+            student = train("encoder student", "bert:long", *distilled, *LONG)
+            add_row("average + students", scores(average, lstm, student))
+    return table
+
+
+def scores(first: Path, *others: Path) -> dict[str, object]:
+    """Return what the table says of a run, or of the averaged probabilities of several."""
+    if not others:
+        result = read_json(first / "result.json")
+        linear = result.get("linear_baseline")
+        return {
+            "val_accuracy": round(result["val"]["accuracy"], 4) if result["val"] else "",
+            "accuracy": round(result["test"]["accuracy"], 4),
+            "loss": round(result["test"]["loss"], 4),
+            "best_epoch": result["best_epoch"],
+            "linear_accuracy": round(linear["test"]["accuracy"], 4) if linear else "",
+            "test": result["test"]["examples"],
+        }
+    trials = [Trial("run", run, RunDirectory(run).read_config()) for run in (first, *others)]
+    found = read_predictions([trial.refresh() for trial in trials])
+    return test_scores(found.probabilities.mean(axis=0), found.labels)
+
+
+def test_scores(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, object]:
+    """Return accuracy and loss of probabilities [reviews, classes]."""
+    return {
+        "accuracy": round(float(np.mean(decide(probabilities) == labels)), 4),
+        "loss": round(log_loss(probabilities, labels), 4),
+        "test": len(labels),
+    }
+
+
+def logistic_regression(method: str, labels: int, draw: int) -> dict[str, object]:
+    """Score scikit-learn's logistic regression on TF-IDF or LSA."""
+    given = _values(SETTINGS.value)
+    held_out = draw if "data.source" in given else 0  # IMDB's test reviews are the same in each
+    whole = {"data.split_seed": held_out, "data.folds": 0, "data.validation_fraction": 0.0}
+    reviews, features = fit_features(method, tuple((given | whole).items()))
+    drawn = stratified_sample(reviews["train"], count=labels, seed=draw)
+    index = {name: i for i, name in enumerate(reviews["train"].ids)}
+    model = LogisticRegression(solver="liblinear")
+    search = GridSearchCV(model, {"C": C}, scoring="neg_log_loss", cv=3)
+    before = time.process_time()
+    search.fit(features["train"][[index[name] for name in drawn.ids]], drawn.labels)
+    found = test_scores(search.predict_proba(features["test"]), reviews["test"].labels)
+    return found | {"cpu_s": round(time.process_time() - before, 1)}
+
+
+@functools.cache
+def fit_features(
+    method: str, settings: tuple[tuple[str, object], ...]
+) -> tuple[dict[str, Reviews], dict[str, Any]]:
+    """Return the reviews of each split, and their features, fitted on all texts but the test's."""
+    config = make_frozen(override(read_recipe("average"), dict(settings)))
+    text = load_text(config.data, config.pretrain.text, tested=False).splits["train"]
+    model = make_pipeline(TfidfVectorizer(ngram_range=(1, 2), min_df=5, sublinear_tf=True))
+    if method == "lsa":
+        model = make_pipeline(model, TruncatedSVD(100, random_state=0), Normalizer())
+    model.fit(text.texts)
+    reviews = load_corpus(config.data).splits
+    features = {name: model.transform(reviews[name].texts) for name in ("train", "test")}
+    return reviews, features
+
+
+def _values(settings: Sequence[str]) -> dict[str, Any]:
+    found: dict[str, Any] = dict(setting.split("=", 1) for setting in settings)
+    for name, value in found.items():
+        with contextlib.suppress(ValueError, SyntaxError):  # a text
+            found[name] = ast.literal_eval(value)
+    return found
+
+
+def _cpu_seconds() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def main(_: Sequence[str]) -> None:
+    """Train what is not in the table yet, then print and draw means over the draws."""
+    output = Path(OUTPUT.value)
+    found = rows.read(output, COLUMNS)
+    done = {(row["method"], row["labels"], row["draw"]) for row in found}
+    for draw in DRAWS.value:
+        for labels in LABELS.value:
+            for method in METHODS.value:
+                names = (method, f"average + {method}")
+                if any((name, labels, draw) in done for name in names):
+                    continue
+                new = run(method, labels, draw)
+                new = [row for row in new if (row["method"], labels, draw) not in done]
+                found += [rows.append(output, row) for row in new]
+                done |= {(str(row["method"]), labels, draw) for row in new}
+    groups = defaultdict(list)
+    for row in found:
+        groups[row["method"], int(row["labels"])].append(row)
+    for (method, labels), group in sorted(groups.items()):
+        print(
+            f"{method:20} {labels:6,} labels  {_mean(group, 'accuracy')}  "
+            f"linear {_mean(group, 'linear_accuracy')}  {_mean(group, 'cpu_s', '.0f')} CPU s"
+        )
+    plot(groups, output.with_suffix(".png"))
+
+
+def plot(groups: dict[tuple[str, int], list[dict[str, str]]], path: Path) -> None:
+    """Draw accuracy against the number of labels, if there are several: mean, each draw a dot."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.5, 4), layout="constrained")
+    axes = figure.subplots()
+    lines = {method: (method, "accuracy") for method, _ in groups}
+    lines["linear baseline"] = ("average", "linear_accuracy")
+    for label, (method, column) in lines.items():
+        found = {}
+        for (name, count), group in sorted(groups.items()):
+            if name == method and all(row[column] for row in group):
+                found[count] = [float(row[column]) for row in group]
+        if len(found) < 2:
+            continue
+        (line,) = axes.plot(list(found), list(map(statistics.mean, found.values())), label=label)
+        for count, values in found.items():
+            axes.plot([count] * len(values), values, ".", color=line.get_color(), alpha=0.5)
+    axes.set(xscale="log", xlabel="labels", ylabel="test accuracy", ylim=(0.48, 0.95))
+    counts = sorted({labels for _, labels in groups})
+    axes.set_xticks(counts, [f"{count:,}" for count in counts])
+    axes.minorticks_off()
+    axes.spines[["top", "right"]].set_visible(False)
+    if axes.lines:
+        axes.legend(frameon=False)
+    figure.savefig(path, dpi=120)
+
+
+def _mean(group: Sequence[dict[str, str]], column: str, digits: str = ".4f") -> str:
+    values = [float(row[column]) for row in group if row[column]]
+    if not values:
+        return "-"
+    mean = f"{statistics.mean(values):{digits}}"
+    return f"{mean} ± {statistics.stdev(values):{digits}}" if len(values) > 1 else mean
+
+
+if __name__ == "__main__":
+    app.run(main)

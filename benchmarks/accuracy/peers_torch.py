@@ -1,0 +1,142 @@
+"""The peers of peers.py: a table in, predictions of its test file out, in one process.
+
+    python benchmarks/accuracy/peers_torch.py METHOD FOLDER WEIGHTS SEED
+
+FOLDER holds train.csv, val.csv and test.csv; predicted.csv is written into it. `trainer` is
+transformers' Trainer with the rate, batch size and epochs of configs/encoder.py, whose best epoch
+by validation accuracy is tested, in bfloat16 where the CPU has instructions for it. It trains all
+parameters; `trainer-frozen` keeps the embeddings, as that recipe does, and `trainer-3` has three
+epochs. `setfit` is SetFit (Tunstall
+et al., 2022) with its defaults, but for 20 sampled pairs of each kind per text. `sklearn` is TF-IDF
+of words, bigrams and character n-grams with logistic regression, its C by cross-validation, on
+train and val together.
+Imports neither the package nor JAX.
+"""
+
+import functools
+import math
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+
+def read(folder: Path) -> dict[str, pd.DataFrame]:
+    """Return the three splits."""
+    names = ("train", "val", "test")
+    return {name: pd.read_csv(folder / f"{name}.csv", keep_default_na=False) for name in names}
+
+
+def trainer(
+    splits: dict[str, pd.DataFrame],
+    folder: Path,
+    weights: str,
+    seed: int,
+    frozen: bool = False,
+    epochs: int = 2,
+) -> np.ndarray:
+    """Fine-tune by transformers' Trainer."""
+    import torch
+    import transformers
+    from datasets import Dataset
+
+    transformers.set_seed(seed)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(weights)
+    classes = sorted(splits["train"].label.unique())
+
+    def encode(frame: pd.DataFrame) -> Dataset:
+        encoded = tokenizer(frame.text.tolist(), truncation=True, max_length=128)
+        labels = [classes.index(label) for label in frame.label]
+        return Dataset.from_dict({**encoded, "labels": labels})
+
+    sets = {name: encode(frame) for name, frame in splits.items()}
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(
+        weights, num_labels=len(classes)
+    )
+    model.base_model.embeddings.requires_grad_(not frozen)
+    steps = math.ceil(len(sets["train"]) / 32)
+    arguments = transformers.TrainingArguments(
+        output_dir=str(folder / "trainer"),
+        per_device_train_batch_size=32,
+        per_device_eval_batch_size=32,
+        num_train_epochs=max(epochs, math.ceil(80 / steps)),
+        learning_rate=1e-4,
+        weight_decay=0.01,
+        warmup_steps=0.1,
+        bf16=torch.cuda.is_available() or "bf16" in Path("/proc/cpuinfo").read_text(),
+        use_cpu=not torch.cuda.is_available(),
+        eval_strategy="epoch",
+        save_strategy="epoch",
+        load_best_model_at_end=True,
+        metric_for_best_model="accuracy",
+        save_total_limit=1,
+        report_to=[],
+        seed=seed,
+    )
+    run = transformers.Trainer(
+        model=model,
+        args=arguments,
+        train_dataset=sets["train"],
+        eval_dataset=sets["val"],
+        processing_class=tokenizer,
+        compute_metrics=lambda found: {
+            "accuracy": float(np.mean(found.predictions.argmax(-1) == found.label_ids))
+        },
+    )
+    run.train()
+    return np.array(classes)[run.predict(sets["test"]).predictions.argmax(-1)]
+
+
+def setfit(splits: dict[str, pd.DataFrame], folder: Path, weights: str, seed: int) -> np.ndarray:
+    """Fine-tune the encoder on contrastive pairs, then fit a logistic regression."""
+    from datasets import Dataset
+    from setfit import SetFitModel, Trainer, TrainingArguments
+
+    both = pd.concat([splits["train"], splits["val"]])  # nothing is chosen on val
+    classes = sorted(both.label.unique())
+    rows = {"text": both.text.tolist(), "label": [classes.index(label) for label in both.label]}
+    model = SetFitModel.from_pretrained(weights)
+    arguments = TrainingArguments(
+        output_dir=str(folder / "setfit"), batch_size=16, num_epochs=1, num_iterations=20, seed=seed
+    )
+    run = Trainer(model=model, args=arguments, train_dataset=Dataset.from_dict(rows))
+    run.train()
+    return np.array(classes)[np.asarray(model.predict(splits["test"].text.tolist()))]
+
+
+def sklearn(splits: dict[str, pd.DataFrame], folder: Path, weights: str, seed: int) -> np.ndarray:
+    """Fit the linear model that five lines of scikit-learn give."""
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.linear_model import LogisticRegressionCV
+    from sklearn.pipeline import make_pipeline, make_union
+
+    both = pd.concat([splits["train"], splits["val"]])
+    words = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True)
+    characters = TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 5), sublinear_tf=True)
+    logistic = LogisticRegressionCV(
+        Cs=[1, 3, 10, 30, 100],
+        solver="liblinear" if both.label.nunique() == 2 else "lbfgs",
+        scoring="neg_log_loss",
+        random_state=seed,
+    )
+    model = make_pipeline(make_union(words, characters), logistic)
+    return model.fit(both.text, both.label).predict(splits["test"].text)
+
+
+def main(method: str, folder: str, weights: str, seed: str) -> None:
+    """Train by one method; write the classes that it predicts for the test texts."""
+    splits = read(Path(folder))
+    methods = {
+        "trainer": trainer,
+        "trainer-frozen": functools.partial(trainer, frozen=True),
+        "trainer-3": functools.partial(trainer, epochs=3),
+        "setfit": setfit,
+        "sklearn": sklearn,
+    }
+    predicted = methods[method](splits, Path(folder), weights, int(seed))
+    pd.DataFrame({"predicted": predicted}).to_csv(Path(folder) / "predicted.csv", index=False)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,1 @@
+"""Kills, damaged files and silences; the structure of the package."""

@@ -1,0 +1,338 @@
+"""SIGKILL training runs and sweeps at random moments; after each kill, run the same command again.
+
+    python -m benchmarks.reliability.kill_soak --kills=100 \
+        --output=results/reliability/faults/kill_soak.md
+
+The result must be bitwise equal to that of the uninterrupted command; the first difference ends the
+soak with exit code 1. A third of the kills come at a uniformly random moment of the remaining time.
+The others come within 100 ms of the appearance of a certain file: the stages of a checkpoint
+(begun, complete, named, predecessor deleted), the end of a validation or a run, a sweep's files.
+"""
+
+import argparse
+import collections
+import datetime
+import math
+import os
+import platform
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+
+from benchmarks.reliability import comparing
+from sentiment_jax.storage.checkpoints import MANIFEST
+from sentiment_jax.storage.files import read_json
+from sentiment_jax.storage.metrics_log import read_metrics
+from sentiment_jax.storage.run_directory import RunDirectory, describe_environment
+
+SMALL = [
+    *("--config=configs/lstm.py:sample", "--config.log_every=1", "--config.checkpoint_every=4"),
+    *("--config.data.max_length=24", "--config.data.length_buckets=(12,)"),
+    *("--config.model.embedding_size=8", "--config.model.hidden_size=6"),
+    *("--config.model.dense_size=5", "--config.cpu_devices=1"),
+    "--config.linear_baseline=False",  # a kill before it leaves a finished run without one
+]
+TRAINING = [*SMALL, "--config.epochs=8"]
+BERT = [
+    *("--config=configs/bert.py:tiny", "--config.epochs=3", "--config.checkpoint_every=5"),
+    *("--config.log_every=1", "--config.data.limit=120", "--config.data.max_length=24"),
+    *("--config.data.length_buckets=(12,)", "--config.data.vocabulary_size=300"),
+    "--config.linear_baseline=False",
+]
+SWEEP = [
+    *(*SMALL, "--mode=sweep", "--config.epochs=2", "--config.data.limit=120"),
+    *("--sweep_optimizer=adam,sgd", "--sweep_batch_size=16", "--sweep_learning_rate=1e-2,1e30"),
+    *("--config.optimizer.clip_norm=0", "--sweep_seeds=0,1"),
+]
+CROSS_VALIDATION = [
+    *(*SMALL, "--config.epochs=2", "--config.data.folds=3", "--config.data.limit=120"),
+    "--config.data.test_limit=40",
+]
+KILLS_EACH = 6  # of one training run or sweep, which then runs to its end
+
+# The file below the directory that a targeted kill waits for.
+TRAINING_MOMENTS = {
+    "a save begins (after a validation, too)": "checkpoints/*.partial",
+    "a manifest is written": "checkpoints/*.partial/.MANIFEST.json.*",
+    "a manifest is there": "checkpoints/*.partial/MANIFEST.json",
+    "a checkpoint appears": "checkpoints/*[0-9]",
+    "a checkpoint is deleted": "checkpoints/*.deleted",
+    "metrics.jsonl is rewritten": ".metrics.jsonl.*",
+    "config.json is written": ".config.json.*",
+    "the test set is scored": "predictions.csv",
+    "curves are drawn": "curves.png",
+    "result.json is written": ".result.json.*",
+}
+SWEEP_MOMENTS = {
+    "sweep.json is written": ".sweep.json.*",
+    "the next run begins": "*/lock",
+    "a run's result.json": "*/result.json",
+    "a run's failed.json": "*/failed.json",
+    "a save in a run": "*/checkpoints/*.partial",
+    "a checkpoint appears in a run": "*/checkpoints/*[0-9]",
+    "a checkpoint of a run is deleted": "*/checkpoints/*.deleted",
+    "the winner is retrained": "final/*/lock",
+    "the winner is tested": "final/*/predictions.csv",
+    "table.csv is written": ".table.csv.*",
+}
+
+ARRAY = RunDirectory(Path()).probabilities.name
+CROSS_VALIDATION_MOMENTS = {
+    "a fold begins": "folds/*/lock",
+    "a save begins in a fold": "folds/*/checkpoints/*.partial",
+    "a checkpoint appears in a fold": "folds/*/checkpoints/*[0-9]",
+    "a checkpoint of a fold is deleted": "folds/*/checkpoints/*.deleted",
+    "a fold's probabilities are written": f"folds/*/.{ARRAY}.*",
+    "a fold's probabilities are there": f"folds/*/{ARRAY}",
+    "a fold's env.json is written": "folds/*/.env.json.*",
+    "a fold's result.json": "folds/*/result.json",
+    "the pooled predictions": "predictions-val.csv",
+    "a save begins in the last fit": "checkpoints/*.partial",
+    "a checkpoint appears in the last fit": "checkpoints/*[0-9]",
+    "the test set is scored": "predictions.csv",
+    "result.json is written": ".result.json.*",
+}
+
+
+def start(arguments: list[str], workdir: Path) -> subprocess.Popen:
+    """Start or resume the command."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "sentiment_jax.main", f"--workdir={workdir}", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**os.environ, "TQDM_DISABLE": "1"},
+    )
+
+
+def wait_for(
+    process: subprocess.Popen, holds: Callable[[], bool], seconds: float = math.inf
+) -> bool:
+    """Wait for a condition; return False if the process or the time ended first."""
+    end = time.monotonic() + seconds
+    while not holds():
+        if process.poll() is not None or time.monotonic() > end:
+            return False
+        time.sleep(0.0003)
+    return True
+
+
+def has_begun(workdir: Path, before: int) -> bool:
+    """Return whether the start-up (imports, data) is over: env.json is newer than `before`."""
+    files = [*workdir.glob("env.json"), *workdir.glob("**/lock")]
+    return any(path.stat().st_mtime_ns > before for path in files)
+
+
+def kill_somewhere(
+    process: subprocess.Popen, workdir: Path, moments: dict[str, str], left: float, rng
+) -> tuple[str, float]:
+    """Kill the process, which has about `left` seconds left after its start-up.
+
+    Returns:
+      What was aimed at (empty if the process had ended before) and the seconds that it ran.
+    """
+    begun = time.time_ns()
+    aim = rng.choice(["start-up", *["any moment"] * 6, *["a file"] * 13])
+    # Files that exist for a millisecond are often missed: three aims in four are at the others.
+    brief = rng.random() < 0.25
+    moment = rng.choice([name for name, path in moments.items() if ("/." in f"/{path}") == brief])
+    before = set(workdir.glob(moments[moment]))
+
+    def appeared() -> bool:
+        return bool(set(workdir.glob(moments[moment])) - before)
+
+    clock = time.monotonic()
+    if aim == "start-up":
+        time.sleep(rng.uniform(0, 4))
+    elif aim == "any moment":
+        if wait_for(process, lambda: has_begun(workdir, begun)):
+            clock = time.monotonic()
+            time.sleep(rng.uniform(0, left))
+    else:
+        found = wait_for(process, lambda: has_begun(workdir, begun) or appeared())
+        clock = time.monotonic()
+        found = found and wait_for(process, appeared, left if brief else math.inf)
+        aim = moment if found else f"{moment} (missed)"
+        time.sleep(rng.choice([0, rng.uniform(0, 0.01), rng.uniform(0, 0.1)]) if found else 0)
+    had = 0 if aim == "start-up" else time.monotonic() - clock
+    ended = process.poll() is not None
+    process.kill()
+    return "" if ended else aim, had
+
+
+def where_it_landed(workdir: Path, pid: int) -> str:
+    """Return the phase that a killed training run was in, inferred from its files."""
+    if (workdir / "result.json").exists():
+        return "after result.json"
+    folder = workdir / "checkpoints"
+    if any(folder.glob(f"*.partial/{MANIFEST}")):
+        return "between a manifest and the checkpoint's name"
+    if any(folder.glob("*.partial")):
+        return "in the middle of a save"
+    if any(folder.glob("*.deleted")):
+        return "in a deletion"
+    if any(workdir.glob(f".*.{pid}")):
+        return "while a file was written"
+    records = read_metrics(workdir / "metrics.jsonl")
+    if not (workdir / "config.json").exists() or not records:
+        return "before the first step"
+    if (workdir / "curves.png").exists() or (workdir / "predictions.csv").exists():
+        return "at the run's end"
+    if records[-1]["split"] == "val":
+        return "after a validation"
+    train = sum(read_json(workdir / "env.json")["data"]["counts"]["train"].values())
+    epoch = math.ceil(train / read_json(workdir / "config.json")["batch_size"])
+    return "between two steps" if records[-1]["step"] % epoch else "in a validation"
+
+
+def phase(directory: Path, pid: int) -> str:
+    """Return the phase that a killed training run or sweep was in."""
+    folds = [path.parent for path in directory.glob("folds/*/lock")]
+    if unfinished := [fold for fold in folds if not (fold / "result.json").exists()]:
+        return f"fold: {where_it_landed(unfinished[0], pid)}"
+    if folds and not (directory / "predictions-val.csv").exists():
+        return "between two folds"
+    if not (directory / "sweep.json").exists():
+        return where_it_landed(directory, pid) if directory.exists() else "before the first file"
+    runs = [path.parent for path in directory.glob("**/lock")]
+    ended = [run for run in runs if any((run / f).exists() for f in ("result.json", "failed.json"))]
+    if not set(runs) - set(ended):
+        return "sweep: between two runs"
+    return f"sweep: {where_it_landed((set(runs) - set(ended)).pop(), pid)}"
+
+
+def finished_runs(directory: Path) -> dict:
+    """Return the files of a sweep's finished runs, without their locks."""
+    runs = [path.parent for path in directory.glob("**/result.json")]
+    files = [(path, f) for run in runs for path, f in comparing.contents(run).items()]
+    return {
+        path: f
+        for path, f in files
+        if path.name not in ("lock", "log.txt")
+        and not {"folds", "checkpoints"} <= {*path.parts}  # which a fold keeps only for a while
+    }
+
+
+KINDS = {
+    "training": (TRAINING, TRAINING_MOMENTS),
+    "bert": (BERT, TRAINING_MOMENTS),
+    "sweep": (SWEEP, SWEEP_MOMENTS),
+    "cross-validation": (CROSS_VALIDATION, CROSS_VALIDATION_MOMENTS),
+}
+
+
+def soak(
+    kills: int, seed: int, kinds: list[str], root: Path
+) -> tuple[list[tuple[str, str]], int, str]:
+    """Return (aim, phase) of every kill, the number of ended runs and sweeps, and the failure."""
+    rng = random.Random(seed)
+    durations = {}
+    for name in kinds:
+        arguments, _ = KINDS[name]
+        for _ in range(2):  # the second finds compiled programs, like all later ones
+            shutil.rmtree(root / name, ignore_errors=True)
+            process = start(arguments, root / name)
+            begun = time.time_ns()
+            wait_for(process, lambda b=begun, n=name: has_begun(root / n, b))
+            clock = time.monotonic()
+            output, _ = process.communicate()
+            durations[name] = time.monotonic() - clock
+        if process.returncode:
+            return [], 0, output
+    landed = []
+    ended = 0
+    began = time.monotonic()
+    while len(landed) < kills:
+        name = kinds[ended % len(kinds)]
+        arguments, moments = KINDS[name]
+        workdir = root / f"{name}-{ended}"
+        own = 0
+        left = durations[name]
+        kept: dict = {}
+        while True:
+            process = start(arguments, workdir)
+            aim = ""
+            had = 0.0
+            if own < KILLS_EACH and len(landed) < kills:
+                aim, had = kill_somewhere(process, workdir, moments, left, rng)
+            output, _ = process.communicate()
+            now = finished_runs(workdir)
+            if changed := [path for path, file in kept.items() if now.get(path) != file]:
+                return landed, ended, f"a finished run's {changed[0]} was touched"
+            kept = now
+            if not aim:
+                break
+            own += 1
+            left = max(left - had, durations[name] / 4)
+            landed.append((aim, phase(workdir, process.pid)))
+            done = len(landed)
+            eta = (time.monotonic() - began) / done * (kills - done)
+            print(
+                f"{done:>4}/{kills}  {name} {ended}: {landed[-1][1]} (aimed at: {aim})  "
+                f"ETA {eta:.0f} s",
+                flush=True,
+            )
+        if process.returncode:
+            return landed, ended, f"exit code {process.returncode}: {output}"
+        if left_over := list(workdir.rglob("*.corrupt")):
+            return landed, ended, f"{left_over[0]} was set aside"
+        if wrong := comparing.difference_of_all(root / name, workdir):
+            return landed, ended, f"{workdir} differs from the uninterrupted {name}: {wrong}"
+        ended += 1
+        shutil.rmtree(workdir)
+    return landed, ended, ""
+
+
+def report(arguments, landed, ended, wrong, seconds) -> str:
+    """Return the log in Markdown."""
+    command = f"python -m benchmarks.reliability.kill_soak --kills={arguments.kills}"
+    command += f" --seed={arguments.seed} --kinds={arguments.kinds}"
+    machine = f"{describe_environment()['machine']}; Python {platform.python_version()}, "
+    lines = [
+        *("# Kill soak", ""),
+        f"`{command}`, {datetime.date.today()}, {machine}jax {jax.__version__}, {seconds:.0f} s.",
+        "",
+        f"{len(landed)} SIGKILLs of {ended} commands ({arguments.kinds}) on the embedded sample, "
+        "each followed by the same command. Compared with the uninterrupted ones: parameters and "
+        "optimizer state of all checkpoints bitwise, every line of metrics.jsonl once and equal, "
+        "result.json, predictions.csv, the sweep's table, the probabilities of all folds; files of "
+        "finished runs untouched; no checkpoint set aside.",
+        *("", f"**Result: {'FAILED: ' + wrong if wrong else 'all equal.'}**"),
+    ]
+    for title, column in (("where the kill landed", 1), ("what it was aimed at", 0)):
+        lines += ["", f"| {title} | kills |", "| --- | ---: |"]
+        counts = collections.Counter(kill[column] for kill in landed)
+        lines += [f"| {name} | {count} |" for name, count in counts.most_common()]
+    return "\n".join(lines) + "\n"
+
+
+def main() -> int:
+    """Parse the command line, run the soak, write the log."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--kills", type=int, default=100)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--kinds", default=",".join(KINDS), help="what is killed, in turn")
+    parser.add_argument("--output", type=Path, help="file of the log; default: stdout only")
+    arguments = parser.parse_args()
+    clock = time.monotonic()
+    folder = Path(tempfile.mkdtemp(prefix="kill_soak_"))
+    landed, ended, wrong = soak(arguments.kills, arguments.seed, arguments.kinds.split(","), folder)
+    if not wrong:  # else keep it for inspection
+        shutil.rmtree(folder)
+    log = report(arguments, landed, ended, wrong, time.monotonic() - clock)
+    print(log)
+    if arguments.output:
+        arguments.output.parent.mkdir(parents=True, exist_ok=True)
+        arguments.output.write_text(log)
+    return int(bool(wrong))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,63 @@
+"""Count the package's lines by folder, and its import layers, edges and cycles.
+
+    python -m benchmarks.reliability.structure [--path=OTHER_CHECKOUT]
+
+A unit is a top-level file or folder of the package. Its layer is one above the highest unit that it
+imports. Lines are those of the Python files, blank lines and docstrings included.
+"""
+
+import argparse
+import functools
+import os
+import sys
+from pathlib import Path
+
+import grimp
+
+CORE = ("data/", "models/", "training/steps.py", "training/loop.py")
+
+
+def main() -> None:
+    """Print the units, the totals and the cycles."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--path", type=Path, default=Path.cwd())
+    root = parser.parse_args().path.resolve()
+    os.chdir(root)
+    sys.path.insert(0, str(root))
+    package = root / "sentiment_jax"
+    lines = {
+        path.relative_to(package).as_posix(): len(path.read_text(encoding="utf-8").splitlines())
+        for path in package.rglob("*.py")
+    }
+    graph = grimp.build_graph("sentiment_jax", cache_dir=None)
+    imports: dict[str, set[str]] = {}
+    for module in graph.modules - {"sentiment_jax"}:
+        unit = module.split(".")[1]
+        found = graph.find_modules_directly_imported_by(module) - {"sentiment_jax"}
+        imports.setdefault(unit, set()).update({name.split(".")[1] for name in found} - {unit})
+    cycles: set[tuple[str, ...]] = set()
+
+    @functools.cache
+    def layer(unit: str, path: tuple[str, ...] = ()) -> int:
+        if unit in path:
+            cycles.add(path[path.index(unit) :])
+            return 0
+        return 1 + max((layer(below, (*path, unit)) for below in imports[unit]), default=0)
+
+    layers = {unit: layer(unit) for unit in imports}
+    for unit in sorted(imports, key=lambda unit: (-layers[unit], unit)):
+        own = sum(
+            n for name, n in lines.items() if name in (f"{unit}.py",) or name.startswith(f"{unit}/")
+        )
+        print(f"layer {layers[unit]:>2}  {unit:12} {own:>5} lines")
+    core = sum(n for name, n in lines.items() if name.startswith(CORE))
+    edges = sum(len(below) for below in imports.values())
+    print(f"{sum(lines.values()):,} lines; the core ({', '.join(CORE)}) {core:,}")
+    print(
+        f"{len(imports)} units in {max(layers.values())} layers, {edges} import edges, "
+        f"{len(cycles)} cycles {sorted(cycles) or ''}"
+    )
+
+
+if __name__ == "__main__":
+    main()

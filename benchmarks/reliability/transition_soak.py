@@ -1,0 +1,248 @@
+"""SIGKILL a command before the n-th change that it makes to the file system.
+
+    python -m benchmarks.reliability.transition_soak --kills=200 \
+        --output=results/reliability/faults/transition_soak.md
+
+Files opened for writing, renamed, deleted, folders made and removed are counted by an audit hook of
+the interpreter, in a forked child, so that every n hits. Trainings, cross-validations, sweeps, and
+trainings with --fresh over a finished run, over a cross-validation, and over one whose checkpoints/
+is a link. Then the same command runs again, without --fresh. It must end bitwise equal to the
+uninterrupted one, or, before --fresh has taken the old run away, find that run whole.
+"""
+
+import argparse
+import collections
+import contextlib
+import datetime
+import os
+import platform
+import random
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from benchmarks.reliability import comparing
+from configs import lstm
+from sentiment_jax.config.recipes import override
+from sentiment_jax.modes.sweep import sweep
+from sentiment_jax.modes.train import train
+from sentiment_jax.runtime import startup
+from sentiment_jax.storage.run_directory import describe_environment
+
+CHANGES = ("os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.link", "os.symlink")
+SMALL = {
+    "cpu_devices": 1,
+    "epochs": 2,
+    "log_every": 2,
+    "checkpoint_every": 3,
+    "linear_baseline": False,
+    "data.limit": 60,
+    "data.test_limit": 30,
+    "data.max_length": 24,
+    "data.length_buckets": (),
+    "model.embedding_size": 8,
+    "model.hidden_size": 6,
+    "model.dense_size": 5,
+}
+AXES = {
+    "procedure": "grid",
+    "optimizer": ("adam", "sgd"),
+    "batch_size": (16,),
+    "learning_rate": (3e-3,),
+    "seeds": (0,),
+}
+OLD = override(lstm.get_config("sample"), SMALL)
+OLD_FOLDS = override(OLD, {"data.folds": 2})
+NEW, NEW_FOLDS = (override(config, {"seed": 5}) for config in (OLD, OLD_FOLDS))
+# What runs, over which earlier run; a sweep has no config of its own here.
+KINDS = {
+    "training": (NEW, None),
+    "cross-validation": (NEW_FOLDS, None),
+    "sweep": (None, None),
+    "--fresh over a run": (NEW, OLD),
+    "--fresh over a run with linked checkpoints": (NEW, OLD),
+    "--fresh over a cross-validation": (NEW, OLD_FOLDS),
+    "--fresh cross-validation over another": (NEW_FOLDS, OLD_FOLDS),
+}
+counting: dict[str, Any] = {"on": False, "done": 0, "last": None, "cache": ""}
+
+
+def count(event: str, arguments: Any) -> None:
+    """Count a change to the file system, and die before the last one."""
+    writes = event == "open" and set(str(arguments[1])) & set("wax+")
+    if not counting["on"] or not (event in CHANGES or writes):
+        return
+    if str(arguments[0]).startswith(("/dev/", counting["cache"])):
+        return
+    counting["done"] += 1
+    if counting["done"] == counting["last"]:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def fork(work: Callable[[], Any], log: Path, last: int | None = None) -> tuple[int, int]:
+    """Do some work in a child, killed before its `last` change; return status and changes."""
+    reader, writer = os.pipe()
+    child = os.fork()
+    if not child:
+        with log.open("w") as file:
+            os.dup2(file.fileno(), 1)
+            os.dup2(file.fileno(), 2)
+        counting.update(on=True, done=0, last=last)
+        status = 0
+        try:
+            work()
+        except BaseException as error:
+            status = 1
+            print(f"{type(error).__name__}: {error}", flush=True)
+        counting["on"] = False
+        os.write(writer, str(counting["done"]).encode())
+        os._exit(status)
+    os.close(writer)
+    _, status = os.waitpid(child, 0)
+    done = os.read(reader, 20)
+    os.close(reader)
+    return os.waitstatus_to_exitcode(status), int(done or 0)
+
+
+class Soak:
+    """A folder of finished runs to begin from and to compare with."""
+
+    def __init__(self, root: Path, seed: int):
+        self.root = root
+        self.log = root / "log.txt"
+        self.random = random.Random(seed)
+        self.hit: collections.defaultdict[str, list[int]] = collections.defaultdict(list)
+        self.changes: dict[str, int] = {}
+        for name, config in {"old": OLD, "old_folds": OLD_FOLDS}.items():
+            self.must(self.command(config, root / name))
+        for name in KINDS:
+            config, before = KINDS[name]
+            workdir = self.prepare(name, root / name.replace("/", ""))
+            fresh = before is not None
+            self.changes[name] = self.must(self.command(config, workdir, fresh=fresh))
+
+    def command(self, config: Any, workdir: Path, fresh: bool = False) -> Callable[[], Any]:
+        """Return what trains, or sweeps if there is no config, in a child."""
+
+        def work() -> None:
+            startup.start(config or OLD)
+            if config is None:
+                sweep(OLD, workdir, AXES)
+            else:
+                train(config, workdir, fresh=fresh)
+
+        return work
+
+    def must(self, work: Callable[[], Any]) -> int:
+        """Do some work undisturbed; return the number of its changes."""
+        status, changes = fork(work, self.log)
+        assert not status, self.log.read_text()[-2000:]
+        return changes
+
+    def prepare(self, name: str, workdir: Path) -> Path:
+        """Put the earlier run, if any, where the new one goes."""
+        before = KINDS[name][1]
+        if before is not None:
+            shutil.copytree(self.root / ("old_folds" if before is OLD_FOLDS else "old"), workdir)
+        if "linked" in name:
+            linked = workdir.with_name(f"{workdir.name}.linked")
+            (workdir / "checkpoints").rename(linked)
+            (workdir / "checkpoints").symlink_to(linked)
+        return workdir
+
+    def kill(self, number: int) -> str:
+        """Kill one command two to four times and run it again; say what was wrong, if anything."""
+        name = self.random.choice([*KINDS])
+        config, before = KINDS[name]
+        workdir = self.prepare(name, self.root / str(number))
+        fresh = before is not None
+        for _ in range(self.random.choice((2, 3, 4))):
+            early = fresh and self.random.random() < 0.7  # the old run's removal
+            last = self.random.randint(1, 100 if early else self.changes[name])
+            status, _ = fork(self.command(config, workdir, fresh=fresh), self.log, last)
+            if status == -signal.SIGKILL:
+                self.hit[name].append(last)
+            elif status:
+                return f"{name}, {last}: {self.log.read_text()[-2000:]}"
+            fresh = fresh and self.random.random() < 0.5
+        status, _ = fork(self.command(config, workdir), self.log)
+        if status and before is not None and "another config" in self.log.read_text():
+            old = "old_folds" if before is OLD_FOLDS else "old"
+            if wrong := self.compare(self.root / old, workdir):
+                return f"{name}: the old run is there, but not whole: {wrong}"
+            status, _ = fork(self.command(config, workdir, fresh=True), self.log)
+        if status:
+            return f"{name}: {self.log.read_text()[-2000:]}"
+        if wrong := self.compare(self.root / name.replace("/", ""), workdir):
+            return f"{name}: differs from the uninterrupted one: {wrong}"
+        places = (workdir, workdir.with_name(f"{workdir.name}.linked"))  # checkpoints/ is a link
+        left = [path for place in places for path in place.rglob("*")]
+        if odd := [path for path in left if path.suffix in (".deleted", ".corrupt")]:
+            return f"{name}: left {odd[0]}"
+        for path in places:
+            shutil.rmtree(path, ignore_errors=True)
+        return ""
+
+    def compare(self, expected: Path, found: Path) -> str:
+        """Return the first difference, found in a child: JAX must not start in this process."""
+        answer = self.root / "difference.txt"
+
+        def work() -> None:
+            startup.start(OLD)
+            answer.write_text(comparing.difference_of_all(expected, found))
+
+        answer.unlink(missing_ok=True)
+        self.must(work)
+        return answer.read_text()
+
+
+def main() -> int:
+    """Parse the command line, run the soak, write the log."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--kills", type=int, default=200)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--output", type=Path, help="file of the log; default: stdout only")
+    arguments = parser.parse_args()
+    clock = time.monotonic()
+    startup.use_wide_vectors()
+    os.environ["JAX_PLATFORMS"] = "cpu"
+    root = Path(tempfile.mkdtemp(prefix="transition_soak_"))
+    os.environ["XDG_CACHE_HOME"] = counting["cache"] = str(root / "cache")
+    sys.addaudithook(count)
+    soak = Soak(root, arguments.seed)
+    wrong = ""
+    commands = 0
+    while not wrong and sum(map(len, soak.hit.values())) < arguments.kills:
+        wrong = soak.kill(commands)
+        commands += 1
+        print(f"{sum(map(len, soak.hit.values()))}/{arguments.kills}", end="\r", flush=True)
+    machine = f"{describe_environment()['machine']}; Python {platform.python_version()}"
+    command = "python -m benchmarks.reliability.transition_soak"
+    command += f" --kills={arguments.kills} --seed={arguments.seed}"
+    lines = [
+        *("# Kills before a change to the file system", ""),
+        f"`{command}`, {datetime.date.today()}, {machine}, {time.monotonic() - clock:.0f} s.",
+        "",
+        f"**Result of {commands} commands: {'FAILED: ' + wrong if wrong else 'all equal.'}**",
+        *("", "| command | its changes | kills | before different changes |"),
+        "|---|---:|---:|---:|",
+    ]
+    for name, hit in sorted(soak.hit.items()):
+        lines.append(f"| {name} | {soak.changes[name]} | {len(hit)} | {len({*hit})} |")
+    log = "\n".join(lines) + "\n"
+    print(log)
+    if arguments.output:
+        arguments.output.write_text(log)
+    if not wrong:  # else it is kept for inspection
+        with contextlib.suppress(OSError):
+            shutil.rmtree(root)
+    return int(bool(wrong))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

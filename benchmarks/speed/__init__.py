@@ -1,0 +1,1 @@
+"""Seconds, bytes and FLOPs, here and beside PyTorch; what an accuracy costs."""

@@ -1,0 +1,82 @@
+"""Write the measurements of benchmarks/speed/pytorch.py as a table, JSON and a plot."""
+
+from pathlib import Path
+from typing import Any
+
+from sentiment_jax.storage.files import write_json
+
+COLORS = {"jax": "tab:blue", "torch": "tab:orange"}
+SIDES = {
+    "jax": "ours",
+    "other": "ours, the other Python",
+    "before": "ours, before",
+    "torch": "PyTorch",
+    "compiled": "PyTorch, torch.compile",
+}
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Return Markdown: a row per job and side, with medians and their ratios to PyTorch's."""
+    columns = ("job (examples/s, median)", "side", "float32", "bfloat16", "float32 over PyTorch's")
+    columns += ("best dtype over PyTorch's best", "peak MB of the faster")
+    lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
+    for what in dict.fromkeys(row["what"] for row in rows):
+        found = {(row["side"], row["dtype"]): row for row in rows if row["what"] == what}
+        rate = {key: row["examples_per_second"] for key, row in found.items()}
+        best = {
+            side: max((key for key in found if key[0] == side), key=rate.__getitem__)
+            for side, _ in found
+        }
+        for side in (side for side in SIDES if side in best):
+            cells = [f"{rate.get((side, dtype), 0):,.1f}" for dtype in ("float32", "bfloat16")]
+            ratio = rate[side, "float32"] / rate["torch", "float32"]
+            cells.append(f"{ratio:.2f}")
+            cells.append(f"**{rate[best[side]] / rate[best['torch']]:.2f}**")
+            cells.append(f"{found[best[side]]['peak_bytes'] / 1e6:,.0f}")
+            lines.append(f"| {' | '.join([what, SIDES[side], *cells])} |")
+    return "\n".join(lines) + "\n"
+
+
+def plot(found: dict[str, Any], path: Path) -> None:
+    """Plot seconds per example against length and batch size, seconds per pass against data size.
+
+    Dashed: growth from our first point in proportion to the FLOPs, and to the number of reviews.
+    """
+    from matplotlib.figure import Figure
+
+    wanted = [
+        ("length", "tokens per review (encoder, batch 8)", "ms per review"),
+        ("batch", "batch size (encoder, 128 tokens)", "ms per review"),
+        ("data", "reviews (LSTM, 256 words)", "seconds per pass"),
+    ]
+    figure = Figure(figsize=(12, 3.8), layout="constrained")
+    for axes, (name, x_label, y_label) in zip(figure.subplots(1, 3), wanted, strict=True):
+        for side, color in COLORS.items():
+            rows = [row for row in found.get(name, []) if row["side"] == side]
+            x = [row["at"] for row in rows]
+            each = [1 / row["examples_per_second"] for row in rows]
+            y = [at * s for at, s in zip(x, each, strict=True)] if name == "data" else each
+            scale = 1 if name == "data" else 1e3
+            axes.plot(x, [scale * value for value in y], "o-", color=color, label=SIDES[side])
+            costs = [row.get("flops", row["at"]) for row in rows]
+            if side == "jax" and rows and name != "batch":
+                floor = [scale * y[0] * cost / costs[0] for cost in costs]
+                label = "as the FLOPs" if name == "length" else "linear"
+                axes.plot(x, floor, "--", color="tab:gray", label=label, zorder=0)
+        axes.set(xlabel=x_label, ylabel=y_label, xlim=(0, None), ylim=(0, None))
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.legend(frameon=False)
+    figure.savefig(path, dpi=120)
+
+
+def write(found: dict[str, Any], folder: Path) -> None:
+    """Write table.md, speed.json and speed.png."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / "speed.json", found)
+    if "start" in found:
+        cold, warm = found["start"]["cold"], found["start"]["warm"]
+        print(f"first step after {cold:.1f} s, with a full compilation cache {warm:.1f} s")
+    if found["compare"]:
+        (folder / "table.md").write_text(table(found["compare"]), encoding="utf-8")
+        print(table(found["compare"]))
+    plot(found, folder / "speed.png")

@@ -1,0 +1,1 @@
+"""The published study's figures, and what was repeated of it."""
