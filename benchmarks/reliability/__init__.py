@@ -1,1 +1,1 @@
-"""Kills, damaged files and silences; the structure of the package."""
+"""Kills and damaged files; the structure of the package."""

@@ -6,7 +6,7 @@
 Each job is a process of its own with limited time, the most important job first. Rows are written
 as they are measured. A job that fails is recorded, and the next one runs. The same command again
 runs what failed, was left out or had no time left; only `machine`, which is brief, runs each time.
-The results are table.md, accelerator.json and accelerator.png, and a job's output is in logs/.
+The results are table.md and accelerator.json, and a job's output is in logs/.
 
 Weights and token ids are random: time and memory do not depend on them. Steps are queued as in
 training and scoring: a result is read after the next step has been dispatched. PyTorch's side needs
@@ -432,14 +432,13 @@ JOBS: dict[str, Job] = {  # the most important ones first; about 24 minutes
     **encoder_job("bert", 512, "xla", deterministic=False),
     **encoder_job("bert", 128, "cudnn", deterministic=False),
     **encoder_job("bert", 128, "xla", deterministic=False),
-    **encoder_job("electra", 512, "cudnn"),
-    **encoder_job("electra", 512, "xla"),
-    **encoder_job("electra", 128, "cudnn"),
-    **encoder_job("electra", 128, "xla"),
-    **encoder_job("electra", 512, "cudnn", deterministic=False),
-    **encoder_job("electra", 512, "xla", deterministic=False),
-    **encoder_job("electra", 128, "cudnn", deterministic=False),
-    **encoder_job("electra", 128, "xla", deterministic=False),
+    **{
+        name: job
+        for deterministic in (True, False)
+        for length in (512, 128)
+        for kind in ("cudnn", "xla")
+        for name, job in encoder_job("electra", length, kind, deterministic).items()
+    },
 }
 
 
@@ -533,11 +532,12 @@ def table(results: dict[str, dict[str, Any]], outcomes: dict[str, str]) -> str:
     lines = [f"| {' | '.join(heads)} |", "|---|---|" + "---:|" * 5 + "---|"]
     for name, result in results.items():
         for row in result["rows"]:
-            cells = [name, label(name, row)]
-            mfu = share(row, rates)
+            kernels = "" if JOBS[name].deterministic else ", nondeterministic"
+            cells = [name, row["what"] + kernels]
             cells.append(f"{1e3 * row['seconds']:,.2f}" if "seconds" in row else "")
             cells.append(f"{row['examples_per_second']:,.0f}" if "seconds" in row else "")
-            cells.append("" if mfu is None else f"{mfu:.1%}")
+            done = row.get("flops")  # MFU: of the rate of large products in the row's dtype
+            cells.append(f"{done / row['seconds'] / rates[row['dtype']]:.1%}" if done else "")
             for peak in ("device_peak_bytes", "compiler_peak_bytes"):
                 cells.append("" if row.get(peak) is None else f"{row[peak] / 2**30:.2f}")
             lines.append(f"| {' | '.join([*cells, row.get('note', '')])} |")
@@ -547,54 +547,14 @@ def table(results: dict[str, dict[str, Any]], outcomes: dict[str, str]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def label(name: str, row: Row) -> str:
-    """Say what a job's row is."""
-    return row["what"] + ("" if JOBS[name].deterministic else ", nondeterministic")
-
-
-def share(row: Row, rates: dict[str, float]) -> float | None:
-    """Return the model FLOPs utilization: of the rate of large products in the row's dtype."""
-    return row["flops"] / row["seconds"] / rates[row["dtype"]] if "flops" in row else None
-
-
-def plot(results: dict[str, dict[str, Any]], path: Path) -> None:
-    """Draw the encoders' MFU and the LSTMs' rate, training red and evaluation blue."""
-    from matplotlib.figure import Figure
-
-    rates = results["machine"]["rows"][0]["rates"]
-    panels: dict[str, list[tuple[str, float]]] = {"MFU, %": [], "examples/s": []}
-    for name, result in results.items():
-        for row in result["rows"]:
-            mfu = share(row, rates)
-            if row["what"].startswith("LSTM") and "seconds" in row:
-                panels["examples/s"].append((label(name, row), row["examples_per_second"]))
-            elif mfu is not None:
-                panels["MFU, %"].append((label(name, row), 100 * mfu))
-    heights = [max(1, len(panel)) for panel in panels.values()]
-    figure = Figure(figsize=(10, 1.5 + 0.2 * sum(heights)), layout="constrained")
-    subplots = figure.subplots(2, 1, height_ratios=heights)
-    for axes, (unit, panel) in zip(subplots, panels.items(), strict=True):
-        panel.sort()  # what is to be compared stands together
-        names = [name for name, _ in panel]
-        colors = ["tab:red" if name.count("training") else "tab:blue" for name in names]
-        axes.barh(range(len(panel)), [value for _, value in panel], color=colors)
-        axes.set_yticks(range(len(panel)), names, fontsize=7)
-        axes.set_ylim(max(1, len(panel)) - 0.5, -0.5)
-        axes.set_xlabel(unit)
-        axes.spines[["top", "right"]].set_visible(False)
-    figure.suptitle(f"{results['machine']['rows'][0]['device']}: training red, evaluation blue")
-    figure.savefig(path, dpi=110)
-
-
-def collect(options: Options) -> dict[str, dict[str, Any]]:
-    """Write accelerator.json and table.md from what the jobs have written, and return that."""
+def collect(options: Options) -> None:
+    """Write accelerator.json and table.md from what the jobs have written."""
     results = {name: read_result(name, options) for name in JOBS}
     first = results["machine"]["rows"][0]
     found = {"device": first["device"], "environment": first["environment"], "jobs": results}
     write_json(options.output / "accelerator.json", found)
     text = table(results, {name: outcome(name, options) for name in JOBS})
     (options.output / "table.md").write_text(text, encoding="utf-8")
-    return results
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -627,8 +587,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"{name}: {outcome(name, options)}; {left / 60:.1f} min were left", flush=True)
         if name == "machine" and "seconds" not in read_result(name, options):
             return 1
-        results = collect(options)
-    plot(results, options.output / "accelerator.png")
+        collect(options)
     return 0
 
 

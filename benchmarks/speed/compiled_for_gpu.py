@@ -93,7 +93,6 @@ class Case:
     length: int
     batch_size: int
     objective: Objective | None = None  # None: an evaluation
-    devices: int = 1
 
 
 def cases() -> list[Case]:
@@ -125,9 +124,7 @@ def cases() -> list[Case]:
 
 def compile_case(case: Case) -> dict[str, Any]:
     """Compile one step; return a row of the table."""
-    topology = topologies.get_topology_desc(
-        "h100", "cuda", target_config=H100, topology=f"1x1x{case.devices}"
-    )
+    topology = topologies.get_topology_desc("h100", "cuda", target_config=H100, topology="1x1x1")
     mesh = Mesh(np.array(topology.devices), ("data",))
     objective = case.objective
     config = model_config(case.model)
@@ -155,7 +152,7 @@ def compile_case(case: Case) -> dict[str, Any]:
         compiled = traced.lower(lowering_platforms=("cuda",)).compile(compiler_options=OPTIONS)
     seconds = time.perf_counter() - start
     best = hlo.RATES["bf16" if config.dtype == "bfloat16" else "f32"]
-    row = hlo.describe(case.what, compiled, cost / case.devices / best)
+    row = hlo.describe(case.what, compiled, cost / best)
     versions = {package: importlib.metadata.version(package) for package in PACKAGES}
     return row | {"compile_seconds": round(seconds, 1), "compiler": versions}
 

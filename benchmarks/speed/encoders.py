@@ -7,7 +7,6 @@ As benchmarks/speed/pytorch.py: a process per side, warmed up, in turns, `--roun
 and tokens are random, all rows have the full length. `--torch_python` names PyTorch's interpreter.
 """
 
-import json
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -16,8 +15,10 @@ import jax
 import numpy as np
 from absl import app, flags, logging
 
-from benchmarks.speed.pytorch import compare
+from benchmarks.speed import report
+from benchmarks.speed.pytorch import chosen_sides, compare
 from sentiment_jax.runtime import startup
+from sentiment_jax.storage.files import write_json
 from sentiment_jax.storage.run_directory import describe_environment
 
 FLAGS = flags.FLAGS
@@ -73,55 +74,25 @@ def main(_: list[str]) -> None:
             ("ModernBERT, inference, 2,048 tokens", MODERNBERT, 2, 2048, 1, "infer"),
         ):
             job = make_job(folder, what, rows, length, model=model, batch_size=size, mode=mode)
-            found["compare"] += compare(job)
+            found["compare"] += compare(job, chosen_sides())
             write(found, output)
         for length in LENGTHS:
             for attention, window in (("local", 128), ("full", 2 * LENGTHS[-1])):
                 model = MODERNBERT | {"local_attention": window}
                 settings = {"model": model, "batch_size": 1, "mode": "infer"}
                 job = make_job(folder, f"{attention}, {length} tokens", 1, length, **settings)
-                for measured in compare(job, sides=OURS):
-                    found["attention"].append({**measured, "length": length, "layers": attention})
-                    write(found, output)
-    print(tables(found))
+                found["attention"] += compare(job, sides=OURS)
+                write(found, output)
 
 
 def write(found: dict[str, Any], output: Path) -> None:
     """Write encoders.json and table.md: a job takes minutes, the last ones many."""
-    (output / "encoders.json").write_text(json.dumps(found, indent=1) + "\n")
-    (output / "table.md").write_text(tables(found))
-
-
-def tables(found: dict[str, Any]) -> str:
-    """Return both tables as Markdown."""
-    sides = [(side, dtype) for side in ("jax", "torch") for dtype in ("float32", "bfloat16")]
-    head = "ours float32 | ours bfloat16 | PyTorch float32 | PyTorch bfloat16 | best to best"
-    lines = [f"| job (texts/s, median) | {head} |", "|---|" + "---|" * 5]
-    for what in dict.fromkeys(entry["what"] for entry in found["compare"]):
-        rates = [
-            entry["examples_per_second"]
-            for side in sides
-            for entry in found["compare"]
-            if (entry["what"], entry["side"], entry["dtype"]) == (what, *side)
-        ]
-        ratio = max(rates[:2]) / max(rates[2:])
-        cells = [*(f"{rate:.2f}" for rate in rates), f"**{ratio:.2f}**"]
-        lines.append(f"| {what} | {' | '.join(cells)} |")
-    lines += [
-        "",
-        "| seconds a text | local float32 | full float32 | local bfloat16 | full bfloat16 |",
-    ]
-    lines.append("|---|" + "---|" * 4)
-    for length in LENGTHS:
-        cells = [
-            f"{1 / entry['examples_per_second']:.2f}"
-            for dtype in ("float32", "bfloat16")
-            for layers in ("local", "full")
-            for entry in found["attention"]
-            if (entry["length"], entry["dtype"], entry["layers"]) == (length, dtype, layers)
-        ]
-        lines.append(f"| {length:,} tokens | {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
+    write_json(output / "encoders.json", found)
+    lines = ["| ModernBERT | dtype | seconds a text |", "|---|---|---:|"]
+    for row in found["attention"]:
+        lines.append(f"| {row['what']} | {row['dtype']} | {1 / row['examples_per_second']:.2f} |")
+    text = report.table(found["compare"]) + "\n" + "\n".join(lines) + "\n"
+    (output / "table.md").write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from benchmarks.speed.synthetic import abstract_batch
 from sentiment_jax.models.layers import compute_dtype, on_cpu, product_precision
 from sentiment_jax.training.objectives.objective import Objective
 from sentiment_jax.training.parameters import abstract_params
@@ -45,13 +46,7 @@ def training_flops(model: nn.Module, objective: Objective, shape: tuple[int, ...
     recomputes counts once (as in Chowdhery et al., 2022, https://arxiv.org/abs/2204.02311). `shape`
     is that of the token ids.
     """
-    rows = shape[:1]
-    batch = {
-        "token_ids": jax.ShapeDtypeStruct(shape, jnp.int32),
-        "lengths": jax.ShapeDtypeStruct(rows, jnp.int32),
-        "labels": jax.ShapeDtypeStruct(rows, jnp.int32),
-        "weights": jax.ShapeDtypeStruct(rows, jnp.float32),
-    }
+    batch = abstract_batch(*shape)
     forward = functools.partial(objective, model, key=jax.random.key(0), deterministic=True)
     with on_cpu():  # in its forms: cuDNN's calls hide their products
         return 3 * matmul_flops(forward, abstract_params(model), batch)

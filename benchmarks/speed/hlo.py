@@ -9,10 +9,8 @@ from typing import Any
 
 from sentiment_jax.training.compilation import peak_bytes
 
-SIZES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "f32": 4, "s32": 4, "u32": 4} | {
-    "s64": 8,
-    "u64": 8,
-}
+SIZES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "f32": 4, "s32": 4, "u32": 4}
+SIZES |= {"s64": 8, "u64": 8}
 # NVIDIA's figures for an H100 SXM without sparsity, FLOP/s; exact float32 has no tensor cores.
 RATES = {"bf16": 989e12, "tf32": 494.5e12, "f32": 66.9e12}
 BANDWIDTH = 3.35e12  # bytes/s
@@ -21,7 +19,6 @@ INSTRUCTION = re.compile(r"(?:ROOT )?%?([\w.\-]+) = (\(.*?\)|\S+) ([\w\-]+)\(")
 # No kernels: names for places in memory, and the ends of asynchronous operations.
 FREE = {"parameter", "get-tuple-element", "tuple", "bitcast", "constant", "after-all"}
 FREE |= {"partition-id", "replica-id", "opt-barrier"}
-COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
 
 
 def arrays(shape: str) -> list[tuple[str, list[int]]]:
@@ -241,18 +238,6 @@ def _result(instruction: Instruction) -> int:
     return size(instruction.shape)
 
 
-def collectives(found: list[Kernel]) -> str:
-    """Describe the collectives: count and result bytes of each kind."""
-    counts: Counter[str] = Counter()
-    moved: Counter[str] = Counter()
-    for kernel in found:
-        for name in COLLECTIVES:
-            if kernel.instruction.op.startswith(name):
-                counts[name] += kernel.launches
-                moved[name] += kernel.launches * size(kernel.instruction.shape)
-    return ", ".join(f"{counts[name]} {name} {moved[name] / 1e9:.2f} GB" for name in sorted(counts))
-
-
 def describe(what: str, compiled: Any, least_seconds: float) -> dict[str, Any]:
     """Summarize a compiled step; `least_seconds` is the time of its FLOPs at the best rate."""
     found = kernels(compiled.as_text())
@@ -274,5 +259,4 @@ def describe(what: str, compiled: Any, least_seconds: float) -> dict[str, Any]:
         "roofline_ms": round(1e3 * roofline, 2),
         "mfu_ceiling": round(least_seconds / roofline, 3),
         "attention_calls": sum(k.launches for k in found if "$fmha" in k.instruction.target),
-        "collectives": collectives(found),
     }

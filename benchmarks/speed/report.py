@@ -28,13 +28,17 @@ def table(rows: list[dict[str, Any]]) -> str:
             for side, _ in found
         }
         for side in (side for side in SIDES if side in best):
-            cells = [f"{rate.get((side, dtype), 0):,.1f}" for dtype in ("float32", "bfloat16")]
+            cells = [_short(rate.get((side, dtype), 0)) for dtype in ("float32", "bfloat16")]
             ratio = rate[side, "float32"] / rate["torch", "float32"]
             cells.append(f"{ratio:.2f}")
             cells.append(f"**{rate[best[side]] / rate[best['torch']]:.2f}**")
             cells.append(f"{found[best[side]]['peak_bytes'] / 1e6:,.0f}")
             lines.append(f"| {' | '.join([what, SIDES[side], *cells])} |")
     return "\n".join(lines) + "\n"
+
+
+def _short(rate: float) -> str:
+    return f"{rate:,.1f}" if rate >= 10 else f"{rate:.2f}"
 
 
 def plot(found: dict[str, Any], path: Path) -> None:

@@ -9,6 +9,7 @@ of the last steps are compared: they must be equal up to rounding for every numb
 """
 
 import csv
+import json
 import os
 import statistics
 import subprocess
@@ -25,7 +26,6 @@ LENGTH = flags.DEFINE_integer("length", 128, "Tokens per review.")
 STEPS = flags.DEFINE_integer("steps", 10, "Timed steps after the first, which compiles.")
 COUNTS = flags.DEFINE_multi_integer("devices", [1, 2, 4], "Device counts to try.")
 WORKER = flags.DEFINE_bool("worker", False, "Internal: measure with this process's devices.")
-COLUMNS = ("devices", "step_seconds", "fastest", "slowest", "loss")
 
 
 def measure() -> dict[str, object]:
@@ -65,7 +65,7 @@ def measure() -> dict[str, object]:
     }
 
 
-def start_worker(count: int) -> dict[str, str]:
+def start_worker(count: int) -> dict[str, float]:
     """Measure in a process that has `count` devices: virtual CPU devices, or the first GPUs."""
     environment = {
         **os.environ,
@@ -80,21 +80,21 @@ def start_worker(count: int) -> dict[str, str]:
         text=True,
         check=True,
     )
-    row = next(csv.DictReader(done.stdout.splitlines()[-2:]))
-    if row["devices"] != str(count):
+    row = json.loads(done.stdout.splitlines()[-1])
+    if row["devices"] != count:
         raise SystemExit(f"asked for {count} devices, the process had {row['devices']}")
     return row
 
 
-def plot(rows: list[dict[str, str]], path: Path) -> None:
+def plot(rows: list[dict[str, float]], path: Path) -> None:
     """Plot the medians, with bars from the fastest to the slowest step."""
     from sentiment_jax.analysis import figures
 
     with figures.panels(path, 6, 4) as ((axes,),):
-        median = [float(row["step_seconds"]) for row in rows]
-        below = [m - float(row["fastest"]) for m, row in zip(median, rows, strict=True)]
-        above = [float(row["slowest"]) - m for m, row in zip(median, rows, strict=True)]
-        counts = [int(row["devices"]) for row in rows]
+        counts = [row["devices"] for row in rows]
+        median = [row["step_seconds"] for row in rows]
+        below = [row["step_seconds"] - row["fastest"] for row in rows]
+        above = [row["slowest"] - row["step_seconds"] for row in rows]
         axes.errorbar(counts, median, yerr=[below, above], marker="o", capsize=3)
         axes.set_xscale("log", base=2)
         axes.set_xticks(COUNTS.value, [str(count) for count in COUNTS.value])
@@ -108,21 +108,19 @@ def plot(rows: list[dict[str, str]], path: Path) -> None:
 def main(_):
     """Measure each number of devices in a process; write the table and the plot."""
     if WORKER.value:
-        output = csv.DictWriter(sys.stdout, COLUMNS)
-        output.writeheader()
-        output.writerow(measure())
+        print(json.dumps(measure()))
         return
     rows = []
     for count in COUNTS.value:
         rows.append(start_worker(count))
         print(rows[-1], flush=True)
-    losses = [float(row["loss"]) for row in rows]
+    losses = [row["loss"] for row in rows]
     if max(losses) - min(losses) > 1e-4 * max(losses):
         raise SystemExit(f"losses differ between the device counts: {losses}")
     folder = Path(OUTPUT.value)
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / f"{MODEL.value}.csv").open("w", newline="") as file:
-        output = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+        output = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
         output.writeheader()
         output.writerows(rows)
     plot(rows, folder / f"{MODEL.value}.png")

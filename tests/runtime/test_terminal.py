@@ -1,19 +1,21 @@
 """Messages can't break a run: dead pipes, closed descriptors, ASCII streams, a full disk."""
 
+import contextlib
 import io
 import os
+import pty
 import re
 import shlex
 import signal
 import subprocess
 import sys
+import termios
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import runs
 from commands import MAIN, ROOT, SAMPLE, command_line, start
 
-from benchmarks.reliability.silence import watch
 from sentiment_jax import main
 from sentiment_jax.runtime.terminal import OURS, UNSEEN
 from sentiment_jax.storage.checkpoints import steps_in
@@ -151,12 +153,27 @@ print("done")
 """
 
 
+def read(command, pipe):
+    """Return what a command prints on a terminal, or into a pipe."""
+    ours, theirs = os.pipe() if pipe else pty.openpty()
+    if not pipe:
+        termios.tcsetwinsize(theirs, (24, 100))  # progress bars need a width
+    process = subprocess.Popen(command, stdout=theirs, stderr=theirs, cwd=ROOT)
+    os.close(theirs)
+    printed = b""
+    with contextlib.suppress(OSError):  # EIO: the other side of the terminal was closed
+        while piece := os.read(ours, 1 << 16):
+            printed += piece
+    os.close(ours)
+    assert process.wait() == 0, printed
+    return printed.decode()
+
+
 def test_a_terminal_shows_a_clock_whatever_a_program_waits_for_and_a_pipe_none():
     """Three programs that wait at the same time: without a total, with one, and on a pipe."""
 
     def wait(total, pipe):
-        command = [sys.executable, "-c", WAITING.format(total=total)]
-        return "".join(text for _, text in watch(command, cwd=ROOT, pipe=pipe))
+        return read([sys.executable, "-c", WAITING.format(total=total)], pipe)
 
     with ThreadPoolExecutor() as threads:
         *terminals, piped = threads.map(wait, [None, 5, None], [False, False, True])
