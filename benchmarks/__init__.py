@@ -1,5 +1,5 @@
-"""Measurements, one command each: `python -m benchmarks.SHELF.NAME`, its page results/SHELF/NAME.
+"""Measurements, one command each: `python -m benchmarks.FOLDER.NAME`.
 
-The shelves are accuracy, speed, reliability and study. Beside them stand the writers of synthetic
-reviews and of the page of all settings.
+The folders are those of results/, whose pages name the commands. Beside them stand the writers of
+synthetic reviews and of the page of all settings.
 """
