@@ -22,8 +22,8 @@ from sentiment_jax.config.schema import HARMLESS, Config
 from sentiment_jax.errors import InputError, InUse
 from sentiment_jax.runtime import processes, terminal
 from sentiment_jax.storage.checkpoints import owned, steps_in
-from sentiment_jax.storage.files import read_json, write_json
-from sentiment_jax.storage.format import FORMAT, upgrade
+from sentiment_jax.storage.files import read_json
+from sentiment_jax.storage.format import read_numbered, write_numbered
 
 DECIDE_BITS = ("python", "versions", "devices", "machine", "xla_flags")  # of env.json
 NVIDIA = "nvidia-|jax-cuda"  # wheels of CUDA, cuDNN, and of XLA for them
@@ -115,7 +115,7 @@ class RunDirectory:
 
     def read_config(self) -> Config:
         """Read config.json; InputError if it is damaged or has another format."""
-        config = stored.make_frozen(upgrade(self.config, read_json(self.config)))
+        config = stored.make_frozen(read_numbered(self.config))
         moved = {}  # with their run: reviews that Python gave
         for name, own in zip(("data.path", "data.test_path"), self.reviews.values(), strict=True):
             path = Path(stored.flatten(config)[name])
@@ -135,7 +135,7 @@ class RunDirectory:
 
     def write_config(self, config: Config) -> None:
         """Write config.json: from now on a run is here."""
-        write_json(self.config, {"format": FORMAT, **stored.config_to_json(config)})
+        write_numbered(self.config, stored.config_to_json(config))
         if processes.is_main():
             self.removed.unlink(missing_ok=True)
 
@@ -186,9 +186,8 @@ class RunDirectory:
                 problem = f"{self.path} holds a result or checkpoints but no config.json"
                 raise InputError(f"{problem}: put that file back, or start over with --fresh")
             return []
-        changes = stored.config_difference(self.read_config(), config, HARMLESS)
-        if changes and "sources" in read_json(self.env):  # teachers are compared by content
-            changes = [change for change in changes if not change.startswith("data.teacher:")]
+        ignored = (*HARMLESS, "data.teacher")  # teachers are compared by content
+        changes = stored.config_difference(self.read_config(), config, ignored)
         # The folds are trained, and another pooling has other parameters.
         fixed = config.data.folds or self.folds.exists()
         fixed = fixed or any(change.startswith("model.pooling:") for change in changes)

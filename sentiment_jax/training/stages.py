@@ -150,9 +150,9 @@ def _record_resumption(
         env["resumed_with_changes"] = [*env.get("resumed_with_changes", []), changes]
     before = env.get("resumed", [env])[-1]
     if differing := [
-        f"{name} was {before.get(name)}, is {now[name]}"
+        f"{name} was {before[name]}, is {now[name]}"
         for name in run_directory.DECIDE_BITS
-        if before.get(name) != now[name]
+        if before[name] != now[name]
     ]:
         terminal.warn(f"not bit-exact from here on: {'; '.join(differing)}")
     if env["data"].get("pseudo_labels_hash") != statistics.get("pseudo_labels_hash"):
