@@ -179,23 +179,17 @@ class RunDirectory:
                 raise InputError(f"{path} is finished and kept no checkpoint, as a fold does")
             raise InputError(f"{path} has no checkpoint yet: let its first epoch end")
 
-    def check_config(self, config: Config, allow_changes: bool) -> list[str]:
-        """Return how the run's config differs in what affects results; InputError if it may not."""
+    def check_config(self, config: Config) -> None:
+        """Raise InputError if the run's config differs in what affects results."""
         if not self.config.exists():
             if self.began() or self.result.exists():
                 problem = f"{self.path} holds a result or checkpoints but no config.json"
                 raise InputError(f"{problem}: put that file back, or start over with --fresh")
-            return []
+            return
         ignored = (*HARMLESS, "data.teacher")  # teachers are compared by content
-        changes = stored.config_difference(self.read_config(), config, ignored)
-        # The folds are trained, and another pooling has other parameters.
-        fixed = config.data.folds or self.folds.exists()
-        fixed = fixed or any(change.startswith("model.pooling:") for change in changes)
-        if changes and (fixed or not allow_changes):
+        if changes := stored.config_difference(self.read_config(), config, ignored):
             problem = f"{self.path} was started with another config ({'; '.join(changes)})"
-            more = "" if fixed else ", or --allow_changes to resume anyway"
-            raise InputError(f"{problem}; choose another --workdir, or --fresh to start over{more}")
-        return changes
+            raise InputError(f"{problem}; choose another --workdir, or --fresh to start over")
 
     def check_data(self, statistics: dict[str, Any]) -> None:
         """Raise InputError unless the data are those that env.json records.

@@ -42,10 +42,6 @@ def restore_or_begin(run: TrainingRun) -> None:
     faults = "; ".join(f"step {step}: {why}" for step, why in checkpoints.faults.items())
     if checkpoints.steps:
         run.state, run.progress = _restore(experiment, checkpoints)
-        if best := run.progress.best:  # --allow_changes may rank by another metric
-            by = run.task.make_ranking(config).by
-            measured = best.get("metrics", {})
-            best |= {name: measured[name] for name in by if name in measured and name not in best}
     elif any(checkpoints.directory.glob("*.corrupt")):
         raise RunError(
             f"every checkpoint in {checkpoints.directory} is damaged ({faults or 'found before'}) "

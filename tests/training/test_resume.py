@@ -150,7 +150,7 @@ def test_finished_is_said_of_the_same_data_alone(finished, tmp_path, capsys, wri
         assert "is finished; nothing to do" in capsys.readouterr().out
     for other in ("second", "absent"):
         message = "changed since .*--fresh.*another --workdir" if other == "second" else "absent"
-        refuses(message, call, tmp_path / other, allow_changes=True)
+        refuses(message, call, tmp_path / other)
     if setting == "data.path" and write is write_reviews:
         table = ([f"another {i}" for i in range(60)], ["good", "bad"] * 30)
         refuses("changed since", sentiment_jax.train, runs.make_small(**QUICK), run, table)
@@ -175,28 +175,10 @@ def test_imdb_is_the_same_everywhere(tmp_path, capsys, monkeypatch):
     refuses("offline", pretrain, other, tmp_path / "run")
 
 
-def test_another_config_is_refused_field_by_field_or_recorded(run_copy):
+def test_another_config_is_refused_field_by_field(run_copy):
     other = runs.make_small(**{"batch_size": 8, "optimizer.learning_rate": 0.5})
-    with pytest.raises(InputError, match=r"batch_size: 16 -> 8; optimizer.learning_rate: 0.003"):
-        train(other, run_copy)
-    train(runs.make_small(epochs=4), run_copy, allow_changes=True)
-    assert read_json(run_copy / "env.json")["resumed_with_changes"] == [["epochs: 3 -> 4"]]
-    assert read_json(run_copy / "result.json")["epochs"] == 4
-
-
-@pytest.mark.parametrize("changes", [{"select_by": "macro_f1"}, {"class_weights": "balanced"}])
-@pytest.mark.parametrize("epochs", [3, 4])
-def test_a_changed_ranking_counts_from_the_best_epoch_on(run_copy, changes, epochs):
-    """Which was recorded with the metrics of the former ranking."""
-    result = train(runs.make_small(epochs=epochs, **changes), run_copy, allow_changes=True)
-    name = {"class_weights": "balanced_accuracy"}.get(*changes, "macro_f1")
-    assert result["val"][name] == result["metrics"]["val"][name]
-
-
-def test_a_changed_config_trains_anew_what_has_lost_its_checkpoints(run_copy, tmp_path):
-    shutil.rmtree(run_copy / "checkpoints")
-    result = train(runs.make_small(epochs=4), run_copy, allow_changes=True)
-    assert result["val"] == train(runs.make_small(epochs=4), tmp_path / "anew")["val"]
+    message = refuses("batch_size: 16 -> 8; optimizer.learning_rate: 0.003", train, other, run_copy)
+    assert message.endswith("; choose another --workdir, or --fresh to start over")
 
 
 def test_another_environment_ends_the_promise_in_one_line(run_copy, capsys):
@@ -290,7 +272,7 @@ def test_what_does_not_belong_to_a_run_is_refused_and_kept(run_copy, harm, messa
         evaluate_split([run_copy], "val")
     for _ in range(2):  # the second time as well: never from scratch
         with pytest.raises((InputError, RunError), match=message):
-            train(runs.make_small(seed=5), run_copy, allow_changes=True)
+            train(runs.make_small(), run_copy)
     assert len([*run_copy.glob("checkpoints/*")]) == kept > 1
 
 
