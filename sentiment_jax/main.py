@@ -110,7 +110,6 @@ SWEEP: dict[str, flags.FlagHolder] = {
     for axis in (*USUAL_AXES, *OTHER_AXES)
 }
 SWEEP["procedure"] = flags.DEFINE_enum("sweep_procedure", None, PROCEDURES, "how to search")
-WORKERS = flags.DEFINE_integer("workers", 1, "processes to use", 1, 256)
 EVALUATE_MAY_CHANGE = ("eval_batch_size", "data.path", "data.test_path", "data.validation_path")
 EXPECTED = {  # words of an error about a flag's value -> what it should be
     "invalid literal for int()": "a whole number",
@@ -127,7 +126,7 @@ READERS = {  # modes -> the flags that they alone read
     ("evaluate", "predict"): ["calibrated", "input", "text_column"],
     ("predict",): ["text", "explain", "label"],
     ("evaluate", "predict", "export", "report"): ["output"],
-    ("sweep",): [*(f"sweep_{axis}" for axis in SWEEP), "workers"],
+    ("sweep",): [f"sweep_{axis}" for axis in SWEEP],
     ("report",): ["with_text"],
 }
 
@@ -323,7 +322,6 @@ def _sweep(config: Any, workdir: Path, changes: dict[str, Any]) -> None:
         workdir,
         recipes.call_recipe(file, "get_sweep") | given,
         overridden=changes,
-        workers=WORKERS.value,
         stop_after=STOP_AFTER.value,
     )
 

@@ -31,7 +31,7 @@ SWEEP_FILE = "sweep.json"  # in the directory of a sweep
 COMPARISON_FILE = "comparison.json"  # in that of a comparison
 VECTORS = "vectors"  # a comparison's run of pre-training
 OF_SWEEP = re.compile(  # and of a comparison; not trials
-    r"sweep\.json|table\.csv|final(/[^/]*)?|worker-\d+\.log|comparison\.(json|csv|png)"
+    r"sweep\.json|table\.csv|final(/[^/]*)?|comparison\.(json|csv|png)"
 )
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tokenizers")
 
