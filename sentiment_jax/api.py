@@ -62,7 +62,6 @@ def train(
     *,
     test: Labeled | None = None,
     fresh: bool = False,
-    allow_changes: bool = False,
 ) -> dict[str, Any]:
     """Train, or resume, in `workdir`; score the test set once and return result.json.
 
@@ -73,7 +72,6 @@ def train(
         file, which config.json names: the run is resumed, evaluated and reported from there.
       test: reviews to test on; without them, data.test_fraction of `data` is held out.
       fresh: start over in a used `workdir`.
-      allow_changes: resume although the config differs.
 
     Raises:
       InputError: bad config, data, weights or run directory.
@@ -87,7 +85,7 @@ def train(
     with _keep_reviews(config, directory, {"train": data, "test": test}, fresh) as config:
         validate(config)  # by now it names the data
         startup.start(config)
-        return train_run(config, directory.path, fresh=fresh, allow_changes=allow_changes)
+        return train_run(config, directory.path, fresh=fresh)
 
 
 def pretrain(
@@ -95,7 +93,6 @@ def pretrain(
     workdir: str | Path,
     *,
     fresh: bool = False,
-    allow_changes: bool = False,
 ) -> dict[str, Any]:
     """Learn from unlabeled text, or resume, in `workdir`; return result.json.
 
@@ -106,7 +103,7 @@ def pretrain(
     validate(config, pretraining=True)
     startup.start(config)
     directory = Path(workdir).expanduser()
-    return pretrain_run(config, directory, fresh=fresh, allow_changes=allow_changes)
+    return pretrain_run(config, directory, fresh=fresh)
 
 
 def compare(

@@ -86,7 +86,6 @@ flags.FLAGS["config"].parser = ConfigFile()
 WORKDIR = flags.DEFINE_string("workdir", None, "the run's directory; a sweep's: its winner's")
 FRESH = flags.DEFINE_bool("fresh", False, "start over in a used --workdir")
 TENSORBOARD = flags.DEFINE_bool("tensorboard", False, "write metrics for TensorBoard, too")
-ALLOW_CHANGES = flags.DEFINE_bool("allow_changes", False, "resume with another config")
 DRY_RUN = flags.DEFINE_bool("dry_run", False, "compile, print memory and time, stop")
 STOP_AFTER = flags.DEFINE_float("stop_after", None, "seconds until it saves and exits (143)", 0)
 COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0, or auto (SLURM)")
@@ -111,7 +110,6 @@ SWEEP: dict[str, flags.FlagHolder] = {
     for axis in (*USUAL_AXES, *OTHER_AXES)
 }
 SWEEP["procedure"] = flags.DEFINE_enum("sweep_procedure", None, PROCEDURES, "how to search")
-WORKERS = flags.DEFINE_integer("workers", 1, "processes to use", 1, 256)
 EVALUATE_MAY_CHANGE = ("eval_batch_size", "data.path", "data.test_path", "data.validation_path")
 EXPECTED = {  # words of an error about a flag's value -> what it should be
     "invalid literal for int()": "a whole number",
@@ -120,7 +118,7 @@ EXPECTED = {  # words of an error about a flag's value -> what it should be
 }
 READERS = {  # modes -> the flags that they alone read
     tuple(NEEDED): ["mode", "config", "workdir"],
-    ("train", "pretrain"): ["fresh", "tensorboard", "allow_changes", "dry_run"],
+    ("train", "pretrain"): ["fresh", "tensorboard", "dry_run"],
     ("train", "pretrain", "compare", "sweep"): ["stop_after"],
     ("train", "pretrain", "evaluate"): ["coordinator", "process_id", "process_count", "lost_after"],
     ("compare",): ["choose_by"],
@@ -128,7 +126,7 @@ READERS = {  # modes -> the flags that they alone read
     ("evaluate", "predict"): ["calibrated", "input", "text_column"],
     ("predict",): ["text", "explain", "label"],
     ("evaluate", "predict", "export", "report"): ["output"],
-    ("sweep",): [*(f"sweep_{axis}" for axis in SWEEP), "workers"],
+    ("sweep",): [f"sweep_{axis}" for axis in SWEEP],
     ("report",): ["with_text"],
 }
 
@@ -283,7 +281,6 @@ def _train(config: Any, workdir: Path) -> None:
         config,
         workdir,
         fresh=FRESH.value,
-        allow_changes=ALLOW_CHANGES.value,
         tensorboard=TENSORBOARD.value,
         stop_after=STOP_AFTER.value,
     )
@@ -325,7 +322,6 @@ def _sweep(config: Any, workdir: Path, changes: dict[str, Any]) -> None:
         workdir,
         recipes.call_recipe(file, "get_sweep") | given,
         overridden=changes,
-        workers=WORKERS.value,
         stop_after=STOP_AFTER.value,
     )
 

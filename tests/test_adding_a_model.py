@@ -90,7 +90,7 @@ def test_its_predictions_are_explained_and_it_is_reported(first, tmp_path):
     assert abs(explanation.log_odds - np.diff(np.log(probabilities)).item()) < 1e-4
     assert [TEXT[word.start : word.end] for word in explanation.words][:2] == ["A", "dull"]
     report([first], tmp_path)
-    assert "bag" in (tmp_path / "report.md").read_text().lower()
+    assert "<title>bag" in (tmp_path / "report.html").read_text().lower()
 
 
 def test_padding_does_not_change_a_logit(bag):

@@ -187,7 +187,7 @@ def test_a_sweep_and_its_report(config, tmp_path):
         name = column.replace(" ", "_")
         mean = np.mean([test["metrics"]["test"][name] for test in tests])
         assert float(row[column]) == pytest.approx(mean)
-    page = (tmp_path / "report" / "report.md").read_text()
+    page = (tmp_path / "report" / "report.html").read_text()
     assert "Fair" in page and "McNemar" not in page  # one model
 
 
@@ -211,9 +211,9 @@ def test_of_many_classes_the_worst_are_shown(tmp_path, capsys):
     report.report([tmp_path / "run"], tmp_path / "report")
     assert not (tmp_path / "report" / "confusion.png").exists()
     assert len(read_table(tmp_path / "report" / "classes.csv")) == 13
-    page = (tmp_path / "report" / "report.md").read_text()
+    page = (tmp_path / "report" / "report.html").read_text()
     assert "The ten classes of the lowest recall; classes.csv has all 13." in page
-    rows = re.findall(r"^\| (?:run \| )?(intent\d\d) \| .*\d", page, re.MULTILINE)
+    rows = re.findall(r"<td[^>]*>(intent\d\d)</td>", page)
     assert {name for name, _ in printed} <= {*rows}
     pairs = read_table(tmp_path / "report" / "confused.csv")
     assert all(row["label"] != row["predicted"] for row in pairs) and 0 < len(pairs) <= 10

@@ -388,7 +388,7 @@ def test_folds_and_their_report(table, tmp_path):
     assert result["val"]["accuracy"] == pytest.approx(exact)
     assert result["linear_baseline"]["val"]["examples"] == 160
     report.report([tmp_path / "run"], tmp_path / "report")
-    page = (tmp_path / "report" / "report.md").read_text()
+    page = (tmp_path / "report" / "report.html").read_text()
     assert "Look at these labels again" in page
     labels = {row["label"] for row in read_table(tmp_path / "report" / "run-labels.csv")}
     assert labels and all({*label.split(";")} <= {*NAMES, ""} for label in labels)
@@ -401,7 +401,7 @@ def test_the_report_leaves_out_what_makes_no_sense(pair, tmp_path):
     classes = read_table(tmp_path / "report" / "classes.csv")
     assert [row["class"] for row in classes] == list(NAMES) * 2 or len(classes) == 3
     assert float(classes[0]["average precision"]) > 0.5
-    page = (tmp_path / "report" / "report.md").read_text()
+    page = (tmp_path / "report" / "report.html").read_text()
     assert "40 for the test" in page and "Confusion" not in page
     metrics = read_table(tmp_path / "report" / "metrics.csv")
     expected = [read_json(run / "result.json")["metrics"]["test"]["micro_f1"] for run in pair]

@@ -189,7 +189,7 @@ def test_a_sweeps_directory_stands_for_its_winner(monkeypatch, printed, swept, t
     printed("--mode=export", workdir, f"--output={tmp_path}/folder")
     exported.assert_called_once_with(ANY, winner.path, tmp_path / "folder")
     printed("--mode=report", workdir, f"--output={tmp_path}/page")
-    assert "the choice" in (tmp_path / "page" / "report.md").read_text()
+    assert "the choice" in (tmp_path / "page" / "report.html").read_text()
 
 
 def test_messages_say_what_is_wrong_and_what_to_do(refused, finished, tmp_path, monkeypatch):

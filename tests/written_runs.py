@@ -17,7 +17,7 @@ from sentiment_jax.training.metrics import log_loss
 
 TESTED = 42  # reviews in the test set
 ENV = {"machine": "2 cores", "devices": ["gpu: H100"] * 2 + ["cpu: x"]}
-ENV |= {"versions": {"jax": "0.10.2"}, "git_revision": "0123456789ab"}
+ENV |= {"versions": {"jax": "0.10.2"}, "git_revision": "0123456789ab", "sources": []}
 ENV |= {"command": "python -m sentiment_jax.main --seed=0"}
 AXES = {"optimizer": ("sgd", "adam"), "batch_size": (8, 16), "learning_rate": (0.01, 0.001)}
 AXES |= {"seeds": (0, 1)}
@@ -33,7 +33,7 @@ def write_run(directory, config, outcome, *, wrong=None, statistics=None, **resu
     directory.mkdir(parents=True, exist_ok=True)
     sizes = {"train": 48, "val": 12, "test": TESTED}
     counts = {n: dict.fromkeys(config.classes, sizes[n] // len(config.classes)) for n in sizes}
-    statistics = statistics or {"data_hash": config.data.source, "counts": counts}
+    statistics = statistics or {"data_hash": config.data.source, "counts": counts, "reviews": sizes}
     files.write_config(config)
     write_json(files.env, ENV | {"data": statistics})
     failed = isinstance(outcome, str)
@@ -106,6 +106,7 @@ def write_all(folder):
     scores = {"loss": 0.5, "examples": 16}
     folds = [{**scores, "accuracy": accuracy, "best_epoch": 1} for accuracy in (0.6, 0.7, 0.8)]
     linear = {"C": 1.0, "seconds": 0.1, "test": {"accuracy": 0.71234}, "mcnemar_p": 0.25}
+    linear["ngrams"] = "words and bigrams"
     linear["words"] = {"bad": ["dull", "not <b>good"], "mixed": [], "good": ["superb"]}
     val = {"loss": 0.5, "accuracy": 0.7, "examples": 48}
     more = {"folds": folds, "linear_baseline": linear, "val": val}

@@ -24,9 +24,8 @@ def data_in_words(groups: Sequence[Group]) -> str:
     runs = sum(len(group.trials) for group in groups)
     finished = next(trial for group in groups for trial in group.finished)
     roles = {"train": "training", "val": "validation", "test": "the test"}
-    data = finished.env["data"]
-    splits = data.get("reviews") or {of: sum(n.values()) for of, n in data["counts"].items()}
-    reviews = [f"{n:,} for {roles[split]}" for split, n in splits.items() if n]
+    splits = finished.env["data"]["reviews"].items()
+    reviews = [f"{n:,} for {roles[split]}" for split, n in splits if n]
     classes = list_classes(finished.files.read_config().classes)
     counted = "1 run" if runs == 1 else f"{runs} runs"
     return f"{counted}; reviews: {', '.join(reviews)}; classes: {classes}."
@@ -93,7 +92,7 @@ def _first_seed(name: str, result: Mapping[str, Any]) -> list[str]:
         )
     if linear := result.get("linear_baseline"):
         sentences.append(
-            f"A linear baseline (TF-IDF of {linear.get('ngrams', 'words and bigrams')}, logistic "
+            f"A linear baseline (TF-IDF of {linear['ngrams']}, logistic "
             f"regression) has test accuracy {linear['test']['accuracy']:.4f}, the first seed of "
             f"{name} {result['test']['accuracy']:.4f} "
             f"(McNemar's p {cell(linear['mcnemar_p'], 'p')})."

@@ -11,7 +11,7 @@ import pandas
 from jaxtyping import Bool, Float, Float32, Int32, Int64
 from sklearn.metrics import confusion_matrix
 
-from sentiment_jax.config.schema import CLASSES, FEW_CLASSES
+from sentiment_jax.config.schema import FEW_CLASSES
 from sentiment_jax.data.labels import average_thresholds, decide
 from sentiment_jax.data.predictions import label_cells, prediction_columns
 from sentiment_jax.errors import InputError
@@ -54,8 +54,7 @@ def read_predictions(trials: Sequence[Trial], split: str = "test") -> Prediction
     config = trials[0].files.read_config()
     classes = config.classes
     separator = config.data.between_labels
-    names = {"0": 0, "1": 1} if classes == CLASSES else {}  # as earlier revisions wrote them
-    names |= {str(safe_cell(name)): i for i, name in enumerate(config.cells)}
+    names = {str(safe_cell(name)): i for i, name in enumerate(config.cells)}
     columns = prediction_columns(config)[1:]
     frames = []
     orders = []
@@ -65,8 +64,7 @@ def read_predictions(trials: Sequence[Trial], split: str = "test") -> Prediction
         check_checksum(path, trial.env, remedy)
         frame = pandas.read_csv(path, dtype=object, na_filter=False)
         frames.append(frame.astype(dict.fromkeys(columns, float)))
-        # Earlier revisions wrote no order: equal ids have to do.
-        orders.append(trial.env.get(f"{path.stem}_order", " ".join(frame["id"])))
+        orders.append(trial.env[f"{path.stem}_order"])
     if len({*orders}) > 1:
         listed = ", ".join(str(trial.directory) for trial in trials)
         raise InputError(f"{listed} scored the test set in different orders: report them apart")

@@ -6,31 +6,8 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from sentiment_jax.config.schema import MODELS, Config, groups_of, schema
+from sentiment_jax.config.schema import MODELS, Config, groups_of
 from sentiment_jax.errors import InputError
-
-LATER = {  # settings that are younger than format 2
-    name: schema("bert")[name].default
-    for name in (
-        "contrastive",
-        "probe_first",
-        "select_by",
-        "linear_baseline",
-        "min_steps",
-        "data.folds",
-        "data.encoding",
-        "data.separator",
-        "data.quote",
-        "data.header",
-        "data.label_columns",
-        "data.label_separator",
-        "data.packing",
-        "data.rare",
-        "data.validation_path",
-        "model.pooling",
-        "model.pooled_layers",
-    )
-}
 
 
 def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
@@ -85,9 +62,7 @@ def config_difference(old: Any, new: Any, ignored: Iterable[str] = ()) -> list[s
 
 def run_name(config: Any) -> str:
     """Return a readable folder name for a run; its last eight digits differ with any setting."""
-    # Without those at their defaults, the trials of earlier sweeps keep their names.
-    values = dict(item for item in flatten(config).items() if item not in LATER.items())
-    text = json.dumps(config_to_json(values), sort_keys=True)
+    text = json.dumps(config_to_json(config), sort_keys=True)
     digest = hashlib.sha256(text.encode()).hexdigest()[:8]
     optimizer = config.optimizer
     chosen = f"{optimizer.name}-{config.batch_size}-{optimizer.learning_rate:g}"

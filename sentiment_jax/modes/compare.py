@@ -31,7 +31,8 @@ from sentiment_jax.errors import InputError, TooLittleText
 from sentiment_jax.modes.pretrain import pretrain
 from sentiment_jax.modes.train import RUN, TRIAL, fit_baseline
 from sentiment_jax.runtime import terminal
-from sentiment_jax.storage.files import read_json, write_csv, write_json
+from sentiment_jax.storage.files import read_json, write_csv
+from sentiment_jax.storage.format import read_numbered, write_numbered
 from sentiment_jax.storage.run_directory import (
     COMPARISON_FILE,
     VECTORS,
@@ -133,8 +134,8 @@ def compare(
             _train(chosen, recipes[chosen], place, RUN, corpus, stop)
     table = pandas.DataFrame(rows)
     _write(table, scored, chosen, how, directory)
-    content = read_json(directory / COMPARISON_FILE) | {"choose_by": by, "chosen": place.name}
-    write_json(directory / COMPARISON_FILE, content)
+    content = read_numbered(directory / COMPARISON_FILE)
+    write_numbered(directory / COMPARISON_FILE, content | {"choose_by": by, "chosen": place.name})
     _print(table, chosen, found, read_json(ended), scored, by, directory)
     return table
 
@@ -216,12 +217,12 @@ def _begin(directory: Path, corpus: Corpus, text: Reviews, by: str) -> None:
         begun["text_hash"] = text.texts_hash
     begun |= {"choose_by": by, "chosen": ""}
     if not path.exists():
-        write_json(path, begun)
+        write_numbered(path, begun)
         return
-    known = read_json(path)
+    known = read_numbered(path)
     if known | {"choose_by": by, "chosen": ""} != begun:
         raise InputError(f"{directory} compares models on other reviews: choose another --workdir")
-    if known["chosen"] and (before := known.get("choose_by", by)) != by:
+    if known["chosen"] and (before := known["choose_by"]) != by:
         problem = f"{directory} has tested the model that was chosen by {before}"
         raise InputError(f"{problem}: choose another --workdir")
 

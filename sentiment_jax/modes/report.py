@@ -31,7 +31,7 @@ SHARED = ("runs", "models", "metrics", "classes", "confused", "words", "mcnemar"
 
 
 def report(directories: Sequence[Path], output: Path, with_text: bool = False) -> None:
-    """Write report.md, report.html, one CSV file per table and one PNG per plot.
+    """Write report.html, one CSV file per table and one PNG per plot.
 
     `directories` are sweeps, runs, or folders of them. The page shows the texts of the hardest
     mistakes if the data, which are read again, are a table; with `with_text`, of any data. Models
@@ -47,9 +47,8 @@ def report(directories: Sequence[Path], output: Path, with_text: bool = False) -
             prefix = f"{data}-" if len(parts) > 1 else ""  # of the files that groups share
             contents.append({"name": data} | _report_data(groups, output, prefix, with_text))
         values = {"title": findings.title(parts), "parts": contents, "hardware": hardware}
-        for name in ("report.md", "report.html"):
-            text = render(f"{name}.j2", **values, sections=[], turned=_turn, worst=_worst)
-            write_atomically(output / name, text)
+        page = render("report.html.j2", **values, sections=[], turned=_turn, worst=_worst)
+        write_atomically(output / "report.html", page)
     except OSError as error:
         raise InputError(f"cannot write to --output={output}: {error.strerror}") from error
     for content in contents:
@@ -59,7 +58,7 @@ def report(directories: Sequence[Path], output: Path, with_text: bool = False) -
             several = row["seeds"] > 1
             seeds = f" ± {row['± sd']:.4f}, {row['seeds']} seeds" if several else ", 1 seed"
             print(f"{row['name']}: test accuracy {row['test accuracy']:.4f}{seeds}")
-    print(f"wrote {output}/report.html, report.md, tables (.csv) and plots (.png)")
+    print(f"wrote {output}/report.html, tables (.csv) and plots (.png)")
 
 
 def _table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str] = ()) -> pandas.DataFrame:

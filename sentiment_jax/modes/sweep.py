@@ -4,17 +4,12 @@ The trials' directories, with their locks and results, are the whole state: any 
 may work on one sweep, and a sweep that was killed goes on from there.
 """
 
-import contextlib
 import dataclasses
 import itertools
-import os
-import signal
 import statistics
-import subprocess
-import sys
 import time
 import traceback
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +21,6 @@ from sentiment_jax.config.schema import HARMLESS, Config
 from sentiment_jax.config.stored import flatten, replace_settings
 from sentiment_jax.errors import InputError, Interrupted, InUse, RunError, describe_shortage
 from sentiment_jax.modes.train import RUN, TRIAL
-from sentiment_jax.runtime import launch, terminal
 from sentiment_jax.storage import run_directory
 from sentiment_jax.storage.files import checksums, write_csv, write_json
 from sentiment_jax.storage.metrics_log import read_metrics
@@ -42,7 +36,6 @@ from sentiment_jax.training.tasks.classification import with_classes
 from sentiment_jax.training.tasks.several_labels import task_of
 from sentiment_jax.training.trained_model import make_classifier
 
-WORKER = "SENTIMENT_JAX_WORKER"  # an environment variable, set in the workers of a sweep
 POLL_SECONDS = 2.0  # between two looks at trials that other processes train
 
 
@@ -52,7 +45,6 @@ def sweep(
     axes: Mapping[str, Any],
     *,
     overridden: Collection[str] = (),
-    workers: int = 1,
     stop_after: float | None = None,
 ) -> None:
     """Complete a sweep, alone or beside other processes, and print its result.
@@ -62,7 +54,6 @@ def sweep(
       directory: will hold sweep.json, table.csv and a folder for each trial.
       axes: the config's get_sweep(), updated with the command line's values.
       overridden: the settings that the command line changed.
-      workers: processes that divide the cores, this one included.
       stop_after: seconds until the current trial is saved and the sweep stops.
 
     Raises:
@@ -71,19 +62,10 @@ def sweep(
       Interrupted: SIGTERM, Ctrl-C or the end of the time; the current trial is saved.
     """
     prepare_workdir(directory)
-    if workers > 1:  # by default each process takes three quarters of a GPU's memory
-        os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", f"{0.9 / workers:.2f}")
     config = checks.resolve(recipe)
-    all_cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
-    cores = [all_cores[worker::workers] for worker in range(workers)]
-    _use_cores(cores[0])
     planned, experiment = _join(plan.plan_sweep(directory, config, axes, overridden))
     progress = SweepProgress(planned)
-    with contextlib.ExitStack() as stack:
-        stop = stack.enter_context(Stop(stop_after))
-        if os.environ.pop(WORKER, ""):
-            launch.when_parent_ends(lambda: os.kill(os.getpid(), signal.SIGTERM))
-        stack.enter_context(_start_workers(cores, directory, stop))
+    with Stop(stop_after) as stop:
         for trials in planned.stages():
             while progress.update(trials):
                 trained = False
@@ -162,44 +144,6 @@ def _train_if_free(trial: Trial, first: Experiment, own: Config, stop: Stop) -> 
         sums = checksums(metrics) if metrics.exists() else {}
         write_json(trial.files.failed, failure | sums)
     return True
-
-
-def _use_cores(cores: Collection[int]) -> None:
-    """Keep this thread, and the processes that it starts, on some cores, if any are given."""
-    # Two small models side by side, one core each, train far faster than in turn on both.
-    if cores:
-        os.sched_setaffinity(0, cores)
-
-
-@contextlib.contextmanager
-def _start_workers(cores: Sequence[Collection[int]], directory: Path, stop: Stop) -> Iterator[None]:
-    """Run this command in the other workers meanwhile, each on its cores, and log their output."""
-    command = [sys.executable, "-m", "sentiment_jax.main", *sys.argv[1:], "--workers=1"]
-    processes: dict[Path, subprocess.Popen] = {}
-    try:
-        for number, own in enumerate(cores[1:], start=2):
-            log_path = directory / f"worker-{number}.log"
-            _use_cores(own)  # which the worker inherits
-            with log_path.open("a", encoding="utf-8") as log:
-                # A session of their own: Ctrl-C reaches this process alone, which passes it on.
-                processes[log_path] = subprocess.Popen(
-                    command,
-                    env={**os.environ, WORKER: "yes"},
-                    stdin=subprocess.PIPE,  # closed by the kernel when this process ends
-                    stdout=log,
-                    stderr=log,
-                    start_new_session=True,
-                )
-        _use_cores(cores[0])
-        yield
-        while any(p.poll() is None for p in processes.values()) and not stop.requested:
-            time.sleep(0.1)
-    finally:
-        for process in processes.values():
-            process.terminate()
-        for log_path, process in processes.items():
-            if (code := process.wait()) not in (0, 143):
-                terminal.warn(f"a worker ended with exit code {code}: {log_path}")
 
 
 class SweepProgress:

@@ -14,7 +14,6 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from sentiment_jax.errors import InputError, RunError
@@ -168,21 +167,16 @@ def run_child(group: ProcessGroup, lost_after: int) -> int:
     return 1
 
 
-def when_parent_ends(end: Callable[[], None]) -> None:
-    """Call `end` once the parent is gone, whose pipe is this process's stdin."""
-
-    def wait() -> None:
-        os.read(0, 1)  # nobody writes to it, and only the parent holds it open
-        end()
-
-    threading.Thread(target=wait, daemon=True).start()
-
-
 def follow_parent() -> bool:
     """Return whether `run_child` started this process; if so, end it when the parent is gone."""
     if STDERR not in os.environ:
         return False
-    when_parent_ends(lambda: os._exit(1))
+
+    def wait() -> None:
+        os.read(0, 1)  # a pipe that nobody writes to, and only the parent holds open
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
     stderr = int(os.environ.pop(STDERR))
     sys.stderr = terminal.Unbreakable(open(stderr, "w", buffering=1, errors="backslashreplace"))  # noqa: SIM115
     return True

@@ -36,9 +36,8 @@ from sentiment_jax.runtime import processes
 from sentiment_jax.storage.files import file_sha256, read_json, write_atomically, write_json
 
 MANIFEST = "MANIFEST.json"
-BOOKKEEPING = "bookkeeping/metadata"  # JSON; Orbax wrote it, up to e8d57db, by that name
+BOOKKEEPING = "bookkeeping/metadata"  # JSON
 LATEST_KEPT = 2
-FREQUENCIES = "embedding_frequencies"  # in params of pre-trainings by 0215bc7; now a file
 STEP = re.compile(r"(0|[1-9][0-9]*)(\.partial)?")
 OWN = re.compile(r"[0-9]+(\.(partial|corrupt|deleted|orbax-checkpoint-tmp))*")
 
@@ -163,24 +162,19 @@ class Checkpoints:
     def read(self, step: int, name: str, template: Any = None) -> Any:
         """Read params or opt_state of one checkpoint.
 
-        `template` is a tree of jax.ShapeDtypeStruct with shardings; FREQUENCIES are left out.
-        Without one, numpy arrays are read, and other processes are not waited for.
+        `template` is a tree of jax.ShapeDtypeStruct with shardings. Without one, numpy arrays are
+        read, and other processes are not waited for.
         """
         ocp = _orbax()
         context = ocp.Context()
         if template is None:
             context.multiprocessing.primary_host = jax.process_index()
             context.multiprocessing.active_processes = {jax.process_index()}
-        folder = _folders(self.directory)[step]
-        whole = ocp.is_orbax_checkpoint(folder)  # up to e8d57db each item was a checkpoint
-        item: dict[str, Any] = {"path": folder if whole else folder / name}
-        item["checkpointable_name"] = name if whole else None
+        item = {"path": _folders(self.directory)[step], "checkpointable_name": name}
         with context:
-            stored = ocp.metadata(**item).metadata
-        if template is None:
-            template = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), stored)
-        context.pytree.loading.partial_load = FREQUENCIES in stored
-        with context:
+            if template is None:
+                stored = ocp.metadata(**item).metadata
+                template = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), stored)
             return ocp.load(**item, abstract_state=template)
 
 

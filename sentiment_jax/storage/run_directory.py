@@ -22,8 +22,8 @@ from sentiment_jax.config.schema import HARMLESS, Config
 from sentiment_jax.errors import InputError, InUse
 from sentiment_jax.runtime import processes, terminal
 from sentiment_jax.storage.checkpoints import owned, steps_in
-from sentiment_jax.storage.files import read_json, write_json
-from sentiment_jax.storage.format import FORMAT, upgrade
+from sentiment_jax.storage.files import read_json
+from sentiment_jax.storage.format import read_numbered, write_numbered
 
 DECIDE_BITS = ("python", "versions", "devices", "machine", "xla_flags")  # of env.json
 NVIDIA = "nvidia-|jax-cuda"  # wheels of CUDA, cuDNN, and of XLA for them
@@ -31,7 +31,7 @@ SWEEP_FILE = "sweep.json"  # in the directory of a sweep
 COMPARISON_FILE = "comparison.json"  # in that of a comparison
 VECTORS = "vectors"  # a comparison's run of pre-training
 OF_SWEEP = re.compile(  # and of a comparison; not trials
-    r"sweep\.json|table\.csv|final(/[^/]*)?|worker-\d+\.log|comparison\.(json|csv|png)"
+    r"sweep\.json|table\.csv|final(/[^/]*)?|comparison\.(json|csv|png)"
 )
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tokenizers")
 
@@ -115,7 +115,7 @@ class RunDirectory:
 
     def read_config(self) -> Config:
         """Read config.json; InputError if it is damaged or has another format."""
-        config = stored.make_frozen(upgrade(self.config, read_json(self.config)))
+        config = stored.make_frozen(read_numbered(self.config))
         moved = {}  # with their run: reviews that Python gave
         for name, own in zip(("data.path", "data.test_path"), self.reviews.values(), strict=True):
             path = Path(stored.flatten(config)[name])
@@ -135,7 +135,7 @@ class RunDirectory:
 
     def write_config(self, config: Config) -> None:
         """Write config.json: from now on a run is here."""
-        write_json(self.config, {"format": FORMAT, **stored.config_to_json(config)})
+        write_numbered(self.config, stored.config_to_json(config))
         if processes.is_main():
             self.removed.unlink(missing_ok=True)
 
@@ -179,24 +179,17 @@ class RunDirectory:
                 raise InputError(f"{path} is finished and kept no checkpoint, as a fold does")
             raise InputError(f"{path} has no checkpoint yet: let its first epoch end")
 
-    def check_config(self, config: Config, allow_changes: bool) -> list[str]:
-        """Return how the run's config differs in what affects results; InputError if it may not."""
+    def check_config(self, config: Config) -> None:
+        """Raise InputError if the run's config differs in what affects results."""
         if not self.config.exists():
             if self.began() or self.result.exists():
                 problem = f"{self.path} holds a result or checkpoints but no config.json"
                 raise InputError(f"{problem}: put that file back, or start over with --fresh")
-            return []
-        changes = stored.config_difference(self.read_config(), config, HARMLESS)
-        if changes and "sources" in read_json(self.env):  # teachers are compared by content
-            changes = [change for change in changes if not change.startswith("data.teacher:")]
-        # The folds are trained, and another pooling has other parameters.
-        fixed = config.data.folds or self.folds.exists()
-        fixed = fixed or any(change.startswith("model.pooling:") for change in changes)
-        if changes and (fixed or not allow_changes):
+            return
+        ignored = (*HARMLESS, "data.teacher")  # teachers are compared by content
+        if changes := stored.config_difference(self.read_config(), config, ignored):
             problem = f"{self.path} was started with another config ({'; '.join(changes)})"
-            more = "" if fixed else ", or --allow_changes to resume anyway"
-            raise InputError(f"{problem}; choose another --workdir, or --fresh to start over{more}")
-        return changes
+            raise InputError(f"{problem}; choose another --workdir, or --fresh to start over")
 
     def check_data(self, statistics: dict[str, Any]) -> None:
         """Raise InputError unless the data are those that env.json records.

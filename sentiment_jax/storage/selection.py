@@ -36,7 +36,7 @@ class Ranking:
         """Return the sort key of a validation's scores: the greater, the better."""
         if scores is None or not math.isfinite(scores["loss"]):
             return WORST
-        found = {name: scores.get(name) for name in self.by}  # none before select_by was changed
+        found = {name: scores.get(name) for name in self.by}
         values = {name: -math.inf if value is None else value for name, value in found.items()}
         return tuple(-value if name == "loss" else value for name, value in values.items())
 

@@ -18,8 +18,8 @@ from sentiment_jax.config.schema import Config
 from sentiment_jax.config.stored import flatten
 from sentiment_jax.config.validation import validate
 from sentiment_jax.errors import InputError, did_you_mean
-from sentiment_jax.storage.files import check_checksum, read_json, write_json
-from sentiment_jax.storage.format import FORMAT, upgrade
+from sentiment_jax.storage.files import check_checksum, read_json
+from sentiment_jax.storage.format import read_numbered, write_numbered
 from sentiment_jax.storage.metrics_log import read_metrics
 from sentiment_jax.storage.run_directory import COMPARISON_FILE, SWEEP_FILE, RunDirectory
 from sentiment_jax.storage.selection import Ranking
@@ -139,7 +139,7 @@ class Sweep:
     def write(self) -> None:
         """Write sweep.json."""
         fields = {**vars(self), "config": stored.config_to_json(self.config)}
-        write_json(fields.pop("directory") / SWEEP_FILE, {"format": FORMAT, **fields})
+        write_numbered(fields.pop("directory") / SWEEP_FILE, fields)
 
     def trial(self, stage: str, setting: Setting, seeds: dict[str, int]) -> Trial:
         """Return one trial with its resolved config and present outcome."""
@@ -209,7 +209,7 @@ def find_run(directory: Path) -> Path:
     Another directory is returned as it is. InputError: there is no winner yet.
     """
     if (directory / COMPARISON_FILE).is_file():
-        if chosen := read_json(directory / COMPARISON_FILE)["chosen"]:
+        if chosen := read_numbered(directory / COMPARISON_FILE)["chosen"]:
             return directory / chosen
         raise InputError(f"{directory} is a comparison without a choice yet: let its command end")
     if not (directory / SWEEP_FILE).is_file():
@@ -298,11 +298,9 @@ def _values(axis: str, like: Any, raw: Sequence[Any]) -> tuple:
 
 
 def read_sweep(directory: Path) -> Sweep:
-    """Read sweep.json; InputError if it is missing or damaged."""
-    path = directory / SWEEP_FILE
-    plan = upgrade(path, read_json(path))
+    """Read sweep.json; InputError if it is missing, damaged or has another format."""
+    plan = read_numbered(directory / SWEEP_FILE)
     plan["config"] = stored.make_frozen(plan["config"])
-    plan |= {name: tuple(plan.get(name, ())) for name in ("seeds", "split_seeds")}
+    plan |= {name: tuple(plan[name]) for name in ("seeds", "split_seeds")}
     plan["axes"] = flatten(plan["axes"])  # lists become the tuples they were
-    # Earlier revisions wrote more fields.
-    return Sweep(directory, **{k: v for k, v in plan.items() if k in Sweep.__dataclass_fields__})
+    return Sweep(directory, **plan)

@@ -47,7 +47,6 @@ class Options(TypedDict, total=False):
     """What may be asked for beside the config, as keywords."""
 
     fresh: bool  # remove what an earlier run left in the directory
-    allow_changes: bool  # resume although the config differs; env.json records it
     tensorboard: bool  # write event files as well
     stop_after: float | None  # seconds until the run saves and ends
     stop: Stop | None  # what asks the run to end, shared by the trials of a sweep
@@ -58,8 +57,8 @@ class Options(TypedDict, total=False):
 
 def check_start(
     recipe: ConfigDict | Config, directory: RunDirectory, task: Task, options: Options
-) -> tuple[Start, Config, list[str], list[str] | None]:
-    """Return how a run starts, its config, the changes of that, its sources (None: needs none)."""
+) -> tuple[Start, Config, list[str] | None]:
+    """Return how a run starts, its config, its sources (None: needs none)."""
     workdir = directory.path
     fresh = options.get("fresh", False)
     anew = directory.removed.exists() or (fresh and not directory.began_in_this_job())
@@ -75,11 +74,11 @@ def check_start(
         raise InputError(f"the config learns from {workdir}, its own --workdir: choose another one")
     if holds_runs(workdir) and not directory.config.exists():
         raise InputError(f"{workdir} holds a sweep or comparison: choose another --workdir")
-    allowed = options.get("allow_changes", False)
-    changes = [] if anew else directory.check_config(config, allowed)
+    if not anew:
+        directory.check_config(config)
     if anew:
         start = Start.BEGUN_ANEW
-    elif finished and not changes:
+    elif finished:
         start = Start.FINISHED
     else:
         start = Start.RESUMED if directory.began() else Start.BEGUN
@@ -90,7 +89,7 @@ def check_start(
         same = lineage.named_sources(config) == lineage.named_sources(began)
         if not (same and directory.result.exists()):  # a finished run needs none
             sources = lineage.check_same_sources(config, directory)
-    return start, config, changes, sources
+    return start, config, sources
 
 
 def check_finished_data(config: Config, directory: RunDirectory) -> None:

@@ -137,9 +137,8 @@ def print_linear_baseline(result: dict[str, Any]) -> None:
     scores = baseline["test"]
     lead = result["test"]["accuracy"] - scores["accuracy"]
     p = baseline["mcnemar_p"]
-    ngrams = baseline.get("ngrams", "words and bigrams")
     more = f" macro F1 {scores['macro_f1']:.4f}" if "macro_f1" in result["val"] else ""
-    model = f"TF-IDF of {ngrams}, logistic regression, C {baseline['C']:g}"
+    model = f"TF-IDF of {baseline['ngrams']}, logistic regression, C {baseline['C']:g}"
     print_scores("linear", scores, f"{model}, {baseline['seconds']:.1f} s", more=more)
     doubt = "" if p < 0.05 else ": not shown to differ"
     print(f"{'':8} the model's accuracy minus this {lead:+.4f}, McNemar's p {p:.2g}{doubt}")

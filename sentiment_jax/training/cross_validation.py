@@ -137,7 +137,7 @@ def _train_fold(
         files.read_json(directory.config, remedy)
         env = files.read_json(directory.env, remedy)
         files.check_checksum(directory.tokenizer, env, remedy)
-        if env.get("sources", run.sources) != run.sources:
+        if env["sources"] != run.sources:
             raise InputError(f"{directory.path} learned from other parameters: {remedy}")
     result = run_stages(
         run.config,

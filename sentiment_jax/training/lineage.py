@@ -63,7 +63,7 @@ def check_same_sources(
     """Return a config's `source_hashes`; InputError unless a run began with, or recorded, them."""
     found = source_hashes(config)  # wherever the sources are now
     if began_with is None:
-        began_with = read_json(directory.env).get("sources", found)  # early revisions have none
+        began_with = read_json(directory.env)["sources"]
     if began_with != found:
         names = " or ".join(filter(None, named_sources(config)))
         raise InputError(
@@ -102,8 +102,7 @@ def warn_of_leakage(config: Config, corpus: Corpus) -> None:
             continue
         try:
             trained_on = _read_training_text(run, config, corpus.statistics["data_hash"])
-            if "sources" in read_json(directory.env):
-                check_same_sources(directory.read_config(), directory)
+            check_same_sources(directory.read_config(), directory)
         except InputError as error:
             terminal.warn_once(
                 f"{run} may have been trained on reviews that are held out here: {error}"

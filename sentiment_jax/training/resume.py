@@ -10,13 +10,13 @@ from flax import traverse_util
 from jaxtyping import Float32
 
 from sentiment_jax.config.schema import EncoderConfig
-from sentiment_jax.errors import InputError, RunError
+from sentiment_jax.errors import RunError
 from sentiment_jax.huggingface import hub, weights
 from sentiment_jax.huggingface.weights import LoadReport
 from sentiment_jax.models import layers
 from sentiment_jax.models.registry import ARCHITECTURES
 from sentiment_jax.runtime import devices, processes, terminal
-from sentiment_jax.storage.checkpoints import FREQUENCIES, Checkpoints
+from sentiment_jax.storage.checkpoints import Checkpoints
 from sentiment_jax.storage.files import read_array, read_json
 from sentiment_jax.storage.metrics_log import MetricsLog
 from sentiment_jax.storage.run_directory import RunDirectory
@@ -42,10 +42,6 @@ def restore_or_begin(run: TrainingRun) -> None:
     faults = "; ".join(f"step {step}: {why}" for step, why in checkpoints.faults.items())
     if checkpoints.steps:
         run.state, run.progress = _restore(experiment, checkpoints)
-        if best := run.progress.best:  # --allow_changes may rank by another metric
-            by = run.task.make_ranking(config).by
-            measured = best.get("metrics", {})
-            best |= {name: measured[name] for name in by if name in measured and name not in best}
     elif any(checkpoints.directory.glob("*.corrupt")):
         raise RunError(
             f"every checkpoint in {checkpoints.directory} is damaged ({faults or 'found before'}) "
@@ -111,23 +107,18 @@ def initial_params(experiment: Experiment) -> tuple[Any, LoadReport | None]:
     )
     start = ARCHITECTURES[model.name].start
     if start and source.config.model.name != model.name:
-        frequencies = _word_frequencies(run, source.step)
+        frequencies = _word_frequencies(run)
         train = experiment.encoded["train"]
         first = start(params, frequencies, train.token_ids, train.offsets, train.labels)
         params = jax.tree.map(jnp.asarray, first)
     return params, report
 
 
-def _word_frequencies(run: Path, step: int) -> Float32[np.ndarray, "vocabulary 1"]:
+def _word_frequencies(run: Path) -> Float32[np.ndarray, "vocabulary 1"]:
     """Return how frequent each word and n-gram is in the text of a pre-training."""
     directory = RunDirectory(run)
-    if directory.frequencies.exists():
-        remedy = "put that file back, or pre-train again"
-        return read_array(directory.frequencies, read_json(directory.env), remedy)[:, None]
-    params = Checkpoints(directory.checkpoints, read_only=True).read(step, "params")
-    if FREQUENCIES not in params:
-        raise InputError(f"model.pretrained={run} has no word frequencies: pre-train again")
-    return params[FREQUENCIES]["embedding"]
+    remedy = "put that file back, or pre-train again"
+    return read_array(directory.frequencies, read_json(directory.env), remedy)[:, None]
 
 
 def _restore(experiment: Experiment, checkpoints: Checkpoints) -> tuple[TrainState, Progress]:
@@ -136,9 +127,7 @@ def _restore(experiment: Experiment, checkpoints: Checkpoints) -> tuple[TrainSta
     shapes = abstract_state(experiment)
     params = checkpoints.read(step, "params", shapes.params)
     opt_state = checkpoints.read(step, "opt_state", shapes.opt_state)
-    bookkeeping = checkpoints.bookkeeping(step)
-    known = Progress.__dataclass_fields__  # earlier revisions wrote more
-    progress = Progress(**{name: v for name, v in bookkeeping.items() if name in known})
+    progress = Progress(**checkpoints.bookkeeping(step))
     best = progress.best["step"] if progress.best else None
     places = [checkpoints.directory / name for name in (f"{best}", f"{best}.corrupt")]
     found = [place for place in places if place.exists()]

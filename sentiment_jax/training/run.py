@@ -97,7 +97,6 @@ class TrainingRun:
     config: Config
     directory: RunDirectory
     start: Start
-    changes: list[str]  # of the config since the run began, which the user has allowed
     sources: list[str] | None  # sha256 of what it learns from; None: it needs nothing any more
     stop: Stop
     options: Options

@@ -63,7 +63,7 @@ def run_stages(
     with run_directory.lock_run(workdir), contextlib.ExitStack() as stack:
         stop = options.get("stop") or stack.enter_context(Stop(options.get("stop_after")))
         with processes.main_process_first():
-            start, config, changes, sources = check_start(recipe, directory, task, options)
+            start, config, sources = check_start(recipe, directory, task, options)
             if start is Start.FINISHED and not nested:
                 check_finished_data(config, directory)
                 print(f"{workdir} is finished; nothing to do (--fresh starts over)")
@@ -77,7 +77,6 @@ def run_stages(
             config=config,
             directory=directory,
             start=start,
-            changes=changes,
             sources=sources,
             stop=stop,
             options=options,
@@ -129,7 +128,7 @@ def record(run: TrainingRun) -> None:
         now = run_directory.describe_environment()
         env = now | {"data": statistics}
         if directory.config.exists():
-            env = _record_resumption(directory, run.changes, now, statistics)
+            env = _record_resumption(directory, now, statistics)
         if not resumed and processes.is_main():
             run.experiment.tokenizer.save(str(directory.tokenizer))
             env |= checksums(directory.tokenizer) | {"sources": run.sources}
@@ -140,19 +139,16 @@ def record(run: TrainingRun) -> None:
 
 
 def _record_resumption(
-    directory: RunDirectory, changes: list[str], now: dict[str, Any], statistics: dict[str, Any]
+    directory: RunDirectory, now: dict[str, Any], statistics: dict[str, Any]
 ) -> dict[str, Any]:
     """Return env.json with one more start, and warn of what makes the run no longer bit-exact."""
     directory.check_data(statistics)
     env = read_json(directory.env)
-    if changes:
-        directory.result.unlink(missing_ok=True)  # it is not this config's
-        env["resumed_with_changes"] = [*env.get("resumed_with_changes", []), changes]
     before = env.get("resumed", [env])[-1]
     if differing := [
-        f"{name} was {before.get(name)}, is {now[name]}"
+        f"{name} was {before[name]}, is {now[name]}"
         for name in run_directory.DECIDE_BITS
-        if before.get(name) != now[name]
+        if before[name] != now[name]
     ]:
         terminal.warn(f"not bit-exact from here on: {'; '.join(differing)}")
     if env["data"].get("pseudo_labels_hash") != statistics.get("pseudo_labels_hash"):

@@ -84,5 +84,5 @@ def test_runs_are_ranked_as_they_choose_their_epochs(
         runs.change_json(path / "result.json", "val", accuracy=accuracy, loss=loss)
     report.report(paths, tmp_path / "report")
     assert [row["name"] for row in read_table(tmp_path / "report/models.csv")] == ranked
-    page = (tmp_path / "report/report.md").read_text()
+    page = (tmp_path / "report/report.html").read_text()
     assert f"Ranked by validation {select_by}. " in page and f"validation ({select_by} 0." in page

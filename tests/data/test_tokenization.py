@@ -75,7 +75,7 @@ def test_tokenizer_json_round_trip_ignores_its_own_truncation_and_padding(tmp_pa
 
 
 def test_a_tokenizer_that_adds_nothing_adds_cls_and_sep(tmp_path, wordpiece):
-    """As earlier revisions did, so that their runs are read as before."""
+    """A tokenizer.json need not hold a post-processor."""
     expected = wordpiece.encode(TEXTS[0]).ids
     wordpiece.post_processor = None
     wordpiece.save(str(tmp_path / "tokenizer.json"))

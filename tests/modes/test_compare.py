@@ -316,7 +316,7 @@ def test_unlabeled_text_adds_the_average_of_embeddings_learned_from_it(
     learned = read_json(vectors.result)
     assert table.train_seconds[2] == own["train_seconds"] + learned["train_seconds"]
     report([directory], tmp_path / "report")
-    assert "average" in (tmp_path / "report" / "report.md").read_text()
+    assert "average" in (tmp_path / "report" / "report.html").read_text()
     shutil.copytree(directory, killed := tmp_path / "killed")
     shutil.rmtree(killed / "average")
     (killed / "vectors" / "result.json").unlink()

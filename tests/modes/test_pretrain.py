@@ -10,7 +10,6 @@ from unittest.mock import Mock
 import golden
 import jax
 import numpy as np
-import orbax.checkpoint as ocp
 import pytest
 import runs
 import safetensors
@@ -32,12 +31,11 @@ from sentiment_jax.modes import export, sweep
 from sentiment_jax.modes.pretrain import pretrain
 from sentiment_jax.modes.train import train
 from sentiment_jax.storage.checkpoints import Checkpoints, steps_in
-from sentiment_jax.storage.files import file_sha256, read_json, write_json
+from sentiment_jax.storage.files import read_json
 from sentiment_jax.storage.metrics_log import read_metrics
 from sentiment_jax.storage.run_directory import RunDirectory
 from sentiment_jax.training import resume
 from sentiment_jax.training.checks import resolve
-from sentiment_jax.training.compilation import abstract_state
 from sentiment_jax.training.experiment import read_corpus
 from sentiment_jax.training.run import Progress
 from sentiment_jax.training.tasks.classification import CLASSIFICATION
@@ -220,42 +218,6 @@ def test_a_classifier_of_their_average_starts_at_class_shares(pretrained, load, 
     trained = load_run(tmp_path / "run").params
     np.testing.assert_array_equal(trained["embedding"]["embedding"], expected)
     assert np.all(trained["classifier"]["kernel"])
-
-
-def test_word_frequencies_among_the_parameters_are_still_read(pretrained, load, tmp_path):
-    """As 0215bc7 wrote them: the average starts as from a file, the pre-training is resumed."""
-    source = shutil.copytree(pretrained("lstm"), tmp_path / "source")
-    frequencies = np.load(source / "frequencies.npy")[:, None]
-    (source / "frequencies.npy").unlink()
-    changes = {"data.source": "sample", "data.max_length": 24, "model.embedding_size": 16}
-    changes |= {"data.ngrams": 2, "data.folds": 0}
-
-    def start(run):
-        config = override(average.get_config(), changes | {"model.pretrained": str(run)})
-        return resume.initial_params(CLASSIFICATION.prepare(resolve(config)))[0]
-
-    refuses("source has no word frequencies: pre-train again", start, source)
-    config = PRETRAININGS["lstm"]
-    shapes = abstract_state(PRETRAINING.prepare(resolve(config, PRETRAINING)))
-    checkpoints = Checkpoints(source / "checkpoints")
-    for step in checkpoints.steps:
-        items = {n: checkpoints.read(step, n, vars(shapes)[n]) for n in ("params", "opt_state")}
-        items["params"]["embedding_frequencies"] = {"embedding": frequencies}
-        folder = source / "checkpoints" / str(step)
-        for path in [path for path in folder.iterdir() if path.name != "bookkeeping"]:
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
-        with ocp.StandardCheckpointer() as writer:
-            for name, item in items.items():
-                writer.save(folder / name, item)
-        files = [path for path in folder.rglob("*") if path.is_file()]
-        sums = {str(path.relative_to(folder)): file_sha256(path) for path in files}
-        write_json(folder / "MANIFEST.json", {"files": sums})
-    assert_same_parameters(start(source), start(pretrained("lstm")), ("embedding", "classifier"))
-    result = read_json(source / "result.json")
-    (source / "result.json").unlink()
-    again = pretrain(config, source)
-    assert (again["val"], again["best_step"]) == (result["val"], result["best_step"])
-    assert checkpoints.steps == steps_in(checkpoints.directory)  # no step was repeated
 
 
 def test_a_source_is_checked_before_any_review_is_read(pretrained, tmp_path, monkeypatch, capsys):

@@ -7,7 +7,6 @@ import os
 import shutil
 import subprocess
 from signal import SIGKILL, SIGTERM
-from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -73,8 +72,6 @@ def test_the_winner_is_the_run_that_a_sweep_stands_for(swept, sweep_copy, tmp_pa
     assert find_run(swept.directory).parent == swept.directory / "final"
     for path in (sweep_copy / "final").glob("*/result.json"):
         path.unlink()
-    # As earlier revisions of format 2 wrote it:
-    runs.change_json(sweep_copy / "sweep.json", config_file="lstm:sample", overrides={"epochs": 3})
     refuses("copy is a sweep without a winner yet", find_run, sweep_copy)
 
 
@@ -321,26 +318,6 @@ def test_a_trial_in_use_is_awaited_or_taken_over(
         assert training.directories[-1].name.startswith(f"{best}-seed2")
 
 
-def test_workers_divide_the_cores_and_end_with_it(config, tmp_path, training, monkeypatch, capsys):
-    worker = Mock(wait=lambda: 3)
-    popen = Mock(return_value=worker)
-    pin = Mock()
-    monkeypatch.setattr(os, "environ", dict(os.environ))
-    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {4, 5, 6})
-    monkeypatch.setattr(os, "sched_setaffinity", pin)
-    monkeypatch.setattr(subprocess, "Popen", popen)
-    training.errors = {1: Interrupted("saved")}
-    with pytest.raises(Interrupted, match="saved"):
-        sweep.sweep(config, tmp_path, AXES, workers=2)
-    worker.terminate.assert_called_once_with()
-    assert f"a worker ended with exit code 3: {tmp_path}/worker-2.log" in capsys.readouterr().err
-    assert popen.call_args.args[0][1:3] == ["-m", "sentiment_jax.main"]
-    assert popen.call_args.args[0][-1] == "--workers=1"
-    assert popen.call_args.kwargs["env"]["XLA_PYTHON_CLIENT_MEM_FRACTION"] == "0.45"
-    assert popen.call_args.kwargs["start_new_session"], "Ctrl-C would reach the worker twice"
-    assert [call.args[1] for call in pin.call_args_list] == [[4, 6], [5], [4, 6]]
-
-
 # In processes of their own
 
 CHANGES = {"epochs": 8, "checkpoint_every": 100, **runs.ONE_SHAPE}  # a signal comes in time
@@ -362,59 +339,27 @@ def finish(process, code=0):
 
 
 @pytest.fixture(scope="module")
-def finish_here():
-    """The same command in this process, where everything is compiled."""
-    axes = lstm.get_sweep("sample") | OWN_AXES
-    return lambda directory: sweep.sweep(runs.make_small(**CHANGES), directory, axes)
-
-
-@pytest.fixture(scope="module")
-def uninterrupted(finish_here, tmp_path_factory):
+def uninterrupted(tmp_path_factory):
     directory = tmp_path_factory.mktemp("uninterrupted")
     with runs.unpainted():
-        finish_here(directory)
+        axes = lstm.get_sweep("sample") | OWN_AXES
+        sweep.sweep(runs.make_small(**CHANGES), directory, axes)
     return table(directory)
 
 
-def workers(directory):
-    """The processes of a sweep that are running."""
-    processes = subprocess.check_output(["ps", "-ewwo", "args"], text=True).splitlines()
-    return [process for process in processes if str(directory) in process]
-
-
-@pytest.mark.parametrize("number", [SIGKILL, pytest.param(SIGTERM, marks=pytest.mark.slow)])
-def test_a_signal_ends_the_workers_and_loses_nothing(uninterrupted, finish_here, tmp_path, number):
-    process = begin(tmp_path, "--workers=2", start_new_session=True)
-    runs.wait_until(lambda: list(tmp_path.glob("*/result.json")), process)
-    assert len(workers(tmp_path)) == 2
-    process.send_signal(number)
-    output = finish(process, code=143 if number == SIGTERM else -number)
-    assert number == SIGKILL or "run the same command to continue" in output
-    runs.wait_until(lambda: not workers(tmp_path), seconds=30 if number == SIGKILL else 0)
-    before = contents(tmp_path)
-    finished = {path.parent for path in before if path.name == "result.json"}
-    assert len(finished) < 4, "killed too late to show anything"
-    if number == SIGKILL:
-        finish_here(tmp_path)
-    else:
-        output += finish(begin(tmp_path, "--workers=2"))
-        log = (tmp_path / "worker-2.log").read_text()
-        assert "4 trials, " in log and "4/4" in output + log
-        logs = [path.read_text() for path in tmp_path.rglob("log.txt")]
-        assert [text.count("epoch   1/8") for text in logs] == [1] * 4, "trained twice"
-    after = contents(tmp_path)
-    # Of a run that had just ended, the last lines of its log are written again.
-    kept = [path for path in before if finished & {*path.parents} and path.name != "log.txt"]
-    assert len(kept) > 9 * len(finished)
-    assert [path for path in kept if before[path] != after[path]] == []
-    assert table(tmp_path) == uninterrupted
-
-
-@pytest.mark.slow
-def test_of_two_commands_begun_at_once_one_may_die(uninterrupted, tmp_path):
-    killed, survivor = (begin(tmp_path) for _ in range(2))
-    runs.wait_until(lambda: list(tmp_path.glob("*/result.json")), killed, survivor)
-    killed.kill()
-    killed.communicate()
-    assert "4/4" in finish(survivor)
+@pytest.mark.parametrize("number", [0, SIGKILL, pytest.param(SIGTERM, marks=pytest.mark.slow)])
+def test_two_processes_share_a_sweep_and_a_signal_to_one_loses_nothing(
+    uninterrupted, tmp_path, number
+):
+    first, second = pair = begin(tmp_path), begin(tmp_path)
+    runs.wait_until(lambda: list(tmp_path.glob("*/result.json")), *pair)
+    first.send_signal(number)
+    output = finish(first, code=143 if number == SIGTERM else -number)
+    assert number != SIGTERM or "run the same command to continue" in output
+    assert "4/4" in finish(second)
+    logs = [path.read_text() for path in tmp_path.rglob("log.txt")]
+    assert len(logs) == 4
+    assert number == SIGKILL or [log.count("epoch   1/8") for log in logs] == [1] * 4
+    for metrics in tmp_path.glob("final/*/metrics.jsonl"):
+        assert [line["split"] for line in read_metrics(metrics)].count("test") == 1
     assert table(tmp_path) == uninterrupted

@@ -9,10 +9,8 @@ import pytest
 from reviews import refuses
 
 from sentiment_jax.errors import InputError
-from sentiment_jax.storage import files, format
+from sentiment_jax.storage import files
 from sentiment_jax.storage.files import read_json, write_json
-from sentiment_jax.storage.format import FORMAT
-from sentiment_jax.storage.run_directory import RunDirectory
 
 
 def test_json_is_strict_and_atomic(tmp_path):
@@ -85,26 +83,6 @@ def test_a_file_that_differs_from_its_checksum_or_has_none_is_refused(tmp_path):
     path.unlink()
     with pytest.raises(InputError, match="cannot read .*metrics.jsonl: .*restore it"):
         files.check_checksum(path, register, "restore it")
-
-
-def test_a_run_of_another_format_is_refused(finished, tmp_path):
-    config = read_json(finished / "config.json")
-    assert config.pop("format") == FORMAT
-    for stored, message in (
-        ({}, "made before format 2: train again, or check out 30f9d98"),
-        ({"format": 1}, "made before format 2"),
-        ({"format": FORMAT + 1}, f"has format {FORMAT + 1}: it was made by a later revision"),
-    ):
-        write_json(tmp_path / "config.json", stored | config)
-        refuses(f"{tmp_path} .*{message}", RunDirectory(tmp_path).read_config)
-
-
-def test_an_earlier_format_is_upgraded_step_by_step(tmp_path, monkeypatch):
-    upgrades = {n: lambda content, n=n: {**content, f"as of {n + 1}": n} for n in (2, 3)}
-    monkeypatch.setattr(format, "FORMAT", 4)
-    monkeypatch.setattr(format, "UPGRADES", upgrades)
-    found = format.upgrade(tmp_path / "config.json", {"format": 2, "seed": 1})
-    assert [*found.items()] == [("seed", 1), ("as of 3", 2), ("as of 4", 3)]
 
 
 def test_a_spreadsheet_runs_no_text(tmp_path):

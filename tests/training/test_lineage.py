@@ -17,6 +17,7 @@ from sentiment_jax.data.unlabeled import load_text, unlabeled_reviews
 from sentiment_jax.runtime import terminal
 from sentiment_jax.storage.files import write_json
 from sentiment_jax.storage.run_directory import RunDirectory
+from sentiment_jax.training import lineage
 from sentiment_jax.training.lineage import warn_of_leakage
 from sentiment_jax.training.trained_model import best_sha256
 
@@ -43,8 +44,9 @@ def make_config(data, **changes):
 
 
 @pytest.fixture
-def make_run(tmp_path):
+def make_run(tmp_path, monkeypatch):
     """A function that writes what a run keeps of its reviews and returns its directory."""
+    monkeypatch.setattr(lineage, "source_hashes", lambda config: [])  # there are no checkpoints
 
     def make_run(name, data, **changes):
         config = make_config(data, **changes)
@@ -55,7 +57,7 @@ def make_run(tmp_path):
         run = RunDirectory(tmp_path / name)
         run.path.mkdir()
         run.write_config(config)
-        write_json(run.env, {"data": statistics})
+        write_json(run.env, {"data": statistics, "sources": []})
         return run.path
 
     return make_run
@@ -162,9 +164,12 @@ def test_what_ancestors_were_trained_on_counts_too(data, table, tmp_path, make_r
     assert f"{first} {UNKNOWN}: cannot read" in warned(now, **{"data.teacher": str(student)})
 
 
-def test_an_ancestor_that_was_replaced_is_not_compared(data, table, finished, make_run, warned):
+def test_an_ancestor_that_was_replaced_is_not_compared(
+    table, finished, make_run, warned, monkeypatch
+):
     """Its reviews would be compared in place of those that the student descends from."""
     student = make_run("student", table(60, 120), **{"model.pretrained": str(finished)})
+    monkeypatch.undo()
     env = RunDirectory(student).env
     for digest, unknown in ((best_sha256(finished), False), ("0" * 64, True)):
         runs.change_json(env, sources=[digest])

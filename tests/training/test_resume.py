@@ -23,7 +23,7 @@ from sentiment_jax.modes.evaluate import evaluate_split
 from sentiment_jax.modes.pretrain import pretrain
 from sentiment_jax.modes.train import train
 from sentiment_jax.storage.checkpoints import Checkpoints, steps_in
-from sentiment_jax.storage.files import read_json, write_json
+from sentiment_jax.storage.files import read_json
 from sentiment_jax.storage.run_directory import RunDirectory
 from sentiment_jax.training import resume, scoring, trained_model
 from sentiment_jax.training.checks import resolve
@@ -63,8 +63,6 @@ def during(step, act):
     ids=["first step", "in an epoch", "last step", "before a save", "after a save", "validation"],
 )
 def test_a_run_goes_on_exactly(finished, tmp_path, monkeypatch, replaced, error, match, saved):
-    read = Checkpoints.bookkeeping  # earlier revisions of format 2 wrote more
-    monkeypatch.setattr(Checkpoints, "bookkeeping", lambda *args: read(*args) | {"train_flops": 7})
     with monkeypatch.context() as patch, pytest.raises(error, match=match):
         patch.setattr(*replaced)
         train(runs.make_small(), tmp_path)
@@ -152,7 +150,7 @@ def test_finished_is_said_of_the_same_data_alone(finished, tmp_path, capsys, wri
         assert "is finished; nothing to do" in capsys.readouterr().out
     for other in ("second", "absent"):
         message = "changed since .*--fresh.*another --workdir" if other == "second" else "absent"
-        refuses(message, call, tmp_path / other, allow_changes=True)
+        refuses(message, call, tmp_path / other)
     if setting == "data.path" and write is write_reviews:
         table = ([f"another {i}" for i in range(60)], ["good", "bad"] * 30)
         refuses("changed since", sentiment_jax.train, runs.make_small(**QUICK), run, table)
@@ -177,28 +175,10 @@ def test_imdb_is_the_same_everywhere(tmp_path, capsys, monkeypatch):
     refuses("offline", pretrain, other, tmp_path / "run")
 
 
-def test_another_config_is_refused_field_by_field_or_recorded(run_copy):
+def test_another_config_is_refused_field_by_field(run_copy):
     other = runs.make_small(**{"batch_size": 8, "optimizer.learning_rate": 0.5})
-    with pytest.raises(InputError, match=r"batch_size: 16 -> 8; optimizer.learning_rate: 0.003"):
-        train(other, run_copy)
-    train(runs.make_small(epochs=4), run_copy, allow_changes=True)
-    assert read_json(run_copy / "env.json")["resumed_with_changes"] == [["epochs: 3 -> 4"]]
-    assert read_json(run_copy / "result.json")["epochs"] == 4
-
-
-@pytest.mark.parametrize("changes", [{"select_by": "macro_f1"}, {"class_weights": "balanced"}])
-@pytest.mark.parametrize("epochs", [3, 4])
-def test_a_changed_ranking_counts_from_the_best_epoch_on(run_copy, changes, epochs):
-    """Which was recorded with the metrics of the former ranking."""
-    result = train(runs.make_small(epochs=epochs, **changes), run_copy, allow_changes=True)
-    name = {"class_weights": "balanced_accuracy"}.get(*changes, "macro_f1")
-    assert result["val"][name] == result["metrics"]["val"][name]
-
-
-def test_a_changed_config_trains_anew_what_has_lost_its_checkpoints(run_copy, tmp_path):
-    shutil.rmtree(run_copy / "checkpoints")
-    result = train(runs.make_small(epochs=4), run_copy, allow_changes=True)
-    assert result["val"] == train(runs.make_small(epochs=4), tmp_path / "anew")["val"]
+    message = refuses("batch_size: 16 -> 8; optimizer.learning_rate: 0.003", train, other, run_copy)
+    assert message.endswith("; choose another --workdir, or --fresh to start over")
 
 
 def test_another_environment_ends_the_promise_in_one_line(run_copy, capsys):
@@ -292,7 +272,7 @@ def test_what_does_not_belong_to_a_run_is_refused_and_kept(run_copy, harm, messa
         evaluate_split([run_copy], "val")
     for _ in range(2):  # the second time as well: never from scratch
         with pytest.raises((InputError, RunError), match=message):
-            train(runs.make_small(seed=5), run_copy, allow_changes=True)
+            train(runs.make_small(), run_copy)
     assert len([*run_copy.glob("checkpoints/*")]) == kept > 1
 
 
@@ -331,7 +311,7 @@ def test_fresh_leaves_what_no_run_wrote(finished, run_copy):
         foreign.append(run_copy / name / "config.json.mine")
         foreign[-1].write_text(name)
     (run_copy / "tensorboard" / "events.out.tfevents.1.host").write_text("its own")
-    (run_copy / "folds.deleted").mkdir()  # left by an earlier revision
+    (run_copy / "folds.deleted").mkdir()
     kept = {p: p.read_bytes() for of in foreign for p in (of, *of.rglob("*")) if p.is_file()}
     train(runs.make_small(seed=5), run_copy, fresh=True)
     assert {path: path.read_bytes() for path in kept} == kept
@@ -440,9 +420,7 @@ def test_a_run_goes_on_from_the_same_sources_wherever_they_are(finished, run_cop
             train(learned(source), tmp_path / "student", stop=runs.stop_at(2))
     env = read_json(tmp_path / "student" / "env.json")
     assert len(env["sources"]) == 1
-    write_json(tmp_path / "student" / "env.json", {k: v for k, v in env.items() if k != "sources"})
-    result = train(learned(source), tmp_path / "student")  # as an earlier revision left it
-    write_json(tmp_path / "student" / "env.json", env)
+    result = train(learned(source), tmp_path / "student")
     shutil.rmtree(source)
     assert train(learned(source), tmp_path / "student") == result
     with pytest.raises(InputError, match="learned from other parameters"):
