@@ -38,6 +38,7 @@ RECIPE = {
     "data.packing": True,
     "model.pretrained": "sentence-transformers/all-MiniLM-L6-v2",
     "model.pooling": "folder",
+    "model.pooled_layers": 0,  # four of several labels per text, else the highest alone
     "model.dtype": DTYPE,
     "model.attention": "cudnn" if DTYPE == "bfloat16" else "xla",
     "model.hidden_dropout": 0.0,  # in two epochs of fine-tuning, no worse than .1

@@ -225,7 +225,7 @@ class EncoderConfig(ModelConfig):
     attention: str = setting("xla", "kernel; cudnn: bfloat16 on a GPU", choices=("xla", "cudnn"))
     remat: bool = setting(False, "rematerialize activations: less memory, more time")
     pooling: str = setting("head", "what the last layer reads", choices=ENCODER_POOLINGS)
-    pooled_layers: int = _count(1, "layers, the highest, whose mean is pooled", at_most=256)
+    pooled_layers: int = _from_zero(1, "highest layers to average; 0: by the labels", at_most=256)
     # The weights' own, which no recipe sets:
     type_vocab_size: int = _fixed(2, at_least=0)
     layer_norm_eps: float = _fixed(1e-12, at_least=1e-30, below=1)

@@ -34,6 +34,7 @@ from sentiment_jax.training.checks import resolve
 from sentiment_jax.training.resume import initial_params
 from sentiment_jax.training.run import Progress
 from sentiment_jax.training.tasks.classification import CLASSIFICATION
+from sentiment_jax.training.tasks.several_labels import task_of
 from sentiment_jax.training.trained_model import load_run
 
 SMALL = {"data.source": "sample", "data.max_length": 24, "data.length_buckets": (12,)}
@@ -318,6 +319,24 @@ def test_a_fine_tuning_that_is_stopped_fits_the_same_layer_again(
         train(make_started(folder), tmp_path / "run", stop=runs.stop_at(question))
     train(make_started(folder), tmp_path / "run")
     runs.assert_same_run(started[0], tmp_path / "run")
+
+
+HEAD = {"model.pooling": "head", "contrastive": 0.0, "probe_first": False}
+
+
+@pytest.mark.parametrize(
+    ("changes", "layers"),
+    [
+        ({}, 1),
+        ({"data.label_separator": ";"}, 4),
+        (HEAD | {"data.label_separator": ";"}, 1),
+        ({"data.label_separator": ";", "model.pooled_layers": 2}, 2),
+    ],
+)
+def test_several_labels_are_read_from_four_layers(folder, changes, layers):
+    quick = SMALL | {"model.pretrained": str(folder), "data.source": "csv", "data.path": "a.csv"}
+    config = override(encoder.get_config(), quick | changes)
+    assert resolve(config, task_of(config)).model.pooled_layers == layers
 
 
 def test_each_of_several_labels_starts_from_a_fit_of_its_own():

@@ -38,6 +38,7 @@ from sentiment_jax.training.trained_model import (
     thresholds_of,
 )
 
+SEVERAL_POOLED = 4  # layers
 POWERS = (0.0, 0.25, 0.5, 0.75, 1.0)  # of the classes' shares, to choose thresholds from
 
 
@@ -80,6 +81,18 @@ def prepare(
         encoded=encoded,
         statistics=statistics,
     )
+
+
+def resolve(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return how many layers an encoder pools, where its recipe leaves that to the labels.
+
+    Where a text may have several labels, the mean of four is ahead (results/accuracy/tables).
+    """
+    if values.get("model.pooled_layers") != 0:
+        return {}
+    several = values["data.label_separator"] or values["data.label_columns"]
+    averages = several and values["model.pooling"] != "head"
+    return {"model.pooled_layers": SEVERAL_POOLED if averages else 1}
 
 
 def make_objective(
@@ -198,6 +211,7 @@ CLASSIFICATION = Task(
     describe=describe,
     describe_scores=describe_scores,
     fit=fit,
+    resolve=resolve,
 )
 
 
