@@ -9,9 +9,7 @@ from reviews import read_table, refuses, write_csv
 
 from benchmarks.reliability.comparing import contents
 from sentiment_jax import api
-from sentiment_jax.analysis.predictions import read_predictions
 from sentiment_jax.data import corpus
-from sentiment_jax.data.reviews import Reviews
 from sentiment_jax.data.table import Table
 from sentiment_jax.modes.evaluate import evaluate_file, evaluate_split
 from sentiment_jax.modes.predict import TextSource, predict, predict_table, print_predictions
@@ -19,11 +17,10 @@ from sentiment_jax.modes.train import train
 from sentiment_jax.runtime import terminal
 from sentiment_jax.storage.files import read_json
 from sentiment_jax.storage.run_directory import RunDirectory
-from sentiment_jax.sweeps.plan import Trial
 from sentiment_jax.training import scoring
 from sentiment_jax.training.experiment import read_corpus
 from sentiment_jax.training.metrics import apply_temperature, fit_temperature
-from sentiment_jax.training.tasks.classification import CLASSIFICATION, with_classes
+from sentiment_jax.training.tasks.classification import CLASSIFICATION
 from sentiment_jax.training.trained_model import load_ensemble, load_run
 
 ROWS = [("A moving film.", "1"), ("Dull and long.", "0"), ("I want my money back.", "0")]
@@ -149,16 +146,6 @@ def test_a_table_says_what_the_labels_said(tmp_path, words):
     other = [("a fine film", "1"), ("a dull film", "neg")]  # other spellings of the same classes
     mixed = TextSource(file=write_csv(tmp_path / "mixed.csv", other))
     assert evaluate_file([tmp_path / "run"], mixed, None)["examples"] == 2
-
-
-def test_tables_of_earlier_revisions_are_read(run_copy):
-    """They have 0 and 1 where the config names negative and positive."""
-    directory = RunDirectory(run_copy)
-    named = with_classes(directory.read_config(), Reviews.from_texts(["a"], named=True))
-    assert named.cells == ["negative", "positive"]
-    directory.write_config(named)
-    read = read_predictions([Trial("run", run_copy, named)])
-    assert np.bincount(read.labels).tolist() == [15, 15]
 
 
 TEXTS = ["a good film", "", "dull and bad", "очень плохой фильм", *(f"scene {i}" for i in range(9))]
