@@ -10,7 +10,7 @@ Each function does what a mode of the command line does, by the same code.
 import contextlib
 import csv
 import io
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -37,6 +37,7 @@ from sentiment_jax.runtime import startup
 from sentiment_jax.storage.files import write_atomically
 from sentiment_jax.storage.run_directory import RunDirectory, lock_run, prepare_workdir
 from sentiment_jax.sweeps.plan import find_run
+from sentiment_jax.training.fit import AfterEpoch
 from sentiment_jax.training.lineage import warn_of_training_reviews
 from sentiment_jax.training.trained_model import load_run
 
@@ -62,6 +63,7 @@ def train(
     *,
     test: Labeled | None = None,
     fresh: bool = False,
+    after_epoch: Sequence[AfterEpoch] = (),
 ) -> dict[str, Any]:
     """Train, or resume, in `workdir`; score the test set once and return result.json.
 
@@ -72,6 +74,7 @@ def train(
         file, which config.json names: the run is resumed, evaluated and reported from there.
       test: reviews to test on; without them, data.test_fraction of `data` is held out.
       fresh: start over in a used `workdir`.
+      after_epoch: functions that are called after each epoch, to log it elsewhere for example.
 
     Raises:
       InputError: bad config, data, weights or run directory.
@@ -85,7 +88,7 @@ def train(
     with _keep_reviews(config, directory, {"train": data, "test": test}, fresh) as config:
         validate(config)  # by now it names the data
         startup.start(config)
-        return train_run(config, directory.path, fresh=fresh)
+        return train_run(config, directory.path, fresh=fresh, after_epoch=after_epoch)
 
 
 def pretrain(
@@ -93,6 +96,7 @@ def pretrain(
     workdir: str | Path,
     *,
     fresh: bool = False,
+    after_epoch: Sequence[AfterEpoch] = (),
 ) -> dict[str, Any]:
     """Learn from unlabeled text, or resume, in `workdir`; return result.json.
 
@@ -103,7 +107,7 @@ def pretrain(
     validate(config, pretraining=True)
     startup.start(config)
     directory = Path(workdir).expanduser()
-    return pretrain_run(config, directory, fresh=fresh)
+    return pretrain_run(config, directory, fresh=fresh, after_epoch=after_epoch)
 
 
 def compare(

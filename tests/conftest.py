@@ -115,7 +115,7 @@ def refused(printed):
 def training(monkeypatch):
     """A training that only writes results; counts its runs, fails as set."""
     training = sweeping.Training()
-    monkeypatch.setattr(sweep, "run_stages", training)
+    monkeypatch.setattr(sweep, "complete", training)
     return training
 
 

@@ -15,8 +15,8 @@ from safetensors.numpy import load_file, save_file
 
 from sentiment_jax.config.schema import Config, DataConfig, OptimizerConfig
 from sentiment_jax.huggingface import weights
+from sentiment_jax.models.parameters import abstract_params
 from sentiment_jax.models.registry import build_model
-from sentiment_jax.training.parameters import abstract_params
 from sentiment_jax.training.trained_model import TrainedModel, make_classifier
 
 FIXTURES = Path(__file__).parent / "fixtures"

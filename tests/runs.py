@@ -13,7 +13,7 @@ from configs import lstm
 from sentiment_jax.config.recipes import override
 from sentiment_jax.storage.files import read_json, write_json
 from sentiment_jax.storage.metrics_log import read_metrics
-from sentiment_jax.training.run import Progress
+from sentiment_jax.training.progress import Progress
 from sentiment_jax.training.signals import Stop
 
 SMALL = {
@@ -51,9 +51,10 @@ def at_step(step, act):
     add = Progress.add
 
     def add_and_act(progress, *arguments):
-        add(progress, *arguments)
-        if progress.step == step:
+        added = add(progress, *arguments)
+        if added.step == step:
             act()
+        return added
 
     return add_and_act
 

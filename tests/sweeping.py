@@ -2,9 +2,6 @@
 
 from written_runs import write_run
 
-from sentiment_jax.modes.train import RUN
-from sentiment_jax.storage.run_directory import lock_run, prepare_workdir
-
 AXES = {"procedure": "grid", "optimizer": ("sgd", "adam", "adamw"), "batch_size": (8, 16)}
 AXES |= {"learning_rate": (1e-2, 1e-3), "seeds": (0, 1, 2)}
 STAGES = {**AXES, "procedure": "stages", "start": {"batch_size": 8, "learning_rate": 1e-2}}
@@ -23,7 +20,7 @@ def accuracy(config):
 
 
 class Training:
-    """Stands in for run_stages: one epoch; records calls, raises errors[n] in the n-th."""
+    """Stands in for `complete`: one epoch; records calls, raises errors[n] in the n-th."""
 
     def __init__(self):
         self.runs = []  # (directory, whether it is tested)
@@ -34,21 +31,19 @@ class Training:
     def directories(self):
         return [directory for directory, _ in self.runs]
 
-    def __call__(self, config, directory, stages, *, nested, prepare, stop=None):
-        assert nested
-        prepare_workdir(directory, nested=True)
-        with lock_run(directory):
-            experiment = prepare(config)
-            number = len(self.runs)
-            self.runs.append((directory, stages == RUN))
-            self.experiments.append(experiment)
-            if number in self.errors:
-                raise self.errors[number]
-            made = {"statistics": experiment.statistics}
-            if stages == RUN:
-                made["test"] = {"loss": 0.5, "accuracy": accuracy(config), "examples": 12}
-                made["linear_baseline"] = {"test": {"accuracy": config.data.split_seed / 10}}
-            return write_run(directory, experiment.config, accuracy(config), **made)
+    def __call__(self, run, experiment, *, tested):
+        directory = run.directory.path
+        config = experiment.config
+        number = len(self.runs)
+        self.runs.append((directory, tested))
+        self.experiments.append(experiment)
+        if number in self.errors:
+            raise self.errors[number]
+        made = {"statistics": experiment.statistics}
+        if tested:
+            made["test"] = {"loss": 0.5, "accuracy": accuracy(config), "examples": 12}
+            made["linear_baseline"] = {"test": {"accuracy": config.data.split_seed / 10}}
+        return write_run(directory, config, accuracy(config), **made)
 
 
 def table(directory):

@@ -24,7 +24,7 @@ from sentiment_jax.config.schema import DataConfig
 from sentiment_jax.config.stored import flatten, make_frozen
 from sentiment_jax.config.validation import validate
 from sentiment_jax.data.corpus import load_corpus
-from sentiment_jax.data.labels import find_class
+from sentiment_jax.data.labels import apply_temperature, find_class
 from sentiment_jax.data.reviews import Reviews, fold_splits, stratified_sample, stratified_split
 from sentiment_jax.data.table import read_labeled, read_reviews
 from sentiment_jax.modes import compare as mode
@@ -36,8 +36,7 @@ from sentiment_jax.modes.predict import TextSource, format_predictions, predict,
 from sentiment_jax.modes.train import train
 from sentiment_jax.storage.files import read_json
 from sentiment_jax.training.linear_baseline import linear_baseline
-from sentiment_jax.training.metrics import apply_temperature
-from sentiment_jax.training.run import Progress
+from sentiment_jax.training.progress import Progress
 from sentiment_jax.training.trained_model import load_ensemble, load_run
 
 NAMES = ("price", "quality", "shipping")

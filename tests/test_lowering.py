@@ -19,12 +19,12 @@ from benchmarks.speed.flops import training_flops
 from sentiment_jax.analysis.integrated_gradients import Path, _slopes
 from sentiment_jax.config.schema import OptimizerConfig
 from sentiment_jax.models import layers
+from sentiment_jax.models.parameters import abstract_params
 from sentiment_jax.models.registry import ARCHITECTURES, build_model
 from sentiment_jax.training.objectives import ngram_vectors
 from sentiment_jax.training.objectives.classification import Classification
 from sentiment_jax.training.objectives.masked_language_modeling import WORD, MaskedLanguageModeling
 from sentiment_jax.training.objectives.replaced_token_detection import ReplacedTokenDetection
-from sentiment_jax.training.parameters import abstract_params
 from sentiment_jax.training.scoring import make_eval_step
 from sentiment_jax.training.steps import create_state, make_train_step
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import grimp
 
-CORE = ("data/", "models/", "training/steps.py", "training/loop.py")
+CORE = ("data/", "models/", "training/steps.py", "training/fit.py")
 
 
 def main() -> None:

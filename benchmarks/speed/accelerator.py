@@ -45,6 +45,7 @@ from benchmarks.speed.synthetic import VOCABULARY, make_batch, model_config
 from sentiment_jax.config.schema import LstmConfig, OptimizerConfig
 from sentiment_jax.models import lstm, lstm_scan
 from sentiment_jax.models.layers import on_cpu, on_gpu
+from sentiment_jax.models.parameters import initializer
 from sentiment_jax.models.registry import build_model
 from sentiment_jax.runtime import startup
 from sentiment_jax.storage.files import read_json, write_json
@@ -53,7 +54,6 @@ from sentiment_jax.storage.run_directory import describe_environment
 from sentiment_jax.training.compilation import peak_bytes
 from sentiment_jax.training.objectives.classification import Classification
 from sentiment_jax.training.objectives.objective import forward
-from sentiment_jax.training.parameters import initializer
 from sentiment_jax.training.scoring import make_eval_step
 from sentiment_jax.training.steps import create_state, make_train_step
 

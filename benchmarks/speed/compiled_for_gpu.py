@@ -31,6 +31,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from benchmarks.speed import flops, hlo
 from benchmarks.speed.synthetic import VOCABULARY, abstract_batch, model_config
 from sentiment_jax.config.schema import OBJECTIVES, OptimizerConfig
+from sentiment_jax.models.parameters import abstract_params
 from sentiment_jax.models.registry import build_model
 from sentiment_jax.runtime import devices
 from sentiment_jax.storage.files import read_json, write_json
@@ -38,7 +39,6 @@ from sentiment_jax.training.objectives.classification import Classification
 from sentiment_jax.training.objectives.masked_language_modeling import WORD, MaskedLanguageModeling
 from sentiment_jax.training.objectives.objective import Objective
 from sentiment_jax.training.objectives.replaced_token_detection import ReplacedTokenDetection
-from sentiment_jax.training.parameters import abstract_params
 from sentiment_jax.training.scoring import make_eval_step
 from sentiment_jax.training.steps import create_state, make_train_step
 

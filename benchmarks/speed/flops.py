@@ -13,8 +13,8 @@ import jax.numpy as jnp
 
 from benchmarks.speed.synthetic import abstract_batch
 from sentiment_jax.models.layers import compute_dtype, on_cpu, product_precision
+from sentiment_jax.models.parameters import abstract_params
 from sentiment_jax.training.objectives.objective import Objective
-from sentiment_jax.training.parameters import abstract_params
 
 
 def matmul_flops(function: Callable[..., Any], *arguments: Any) -> int:

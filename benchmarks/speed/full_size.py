@@ -16,11 +16,11 @@ from absl import app, flags
 
 from benchmarks.speed.synthetic import VOCABULARY, make_batch, model_config, timed
 from sentiment_jax.config.schema import OptimizerConfig
+from sentiment_jax.models.parameters import count_parameters, initializer
 from sentiment_jax.models.registry import build_model
 from sentiment_jax.runtime import startup
 from sentiment_jax.storage.run_directory import describe_environment
 from sentiment_jax.training.objectives.classification import Classification
-from sentiment_jax.training.parameters import count_parameters, initializer
 from sentiment_jax.training.scoring import make_eval_step
 from sentiment_jax.training.steps import create_state, make_train_step
 

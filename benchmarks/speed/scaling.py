@@ -35,10 +35,10 @@ def measure() -> dict[str, object]:
 
     from benchmarks.speed.synthetic import VOCABULARY, make_batch, model_config
     from sentiment_jax.config.schema import OptimizerConfig
+    from sentiment_jax.models.parameters import initializer
     from sentiment_jax.models.registry import build_model
     from sentiment_jax.runtime import devices, startup
     from sentiment_jax.training.objectives.classification import Classification
-    from sentiment_jax.training.parameters import initializer
     from sentiment_jax.training.steps import create_state, make_train_step
 
     startup.use_wide_vectors()

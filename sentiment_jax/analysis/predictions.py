@@ -12,13 +12,13 @@ from jaxtyping import Bool, Float, Float32, Int32, Int64
 from sklearn.metrics import confusion_matrix
 
 from sentiment_jax.config.schema import FEW_CLASSES
-from sentiment_jax.data.labels import average_thresholds, decide
+from sentiment_jax.data.labels import apply_temperature, average_thresholds, decide
 from sentiment_jax.data.predictions import label_cells, prediction_columns
 from sentiment_jax.errors import InputError
 from sentiment_jax.storage.files import check_checksum, safe_cell
 from sentiment_jax.sweeps.plan import Trial
 from sentiment_jax.training import metrics
-from sentiment_jax.training.metrics import HALF_DIGIT, apply_temperature, is_correct, measure
+from sentiment_jax.training.metrics import HALF_DIGIT, is_correct, measure
 from sentiment_jax.training.trained_model import thresholds_of
 
 BINS = 10

@@ -6,6 +6,7 @@ import sys
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int32, Int64
@@ -21,6 +22,7 @@ SPELLINGS: list[tuple[str, ...]] = [  # of CLASSES
 CLASS_OF = {word: i for i, words in enumerate(SPELLINGS) for word in words}
 WORDS = {word: i for word, i in CLASS_OF.items() if not word.isdecimal()}
 FEWEST = 5  # reviews of a class that the config does not name: a rarer label is a typo
+LEAST = np.finfo(np.float32).tiny  # a probability that was rounded to 0
 NUMBER = re.compile(r"[-+]?\d*\.?\d+")
 
 
@@ -254,3 +256,26 @@ def decide(
     if probabilities.shape[-1] == 2:  # float32 may round the larger of two to 0.5, the other not
         return (probabilities[..., 1] > 0.5).astype(np.int64)
     return probabilities.argmax(axis=-1)
+
+
+def apply_temperature(
+    probabilities: Float[np.ndarray, "*any reviews classes"], temperature: Any
+) -> Float[np.ndarray, "*any reviews classes"]:
+    """Return softmax(log p / temperature), which is that of the logits divided by it.
+
+    In float64, so that the order of two nearly equal probabilities is kept. Several labels have a
+    temperature each.
+    """
+    if np.ndim(temperature):
+        each = map(apply_temperature, apart(probabilities), temperature)
+        return np.stack([p[..., 1] for p in each], axis=-1)
+    if temperature == 1:
+        return probabilities
+    scaled = np.log(np.maximum(probabilities, LEAST, dtype=np.float64)) / temperature
+    exponentials = np.exp(scaled - scaled.max(axis=-1, keepdims=True))
+    return exponentials / exponentials.sum(axis=-1, keepdims=True)
+
+
+def apart(probabilities: Float[np.ndarray, "*any reviews labels"]) -> list[np.ndarray]:
+    """Return for each of several labels the probabilities of not having it and of having it."""
+    return [np.stack([1 - p, p], axis=-1) for p in np.moveaxis(probabilities, -1, 0)]

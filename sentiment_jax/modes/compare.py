@@ -8,7 +8,7 @@ import contextlib
 import dataclasses
 import functools
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ from sentiment_jax.data.reviews import Reviews
 from sentiment_jax.data.unlabeled import NOTHING, read_text
 from sentiment_jax.errors import InputError, TooLittleText
 from sentiment_jax.modes.pretrain import pretrain
-from sentiment_jax.modes.train import RUN, TRIAL, fit_baseline
+from sentiment_jax.modes.train import complete, fit_baseline
 from sentiment_jax.runtime import terminal
 from sentiment_jax.storage.files import read_json, write_csv
 from sentiment_jax.storage.format import read_numbered, write_numbered
@@ -49,9 +49,9 @@ from sentiment_jax.training.metrics import (
     score_resampled,
     wilson_interval,
 )
+from sentiment_jax.training.run import open_run, prepare
 from sentiment_jax.training.scoring import score_reviews
 from sentiment_jax.training.signals import Stop
-from sentiment_jax.training.stages import run_stages
 from sentiment_jax.training.tasks.several_labels import task_of
 from sentiment_jax.training.trained_model import load_run
 
@@ -117,7 +117,7 @@ def compare(
                 _pretrain(recipe, directory / VECTORS, len(text), stop)
                 continue
             place = _place(directory, name)
-            if not _train(name, recipe, place, TRIAL, corpus, stop):
+            if not _train(name, recipe, place, corpus, stop):
                 continue
             trial = Trial("run", place, RunDirectory(place).read_config()).refresh()
             own = read_predictions([trial], "val")
@@ -131,7 +131,7 @@ def compare(
         ended = RunDirectory(place).result
         if not needed <= read_json(ended).keys():
             ended.unlink()  # it goes on: what is left is the test
-            _train(chosen, recipes[chosen], place, RUN, corpus, stop)
+            _train(chosen, recipes[chosen], place, corpus, stop, tested=True)
     table = pandas.DataFrame(rows)
     _write(table, scored, chosen, how, directory)
     content = read_numbered(directory / COMPARISON_FILE)
@@ -236,9 +236,9 @@ def _train(
     name: str,
     recipe: ConfigDict,
     place: Path,
-    stages: Sequence[Any],
     corpus: Corpus,
     stop: Stop,
+    tested: bool = False,
 ) -> bool:
     """Take a run to its end; return False, and say why, if there are no weights for it."""
     run = RunDirectory(place)
@@ -252,10 +252,12 @@ def _train(
             return False
     fewest = len(corpus.splits["train"]) // 2
     recipe = override(recipe, {"batch_size": max(1, min(recipe.batch_size, fewest))})
-    prepare = functools.partial(task_of(recipe).prepare, corpus=corpus)
     start = time.monotonic()
-    result = run_stages(recipe, place, stages, nested=True, prepare=prepare, stop=stop)
-    if stages is TRIAL:
+    with open_run(recipe, place, task_of(recipe), nested=True, stop=stop) as opened:
+        result = opened.finished
+        if result is None:
+            result = complete(opened, prepare(opened, corpus), tested=tested)
+    if not tested:
         scores = result["val"]
         more = f" macro F1 {scores['macro_f1']:.4f}" if "macro_f1" in scores else ""
         seconds = time.monotonic() - start

@@ -23,8 +23,7 @@ from sentiment_jax.huggingface.names import NAMES, TRANSFORMERS, config_fields
 from sentiment_jax.huggingface.weights import to_tensors
 from sentiment_jax.models.registry import ARCHITECTURES
 from sentiment_jax.storage.files import read_json
-from sentiment_jax.storage.run_directory import RunDirectory, check_place
-from sentiment_jax.training.lineage import source_run
+from sentiment_jax.storage.run_directory import RunDirectory, check_place, source_run
 from sentiment_jax.training.trained_model import TrainedModel, load_run
 
 

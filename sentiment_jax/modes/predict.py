@@ -15,7 +15,7 @@ from jaxtyping import Float
 
 from sentiment_jax.config.schema import Config, DataConfig
 from sentiment_jax.data.encoding import unknown_shares
-from sentiment_jax.data.labels import average_thresholds, decide
+from sentiment_jax.data.labels import apply_temperature, average_thresholds, decide
 from sentiment_jax.data.predictions import prediction_cells, prediction_columns
 from sentiment_jax.data.reviews import Reviews, is_blank
 from sentiment_jax.data.table import FORMATS, JSON_LINES, Table, read_table, write_table
@@ -24,7 +24,6 @@ from sentiment_jax.runtime import terminal
 from sentiment_jax.storage.files import regular, safe_cell
 from sentiment_jax.storage.run_directory import check_place
 from sentiment_jax.training import scoring
-from sentiment_jax.training.metrics import apply_temperature
 from sentiment_jax.training.trained_model import TrainedModel, load_ensemble
 
 BLANK = "no text"

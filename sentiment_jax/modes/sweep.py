@@ -14,13 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
-from tokenizers import Tokenizer
 from tqdm import tqdm
 
 from sentiment_jax.config.schema import HARMLESS, Config
 from sentiment_jax.config.stored import flatten, replace_settings
 from sentiment_jax.errors import InputError, Interrupted, InUse, RunError, describe_shortage
-from sentiment_jax.modes.train import RUN, TRIAL
+from sentiment_jax.modes.train import complete
 from sentiment_jax.storage import run_directory
 from sentiment_jax.storage.files import checksums, write_csv, write_json
 from sentiment_jax.storage.metrics_log import read_metrics
@@ -28,10 +27,10 @@ from sentiment_jax.storage.run_directory import SWEEP_FILE, RunDirectory, prepar
 from sentiment_jax.sweeps import plan
 from sentiment_jax.sweeps.plan import FINAL, Sweep, Trial, find_run, format_value, in_words
 from sentiment_jax.training import checks
-from sentiment_jax.training.cross_validation import check_reviews
+from sentiment_jax.training.cross_validation import check_reviews, draw_folds
 from sentiment_jax.training.experiment import Experiment
+from sentiment_jax.training.run import Run, open_run, prepare, tokenizer_of
 from sentiment_jax.training.signals import Stop
-from sentiment_jax.training.stages import run_stages
 from sentiment_jax.training.tasks.classification import with_classes
 from sentiment_jax.training.tasks.several_labels import task_of
 from sentiment_jax.training.trained_model import make_classifier
@@ -91,7 +90,8 @@ def _join(new: Sweep) -> tuple[Sweep, Experiment]:
     else:
         checks.check_sources(new.config)
     experiment = task_of(new.config).prepare(new.config)
-    check_reviews(experiment, max(new.axes["batch_size"]))
+    folds = draw_folds(experiment.config.data, experiment.reviews)
+    check_reviews(experiment, folds, max(new.axes["batch_size"]))
     data_hash = experiment.statistics["data_hash"]
     if not begun:
         dataclasses.replace(new, data_hash=data_hash, command=run_directory.command_line()).write()
@@ -110,23 +110,16 @@ def _train_if_free(trial: Trial, first: Experiment, own: Config, stop: Stop) -> 
     The `first` experiment provides the reviews; this process's `own` config provides paths and
     other settings that do not affect results.
     """
-
-    def prepare(config: Config, tokenizer: Tokenizer | None = None) -> Experiment:
-        config = with_classes(config, first.reviews["train"])
-        other = tokenizer and tokenizer.to_str() != first.tokenizer.to_str()
-        if other or config.data != first.config.data:
-            return task_of(config).prepare(config, tokenizer)
-        return dataclasses.replace(first, **vars(make_classifier(config, first.tokenizer)))
-
     if stop.requested:
         raise Interrupted("stopped between two trials; run the same command to continue")
     if trial.refresh().status != "open":
         return False
     flat = flatten(own)
     config = replace_settings(trial.config, {name: flat[name] for name in HARMLESS})
-    stages = RUN if trial.stage == FINAL else TRIAL
     try:
-        run_stages(config, trial.directory, stages, nested=True, prepare=prepare, stop=stop)
+        with open_run(config, trial.directory, task_of(config), nested=True, stop=stop) as run:
+            if run.finished is None:
+                complete(run, _prepare(run, first), tested=trial.stage == FINAL)
     except InUse:
         return False
     except (InputError, Interrupted, OSError):  # not due to the setting
@@ -144,6 +137,16 @@ def _train_if_free(trial: Trial, first: Experiment, own: Config, stop: Stop) -> 
         sums = checksums(metrics) if metrics.exists() else {}
         write_json(trial.files.failed, failure | sums)
     return True
+
+
+def _prepare(run: Run, first: Experiment) -> Experiment:
+    """Return the data of a trial: those of the `first` experiment, unless its settings differ."""
+    config = with_classes(run.config, first.reviews["train"])
+    tokenizer = tokenizer_of(run)
+    other = tokenizer and tokenizer.to_str() != first.tokenizer.to_str()
+    if other or config.data != first.config.data:
+        return prepare(run)
+    return dataclasses.replace(first, **vars(make_classifier(config, first.tokenizer)))
 
 
 class SweepProgress:

@@ -1,9 +1,9 @@
 """`--mode=train`: resumes or begins, trains and validates, scores the test set once at the end."""
 
-import functools
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Unpack
+from typing import Any
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -14,27 +14,100 @@ from sentiment_jax.data.encoding import unknown_shares
 from sentiment_jax.data.labels import decide
 from sentiment_jax.data.reviews import Reviews, Split, stratified_sample
 from sentiment_jax.modes.predict import describe_unknown, format_predictions, print_texts
-from sentiment_jax.runtime import processes, terminal
+from sentiment_jax.runtime import devices, processes, terminal
 from sentiment_jax.storage.metrics_log import read_metrics
-from sentiment_jax.training import checks, compilation, console, cross_validation, stages
+from sentiment_jax.training import checks, compilation, console, results
 from sentiment_jax.training.advice import advise
-from sentiment_jax.training.cross_validation import describe_folds, draw_folds
-from sentiment_jax.training.experiment import Task
+from sentiment_jax.training.cross_validation import check_reviews, cross_validate, draw_folds
+from sentiment_jax.training.distillation import label_with_teachers
+from sentiment_jax.training.experiment import Experiment, Task
+from sentiment_jax.training.fit import AfterEpoch, fit
 from sentiment_jax.training.linear_baseline import linear_baseline
 from sentiment_jax.training.metrics import is_correct, mcnemar
-from sentiment_jax.training.run import TrainingRun
+from sentiment_jax.training.run import Run, begin, open_run, prepare
+from sentiment_jax.training.scoring import ReviewScores
+from sentiment_jax.training.signals import Stop
 from sentiment_jax.training.tasks.several_labels import task_of
-from sentiment_jax.training.trained_model import thresholds_of
+from sentiment_jax.training.trained_model import TrainedModel
 
 EXAMPLES = 4  # test reviews whose predictions are printed
 
 
-def draw_curves(run: TrainingRun) -> None:
+def train(
+    recipe: ConfigDict | Config,
+    workdir: Path,
+    *,
+    fresh: bool = False,
+    stop: Stop | None = None,
+    stop_after: float | None = None,
+    tested: bool = True,
+    tensorboard: bool = False,
+    after_epoch: Sequence[AfterEpoch] = (),
+) -> dict[str, Any]:
+    """Train, or resume where `workdir` stands, score the test set once; return result.json.
+
+    Arguments are those of `open_run`, `complete` and `fit`, errors those of `api.train`.
+    """
+    with open_run(
+        recipe, workdir, task_of(recipe), fresh=fresh, stop=stop, stop_after=stop_after
+    ) as run:
+        if run.finished is not None:
+            return run.finished
+        return complete(
+            run, prepare(run), tested=tested, tensorboard=tensorboard, after_epoch=after_epoch
+        )
+
+
+def complete(
+    run: Run,
+    experiment: Experiment,
+    *,
+    tested: bool = True,
+    tensorboard: bool = False,
+    after_epoch: Sequence[AfterEpoch] = (),
+) -> dict[str, Any]:
+    """Train on these data to the end of a run; unless it is `tested`, leave the test set alone."""
+    folds = draw_folds(experiment.config.data, experiment.reviews)
+    check_reviews(experiment, folds, experiment.config.batch_size)
+    experiment = label_with_teachers(experiment, run.stop)
+    with terminal.progress_bar(None, "checking the memory"):
+        compile_seconds = compilation.check_memory(experiment)
+    validated = None
+    if folds:
+        begin(run, experiment)
+        validated = cross_validate(run, experiment, folds)
+    fitted = fit(
+        run,
+        experiment.without_test(),
+        cross_validated=validated.entries if validated else None,
+        epochs=validated.epochs if validated else 0,
+        compile_seconds=compile_seconds,
+        tensorboard=tensorboard,
+        after_epoch=after_epoch,
+    )
+    result = results.describe_result(experiment, fitted, validated.seconds if validated else 0.0)
+    if not tested:
+        draw_curves(run, experiment)
+        result = results.finish(run.directory, experiment, fitted, result)
+        results.print_validation(experiment, result)
+        return result
+    model, scored = results.score_test(run.directory, experiment, fitted)
+    draw_curves(run, experiment)
+    result = results.add_test(result, experiment, model, scored)
+    result |= score_baseline(experiment, model, scored, folds)
+    result["advice"] = advise_user(run, experiment, result)
+    result = results.finish(run.directory, experiment, fitted, result)
+    results.print_validation(experiment, result)
+    print_summary(run, experiment, model, scored, result)
+    return result
+
+
+def draw_curves(run: Run, experiment: Experiment) -> None:
     """Draw loss and accuracy over the epochs."""
     if processes.is_main():
         records = read_metrics(run.directory.metrics)
         with terminal.progress_bar(None, "drawing the curves"):
-            ranking = run.task.make_ranking(run.config)
+            ranking = run.task.make_ranking(experiment.config)
             figures.curves({"": records}, run.directory.curves, ranking=ranking)
 
 
@@ -48,122 +121,90 @@ def fit_baseline(splits: Mapping[str, Reviews], folds: Sequence[Split]) -> dict[
         return {}
 
 
-def compare(run: TrainingRun) -> None:
-    """Fit the linear baseline, and add it to the result."""
-    if not (run.config.linear_baseline and processes.is_main()):
-        return
-    experiment = run.experiment
-    folds = draw_folds(experiment.config.data, experiment.reviews)
-    baseline = fit_baseline(experiment.reviews, folds)
-    if baseline and run.tested:
-        labels = experiment.encoded["test"].labels
-        theirs = np.array(baseline.pop("predicted")["test"])
-        thresholds = thresholds_of(run.config, run.best)
-        own = decide(run.tested.probabilities, thresholds, several=labels.ndim == 2)
-        _, _, p = mcnemar(is_correct(labels, own), is_correct(labels, theirs))
-        run.result["linear_baseline"] = {**baseline, "mcnemar_p": p}
+def score_baseline(
+    experiment: Experiment, model: TrainedModel, tested: ReviewScores, folds: Sequence[Split]
+) -> dict[str, Any]:
+    """Return the linear baseline's entry of result.json, if the config asks for one."""
+    if not (experiment.config.linear_baseline and processes.is_main()):
+        return {}
+    if not (baseline := fit_baseline(experiment.reviews, folds)):
+        return {}
+    labels = experiment.encoded["test"].labels
+    theirs = np.array(baseline.pop("predicted")["test"])
+    own = decide(tested.probabilities, model.thresholds, several=labels.ndim == 2)
+    _, _, p = mcnemar(is_correct(labels, own), is_correct(labels, theirs))
+    return {"linear_baseline": {**baseline, "mcnemar_p": p}}
 
 
-def advise_user(run: TrainingRun) -> None:
-    """Add to the result what to try next, by the scores on validation."""
-    run.result["advice"] = []
-    if run.result["val"]:
-        encoded = run.experiment.encoded["train" if run.cross_validated else "val"]
-        run.result["advice"] = advise(
-            run.config,
-            run.result,
-            read_metrics(run.directory.metrics),
-            truncated=run.experiment.statistics["truncated"]["train"],
-            unknown=float(unknown_shares(run.experiment.tokenizer, encoded).mean()),
-        )
+def advise_user(run: Run, experiment: Experiment, result: Mapping[str, Any]) -> list[str]:
+    """Return what to try next, by the scores on validation."""
+    if not result["val"]:
+        return []
+    encoded = experiment.encoded["train" if "folds" in result else "val"]
+    return advise(
+        experiment.config,
+        result,
+        read_metrics(run.directory.metrics),
+        truncated=experiment.statistics["truncated"]["train"],
+        unknown=float(unknown_shares(experiment.tokenizer, encoded).mean()),
+    )
 
 
-def report(run: TrainingRun) -> None:
-    """Print the scores, how far to trust them, what to try next, and a few predictions."""
-    result = run.result
-    if scores := result["val"]:
-        which = "last" if run.config.select_by == "last" else "best"
-        remark = describe_folds(result) or f"epoch {result['best_epoch']}, the {which}"
-        more = run.task.describe_scores(run.config, scores)
-        console.print_scores("val", scores, remark, more=more, unit=run.task.unit)
-    else:
-        reviews = len(run.experiment.encoded["train"])
-        epochs = result["epochs"]
-        print(f"{'val':8} none: trained on all {reviews:,} reviews for the {epochs} epochs set")
-        if run.config.early_stopping_patience:
-            print(f"{'':8} early_stopping_patience did nothing: it needs reviews held out")
-    if not (run.tested and run.trained):
-        return
+def print_summary(
+    run: Run,
+    experiment: Experiment,
+    model: TrainedModel,
+    tested: ReviewScores,
+    result: dict[str, Any],
+) -> None:
+    """Print the test scores, how far to trust them, what to try next, and a few predictions."""
     console.print_scores("test", result["test"], f"trained {result['train_seconds']:,.0f} s")
     console.print_metrics(result["metrics"]["test"])
     console.print_linear_baseline(result)
-    console.warn_of_chance(run)
+    console.warn_of_chance(experiment.config, run.directory, result)
     for sentence in result["advice"]:
         print(f"{'advice':8} {sentence}")
-    test = run.experiment.reviews["test"]
-    sample = stratified_sample(test, count=EXAMPLES, seed=run.config.data.split_seed)
+    test = experiment.reviews["test"]
+    sample = stratified_sample(test, count=EXAMPLES, seed=experiment.config.data.split_seed)
     rows = np.flatnonzero(np.isin(test.hashes, sample.hashes))[:EXAMPLES]
     examples = test.take(rows)
-    probabilities = run.tested.probabilities[rows]
     predictions = format_predictions(
-        examples.classes, probabilities, run.trained.thresholds, several=test.labels.ndim == 2
+        examples.classes,
+        tested.probabilities[rows],
+        model.thresholds,
+        several=test.labels.ndim == 2,
     )
-    shares = unknown_shares(run.trained.tokenizer, run.trained.encode(examples))
+    shares = unknown_shares(model.tokenizer, model.encode(examples))
     print_texts(examples.texts, predictions, [*map(describe_unknown, shares)])
     print(f"{'files':8} {run.directory.path}/result.json, curves.png, predictions.csv")
-
-
-FOLD = (
-    stages.prepare,
-    stages.label,
-    stages.check_memory,
-    stages.record,
-    stages.fit,
-    draw_curves,
-    stages.describe,
-    stages.finish,
-    report,
-)
-FIT = (
-    stages.prepare,
-    lambda run: cross_validation.check_reviews(run.experiment, run.config.batch_size),
-    stages.label,
-    stages.check_memory,
-    stages.record,
-    functools.partial(cross_validation.cross_validate, stages=FOLD),
-    stages.fit,
-)
-TRIAL = (*FIT, draw_curves, stages.describe, stages.finish, report)  # leaves the test set alone
-RUN = (
-    *FIT,
-    stages.test,
-    draw_curves,
-    stages.describe,
-    compare,
-    advise_user,
-    stages.finish,  # last: a run with a result is finished
-    report,
-)
-
-
-def train(
-    recipe: ConfigDict | Config, workdir: Path, **options: Unpack[checks.Options]
-) -> dict[str, Any]:
-    """Train, or resume where `workdir` stands, score the test set once; return result.json.
-
-    Options are those of `stages.run_stages`, errors those of `api.train`.
-    """
-    return stages.run_stages(recipe, workdir, RUN, **options)
 
 
 def dry_run(recipe: ConfigDict, task: Task | None = None) -> None:
     """Compile the steps of a training and print what they need, after the checks of `train`."""
     task = task or task_of(recipe)
     with processes.main_process_first():
-        config = checks.resolve(recipe, task)
+        config = checks.resolve(recipe, pretrains=task.pretrains)
         checks.check_batch_sizes(config)
         checks.check_sources(config)
         experiment = task.prepare(config)
-    cross_validation.check_reviews(experiment, config.batch_size)
-    console.print_steps(experiment)
+    folds = draw_folds(experiment.config.data, experiment.reviews)
+    check_reviews(experiment, folds, config.batch_size)
+    print_steps(experiment)
     compilation.check_memory(experiment)
+
+
+def print_steps(experiment: Experiment) -> None:
+    """Compile every step that training and its evaluations may take; print what each needs."""
+    limit = devices.memory_limit()
+    each = f", {compilation.mebibytes(limit)} each" if limit else ""
+    print(f"{'device':8} {console.describe_devices()}{each}")
+    line = "{:8} {:10} {:>16} {:>14} {:>11}".format
+    print(line("step", "", "rows x tokens", "peak memory", "compiled in"))
+    for mode in compilation.modes_of(experiment.config):
+        for length in compilation.padded_lengths(experiment, mode):
+            batch = compilation.batch_like(experiment, mode, length)
+            rows, tokens = batch["token_ids"].shape[:2]
+            start = time.perf_counter()
+            peak = compilation.mebibytes(compilation.compile_step(experiment, mode, length))
+            seconds = time.perf_counter() - start
+            print(line("", mode, f"{rows} x {tokens}", peak, f"{seconds:.1f} s"), flush=True)

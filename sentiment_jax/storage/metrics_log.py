@@ -14,12 +14,12 @@ from sentiment_jax.storage.files import write_atomically
 
 
 class MetricsLog:
-    """Appends to metrics.jsonl, and to the records that a checkpoint keeps of it."""
+    """Appends to metrics.jsonl, and to the `records` that a checkpoint keeps of it."""
 
     def __init__(self, path: Path, records: list[dict[str, Any]]):
         """Write the file anew with the records so far."""
         self._path = path
-        self._records = records
+        self.records = records
         self._events: Any = None  # tensorboardX's SummaryWriter
         write_atomically(path, "".join(json.dumps(record) + "\n" for record in records))
 
@@ -36,7 +36,7 @@ class MetricsLog:
         }
         with self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(finite, allow_nan=False) + "\n")
-        self._records.append(finite)
+        self.records.append(finite)
         if self._events is not None:
             self._write_events(finite)
 
@@ -48,7 +48,7 @@ class MetricsLog:
             old.unlink()
         # purge_step: a TensorBoard that watches the folder forgets what it has read.
         self._events = cleanup.enter_context(SummaryWriter(str(folder), purge_step=0))
-        for record in self._records:
+        for record in self.records:
             self._write_events(record)
 
     def _write_events(self, record: dict[str, Any]) -> None:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from sentiment_jax.config import stored
-from sentiment_jax.config.schema import HARMLESS, Config
+from sentiment_jax.config.schema import HARMLESS, Config, split_names
 from sentiment_jax.errors import InputError, InUse
 from sentiment_jax.runtime import processes, terminal
 from sentiment_jax.storage.checkpoints import owned, steps_in
@@ -235,6 +235,17 @@ def check_place(path: Path, flag: str = "--output") -> None:
                 raise InputError(f"{problem}: choose another place")
     except (OSError, RuntimeError, ValueError) as error:  # a loop of links, a long name, a NUL
         raise InputError(f"{flag}={str(path)!a} can't be written: {error}") from error
+
+
+def source_run(pretrained: str) -> Path | None:
+    """Return the run that model.pretrained names; None for a hub id or a folder of weights."""
+    path = Path(pretrained).expanduser()
+    return path if pretrained and RunDirectory(path).env.is_file() else None
+
+
+def find_teachers(teacher: str) -> list[Path]:
+    """Return the runs that data.teacher names."""
+    return [Path(name).expanduser() for name in split_names(teacher)]
 
 
 def holds_runs(directory: Path) -> bool:

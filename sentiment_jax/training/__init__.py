@@ -1,1 +1,1 @@
-"""The step, the loop and what stands around them."""
+"""`fit`, its step, and what stands around them."""

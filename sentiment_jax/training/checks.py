@@ -4,19 +4,18 @@
 2. The run directory: writable, no characters that Orbax takes for a pattern, not in use.
 3. `resolve`: the teachers and the run or weights to start from.
 4. `check_start`: the devices, what is in the run directory, the sources' checkpoints.
-5. Once the reviews are read: whether they fill a batch, the memory, the data hash (stages.py).
+5. Once the reviews are read: whether they fill a batch, the memory, the data hash (run.py).
 """
 
 import dataclasses
 import enum
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any
 
 from ml_collections import ConfigDict
-from tokenizers import Tokenizer
 
-from sentiment_jax.config.schema import ENCODERS, Config, EncoderConfig
+from sentiment_jax.config.schema import ENCODERS, OBJECTIVES, Config, EncoderConfig
 from sentiment_jax.config.stored import flatten, make_frozen, replace_settings
 from sentiment_jax.config.validation import validate
 from sentiment_jax.data.imdb import is_prepared
@@ -24,13 +23,11 @@ from sentiment_jax.data.unlabeled import unlabeled_reviews
 from sentiment_jax.errors import InputError
 from sentiment_jax.huggingface import hub, weights
 from sentiment_jax.runtime import devices, startup, terminal
-from sentiment_jax.storage.run_directory import RunDirectory, holds_runs
+from sentiment_jax.storage.run_directory import RunDirectory, find_teachers, holds_runs, source_run
 from sentiment_jax.training import lineage
-from sentiment_jax.training.experiment import Experiment, Task, read_corpus
-from sentiment_jax.training.lineage import find_teachers, source_run
-from sentiment_jax.training.signals import Stop
-from sentiment_jax.training.tasks.classification import CLASSIFICATION
+from sentiment_jax.training.experiment import Task, read_corpus
 
+SEVERAL_POOLED = 4  # layers
 ENOUGH = 30  # validation reviews, to say that a teacher is at chance
 
 
@@ -43,30 +40,24 @@ class Start(enum.Enum):
     BEGUN_ANEW = "an earlier run is replaced, or was to be replaced when a kill came"
 
 
-class Options(TypedDict, total=False):
-    """What may be asked for beside the config, as keywords."""
-
-    fresh: bool  # remove what an earlier run left in the directory
-    tensorboard: bool  # write event files as well
-    stop_after: float | None  # seconds until the run saves and ends
-    stop: Stop | None  # what asks the run to end, shared by the trials of a sweep
-    nested: bool  # a fold or a trial: its data are those around it, its output is in log.txt
-    prepare: Callable[[Config, Tokenizer | None], Experiment] | None  # in place of the task's
-    sources: list[str] | None  # of a fold: TrainingRun.sources of its cross-validation
-
-
 def check_start(
-    recipe: ConfigDict | Config, directory: RunDirectory, task: Task, options: Options
-) -> tuple[Start, Config, list[str] | None]:
-    """Return how a run starts, its config, its sources (None: needs none)."""
+    recipe: ConfigDict | Config,
+    directory: RunDirectory,
+    task: Task,
+    fresh: bool,
+    sources: Sequence[str] | None,
+) -> tuple[Start, Config, Sequence[str] | None]:
+    """Return how a run starts, its config, and the sha256 of its sources (None: it needs none).
+
+    `sources` are those of a fold's cross-validation, which has checked them.
+    """
     workdir = directory.path
-    fresh = options.get("fresh", False)
     anew = directory.removed.exists() or (fresh and not directory.began_in_this_job())
     finished = not anew and directory.outcome()[0] == "finished"
     began = directory.read_config() if directory.config.exists() and not anew else None
     config = recipe
     if not isinstance(config, Config):
-        config = resolve(config, task, began if finished else None)
+        config = resolve(config, began if finished else None, pretrains=task.pretrains)
     if began:
         config = keep_dtype(config, began)
     check_batch_sizes(config)
@@ -82,7 +73,6 @@ def check_start(
         start = Start.FINISHED
     else:
         start = Start.RESUMED if directory.began() else Start.BEGUN
-    sources = options.get("sources")
     if sources is None and start in (Start.BEGUN, Start.BEGUN_ANEW):
         sources = check_sources(config)
     elif began and sources is None:
@@ -118,7 +108,7 @@ def check_finished_data(config: Config, directory: RunDirectory) -> None:
         directory.check_data(corpus.statistics)
 
 
-def resolve(recipe: ConfigDict, task: Task = CLASSIFICATION, known: Config | None = None) -> Config:
+def resolve(recipe: ConfigDict, known: Config | None = None, *, pretrains: bool = False) -> Config:
     """Return the frozen config of a recipe, complete without the folder of pretrained weights.
 
     The sources of a finished run may be gone: then its stored config, `known`, answers.
@@ -132,13 +122,31 @@ def resolve(recipe: ConfigDict, task: Task = CLASSIFICATION, known: Config | Non
             own = {n: v for n, v in values.items() if v is not None and n not in decided}
             if own.get("model.pooling") == "folder" and flatten(known)["model.pooling"] != "head":
                 del own["model.pooling"]
-            return replace_settings(known, own | task.resolve(flatten(known) | own))
+            return replace_settings(known, own | _follow(flatten(known) | own, pretrains))
     for teacher in find_teachers(values["data.teacher"]):
         _check_teacher(teacher)
     values |= _find_source(values)
-    values |= task.resolve(values)
-    validate(values, pretraining=task.pretrains)
+    values |= _follow(values, pretrains)
+    validate(values, pretraining=pretrains)
     return make_frozen(values)
+
+
+def _follow(values: Mapping[str, Any], pretrains: bool) -> dict[str, Any]:
+    """Return the settings that follow from others.
+
+    A pre-training's objective is the architecture's first, unless one is named. An encoder averages
+    four layers where a text may have several labels (results/accuracy/tables), if its recipe leaves
+    that to the labels.
+    """
+    found: dict[str, Any] = {}
+    if pretrains:
+        default = OBJECTIVES[values["model.name"]][0]
+        found["pretrain.objective"] = values["pretrain.objective"] or default
+    if values.get("model.pooled_layers") == 0:
+        several = values["data.label_separator"] or values["data.label_columns"]
+        averages = several and values["model.pooling"] != "head"
+        found["model.pooled_layers"] = SEVERAL_POOLED if averages else 1
+    return found
 
 
 def _find_source(values: Mapping[str, Any]) -> dict[str, Any]:

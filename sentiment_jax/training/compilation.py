@@ -4,7 +4,6 @@ JAX compiles a function once per shape: a step that is compiled here is the one 
 """
 
 import dataclasses
-import functools
 import time
 from typing import Any
 
@@ -15,17 +14,9 @@ from sentiment_jax.config.schema import Config
 from sentiment_jax.data import batches
 from sentiment_jax.errors import RunError
 from sentiment_jax.runtime import devices
-from sentiment_jax.training import scoring, steps
+from sentiment_jax.training import scoring
 from sentiment_jax.training.experiment import Experiment
-from sentiment_jax.training.parameters import abstract_params
-
-
-def abstract_state(experiment: Experiment) -> Any:
-    """Return shapes, dtypes and shardings of the training state; nothing is allocated."""
-    config = experiment.config
-    create = functools.partial(steps.create_state, optimizer=config.optimizer, seed=config.seed)
-    state = jax.eval_shape(create, abstract_params(experiment.model))
-    return devices.abstract(state, experiment.mesh)
+from sentiment_jax.training.resume import abstract_state
 
 
 def peak_bytes(compiled: Any) -> int:

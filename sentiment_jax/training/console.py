@@ -1,20 +1,20 @@
 """What a training run prints."""
 
 import math
-import time
 from collections.abc import Mapping
 from typing import Any
 
 import jax
 from tqdm import tqdm
 
-from sentiment_jax.config.schema import FEW_CLASSES, EncoderConfig
-from sentiment_jax.runtime import devices, processes, terminal
-from sentiment_jax.training import compilation
-from sentiment_jax.training.compilation import mebibytes
-from sentiment_jax.training.experiment import Experiment
+from sentiment_jax.config.schema import FEW_CLASSES, Config, EncoderConfig
+from sentiment_jax.huggingface.weights import LoadReport
+from sentiment_jax.models.parameters import count_parameters
+from sentiment_jax.runtime import processes, terminal
+from sentiment_jax.storage.run_directory import RunDirectory
+from sentiment_jax.training.experiment import Experiment, Validation
 from sentiment_jax.training.metrics import mcc_by_chance, worst_classes
-from sentiment_jax.training.run import TrainingRun, averages
+from sentiment_jax.training.progress import Progress, Sums, averages
 
 FEW_STEPS = 5  # after which the time of an epoch is known
 SLOW = 10  # minutes
@@ -22,31 +22,31 @@ AVERAGES = ("micro F1", "balanced accuracy", "macro F1", "MCC", "AUC")  # of `me
 SMALL = 30_000_000  # parameters: more than those of the recipe `encoder`
 
 
-def warn_of_slow_epochs(run: TrainingRun) -> None:
+def warn_of_slow_epochs(experiment: Experiment, progress: Progress, parameters: int) -> None:
     """Warn if an epoch of a large encoder takes long on a CPU, by the steps taken so far."""
-    _, _, rate = averages(run.progress.epoch)
-    minutes = len(run.experiment.encoded["train"]) / rate / 60
-    large = isinstance(run.config.model, EncoderConfig) and run.parameters > SMALL
+    _, _, rate = averages(progress.epoch)
+    minutes = len(experiment.encoded["train"]) / rate / 60
+    large = isinstance(experiment.config.model, EncoderConfig) and parameters > SMALL
     if large and minutes > SLOW and jax.default_backend() == "cpu":
         remedy = "use a GPU, or a smaller model: --config=encoder"
         terminal.warn_once(f"an epoch takes about {minutes:.0f} minutes on this CPU: {remedy}")
 
 
-def warn_of_chance(run: TrainingRun) -> None:
+def warn_of_chance(config: Config, directory: RunDirectory, result: Mapping[str, Any]) -> None:
     """Warn if a split's predictions may be at chance, or their loss is ten times that of chance.
 
     For unequal classes an accuracy below the largest class's share may still be useful: what counts
     is that predictions correlate with labels (MCC) more than by chance.
     """
-    for split, metrics in run.result["metrics"].items():
-        scores = run.result[split]
+    for split, metrics in result["metrics"].items():
+        scores = result[split]
         loss = scores["loss"]
         total = scores["examples"]
-        classes = 2 if run.config.data.between_labels else len(metrics["classes"])
+        classes = 2 if config.data.between_labels else len(metrics["classes"])
         chance = mcc_by_chance(total)
         if metrics["mcc"] <= chance or loss > 10 * math.log(classes):
             terminal.warn_once(
-                f"{run.directory.path} may be no better than guessing: {split} accuracy "
+                f"{directory.path} may be no better than guessing: {split} accuracy "
                 f"{scores['accuracy']:.4f} on {total:,} reviews (majority baseline: "
                 f"{metrics['majority_baseline']:.4f}), MCC {metrics['mcc']:.4f} (by chance: "
                 f"{chance:.4f}), loss {loss:.4g} (log {classes}: {math.log(classes):.4f})"
@@ -54,14 +54,20 @@ def warn_of_chance(run: TrainingRun) -> None:
             return
 
 
-def describe_run(run: TrainingRun) -> None:
-    """Print data, model, weights, device and where the run stands."""
-    experiment = run.experiment
-    model = run.config.model
+def describe_training(
+    directory: RunDirectory,
+    experiment: Experiment,
+    epochs: int,
+    progress: Progress,
+    report: LoadReport | None,
+) -> None:
+    """Print data, model, weights, device and where the training stands."""
+    model = experiment.config.model
     experiment.task.describe(experiment)
     size = experiment.tokenizer.get_vocab_size()
-    print(f"{'model':8} {model.name}, {run.parameters:,} parameters, {size:,} token types")
-    if report := run.load_report:
+    parameters = count_parameters(experiment.model)
+    print(f"{'model':8} {model.name}, {parameters:,} parameters, {size:,} token types")
+    if report:
         print(f"{'weights':8} {len(report.loaded)} loaded from {report.files}")
         for kind, names in (("new", report.new), ("unused", report.unused)):
             print(f"{'':8} {len(names)} {kind}: {', '.join(names) or 'none'}")
@@ -70,11 +76,11 @@ def describe_run(run: TrainingRun) -> None:
                 f"the tokenizer has {size:,} of the weights' {model.vocab_size:,} token types"
             )
     print(f"{'device':8} {describe_devices()}")
-    step = run.progress.step
-    standing = f"{run.total_steps:,} steps"
-    if step:
-        standing = f"resuming at step {step:,} of {run.total_steps:,}"
-    print(f"{'run':8} {run.directory.path}, {run.epochs} epochs, {standing}", flush=True)
+    steps = epochs * experiment.steps_per_epoch
+    standing = f"{steps:,} steps"
+    if progress.step:
+        standing = f"resuming at step {progress.step:,} of {steps:,}"
+    print(f"{'run':8} {directory.path}, {epochs} epochs, {standing}", flush=True)
 
 
 def describe_devices() -> str:
@@ -84,38 +90,28 @@ def describe_devices() -> str:
     return f"{jax.device_count()} x {kind}{together}, jax {jax.__version__}"
 
 
-def print_steps(experiment: Experiment) -> None:
-    """Compile every step that training and its evaluations may take; print what each needs."""
-    limit = devices.memory_limit()
-    print(f"{'device':8} {describe_devices()}{f', {mebibytes(limit)} each' if limit else ''}")
-    line = "{:8} {:10} {:>16} {:>14} {:>11}".format
-    print(line("step", "", "rows x tokens", "peak memory", "compiled in"))
-    for mode in compilation.modes_of(experiment.config):
-        for length in compilation.padded_lengths(experiment, mode):
-            batch = compilation.batch_like(experiment, mode, length)
-            rows, tokens = batch["token_ids"].shape[:2]
-            start = time.perf_counter()
-            peak = mebibytes(compilation.compile_step(experiment, mode, length))
-            seconds = time.perf_counter() - start
-            print(line("", mode, f"{rows} x {tokens}", peak, f"{seconds:.1f} s"), flush=True)
-
-
-def print_epoch(run: TrainingRun) -> None:
-    """Print the scores of an epoch, of its validation if there was one, and whether it stops."""
-    progress = run.progress
-    loss, accuracy, rate = averages(progress.last_epoch)
-    line = f"epoch {progress.epochs_done:>3}/{run.epochs}  train loss {loss:.4f} "
+def print_epoch(
+    experiment: Experiment,
+    epochs: int,
+    progress: Progress,
+    epoch: Sums,
+    validation: Validation | None,
+) -> None:
+    """Print the sums of an epoch's steps, its validation, if any, and whether training stops."""
+    config = experiment.config
+    loss, accuracy, rate = averages(epoch)
+    line = f"epoch {progress.epochs_done:>3}/{epochs}  train loss {loss:.4f} "
     line += f"accuracy {accuracy:.4f}"
-    if run.validation:
-        scores = run.validation.scores
+    if validation:
+        scores = validation.scores
         line += f"  validation loss {scores['loss']:.4f} accuracy {scores['accuracy']:.4f}"
-        line += run.experiment.task.describe_scores(run.config, scores)
+        line += experiment.task.describe_scores(config, scores)
     line += f"  {rate:7.1f} examples/s"
-    if run.validation and progress.is_best:
+    if validation and progress.is_best:
         line += "  best" if progress.epochs_since_best == 0 else "  as good as the best"
     tqdm.write(line)
-    if progress.stopped_early:
-        patience = run.config.early_stopping_patience
+    patience = config.early_stopping_patience
+    if progress.has_stopped(patience):
         tqdm.write(f"stopped early: {patience} epochs without a better score")
 
 

@@ -1,7 +1,7 @@
 """Cross-validation: each fold of the reviews is scored by a model that was trained without it.
 
-A fold is a run in folds/N, of the data that the whole has read and of the same sources, which are
-recorded before the first fold. Its probabilities are kept as an array, its checkpoints are not.
+A fold is a run in folds/N, of a slice of the texts and of the same sources, which are recorded
+before the first fold. Its probabilities are kept as an array, its checkpoints are not.
 """
 
 import dataclasses
@@ -12,9 +12,8 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float32
-from tokenizers import Tokenizer
 
-from sentiment_jax.config.schema import Config, DataConfig
+from sentiment_jax.config.schema import DataConfig
 from sentiment_jax.data.corpus import load_corpus, make_corpus
 from sentiment_jax.data.predictions import write_predictions
 from sentiment_jax.data.reviews import Reviews, Split, fold_splits
@@ -22,10 +21,12 @@ from sentiment_jax.errors import InputError
 from sentiment_jax.runtime import processes
 from sentiment_jax.storage import files
 from sentiment_jax.storage.run_directory import RunDirectory
-from sentiment_jax.training import console
+from sentiment_jax.training import compilation, console
+from sentiment_jax.training.distillation import label_with_teachers
 from sentiment_jax.training.experiment import Experiment
-from sentiment_jax.training.run import Stage, TrainingRun
-from sentiment_jax.training.stages import run_stages
+from sentiment_jax.training.fit import fit
+from sentiment_jax.training.results import describe_result, finish, print_validation
+from sentiment_jax.training.run import Run, open_run, tokenizer_of
 from sentiment_jax.training.tasks.classification import score_held_out
 from sentiment_jax.training.trained_model import thresholds_of
 
@@ -41,45 +42,49 @@ def draw_folds(data: DataConfig, splits: Mapping[str, Reviews]) -> list[Split]:
     return fold_splits(train, data.folds, seed=data.split_seed, grouped=data.group_duplicates)
 
 
-def check_reviews(experiment: Experiment, batch_size: int) -> None:
+def check_reviews(experiment: Experiment, folds: Sequence[Split], batch_size: int) -> None:
     """Raise InputError if a batch would hold more than the reviews of a training, or of a fold."""
     if not experiment.config.optimizer.takes_steps:
         return
-    folds = draw_folds(experiment.config.data, experiment.reviews)
     held_out = max((len(rows) for _, rows in folds), default=0)
     reviews = len(experiment.encoded["train"]) - held_out
     if batch_size > reviews:
         raise InputError(f"{batch_size=} is larger than the {reviews} training reviews: lower it")
 
 
-def cross_validate(run: TrainingRun, stages: Sequence[Stage]) -> None:
-    """Train a model per fold, by these stages, and set how many epochs the last training takes.
+@dataclasses.dataclass(frozen=True)
+class CrossValidated:
+    """What the folds of a cross-validation show."""
 
-    That is on all reviews, for the median of the folds' best epochs.
-    """
-    experiment = run.experiment
-    folds = draw_folds(experiment.config.data, experiment.reviews)
-    if not folds:
-        return
+    entries: dict[str, Any]  # of result.json: scores of all reviews, metrics, thresholds, folds
+    epochs: int  # the median of the folds' best: after it the training on all reviews ends
+    seconds: float  # of the folds' training
+
+
+def cross_validate(run: Run, experiment: Experiment, folds: Sequence[Split]) -> CrossValidated:
+    """Train a model per fold, and score each review by the model that has not seen it."""
     reviews = experiment.reviews["train"]
     texts = _unlabeled_of_folds(experiment, folds)
     probabilities = np.zeros((len(reviews), len(experiment.classes)), np.float32)
     results = []
     for number, (fold, text) in enumerate(zip(folds, texts, strict=True), start=1):
         directory = RunDirectory(run.directory.folds / str(number))
-        result, probabilities[fold[1]] = _train_fold(run, directory, fold, text, stages)
+        result, probabilities[fold[1]] = _train_fold(run, experiment, directory, fold, text)
         if processes.is_main():
             shutil.rmtree(directory.checkpoints, ignore_errors=True)  # the size of many models
         results.append(result)
         epoch = f"epoch {result['best_epoch']}"
         console.print_scores(f"fold {number}/{len(folds)}", result["val"], epoch)
     scores, more = score_held_out(experiment, reviews.labels, probabilities)
-    thresholds = thresholds_of(run.config, more)
-    write_predictions(run.directory, "val", reviews, probabilities, run.config, thresholds)
+    config = experiment.config
+    thresholds = thresholds_of(config, more)
+    write_predictions(run.directory, "val", reviews, probabilities, config, thresholds)
     of_folds = [result["val"] | {"best_epoch": result["best_epoch"]} for result in results]
-    run.cross_validated = {**scores, **more, "folds": of_folds}
-    run.median_epochs = statistics.median_low(result["best_epoch"] for result in results)
-    run.fold_seconds = sum(result["train_seconds"] for result in results)
+    return CrossValidated(
+        entries={**scores, **more, "folds": of_folds},
+        epochs=statistics.median_low(result["best_epoch"] for result in results),
+        seconds=sum(result["train_seconds"] for result in results),
+    )
 
 
 def _unlabeled_of_folds(experiment: Experiment, folds: Sequence[Split]) -> Sequence[Reviews | None]:
@@ -105,33 +110,9 @@ def _unlabeled_of_folds(experiment: Experiment, folds: Sequence[Split]) -> Seque
 
 
 def _train_fold(
-    run: TrainingRun,
-    directory: RunDirectory,
-    fold: Split,
-    text: Reviews | None,
-    stages: Sequence[Stage],
+    run: Run, whole: Experiment, directory: RunDirectory, fold: Split, text: Reviews | None
 ) -> tuple[dict[str, Any], Float32[np.ndarray, "held_out classes"]]:
     """Train without a fold, unless that is done; return result.json and its probabilities."""
-    whole = run.experiment
-    reviews = whole.reviews["train"]
-    kept, held_out = fold
-
-    def prepare(config: Config, tokenizer: Tokenizer | None) -> Experiment:
-        corpus = make_corpus(
-            whole.statistics["source"],
-            train=reviews.take(kept),
-            val=reviews.take(held_out),
-            test=whole.reviews["test"],  # part of the data's hash, but a fold scores none of it
-        )
-        corpus.splits["test"] = reviews.take(np.arange(0))
-        if text is not None:
-            corpus.splits["unlabeled"] = text
-        if config.model.pretrained:
-            tokenizer = whole.tokenizer
-        prepared = run.task.prepare(config, tokenizer, corpus)
-        pool = len(prepared.encoded["train"]) + len(held_out)
-        return dataclasses.replace(prepared, pool=pool)
-
     remedy = f"delete {directory.path}, it is trained again"
     if directory.config.exists():
         files.read_json(directory.config, remedy)
@@ -139,23 +120,35 @@ def _train_fold(
         files.check_checksum(directory.tokenizer, env, remedy)
         if env["sources"] != run.sources:
             raise InputError(f"{directory.path} learned from other parameters: {remedy}")
-    result = run_stages(
-        run.config,
-        directory.path,
-        stages,
-        stop=run.stop,
-        nested=True,
-        prepare=prepare,
-        sources=run.sources,
-    )
+    with open_run(
+        whole.config, directory.path, run.task, nested=True, stop=run.stop, sources=run.sources
+    ) as part:
+        result = part.finished
+        if result is None:
+            experiment = label_with_teachers(_slice(part, whole, fold, text), part.stop)
+            seconds = compilation.check_memory(experiment)
+            fitted = fit(part, experiment.without_test(), compile_seconds=seconds)
+            result = finish(part.directory, experiment, fitted, describe_result(experiment, fitted))
+            print_validation(experiment, result)
     env = files.read_json(directory.env, remedy)
     return result, files.read_array(directory.probabilities, env, remedy)
 
 
-def describe_folds(result: Mapping[str, Any]) -> str:
-    """Return how the accuracies of a finished run's folds deviate, "" if it has none."""
-    folds = result.get("folds", ())
-    if not folds:
-        return ""
-    deviation = statistics.stdev(fold["accuracy"] for fold in folds)
-    return f"{len(folds)} folds ± {deviation:.4f}; then {result['best_epoch']} epochs on all"
+def _slice(part: Run, whole: Experiment, fold: Split, text: Reviews | None) -> Experiment:
+    """Return the data of a fold."""
+    reviews = whole.reviews["train"]
+    kept, held_out = fold
+    corpus = make_corpus(
+        whole.statistics["source"],
+        train=reviews.take(kept),
+        val=reviews.take(held_out),
+        test=whole.reviews["test"],  # part of the data's hash, but a fold scores none of it
+    )
+    corpus.splits["test"] = reviews.take(np.arange(0))
+    if text is not None:
+        corpus.splits["unlabeled"] = text
+    pretrained = whole.config.model.pretrained
+    tokenizer = whole.tokenizer if pretrained else tokenizer_of(part)
+    prepared = part.task.prepare(part.config, tokenizer, corpus)
+    pool = len(prepared.encoded["train"]) + len(held_out)
+    return dataclasses.replace(prepared, pool=pool)

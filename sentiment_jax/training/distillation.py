@@ -21,14 +21,14 @@ from sentiment_jax.errors import Interrupted
 from sentiment_jax.runtime import processes, startup
 from sentiment_jax.storage.checkpoints import tree_sha256
 from sentiment_jax.storage.files import replacing
+from sentiment_jax.storage.run_directory import find_teachers
 from sentiment_jax.training.experiment import Experiment
-from sentiment_jax.training.lineage import find_teachers
 from sentiment_jax.training.scoring import score_reviews
 from sentiment_jax.training.signals import Stop
 from sentiment_jax.training.trained_model import TrainedModel, load_ensemble
 
 
-def distill(experiment: Experiment, stop: Stop) -> Experiment:
+def label_with_teachers(experiment: Experiment, stop: Stop) -> Experiment:
     """Label the unlabeled texts with the averaged probabilities of the teachers, if there are any.
 
     These are their targets, the most probable class is their label. A labeled review's target is

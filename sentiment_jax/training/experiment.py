@@ -21,10 +21,8 @@ from sentiment_jax.data.unlabeled import training_corpus
 from sentiment_jax.huggingface import hub
 from sentiment_jax.models.registry import ARCHITECTURES
 from sentiment_jax.runtime.terminal import progress_bar
-from sentiment_jax.storage.run_directory import RunDirectory
+from sentiment_jax.storage.run_directory import RunDirectory, source_run
 from sentiment_jax.storage.selection import Ranking
-from sentiment_jax.training import steps
-from sentiment_jax.training.lineage import source_run
 from sentiment_jax.training.objectives.objective import Objective
 from sentiment_jax.training.trained_model import Classifier
 
@@ -52,6 +50,19 @@ class Experiment(Classifier):
             return 1
         steps = math.ceil((self.pool or len(self.encoded["train"])) / self.config.batch_size)
         return max(self.config.epochs, math.ceil(self.config.min_steps / steps))
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """The number of batches of the training split; 1 if no gradient steps are taken."""
+        if not self.config.optimizer.takes_steps:
+            return 1
+        return math.ceil(len(self.encoded["train"]) / self.config.batch_size)
+
+    def without_test(self) -> "Experiment":
+        """Return what a training is given: it has no test split."""
+        encoded = {name: split for name, split in self.encoded.items() if name != "test"}
+        reviews = {name: split for name, split in self.reviews.items() if name != "test"}
+        return dataclasses.replace(self, encoded=encoded, reviews=reviews)
 
     @property
     def packs(self) -> bool:
@@ -85,14 +96,6 @@ class Validation:
     probabilities: Float32[np.ndarray, "reviews classes"] | None = None  # of labeled reviews
 
 
-def gradient_step(experiment: Experiment) -> Wrapped:
-    """Return the jitted step of the optimizer: steps.make_train_step."""
-    config = experiment.config
-    return steps.make_train_step(
-        experiment.model, config.optimizer, experiment.objective, config.gradient_accumulation
-    )
-
-
 @dataclasses.dataclass(frozen=True)
 class Task:
     """What differs between learning from labels and pre-training: training/tasks/ has both.
@@ -105,6 +108,7 @@ class Task:
     # Reads and encodes the data of a resolved config. A run's tokenizer and a corpus may be given.
     prepare: Callable[..., Experiment]
     make_objective: Callable[[Experiment], Objective]  # what the training minimizes
+    make_train_step: Callable[[Experiment], Wrapped]  # jitted: (state, batch, rate) -> state, sums
     make_eval_step: Callable[[Experiment], Wrapped]  # jitted: (params, batch) -> outputs
     # Scores the validation split by these parameters, calls the function between batches.
     validate: Callable[[Experiment, Any, Callable[[], None]], Validation]
@@ -114,9 +118,6 @@ class Task:
     describe_scores: Callable[[Config, Mapping[str, Any]], str]  # beside loss and accuracy
     # What validation decides for predictions, by labels and probabilities, as in result.json.
     fit: Callable[[Any, Any], dict[str, Any]] = lambda *_: {}
-    make_train_step: Callable[[Experiment], Wrapped] = gradient_step
-    # Settings that follow from others: "group.field" -> value.
-    resolve: Callable[[Mapping[str, Any]], dict[str, Any]] = lambda _: {}
     # What the run directory holds for the runs that start from it: file -> array.
     arrays: Callable[[RunDirectory, Experiment], dict[Path, np.ndarray]] = lambda *_: {}
 

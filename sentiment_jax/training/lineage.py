@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Shaped
 from ml_collections import ConfigDict
 
-from sentiment_jax.config.schema import Config, split_names
+from sentiment_jax.config.schema import Config
 from sentiment_jax.data.corpus import Corpus
 from sentiment_jax.data.imdb import is_prepared
 from sentiment_jax.data.reviews import Reviews
@@ -22,19 +22,8 @@ from sentiment_jax.huggingface import hub
 from sentiment_jax.huggingface.weights import choose_weights
 from sentiment_jax.runtime import terminal
 from sentiment_jax.storage.files import file_sha256, read_json
-from sentiment_jax.storage.run_directory import RunDirectory
+from sentiment_jax.storage.run_directory import RunDirectory, find_teachers, source_run
 from sentiment_jax.training.trained_model import best_sha256
-
-
-def source_run(pretrained: str) -> Path | None:
-    """Return the run that model.pretrained names; None for a hub id or a folder of weights."""
-    path = Path(pretrained).expanduser()
-    return path if pretrained and RunDirectory(path).env.is_file() else None
-
-
-def find_teachers(teacher: str) -> list[Path]:
-    """Return the runs that data.teacher names."""
-    return [Path(name).expanduser() for name in split_names(teacher)]
 
 
 def parents(config: ConfigDict | Config) -> list[Path]:

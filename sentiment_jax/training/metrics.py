@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, Int32
 
 from sentiment_jax.config.schema import FEW_CLASSES
-from sentiment_jax.data.labels import decide, find_class
+from sentiment_jax.data.labels import LEAST, apply_temperature, decide, find_class
 
 Labels: TypeAlias = Int[np.ndarray, "reviews *labels"]  # of several per text, a 0 or 1 each
 Probabilities: TypeAlias = Float[np.ndarray, "reviews classes"]
@@ -21,7 +21,6 @@ Column: TypeAlias = Float[np.ndarray, " reviews"]  # a probability each
 Counts: TypeAlias = Float[np.ndarray, " classes"]
 
 RANGE = (0.1, 1e4)  # of temperatures; without a mistake in validation, 0 would be the best
-LEAST = np.finfo(np.float32).tiny  # a probability that was rounded to 0
 HALF_DIGIT = 5e-7  # half of the last digit of predictions.csv, in place of a 0 there
 
 
@@ -175,29 +174,6 @@ def mcnemar(first: Mask, second: Mask) -> tuple[int, int, float]:
     total = only_first + only_second
     p = min(2 * float(bdtr(min(only_first, only_second), total, 0.5)), 1.0)
     return only_first, only_second, p
-
-
-def apply_temperature(
-    probabilities: Float[np.ndarray, "*any reviews classes"], temperature: Any
-) -> Float[np.ndarray, "*any reviews classes"]:
-    """Return softmax(log p / temperature), which is that of the logits divided by it.
-
-    In float64, so that the order of two nearly equal probabilities is kept. Several labels have a
-    temperature each.
-    """
-    if np.ndim(temperature):
-        each = map(apply_temperature, apart(probabilities), temperature)
-        return np.stack([p[..., 1] for p in each], axis=-1)
-    if temperature == 1:
-        return probabilities
-    scaled = np.log(np.maximum(probabilities, LEAST, dtype=np.float64)) / temperature
-    exponentials = np.exp(scaled - scaled.max(axis=-1, keepdims=True))
-    return exponentials / exponentials.sum(axis=-1, keepdims=True)
-
-
-def apart(probabilities: Float[np.ndarray, "*any reviews labels"]) -> list[np.ndarray]:
-    """Return for each of several labels the probabilities of not having it and of having it."""
-    return [np.stack([1 - p, p], axis=-1) for p in np.moveaxis(probabilities, -1, 0)]
 
 
 def score_resampled(

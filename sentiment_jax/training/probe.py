@@ -7,13 +7,11 @@ of all layers may start from such a layer: Kumar et al. (2022), https://arxiv.or
 
 import dataclasses
 import functools
-import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.stages import Wrapped
 from jaxtyping import Array, Float32, Int32
@@ -21,11 +19,12 @@ from jaxtyping import Array, Float32, Int32
 from sentiment_jax.config.schema import CLASSES, FEW_CLASSES, Config
 from sentiment_jax.data.reviews import Reviews, Split, fold_splits, stratified_sample
 from sentiment_jax.errors import InputError
+from sentiment_jax.huggingface.weights import LoadReport
 from sentiment_jax.runtime import devices, terminal
-from sentiment_jax.training import hooks, scoring
+from sentiment_jax.training import scoring
+from sentiment_jax.training.experiment import Experiment
 from sentiment_jax.training.metrics import log_loss, score_probabilities
 from sentiment_jax.training.objectives.objective import Batch, classify_features
-from sentiment_jax.training.run import TrainingRun
 
 C = np.logspace(-3.5, 1.5, 11)  # inverse strengths of the regularization to choose from
 FOLDS = 5
@@ -36,16 +35,20 @@ START = 10.0
 START_SEVERAL = 40.0
 
 
-def fit_classifier(run: TrainingRun) -> None:
-    """Fit the last layer on the training reviews, in place of an epoch of steps.
+Params: TypeAlias = Any
+CheckStop: TypeAlias = Callable[[], None]
+
+
+def fit_classifier(
+    experiment: Experiment, params: Params, check_stop: CheckStop
+) -> tuple[Params, dict[str, float]]:
+    """Return the parameters with a last layer fitted on the training reviews, and its sums there.
 
     C is chosen by the log loss of a cross-validation. Equal texts are in one fold.
     """
-    experiment = run.experiment
-    start = time.perf_counter()
     config = experiment.config
-    params = jax.device_get(run.state.params)
-    features = compute_features(run, params)
+    params = jax.device_get(params)
+    features = compute_features(experiment, params, check_stop)
     labels = experiment.encoded["train"].labels
     choose = functools.partial(_choose, experiment.reviews["train"], features, config)
     with terminal.progress_bar(None, "fitting the last layer"):
@@ -53,52 +56,46 @@ def fit_classifier(run: TrainingRun) -> None:
     logits = features @ layer["kernel"] + layer["bias"]
     activate = jax.nn.sigmoid if labels.ndim == 2 else jax.nn.softmax
     scores = score_probabilities(labels, np.asarray(activate(logits)), experiment.thresholds)
-    count = len(labels)
+    count = float(len(labels))
     sums = {"loss": scores["loss"] * count, "correct": scores["accuracy"] * count}
-    run.progress.add(sums | {"examples": float(count)}, time.perf_counter() - start)
-    run.progress.dispatched += 1
-    _replace(run, {**params, "classifier": layer}, step=1)
-    hooks.log_steps(run)
+    return {**params, "classifier": layer}, sums | {"examples": count}
 
 
-def start_from_probe(run: TrainingRun) -> None:
-    """Fit the last layer before the first step, if the config asks for it and the data need it.
+def is_wanted(experiment: Experiment, report: LoadReport | None) -> bool:
+    """Whether a training starts from a fitted last layer: its config asks, and its data need it.
 
     A random layer of many classes, of a rare class or of several labels per text learns slowly. Of
     few classes of like size it is as good a start (results/accuracy/tables), without a pass over
     the texts.
     """
-    labels = run.experiment.encoded["train"].labels
-    classes = len(run.experiment.classes)
-    slow = labels.ndim == 2 or classes > FEW_CLASSES or run.experiment.config.data.rare
-    random = run.load_report is None or "classifier/kernel" in run.load_report.new
-    if not (slow and random and run.config.probe_first) or run.progress.dispatched:
-        return
-    start = time.perf_counter()
-    params = jax.device_get(run.state.params)
-    features = compute_features(run, params)
+    config = experiment.config
+    several = experiment.encoded["train"].labels.ndim == 2
+    slow = several or len(experiment.classes) > FEW_CLASSES or config.data.rare
+    random = report is None or "classifier/kernel" in report.new
+    return slow and random and config.probe_first
+
+
+def fitted_params(experiment: Experiment, params: Params, check_stop: CheckStop) -> Params:
+    """Return the parameters with a last layer to start from, fitted on the training reviews."""
+    params = jax.device_get(params)
+    labels = experiment.encoded["train"].labels
+    classes = len(experiment.classes)
+    features = compute_features(experiment, params, check_stop)
     with terminal.progress_bar(None, "fitting the last layer"):
-        weight = START_SEVERAL if labels.ndim == 2 else START
-        c = weight * classes / len(labels)
-        layer = _fit(features, labels, classes, lambda _: c, _weights(run.config))
-    _replace(run, {**params, "classifier": layer}, step=0)
-    run.progress.train_seconds += time.perf_counter() - start
+        c = (START_SEVERAL if labels.ndim == 2 else START) * classes / len(labels)
+        layer = _fit(features, labels, classes, lambda _: c, _weights(experiment.config))
+    return {**params, "classifier": layer}
 
 
-def _replace(run: TrainingRun, params: Any, step: int) -> None:
-    changed = jax.tree.map(jnp.asarray, {"step": np.int32(step), "params": params})
-    run.state = run.state.replace(**devices.place(changed, run.experiment.mesh))
-
-
-def compute_features(run: TrainingRun, params: Any) -> Float32[np.ndarray, "reviews features"]:
+def compute_features(
+    experiment: Experiment, params: Params, check_stop: CheckStop
+) -> Float32[np.ndarray, "reviews features"]:
     """Return what the last layer reads of each training review."""
-    experiment = run.experiment
     width = len(params["classifier"]["kernel"])
     encoded = experiment.encoded["train"]
     features = np.full((len(encoded), width), np.nan, np.float32)
     step = _make_feature_step(experiment.model)
-    passes = scoring.apply(step, experiment, params, encoded, "features", run.check_stop)
-    for rows, found in passes:
+    for rows, found in scoring.apply(step, experiment, params, encoded, "features", check_stop):
         features[rows] = devices.fetch(found)[: len(rows)]
     return features
 

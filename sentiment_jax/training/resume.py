@@ -1,5 +1,6 @@
 """Where a run begins: its newest good checkpoint, or parameters that are random or pretrained."""
 
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -14,44 +15,28 @@ from sentiment_jax.errors import RunError
 from sentiment_jax.huggingface import hub, weights
 from sentiment_jax.huggingface.weights import LoadReport
 from sentiment_jax.models import layers
+from sentiment_jax.models.parameters import abstract_params, initializer
 from sentiment_jax.models.registry import ARCHITECTURES
 from sentiment_jax.runtime import devices, processes, terminal
 from sentiment_jax.storage.checkpoints import Checkpoints
 from sentiment_jax.storage.files import read_array, read_json
-from sentiment_jax.storage.metrics_log import MetricsLog
-from sentiment_jax.storage.run_directory import RunDirectory
-from sentiment_jax.training.compilation import abstract_state
+from sentiment_jax.storage.run_directory import RunDirectory, source_run
 from sentiment_jax.training.experiment import Experiment
-from sentiment_jax.training.lineage import source_run
-from sentiment_jax.training.optimizers import make_schedule
-from sentiment_jax.training.parameters import abstract_params, initializer
-from sentiment_jax.training.run import Progress, TrainingRun
+from sentiment_jax.training.progress import Progress
 from sentiment_jax.training.steps import TrainState, create_state
 from sentiment_jax.training.trained_model import load_run
 
 
-def restore_or_begin(run: TrainingRun) -> None:
-    """Set where the steps go on: at the newest good checkpoint, or at the first parameters.
-
-    RunError: every checkpoint is damaged, or the best one.
-    """
-    experiment = run.experiment
-    config = run.config
+def open_checkpoints(directory: RunDirectory) -> Checkpoints:
+    """Tidy up after a kill, and warn of damaged checkpoints; RunError if there are no others."""
     with processes.main_process_first():
-        checkpoints = Checkpoints(run.directory.checkpoints)
+        checkpoints = Checkpoints(directory.checkpoints)
     faults = "; ".join(f"step {step}: {why}" for step, why in checkpoints.faults.items())
-    if checkpoints.steps:
-        run.state, run.progress = _restore(experiment, checkpoints)
-    elif any(checkpoints.directory.glob("*.corrupt")):
+    if not checkpoints.steps and any(checkpoints.directory.glob("*.corrupt")):
         raise RunError(
             f"every checkpoint in {checkpoints.directory} is damaged ({faults or 'found before'}) "
             "and set aside as N.corrupt; put one back, or --fresh starts over"
         )
-    else:
-        params = jax.tree.map(jnp.asarray, run.params)
-        state = create_state(params, config.optimizer, config.seed)
-        run.state = devices.place(state, experiment.mesh)
-    run.params = None
     if checkpoints.ignored:
         names = ", ".join(checkpoints.ignored[:5])
         terminal.warn(f"no checkpoints, ignored in {checkpoints.directory}: {names}")
@@ -62,10 +47,7 @@ def restore_or_begin(run: TrainingRun) -> None:
             f"damaged checkpoints set aside as N.corrupt ({faults}); resuming at step {newest}, "
             f"{lost} steps are recomputed"
         )
-    run.checkpoints = checkpoints
-    run.learning_rate = make_schedule(config.optimizer, experiment.epochs * run.steps_per_epoch)
-    run.train_step = run.task.make_train_step(experiment)
-    run.log = MetricsLog(run.directory.metrics, run.progress.records)
+    return checkpoints
 
 
 def initial_params(experiment: Experiment) -> tuple[Any, LoadReport | None]:
@@ -121,13 +103,28 @@ def _word_frequencies(run: Path) -> Float32[np.ndarray, "vocabulary 1"]:
     return read_array(directory.frequencies, read_json(directory.env), remedy)[:, None]
 
 
-def _restore(experiment: Experiment, checkpoints: Checkpoints) -> tuple[TrainState, Progress]:
-    """Restore the newest checkpoint; RunError: the best one is damaged."""
+def abstract_state(experiment: Experiment) -> Any:
+    """Return shapes, dtypes and shardings of the training state; nothing is allocated."""
+    config = experiment.config
+    create = functools.partial(create_state, optimizer=config.optimizer, seed=config.seed)
+    state = jax.eval_shape(create, abstract_params(experiment.model))
+    return devices.abstract(state, experiment.mesh)
+
+
+def restore(
+    experiment: Experiment, checkpoints: Checkpoints
+) -> tuple[TrainState, Progress, list[dict[str, Any]]]:
+    """Return the state and progress of the newest checkpoint, and its lines of metrics.jsonl.
+
+    RunError: the best checkpoint is damaged.
+    """
     step = checkpoints.steps[-1]
     shapes = abstract_state(experiment)
     params = checkpoints.read(step, "params", shapes.params)
     opt_state = checkpoints.read(step, "opt_state", shapes.opt_state)
-    progress = Progress(**checkpoints.bookkeeping(step))
+    bookkeeping = checkpoints.bookkeeping(step)
+    records = bookkeeping.pop("records")
+    progress = Progress(**bookkeeping)
     best = progress.best["step"] if progress.best else None
     places = [checkpoints.directory / name for name in (f"{best}", f"{best}.corrupt")]
     found = [place for place in places if place.exists()]
@@ -138,4 +135,4 @@ def _restore(experiment: Experiment, checkpoints: Checkpoints) -> tuple[TrainSta
         )
     counters = {"step": jax.numpy.int32(step), "key": jax.random.key(experiment.config.seed)}
     counters = devices.place(counters, experiment.mesh)
-    return shapes.replace(params=params, opt_state=opt_state, **counters), progress
+    return shapes.replace(params=params, opt_state=opt_state, **counters), progress, records

@@ -1,6 +1,6 @@
 """SIGTERM, SIGHUP, Ctrl-C and the end of the given time as a request to save and stop.
 
-training/loop.py asks after each step, training/run.py saves, and main.py exits with 143.
+training/fit.py asks after each step and saves, and main.py exits with 143.
 """
 
 import contextlib

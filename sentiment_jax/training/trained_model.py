@@ -14,17 +14,16 @@ from tokenizers import Tokenizer
 from sentiment_jax.config.schema import Config, NgramConfig
 from sentiment_jax.data import batches
 from sentiment_jax.data.encoding import Encoded, encode
-from sentiment_jax.data.labels import same_classes
+from sentiment_jax.data.labels import apply_temperature, same_classes
 from sentiment_jax.data.reviews import Reviews, list_classes
 from sentiment_jax.data.tokenization import load_run_tokenizer
 from sentiment_jax.errors import InputError, RunError
+from sentiment_jax.models.parameters import abstract_params
 from sentiment_jax.models.registry import ARCHITECTURES, build_model
 from sentiment_jax.runtime import devices
 from sentiment_jax.storage.checkpoints import Checkpoints, entries, tree_sha256
 from sentiment_jax.storage.files import read_json
 from sentiment_jax.storage.run_directory import RunDirectory
-from sentiment_jax.training.metrics import apply_temperature
-from sentiment_jax.training.parameters import abstract_params
 
 Found = TypeVar("Found")
 

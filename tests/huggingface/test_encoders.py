@@ -32,7 +32,7 @@ from sentiment_jax.modes.train import train
 from sentiment_jax.storage.files import read_json
 from sentiment_jax.training.checks import resolve
 from sentiment_jax.training.objectives.masked_language_modeling import MaskedLanguageModeling
-from sentiment_jax.training.run import Progress
+from sentiment_jax.training.progress import Progress
 from sentiment_jax.training.trained_model import load_run
 
 SMALL = {name: value for name, value in runs.SMALL.items() if "model" not in name} | {

@@ -17,8 +17,8 @@ from sentiment_jax.config.schema import EncoderConfig
 from sentiment_jax.errors import InputError
 from sentiment_jax.huggingface import weights
 from sentiment_jax.models import encoder, layers
+from sentiment_jax.models.parameters import initializer
 from sentiment_jax.models.registry import build_model
-from sentiment_jax.training.parameters import initializer
 
 NO_DROPOUT = {"hidden_dropout": 0.0, "attention_dropout": 0.0, "classifier_dropout": 0.0}
 

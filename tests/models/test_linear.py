@@ -14,7 +14,7 @@ from sentiment_jax.data.batches import PlannedBatch, make_batch
 from sentiment_jax.data.reviews import Reviews
 from sentiment_jax.data.tokenization import train_word_level
 from sentiment_jax.models.linear import NgramClassifier
-from sentiment_jax.training.parameters import count_parameters
+from sentiment_jax.models.parameters import count_parameters
 
 TEXTS = ["not a good film", "a day, not a film, not at all", "unforgettable!! good", "", "xyzzy :)"]
 

@@ -14,7 +14,7 @@ from scipy.special import expit
 from sentiment_jax.config.schema import POOLINGS, LstmConfig
 from sentiment_jax.models.lstm import LstmClassifier
 from sentiment_jax.models.lstm_scan import ScannedLstm
-from sentiment_jax.training.parameters import count_parameters
+from sentiment_jax.models.parameters import count_parameters
 
 LENGTHS = np.array([7, 1, 4], np.int32)
 WIDTH = 11  # padded, and no multiple of a segment's three words

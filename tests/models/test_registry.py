@@ -11,8 +11,8 @@ from sentiment_jax.config.schema import MODELS, OBJECTIVES, EncoderConfig
 from sentiment_jax.errors import InputError
 from sentiment_jax.huggingface.names import TRANSFORMERS
 from sentiment_jax.models import registry
+from sentiment_jax.models.parameters import abstract_params, count_parameters
 from sentiment_jax.models.registry import build_model
-from sentiment_jax.training.parameters import abstract_params, count_parameters
 
 ELECTRA_SMALL = {"name": "electra", "embedding_size": 128, "hidden_size": 256}
 ELECTRA_SMALL |= {"num_attention_heads": 4, "intermediate_size": 1024}

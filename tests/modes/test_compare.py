@@ -159,7 +159,7 @@ def test_the_chosen_one_alone_is_tested_and_stands_for_the_directory(compared):
 def test_the_same_command_trains_nothing_again(compared, changes, tmp_path, monkeypatch):
     directory, table, _ = compared
     shutil.copytree(directory, again := tmp_path / "again")
-    monkeypatch.setattr("sentiment_jax.training.loop.train_epoch", None)
+    monkeypatch.setattr("sentiment_jax.training.fit._train_epoch", None)
     monkeypatch.setattr("sentiment_jax.training.probe.fit_classifier", None)
     found = compare(changes, again)
     kept = [name for name in COLUMNS if name not in ("train_seconds", "texts_per_second")]
@@ -197,18 +197,17 @@ def test_a_stopped_comparison_goes_on(place, compared, changes, tmp_path, monkey
     left = [*PLACES, "the test"][[*PLACES, "the test"].index(place) :]
     for name in left:
         shutil.rmtree(work / name, ignore_errors=True)
-    run_stages = mode.run_stages
+    complete = mode.complete
 
-    def stop(recipe, workdir, stages, **options):
-        tests = stages is mode.RUN
-        if workdir.name == place or (tests and place == "the test"):
+    def stop(run, experiment, *, tested):
+        if run.directory.path.name == place or (tested and place == "the test"):
             raise Interrupted("saved")
-        return run_stages(recipe, workdir, stages, **options)
+        return complete(run, experiment, tested=tested)
 
     if place == "the test":  # of a run that is finished, but for the test
         shutil.rmtree(work / chosen)
     with monkeypatch.context() as patch, pytest.raises(Interrupted):
-        patch.setattr(mode, "run_stages", stop)
+        patch.setattr(mode, "complete", stop)
         compare(changes, work)
     compare(changes, work)
     for name in PLACES:
@@ -321,7 +320,7 @@ def test_unlabeled_text_adds_the_average_of_embeddings_learned_from_it(
     shutil.rmtree(killed / "average")
     (killed / "vectors" / "result.json").unlink()
     with monkeypatch.context() as patch:
-        patch.setattr("sentiment_jax.training.loop.train_epoch", None)
+        patch.setattr("sentiment_jax.training.fit._train_epoch", None)
         assert list(compare(SMALL | text, directory).accuracy) == list(table.accuracy)
     assert list(compare(SMALL | text, killed).accuracy) == list(table.accuracy)
     Path(text["pretrain.text"]).write_text("Another text.\nAnd one more.\n")

@@ -32,7 +32,7 @@ from sentiment_jax.modes import train as train_mode
 from sentiment_jax.modes.evaluate import evaluate_split
 from sentiment_jax.modes.report import report
 from sentiment_jax.modes.sweep import sweep
-from sentiment_jax.modes.train import TRIAL, dry_run, train
+from sentiment_jax.modes.train import dry_run, train
 from sentiment_jax.storage.files import read_json
 from sentiment_jax.storage.metrics_log import read_metrics
 from sentiment_jax.storage.run_directory import RunDirectory
@@ -40,7 +40,6 @@ from sentiment_jax.sweeps.plan import Trial
 from sentiment_jax.training.linear_baseline import C
 from sentiment_jax.training.metrics import fit_temperature, log_loss, measure
 from sentiment_jax.training.signals import Stop
-from sentiment_jax.training.stages import run_stages
 from sentiment_jax.training.trained_model import load_run
 
 FOLDS = {
@@ -133,7 +132,7 @@ def test_the_last_model_is_trained_on_all_for_the_median_of_the_best_epochs(run,
     assert run.result["best_epoch"] == run.result["epochs"] == epochs[1] < config.epochs
     assert read_json(run.directory / "env.json")["data"]["counts"]["val"] == {"neg": 0, "pos": 0}
     longer = override(config, {"data.folds": 0, "data.validation_fraction": 0.0})
-    run_stages(longer, tmp_path, TRIAL)
+    train(longer, tmp_path, tested=False)
     taken, expected = (
         [line | {"seconds": 0} for line in read_metrics(directory / "metrics.jsonl")]
         for directory in (run.directory, tmp_path)

@@ -10,6 +10,7 @@ from reviews import read_table, refuses, write_csv
 from benchmarks.reliability.comparing import contents
 from sentiment_jax import api
 from sentiment_jax.data import corpus
+from sentiment_jax.data.labels import apply_temperature
 from sentiment_jax.data.table import Table
 from sentiment_jax.modes.evaluate import evaluate_file, evaluate_split
 from sentiment_jax.modes.predict import TextSource, predict, predict_table, print_predictions
@@ -19,7 +20,7 @@ from sentiment_jax.storage.files import read_json
 from sentiment_jax.storage.run_directory import RunDirectory
 from sentiment_jax.training import scoring
 from sentiment_jax.training.experiment import read_corpus
-from sentiment_jax.training.metrics import apply_temperature, fit_temperature
+from sentiment_jax.training.metrics import fit_temperature
 from sentiment_jax.training.tasks.classification import CLASSIFICATION
 from sentiment_jax.training.trained_model import load_ensemble, load_run
 

@@ -37,7 +37,7 @@ from sentiment_jax.storage.run_directory import RunDirectory
 from sentiment_jax.training import resume
 from sentiment_jax.training.checks import resolve
 from sentiment_jax.training.experiment import read_corpus
-from sentiment_jax.training.run import Progress
+from sentiment_jax.training.progress import Progress
 from sentiment_jax.training.tasks.classification import CLASSIFICATION
 from sentiment_jax.training.tasks.pretraining import PRETRAINING
 from sentiment_jax.training.trained_model import load_run

@@ -20,6 +20,7 @@ from configs import lstm
 from sentiment_jax.config.stored import replace_settings, run_name
 from sentiment_jax.data import corpus
 from sentiment_jax.errors import DiskFull, Diverged, InputError, Interrupted, RunError
+from sentiment_jax.models.parameters import count_parameters
 from sentiment_jax.modes import sweep
 from sentiment_jax.modes.train import train
 from sentiment_jax.storage.files import read_json, write_json
@@ -27,7 +28,6 @@ from sentiment_jax.storage.metrics_log import read_metrics
 from sentiment_jax.storage.run_directory import RunDirectory, lock_run
 from sentiment_jax.sweeps.plan import find_run, plan_sweep
 from sentiment_jax.training.checks import resolve
-from sentiment_jax.training.parameters import count_parameters
 
 
 @pytest.fixture

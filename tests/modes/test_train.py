@@ -14,6 +14,7 @@ import pytest
 import runs
 from reviews import read_table, refuses
 
+import sentiment_jax
 from sentiment_jax.analysis import figures
 from sentiment_jax.analysis.records import collect
 from sentiment_jax.config.recipes import override
@@ -22,7 +23,7 @@ from sentiment_jax.errors import InputError, Interrupted, RunError
 from sentiment_jax.modes import train as train_mode
 from sentiment_jax.modes.evaluate import evaluate_split
 from sentiment_jax.modes.pretrain import pretrain
-from sentiment_jax.modes.train import TRIAL, train
+from sentiment_jax.modes.train import train
 from sentiment_jax.storage import run_directory
 from sentiment_jax.storage.checkpoints import Checkpoints, steps_in
 from sentiment_jax.storage.files import read_json
@@ -32,9 +33,8 @@ from sentiment_jax.training import metrics, scoring
 from sentiment_jax.training.checks import resolve
 from sentiment_jax.training.linear_baseline import linear_baseline
 from sentiment_jax.training.metrics import mcnemar
+from sentiment_jax.training.progress import Progress
 from sentiment_jax.training.resume import initial_params
-from sentiment_jax.training.run import Progress
-from sentiment_jax.training.stages import run_stages
 from sentiment_jax.training.steps import create_state
 from sentiment_jax.training.tasks.classification import CLASSIFICATION
 from sentiment_jax.training.trained_model import load_run
@@ -105,7 +105,7 @@ def test_the_seed_decides_parameters_dropout_and_the_batches_of_each_epoch(tmp_p
     plan = Mock(wraps=batches.plan_epoch)
     monkeypatch.setattr(batches, "plan_epoch", plan)
     config = runs.make_small(**QUICK, seed=7, epochs=2)
-    run_stages(config, tmp_path, TRIAL)
+    train(config, tmp_path, tested=False)
     planned = [(call.kwargs["seed"], call.kwargs["epoch"]) for call in plan.call_args_list]
     assert planned == [(7, 0), (7, 1)]
     seeded = [resolve(override(config, {"seed": seed})) for seed in (7, 8)]
@@ -133,7 +133,7 @@ def test_nan_validation_is_never_best(tmp_path, monkeypatch):
         return nan if len(validated) == 2 else found
 
     monkeypatch.setattr(scoring, "score_reviews", second_is_nan)
-    assert run_stages(runs.make_small(), tmp_path, TRIAL)["best_epoch"] != 2
+    assert train(runs.make_small(), tmp_path, tested=False)["best_epoch"] != 2
     records = read_metrics(tmp_path / "metrics.jsonl")
     losses = [record["loss"] for record in records]
     assert losses[5] is None  # NaN is no JSON
@@ -267,17 +267,26 @@ def test_a_run_ends_with_the_linear_baseline_on_the_same_reviews(tmp_path, capsy
     assert read_json(tmp_path / "result.json") == result
 
 
-def test_a_run_is_finished_before_its_baseline_which_may_fail(tmp_path, monkeypatch, capsys):
+def test_each_epoch_is_handed_to_functions_and_no_training_to_the_test_split(tmp_path):
+    seen = []
+
+    def log(training, progress, validation):
+        assert "test" not in training.experiment.encoded | training.experiment.reviews
+        seen.append((progress.epochs_done, validation.scores["loss"], training.log.records[-1]))
+
+    sentiment_jax.train(runs.make_small(epochs=2), tmp_path, after_epoch=[log])
+    losses = [r["loss"] for r in read_metrics(tmp_path / "metrics.jsonl") if r["split"] == "val"]
+    assert [loss for _, loss, _ in seen] == losses and [epoch for epoch, *_ in seen] == [1, 2]
+    assert all(record["loss"] == loss for _, loss, record in seen)
+
+
+def test_the_baseline_of_a_run_may_fail(tmp_path, monkeypatch, capsys):
     """A trial of a sweep, which leaves the test set alone, has none."""
 
-    def fail(reviews, folds):
-        assert read_json(tmp_path / "run" / "result.json")["test"]["examples"] == 30
-        raise MemoryError("too many n-grams")
-
-    baseline = Mock(side_effect=fail)
+    baseline = Mock(side_effect=MemoryError("too many n-grams"))
     monkeypatch.setattr(train_mode, "linear_baseline", baseline)
     config = runs.make_small(**BASELINE)
-    trial = run_stages(config, tmp_path / "trial", TRIAL)
+    trial = train(config, tmp_path / "trial", tested=False)
     assert "test" not in trial and set(trial["metrics"]) == {"val"}
     assert not (tmp_path / "trial" / "predictions.csv").exists() and not baseline.called
     result = train(config, tmp_path / "run")

@@ -33,7 +33,7 @@ from sentiment_jax.modes.evaluate import evaluate_split
 from sentiment_jax.modes.train import train
 from sentiment_jax.storage.checkpoints import MANIFEST, Checkpoints, steps_in
 from sentiment_jax.storage.run_directory import RunDirectory
-from sentiment_jax.training import stages
+from sentiment_jax.training import fit
 from sentiment_jax.training.trained_model import load_run
 
 SMALLER = {**runs.ONE_SHAPE, "data.vocabulary_size": 20}  # the same programs in each fold
@@ -193,19 +193,19 @@ def restarted(request, tmp_path_factory):
     states = {}
     watch = recording(run, states)
     remove = RunDirectory.remove
-    restore_or_begin = stages.restore_or_begin
+    open_checkpoints = fit.open_checkpoints
 
     def begin(directory):
         watch.__enter__()
         remove(directory)
 
-    def end(run):
+    def end(directory):
         watch.__exit__(None, None, None)
-        restore_or_begin(run)
+        return open_checkpoints(directory)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(RunDirectory, "remove", begin)
-        patch.setattr(stages, "restore_or_begin", end)
+        patch.setattr(fit, "open_checkpoints", end)
         train(new, run, fresh=True)
     runs.assert_same_run(root / "new", run)
     return old, new, root, list(states.values())

@@ -6,7 +6,7 @@ import pytest
 
 from sentiment_jax.config.schema import Config
 from sentiment_jax.storage.selection import BY_ACCURACY, BY_LOSS, WORST, Ranking
-from sentiment_jax.training.run import Progress
+from sentiment_jax.training.progress import Progress
 
 
 def scores(accuracy, loss, **more):
@@ -46,14 +46,15 @@ def test_a_pretraining_is_ranked_by_its_loss_alone():
 def test_the_rule_decides_when_to_stop():
     progress = Progress()
     for epoch in (scores(0.8, 0.1), scores(0.9, 0.6)):
-        progress.end_epoch(epoch, {}, patience=1, ranking=BY_LOSS)
-    assert (progress.best["epoch"], progress.stopped_early) == (1, True)
+        progress = progress.end_epoch(epoch, {}, BY_LOSS)
+    assert (progress.best["epoch"], progress.has_stopped(patience=1)) == (1, True)
+    assert not progress.has_stopped(patience=2) and not progress.has_stopped(patience=0)
 
 
 def test_of_equal_epochs_the_newest_and_never_one_without_a_finite_loss():
     progress = Progress()
     for loss, best in ((math.inf, None), (0.7, 2), (0.7, 3), (math.nan, 3)):
-        progress.end_epoch(scores(0.5, loss), {}, patience=0, ranking=BY_ACCURACY)
+        progress = progress.end_epoch(scores(0.5, loss), {}, BY_ACCURACY)
         assert (progress.best and progress.best["epoch"]) == best
     assert BY_ACCURACY.key(None) == WORST
     assert Ranking(("auc", "loss")).key(scores(0.9, 0.1, auc=None)) > WORST, "of one class alone"

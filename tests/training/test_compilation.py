@@ -13,12 +13,11 @@ from sentiment_jax.config.recipes import override
 from sentiment_jax.config.stored import replace_settings
 from sentiment_jax.data.batches import PlannedBatch
 from sentiment_jax.errors import RunError
-from sentiment_jax.modes.train import TRIAL, dry_run, train
+from sentiment_jax.modes.train import dry_run, train
 from sentiment_jax.runtime import devices
 from sentiment_jax.training import compilation, scoring
 from sentiment_jax.training.checks import resolve
 from sentiment_jax.training.resume import initial_params
-from sentiment_jax.training.stages import run_stages
 from sentiment_jax.training.tasks.classification import CLASSIFICATION
 
 # Wide enough for tenths of a MiB to show; of a length that no other test has.
@@ -69,7 +68,7 @@ def test_a_step_that_was_measured_is_not_compiled_again(config, has, tmp_path):
     changes = {"data.max_length": 22, "epochs": 1, "model.embedding_size": 8, "eval_batch_size": 12}
     config = override(config, changes)  # validation has 12 reviews
     jax.monitoring.register_event_duration_secs_listener(listen)
-    result = run_stages(config, tmp_path / "run", TRIAL)  # examples have shapes of their own
+    result = train(config, tmp_path / "run", tested=False)  # examples have shapes of their own
     jax.monitoring.unregister_event_duration_listener(listen)
     assert compiled == {"train_step": 1, "eval_step": 1}
     assert result["compile_seconds"] > 0

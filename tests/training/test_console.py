@@ -15,10 +15,10 @@ from sentiment_jax.config.schema import Config, EncoderConfig, LstmConfig
 from sentiment_jax.data.batches import PlannedBatch
 from sentiment_jax.modes.train import train
 from sentiment_jax.runtime import terminal
-from sentiment_jax.training import console, loop
+from sentiment_jax.training import console, fit
 from sentiment_jax.training.checks import resolve
 from sentiment_jax.training.console import warn_of_chance, warn_of_slow_epochs
-from sentiment_jax.training.run import Progress, TrainingRun
+from sentiment_jax.training.progress import Progress
 from sentiment_jax.training.tasks.classification import CLASSIFICATION
 
 WORDS = ("seen", "sold", "left", "came", "turned", "went", "made", "held", "kept", "gave")
@@ -71,38 +71,39 @@ def test_data_of_worthless_scores_are_warned_of(tmp_path, capsys, changes, contr
 def test_slow_epochs_of_a_large_encoder_are_warned_of(capsys, model, parameters, seconds, warned):
     progress = Progress()
     for _ in range(5):
-        progress.add({"loss": 1.0, "correct": 1.0, "examples": 20.0}, seconds)
-    config = Config(model=model)
-    experiment = SimpleNamespace(encoded={"train": range(3000)})
-    run = Mock(spec=TrainingRun, progress=progress, parameters=parameters, config=config)
-    run.experiment = experiment
-    warn_of_slow_epochs(run)
+        progress = progress.add({"loss": 1.0, "correct": 1.0, "examples": 20.0}, seconds)
+    experiment = SimpleNamespace(encoded={"train": range(3000)}, config=Config(model=model))
+    warn_of_slow_epochs(experiment, progress, parameters)
     line = "warning: an epoch takes about 22 minutes on this CPU: use a GPU, or a smaller model: "
     assert capsys.readouterr().err == (f"{line}--config=encoder\n" if warned else "")
 
 
 def test_the_eta_does_not_count_the_compilation(monkeypatch):
     """The rate of a bar is that of the time since it was printed last."""
-    monkeypatch.setattr(loop.devices, "put_batch", Mock())
+    monkeypatch.setattr(fit.devices, "put_batch", Mock())
 
     def train_step(*arguments):
         time.sleep(0.2)
         return None, {}
 
-    run = Mock(spec=TrainingRun, progress=Progress(), compiled_shapes=set(), config=Mock())
-    run.experiment = Mock()
-    run.experiment.training_batch.return_value = {"token_ids": np.zeros((2, 8), np.int32)}
-    run.train_step = train_step
-    run.learning_rate = lambda step: 0.1
+    training = Mock(spec=fit.Training, train_step=train_step, learning_rate=lambda step: 0.1)
+    training.experiment = Mock()
+    training.experiment.training_batch.return_value = {"token_ids": np.zeros((2, 8), np.int32)}
     planned = PlannedBatch(np.zeros(0, np.int64), 8)
+    compiled = set()
+
+    def dispatch(bar):
+        *_, seconds = fit._dispatch(training, None, 1, planned, compiled, bar)
+        return seconds
+
     with terminal.progress_bar(2, "epoch 1/1") as bar:
         start = bar.last_print_t
-        _, seconds = loop._dispatch(run, planned, bar)
+        seconds = dispatch(bar)
         assert seconds >= 0.2 and bar.last_print_t == start + seconds
-        assert loop._dispatch(run, planned, bar)[1] == 0 and bar.last_print_t == start + seconds
+        assert dispatch(bar) == 0 and bar.last_print_t == start + seconds
     hidden = tqdm(disable=True)  # of a process that is not the main one
-    run.experiment.training_batch.return_value = {"token_ids": np.zeros((2, 16), np.int32)}
-    assert loop._dispatch(run, planned, hidden)[1] >= 0.2
+    training.experiment.training_batch.return_value = {"token_ids": np.zeros((2, 16), np.int32)}
+    assert dispatch(hidden) >= 0.2
 
 
 @pytest.mark.parametrize(
@@ -121,7 +122,7 @@ def test_predictions_at_chance_are_warned_of_once(capsys, mcc, loss, classes, wa
     result = dict.fromkeys(splits, scores) | {"metrics": dict.fromkeys(splits, measured)}
     directory = SimpleNamespace(path="runs/a")
     config = SimpleNamespace(data=SimpleNamespace(between_labels=""))
-    warn_of_chance(Mock(spec=TrainingRun, config=config, directory=directory, result=result))
+    warn_of_chance(config, directory, result)
     expected = (
         "warning: runs/a may be no better than guessing: val accuracy 0.5500 on 40 reviews "
         f"(majority baseline: 0.5000), MCC {mcc:.4f} (by chance: 0.2601), loss {loss} "

@@ -26,7 +26,7 @@ from sentiment_jax.storage.metrics_log import read_metrics
 from sentiment_jax.storage.run_directory import RunDirectory
 from sentiment_jax.training import distillation
 from sentiment_jax.training.checks import resolve
-from sentiment_jax.training.distillation import distill
+from sentiment_jax.training.distillation import label_with_teachers
 from sentiment_jax.training.objectives.classification import Classification
 from sentiment_jax.training.signals import Stop
 from sentiment_jax.training.tasks.classification import CLASSIFICATION
@@ -72,7 +72,7 @@ def test_an_unlabeled_text_gets_the_average_of_the_teachers_probabilities(config
     for name, expected in vars(prepared.encode(both)).items():
         np.testing.assert_array_equal(getattr(before, name), expected, name)
     assert prepared.encode(unlabeled).truncated and before.targets is None
-    train = distill(prepared, Stop()).encoded["train"]
+    train = label_with_teachers(prepared, Stop()).encoded["train"]
     np.testing.assert_array_equal(train.labels[:-24], before.labels[:-24])
     np.testing.assert_array_equal(train.targets[:-24], np.eye(2)[before.labels[:-24]])
     first, second = (predict([of], unlabeled.texts)[0] for of in (model, load_run(other)))
@@ -87,39 +87,39 @@ def test_predictions_are_cached_by_teacher_and_texts(
     config, finished, other, tmp_path, monkeypatch
 ):
     prepared = prepare(config)
-    first = distill(prepared, Stop()).encoded["train"]
+    first = label_with_teachers(prepared, Stop()).encoded["train"]
     monkeypatch.setattr(distillation, "score_reviews", lambda *_, **__: pytest.fail("predicted"))
-    again = distill(prepared, Stop()).encoded["train"]
+    again = label_with_teachers(prepared, Stop()).encoded["train"]
     np.testing.assert_array_equal(again.targets, first.targets)
     change_text(config)
     with pytest.raises(pytest.fail.Exception, match="predicted"):
-        distill(prepare(config), Stop())
+        label_with_teachers(prepare(config), Stop())
     shutil.rmtree(tmp_path / "second")
     shutil.copytree(finished, tmp_path / "second")  # other parameters under the same config
     RunDirectory(tmp_path / "second").write_config(RunDirectory(other).read_config())
     with pytest.raises(pytest.fail.Exception, match="predicted"):
-        distill(prepared, Stop())
+        label_with_teachers(prepared, Stop())
 
 
 def test_what_the_cache_lacks_or_cannot_keep_is_computed(config, tmp_path, monkeypatch):
     """A failed write leaves nothing behind, and the cache is no condition of a run."""
     prepared = prepare(config)
-    first = distill(prepared, Stop()).statistics
+    first = label_with_teachers(prepared, Stop()).statistics
     file, kept = tmp_path.glob("cache/sentiment_jax/*.npz")
     whole = file.read_bytes()
     half = len(whole) // 2
     flipped = whole[:half] + bytes([whole[half] ^ 1]) + whole[half + 1 :]
     for damaged in (b"", whole[:half], flipped):
         file.write_bytes(damaged)
-        assert distill(prepared, Stop()).statistics == first
+        assert label_with_teachers(prepared, Stop()).statistics == first
         assert file.read_bytes() == whole
     file.unlink()
     error = OSError(28, "No space left on device")
     monkeypatch.setattr(np, "savez", Mock(side_effect=error))
-    assert distill(prepared, Stop()).statistics == first
+    assert label_with_teachers(prepared, Stop()).statistics == first
     assert {path.name for path in file.parent.iterdir()} == {"xla", kept.name}
     monkeypatch.setenv("XDG_CACHE_HOME", __file__)  # no folder
-    assert distill(prepared, Stop()).statistics == first
+    assert label_with_teachers(prepared, Stop()).statistics == first
 
 
 @pytest.mark.parametrize("weights", [(), (0.5, 2.0)])
@@ -170,7 +170,7 @@ def test_other_predictions_or_texts_on_resuming_are_noticed(config, tmp_path, mo
 def test_a_signal_ends_the_labeling(config):
     prepared = prepare(config)
     with pytest.raises(Interrupted, match="no step was taken"):
-        distill(prepared, runs.stop_at(1))
+        label_with_teachers(prepared, runs.stop_at(1))
 
 
 @pytest.mark.parametrize(

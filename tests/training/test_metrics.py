@@ -7,8 +7,8 @@ import pytest
 import scipy.special
 from sklearn import metrics
 
+from sentiment_jax.data.labels import apply_temperature
 from sentiment_jax.training.metrics import (
-    apply_temperature,
     fit_temperature,
     log_loss,
     mcnemar,

@@ -31,10 +31,9 @@ from sentiment_jax.storage.files import read_json
 from sentiment_jax.storage.metrics_log import read_metrics
 from sentiment_jax.training import probe
 from sentiment_jax.training.checks import resolve
+from sentiment_jax.training.progress import Progress
 from sentiment_jax.training.resume import initial_params
-from sentiment_jax.training.run import Progress
 from sentiment_jax.training.tasks.classification import CLASSIFICATION
-from sentiment_jax.training.tasks.several_labels import task_of
 from sentiment_jax.training.trained_model import load_run
 
 SMALL = {"data.source": "sample", "data.max_length": 24, "data.length_buckets": (12,)}
@@ -336,7 +335,7 @@ HEAD = {"model.pooling": "head", "contrastive": 0.0, "probe_first": False}
 def test_several_labels_are_read_from_four_layers(folder, changes, layers):
     quick = SMALL | {"model.pretrained": str(folder), "data.source": "csv", "data.path": "a.csv"}
     config = override(encoder.get_config(), quick | changes)
-    assert resolve(config, task_of(config)).model.pooled_layers == layers
+    assert resolve(config).model.pooled_layers == layers
 
 
 def test_each_of_several_labels_starts_from_a_fit_of_its_own():

@@ -28,9 +28,8 @@ from sentiment_jax.storage.run_directory import RunDirectory
 from sentiment_jax.training import resume, scoring, trained_model
 from sentiment_jax.training.checks import resolve
 from sentiment_jax.training.experiment import read_corpus
-from sentiment_jax.training.run import Progress
+from sentiment_jax.training.progress import Progress
 from sentiment_jax.training.signals import Stop
-from sentiment_jax.training.tasks.pretraining import PRETRAINING
 from sentiment_jax.training.trained_model import load_run
 
 STEPS = 9  # three epochs of three batches
@@ -150,6 +149,8 @@ def test_finished_is_said_of_the_same_data_alone(finished, tmp_path, capsys, wri
         assert "is finished; nothing to do" in capsys.readouterr().out
     for other in ("second", "absent"):
         message = "changed since .*--fresh.*another --workdir" if other == "second" else "absent"
+        if setting == "data.test_path":
+            message = "another config .*another --workdir"
         refuses(message, call, tmp_path / other)
     if setting == "data.path" and write is write_reviews:
         table = ([f"another {i}" for i in range(60)], ["good", "bad"] * 30)
@@ -167,7 +168,7 @@ def test_imdb_is_the_same_everywhere(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(imdb, "prepare", Mock(side_effect=InputError("offline")))
     plain = {"optimizer.name": "sgd", "optimizer.clip_norm": 0.0}
     config = runs.make_small(**plain, **{"data.source": "tfds", "data.path": str(tmp_path)})
-    write_run(tmp_path / "run", resolve(config, PRETRAINING), 0.5)
+    write_run(tmp_path / "run", resolve(config, pretrains=True), 0.5)
     for path in (tmp_path, tmp_path / "elsewhere"):
         pretrain(override(config, {"data.path": str(path)}), tmp_path / "run")
         assert "is finished; nothing to do" in capsys.readouterr().out

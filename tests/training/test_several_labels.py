@@ -11,12 +11,8 @@ import scipy.special
 import sklearn.metrics as reference
 from sklearn.utils.class_weight import compute_sample_weight
 
-from sentiment_jax.training.metrics import (
-    apply_temperature,
-    fit_temperature,
-    measure,
-    score_probabilities,
-)
+from sentiment_jax.data.labels import apply_temperature
+from sentiment_jax.training.metrics import fit_temperature, measure, score_probabilities
 from sentiment_jax.training.objectives.classification import balanced_weights
 from sentiment_jax.training.objectives.objective import cross_entropy
 from sentiment_jax.training.steps import create_state, make_train_step

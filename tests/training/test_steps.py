@@ -12,10 +12,10 @@ from golden import plain_optimizer as plain
 
 from sentiment_jax.config.schema import LstmConfig
 from sentiment_jax.models.lstm import LstmClassifier
+from sentiment_jax.models.parameters import abstract_params
 from sentiment_jax.training.objectives.classification import Classification
 from sentiment_jax.training.objectives.objective import cross_entropy, forward
 from sentiment_jax.training.optimizers import make_optimizer
-from sentiment_jax.training.parameters import abstract_params
 from sentiment_jax.training.steps import create_state, make_train_step
 
 SGD = plain(name="sgd")

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
+from jax.stages import Wrapped
 from jaxtyping import Float, Float32, Int32
 from tokenizers import Tokenizer
 
@@ -18,9 +19,9 @@ from sentiment_jax.data.tokenization import unknown_id
 from sentiment_jax.data.unlabeled import unlabeled_reviews
 from sentiment_jax.errors import InputError
 from sentiment_jax.runtime import terminal
-from sentiment_jax.storage.run_directory import RunDirectory
+from sentiment_jax.storage.run_directory import RunDirectory, find_teachers
 from sentiment_jax.storage.selection import Ranking
-from sentiment_jax.training import metrics, scoring
+from sentiment_jax.training import metrics, scoring, steps
 from sentiment_jax.training.advice import describe_vocabulary
 from sentiment_jax.training.experiment import (
     Experiment,
@@ -29,7 +30,7 @@ from sentiment_jax.training.experiment import (
     make_tokenizer,
     read_corpus,
 )
-from sentiment_jax.training.lineage import find_teachers, warn_of_leakage
+from sentiment_jax.training.lineage import warn_of_leakage
 from sentiment_jax.training.objectives.classification import Classification, balanced_weights
 from sentiment_jax.training.trained_model import (
     classes_match,
@@ -38,7 +39,6 @@ from sentiment_jax.training.trained_model import (
     thresholds_of,
 )
 
-SEVERAL_POOLED = 4  # layers
 POWERS = (0.0, 0.25, 0.5, 0.75, 1.0)  # of the classes' shares, to choose thresholds from
 
 
@@ -83,18 +83,6 @@ def prepare(
     )
 
 
-def resolve(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return how many layers an encoder pools, where its recipe leaves that to the labels.
-
-    Where a text may have several labels, the mean of four is ahead (results/accuracy/tables).
-    """
-    if values.get("model.pooled_layers") != 0:
-        return {}
-    several = values["data.label_separator"] or values["data.label_columns"]
-    averages = several and values["model.pooling"] != "head"
-    return {"model.pooled_layers": SEVERAL_POOLED if averages else 1}
-
-
 def make_objective(
     experiment: Experiment, kind: type[Classification] = Classification
 ) -> Classification:
@@ -104,6 +92,14 @@ def make_objective(
         return kind(contrastive=contrastive)
     labels = experiment.encoded["train"].labels
     return kind(balanced_weights(labels, len(experiment.classes)), contrastive)
+
+
+def make_train_step(experiment: Experiment) -> Wrapped:
+    """Return the jitted step of the optimizer: steps.make_train_step."""
+    config = experiment.config
+    return steps.make_train_step(
+        experiment.model, config.optimizer, experiment.objective, config.gradient_accumulation
+    )
 
 
 def fit(
@@ -205,13 +201,13 @@ CLASSIFICATION = Task(
     unit="reviews",
     prepare=prepare,
     make_objective=make_objective,
+    make_train_step=make_train_step,
     make_eval_step=lambda experiment: scoring.make_eval_step(experiment.model),
     validate=validate,
     make_ranking=Ranking.of,
     describe=describe,
     describe_scores=describe_scores,
     fit=fit,
-    resolve=resolve,
 )
 
 
@@ -245,7 +241,7 @@ def _warn_of_data(experiment: Experiment) -> None:
         terminal.warn_once(f"{contradictory:,} texts {found}")
     for split in ("val", "test"):
         shared = statistics["shared"][f"train_{split}"]
-        total = len(experiment.encoded[split])
+        total = statistics["reviews"][split]
         if 0 < total < 100 * shared:  # IMDB's test set: 0.4 %; a fold scores no test reviews
             terminal.warn_once(
                 f"{shared:,} of {total:,} {split} reviews are in train too: their score misleads"

@@ -15,7 +15,7 @@ import itertools
 import math
 import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from jax.stages import Wrapped
 from jaxtyping import Array
 from tokenizers import Tokenizer
 
-from sentiment_jax.config.schema import OBJECTIVES, Config
+from sentiment_jax.config.schema import Config
 from sentiment_jax.data.corpus import Corpus
 from sentiment_jax.data.encoding import WHOLE, Encoded, encode
 from sentiment_jax.data.tokenization import framing, special_tokens
@@ -39,7 +39,6 @@ from sentiment_jax.training.experiment import (
     Experiment,
     Task,
     Validation,
-    gradient_step,
     make_tokenizer,
     read_corpus,
 )
@@ -51,15 +50,10 @@ from sentiment_jax.training.objectives.masked_language_modeling import (
 from sentiment_jax.training.objectives.ngram_vectors import NgramVectors
 from sentiment_jax.training.objectives.objective import Batch, Objective
 from sentiment_jax.training.objectives.replaced_token_detection import ReplacedTokenDetection
+from sentiment_jax.training.tasks import classification
 from sentiment_jax.training.trained_model import make_classifier
 
 FEWEST = 50  # known tokens of a split: of fewer, a mask or the subsampling may leave none
-
-
-def resolve(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the objective: the architecture's first, if none is named."""
-    default = OBJECTIVES[values["model.name"]][0]
-    return {"pretrain.objective": values["pretrain.objective"] or default}
 
 
 def prepare(
@@ -103,7 +97,7 @@ def make_train_step(experiment: Experiment) -> Wrapped:
     """Return a step of the optimizer, or the objective's own."""
     if isinstance(experiment.objective, NgramVectors):
         return ngram_vectors.make_train_step(experiment.objective)
-    return gradient_step(experiment)
+    return classification.make_train_step(experiment)
 
 
 @functools.lru_cache(maxsize=8)
@@ -172,7 +166,6 @@ PRETRAINING = Task(
     make_ranking=lambda config: BY_LOSS,
     describe=describe,
     describe_scores=lambda config, scores: f" perplexity {scores['perplexity']:.2f}",
-    resolve=resolve,
     arrays=arrays,
 )
 

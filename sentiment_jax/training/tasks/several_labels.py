@@ -12,8 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from sentiment_jax.data.labels import apart
 from sentiment_jax.training.experiment import Experiment, Task
-from sentiment_jax.training.metrics import apart, fit_temperature, rank_positive
+from sentiment_jax.training.metrics import fit_temperature, rank_positive
 from sentiment_jax.training.objectives.classification import Classification
 from sentiment_jax.training.objectives.objective import Batch, cross_entropy
 from sentiment_jax.training.tasks.classification import CLASSIFICATION, make_objective
