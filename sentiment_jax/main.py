@@ -80,7 +80,7 @@ MODE = flags.DEFINE_enum("mode", "train", [*NEEDED], "see above")
 CONFIG = config_flags.DEFINE_config_file(
     "config",
     None,
-    "encoder, ngrams, lstm, bert, ... or a file, and :VARIANT; settings: --help",
+    "encoder, linear, lstm, bert, ... or a file, and :VARIANT; settings: --help",
 )
 flags.FLAGS["config"].parser = ConfigFile()
 WORKDIR = flags.DEFINE_string("workdir", None, "the run's directory; a sweep's: its winner's")

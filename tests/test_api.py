@@ -83,7 +83,7 @@ def test_a_config_by_name_with_changes():
     assert (nested.epochs, nested.data.source) == (2, "sample")
     assert (dotted.epochs, dotted.data.source) == (2, "tfds")
     assert nested.data.length_buckets == dotted.data.length_buckets == (8, 16)
-    ours = "no config file .*: ours are average, bert, electra, encoder, lstm"
+    ours = "no config file .*: ours are average, bert, electra, encoder, linear, lstm"
     refuses(ours, sentiment_jax.get_config, "nothing/like_it.py")
     for changes in ({"hiden_size": 8}, {"model": {"hiden_size": 8}}):
         with pytest.raises(InputError, match="hiden_size; did you mean model.hidden_size"):

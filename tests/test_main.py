@@ -63,7 +63,7 @@ NO_DATA = "needs --config.data.path=reviews.csv, a table with columns text and l
         ("--config=", "no config file ''"),
         ("--config.epochs=3", "no flag --config.epochs without --config: add --config=lstm"),
         (f"{LSTM} --xyzzy=1", "no flag --xyzzy: see --config=FILE --help"),  # like no other
-        *((f"--config={recipe}", NO_DATA) for recipe in ("ngrams", "encoder")),
+        *((f"--config={recipe}", NO_DATA) for recipe in ("linear", "encoder")),
         ("", "--mode=train needs --config, lstm:sample or configs/lstm.py"),
         (f"{LSTM} --mode=dance", "dance.*train.*evaluate.*predict"),
         (f"{LSTM} --config.model.name=gpt", "gpt.*bert, electra, distilbert"),
@@ -151,7 +151,7 @@ def test_help_of_a_config_lists_its_settings(printed):
     settings = dict(line.split(maxsplit=1) for line in lines if "--config." in line)
     assert len(settings) == len(flatten(lstm.get_config()))
     assert re.match(r"3 +passes over the .* \(>= 1 and <= ", settings["--config.epochs"])
-    names = r"adam +optimizer; .* \(sgd \| rmsprop \| adam \| adamw \| lbfgs\)"
+    names = r"adam +lbfgs: .* \(sgd \| rmsprop \| adam \| adamw \| lbfgs \| liblinear\)"
     assert re.fullmatch(names, settings["--config.optimizer.name"])
 
 

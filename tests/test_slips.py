@@ -115,7 +115,7 @@ def test_a_slip_gets_one_line(slip, printed, tmp_path, monkeypatch):
         for word in shlex.split(flags)
     ]
     if not any(word.startswith("--config=") for word in given):
-        given.insert(0, "--config=ngrams")
+        given.insert(0, "--config=linear")
     raw = content if isinstance(content, bytes) else content.encode()
     (tmp_path / "reviews.csv").write_bytes(raw)
     monkeypatch.setattr(startup, "start", lambda *_: None)  # JAX has its devices

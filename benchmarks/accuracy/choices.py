@@ -15,6 +15,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas
 from absl import app, flags
@@ -22,6 +23,7 @@ from sklearn.metrics import f1_score
 
 from benchmarks.accuracy import rows
 from sentiment_jax.storage.files import read_json
+from sentiment_jax.training.metrics import mcnemar
 
 DATA = flags.DEFINE_list("data", [], "NAME=CSV[:TEST_CSV[:VALIDATION_CSV]],...")
 SETTINGS = flags.DEFINE_list("settings", [], "NAME=VALUE,... of every comparison")
@@ -30,12 +32,15 @@ OUTPUT = flags.DEFINE_string("output", None, "CSV file, a row per recipe", requi
 
 COLUMNS = (
     *("data", "model", "classes", "train", "val", "test", "val_accuracy", "val_macro_f1", "p"),
-    *("accuracy", "macro_f1", "loss", "train_s", "texts_per_s", "chosen", "compare_s"),
+    *("accuracy", "macro_f1", "loss", "test_p", "train_s", "texts_per_s", "chosen", "compare_s"),
 )
 
 
 def compare(name: str, settings: Sequence[str]) -> Iterator[dict[str, object]]:
-    """Compare the recipes on a table; yield a row per model."""
+    """Compare the recipes on a table; yield a row per model, first of `linear`.
+
+    `p` is McNemar's against `linear` on the validation texts, `test_p` on the test texts.
+    """
     program = [sys.executable, "-m", "sentiment_jax.main"]
     with tempfile.TemporaryDirectory() as folder:
         workdir = Path(folder) / name
@@ -44,20 +49,20 @@ def compare(name: str, settings: Sequence[str]) -> Iterator[dict[str, object]]:
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
         seconds = time.perf_counter() - start
         chosen = read_json(workdir / "comparison.json")["chosen"]
-        baseline = read_json(workdir / chosen / "result.json")["linear_baseline"]["test"]
         counts = read_json(workdir / chosen / "env.json")["data"]["counts"]["train"]
         reviews = read_json(workdir / chosen / "env.json")["data"]["reviews"]
+        linear: Any = None
         for row in pandas.read_csv(workdir / "comparison.csv").to_dict("records"):
             place = row["model"].replace(":", "-")
-            measured = baseline
-            if row["model"] != "linear":
-                evaluate = [*program, "--mode=evaluate", f"--workdir={workdir / place}"]
-                done = subprocess.run(evaluate, check=True, capture_output=True, text=True)
-                measured = json.loads(done.stdout.splitlines()[-1])
-                if "macro_f1" not in measured:  # of one label per text
-                    table = pandas.read_csv(workdir / place / "predictions.csv", dtype=str)
-                    macro = f1_score(table.label, table.predicted, average="macro")
-                    measured["macro_f1"] = macro
+            evaluate = [*program, "--mode=evaluate", f"--workdir={workdir / place}"]
+            done = subprocess.run(evaluate, check=True, capture_output=True, text=True)
+            measured = json.loads(done.stdout.splitlines()[-1])
+            table = pandas.read_csv(workdir / place / "predictions.csv", dtype=str).fillna("")
+            if "macro_f1" not in measured:  # of one label per text
+                macro = f1_score(table.label, table.predicted, average="macro")
+                measured["macro_f1"] = macro
+            correct = (table.label == table.predicted).to_numpy()
+            linear = correct if place == "linear" else linear
             yield {
                 "data": name,
                 "model": row["model"],
@@ -69,8 +74,9 @@ def compare(name: str, settings: Sequence[str]) -> Iterator[dict[str, object]]:
                 "accuracy": round(measured["accuracy"], 4),
                 "macro_f1": round(measured["macro_f1"], 4),
                 "loss": round(measured["loss"], 4),
+                "test_p": f"{mcnemar(correct, linear)[2]:.2g}",
                 "train_s": round(row["train_seconds"], 1),
-                "texts_per_s": round(row["texts_per_second"]) if place != "linear" else "",
+                "texts_per_s": round(row["texts_per_second"]),
                 "chosen": int(place == chosen),
                 "compare_s": round(seconds),
             }

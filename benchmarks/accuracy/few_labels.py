@@ -54,7 +54,7 @@ from sentiment_jax.data.unlabeled import load_text
 from sentiment_jax.storage.files import read_json
 from sentiment_jax.storage.run_directory import RunDirectory
 from sentiment_jax.sweeps.plan import Trial
-from sentiment_jax.training.linear_baseline import C
+from sentiment_jax.training.linear_model import C
 from sentiment_jax.training.metrics import log_loss
 
 RUNS = flags.DEFINE_string("runs", None, "folder of the runs", required=True)
@@ -63,7 +63,7 @@ SETTINGS = flags.DEFINE_list("settings", [], "NAME=VALUE,... of every run")
 LABELS = flags.DEFINE_list("labels", ["20", "100", "500", "2500"], "numbers of labels")
 DRAWS = flags.DEFINE_list("draws", ["0", "1", "2", "3", "4"], "split seeds")
 METHODS = flags.DEFINE_list(
-    "methods", ["ngrams", "average"], "and tfidf, lsa, probe, encoder, student, lstm, students"
+    "methods", ["linear", "average"], "and tfidf, lsa, probe, encoder, student, lstm, students"
 )
 ENCODER = flags.DEFINE_string("encoder", "", "folder of weights of a BERT")
 TEXTS = flags.DEFINE_string("texts", "", "unlabeled texts for the student, one per line")
@@ -109,8 +109,8 @@ def run(method: str, labels: str, draw: str) -> list[dict[str, object]]:
 
     if method in ("tfidf", "lsa"):
         add_row(method, logistic_regression(method, int(labels), int(draw)))
-    elif method == "ngrams":
-        train("ngrams", "ngrams")
+    elif method == "linear":
+        train("linear", "linear", "linear_baseline=True")
     elif method == "probe":
         train("probe", "encoder:probe", encoder, *ALL_LABELS)
     elif method == "encoder":

@@ -24,7 +24,7 @@ from sentiment_jax.storage.files import read_json
 
 DATA = flags.DEFINE_list("data", [], "NAME=CSV[:TEST_CSV[:VALIDATION_CSV]],...")
 IMDB = flags.DEFINE_string("imdb", None, "data_dir of the prepared IMDB")
-CONFIGS = flags.DEFINE_list("configs", ["ngrams"], "recipes")
+CONFIGS = flags.DEFINE_list("configs", ["linear"], "recipes")
 SEEDS = flags.DEFINE_list("seeds", ["0", "1", "2"], "seeds; the split is that of split_seed 0")
 SETTINGS = flags.DEFINE_list("settings", [], "NAME=VALUE,... of every run")
 OUTPUT = flags.DEFINE_string("output", None, "CSV file, a row per run", required=True)
@@ -41,6 +41,7 @@ def run(name: str, settings: Sequence[str], config: str, seed: str) -> dict[str,
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "sentiment_jax.main", f"--config={config}"]
         command += [f"--workdir={folder}/run", f"--config.seed={seed}"]
+        command.append("--config.linear_baseline=True")
         start = time.perf_counter()
         subprocess.run([*command, *settings], check=True, stdout=subprocess.DEVNULL)
         wall = time.perf_counter() - start

@@ -4,12 +4,14 @@ Sundararajan et al. (2017), https://arxiv.org/abs/1703.01365: the gradient of a 
 with respect to the word embeddings, integrated from a baseline to the text. In the baseline, zero
 vectors replace the words; positions, [CLS] and [SEP] stay. An encoder may be sure of a class there:
 its baseline is the first of a line of embeddings where it is not. Completeness: the attributions
-sum to the difference in log-odds between the text and the baseline.
+sum to the difference in log-odds between the text and the baseline. A linear model's are exact, by
+its weights.
 """
 
 import dataclasses
 import functools
 import itertools
+import re
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -22,8 +24,10 @@ from jaxtyping import Array, Bool, Float, Float32, Int, Int32
 
 from sentiment_jax.config.schema import EncoderConfig
 from sentiment_jax.data.encoding import truncate
+from sentiment_jax.data.ngrams import locate_ngrams
 from sentiment_jax.data.reviews import Reviews
 from sentiment_jax.data.tokenization import framing, special_tokens, unknown_id
+from sentiment_jax.models import linear
 from sentiment_jax.models.registry import ARCHITECTURES
 from sentiment_jax.training.trained_model import TrainedModel
 
@@ -170,6 +174,8 @@ def _from_neutral(
 
 def explain(trained: TrainedModel, text: str, towards: int = 1) -> Explanation:
     """Attribute the log-odds of a class to the words of one raw text, in float32."""
+    if trained.counts_ngrams:
+        return _explain_ngrams(trained, text, towards)
     config = trained.model.config
     kernel = {"attention": "xla"} if isinstance(config, EncoderConfig) else {}
     model = trained.model.clone(config=dataclasses.replace(config, dtype="float32", **kernel))
@@ -200,3 +206,34 @@ def explain(trained: TrainedModel, text: str, towards: int = 1) -> Explanation:
         words.append(Word(start, end, float(sum(pushes)), unknown not in piece_ids))
     gap = float(attributions.sum()) - (log_odds - empty_log_odds)
     return Explanation(text, tuple(words), log_odds, empty_log_odds, gap)
+
+
+def _explain_ngrams(trained: TrainedModel, text: str, towards: int) -> Explanation:
+    """Attribute the log-odds of a class against the rest to the words between spaces.
+
+    They are linear in the n-grams: the part of each is shared evenly by the places where it occurs,
+    and by the words that it covers there. Without words there is the bias.
+    """
+    reviews = Reviews.from_texts([text])
+    (text,) = reviews.texts
+    tokens = trained.encode(reviews).token_ids
+    kernel = np.asarray(trained.params["kernel"][tokens[:, 0]], np.float64)
+    bias = np.asarray(trained.params["bias"], np.float64)
+    if len(bias) == 2 and not trained.config.data.between_labels:  # one's log-odds are half of it
+        kernel, bias = kernel - kernel[:, ::-1], bias - bias[::-1]
+    weights = np.asarray(linear.weigh(trained.params["idf"], jnp.asarray(tokens[None])))[0]
+    parts = weights * kernel[:, towards]
+    shares = dict(zip(tokens[:, 0].tolist(), parts / tokens[:, 1], strict=True))
+    places = list(re.finditer(r"\S+", text))
+    sums = np.zeros(len(places))
+    known = np.zeros(len(places), bool)
+    for ngram, covered in locate_ngrams(trained.tokenizer, text):
+        np.add.at(sums, covered, shares[ngram] / len(covered))
+        known[covered] = True
+    words = [
+        Word(place.start(), place.end(), float(attribution), bool(is_known))
+        for place, attribution, is_known in zip(places, sums, known, strict=True)
+    ]
+    empty = float(bias[towards])
+    log_odds = empty + float(parts.sum())
+    return Explanation(text, tuple(words), log_odds, empty, float(sums.sum()) - (log_odds - empty))

@@ -31,10 +31,10 @@ OBJECTIVES = {  # of pre-training, by architecture; the first is the default
     "electra": ("replaced_token_detection",),
     **dict.fromkeys(("distilbert", "roberta", "xlm-roberta", "modernbert"), MLM),
     "lstm": ("ngram_vectors",),
-    "ngrams": (),
+    "linear": (),
     "average": (),
 }
-OPTIMIZERS = ("sgd", "rmsprop", "adam", "adamw", "lbfgs")
+OPTIMIZERS = ("sgd", "rmsprop", "adam", "adamw", "lbfgs", "liblinear")
 SELECTED_BY = ("accuracy", "loss", "balanced_accuracy", "macro_f1", "auc", "last")
 PROCEDURES = ("grid", "stages")  # of a sweep
 OF_VOCABULARY = ("data.vocabulary_size", "data.min_frequency", "data.ngrams")
@@ -186,15 +186,10 @@ class LstmConfig(ModelConfig):
 
 
 @dataclasses.dataclass(frozen=True)
-class NgramConfig(ModelConfig):
+class LinearConfig(ModelConfig):
     """A linear classifier of n-grams of words and characters."""
 
-    name: str = setting("ngrams", "architecture", choices=tuple(OBJECTIVES))
-    buckets: int = _count(2**18, "hashed n-grams, at most", at_least=2, at_most=2**24)
-
-    def used_buckets(self, classes: int) -> int:
-        """Return the buckets, fewer where classes are many: a step updates all their weights."""
-        return self.buckets if classes <= FEW_CLASSES else min(self.buckets, 2**21 // classes)
+    name: str = setting("linear", "architecture", choices=tuple(OBJECTIVES))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -287,7 +282,7 @@ class ModernBertConfig(EncoderConfig):
 class OptimizerConfig:
     """One optimizer and its learning-rate schedule."""
 
-    name: str = setting("adamw", "optimizer; lbfgs: of the last layer alone", choices=OPTIMIZERS)
+    name: str = setting("adamw", "lbfgs: the last layer; liblinear: linear", choices=OPTIMIZERS)
     learning_rate: float = _from_zero(3e-5, "peak learning rate", at_most=1e30)
     schedule: str = setting("linear", "course after the warm-up", choices=("constant", "linear"))
     warmup_fraction: float = _from_zero(0.1, "share of steps to warm up", at_most=1)
@@ -304,7 +299,7 @@ class OptimizerConfig:
     @property
     def takes_steps(self) -> bool:
         """Whether the training takes gradient steps; otherwise it is training/probe.py's fit."""
-        return self.name != "lbfgs"
+        return self.name not in ("lbfgs", "liblinear")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -378,7 +373,7 @@ ENCODERS: dict[str, type[EncoderConfig]] = {  # by Hugging Face's model_type
 MODELS: dict[str, type[ModelConfig]] = {
     **ENCODERS,
     "lstm": LstmConfig,
-    "ngrams": NgramConfig,
+    "linear": LinearConfig,
     "average": AverageConfig,
 }
 

@@ -114,7 +114,7 @@ def _training_problems(values: Mapping[str, Any]) -> Iterator[str]:
     if teacher and not all(split_names(teacher)):
         yield f"data.teacher={teacher!r} names no run: RUN or RUN,RUN,..."
     model = values["model.name"]
-    if model in ("ngrams", "average") and values["model.dtype"] != "float32":
+    if model in ("linear", "average") and values["model.dtype"] != "float32":
         yield f"model.dtype={values['model.dtype']}: {model} computes in float32"
     if model == "average" and not values["model.pretrained"]:
         yield "model.name=average: set model.pretrained to a run of lstm:pretrain"
@@ -128,19 +128,22 @@ def _training_problems(values: Mapping[str, Any]) -> Iterator[str]:
         yield "contrastive compares all texts of a batch: set gradient_accumulation=1"
     if values["probe_first"] and (not pools or not values["model.pretrained"]):
         yield f"probe_first fits the last layer of {pooled}, and pretrained weights: set False"
-    if values["optimizer.name"] == "lbfgs":
+    optimizer = values["optimizer.name"]
+    if teacher and optimizer in ("lbfgs", "liblinear"):
+        yield f"optimizer.name={optimizer} fits classes, not a teacher's probabilities"
+    if (model == "linear") != (optimizer == "liblinear"):
+        yield f"model.name={model} and optimizer.name={optimizer}: linear and liblinear go together"
+    elif model == "linear" and values["model.pretrained"]:
+        yield "model.pretrained: linear starts from no weights, leave it out"
+    if optimizer == "lbfgs":
         if values["probe_first"]:
             yield "optimizer.name=lbfgs fits the last layer in any case: set probe_first=False"
         if values["contrastive"]:
             yield "optimizer.name=lbfgs takes no steps: set contrastive=0"
-        if teacher:
-            yield "optimizer.name=lbfgs fits classes, not a teacher's probabilities"
         if model != "average" and not pools:
             yield f"optimizer.name=lbfgs fits the last layer of average, or {pooled}"
         elif not values["model.pretrained"]:
             yield "optimizer.name=lbfgs keeps random layers: set model.pretrained"
-    if model == "ngrams" and values["model.pretrained"]:
-        yield "model.pretrained: ngrams start from weights of zero, leave it out"
     if values["select_by"] == "last" and values["early_stopping_patience"]:
         yield "early_stopping_patience waits for a better epoch: not with select_by=last"
     if not teacher and (values["pretrain.text"] or not values["pretrain.unlabeled"]):

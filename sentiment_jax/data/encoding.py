@@ -1,6 +1,7 @@
 """Reviews as token ids: tokenized, truncated to max_length and checked."""
 
 import functools
+import itertools
 from array import array
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from jaxtyping import Float32, Float64, Int32, Int64
 from tokenizers import Tokenizer
 
 from sentiment_jax.data import tokenization
-from sentiment_jax.data.ngrams import hashed_ngrams, with_ngrams
+from sentiment_jax.data.ngrams import read_ngrams, with_ngrams
 from sentiment_jax.data.reviews import Reviews
 from sentiment_jax.data.tokenization import framing, unknown_id
 
@@ -26,7 +27,7 @@ class Encoded:
     """Token ids of reviews; review i is token_ids[offsets[i]:offsets[i + 1]]."""
 
     labels: Int32[np.ndarray, "reviews *labels"]
-    token_ids: Int32[np.ndarray, "tokens *columns"]  # two axes: see ngrams.with_ngrams
+    token_ids: Int32[np.ndarray, "tokens *columns"]  # two axes: ngrams.with_ngrams, or counts
     offsets: Int64[np.ndarray, " reviews_and_one"]
     truncated: int
     targets: Float32[np.ndarray, "reviews classes"] | None = None  # in place of labels, in training
@@ -36,7 +37,7 @@ class Encoded:
 
     @property
     def tokens(self) -> Int32[np.ndarray, " tokens"]:
-        """The token ids without the n-gram ids."""
+        """The token ids without what stands in further columns."""
         return self.token_ids[:, 0] if self.token_ids.ndim > 1 else self.token_ids
 
     @property
@@ -51,15 +52,13 @@ def encode(
     max_length: int,
     truncation: str,
     advance: Callable[[int], Any] = lambda count: None,
-    ngram_buckets: int = 0,
 ) -> Encoded:
     """Turn reviews into token ids, for training, prediction and explanation alike.
 
     The tokenizer must not truncate or pad. A review stands between [CLS] and [SEP] if the
     tokenizer has them; without any token, it becomes [UNK], or [CLS] [SEP]. max_length counts
-    them and is at least 3. If the vocabulary has n-grams, or a word-level one has `ngram_buckets`,
-    their ids stand in columns beside those of the tokens. `advance` is called with the number of
-    reviews encoded since the last call.
+    them and is at least 3. If the vocabulary has n-grams, their ids stand in columns beside those
+    of the tokens. `advance` is called with the number of reviews encoded since the last call.
     """
     before, after = framing(tokenizer)
     room = max_length - len(before) - len(after)
@@ -72,21 +71,32 @@ def encode(
             cuts.append(len(ids) + len(before) + _head(room, truncation))
         ids.extend([*before, *truncate(body or empty, room, truncation), *after])
         offsets.append(len(ids))
-    token_ids = np.array(ids, np.int32)
-    if ngram_buckets:
-        words = tokenization.split_words(tokenizer, reviews.texts)
-        read = [truncate(of_text or [""], room, truncation) for of_text in words]
-        ngrams = hashed_ngrams(read, first=tokenizer.get_vocab_size(), buckets=ngram_buckets)
-        token_ids = np.column_stack([token_ids, ngrams])
-    else:
-        bounds = np.sort(np.array(offsets + cuts, np.int64))  # no n-gram goes across one
-        token_ids = with_ngrams(tokenizer, token_ids, bounds)
+    bounds = np.sort(np.array(offsets + cuts, np.int64))  # no n-gram goes across one
     return Encoded(
         labels=reviews.labels,
-        token_ids=token_ids,
+        token_ids=with_ngrams(tokenizer, np.array(ids, np.int32), bounds),
         offsets=np.array(offsets, np.int64),
         truncated=len(cuts),
     )
+
+
+def encode_ngrams(
+    tokenizer: Tokenizer,
+    reviews: Reviews,
+    advance: Callable[[int], Any] = lambda count: None,
+) -> Encoded:
+    """Turn reviews into the ids of a linear model's n-grams and, in a second column, their counts.
+
+    No text is truncated. `advance` is that of `encode`.
+    """
+    ids = array("i")
+    offsets = [0]
+    for text in reviews.texts:
+        ids.extend(itertools.chain.from_iterable(read_ngrams(tokenizer, text)))
+        offsets.append(len(ids) // 2)
+        advance(1)
+    token_ids = np.array(ids, np.int32).reshape(-1, 2)
+    return Encoded(reviews.labels, token_ids, np.array(offsets, np.int64), truncated=0)
 
 
 def truncate(tokens: list[Any], room: int, truncation: str) -> list[Any]:
@@ -113,8 +123,9 @@ def unknown_shares(tokenizer: Tokenizer, encoded: Encoded) -> Float64[np.ndarray
 
 @functools.lru_cache(maxsize=4)
 def _not_words(tokenizer: Tokenizer) -> list[int]:
-    """Return the ids of [CLS], [SEP] and of pieces that continue a word."""
+    """Return the ids of [CLS], [SEP] and of what is no word, or not the beginning of one."""
     before, after = framing(tokenizer)
     entries = tokenizer.get_vocab().items()
+    ngrams = [i for entry, i in entries if " " in entry]  # of several words, or of characters
     inside = [i for entry, i in entries if tokenization.continues_word(tokenizer, entry)]
-    return [*before, *after, *inside]
+    return [*before, *after, *inside, *ngrams]

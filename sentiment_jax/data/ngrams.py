@@ -2,13 +2,16 @@
 
 Bigrams and trigrams, such as "not good", may be entries of a word-level vocabulary, after its
 words. The tokenizer never yields them, since words hold no spaces: they are looked up.
-`hashed_ngrams` needs no vocabulary: it numbers bigrams and character n-grams by a hash, as fastText
-does (Bojanowski et al., 2017, https://arxiv.org/abs/1607.04606).
+
+A linear model's vocabulary has scikit-learn's n-grams alone, of words and of characters: a text is
+a bag of them, whose ids and counts `read_ngrams` returns.
 """
 
 import functools
-import zlib
-from collections.abc import Sequence
+import itertools
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int, Int32, Int64
@@ -16,8 +19,8 @@ from numpy.lib.stride_tricks import sliding_window_view
 from tokenizers import Tokenizer, models
 
 MIN_FREQUENCY = 10  # rarer n-grams are not learned
-CHARACTERS = range(2, 6)  # how many of them a character n-gram has
-CHARACTER_NGRAMS = 30  # of a word, at most; a longer one's are the shorter ones
+KINDS = ("", "##")  # what entries of a vocabulary begin with: n-grams of words, of characters
+CHARACTERS = 10_000_000  # of all texts, at most, to count n-grams of them: IMDB's take minutes
 Ids = Int[np.ndarray, " tokens"]
 Offsets = Int64[np.ndarray, " texts_and_one"]
 Lookup = tuple[Int64[np.ndarray, " ngrams"], Int64[np.ndarray, " ngrams"]]  # sorted keys, ids
@@ -97,24 +100,69 @@ def with_ngrams(
     return np.stack(columns, axis=1).astype(np.int32)
 
 
-def hashed_ngrams(
-    texts: Sequence[Sequence[str]], *, first: int, buckets: int
-) -> Int32[np.ndarray, "words columns"]:
-    """Return ids of the bigram and the character n-grams that begin at each word; 0 for none.
+def count_ngrams(texts: Sequence[str]) -> list[tuple[list[str], Any]]:
+    """Return n-grams of words and of characters, and how often each text has each (sparse).
 
-    `texts` are lists of words. N-grams are hashed into `buckets`, numbered from `first`.
+    They are words and bigrams, and character n-grams within words, unless the texts have more than
+    CHARACTERS; those of a kind that the texts have none of are left out.
     """
-    types: dict[str, int] = {}  # each different word's number
-    words = np.array([types.setdefault(w, len(types)) for text in texts for w in text], np.int64)
-    inside = np.zeros((len(types), CHARACTER_NGRAMS), np.int32)
-    for row, word in zip(inside, types, strict=True):
-        marked = f"<{word}>"
-        ends = [(i, i + n) for n in CHARACTERS for i in range(len(marked) - n + 1)]
-        found = [*dict.fromkeys(marked[i:end] for i, end in ends)][:CHARACTER_NGRAMS]
-        row[: len(found)] = [first + zlib.crc32(ngram.encode()) % buckets for ngram in found]
-    rows = np.zeros((len(words), 1 + CHARACTER_NGRAMS), np.int32)
-    rows[:, 1:] = inside[words]
-    hashes = np.array([zlib.crc32(word.encode()) for word in types], np.uint32)[words]
-    rows[:-1, 0] = first + (31 * hashes[:-1] + hashes[1:]) % buckets
-    rows[np.cumsum([*map(len, texts)], dtype=np.int64) - 1, 0] = 0  # the last word of a text
-    return rows
+    found = []
+    for kind, vectorizer in zip(KINDS, _vectorizers(), strict=True):
+        if kind and sum(map(len, texts)) > CHARACTERS:
+            continue
+        if any(map(vectorizer.build_analyzer(), texts)):
+            counts = vectorizer.fit_transform(texts)
+            found.append(([kind + of for of in vectorizer.get_feature_names_out()], counts))
+    return found
+
+
+def _vectorizers() -> list[Any]:
+    from sklearn.feature_extraction.text import CountVectorizer  # late: it takes a second
+
+    within = CountVectorizer(analyzer="char_wb", ngram_range=(2, 5))
+    return [CountVectorizer(ngram_range=(1, 2)), within]
+
+
+@functools.lru_cache(maxsize=4)
+def _lookups(tokenizer: Tokenizer) -> list[tuple[Callable[[str], list[str]], dict[str, int]]]:
+    """Return what finds a text's n-grams, and the ids of the known: of words, of characters.
+
+    The latter are left out if none is known.
+    """
+    ids: dict[str, dict[str, int]] = {kind: {} for kind in KINDS}
+    for entry, i in tokenizer.get_vocab().items():
+        kind = KINDS[entry.startswith(KINDS[1])]
+        ids[kind][entry.removeprefix(kind)] = i
+    both = zip(_vectorizers(), ids.values(), strict=True)
+    return [(vectorizer.build_analyzer(), known) for vectorizer, known in both if known]
+
+
+def read_ngrams(tokenizer: Tokenizer, text: str) -> list[tuple[int, int]]:
+    """Return the ids of a text's known n-grams and how often each occurs, by id.
+
+    A text without any is an [UNK], 1. If the vocabulary has no character n-grams, which tell
+    something of any word, so is each different unknown word.
+    """
+    counts: Counter[int] = Counter()
+    lookups = _lookups(tokenizer)
+    for read, ids in lookups:
+        counts.update(ids[ngram] for ngram in read(text) if ngram in ids)
+    if counts and len(lookups) > 1:
+        return sorted(counts.items())
+    read_words, known = lookups[0]
+    unknown = {word for word in read_words(text) if " " not in word} - known.keys()
+    return [(1, 1)] * len(unknown) + sorted(counts.items()) or [(1, 1)]
+
+
+def locate_ngrams(tokenizer: Tokenizer, text: str) -> list[tuple[int, list[int]]]:
+    """Return the id of each known n-gram of a text, and of which of its words (text.split())."""
+    (read_words, known), *of_characters = _lookups(tokenizer)
+    parts = text.split()
+    words = [(word, i) for i, part in enumerate(parts) for word in read_words(part)]
+    words = [(word, i) for word, i in words if " " not in word]
+    found = [(known.get(word), [i]) for word, i in words]
+    for (word, i), (following, j) in itertools.pairwise(words):
+        found.append((known.get(f"{word} {following}"), [i, j]))
+    for read, ids in of_characters:
+        found += [(ids.get(ngram), [i]) for i, part in enumerate(parts) for ngram in read(part)]
+    return [(ngram, places) for ngram, places in found if ngram is not None]

@@ -1,6 +1,7 @@
 """Tokenizers: learned here (word-level, WordPiece), a run's, or those of pretrained weights."""
 
 import functools
+import itertools
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -10,7 +11,7 @@ import numpy as np
 import tokenizers
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 
-from sentiment_jax.data.ngrams import MIN_FREQUENCY, frequent_ngrams
+from sentiment_jax.data.ngrams import MIN_FREQUENCY, count_ngrams, frequent_ngrams
 from sentiment_jax.errors import InputError
 from sentiment_jax.storage.files import check_checksum, read_json
 from sentiment_jax.storage.run_directory import RunDirectory
@@ -61,25 +62,24 @@ def tokenize(
 ) -> Iterator[list[int]]:
     """Yield the ids of each text, no special tokens; `advance` gets the number of texts read."""
     tokenizer.encode_special_tokens = True  # "[SEP]" in a text is text, not a separator.
-    for chunk in _chunks(texts):
+    rows = CHUNK // max([4000, *map(len, texts)])
+    for first in range(0, len(texts), rows):
+        chunk = list(texts[first : first + rows])
         for encoding in tokenizer.encode_batch_fast(chunk, add_special_tokens=False):
             yield encoding.ids
         advance(len(chunk))
 
 
-def split_words(tokenizer: Tokenizer, texts: Sequence[str]) -> Iterator[list[str]]:
-    """Yield the words of each text, in lower case, to which a word-level tokenizer gives ids."""
-    for chunk in _chunks(texts):
-        encodings = tokenizer.encode_batch(chunk, add_special_tokens=False)
-        for text, encoding in zip(chunk, encodings, strict=True):
-            yield [text[start:end].lower() for start, end in encoding.offsets]
+def train_ngrams(texts: Sequence[str]) -> Tokenizer:
+    """Learn a linear model's vocabulary, which `ngrams.read_ngrams` reads a text by.
 
-
-def _chunks(texts: Sequence[str]) -> Iterator[list[str]]:
-    """Yield few characters at once."""
-    rows = CHUNK // max([4000, *map(len, texts)])
-    for first in range(0, len(texts), rows):
-        yield list(texts[first : first + rows])
+    InputError: the texts have no n-gram.
+    """
+    if not (found := count_ngrams(texts)):
+        raise InputError("the training texts have no words: there is nothing to learn from")
+    entries = ["[PAD]", "[UNK]", *itertools.chain.from_iterable(names for names, _ in found)]
+    vocabulary = {entry: i for i, entry in enumerate(entries)}
+    return Tokenizer(models.WordLevel(vocab=vocabulary, unk_token="[UNK]"))
 
 
 def train_wordpiece(texts: Sequence[str], *, vocabulary_size: int) -> Tokenizer:

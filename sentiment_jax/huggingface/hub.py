@@ -84,7 +84,7 @@ def _download(hub_id: str, revision: str) -> Path:
         raise InputError(
             f"{where}: no such folder, and the hub can't be reached ({reason}): {package}"
             f"set --config.model.pretrained=FOLDER, or HF_HOME (now {constants.HF_HUB_CACHE}); "
-            "--config=ngrams needs none"
+            "--config=linear needs none"
         ) from error
 
 

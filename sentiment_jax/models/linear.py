@@ -1,44 +1,62 @@
-"""A linear classifier of n-grams of words and characters.
+"""A linear classifier of TF-IDF weighted n-grams: scikit-learn's pipeline, as a network.
 
-A text is a bag of n-grams, whose weights are summed, as in fastText's supervised mode without a
-hidden layer: Joulin et al. (2017), https://arxiv.org/abs/1607.01759.
+training/linear_model.py fits its weights. Each kind of n-gram, of words or of characters, is a
+vector of its own, of length 1.
 """
 
-import functools
-
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from sentiment_jax.config.schema import NgramConfig
-from sentiment_jax.models import layers
-from sentiment_jax.models.layers import Lengths, Logits, NgramTokens
+from sentiment_jax.config.schema import LinearConfig
+from sentiment_jax.models.layers import Lengths, Logits
 
-CHARACTER_SCALE = 0.25  # a word has some 16 character n-grams: their sum is as large as one weight
-
-
-def weigh(token_ids: Int[Array, "batch length ngrams"]) -> Float[Array, "batch length ngrams"]:
-    """Return the factors of a word, its bigram and, scaled down, its character n-grams."""
-    scales = jnp.where(jnp.arange(token_ids.shape[2]) < 2, 1.0, CHARACTER_SCALE)
-    return scales * (token_ids > 0)
+KINDS = 2  # of n-grams
 
 
-embed_positions = functools.partial(layers.embed_positions, weigh=weigh)
+def weigh(
+    idf: Float[Array, "vocabulary kinds"], tokens: Int[Array, "batch length *columns"]
+) -> Float[Array, "batch length"]:
+    """Return the TF-IDF of each n-gram of a text, given its id and its count; of padding, 0.
+
+    The term frequency is sublinear: 1 + log(count). An n-gram has the inverse document frequency 0
+    in the column of the other kind. Ids without counts are of n-grams that occur once.
+    """
+    ids, counts = (tokens, jnp.ones_like(tokens))
+    if tokens.ndim == 3:
+        ids, counts = tokens[..., 0], tokens[..., 1]
+    weights = (1 + jnp.log(jnp.maximum(counts, 1)))[..., None] * idf[ids]
+    squares = jnp.sum(weights**2, axis=1, keepdims=True)
+    return jnp.sum(weights / jnp.sqrt(jnp.where(squares > 0, squares, 1)), axis=-1)
 
 
-class NgramClassifier(nn.Module):
-    """Weights of words and n-grams, one per class, summed. Padding never changes a logit."""
+class LinearClassifier(nn.Module):
+    """A weight per n-gram and class, times the n-gram's TF-IDF, summed."""
 
-    config: NgramConfig
+    config: LinearConfig
     classes: int = 2
+    several: bool = False  # labels per text
 
     @nn.compact
-    def __call__(self, tokens: NgramTokens, lengths: Lengths, *, deterministic: bool) -> Logits:
-        """Return float32 logits."""
+    def __call__(
+        self, tokens: Int[Array, "batch length *columns"], lengths: Lengths, *, deterministic: bool
+    ) -> Logits:
+        """Return float32 logits.
+
+        Of more than two classes, each is a model against the rest, with a sigmoid: the softmax of
+        their logarithms are its shares of the sum.
+        """
         zeros = nn.initializers.zeros
-        rows = self.config.vocab_size + self.config.used_buckets(self.classes)
-        weights = nn.Embed(rows, self.classes, embedding_init=zeros, name="embedding")
-        summed = jnp.sum(embed_positions(weights, tokens), axis=1)
+        rows = self.config.vocab_size
+        idf = self.param("idf", zeros, (rows, KINDS))
+        kernel = self.param("kernel", zeros, (rows, self.classes))
         bias = self.param("bias", zeros, (self.classes,))
-        # Sums of random weights grow with the square root of the number of words.
-        return summed / jnp.sqrt(lengths)[:, None] + bias
+        ids = tokens[..., 0] if tokens.ndim == 3 else tokens
+        exact = jax.lax.Precision.HIGHEST
+        # A text at a time: the weights of all their n-grams and classes would not fit the memory.
+        scores = bias + jax.lax.map(
+            lambda text: jnp.matmul(text[0], kernel[text[1]], precision=exact),
+            (weigh(idf, tokens), ids),
+        )
+        return scores if self.several or self.classes == 2 else jax.nn.log_sigmoid(scores)

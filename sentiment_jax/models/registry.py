@@ -18,12 +18,15 @@ class Architecture:
     """An architecture's networks, and the facts about it that other folders need."""
 
     classifier: Callable[..., nn.Module]  # from its config and the number of classes
+    # Of several labels per text, if it is another one.
+    several_labels: Callable[..., nn.Module] | None = None
     # Prefixes, in Hugging Face's names, of tensors that pretrained weights may lack or have unused.
     heads: tuple[str, ...] = ()
     # By objective, the default first.
     pretraining: Mapping[str, Callable[..., nn.Module]] = dataclasses.field(default_factory=dict)
     packs: bool = False  # whether the classifier takes rows that hold several texts
-    vocabulary: str = "word_level"  # learned without pretrained weights; or "wordpiece"
+    # Learned without pretrained weights; or "wordpiece", or "ngrams": a text is a bag of these.
+    vocabulary: str = "word_level"
     # From parameters and optimizer.layerwise_decay to factors of the learning rate.
     layerwise_multipliers: Callable[[Mapping[str, Any], float], Any] = lambda params, decay: (
         jax.tree.map(lambda _: 1.0, params)
@@ -80,15 +83,26 @@ ARCHITECTURES = {
         pretraining={"ngram_vectors": lstm.NgramEmbeddings},
         layerwise_multipliers=lstm.layerwise_multipliers,
     ),
-    "ngrams": Architecture(linear.NgramClassifier, embed_positions=linear.embed_positions),
+    "linear": Architecture(
+        linear.LinearClassifier,
+        several_labels=functools.partial(linear.LinearClassifier, several=True),
+        vocabulary="ngrams",
+    ),
     "average": Architecture(average.AverageClassifier, heads=("classifier.",), start=average.start),
 }
 
 
 def build_model(
-    config: ModelConfig, *, vocab_size: int, classes: int = 2, objective: str = ""
+    config: ModelConfig,
+    *,
+    vocab_size: int,
+    classes: int = 2,
+    objective: str = "",
+    several: bool = False,
 ) -> nn.Module:
     """Build the classifier of a config, or the network of a pre-training objective.
+
+    `several` says whether a text may have several of the classes.
 
     InputError: the tokenizer's `vocab_size` exceeds that of pretrained weights.
     """
@@ -103,4 +117,5 @@ def build_model(
     architecture = ARCHITECTURES[config.name]
     if objective:
         return architecture.pretraining[objective](config)
-    return architecture.classifier(config, classes)
+    classifier = several and architecture.several_labels or architecture.classifier
+    return classifier(config, classes)

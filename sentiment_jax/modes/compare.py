@@ -29,7 +29,7 @@ from sentiment_jax.data.reviews import Reviews
 from sentiment_jax.data.unlabeled import NOTHING, read_text
 from sentiment_jax.errors import InputError, TooLittleText
 from sentiment_jax.modes.pretrain import pretrain
-from sentiment_jax.modes.train import complete, fit_baseline
+from sentiment_jax.modes.train import complete
 from sentiment_jax.runtime import terminal
 from sentiment_jax.storage.files import read_json, write_csv
 from sentiment_jax.storage.format import read_numbered, write_numbered
@@ -42,7 +42,7 @@ from sentiment_jax.storage.run_directory import (
 from sentiment_jax.sweeps.plan import Trial
 from sentiment_jax.training import checks, console
 from sentiment_jax.training.advice import LONG, describe_truncation
-from sentiment_jax.training.cross_validation import draw_folds
+from sentiment_jax.training.checks import Start
 from sentiment_jax.training.metrics import (
     is_correct,
     mcnemar,
@@ -55,12 +55,12 @@ from sentiment_jax.training.signals import Stop
 from sentiment_jax.training.tasks.several_labels import task_of
 from sentiment_jax.training.trained_model import load_run
 
-RECIPES = ("ngrams", "encoder:probe", "encoder")  # the cheapest to use first
+LINEAR = "linear"
+RECIPES = (LINEAR, "encoder:probe", "encoder")  # the cheapest to use first
 AVERAGE = "average"  # compared where there is unlabeled text to learn its embeddings from
 PRETRAIN = "lstm:pretrain"  # learns them
 # To use, that is: once trained, a probe and a fine-tuned encoder cost the same.
-CHEAPER = ("ngrams", AVERAGE)
-LINEAR = "linear"
+CHEAPER = (LINEAR, AVERAGE)
 WEIGHTS = ("model.pretrained", "model.revision")  # of the encoders
 TEXT = "pretrain.text"  # unlabeled
 FRACTION = "data.validation_fraction"
@@ -91,7 +91,7 @@ def compare(
     one of metrics.score_resampled; "" stands for accuracy, or for macro F1 if a class is rare or a
     text may have several labels. After `stop_after` seconds, the current run is saved and the
     comparison stops. The columns are the validation accuracy with its 95 % interval, macro F1, the
-    metric if it is another one, the p-value of McNemar's test against the linear baseline, the
+    metric if it is another one, the p-value of McNemar's test against the recipe `linear`, the
     seconds of training, texts per second and the size of the parameters. Errors are those of a
     training.
     """
@@ -105,12 +105,8 @@ def compare(
     print(f"{'compare':8} {listed} by {how} on {len(scored):,} reviews, in {directory}")
     if "data.max_length" not in changes:
         recipes |= _lengthen(recipes, corpus.splits["train"])
-    baseline = fit_baseline(corpus.splits, draw_folds(data, corpus.splits))
     rows = []
-    found = {}
-    if baseline:
-        found[LINEAR] = _score(scored, np.array(baseline["predicted"]["val"]), by)
-        rows.append(_row(LINEAR, found, by) | {"train_seconds": baseline["seconds"]})
+    found: dict[str, Score] = {}
     with Stop(stop_after) as stop:
         for name, recipe in recipes.items():
             if name == PRETRAIN:
@@ -127,10 +123,8 @@ def compare(
             rows.append(_row(name, found, by) | _costs(trial, corpus))
         chosen = choose({name: of.samples for name, of in found.items()})
         place = _place(directory, chosen)
-        needed = {"test", "advice", *(["linear_baseline"] if baseline else [])}
         ended = RunDirectory(place).result
-        if not needed <= read_json(ended).keys():
-            ended.unlink()  # it goes on: what is left is the test
+        if "test" not in read_json(ended):
             _train(chosen, recipes[chosen], place, corpus, stop, tested=True)
     table = pandas.DataFrame(rows)
     _write(table, scored, chosen, how, directory)
@@ -255,7 +249,9 @@ def _train(
     start = time.monotonic()
     with open_run(recipe, place, task_of(recipe), nested=True, stop=stop) as opened:
         result = opened.finished
-        if result is None:
+        if tested:  # it goes on: what is left is the test
+            opened = dataclasses.replace(opened, start=Start.RESUMED)
+        if tested or result is None:
             result = complete(opened, prepare(opened, corpus), tested=tested)
     if not tested:
         scores = result["val"]
@@ -308,7 +304,7 @@ class Score:
     predicted: Int64[np.ndarray, "reviews *labels"]
     macro_f1: float
     # The metric to choose by and the accuracy, on the validation reviews and then on resamples of
-    # them (Efron, 1979); empty if the metric can't be computed without probabilities.
+    # them (Efron, 1979).
     samples: Float[np.ndarray, "metrics samples"]
 
 
@@ -330,12 +326,11 @@ def _score(
         probabilities=probabilities,
         names=scored.classes,
     )
-    known = probabilities is not None or by in ("accuracy", "macro_f1")
     return Score(
         correct=is_correct(scored.labels, predicted),
         predicted=predicted,
         macro_f1=float(resampled("macro_f1", counts=counts[:1])[0]),
-        samples=np.array([resampled(of, counts=counts) for of in (by, "accuracy") if known]),
+        samples=np.array([resampled(of, counts=counts) for of in (by, "accuracy")]),
     )
 
 
@@ -346,9 +341,8 @@ def _row(name: str, found: Mapping[str, Score], by: str) -> dict[str, Any]:
     low, high = wilson_interval(accuracy, len(own.correct))
     row = {"model": name, "accuracy": accuracy, "low": low, "high": high, "macro_f1": own.macro_f1}
     if by not in row:
-        row[by] = abs(float(own.samples[0, 0])) if len(own.samples) else np.nan
-    compared = name != LINEAR and LINEAR in found
-    row["p"] = mcnemar(own.correct, found[LINEAR].correct)[2] if compared else np.nan
+        row[by] = abs(float(own.samples[0, 0]))
+    row["p"] = np.nan if name == LINEAR else mcnemar(own.correct, found[LINEAR].correct)[2]
     return row
 
 
@@ -373,10 +367,11 @@ def _costs(trial: Trial, corpus: Corpus) -> dict[str, float]:
 def choose(samples: Mapping[str, Float[np.ndarray, "metrics samples"]]) -> str:
     """Return the best model, or one of the CHEAPER that is level with it.
 
-    That is at most a standard error behind, and at most POINT: of few texts, or few of a rare
-    class, the standard error is large, and what is seen there is the best guess. The standard error
-    is that of the difference on the same reviews, by their resamples (Breiman et al., 1984, have
-    the rule).
+    The best has the highest metric, or of those at most a standard error behind the highest sum of
+    metric and accuracy: of a rare class's few texts, the metric alone is mostly chance. A cheaper
+    one is level if in both it is at most a standard error behind, and at most POINT. The standard
+    error is that of the difference on the same reviews, by their resamples (Breiman et al., 1984,
+    have the rule).
     """
     best = _find_best(samples)
     cheaper = [name for name in CHEAPER if name in samples]
@@ -385,9 +380,10 @@ def choose(samples: Mapping[str, Float[np.ndarray, "metrics samples"]]) -> str:
 
 
 def _find_best(samples: Mapping[str, Float[np.ndarray, "metrics samples"]]) -> str:
-    """Return the best recipe; the linear baseline is none."""
-    recipes = (name for name in samples if name != LINEAR)
-    return max(recipes, key=lambda name: samples[name][0, 0])
+    highest = max(samples.values(), key=lambda of: of[0, 0])
+    behind = {name: highest[0] - of[0] for name, of in samples.items()}
+    near = [name for name, of in behind.items() if of[0] <= of[1:].std()]
+    return max(near, key=lambda name: samples[name][:, 0].sum())
 
 
 def _is_level(
@@ -433,19 +429,19 @@ def _print(
         interval = f"{row['low']:.4f} to {row['high']:.4f}"
         scores = (f"{row['accuracy']:.4f}", interval, f"{row['macro_f1']:.4f}")
         print(line(row["model"], *scores, *shown), *(f"{row[name]:.4f}" for name in extra))
-    advice = [of for of in result["advice"] if not of.startswith("the linear baseline")]  # below
+    advice = [of for of in result["advice"] if not of.startswith("the linear baseline")]  # a row
     for sentence in (*describe_missed(chosen, found, scored), *advice):
         print(f"{'advice':8} {sentence}")
-    samples = {name: of.samples for name, of in found.items()}
-    best = _find_best(samples)
+    best = _find_best({name: of.samples for name, of in found.items()})
+    highest = max(found, key=lambda name: found[name].samples[0, 0])
     reason = f"the best recipe by {by.replace('_', ' ')}"
+    if best != highest:
+        reason = f"level with {highest} in {by.replace('_', ' ')}, and more accurate"
     if chosen != best:
         reason = f"cheaper to use, and level with {best} in {by.replace('_', ' ')}"
     if by == "macro_f1" and scored.rare:
         reason += ", which counts every class alike: one is rare"
     print(f"{'chosen':8} {chosen}, {reason}")
-    if len(samples.get(LINEAR, ())) and _is_level(samples[LINEAR], samples[best]):
-        print(f"{'':8} the linear baseline is not behind it either: scikit-learn may be enough")
     measured = result["metrics"]["test"]
     even = by == "accuracy" and not scored.rare
     more = "" if even else f" macro F1 {measured['macro_f1']:.4f}"

@@ -70,7 +70,7 @@ def export_run(run: TrainedModel, workdir: Path, folder: Path) -> str:
     objective = run.config.pretrain.objective
     if name not in ENCODERS:
         known = " and ".join(ENCODERS)
-        raise InputError(f"{workdir} holds an {name}: only {known} have a Hugging Face form")
+        raise InputError(f"{workdir} holds a run of {name}: only {known} have a Hugging Face form")
     card = model_card(workdir)
     several = bool(run.config.data.between_labels)
     model = Export(

@@ -15,6 +15,7 @@ from sentiment_jax.config.recipes import read_recipe
 from sentiment_jax.config.schema import EncoderConfig
 from sentiment_jax.config.stored import flatten
 from sentiment_jax.modes.train import complete
+from sentiment_jax.storage.metrics_log import check_tensorboard
 from sentiment_jax.training.experiment import Experiment
 from sentiment_jax.training.fit import AfterEpoch
 from sentiment_jax.training.run import Run, open_run, prepare
@@ -64,11 +65,13 @@ def pretrain(
 
     Arguments are those of `open_run` and `fit`, errors those of `train`.
     """
+    if tensorboard:
+        check_tensorboard()
     with open_run(
         recipe, workdir, PRETRAINING, fresh=fresh, stop=stop, stop_after=stop_after, nested=nested
     ) as run:
-        if run.finished is not None:
-            return run.finished
+        if (result := run.finished) is not None:
+            return result
         experiment = prepare(run)
         result = complete(
             run, experiment, tested=False, tensorboard=tensorboard, after_epoch=after_epoch

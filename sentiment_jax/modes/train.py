@@ -12,13 +12,18 @@ from sentiment_jax.analysis import figures
 from sentiment_jax.config.schema import Config
 from sentiment_jax.data.encoding import unknown_shares
 from sentiment_jax.data.labels import decide
-from sentiment_jax.data.reviews import Reviews, Split, stratified_sample
+from sentiment_jax.data.reviews import Split, stratified_sample
 from sentiment_jax.modes.predict import describe_unknown, format_predictions, print_texts
 from sentiment_jax.runtime import devices, processes, terminal
-from sentiment_jax.storage.metrics_log import read_metrics
+from sentiment_jax.storage.metrics_log import check_tensorboard, read_metrics
 from sentiment_jax.training import checks, compilation, console, results
 from sentiment_jax.training.advice import advise
-from sentiment_jax.training.cross_validation import check_reviews, cross_validate, draw_folds
+from sentiment_jax.training.cross_validation import (
+    CrossValidated,
+    check_reviews,
+    cross_validate,
+    draw_folds,
+)
 from sentiment_jax.training.distillation import label_with_teachers
 from sentiment_jax.training.experiment import Experiment, Task
 from sentiment_jax.training.fit import AfterEpoch, fit
@@ -48,11 +53,13 @@ def train(
 
     Arguments are those of `open_run`, `complete` and `fit`, errors those of `api.train`.
     """
+    if tensorboard:
+        check_tensorboard()
     with open_run(
         recipe, workdir, task_of(recipe), fresh=fresh, stop=stop, stop_after=stop_after
     ) as run:
-        if run.finished is not None:
-            return run.finished
+        if (result := run.finished) is not None:
+            return result
         return complete(
             run, prepare(run), tested=tested, tensorboard=tensorboard, after_epoch=after_epoch
         )
@@ -72,31 +79,33 @@ def complete(
     experiment = label_with_teachers(experiment, run.stop)
     with terminal.progress_bar(None, "checking the memory"):
         compile_seconds = compilation.check_memory(experiment)
-    validated = None
+    validated = CrossValidated()
     if folds:
         begin(run, experiment)
         validated = cross_validate(run, experiment, folds)
     fitted = fit(
         run,
         experiment.without_test(),
-        cross_validated=validated.entries if validated else None,
-        epochs=validated.epochs if validated else 0,
+        cross_validated=validated.entries,
+        epochs=validated.epochs,
         compile_seconds=compile_seconds,
         tensorboard=tensorboard,
         after_epoch=after_epoch,
     )
-    result = results.describe_result(experiment, fitted, validated.seconds if validated else 0.0)
+    results.restore_predictions(run.directory, experiment, fitted)
+    result = results.describe_result(experiment, fitted, validated.seconds)
     if not tested:
         draw_curves(run, experiment)
-        result = results.finish(run.directory, experiment, fitted, result)
+        result = results.finish(run.directory, result)
         results.print_validation(experiment, result)
         return result
     model, scored = results.score_test(run.directory, experiment, fitted)
     draw_curves(run, experiment)
     result = results.add_test(result, experiment, model, scored)
+    fitted.check_stop()
     result |= score_baseline(experiment, model, scored, folds)
     result["advice"] = advise_user(run, experiment, result)
-    result = results.finish(run.directory, experiment, fitted, result)
+    result = results.finish(run.directory, result)
     results.print_validation(experiment, result)
     print_summary(run, experiment, model, scored, result)
     return result
@@ -111,23 +120,19 @@ def draw_curves(run: Run, experiment: Experiment) -> None:
             figures.curves({"": records}, run.directory.curves, ranking=ranking)
 
 
-def fit_baseline(splits: Mapping[str, Reviews], folds: Sequence[Split]) -> dict[str, Any]:
-    """Return the linear baseline; {}, and a warning, if it can't be fitted."""
-    try:
-        with terminal.progress_bar(None, "fitting the linear baseline"):
-            return linear_baseline(splits, folds)
-    except (ValueError, MemoryError, OSError) as error:
-        terminal.warn(f"no linear baseline: {error}")
-        return {}
-
-
 def score_baseline(
     experiment: Experiment, model: TrainedModel, tested: ReviewScores, folds: Sequence[Split]
 ) -> dict[str, Any]:
-    """Return the linear baseline's entry of result.json, if the config asks for one."""
+    """Return the linear baseline's entry of result.json, if there can be one."""
     if not (experiment.config.linear_baseline and processes.is_main()):
         return {}
-    if not (baseline := fit_baseline(experiment.reviews, folds)):
+    try:
+        with terminal.progress_bar(None, "fitting the linear baseline"):
+            baseline = linear_baseline(experiment.reviews, folds)
+    except (ValueError, MemoryError, OSError) as error:
+        terminal.warn(f"no linear baseline: {error}")
+        return {}
+    if not baseline:
         return {}
     labels = experiment.encoded["test"].labels
     theirs = np.array(baseline.pop("predicted")["test"])

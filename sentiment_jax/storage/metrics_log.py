@@ -4,11 +4,13 @@ The event files are written by tensorboardX, which needs no TensorFlow.
 """
 
 import contextlib
+import importlib.util
 import json
 import math
 from pathlib import Path
 from typing import Any
 
+from sentiment_jax.errors import InputError
 from sentiment_jax.runtime import processes
 from sentiment_jax.storage.files import write_atomically
 
@@ -56,6 +58,12 @@ class MetricsLog:
             if name not in ("step", "split") and value is not None:
                 self._events.add_scalar(f"{record['split']}/{name}", value, record["step"])
         self._events.flush()
+
+
+def check_tensorboard() -> None:
+    """Raise InputError unless event files can be written."""
+    if importlib.util.find_spec("tensorboardX") is None:
+        raise InputError("--tensorboard needs tensorboardX: pip install tensorboardX")
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

@@ -62,7 +62,7 @@ def _baseline(config: Config, result: Mapping[str, Any]) -> str:
     if own > scores[name] or own == 1 or scores[name] < majority + 0.01 and name == "accuracy":
         return ""
     remedy = "--config=encoder, a small pretrained encoder (long texts: --config=bert:long)"
-    if not config.optimizer.takes_steps:
+    if config.optimizer.name == "lbfgs":
         remedy = "--config=encoder, which trains all layers"
     elif isinstance(config.model, EncoderConfig) and config.model.pretrained:
         remedy = "other weights, --config.model.pretrained=FOLDER"
@@ -153,7 +153,7 @@ def _overconfidence(result: Mapping[str, Any]) -> str:
 
 
 def _unknown_words(config: Config, unknown: float) -> str:
-    if unknown < 0.1 or config.model.name == "ngrams":  # whose character n-grams are known
+    if unknown < 0.1:
         return ""
     remedy = f"lower data.min_frequency ({config.data.min_frequency})"
     if config.model.name in ("average", "lstm") and config.model.pretrained:

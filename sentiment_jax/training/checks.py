@@ -136,7 +136,7 @@ def _follow(values: Mapping[str, Any], pretrains: bool) -> dict[str, Any]:
 
     A pre-training's objective is the architecture's first, unless one is named. An encoder averages
     four layers where a text may have several labels (results/accuracy/tables), if its recipe leaves
-    that to the labels.
+    that to the labels; of ModernBERT, no such mean can be exported.
     """
     found: dict[str, Any] = {}
     if pretrains:
@@ -144,8 +144,8 @@ def _follow(values: Mapping[str, Any], pretrains: bool) -> dict[str, Any]:
         found["pretrain.objective"] = values["pretrain.objective"] or default
     if values.get("model.pooled_layers") == 0:
         several = values["data.label_separator"] or values["data.label_columns"]
-        averages = several and values["model.pooling"] != "head"
-        found["model.pooled_layers"] = SEVERAL_POOLED if averages else 1
+        able = values["model.pooling"] != "head" and values["model.name"] != "modernbert"
+        found["model.pooled_layers"] = SEVERAL_POOLED if several and able else 1
     return found
 
 

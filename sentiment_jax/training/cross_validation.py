@@ -25,7 +25,12 @@ from sentiment_jax.training import compilation, console
 from sentiment_jax.training.distillation import label_with_teachers
 from sentiment_jax.training.experiment import Experiment
 from sentiment_jax.training.fit import fit
-from sentiment_jax.training.results import describe_result, finish, print_validation
+from sentiment_jax.training.results import (
+    describe_result,
+    finish,
+    print_validation,
+    restore_predictions,
+)
 from sentiment_jax.training.run import Run, open_run, tokenizer_of
 from sentiment_jax.training.tasks.classification import score_held_out
 from sentiment_jax.training.trained_model import thresholds_of
@@ -54,11 +59,12 @@ def check_reviews(experiment: Experiment, folds: Sequence[Split], batch_size: in
 
 @dataclasses.dataclass(frozen=True)
 class CrossValidated:
-    """What the folds of a cross-validation show."""
+    """What the folds of a cross-validation show; nothing if there are none."""
 
-    entries: dict[str, Any]  # of result.json: scores of all reviews, metrics, thresholds, folds
-    epochs: int  # the median of the folds' best: after it the training on all reviews ends
-    seconds: float  # of the folds' training
+    # Of result.json: the scores of all reviews, metrics, thresholds, and the folds' scores.
+    entries: dict[str, Any] = dataclasses.field(default_factory=dict)
+    epochs: int = 0  # the median of the folds' best: after it the training on all reviews ends
+    seconds: float = 0.0  # of the folds' training
 
 
 def cross_validate(run: Run, experiment: Experiment, folds: Sequence[Split]) -> CrossValidated:
@@ -118,7 +124,7 @@ def _train_fold(
         files.read_json(directory.config, remedy)
         env = files.read_json(directory.env, remedy)
         files.check_checksum(directory.tokenizer, env, remedy)
-        if env["sources"] != run.sources:
+        if run.sources is not None and env["sources"] != run.sources:
             raise InputError(f"{directory.path} learned from other parameters: {remedy}")
     with open_run(
         whole.config, directory.path, run.task, nested=True, stop=run.stop, sources=run.sources
@@ -128,7 +134,8 @@ def _train_fold(
             experiment = label_with_teachers(_slice(part, whole, fold, text), part.stop)
             seconds = compilation.check_memory(experiment)
             fitted = fit(part, experiment.without_test(), compile_seconds=seconds)
-            result = finish(part.directory, experiment, fitted, describe_result(experiment, fitted))
+            restore_predictions(part.directory, experiment, fitted)
+            result = finish(part.directory, describe_result(experiment, fitted))
             print_validation(experiment, result)
     env = files.read_json(directory.env, remedy)
     return result, files.read_array(directory.probabilities, env, remedy)

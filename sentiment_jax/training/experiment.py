@@ -133,8 +133,11 @@ def make_tokenizer(config: Config, corpus: Corpus) -> Tokenizer:
         return tokenization.load_pretrained_tokenizer(folder)
     texts = corpus.splits["train"].texts
     with progress_bar(None, "making the vocabulary"):
-        if ARCHITECTURES[model.name].vocabulary == "wordpiece":
+        vocabulary = ARCHITECTURES[model.name].vocabulary
+        if vocabulary == "wordpiece":
             return tokenization.train_wordpiece(texts, vocabulary_size=data.vocabulary_size)
+        if vocabulary == "ngrams":
+            return tokenization.train_ngrams(texts)
         return tokenization.train_word_level(
             texts, data.vocabulary_size, data.min_frequency, data.ngrams
         )

@@ -7,7 +7,6 @@ A step is dispatched before the metrics of the one before it are fetched, so tha
 wait for the host. Before anything is written, the step's own metrics are fetched.
 """
 
-import contextlib
 import dataclasses
 import math
 import time
@@ -101,7 +100,8 @@ class Training:
 
 
 # Called after each epoch, for example to log it to a tracker: its lines of metrics.jsonl are in
-# `training.log.records`; the validation is None if no reviews are held out.
+# `training.log.records`; the validation is None if no reviews are held out. It is called again for
+# an epoch whose checkpoint a kill prevented, and not for the folds of a cross-validation.
 AfterEpoch: TypeAlias = Callable[[Training, Progress, Validation | None], None]
 
 
@@ -134,7 +134,7 @@ def fit(
       RunError: every checkpoint is damaged, or the best one.
     """
     assert "test" not in experiment.encoded, "a training is given no test split"
-    first = begin(run, experiment) if cross_validated is None else first_params(run, experiment)
+    first = first_params(run, experiment) if cross_validated else begin(run, experiment)
     config = experiment.config
     with progress_bar(None, "preparing the model"):
         checkpoints = open_checkpoints(run.directory)
@@ -155,24 +155,19 @@ def fit(
         epochs=epochs or experiment.epochs,
     )
     compiled: set[Any] = set()  # shapes of the steps' tokens
-    with contextlib.ExitStack() as stack:
-        if tensorboard and processes.is_main():
-            training.log.open_events(run.directory.tensorboard, stack)
-        console.describe_training(
-            run.directory, experiment, training.epochs, progress, first.report
-        )
-        if progress.step == 0 and probe.is_wanted(experiment, first.report):
-            state, progress = _start_from_probe(training, state, progress)
-        while progress.epochs_done < training.epochs and not progress.has_stopped(
-            config.early_stopping_patience
-        ):
-            if config.optimizer.takes_steps:
-                state, progress = _train_epoch(training, state, progress, compiled)
-            else:
-                state, progress = _fit_classifier(training, state, progress)
-            progress = _validate_epoch(
-                training, state, progress, cross_validated or {}, after_epoch
-            )
+    if tensorboard and processes.is_main():
+        training.log.open_events(run.directory.tensorboard, run.cleanup)
+    console.describe_training(run.directory, experiment, training.epochs, progress, first.report)
+    if progress.step == 0 and probe.is_wanted(experiment, first.report):
+        state, progress = _start_from_probe(training, state, progress)
+    while progress.epochs_done < training.epochs and not progress.has_stopped(
+        config.early_stopping_patience
+    ):
+        if config.optimizer.takes_steps:
+            state, progress = _train_epoch(training, state, progress, compiled)
+        elif not progress.step:  # else a signal came in its validation
+            state, progress = _fit_classifier(training, state, progress)
+        progress = _validate_epoch(training, state, progress, cross_validated or {}, after_epoch)
     best = progress.best
     if best is None or best["step"] not in checkpoints.steps:
         raise RunError(

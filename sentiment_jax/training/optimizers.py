@@ -65,6 +65,7 @@ def make_optimizer(config: OptimizerConfig, architecture: str = "") -> optax.Gra
         "adam": optax.scale_by_adam(b1=config.b1, b2=config.b2, eps=config.eps),
         "adamw": optax.scale_by_adam(b1=config.b1, b2=config.b2, eps=config.eps),
         "lbfgs": identity,  # which takes no steps: training/probe.py
+        "liblinear": identity,
     }[config.name]
     decay = identity
     if config.weight_decay:

@@ -1,5 +1,6 @@
-"""A probe: logistic regression on the features that the last layer reads; all below is frozen.
+"""A fit in place of steps: of a linear model, or of the last layer alone, a probe.
 
+A probe is logistic regression on the features that the last layer reads; all below is frozen.
 Linear probes: Alain & Bengio (2016), https://arxiv.org/abs/1610.01644. The weights of
 scikit-learn's model become the network's last layer, so that the run is like any other. A training
 of all layers may start from such a layer: Kumar et al. (2022), https://arxiv.org/abs/2202.10054.
@@ -7,28 +8,28 @@ of all layers may start from such a layer: Kumar et al. (2022), https://arxiv.or
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, TypeAlias
 
 import flax.linen as nn
 import jax
 import numpy as np
 from jax.stages import Wrapped
-from jaxtyping import Array, Float32, Int32
+from jaxtyping import Array, Float, Float32, Float64, Int32
 
 from sentiment_jax.config.schema import CLASSES, FEW_CLASSES, Config
-from sentiment_jax.data.reviews import Reviews, Split, fold_splits, stratified_sample
+from sentiment_jax.data.reviews import Reviews, Split, fold_splits
 from sentiment_jax.errors import InputError
 from sentiment_jax.huggingface.weights import LoadReport
 from sentiment_jax.runtime import devices, terminal
-from sentiment_jax.training import scoring
+from sentiment_jax.training import linear_model, scoring
 from sentiment_jax.training.experiment import Experiment
-from sentiment_jax.training.metrics import log_loss, score_probabilities
+from sentiment_jax.training.linear_model import Rows
+from sentiment_jax.training.metrics import score_probabilities
 from sentiment_jax.training.objectives.objective import Batch, classify_features
 
 C = np.logspace(-3.5, 1.5, 11)  # inverse strengths of the regularization to choose from
 FOLDS = 5
-FEW = 5_000  # reviews that C is chosen on, at most
 ABSENT = -30.0  # the logit of a class that no training review has
 # The weight of the mean loss, per class, in the fit of a layer to start from; of several labels.
 START = 10.0
@@ -42,23 +43,36 @@ CheckStop: TypeAlias = Callable[[], None]
 def fit_classifier(
     experiment: Experiment, params: Params, check_stop: CheckStop
 ) -> tuple[Params, dict[str, float]]:
-    """Return the parameters with a last layer fitted on the training reviews, and its sums there.
+    """Fit the last layer or a linear model on the training reviews; return it and its sums there.
 
-    C is chosen by the log loss of a cross-validation. Equal texts are in one fold.
+    C is chosen by the log loss of a cross-validation.
     """
+    if experiment.config.optimizer.name == "liblinear":
+        with terminal.progress_bar(None, "fitting the linear model"):
+            fitted, probabilities = linear_model.fit_network(experiment, check_stop)
+    else:
+        fitted, probabilities = _fit_last_layer(experiment, jax.device_get(params), check_stop)
+    labels = experiment.encoded["train"].labels
+    scores = score_probabilities(labels, probabilities, experiment.thresholds)
+    count = float(len(labels))
+    sums = {"loss": scores["loss"] * count, "correct": scores["accuracy"] * count}
+    return fitted, sums | {"examples": count}
+
+
+def _fit_last_layer(
+    experiment: Experiment, params: Params, check_stop: CheckStop
+) -> tuple[Params, Float[np.ndarray, "reviews classes"]]:
+    """Return the parameters and the probabilities of the training reviews."""
     config = experiment.config
-    params = jax.device_get(params)
     features = compute_features(experiment, params, check_stop)
     labels = experiment.encoded["train"].labels
     choose = functools.partial(_choose, experiment.reviews["train"], features, config)
     with terminal.progress_bar(None, "fitting the last layer"):
-        layer = _fit(features, labels, len(experiment.classes), choose, _weights(config), tol=1e-6)
+        weights = linear_model.balanced(config)
+        layer = _fit(features, labels, len(experiment.classes), choose, weights, tol=1e-6)
     logits = features @ layer["kernel"] + layer["bias"]
     activate = jax.nn.sigmoid if labels.ndim == 2 else jax.nn.softmax
-    scores = score_probabilities(labels, np.asarray(activate(logits)), experiment.thresholds)
-    count = float(len(labels))
-    sums = {"loss": scores["loss"] * count, "correct": scores["accuracy"] * count}
-    return {**params, "classifier": layer}, sums | {"examples": count}
+    return {**params, "classifier": layer}, np.asarray(activate(logits))
 
 
 def is_wanted(experiment: Experiment, report: LoadReport | None) -> bool:
@@ -83,7 +97,8 @@ def fitted_params(experiment: Experiment, params: Params, check_stop: CheckStop)
     features = compute_features(experiment, params, check_stop)
     with terminal.progress_bar(None, "fitting the last layer"):
         c = (START_SEVERAL if labels.ndim == 2 else START) * classes / len(labels)
-        layer = _fit(features, labels, classes, lambda _: c, _weights(experiment.config))
+        weights = linear_model.balanced(experiment.config)
+        layer = _fit(features, labels, classes, lambda _: c, weights)
     return {**params, "classifier": layer}
 
 
@@ -144,37 +159,35 @@ def _fit(
     return {"kernel": kernel, "bias": bias}
 
 
-def _weights(config: Config) -> str | None:
-    return "balanced" if config.class_weights == "balanced" else None
-
-
 def _choose(
     reviews: Reviews,
     features: Float32[np.ndarray, "reviews features"],
     config: Config,
     labels: Int32[np.ndarray, " reviews"],
 ) -> float:
-    """Return the C of the lowest log loss in a cross-validation; 1 if the reviews are too few."""
+    """Return C by a cross-validation with equal texts in one fold; 1 if the reviews are too few."""
     from sklearn.linear_model import LogisticRegression
 
     many = len(reviews.classes) > FEW_CLASSES
     if reviews.labels.ndim == 2:
         reviews = dataclasses.replace(reviews, labels=labels, classes=CLASSES)
-    weights = _weights(config)
+    weights = linear_model.balanced(config)
     centered = features - features.mean(axis=0, dtype=np.float64)
-    few = np.isin(reviews.hashes, stratified_sample(reviews, count=FEW, seed=0).hashes)
-    rows = np.flatnonzero(few)
-    losses = np.zeros(len(C))
-    folds = _folds(reviews.take(rows), config.data.split_seed)
-    for kept, held_out in folds[:1] if many else folds:  # many classes would take minutes
+
+    def predict(kept: Rows, held_out: Rows) -> Iterator[Float64[np.ndarray, "held_out classes"]]:
         # Each C starts from the solution for the one before.
         model = LogisticRegression(max_iter=1_000, warm_start=True, class_weight=weights)
-        for i, c in enumerate(C):
-            model.set_params(C=c).fit(centered[rows[kept]], labels[rows[kept]])
-            found = model.predict_proba(centered[rows[held_out]])
-            numbers = np.searchsorted(model.classes_, labels[rows[held_out]])
-            losses[i] += log_loss(found, numbers) * len(numbers)
-    return float(C[np.argmin(losses)]) if losses.any() else 1.0
+        for c in C:
+            model.set_params(C=c).fit(centered[kept], labels[kept])
+            found = np.zeros((len(held_out), len(reviews.classes)))
+            found[:, model.classes_] = model.predict_proba(centered[held_out])
+            yield found
+
+    rows = linear_model.sample_rows(reviews, np.arange(len(reviews)))
+    folds = _folds(reviews.take(rows), config.data.split_seed)
+    drawn = [(rows[kept], rows[held_out]) for kept, held_out in folds]
+    drawn = drawn[:1] if many else drawn  # many classes would take minutes
+    return linear_model.choose_c(C, drawn, labels, predict) or 1.0
 
 
 def _folds(reviews: Reviews, seed: int) -> list[Split]:

@@ -93,15 +93,17 @@ def add_test(
     }
 
 
-def finish(
-    directory: RunDirectory, experiment: Experiment, fitted: Fitted, result: Mapping[str, Any]
-) -> dict[str, Any]:
-    """Write result.json, and return it: from now on the run is finished."""
+def restore_predictions(directory: RunDirectory, experiment: Experiment, fitted: Fitted) -> None:
+    """Write the predictions of the validation split again if they were lost meanwhile."""
     path = directory.predictions["val"]
     env = read_json(directory.env)
     intact = path.is_file() and checksums(path).items() <= env.items()
-    if f"{path.stem}_sha256" in env and not intact:  # lost since the best epoch
+    if f"{path.stem}_sha256" in env and not intact:
         score_split(directory, experiment, read_best(experiment, fitted), "val", fitted)
+
+
+def finish(directory: RunDirectory, result: Mapping[str, Any]) -> dict[str, Any]:
+    """Write result.json, and return it: from now on the run is finished."""
     result = {**result, **checksums(directory.metrics)}
     write_json(directory.result, result)
     return result

@@ -35,6 +35,7 @@ class Run:
     start: Start
     sources: Sequence[str] | None  # sha256 of what it learns from; None: it needs nothing any more
     stop: Stop
+    cleanup: contextlib.ExitStack  # closes files, however the run ends
 
     @property
     def finished(self) -> dict[str, Any] | None:
@@ -77,10 +78,10 @@ def open_run(
             if start is Start.FINISHED and not nested:
                 check_finished_data(config, directory)
                 print(f"{workdir} is finished; nothing to do (--fresh starts over)")
-        if nested and start is not Start.FINISHED:
+        if nested:
             log = stack.enter_context(directory.log.open("a", encoding="utf-8"))
             stack.enter_context(contextlib.redirect_stdout(log))
-        yield Run(task, config, directory, start, found, stop)
+        yield Run(task, config, directory, start, found, stop, stack)
 
 
 def prepare(run: Run, corpus: Corpus | None = None) -> Experiment:
@@ -108,7 +109,9 @@ def first_params(run: Run, experiment: Experiment) -> FirstParams:
         return FirstParams(None, None)
     with terminal.progress_bar(None, "preparing the model"):
         params, report = initial_params(experiment)
-        return FirstParams(jax.device_get(params), report)
+    if run.sources is not None:  # they may have been replaced since the folds began
+        check_same_sources(run.config, run.directory, list(run.sources))
+    return FirstParams(jax.device_get(params), report)
 
 
 def begin(run: Run, experiment: Experiment) -> FirstParams:

@@ -11,9 +11,9 @@ import numpy as np
 from jax.sharding import Mesh
 from tokenizers import Tokenizer
 
-from sentiment_jax.config.schema import Config, NgramConfig
+from sentiment_jax.config.schema import Config
 from sentiment_jax.data import batches
-from sentiment_jax.data.encoding import Encoded, encode
+from sentiment_jax.data.encoding import Encoded, encode, encode_ngrams
 from sentiment_jax.data.labels import apply_temperature, same_classes
 from sentiment_jax.data.reviews import Reviews, list_classes
 from sentiment_jax.data.tokenization import load_run_tokenizer
@@ -26,6 +26,7 @@ from sentiment_jax.storage.files import read_json
 from sentiment_jax.storage.run_directory import RunDirectory
 
 Found = TypeVar("Found")
+BAGS = tuple(2**power for power in range(6, 24))  # padded lengths of bags of n-grams
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,9 +46,16 @@ class Classifier:
 
     @property
     def buckets(self) -> tuple[int, ...]:
-        """The padded lengths, the last of them max_length."""
+        """The padded lengths, the last of them max_length, which cuts no bag of n-grams."""
+        if self.counts_ngrams:
+            return BAGS
         data = self.config.data
         return batches.effective_buckets(data.length_buckets, data.max_length)
+
+    @property
+    def counts_ngrams(self) -> bool:
+        """Whether a text is a bag of n-grams."""
+        return ARCHITECTURES[self.config.model.name].vocabulary == "ngrams"
 
     @property
     def packs(self) -> bool:
@@ -61,12 +69,12 @@ class Classifier:
     ) -> Encoded:
         """Turn reviews into token ids as in training; `advance` is that of `encoding.encode`."""
         data = self.config.data
-        model = self.config.model
         if data.between_labels and reviews.labels.ndim == 1:  # texts alone, to predict
             none = np.zeros((len(reviews), len(self.classes)), np.int32)
             reviews = dataclasses.replace(reviews, labels=none)
-        buckets = model.used_buckets(len(self.classes)) if isinstance(model, NgramConfig) else 0
-        return encode(self.tokenizer, reviews, data.max_length, data.truncation, advance, buckets)
+        if self.counts_ngrams:
+            return encode_ngrams(self.tokenizer, reviews, advance)
+        return encode(self.tokenizer, reviews, data.max_length, data.truncation, advance)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,6 +99,7 @@ def make_classifier(config: Config, tokenizer: Tokenizer) -> Classifier:
         vocab_size=tokenizer.get_vocab_size(),
         classes=len(config.classes),
         objective=config.pretrain.objective,
+        several=bool(config.data.between_labels),
     )
     thresholds = thresholds_of(config, {})
     return Classifier(config, tokenizer, model, devices.data_mesh(), thresholds=thresholds)

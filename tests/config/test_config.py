@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 from reviews import refusal, refuses
 
 from benchmarks import settings
-from configs import bert, electra, lstm, ngrams
+from configs import bert, electra, linear, lstm
 from sentiment_jax.config import stored
 from sentiment_jax.config.recipes import override
 from sentiment_jax.config.schema import MODELS, EncoderConfig, LstmConfig, schema
@@ -20,7 +20,7 @@ from sentiment_jax.errors import InputError
 from sentiment_jax.training.checks import resolve
 
 ROOT = Path(__file__).parents[2]
-RECIPES = [(of, variant) for of in (lstm, bert, electra, ngrams) for variant in ("", *of.VARIANTS)]
+RECIPES = [(of, variant) for of in (lstm, bert, electra, linear) for variant in ("", *of.VARIANTS)]
 
 
 @pytest.mark.parametrize(("module", "variant"), RECIPES)
@@ -125,17 +125,22 @@ REFUSED = {  # by recipe, and whether it is for --mode=pretrain
         ({"pretrain.mask_fraction": 0.3}, "pretrain.mask_fraction does nothing: no tokens are"),
         *((NO_PLAIN_STEPS, problem) for problem in PLAIN),
     ],
-    (ngrams, "", False): [
-        ({"model.pretrained": "runs/a"}, "model.pretrained: ngrams start from weights of zero"),
-        ({"model.dtype": "bfloat16"}, "model.dtype=bfloat16: ngrams computes in float32"),
-        ({"select_by": "last"}, "early_stopping_patience waits for a better epoch: not with"),
+    (linear, "", False): [
+        ({"model.pretrained": "runs/a"}, "model.pretrained: linear starts from no weights"),
+        ({"model.dtype": "bfloat16"}, "model.dtype=bfloat16: linear computes in float32"),
+        ({"optimizer.name": "adam"}, "optimizer.name=adam: linear and liblinear go together"),
+        ({"data.teacher": "runs/a"}, "optimizer.name=liblinear fits classes, not a teacher's"),
+        (
+            {"select_by": "last", "early_stopping_patience": 1},
+            "early_stopping_patience waits for a better epoch: not with",
+        ),
     ],
 }
 
 
 def test_what_contradicts_itself_or_would_do_nothing_is_refused():
     for (module, variant, pretraining), cases in REFUSED.items():
-        config = override(module.get_config(variant), NAMED if module is ngrams else {})
+        config = override(module.get_config(variant), NAMED if module is linear else {})
         validate(config, pretraining=pretraining)
         for changes, problem in cases:
             with pytest.raises(InputError, match=f"^config: [^;]*{problem}"):

@@ -1,6 +1,5 @@
 """N-grams in a vocabulary: which are learned, and where a text has them."""
 
-import zlib
 from collections import Counter
 
 import numpy as np
@@ -10,8 +9,9 @@ from tokenizers import Tokenizer
 
 from sentiment_jax.data.batches import PlannedBatch, make_batch
 from sentiment_jax.data.encoding import encode, unknown_shares
-from sentiment_jax.data.ngrams import CHARACTER_NGRAMS, hashed_ngrams, ngram_keys
+from sentiment_jax.data.ngrams import locate_ngrams, ngram_keys, read_ngrams
 from sentiment_jax.data.reviews import Reviews
+from sentiment_jax.data.tokenization import train_ngrams
 from sentiment_jax.training.tasks.pretraining import segment
 
 TEXTS = ["not a good film", "not a good day, not a film", "a good day", "film not", "rare"] * 3
@@ -108,30 +108,12 @@ def test_keys_of_large_vocabularies_do_not_overflow():
     assert ngram_keys(ids[:1], np.array([0, 1]), 2, base).tolist() == [-1]
 
 
-def test_hashed_ngrams_are_bigrams_and_character_ngrams_at_each_word():
-    texts = [["not", "good"], ["so", "not", "so"], ["abcdefghijklmnop"]]
-    pairs = [pair for words in texts for pair in zip(words, [*words[1:], None], strict=True)]
-    rows = hashed_ngrams(texts, first=100, buckets=7)
-    assert rows.shape == (6, 1 + CHARACTER_NGRAMS)
-    for row, (word, after) in zip(rows.tolist(), pairs, strict=True):
-        pair = (31 * zlib.crc32(word.encode()) + zlib.crc32((after or "").encode())) % 2**32
-        marked = f"<{word}>"
-        found = [marked[i : i + n] for n in (2, 3, 4, 5) for i in range(len(marked) - n + 1)]
-        ids = [100 + zlib.crc32(ngram.encode()) % 7 for ngram in found][:CHARACTER_NGRAMS]
-        ids += [0] * (CHARACTER_NGRAMS - len(ids))
-        assert row == [100 + pair % 7 if after else 0, *ids]
-    assert hashed_ngrams([["aaaaaa"]], first=1, buckets=9)[0].astype(bool).sum() == 12  # each once
-
-
-@pytest.mark.parametrize("truncation", ["head", "tail", "head_tail"])
-def test_hashed_ngrams_stand_beside_their_word_also_if_it_is_unknown_or_cut(truncation):
-    tokenizer = learn_words(["Good days", "good films"], min_frequency=2)
-    text = "GOOD unheard-of films, good film"
-    encoded = encode(tokenizer, Reviews.from_texts([text, " "]), 4, truncation, ngram_buckets=50)
-    words = ["good", "unheard", "-", "of", "films", ",", "good", "film"]
-    kept = {"head": words[:4], "tail": words[4:], "head_tail": [words[0], *words[5:]]}[truncation]
-    size = tokenizer.get_vocab_size()
-    assert encoded.tokens.tolist() == [*(tokenizer.token_to_id(w) or 1 for w in kept), 1]
-    expected = hashed_ngrams([kept, [""]], first=size, buckets=50)
-    np.testing.assert_array_equal(encoded.token_ids[:, 1:], expected)
-    assert encoded.token_ids.max() < size + 50
+@pytest.mark.parametrize("text", ["Good, GOOD film's day", "a bc-de  bc", "ΟΔΟΣ οδος İx", ""])
+def test_a_linear_models_ngrams_are_found_where_they_are_counted(text):
+    tokenizer = train_ngrams([text or "word", "good film day"])
+    (text,) = Reviews.from_texts([text]).texts
+    found = [pair for pair in read_ngrams(tokenizer, text) if pair[0] != 1]
+    located = locate_ngrams(tokenizer, text)
+    assert dict(found) == Counter(i for i, _ in located)
+    assert all(places for _, places in located)
+    assert bool(found) == bool(text) or read_ngrams(tokenizer, text) == [(1, 1)]

@@ -203,7 +203,7 @@ def test_no_network_names_the_ways_out_in_time(cache, monkeypatch, hub_is):
     assert "the hub can't be reached" in message
     assert ("ReadTimeout" in message) == (hub_is == "silent")
     assert "set --config.model.pretrained=FOLDER, or HF_HOME" in message
-    assert message.endswith("; --config=ngrams needs none")
+    assert message.endswith("; --config=linear needs none")
     assert len(message) < 250 + len(str(cache))
 
 

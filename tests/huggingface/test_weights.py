@@ -21,7 +21,7 @@ from sentiment_jax.config.schema import EncoderConfig
 from sentiment_jax.errors import InputError
 from sentiment_jax.huggingface import weights
 from sentiment_jax.modes.train import train
-from sentiment_jax.training import compilation, loop
+from sentiment_jax.training import compilation, fit
 
 
 @pytest.mark.parametrize("name", golden.TORCH)
@@ -92,7 +92,7 @@ def test_flax_weights_are_preferred_and_named_a_tokenizer_too(
     start = {"data.source": "sample", "data.max_length": 12, "model.pretrained": str(source)}
     config = override(bert.get_config(), small | runs.ONE_SHAPE | start)
     monkeypatch.setattr(compilation, "check_memory", Mock(return_value=0.0))
-    monkeypatch.setattr(loop, "train_epoch", Mock(side_effect=MemoryError))  # all is said
+    monkeypatch.setattr(fit, "_train_epoch", Mock(side_effect=MemoryError))  # all is said
     with pytest.raises(MemoryError):
         train(config, tmp_path / "run")
     said = capsys.readouterr()

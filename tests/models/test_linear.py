@@ -1,46 +1,37 @@
-"""The linear classifiers against a plain loop over words: logits and explanations."""
+"""The linear classifiers against plain loops over words: logits and explanations."""
 
-import functools
 from types import SimpleNamespace
 
 import golden
-import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from sentiment_jax.analysis import integrated_gradients
-from sentiment_jax.config.schema import AverageConfig, NgramConfig
+from sentiment_jax.config.schema import AverageConfig, LinearConfig
 from sentiment_jax.data.batches import PlannedBatch, make_batch
 from sentiment_jax.data.reviews import Reviews
 from sentiment_jax.data.tokenization import train_word_level
-from sentiment_jax.models.linear import NgramClassifier
+from sentiment_jax.models.linear import LinearClassifier
 from sentiment_jax.models.parameters import count_parameters
 
 TEXTS = ["not a good film", "a day, not a film, not at all", "unforgettable!! good", "", "xyzzy :)"]
 
 
-@pytest.fixture(scope="module", params=["ngrams", "average"])
-def linear(request):
-    """A model of random parameters: each id's weights, each column's factor, the bias."""
-    if request.param == "ngrams":  # a word, its bigram, and buckets of its character n-grams
-        tokenizer = train_word_level(TEXTS[:3], 100, min_frequency=1)
-        config = NgramConfig(buckets=50)
-    else:
-        tokenizer = train_word_level(TEXTS[:3], 100, 1, ngrams=2, ngram_frequency=1)
-        config = AverageConfig(embedding_size=6)
+@pytest.fixture(scope="module")
+def linear():
+    """A model of random parameters: each id's weights, and the bias."""
+    tokenizer = train_word_level(TEXTS[:3], 100, 1, ngrams=2, ngram_frequency=1)
+    config = AverageConfig(embedding_size=6)
     trained = golden.make_run(config, tokenizer, max_length=6, truncation="tail")
-    params = trained.params
-    weights = np.asarray(params["embedding"]["embedding"])
-    if request.param == "ngrams":
-        return SimpleNamespace(trained=trained, weights=weights, bias=params["bias"], scale=0.25)
-    dense = params["classifier"]
-    weights = weights @ dense["kernel"]
-    return SimpleNamespace(trained=trained, weights=weights, bias=dense["bias"], scale=1.0)
+    dense = trained.params["classifier"]
+    weights = np.asarray(trained.params["embedding"]["embedding"]) @ dense["kernel"]
+    return SimpleNamespace(trained=trained, weights=weights, bias=dense["bias"])
 
 
 def weights_of(linear, ids):
-    """The weights of a word and its n-grams: 0 is none, and the third is of characters."""
-    return sum(linear.weights[i] * (1 if k < 2 else linear.scale) for k, i in enumerate(ids) if i)
+    """The weights of a word and its n-grams: 0 is none."""
+    return sum(linear.weights[i] for i in ids if i)
 
 
 def test_logits_equal_a_plain_loop_whatever_the_padding(linear):
@@ -57,17 +48,6 @@ def test_logits_equal_a_plain_loop_whatever_the_padding(linear):
         np.testing.assert_allclose(logits[: len(TEXTS)], expected, rtol=0, atol=1e-5)
 
 
-def test_many_classes_have_fewer_buckets():
-    config = NgramConfig(vocab_size=10)
-    tokens = np.zeros((1, 4, 32), np.int32)
-    for classes, buckets in ((2, 2**18), (10, 2**18), (77, 2**21 // 77), (1000, 2**21 // 1000)):
-        model = NgramClassifier(config, classes=classes)
-        init = functools.partial(model.init, deterministic=True)
-        params = jax.eval_shape(init, jax.random.key(0), tokens, np.array([4]))["params"]
-        assert params["embedding"]["embedding"].shape == (10 + buckets, classes)
-    assert NgramConfig(buckets=64).used_buckets(77) == 64
-
-
 def test_attributions_are_the_weights_of_the_words_and_their_ngrams(linear):
     text = TEXTS[0]
     explanation = integrated_gradients.explain(linear.trained, text)
@@ -80,9 +60,33 @@ def test_attributions_are_the_weights_of_the_words_and_their_ngrams(linear):
     assert explanation.complete
 
 
-def test_each_class_has_a_weight_per_word_and_bucket_and_a_bias():
-    model = NgramClassifier(NgramConfig(vocab_size=10, buckets=50), classes=3)
-    assert count_parameters(model) == (10 + 50 + 1) * 3
+@pytest.mark.parametrize(("classes", "several"), [(2, False), (3, False), (3, True)])
+def test_a_bag_of_ngrams_equals_a_plain_loop_whatever_the_padding(classes, several):
+    """Ids 2 and 3 are of words, 4 of characters; 1 is unknown."""
+    model = LinearClassifier(LinearConfig(vocab_size=5), classes, several)
+    params = golden.random(model)
+    idf = np.abs(params["idf"]) * [[0, 0], [0, 0], [1, 0], [1, 0], [0, 1]]
+    params["idf"] = jnp.asarray(idf, jnp.float32)
+    rows = [[(1, 1), (2, 3), (3, 1), (4, 2)], [(4, 1)], [(1, 1)]]
+    expected = []
+    for row in rows:
+        features = np.array([(1 + np.log(count)) * idf[i] for i, count in row])
+        lengths = np.linalg.norm(features, axis=0)
+        features = (features / np.where(lengths, lengths, 1)).sum(axis=1)
+        z = features @ np.asarray(params["kernel"])[[i for i, _ in row]] + params["bias"]
+        expected.append(z if several or classes == 2 else -np.log1p(np.exp(-z)))
+    for length in (4, 9):
+        tokens = np.zeros((3, length, 2), np.int32)
+        for row, filled in zip(rows, tokens, strict=True):
+            filled[: len(row)] = row
+        batch = {"token_ids": tokens, "lengths": np.int32([*map(len, rows)])}
+        logits = golden.logits(model, params, batch)
+        np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-6)
+
+
+def test_each_class_has_a_weight_per_ngram_and_a_bias():
+    model = LinearClassifier(LinearConfig(vocab_size=10), classes=3)
+    assert count_parameters(model) == 10 * (2 + 3) + 3
 
 
 def test_an_average_of_words_alone_leaves_padding_out():

@@ -50,7 +50,7 @@ NAMES = {  # the first digits of the sha256 of all names
     "xlm-roberta": "e42bae12",
     "modernbert": "e0c6686d",
     "lstm": "3dc8a218",
-    "ngrams": "b25df8f9",
+    "linear": "613af636",
     "average": "cdb1c1ea",
 }
 

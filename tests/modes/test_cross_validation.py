@@ -37,7 +37,7 @@ from sentiment_jax.storage.files import read_json
 from sentiment_jax.storage.metrics_log import read_metrics
 from sentiment_jax.storage.run_directory import RunDirectory
 from sentiment_jax.sweeps.plan import Trial
-from sentiment_jax.training.linear_baseline import C
+from sentiment_jax.training.linear_model import C
 from sentiment_jax.training.metrics import fit_temperature, log_loss, measure
 from sentiment_jax.training.signals import Stop
 from sentiment_jax.training.trained_model import load_run

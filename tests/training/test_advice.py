@@ -6,9 +6,15 @@ The figures are those of runs on real sentences: news, products and tweets of Hu
 
 import dataclasses
 
-from configs import lstm, ngrams
+from configs import lstm
 from sentiment_jax.config.recipes import override
-from sentiment_jax.config.schema import AverageConfig, Config, DataConfig, EncoderConfig
+from sentiment_jax.config.schema import (
+    AverageConfig,
+    Config,
+    DataConfig,
+    EncoderConfig,
+    LinearConfig,
+)
 from sentiment_jax.data.corpus import READERS
 from sentiment_jax.data.tokenization import train_wordpiece
 from sentiment_jax.training.advice import advise, describe_vocabulary
@@ -43,6 +49,8 @@ LOSSES = {  # of validation, by epoch
     "unequal": (0.188, 0.177, 0.17, 0.167, 0.168, 0.168, 0.171),
     "weighted": (0.416, 0.257, 0.202, 0.202, 0.187, 0.182, 0.175, 0.17, 0.168, 0.166, 0.164, 0.163),
 }
+NGRAMS = {"epochs": 100, "batch_size": 16, "class_weights": "balanced", "select_by": "loss"}
+NGRAMS |= {"early_stopping_patience": 3}
 CHANGES = {
     "study": {"epochs": 4},
     "few": {"epochs": 6, "batch_size": 128},
@@ -57,7 +65,10 @@ def advice(name, model=None, folds=(), truncated=0.0, macro_f1=None, **changes):
     losses = LOSSES[name]
     best = int(values["epoch"])
     file, _, variant = row[1].partition(":")
-    recipe = {"lstm": lstm, "ngrams": ngrams}[file].get_config(variant)
+    recipe = lstm.get_config(variant)
+    if file == "ngrams":  # a linear model that took steps, until a revision of 2026
+        model = model or LinearConfig()
+        changes = NGRAMS | CHANGES.get(name, {}) | changes
     changes = {"data.source": "sample", **CHANGES.get(name, {}), **changes}
     config = resolve(override(recipe, changes))
     separator = ";" if macro_f1 else ""

@@ -1,8 +1,9 @@
 """Warnings of a training that means nothing, each with its figure; test_classes: none."""
 
+import dataclasses
 import itertools
 import time
-from types import SimpleNamespace
+from pathlib import Path
 from unittest.mock import Mock
 
 import numpy as np
@@ -15,10 +16,13 @@ from sentiment_jax.config.schema import Config, EncoderConfig, LstmConfig
 from sentiment_jax.data.batches import PlannedBatch
 from sentiment_jax.modes.train import train
 from sentiment_jax.runtime import terminal
+from sentiment_jax.storage.run_directory import RunDirectory
 from sentiment_jax.training import console, fit
 from sentiment_jax.training.checks import resolve
 from sentiment_jax.training.console import warn_of_chance, warn_of_slow_epochs
+from sentiment_jax.training.experiment import Experiment
 from sentiment_jax.training.progress import Progress
+from sentiment_jax.training.steps import TrainState
 from sentiment_jax.training.tasks.classification import CLASSIFICATION
 
 WORDS = ("seen", "sold", "left", "came", "turned", "went", "made", "held", "kept", "gave")
@@ -54,8 +58,7 @@ def test_data_of_worthless_scores_are_warned_of(tmp_path, capsys, changes, contr
     CLASSIFICATION.describe(experiment)
     assert capsys.readouterr().err.splitlines() == [f"warning: {text}" for text in expected]
     terminal.warn_once.cache_clear()
-    experiment.encoded["test"] = ()  # of a fold
-    CLASSIFICATION.describe(experiment)
+    CLASSIFICATION.describe(dataclasses.replace(experiment, pool=1))  # of a fold
     assert "test reviews" not in capsys.readouterr().err
 
 
@@ -72,7 +75,8 @@ def test_slow_epochs_of_a_large_encoder_are_warned_of(capsys, model, parameters,
     progress = Progress()
     for _ in range(5):
         progress = progress.add({"loss": 1.0, "correct": 1.0, "examples": 20.0}, seconds)
-    experiment = SimpleNamespace(encoded={"train": range(3000)}, config=Config(model=model))
+    encoded = {"train": range(3000)}
+    experiment = Mock(spec=Experiment, encoded=encoded, config=Config(model=model))
     warn_of_slow_epochs(experiment, progress, parameters)
     line = "warning: an epoch takes about 22 minutes on this CPU: use a GPU, or a smaller model: "
     assert capsys.readouterr().err == (f"{line}--config=encoder\n" if warned else "")
@@ -84,7 +88,7 @@ def test_the_eta_does_not_count_the_compilation(monkeypatch):
 
     def train_step(*arguments):
         time.sleep(0.2)
-        return None, {}
+        return arguments[0], {}
 
     training = Mock(spec=fit.Training, train_step=train_step, learning_rate=lambda step: 0.1)
     training.experiment = Mock()
@@ -93,7 +97,7 @@ def test_the_eta_does_not_count_the_compilation(monkeypatch):
     compiled = set()
 
     def dispatch(bar):
-        *_, seconds = fit._dispatch(training, None, 1, planned, compiled, bar)
+        *_, seconds = fit._dispatch(training, Mock(spec=TrainState), 1, planned, compiled, bar)
         return seconds
 
     with terminal.progress_bar(2, "epoch 1/1") as bar:
@@ -120,8 +124,8 @@ def test_predictions_at_chance_are_warned_of_once(capsys, mcc, loss, classes, wa
     measured = {"mcc": mcc, "majority_baseline": 0.5, "classes": dict.fromkeys("abc"[:classes])}
     splits = ("val", "test")
     result = dict.fromkeys(splits, scores) | {"metrics": dict.fromkeys(splits, measured)}
-    directory = SimpleNamespace(path="runs/a")
-    config = SimpleNamespace(data=SimpleNamespace(between_labels=""))
+    directory = RunDirectory(Path("runs/a"))
+    config = Config(model=LstmConfig())
     warn_of_chance(config, directory, result)
     expected = (
         "warning: runs/a may be no better than guessing: val accuracy 0.5500 on 40 reviews "

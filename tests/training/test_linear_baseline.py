@@ -10,9 +10,12 @@ from sklearn.metrics import log_loss
 from sklearn.multiclass import OneVsRestClassifier
 from sklearn.pipeline import make_union
 
+from sentiment_jax.data import ngrams
 from sentiment_jax.data.reviews import Reviews
 from sentiment_jax.training import linear_baseline as baselines
-from sentiment_jax.training.linear_baseline import C, linear_baseline
+from sentiment_jax.training import linear_model
+from sentiment_jax.training.linear_baseline import linear_baseline
+from sentiment_jax.training.linear_model import C
 
 WORDS = ["good", "bad", "film", "day", "very", "not", "a", "so", "plain"]
 
@@ -67,7 +70,7 @@ def test_scores_are_those_of_five_lines_of_scikit_learn(classes):
 
 
 def test_c_is_chosen_by_cross_validation_on_training_reviews(monkeypatch):
-    monkeypatch.setattr(baselines, "C", (1e-3, 30.0))
+    monkeypatch.setattr(linear_model, "C", (1e-3, 30.0))
     splits = make_splits()
     assert linear_baseline(splits)["C"] == 30
     train = splits["train"]  # of labels at random, little should be learned
@@ -78,17 +81,17 @@ def test_c_is_chosen_by_cross_validation_on_training_reviews(monkeypatch):
 
 def test_many_classes_choose_c_by_one_fold_and_long_fits_are_announced(monkeypatch, capsys):
     fits = []
-    predict = baselines._predict
-    count = lambda *given, **named: fits.append(len(given[4])) or predict(*given, **named)  # noqa: E731
-    monkeypatch.setattr(baselines, "_predict", count)
+    fit = linear_model.fit
+    count = lambda *given, **named: fits.append(1) or fit(*given, **named)  # noqa: E731
+    monkeypatch.setattr(linear_model, "fit", count)
     splits = {name: make_reviews(240, classes=12) for name in ("train", "val", "test")}
     assert linear_baseline(splits)["test"]["accuracy"] > 0.9
-    assert fits == [len(C), 1, 1] and not capsys.readouterr().out
-    monkeypatch.setattr(baselines, "LONG", 0)
+    assert len(fits) == len(C) + 2 and not capsys.readouterr().out
+    monkeypatch.setattr(linear_model, "LONG", 0)
     baselines._fit(splits, ())
-    assert re.match(r"linear   about \d+ s and 0.0 GB for 12 classes: ", capsys.readouterr().out)
+    assert re.match(r"linear   about \d+ s and 0.0 GB for 12 classes: ", capsys.readouterr().err)
     baselines._fit(make_splits(3), ())
-    assert not capsys.readouterr().out
+    assert not capsys.readouterr().err
 
 
 def test_equal_reviews_are_fitted_once_and_a_damaged_file_again(cache, monkeypatch):
@@ -110,7 +113,7 @@ def test_equal_reviews_are_fitted_once_and_a_damaged_file_again(cache, monkeypat
 def test_texts_without_words_have_characters_unless_there_are_too_many(monkeypatch):
     marks = Reviews.from_texts(["!", "?"] * 20, [0, 1] * 20)
     assert linear_baseline(make_splits(train=marks, val=marks))["val"]["accuracy"] == 1
-    monkeypatch.setattr(baselines, "CHARACTERS", 10)
+    monkeypatch.setattr(ngrams, "CHARACTERS", 10)
     assert linear_baseline({"train": marks}) == {}
     words = linear_baseline(make_splits(train=make_reviews(89)))
     assert words["test"]["accuracy"] > 0.6
@@ -143,7 +146,7 @@ def test_a_class_without_training_reviews_and_an_empty_split_are_scored():
 
 @pytest.mark.parametrize("rare", [1, 2, 3])
 def test_a_rare_class_neither_warns_nor_decides_about_c(rare, monkeypatch, recwarn):
-    monkeypatch.setattr(baselines, "C", (1e-3, 30.0))
+    monkeypatch.setattr(linear_model, "C", (1e-3, 30.0))
     of_three = of_three_classes([*[2] * rare, *make_reviews(90).labels.tolist()[rare:]])
     found = linear_baseline({"train": of_three, "test": make_reviews(30)})
     assert found["C"] == 30, "the first of the grid: no score was finite"

@@ -182,10 +182,11 @@ def describe(experiment: Experiment) -> None:
             described = ", ".join(f"{label}: {count:,}" for label, count in by_class.items())
         else:
             described = f"{len(classes)} classes of {min(counts):,} to {max(counts):,}"
+        cut = f"{statistics['truncated'][name]:6.2%} truncated to {data.max_length} tokens"
+        cut = "" if experiment.counts_ngrams else f", {cut} ({data.truncation})"
         print(
             f"{'data' if name == 'train' else '':8} {name:5} {statistics['reviews'][name]:>6,} "
-            f"reviews, {described}, {statistics['truncated'][name]:6.2%} truncated to "
-            f"{data.max_length} tokens ({data.truncation})"
+            f"reviews, {described}{cut}"
         )
     if data.teacher:
         print(f"{'':14} {statistics['unlabeled']:>6,} unlabeled, labeled by {data.teacher}")
@@ -239,10 +240,10 @@ def _warn_of_data(experiment: Experiment) -> None:
         if experiment.thresholds:  # where a text may have several
             found = "occur more than once, with different sets of labels"
         terminal.warn_once(f"{contradictory:,} texts {found}")
-    for split in ("val", "test"):
+    for split in ("val",) if experiment.pool else ("val", "test"):  # a fold scores no test reviews
         shared = statistics["shared"][f"train_{split}"]
         total = statistics["reviews"][split]
-        if 0 < total < 100 * shared:  # IMDB's test set: 0.4 %; a fold scores no test reviews
+        if 0 < total < 100 * shared:  # IMDB's test set: 0.4 %
             terminal.warn_once(
                 f"{shared:,} of {total:,} {split} reviews are in train too: their score misleads"
             )
