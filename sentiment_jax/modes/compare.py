@@ -434,13 +434,14 @@ def _print(
         print(f"{'advice':8} {sentence}")
     best = _find_best({name: of.samples for name, of in found.items()})
     highest = max(found, key=lambda name: found[name].samples[0, 0])
-    reason = f"the best recipe by {by.replace('_', ' ')}"
+    metric = by.replace("_", " ").replace("macro f1", "macro F1")
+    reason = f"the best recipe by {metric}"
     if best != highest:
-        reason = f"level with {highest} in {by.replace('_', ' ')}, and more accurate"
+        reason = f"level with {highest} in {metric}, and more accurate"
     if chosen != best:
-        reason = f"cheaper to use, and level with {best} in {by.replace('_', ' ')}"
+        reason = f"cheaper to use, and level with {best} in {metric}"
     if by == "macro_f1" and scored.rare:
-        reason += ", which counts every class alike: one is rare"
+        reason += " (a class is rare: macro F1 counts all alike)"
     print(f"{'chosen':8} {chosen}, {reason}")
     measured = result["metrics"]["test"]
     even = by == "accuracy" and not scored.rare
