@@ -153,7 +153,7 @@ def _overconfidence(result: Mapping[str, Any]) -> str:
 
 
 def _unknown_words(config: Config, unknown: float) -> str:
-    if unknown < 0.1:
+    if unknown < 0.1 or config.model.name == "linear":  # whose character n-grams are known
         return ""
     remedy = f"lower data.min_frequency ({config.data.min_frequency})"
     if config.model.name in ("average", "lstm") and config.model.pretrained:
