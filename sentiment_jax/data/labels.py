@@ -232,7 +232,7 @@ def _find_several(labels: Iterable[str]) -> str:
 
 
 def average_thresholds(each: Sequence[Sequence[float]], classes: int) -> list[float]:
-    """Return the mean of several models' thresholds; empty if no model has one."""
+    """Return the average of the thresholds of several models, empty if there are none."""
     if not any(map(len, each)):
         return []
     return np.mean([of or [1 / classes] * classes for of in each], axis=0).tolist()
