@@ -220,7 +220,8 @@ def _explain_ngrams(trained: TrainedModel, text: str, towards: int) -> Explanati
     kernel = np.asarray(trained.params["kernel"][tokens[:, 0]], np.float64)
     bias = np.asarray(trained.params["bias"], np.float64)
     if len(bias) == 2 and not trained.config.data.between_labels:  # one's log-odds are half of it
-        kernel, bias = kernel - kernel[:, ::-1], bias - bias[::-1]
+        kernel = kernel - kernel[:, ::-1]
+        bias = bias - bias[::-1]
     weights = np.asarray(linear.weigh(trained.params["idf"], jnp.asarray(tokens[None])))[0]
     parts = weights * kernel[:, towards]
     shares = dict(zip(tokens[:, 0].tolist(), parts / tokens[:, 1], strict=True))

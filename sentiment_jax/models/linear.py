@@ -15,17 +15,24 @@ from sentiment_jax.models.layers import Lengths, Logits
 KINDS = 2  # of n-grams
 
 
+def split_columns(
+    tokens: Int[Array, "batch length *columns"],
+) -> tuple[Int[Array, "batch length"], Int[Array, "batch length"]]:
+    """Return the ids and the counts of n-grams; ids alone are of n-grams that occur once."""
+    if tokens.ndim == 3:
+        return tokens[..., 0], tokens[..., 1]
+    return tokens, jnp.ones_like(tokens)
+
+
 def weigh(
     idf: Float[Array, "vocabulary kinds"], tokens: Int[Array, "batch length *columns"]
 ) -> Float[Array, "batch length"]:
     """Return the TF-IDF of each n-gram of a text, given its id and its count; of padding, 0.
 
     The term frequency is sublinear: 1 + log(count). An n-gram has the inverse document frequency 0
-    in the column of the other kind. Ids without counts are of n-grams that occur once.
+    in the column of the other kind.
     """
-    ids, counts = (tokens, jnp.ones_like(tokens))
-    if tokens.ndim == 3:
-        ids, counts = tokens[..., 0], tokens[..., 1]
+    ids, counts = split_columns(tokens)
     weights = (1 + jnp.log(jnp.maximum(counts, 1)))[..., None] * idf[ids]
     squares = jnp.sum(weights**2, axis=1, keepdims=True)
     return jnp.sum(weights / jnp.sqrt(jnp.where(squares > 0, squares, 1)), axis=-1)
@@ -52,7 +59,7 @@ class LinearClassifier(nn.Module):
         idf = self.param("idf", zeros, (rows, KINDS))
         kernel = self.param("kernel", zeros, (rows, self.classes))
         bias = self.param("bias", zeros, (self.classes,))
-        ids = tokens[..., 0] if tokens.ndim == 3 else tokens
+        ids, _ = split_columns(tokens)
         exact = jax.lax.Precision.HIGHEST
         # A text at a time: the weights of all their n-grams and classes would not fit the memory.
         scores = bias + jax.lax.map(

@@ -4,7 +4,8 @@
 2. The run directory: writable, no characters that Orbax takes for a pattern, not in use.
 3. `resolve`: the teachers and the run or weights to start from.
 4. `check_start`: the devices, what is in the run directory, the sources' checkpoints.
-5. Once the reviews are read: whether they fill a batch, the memory, the data hash (run.py).
+5. Once the reviews are read: whether they fill a batch and the memory (modes/train.py), and their
+   hash (run.py).
 """
 
 import dataclasses
